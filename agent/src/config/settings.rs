@@ -1,0 +1,226 @@
+//! The validated configuration of one job. Stages read it and nothing else; they never look at the
+//! environment or at the manifest.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use url::Url;
+
+use crate::events::JobIdentity;
+use crate::yocto::Release;
+
+/// Everything that a job needs to know, checked.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub release: &'static Release,
+    /// What the job is about, for reports and artifact keys.
+    pub job: JobIdentity,
+    /// The checkout under test, absolute.
+    pub checkout: PathBuf,
+    /// The layers under test, absolute; at least one.
+    pub layers: Vec<PathBuf>,
+    /// In the manifest's order.
+    pub repos: Vec<Repo>,
+    pub config: BuildConfig,
+    pub check: Check,
+    pub build: Build,
+    pub cache: Cache,
+    pub artifacts: Artifacts,
+    pub github: Option<GitHub>,
+    pub limits: Limits,
+    pub places: Places,
+    /// `--build-user`: the user that runs layer code when the agent runs as root.
+    pub build_user: Option<String>,
+    /// Values that must never be shown, with the name of where each came from.
+    pub secrets: Vec<Secret>,
+    /// Sentences for people that arose while reading: defaults chosen, keys without effect.
+    pub notices: Vec<String>,
+}
+
+/// A value that must never leave the agent. `Debug` does not show it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret {
+    /// Where it came from, e.g. `variable GITHUB_TOKEN`.
+    pub origin: String,
+    pub value: String,
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Secret({})", self.origin)
+    }
+}
+
+/// A source beside the layer under test.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repo {
+    pub name: String,
+    pub source: RepoSource,
+    /// Layer directories relative to the repo; may be empty (BitBake's own repository).
+    pub layers: Vec<PathBuf>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RepoSource {
+    /// A local directory, used as it is. Absolute.
+    Path(PathBuf),
+    Git(GitSource),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GitSource {
+    pub url: Url,
+    pub wanted: Wanted,
+    /// The commit that `build-agent.lock` pins; with it nothing floats.
+    pub locked: Option<String>,
+}
+
+/// What of a git repository is wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    Branch(String),
+    Tag(String),
+    Commit(String),
+    /// The commit must lie on the branch.
+    CommitOnBranch {
+        commit: String,
+        branch: String,
+    },
+}
+
+/// `[config]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BuildConfig {
+    /// The first is the machine of the checks, each is built; at least one.
+    pub machines: Vec<String>,
+    pub distro: String,
+    /// Appended to `local.conf` as it is.
+    pub local_conf: String,
+}
+
+/// `[check]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// Sub-commands of `bitbake-layers`, each split into words.
+    pub bitbake_layers: Vec<Vec<String>>,
+    pub yocto_check_layer: bool,
+    /// For `yocto-check-layer --machines`.
+    pub machines: Vec<String>,
+    pub known_failures: Vec<KnownFailure>,
+    /// `--keep-going`: run yocto-check-layer even when the preflight has already failed.
+    pub keep_going: bool,
+}
+
+/// A test that may fail for a while, from the known-failures file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownFailure {
+    /// `class.test_name` or `test_name`.
+    pub test: String,
+    /// Restricts it to one layer, by its directory's name.
+    pub layer: Option<String>,
+    pub reason: String,
+    /// The first day on which it fails again, `YYYY-MM-DD`.
+    pub expires: String,
+    /// Whether that day has come.
+    pub expired: bool,
+}
+
+/// `[build]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Build {
+    pub targets: Vec<String>,
+}
+
+/// `[cache]`, as far as stages use it today.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cache {
+    /// `DL_DIR`, absolute, local.
+    pub downloads: PathBuf,
+    /// `SSTATE_DIR`, absolute, local.
+    pub sstate: PathBuf,
+}
+
+/// `[artifacts]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Artifacts {
+    pub destination: Destination,
+    pub rules: Vec<ArtifactRule>,
+    /// A KMS key for the objects; S3's default encryption without it.
+    pub kms_key_id: Option<String>,
+}
+
+/// Where artifacts go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// Absolute.
+    Directory(PathBuf),
+    S3 {
+        bucket: String,
+        prefix: String,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ArtifactRule {
+    /// A glob relative to the build directory.
+    pub include: String,
+    pub exclude: Vec<String>,
+    /// A required rule that matches nothing is a failure.
+    pub required: bool,
+}
+
+/// `[github]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GitHub {
+    pub repository: String,
+    /// Name or ARN in Secrets Manager.
+    pub token_secret: Option<String>,
+}
+
+/// `[limits]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The whole job.
+    pub job: Duration,
+    /// No event and no byte of output for this long: stop.
+    pub stall: Duration,
+    /// Between a polite signal and SIGKILL, and for publish and report after a cancel.
+    pub grace: Duration,
+}
+
+/// Directories of the job, all absolute.
+///
+/// ```text
+/// work/                 --work-dir
+///   lock                held by the running job
+///   repos/<name>/       clones; they belong to the agent's user and are read-only to the build user
+///   build/              the build directory of bitbake-layers and builds
+///   check/<layer>/      throw-away build directory of one yocto-check-layer run
+///   downloads/ sstate/  local caches
+/// out/                  --out: events.jsonl, result.json, junit.xml, logs/
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Places {
+    /// Holds everything of this job; `--work-dir` joined with `<name>-<release>`.
+    pub work: PathBuf,
+    pub out: PathBuf,
+}
+
+impl Places {
+    pub fn repos(&self) -> PathBuf {
+        self.work.join("repos")
+    }
+
+    pub fn build(&self) -> PathBuf {
+        self.work.join("build")
+    }
+
+    /// `layer` is the layer directory's name.
+    pub fn check(&self, layer: &str) -> PathBuf {
+        self.work.join("check").join(layer)
+    }
+
+    pub fn logs(&self) -> PathBuf {
+        self.out.join("logs")
+    }
+}

@@ -1,0 +1,75 @@
+//! What is to be run.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The whole environment of a child. It starts empty: nothing is inherited.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Environment(BTreeMap<OsString, OsString>);
+
+impl Environment {
+    pub fn set(&mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> &mut Self {
+        self.0.insert(name.into(), value.into());
+        self
+    }
+
+    pub fn get(&self, name: impl AsRef<OsStr>) -> Option<&OsStr> {
+        self.0.get(name.as_ref()).map(OsString::as_os_str)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&OsStr, &OsStr)> {
+        self.0.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()))
+    }
+}
+
+/// A user of this machine, from the passwd database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    pub name: String,
+    pub uid: u32,
+    pub gid: u32,
+    pub home: PathBuf,
+}
+
+/// A child process to be.
+#[derive(Clone, Debug)]
+pub struct Command {
+    /// The program and its arguments; never a shell string.
+    pub argv: Vec<OsString>,
+    pub cwd: PathBuf,
+    pub environment: Environment,
+    /// Runs as this user; `None`: as the agent itself.
+    pub user: Option<User>,
+    /// Name of the log below the runner's log directory, e.g. `check-meta-x`; `.log` is added.
+    pub log: String,
+    /// A limit of its own, besides the job's.
+    pub timeout: Option<Duration>,
+    /// Replaces the job's stall limit.
+    pub stall: Option<Duration>,
+}
+
+impl Command {
+    pub fn new(program: impl Into<OsString>, cwd: impl Into<PathBuf>, log: impl Into<String>) -> Command {
+        Command {
+            argv: vec![program.into()],
+            cwd: cwd.into(),
+            environment: Environment::default(),
+            user: None,
+            log: log.into(),
+            timeout: None,
+            stall: None,
+        }
+    }
+
+    pub fn arg(mut self, arg: impl Into<OsString>) -> Command {
+        self.argv.push(arg.into());
+        self
+    }
+
+    pub fn args<S: Into<OsString>>(mut self, args: impl IntoIterator<Item = S>) -> Command {
+        self.argv.extend(args.into_iter().map(Into::into));
+        self
+    }
+}

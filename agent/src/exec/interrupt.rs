@@ -1,0 +1,73 @@
+//! Why work has to stop early: a signal, or the job's time.
+
+use std::time::Instant;
+
+use tokio_util::sync::CancellationToken;
+
+/// Tells work that it has to stop. Cheap to clone; all clones see the same.
+#[derive(Clone, Debug)]
+pub struct Interrupt {
+    cancel: CancellationToken,
+    /// A second signal: stop at once, without grace.
+    now: CancellationToken,
+    /// The end of the job's time.
+    deadline: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interrupted {
+    /// By a signal.
+    Cancelled,
+    /// By the job's limit.
+    OutOfTime,
+}
+
+impl Interrupt {
+    pub fn new(deadline: Option<Instant>) -> Interrupt {
+        Interrupt { cancel: CancellationToken::new(), now: CancellationToken::new(), deadline }
+    }
+
+    /// The same signals with another deadline.
+    pub fn with_deadline(&self, deadline: Option<Instant>) -> Interrupt {
+        Interrupt { deadline, ..self.clone() }
+    }
+
+    /// Called for each signal: the first cancels, the second means now.
+    pub fn signal(&self) {
+        if self.cancel.is_cancelled() {
+            self.now.cancel();
+        }
+        self.cancel.cancel();
+    }
+
+    /// Whether work has to stop, and why.
+    pub fn state(&self) -> Option<Interrupted> {
+        if self.cancel.is_cancelled() {
+            Some(Interrupted::Cancelled)
+        } else if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            Some(Interrupted::OutOfTime)
+        } else {
+            None
+        }
+    }
+
+    /// Waits until work has to stop.
+    pub async fn interrupted(&self) -> Interrupted {
+        let deadline = async {
+            match self.deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => Interrupted::Cancelled,
+            () = deadline => Interrupted::OutOfTime,
+        }
+    }
+
+    /// Waits for the second signal.
+    pub async fn now(&self) {
+        self.now.cancelled().await;
+    }
+}

@@ -1,0 +1,119 @@
+//! The one table of Yocto releases: what a code name means for the agent.
+//!
+//! Sources: `bitbake/lib/bb/__init__.py` (version), `meta/classes*/sstate.bbclass`
+//! (`SSTATE_VERSION`), `meta/conf/layer.conf` (`LAYERSERIES_CORENAMES`) of each release branch.
+
+/// How overrides are written in configuration files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OverrideSyntax {
+    /// `VAR_append`, `VAR_pn-x`: dunfell to hardknott.
+    Underscore,
+    /// `VAR:append`, `VAR:pn-x`: honister and later, where the old form is fatal.
+    Colon,
+}
+
+impl OverrideSyntax {
+    pub const fn separator(self) -> char {
+        match self {
+            OverrideSyntax::Underscore => '_',
+            OverrideSyntax::Colon => ':',
+        }
+    }
+}
+
+/// Where BitBake and OE-Core come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sources {
+    /// The combined `poky` repository has a branch of the release's name.
+    Poky,
+    /// `bitbake` (with a branch of its own name), `openembedded-core` and `meta-yocto`.
+    Separate { bitbake_branch: &'static str },
+}
+
+/// A Yocto release.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Release {
+    /// The code name, which is also the branch of OE-Core and of most layers.
+    pub name: &'static str,
+    /// `5.0`; `master` has the number it is heading for.
+    pub version: &'static str,
+    /// The series that its OE-Core names in `LAYERSERIES_CORENAMES`.
+    pub series: &'static [&'static str],
+    /// The BitBake version that it came with; the tree at hand decides (`bb.__version__`).
+    pub bitbake: &'static str,
+    pub overrides: OverrideSyntax,
+    pub sources: Sources,
+    /// `SSTATE_VERSION`.
+    pub sstate_version: u8,
+}
+
+impl Release {
+    /// The action of `BB_DISKMON_DIRS` that stops a build: renamed at kirkstone (BitBake 2.0).
+    pub const fn disk_monitor_halt(&self) -> &'static str {
+        if self.bitbake.as_bytes()[0] == b'1' { "ABORT" } else { "HALT" }
+    }
+
+    /// The variable that lets environment variables through, by the BitBake version of the tree in
+    /// use (`bb.__version__`, e.g. `2.8.1`): the old name is an error from 2.0 on, the new one is
+    /// ignored before.
+    pub fn environment_allow_list(bitbake_version: &str) -> &'static str {
+        if bitbake_version.starts_with("1.") { "BB_ENV_EXTRAWHITE" } else { "BB_ENV_PASSTHROUGH_ADDITIONS" }
+    }
+
+    /// The suffix of shared state archives.
+    pub const fn sstate_suffix(&self) -> &'static str {
+        if self.sstate_version < 10 { ".tgz" } else { ".tar.zst" }
+    }
+
+    /// The release of that code name.
+    pub fn find(name: &str) -> Option<&'static Release> {
+        RELEASES.iter().find(|release| release.name == name)
+    }
+
+    /// The code names, oldest first.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        RELEASES.iter().map(|release| release.name)
+    }
+}
+
+const fn poky(
+    name: &'static str,
+    version: &'static str,
+    series: &'static [&'static str],
+    bitbake: &'static str,
+    overrides: OverrideSyntax,
+    sstate_version: u8,
+) -> Release {
+    Release { name, version, series, bitbake, overrides, sources: Sources::Poky, sstate_version }
+}
+
+const fn separate(
+    name: &'static str,
+    version: &'static str,
+    series: &'static [&'static str],
+    bitbake: &'static str,
+    bitbake_branch: &'static str,
+) -> Release {
+    let sources = Sources::Separate { bitbake_branch };
+    Release { name, version, series, bitbake, overrides: OverrideSyntax::Colon, sources, sstate_version: 14 }
+}
+
+use OverrideSyntax::{Colon, Underscore};
+
+/// Oldest first.
+pub static RELEASES: [Release; 14] = [
+    poky("dunfell", "3.1", &["dunfell"], "1.46", Underscore, 3),
+    poky("gatesgarth", "3.2", &["gatesgarth"], "1.48", Underscore, 3),
+    poky("hardknott", "3.3", &["hardknott"], "1.50", Underscore, 3),
+    poky("honister", "3.4", &["honister"], "1.52", Colon, 7),
+    poky("kirkstone", "4.0", &["kirkstone"], "2.0", Colon, 10),
+    poky("langdale", "4.1", &["langdale"], "2.2", Colon, 10),
+    poky("mickledore", "4.2", &["mickledore"], "2.4", Colon, 11),
+    poky("nanbield", "4.3", &["nanbield"], "2.6", Colon, 11),
+    poky("scarthgap", "5.0", &["scarthgap"], "2.8", Colon, 12),
+    poky("styhead", "5.1", &["styhead"], "2.10", Colon, 14),
+    poky("walnascar", "5.2", &["walnascar"], "2.12", Colon, 14),
+    separate("whinlatter", "5.3", &["whinlatter"], "2.16", "2.16"),
+    separate("wrynose", "6.0", &["wrynose"], "2.18", "2.18"),
+    separate("master", "6.1", &["wrynose", "blacksail"], "2.19", "master"),
+];
