@@ -1,6 +1,9 @@
 //! What there is to know about BitBake, OE-Core and layers. Pure where it can be: texts in, facts
 //! out; what must run a tool goes through [`exec`](crate::exec).
 
+pub mod bitbake;
+pub mod conf;
+pub mod environment;
 pub mod release;
 
 pub use release::Release;

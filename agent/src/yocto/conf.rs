@@ -1,0 +1,183 @@
+//! `bblayers.conf` and `local.conf`: texts made by pure functions.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use crate::config::BuildConfig;
+use crate::error::{Error, Result};
+
+use super::Release;
+use super::release::OverrideSyntax;
+
+/// What a build directory is for; decides what its `local.conf` leaves out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// bitbake-layers and builds.
+    Build,
+    /// yocto-check-layer: only signatures are asked for, nothing is fetched or run.
+    CheckLayer,
+}
+
+/// What enters `local.conf`.
+#[derive(Clone, Debug)]
+pub struct LocalConf<'a> {
+    pub release: &'a Release,
+    pub purpose: Purpose,
+    pub config: &'a BuildConfig,
+    /// May differ from the manifest's first machine where a layer under test brings it.
+    pub machine: &'a str,
+    /// Likewise for the distro.
+    pub distro: &'a str,
+    pub downloads: &'a PathBuf,
+    pub sstate: &'a PathBuf,
+    /// Processors that the job may use.
+    pub threads: usize,
+}
+
+/// Renders `bblayers.conf` with the layers in the given order.
+///
+/// # Errors
+/// A layer path with characters that BitBake's list variables cannot hold.
+pub fn bblayers(layers: &[PathBuf]) -> Result<String> {
+    // The version variables refer to what the sanity check compares them with, so that they are
+    // right in every release (meta/conf/sanity.conf, poky-sanity.bbclass).
+    let mut text = String::from(
+        "# Written by build-agent for this job.\n\
+         LCONF_VERSION = \"${LAYER_CONF_VERSION}\"\n\
+         POKY_BBLAYERS_CONF_VERSION = \"${REQUIRED_POKY_BBLAYERS_CONF_VERSION}\"\n\
+         \n\
+         BBPATH = \"${TOPDIR}\"\n\
+         BBFILES ?= \"\"\n\
+         \n\
+         BBLAYERS ?= \" \\\n",
+    );
+    for layer in layers {
+        let path = plain_path(layer)?;
+        let _ = writeln!(text, "  {path} \\");
+    }
+    text.push_str("  \"\n");
+    Ok(text)
+}
+
+/// Renders `local.conf`: the manifest's words first, then what the job needs, then the manifest's
+/// own text as it is, so that it has the last word.
+///
+/// # Errors
+/// A directory with characters that a configuration file cannot hold.
+pub fn local(conf: &LocalConf) -> Result<String> {
+    let downloads = plain_path(conf.downloads)?;
+    let sstate = plain_path(conf.sstate)?;
+    let halt = conf.release.disk_monitor_halt();
+    let mut text = format!(
+        "# Written by build-agent for this job.\n\
+         CONF_VERSION = \"${{LOCALCONF_VERSION}}\"\n\
+         \n\
+         MACHINE ?= \"{machine}\"\n\
+         DISTRO ?= \"{distro}\"\n\
+         \n\
+         DL_DIR ?= \"{downloads}\"\n\
+         SSTATE_DIR ?= \"{sstate}\"\n\
+         BB_NUMBER_THREADS ?= \"{threads}\"\n\
+         PARALLEL_MAKE ?= \"-j {threads}\"\n\
+         PATCHRESOLVE = \"noop\"\n\
+         \n\
+         # Without a hash server the equivalence handler of some distros cannot work.\n\
+         BB_HASHSERVE = \"\"\n\
+         BB_SIGNATURE_HANDLER ?= \"OEBasicHash\"\n\
+         \n\
+         BB_DISKMON_DIRS ??= \"\\\n    \
+             STOPTASKS,${{TMPDIR}},1G,100K \\\n    \
+             STOPTASKS,${{DL_DIR}},1G,100K \\\n    \
+             STOPTASKS,${{SSTATE_DIR}},1G,100K \\\n    \
+             {halt},${{TMPDIR}},100M,1K \\\n    \
+             {halt},${{DL_DIR}},100M,1K \\\n    \
+             {halt},${{SSTATE_DIR}},100M,1K\"\n\
+         \n\
+         # Whether some web server answers is no property of a layer.\n\
+         CONNECTIVITY_CHECK_URIS ?= \"\"\n",
+        machine = conf.machine,
+        distro = conf.distro,
+        threads = conf.threads,
+    );
+    if conf.purpose == Purpose::CheckLayer {
+        let remove = match conf.release.overrides {
+            OverrideSyntax::Underscore => "INHERIT_remove",
+            OverrideSyntax::Colon => "INHERIT:remove",
+        };
+        let _ = write!(
+            text,
+            "\n# Signatures need no prebuilt libc, so its download must not be able to fail the check.\n\
+             {remove} = \"uninative\"\n"
+        );
+    }
+    if !conf.config.local_conf.trim().is_empty() {
+        let _ = write!(text, "\n# [config] local_conf\n{}\n", conf.config.local_conf.trim_end());
+    }
+    Ok(text)
+}
+
+/// The path as text, when BitBake can take it in a configuration file.
+fn plain_path(path: &std::path::Path) -> Result<&str> {
+    let fits = |text: &&str| !text.contains(|c: char| c.is_whitespace() || c.is_control() || "\"'$\\@%~+".contains(c));
+    path.to_str().filter(fits).ok_or_else(|| {
+        Error::usage(format!("BitBake cannot work with the path `{}`", path.display()))
+            .hint("use a directory without spaces and without any of \" ' $ \\ @ % ~ + in its path")
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    fn render(release: &str, purpose: Purpose, local_conf: &str) -> String {
+        let config = BuildConfig {
+            machines: vec!["qemuarm64".into()],
+            distro: "poky".into(),
+            local_conf: local_conf.into(),
+        };
+        local(&LocalConf {
+            release: Release::find(release).unwrap(),
+            purpose,
+            config: &config,
+            machine: "qemuarm64",
+            distro: "poky",
+            downloads: &"/w/downloads".into(),
+            sstate: &"/w/sstate".into(),
+            threads: 3,
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn local_conf_speaks_the_language_of_the_release() {
+        for (release, purpose, has, has_not) in [
+            ("dunfell", Purpose::CheckLayer, &["INHERIT_remove = \"uninative\"", "ABORT,${TMPDIR}"][..], "HALT"),
+            ("hardknott", Purpose::CheckLayer, &["INHERIT_remove"], "INHERIT:remove"),
+            ("honister", Purpose::CheckLayer, &["INHERIT:remove", "ABORT,"], "HALT"),
+            ("kirkstone", Purpose::CheckLayer, &["INHERIT:remove", "HALT,${TMPDIR}"], "ABORT"),
+            ("scarthgap", Purpose::Build, &["MACHINE ?= \"qemuarm64\"", "\"-j 3\""], "uninative"),
+        ] {
+            let text = render(release, purpose, "");
+            for wanted in has {
+                assert!(text.contains(wanted), "{release}: no {wanted} in\n{text}");
+            }
+            assert!(!text.contains(has_not), "{release}: {has_not} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn the_manifest_has_the_last_word() {
+        let text = render("scarthgap", Purpose::Build, "DL_DIR = \"/elsewhere\"\n\n");
+        assert!(text.ends_with("# [config] local_conf\nDL_DIR = \"/elsewhere\"\n"), "{text}");
+    }
+
+    #[test]
+    fn bblayers_keeps_the_order_and_refuses_what_bitbake_cannot_read() {
+        let text = bblayers(&["/w/poky/meta".into(), "/w/meta-x".into()]).unwrap();
+        assert!(text.ends_with("BBLAYERS ?= \" \\\n  /w/poky/meta \\\n  /w/meta-x \\\n  \"\n"), "{text}");
+        for bad in ["/w/meta x", "/w/meta\"x", "/w/${X}", "/w/a\nb"] {
+            assert!(bblayers(&[bad.into()]).is_err(), "{bad:?}");
+        }
+    }
+}
