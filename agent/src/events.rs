@@ -40,6 +40,12 @@ pub enum What {
         #[serde(flatten)]
         outcome: Outcome,
     },
+    /// What the checkout under test is; completes the job's identity.
+    UnderTest {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        commit: Option<String>,
+        dirty: bool,
+    },
     /// A unit of a stage: a repo, a check, a target, an artifact upload.
     UnitStarted {
         unit: Unit,

@@ -1,3 +1,54 @@
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+//! The command line: parses it, runs the command, maps the result to an exit status.
+
+mod arguments;
+mod job;
+mod plan;
+mod quiet;
+mod shell;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::config::{self, AgentEnvironment};
+use crate::error::{Error, Result};
+use crate::exec;
+use crate::outcome::ExitStatus;
+
+use arguments::{Arguments, Command};
+
+/// The program.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = exec::prepare_process().and_then(|()| {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .map_err(|error| Error::machine("cannot start the runtime").because(&error))?;
+        runtime.block_on(dispatch(arguments))
+    });
+    let status = result.unwrap_or_else(|error| {
+        eprintln!("build-agent: error: {error}");
+        error.class.exit_status()
+    });
+    status.into()
+}
+
+async fn dispatch(arguments: Arguments) -> Result<ExitStatus> {
+    let environment = AgentEnvironment::from_process();
+    match arguments.command {
+        Command::Run(run) => job::run(run, &environment).await,
+        Command::Check(check) => job::check(check, &environment).await,
+        Command::Plan(plan) => plan::plan(plan, &environment).await,
+        Command::Lock(lock) => lock::lock(lock, &environment).await,
+        Command::Shell(shell) => shell::shell(shell, &environment).await,
+        Command::Doctor(doctor) => doctor::doctor(doctor, &environment).await,
+        Command::Publish(publish) => publish::publish(publish).await,
+        Command::Report(report) => report::report(&report),
+        Command::Schema => {
+            println!("{:#}", config::schema());
+            Ok(ExitStatus::Passed)
+        }
+    }
 }

@@ -27,9 +27,10 @@ impl Interrupt {
         Interrupt { cancel: CancellationToken::new(), now: CancellationToken::new(), deadline }
     }
 
-    /// The same signals with another deadline.
-    pub fn with_deadline(&self, deadline: Option<Instant>) -> Interrupt {
-        Interrupt { deadline, ..self.clone() }
+    /// For the work that is still to be done after the first signal or the end of the time: only a
+    /// second signal or the given deadline stops it.
+    pub fn last_words(&self, deadline: Instant) -> Interrupt {
+        Interrupt { cancel: self.now.clone(), now: self.now.clone(), deadline: Some(deadline) }
     }
 
     /// Called for each signal: the first cancels, the second means now.

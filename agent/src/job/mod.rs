@@ -1,7 +1,11 @@
 //! The job: which stages run, in which order, and what one hands to the next.
 
+mod exclusive;
 mod plan;
+mod run;
 mod stage;
 
+pub use exclusive::Exclusive;
 pub use plan::{Plan, Selection};
+pub use run::{interrupt, run};
 pub use stage::Stage;

@@ -4,6 +4,8 @@
 pub mod bitbake;
 pub mod conf;
 pub mod environment;
+pub mod foundation;
+pub mod layer_conf;
 pub mod release;
 
 pub use release::Release;

@@ -1,0 +1,107 @@
+//! `plan`: what `run` would do. Touches nothing.
+
+use serde_json::json;
+
+use crate::config::{AgentEnvironment, Destination, Repo, RepoSource, Settings, Wanted};
+use crate::error::Result;
+use crate::git;
+use crate::job;
+use crate::outcome::ExitStatus;
+
+use super::arguments;
+use super::job::load;
+
+pub async fn plan(args: arguments::Plan, environment: &AgentEnvironment) -> Result<ExitStatus> {
+    let settings = load(&args.manifest, false, environment).await?;
+    let plan = job::Plan::new(&settings, &job::Selection::from(&args.selection));
+    if args.json {
+        println!("{:#}", as_json(&settings, &plan));
+    } else {
+        print!("{}", as_text(&settings, &plan));
+    }
+    Ok(ExitStatus::Passed)
+}
+
+fn as_text(settings: &Settings, plan: &job::Plan) -> String {
+    let mut text = format!(
+        "{} on {} ({})\n\nlayers under test\n",
+        settings.job.name, settings.release.name, settings.release.version
+    );
+    for layer in &settings.layers {
+        text += &format!("  {}\n", layer.display());
+    }
+    text += "\nrepos\n";
+    for repo in &settings.repos {
+        text += &format!("  {:<20} {}\n", repo.name, source(repo));
+    }
+    text += "\nstages\n";
+    for planned in &plan.stages {
+        match &planned.skip {
+            None => text += &format!("  {:<10} run   {}\n", planned.stage, details(settings, planned.stage)),
+            Some(why) => text += &format!("  {:<10} skip  {why}\n", planned.stage),
+        }
+    }
+    text += &format!(
+        "\nplaces\n  work       {}\n  out        {}\n",
+        settings.places.work.display(),
+        settings.places.out.display()
+    );
+    for notice in &settings.notices {
+        text += &format!("\nnote: {notice}\n");
+    }
+    // Trailing blanks of empty details serve nobody.
+    text.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+}
+
+fn source(repo: &Repo) -> String {
+    match &repo.source {
+        RepoSource::Path(path) => format!("{} (used as it is)", path.display()),
+        RepoSource::Git(git) => {
+            let wanted = match &git.wanted {
+                Wanted::Branch(branch) => format!("branch {branch}"),
+                Wanted::Tag(tag) => format!("tag {tag}"),
+                Wanted::Commit(commit) => format!("commit {commit}"),
+                Wanted::CommitOnBranch { commit, branch } => format!("commit {commit} on branch {branch}"),
+            };
+            let locked = git.locked.as_ref().map(|commit| format!(", locked to {commit}")).unwrap_or_default();
+            format!("{} {wanted}{locked}", git::display_url(&git.url))
+        }
+    }
+}
+
+/// What a running stage is going to do, in a few words.
+fn details(settings: &Settings, stage: job::Stage) -> String {
+    match stage {
+        job::Stage::Check => {
+            let mut words: Vec<String> =
+                settings.check.bitbake_layers.iter().map(|words| format!("bitbake-layers {}", words.join(" "))).collect();
+            if settings.check.yocto_check_layer {
+                words.push("yocto-check-layer".into());
+            }
+            words.join(", ")
+        }
+        job::Stage::Build => {
+            format!("{} for {}", settings.build.targets.join(" "), settings.config.machines.join(", "))
+        }
+        job::Stage::Publish => match &settings.artifacts.destination {
+            Destination::Directory(dir) => format!("to {}", dir.display()),
+            Destination::S3 { bucket, prefix } => format!("to s3://{bucket}/{prefix}"),
+        },
+        _ => String::new(),
+    }
+}
+
+fn as_json(settings: &Settings, plan: &job::Plan) -> serde_json::Value {
+    let repos: Vec<_> =
+        settings.repos.iter().map(|repo| json!({ "name": repo.name, "source": source(repo), "layers": repo.layers })).collect();
+    json!({
+        "schema": "build-agent/plan/v1",
+        "job": settings.job,
+        "release": settings.release.name,
+        "layers": settings.layers,
+        "repos": repos,
+        "stages": plan.stages,
+        "places": { "work": settings.places.work, "out": settings.places.out },
+        "notices": settings.notices,
+    })
+}

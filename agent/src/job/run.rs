@@ -1,0 +1,173 @@
+//! Runs the stages of a plan, one after another, each with the outputs of the earlier ones.
+
+use std::time::Instant;
+
+use crate::config::Settings;
+use crate::error::{Class, Error, Result};
+use crate::events::{JobStarted, SCHEMA, What};
+use crate::exec::{Interrupt, Interrupted, Runner};
+use crate::outcome::Outcome;
+use crate::stages::{build, check, checkout, configure, publish};
+
+use super::{Plan, Stage};
+
+/// What the stages have handed over so far.
+#[derive(Default)]
+struct Outputs {
+    checkout: Option<checkout::Checkout>,
+    configured: Option<configure::Configured>,
+}
+
+/// Runs the job to its end. All that happens is told on `runner.events`; the verdict is the fold's.
+pub async fn run(settings: &Settings, plan: &Plan, runner: &Runner) {
+    let events = &runner.events;
+    let started = JobStarted {
+        schema: SCHEMA.into(),
+        agent: env!("CARGO_PKG_VERSION").into(),
+        job: settings.job.clone(),
+        plan: plan.stages.clone(),
+    };
+    events.emit(What::JobStarted(Box::new(started))).await;
+    for notice in &settings.notices {
+        events.info(notice).await;
+    }
+
+    let mut job = Job { settings, runner, outputs: Outputs::default(), stopped: None };
+    job.early_preflight(plan).await;
+    for planned in &plan.stages {
+        job.stage(planned.stage, planned.skip.as_deref()).await;
+    }
+}
+
+struct Job<'a> {
+    settings: &'a Settings,
+    runner: &'a Runner,
+    outputs: Outputs,
+    /// Why later stages do not run.
+    stopped: Option<String>,
+}
+
+impl Job<'_> {
+    /// What the layer's own files already say, before anything is cloned: a hopeless change fails
+    /// in the first second.
+    async fn early_preflight(&mut self, plan: &Plan) {
+        if !plan.runs(Stage::Check) || !self.settings.check.yocto_check_layer {
+            return;
+        }
+        let outcome = check::preflight(self.settings, &self.runner.events).await;
+        if !outcome.is_fine() && !self.settings.check.keep_going {
+            self.finish(Stage::Check, outcome).await;
+            self.stopped = Some("the preflight failed; --keep-going runs the rest all the same".into());
+        }
+    }
+
+    async fn stage(&mut self, stage: Stage, skip: Option<&str>) {
+        if let Some(why) = skip {
+            return self.finish(stage, Outcome::Skipped(why.into())).await;
+        }
+        if let Some(why) = self.stopped.clone().filter(|_| !stage.survives_failure()) {
+            // An early preflight has already finished the check stage.
+            if stage != Stage::Check || !why.starts_with("the preflight") {
+                self.finish(stage, Outcome::NotRun(why)).await;
+            }
+            return;
+        }
+        self.runner.events.emit(What::StageStarted { stage }).await;
+        let interrupted = self.runner.interrupt.state();
+        let outcome = match interrupted.filter(|_| !stage.survives_failure()) {
+            Some(why) => Ok(interrupted_outcome(why)),
+            None => self.run(stage).await,
+        };
+        let outcome = outcome.unwrap_or_else(|error| error_outcome(&error));
+        if !outcome.is_fine() && self.stopped.is_none() {
+            self.stopped = Some(format!("{stage} did not pass"));
+        }
+        self.finish(stage, outcome).await;
+    }
+
+    async fn run(&mut self, stage: Stage) -> Result<Outcome> {
+        let result = self.dispatch(stage).await;
+        if let Err(error) = &result {
+            self.runner.events.emit(What::Error { stage: Some(stage), error: error.clone() }).await;
+        }
+        result
+    }
+
+    async fn dispatch(&mut self, stage: Stage) -> Result<Outcome> {
+        let Job { settings, runner, outputs, .. } = self;
+        let runner = &runner.for_stage(stage);
+        match stage {
+            Stage::Checkout => {
+                outputs.checkout = Some(checkout::run(settings, runner).await?);
+                Ok(Outcome::Passed)
+            }
+            Stage::Configure => {
+                let checkout = needs(&outputs.checkout, Stage::Checkout, stage)?;
+                outputs.configured = Some(configure::run(settings, checkout, &runner.events).await?);
+                Ok(Outcome::Passed)
+            }
+            Stage::Check => {
+                let configured = needs(&outputs.configured, Stage::Configure, stage)?;
+                check::run(settings, configured, runner).await
+            }
+            Stage::Build => {
+                let configured = needs(&outputs.configured, Stage::Configure, stage)?;
+                build::run(settings, configured, runner).await
+            }
+            Stage::Publish => self.publish().await,
+            // The reports are made from the events, by who listens to them, after the last one.
+            Stage::Report => Ok(Outcome::Passed),
+            Stage::Test => Err(Error::internal("a plan let the test stage run, and nothing asks for tests")),
+        }
+    }
+
+    async fn publish(&self) -> Result<Outcome> {
+        let Some(configured) = &self.outputs.configured else {
+            return Ok(Outcome::NotRun("there is no build directory to publish from".into()));
+        };
+        let identity = match &self.outputs.checkout {
+            Some(checkout) => checkout.under_test.identify(&self.settings.job),
+            None => self.settings.job.clone(),
+        };
+        // After a cancel or at the end of the time, what is done is still saved, within the grace.
+        let interrupt = match self.runner.interrupt.state() {
+            None => self.runner.interrupt.clone(),
+            Some(_) => self.runner.interrupt.last_words(Instant::now() + self.settings.limits.grace),
+        };
+        let complete = self.stopped.is_none();
+        publish::run(self.settings, &identity, &configured.build, complete, &self.runner.events, &interrupt).await
+    }
+
+    async fn finish(&self, stage: Stage, outcome: Outcome) {
+        self.runner.events.emit(What::StageFinished { stage, outcome }).await;
+    }
+}
+
+/// The output of an earlier stage. `--skip` may have left it out.
+fn needs<T>(output: &Option<T>, from: Stage, stage: Stage) -> Result<&T> {
+    output.as_ref().ok_or_else(|| {
+        Error::usage(format!("the stage {stage} needs what {from} makes, and {from} was skipped"))
+            .hint(format!("leave out `--skip {from}`"))
+    })
+}
+
+fn interrupted_outcome(why: Interrupted) -> Outcome {
+    match why {
+        Interrupted::Cancelled => Outcome::Cancelled("a signal stopped the job".into()),
+        Interrupted::OutOfTime => Outcome::TimedOut("[limits] job is over".into()),
+    }
+}
+
+/// A stage that could not do its part has not run; a cancel and the end of the time keep their names.
+fn error_outcome(error: &Error) -> Outcome {
+    match error.class {
+        Class::Cancelled => Outcome::Cancelled(error.message.clone()),
+        Class::OutOfTime => Outcome::TimedOut(error.message.clone()),
+        _ => Outcome::NotRun(error.message.clone()),
+    }
+}
+
+/// The job's interrupt: its limit counts from now.
+pub fn interrupt(settings: &Settings) -> Interrupt {
+    Interrupt::new(Instant::now().checked_add(settings.limits.job))
+}

@@ -1,0 +1,205 @@
+//! Build: BitBake on the targets, once for each machine.
+
+use std::path::{Path, PathBuf};
+
+use crate::config::Settings;
+use crate::error::{Error, Result};
+use crate::events::{Level, TaskFailed, Unit, What};
+use crate::exec::{Command, End, Finished, Runner};
+use crate::job::Stage;
+use crate::outcome::Outcome;
+use crate::report::excerpt;
+use crate::store::beneath;
+use crate::yocto::bitbake::{Build, Failure};
+use crate::yocto::server;
+
+use super::configure::Configured;
+
+/// Lines of a failed task's log that a report shows.
+const EXCERPT_LINES: usize = 60;
+/// Bytes of a failed task's log that are copied and read, from its end.
+const TASK_LOG_LIMIT: u64 = 4 << 20;
+
+/// Builds all targets for each machine; the gravest outcome decides.
+pub async fn run(settings: &Settings, configured: &Configured, runner: &Runner) -> Result<Outcome> {
+    let mut outcomes = Vec::new();
+    for machine in &settings.config.machines {
+        let unit = Unit::new(Stage::Build, format!("{} ({machine})", settings.build.targets.join(" ")));
+        runner.events.emit(What::UnitStarted { unit: unit.clone() }).await;
+        let (outcome, log, excerpt) = match machine_build(settings, configured, runner, &unit, machine).await {
+            Ok(done) => done,
+            Err(error) => {
+                let outcome = Outcome::NotRun(error.message.clone());
+                runner.events.emit(What::UnitFinished { unit, outcome, log: None, excerpt: Vec::new() }).await;
+                return Err(error);
+            }
+        };
+        runner.events.emit(What::UnitFinished { unit, outcome: outcome.clone(), log, excerpt }).await;
+        let stop = !outcome.is_fine() && !settings.check.keep_going;
+        outcomes.push(outcome);
+        if stop {
+            break;
+        }
+    }
+    Outcome::gravest(&outcomes).cloned().ok_or_else(|| Error::internal("the build stage ran without any machine"))
+}
+
+type Built = (Outcome, Option<PathBuf>, Vec<String>);
+
+async fn machine_build(
+    settings: &Settings,
+    configured: &Configured,
+    runner: &Runner,
+    unit: &Unit,
+    machine: &str,
+) -> Result<Built> {
+    let bitbake = configured.tools.bitbake.join("bin/bitbake");
+    let mut command = Command::new(bitbake, &configured.build, format!("build-{machine}"));
+    if settings.check.keep_going {
+        command = command.arg("-k");
+    }
+    command = command.args(&settings.build.targets);
+    command.environment = configured.environment(&configured.build);
+    command.environment.set("MACHINE", machine);
+    command.user = configured.user.clone();
+
+    let mut build = Build::new(unit.clone());
+    let ended = runner.run(command, &mut build).await;
+    // The server has left the process group on purpose; it must not outlive its build directory.
+    server::stop_server(&configured.build, configured.user.as_ref(), runner.grace).await?;
+    let finished = ended?;
+
+    for failure in &build.failures {
+        let failed = task_failed(unit, failure, &configured.build, runner);
+        runner.events.emit(What::TaskFailed(failed)).await;
+    }
+    if build.setscene_failures > 0 {
+        let message = format!(
+            "{} shared state objects could not be used; their tasks ran instead",
+            build.setscene_failures
+        );
+        runner.events.emit(What::Notice { level: Level::Warning, message, hint: None }).await;
+    }
+    let outcome = judge(&build, &finished)?;
+    let excerpt = match &outcome {
+        Outcome::Passed => Vec::new(),
+        // A build that never got to a task has its story in its own lines.
+        _ if build.failures.is_empty() && build.errors.is_empty() => finished.tail.clone(),
+        _ if build.failures.is_empty() => build.errors.clone(),
+        _ => Vec::new(),
+    };
+    Ok((outcome, Some(runner.relative_log(&finished.log)), excerpt))
+}
+
+/// The verdict guard of a build: the exit status and BitBake's own summary must agree.
+fn judge(build: &Build, finished: &Finished) -> Result<Outcome> {
+    let named = build.failures.first().map(|first| {
+        let more = build.failures_total.saturating_sub(1);
+        let and = if more > 0 { format!(" and {more} more") } else { String::new() };
+        format!("{}:{} failed{and}", first.recipe, first.task)
+    });
+    Ok(match finished.end {
+        End::Exited(0) => match build.summary {
+            Some(summary) if summary.failed > 0 || named.is_some() => {
+                return Err(Error::internal(format!(
+                    "bitbake ended with exit status 0 although tasks failed: {}",
+                    named.unwrap_or_else(|| format!("{} of {}", summary.failed, summary.attempted))
+                ))
+                .hint(format!("read `{}`", finished.log.display())));
+            }
+            Some(summary) if summary.attempted == 0 => {
+                Outcome::Failed("bitbake ran no task at all, so nothing was built".into())
+            }
+            Some(_) => Outcome::Passed,
+            None => {
+                return Err(Error::internal("bitbake ended with exit status 0 without its tasks summary")
+                    .hint(format!("nothing proves that it built something; read `{}`", finished.log.display())));
+            }
+        },
+        End::Exited(status) => Outcome::Failed(named.unwrap_or_else(|| match build.errors.first() {
+            Some(error) => error.clone(),
+            None => format!("bitbake ended with exit status {status} and named no failed task"),
+        })),
+        End::Signalled(9) => Outcome::Failed("bitbake was killed (SIGKILL); out of memory is the usual cause".into()),
+        End::Signalled(signal) => Outcome::Failed(format!("bitbake was ended by signal {signal}")),
+        End::Cancelled => Outcome::Cancelled("a signal stopped the job".into()),
+        End::TimedOut => Outcome::TimedOut("[limits] job is over".into()),
+        End::Stalled(silent) => {
+            Outcome::TimedOut(format!("bitbake was silent for {}", humantime::format_duration(silent)))
+        }
+    })
+}
+
+/// The failed task with the lines of its log that matter. The log's path comes from output that
+/// layer code can write, so it is read only below the build directory and through no link.
+fn task_failed(unit: &Unit, failure: &Failure, build_dir: &Path, runner: &Runner) -> TaskFailed {
+    let text = failure.log.as_deref().and_then(|log| {
+        let relative = log.strip_prefix(build_dir).ok()?;
+        beneath::read_end(build_dir, relative, TASK_LOG_LIMIT).ok()
+    });
+    let (log, excerpt) = match text {
+        None => (None, Vec::new()),
+        Some(bytes) => {
+            let text = runner.redactor.redact(&String::from_utf8_lossy(&bytes)).into_owned();
+            let name = format!("{}-{}", failure.recipe, failure.task).replace('/', "_");
+            let copy = runner.keep_text(&format!("task-{name}"), &text).ok();
+            (copy, excerpt::lines_that_matter(&text, EXCERPT_LINES))
+        }
+    };
+    TaskFailed {
+        unit: unit.clone(),
+        recipe: failure.recipe.clone(),
+        task: failure.task.clone(),
+        log,
+        excerpt,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::error::Class;
+    use crate::exec::Lines;
+
+    fn judged(output: &str, end: End) -> Result<Outcome> {
+        let mut build = Build::new(Unit::new(Stage::Build, "x"));
+        for line in output.lines() {
+            build.line(line);
+        }
+        let finished =
+            Finished { end, log: "/o/logs/b.log".into(), bytes: 0, elapsed: Duration::ZERO, tail: Vec::new() };
+        judge(&build, &finished)
+    }
+
+    const DONE: &str = "NOTE: Tasks Summary: Attempted 5 tasks of which 0 didn't need to be rerun and all succeeded.";
+    const FAILED: &str = "ERROR: Task (/m/a_1.bb:do_compile) failed with exit code '1'\n\
+        NOTE: Tasks Summary: Attempted 5 tasks of which 0 didn't need to be rerun and 1 failed.";
+
+    #[test]
+    fn a_build_passes_only_when_all_sources_agree() {
+        assert_eq!(judged(DONE, End::Exited(0)).unwrap(), Outcome::Passed);
+        assert_eq!(judged(FAILED, End::Exited(1)).unwrap(), Outcome::Failed("a_1:do_compile failed".into()));
+        for (output, what) in [("", "no summary"), (FAILED, "failed tasks")] {
+            let error = judged(output, End::Exited(0)).unwrap_err();
+            assert_eq!(error.class, Class::Internal, "{what}");
+        }
+        let nothing = DONE.replace("Attempted 5", "Attempted 0");
+        assert!(matches!(judged(&nothing, End::Exited(0)).unwrap(), Outcome::Failed(_)));
+    }
+
+    #[test]
+    fn ends_that_are_not_the_builds_own_are_told_apart() {
+        for (end, word) in [
+            (End::Signalled(9), "failed"),
+            (End::Cancelled, "cancelled"),
+            (End::TimedOut, "timed-out"),
+            (End::Stalled(Duration::from_secs(60)), "timed-out"),
+            (End::Exited(1), "failed"),
+        ] {
+            assert_eq!(judged(DONE, end).unwrap().word(), word, "{end:?}");
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! Check: what the layer's files say, what bitbake-layers says, what yocto-check-layer says.
+
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+
+use crate::config::Settings;
+use crate::error::{Error, Result};
+use crate::events::{Case, Emitter, Finding, Level, Unit, What};
+use crate::exec::{Command, End, Finished, Runner};
+use crate::job::Stage;
+use crate::outcome::Outcome;
+use crate::yocto::check_layer::{self, OutputParser};
+use crate::yocto::conf::Purpose;
+use crate::yocto::layer_conf::{LayerKind, layer_kind};
+use crate::yocto::preflight::{self, PreflightCase};
+use crate::yocto::{bitbake_layers, server};
+
+use super::configure::Configured;
+
+/// What the layers' own files say, without anything else. Runs before the checkout, so that a
+/// hopeless change fails in the first second.
+pub async fn preflight(settings: &Settings, events: &Emitter) -> Outcome {
+    let mut outcomes = Vec::new();
+    for layer in &settings.layers {
+        let results = preflight::layer_alone(layer, &settings.checkout, settings.release);
+        outcomes.push(tell_preflight(Unit::new(Stage::Check, format!("preflight {}", name(layer))), results, events).await);
+    }
+    Outcome::gravest(&outcomes).cloned().unwrap_or(Outcome::NotRun("there is no layer".into()))
+}
+
+/// Runs all checks that the manifest asks for; the gravest outcome decides.
+pub async fn run(settings: &Settings, configured: &Configured, runner: &Runner) -> Result<Outcome> {
+    let mut outcomes = Vec::new();
+    if settings.check.yocto_check_layer {
+        let outcome = preflight_with_repos(settings, configured, &runner.events).await?;
+        let hopeless = !outcome.is_fine();
+        outcomes.push(outcome);
+        if hopeless && !settings.check.keep_going {
+            return gravest(&outcomes);
+        }
+    }
+    for words in &settings.check.bitbake_layers {
+        outcomes.push(bitbake_layers(settings, configured, runner, words).await?);
+    }
+    if settings.check.yocto_check_layer {
+        for layer in &settings.layers {
+            if let Some(why) = runner.interrupt.state() {
+                outcomes.push(super::interrupted(why));
+                break;
+            }
+            outcomes.push(yocto_check_layer(settings, configured, runner, layer).await?);
+        }
+    }
+    gravest(&outcomes)
+}
+
+/// Nothing checked is never a pass.
+fn gravest(outcomes: &[Outcome]) -> Result<Outcome> {
+    Outcome::gravest(outcomes).cloned().ok_or_else(|| Error::internal("the check stage ran and checked nothing"))
+}
+
+async fn preflight_with_repos(settings: &Settings, configured: &Configured, events: &Emitter) -> Result<Outcome> {
+    let series = preflight::core_series(&configured.core)?;
+    let mut outcomes = Vec::new();
+    for layer in &settings.layers {
+        let siblings = settings.layers.iter().filter(|other| *other != layer);
+        let around: Vec<PathBuf> = configured.repo_layers.iter().chain(siblings).cloned().collect();
+        let results = preflight::against_repos(layer, &settings.checkout, &around, &series);
+        let unit = Unit::new(Stage::Check, format!("preflight {} with its dependencies", name(layer)));
+        outcomes.push(tell_preflight(unit, results, events).await);
+    }
+    gravest(&outcomes)
+}
+
+async fn tell_preflight(unit: Unit, results: Vec<PreflightCase>, events: &Emitter) -> Outcome {
+    events.emit(What::UnitStarted { unit: unit.clone() }).await;
+    let mut outcome = Outcome::Passed;
+    for result in results {
+        if result.level == Level::Error {
+            let failed = Outcome::Failed(result.message.clone());
+            if let Some((class, test)) = result.test {
+                events
+                    .emit(What::Case(Case {
+                        unit: unit.clone(),
+                        class: class.into(),
+                        name: test.into(),
+                        outcome: failed.clone(),
+                        message: String::new(),
+                        seconds: None,
+                    }))
+                    .await;
+            }
+            if outcome.is_fine() {
+                outcome = failed;
+            }
+        }
+        events
+            .emit(What::Finding(Finding {
+                unit: unit.clone(),
+                level: result.level,
+                rule: result.rule.into(),
+                message: result.message,
+                file: result.file,
+                line: result.line,
+                hint: result.hint,
+            }))
+            .await;
+    }
+    events.emit(What::UnitFinished { unit, outcome: outcome.clone(), log: None, excerpt: Vec::new() }).await;
+    outcome
+}
+
+/// One `bitbake-layers` command in the build directory with all layers.
+async fn bitbake_layers(
+    settings: &Settings,
+    configured: &Configured,
+    runner: &Runner,
+    words: &[String],
+) -> Result<Outcome> {
+    let unit = Unit::new(Stage::Check, format!("bitbake-layers {}", words.join(" ")));
+    runner.events.emit(What::UnitStarted { unit: unit.clone() }).await;
+    let build = &configured.build;
+    let log = format!("bitbake-layers-{}", words.first().map_or("", String::as_str));
+    let mut command =
+        Command::new(configured.tools.bitbake.join("bin/bitbake-layers"), build, log).args(words);
+    command.environment = configured.environment(build);
+    command.user = configured.user.clone();
+    let mut parser = bitbake_layers::Parser::new(words);
+    let ended = runner.run(command, &mut parser).await;
+    server::stop_server(build, configured.user.as_ref(), runner.grace).await?;
+    let finished = ended?;
+    for found in parser.findings(&settings.checkout) {
+        runner.events.emit(What::Finding(found.in_unit(&unit))).await;
+    }
+    let outcome = match finished.end {
+        End::Exited(0) => Outcome::Passed,
+        _ => ended_badly("bitbake-layers", &finished),
+    };
+    let excerpt = if outcome.is_fine() { Vec::new() } else { finished.tail.clone() };
+    let log = Some(runner.relative_log(&finished.log));
+    runner.events.emit(What::UnitFinished { unit, outcome: outcome.clone(), log, excerpt }).await;
+    Ok(outcome)
+}
+
+/// One run of the unmodified yocto-check-layer for one layer, in a build directory of its own.
+async fn yocto_check_layer(
+    settings: &Settings,
+    configured: &Configured,
+    runner: &Runner,
+    layer: &Path,
+) -> Result<Outcome> {
+    let unit = Unit::new(Stage::Check, format!("yocto-check-layer {}", name(layer)));
+    runner.events.emit(What::UnitStarted { unit: unit.clone() }).await;
+    let checked = run_check_layer(settings, configured, runner, layer, &unit).await;
+    let (outcome, log, excerpt) = match &checked {
+        Ok((outcome, finished)) => {
+            let excerpt = if outcome.is_fine() { Vec::new() } else { finished.tail.clone() };
+            (outcome.clone(), Some(runner.relative_log(&finished.log)), excerpt)
+        }
+        Err(error) => (Outcome::NotRun(error.message.clone()), None, Vec::new()),
+    };
+    runner.events.emit(What::UnitFinished { unit, outcome: outcome.clone(), log, excerpt }).await;
+    checked.map(|_| outcome)
+}
+
+async fn run_check_layer(
+    settings: &Settings,
+    configured: &Configured,
+    runner: &Runner,
+    layer: &Path,
+    unit: &Unit,
+) -> Result<(Outcome, Finished)> {
+    let name = name(layer);
+    if layer_kind(layer) == LayerKind::Bsp && settings.check.machines.is_empty() {
+        let message = format!(
+            "{name} is a BSP layer and [check] machines is empty: yocto-check-layer skips test_machine_world \
+             and test_machine_signatures"
+        );
+        let hint = format!("name its machines, e.g. `[check] machines = {:?}`", preflight::machines(layer));
+        runner.events.warn(message, Some(hint)).await;
+    }
+    let build = settings.places.check(&name);
+    configured.build_directory(settings, &build, &configured.foundation.layers, Purpose::CheckLayer)?;
+    let siblings = settings.layers.iter().filter(|other| *other != layer);
+    let dependencies: Vec<PathBuf> = configured
+        .repo_layers
+        .iter()
+        .filter(|path| **path != configured.core)
+        .chain(siblings)
+        .cloned()
+        .collect();
+    let script = configured.tools.oe_core.join("scripts/yocto-check-layer");
+    let mut command = Command::new(script, &build, format!("yocto-check-layer-{name}"))
+        .args(check_layer::arguments(layer, &dependencies, &settings.check.machines));
+    command.environment = configured.environment(&build);
+    command.user = configured.user.clone();
+
+    let expected = check_layer::expected(&configured.tools.oe_core)?;
+    let mut parser = OutputParser::new();
+    let ended = runner.run(command, &mut parser).await;
+    server::stop_server(&build, configured.user.as_ref(), runner.grace).await?;
+    let finished = ended?;
+
+    let verdict = check_layer::judge(&expected, &parser.finish(), finished.end, &name);
+    let verdict = check_layer::apply_known(verdict, &settings.check.known_failures, &name);
+    for case in verdict.cases {
+        runner
+            .events
+            .emit(What::Case(Case {
+                unit: unit.clone(),
+                class: case.class,
+                name: case.name,
+                outcome: case.outcome,
+                message: case.message,
+                seconds: case.seconds,
+            }))
+            .await;
+    }
+    Ok((verdict.outcome?, finished))
+}
+
+fn ended_badly(tool: &str, finished: &Finished) -> Outcome {
+    match finished.end {
+        End::Exited(status) => Outcome::Failed(format!("{tool} ended with exit status {status}")),
+        End::Signalled(9) => Outcome::Failed(format!("{tool} was killed (SIGKILL); out of memory is the usual cause")),
+        End::Signalled(signal) => Outcome::Failed(format!("{tool} was ended by signal {signal}")),
+        End::Cancelled => Outcome::Cancelled("a signal stopped the job".into()),
+        End::TimedOut => Outcome::TimedOut("[limits] job is over".into()),
+        End::Stalled(silent) => {
+            Outcome::TimedOut(format!("{tool} was silent for {}", humantime::format_duration(silent)))
+        }
+    }
+}
+
+/// The layer's directory name, which is also what yocto-check-layer calls it.
+fn name(layer: &Path) -> String {
+    layer.file_name().map_or_else(|| "layer".into(), |name| name.to_string_lossy().into_owned())
+}

@@ -1,0 +1,209 @@
+//! Configure: who runs layer code, in which environment, and the build directory of the job.
+
+use std::os::unix::fs::{MetadataExt, chown};
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+
+use crate::config::Settings;
+use crate::error::{Error, Result};
+use crate::events::Emitter;
+use crate::exec::{self, Environment, User};
+use crate::git;
+use crate::yocto::conf::{self, LocalConf, Purpose};
+use crate::yocto::environment::{Tools, bitbake_environment, bitbake_version};
+use crate::yocto::foundation::{Candidate, Foundation, foundation};
+use crate::yocto::layer_conf::LayerConf;
+
+use super::checkout::Checkout;
+
+/// What the later stages need to run BitBake.
+#[derive(Clone, Debug)]
+pub struct Configured {
+    pub tools: Tools,
+    /// Runs layer code; `None`: the agent's own user.
+    pub user: Option<User>,
+    /// That user's, or the agent's own.
+    pub whoami: User,
+    /// All layers of the repos, OE-Core first.
+    pub repo_layers: Vec<PathBuf>,
+    /// OE-Core's `meta`.
+    pub core: PathBuf,
+    pub foundation: Foundation,
+    /// The build directory with all layers.
+    pub build: PathBuf,
+    proxies: Vec<(String, String)>,
+    git: Vec<(String, String)>,
+    threads: usize,
+}
+
+impl Configured {
+    /// The environment for BitBake in `build_dir`.
+    pub fn environment(&self, build_dir: &Path) -> Environment {
+        bitbake_environment(&self.tools, build_dir, &self.whoami, &self.proxies, &self.git)
+    }
+
+    /// Makes a fresh build directory with the given layers, in place of what was there.
+    pub fn build_directory(
+        &self,
+        settings: &Settings,
+        dir: &Path,
+        layers: &[PathBuf],
+        purpose: Purpose,
+    ) -> Result<()> {
+        let (machine, distro) = match purpose {
+            Purpose::Build => (first_machine(settings), settings.config.distro.as_str()),
+            Purpose::CheckLayer => (self.foundation.machine.as_str(), self.foundation.distro.as_str()),
+        };
+        let bblayers = conf::bblayers(layers)?;
+        let local = conf::local(&LocalConf {
+            release: settings.release,
+            purpose,
+            config: &settings.config,
+            machine,
+            distro,
+            downloads: &settings.cache.downloads,
+            sstate: &settings.cache.sstate,
+            threads: self.threads,
+        })?;
+        exec::remove_tree(dir, &settings.places.work)?;
+        let conf_dir = dir.join("conf");
+        fs::create_dir_all(&conf_dir)?;
+        let files = [conf_dir.join("bblayers.conf"), conf_dir.join("local.conf")];
+        fs::write(&files[0], bblayers)?;
+        fs::write(&files[1], local)?;
+        for path in [dir, &conf_dir, &files[0], &files[1]] {
+            self.hand_over(path)?;
+        }
+        Ok(())
+    }
+
+    /// Gives the path to the user that runs layer code.
+    fn hand_over(&self, path: &Path) -> Result<()> {
+        let Some(user) = &self.user else { return Ok(()) };
+        chown(path, Some(user.uid), Some(user.gid)).map_err(|error| {
+            Error::machine(format!("cannot give `{}` to the build user {}", path.display(), user.name)).because(&error)
+        })
+    }
+}
+
+/// Prepares everything that BitBake needs.
+pub async fn run(settings: &Settings, checkout: &Checkout, events: &Emitter) -> Result<Configured> {
+    let user = exec::build_user(settings.build_user.as_deref(), &settings.checkout)?;
+    let whoami = match &user {
+        Some(user) => user.clone(),
+        None => exec::agent_user()?,
+    };
+    if let Some(user) = &user {
+        events.info(format!("layer code runs as {} (uid {}), not as root", user.name, user.uid)).await;
+    }
+    let core = checkout.oe_core.join("meta");
+    let repo_layers = core_first(&core, checkout);
+    for path in [&settings.places.work, &checkout.oe_core, &checkout.bitbake].into_iter().chain(&settings.layers) {
+        reachable(path, &whoami)?;
+    }
+
+    let mut candidates = Vec::new();
+    for path in &repo_layers {
+        candidates.push(Candidate { path: path.clone(), conf: LayerConf::read(path)? });
+    }
+    let foundation = foundation(&core, &candidates, first_machine(settings), &settings.config.distro);
+    for notice in &foundation.notices {
+        events.info(notice).await;
+    }
+
+    let configured = Configured {
+        tools: tools(checkout)?,
+        git: git_access(settings, checkout, &whoami),
+        user,
+        whoami,
+        repo_layers,
+        core,
+        foundation,
+        build: settings.places.build(),
+        proxies: settings.proxies.clone(),
+        threads: std::thread::available_parallelism().map_or(1, usize::from),
+    };
+    for cache in [&settings.cache.downloads, &settings.cache.sstate] {
+        if !cache.exists() {
+            fs::create_dir_all(cache)?;
+            configured.hand_over(cache)?;
+        }
+    }
+    let layers = with_layers_under_test(&configured.repo_layers, &settings.layers);
+    configured.build_directory(settings, &configured.build, &layers, Purpose::Build)?;
+    Ok(configured)
+}
+
+fn first_machine(settings: &Settings) -> &str {
+    // Settings always hold at least one machine.
+    settings.config.machines.first().map_or("qemux86-64", String::as_str)
+}
+
+/// The repos' layers without repetition; OE-Core first, as its templates have it.
+fn core_first(core: &Path, checkout: &Checkout) -> Vec<PathBuf> {
+    let mut layers = vec![core.to_path_buf()];
+    for layer in checkout.repos.iter().flat_map(|repo| &repo.layers) {
+        if !layers.contains(layer) {
+            layers.push(layer.clone());
+        }
+    }
+    layers
+}
+
+fn with_layers_under_test(repo_layers: &[PathBuf], under_test: &[PathBuf]) -> Vec<PathBuf> {
+    let new = under_test.iter().filter(|layer| !repo_layers.contains(layer));
+    repo_layers.iter().chain(new).cloned().collect()
+}
+
+fn tools(checkout: &Checkout) -> Result<Tools> {
+    let init = checkout.bitbake.join("lib/bb/__init__.py");
+    let text = fs::read_to_string(&init)?;
+    let version = bitbake_version(&text).ok_or_else(|| {
+        Error::usage(format!("`{}` does not tell BitBake's version", init.display()))
+            .hint("is this really a BitBake tree? `__version__ = \"…\"` is expected there")
+    })?;
+    Ok(Tools {
+        bitbake: checkout.bitbake.clone(),
+        bitbake_version: version.to_owned(),
+        oe_core: checkout.oe_core.clone(),
+    })
+}
+
+/// Lets git read the checkouts that belong to somebody else than the build user: exactly these.
+fn git_access(settings: &Settings, checkout: &Checkout, whoami: &User) -> Vec<(String, String)> {
+    let roots = checkout.repos.iter().map(|repo| repo.path.clone()).chain([settings.checkout.clone()]);
+    let foreign = |path: &PathBuf| path.metadata().is_ok_and(|meta| meta.uid() != whoami.uid);
+    let paths: Vec<PathBuf> = roots.filter(foreign).collect();
+    if paths.is_empty() { Vec::new() } else { git::safe_directories(&paths) }
+}
+
+/// Checks that the user can get to the path: a closed directory above it gives BitBake errors that
+/// name everything but the cause.
+fn reachable(path: &Path, user: &User) -> Result<()> {
+    for step in path.ancestors() {
+        let Ok(meta) = step.metadata() else { continue };
+        let shift = if meta.uid() == user.uid {
+            6
+        } else if meta.gid() == user.gid {
+            3
+        } else {
+            0
+        };
+        if user.uid != 0 && meta.is_dir() && (meta.mode() >> shift) & 0o1 == 0 {
+            return Err(Error::machine(format!(
+                "the build user {} cannot get to `{}`: `{}` is closed to it (mode {:04o})",
+                user.name,
+                path.display(),
+                step.display(),
+                meta.mode() & 0o7777
+            ))
+            .hint(format!(
+                "move it to a place that {} may enter, or `chmod o+x {}`; --work-dir moves the agent's own directories",
+                user.name,
+                step.display()
+            )));
+        }
+    }
+    Ok(())
+}

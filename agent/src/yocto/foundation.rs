@@ -1,0 +1,98 @@
+//! Which layers a check starts from: those that BitBake cannot even read its configuration without.
+//!
+//! yocto-check-layer compares the world before and after the layer is added, and adds the layer's
+//! dependencies itself. So the starting point is OE-Core, the layer with the distro, the layer with
+//! the machine, and what these depend on; nothing else, or the comparison would hide differences.
+
+use std::path::{Path, PathBuf};
+
+use super::layer_conf::LayerConf;
+
+/// A layer of the repos, as far as the choice needs it.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    pub path: PathBuf,
+    pub conf: LayerConf,
+}
+
+impl Candidate {
+    fn has(&self, kind: &str, name: &str) -> bool {
+        self.path.join("conf").join(kind).join(format!("{name}.conf")).is_file()
+    }
+
+    fn provides(&self, collection: &str) -> bool {
+        self.conf.collections.iter().any(|own| own.name == collection)
+    }
+}
+
+/// The starting point of a check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Foundation {
+    /// In the order of the candidates.
+    pub layers: Vec<PathBuf>,
+    pub machine: String,
+    pub distro: String,
+    /// What was chosen instead of the manifest's words, and why.
+    pub notices: Vec<String>,
+}
+
+/// The machine that every OE-Core has.
+const CORE_MACHINE: &str = "qemux86-64";
+/// OE-Core's own distro (meta/conf/distro/defaultsetup.conf), which needs no file.
+const CORE_DISTRO: &str = "nodistro";
+
+/// Chooses the foundation from the repos' layers. `core` is OE-Core's `meta`.
+pub fn foundation(core: &Path, candidates: &[Candidate], machine: &str, distro: &str) -> Foundation {
+    let mut notices = Vec::new();
+    let mut wanted: Vec<&Candidate> = candidates.iter().filter(|layer| layer.path == core).collect();
+
+    let machine_layer = candidates.iter().find(|layer| layer.has("machine", machine));
+    let machine = match machine_layer {
+        Some(layer) => {
+            wanted.push(layer);
+            machine
+        }
+        None => {
+            notices.push(format!(
+                "no repo has the machine {machine}, so it must come from the layer under test; the check \
+                 starts with {CORE_MACHINE}, because the layer must not be there yet"
+            ));
+            CORE_MACHINE
+        }
+    };
+    let distro_layer = candidates.iter().find(|layer| layer.has("distro", distro));
+    let distro = match distro_layer {
+        Some(layer) => {
+            wanted.push(layer);
+            distro
+        }
+        None if distro == CORE_DISTRO => distro,
+        None => {
+            notices.push(format!(
+                "no repo has the distro {distro}, so it must come from the layer under test; the check \
+                 starts with {CORE_DISTRO}, because the layer must not be there yet"
+            ));
+            CORE_DISTRO
+        }
+    };
+
+    // Dependencies of dependencies, until nothing new comes up. A dependency that no repo has is
+    // BitBake's to complain about.
+    let mut next = 0;
+    while let Some(layer) = wanted.get(next).copied() {
+        next += 1;
+        let depends = layer.conf.collections.iter().flat_map(|collection| &collection.depends);
+        for dependency in depends {
+            let provider = candidates.iter().find(|candidate| candidate.provides(dependency));
+            if let Some(provider) = provider.filter(|new| !wanted.iter().any(|old| old.path == new.path)) {
+                wanted.push(provider);
+            }
+        }
+    }
+    let layers = candidates
+        .iter()
+        .filter(|candidate| wanted.iter().any(|layer| layer.path == candidate.path))
+        .map(|candidate| candidate.path.clone())
+        .collect();
+    Foundation { layers, machine: machine.into(), distro: distro.into(), notices }
+}
