@@ -1,6 +1,10 @@
 //! What there is to know about BitBake, OE-Core and layers. Pure where it can be: texts in, facts
 //! out; what must run a tool goes through [`exec`](crate::exec).
 
+pub mod bitbake_layers;
+pub mod check_layer;
+pub mod layer_conf;
+pub mod preflight;
 pub mod release;
 
 pub use release::Release;
