@@ -2,10 +2,13 @@
 //! out; what must run a tool goes through [`exec`](crate::exec).
 
 pub mod bitbake;
+pub mod bitbake_layers;
+pub mod check_layer;
 pub mod conf;
 pub mod environment;
 pub mod foundation;
 pub mod layer_conf;
+pub mod preflight;
 pub mod release;
 
 pub use release::Release;
