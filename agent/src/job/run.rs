@@ -5,9 +5,9 @@ use std::time::Instant;
 use crate::config::Settings;
 use crate::error::{Class, Error, Result};
 use crate::events::{JobStarted, SCHEMA, What};
-use crate::exec::{Interrupt, Interrupted, Runner};
+use crate::exec::{Interrupt, Runner};
 use crate::outcome::Outcome;
-use crate::stages::{build, check, checkout, configure, publish};
+use crate::stages::{self, build, check, checkout, configure, publish};
 
 use super::{Plan, Stage};
 
@@ -75,7 +75,7 @@ impl Job<'_> {
         self.runner.events.emit(What::StageStarted { stage }).await;
         let interrupted = self.runner.interrupt.state();
         let outcome = match interrupted.filter(|_| !stage.survives_failure()) {
-            Some(why) => Ok(interrupted_outcome(why)),
+            Some(why) => Ok(stages::interrupted(why)),
             None => self.run(stage).await,
         };
         let outcome = outcome.unwrap_or_else(|error| error_outcome(&error));
@@ -149,13 +149,6 @@ fn needs<T>(output: &Option<T>, from: Stage, stage: Stage) -> Result<&T> {
         Error::usage(format!("the stage {stage} needs what {from} makes, and {from} was skipped"))
             .hint(format!("leave out `--skip {from}`"))
     })
-}
-
-fn interrupted_outcome(why: Interrupted) -> Outcome {
-    match why {
-        Interrupted::Cancelled => Outcome::Cancelled("a signal stopped the job".into()),
-        Interrupted::OutOfTime => Outcome::TimedOut("[limits] job is over".into()),
-    }
 }
 
 /// A stage that could not do its part has not run; a cancel and the end of the time keep their names.

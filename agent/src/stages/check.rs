@@ -2,17 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use fs_err as fs;
-
 use crate::config::Settings;
 use crate::error::{Error, Result};
-use crate::events::{Case, Emitter, Finding, Level, Unit, What};
+use crate::events::{Case, Emitter, Level, Unit, What};
 use crate::exec::{Command, End, Finished, Runner};
 use crate::job::Stage;
 use crate::outcome::Outcome;
 use crate::yocto::check_layer::{self, OutputParser};
 use crate::yocto::conf::Purpose;
-use crate::yocto::layer_conf::{LayerKind, layer_kind};
+use crate::yocto::layer_conf::LayerConf;
 use crate::yocto::preflight::{self, PreflightCase};
 use crate::yocto::{bitbake_layers, server};
 
@@ -61,12 +59,19 @@ fn gravest(outcomes: &[Outcome]) -> Result<Outcome> {
 }
 
 async fn preflight_with_repos(settings: &Settings, configured: &Configured, events: &Emitter) -> Result<Outcome> {
-    let series = preflight::core_series(&configured.core)?;
+    let series = LayerConf::read(&configured.core)?.core_names;
     let mut outcomes = Vec::new();
     for layer in &settings.layers {
         let siblings = settings.layers.iter().filter(|other| *other != layer);
         let around: Vec<PathBuf> = configured.repo_layers.iter().chain(siblings).cloned().collect();
-        let results = preflight::against_repos(layer, &settings.checkout, &around, &series);
+        let results = preflight::against_repos(
+            layer,
+            &settings.checkout,
+            settings.release,
+            &around,
+            &series,
+            &settings.check.machines,
+        );
         let unit = Unit::new(Stage::Check, format!("preflight {} with its dependencies", name(layer)));
         outcomes.push(tell_preflight(unit, results, events).await);
     }
@@ -79,33 +84,23 @@ async fn tell_preflight(unit: Unit, results: Vec<PreflightCase>, events: &Emitte
     for result in results {
         if result.level == Level::Error {
             let failed = Outcome::Failed(result.message.clone());
-            if let Some((class, test)) = result.test {
-                events
-                    .emit(What::Case(Case {
-                        unit: unit.clone(),
-                        class: class.into(),
-                        name: test.into(),
-                        outcome: failed.clone(),
-                        message: String::new(),
-                        seconds: None,
-                    }))
-                    .await;
-            }
+            // The test that will fail is the name by which people know the rule.
+            let (class, name) = result.predicts.rsplit_once('.').unwrap_or(("", result.predicts));
+            events
+                .emit(What::Case(Case {
+                    unit: unit.clone(),
+                    class: class.into(),
+                    name: name.into(),
+                    outcome: failed.clone(),
+                    message: result.hint.clone().unwrap_or_default(),
+                    seconds: None,
+                }))
+                .await;
             if outcome.is_fine() {
                 outcome = failed;
             }
         }
-        events
-            .emit(What::Finding(Finding {
-                unit: unit.clone(),
-                level: result.level,
-                rule: result.rule.into(),
-                message: result.message,
-                file: result.file,
-                line: result.line,
-                hint: result.hint,
-            }))
-            .await;
+        events.emit(What::Finding(result.finding(&unit))).await;
     }
     events.emit(What::UnitFinished { unit, outcome: outcome.clone(), log: None, excerpt: Vec::new() }).await;
     outcome
@@ -172,14 +167,6 @@ async fn run_check_layer(
     unit: &Unit,
 ) -> Result<(Outcome, Finished)> {
     let name = name(layer);
-    if layer_kind(layer) == LayerKind::Bsp && settings.check.machines.is_empty() {
-        let message = format!(
-            "{name} is a BSP layer and [check] machines is empty: yocto-check-layer skips test_machine_world \
-             and test_machine_signatures"
-        );
-        let hint = format!("name its machines, e.g. `[check] machines = {:?}`", preflight::machines(layer));
-        runner.events.warn(message, Some(hint)).await;
-    }
     let build = settings.places.check(&name);
     configured.build_directory(settings, &build, &configured.foundation.layers, Purpose::CheckLayer)?;
     let siblings = settings.layers.iter().filter(|other| *other != layer);

@@ -6,3 +6,14 @@ pub mod check;
 pub mod checkout;
 pub mod configure;
 pub mod publish;
+
+use crate::exec::Interrupted;
+use crate::outcome::Outcome;
+
+/// The outcome of work that had to stop early.
+pub fn interrupted(why: Interrupted) -> Outcome {
+    match why {
+        Interrupted::Cancelled => Outcome::Cancelled("a signal stopped the job".into()),
+        Interrupted::OutOfTime => Outcome::TimedOut("[limits] job is over".into()),
+    }
+}

@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::layer_conf::LayerConf;
+use super::layer_conf::{Collection, LayerConf};
 
 /// A layer of the repos, as far as the choice needs it.
 #[derive(Clone, Debug)]
@@ -81,9 +81,9 @@ pub fn foundation(core: &Path, candidates: &[Candidate], machine: &str, distro: 
     let mut next = 0;
     while let Some(layer) = wanted.get(next).copied() {
         next += 1;
-        let depends = layer.conf.collections.iter().flat_map(|collection| &collection.depends);
+        let depends = layer.conf.collections.iter().flat_map(Collection::depends_on);
         for dependency in depends {
-            let provider = candidates.iter().find(|candidate| candidate.provides(dependency));
+            let provider = candidates.iter().find(|candidate| candidate.provides(&dependency));
             if let Some(provider) = provider.filter(|new| !wanted.iter().any(|old| old.path == new.path)) {
                 wanted.push(provider);
             }
@@ -95,4 +95,51 @@ pub fn foundation(core: &Path, candidates: &[Candidate], machine: &str, distro: 
         .map(|candidate| candidate.path.clone())
         .collect();
     Foundation { layers, machine: machine.into(), distro: distro.into(), notices }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    /// A layer directory with the collection and what it depends on, and with configuration files.
+    fn layer(root: &Path, name: &str, depends: &str, files: &[&str]) -> Candidate {
+        let path = root.join(name);
+        let conf = format!("BBFILE_COLLECTIONS += \"{name}\"\nLAYERDEPENDS_{name} = \"{depends}\"\n");
+        fs_err::create_dir_all(path.join("conf")).unwrap();
+        for file in files {
+            let file = path.join("conf").join(file);
+            fs_err::create_dir_all(file.parent().unwrap()).unwrap();
+            fs_err::write(file, "").unwrap();
+        }
+        Candidate { path, conf: LayerConf::parse(&conf) }
+    }
+
+    #[test]
+    fn only_what_bitbake_cannot_start_without_is_there_from_the_beginning() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        let candidates = [
+            layer(root, "meta", "", &["machine/qemux86-64.conf"]),
+            layer(root, "meta-oe", "core", &[]),
+            layer(root, "meta-distro", "core meta-base", &["distro/ours.conf"]),
+            layer(root, "meta-base", "core", &[]),
+            layer(root, "meta-bsp", "core", &["machine/board.conf"]),
+        ];
+        let core = root.join("meta");
+        // machine, distro, layers, machine and distro of the check, notices
+        let table = [
+            ("qemux86-64", "nodistro", &["meta"][..], ("qemux86-64", "nodistro"), 0),
+            ("qemux86-64", "ours", &["meta", "meta-distro", "meta-base"], ("qemux86-64", "ours"), 0),
+            ("board", "nodistro", &["meta", "meta-bsp"], ("board", "nodistro"), 0),
+            ("new-board", "new-distro", &["meta"], ("qemux86-64", "nodistro"), 2),
+        ];
+        for (machine, distro, layers, (check_machine, check_distro), notices) in table {
+            let found = foundation(&core, &candidates, machine, distro);
+            let layers: Vec<PathBuf> = layers.iter().map(|name| root.join(name)).collect();
+            assert_eq!(found.layers, layers, "{machine} {distro}");
+            assert_eq!((found.machine.as_str(), found.distro.as_str()), (check_machine, check_distro));
+            assert_eq!(found.notices.len(), notices, "{:?}", found.notices);
+        }
+    }
 }
