@@ -1,11 +1,16 @@
 //! From manifest, lock, environment and flags to [`Settings`]: all problems at once, each with its
 //! place, and nothing runs before they are mended.
 
+mod address;
+mod checker;
 mod codebuild;
 mod environment;
 mod flags;
+mod known_failures;
+pub mod lock;
 mod manifest;
 mod problem;
+mod repos;
 mod settings;
 mod structure;
 mod tree;

@@ -124,6 +124,19 @@ pub fn inner_path(text: &str, below: &str) -> Result<PathBuf> {
     Ok(inner)
 }
 
+/// A path that can be written into `bblayers.conf`, where words end at spaces and `$` expands.
+pub fn conf_path(path: &Path) -> Result<()> {
+    let bad = |c: char| c.is_whitespace() || c.is_control() || "\"'$\\{}".contains(c);
+    match path.to_str() {
+        Some(text) if !text.contains(bad) => Ok(()),
+        _ => Err(Mistake::new(format!(
+            "{:?} cannot be written into BitBake's configuration",
+            path.display().to_string()
+        ))
+        .hint("use a path without spaces, quotes, `$`, `\\`, `{` and `}`")),
+    }
+}
+
 /// An absolute path without `.` and `..`, as far as text can tell.
 pub fn normal(path: &Path) -> PathBuf {
     let mut normal = PathBuf::new();
