@@ -1,6 +1,23 @@
 //! From manifest, lock, environment and flags to [`Settings`]: all problems at once, each with its
 //! place, and nothing runs before they are mended.
 
+mod address;
+mod checker;
+mod codebuild;
+mod environment;
+mod flags;
+mod known_failures;
+pub mod lock;
+mod manifest;
+mod problem;
+mod repos;
 mod settings;
+mod structure;
+mod tree;
+mod values;
 
+pub use codebuild::{CodeBuild, Trigger};
+pub use environment::AgentEnvironment;
+pub use manifest::{FILE_NAME, schema};
+pub use problem::{Place, Problem, Problems};
 pub use settings::*;

@@ -1,0 +1,205 @@
+//! Addresses in the manifest: of git repositories, and of the place where artifacts go.
+
+use std::path::Path;
+
+use url::Url;
+
+use super::problem::Mistake;
+use super::settings::Destination;
+use super::values;
+
+type Result<T> = std::result::Result<T, Mistake>;
+
+const SCHEMES: [&str; 5] = ["https", "http", "ssh", "git", "file"];
+
+/// The address of a git repository. Only schemes that fetch: git's `ext::` runs commands.
+pub fn git(text: &str) -> Result<Url> {
+    if text.is_empty() {
+        return Err(Mistake::new("is empty"));
+    }
+    if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err(Mistake::new("holds a space or a control character"));
+    }
+    if let Some(address) = scp_form(text) {
+        return Err(Mistake::new(format!("`{text}` is the short form of an ssh address"))
+            .hint(format!("write `{address}`")));
+    }
+    let url = match Url::parse(text) {
+        Ok(url) => url,
+        Err(url::ParseError::RelativeUrlWithoutBase) => {
+            return Err(Mistake::new(format!("`{text}` is no address")).hint(
+                "write it with its scheme, such as https://git.yoctoproject.org/poky; a local directory is given with `path`",
+            ));
+        }
+        // The text may hold a password, so it is not repeated.
+        Err(error) => return Err(Mistake::new(format!("is no address: {error}"))),
+    };
+    if !SCHEMES.contains(&url.scheme()) {
+        return Err(Mistake::new(format!("`{}:` is no scheme for a git repository", url.scheme()))
+            .hint(format!("known schemes: {}", SCHEMES.join(", "))));
+    }
+    let host = url.host_str().unwrap_or_default();
+    if url.scheme() != "file" && host.is_empty() {
+        return Err(Mistake::new("names no host"));
+    }
+    // ssh would take these for options.
+    if host.starts_with('-') || url.username().starts_with('-') || url.path().starts_with("/-") {
+        return Err(Mistake::new("has a part that starts with `-`"));
+    }
+    if url.path().trim_matches('/').is_empty() {
+        return Err(Mistake::new("names no repository on the host"));
+    }
+    Ok(url)
+}
+
+/// `git@host:path` as an address.
+fn scp_form(text: &str) -> Option<String> {
+    let (host, path) = text.split_once(':')?;
+    let is_scp = host.contains('@') && !host.contains('/') && !path.starts_with("//");
+    is_scp.then(|| format!("ssh://{host}/{}", path.trim_start_matches('/')))
+}
+
+/// `s3://bucket/prefix` or a directory, relative to `base`.
+pub fn destination(text: &str, base: &Path) -> Result<Destination> {
+    if text.is_empty() {
+        return Err(Mistake::new("is empty").hint("write s3://bucket/prefix or a directory"));
+    }
+    if let Some(place) = text.strip_prefix("s3://") {
+        return s3(place);
+    }
+    if let Some(path) = text.strip_prefix("file://") {
+        return Err(Mistake::new(format!("`{text}` is no destination"))
+            .hint(format!("write the directory plainly: `{path}`")));
+    }
+    if text.contains("://") || text.starts_with("s3:") {
+        return Err(Mistake::new(format!("`{text}` is no destination"))
+            .hint("write s3://bucket/prefix or a directory"));
+    }
+    local(text, base).map(Destination::Directory)
+}
+
+fn s3(place: &str) -> Result<Destination> {
+    let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
+    // https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
+    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '.' || c == '-';
+    let ends = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    if !(3..=63).contains(&bucket.len())
+        || !bucket.chars().all(good)
+        || !bucket.starts_with(ends)
+        || !bucket.ends_with(ends)
+        || bucket.contains("..")
+    {
+        return Err(Mistake::new(format!("`{bucket}` is no name of an S3 bucket"))
+            .hint("3 to 63 small letters, digits, `-` and `.`"));
+    }
+    let prefix = prefix.trim_matches('/');
+    let bad = |part: &str| part.is_empty() || part == "." || part == "..";
+    if !prefix.is_empty() && prefix.split('/').any(bad) || prefix.contains(char::is_control) {
+        return Err(
+            Mistake::new(format!("`{prefix}` is no prefix of a key")).hint("parts joined by one `/` each")
+        );
+    }
+    Ok(Destination::S3 { bucket: bucket.into(), prefix: prefix.into() })
+}
+
+/// A directory of this machine, made absolute.
+pub fn local(text: &str, base: &Path) -> Result<std::path::PathBuf> {
+    if text.is_empty() {
+        return Err(Mistake::new("is empty"));
+    }
+    if text == "~" || text.starts_with("~/") || text.contains('$') {
+        return Err(Mistake::new(format!("`{text}` would need a shell"))
+            .hint("write the path out: neither ~ nor $ is replaced"));
+    }
+    Ok(values::normal(&base.join(text)))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn git_addresses() {
+        let good = [
+            "https://git.yoctoproject.org/poky",
+            "https://user:pass@host/x.git",
+            "ssh://git@github.com/a/b.git",
+            "git://git.openembedded.org/bitbake",
+            "file:///srv/git/poky.git",
+            "http://10.0.0.1:8080/x",
+        ];
+        for text in good {
+            assert!(git(text).is_ok(), "{text}: {:?}", git(text));
+        }
+        let bad = [
+            ("", "empty"),
+            ("poky", "no address"),
+            ("../poky", "no address"),
+            ("/srv/git/poky", "no address"),
+            ("https://", "no address"),
+            ("https://host", "no repository"),
+            ("https://host/", "no repository"),
+            ("https://ho st/x", "space"),
+            ("https://host:port/x", "no address"),
+            ("ftp://host/x", "no scheme"),
+            ("ext::sh -c x", "space"),
+            ("ext::sh", "no scheme"),
+            ("s3://bucket/x", "no scheme"),
+            ("ssh://-oProxyCommand=x/y", "`-`"),
+            ("ssh://-x@host/y", "`-`"),
+        ];
+        for (text, wanted) in bad {
+            let mistake = git(text).unwrap_err();
+            assert!(mistake.message.contains(wanted), "{text}: {mistake:?}");
+        }
+        let mistake = git("git@github.com:a/b.git").unwrap_err();
+        assert_eq!(mistake.hint.unwrap(), "write `ssh://git@github.com/a/b.git`");
+    }
+
+    #[test]
+    fn a_password_is_not_repeated_in_a_message() {
+        for text in
+            ["https://user:hunter22@host:port/x", "https://user:hunter22@host", "https://u:hunter22@ho st/x"]
+        {
+            assert!(!format!("{:?}", git(text).unwrap_err()).contains("hunter22"), "{text}");
+        }
+    }
+
+    #[test]
+    fn destinations() {
+        let base = Path::new("/base");
+        let s3 =
+            |bucket: &str, prefix: &str| Destination::S3 { bucket: bucket.into(), prefix: prefix.into() };
+        let good = [
+            ("s3://my-bucket/builds", s3("my-bucket", "builds")),
+            ("s3://my-bucket", s3("my-bucket", "")),
+            ("s3://my.bucket/a/b/", s3("my.bucket", "a/b")),
+            ("out", Destination::Directory("/base/out".into())),
+            ("../out", Destination::Directory("/out".into())),
+            ("/srv/out", Destination::Directory("/srv/out".into())),
+        ];
+        for (text, wanted) in good {
+            assert_eq!(destination(text, base).unwrap(), wanted, "{text}");
+        }
+        let bad = [
+            "",
+            "s3://",
+            "s3://B",
+            "s3://ab",
+            "s3://bucket/a//b",
+            "s3://bucket/../x",
+            "s3:bucket",
+            "https://x/y",
+            "~/out",
+            "$HOME/x",
+        ];
+        for text in bad {
+            assert!(destination(text, base).is_err(), "{text}");
+        }
+        assert_eq!(
+            destination("file:///srv/x", base).unwrap_err().hint.unwrap(),
+            "write the directory plainly: `/srv/x`"
+        );
+    }
+}

@@ -1,0 +1,195 @@
+//! CodeBuild's variables, typed. Which exist, and when:
+//! <https://docs.aws.amazon.com/codebuild/latest/userguide/build-env-ref-env-vars.html>
+//!
+//! None of the webhook variables exist for a manual start; their absence says nothing about trust.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use url::Url;
+
+use super::environment::Variables;
+use super::values;
+
+/// The build of CodeBuild that runs the agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CodeBuild {
+    /// `project:uuid`; never for file names.
+    pub build_id: Option<String>,
+    /// Absent in batch builds.
+    pub build_number: Option<u64>,
+    /// The checkout of the primary source.
+    pub src_dir: Option<PathBuf>,
+    /// The secondary sources by their identifiers: `CODEBUILD_SRC_DIR_<id>`.
+    pub secondary: BTreeMap<String, PathBuf>,
+    /// What was asked for: `pr/N`, a branch, a tag, a commit, an S3 ARN.
+    pub source_version: Option<String>,
+    /// The commit that was checked out, as CodeBuild has it; for `pr/N` it may differ from HEAD.
+    pub resolved_commit: Option<String>,
+    pub trigger: Option<Trigger>,
+    /// `PUSH`, `PULL_REQUEST_CREATED` …
+    pub event: Option<String>,
+    /// The branch that a pull request wants to go to.
+    pub base_branch: Option<String>,
+    /// The branch of a pull request, in the fork: text that a stranger chose.
+    pub head_branch: Option<String>,
+    pub started: Option<SystemTime>,
+    pub log_path: Option<String>,
+    pub public_url: Option<Url>,
+}
+
+/// What started the build.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trigger {
+    PullRequest(u64),
+    Branch(String),
+    Tag(String),
+}
+
+impl CodeBuild {
+    pub(super) fn from_variables(variables: &Variables, notices: &mut Vec<String>) -> Option<CodeBuild> {
+        if variables.text("CODEBUILD_BUILD_ID").is_none() && variables.text("CODEBUILD_SRC_DIR").is_none() {
+            return None;
+        }
+        let mut typed = Typed { variables, notices };
+        let secondary = variables.iter().filter_map(|(name, value)| {
+            Some((name.strip_prefix("CODEBUILD_SRC_DIR_")?.to_owned(), PathBuf::from(value)))
+        });
+        Some(CodeBuild {
+            build_id: variables.text("CODEBUILD_BUILD_ID"),
+            build_number: typed.read("CODEBUILD_BUILD_NUMBER", |text| text.parse().ok()),
+            src_dir: variables.path("CODEBUILD_SRC_DIR"),
+            secondary: secondary.collect(),
+            source_version: variables.text("CODEBUILD_SOURCE_VERSION"),
+            // S3 sources have another kind of version here, so that this is nothing to complain of.
+            resolved_commit: variables
+                .text("CODEBUILD_RESOLVED_SOURCE_VERSION")
+                .and_then(|text| values::commit(&text).ok()),
+            trigger: typed.read("CODEBUILD_WEBHOOK_TRIGGER", trigger),
+            event: typed.read("CODEBUILD_WEBHOOK_EVENT", |text| {
+                text.chars().all(|c| c.is_ascii_uppercase() || c == '_').then(|| text.to_owned())
+            }),
+            base_branch: typed.read("CODEBUILD_WEBHOOK_BASE_REF", branch),
+            head_branch: typed.read("CODEBUILD_WEBHOOK_HEAD_REF", branch),
+            started: typed.read("CODEBUILD_START_TIME", |text| {
+                SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(text.parse().ok()?))
+            }),
+            log_path: variables.text("CODEBUILD_LOG_PATH"),
+            public_url: typed.read("CODEBUILD_PUBLIC_BUILD_URL", |text| {
+                Url::parse(text).ok().filter(|url| url.scheme() == "https")
+            }),
+        })
+    }
+
+    /// The secondary source for a repository. Identifiers hold only letters, digits and `_`, so that
+    /// `meta_aws` stands for `meta-aws`.
+    pub fn secondary_source(&self, repo: &str) -> Option<(&str, &PathBuf)> {
+        let id: String = repo.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+        self.secondary
+            .get_key_value(repo)
+            .or_else(|| self.secondary.get_key_value(&id))
+            .map(|(id, dir)| (id.as_str(), dir))
+    }
+}
+
+struct Typed<'a> {
+    variables: &'a Variables,
+    notices: &'a mut Vec<String>,
+}
+
+impl Typed<'_> {
+    /// A variable that does not say what it should is left aside, and that is said.
+    fn read<T>(&mut self, name: &str, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
+        let text = self.variables.text(name)?;
+        let value = parse(&text);
+        if value.is_none() {
+            self.notices
+                .push(format!("the variable {name} is left aside: {text:?} is not what CodeBuild documents"));
+        }
+        value
+    }
+}
+
+fn trigger(text: &str) -> Option<Trigger> {
+    let (kind, rest) = text.split_once('/')?;
+    match kind {
+        "pr" => rest.parse().ok().map(Trigger::PullRequest),
+        "branch" => values::git_ref(rest).ok().map(|()| Trigger::Branch(rest.into())),
+        "tag" => values::git_ref(rest).ok().map(|()| Trigger::Tag(rest.into())),
+        _ => None,
+    }
+}
+
+fn branch(text: &str) -> Option<String> {
+    let name = text.strip_prefix("refs/heads/").unwrap_or(text);
+    values::git_ref(name).ok().map(|()| name.to_owned())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::super::AgentEnvironment;
+    use super::*;
+
+    fn read(variables: &[(&str, &str)]) -> (CodeBuild, Vec<String>) {
+        let id = ("CODEBUILD_BUILD_ID", "project:0f5d7e0c");
+        let environment = AgentEnvironment::from_map(variables.iter().copied().chain([id]));
+        (environment.codebuild.unwrap(), environment.notices)
+    }
+
+    #[test]
+    fn a_pull_request() {
+        let (build, notices) = read(&[
+            ("CODEBUILD_BUILD_NUMBER", "17"),
+            ("CODEBUILD_SRC_DIR", "/codebuild/output/src1/src"),
+            ("CODEBUILD_SRC_DIR_meta_aws", "/codebuild/output/src2"),
+            ("CODEBUILD_RESOLVED_SOURCE_VERSION", "0123456789abcdef0123456789abcdef01234567"),
+            ("CODEBUILD_WEBHOOK_TRIGGER", "pr/12"),
+            ("CODEBUILD_WEBHOOK_EVENT", "PULL_REQUEST_UPDATED"),
+            ("CODEBUILD_WEBHOOK_BASE_REF", "refs/heads/scarthgap"),
+            ("CODEBUILD_WEBHOOK_HEAD_REF", "refs/heads/fix/it"),
+            ("CODEBUILD_START_TIME", "1767323045000"),
+            ("CODEBUILD_PUBLIC_BUILD_URL", "https://eu-west-1.codebuild.aws.amazon.com/project/x"),
+        ]);
+        assert!(notices.is_empty(), "{notices:?}");
+        assert_eq!(build.build_number, Some(17));
+        assert_eq!(build.trigger, Some(Trigger::PullRequest(12)));
+        assert_eq!(build.base_branch.as_deref(), Some("scarthgap"));
+        assert_eq!(build.head_branch.as_deref(), Some("fix/it"));
+        assert!(build.resolved_commit.is_some());
+        let started = humantime::format_rfc3339_seconds(build.started.unwrap()).to_string();
+        assert_eq!(started, "2026-01-02T03:04:05Z", "milliseconds since 1970");
+        assert_eq!(build.secondary_source("meta-aws").unwrap().0, "meta_aws");
+        assert_eq!(build.secondary_source("poky"), None);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_left_aside_and_said() {
+        let (build, notices) = read(&[
+            ("CODEBUILD_BUILD_NUMBER", "many"),
+            ("CODEBUILD_WEBHOOK_TRIGGER", "pr/x"),
+            ("CODEBUILD_WEBHOOK_EVENT", "PUSH\n::error::"),
+            ("CODEBUILD_WEBHOOK_HEAD_REF", "refs/heads/$(rm -rf ~)"),
+            ("CODEBUILD_PUBLIC_BUILD_URL", "javascript:alert(1)"),
+            ("CODEBUILD_START_TIME", "18446744073709551616"),
+            ("CODEBUILD_RESOLVED_SOURCE_VERSION", "arn:aws:s3:::bucket/key"),
+        ]);
+        let only_id = CodeBuild { build_id: build.build_id.clone(), ..CodeBuild::default() };
+        assert_eq!(build, only_id);
+        assert_eq!(notices.len(), 6, "{notices:?}");
+        assert!(notices.iter().all(|notice| !notice.contains('\n')), "{notices:?}");
+    }
+
+    #[test]
+    fn triggers() {
+        for (text, wanted) in [
+            ("branch/feature/x", Some(Trigger::Branch("feature/x".into()))),
+            ("tag/v1", Some(Trigger::Tag("v1".into()))),
+            ("branch/--x", None),
+            ("scarthgap", None),
+        ] {
+            assert_eq!(trigger(text), wanted, "{text}");
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! The one file that reads the process's environment. Everything else gets an [`AgentEnvironment`].
+//!
+//! An empty variable counts as absent: CodeBuild and GitHub set variables to nothing where they
+//! cannot know a value (forks, manual starts).
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::codebuild::CodeBuild;
+use super::settings::Secret;
+
+/// What the agent needs to know from its environment, captured once at the start.
+#[derive(Clone, Debug, Default)]
+pub struct AgentEnvironment {
+    /// Whether the agent runs as root.
+    pub root: bool,
+    pub home: Option<PathBuf>,
+    pub user: Option<String>,
+    /// Where programs are looked for.
+    pub path: Option<String>,
+    pub xdg_cache_home: Option<PathBuf>,
+    /// `BUILD_AGENT_WORK_DIR`: the default of `--work-dir`.
+    pub work_dir: Option<PathBuf>,
+    pub lang: Option<String>,
+    pub lc_all: Option<String>,
+    pub term: Option<String>,
+    /// `NO_COLOR` is set, to whatever (<https://no-color.org>).
+    pub no_color: bool,
+    /// `CI` is set: a machine reads the output.
+    pub ci: bool,
+    /// The way to the user's ssh keys, for git.
+    pub ssh_auth_sock: Option<PathBuf>,
+    pub github_token: Option<Secret>,
+    /// Proxy variables by their names as they are set: `http_proxy`, `HTTPS_PROXY`, `no_proxy` …
+    pub proxies: BTreeMap<String, String>,
+    /// Present when CodeBuild runs the agent.
+    pub codebuild: Option<CodeBuild>,
+    /// Sentences about variables that make no sense and are left aside.
+    pub notices: Vec<String>,
+    secrets: Vec<Secret>,
+}
+
+impl AgentEnvironment {
+    /// Captures the environment of this process.
+    pub fn from_process() -> AgentEnvironment {
+        let lossy = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+        let variables = std::env::vars_os().map(|(name, value)| (lossy(name), lossy(value)));
+        AgentEnvironment { root: nix::unistd::geteuid().is_root(), ..AgentEnvironment::from_map(variables) }
+    }
+
+    /// Makes it from names and values; the user is not root.
+    pub fn from_map<N: Into<String>, V: Into<String>>(
+        variables: impl IntoIterator<Item = (N, V)>,
+    ) -> AgentEnvironment {
+        let variables =
+            Variables(variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect());
+        let mut notices = Vec::new();
+        AgentEnvironment {
+            root: false,
+            home: variables.path("HOME"),
+            user: variables.text("USER"),
+            path: variables.text("PATH"),
+            xdg_cache_home: variables.path("XDG_CACHE_HOME").filter(|path| path.is_absolute()),
+            work_dir: variables.path("BUILD_AGENT_WORK_DIR"),
+            lang: variables.text("LANG"),
+            lc_all: variables.text("LC_ALL"),
+            term: variables.text("TERM"),
+            no_color: variables.text("NO_COLOR").is_some(),
+            ci: variables.text("CI").is_some_and(|value| value != "false" && value != "0"),
+            ssh_auth_sock: variables.path("SSH_AUTH_SOCK"),
+            github_token: variables
+                .text("GITHUB_TOKEN")
+                .map(|value| Secret { origin: "variable GITHUB_TOKEN".into(), value }),
+            proxies: variables.proxies(),
+            codebuild: CodeBuild::from_variables(&variables, &mut notices),
+            secrets: secrets(&variables),
+            notices,
+        }
+    }
+
+    /// Every value that must never be shown.
+    pub fn secrets(&self) -> &[Secret] {
+        &self.secrets
+    }
+}
+
+/// The environment's variables. A variable that is empty is not there.
+pub(super) struct Variables(BTreeMap<String, String>);
+
+impl Variables {
+    pub fn text(&self, name: &str) -> Option<String> {
+        self.0.get(name).filter(|value| !value.is_empty()).cloned()
+    }
+
+    pub fn path(&self, name: &str) -> Option<PathBuf> {
+        self.text(name).map(PathBuf::from)
+    }
+
+    /// All that are not empty.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .filter(|(_, value)| !value.is_empty())
+    }
+
+    fn proxies(&self) -> BTreeMap<String, String> {
+        let is_proxy = |name: &str| {
+            let name = name.to_ascii_lowercase();
+            ["http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy"].contains(&name.as_str())
+        };
+        self.iter()
+            .filter(|(name, _)| is_proxy(name))
+            .map(|(name, value)| (name.into(), value.into()))
+            .collect()
+    }
+}
+
+/// The values that their variable's name gives away as secret, and the passwords inside addresses.
+fn secrets(variables: &Variables) -> Vec<Secret> {
+    let mut secrets = Vec::new();
+    for (name, value) in variables.iter() {
+        let origin = format!("variable {name}");
+        if names_a_secret(name) && !is_plain(value) {
+            secrets.push(Secret { origin, value: value.into() });
+        } else {
+            secrets.extend(url_secrets(value, &origin));
+        }
+    }
+    secrets
+}
+
+/// By the ends that people give to such names. An identifier, an address or a file of a secret is
+/// none itself.
+fn names_a_secret(name: &str) -> bool {
+    const SECRET_ENDS: [&str; 7] = ["TOKEN", "PASSWORD", "PASSWD", "PASSPHRASE", "_PASS", "_KEY", "_PAT"];
+    const HARMLESS_ENDS: [&str; 13] = [
+        "_ID", "_ARN", "_NAME", "_FILE", "_PATH", "_DIR", "_URL", "_URI", "_SOCK", "_TYPE", "_VERSION",
+        "_REGION", "_HEADER",
+    ];
+    const HARMLESS: [&str; 6] = ["GPG_KEY", "PUBLIC_KEY", "CACHE_KEY", "HOST_KEY", "SORT_KEY", "PRIMARY_KEY"];
+    // An address that gives AWS credentials to whoever asks from inside the container.
+    if name == "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI" {
+        return true;
+    }
+    let name = name.to_ascii_uppercase();
+    let secret = SECRET_ENDS.iter().any(|end| name.ends_with(end))
+        || ["SECRET", "CREDENTIAL"].iter().any(|word| name.contains(word));
+    secret && !HARMLESS_ENDS.iter().chain(&HARMLESS).any(|end| name.ends_with(end))
+}
+
+/// A word that says nothing: hiding it everywhere would only garble the output.
+fn is_plain(value: &str) -> bool {
+    ["true", "false", "yes", "no", "none", "null", "0", "1"].contains(&value.to_ascii_lowercase().as_str())
+}
+
+/// The user name or password inside an address, both as it is written and decoded.
+pub fn url_secrets(text: &str, origin: &str) -> Vec<Secret> {
+    let Ok(url) = url::Url::parse(text) else { return Vec::new() };
+    // A name alone is the token of `https://TOKEN@host`; with ssh it is a user.
+    let name_is_secret =
+        matches!(url.scheme(), "http" | "https") && matches!(url.password(), None | Some("x-oauth-basic"));
+    let secret = if name_is_secret { Some(url.username()) } else { url.password() };
+    let Some(written) = secret.filter(|secret| !secret.is_empty()) else { return Vec::new() };
+    let decoded = percent_encoding::percent_decode_str(written).decode_utf8_lossy().into_owned();
+    let mut values = vec![decoded];
+    if values[0] != written {
+        values.push(written.into());
+    }
+    values.into_iter().map(|value| Secret { origin: origin.into(), value }).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    fn values(variables: &[(&str, &str)]) -> Vec<String> {
+        let environment = AgentEnvironment::from_map(variables.iter().copied());
+        environment.secrets().iter().map(|secret| secret.value.clone()).collect()
+    }
+
+    #[test]
+    fn an_empty_variable_is_absent() {
+        let environment = AgentEnvironment::from_map([
+            ("GITHUB_TOKEN", ""),
+            ("NO_COLOR", ""),
+            ("CI", ""),
+            ("HOME", ""),
+            ("CODEBUILD_BUILD_ID", ""),
+            ("BUILD_AGENT_WORK_DIR", ""),
+        ]);
+        assert!(environment.github_token.is_none() && environment.home.is_none());
+        assert!(!environment.no_color && !environment.ci);
+        assert!(environment.codebuild.is_none() && environment.work_dir.is_none());
+        assert!(environment.secrets().is_empty());
+    }
+
+    #[test]
+    fn secrets_are_known_by_the_names_of_their_variables() {
+        let secret = [
+            "AWS_SECRET_ACCESS_KEY",
+            "AWS_SESSION_TOKEN",
+            "AWS_CONTAINER_AUTHORIZATION_TOKEN",
+            "GITHUB_TOKEN",
+            "DB_PASSWORD",
+            "SOCKS5_PASSWD",
+            "CLIENT_SECRET",
+            "SECRET_SAUCE",
+            "NVD_API_KEY",
+            "npm_token",
+        ];
+        for name in secret {
+            assert_eq!(values(&[(name, "hunter22")]), ["hunter22"], "{name}");
+        }
+        let harmless = [
+            "AWS_ACCESS_KEY_ID",
+            "CODEBUILD_KMS_KEY_ID",
+            "AWS_WEB_IDENTITY_TOKEN_FILE",
+            "SECRET_ARN",
+            "GPG_KEY",
+            "SSH_AUTH_SOCK",
+            "PATH",
+            "KEYMAP",
+            "MONKEY",
+        ];
+        for name in harmless {
+            assert!(values(&[(name, "hunter22")]).is_empty(), "{name}");
+        }
+        assert!(values(&[("USE_TOKEN", "true")]).is_empty(), "a word that says nothing");
+    }
+
+    #[test]
+    fn passwords_inside_addresses_are_secrets() {
+        let table: [(&str, &[&str]); 6] = [
+            ("http://user:p%40ss@proxy:3128", &["p@ss", "p%40ss"]),
+            ("https://tokentoken@host/x", &["tokentoken"]),
+            ("https://tokentoken:x-oauth-basic@host/x", &["tokentoken"]),
+            ("https://oauth2:tokentoken@host/x", &["tokentoken"]),
+            ("ssh://git@host/x", &[]),
+            ("http://proxy:3128", &[]),
+        ];
+        for (address, wanted) in table {
+            assert_eq!(values(&[("https_proxy", address)]), wanted, "{address}");
+        }
+    }
+
+    #[test]
+    fn proxies_keep_their_names() {
+        let environment =
+            AgentEnvironment::from_map([("HTTPS_PROXY", "http://p:1"), ("no_proxy", "x"), ("PROXY", "y")]);
+        let names: Vec<_> = environment.proxies.keys().map(String::as_str).collect();
+        assert_eq!(names, ["HTTPS_PROXY", "no_proxy"]);
+    }
+
+    #[test]
+    fn debug_output_shows_no_secret() {
+        let environment =
+            AgentEnvironment::from_map([("GITHUB_TOKEN", "hunter22"), ("AWS_SECRET_ACCESS_KEY", "hunter22")]);
+        assert!(!format!("{environment:?}").contains("hunter22"));
+    }
+}

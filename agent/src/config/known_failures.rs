@@ -1,0 +1,146 @@
+//! The known-failures file: tests that may fail for a while, each with a reason and a last day.
+//!
+//! ```toml
+//! [[failure]]
+//! test = "common.CommonCheckLayer.test_readme"   # or test_readme
+//! layer = "meta-x"                               # optional: the layer directory's name
+//! reason = "waits for https://example.org/1"
+//! expires = "2026-06-30"                         # on this day it fails again
+//! ```
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::checker::Checker;
+use super::problem::{KeyPath, Mistake, Problems};
+use super::settings::KnownFailure;
+use super::{structure, tree, values};
+
+/// Tests that may fail for a while.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct UnvalidatedFile {
+    /// One table for each test.
+    failure: Option<Vec<UnvalidatedFailure>>,
+}
+
+/// A test that may fail for a while.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct UnvalidatedFailure {
+    /// The test, as class.test_name or test_name.
+    #[schemars(required)]
+    test: Option<String>,
+    /// The layer directory's name, when it counts for one layer only.
+    layer: Option<String>,
+    /// Why it fails and who will mend it.
+    #[schemars(required)]
+    reason: Option<String>,
+    /// The day on which it fails again, YYYY-MM-DD.
+    #[schemars(required)]
+    expires: Option<String>,
+}
+
+/// Reads the file; `today` is `YYYY-MM-DD` in UTC.
+pub fn read(file: &str, bytes: &[u8], today: &str, problems: &mut Problems) -> Vec<KnownFailure> {
+    let Some(tree) = tree::parse_bytes(file, bytes, problems) else { return Vec::new() };
+    let raw: UnvalidatedFile = structure::read(&tree, problems);
+    let mut check = Checker { tree: &tree, problems };
+    let mut known: Vec<KnownFailure> = Vec::new();
+    for (index, raw) in raw.failure.iter().flatten().enumerate() {
+        let path = KeyPath::root().key("failure").index(index);
+        let Some(failure) = failure(&mut check, &path, raw, today) else { continue };
+        if known.iter().any(|other| (&other.test, &other.layer) == (&failure.test, &failure.layer)) {
+            check.value(&path.key("test"), Mistake::new(format!("`{}` is listed twice", failure.test)));
+        }
+        known.push(failure);
+    }
+    known
+}
+
+fn failure(
+    check: &mut Checker,
+    path: &KeyPath,
+    raw: &UnvalidatedFailure,
+    today: &str,
+) -> Option<KnownFailure> {
+    let test = check.one(&path.key("test"), raw.test.as_ref(), test_id);
+    let layer = check.one(&path.key("layer"), raw.layer.as_ref(), directory_name);
+    let reason = check.one(&path.key("reason"), raw.reason.as_ref(), |text| match text.trim() {
+        "" => Err(Mistake::new("is empty").hint("say why the test fails and who will mend it")),
+        reason => Ok(reason.to_owned()),
+    });
+    let expires = check
+        .one(&path.key("expires"), raw.expires.as_ref(), |text| values::day(text).map(|()| text.to_owned()));
+    if raw.layer.is_some() && layer.is_none() {
+        return None;
+    }
+    let expires = expires?;
+    // Days written so sort as text.
+    let expired = today >= expires.as_str();
+    Some(KnownFailure { test: test?, layer, reason: reason?, expires, expired })
+}
+
+fn test_id(text: &str) -> Result<String, Mistake> {
+    let good = |c: char| c.is_alphanumeric() || "._-:".contains(c);
+    if !text.is_empty() && text.chars().all(good) {
+        Ok(text.to_owned())
+    } else {
+        Err(Mistake::new(format!("`{text}` is no test"))
+            .hint("write test_name or class.test_name, such as common.CommonCheckLayer.test_readme"))
+    }
+}
+
+fn directory_name(text: &str) -> Result<String, Mistake> {
+    if text.is_empty() || text.contains('/') || text == "." || text == ".." {
+        Err(Mistake::new(format!("`{text}` is no directory's name"))
+            .hint("write the last part of the layer's path"))
+    } else {
+        Ok(text.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failures(text: &str, today: &str) -> (Vec<KnownFailure>, String) {
+        let mut problems = Problems::default();
+        let known = read("known.toml", text.as_bytes(), today, &mut problems);
+        (known, problems.to_string())
+    }
+
+    #[test]
+    fn an_entry_expires_on_its_day() {
+        let text = "[[failure]]\ntest = 'test_readme'\nreason = 'x'\nexpires = '2026-03-01'\n";
+        for (today, expired) in [("2026-02-28", false), ("2026-03-01", true), ("2027-01-01", true)] {
+            let (known, said) = failures(text, today);
+            assert_eq!(known.len(), 1, "{said}");
+            assert_eq!(known[0].expired, expired, "{today}");
+        }
+        assert!(failures("", "2026-01-01").0.is_empty());
+    }
+
+    #[test]
+    fn all_its_mistakes_are_told_with_their_places() {
+        let text = "[[failure]]\ntest = 'a b'\nreasn = 'x'\nexpires = '2026-02-30'\n\
+                    [[failure]]\ntest = 'test_x'\nreason = ' '\nexpires = 2026-01-01\nlayer = 'a/b'\n\
+                    [[failure]]\ntest = 'test_y'\nreason = 'r'\nexpires = '2026-01-01'\n\
+                    [[failure]]\ntest = 'test_y'\nreason = 'r'\nexpires = '2026-01-01'\n[failures]\n";
+        let (_, said) = failures(text, "2026-01-01");
+        for wanted in [
+            "known.toml:1:1: [[failure]] reason: is missing",
+            "known.toml:2:8: [[failure]] test: `a b` is no test",
+            "known.toml:3:1: [[failure]] reasn: unknown key\n  hint: did you mean `reason`?",
+            "known.toml:4:11: [[failure]] expires: `2026-02-30` is no day",
+            "known.toml:7:10: [[failure]] reason: is empty",
+            "known.toml:8:11: [[failure]] expires: must be a string, not a date or time\n  hint: put it in quotes: \"2026-01-01\"",
+            "known.toml:9:9: [[failure]] layer: `a/b` is no directory's name",
+            "known.toml:15:8: [[failure]] test: `test_y` is listed twice",
+            "known.toml:18:2: failures: unknown key\n  hint: did you mean `failure`?",
+        ] {
+            assert!(said.contains(wanted), "{wanted}\n--- not in:\n{said}");
+        }
+        assert!(said.contains("9 problems"), "{said}");
+    }
+}

@@ -1,0 +1,283 @@
+//! The manifest as people write it. The types are the one source of its keys: they read it, and the
+//! JSON Schema made from them finds the mistakes in it ([`structure`](super::structure)) and
+//! completes it in editors.
+//!
+//! Every field is optional for serde, also those that the schema requires: a mistake in one place
+//! must not hide those in others.
+
+use std::collections::BTreeMap;
+
+use schemars::generate::SchemaSettings;
+use schemars::transform::{RecursiveTransform, Transform};
+use schemars::{JsonSchema, Schema};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::yocto::Release;
+
+/// The name of the manifest in a checkout.
+pub const FILE_NAME: &str = "build-agent.toml";
+
+/// The job manifest of build-agent: which layer, with which sources, is checked, built and
+/// published.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "build-agent.toml")]
+pub struct UnvalidatedManifest {
+    /// Version of the manifest's layout.
+    #[schemars(required, extend("const" = 1))]
+    pub version: Option<i64>,
+    /// Names the job in reports, directories and artifact keys.
+    #[schemars(required)]
+    pub name: Option<String>,
+    /// Code name of the Yocto release that the job is for.
+    #[schemars(required, extend("enum" = Release::names().collect::<Vec<_>>()))]
+    pub release: Option<String>,
+    /// The sources beside the layer under test: BitBake, OE-Core or poky, other layers.
+    #[schemars(required)]
+    pub repos: Option<BTreeMap<String, UnvalidatedRepo>>,
+    /// The layers under test.
+    #[serde(default)]
+    pub layer: UnvalidatedLayer,
+    /// The configuration of the builds.
+    #[serde(default)]
+    pub config: UnvalidatedConfig,
+    /// The layer checks.
+    #[serde(default)]
+    pub check: UnvalidatedCheck,
+    /// What is built.
+    #[serde(default)]
+    pub build: UnvalidatedBuild,
+    /// Shared state and downloads.
+    #[serde(default)]
+    pub cache: UnvalidatedCache,
+    /// What is published, and where.
+    #[serde(default)]
+    pub artifacts: UnvalidatedArtifacts,
+    /// Where results are posted.
+    pub github: Option<UnvalidatedGitHub>,
+    /// Time limits, such as "4h", "20m", "1h 30m".
+    #[serde(default)]
+    pub limits: UnvalidatedLimits,
+}
+
+/// A source: either a git repository (`url` with exactly one of branch, tag, commit; or branch and
+/// commit, then the commit must lie on the branch) or a local directory (`path`).
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Repo")]
+pub struct UnvalidatedRepo {
+    /// Address of the git repository: https, http, ssh, git or file.
+    pub url: Option<String>,
+    /// Branch, without refs/heads/.
+    pub branch: Option<String>,
+    /// Tag, without refs/tags/.
+    pub tag: Option<String>,
+    /// Commit id, all 40 hexadecimal digits.
+    pub commit: Option<String>,
+    /// A local directory instead of url, used as it is; relative to the manifest.
+    pub path: Option<String>,
+    /// Layer directories, relative to the repository; left out when it holds none (BitBake).
+    pub layers: Option<Vec<String>>,
+}
+
+/// The layers under test.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Layer")]
+pub struct UnvalidatedLayer {
+    /// Layer directories of the checkout under test, relative to the manifest; ["."] by default.
+    pub paths: Option<Vec<String>>,
+}
+
+/// The configuration of the builds.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Config")]
+pub struct UnvalidatedConfig {
+    /// The first is the machine of the checks, each is built; ["qemux86-64"] by default.
+    pub machines: Option<Vec<String>>,
+    /// DISTRO; by default "poky" when a repository has the layer meta-poky, else "nodistro".
+    pub distro: Option<String>,
+    /// Lines for local.conf.
+    pub local_conf: Option<String>,
+}
+
+/// The layer checks.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Check")]
+pub struct UnvalidatedCheck {
+    /// Commands of bitbake-layers that only look, such as "show-layers"; none by default.
+    pub bitbake_layers: Option<Vec<String>>,
+    /// Whether yocto-check-layer runs; true by default.
+    pub yocto_check_layer: Option<bool>,
+    /// Machines for the BSP tests of yocto-check-layer; none by default.
+    pub machines: Option<Vec<String>>,
+    /// A TOML file with tests that may fail for a while; relative to the manifest.
+    pub known_failures: Option<String>,
+}
+
+/// What is built.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Build")]
+pub struct UnvalidatedBuild {
+    /// BitBake targets, such as "core-image-minimal" or "virtual/kernel:do_deploy".
+    pub targets: Option<Vec<String>>,
+    /// Whether the recipes that a change touches are built.
+    pub changed: Option<bool>,
+}
+
+/// Shared state and downloads.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Cache")]
+pub struct UnvalidatedCache {
+    /// The directory that all build machines mount, absolute; local directories only without it.
+    pub share: Option<String>,
+    /// Who may write to the share; "auto" by default.
+    pub access: Option<CacheAccess>,
+    /// Downloads unused for this long are pruned, such as "60d".
+    pub downloads_max_age: Option<String>,
+    /// Shared state unused for this long is pruned, such as "30d".
+    pub sstate_max_age: Option<String>,
+    /// "off", "auto", "host:port", "ws://…" or "wss://…"; "off" by default.
+    pub hash_server: Option<String>,
+}
+
+/// Who may write to the share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum CacheAccess {
+    /// Read and write for trusted sources, read for all others.
+    Auto,
+    ReadOnly,
+    ReadWrite,
+    Off,
+}
+
+/// What is published, and where.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Artifacts")]
+pub struct UnvalidatedArtifacts {
+    /// "s3://bucket/prefix" or a directory; the output directory by default.
+    pub destination: Option<String>,
+    /// KMS key for the objects; the bucket's default encryption without it.
+    pub kms_key_id: Option<String>,
+    /// What is published.
+    pub rules: Option<Vec<UnvalidatedRule>>,
+}
+
+/// One rule of what is published.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Rule")]
+pub struct UnvalidatedRule {
+    /// A glob relative to the build directory, such as "tmp/deploy/images/**".
+    #[schemars(required)]
+    pub include: Option<String>,
+    /// Globs of what is left out.
+    pub exclude: Option<Vec<String>>,
+    /// Whether it is a failure when the rule matches nothing; false by default.
+    pub required: Option<bool>,
+}
+
+/// Where results are posted.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "GitHub")]
+pub struct UnvalidatedGitHub {
+    /// "owner/name".
+    #[schemars(required)]
+    pub repository: Option<String>,
+    /// Name or ARN in Secrets Manager of the token; locally the variable GITHUB_TOKEN.
+    pub token_secret: Option<String>,
+}
+
+/// Time limits.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Limits")]
+pub struct UnvalidatedLimits {
+    /// The whole job; "4h" by default.
+    pub job: Option<String>,
+    /// No event and no byte of output for this long: stop; "20m" by default.
+    pub stall: Option<String>,
+    /// Between a polite signal and SIGKILL; "60s" by default.
+    pub grace: Option<String>,
+}
+
+/// The JSON Schema of the manifest, for editors and for `build-agent schema`.
+pub fn schema() -> Value {
+    schema_of::<UnvalidatedManifest>()
+}
+
+/// The JSON Schema of one of the files that the agent reads.
+pub(super) fn schema_of<T: JsonSchema>() -> Value {
+    let settings = SchemaSettings::draft2020_12().with_transform(RecursiveTransform(Tidy));
+    settings.into_generator().into_root_schema_for::<T>().to_value()
+}
+
+/// TOML has no null, so that "absent" is the only other thing that an optional key can be.
+#[derive(Clone, Debug)]
+struct Tidy;
+
+impl Transform for Tidy {
+    fn transform(&mut self, schema: &mut Schema) {
+        let Some(object) = schema.as_object_mut() else { return };
+        if let Some(Value::Array(types)) = object.get_mut("type") {
+            types.retain(|kind| kind != "null");
+            if let [only] = types.as_slice() {
+                let only = only.clone();
+                object.insert("type".into(), only);
+            }
+        }
+        if let Some(Value::Array(choices)) = object.get_mut("anyOf") {
+            choices.retain(|choice| *choice != json!({ "type": "null" }));
+            if let [Value::Object(only)] = choices.as_slice() {
+                let only = only.clone();
+                object.remove("anyOf");
+                object.extend(only);
+            }
+        }
+        if object.get("default").is_some_and(|default| default.is_null() || default.is_object()) {
+            object.remove("default");
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_schema_says_what_editors_need() {
+        let schema = schema();
+        assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
+        assert_eq!(schema["title"], "build-agent.toml");
+        assert_eq!(schema["required"], json!(["version", "name", "release", "repos"]));
+        assert_eq!(schema["additionalProperties"], false);
+        let releases = schema["properties"]["release"]["enum"].as_array().unwrap();
+        assert!(releases.contains(&json!("scarthgap")) && releases.contains(&json!("master")));
+        let text = schema.to_string();
+        assert!(!text.contains("null"), "TOML has none: {text}");
+        assert!(!text.contains("Unvalidated"), "a name of the code, not of the manifest: {text}");
+    }
+
+    #[test]
+    fn every_key_is_described() {
+        fn check(name: &str, schema: &Value) {
+            for (key, property) in schema["properties"].as_object().into_iter().flatten() {
+                assert!(property["description"].is_string(), "{name} {key} has no description");
+            }
+        }
+        let schema = schema();
+        check("manifest", &schema);
+        for (name, definition) in schema["$defs"].as_object().unwrap() {
+            check(name, definition);
+        }
+    }
+}

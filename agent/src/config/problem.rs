@@ -1,0 +1,251 @@
+//! What is wrong in the job's input, and where: collected first, reported all at once.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::error::Error;
+
+/// Where something was written.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// `line` and `column` count from 1; columns count characters.
+    File { file: Arc<str>, line: usize, column: usize },
+    /// A `--set` with this text.
+    Flag(Arc<str>),
+}
+
+impl Place {
+    pub fn is_flag(&self) -> bool {
+        matches!(self, Place::Flag(_))
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::File { file, line, column } => write!(f, "{file}:{line}:{column}"),
+            Place::Flag(text) => write!(f, "--set {text}"),
+        }
+    }
+}
+
+/// The way to a value: `repos`, `poky`, `layers`, `0`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct KeyPath(Vec<Step>);
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Step {
+    Key(String),
+    Index(usize),
+}
+
+impl KeyPath {
+    pub fn root() -> KeyPath {
+        KeyPath::default()
+    }
+
+    pub fn key(&self, key: &str) -> KeyPath {
+        self.step(Step::Key(key.to_owned()))
+    }
+
+    pub fn index(&self, index: usize) -> KeyPath {
+        self.step(Step::Index(index))
+    }
+
+    fn step(&self, step: Step) -> KeyPath {
+        let mut steps = self.0.clone();
+        steps.push(step);
+        KeyPath(steps)
+    }
+
+    pub fn steps(&self) -> &[Step] {
+        &self.0
+    }
+}
+
+/// As people find it in the file: `version`, `[repos.poky] branch`, `[[artifacts.rules]] include`.
+/// An index behind the last key is left out: line and column tell which element is meant.
+impl fmt::Display for KeyPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let last = self.0.iter().rposition(|step| matches!(step, Step::Key(_)));
+        let Some(last) = last else { return Ok(()) };
+        let (table, rest) = self.0.split_at(last);
+        if !table.is_empty() {
+            let names: Vec<_> = table.iter().filter_map(Step::as_key).map(bare_or_quoted).collect();
+            let names = names.join(".");
+            match table.last() {
+                Some(Step::Index(_)) => write!(f, "[[{names}]] ")?,
+                _ => write!(f, "[{names}] ")?,
+            }
+        }
+        match rest.first().and_then(Step::as_key) {
+            Some(key) => f.write_str(&bare_or_quoted(key)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Step {
+    fn as_key(&self) -> Option<&str> {
+        match self {
+            Step::Key(key) => Some(key),
+            Step::Index(_) => None,
+        }
+    }
+}
+
+fn bare_or_quoted(key: &str) -> String {
+    let bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if !key.is_empty() && key.chars().all(bare) { key.to_owned() } else { format!("{key:?}") }
+}
+
+/// What is wrong with one value, wherever it was written. `hint` says what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistake {
+    pub message: String,
+    pub hint: Option<String>,
+}
+
+impl Mistake {
+    pub fn new(message: impl Into<String>) -> Mistake {
+        Mistake { message: message.into(), hint: None }
+    }
+
+    pub fn hint(mut self, hint: impl Into<String>) -> Mistake {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+/// A mistake and its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    pub place: Place,
+    /// `[repos.poky] branch`; `None` where the text is no TOML at all.
+    pub key: Option<String>,
+    pub message: String,
+    pub hint: Option<String>,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = format!("{}: ", self.place);
+        if let Some(key) = &self.key {
+            text.push_str(key);
+            text.push_str(": ");
+        }
+        text.push_str(&self.message);
+        f.write_str(&printable(&text))?;
+        if let Some(hint) = &self.hint {
+            write!(f, "\n  hint: {}", printable(hint))?;
+        }
+        Ok(())
+    }
+}
+
+/// Keys and values come from files that anybody may have written: no control character (escape
+/// sequences, line ends) reaches a terminal or a log.
+fn printable(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() { out.extend(c.escape_debug()) } else { out.push(c) }
+    }
+    out
+}
+
+/// All problems of one reading.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Problems(Vec<Problem>);
+
+impl Problems {
+    pub fn add(&mut self, place: Place, key: Option<String>, mistake: Mistake) {
+        let problem = Problem { place, key, message: mistake.message, hint: mistake.hint };
+        // Two rules may see the same mistake; people want to read it once.
+        if !self.0.contains(&problem) {
+            self.0.push(problem);
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// In the order of their places.
+    pub fn sorted(&self) -> Vec<&Problem> {
+        let mut sorted: Vec<_> = self.0.iter().collect();
+        sorted.sort_by(|a, b| a.place.cmp(&b.place));
+        sorted
+    }
+}
+
+/// One problem after another, and their count.
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for problem in self.sorted() {
+            writeln!(f, "{problem}")?;
+        }
+        match self.0.len() {
+            1 => write!(f, "1 problem; nothing was run"),
+            count => write!(f, "{count} problems; nothing was run"),
+        }
+    }
+}
+
+impl From<Problems> for Error {
+    fn from(problems: Problems) -> Error {
+        Error::usage(problems.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(line: usize, column: usize) -> Place {
+        Place::File { file: "build-agent.toml".into(), line, column }
+    }
+
+    #[test]
+    fn keys_are_written_as_in_the_file() {
+        let root = KeyPath::root();
+        let table = [
+            (root.key("version"), "version"),
+            (root.key("repos").key("poky").key("branch"), "[repos.poky] branch"),
+            (root.key("repos").key("a.b").key("url"), r#"[repos."a.b"] url"#),
+            (root.key("artifacts").key("rules").index(1).key("include"), "[[artifacts.rules]] include"),
+            (root.key("config").key("machines").index(0), "[config] machines"),
+            (root, ""),
+        ];
+        for (path, wanted) in table {
+            assert_eq!(path.to_string(), wanted);
+        }
+    }
+
+    #[test]
+    fn problems_come_in_the_order_of_the_file_with_hints_and_a_count() {
+        let mut problems = Problems::default();
+        problems.add(Place::Flag("name=".into()), Some("name".into()), Mistake::new("is empty"));
+        problems.add(file(12, 3), Some("[repos.poky] branch".into()), Mistake::new("two").hint("drop one"));
+        problems.add(file(2, 11), Some("release".into()), Mistake::new("unknown"));
+        problems.add(file(2, 11), Some("release".into()), Mistake::new("unknown"));
+        assert_eq!(
+            problems.to_string(),
+            "build-agent.toml:2:11: release: unknown\n\
+             build-agent.toml:12:3: [repos.poky] branch: two\n  hint: drop one\n\
+             --set name=: name: is empty\n\
+             3 problems; nothing was run"
+        );
+        let error = Error::from(problems);
+        assert_eq!(error.class, crate::error::Class::Usage);
+    }
+
+    #[test]
+    fn control_characters_do_not_reach_the_terminal() {
+        let mut problems = Problems::default();
+        let mistake = Mistake::new("`\u{1b}[31mred\n::error::` is unknown");
+        problems.add(file(1, 1), Some("\u{7}".into()), mistake);
+        let shown = problems.to_string();
+        assert_eq!(shown.lines().count(), 2, "{shown:?}");
+        assert!(!shown.contains('\u{1b}') && !shown.contains('\u{7}'), "{shown:?}");
+    }
+}

@@ -1,0 +1,192 @@
+//! `[repos.*]`: each a git repository at one place, or a local directory.
+
+use std::path::{Path, PathBuf};
+
+use super::address;
+use super::checker::Checker;
+use super::codebuild::CodeBuild;
+use super::environment::url_secrets;
+use super::manifest::{UnvalidatedManifest, UnvalidatedRepo};
+use super::problem::{KeyPath, Mistake};
+use super::settings::{GitSource, Repo, RepoSource, Secret, Wanted};
+use super::values;
+
+/// What the repositories are seen from.
+pub struct Surroundings<'a> {
+    /// Relative paths of the manifest start here.
+    pub base: &'a Path,
+    /// Relative paths of `--set` start here.
+    pub cwd: &'a Path,
+    pub codebuild: Option<&'a CodeBuild>,
+}
+
+/// The repositories, and what came to light with them.
+#[derive(Debug, Default)]
+pub struct Repos {
+    pub repos: Vec<Repo>,
+    pub secrets: Vec<Secret>,
+    pub notices: Vec<String>,
+}
+
+/// All repositories in the order of the manifest.
+pub fn validate(check: &mut Checker, manifest: &UnvalidatedManifest, around: &Surroundings) -> Repos {
+    let top = KeyPath::root().key("repos");
+    let mut all = Repos::default();
+    let Some(raw) = &manifest.repos else { return all };
+    let names: Vec<String> = check
+        .tree
+        .get(&top)
+        .into_iter()
+        .flat_map(|node| node.entries())
+        .map(|entry| entry.key.clone())
+        .collect();
+    if names.is_empty() {
+        let hint = "name the repositories that BitBake and OE-Core come from, such as [repos.poky]";
+        check.value(&top, Mistake::new("names no repository").hint(hint));
+    }
+    for name in names {
+        let Some(raw) = raw.get(&name) else { continue };
+        let path = top.key(&name);
+        if let Err(mistake) = values::name(&name) {
+            check.key(&path, mistake);
+        }
+        if let Some(text) = &raw.url {
+            all.secrets.extend(url_secrets(text, &format!("{} url", path_of_table(&path))));
+        }
+        let mut one = One { check, raw, path: &path, release: manifest.release.as_deref() };
+        let layers = one.layers();
+        let mut source = one.source(around);
+        if let Some((id, directory)) = around.codebuild.and_then(|build| build.secondary_source(&name)) {
+            all.notices.push(format!(
+                "[repos.{name}] is the secondary source `{id}` of this CodeBuild build: {} is used as it is",
+                directory.display()
+            ));
+            source = source.map(|_| RepoSource::Path(directory.clone()));
+        }
+        if let Some(RepoSource::Path(directory)) = &source {
+            one.directories(directory, &layers);
+        }
+        if let Some(source) = source {
+            all.repos.push(Repo { name, source, layers });
+        }
+    }
+    all
+}
+
+fn path_of_table(path: &KeyPath) -> String {
+    // `[repos.poky]` instead of `[repos] poky`.
+    path.key("").to_string().trim_end_matches(" \"\"").to_owned()
+}
+
+struct One<'a, 'c> {
+    check: &'a mut Checker<'c>,
+    raw: &'a UnvalidatedRepo,
+    path: &'a KeyPath,
+    release: Option<&'a str>,
+}
+
+impl One<'_, '_> {
+    fn layers(&mut self) -> Vec<PathBuf> {
+        let path = self.path.key("layers");
+        let raw = self.raw.layers.as_ref();
+        self.check.not_empty(&path, raw, "leave `layers` out when the repository holds none (BitBake's own)");
+        self.check.list(&path, raw, |text| {
+            let layer = values::inner_path(text, "the repository")?;
+            values::conf_path(&layer)?;
+            Ok(layer)
+        })
+    }
+
+    fn source(&mut self, around: &Surroundings) -> Option<RepoSource> {
+        let [url, path] = ["url", "path"].map(|key| self.path.key(key));
+        match (self.check.has(&url), self.check.has(&path)) {
+            (true, true) => {
+                let hint = "a flag can replace the whole table: --set 'repos.NAME={ path = \"…\", layers = [\"…\"] }'";
+                self.exclude(&["url", "path"], hint);
+                None
+            }
+            (false, false) => {
+                let hint = "a git repository needs `url`, a local directory `path`";
+                self.check.value(self.path, Mistake::new("has neither `url` nor `path`").hint(hint));
+                None
+            }
+            (true, false) => self.git(),
+            (false, true) => {
+                for key in ["branch", "tag", "commit"].map(|key| self.path.key(key)) {
+                    if self.check.has(&key) {
+                        let mistake = Mistake::new("does not go with `path`");
+                        self.check
+                            .key(&key, mistake.hint("a local directory is used as it is: drop this key"));
+                    }
+                }
+                let base = if self.check.place(&path).is_flag() { around.cwd } else { around.base };
+                self.check
+                    .one(&path, self.raw.path.as_ref(), |text| local_directory(text, base))
+                    .map(RepoSource::Path)
+            }
+        }
+    }
+
+    fn git(&mut self) -> Option<RepoSource> {
+        let url = self.check.one(&self.path.key("url"), self.raw.url.as_ref(), address::git);
+        let branch = self.reference("branch", self.raw.branch.as_ref());
+        let tag = self.reference("tag", self.raw.tag.as_ref());
+        let commit = self.check.one(&self.path.key("commit"), self.raw.commit.as_ref(), values::commit);
+        let [has_branch, has_tag, has_commit] =
+            ["branch", "tag", "commit"].map(|key| self.check.has(&self.path.key(key)));
+        match (has_branch, has_tag, has_commit) {
+            (false, false, false) => {
+                let branch = self.release.unwrap_or("scarthgap");
+                let mistake = Mistake::new("has none of `branch`, `tag` and `commit`");
+                self.check.value(self.path, mistake.hint(format!("such as branch = \"{branch}\"")));
+            }
+            (true, true, _) => self.exclude(&["branch", "tag"], "keep one of them"),
+            (_, true, true) => self.exclude(&["tag", "commit"], "keep one of them"),
+            _ => {}
+        }
+        let wanted = match (branch, tag, commit) {
+            (Some(branch), None, Some(commit)) => Wanted::CommitOnBranch { commit, branch },
+            (Some(branch), None, None) => Wanted::Branch(branch),
+            (None, Some(tag), None) => Wanted::Tag(tag),
+            (None, None, Some(commit)) => Wanted::Commit(commit),
+            _ => return None,
+        };
+        Some(RepoSource::Git(GitSource { url: url?, wanted, locked: None }))
+    }
+
+    fn reference(&mut self, key: &str, text: Option<&String>) -> Option<String> {
+        self.check.one(&self.path.key(key), text, |text| values::git_ref(text).map(|()| text.to_owned()))
+    }
+
+    /// Reports keys that exclude one another at the one that was written last.
+    fn exclude(&mut self, keys: &[&str], hint: &str) {
+        let written_last =
+            keys.iter().map(|key| self.path.key(key)).max_by_key(|path| self.check.tree.key_place(path));
+        if let Some(path) = written_last {
+            let message = format!("`{}` exclude one another", keys.join("` and `"));
+            self.check.key(&path, Mistake::new(message).hint(hint));
+        }
+    }
+
+    /// The layers of a local directory can be looked for at once.
+    fn directories(&mut self, directory: &Path, layers: &[PathBuf]) {
+        for layer in layers {
+            let layer = directory.join(layer);
+            if directory.is_dir() && !layer.join("conf/layer.conf").is_file() {
+                let mistake =
+                    Mistake::new(format!("`{}` is no layer: it has no conf/layer.conf", layer.display()));
+                self.check.value(&self.path.key("layers"), mistake);
+            }
+        }
+    }
+}
+
+fn local_directory(text: &str, base: &Path) -> Result<PathBuf, Mistake> {
+    let directory = address::local(text, base)?;
+    values::conf_path(&directory)?;
+    if directory.is_dir() {
+        Ok(directory)
+    } else {
+        Err(Mistake::new(format!("`{}` is no directory of this machine", directory.display())))
+    }
+}

@@ -1,0 +1,187 @@
+//! Finds every key that does not exist, every value of the wrong type and every key that is missing,
+//! by walking a text's tree along the JSON Schema of the types that are to be read from it.
+
+use std::borrow::Cow;
+
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value as Json};
+
+use super::manifest::schema_of;
+use super::problem::{KeyPath, Mistake, Problems};
+use super::tree::{Node, Value};
+
+/// Reads `T` from the tree. What is wrong is reported and left out, so that the rest can still be
+/// validated.
+pub fn read<T>(tree: &Node, problems: &mut Problems) -> T
+where
+    T: DeserializeOwned + Default + schemars::JsonSchema,
+{
+    let schema = schema_of::<T>();
+    let json = Walk { root: &schema, tree, problems }.value(tree, &schema, &KeyPath::root());
+    // The walk lets only through what the types accept; should they ever disagree, say so.
+    serde_json::from_value(json.unwrap_or_default()).unwrap_or_else(|error| {
+        problems.add(tree.place.clone(), None, Mistake::new(format!("cannot be read: {error}")));
+        T::default()
+    })
+}
+
+struct Walk<'a> {
+    root: &'a Json,
+    tree: &'a Node,
+    problems: &'a mut Problems,
+}
+
+impl<'a> Walk<'a> {
+    /// The value as JSON; `None` when it was wrong and is left out.
+    fn value(&mut self, node: &Node, schema: &'a Json, path: &KeyPath) -> Option<Json> {
+        let schema = self.resolve(schema);
+        match (kind(schema), &node.value) {
+            ("object", Value::Table(_)) => Some(self.table(node, schema, path)),
+            ("array", Value::Array(items)) => {
+                let schema = &schema["items"];
+                let walk = |(index, item)| self.value(item, schema, &path.index(index));
+                Some(Json::Array(items.iter().enumerate().filter_map(walk).collect()))
+            }
+            ("boolean", Value::Boolean(boolean)) => Some(Json::Bool(*boolean)),
+            ("integer", Value::Integer(integer)) => self.constant(Json::from(*integer), schema, path),
+            ("string", Value::String(string)) => self.choice(string, schema, path),
+            // `--set repos.bitbake.branch=2.8`: a shell user does not think of quotes.
+            ("string", Value::Integer(_) | Value::Float(_) | Value::Boolean(_) | Value::Datetime)
+                if node.place.is_flag() =>
+            {
+                self.choice(&node.text, schema, path)
+            }
+            _ => self.wrong_type(node, schema, path),
+        }
+    }
+
+    fn table(&mut self, node: &Node, schema: &'a Json, path: &KeyPath) -> Json {
+        let mut object = Map::new();
+        for entry in node.entries() {
+            let path = path.key(&entry.key);
+            let schema = match schema["properties"].get(&entry.key) {
+                Some(property) => property,
+                None if schema["additionalProperties"].is_object() => &schema["additionalProperties"],
+                None => {
+                    let mistake = self.unknown_key(&entry.key, schema);
+                    self.problems.add(entry.place.clone(), Some(path.to_string()), mistake);
+                    continue;
+                }
+            };
+            if let Some(value) = self.value(&entry.node, schema, &path) {
+                object.insert(entry.key.clone(), value);
+            }
+        }
+        for key in schema["required"].as_array().into_iter().flatten().filter_map(Json::as_str) {
+            if !node.entries().iter().any(|entry| entry.key == key) {
+                let description = schema["properties"][key]["description"].as_str().unwrap_or_default();
+                let mistake = Mistake::new("is missing").hint(first_sentence(description));
+                self.problems.add(node.place.clone(), Some(path.key(key).to_string()), mistake);
+            }
+        }
+        Json::Object(object)
+    }
+
+    fn unknown_key(&self, key: &str, schema: &Json) -> Mistake {
+        let known: Vec<&str> =
+            schema["properties"].as_object().into_iter().flatten().map(|(known, _)| known.as_str()).collect();
+        let mistake = Mistake::new("unknown key");
+        if let Some(nearest) = nearest(key, known.iter().copied()) {
+            return mistake.hint(format!("did you mean `{nearest}`?"));
+        }
+        match self.table_that_knows(key) {
+            Some(table) => mistake.hint(format!("`{key}` belongs to [{table}]")),
+            None => mistake.hint(format!("known keys here: {}", known.join(", "))),
+        }
+    }
+
+    /// The table of the first level that has such a key.
+    fn table_that_knows(&self, key: &str) -> Option<&'a str> {
+        let tables = self.root["properties"].as_object()?;
+        let has = |schema: &'a Json| self.resolve(schema)["properties"].get(key).is_some();
+        tables.iter().find(|(_, schema)| has(schema)).map(|(table, _)| table.as_str())
+    }
+
+    fn constant(&mut self, value: Json, schema: &Json, path: &KeyPath) -> Option<Json> {
+        let wanted = &schema["const"];
+        if wanted.is_null() || *wanted == value {
+            return Some(value);
+        }
+        let mistake = Mistake::new(format!("is {value}, and this agent knows {wanted} only"));
+        self.report(path, mistake)
+    }
+
+    fn choice(&mut self, text: &str, schema: &Json, path: &KeyPath) -> Option<Json> {
+        let choices = choices(schema);
+        if choices.is_empty() || choices.contains(&text) {
+            return Some(Json::from(text));
+        }
+        let mut mistake = Mistake::new(format!("`{text}` is not one of {}", choices.join(", ")));
+        if let Some(nearest) = nearest(text, choices.iter().copied()) {
+            mistake = mistake.hint(format!("did you mean `{nearest}`?"));
+        }
+        self.report(path, mistake)
+    }
+
+    fn wrong_type(&mut self, node: &Node, schema: &'a Json, path: &KeyPath) -> Option<Json> {
+        let mut mistake = Mistake::new(format!("must be {}, not {}", self.name(schema), node.kind()));
+        if kind(schema) == "string" && !node.text.is_empty() {
+            mistake = mistake.hint(format!("put it in quotes: \"{}\"", node.text));
+        } else if kind(schema) == "array" && !node.text.is_empty() {
+            mistake = mistake.hint(format!("put it in brackets: [{}]", node.text));
+        }
+        self.report(path, mistake)
+    }
+
+    fn report(&mut self, path: &KeyPath, mistake: Mistake) -> Option<Json> {
+        self.problems.add(self.tree.place(path), Some(path.to_string()), mistake);
+        None
+    }
+
+    fn resolve(&self, schema: &'a Json) -> &'a Json {
+        let pointer = schema["$ref"].as_str().and_then(|reference| reference.strip_prefix('#'));
+        pointer.and_then(|pointer| self.root.pointer(pointer)).unwrap_or(schema)
+    }
+
+    /// What people call the type that the schema wants.
+    fn name(&self, schema: &'a Json) -> Cow<'static, str> {
+        match kind(schema) {
+            "string" => "a string".into(),
+            "boolean" => "true or false".into(),
+            "integer" => "an integer".into(),
+            "array" => match kind(self.resolve(&schema["items"])) {
+                "object" => "a list of tables".into(),
+                kind => format!("a list of {kind}s").into(),
+            },
+            _ => "a table".into(),
+        }
+    }
+}
+
+/// The schema's type. Enums with a description for each choice have none of their own.
+fn kind(schema: &Json) -> &str {
+    schema["type"].as_str().unwrap_or(if schema["oneOf"].is_array() { "string" } else { "object" })
+}
+
+/// The words that a string may be; empty when it may be any.
+fn choices(schema: &Json) -> Vec<&str> {
+    let plain = schema["enum"].as_array().into_iter().flatten().filter_map(Json::as_str);
+    let described = schema["oneOf"].as_array().into_iter().flatten().flat_map(|choice| {
+        let several = choice["enum"].as_array().into_iter().flatten().filter_map(Json::as_str);
+        choice["const"].as_str().into_iter().chain(several)
+    });
+    plain.chain(described).collect()
+}
+
+/// The known word that a mistyped one most likely means.
+pub fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let distance = |known: &&str| strsim::damerau_levenshtein(&word.to_lowercase(), known);
+    // A third of the letters may be wrong; further away it is another word.
+    let near = |known: &&str| distance(known) <= word.chars().count().max(known.chars().count()).div_ceil(3);
+    known.filter(near).min_by_key(distance)
+}
+
+fn first_sentence(text: &str) -> String {
+    let end = text.find(['.', ';', ':']).unwrap_or(text.len());
+    text[..end].replace('\n', " ")
+}

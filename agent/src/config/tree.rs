@@ -1,0 +1,289 @@
+//! A TOML text as a tree in which every key and value knows where it was written.
+
+use std::sync::Arc;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::problem::{KeyPath, Mistake, Place, Problems, Step};
+
+/// A value and its place.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    pub place: Place,
+    /// A scalar as it was written; empty for arrays and tables.
+    pub text: String,
+    pub value: Value,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    String(String),
+    Integer(i64),
+    Float(f64),
+    Boolean(bool),
+    Datetime,
+    Array(Vec<Node>),
+    /// In the order of the file.
+    Table(Vec<Entry>),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    pub key: String,
+    pub place: Place,
+    pub node: Node,
+}
+
+impl Node {
+    /// An empty table.
+    pub fn table(place: Place) -> Node {
+        Node { place, text: String::new(), value: Value::Table(Vec::new()) }
+    }
+
+    pub fn entries(&self) -> &[Entry] {
+        match &self.value {
+            Value::Table(entries) => entries,
+            _ => &[],
+        }
+    }
+
+    pub fn get(&self, path: &KeyPath) -> Option<&Node> {
+        path.steps().iter().try_fold(self, |node, step| node.step(step))
+    }
+
+    fn step(&self, step: &Step) -> Option<&Node> {
+        match (&self.value, step) {
+            (Value::Table(_), Step::Key(key)) => self.entry(key).map(|entry| &entry.node),
+            (Value::Array(items), Step::Index(index)) => items.get(*index),
+            _ => None,
+        }
+    }
+
+    fn entry(&self, key: &str) -> Option<&Entry> {
+        self.entries().iter().find(|entry| entry.key == key)
+    }
+
+    /// Where the value at `path` was written, or what comes nearest above it.
+    pub fn place(&self, path: &KeyPath) -> Place {
+        let mut node = self;
+        for step in path.steps() {
+            match node.step(step) {
+                Some(next) => node = next,
+                None => break,
+            }
+        }
+        node.place.clone()
+    }
+
+    /// Where the last key of `path` was written, or what comes nearest above it.
+    pub fn key_place(&self, path: &KeyPath) -> Place {
+        let mut node = self;
+        let mut place = &self.place;
+        for step in path.steps() {
+            let Some(next) = node.step(step) else { break };
+            place = match step {
+                Step::Key(key) => node.entry(key).map_or(&next.place, |entry| &entry.place),
+                Step::Index(_) => &next.place,
+            };
+            node = next;
+        }
+        place.clone()
+    }
+
+    /// What people call this kind of value.
+    pub fn kind(&self) -> &'static str {
+        match self.value {
+            Value::String(_) => "a string",
+            Value::Integer(_) => "an integer",
+            Value::Float(_) => "a number with a fraction",
+            Value::Boolean(_) => "true or false",
+            Value::Datetime => "a date or time",
+            Value::Array(_) => "a list",
+            Value::Table(_) => "a table",
+        }
+    }
+}
+
+/// Reads `text`, which people know as `file`. `None` when it is not TOML: then what can be said is
+/// said about its syntax alone, because everything else would be guessing. Keys that come twice are
+/// reported, and the rest of the text is still worth checking.
+pub fn parse(file: &str, text: &str, problems: &mut Problems) -> Option<Node> {
+    let source = Source { text, at: At::File(file.into()) };
+    let (document, errors) = DeTable::parse_recoverable(text);
+    let mut usable = true;
+    for error in &errors {
+        let span = error.span().unwrap_or(0..0);
+        let mistake = if error.message() == "duplicate key" {
+            let key = text.get(span.clone()).unwrap_or_default();
+            Mistake::new(format!("`{key}` is given twice")).hint("keep one; what is missing in it, move over")
+        } else {
+            usable = false;
+            Mistake::new(format!("not valid TOML: {}", error.message()))
+        };
+        problems.add(source.place(span.start), None, mistake);
+    }
+    usable.then(|| {
+        let mut root = source.table(document.get_ref(), source.place(0), problems);
+        root.place = source.place(0);
+        root
+    })
+}
+
+/// Reads bytes that should be TOML in UTF-8.
+pub fn parse_bytes(file: &str, bytes: &[u8], problems: &mut Problems) -> Option<Node> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => parse(file, text, problems),
+        Err(error) => {
+            let good = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
+            let source = Source { text: &good, at: At::File(file.into()) };
+            problems.add(source.place(good.len()), None, Mistake::new("not UTF-8, so not valid TOML"));
+            None
+        }
+    }
+}
+
+/// The value of a `--set`, as TOML; `None` when it is not TOML.
+pub fn parse_value(text: &str, place: &Place) -> Option<Node> {
+    let value = DeValue::parse(text).ok()?;
+    let source = Source { text, at: At::Place(place.clone()) };
+    // What does not fit into an integer is still a fine string.
+    let mut problems = Problems::default();
+    let node = source.node(&value, &mut problems);
+    problems.is_empty().then_some(node)
+}
+
+struct Source<'t> {
+    text: &'t str,
+    at: At,
+}
+
+enum At {
+    File(Arc<str>),
+    Place(Place),
+}
+
+impl Source<'_> {
+    fn place(&self, offset: usize) -> Place {
+        match &self.at {
+            At::Place(place) => place.clone(),
+            At::File(file) => {
+                let before = self.text.get(..offset).unwrap_or(self.text);
+                let start = before.rfind('\n').map_or(0, |end| end + 1);
+                let line = before.matches('\n').count() + 1;
+                Place::File { file: file.clone(), line, column: before[start..].chars().count() + 1 }
+            }
+        }
+    }
+
+    fn node(&self, value: &Spanned<DeValue<'_>>, problems: &mut Problems) -> Node {
+        let place = self.place(value.span().start);
+        let text = self.text.get(value.span()).unwrap_or_default().to_owned();
+        let value = match value.get_ref() {
+            DeValue::String(string) => Value::String(string.clone().into_owned()),
+            DeValue::Boolean(boolean) => Value::Boolean(*boolean),
+            DeValue::Datetime(_) => Value::Datetime,
+            DeValue::Float(float) => Value::Float(float.as_str().parse().unwrap_or(f64::NAN)),
+            DeValue::Integer(integer) => match i64::from_str_radix(integer.as_str(), integer.radix()) {
+                Ok(integer) => Value::Integer(integer),
+                Err(_) => {
+                    problems.add(place.clone(), None, Mistake::new(format!("`{text}` is too large")));
+                    Value::Integer(0)
+                }
+            },
+            DeValue::Array(items) => {
+                let items = items.iter().map(|item| self.node(item, problems)).collect();
+                return Node { place, text: String::new(), value: Value::Array(items) };
+            }
+            DeValue::Table(table) => return self.table(table, place, problems),
+        };
+        Node { place, text, value }
+    }
+
+    fn table(&self, table: &DeTable<'_>, place: Place, problems: &mut Problems) -> Node {
+        // The parser sorts by name; people think in the order of the file.
+        let mut pairs: Vec<_> = table.iter().collect();
+        pairs.sort_by_key(|(key, _)| key.span().start);
+        let entries = pairs.into_iter().map(|(key, value)| Entry {
+            key: key.get_ref().clone().into_owned(),
+            place: self.place(key.span().start),
+            node: self.node(value, problems),
+        });
+        Node { place, text: String::new(), value: Value::Table(entries.collect()) }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    fn at(place: &Place) -> (usize, usize) {
+        match place {
+            Place::File { line, column, .. } => (*line, *column),
+            Place::Flag(_) => panic!("a flag"),
+        }
+    }
+
+    fn read(text: &str) -> (Option<Node>, String) {
+        let mut problems = Problems::default();
+        let node = parse("f", text, &mut problems);
+        (node, problems.to_string())
+    }
+
+    #[test]
+    fn every_key_and_value_knows_its_place() {
+        let text = "b = 1\n[repos.z]\n  url = \"ü\"  # é\n[repos.a]\nlayers = [\n  'x',\n  'y']\n[[r]]\n[[r]]\nk=true\n";
+        let (node, _) = read(text);
+        let node = node.unwrap();
+        let root = KeyPath::root();
+        let repos = root.key("repos");
+        assert_eq!(at(&node.place(&repos.key("z").key("url"))), (3, 9));
+        assert_eq!(at(&node.key_place(&repos.key("z").key("url"))), (3, 3));
+        assert_eq!(at(&node.place(&repos.key("a").key("layers").index(1))), (7, 3));
+        assert_eq!(at(&node.place(&repos.key("a"))), (4, 1), "a table: its head");
+        assert_eq!(at(&node.place(&repos.key("a").key("gone"))), (4, 1), "what is missing: its table");
+        assert_eq!(at(&node.place(&root.key("r").index(1))), (9, 1));
+        assert_eq!(at(&node.place(&root.key("r").index(1).key("k"))), (10, 3));
+        let names: Vec<_> = node.get(&repos).unwrap().entries().iter().map(|e| e.key.as_str()).collect();
+        assert_eq!(names, ["z", "a"], "the order of the file, not of the alphabet");
+    }
+
+    #[test]
+    fn bad_syntax_is_reported_with_its_place_and_nothing_else_is_guessed() {
+        for (text, place) in [
+            ("a = \n", "f:1:5:"),
+            ("a = 1\nb = \"x\n", "f:2:7:"),
+            ("[t\n", "f:1:3:"),
+            ("a = 1\n= 2\n", "f:2:1:"),
+        ] {
+            let (node, said) = read(text);
+            assert!(node.is_none(), "{text:?}");
+            assert!(said.starts_with(place) && said.contains("not valid TOML"), "{text:?}: {said}");
+        }
+        let (_, said) = read("a = \nb = 1\nc = [1, \n");
+        assert!(said.contains("f:1:") && said.contains("f:3:"), "both mistakes: {said}");
+    }
+
+    #[test]
+    fn a_key_given_twice_does_not_hide_the_rest() {
+        let (node, said) = read("[repos.poky]\nurl = 'a'\n[repos.poky]\nurl = 'b'\n[layer]\nx = 1\nx = 2\n");
+        assert!(said.contains("f:3:8: `poky` is given twice"), "{said}");
+        assert!(said.contains("f:7:1: `x` is given twice"), "{said}");
+        assert!(node.unwrap().get(&KeyPath::root().key("layer")).is_some());
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_told_with_their_place() {
+        let mut problems = Problems::default();
+        assert!(parse_bytes("f", b"a = 1\nb = '\xff'\n", &mut problems).is_none());
+        assert!(problems.to_string().starts_with("f:2:6: not UTF-8"), "{problems}");
+    }
+
+    #[test]
+    fn a_number_that_does_not_fit_is_a_problem_in_a_file_and_a_string_in_a_flag() {
+        let (_, said) = read("a = 1234567890123456789012345678901234567890\n");
+        assert!(said.contains("too large"), "{said}");
+        assert_eq!(parse_value("1234567890123456789012345678901234567890", &Place::Flag("x".into())), None);
+    }
+}

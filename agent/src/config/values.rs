@@ -1,0 +1,450 @@
+//! The grammar of single values: names, commit ids, durations, globs, targets. Each function says
+//! what is wrong with a text and what to write instead; where it was written is the caller's matter.
+
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use super::problem::Mistake;
+
+type Result<T> = std::result::Result<T, Mistake>;
+
+/// A name that becomes a directory or a part of an object's key: of the job, of a repository.
+///
+/// BitBake refuses build paths with other characters (`sanity.bbclass`).
+pub fn name(text: &str) -> Result<()> {
+    let good = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if text.is_empty() {
+        Err(Mistake::new("is empty"))
+    } else if text.contains(['/', '\\']) || text == "." || text == ".." {
+        Err(Mistake::new(format!("`{text}` is a path, not a name"))
+            .hint("it becomes one directory: letters, digits, `.`, `_` and `-`"))
+    } else if !text.chars().all(good) || text.starts_with(['.', '-']) {
+        Err(Mistake::new(format!("`{text}` cannot name a directory of a build"))
+            .hint("use letters, digits, `.`, `_` and `-`, with a letter, a digit or `_` first"))
+    } else if text.len() > 100 {
+        Err(Mistake::new(format!("has {} characters, more than 100", text.len())))
+    } else {
+        Ok(())
+    }
+}
+
+/// A machine or a distro: it is written into configuration files.
+pub fn conf_name(text: &str) -> Result<()> {
+    let good = |c: char| c.is_ascii_alphanumeric() || "._+-".contains(c);
+    if text.is_empty() {
+        Err(Mistake::new("is empty"))
+    } else if !text.chars().all(good) || text.starts_with(['-', '.', '+']) {
+        Err(Mistake::new(format!("`{text}` cannot be the name of a machine or distro"))
+            .hint("it names a file conf/machine/NAME.conf or conf/distro/NAME.conf: letters, digits, `.`, `_`, `+`, `-`"))
+    } else {
+        Ok(())
+    }
+}
+
+/// A whole commit id, in small letters.
+pub fn commit(text: &str) -> Result<String> {
+    let hex = !text.is_empty() && text.chars().all(|c| c.is_ascii_hexdigit());
+    match text.len() {
+        40 if hex => Ok(text.to_ascii_lowercase()),
+        4..40 if hex => Err(Mistake::new(format!("`{text}` is an abbreviated commit id"))
+            .hint(format!("write all 40 digits, as `git rev-parse {text}` prints them in a clone"))),
+        _ => Err(Mistake::new(format!("`{text}` is no commit id of 40 hexadecimal digits"))
+            .hint("for a name use `branch` or `tag`")),
+    }
+}
+
+/// A branch or tag name, by the rules of `git check-ref-format`.
+pub fn git_ref(text: &str) -> Result<()> {
+    for prefix in ["refs/heads/", "refs/tags/", "origin/"] {
+        if let Some(name) = text.strip_prefix(prefix) {
+            return Err(Mistake::new(format!("`{text}` is not a plain name")).hint(format!("write `{name}`")));
+        }
+    }
+    let forbidden = |c: char| c.is_control() || c.is_whitespace() || "~^:?*[\\".contains(c);
+    let bad_part = |part: &str| part.is_empty() || part.starts_with('.') || part.ends_with(".lock");
+    if text.is_empty() {
+        Err(Mistake::new("is empty"))
+    } else if text.starts_with('-')
+        || text.ends_with('.')
+        || text == "@"
+        || text.contains("..")
+        || text.contains("@{")
+        || text.contains(forbidden)
+        || text.split('/').any(bad_part)
+    {
+        Err(Mistake::new(format!("`{text}` is no name that git allows for a branch or tag")))
+    } else {
+        Ok(())
+    }
+}
+
+/// Longer than this is a slip of the pen, not a limit.
+const LONGEST: Duration = Duration::from_secs(400 * 24 * 3600);
+
+/// A span of time that is not zero, such as `4h`, `1h 30m`, `60d`.
+pub fn duration(text: &str) -> Result<Duration> {
+    let example = "write a number with a unit, such as 90s, 20m, 4h, 1h 30m or 60d";
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err(Mistake::new(format!("`{text}` is no time at all")).hint(example)),
+        Ok(duration) if duration > LONGEST => Err(Mistake::new(format!("`{text}` is longer than 400 days"))),
+        Ok(duration) => Ok(duration),
+        Err(error) => {
+            Err(Mistake::new(format!("`{text}` is no duration: {}", lower_first(&error.to_string())))
+                .hint(example))
+        }
+    }
+}
+
+fn lower_first(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map(|first| first.to_lowercase().chain(chars).collect()).unwrap_or_default()
+}
+
+/// A path that stays below the directory that it is relative to, without `.` parts; `.` itself is
+/// the empty path.
+pub fn inner_path(text: &str, below: &str) -> Result<PathBuf> {
+    if text.is_empty() {
+        return Err(Mistake::new("is empty").hint("write \".\" for the top directory"));
+    }
+    let path = Path::new(text);
+    if path.is_absolute() {
+        return Err(Mistake::new(format!("`{text}` is an absolute path"))
+            .hint(format!("write it relative to {below}")));
+    }
+    let mut inner = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::Normal(part) => inner.push(part),
+            Component::ParentDir if !inner.pop() => {
+                return Err(Mistake::new(format!("`{text}` leads out of {below}")));
+            }
+            _ => {}
+        }
+    }
+    Ok(inner)
+}
+
+/// A path that can be written into `bblayers.conf`, where words end at spaces and `$` expands.
+pub fn conf_path(path: &Path) -> Result<()> {
+    let bad = |c: char| c.is_whitespace() || c.is_control() || "\"'$\\{}".contains(c);
+    match path.to_str() {
+        Some(text) if !text.contains(bad) => Ok(()),
+        _ => Err(Mistake::new(format!(
+            "{:?} cannot be written into BitBake's configuration",
+            path.display().to_string()
+        ))
+        .hint("use a path without spaces, quotes, `$`, `\\`, `{` and `}`")),
+    }
+}
+
+/// An absolute path without `.` and `..`, as far as text can tell.
+pub fn normal(path: &Path) -> PathBuf {
+    let mut normal = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::CurDir => {}
+            Component::ParentDir => {
+                normal.pop();
+            }
+            other => normal.push(other),
+        }
+    }
+    normal
+}
+
+/// The tasks that delete what other builds live on.
+const CLEANING: [&str; 3] = ["clean", "cleansstate", "cleanall"];
+
+const WHY_NO_CLEANING: &str = "on a shared cache it deletes what other running builds rely on, and they fail; \
+     every job starts with an empty build directory anyway, so nothing needs cleaning";
+
+/// A target of BitBake: `core-image-minimal`, `virtual/kernel:do_deploy`, `mc:board:image`.
+pub fn target(text: &str) -> Result<()> {
+    let task = text.rsplit_once(':').map(|(_, task)| task.strip_prefix("do_").unwrap_or(task));
+    let cleans = text.split_whitespace().any(|word| CLEANING[1..].contains(&word.trim_start_matches("-c")));
+    if cleans || task.is_some_and(|task| CLEANING.contains(&task)) {
+        return Err(
+            Mistake::new(format!("`{text}` cleans, and the agent never does that")).hint(WHY_NO_CLEANING)
+        );
+    }
+    let good = |c: char| c.is_ascii_alphanumeric() || "._+-/:".contains(c);
+    if text.is_empty() {
+        Err(Mistake::new("is empty"))
+    } else if text.starts_with('-') {
+        Err(Mistake::new(format!("`{text}` is an option of bitbake, not a target"))
+            .hint("name what is to be built; a task of a recipe is written recipe:do_task"))
+    } else if text.contains(char::is_whitespace) {
+        Err(Mistake::new(format!("`{text}` is more than one word"))
+            .hint("write one list element for each target, without `bitbake` and without options"))
+    } else if !text.chars().all(good) || text.starts_with([':', '/']) || text.ends_with([':', '/']) {
+        Err(Mistake::new(format!("`{text}` is no target of BitBake")))
+    } else {
+        Ok(())
+    }
+}
+
+/// The commands of bitbake-layers that change the configuration or write layers.
+const CHANGING: [&str; 7] = [
+    "add-layer",
+    "remove-layer",
+    "flatten",
+    "layerindex-fetch",
+    "create-layer",
+    "create-layers-setup",
+    "save-build-conf",
+];
+
+const LOOKING: [&str; 7] = [
+    "show-layers",
+    "show-overlayed",
+    "show-recipes",
+    "show-appends",
+    "show-cross-depends",
+    "show-machines",
+    "layerindex-show-depends",
+];
+
+/// A command of bitbake-layers and its arguments, as words.
+pub fn bitbake_layers(text: &str) -> Result<Vec<String>> {
+    let words: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
+    let Some(command) = words.first().map(String::as_str) else {
+        return Err(Mistake::new("is empty").hint(format!("write one of {}", LOOKING.join(", "))));
+    };
+    if let Some(quote) = text.chars().find(|c| "\"'`\\".contains(*c)) {
+        return Err(Mistake::new(format!("`{text}` holds a {quote}"))
+            .hint("no shell reads it: words are split at spaces and nothing else"));
+    }
+    if CHANGING.contains(&command) {
+        Err(Mistake::new(format!(
+            "`{command}` changes the build's configuration, and a check must only look"
+        ))
+        .hint(format!(
+            "layers come from [repos] and [layer]; the commands that look are {}",
+            LOOKING.join(", ")
+        )))
+    } else if command.starts_with("show-") || LOOKING.contains(&command) {
+        Ok(words)
+    } else {
+        let mistake = Mistake::new(format!("`{command}` is no command of bitbake-layers that only looks"));
+        Err(match super::structure::nearest(command, LOOKING.into_iter()) {
+            Some(nearest) => mistake.hint(format!("did you mean `{nearest}`?")),
+            None => mistake.hint(format!("write one of {}", LOOKING.join(", "))),
+        })
+    }
+}
+
+/// A glob of an artifact rule, relative to the build directory.
+pub fn glob(text: &str) -> Result<()> {
+    if text.is_empty() {
+        Err(Mistake::new("is empty"))
+    } else if text.starts_with('/') {
+        Err(Mistake::new(format!("`{text}` is absolute"))
+            .hint("write it relative to the build directory, such as tmp/deploy/images/**"))
+    } else if text.split('/').any(|part| part == "..") {
+        Err(Mistake::new(format!("`{text}` leads out of the build directory")))
+    } else if let Err(error) = globset::Glob::new(text) {
+        Err(Mistake::new(format!("`{text}` is no glob: {}", error.kind())))
+    } else {
+        Ok(())
+    }
+}
+
+/// `off`, `auto`, `host:port`, `ws://…` or `wss://…`.
+pub fn hash_server(text: &str) -> Result<()> {
+    let mistake = || {
+        Mistake::new(format!("`{text}` is no hash server"))
+            .hint("write off, auto, host:port, ws://… or wss://…")
+    };
+    if text == "off" || text == "auto" {
+        return Ok(());
+    }
+    if text.starts_with("ws://") || text.starts_with("wss://") {
+        return url::Url::parse(text).map(|_| ()).map_err(|_| mistake());
+    }
+    let (host, port) = text.rsplit_once(':').ok_or_else(mistake)?;
+    let port_is_good = port.parse::<u16>().is_ok_and(|port| port != 0);
+    let host_is_good = url::Host::parse(host).is_ok() && !host.starts_with('-');
+    if port_is_good && host_is_good { Ok(()) } else { Err(mistake()) }
+}
+
+/// `owner/name` on GitHub.
+pub fn github_repository(text: &str) -> Result<()> {
+    let good = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+    };
+    match text.split('/').collect::<Vec<_>>().as_slice() {
+        [owner, name] if good(owner) && good(name) => Ok(()),
+        _ => Err(Mistake::new(format!("`{text}` is no repository on GitHub"))
+            .hint("write owner/name, such as aws4embeddedlinux/meta-aws")),
+    }
+}
+
+/// The name of a secret, and not the secret. The text is never repeated in the message.
+pub fn secret_name(text: &str) -> Result<()> {
+    let tokens = ["ghp_", "gho_", "ghs_", "ghu_", "github_pat_"];
+    if tokens.iter().any(|prefix| text.starts_with(prefix)) {
+        Err(Mistake::new("is a token, and a manifest is no place for one")
+            .hint("revoke it, store a new one in Secrets Manager, and write the secret's name here"))
+    } else if text.is_empty() || text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        Err(Mistake::new("is no name of a secret").hint("write its name or ARN in Secrets Manager"))
+    } else {
+        Ok(())
+    }
+}
+
+/// A day of the calendar, `YYYY-MM-DD`.
+pub fn day(text: &str) -> Result<()> {
+    let parts: Vec<usize> = text.split('-').map(str::len).collect();
+    let exists = humantime::parse_rfc3339(&format!("{text}T00:00:00Z")).is_ok();
+    if parts == [4, 2, 2] && exists {
+        Ok(())
+    } else {
+        Err(Mistake::new(format!("`{text}` is no day of the calendar")).hint("write YYYY-MM-DD"))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    /// Which of the texts a rule accepts.
+    fn accepts<T>(rule: impl Fn(&str) -> Result<T>, good: &[&str], bad: &[&str]) {
+        for text in good {
+            assert!(rule(text).is_ok(), "{text:?} is fine");
+        }
+        for text in bad {
+            assert!(rule(text).is_err(), "{text:?} is not");
+        }
+    }
+
+    #[test]
+    fn names() {
+        let bad = ["", ".", "..", "a/b", "../x", "-x", ".git", "a b", "a+b", "ü", "a\nb", "a@b", "~"];
+        accepts(name, &["poky", "meta-aws", "_x", "1.0"], &bad);
+        let bad = ["", "-x", "a b", "a\"b", "${@x}", "a/b", "..", "a\nMACHINE = \"x\"", "ä"];
+        accepts(conf_name, &["qemux86-64", "poky+x", "beaglebone-yocto"], &bad);
+    }
+
+    #[test]
+    fn commits_and_refs() {
+        let whole = "0123456789abcdefABCDEF0123456789abcdef01";
+        assert_eq!(commit(whole).unwrap(), whole.to_lowercase());
+        let short = commit("0123abc").unwrap_err();
+        assert!(short.message.contains("abbreviated") && short.hint.unwrap().contains("rev-parse 0123abc"));
+        accepts(commit, &[], &["", "master", &whole[1..], &format!("{whole}0"), &whole.replace('0', "g")]);
+        let bad = [
+            "",
+            "-x",
+            "--upload-pack=x",
+            "a..b",
+            "a b",
+            "a~1",
+            "a^",
+            "a:b",
+            "a?",
+            "a*",
+            "a[",
+            "a\\",
+            "x.",
+            "@",
+            "a@{1}",
+            "/a",
+            "a/",
+            "a//b",
+            ".a",
+            "a/.b",
+            "a.lock",
+            "a\u{7f}",
+        ];
+        accepts(git_ref, &["master", "2.8", "feature/x", "yocto-5.0.1", "ü"], &bad);
+        assert_eq!(git_ref("refs/heads/x/y").unwrap_err().hint.unwrap(), "write `x/y`");
+    }
+
+    #[test]
+    fn durations() {
+        assert_eq!(duration("1h 30m").unwrap(), Duration::from_secs(5400));
+        assert_eq!(duration("60d").unwrap(), Duration::from_secs(60 * 86400));
+        accepts(duration, &["1s"], &["", "4", "0s", "-4h", "4 hours and more", "forever", "9999999y"]);
+    }
+
+    #[test]
+    fn paths_stay_inside() {
+        for (text, wanted) in [(".", ""), ("meta", "meta"), ("./a/../b/", "b"), ("a//b", "a/b")] {
+            assert_eq!(inner_path(text, "it").unwrap(), Path::new(wanted), "{text}");
+        }
+        accepts(|text| inner_path(text, "it"), &[], &["", "..", "/", "/etc", "a/../../b", "../a"]);
+    }
+
+    #[test]
+    fn targets() {
+        let good = ["core-image-minimal", "virtual/kernel:do_deploy", "mc:board:image", "world", "gtk+3"];
+        let bad = ["", "-c", "a b", "bitbake x", "a;b", "$(x)", ":do_x", "x:", "/x"];
+        accepts(target, &good, &bad);
+        for text in [
+            "x:do_cleansstate",
+            "x:cleanall",
+            "x:do_clean",
+            "-c cleansstate x",
+            "-ccleansstate",
+            "x -c cleanall",
+        ] {
+            let mistake = target(text).unwrap_err();
+            assert!(mistake.hint.unwrap().contains("other running builds"), "{text}");
+        }
+    }
+
+    #[test]
+    fn layer_commands_only_look() {
+        assert_eq!(bitbake_layers("show-recipes  -f zlib").unwrap(), ["show-recipes", "-f", "zlib"]);
+        accepts(bitbake_layers, &["show-layers"], &["", "-h", "show-recipes 'a b'", "sh", "show_layers"]);
+        assert!(bitbake_layers("add-layer ../x").unwrap_err().message.contains("only look"));
+        assert_eq!(bitbake_layers("show_layers").unwrap_err().hint.unwrap(), "did you mean `show-layers`?");
+    }
+
+    #[test]
+    fn globs() {
+        accepts(
+            glob,
+            &["tmp/deploy/images/**", "**/*.{wic,bmap}", "a..b"],
+            &["", "/x", "a/../b", "a[", "{a"],
+        );
+    }
+
+    #[test]
+    fn hash_servers() {
+        let good = ["off", "auto", "hash.example.org:8686", "10.0.0.1:1", "wss://h/ws", "ws://h:1"];
+        accepts(
+            hash_server,
+            &good,
+            &["", "on", "host", "host:", "host:0", "host:99999", ":1", "http://h", "-x:1"],
+        );
+    }
+
+    #[test]
+    fn github() {
+        accepts(
+            github_repository,
+            &["a/b", "aws4embeddedlinux/meta-aws"],
+            &["", "a", "a/b/c", "https://github.com/a/b", "a/"],
+        );
+        let mistake = secret_name("ghp_abcdefghijklmnop").unwrap_err();
+        assert!(!format!("{mistake:?}").contains("abcdefgh"), "it repeats the token");
+        accepts(
+            secret_name,
+            &["build-agent/github", "arn:aws:secretsmanager:eu-west-1:1:secret:x"],
+            &["", "a b"],
+        );
+    }
+
+    #[test]
+    fn days() {
+        accepts(
+            day,
+            &["2026-02-28", "2028-02-29"],
+            &["", "2026-02-30", "2026-2-3", "28.2.2026", "2026-02-28T00:00:00Z"],
+        );
+    }
+}
