@@ -1,1 +1,64 @@
+//! The harness of the end-to-end tests: the real binary, stand-in tools, and a sandbox to run in.
+//!
+//! Tests talk to the agent as people do: command line, manifest, signals; and read what it leaves:
+//! exit status, reports, logs, processes.
 
+#![allow(clippy::expect_used)] // a harness fails by panicking
+
+mod processes;
+mod results;
+mod running;
+mod sandbox;
+
+pub use processes::{Survivor, survivors};
+pub use results::{cases, json, leaks_of, well_formed_xml};
+pub use running::{Ran, Running};
+pub use sandbox::{BUILD_USER, Sandbox, commit, copy_tree, git};
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// A command of the agent under test, built from the sources at hand first. It inherits nothing of
+/// the caller's environment but the PATH.
+pub fn agent() -> Command {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    let mut command = Command::new(BINARY.get_or_init(build));
+    command.env_clear();
+    for name in ["PATH", "HOME", "USER"] {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
+    command
+}
+
+/// `target/<profile>/deps/<test>` is where this runs; the agent lies two directories above.
+fn build() -> PathBuf {
+    let test = std::env::current_exe().expect("the path of this test");
+    let profile = test.ancestors().nth(2).expect("target/<profile>/deps/<test>");
+    let binary = profile.join("build-agent");
+    let name = profile.file_name().and_then(|name| name.to_str()).unwrap_or("debug");
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(repository()).args(["build", "--quiet", "--package", "build-agent", "--profile"]);
+    cargo.arg(if name == "debug" { "dev" } else { name });
+    let built = cargo.status().expect("cargo starts");
+    assert!(built.success(), "`{cargo:?}` failed");
+    assert!(binary.is_file(), "`{cargo:?}` made no {}", binary.display());
+    binary
+}
+
+/// The top of the sources.
+pub fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace above tests/")
+}
+
+/// Says aloud that a test did not run. It counts as passed for cargo, so nobody may overlook it.
+pub fn skip(name: &str, reason: &str) {
+    println!("SKIPPED {name}: {reason}");
+    // Tests' standard output is swallowed unless they fail; the terminal or log gets it all the same.
+    use std::io::Write;
+    if let Ok(mut error) = std::fs::OpenOptions::new().append(true).open("/dev/stderr") {
+        let _ = writeln!(error, "SKIPPED {name}: {reason}");
+    }
+}

@@ -1,0 +1,148 @@
+//! The limits that a container's control group sets, version 1 and 2.
+//!
+//! `nproc` does not know a CPU quota and `/proc/meminfo` shows the host, so that a build takes its
+//! parallelism from a machine that it does not have.
+
+use std::path::{Path, PathBuf};
+
+/// What the control groups allow; `None`: no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Limits {
+    pub bytes: Option<u64>,
+    pub cores: Option<f64>,
+}
+
+impl Limits {
+    /// Reads the limits of this process. `root` is `/`, or a copy of the files for tests.
+    pub fn read(root: &Path) -> Limits {
+        let own = fs_err::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
+        let mounted = root.join("sys/fs/cgroup");
+        own.lines().map(|line| of_line(line, &mounted)).fold(Limits::default(), Limits::tighter)
+    }
+
+    fn tighter(self, other: Limits) -> Limits {
+        let bytes = [self.bytes, other.bytes].into_iter().flatten().min();
+        let cores = [self.cores, other.cores].into_iter().flatten().reduce(f64::min);
+        Limits { bytes, cores }
+    }
+}
+
+/// A line of `/proc/self/cgroup`: `0::/path` (version 2) or `4:memory:/path` (version 1).
+fn of_line(line: &str, mounted: &Path) -> Limits {
+    let mut parts = line.splitn(3, ':');
+    let (Some(_), Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next()) else {
+        return Limits::default();
+    };
+    if controllers.is_empty() {
+        // Beside version 1 it may be mounted at `unified`, without these controllers.
+        return tightest(mounted, path, version_2);
+    }
+    controllers.split(',').fold(Limits::default(), |limits, controller| match controller {
+        "memory" => limits.tighter(tightest(&mounted.join("memory"), path, version_1)),
+        // The two share a directory; its name has both or one of them.
+        "cpu" => ["cpu", "cpu,cpuacct"]
+            .map(|name| tightest(&mounted.join(name), path, version_1))
+            .into_iter()
+            .fold(limits, Limits::tighter),
+        _ => limits,
+    })
+}
+
+/// A limit holds for all groups below, so the tightest on the way up counts. In a container the
+/// path is the host's while its own group is mounted at the top: the top is always looked at.
+fn tightest(mounted: &Path, path: &str, read: fn(&Path) -> Limits) -> Limits {
+    let relative = PathBuf::from(path.trim_start_matches('/'));
+    relative.ancestors().map(|group| read(&mounted.join(group))).fold(Limits::default(), Limits::tighter)
+}
+
+fn version_2(group: &Path) -> Limits {
+    let bytes = value(group, "memory.max").and_then(|text| text.parse().ok());
+    let cores = value(group, "cpu.max").and_then(|text| {
+        let (quota, period) = text.split_once(' ')?;
+        share(quota, period)
+    });
+    Limits { bytes, cores }
+}
+
+fn version_1(group: &Path) -> Limits {
+    // "No limit" is the largest number of whole pages, about 2^63.
+    let bytes =
+        value(group, "memory.limit_in_bytes").and_then(|text| text.parse().ok()).filter(|n| *n < 1 << 62);
+    let cores = match (value(group, "cpu.cfs_quota_us"), value(group, "cpu.cfs_period_us")) {
+        (Some(quota), Some(period)) => share(&quota, &period),
+        _ => None,
+    };
+    Limits { bytes, cores }
+}
+
+/// `max` and `-1` mean no quota.
+fn share(quota: &str, period: &str) -> Option<f64> {
+    let (quota, period) = (quota.parse::<i64>().ok()?, period.parse::<i64>().ok()?);
+    (quota > 0 && period > 0).then(|| quota as f64 / period as f64)
+}
+
+fn value(group: &Path, file: &str) -> Option<String> {
+    let text = fs_err::read_to_string(group.join(file)).ok()?;
+    Some(text.trim().to_owned())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn read(files: &[(&str, &str)]) -> Limits {
+        let root = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = root.path().join(path);
+            fs_err::create_dir_all(path.parent().unwrap()).unwrap();
+            fs_err::write(path, text).unwrap();
+        }
+        Limits::read(root.path())
+    }
+
+    #[test]
+    fn version_2_counts_the_tightest_group_on_the_way_up() {
+        let limits = read(&[
+            ("proc/self/cgroup", "0::/a/b\n"),
+            ("sys/fs/cgroup/a/memory.max", "1000\n"),
+            ("sys/fs/cgroup/a/b/memory.max", "max\n"),
+            ("sys/fs/cgroup/a/cpu.max", "max 100000\n"),
+            ("sys/fs/cgroup/a/b/cpu.max", "150000 100000\n"),
+        ]);
+        assert_eq!(limits, Limits { bytes: Some(1000), cores: Some(1.5) });
+    }
+
+    #[test]
+    fn version_1_in_a_container_has_its_group_at_the_top() {
+        let limits = read(&[
+            ("proc/self/cgroup", "4:memory:/docker/abc\n3:cpu,cpuacct:/docker/abc\n2:cpuset:/\n0::/\n"),
+            ("sys/fs/cgroup/memory/memory.limit_in_bytes", "2048\n"),
+            ("sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us", "400000\n"),
+            ("sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us", "100000\n"),
+        ]);
+        assert_eq!(limits, Limits { bytes: Some(2048), cores: Some(4.0) });
+    }
+
+    #[test]
+    fn no_limit_has_many_forms() {
+        let table: [&[(&str, &str)]; 4] = [
+            &[],
+            &[("proc/self/cgroup", "rubbish\n::\n0:\n")],
+            &[
+                ("proc/self/cgroup", "0::/\n"),
+                ("sys/fs/cgroup/memory.max", "max\n"),
+                ("sys/fs/cgroup/cpu.max", "0 0"),
+            ],
+            &[
+                ("proc/self/cgroup", "4:memory:/\n3:cpu:/\n"),
+                ("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n"),
+                ("sys/fs/cgroup/cpu/cpu.cfs_quota_us", "-1\n"),
+                ("sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000\n"),
+            ],
+        ];
+        for files in table {
+            assert_eq!(read(files), Limits::default(), "{files:?}");
+        }
+    }
+}

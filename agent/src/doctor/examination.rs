@@ -1,0 +1,170 @@
+//! Gathers all facts side by side and has them judged.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use url::Url;
+
+use crate::config::{RepoSource, Settings};
+use crate::error::Result;
+use crate::events;
+use crate::exec::{Environment, Interrupt, Redactor, Runner, User};
+use crate::job::Stage;
+use crate::yocto::Release;
+
+use super::finding::{Finding, Findings};
+use super::probe::Prober;
+use super::{isolation, machine, place, sources, tools, user};
+
+/// What the machine is to be fit for.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    pub release: &'static Release,
+    /// The work directory; need not exist.
+    pub work: PathBuf,
+    /// The checkout under test and its layers; `None` without a manifest.
+    pub checkout: Option<(PathBuf, Vec<PathBuf>)>,
+    /// The git servers, by the name of the repo.
+    pub sources: Vec<(String, Url)>,
+    /// Whether targets are built; a mere check wants less.
+    pub builds: bool,
+}
+
+impl Subject {
+    /// Without a manifest: any build of the release.
+    pub fn of_release(release: &'static Release, work: PathBuf) -> Subject {
+        Subject { release, work, checkout: None, sources: Vec::new(), builds: true }
+    }
+}
+
+impl From<&Settings> for Subject {
+    fn from(settings: &Settings) -> Subject {
+        let mut sources: Vec<(String, Url)> = Vec::new();
+        for repo in &settings.repos {
+            // One question for each server path, though several repos may share it.
+            if let RepoSource::Git(git) = &repo.source
+                && sources.iter().all(|(_, url)| *url != git.url)
+            {
+                sources.push((repo.name.clone(), git.url.clone()));
+            }
+        }
+        Subject {
+            release: settings.release,
+            work: settings.places.work.clone(),
+            checkout: Some((settings.checkout.clone(), settings.layers.clone())),
+            sources,
+            builds: !settings.build.targets.is_empty(),
+        }
+    }
+}
+
+/// Everything that the doctor has to be told.
+#[derive(Clone, Debug)]
+pub struct Examination {
+    pub subject: Subject,
+    /// Whether the agent itself is root and so drops to the build user.
+    pub agent_is_root: bool,
+    /// Who would run layer code, or why nobody can.
+    pub build_user: Result<User>,
+    /// The variable `HOME` that the agent was started with.
+    pub home_variable: Option<PathBuf>,
+    /// What children of a job get.
+    pub environment: Environment,
+    pub runner: Runner,
+}
+
+/// A runner for the doctor's small questions: nobody listens, little grace. `logs` is where their
+/// output is kept.
+pub fn runner(logs: PathBuf, interrupt: Interrupt, redactor: Redactor) -> Runner {
+    let (events, mut listener) = events::channel();
+    tokio::spawn(async move { while listener.recv().await.is_some() {} });
+    Runner {
+        stage: Stage::Configure,
+        events,
+        interrupt,
+        redactor,
+        logs,
+        stall: Duration::from_secs(30),
+        grace: Duration::from_secs(1),
+        commands: Arc::default(),
+    }
+}
+
+/// Examines the machine. Every question has a time limit; the whole takes about 30 seconds at worst.
+pub async fn examine(input: &Examination) -> Findings {
+    let Subject { release, work, checkout, sources, builds } = &input.subject;
+    let prober = Prober { runner: input.runner.clone(), environment: input.environment.clone() };
+    // Only root can become somebody else.
+    let user = input.build_user.as_ref().ok().filter(|_| input.agent_is_root);
+    let home = input.build_user.as_ref().map(|user| user.home.clone()).unwrap_or_default();
+    let of_checkout = async {
+        match checkout {
+            Some((top, layers)) => {
+                let facts = sources::gather(&prober, user, top, layers, sources).await;
+                sources::judge(top, input.build_user.as_ref().ok(), &facts)
+            }
+            None => Vec::<Finding>::new(),
+        }
+    };
+    let (user_facts, tool_facts, place_facts, isolation_facts, of_checkout) = tokio::join!(
+        user::gather(&prober, user, &home, input.home_variable.clone()),
+        tools::gather(&prober, user, release),
+        place::gather(&prober, work),
+        isolation::gather(&prober, user),
+        of_checkout,
+    );
+    let mut findings = user::judge(input.agent_is_root, &input.build_user, &user_facts);
+    findings.extend(tools::judge(release, &tool_facts));
+    findings.extend(place::judge(work, *builds, &place_facts));
+    findings.extend(machine::judge(release, *builds, &machine::gather()));
+    findings.push(isolation::judge(release, &isolation_facts));
+    findings.extend(of_checkout);
+    Findings(findings)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::doctor::State;
+
+    /// The scripts are part of the judgement: this machine's own facts go through them.
+    #[tokio::test]
+    async fn this_machine_can_be_examined() {
+        let logs = tempfile::tempdir().unwrap();
+        let work = tempfile::tempdir().unwrap();
+        let mut environment = Environment::default();
+        environment.set("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin");
+        let me = nix::unistd::User::from_uid(nix::unistd::getuid()).unwrap().unwrap();
+        let release = Release::find("scarthgap").unwrap();
+        let nowhere = work.path().join("not/made/yet");
+        let checkout = work.path().to_path_buf();
+        let gone = Url::from_file_path(work.path().join("gone.git")).unwrap();
+        let examination = Examination {
+            subject: Subject {
+                checkout: Some((checkout.clone(), vec![checkout.clone(), checkout.join("no-layer")])),
+                sources: vec![("gone".into(), gone)],
+                ..Subject::of_release(release, nowhere)
+            },
+            agent_is_root: false,
+            build_user: Ok(User { name: me.name, uid: me.uid.as_raw(), gid: me.gid.as_raw(), home: me.dir }),
+            home_variable: None,
+            environment,
+            runner: runner(logs.path().into(), Interrupt::new(None), Redactor::default()),
+        };
+        let Findings(findings) = examine(&examination).await;
+        let state = |name: &str| findings.iter().find(|f| f.name == name).map(|f| f.state);
+        // These hold wherever the tests run; the others depend on the machine.
+        assert_eq!(state("git checkout"), Some(State::Warning), "{findings:#?}");
+        assert_eq!(state("layers"), Some(State::Failed), "{findings:#?}");
+        assert_eq!(state("remote gone"), Some(State::Failed), "{findings:#?}");
+        assert!(state("disk space").is_some() && state("file system").is_some(), "{findings:#?}");
+        assert!(state("python3").is_some() || state("host tools") == Some(State::Failed), "{findings:#?}");
+        // Nothing stays behind, and nothing is made.
+        assert_eq!(fs_err::read_dir(work.path()).unwrap().count(), 0);
+        for finding in &findings {
+            assert_eq!(finding.mend.is_some(), finding.state != State::Ok, "{finding:?}");
+        }
+    }
+}

@@ -1,0 +1,360 @@
+//! The work directory: its path, its file system, its space; and `/tmp`.
+//!
+//! The bounds on paths and file systems are those of OE-Core's `sanity.bbclass`.
+
+use std::path::Path;
+
+use super::finding::Finding;
+use super::machine::gib;
+use super::probe::{Answer, Prober};
+
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// Answer of the script below.
+    pub answer: Answer,
+    /// `/proc/self/mountinfo`: tells file systems without touching them.
+    pub mounts: String,
+}
+
+/// Climbs to what exists of the directory, and tries out what TMPDIR needs in a directory of its own.
+const SCRIPT: &str = r#"
+directory=$1
+while [ ! -d "$directory" ]; do
+  [ -e "$directory" ] && { echo 'blocked yes'; exit 0; }
+  directory=$(dirname -- "$directory")
+done
+cd -P -- "$directory" || exit 1
+printf 'physical %s\n' "$(pwd -P)"
+printf 'space %s\n' "$(stat -f -c '%a %S %d %c' .)"
+printf 'mode %s\n' "$(stat -c '%a' .)"
+trial=$(mktemp -d ./.build-agent-doctor.XXXXXX 2>/dev/null) || { echo 'writable no'; exit 0; }
+echo 'writable yes'
+long=$(printf '%0200d' 0)
+trap 'rm -f -- "$trial/a" "$trial/b" "$trial/$long"; rmdir -- "$trial"' EXIT
+: > "$trial/a"
+ln -- "$trial/a" "$trial/b" 2>/dev/null && echo 'links yes' || echo 'links no'
+[ -e "$trial/A" ] && echo 'case ignored' || echo 'case kept'
+(: > "$trial/$long") 2>/dev/null && echo 'long yes' || echo 'long no'
+"#;
+
+pub async fn gather(prober: &Prober, work: &Path) -> Facts {
+    let answer = prober.script("place", SCRIPT, &[&work.to_string_lossy()], None).await;
+    let mounts = fs_err::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    Facts { answer, mounts }
+}
+
+pub fn judge(work: &Path, builds: bool, facts: &Facts) -> Vec<Finding> {
+    let mut findings = vec![judge_path("work directory", work)];
+    if let Some(unusable) = judge_usable(work, &facts.answer) {
+        findings.push(unusable);
+        return findings;
+    }
+    let mounts = mounts(&facts.mounts);
+    findings.extend(judge_space(work, builds, facts.answer.value("space")));
+    if let Some(physical) = facts.answer.value("physical") {
+        findings.push(judge_file_system(work, mount_of(&mounts, physical), &facts.answer));
+    }
+    findings.extend(judge_setgid(facts.answer.value("physical"), facts.answer.value("mode")));
+    findings.push(judge_tmp(mount_of(&mounts, "/tmp")));
+    findings
+}
+
+/// OE-Core allows 410 bytes for TMPDIR, which is `build/tmp` or `check/<layer>/tmp` below this.
+const LONGEST: usize = 360;
+
+/// Paths that BitBake, make or the shell take apart.
+pub fn judge_path(name: &str, path: &Path) -> Finding {
+    const MEND: &str = "take another path (--work-dir, or another checkout directory)";
+    let Some(text) = path.to_str() else {
+        return Finding::failed(name, format!("{} is not UTF-8", path.display()), MEND);
+    };
+    let unfit = |c: &char| {
+        c.is_whitespace() || c.is_control() || !c.is_ascii() || "+@%~:;'\"\\$&*?#|<>()[]{}!`".contains(*c)
+    };
+    let bad: Vec<String> = text.chars().filter(unfit).map(|c| format!("{c:?}")).collect();
+    if !bad.is_empty() {
+        let found =
+            format!("{text} contains {}, which BitBake or the shell would take apart", bad.join(", "));
+        return Finding::failed(name, found, MEND);
+    }
+    if text.len() > LONGEST {
+        let found = format!(
+            "{text} has {} bytes; BitBake wants TMPDIR below 410, and so this below {LONGEST}",
+            text.len()
+        );
+        return Finding::failed(name, found, MEND);
+    }
+    Finding::ok(name, text)
+}
+
+fn judge_usable(work: &Path, answer: &Answer) -> Option<Finding> {
+    const NAME: &str = "work directory";
+    let work = work.display();
+    if matches!(answer, Answer::Nothing(_)) {
+        let found = format!("{work} does not answer: {}", answer.complaint());
+        return Some(Finding::failed(
+            NAME,
+            found,
+            "bring its file system back, or choose another --work-dir",
+        ));
+    }
+    if answer.value("blocked").is_some() {
+        let found = format!("{work}: something on the way is not a directory");
+        return Some(Finding::failed(NAME, found, "choose another --work-dir"));
+    }
+    if answer.value("writable") != Some("yes") {
+        let found = format!("{work} cannot be written to");
+        return Some(Finding::failed(NAME, found, format!("install -d -o \"$(id -u)\" {work}")));
+    }
+    None
+}
+
+/// 50 GB is what an image build of poky takes with `rm_work` and caches; a check only parses.
+const SPACE_TO_BUILD: u64 = 50_000_000_000;
+const SPACE_TO_CHECK: u64 = 5_000_000_000;
+/// A build of an image leaves some millions of files, a check some ten thousand.
+const INODES_TO_BUILD: u64 = 3_000_000;
+const INODES_TO_CHECK: u64 = 200_000;
+
+/// `space` is `blocks-free block-size inodes-free inodes-total`.
+fn judge_space(work: &Path, builds: bool, space: Option<&str>) -> Vec<Finding> {
+    let numbers: Vec<u64> = space.unwrap_or_default().split(' ').filter_map(|n| n.parse().ok()).collect();
+    let [blocks, block_size, inodes, inodes_total] = numbers[..] else {
+        let mend = format!("stat -f {}", work.display());
+        return vec![Finding::warning("disk space", "`stat -f` does not tell it", mend)];
+    };
+    let (purpose, bytes_wanted, inodes_wanted) = if builds {
+        ("a build", SPACE_TO_BUILD, INODES_TO_BUILD)
+    } else {
+        ("a check", SPACE_TO_CHECK, INODES_TO_CHECK)
+    };
+    let bytes = blocks.saturating_mul(block_size);
+    let free = format!("{} free", gib(bytes));
+    let mut findings = vec![if bytes < bytes_wanted {
+        let found = format!("{free}; {purpose} wants about {}", gib(bytes_wanted));
+        Finding::warning("disk space", found, "free some, give a larger volume, or INHERIT += \"rm_work\"")
+    } else {
+        Finding::ok("disk space", free)
+    }];
+    // btrfs and others make inodes as they go and say 0 of 0.
+    if inodes_total > 0 {
+        findings.push(if inodes < inodes_wanted {
+            let found = format!("{inodes} inodes free; {purpose} wants about {inodes_wanted}");
+            Finding::warning(
+                "inodes",
+                found,
+                "delete old builds, or make the file system with more (mkfs.ext4 -N)",
+            )
+        } else {
+            Finding::ok("inodes", format!("{inodes} free"))
+        });
+    }
+    findings
+}
+
+fn judge_file_system(work: &Path, mount: Option<&Mount>, answer: &Answer) -> Finding {
+    const NAME: &str = "file system";
+    const MEND: &str = "mount a local volume (ext4, xfs) there, or choose another --work-dir";
+    let kind = mount.map_or("of an unknown type", |mount| mount.kind.as_str());
+    let work = work.display();
+    let failed = |why: &str| Finding::failed(NAME, format!("{work} is {kind}: {why}"), MEND);
+    if answer.value("links") == Some("no") {
+        failed("hard links do not work, and shared state is written with them")
+    } else if answer.value("case") == Some("ignored") {
+        failed("upper and lower case are the same, and OE-Core refuses that")
+    } else if answer.value("long") == Some("no") {
+        failed("names of 200 bytes do not work, and OE-Core refuses that")
+    } else if kind.starts_with("nfs") {
+        failed("OE-Core refuses TMPDIR on NFS")
+    } else if mount.is_some_and(|mount| mount.has("noexec")) {
+        failed("it is mounted noexec, and a build runs what it has built")
+    } else if kind == "overlay" {
+        let found =
+            format!("{work} is overlay: slow, and hard links may break when a lower layer is touched");
+        Finding::warning(NAME, found, "mount a volume there: docker run --volume NAME:DIRECTORY")
+    } else {
+        Finding::ok(NAME, format!("{kind}, hard links work"))
+    }
+}
+
+/// Directories below inherit setgid, and OE-Core refuses a TMPDIR with it.
+fn judge_setgid(physical: Option<&str>, mode: Option<&str>) -> Option<Finding> {
+    let mode = u32::from_str_radix(mode?, 8).ok()?;
+    (mode & 0o6000 != 0).then(|| {
+        let directory = physical.unwrap_or("it");
+        let found = format!(
+            "{directory} has mode {mode:04o}: directories below inherit setgid, which OE-Core refuses"
+        );
+        Finding::warning("mode", found, format!("chmod u-s,g-s {directory}"))
+    })
+}
+
+fn judge_tmp(mount: Option<&Mount>) -> Finding {
+    if mount.is_some_and(|mount| mount.has("noexec")) {
+        let mend = "mount -o remount,exec /tmp; in docker: --tmpfs /tmp:exec";
+        Finding::failed("/tmp", "it is mounted noexec, and recipes run scripts there", mend)
+    } else {
+        Finding::ok("/tmp", "programs may run there")
+    }
+}
+
+/// A line of `/proc/self/mountinfo`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Mount {
+    point: String,
+    kind: String,
+    options: String,
+}
+
+impl Mount {
+    fn has(&self, option: &str) -> bool {
+        self.options.split(',').any(|one| one == option)
+    }
+}
+
+/// See proc_pid_mountinfo(5): `… … … … POINT OPTIONS [tags] - TYPE SOURCE SUPER-OPTIONS`.
+fn mounts(mountinfo: &str) -> Vec<Mount> {
+    let mount = |line: &str| {
+        let (before, after) = line.split_once(" - ")?;
+        let mut before = before.split(' ').skip(4);
+        let (point, options) = (before.next()?, before.next()?);
+        // Spaces are written in octal; no other escape can be part of a path that passes above.
+        let point = point.replace("\\040", " ");
+        Some(Mount { point, options: options.to_owned(), kind: after.split(' ').next()?.to_owned() })
+    };
+    mountinfo.lines().filter_map(mount).collect()
+}
+
+/// The mount that a path lies on: the deepest, and of several on one point the last.
+fn mount_of<'a>(mounts: &'a [Mount], path: &str) -> Option<&'a Mount> {
+    let holds = |mount: &&Mount| Path::new(path).starts_with(&mount.point);
+    mounts.iter().filter(holds).max_by_key(|mount| Path::new(&mount.point).components().count())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::doctor::State::{self, Failed, Ok as Fine, Warning};
+
+    const MOUNTS: &str = "\
+22 1 254:0 / / rw,relatime shared:1 - overlay overlay rw,lowerdir=/a
+23 22 0:21 / /proc rw - proc proc rw
+24 22 0:22 / /tmp rw,nosuid,noexec - tmpfs tmpfs rw
+25 22 0:23 / /work rw,relatime - ext4 /dev/vdb rw
+26 25 0:24 / /work/share rw - nfs4 server:/x rw
+27 22 0:25 / /work/my\\040dir rw - xfs /dev/vdc rw
+28 22 0:26 / /run2 rw - ext4 /dev/vdd rw
+29 22 0:27 / /run2 rw,noexec - xfs /dev/vde rw
+rubbish
+";
+
+    fn said(lines: &[&str]) -> Answer {
+        Answer::Said { ok: true, lines: lines.iter().map(|&line| line.to_owned()).collect() }
+    }
+
+    #[test]
+    fn the_deepest_and_last_mount_counts() {
+        let mounts = mounts(MOUNTS);
+        let table = [
+            ("/work/build", "ext4"),
+            ("/work/share/x", "nfs4"),
+            ("/work/my dir/x", "xfs"),
+            ("/workshop", "overlay"),
+            ("/run2", "xfs"),
+            ("/", "overlay"),
+        ];
+        for (path, kind) in table {
+            assert_eq!(mount_of(&mounts, path).unwrap().kind, kind, "{path}");
+        }
+        assert_eq!(mount_of(&[], "/"), None);
+    }
+
+    #[test]
+    fn paths_that_tools_take_apart_are_refused() {
+        let long = format!("/{}", "x".repeat(LONGEST));
+        let table: [(&str, State); 8] = [
+            ("/var/lib/build-agent/meta_x-1.0", Fine),
+            ("/with space", Failed),
+            ("/a+b", Failed),
+            ("/a@b", Failed),
+            ("/codebuild:1", Failed),
+            ("/new\nline", Failed),
+            ("/ümlaut", Failed),
+            (&long, Failed),
+        ];
+        for (path, state) in table {
+            assert_eq!(judge_path("p", Path::new(path)).state, state, "{path:?}");
+        }
+    }
+
+    #[test]
+    fn file_systems() {
+        let good = ["links yes", "case kept", "long yes"];
+        let table: [(&str, &[&str], State, &str); 8] = [
+            ("/work/build", &good, Fine, "ext4"),
+            ("/work/share", &good, Failed, "NFS"),
+            ("/elsewhere", &good, Warning, "overlay"),
+            ("/tmp/x", &good, Failed, "noexec"),
+            ("/work", &["links no", "case kept", "long yes"], Failed, "hard links"),
+            ("/work", &["links yes", "case ignored", "long yes"], Failed, "case"),
+            ("/work", &["links yes", "case kept", "long no"], Failed, "200 bytes"),
+            ("/work/share", &["links no"], Failed, "hard links"),
+        ];
+        let mounts = mounts(MOUNTS);
+        for (path, lines, state, words) in table {
+            let finding = judge_file_system(Path::new(path), mount_of(&mounts, path), &said(lines));
+            assert_eq!(finding.state, state, "{path} {lines:?}");
+            assert!(finding.found.contains(words), "{finding:?}");
+        }
+    }
+
+    #[test]
+    fn space_and_inodes_have_a_bound_for_each_purpose() {
+        // (answer, whether it builds, states)
+        let table: [(&str, bool, &[State]); 6] = [
+            ("10000000 4096 9000000 9900000", false, &[Fine, Fine]),
+            ("10000000 4096 9000000 9900000", true, &[Warning, Fine]),
+            ("90000000 4096 100 9900000", true, &[Fine, Warning]),
+            ("90000000 4096 0 0", true, &[Fine]),
+            ("18446744073709551615 4096 0 0", true, &[Fine]),
+            ("? 4096", true, &[Warning]),
+        ];
+        for (space, builds, states) in table {
+            let findings = judge_space(Path::new("/w"), builds, Some(space));
+            assert_eq!(findings.iter().map(|f| f.state).collect::<Vec<_>>(), states, "{space}");
+        }
+    }
+
+    #[test]
+    fn an_unusable_directory_ends_the_examination() {
+        let table = [
+            (Answer::Nothing("`sh` gave no answer within 10s".into()), "does not answer"),
+            (said(&["blocked yes"]), "not a directory"),
+            (said(&["physical /x", "writable no"]), "cannot be written"),
+            (said(&[]), "cannot be written"),
+        ];
+        for (answer, words) in table {
+            let facts = Facts { answer, mounts: MOUNTS.into() };
+            let findings = judge(Path::new("/x"), true, &facts);
+            let last = findings.last().unwrap();
+            assert_eq!(last.state, Failed);
+            assert!(last.found.contains(words), "{last:?}");
+        }
+    }
+
+    #[test]
+    fn setgid_is_inherited() {
+        assert_eq!(judge_setgid(Some("/w"), Some("755")), None);
+        assert_eq!(judge_setgid(Some("/w"), Some("1777")), None);
+        assert_eq!(judge_setgid(Some("/w"), Some("2775")).unwrap().state, Warning);
+        assert_eq!(judge_setgid(None, None), None);
+    }
+
+    #[test]
+    fn noexec_tmp_fails() {
+        let mounts = mounts(MOUNTS);
+        assert_eq!(judge_tmp(mount_of(&mounts, "/tmp")).state, Failed);
+        assert_eq!(judge_tmp(mount_of(&mounts, "/work")).state, Fine);
+    }
+}

@@ -1,0 +1,261 @@
+//! Whether the programs that a release wants are there, and of an age that it can live with.
+
+use std::collections::BTreeSet;
+
+use crate::exec::User;
+use crate::yocto::Release;
+
+use super::finding::Finding;
+use super::packages::{MINIMA, Minimum, age, wanted};
+use super::probe::{Answer, Prober};
+
+/// Through honister the sanity checks import `distutils`, which Python 3.12 no longer has.
+const LAST_WITH_DISTUTILS: &str = "honister";
+const FIRST_PYTHON_WITHOUT: &str = "3.12";
+
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// Lines `missing PROGRAM`, as the build user sees the PATH of the job.
+    pub present: Answer,
+    /// Lines `PROGRAM FIRST-LINE-OF---version`.
+    pub versions: Answer,
+    /// Whether Perl has its modules: Debian's `perl-base` is a perl without them.
+    pub perl: Answer,
+}
+
+/// Looks the programs up as BitBake does: files that may be executed, never what the shell has built in.
+const PRESENT: &str = r#"
+for program do
+  found=
+  IFS=:
+  for directory in $PATH; do
+    if [ -f "$directory/$program" ] && [ -x "$directory/$program" ]; then found=1; break; fi
+  done
+  [ "$found" ] || echo "missing $program"
+done
+"#;
+
+const VERSIONS: &str = r#"
+for program do
+  printf '%s ' "$program"
+  { "$program" --version 2>&1 </dev/null || echo; } | head -n 1
+done
+"#;
+
+/// The modules that the releases' own check asks for.
+const PERL: &str = "use Text::ParseWords; use Thread::Queue; use Data::Dumper; use File::Compare; \
+                    use File::Copy; use FindBin;";
+
+pub async fn gather(prober: &Prober, user: Option<&User>, release: &Release) -> Facts {
+    let programs: Vec<&str> = wanted(release).flat_map(|package| package.programs).copied().collect();
+    let aged: Vec<&str> = MINIMA.iter().map(|minimum| minimum.program).collect();
+    let (present, versions, perl) = tokio::join!(
+        prober.script("tools", PRESENT, &programs, user),
+        prober.script("versions", VERSIONS, &aged, user),
+        prober.ask("perl", &["perl", "-e", PERL], user, &prober.environment, super::probe::LOCAL),
+    );
+    Facts { present, versions, perl }
+}
+
+pub fn judge(release: &Release, facts: &Facts) -> Vec<Finding> {
+    let missing = missing(&facts.present);
+    let mut findings = judge_presence(release, facts, &missing);
+    let versions = facts.versions.lines().unwrap_or_default();
+    for minimum in MINIMA.iter().filter(|minimum| !missing.contains(minimum.program)) {
+        findings.extend(judge_age(release, minimum, versions));
+    }
+    findings
+}
+
+fn missing(present: &Answer) -> BTreeSet<String> {
+    let lines = present.lines().unwrap_or_default();
+    lines.iter().filter_map(|line| line.strip_prefix("missing ")).map(str::to_owned).collect()
+}
+
+fn judge_presence(release: &Release, facts: &Facts, missing: &BTreeSet<String>) -> Vec<Finding> {
+    const NAME: &str = "host tools";
+    if facts.present.lines().is_none() {
+        let found = format!("could not be looked for: {}", facts.present.complaint());
+        return vec![Finding::failed(NAME, found, "apt-get install -y coreutils dash")];
+    }
+    let count = wanted(release)
+        .filter(|package| package.required)
+        .map(|package| package.programs.len())
+        .sum::<usize>();
+    let mut findings = Vec::new();
+    for required in [true, false] {
+        let lacking = wanted(release).filter(|package| package.required == required);
+        let (mut programs, mut packages) = (Vec::new(), BTreeSet::new());
+        for package in lacking {
+            for program in package.programs.iter().filter(|program| missing.contains(**program)) {
+                programs.push(*program);
+                packages.insert(package.name);
+            }
+        }
+        let perl_lacks = required && !missing.contains("perl") && facts.perl.lines().is_none();
+        if perl_lacks {
+            programs.push("perl's modules");
+            packages.insert("perl");
+        }
+        if programs.is_empty() {
+            continue;
+        }
+        let packages = packages.into_iter().collect::<Vec<_>>().join(" ");
+        let mend = format!("apt-get install -y {packages}");
+        let programs = programs.join(", ");
+        findings.push(match required {
+            true => Finding::failed(NAME, format!("missing for {}: {programs}", release.name), mend),
+            false => Finding::warning("host tools of some recipes", format!("missing: {programs}"), mend),
+        });
+    }
+    if findings.iter().all(|finding| finding.name != NAME) {
+        let found = format!("all {count} that {} wants are there", release.name);
+        findings.insert(0, Finding::ok(NAME, found));
+    }
+    findings
+}
+
+fn judge_age(release: &Release, minimum: &Minimum, versions: &[String]) -> Option<Finding> {
+    let program = minimum.program;
+    let (_, least) = minimum.versions.iter().find(|(from, _)| age(release.name) >= age(from))?;
+    let line = versions.iter().find_map(|line| line.strip_prefix(program)?.strip_prefix(' '));
+    let Some(version) = line.and_then(version_in) else {
+        let found = format!("`{program} --version` does not tell its version; {least} or later is wanted");
+        return Some(Finding::warning(program, found, format!("apt-get install -y --reinstall {program}")));
+    };
+    let too_new = program == "python3"
+        && age(release.name) <= age(LAST_WITH_DISTUTILS)
+        && !is_older(&version, FIRST_PYTHON_WITHOUT);
+    if is_older(&version, least) {
+        let found = format!("{version} is too old for {}, which wants {least} or later", release.name);
+        let mend =
+            "take a newer distribution as the image's base, or the release's buildtools-extended tarball";
+        Some(Finding::failed(program, found, mend))
+    } else if too_new {
+        let found = format!(
+            "{version} is too new for {}, which imports distutils; {FIRST_PYTHON_WITHOUT} removed it",
+            release.name
+        );
+        Some(Finding::failed(
+            program,
+            found,
+            "take an image with an older Python, e.g. debian:11 or ubuntu:20.04",
+        ))
+    } else {
+        Some(Finding::ok(program, format!("{version} (wanted: {least} or later)")))
+    }
+}
+
+/// The first word of a `--version` line that looks like a version. Where a distribution names its
+/// package in brackets before it, the numbers are the same.
+fn version_in(line: &str) -> Option<String> {
+    line.split_whitespace()
+        .map(|word| word.split(|c: char| !c.is_ascii_digit() && c != '.').next().unwrap_or_default())
+        .map(|version| version.trim_matches('.'))
+        .find(|version| version.contains('.'))
+        .map(str::to_owned)
+}
+
+/// Compares numbers between dots; what is absent counts as 0.
+fn is_older(version: &str, least: &str) -> bool {
+    let numbers = |text: &str| text.split('.').map(|n| n.parse::<u64>().unwrap_or(0)).collect::<Vec<_>>();
+    let (mut version, mut least) = (numbers(version), numbers(least));
+    let length = version.len().max(least.len());
+    version.resize(length, 0);
+    least.resize(length, 0);
+    version < least
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::doctor::State::{Failed, Ok as Fine, Warning};
+
+    fn said(lines: &[&str]) -> Answer {
+        Answer::Said { ok: true, lines: lines.iter().map(|&line| line.to_owned()).collect() }
+    }
+
+    fn release(name: &str) -> &'static Release {
+        Release::find(name).unwrap()
+    }
+
+    #[test]
+    fn one_line_installs_all_that_is_missing() {
+        let all = Facts { present: said(&[]), versions: said(&[]), perl: said(&[]) };
+        assert_eq!(judge_presence(release("scarthgap"), &all, &BTreeSet::new())[0].state, Fine);
+
+        let facts = Facts {
+            present: said(&["missing lz4c", "missing zstd", "missing pzstd", "missing unzip"]),
+            perl: Answer::Said { ok: false, lines: vec!["Can't locate Thread/Queue.pm".into()] },
+            ..all
+        };
+        let findings = judge_presence(release("scarthgap"), &facts, &missing(&facts.present));
+        assert_eq!(findings[0].state, Failed);
+        assert_eq!(findings[0].mend.as_deref(), Some("apt-get install -y lz4 perl zstd"));
+        assert_eq!(findings[1].state, Warning);
+        assert_eq!(findings[1].mend.as_deref(), Some("apt-get install -y unzip"));
+    }
+
+    #[test]
+    fn an_unanswered_question_is_no_success() {
+        let silent = || Answer::Nothing("no answer".into());
+        let facts = Facts { present: silent(), versions: silent(), perl: silent() };
+        let findings = judge(release("scarthgap"), &facts);
+        assert!(findings.iter().all(|finding| finding.state != Fine), "{findings:?}");
+    }
+
+    #[test]
+    fn versions_of_the_real_first_lines() {
+        let table = [
+            ("gcc (Debian 12.2.0-14+deb12u1) 12.2.0", "12.2.0"),
+            ("git version 2.39.5 (Apple Git-154)", "2.39.5"),
+            ("tar (GNU tar) 1.34", "1.34"),
+            ("Python 3.11.2", "3.11.2"),
+            ("Python 3.13.0rc1", "3.13.0"),
+            ("GNU Make 4.3", "4.3"),
+            ("GNU patch 2.7.6", "2.7.6"),
+        ];
+        for (line, version) in table {
+            assert_eq!(version_in(line).as_deref(), Some(version), "{line}");
+        }
+        assert_eq!(version_in("sh: gcc: not found"), None);
+        assert_eq!(version_in(""), None);
+    }
+
+    #[test]
+    fn versions_are_numbers_and_not_text() {
+        let table = [
+            ("1.28", "1.28", false),
+            ("1.9", "1.28", true),
+            ("12.2.0", "8.0", false),
+            ("8", "8.0", false),
+            ("1.8.3", "1.8.3.1", true),
+            ("3.10.1", "3.9", false),
+        ];
+        for (version, least, older) in table {
+            assert_eq!(is_older(version, least), older, "{version} < {least}");
+        }
+    }
+
+    #[test]
+    fn each_release_has_its_own_idea_of_too_old_and_too_new() {
+        let table = [
+            ("scarthgap", "python3", "Python 3.7.3", Failed),
+            ("scarthgap", "python3", "Python 3.8.0", Fine),
+            ("walnascar", "python3", "Python 3.8.0", Failed),
+            ("dunfell", "python3", "Python 3.11.2", Fine),
+            ("dunfell", "python3", "Python 3.12.1", Failed),
+            ("kirkstone", "python3", "Python 3.12.1", Fine),
+            ("scarthgap", "gcc", "gcc (X) 9.4.0", Fine),
+            ("whinlatter", "gcc", "gcc (X) 9.4.0", Failed),
+            ("scarthgap", "tar", "tar (GNU tar) 1.27", Failed),
+            ("scarthgap", "tar", "bsdtar", Warning),
+        ];
+        for (name, program, line, state) in table {
+            let minimum = MINIMA.iter().find(|minimum| minimum.program == program).unwrap();
+            let finding = judge_age(release(name), minimum, &[format!("{program} {line}")]).unwrap();
+            assert_eq!(finding.state, state, "{name}: {line}: {finding:?}");
+        }
+    }
+}

@@ -1,0 +1,141 @@
+"""What all stand-in tools have in common: see the README beside the repository's original."""
+
+import os
+import resource
+import signal
+import sys
+import time
+
+TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+
+def say(text):
+    """To standard error and at once, as the real tools' loggers do."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def behaviour(tool):
+    """The words that the file `behaviour` has for this tool, the last line first."""
+    path = os.path.join(TOP, "behaviour")
+    lines = open(path, encoding="utf-8").read().splitlines() if os.path.exists(path) else []
+    words = [line.split() for line in lines if line.split()[:1] == [tool]]
+    return words[-1][1:] if words else ["pass"]
+
+
+def begin(tool):
+    """Does what is no tool's own business, and returns the words for the tool itself."""
+    words = behaviour(tool)
+    act = ACTS.get(words[0])
+    if act is None:
+        return words
+    act(*words[1:])
+    return ["pass"]
+
+
+def step():
+    """Between two steps of a tool's work."""
+    time.sleep(step.seconds)
+
+
+step.seconds = 0
+
+
+def act_say(*words):
+    say(" ".join(words))
+
+
+def act_environment():
+    for name, value in sorted(os.environ.items()):
+        say(f"environment {name}={value}")
+
+
+def act_bytes():
+    os.write(2, b"caf\xe9 \xff\xfe\x00 \x1b[31mred\x1b[0m \xf0\x9f\x9a\n")
+    os.write(2, b"INFO: a line that no end follows \xc3")
+    os.write(2, b"\n")
+
+
+def act_flood(mebibytes):
+    line = b"NOTE: the same line again and again, as a world build has it 0123456789\n"
+    block = line * (1024 * 1024 // len(line))
+    for _ in range(int(mebibytes)):
+        os.write(1, block)
+    # One line that never seems to end.
+    for _ in range(8):
+        os.write(1, b"x" * 1024 * 1024)
+    os.write(1, b"\n")
+
+
+def act_slow(milliseconds):
+    step.seconds = int(milliseconds) / 1000
+
+
+def act_daemon():
+    """As BitBake's server does: two forks and a session of its own; here it keeps the pipes, too."""
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            lock = os.path.join(os.environ.get("BUILDDIR", "/nonexistent"), "bitbake.lock")
+            if os.path.isdir(os.path.dirname(lock)):
+                with open(lock, "w", encoding="utf-8") as file:
+                    file.write(f"{os.getpid()}\n")
+            time.sleep(600)
+        os._exit(0)
+    os.wait()
+
+
+def act_outside(*paths):
+    for path in paths:
+        try:
+            with open(path, "a", encoding="utf-8") as file:
+                file.write("\nwritten by layer code\n")
+            say(f"outside {path}: written")
+        except OSError as error:
+            say(f"outside {path}: refused ({error.strerror})")
+
+
+def act_crash():
+    raise RuntimeError("the stand-in crashed because it was told to")
+
+
+def act_memory():
+    limit = 256 * 1024 * 1024
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    hoard = []
+    while True:
+        hoard.append(bytearray(16 * 1024 * 1024))
+
+
+def act_kill():
+    say("the end comes")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def act_hang():
+    say("hanging")
+    while True:
+        time.sleep(600)
+
+
+def act_stubborn():
+    signal.signal(signal.SIGINT, lambda *_: say("SIGINT is ignored"))
+    signal.signal(signal.SIGTERM, lambda *_: say("SIGTERM is ignored"))
+    act_hang()
+
+
+ACTS = {
+    "pass": lambda: None,
+    "say": act_say,
+    "environment": act_environment,
+    "bytes": act_bytes,
+    "flood": act_flood,
+    "slow": act_slow,
+    "daemon": act_daemon,
+    "outside": act_outside,
+    "crash": act_crash,
+    "memory": act_memory,
+    "kill": act_kill,
+    "hang": act_hang,
+    "stubborn": act_stubborn,
+}

@@ -1,0 +1,205 @@
+//! The command line: what needs no tools to run. Exit statuses, broken manifests, plan, lock, schema.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::path::Path;
+use std::process::Output;
+
+use build_agent_tests::{Sandbox, agent, git, json};
+
+fn call(words: &[&str]) -> Output {
+    agent().args(words).current_dir("/").output().expect("the agent starts")
+}
+
+fn printed(output: &Output) -> String {
+    [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes)).concat()
+}
+
+#[test]
+fn help_names_every_command_and_every_exit_status() {
+    let output = call(&["--help"]);
+    assert_eq!(output.status.code(), Some(0));
+    let text = printed(&output);
+    for command in ["run", "check", "plan", "lock", "doctor", "report", "schema"] {
+        assert!(text.contains(&format!("  {command}")), "{command}\n{text}");
+    }
+    for status in ["0", "1", "2", "3", "4", "5", "70", "130"] {
+        assert!(
+            text.split_whitespace().any(|word| word.trim_matches(['`', ':', ',']) == status),
+            "{status}\n{text}"
+        );
+    }
+}
+
+#[test]
+fn a_wrong_command_line_is_status_2() {
+    let table: [&[&str]; 8] = [
+        &["fly"],
+        &["run", "--no-such-option"],
+        &["run", "--only", "chekout"],
+        &["run", "/no/such/manifest.toml"],
+        &["run", "--set", "no-equals-sign"],
+        &["check", "/no/such/layer"],
+        &["check", "/", "--release", "no-such-release"],
+        &["report", "/no/such/events.jsonl"],
+    ];
+    for words in table {
+        let output = call(words);
+        assert_eq!(output.status.code(), Some(2), "{words:?}\n{}", printed(&output));
+        assert!(!output.stderr.is_empty(), "{words:?} said nothing");
+    }
+}
+
+#[test]
+fn a_missing_release_names_the_nearest() {
+    let output = call(&["check", "/", "--release", "scarthgab"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(printed(&output).contains("scarthgap"), "{}", printed(&output));
+}
+
+#[test]
+fn the_schema_is_json_and_knows_the_manifests_tables() {
+    let output = call(&["schema"]);
+    assert_eq!(output.status.code(), Some(0));
+    let schema: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    for key in
+        ["version", "name", "release", "repos", "layer", "config", "check", "build", "artifacts", "limits"]
+    {
+        assert!(schema["properties"].get(key).is_some(), "{key}");
+    }
+}
+
+/// Every mistake at once, with its place; and nothing has been touched.
+#[test]
+fn broken_manifests_are_status_2_and_nothing_is_made() {
+    let Some(sandbox) = Sandbox::new("broken_manifests_are_status_2_and_nothing_is_made") else { return };
+    let good = sandbox.manifest_text();
+    let branch = "branch = \"scarthgap\"";
+    let table: [(String, &[&str]); 14] = [
+        ("this is no TOML".into(), &["build-agent.toml:1"]),
+        (String::new(), &["release"]),
+        (good.replace("[check]", "[chekc]"), &["chekc", "check"]),
+        (good.replace("stall =", "stal ="), &["stal", "stall"]),
+        (good.replace("\"1m\"", "\"soon\""), &["stall", "soon"]),
+        (good.replace("version = 1", "version = 99"), &["version", "99"]),
+        (good.replace("version = 1", "version = \"one\""), &["version"]),
+        (good.replace("release = \"scarthgap\"", "release = \"scarthgab\""), &["scarthgab", "scarthgap"]),
+        (good.replace(branch, "branch = \"a\"\ntag = \"b\""), &["branch", "tag"]),
+        (good.replace(branch, ""), &["branch", "tag", "commit"]),
+        (good.replace("file://", "not an address "), &["url"]),
+        (format!("{good}\n[layer]\npaths = []\n"), &["paths"]),
+        (format!("{good}\n[layer]\npaths = [\"../../..\"]\n"), &["paths"]),
+        // Two mistakes, both told.
+        (good.replace("stall =", "stal =").replace("grace =", "grase ="), &["stal", "grase"]),
+    ];
+    for (text, words) in table {
+        sandbox.write_manifest(&text);
+        let ran = sandbox.run();
+        ran.assert_code(&[2]);
+        ran.assert_says(words);
+        ran.assert_says(&["build-agent.toml"]);
+        for made in [sandbox.work(), sandbox.out(), sandbox.artifacts()] {
+            assert!(!made.exists(), "{} was made for\n{text}", made.display());
+        }
+    }
+}
+
+#[test]
+fn a_manifest_that_is_not_utf8_is_status_2() {
+    let Some(sandbox) = Sandbox::new("a_manifest_that_is_not_utf8_is_status_2") else { return };
+    std::fs::write(sandbox.manifest(), b"name = \"caf\xe9\"\n").unwrap();
+    let ran = sandbox.run();
+    ran.assert_code(&[2]);
+    ran.assert_says(&["build-agent.toml"]);
+}
+
+#[test]
+fn settings_of_the_command_line_are_checked_like_the_manifest() {
+    let Some(sandbox) = Sandbox::new("settings_of_the_command_line_are_checked_like_the_manifest") else {
+        return;
+    };
+    for (set, words) in
+        [("repos.poky.brunch=master", ["brunch", "branch"]), ("limits.stall=soon", ["stall", "soon"])]
+    {
+        let mut command = sandbox.run_command();
+        command.args(["--set", set]);
+        let ran = sandbox.start(command).wait();
+        ran.assert_code(&[2]);
+        ran.assert_says(&words);
+        assert!(!sandbox.work().exists());
+    }
+}
+
+#[test]
+fn plan_touches_nothing_and_says_why_stages_are_skipped() {
+    let Some(sandbox) = Sandbox::new("plan_touches_nothing_and_says_why_stages_are_skipped") else { return };
+    let manifest = sandbox.manifest();
+    let ran = sandbox.call([Path::new("plan"), &manifest]);
+    ran.assert_code(&[0]);
+    ran.assert_says(&[
+        "checkout",
+        "configure",
+        "check",
+        "build",
+        "test",
+        "publish",
+        "report",
+        "[build] names no targets",
+    ]);
+    let ran = sandbox.call([Path::new("plan"), &manifest, Path::new("--json")]);
+    ran.assert_code(&[0]);
+    serde_json::from_str::<serde_json::Value>(&ran.stdout).expect("JSON");
+    assert!(!sandbox.work().exists() && !sandbox.out().exists());
+    assert_eq!(git(&sandbox.layer(), ["status", "--porcelain"]), "?? build-agent.toml");
+}
+
+#[test]
+fn with_a_lock_nothing_floats() {
+    let Some(sandbox) = Sandbox::new("with_a_lock_nothing_floats") else { return };
+    let manifest = sandbox.manifest();
+    let first = git(&sandbox.upstream(), ["rev-parse", "HEAD"]);
+    sandbox.call([Path::new("lock"), &manifest]).assert_code(&[0]);
+    let lock = sandbox.layer().join("build-agent.lock");
+    assert!(std::fs::read_to_string(&lock).unwrap().contains(&first));
+
+    // The upstream moves to something that fails; the lock holds the job at what passes.
+    sandbox.behaviour("yocto-check-layer fail test_world");
+    sandbox.run().assert_code(&[0]);
+    assert!(sandbox.result().to_string().contains(&first));
+
+    sandbox.call([Path::new("lock"), &manifest, Path::new("--update"), Path::new("poky")]).assert_code(&[0]);
+    let second = git(&sandbox.upstream(), ["rev-parse", "HEAD"]);
+    assert!(std::fs::read_to_string(&lock).unwrap().contains(&second));
+    sandbox.run().assert_code(&[1]);
+}
+
+#[test]
+fn the_doctor_says_what_to_mend() {
+    let Some(sandbox) = Sandbox::new("the_doctor_says_what_to_mend") else { return };
+    sandbox.change_manifest("/upstream/poky", "/upstream/gone");
+    let ran = sandbox.call([Path::new("doctor"), &sandbox.manifest(), Path::new("--json")]);
+    // What else this machine lacks decides between the two.
+    ran.assert_code(&[3, 4]);
+    let report: serde_json::Value = serde_json::from_str(&ran.stdout).expect("JSON");
+    assert_eq!(report["schema"], "build-agent/doctor/v1");
+    let findings = report["findings"].as_array().unwrap();
+    let remote =
+        findings.iter().find(|finding| finding["name"] == "remote poky").expect("the remote was tried");
+    assert_eq!(remote["state"], "failed");
+    assert!(
+        findings.iter().all(|finding| finding["state"] == "ok" || finding["mend"].is_string()),
+        "{report:#}"
+    );
+    assert!(!sandbox.work().exists(), "the doctor makes nothing");
+}
+
+#[test]
+fn the_report_is_rebuilt_the_same() {
+    let Some(sandbox) = Sandbox::new("the_report_is_rebuilt_the_same") else { return };
+    sandbox.run().assert_code(&[0]);
+    let result = sandbox.out().join("result.json");
+    let before = json(&result);
+    std::fs::remove_file(&result).unwrap();
+    sandbox.call([Path::new("report"), &sandbox.out().join("events.jsonl")]).assert_code(&[0]);
+    assert_eq!(json(&result), before);
+}

@@ -1,0 +1,116 @@
+//! Layers are written by strangers: their names, words and code must not get further than a log.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+use build_agent_tests::{Sandbox, cases, commit, leaks_of, skip, well_formed_xml};
+
+const GITHUB: &str = "ghp_7hIsIsN0T4RealT0ken0123456789abcdef";
+const AWS: &str = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY";
+
+#[test]
+fn secrets_reach_no_child_and_no_report() {
+    let Some(sandbox) = Sandbox::new("secrets_reach_no_child_and_no_report") else { return };
+    let run = |behaviour: &str| {
+        sandbox.behaviour(&format!("yocto-check-layer {behaviour}\nbitbake-layers environment"));
+        let mut command = sandbox.run_command();
+        command.env("GITHUB_TOKEN", GITHUB).env("AWS_SECRET_ACCESS_KEY", AWS);
+        let ran = sandbox.start(command).wait();
+        ran.assert_code(&[0]);
+        ran
+    };
+    // Each form in which a secret may be printed; the stand-in knows it from elsewhere.
+    let forms = [
+        GITHUB,
+        AWS,
+        // base64 of the two
+        "Z2hwXzdoSXNJc04wVDRSZWFsVDBrZW4wMTIzNDU2Nzg5YWJjZGVm",
+        "d0phbHJYVXRuRkVNSS9LN01ERU5HK2JQeFJmaUNZRVhBTVBMRUtFWQ==",
+        // and escaped for an address
+        "wJalrXUtnFEMI%2FK7MDENG%2BbPxRfiCYEXAMPLEKEY",
+    ];
+    let secrets = forms.map(str::to_owned);
+    for form in forms {
+        let ran = run(&format!("say it is {form} indeed"));
+        assert!(secrets.iter().all(|secret| !ran.output().contains(secret)), "{form} was printed");
+        assert!(sandbox.logs().contains("it is "), "the words around a secret stay");
+        let leaks = leaks_of(&secrets, &sandbox.out());
+        assert!(leaks.is_empty(), "{form} is in {leaks:?}");
+    }
+    run("environment");
+    let logs = sandbox.logs();
+    assert!(logs.contains("environment BUILDDIR="), "the tools printed their environment");
+    for name in ["GITHUB_TOKEN", "AWS_", "CODEBUILD_"] {
+        assert!(!logs.contains(&format!("environment {name}")), "a child has {name}");
+    }
+    assert!(logs.contains("environment LC_ALL=en_US.UTF-8"));
+}
+
+#[test]
+fn names_and_commit_messages_are_text_and_nothing_more() {
+    let Some(sandbox) = Sandbox::new("names_and_commit_messages_are_text_and_nothing_more") else { return };
+    let names: [&[u8]; 8] = [
+        b"$(touch pwned)",
+        b"`touch pwned`",
+        b"new\nline",
+        b"quote\"'",
+        b"\x1b[31mred\x1b[0m",
+        b"latin-\xe9",
+        b"-rf",
+        b"]]>&amp;<x>",
+    ];
+    for name in names {
+        // Patches are read by the preflight, recipes by BitBake.
+        for ending in [b".patch" as &[u8], b"_1.0.bb"] {
+            let name = [name, ending].concat();
+            let path = sandbox.layer().join("recipes-hello/hello").join(OsStr::from_bytes(&name));
+            std::fs::write(path, "Upstream-Status: Pending\n").unwrap();
+        }
+    }
+    commit(&sandbox.layer(), "::set-output name=x::y\n\x1b[31m]]> <b>@everyone</b> $(touch pwned)");
+    let ran = sandbox.run();
+    ran.assert_code(&[0]);
+    assert!(!ran.output().contains("\x1b[31m"), "a layer's escape sequence reached the terminal");
+    assert!(ran.output().lines().all(|line| !line.starts_with("::")), "a workflow command was printed");
+    well_formed_xml(&sandbox.out().join("junit.xml"), "testcase");
+    assert_eq!(sandbox.result()["outcome"], "passed");
+    for directory in [sandbox.layer(), sandbox.path().into(), sandbox.work(), sandbox.out()] {
+        assert!(!directory.join("pwned").exists(), "a name was run in {}", directory.display());
+    }
+}
+
+#[test]
+fn bytes_that_are_not_text_do_not_stop_the_verdict() {
+    let Some(sandbox) = Sandbox::new("bytes_that_are_not_text_do_not_stop_the_verdict") else { return };
+    sandbox.behaviour("yocto-check-layer bytes");
+    sandbox.run().assert_code(&[0]);
+    assert!(cases(&sandbox.result()).contains(&("test_world".into(), "passed".into())));
+    well_formed_xml(&sandbox.out().join("junit.xml"), "testcase");
+}
+
+/// When the agent is root, layer code is somebody else and cannot touch what verdicts are made of.
+#[test]
+fn layer_code_cannot_write_outside_its_build_directory() {
+    const NAME: &str = "layer_code_cannot_write_outside_its_build_directory";
+    if !nix::unistd::geteuid().is_root() {
+        return skip(NAME, "the agent has no other user to drop to unless it is root");
+    }
+    let Some(sandbox) = Sandbox::new(NAME) else { return };
+    let targets = [
+        sandbox.out().join("events.jsonl"),
+        sandbox.out().join("result.json"),
+        sandbox.manifest(),
+        sandbox.layer().join("README.md"),
+        sandbox.layer().join(".git/config"),
+        sandbox.work().join("written"),
+    ];
+    let words: Vec<String> = targets.iter().map(|path| path.display().to_string()).collect();
+    sandbox.behaviour(&format!("yocto-check-layer outside {}", words.join(" ")));
+    sandbox.run().assert_code(&[0]);
+    for target in targets {
+        let text = std::fs::read(&target).unwrap_or_default();
+        assert!(!String::from_utf8_lossy(&text).contains("written by layer code"), "{}", target.display());
+        let refused = format!("outside {}: refused", target.display());
+        assert!(sandbox.logs().contains(&refused), "{refused:?} is not in the log");
+    }
+}

@@ -1,0 +1,9 @@
+//! Whole jobs against stand-in tools: what the agent makes of tools that lie, crash, hang and flood,
+//! of signals, of hostile layers. See `tests/stand-ins/README.md`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod builds;
+mod hostile;
+mod stops;
+mod verdicts;

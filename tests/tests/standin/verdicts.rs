@@ -1,0 +1,128 @@
+//! The verdict: only what proved itself is green.
+
+use build_agent_tests::{Sandbox, cases, well_formed_xml};
+
+#[test]
+fn a_good_layer_passes_and_every_test_is_reported() {
+    let Some(sandbox) = Sandbox::new("a_good_layer_passes_and_every_test_is_reported") else { return };
+    sandbox.run().assert_code(&[0]);
+    let result = sandbox.result();
+    assert_eq!(result["schema"], "build-agent/result/v1");
+    assert_eq!(result["outcome"], "passed");
+    let cases = cases(&result);
+    for test in ["test_readme", "test_parse", "test_world", "test_signatures", "test_layerseries_compat"] {
+        assert!(cases.contains(&(test.to_owned(), "passed".to_owned())), "{test}: {cases:?}");
+    }
+    let skipped = cases.iter().filter(|(_, outcome)| outcome == "skipped").count();
+    assert_eq!(skipped, 2, "the BSP and distro classes: {cases:?}");
+    assert!(well_formed_xml(&sandbox.out().join("junit.xml"), "testcase") >= cases.len());
+    assert!(sandbox.out().join("events.jsonl").is_file());
+    sandbox.assert_nothing_runs();
+}
+
+#[test]
+fn a_failing_test_is_named_with_its_message() {
+    let Some(sandbox) = Sandbox::new("a_failing_test_is_named_with_its_message") else { return };
+    sandbox.behaviour("yocto-check-layer fail test_signatures test_world");
+    let ran = sandbox.run();
+    ran.assert_code(&[1]);
+    ran.assert_says(&["test_signatures", "test_world"]);
+    let result = sandbox.result();
+    assert_eq!(result["outcome"], "failed");
+    let cases = cases(&result);
+    for (test, outcome) in [("test_signatures", "failed"), ("test_world", "failed"), ("test_parse", "passed")]
+    {
+        assert!(cases.contains(&(test.to_owned(), outcome.to_owned())), "{test}: {cases:?}");
+    }
+    assert!(result.to_string().contains("test_world was told to go wrong"));
+}
+
+/// What a tool does, which statuses are right for it, and what people must read. None is green.
+#[test]
+fn nothing_that_proved_nothing_is_green() {
+    let table: [(&str, &[i32], &[&str]); 13] = [
+        ("error test_parse", &[1], &["test_parse"]),
+        // Nothing was proved although the tool says so: not green, and not the agent's fault.
+        ("skip-all", &[1], &["skipped"]),
+        ("no-tests", &[1, 70], &["meta-tested"]),
+        ("already", &[1, 70], &["BBLAYERS"]),
+        ("no-summary", &[1, 70], &["meta-tested"]),
+        ("no-verdict", &[1, 70], &["meta-tested"]),
+        ("other-layer", &[1, 70], &["meta-tested"]),
+        // Exit status and words contradict each other.
+        ("lie-pass", &[70], &["exit status 1"]),
+        ("lie-fail", &[70], &["test_world"]),
+        ("lie-tests", &[70], &["test_world"]),
+        // The tool broke.
+        ("crash", &[1, 70], &["told to"]),
+        ("memory", &[1, 70], &["MemoryError"]),
+        ("kill", &[1, 3, 70], &["SIGKILL"]),
+    ];
+    let Some(sandbox) = Sandbox::new("nothing_that_proved_nothing_is_green") else { return };
+    for (behaviour, codes, words) in table {
+        println!("yocto-check-layer {behaviour}");
+        sandbox.behaviour(&format!("yocto-check-layer {behaviour}"));
+        let ran = sandbox.run();
+        ran.assert_code(codes);
+        ran.assert_says(words);
+        let result = sandbox.result();
+        assert_ne!(result["outcome"], "passed", "{behaviour}");
+        assert_ne!(result["outcome"], "skipped", "{behaviour}");
+        well_formed_xml(&sandbox.out().join("junit.xml"), "testcase");
+        sandbox.assert_nothing_runs();
+    }
+}
+
+#[test]
+fn a_failing_bitbake_layers_command_fails_the_check() {
+    let Some(sandbox) = Sandbox::new("a_failing_bitbake_layers_command_fails_the_check") else { return };
+    sandbox.behaviour("bitbake-layers fail");
+    let ran = sandbox.run();
+    ran.assert_code(&[1]);
+    ran.assert_says(&["show-layers"]);
+}
+
+#[test]
+fn a_check_that_asks_for_nothing_is_not_green() {
+    let Some(sandbox) = Sandbox::new("a_check_that_asks_for_nothing_is_not_green") else { return };
+    sandbox.change_manifest("[\"show-layers\"]", "[]");
+    sandbox.change_manifest("yocto_check_layer = true", "yocto_check_layer = false");
+    let mut command = sandbox.run_command();
+    command.args(["--only", "check"]);
+    assert_ne!(sandbox.start(command).wait().code, Some(0));
+}
+
+#[test]
+fn the_preflight_fails_before_any_tool_runs() {
+    let Some(sandbox) = Sandbox::new("the_preflight_fails_before_any_tool_runs") else { return };
+    std::fs::remove_file(sandbox.layer().join("README.md")).unwrap();
+    let ran = sandbox.run();
+    ran.assert_code(&[1]);
+    ran.assert_says(&["README"]);
+    assert!(
+        !sandbox.logs().contains("Detected layers"),
+        "yocto-check-layer ran for a layer that cannot pass"
+    );
+}
+
+#[test]
+fn an_upstream_that_is_not_there_is_status_4() {
+    let Some(sandbox) = Sandbox::new("an_upstream_that_is_not_there_is_status_4") else { return };
+    // Nothing listens on this port of this machine.
+    let here = format!("file://{}", sandbox.upstream().display());
+    sandbox.change_manifest(&here, "https://somebody:hunter2secret@127.0.0.1:1/poky");
+    let ran = sandbox.run();
+    ran.assert_code(&[4]);
+    ran.assert_says(&["127.0.0.1"]);
+    assert!(!ran.output().contains("hunter2secret"), "{}", ran.output());
+    assert_ne!(sandbox.result()["outcome"], "passed");
+}
+
+#[test]
+fn a_branch_that_is_not_there_never_runs() {
+    let Some(sandbox) = Sandbox::new("a_branch_that_is_not_there_never_runs") else { return };
+    sandbox.change_manifest("branch = \"scarthgap\"", "branch = \"no-such-branch\"");
+    let ran = sandbox.run();
+    ran.assert_code(&[2, 4]);
+    ran.assert_says(&["no-such-branch"]);
+}
