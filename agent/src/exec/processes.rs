@@ -263,7 +263,8 @@ mod tests {
             .iter()
             .map(|line| (line.len() - line.trim_start().len(), line.rsplit(' ').next().unwrap()))
             .collect();
-        assert_eq!(shape, [(0, "[p1]"), (2, "[p2]"), (4, "[p3]"), (2, "[p4]")]);
+        let names = (1..=4).map(|n| format!("[p{}]", base + n)).collect::<Vec<_>>();
+        assert_eq!(shape, [(0, &*names[0]), (2, &*names[1]), (4, &*names[2]), (2, &*names[3])]);
         assert_eq!(processes.tree(&pids, 2).last().unwrap(), "… and 2 more");
     }
 }

@@ -1,12 +1,13 @@
 //! Runs a [`Command`] from start to end.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::pin::{Pin, pin};
 use std::process::ExitStatus;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -272,19 +273,24 @@ impl Job<'_> {
         stopped: bool,
     ) {
         let is_read = reading.is_over.clone();
+        let seen_holding = Mutex::new(BTreeSet::new());
         let find = |processes: &Processes| {
             let mut family = running.family(processes);
             if !is_read.load(Ordering::Relaxed) {
                 let holders = Running::holders(processes, pipe);
-                family.extend(
-                    holders.into_iter().filter(|holder| !family.contains(holder)).collect::<Vec<_>>(),
-                );
+                let mut seen = seen_holding.lock().unwrap_or_else(PoisonError::into_inner);
+                seen.extend(holders.iter().map(|holder| holder.pid));
+                let strangers: Vec<Process> =
+                    holders.into_iter().filter(|holder| !family.contains(holder)).collect();
+                family.extend(strangers);
             }
             family
         };
-        let ended = end_leftovers(find, self.patience(self.times.output, stopped), &self.runner.interrupt);
-        let ended = reading.beside(ended).await;
-        let what = if is_read.load(Ordering::Relaxed) { "running" } else { "holding its output open" };
+        let patience = self.patience(self.times.output, stopped);
+        let ended = reading.beside(end_leftovers(find, patience, &self.runner.interrupt)).await;
+        let seen = seen_holding.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let held = ended.processes.iter().any(|process| seen.contains(&process.pid));
+        let what = if held { "holding its output open" } else { "running" };
         self.tell(ended, what).await;
     }
 

@@ -1,7 +1,5 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::collections::BTreeSet;
-
 use super::*;
 use crate::config::Secret;
 use crate::error::Class;
@@ -223,7 +221,9 @@ async fn the_sequence_is_interrupt_twice_and_terminate() {
         "trap 'echo int' INT; trap 'echo term; exit 0' TERM; echo ready; while :; do sleep 0.05; done";
     let finished = bench.runner.run_with(bench.sh(script), &mut lines, QUICK).await.unwrap();
     assert_eq!(finished.end, End::Cancelled);
-    assert_eq!(finished.tail, ["ready", "int", "int", "term"]);
+    // The shell has its own words about the `sleep` that the signals ended.
+    let told: Vec<_> = finished.tail.iter().filter(|line| ["int", "term"].contains(&line.as_str())).collect();
+    assert_eq!(told, ["int", "int", "term"]);
 }
 
 #[tokio::test]

@@ -2,5 +2,6 @@
 //! out; what must run a tool goes through [`exec`](crate::exec).
 
 pub mod release;
+pub mod server;
 
 pub use release::Release;
