@@ -4,13 +4,31 @@
 //! [`Runner`] runs it: own process group, output read as bytes by line, redacted, written to the
 //! log and offered to a [`Lines`] handler; limits and cancellation; at the end a [`Finished`] that
 //! says how it ended. A child that fails is no error here; not being able to start it is.
+//!
+//! Nothing survives its command: what is left of the process group, and what left the group as a
+//! daemon, is ended when the command is over.
 
 mod command;
 mod interrupt;
+mod lines;
+mod log;
+mod prepare;
+pub mod processes;
 mod redact;
+pub mod remove;
 mod runner;
+mod running;
+mod spawn;
+mod stop;
+mod user;
+mod watch;
 
-pub use command::{Command, Environment, User};
+pub use command::{Command, Environment};
 pub use interrupt::{Interrupt, Interrupted};
+pub use lines::Lines;
+pub use prepare::prepare_process;
 pub use redact::Redactor;
-pub use runner::{End, Finished, Lines, Runner};
+pub use runner::{End, Finished, Runner};
+pub use running::reap;
+pub use stop::signal;
+pub use user::{User, agent_user, build_user};

@@ -10,5 +10,6 @@ pub mod foundation;
 pub mod layer_conf;
 pub mod preflight;
 pub mod release;
+pub mod server;
 
 pub use release::Release;

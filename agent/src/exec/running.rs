@@ -1,0 +1,167 @@
+//! The commands that run now, in the whole process: who of the agent's children is whose.
+//!
+//! The agent is a subreaper: a descendant that loses its parent becomes the agent's own child,
+//! whichever command it came from. The commands are told apart like this:
+//!
+//! - A process of a command's process group is that command's.
+//! - A process whose environment holds the command's marker (`BUILD_AGENT_COMMAND=…`, set for every
+//!   child at its start and inherited by all below) is that command's, also after `setsid`.
+//! - BitBake cleans its environment before it starts its server, so the server bears no marker. An
+//!   adopted process that nobody can claim is ended when the *last* of the commands that run side by
+//!   side is over; before, it might be another's.
+//!
+//! Children that a library started (`aws-config` runs credential programs) stay in the agent's own
+//! process group with the agent's user: those are never touched.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::{Pid, geteuid, getpgrp, getpid};
+
+use super::processes::{Process, Processes};
+
+/// The variable that marks a command's descendants.
+pub(super) const MARKER: &str = "BUILD_AGENT_COMMAND";
+
+/// Process group (the pid of its leader) and marker of each command that runs. Held while a child
+/// is being started, so that nobody mistakes it for an adopted one before its group is known.
+static RUNNING: Mutex<BTreeMap<i32, String>> = Mutex::new(BTreeMap::new());
+
+fn running() -> MutexGuard<'static, BTreeMap<i32, String>> {
+    // A panic elsewhere leaves the map whole.
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A command that runs, until it is dropped or has left.
+#[derive(Debug)]
+pub(super) struct Running {
+    pub group: i32,
+    /// `BUILD_AGENT_COMMAND=…`
+    marker: String,
+    started: u64,
+    over: bool,
+}
+
+impl Running {
+    /// Starts the child in a process group of its own.
+    pub fn start(
+        command: &mut tokio::process::Command,
+        number: u32,
+    ) -> std::io::Result<(tokio::process::Child, Running)> {
+        // Pid and start time of the agent make it unique on this machine, the number within the job.
+        let agent = Process::find(getpid().as_raw()).map_or(0, |agent| agent.started);
+        let value = format!("{}-{agent}-{number}-{:p}", getpid(), command);
+        command.env(MARKER, &value).process_group(0);
+        let mut running = running();
+        let child = command.spawn()?;
+        // A child that was not waited for has a pid.
+        let group = child.id().map_or(0, |pid| pid as i32);
+        let marker = format!("{MARKER}={value}");
+        running.insert(group, marker.clone());
+        let started = Process::find(group).map_or(0, |leader| leader.started);
+        Ok((child, Running { group, marker, started, over: false }))
+    }
+
+    /// Those of the process group that still run. A group of this number in another session is
+    /// another group: the number was given away again.
+    pub fn members<'a>(&self, processes: &'a Processes) -> impl Iterator<Item = &'a Process> {
+        let session = processes.get(getpid().as_raw()).map(|agent| agent.session);
+        let group = self.group;
+        processes.alive().filter(move |one| one.group == group && Some(one.session) == session)
+    }
+
+    /// All that is certainly this command's and still runs: its group, those with its marker, and
+    /// what descends from them.
+    pub fn family(&self, processes: &Processes) -> Vec<Process> {
+        let marked = processes
+            .alive()
+            .filter(|one| one.started >= self.started && one.was_started_with(&self.marker))
+            .map(|one| one.pid);
+        let roots: Vec<i32> = self.members(processes).map(|one| one.pid).chain(marked).collect();
+        alive(processes, roots)
+    }
+
+    /// Those that hold `pipe` (`pipe:[4711]`) open, besides the agent.
+    pub fn holders(processes: &Processes, pipe: &std::path::Path) -> Vec<Process> {
+        let own = getpid().as_raw();
+        let holds = |one: &&Process| {
+            one.pid != own && !is_librarys(one) && one.open_files().iter().any(|f| f == pipe)
+        };
+        processes.alive().filter(holds).cloned().collect()
+    }
+
+    /// The group has been ended. From now on [`unclaimed`] may find what is left.
+    pub fn leave(mut self) {
+        self.over = true;
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Whoever waited for the command is gone, e.g. by a panic: it must not go on unseen.
+        if !self.over && self.members(&Processes::now()).next().is_some() {
+            let _ = killpg(Pid::from_raw(self.group), Signal::SIGKILL);
+        }
+        running().remove(&self.group);
+    }
+}
+
+/// The adopted processes that nobody claims, with all below them; none while commands run.
+pub(super) fn unclaimed(processes: &Processes) -> Vec<Process> {
+    let running = running();
+    if !running.is_empty() {
+        return Vec::new();
+    }
+    let own = getpid().as_raw();
+    let orphans = processes.alive().filter(|one| one.parent == own && !is_librarys(one)).map(|one| one.pid);
+    alive(processes, orphans)
+}
+
+/// What runs below the agent and is in no other command's group: the picture for people of what a
+/// silent command is doing, BitBake's server included.
+pub(super) fn below(processes: &Processes, command: &Running) -> Vec<Process> {
+    let running = running();
+    let own = getpid().as_raw();
+    let others = |one: &Process| one.group != command.group && running.contains_key(&one.group);
+    let roots = processes.alive().filter(|one| one.parent == own && !is_librarys(one) && !others(one));
+    alive(processes, roots.map(|one| one.pid))
+}
+
+fn alive(processes: &Processes, roots: impl IntoIterator<Item = i32>) -> Vec<Process> {
+    let found = processes.descendants(roots);
+    let own = getpid().as_raw();
+    found
+        .into_iter()
+        .filter(|pid| *pid > 1 && *pid != own)
+        .filter_map(|pid| processes.get(pid).filter(|one| !one.is_dead()).cloned())
+        .collect()
+}
+
+/// A child of a library's, not of ours: in the agent's own group and with its user.
+fn is_librarys(process: &Process) -> bool {
+    process.group == getpgrp().as_raw()
+        && process.uids().is_none_or(|uids| uids.iter().all(|uid| *uid == geteuid().as_raw()))
+}
+
+/// Takes note of the adopted processes that have ended, so that they do not fill the process table.
+/// Waits for one known pid at a time: all others belong to tokio.
+pub fn reap() {
+    let running = running();
+    let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    // The kernel shows the same one again until it is taken, so one of tokio's ends the round; the
+    // next round comes soon.
+    while let Ok(status) = waitid(Id::All, peek) {
+        let Some(pid) = status.pid().filter(|_| status != WaitStatus::StillAlive) else { return };
+        let ours = Process::find(pid.as_raw()).is_some_and(|one| !is_librarys(&one));
+        if running.contains_key(&pid.as_raw()) || !ours || take(pid).is_err() {
+            return;
+        }
+    }
+}
+
+fn take(pid: Pid) -> Result<WaitStatus, Errno> {
+    waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG)
+}
