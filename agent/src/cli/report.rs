@@ -1,0 +1,66 @@
+//! `build-agent report`: the reports of a job again, from its events or its result.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+
+use crate::error::Result;
+use crate::report::{self, Paint, Summary, Torn};
+
+/// A report that can be made again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// `result.json`
+    Json,
+    /// `junit.xml`
+    Junit,
+    /// The closing text of the console.
+    Text,
+}
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub struct Reported {
+    pub summary: Summary,
+    /// The closing text, when it was asked for.
+    pub text: Option<String>,
+    /// The event file's last line was torn; all before it was used.
+    pub torn: Option<Torn>,
+}
+
+/// Reads an `events.jsonl` or a `result.json`, whichever `path` is, and writes the reports into
+/// `out`; without it beside the file that was read.
+///
+/// # Errors
+/// When the file is neither, is damaged or of another layout, or a report cannot be written.
+pub fn report(path: &Path, formats: &[Format], out: Option<&Path>, paint: Paint) -> Result<Reported> {
+    let (summary, torn) = summary(path)?;
+    let out = out.or(path.parent()).unwrap_or(Path::new("."));
+    let mut text = None;
+    for format in formats {
+        match format {
+            Format::Json => report::write_result(&summary, out)?,
+            Format::Junit => report::write_junit(&summary, out)?,
+            Format::Text => text = Some(report::closing(&summary, out, paint)),
+        }
+    }
+    Ok(Reported { summary, text, torn })
+}
+
+fn summary(path: &Path) -> Result<(Summary, Option<Torn>)> {
+    if !holds_events(path)? {
+        return Ok((report::read_result(path)?, None));
+    }
+    let mut summary = Summary::default();
+    let torn = report::read_events(path, |event| summary.apply(event))?;
+    summary.interrupted();
+    Ok((summary, torn))
+}
+
+/// A `result.json` is written over several lines, so its first alone is no JSON.
+fn holds_events(path: &Path) -> Result<bool> {
+    let mut start = Vec::new();
+    let limit = 2 * 1024 * 1024;
+    let file = BufReader::new(fs_err::File::open(path)?);
+    std::io::Read::take(file, limit).read_until(b'\n', &mut start)?;
+    Ok(start.trim_ascii() != b"{")
+}

@@ -1,0 +1,151 @@
+//! The one listener of a job: each event is redacted, then every sink and the fold see it.
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+use tokio::sync::mpsc;
+
+use crate::events::{Event, Level, What};
+use crate::exec::Redactor;
+
+use super::summary::Summary;
+use super::verdict;
+
+/// Takes the events of a job as they come: a file, a console.
+pub trait Sink: Send {
+    /// For messages about the sink itself.
+    fn name(&self) -> &'static str;
+
+    /// # Errors
+    /// When it cannot take the event. It is not asked again.
+    fn event(&mut self, event: &Event) -> std::io::Result<()>;
+}
+
+/// Listens until the last [`Emitter`](crate::events::Emitter) is gone.
+///
+/// When the job has not said by then how it ended, its end is decided here, from all that was
+/// heard ([`verdict::outcome`]), and told to the sinks as the last event. So the exit status, the
+/// console and all reports say the same, also when the job's own code broke off.
+///
+/// The sinks block as files and terminals do; they run on a thread of their own.
+pub async fn record(
+    mut receiver: mpsc::Receiver<Event>,
+    redactor: Redactor,
+    sinks: Vec<Box<dyn Sink>>,
+) -> Summary {
+    let listen = move || {
+        let mut recorder = Recorder { summary: Summary::default(), redactor, sinks };
+        while let Some(event) = receiver.blocking_recv() {
+            recorder.take(event);
+        }
+        recorder.finish()
+    };
+    match tokio::task::spawn_blocking(listen).await {
+        Ok(summary) => summary,
+        Err(broken) => std::panic::resume_unwind(broken.into_panic()),
+    }
+}
+
+struct Recorder {
+    summary: Summary,
+    redactor: Redactor,
+    sinks: Vec<Box<dyn Sink>>,
+}
+
+impl Recorder {
+    fn take(&mut self, event: Event) {
+        let event = fit_to_record(event, &self.redactor);
+        self.summary.apply(&event);
+        let mut failed = Vec::new();
+        self.sinks.retain_mut(|sink| match sink.event(&event) {
+            Ok(()) => true,
+            Err(error) => {
+                failed.push((sink.name(), error));
+                false
+            }
+        });
+        for (name, error) in failed {
+            let message = format!("{name} cannot be written any more: {error}; the job goes on without it");
+            // The console may be the one that failed.
+            eprintln!("build-agent: {message}");
+            let hint = Some("result.json and junit.xml are written at the end all the same".to_owned());
+            self.tell(What::Notice { level: Level::Warning, message, hint });
+        }
+    }
+
+    fn tell(&mut self, what: What) {
+        self.take(Event { time: std::time::SystemTime::now(), what });
+    }
+
+    fn finish(mut self) -> Summary {
+        if !self.summary.complete {
+            for wrong in verdict::contradictions(&self.summary) {
+                self.tell(What::Error { stage: wrong.stage, error: wrong.error });
+            }
+            let (outcome, exit) = verdict::outcome(&self.summary);
+            self.tell(What::JobFinished { exit, outcome });
+        }
+        self.summary
+    }
+}
+
+/// The event as all listeners may see it: without secrets, and exactly as it can be read back from
+/// a file, so that reports that are rebuilt from the file are the same to the byte.
+fn fit_to_record(mut event: Event, redactor: &Redactor) -> Event {
+    make_paths_readable(&mut event.what);
+    // Without paths that are no UTF-8 there is nothing in an event that JSON could not hold.
+    let Ok(plain) = serde_json::to_value(&event) else { return unreadable(event) };
+    let mut redacted = redactor.redact_json(plain.clone());
+    if let Ok(event) = serde_json::from_value(redacted.clone()) {
+        return event;
+    }
+    // A secret that is also one of the agent's own words (`failed`, `checkout`) is no secret there.
+    restore_words(&mut redacted, &plain);
+    serde_json::from_value(redacted).unwrap_or_else(|_| unreadable(event))
+}
+
+/// Stands in for an event that cannot be shown. The verdict guard notices when it mattered.
+fn unreadable(event: Event) -> Event {
+    let message = "an event could not be recorded: it cannot be told without showing a secret".to_owned();
+    Event { time: event.time, what: What::Notice { level: Level::Warning, message, hint: None } }
+}
+
+/// Puts back the words whose values are the agent's own closed lists.
+fn restore_words(redacted: &mut Value, plain: &Value) {
+    match (redacted, plain) {
+        (Value::Object(redacted), Value::Object(plain)) => {
+            let is_error = plain.get("event").is_some_and(|kind| kind == "error");
+            for (key, value) in redacted {
+                let Some(plain) = plain.get(key) else { continue };
+                match key.as_str() {
+                    "time" | "event" | "stage" | "outcome" | "level" | "exit" => *value = plain.clone(),
+                    "class" if is_error => *value = plain.clone(),
+                    _ => restore_words(value, plain),
+                }
+            }
+        }
+        (Value::Array(redacted), Value::Array(plain)) => {
+            redacted.iter_mut().zip(plain).for_each(|(redacted, plain)| restore_words(redacted, plain));
+        }
+        _ => {}
+    }
+}
+
+/// Replaces what is no UTF-8 in paths: layers may contain such names, and JSON cannot.
+fn make_paths_readable(what: &mut What) {
+    let path = match what {
+        What::JobStarted(job) => Some(&mut job.job.layer),
+        What::UnitFinished { log, .. } => log.as_mut(),
+        What::Finding(finding) => finding.file.as_mut(),
+        What::Repo(repo) => Some(&mut repo.path),
+        What::CommandStarted { log, .. } => Some(log),
+        What::TaskFailed(failed) => failed.log.as_mut(),
+        What::Artifact(artifact) => Some(&mut artifact.path),
+        _ => None,
+    };
+    if let Some(path) = path
+        && path.to_str().is_none()
+    {
+        *path = PathBuf::from(path.to_string_lossy().into_owned());
+    }
+}
