@@ -64,3 +64,53 @@ fn holds_events(path: &Path) -> Result<bool> {
     std::io::Read::take(file, limit).read_until(b'\n', &mut start)?;
     Ok(start.trim_ascii() != b"{")
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+
+    use super::*;
+    use crate::report::sample::{failing_job, fold};
+    use crate::report::{EventsFile, Sink, prepare_out, write_all};
+
+    const ALL: [Format; 3] = [Format::Json, Format::Junit, Format::Text];
+
+    fn recorded(out: &Path, events: usize) {
+        prepare_out(out).unwrap();
+        let mut file = EventsFile::create(out).unwrap();
+        failing_job().iter().take(events).for_each(|event| file.event(event).unwrap());
+    }
+
+    #[test]
+    fn reports_of_a_finished_job_come_back_to_the_byte() {
+        let directory = tempfile::tempdir().unwrap();
+        let (out, again) = (directory.path().join("out"), directory.path().join("again"));
+        recorded(&out, usize::MAX);
+        write_all(&fold(&failing_job()), &out).unwrap();
+        for source in ["events.jsonl", "result.json"] {
+            prepare_out(&again).unwrap();
+            let reported = report(&out.join(source), &ALL, Some(&again), Paint::PLAIN).unwrap();
+            assert!(reported.text.unwrap().starts_with("ERROR  meta-x on scarthgap"));
+            assert_eq!(reported.torn, None);
+            for name in ["result.json", "junit.xml"] {
+                let read = |out: &Path| fs_err::read_to_string(out.join(name)).unwrap();
+                assert_eq!(read(&again), read(&out), "{name} from {source}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_killed_job_gets_its_reports_beside_its_events() {
+        let directory = tempfile::tempdir().unwrap();
+        recorded(directory.path(), 10);
+        let path = directory.path().join("events.jsonl");
+        let mut text = fs_err::read_to_string(&path).unwrap();
+        text.push_str("{\"time\":\"20");
+        fs_err::write(&path, text).unwrap();
+        let reported = report(&path, &ALL, None, Paint::PLAIN).unwrap();
+        assert!(reported.text.unwrap().starts_with("INTERRUPTED  meta-x on scarthgap"));
+        assert_eq!(reported.torn.map(|torn| torn.bytes), Some(11));
+        let result = report::read_result(&directory.path().join("result.json")).unwrap();
+        assert_eq!(result, reported.summary);
+    }
+}

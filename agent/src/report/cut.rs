@@ -17,8 +17,15 @@ pub fn middle(text: &mut String, limit: usize) -> u64 {
     }
     // Room for the word that stands in for the middle: 64 bytes hold it with any number.
     let room = limit.saturating_sub(64);
-    let head = text.floor_char_boundary(room / 2);
-    let tail = text.ceil_char_boundary(text.len() - (room - room / 2));
+    let mut head = room / 2;
+    let mut tail = text.len() - (room - room / 2);
+    // No cut may fall inside a character; the beginning and the end of a text never do.
+    while !text.is_char_boundary(head) {
+        head -= 1;
+    }
+    while !text.is_char_boundary(tail) {
+        tail += 1;
+    }
     let gone = tail - head;
     let word = format!(" [… {gone} bytes cut out …] ");
     text.replace_range(head..tail, &word);

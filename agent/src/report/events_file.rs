@@ -130,3 +130,100 @@ impl Bad {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+
+    use super::*;
+    use crate::report::sample::{failing_job, fold};
+    use crate::report::{Summary, result};
+
+    fn lines(events: &[Event]) -> String {
+        events.iter().map(|event| serde_json::to_string(event).unwrap() + "\n").collect()
+    }
+
+    fn read_text(text: &[u8]) -> Result<(Summary, Option<Torn>)> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("events.jsonl");
+        fs_err::write(&path, text).unwrap();
+        let mut summary = Summary::default();
+        let torn = read(&path, |event| summary.apply(event))?;
+        Ok((summary, torn))
+    }
+
+    #[test]
+    fn what_was_written_is_read_back_without_progress() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut file = EventsFile::create(directory.path()).unwrap();
+        failing_job().iter().for_each(|event| file.event(event).unwrap());
+        let mut found = Vec::new();
+        let torn = read(&directory.path().join(EventsFile::NAME), |event| found.push(event.clone())).unwrap();
+        let progress = |event: &Event| matches!(event.what, What::Progress { .. });
+        let wanted: Vec<Event> = failing_job().into_iter().filter(|event| !progress(event)).collect();
+        assert_eq!((found, torn), (wanted, None));
+    }
+
+    /// The file may be cut at any byte, also inside a character.
+    #[test]
+    fn a_file_that_was_cut_anywhere_is_read_as_far_as_it_goes() {
+        let mut events = failing_job();
+        events.truncate(4);
+        if let What::JobStarted(job) = &mut events[0].what {
+            job.job.name = "größer".into();
+        }
+        let text = lines(&events).into_bytes();
+        let first = text.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+        for cut in first..text.len() {
+            let (summary, torn) = read_text(&text[..cut]).unwrap();
+            let whole = text[..cut].iter().filter(|byte| **byte == b'\n').count();
+            // A last line that only lacks its end is whole all the same.
+            let read = if text[cut] == b'\n' { whole + 1 } else { whole };
+            assert_eq!(summary, fold(&events[..read]), "cut at {cut}");
+            let remains = text[..cut].rsplit(|byte| *byte == b'\n').next().unwrap().len();
+            let wanted = (remains > 0 && text[cut] != b'\n')
+                .then_some(Torn { line: whole as u64 + 1, bytes: remains });
+            assert_eq!(torn, wanted, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn zeros_after_a_power_cut_are_a_torn_line() {
+        let mut text = lines(&failing_job()[..2]).into_bytes();
+        text.extend([0; 100]);
+        let (_, torn) = read_text(&text).unwrap();
+        assert_eq!(torn, Some(Torn { line: 3, bytes: 100 }));
+    }
+
+    #[test]
+    fn bad_files_are_refused_with_their_place() {
+        let all = failing_job();
+        let head = lines(&all[..1]);
+        let next = lines(&all[1..3]);
+        let table = [
+            (String::new(), "events.jsonl: empty"),
+            (head[..20].to_owned(), "events.jsonl:1: this is not a line of JSON"),
+            (next.clone(), "events.jsonl:1: the first event is not `job-started`"),
+            (format!("{head}oops\n{next}"), "events.jsonl:2: this is not a line of JSON"),
+            (format!("{head}oops\n"), "events.jsonl:2: this is not a line of JSON"),
+            (head.replace("events/v1", "events/v2"), "events.jsonl:1: its schema is `build-agent/events/v2`"),
+            (
+                format!("{head}{}", next.replace("stage-started", "moon-landed")),
+                "events.jsonl:2: build-agent 0.1.0 does not understand this `moon-landed` event",
+            ),
+            (head.replace("\"plan\"", "\"plain\""), "does not understand this `job-started` event"),
+        ];
+        for (text, wanted) in table {
+            let error = read_text(text.as_bytes()).unwrap_err();
+            assert!(error.message.contains(wanted), "{wanted}: {error}");
+            assert!(error.hint.is_some(), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_result_comes_back_from_the_events_to_the_byte() {
+        let live = fold(&failing_job());
+        let (rebuilt, _) = read_text(lines(&failing_job()).as_bytes()).unwrap();
+        assert_eq!(result::render(&rebuilt).unwrap(), result::render(&live).unwrap());
+    }
+}

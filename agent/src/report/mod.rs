@@ -18,7 +18,7 @@ mod tally;
 pub mod verdict;
 
 #[cfg(test)]
-mod sample;
+pub mod sample;
 
 pub use console::{Json, Paint, Plain, Terminal, closing, safe};
 pub use events_file::{EventsFile, Torn, read as read_events};

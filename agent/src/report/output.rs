@@ -67,11 +67,68 @@ pub(super) fn create(path: &Path) -> Result<fs_err::File> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true).custom_flags(OFlag::O_NOFOLLOW.bits());
     options.open(path).map_err(|error| {
-        let linked = error.raw_os_error() == Some(nix::errno::Errno::ELOOP as i32);
-        match linked {
+        match fs_err::symlink_metadata(path).is_ok_and(|found| found.is_symlink()) {
             true => Error::machine(format!("`{}` is a symbolic link", path.display()))
                 .hint("remove it, or name another directory with --out"),
             false => Error::from(error),
         }
     })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::report::result;
+    use crate::report::sample::{fold, passing_job};
+
+    #[test]
+    fn a_new_job_hides_the_verdict_of_the_last_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let out = directory.path().join("a/out");
+        prepare_out(&out).unwrap();
+        write_all(&fold(&passing_job()), &out).unwrap();
+        prepare_out(&out).unwrap();
+        assert_eq!(result::read(&out.join("result.json")).unwrap(), Summary::default());
+        let junit = fs_err::read_to_string(out.join("junit.xml")).unwrap();
+        assert!(junit.contains("errors=\"1\"") && junit.contains("the job has not ended"), "{junit}");
+        let ignore = fs_err::read_to_string(out.join(".gitignore")).unwrap();
+        assert_eq!(ignore.lines().last(), Some("*"));
+        let leftovers = fs_err::read_dir(&out)
+            .unwrap()
+            .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().ends_with(".new"));
+        assert_eq!(leftovers.count(), 0);
+    }
+
+    #[test]
+    fn links_that_a_layer_planted_are_not_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let victim = directory.path().join("victim");
+        fs_err::write(&victim, "precious").unwrap();
+        let out = directory.path().join("out");
+        fs_err::create_dir(&out).unwrap();
+
+        symlink(&victim, out.join("result.json.new")).unwrap();
+        let error = prepare_out(&out).unwrap_err();
+        assert!(error.message.ends_with("result.json.new` is a symbolic link"), "{error}");
+
+        // A link in the place of the report itself is replaced.
+        let out = directory.path().join("out2");
+        fs_err::create_dir(&out).unwrap();
+        symlink(&victim, out.join("result.json")).unwrap();
+        prepare_out(&out).unwrap();
+        assert!(!fs_err::symlink_metadata(out.join("result.json")).unwrap().is_symlink());
+
+        for name in ["linked", "out3/logs"] {
+            let out = directory.path().join(name);
+            fs_err::create_dir_all(out.parent().unwrap()).unwrap();
+            symlink(directory.path(), &out).unwrap();
+            let out = if name == "linked" { out } else { directory.path().join("out3") };
+            assert!(prepare_out(&out).unwrap_err().message.contains("is a symbolic link"));
+        }
+        assert_eq!(fs_err::read_to_string(&victim).unwrap(), "precious");
+    }
 }

@@ -149,3 +149,143 @@ fn make_paths_readable(what: &mut What) {
         *path = PathBuf::from(path.to_string_lossy().into_owned());
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::error::Error;
+    use crate::events::{Artifact, channel};
+    use crate::job::Stage;
+    use crate::outcome::{ExitStatus, Outcome};
+    use crate::report::sample::{at, failing_job, finished, fold, passing_job};
+
+    /// Remembers events; breaks after so many.
+    struct Memory {
+        events: Arc<Mutex<Vec<Event>>>,
+        breaks_after: usize,
+    }
+
+    impl Sink for Memory {
+        fn name(&self) -> &'static str {
+            "memory"
+        }
+
+        fn event(&mut self, event: &Event) -> std::io::Result<()> {
+            let mut events = self.events.lock().unwrap();
+            if events.len() == self.breaks_after {
+                return Err(std::io::Error::other("no space left on device"));
+            }
+            events.push(event.clone());
+            Ok(())
+        }
+    }
+
+    /// Records the events in two sinks, of which the first breaks after so many.
+    async fn run(events: Vec<Event>, breaks_after: usize) -> (Summary, [Vec<Event>; 2]) {
+        let (first, second) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(Vec::new())));
+        let sinks: Vec<Box<dyn Sink>> = vec![
+            Box::new(Memory { events: first.clone(), breaks_after }),
+            Box::new(Memory { events: second.clone(), breaks_after: usize::MAX }),
+        ];
+        let (sender, receiver) = mpsc::channel(4);
+        let recorder = tokio::spawn(record(receiver, Redactor::default(), sinks));
+        for event in events {
+            sender.send(event).await.unwrap();
+        }
+        drop(sender);
+        let summary = recorder.await.unwrap();
+        let seen = [first, second].map(|events| events.lock().unwrap().clone());
+        (summary, seen)
+    }
+
+    #[tokio::test]
+    async fn every_sink_and_the_fold_see_the_same() {
+        let (summary, [first, second]) = run(failing_job(), usize::MAX).await;
+        assert_eq!(first, failing_job());
+        assert_eq!(second, failing_job());
+        assert_eq!(summary, fold(&failing_job()));
+    }
+
+    #[tokio::test]
+    async fn a_sink_that_breaks_stops_nothing_else() {
+        let (summary, [first, second]) = run(failing_job(), 5).await;
+        assert_eq!(first, failing_job()[..5]);
+        assert_eq!(second.len(), failing_job().len() + 1, "all events and one warning");
+        let told: Vec<_> =
+            summary.notices.iter().filter(|notice| notice.message.starts_with("memory")).collect();
+        assert_eq!(told.len(), 1);
+        assert!(told[0].message.contains("no space left on device"), "{told:?}");
+    }
+
+    #[tokio::test]
+    async fn the_end_is_decided_here_when_nobody_said_it() {
+        let (summary, [first, _]) = run(passing_job(), usize::MAX).await;
+        assert!(summary.complete);
+        assert_eq!((&summary.outcome, summary.exit), (&Outcome::Passed, ExitStatus::Passed));
+        let end = What::JobFinished { exit: ExitStatus::Passed, outcome: Outcome::Passed };
+        assert_eq!(first.last().unwrap().what, end);
+    }
+
+    #[tokio::test]
+    async fn a_job_that_broke_off_or_did_nothing_is_an_internal_error() {
+        for end in [0, 1, 4, passing_job().len() - 1] {
+            let (summary, [first, _]) = run(passing_job()[..end].to_vec(), usize::MAX).await;
+            assert!(summary.complete, "{end}");
+            assert_eq!(summary.exit, ExitStatus::Internal, "{end}");
+            assert_eq!(summary.errors.len(), 1, "{end}");
+            let mut rebuilt = fold(&first);
+            rebuilt.interrupted();
+            assert_eq!(rebuilt, summary, "the events tell the same");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_json_cannot_hold_is_made_readable() {
+        let artifact = Artifact {
+            path: OsStr::from_bytes(b"im\xffage.wic").into(),
+            key: None,
+            bytes: 1,
+            sha256: None,
+            link: Some("x".into()),
+        };
+        let nanoseconds = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_nanos(1_000_000_001);
+        let event = Event { time: nanoseconds, what: What::Artifact(artifact) };
+        let (summary, [first, _]) = run(vec![event], usize::MAX).await;
+        assert_eq!(summary.artifacts[0].path.to_str(), Some("im\u{fffd}age.wic"));
+        let whole = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1);
+        assert_eq!(first[0].time, whole, "as a file holds it");
+    }
+
+    #[tokio::test]
+    async fn the_emitter_and_the_recorder_fit() {
+        let (emitter, receiver) = channel();
+        let recorder = tokio::spawn(record(receiver, Redactor::default(), Vec::new()));
+        emitter.info("hello").await;
+        drop(emitter);
+        assert_eq!(recorder.await.unwrap().notices[0].message, "hello");
+    }
+
+    #[test]
+    fn the_agents_own_words_survive_redaction() {
+        let error = What::Error { stage: Some(Stage::Check), error: Error::upstream("no answer") };
+        for what in [finished(Stage::Checkout, Outcome::Failed("checkout".into())), error] {
+            let plain = serde_json::to_value(at(0, what.clone())).unwrap();
+            // As if every word was a secret.
+            let mut redacted = plain.clone();
+            for value in redacted.as_object_mut().unwrap().values_mut() {
+                *value = Value::from("***");
+            }
+            restore_words(&mut redacted, &plain);
+            let back: Event = serde_json::from_value(redacted.clone()).unwrap();
+            assert_eq!(std::mem::discriminant(&back.what), std::mem::discriminant(&what));
+            let text = redacted.to_string();
+            assert!(!text.contains("no answer") && text.contains("***"), "the rest stays hidden: {text}");
+        }
+    }
+}

@@ -66,3 +66,63 @@ pub fn read(path: &Path) -> Result<Summary> {
         Error::usage(format!("{}: damaged, or written by a newer build-agent", place(&error))).because(&error)
     })
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+
+    use super::*;
+    use crate::report::sample::{failing_job, fold, passing_job};
+    use serde_json::json;
+
+    #[test]
+    fn the_head_says_what_it_is() {
+        let text = render(&fold(&failing_job())).unwrap();
+        assert!(text.starts_with("{\n  \"schema\": \"build-agent/result/v1\",\n"), "{text}");
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(value["exit"], json!("upstream"));
+        assert_eq!(value["exit_code"], json!(4));
+        assert_eq!(value["outcome"], json!("failed"));
+        assert_eq!(value["reason"], json!("check: yocto-check-layer meta-x failed"));
+        let totals = &value["totals"];
+        let wanted =
+            [("tests", 8), ("passed", 4), ("failed", 2), ("skipped", 1), ("errors", 1), ("failed-tasks", 1)];
+        for (name, number) in wanted {
+            assert_eq!(totals[name], json!(number), "{name} in {totals}");
+        }
+        assert_eq!(value["units"][2]["cases"][0]["outcome"], json!("failed"));
+    }
+
+    #[test]
+    fn a_result_comes_back_from_its_file() {
+        let directory = tempfile::tempdir().unwrap();
+        for events in [failing_job(), passing_job(), Vec::new()] {
+            let mut summary = fold(&events);
+            for _ in 0..2 {
+                write(&summary, directory.path()).unwrap();
+                assert_eq!(read(&directory.path().join("result.json")).unwrap(), summary);
+                summary.interrupted();
+            }
+        }
+    }
+
+    #[test]
+    fn other_files_are_refused_with_their_place() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("result.json");
+        let table = [
+            ("", "result.json:1:0: this is not a result.json"),
+            ("{\"a\": 1}", "result.json:1:8: this is not a result.json"),
+            ("{\"schema\": \"build-agent/result/v9\"}", "its schema is `build-agent/result/v9`"),
+            (
+                "{\n\"schema\": \"build-agent/result/v1\"\n}",
+                "result.json:3:1: damaged, or written by a newer",
+            ),
+        ];
+        for (text, wanted) in table {
+            fs_err::write(&path, text).unwrap();
+            let error = read(&path).unwrap_err();
+            assert!(error.message.contains(wanted), "{wanted}: {error}");
+        }
+    }
+}

@@ -8,7 +8,7 @@ use crate::report::summary::{StageError, StageResult, Summary};
 use crate::report::tally::{Suite, Totals, suites};
 
 use super::failures::{Failure, failures};
-use super::safe::{clean, safe};
+use super::safe::{harmless, safe};
 use super::steps::finding_line;
 use super::words::{Paint, bytes, count, duration, level_word};
 
@@ -110,7 +110,7 @@ fn names(failures: &[Failure]) -> Option<String> {
 }
 
 fn numbers(totals: &Totals) -> String {
-    let mut text = format!("{} passed", count(totals.passed, "test"));
+    let mut text = format!("{} passed", count(totals.passed, "step"));
     if totals.skipped > 0 {
         text += &format!(", {} skipped", totals.skipped);
     }
@@ -139,7 +139,7 @@ fn failure_lines(number: usize, failure: &Failure, out: &Path, paint: Paint) -> 
     lines.extend(failure.reason.iter().map(|line| format!("   {}", safe(line))));
     lines.extend(failure.lines.iter().map(|line| format!("   | {}", safe(line))));
     if let Some(log) = &failure.log {
-        lines.push(format!("   the whole log: {}", clean(&out.join(log).to_string_lossy())));
+        lines.push(format!("   the whole log: {}", harmless(&out.join(log).to_string_lossy())));
     }
     lines
 }
@@ -205,16 +205,17 @@ fn facts(summary: &Summary, out: &Path) -> Vec<String> {
             links => format!(" and {}", count(links, "link")),
         };
         let size = bytes(published.bytes);
-        lines.push(format!("published  {objects} ({size}){links}, index {}", clean(&published.index)));
+        lines.push(format!("published  {objects} ({size}){links}, index {}", harmless(&published.index)));
     }
-    let file = |name: &str| clean(&out.join(name).to_string_lossy()).into_owned();
+    let file = |name: &str| harmless(&out.join(name).to_string_lossy()).into_owned();
     lines.push(format!("reports    {}", ["result.json", "junit.xml", "events.jsonl"].map(file).join("  ")));
     lines.push(format!("logs       {}", file("logs")));
     if let Some(url) = &summary.job.url {
-        lines.push(format!("build      {}", clean(url)));
+        lines.push(format!("build      {}", harmless(url)));
     }
     if !summary.job.reproduce.is_empty() {
-        let words: Vec<String> = summary.job.reproduce.iter().map(|word| shell_word(&clean(word))).collect();
+        let words: Vec<String> =
+            summary.job.reproduce.iter().map(|word| shell_word(&harmless(word))).collect();
         lines.push(format!("repeat     {}", words.join(" ")));
     }
     lines

@@ -17,5 +17,6 @@ pub use json::Json;
 pub use plain::Plain;
 pub(super) use safe::clean;
 pub use safe::safe;
+pub(super) use steps::finding_line;
 pub use tty::Terminal;
 pub use words::Paint;

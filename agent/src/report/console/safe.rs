@@ -10,18 +10,26 @@ use crate::report::cut;
 const LINE: usize = 600;
 
 /// One line of foreign text as it may be shown: no escape sequences, no control characters, no
-/// reordering, of bounded length, and no command to the log's reader (GitHub Actions runs lines
-/// that begin with `::`, older runners and others what follows `##[` or `##vso[`).
+/// reordering, no command to the log's reader, and of bounded length.
 pub fn safe(line: &str) -> Cow<'_, str> {
-    let mut text = clean(line);
+    let mut text = harmless(line);
     if text.len() > LINE {
         cut::middle(text.to_mut(), LINE);
     }
+    text
+}
+
+/// [`safe`], but whole, for what people copy: paths, addresses, commands.
+pub fn harmless(line: &str) -> Cow<'_, str> {
+    let mut text = clean(line);
+    // GitHub Actions obeys lines that begin with `::`; its older form and others' stand anywhere.
     if text.trim_start().starts_with("::") {
         text = text.replacen("::", ": :", 1).into();
     }
-    if text.contains("##") {
-        text = text.replace("##", "# #").into();
+    for command in ["##[", "##vso[", "##teamcity["] {
+        if text.contains(command) {
+            text = text.replace(command, &command.replacen("##", "# #", 1)).into();
+        }
     }
     text
 }
@@ -111,6 +119,7 @@ mod tests {
             ("\u{1b}[0m::error::y", ": :error::y"),
             ("see a::b", "see a::b"),
             ("x ##[error]y ##vso[task]", "x # #[error]y # #vso[task]"),
+            ("## heading", "## heading"),
         ];
         for (given, wanted) in table {
             assert_eq!(safe(given), wanted, "{given:?}");

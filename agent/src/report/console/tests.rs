@@ -62,7 +62,7 @@ repeat     build-agent run 'it'\\''s here.toml'
 #[test]
 fn the_end_of_a_passing_job() {
     let wanted = "\
-PASSED  meta-x on scarthgap (3f2a1b4c5d6e): 3 tests passed, 2 skipped
+PASSED  meta-x on scarthgap (3f2a1b4c5d6e): 4 steps passed, 2 skipped
 
   checkout   passed           2s  1 of 1
   configure  passed         0.0s

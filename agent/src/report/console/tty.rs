@@ -14,9 +14,6 @@ use super::safe;
 use super::steps::Steps;
 use super::words::{Paint, duration};
 
-/// Running tasks that are shown; the others are counted.
-const TASKS: usize = 6;
-
 /// Draws on standard output. Nothing is drawn when that is no terminal.
 pub struct Terminal {
     steps: Steps,
@@ -104,12 +101,12 @@ impl Now {
         true
     }
 
-    /// `build: core-image-minimal (2m03s)  812 of 3412  silent for 5m00s`.
+    /// `build: core-image-minimal for 2m03s  812 of 3412  silent for 5m00s`.
     fn status(&self, time: SystemTime) -> String {
         let mut text = self.stage.map_or("starting", Stage::name).to_owned();
         if let Some((unit, since)) = self.units.first() {
             let took = duration(At(*since).seconds_until(At(time)));
-            text += &format!(": {} (since {took})", safe(&unit.name));
+            text += &format!(": {} for {took}", safe(&unit.name));
         }
         if self.units.len() > 1 {
             text += &format!(" and {} more", self.units.len() - 1);
@@ -123,12 +120,46 @@ impl Now {
         text
     }
 
+    /// `2 running: zlib:do_compile, bash:do_fetch`.
     fn tasks(&self) -> String {
-        let mut shown: Vec<String> =
-            self.running.iter().take(TASKS).map(|task| safe(task).into_owned()).collect();
-        if self.running.len() > TASKS {
-            shown.push(format!("and {} more", self.running.len() - TASKS));
+        let names: Vec<_> = self.running.iter().map(|task| safe(task)).collect();
+        match names.len() {
+            0 => String::new(),
+            number => format!("  {number} running: {}", names.join(", ")),
         }
-        if shown.is_empty() { String::new() } else { format!("  {}", shown.join(", ")) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outcome::Outcome;
+    use crate::report::sample::{at, image, poky, started, unit_finished, unit_started};
+
+    #[test]
+    fn the_status_follows_the_events() {
+        let progress = What::Progress {
+            unit: image(),
+            done: 812,
+            total: 3412,
+            running: vec!["zlib:do_compile".into(), "\u{1b}[2Jbash:do_fetch".into()],
+        };
+        let heartbeat = What::Heartbeat { silent_seconds: 300, running: "bitbake".into() };
+        let running = "  2 running: zlib:do_compile, bash:do_fetch";
+        let script = [
+            (started(Stage::Build), "build", ""),
+            (unit_started(&image()), "build: core-image-minimal for 0.0s", ""),
+            (progress, "build: core-image-minimal for 1s  812 of 3412", running),
+            (heartbeat, "build: core-image-minimal for 2s  812 of 3412  silent for 5m00s", running),
+            (unit_started(&poky()), "build: core-image-minimal for 3s and 1 more  812 of 3412", running),
+            (unit_finished(&image(), Outcome::Passed, None), "build: poky for 1s", ""),
+            (started(Stage::Publish), "publish", ""),
+        ];
+        let mut now = Now::default();
+        for (second, (what, status, tasks)) in script.into_iter().enumerate() {
+            let event = at(second as u64 * 1000, what);
+            assert!(now.take(&event));
+            assert_eq!((&*now.status(event.time), &*now.tasks()), (status, tasks));
+        }
     }
 }
