@@ -35,6 +35,7 @@ pub struct Reported {
 pub fn report(path: &Path, formats: &[Format], out: Option<&Path>, paint: Paint) -> Result<Reported> {
     let (summary, torn) = summary(path)?;
     let out = out.or(path.parent()).unwrap_or(Path::new("."));
+    fs_err::create_dir_all(out)?;
     let mut text = None;
     for format in formats {
         match format {
@@ -88,7 +89,6 @@ mod tests {
         recorded(&out, usize::MAX);
         write_all(&fold(&failing_job()), &out).unwrap();
         for source in ["events.jsonl", "result.json"] {
-            prepare_out(&again).unwrap();
             let reported = report(&out.join(source), &ALL, Some(&again), Paint::PLAIN).unwrap();
             assert!(reported.text.unwrap().starts_with("ERROR  meta-x on scarthgap"));
             assert_eq!(reported.torn, None);
