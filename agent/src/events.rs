@@ -322,7 +322,7 @@ pub fn channel() -> (Emitter, mpsc::Receiver<Event>) {
 }
 
 /// RFC 3339 with milliseconds.
-mod time {
+pub(crate) mod time {
     use std::time::SystemTime;
 
     use serde::{Deserialize, Deserializer, Serializer, de::Error};

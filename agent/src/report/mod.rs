@@ -1,1 +1,33 @@
-//! TODO
+//! What happened, for people and for other programs.
+//!
+//! The recorder is the one listener of a job: it redacts each event, appends it to `events.jsonl`,
+//! shows it on the console and folds it into a [`Summary`]. Every report is a pure function of that
+//! summary, so `build-agent report events.jsonl` rebuilds them all after the machine was killed.
+
+mod console;
+mod cut;
+mod events_file;
+mod excerpt;
+mod fold;
+mod junit;
+mod output;
+mod recorder;
+mod result;
+mod summary;
+mod tally;
+pub mod verdict;
+
+#[cfg(test)]
+pub mod sample;
+
+pub use console::{Json, Paint, Plain, Terminal, closing, safe};
+pub use events_file::{EventsFile, Torn, read as read_events};
+pub use excerpt::lines_that_matter;
+pub use junit::write as write_junit;
+pub use output::{prepare_out, write_all};
+pub use recorder::{Sink, record};
+pub use result::{read as read_result, write as write_result};
+pub use summary::{
+    At, CaseResult, CommandResult, Notice, Published, StageError, StageResult, Summary, UnitResult,
+};
+pub use tally::{Status, Suite, Test, Totals};

@@ -1,0 +1,116 @@
+//! `build-agent report`: the reports of a job again, from its events or its result.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+
+use crate::error::Result;
+use crate::report::{self, Paint, Summary, Torn};
+
+/// A report that can be made again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// `result.json`
+    Json,
+    /// `junit.xml`
+    Junit,
+    /// The closing text of the console.
+    Text,
+}
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub struct Reported {
+    pub summary: Summary,
+    /// The closing text, when it was asked for.
+    pub text: Option<String>,
+    /// The event file's last line was torn; all before it was used.
+    pub torn: Option<Torn>,
+}
+
+/// Reads an `events.jsonl` or a `result.json`, whichever `path` is, and writes the reports into
+/// `out`; without it beside the file that was read.
+///
+/// # Errors
+/// When the file is neither, is damaged or of another layout, or a report cannot be written.
+pub fn report(path: &Path, formats: &[Format], out: Option<&Path>, paint: Paint) -> Result<Reported> {
+    let (summary, torn) = summary(path)?;
+    let out = out.or(path.parent()).unwrap_or(Path::new("."));
+    fs_err::create_dir_all(out)?;
+    let mut text = None;
+    for format in formats {
+        match format {
+            Format::Json => report::write_result(&summary, out)?,
+            Format::Junit => report::write_junit(&summary, out)?,
+            Format::Text => text = Some(report::closing(&summary, out, paint)),
+        }
+    }
+    Ok(Reported { summary, text, torn })
+}
+
+fn summary(path: &Path) -> Result<(Summary, Option<Torn>)> {
+    if !holds_events(path)? {
+        return Ok((report::read_result(path)?, None));
+    }
+    let mut summary = Summary::default();
+    let torn = report::read_events(path, |event| summary.apply(event))?;
+    summary.interrupted();
+    Ok((summary, torn))
+}
+
+/// A `result.json` is written over several lines, so its first alone is no JSON.
+fn holds_events(path: &Path) -> Result<bool> {
+    let mut start = Vec::new();
+    let limit = 2 * 1024 * 1024;
+    let file = BufReader::new(fs_err::File::open(path)?);
+    std::io::Read::take(file, limit).read_until(b'\n', &mut start)?;
+    Ok(start.trim_ascii() != b"{")
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+
+    use super::*;
+    use crate::report::sample::{failing_job, fold};
+    use crate::report::{EventsFile, Sink, prepare_out, write_all};
+
+    const ALL: [Format; 3] = [Format::Json, Format::Junit, Format::Text];
+
+    fn recorded(out: &Path, events: usize) {
+        prepare_out(out).unwrap();
+        let mut file = EventsFile::create(out).unwrap();
+        failing_job().iter().take(events).for_each(|event| file.event(event).unwrap());
+    }
+
+    #[test]
+    fn reports_of_a_finished_job_come_back_to_the_byte() {
+        let directory = tempfile::tempdir().unwrap();
+        let (out, again) = (directory.path().join("out"), directory.path().join("again"));
+        recorded(&out, usize::MAX);
+        write_all(&fold(&failing_job()), &out).unwrap();
+        for source in ["events.jsonl", "result.json"] {
+            let reported = report(&out.join(source), &ALL, Some(&again), Paint::PLAIN).unwrap();
+            assert!(reported.text.unwrap().starts_with("ERROR  meta-x on scarthgap"));
+            assert_eq!(reported.torn, None);
+            for name in ["result.json", "junit.xml"] {
+                let read = |out: &Path| fs_err::read_to_string(out.join(name)).unwrap();
+                assert_eq!(read(&again), read(&out), "{name} from {source}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_killed_job_gets_its_reports_beside_its_events() {
+        let directory = tempfile::tempdir().unwrap();
+        recorded(directory.path(), 10);
+        let path = directory.path().join("events.jsonl");
+        let mut text = fs_err::read_to_string(&path).unwrap();
+        text.push_str("{\"time\":\"20");
+        fs_err::write(&path, text).unwrap();
+        let reported = report(&path, &ALL, None, Paint::PLAIN).unwrap();
+        assert!(reported.text.unwrap().starts_with("INTERRUPTED  meta-x on scarthgap"));
+        assert_eq!(reported.torn.map(|torn| torn.bytes), Some(11));
+        let result = report::read_result(&directory.path().join("result.json")).unwrap();
+        assert_eq!(result, reported.summary);
+    }
+}

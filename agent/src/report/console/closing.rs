@@ -1,0 +1,251 @@
+//! The end of the console output: in ten seconds a person sees what broke and why.
+
+use std::path::Path;
+
+use crate::events::{JobIdentity, Level};
+use crate::outcome::{ExitStatus, Outcome};
+use crate::report::summary::{StageError, StageResult, Summary};
+use crate::report::tally::{Suite, Totals, suites};
+
+use super::failures::{Failure, failures};
+use super::safe::{harmless, safe};
+use super::steps::finding_line;
+use super::words::{Paint, bytes, count, duration, level_word};
+
+/// Failures that are shown with the lines that matter; the others only by name.
+const IN_FULL: usize = 3;
+/// Names, warnings or findings of a list before it is cut short.
+const NAMES: usize = 10;
+
+/// The closing text of a job, with line ends: the verdict, the stages, what failed and why, and
+/// where everything lies. `out` is the output directory as people should read it.
+pub fn closing(summary: &Summary, out: &Path, paint: Paint) -> String {
+    let suites = suites(summary);
+    let failures = failures(summary, &suites);
+    let mut text = Text::default();
+    text.line(verdict(summary, &failures, paint));
+    text.paragraph(summary.stages.iter().map(|stage| stage_line(stage, &suites, paint)));
+    for (index, failure) in failures.iter().take(IN_FULL).enumerate() {
+        text.paragraph(failure_lines(index + 1, failure, out, paint));
+    }
+    text.paragraph(more_failures(&failures));
+    for error in summary.errors.iter().take(NAMES) {
+        text.paragraph(error_lines(error, paint));
+    }
+    text.paragraph(warnings(summary, paint));
+    text.paragraph(facts(summary, out));
+    text.0
+}
+
+#[derive(Default)]
+struct Text(String);
+
+impl Text {
+    fn line(&mut self, line: String) {
+        self.0.push_str(&line);
+        self.0.push('\n');
+    }
+
+    fn paragraph(&mut self, lines: impl IntoIterator<Item = String>) {
+        for (index, line) in lines.into_iter().enumerate() {
+            if index == 0 {
+                self.0.push('\n');
+            }
+            self.line(line);
+        }
+    }
+}
+
+/// `meta-x on scarthgap (3f2a1b4c5d6e)`.
+pub fn job_name(job: &JobIdentity) -> String {
+    let commit = match &job.commit {
+        Some(commit) if job.dirty => format!("{}, with uncommitted changes", short(commit)),
+        Some(commit) => short(commit),
+        None => "not in git".to_owned(),
+    };
+    format!("{} on {} ({commit})", safe(&job.name), safe(&job.release))
+}
+
+/// The first twelve digits of a commit, which is what people compare.
+pub fn short(commit: &str) -> String {
+    safe(commit).chars().take(12).collect()
+}
+
+fn verdict(summary: &Summary, failures: &[Failure], paint: Paint) -> String {
+    let why =
+        || safe(summary.outcome.reason().unwrap_or_default().lines().next().unwrap_or_default()).into_owned();
+    // The error that decided the exit status; the outcome may speak of something else.
+    let decisive = || {
+        summary
+            .errors
+            .iter()
+            .find(|error| error.error.class.exit_status() == summary.exit)
+            .map_or_else(why, said)
+    };
+    let (word, about) = match summary.exit {
+        _ if !summary.complete => (paint.bad("INTERRUPTED"), why()),
+        ExitStatus::Passed => (paint.good("PASSED"), numbers(&Totals::of(summary))),
+        ExitStatus::Failed if matches!(summary.outcome, Outcome::NotRun(_)) => (paint.warn("NOT RUN"), why()),
+        ExitStatus::Failed => (paint.bad("FAILED"), names(failures).unwrap_or_else(why)),
+        ExitStatus::OutOfTime => (paint.bad("TIMED OUT"), decisive()),
+        ExitStatus::Cancelled => (paint.bad("CANCELLED"), decisive()),
+        ExitStatus::Usage | ExitStatus::Machine | ExitStatus::Upstream | ExitStatus::Internal => {
+            let meaning = summary.exit.meaning();
+            (paint.bad("ERROR"), format!("{meaning}: {}", decisive()))
+        }
+    };
+    format!("{word}  {}: {about}", job_name(&summary.job))
+}
+
+fn said(error: &StageError) -> String {
+    safe(&error.error.message).into_owned()
+}
+
+fn names(failures: &[Failure]) -> Option<String> {
+    let first = safe(&failures.first()?.name).into_owned();
+    Some(match failures.len() - 1 {
+        0 => first,
+        more => format!("{first} and {more} more"),
+    })
+}
+
+fn numbers(totals: &Totals) -> String {
+    let mut text = format!("{} passed", count(totals.passed, "step"));
+    if totals.skipped > 0 {
+        text += &format!(", {} skipped", totals.skipped);
+    }
+    text
+}
+
+fn stage_line(stage: &StageResult, suites: &[Suite], paint: Paint) -> String {
+    let Some(outcome) = &stage.outcome else { return format!("  {:<9}  running", stage.stage) };
+    let word = paint.outcome(outcome, &format!("{:<9}", outcome.word()));
+    let took = stage.seconds.map(duration).unwrap_or_default();
+    let tests = suites.iter().flat_map(|suite| &suite.tests);
+    let tests: Vec<_> =
+        tests.filter(|test| test.unit.is_some_and(|unit| unit.stage == stage.stage)).collect();
+    let fine = tests.iter().filter(|test| test.status.is_fine()).count();
+    let mut notes: Vec<String> = Vec::new();
+    if !tests.is_empty() {
+        notes.push(format!("{fine} of {}", tests.len()));
+    }
+    notes.extend(outcome.reason().and_then(|why| why.lines().next()).map(|why| safe(why).into_owned()));
+    format!("  {:<9}  {word}  {took:>8}  {}", stage.stage, notes.join("  ")).trim_end().to_owned()
+}
+
+fn failure_lines(number: usize, failure: &Failure, out: &Path, paint: Paint) -> Vec<String> {
+    let word = paint.outcome(failure.outcome, failure.outcome.word());
+    let mut lines = vec![format!("{number}) {}: {word}", safe(&failure.title))];
+    lines.extend(failure.reason.iter().map(|line| format!("   {}", safe(line))));
+    lines.extend(failure.lines.iter().map(|line| format!("   | {}", safe(line))));
+    if let Some(log) = &failure.log {
+        lines.push(format!("   the whole log: {}", harmless(&out.join(log).to_string_lossy())));
+    }
+    lines
+}
+
+fn more_failures(failures: &[Failure]) -> Vec<String> {
+    let rest = failures.get(IN_FULL..).unwrap_or_default();
+    let mut lines: Vec<String> =
+        rest.iter().take(NAMES).map(|more| format!("   {}", safe(&more.title))).collect();
+    if rest.len() > NAMES {
+        lines.push(format!("   and {} more, which result.json names", rest.len() - NAMES));
+    }
+    if !rest.is_empty() {
+        lines.insert(0, format!("{} more:", count(rest.len() as u64, "failure")));
+    }
+    lines
+}
+
+fn error_lines(error: &StageError, paint: Paint) -> Vec<String> {
+    let stage = error.stage.map(|stage| format!(" in {stage}")).unwrap_or_default();
+    let what = paint.bad(&format!("error{stage}"));
+    let meaning = error.error.class.exit_status().meaning();
+    let mut lines = vec![format!("{what} ({meaning}): {}", safe(&error.error.message))];
+    lines.extend(error.error.causes.iter().map(|cause| format!("   because: {}", safe(cause))));
+    lines.extend(error.error.hint.iter().map(|hint| format!("   hint: {}", safe(hint))));
+    lines
+}
+
+fn warnings(summary: &Summary, paint: Paint) -> Vec<String> {
+    let serious = summary.notices.iter().filter(|notice| notice.level != Level::Info);
+    let mut lines: Vec<String> = serious
+        .map(|notice| {
+            let word = paint.level(notice.level, level_word(notice.level));
+            format!("{word}: {}", safe(&notice.message))
+        })
+        .collect();
+    if lines.len() > NAMES {
+        let more = lines.len() - NAMES;
+        lines.truncate(NAMES);
+        lines.push(format!("and {}, which result.json holds", count(more as u64, "more warning")));
+    }
+    lines
+}
+
+fn facts(summary: &Summary, out: &Path) -> Vec<String> {
+    let mut lines = findings(summary);
+    for unit in &summary.units {
+        if let Some(sstate) = unit.sstate {
+            lines.push(format!(
+                "sstate     {}: {} wanted, {} local, {} from mirrors, {} missed; {} current",
+                safe(&unit.name),
+                sstate.wanted,
+                sstate.local,
+                sstate.mirrors,
+                sstate.missed,
+                sstate.current
+            ));
+        }
+    }
+    if let Some(published) = &summary.published {
+        let objects = count(published.objects, "object");
+        let links = match published.links {
+            0 => String::new(),
+            links => format!(" and {}", count(links, "link")),
+        };
+        let size = bytes(published.bytes);
+        lines.push(format!("published  {objects} ({size}){links}, index {}", harmless(&published.index)));
+    }
+    let file = |name: &str| harmless(&out.join(name).to_string_lossy()).into_owned();
+    lines.push(format!("reports    {}", ["result.json", "junit.xml", "events.jsonl"].map(file).join("  ")));
+    lines.push(format!("logs       {}", file("logs")));
+    if let Some(url) = &summary.job.url {
+        lines.push(format!("build      {}", harmless(url)));
+    }
+    if !summary.job.reproduce.is_empty() {
+        let words: Vec<String> =
+            summary.job.reproduce.iter().map(|word| shell_word(&harmless(word))).collect();
+        lines.push(format!("repeat     {}", words.join(" ")));
+    }
+    lines
+}
+
+/// The numbers, and the errors by place: those are what to mend.
+fn findings(summary: &Summary) -> Vec<String> {
+    if summary.findings.is_empty() {
+        return Vec::new();
+    }
+    let totals = Totals::of(summary);
+    let numbers = [
+        (totals.finding_errors, "error"),
+        (totals.finding_warnings, "warning"),
+        (totals.finding_infos, "note"),
+    ];
+    let numbers: Vec<String> =
+        numbers.into_iter().filter(|(n, _)| *n > 0).map(|(n, thing)| count(n, thing)).collect();
+    let mut lines = vec![format!("findings   {}", numbers.join(", "))];
+    let errors = summary.findings.iter().filter(|finding| finding.level == Level::Error);
+    lines.extend(errors.take(NAMES).map(|finding| finding_line(finding, level_word(finding.level))));
+    lines
+}
+
+/// The word as a shell takes it back unchanged.
+fn shell_word(word: &str) -> String {
+    let harmless = |char: char| char.is_ascii_alphanumeric() || "_@%+=:,./-".contains(char);
+    if !word.is_empty() && word.chars().all(harmless) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}

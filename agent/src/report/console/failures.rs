@@ -1,0 +1,110 @@
+//! What failed, as the closing text tells it: names, reasons and the lines that matter.
+
+use std::path::PathBuf;
+
+use crate::events::{Level, TaskFailed};
+use crate::outcome::Outcome;
+use crate::report::summary::{Summary, UnitResult};
+use crate::report::tally::{Status, Suite, Test};
+
+use super::steps::finding_line;
+use super::words::level_word;
+
+/// Lines of one failure's log or message.
+const LINES: usize = 60;
+/// Lines of one failure's reason.
+const REASON: usize = 5;
+
+/// Something that ran and went wrong. Its texts are as the tools gave them, not yet harmless.
+pub struct Failure<'a> {
+    /// For the verdict line: `common.CommonCheckLayer.test_readme`, `zlib:do_compile`.
+    pub name: String,
+    /// With the stage and the unit.
+    pub title: String,
+    pub outcome: &'a Outcome,
+    pub reason: Vec<String>,
+    pub lines: Vec<String>,
+    /// Relative to the output directory.
+    pub log: Option<PathBuf>,
+}
+
+/// In the order of the stages. What did not run is no failure of its own: something else is to
+/// blame, and the table of stages says so.
+pub fn failures<'a>(summary: &'a Summary, suites: &[Suite<'a>]) -> Vec<Failure<'a>> {
+    let mut found = Vec::new();
+    for test in suites.iter().flat_map(|suite| &suite.tests) {
+        let Status::Outcome(outcome) = test.status else { continue };
+        if outcome.is_fine() || matches!(outcome, Outcome::NotRun(_)) {
+            continue;
+        }
+        let tasks = tasks(summary, test);
+        if tasks.is_empty() {
+            found.push(from_test(summary, test, outcome));
+        } else {
+            found.extend(tasks.into_iter().map(|task| from_task(task, outcome)));
+        }
+    }
+    found
+}
+
+/// The BitBake tasks that explain the test; only a unit's own outcome is explained by tasks.
+fn tasks<'a>(summary: &'a Summary, test: &Test<'a>) -> Vec<&'a TaskFailed> {
+    let Some(unit) = test.unit.filter(|_| test.is_unit()) else { return Vec::new() };
+    summary.failed_tasks.iter().filter(|task| unit.is(&task.unit)).collect()
+}
+
+fn from_task<'a>(task: &TaskFailed, outcome: &'a Outcome) -> Failure<'a> {
+    let name = format!("{}:{}", task.recipe, task.task);
+    Failure {
+        title: format!("{} / {} / {name}", task.unit.stage, task.unit.name),
+        name,
+        outcome,
+        reason: Vec::new(),
+        lines: shortened(task.excerpt.clone()),
+        log: task.log.clone(),
+    }
+}
+
+fn from_test<'a>(summary: &Summary, test: &Test<'a>, outcome: &'a Outcome) -> Failure<'a> {
+    let reason = outcome.reason().unwrap_or_default();
+    let lines: Vec<String> = match test.unit {
+        _ if !test.message.is_empty() => test.message.lines().map(str::to_owned).collect(),
+        Some(unit) if test.is_unit() && test.excerpt.is_empty() => findings(summary, unit),
+        _ => test.excerpt.to_vec(),
+    };
+    let (name, title) = match test.unit {
+        Some(unit) if test.is_unit() => (unit.name.clone(), format!("{} / {}", unit.stage, unit.name)),
+        Some(unit) => {
+            let name = format!("{}.{}", test.class, test.name);
+            let title = format!("{} / {} / {name}", unit.stage, unit.name);
+            (name, title)
+        }
+        None => (test.name.to_owned(), test.name.to_owned()),
+    };
+    Failure {
+        name,
+        title,
+        outcome,
+        reason: reason.lines().take(REASON).map(str::to_owned).collect(),
+        lines: shortened(lines),
+        log: test.unit.and_then(|unit| unit.log.clone()),
+    }
+}
+
+/// What the unit found: the reason why it failed, when it has no output of its own.
+fn findings(summary: &Summary, unit: &UnitResult) -> Vec<String> {
+    let errors =
+        summary.findings.iter().filter(|finding| unit.is(&finding.unit) && finding.level == Level::Error);
+    errors.map(|finding| finding_line(finding, level_word(finding.level))).collect()
+}
+
+/// At most [`LINES`]: the beginning, where the first error is, and more of the end.
+fn shortened(mut lines: Vec<String>) -> Vec<String> {
+    if lines.len() > LINES {
+        let head = LINES / 3;
+        let tail = lines.len() - (LINES - head - 1);
+        let word = format!("[… {} lines left out …]", tail - head);
+        lines.splice(head..tail, [word]);
+    }
+    lines
+}

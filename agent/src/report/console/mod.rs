@@ -1,0 +1,22 @@
+//! What people see while a job runs and when it ends.
+
+mod closing;
+mod failures;
+mod json;
+mod plain;
+mod safe;
+mod steps;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests;
+mod tty;
+mod words;
+
+pub use closing::closing;
+pub use json::Json;
+pub use plain::Plain;
+pub(super) use safe::clean;
+pub use safe::safe;
+pub(super) use steps::finding_line;
+pub use tty::Terminal;
+pub use words::Paint;

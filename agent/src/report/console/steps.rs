@@ -1,0 +1,210 @@
+//! The lines of the live consoles: one for each finished step, failures and findings at once.
+
+use std::collections::HashMap;
+use std::time::SystemTime;
+
+use crate::events::{Event, Finding, JobStarted, RepoReady, TaskFailed, Unit, What};
+use crate::job::Stage;
+use crate::outcome::Outcome;
+use crate::report::summary::At;
+
+use super::safe;
+use super::words::{Paint, count, duration, level_word, offset};
+
+/// Lines of a task's log that are shown as soon as it has failed; the end shows more.
+const FIRST_LOOK: usize = 10;
+
+/// Turns events into lines. Knows only what it needs to say how long a step took.
+pub struct Steps {
+    paint: Paint,
+    job: Option<SystemTime>,
+    stages: HashMap<Stage, SystemTime>,
+    units: HashMap<Unit, Running>,
+}
+
+struct Running {
+    started: SystemTime,
+    cases: u64,
+    not_fine: u64,
+}
+
+impl Steps {
+    pub fn new(paint: Paint) -> Steps {
+        Steps { paint, job: None, stages: HashMap::new(), units: HashMap::new() }
+    }
+
+    /// The lines that the event is worth, without ends and harmless.
+    pub fn lines(&mut self, event: &Event) -> Vec<String> {
+        self.job.get_or_insert(event.time);
+        match &event.what {
+            What::JobStarted(job) => self.head(event, job),
+            What::StageStarted { stage } => {
+                self.stages.insert(*stage, event.time);
+                Vec::new()
+            }
+            What::StageFinished { stage, outcome } => {
+                let took = self.stages.remove(stage).map(|started| seconds(started, event.time));
+                let text = format!("{stage:<9}  {}", self.ended(outcome, took, ""));
+                vec![self.stamped(event, &text)]
+            }
+            What::UnitStarted { unit } => {
+                let fresh = Running { started: event.time, cases: 0, not_fine: 0 };
+                self.units.insert(unit.clone(), fresh);
+                Vec::new()
+            }
+            What::UnitFinished { unit, outcome, .. } => vec![self.unit_line(event, unit, outcome)],
+            What::Case(case) => {
+                if let Some(running) = self.units.get_mut(&case.unit) {
+                    running.cases += 1;
+                    running.not_fine += u64::from(!case.outcome.is_fine());
+                }
+                if matches!(case.outcome, Outcome::Passed) {
+                    return Vec::new();
+                }
+                let name = format!("{}.{}", case.class, case.name);
+                let ended = self.ended(&case.outcome, case.seconds, "");
+                let text = format!("{:<9}  {}: {ended}", case.unit.stage, safe(&name));
+                vec![self.stamped(event, &text)]
+            }
+            What::Finding(finding) => self.finding(finding),
+            What::Notice { level, message, hint } => {
+                let word = self.paint.level(*level, level_word(*level));
+                let mut lines = vec![self.stamped(event, &format!("{word}: {}", safe(message)))];
+                lines.extend(hint.as_deref().map(hint_line));
+                lines
+            }
+            What::Repo(repo) => vec![self.stamped(event, &repo_line(repo))],
+            What::TaskFailed(failed) => self.task_failed(event, failed),
+            What::Published { destination, objects, bytes, .. } => {
+                let size = super::words::bytes(*bytes);
+                let text =
+                    format!("publish    {} ({size}) to {}", count(*objects, "object"), safe(destination));
+                vec![self.stamped(event, &text)]
+            }
+            What::Error { stage, error } => {
+                let word = self.paint.bad("ERROR");
+                let stage = stage.map_or("job", Stage::name);
+                let mut lines =
+                    vec![self.stamped(event, &format!("{stage:<9}  {word}: {}", safe(&error.message)))];
+                lines.extend(error.causes.iter().map(|cause| format!("    because: {}", safe(cause))));
+                lines.extend(error.hint.as_deref().map(hint_line));
+                lines
+            }
+            What::CommandStarted { .. }
+            | What::CommandFinished { .. }
+            | What::Progress { .. }
+            | What::Task { .. }
+            | What::Heartbeat { .. }
+            | What::Sstate { .. }
+            | What::Artifact(_)
+            | What::JobFinished { .. } => Vec::new(),
+        }
+    }
+
+    /// The text with the time since the job's start before it.
+    pub fn stamped(&self, event: &Event, text: &str) -> String {
+        let since = self.job.map_or(0.0, |job| seconds(job, event.time));
+        format!("{} {text}", self.paint.dim(&offset(since)))
+    }
+
+    fn head(&self, event: &Event, job: &JobStarted) -> Vec<String> {
+        let what = super::closing::job_name(&job.job);
+        let mut lines = vec![self.stamped(
+            event,
+            &format!("build-agent {}: {what}, build {}", safe(&job.agent), safe(&job.job.build)),
+        )];
+        let runs: Vec<_> = job
+            .plan
+            .iter()
+            .filter(|planned| planned.skip.is_none())
+            .map(|planned| planned.stage.name())
+            .collect();
+        lines.push(self.stamped(event, &format!("will run: {}", runs.join(", "))));
+        for planned in &job.plan {
+            if let Some(why) = &planned.skip {
+                lines.push(self.stamped(event, &format!("{:<9}  left out: {}", planned.stage, safe(why))));
+            }
+        }
+        lines
+    }
+
+    fn unit_line(&mut self, event: &Event, unit: &Unit, outcome: &Outcome) -> String {
+        let running = self.units.remove(unit);
+        let took = running.as_ref().map(|running| seconds(running.started, event.time));
+        let cases = match running {
+            Some(Running { cases, not_fine: 0, .. }) if cases > 0 => format!(", {}", count(cases, "test")),
+            Some(Running { cases, not_fine, .. }) if cases > 0 => {
+                format!(", {not_fine} of {} not passed", count(cases, "test"))
+            }
+            _ => String::new(),
+        };
+        let ended = self.ended(outcome, took, &cases);
+        self.stamped(event, &format!("{:<9}  {}: {ended}", unit.stage, safe(&unit.name)))
+    }
+
+    /// `passed (12s, 8 tests)`, `FAILED (2m03s): why`.
+    fn ended(&self, outcome: &Outcome, seconds: Option<f64>, more: &str) -> String {
+        let word = match outcome {
+            Outcome::Passed | Outcome::Skipped(_) => outcome.word().to_owned(),
+            _ => outcome.word().to_uppercase(),
+        };
+        let mut text = self.paint.outcome(outcome, &word);
+        if let Some(seconds) = seconds {
+            text += &format!(" ({}{more})", duration(seconds));
+        }
+        if let Some(reason) = outcome.reason().and_then(|reason| reason.lines().next()) {
+            text += &format!(": {}", safe(reason));
+        }
+        text
+    }
+
+    fn finding(&self, finding: &Finding) -> Vec<String> {
+        let word = self.paint.level(finding.level, level_word(finding.level));
+        let mut lines = vec![finding_line(finding, &word)];
+        lines.extend(finding.hint.as_deref().map(hint_line));
+        lines
+    }
+
+    fn task_failed(&self, event: &Event, failed: &TaskFailed) -> Vec<String> {
+        let name = format!("{}:{}", failed.recipe, failed.task);
+        let word = self.paint.bad("FAILED");
+        let mut lines =
+            vec![self.stamped(event, &format!("{:<9}  {}: {word}", failed.unit.stage, safe(&name)))];
+        let skipped = failed.excerpt.len().saturating_sub(FIRST_LOOK);
+        lines.extend(failed.excerpt[skipped..].iter().map(|line| format!("    | {}", safe(line))));
+        lines
+    }
+}
+
+/// `path:line: level: message [rule]`, as compilers and editors have it. `word` is the level.
+pub fn finding_line(finding: &Finding, word: &str) -> String {
+    let mut place = String::new();
+    if let Some(file) = &finding.file {
+        place = format!("{}:", safe(&file.to_string_lossy()));
+        if let Some(line) = finding.line {
+            place += &format!("{line}:");
+        }
+        place.push(' ');
+    }
+    format!("{place}{word}: {} [{}]", safe(&finding.message), safe(&finding.rule))
+}
+
+fn hint_line(hint: &str) -> String {
+    format!("    hint: {}", safe(hint))
+}
+
+fn repo_line(repo: &RepoReady) -> String {
+    let mut text = format!("checkout   {}: {}", safe(&repo.name), safe(&repo.how));
+    if let Some(wanted) = &repo.wanted {
+        text += &format!(" {}", safe(wanted));
+    }
+    match &repo.commit {
+        Some(commit) => text += &format!(" at {}", super::closing::short(commit)),
+        None => text += &format!(" from {}", safe(&repo.path.to_string_lossy())),
+    }
+    text
+}
+
+fn seconds(from: SystemTime, to: SystemTime) -> f64 {
+    At(from).seconds_until(At(to))
+}

@@ -1,0 +1,125 @@
+//! How outcomes, times and sizes are written for people.
+
+use std::time::Duration;
+
+use crate::events::Level;
+use crate::outcome::Outcome;
+
+/// Colours, or none of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Paint {
+    pub colour: bool,
+}
+
+impl Paint {
+    pub const PLAIN: Paint = Paint { colour: false };
+
+    pub fn good(self, text: &str) -> String {
+        self.paint("32", text)
+    }
+
+    pub fn bad(self, text: &str) -> String {
+        self.paint("1;31", text)
+    }
+
+    pub fn warn(self, text: &str) -> String {
+        self.paint("33", text)
+    }
+
+    pub fn dim(self, text: &str) -> String {
+        self.paint("2", text)
+    }
+
+    /// The text in the colour of the outcome.
+    pub fn outcome(self, outcome: &Outcome, text: &str) -> String {
+        match outcome {
+            Outcome::Passed => self.good(text),
+            Outcome::Skipped(_) => self.dim(text),
+            Outcome::NotRun(_) => self.warn(text),
+            Outcome::Failed(_) | Outcome::TimedOut(_) | Outcome::Cancelled(_) => self.bad(text),
+        }
+    }
+
+    pub fn level(self, level: Level, text: &str) -> String {
+        match level {
+            Level::Info => text.to_owned(),
+            Level::Warning => self.warn(text),
+            Level::Error => self.bad(text),
+        }
+    }
+
+    fn paint(self, code: &str, text: &str) -> String {
+        if self.colour { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
+    }
+}
+
+pub fn level_word(level: Level) -> &'static str {
+    match level {
+        Level::Info => "note",
+        Level::Warning => "warning",
+        Level::Error => "error",
+    }
+}
+
+/// `0.3s`, `12s`, `2m03s`, `1h02m03s`.
+pub fn duration(seconds: f64) -> String {
+    if seconds < 1.0 {
+        return format!("{:.1}s", seconds.max(0.0));
+    }
+    whole(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX).as_secs())
+}
+
+/// The time since the job's start, always as wide: `[ 2m03s]`.
+pub fn offset(seconds: f64) -> String {
+    let seconds = Duration::try_from_secs_f64(seconds).unwrap_or_default().as_secs();
+    format!("[{:>8}]", whole(seconds))
+}
+
+fn whole(seconds: u64) -> String {
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, s) => format!("{s}s"),
+        (0, m, s) => format!("{m}m{s:02}s"),
+        (h, m, s) => format!("{h}h{m:02}m{s:02}s"),
+    }
+}
+
+/// `512 bytes`, `3.4 GiB`.
+pub fn bytes(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    let mut value = bytes as f64;
+    let mut unit = None;
+    for name in UNITS {
+        if value < 1024.0 {
+            break;
+        }
+        value /= 1024.0;
+        unit = Some(name);
+    }
+    match unit {
+        Some(unit) => format!("{value:.1} {unit}"),
+        None => count(bytes, "byte"),
+    }
+}
+
+/// `1 test`, `2 tests`.
+pub fn count(number: u64, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_and_sizes_read_well() {
+        let times = [(0.04, "0.0s"), (0.96, "1.0s"), (1.0, "1s"), (59.9, "59s"), (123.0, "2m03s")];
+        for (seconds, wanted) in times.into_iter().chain([(3723.0, "1h02m03s"), (-1.0, "0.0s")]) {
+            assert_eq!(duration(seconds), wanted);
+        }
+        assert_eq!(offset(123.4), "[   2m03s]");
+        for (given, wanted) in [(1, "1 byte"), (1023, "1023 bytes"), (1024, "1.0 KiB"), (3 << 30, "3.0 GiB")]
+        {
+            assert_eq!(bytes(given), wanted);
+        }
+    }
+}

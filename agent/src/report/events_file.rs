@@ -1,0 +1,229 @@
+//! `events.jsonl`: one event a line, each on disk as soon as it happened, so that a job that was
+//! killed can still be told.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+use crate::events::{Event, SCHEMA, What};
+
+use super::output;
+use super::recorder::Sink;
+
+/// Writes the file.
+pub struct EventsFile {
+    file: fs_err::File,
+}
+
+impl EventsFile {
+    pub const NAME: &str = "events.jsonl";
+
+    /// Begins a new file in the output directory; that of an earlier job is gone then.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn create(out: &Path) -> Result<EventsFile> {
+        Ok(EventsFile { file: output::create(&out.join(Self::NAME))? })
+    }
+}
+
+impl Sink for EventsFile {
+    fn name(&self) -> &'static str {
+        Self::NAME
+    }
+
+    fn event(&mut self, event: &Event) -> std::io::Result<()> {
+        // Progress is worth nothing a second later, and there is much of it.
+        if matches!(event.what, What::Progress { .. }) {
+            return Ok(());
+        }
+        let mut line = serde_json::to_vec(event)?;
+        line.push(b'\n');
+        // One write for each line, without a buffer: a killed agent tears at most the last one.
+        self.file.write_all(&line)
+    }
+}
+
+/// The last line of a file whose writer was killed in the middle of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Torn {
+    /// Counts from 1.
+    pub line: u64,
+    /// Of the remains.
+    pub bytes: usize,
+}
+
+/// Reads the file from its start and hands over one event after the other.
+///
+/// # Errors
+/// When the file cannot be read, is no event file, is of another layout, or is damaged before its
+/// last line.
+pub fn read(path: &Path, mut each: impl FnMut(&Event)) -> Result<Option<Torn>> {
+    let mut reader = BufReader::new(fs_err::File::open(path)?);
+    let mut line = Vec::new();
+    for number in 1u64.. {
+        line.clear();
+        if reader.read_until(b'\n', &mut line)? == 0 {
+            return match number {
+                1 => Err(Error::usage(format!("{}: empty", path.display()))
+                    .hint("the agent was killed before its first event; the job has to run again")),
+                _ => Ok(None),
+            };
+        }
+        let whole = line.ends_with(b"\n");
+        match parse(&line, number == 1) {
+            Ok(event) => each(&event),
+            Err(Bad::Json(_)) if !whole && number > 1 => {
+                return Ok(Some(Torn { line: number, bytes: line.len() }));
+            }
+            Err(bad) => return Err(bad.at(path, number)),
+        }
+    }
+    Ok(None)
+}
+
+/// What is wrong with a line.
+enum Bad {
+    Json(serde_json::Error),
+    NoHead,
+    Schema(String),
+    Event(String, serde_json::Error),
+}
+
+fn parse(line: &[u8], first: bool) -> Result<Event, Bad> {
+    let value: Value = serde_json::from_slice(line).map_err(Bad::Json)?;
+    let text = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let (kind, schema) = (text("event"), text("schema"));
+    if first && kind != "job-started" {
+        return Err(Bad::NoHead);
+    }
+    if first && schema != SCHEMA {
+        return Err(Bad::Schema(schema));
+    }
+    serde_json::from_value(value).map_err(|error| Bad::Event(kind, error))
+}
+
+impl Bad {
+    fn at(self, path: &Path, line: u64) -> Error {
+        let place = format!("{}:{line}", path.display());
+        let this = env!("CARGO_PKG_VERSION");
+        match self {
+            Bad::Json(error) => Error::usage(format!("{place}: this is not a line of JSON"))
+                .because(&error)
+                .hint("the file is damaged; name an events.jsonl as build-agent has written it"),
+            Bad::NoHead => Error::usage(format!("{place}: the first event is not `job-started`"))
+                .hint("name an events.jsonl or a result.json that build-agent has written"),
+            Bad::Schema(schema) => Error::usage(format!(
+                "{place}: its schema is `{schema}`, and this build-agent {this} reads `{SCHEMA}`"
+            ))
+            .hint("use the build-agent that wrote it, or a newer one"),
+            Bad::Event(kind, error) => Error::usage(format!(
+                "{place}: build-agent {this} does not understand this `{kind}` event"
+            ))
+            .because(&error)
+            .hint(format!(
+                "a newer build-agent with the same schema `{SCHEMA}` wrote it, or the line is damaged; \
+                         use the version that the first line names"
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+
+    use super::*;
+    use crate::report::sample::{failing_job, fold};
+    use crate::report::{Summary, result};
+
+    fn lines(events: &[Event]) -> String {
+        events.iter().map(|event| serde_json::to_string(event).unwrap() + "\n").collect()
+    }
+
+    fn read_text(text: &[u8]) -> Result<(Summary, Option<Torn>)> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("events.jsonl");
+        fs_err::write(&path, text).unwrap();
+        let mut summary = Summary::default();
+        let torn = read(&path, |event| summary.apply(event))?;
+        Ok((summary, torn))
+    }
+
+    #[test]
+    fn what_was_written_is_read_back_without_progress() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut file = EventsFile::create(directory.path()).unwrap();
+        failing_job().iter().for_each(|event| file.event(event).unwrap());
+        let mut found = Vec::new();
+        let torn = read(&directory.path().join(EventsFile::NAME), |event| found.push(event.clone())).unwrap();
+        let progress = |event: &Event| matches!(event.what, What::Progress { .. });
+        let wanted: Vec<Event> = failing_job().into_iter().filter(|event| !progress(event)).collect();
+        assert_eq!((found, torn), (wanted, None));
+    }
+
+    /// The file may be cut at any byte, also inside a character.
+    #[test]
+    fn a_file_that_was_cut_anywhere_is_read_as_far_as_it_goes() {
+        let mut events = failing_job();
+        events.truncate(4);
+        if let What::JobStarted(job) = &mut events[0].what {
+            job.job.name = "größer".into();
+        }
+        let text = lines(&events).into_bytes();
+        let first = text.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+        for cut in first..text.len() {
+            let (summary, torn) = read_text(&text[..cut]).unwrap();
+            let whole = text[..cut].iter().filter(|byte| **byte == b'\n').count();
+            // A last line that only lacks its end is whole all the same.
+            let read = if text[cut] == b'\n' { whole + 1 } else { whole };
+            assert_eq!(summary, fold(&events[..read]), "cut at {cut}");
+            let remains = text[..cut].rsplit(|byte| *byte == b'\n').next().unwrap().len();
+            let wanted = (remains > 0 && text[cut] != b'\n')
+                .then_some(Torn { line: whole as u64 + 1, bytes: remains });
+            assert_eq!(torn, wanted, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn zeros_after_a_power_cut_are_a_torn_line() {
+        let mut text = lines(&failing_job()[..2]).into_bytes();
+        text.extend([0; 100]);
+        let (_, torn) = read_text(&text).unwrap();
+        assert_eq!(torn, Some(Torn { line: 3, bytes: 100 }));
+    }
+
+    #[test]
+    fn bad_files_are_refused_with_their_place() {
+        let all = failing_job();
+        let head = lines(&all[..1]);
+        let next = lines(&all[1..3]);
+        let table = [
+            (String::new(), "events.jsonl: empty"),
+            (head[..20].to_owned(), "events.jsonl:1: this is not a line of JSON"),
+            (next.clone(), "events.jsonl:1: the first event is not `job-started`"),
+            (format!("{head}oops\n{next}"), "events.jsonl:2: this is not a line of JSON"),
+            (format!("{head}oops\n"), "events.jsonl:2: this is not a line of JSON"),
+            (head.replace("events/v1", "events/v2"), "events.jsonl:1: its schema is `build-agent/events/v2`"),
+            (
+                format!("{head}{}", next.replace("stage-started", "moon-landed")),
+                "events.jsonl:2: build-agent 0.1.0 does not understand this `moon-landed` event",
+            ),
+            (head.replace("\"plan\"", "\"plain\""), "does not understand this `job-started` event"),
+        ];
+        for (text, wanted) in table {
+            let error = read_text(text.as_bytes()).unwrap_err();
+            assert!(error.message.contains(wanted), "{wanted}: {error}");
+            assert!(error.hint.is_some(), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_result_comes_back_from_the_events_to_the_byte() {
+        let live = fold(&failing_job());
+        let (rebuilt, _) = read_text(lines(&failing_job()).as_bytes()).unwrap();
+        assert_eq!(result::render(&rebuilt).unwrap(), result::render(&live).unwrap());
+    }
+}

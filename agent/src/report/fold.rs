@@ -1,0 +1,319 @@
+//! Events in, [`Summary`] out. Pure: the same events give the same summary, live or from a file.
+
+use crate::events::{Case, Event, JobStarted, TaskFailed, Unit, What};
+use crate::job::Stage;
+use crate::outcome::{ExitStatus, Outcome};
+
+use super::cut;
+use super::summary::{
+    At, CaseResult, CommandResult, Notice, Published, StageError, StageResult, Summary, UnitResult,
+    whole_milliseconds,
+};
+
+impl Summary {
+    /// Takes in one event. Events come in the order in which they happened.
+    pub fn apply(&mut self, event: &Event) {
+        let at = At(event.time);
+        let started = *self.started.get_or_insert(at);
+        self.last_event = Some(at);
+        self.seconds = started.seconds_until(at);
+        match &event.what {
+            What::JobStarted(job) => self.job_started(job),
+            What::StageStarted { stage } => self.stage(*stage).started = Some(at),
+            What::StageFinished { stage, outcome } => self.stage_finished(*stage, outcome, at),
+            What::UnitStarted { unit } => self.unit(unit, at).outcome = None,
+            What::UnitFinished { unit, outcome, log, excerpt } => {
+                let outcome = self.cut_outcome(outcome);
+                let excerpt = self.cut_lines(excerpt);
+                let unit = self.unit(unit, at);
+                unit.seconds = Some(unit.started.seconds_until(at));
+                unit.outcome = Some(outcome);
+                unit.log = log.clone();
+                unit.excerpt = excerpt;
+            }
+            What::Case(case) => self.case(case, at),
+            What::Finding(finding) => {
+                let mut finding = finding.clone();
+                self.bytes_cut += cut::middle(&mut finding.message, cut::TEXT);
+                self.findings.push(finding);
+            }
+            What::Notice { level, message, hint } => {
+                let message = self.cut_text(message);
+                self.notices.push(Notice { level: *level, message, hint: hint.clone() });
+            }
+            What::Repo(repo) => self.repos.push(repo.clone()),
+            What::CommandStarted { stage, command, argv, log } => self.commands.push(CommandResult {
+                command: *command,
+                stage: *stage,
+                argv: argv.clone(),
+                log: log.clone(),
+                end: None,
+                seconds: None,
+                bytes: None,
+            }),
+            What::CommandFinished { command, end, seconds, bytes } => {
+                if let Some(known) = self.commands.iter_mut().rev().find(|known| known.command == *command) {
+                    known.end = Some(end.clone());
+                    known.seconds = Some(whole_milliseconds(*seconds));
+                    known.bytes = Some(*bytes);
+                }
+            }
+            // For the console only.
+            What::Progress { .. } | What::Heartbeat { .. } => {}
+            What::Task { unit, .. } => self.unit(unit, at).tasks += 1,
+            What::TaskFailed(failed) => {
+                let excerpt = self.cut_lines(&failed.excerpt);
+                self.failed_tasks.push(TaskFailed { excerpt, ..failed.clone() });
+            }
+            What::Sstate { unit, summary } => self.unit(unit, at).sstate = Some(*summary),
+            What::Artifact(artifact) => self.artifacts.push(artifact.clone()),
+            What::Published { destination, index, objects, bytes, links } => {
+                self.published = Some(Published {
+                    destination: destination.clone(),
+                    index: index.clone(),
+                    objects: *objects,
+                    bytes: *bytes,
+                    links: *links,
+                });
+            }
+            What::Error { stage, error } => {
+                let mut error = error.clone();
+                self.bytes_cut += cut::middle(&mut error.message, cut::TEXT);
+                self.bytes_cut += cut::lines(&mut error.causes);
+                self.errors.push(StageError { stage: *stage, error });
+            }
+            What::JobFinished { exit, outcome } => {
+                self.complete = true;
+                self.exit = *exit;
+                self.outcome = self.cut_outcome(outcome);
+                // A report cannot tell how its own making ended.
+                self.stages.retain(|stage| stage.stage != Stage::Report || stage.outcome.is_some());
+                self.settle("the job ended before it");
+            }
+        }
+    }
+
+    /// Ends the fold of an event file that just stops: whatever ran or waited has not run.
+    /// Nothing changes when the job came to its own end.
+    pub fn interrupted(&mut self) {
+        if self.complete {
+            return;
+        }
+        let reason = match self.last_event {
+            Some(at) => format!("the agent was killed; the last event is from {at}"),
+            None => "the agent was killed before its first event".to_owned(),
+        };
+        self.settle(&reason);
+        self.exit = ExitStatus::Internal;
+        self.outcome = Outcome::NotRun(reason);
+    }
+
+    fn job_started(&mut self, job: &JobStarted) {
+        self.agent = job.agent.clone();
+        self.job = job.job.clone();
+        self.plan = job.plan.clone();
+        self.stages = job
+            .plan
+            .iter()
+            .filter(|planned| planned.stage != Stage::Report)
+            .map(|planned| StageResult {
+                stage: planned.stage,
+                outcome: planned.skip.clone().map(Outcome::Skipped),
+                started: None,
+                seconds: None,
+            })
+            .collect();
+    }
+
+    fn stage_finished(&mut self, stage: Stage, outcome: &Outcome, at: At) {
+        let outcome = self.cut_outcome(outcome);
+        let stage = self.stage(stage);
+        stage.seconds = stage.started.map(|started| started.seconds_until(at));
+        stage.outcome = Some(outcome);
+    }
+
+    fn case(&mut self, case: &Case, at: At) {
+        let result = CaseResult {
+            class: case.class.clone(),
+            name: case.name.clone(),
+            outcome: self.cut_outcome(&case.outcome),
+            message: self.cut_text(&case.message),
+            seconds: case.seconds.map(whole_milliseconds),
+        };
+        self.unit(&case.unit, at).cases.push(result);
+    }
+
+    /// The stage's entry; one that no plan named comes last.
+    fn stage(&mut self, stage: Stage) -> &mut StageResult {
+        let index = self.stages.iter().position(|known| known.stage == stage).unwrap_or_else(|| {
+            self.stages.push(StageResult { stage, outcome: None, started: None, seconds: None });
+            self.stages.len() - 1
+        });
+        &mut self.stages[index]
+    }
+
+    /// The unit's entry, made at its first mention.
+    fn unit(&mut self, unit: &Unit, at: At) -> &mut UnitResult {
+        let index = self.units.iter().rposition(|known| known.is(unit)).unwrap_or_else(|| {
+            self.units.push(UnitResult {
+                stage: unit.stage,
+                name: unit.name.clone(),
+                outcome: None,
+                started: at,
+                seconds: None,
+                log: None,
+                excerpt: Vec::new(),
+                cases: Vec::new(),
+                tasks: 0,
+                sstate: None,
+            });
+            self.units.len() - 1
+        });
+        &mut self.units[index]
+    }
+
+    fn settle(&mut self, reason: &str) {
+        let now = self.last_event;
+        for unit in self.units.iter_mut().filter(|unit| unit.outcome.is_none()) {
+            unit.outcome = Some(Outcome::NotRun(format!("it did not finish: {reason}")));
+            unit.seconds = now.map(|now| unit.started.seconds_until(now));
+        }
+        for stage in self.stages.iter_mut().filter(|stage| stage.outcome.is_none()) {
+            let word = if stage.started.is_some() { "it did not finish" } else { "not reached" };
+            stage.outcome = Some(Outcome::NotRun(format!("{word}: {reason}")));
+            stage.seconds = stage.started.zip(now).map(|(started, now)| started.seconds_until(now));
+        }
+    }
+
+    fn cut_text(&mut self, text: &str) -> String {
+        let mut text = text.to_owned();
+        self.bytes_cut += cut::middle(&mut text, cut::TEXT);
+        text
+    }
+
+    fn cut_lines(&mut self, lines: &[String]) -> Vec<String> {
+        let mut lines = lines.to_vec();
+        self.bytes_cut += cut::lines(&mut lines);
+        lines
+    }
+
+    fn cut_outcome(&mut self, outcome: &Outcome) -> Outcome {
+        let mut outcome = outcome.clone();
+        match &mut outcome {
+            Outcome::Passed => {}
+            Outcome::Failed(why)
+            | Outcome::Skipped(why)
+            | Outcome::NotRun(why)
+            | Outcome::TimedOut(why)
+            | Outcome::Cancelled(why) => self.bytes_cut += cut::middle(why, cut::TEXT),
+        }
+        outcome
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+
+    use super::*;
+    use crate::events::Event;
+    use crate::report::sample::{self, at, case, check_layer, failing_job, fold, image};
+
+    #[test]
+    fn a_whole_job_folds_into_its_parts() {
+        let summary = fold(&failing_job());
+        assert!(summary.complete);
+        assert_eq!(summary.exit, ExitStatus::Upstream);
+        assert_eq!(summary.seconds, 154.0);
+        let stages: Vec<_> =
+            summary.stages.iter().map(|s| (s.stage, s.outcome.as_ref().unwrap().word(), s.seconds)).collect();
+        let wanted = [
+            (Stage::Checkout, "passed", Some(12.0)),
+            (Stage::Configure, "passed", Some(0.3)),
+            (Stage::Check, "failed", Some(110.7)),
+            (Stage::Build, "failed", Some(28.0)),
+            (Stage::Test, "skipped", None),
+            (Stage::Publish, "not-run", Some(2.0)),
+        ];
+        assert_eq!(stages, wanted);
+        let check = summary.units.iter().find(|unit| unit.is(&check_layer())).unwrap();
+        assert_eq!((check.cases.len(), check.seconds), (2, Some(110.0)));
+        let build = summary.units.iter().find(|unit| unit.is(&image())).unwrap();
+        assert_eq!((build.tasks, build.sstate.unwrap().missed), (2, 50));
+        let command = &summary.commands[0];
+        assert_eq!((command.end.as_deref(), command.seconds), (Some("exit status 1"), Some(110.0)));
+        assert_eq!(summary.bytes_cut, 0);
+    }
+
+    #[test]
+    fn a_killed_job_is_never_a_pass_wherever_it_was_killed() {
+        for events in [failing_job(), sample::passing_job()] {
+            let last = events.iter().position(|event| matches!(event.what, What::JobFinished { .. }));
+            for end in 0..last.unwrap_or(events.len()) {
+                let mut summary = fold(&events[..end]);
+                summary.interrupted();
+                assert!(!summary.complete);
+                assert!(matches!(summary.outcome, Outcome::NotRun(_)), "{:?}", summary.outcome);
+                assert_ne!(summary.exit, ExitStatus::Passed);
+                assert!(summary.stages.iter().all(|stage| stage.outcome.is_some()));
+                assert!(summary.units.iter().all(|unit| unit.outcome.is_some()));
+            }
+        }
+    }
+
+    #[test]
+    fn a_killed_job_says_when_and_what_ran() {
+        let events = failing_job();
+        let silent = |event: &Event| matches!(event.what, What::Heartbeat { .. });
+        let killed_at = events.iter().position(silent).unwrap();
+        let mut summary = fold(&events[..=killed_at]);
+        summary.interrupted();
+        let killed = "the agent was killed; the last event is from 2026-01-02T03:05:17.320Z";
+        assert_eq!(summary.outcome, Outcome::NotRun(killed.into()));
+        let unit = summary.units.last().unwrap();
+        assert!(unit.is(&check_layer()));
+        assert_eq!(unit.outcome, Some(Outcome::NotRun(format!("it did not finish: {killed}"))));
+        assert_eq!(unit.seconds, Some(60.0), "until the last event, a heartbeat");
+        let reasons: Vec<_> = summary.stages.iter().map(|s| s.outcome.as_ref().unwrap().reason()).collect();
+        let not_reached = format!("not reached: {killed}");
+        let unfinished = format!("it did not finish: {killed}");
+        let wanted = [
+            None,
+            None,
+            Some(unfinished.as_str()),
+            Some(&not_reached),
+            Some("nothing asks for test"),
+            Some(&not_reached),
+        ];
+        assert_eq!(reasons, wanted);
+    }
+
+    #[test]
+    fn the_end_of_a_finished_job_stays_as_it_is() {
+        let mut summary = fold(&failing_job());
+        let before = summary.clone();
+        summary.interrupted();
+        assert_eq!(summary, before);
+    }
+
+    #[test]
+    fn over_long_texts_are_cut_and_counted() {
+        let long = "x".repeat(cut::TEXT + 1000);
+        let summary = fold(&[at(0, case(&check_layer(), "test_a", Outcome::Failed(long.clone()), &long))]);
+        let case = &summary.units[0].cases[0];
+        assert!(case.message.len() <= cut::TEXT && case.message.contains("bytes cut out"));
+        assert!(case.outcome.reason().unwrap().len() <= cut::TEXT);
+        // Both lost the surplus and the room of the word that stands for it.
+        assert_eq!(summary.bytes_cut, 2 * (1000 + 64));
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_gives_no_negative_times() {
+        let unit = check_layer();
+        let summary = fold(&[
+            at(5000, sample::unit_started(&unit)),
+            at(1000, sample::unit_finished(&unit, Outcome::Passed, None)),
+        ]);
+        assert_eq!((summary.seconds, summary.units[0].seconds), (0.0, Some(0.0)));
+    }
+}

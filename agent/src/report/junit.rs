@@ -1,0 +1,270 @@
+//! `junit.xml`: the tests for CodeBuild's report groups and whatever else reads JUnit.
+//!
+//! A failure is the layer's, an error the agent's, the machine's or the clock's. CodeBuild keeps
+//! 500 tests of a report and prefers those that failed (its user guide, "Test report statuses").
+
+use std::path::Path;
+use std::time::Duration;
+
+use quick_junit::{NonSuccessKind, Property, Report, TestCase, TestCaseStatus, TestSuite};
+
+use crate::error::{Class, Error, Result};
+use crate::events::Level;
+use crate::outcome::Outcome;
+
+use super::console::{clean, finding_line};
+use super::output::replace;
+use super::summary::{Summary, UnitResult};
+use super::tally::{AGENT, Status, Suite, Test, suites};
+
+/// The whole file.
+pub fn render(summary: &Summary) -> Result<String> {
+    let mut report = Report::new(text(&format!("{} {}", summary.job.name, summary.job.release)));
+    report.set_time(duration(summary.seconds));
+    report.add_test_suites(suites(summary).iter().map(|suite| test_suite(suite, summary)));
+    report.to_string().map_err(|error| Error::internal("cannot render junit.xml").because(&error))
+}
+
+pub fn write(summary: &Summary, out: &Path) -> Result<()> {
+    replace(&out.join("junit.xml"), render(summary)?.as_bytes())
+}
+
+fn test_suite(suite: &Suite, summary: &Summary) -> TestSuite {
+    let mut made = TestSuite::new(text(&suite.name));
+    if let Some(started) = suite.started {
+        made.extra.insert("timestamp".into(), started.to_string().into());
+    }
+    if let Some(seconds) = suite.seconds {
+        made.set_time(duration(seconds));
+    }
+    let job = &summary.job;
+    let commit = job.commit.as_deref().unwrap_or("none");
+    let known = [
+        ("job", job.name.as_str()),
+        ("release", &job.release),
+        ("commit", commit),
+        ("build", &job.build),
+        ("agent", &summary.agent),
+    ];
+    made.add_properties(known.map(|(name, value)| Property::new(name, text(value))));
+    if let Some(log) = suite.log {
+        made.add_property(Property::new("log", text(&log.to_string_lossy())));
+    }
+    made.add_test_cases(suite.tests.iter().map(|test| test_case(test, summary)));
+    made
+}
+
+fn test_case(test: &Test, summary: &Summary) -> TestCase {
+    let mut made = TestCase::new(text(test.name), status(test, summary));
+    made.set_classname(text(&class_name(test)));
+    if let Some(seconds) = test.seconds {
+        made.set_time(duration(seconds));
+    }
+    made
+}
+
+/// `stage.unit.class`, as far as there is one.
+fn class_name(test: &Test) -> String {
+    let parts = match test.unit {
+        Some(unit) if test.is_unit() => vec![unit.stage.name()],
+        Some(unit) => vec![unit.stage.name(), &unit.name, test.class],
+        None => vec![AGENT, test.class],
+    };
+    parts.join(".")
+}
+
+fn status(test: &Test, summary: &Summary) -> TestCaseStatus {
+    let (mut status, kind, reason) = match test.status {
+        Status::Outcome(Outcome::Passed) => return TestCaseStatus::success(),
+        Status::Outcome(outcome) => {
+            let status = match outcome {
+                Outcome::Skipped(_) => TestCaseStatus::skipped(),
+                Outcome::Failed(_) => TestCaseStatus::non_success(NonSuccessKind::Failure),
+                _ => TestCaseStatus::non_success(NonSuccessKind::Error),
+            };
+            (status, outcome.word(), outcome.reason().unwrap_or_default().to_owned())
+        }
+        Status::Error(error) => {
+            (TestCaseStatus::non_success(NonSuccessKind::Error), word(error.class), error.to_string())
+        }
+    };
+    // An attribute cannot hold lines; the text holds all of them.
+    status.set_message(text(reason.lines().next().unwrap_or_default()));
+    status.set_type(text(kind));
+    let mut words = vec![reason, test.message.to_owned()];
+    words
+        .extend(test.unit.filter(|_| test.is_unit()).into_iter().flat_map(|unit| explanation(unit, summary)));
+    words.retain(|words| !words.is_empty());
+    status.set_description(text(&words.join("\n")));
+    status
+}
+
+/// Why a unit ended as it did: its own lines that matter, its failed tasks and what it found.
+fn explanation(unit: &UnitResult, summary: &Summary) -> Vec<String> {
+    let mut lines = unit.excerpt.clone();
+    for task in summary.failed_tasks.iter().filter(|task| unit.is(&task.unit)) {
+        lines.push(format!("{}:{} failed:", task.recipe, task.task));
+        lines.extend(task.excerpt.iter().cloned());
+    }
+    let errors = summary.findings.iter().filter(|finding| finding.level == Level::Error);
+    lines.extend(
+        errors.filter(|finding| unit.is(&finding.unit)).map(|finding| finding_line(finding, "error")),
+    );
+    lines
+}
+
+/// Nothing that XML 1.0 forbids gets in, nor what would mislead a reader.
+fn text(raw: &str) -> String {
+    raw.lines().map(clean).collect::<Vec<_>>().join("\n")
+}
+
+fn word(class: Class) -> &'static str {
+    match class {
+        Class::Usage => "usage",
+        Class::Machine => "machine",
+        Class::Upstream => "upstream",
+        Class::OutOfTime => "out-of-time",
+        Class::Internal => "internal",
+        Class::Cancelled => "cancelled",
+    }
+}
+
+fn duration(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or_default()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+
+    use super::*;
+    use crate::events::{Event, Unit, What};
+    use crate::job::Stage;
+    use crate::report::sample::{self, at, case, check_layer, failing_job, fold};
+    use crate::report::tally::Totals;
+
+    #[test]
+    fn the_whole_file_of_a_failing_job() {
+        let properties = r#"
+        <properties>
+            <property name="job" value="meta-x"/>
+            <property name="release" value="scarthgap"/>
+            <property name="commit" value="3f2a1b4c5d6e7f8091a2b3c4d5e6f708192a3b4c"/>
+            <property name="build" value="17"/>
+            <property name="agent" value="0.1.0"/>"#;
+        let wanted = r#"<?xml version="1.0" encoding="UTF-8"?>
+<testsuites name="meta-x scarthgap" tests="8" skipped="1" failures="2" errors="1" time="154.000">
+    <testsuite name="checkout.poky" tests="1" skipped="0" errors="0" failures="0" time="12.000" timestamp="2026-01-02T03:04:05.000Z">@
+        </properties>
+        <testcase name="poky" classname="checkout" time="12.000"/>
+    </testsuite>
+    <testsuite name="check.preflight meta-x" tests="1" skipped="0" errors="0" failures="0" time="0.020" timestamp="2026-01-02T03:04:17.300Z">@
+        </properties>
+        <testcase name="preflight meta-x" classname="check" time="0.020"/>
+    </testsuite>
+    <testsuite name="check.yocto-check-layer meta-x" tests="2" skipped="0" errors="0" failures="1" time="110.000" timestamp="2026-01-02T03:04:17.320Z">@
+            <property name="log" value="logs/check-meta-x.log"/>
+        </properties>
+        <testcase name="test_readme" classname="check.yocto-check-layer meta-x.common.CommonCheckLayer">
+            <failure message="AssertionError: README is empty" type="failed">AssertionError: README is empty
+Traceback (most recent call last):
+  File &quot;common.py&quot;, line 30, in test_readme
+AssertionError: README is empty</failure>
+        </testcase>
+        <testcase name="test_parse" classname="check.yocto-check-layer meta-x.common.CommonCheckLayer"/>
+    </testsuite>
+    <testsuite name="build.core-image-minimal" tests="1" skipped="0" errors="0" failures="1" time="28.000" timestamp="2026-01-02T03:06:08.000Z">@
+            <property name="log" value="logs/build.log"/>
+        </properties>
+        <testcase name="core-image-minimal" classname="build" time="28.000">
+            <failure message="1 task failed: zlib:do_compile" type="failed">1 task failed: zlib:do_compile
+zlib:do_compile failed:
+zlib.c:3:1: error: expected &apos;;&apos;
+make: *** [Makefile:9: zlib.o] Error 1</failure>
+        </testcase>
+    </testsuite>
+    <testsuite name="build-agent" tests="3" skipped="1" errors="1" failures="0" timestamp="2026-01-02T03:04:05.000Z">@
+        </properties>
+        <testcase name="configure" classname="build-agent.stages" time="0.300"/>
+        <testcase name="test" classname="build-agent.stages">
+            <skipped message="nothing asks for test" type="skipped">nothing asks for test</skipped>
+        </testcase>
+        <testcase name="publish" classname="build-agent.errors">
+            <error message="cannot upload `index.json` to s3://bucket/builds" type="upstream">cannot upload `index.json` to s3://bucket/builds
+  because: connection reset
+  hint: run the job again; what was uploaded is not uploaded twice</error>
+        </testcase>
+    </testsuite>
+</testsuites>
+"#;
+        assert_eq!(render(&fold(&failing_job())).unwrap(), wanted.replace('@', properties));
+    }
+
+    #[test]
+    fn each_outcome_has_its_element() {
+        let unit = check_layer();
+        let why = || "why".to_owned();
+        let table = [
+            (Outcome::Passed, None),
+            (Outcome::Failed(why()), Some("<failure message=\"why\" type=\"failed\">")),
+            (Outcome::Skipped(why()), Some("<skipped message=\"why\" type=\"skipped\">")),
+            (Outcome::NotRun(why()), Some("<error message=\"why\" type=\"not-run\">")),
+            (Outcome::TimedOut(why()), Some("<error message=\"why\" type=\"timed-out\">")),
+            (Outcome::Cancelled(why()), Some("<error message=\"why\" type=\"cancelled\">")),
+        ];
+        for (outcome, element) in table {
+            let mut events = vec![at(0, case(&unit, "test_x", outcome, ""))];
+            events.push(at(0, sample::unit_finished(&unit, Outcome::Passed, None)));
+            events.push(at(
+                1,
+                What::JobFinished { exit: crate::outcome::ExitStatus::Passed, outcome: Outcome::Passed },
+            ));
+            let xml = render(&fold(&events)).unwrap();
+            let found = ["<failure", "<skipped", "<error"].iter().filter(|tag| xml.contains(**tag)).count();
+            assert_eq!(found, element.iter().count(), "{xml}");
+            assert!(element.is_none_or(|element| xml.contains(element)), "{xml}");
+        }
+    }
+
+    #[test]
+    fn a_unit_that_was_killed_after_its_cases_passed_is_seen() {
+        let unit = check_layer();
+        let events = [
+            at(0, case(&unit, "test_x", Outcome::Passed, "")),
+            at(1, sample::unit_finished(&unit, Outcome::TimedOut("4h are over".into()), None)),
+        ];
+        let xml = render(&fold(&events)).unwrap();
+        assert!(xml.contains("<error message=\"4h are over\" type=\"timed-out\">"), "{xml}");
+    }
+
+    #[test]
+    fn what_xml_cannot_hold_stays_out() {
+        let evil =
+            "]]>\u{1b}[31m<b a=\"'\">&amp;\0\u{1}\u{b}\u{fffe}\u{ffff}\u{9b}\u{1b}]0;no end\r\nnext\tline";
+        let unit = Unit::new(Stage::Check, evil);
+        let events: Vec<Event> = vec![at(0, case(&unit, evil, Outcome::Failed(evil.into()), evil))];
+        let xml = render(&fold(&events)).unwrap();
+        let forbidden =
+            |char: &char| (char.is_control() && *char != '\n') || matches!(char, '\u{fffe}' | '\u{ffff}');
+        assert_eq!(xml.chars().find(forbidden), None, "{xml}");
+        assert!(xml.contains("]]&gt;&lt;b a=&quot;&apos;&quot;&gt;&amp;amp;"), "{xml}");
+        assert!(xml.contains("]0;no end\nnext    line"), "an unfinished sequence hides nothing: {xml}");
+        assert!(Report::deserialize_from_str(&xml).is_ok());
+    }
+
+    #[test]
+    fn the_counts_agree_with_those_of_the_result() {
+        for events in [failing_job(), sample::passing_job(), Vec::new()] {
+            let mut killed = fold(&events);
+            killed.interrupted();
+            for summary in [fold(&events), killed] {
+                let report = Report::deserialize_from_str(&render(&summary).unwrap()).unwrap();
+                let totals = Totals::of(&summary);
+                let errors = totals.not_run + totals.timed_out + totals.cancelled + totals.errors;
+                let wanted = [totals.tests, totals.failed, errors, totals.skipped];
+                let found = [report.tests, report.failures, report.errors, report.skipped];
+                assert_eq!(found.map(|number| number as u64), wanted);
+            }
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! The output directory and the files of reports in it.
+
+use std::io::Write;
+use std::path::Path;
+
+use fs_err::OpenOptions;
+use fs_err::os::unix::fs::OpenOptionsExt;
+use nix::fcntl::OFlag;
+
+use crate::error::{Error, Result};
+
+use super::summary::Summary;
+use super::{junit, result};
+
+/// Makes the output directory ready for a new job.
+///
+/// It gets a `.gitignore`, so that the checkout in which it may lie does not become dirty, and
+/// reports that say that the job has not ended: those of an earlier job must not be taken for the
+/// verdict on this one, should it be killed.
+///
+/// # Errors
+/// When it cannot be written. Also when it, or a file in it, is a symbolic link: a layer could
+/// contain one that leads out of the checkout, and the agent may run as root.
+pub fn prepare_out(out: &Path) -> Result<()> {
+    real_directory(out)?;
+    real_directory(&out.join("logs"))?;
+    let ignore = out.join(".gitignore");
+    if fs_err::symlink_metadata(&ignore).is_err() {
+        replace(&ignore, b"# Written by build-agent: nothing in here belongs into git.\n*\n")?;
+    }
+    write_all(&Summary::default(), out)
+}
+
+/// Writes all reports of the summary.
+///
+/// # Errors
+/// When one cannot be written; the others are there then.
+pub fn write_all(summary: &Summary, out: &Path) -> Result<()> {
+    let json = result::write(summary, out);
+    let junit = junit::write(summary, out);
+    json.and(junit)
+}
+
+fn real_directory(path: &Path) -> Result<()> {
+    fs_err::create_dir_all(path)?;
+    if fs_err::symlink_metadata(path)?.is_symlink() {
+        return Err(Error::machine(format!("the output directory `{}` is a symbolic link", path.display()))
+            .hint("name the directory that it leads to with --out, or remove the link"));
+    }
+    Ok(())
+}
+
+/// Writes the file so that a reader sees the old one or the new one, never a part.
+pub(super) fn replace(path: &Path, content: &[u8]) -> Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let temporary = path.with_file_name(name);
+    let mut file = create(&temporary)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs_err::rename(&temporary, path)?;
+    Ok(())
+}
+
+/// Opens a file for writing, empty, and never through a symbolic link.
+pub(super) fn create(path: &Path) -> Result<fs_err::File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).custom_flags(OFlag::O_NOFOLLOW.bits());
+    options.open(path).map_err(|error| {
+        match fs_err::symlink_metadata(path).is_ok_and(|found| found.is_symlink()) {
+            true => Error::machine(format!("`{}` is a symbolic link", path.display()))
+                .hint("remove it, or name another directory with --out"),
+            false => Error::from(error),
+        }
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::report::result;
+    use crate::report::sample::{fold, passing_job};
+
+    #[test]
+    fn a_new_job_hides_the_verdict_of_the_last_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let out = directory.path().join("a/out");
+        prepare_out(&out).unwrap();
+        write_all(&fold(&passing_job()), &out).unwrap();
+        prepare_out(&out).unwrap();
+        assert_eq!(result::read(&out.join("result.json")).unwrap(), Summary::default());
+        let junit = fs_err::read_to_string(out.join("junit.xml")).unwrap();
+        assert!(junit.contains("errors=\"1\"") && junit.contains("the job has not ended"), "{junit}");
+        let ignore = fs_err::read_to_string(out.join(".gitignore")).unwrap();
+        assert_eq!(ignore.lines().last(), Some("*"));
+        let leftovers = fs_err::read_dir(&out)
+            .unwrap()
+            .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().ends_with(".new"));
+        assert_eq!(leftovers.count(), 0);
+    }
+
+    #[test]
+    fn links_that_a_layer_planted_are_not_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let victim = directory.path().join("victim");
+        fs_err::write(&victim, "precious").unwrap();
+        let out = directory.path().join("out");
+        fs_err::create_dir(&out).unwrap();
+
+        symlink(&victim, out.join("result.json.new")).unwrap();
+        let error = prepare_out(&out).unwrap_err();
+        assert!(error.message.ends_with("result.json.new` is a symbolic link"), "{error}");
+
+        // A link in the place of the report itself is replaced.
+        let out = directory.path().join("out2");
+        fs_err::create_dir(&out).unwrap();
+        symlink(&victim, out.join("result.json")).unwrap();
+        prepare_out(&out).unwrap();
+        assert!(!fs_err::symlink_metadata(out.join("result.json")).unwrap().is_symlink());
+
+        for name in ["linked", "out3/logs"] {
+            let out = directory.path().join(name);
+            fs_err::create_dir_all(out.parent().unwrap()).unwrap();
+            symlink(directory.path(), &out).unwrap();
+            let out = if name == "linked" { out } else { directory.path().join("out3") };
+            assert!(prepare_out(&out).unwrap_err().message.contains("is a symbolic link"));
+        }
+        assert_eq!(fs_err::read_to_string(&victim).unwrap(), "precious");
+    }
+}

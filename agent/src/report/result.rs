@@ -1,0 +1,128 @@
+//! `result.json`: the summary for other programs.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+use super::output::replace;
+use super::summary::Summary;
+use super::tally::Totals;
+
+/// Names the layout; raised when a reader of the old layout would go wrong.
+pub const SCHEMA: &str = "build-agent/result/v1";
+
+#[derive(Serialize)]
+struct Document<'a> {
+    schema: &'static str,
+    /// The number behind `exit`.
+    exit_code: u8,
+    totals: Totals,
+    #[serde(flatten)]
+    summary: &'a Summary,
+}
+
+/// The whole file.
+pub fn render(summary: &Summary) -> Result<String> {
+    let document =
+        Document { schema: SCHEMA, exit_code: summary.exit.code(), totals: Totals::of(summary), summary };
+    let mut text = serde_json::to_string_pretty(&document)
+        .map_err(|error| Error::internal("cannot render result.json").because(&error))?;
+    text.push('\n');
+    Ok(text)
+}
+
+pub fn write(summary: &Summary, out: &Path) -> Result<()> {
+    replace(&out.join("result.json"), render(summary)?.as_bytes())
+}
+
+/// Reads a `result.json` back.
+///
+/// # Errors
+/// When it is none, or of another layout.
+pub fn read(path: &Path) -> Result<Summary> {
+    let bytes = fs_err::read(path)?;
+    let place = |error: &serde_json::Error| format!("{}:{}:{}", path.display(), error.line(), error.column());
+    #[derive(Deserialize)]
+    struct Head {
+        schema: String,
+    }
+    let head: Head = serde_json::from_slice(&bytes).map_err(|error| {
+        Error::usage(format!("{}: this is not a result.json", place(&error)))
+            .because(&error)
+            .hint("name an events.jsonl or a result.json that build-agent has written")
+    })?;
+    if head.schema != SCHEMA {
+        return Err(Error::usage(format!(
+            "{}: its schema is `{}`, and this build-agent {} reads `{SCHEMA}`",
+            path.display(),
+            head.schema,
+            env!("CARGO_PKG_VERSION"),
+        ))
+        .hint("use the build-agent that wrote it, or a newer one"));
+    }
+    serde_json::from_slice(&bytes).map_err(|error| {
+        Error::usage(format!("{}: damaged, or written by a newer build-agent", place(&error))).because(&error)
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+
+    use super::*;
+    use crate::report::sample::{failing_job, fold, passing_job};
+    use serde_json::json;
+
+    #[test]
+    fn the_head_says_what_it_is() {
+        let text = render(&fold(&failing_job())).unwrap();
+        assert!(text.starts_with("{\n  \"schema\": \"build-agent/result/v1\",\n"), "{text}");
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(value["exit"], json!("upstream"));
+        assert_eq!(value["exit_code"], json!(4));
+        assert_eq!(value["outcome"], json!("failed"));
+        assert_eq!(value["reason"], json!("check: yocto-check-layer meta-x failed"));
+        let totals = &value["totals"];
+        let wanted =
+            [("tests", 8), ("passed", 4), ("failed", 2), ("skipped", 1), ("errors", 1), ("failed-tasks", 1)];
+        for (name, number) in wanted {
+            assert_eq!(totals[name], json!(number), "{name} in {totals}");
+        }
+        assert_eq!(value["units"][2]["cases"][0]["outcome"], json!("failed"));
+    }
+
+    #[test]
+    fn a_result_comes_back_from_its_file() {
+        let directory = tempfile::tempdir().unwrap();
+        for events in [failing_job(), passing_job(), Vec::new()] {
+            let mut summary = fold(&events);
+            for _ in 0..2 {
+                write(&summary, directory.path()).unwrap();
+                assert_eq!(read(&directory.path().join("result.json")).unwrap(), summary);
+                summary.interrupted();
+            }
+        }
+    }
+
+    #[test]
+    fn other_files_are_refused_with_their_place() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("result.json");
+        let table = [
+            ("", "result.json:1:0: this is not a result.json"),
+            ("{\"a\": 1}", "result.json:1:8: this is not a result.json"),
+            ("{\"schema\": \"build-agent/result/v9\"}", "its schema is `build-agent/result/v9`"),
+            (
+                "{\n\"schema\": \"build-agent/result/v1\"\n}",
+                "result.json:3:1: damaged, or written by a newer",
+            ),
+        ];
+        for (text, wanted) in table {
+            fs_err::write(&path, text).unwrap();
+            let error = read(&path).unwrap_err();
+            assert!(error.message.contains(wanted), "{wanted}: {error}");
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! A simulated job for the tests of reports: a layer whose check fails and whose build breaks.
+
+use std::time::{Duration, SystemTime};
+
+use crate::error::Error;
+use crate::events::{
+    Artifact, Case, Event, Finding, JobIdentity, JobStarted, Level, Planned, RepoReady, SCHEMA, Sstate,
+    TaskFailed, Unit, What,
+};
+use crate::job::Stage;
+use crate::outcome::{ExitStatus, Outcome};
+
+use super::summary::Summary;
+
+/// 2026-01-02T03:04:05Z
+pub fn start() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_323_045)
+}
+
+/// An event so many milliseconds after the start.
+pub fn at(milliseconds: u64, what: What) -> Event {
+    Event { time: start() + Duration::from_millis(milliseconds), what }
+}
+
+pub fn fold(events: &[Event]) -> Summary {
+    let mut summary = Summary::default();
+    events.iter().for_each(|event| summary.apply(event));
+    summary
+}
+
+pub fn job_started(left_out: &[Stage]) -> What {
+    let plan = Stage::ALL.into_iter().map(|stage| Planned {
+        stage,
+        skip: left_out.contains(&stage).then(|| format!("nothing asks for {stage}")),
+    });
+    What::JobStarted(Box::new(JobStarted {
+        schema: SCHEMA.into(),
+        agent: "0.1.0".into(),
+        job: JobIdentity {
+            name: "meta-x".into(),
+            release: "scarthgap".into(),
+            commit: Some("3f2a1b4c5d6e7f8091a2b3c4d5e6f708192a3b4c".into()),
+            dirty: false,
+            build: "17".into(),
+            layer: "/src/meta-x".into(),
+            manifest: "build-agent.toml".into(),
+            reproduce: ["build-agent", "run", "it's here.toml"].map(str::to_owned).to_vec(),
+            url: None,
+        },
+        plan: plan.collect(),
+    }))
+}
+
+pub fn started(stage: Stage) -> What {
+    What::StageStarted { stage }
+}
+
+pub fn finished(stage: Stage, outcome: Outcome) -> What {
+    What::StageFinished { stage, outcome }
+}
+
+pub fn unit_started(unit: &Unit) -> What {
+    What::UnitStarted { unit: unit.clone() }
+}
+
+pub fn unit_finished(unit: &Unit, outcome: Outcome, log: Option<&str>) -> What {
+    What::UnitFinished { unit: unit.clone(), outcome, log: log.map(Into::into), excerpt: Vec::new() }
+}
+
+pub fn case(unit: &Unit, name: &str, outcome: Outcome, message: &str) -> What {
+    What::Case(Case {
+        unit: unit.clone(),
+        class: "common.CommonCheckLayer".into(),
+        name: name.into(),
+        outcome,
+        message: message.into(),
+        seconds: None,
+    })
+}
+
+pub fn poky() -> Unit {
+    Unit::new(Stage::Checkout, "poky")
+}
+
+pub fn preflight() -> Unit {
+    Unit::new(Stage::Check, "preflight meta-x")
+}
+
+pub fn check_layer() -> Unit {
+    Unit::new(Stage::Check, "yocto-check-layer meta-x")
+}
+
+pub fn image() -> Unit {
+    Unit::new(Stage::Build, "core-image-minimal")
+}
+
+/// The whole job: checkout and configure pass, one test of yocto-check-layer fails, a task of the
+/// build fails, and publishing finds AWS out of reach.
+pub fn failing_job() -> Vec<Event> {
+    let failed = |why: &str| Outcome::Failed(why.to_owned());
+    let task = |task: &str, ok| What::Task { unit: image(), recipe: "zlib".into(), task: task.into(), ok };
+    vec![
+        at(0, job_started(&[Stage::Test])),
+        at(0, started(Stage::Checkout)),
+        at(0, unit_started(&poky())),
+        at(
+            11_000,
+            What::Repo(RepoReady {
+                name: "poky".into(),
+                url: Some("https://git.yoctoproject.org/poky".into()),
+                commit: Some("aaaabbbbccccddddeeeeffff0000111122223333".into()),
+                wanted: Some("scarthgap".into()),
+                path: "/work/repos/poky".into(),
+                how: "cloned".into(),
+            }),
+        ),
+        at(12_000, unit_finished(&poky(), Outcome::Passed, None)),
+        at(12_000, finished(Stage::Checkout, Outcome::Passed)),
+        at(12_000, started(Stage::Configure)),
+        at(12_300, finished(Stage::Configure, Outcome::Passed)),
+        at(12_300, started(Stage::Check)),
+        at(12_300, unit_started(&preflight())),
+        at(
+            12_310,
+            What::Finding(Finding {
+                unit: preflight(),
+                level: Level::Warning,
+                rule: "upstream-status".into(),
+                message: "the patch has no Upstream-Status".into(),
+                file: Some("recipes-x/x/files/fix.patch".into()),
+                line: Some(1),
+                hint: Some("add a line like `Upstream-Status: Pending`".into()),
+            }),
+        ),
+        at(12_320, unit_finished(&preflight(), Outcome::Passed, None)),
+        at(12_320, unit_started(&check_layer())),
+        at(
+            12_320,
+            What::CommandStarted {
+                stage: Stage::Check,
+                command: 1,
+                argv: ["yocto-check-layer", "/src/meta-x"].map(str::to_owned).to_vec(),
+                log: "logs/check-meta-x.log".into(),
+            },
+        ),
+        at(72_320, What::Heartbeat { silent_seconds: 60, running: "yocto-check-layer meta-x".into() }),
+        at(
+            120_000,
+            case(
+                &check_layer(),
+                "test_readme",
+                failed("AssertionError: README is empty"),
+                "Traceback (most recent call last):\n  File \"common.py\", line 30, in test_readme\nAssertionError: README is empty",
+            ),
+        ),
+        at(120_000, case(&check_layer(), "test_parse", Outcome::Passed, "")),
+        at(
+            122_320,
+            What::CommandFinished { command: 1, end: "exit status 1".into(), seconds: 110.0004, bytes: 4096 },
+        ),
+        at(
+            122_320,
+            unit_finished(&check_layer(), failed("1 of 2 tests failed"), Some("logs/check-meta-x.log")),
+        ),
+        at(123_000, finished(Stage::Check, failed("yocto-check-layer meta-x failed"))),
+        at(123_000, started(Stage::Build)),
+        at(123_000, unit_started(&image())),
+        at(
+            124_000,
+            What::Sstate {
+                unit: image(),
+                summary: Sstate { wanted: 100, local: 20, mirrors: 30, missed: 50, current: 10 },
+            },
+        ),
+        at(
+            130_000,
+            What::Progress { unit: image(), done: 1, total: 50, running: vec!["zlib:do_compile".into()] },
+        ),
+        at(140_000, task("do_configure", true)),
+        at(150_000, task("do_compile", false)),
+        at(
+            150_000,
+            What::TaskFailed(TaskFailed {
+                unit: image(),
+                recipe: "zlib".into(),
+                task: "do_compile".into(),
+                log: Some("logs/zlib-do_compile.log".into()),
+                excerpt: ["zlib.c:3:1: error: expected ';'", "make: *** [Makefile:9: zlib.o] Error 1"]
+                    .map(str::to_owned)
+                    .to_vec(),
+            }),
+        ),
+        at(
+            151_000,
+            unit_finished(&image(), failed("1 task failed: zlib:do_compile"), Some("logs/build.log")),
+        ),
+        at(151_000, finished(Stage::Build, failed("core-image-minimal failed"))),
+        at(151_000, started(Stage::Publish)),
+        at(
+            151_500,
+            What::Notice {
+                level: Level::Warning,
+                message: "the bucket has no lifecycle rule for unfinished uploads".into(),
+                hint: None,
+            },
+        ),
+        at(
+            152_000,
+            What::Artifact(Artifact {
+                path: "zlib.ipk".into(),
+                key: Some("builds/zlib.ipk".into()),
+                bytes: 2048,
+                sha256: Some("00".repeat(32)),
+                link: None,
+            }),
+        ),
+        at(
+            153_000,
+            What::Error {
+                stage: Some(Stage::Publish),
+                error: Error::upstream("cannot upload `index.json` to s3://bucket/builds")
+                    .because(&std::io::Error::other("connection reset"))
+                    .hint("run the job again; what was uploaded is not uploaded twice"),
+            },
+        ),
+        at(153_000, finished(Stage::Publish, Outcome::NotRun("AWS was not reachable".into()))),
+        at(
+            154_000,
+            What::JobFinished {
+                exit: ExitStatus::Upstream,
+                outcome: failed("check: yocto-check-layer meta-x failed"),
+            },
+        ),
+    ]
+}
+
+/// A job that passes: one unit in checkout, a layer check with one case, a published artifact.
+pub fn passing_job() -> Vec<Event> {
+    let passed = || Outcome::Passed;
+    vec![
+        at(0, job_started(&[Stage::Build, Stage::Test])),
+        at(0, started(Stage::Checkout)),
+        at(1000, unit_started(&poky())),
+        at(2000, unit_finished(&poky(), passed(), None)),
+        at(2000, finished(Stage::Checkout, passed())),
+        at(2000, started(Stage::Configure)),
+        at(2000, finished(Stage::Configure, passed())),
+        at(2000, started(Stage::Check)),
+        at(2000, unit_started(&check_layer())),
+        at(3000, case(&check_layer(), "test_parse", passed(), "")),
+        at(4000, unit_finished(&check_layer(), passed(), None)),
+        at(4000, finished(Stage::Check, passed())),
+        at(4000, started(Stage::Publish)),
+        at(
+            5000,
+            What::Published {
+                destination: "s3://bucket/builds".into(),
+                index: "s3://bucket/builds/index.json".into(),
+                objects: 1,
+                bytes: 3 << 30,
+                links: 2,
+            },
+        ),
+        at(5000, finished(Stage::Publish, passed())),
+    ]
+}

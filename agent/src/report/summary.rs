@@ -1,0 +1,203 @@
+//! The fold of a job's events: all that the reports know. `result.json` is this, with a schema id
+//! and the totals before it.
+
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+use crate::events::{Artifact, Finding, JobIdentity, Level, Planned, RepoReady, Sstate, TaskFailed, Unit};
+use crate::job::Stage;
+use crate::outcome::{ExitStatus, Outcome};
+
+/// A point in time; RFC 3339 with milliseconds in files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct At(#[serde(with = "crate::events::time")] pub SystemTime);
+
+impl At {
+    /// Seconds until `later`, to the millisecond; 0 when the clock was set back in between.
+    pub fn seconds_until(self, later: At) -> f64 {
+        whole_milliseconds(later.0.duration_since(self.0).unwrap_or(Duration::ZERO).as_secs_f64())
+    }
+}
+
+impl std::fmt::Display for At {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", humantime::format_rfc3339_millis(self.0))
+    }
+}
+
+/// Rounds seconds to milliseconds, so that a number is the same after a trip through a file.
+pub fn whole_milliseconds(seconds: f64) -> f64 {
+    (seconds * 1000.0).round() / 1000.0
+}
+
+/// All that is known about a job, made from its events by [`Summary::apply`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Whether the job came to its own end; `false`: it runs still, or was killed.
+    pub complete: bool,
+    pub exit: ExitStatus,
+    #[serde(flatten)]
+    pub outcome: Outcome,
+    /// Version of the agent.
+    pub agent: String,
+    pub job: JobIdentity,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started: Option<At>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_event: Option<At>,
+    /// From the first event to the last.
+    pub seconds: f64,
+    pub plan: Vec<Planned>,
+    /// In the plan's order. The report stage is here only when it has something to tell.
+    pub stages: Vec<StageResult>,
+    /// In the order in which they were first heard of.
+    pub units: Vec<UnitResult>,
+    pub findings: Vec<Finding>,
+    pub failed_tasks: Vec<TaskFailed>,
+    pub errors: Vec<StageError>,
+    pub notices: Vec<Notice>,
+    pub repos: Vec<RepoReady>,
+    pub commands: Vec<CommandResult>,
+    pub artifacts: Vec<Artifact>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub published: Option<Published>,
+    /// Bytes that were cut out of over-long texts, here and in every report.
+    pub bytes_cut: u64,
+}
+
+/// A job of which nothing was heard yet.
+impl Default for Summary {
+    fn default() -> Summary {
+        Summary {
+            complete: false,
+            exit: ExitStatus::Internal,
+            outcome: Outcome::NotRun("the job has not ended; its events are in events.jsonl".into()),
+            agent: String::new(),
+            job: JobIdentity::default(),
+            started: None,
+            last_event: None,
+            seconds: 0.0,
+            plan: Vec::new(),
+            stages: Vec::new(),
+            units: Vec::new(),
+            findings: Vec::new(),
+            failed_tasks: Vec::new(),
+            errors: Vec::new(),
+            notices: Vec::new(),
+            repos: Vec::new(),
+            commands: Vec::new(),
+            artifacts: Vec::new(),
+            published: None,
+            bytes_cut: 0,
+        }
+    }
+}
+
+impl Summary {
+    pub fn units_of(&self, stage: Stage) -> impl Iterator<Item = &UnitResult> {
+        self.units.iter().filter(move |unit| unit.stage == stage)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StageResult {
+    pub stage: Stage,
+    /// `None` while it runs or waits.
+    #[serde(flatten)]
+    pub outcome: Option<Outcome>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started: Option<At>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<f64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UnitResult {
+    pub stage: Stage,
+    pub name: String,
+    /// `None` while it runs.
+    #[serde(flatten)]
+    pub outcome: Option<Outcome>,
+    pub started: At,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<f64>,
+    /// Relative to the output directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub excerpt: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cases: Vec<CaseResult>,
+    /// BitBake tasks that ran, the failed ones with them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub tasks: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sstate: Option<Sstate>,
+}
+
+impl UnitResult {
+    pub fn is(&self, unit: &Unit) -> bool {
+        self.stage == unit.stage && self.name == unit.name
+    }
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CaseResult {
+    pub class: String,
+    pub name: String,
+    #[serde(flatten)]
+    pub outcome: Outcome,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<f64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CommandResult {
+    pub command: u32,
+    pub stage: Stage,
+    pub argv: Vec<String>,
+    pub log: PathBuf,
+    /// `None` while it runs, or when the agent was killed with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Published {
+    pub destination: String,
+    pub index: String,
+    pub objects: u64,
+    pub bytes: u64,
+    pub links: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Notice {
+    pub level: Level,
+    pub message: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+/// What the agent or the machine could not do, and in which stage.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StageError {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage: Option<Stage>,
+    #[serde(flatten)]
+    pub error: Error,
+}
