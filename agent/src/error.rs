@@ -123,6 +123,7 @@ impl From<std::io::Error> for Error {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
 

@@ -153,6 +153,7 @@ impl From<ExitStatus> for std::process::ExitCode {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
 

@@ -203,6 +203,7 @@ fn exit_statuses() -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use clap::CommandFactory;
 

@@ -12,7 +12,7 @@ use crate::events;
 use crate::exec::{Interrupt, Redactor, Runner};
 use crate::job::{self, Exclusive, Plan, Selection, Stage};
 use crate::outcome::ExitStatus;
-use crate::report::{self, Sinks};
+use crate::report::{self, EventsFile, Json, Paint, Plain, Sink, Terminal};
 
 use super::arguments::{Check, CommonArgs, JobArgs, ManifestArgs, Output, Run};
 
@@ -68,10 +68,9 @@ async fn job(
     let redactor = Redactor::new(&settings.secrets);
     let interrupt = job::interrupt(&settings);
     listen_for_signals(&interrupt)?;
-    let sinks = Sinks {
-        out: settings.places.out.clone(),
-        console: console(output, environment),
-    };
+    let paint = paint(environment);
+    let sinks: Vec<Box<dyn Sink>> =
+        vec![Box::new(EventsFile::create(&settings.places.out)?), console(output, paint)];
     let recorder = tokio::spawn(report::record(receiver, redactor.clone(), sinks));
     let runner = runner(&settings, emitter, interrupt, redactor);
     job::run(&settings, &plan, &runner).await;
@@ -80,9 +79,9 @@ async fn job(
     let summary = recorder.await.map_err(|error| Error::internal("the recorder of events broke").because(&error))?;
     report::write_all(&summary, &settings.places.out)?;
     if output != Output::Json {
-        print!("{}", report::closing(&summary, &settings.places.out));
+        print!("{}", report::closing(&summary, &settings.places.out, paint));
     }
-    Ok(summary.exit_status())
+    Ok(summary.exit)
 }
 
 /// A runner for everything that the settings' job starts.
@@ -114,14 +113,17 @@ pub fn listen_for_signals(interrupt: &Interrupt) -> Result<()> {
     Ok(())
 }
 
-fn console(output: Output, environment: &AgentEnvironment) -> report::Console {
-    let terminal = std::io::stderr().is_terminal();
+fn console(output: Output, paint: Paint) -> Box<dyn Sink> {
     match output {
-        Output::Json => report::Console::Json,
-        Output::Plain => report::Console::Plain,
-        Output::Auto if terminal => report::Console::Terminal { colour: environment.colour() },
-        Output::Auto => report::Console::Plain,
+        Output::Json => Box::new(Json::new(std::io::stdout())),
+        Output::Auto if std::io::stdout().is_terminal() => Box::new(Terminal::new(paint)),
+        Output::Auto | Output::Plain => Box::new(Plain::new(std::io::stdout(), paint)),
     }
+}
+
+/// Colours on a terminal, unless NO_COLOR or a dumb terminal forbid them.
+pub fn paint(environment: &AgentEnvironment) -> Paint {
+    Paint { colour: std::io::stdout().is_terminal() && environment.colour() }
 }
 
 pub fn current_dir() -> Result<std::path::PathBuf> {

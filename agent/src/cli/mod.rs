@@ -1,9 +1,13 @@
 //! The command line: parses it, runs the command, maps the result to an exit status.
 
 mod arguments;
+mod doctor;
 mod job;
+mod lock;
 mod plan;
+mod publish;
 mod quiet;
+mod report;
 mod shell;
 
 use std::process::ExitCode;
@@ -44,8 +48,8 @@ async fn dispatch(arguments: Arguments) -> Result<ExitStatus> {
         Command::Lock(lock) => lock::lock(lock, &environment).await,
         Command::Shell(shell) => shell::shell(shell, &environment).await,
         Command::Doctor(doctor) => doctor::doctor(doctor, &environment).await,
-        Command::Publish(publish) => publish::publish(publish).await,
-        Command::Report(report) => report::report(&report),
+        Command::Publish(publish) => publish::publish(publish, &environment).await,
+        Command::Report(report) => report::again(&report, &environment),
         Command::Schema => {
             println!("{:#}", config::schema());
             Ok(ExitStatus::Passed)

@@ -4,17 +4,18 @@ use tokio::task::JoinHandle;
 
 use crate::config::Settings;
 use crate::error::{Error, Result};
-use crate::events;
+use crate::events::{self, What};
 use crate::exec::{Redactor, Runner};
 use crate::job;
-use crate::report;
+use crate::outcome::{ExitStatus, Outcome};
+use crate::report::{self, Paint, Plain, Sink, Summary};
 
 use super::job::{listen_for_signals, runner};
 
 /// A runner whose events are only shown.
 pub struct Quiet {
     pub runner: Runner,
-    listener: JoinHandle<()>,
+    listener: JoinHandle<Summary>,
 }
 
 impl Quiet {
@@ -24,13 +25,18 @@ impl Quiet {
         let redactor = Redactor::new(&settings.secrets);
         let interrupt = job::interrupt(settings);
         listen_for_signals(&interrupt)?;
-        let listener = tokio::spawn(report::show(receiver, redactor.clone()));
+        let console: Vec<Box<dyn Sink>> = vec![Box::new(Plain::new(std::io::stderr(), Paint::PLAIN))];
+        let listener = tokio::spawn(report::record(receiver, redactor.clone(), console));
         Ok(Quiet { runner: runner(settings, emitter, interrupt, redactor), listener })
     }
 
     /// Shows what is still under way.
     pub async fn end(self) -> Result<()> {
+        // Said here, or the listener would judge a job that was none.
+        let end = What::JobFinished { exit: ExitStatus::Passed, outcome: Outcome::Passed };
+        self.runner.events.emit(end).await;
         drop(self.runner);
-        self.listener.await.map_err(|error| Error::internal("the listener of events broke").because(&error))
+        let listened = self.listener.await;
+        listened.map(drop).map_err(|error| Error::internal("the listener of events broke").because(&error))
     }
 }

@@ -125,6 +125,27 @@ const TIMES: Times = Times {
 };
 
 impl Runner {
+    /// The same for another stage.
+    pub fn for_stage(&self, stage: Stage) -> Runner {
+        Runner { stage, ..self.clone() }
+    }
+
+    /// A log as reports name it: relative to the output directory.
+    pub fn relative_log(&self, log: &Path) -> PathBuf {
+        let out = self.logs.parent().unwrap_or(&self.logs);
+        log.strip_prefix(out).unwrap_or(log).to_path_buf()
+    }
+
+    /// Keeps a text beside the logs, redacted; gives its path relative to the output directory.
+    pub fn keep_text(&self, name: &str, text: &str) -> Result<PathBuf> {
+        let mut log = Log::create(&self.logs, name)?;
+        log.write(self.redactor.redact(text).as_bytes());
+        match log.take_trouble() {
+            Some(trouble) => Err(crate::error::Error::machine(trouble)),
+            None => Ok(self.relative_log(&log.path)),
+        }
+    }
+
     /// Runs the command to its end.
     ///
     /// # Errors

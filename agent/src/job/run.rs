@@ -4,7 +4,8 @@ use std::time::Instant;
 
 use crate::config::Settings;
 use crate::error::{Class, Error, Result};
-use crate::events::{JobStarted, SCHEMA, What};
+use crate::events::{JobIdentity, JobStarted, SCHEMA, What};
+use crate::git::Access;
 use crate::exec::{Interrupt, Runner};
 use crate::outcome::Outcome;
 use crate::stages::{self, build, check, checkout, configure, publish};
@@ -19,7 +20,7 @@ struct Outputs {
 }
 
 /// Runs the job to its end. All that happens is told on `runner.events`; the verdict is the fold's.
-pub async fn run(settings: &Settings, plan: &Plan, runner: &Runner) {
+pub async fn run(settings: &Settings, plan: &Plan, runner: &Runner, access: &Access) {
     let events = &runner.events;
     let started = JobStarted {
         schema: SCHEMA.into(),
@@ -32,7 +33,7 @@ pub async fn run(settings: &Settings, plan: &Plan, runner: &Runner) {
         events.info(notice).await;
     }
 
-    let mut job = Job { settings, runner, outputs: Outputs::default(), stopped: None };
+    let mut job = Job { settings, runner, access, outputs: Outputs::default(), stopped: None };
     job.early_preflight(plan).await;
     for planned in &plan.stages {
         job.stage(planned.stage, planned.skip.as_deref()).await;
@@ -42,6 +43,8 @@ pub async fn run(settings: &Settings, plan: &Plan, runner: &Runner) {
 struct Job<'a> {
     settings: &'a Settings,
     runner: &'a Runner,
+    /// How git gets to the servers.
+    access: &'a Access,
     outputs: Outputs,
     /// Why later stages do not run.
     stopped: Option<String>,
@@ -94,11 +97,14 @@ impl Job<'_> {
     }
 
     async fn dispatch(&mut self, stage: Stage) -> Result<Outcome> {
-        let Job { settings, runner, outputs, .. } = self;
+        let Job { settings, runner, access, outputs, .. } = self;
         let runner = &runner.for_stage(stage);
         match stage {
             Stage::Checkout => {
-                outputs.checkout = Some(checkout::run(settings, runner).await?);
+                let ready = checkout::run(settings, runner, access).await?;
+                let commit = ready.under_test.commit.clone();
+                runner.events.emit(What::UnderTest { commit, dirty: ready.under_test.dirty }).await;
+                outputs.checkout = Some(ready);
                 Ok(Outcome::Passed)
             }
             Stage::Configure => {
@@ -126,7 +132,11 @@ impl Job<'_> {
             return Ok(Outcome::NotRun("there is no build directory to publish from".into()));
         };
         let identity = match &self.outputs.checkout {
-            Some(checkout) => checkout.under_test.identify(&self.settings.job),
+            Some(checkout) => JobIdentity {
+                commit: checkout.under_test.commit.clone(),
+                dirty: checkout.under_test.dirty,
+                ..self.settings.job.clone()
+            },
             None => self.settings.job.clone(),
         };
         // After a cancel or at the end of the time, what is done is still saved, within the grace.

@@ -19,6 +19,12 @@ impl Summary {
         self.seconds = started.seconds_until(at);
         match &event.what {
             What::JobStarted(job) => self.job_started(job),
+            What::UnderTest { commit, dirty } => {
+                if let Some(job) = &mut self.job {
+                    job.commit.clone_from(commit);
+                    job.dirty = *dirty;
+                }
+            }
             What::StageStarted { stage } => self.stage(*stage).started = Some(at),
             What::StageFinished { stage, outcome } => self.stage_finished(*stage, outcome, at),
             What::UnitStarted { unit } => self.unit(unit, at).outcome = None,
