@@ -20,10 +20,8 @@ impl Summary {
         match &event.what {
             What::JobStarted(job) => self.job_started(job),
             What::UnderTest { commit, dirty } => {
-                if let Some(job) = &mut self.job {
-                    job.commit.clone_from(commit);
-                    job.dirty = *dirty;
-                }
+                self.job.commit.clone_from(commit);
+                self.job.dirty = *dirty;
             }
             What::StageStarted { stage } => self.stage(*stage).started = Some(at),
             What::StageFinished { stage, outcome } => self.stage_finished(*stage, outcome, at),
