@@ -7,12 +7,14 @@ use super::tree::{Node, Value};
 pub struct Checker<'a> {
     pub tree: &'a Node,
     pub problems: &'a mut Problems,
+    /// The keys that misspelt ones most likely mean.
+    pub meant: Vec<KeyPath>,
 }
 
 impl Checker<'_> {
-    /// Whether the key was written at all, be it right or wrong.
+    /// Whether the key was written at all, be it right, wrong or misspelt.
     pub fn has(&self, path: &KeyPath) -> bool {
-        self.tree.get(path).is_some()
+        self.tree.get(path).is_some() || self.meant.contains(path)
     }
 
     pub fn place(&self, path: &KeyPath) -> Place {
@@ -21,12 +23,12 @@ impl Checker<'_> {
 
     /// A mistake in the value.
     pub fn value(&mut self, path: &KeyPath, mistake: Mistake) {
-        self.problems.add(self.tree.place(path), Some(path.to_string()), mistake);
+        self.problems.add(self.tree.place(path), Some(self.tree.name(path)), mistake);
     }
 
     /// A mistake in there being such a key, or in its name.
     pub fn key(&mut self, path: &KeyPath, mistake: Mistake) {
-        self.problems.add(self.tree.key_place(path), Some(path.to_string()), mistake);
+        self.problems.add(self.tree.key_place(path), Some(self.tree.name(path)), mistake);
     }
 
     /// The value, when it is there and right.

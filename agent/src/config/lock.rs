@@ -121,8 +121,8 @@ pub struct Written {
 /// Reads the file. What is wrong in it is reported and left out.
 pub fn read(file: &str, bytes: &[u8], problems: &mut Problems) -> Option<Written> {
     let tree = tree::parse_bytes(file, bytes, problems)?;
-    let raw: UnvalidatedLock = structure::read(&tree, problems);
-    let mut check = Checker { tree: &tree, problems };
+    let (raw, meant): (UnvalidatedLock, _) = structure::read(&tree, problems);
+    let mut check = Checker { tree: &tree, problems, meant };
     let mut lock = Lock::default();
     for (name, raw) in raw.repos {
         let path = KeyPath::root().key("repos").key(&name).key("commit");
@@ -166,14 +166,14 @@ pub fn apply(
         }
         match written.lock.repos.get(&repo.name) {
             Some(locked) => {
-                let mut check = Checker { tree: &written.tree, problems };
+                let mut check = Checker { tree: &written.tree, problems, meant: Vec::new() };
                 compare(&mut check, &path, locked, source, &repo.name);
                 source.locked = Some(locked.commit.clone()).filter(|commit| !commit.is_empty());
             }
             // A commit in the manifest does not float.
             None if matches!(source.wanted, Wanted::Commit(_) | Wanted::CommitOnBranch { .. }) => {}
             None => {
-                let mut check = Checker { tree: manifest, problems };
+                let mut check = Checker { tree: manifest, problems, meant: Vec::new() };
                 let mistake = Mistake::new(format!("{FILE_NAME} does not pin it"));
                 check.key(&path, mistake.hint("build-agent lock"));
             }
@@ -278,7 +278,7 @@ mod tests {
         let (said, _) = lock("version = 1\n", &mut repos);
         assert_eq!(
             said,
-            "build-agent.toml:1:8: [repos] poky: build-agent.lock does not pin it\n  hint: build-agent lock\n\
+            "build-agent.toml:1:8: [repos.poky]: build-agent.lock does not pin it\n  hint: build-agent lock\n\
              1 problem; nothing was run"
         );
     }

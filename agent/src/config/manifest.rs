@@ -152,8 +152,11 @@ pub struct UnvalidatedCache {
 pub enum CacheAccess {
     /// Read and write for trusted sources, read for all others.
     Auto,
+    /// Only read.
     ReadOnly,
+    /// Read and write, whatever the source.
     ReadWrite,
+    /// Do not use the share.
     Off,
 }
 

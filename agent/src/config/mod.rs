@@ -7,17 +7,24 @@ mod codebuild;
 mod environment;
 mod flags;
 mod known_failures;
+mod load;
 pub mod lock;
 mod manifest;
+mod places;
 mod problem;
 mod repos;
 mod settings;
 mod structure;
 mod tree;
+mod validate;
 mod values;
 
 pub use codebuild::{CodeBuild, Trigger};
 pub use environment::AgentEnvironment;
+pub use load::{Request, load, lock_path};
 pub use manifest::{FILE_NAME, schema};
 pub use problem::{Place, Problem, Problems};
 pub use settings::*;
+
+#[cfg(test)]
+mod tests;

@@ -63,6 +63,22 @@ impl KeyPath {
     }
 }
 
+impl KeyPath {
+    /// The path of a table as its head is written: `[repos.poky]`, `[[artifacts.rules]]`.
+    pub fn as_table(&self) -> String {
+        table_head(&self.0)
+    }
+}
+
+fn table_head(steps: &[Step]) -> String {
+    let names: Vec<_> = steps.iter().filter_map(Step::as_key).map(bare_or_quoted).collect();
+    let names = names.join(".");
+    match steps.last() {
+        Some(Step::Index(_)) => format!("[[{names}]]"),
+        _ => format!("[{names}]"),
+    }
+}
+
 /// As people find it in the file: `version`, `[repos.poky] branch`, `[[artifacts.rules]] include`.
 /// An index behind the last key is left out: line and column tell which element is meant.
 impl fmt::Display for KeyPath {
@@ -71,12 +87,7 @@ impl fmt::Display for KeyPath {
         let Some(last) = last else { return Ok(()) };
         let (table, rest) = self.0.split_at(last);
         if !table.is_empty() {
-            let names: Vec<_> = table.iter().filter_map(Step::as_key).map(bare_or_quoted).collect();
-            let names = names.join(".");
-            match table.last() {
-                Some(Step::Index(_)) => write!(f, "[[{names}]] ")?,
-                _ => write!(f, "[{names}] ")?,
-            }
+            write!(f, "{} ", table_head(table))?;
         }
         match rest.first().and_then(Step::as_key) {
             Some(key) => f.write_str(&bare_or_quoted(key)),

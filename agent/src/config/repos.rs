@@ -51,10 +51,9 @@ pub fn validate(check: &mut Checker, manifest: &UnvalidatedManifest, around: &Su
             check.key(&path, mistake);
         }
         if let Some(text) = &raw.url {
-            all.secrets.extend(url_secrets(text, &format!("{} url", path_of_table(&path))));
+            all.secrets.extend(url_secrets(text, &format!("{} url", path.as_table())));
         }
         let mut one = One { check, raw, path: &path, release: manifest.release.as_deref() };
-        let layers = one.layers();
         let mut source = one.source(around);
         if let Some((id, directory)) = around.codebuild.and_then(|build| build.secondary_source(&name)) {
             all.notices.push(format!(
@@ -63,19 +62,15 @@ pub fn validate(check: &mut Checker, manifest: &UnvalidatedManifest, around: &Su
             ));
             source = source.map(|_| RepoSource::Path(directory.clone()));
         }
-        if let Some(RepoSource::Path(directory)) = &source {
-            one.directories(directory, &layers);
-        }
+        let layers = one.layers(match &source {
+            Some(RepoSource::Path(directory)) => Some(directory),
+            _ => None,
+        });
         if let Some(source) = source {
             all.repos.push(Repo { name, source, layers });
         }
     }
     all
-}
-
-fn path_of_table(path: &KeyPath) -> String {
-    // `[repos.poky]` instead of `[repos] poky`.
-    path.key("").to_string().trim_end_matches(" \"\"").to_owned()
 }
 
 struct One<'a, 'c> {
@@ -86,14 +81,21 @@ struct One<'a, 'c> {
 }
 
 impl One<'_, '_> {
-    fn layers(&mut self) -> Vec<PathBuf> {
+    /// The layers of a local directory can be looked for at once.
+    fn layers(&mut self, directory: Option<&Path>) -> Vec<PathBuf> {
         let path = self.path.key("layers");
         let raw = self.raw.layers.as_ref();
         self.check.not_empty(&path, raw, "leave `layers` out when the repository holds none (BitBake's own)");
         self.check.list(&path, raw, |text| {
             let layer = values::inner_path(text, "the repository")?;
             values::conf_path(&layer)?;
-            Ok(layer)
+            match directory.map(|directory| directory.join(&layer)) {
+                Some(found) if !found.join("conf/layer.conf").is_file() => Err(Mistake::new(format!(
+                    "`{text}` is no layer: {} has no conf/layer.conf",
+                    found.display()
+                ))),
+                _ => Ok(layer),
+            }
         })
     }
 
@@ -165,18 +167,6 @@ impl One<'_, '_> {
         if let Some(path) = written_last {
             let message = format!("`{}` exclude one another", keys.join("` and `"));
             self.check.key(&path, Mistake::new(message).hint(hint));
-        }
-    }
-
-    /// The layers of a local directory can be looked for at once.
-    fn directories(&mut self, directory: &Path, layers: &[PathBuf]) {
-        for layer in layers {
-            let layer = directory.join(layer);
-            if directory.is_dir() && !layer.join("conf/layer.conf").is_file() {
-                let mistake =
-                    Mistake::new(format!("`{}` is no layer: it has no conf/layer.conf", layer.display()));
-                self.check.value(&self.path.key("layers"), mistake);
-            }
         }
     }
 }

@@ -11,24 +11,28 @@ use super::problem::{KeyPath, Mistake, Problems};
 use super::tree::{Node, Value};
 
 /// Reads `T` from the tree. What is wrong is reported and left out, so that the rest can still be
-/// validated.
-pub fn read<T>(tree: &Node, problems: &mut Problems) -> T
+/// validated; the second value are the keys that misspelt ones most likely mean.
+pub fn read<T>(tree: &Node, problems: &mut Problems) -> (T, Vec<KeyPath>)
 where
     T: DeserializeOwned + Default + schemars::JsonSchema,
 {
     let schema = schema_of::<T>();
-    let json = Walk { root: &schema, tree, problems }.value(tree, &schema, &KeyPath::root());
+    let mut walk = Walk { root: &schema, tree, problems, meant: Vec::new() };
+    let json = walk.value(tree, &schema, &KeyPath::root());
+    let meant = walk.meant;
     // The walk lets only through what the types accept; should they ever disagree, say so.
-    serde_json::from_value(json.unwrap_or_default()).unwrap_or_else(|error| {
+    let value = serde_json::from_value(json.unwrap_or_default()).unwrap_or_else(|error| {
         problems.add(tree.place.clone(), None, Mistake::new(format!("cannot be read: {error}")));
         T::default()
-    })
+    });
+    (value, meant)
 }
 
 struct Walk<'a> {
     root: &'a Json,
     tree: &'a Node,
     problems: &'a mut Problems,
+    meant: Vec<KeyPath>,
 }
 
 impl<'a> Walk<'a> {
@@ -51,6 +55,7 @@ impl<'a> Walk<'a> {
             {
                 self.choice(&node.text, schema, path)
             }
+            (_, Value::Twice) => None,
             _ => self.wrong_type(node, schema, path),
         }
     }
@@ -58,13 +63,14 @@ impl<'a> Walk<'a> {
     fn table(&mut self, node: &Node, schema: &'a Json, path: &KeyPath) -> Json {
         let mut object = Map::new();
         for entry in node.entries() {
+            let table = path;
             let path = path.key(&entry.key);
             let schema = match schema["properties"].get(&entry.key) {
                 Some(property) => property,
                 None if schema["additionalProperties"].is_object() => &schema["additionalProperties"],
                 None => {
-                    let mistake = self.unknown_key(&entry.key, schema);
-                    self.problems.add(entry.place.clone(), Some(path.to_string()), mistake);
+                    let mistake = self.unknown_key(&entry.key, table, schema);
+                    self.problems.add(entry.place.clone(), Some(self.tree.name(&path)), mistake);
                     continue;
                 }
             };
@@ -73,7 +79,8 @@ impl<'a> Walk<'a> {
             }
         }
         for key in schema["required"].as_array().into_iter().flatten().filter_map(Json::as_str) {
-            if !node.entries().iter().any(|entry| entry.key == key) {
+            let written = node.entries().iter().any(|entry| entry.key == key);
+            if !written && !self.meant.contains(&path.key(key)) {
                 let description = schema["properties"][key]["description"].as_str().unwrap_or_default();
                 let mistake = Mistake::new("is missing").hint(first_sentence(description));
                 self.problems.add(node.place.clone(), Some(path.key(key).to_string()), mistake);
@@ -82,11 +89,12 @@ impl<'a> Walk<'a> {
         Json::Object(object)
     }
 
-    fn unknown_key(&self, key: &str, schema: &Json) -> Mistake {
+    fn unknown_key(&mut self, key: &str, table: &KeyPath, schema: &Json) -> Mistake {
         let known: Vec<&str> =
             schema["properties"].as_object().into_iter().flatten().map(|(known, _)| known.as_str()).collect();
         let mistake = Mistake::new("unknown key");
         if let Some(nearest) = nearest(key, known.iter().copied()) {
+            self.meant.push(table.key(nearest));
             return mistake.hint(format!("did you mean `{nearest}`?"));
         }
         match self.table_that_knows(key) {
@@ -134,7 +142,7 @@ impl<'a> Walk<'a> {
     }
 
     fn report(&mut self, path: &KeyPath, mistake: Mistake) -> Option<Json> {
-        self.problems.add(self.tree.place(path), Some(path.to_string()), mistake);
+        self.problems.add(self.tree.place(path), Some(self.tree.name(path)), mistake);
         None
     }
 

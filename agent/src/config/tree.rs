@@ -26,6 +26,8 @@ pub enum Value {
     Array(Vec<Node>),
     /// In the order of the file.
     Table(Vec<Entry>),
+    /// A table that was given twice: nobody can tell what belongs to it.
+    Twice,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -91,6 +93,14 @@ impl Node {
         place.clone()
     }
 
+    /// The path as people find it in the file: a table by its head, anything else as a key in one.
+    pub fn name(&self, path: &KeyPath) -> String {
+        match self.get(path).map(|node| &node.value) {
+            Some(Value::Table(_)) if !path.steps().is_empty() => path.as_table(),
+            _ => path.to_string(),
+        }
+    }
+
     /// What people call this kind of value.
     pub fn kind(&self) -> &'static str {
         match self.value {
@@ -100,7 +110,7 @@ impl Node {
             Value::Boolean(_) => "true or false",
             Value::Datetime => "a date or time",
             Value::Array(_) => "a list",
-            Value::Table(_) => "a table",
+            Value::Table(_) | Value::Twice => "a table",
         }
     }
 }
@@ -109,13 +119,14 @@ impl Node {
 /// said about its syntax alone, because everything else would be guessing. Keys that come twice are
 /// reported, and the rest of the text is still worth checking.
 pub fn parse(file: &str, text: &str, problems: &mut Problems) -> Option<Node> {
-    let source = Source { text, at: At::File(file.into()) };
+    let mut source = Source { text, at: At::File(file.into()), twice: Vec::new() };
     let (document, errors) = DeTable::parse_recoverable(text);
     let mut usable = true;
     for error in &errors {
         let span = error.span().unwrap_or(0..0);
         let mistake = if error.message() == "duplicate key" {
             let key = text.get(span.clone()).unwrap_or_default();
+            source.twice.push(span.start);
             Mistake::new(format!("`{key}` is given twice")).hint("keep one; what is missing in it, move over")
         } else {
             usable = false;
@@ -136,7 +147,7 @@ pub fn parse_bytes(file: &str, bytes: &[u8], problems: &mut Problems) -> Option<
         Ok(text) => parse(file, text, problems),
         Err(error) => {
             let good = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
-            let source = Source { text: &good, at: At::File(file.into()) };
+            let source = Source { text: &good, at: At::File(file.into()), twice: Vec::new() };
             problems.add(source.place(good.len()), None, Mistake::new("not UTF-8, so not valid TOML"));
             None
         }
@@ -146,7 +157,7 @@ pub fn parse_bytes(file: &str, bytes: &[u8], problems: &mut Problems) -> Option<
 /// The value of a `--set`, as TOML; `None` when it is not TOML.
 pub fn parse_value(text: &str, place: &Place) -> Option<Node> {
     let value = DeValue::parse(text).ok()?;
-    let source = Source { text, at: At::Place(place.clone()) };
+    let source = Source { text, at: At::Place(place.clone()), twice: Vec::new() };
     // What does not fit into an integer is still a fine string.
     let mut problems = Problems::default();
     let node = source.node(&value, &mut problems);
@@ -156,6 +167,8 @@ pub fn parse_value(text: &str, place: &Place) -> Option<Node> {
 struct Source<'t> {
     text: &'t str,
     at: At,
+    /// Where keys stand that were given before.
+    twice: Vec<usize>,
 }
 
 enum At {
@@ -177,8 +190,9 @@ impl Source<'_> {
     }
 
     fn node(&self, value: &Spanned<DeValue<'_>>, problems: &mut Problems) -> Node {
-        let place = self.place(value.span().start);
-        let text = self.text.get(value.span()).unwrap_or_default().to_owned();
+        let span = value.span();
+        let place = self.place(span.start);
+        let text = self.text.get(span.clone()).unwrap_or_default().to_owned();
         let value = match value.get_ref() {
             DeValue::String(string) => Value::String(string.clone().into_owned()),
             DeValue::Boolean(boolean) => Value::Boolean(*boolean),
@@ -195,6 +209,8 @@ impl Source<'_> {
                 let items = items.iter().map(|item| self.node(item, problems)).collect();
                 return Node { place, text: String::new(), value: Value::Array(items) };
             }
+            // The span of a table is its head.
+            DeValue::Table(_) if self.twice.iter().any(|at| span.contains(at)) => Value::Twice,
             DeValue::Table(table) => return self.table(table, place, problems),
         };
         Node { place, text, value }

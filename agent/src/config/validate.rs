@@ -1,0 +1,246 @@
+//! The manifest's sections, all but `[repos]`: what the types cannot say.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::checker::Checker;
+use super::manifest::{CacheAccess, UnvalidatedManifest};
+use super::places::Ground;
+use super::problem::{KeyPath, Mistake};
+use super::settings::{ArtifactRule, Destination, GitHub, Limits};
+use super::{address, values};
+
+/// The validated sections. Where something was wrong, a default stands in: nobody sees it, because
+/// problems end the reading.
+#[derive(Debug)]
+pub struct Sections {
+    pub name: String,
+    pub layers: Vec<PathBuf>,
+    pub machines: Vec<String>,
+    pub distro: Option<String>,
+    pub local_conf: String,
+    pub bitbake_layers: Vec<Vec<String>>,
+    pub check_machines: Vec<String>,
+    /// Absolute.
+    pub known_failures: Option<PathBuf>,
+    pub targets: Vec<String>,
+    pub destination: Option<Destination>,
+    pub kms_key_id: Option<String>,
+    pub rules: Vec<ArtifactRule>,
+    pub github: Option<GitHub>,
+    pub limits: Limits,
+    /// Keys that have no effect yet.
+    pub notices: Vec<String>,
+}
+
+fn section(name: &str) -> KeyPath {
+    KeyPath::root().key(name)
+}
+
+/// Validates every section; `cwd` is where relative paths of `--set` start.
+pub fn validate(check: &mut Checker, raw: &UnvalidatedManifest, ground: &Ground, cwd: &Path) -> Sections {
+    let name =
+        check.one(&section("name"), raw.name.as_ref(), |text| values::name(text).map(|()| text.to_owned()));
+    Sections {
+        name: name.unwrap_or_default(),
+        layers: layers(check, raw, ground),
+        machines: machines(check, "config", raw.config.machines.as_ref())
+            .unwrap_or_else(|| vec!["qemux86-64".to_owned()]),
+        distro: check.one(
+            &section("config").key("distro"),
+            raw.config.distro.as_ref(),
+            owned(values::conf_name),
+        ),
+        local_conf: raw.config.local_conf.clone().unwrap_or_default(),
+        bitbake_layers: check.list(
+            &section("check").key("bitbake_layers"),
+            raw.check.bitbake_layers.as_ref(),
+            values::bitbake_layers,
+        ),
+        check_machines: check.list(
+            &section("check").key("machines"),
+            raw.check.machines.as_ref(),
+            owned(values::conf_name),
+        ),
+        known_failures: check.one(
+            &section("check").key("known_failures"),
+            raw.check.known_failures.as_ref(),
+            |text| inside(text, ground, |path| path.is_file(), "no such file"),
+        ),
+        targets: check.list(
+            &section("build").key("targets"),
+            raw.build.targets.as_ref(),
+            owned(values::target),
+        ),
+        destination: destination(check, raw, ground, cwd),
+        kms_key_id: check.one(
+            &section("artifacts").key("kms_key_id"),
+            raw.artifacts.kms_key_id.as_ref(),
+            |text| match text.is_empty() || text.contains(char::is_whitespace) {
+                true => Err(Mistake::new("is no KMS key").hint("write its id, ARN or alias")),
+                false => Ok(text.to_owned()),
+            },
+        ),
+        rules: rules(check, raw),
+        github: github(check, raw),
+        limits: limits(check, raw),
+        notices: without_effect(check, raw),
+    }
+}
+
+/// A rule that only judges, as one that also hands the text on.
+fn owned(rule: impl Fn(&str) -> Result<(), Mistake>) -> impl Fn(&str) -> Result<String, Mistake> {
+    move |text| rule(text).map(|()| text.to_owned())
+}
+
+fn layers(check: &mut Checker, raw: &UnvalidatedManifest, ground: &Ground) -> Vec<PathBuf> {
+    let path = section("layer").key("paths");
+    check.not_empty(&path, raw.layer.paths.as_ref(), "write [\".\"] when the checkout itself is the layer");
+    let layer = |text: &str| {
+        let layer = inside(text, ground, |path| path.is_dir(), "no such directory")?;
+        values::conf_path(&layer)?;
+        Ok(layer)
+    };
+    if !check.has(&path) {
+        return check.one(&path, Some(&".".to_owned()), layer).into_iter().collect();
+    }
+    let mut layers = check.list(&path, raw.layer.paths.as_ref(), layer);
+    // Logs and build directories are named by the layer's directory.
+    for index in (1..layers.len()).rev() {
+        let name = layers[index].file_name();
+        if layers[..index].iter().any(|other| other.file_name() == name) {
+            let message = format!("two layers have a directory of the name {:?}", name.unwrap_or_default());
+            check.value(&path, Mistake::new(message).hint("check them in two jobs"));
+            layers.remove(index);
+        }
+    }
+    layers
+}
+
+/// A path of the manifest that has to lie in the checkout (or beside a manifest that lies elsewhere),
+/// also when links are followed.
+fn inside(text: &str, ground: &Ground, exists: fn(&Path) -> bool, missing: &str) -> Result<PathBuf, Mistake> {
+    if text.is_empty() {
+        return Err(Mistake::new("is empty"));
+    }
+    let base = if ground.base.starts_with(&ground.checkout) { &ground.base } else { &ground.checkout };
+    let path = values::normal(&base.join(text));
+    let outside = |how: &str| {
+        Err(Mistake::new(format!("`{text}` {how} the checkout under test"))
+            .hint(format!("the checkout is {}", ground.checkout.display())))
+    };
+    if !path.starts_with(&ground.checkout) {
+        return outside("lies outside");
+    }
+    if !exists(&path) {
+        return Err(
+            Mistake::new(format!("`{text}`: {missing}")).hint(format!("looked for {}", path.display()))
+        );
+    }
+    match path.canonicalize() {
+        Ok(real) if real.starts_with(&ground.checkout) => Ok(real),
+        _ => outside("is a link that leads out of"),
+    }
+}
+
+fn machines(check: &mut Checker, table: &str, raw: Option<&Vec<String>>) -> Option<Vec<String>> {
+    let path = section(table).key("machines");
+    check.not_empty(&path, raw, "name a machine, or leave the key out for qemux86-64");
+    raw.map(|_| check.list(&path, raw, owned(values::conf_name)))
+}
+
+fn destination(
+    check: &mut Checker,
+    raw: &UnvalidatedManifest,
+    ground: &Ground,
+    cwd: &Path,
+) -> Option<Destination> {
+    let path = section("artifacts").key("destination");
+    let base = if check.place(&path).is_flag() { cwd } else { &ground.base };
+    check.one(&path, raw.artifacts.destination.as_ref(), |text| address::destination(text, base))
+}
+
+fn rules(check: &mut Checker, raw: &UnvalidatedManifest) -> Vec<ArtifactRule> {
+    let mut rules = Vec::new();
+    for (index, raw) in raw.artifacts.rules.iter().flatten().enumerate() {
+        let path = section("artifacts").key("rules").index(index);
+        let include = check.one(&path.key("include"), raw.include.as_ref(), owned(values::glob));
+        let exclude = check.list(&path.key("exclude"), raw.exclude.as_ref(), owned(values::glob));
+        if let Some(include) = include {
+            rules.push(ArtifactRule { include, exclude, required: raw.required.unwrap_or(false) });
+        }
+    }
+    rules
+}
+
+fn github(check: &mut Checker, raw: &UnvalidatedManifest) -> Option<GitHub> {
+    let raw = raw.github.as_ref()?;
+    let path = section("github");
+    let repository =
+        check.one(&path.key("repository"), raw.repository.as_ref(), owned(values::github_repository));
+    let token_secret =
+        check.one(&path.key("token_secret"), raw.token_secret.as_ref(), owned(values::secret_name));
+    Some(GitHub { repository: repository?, token_secret })
+}
+
+fn limits(check: &mut Checker, raw: &UnvalidatedManifest) -> Limits {
+    let path = section("limits");
+    let mut limit = |key: &str, text: Option<&String>, default: u64| {
+        check.one(&path.key(key), text, values::duration).unwrap_or(Duration::from_secs(default))
+    };
+    let limits = Limits {
+        job: limit("job", raw.limits.job.as_ref(), 4 * 3600),
+        stall: limit("stall", raw.limits.stall.as_ref(), 20 * 60),
+        grace: limit("grace", raw.limits.grace.as_ref(), 60),
+    };
+    if limits.grace >= limits.job {
+        let written = if check.has(&path.key("grace")) { "grace" } else { "job" };
+        let message = format!(
+            "grace ({}) must be shorter than job ({})",
+            humantime::format_duration(limits.grace),
+            humantime::format_duration(limits.job)
+        );
+        check.value(
+            &path.key(written),
+            Mistake::new(message).hint("grace is the end of a job, not all of it"),
+        );
+    }
+    limits
+}
+
+/// Says of the keys whose stage does not exist yet that they do nothing; validates them all the same.
+fn without_effect(check: &mut Checker, raw: &UnvalidatedManifest) -> Vec<String> {
+    let mut notices = Vec::new();
+    let mut say = |key: &str, instead: &str| notices.push(format!("{key} has no effect yet: {instead}"));
+    if raw.build.changed == Some(true) {
+        say("[build] changed", "only `targets` are built");
+    }
+    let path = section("cache");
+    let cache = &raw.cache;
+    let share =
+        check.one(&path.key("share"), cache.share.as_ref(), |text| match Path::new(text).is_absolute() {
+            true => Ok(()),
+            false => Err(Mistake::new(format!("`{text}` is no absolute path")).hint("such as /efs")),
+        });
+    if share.is_some() {
+        say("[cache] share", "shared state and downloads stay in the work directory");
+    }
+    if cache.access.is_some_and(|access| access != CacheAccess::Off) {
+        say("[cache] access", "no share is used");
+    }
+    for (key, text) in
+        [("downloads_max_age", &cache.downloads_max_age), ("sstate_max_age", &cache.sstate_max_age)]
+    {
+        if check.one(&path.key(key), text.as_ref(), values::duration).is_some() {
+            say(&format!("[cache] {key}"), "nothing is pruned");
+        }
+    }
+    let server = check.one(&path.key("hash_server"), cache.hash_server.as_ref(), owned(values::hash_server));
+    if server.is_some_and(|server| server != "off") {
+        say("[cache] hash_server", "builds run without one");
+    }
+    if raw.github.is_some() {
+        say("[github]", "results are not posted");
+    }
+    notices
+}
