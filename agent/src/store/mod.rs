@@ -1,1 +1,5 @@
-//! TODO
+//! x
+mod collect;
+mod names;
+mod rules;
+mod tree;
