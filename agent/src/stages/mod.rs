@@ -1,1 +1,3 @@
-//! TODO
+//! The stages of a job, one file each.
+
+pub mod publish;
