@@ -22,13 +22,20 @@ async fn sdk() -> SdkConfig {
 /// What to do when AWS refuses, from the error codes in its answer; `action` is the IAM action that
 /// the request needs. The codes: <https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html>.
 pub fn refusal_hint(answer: &str, action: &str) -> String {
-    let known: [(&str, &str); 11] = [
+    let known: [(&str, &str); 12] = [
         ("RequestTimeTooSkewed", "set this machine's clock: it is more than 15 minutes off"),
         ("NoSuchBucket", "create the bucket, or mend its name in [artifacts] destination"),
         ("PermanentRedirect", "set AWS_REGION to the bucket's region"),
         ("incorrectly configured region", "set AWS_REGION to the bucket's region"),
         ("AuthorizationHeaderMalformed", "set AWS_REGION to the bucket's region"),
-        ("InvalidAccessKeyId", "the access key is unknown here: renew the credentials and check the endpoint"),
+        (
+            "InvalidAccessKeyId",
+            "the access key is unknown here: renew the credentials and check the endpoint",
+        ),
+        (
+            "UnrecognizedClient",
+            "the access key is unknown here: renew the credentials and check the endpoint",
+        ),
         ("SignatureDoesNotMatch", "the secret key does not belong to the access key: renew the credentials"),
         ("ExpiredToken", "the credentials have expired: renew them (`aws sso login`)"),
         ("InvalidToken", "the session token is not valid: renew the credentials"),

@@ -162,7 +162,7 @@ fn endpoint(sdk: &SdkConfig) -> Option<String> {
     of_s3.or_else(|| sdk.endpoint_url().map(str::to_owned)).filter(|endpoint| !endpoint.is_empty())
 }
 
-/// About half a minute in all: long enough for a server that restarts or throttles.
+/// Ten seconds to a minute in all, by chance: long enough for a server that restarts or throttles.
 fn retries() -> RetryConfig {
     RetryConfig {
         backoff: BackoffConfig {
@@ -170,7 +170,7 @@ fn retries() -> RetryConfig {
             max_backoff: Duration::from_secs(10),
             base: 3.,
         },
-        max_retries: 6,
+        max_retries: 8,
         retry_timeout: Duration::from_secs(120),
     }
 }

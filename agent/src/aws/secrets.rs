@@ -47,7 +47,8 @@ fn json_field(name: &str, text: &str, field: &str) -> Result<String> {
         Some(serde_json::Value::String(value)) => Ok(value.clone()),
         Some(_) => Err(Error::usage(format!("the field `{field}` of the secret `{name}` is not text"))),
         None => {
-            let fields = value.as_object().map(|fields| fields.keys().cloned().collect::<Vec<_>>().join(", "));
+            let fields =
+                value.as_object().map(|fields| fields.keys().cloned().collect::<Vec<_>>().join(", "));
             Err(Error::usage(format!("the secret `{name}` has no field `{field}`"))
                 .hint(format!("its fields: {}", fields.unwrap_or_default())))
         }
@@ -66,7 +67,8 @@ fn refused(name: &str, error: &SdkError<GetSecretValueError>) -> Error {
             let code = answer.err().meta().code().unwrap_or_default();
             Error::upstream(message).because(error).hint(match code {
                 "AccessDeniedException" => {
-                    "allow secretsmanager:GetSecretValue on it to this role (and kms:Decrypt on its key)".into()
+                    "allow secretsmanager:GetSecretValue on it to this role (and kms:Decrypt on its key)"
+                        .into()
                 }
                 _ => super::refusal_hint(code, "secretsmanager:GetSecretValue"),
             })

@@ -27,15 +27,15 @@ pub async fn publish(
     interrupt: &Interrupt,
 ) -> Result<Outcome> {
     // The person who names a link here means what it leads to.
-    let root = fs_err::canonicalize(directory)
-        .map_err(|error| Error::usage(format!("`{}` cannot be published", directory.display())).because(&error))?;
+    let root = fs_err::canonicalize(directory).map_err(|error| {
+        Error::usage(format!("`{}` cannot be published", directory.display())).because(&error)
+    })?;
     if !root.is_dir() {
         return Err(Error::usage(format!("`{}` is not a directory", directory.display()))
             .hint("name the directory that holds the file"));
     }
     let destination = parse(destination, &root)?;
-    let everything =
-        [ArtifactRule { include: "**".into(), exclude: Vec::new(), required: true }];
+    let everything = [ArtifactRule { include: "**".into(), exclude: Vec::new(), required: true }];
     let publication = Publication {
         unit: Unit::new(Stage::Publish, "publish"),
         root: &root,

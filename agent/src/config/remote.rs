@@ -56,11 +56,14 @@ pub async fn fetch(address: &str, sha256: Option<&str>) -> Result<Remote> {
         .hint("look at what changed there; when the change is right, give the new digest"));
     }
     let text = String::from_utf8(bytes).map_err(|source| {
-        Error::usage(format!("{shown} is not a manifest: byte {} is not UTF-8", source.utf8_error().valid_up_to()))
+        Error::usage(format!(
+            "{shown} is not a manifest: byte {} is not UTF-8",
+            source.utf8_error().valid_up_to()
+        ))
     })?;
-    let notice = wanted.is_none().then(|| {
-        format!("{shown} was taken as it came; pin it with --manifest-sha256 {sha256}")
-    });
+    let notice = wanted
+        .is_none()
+        .then(|| format!("{shown} was taken as it came; pin it with --manifest-sha256 {sha256}"));
     Ok(Remote { text, sha256, notice })
 }
 
@@ -121,8 +124,12 @@ fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
 }
 
 fn too_slow(address: &str) -> Error {
-    Error::upstream(format!("{} did not answer within {}", shown(address), humantime::format_duration(PATIENCE)))
-        .hint("check the network (HTTPS_PROXY)")
+    Error::upstream(format!(
+        "{} did not answer within {}",
+        shown(address),
+        humantime::format_duration(PATIENCE)
+    ))
+    .hint("check the network (HTTPS_PROXY)")
 }
 
 /// The address without what may be secret: user, password, and the query with its signatures.
@@ -209,7 +216,11 @@ mod tests {
                 b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:9/\r\nContent-Length: 0\r\n\r\n".to_vec(),
                 Class::Upstream,
             ),
-            ("cut", b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\nConnection: close\r\n\r\nversion".to_vec(), Class::Upstream),
+            (
+                "cut",
+                b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\nConnection: close\r\n\r\nversion".to_vec(),
+                Class::Upstream,
+            ),
             ("not HTTP", b"hello\r\n".to_vec(), Class::Upstream),
         ];
         for (name, answer, class) in table {

@@ -26,7 +26,7 @@ const PARTS: u64 = 10_000;
 /// More than S3's least (5 MiB): fewer requests.
 const LEAST_PART: u64 = 8 * MIB;
 /// For all parts in flight, MiB.
-const BUDGET: u32 = 96;
+const BUDGET: u32 = 64;
 /// For telling S3 to forget a multipart upload.
 const ABORT: std::time::Duration = std::time::Duration::from_secs(10);
 
@@ -51,7 +51,9 @@ impl Bucket {
         match self.store.head(&exact(key).map_err(Error::usage)?).await {
             Ok(_) => Ok(true),
             // Without s3:ListBucket the answer for "not there" is 403.
-            Err(object_store::Error::NotFound { .. } | object_store::Error::PermissionDenied { .. }) => Ok(false),
+            Err(object_store::Error::NotFound { .. } | object_store::Error::PermissionDenied { .. }) => {
+                Ok(false)
+            }
             Err(source) => Err(self.broken("look at", key, &source, "s3:GetObject")),
         }
     }
@@ -102,7 +104,8 @@ impl Bucket {
     }
 
     async fn put_parts(&self, key: &Key, source: Source, stop: &CancellationToken) -> Result<Facts, Failure> {
-        let broken = |source: &object_store::Error| self.broken("write", key.as_ref(), source, "s3:PutObject");
+        let broken =
+            |source: &object_store::Error| self.broken("write", key.as_ref(), source, "s3:PutObject");
         let mut upload = self.store.put_multipart(key).await.map_err(|source| broken(&source))?;
         let mut parts = JoinSet::new();
         let sent = tokio::select! {
@@ -195,7 +198,8 @@ fn part_size(length: u64) -> u64 {
 }
 
 fn to_usize(bytes: u64) -> Result<usize, Failure> {
-    usize::try_from(bytes).map_err(|error| Error::machine("a part does not fit into memory").because(&error).into())
+    usize::try_from(bytes)
+        .map_err(|error| Error::machine("a part does not fit into memory").because(&error).into())
 }
 
 #[cfg(test)]

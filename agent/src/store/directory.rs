@@ -23,7 +23,8 @@ use super::source::{Facts, Source, off_the_runtime};
 use crate::error::{Error, Result};
 
 const PIECE: usize = 1024 * 1024;
-const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+const DIRECTORY: OFlag =
+    OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 /// rw-r--r--: published is for all users of the machine, whatever the agent's umask.
 const PUBLIC: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR).union(Mode::S_IRGRP).union(Mode::S_IROTH);
 
@@ -153,7 +154,13 @@ impl Draft {
     fn create(self) -> io::Result<bool> {
         self.file.sync_all()?;
         // A rename replaces; a link fails when the name is taken, also on NFS.
-        match linkat(&*self.directory, self.draft.as_str(), &*self.directory, self.name.as_str(), AtFlags::empty()) {
+        match linkat(
+            &*self.directory,
+            self.draft.as_str(),
+            &*self.directory,
+            self.name.as_str(),
+            AtFlags::empty(),
+        ) {
             Ok(()) => Ok(true),
             Err(Errno::EEXIST) => Ok(false),
             Err(errno) => Err(errno.into()),

@@ -52,18 +52,16 @@ pub fn layout(job: &JobIdentity) -> String {
 
 /// One segment of a key, whatever the text: neither more segments nor one that means a directory.
 fn segment(text: &str) -> String {
+    // Letters of any script stay; only what would break the key or its reading is encoded.
+    let carried = |c: char| match c.is_ascii() {
+        true => utf8_percent_encode(c.encode_utf8(&mut [0; 4]), IN_PARTS).to_string(),
+        false => c.into(),
+    };
     match text {
         "" => "_".into(),
         "." | ".." => text.replace('.', "%2E"),
-        _ => utf8_percent_encode_part(text),
+        _ => text.chars().map(carried).collect(),
     }
-}
-
-fn utf8_percent_encode_part(text: &str) -> String {
-    // Letters of any script stay; only what would break the key or its reading is encoded.
-    text.chars()
-        .map(|c| if c.is_ascii() { utf8_percent_encode(&c.to_string(), IN_PARTS).to_string() } else { c.into() })
-        .collect()
 }
 
 /// Two keys, one below the other; either may be empty.
@@ -127,7 +125,9 @@ mod tests {
 
     #[test]
     fn joining() {
-        for (prefix, rest, wanted) in [("", "a/b", "a/b"), ("p/", "a", "p/a"), ("/p/q", "", "p/q"), ("", "", "")] {
+        for (prefix, rest, wanted) in
+            [("", "a/b", "a/b"), ("p/", "a", "p/a"), ("/p/q", "", "p/q"), ("", "", "")]
+        {
             assert_eq!(join(prefix, rest), wanted);
         }
     }

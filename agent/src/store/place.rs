@@ -1,6 +1,5 @@
 //! Where objects go: a bucket or a directory, the same to all that publishes.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
@@ -66,8 +65,7 @@ impl Place {
                 })
             }
             Destination::Directory(path) => {
-                let path: PathBuf = path.clone();
-                let directory = Directory::open(&path)?;
+                let directory = Directory::open(path)?;
                 Ok(Place::Directory { directory, prefix: below.to_owned() })
             }
         }
@@ -91,9 +89,9 @@ impl Place {
     pub async fn holds(&self, key: &str) -> Result<bool> {
         match self {
             Place::Bucket { bucket, .. } => bucket.holds(key).await,
-            Place::Directory { directory, .. } => directory
-                .holds(key)
-                .map_err(|error| Error::machine(format!("cannot look at {}", self.shown(key))).because(&error)),
+            Place::Directory { directory, .. } => directory.holds(key).map_err(|error| {
+                Error::machine(format!("cannot look at {}", self.shown(key))).because(&error)
+            }),
         }
     }
 

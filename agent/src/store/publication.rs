@@ -247,7 +247,8 @@ impl Publication<'_> {
                 }))
                 .await;
         }
-        let names = problems.iter().map(|problem| format!("`{}` ({})", shown(&problem.path), problem.message));
+        let names =
+            problems.iter().map(|problem| format!("`{}` ({})", shown(&problem.path), problem.message));
         Outcome::Failed(format!("not published, so no index was written: {}", listed(names)))
     }
 }
@@ -262,7 +263,8 @@ fn plan(collected: &Collected, place: &Place) -> (Vec<Going>, Vec<Problem>) {
     let mut files = BTreeMap::new();
     let mut problems = Vec::new();
     // Names that stay as they are come first: an encoded one gives way.
-    let mut paths: Vec<_> = collected.files.iter().map(|(path, seen)| (names::text(path.as_os_str()), path, seen)).collect();
+    let mut paths: Vec<_> =
+        collected.files.iter().map(|(path, seen)| (names::text(path.as_os_str()), path, seen)).collect();
     paths.sort_by_key(|((_, encoded), path, _)| (*encoded, *path));
     for ((text, encoded), path, seen) in paths {
         if text == INDEX {
@@ -277,7 +279,12 @@ fn plan(collected: &Collected, place: &Place) -> (Vec<Going>, Vec<Problem>) {
     (files.into_values().collect(), problems)
 }
 
-async fn send(tree: Arc<Tree>, file: &Going, place: &Place, stop: &CancellationToken) -> Result<Facts, Failure> {
+async fn send(
+    tree: Arc<Tree>,
+    file: &Going,
+    place: &Place,
+    stop: &CancellationToken,
+) -> Result<Facts, Failure> {
     if stop.is_cancelled() {
         return Err(Failure::Stopped);
     }

@@ -134,7 +134,11 @@ mod tests {
             ("d/**", &["e/**"], "d/e/x", true),
         ];
         for (include, exclude, path, wanted) in table {
-            assert_eq!(rule(include, exclude).unwrap().matches(Path::new(path)), wanted, "{include} {path:?}");
+            assert_eq!(
+                rule(include, exclude).unwrap().matches(Path::new(path)),
+                wanted,
+                "{include} {path:?}"
+            );
         }
     }
 
@@ -163,7 +167,11 @@ mod tests {
             ("**", &["tmp/work/**"], "tmp/work-shared", true),
         ];
         for (include, exclude, directory, wanted) in table {
-            assert_eq!(rule(include, exclude).unwrap().enters(Path::new(directory)), wanted, "{include} {directory}");
+            assert_eq!(
+                rule(include, exclude).unwrap().enters(Path::new(directory)),
+                wanted,
+                "{include} {directory}"
+            );
         }
     }
 

@@ -54,9 +54,10 @@ impl Source {
     fn read(mut self, most: usize) -> Result<(Source, Bytes), Problem> {
         let mut piece = Vec::with_capacity(most.min(usize::try_from(self.len()).unwrap_or(most)));
         let most = u64::try_from(most).unwrap_or(u64::MAX);
-        (&mut self.file).take(most).read_to_end(&mut piece).map_err(|error| {
-            Problem::new(&self.path, format!("cannot read it: {error}"))
-        })?;
+        (&mut self.file)
+            .take(most)
+            .read_to_end(&mut piece)
+            .map_err(|error| Problem::new(&self.path, format!("cannot read it: {error}")))?;
         self.hasher.update(&piece);
         self.read += piece.len() as u64;
         // Early, so that a log that grows for ever is not read for ever.

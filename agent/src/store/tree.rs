@@ -27,7 +27,8 @@ use nix::unistd::geteuid;
 use super::names;
 use crate::error::{Error, Result};
 
-const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+const DIRECTORY: OFlag =
+    OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
 /// Symbolic links that one link may lead through, as in the kernel.
 const HOPS: usize = 40;
@@ -195,7 +196,10 @@ impl Tree {
         let mut at = None;
         for component in path.components() {
             let Component::Normal(name) = component else {
-                return Err(io::Error::other(format!("`{}` is no path in a tree", names::text(path.as_os_str()).0)));
+                return Err(io::Error::other(format!(
+                    "`{}` is no path in a tree",
+                    names::text(path.as_os_str()).0
+                )));
             };
             let below = at.as_ref().unwrap_or(&self.root);
             at = Some(openat(below, name, DIRECTORY, Mode::empty())?);
