@@ -13,6 +13,7 @@ mod manifest;
 mod places;
 mod problem;
 mod repos;
+pub mod remote;
 mod settings;
 mod structure;
 mod tree;

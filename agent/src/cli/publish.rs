@@ -1,0 +1,107 @@
+//! `build-agent publish DIR DESTINATION`: the artifact upload by itself.
+
+use std::path::{Path, PathBuf};
+
+use crate::aws::S3Address;
+use crate::config::{ArtifactRule, Destination};
+use crate::error::{Error, Result};
+use crate::events::{Emitter, Unit};
+use crate::exec::Interrupt;
+use crate::job::Stage;
+use crate::outcome::Outcome;
+use crate::stages;
+use crate::store::Publication;
+
+/// Publishes everything below `directory` to the destination: an `s3://` address, whose prefix is
+/// used as it is, or a directory.
+///
+/// # Errors
+/// Usage, when there is no such directory, the destination is no destination or lies inside the
+/// directory, or something was published there already; machine or upstream, when it cannot be read
+/// or written.
+pub async fn publish(
+    directory: &Path,
+    destination: &str,
+    kms_key_id: Option<&str>,
+    events: &Emitter,
+    interrupt: &Interrupt,
+) -> Result<Outcome> {
+    // The person who names a link here means what it leads to.
+    let root = fs_err::canonicalize(directory).map_err(|error| {
+        Error::usage(format!("`{}` cannot be published", directory.display())).because(&error)
+    })?;
+    if !root.is_dir() {
+        return Err(Error::usage(format!("`{}` is not a directory", directory.display()))
+            .hint("name the directory that holds the file"));
+    }
+    let destination = parse(destination, &root)?;
+    let everything = [ArtifactRule { include: "**".into(), exclude: Vec::new(), required: true }];
+    let publication = Publication {
+        unit: Unit::new(Stage::Publish, "publish"),
+        root: &root,
+        rules: &everything,
+        destination: &destination,
+        below: String::new(),
+        kms_key_id,
+        job: None,
+    };
+    stages::publish::publish(&publication, events, interrupt).await
+}
+
+fn parse(text: &str, root: &Path) -> Result<Destination> {
+    if text.starts_with("s3://") {
+        let S3Address { bucket, key } = S3Address::parse(text)?;
+        return Ok(Destination::S3 { bucket, prefix: key });
+    }
+    if text.contains("://") {
+        return Err(Error::usage(format!("`{text}` is no destination"))
+            .hint("write s3://BUCKET/PREFIX or a directory"));
+    }
+    let path = std::path::absolute(text)
+        .map_err(|error| Error::usage(format!("`{text}` is no destination")).because(&error))?;
+    if real(&path).starts_with(root) {
+        return Err(Error::usage(format!("the destination `{text}` lies inside the published directory"))
+            .hint("the next publication would publish this one; choose a place outside"));
+    }
+    Ok(Destination::Directory(path))
+}
+
+/// The path with the links of what exists of it resolved.
+fn real(path: &Path) -> PathBuf {
+    let mut missing = Vec::new();
+    let mut at = path;
+    loop {
+        if let Ok(found) = fs_err::canonicalize(at) {
+            return missing.iter().rev().fold(found, |path, name| path.join(name));
+        }
+        match (at.parent(), at.file_name()) {
+            (Some(parent), Some(name)) => {
+                missing.push(name);
+                at = parent;
+            }
+            _ => return path.to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn destinations() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path().canonicalize().unwrap();
+        let beside = root.with_file_name("beside");
+        assert_eq!(
+            parse("s3://bucket/a/b/", &root).unwrap(),
+            Destination::S3 { bucket: "bucket".into(), prefix: "a/b".into() }
+        );
+        assert_eq!(parse(beside.to_str().unwrap(), &root).unwrap(), Destination::Directory(beside));
+        let inside = root.join("out/deeper");
+        for wrong in ["https://example.org/x", "s3://", root.to_str().unwrap(), inside.to_str().unwrap()] {
+            assert!(parse(wrong, &root).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! Publish: what the artifact rules select, to the destination of the manifest.
+
+use std::path::Path;
+
+use crate::config::Settings;
+use crate::error::Result;
+use crate::events::{Emitter, JobIdentity, Unit, What};
+use crate::exec::Interrupt;
+use crate::job::Stage;
+use crate::outcome::Outcome;
+use crate::store::{Publication, layout};
+
+/// Publishes from `root`, the build directory.
+///
+/// # Errors
+/// When the destination cannot be written, or something was published there already; see
+/// [`Publication::run`].
+pub async fn run(
+    settings: &Settings,
+    identity: &JobIdentity,
+    root: &Path,
+    events: &Emitter,
+    interrupt: &Interrupt,
+) -> Result<Outcome> {
+    let unit = Unit::new(Stage::Publish, "publish");
+    let publication = Publication {
+        unit: unit.clone(),
+        root,
+        rules: &settings.artifacts.rules,
+        destination: &settings.artifacts.destination,
+        below: layout(identity),
+        kms_key_id: settings.artifacts.kms_key_id.as_deref(),
+        job: Some(identity),
+    };
+    publish(&publication, events, interrupt).await
+}
+
+/// Runs a publication as the one unit of its stage.
+///
+/// # Errors
+/// As [`Publication::run`].
+pub async fn publish(
+    publication: &Publication<'_>,
+    events: &Emitter,
+    interrupt: &Interrupt,
+) -> Result<Outcome> {
+    let unit = publication.unit.clone();
+    events.emit(What::UnitStarted { unit: unit.clone() }).await;
+    let result = publication.run(events, interrupt).await;
+    let outcome = match &result {
+        Ok(outcome) => outcome.clone(),
+        Err(error) => Outcome::NotRun(error.message.clone()),
+    };
+    events.emit(What::UnitFinished { unit, outcome, log: None, excerpt: Vec::new() }).await;
+    result
+}

