@@ -1,1 +1,3 @@
-//! TODO
+//! The stages of a job. Each takes the settings and the earlier stages' outputs and gives its own.
+
+pub mod checkout;
