@@ -1,1 +1,27 @@
-//! TODO
+//! Sources from git: clones that hold exactly the wanted commit, and what a local work tree is.
+//!
+//! A thin layer over the `git` program. It says which commands run and understands what git says
+//! about a failure; it knows nothing of manifests' files, BitBake or reports. Each child has an
+//! environment made from nothing ([`access`]); credentials travel in it, never in the arguments.
+//! The site's own git configuration (system and global) stays in force.
+
+mod access;
+mod address;
+mod clone;
+mod failure;
+mod program;
+mod remote;
+mod worktree;
+
+pub use access::{Access, safe_directories};
+pub use address::display_url;
+pub use clone::{Cloned, How, update};
+pub use failure::{Failure, Kind};
+pub use program::Git;
+pub use remote::{nearest, resolve};
+pub use worktree::{WorkTree, inspect};
+
+#[cfg(test)]
+pub(crate) mod fixture;
+#[cfg(test)]
+mod tests;

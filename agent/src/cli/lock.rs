@@ -1,0 +1,122 @@
+//! `build-agent lock`: which commit each repo means now.
+
+use futures_util::{StreamExt, stream};
+
+use crate::config::{GitSource, RepoSource, Settings};
+use crate::error::{Error, Result};
+use crate::exec::Runner;
+use crate::git::{self, Access, Git};
+
+/// How many servers are asked at once.
+const PARALLEL: usize = 4;
+
+/// What the lock is to say of one repo.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pin {
+    pub name: String,
+    /// As the manifest has it; its address may hold credentials, see [`git::display_url`].
+    pub source: GitSource,
+    pub commit: String,
+}
+
+/// Finds the commit of each repo of the manifest, in its order; local directories have none.
+///
+/// `names`: only these move; the others keep their `previous` commit, and get one where they have
+/// none. `None` moves all. `previous` tells the commit that the present lock has for a repo as long
+/// as it still means the same address and branch, tag or commit.
+///
+/// # Errors
+/// Usage for a name that is no repo with a `url`, and for a branch or tag that the server does not
+/// have; upstream when a server cannot be asked.
+pub async fn resolve(
+    settings: &Settings,
+    runner: &Runner,
+    access: &Access,
+    names: Option<&[String]>,
+    previous: impl Fn(&str, &GitSource) -> Option<String>,
+) -> Result<Vec<Pin>> {
+    let repos: Vec<(&str, &GitSource)> = settings
+        .repos
+        .iter()
+        .filter_map(|repo| match &repo.source {
+            RepoSource::Git(source) => Some((repo.name.as_str(), source)),
+            RepoSource::Path(_) => None,
+        })
+        .collect();
+    let known: Vec<&str> = repos.iter().map(|(name, _)| *name).collect();
+    if let Some(unknown) = names.unwrap_or_default().iter().find(|name| !known.contains(&name.as_str())) {
+        return Err(unknown_name(unknown, &known));
+    }
+    let pins = repos.into_iter().map(|(name, source)| {
+        let moves = names.is_none_or(|names| names.iter().any(|moved| moved == name));
+        let kept = if moves { None } else { previous(name, source) };
+        async move {
+            let commit = match kept {
+                Some(commit) => commit,
+                None => {
+                    let git = Git::new(runner, access, name, Some(&source.url), &[])?;
+                    git::resolve(&git, name, &source.url, &source.wanted, &settings.checkout).await?
+                }
+            };
+            Ok(Pin { name: name.to_string(), source: source.clone(), commit })
+        }
+    });
+    let answers: Vec<Result<Pin>> = stream::iter(pins).buffered(PARALLEL).collect().await;
+    answers.into_iter().collect()
+}
+
+fn unknown_name(name: &str, known: &[&str]) -> Error {
+    let nearest = git::nearest(name, known.iter().copied(), 1).into_iter().next();
+    let hint = match nearest {
+        Some(nearest) => format!("did you mean `{nearest}`?"),
+        None => format!("repos with a `url` are: {}", known.join(", ")),
+    };
+    Error::usage(format!("--update {name}: the manifest has no repo `{name}` with a `url`")).hint(hint)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+    use crate::config::Wanted;
+    use crate::error::Class;
+    use crate::git::fixture::Bench;
+    use crate::stages::checkout::tests::{repo, settings};
+
+    #[tokio::test]
+    async fn only_the_named_repos_move() {
+        let bench = Bench::new();
+        let one = bench.upstream("one", &[("a", "")]).await;
+        let two = bench.upstream("two", &[("a", "")]).await;
+        let main = || Wanted::Branch("main".into());
+        let repos = vec![
+            repo("one", RepoSource::Git(one.source(main())), &[]),
+            repo("two", RepoSource::Git(two.source(main())), &[]),
+            repo("local", RepoSource::Path(one.path.clone()), &[]),
+        ];
+        let job = settings(&bench, "scarthgap", repos);
+        let lock = async |names: Option<&[String]>, previous: &[String]| {
+            let previous = |name: &str, _: &GitSource| previous.get(usize::from(name == "two")).cloned();
+            let pins = resolve(&job, &bench.runner, &bench.access, names, previous).await?;
+            let commits = pins.iter().map(|pin| (pin.name.clone(), pin.commit.clone())).collect::<Vec<_>>();
+            Ok::<_, Error>(commits)
+        };
+        let old = [one.git(&["rev-parse", "HEAD"]).await, two.git(&["rev-parse", "HEAD"]).await];
+        let new = [one.commit(&[("b", "")]).await, two.commit(&[("c", "")]).await];
+        let named = Some(vec!["two".to_string()]);
+        for (names, previous, wanted) in [
+            (None, &old[..], [&new[0], &new[1]]),
+            (named, &old[..], [&old[0], &new[1]]),
+            (Some(vec![]), &old[..], [&old[0], &old[1]]),
+            // A repo without a pin gets one, whether it is named or not.
+            (Some(vec![]), &old[..1], [&old[0], &new[1]]),
+        ] {
+            let wanted = [("one".to_string(), wanted[0].clone()), ("two".to_string(), wanted[1].clone())];
+            assert_eq!(lock(names.as_deref(), previous).await.unwrap(), wanted, "{names:?}");
+        }
+        let unknown = lock(Some(&["tow".to_string()]), &old).await.unwrap_err();
+        assert_eq!(unknown.class, Class::Usage);
+        assert_eq!(unknown.hint.as_deref(), Some("did you mean `two`?"));
+        assert_eq!(lock(Some(&["local".to_string()]), &old).await.unwrap_err().class, Class::Usage);
+    }
+}

@@ -1,0 +1,217 @@
+//! Checkout: every source lies ready at the commit that is wanted, and it is known where BitBake
+//! and OE-Core are.
+//!
+//! Repos with a `url` become clones below the work directory; local directories and the checkout
+//! under test are used as they are and nothing in them is changed.
+
+mod contents;
+
+use std::path::{Path, PathBuf};
+
+use futures_util::{StreamExt, stream};
+
+use crate::config::{GitSource, Repo, RepoSource, Settings, Wanted};
+use crate::error::{Class, Error, Result};
+use crate::events::{RepoReady, Unit, What};
+use crate::exec::Runner;
+use crate::git::{self, Access, Git};
+use crate::job::Stage;
+use crate::outcome::Outcome;
+
+/// How many repos are fetched at once.
+const PARALLEL: usize = 4;
+
+/// The sources of a job, ready.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checkout {
+    /// In the manifest's order.
+    pub repos: Vec<ReadyRepo>,
+    /// Holds `bin/bitbake`; absolute.
+    pub bitbake: PathBuf,
+    /// Holds `oe-init-build-env` and `meta/`; absolute.
+    pub oe_core: PathBuf,
+    pub under_test: UnderTest,
+}
+
+/// A source that lies ready.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadyRepo {
+    pub name: String,
+    /// Absolute.
+    pub path: PathBuf,
+    /// Its layers, absolute.
+    pub layers: Vec<PathBuf>,
+    /// `None` for a local directory that is no git work tree.
+    pub commit: Option<String>,
+}
+
+/// What git says of the checkout under test.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UnderTest {
+    pub commit: Option<String>,
+    /// Uncommitted changes or new files, other than the agent's own output.
+    pub dirty: bool,
+    pub branch: Option<String>,
+}
+
+/// Brings all sources into place.
+///
+/// # Errors
+/// The first repo's that could not be had, in the manifest's order, after all were tried; usage when
+/// a layer, BitBake or OE-Core is not where the manifest says or is there twice.
+pub async fn run(settings: &Settings, runner: &Runner, access: &Access) -> Result<Checkout> {
+    let under_test = look_at_checkout(settings, runner, access).await?;
+    let jobs = settings.repos.iter().map(|repo| unit(settings, runner, access, repo));
+    let answers: Vec<Result<ReadyRepo>> = stream::iter(jobs).buffered(PARALLEL).collect().await;
+    let repos = all_or_first_error(answers)?;
+    let found = contents::find(settings.release, &repos, &settings.checkout)?;
+    Ok(Checkout { repos, bitbake: found.bitbake, oe_core: found.oe_core, under_test })
+}
+
+/// One repo, as a unit of the stage.
+async fn unit(settings: &Settings, runner: &Runner, access: &Access, repo: &Repo) -> Result<ReadyRepo> {
+    let unit = Unit::new(Stage::Checkout, format!("repo {}", repo.name));
+    runner.events.emit(What::UnitStarted { unit: unit.clone() }).await;
+    let answer = ready(settings, runner, access, repo).await;
+    let outcome = match &answer {
+        Ok((_, event)) => {
+            runner.events.emit(What::Repo(event.clone())).await;
+            Outcome::Passed
+        }
+        Err(error) => outcome_of(error),
+    };
+    runner.events.emit(What::UnitFinished { unit, outcome, log: None, excerpt: Vec::new() }).await;
+    answer.map(|(ready, _)| ready)
+}
+
+async fn ready(
+    settings: &Settings,
+    runner: &Runner,
+    access: &Access,
+    repo: &Repo,
+) -> Result<(ReadyRepo, RepoReady)> {
+    let event = match &repo.source {
+        RepoSource::Path(path) => local(settings, runner, access, &repo.name, path).await?,
+        RepoSource::Git(source) => cloned(settings, runner, access, &repo.name, source).await?,
+    };
+    let layers = contents::layers(repo, &event.path)?;
+    let ready =
+        ReadyRepo { name: repo.name.clone(), path: event.path.clone(), layers, commit: event.commit.clone() };
+    Ok((ready, event))
+}
+
+async fn local(
+    settings: &Settings,
+    runner: &Runner,
+    access: &Access,
+    name: &str,
+    path: &Path,
+) -> Result<RepoReady> {
+    if !path.is_dir() {
+        let message = format!("`repos.{name}.path`: {} is not a directory", path.display());
+        return Err(Error::usage(message).hint("paths are relative to the manifest's directory"));
+    }
+    let tree = git::inspect(runner, access, name, path, &own_output(settings)).await?;
+    if let Some(trouble) = tree.trouble {
+        runner.events.warn(format!("the commit of repo {name} is not known: {trouble}"), None).await;
+    }
+    Ok(RepoReady {
+        name: name.to_string(),
+        url: None,
+        commit: tree.commit,
+        wanted: tree.branch,
+        path: path.to_path_buf(),
+        how: "local".into(),
+    })
+}
+
+async fn cloned(
+    settings: &Settings,
+    runner: &Runner,
+    access: &Access,
+    name: &str,
+    source: &GitSource,
+) -> Result<RepoReady> {
+    let home = settings.places.repos();
+    // Both the final place and the one of a clone in the making.
+    let safe = [home.join(name), home.join(format!(".{name}.new"))];
+    let git = Git::new(runner, access, name, Some(&source.url), &safe)?;
+    let cloned = git::update(&git, &home, name, source).await?;
+    if cloned.path.join(".gitmodules").exists() {
+        let message = format!("repo {name} has submodules; they are not checked out");
+        runner.events.warn(message, Some("name what they hold as repos of their own".into())).await;
+    }
+    let wanted = match &source.wanted {
+        Wanted::Branch(name) | Wanted::Tag(name) | Wanted::CommitOnBranch { branch: name, .. } => {
+            Some(name.clone())
+        }
+        Wanted::Commit(_) => None,
+    };
+    Ok(RepoReady {
+        name: name.to_string(),
+        url: Some(git::display_url(&source.url)),
+        commit: Some(cloned.commit),
+        wanted,
+        path: cloned.path,
+        how: cloned.how.word().into(),
+    })
+}
+
+/// The checkout under test is used as it is; without git there is no commit to report.
+async fn look_at_checkout(settings: &Settings, runner: &Runner, access: &Access) -> Result<UnderTest> {
+    let tree = git::inspect(runner, access, "under-test", &settings.checkout, &own_output(settings)).await?;
+    let place = settings.checkout.display();
+    match (&tree.trouble, &tree.commit) {
+        (Some(trouble), _) => {
+            let message = format!("the commit of the checkout under test {place} is not known: {trouble}");
+            runner.events.warn(message, Some("run `build-agent doctor`".into())).await;
+        }
+        (None, None) => {
+            let message =
+                format!("the checkout under test {place} has no git commit; reports cannot name one");
+            let hint = "a CodePipeline source has git only with `full clone`";
+            runner.events.warn(message, Some(hint.into())).await;
+        }
+        (None, Some(_)) => {}
+    }
+    Ok(UnderTest { commit: tree.commit, dirty: tree.dirty, branch: tree.branch })
+}
+
+/// Directories that the agent itself fills: they do not make a checkout dirty.
+fn own_output(settings: &Settings) -> Vec<PathBuf> {
+    vec![
+        settings.places.out.clone(),
+        settings.places.work.clone(),
+        // The default of `--out`, from a run that had another one.
+        settings.checkout.join("build-agent-out"),
+    ]
+}
+
+fn outcome_of(error: &Error) -> Outcome {
+    match error.class {
+        Class::Cancelled => Outcome::Cancelled(error.message.clone()),
+        Class::OutOfTime => Outcome::TimedOut(error.message.clone()),
+        _ => Outcome::NotRun(error.message.clone()),
+    }
+}
+
+/// All repos, or the first error that carries the others' messages.
+fn all_or_first_error(answers: Vec<Result<ReadyRepo>>) -> Result<Vec<ReadyRepo>> {
+    let mut repos = Vec::new();
+    let mut errors = Vec::new();
+    for answer in answers {
+        match answer {
+            Ok(repo) => repos.push(repo),
+            Err(error) => errors.push(error),
+        }
+    }
+    let mut errors = errors.into_iter();
+    let Some(mut first) = errors.next() else { return Ok(repos) };
+    // The same stop for all is told once.
+    let others = errors.filter(|other| !matches!(other.class, Class::Cancelled | Class::OutOfTime));
+    first.causes.extend(others.map(|other| format!("also: {other}")));
+    Err(first)
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,149 @@
+//! What the sources hold: found by content, because names and layouts differ between releases.
+
+use std::path::{Path, PathBuf};
+
+use walkdir::WalkDir;
+
+use crate::config::Repo;
+use crate::error::{Error, Result};
+use crate::git;
+use crate::yocto::Release;
+use crate::yocto::release::Sources;
+
+use super::ReadyRepo;
+
+/// Where BitBake and OE-Core are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    pub bitbake: PathBuf,
+    pub oe_core: PathBuf,
+}
+
+/// Finds BitBake and OE-Core among the repos, and in the checkout under test where no repo has them.
+///
+/// # Errors
+/// Usage when one of them is nowhere or in two places.
+pub fn find(release: &Release, repos: &[ReadyRepo], checkout: &Path) -> Result<Found> {
+    let bitbake = one("BitBake (`bin/bitbake`)", bitbake_in, release, repos, checkout)?;
+    let oe_core = one("OE-Core (`oe-init-build-env` and `meta/`)", oe_core_in, release, repos, checkout)?;
+    Ok(Found { bitbake, oe_core })
+}
+
+/// BitBake's own repository has `bin/` at the top, poky has it below `bitbake/`.
+fn bitbake_in(directory: &Path) -> Option<PathBuf> {
+    [directory.to_path_buf(), directory.join("bitbake")]
+        .into_iter()
+        .find(|top| top.join("bin/bitbake").is_file())
+}
+
+fn oe_core_in(directory: &Path) -> Option<PathBuf> {
+    let whole = directory.join("oe-init-build-env").is_file() && is_layer(&directory.join("meta"));
+    whole.then(|| directory.to_path_buf())
+}
+
+fn one(
+    what: &str,
+    holds: fn(&Path) -> Option<PathBuf>,
+    release: &Release,
+    repos: &[ReadyRepo],
+    checkout: &Path,
+) -> Result<PathBuf> {
+    let mut places: Vec<(String, PathBuf)> = Vec::new();
+    let sources = repos.iter().map(|repo| (format!("repo {}", repo.name), repo.path.as_path()));
+    for (name, place) in sources.filter_map(|(name, path)| Some((name, holds(path)?))) {
+        // Two repos may be the same directory.
+        if !places.iter().any(|(_, other)| same(other, &place)) {
+            places.push((name, place));
+        }
+    }
+    if places.is_empty() {
+        places.extend(holds(checkout).map(|place| ("the checkout under test".to_string(), place)));
+    }
+    match places.as_slice() {
+        [(_, place)] => Ok(place.clone()),
+        [] => {
+            let looked: Vec<&str> = repos.iter().map(|repo| repo.name.as_str()).collect();
+            let looked = if looked.is_empty() { "there are none".into() } else { looked.join(", ") };
+            let message = format!("none of the repos ({looked}) holds {what}");
+            Err(Error::usage(message).hint(sources_hint(release)))
+        }
+        several => {
+            let names: Vec<String> =
+                several.iter().map(|(name, place)| format!("{name} ({})", place.display())).collect();
+            let message = format!("more than one source holds {what}: {}", names.join(", "));
+            Err(Error::usage(message).hint("keep one of them in [repos]"))
+        }
+    }
+}
+
+fn same(one: &Path, other: &Path) -> bool {
+    match (fs_err::canonicalize(one), fs_err::canonicalize(other)) {
+        (Ok(one), Ok(other)) => one == other,
+        _ => one == other,
+    }
+}
+
+/// The tables of the manifest that bring the release's sources.
+fn sources_hint(release: &Release) -> String {
+    let name = release.name;
+    match release.sources {
+        Sources::Poky => format!(
+            "{name} comes with poky: [repos.poky] url = \"https://git.yoctoproject.org/poky\", \
+             branch = \"{name}\", layers = [\"meta\", \"meta-poky\"]"
+        ),
+        Sources::Separate { bitbake_branch } => format!(
+            "{name} comes in parts: [repos.bitbake] url = \"https://git.openembedded.org/bitbake\", \
+             branch = \"{bitbake_branch}\"; [repos.openembedded-core] url = \
+             \"https://git.openembedded.org/openembedded-core\", branch = \"{name}\", layers = [\"meta\"]; \
+             [repos.meta-yocto] url = \"https://git.yoctoproject.org/meta-yocto\", branch = \"{name}\", \
+             layers = [\"meta-poky\"]"
+        ),
+    }
+}
+
+/// The layers of a repo, absolute.
+///
+/// # Errors
+/// Usage when one has no `conf/layer.conf`; the directories that have one are told.
+pub fn layers(repo: &Repo, path: &Path) -> Result<Vec<PathBuf>> {
+    let mut layers = Vec::new();
+    let mut missing = Vec::new();
+    for layer in &repo.layers {
+        // `components` drops the `.` of a repo that is a layer itself.
+        let place: PathBuf = path.join(layer).components().collect();
+        if is_layer(&place) {
+            layers.push(place);
+        } else {
+            missing.push(layer.display().to_string());
+        }
+    }
+    let Some(first) = missing.first() else { return Ok(layers) };
+    let message = format!("`repos.{}.layers`: no conf/layer.conf in `{}`", repo.name, missing.join("`, `"));
+    let there = layers_below(path);
+    let near = git::nearest(first, there.iter().map(String::as_str), 5);
+    let told = if near.is_empty() { there.into_iter().take(10).collect() } else { near };
+    Err(Error::usage(message).hint(match told.is_empty() {
+        true => format!("{} holds no layer at all", path.display()),
+        false => format!("layers there are: {}", told.join(", ")),
+    }))
+}
+
+fn is_layer(directory: &Path) -> bool {
+    directory.join("conf/layer.conf").is_file()
+}
+
+/// Directories with a `conf/layer.conf`, relative, not deep: real repos have theirs at the top or
+/// one below.
+fn layers_below(path: &Path) -> Vec<String> {
+    let mut found: Vec<String> = WalkDir::new(path)
+        .max_depth(3)
+        .into_iter()
+        .filter_entry(|entry| entry.file_name() != ".git")
+        .filter_map(|entry| entry.ok())
+        .filter(|entry| entry.file_type().is_dir() && is_layer(entry.path()))
+        .filter_map(|entry| Some(entry.path().strip_prefix(path).ok()?.to_string_lossy().into_owned()))
+        .map(|name| if name.is_empty() { ".".to_string() } else { name.escape_debug().to_string() })
+        .collect();
+    found.sort();
+    found
+}

@@ -1,0 +1,185 @@
+//! The stage against repositories in a temporary directory.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::time::Duration;
+
+use fs_err as fs;
+
+use crate::config::{Artifacts, Build, BuildConfig, Cache, Check, Destination, Limits, Places};
+use crate::git::fixture::{Bench, Upstream, write};
+use crate::yocto::Release;
+
+use super::*;
+
+/// Settings of a job with these repos, whose checkout under test is `<root>/layer`.
+pub(crate) fn settings(bench: &Bench, release: &str, repos: Vec<Repo>) -> Settings {
+    let checkout = bench.path("layer");
+    fs::create_dir_all(&checkout).unwrap();
+    Settings {
+        release: Release::find(release).unwrap(),
+        job: Default::default(),
+        layers: vec![checkout.clone()],
+        repos,
+        config: BuildConfig { machines: vec!["m".into()], distro: "poky".into(), local_conf: String::new() },
+        check: Check {
+            bitbake_layers: Vec::new(),
+            yocto_check_layer: true,
+            machines: Vec::new(),
+            known_failures: Vec::new(),
+            keep_going: false,
+        },
+        build: Build { targets: Vec::new() },
+        cache: Cache { downloads: bench.path("d"), sstate: bench.path("s") },
+        artifacts: Artifacts {
+            destination: Destination::Directory(bench.path("a")),
+            rules: Vec::new(),
+            kms_key_id: None,
+        },
+        github: None,
+        limits: Limits {
+            job: Duration::from_secs(600),
+            stall: Duration::from_secs(60),
+            grace: Duration::from_secs(1),
+        },
+        places: Places { work: bench.path("work"), out: checkout.join("build-agent-out") },
+        build_user: None,
+        secrets: Vec::new(),
+        notices: Vec::new(),
+        checkout,
+    }
+}
+
+pub(crate) fn repo(name: &str, source: RepoSource, layers: &[&str]) -> Repo {
+    Repo { name: name.into(), source, layers: layers.iter().map(PathBuf::from).collect() }
+}
+
+fn main_of(upstream: &Upstream<'_>) -> RepoSource {
+    RepoSource::Git(upstream.source(Wanted::Branch("main".into())))
+}
+
+const POKY: [(&str, &str); 4] = [
+    ("bitbake/bin/bitbake", ""),
+    ("oe-init-build-env", ""),
+    ("meta/conf/layer.conf", ""),
+    ("meta-poky/conf/layer.conf", ""),
+];
+
+#[tokio::test]
+async fn repos_come_into_place_and_bitbake_is_found_in_them() {
+    let bench = Bench::new();
+    let poky = bench.upstream("poky", &POKY).await;
+    let commit = poky.git(&["rev-parse", "HEAD"]).await;
+    let local = bench.path("local");
+    write(&local.join("conf/layer.conf"), "");
+    let repos = vec![
+        repo("poky", main_of(&poky), &["meta", "meta-poky"]),
+        repo("local", RepoSource::Path(local.clone()), &["."]),
+    ];
+    let settings = settings(&bench, "scarthgap", repos);
+    let checkout = run(&settings, &bench.runner, &bench.access).await.unwrap();
+    let clone = settings.places.repos().join("poky");
+    assert_eq!(checkout.bitbake, clone.join("bitbake"));
+    assert_eq!(checkout.oe_core, clone);
+    assert_eq!(checkout.repos[0].layers, [clone.join("meta"), clone.join("meta-poky")]);
+    assert_eq!(checkout.repos[0].commit.as_deref(), Some(commit.as_str()));
+    let plain = ReadyRepo { name: "local".into(), path: local.clone(), layers: vec![local], commit: None };
+    assert_eq!(checkout.repos[1], plain);
+    assert_eq!(checkout.under_test, UnderTest::default());
+
+    let events = bench.events().await;
+    let ready: Vec<_> = events
+        .iter()
+        .filter_map(|what| match what {
+            What::Repo(ready) => Some((ready.name.as_str(), ready.how.as_str())),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(ready.len(), 2);
+    assert!(ready.contains(&("poky", "cloned")) && ready.contains(&("local", "local")), "{ready:?}");
+    let finished = |what: &&What| matches!(what, What::UnitFinished { outcome: Outcome::Passed, .. });
+    assert_eq!(events.iter().filter(finished).count(), 2);
+    assert!(bench.notices().await.iter().any(|notice| notice.contains("no git commit")));
+}
+
+#[tokio::test]
+async fn the_parts_of_a_release_may_be_repositories_of_their_own() {
+    let bench = Bench::new();
+    let bitbake = bench.upstream("bitbake", &[("bin/bitbake", "")]).await;
+    let core = bench.upstream("core", &[("oe-init-build-env", ""), ("meta/conf/layer.conf", "")]).await;
+    let repos = vec![repo("bitbake", main_of(&bitbake), &[]), repo("core", main_of(&core), &["meta"])];
+    let settings = settings(&bench, "wrynose", repos);
+    let checkout = run(&settings, &bench.runner, &bench.access).await.unwrap();
+    assert_eq!(checkout.bitbake, settings.places.repos().join("bitbake"));
+    assert_eq!(checkout.oe_core, settings.places.repos().join("core"));
+}
+
+#[tokio::test]
+async fn bitbake_nowhere_or_twice_is_the_manifests_fault() {
+    let bench = Bench::new();
+    let poky = bench.upstream("poky", &POKY).await;
+    let core = bench.upstream("core", &[("oe-init-build-env", ""), ("meta/conf/layer.conf", "")]).await;
+    for (release, repos, said, hint) in [
+        (
+            "scarthgap",
+            vec![],
+            "none of the repos (there are none) holds BitBake",
+            "git.yoctoproject.org/poky",
+        ),
+        (
+            "wrynose",
+            vec![repo("core", main_of(&core), &[])],
+            "none of the repos (core) holds BitBake",
+            "branch = \"2.18\"",
+        ),
+        (
+            "scarthgap",
+            vec![repo("poky", main_of(&poky), &[]), repo("core", main_of(&core), &[])],
+            "more than one source holds OE-Core",
+            "keep one",
+        ),
+    ] {
+        let settings = settings(&bench, release, repos);
+        let error = run(&settings, &bench.runner, &bench.access).await.unwrap_err();
+        assert_eq!(error.class, Class::Usage);
+        assert!(error.message.contains(said), "{error}");
+        assert!(error.hint.as_ref().unwrap().contains(hint), "{error}");
+    }
+    // The same directory by two names is one place.
+    let path = || RepoSource::Path(poky.path.clone());
+    let twice = settings(&bench, "scarthgap", vec![repo("a", path(), &[]), repo("b", path(), &[])]);
+    assert!(run(&twice, &bench.runner, &bench.access).await.is_ok());
+}
+
+#[tokio::test]
+async fn all_mistakes_are_told_at_once_with_what_is_there() {
+    let bench = Bench::new();
+    let poky = bench.upstream("poky", &POKY).await;
+    let repos = vec![
+        repo("poky", main_of(&poky), &["meta-pokey", "meta"]),
+        repo("away", RepoSource::Path(bench.path("away")), &[]),
+    ];
+    let settings = settings(&bench, "scarthgap", repos);
+    let error = run(&settings, &bench.runner, &bench.access).await.unwrap_err();
+    assert_eq!(error.class, Class::Usage);
+    assert!(error.message.contains("no conf/layer.conf in `meta-pokey`"), "{error}");
+    assert!(error.hint.as_ref().unwrap().starts_with("layers there are: meta-poky"), "{error}");
+    assert!(error.causes[0].contains("`repos.away.path`"), "{error}");
+    let not_run = |what: &&What| matches!(what, What::UnitFinished { outcome: Outcome::NotRun(_), .. });
+    assert_eq!(bench.events().await.iter().filter(not_run).count(), 2);
+}
+
+#[tokio::test]
+async fn the_checkout_under_test_is_described() {
+    let bench = Bench::new();
+    let layer = bench.upstream("layer", &[("conf/layer.conf", "")]).await;
+    let commit = layer.git(&["rev-parse", "HEAD"]).await;
+    let poky = bench.upstream("poky", &POKY).await;
+    let settings = settings(&bench, "scarthgap", vec![repo("poky", main_of(&poky), &[])]);
+    write(&settings.places.out.join("events.jsonl"), "");
+    let mut wanted = UnderTest { commit: Some(commit), dirty: false, branch: Some("main".into()) };
+    let found = run(&settings, &bench.runner, &bench.access).await.unwrap().under_test;
+    assert_eq!(found, wanted);
+    write(&layer.path.join("conf/layer.conf"), "changed");
+    wanted.dirty = true;
+    assert_eq!(run(&settings, &bench.runner, &bench.access).await.unwrap().under_test, wanted);
+}
