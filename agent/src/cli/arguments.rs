@@ -185,6 +185,10 @@ pub enum ReportFormat {
     Text,
 }
 
+impl ReportFormat {
+    pub const ALL: [ReportFormat; 3] = [ReportFormat::Json, ReportFormat::Junit, ReportFormat::Text];
+}
+
 #[derive(Debug, Args)]
 pub struct Report {
     /// events.jsonl or result.json

@@ -44,12 +44,12 @@ async fn dispatch(arguments: Arguments) -> Result<ExitStatus> {
     match arguments.command {
         Command::Run(run) => job::run(run, &environment).await,
         Command::Check(check) => job::check(check, &environment).await,
-        Command::Plan(plan) => plan::plan(plan, &environment).await,
-        Command::Lock(lock) => lock::lock(lock, &environment).await,
-        Command::Shell(shell) => shell::shell(shell, &environment).await,
-        Command::Doctor(doctor) => doctor::doctor(doctor, &environment).await,
-        Command::Publish(publish) => publish::publish(publish, &environment).await,
-        Command::Report(report) => report::again(&report, &environment),
+        Command::Plan(plan) => plan::command(plan, &environment).await,
+        Command::Lock(lock) => lock::command(lock, &environment).await,
+        Command::Shell(shell) => shell::command(shell, &environment).await,
+        Command::Doctor(doctor) => doctor::command(doctor, &environment).await,
+        Command::Publish(publish) => publish::command(publish, &environment).await,
+        Command::Report(report) => report::command(&report, &environment),
         Command::Schema => {
             println!("{:#}", config::schema());
             Ok(ExitStatus::Passed)

@@ -11,7 +11,7 @@ use crate::outcome::ExitStatus;
 use super::arguments;
 use super::job::load;
 
-pub async fn plan(args: arguments::Plan, environment: &AgentEnvironment) -> Result<ExitStatus> {
+pub async fn command(args: arguments::Plan, environment: &AgentEnvironment) -> Result<ExitStatus> {
     let settings = load(&args.manifest, false, environment).await?;
     let plan = job::Plan::new(&settings, &job::Selection::from(&args.selection));
     if args.json {

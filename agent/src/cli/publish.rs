@@ -3,14 +3,37 @@
 use std::path::{Path, PathBuf};
 
 use crate::aws::S3Address;
-use crate::config::{ArtifactRule, Destination};
+use crate::config::{AgentEnvironment, ArtifactRule, Destination};
 use crate::error::{Error, Result};
-use crate::events::{Emitter, Unit};
-use crate::exec::Interrupt;
+use crate::events::{self, Emitter, Unit, What};
+use crate::exec::{Interrupt, Redactor};
 use crate::job::Stage;
-use crate::outcome::Outcome;
+use crate::outcome::{ExitStatus, Outcome};
+use crate::report::{self, Plain, Sink};
 use crate::stages;
 use crate::store::Publication;
+
+use super::arguments;
+use super::job::{listen_for_signals, paint};
+
+/// Publishes and says what came of it.
+pub async fn command(args: arguments::Publish, environment: &AgentEnvironment) -> Result<ExitStatus> {
+    let (emitter, receiver) = events::channel();
+    let interrupt = Interrupt::new(None);
+    listen_for_signals(&interrupt)?;
+    let console: Vec<Box<dyn Sink>> = vec![Box::new(Plain::new(std::io::stdout(), paint(environment)))];
+    let redactor = Redactor::new(environment.secrets());
+    let listener = tokio::spawn(report::record(receiver, redactor, console));
+    let published =
+        publish(&args.dir, &args.destination, args.kms_key_id.as_deref(), &emitter, &interrupt).await;
+    let exit = published.as_ref().map_or_else(|error| error.class.exit_status(), ExitStatus::of);
+    // Said here, or the listener would judge a job that was none.
+    let outcome = published.as_ref().cloned().unwrap_or_else(|error| Outcome::NotRun(error.message.clone()));
+    emitter.emit(What::JobFinished { exit, outcome }).await;
+    drop(emitter);
+    listener.await.map_err(|error| Error::internal("the listener of events broke").because(&error))?;
+    published.map(|_| exit)
+}
 
 /// Publishes everything below `directory` to the destination: an `s3://` address, whose prefix is
 /// used as it is, or a directory.
@@ -19,7 +42,7 @@ use crate::store::Publication;
 /// Usage, when there is no such directory, the destination is no destination or lies inside the
 /// directory, or something was published there already; machine or upstream, when it cannot be read
 /// or written.
-pub async fn publish(
+async fn publish(
     directory: &Path,
     destination: &str,
     kms_key_id: Option<&str>,

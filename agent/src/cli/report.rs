@@ -3,18 +3,29 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
-use crate::error::Result;
+use crate::config::AgentEnvironment;
+use crate::error::{Error, Result};
+use crate::outcome::ExitStatus;
 use crate::report::{self, Paint, Summary, Torn};
 
-/// A report that can be made again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// `result.json`
-    Json,
-    /// `junit.xml`
-    Junit,
-    /// The closing text of the console.
-    Text,
+use super::arguments::{self, ReportFormat as Format};
+use super::job::paint;
+
+/// Writes the reports again; the exit status is the job's.
+pub fn command(args: &arguments::Report, environment: &AgentEnvironment) -> Result<ExitStatus> {
+    let formats = if args.format.is_empty() { &Format::ALL } else { &args.format[..] };
+    if !args.source.exists() {
+        return Err(Error::usage(format!("there is no `{}`", args.source.display()))
+            .hint("name the events.jsonl or result.json of a job, by default in build-agent-out"));
+    }
+    let reported = report(&args.source, formats, args.out.as_deref(), paint(environment))?;
+    if let Some(torn) = &reported.torn {
+        eprintln!("build-agent: warning: {torn}");
+    }
+    if let Some(text) = &reported.text {
+        print!("{text}");
+    }
+    Ok(reported.summary.exit)
 }
 
 /// What came of it.
@@ -74,8 +85,6 @@ mod tests {
     use crate::report::sample::{failing_job, fold};
     use crate::report::{EventsFile, Sink, prepare_out, write_all};
 
-    const ALL: [Format; 3] = [Format::Json, Format::Junit, Format::Text];
-
     fn recorded(out: &Path, events: usize) {
         prepare_out(out).unwrap();
         let mut file = EventsFile::create(out).unwrap();
@@ -89,7 +98,7 @@ mod tests {
         recorded(&out, usize::MAX);
         write_all(&fold(&failing_job()), &out).unwrap();
         for source in ["events.jsonl", "result.json"] {
-            let reported = report(&out.join(source), &ALL, Some(&again), Paint::PLAIN).unwrap();
+            let reported = report(&out.join(source), &Format::ALL, Some(&again), Paint::PLAIN).unwrap();
             assert!(reported.text.unwrap().starts_with("ERROR  meta-x on scarthgap"));
             assert_eq!(reported.torn, None);
             for name in ["result.json", "junit.xml"] {
@@ -107,7 +116,7 @@ mod tests {
         let mut text = fs_err::read_to_string(&path).unwrap();
         text.push_str("{\"time\":\"20");
         fs_err::write(&path, text).unwrap();
-        let reported = report(&path, &ALL, None, Paint::PLAIN).unwrap();
+        let reported = report(&path, &Format::ALL, None, Paint::PLAIN).unwrap();
         assert!(reported.text.unwrap().starts_with("INTERRUPTED  meta-x on scarthgap"));
         assert_eq!(reported.torn.map(|torn| torn.bytes), Some(11));
         let result = report::read_result(&directory.path().join("result.json")).unwrap();

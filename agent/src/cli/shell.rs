@@ -11,7 +11,7 @@ use super::arguments;
 use super::job::load;
 use super::quiet::Quiet;
 
-pub async fn shell(args: arguments::Shell, environment: &AgentEnvironment) -> Result<ExitStatus> {
+pub async fn command(args: arguments::Shell, environment: &AgentEnvironment) -> Result<ExitStatus> {
     let settings = load(&args.manifest, false, environment).await?;
     let _exclusive = Exclusive::take(&settings.places.work)?;
     let quiet = Quiet::new(&settings)?;

@@ -1,5 +1,6 @@
 //! Build: BitBake on the targets, once for each machine.
 
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use crate::config::Settings;
@@ -8,8 +9,8 @@ use crate::events::{Level, TaskFailed, Unit, What};
 use crate::exec::{Command, End, Finished, Runner};
 use crate::job::Stage;
 use crate::outcome::Outcome;
-use crate::report::excerpt;
-use crate::store::beneath;
+use crate::report::lines_that_matter;
+use crate::store::Tree;
 use crate::yocto::bitbake::{Build, Failure};
 use crate::yocto::server;
 
@@ -133,17 +134,15 @@ fn judge(build: &Build, finished: &Finished) -> Result<Outcome> {
 /// The failed task with the lines of its log that matter. The log's path comes from output that
 /// layer code can write, so it is read only below the build directory and through no link.
 fn task_failed(unit: &Unit, failure: &Failure, build_dir: &Path, runner: &Runner) -> TaskFailed {
-    let text = failure.log.as_deref().and_then(|log| {
-        let relative = log.strip_prefix(build_dir).ok()?;
-        beneath::read_end(build_dir, relative, TASK_LOG_LIMIT).ok()
-    });
+    let text = failure.log.as_deref().and_then(|log| read_end(build_dir, log.strip_prefix(build_dir).ok()?).ok());
     let (log, excerpt) = match text {
         None => (None, Vec::new()),
         Some(bytes) => {
             let text = runner.redactor.redact(&String::from_utf8_lossy(&bytes)).into_owned();
             let name = format!("{}-{}", failure.recipe, failure.task).replace('/', "_");
             let copy = runner.keep_text(&format!("task-{name}"), &text).ok();
-            (copy, excerpt::lines_that_matter(&text, EXCERPT_LINES))
+            let excerpt = lines_that_matter(&mut text.as_bytes(), EXCERPT_LINES).unwrap_or_default();
+            (copy, excerpt)
         }
     };
     TaskFailed {
@@ -153,6 +152,18 @@ fn task_failed(unit: &Unit, failure: &Failure, build_dir: &Path, runner: &Runner
         log,
         excerpt,
     }
+}
+
+/// The last bytes of a file below `root`, reached through no link.
+fn read_end(root: &Path, relative: &Path) -> Result<Vec<u8>> {
+    let tree = Tree::open(root)?;
+    let (_, identity) = tree.look(relative)?;
+    let (mut file, facts) = tree.open_file(relative, identity)?;
+    let size = u64::try_from(facts.st_size).unwrap_or(0);
+    file.seek(SeekFrom::Start(size.saturating_sub(TASK_LOG_LIMIT)))?;
+    let mut bytes = Vec::new();
+    file.take(TASK_LOG_LIMIT).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -1,0 +1,78 @@
+//! `doctor`: is this machine fit to build, and how is it mended.
+
+use std::path::Path;
+
+use crate::config::AgentEnvironment;
+use crate::doctor::{self, Examination, Subject};
+use crate::error::{Error, Result};
+use crate::exec::{self, Environment, Interrupt, Redactor};
+use crate::outcome::ExitStatus;
+use crate::yocto::environment::HOST_PATH;
+
+use super::arguments;
+use super::job::{current_dir, listen_for_signals, load};
+
+pub async fn command(args: arguments::Doctor, environment: &AgentEnvironment) -> Result<ExitStatus> {
+    let logs = tempfile::Builder::new()
+        .prefix("build-agent-doctor-")
+        .tempdir()
+        .map_err(|error| Error::machine("cannot make a temporary directory").because(&error))?;
+    let interrupt = Interrupt::new(None);
+    listen_for_signals(&interrupt)?;
+    let (subject, asked) = subject(&args, environment).await?;
+    let checkout = subject.checkout.as_ref().map_or(Path::new("/"), |(checkout, _)| checkout).to_path_buf();
+    let build_user = match exec::build_user(asked.as_deref(), &checkout) {
+        Ok(Some(user)) => Ok(user),
+        Ok(None) => exec::agent_user(),
+        Err(error) => Err(error),
+    };
+    let examination = Examination {
+        subject,
+        agent_is_root: environment.root,
+        environment: probe_environment(environment, build_user.as_ref().ok()),
+        build_user,
+        home_variable: environment.home.clone(),
+        runner: doctor::runner(
+            logs.path().to_path_buf(),
+            interrupt.clone(),
+            Redactor::new(environment.secrets()),
+        ),
+    };
+    let findings = doctor::examine(&examination).await;
+    if interrupt.state().is_some() {
+        return Ok(ExitStatus::Cancelled);
+    }
+    if args.json {
+        println!("{:#}", findings.json());
+    } else {
+        print!("{findings}");
+    }
+    Ok(findings.exit_status())
+}
+
+/// What the manifest needs; without a manifest, what the newest stable release needs.
+async fn subject(args: &arguments::Doctor, environment: &AgentEnvironment) -> Result<(Subject, Option<String>)> {
+    let named = args.manifest.manifest.is_some();
+    let here = current_dir()?.join(crate::config::FILE_NAME);
+    if named || here.exists() {
+        let settings = load(&args.manifest, false, environment).await?;
+        let asked = settings.build_user.clone();
+        return Ok((Subject::from(&settings), asked));
+    }
+    let common = &args.manifest.common;
+    let work = crate::config::work_dir(common.work_dir.as_deref(), environment)?;
+    let release = crate::yocto::Release::newest_stable();
+    Ok((Subject::of_release(release, work), common.build_user.clone()))
+}
+
+fn probe_environment(environment: &AgentEnvironment, user: Option<&exec::User>) -> Environment {
+    let mut probes = Environment::default();
+    probes.set("PATH", HOST_PATH).set("LANG", "en_US.UTF-8").set("LC_ALL", "en_US.UTF-8");
+    if let Some(user) = user {
+        probes.set("HOME", &user.home).set("USER", &user.name);
+    }
+    for (name, value) in &environment.proxies {
+        probes.set(name, value);
+    }
+    probes
+}
