@@ -60,7 +60,7 @@ async fn subject(args: &arguments::Doctor, environment: &AgentEnvironment) -> Re
         return Ok((Subject::from(&settings), asked));
     }
     let common = &args.manifest.common;
-    let work = crate::config::work_dir(common.work_dir.as_deref(), environment)?;
+    let work = crate::config::work_dir(common.work_dir.as_deref(), environment, &current_dir()?)?;
     let release = crate::yocto::Release::newest_stable();
     Ok((Subject::of_release(release, work), common.build_user.clone()))
 }
@@ -71,7 +71,7 @@ fn probe_environment(environment: &AgentEnvironment, user: Option<&exec::User>) 
     if let Some(user) = user {
         probes.set("HOME", &user.home).set("USER", &user.name);
     }
-    for (name, value) in &environment.proxies {
+    for (name, value) in &environment.network {
         probes.set(name, value);
     }
     probes

@@ -1,20 +1,23 @@
 //! `run` and `check`: a job from its settings to its exit status.
 
 use std::io::IsTerminal;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::config::{self, AgentEnvironment, Request, Settings, embedded, remote};
+use crate::aws;
+use crate::config::{self, AgentEnvironment, Request, Secret, Settings, embedded, remote};
 use crate::error::{Error, Result};
 use crate::events;
 use crate::exec::{Interrupt, Redactor, Runner};
+use crate::git::Access;
 use crate::job::{self, Exclusive, Plan, Selection, Stage};
 use crate::outcome::ExitStatus;
 use crate::report::{self, EventsFile, Json, Paint, Plain, Sink, Terminal};
 
-use super::arguments::{Check, CommonArgs, JobArgs, ManifestArgs, Output, Run};
+use super::arguments::{Check, CommonArgs, ManifestArgs, Output, Run};
 
 pub async fn run(args: Run, environment: &AgentEnvironment) -> Result<ExitStatus> {
     let settings = load(&args.manifest, args.job.keep_going, environment).await?;
@@ -22,28 +25,39 @@ pub async fn run(args: Run, environment: &AgentEnvironment) -> Result<ExitStatus
 }
 
 pub async fn check(args: Check, environment: &AgentEnvironment) -> Result<ExitStatus> {
-    let cwd = current_dir()?;
-    let request = request(&args.common, args.job.keep_going);
+    let request = with_common(&args.common, args.job.keep_going);
     let layers = if args.layers.is_empty() { vec![".".into()] } else { args.layers.clone() };
-    let settings = embedded::for_layers(&layers, args.release.as_deref(), &request, environment, &cwd)?;
+    let release = args.release.as_deref();
+    let settings =
+        embedded::for_layers(&layers, release, &request, environment, &current_dir()?, SystemTime::now())?;
     job(settings, &Selection::default(), args.job.output, environment).await
 }
 
 /// Reads the manifest, wherever it is, into settings.
 pub async fn load(args: &ManifestArgs, keep_going: bool, environment: &AgentEnvironment) -> Result<Settings> {
-    let cwd = current_dir()?;
-    let mut request = request(&args.common, keep_going);
-    match args.manifest.as_deref().filter(|address| address.contains("://")) {
-        Some(address) => {
-            let fetched = remote::fetch(address, args.manifest_sha256.as_deref()).await?;
-            request.manifest_text = Some((address.to_owned(), fetched.text));
-        }
-        None => request.manifest = args.manifest.clone(),
-    }
-    config::load(&request, environment, &cwd)
+    let request = request(args, keep_going).await?;
+    config::load(&request, environment, &current_dir()?, SystemTime::now())
 }
 
-fn request(common: &CommonArgs, keep_going: bool) -> Request {
+/// What the command line asks for, with the text of a manifest from elsewhere.
+pub async fn request(args: &ManifestArgs, keep_going: bool) -> Result<Request> {
+    let mut request = with_common(&args.common, keep_going);
+    match args.manifest.as_deref() {
+        Some(address) if remote::is_address(address) => {
+            let fetched = remote::fetch(address, args.manifest_sha256.as_deref()).await?;
+            request.notices.extend(fetched.notice);
+            request.manifest_text = Some((address.to_owned(), fetched.text));
+        }
+        local => request.manifest = local.map(str::to_owned),
+    }
+    if args.manifest_sha256.is_some() && request.manifest_text.is_none() {
+        return Err(Error::usage("--manifest-sha256 is for a manifest from an https:// or s3:// address")
+            .hint("a manifest in the checkout is pinned by its commit; leave the flag out"));
+    }
+    Ok(request)
+}
+
+fn with_common(common: &CommonArgs, keep_going: bool) -> Request {
     Request {
         set: common.set.clone(),
         work_dir: common.work_dir.clone(),
@@ -54,13 +68,30 @@ fn request(common: &CommonArgs, keep_going: bool) -> Request {
     }
 }
 
+/// How git gets to the servers. The token of the manifest becomes one of the settings' secrets, so
+/// that it is redacted like the others.
+pub async fn access(settings: &mut Settings, environment: &AgentEnvironment) -> Result<Access> {
+    let mut github_token = environment.github_token.clone();
+    let named = settings.github.as_ref().and_then(|github| github.token_secret.clone());
+    if let (None, Some(name)) = (&github_token, named) {
+        let secret = Secret { origin: format!("secret {name}"), value: aws::secret(&name, None).await? };
+        settings.secrets.push(secret.clone());
+        github_token = Some(secret);
+    }
+    let mut variables: Vec<_> =
+        settings.network.iter().map(|(name, value)| (name.into(), value.into())).collect();
+    variables.extend(environment.ssh_auth_sock.iter().map(|path| ("SSH_AUTH_SOCK".into(), path.into())));
+    Ok(Access { variables, github_token })
+}
+
 async fn job(
-    settings: Settings,
+    mut settings: Settings,
     selection: &Selection,
     output: Output,
     environment: &AgentEnvironment,
 ) -> Result<ExitStatus> {
     let plan = Plan::new(&settings, selection);
+    let access = access(&mut settings, environment).await?;
     let _exclusive = Exclusive::take(&settings.places.work)?;
     report::prepare_out(&settings.places.out)?;
 
@@ -73,7 +104,7 @@ async fn job(
         vec![Box::new(EventsFile::create(&settings.places.out)?), console(output, paint)];
     let recorder = tokio::spawn(report::record(receiver, redactor.clone(), sinks));
     let runner = runner(&settings, emitter, interrupt, redactor);
-    job::run(&settings, &plan, &runner).await;
+    job::run(&settings, &plan, &runner, &access).await;
     // The last emitter is gone with the runner; then the recorder has seen everything.
     drop(runner);
     let summary = recorder.await.map_err(|error| Error::internal("the recorder of events broke").because(&error))?;
@@ -123,11 +154,10 @@ fn console(output: Output, paint: Paint) -> Box<dyn Sink> {
 
 /// Colours on a terminal, unless NO_COLOR or a dumb terminal forbid them.
 pub fn paint(environment: &AgentEnvironment) -> Paint {
-    Paint { colour: std::io::stdout().is_terminal() && environment.colour() }
+    let dumb = environment.term.as_deref() == Some("dumb");
+    Paint { colour: std::io::stdout().is_terminal() && !environment.no_color && !dumb }
 }
 
-pub fn current_dir() -> Result<std::path::PathBuf> {
-    std::env::current_dir()
-        .map_err(|error| Error::machine("cannot tell the current directory").because(&error))
-        .map(|dir| Path::new(&dir).to_path_buf())
+pub fn current_dir() -> Result<PathBuf> {
+    std::env::current_dir().map_err(|error| Error::machine("cannot tell the current directory").because(&error))
 }

@@ -2,13 +2,68 @@
 
 use futures_util::{StreamExt, stream};
 
-use crate::config::{GitSource, RepoSource, Settings};
+use std::time::SystemTime;
+
+use crate::config::lock::{Lock, Locked};
+use crate::config::{self, AgentEnvironment, GitSource, RepoSource, Request, Settings};
 use crate::error::{Error, Result};
 use crate::exec::Runner;
 use crate::git::{self, Access, Git};
+use crate::outcome::ExitStatus;
+use crate::report;
+
+use super::arguments;
+use super::job::{access, current_dir, request};
+use super::quiet::Quiet;
 
 /// How many servers are asked at once.
 const PARALLEL: usize = 4;
+
+/// Writes the lock: what is not there yet, and with `--update` what is to move.
+pub async fn command(args: arguments::Lock, environment: &AgentEnvironment) -> Result<ExitStatus> {
+    let request = request(&args.manifest, false).await?;
+    let path = config::lock_path(&request, environment, &current_dir()?)?;
+    let previous = match fs_err::read(&path) {
+        Ok(bytes) => config::lock::parse(&path.display().to_string(), &bytes)?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Lock::default(),
+        Err(error) => return Err(error.into()),
+    };
+    // `--update` alone moves everything; without it only what is not pinned yet gets a pin.
+    let moved = match &args.update {
+        None => Some(&[][..]),
+        Some(names) if names.is_empty() => None,
+        Some(names) => Some(&names[..]),
+    };
+    let request = Request { ignore_lock: true, ..request };
+    let mut settings = config::load(&request, environment, &current_dir()?, SystemTime::now())?;
+    let access = access(&mut settings, environment).await?;
+    let quiet = Quiet::new(&settings)?;
+    let pins = resolve(&settings, &quiet.runner, &access, moved, |name, source| {
+        let locked = previous.repos.get(name)?;
+        (*locked == Locked::new(source, &locked.commit)).then(|| locked.commit.clone())
+    })
+    .await?;
+    quiet.end().await?;
+    let mut lock = Lock::default();
+    for pin in &pins {
+        let new = Locked::new(&pin.source, &pin.commit);
+        let old = previous.repos.get(&pin.name);
+        println!("{:<20} {}", pin.name, change(old.map(|old| old.commit.as_str()), &pin.commit));
+        lock.repos.insert(pin.name.clone(), new);
+    }
+    report::replace(&path, config::lock::render(&lock).as_bytes())?;
+    println!("wrote {}", path.display());
+    Ok(ExitStatus::Passed)
+}
+
+/// A line for people: what became of the pin.
+fn change(old: Option<&str>, new: &str) -> String {
+    match old {
+        Some(old) if old == new => format!("{new} (unchanged)"),
+        Some(old) => format!("{old} -> {new}"),
+        None => format!("{new} (new)"),
+    }
+}
 
 /// What the lock is to say of one repo.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,20 +2,22 @@
 
 use crate::config::AgentEnvironment;
 use crate::error::Result;
-use crate::exec::{self, Command};
+use crate::exec::{self, Command, End};
 use crate::job::Exclusive;
 use crate::outcome::ExitStatus;
 use crate::stages::{checkout, configure};
+use crate::yocto::server;
 
 use super::arguments;
-use super::job::load;
+use super::job::{access, load};
 use super::quiet::Quiet;
 
 pub async fn command(args: arguments::Shell, environment: &AgentEnvironment) -> Result<ExitStatus> {
-    let settings = load(&args.manifest, false, environment).await?;
+    let mut settings = load(&args.manifest, false, environment).await?;
     let _exclusive = Exclusive::take(&settings.places.work)?;
+    let access = access(&mut settings, environment).await?;
     let quiet = Quiet::new(&settings)?;
-    let checkout = checkout::run(&settings, &quiet.runner).await?;
+    let checkout = checkout::run(&settings, &quiet.runner, &access).await?;
     let configured = configure::run(&settings, &checkout, &quiet.runner.events).await?;
     quiet.end().await?;
 
@@ -23,9 +25,14 @@ pub async fn command(args: arguments::Shell, environment: &AgentEnvironment) -> 
     let program = words.next().unwrap_or_else(|| "/bin/bash".into());
     let mut command = Command::new(program, &configured.build, "shell").args(words);
     command.environment = configured.environment(&configured.build);
-    if let Some(term) = environment.term() {
+    if let Some(term) = &environment.term {
         command.environment.set("TERM", term);
     }
     command.user = configured.user.clone();
-    exec::interactive(&command).await
+    let end = exec::interactive(&command).await;
+    server::stop_server(&configured.build, configured.user.as_ref(), settings.limits.grace).await?;
+    Ok(match end? {
+        End::Exited(0) => ExitStatus::Passed,
+        _ => ExitStatus::Failed,
+    })
 }

@@ -31,8 +31,9 @@ pub struct AgentEnvironment {
     /// The way to the user's ssh keys, for git.
     pub ssh_auth_sock: Option<PathBuf>,
     pub github_token: Option<Secret>,
-    /// Proxy variables by their names as they are set: `http_proxy`, `HTTPS_PROXY`, `no_proxy` …
-    pub proxies: BTreeMap<String, String>,
+    /// The way to servers, by the variables' names as they are set: proxies (`http_proxy`,
+    /// `HTTPS_PROXY`, `no_proxy` …) and certificates.
+    pub network: BTreeMap<String, String>,
     /// Present when CodeBuild runs the agent.
     pub codebuild: Option<CodeBuild>,
     /// Sentences about variables that make no sense and are left aside.
@@ -71,7 +72,7 @@ impl AgentEnvironment {
             github_token: variables
                 .text("GITHUB_TOKEN")
                 .map(|value| Secret { origin: "variable GITHUB_TOKEN".into(), value }),
-            proxies: variables.proxies(),
+            network: variables.network(),
             codebuild: CodeBuild::from_variables(&variables, &mut notices),
             secrets: secrets(&variables),
             notices,
@@ -104,13 +105,14 @@ impl Variables {
             .filter(|(_, value)| !value.is_empty())
     }
 
-    fn proxies(&self) -> BTreeMap<String, String> {
-        let is_proxy = |name: &str| {
-            let name = name.to_ascii_lowercase();
-            ["http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy"].contains(&name.as_str())
+    fn network(&self) -> BTreeMap<String, String> {
+        const PROXIES: [&str; 5] = ["http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy"];
+        const CERTIFICATES: [&str; 4] = ["GIT_SSL_CAINFO", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"];
+        let wanted = |name: &str| {
+            PROXIES.contains(&name.to_ascii_lowercase().as_str()) || CERTIFICATES.contains(&name)
         };
         self.iter()
-            .filter(|(name, _)| is_proxy(name))
+            .filter(|(name, _)| wanted(name))
             .map(|(name, value)| (name.into(), value.into()))
             .collect()
     }
@@ -246,11 +248,15 @@ mod tests {
     }
 
     #[test]
-    fn proxies_keep_their_names() {
-        let environment =
-            AgentEnvironment::from_map([("HTTPS_PROXY", "http://p:1"), ("no_proxy", "x"), ("PROXY", "y")]);
-        let names: Vec<_> = environment.proxies.keys().map(String::as_str).collect();
-        assert_eq!(names, ["HTTPS_PROXY", "no_proxy"]);
+    fn proxies_and_certificates_keep_their_names() {
+        let environment = AgentEnvironment::from_map([
+            ("HTTPS_PROXY", "http://p:1"),
+            ("no_proxy", "x"),
+            ("PROXY", "y"),
+            ("SSL_CERT_FILE", "/c"),
+        ]);
+        let names: Vec<_> = environment.network.keys().map(String::as_str).collect();
+        assert_eq!(names, ["HTTPS_PROXY", "SSL_CERT_FILE", "no_proxy"]);
     }
 
     #[test]

@@ -34,6 +34,8 @@ pub struct Request {
     pub out: Option<PathBuf>,
     pub build_user: Option<String>,
     pub keep_going: bool,
+    /// What there is to say about how the manifest was had.
+    pub notices: Vec<String>,
     /// Whether the lock is left aside: while it is being made anew.
     pub ignore_lock: bool,
 }
@@ -215,8 +217,9 @@ fn settings(
         limits: sections.limits,
         places,
         build_user: request.build_user.clone(),
+        network: env.network.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
         secrets: env.secrets().iter().cloned().chain(secrets).collect(),
-        notices: [env.notices.clone(), notices, sections.notices].concat(),
+        notices: [request.notices.clone(), env.notices.clone(), notices, sections.notices].concat(),
     })
 }
 

@@ -111,6 +111,19 @@ struct UnvalidatedLocked {
     commit: Option<String>,
 }
 
+/// Reads the file by itself.
+///
+/// # Errors
+/// All that is wrong in it.
+pub fn parse(file: &str, bytes: &[u8]) -> Result<Lock> {
+    let mut problems = Problems::default();
+    let written = read(file, bytes, &mut problems);
+    match written {
+        Some(written) if problems.is_empty() => Ok(written.lock),
+        _ => Err(problems.into()),
+    }
+}
+
 /// A lock and where its parts were written.
 #[derive(Debug)]
 pub struct Written {

@@ -24,6 +24,7 @@ pub use codebuild::{CodeBuild, Trigger};
 pub use environment::AgentEnvironment;
 pub use load::{Request, load, lock_path};
 pub use manifest::{FILE_NAME, schema};
+pub use places::work_dir;
 pub use problem::{Place, Problem, Problems};
 pub use settings::*;
 

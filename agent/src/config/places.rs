@@ -98,15 +98,29 @@ pub fn places(
     release: &Release,
 ) -> Result<Places> {
     let cwd = fs_err::canonicalize(cwd)?;
-    let (top, origin) = match (&request.work_dir, &env.work_dir) {
-        (Some(directory), _) => (directory.clone(), "--work-dir"),
-        (None, Some(directory)) => (directory.clone(), "the variable BUILD_AGENT_WORK_DIR"),
-        (None, None) => (default_work_dir(env)?, "the default"),
-    };
+    let (top, origin) = top_of_work(request.work_dir.as_deref(), env)?;
     let work = values::normal(&cwd.join(top)).join(format!("{}-{}", sanitised(name), release.name));
     bitbake_accepts(&work, origin)?;
     let out = request.out.clone().unwrap_or_else(|| PathBuf::from("build-agent-out"));
     Ok(Places { work, out: values::normal(&cwd.join(out)) })
+}
+
+/// The directory that holds the work of all jobs.
+///
+/// # Errors
+/// When nothing says where it is.
+pub fn work_dir(asked: Option<&Path>, env: &AgentEnvironment, cwd: &Path) -> Result<PathBuf> {
+    let (top, _) = top_of_work(asked, env)?;
+    Ok(values::normal(&cwd.join(top)))
+}
+
+/// It, and who said so.
+fn top_of_work(asked: Option<&Path>, env: &AgentEnvironment) -> Result<(PathBuf, &'static str)> {
+    Ok(match (asked, &env.work_dir) {
+        (Some(directory), _) => (directory.to_path_buf(), "--work-dir"),
+        (None, Some(directory)) => (directory.clone(), "the variable BUILD_AGENT_WORK_DIR"),
+        (None, None) => (default_work_dir(env)?, "the default"),
+    })
 }
 
 fn default_work_dir(env: &AgentEnvironment) -> Result<PathBuf> {

@@ -31,8 +31,8 @@ pub struct Settings {
     pub places: Places,
     /// `--build-user`: the user that runs layer code when the agent runs as root.
     pub build_user: Option<String>,
-    /// The proxy variables of the agent's environment, for git and BitBake's fetchers.
-    pub proxies: Vec<(String, String)>,
+    /// Proxy and certificate variables of the agent's environment, for git and BitBake's fetchers.
+    pub network: Vec<(String, String)>,
     /// Values that must never be shown, with the name of where each came from.
     pub secrets: Vec<Secret>,
     /// Sentences for people that arose while reading: defaults chosen, keys without effect.

@@ -9,6 +9,7 @@
 //! daemon, is ended when the command is over.
 
 mod command;
+mod interactive;
 mod interrupt;
 mod lines;
 mod log;
@@ -24,6 +25,7 @@ mod user;
 mod watch;
 
 pub use command::{Command, Environment};
+pub use interactive::interactive;
 pub use interrupt::{Interrupt, Interrupted};
 pub use lines::Lines;
 pub use prepare::prepare_process;

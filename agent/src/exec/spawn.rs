@@ -56,7 +56,7 @@ pub(super) fn spawn(command: &Command, number: u32) -> Result<Spawned> {
     Ok(Spawned { child, running, output, pipe: format!("pipe:[{inode}]").into() })
 }
 
-fn explain(command: &Command, program: &OsStr, error: std::io::Error) -> Error {
+pub(super) fn explain(command: &Command, program: &OsStr, error: std::io::Error) -> Error {
     let name = program.to_string_lossy();
     let user = command.user.as_ref().map_or(String::new(), |user| format!(" as user {}", user.name));
     let failed = Error::machine(format!("cannot start `{name}` in {}{user}", command.cwd.display()));

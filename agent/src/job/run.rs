@@ -144,8 +144,7 @@ impl Job<'_> {
             None => self.runner.interrupt.clone(),
             Some(_) => self.runner.interrupt.last_words(Instant::now() + self.settings.limits.grace),
         };
-        let complete = self.stopped.is_none();
-        publish::run(self.settings, &identity, &configured.build, complete, &self.runner.events, &interrupt).await
+        publish::run(self.settings, &identity, &configured.build, &self.runner.events, &interrupt).await
     }
 
     async fn finish(&self, stage: Stage, outcome: Outcome) {

@@ -55,6 +55,12 @@ pub struct Torn {
     pub bytes: usize,
 }
 
+impl std::fmt::Display for Torn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "line {} was cut off after {} bytes and is left out: its writer was killed", self.line, self.bytes)
+    }
+}
+
 /// Reads the file from its start and hands over one event after the other.
 ///
 /// # Errors

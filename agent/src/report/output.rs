@@ -51,7 +51,7 @@ fn real_directory(path: &Path) -> Result<()> {
 }
 
 /// Writes the file so that a reader sees the old one or the new one, never a part.
-pub(super) fn replace(path: &Path, content: &[u8]) -> Result<()> {
+pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     let temporary = path.with_file_name(name);

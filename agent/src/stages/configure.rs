@@ -1,5 +1,6 @@
 //! Configure: who runs layer code, in which environment, and the build directory of the job.
 
+use std::ffi::OsString;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 
@@ -32,15 +33,15 @@ pub struct Configured {
     pub foundation: Foundation,
     /// The build directory with all layers.
     pub build: PathBuf,
-    proxies: Vec<(String, String)>,
-    git: Vec<(String, String)>,
+    network: Vec<(String, String)>,
+    git: Vec<(OsString, OsString)>,
     threads: usize,
 }
 
 impl Configured {
     /// The environment for BitBake in `build_dir`.
     pub fn environment(&self, build_dir: &Path) -> Environment {
-        bitbake_environment(&self.tools, build_dir, &self.whoami, &self.proxies, &self.git)
+        bitbake_environment(&self.tools, build_dir, &self.whoami, &self.network, &self.git)
     }
 
     /// Makes a fresh build directory with the given layers, in place of what was there.
@@ -66,7 +67,7 @@ impl Configured {
             sstate: &settings.cache.sstate,
             threads: self.threads,
         })?;
-        exec::remove_tree(dir, &settings.places.work)?;
+        exec::remove::remove_tree(dir, &settings.places.work)?;
         let conf_dir = dir.join("conf");
         fs::create_dir_all(&conf_dir)?;
         let files = [conf_dir.join("bblayers.conf"), conf_dir.join("local.conf")];
@@ -121,7 +122,7 @@ pub async fn run(settings: &Settings, checkout: &Checkout, events: &Emitter) -> 
         core,
         foundation,
         build: settings.places.build(),
-        proxies: settings.proxies.clone(),
+        network: settings.network.clone(),
         threads: std::thread::available_parallelism().map_or(1, usize::from),
     };
     for cache in [&settings.cache.downloads, &settings.cache.sstate] {
@@ -171,7 +172,7 @@ fn tools(checkout: &Checkout) -> Result<Tools> {
 }
 
 /// Lets git read the checkouts that belong to somebody else than the build user: exactly these.
-fn git_access(settings: &Settings, checkout: &Checkout, whoami: &User) -> Vec<(String, String)> {
+fn git_access(settings: &Settings, checkout: &Checkout, whoami: &User) -> Vec<(OsString, OsString)> {
     let roots = checkout.repos.iter().map(|repo| repo.path.clone()).chain([settings.checkout.clone()]);
     let foreign = |path: &PathBuf| path.metadata().is_ok_and(|meta| meta.uid() != whoami.uid);
     let paths: Vec<PathBuf> = roots.filter(foreign).collect();

@@ -17,3 +17,4 @@ mod tree;
 
 pub use names::layout;
 pub use publication::Publication;
+pub use tree::Tree;

@@ -3,6 +3,8 @@
 //! BitBake's own filter is no protection: the complete original environment is kept in `BB_ORIGENV`,
 //! which every recipe's Python can read. So nothing gets in that is not named here.
 
+use std::borrow::Cow;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use crate::exec::{Environment, User};
@@ -61,15 +63,15 @@ const PASSTHROUGH: [&str; 31] = [
 
 /// The environment in which BitBake and its tools run in `build_dir`.
 ///
-/// `proxies` are the agent's proxy variables; `git` is what lets git read checkouts of another owner
+/// `network` is the agent's way to servers (proxies, certificates); `git` is what lets git read checkouts of another owner
 /// (`GIT_CONFIG_COUNT` and its companions), which must also reach the git calls inside of BitBake, or
 /// revisions turn into `<unknown>` without a word.
 pub fn bitbake_environment(
     tools: &Tools,
     build_dir: &Path,
     user: &User,
-    proxies: &[(String, String)],
-    git: &[(String, String)],
+    network: &[(String, String)],
+    git: &[(OsString, OsString)],
 ) -> Environment {
     let mut environment = Environment::default();
     let path = format!(
@@ -90,10 +92,14 @@ pub fn bitbake_environment(
         .set("TERM", "dumb")
         .set("LANG", "en_US.UTF-8")
         .set("LC_ALL", "en_US.UTF-8");
-    for (name, value) in proxies.iter().chain(git) {
+    for (name, value) in network {
         environment.set(name, value);
     }
-    let names: Vec<&str> = PASSTHROUGH.into_iter().chain(git.iter().map(|(name, _)| name.as_str())).collect();
+    for (name, value) in git {
+        environment.set(name, value);
+    }
+    let git_names = git.iter().map(|(name, _)| name.to_string_lossy());
+    let names: Vec<_> = PASSTHROUGH.into_iter().map(Cow::from).chain(git_names).collect();
     environment.set(Release::environment_allow_list(&tools.bitbake_version), names.join(" "));
     environment
 }
@@ -118,7 +124,7 @@ mod tests {
             oe_core: "/r/poky".into(),
         };
         let user = User { name: "builder".into(), uid: 1000, gid: 1000, home: "/home/builder".into() };
-        let git = [("GIT_CONFIG_COUNT".to_string(), "0".to_string())];
+        let git = [("GIT_CONFIG_COUNT".into(), "0".into())];
         bitbake_environment(&tools, Path::new("/w/build"), &user, &[], &git)
     }
 

@@ -70,6 +70,12 @@ impl Release {
         RELEASES.iter().find(|release| release.name == name)
     }
 
+    /// The newest one that is no development branch.
+    pub fn newest_stable() -> &'static Release {
+        let [.., newest, _master] = &RELEASES;
+        newest
+    }
+
     /// The code names, oldest first.
     pub fn names() -> impl Iterator<Item = &'static str> {
         RELEASES.iter().map(|release| release.name)

@@ -97,6 +97,7 @@ impl Steps {
             | What::Heartbeat { .. }
             | What::Sstate { .. }
             | What::Artifact(_)
+            | What::UnderTest { .. }
             | What::JobFinished { .. } => Vec::new(),
         }
     }
