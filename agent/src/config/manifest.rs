@@ -26,6 +26,7 @@ pub const FILE_NAME: &str = "build-agent.toml";
 pub struct UnvalidatedManifest {
     /// Version of the manifest's layout.
     #[schemars(required, extend("const" = 1))]
+    #[allow(dead_code, reason = "the walk along the schema checks it")]
     pub version: Option<i64>,
     /// Names the job in reports, directories and artifact keys.
     #[schemars(required)]
