@@ -284,4 +284,20 @@ mod tests {
             check(name, definition);
         }
     }
+
+    #[test]
+    fn every_key_is_in_the_docs() {
+        let page = include_str!("../../../docs/manifest.md");
+        let schema = schema();
+        let definitions = schema["$defs"].as_object().unwrap().values();
+        for table in definitions.chain([&schema]) {
+            for (key, property) in table["properties"].as_object().into_iter().flatten() {
+                let is_table = property["$ref"].is_string() || property["type"] == "object";
+                let wanted = if is_table { format!("[{key}") } else { format!("| `{key}` |") };
+                // An enum of words is a reference too, and has a row.
+                let row = format!("| `{key}` |");
+                assert!(page.contains(&wanted) || page.contains(&row), "docs/manifest.md has no {wanted}");
+            }
+        }
+    }
 }
