@@ -26,6 +26,7 @@ pub const FILE_NAME: &str = "build-agent.toml";
 pub struct UnvalidatedManifest {
     /// Version of the manifest's layout.
     #[schemars(required, extend("const" = 1))]
+    #[allow(dead_code, reason = "the walk along the schema checks it")]
     pub version: Option<i64>,
     /// Names the job in reports, directories and artifact keys.
     #[schemars(required)]
@@ -281,6 +282,22 @@ mod tests {
         check("manifest", &schema);
         for (name, definition) in schema["$defs"].as_object().unwrap() {
             check(name, definition);
+        }
+    }
+
+    #[test]
+    fn every_key_is_in_the_docs() {
+        let page = include_str!("../../../docs/manifest.md");
+        let schema = schema();
+        let definitions = schema["$defs"].as_object().unwrap().values();
+        for table in definitions.chain([&schema]) {
+            for (key, property) in table["properties"].as_object().into_iter().flatten() {
+                let is_table = property["$ref"].is_string() || property["type"] == "object";
+                let wanted = if is_table { format!("[{key}") } else { format!("| `{key}` |") };
+                // An enum of words is a reference too, and has a row.
+                let row = format!("| `{key}` |");
+                assert!(page.contains(&wanted) || page.contains(&row), "docs/manifest.md has no {wanted}");
+            }
         }
     }
 }

@@ -4,9 +4,12 @@
 mod address;
 mod checker;
 mod codebuild;
+mod collections;
+mod embedded;
 mod environment;
 mod flags;
 mod known_failures;
+mod layer_words;
 mod load;
 pub mod lock;
 mod manifest;
@@ -21,6 +24,7 @@ mod validate;
 mod values;
 
 pub use codebuild::{CodeBuild, Trigger};
+pub use embedded::for_layers;
 pub use environment::AgentEnvironment;
 pub use load::{Request, load, lock_path};
 pub use manifest::{FILE_NAME, schema};
@@ -28,5 +32,7 @@ pub use places::work_dir;
 pub use problem::{Place, Problem, Problems};
 pub use settings::*;
 
+#[cfg(test)]
+mod embedded_tests;
 #[cfg(test)]
 mod tests;

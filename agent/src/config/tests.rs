@@ -410,7 +410,7 @@ fn defaults() {
     let settings = checkout.load(&[]).unwrap();
     let top = checkout.path();
     assert_eq!(settings.checkout, top);
-    assert_eq!(settings.layers, [top.clone()]);
+    assert_eq!(settings.layers, std::slice::from_ref(&top));
     assert_eq!(settings.config.machines, ["qemux86-64"]);
     assert_eq!(settings.config.distro, "poky");
     assert_eq!(settings.limits.job, Duration::from_secs(4 * 3600));

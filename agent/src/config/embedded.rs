@@ -1,0 +1,362 @@
+//! `build-agent check [LAYER]…` without a manifest: one is made from the release, what the layers
+//! say of themselves, and the table of well-known layers; then it is read like any other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use crate::error::{Error, Result};
+use crate::yocto::Release;
+use crate::yocto::release::{RELEASES, Sources};
+
+use super::collections;
+use super::environment::AgentEnvironment;
+use super::layer_words::{self, LayerWords};
+use super::load::{Request, load};
+use super::manifest;
+use super::places;
+use super::settings::Settings;
+
+/// Settings for checking these layers and nothing else: no layer means the current directory. A
+/// `build-agent.toml` in or above the first layer is used when it is for the same release.
+///
+/// # Errors
+/// When a layer is none, when no release can be chosen, and those of [`load`].
+pub fn for_layers(
+    layers: &[PathBuf],
+    release: Option<&str>,
+    request: &Request,
+    env: &AgentEnvironment,
+    cwd: &Path,
+    now: SystemTime,
+) -> Result<Settings> {
+    let cwd = fs_err::canonicalize(cwd)?;
+    let layers = Layers::find(layers, env, &cwd)?;
+    let release = release.map(known_release).transpose()?;
+    let (request, env) = grounded(request, env, &cwd, &layers);
+    let mut notices = Vec::new();
+    if let Some(file) = layers.manifest(&request, &cwd) {
+        let request = Request { manifest: Some(file.display().to_string()), ..request.clone() };
+        let settings = load(&request, &env, &cwd, now)?;
+        if release.is_none_or(|release| release == settings.release) {
+            return Ok(only_check(
+                settings,
+                layers,
+                vec![format!("sources and configuration are from {}", file.display())],
+            ));
+        }
+        notices.push(format!(
+            "{} is for {}, so that it is left aside",
+            file.display(),
+            settings.release.name
+        ));
+    }
+    let release = match release {
+        Some(release) => release,
+        None => {
+            let (release, why) = choose_release(&layers, &env)?;
+            notices.push(format!("release {}: {why}; --release chooses another", release.name));
+            release
+        }
+    };
+    let text = make_manifest(&layers, release, &mut notices)?;
+    let name = format!("the built-in manifest for {}", release.name);
+    let request = Request { manifest: None, manifest_text: Some((name, text)), ..request.clone() };
+    let mut settings = load(&request, &env, &layers.checkout, now)?;
+    settings.job.reproduce = reproduce(&layers, release);
+    Ok(only_check(settings, layers, notices))
+}
+
+/// Request and environment whose paths mean the same wherever the reading starts, and whose checkout
+/// is that of the layers.
+fn grounded(
+    request: &Request,
+    env: &AgentEnvironment,
+    cwd: &Path,
+    layers: &Layers,
+) -> (Request, AgentEnvironment) {
+    let out = request.out.as_deref().unwrap_or(Path::new("build-agent-out"));
+    let request = Request {
+        work_dir: request.work_dir.as_ref().map(|directory| cwd.join(directory)),
+        out: Some(cwd.join(out)),
+        ..request.clone()
+    };
+    let mut env = env.clone();
+    env.work_dir = env.work_dir.map(|directory| cwd.join(directory));
+    if let Some(build) = &mut env.codebuild {
+        build.src_dir = build.src_dir.take().filter(|directory| layers.checkout.starts_with(directory));
+    }
+    (request, env)
+}
+
+/// The layers under test, absolute and without links.
+#[derive(Debug)]
+struct Layers {
+    checkout: PathBuf,
+    layers: Vec<PathBuf>,
+    words: Vec<LayerWords>,
+}
+
+impl Layers {
+    fn find(given: &[PathBuf], env: &AgentEnvironment, cwd: &Path) -> Result<Layers> {
+        let here = [PathBuf::from(".")];
+        let given = if given.is_empty() { &here } else { given };
+        let mut layers: Vec<PathBuf> = Vec::new();
+        let mut words = Vec::new();
+        for layer in given {
+            let path = cwd.join(layer);
+            let conf = path.join("conf/layer.conf");
+            if !conf.is_file() {
+                return Err(Error::usage(format!(
+                    "`{}` is no layer: there is no {}",
+                    layer.display(),
+                    conf.display()
+                ))
+                .hint("name the directory that holds conf/layer.conf"));
+            }
+            let path = fs_err::canonicalize(path)?;
+            if !layers.contains(&path) {
+                words.push(layer_words::read(&String::from_utf8_lossy(&fs_err::read(conf)?)));
+                layers.push(path);
+            }
+        }
+        let checkout = match places::codebuild_checkout(env)? {
+            Some(checkout) if layers.iter().all(|layer| layer.starts_with(&checkout)) => checkout,
+            _ => common(layers.iter().map(|layer| places::work_tree(layer))),
+        };
+        Ok(Layers { checkout, layers, words })
+    }
+
+    /// The manifest of the command line, else the nearest one above the first layer.
+    fn manifest(&self, request: &Request, cwd: &Path) -> Option<PathBuf> {
+        if let Some(given) = &request.manifest {
+            return Some(cwd.join(given));
+        }
+        let above = self.layers.first()?.ancestors().take_while(|above| above.starts_with(&self.checkout));
+        above.map(|above| above.join(manifest::FILE_NAME)).find(|file| file.is_file())
+    }
+
+    /// The series that all layers say they are for.
+    fn series(&self) -> BTreeSet<&str> {
+        let mut all =
+            self.words.iter().map(|words| words.series.iter().map(String::as_str).collect::<BTreeSet<_>>());
+        let first = all.next().unwrap_or_default();
+        all.fold(first, |common, series| common.intersection(&series).copied().collect())
+    }
+}
+
+/// The directory that holds all of them.
+fn common(paths: impl Iterator<Item = PathBuf>) -> PathBuf {
+    paths
+        .reduce(|common, path| {
+            common.ancestors().find(|above| path.starts_with(above)).unwrap_or(Path::new("/")).to_owned()
+        })
+        .unwrap_or_default()
+}
+
+fn only_check(mut settings: Settings, layers: Layers, notices: Vec<String>) -> Settings {
+    settings.layers = layers.layers;
+    settings.check.yocto_check_layer = true;
+    settings.build.targets.clear();
+    settings.artifacts.rules.clear();
+    settings.notices.splice(0..0, notices);
+    settings
+}
+
+fn known_release(name: &str) -> Result<&'static Release> {
+    Release::find(name).ok_or_else(|| {
+        let names: Vec<_> = Release::names().collect();
+        let error = Error::usage(format!("--release {name:?} is not one of {}", names.join(", ")));
+        match super::structure::nearest(name, Release::names()) {
+            Some(nearest) => error.hint(format!("did you mean `{nearest}`?")),
+            None => error,
+        }
+    })
+}
+
+/// The release that the layers are most likely for, and why.
+fn choose_release(layers: &Layers, env: &AgentEnvironment) -> Result<(&'static Release, String)> {
+    let series = layers.series();
+    let names_it = |release: &Release| release.series.iter().any(|name| series.contains(name));
+    let base = env.codebuild.as_ref().and_then(|build| build.base_branch.clone());
+    let branches = [
+        (git_branch(&layers.checkout), "the checkout is on the branch of that name"),
+        (base, "the pull request goes to the branch of that name"),
+    ];
+    for (branch, why) in branches {
+        // Every new repository has a branch `master`, whatever its layers are for.
+        let release =
+            branch.as_deref().and_then(Release::find).filter(|one| one.name != "master" || names_it(one));
+        if let Some(release) = release {
+            return Ok((release, why.into()));
+        }
+    }
+    let newest =
+        RELEASES.iter().rev().filter(|release| release.name != "master").find(|release| names_it(release));
+    // What is for the coming release only, is for master.
+    match newest.or_else(|| RELEASES.iter().rev().find(|release| names_it(release))) {
+        Some(release) => Ok((release, "the newest one that LAYERSERIES_COMPAT names".into())),
+        None => {
+            let said = if series.is_empty() { "nothing".into() } else { format!("{series:?}") };
+            let names: Vec<_> = Release::names().collect();
+            Err(Error::usage(format!("no release can be chosen: LAYERSERIES_COMPAT of the layers has {said} in common that is known"))
+                .hint(format!("give --release, one of {}", names.join(", "))))
+        }
+    }
+}
+
+/// The branch of the work tree, read from git's own file.
+fn git_branch(checkout: &Path) -> Option<String> {
+    let mut git = checkout.join(".git");
+    if git.is_file() {
+        // A linked work tree or a submodule: the file names the directory.
+        let text = fs_err::read_to_string(&git).ok()?;
+        git = checkout.join(text.strip_prefix("gitdir:")?.trim());
+    }
+    let head = fs_err::read_to_string(git.join("HEAD")).ok()?;
+    head.trim().strip_prefix("ref: refs/heads/").map(str::to_owned)
+}
+
+/// The manifest that a person would write for these layers.
+fn make_manifest(layers: &Layers, release: &Release, notices: &mut Vec<String>) -> Result<String> {
+    let mut repos = Repos::default();
+    match release.sources {
+        Sources::Poky => {
+            repos.git("poky", "https://git.yoctoproject.org/poky", release.name, &["meta", "meta-poky"]);
+        }
+        Sources::Separate { bitbake_branch } => {
+            repos.git("bitbake", "https://git.openembedded.org/bitbake", bitbake_branch, &[]);
+            repos.git(
+                "openembedded-core",
+                "https://git.openembedded.org/openembedded-core",
+                release.name,
+                &["meta"],
+            );
+        }
+    }
+    dependencies(layers, release, &mut repos, notices)?;
+    let directory = layers.layers.first().and_then(|layer| layer.file_name()).unwrap_or_default();
+    let mut text = format!(
+        "version = 1\nname = {}\nrelease = {}\n",
+        quoted(&places::sanitised(&directory.to_string_lossy())),
+        quoted(release.name)
+    );
+    for (name, repo) in repos.0 {
+        // Writing into a String cannot fail.
+        let _ = write!(text, "\n[repos.{}]\n{}", quoted(&name), repo.source);
+        if !repo.layers.is_empty() {
+            let layers: Vec<_> = repo.layers.iter().map(|layer| quoted(layer)).collect();
+            let _ = writeln!(text, "layers = [{}]", layers.join(", "));
+        }
+    }
+    let paths = layers.layers.iter().map(|path| text_of(path)).collect::<Result<Vec<_>>>()?;
+    let paths: Vec<_> = paths.into_iter().map(quoted).collect();
+    let _ = writeln!(text, "\n[layer]\npaths = [{}]", paths.join(", "));
+    Ok(text)
+}
+
+/// Repositories by their names.
+#[derive(Default)]
+struct Repos(BTreeMap<String, RepoText>);
+
+struct RepoText {
+    /// Lines of the manifest that say where it comes from.
+    source: String,
+    layers: Vec<String>,
+}
+
+impl Repos {
+    fn git(&mut self, name: &str, url: &str, branch: &str, layers: &[&str]) {
+        self.add(name, format!("url = {}\nbranch = {}\n", quoted(url), quoted(branch)), layers);
+    }
+
+    fn add(&mut self, name: &str, source: String, layers: &[&str]) {
+        let repo = self.0.entry(name.into()).or_insert_with(|| RepoText { source, layers: Vec::new() });
+        for layer in layers {
+            if !repo.layers.iter().any(|other| other == layer) {
+                repo.layers.push((*layer).to_owned());
+            }
+        }
+    }
+}
+
+/// Adds what the layers depend on, and what that depends on: from the checkout itself, else from the
+/// table. What is in neither is said, and the check will find it missing.
+fn dependencies(
+    layers: &Layers,
+    release: &Release,
+    repos: &mut Repos,
+    notices: &mut Vec<String>,
+) -> Result<()> {
+    let siblings = siblings(&layers.checkout);
+    let mut there = BTreeSet::from(["core".to_owned()]);
+    if release.sources == Sources::Poky {
+        there.insert("yocto".into());
+    }
+    there.extend(layers.words.iter().flat_map(|words| words.collections.clone()));
+    let mut wanted: Vec<String> = layers.words.iter().flat_map(|words| words.depends.clone()).collect();
+    while let Some(collection) = wanted.pop() {
+        if !there.insert(collection.clone()) {
+            continue;
+        }
+        if let Some((path, words)) =
+            siblings.iter().find(|(_, words)| words.collections.contains(&collection))
+        {
+            let source = format!("path = {}\n", quoted(text_of(&layers.checkout)?));
+            repos.add("checkout", source, &[text_of(path)?]);
+            wanted.extend(words.depends.clone());
+        } else if let Some(known) = collections::find(&collection) {
+            repos.git(known.repo, known.url, release.name, &[known.layer]);
+            wanted.extend(known.depends.iter().map(ToString::to_string));
+        } else {
+            notices.push(format!(
+                "no repository is known for the layer collection `{collection}` that LAYERDEPENDS names: \
+                 write a {} that names it under [repos]",
+                manifest::FILE_NAME
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The layers of the checkout, relative to it, with what they say of themselves. Nobody nests layers
+/// deeper than this.
+fn siblings(checkout: &Path) -> Vec<(PathBuf, LayerWords)> {
+    let walk = walkdir::WalkDir::new(checkout).max_depth(5).sort_by_file_name();
+    let no_git = |entry: &walkdir::DirEntry| entry.file_name() != ".git";
+    let files = walk.into_iter().filter_entry(no_git).flatten().map(walkdir::DirEntry::into_path);
+    let confs = files.filter(|file| file.ends_with("conf/layer.conf"));
+    confs
+        .filter_map(|conf| {
+            let layer = conf.parent()?.parent()?.strip_prefix(checkout).ok()?;
+            let layer = if layer.as_os_str().is_empty() { Path::new(".") } else { layer };
+            let text = fs_err::read(&conf).ok()?;
+            Some((layer.to_owned(), layer_words::read(&String::from_utf8_lossy(&text))))
+        })
+        .collect()
+}
+
+fn reproduce(layers: &Layers, release: &Release) -> Vec<String> {
+    let mut command = vec!["build-agent".to_owned(), "check".to_owned()];
+    for layer in &layers.layers {
+        let inner = layer.strip_prefix(&layers.checkout).unwrap_or(layer).display().to_string();
+        command.push(if inner.is_empty() { ".".into() } else { inner });
+    }
+    command.extend(["--release".to_owned(), release.name.to_owned()]);
+    command
+}
+
+fn quoted(text: &str) -> String {
+    toml::Value::String(text.into()).to_string()
+}
+
+fn text_of(path: &Path) -> Result<&str> {
+    path.to_str().ok_or_else(|| {
+        Error::usage(format!(
+            "{:?} cannot be written into BitBake's configuration",
+            path.display().to_string()
+        ))
+        .hint("use a path in UTF-8, without spaces")
+    })
+}
