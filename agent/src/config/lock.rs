@@ -7,6 +7,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use url::Url;
 
+use crate::error::Result;
+
 use super::checker::Checker;
 use super::problem::{KeyPath, Mistake, Problems};
 use super::settings::{GitSource, Repo, RepoSource, Wanted};

@@ -5,7 +5,7 @@ mod address;
 mod checker;
 mod codebuild;
 mod collections;
-mod embedded;
+pub mod embedded;
 mod environment;
 mod flags;
 mod known_failures;
