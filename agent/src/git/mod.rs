@@ -9,6 +9,7 @@ mod access;
 mod address;
 mod clone;
 mod failure;
+mod fetch;
 mod program;
 mod remote;
 mod worktree;
