@@ -169,7 +169,7 @@ mod tests {
             let wanted = [("one".to_string(), wanted[0].clone()), ("two".to_string(), wanted[1].clone())];
             assert_eq!(lock(names.as_deref(), previous).await.unwrap(), wanted, "{names:?}");
         }
-        let unknown = lock(Some(&["tow".to_string()]), &old).await.unwrap_err();
+        let unknown = lock(Some(&["twoo".to_string()]), &old).await.unwrap_err();
         assert_eq!(unknown.class, Class::Usage);
         assert_eq!(unknown.hint.as_deref(), Some("did you mean `two`?"));
         assert_eq!(lock(Some(&["local".to_string()]), &old).await.unwrap_err().class, Class::Usage);

@@ -8,17 +8,15 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use fs_err as fs;
-use url::Url;
-
-use crate::config::{GitSource, Wanted};
+use crate::config::GitSource;
 use crate::error::{Error, Result};
 use crate::exec::remove::remove_tree;
+use fs_err as fs;
 
-use super::address::{bare, display_url};
 use super::failure::{Failure, Kind};
+use super::fetch::Fetch;
 use super::program::Git;
-use super::remote::{explain, is_commit};
+use super::remote::explain;
 use super::worktree::entries;
 
 /// How a clone came to hold its commit.
@@ -50,53 +48,23 @@ pub struct Cloned {
     pub how: How,
 }
 
-/// Depths of history that are tried, one after the other, until a branch reaches a commit; git's
-/// "infinite" depth is last (`INFINITE_DEPTH`, 0x7fffffff).
-const DEPTHS: [&str; 4] = ["50", "500", "5000", WHOLE];
-const WHOLE: &str = "2147483647";
-
 /// Makes `<home>/<name>` a work tree of exactly the wanted commit.
 ///
 /// # Errors
 /// Upstream when the server cannot be reached; usage when it does not have what is wanted; machine
 /// for the disk and permissions; cancelled and out of time.
 pub async fn update(git: &Git<'_>, home: &Path, name: &str, source: &GitSource) -> Result<Cloned> {
-    let pin = pinned(name, source)?;
-    let job = Job { git, name, source, pin };
-    match job.update(home).await {
+    let fetch = Fetch::new(git, name, source)?;
+    match (Job { git, name, fetch }).update(home).await {
         Ok(cloned) => Ok(cloned),
         Err(failure) => Err(explain(git, name, &source.url, &source.wanted, home, failure).await),
-    }
-}
-
-/// The commit that the lock or the manifest names.
-fn pinned(name: &str, source: &GitSource) -> Result<Option<String>> {
-    let named = match &source.wanted {
-        Wanted::Commit(commit) | Wanted::CommitOnBranch { commit, .. } => Some(commit.to_ascii_lowercase()),
-        Wanted::Branch(_) | Wanted::Tag(_) => None,
-    };
-    let locked = source.locked.as_ref().map(|commit| commit.to_ascii_lowercase());
-    if let (Some(named), Some(locked)) = (&named, &locked)
-        && named != locked
-    {
-        let message = format!("`repos.{name}.commit` is {named}, but the lock pins {locked}");
-        return Err(Error::usage(message).hint(format!("run `build-agent lock --update {name}`")));
-    }
-    let pin = locked.or(named);
-    match &pin {
-        Some(commit) if !is_commit(commit) => {
-            let message = format!("`repos.{name}`: `{commit}` is not a whole commit id");
-            Err(Error::usage(message).hint("write all 40 hexadecimal digits; `git rev-parse` tells them"))
-        }
-        _ => Ok(pin),
     }
 }
 
 struct Job<'a> {
     git: &'a Git<'a>,
     name: &'a str,
-    source: &'a GitSource,
-    pin: Option<String>,
+    fetch: Fetch<'a>,
 }
 
 impl Job<'_> {
@@ -122,9 +90,9 @@ impl Job<'_> {
     /// Brings an existing clone to the wanted commit.
     async fn refresh(&self, path: &Path) -> Result<Cloned, Failure> {
         sweep(&path.join(".git"))?;
-        let (commit, how) = match self.at_hand(path).await? {
+        let (commit, how) = match self.fetch.at_hand(path).await? {
             Some(commit) => (commit, How::Present),
-            None => (self.fetch(path).await?, How::Fetched),
+            None => (self.fetch.run(path).await?, How::Fetched),
         };
         self.check_out(path, &commit).await?;
         Ok(Cloned { path: path.to_path_buf(), commit, how })
@@ -135,148 +103,32 @@ impl Job<'_> {
         let new = home.join(format!(".{}.new", self.name));
         remove_tree(&new, home)?;
         fs::create_dir(&new)?;
-        self.git.local(&new, ["init", "--quiet", "--template="]).await?;
-        sweep(&new.join(".git"))?;
-        let commit = self.fetch(&new).await?;
-        self.check_out(&new, &commit).await?;
+        let commit = match self.fill(&new).await {
+            Ok(commit) => commit,
+            Err(failure) => {
+                // A half clone is of no use to the next job and may be what filled the disk.
+                remove_tree(&new, home)?;
+                return Err(failure);
+            }
+        };
         remove_tree(&path, home)?;
         fs::rename(&new, &path)?;
         Ok(Cloned { path, commit, how: How::Cloned })
     }
 
-    /// The pinned commit, when the clone has it, and has it on its branch.
-    async fn at_hand(&self, path: &Path) -> Result<Option<String>, Failure> {
-        let Some(commit) = &self.pin else { return Ok(None) };
-        let there = match &self.source.wanted {
-            Wanted::CommitOnBranch { branch, .. } => self.reaches(path, branch, commit).await?,
-            _ => self.has(path, commit).await?,
-        };
-        Ok(there.then(|| commit.clone()))
-    }
-
-    /// Fetches what is wanted, as shallow as can be; gives the commit.
-    async fn fetch(&self, path: &Path) -> Result<String, Failure> {
-        match (&self.pin, &self.source.wanted) {
-            (None, Wanted::Tag(tag)) => self.fetch_reference(path, &format!("refs/tags/{tag}")).await,
-            (None, Wanted::Branch(branch)) => {
-                self.fetch_reference(path, &format!("refs/heads/{branch}")).await
-            }
-            (Some(commit), Wanted::CommitOnBranch { branch, .. }) => {
-                self.deepen(path, branch, commit).await?;
-                Ok(commit.clone())
-            }
-            (Some(commit), _) => {
-                self.fetch_commit(path, commit).await?;
-                Ok(commit.clone())
-            }
-            (None, Wanted::Commit(commit) | Wanted::CommitOnBranch { commit, .. }) => {
-                Err(Error::internal(format!("commit {commit} of {} is no pin", self.name)).into())
-            }
-        }
-    }
-
-    /// Fetches the tip of a branch, or a tag and the commit that it stands for.
-    async fn fetch_reference(&self, path: &Path, reference: &str) -> Result<String, Failure> {
-        let here = kept_as(reference);
-        self.transfer(path, "1", &[&format!("+{reference}:{here}")]).await?;
-        self.commit_of(path, &here).await
-    }
-
-    /// Fetches one commit. Servers may refuse to give out what no branch or tag names; then history
-    /// has to be fetched until it is in there.
-    async fn fetch_commit(&self, path: &Path, commit: &str) -> Result<(), Failure> {
-        match self.transfer(path, "1", &[commit]).await {
-            Err(failure) if failure.kind() == Some(Kind::CommitRefused) => {}
-            other => return other,
-        }
-        match &self.source.wanted {
-            Wanted::Branch(branch) | Wanted::CommitOnBranch { branch, .. } => {
-                return self.deepen(path, branch, commit).await;
-            }
-            Wanted::Tag(tag) => {
-                self.fetch_reference(path, &format!("refs/tags/{tag}")).await?;
-            }
-            Wanted::Commit(_) => {
-                let all = ["+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*"];
-                self.transfer(path, WHOLE, &all).await?;
-            }
-        }
-        if self.has(path, commit).await? {
-            return Ok(());
-        }
-        let message = format!(
-            "`repos.{}`: `{}` does not have commit {commit}",
-            self.name,
-            display_url(&self.source.url)
-        );
-        Err(Error::usage(message).hint(self.pin_hint()).into())
-    }
-
-    /// Fetches the branch deeper and deeper until the commit is found on it.
-    async fn deepen(&self, path: &Path, branch: &str, commit: &str) -> Result<(), Failure> {
-        let reference = format!("refs/heads/{branch}");
-        let refspec = format!("+{reference}:{}", kept_as(&reference));
-        for depth in DEPTHS {
-            self.transfer(path, depth, &[&refspec]).await?;
-            if self.reaches(path, branch, commit).await? {
-                return Ok(());
-            }
-            // Without this file the history is complete: deeper there is nothing.
-            if !path.join(".git/shallow").exists() {
-                break;
-            }
-        }
-        let message = format!(
-            "`repos.{}`: commit {commit} does not lie on branch `{branch}` of `{}`; its whole history was searched",
-            self.name,
-            display_url(&self.source.url)
-        );
-        Err(Error::usage(message).hint(self.pin_hint()).into())
-    }
-
-    fn pin_hint(&self) -> String {
-        match self.source.locked {
-            Some(_) => format!("run `build-agent lock --update {}` to pin a commit that is there", self.name),
-            None => format!("check `repos.{}.commit` and the branch it should lie on", self.name),
-        }
-    }
-
-    async fn transfer(&self, path: &Path, depth: &str, refspecs: &[&str]) -> Result<(), Failure> {
-        let address: Url = bare(&self.source.url);
-        let depth = format!("--depth={depth}");
-        // With --progress a living transfer is never silent.
-        let mut args = vec!["fetch", "--progress", "--no-tags", "--no-recurse-submodules", "--force"];
-        args.extend([depth.as_str(), address.as_str()]);
-        args.extend(refspecs);
-        self.git.network(path, args).await.map(drop)
-    }
-
-    async fn has(&self, path: &Path, commit: &str) -> Result<bool, Failure> {
-        Ok(self.git.agrees(path, ["cat-file", "-e", &format!("{commit}^{{commit}}")]).await?)
-    }
-
-    /// Whether the branch, as far as it was fetched, has the commit in its history.
-    async fn reaches(&self, path: &Path, branch: &str, commit: &str) -> Result<bool, Failure> {
-        let tip = kept_as(&format!("refs/heads/{branch}"));
-        Ok(self.has(path, commit).await?
-            && self.git.agrees(path, ["merge-base", "--is-ancestor", commit, &tip]).await?)
-    }
-
-    async fn commit_of(&self, path: &Path, name: &str) -> Result<String, Failure> {
-        let answer = self.git.local(path, ["rev-parse", "--verify", &format!("{name}^{{commit}}")]).await?;
-        answer.lines().map(str::trim).find(|line| is_commit(line)).map(str::to_string).ok_or_else(|| {
-            Failure::Error(Error::internal(format!(
-                "git rev-parse {name} gave no commit in {}",
-                path.display()
-            )))
-        })
+    async fn fill(&self, new: &Path) -> Result<String, Failure> {
+        self.git.local(new, ["init", "--quiet", "--template="]).await?;
+        sweep(&new.join(".git"))?;
+        let commit = self.fetch.run(new).await?;
+        self.check_out(new, &commit).await?;
+        Ok(commit)
     }
 
     /// Makes the work tree exactly the commit's. Files that are right already keep their time and
     /// inode: BitBake's parse cache knows them by these.
     async fn check_out(&self, path: &Path, commit: &str) -> Result<(), Failure> {
         let git = self.git;
-        let meant = self.commit_of(path, commit).await?;
+        let meant = self.git.commit_of(path, commit).await?;
         if meant != commit {
             let message = format!("`repos.{}`: {commit} is a tag's own id and no commit", self.name);
             return Err(Error::usage(message)
@@ -294,7 +146,7 @@ impl Job<'_> {
     }
 
     async fn verify(&self, path: &Path, commit: &str) -> Result<(), Failure> {
-        let head = self.commit_of(path, "HEAD").await?;
+        let head = self.git.commit_of(path, "HEAD").await?;
         if head != commit {
             let message = format!("{} holds {head} instead of {commit}", path.display());
             return Err(Error::internal(message).into());
@@ -318,14 +170,6 @@ impl Job<'_> {
                 log: self.git.runner.logs.clone(),
             }),
         }
-    }
-}
-
-/// Where a reference of the server is kept in the clone.
-fn kept_as(reference: &str) -> String {
-    match reference.strip_prefix("refs/heads/") {
-        Some(branch) => format!("refs/remotes/origin/{branch}"),
-        None => reference.to_string(),
     }
 }
 

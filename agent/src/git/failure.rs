@@ -23,8 +23,10 @@ pub enum Kind {
     Untrusted,
     /// The repository has no such branch or tag.
     RefNotFound,
-    /// The server does not give out a bare commit.
+    /// The server gives out no bare commits, so that it does not say whether it has this one.
     CommitRefused,
+    /// The server gives out bare commits and does not have this one.
+    CommitMissing,
     /// This machine's disk is full.
     DiskFull,
     /// This machine's files may not be read or written.
@@ -119,7 +121,7 @@ impl Failure {
                 format!("the server of {what} cannot be trusted"),
                 "install the server's CA certificate, or add its host key to ~/.ssh/known_hosts".into(),
             ),
-            Kind::RefNotFound | Kind::CommitRefused => (
+            Kind::RefNotFound | Kind::CommitRefused | Kind::CommitMissing => (
                 Class::Usage,
                 format!("{what} does not have what is wanted"),
                 format!("check the branch, tag or commit of [{key}]"),
@@ -148,7 +150,7 @@ impl Failure {
 
 /// Patterns in the order in which they decide: a server that hangs up after it has said why is not
 /// asked again. `remote:` lines are the server's and say nothing about this machine's disk.
-static PATTERNS: [(Kind, &[&str]); 9] = [
+static PATTERNS: [(Kind, &[&str]); 11] = [
     (Kind::DiskFull, &[r"(?m)^(?:error|fatal|warning): .*(?:No space left on device|Disk quota exceeded)"]),
     (
         Kind::RefNotFound,
@@ -156,12 +158,10 @@ static PATTERNS: [(Kind, &[&str]); 9] = [
     ),
     (
         Kind::CommitRefused,
-        &[
-            r"not our ref",
-            r"does not allow request for unadvertised object",
-            r"remote error: want .* not valid",
-        ],
+        // Git itself says this, before it asks a server that did not offer it.
+        &[r"does not allow request for unadvertised object"],
     ),
+    (Kind::CommitMissing, &[r"not our ref"]),
     (
         Kind::Denied,
         &[
@@ -205,6 +205,8 @@ static PATTERNS: [(Kind, &[&str]); 9] = [
             r"(?m)^fatal: (?:could not parse|failed to (?:read|resolve|traverse)|invalid shallow|shallow file)",
         ],
     ),
+    // The server's own repository is broken; what follows sounds like a broken connection.
+    (Kind::Other, &[r"corruption on the remote side"]),
     (
         Kind::Transient,
         &[
@@ -351,7 +353,7 @@ mod tests {
             (RefNotFound, "fatal: couldn't find remote ref refs/heads/nope"),
             (RefNotFound, "fatal: couldn't find remote ref refs/heads/mend-connection-timed-out"),
             (
-                CommitRefused,
+                CommitMissing,
                 "fatal: remote error: upload-pack: not our ref 1111111111111111111111111111111111111111",
             ),
             (
@@ -369,6 +371,10 @@ mod tests {
             (Corrupt, "fatal: not a git repository (or any of the parent directories): .git"),
             (Corrupt, "fatal: bad object HEAD"),
             (Corrupt, "fatal: unable to read tree (0123)"),
+            (
+                Other,
+                "remote: aborting due to possible repository corruption on the remote side.\nfatal: early EOF",
+            ),
             (Other, "fatal: something new"),
             (Other, ""),
         ];

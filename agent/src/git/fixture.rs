@@ -113,6 +113,13 @@ impl Upstream<'_> {
         git.local(&self.path, args).await.unwrap().trim().to_string()
     }
 
+    /// So many commits more, without changes.
+    pub async fn commits(&self, count: usize) {
+        let alias =
+            format!("alias.many=!for n in $(seq {count}); do git commit -q --allow-empty -m $n; done");
+        self.git(&["-c", &alias, "many"]).await;
+    }
+
     /// Writes the files and commits everything; gives the commit.
     pub async fn commit(&self, files: &[(&str, &str)]) -> String {
         for (name, text) in files {

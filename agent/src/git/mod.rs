@@ -2,13 +2,14 @@
 //!
 //! A thin layer over the `git` program. It says which commands run and understands what git says
 //! about a failure; it knows nothing of manifests' files, BitBake or reports. Each child has an
-//! environment made from nothing ([`access`]); credentials travel in it, never in the arguments.
+//! environment made from nothing; credentials travel in it, never in the arguments.
 //! The site's own git configuration (system and global) stays in force.
 
 mod access;
 mod address;
 mod clone;
 mod failure;
+mod fetch;
 mod program;
 mod remote;
 mod worktree;

@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use url::Url;
@@ -13,6 +12,7 @@ use crate::exec::{Command, End, Environment, Lines, Runner, agent_user};
 
 use super::access::Access;
 use super::failure::{Failure, Kind, classify, words};
+use super::remote::is_commit;
 
 /// Runs git for one source, as the agent's own user: the build user only reads what it makes.
 pub struct Git<'a> {
@@ -20,7 +20,6 @@ pub struct Git<'a> {
     environment: Environment,
     /// Names the source in logs and messages.
     label: String,
-    calls: AtomicU32,
     /// Between the tries of a transient failure.
     pub(super) pauses: [Duration; 2],
 }
@@ -46,7 +45,6 @@ impl<'a> Git<'a> {
             runner,
             environment: access.environment(&home, url, safe, runner.stall),
             label: label.into(),
-            calls: AtomicU32::new(0),
             pauses: [Duration::from_secs(2), Duration::from_secs(8)],
         })
     }
@@ -72,6 +70,17 @@ impl<'a> Git<'a> {
             Err(Failure::Git { .. }) => Ok(false),
             Err(Failure::Error(error)) => Err(error),
         }
+    }
+
+    /// The commit that a name stands for.
+    pub async fn commit_of(&self, path: &Path, name: &str) -> Result<String, Failure> {
+        let answer = self.local(path, ["rev-parse", "--verify", &format!("{name}^{{commit}}")]).await?;
+        answer.lines().map(str::trim).find(|line| is_commit(line)).map(str::to_string).ok_or_else(|| {
+            Failure::Error(Error::internal(format!(
+                "git rev-parse {name} gave no commit in {}",
+                path.display()
+            )))
+        })
     }
 
     /// Runs a git that talks to a server: three tries when the failure may pass.
@@ -112,8 +121,7 @@ impl<'a> Git<'a> {
 
     async fn once(&self, cwd: &Path, args: &[OsString], remote: bool) -> Result<String, Failure> {
         let verb = args.first().map(|verb| verb.to_string_lossy().into_owned()).unwrap_or_default();
-        let call = self.calls.fetch_add(1, Ordering::Relaxed) + 1;
-        let mut command = Command::new("git", cwd, format!("git-{}-{call:02}-{verb}", self.label)).args(args);
+        let mut command = Command::new("git", cwd, format!("git-{}-{verb}", self.label)).args(args);
         command.environment = self.environment.clone();
         let mut output = Output::default();
         let finished = self.runner.run(command, &mut output).await?;

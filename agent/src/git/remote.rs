@@ -43,35 +43,42 @@ pub async fn resolve(
 }
 
 /// The error for a branch or tag that the server does not have, with the nearest that it has.
-pub async fn missing(git: &Git<'_>, name: &str, url: &Url, wanted: &Wanted, cwd: &Path) -> Error {
-    let (kind, asked, prefix) = match wanted {
-        Wanted::Branch(branch) | Wanted::CommitOnBranch { branch, .. } => ("branch", branch, "refs/heads/"),
-        Wanted::Tag(tag) => ("tag", tag, "refs/tags/"),
-        Wanted::Commit(commit) => ("commit", commit, "refs/heads/"),
-    };
-    let mut hint = String::new();
-    if is_poky(url) && kind == "branch" && without_poky(asked) {
-        hint = format!(
-            "the combined poky repository ends with walnascar; {asked} comes as the repositories bitbake, \
-             openembedded-core and meta-yocto"
-        );
-    } else {
-        let pattern = format!("{prefix}*");
-        // The error is the same without the names; that they cannot be had says nothing new.
-        let answer =
-            git.network(cwd, ["ls-remote", "--", bare(url).as_str(), &pattern]).await.unwrap_or_default();
-        let there = advertised(&answer);
-        let there =
-            there.iter().filter_map(|(_, name)| name.strip_prefix(prefix)).filter(|n| !n.ends_with("^{}"));
-        let near = nearest(asked, there, 5);
-        if !near.is_empty() && kind != "commit" {
-            let plural = if kind == "branch" { "branches" } else { "tags" };
-            hint = format!("near {plural} there: {}", near.join(", "));
+async fn missing(git: &Git<'_>, name: &str, url: &Url, wanted: &Wanted, cwd: &Path) -> Error {
+    let (kind, asked, near) = match wanted {
+        Wanted::Branch(branch) | Wanted::CommitOnBranch { branch, .. } => {
+            let gone = is_poky(url) && without_poky(branch);
+            let near = if gone { None } else { near(git, url, "refs/heads/", branch, cwd).await };
+            let gone = gone.then(|| {
+                format!(
+                    "the combined poky repository ends with walnascar; {branch} comes as the repositories \
+                     bitbake, openembedded-core and meta-yocto"
+                )
+            });
+            ("branch", branch, gone.or(near.map(|near| format!("near branches there: {near}"))))
         }
+        Wanted::Tag(tag) => {
+            let near = near(git, url, "refs/tags/", tag, cwd).await;
+            ("tag", tag, near.map(|near| format!("near tags there: {near}")))
+        }
+        Wanted::Commit(commit) => ("commit", commit, None),
+    };
+    let error =
+        Error::usage(format!("`repos.{name}.{kind}`: `{}` has no {kind} `{asked}`", display_url(url)));
+    match near {
+        Some(hint) => error.hint(hint),
+        None => error,
     }
-    let message = format!("`repos.{name}.{kind}`: `{}` has no {kind} `{asked}`", display_url(url));
-    let error = Error::usage(message);
-    if hint.is_empty() { error } else { error.hint(hint) }
+}
+
+/// The names below `prefix` that the server has and that are most like `asked`.
+async fn near(git: &Git<'_>, url: &Url, prefix: &str, asked: &str, cwd: &Path) -> Option<String> {
+    let pattern = format!("{prefix}*");
+    // The error is the same without the names; that they cannot be had says nothing new.
+    let answer = git.network(cwd, ["ls-remote", "--", bare(url).as_str(), &pattern]).await.ok()?;
+    let there = advertised(&answer);
+    let names = there.iter().filter_map(|(_, name)| name.strip_prefix(prefix));
+    let near = nearest(asked, names.filter(|name| !name.ends_with("^{}")), 5);
+    (!near.is_empty()).then(|| near.join(", "))
 }
 
 /// Turns a failure into the error for people, with near names where a branch or tag is missing.
@@ -84,7 +91,7 @@ pub async fn explain(
     failure: Failure,
 ) -> Error {
     match failure.kind() {
-        Some(Kind::RefNotFound | Kind::CommitRefused) => missing(git, name, url, wanted, cwd).await,
+        Some(Kind::RefNotFound) => missing(git, name, url, wanted, cwd).await,
         _ => failure.into_error(&format!("repos.{name}"), Some(url)),
     }
 }
@@ -100,7 +107,7 @@ pub fn nearest<'a>(asked: &str, there: impl IntoIterator<Item = &'a str>, most: 
     let mut scored: Vec<(f64, &str)> = there
         .into_iter()
         .map(|name| (strsim::jaro_winkler(asked, name), name))
-        .filter(|(s, _)| *s > 0.5)
+        .filter(|(s, _)| *s > 0.7)
         .collect();
     scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
     scored.into_iter().take(most).map(|(_, name)| printable(name)).collect()

@@ -10,6 +10,7 @@ use url::Url;
 
 use crate::config::{GitSource, Wanted};
 use crate::error::{Class, Result};
+use crate::events::What;
 
 use super::fixture::{Bench, Upstream, write};
 use super::{Cloned, How, inspect, resolve, update};
@@ -170,9 +171,7 @@ async fn a_commit_must_lie_on_its_branch() {
     let up = two_files(&bench).await;
     let root = up.git(&["rev-parse", "HEAD"]).await;
     // More commits than the first depth has.
-    for _ in 0..60 {
-        up.git(&["commit", "-q", "--allow-empty", "-m", "more"]).await;
-    }
+    up.commits(60).await;
     up.git(&["checkout", "-q", "-b", "side", "HEAD~3"]).await;
     let side = up.commit(&[("side", "")]).await;
     let on =
@@ -186,6 +185,33 @@ async fn a_commit_must_lie_on_its_branch() {
     // The clone has the other commit now, but that does not put it on the branch.
     get(&bench, &up.source(Wanted::Commit(side.clone()))).await.unwrap();
     assert_eq!(get(&bench, &on(&side)).await.unwrap_err().class, Class::Usage);
+}
+
+#[tokio::test]
+async fn a_much_younger_commit_is_not_searched_in_the_whole_history() {
+    let mut bench = Bench::new();
+    let dated = |year: u32| vec![("GIT_COMMITTER_DATE".into(), format!("{year}-01-01T00:00:00Z").into())];
+    bench.access.variables = dated(2020);
+    two_files(&bench).await.commits(60).await;
+    let up = bench.path("up");
+    let url = Url::from_file_path(&up).unwrap();
+    // The other might be further down the branch, so that all of it is fetched.
+    for (year, deeper) in [(2021, false), (2020, true)] {
+        bench.access.variables = dated(year);
+        let made = bench.git(None, &[]).local(&up, ["commit-tree", "-m", "aside", "HEAD^{tree}"]).await;
+        let commit = made.unwrap().trim().to_string();
+        let wanted = Wanted::CommitOnBranch { commit, branch: "main".into() };
+        let error = get(&bench, &GitSource { url: url.clone(), wanted, locked: None }).await.unwrap_err();
+        assert!(error.message.contains("does not lie on branch `main`"), "{error}");
+        let events = bench.events().await;
+        let fetched = |depth: &str| {
+            events.iter().any(|event| {
+                matches!(event, What::CommandStarted { argv, .. } if argv.iter().any(|arg| arg == depth))
+            })
+        };
+        assert!(fetched("--depth=50"));
+        assert_eq!(fetched("--depth=500"), deeper, "{year}");
+    }
 }
 
 #[tokio::test]
@@ -203,10 +229,15 @@ async fn servers_that_refuse_bare_commits_are_asked_for_their_branches() {
         assert_eq!((cloned.commit, cloned.how), (first.clone(), How::Cloned));
         fs::remove_dir_all(cloned.path).unwrap();
     }
-    let nowhere = "1".repeat(40);
-    let error = get(&bench, &up.source(Wanted::Commit(nowhere.clone()))).await.unwrap_err();
-    assert_eq!(error.class, Class::Usage);
-    assert!(error.message.contains(&nowhere), "{error}");
+    let (url, nowhere) = (up.url(), "1".repeat(40));
+    for variables in [bench.access.variables.clone(), Vec::new()] {
+        bench.access.variables = variables;
+        let wanted = Wanted::Commit(nowhere.clone());
+        let error = get(&bench, &GitSource { url: url.clone(), wanted, locked: None }).await.unwrap_err();
+        assert_eq!(error.class, Class::Usage);
+        assert!(error.message.contains(&nowhere), "{error}");
+        assert_eq!(fs::read_dir(bench.home()).unwrap().count(), 0, "nothing is left of it");
+    }
 }
 
 #[tokio::test]
