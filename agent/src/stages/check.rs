@@ -5,14 +5,15 @@ use std::path::{Path, PathBuf};
 use crate::config::Settings;
 use crate::error::{Error, Result};
 use crate::events::{Case, Emitter, Level, Unit, What};
-use crate::exec::{Command, End, Finished, Runner};
+use crate::exec::{Command, End, Finished, Lines, Runner};
 use crate::job::Stage;
 use crate::outcome::Outcome;
+use crate::yocto::bitbake_layers::LayersOutput;
 use crate::yocto::check_layer::{self, OutputParser};
 use crate::yocto::conf::Purpose;
 use crate::yocto::layer_conf::LayerConf;
 use crate::yocto::preflight::{self, PreflightCase};
-use crate::yocto::{bitbake_layers, server};
+use crate::yocto::server;
 
 use super::configure::Configured;
 
@@ -121,12 +122,12 @@ async fn bitbake_layers(
         Command::new(configured.tools.bitbake.join("bin/bitbake-layers"), build, log).args(words);
     command.environment = configured.environment(build);
     command.user = configured.user.clone();
-    let mut parser = bitbake_layers::Parser::new(words);
-    let ended = runner.run(command, &mut parser).await;
+    let mut output = Layers(LayersOutput::new(words, unit.clone(), &settings.checkout));
+    let ended = runner.run(command, &mut output).await;
     server::stop_server(build, configured.user.as_ref(), runner.grace).await?;
     let finished = ended?;
-    for found in parser.findings(&settings.checkout) {
-        runner.events.emit(What::Finding(found.in_unit(&unit))).await;
+    for finding in output.0.finish() {
+        runner.events.emit(What::Finding(finding)).await;
     }
     let outcome = match finished.end {
         End::Exited(0) => Outcome::Passed,
@@ -184,13 +185,23 @@ async fn run_check_layer(
     command.user = configured.user.clone();
 
     let expected = check_layer::expected(&configured.tools.oe_core)?;
-    let mut parser = OutputParser::new();
-    let ended = runner.run(command, &mut parser).await;
+    let mut tests = Tests { unit, total: expected.len(), parser: OutputParser::new(), running: None, started: 0 };
+    let ended = runner.run(command, &mut tests).await;
     server::stop_server(&build, configured.user.as_ref(), runner.grace).await?;
     let finished = ended?;
 
-    let verdict = check_layer::judge(&expected, &parser.finish(), finished.end, &name);
-    let verdict = check_layer::apply_known(verdict, &settings.check.known_failures, &name);
+    let verdict = check_layer::judge(&expected, &tests.parser.finish(), finished.end, &name);
+    let (verdict, findings) =
+        check_layer::apply_known(verdict, &settings.check.known_failures, &name, unit);
+    for finding in findings {
+        runner.events.emit(What::Finding(finding)).await;
+    }
+    if verdict.outcome.as_ref().is_ok_and(Outcome::is_fine) && finished.end != End::Exited(0) {
+        runner
+            .events
+            .info(format!("yocto-check-layer itself says {} for {name}; known failures are forgiven", verdict.tool_verdict))
+            .await;
+    }
     for case in verdict.cases {
         runner
             .events
@@ -200,11 +211,48 @@ async fn run_check_layer(
                 name: case.name,
                 outcome: case.outcome,
                 message: case.message,
-                seconds: case.seconds,
+                seconds: None,
             }))
             .await;
     }
     Ok((verdict.outcome?, finished))
+}
+
+/// Hands the output of bitbake-layers to who understands it.
+struct Layers(LayersOutput);
+
+impl Lines for Layers {
+    fn line(&mut self, line: &str) -> Vec<What> {
+        self.0.line(line);
+        Vec::new()
+    }
+}
+
+/// Follows the tests of yocto-check-layer, and tells which one runs: each takes minutes.
+struct Tests<'a> {
+    unit: &'a Unit,
+    total: usize,
+    parser: OutputParser,
+    running: Option<String>,
+    started: usize,
+}
+
+impl Lines for Tests<'_> {
+    fn line(&mut self, line: &str) -> Vec<What> {
+        self.parser.line(line);
+        let running = self.parser.running();
+        if running == self.running.as_deref() {
+            return Vec::new();
+        }
+        self.running = running.map(str::to_owned);
+        self.started += usize::from(self.running.is_some());
+        vec![What::Progress {
+            unit: self.unit.clone(),
+            done: self.started.saturating_sub(1) as u64,
+            total: self.total as u64,
+            running: self.running.iter().cloned().collect(),
+        }]
+    }
 }
 
 fn ended_badly(tool: &str, finished: &Finished) -> Outcome {
