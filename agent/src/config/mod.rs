@@ -16,6 +16,7 @@ mod manifest;
 mod places;
 mod problem;
 mod repos;
+mod requests;
 mod settings;
 mod structure;
 mod tree;
