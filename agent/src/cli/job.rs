@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::aws;
-use crate::config::{self, AgentEnvironment, Request, Secret, Settings, embedded, remote};
+use crate::config::{self, AgentEnvironment, Request, Secret, Settings, remote};
 use crate::error::{Error, Result};
 use crate::events;
 use crate::exec::{Interrupt, Redactor, Runner};
@@ -29,7 +29,7 @@ pub async fn check(args: Check, environment: &AgentEnvironment) -> Result<ExitSt
     let layers = if args.layers.is_empty() { vec![".".into()] } else { args.layers.clone() };
     let release = args.release.as_deref();
     let settings =
-        embedded::for_layers(&layers, release, &request, environment, &current_dir()?, SystemTime::now())?;
+        config::for_layers(&layers, release, &request, environment, &current_dir()?, SystemTime::now())?;
     job(settings, &Selection::default(), args.job.output, environment).await
 }
 

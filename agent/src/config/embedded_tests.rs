@@ -101,7 +101,9 @@ fn from_whinlatter_on_bitbake_and_oe_core_come_apart() {
 #[test]
 fn the_release_is_the_flag_then_the_branch_then_what_the_layers_name() {
     let series = |series: &str| conf("meta-x", "core", series);
-    let table: &[(&str, &str, Option<&str>, &[(&str, &str)], Result<&str, &str>)] = &[
+    // LAYERSERIES_COMPAT, .git/HEAD, --release, variables; the release or words of the hint.
+    type Row<'a> = (&'a str, &'a str, Option<&'a str>, &'a [(&'a str, &'a str)], Result<&'a str, &'a str>);
+    let table: &[Row] = &[
         ("kirkstone scarthgap", "ref: refs/heads/kirkstone", Some("dunfell"), &[], Ok("dunfell")),
         ("kirkstone scarthgap", "ref: refs/heads/kirkstone\n", None, &[], Ok("kirkstone")),
         ("kirkstone scarthgap", "ref: refs/heads/fix", None, &[], Ok("scarthgap")),

@@ -10,7 +10,7 @@ use super::codebuild::CodeBuild;
 use super::settings::Secret;
 
 /// What the agent needs to know from its environment, captured once at the start.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct AgentEnvironment {
     /// Whether the agent runs as root.
     pub root: bool,
@@ -39,6 +39,13 @@ pub struct AgentEnvironment {
     /// Sentences about variables that make no sense and are left aside.
     pub notices: Vec<String>,
     secrets: Vec<Secret>,
+}
+
+/// Proxy addresses may hold passwords, so that nothing is shown.
+impl std::fmt::Debug for AgentEnvironment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AgentEnvironment").finish_non_exhaustive()
+    }
 }
 
 impl AgentEnvironment {
@@ -261,8 +268,10 @@ mod tests {
 
     #[test]
     fn debug_output_shows_no_secret() {
-        let environment =
-            AgentEnvironment::from_map([("GITHUB_TOKEN", "hunter22"), ("AWS_SECRET_ACCESS_KEY", "hunter22")]);
+        let environment = AgentEnvironment::from_map([
+            ("GITHUB_TOKEN", "hunter22"),
+            ("https_proxy", "http://u:hunter22@p:1"),
+        ]);
         assert!(!format!("{environment:?}").contains("hunter22"));
     }
 }

@@ -156,9 +156,9 @@ pub fn read(file: &str, bytes: &[u8], problems: &mut Problems) -> Option<Written
     Some(Written { lock, tree })
 }
 
-/// Pins the repositories. With a lock present nothing floats: a repository that it does not name,
-/// or that has changed in the manifest since, is a problem. `set` names the repositories whose source
-/// a `--set` of this very call changed; they are not pinned, and that is said.
+/// Pins the repositories of the manifest's tree. With a lock present nothing floats: a repository
+/// that it does not name, or that has changed in the manifest since, is a problem. Only what a `--set`
+/// of this very call changes is not pinned, and that is said.
 pub fn apply(
     written: &Written,
     manifest: &Node,

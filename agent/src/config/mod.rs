@@ -17,6 +17,7 @@ mod places;
 mod problem;
 mod repos;
 pub mod remote;
+mod requests;
 mod settings;
 mod structure;
 mod tree;

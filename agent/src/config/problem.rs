@@ -170,21 +170,18 @@ pub struct Problems(Vec<Problem>);
 
 impl Problems {
     pub fn add(&mut self, place: Place, key: Option<String>, mistake: Mistake) {
-        let problem = Problem { place, key, message: mistake.message, hint: mistake.hint };
-        // Two rules may see the same mistake; people want to read it once.
-        if !self.0.contains(&problem) {
-            self.0.push(problem);
-        }
+        self.0.push(Problem { place, key, message: mistake.message, hint: mistake.hint });
     }
 
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// In the order of their places.
+    /// In the order of their places. Two rules may see the same mistake; it comes once.
     pub fn sorted(&self) -> Vec<&Problem> {
         let mut sorted: Vec<_> = self.0.iter().collect();
-        sorted.sort_by(|a, b| a.place.cmp(&b.place));
+        sorted.sort_by(|a, b| (&a.place, &a.key, &a.message).cmp(&(&b.place, &b.key, &b.message)));
+        sorted.dedup();
         sorted
     }
 }
@@ -192,10 +189,11 @@ impl Problems {
 /// One problem after another, and their count.
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for problem in self.sorted() {
+        let sorted = self.sorted();
+        for problem in &sorted {
             writeln!(f, "{problem}")?;
         }
-        match self.0.len() {
+        match sorted.len() {
             1 => write!(f, "1 problem; nothing was run"),
             count => write!(f, "{count} problems; nothing was run"),
         }

@@ -55,7 +55,6 @@ impl<'a> Walk<'a> {
             {
                 self.choice(&node.text, schema, path)
             }
-            (_, Value::Twice) => None,
             _ => self.wrong_type(node, schema, path),
         }
     }

@@ -147,7 +147,12 @@ fn each_mistake_alone_is_told_with_its_place_key_and_remedy() {
         ("version = 1", "version = ", "1:11: not valid TOML", &[]),
         ("[repos.poky]", "[repos.poky", "5:12: not valid TOML", &[]),
         ("branch =", "url = 'x'\nbranch =", "7:1: `url` is given twice", &[]),
-        ("", "[repos.poky]\ntag = 'x'", "9:8: `poky` is given twice", &[]),
+        (
+            "",
+            "[repos.poky]\ncommit = '0123456789abcdef0123456789abcdef01234567'",
+            "9:8: `poky` is given twice",
+            &[],
+        ),
         // Sources.
         (
             "branch =",

@@ -26,8 +26,6 @@ pub enum Value {
     Array(Vec<Node>),
     /// In the order of the file.
     Table(Vec<Entry>),
-    /// A table that was given twice: nobody can tell what belongs to it.
-    Twice,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -110,7 +108,7 @@ impl Node {
             Value::Boolean(_) => "true or false",
             Value::Datetime => "a date or time",
             Value::Array(_) => "a list",
-            Value::Table(_) | Value::Twice => "a table",
+            Value::Table(_) => "a table",
         }
     }
 }
@@ -119,14 +117,13 @@ impl Node {
 /// said about its syntax alone, because everything else would be guessing. Keys that come twice are
 /// reported, and the rest of the text is still worth checking.
 pub fn parse(file: &str, text: &str, problems: &mut Problems) -> Option<Node> {
-    let mut source = Source { text, at: At::File(file.into()), twice: Vec::new() };
+    let source = Source::new(text, At::File(file.into()));
     let (document, errors) = DeTable::parse_recoverable(text);
     let mut usable = true;
     for error in &errors {
         let span = error.span().unwrap_or(0..0);
         let mistake = if error.message() == "duplicate key" {
             let key = text.get(span.clone()).unwrap_or_default();
-            source.twice.push(span.start);
             Mistake::new(format!("`{key}` is given twice")).hint("keep one; what is missing in it, move over")
         } else {
             usable = false;
@@ -147,7 +144,7 @@ pub fn parse_bytes(file: &str, bytes: &[u8], problems: &mut Problems) -> Option<
         Ok(text) => parse(file, text, problems),
         Err(error) => {
             let good = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
-            let source = Source { text: &good, at: At::File(file.into()), twice: Vec::new() };
+            let source = Source::new(&good, At::File(file.into()));
             problems.add(source.place(good.len()), None, Mistake::new("not UTF-8, so not valid TOML"));
             None
         }
@@ -157,7 +154,7 @@ pub fn parse_bytes(file: &str, bytes: &[u8], problems: &mut Problems) -> Option<
 /// The value of a `--set`, as TOML; `None` when it is not TOML.
 pub fn parse_value(text: &str, place: &Place) -> Option<Node> {
     let value = DeValue::parse(text).ok()?;
-    let source = Source { text, at: At::Place(place.clone()), twice: Vec::new() };
+    let source = Source::new(text, At::Place(place.clone()));
     // What does not fit into an integer is still a fine string.
     let mut problems = Problems::default();
     let node = source.node(&value, &mut problems);
@@ -166,9 +163,9 @@ pub fn parse_value(text: &str, place: &Place) -> Option<Node> {
 
 struct Source<'t> {
     text: &'t str,
+    /// Offsets; the first is 0.
+    line_starts: Vec<usize>,
     at: At,
-    /// Where keys stand that were given before.
-    twice: Vec<usize>,
 }
 
 enum At {
@@ -176,23 +173,28 @@ enum At {
     Place(Place),
 }
 
-impl Source<'_> {
+impl<'t> Source<'t> {
+    fn new(text: &'t str, at: At) -> Source<'t> {
+        let ends = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
+        let line_starts = std::iter::once(0).chain(ends.map(|(end, _)| end + 1)).collect();
+        Source { text, line_starts, at }
+    }
+
     fn place(&self, offset: usize) -> Place {
         match &self.at {
             At::Place(place) => place.clone(),
             At::File(file) => {
-                let before = self.text.get(..offset).unwrap_or(self.text);
-                let start = before.rfind('\n').map_or(0, |end| end + 1);
-                let line = before.matches('\n').count() + 1;
-                Place::File { file: file.clone(), line, column: before[start..].chars().count() + 1 }
+                let line = self.line_starts.partition_point(|start| *start <= offset);
+                let start = self.line_starts[line - 1];
+                let before = self.text.get(start..offset).unwrap_or_default();
+                Place::File { file: file.clone(), line, column: before.chars().count() + 1 }
             }
         }
     }
 
     fn node(&self, value: &Spanned<DeValue<'_>>, problems: &mut Problems) -> Node {
-        let span = value.span();
-        let place = self.place(span.start);
-        let text = self.text.get(span.clone()).unwrap_or_default().to_owned();
+        let place = self.place(value.span().start);
+        let text = self.text.get(value.span()).unwrap_or_default().to_owned();
         let value = match value.get_ref() {
             DeValue::String(string) => Value::String(string.clone().into_owned()),
             DeValue::Boolean(boolean) => Value::Boolean(*boolean),
@@ -209,8 +211,6 @@ impl Source<'_> {
                 let items = items.iter().map(|item| self.node(item, problems)).collect();
                 return Node { place, text: String::new(), value: Value::Array(items) };
             }
-            // The span of a table is its head.
-            DeValue::Table(_) if self.twice.iter().any(|at| span.contains(at)) => Value::Twice,
             DeValue::Table(table) => return self.table(table, place, problems),
         };
         Node { place, text, value }
@@ -301,5 +301,21 @@ mod tests {
         let (_, said) = read("a = 1234567890123456789012345678901234567890\n");
         assert!(said.contains("too large"), "{said}");
         assert_eq!(parse_value("1234567890123456789012345678901234567890", &Place::Flag("x".into())), None);
+    }
+
+    #[test]
+    fn hostile_texts_are_survived() {
+        let many = "[repos.x]\nk = 1\n".repeat(2000);
+        let texts = [
+            format!("a = {}", "[".repeat(100_000)),
+            format!("a = {}", "{a=".repeat(100_000)),
+            format!("{}a = 1", "a.".repeat(100_000)),
+            "\u{0}\u{feff}=\r\r".to_owned(),
+        ];
+        for text in texts {
+            assert!(read(&text).0.is_none(), "{}", &text[..10]);
+        }
+        let (_, said) = read(&many);
+        assert_eq!(said.matches("`x` is given twice").count(), 1999);
     }
 }

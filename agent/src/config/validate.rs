@@ -8,7 +8,7 @@ use super::manifest::{CacheAccess, UnvalidatedManifest};
 use super::places::Ground;
 use super::problem::{KeyPath, Mistake};
 use super::settings::{ArtifactRule, Destination, GitHub, Limits};
-use super::{address, values};
+use super::{address, requests, values};
 
 /// The validated sections. Where something was wrong, a default stands in: nobody sees it, because
 /// problems end the reading.
@@ -55,7 +55,7 @@ pub fn validate(check: &mut Checker, raw: &UnvalidatedManifest, ground: &Ground,
         bitbake_layers: check.list(
             &section("check").key("bitbake_layers"),
             raw.check.bitbake_layers.as_ref(),
-            values::bitbake_layers,
+            requests::bitbake_layers,
         ),
         check_machines: check.list(
             &section("check").key("machines"),
@@ -70,7 +70,7 @@ pub fn validate(check: &mut Checker, raw: &UnvalidatedManifest, ground: &Ground,
         targets: check.list(
             &section("build").key("targets"),
             raw.build.targets.as_ref(),
-            owned(values::target),
+            owned(requests::target),
         ),
         destination: destination(check, raw, ground, cwd),
         kms_key_id: check.one(

@@ -1,4 +1,4 @@
-//! The grammar of single values: names, commit ids, durations, globs, targets. Each function says
+//! The grammar of single values: names, commit ids, durations, globs. Each function says
 //! what is wrong with a text and what to write instead; where it was written is the caller's matter.
 
 use std::path::{Component, Path, PathBuf};
@@ -152,87 +152,6 @@ pub fn normal(path: &Path) -> PathBuf {
     normal
 }
 
-/// The tasks that delete what other builds live on.
-const CLEANING: [&str; 3] = ["clean", "cleansstate", "cleanall"];
-
-const WHY_NO_CLEANING: &str = "on a shared cache it deletes what other running builds rely on, and they fail; \
-     every job starts with an empty build directory anyway, so nothing needs cleaning";
-
-/// A target of BitBake: `core-image-minimal`, `virtual/kernel:do_deploy`, `mc:board:image`.
-pub fn target(text: &str) -> Result<()> {
-    let task = text.rsplit_once(':').map(|(_, task)| task.strip_prefix("do_").unwrap_or(task));
-    let cleans = text.split_whitespace().any(|word| CLEANING[1..].contains(&word.trim_start_matches("-c")));
-    if cleans || task.is_some_and(|task| CLEANING.contains(&task)) {
-        return Err(
-            Mistake::new(format!("`{text}` cleans, and the agent never does that")).hint(WHY_NO_CLEANING)
-        );
-    }
-    let good = |c: char| c.is_ascii_alphanumeric() || "._+-/:".contains(c);
-    if text.is_empty() {
-        Err(Mistake::new("is empty"))
-    } else if text.starts_with('-') {
-        Err(Mistake::new(format!("`{text}` is an option of bitbake, not a target"))
-            .hint("name what is to be built; a task of a recipe is written recipe:do_task"))
-    } else if text.contains(char::is_whitespace) {
-        Err(Mistake::new(format!("`{text}` is more than one word"))
-            .hint("write one list element for each target, without `bitbake` and without options"))
-    } else if !text.chars().all(good) || text.starts_with([':', '/']) || text.ends_with([':', '/']) {
-        Err(Mistake::new(format!("`{text}` is no target of BitBake")))
-    } else {
-        Ok(())
-    }
-}
-
-/// The commands of bitbake-layers that change the configuration or write layers.
-const CHANGING: [&str; 7] = [
-    "add-layer",
-    "remove-layer",
-    "flatten",
-    "layerindex-fetch",
-    "create-layer",
-    "create-layers-setup",
-    "save-build-conf",
-];
-
-const LOOKING: [&str; 7] = [
-    "show-layers",
-    "show-overlayed",
-    "show-recipes",
-    "show-appends",
-    "show-cross-depends",
-    "show-machines",
-    "layerindex-show-depends",
-];
-
-/// A command of bitbake-layers and its arguments, as words.
-pub fn bitbake_layers(text: &str) -> Result<Vec<String>> {
-    let words: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
-    let Some(command) = words.first().map(String::as_str) else {
-        return Err(Mistake::new("is empty").hint(format!("write one of {}", LOOKING.join(", "))));
-    };
-    if let Some(quote) = text.chars().find(|c| "\"'`\\".contains(*c)) {
-        return Err(Mistake::new(format!("`{text}` holds a {quote}"))
-            .hint("no shell reads it: words are split at spaces and nothing else"));
-    }
-    if CHANGING.contains(&command) {
-        Err(Mistake::new(format!(
-            "`{command}` changes the build's configuration, and a check must only look"
-        ))
-        .hint(format!(
-            "layers come from [repos] and [layer]; the commands that look are {}",
-            LOOKING.join(", ")
-        )))
-    } else if command.starts_with("show-") || LOOKING.contains(&command) {
-        Ok(words)
-    } else {
-        let mistake = Mistake::new(format!("`{command}` is no command of bitbake-layers that only looks"));
-        Err(match super::structure::nearest(command, LOOKING.into_iter()) {
-            Some(nearest) => mistake.hint(format!("did you mean `{nearest}`?")),
-            None => mistake.hint(format!("write one of {}", LOOKING.join(", "))),
-        })
-    }
-}
-
 /// A glob of an artifact rule, relative to the build directory.
 pub fn glob(text: &str) -> Result<()> {
     if text.is_empty() {
@@ -376,32 +295,6 @@ mod tests {
             assert_eq!(inner_path(text, "it").unwrap(), Path::new(wanted), "{text}");
         }
         accepts(|text| inner_path(text, "it"), &[], &["", "..", "/", "/etc", "a/../../b", "../a"]);
-    }
-
-    #[test]
-    fn targets() {
-        let good = ["core-image-minimal", "virtual/kernel:do_deploy", "mc:board:image", "world", "gtk+3"];
-        let bad = ["", "-c", "a b", "bitbake x", "a;b", "$(x)", ":do_x", "x:", "/x"];
-        accepts(target, &good, &bad);
-        for text in [
-            "x:do_cleansstate",
-            "x:cleanall",
-            "x:do_clean",
-            "-c cleansstate x",
-            "-ccleansstate",
-            "x -c cleanall",
-        ] {
-            let mistake = target(text).unwrap_err();
-            assert!(mistake.hint.unwrap().contains("other running builds"), "{text}");
-        }
-    }
-
-    #[test]
-    fn layer_commands_only_look() {
-        assert_eq!(bitbake_layers("show-recipes  -f zlib").unwrap(), ["show-recipes", "-f", "zlib"]);
-        accepts(bitbake_layers, &["show-layers"], &["", "-h", "show-recipes 'a b'", "sh", "show_layers"]);
-        assert!(bitbake_layers("add-layer ../x").unwrap_err().message.contains("only look"));
-        assert_eq!(bitbake_layers("show_layers").unwrap_err().hint.unwrap(), "did you mean `show-layers`?");
     }
 
     #[test]
