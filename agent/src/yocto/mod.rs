@@ -3,6 +3,7 @@
 
 pub mod bitbake_layers;
 pub mod check_layer;
+pub mod layer;
 pub mod layer_conf;
 pub mod preflight;
 pub mod release;

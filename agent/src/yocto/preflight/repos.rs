@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::events::Level;
 use crate::yocto::Release;
-use crate::yocto::layer_conf::{Layer, LayerType};
+use crate::yocto::layer::{Layer, LayerType};
 
 use super::since::{self, since};
 use super::{PreflightCase, WHOLE_RUN, hopeless, relative};
