@@ -344,8 +344,8 @@ fn named(text: &str) -> Option<(&str, &str)> {
 /// `'reason ...'test_x (module.Class)`
 fn split_next_name(text: &str) -> (&str, Option<(&str, &str)>) {
     let quotes = text.match_indices(['\'', '"']).map(|(at, _)| at + 1);
-    let next = quotes.filter_map(|at| Some((at, named(&text[at..])?))).last();
-    match next {
+    let mut names = quotes.filter_map(|at| Some((at, named(&text[at..])?)));
+    match names.next_back() {
         Some((at, name)) => (&text[..at], Some(name)),
         None => (text, None),
     }
