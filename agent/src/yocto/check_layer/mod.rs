@@ -5,6 +5,7 @@
 
 pub mod argv;
 pub mod cases;
+pub mod findings;
 pub mod known;
 pub mod message;
 pub mod output;
@@ -12,6 +13,7 @@ pub mod verdict;
 
 pub use argv::arguments;
 pub use cases::{ExpectedCase, expected};
+pub use findings::findings;
 pub use known::apply_known;
 pub use output::{CaseVerdict, OutputParser, Parsed, TestCase};
 pub use verdict::{JudgedCase, Verdict, judge};
