@@ -1,1 +1,19 @@
+//! yocto-check-layer: its command line, its output, and what may be concluded from both.
+//!
+//! The tool is run unmodified, one run a layer, and its verdict is the verdict. But a green that
+//! cannot be explained is not believed: exit status, summary and test cases have to agree.
 
+pub mod argv;
+pub mod cases;
+pub mod findings;
+pub mod known;
+pub mod message;
+pub mod output;
+pub mod verdict;
+
+pub use argv::arguments;
+pub use cases::{ExpectedCase, expected};
+pub use findings::findings;
+pub use known::apply_known;
+pub use output::{CaseVerdict, OutputParser, Parsed, TestCase};
+pub use verdict::{JudgedCase, Verdict, judge};

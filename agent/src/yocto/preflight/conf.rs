@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::events::Level;
-use crate::yocto::layer_conf::{Layer, LayerType};
+use crate::yocto::layer::{Layer, LayerType};
 
 use super::{PreflightCase, WHOLE_RUN};
 

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use crate::events::{Finding, Level, Unit};
 
 use super::Release;
-use super::layer_conf::{Layer, LayerType};
+use super::layer::{Layer, LayerType};
 
 pub use repos::against_repos;
 

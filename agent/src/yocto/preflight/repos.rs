@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::events::Level;
 use crate::yocto::Release;
-use crate::yocto::layer_conf::{Layer, LayerType};
+use crate::yocto::layer::{Layer, LayerType};
 
 use super::since::{self, since};
 use super::{PreflightCase, WHOLE_RUN, hopeless, relative};
@@ -113,11 +113,8 @@ fn unsatisfied(layer: &Layer, beside: &[Layer]) -> Vec<PreflightCase> {
                 let provider =
                     beside.iter().chain([layer]).find(|other| names(other).contains(&wanted.as_str()));
                 match provider {
-                    Some(provider) => {
-                        if seen.insert(&provider.path) {
-                            waiting.push_back(provider);
-                        }
-                    }
+                    Some(provider) if seen.insert(&provider.path) => waiting.push_back(provider),
+                    Some(_) => {}
                     None if missing.insert(wanted.clone()) => {
                         let line = collection.depends.as_ref().map_or(collection.line, |value| value.line);
                         cases.push(missing_dependency(layer, one, &wanted).line(line));
@@ -141,9 +138,12 @@ fn missing_dependency(layer: &Layer, asking: &Layer, wanted: &str) -> PreflightC
     PreflightCase::new("depends-unsatisfied", WHOLE_RUN, Level::Error, message).at(conf_of(asking)).hint(hint)
 }
 
+/// A layer that has a collection, with its pattern and the line of its name.
+type Holder<'a> = (&'a Layer, Option<String>, u32);
+
 /// One collection name with different patterns: the tool refuses to choose.
 fn duplicates(layer: &Layer, beside: &[Layer]) -> Vec<PreflightCase> {
-    let mut holders: BTreeMap<&str, Vec<(&Layer, Option<String>, u32)>> = BTreeMap::new();
+    let mut holders: BTreeMap<&str, Vec<Holder>> = BTreeMap::new();
     for one in beside.iter().chain([layer]).filter(|one| one.conf.certain) {
         for collection in &one.conf.collections {
             // Only LAYERDIR is known while the tool reads the file, LAYERDIR_RE is not.

@@ -66,7 +66,8 @@ fn a_readme_is_judged_as_each_release_does() {
     let errors = all.map(|rule| format!("{rule} error"));
     let warnings = all.map(|rule| format!("{rule} warning"));
     let one = |text: &str| vec![text.to_owned()];
-    let table: [(&str, Option<&[u8]>, &str, Vec<String>); 16] = [
+    type Row<'a> = (&'a str, Option<&'a [u8]>, &'a str, Vec<String>);
+    let table: [Row; 16] = [
         ("README", None, "dunfell", one("readme-missing error")),
         ("README", Some(b""), "dunfell", one("readme-empty error")),
         ("README", Some(b"hello"), "honister", warnings.to_vec()),
@@ -259,7 +260,8 @@ fn beside(checkout: &Checkout, layers: &[(&str, &str, &str)]) -> Vec<PathBuf> {
 
 #[test]
 fn dependencies_are_followed_through_the_repos() {
-    let table: [(&str, &[(&str, &str, &str)], &[&str]); 8] = [
+    type Row<'a> = (&'a str, &'a [(&'a str, &'a str, &'a str)], &'a [&'a str]);
+    let table: [Row; 8] = [
         ("core", &[], &[]),
         ("core a", &[("meta-a", "a", "")], &[]),
         ("a", &[], &["depends-unsatisfied error"]),

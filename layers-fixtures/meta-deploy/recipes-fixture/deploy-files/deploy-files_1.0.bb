@@ -11,6 +11,7 @@ PACKAGE_ARCH = "${MACHINE_ARCH}"
 
 # Nothing is compiled, patched or packaged, so that no native tool has to be built first.
 PATCHDEPENDENCY = ""
+PATCHDEPENDENCY:remove = "patch-replacement-native:do_populate_sysroot"
 deltask do_configure
 deltask do_compile
 deltask do_install

@@ -8,6 +8,7 @@ PACKAGE_ARCH = "${MACHINE_ARCH}"
 
 # Nothing is compiled, patched or packaged, so that no native tool has to be built first.
 PATCHDEPENDENCY = ""
+PATCHDEPENDENCY:remove = "patch-replacement-native:do_populate_sysroot"
 deltask do_configure
 deltask do_compile
 deltask do_install
@@ -20,6 +21,5 @@ do_deploy() {
     truncate -s 16M ${DEPLOYDIR}/fixture-image.img
     printf 'begin' | dd of=${DEPLOYDIR}/fixture-image.img conv=notrunc
     printf 'end' | dd of=${DEPLOYDIR}/fixture-image.img conv=notrunc bs=4096 seek=4095
-    truncate -s 16M ${DEPLOYDIR}/fixture-image.img
 }
 addtask deploy after do_unpack before do_build
