@@ -274,7 +274,6 @@ mod tests {
     use super::*;
     use crate::config::Secret;
     use crate::events::{Event, channel};
-    use crate::exec::log::full;
     use tokio::sync::mpsc;
 
     #[derive(Default)]
@@ -382,7 +381,7 @@ mod tests {
     #[tokio::test]
     async fn a_full_disk_loses_the_log_only() {
         let (lines, output, mut events) =
-            through(full(), &[], vec![b"one\n".to_vec(), b"two\n".to_vec()]).await;
+            through(Log::full(), &[], vec![b"one\n".to_vec(), b"two\n".to_vec()]).await;
         assert_eq!(lines, ["one", "two"]);
         assert_eq!(output.log.lost, 8);
         let What::Notice { message, .. } = events.recv().await.unwrap().what else { panic!() };

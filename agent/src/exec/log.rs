@@ -75,6 +75,13 @@ impl Log {
         self.lost += bytes.len() as u64;
     }
 
+    /// A log on a disk that is always full.
+    #[cfg(test)]
+    pub fn full() -> Log {
+        let file = fs::OpenOptions::new().write(true).open("/dev/full").ok();
+        Log { path: "/dev/full".into(), file, trouble: None, lost: 0 }
+    }
+
     /// What is wrong with the log, once.
     pub fn take_trouble(&mut self) -> Option<String> {
         self.trouble.take()
@@ -99,12 +106,6 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
-
-    /// A log on a disk that is always full.
-    pub(in super::super) fn full() -> Log {
-        let file = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-        Log { path: "/dev/full".into(), file: Some(file), trouble: None, lost: 0 }
-    }
 
     #[test]
     fn names_stay_inside_the_directory_and_never_meet() {
@@ -138,7 +139,7 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_told_once_and_counted() {
-        let mut log = full();
+        let mut log = Log::full();
         log.write(b"one");
         let trouble = log.take_trouble().unwrap();
         assert!(trouble.contains("/dev/full"), "{trouble}");
@@ -154,5 +155,3 @@ mod tests {
         assert!(error.message.contains("logs"), "{error}");
     }
 }
-#[cfg(test)]
-pub(super) use tests::full;
