@@ -51,7 +51,10 @@ pub async fn command(args: arguments::Doctor, environment: &AgentEnvironment) ->
 }
 
 /// What the manifest needs; without a manifest, what the newest stable release needs.
-async fn subject(args: &arguments::Doctor, environment: &AgentEnvironment) -> Result<(Subject, Option<String>)> {
+async fn subject(
+    args: &arguments::Doctor,
+    environment: &AgentEnvironment,
+) -> Result<(Subject, Option<String>)> {
     let named = args.manifest.manifest.is_some();
     let here = current_dir()?.join(crate::config::FILE_NAME);
     if named || here.exists() {

@@ -107,7 +107,8 @@ async fn job(
     job::run(&settings, &plan, &runner, &access).await;
     // The last emitter is gone with the runner; then the recorder has seen everything.
     drop(runner);
-    let summary = recorder.await.map_err(|error| Error::internal("the recorder of events broke").because(&error))?;
+    let summary =
+        recorder.await.map_err(|error| Error::internal("the recorder of events broke").because(&error))?;
     report::write_all(&summary, &settings.places.out)?;
     if output != Output::Json {
         print!("{}", report::closing(&summary, &settings.places.out, paint));
@@ -116,7 +117,12 @@ async fn job(
 }
 
 /// A runner for everything that the settings' job starts.
-pub fn runner(settings: &Settings, events: events::Emitter, interrupt: Interrupt, redactor: Redactor) -> Runner {
+pub fn runner(
+    settings: &Settings,
+    events: events::Emitter,
+    interrupt: Interrupt,
+    redactor: Redactor,
+) -> Runner {
     Runner {
         stage: Stage::Checkout,
         events,
@@ -159,5 +165,6 @@ pub fn paint(environment: &AgentEnvironment) -> Paint {
 }
 
 pub fn current_dir() -> Result<PathBuf> {
-    std::env::current_dir().map_err(|error| Error::machine("cannot tell the current directory").because(&error))
+    std::env::current_dir()
+        .map_err(|error| Error::machine("cannot tell the current directory").because(&error))
 }

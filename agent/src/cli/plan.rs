@@ -63,7 +63,8 @@ fn source(repo: &Repo) -> String {
                 Wanted::Commit(commit) => format!("commit {commit}"),
                 Wanted::CommitOnBranch { commit, branch } => format!("commit {commit} on branch {branch}"),
             };
-            let locked = git.locked.as_ref().map(|commit| format!(", locked to {commit}")).unwrap_or_default();
+            let locked =
+                git.locked.as_ref().map(|commit| format!(", locked to {commit}")).unwrap_or_default();
             format!("{} {wanted}{locked}", git::display_url(&git.url))
         }
     }
@@ -73,8 +74,12 @@ fn source(repo: &Repo) -> String {
 fn details(settings: &Settings, stage: job::Stage) -> String {
     match stage {
         job::Stage::Check => {
-            let mut words: Vec<String> =
-                settings.check.bitbake_layers.iter().map(|words| format!("bitbake-layers {}", words.join(" "))).collect();
+            let mut words: Vec<String> = settings
+                .check
+                .bitbake_layers
+                .iter()
+                .map(|words| format!("bitbake-layers {}", words.join(" ")))
+                .collect();
             if settings.check.yocto_check_layer {
                 words.push("yocto-check-layer".into());
             }
@@ -92,8 +97,11 @@ fn details(settings: &Settings, stage: job::Stage) -> String {
 }
 
 fn as_json(settings: &Settings, plan: &job::Plan) -> serde_json::Value {
-    let repos: Vec<_> =
-        settings.repos.iter().map(|repo| json!({ "name": repo.name, "source": source(repo), "layers": repo.layers })).collect();
+    let repos: Vec<_> = settings
+        .repos
+        .iter()
+        .map(|repo| json!({ "name": repo.name, "source": source(repo), "layers": repo.layers }))
+        .collect();
     json!({
         "schema": "build-agent/plan/v1",
         "job": settings.job,

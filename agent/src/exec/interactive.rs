@@ -18,7 +18,7 @@ pub async fn interactive(command: &Command) -> Result<End> {
         child.uid(user.uid).gid(user.gid);
     }
     let status = child.spawn().map_err(|error| explain(command, program, error))?.wait().await;
-    status
-        .map(End::from)
-        .map_err(|error| Error::machine(format!("cannot wait for `{}`", program.to_string_lossy())).because(&error))
+    status.map(End::from).map_err(|error| {
+        Error::machine(format!("cannot wait for `{}`", program.to_string_lossy())).because(&error)
+    })
 }

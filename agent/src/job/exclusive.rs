@@ -23,14 +23,16 @@ impl Exclusive {
         fs::create_dir_all(work)?;
         let path = work.join("lock");
         let mut options = fs::OpenOptions::new();
-        let (mut file, _) = options.read(true).write(true).create(true).truncate(false).open(&path)?.into_parts();
+        let (mut file, _) =
+            options.read(true).write(true).create(true).truncate(false).open(&path)?.into_parts();
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
                 let _ = file.read_to_string(&mut holder);
                 let holder = holder.trim();
-                let who = if holder.is_empty() { "another job".into() } else { format!("another job ({holder})") };
+                let who =
+                    if holder.is_empty() { "another job".into() } else { format!("another job ({holder})") };
                 return Err(Error::machine(format!("{who} works in `{}`", work.display()))
                     .hint("wait for it, or give this job a place of its own with --work-dir"));
             }
@@ -39,7 +41,10 @@ impl Exclusive {
             }
         }
         // For the message above; the lock itself does not depend on it.
-        let _ = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| write!(file, "pid {}", std::process::id()));
+        let _ = file
+            .set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| write!(file, "pid {}", std::process::id()));
         Ok(Exclusive { _lock: file })
     }
 }

@@ -5,8 +5,8 @@ use std::time::Instant;
 use crate::config::Settings;
 use crate::error::{Class, Error, Result};
 use crate::events::{JobIdentity, JobStarted, SCHEMA, What};
-use crate::git::Access;
 use crate::exec::{Interrupt, Runner};
+use crate::git::Access;
 use crate::outcome::Outcome;
 use crate::stages::{self, build, check, checkout, configure, publish};
 

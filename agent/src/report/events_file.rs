@@ -57,7 +57,11 @@ pub struct Torn {
 
 impl std::fmt::Display for Torn {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "line {} was cut off after {} bytes and is left out: its writer was killed", self.line, self.bytes)
+        write!(
+            f,
+            "line {} was cut off after {} bytes and is left out: its writer was killed",
+            self.line, self.bytes
+        )
     }
 }
 

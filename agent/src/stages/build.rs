@@ -27,11 +27,15 @@ pub async fn run(settings: &Settings, configured: &Configured, runner: &Runner) 
     for machine in &settings.config.machines {
         let unit = Unit::new(Stage::Build, format!("{} ({machine})", settings.build.targets.join(" ")));
         runner.events.emit(What::UnitStarted { unit: unit.clone() }).await;
-        let (outcome, log, excerpt) = match machine_build(settings, configured, runner, &unit, machine).await {
+        let (outcome, log, excerpt) = match machine_build(settings, configured, runner, &unit, machine).await
+        {
             Ok(done) => done,
             Err(error) => {
                 let outcome = Outcome::NotRun(error.message.clone());
-                runner.events.emit(What::UnitFinished { unit, outcome, log: None, excerpt: Vec::new() }).await;
+                runner
+                    .events
+                    .emit(What::UnitFinished { unit, outcome, log: None, excerpt: Vec::new() })
+                    .await;
                 return Err(error);
             }
         };
@@ -42,7 +46,9 @@ pub async fn run(settings: &Settings, configured: &Configured, runner: &Runner) 
             break;
         }
     }
-    Outcome::gravest(&outcomes).cloned().ok_or_else(|| Error::internal("the build stage ran without any machine"))
+    Outcome::gravest(&outcomes)
+        .cloned()
+        .ok_or_else(|| Error::internal("the build stage ran without any machine"))
 }
 
 type Built = (Outcome, Option<PathBuf>, Vec<String>);
@@ -114,14 +120,19 @@ fn judge(build: &Build, finished: &Finished) -> Result<Outcome> {
             Some(_) => Outcome::Passed,
             None => {
                 return Err(Error::internal("bitbake ended with exit status 0 without its tasks summary")
-                    .hint(format!("nothing proves that it built something; read `{}`", finished.log.display())));
+                    .hint(format!(
+                        "nothing proves that it built something; read `{}`",
+                        finished.log.display()
+                    )));
             }
         },
         End::Exited(status) => Outcome::Failed(named.unwrap_or_else(|| match build.errors.first() {
             Some(error) => error.clone(),
             None => format!("bitbake ended with exit status {status} and named no failed task"),
         })),
-        End::Signalled(9) => Outcome::Failed("bitbake was killed (SIGKILL); out of memory is the usual cause".into()),
+        End::Signalled(9) => {
+            Outcome::Failed("bitbake was killed (SIGKILL); out of memory is the usual cause".into())
+        }
         End::Signalled(signal) => Outcome::Failed(format!("bitbake was ended by signal {signal}")),
         End::Cancelled => Outcome::Cancelled("a signal stopped the job".into()),
         End::TimedOut => Outcome::TimedOut("[limits] job is over".into()),
@@ -134,7 +145,8 @@ fn judge(build: &Build, finished: &Finished) -> Result<Outcome> {
 /// The failed task with the lines of its log that matter. The log's path comes from output that
 /// layer code can write, so it is read only below the build directory and through no link.
 fn task_failed(unit: &Unit, failure: &Failure, build_dir: &Path, runner: &Runner) -> TaskFailed {
-    let text = failure.log.as_deref().and_then(|log| read_end(build_dir, log.strip_prefix(build_dir).ok()?).ok());
+    let text =
+        failure.log.as_deref().and_then(|log| read_end(build_dir, log.strip_prefix(build_dir).ok()?).ok());
     let (log, excerpt) = match text {
         None => (None, Vec::new()),
         Some(bytes) => {
@@ -180,12 +192,18 @@ mod tests {
         for line in output.lines() {
             build.line(line);
         }
-        let finished =
-            Finished { end, log: "/o/logs/b.log".into(), bytes: 0, elapsed: Duration::ZERO, tail: Vec::new() };
+        let finished = Finished {
+            end,
+            log: "/o/logs/b.log".into(),
+            bytes: 0,
+            elapsed: Duration::ZERO,
+            tail: Vec::new(),
+        };
         judge(&build, &finished)
     }
 
-    const DONE: &str = "NOTE: Tasks Summary: Attempted 5 tasks of which 0 didn't need to be rerun and all succeeded.";
+    const DONE: &str =
+        "NOTE: Tasks Summary: Attempted 5 tasks of which 0 didn't need to be rerun and all succeeded.";
     const FAILED: &str = "ERROR: Task (/m/a_1.bb:do_compile) failed with exit code '1'\n\
         NOTE: Tasks Summary: Attempted 5 tasks of which 0 didn't need to be rerun and 1 failed.";
 

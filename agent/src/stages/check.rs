@@ -23,7 +23,10 @@ pub async fn preflight(settings: &Settings, events: &Emitter) -> Outcome {
     let mut outcomes = Vec::new();
     for layer in &settings.layers {
         let results = preflight::layer_alone(layer, &settings.checkout, settings.release);
-        outcomes.push(tell_preflight(Unit::new(Stage::Check, format!("preflight {}", name(layer))), results, events).await);
+        outcomes.push(
+            tell_preflight(Unit::new(Stage::Check, format!("preflight {}", name(layer))), results, events)
+                .await,
+        );
     }
     Outcome::gravest(&outcomes).cloned().unwrap_or(Outcome::NotRun("there is no layer".into()))
 }
@@ -56,10 +59,16 @@ pub async fn run(settings: &Settings, configured: &Configured, runner: &Runner) 
 
 /// Nothing checked is never a pass.
 fn gravest(outcomes: &[Outcome]) -> Result<Outcome> {
-    Outcome::gravest(outcomes).cloned().ok_or_else(|| Error::internal("the check stage ran and checked nothing"))
+    Outcome::gravest(outcomes)
+        .cloned()
+        .ok_or_else(|| Error::internal("the check stage ran and checked nothing"))
 }
 
-async fn preflight_with_repos(settings: &Settings, configured: &Configured, events: &Emitter) -> Result<Outcome> {
+async fn preflight_with_repos(
+    settings: &Settings,
+    configured: &Configured,
+    events: &Emitter,
+) -> Result<Outcome> {
     let series = LayerConf::read(&configured.core)?.core_names;
     let mut outcomes = Vec::new();
     for layer in &settings.layers {
@@ -185,21 +194,24 @@ async fn run_check_layer(
     command.user = configured.user.clone();
 
     let expected = check_layer::expected(&configured.tools.oe_core)?;
-    let mut tests = Tests { unit, total: expected.len(), parser: OutputParser::new(), running: None, started: 0 };
+    let mut tests =
+        Tests { unit, total: expected.len(), parser: OutputParser::new(), running: None, started: 0 };
     let ended = runner.run(command, &mut tests).await;
     server::stop_server(&build, configured.user.as_ref(), runner.grace).await?;
     let finished = ended?;
 
     let verdict = check_layer::judge(&expected, &tests.parser.finish(), finished.end, &name);
-    let (verdict, findings) =
-        check_layer::apply_known(verdict, &settings.check.known_failures, &name, unit);
+    let (verdict, findings) = check_layer::apply_known(verdict, &settings.check.known_failures, &name, unit);
     for finding in findings {
         runner.events.emit(What::Finding(finding)).await;
     }
     if verdict.outcome.as_ref().is_ok_and(Outcome::is_fine) && finished.end != End::Exited(0) {
         runner
             .events
-            .info(format!("yocto-check-layer itself says {} for {name}; known failures are forgiven", verdict.tool_verdict))
+            .info(format!(
+                "yocto-check-layer itself says {} for {name}; known failures are forgiven",
+                verdict.tool_verdict
+            ))
             .await;
     }
     for case in verdict.cases {
@@ -258,7 +270,9 @@ impl Lines for Tests<'_> {
 fn ended_badly(tool: &str, finished: &Finished) -> Outcome {
     match finished.end {
         End::Exited(status) => Outcome::Failed(format!("{tool} ended with exit status {status}")),
-        End::Signalled(9) => Outcome::Failed(format!("{tool} was killed (SIGKILL); out of memory is the usual cause")),
+        End::Signalled(9) => {
+            Outcome::Failed(format!("{tool} was killed (SIGKILL); out of memory is the usual cause"))
+        }
         End::Signalled(signal) => Outcome::Failed(format!("{tool} was ended by signal {signal}")),
         End::Cancelled => Outcome::Cancelled("a signal stopped the job".into()),
         End::TimedOut => Outcome::TimedOut("[limits] job is over".into()),

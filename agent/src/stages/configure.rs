@@ -83,7 +83,8 @@ impl Configured {
     fn hand_over(&self, path: &Path) -> Result<()> {
         let Some(user) = &self.user else { return Ok(()) };
         chown(path, Some(user.uid), Some(user.gid)).map_err(|error| {
-            Error::machine(format!("cannot give `{}` to the build user {}", path.display(), user.name)).because(&error)
+            Error::machine(format!("cannot give `{}` to the build user {}", path.display(), user.name))
+                .because(&error)
         })
     }
 }
@@ -100,7 +101,9 @@ pub async fn run(settings: &Settings, checkout: &Checkout, events: &Emitter) -> 
     }
     let core = checkout.oe_core.join("meta");
     let repo_layers = core_first(&core, checkout);
-    for path in [&settings.places.work, &checkout.oe_core, &checkout.bitbake].into_iter().chain(&settings.layers) {
+    for path in
+        [&settings.places.work, &checkout.oe_core, &checkout.bitbake].into_iter().chain(&settings.layers)
+    {
         reachable(path, &whoami)?;
     }
 

@@ -51,20 +51,28 @@ pub struct Build {
 
 static STARTED: LazyLock<Regex> =
     LazyLock::new(|| regex(r"^NOTE: recipe (\S+): task (do_\w+|\w+): (Started|Succeeded|Failed)$"));
-static RUNNING: LazyLock<Regex> = LazyLock::new(|| regex(r"^NOTE: Running (?:setscene )?task (\d+) of (\d+) \("));
+static RUNNING: LazyLock<Regex> =
+    LazyLock::new(|| regex(r"^NOTE: Running (?:setscene )?task (\d+) of (\d+) \("));
 static LOGFILE: LazyLock<Regex> = LazyLock::new(|| regex(r"^ERROR: Logfile of failure stored in: (/.*)$"));
 static FAILED: LazyLock<Regex> =
     LazyLock::new(|| regex(r"^ERROR: Task (?:\d+ )?\((.*\.bb):(do_\w+)\) failed with exit code"));
 static SETSCENE: LazyLock<Regex> =
     LazyLock::new(|| regex(r"^WARNING: (?:Logfile .*)?Setscene task (?:\d+ )?\(.*\) failed with exit code"));
 static SSTATE: LazyLock<Regex> = LazyLock::new(|| {
-    regex(r"Sstate summary: Wanted (\d+) (?:Local (\d+) Mirrors (\d+)|Found (\d+)) Missed (\d+) Current (\d+)")
+    regex(
+        r"Sstate summary: Wanted (\d+) (?:Local (\d+) Mirrors (\d+)|Found (\d+)) Missed (\d+) Current (\d+)",
+    )
 });
 static SUMMARY: LazyLock<Regex> = LazyLock::new(|| {
-    regex(r"Tasks Summary: Attempted (\d+) tasks of which (\d+) didn't need to be rerun and (?:(\d+) failed|all succeeded)")
+    regex(
+        r"Tasks Summary: Attempted (\d+) tasks of which (\d+) didn't need to be rerun and (?:(\d+) failed|all succeeded)",
+    )
 });
 
-#[allow(clippy::expect_used, reason = "the patterns are constants of this file, and the tests use each of them")]
+#[allow(
+    clippy::expect_used,
+    reason = "the patterns are constants of this file, and the tests use each of them"
+)]
 fn regex(pattern: &str) -> Regex {
     Regex::new(pattern).expect("a valid pattern")
 }
@@ -138,7 +146,12 @@ impl Build {
     }
 
     fn progress(&self) -> What {
-        What::Progress { unit: self.unit.clone(), done: self.done, total: self.total, running: self.running.clone() }
+        What::Progress {
+            unit: self.unit.clone(),
+            done: self.done,
+            total: self.total,
+            running: self.running.clone(),
+        }
     }
 }
 
@@ -241,7 +254,10 @@ mod tests {
             ),
         ] {
             let (_, events) = follow(line);
-            assert!(matches!(&events[..], [What::Sstate { summary, .. }] if *summary == wanted), "{events:?}");
+            assert!(
+                matches!(&events[..], [What::Sstate { summary, .. }] if *summary == wanted),
+                "{events:?}"
+            );
         }
     }
 

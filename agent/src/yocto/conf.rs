@@ -118,7 +118,9 @@ pub fn local(conf: &LocalConf) -> Result<String> {
 
 /// The path as text, when BitBake can take it in a configuration file.
 fn plain_path(path: &std::path::Path) -> Result<&str> {
-    let fits = |text: &&str| !text.contains(|c: char| c.is_whitespace() || c.is_control() || "\"'$\\@%~+".contains(c));
+    let fits = |text: &&str| {
+        !text.contains(|c: char| c.is_whitespace() || c.is_control() || "\"'$\\@%~+".contains(c))
+    };
     path.to_str().filter(fits).ok_or_else(|| {
         Error::usage(format!("BitBake cannot work with the path `{}`", path.display()))
             .hint("use a directory without spaces and without any of \" ' $ \\ @ % ~ + in its path")
@@ -152,7 +154,12 @@ mod tests {
     #[test]
     fn local_conf_speaks_the_language_of_the_release() {
         for (release, purpose, has, has_not) in [
-            ("dunfell", Purpose::CheckLayer, &["INHERIT_remove = \"uninative\"", "ABORT,${TMPDIR}"][..], "HALT"),
+            (
+                "dunfell",
+                Purpose::CheckLayer,
+                &["INHERIT_remove = \"uninative\"", "ABORT,${TMPDIR}"][..],
+                "HALT",
+            ),
             ("hardknott", Purpose::CheckLayer, &["INHERIT_remove"], "INHERIT:remove"),
             ("honister", Purpose::CheckLayer, &["INHERIT:remove", "ABORT,"], "HALT"),
             ("kirkstone", Purpose::CheckLayer, &["INHERIT:remove", "HALT,${TMPDIR}"], "ABORT"),
