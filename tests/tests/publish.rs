@@ -59,7 +59,7 @@ impl Server {
 
     fn wait(&mut self) {
         let patience = Instant::now() + Duration::from_secs(60);
-        while !self.try_get("/").is_some_and(|(status, _)| status < 500) {
+        while self.try_get("/").is_none_or(|(status, _)| status >= 500) {
             if let Some(status) = self.child.try_wait().unwrap() {
                 let log = std::fs::read_to_string(self.home.path().join("log")).unwrap_or_default();
                 assert!(Instant::now() < patience, "weed ended with {status}:\n{log}");

@@ -43,6 +43,7 @@ pub(crate) fn settings(bench: &Bench, release: &str, repos: Vec<Repo>) -> Settin
         },
         places: Places { work: bench.path("work"), out: checkout.join("build-agent-out") },
         build_user: None,
+        network: Vec::new(),
         secrets: Vec::new(),
         notices: Vec::new(),
         checkout,

@@ -117,11 +117,12 @@ fn maybe_core(layer: &Layer) -> bool {
 fn relative(file: &Path, checkout: &Path) -> PathBuf {
     let real = checkout.canonicalize();
     let bases = [Some(checkout), real.as_deref().ok()];
-    bases
-        .into_iter()
-        .flatten()
-        .find_map(|base| file.strip_prefix(base).ok())
-        .map_or_else(|| file.to_path_buf(), Path::to_path_buf)
+    match bases.into_iter().flatten().find_map(|base| file.strip_prefix(base).ok()) {
+        // The checkout itself.
+        Some(inside) if inside.as_os_str().is_empty() => ".".into(),
+        Some(inside) => inside.to_path_buf(),
+        None => file.to_path_buf(),
+    }
 }
 
 /// Whether Python's `glob` would take a part of the path for a pattern: then what it finds is not
