@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::process::Output;
 
-use build_agent_tests::{Sandbox, agent, git, json};
+use build_agent_tests::{Sandbox, agent, git, json, repository};
 
 fn call(words: &[&str]) -> Output {
     agent().args(words).current_dir("/").output().expect("the agent starts")
@@ -52,7 +52,8 @@ fn a_wrong_command_line_is_status_2() {
 
 #[test]
 fn a_missing_release_names_the_nearest() {
-    let output = call(&["check", "/", "--release", "scarthgab"]);
+    let layer = repository().join("layers-fixtures/meta-good");
+    let output = call(&["check", &layer.display().to_string(), "--release", "scarthgab"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(printed(&output).contains("scarthgap"), "{}", printed(&output));
 }

@@ -90,7 +90,7 @@ async fn job(
     output: Output,
     environment: &AgentEnvironment,
 ) -> Result<ExitStatus> {
-    let plan = Plan::new(&settings, selection);
+    let plan = Plan::new(&settings, selection)?;
     let access = access(&mut settings, environment).await?;
     let _exclusive = Exclusive::take(&settings.places.work)?;
     report::prepare_out(&settings.places.out)?;

@@ -13,7 +13,7 @@ use super::job::load;
 
 pub async fn command(args: arguments::Plan, environment: &AgentEnvironment) -> Result<ExitStatus> {
     let settings = load(&args.manifest, false, environment).await?;
-    let plan = job::Plan::new(&settings, &job::Selection::from(&args.selection));
+    let plan = job::Plan::new(&settings, &job::Selection::from(&args.selection))?;
     if args.json {
         println!("{:#}", as_json(&settings, &plan));
     } else {

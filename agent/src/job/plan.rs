@@ -1,6 +1,7 @@
 //! Which stages run and why the others do not: a pure function of settings and flags.
 
 use crate::config::Settings;
+use crate::error::{Error, Result};
 use crate::events::Planned;
 
 use super::Stage;
@@ -20,12 +21,35 @@ pub struct Plan {
 }
 
 impl Plan {
-    pub fn new(settings: &Settings, selection: &Selection) -> Plan {
-        let stages = Stage::ALL
+    /// # Errors
+    /// Usage, when nothing would be done that could pass or fail: an empty job must not be green.
+    pub fn new(settings: &Settings, selection: &Selection) -> Result<Plan> {
+        let stages: Vec<Planned> = Stage::ALL
             .into_iter()
             .map(|stage| Planned { stage, skip: why_skipped(stage, settings, selection) })
             .collect();
-        Plan { stages }
+        for Planned { stage, skip } in &stages {
+            if let Some(why) = skip.as_ref().filter(|_| selection.only.contains(stage)) {
+                return Err(Error::usage(format!("--only {stage}: there is nothing to do, because {why}")));
+            }
+        }
+        let plan = Plan { stages };
+        let works = [Stage::Check, Stage::Build, Stage::Test, Stage::Publish]
+            .into_iter()
+            .any(|stage| plan.runs(stage));
+        if selection.only.is_empty() && !works {
+            let reasons: Vec<String> = plan
+                .stages
+                .iter()
+                .filter_map(|planned| Some(format!("{}: {}", planned.stage, planned.skip.as_ref()?)))
+                .collect();
+            return Err(Error::usage(format!(
+                "nothing would be checked, built or published ({})",
+                reasons.join("; ")
+            ))
+            .hint("let the manifest ask for a check or a target; a job that did nothing is never a pass"));
+        }
+        Ok(plan)
     }
 
     pub fn runs(&self, stage: Stage) -> bool {

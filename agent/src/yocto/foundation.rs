@@ -52,6 +52,7 @@ pub fn foundation(core: &Path, candidates: &[Candidate], machine: &str, distro: 
             wanted.push(layer);
             machine
         }
+        None if machine == CORE_MACHINE => machine,
         None => {
             notices.push(format!(
                 "no repo has the machine {machine}, so it must come from the layer under test; the check \

@@ -39,6 +39,7 @@ fn a_second_signal_does_not_wait_for_the_grace_time() {
     let Some(sandbox) = Sandbox::new("a_second_signal_does_not_wait_for_the_grace_time") else { return };
     // The harness's patience is shorter than this grace.
     sandbox.change_manifest("grace = \"2s\"", "grace = \"1h\"");
+    sandbox.change_manifest("job = \"5m\"", "job = \"2h\"");
     let running = hanging(&sandbox, "stubborn");
     running.signal(Signal::SIGINT);
     std::thread::sleep(Duration::from_millis(200));

@@ -112,8 +112,12 @@ impl Run<'_> {
                 CaseVerdict::Ok | CaseVerdict::ExpectedFailure | CaseVerdict::UnexpectedSuccess
             )
         });
-        if !ran || self.parsed.tests_run.unwrap_or(0) == 0 {
+        if self.parsed.tests_run.unwrap_or(0) == 0 {
             return Err(self.contradiction("PASS, but no test ran"));
+        }
+        if !ran {
+            let why = "yocto-check-layer says PASS, but skipped every test: nothing was proved";
+            return Ok(Outcome::Failed(why.into()));
         }
         Ok(Outcome::Passed)
     }
