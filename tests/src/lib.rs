@@ -13,7 +13,7 @@ mod sandbox;
 pub use processes::{Survivor, survivors};
 pub use results::{cases, json, leaks_of, well_formed_xml};
 pub use running::{Ran, Running};
-pub use sandbox::{BUILD_USER, Sandbox, commit, copy_tree, git};
+pub use sandbox::{BUILD_USER, Sandbox, commit, copy_tree, git, unfit};
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

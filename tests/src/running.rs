@@ -74,8 +74,13 @@ impl Running {
     }
 
     /// Waits for its end.
-    pub fn wait(mut self) -> Ran {
-        let patience = Instant::now() + PATIENCE;
+    pub fn wait(self) -> Ran {
+        self.wait_for(PATIENCE)
+    }
+
+    /// Waits so long for its end.
+    pub fn wait_for(mut self, patience: Duration) -> Ran {
+        let patience = Instant::now() + patience;
         let status = loop {
             self.peak_kib = self.peak_kib.max(processes::peak_kib(self.pid()).unwrap_or(0));
             if let Some(status) = self.child.try_wait().expect("the agent can be waited for") {

@@ -174,7 +174,8 @@ impl Drop for Sandbox {
     }
 }
 
-fn unfit() -> Option<String> {
+/// Why the agent could not run at all on this machine.
+pub fn unfit() -> Option<String> {
     let on_path = |program: &str| {
         let path = std::env::var_os("PATH").unwrap_or_default();
         std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
