@@ -227,7 +227,7 @@ impl Splitter {
         events: &Emitter,
     ) -> &'a str {
         while self.held.len() + part.len() > PIECE {
-            let (fits, rest) = part.split_at(part.floor_char_boundary(PIECE - self.held.len()));
+            let (fits, rest) = part.split_at(cut(part, PIECE - self.held.len()));
             self.held.push_str(fits);
             pass(&self.held, lines, tail, events).await;
             self.held.clear();
@@ -241,6 +241,11 @@ impl Splitter {
             pass(&std::mem::take(&mut self.held), lines, tail, events).await;
         }
     }
+}
+
+/// Where to cut a text so that no more than that many bytes stay, and no character breaks.
+pub(super) fn cut(text: &str, bytes: usize) -> usize {
+    (0..=bytes.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0)
 }
 
 async fn pass(line: &str, lines: &mut dyn Lines, tail: &mut Tail, events: &Emitter) {
@@ -259,7 +264,7 @@ impl Tail {
         // The oldest one's memory is used again: this happens for every line of gigabytes.
         let mut kept = if self.0.len() < TAIL_LINES { None } else { self.0.pop_front() }.unwrap_or_default();
         kept.clear();
-        kept.push_str(&line[..line.floor_char_boundary(TAIL_BYTES)]);
+        kept.push_str(&line[..cut(line, TAIL_BYTES)]);
         self.0.push_back(kept);
     }
 

@@ -227,12 +227,12 @@ mod tests {
                 true => format!("setpriv --reuid={} --regid={} --clear-groups", user.uid, user.gid),
                 false => String::new(),
             };
-            let line = format!("{switch} sh {program} decafbad $PWD/{LOCK} & echo $! > {LOCK}; wait");
+            let line = format!("{switch} sh {program} decafbad $PWD/{LOCK} & echo $! > {LOCK}; echo r; wait");
             let mut command = Command::new("sh");
             command.args(["-c", &line]).current_dir(base.path()).stdout(std::process::Stdio::piped());
             let mut parent = command.spawn().unwrap();
-            // The server says when it is ready for signals.
-            parent.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
+            // Each says `r` when it is ready: the server for signals, its parent with the lock.
+            parent.stdout.take().unwrap().read_exact(&mut [0; 4]).unwrap();
             let pid = read_lock(&base.path().join(LOCK)).unwrap();
             Some(Build { base, user, server: Process::find(pid).unwrap(), parent })
         }
