@@ -87,13 +87,16 @@ impl Fixture {
 fn answers(address: &str) -> bool {
     let mut git = Command::new("timeout");
     git.args(["30", "git", "ls-remote", "--quiet", "--exit-code", "--heads", address]);
-    git.env("GIT_TERMINAL_PROMPT", "0").stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    git.env("GIT_TERMINAL_PROMPT", "0")
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null());
     git.status().is_ok_and(|status| status.success())
 }
 
 /// BitBake refuses to start without these.
 fn missing_tools() -> Option<String> {
-    let missing = |tool: &&&str| !Path::new("/usr/bin").join(tool).exists() && !Path::new("/bin").join(tool).exists();
+    let missing =
+        |tool: &&&str| !Path::new("/usr/bin").join(tool).exists() && !Path::new("/bin").join(tool).exists();
     let tool = ["chrpath", "diffstat", "gawk", "lz4c", "zstd", "makeinfo", "wget"].iter().find(missing)?;
     Some(format!("BitBake's host tool {tool} is not installed"))
 }
@@ -125,7 +128,9 @@ fn said_by_the_tool(log: &str) -> BTreeMap<String, String> {
 
 #[test]
 fn a_good_layer_passes_on_scarthgap() {
-    let Some(fixture) = Fixture::new("a_good_layer_passes_on_scarthgap", "meta-good", &[POKY]) else { return };
+    let Some(fixture) = Fixture::new("a_good_layer_passes_on_scarthgap", "meta-good", &[POKY]) else {
+        return;
+    };
     fixture.call(&["run"]).assert_code(&[0]);
     assert_eq!(fixture.result()["outcome"], "passed");
     fixture.assert_reported_as_the_tool_said();
@@ -134,7 +139,8 @@ fn a_good_layer_passes_on_scarthgap() {
 /// Without a manifest, and with BitBake and OE-Core as repositories of their own.
 #[test]
 fn a_good_layer_passes_on_master() {
-    let Some(fixture) = Fixture::new("a_good_layer_passes_on_master", "meta-good", &[OE_CORE, BITBAKE]) else {
+    let Some(fixture) = Fixture::new("a_good_layer_passes_on_master", "meta-good", &[OE_CORE, BITBAKE])
+    else {
         return;
     };
     std::fs::remove_file(fixture.layer().join("build-agent.toml")).unwrap();
@@ -203,7 +209,10 @@ fn recipes_build_publish_and_build_again_from_sstate() {
     let index = json(Path::new(published["index"].as_str().unwrap()));
     let objects = index["objects"].as_array().unwrap();
     assert!(objects.iter().any(|object| object["link"].is_string()), "{index}");
-    assert!(objects.iter().any(|object| object["bytes"].as_u64() > Some(1 << 20)), "the sparse image: {index}");
+    assert!(
+        objects.iter().any(|object| object["bytes"].as_u64() > Some(1 << 20)),
+        "the sparse image: {index}"
+    );
 
     fixture.call(&["run", "--only", "build"]).assert_code(&[0]);
     let second = sstate(&fixture.result());

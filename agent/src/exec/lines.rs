@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::io::AsyncReadExt;
@@ -20,6 +21,11 @@ pub trait Lines: Send {
     /// in order; while the listeners are behind, the child waits. A carriage return ends a line,
     /// too, and a line of more than 64 KiB comes in pieces.
     fn line(&mut self, line: &str) -> Vec<What>;
+
+    /// What the child does now, for the word about its silence.
+    fn doing(&self) -> Option<String> {
+        None
+    }
 }
 
 /// For children whose output only goes to the log.
@@ -47,11 +53,27 @@ pub(super) struct Pulse {
     last: AtomicU64,
     /// Output was read and waits for its listeners.
     busy: AtomicBool,
+    /// What the child does, as far as its listener knows.
+    doing: Mutex<Option<String>>,
 }
 
 impl Pulse {
     pub fn new() -> Pulse {
-        Pulse { start: Instant::now(), last: AtomicU64::new(0), busy: AtomicBool::new(false) }
+        Pulse {
+            start: Instant::now(),
+            last: AtomicU64::new(0),
+            busy: AtomicBool::new(false),
+            doing: Mutex::default(),
+        }
+    }
+
+    /// What the child does, as far as its listener knows.
+    pub fn doing(&self) -> Option<String> {
+        self.doing.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn does(&self, doing: Option<String>) {
+        *self.doing.lock().unwrap_or_else(PoisonError::into_inner) = doing;
     }
 
     fn beat(&self) {
@@ -113,6 +135,7 @@ impl Output {
             self.log.write(text.as_bytes());
             self.tell_trouble(events).await;
             self.splitter.feed(&text, lines, &mut self.tail, events).await;
+            pulse.does(lines.doing());
             pulse.beat();
             pulse.busy.store(false, Ordering::Relaxed);
         }

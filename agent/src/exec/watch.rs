@@ -81,7 +81,10 @@ impl Watch<'_> {
             }
             if silent >= told + self.heartbeat {
                 told = silent;
-                let running = format!("{} (pid {})", self.name, self.running.group);
+                let running = match self.pulse.doing() {
+                    Some(doing) => doing,
+                    None => format!("{} (pid {})", self.name, self.running.group),
+                };
                 self.tell(What::Heartbeat { silent_seconds: silent.as_secs(), running }).await;
             }
         }

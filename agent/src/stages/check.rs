@@ -265,6 +265,12 @@ impl Lines for Tests<'_> {
             running: self.running.iter().cloned().collect(),
         }]
     }
+
+    fn doing(&self) -> Option<String> {
+        // Before the first test the world is asked for its signatures without the layer.
+        let doing = self.running.as_deref().unwrap_or("the signatures of the world without the layer");
+        Some(format!("{}: {doing}", self.unit.name))
+    }
 }
 
 fn ended_badly(tool: &str, finished: &Finished) -> Outcome {

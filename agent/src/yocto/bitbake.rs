@@ -192,6 +192,11 @@ impl Lines for Build {
         }
         Vec::new()
     }
+
+    fn doing(&self) -> Option<String> {
+        let tasks = self.running.iter().take(4).cloned().collect::<Vec<_>>().join(", ");
+        (!tasks.is_empty()).then(|| format!("{tasks} ({} of {} tasks done)", self.done, self.total))
+    }
 }
 
 /// The group as a number; a group that did not take part is zero.
