@@ -201,7 +201,7 @@ fn recipes_build_publish_and_build_again_from_sstate() {
     let test = "recipes_build_publish_and_build_again_from_sstate";
     let Some(fixture) = Fixture::new(test, "meta-deploy", &[POKY]) else { return };
     fixture.call(&["run", "--set", "check.bitbake_layers=[\"show-layers\"]"]).assert_code(&[0]);
-    let first = sstate(&fixture.result());
+    let first = sstate(fixture.result());
     assert!(first["missed"].as_u64() > Some(0) && first["local"] == 0, "{first}");
 
     let result = fixture.result();
@@ -215,13 +215,14 @@ fn recipes_build_publish_and_build_again_from_sstate() {
     );
 
     fixture.call(&["run", "--only", "build"]).assert_code(&[0]);
-    let second = sstate(&fixture.result());
+    let second = sstate(fixture.result());
     assert_eq!(second["missed"], 0, "{second}");
     assert_eq!(second["local"], first["wanted"], "{second}");
 }
 
 /// The one sstate line of the result.
-fn sstate(result: &Value) -> &Value {
+fn sstate(result: Value) -> Value {
     let units = result["units"].as_array().unwrap();
-    units.iter().map(|unit| &unit["sstate"]).find(|sstate| sstate.is_object()).expect("an sstate line")
+    let line = units.iter().map(|unit| &unit["sstate"]).find(|sstate| sstate.is_object());
+    line.expect("an sstate line").clone()
 }
