@@ -26,6 +26,13 @@ pub async fn run(args: Run, environment: &AgentEnvironment) -> Result<ExitStatus
 
 pub async fn check(args: Check, environment: &AgentEnvironment) -> Result<ExitStatus> {
     let request = with_common(&args.common, args.job.keep_going);
+    // A manifest knows better which directories below it are the layers.
+    let here = current_dir()?.join(config::FILE_NAME);
+    if args.layers.is_empty() && args.release.is_none() && here.is_file() {
+        let settings = config::load(&request, environment, &current_dir()?, SystemTime::now())?;
+        let only_check = Selection { only: vec![Stage::Check], skip: Vec::new() };
+        return job(settings, &only_check, args.job.output, environment).await;
+    }
     let layers = if args.layers.is_empty() { vec![".".into()] } else { args.layers.clone() };
     let release = args.release.as_deref();
     let settings =

@@ -202,7 +202,7 @@ async fn run_check_layer(
 
     let verdict = check_layer::judge(&expected, &tests.parser.finish(), finished.end, &name);
     let (verdict, findings) = check_layer::apply_known(verdict, &settings.check.known_failures, &name, unit);
-    for finding in findings {
+    for finding in findings.into_iter().chain(check_layer::findings(&verdict, unit, &settings.checkout)) {
         runner.events.emit(What::Finding(finding)).await;
     }
     if verdict.outcome.as_ref().is_ok_and(Outcome::is_fine) && finished.end != End::Exited(0) {
