@@ -29,7 +29,8 @@ pub async fn check(args: Check, environment: &AgentEnvironment) -> Result<ExitSt
     // A manifest knows better which directories below it are the layers.
     let here = current_dir()?.join(config::FILE_NAME);
     if args.layers.is_empty() && args.release.is_none() && here.is_file() {
-        let settings = config::load(&request, environment, &current_dir()?, SystemTime::now())?;
+        let mut settings = config::load(&request, environment, &current_dir()?, SystemTime::now())?;
+        settings.check.yocto_check_layer = true;
         let only_check = Selection { only: vec![Stage::Check], skip: Vec::new() };
         return job(settings, &only_check, args.job.output, environment).await;
     }
@@ -98,6 +99,11 @@ async fn job(
     environment: &AgentEnvironment,
 ) -> Result<ExitStatus> {
     let plan = Plan::new(&settings, selection)?;
+    for (flag, stages) in [("--only", &selection.only), ("--skip", &selection.skip)] {
+        for stage in stages {
+            settings.job.reproduce.extend([flag.to_owned(), stage.to_string()]);
+        }
+    }
     let access = access(&mut settings, environment).await?;
     let _exclusive = Exclusive::take(&settings.places.work)?;
     report::prepare_out(&settings.places.out)?;
