@@ -9,6 +9,7 @@ pub mod findings;
 pub mod known;
 pub mod message;
 pub mod output;
+mod reason;
 pub mod verdict;
 
 pub use argv::arguments;
