@@ -13,7 +13,7 @@ use crate::yocto::check_layer::{self, OutputParser};
 use crate::yocto::conf::Purpose;
 use crate::yocto::layer_conf::LayerConf;
 use crate::yocto::preflight::{self, PreflightCase};
-use crate::yocto::server;
+use crate::yocto::{host, server};
 
 use super::configure::Configured;
 
@@ -138,14 +138,19 @@ async fn bitbake_layers(
     for finding in output.0.finish() {
         runner.events.emit(What::Finding(finding)).await;
     }
-    let outcome = match finished.end {
-        End::Exited(0) => Outcome::Passed,
+    let trouble = host::trouble(&finished.tail.join("\n"));
+    let outcome = match (finished.end, &trouble) {
+        (End::Exited(0), _) => Outcome::Passed,
+        (End::Exited(_), Some(error)) => Outcome::NotRun(error.message.clone()),
         _ => ended_badly("bitbake-layers", &finished),
     };
     let excerpt = if outcome.is_fine() { Vec::new() } else { finished.tail.clone() };
     let log = Some(runner.relative_log(&finished.log));
     runner.events.emit(What::UnitFinished { unit, outcome: outcome.clone(), log, excerpt }).await;
-    Ok(outcome)
+    match (&outcome, trouble) {
+        (Outcome::NotRun(_), Some(error)) => Err(error),
+        _ => Ok(outcome),
+    }
 }
 
 /// One run of the unmodified yocto-check-layer for one layer, in a build directory of its own.

@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::exec::End;
 use crate::outcome::Outcome;
+use crate::yocto::host;
 
 use super::cases::ExpectedCase;
 use super::output::{CaseVerdict, Parsed, TestCase};
@@ -121,6 +122,11 @@ impl Run<'_> {
     }
 
     fn after_failure(&self, cases: &[JudgedCase]) -> Result<Outcome> {
+        if self.status == Some("FAIL (Generating world signatures)")
+            && let Some(trouble) = host::trouble(&self.parsed.before_the_layer.text())
+        {
+            return Err(trouble);
+        }
         match self.status {
             Some("FAIL") => match cases.iter().find(|case| matches!(case.outcome, Outcome::Failed(_))) {
                 Some(case) => {
@@ -153,6 +159,9 @@ impl Run<'_> {
             return Ok(Outcome::Failed(self.in_bblayers_reason()));
         }
         let traceback = self.parsed.traceback.text();
+        if let Some(trouble) = host::trouble(&traceback) {
+            return Err(trouble);
+        }
         if let Some(cause) = traceback.lines().rev().find(|line| is_exception(line)) {
             return self.after_crash(cause);
         }
