@@ -183,8 +183,10 @@ class Structure(unittest.TestCase):
 
     def buildspec(self, project):
         text = self.templates["check_layer"]["Resources"][project]["Properties"]["Source"]["BuildSpec"]["Fn::Sub"]
-        # What Fn::Sub makes of it.
-        return yaml.safe_load(re.sub(r"\$\{(\w+)Reports\.Arn\}", r"arn-\1", text).replace("${!", "${"))
+        # As Fn::Sub does it.
+        values = {"Prefix": "", "Name": "meta-x"}
+        text = re.sub(r"\$\{([\w:]+)\}", lambda it: values.get(it[1], it[1].lower().replace("::", "-")), text)
+        return yaml.safe_load(text.replace("${!", "${"))
 
     def build(self, project, environment):
         """What the build phase starts: the words of the agent's command line."""
@@ -203,7 +205,9 @@ class Structure(unittest.TestCase):
             environment = {"RELEASE": "scarthgap", "SHARE": "/efs", "HASH_SERVER": "h:8686"}
             self.assertEqual(self.build(project, environment), plain + set_all)
             [(group, report)] = self.buildspec(project)["reports"].items()
-            self.assertEqual(group, "arn-" + project.removesuffix("Project"))
+            reports = self.templates["check_layer"]["Resources"][project.removesuffix("Project") + "Reports"]
+            name = reports["Properties"]["Name"]["Fn::Sub"].replace("${Prefix}", "").replace("${Name}", "meta-x")
+            self.assertEqual(group, f"arn:aws-partition:codebuild:aws-region:aws-accountid:report-group/{name}")
             self.assertEqual(report["file-format"], "JUNITXML")
 
     def test_scripts_are_shellcheck_clean(self):
@@ -227,6 +231,17 @@ class Structure(unittest.TestCase):
         effects = {it["Sid"]: it["Effect"] for it in statements(files["FileSystemPolicy"])}
         self.assertEqual(set(effects.values()), {"Deny"})
         self.assertLessEqual({"OnlyEncryptedInTransit", "OnlyThroughAccessPoints", "NobodyIsRoot"}, set(effects))
+
+    def test_only_stable_moves_and_it_is_kept(self):
+        repository = self.templates["seed_image"]["Resources"]["Repository"]["Properties"]
+        self.assertEqual(repository["ImageScanningConfiguration"], {"ScanOnPush": True})
+        [moving] = calls(repository, "ImageTagMutabilityExclusionFilterValue")
+        text = repository["LifecyclePolicy"]["LifecyclePolicyText"]["Fn::Sub"].replace("${KeepImages}", "20")
+        first, *others = json.loads(text)["rules"]
+        self.assertEqual((first["rulePriority"], first["selection"]["tagPatternList"]), (1, [moving]))
+        # `stable` and `stable-arm64` are two images.
+        self.assertEqual((first["selection"]["countType"], first["selection"]["countNumber"]), ("imageCountMoreThan", 2))
+        self.assertTrue(all(rule["rulePriority"] > 1 for rule in others))
 
     def test_the_bucket_is_private(self):
         bucket = self.templates["cache"]["Resources"]["Bucket"]["Properties"]
@@ -305,8 +320,8 @@ class Deployment(unittest.TestCase):
         return cls.session.client(service, endpoint_url=cls.address)
 
     @classmethod
-    def deploy(cls, template, **parameters):
-        stack = f"{parameters.get('Prefix', '')}build-agent-{template.replace('_', '-')}"
+    def deploy(cls, template, suffix="", /, **parameters):
+        stack = f"{parameters.get('Prefix', '')}build-agent-{template.replace('_', '-')}{suffix}"
         formation = cls.client("cloudformation")
         formation.create_stack(
             StackName=stack,
@@ -327,9 +342,11 @@ class Deployment(unittest.TestCase):
         self.assertEqual(len({it["AvailabilityZone"] for it in subnets}), 2)
         self.assertEqual(len(ec2.describe_nat_gateways(Filters=in_vpc)["NatGateways"]), 2)
         for subnet in ("PrivateSubnet1", "PrivateSubnet2"):
-            [table] = ec2.describe_route_tables(
-                Filters=[{"Name": "association.subnet-id", "Values": [network[subnet]]}]
-            )["RouteTables"]
+            [table] = [
+                table
+                for table in ec2.describe_route_tables(Filters=in_vpc)["RouteTables"]
+                if network[subnet] in [it.get("SubnetId") for it in table["Associations"]]
+            ]
             [way_out] = [it for it in table["Routes"] if it.get("DestinationCidrBlock") == "0.0.0.0/0"]
             self.assertIn("NatGatewayId", way_out)
         groups = [network["NoIngressSecurityGroup"], network["TrustedSecurityGroup"]]
@@ -338,7 +355,7 @@ class Deployment(unittest.TestCase):
             self.assertNotIn("-1", [it["IpProtocol"] for it in group["IpPermissionsEgress"]])
 
     def test_a_second_network_with_one_nat(self):
-        network = self.deploy("ci_network", Prefix="second-", NatGateways="1", Cidr="10.43.0.0/16")
+        network = self.deploy("ci_network", Prefix="second-", NatGateways="1")
         in_vpc = [{"Name": "vpc-id", "Values": [network["VPC"]]}]
         self.assertEqual(len(self.client("ec2").describe_nat_gateways(Filters=in_vpc)["NatGateways"]), 1)
 
@@ -347,11 +364,12 @@ class Deployment(unittest.TestCase):
         [files] = self.client("efs").describe_file_systems(FileSystemId=cache["FileSystem"])["FileSystems"]
         self.assertTrue(files["Encrypted"])
         points = self.client("efs").describe_access_points(FileSystemId=cache["FileSystem"])["AccessPoints"]
-        found = {it["AccessPointId"]: (it["RootDirectory"]["Path"], it["PosixUser"]["Uid"]) for it in points}
-        self.assertEqual(found[cache["SharedAccessPoint"]][0], "/shared")
-        self.assertEqual(found[cache["SharedReadOnlyAccessPoint"]][0], "/shared")
-        self.assertNotEqual(found[cache["SharedReadOnlyAccessPoint"]], found[cache["SharedAccessPoint"]])
-        self.assertEqual(found[cache["PullRequestAccessPoint"]][0], "/pull-requests")
+        # By their names: moto gives no ids out for them.
+        found = {it["Tags"][0]["Value"]: (it["RootDirectory"]["Path"], it["PosixUser"]["Uid"]) for it in points}
+        self.assertEqual(found["shared"], ("/shared", 1000))
+        self.assertEqual(found["shared to read"], ("/shared", 1001), "others may read what 1000 wrote, not write")
+        self.assertEqual(found["pull requests"], ("/pull-requests", 1001))
+        self.assertEqual(found["hash server"], ("/hash-server", 1002))
         targets = self.client("efs").describe_mount_targets(FileSystemId=cache["FileSystem"])["MountTargets"]
         network = self.outputs["ci_network"]
         self.assertEqual({it["SubnetId"] for it in targets}, {network["PrivateSubnet1"], network["PrivateSubnet2"]})
@@ -359,11 +377,20 @@ class Deployment(unittest.TestCase):
     def test_the_image(self):
         [repository] = self.client("ecr").describe_repositories()["repositories"]
         self.assertEqual(repository["repositoryUri"], self.outputs["seed_image"]["RepositoryUri"])
-        self.assertTrue(repository["imageScanningConfiguration"]["scanOnPush"])
-        # moto does not know the exclusion filter yet, so `stable` is left to cfn-lint.
-        self.assertTrue(repository["imageTagMutability"].startswith("IMMUTABLE"))
+        self.assertEqual(repository["imageTagMutability"], "IMMUTABLE_WITH_EXCLUSION")
         [rule] = self.client("events").list_rules()["Rules"]
         self.assertEqual(rule["State"], "ENABLED")
+
+    def test_a_second_layer_with_everything_switched_on(self):
+        host = self.outputs["hash_server"]["Host"]
+        settings = {"ImportToken": "false", "Share": "/efs", "HashServer": host, "Release": "scarthgap"}
+        outputs = self.deploy("check_layer", "-2", Name="meta-2", Repository="example/meta-2", **settings)
+        iam = self.client("iam")
+        role = outputs["PullRequestRole"].rsplit("/", 1)[1]
+        policy = iam.get_role_policy(RoleName=role, PolicyName="check")["PolicyDocument"]
+        sids = {it["Sid"] for it in policy["Statement"] if it}
+        self.assertLessEqual({"ReadTheCache", "WriteThePullRequestsPart"}, sids)
+        self.assertNotIn("CloneThroughTheConnection", sids)
 
     def test_the_hash_server(self):
         host = self.outputs["hash_server"]["Host"]
