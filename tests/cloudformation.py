@@ -5,6 +5,7 @@ Run by tests/run with the Python of $BUILD_AGENT_TEST_VENV, which .ci/run fills 
 What is not installed is skipped with a line SKIPPED.
 """
 
+import ast
 import json
 import os
 import re
@@ -112,6 +113,29 @@ class Structure(unittest.TestCase):
         for wanted in ("VPC", "PrivateSubnet1", "PrivateSubnet2"):
             self.assertIn(f"${{Prefix}}{wanted}", exported)
 
+    def test_private_subnets_go_out_through_nat_alone(self):
+        network = self.templates["ci_network"]
+        tables = {
+            it["Properties"]["SubnetId"]["Ref"]: it["Properties"]["RouteTableId"]
+            for it in resources(network, "AWS::EC2::SubnetRouteTableAssociation").values()
+        }
+        routes = [it["Properties"] for it in resources(network, "AWS::EC2::Route").values()]
+        self.assertEqual(set(tables), set(resources(network, "AWS::EC2::Subnet")))
+        for subnet, table in tables.items():
+            [way] = [it for it in routes if it["RouteTableId"] == table]
+            self.assertEqual("NatGatewayId" in way, subnet.startswith("Private"), subnet)
+        self.assertNotEqual(tables["PrivateSubnet1"], tables["PrivateSubnet2"])
+
+    def test_no_group_lets_the_world_in(self):
+        for name, template in self.templates.items():
+            for group, it in resources(template, "AWS::EC2::SecurityGroup").items():
+                rules = it["Properties"].get("SecurityGroupIngress", [])
+                self.assertFalse([rule for rule in rules if rule.get("CidrIp") == "0.0.0.0/0"], f"{name}: {group}")
+                # Without a rule of one's own, CloudFormation lets everything out.
+                self.assertTrue(it["Properties"]["SecurityGroupEgress"], f"{name}: {group}")
+        for group in ("NoIngressSecurityGroup", "TrustedSecurityGroup"):
+            self.assertNotIn("SecurityGroupIngress", self.templates["ci_network"]["Resources"][group]["Properties"])
+
     def test_no_statement_allows_everything(self):
         seen = 0
         for name, template in self.templates.items():
@@ -135,6 +159,24 @@ class Structure(unittest.TestCase):
                 for role, resource in resources(template, kind).items():
                     for statement in statements(resource["Properties"].get("Policies", [])):
                         self.assertIn(f"`{statement['Sid']}`", page, f"{name}: {role}")
+
+    def test_the_commands_of_the_docs_fit_the_templates(self):
+        page = (TOP / "docs/aws.md").read_text().replace("\\\n", " ")
+        seen = []
+        for line in page.splitlines():
+            if not line.startswith("aws cloudformation deploy"):
+                continue
+            words = line.split()
+            name = Path(words[words.index("--template-file") + 1]).stem
+            seen.append(name)
+            given = words[words.index("--parameter-overrides") + 1 :] if "--parameter-overrides" in words else []
+            parameters = self.templates[name]["Parameters"]
+            given = {word.split("=")[0] for word in given}
+            self.assertLessEqual(given, set(parameters), line)
+            self.assertLessEqual({key for key, it in parameters.items() if "Default" not in it}, given, line)
+            makes_roles = bool(resources(self.templates[name], "AWS::IAM::Role"))
+            self.assertEqual("CAPABILITY_IAM" in words, makes_roles, line)
+        self.assertEqual(set(seen), set(ORDER))
 
     def test_every_parameter_and_output_is_told_with_its_meaning(self):
         for name, template in self.templates.items():
@@ -198,7 +240,7 @@ class Structure(unittest.TestCase):
 
     def test_the_buildspecs_call_the_agent(self):
         for project, access in (("PullRequestProject", "read-only"), ("BuildProject", "read-write")):
-            plain = ["run", "m", "--set", "artifacts.destination=d"]
+            plain = ["run", "m", "--out", "/tmp/build-agent-out", "--set", "artifacts.destination=d"]
             self.assertEqual(self.build(project, {}), plain)
             settings = ["release=scarthgap", "cache.share=/efs", f"cache.access={access}", "cache.hash_server=h:8686"]
             set_all = [word for setting in settings for word in ("--set", setting)]
@@ -341,18 +383,11 @@ class Deployment(unittest.TestCase):
         self.assertEqual(len(subnets), 4)
         self.assertEqual(len({it["AvailabilityZone"] for it in subnets}), 2)
         self.assertEqual(len(ec2.describe_nat_gateways(Filters=in_vpc)["NatGateways"]), 2)
-        for subnet in ("PrivateSubnet1", "PrivateSubnet2"):
-            [table] = [
-                table
-                for table in ec2.describe_route_tables(Filters=in_vpc)["RouteTables"]
-                if network[subnet] in [it.get("SubnetId") for it in table["Associations"]]
-            ]
-            [way_out] = [it for it in table["Routes"] if it.get("DestinationCidrBlock") == "0.0.0.0/0"]
-            self.assertIn("NatGatewayId", way_out)
+        routes = [it for table in ec2.describe_route_tables(Filters=in_vpc)["RouteTables"] for it in table["Routes"]]
+        self.assertEqual(len({it["NatGatewayId"] for it in routes if it.get("NatGatewayId")}), 2)
         groups = [network["NoIngressSecurityGroup"], network["TrustedSecurityGroup"]]
         for group in ec2.describe_security_groups(GroupIds=groups)["SecurityGroups"]:
             self.assertEqual(group["IpPermissions"], [])
-            self.assertNotIn("-1", [it["IpProtocol"] for it in group["IpPermissionsEgress"]])
 
     def test_a_second_network_with_one_nat(self):
         network = self.deploy("ci_network", Prefix="second-", NatGateways="1")
@@ -388,6 +423,8 @@ class Deployment(unittest.TestCase):
         iam = self.client("iam")
         role = outputs["PullRequestRole"].rsplit("/", 1)[1]
         policy = iam.get_role_policy(RoleName=role, PolicyName="check")["PolicyDocument"]
+        # moto keeps a policy of CloudFormation as Python writes it.
+        policy = ast.literal_eval(policy) if isinstance(policy, str) else policy
         sids = {it["Sid"] for it in policy["Statement"] if it}
         self.assertLessEqual({"ReadTheCache", "WriteThePullRequestsPart"}, sids)
         self.assertNotIn("CloneThroughTheConnection", sids)
@@ -482,8 +519,8 @@ class HashServer(unittest.TestCase):
             process = self.start(self.commit)
             wait_for("hash server", lambda: listens(self.write) and listens(self.read), process, 120)
             if first:
-                [refused] = self.ask(self.read, report)
-                self.assertTrue(refused is None or refused.get("unihash") != "c" * 64 or not self.known(get), refused)
+                self.ask(self.read, report)
+                self.assertEqual(self.ask(self.read, get), [None], "the read port has written")
                 [accepted] = self.ask(self.write, report)
                 self.assertEqual(accepted["unihash"], "c" * 64)
             [known] = self.ask(self.read, get)
@@ -491,10 +528,6 @@ class HashServer(unittest.TestCase):
             process.terminate()
             self.assertEqual(process.wait(timeout=60), 0)
             self.assertFalse(listens(self.write) or listens(self.read), "a server was left behind")
-
-    def known(self, get):
-        [answer] = self.ask(self.read, get)
-        return answer
 
     def test_another_commit_is_not_run(self):
         process = self.start("0" * 40)
