@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use crate::error::{Error, Result};
+use crate::untrusted;
 use crate::yocto::Release;
 use crate::yocto::release::{RELEASES, Sources};
 
@@ -117,7 +118,7 @@ impl Layers {
             }
             let path = fs_err::canonicalize(path)?;
             if !layers.contains(&path) {
-                words.push(layer_words::read(&String::from_utf8_lossy(&fs_err::read(conf)?)));
+                words.push(layer_words::read(&String::from_utf8_lossy(&untrusted::read(&conf, untrusted::PAGE)?)));
                 layers.push(path);
             }
         }
@@ -211,10 +212,10 @@ fn git_branch(checkout: &Path) -> Option<String> {
     let mut git = checkout.join(".git");
     if git.is_file() {
         // A linked work tree or a submodule: the file names the directory.
-        let text = fs_err::read_to_string(&git).ok()?;
+        let text = untrusted::read_text(&git, untrusted::PAGE).ok()?;
         git = checkout.join(text.strip_prefix("gitdir:")?.trim());
     }
-    let head = fs_err::read_to_string(git.join("HEAD")).ok()?;
+    let head = untrusted::read_text(&git.join("HEAD"), untrusted::PAGE).ok()?;
     head.trim().strip_prefix("ref: refs/heads/").map(str::to_owned)
 }
 
@@ -331,7 +332,7 @@ fn siblings(checkout: &Path) -> Vec<(PathBuf, LayerWords)> {
         .filter_map(|conf| {
             let layer = conf.parent()?.parent()?.strip_prefix(checkout).ok()?;
             let layer = if layer.as_os_str().is_empty() { Path::new(".") } else { layer };
-            let text = fs_err::read(&conf).ok()?;
+            let text = untrusted::read(&conf, untrusted::PAGE).ok()?;
             Some((layer.to_owned(), layer_words::read(&String::from_utf8_lossy(&text))))
         })
         .collect()

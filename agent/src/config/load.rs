@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use crate::error::{Error, Result};
 use crate::events::JobIdentity;
+use crate::untrusted;
 use crate::yocto::Release;
 
 use super::checker::Checker;
@@ -49,7 +50,7 @@ pub fn load(request: &Request, env: &AgentEnvironment, cwd: &Path, now: SystemTi
     let ground = places::find(request, env, cwd)?;
     let bytes = match (&request.manifest_text, &ground.manifest) {
         (Some((_, text)), _) => text.clone().into_bytes(),
-        (None, Some(file)) => fs_err::read(file)?,
+        (None, Some(file)) => untrusted::read(file, untrusted::PAGE).map_err(unreadable)?,
         (None, None) => return Err(Error::internal("a manifest without text and without file")),
     };
     let mut problems = Problems::default();
@@ -60,6 +61,11 @@ pub fn load(request: &Request, env: &AgentEnvironment, cwd: &Path, now: SystemTi
     // Without a problem there is something that was read.
     let read = read.ok_or_else(|| Error::internal("the manifest was not read, and nothing says why"))?;
     settings(read, request, env, cwd, ground, now)
+}
+
+/// A file that cannot be read is as good as a manifest with mistakes.
+fn unreadable(error: std::io::Error) -> Error {
+    Error::usage("the manifest cannot be read").because(&error)
 }
 
 /// All that was read, without regard to where things lie on this machine.
@@ -107,7 +113,7 @@ fn read_known_failures(
     check: &mut Checker,
 ) -> Vec<KnownFailure> {
     let Some(file) = &sections.known_failures else { return Vec::new() };
-    match fs_err::read(file) {
+    match untrusted::read(file, untrusted::PAGE) {
         Ok(bytes) => {
             let name = beside(ground, file);
             known_failures::read(&name, &bytes, &day(now), check.problems)
@@ -121,14 +127,16 @@ fn read_known_failures(
 
 fn apply_lock(ground: &Ground, tree: &Node, repos: &mut Repos, problems: &mut Problems) {
     let Some(file) = lock_file(ground) else { return };
-    if !file.exists() {
+    // A link that leads nowhere is no lock, and no permission to float either.
+    if fs_err::symlink_metadata(&file).is_err() {
         return;
     }
     let name = beside(ground, &file);
-    let written = match fs_err::read(&file) {
+    let written = match untrusted::read(&file, untrusted::PAGE) {
         Ok(bytes) => lock::read(&name, &bytes, problems),
         Err(error) => {
-            problems.add(tree.place.clone(), None, Mistake::new(error.to_string()));
+            let mistake = Mistake::new(format!("{name} cannot be read: {error}"));
+            problems.add(tree.place.clone(), None, mistake.hint("mend or delete it, then build-agent lock"));
             None
         }
     };

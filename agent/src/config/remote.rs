@@ -10,9 +10,10 @@ use url::Url;
 
 use crate::aws;
 use crate::error::{Error, Result};
+use crate::untrusted;
 
 /// Bytes. A manifest is a page of text; whatever is larger is something else.
-const LIMIT: usize = 1024 * 1024;
+const LIMIT: usize = untrusted::PAGE as usize;
 /// For the whole answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 const REDIRECTS: usize = 5;

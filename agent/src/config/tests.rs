@@ -118,6 +118,8 @@ fn each_mistake_alone_is_told_with_its_place_key_and_remedy() {
             "8:10: [repos.poky] layers: must be a list of strings",
             &["[\'meta\']"],
         ),
+        ("", "[repos]\nother = 'x'", "10:9: [repos] other: must be a table", &["[repos.NAME]"]),
+        ("", "[config]\nlocal_conf=\"\\u0000\"", "10:12: [config] local_conf: holds the control", &[]),
         ("\"meta-poky\"]", "7]", "8:19: [repos.poky] layers: must be a string, not an integer", &[]),
         (
             "",

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use crate::config::GitSource;
 use crate::error::{Error, Result};
 use crate::exec::remove::remove_tree;
+use crate::untrusted;
 use fs_err as fs;
 
 use super::failure::{Failure, Kind};
@@ -205,7 +206,7 @@ fn sweep(dot_git: &Path) -> Result<()> {
         }
     }
     let config = dot_git.join("config");
-    if fs::read_to_string(&config).ok().as_deref() != Some(CONFIGURATION) {
+    if untrusted::read_text(&config, untrusted::PAGE).ok().as_deref() != Some(CONFIGURATION) {
         remove_tree(&config, dot_git)?;
         fs::write(&config, CONFIGURATION)?;
     }
