@@ -6,9 +6,9 @@
 use std::fs::File;
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
-use build_agent_tests::{Sandbox, agent};
+use build_agent_tests::{Sandbox, agent, repository, skip};
 
 /// Puts something that is no proper file at `path`.
 fn plant(kind: &str, path: &Path) {
@@ -126,4 +126,58 @@ fn lock_and_shell_leave_reports_alone() {
     let ran = sandbox.call([Path::new("lock"), &manifest]);
     ran.assert_code(&[4]);
     assert!(!ran.output().contains("nothing was checked"), "{}", ran.output());
+}
+
+/// `build-agent schema` with the validator that editors' language servers are like.
+#[test]
+fn the_schema_knows_good_manifests_from_bad_ones() {
+    const CHECK: &str = r#"
+import json, re, sys, tomllib, jsonschema
+schema = json.load(open(sys.argv[1]))
+jsonschema.Draft202012Validator.check_schema(schema)
+validator = jsonschema.Draft202012Validator(schema)
+good = 0
+for page in sys.argv[2:]:
+    text = open(page).read()
+    blocks = re.findall(r"```toml\n(.*?)```", text, re.S) if page.endswith(".md") else [text]
+    for manifest in filter(lambda one: "version" in one, map(tomllib.loads, blocks)):
+        validator.validate(manifest)
+        good += 1
+assert good >= 8, good
+repo = "version=1\nname='x'\nrelease='scarthgap'\n[repos.poky]\n"
+url = repo + "url='https://h/x'\n"
+branch = url + "branch='b'\n"
+validator.validate(tomllib.loads(branch))
+validator.validate(tomllib.loads(branch + "commit='%s'\n" % ("0" * 40)))
+validator.validate(tomllib.loads(repo + "path='../poky'\n"))
+for bad in [
+    "", repo, url, branch.replace("name='x'", "name='a b'"), branch.replace("scarthgap", "Scarthgap"),
+    branch.replace("version=1", "version=2"), branch + "tag='t'\n", url + "tag='t'\ncommit='%s'\n" % ("0" * 40),
+    url + "commit='abc'\n", branch + "path='x'\n", repo + "path='x'\nbranch='b'\n", branch + "layers=[]\n",
+    branch + "layers=['a','a']\n", branch + "layer=['a']\n", branch + "[limits]\njob='4'\n",
+    branch + "[config]\nmachines=['a b']\n", branch + "[check]\nbitbake_layers=['add-layer x']\n",
+    branch + "[build]\ntargets=['-k']\n", branch + "[[artifacts.rules]]\nrequired=true\n", branch + "[chek]\n",
+]:
+    assert not validator.is_valid(tomllib.loads(bad)), bad
+"#;
+    let venv = std::env::var_os("BUILD_AGENT_TEST_VENV").map(|venv| Path::new(&venv).join("bin/python3"));
+    let python = venv.unwrap_or_else(|| "python3".into());
+    let ready = Command::new(&python).args(["-c", "import tomllib, jsonschema"]).output();
+    if !ready.is_ok_and(|output| output.status.success()) {
+        skip("the_schema_knows_good_manifests_from_bad_ones", "no Python with tomllib and jsonschema");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let schema = directory.path().join("schema.json");
+    let printed = agent().arg("schema").stdout(File::create(&schema).unwrap()).status().unwrap();
+    assert!(printed.success());
+    let mut command = Command::new(python);
+    command.args(["-c", CHECK]).arg(schema);
+    command.args(["README.md", "docs/manifest.md"].map(|page| repository().join(page)));
+    for fixture in std::fs::read_dir(repository().join("layers-fixtures")).unwrap() {
+        let manifest = fixture.unwrap().path().join("build-agent.toml");
+        command.args(manifest.is_file().then_some(manifest));
+    }
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -47,7 +47,8 @@ pub async fn request(args: &ManifestArgs, keep_going: bool) -> Result<Request> {
         Some(address) if remote::is_address(address) => {
             let fetched = remote::fetch(address, args.manifest_sha256.as_deref()).await?;
             request.notices.extend(fetched.notice);
-            request.manifest_text = Some((address.to_owned(), fetched.text));
+            request.manifest_text = Some((fetched.name, fetched.text));
+            request.manifest_sha256 = Some(fetched.sha256);
         }
         local => request.manifest = local.map(str::to_owned),
     }

@@ -51,7 +51,11 @@ pub async fn command(args: arguments::Lock, environment: &AgentEnvironment) -> R
     for pin in &pins {
         let new = Locked::new(&pin.source, &pin.commit);
         let old = previous.repos.get(&pin.name);
-        say::line(format_args!("{:<20} {}", pin.name, change(old.map(|old| old.commit.as_str()), &pin.commit)))?;
+        say::line(format_args!(
+            "{:<20} {}",
+            pin.name,
+            change(old.map(|old| old.commit.as_str()), &pin.commit)
+        ))?;
         lock.repos.insert(pin.name.clone(), new);
     }
     report::replace(&path, config::lock::render(&lock).as_bytes())?;

@@ -27,8 +27,9 @@ use arguments::{Arguments, Command};
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     // The panic itself has told where; here it gets the exit status that the documentation promises.
-    let result = catch_unwind(AssertUnwindSafe(|| command(arguments)))
-        .unwrap_or_else(|_| Err(Error::internal("the agent broke").hint("please report it with the text above")));
+    let result = catch_unwind(AssertUnwindSafe(|| command(arguments))).unwrap_or_else(|_| {
+        Err(Error::internal("the agent broke").hint("please report it with the text above"))
+    });
     let status = result.unwrap_or_else(|error| {
         say::complaint(format_args!("error: {error}"));
         error.class.exit_status()

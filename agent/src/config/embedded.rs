@@ -118,7 +118,10 @@ impl Layers {
             }
             let path = fs_err::canonicalize(path)?;
             if !layers.contains(&path) {
-                words.push(layer_words::read(&String::from_utf8_lossy(&untrusted::read(&conf, untrusted::PAGE)?)));
+                words.push(layer_words::read(&String::from_utf8_lossy(&untrusted::read(
+                    &conf,
+                    untrusted::PAGE,
+                )?)));
                 layers.push(path);
             }
         }

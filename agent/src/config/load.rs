@@ -29,6 +29,8 @@ pub struct Request {
     pub manifest: Option<String>,
     /// Name and text of a manifest that was fetched from elsewhere.
     pub manifest_text: Option<(String, String)>,
+    /// Its digest, lower-case hexadecimal.
+    pub manifest_sha256: Option<String>,
     /// `--set`, in their order.
     pub set: Vec<String>,
     pub work_dir: Option<PathBuf>,
@@ -240,6 +242,8 @@ fn default_distro(repos: &[Repo]) -> &'static str {
 
 fn reproduce(request: &Request, ground: &Ground) -> Vec<String> {
     let mut command = vec!["build-agent".to_owned(), "run".to_owned(), ground.manifest_name.clone()];
+    let sha256 = request.manifest_sha256.iter();
+    command.extend(sha256.flat_map(|sha256| ["--manifest-sha256".to_owned(), sha256.clone()]));
     command.extend(request.set.iter().flat_map(|set| ["--set".to_owned(), set.clone()]));
     command
 }

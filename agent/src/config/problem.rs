@@ -259,7 +259,10 @@ mod tests {
         let mut problems = Problems::default();
         (1..=SHOWN + 2).for_each(|line| problems.add(file(line, 1), None, Mistake::new("is wrong")));
         let shown = problems.to_string();
-        assert!(shown.ends_with("toml:100:1: is wrong\nand 2 more\n102 problems; nothing was run"), "{shown}");
+        assert!(
+            shown.ends_with("toml:100:1: is wrong\nand 2 more\n102 problems; nothing was run"),
+            "{shown}"
+        );
     }
 
     #[test]

@@ -122,7 +122,11 @@ mod tests {
     #[test]
     fn layer_commands_only_look() {
         assert_eq!(bitbake_layers("show-recipes  -f zlib").unwrap(), ["show-recipes", "-f", "zlib"]);
-        accepts(bitbake_layers, &["show-layers"], &["", "-h", "show-recipes 'a b'", "sh", "show_layers", "show-layers;"]);
+        accepts(
+            bitbake_layers,
+            &["show-layers"],
+            &["", "-h", "show-recipes 'a b'", "sh", "show_layers", "show-layers;"],
+        );
         assert!(bitbake_layers("add-layer ../x").unwrap_err().message.contains("only look"));
         assert_eq!(bitbake_layers("show_layers").unwrap_err().hint.unwrap(), "did you mean `show-layers`?");
     }

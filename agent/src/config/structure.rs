@@ -134,6 +134,13 @@ impl<'a> Walk<'a> {
         let mut mistake = Mistake::new(format!("must be {}, not {}", self.name(schema), node.kind()));
         if kind(schema) == "string" && !node.text.is_empty() {
             mistake = mistake.hint(format!("put it in quotes: \"{}\"", node.text));
+        } else if kind(schema) == "array"
+            && let Value::String(text) = &node.value
+            && text.starts_with('[')
+        {
+            // Of a flag, whose shell has eaten the quotes.
+            mistake =
+                mistake.hint("it is no list in TOML; quote it for the shell: --set 'KEY=[\"a\", \"b\"]'");
         } else if kind(schema) == "array" && !node.text.is_empty() {
             mistake = mistake.hint(format!("put it in brackets: [{}]", node.text));
         } else if let ("object", [Step::Key(table), Step::Key(_)]) = (kind(schema), path.steps()) {

@@ -373,7 +373,11 @@ fn flags_are_named_instead_of_a_line() {
         ("release=scarthgp", "--set release=scarthgp: release: `scarthgp` is not one of"),
         (
             "build.targets=x",
-            "--set build.targets=x: [build] targets: must be a list of strings, not a string",
+            "--set build.targets=x: [build] targets: must be a list of strings, not a string | put it in brackets: [\"x\"]",
+        ),
+        (
+            "build.targets=[x]",
+            "--set build.targets=[x]: [build] targets: must be a list of strings, not a string | it is no list in TOML",
         ),
         ("limits.job=4", "--set limits.job=4: [limits] job: `4` is no duration"),
         (

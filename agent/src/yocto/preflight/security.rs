@@ -57,7 +57,9 @@ fn places(layer: &Path) -> Option<Vec<PathBuf>> {
             continue;
         }
         // `core.worktree` can put the top anywhere.
-        if untrusted::read_text(&git.join("config"), untrusted::PAGE).is_ok_and(|text| text.contains("worktree")) {
+        if untrusted::read_text(&git.join("config"), untrusted::PAGE)
+            .is_ok_and(|text| text.contains("worktree"))
+        {
             return None;
         }
         if above != layer {
