@@ -25,8 +25,13 @@ const PARALLEL: usize = 4;
 pub async fn command(args: arguments::Lock, environment: &AgentEnvironment) -> Result<ExitStatus> {
     let request = request(&args.manifest, false).await?;
     let path = config::lock_path(&request, environment, &current_dir()?)?;
+    let all = args.update.as_ref().is_some_and(Vec::is_empty);
     let previous = match untrusted::read(&path, untrusted::PAGE) {
-        Ok(bytes) => config::lock::parse(&path.display().to_string(), &bytes)?,
+        Ok(bytes) => match config::lock::parse(&path.display().to_string(), &bytes) {
+            // All is made anew; what was there need not even be a lock.
+            Err(_) if all => Lock::default(),
+            parsed => parsed.map_err(|error| error.hint("build-agent lock --update makes it anew"))?,
+        },
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Lock::default(),
         Err(error) => return Err(error.into()),
     };

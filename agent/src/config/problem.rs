@@ -180,6 +180,13 @@ impl Problems {
         self.0.is_empty()
     }
 
+    /// Says what to do about the problem that was added last.
+    pub fn advise(&mut self, hint: &str) {
+        if let Some(last) = self.0.last_mut() {
+            last.hint = Some(hint.to_owned());
+        }
+    }
+
     /// In the order of their places. Two rules may see the same mistake; it comes once.
     pub fn sorted(&self) -> Vec<&Problem> {
         let mut sorted: Vec<_> = self.0.iter().collect();

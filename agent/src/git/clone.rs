@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::GitSource;
 use crate::error::{Error, Result};
+use crate::exec::lesser_owner;
 use crate::exec::remove::remove_tree;
 use crate::untrusted;
 use fs_err as fs;
@@ -72,7 +73,13 @@ impl Job<'_> {
     async fn update(&self, home: &Path) -> Result<Cloned, Failure> {
         fs::create_dir_all(home)?;
         let path = home.join(self.name);
-        if is_directory(&path)? && is_directory(&path.join(".git"))? {
+        // Layer code of another time could have written into a clone that its user owns.
+        let whose = lesser_owner([path.as_path(), &path.join(".git")])?;
+        if let Some(owner) = &whose {
+            let message = format!("the clone {} belongs to {} and is replaced", path.display(), owner.name);
+            self.git.runner.events.warn(message, None).await;
+        }
+        if whose.is_none() && is_directory(&path)? && is_directory(&path.join(".git"))? {
             match self.refresh(&path).await {
                 Err(failure) if failure.mended_by_new_clone() => {
                     let message = format!(
