@@ -11,6 +11,7 @@ use crate::yocto::environment::HOST_PATH;
 
 use super::arguments;
 use super::job::{current_dir, listen_for_signals, load};
+use super::say;
 
 pub async fn command(args: arguments::Doctor, environment: &AgentEnvironment) -> Result<ExitStatus> {
     let logs = tempfile::Builder::new()
@@ -43,9 +44,9 @@ pub async fn command(args: arguments::Doctor, environment: &AgentEnvironment) ->
         return Ok(ExitStatus::Cancelled);
     }
     if args.json {
-        println!("{:#}", findings.json());
+        say::line(format_args!("{:#}", findings.json()))?;
     } else {
-        print!("{findings}");
+        say::text(&findings.to_string())?;
     }
     Ok(findings.exit_status())
 }

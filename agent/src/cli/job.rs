@@ -18,6 +18,7 @@ use crate::outcome::ExitStatus;
 use crate::report::{self, EventsFile, Json, Paint, Plain, Sink, Terminal};
 
 use super::arguments::{Check, CommonArgs, ManifestArgs, Output, Run};
+use super::say;
 
 pub async fn run(args: Run, environment: &AgentEnvironment) -> Result<ExitStatus> {
     let settings = load(&args.manifest, args.job.keep_going, environment).await?;
@@ -54,7 +55,8 @@ pub async fn request(args: &ManifestArgs, keep_going: bool) -> Result<Request> {
         Some(address) if remote::is_address(address) => {
             let fetched = remote::fetch(address, args.manifest_sha256.as_deref()).await?;
             request.notices.extend(fetched.notice);
-            request.manifest_text = Some((address.to_owned(), fetched.text));
+            request.manifest_text = Some((fetched.name, fetched.text));
+            request.manifest_sha256 = Some(fetched.sha256);
         }
         local => request.manifest = local.map(str::to_owned),
     }
@@ -124,7 +126,8 @@ async fn job(
         recorder.await.map_err(|error| Error::internal("the recorder of events broke").because(&error))?;
     report::write_all(&summary, &settings.places.out)?;
     if output != Output::Json {
-        print!("{}", report::closing(&summary, &settings.places.out, paint));
+        // The verdict is in the reports; a console that cannot be written must not change it.
+        let _ = say::text(&report::closing(&summary, &settings.places.out, paint));
     }
     Ok(summary.exit)
 }

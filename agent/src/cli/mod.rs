@@ -8,8 +8,10 @@ mod plan;
 mod publish;
 mod quiet;
 mod report;
+mod say;
 mod shell;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -24,19 +26,25 @@ use arguments::{Arguments, Command};
 /// The program.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let result = exec::prepare_process().and_then(|()| {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .map_err(|error| Error::machine("cannot start the runtime").because(&error))?;
-        runtime.block_on(dispatch(arguments))
+    // The panic itself has told where; here it gets the exit status that the documentation promises.
+    let result = catch_unwind(AssertUnwindSafe(|| command(arguments))).unwrap_or_else(|_| {
+        Err(Error::internal("the agent broke").hint("please report it with the text above"))
     });
     let status = result.unwrap_or_else(|error| {
-        eprintln!("build-agent: error: {error}");
+        say::complaint(format_args!("error: {error}"));
         error.class.exit_status()
     });
     status.into()
+}
+
+fn command(arguments: Arguments) -> Result<ExitStatus> {
+    exec::prepare_process()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| Error::machine("cannot start the runtime").because(&error))?;
+    runtime.block_on(dispatch(arguments))
 }
 
 async fn dispatch(arguments: Arguments) -> Result<ExitStatus> {
@@ -51,7 +59,7 @@ async fn dispatch(arguments: Arguments) -> Result<ExitStatus> {
         Command::Publish(publish) => publish::command(publish, &environment).await,
         Command::Report(report) => report::command(&report, &environment),
         Command::Schema => {
-            println!("{:#}", config::schema());
+            say::line(format_args!("{:#}", config::schema()))?;
             Ok(ExitStatus::Passed)
         }
     }

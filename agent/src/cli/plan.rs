@@ -10,14 +10,15 @@ use crate::outcome::ExitStatus;
 
 use super::arguments;
 use super::job::load;
+use super::say;
 
 pub async fn command(args: arguments::Plan, environment: &AgentEnvironment) -> Result<ExitStatus> {
     let settings = load(&args.manifest, false, environment).await?;
     let plan = job::Plan::new(&settings, &job::Selection::from(&args.selection))?;
     if args.json {
-        println!("{:#}", as_json(&settings, &plan));
+        say::line(format_args!("{:#}", as_json(&settings, &plan)))?;
     } else {
-        print!("{}", as_text(&settings, &plan));
+        say::text(&as_text(&settings, &plan))?;
     }
     Ok(ExitStatus::Passed)
 }

@@ -10,6 +10,7 @@ use crate::report::{self, Paint, Summary, Torn};
 
 use super::arguments::{self, ReportFormat as Format};
 use super::job::paint;
+use super::say;
 
 /// Writes the reports again; the exit status is the job's.
 pub fn command(args: &arguments::Report, environment: &AgentEnvironment) -> Result<ExitStatus> {
@@ -20,10 +21,10 @@ pub fn command(args: &arguments::Report, environment: &AgentEnvironment) -> Resu
     }
     let reported = report(&args.source, formats, args.out.as_deref(), paint(environment))?;
     if let Some(torn) = &reported.torn {
-        eprintln!("build-agent: warning: {torn}");
+        say::complaint(format_args!("warning: {torn}"));
     }
     if let Some(text) = &reported.text {
-        print!("{text}");
+        say::text(text)?;
     }
     Ok(reported.summary.exit)
 }

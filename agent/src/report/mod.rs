@@ -20,7 +20,7 @@ pub mod verdict;
 #[cfg(test)]
 pub mod sample;
 
-pub use console::{Json, Paint, Plain, Terminal, closing, safe};
+pub use console::{Json, Paint, Plain, Terminal, closing, harmless, safe};
 pub use events_file::{EventsFile, Torn, read as read_events};
 pub use excerpt::lines_that_matter;
 pub use junit::write as write_junit;

@@ -16,7 +16,7 @@ pub use closing::closing;
 pub use json::Json;
 pub use plain::Plain;
 pub(super) use safe::clean;
-pub use safe::safe;
+pub use safe::{harmless, safe};
 pub(super) use steps::finding_line;
 pub use tty::Terminal;
 pub use words::Paint;
