@@ -83,7 +83,8 @@ impl Mounted {
         commit(&sandbox.layer(), "Add a manifest");
         let root = nix::unistd::geteuid().is_root();
         let owner = if root { owner } else { nix::unistd::geteuid().as_raw() };
-        let mounted = Mounted { volume: format!("build-agent-test-{}-{test}", std::process::id()), sandbox, owner };
+        let mounted =
+            Mounted { volume: format!("build-agent-test-{}-{test}", std::process::id()), sandbox, owner };
         give(&mounted.sandbox.layer(), owner);
         give(&mounted.sandbox.upstream(), owner);
         Some(mounted)
@@ -267,7 +268,7 @@ fn a_stopped_container_ends_in_time_and_reports() {
         let mut command = Command::new("docker");
         command.args(["run", "--rm", "--network", "none", "--name", &name]).args(mounted.options());
         if shell {
-            command.args(["--user", &mounted.owner.to_string(), &image(), "sh", "-c", "build-agent run"]);
+            command.args(["--user", &mounted.owner.to_string(), &image(), "sh", "-c", "exec build-agent run"]);
         } else {
             command.args([&image(), "run"]);
         }

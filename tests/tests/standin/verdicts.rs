@@ -135,9 +135,12 @@ fn a_known_failure_is_forgiven_until_its_day() {
     sandbox.change_manifest("[check]", "[check]\nknown_failures = \"known-failures.toml\"");
     sandbox.behaviour("yocto-check-layer fail test_world");
     std::fs::remove_file(sandbox.layer().join("README.md")).unwrap();
-    for (expires, code, word) in [("9999-12-31", 0, "known failure until"), ("2020-01-01", 1, "test_readme")] {
+    for (expires, code, word) in [("9999-12-31", 0, "known failure until"), ("2020-01-01", 1, "test_readme")]
+    {
         let entry = |test: &str| {
-            format!("[[failure]]\ntest = \"{test}\"\nreason = \"upstream mends it\"\nexpires = \"{expires}\"\n")
+            format!(
+                "[[failure]]\ntest = \"{test}\"\nreason = \"upstream mends it\"\nexpires = \"{expires}\"\n"
+            )
         };
         let text = entry("test_world") + &entry("test_readme");
         std::fs::write(sandbox.layer().join("known-failures.toml"), text).unwrap();
