@@ -268,7 +268,14 @@ fn a_stopped_container_ends_in_time_and_reports() {
         let mut command = Command::new("docker");
         command.args(["run", "--rm", "--network", "none", "--name", &name]).args(mounted.options());
         if shell {
-            command.args(["--user", &mounted.owner.to_string(), &image(), "sh", "-c", "exec build-agent run"]);
+            command.args([
+                "--user",
+                &mounted.owner.to_string(),
+                &image(),
+                "sh",
+                "-c",
+                "exec build-agent run",
+            ]);
         } else {
             command.args([&image(), "run"]);
         }

@@ -187,7 +187,8 @@ fn run_mounts_the_work_tree_and_keeps_the_place_in_it() {
     let top = layer.canonicalize().unwrap();
     let (output, call) = run(&place, &layer.join("conf"), &["check", "--release", "scarthgap"], &[]);
     assert!(output.status.success(), "{}", said(&output));
-    assert!(call.contains(&format!("type=bind,source={},target=/src --workdir /src/conf ", top.display())));
+    let mount = format!("type=bind,source={},target=/src/meta-x --workdir /src/meta-x/conf ", top.display());
+    assert!(call.contains(&mount), "{call}");
     assert!(call.contains("--security-opt seccomp=unconfined"), "{call}");
     assert!(call.ends_with(" build-agent check --release scarthgap"), "{call}");
     assert!(!call.contains("--tty"), "there is no terminal: {call}");
@@ -206,18 +207,23 @@ fn run_mounts_what_a_linked_work_tree_and_a_submodule_need() {
     let (_, call) = run(&place, &place.0.path().join("linked"), &["plan"], &[]);
     let git_dir = main.join(".git").canonicalize().unwrap();
     assert!(call.contains(&format!("source={0},target={0},readonly", git_dir.display())), "{call}");
-    assert!(call.contains("linked,target=/src --workdir /src "), "{call}");
+    assert!(call.contains("linked,target=/src/linked --workdir /src/linked "), "{call}");
 
     let submodule = main.join("layers/meta-x");
     std::fs::create_dir_all(&submodule).unwrap();
     std::fs::write(submodule.join(".git"), "gitdir: ../../.git/modules/meta-x\n").unwrap();
     let (_, call) = run(&place, &submodule, &["plan"], &[]);
-    assert!(call.contains("main,target=/src --workdir /src/layers/meta-x "), "{call}");
+    assert!(call.contains("main,target=/src/main --workdir /src/main/layers/meta-x "), "{call}");
+
+    let odd = place.0.path().join("my layer");
+    std::fs::create_dir(&odd).unwrap();
+    let (_, call) = run(&place, &odd, &["plan"], &[]);
+    assert!(call.contains("my layer,target=/src/layer --workdir /src/layer "), "{call}");
 
     let plain = place.0.path().join("plain");
     std::fs::create_dir(&plain).unwrap();
     let (_, call) = run(&place, &plain, &["plan"], &[]);
-    assert!(call.contains("plain,target=/src --workdir /src "), "{call}");
+    assert!(call.contains("plain,target=/src/plain --workdir /src/plain "), "{call}");
 }
 
 #[test]
