@@ -236,6 +236,12 @@ fn run_says_when_the_host_forbids_isolation() {
         assert!(output.status.success() && said(&output).contains(words), "{}", said(&output));
         assert_eq!(call.contains("seccomp=unconfined"), unconfined, "{call}");
     }
+    // An engine that starts nothing at all has no complaint of the profile: the job's own error is told.
+    let place = Place::new();
+    let broken = [("ENGINE_FAILS", "run --rm"), ("ENGINE_STATUS", "125")];
+    let (output, _) = run(&place, &place.sources(), &["check"], &broken);
+    assert_eq!((output.status.code(), &*said(&output)), (Some(125), "the stand-in engine fails\n"));
+
     let place = Place::new();
     let (output, call) = run(&place, &place.sources(), &["schema"], &[unshare]);
     assert_eq!(said(&output), "", "nothing of a layer runs");
