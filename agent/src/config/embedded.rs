@@ -164,7 +164,11 @@ fn only_check(mut settings: Settings, layers: Layers, notices: Vec<String>) -> S
     settings
 }
 
-fn known_release(name: &str) -> Result<&'static Release> {
+/// The release that `--release` names.
+///
+/// # Errors
+/// When there is none of that name.
+pub fn known_release(name: &str) -> Result<&'static Release> {
     Release::find(name).ok_or_else(|| {
         let names: Vec<_> = Release::names().collect();
         let error = Error::usage(format!("--release {name:?} is not one of {}", names.join(", ")));
