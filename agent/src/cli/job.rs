@@ -107,11 +107,7 @@ async fn job(
         }
     }
     let access = access(&mut settings, environment).await?;
-    let exclusive = Exclusive::take(&settings.places.work)?;
-    if !exclusive.ended.is_empty() {
-        let ended = exclusive.ended.join(", ");
-        settings.notices.push(format!("a job that was killed had left running, and it was ended: {ended}"));
-    }
+    let _exclusive = Exclusive::take(&settings.places.work)?;
     report::prepare_out(&settings.places.out)?;
 
     let (emitter, receiver) = events::channel();

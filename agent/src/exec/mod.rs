@@ -31,6 +31,6 @@ pub use lines::Lines;
 pub use prepare::prepare_process;
 pub use redact::Redactor;
 pub use runner::{End, Finished, Runner};
-pub use running::{end_left_behind, reap, sign};
+pub use running::reap;
 pub use stop::signal;
 pub use user::{User, agent_user, build_user, lesser_owner};

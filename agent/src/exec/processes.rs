@@ -89,12 +89,6 @@ impl Process {
         environment.split(|byte| *byte == 0).any(|one| one == entry.as_bytes())
     }
 
-    /// Whether an entry of the environment that it was started with begins like this.
-    pub fn has_sign(&self, sign: &str) -> bool {
-        let environment = read(self.pid, "environ").unwrap_or_default();
-        environment.split(|byte| *byte == 0).any(|one| one.starts_with(sign.as_bytes()))
-    }
-
     /// Real, effective, saved and file-system user ids.
     pub fn uids(&self) -> Option<[u32; 4]> {
         let status = read(self.pid, "status")?;
