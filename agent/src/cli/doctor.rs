@@ -7,6 +7,7 @@ use crate::doctor::{self, Examination, Subject};
 use crate::error::{Error, Result};
 use crate::exec::{self, Environment, Interrupt, Redactor};
 use crate::outcome::ExitStatus;
+use crate::report::print;
 use crate::yocto::environment::HOST_PATH;
 
 use super::arguments;
@@ -43,9 +44,9 @@ pub async fn command(args: arguments::Doctor, environment: &AgentEnvironment) ->
         return Ok(ExitStatus::Cancelled);
     }
     if args.json {
-        println!("{:#}", findings.json());
+        print(&format!("{:#}\n", findings.json()));
     } else {
-        print!("{findings}");
+        print(&findings.to_string());
     }
     Ok(findings.exit_status())
 }

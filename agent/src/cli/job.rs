@@ -5,32 +5,40 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::aws;
 use crate::config::{self, AgentEnvironment, Request, Secret, Settings, remote};
 use crate::error::{Error, Result};
 use crate::events;
-use crate::exec::{Interrupt, Redactor, Runner};
+use crate::exec::{self, Interrupt, Redactor, Runner};
 use crate::git::Access;
 use crate::job::{self, Exclusive, Plan, Selection, Stage};
 use crate::outcome::ExitStatus;
-use crate::report::{self, EventsFile, Json, Paint, Plain, Sink, Terminal};
+use crate::report::{self, Apart, Json, Paint, Plain, Sink, Terminal};
 
 use super::arguments::{Check, CommonArgs, ManifestArgs, Output, Run};
+use super::out::Out;
 
 pub async fn run(args: Run, environment: &AgentEnvironment) -> Result<ExitStatus> {
+    let out = withdraw(&args.manifest.common)?;
     let settings = load(&args.manifest, args.job.keep_going, environment).await?;
-    job(settings, &Selection::from(&args.selection), args.job.output, environment).await
+    job(settings, &Selection::from(&args.selection), out, args.job.output, environment).await
 }
 
 pub async fn check(args: Check, environment: &AgentEnvironment) -> Result<ExitStatus> {
+    let out = withdraw(&args.common)?;
     let request = with_common(&args.common, args.job.keep_going);
     let layers = if args.layers.is_empty() { vec![".".into()] } else { args.layers.clone() };
     let release = args.release.as_deref();
     let settings =
         config::for_layers(&layers, release, &request, environment, &current_dir()?, SystemTime::now())?;
-    job(settings, &Selection::default(), args.job.output, environment).await
+    job(settings, &Selection::default(), out, args.job.output, environment).await
+}
+
+fn withdraw(common: &CommonArgs) -> Result<Out> {
+    Out::withdraw(config::out_dir(common.out.as_deref(), &current_dir()?)?)
 }
 
 /// Reads the manifest, wherever it is, into settings.
@@ -87,33 +95,44 @@ pub async fn access(settings: &mut Settings, environment: &AgentEnvironment) -> 
 async fn job(
     mut settings: Settings,
     selection: &Selection,
+    mut out: Out,
     output: Output,
     environment: &AgentEnvironment,
 ) -> Result<ExitStatus> {
     let plan = Plan::new(&settings, selection)?;
+    let _exclusive = Exclusive::work(&settings.places.work)?;
+    let events_file = out.begin()?;
     let access = access(&mut settings, environment).await?;
-    let _exclusive = Exclusive::take(&settings.places.work)?;
-    report::prepare_out(&settings.places.out)?;
 
     let (emitter, receiver) = events::channel();
     let redactor = Redactor::new(&settings.secrets);
     let interrupt = job::interrupt(&settings);
     listen_for_signals(&interrupt)?;
     let paint = paint(environment);
-    let sinks: Vec<Box<dyn Sink>> =
-        vec![Box::new(EventsFile::create(&settings.places.out)?), console(output, paint)];
+    let console = Apart::new(console(output, paint), interrupt.clone());
+    let sinks: Vec<Box<dyn Sink>> = vec![Box::new(events_file), Box::new(console)];
     let recorder = tokio::spawn(report::record(receiver, redactor.clone(), sinks));
-    let runner = runner(&settings, emitter, interrupt, redactor);
+    let runner = runner(&settings, emitter, interrupt.clone(), redactor);
     job::run(&settings, &plan, &runner, &access).await;
     // The last emitter is gone with the runner; then the recorder has seen everything.
     drop(runner);
     let summary =
         recorder.await.map_err(|error| Error::internal("the recorder of events broke").because(&error))?;
-    report::write_all(&summary, &settings.places.out)?;
+    let written = report::write_all(&summary, &settings.places.out);
     if output != Output::Json {
-        print!("{}", report::closing(&summary, &settings.places.out, paint));
+        report::print_unless_stopped(report::closing(&summary, &settings.places.out, paint), &interrupt);
     }
-    Ok(summary.exit)
+    Ok(with_reports(summary.exit, written))
+}
+
+/// The job's exit status; a pass without its reports is none.
+fn with_reports(exit: ExitStatus, written: Result<()>) -> ExitStatus {
+    let Err(error) = written else { return exit };
+    report::complain(&format!("error: the reports of this job could not be written: {error}"));
+    match exit {
+        ExitStatus::Passed => error.class.exit_status(),
+        verdict => verdict,
+    }
 }
 
 /// A runner for everything that the settings' job starts.
@@ -135,9 +154,13 @@ pub fn runner(
     }
 }
 
-/// SIGINT, SIGTERM and SIGHUP cancel; a second one means now.
+/// SIGINT, SIGTERM and SIGHUP cancel; a second one means now. Under `nohup` SIGHUP means nothing.
 pub fn listen_for_signals(interrupt: &Interrupt) -> Result<()> {
-    for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
+    let mut kinds = vec![SignalKind::interrupt(), SignalKind::terminate()];
+    if !exec::is_ignored(Signal::SIGHUP) {
+        kinds.push(SignalKind::hangup());
+    }
+    for kind in kinds {
         let mut signals =
             signal(kind).map_err(|error| Error::machine("cannot listen for signals").because(&error))?;
         let interrupt = interrupt.clone();

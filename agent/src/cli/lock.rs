@@ -48,11 +48,15 @@ pub async fn command(args: arguments::Lock, environment: &AgentEnvironment) -> R
     for pin in &pins {
         let new = Locked::new(&pin.source, &pin.commit);
         let old = previous.repos.get(&pin.name);
-        println!("{:<20} {}", pin.name, change(old.map(|old| old.commit.as_str()), &pin.commit));
+        report::print(&format!(
+            "{:<20} {}\n",
+            pin.name,
+            change(old.map(|old| old.commit.as_str()), &pin.commit)
+        ));
         lock.repos.insert(pin.name.clone(), new);
     }
     report::replace(&path, config::lock::render(&lock).as_bytes())?;
-    println!("wrote {}", path.display());
+    report::print(&format!("wrote {}\n", path.display()));
     Ok(ExitStatus::Passed)
 }
 

@@ -4,6 +4,7 @@ mod arguments;
 mod doctor;
 mod job;
 mod lock;
+mod out;
 mod plan;
 mod publish;
 mod quiet;
@@ -18,6 +19,7 @@ use crate::config::{self, AgentEnvironment};
 use crate::error::{Error, Result};
 use crate::exec;
 use crate::outcome::ExitStatus;
+use crate::report::{complain, print};
 
 use arguments::{Arguments, Command};
 
@@ -30,10 +32,13 @@ pub fn main() -> ExitCode {
             .enable_all()
             .build()
             .map_err(|error| Error::machine("cannot start the runtime").because(&error))?;
-        runtime.block_on(dispatch(arguments))
+        let status = runtime.block_on(dispatch(arguments));
+        // What still blocks a thread (a name server, a file server) must not keep the program.
+        runtime.shutdown_background();
+        status
     });
     let status = result.unwrap_or_else(|error| {
-        eprintln!("build-agent: error: {error}");
+        complain(&format!("error: {error}"));
         error.class.exit_status()
     });
     status.into()
@@ -51,7 +56,7 @@ async fn dispatch(arguments: Arguments) -> Result<ExitStatus> {
         Command::Publish(publish) => publish::command(publish, &environment).await,
         Command::Report(report) => report::command(&report, &environment),
         Command::Schema => {
-            println!("{:#}", config::schema());
+            print(&format!("{:#}\n", config::schema()));
             Ok(ExitStatus::Passed)
         }
     }

@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::git;
 use crate::job;
 use crate::outcome::ExitStatus;
+use crate::report::print;
 
 use super::arguments;
 use super::job::load;
@@ -15,9 +16,9 @@ pub async fn command(args: arguments::Plan, environment: &AgentEnvironment) -> R
     let settings = load(&args.manifest, false, environment).await?;
     let plan = job::Plan::new(&settings, &job::Selection::from(&args.selection))?;
     if args.json {
-        println!("{:#}", as_json(&settings, &plan));
+        print(&format!("{:#}\n", as_json(&settings, &plan)));
     } else {
-        print!("{}", as_text(&settings, &plan));
+        print(&as_text(&settings, &plan));
     }
     Ok(ExitStatus::Passed)
 }

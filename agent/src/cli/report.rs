@@ -20,10 +20,10 @@ pub fn command(args: &arguments::Report, environment: &AgentEnvironment) -> Resu
     }
     let reported = report(&args.source, formats, args.out.as_deref(), paint(environment))?;
     if let Some(torn) = &reported.torn {
-        eprintln!("build-agent: warning: {torn}");
+        report::complain(&format!("warning: {torn}"));
     }
     if let Some(text) = &reported.text {
-        print!("{text}");
+        report::print(text);
     }
     Ok(reported.summary.exit)
 }

@@ -52,6 +52,11 @@ impl Interrupt {
         }
     }
 
+    /// Whether there was a second signal.
+    pub fn is_urgent(&self) -> bool {
+        self.now.is_cancelled()
+    }
+
     /// Waits until work has to stop.
     pub async fn interrupted(&self) -> Interrupted {
         let deadline = async {

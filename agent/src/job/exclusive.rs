@@ -1,14 +1,19 @@
-//! One job at a time in one work directory.
+//! One job at a time in one directory.
 
 use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::Path;
 
 use fs_err as fs;
+use fs_err::os::unix::fs::OpenOptionsExt;
+use nix::fcntl::OFlag;
 
 use crate::error::{Error, Result};
 
-/// Holds the work directory until it is dropped, or the process ends in whatever way.
+/// A layer may hold an output directory with a link in it, and the agent may be root.
+const NO_LINK: i32 = OFlag::O_NOFOLLOW.bits();
+
+/// Holds a directory until it is dropped, or the process ends in whatever way.
 #[derive(Debug)]
 pub struct Exclusive {
     _lock: File,
@@ -19,12 +24,30 @@ impl Exclusive {
     ///
     /// # Errors
     /// When another job holds it: two jobs would delete each other's build directories.
-    pub fn take(work: &Path) -> Result<Exclusive> {
-        fs::create_dir_all(work)?;
-        let path = work.join("lock");
+    pub fn work(directory: &Path) -> Result<Exclusive> {
+        fs::create_dir_all(directory)?;
+        Exclusive::take(directory, "--work-dir")
+    }
+
+    /// Takes the output directory, which has to be there.
+    ///
+    /// # Errors
+    /// When another job holds it: two jobs would write into each other's reports.
+    pub fn out(directory: &Path) -> Result<Exclusive> {
+        Exclusive::take(directory, "--out")
+    }
+
+    fn take(directory: &Path, option: &str) -> Result<Exclusive> {
+        let path = directory.join("lock");
         let mut options = fs::OpenOptions::new();
-        let (mut file, _) =
-            options.read(true).write(true).create(true).truncate(false).open(&path)?.into_parts();
+        let (mut file, _) = options
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .custom_flags(NO_LINK)
+            .open(&path)?
+            .into_parts();
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -33,8 +56,8 @@ impl Exclusive {
                 let holder = holder.trim();
                 let who =
                     if holder.is_empty() { "another job".into() } else { format!("another job ({holder})") };
-                return Err(Error::machine(format!("{who} works in `{}`", work.display()))
-                    .hint("wait for it, or give this job a place of its own with --work-dir"));
+                return Err(Error::machine(format!("{who} works in `{}`", directory.display()))
+                    .hint(format!("wait for it, or give this job a place of its own with {option}")));
             }
             Err(TryLockError::Error(error)) => {
                 return Err(Error::machine(format!("cannot lock `{}`", path.display())).because(&error));
@@ -58,10 +81,10 @@ mod tests {
     fn the_second_job_is_told_who_holds_the_place() {
         let dir = tempfile::tempdir().unwrap();
         let work = dir.path().join("a/b");
-        let first = Exclusive::take(&work).unwrap();
-        let error = Exclusive::take(&work).unwrap_err();
+        let first = Exclusive::work(&work).unwrap();
+        let error = Exclusive::work(&work).unwrap_err();
         assert!(error.message.contains(&format!("pid {}", std::process::id())), "{error}");
         drop(first);
-        Exclusive::take(&work).unwrap();
+        Exclusive::work(&work).unwrap();
     }
 }

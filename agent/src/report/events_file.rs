@@ -13,6 +13,7 @@ use super::output;
 use super::recorder::Sink;
 
 /// Writes the file.
+#[derive(Debug)]
 pub struct EventsFile {
     file: fs_err::File,
 }

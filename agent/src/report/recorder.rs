@@ -67,7 +67,7 @@ impl Recorder {
         for (name, error) in failed {
             let message = format!("{name} cannot be written any more: {error}; the job goes on without it");
             // The console may be the one that failed.
-            eprintln!("build-agent: {message}");
+            super::console::complain(&message);
             let hint = Some("result.json and junit.xml are written at the end all the same".to_owned());
             self.tell(What::Notice { level: Level::Warning, message, hint });
         }
