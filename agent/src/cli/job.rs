@@ -30,6 +30,14 @@ pub async fn run(args: Run, environment: &AgentEnvironment) -> Result<ExitStatus
 pub async fn check(args: Check, environment: &AgentEnvironment) -> Result<ExitStatus> {
     let out = withdraw(&args.common)?;
     let request = with_common(&args.common, args.job.keep_going);
+    // A manifest knows better which directories below it are the layers.
+    let here = current_dir()?.join(config::FILE_NAME);
+    if args.layers.is_empty() && args.release.is_none() && here.is_file() {
+        let mut settings = config::load(&request, environment, &current_dir()?, SystemTime::now())?;
+        settings.check.yocto_check_layer = true;
+        let only_check = Selection { only: vec![Stage::Check], skip: Vec::new() };
+        return job(settings, &only_check, out, args.job.output, environment).await;
+    }
     let layers = if args.layers.is_empty() { vec![".".into()] } else { args.layers.clone() };
     let release = args.release.as_deref();
     let settings =
@@ -100,6 +108,11 @@ async fn job(
     environment: &AgentEnvironment,
 ) -> Result<ExitStatus> {
     let plan = Plan::new(&settings, selection)?;
+    for (flag, stages) in [("--only", &selection.only), ("--skip", &selection.skip)] {
+        for stage in stages {
+            settings.job.reproduce.extend([flag.to_owned(), stage.to_string()]);
+        }
+    }
     let _exclusive = Exclusive::work(&settings.places.work)?;
     let events_file = out.begin()?;
     let access = access(&mut settings, environment).await?;

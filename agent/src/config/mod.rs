@@ -9,7 +9,6 @@ pub mod embedded;
 mod environment;
 mod flags;
 mod known_failures;
-mod layer_words;
 mod load;
 pub mod lock;
 mod manifest;

@@ -37,6 +37,15 @@ impl Exclusive {
         Exclusive::take(directory, "--out")
     }
 
+    /// Who holds the directory now; `None` also where that cannot be told.
+    pub fn holder(directory: &Path) -> Option<String> {
+        let (mut file, _) = fs::File::open(directory.join("lock")).ok()?.into_parts();
+        match file.try_lock_shared() {
+            Err(TryLockError::WouldBlock) => Some(named(&mut file)),
+            _ => None,
+        }
+    }
+
     fn take(directory: &Path, option: &str) -> Result<Exclusive> {
         let path = directory.join("lock");
         let mut options = fs::OpenOptions::new();
@@ -51,13 +60,12 @@ impl Exclusive {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                let mut holder = String::new();
-                let _ = file.read_to_string(&mut holder);
-                let holder = holder.trim();
-                let who =
-                    if holder.is_empty() { "another job".into() } else { format!("another job ({holder})") };
-                return Err(Error::machine(format!("{who} works in `{}`", directory.display()))
-                    .hint(format!("wait for it, or give this job a place of its own with {option}")));
+                return Err(Error::machine(format!(
+                    "{} works in `{}`",
+                    named(&mut file),
+                    directory.display()
+                ))
+                .hint(format!("wait for it, or give this job a place of its own with {option}")));
             }
             Err(TryLockError::Error(error)) => {
                 return Err(Error::machine(format!("cannot lock `{}`", path.display())).because(&error));
@@ -72,6 +80,16 @@ impl Exclusive {
     }
 }
 
+/// The holder of a lock, as its file says.
+fn named(lock: &mut File) -> String {
+    let mut holder = String::new();
+    let _ = lock.take(100).read_to_string(&mut holder);
+    match holder.trim() {
+        "" => "another job".into(),
+        holder => format!("another job ({holder})"),
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
@@ -83,8 +101,11 @@ mod tests {
         let work = dir.path().join("a/b");
         let first = Exclusive::work(&work).unwrap();
         let error = Exclusive::work(&work).unwrap_err();
-        assert!(error.message.contains(&format!("pid {}", std::process::id())), "{error}");
+        let pid = format!("pid {}", std::process::id());
+        assert!(error.message.contains(&pid), "{error}");
+        assert!(Exclusive::holder(&work).is_some_and(|holder| holder.contains(&pid)));
         drop(first);
+        assert_eq!(Exclusive::holder(&work), None);
         Exclusive::work(&work).unwrap();
     }
 }

@@ -15,6 +15,7 @@ use super::{Plan, Stage, end_leftovers};
 /// What the stages have handed over so far.
 #[derive(Default)]
 struct Outputs {
+    under_test: checkout::UnderTest,
     checkout: Option<checkout::Checkout>,
     configured: Option<configure::Configured>,
 }
@@ -34,8 +35,9 @@ pub async fn run(settings: &Settings, plan: &Plan, runner: &Runner, access: &Acc
     }
 
     let mut job = Job { settings, runner, access, outputs: Outputs::default(), stopped: None };
-    job.early_preflight(plan).await;
     job.clear_the_place().await;
+    job.look_at_checkout().await;
+    job.early_preflight(plan).await;
     for planned in &plan.stages {
         job.stage(planned.stage, planned.skip.as_deref()).await;
     }
@@ -52,10 +54,25 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
+    /// Which commit is under test.
+    async fn look_at_checkout(&mut self) {
+        match checkout::look(self.settings, &self.runner.for_stage(Stage::Checkout), self.access).await {
+            Ok(found) => {
+                let commit = found.commit.clone();
+                self.runner.events.emit(What::UnderTest { commit, dirty: found.dirty }).await;
+                self.outputs.under_test = found;
+            }
+            Err(error) => {
+                self.stopped = Some(error.message.clone());
+                self.runner.events.emit(What::Error { stage: Some(Stage::Checkout), error }).await;
+            }
+        }
+    }
+
     /// What the layer's own files already say, before anything is cloned: a hopeless change fails
     /// in the first second.
     async fn early_preflight(&mut self, plan: &Plan) {
-        if !plan.runs(Stage::Check) || !self.settings.check.yocto_check_layer {
+        if self.stopped.is_some() || !plan.runs(Stage::Check) || !self.settings.check.yocto_check_layer {
             return;
         }
         let outcome = check::preflight(self.settings, &self.runner.events).await;
@@ -110,10 +127,7 @@ impl Job<'_> {
         let runner = &runner.for_stage(stage);
         match stage {
             Stage::Checkout => {
-                let ready = checkout::run(settings, runner, access).await?;
-                let commit = ready.under_test.commit.clone();
-                runner.events.emit(What::UnderTest { commit, dirty: ready.under_test.dirty }).await;
-                outputs.checkout = Some(ready);
+                outputs.checkout = Some(checkout::run(settings, runner, access).await?);
                 Ok(Outcome::Passed)
             }
             Stage::Configure => {
@@ -140,13 +154,10 @@ impl Job<'_> {
         let Some(configured) = &self.outputs.configured else {
             return Ok(Outcome::NotRun("there is no build directory to publish from".into()));
         };
-        let identity = match &self.outputs.checkout {
-            Some(checkout) => JobIdentity {
-                commit: checkout.under_test.commit.clone(),
-                dirty: checkout.under_test.dirty,
-                ..self.settings.job.clone()
-            },
-            None => self.settings.job.clone(),
+        let identity = JobIdentity {
+            commit: self.outputs.under_test.commit.clone(),
+            dirty: self.outputs.under_test.dirty,
+            ..self.settings.job.clone()
         };
         // After a cancel or at the end of the time, what is done is still saved, within the grace.
         let interrupt = match self.runner.interrupt.state() {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::SystemTime;
 
-use crate::events::{Event, Finding, JobStarted, RepoReady, TaskFailed, Unit, What};
+use crate::events::{Event, Finding, JobIdentity, JobStarted, RepoReady, TaskFailed, Unit, What};
 use crate::job::Stage;
 use crate::outcome::Outcome;
 use crate::report::summary::At;
@@ -45,6 +45,15 @@ impl Steps {
             What::StageFinished { stage, outcome } => {
                 let took = self.stages.remove(stage).map(|started| seconds(started, event.time));
                 let text = format!("{stage:<9}  {}", self.ended(outcome, took, ""));
+                vec![self.stamped(event, &text)]
+            }
+            What::UnderTest { commit: Some(commit), dirty } => {
+                let and = if *dirty { ", with uncommitted changes" } else { "" };
+                let text = format!(
+                    "{:<9}  under test: commit {}{and}",
+                    Stage::Checkout,
+                    super::closing::short(commit)
+                );
                 vec![self.stamped(event, &text)]
             }
             What::UnitStarted { unit } => {
@@ -97,7 +106,7 @@ impl Steps {
             | What::Heartbeat { .. }
             | What::Sstate { .. }
             | What::Artifact(_)
-            | What::UnderTest { .. }
+            | What::UnderTest { commit: None, .. }
             | What::JobFinished { .. } => Vec::new(),
         }
     }
@@ -109,11 +118,9 @@ impl Steps {
     }
 
     fn head(&self, event: &Event, job: &JobStarted) -> Vec<String> {
-        let what = super::closing::job_name(&job.job);
-        let mut lines = vec![self.stamped(
-            event,
-            &format!("build-agent {}: {what}, build {}", safe(&job.agent), safe(&job.job.build)),
-        )];
+        let JobIdentity { name, release, build, .. } = &job.job;
+        let what = format!("{} on {}, build {}", safe(name), safe(release), safe(build));
+        let mut lines = vec![self.stamped(event, &format!("build-agent {}: {what}", safe(&job.agent)))];
         let runs: Vec<_> = job
             .plan
             .iter()
