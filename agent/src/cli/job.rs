@@ -10,9 +10,9 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::aws;
 use crate::config::{self, AgentEnvironment, Request, Secret, Settings, remote};
-use crate::error::{Error, Result};
+use crate::error::{Class, Error, Result};
 use crate::events;
-use crate::exec::{self, Interrupt, Redactor, Runner};
+use crate::exec::{self, Interrupt, Interrupted, Redactor, Runner};
 use crate::git::Access;
 use crate::job::{self, Exclusive, Plan, Selection, Stage};
 use crate::outcome::ExitStatus;
@@ -22,13 +22,14 @@ use super::arguments::{Check, CommonArgs, ManifestArgs, Output, Run};
 use super::out::Out;
 
 pub async fn run(args: Run, environment: &AgentEnvironment) -> Result<ExitStatus> {
-    let out = withdraw(&args.manifest.common)?;
-    let settings = load(&args.manifest, args.job.keep_going, environment).await?;
-    job(settings, &Selection::from(&args.selection), out, args.job.output, environment).await
+    let begun = Begun::new(&args.manifest.common)?;
+    let load = load(&args.manifest, args.job.keep_going, environment);
+    let settings = begun.interrupt.or(load).await.map_err(stopped)??;
+    job(settings, &Selection::from(&args.selection), begun, args.job.output, environment).await
 }
 
 pub async fn check(args: Check, environment: &AgentEnvironment) -> Result<ExitStatus> {
-    let out = withdraw(&args.common)?;
+    let begun = Begun::new(&args.common)?;
     let request = with_common(&args.common, args.job.keep_going);
     // A manifest knows better which directories below it are the layers.
     let here = current_dir()?.join(config::FILE_NAME);
@@ -36,17 +37,33 @@ pub async fn check(args: Check, environment: &AgentEnvironment) -> Result<ExitSt
         let mut settings = config::load(&request, environment, &current_dir()?, SystemTime::now())?;
         settings.check.yocto_check_layer = true;
         let only_check = Selection { only: vec![Stage::Check], skip: Vec::new() };
-        return job(settings, &only_check, out, args.job.output, environment).await;
+        return job(settings, &only_check, begun, args.job.output, environment).await;
     }
     let layers = if args.layers.is_empty() { vec![".".into()] } else { args.layers.clone() };
     let release = args.release.as_deref();
     let settings =
         config::for_layers(&layers, release, &request, environment, &current_dir()?, SystemTime::now())?;
-    job(settings, &Selection::default(), out, args.job.output, environment).await
+    job(settings, &Selection::default(), begun, args.job.output, environment).await
 }
 
-fn withdraw(common: &CommonArgs) -> Result<Out> {
-    Out::withdraw(config::out_dir(common.out.as_deref(), &current_dir()?)?)
+/// What a job has before its settings are known: an ear for signals, and its output directory.
+struct Begun {
+    interrupt: Interrupt,
+    out: Out,
+}
+
+impl Begun {
+    fn new(common: &CommonArgs) -> Result<Begun> {
+        let interrupt = Interrupt::new(None);
+        listen_for_signals(&interrupt)?;
+        let out = Out::withdraw(config::out_dir(common.out.as_deref(), &current_dir()?)?)?;
+        Ok(Begun { interrupt, out })
+    }
+}
+
+/// A signal before the job has begun.
+fn stopped(_: Interrupted) -> Error {
+    Error::new(Class::Cancelled, "cancelled by a signal before anything ran")
 }
 
 /// Reads the manifest, wherever it is, into settings.
@@ -103,7 +120,7 @@ pub async fn access(settings: &mut Settings, environment: &AgentEnvironment) -> 
 async fn job(
     mut settings: Settings,
     selection: &Selection,
-    mut out: Out,
+    mut begun: Begun,
     output: Output,
     environment: &AgentEnvironment,
 ) -> Result<ExitStatus> {
@@ -114,13 +131,12 @@ async fn job(
         }
     }
     let _exclusive = Exclusive::work(&settings.places.work)?;
-    let events_file = out.begin()?;
-    let access = access(&mut settings, environment).await?;
+    let events_file = begun.out.begin()?;
+    let access = begun.interrupt.or(access(&mut settings, environment)).await.map_err(stopped)??;
 
     let (emitter, receiver) = events::channel();
     let redactor = Redactor::new(&settings.secrets);
-    let interrupt = job::interrupt(&settings);
-    listen_for_signals(&interrupt)?;
+    let interrupt = begun.interrupt.limited(settings.limits.job);
     let paint = paint(environment);
     let console = Apart::new(console(output, paint), interrupt.clone());
     let sinks: Vec<Box<dyn Sink>> = vec![Box::new(events_file), Box::new(console)];
@@ -133,7 +149,8 @@ async fn job(
         recorder.await.map_err(|error| Error::internal("the recorder of events broke").because(&error))?;
     let written = report::write_all(&summary, &settings.places.out);
     if output != Output::Json {
-        report::print_unless_stopped(report::closing(&summary, &settings.places.out, paint), &interrupt);
+        let closing = report::closing(&summary, &settings.places.out, paint);
+        report::print_unless_stopped(format!("\n{closing}"), &interrupt);
     }
     Ok(with_reports(summary.exit, written))
 }

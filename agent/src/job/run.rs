@@ -164,7 +164,9 @@ impl Job<'_> {
             None => self.runner.interrupt.clone(),
             Some(_) => self.runner.interrupt.last_words(Instant::now() + self.settings.limits.grace),
         };
-        publish::run(self.settings, &identity, &configured.build, &self.runner.events, &interrupt).await
+        let stopped = self.stopped.as_deref();
+        publish::run(self.settings, &identity, &configured.build, &self.runner.events, &interrupt, stopped)
+            .await
     }
 
     async fn finish(&self, stage: Stage, outcome: Outcome) {

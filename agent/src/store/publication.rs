@@ -47,6 +47,9 @@ pub struct Publication<'a> {
     pub below: String,
     pub kms_key_id: Option<&'a str>,
     pub job: Option<&'a JobIdentity>,
+    /// Why the tree may not be complete: then it is no failure of its own that a required rule
+    /// matches nothing.
+    pub incomplete: Option<&'a str>,
 }
 
 /// A file on its way.
@@ -85,7 +88,7 @@ impl Publication<'_> {
             return Ok(outcome);
         }
 
-        let (place, index_key, is_there) = match unless_stopped(self.look(), interrupt).await {
+        let (place, index_key, is_there) = match interrupt.or(self.look()).await {
             Ok(answer) => answer?,
             Err(why) => return Ok(stopped(why)),
         };
@@ -175,7 +178,11 @@ impl Publication<'_> {
             }
         }
         if !missing.is_empty() {
-            return Some(Outcome::Failed(missing.join("\n")));
+            let missing = missing.join("\n");
+            return Some(match self.incomplete {
+                Some(why) => Outcome::NotRun(format!("{why}, so {missing}")),
+                None => Outcome::Failed(missing),
+            });
         }
         if collected.files.is_empty() && collected.problems.is_empty() {
             return Some(Outcome::Skipped("no file matched".into()));
@@ -292,18 +299,6 @@ impl Publication<'_> {
         let names =
             problems.iter().map(|problem| format!("`{}` ({})", shown(&problem.path), problem.message));
         Outcome::Failed(format!("not published, so no index was written: {}", listed(names)))
-    }
-}
-
-/// The work's answer, unless the job has to stop before it comes.
-async fn unless_stopped<T>(
-    work: impl Future<Output = T>,
-    interrupt: &Interrupt,
-) -> std::result::Result<T, Interrupted> {
-    tokio::select! {
-        biased;
-        why = interrupt.interrupted() => Err(why),
-        answer = work => Ok(answer),
     }
 }
 
