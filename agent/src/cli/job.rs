@@ -138,7 +138,7 @@ async fn job(
     let redactor = Redactor::new(&settings.secrets);
     let interrupt = begun.interrupt.limited(settings.limits.job);
     let paint = paint(environment);
-    let console = Apart::new(console(output, paint), interrupt.clone());
+    let console = Apart::new(console(output, environment), interrupt.clone());
     let sinks: Vec<Box<dyn Sink>> = vec![Box::new(events_file), Box::new(console)];
     let recorder = tokio::spawn(report::record(receiver, redactor.clone(), sinks));
     let runner = runner(&settings, emitter, interrupt.clone(), redactor);
@@ -203,18 +203,25 @@ pub fn listen_for_signals(interrupt: &Interrupt) -> Result<()> {
     Ok(())
 }
 
-fn console(output: Output, paint: Paint) -> Box<dyn Sink> {
+fn console(output: Output, environment: &AgentEnvironment) -> Box<dyn Sink> {
+    let paint = paint(environment);
+    let can_draw = std::io::stdout().is_terminal() && !is_dumb(environment);
     match output {
         Output::Json => Box::new(Json::new(std::io::stdout())),
-        Output::Auto if std::io::stdout().is_terminal() => Box::new(Terminal::new(paint)),
+        Output::Auto if can_draw => Box::new(Terminal::new(paint)),
         Output::Auto | Output::Plain => Box::new(Plain::new(std::io::stdout(), paint)),
     }
 }
 
 /// Colours on a terminal, unless NO_COLOR or a dumb terminal forbid them.
 pub fn paint(environment: &AgentEnvironment) -> Paint {
-    let dumb = environment.term.as_deref() == Some("dumb");
-    Paint { colour: std::io::stdout().is_terminal() && !environment.no_color && !dumb }
+    let colour = std::io::stdout().is_terminal() && !environment.no_color && !is_dumb(environment);
+    Paint { colour }
+}
+
+/// A terminal that can show lines and nothing else.
+fn is_dumb(environment: &AgentEnvironment) -> bool {
+    environment.term.as_deref().is_none_or(|term| term == "dumb")
 }
 
 pub fn current_dir() -> Result<PathBuf> {
