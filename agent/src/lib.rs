@@ -4,7 +4,9 @@
 //! back. `events`, `outcome` and `error` are the words that all of them share.
 //!
 //! Single doors: `config::environment` reads the environment, `exec` starts processes, `aws` talks
-//! to AWS, `exec::remove` deletes files.
+//! to AWS, `exec::remove` deletes files, `cli::say` prints.
+
+#![deny(clippy::print_stdout, clippy::print_stderr)] // they panic when nobody can read
 
 pub mod aws;
 pub mod cli;
@@ -19,4 +21,5 @@ pub mod outcome;
 pub mod report;
 pub mod stages;
 pub mod store;
+pub mod untrusted;
 pub mod yocto;

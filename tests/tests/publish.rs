@@ -316,3 +316,20 @@ fn a_signal_stops_it_without_index_and_without_parts_left_behind() {
     assert_eq!(server.index("stopped"), None);
     assert!(!server.uploads(), "a multipart upload was left behind");
 }
+
+#[test]
+fn a_manifest_can_lie_in_a_bucket() {
+    let Some(server) = Server::start("a_manifest_can_lie_in_a_bucket") else { return };
+    let manifest = b"version = 1\nname = \"from-s3\"\nrelease = \"scarthgap\"\n\
+        [repos.poky]\nurl = \"https://host/poky\"\nbranch = \"scarthgap\"\n";
+    let tree = tree(&[(b"a b+c.toml", manifest)]);
+    ended(&server.publish(tree.path(), "jobs"), 0);
+    let plan =
+        |words: &[&str]| server.agent().arg("plan").args(words).current_dir(tree.path()).output().unwrap();
+    let address = format!("s3://{BUCKET}/jobs/a b+c.toml");
+    let said = ended(&plan(&[&address, "--manifest-sha256", &sha256(manifest)]), 0);
+    assert!(said.contains("from-s3 on scarthgap") && !said.contains("as it came"), "{said}");
+    ended(&plan(&[&address, "--manifest-sha256", &sha256(b"other")]), 2);
+    let said = ended(&plan(&[&format!("s3://{BUCKET}/jobs/missing.toml")]), 2);
+    assert!(said.contains("missing.toml"), "{said}");
+}

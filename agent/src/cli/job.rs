@@ -20,6 +20,7 @@ use crate::report::{self, Apart, Json, Paint, Plain, Sink, Terminal};
 
 use super::arguments::{Check, CommonArgs, ManifestArgs, Output, Run};
 use super::out::Out;
+use super::say;
 
 pub async fn run(args: Run, environment: &AgentEnvironment) -> Result<ExitStatus> {
     let begun = Begun::new(&args.manifest.common)?;
@@ -79,7 +80,8 @@ pub async fn request(args: &ManifestArgs, keep_going: bool) -> Result<Request> {
         Some(address) if remote::is_address(address) => {
             let fetched = remote::fetch(address, args.manifest_sha256.as_deref()).await?;
             request.notices.extend(fetched.notice);
-            request.manifest_text = Some((address.to_owned(), fetched.text));
+            request.manifest_text = Some((fetched.name, fetched.text));
+            request.manifest_sha256 = Some(fetched.sha256);
         }
         local => request.manifest = local.map(str::to_owned),
     }
@@ -150,7 +152,8 @@ async fn job(
     let written = report::write_all(&summary, &settings.places.out);
     if output != Output::Json {
         let closing = report::closing(&summary, &settings.places.out, paint);
-        report::print_unless_stopped(format!("\n{closing}"), &interrupt);
+        // The verdict is in the reports; a console that cannot be written must not change it.
+        report::patiently(&interrupt, move || drop(say::text(&format!("\n{closing}"))));
     }
     Ok(with_reports(summary.exit, written))
 }
@@ -158,7 +161,7 @@ async fn job(
 /// The job's exit status; a pass without its reports is none.
 fn with_reports(exit: ExitStatus, written: Result<()>) -> ExitStatus {
     let Err(error) = written else { return exit };
-    report::complain(&format!("error: the reports of this job could not be written: {error}"));
+    say::complaint(format_args!("error: the reports of this job could not be written: {error}"));
     match exit {
         ExitStatus::Passed => error.class.exit_status(),
         verdict => verdict,

@@ -11,10 +11,12 @@ use crate::exec::Runner;
 use crate::git::{self, Access, Git};
 use crate::outcome::ExitStatus;
 use crate::report;
+use crate::untrusted;
 
 use super::arguments;
 use super::job::{access, current_dir, request};
 use super::quiet::Quiet;
+use super::say;
 
 /// How many servers are asked at once.
 const PARALLEL: usize = 4;
@@ -23,8 +25,13 @@ const PARALLEL: usize = 4;
 pub async fn command(args: arguments::Lock, environment: &AgentEnvironment) -> Result<ExitStatus> {
     let request = request(&args.manifest, false).await?;
     let path = config::lock_path(&request, environment, &current_dir()?)?;
-    let previous = match fs_err::read(&path) {
-        Ok(bytes) => config::lock::parse(&path.display().to_string(), &bytes)?,
+    let all = args.update.as_ref().is_some_and(Vec::is_empty);
+    let previous = match untrusted::read(&path, untrusted::PAGE) {
+        Ok(bytes) => match config::lock::parse(&path.display().to_string(), &bytes) {
+            // All is made anew; what was there need not even be a lock.
+            Err(_) if all => Lock::default(),
+            parsed => parsed.map_err(|error| error.hint("build-agent lock --update makes it anew"))?,
+        },
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Lock::default(),
         Err(error) => return Err(error.into()),
     };
@@ -42,21 +49,22 @@ pub async fn command(args: arguments::Lock, environment: &AgentEnvironment) -> R
         let locked = previous.repos.get(name)?;
         (*locked == Locked::new(source, &locked.commit)).then(|| locked.commit.clone())
     })
-    .await?;
+    .await;
     quiet.end().await?;
+    let pins = pins?;
     let mut lock = Lock::default();
     for pin in &pins {
         let new = Locked::new(&pin.source, &pin.commit);
         let old = previous.repos.get(&pin.name);
-        report::print(&format!(
-            "{:<20} {}\n",
+        say::line(format_args!(
+            "{:<20} {}",
             pin.name,
             change(old.map(|old| old.commit.as_str()), &pin.commit)
-        ));
+        ))?;
         lock.repos.insert(pin.name.clone(), new);
     }
     report::replace(&path, config::lock::render(&lock).as_bytes())?;
-    report::print(&format!("wrote {}\n", path.display()));
+    say::line(format_args!("wrote {}", path.display()))?;
     Ok(ExitStatus::Passed)
 }
 

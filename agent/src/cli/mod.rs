@@ -9,8 +9,10 @@ mod plan;
 mod publish;
 mod quiet;
 mod report;
+mod say;
 mod shell;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -19,29 +21,34 @@ use crate::config::{self, AgentEnvironment};
 use crate::error::{Error, Result};
 use crate::exec;
 use crate::outcome::ExitStatus;
-use crate::report::{complain, print};
 
 use arguments::{Arguments, Command};
 
 /// The program.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let result = exec::prepare_process().and_then(|()| {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .map_err(|error| Error::machine("cannot start the runtime").because(&error))?;
-        let status = runtime.block_on(dispatch(arguments));
-        // What still blocks a thread (a name server, a file server) must not keep the program.
-        runtime.shutdown_background();
-        status
+    // The panic itself has told where; here it gets the exit status that the documentation promises.
+    let result = catch_unwind(AssertUnwindSafe(|| command(arguments))).unwrap_or_else(|_| {
+        Err(Error::internal("the agent broke").hint("please report it with the text above"))
     });
     let status = result.unwrap_or_else(|error| {
-        complain(&format!("error: {error}"));
+        say::complaint(format_args!("error: {error}"));
         error.class.exit_status()
     });
     status.into()
+}
+
+fn command(arguments: Arguments) -> Result<ExitStatus> {
+    exec::prepare_process()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| Error::machine("cannot start the runtime").because(&error))?;
+    let status = runtime.block_on(dispatch(arguments));
+    // What still blocks a thread (a name server, a file server) must not keep the program.
+    runtime.shutdown_background();
+    status
 }
 
 async fn dispatch(arguments: Arguments) -> Result<ExitStatus> {
@@ -56,7 +63,7 @@ async fn dispatch(arguments: Arguments) -> Result<ExitStatus> {
         Command::Publish(publish) => publish::command(publish, &environment).await,
         Command::Report(report) => report::command(&report, &environment),
         Command::Schema => {
-            print(&format!("{:#}\n", config::schema()));
+            say::line(format_args!("{:#}", config::schema()))?;
             Ok(ExitStatus::Passed)
         }
     }

@@ -7,18 +7,18 @@ use crate::error::Result;
 use crate::git;
 use crate::job;
 use crate::outcome::ExitStatus;
-use crate::report::print;
 
 use super::arguments;
 use super::job::load;
+use super::say;
 
 pub async fn command(args: arguments::Plan, environment: &AgentEnvironment) -> Result<ExitStatus> {
     let settings = load(&args.manifest, false, environment).await?;
     let plan = job::Plan::new(&settings, &job::Selection::from(&args.selection))?;
     if args.json {
-        print(&format!("{:#}\n", as_json(&settings, &plan)));
+        say::line(format_args!("{:#}", as_json(&settings, &plan)))?;
     } else {
-        print(&as_text(&settings, &plan));
+        say::text(&as_text(&settings, &plan))?;
     }
     Ok(ExitStatus::Passed)
 }

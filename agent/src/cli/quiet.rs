@@ -1,5 +1,6 @@
 //! Stages outside of a job: their notices and commands go to standard error, nothing is recorded.
 
+use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
 use crate::config::Settings;
@@ -16,18 +17,25 @@ use super::job::{listen_for_signals, runner};
 pub struct Quiet {
     pub runner: Runner,
     listener: JoinHandle<Summary>,
+    /// Deleted at the end: reports and logs of an earlier job stay as they are.
+    _logs: TempDir,
 }
 
 impl Quiet {
     pub fn new(settings: &Settings) -> Result<Quiet> {
-        report::prepare_out(&settings.places.out)?;
+        let logs = tempfile::Builder::new()
+            .prefix("build-agent-")
+            .tempdir()
+            .map_err(|error| Error::machine("cannot make a temporary directory").because(&error))?;
         let (emitter, receiver) = events::channel();
         let redactor = Redactor::new(&settings.secrets);
         let interrupt = job::interrupt(settings);
         listen_for_signals(&interrupt)?;
         let console: Vec<Box<dyn Sink>> = vec![Box::new(Plain::new(std::io::stderr(), Paint::PLAIN))];
         let listener = tokio::spawn(report::record(receiver, redactor.clone(), console));
-        Ok(Quiet { runner: runner(settings, emitter, interrupt, redactor), listener })
+        let mut runner = runner(settings, emitter, interrupt, redactor);
+        runner.logs = logs.path().to_path_buf();
+        Ok(Quiet { runner, listener, _logs: logs })
     }
 
     /// Shows what is still under way.

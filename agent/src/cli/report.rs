@@ -11,6 +11,7 @@ use crate::report::{self, Paint, Summary, Torn};
 
 use super::arguments::{self, ReportFormat as Format};
 use super::job::paint;
+use super::say;
 
 /// Writes the reports again; the exit status is the job's.
 pub fn command(args: &arguments::Report, environment: &AgentEnvironment) -> Result<ExitStatus> {
@@ -25,10 +26,10 @@ pub fn command(args: &arguments::Report, environment: &AgentEnvironment) -> Resu
     }
     let reported = report(&args.source, formats, args.out.as_deref(), paint(environment))?;
     if let Some(torn) = &reported.torn {
-        report::complain(&format!("warning: {torn}"));
+        say::complaint(format_args!("warning: {torn}"));
     }
     if let Some(text) = &reported.text {
-        report::print(text);
+        say::text(text)?;
     }
     Ok(reported.summary.exit)
 }

@@ -17,10 +17,14 @@ pub async fn command(args: arguments::Shell, environment: &AgentEnvironment) -> 
     let _exclusive = Exclusive::work(&settings.places.work)?;
     let access = access(&mut settings, environment).await?;
     let quiet = Quiet::new(&settings)?;
-    job::end_leftovers(&settings, &quiet.runner).await?;
-    let checkout = checkout::run(&settings, &quiet.runner, &access).await?;
-    let configured = configure::run(&settings, &checkout, &quiet.runner.events).await?;
+    let prepared = async {
+        job::end_leftovers(&settings, &quiet.runner).await?;
+        let checkout = checkout::run(&settings, &quiet.runner, &access).await?;
+        configure::run(&settings, &checkout, &quiet.runner.events).await
+    };
+    let prepared = prepared.await;
     quiet.end().await?;
+    let configured = prepared?;
 
     let mut words = args.command.into_iter();
     let program = words.next().unwrap_or_else(|| "/bin/bash".into());

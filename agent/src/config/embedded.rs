@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use crate::error::{Error, Result};
+use crate::untrusted;
 use crate::yocto::Release;
 use crate::yocto::layer_conf::LayerConf;
 use crate::yocto::release::{RELEASES, Sources};
@@ -163,7 +164,11 @@ fn only_check(mut settings: Settings, layers: Layers, notices: Vec<String>) -> S
     settings
 }
 
-fn known_release(name: &str) -> Result<&'static Release> {
+/// The release that `--release` names.
+///
+/// # Errors
+/// When there is none of that name.
+pub fn known_release(name: &str) -> Result<&'static Release> {
     Release::find(name).ok_or_else(|| {
         let names: Vec<_> = Release::names().collect();
         let error = Error::usage(format!("--release {name:?} is not one of {}", names.join(", ")));
@@ -210,10 +215,10 @@ fn git_branch(checkout: &Path) -> Option<String> {
     let mut git = checkout.join(".git");
     if git.is_file() {
         // A linked work tree or a submodule: the file names the directory.
-        let text = fs_err::read_to_string(&git).ok()?;
+        let text = untrusted::read_text(&git, untrusted::PAGE).ok()?;
         git = checkout.join(text.strip_prefix("gitdir:")?.trim());
     }
-    let head = fs_err::read_to_string(git.join("HEAD")).ok()?;
+    let head = untrusted::read_text(&git.join("HEAD"), untrusted::PAGE).ok()?;
     head.trim().strip_prefix("ref: refs/heads/").map(str::to_owned)
 }
 

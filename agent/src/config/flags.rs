@@ -19,10 +19,10 @@ pub fn apply(tree: &mut Node, flags: &[String], problems: &mut Problems) {
 
 fn apply_one(tree: &mut Node, flag: &str, place: &Place) -> Result<(), Mistake> {
     let (key, value) = split(flag)?;
-    let steps = steps(key)?;
+    let (steps, value) = (steps(key)?, value.trim());
     let node = parse_value(value, place).unwrap_or_else(|| Node {
         place: place.clone(),
-        text: String::new(),
+        text: toml::Value::String(value.to_owned()).to_string(),
         value: Value::String(value.to_owned()),
     });
     insert(tree, &steps, node, place)
@@ -127,6 +127,7 @@ mod tests {
             ("build.targets.deep.er=true", &["build", "targets", "deep", "er"], Value::Boolean(true)),
             ("name=\"quoted\"", &["name"], string("quoted")),
             ("name=", &["name"], string("")),
+            ("name = x", &["name"], string("x")),
             ("artifacts.rules.0.include=b", &["artifacts", "rules", "0", "include"], string("b")),
         ];
         for (flag, keys, wanted) in table {

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use crate::error::{Error, Result};
 use crate::events::JobIdentity;
+use crate::untrusted;
 use crate::yocto::Release;
 
 use super::checker::Checker;
@@ -28,6 +29,8 @@ pub struct Request {
     pub manifest: Option<String>,
     /// Name and text of a manifest that was fetched from elsewhere.
     pub manifest_text: Option<(String, String)>,
+    /// Its digest, lower-case hexadecimal.
+    pub manifest_sha256: Option<String>,
     /// `--set`, in their order.
     pub set: Vec<String>,
     pub work_dir: Option<PathBuf>,
@@ -49,7 +52,7 @@ pub fn load(request: &Request, env: &AgentEnvironment, cwd: &Path, now: SystemTi
     let ground = places::find(request, env, cwd)?;
     let bytes = match (&request.manifest_text, &ground.manifest) {
         (Some((_, text)), _) => text.clone().into_bytes(),
-        (None, Some(file)) => fs_err::read(file)?,
+        (None, Some(file)) => untrusted::read(file, untrusted::PAGE).map_err(unreadable)?,
         (None, None) => return Err(Error::internal("a manifest without text and without file")),
     };
     let mut problems = Problems::default();
@@ -60,6 +63,11 @@ pub fn load(request: &Request, env: &AgentEnvironment, cwd: &Path, now: SystemTi
     // Without a problem there is something that was read.
     let read = read.ok_or_else(|| Error::internal("the manifest was not read, and nothing says why"))?;
     settings(read, request, env, cwd, ground, now)
+}
+
+/// A file that cannot be read is as good as a manifest with mistakes.
+fn unreadable(error: std::io::Error) -> Error {
+    Error::usage("the manifest cannot be read").because(&error)
 }
 
 /// All that was read, without regard to where things lie on this machine.
@@ -107,7 +115,7 @@ fn read_known_failures(
     check: &mut Checker,
 ) -> Vec<KnownFailure> {
     let Some(file) = &sections.known_failures else { return Vec::new() };
-    match fs_err::read(file) {
+    match untrusted::read(file, untrusted::PAGE) {
         Ok(bytes) => {
             let name = beside(ground, file);
             known_failures::read(&name, &bytes, &day(now), check.problems)
@@ -121,14 +129,16 @@ fn read_known_failures(
 
 fn apply_lock(ground: &Ground, tree: &Node, repos: &mut Repos, problems: &mut Problems) {
     let Some(file) = lock_file(ground) else { return };
-    if !file.exists() {
+    // A link that leads nowhere is no lock, and no permission to float either.
+    if fs_err::symlink_metadata(&file).is_err() {
         return;
     }
     let name = beside(ground, &file);
-    let written = match fs_err::read(&file) {
+    let written = match untrusted::read(&file, untrusted::PAGE) {
         Ok(bytes) => lock::read(&name, &bytes, problems),
         Err(error) => {
-            problems.add(tree.place.clone(), None, Mistake::new(error.to_string()));
+            let mistake = Mistake::new(format!("{name} cannot be read: {error}"));
+            problems.add(tree.place.clone(), None, mistake.hint("mend or delete it, then build-agent lock"));
             None
         }
     };
@@ -232,6 +242,8 @@ fn default_distro(repos: &[Repo]) -> &'static str {
 
 fn reproduce(request: &Request, ground: &Ground) -> Vec<String> {
     let mut command = vec!["build-agent".to_owned(), "run".to_owned(), ground.manifest_name.clone()];
+    let sha256 = request.manifest_sha256.iter();
+    command.extend(sha256.flat_map(|sha256| ["--manifest-sha256".to_owned(), sha256.clone()]));
     command.extend(request.set.iter().flat_map(|set| ["--set".to_owned(), set.clone()]));
     command
 }

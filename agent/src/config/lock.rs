@@ -135,14 +135,18 @@ pub struct Written {
 
 /// Reads the file. What is wrong in it is reported and left out.
 pub fn read(file: &str, bytes: &[u8], problems: &mut Problems) -> Option<Written> {
-    let tree = tree::parse_bytes(file, bytes, problems)?;
+    let Some(tree) = tree::parse_bytes(file, bytes, problems) else {
+        // As a merge leaves it, say.
+        problems.advise("build-agent lock --update makes it anew");
+        return None;
+    };
     let (raw, meant): (UnvalidatedLock, _) = structure::read(&tree, problems);
     let mut check = Checker { tree: &tree, problems, meant };
     let mut lock = Lock::default();
     for (name, raw) in raw.repos {
         let path = KeyPath::root().key("repos").key(&name).key("commit");
         let commit = check.one(&path, raw.commit.as_ref(), |text| {
-            values::commit(text).map_err(|mistake| mistake.hint(format!("build-agent lock --update {name}")))
+            values::commit(text).map_err(|mistake| mistake.hint("build-agent lock --update makes it anew"))
         });
         // What is left out here was reported; the pin counts as there.
         let locked = Locked {

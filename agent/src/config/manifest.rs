@@ -18,6 +18,12 @@ use crate::yocto::Release;
 /// The name of the manifest in a checkout.
 pub const FILE_NAME: &str = "build-agent.toml";
 
+// Patterns are for editors. They refuse nothing that the agent accepts; the last word, and the better
+// one, is the agent's.
+const NAME: &str = "^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$";
+const CONF_NAME: &str = "^[A-Za-z0-9_][A-Za-z0-9._+-]*$";
+const DURATION: &str = "^ *[0-9].*[A-Za-zµ] *$";
+
 /// The job manifest of build-agent: which layer, with which sources, is checked, built and
 /// published.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
@@ -29,13 +35,13 @@ pub struct UnvalidatedManifest {
     #[allow(dead_code, reason = "the walk along the schema checks it")]
     pub version: Option<i64>,
     /// Names the job in reports, directories and artifact keys.
-    #[schemars(required)]
+    #[schemars(required, extend("pattern" = NAME))]
     pub name: Option<String>,
     /// Code name of the Yocto release that the job is for.
     #[schemars(required, extend("enum" = Release::names().collect::<Vec<_>>()))]
     pub release: Option<String>,
     /// The sources beside the layer under test: BitBake, OE-Core or poky, other layers.
-    #[schemars(required)]
+    #[schemars(required, extend("minProperties" = 1, "propertyNames" = json!({ "pattern": NAME })))]
     pub repos: Option<BTreeMap<String, UnvalidatedRepo>>,
     /// The layers under test.
     #[serde(default)]
@@ -66,19 +72,22 @@ pub struct UnvalidatedManifest {
 /// commit, then the commit must lie on the branch) or a local directory (`path`).
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[schemars(rename = "Repo")]
+#[schemars(rename = "Repo", extend("oneOf" = one_source(), "dependentSchemas" = one_reference()))]
 pub struct UnvalidatedRepo {
     /// Address of the git repository: https, http, ssh, git or file.
+    #[schemars(extend("pattern" = "^[A-Za-z]+://[^ ]+$"))]
     pub url: Option<String>,
     /// Branch, without refs/heads/.
     pub branch: Option<String>,
     /// Tag, without refs/tags/.
     pub tag: Option<String>,
     /// Commit id, all 40 hexadecimal digits.
+    #[schemars(extend("pattern" = "^[0-9A-Fa-f]{40}$"))]
     pub commit: Option<String>,
     /// A local directory instead of url, used as it is; relative to the manifest.
     pub path: Option<String>,
     /// Layer directories, relative to the repository; left out when it holds none (BitBake).
+    #[schemars(extend("minItems" = 1, "uniqueItems" = true))]
     pub layers: Option<Vec<String>>,
 }
 
@@ -88,6 +97,7 @@ pub struct UnvalidatedRepo {
 #[schemars(rename = "Layer")]
 pub struct UnvalidatedLayer {
     /// Layer directories of the checkout under test, relative to the manifest; ["."] by default.
+    #[schemars(extend("minItems" = 1, "uniqueItems" = true))]
     pub paths: Option<Vec<String>>,
 }
 
@@ -97,8 +107,10 @@ pub struct UnvalidatedLayer {
 #[schemars(rename = "Config")]
 pub struct UnvalidatedConfig {
     /// The first is the machine of the checks, each is built; ["qemux86-64"] by default.
+    #[schemars(extend("minItems" = 1, "uniqueItems" = true, "items" = words(CONF_NAME)))]
     pub machines: Option<Vec<String>>,
     /// DISTRO; by default "poky" when a repository has the layer meta-poky, else "nodistro".
+    #[schemars(extend("pattern" = CONF_NAME))]
     pub distro: Option<String>,
     /// Lines for local.conf.
     pub local_conf: Option<String>,
@@ -110,10 +122,12 @@ pub struct UnvalidatedConfig {
 #[schemars(rename = "Check")]
 pub struct UnvalidatedCheck {
     /// Commands of bitbake-layers that only look, such as "show-layers"; none by default.
+    #[schemars(extend("uniqueItems" = true, "items" = words("^ *(show|layerindex-show)-")))]
     pub bitbake_layers: Option<Vec<String>>,
     /// Whether yocto-check-layer runs; true by default.
     pub yocto_check_layer: Option<bool>,
     /// Machines for the BSP tests of yocto-check-layer; none by default.
+    #[schemars(extend("uniqueItems" = true, "items" = words(CONF_NAME)))]
     pub machines: Option<Vec<String>>,
     /// A TOML file with tests that may fail for a while; relative to the manifest.
     pub known_failures: Option<String>,
@@ -125,6 +139,7 @@ pub struct UnvalidatedCheck {
 #[schemars(rename = "Build")]
 pub struct UnvalidatedBuild {
     /// BitBake targets, such as "core-image-minimal" or "virtual/kernel:do_deploy".
+    #[schemars(extend("uniqueItems" = true, "items" = words("^[A-Za-z0-9._+][A-Za-z0-9._+/:-]*$")))]
     pub targets: Option<Vec<String>>,
     /// Whether the recipes that a change touches are built.
     pub changed: Option<bool>,
@@ -136,12 +151,15 @@ pub struct UnvalidatedBuild {
 #[schemars(rename = "Cache")]
 pub struct UnvalidatedCache {
     /// The directory that all build machines mount, absolute; local directories only without it.
+    #[schemars(extend("pattern" = "^/"))]
     pub share: Option<String>,
     /// Who may write to the share; "auto" by default.
     pub access: Option<CacheAccess>,
     /// Downloads unused for this long are pruned, such as "60d".
+    #[schemars(extend("pattern" = DURATION))]
     pub downloads_max_age: Option<String>,
     /// Shared state unused for this long is pruned, such as "30d".
+    #[schemars(extend("pattern" = DURATION))]
     pub sstate_max_age: Option<String>,
     /// "off", "auto", "host:port", "ws://…" or "wss://…"; "off" by default.
     pub hash_server: Option<String>,
@@ -194,7 +212,7 @@ pub struct UnvalidatedRule {
 #[schemars(rename = "GitHub")]
 pub struct UnvalidatedGitHub {
     /// "owner/name".
-    #[schemars(required)]
+    #[schemars(required, extend("pattern" = "^[^/]+/[^/]+$"))]
     pub repository: Option<String>,
     /// Name or ARN in Secrets Manager of the token; locally the variable GITHUB_TOKEN.
     pub token_secret: Option<String>,
@@ -206,11 +224,33 @@ pub struct UnvalidatedGitHub {
 #[schemars(rename = "Limits")]
 pub struct UnvalidatedLimits {
     /// The whole job; "4h" by default.
+    #[schemars(extend("pattern" = DURATION))]
     pub job: Option<String>,
     /// No event and no byte of output for this long: stop; "20m" by default.
+    #[schemars(extend("pattern" = DURATION))]
     pub stall: Option<String>,
     /// Between a polite signal and SIGKILL; "60s" by default.
+    #[schemars(extend("pattern" = DURATION))]
     pub grace: Option<String>,
+}
+
+fn words(pattern: &str) -> Value {
+    json!({ "type": "string", "pattern": pattern })
+}
+
+/// A repository has an address or a path.
+fn one_source() -> Value {
+    json!([{ "required": ["url"] }, { "required": ["path"] }])
+}
+
+/// Which of `branch`, `tag` and `commit` go together.
+fn one_reference() -> Value {
+    let any = ["branch", "tag", "commit"].map(|key| json!({ "required": [key] }));
+    json!({
+        "url": { "anyOf": any },
+        "path": { "properties": { "branch": false, "tag": false, "commit": false } },
+        "tag": { "properties": { "branch": false, "commit": false } },
+    })
 }
 
 /// The JSON Schema of the manifest, for editors and for `build-agent schema`.

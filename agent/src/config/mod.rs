@@ -24,7 +24,7 @@ mod validate;
 mod values;
 
 pub use codebuild::{CodeBuild, Trigger};
-pub use embedded::for_layers;
+pub use embedded::{for_layers, known_release};
 pub use environment::AgentEnvironment;
 pub use load::{Request, load, lock_path};
 pub use manifest::{FILE_NAME, schema};

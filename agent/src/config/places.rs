@@ -41,7 +41,8 @@ pub fn find(request: &Request, env: &AgentEnvironment, cwd: &Path) -> Result<Gro
     };
     let file = if file.is_dir() { file.join(manifest::FILE_NAME) } else { file };
     if !file.is_file() {
-        return Err(Error::usage(format!("there is no manifest `{}`", file.display()))
+        let what = if file.exists() { "is no regular file" } else { "is not there" };
+        return Err(Error::usage(format!("the manifest `{}` {what}", file.display()))
             .hint("write one (docs/manifest.md), or check a layer without one: build-agent check LAYER"));
     }
     let base = fs_err::canonicalize(file.parent().unwrap_or(&cwd))?;

@@ -164,6 +164,9 @@ fn printable(text: &str) -> String {
     out
 }
 
+/// So many problems are shown; who has more is helped by no more, and a log stays readable.
+const SHOWN: usize = 100;
+
 /// All problems of one reading.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Problems(Vec<Problem>);
@@ -175,6 +178,13 @@ impl Problems {
 
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Says what to do about the problem that was added last.
+    pub fn advise(&mut self, hint: &str) {
+        if let Some(last) = self.0.last_mut() {
+            last.hint = Some(hint.to_owned());
+        }
     }
 
     /// In the order of their places. Two rules may see the same mistake; it comes once.
@@ -190,8 +200,11 @@ impl Problems {
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sorted = self.sorted();
-        for problem in &sorted {
+        for problem in sorted.iter().take(SHOWN) {
             writeln!(f, "{problem}")?;
+        }
+        if sorted.len() > SHOWN {
+            writeln!(f, "and {} more", sorted.len() - SHOWN)?;
         }
         match sorted.len() {
             1 => write!(f, "1 problem; nothing was run"),
@@ -246,6 +259,17 @@ mod tests {
         );
         let error = Error::from(problems);
         assert_eq!(error.class, crate::error::Class::Usage);
+    }
+
+    #[test]
+    fn who_has_very_many_problems_is_shown_a_page_of_them() {
+        let mut problems = Problems::default();
+        (1..=SHOWN + 2).for_each(|line| problems.add(file(line, 1), None, Mistake::new("is wrong")));
+        let shown = problems.to_string();
+        assert!(
+            shown.ends_with("toml:100:1: is wrong\nand 2 more\n102 problems; nothing was run"),
+            "{shown}"
+        );
     }
 
     #[test]

@@ -10,9 +10,10 @@ use url::Url;
 
 use crate::aws;
 use crate::error::{Error, Result};
+use crate::untrusted;
 
 /// Bytes. A manifest is a page of text; whatever is larger is something else.
-const LIMIT: usize = 1024 * 1024;
+const LIMIT: usize = untrusted::PAGE as usize;
 /// For the whole answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 const REDIRECTS: usize = 5;
@@ -20,6 +21,8 @@ const REDIRECTS: usize = 5;
 /// A manifest from elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remote {
+    /// The address as it may be shown.
+    pub name: String,
     pub text: String,
     /// Of the bytes that were received, lower-case hexadecimal.
     pub sha256: String,
@@ -29,7 +32,8 @@ pub struct Remote {
 
 /// Whether a manifest's name is an address that [`fetch`] understands, or refuses with a reason.
 pub fn is_address(manifest: &str) -> bool {
-    ["https://", "http://", "s3://"].iter().any(|scheme| manifest.starts_with(scheme))
+    let scheme = manifest.split_once("://").map(|(scheme, _)| scheme);
+    scheme.is_some_and(|scheme| !scheme.is_empty() && scheme.chars().all(|c| c.is_ascii_alphanumeric()))
 }
 
 /// Fetches a manifest. `sha256` is `--manifest-sha256`.
@@ -64,7 +68,7 @@ pub async fn fetch(address: &str, sha256: Option<&str>) -> Result<Remote> {
     let notice = wanted
         .is_none()
         .then(|| format!("{shown} was taken as it came; pin it with --manifest-sha256 {sha256}"));
-    Ok(Remote { text, sha256, notice })
+    Ok(Remote { name: shown, text, sha256, notice })
 }
 
 async fn download(address: &str) -> Result<Vec<u8>> {
@@ -89,7 +93,11 @@ async fn download(address: &str) -> Result<Vec<u8>> {
         .redirect(redirect::Policy::custom(follow))
         .user_agent(concat!("build-agent/", env!("CARGO_PKG_VERSION")))
         .build()
-        .map_err(failed)?;
+        .map_err(|source| {
+            Error::machine("cannot make ready for https")
+                .because(&source)
+                .hint("install ca-certificates, or set SSL_CERT_FILE")
+        })?;
     let answer = client.get(url).send().await.map_err(failed)?;
     let status = answer.status();
     if !status.is_success() {
@@ -234,6 +242,8 @@ mod tests {
         for address in ["http://example.org/m.toml", "ftp://example.org/m", "s3://", "https://"] {
             assert_eq!(fetch(address, None).await.unwrap_err().class, Class::Usage, "{address}");
         }
+        assert!(is_address("HTTPS://example.org/m") && is_address("file:///m"));
+        assert!(!is_address("m.toml") && !is_address("a/b://c") && !is_address("://c"));
         let error = fetch("https://example.org/m.toml", Some("abc")).await.unwrap_err();
         assert!(error.message.contains("--manifest-sha256"), "{error}");
     }

@@ -66,6 +66,7 @@ pub fn bitbake_layers(text: &str) -> Result<Vec<String>> {
         return Err(Mistake::new(format!("`{text}` holds a {quote}"))
             .hint("no shell reads it: words are split at spaces and nothing else"));
     }
+    let odd = |c: char| !c.is_ascii_alphanumeric() && c != '-';
     if CHANGING.contains(&command) {
         Err(Mistake::new(format!(
             "`{command}` changes the build's configuration, and a check must only look"
@@ -74,7 +75,7 @@ pub fn bitbake_layers(text: &str) -> Result<Vec<String>> {
             "layers come from [repos] and [layer]; the commands that look are {}",
             LOOKING.join(", ")
         )))
-    } else if command.starts_with("show-") || LOOKING.contains(&command) {
+    } else if (command.starts_with("show-") && !command.contains(odd)) || LOOKING.contains(&command) {
         Ok(words)
     } else {
         let mistake = Mistake::new(format!("`{command}` is no command of bitbake-layers that only looks"));
@@ -121,7 +122,11 @@ mod tests {
     #[test]
     fn layer_commands_only_look() {
         assert_eq!(bitbake_layers("show-recipes  -f zlib").unwrap(), ["show-recipes", "-f", "zlib"]);
-        accepts(bitbake_layers, &["show-layers"], &["", "-h", "show-recipes 'a b'", "sh", "show_layers"]);
+        accepts(
+            bitbake_layers,
+            &["show-layers"],
+            &["", "-h", "show-recipes 'a b'", "sh", "show_layers", "show-layers;"],
+        );
         assert!(bitbake_layers("add-layer ../x").unwrap_err().message.contains("only look"));
         assert_eq!(bitbake_layers("show_layers").unwrap_err().hint.unwrap(), "did you mean `show-layers`?");
     }

@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value as Json};
 
 use super::manifest::schema_of;
-use super::problem::{KeyPath, Mistake, Problems};
+use super::problem::{KeyPath, Mistake, Problems, Step};
 use super::tree::{Node, Value};
 
 /// Reads `T` from the tree. What is wrong is reported and left out, so that the rest can still be
@@ -69,7 +69,7 @@ impl<'a> Walk<'a> {
                 None if schema["additionalProperties"].is_object() => &schema["additionalProperties"],
                 None => {
                     let mistake = self.unknown_key(&entry.key, table, schema);
-                    self.problems.add(entry.place.clone(), Some(self.tree.name(&path)), mistake);
+                    self.problems.add(entry.place.clone(), Some(entry.node.called(&path)), mistake);
                     continue;
                 }
             };
@@ -134,8 +134,18 @@ impl<'a> Walk<'a> {
         let mut mistake = Mistake::new(format!("must be {}, not {}", self.name(schema), node.kind()));
         if kind(schema) == "string" && !node.text.is_empty() {
             mistake = mistake.hint(format!("put it in quotes: \"{}\"", node.text));
+        } else if kind(schema) == "array"
+            && let Value::String(text) = &node.value
+            && text.starts_with('[')
+        {
+            // Of a flag, whose shell has eaten the quotes.
+            mistake =
+                mistake.hint("it is no list in TOML; quote it for the shell: --set 'KEY=[\"a\", \"b\"]'");
         } else if kind(schema) == "array" && !node.text.is_empty() {
             mistake = mistake.hint(format!("put it in brackets: [{}]", node.text));
+        } else if let ("object", [Step::Key(table), Step::Key(_)]) = (kind(schema), path.steps()) {
+            // `url` directly below [repos], say.
+            mistake = mistake.hint(format!("each table here has a name of its own: [{table}.NAME]"));
         }
         self.report(path, mistake)
     }

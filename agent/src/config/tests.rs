@@ -118,6 +118,8 @@ fn each_mistake_alone_is_told_with_its_place_key_and_remedy() {
             "8:10: [repos.poky] layers: must be a list of strings",
             &["[\'meta\']"],
         ),
+        ("", "[repos]\nother = 'x'", "10:9: [repos] other: must be a table", &["[repos.NAME]"]),
+        ("", "[config]\nlocal_conf=\"\\u0000\"", "10:12: [config] local_conf: holds the control", &[]),
         ("\"meta-poky\"]", "7]", "8:19: [repos.poky] layers: must be a string, not an integer", &[]),
         (
             "",
@@ -371,7 +373,11 @@ fn flags_are_named_instead_of_a_line() {
         ("release=scarthgp", "--set release=scarthgp: release: `scarthgp` is not one of"),
         (
             "build.targets=x",
-            "--set build.targets=x: [build] targets: must be a list of strings, not a string",
+            "--set build.targets=x: [build] targets: must be a list of strings, not a string | put it in brackets: [\"x\"]",
+        ),
+        (
+            "build.targets=[x]",
+            "--set build.targets=[x]: [build] targets: must be a list of strings, not a string | it is no list in TOML",
         ),
         ("limits.job=4", "--set limits.job=4: [limits] job: `4` is no duration"),
         (

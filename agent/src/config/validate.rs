@@ -51,7 +51,13 @@ pub fn validate(check: &mut Checker, raw: &UnvalidatedManifest, ground: &Ground,
             raw.config.distro.as_ref(),
             owned(values::conf_name),
         ),
-        local_conf: raw.config.local_conf.clone().unwrap_or_default(),
+        local_conf: check
+            .one(
+                &section("config").key("local_conf"),
+                raw.config.local_conf.as_ref(),
+                owned(values::conf_lines),
+            )
+            .unwrap_or_default(),
         bitbake_layers: check.list(
             &section("check").key("bitbake_layers"),
             raw.check.bitbake_layers.as_ref(),

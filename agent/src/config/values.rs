@@ -41,6 +41,14 @@ pub fn conf_name(text: &str) -> Result<()> {
     }
 }
 
+/// Lines of a configuration file.
+pub fn conf_lines(text: &str) -> Result<()> {
+    match text.chars().find(|c| c.is_control() && !"\n\r\t".contains(*c)) {
+        Some(c) => Err(Mistake::new(format!("holds the control character {c:?}, which is no text"))),
+        None => Ok(()),
+    }
+}
+
 /// A whole commit id, in small letters.
 pub fn commit(text: &str) -> Result<String> {
     let hex = !text.is_empty() && text.chars().all(|c| c.is_ascii_hexdigit());
@@ -245,6 +253,11 @@ mod tests {
         accepts(name, &["poky", "meta-aws", "_x", "1.0"], &bad);
         let bad = ["", "-x", "a b", "a\"b", "${@x}", "a/b", "..", "a\nMACHINE = \"x\"", "ä"];
         accepts(conf_name, &["qemux86-64", "poky+x", "beaglebone-yocto"], &bad);
+    }
+
+    #[test]
+    fn configuration_is_text() {
+        accepts(conf_lines, &["", "A = \"1\"\r\n\tB = \"ü\"\n"], &["\0", "A = \"\u{1b}[31m\"", "\u{85}"]);
     }
 
     #[test]

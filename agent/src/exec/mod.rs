@@ -35,4 +35,4 @@ pub use redact::Redactor;
 pub use runner::{End, Finished, Runner};
 pub use running::reap;
 pub use stop::signal;
-pub use user::{User, agent_user, build_user};
+pub use user::{User, agent_user, build_user, lesser_owner};

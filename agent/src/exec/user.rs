@@ -60,6 +60,22 @@ pub fn agent_user() -> Result<User> {
     })
 }
 
+/// The first owner of the paths who is not root, when the agent is root: what these paths may make a
+/// program do, it has to do as that user. A uid without passwd entry serves as well.
+///
+/// # Errors
+/// When the passwd database cannot be read.
+pub fn lesser_owner<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Result<Option<User>> {
+    if !geteuid().is_root() {
+        return Ok(None);
+    }
+    let owners = paths.into_iter().filter_map(|path| std::fs::metadata(path).ok());
+    let Some(owner) = owners.into_iter().find(|metadata| metadata.uid() != 0) else { return Ok(None) };
+    let (uid, gid) = (owner.uid(), owner.gid());
+    let nameless = || User { name: format!("uid {uid}"), uid, gid, home: "/".into() };
+    Ok(Some(User::by_uid(uid)?.unwrap_or_else(nameless)))
+}
+
 /// The user that runs layer code. BitBake refuses root, so as root the agent drops to `asked`
 /// (`--build-user`), else to `builder`, else to the owner of the checkout. `None`: as the agent
 /// itself, which is not root.

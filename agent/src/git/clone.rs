@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 
 use crate::config::GitSource;
 use crate::error::{Error, Result};
+use crate::exec::lesser_owner;
 use crate::exec::remove::remove_tree;
+use crate::untrusted;
 use fs_err as fs;
 
 use super::failure::{Failure, Kind};
@@ -71,7 +73,13 @@ impl Job<'_> {
     async fn update(&self, home: &Path) -> Result<Cloned, Failure> {
         fs::create_dir_all(home)?;
         let path = home.join(self.name);
-        if is_directory(&path)? && is_directory(&path.join(".git"))? {
+        // Layer code of another time could have written into a clone that its user owns.
+        let whose = lesser_owner([path.as_path(), &path.join(".git")])?;
+        if let Some(owner) = &whose {
+            let message = format!("the clone {} belongs to {} and is replaced", path.display(), owner.name);
+            self.git.runner.events.warn(message, None).await;
+        }
+        if whose.is_none() && is_directory(&path)? && is_directory(&path.join(".git"))? {
             match self.refresh(&path).await {
                 Err(failure) if failure.mended_by_new_clone() => {
                     let message = format!(
@@ -205,7 +213,7 @@ fn sweep(dot_git: &Path) -> Result<()> {
         }
     }
     let config = dot_git.join("config");
-    if fs::read_to_string(&config).ok().as_deref() != Some(CONFIGURATION) {
+    if untrusted::read_text(&config, untrusted::PAGE).ok().as_deref() != Some(CONFIGURATION) {
         remove_tree(&config, dot_git)?;
         fs::write(&config, CONFIGURATION)?;
     }

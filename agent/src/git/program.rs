@@ -8,7 +8,7 @@ use url::Url;
 
 use crate::error::{Class, Error};
 use crate::events::What;
-use crate::exec::{Command, End, Environment, Lines, Runner, agent_user};
+use crate::exec::{Command, End, Environment, Lines, Runner, User, agent_user, lesser_owner};
 
 use super::access::Access;
 use super::failure::{Failure, Kind, classify, words};
@@ -20,6 +20,8 @@ pub struct Git<'a> {
     environment: Environment,
     /// Names the source in logs and messages.
     label: String,
+    /// `None`: as the agent itself.
+    user: Option<User>,
     /// Between the tries of a transient failure.
     pub(super) pauses: [Duration; 2],
 }
@@ -45,8 +47,34 @@ impl<'a> Git<'a> {
             runner,
             environment: access.environment(&home, url, safe, runner.stall),
             label: label.into(),
+            user: None,
             pauses: [Duration::from_secs(2), Duration::from_secs(8)],
         })
+    }
+
+    /// A git that only looks at the work tree `top`.
+    ///
+    /// It obeys the configuration of the repository there, in which filters, for one, are commands of
+    /// the owner's choice. For root that would be somebody else's word, so it looks as the owner.
+    ///
+    /// # Errors
+    /// As [`Git::new`].
+    pub fn to_look_at(
+        runner: &'a Runner,
+        label: impl Into<String>,
+        top: &Path,
+        safe: &[PathBuf],
+    ) -> Result<Git<'a>, Error> {
+        // Neither a way to servers nor what may be secret in it (proxies).
+        let access = Access::default();
+        let mut git = Git::new(runner, &access, label, None, safe)?;
+        let dot_git = top.join(".git");
+        let config = dot_git.join("config");
+        if let Some(owner) = lesser_owner([config.as_path(), &dot_git, top])? {
+            git.environment = access.environment(&owner.home, None, safe, runner.stall);
+            git.user = Some(owner);
+        }
+        Ok(git)
     }
 
     /// Runs a git that works on this machine's files only; gives its output.
@@ -123,6 +151,7 @@ impl<'a> Git<'a> {
         let verb = args.first().map(|verb| verb.to_string_lossy().into_owned()).unwrap_or_default();
         let mut command = Command::new("git", cwd, format!("git-{}-{verb}", self.label)).args(args);
         command.environment = self.environment.clone();
+        command.user = self.user.clone();
         let mut output = Output::default();
         let finished = self.runner.run(command, &mut output).await?;
         let git =

@@ -44,6 +44,9 @@ pub async fn resolve(
 
 /// The error for a branch or tag that the server does not have, with the nearest that it has.
 async fn missing(git: &Git<'_>, name: &str, url: &Url, wanted: &Wanted, cwd: &Path) -> Error {
+    let mixed_up = async |reference: String, meant: &str| {
+        has(git, url, &reference, cwd).await.then(|| format!("it is a {meant} there: write `{meant} = …`"))
+    };
     let (kind, asked, near) = match wanted {
         Wanted::Branch(branch) | Wanted::CommitOnBranch { branch, .. } => {
             let gone = is_poky(url) && without_poky(branch);
@@ -54,11 +57,17 @@ async fn missing(git: &Git<'_>, name: &str, url: &Url, wanted: &Wanted, cwd: &Pa
                      bitbake, openembedded-core and meta-yocto"
                 )
             });
-            ("branch", branch, gone.or(near.map(|near| format!("near branches there: {near}"))))
+            let near = near.map(|near| format!("near branches there: {near}"));
+            let hint = match gone {
+                None => mixed_up(format!("refs/tags/{branch}"), "tag").await.or(near),
+                gone => gone,
+            };
+            ("branch", branch, hint)
         }
         Wanted::Tag(tag) => {
             let near = near(git, url, "refs/tags/", tag, cwd).await;
-            ("tag", tag, near.map(|near| format!("near tags there: {near}")))
+            let near = near.map(|near| format!("near tags there: {near}"));
+            ("tag", tag, mixed_up(format!("refs/heads/{tag}"), "branch").await.or(near))
         }
         Wanted::Commit(commit) => ("commit", commit, None),
     };
@@ -68,6 +77,12 @@ async fn missing(git: &Git<'_>, name: &str, url: &Url, wanted: &Wanted, cwd: &Pa
         Some(hint) => error.hint(hint),
         None => error,
     }
+}
+
+/// Whether the server has this very reference.
+async fn has(git: &Git<'_>, url: &Url, reference: &str, cwd: &Path) -> bool {
+    let answer = git.network(cwd, ["ls-remote", "--", bare(url).as_str(), reference]).await;
+    answer.is_ok_and(|answer| advertised(&answer).iter().any(|(_, name)| name == reference))
 }
 
 /// The names below `prefix` that the server has and that are most like `asked`.

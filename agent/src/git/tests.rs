@@ -2,7 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+
+use std::fs::Permissions;
 
 use fs_err as fs;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -11,6 +14,7 @@ use url::Url;
 use crate::config::{GitSource, Wanted};
 use crate::error::{Class, Result};
 use crate::events::What;
+use crate::exec::User;
 
 use super::fixture::{Bench, Upstream, write};
 use super::{Cloned, How, inspect, resolve, update};
@@ -376,7 +380,7 @@ async fn a_local_work_tree_is_told_and_not_touched() {
     let up = bench.upstream("up", &[("a", "1\n"), ("sub/b", "1\n")]).await;
     let commit = up.git(&["rev-parse", "HEAD"]).await;
     let own = [up.path.join("build-agent-out")];
-    let look = async |path: &Path| inspect(&bench.runner, &bench.access, "x", path, &own).await.unwrap();
+    let look = async |path: &Path| inspect(&bench.runner, "x", path, &own).await.unwrap();
 
     let index = fs::read(up.path.join(".git/index")).unwrap();
     write(&up.path.join("build-agent-out/result.json"), "{}");
@@ -404,4 +408,54 @@ async fn a_local_work_tree_is_told_and_not_touched() {
     assert_eq!((plain.commit, plain.dirty, plain.trouble), (None, false, None));
     fs::write(up.path.join(".git/HEAD"), "").unwrap();
     assert!(look(&up.path).await.trouble.is_some());
+}
+
+/// Filters are commands; whoever owns a repository must not choose what root runs.
+#[tokio::test]
+async fn commands_of_a_repository_run_as_its_owner_if_at_all() {
+    let bench = Bench::new();
+    let up = bench.upstream("up", &[("a", "1\n"), (".gitattributes", "* filter=x\n")]).await;
+    let commit = up.git(&["rev-parse", "HEAD"]).await;
+    let Some(nobody) = User::find("nobody").unwrap().filter(|_| nix::unistd::geteuid().is_root()) else {
+        return;
+    };
+    let proof = bench.path("open/proof");
+    fs::create_dir(bench.path("open")).unwrap();
+    fs::set_permissions(bench.path("open"), Permissions::from_mode(0o777)).unwrap();
+    fs::set_permissions(bench.root.path(), Permissions::from_mode(0o755)).unwrap();
+    let clean = format!("id -u > {}; cat", proof.display());
+    up.git(&["config", "filter.x.clean", &clean]).await;
+    up.git(&["config", "core.fsmonitor", &clean]).await;
+    write(&up.path.join("a"), "2\n");
+    for path in [".git/config", ".git", "."] {
+        std::os::unix::fs::chown(up.path.join(path), Some(nobody.uid), None).unwrap();
+    }
+    let tree = inspect(&bench.runner, "x", &up.path, &[]).await.unwrap();
+    assert_eq!((tree.commit, tree.dirty, tree.trouble), (Some(commit), true, None));
+    let ran_as = fs::read_to_string(&proof).unwrap_or_default();
+    assert!(["".to_owned(), format!("{}\n", nobody.uid)].contains(&ran_as), "{ran_as}");
+}
+
+#[tokio::test]
+async fn a_clone_that_layer_code_could_write_is_replaced() {
+    let bench = Bench::new();
+    let up = two_files(&bench).await;
+    let cloned = get(&bench, &up.source(branch("main"))).await.unwrap();
+    let Some(nobody) = User::find("nobody").unwrap().filter(|_| nix::unistd::geteuid().is_root()) else {
+        return;
+    };
+    std::os::unix::fs::chown(cloned.path.join(".git"), Some(nobody.uid), None).unwrap();
+    assert_eq!(get(&bench, &up.source(branch("main"))).await.unwrap().how, How::Cloned);
+    assert_eq!(get(&bench, &up.source(branch("main"))).await.unwrap().how, How::Fetched);
+}
+
+#[tokio::test]
+async fn a_branch_that_is_a_tag_and_the_other_way_round() {
+    let bench = Bench::new();
+    let up = two_files(&bench).await;
+    up.git(&["tag", "v1"]).await;
+    let error = get(&bench, &up.source(branch("v1"))).await.unwrap_err();
+    assert_eq!(error.hint.unwrap(), "it is a tag there: write `tag = …`");
+    let error = get(&bench, &up.source(Wanted::Tag("main".into()))).await.unwrap_err();
+    assert_eq!(error.hint.unwrap(), "it is a branch there: write `branch = …`");
 }

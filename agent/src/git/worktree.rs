@@ -3,10 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::error::Result;
+use crate::error::{Class, Result};
 use crate::exec::Runner;
 
-use super::access::Access;
 use super::failure::Failure;
 use super::program::Git;
 use super::remote::is_commit;
@@ -31,7 +30,6 @@ pub struct WorkTree {
 /// When git cannot be started, or the job was stopped. What git cannot tell is no error.
 pub async fn inspect(
     runner: &Runner,
-    access: &Access,
     label: &str,
     directory: &Path,
     besides: &[PathBuf],
@@ -41,11 +39,15 @@ pub async fn inspect(
     let Some(top) = top_of(&real) else { return Ok(WorkTree::default()) };
     let mut safe = vec![top.clone(), real.clone(), directory.to_path_buf()];
     safe.dedup();
-    let git = Git::new(runner, access, label, None, &safe)?;
+    let git = Git::to_look_at(runner, label, &top, &safe)?;
     match look(&git, &top, &real, besides).await {
         Ok(tree) => Ok(tree),
         Err(failure @ Failure::Git { .. }) => {
             Ok(WorkTree { trouble: Some(failure.brief()), ..WorkTree::default() })
+        }
+        // The owner may not get to where root can.
+        Err(Failure::Error(error)) if error.class == Class::Machine => {
+            Ok(WorkTree { trouble: Some(error.message), ..WorkTree::default() })
         }
         Err(Failure::Error(error)) => Err(error),
     }

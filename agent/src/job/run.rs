@@ -56,7 +56,7 @@ struct Job<'a> {
 impl Job<'_> {
     /// Which commit is under test.
     async fn look_at_checkout(&mut self) {
-        match checkout::look(self.settings, &self.runner.for_stage(Stage::Checkout), self.access).await {
+        match checkout::look(self.settings, &self.runner.for_stage(Stage::Checkout)).await {
             Ok(found) => {
                 let commit = found.commit.clone();
                 self.runner.events.emit(What::UnderTest { commit, dirty: found.dirty }).await;

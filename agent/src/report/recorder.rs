@@ -1,5 +1,6 @@
 //! The one listener of a job: each event is redacted, then every sink and the fold see it.
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use serde_json::Value;
@@ -67,7 +68,7 @@ impl Recorder {
         for (name, error) in failed {
             let message = format!("{name} cannot be written any more: {error}; the job goes on without it");
             // The console may be the one that failed.
-            super::console::complain(&message);
+            let _ = writeln!(std::io::stderr(), "build-agent: {message}");
             let hint = Some("result.json and junit.xml are written at the end all the same".to_owned());
             self.tell(What::Notice { level: Level::Warning, message, hint });
         }

@@ -89,27 +89,21 @@ async fn ready(
     repo: &Repo,
 ) -> Result<(ReadyRepo, RepoReady)> {
     let event = match &repo.source {
-        RepoSource::Path(path) => local(settings, runner, access, &repo.name, path).await?,
+        RepoSource::Path(path) => local(settings, runner, &repo.name, path).await?,
         RepoSource::Git(source) => cloned(settings, runner, access, &repo.name, source).await?,
     };
-    let layers = contents::layers(repo, &event.path)?;
+    let layers = contents::layers(repo, &event.path, settings.release)?;
     let ready =
         ReadyRepo { name: repo.name.clone(), path: event.path.clone(), layers, commit: event.commit.clone() };
     Ok((ready, event))
 }
 
-async fn local(
-    settings: &Settings,
-    runner: &Runner,
-    access: &Access,
-    name: &str,
-    path: &Path,
-) -> Result<RepoReady> {
+async fn local(settings: &Settings, runner: &Runner, name: &str, path: &Path) -> Result<RepoReady> {
     if !path.is_dir() {
         let message = format!("`repos.{name}.path`: {} is not a directory", path.display());
         return Err(Error::usage(message).hint("paths are relative to the manifest's directory"));
     }
-    let tree = git::inspect(runner, access, name, path, &own_output(settings)).await?;
+    let tree = git::inspect(runner, name, path, &own_output(settings)).await?;
     if let Some(trouble) = tree.trouble {
         runner.events.warn(format!("the commit of repo {name} is not known: {trouble}"), None).await;
     }
@@ -155,14 +149,13 @@ async fn cloned(
     })
 }
 
-/// The checkout under test is used as it is; without git there is no commit to report.
 /// What git says of the checkout under test; it is used as it is. Quick, so that a job can name the
 /// commit from its first line on.
 ///
 /// # Errors
 /// When git cannot be started.
-pub async fn look(settings: &Settings, runner: &Runner, access: &Access) -> Result<UnderTest> {
-    let tree = git::inspect(runner, access, "under-test", &settings.checkout, &own_output(settings)).await?;
+pub async fn look(settings: &Settings, runner: &Runner) -> Result<UnderTest> {
+    let tree = git::inspect(runner, "under-test", &settings.checkout, &own_output(settings)).await?;
     let place = settings.checkout.display();
     match (&tree.trouble, &tree.commit) {
         (Some(trouble), _) => {

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::events::Emitter;
 use crate::exec::{self, Environment, User};
 use crate::git;
+use crate::untrusted;
 use crate::yocto::conf::{self, LocalConf, Purpose};
 use crate::yocto::environment::{Tools, bitbake_environment, bitbake_version};
 use crate::yocto::foundation::{Candidate, Foundation, foundation};
@@ -162,7 +163,7 @@ fn with_layers_under_test(repo_layers: &[PathBuf], under_test: &[PathBuf]) -> Ve
 
 fn tools(checkout: &Checkout) -> Result<Tools> {
     let init = checkout.bitbake.join("lib/bb/__init__.py");
-    let text = fs::read_to_string(&init)?;
+    let text = untrusted::read_text(&init, untrusted::PAGE)?;
     let version = bitbake_version(&text).ok_or_else(|| {
         Error::usage(format!("`{}` does not tell BitBake's version", init.display()))
             .hint("is this really a BitBake tree? `__version__ = \"…\"` is expected there")

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::error::Result;
+use crate::untrusted;
 
 /// What a layer says about itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -62,7 +63,7 @@ impl LayerConf {
     /// # Errors
     /// When the file cannot be read.
     pub fn read(layer: &Path) -> Result<LayerConf> {
-        let bytes = fs_err::read(layer.join("conf/layer.conf"))?;
+        let bytes = untrusted::read(&layer.join("conf/layer.conf"), untrusted::PAGE)?;
         let mut conf = LayerConf::parse(&String::from_utf8_lossy(&bytes));
         // Python decodes strictly: BitBake would not get past such a file.
         conf.certain &= std::str::from_utf8(&bytes).is_ok();

@@ -11,7 +11,7 @@ use crate::events::{Event, What};
 use crate::exec::Interrupt;
 use crate::report::recorder::Sink;
 
-use super::stream::{LOOK, Patience};
+use super::patience::{LOOK, Patience};
 
 /// Events on their way to the console.
 const ROOM: usize = 256;

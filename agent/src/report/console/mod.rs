@@ -4,10 +4,10 @@ mod apart;
 mod closing;
 mod failures;
 mod json;
+mod patience;
 mod plain;
 mod safe;
 mod steps;
-mod stream;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests;
@@ -17,10 +17,10 @@ mod words;
 pub use apart::Apart;
 pub use closing::closing;
 pub use json::Json;
+pub use patience::patiently;
 pub use plain::Plain;
 pub(super) use safe::clean;
-pub use safe::safe;
+pub use safe::{harmless, safe};
 pub(super) use steps::finding_line;
-pub use stream::{complain, print, print_unless_stopped};
 pub use tty::Terminal;
 pub use words::Paint;

@@ -105,7 +105,7 @@ fn sources_hint(release: &Release) -> String {
 ///
 /// # Errors
 /// Usage when one has no `conf/layer.conf`; the directories that have one are told.
-pub fn layers(repo: &Repo, path: &Path) -> Result<Vec<PathBuf>> {
+pub fn layers(repo: &Repo, path: &Path, release: &Release) -> Result<Vec<PathBuf>> {
     let mut layers = Vec::new();
     let mut missing = Vec::new();
     for layer in &repo.layers {
@@ -123,7 +123,8 @@ pub fn layers(repo: &Repo, path: &Path) -> Result<Vec<PathBuf>> {
     let near = git::nearest(first, there.iter().map(String::as_str), 5);
     let told = if near.is_empty() { there.into_iter().take(10).collect() } else { near };
     Err(Error::usage(message).hint(match told.is_empty() {
-        true => format!("{} holds no layer at all", path.display()),
+        // Such as the rest of poky after its last release.
+        true => format!("{} holds no layer at all; {}", path.display(), sources_hint(release)),
         false => format!("layers there are: {}", told.join(", ")),
     }))
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::error::{Error, Result};
+use crate::untrusted;
 
 /// A test that has to show up in the output.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +32,7 @@ pub fn expected(oe_core: &Path) -> Result<Vec<ExpectedCase>> {
     modules.sort();
     let mut cases = Vec::new();
     for path in modules {
-        let text = fs_err::read(&path)?;
+        let text = untrusted::read(&path, untrusted::PAGE)?;
         let module = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         cases.extend(cases_of(&module, &String::from_utf8_lossy(&text)));
     }

@@ -104,6 +104,19 @@ fn the_three_witnesses_have_to_agree() {
 }
 
 #[test]
+fn a_test_that_the_agents_own_signal_hit_has_not_failed() {
+    let text = run("FAIL", "FAIL", "");
+    for (end, wanted) in [(End::Exited(2), "failed"), (End::Cancelled, "not-run"), (End::TimedOut, "not-run")]
+    {
+        let verdict = judged(&text, end);
+        let words: Vec<_> = verdict.cases.iter().map(|case| case.outcome.word()).collect();
+        assert!(words.contains(&"failed"), "the first failure stays: {words:?}");
+        let last = verdict.cases.iter().find(|case| case.name == "test_readme").unwrap();
+        assert_eq!(last.outcome.word(), wanted, "{end:?}");
+    }
+}
+
+#[test]
 fn without_expected_tests_nothing_passes() {
     let parsed = Parsed { summary: vec![("meta-x".into(), "PASS".into())], ..Parsed::default() };
     let verdict = judge(&[], &parsed, End::Exited(0), "meta-x");

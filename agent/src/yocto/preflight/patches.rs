@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use walkdir::WalkDir;
 
 use crate::events::Level;
+use crate::untrusted;
 use crate::yocto::Release;
 
 use super::PreflightCase;
@@ -17,7 +18,7 @@ const HINT: &str = "add a line like `Upstream-Status: Backport [address]` to its
 pub fn check(layer: &Path, release: &Release) -> Vec<PreflightCase> {
     let found: Vec<(PathBuf, Status)> = patches(layer)
         .filter_map(|path| {
-            let bytes = std::fs::read(&path).ok()?;
+            let bytes = untrusted::read(&path, untrusted::SOURCE).ok()?;
             let status = status(&bytes, release);
             (status != Status::Fine).then_some((path, status))
         })

@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::events::Level;
+use crate::untrusted;
 use crate::yocto::Release;
 
 use super::since::{self, since};
@@ -29,13 +30,18 @@ pub fn check(layer: &Path, release: &Release) -> Vec<PreflightCase> {
         let what = format!("`{}` is a directory; the first name in sorted order is read", name(readme));
         return broken("readme-unreadable", what, "rename it, or make it a file");
     }
-    let bytes = match fs_err::read(readme) {
+    let bytes = match untrusted::read(readme, untrusted::SOURCE) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let what = format!("`{}` is a link that leads nowhere", name(readme));
             return broken("readme-unreadable", what, "make the link lead to a README inside the layer");
         }
-        // Another user may be able to read it.
+        // A pipe, a device: reading it waits for ever, gives nothing, or never ends.
+        Err(error) if error.kind() == ErrorKind::InvalidInput => {
+            let what = format!("`{}` is neither a file nor a link to one", name(readme));
+            return broken("readme-unreadable", what, "make it a text file");
+        }
+        // Another user may be able to read it, and the tool reads files of any size.
         Err(_) => return Vec::new(),
     };
     if bytes.is_empty() {

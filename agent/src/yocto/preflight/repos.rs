@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 
 use crate::events::Level;
+use crate::untrusted;
 use crate::yocto::Release;
 use crate::yocto::layer::{Layer, LayerType};
 
@@ -71,7 +72,7 @@ fn incompatible(layer: &Layer, beside: &[Layer], core_series: &[String]) -> Vec<
         let variable = format!("LAYERSERIES_COMPAT_{}", collection.name);
         // Layers can speak for one another; BitBake then sees another value than this file's.
         let set_elsewhere = beside.iter().filter(|other| other.path != layer.path).any(|other| {
-            std::fs::read(conf_of(other))
+            untrusted::read(&conf_of(other), untrusted::PAGE)
                 .map_or(true, |text| String::from_utf8_lossy(&text).contains(&variable))
         });
         if set_elsewhere {

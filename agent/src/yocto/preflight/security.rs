@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::events::Level;
+use crate::untrusted;
 use crate::yocto::Release;
 
 use super::since::{self, since};
@@ -56,7 +57,9 @@ fn places(layer: &Path) -> Option<Vec<PathBuf>> {
             continue;
         }
         // `core.worktree` can put the top anywhere.
-        if std::fs::read_to_string(git.join("config")).is_ok_and(|text| text.contains("worktree")) {
+        if untrusted::read_text(&git.join("config"), untrusted::PAGE)
+            .is_ok_and(|text| text.contains("worktree"))
+        {
             return None;
         }
         if above != layer {

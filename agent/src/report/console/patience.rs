@@ -1,9 +1,6 @@
-//! Printing for people that neither panics nor waits for ever.
-//!
-//! A reader may have gone (`| head`) or may have stopped reading: a terminal held by Ctrl-S, a pager,
-//! a dead collector of logs. Neither may take the exit status away.
+//! How long to wait for people who read slowly or not at all: a terminal held by Ctrl-S, a pager, a
+//! dead collector of logs.
 
-use std::io::{self, ErrorKind, Write};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,30 +9,14 @@ use crate::exec::Interrupt;
 /// Between two looks at somebody who is slow.
 pub(super) const LOOK: Duration = Duration::from_millis(5);
 
-/// Prints to standard output. A reader who has gone has seen enough; other troubles are told.
-pub fn print(text: &str) {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            complain(&format!("standard output cannot be written: {error}"));
-        }
-        _ => {}
-    }
-}
-
-/// As [`print`], but a job that was told to stop does not wait for a reader who does not read.
-pub fn print_unless_stopped(text: String, interrupt: &Interrupt) {
-    let printing = thread::spawn(move || print(&text));
+/// Prints on a thread of its own: a job that was told to stop does not wait for a reader who does
+/// not read.
+pub fn patiently(interrupt: &Interrupt, print: impl FnOnce() + Send + 'static) {
+    let printing = thread::spawn(print);
     let mut patience = Patience::new(interrupt);
     while !printing.is_finished() && patience.lasts(0) {
         thread::sleep(LOOK);
     }
-}
-
-/// Prints a line to standard error, under the program's name. Nobody is left to be told of trouble
-/// with that.
-pub fn complain(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "build-agent: {text}");
 }
 
 /// How long to wait for a reader: as long as the job may go on, and a moment longer.

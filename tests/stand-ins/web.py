@@ -1,0 +1,55 @@
+#!/usr/bin/env python3
+"""Answers GET on loopback: https with CERTIFICATE and KEY, else http. Writes its port to PORT_FILE.
+
+usage: web.py PORT_FILE MANIFEST [CERTIFICATE KEY]
+"""
+
+import http.server
+import os
+import ssl
+import sys
+
+
+class Answers(http.server.BaseHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+    def answer(self, status, body=b"", **headers):
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_GET(self):
+        path = self.path.split("?")[0]
+        with open(sys.argv[2], "rb") as manifest:
+            good = manifest.read()
+        # A bucket named `bucket`, as S3 shows it below one address.
+        if path in ("/m.toml", "/bucket/m.toml"):
+            self.answer(200, good, ETag='"1"', Last_Modified="Thu, 01 Jan 2026 00:00:00 GMT")
+        elif path == "/broken":
+            self.answer(200, good.replace(b"branch", b"brunch"))
+        elif path == "/moved":
+            self.answer(302, Location="/m.toml")
+        elif path == "/downgraded":
+            self.answer(302, Location="http://127.0.0.1:1/m.toml")
+        elif path == "/round":
+            self.answer(302, Location="/round")
+        elif path == "/large":
+            self.answer(200, b"#" * (1 << 20))
+        elif path.lstrip("/").isdigit():
+            self.answer(int(path.lstrip("/")))
+        else:
+            self.answer(404)
+
+
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+if len(sys.argv) > 3:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*sys.argv[3:5])
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+with open(sys.argv[1] + ".new", "w") as port:
+    port.write(str(server.server_port))
+os.rename(sys.argv[1] + ".new", sys.argv[1])
+server.serve_forever()

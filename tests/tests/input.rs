@@ -1,0 +1,183 @@
+//! What stands where a file should be, and streams that nobody reads: the agent neither waits, nor
+//! panics, nor makes anything.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::fs::File;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use build_agent_tests::{Sandbox, agent, repository, skip};
+
+/// Puts something that is no proper file at `path`.
+fn plant(kind: &str, path: &Path) {
+    match kind {
+        "directory" => std::fs::create_dir(path).unwrap(),
+        "pipe" => nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap(),
+        "device" => symlink("/dev/zero", path).unwrap(),
+        "loop" => symlink(path.file_name().unwrap(), path).unwrap(),
+        "huge" => File::create(path).unwrap().set_len(10 << 30).unwrap(),
+        _ => panic!("{kind}"),
+    }
+}
+
+#[test]
+fn what_is_no_manifest_is_status_2_at_once() {
+    let Some(sandbox) = Sandbox::new("what_is_no_manifest_is_status_2_at_once") else { return };
+    let table = [
+        ("directory", "is not there"),
+        ("pipe", "is no regular file"),
+        ("device", "is no regular file"),
+        ("loop", "is not there"),
+        ("huge", "is larger than"),
+    ];
+    for (kind, words) in table {
+        let path = sandbox.layer().join(kind);
+        plant(kind, &path);
+        let ran = sandbox.call([Path::new("run"), &path]);
+        ran.assert_code(&[2]);
+        ran.assert_says(&[kind, words]);
+    }
+    assert!(!sandbox.layer().join("build-agent-out").exists());
+}
+
+/// A lock that cannot be read does not let the repos float.
+#[test]
+fn what_is_no_lock_is_status_2_at_once() {
+    let Some(sandbox) = Sandbox::new("what_is_no_lock_is_status_2_at_once") else { return };
+    let lock = sandbox.layer().join("build-agent.lock");
+    for kind in ["directory", "pipe", "device", "loop", "huge"] {
+        plant(kind, &lock);
+        let ran = sandbox.run();
+        ran.assert_code(&[2]);
+        ran.assert_says(&["build-agent.lock cannot be read"]);
+        assert!(!sandbox.work().exists() && !sandbox.out().exists());
+        if kind == "directory" { std::fs::remove_dir(&lock) } else { std::fs::remove_file(&lock) }.unwrap();
+    }
+}
+
+/// A reader that has had enough is no error; a full disk is; neither is a panic.
+#[test]
+fn output_that_cannot_be_written() {
+    let Some(sandbox) = Sandbox::new("output_that_cannot_be_written") else { return };
+    let manifest = sandbox.manifest().display().to_string();
+    let missing = sandbox.path().join("missing").display().to_string();
+    let table: [(&[&str], i32, i32); 4] = [
+        (&["schema"], 3, 0),
+        (&["plan", &manifest], 3, 0),
+        (&["plan", &manifest, "--json"], 3, 0),
+        (&["plan", &missing], 2, 2),
+    ];
+    let full = || File::options().write(true).open("/dev/full").unwrap();
+    for (words, on_full, on_closed) in table {
+        let mut command = agent();
+        command.args(words).stdout(full()).stderr(Stdio::piped());
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(on_full), "{words:?}: {said}");
+        assert!(!said.contains("panicked"), "{said}");
+        // Both at once: there is nobody to tell.
+        assert_eq!(agent().args(words).stdout(full()).stderr(full()).status().unwrap().code(), Some(on_full));
+
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = agent().args(words).stdout(writer).output().unwrap();
+        assert_eq!(output.status.code(), Some(on_closed), "{words:?}");
+        assert!(!String::from_utf8_lossy(&output.stderr).contains("panicked"));
+    }
+}
+
+/// The verdict does not depend on the console.
+#[test]
+fn a_job_goes_on_without_a_console() {
+    let Some(sandbox) = Sandbox::new("a_job_goes_on_without_a_console") else { return };
+    for output in ["plain", "json"] {
+        let mut command = sandbox.run_command();
+        command.args(["--output", output]);
+        let full = || File::options().write(true).open("/dev/full").unwrap();
+        let status = command.stdin(Stdio::null()).stdout(full()).stderr(full()).status().unwrap();
+        assert_eq!(status.code(), Some(0), "{output}");
+        assert_eq!(sandbox.result()["outcome"], "passed");
+    }
+}
+
+/// `lock` and `shell` are no jobs: what an earlier job reported stays.
+#[test]
+fn lock_and_shell_leave_reports_alone() {
+    let Some(sandbox) = Sandbox::new("lock_and_shell_leave_reports_alone") else { return };
+    sandbox.run().assert_code(&[0]);
+    let before = std::fs::read(sandbox.out().join("result.json")).unwrap();
+    let manifest = sandbox.manifest();
+    for (words, code) in [(&["lock"][..], 0), (&["shell"][..], 0)] {
+        let mut command = sandbox.command(words);
+        command.arg(&manifest).arg("--work-dir").arg(sandbox.work()).arg("--out").arg(sandbox.out());
+        if words == ["shell"] {
+            command.args(["--", "true"]);
+        }
+        let ran = sandbox.start(command).wait();
+        ran.assert_code(&[code]);
+        assert!(!ran.output().contains("nothing was checked"), "{}", ran.output());
+        assert_eq!(std::fs::read(sandbox.out().join("result.json")).unwrap(), before, "{words:?}");
+    }
+    assert!(!sandbox.layer().join("build-agent-out").exists());
+    // What cannot be locked is told once, and is no verdict.
+    sandbox.change_manifest("/upstream/poky", "/upstream/gone");
+    let ran = sandbox.call([Path::new("lock"), &manifest]);
+    ran.assert_code(&[4]);
+    assert!(!ran.output().contains("nothing was checked"), "{}", ran.output());
+}
+
+/// `build-agent schema` with the validator that editors' language servers are like.
+#[test]
+fn the_schema_knows_good_manifests_from_bad_ones() {
+    const CHECK: &str = r#"
+import json, re, sys, tomllib, jsonschema
+schema = json.load(open(sys.argv[1]))
+jsonschema.Draft202012Validator.check_schema(schema)
+validator = jsonschema.Draft202012Validator(schema)
+good = 0
+for page in sys.argv[2:]:
+    text = open(page).read()
+    blocks = re.findall(r"```toml\n(.*?)```", text, re.S) if page.endswith(".md") else [text]
+    for manifest in filter(lambda one: "version" in one, map(tomllib.loads, blocks)):
+        validator.validate(manifest)
+        good += 1
+assert good >= 8, good
+repo = "version=1\nname='x'\nrelease='scarthgap'\n[repos.poky]\n"
+url = repo + "url='https://h/x'\n"
+branch = url + "branch='b'\n"
+validator.validate(tomllib.loads(branch))
+validator.validate(tomllib.loads(branch + "commit='%s'\n" % ("0" * 40)))
+validator.validate(tomllib.loads(repo + "path='../poky'\n"))
+for bad in [
+    "", repo, url, branch.replace("name='x'", "name='a b'"), branch.replace("scarthgap", "Scarthgap"),
+    branch.replace("version=1", "version=2"), branch + "tag='t'\n", url + "tag='t'\ncommit='%s'\n" % ("0" * 40),
+    url + "commit='abc'\n", branch + "path='x'\n", repo + "path='x'\nbranch='b'\n", branch + "layers=[]\n",
+    branch + "layers=['a','a']\n", branch + "layer=['a']\n", branch + "[limits]\njob='4'\n",
+    branch + "[config]\nmachines=['a b']\n", branch + "[check]\nbitbake_layers=['add-layer x']\n",
+    branch + "[build]\ntargets=['-k']\n", branch + "[[artifacts.rules]]\nrequired=true\n", branch + "[chek]\n",
+]:
+    assert not validator.is_valid(tomllib.loads(bad)), bad
+"#;
+    let venv = std::env::var_os("BUILD_AGENT_TEST_VENV").map(|venv| Path::new(&venv).join("bin/python3"));
+    let python = venv.unwrap_or_else(|| "python3".into());
+    let ready = Command::new(&python).args(["-c", "import tomllib, jsonschema"]).output();
+    if !ready.is_ok_and(|output| output.status.success()) {
+        skip("the_schema_knows_good_manifests_from_bad_ones", "no Python with tomllib and jsonschema");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let schema = directory.path().join("schema.json");
+    let printed = agent().arg("schema").stdout(File::create(&schema).unwrap()).status().unwrap();
+    assert!(printed.success());
+    let mut command = Command::new(python);
+    command.args(["-c", CHECK]).arg(schema);
+    command.args(["README.md", "docs/manifest.md"].map(|page| repository().join(page)));
+    for fixture in std::fs::read_dir(repository().join("layers-fixtures")).unwrap() {
+        let manifest = fixture.unwrap().path().join("build-agent.toml");
+        command.args(manifest.is_file().then_some(manifest));
+    }
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
