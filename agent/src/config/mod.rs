@@ -28,7 +28,7 @@ pub use embedded::{for_layers, known_release};
 pub use environment::AgentEnvironment;
 pub use load::{Request, load, lock_path};
 pub use manifest::{FILE_NAME, schema};
-pub use places::work_dir;
+pub use places::{out_dir, work_dir};
 pub use problem::{Place, Problem, Problems};
 pub use settings::*;
 

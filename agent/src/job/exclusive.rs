@@ -1,14 +1,19 @@
-//! One job at a time in one work directory.
+//! One job at a time in one directory.
 
 use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::Path;
 
 use fs_err as fs;
+use fs_err::os::unix::fs::OpenOptionsExt;
+use nix::fcntl::OFlag;
 
 use crate::error::{Error, Result};
 
-/// Holds the work directory until it is dropped, or the process ends in whatever way.
+/// A layer may hold an output directory with a link in it, and the agent may be root.
+const NO_LINK: i32 = OFlag::O_NOFOLLOW.bits();
+
+/// Holds a directory until it is dropped, or the process ends in whatever way.
 #[derive(Debug)]
 pub struct Exclusive {
     _lock: File,
@@ -19,22 +24,48 @@ impl Exclusive {
     ///
     /// # Errors
     /// When another job holds it: two jobs would delete each other's build directories.
-    pub fn take(work: &Path) -> Result<Exclusive> {
-        fs::create_dir_all(work)?;
-        let path = work.join("lock");
+    pub fn work(directory: &Path) -> Result<Exclusive> {
+        fs::create_dir_all(directory)?;
+        Exclusive::take(directory, "--work-dir")
+    }
+
+    /// Takes the output directory, which has to be there.
+    ///
+    /// # Errors
+    /// When another job holds it: two jobs would write into each other's reports.
+    pub fn out(directory: &Path) -> Result<Exclusive> {
+        Exclusive::take(directory, "--out")
+    }
+
+    /// Who holds the directory now; `None` also where that cannot be told.
+    pub fn holder(directory: &Path) -> Option<String> {
+        let (mut file, _) = fs::File::open(directory.join("lock")).ok()?.into_parts();
+        match file.try_lock_shared() {
+            Err(TryLockError::WouldBlock) => Some(named(&mut file)),
+            _ => None,
+        }
+    }
+
+    fn take(directory: &Path, option: &str) -> Result<Exclusive> {
+        let path = directory.join("lock");
         let mut options = fs::OpenOptions::new();
-        let (mut file, _) =
-            options.read(true).write(true).create(true).truncate(false).open(&path)?.into_parts();
+        let (mut file, _) = options
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .custom_flags(NO_LINK)
+            .open(&path)?
+            .into_parts();
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                let mut holder = String::new();
-                let _ = file.read_to_string(&mut holder);
-                let holder = holder.trim();
-                let who =
-                    if holder.is_empty() { "another job".into() } else { format!("another job ({holder})") };
-                return Err(Error::machine(format!("{who} works in `{}`", work.display()))
-                    .hint("wait for it, or give this job a place of its own with --work-dir"));
+                return Err(Error::machine(format!(
+                    "{} works in `{}`",
+                    named(&mut file),
+                    directory.display()
+                ))
+                .hint(format!("wait for it, or give this job a place of its own with {option}")));
             }
             Err(TryLockError::Error(error)) => {
                 return Err(Error::machine(format!("cannot lock `{}`", path.display())).because(&error));
@@ -49,6 +80,16 @@ impl Exclusive {
     }
 }
 
+/// The holder of a lock, as its file says.
+fn named(lock: &mut File) -> String {
+    let mut holder = String::new();
+    let _ = lock.take(100).read_to_string(&mut holder);
+    match holder.trim() {
+        "" => "another job".into(),
+        holder => format!("another job ({holder})"),
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
@@ -58,10 +99,13 @@ mod tests {
     fn the_second_job_is_told_who_holds_the_place() {
         let dir = tempfile::tempdir().unwrap();
         let work = dir.path().join("a/b");
-        let first = Exclusive::take(&work).unwrap();
-        let error = Exclusive::take(&work).unwrap_err();
-        assert!(error.message.contains(&format!("pid {}", std::process::id())), "{error}");
+        let first = Exclusive::work(&work).unwrap();
+        let error = Exclusive::work(&work).unwrap_err();
+        let pid = format!("pid {}", std::process::id());
+        assert!(error.message.contains(&pid), "{error}");
+        assert!(Exclusive::holder(&work).is_some_and(|holder| holder.contains(&pid)));
         drop(first);
-        Exclusive::take(&work).unwrap();
+        assert_eq!(Exclusive::holder(&work), None);
+        Exclusive::work(&work).unwrap();
     }
 }

@@ -10,7 +10,7 @@ use crate::git::Access;
 use crate::outcome::Outcome;
 use crate::stages::{self, build, check, checkout, configure, publish};
 
-use super::{Plan, Stage};
+use super::{Plan, Stage, end_leftovers};
 
 /// What the stages have handed over so far.
 #[derive(Default)]
@@ -35,6 +35,7 @@ pub async fn run(settings: &Settings, plan: &Plan, runner: &Runner, access: &Acc
     }
 
     let mut job = Job { settings, runner, access, outputs: Outputs::default(), stopped: None };
+    job.clear_the_place().await;
     job.look_at_checkout().await;
     job.early_preflight(plan).await;
     for planned in &plan.stages {
@@ -78,6 +79,14 @@ impl Job<'_> {
         if !outcome.is_fine() && !self.settings.check.keep_going {
             self.finish(Stage::Check, outcome).await;
             self.stopped = Some("the preflight failed; --keep-going runs the rest all the same".into());
+        }
+    }
+
+    /// Nothing starts beside what a killed agent left running.
+    async fn clear_the_place(&mut self) {
+        if let Err(error) = end_leftovers(self.settings, self.runner).await {
+            self.stopped = Some(error.message.clone());
+            self.runner.events.emit(What::Error { stage: None, error }).await;
         }
     }
 
@@ -155,7 +164,9 @@ impl Job<'_> {
             None => self.runner.interrupt.clone(),
             Some(_) => self.runner.interrupt.last_words(Instant::now() + self.settings.limits.grace),
         };
-        publish::run(self.settings, &identity, &configured.build, &self.runner.events, &interrupt).await
+        let stopped = self.stopped.as_deref();
+        publish::run(self.settings, &identity, &configured.build, &self.runner.events, &interrupt, stopped)
+            .await
     }
 
     async fn finish(&self, stage: Stage, outcome: Outcome) {
