@@ -34,7 +34,8 @@ pub async fn run(settings: &Settings, plan: &Plan, runner: &Runner, access: &Acc
         events.info(notice).await;
     }
 
-    let mut job = Job { settings, runner, access, outputs: Outputs::default(), stopped: None };
+    let mut job =
+        Job { settings, runner, access, outputs: Outputs::default(), stopped: None, finished_early: None };
     job.clear_the_place().await;
     job.look_at_checkout().await;
     job.early_preflight(plan).await;
@@ -51,6 +52,8 @@ struct Job<'a> {
     outputs: Outputs,
     /// Why later stages do not run.
     stopped: Option<String>,
+    /// A stage whose outcome was known before its turn.
+    finished_early: Option<Stage>,
 }
 
 impl Job<'_> {
@@ -78,6 +81,7 @@ impl Job<'_> {
         let outcome = check::preflight(self.settings, &self.runner.events).await;
         if !outcome.is_fine() && !self.settings.check.keep_going {
             self.finish(Stage::Check, outcome).await;
+            self.finished_early = Some(Stage::Check);
             self.stopped = Some("the preflight failed; --keep-going runs the rest all the same".into());
         }
     }
@@ -95,8 +99,7 @@ impl Job<'_> {
             return self.finish(stage, Outcome::Skipped(why.into())).await;
         }
         if let Some(why) = self.stopped.clone().filter(|_| !stage.survives_failure()) {
-            // An early preflight has already finished the check stage.
-            if stage != Stage::Check || !why.starts_with("the preflight") {
+            if self.finished_early != Some(stage) {
                 self.finish(stage, Outcome::NotRun(why)).await;
             }
             return;
