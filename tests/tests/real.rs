@@ -157,7 +157,8 @@ fn a_good_layer_passes_on_master() {
         return;
     };
     std::fs::remove_file(fixture.layer().join("build-agent.toml")).unwrap();
-    fixture.call(&["check", ".", "--release", "master"]).assert_code(&[0]);
+    let small_world = format!("config.local_conf={SMALL_WORLD}");
+    fixture.call(&["check", ".", "--release", "master", "--set", &small_world]).assert_code(&[0]);
     fixture.assert_reported_as_the_tool_said();
 }
 
