@@ -62,17 +62,22 @@ pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Opens a file for writing, empty, and never through a symbolic link.
+/// Opens a file for writing, empty, and never through a symbolic link or into a pipe, whose reader it
+/// would wait for.
 pub(super) fn create(path: &Path) -> Result<fs_err::File> {
+    let refused = |what: &str| {
+        Error::machine(format!("`{}` is {what}", path.display()))
+            .hint("remove it, or name another directory with --out")
+    };
     let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true).custom_flags(OFlag::O_NOFOLLOW.bits());
-    options.open(path).map_err(|error| {
-        match fs_err::symlink_metadata(path).is_ok_and(|found| found.is_symlink()) {
-            true => Error::machine(format!("`{}` is a symbolic link", path.display()))
-                .hint("remove it, or name another directory with --out"),
-            false => Error::from(error),
-        }
-    })
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    options.write(true).create(true).truncate(true).custom_flags(flags.bits());
+    let file = options.open(path).map_err(|error| match fs_err::symlink_metadata(path) {
+        Ok(found) if found.is_symlink() => refused("a symbolic link"),
+        Ok(found) if !found.is_file() => refused("no regular file"),
+        _ => Error::from(error),
+    })?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(refused("no regular file")) }
 }
 
 #[cfg(test)]
@@ -82,8 +87,8 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
-    use crate::report::result;
     use crate::report::sample::{fold, passing_job};
+    use crate::report::{EventsFile, result};
 
     #[test]
     fn a_new_job_hides_the_verdict_of_the_last_one() {
@@ -114,6 +119,14 @@ mod tests {
         symlink(&victim, out.join("result.json.new")).unwrap();
         let error = prepare_out(&out).unwrap_err();
         assert!(error.message.ends_with("result.json.new` is a symbolic link"), "{error}");
+
+        for planted in ["events.jsonl", "result.json.new"] {
+            let out = directory.path().join(format!("with-{planted}"));
+            fs_err::create_dir(&out).unwrap();
+            nix::unistd::mkfifo(&out.join(planted), nix::sys::stat::Mode::S_IRWXU).unwrap();
+            let error = prepare_out(&out).and_then(|()| EventsFile::create(&out).map(drop)).unwrap_err();
+            assert!(error.message.ends_with("is no regular file"), "{error}");
+        }
 
         // A link in the place of the report itself is replaced.
         let out = directory.path().join("out2");
