@@ -33,7 +33,7 @@ fn help_names_every_command_and_every_exit_status() {
 
 #[test]
 fn a_wrong_command_line_is_status_2() {
-    let table: [&[&str]; 8] = [
+    let table: [&[&str]; 10] = [
         &["fly"],
         &["run", "--no-such-option"],
         &["run", "--only", "chekout"],
@@ -41,6 +41,8 @@ fn a_wrong_command_line_is_status_2() {
         &["run", "--set", "no-equals-sign"],
         &["check", "/no/such/layer"],
         &["check", "/", "--release", "no-such-release"],
+        &["doctor", "--release", "no-such-release"],
+        &["doctor", "build-agent.toml", "--release", "scarthgap"],
         &["report", "/no/such/events.jsonl"],
     ];
     for words in table {

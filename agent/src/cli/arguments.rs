@@ -158,6 +158,9 @@ pub struct Shell {
 pub struct Doctor {
     #[command(flatten)]
     pub manifest: ManifestArgs,
+    /// Examine for any build of this Yocto release, whatever manifest is here
+    #[arg(long, value_name = "NAME", conflicts_with = "manifest")]
+    pub release: Option<String>,
     /// For machines
     #[arg(long)]
     pub json: bool,

@@ -51,21 +51,25 @@ pub async fn command(args: arguments::Doctor, environment: &AgentEnvironment) ->
     Ok(findings.exit_status())
 }
 
-/// What the manifest needs; without a manifest, what the newest stable release needs.
+/// What the manifest needs; without a manifest, what the release needs that was asked for or is the
+/// newest stable one.
 async fn subject(
     args: &arguments::Doctor,
     environment: &AgentEnvironment,
 ) -> Result<(Subject, Option<String>)> {
     let named = args.manifest.manifest.is_some();
     let here = current_dir()?.join(crate::config::FILE_NAME);
-    if named || here.exists() {
+    if args.release.is_none() && (named || here.exists()) {
         let settings = load(&args.manifest, false, environment).await?;
         let asked = settings.build_user.clone();
         return Ok((Subject::from(&settings), asked));
     }
     let common = &args.manifest.common;
     let work = crate::config::work_dir(common.work_dir.as_deref(), environment, &current_dir()?)?;
-    let release = crate::yocto::Release::newest_stable();
+    let release = match &args.release {
+        Some(name) => crate::config::known_release(name)?,
+        None => crate::yocto::Release::newest_stable(),
+    };
     Ok((Subject::of_release(release, work), common.build_user.clone()))
 }
 

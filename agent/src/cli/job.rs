@@ -5,33 +5,66 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::aws;
 use crate::config::{self, AgentEnvironment, Request, Secret, Settings, remote};
-use crate::error::{Error, Result};
+use crate::error::{Class, Error, Result};
 use crate::events;
-use crate::exec::{Interrupt, Redactor, Runner};
+use crate::exec::{self, Interrupt, Interrupted, Redactor, Runner};
 use crate::git::Access;
 use crate::job::{self, Exclusive, Plan, Selection, Stage};
 use crate::outcome::ExitStatus;
-use crate::report::{self, EventsFile, Json, Paint, Plain, Sink, Terminal};
+use crate::report::{self, Apart, Json, Paint, Plain, Sink, Terminal};
 
 use super::arguments::{Check, CommonArgs, ManifestArgs, Output, Run};
+use super::out::Out;
 use super::say;
 
 pub async fn run(args: Run, environment: &AgentEnvironment) -> Result<ExitStatus> {
-    let settings = load(&args.manifest, args.job.keep_going, environment).await?;
-    job(settings, &Selection::from(&args.selection), args.job.output, environment).await
+    let begun = Begun::new(&args.manifest.common)?;
+    let load = load(&args.manifest, args.job.keep_going, environment);
+    let settings = begun.interrupt.or(load).await.map_err(stopped)??;
+    job(settings, &Selection::from(&args.selection), begun, args.job.output, environment).await
 }
 
 pub async fn check(args: Check, environment: &AgentEnvironment) -> Result<ExitStatus> {
+    let begun = Begun::new(&args.common)?;
     let request = with_common(&args.common, args.job.keep_going);
+    // A manifest knows better which directories below it are the layers.
+    let here = current_dir()?.join(config::FILE_NAME);
+    if args.layers.is_empty() && args.release.is_none() && here.is_file() {
+        let mut settings = config::load(&request, environment, &current_dir()?, SystemTime::now())?;
+        settings.check.yocto_check_layer = true;
+        let only_check = Selection { only: vec![Stage::Check], skip: Vec::new() };
+        return job(settings, &only_check, begun, args.job.output, environment).await;
+    }
     let layers = if args.layers.is_empty() { vec![".".into()] } else { args.layers.clone() };
     let release = args.release.as_deref();
     let settings =
         config::for_layers(&layers, release, &request, environment, &current_dir()?, SystemTime::now())?;
-    job(settings, &Selection::default(), args.job.output, environment).await
+    job(settings, &Selection::default(), begun, args.job.output, environment).await
+}
+
+/// What a job has before its settings are known: an ear for signals, and its output directory.
+struct Begun {
+    interrupt: Interrupt,
+    out: Out,
+}
+
+impl Begun {
+    fn new(common: &CommonArgs) -> Result<Begun> {
+        let interrupt = Interrupt::new(None);
+        listen_for_signals(&interrupt)?;
+        let out = Out::withdraw(config::out_dir(common.out.as_deref(), &current_dir()?)?)?;
+        Ok(Begun { interrupt, out })
+    }
+}
+
+/// A signal before the job has begun.
+fn stopped(_: Interrupted) -> Error {
+    Error::new(Class::Cancelled, "cancelled by a signal before anything ran")
 }
 
 /// Reads the manifest, wherever it is, into settings.
@@ -89,38 +122,50 @@ pub async fn access(settings: &mut Settings, environment: &AgentEnvironment) -> 
 async fn job(
     mut settings: Settings,
     selection: &Selection,
+    mut begun: Begun,
     output: Output,
     environment: &AgentEnvironment,
 ) -> Result<ExitStatus> {
     let plan = Plan::new(&settings, selection)?;
-    let access = access(&mut settings, environment).await?;
-    let exclusive = Exclusive::take(&settings.places.work)?;
-    if !exclusive.ended.is_empty() {
-        let ended = exclusive.ended.join(", ");
-        settings.notices.push(format!("a job that was killed had left running, and it was ended: {ended}"));
+    for (flag, stages) in [("--only", &selection.only), ("--skip", &selection.skip)] {
+        for stage in stages {
+            settings.job.reproduce.extend([flag.to_owned(), stage.to_string()]);
+        }
     }
-    report::prepare_out(&settings.places.out)?;
+    let _exclusive = Exclusive::work(&settings.places.work)?;
+    let events_file = begun.out.begin()?;
+    let access = begun.interrupt.or(access(&mut settings, environment)).await.map_err(stopped)??;
 
     let (emitter, receiver) = events::channel();
     let redactor = Redactor::new(&settings.secrets);
-    let interrupt = job::interrupt(&settings);
-    listen_for_signals(&interrupt)?;
+    let interrupt = begun.interrupt.limited(settings.limits.job);
     let paint = paint(environment);
-    let sinks: Vec<Box<dyn Sink>> =
-        vec![Box::new(EventsFile::create(&settings.places.out)?), console(output, paint)];
+    let console = Apart::new(console(output, environment), interrupt.clone());
+    let sinks: Vec<Box<dyn Sink>> = vec![Box::new(events_file), Box::new(console)];
     let recorder = tokio::spawn(report::record(receiver, redactor.clone(), sinks));
-    let runner = runner(&settings, emitter, interrupt, redactor);
+    let runner = runner(&settings, emitter, interrupt.clone(), redactor);
     job::run(&settings, &plan, &runner, &access).await;
     // The last emitter is gone with the runner; then the recorder has seen everything.
     drop(runner);
     let summary =
         recorder.await.map_err(|error| Error::internal("the recorder of events broke").because(&error))?;
-    report::write_all(&summary, &settings.places.out)?;
+    let written = report::write_all(&summary, &settings.places.out);
     if output != Output::Json {
+        let closing = report::closing(&summary, &settings.places.out, paint);
         // The verdict is in the reports; a console that cannot be written must not change it.
-        let _ = say::text(&report::closing(&summary, &settings.places.out, paint));
+        report::patiently(&interrupt, move || drop(say::text(&format!("\n{closing}"))));
     }
-    Ok(summary.exit)
+    Ok(with_reports(summary.exit, written))
+}
+
+/// The job's exit status; a pass without its reports is none.
+fn with_reports(exit: ExitStatus, written: Result<()>) -> ExitStatus {
+    let Err(error) = written else { return exit };
+    say::complaint(format_args!("error: the reports of this job could not be written: {error}"));
+    match exit {
+        ExitStatus::Passed => error.class.exit_status(),
+        verdict => verdict,
+    }
 }
 
 /// A runner for everything that the settings' job starts.
@@ -142,9 +187,13 @@ pub fn runner(
     }
 }
 
-/// SIGINT, SIGTERM and SIGHUP cancel; a second one means now.
+/// SIGINT, SIGTERM and SIGHUP cancel; a second one means now. Under `nohup` SIGHUP means nothing.
 pub fn listen_for_signals(interrupt: &Interrupt) -> Result<()> {
-    for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
+    let mut kinds = vec![SignalKind::interrupt(), SignalKind::terminate()];
+    if !exec::is_ignored(Signal::SIGHUP) {
+        kinds.push(SignalKind::hangup());
+    }
+    for kind in kinds {
         let mut signals =
             signal(kind).map_err(|error| Error::machine("cannot listen for signals").because(&error))?;
         let interrupt = interrupt.clone();
@@ -157,18 +206,25 @@ pub fn listen_for_signals(interrupt: &Interrupt) -> Result<()> {
     Ok(())
 }
 
-fn console(output: Output, paint: Paint) -> Box<dyn Sink> {
+fn console(output: Output, environment: &AgentEnvironment) -> Box<dyn Sink> {
+    let paint = paint(environment);
+    let can_draw = std::io::stdout().is_terminal() && !is_dumb(environment);
     match output {
         Output::Json => Box::new(Json::new(std::io::stdout())),
-        Output::Auto if std::io::stdout().is_terminal() => Box::new(Terminal::new(paint)),
+        Output::Auto if can_draw => Box::new(Terminal::new(paint)),
         Output::Auto | Output::Plain => Box::new(Plain::new(std::io::stdout(), paint)),
     }
 }
 
 /// Colours on a terminal, unless NO_COLOR or a dumb terminal forbid them.
 pub fn paint(environment: &AgentEnvironment) -> Paint {
-    let dumb = environment.term.as_deref() == Some("dumb");
-    Paint { colour: std::io::stdout().is_terminal() && !environment.no_color && !dumb }
+    let colour = std::io::stdout().is_terminal() && !environment.no_color && !is_dumb(environment);
+    Paint { colour }
+}
+
+/// A terminal that can show lines and nothing else.
+fn is_dumb(environment: &AgentEnvironment) -> bool {
+    environment.term.as_deref().is_none_or(|term| term == "dumb")
 }
 
 pub fn current_dir() -> Result<PathBuf> {

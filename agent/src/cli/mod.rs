@@ -4,6 +4,7 @@ mod arguments;
 mod doctor;
 mod job;
 mod lock;
+mod out;
 mod plan;
 mod publish;
 mod quiet;
@@ -44,7 +45,10 @@ fn command(arguments: Arguments) -> Result<ExitStatus> {
         .enable_all()
         .build()
         .map_err(|error| Error::machine("cannot start the runtime").because(&error))?;
-    runtime.block_on(dispatch(arguments))
+    let status = runtime.block_on(dispatch(arguments));
+    // What still blocks a thread (a name server, a file server) must not keep the program.
+    runtime.shutdown_background();
+    status
 }
 
 async fn dispatch(arguments: Arguments) -> Result<ExitStatus> {

@@ -67,6 +67,7 @@ async fn publish(
         below: String::new(),
         kms_key_id,
         job: None,
+        incomplete: None,
     };
     stages::publish::publish(&publication, events, interrupt).await
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use crate::config::AgentEnvironment;
 use crate::error::{Error, Result};
+use crate::job::Exclusive;
 use crate::outcome::ExitStatus;
 use crate::report::{self, Paint, Summary, Torn};
 
@@ -18,6 +19,10 @@ pub fn command(args: &arguments::Report, environment: &AgentEnvironment) -> Resu
     if !args.source.exists() {
         return Err(Error::usage(format!("there is no `{}`", args.source.display()))
             .hint("name the events.jsonl or result.json of a job, by default in build-agent-out"));
+    }
+    if let Some(holder) = Exclusive::holder(args.source.parent().unwrap_or(Path::new(""))) {
+        let message = format!("{holder} still writes `{}`", args.source.display());
+        return Err(Error::machine(message).hint("wait for its end: it writes these reports itself"));
     }
     let reported = report(&args.source, formats, args.out.as_deref(), paint(environment))?;
     if let Some(torn) = &reported.torn {

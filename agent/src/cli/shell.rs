@@ -3,7 +3,7 @@
 use crate::config::AgentEnvironment;
 use crate::error::Result;
 use crate::exec::{self, Command, End};
-use crate::job::Exclusive;
+use crate::job::{self, Exclusive};
 use crate::outcome::ExitStatus;
 use crate::stages::{checkout, configure};
 use crate::yocto::server;
@@ -14,10 +14,11 @@ use super::quiet::Quiet;
 
 pub async fn command(args: arguments::Shell, environment: &AgentEnvironment) -> Result<ExitStatus> {
     let mut settings = load(&args.manifest, false, environment).await?;
-    let _exclusive = Exclusive::take(&settings.places.work)?;
+    let _exclusive = Exclusive::work(&settings.places.work)?;
     let access = access(&mut settings, environment).await?;
     let quiet = Quiet::new(&settings)?;
     let prepared = async {
+        job::end_leftovers(&settings, &quiet.runner).await?;
         let checkout = checkout::run(&settings, &quiet.runner, &access).await?;
         configure::run(&settings, &checkout, &quiet.runner.events).await
     };

@@ -9,11 +9,11 @@ use std::time::SystemTime;
 use crate::error::{Error, Result};
 use crate::untrusted;
 use crate::yocto::Release;
+use crate::yocto::layer_conf::LayerConf;
 use crate::yocto::release::{RELEASES, Sources};
 
 use super::collections;
 use super::environment::AgentEnvironment;
-use super::layer_words::{self, LayerWords};
 use super::load::{Request, load};
 use super::manifest;
 use super::places;
@@ -96,7 +96,7 @@ fn grounded(
 struct Layers {
     checkout: PathBuf,
     layers: Vec<PathBuf>,
-    words: Vec<LayerWords>,
+    confs: Vec<LayerConf>,
 }
 
 impl Layers {
@@ -104,7 +104,7 @@ impl Layers {
         let here = [PathBuf::from(".")];
         let given = if given.is_empty() { &here } else { given };
         let mut layers: Vec<PathBuf> = Vec::new();
-        let mut words = Vec::new();
+        let mut confs = Vec::new();
         for layer in given {
             let path = cwd.join(layer);
             let conf = path.join("conf/layer.conf");
@@ -113,10 +113,7 @@ impl Layers {
             }
             let path = fs_err::canonicalize(path)?;
             if !layers.contains(&path) {
-                words.push(layer_words::read(&String::from_utf8_lossy(&untrusted::read(
-                    &conf,
-                    untrusted::PAGE,
-                )?)));
+                confs.push(LayerConf::read(&path)?);
                 layers.push(path);
             }
         }
@@ -124,7 +121,7 @@ impl Layers {
             Some(checkout) if layers.iter().all(|layer| layer.starts_with(&checkout)) => checkout,
             _ => common(layers.iter().map(|layer| places::work_tree(layer))),
         };
-        Ok(Layers { checkout, layers, words })
+        Ok(Layers { checkout, layers, confs })
     }
 
     /// The manifest of the command line, else the nearest one above the first layer.
@@ -138,8 +135,7 @@ impl Layers {
 
     /// The series that all layers say they are for.
     fn series(&self) -> BTreeSet<&str> {
-        let mut all =
-            self.words.iter().map(|words| words.series.iter().map(String::as_str).collect::<BTreeSet<_>>());
+        let mut all = self.confs.iter().map(|conf| conf.series().collect::<BTreeSet<_>>());
         let first = all.next().unwrap_or_default();
         all.fold(first, |common, series| common.intersection(&series).copied().collect())
     }
@@ -176,7 +172,11 @@ fn only_check(mut settings: Settings, layers: Layers, notices: Vec<String>) -> S
     settings
 }
 
-fn known_release(name: &str) -> Result<&'static Release> {
+/// The release that `--release` names.
+///
+/// # Errors
+/// When there is none of that name.
+pub fn known_release(name: &str) -> Result<&'static Release> {
     Release::find(name).ok_or_else(|| {
         let names: Vec<_> = Release::names().collect();
         let error = Error::usage(format!("--release {name:?} is not one of {}", names.join(", ")));
@@ -307,18 +307,16 @@ fn dependencies(
     if release.sources == Sources::Poky {
         there.insert("yocto".into());
     }
-    there.extend(layers.words.iter().flat_map(|words| words.collections.clone()));
-    let mut wanted: Vec<String> = layers.words.iter().flat_map(|words| words.depends.clone()).collect();
+    there.extend(layers.confs.iter().flat_map(LayerConf::names).map(str::to_owned));
+    let mut wanted: Vec<String> = layers.confs.iter().flat_map(LayerConf::depends_on).collect();
     while let Some(collection) = wanted.pop() {
         if !there.insert(collection.clone()) {
             continue;
         }
-        if let Some((path, words)) =
-            siblings.iter().find(|(_, words)| words.collections.contains(&collection))
-        {
+        if let Some((path, conf)) = siblings.iter().find(|(_, conf)| conf.collection(&collection).is_some()) {
             let source = format!("path = {}\n", quoted(text_of(&layers.checkout)?));
             repos.add("checkout", source, &[text_of(path)?]);
-            wanted.extend(words.depends.clone());
+            wanted.extend(conf.depends_on());
         } else if let Some(known) = collections::find(&collection) {
             repos.git(known.repo, known.url, release.name, &[known.layer]);
             wanted.extend(known.depends.iter().map(ToString::to_string));
@@ -335,17 +333,17 @@ fn dependencies(
 
 /// The layers of the checkout, relative to it, with what they say of themselves. Nobody nests layers
 /// deeper than this.
-fn siblings(checkout: &Path) -> Vec<(PathBuf, LayerWords)> {
+fn siblings(checkout: &Path) -> Vec<(PathBuf, LayerConf)> {
     let walk = walkdir::WalkDir::new(checkout).max_depth(5).sort_by_file_name();
     let no_git = |entry: &walkdir::DirEntry| entry.file_name() != ".git";
     let files = walk.into_iter().filter_entry(no_git).flatten().map(walkdir::DirEntry::into_path);
     let confs = files.filter(|file| file.ends_with("conf/layer.conf"));
     confs
         .filter_map(|conf| {
-            let layer = conf.parent()?.parent()?.strip_prefix(checkout).ok()?;
+            let directory = conf.parent()?.parent()?;
+            let layer = directory.strip_prefix(checkout).ok()?;
             let layer = if layer.as_os_str().is_empty() { Path::new(".") } else { layer };
-            let text = untrusted::read(&conf, untrusted::PAGE).ok()?;
-            Some((layer.to_owned(), layer_words::read(&String::from_utf8_lossy(&text))))
+            Some((layer.to_owned(), LayerConf::read(directory).ok()?))
         })
         .collect()
 }

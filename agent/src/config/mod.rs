@@ -9,7 +9,6 @@ pub mod embedded;
 mod environment;
 mod flags;
 mod known_failures;
-mod layer_words;
 mod load;
 pub mod lock;
 mod manifest;
@@ -25,11 +24,11 @@ mod validate;
 mod values;
 
 pub use codebuild::{CodeBuild, Trigger};
-pub use embedded::for_layers;
+pub use embedded::{for_layers, known_release};
 pub use environment::AgentEnvironment;
 pub use load::{Request, load, lock_path};
 pub use manifest::{FILE_NAME, schema};
-pub use places::work_dir;
+pub use places::{out_dir, work_dir};
 pub use problem::{Place, Problem, Problems};
 pub use settings::*;
 

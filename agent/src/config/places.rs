@@ -102,8 +102,16 @@ pub fn places(
     let (top, origin) = top_of_work(request.work_dir.as_deref(), env)?;
     let work = values::normal(&cwd.join(top)).join(format!("{}-{}", sanitised(name), release.name));
     bitbake_accepts(&work, origin)?;
-    let out = request.out.clone().unwrap_or_else(|| PathBuf::from("build-agent-out"));
-    Ok(Places { work, out: values::normal(&cwd.join(out)) })
+    Ok(Places { work, out: out_dir(request.out.as_deref(), &cwd)? })
+}
+
+/// The directory of reports and logs, also where no manifest could be read.
+///
+/// # Errors
+/// When the current directory is gone.
+pub fn out_dir(asked: Option<&Path>, cwd: &Path) -> Result<PathBuf> {
+    let out = asked.unwrap_or(Path::new("build-agent-out"));
+    Ok(values::normal(&fs_err::canonicalize(cwd)?.join(out)))
 }
 
 /// The directory that holds the work of all jobs.

@@ -501,7 +501,7 @@ grace = "60s"
         "[cache] access",
         "downloads_max_age",
         "sstate_max_age",
-        "[github]",
+        "[github] repository",
     ] {
         let said = settings.notices.iter().filter(|notice| notice.contains(key)).count();
         assert_eq!(said, 1, "{key}: {:?}", settings.notices);

@@ -246,7 +246,7 @@ fn without_effect(check: &mut Checker, raw: &UnvalidatedManifest) -> Vec<String>
         say("[cache] hash_server", "builds run without one");
     }
     if raw.github.is_some() {
-        say("[github]", "results are not posted");
+        say("[github] repository", "results are not posted; the token serves to clone from github.com");
     }
     notices
 }

@@ -242,8 +242,8 @@ mod tests {
 23 22 0:21 / /proc rw - proc proc rw
 24 22 0:22 / /tmp rw,nosuid,noexec - tmpfs tmpfs rw
 25 22 0:23 / /work rw,relatime - ext4 /dev/vdb rw
-26 25 0:24 / /work/share rw - nfs4 server:/x rw
-27 22 0:25 / /work/my\\040dir rw - xfs /dev/vdc rw
+26 25 0:24 / /build/share rw - nfs4 server:/x rw
+27 22 0:25 / /build/my\\040dir rw - xfs /dev/vdc rw
 28 22 0:26 / /run2 rw - ext4 /dev/vdd rw
 29 22 0:27 / /run2 rw,noexec - xfs /dev/vde rw
 rubbish
@@ -258,8 +258,8 @@ rubbish
         let mounts = mounts(MOUNTS);
         let table = [
             ("/work/build", "ext4"),
-            ("/work/share/x", "nfs4"),
-            ("/work/my dir/x", "xfs"),
+            ("/build/share/x", "nfs4"),
+            ("/build/my dir/x", "xfs"),
             ("/workshop", "overlay"),
             ("/run2", "xfs"),
             ("/", "overlay"),
@@ -293,13 +293,13 @@ rubbish
         let good = ["links yes", "case kept", "long yes"];
         let table: [(&str, &[&str], State, &str); 8] = [
             ("/work/build", &good, Fine, "ext4"),
-            ("/work/share", &good, Failed, "NFS"),
+            ("/build/share", &good, Failed, "NFS"),
             ("/elsewhere", &good, Warning, "overlay"),
             ("/tmp/x", &good, Failed, "noexec"),
             ("/work", &["links no", "case kept", "long yes"], Failed, "hard links"),
             ("/work", &["links yes", "case ignored", "long yes"], Failed, "case"),
             ("/work", &["links yes", "case kept", "long no"], Failed, "200 bytes"),
-            ("/work/share", &["links no"], Failed, "hard links"),
+            ("/build/share", &["links no"], Failed, "hard links"),
         ];
         let mounts = mounts(MOUNTS);
         for (path, lines, state, words) in table {

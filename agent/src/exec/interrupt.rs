@@ -1,6 +1,6 @@
 //! Why work has to stop early: a signal, or the job's time.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
@@ -27,6 +27,24 @@ impl Interrupt {
         Interrupt { cancel: CancellationToken::new(), now: CancellationToken::new(), deadline }
     }
 
+    /// The same, with a limit that counts from now.
+    pub fn limited(mut self, limit: Duration) -> Interrupt {
+        self.deadline = Instant::now().checked_add(limit);
+        self
+    }
+
+    /// The work's answer, unless a stop comes first.
+    ///
+    /// # Errors
+    /// The stop.
+    pub async fn or<T>(&self, work: impl Future<Output = T>) -> Result<T, Interrupted> {
+        tokio::select! {
+            biased;
+            why = self.interrupted() => Err(why),
+            answer = work => Ok(answer),
+        }
+    }
+
     /// For the work that is still to be done after the first signal or the end of the time: only a
     /// second signal or the given deadline stops it.
     pub fn last_words(&self, deadline: Instant) -> Interrupt {
@@ -50,6 +68,11 @@ impl Interrupt {
         } else {
             None
         }
+    }
+
+    /// Whether there was a second signal.
+    pub fn is_urgent(&self) -> bool {
+        self.now.is_cancelled()
     }
 
     /// Waits until work has to stop.

@@ -2,6 +2,7 @@
 
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
 
 use crate::error::{Error, Result};
@@ -9,6 +10,16 @@ use crate::error::{Error, Result};
 /// More open files than this make pseudo and old Pythons slow: they close every possible descriptor
 /// one by one at each start of a program.
 const OPEN_FILES: u64 = 65_536;
+
+/// Whether the process that started the agent wanted this signal ignored, as `nohup` does. To be
+/// asked before somebody listens for the signal.
+pub fn is_ignored(signal: Signal) -> bool {
+    // proc(5): the signals as a hexadecimal mask, the first in the lowest bit.
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    mask >> (signal as i32 - 1) & 1 == 1
+}
 
 /// Prepares this process, and through it all of its children: to be called once, at the start.
 ///

@@ -82,17 +82,20 @@ impl Process {
         line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
     }
 
+    /// The value of a variable of the environment that it was started with; `None` also when that
+    /// may not be read.
+    pub fn variable(&self, name: &str) -> Option<String> {
+        let environment = read(self.pid, "environ")?;
+        let mut entries = environment.split(|byte| *byte == 0);
+        let value = entries.find_map(|entry| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"="))?;
+        Some(String::from_utf8_lossy(value).into_owned())
+    }
+
     /// Whether it was started with this `NAME=value` in its environment. `false` also when the
     /// environment may not be read.
     pub fn was_started_with(&self, entry: &str) -> bool {
         let environment = read(self.pid, "environ").unwrap_or_default();
         environment.split(|byte| *byte == 0).any(|one| one == entry.as_bytes())
-    }
-
-    /// Whether an entry of the environment that it was started with begins like this.
-    pub fn has_sign(&self, sign: &str) -> bool {
-        let environment = read(self.pid, "environ").unwrap_or_default();
-        environment.split(|byte| *byte == 0).any(|one| one.starts_with(sign.as_bytes()))
     }
 
     /// Real, effective, saved and file-system user ids.

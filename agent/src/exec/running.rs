@@ -15,7 +15,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
@@ -23,7 +22,6 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{Pid, geteuid, getpgrp, getpid};
 
 use super::processes::{Process, Processes};
-use super::stop::signal;
 
 /// The variable that marks a command's descendants.
 pub(super) const MARKER: &str = "BUILD_AGENT_COMMAND";
@@ -35,40 +33,6 @@ static RUNNING: Mutex<BTreeMap<i32, String>> = Mutex::new(BTreeMap::new());
 fn running() -> MutexGuard<'static, BTreeMap<i32, String>> {
     // A panic elsewhere leaves the map whole.
     RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// What the environment of each child of this agent has in common, so that the next agent in the same
-/// place finds them should this one be killed. Pid and start time make it unique on this machine.
-pub fn sign() -> String {
-    let started = Process::find(getpid().as_raw()).map_or(0, |agent| agent.started);
-    format!("{MARKER}={}-{started}-", getpid())
-}
-
-/// Ends at once what an agent with this sign left behind, and tells what that was. Whatever is no sign
-/// ends nothing.
-pub fn end_left_behind(sign: &str) -> Vec<String> {
-    let numbers = sign.strip_prefix(MARKER).and_then(|rest| rest.strip_prefix('=')?.strip_suffix('-'));
-    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let whole = numbers.and_then(|numbers| numbers.split_once('-'));
-    if !whole.is_some_and(|(pid, started)| is_number(pid) && is_number(started)) {
-        return Vec::new();
-    }
-    let mut ended = BTreeMap::new();
-    let patience = Instant::now() + Duration::from_secs(5);
-    while Instant::now() < patience {
-        let processes = Processes::now();
-        let signed = processes.alive().filter(|one| one.has_sign(sign)).map(|one| one.pid);
-        let left = alive(&processes, signed);
-        if left.is_empty() {
-            break;
-        }
-        for process in left {
-            signal(&process, Signal::SIGKILL);
-            ended.insert(process.pid, process.label());
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    ended.into_values().collect()
 }
 
 /// A command that runs, until it is dropped or has left.
@@ -87,13 +51,15 @@ impl Running {
         command: &mut tokio::process::Command,
         number: u32,
     ) -> std::io::Result<(tokio::process::Child, Running)> {
-        // The number makes it unique within the job.
-        let marker = format!("{}{number}-{:p}", sign(), command);
-        command.env(MARKER, &marker[MARKER.len() + 1..]).process_group(0);
+        // Pid and start time of the agent make it unique on this machine, the number within the job.
+        let agent = Process::find(getpid().as_raw()).map_or(0, |agent| agent.started);
+        let value = format!("{}-{agent}-{number}-{:p}", getpid(), command);
+        command.env(MARKER, &value).process_group(0);
         let mut running = running();
         let child = command.spawn()?;
         // A child that was not waited for has a pid.
         let group = child.id().map_or(0, |pid| pid as i32);
+        let marker = format!("{MARKER}={value}");
         running.insert(group, marker.clone());
         let started = Process::find(group).map_or(0, |leader| leader.started);
         Ok((child, Running { group, marker, started, over: false }))

@@ -5,7 +5,7 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use tokio::process::Child;
-use tokio::time::{Instant, interval, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use crate::events::{Level, What};
 
@@ -20,6 +20,10 @@ const PICTURE: usize = 40;
 /// Listeners that take longer than this for a word about a child miss it: the word must not keep
 /// the agent from stopping the child.
 const TELL: Duration = Duration::from_secs(2);
+
+/// A watch that comes later than this was itself held (Ctrl-Z, a frozen container): it cannot tell
+/// what the child printed meanwhile, so the silence begins anew.
+const HELD: Duration = Duration::from_secs(2);
 
 /// Why the wait for a child is over.
 pub(super) enum Over {
@@ -67,9 +71,15 @@ impl Watch<'_> {
         let tick =
             (self.stall.min(self.heartbeat) / 4).clamp(Duration::from_millis(10), Duration::from_secs(1));
         let mut ticks = interval(tick);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut told = Duration::ZERO;
+        let mut last = Instant::now();
         loop {
             ticks.tick().await;
+            if last.elapsed() > tick + HELD {
+                self.pulse.beat();
+            }
+            last = Instant::now();
             reap();
             let silent = self.pulse.silent();
             if silent >= self.stall {

@@ -79,14 +79,7 @@ async fn look(git: &Git<'_>, top: &Path, directory: &Path, besides: &[PathBuf]) 
         "--untracked-files=normal",
         "--ignore-submodules=dirty",
     ];
-    let status = match git.local(directory, [&args[..], &["--", "."]].concat()).await {
-        Ok(status) => status,
-        // The commit is known all the same; what cannot be compared is not vouched for.
-        Err(Failure::Git { .. }) if head.is_some() => {
-            return Ok(WorkTree { commit: head, branch, dirty: true, trouble: None });
-        }
-        Err(failure) => return Err(failure),
-    };
+    let status = git.local(directory, [&args[..], &["--", "."]].concat()).await?;
     let besides: Vec<PathBuf> =
         besides.iter().map(|path| fs_err::canonicalize(path).unwrap_or_else(|_| path.clone())).collect();
     let counts = |entry: &Entry| {

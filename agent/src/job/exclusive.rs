@@ -1,20 +1,22 @@
-//! One job at a time in one work directory.
+//! One job at a time in one directory.
 
 use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::Path;
 
 use fs_err as fs;
+use fs_err::os::unix::fs::OpenOptionsExt;
+use nix::fcntl::OFlag;
 
 use crate::error::{Error, Result};
-use crate::exec;
 
-/// Holds the work directory until it is dropped, or the process ends in whatever way.
+/// A layer may hold an output directory with a link in it, and the agent may be root.
+const NO_LINK: i32 = OFlag::O_NOFOLLOW.bits();
+
+/// Holds a directory until it is dropped, or the process ends in whatever way.
 #[derive(Debug)]
 pub struct Exclusive {
     _lock: File,
-    /// What a killed agent had left running here, and what was ended.
-    pub ended: Vec<String>,
 }
 
 impl Exclusive {
@@ -22,37 +24,69 @@ impl Exclusive {
     ///
     /// # Errors
     /// When another job holds it: two jobs would delete each other's build directories.
-    pub fn take(work: &Path) -> Result<Exclusive> {
-        fs::create_dir_all(work)?;
-        let path = work.join("lock");
+    pub fn work(directory: &Path) -> Result<Exclusive> {
+        fs::create_dir_all(directory)?;
+        Exclusive::take(directory, "--work-dir")
+    }
+
+    /// Takes the output directory, which has to be there.
+    ///
+    /// # Errors
+    /// When another job holds it: two jobs would write into each other's reports.
+    pub fn out(directory: &Path) -> Result<Exclusive> {
+        Exclusive::take(directory, "--out")
+    }
+
+    /// Who holds the directory now; `None` also where that cannot be told.
+    pub fn holder(directory: &Path) -> Option<String> {
+        let (mut file, _) = fs::File::open(directory.join("lock")).ok()?.into_parts();
+        match file.try_lock_shared() {
+            Err(TryLockError::WouldBlock) => Some(named(&mut file)),
+            _ => None,
+        }
+    }
+
+    fn take(directory: &Path, option: &str) -> Result<Exclusive> {
+        let path = directory.join("lock");
         let mut options = fs::OpenOptions::new();
-        let (mut file, _) =
-            options.read(true).write(true).create(true).truncate(false).open(&path)?.into_parts();
+        let (mut file, _) = options
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .custom_flags(NO_LINK)
+            .open(&path)?
+            .into_parts();
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                let mut holder = String::new();
-                let _ = file.read_to_string(&mut holder);
-                let holder = holder.lines().next().unwrap_or_default().trim();
-                let who =
-                    if holder.is_empty() { "another job".into() } else { format!("another job ({holder})") };
-                return Err(Error::machine(format!("{who} works in `{}`", work.display()))
-                    .hint("wait for it, or give this job a place of its own with --work-dir"));
+                return Err(Error::machine(format!(
+                    "{} works in `{}`",
+                    named(&mut file),
+                    directory.display()
+                ))
+                .hint(format!("wait for it, or give this job a place of its own with {option}")));
             }
             Err(TryLockError::Error(error)) => {
                 return Err(Error::machine(format!("cannot lock `{}`", path.display())).because(&error));
             }
         }
-        // The last holder's children die with it unless it was killed; then they still write here.
-        let mut last = String::new();
-        let _ = (&mut file).take(1024).read_to_string(&mut last);
-        let ended = last.lines().nth(1).map(exec::end_left_behind).unwrap_or_default();
-        // For the message above and for the next holder; the lock itself does not depend on it.
+        // For the message above; the lock itself does not depend on it.
         let _ = file
             .set_len(0)
             .and_then(|()| file.rewind())
-            .and_then(|()| write!(file, "pid {}\n{}\n", std::process::id(), exec::sign()));
-        Ok(Exclusive { _lock: file, ended })
+            .and_then(|()| write!(file, "pid {}", std::process::id()));
+        Ok(Exclusive { _lock: file })
+    }
+}
+
+/// The holder of a lock, as its file says.
+fn named(lock: &mut File) -> String {
+    let mut holder = String::new();
+    let _ = lock.take(100).read_to_string(&mut holder);
+    match holder.trim() {
+        "" => "another job".into(),
+        holder => format!("another job ({holder})"),
     }
 }
 
@@ -65,33 +99,13 @@ mod tests {
     fn the_second_job_is_told_who_holds_the_place() {
         let dir = tempfile::tempdir().unwrap();
         let work = dir.path().join("a/b");
-        let first = Exclusive::take(&work).unwrap();
-        let error = Exclusive::take(&work).unwrap_err();
-        assert!(error.message.contains(&format!("pid {}", std::process::id())), "{error}");
-        assert!(!error.message.contains('\n'), "{error}");
+        let first = Exclusive::work(&work).unwrap();
+        let error = Exclusive::work(&work).unwrap_err();
+        let pid = format!("pid {}", std::process::id());
+        assert!(error.message.contains(&pid), "{error}");
+        assert!(Exclusive::holder(&work).is_some_and(|holder| holder.contains(&pid)));
         drop(first);
-        Exclusive::take(&work).unwrap();
-    }
-
-    #[test]
-    fn children_of_a_killed_holder_are_ended_and_nobody_elses() {
-        let dir = tempfile::tempdir().unwrap();
-        let sleep = |marker: &str| {
-            let mut sleep = std::process::Command::new("sleep");
-            sleep.arg("1000").env("BUILD_AGENT_COMMAND", marker).spawn().unwrap()
-        };
-        let mut left = sleep("987654321-12345-7-0x1");
-        let mut other = sleep("987654321-123456-7-0x1");
-        for (sign, ended) in [("", 0), ("BUILD_AGENT_COMMAND=", 0), ("BUILD_AGENT_COMMAND=987654321-", 0)] {
-            fs::write(dir.path().join("lock"), format!("pid 987654321\n{sign}\n")).unwrap();
-            assert_eq!(Exclusive::take(dir.path()).unwrap().ended.len(), ended, "{sign}");
-        }
-        fs::write(dir.path().join("lock"), "pid 987654321\nBUILD_AGENT_COMMAND=987654321-12345-\n").unwrap();
-        let ended = Exclusive::take(dir.path()).unwrap().ended;
-        assert_eq!(ended, [format!("sleep (pid {})", left.id())]);
-        left.wait().unwrap();
-        assert!(other.try_wait().unwrap().is_none(), "another agent's child");
-        other.kill().unwrap();
-        other.wait().unwrap();
+        assert_eq!(Exclusive::holder(&work), None);
+        Exclusive::work(&work).unwrap();
     }
 }

@@ -10,11 +10,12 @@ use crate::git::Access;
 use crate::outcome::Outcome;
 use crate::stages::{self, build, check, checkout, configure, publish};
 
-use super::{Plan, Stage};
+use super::{Plan, Stage, end_leftovers};
 
 /// What the stages have handed over so far.
 #[derive(Default)]
 struct Outputs {
+    under_test: checkout::UnderTest,
     checkout: Option<checkout::Checkout>,
     configured: Option<configure::Configured>,
 }
@@ -33,7 +34,10 @@ pub async fn run(settings: &Settings, plan: &Plan, runner: &Runner, access: &Acc
         events.info(notice).await;
     }
 
-    let mut job = Job { settings, runner, access, outputs: Outputs::default(), stopped: None };
+    let mut job =
+        Job { settings, runner, access, outputs: Outputs::default(), stopped: None, finished_early: None };
+    job.clear_the_place().await;
+    job.look_at_checkout().await;
     job.early_preflight(plan).await;
     for planned in &plan.stages {
         job.stage(planned.stage, planned.skip.as_deref()).await;
@@ -48,19 +52,45 @@ struct Job<'a> {
     outputs: Outputs,
     /// Why later stages do not run.
     stopped: Option<String>,
+    /// A stage whose outcome was known before its turn.
+    finished_early: Option<Stage>,
 }
 
 impl Job<'_> {
+    /// Which commit is under test.
+    async fn look_at_checkout(&mut self) {
+        match checkout::look(self.settings, &self.runner.for_stage(Stage::Checkout)).await {
+            Ok(found) => {
+                let commit = found.commit.clone();
+                self.runner.events.emit(What::UnderTest { commit, dirty: found.dirty }).await;
+                self.outputs.under_test = found;
+            }
+            Err(error) => {
+                self.stopped = Some(error.message.clone());
+                self.runner.events.emit(What::Error { stage: Some(Stage::Checkout), error }).await;
+            }
+        }
+    }
+
     /// What the layer's own files already say, before anything is cloned: a hopeless change fails
     /// in the first second.
     async fn early_preflight(&mut self, plan: &Plan) {
-        if !plan.runs(Stage::Check) || !self.settings.check.yocto_check_layer {
+        if self.stopped.is_some() || !plan.runs(Stage::Check) || !self.settings.check.yocto_check_layer {
             return;
         }
         let outcome = check::preflight(self.settings, &self.runner.events).await;
         if !outcome.is_fine() && !self.settings.check.keep_going {
             self.finish(Stage::Check, outcome).await;
+            self.finished_early = Some(Stage::Check);
             self.stopped = Some("the preflight failed; --keep-going runs the rest all the same".into());
+        }
+    }
+
+    /// Nothing starts beside what a killed agent left running.
+    async fn clear_the_place(&mut self) {
+        if let Err(error) = end_leftovers(self.settings, self.runner).await {
+            self.stopped = Some(error.message.clone());
+            self.runner.events.emit(What::Error { stage: None, error }).await;
         }
     }
 
@@ -69,8 +99,7 @@ impl Job<'_> {
             return self.finish(stage, Outcome::Skipped(why.into())).await;
         }
         if let Some(why) = self.stopped.clone().filter(|_| !stage.survives_failure()) {
-            // An early preflight has already finished the check stage.
-            if stage != Stage::Check || !why.starts_with("the preflight") {
+            if self.finished_early != Some(stage) {
                 self.finish(stage, Outcome::NotRun(why)).await;
             }
             return;
@@ -101,10 +130,7 @@ impl Job<'_> {
         let runner = &runner.for_stage(stage);
         match stage {
             Stage::Checkout => {
-                let ready = checkout::run(settings, runner, access).await?;
-                let commit = ready.under_test.commit.clone();
-                runner.events.emit(What::UnderTest { commit, dirty: ready.under_test.dirty }).await;
-                outputs.checkout = Some(ready);
+                outputs.checkout = Some(checkout::run(settings, runner, access).await?);
                 Ok(Outcome::Passed)
             }
             Stage::Configure => {
@@ -131,20 +157,19 @@ impl Job<'_> {
         let Some(configured) = &self.outputs.configured else {
             return Ok(Outcome::NotRun("there is no build directory to publish from".into()));
         };
-        let identity = match &self.outputs.checkout {
-            Some(checkout) => JobIdentity {
-                commit: checkout.under_test.commit.clone(),
-                dirty: checkout.under_test.dirty,
-                ..self.settings.job.clone()
-            },
-            None => self.settings.job.clone(),
+        let identity = JobIdentity {
+            commit: self.outputs.under_test.commit.clone(),
+            dirty: self.outputs.under_test.dirty,
+            ..self.settings.job.clone()
         };
         // After a cancel or at the end of the time, what is done is still saved, within the grace.
         let interrupt = match self.runner.interrupt.state() {
             None => self.runner.interrupt.clone(),
             Some(_) => self.runner.interrupt.last_words(Instant::now() + self.settings.limits.grace),
         };
-        publish::run(self.settings, &identity, &configured.build, &self.runner.events, &interrupt).await
+        let stopped = self.stopped.as_deref();
+        publish::run(self.settings, &identity, &configured.build, &self.runner.events, &interrupt, stopped)
+            .await
     }
 
     async fn finish(&self, stage: Stage, outcome: Outcome) {

@@ -13,6 +13,7 @@ use super::output;
 use super::recorder::Sink;
 
 /// Writes the file.
+#[derive(Debug)]
 pub struct EventsFile {
     file: fs_err::File,
 }
@@ -59,7 +60,7 @@ impl std::fmt::Display for Torn {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "line {} was cut off after {} bytes and is left out: its writer was killed",
+            "line {} was cut off after {} bytes and is left out: its writer was killed, or its disk was full",
             self.line, self.bytes
         )
     }

@@ -20,11 +20,11 @@ pub mod verdict;
 #[cfg(test)]
 pub mod sample;
 
-pub use console::{Json, Paint, Plain, Terminal, closing, harmless, safe};
+pub use console::{Apart, Json, Paint, Plain, Terminal, closing, harmless, patiently, safe};
 pub use events_file::{EventsFile, Torn, read as read_events};
 pub use excerpt::lines_that_matter;
 pub use junit::write as write_junit;
-pub use output::{prepare_out, replace, write_all};
+pub use output::{begin, prepare_out, replace, write_all};
 pub use recorder::{Sink, record};
 pub use result::{read as read_result, write as write_result};
 pub use summary::{

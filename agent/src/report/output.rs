@@ -9,14 +9,15 @@ use nix::fcntl::OFlag;
 
 use crate::error::{Error, Result};
 
+use crate::exec::remove::remove_file;
+
+use super::events_file::EventsFile;
 use super::summary::Summary;
 use super::{junit, result};
 
-/// Makes the output directory ready for a new job.
+/// Makes the output directory.
 ///
-/// It gets a `.gitignore`, so that the checkout in which it may lie does not become dirty, and
-/// reports that say that the job has not ended: those of an earlier job must not be taken for the
-/// verdict on this one, should it be killed.
+/// It gets a `.gitignore`, so that the checkout in which it may lie does not become dirty.
 ///
 /// # Errors
 /// When it cannot be written. Also when it, or a file in it, is a symbolic link: a layer could
@@ -28,7 +29,23 @@ pub fn prepare_out(out: &Path) -> Result<()> {
     if fs_err::symlink_metadata(&ignore).is_err() {
         replace(&ignore, b"# Written by build-agent: nothing in here belongs into git.\n*\n")?;
     }
-    write_all(&Summary::default(), out)
+    Ok(())
+}
+
+/// Begins a new job's reports: they say that it has not ended, and what an earlier job left is gone.
+/// Should the agent be killed, nobody must take an old verdict for the one on this job.
+///
+/// # Errors
+/// When the directory cannot be written, with nothing of the old verdict left where it could be
+/// deleted.
+pub fn begin(out: &Path) -> Result<EventsFile> {
+    // Deleting takes microseconds and no room; writing may take longer or fail.
+    for name in ["result.json", EventsFile::NAME] {
+        remove_file(&out.join(name), out)?;
+    }
+    let events = EventsFile::create(out)?;
+    write_all(&Summary::default(), out)?;
+    Ok(events)
 }
 
 /// Writes all reports of the summary.
@@ -55,10 +72,18 @@ pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     let temporary = path.with_file_name(name);
-    let mut file = create(&temporary)?;
+    let written = write_whole(&temporary, content).and_then(|()| Ok(fs_err::rename(&temporary, path)?));
+    if let (Err(_), Some(directory)) = (&written, temporary.parent()) {
+        // A part of a report is of no use, and on a full disk it is in the way.
+        let _ = remove_file(&temporary, directory);
+    }
+    written
+}
+
+fn write_whole(path: &Path, content: &[u8]) -> Result<()> {
+    let mut file = create(path)?;
     file.write_all(content)?;
     file.sync_all()?;
-    fs_err::rename(&temporary, path)?;
     Ok(())
 }
 
@@ -96,7 +121,12 @@ mod tests {
         let out = directory.path().join("a/out");
         prepare_out(&out).unwrap();
         write_all(&fold(&passing_job()), &out).unwrap();
+        fs_err::write(out.join(EventsFile::NAME), "the last job's").unwrap();
+        // The directory is also made for commands that are no job.
         prepare_out(&out).unwrap();
+        assert_eq!(result::read(&out.join("result.json")).unwrap(), fold(&passing_job()));
+        begin(&out).unwrap();
+        assert_eq!(fs_err::read(out.join(EventsFile::NAME)).unwrap(), b"");
         assert_eq!(result::read(&out.join("result.json")).unwrap(), Summary::default());
         let junit = fs_err::read_to_string(out.join("junit.xml")).unwrap();
         assert!(junit.contains("errors=\"1\"") && junit.contains("the job has not ended"), "{junit}");
@@ -117,7 +147,7 @@ mod tests {
         fs_err::create_dir(&out).unwrap();
 
         symlink(&victim, out.join("result.json.new")).unwrap();
-        let error = prepare_out(&out).unwrap_err();
+        let error = begin(&out).unwrap_err();
         assert!(error.message.ends_with("result.json.new` is a symbolic link"), "{error}");
 
         for planted in ["events.jsonl", "result.json.new"] {
@@ -131,9 +161,13 @@ mod tests {
         // A link in the place of the report itself is replaced.
         let out = directory.path().join("out2");
         fs_err::create_dir(&out).unwrap();
-        symlink(&victim, out.join("result.json")).unwrap();
-        prepare_out(&out).unwrap();
-        assert!(!fs_err::symlink_metadata(out.join("result.json")).unwrap().is_symlink());
+        for name in ["result.json", "junit.xml", EventsFile::NAME] {
+            symlink(&victim, out.join(name)).unwrap();
+        }
+        begin(&out).unwrap();
+        for name in ["result.json", "junit.xml", EventsFile::NAME] {
+            assert!(!fs_err::symlink_metadata(out.join(name)).unwrap().is_symlink(), "{name}");
+        }
 
         for name in ["linked", "out3/logs"] {
             let out = directory.path().join(name);

@@ -12,7 +12,7 @@ use crate::outcome::Outcome;
 use crate::report::lines_that_matter;
 use crate::store::Tree;
 use crate::yocto::bitbake::{Build, Failure};
-use crate::yocto::server;
+use crate::yocto::{host, server};
 
 use super::configure::Configured;
 
@@ -100,6 +100,10 @@ async fn machine_build(
 
 /// The verdict guard of a build: the exit status and BitBake's own summary must agree.
 fn judge(build: &Build, finished: &Finished) -> Result<Outcome> {
+    let said = build.errors.iter().chain(&finished.tail).map(String::as_str).collect::<Vec<_>>().join("\n");
+    if let (End::Exited(1..), Some(trouble)) = (finished.end, host::trouble(&said)) {
+        return Err(trouble);
+    }
     let named = build.failures.first().map(|first| {
         let more = build.failures_total.saturating_sub(1);
         let and = if more > 0 { format!(" and {more} more") } else { String::new() };

@@ -13,7 +13,7 @@ use crate::yocto::check_layer::{self, OutputParser};
 use crate::yocto::conf::Purpose;
 use crate::yocto::layer_conf::LayerConf;
 use crate::yocto::preflight::{self, PreflightCase};
-use crate::yocto::server;
+use crate::yocto::{host, server};
 
 use super::configure::Configured;
 
@@ -23,10 +23,8 @@ pub async fn preflight(settings: &Settings, events: &Emitter) -> Outcome {
     let mut outcomes = Vec::new();
     for layer in &settings.layers {
         let results = preflight::layer_alone(layer, &settings.checkout, settings.release);
-        outcomes.push(
-            tell_preflight(Unit::new(Stage::Check, format!("preflight {}", name(layer))), results, events)
-                .await,
-        );
+        let unit = Unit::new(Stage::Check, format!("preflight {}", name(layer)));
+        outcomes.push(tell_preflight(settings, layer, unit, results, events).await);
     }
     Outcome::gravest(&outcomes).cloned().unwrap_or(Outcome::NotRun("there is no layer".into()))
 }
@@ -83,15 +81,26 @@ async fn preflight_with_repos(
             &settings.check.machines,
         );
         let unit = Unit::new(Stage::Check, format!("preflight {} with its dependencies", name(layer)));
-        outcomes.push(tell_preflight(unit, results, events).await);
+        outcomes.push(tell_preflight(settings, layer, unit, results, events).await);
     }
     gravest(&outcomes)
 }
 
-async fn tell_preflight(unit: Unit, results: Vec<PreflightCase>, events: &Emitter) -> Outcome {
+async fn tell_preflight(
+    settings: &Settings,
+    layer: &Path,
+    unit: Unit,
+    results: Vec<PreflightCase>,
+    events: &Emitter,
+) -> Outcome {
     events.emit(What::UnitStarted { unit: unit.clone() }).await;
     let mut outcome = Outcome::Passed;
-    for result in results {
+    for mut result in results {
+        let known = check_layer::forgiving(&settings.check.known_failures, result.predicts, &name(layer));
+        if let Some(known) = known.filter(|_| result.level == Level::Error) {
+            result.level = Level::Warning;
+            result.message += &format!(" (known failure until {}: {})", known.expires, known.reason);
+        }
         if result.level == Level::Error {
             let failed = Outcome::Failed(result.message.clone());
             // The test that will fail is the name by which people know the rule.
@@ -138,14 +147,19 @@ async fn bitbake_layers(
     for finding in output.0.finish() {
         runner.events.emit(What::Finding(finding)).await;
     }
-    let outcome = match finished.end {
-        End::Exited(0) => Outcome::Passed,
+    let trouble = host::trouble(&finished.tail.join("\n"));
+    let outcome = match (finished.end, &trouble) {
+        (End::Exited(0), _) => Outcome::Passed,
+        (End::Exited(_), Some(error)) => Outcome::NotRun(error.message.clone()),
         _ => ended_badly("bitbake-layers", &finished),
     };
     let excerpt = if outcome.is_fine() { Vec::new() } else { finished.tail.clone() };
     let log = Some(runner.relative_log(&finished.log));
     runner.events.emit(What::UnitFinished { unit, outcome: outcome.clone(), log, excerpt }).await;
-    Ok(outcome)
+    match (&outcome, trouble) {
+        (Outcome::NotRun(_), Some(error)) => Err(error),
+        _ => Ok(outcome),
+    }
 }
 
 /// One run of the unmodified yocto-check-layer for one layer, in a build directory of its own.
@@ -202,7 +216,7 @@ async fn run_check_layer(
 
     let verdict = check_layer::judge(&expected, &tests.parser.finish(), finished.end, &name);
     let (verdict, findings) = check_layer::apply_known(verdict, &settings.check.known_failures, &name, unit);
-    for finding in findings {
+    for finding in findings.into_iter().chain(check_layer::findings(&verdict, unit, &settings.checkout)) {
         runner.events.emit(What::Finding(finding)).await;
     }
     if verdict.outcome.as_ref().is_ok_and(Outcome::is_fine) && finished.end != End::Exited(0) {

@@ -30,7 +30,6 @@ pub struct Checkout {
     pub bitbake: PathBuf,
     /// Holds `oe-init-build-env` and `meta/`; absolute.
     pub oe_core: PathBuf,
-    pub under_test: UnderTest,
 }
 
 /// A source that lies ready.
@@ -60,12 +59,11 @@ pub struct UnderTest {
 /// The first repo's that could not be had, in the manifest's order, after all were tried; usage when
 /// a layer, BitBake or OE-Core is not where the manifest says or is there twice.
 pub async fn run(settings: &Settings, runner: &Runner, access: &Access) -> Result<Checkout> {
-    let under_test = look_at_checkout(settings, runner).await?;
     let jobs = settings.repos.iter().map(|repo| unit(settings, runner, access, repo));
     let answers: Vec<Result<ReadyRepo>> = stream::iter(jobs).buffered(PARALLEL).collect().await;
     let repos = all_or_first_error(answers)?;
     let found = contents::find(settings.release, &repos, &settings.checkout)?;
-    Ok(Checkout { repos, bitbake: found.bitbake, oe_core: found.oe_core, under_test })
+    Ok(Checkout { repos, bitbake: found.bitbake, oe_core: found.oe_core })
 }
 
 /// One repo, as a unit of the stage.
@@ -151,8 +149,12 @@ async fn cloned(
     })
 }
 
-/// The checkout under test is used as it is; without git there is no commit to report.
-async fn look_at_checkout(settings: &Settings, runner: &Runner) -> Result<UnderTest> {
+/// What git says of the checkout under test; it is used as it is. Quick, so that a job can name the
+/// commit from its first line on.
+///
+/// # Errors
+/// When git cannot be started.
+pub async fn look(settings: &Settings, runner: &Runner) -> Result<UnderTest> {
     let tree = git::inspect(runner, "under-test", &settings.checkout, &own_output(settings)).await?;
     let place = settings.checkout.display();
     match (&tree.trouble, &tree.commit) {

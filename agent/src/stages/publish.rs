@@ -10,7 +10,8 @@ use crate::job::Stage;
 use crate::outcome::Outcome;
 use crate::store::{Publication, layout};
 
-/// Publishes from `root`, the build directory.
+/// Publishes from `root`, the build directory. `incomplete` says why not all may be there, after an
+/// earlier stage did not pass.
 ///
 /// # Errors
 /// When the destination cannot be written, or something was published there already; see
@@ -21,6 +22,7 @@ pub async fn run(
     root: &Path,
     events: &Emitter,
     interrupt: &Interrupt,
+    incomplete: Option<&str>,
 ) -> Result<Outcome> {
     let unit = Unit::new(Stage::Publish, "publish");
     let publication = Publication {
@@ -31,6 +33,7 @@ pub async fn run(
         below: layout(identity),
         kms_key_id: settings.artifacts.kms_key_id.as_deref(),
         job: Some(identity),
+        incomplete,
     };
     publish(&publication, events, interrupt).await
 }

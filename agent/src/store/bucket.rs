@@ -106,7 +106,11 @@ impl Bucket {
     async fn put_parts(&self, key: &Key, source: Source, stop: &CancellationToken) -> Result<Facts, Failure> {
         let broken =
             |source: &object_store::Error| self.broken("write", key.as_ref(), source, "s3:PutObject");
-        let mut upload = self.store.put_multipart(key).await.map_err(|source| broken(&source))?;
+        let mut upload = tokio::select! {
+            biased;
+            () = stop.cancelled() => return Err(Failure::Stopped),
+            upload = self.store.put_multipart(key) => upload.map_err(|source| broken(&source))?,
+        };
         let mut parts = JoinSet::new();
         let sent = tokio::select! {
             biased;
@@ -114,7 +118,13 @@ impl Bucket {
             sent = self.send_parts(upload.as_mut(), source, &mut parts, &broken) => sent,
         };
         let completed = match sent {
-            Ok(facts) => upload.complete().await.map(|_| facts).map_err(|source| broken(&source).into()),
+            Ok(facts) => tokio::select! {
+                biased;
+                () = stop.cancelled() => Err(Failure::Stopped),
+                completed = upload.complete() => {
+                    completed.map(|_| facts).map_err(|source| broken(&source).into())
+                }
+            },
             Err(failure) => Err(failure),
         };
         if completed.is_err() {

@@ -193,5 +193,6 @@ fn shown(path: &Path) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::print_stdout)] // SKIPPED is said aloud
 #[path = "collect_tests.rs"]
 mod tests;

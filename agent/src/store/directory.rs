@@ -5,7 +5,7 @@
 //! link, and a link in a file's place is replaced and not written through.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -82,7 +82,7 @@ impl Directory {
         let path = source.path().to_owned();
         let failed = {
             let (path, shown) = (path.clone(), self.shown(key));
-            move |error: io::Error| Problem::new(&path, format!("cannot write `{shown}`: {error}"))
+            move |error: io::Error| not_written(&path, &shown, &error)
         };
         let (directory, key) = (self.clone(), key.to_owned());
         let at = failed.clone();
@@ -127,6 +127,18 @@ impl Directory {
         fchmod(&made.file, PUBLIC)?;
         Ok(made)
     }
+}
+
+/// The directory is to blame for what would hit every other file, too.
+fn not_written(path: &Path, shown: &str, error: &io::Error) -> Failure {
+    let hint = match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "make room there, or name another destination",
+        ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied => {
+            "let the agent's user write there, or name another destination"
+        }
+        _ => return Problem::new(path, format!("cannot write `{shown}`: {error}")).into(),
+    };
+    Error::machine(format!("cannot write `{shown}`")).because(error).hint(hint).into()
 }
 
 /// A file beside its place. Dropped before it is in place, it leaves nothing behind.

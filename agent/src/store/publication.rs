@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream;
@@ -25,6 +26,12 @@ use crate::outcome::Outcome;
 /// flight have a limit of their own.
 const FILES: usize = 16;
 
+/// For the first answer of a destination.
+const ANSWER: Duration = Duration::from_secs(60);
+
+/// For what is under way when the job has to stop; longer than an upload needs to be called off.
+const LAST: Duration = Duration::from_secs(15);
+
 /// Names in one message; the rest are counted.
 const SHOWN: usize = 5;
 
@@ -40,6 +47,9 @@ pub struct Publication<'a> {
     pub below: String,
     pub kms_key_id: Option<&'a str>,
     pub job: Option<&'a JobIdentity>,
+    /// Why the tree may not be complete: then it is no failure of its own that a required rule
+    /// matches nothing.
+    pub incomplete: Option<&'a str>,
 }
 
 /// A file on its way.
@@ -78,9 +88,11 @@ impl Publication<'_> {
             return Ok(outcome);
         }
 
-        let place = Place::open(self.destination, &self.below, self.kms_key_id).await?;
-        let index_key = place.key(INDEX);
-        if place.holds(&index_key).await? {
+        let (place, index_key, is_there) = match interrupt.or(self.look()).await {
+            Ok(answer) => answer?,
+            Err(why) => return Ok(stopped(why)),
+        };
+        if is_there {
             return Err(already_there(&place.shown(&index_key)));
         }
 
@@ -104,10 +116,7 @@ impl Publication<'_> {
         if let Some(interrupted) = interrupt.state() {
             return Ok(stopped(interrupted));
         }
-        // From here on it is not stopped: nobody could tell whether the index was written.
-        if !place.create(&index_key, content).await? {
-            return Err(already_there(&place.shown(&index_key)));
-        }
+        self.write_index(&place, &index_key, content, interrupt).await?;
         events
             .emit(What::Published {
                 destination: place.shown(&place.key("")),
@@ -118,6 +127,40 @@ impl Publication<'_> {
             })
             .await;
         Ok(Outcome::Passed)
+    }
+
+    /// The destination, the key of its index, and whether something is published there already.
+    async fn look(&self) -> Result<(Place, String, bool)> {
+        let place = Place::open(self.destination, &self.below, self.kms_key_id).await?;
+        let index_key = place.key(INDEX);
+        let is_there = tokio::time::timeout(ANSWER, place.holds(&index_key)).await.map_err(|_| {
+            let waited = humantime::format_duration(ANSWER);
+            Error::upstream(format!("{} gave no answer for {waited}", place.shown(&place.key(""))))
+                .hint("look at the endpoint and the way to it: proxy, VPC endpoint, security group")
+        })??;
+        Ok((place, index_key, is_there))
+    }
+
+    /// The last step. A stop of the job cannot take it back any more, only the wait for its answer
+    /// is bounded.
+    async fn write_index(
+        &self,
+        place: &Place,
+        key: &str,
+        content: Vec<u8>,
+        interrupt: &Interrupt,
+    ) -> Result<()> {
+        tokio::select! {
+            biased;
+            created = place.create(key, content) => match created? {
+                true => Ok(()),
+                false => Err(already_there(&place.shown(key))),
+            },
+            () = gives_up(interrupt) => Err(Error::upstream(format!(
+                "{} may or may not be written: there was no answer in time", place.shown(key)
+            ))
+            .hint("when it is there, everything is; when it is not, publish again")),
+        }
     }
 
     /// The outcome when there is nothing to upload, and what people should know otherwise.
@@ -135,7 +178,11 @@ impl Publication<'_> {
             }
         }
         if !missing.is_empty() {
-            return Some(Outcome::Failed(missing.join("\n")));
+            let missing = missing.join("\n");
+            return Some(match self.incomplete {
+                Some(why) => Outcome::NotRun(format!("{why}, so {missing}")),
+                None => Outcome::Failed(missing),
+            });
         }
         if collected.files.is_empty() && collected.problems.is_empty() {
             return Some(Outcome::Skipped("no file matched".into()));
@@ -164,7 +211,8 @@ impl Publication<'_> {
                 }
             })
             .buffer_unordered(FILES);
-        // After a stop the rest is still waited for: each upload cleans up behind itself.
+        let mut gives_up = std::pin::pin!(gives_up(interrupt));
+        // After a stop the rest is still waited for, because each upload cleans up behind itself.
         loop {
             let next = tokio::select! {
                 why = interrupt.interrupted(), if interrupted.is_none() => {
@@ -172,6 +220,7 @@ impl Publication<'_> {
                     stop.cancel();
                     continue;
                 }
+                () = &mut gives_up => break,
                 next = going.next() => next,
             };
             match next {
@@ -250,6 +299,15 @@ impl Publication<'_> {
         let names =
             problems.iter().map(|problem| format!("`{}` ({})", shown(&problem.path), problem.message));
         Outcome::Failed(format!("not published, so no index was written: {}", listed(names)))
+    }
+}
+
+/// Ends when the job has to stop and what is under way had its time, or at a second signal.
+async fn gives_up(interrupt: &Interrupt) {
+    interrupt.interrupted().await;
+    tokio::select! {
+        () = tokio::time::sleep(LAST) => {}
+        () = interrupt.now() => {}
     }
 }
 

@@ -52,6 +52,7 @@ impl World {
             below: "meta-x/scarthgap/1".into(),
             kms_key_id: None,
             job: None,
+            incomplete: None,
         };
         let (events, mut receiver) = channel();
         let listener = tokio::spawn(async move {

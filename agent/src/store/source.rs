@@ -89,13 +89,13 @@ impl Source {
 }
 
 /// File systems block; the runtime must not.
-pub async fn off_the_runtime<T: Send + 'static>(
+pub async fn off_the_runtime<T: Send + 'static, E: From<Problem> + Send + 'static>(
     path: &Path,
-    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
-) -> Result<T, Problem> {
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, E> {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
-        Err(error) => Err(Problem::new(path, error)),
+        Err(error) => Err(Problem::new(path, error).into()),
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::layer_conf::{Collection, LayerConf};
+use super::layer_conf::LayerConf;
 
 /// A layer of the repos, as far as the choice needs it.
 #[derive(Clone, Debug)]
@@ -21,7 +21,7 @@ impl Candidate {
     }
 
     fn provides(&self, collection: &str) -> bool {
-        self.conf.collections.iter().any(|own| own.name == collection)
+        self.conf.collection(collection).is_some()
     }
 }
 
@@ -82,8 +82,7 @@ pub fn foundation(core: &Path, candidates: &[Candidate], machine: &str, distro: 
     let mut next = 0;
     while let Some(layer) = wanted.get(next).copied() {
         next += 1;
-        let depends = layer.conf.collections.iter().flat_map(Collection::depends_on);
-        for dependency in depends {
+        for dependency in layer.conf.depends_on() {
             let provider = candidates.iter().find(|candidate| candidate.provides(&dependency));
             if let Some(provider) = provider.filter(|new| !wanted.iter().any(|old| old.path == new.path)) {
                 wanted.push(provider);

@@ -83,6 +83,21 @@ impl LayerConf {
         variables.into_conf()
     }
 
+    /// The names of the collections.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.collections.iter().map(|collection| collection.name.as_str())
+    }
+
+    /// What any of the collections depends on, without version conditions.
+    pub fn depends_on(&self) -> impl Iterator<Item = String> {
+        self.collections.iter().flat_map(Collection::depends_on)
+    }
+
+    /// The series that any of the collections declares.
+    pub fn series(&self) -> impl Iterator<Item = &str> {
+        self.collections.iter().flat_map(Collection::series)
+    }
+
     pub fn collection(&self, name: &str) -> Option<&Collection> {
         self.collections.iter().find(|collection| collection.name == name)
     }

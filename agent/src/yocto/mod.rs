@@ -7,6 +7,7 @@ pub mod check_layer;
 pub mod conf;
 pub mod environment;
 pub mod foundation;
+pub mod host;
 pub mod layer;
 pub mod layer_conf;
 pub mod preflight;

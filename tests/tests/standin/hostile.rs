@@ -88,6 +88,17 @@ fn bytes_that_are_not_text_do_not_stop_the_verdict() {
     well_formed_xml(&sandbox.out().join("junit.xml"), "testcase");
 }
 
+/// Whoever layer code runs as, it learns nothing of what the agent knows.
+#[test]
+fn layer_code_cannot_read_the_agents_memory() {
+    let Some(sandbox) = Sandbox::new("layer_code_cannot_read_the_agents_memory") else { return };
+    sandbox.behaviour("yocto-check-layer spy");
+    sandbox.run().assert_code(&[0]);
+    for name in ["environ", "mem", "maps"] {
+        assert!(sandbox.logs().contains(&format!("spy {name}: refused")), "{}", sandbox.logs());
+    }
+}
+
 /// When the agent is root, layer code is somebody else and cannot touch what verdicts are made of.
 #[test]
 fn layer_code_cannot_write_outside_its_build_directory() {

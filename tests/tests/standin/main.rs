@@ -5,5 +5,7 @@
 
 mod builds;
 mod hostile;
+mod kills;
+mod readers;
 mod stops;
 mod verdicts;

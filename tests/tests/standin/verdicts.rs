@@ -128,3 +128,24 @@ fn a_branch_that_is_not_there_never_runs() {
     ran.assert_code(&[2, 4]);
     ran.assert_says(&["no-such-branch"]);
 }
+
+#[test]
+fn a_known_failure_is_forgiven_until_its_day() {
+    let Some(sandbox) = Sandbox::new("a_known_failure_is_forgiven_until_its_day") else { return };
+    sandbox.change_manifest("[check]", "[check]\nknown_failures = \"known-failures.toml\"");
+    sandbox.behaviour("yocto-check-layer fail test_world");
+    std::fs::remove_file(sandbox.layer().join("README.md")).unwrap();
+    for (expires, code, word) in [("9999-12-31", 0, "known failure until"), ("2020-01-01", 1, "test_readme")]
+    {
+        let entry = |test: &str| {
+            format!(
+                "[[failure]]\ntest = \"{test}\"\nreason = \"upstream mends it\"\nexpires = \"{expires}\"\n"
+            )
+        };
+        let text = entry("test_world") + &entry("test_readme");
+        std::fs::write(sandbox.layer().join("known-failures.toml"), text).unwrap();
+        let ran = sandbox.run();
+        ran.assert_code(&[code]);
+        ran.assert_says(&[word]);
+    }
+}

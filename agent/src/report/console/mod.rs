@@ -1,8 +1,10 @@
 //! What people see while a job runs and when it ends.
 
+mod apart;
 mod closing;
 mod failures;
 mod json;
+mod patience;
 mod plain;
 mod safe;
 mod steps;
@@ -12,8 +14,10 @@ mod tests;
 mod tty;
 mod words;
 
+pub use apart::Apart;
 pub use closing::closing;
 pub use json::Json;
+pub use patience::patiently;
 pub use plain::Plain;
 pub(super) use safe::clean;
 pub use safe::{harmless, safe};

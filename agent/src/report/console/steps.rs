@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::SystemTime;
 
-use crate::events::{Event, Finding, JobStarted, RepoReady, TaskFailed, Unit, What};
+use crate::events::{Event, Finding, JobIdentity, JobStarted, RepoReady, TaskFailed, Unit, What};
 use crate::job::Stage;
 use crate::outcome::Outcome;
 use crate::report::summary::At;
@@ -20,17 +20,20 @@ pub struct Steps {
     job: Option<SystemTime>,
     stages: HashMap<Stage, SystemTime>,
     units: HashMap<Unit, Running>,
+    /// Why the last unit did not pass; its stage mostly says the same.
+    told: Option<String>,
 }
 
 struct Running {
     started: SystemTime,
     cases: u64,
+    skipped: u64,
     not_fine: u64,
 }
 
 impl Steps {
     pub fn new(paint: Paint) -> Steps {
-        Steps { paint, job: None, stages: HashMap::new(), units: HashMap::new() }
+        Steps { paint, job: None, stages: HashMap::new(), units: HashMap::new(), told: None }
     }
 
     /// The lines that the event is worth, without ends and harmless.
@@ -44,11 +47,26 @@ impl Steps {
             }
             What::StageFinished { stage, outcome } => {
                 let took = self.stages.remove(stage).map(|started| seconds(started, event.time));
-                let text = format!("{stage:<9}  {}", self.ended(outcome, took, ""));
+                let mut text = format!("{stage:<9}  {}", self.ended(outcome, took, ""));
+                if let (Some(told), Some(why)) = (self.told.take(), first_line(outcome)) {
+                    let again = format!(": {why}");
+                    if told == why && text.ends_with(&again) {
+                        text.truncate(text.len() - again.len());
+                    }
+                }
+                vec![self.stamped(event, &text)]
+            }
+            What::UnderTest { commit: Some(commit), dirty } => {
+                let and = if *dirty { ", with uncommitted changes" } else { "" };
+                let text = format!(
+                    "{:<9}  under test: commit {}{and}",
+                    Stage::Checkout,
+                    super::closing::short(commit)
+                );
                 vec![self.stamped(event, &text)]
             }
             What::UnitStarted { unit } => {
-                let fresh = Running { started: event.time, cases: 0, not_fine: 0 };
+                let fresh = Running { started: event.time, cases: 0, skipped: 0, not_fine: 0 };
                 self.units.insert(unit.clone(), fresh);
                 Vec::new()
             }
@@ -56,9 +74,11 @@ impl Steps {
             What::Case(case) => {
                 if let Some(running) = self.units.get_mut(&case.unit) {
                     running.cases += 1;
+                    running.skipped += u64::from(matches!(case.outcome, Outcome::Skipped(_)));
                     running.not_fine += u64::from(!case.outcome.is_fine());
                 }
-                if matches!(case.outcome, Outcome::Passed) {
+                // Whole classes are skipped for most layers; the reports have the reasons.
+                if case.outcome.is_fine() {
                     return Vec::new();
                 }
                 let name = format!("{}.{}", case.class, case.name);
@@ -97,7 +117,7 @@ impl Steps {
             | What::Heartbeat { .. }
             | What::Sstate { .. }
             | What::Artifact(_)
-            | What::UnderTest { .. }
+            | What::UnderTest { commit: None, .. }
             | What::JobFinished { .. } => Vec::new(),
         }
     }
@@ -109,11 +129,9 @@ impl Steps {
     }
 
     fn head(&self, event: &Event, job: &JobStarted) -> Vec<String> {
-        let what = super::closing::job_name(&job.job);
-        let mut lines = vec![self.stamped(
-            event,
-            &format!("build-agent {}: {what}, build {}", safe(&job.agent), safe(&job.job.build)),
-        )];
+        let JobIdentity { name, release, build, .. } = &job.job;
+        let what = format!("{} on {}, build {}", safe(name), safe(release), safe(build));
+        let mut lines = vec![self.stamped(event, &format!("build-agent {}: {what}", safe(&job.agent)))];
         let runs: Vec<_> = job
             .plan
             .iter()
@@ -133,13 +151,19 @@ impl Steps {
         let running = self.units.remove(unit);
         let took = running.as_ref().map(|running| seconds(running.started, event.time));
         let cases = match running {
-            Some(Running { cases, not_fine: 0, .. }) if cases > 0 => format!(", {}", count(cases, "test")),
+            Some(Running { cases, skipped: 0, not_fine: 0, .. }) if cases > 0 => {
+                format!(", {}", count(cases, "test"))
+            }
+            Some(Running { cases, skipped, not_fine: 0, .. }) if cases > 0 => {
+                format!(", {}, {skipped} of them skipped", count(cases, "test"))
+            }
             Some(Running { cases, not_fine, .. }) if cases > 0 => {
                 format!(", {not_fine} of {} not passed", count(cases, "test"))
             }
             _ => String::new(),
         };
         let ended = self.ended(outcome, took, &cases);
+        self.told = first_line(outcome);
         self.stamped(event, &format!("{:<9}  {}: {ended}", unit.stage, safe(&unit.name)))
     }
 
@@ -153,8 +177,8 @@ impl Steps {
         if let Some(seconds) = seconds {
             text += &format!(" ({}{more})", duration(seconds));
         }
-        if let Some(reason) = outcome.reason().and_then(|reason| reason.lines().next()) {
-            text += &format!(": {}", safe(reason));
+        if let Some(reason) = first_line(outcome) {
+            text += &format!(": {reason}");
         }
         text
     }
@@ -188,6 +212,11 @@ pub fn finding_line(finding: &Finding, word: &str) -> String {
         place.push(' ');
     }
     format!("{place}{word}: {} [{}]", safe(&finding.message), safe(&finding.rule))
+}
+
+/// The first line of the reason, harmless.
+fn first_line(outcome: &Outcome) -> Option<String> {
+    outcome.reason()?.lines().next().map(|why| safe(why).into_owned())
 }
 
 fn hint_line(hint: &str) -> String {

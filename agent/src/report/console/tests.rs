@@ -198,7 +198,7 @@ fn live(events: &[Event]) -> String {
 #[test]
 fn the_live_console_of_a_failing_job() {
     let wanted = "\
-[      0s] build-agent 0.1.0: meta-x on scarthgap (3f2a1b4c5d6e), build 17
+[      0s] build-agent 0.1.0: meta-x on scarthgap, build 17
 [      0s] will run: checkout, configure, check, build, publish, report
 [      0s] test       left out: nothing asks for test
 [     11s] checkout   poky: cloned scarthgap at aaaabbbbcccc

@@ -85,7 +85,6 @@ async fn repos_come_into_place_and_bitbake_is_found_in_them() {
     assert_eq!(checkout.repos[0].commit.as_deref(), Some(commit.as_str()));
     let plain = ReadyRepo { name: "local".into(), path: local.clone(), layers: vec![local], commit: None };
     assert_eq!(checkout.repos[1], plain);
-    assert_eq!(checkout.under_test, UnderTest::default());
 
     let events = bench.events().await;
     let ready: Vec<_> = events
@@ -99,6 +98,7 @@ async fn repos_come_into_place_and_bitbake_is_found_in_them() {
     assert!(ready.contains(&("poky", "cloned")) && ready.contains(&("local", "local")), "{ready:?}");
     let finished = |what: &&What| matches!(what, What::UnitFinished { outcome: Outcome::Passed, .. });
     assert_eq!(events.iter().filter(finished).count(), 2);
+    look(&settings, &bench.runner).await.unwrap();
     assert!(bench.notices().await.iter().any(|notice| notice.contains("no git commit")));
 }
 
@@ -178,9 +178,9 @@ async fn the_checkout_under_test_is_described() {
     let settings = settings(&bench, "scarthgap", vec![repo("poky", main_of(&poky), &[])]);
     write(&settings.places.out.join("events.jsonl"), "");
     let mut wanted = UnderTest { commit: Some(commit), dirty: false, branch: Some("main".into()) };
-    let found = run(&settings, &bench.runner, &bench.access).await.unwrap().under_test;
+    let found = look(&settings, &bench.runner).await.unwrap();
     assert_eq!(found, wanted);
     write(&layer.path.join("conf/layer.conf"), "changed");
     wanted.dirty = true;
-    assert_eq!(run(&settings, &bench.runner, &bench.access).await.unwrap().under_test, wanted);
+    assert_eq!(look(&settings, &bench.runner).await.unwrap(), wanted);
 }

@@ -4,7 +4,7 @@ use crate::config::KnownFailure;
 use crate::events::{Finding, Level, Unit};
 use crate::outcome::Outcome;
 
-use super::verdict::{JudgedCase, Verdict};
+use super::verdict::Verdict;
 
 /// Applies the known failures to the verdict on the layer of that directory name. The tool's own
 /// verdict stays beside it. The findings name entries that are of no use any more.
@@ -18,9 +18,9 @@ pub fn apply_known(
     unit: &Unit,
 ) -> (Verdict, Vec<Finding>) {
     let mut findings = Vec::new();
-    for entry in known.iter().filter(|entry| entry.layer.as_deref().is_none_or(|layer| layer == layer_name)) {
+    for entry in known.iter().filter(|entry| is_for(entry, layer_name)) {
         let mut met = false;
-        for case in verdict.cases.iter_mut().filter(|case| names(&entry.test, case)) {
+        for case in verdict.cases.iter_mut().filter(|case| names(&entry.test, &case.id())) {
             met = true;
             match &case.outcome {
                 Outcome::Failed(why) => case.outcome = forgiven(entry, why),
@@ -46,9 +46,18 @@ pub fn apply_known(
     (verdict, findings)
 }
 
+/// The entry that forgives the failure of a test of the layer, by the test's whole id; an expired one
+/// forgives nothing.
+pub fn forgiving<'a>(known: &'a [KnownFailure], id: &str, layer_name: &str) -> Option<&'a KnownFailure> {
+    known.iter().find(|entry| !entry.expired && is_for(entry, layer_name) && names(&entry.test, id))
+}
+
+fn is_for(entry: &KnownFailure, layer_name: &str) -> bool {
+    entry.layer.as_deref().is_none_or(|layer| layer == layer_name)
+}
+
 /// `test_readme`, `CommonCheckLayer.test_readme` or the whole id.
-fn names(test: &str, case: &JudgedCase) -> bool {
-    let id = case.id();
+fn names(test: &str, id: &str) -> bool {
     id == test || id.strip_suffix(test).is_some_and(|before| before.ends_with('.'))
 }
 
@@ -74,7 +83,7 @@ fn of_no_use(unit: &Unit, rule: &str, message: String) -> Finding {
 }
 
 /// All tests count; those that should have run and did not count as failures.
-fn outcome_of(cases: &[JudgedCase]) -> Outcome {
+fn outcome_of(cases: &[super::JudgedCase]) -> Outcome {
     let first = cases.iter().find(|case| !case.outcome.is_fine());
     match first {
         Some(case) => {
@@ -88,6 +97,7 @@ fn outcome_of(cases: &[JudgedCase]) -> Outcome {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
+    use super::super::verdict::JudgedCase;
     use super::*;
     use crate::error::Error;
     use crate::job::Stage;
@@ -98,6 +108,27 @@ mod tests {
             name: name.into(),
             outcome,
             message: "words".into(),
+        }
+    }
+
+    #[test]
+    fn only_a_living_entry_for_this_layer_forgives() {
+        let entry = |test: &str, layer: Option<&str>, expired| KnownFailure {
+            test: test.into(),
+            layer: layer.map(str::to_owned),
+            reason: "r".into(),
+            expires: "2030-01-01".into(),
+            expired,
+        };
+        let id = "common.CommonCheckLayer.test_readme";
+        for (entry, wanted) in [
+            (entry("test_readme", None, false), true),
+            (entry("CommonCheckLayer.test_readme", Some("meta-x"), false), true),
+            (entry("test_readme", None, true), false),
+            (entry("test_readme", Some("meta-y"), false), false),
+            (entry("readme", None, false), false),
+        ] {
+            assert_eq!(forgiving(std::slice::from_ref(&entry), id, "meta-x").is_some(), wanted, "{entry:?}");
         }
     }
 

@@ -12,12 +12,11 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::exec::End;
 use crate::outcome::Outcome;
+use crate::yocto::host;
 
 use super::cases::ExpectedCase;
 use super::output::{CaseVerdict, Parsed, TestCase};
-
-/// Characters of a reason; the whole is in the message.
-const LONGEST_REASON: usize = 300;
+use super::reason::{is_exception, reason};
 
 /// What became of one test.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,6 +122,11 @@ impl Run<'_> {
     }
 
     fn after_failure(&self, cases: &[JudgedCase]) -> Result<Outcome> {
+        if self.status == Some("FAIL (Generating world signatures)")
+            && let Some(trouble) = host::trouble(&self.parsed.before_the_layer.text())
+        {
+            return Err(trouble);
+        }
         match self.status {
             Some("FAIL") => match cases.iter().find(|case| matches!(case.outcome, Outcome::Failed(_))) {
                 Some(case) => {
@@ -155,6 +159,9 @@ impl Run<'_> {
             return Ok(Outcome::Failed(self.in_bblayers_reason()));
         }
         let traceback = self.parsed.traceback.text();
+        if let Some(trouble) = host::trouble(&traceback) {
+            return Err(trouble);
+        }
         if let Some(cause) = traceback.lines().rev().find(|line| is_exception(line)) {
             return self.after_crash(cause);
         }
@@ -261,6 +268,10 @@ impl Run<'_> {
         let message = case.message.text();
         let outcome = match &case.verdict {
             CaseVerdict::Ok | CaseVerdict::UnexpectedSuccess => Outcome::Passed,
+            // The signal that stopped the tool fails the test that it hit.
+            CaseVerdict::Fail | CaseVerdict::Error if self.was_stopped() && self.is_last(case) => {
+                self.unfinished()
+            }
             CaseVerdict::Fail | CaseVerdict::Error => Outcome::Failed(reason(&message)),
             CaseVerdict::Skipped(why) => Outcome::Skipped(why.clone()),
             CaseVerdict::ExpectedFailure => {
@@ -269,6 +280,15 @@ impl Run<'_> {
             CaseVerdict::Unfinished => self.unfinished(),
         };
         JudgedCase { class: case.class.clone(), name: case.name.clone(), outcome, message }
+    }
+
+    /// Whether the agent ended the tool.
+    fn was_stopped(&self) -> bool {
+        matches!(self.end, End::Cancelled | End::TimedOut | End::Stalled(_))
+    }
+
+    fn is_last(&self, case: &TestCase) -> bool {
+        self.parsed.cases.last().is_some_and(|last| last.class == case.class && last.name == case.name)
     }
 
     /// A test that was not heard of, alone: its class may have been skipped or broken as a whole.
@@ -334,35 +354,6 @@ fn first_of(case: &JudgedCase, others: usize) -> String {
         n => format!(" (and {n} other tests failed)"),
     };
     format!("{}: {}{more}", case.name, case.outcome.reason().unwrap_or("failed"))
-}
-
-/// One line for people out of a test's message: what the assertion says, and BitBake's first error.
-pub(super) fn reason(message: &str) -> String {
-    let said = message.lines().find(|line| is_exception(line)).map(|line| {
-        let words = line.split_once(": ").map_or(line, |(_, words)| words);
-        // `assertTrue` and its kin put the values before the words: `2 != 0 : words`.
-        let after = words.split_once(" : ").filter(|(values, _)| values.len() <= 40);
-        after.map_or(words, |(_, words)| words)
-    });
-    let error = message.lines().find_map(|line| line.split_once("ERROR: ").map(|(_, rest)| rest));
-    let whole = match (said, error) {
-        (Some(said), Some(error)) if !said.contains(error) => format!("{said} {error}"),
-        (Some(one), _) | (None, Some(one)) => one.to_owned(),
-        (None, None) => message.lines().next().unwrap_or("no reason given").to_owned(),
-    };
-    match whole.char_indices().nth(LONGEST_REASON) {
-        Some((end, _)) => format!("{}…", &whole[..end]),
-        None => whole,
-    }
-}
-
-/// `AssertionError: words`, `bb.BBHandledException`, at the start of a line.
-fn is_exception(line: &str) -> bool {
-    let kind = line.split(':').next().unwrap_or(line);
-    let dotted = kind.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '.');
-    let last = kind.rsplit('.').next().unwrap_or(kind);
-    let raised = ["Error", "Exception", "Exit", "Interrupt", "Warning", "Expired"];
-    dotted && raised.iter().any(|end| last.ends_with(end)) && !last.is_empty()
 }
 
 #[cfg(test)]

@@ -61,8 +61,12 @@ def act_flood(mebibytes):
     block = line * (1024 * 1024 // len(line))
     for _ in range(int(mebibytes)):
         os.write(1, block)
-    # One line that never seems to end.
-    for _ in range(8):
+    act_endless(8)
+
+
+def act_endless(mebibytes):
+    """One line of this size."""
+    for _ in range(int(mebibytes)):
         os.write(1, b"x" * 1024 * 1024)
     os.write(1, b"\n")
 
@@ -83,6 +87,34 @@ def act_daemon():
             time.sleep(600)
         os._exit(0)
     os.wait()
+
+
+def act_server():
+    """As BitBake's server once its client is gone: a session of its own, a clean environment."""
+    lock = os.path.join(os.environ["BUILDDIR"], "bitbake.lock")
+    program = os.path.join(TOP, "bitbake", "bin", "bitbake-server")
+    if os.fork() == 0:
+        os.setsid()
+        null = os.open(os.devnull, os.O_RDWR)
+        for stream in range(3):
+            os.dup2(null, stream)
+        with open(lock, "w", encoding="utf-8") as file:
+            file.write(f"{os.getpid()}\n")
+        os.execve(sys.executable, ["python3", program, "decafbad", lock], {"PATH": "/usr/bin:/bin"})
+    say("hanging")
+    signal.pause()
+
+
+def act_spy():
+    """Tries to learn what its agent knows, as other code of the same user may try."""
+    agent = os.getppid()
+    for name in ["environ", "mem", "maps"]:
+        try:
+            with open(f"/proc/{agent}/{name}", "rb") as file:
+                file.read(1)
+            say(f"spy {name}: read")
+        except OSError as error:
+            say(f"spy {name}: refused ({error.strerror})")
 
 
 def act_outside(*paths):
@@ -130,8 +162,11 @@ ACTS = {
     "environment": act_environment,
     "bytes": act_bytes,
     "flood": act_flood,
+    "endless": act_endless,
     "slow": act_slow,
     "daemon": act_daemon,
+    "server": act_server,
+    "spy": act_spy,
     "outside": act_outside,
     "crash": act_crash,
     "memory": act_memory,

@@ -1,0 +1,50 @@
+//! What an agent that was killed in this work directory left running.
+
+use std::path::PathBuf;
+
+use crate::config::Settings;
+use crate::error::{Error, Result};
+use crate::exec::{self, Runner};
+use crate::yocto::server::{Stopped, stop_server};
+
+/// Ends it, so that it does not write where this job writes: first the commands, whose marker tells
+/// whose they are, then the BitBake servers, which have none, by their lock files.
+///
+/// # Errors
+/// When something of it cannot be ended.
+pub async fn end_leftovers(settings: &Settings, runner: &Runner) -> Result<()> {
+    let work = &settings.places.work;
+    let grace = settings.limits.grace;
+    let orphans = exec::end_orphans(work, grace, &runner.interrupt).await;
+    let mut ended = orphans.ended;
+    // Without a build user nothing of his can run, and the configure stage says what is wrong.
+    if let Ok(user) = exec::build_user(settings.build_user.as_deref(), &settings.checkout) {
+        for directory in build_directories(settings) {
+            match stop_server(&directory, user.as_ref(), grace).await? {
+                Stopped::Ended { pid } | Stopped::Killed { pid } => {
+                    ended.push(format!("BitBake's server (pid {pid})"));
+                }
+                Stopped::NotRunning | Stopped::NotOurs(_) => {}
+            }
+        }
+    }
+    if !ended.is_empty() {
+        let message = format!("an earlier job was killed here and left running: {}; ended", ended.join(", "));
+        runner.events.warn(message, None).await;
+    }
+    if orphans.still_there.is_empty() {
+        return Ok(());
+    }
+    let message = format!(
+        "an earlier job was killed in `{}`, and what it left running cannot be ended: {}",
+        work.display(),
+        orphans.still_there.join(", ")
+    );
+    Err(Error::machine(message).hint("end them as root, or give this job another place with --work-dir"))
+}
+
+/// All that jobs make: see [`crate::config::Places`].
+fn build_directories(settings: &Settings) -> Vec<PathBuf> {
+    let checks = std::fs::read_dir(settings.places.work.join("check")).into_iter().flatten().flatten();
+    checks.map(|entry| entry.path()).chain([settings.places.build()]).collect()
+}

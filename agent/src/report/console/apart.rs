@@ -1,0 +1,170 @@
+//! A console on a thread of its own, so that a reader who does not read cannot keep a job from
+//! stopping.
+
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::thread::{self, JoinHandle};
+
+use crate::events::{Event, What};
+use crate::exec::Interrupt;
+use crate::report::recorder::Sink;
+
+use super::patience::{LOOK, Patience};
+
+/// Events on their way to the console.
+const ROOM: usize = 256;
+
+/// Passes events on to another sink, in order. While the job goes on, it waits for that sink as long
+/// as it takes; a job that has to stop does not.
+pub struct Apart {
+    name: &'static str,
+    /// `None` after the last event.
+    sender: Option<SyncSender<Event>>,
+    thread: Option<JoinHandle<io::Result<()>>>,
+    /// Events that the sink has taken.
+    taken: Arc<AtomicU64>,
+    interrupt: Interrupt,
+}
+
+impl Apart {
+    pub fn new(mut sink: Box<dyn Sink>, interrupt: Interrupt) -> Apart {
+        let name = sink.name();
+        let (sender, receiver) = sync_channel::<Event>(ROOM);
+        let taken = Arc::new(AtomicU64::new(0));
+        let count = taken.clone();
+        let thread = thread::spawn(move || {
+            for event in receiver {
+                sink.event(&event)?;
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(())
+        });
+        Apart { name, sender: Some(sender), thread: Some(thread), taken, interrupt }
+    }
+
+    fn pass_on(&self, mut event: Event) -> io::Result<()> {
+        let Some(sender) = &self.sender else { return Ok(()) };
+        let mut patience = Patience::new(&self.interrupt);
+        loop {
+            event = match sender.try_send(event) {
+                Ok(()) => return Ok(()),
+                Err(TrySendError::Full(event)) => event,
+                Err(TrySendError::Disconnected(_)) => return Err(ErrorKind::BrokenPipe.into()),
+            };
+            self.wait(&mut patience)?;
+        }
+    }
+
+    fn wait(&self, patience: &mut Patience) -> io::Result<()> {
+        if !patience.lasts(self.taken.load(Ordering::Relaxed)) {
+            return Err(io::Error::new(ErrorKind::TimedOut, "nobody reads it, and the job has to stop"));
+        }
+        thread::sleep(LOOK);
+        Ok(())
+    }
+
+    /// Waits until the sink has taken all, and says what went wrong with it.
+    fn end(&mut self) -> io::Result<()> {
+        self.sender = None;
+        let mut patience = Patience::new(&self.interrupt);
+        while self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            self.wait(&mut patience)?;
+        }
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Ok(done)) => done,
+            Some(Err(_)) => Err(io::Error::other("its thread broke")),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Sink for Apart {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn event(&mut self, event: &Event) -> io::Result<()> {
+        match self.pass_on(event.clone()) {
+            Ok(()) if matches!(event.what, What::JobFinished { .. }) => self.end(),
+            // What broke the sink says more than that it is gone.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => self.end().and(Err(error)),
+            done => done,
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::mpsc;
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::events::Level;
+    use crate::outcome::{ExitStatus, Outcome};
+
+    fn notice(message: &str) -> Event {
+        let what = What::Notice { level: Level::Info, message: message.into(), hint: None };
+        Event { time: SystemTime::now(), what }
+    }
+
+    fn last() -> Event {
+        let what = What::JobFinished { exit: ExitStatus::Passed, outcome: Outcome::Passed };
+        Event { time: SystemTime::now(), what }
+    }
+
+    struct Slow {
+        heard: Arc<Mutex<Vec<Event>>>,
+        go_on: mpsc::Receiver<()>,
+    }
+
+    impl Sink for Slow {
+        fn name(&self) -> &'static str {
+            "the slow one"
+        }
+
+        fn event(&mut self, event: &Event) -> io::Result<()> {
+            self.go_on.recv().map_err(|_| io::Error::other("the sink broke"))?;
+            self.heard.lock().unwrap().push(event.clone());
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn all_events_come_in_order_and_the_end_waits_for_them() {
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let (go, go_on) = mpsc::channel();
+        let mut apart = Apart::new(Box::new(Slow { heard: heard.clone(), go_on }), Interrupt::new(None));
+        let mut events: Vec<Event> = (0..3 * ROOM).map(|number| notice(&number.to_string())).collect();
+        events.push(last());
+        let going = thread::spawn(move || (0..=3 * ROOM).for_each(|_| go.send(()).unwrap()));
+        events.iter().for_each(|event| apart.event(event).unwrap());
+        going.join().unwrap();
+        assert_eq!(*heard.lock().unwrap(), events);
+    }
+
+    #[test]
+    fn a_reader_who_does_not_read_cannot_keep_a_stopped_job() {
+        let (_go, go_on) = mpsc::channel();
+        let interrupt = Interrupt::new(None);
+        let mut apart = Apart::new(Box::new(Slow { heard: Arc::default(), go_on }), interrupt.clone());
+        // One is with the sink, the others wait; there is no room for more.
+        (0..=ROOM).for_each(|_| apart.event(&notice("x")).unwrap());
+        interrupt.signal();
+        interrupt.signal();
+        let error = (0..2).find_map(|_| apart.event(&notice("y")).err()).expect("it gives up");
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+    }
+
+    #[test]
+    fn what_broke_the_sink_is_told() {
+        let (go, go_on) = mpsc::channel();
+        let mut apart = Apart::new(Box::new(Slow { heard: Arc::default(), go_on }), Interrupt::new(None));
+        drop(go);
+        let error = (0..).find_map(|_| apart.event(&notice("x")).err()).unwrap();
+        assert_eq!(error.to_string(), "the sink broke");
+    }
+}

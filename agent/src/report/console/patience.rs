@@ -1,0 +1,47 @@
+//! How long to wait for people who read slowly or not at all: a terminal held by Ctrl-S, a pager, a
+//! dead collector of logs.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::exec::Interrupt;
+
+/// Between two looks at somebody who is slow.
+pub(super) const LOOK: Duration = Duration::from_millis(5);
+
+/// Prints on a thread of its own: a job that was told to stop does not wait for a reader who does
+/// not read.
+pub fn patiently(interrupt: &Interrupt, print: impl FnOnce() + Send + 'static) {
+    let printing = thread::spawn(print);
+    let mut patience = Patience::new(interrupt);
+    while !printing.is_finished() && patience.lasts(0) {
+        thread::sleep(LOOK);
+    }
+}
+
+/// How long to wait for a reader: as long as the job may go on, and a moment longer.
+pub(super) struct Patience<'a> {
+    interrupt: &'a Interrupt,
+    /// How far the reader was when it was last seen to read, and when that was.
+    seen: (u64, Instant),
+}
+
+impl<'a> Patience<'a> {
+    /// For a reader who stands still when the job has to stop.
+    const STOPPED: Duration = Duration::from_secs(5);
+    /// After the second signal.
+    const NOW: Duration = Duration::from_millis(500);
+
+    pub fn new(interrupt: &'a Interrupt) -> Patience<'a> {
+        Patience { interrupt, seen: (0, Instant::now()) }
+    }
+
+    /// Whether to wait on for a reader who is `far`.
+    pub fn lasts(&mut self, far: u64) -> bool {
+        if self.interrupt.state().is_none() || self.seen.0 != far {
+            self.seen = (far, Instant::now());
+        }
+        let limit = if self.interrupt.is_urgent() { Self::NOW } else { Self::STOPPED };
+        self.seen.1.elapsed() < limit
+    }
+}

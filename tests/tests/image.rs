@@ -1,0 +1,327 @@
+//! The image itself, where a container engine runs and the image is there: `docker/build build-agent`.
+//!
+//! Containers get no network: upstream are stand-ins, mounted. `BUILD_AGENT_TEST_IMAGE` names another image.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use build_agent_tests::{Running, Sandbox, agent, commit, json, repository, skip, well_formed_xml};
+
+/// Nobody of this machine and nobody of the image.
+const STRANGER: u32 = 48_611;
+
+fn image() -> String {
+    std::env::var("BUILD_AGENT_TEST_IMAGE").unwrap_or_else(|_| "build-agent".into())
+}
+
+fn docker<S: AsRef<std::ffi::OsStr>>(words: impl IntoIterator<Item = S>) -> Output {
+    Command::new("docker").args(words).output().expect("docker starts")
+}
+
+fn said(output: &Output) -> String {
+    [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes)).concat()
+}
+
+/// Why nothing can be tried here.
+fn missing() -> Option<String> {
+    let works =
+        |words: &[&str]| Command::new("docker").args(words).output().is_ok_and(|it| it.status.success());
+    if !works(&["version"]) {
+        return Some("no container engine answers to `docker version`".into());
+    }
+    let image = image();
+    (!works(&["image", "inspect", &image]))
+        .then(|| format!("there is no image `{image}` (docker/build {image})"))
+}
+
+macro_rules! need_image {
+    ($test:literal) => {
+        if let Some(reason) = missing() {
+            skip($test, &reason);
+            return;
+        }
+    };
+}
+
+/// `docker run` of the image with these options and words.
+fn run(options: &[&str], words: &[&str]) -> Output {
+    let mut all = vec!["run", "--rm", "--network", "none"];
+    all.extend(options);
+    let image = image();
+    all.push(&image);
+    all.extend(words);
+    docker(all)
+}
+
+/// Gives the tree to a user, where the tests may.
+fn give(directory: &Path, owner: u32) {
+    if nix::unistd::geteuid().is_root() {
+        let status = Command::new("chown").arg("-R").arg(format!("{owner}:{owner}")).arg(directory).status();
+        assert!(status.unwrap().success());
+    }
+}
+
+/// A layer and a stand-in upstream that a container sees at the same places.
+struct Mounted {
+    sandbox: Sandbox,
+    volume: String,
+    owner: u32,
+}
+
+impl Mounted {
+    /// The layer belongs to `owner`, as far as the tests may give it away, and so does the upstream, because git
+    /// reads no local repository of another user.
+    fn new(test: &str, owner: u32) -> Option<Mounted> {
+        let sandbox = Sandbox::new(test)?;
+        let text = sandbox.manifest_text();
+        let artifacts = format!("\n[artifacts]\ndestination = \"{}\"\n", sandbox.artifacts().display());
+        sandbox.write_manifest(&text.replace(&artifacts, ""));
+        commit(&sandbox.layer(), "Add a manifest");
+        let root = nix::unistd::geteuid().is_root();
+        let owner = if root { owner } else { nix::unistd::geteuid().as_raw() };
+        let mounted =
+            Mounted { volume: format!("build-agent-test-{}-{test}", std::process::id()), sandbox, owner };
+        give(&mounted.sandbox.layer(), owner);
+        give(&mounted.sandbox.upstream(), owner);
+        Some(mounted)
+    }
+
+    /// Says what the stand-ins do.
+    fn behaviour(&self, text: &str) {
+        give(&self.sandbox.upstream(), nix::unistd::geteuid().as_raw());
+        self.sandbox.behaviour(text);
+        give(&self.sandbox.upstream(), self.owner);
+    }
+
+    fn options(&self) -> Vec<String> {
+        let bind = |path: &Path| format!("{0}:{0}", path.display());
+        ["--volume".into(), bind(&self.sandbox.upstream()), "--volume".into()]
+            .into_iter()
+            .chain([format!("{}:/src", self.sandbox.layer().display()), "--workdir".into(), "/src".into()])
+            .chain(["--volume".into(), format!("{}:/work", self.volume)])
+            .collect()
+    }
+
+    fn run(&self, options: &[&str], words: &[&str]) -> Output {
+        let own = self.options();
+        let mut all: Vec<&str> = own.iter().map(String::as_str).collect();
+        all.extend(options);
+        run(&all, words)
+    }
+
+    fn out(&self) -> PathBuf {
+        self.sandbox.layer().join("build-agent-out")
+    }
+
+    /// Fails when something in the layer belongs to somebody else.
+    #[track_caller]
+    fn assert_owned(&self) {
+        let mut left = vec![self.sandbox.layer()];
+        while let Some(path) = left.pop() {
+            let metadata = path.symlink_metadata().unwrap();
+            assert_eq!(metadata.uid(), self.owner, "{}", path.display());
+            if metadata.is_dir() {
+                left.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            }
+        }
+    }
+
+    #[track_caller]
+    fn assert_outcome(&self, outcome: &str, output: &str) {
+        assert_eq!(json(&self.out().join("result.json"))["outcome"], outcome, "{output}");
+        well_formed_xml(&self.out().join("junit.xml"), "testcase");
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        docker(["volume", "rm", "--force", &self.volume]);
+    }
+}
+
+/// The Dockerfile's label, which the smoke test of `docker/seed` goes through. Needs no engine.
+#[test]
+fn the_image_names_all_releases_of_the_agent() {
+    let dockerfile = std::fs::read_to_string(repository().join("docker/Dockerfile")).unwrap();
+    let label = dockerfile.split_once("build-agent.releases=\"").unwrap().1.split('"').next().unwrap();
+    let layer = repository().join("layers-fixtures/meta-good");
+    let refused = agent().args(["check", "--release", "none-such"]).arg(layer).output().unwrap();
+    let names = said(&refused);
+    let names = names.split_once("is not one of ").unwrap().1.lines().next().unwrap().replace(", ", " ");
+    assert_eq!(label, names);
+}
+
+#[test]
+fn the_doctor_finds_the_image_fit_for_every_release() {
+    need_image!("the_doctor_finds_the_image_fit_for_every_release");
+    let inspect = docker([
+        "image",
+        "inspect",
+        "--format",
+        "{{index .Config.Labels \"build-agent.releases\"}}",
+        &image(),
+    ]);
+    let releases = said(&inspect);
+    assert!(releases.contains("scarthgap"), "{releases}");
+    for release in releases.split_whitespace() {
+        let output = run(&[], &["doctor", "--release", release]);
+        assert_eq!(output.status.code(), Some(0), "{release}\n{}", said(&output));
+    }
+}
+
+#[test]
+fn commands_and_flags_are_the_agents_and_all_else_is_executed() {
+    need_image!("commands_and_flags_are_the_agents_and_all_else_is_executed");
+    let table: [(&[&str], i32, &str); 10] = [
+        (&[], 0, "Usage: build-agent"),
+        (&["--version"], 0, "build-agent 0"),
+        (&["schema"], 0, "\"$schema\""),
+        (&["help", "check"], 0, "yocto"),
+        (&["check", "--no-such-flag"], 2, "--no-such-flag"),
+        (&["/bin/sh", "-c", "echo $0 is $(id -u); exit 7"], 7, "/bin/sh is 0"),
+        (&["sh", "-c", "echo \"$1\"", "sh", "two  words"], 0, "two  words"),
+        (&["build-agent", "--version"], 0, "build-agent 0"),
+        (&["kas", "--version"], 0, "kas 5"),
+        (&["no-such-program"], 127, "no-such-program"),
+    ];
+    for (words, code, text) in table {
+        let output = run(&[], words);
+        assert_eq!(output.status.code(), Some(code), "{words:?}\n{}", said(&output));
+        assert!(said(&output).contains(text), "{words:?}\n{}", said(&output));
+    }
+}
+
+#[test]
+fn orphans_are_reaped() {
+    need_image!("orphans_are_reaped");
+    // The inner shell ends before its child, which then belongs to PID 1.
+    let script = "sh -c 'sleep 0.1 & exit 0'; sleep 0.5; grep -l '^State:.Z' /proc/[0-9]*/status; echo done";
+    let output = run(&[], &["sh", "-c", script]);
+    assert_eq!(said(&output), "done\n");
+}
+
+#[test]
+fn a_job_leaves_nothing_of_roots_on_the_laptop() {
+    need_image!("a_job_leaves_nothing_of_roots_on_the_laptop");
+    let Some(mounted) = Mounted::new("a_job_leaves_nothing_of_roots_on_the_laptop", STRANGER) else { return };
+    let output = mounted.run(&[], &["run"]);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    mounted.assert_outcome("passed", &said(&output));
+    mounted.assert_owned();
+    let again = mounted.run(&[], &["check"]);
+    assert_eq!(again.status.code(), Some(0), "with the volume that is there now: {}", said(&again));
+    mounted.assert_owned();
+}
+
+#[test]
+fn any_user_works() {
+    need_image!("any_user_works");
+    let Some(mounted) = Mounted::new("any_user_works", STRANGER) else { return };
+    let user = format!("{0}:{0}", mounted.owner);
+    // As CodeBuild's `run-as` does, HOME says something else.
+    let output = mounted.run(&["--user", &user, "--env", "HOME=/root"], &["run"]);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    mounted.assert_owned();
+    let python = "import getpass, os, pwd; e = pwd.getpwuid(os.getuid()); print(e.pw_uid, os.access(e.pw_dir, os.W_OK))";
+    let output = run(&["--user", &user], &["python3", "-c", python]);
+    assert_eq!(said(&output), format!("{} True\n", mounted.owner));
+}
+
+#[test]
+fn the_second_passwd_database_gives_nobody_more_rights() {
+    need_image!("the_second_passwd_database_gives_nobody_more_rights");
+    let write = "echo 'evil:*:0:0::/:/bin/sh' >>/var/lib/extrausers/passwd && getent passwd evil; echo $?";
+    assert_eq!(said(&run(&["--user", "48611"], &["sh", "-c", write])), "2\n", "served no system user");
+    let write =
+        "setpriv --reuid builder --regid builder --clear-groups sh -c 'echo >>/var/lib/extrausers/passwd'";
+    assert_ne!(run(&[], &["sh", "-c", write]).status.code(), Some(0), "below root nobody writes it");
+}
+
+#[test]
+fn root_stays_root_in_its_own_directory_and_drops_for_layer_code() {
+    need_image!("root_stays_root_in_its_own_directory_and_drops_for_layer_code");
+    if !nix::unistd::geteuid().is_root() {
+        skip("root_stays_root_in_its_own_directory_and_drops_for_layer_code", "not run by root");
+        return;
+    }
+    let test = "root_stays_root_in_its_own_directory_and_drops_for_layer_code";
+    let Some(mounted) = Mounted::new(test, 0) else { return };
+    mounted.behaviour("yocto-check-layer outside /src/written /src/build-agent-out/result.json");
+    let output = mounted.run(&[], &["run"]);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert!(!mounted.sandbox.layer().join("written").exists());
+    mounted.assert_outcome("passed", &said(&output));
+}
+
+#[test]
+fn a_stopped_container_ends_in_time_and_reports() {
+    need_image!("a_stopped_container_ends_in_time_and_reports");
+    let test = "a_stopped_container_ends_in_time_and_reports";
+    for shell in [false, true] {
+        let Some(mounted) = Mounted::new(test, STRANGER) else { return };
+        mounted.behaviour("yocto-check-layer stubborn");
+        let name = format!("{}-{shell}", mounted.volume);
+        let mut command = Command::new("docker");
+        command.args(["run", "--rm", "--network", "none", "--name", &name]).args(mounted.options());
+        if shell {
+            command.args([
+                "--user",
+                &mounted.owner.to_string(),
+                &image(),
+                "sh",
+                "-c",
+                "exec build-agent run",
+            ]);
+        } else {
+            command.args([&image(), "run"]);
+        }
+        let mut running = Running::start(command, mounted.sandbox.path());
+        let logs = mounted.out().join("logs");
+        running.wait_until("the check hangs", || {
+            let files = std::fs::read_dir(&logs).into_iter().flatten().flatten();
+            files
+                .map(|entry| std::fs::read(entry.path()).unwrap_or_default())
+                .any(|bytes| String::from_utf8_lossy(&bytes).contains("hanging"))
+        });
+        let begin = Instant::now();
+        assert!(docker(["stop", "--time", "60", &name]).status.success());
+        // The manifest's grace is 2 s for each of three polite signals; after 60 s docker kills.
+        assert!(begin.elapsed() < Duration::from_secs(45), "{:?}", begin.elapsed());
+        let ran = running.wait();
+        ran.assert_code(&[130]);
+        mounted.assert_outcome("cancelled", &ran.output());
+        mounted.assert_owned();
+        assert!(!docker(["container", "inspect", &name]).status.success(), "the container is gone");
+    }
+}
+
+/// The phases of the buildspecs, as CodeBuild carries them out: `tests/codebuild`.
+#[test]
+fn buildspecs_run_as_in_codebuild() {
+    need_image!("buildspecs_run_as_in_codebuild");
+    for buildspec in ["check-layer.yml", "build.yml"] {
+        for user in ["root", "builder"] {
+            let Some(mounted) = Mounted::new("buildspecs_run_as_in_codebuild", 0) else { return };
+            // CodeBuild's checkout is root's; the stand-in for the server has to be the caller's.
+            give(&mounted.sandbox.upstream(), if user == "root" { 0 } else { 1000 });
+            let tools = repository().join("tests/codebuild");
+            let specs = repository().join("buildspecs");
+            let tools = format!("{}:/tests/codebuild:ro", tools.display());
+            let specs = format!("{}:/tests/buildspecs:ro", specs.display());
+            let source = format!("{}:/codebuild/output/src1/src/layer", mounted.sandbox.layer().display());
+            let options = ["--volume", &tools, "--volume", &specs, "--volume", &source];
+            let spec = format!("/tests/buildspecs/{buildspec}");
+            let words =
+                ["/opt/kas/bin/python", "/tests/codebuild", &spec, "/codebuild/output/src1/src/layer", user];
+            let output = mounted.run(&options, &words);
+            assert_eq!(output.status.code(), Some(0), "{buildspec} as {user}\n{}", said(&output));
+            for words in ["report junit.xml", "artifact result.json", "passed"] {
+                assert!(said(&output).contains(words), "{words}: {buildspec} as {user}\n{}", said(&output));
+            }
+        }
+    }
+}

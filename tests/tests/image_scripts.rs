@@ -1,0 +1,287 @@
+//! `docker/run` and `docker/seed` with a stand-in for the engine: what they ask of it, in which order, and what never
+//! appears on a command line.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use build_agent_tests::{commit, copy_tree, git, repository};
+use tempfile::TempDir;
+
+/// A repository with the scripts, and an engine that notes what it is asked.
+struct Place(TempDir);
+
+impl Place {
+    fn new() -> Place {
+        let place = Place(tempfile::tempdir().unwrap());
+        copy_tree(&repository().join("docker"), &place.sources().join("docker"));
+        std::fs::copy(repository().join("Cargo.toml"), place.sources().join("Cargo.toml")).unwrap();
+        git(&place.sources(), ["init", "--quiet", "--initial-branch", "main"]);
+        commit(&place.sources(), "Begin");
+        place
+    }
+
+    fn sources(&self) -> PathBuf {
+        self.0.path().join("sources")
+    }
+
+    fn command(&self, script: &str) -> Command {
+        let engine = repository().join("tests/stand-ins/engine");
+        let path = std::env::var("PATH").unwrap();
+        let mut command = Command::new(self.sources().join("docker").join(script));
+        command
+            .env_clear()
+            .env("PATH", format!("{}:{path}", engine.display()))
+            .env("TMPDIR", self.0.path())
+            .env("ENGINE_NOTES", self.0.path().join("notes"))
+            .stdin(std::process::Stdio::null());
+        command
+    }
+
+    fn seed(&self) -> Command {
+        let mut command = self.command("seed");
+        command.env("IMAGE_REPOSITORY", "localhost:5000/build-agent");
+        command
+    }
+
+    /// What the engine was asked, oldest first.
+    fn notes(&self) -> Vec<String> {
+        let text = std::fs::read_to_string(self.0.path().join("notes")).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// The calls that begin like this.
+    fn calls(&self, start: &str) -> Vec<String> {
+        self.notes().into_iter().filter(|note| note.starts_with(start)).collect()
+    }
+}
+
+fn said(output: &Output) -> String {
+    [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes)).concat()
+}
+
+/// The place of the first call that contains these words.
+#[track_caller]
+fn position(notes: &[String], words: &str) -> usize {
+    notes.iter().position(|note| note.contains(words)).unwrap_or_else(|| panic!("no {words:?} in {notes:#?}"))
+}
+
+fn current_commit(directory: &Path) -> String {
+    git(directory, ["rev-parse", "HEAD"])
+}
+
+#[test]
+fn seed_builds_tries_pushes_and_only_then_moves_stable() {
+    let place = Place::new();
+    let output = place.seed().output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    let (notes, commit) = (place.notes(), current_commit(&place.sources()));
+    let order = [
+        format!("build --tag build-agent:{commit} "),
+        "doctor --release dunfell".into(),
+        "doctor --release scarthgap".into(),
+        format!("push localhost:5000/build-agent:{commit}-20"),
+        "push localhost:5000/build-agent:stable".into(),
+    ];
+    let places: Vec<usize> = order.iter().map(|words| position(&notes, words)).collect();
+    assert!(places.is_sorted(), "{notes:#?}");
+    assert!(notes[places[0]].contains(&format!("SOURCE_COMMIT={commit} ")), "{}", notes[places[0]]);
+    assert!(said(&output).contains("no login to Docker Hub"), "{}", said(&output));
+}
+
+#[test]
+fn seed_pushes_nothing_when_something_is_wrong() {
+    type Variables = &'static [(&'static str, &'static str)];
+    let table: [(&str, Variables, &str); 5] = [
+        ("smoke test", &[("ENGINE_FAILS", "doctor --release scarthgap")], "the smoke test failed"),
+        ("build", &[("ENGINE_FAILS", "build --tag")], "the stand-in engine fails"),
+        ("size", &[("ENGINE_SIZE", "99000000000")], "more than its budget"),
+        (
+            "login",
+            &[("ENGINE_FAILS", "login"), ("REGISTRY_USERNAME", "me"), ("REGISTRY_PASSWORD", "hunter22")],
+            "the login to localhost:5000 as me failed",
+        ),
+        ("no way to ECR", &[("IMAGE_REPOSITORY", "123456789012.dkr.ecr.eu-west-1.amazonaws.com/x")], "ECR"),
+    ];
+    for (name, variables, words) in table {
+        let place = Place::new();
+        let output = place.seed().envs(variables.iter().copied()).output().unwrap();
+        assert!(!output.status.success(), "{name}: {}", said(&output));
+        assert!(said(&output).contains(words), "{name}: {}", said(&output));
+        assert_eq!(place.calls("push"), [""; 0], "{name}");
+        assert_eq!(place.calls("tag"), [""; 0], "{name}");
+    }
+}
+
+#[test]
+fn seed_does_not_move_stable_when_the_push_of_the_commit_fails() {
+    let place = Place::new();
+    let commit = current_commit(&place.sources());
+    let failing = format!("push localhost:5000/build-agent:{commit}");
+    let output = place.seed().env("ENGINE_FAILS", failing).output().unwrap();
+    assert!(!output.status.success());
+    assert!(place.notes().iter().all(|note| !note.contains(":stable")), "{:#?}", place.notes());
+}
+
+#[test]
+fn seed_refuses_what_the_commit_would_not_tell() {
+    let place = Place::new();
+    std::fs::write(place.sources().join("new"), "x").unwrap();
+    let output = place.seed().output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains("not clean") && said(&output).contains("?? new"), "{}", said(&output));
+    assert_eq!(place.notes(), [""; 0]);
+
+    let place = Place::new();
+    let output = place.command("seed").output().unwrap();
+    assert!(!output.status.success() && said(&output).contains("IMAGE_REPOSITORY"), "{}", said(&output));
+    assert_eq!(place.notes(), [""; 0]);
+}
+
+#[test]
+fn passwords_reach_the_engine_on_standard_input_and_are_gone_at_the_end() {
+    for fails in ["", "doctor"] {
+        let place = Place::new();
+        let mut seed = place.seed();
+        seed.env("DOCKERHUB_USERNAME", "hub").env("DOCKERHUB_PASSWORD", "hub-password");
+        seed.env("REGISTRY_USERNAME", "own").env("REGISTRY_PASSWORD", "own-password");
+        let output = seed.env("ENGINE_FAILS", fails).output().unwrap();
+        assert_eq!(output.status.success(), fails.is_empty(), "{}", said(&output));
+        assert!(!said(&output).contains("-password"), "{}", said(&output));
+        let (read, called): (Vec<_>, Vec<_>) =
+            place.notes().into_iter().partition(|note| note.starts_with("password "));
+        assert!(called.iter().all(|note| !note.contains("hub-password") && !note.contains("own-password")));
+        assert!(read[0].starts_with("password hub-password kept in "), "{read:?}");
+        assert_eq!(place.calls("login")[0], "login --username hub --password-stdin docker.io");
+        let configuration = Path::new(read[0].rsplit(' ').next().unwrap());
+        assert!(configuration.starts_with(place.0.path()), "not in the user's home: {configuration:?}");
+        assert!(!configuration.exists(), "left behind: {configuration:?}");
+    }
+}
+
+#[test]
+fn an_image_of_another_architecture_has_a_stable_of_its_own() {
+    let place = Place::new();
+    let output = place.seed().env("ENGINE_ARCHITECTURE", "arm64").output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(
+        place.calls("push localhost:5000/build-agent:stable"),
+        ["push localhost:5000/build-agent:stable-arm64"]
+    );
+}
+
+/// `docker/run WORDS` in this directory; its last call of the engine.
+fn run(place: &Place, directory: &Path, words: &[&str], variables: &[(&str, &str)]) -> (Output, String) {
+    let mut command = place.command("run");
+    let output = command.current_dir(directory).args(words).envs(variables.iter().copied()).output().unwrap();
+    (output, place.notes().pop().unwrap_or_default())
+}
+
+#[test]
+fn run_mounts_the_work_tree_and_keeps_the_place_in_it() {
+    let place = Place::new();
+    let layer = place.0.path().join("my layers/meta-x");
+    std::fs::create_dir_all(layer.join("conf")).unwrap();
+    git(&layer, ["init", "--quiet"]);
+    let top = layer.canonicalize().unwrap();
+    let (output, call) = run(&place, &layer.join("conf"), &["check", "--release", "scarthgap"], &[]);
+    assert!(output.status.success(), "{}", said(&output));
+    let mount = format!("type=bind,source={},target=/src/meta-x --workdir /src/meta-x/conf ", top.display());
+    assert!(call.contains(&mount), "{call}");
+    assert!(call.contains("--security-opt seccomp=unconfined"), "{call}");
+    assert!(call.ends_with(" build-agent check --release scarthgap"), "{call}");
+    assert!(!call.contains("--tty"), "there is no terminal: {call}");
+    assert!(!call.contains("--userns"), "{call}");
+    assert_eq!(place.calls("build "), [""; 0], "the image was there");
+}
+
+#[test]
+fn run_mounts_what_a_linked_work_tree_and_a_submodule_need() {
+    let place = Place::new();
+    let main = place.0.path().join("main");
+    std::fs::create_dir(&main).unwrap();
+    git(&main, ["init", "--quiet"]);
+    commit(&main, "Begin");
+    git(&main, ["worktree", "add", "--quiet", "../linked"]);
+    let (_, call) = run(&place, &place.0.path().join("linked"), &["plan"], &[]);
+    let git_dir = main.join(".git").canonicalize().unwrap();
+    assert!(call.contains(&format!("source={0},target={0},readonly", git_dir.display())), "{call}");
+    assert!(call.contains("linked,target=/src/linked --workdir /src/linked "), "{call}");
+
+    let submodule = main.join("layers/meta-x");
+    std::fs::create_dir_all(&submodule).unwrap();
+    std::fs::write(submodule.join(".git"), "gitdir: ../../.git/modules/meta-x\n").unwrap();
+    let (_, call) = run(&place, &submodule, &["plan"], &[]);
+    assert!(call.contains("main,target=/src/main --workdir /src/main/layers/meta-x "), "{call}");
+
+    let odd = place.0.path().join("my layer");
+    std::fs::create_dir(&odd).unwrap();
+    let (_, call) = run(&place, &odd, &["plan"], &[]);
+    assert!(call.contains("my layer,target=/src/layer --workdir /src/layer "), "{call}");
+
+    let plain = place.0.path().join("plain");
+    std::fs::create_dir(&plain).unwrap();
+    let (_, call) = run(&place, &plain, &["plan"], &[]);
+    assert!(call.contains("plain,target=/src/plain --workdir /src/plain "), "{call}");
+}
+
+#[test]
+fn run_says_when_the_host_forbids_isolation() {
+    let unshare = ("ENGINE_FAILS", "unshare");
+    let table = [("1", "this host forbids user namespaces", true), ("125", "refuses to run without", false)];
+    for (status, words, unconfined) in table {
+        let place = Place::new();
+        let (output, call) = run(&place, &place.sources(), &["check"], &[unshare, ("ENGINE_STATUS", status)]);
+        assert!(output.status.success() && said(&output).contains(words), "{}", said(&output));
+        assert_eq!(call.contains("seccomp=unconfined"), unconfined, "{call}");
+    }
+    // An engine that starts nothing at all has no complaint of the profile: the job's own error is told.
+    let place = Place::new();
+    let broken = [("ENGINE_FAILS", "run --rm"), ("ENGINE_STATUS", "125")];
+    let (output, _) = run(&place, &place.sources(), &["check"], &broken);
+    assert_eq!((output.status.code(), &*said(&output)), (Some(125), "the stand-in engine fails\n"));
+
+    let place = Place::new();
+    let (output, call) = run(&place, &place.sources(), &["schema"], &[unshare]);
+    assert_eq!(said(&output), "", "nothing of a layer runs");
+    assert!(!call.contains("unconfined"), "{call}");
+}
+
+#[test]
+fn run_gets_a_missing_image() {
+    let missing = ("ENGINE_FAILS", "image inspect");
+    let place = Place::new();
+    let (output, _) = run(&place, &place.sources(), &["plan"], &[missing]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(place.calls("build --tag build-agent ").len() == 1, "{:#?}", place.notes());
+
+    let place = Place::new();
+    let other = ("BUILD_AGENT_IMAGE", "registry.example/build-agent:stable");
+    run(&place, &place.sources(), &["plan"], &[missing, other]);
+    assert_eq!(place.calls("pull"), ["pull registry.example/build-agent:stable"]);
+    assert_eq!(place.calls("build "), [""; 0]);
+
+    let place = Place::new();
+    let (output, _) = run(&place, &place.sources(), &["--help"], &[missing]);
+    assert!(output.status.success() && said(&output).contains("BUILD_AGENT_OPTIONS"), "{}", said(&output));
+    assert_eq!(place.calls("build "), [""; 0], "help builds nothing");
+}
+
+#[test]
+fn run_passes_secrets_by_name_and_options_by_word() {
+    let place = Place::new();
+    let variables = [("GITHUB_TOKEN", "hunter22"), ("BUILD_AGENT_OPTIONS", "--cpus=4 --memory=16g")];
+    let (_, call) = run(&place, &place.sources(), &["check"], &variables);
+    assert!(call.contains("--env GITHUB_TOKEN ") && !call.contains("hunter22"), "{call}");
+    assert!(call.contains(" --cpus=4 --memory=16g "), "{call}");
+}
+
+#[test]
+fn rootless_podman_keeps_the_user() {
+    let place = Place::new();
+    let podman = [("ENGINE_VERSION", "podman version 5.4.2")];
+    let (_, call) = run(&place, &place.sources(), &["plan"], &podman);
+    let root = nix::unistd::geteuid().is_root();
+    assert_eq!(call.contains("--userns keep-id"), !root, "{call}");
+}

@@ -1,0 +1,119 @@
+//! The token of the manifest, from Secrets Manager as `moto` stands in for it (`moto_server`, from
+//! the PyPI package `moto[server]`), on loopback.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use build_agent_tests::{Ran, Sandbox, leaks_of, skip};
+
+const TOKEN: &str = "token-that-nobody-may-see";
+
+/// Stands in for AWS; ended when it goes out of scope.
+struct Moto {
+    child: Child,
+    endpoint: String,
+}
+
+impl Moto {
+    /// `None`, said aloud, where there is no `moto_server`.
+    fn start(test: &str) -> Option<Moto> {
+        let Some(program) = program("moto_server") else {
+            skip(
+                test,
+                "no `moto_server` on PATH or in $BUILD_AGENT_TEST_VENV/bin (pip install 'moto[server]')",
+            );
+            return None;
+        };
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut server = Command::new(program);
+        server.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
+        let child = server.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let patience = Instant::now() + Duration::from_secs(60);
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(Instant::now() < patience, "moto does not answer");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Some(Moto { child, endpoint: format!("http://127.0.0.1:{port}") })
+    }
+
+    /// Stores a secret with the SDK for Python that moto itself brings along.
+    fn store(&self, name: &str, value: &str) {
+        let script = "import boto3, sys\n\
+            boto3.client('secretsmanager').create_secret(Name=sys.argv[1], SecretString=sys.argv[2])\n";
+        let mut python = Command::new(program("python").or_else(|| program("python3")).unwrap());
+        python.args(["-c", script, name, value]);
+        python.envs(self.environment());
+        assert!(python.status().unwrap().success());
+    }
+
+    fn environment(&self) -> [(&'static str, &str); 5] {
+        [
+            ("AWS_ENDPOINT_URL", &self.endpoint),
+            ("AWS_REGION", "eu-central-1"),
+            ("AWS_DEFAULT_REGION", "eu-central-1"),
+            ("AWS_ACCESS_KEY_ID", "AKIATEST"),
+            ("AWS_SECRET_ACCESS_KEY", "key-of-the-tests"),
+        ]
+    }
+
+    /// A job whose tool prints the token, which the agent has from here alone.
+    fn run(&self, sandbox: &Sandbox, secret: &str) -> Ran {
+        sandbox.write_manifest(&format!(
+            "{}\n[github]\nrepository = \"example/meta-tested\"\ntoken_secret = \"{secret}\"\n",
+            sandbox.manifest_text()
+        ));
+        sandbox.behaviour(&format!("yocto-check-layer say {TOKEN}"));
+        let mut command = sandbox.run_command();
+        command.envs(self.environment());
+        sandbox.start(command).wait()
+    }
+}
+
+impl Drop for Moto {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// In the tests' venv, else on the PATH.
+fn program(name: &str) -> Option<PathBuf> {
+    let venv = std::env::var_os("BUILD_AGENT_TEST_VENV").map(|venv| PathBuf::from(venv).join("bin"));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let places: Vec<PathBuf> = venv.into_iter().chain(std::env::split_paths(&path)).collect();
+    places.into_iter().map(|place| place.join(name)).find(|program| program.is_file())
+}
+
+#[test]
+fn the_token_is_fetched_and_never_shown() {
+    let test = "the_token_is_fetched_and_never_shown";
+    let (Some(sandbox), Some(moto)) = (Sandbox::new(test), Moto::start(test)) else { return };
+    moto.store("build-agent/plain", TOKEN);
+    moto.store("build-agent/json", &format!("{{\"user\": \"x\", \"token\": \"{TOKEN}\"}}"));
+    for secret in ["build-agent/plain", "build-agent/json#token"] {
+        let ran = moto.run(&sandbox, secret);
+        ran.assert_code(&[0]);
+        assert!(sandbox.logs().contains("[redacted]"), "{secret}: the tool printed the token");
+        let leaks = leaks_of(&[TOKEN.to_owned()], &sandbox.out());
+        assert!(leaks.is_empty(), "{secret}: {leaks:?}");
+        assert!(!ran.output().contains(TOKEN), "{secret}: {}", ran.output());
+    }
+}
+
+#[test]
+fn a_secret_that_is_not_there_ends_the_job_before_it_begins() {
+    let test = "a_secret_that_is_not_there_ends_the_job_before_it_begins";
+    let (Some(sandbox), Some(moto)) = (Sandbox::new(test), Moto::start(test)) else { return };
+    moto.store("build-agent/json", "{\"user\": \"x\"}");
+    for (secret, word) in
+        [("build-agent/other", "build-agent/other"), ("build-agent/json#token", "no field `token`")]
+    {
+        let ran = moto.run(&sandbox, secret);
+        ran.assert_code(&[2]);
+        ran.assert_says(&[word]);
+    }
+}
