@@ -112,8 +112,8 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+    use crate::report::result;
     use crate::report::sample::{fold, passing_job};
-    use crate::report::{EventsFile, result};
 
     #[test]
     fn a_new_job_hides_the_verdict_of_the_last_one() {
@@ -150,13 +150,18 @@ mod tests {
         let error = begin(&out).unwrap_err();
         assert!(error.message.ends_with("result.json.new` is a symbolic link"), "{error}");
 
-        for planted in ["events.jsonl", "result.json.new"] {
-            let out = directory.path().join(format!("with-{planted}"));
-            fs_err::create_dir(&out).unwrap();
-            nix::unistd::mkfifo(&out.join(planted), nix::sys::stat::Mode::S_IRWXU).unwrap();
-            let error = prepare_out(&out).and_then(|()| EventsFile::create(&out).map(drop)).unwrap_err();
-            assert!(error.message.ends_with("is no regular file"), "{error}");
-        }
+        // Nor are pipes waited for.
+        let out = directory.path().join("with-pipes");
+        prepare_out(&out).unwrap();
+        let pipe = |name: &str| {
+            nix::unistd::mkfifo(&out.join(name), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        };
+        ["events.jsonl", "result.json"].into_iter().for_each(pipe);
+        begin(&out).unwrap();
+        assert!(out.join("events.jsonl").is_file() && out.join("result.json").is_file());
+        pipe("result.json.new");
+        let error = begin(&out).unwrap_err();
+        assert!(error.message.ends_with("result.json.new` is no regular file"), "{error}");
 
         // A link in the place of the report itself is replaced.
         let out = directory.path().join("out2");
