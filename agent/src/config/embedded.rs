@@ -109,12 +109,7 @@ impl Layers {
             let path = cwd.join(layer);
             let conf = path.join("conf/layer.conf");
             if !conf.is_file() {
-                return Err(Error::usage(format!(
-                    "`{}` is no layer: there is no {}",
-                    layer.display(),
-                    conf.display()
-                ))
-                .hint("name the directory that holds conf/layer.conf"));
+                return Err(no_layer(layer, &path));
             }
             let path = fs_err::canonicalize(path)?;
             if !layers.contains(&path) {
@@ -144,6 +139,19 @@ impl Layers {
         let first = all.next().unwrap_or_default();
         all.fold(first, |common, series| common.intersection(&series).copied().collect())
     }
+}
+
+fn no_layer(given: &Path, path: &Path) -> Error {
+    let error = Error::usage(format!("`{}` is no layer: it has no conf/layer.conf", given.display()));
+    let entries = fs_err::read_dir(path).into_iter().flatten().flatten();
+    let below = entries.filter(|entry| entry.path().join("conf/layer.conf").is_file());
+    let mut names: Vec<_> = below.map(|entry| given.join(entry.file_name()).display().to_string()).collect();
+    names.sort();
+    names.truncate(8);
+    error.hint(match names.is_empty() {
+        true => "name the directory that holds conf/layer.conf".to_owned(),
+        false => format!("name one or more of the layers below it: {}", names.join(", ")),
+    })
 }
 
 /// The directory that holds all of them.
@@ -202,7 +210,8 @@ fn choose_release(layers: &Layers, env: &AgentEnvironment) -> Result<(&'static R
     match newest.or_else(|| RELEASES.iter().rev().find(|release| names_it(release))) {
         Some(release) => Ok((release, "the newest one that LAYERSERIES_COMPAT names".into())),
         None => {
-            let said = if series.is_empty() { "nothing".into() } else { format!("{series:?}") };
+            let said = series.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" and ");
+            let said = if series.is_empty() { "nothing".into() } else { said };
             let names: Vec<_> = Release::names().collect();
             Err(Error::usage(format!("no release can be chosen: LAYERSERIES_COMPAT of the layers has {said} in common that is known"))
                 .hint(format!("give --release, one of {}", names.join(", "))))

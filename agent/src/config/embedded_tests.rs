@@ -193,6 +193,16 @@ fn what_is_no_layer_is_told() {
 }
 
 #[test]
+fn above_its_layers_the_way_down_is_told() {
+    let conf = conf("x", "core", "nothing-known");
+    let tree = Tree::new(&[("b/conf/layer.conf", &conf), ("a/conf/layer.conf", &conf), ("c/README", "")]);
+    let error = tree.check(&["."], None).unwrap_err();
+    assert_eq!(error.hint.unwrap(), "name one or more of the layers below it: ./a, ./b");
+    let error = tree.check(&["a"], None).unwrap_err();
+    assert!(error.message.contains("has `nothing-known` in common"), "{error}");
+}
+
+#[test]
 fn in_codebuild_a_layer_elsewhere_is_its_own_checkout() {
     let source = Tree::new(&[("README", "")]);
     let tree = Tree::new(&[("meta-x/conf/layer.conf", &conf("meta-x", "core", "scarthgap"))]);

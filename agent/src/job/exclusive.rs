@@ -10,8 +10,9 @@ use nix::fcntl::OFlag;
 
 use crate::error::{Error, Result};
 
-/// A layer may hold an output directory with a link in it, and the agent may be root.
-const NO_LINK: i32 = OFlag::O_NOFOLLOW.bits();
+/// A layer may hold an output directory with a link in it, and the agent may be root; or with a pipe,
+/// whose other end would be waited for.
+const PLAIN: i32 = OFlag::O_NOFOLLOW.union(OFlag::O_NONBLOCK).bits();
 
 /// Holds a directory until it is dropped, or the process ends in whatever way.
 #[derive(Debug)]
@@ -39,7 +40,9 @@ impl Exclusive {
 
     /// Who holds the directory now; `None` also where that cannot be told.
     pub fn holder(directory: &Path) -> Option<String> {
-        let (mut file, _) = fs::File::open(directory.join("lock")).ok()?.into_parts();
+        let mut options = fs::OpenOptions::new();
+        let (mut file, _) =
+            options.read(true).custom_flags(PLAIN).open(directory.join("lock")).ok()?.into_parts();
         match file.try_lock_shared() {
             Err(TryLockError::WouldBlock) => Some(named(&mut file)),
             _ => None,
@@ -54,7 +57,7 @@ impl Exclusive {
             .write(true)
             .create(true)
             .truncate(false)
-            .custom_flags(NO_LINK)
+            .custom_flags(PLAIN)
             .open(&path)?
             .into_parts();
         match file.try_lock() {
@@ -105,6 +108,9 @@ mod tests {
         assert!(error.message.contains(&pid), "{error}");
         assert!(Exclusive::holder(&work).is_some_and(|holder| holder.contains(&pid)));
         drop(first);
+        assert_eq!(Exclusive::holder(&work), None);
+        fs::remove_file(work.join("lock")).unwrap();
+        nix::unistd::mkfifo(&work.join("lock"), nix::sys::stat::Mode::S_IRWXU).unwrap();
         assert_eq!(Exclusive::holder(&work), None);
         Exclusive::work(&work).unwrap();
     }

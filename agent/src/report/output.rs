@@ -87,17 +87,22 @@ fn write_whole(path: &Path, content: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Opens a file for writing, empty, and never through a symbolic link.
+/// Opens a file for writing, empty, and never through a symbolic link or into a pipe, whose reader it
+/// would wait for.
 pub(super) fn create(path: &Path) -> Result<fs_err::File> {
+    let refused = |what: &str| {
+        Error::machine(format!("`{}` is {what}", path.display()))
+            .hint("remove it, or name another directory with --out")
+    };
     let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true).custom_flags(OFlag::O_NOFOLLOW.bits());
-    options.open(path).map_err(|error| {
-        match fs_err::symlink_metadata(path).is_ok_and(|found| found.is_symlink()) {
-            true => Error::machine(format!("`{}` is a symbolic link", path.display()))
-                .hint("remove it, or name another directory with --out"),
-            false => Error::from(error),
-        }
-    })
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    options.write(true).create(true).truncate(true).custom_flags(flags.bits());
+    let file = options.open(path).map_err(|error| match fs_err::symlink_metadata(path) {
+        Ok(found) if found.is_symlink() => refused("a symbolic link"),
+        Ok(found) if !found.is_file() => refused("no regular file"),
+        _ => Error::from(error),
+    })?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(refused("no regular file")) }
 }
 
 #[cfg(test)]
@@ -144,6 +149,19 @@ mod tests {
         symlink(&victim, out.join("result.json.new")).unwrap();
         let error = begin(&out).unwrap_err();
         assert!(error.message.ends_with("result.json.new` is a symbolic link"), "{error}");
+
+        // Nor are pipes waited for.
+        let out = directory.path().join("with-pipes");
+        prepare_out(&out).unwrap();
+        let pipe = |name: &str| {
+            nix::unistd::mkfifo(&out.join(name), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        };
+        ["events.jsonl", "result.json"].into_iter().for_each(pipe);
+        begin(&out).unwrap();
+        assert!(out.join("events.jsonl").is_file() && out.join("result.json").is_file());
+        pipe("result.json.new");
+        let error = begin(&out).unwrap_err();
+        assert!(error.message.ends_with("result.json.new` is no regular file"), "{error}");
 
         // A link in the place of the report itself is replaced.
         let out = directory.path().join("out2");

@@ -19,7 +19,13 @@ pub fn check(layer: &Path, release: &Release) -> Vec<PreflightCase> {
     let found: Vec<(PathBuf, Status)> = patches(layer)
         .filter_map(|path| {
             let bytes = untrusted::read(&path, untrusted::SOURCE).ok()?;
-            let status = status(&bytes, release);
+            let mut status = status(&bytes, release);
+            if let Status::Malformed { text, .. } = &mut status
+                && leads_out(&path, layer)
+            {
+                // The agent may see more than the layer's author; a link must not show it to them.
+                *text = "…".into();
+            }
             (status != Status::Fine).then_some((path, status))
         })
         .collect();
@@ -53,6 +59,10 @@ fn patches(layer: &Path) -> impl Iterator<Item = PathBuf> {
         .filter_map(Result::ok)
         .map(walkdir::DirEntry::into_path)
         .filter(|path| path.as_os_str().as_encoded_bytes().ends_with(b".patch") && path.is_file())
+}
+
+fn leads_out(path: &Path, layer: &Path) -> bool {
+    path.canonicalize().map_or(true, |real| !real.starts_with(layer))
 }
 
 fn case(path: &Path, status: &Status, level: Level) -> PreflightCase {

@@ -188,6 +188,44 @@ fn patches_fail_only_where_the_test_is_no_longer_expected_to() {
     assert!(checkout.alone("scarthgap")[0].message.contains("1 other patch"));
 }
 
+/// As root the agent could be led to show what nobody else may read, or to wait for ever.
+#[test]
+fn links_and_pipes_of_a_layer_lead_nowhere() {
+    let checkout = Checkout::new();
+    let secret = checkout.0.path().join("secret");
+    fs_err::write(&secret, "upstream status: hunter2\n").unwrap();
+    symlink(&secret, checkout.layer().join("leak.patch")).unwrap();
+    symlink("/dev/zero", checkout.layer().join("zero.patch")).unwrap();
+    symlink("loop.patch", checkout.layer().join("loop.patch")).unwrap();
+    let pipe = |name: &str| {
+        nix::unistd::mkfifo(&checkout.layer().join(name), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    };
+    pipe("pipe.patch");
+    let file = fs_err::File::create(checkout.layer().join("sparse.patch")).unwrap();
+    file.set_len(10 << 30).unwrap();
+    let cases = checkout.alone("master");
+    assert_eq!(brief(&cases), ["upstream-status-malformed error"]);
+    assert!(!format!("{cases:?}").contains("hunter2"), "{cases:?}");
+
+    checkout.remove("leak.patch");
+    for readme in ["pipe", "device"] {
+        checkout.remove("README.md");
+        match readme {
+            "pipe" => pipe("README.md"),
+            _ => symlink("/dev/zero", checkout.layer().join("README.md")).unwrap(),
+        }
+        assert_eq!(checkout.rules("master"), ["readme-unreadable error"], "{readme}");
+    }
+    checkout.remove("README.md");
+    let file = fs_err::File::create(checkout.layer().join("README.md")).unwrap();
+    file.set_len(10 << 30).unwrap();
+    // The tool may get through it; nobody can be certain that it fails.
+    assert_eq!(checkout.rules("master"), Vec::<String>::new());
+    checkout.remove("conf/layer.conf");
+    pipe("conf/layer.conf");
+    assert_eq!(checkout.rules("master"), ["layer-conf-missing error"]);
+}
+
 #[test]
 fn layer_conf_decides_whether_there_is_a_run_at_all() {
     let checkout = Checkout::new();
