@@ -210,7 +210,7 @@ async fn an_ignorant_group_is_killed_after_the_grace() {
 #[tokio::test]
 async fn the_sequence_is_interrupt_twice_and_terminate() {
     let mut bench = Bench::new();
-    bench.runner.grace = Duration::from_secs(2);
+    bench.runner.grace = Duration::from_secs(8);
     let interrupt = bench.runner.interrupt.clone();
     let mut lines = OnLine(|line: &str| {
         if line == "ready" {
