@@ -35,4 +35,6 @@ pub use settings::*;
 #[cfg(test)]
 mod embedded_tests;
 #[cfg(test)]
+mod mistakes_tests;
+#[cfg(test)]
 mod tests;

@@ -241,7 +241,7 @@ mod tests {
 22 1 254:0 / / rw,relatime shared:1 - overlay overlay rw,lowerdir=/a
 23 22 0:21 / /proc rw - proc proc rw
 24 22 0:22 / /tmp rw,nosuid,noexec - tmpfs tmpfs rw
-25 22 0:23 / /work rw,relatime - ext4 /dev/vdb rw
+25 22 0:23 / /vol rw,relatime - ext4 /dev/vdb rw
 26 25 0:24 / /build/share rw - nfs4 server:/x rw
 27 22 0:25 / /build/my\\040dir rw - xfs /dev/vdc rw
 28 22 0:26 / /run2 rw - ext4 /dev/vdd rw
@@ -257,10 +257,10 @@ rubbish
     fn the_deepest_and_last_mount_counts() {
         let mounts = mounts(MOUNTS);
         let table = [
-            ("/work/build", "ext4"),
+            ("/vol/build", "ext4"),
             ("/build/share/x", "nfs4"),
             ("/build/my dir/x", "xfs"),
-            ("/workshop", "overlay"),
+            ("/volume", "overlay"),
             ("/run2", "xfs"),
             ("/", "overlay"),
         ];
@@ -292,13 +292,13 @@ rubbish
     fn file_systems() {
         let good = ["links yes", "case kept", "long yes"];
         let table: [(&str, &[&str], State, &str); 8] = [
-            ("/work/build", &good, Fine, "ext4"),
+            ("/vol/build", &good, Fine, "ext4"),
             ("/build/share", &good, Failed, "NFS"),
             ("/elsewhere", &good, Warning, "overlay"),
             ("/tmp/x", &good, Failed, "noexec"),
-            ("/work", &["links no", "case kept", "long yes"], Failed, "hard links"),
-            ("/work", &["links yes", "case ignored", "long yes"], Failed, "case"),
-            ("/work", &["links yes", "case kept", "long no"], Failed, "200 bytes"),
+            ("/vol", &["links no", "case kept", "long yes"], Failed, "hard links"),
+            ("/vol", &["links yes", "case ignored", "long yes"], Failed, "case"),
+            ("/vol", &["links yes", "case kept", "long no"], Failed, "200 bytes"),
             ("/build/share", &["links no"], Failed, "hard links"),
         ];
         let mounts = mounts(MOUNTS);
@@ -355,6 +355,6 @@ rubbish
     fn noexec_tmp_fails() {
         let mounts = mounts(MOUNTS);
         assert_eq!(judge_tmp(mount_of(&mounts, "/tmp")).state, Failed);
-        assert_eq!(judge_tmp(mount_of(&mounts, "/work")).state, Fine);
+        assert_eq!(judge_tmp(mount_of(&mounts, "/vol")).state, Fine);
     }
 }

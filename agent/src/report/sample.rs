@@ -110,7 +110,7 @@ pub fn failing_job() -> Vec<Event> {
                 url: Some("https://git.yoctoproject.org/poky".into()),
                 commit: Some("aaaabbbbccccddddeeeeffff0000111122223333".into()),
                 wanted: Some("scarthgap".into()),
-                path: "/work/repos/poky".into(),
+                path: "/w/repos/poky".into(),
                 how: "cloned".into(),
             }),
         ),
