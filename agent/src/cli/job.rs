@@ -138,6 +138,9 @@ async fn job(
 
     let (emitter, receiver) = events::channel();
     let redactor = Redactor::new(&settings.secrets);
+    for origin in redactor.skipped() {
+        settings.notices.push(format!("the secret from {origin} is too short to be hidden in the output"));
+    }
     let interrupt = begun.interrupt.limited(settings.limits.job);
     let paint = paint(environment);
     let console = Apart::new(console(output, environment), interrupt.clone());

@@ -125,3 +125,14 @@ fn layer_code_cannot_write_outside_its_build_directory() {
         assert!(sandbox.logs().contains(&refused), "{refused:?} is not in the log");
     }
 }
+
+#[test]
+fn a_secret_that_is_too_short_to_hide_is_said() {
+    let Some(sandbox) = Sandbox::new("a_secret_that_is_too_short_to_hide_is_said") else { return };
+    let mut command = sandbox.run_command();
+    command.env("GITHUB_TOKEN", "q9z");
+    let ran = sandbox.start(command).wait();
+    ran.assert_code(&[0]);
+    ran.assert_says(&["variable GITHUB_TOKEN is too short to be hidden"]);
+    assert!(!ran.output().contains("q9z"), "{}", ran.output());
+}
