@@ -90,16 +90,7 @@ pub fn bitbake_layers(text: &str) -> Result<Vec<String>> {
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
-
-    /// Which of the texts a rule accepts.
-    fn accepts<T>(rule: impl Fn(&str) -> Result<T>, good: &[&str], bad: &[&str]) {
-        for text in good {
-            assert!(rule(text).is_ok(), "{text:?} is fine");
-        }
-        for text in bad {
-            assert!(rule(text).is_err(), "{text:?} is not");
-        }
-    }
+    use crate::config::values::tests::accepts;
 
     #[test]
     fn targets() {

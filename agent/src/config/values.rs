@@ -234,11 +234,11 @@ pub fn day(text: &str) -> Result<()> {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
-mod tests {
+pub mod tests {
     use super::*;
 
     /// Which of the texts a rule accepts.
-    fn accepts<T>(rule: impl Fn(&str) -> Result<T>, good: &[&str], bad: &[&str]) {
+    pub fn accepts<T>(rule: impl Fn(&str) -> Result<T>, good: &[&str], bad: &[&str]) {
         for text in good {
             assert!(rule(text).is_ok(), "{text:?} is fine");
         }
