@@ -1,0 +1,17 @@
+//! The caches on the share: shared state, downloads and layer checkouts on a file system that all
+//! build machines mount, where each operation costs milliseconds and other machines read while
+//! this one writes.
+//!
+//! BitBake writes only to local disk and reads the share as a mirror. What is new is published
+//! back: a reader sees the old state or the new, never a part. Nothing that an untrusted source
+//! wrote is ever read by a trusted one ([`tiers`]).
+//!
+//! This module knows directories and names. It starts no process and reads no manifest.
+
+mod share;
+pub mod tiers;
+mod traffic;
+
+pub use share::Share;
+pub use tiers::{Access, Tier, TierKind, Tiers, Trust};
+pub use traffic::Traffic;
