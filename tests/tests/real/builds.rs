@@ -1,0 +1,32 @@
+//! Builds and what they publish.
+
+use std::path::Path;
+
+use build_agent_tests::json;
+
+use crate::POKY;
+use crate::fixture::{Fixture, sstate};
+
+#[test]
+fn recipes_build_publish_and_build_again_from_sstate() {
+    let test = "recipes_build_publish_and_build_again_from_sstate";
+    let Some(fixture) = Fixture::new(test, "meta-deploy", &[POKY]) else { return };
+    fixture.call(&["run", "--set", "check.bitbake_layers=[\"show-layers\"]"]).assert_code(&[0]);
+    let first = sstate(fixture.result());
+    assert!(first["missed"].as_u64() > Some(0) && first["local"] == 0, "{first}");
+
+    let result = fixture.result();
+    let published = &result["published"];
+    let index = json(Path::new(published["index"].as_str().unwrap()));
+    let objects = index["objects"].as_array().unwrap();
+    assert!(objects.iter().any(|object| object["link"].is_string()), "{index}");
+    assert!(
+        objects.iter().any(|object| object["bytes"].as_u64() > Some(1 << 20)),
+        "the sparse image: {index}"
+    );
+
+    fixture.call(&["run", "--only", "build"]).assert_code(&[0]);
+    let second = sstate(fixture.result());
+    assert_eq!(second["missed"], 0, "{second}");
+    assert_eq!(second["local"], first["wanted"], "{second}");
+}
