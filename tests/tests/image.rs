@@ -311,7 +311,7 @@ fn the_share_is_mounted_with_the_builds_credentials_and_from_nobody_else() {
     let options = ["--cap-add", "NET_ADMIN", "--add-host", &host, "--volume", &tools];
     for known in [true, false] {
         let target = if known { "known" } else { "stranger" };
-        let output = said(&run(&options, &["/tests/efs/mount-target", target]));
+        let output = said(&run(&options, &["timeout", "120", "/tests/efs/mount-target", target]));
         // Only root in a privileged container may mount.
         assert!(output.contains("mount.nfs4: Operation not permitted"), "{output}");
         assert!(output.contains("cannot be mounted at /efs") && output.contains("ended with 1"), "{output}");
@@ -320,6 +320,7 @@ fn the_share_is_mounted_with_the_builds_credentials_and_from_nobody_else() {
             assert!(output.contains(words), "{words}\n{output}");
         }
         assert_eq!(output.contains("from the kernel"), known, "{output}");
+        assert_eq!(output.contains("unknown ca"), !known, "{output}");
     }
     let elsewhere = run(
         &options[..2],
