@@ -16,6 +16,12 @@ pub enum Trust {
     },
 }
 
+impl Trust {
+    pub const fn is_trusted(&self) -> bool {
+        matches!(self, Trust::Trusted { .. })
+    }
+}
+
 /// `[cache] access`. It can only take away: what a manifest asks for gives no rights, because a pull
 /// request brings its own manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

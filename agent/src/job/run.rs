@@ -147,7 +147,7 @@ impl Job<'_> {
             }
             Stage::Configure => {
                 let checkout = needs(&outputs.checkout, Stage::Checkout, stage)?;
-                outputs.configured = Some(configure::run(settings, checkout, &runner.events).await?);
+                outputs.configured = Some(configure::run(settings, checkout, runner).await?);
                 Ok(Outcome::Passed)
             }
             Stage::Check => {
