@@ -2,13 +2,14 @@
 
 use std::time::Instant;
 
+use crate::cache::Tiers;
 use crate::config::Settings;
 use crate::error::{Class, Error, Result};
 use crate::events::{JobIdentity, JobStarted, SCHEMA, What};
 use crate::exec::{Interrupt, Runner};
 use crate::git::Access;
 use crate::outcome::Outcome;
-use crate::stages::{self, build, check, checkout, configure, publish};
+use crate::stages::{self, build, check, checkout, configure, publish, share};
 
 use super::{Plan, Stage, end_leftovers};
 
@@ -16,6 +17,7 @@ use super::{Plan, Stage, end_leftovers};
 #[derive(Default)]
 struct Outputs {
     under_test: checkout::UnderTest,
+    tiers: Tiers,
     checkout: Option<checkout::Checkout>,
     configured: Option<configure::Configured>,
 }
@@ -142,12 +144,13 @@ impl Job<'_> {
         let runner = &runner.for_stage(stage);
         match stage {
             Stage::Checkout => {
+                outputs.tiers = share::look(settings, runner).await?;
                 outputs.checkout = Some(checkout::run(settings, runner, access).await?);
                 Ok(Outcome::Passed)
             }
             Stage::Configure => {
                 let checkout = needs(&outputs.checkout, Stage::Checkout, stage)?;
-                outputs.configured = Some(configure::run(settings, checkout, runner).await?);
+                outputs.configured = Some(configure::run(settings, checkout, &outputs.tiers, runner).await?);
                 Ok(Outcome::Passed)
             }
             Stage::Check => {

@@ -5,7 +5,6 @@ mod hash_server;
 use std::ffi::OsString;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use fs_err as fs;
 
@@ -38,7 +37,7 @@ pub struct Configured {
     pub foundation: Foundation,
     /// The build directory with all layers.
     pub build: PathBuf,
-    /// What is left of the share's tiers after they were looked at.
+    /// Those of the share that are really there.
     pub tiers: Tiers,
     hash_server: Serve,
     network: Vec<(String, String)>,
@@ -120,11 +119,13 @@ impl Configured {
     }
 }
 
-/// How long a probe that gave no answer may take to end; one in uninterruptible sleep never does.
-const PROBE_GRACE: Duration = Duration::from_secs(1);
-
-/// Prepares everything that BitBake needs.
-pub async fn run(settings: &Settings, checkout: &Checkout, runner: &Runner) -> Result<Configured> {
+/// Prepares everything that BitBake needs. `tiers` are those of the share that are really there.
+pub async fn run(
+    settings: &Settings,
+    checkout: &Checkout,
+    tiers: &Tiers,
+    runner: &Runner,
+) -> Result<Configured> {
     let events = &runner.events;
     let user = exec::build_user(settings.build_user.as_deref(), &settings.checkout)?;
     let whoami = match &user {
@@ -153,7 +154,6 @@ pub async fn run(settings: &Settings, checkout: &Checkout, runner: &Runner) -> R
 
     let tools = tools(checkout)?;
     let prober = prober(settings, &tools, &whoami, runner);
-    let tiers = settings.cache.share.as_ref().map(|shared| shared.tiers.clone()).unwrap_or_default();
     let hash_server =
         hash_server::choose(settings, &tools.bitbake_version, user.as_ref(), &prober, events).await;
 
@@ -166,7 +166,7 @@ pub async fn run(settings: &Settings, checkout: &Checkout, runner: &Runner) -> R
         core,
         foundation,
         build: settings.places.build(),
-        tiers,
+        tiers: tiers.clone(),
         hash_server,
         network: settings.network.clone(),
         threads: std::thread::available_parallelism().map_or(1, usize::from),
@@ -179,7 +179,7 @@ pub async fn run(settings: &Settings, checkout: &Checkout, runner: &Runner) -> R
 
 fn prober(settings: &Settings, tools: &Tools, whoami: &User, runner: &Runner) -> Prober {
     Prober {
-        runner: Runner { grace: PROBE_GRACE, ..runner.clone() },
+        runner: runner.clone(),
         environment: bitbake_environment(tools, &settings.places.build(), whoami, &settings.network, &[]),
         log: "probe",
     }
