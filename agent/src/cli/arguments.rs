@@ -63,6 +63,9 @@ pub struct CommonArgs {
     /// The user that runs layer code when the agent runs as root [default: builder]
     #[arg(long, value_name = "USER")]
     pub build_user: Option<String>,
+    /// Vouch for the source: the build may write the share for all; a pull request never may
+    #[arg(long)]
+    pub trusted: bool,
 }
 
 /// How a job tells what it does.

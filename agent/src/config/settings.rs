@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use url::Url;
 
+use crate::cache::{Access, Share, Tiers, Trust};
 use crate::events::JobIdentity;
 use crate::yocto::Release;
 
@@ -133,13 +134,58 @@ pub struct Build {
     pub targets: Vec<String>,
 }
 
-/// `[cache]`, as far as stages use it today.
+/// `[cache]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cache {
     /// `DL_DIR`, absolute, local.
     pub downloads: PathBuf,
     /// `SSTATE_DIR`, absolute, local.
     pub sstate: PathBuf,
+    /// The local store of layer checkouts, of all jobs below the same `--work-dir`; absolute.
+    pub layers: PathBuf,
+    /// `None` without a share, and where `access = "off"` leaves it aside.
+    pub share: Option<SharedCache>,
+    /// Downloads unused for this long may be pruned.
+    pub downloads_max_age: Duration,
+    /// Likewise for shared state.
+    pub sstate_max_age: Duration,
+    pub hash_server: HashServer,
+}
+
+/// The share, and what this build may do with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SharedCache {
+    pub share: Share,
+    pub access: Access,
+    pub trust: Trust,
+    /// By the rules alone; what is really there is found out by the configure stage.
+    pub tiers: Tiers,
+    /// The commit that the trust is for, where CodeBuild names one.
+    pub commit: Option<String>,
+}
+
+/// `[cache] hash_server`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HashServer {
+    Off,
+    /// One that BitBake starts itself, with its database in the build directory's place.
+    Auto,
+    /// `host:port`, `ws://…` or `wss://…`.
+    Address(String),
+}
+
+impl Cache {
+    /// The same cache for a source of this trust.
+    #[must_use]
+    pub fn judged(&self, trust: Trust, places: &Places) -> Cache {
+        let share = self.share.as_ref().map(|shared| SharedCache {
+            tiers: Tiers::new(&shared.share, shared.access, &trust),
+            trust,
+            ..shared.clone()
+        });
+        let local = places.caches(share.as_ref().map(|shared| &shared.trust));
+        Cache { downloads: local.join("downloads"), sstate: local.join("sstate"), share, ..self.clone() }
+    }
 }
 
 /// `[artifacts]`
@@ -193,12 +239,15 @@ pub struct Limits {
 /// Directories of the job, all absolute.
 ///
 /// ```text
-/// work/                 --work-dir
+/// --work-dir/layers/    layer checkouts by commit, of all jobs
+/// work/                 --work-dir/<name>-<release>
 ///   lock                held by the running job
 ///   repos/<name>/       clones; they belong to the agent's user and are read-only to the build user
 ///   build/              the build directory of bitbake-layers and builds
 ///   check/<layer>/      throw-away build directory of one yocto-check-layer run
 ///   downloads/ sstate/  local caches
+///   pr-<N>/ trusted/    the same two of pull request N and of trusted sources, where there is a share: what an
+///                       untrusted build left behind must not be published by a trusted one
 /// out/                  --out: events.jsonl, result.json, junit.xml, logs/
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -215,6 +264,23 @@ impl Places {
 
     pub fn build(&self) -> PathBuf {
         self.work.join("build")
+    }
+
+    /// The directory of the local downloads and shared state. Without a share nothing is published, so
+    /// that nobody needs to be kept apart.
+    pub fn caches(&self, trust: Option<&Trust>) -> PathBuf {
+        match trust {
+            None | Some(Trust::Untrusted { pull_request: None, .. }) => self.work.clone(),
+            Some(Trust::Untrusted { pull_request: Some(number), .. }) => {
+                self.work.join(format!("pr-{number}"))
+            }
+            Some(Trust::Trusted { .. }) => self.trusted(),
+        }
+    }
+
+    /// The local caches of trusted sources.
+    pub fn trusted(&self) -> PathBuf {
+        self.work.join("trusted")
     }
 
     /// `layer` is the layer directory's name.
