@@ -10,6 +10,7 @@
 
 pub mod names;
 pub mod pool;
+pub mod publish;
 mod share;
 pub mod tiers;
 mod traffic;

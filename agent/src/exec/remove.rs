@@ -5,14 +5,14 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::ErrorKind;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
 use fs_err as fs;
 use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::Mode;
-use nix::unistd::geteuid;
+use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 
 use crate::error::{Error, Result};
 
@@ -51,6 +51,17 @@ pub fn remove_file(path: &Path, inside: &Path) -> Result<()> {
         Some(place) => gone(path, std::fs::remove_file(place.through())),
         None => Ok(()),
     }
+}
+
+/// Deletes the file or link of this name in an open directory, in one operation. A name, no path.
+///
+/// # Errors
+/// Those of `unlinkat(2)`; missing is one of them.
+pub fn name_in(directory: BorrowedFd<'_>, name: &OsStr) -> std::io::Result<()> {
+    if Path::new(name).file_name() != Some(name) {
+        return Err(std::io::Error::other("refused to delete what is no name in the directory"));
+    }
+    Ok(unlinkat(directory, name, UnlinkatFlags::NoRemoveDir)?)
 }
 
 /// Where something lies: its name in a directory that is held open, so that it stays the same
