@@ -31,6 +31,9 @@ pub enum Command {
     Doctor(Doctor),
     /// Upload a directory as artifacts
     Publish(Publish),
+    /// Look after the caches on the share
+    #[command(subcommand)]
+    Cache(Cache),
     /// Write the reports again from events.jsonl or result.json
     Report(Report),
     /// Print the JSON Schema of the manifest
@@ -167,6 +170,28 @@ pub struct Doctor {
     /// For machines
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Cache {
+    /// Publish local caches to a share: what is new, and nothing that is there
+    Publish(CachePublish),
+}
+
+#[derive(Debug, Args)]
+pub struct CachePublish {
+    /// The share's mount point
+    #[arg(long, value_name = "DIR")]
+    pub share: PathBuf,
+    /// The code name under which the share keeps the shared state
+    #[arg(long, value_name = "RELEASE")]
+    pub release: String,
+    /// A local SSTATE_DIR
+    #[arg(long, value_name = "DIR", required_unless_present = "downloads")]
+    pub sstate: Option<PathBuf>,
+    /// A local DL_DIR
+    #[arg(long, value_name = "DIR")]
+    pub downloads: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

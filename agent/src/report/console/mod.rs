@@ -12,7 +12,7 @@ mod steps;
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests;
 mod tty;
-mod words;
+pub mod words;
 
 pub use apart::Apart;
 pub use closing::closing;
