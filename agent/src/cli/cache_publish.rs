@@ -42,10 +42,11 @@ pub async fn command(args: arguments::CachePublish, environment: &AgentEnvironme
 
 fn outcome(published: &Published, interrupt: &Interrupt) -> Outcome {
     let rest = published.counts.failed + published.counts.left;
+    let unfinished = rest > 0 || !published.complete;
     match (interrupt.state(), &published.trouble) {
-        (Some(Interrupted::Cancelled), _) if rest > 0 => Outcome::Cancelled("a signal stopped it".into()),
+        (Some(Interrupted::Cancelled), _) if unfinished => Outcome::Cancelled("a signal stopped it".into()),
         (_, Some(trouble)) => Outcome::NotRun(trouble.reason.clone()),
-        _ if rest > 0 => Outcome::NotRun(format!("{rest} objects are not published")),
+        _ if unfinished => Outcome::NotRun(format!("not everything is published ({rest} objects)")),
         _ => Outcome::Passed,
     }
 }

@@ -209,6 +209,7 @@ impl<'a> Publisher<'a> {
         let all = operations.iter().sum::<u64>().max(1);
         let seconds = begun.elapsed().as_secs_f64();
         self.tally.with(|sum| {
+            sum.complete = true;
             for (index, tier) in self.tiers.iter().enumerate() {
                 let traffic = sum.traffic.entry(tier.kind).or_default();
                 traffic.operations += operations[index];

@@ -39,6 +39,9 @@ pub struct Counts {
 /// What a publication has done.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Published {
+    /// All that lay there was gone through. Without it the share hung, and the counts are those of the
+    /// last moment.
+    pub complete: bool,
     pub counts: Counts,
     pub traffic: BTreeMap<TierKind, Traffic>,
     /// Downloads of which the share has other bytes under the same name: some of them.
