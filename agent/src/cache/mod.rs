@@ -8,8 +8,10 @@
 //!
 //! This module knows directories and names. It starts no process and reads no manifest.
 
+pub mod dangling;
 pub mod names;
 pub mod pool;
+pub mod probe;
 pub mod publish;
 mod share;
 pub mod tiers;

@@ -38,6 +38,9 @@ pub enum Command {
     Report(Report),
     /// Print the JSON Schema of the manifest
     Schema,
+    /// Look at a part of a share, and say what was found: the agent asks itself, in a child
+    #[command(hide = true)]
+    ProbeShare(ProbeShare),
 }
 
 /// What all commands that read a manifest have in common.
@@ -230,6 +233,15 @@ pub struct Report {
     /// Where to write [default: beside the source]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct ProbeShare {
+    pub root: PathBuf,
+    /// Relative to the root; `.` for the root
+    pub part: PathBuf,
+    #[arg(long)]
+    pub write: bool,
 }
 
 fn exit_statuses() -> String {

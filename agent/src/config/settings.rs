@@ -143,6 +143,10 @@ pub struct Cache {
     pub sstate: PathBuf,
     /// The local store of layer checkouts, of all jobs below the same `--work-dir`; absolute.
     pub layers: PathBuf,
+    /// Decides who may write the share and report to the hash server, and keeps the local directories apart.
+    pub trust: Trust,
+    /// The commit that the trust is for, where CodeBuild names one.
+    pub commit: Option<String>,
     /// `None` without a share, and where `access = "off"` leaves it aside.
     pub share: Option<SharedCache>,
     /// Downloads unused for this long may be pruned.
@@ -157,11 +161,8 @@ pub struct Cache {
 pub struct SharedCache {
     pub share: Share,
     pub access: Access,
-    pub trust: Trust,
     /// By the rules alone; what is really there is found out by the configure stage.
     pub tiers: Tiers,
-    /// The commit that the trust is for, where CodeBuild names one.
-    pub commit: Option<String>,
 }
 
 /// `[cache] hash_server`
@@ -180,11 +181,17 @@ impl Cache {
     pub fn judged(&self, trust: Trust, places: &Places) -> Cache {
         let share = self.share.as_ref().map(|shared| SharedCache {
             tiers: Tiers::new(&shared.share, shared.access, &trust),
-            trust,
             ..shared.clone()
         });
-        let local = places.caches(share.as_ref().map(|shared| &shared.trust));
-        Cache { downloads: local.join("downloads"), sstate: local.join("sstate"), share, ..self.clone() }
+        let local = places.caches(&trust);
+        let (downloads, sstate) = (local.join("downloads"), local.join("sstate"));
+        Cache { downloads, sstate, share, trust, ..self.clone() }
+    }
+
+    /// Where a hash server that BitBake starts itself keeps its database: beside the shared state whose
+    /// hashes it knows.
+    pub fn hash_database(&self) -> PathBuf {
+        self.sstate.with_file_name("hashserv")
     }
 }
 
@@ -246,8 +253,8 @@ pub struct Limits {
 ///   build/              the build directory of bitbake-layers and builds
 ///   check/<layer>/      throw-away build directory of one yocto-check-layer run
 ///   downloads/ sstate/  local caches
-///   pr-<N>/ trusted/    the same two of pull request N and of trusted sources, where there is a share: what an
-///                       untrusted build left behind must not be published by a trusted one
+///   pr-<N>/ trusted/    the same two of pull request N and of trusted sources: what an untrusted build left
+///                       behind must not be published by a trusted one
 /// out/                  --out: events.jsonl, result.json, junit.xml, logs/
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -266,15 +273,12 @@ impl Places {
         self.work.join("build")
     }
 
-    /// The directory of the local downloads and shared state. Without a share nothing is published, so
-    /// that nobody needs to be kept apart.
-    pub fn caches(&self, trust: Option<&Trust>) -> PathBuf {
+    /// The directory of the local downloads and shared state of sources of this trust.
+    pub fn caches(&self, trust: &Trust) -> PathBuf {
         match trust {
-            None | Some(Trust::Untrusted { pull_request: None, .. }) => self.work.clone(),
-            Some(Trust::Untrusted { pull_request: Some(number), .. }) => {
-                self.work.join(format!("pr-{number}"))
-            }
-            Some(Trust::Trusted { .. }) => self.trusted(),
+            Trust::Untrusted { pull_request: None, .. } => self.work.clone(),
+            Trust::Untrusted { pull_request: Some(number), .. } => self.work.join(format!("pr-{number}")),
+            Trust::Trusted { .. } => self.trusted(),
         }
     }
 

@@ -3,10 +3,10 @@
 
 use std::path::PathBuf;
 
-use crate::cache::{Access, Share, Tiers, Trust};
+use crate::cache::{Access, Share, TierKind, Tiers, Trust};
 
 use super::codebuild::CodeBuild;
-use super::settings::{Cache, Places, Settings, SharedCache};
+use super::settings::{Cache, HashServer, Places, Settings, SharedCache};
 use super::trust;
 use super::validate::CacheWords;
 
@@ -22,42 +22,50 @@ pub fn cache(
     let share = root.map(|root| SharedCache {
         share: Share::new(root),
         access: words.access,
-        trust: trust.clone(),
         tiers: Tiers::default(),
-        // A commit of a source that is not under test says nothing about the layers that are.
-        commit: codebuild
-            .filter(|build| build.src_dir.is_some())
-            .and_then(|build| build.resolved_commit.clone()),
     });
     let cache = Cache {
         downloads: places.work.join("downloads"),
         sstate: places.work.join("sstate"),
         layers,
+        trust: trust.clone(),
+        // A commit of a source that is not under test says nothing about the layers that are.
+        commit: codebuild
+            .filter(|build| build.src_dir.is_some())
+            .and_then(|build| build.resolved_commit.clone()),
         share,
         downloads_max_age: words.downloads_max_age,
         sstate_max_age: words.sstate_max_age,
         hash_server: words.hash_server.clone(),
     }
     .judged(trust, places);
-    let notices = cache.share.iter().map(|shared| sentence(shared, words.asks_to_write)).collect();
+    let notices = sentence(&cache, words.asks_to_write).into_iter().collect();
     (cache, notices)
 }
 
-/// What the source may do with the share, and why.
-fn sentence(shared: &SharedCache, asks_to_write: bool) -> String {
-    let may = match (&shared.tiers.write, &shared.trust) {
-        (Some(tier), Trust::Trusted { .. }) => format!("reads and writes {}", tier.share.root().display()),
-        (Some(tier), Trust::Untrusted { .. }) => {
-            format!("reads {} and writes only {}", shared.share.root().display(), tier.share.root().display())
-        }
-        (None, _) => format!("reads {} and writes nothing there", shared.share.root().display()),
+/// What the source may do with what others use, and why; nothing where it uses nothing of others.
+fn sentence(cache: &Cache, asks_to_write: bool) -> Option<String> {
+    let may = match (&cache.share, &cache.hash_server) {
+        (Some(shared), _) => what_it_may(shared),
+        (None, HashServer::Address(_)) if cache.trust.is_trusted() => "reports to the hash server".to_owned(),
+        (None, HashServer::Address(_)) => "only reads the hash server".to_owned(),
+        (None, _) => return None,
     };
-    match &shared.trust {
+    Some(match &cache.trust {
         Trust::Trusted { why } => format!("the source is trusted ({why}): the build {may}"),
         Trust::Untrusted { why, .. } if asks_to_write => format!(
             "the source is not trusted ({why}): the build {may}; `access = \"read-write\"` changes nothing in that"
         ),
         Trust::Untrusted { why, .. } => format!("the source is not trusted ({why}): the build {may}"),
+    })
+}
+
+fn what_it_may(shared: &SharedCache) -> String {
+    let share = shared.share.root().display();
+    match shared.tiers.write.as_ref().map(|tier| (tier.kind, tier.share.root().display())) {
+        Some((TierKind::Shared, _)) => format!("reads and writes {share}"),
+        Some((TierKind::PullRequest, own)) => format!("reads {share} and writes only {own}"),
+        None => format!("reads {share} and writes nothing there"),
     }
 }
 
@@ -66,13 +74,12 @@ impl Settings {
     /// resolved, the trust is gone, and the sentence says so.
     #[must_use]
     pub fn confirmed(mut self, head: Option<&str>) -> (Settings, Option<String>) {
-        let Some(shared) = &self.cache.share else { return (self, None) };
-        let trust = trust::confirmed(&shared.trust, shared.commit.as_deref(), head);
-        if trust == shared.trust {
+        let trust = trust::confirmed(&self.cache.trust, self.cache.commit.as_deref(), head);
+        if trust == self.cache.trust {
             return (self, None);
         }
         self.cache = self.cache.judged(trust, &self.places);
-        let said = self.cache.share.as_ref().map(|shared| sentence(shared, false));
+        let said = sentence(&self.cache, false);
         (self, said)
     }
 }

@@ -65,7 +65,10 @@ fn access_only_takes_away() {
         assert_eq!(said, word == "read-write", "{:?}", pull_request.notices);
     }
     let off = in_codebuild(&access("off"), false, &PUSH).unwrap();
-    assert!(off.notices.is_empty() && off.cache.sstate.ends_with("meta-x-scarthgap/sstate"), "{off:?}");
+    assert!(
+        off.notices.is_empty() && off.cache.sstate.ends_with("meta-x-scarthgap/trusted/sstate"),
+        "{off:?}"
+    );
 }
 
 #[test]

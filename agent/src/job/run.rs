@@ -2,13 +2,14 @@
 
 use std::time::Instant;
 
+use crate::cache::Tiers;
 use crate::config::Settings;
 use crate::error::{Class, Error, Result};
 use crate::events::{JobIdentity, JobStarted, SCHEMA, What};
 use crate::exec::{Interrupt, Runner};
 use crate::git::Access;
 use crate::outcome::Outcome;
-use crate::stages::{self, build, check, checkout, configure, publish};
+use crate::stages::{self, build, check, checkout, configure, publish, share};
 
 use super::plan::uses_share;
 use super::{Plan, Stage, end_leftovers};
@@ -17,6 +18,7 @@ use super::{Plan, Stage, end_leftovers};
 #[derive(Default)]
 struct Outputs {
     under_test: checkout::UnderTest,
+    tiers: Tiers,
     checkout: Option<checkout::Checkout>,
     configured: Option<configure::Configured>,
 }
@@ -143,12 +145,13 @@ impl Job<'_> {
         let runner = &runner.for_stage(stage);
         match stage {
             Stage::Checkout => {
+                outputs.tiers = share::look(settings, runner).await?;
                 outputs.checkout = Some(checkout::run(settings, runner, access).await?);
                 Ok(Outcome::Passed)
             }
             Stage::Configure => {
                 let checkout = needs(&outputs.checkout, Stage::Checkout, stage)?;
-                outputs.configured = Some(configure::run(settings, checkout, &runner.events).await?);
+                outputs.configured = Some(configure::run(settings, checkout, &outputs.tiers, runner).await?);
                 Ok(Outcome::Passed)
             }
             Stage::Check => {
@@ -200,15 +203,17 @@ impl Job<'_> {
 
     /// Whether there was a tier to publish to. What became of it changes no verdict.
     async fn publish_caches(&self, interrupt: &Interrupt) -> bool {
-        let cache = &self.settings.cache;
-        let Some(shared) = cache.share.as_ref().filter(|_| uses_share(&self.settings)) else { return false };
+        let (cache, tiers) = (&self.settings.cache, &self.outputs.tiers);
+        if tiers.read.is_empty() || !uses_share(&self.settings) {
+            return false;
+        }
         let sources = publish::cache::Sources {
             sstate: cache.sstate.clone(),
             downloads: cache.downloads.clone(),
             release: self.settings.release.name.into(),
         };
-        publish::cache::run(sources, &shared.tiers, &self.runner.events, interrupt).await;
-        shared.tiers.write.is_some()
+        publish::cache::run(sources, tiers, &self.runner.events, interrupt).await;
+        tiers.write.is_some()
     }
 
     async fn finish(&self, stage: Stage, outcome: Outcome) {

@@ -24,7 +24,7 @@ use std::time::Instant;
 
 use nix::errno::Errno;
 
-pub use tally::{Counts, Published, SHOWN, Tally, Trouble, TroubleKind};
+pub use tally::{Published, Tally, Trouble, TroubleKind};
 
 use super::pool::{self, WIDTH};
 use super::{Tier, Tiers, names};

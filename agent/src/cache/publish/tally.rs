@@ -7,34 +7,17 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use nix::errno::Errno;
-use serde::{Deserialize, Serialize};
 
 use super::copy::Failure;
 use super::put::Put;
 use crate::cache::{TierKind, Traffic};
+use crate::events::CacheCounts;
 
 /// Failures of the share one after another before it is given up.
 const IN_A_ROW: u32 = 16;
 
 /// Names that are kept for a message; the rest are counted.
-pub const SHOWN: usize = 5;
-
-/// Objects, companions counted with their archive.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counts {
-    /// New in the share.
-    pub published: u64,
-    /// An equal one was there.
-    pub present: u64,
-    /// A different one of the same name was there, and stays.
-    pub differing: u64,
-    /// Tried in vain.
-    pub failed: u64,
-    /// Not tried, because the share or the time had come to an end. They may be there or not.
-    pub left: u64,
-    /// Of what was published.
-    pub bytes: u64,
-}
+const SHOWN: usize = 5;
 
 /// What a publication has done.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -42,7 +25,7 @@ pub struct Published {
     /// All that lay there was gone through. Without it the share hung, and the counts are those of the
     /// last moment.
     pub complete: bool,
-    pub counts: Counts,
+    pub counts: CacheCounts,
     pub traffic: BTreeMap<TierKind, Traffic>,
     /// Downloads of which the share has other bytes under the same name: some of them.
     pub alarming: Vec<String>,

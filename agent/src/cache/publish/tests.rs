@@ -6,6 +6,7 @@ use fs_err as fs;
 
 use super::*;
 use crate::cache::{Access, Share, TierKind, Trust};
+use crate::events::CacheCounts;
 
 const HASH: &str = "ab12000000000000000000000000000000000000000000000000000000000000";
 const PLACE: &str = "sstate/scarthgap/ab/12";
@@ -84,7 +85,7 @@ impl Place {
 }
 
 fn counts(published: &Published) -> (u64, u64, u64, u64, u64) {
-    let Counts { published, present, differing, failed, left, .. } = published.counts;
+    let CacheCounts { published, present, differing, failed, left, .. } = published.counts;
     (published, present, differing, failed, left)
 }
 

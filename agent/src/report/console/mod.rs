@@ -12,7 +12,7 @@ mod steps;
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests;
 mod tty;
-pub mod words;
+mod words;
 
 pub use apart::Apart;
 pub use closing::closing;
@@ -23,4 +23,4 @@ pub(super) use safe::clean;
 pub use safe::{harmless, safe};
 pub(super) use steps::finding_line;
 pub use tty::Terminal;
-pub use words::Paint;
+pub use words::{Paint, bytes, count};

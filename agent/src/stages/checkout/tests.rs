@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use fs_err as fs;
 
+use crate::cache::Trust;
 use crate::config::{Artifacts, Build, BuildConfig, Cache, Check, Destination, HashServer, Limits, Places};
 use crate::git::fixture::{Bench, Upstream, write};
 use crate::yocto::Release;
@@ -33,6 +34,8 @@ pub(crate) fn settings(bench: &Bench, release: &str, repos: Vec<Repo>) -> Settin
             downloads: bench.path("d"),
             sstate: bench.path("s"),
             layers: bench.path("layers"),
+            trust: Trust::Untrusted { why: String::new(), pull_request: None },
+            commit: None,
             share: None,
             downloads_max_age: Duration::from_secs(1),
             sstate_max_age: Duration::from_secs(1),

@@ -12,7 +12,8 @@ use crate::events::{Emitter, Unit, What};
 use crate::exec::Interrupt;
 use crate::job::Stage;
 use crate::outcome::Outcome;
-use crate::report::{harmless, words};
+use crate::report::{bytes, count, harmless};
+use crate::stages;
 
 pub use crate::cache::publish::Sources;
 
@@ -33,7 +34,11 @@ pub async fn run(sources: Sources, tiers: &Tiers, events: &Emitter, interrupt: &
     if let Some(why) = &hung {
         events.warn(why, Some("look at the mount; the next build publishes what is missing".into())).await;
     }
+    stages::share::tell_traffic(published.traffic.iter().map(|(tier, traffic)| (*tier, *traffic)), events)
+        .await;
     if let Some(tier) = &tiers.write {
+        let counts = published.counts;
+        events.emit(What::CachePublished { tier: tier.kind, counts }).await;
         tell(&published, tier.share.root(), begun.elapsed(), events).await;
         let outcome = outcome(&published, hung);
         events.emit(What::UnitFinished { unit, outcome, log: None, excerpt: Vec::new() }).await;
@@ -78,8 +83,8 @@ async fn tell(published: &Published, share: &Path, took: Duration, events: &Emit
     let rest = counts.failed + counts.left;
     let mut message = format!(
         "{} ({}) published to {share} in {:.1} s, {} there already",
-        words::count(counts.published, "object"),
-        words::bytes(counts.bytes),
+        count(counts.published, "object"),
+        bytes(counts.bytes),
         took.as_secs_f64(),
         counts.present,
     );
@@ -107,7 +112,7 @@ async fn tell_alarms(published: &Published, events: &Emitter) {
     if published.alarms > 0 {
         let message = format!(
             "{} of other content than the share's of the same name, which stays: {}",
-            words::count(published.alarms, "download"),
+            count(published.alarms, "download"),
             some(&published.alarming, published.alarms)
         );
         let hint = "compare them: either upstream has changed a released file, or one of the two is wrong";
@@ -116,7 +121,7 @@ async fn tell_alarms(published: &Published, events: &Emitter) {
     if published.refusals > 0 {
         let message = format!(
             "{} not published: {}",
-            words::count(published.refusals, "local file"),
+            count(published.refusals, "local file"),
             some(&published.refused, published.refusals)
         );
         events.warn(harmless(&message), None).await;
@@ -134,7 +139,8 @@ fn some(names: &[String], all: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::publish::{Counts, Trouble, TroubleKind};
+    use crate::cache::publish::{Trouble, TroubleKind};
+    use crate::events::CacheCounts;
 
     #[test]
     fn a_share_never_changes_the_verdict_and_nothing_is_no_success() {
@@ -150,7 +156,7 @@ mod tests {
             (5, 3, None, hung(), Outcome::Passed),
         ];
         for (published, left, trouble, hung, wanted) in table {
-            let counts = Counts { published, left, ..Counts::default() };
+            let counts = CacheCounts { published, left, ..CacheCounts::default() };
             let published = Published { counts, trouble, ..Published::default() };
             let found = outcome(&published, hung);
             assert!(found.is_fine());
