@@ -1,6 +1,7 @@
 //! The command line: parses it, runs the command, maps the result to an exit status.
 
 mod arguments;
+mod cache;
 mod doctor;
 mod job;
 mod lock;
@@ -60,6 +61,7 @@ async fn dispatch(arguments: Arguments) -> Result<ExitStatus> {
         Command::Lock(lock) => lock::command(lock, &environment).await,
         Command::Shell(shell) => shell::command(shell, &environment).await,
         Command::Doctor(doctor) => doctor::command(doctor, &environment).await,
+        Command::Cache(cache) => cache::command(cache.command, &environment).await,
         Command::Publish(publish) => publish::command(publish, &environment).await,
         Command::Report(report) => report::command(&report, &environment),
         Command::Schema => {
