@@ -128,3 +128,7 @@ impl Apply<'_> {
         self.operations.fetch_add(operations, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+#[path = "apply_tests.rs"]
+mod tests;

@@ -204,9 +204,9 @@ impl Run<'_> {
             .into_iter()
             .map(|found| PrunedArea { area: found.label, all: found.all, ..PrunedArea::default() })
             .collect();
-        for (unit, why) in &plan.take {
+        for unit in &plan.take {
             if let Some(area) = pruned.areas.get_mut(unit.group as usize) {
-                let sum = if *why == Why::Age { &mut area.by_age } else { &mut area.by_size };
+                let sum = if unit.goes == Some(Why::Age) { &mut area.by_age } else { &mut area.by_size };
                 sum.add(unit.size);
             }
         }
@@ -216,12 +216,13 @@ impl Run<'_> {
         pruned.trouble = survey.trouble;
         pruned.held_by_leases = plan.held;
         pruned.held_by_leases.units += survey.named_by_leases;
-        if survey.ended == Ended::Early {
+        // Asked again, because half a look at the share would make a plan for half of it.
+        if survey.ended == Ended::Early || (self.walk.stop)() {
             pruned.stop(self.interrupt);
             return Ok(());
         }
         if self.options.dry_run {
-            plan.take.iter().for_each(|(unit, _)| pruned.taken.add(unit.size));
+            plan.take.iter().for_each(|unit| pruned.taken.add(unit.size));
             return Ok(());
         }
         self.remove_leases(&leases.dead);
@@ -243,7 +244,7 @@ impl Run<'_> {
             operations: self.walk.operations,
             stop: self.walk.stop,
         };
-        let (applied, ended) = apply.run(plan.take.into_iter().map(|(unit, _)| unit));
+        let (applied, ended) = apply.run(plan.take);
         let Applied { taken, used, gone, failed, failures } = applied;
         pruned.taken = taken;
         (pruned.used_meanwhile, pruned.gone_meanwhile) = (used, gone);

@@ -13,6 +13,8 @@ pub struct Candidate {
     pub used: i64,
     /// Index of its [`Group`].
     pub group: u32,
+    /// Why it goes, if it does.
+    pub goes: Option<Why>,
 }
 
 /// Units under the same rules.
@@ -51,8 +53,8 @@ impl Sum {
 
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// Least recently used first.
-    pub take: Vec<(Candidate, Why)>,
+    /// Least recently used first; all of them go.
+    pub take: Vec<Candidate>,
     /// What would go, too, were there no leases.
     pub held: Sum,
 }
@@ -64,36 +66,37 @@ pub struct Plan {
 /// So the rest may be above the limit by what is held.
 pub fn plan(mut candidates: Vec<Candidate>, groups: &[Group], limits: &[u64]) -> Plan {
     candidates.sort_unstable_by_key(|unit| (unit.used, unit.key));
-    let mut plan = Plan::default();
+    let mut held = Sum::default();
     let older = |unit: &Candidate, than: Option<i64>| than.is_some_and(|time| unit.used < time);
     let mut left: Vec<u128> = vec![0; limits.len()];
-    candidates.retain(|unit| {
-        let group = &groups[unit.group as usize];
+    let group = |unit: &Candidate| &groups[unit.group as usize];
+    for unit in &mut candidates {
+        let group = group(unit);
         if older(unit, group.too_old_by_leases) {
-            plan.take.push((*unit, Why::Age));
-            return false;
-        }
-        if older(unit, group.too_old) {
-            plan.held.add(unit.size);
-            return false;
-        }
-        if let Some(limit) = group.limit {
+            unit.goes = Some(Why::Age);
+        } else if older(unit, group.too_old) {
+            held.add(unit.size);
+        } else if let Some(limit) = group.limit {
             left[limit] += u128::from(unit.size);
         }
-        group.limit.is_some()
-    });
+    }
     let mut excess: Vec<u128> =
         left.iter().zip(limits).map(|(left, limit)| left.saturating_sub(u128::from(*limit))).collect();
-    for unit in candidates {
-        let group = &groups[unit.group as usize];
-        let Some(limit) = group.limit.filter(|limit| excess[*limit] > 0) else { continue };
+    for unit in &mut candidates {
+        let group = group(unit);
+        let Some(limit) = group.limit.filter(|limit| excess[*limit] > 0 && !older(unit, group.too_old))
+        else {
+            continue;
+        };
         excess[limit] = excess[limit].saturating_sub(u128::from(unit.size));
         match group.leased {
-            true => plan.held.add(unit.size),
-            false => plan.take.push((unit, Why::Size)),
+            true => held.add(unit.size),
+            false => unit.goes = Some(Why::Size),
         }
     }
-    plan
+    // In place: there may be a million of them.
+    candidates.retain(|unit| unit.goes.is_some());
+    Plan { take: candidates, held }
 }
 
 #[cfg(test)]

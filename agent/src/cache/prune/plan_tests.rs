@@ -9,11 +9,11 @@ use super::*;
 const NONE: Group = Group { too_old: None, too_old_by_leases: None, leased: false, limit: None };
 
 fn unit(key: u64, used: i64, size: u64, group: u32) -> Candidate {
-    Candidate { key, size, used, group }
+    Candidate { key, size, used, group, goes: None }
 }
 
 fn taken(plan: &Plan) -> Vec<(u64, Why)> {
-    plan.take.iter().map(|(unit, why)| (unit.key, *why)).collect()
+    plan.take.iter().map(|unit| (unit.key, unit.goes.unwrap())).collect()
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn group() -> impl Strategy<Value = Group> {
 }
 
 fn keys(plan: &Plan) -> BTreeSet<u64> {
-    plan.take.iter().map(|(unit, _)| unit.key).collect()
+    plan.take.iter().map(|unit| unit.key).collect()
 }
 
 proptest! {
@@ -90,9 +90,9 @@ proptest! {
     fn rules_hold(units in candidates(), groups in prop::collection::vec(group(), 4), limits in [0u64..1 << 46, 0u64..1 << 46]) {
         let plan = plan(units.clone(), &groups, &limits);
         prop_assert_eq!(keys(&plan).len(), plan.take.len());
-        for (unit, why) in &plan.take {
+        for unit in &plan.take {
             let group = groups[unit.group as usize];
-            match why {
+            match unit.goes.unwrap() {
                 // Nothing younger than the age, as of the oldest lease.
                 Why::Age => prop_assert!(unit.used < group.too_old_by_leases.unwrap()),
                 Why::Size => prop_assert!(!group.leased && group.limit.is_some()),
@@ -111,12 +111,12 @@ proptest! {
             // The rest is at or below the limit but for what is held,
             prop_assert!(bytes <= limit + plan.held.bytes);
             // of the same groups nothing used later goes before what was used earlier,
-            let by_size = plan.take.iter().filter(|(unit, why)| *why == Why::Size && of_limit(&unit));
-            let latest = by_size.clone().map(|(unit, _)| unit.used).max();
+            let by_size = plan.take.iter().filter(|unit| unit.goes == Some(Why::Size)).filter(of_limit);
+            let latest = by_size.clone().map(|unit| unit.used).max();
             let unheld = left().filter(|unit| !groups[unit.group as usize].leased);
             prop_assert!(unheld.map(|unit| unit.used).min().is_none_or(|first| latest.is_none_or(|latest| latest <= first)));
             // and not more than it takes.
-            let last = by_size.max_by_key(|(unit, _)| (unit.used, unit.key)).map_or(0, |(unit, _)| unit.size);
+            let last = by_size.max_by_key(|unit| (unit.used, unit.key)).map_or(0, |unit| unit.size);
             prop_assert!(last == 0 || bytes + last > *limit);
         }
     }

@@ -198,12 +198,15 @@ impl Surveyor<'_> {
         ended
     }
 
-    /// Whether a lease names this entry of the layer store.
+    /// Whether a lease names this entry of the layer store, or may do so and cannot be read.
     fn is_named(&self, area: &Area, unit: &Unit) -> bool {
         let entry = unit.directory.join(&unit.name);
         let entry = entry.to_str().unwrap_or_default();
-        let of_tier = self.leases.iter().filter(|(tier, _)| *tier == area.pull_request);
-        of_tier.filter_map(|(_, lease)| lease.layers.as_ref()).any(|layers| layers.contains(entry))
+        let mut of_tier = self.leases.iter().filter(|(tier, _)| *tier == area.pull_request);
+        of_tier.any(|(_, lease)| match &lease.layers {
+            Some(layers) => layers.contains(entry),
+            None => lease.author == Author::Trusted,
+        })
     }
 
     /// The rules for an area, as its leases have them.
@@ -313,7 +316,7 @@ impl Gathering {
             return;
         };
         match self.spool.push(unit) {
-            Ok(key) => self.candidates.push(Candidate { key, size, used, group }),
+            Ok(key) => self.candidates.push(Candidate { key, size, used, group, goes: None }),
             Err(error) => self.failed = Some(error),
         }
     }
