@@ -159,8 +159,8 @@ fn places(relative: &Path) -> Option<(&str, &str, &str)> {
     (is_two_digits(first) && is_two_digits(second)).then_some((first, second, name))
 }
 
-/// `NATIVELSBSTRING`, such as `universal`, `universal-4.8` or `ubuntu-22.04`.
-fn is_host(name: &str) -> bool {
+/// Whether it could be a `NATIVELSBSTRING`, such as `universal`, `universal-4.8` or `ubuntu-22.04`.
+pub fn is_host(name: &str) -> bool {
     name.len() > 2
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._+~-".contains(&b))
         && !name.starts_with('.')
@@ -171,7 +171,8 @@ pub fn is_two_digits(name: &str) -> bool {
     name.len() == 2 && name.bytes().all(is_hex)
 }
 
-fn is_hash(text: &str) -> bool {
+/// Whether it could be the hash of a task, or the checksum of uninative.
+pub fn is_hash(text: &str) -> bool {
     // SHA-256 since zeus, MD5 before.
     matches!(text.len(), 32 | 64) && text.bytes().all(is_hex)
 }
@@ -206,6 +207,23 @@ fn is_random(text: &str) -> bool {
 fn is_python_temporary(name: &str) -> bool {
     let lower = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
     name.strip_prefix("tmp").is_some_and(|random| random.len() == 8 && random.bytes().all(lower))
+}
+
+/// Whether it could be the name of a repository in a layer store.
+pub fn is_layer_name(name: &str) -> bool {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    !name.is_empty() && name.len() <= 255 && !name.starts_with('.') && name.bytes().all(fits)
+}
+
+/// Whether it is the full id of a commit.
+pub fn is_commit(name: &str) -> bool {
+    matches!(name.len(), 40 | 64) && name.bytes().all(is_hex)
+}
+
+/// Whether it could be the code name of a release.
+pub fn is_release(name: &str) -> bool {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b"_-".contains(&b);
+    !name.is_empty() && name.len() <= 64 && name.bytes().all(fits)
 }
 
 /// What lies at a path of a `DL_DIR`.
@@ -258,6 +276,11 @@ const TARBALLS: [(&str, DownloadKind); 4] = [
     ("gitannexshallow_", DownloadKind::ShallowTarball),
 ];
 
+/// Whether it is a directory of a `DL_DIR` that has units in it.
+pub fn holds_downloads(name: &str) -> bool {
+    CLONES.contains(&name) || matches!(name, "npm2" | "uninative")
+}
+
 /// What lies at this path of a `DL_DIR`: files at the top, in `npm2/` and `uninative/<hash>/`, and
 /// clones. Other directories (the CVE database) are unknown, and so are hidden files.
 pub fn download(relative: &Path) -> Option<Download<'_>> {
@@ -284,7 +307,7 @@ fn file<'a>(relative: &'a Path, name: &str) -> Option<Download<'a>> {
     if is_python_temporary(name) || name.strip_suffix(".tmp").is_some_and(|name| !name.is_empty()) {
         return Some(temporary(relative));
     }
-    if CLONES.contains(&name) || matches!(name, "npm2" | "uninative") {
+    if holds_downloads(name) {
         return None;
     }
     let (name, unit, part) = beside(relative, name)?;

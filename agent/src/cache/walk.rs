@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, open, openat};
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, open, openat, openat2};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstatat};
 
 use super::pool::{self, Ended, Output};
@@ -45,13 +45,25 @@ impl Below {
 
     /// Opens a directory below; a link anywhere on the way is an error, and so is `..`.
     pub fn directory(&self, relative: &Path) -> io::Result<Below> {
+        if relative.as_os_str().is_empty() {
+            return Ok(self.clone());
+        }
+        let plain = |component| matches!(component, Component::Normal(_) | Component::CurDir);
+        if !relative.components().all(plain) {
+            return Err(Errno::EINVAL.into());
+        }
+        let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS;
+        match openat2(&*self.fd, relative, OpenHow::new().flags(DIRECTORY).resolve(resolve)) {
+            // Kernels before 5.6, and sandboxes that do not know the call: one name after another.
+            Err(Errno::ENOSYS | Errno::EPERM | Errno::EAGAIN) => self.step_by_step(relative),
+            opened => Ok(Below { fd: Arc::new(opened?) }),
+        }
+    }
+
+    fn step_by_step(&self, relative: &Path) -> io::Result<Below> {
         let mut at = self.clone();
         for component in relative.components() {
-            match component {
-                Component::Normal(name) => at = at.child(name)?,
-                Component::CurDir => {}
-                _ => return Err(Errno::EINVAL.into()),
-            }
+            at = at.child(component.as_os_str())?;
         }
         Ok(at)
     }
@@ -90,6 +102,8 @@ pub struct Facts {
     pub size: u64,
     /// Nanoseconds since 1970; before it negative.
     pub modified: i64,
+    /// Likewise the time of the last change of the inode, which nobody can set.
+    pub changed: i64,
     pub inode: u64,
     pub mode: u32,
     pub owner: u32,
@@ -100,12 +114,20 @@ impl Facts {
     pub fn of(stat: &FileStat) -> Facts {
         Facts {
             size: u64::try_from(stat.st_size).unwrap_or(0),
-            modified: stat.st_mtime.saturating_mul(1_000_000_000).saturating_add(stat.st_mtime_nsec),
+            modified: nanoseconds(stat.st_mtime, stat.st_mtime_nsec),
+            changed: nanoseconds(stat.st_ctime, stat.st_ctime_nsec),
             inode: stat.st_ino,
             mode: stat.st_mode,
             owner: stat.st_uid,
             links: stat.st_nlink,
         }
+    }
+
+    /// When the file was used last, nanoseconds since 1970: its mtime, which a use sets (never the atime,
+    /// which EFS does not keep). Strangers may set it to any time, but not the ctime, and no honest
+    /// mtime is later than that.
+    pub fn used(&self) -> i64 {
+        self.modified.min(self.changed)
     }
 
     pub fn modified_at(&self) -> SystemTime {
@@ -117,6 +139,10 @@ impl Facts {
         };
         at.unwrap_or(UNIX_EPOCH)
     }
+}
+
+fn nanoseconds(seconds: i64, more: i64) -> i64 {
+    seconds.saturating_mul(1_000_000_000).saturating_add(more)
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -144,6 +170,7 @@ pub struct Trouble {
 }
 
 /// How a tree is read.
+#[derive(Clone, Copy)]
 pub struct Walk<'a> {
     /// Directories in work at a time.
     pub width: usize,
@@ -441,8 +468,12 @@ mod tests {
         symlink("a", base.path().join("link")).unwrap();
         let below = Below::open(base.path()).unwrap();
         assert!(below.directory(Path::new("a/b")).is_ok());
-        for refused in ["link/b", "link", "a/..", "/", "../x", "a/none"] {
-            assert!(below.directory(Path::new(refused)).is_err(), "{refused}");
+        assert!(below.step_by_step(Path::new("a/b")).is_ok());
+        assert!(below.directory(Path::new("/")).is_err());
+        for refused in ["link/b", "link", "a/..", "../x", "a/none"] {
+            let path = Path::new(refused);
+            assert!(below.directory(path).is_err(), "{refused}");
+            assert!(below.step_by_step(path).is_err() || refused.contains(".."), "{refused}");
         }
         assert_eq!(below.look(OsStr::new("link")).unwrap().0, Kind::Link);
         assert!(Below::open(&base.path().join("link")).is_ok());
@@ -450,7 +481,8 @@ mod tests {
 
     #[test]
     fn times_before_1970_are_times() {
-        let facts = Facts { size: 0, modified: -1, inode: 0, mode: 0, owner: 0, links: 1 };
+        let facts = Facts { size: 0, modified: -1, changed: 7, inode: 0, mode: 0, owner: 0, links: 1 };
         assert_eq!(facts.modified_at(), UNIX_EPOCH - Duration::from_nanos(1));
+        assert_eq!((facts.used(), Facts { modified: 9, ..facts }.used()), (-1, 7));
     }
 }

@@ -3,18 +3,22 @@
 //! Layer code can write what is deleted here, also while it is being deleted: links are unlinked
 //! and never followed, not even those that turn up in the middle of the way.
 
+mod at;
+
 use std::ffi::{OsStr, OsString};
 use std::io::ErrorKind;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
 use fs_err as fs;
 use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::Mode;
-use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
+use nix::unistd::geteuid;
 
 use crate::error::{Error, Result};
+
+pub use at::{directory_at, file_at};
 
 /// Deletes the directory, file or link at `path`, which must lie strictly below `inside`. Missing is
 /// fine. Directories without write permission are deleted, too.
@@ -51,17 +55,6 @@ pub fn remove_file(path: &Path, inside: &Path) -> Result<()> {
         Some(place) => gone(path, std::fs::remove_file(place.through())),
         None => Ok(()),
     }
-}
-
-/// Deletes the file or link of this name in an open directory, in one operation. A name, no path.
-///
-/// # Errors
-/// Those of `unlinkat(2)`; missing is one of them.
-pub fn name_in(directory: BorrowedFd<'_>, name: &OsStr) -> std::io::Result<()> {
-    if Path::new(name).file_name() != Some(name) {
-        return Err(std::io::Error::other("refused to delete what is no name in the directory"));
-    }
-    Ok(unlinkat(directory, name, UnlinkatFlags::NoRemoveDir)?)
 }
 
 /// Where something lies: its name in a directory that is held open, so that it stays the same

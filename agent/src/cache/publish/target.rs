@@ -9,7 +9,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
+use std::os::fd::{IntoRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -249,7 +249,7 @@ impl Target {
     /// Takes a temporary name away. Left behind it is taken by a prune.
     pub fn discard(&self, directory: &Directory, temporary: &str) {
         self.count(1);
-        let _ = remove::name_in(directory.as_fd(), OsStr::new(temporary));
+        let _ = remove::file_at(directory, OsStr::new(temporary));
     }
 
     /// Says that the file was used just now.
