@@ -11,6 +11,7 @@ use crate::git::Access;
 use crate::outcome::Outcome;
 use crate::stages::{self, build, check, checkout, configure, publish, share};
 
+use super::plan::uses_share;
 use super::{Plan, Stage, end_leftovers};
 
 /// What the stages have handed over so far.
@@ -182,9 +183,37 @@ impl Job<'_> {
             None => self.runner.interrupt.clone(),
             Some(_) => self.runner.interrupt.last_words(Instant::now() + self.settings.limits.grace),
         };
-        let stopped = self.stopped.as_deref();
-        publish::run(&self.settings, &identity, &configured.build, &self.runner.events, &interrupt, stopped)
-            .await
+        let (stopped, events) = (self.stopped.as_deref(), &self.runner.events);
+        // Side by side: neither shall use up the other's part of the grace.
+        let artifacts = async {
+            match self.settings.artifacts.rules.is_empty() {
+                true => Ok(Outcome::Skipped("[artifacts] has no rules".into())),
+                false => {
+                    publish::run(&self.settings, &identity, &configured.build, events, &interrupt, stopped)
+                        .await
+                }
+            }
+        };
+        let (artifacts, published) = tokio::join!(artifacts, self.publish_caches(&interrupt));
+        match artifacts? {
+            Outcome::Skipped(_) if published => Ok(Outcome::Passed),
+            outcome => Ok(outcome),
+        }
+    }
+
+    /// Whether there was a tier to publish to. What became of it changes no verdict.
+    async fn publish_caches(&self, interrupt: &Interrupt) -> bool {
+        let (cache, tiers) = (&self.settings.cache, &self.outputs.tiers);
+        if tiers.read.is_empty() || !uses_share(&self.settings) {
+            return false;
+        }
+        let sources = publish::cache::Sources {
+            sstate: cache.sstate.clone(),
+            downloads: cache.downloads.clone(),
+            release: self.settings.release.name.into(),
+        };
+        publish::cache::run(sources, tiers, &self.runner.events, interrupt).await;
+        tiers.write.is_some()
     }
 
     async fn finish(&self, stage: Stage, outcome: Outcome) {
