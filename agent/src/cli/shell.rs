@@ -1,5 +1,6 @@
 //! `shell`: the prepared BitBake environment, for a person or a command.
 
+use crate::cache::Tiers;
 use crate::config::AgentEnvironment;
 use crate::error::Result;
 use crate::exec::{self, Command, End};
@@ -19,7 +20,7 @@ pub async fn command(args: arguments::Shell, environment: &AgentEnvironment) -> 
     let quiet = Quiet::new(&settings)?;
     let prepared = async {
         job::end_leftovers(&settings, &quiet.runner).await?;
-        let checkout = checkout::run(&settings, &quiet.runner, &access).await?;
+        let checkout = checkout::run(&settings, &Tiers::default(), &quiet.runner, &access).await?;
         configure::run(&settings, &checkout, &quiet.runner.events).await
     };
     let prepared = prepared.await;

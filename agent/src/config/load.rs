@@ -217,7 +217,11 @@ fn settings(
             keep_going: request.keep_going,
         },
         build: Build { targets: sections.targets },
-        cache: Cache { downloads: places.work.join("downloads"), sstate: places.work.join("sstate") },
+        cache: Cache {
+            downloads: places.work.join("downloads"),
+            sstate: places.work.join("sstate"),
+            layers: places.work.with_file_name("layers"),
+        },
         artifacts: Artifacts {
             destination: sections.destination.unwrap_or_else(|| Destination::Directory(places.out.clone())),
             rules: sections.rules,

@@ -140,6 +140,9 @@ pub struct Cache {
     pub downloads: PathBuf,
     /// `SSTATE_DIR`, absolute, local.
     pub sstate: PathBuf,
+    /// The layer store of this machine, absolute: jobs that have the top of their work directories in
+    /// common share it.
+    pub layers: PathBuf,
 }
 
 /// `[artifacts]`
@@ -195,10 +198,10 @@ pub struct Limits {
 /// ```text
 /// work/                 --work-dir
 ///   lock                held by the running job
-///   repos/<name>/       clones; they belong to the agent's user and are read-only to the build user
 ///   build/              the build directory of bitbake-layers and builds
 ///   check/<layer>/      throw-away build directory of one yocto-check-layer run
 ///   downloads/ sstate/  local caches
+/// work/../layers/       checkouts of repos, for all jobs: see `cache::layers`
 /// out/                  --out: events.jsonl, result.json, junit.xml, logs/
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -209,10 +212,6 @@ pub struct Places {
 }
 
 impl Places {
-    pub fn repos(&self) -> PathBuf {
-        self.work.join("repos")
-    }
-
     pub fn build(&self) -> PathBuf {
         self.work.join("build")
     }

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use crate::cache::Tiers;
 use crate::config::Settings;
 use crate::error::{Class, Error, Result};
 use crate::events::{JobIdentity, JobStarted, SCHEMA, What};
@@ -130,7 +131,7 @@ impl Job<'_> {
         let runner = &runner.for_stage(stage);
         match stage {
             Stage::Checkout => {
-                outputs.checkout = Some(checkout::run(settings, runner, access).await?);
+                outputs.checkout = Some(checkout::run(settings, &Tiers::default(), runner, access).await?);
                 Ok(Outcome::Passed)
             }
             Stage::Configure => {
