@@ -171,6 +171,3 @@ const USED: &str = ".used";
 fn is_commit(text: &str) -> bool {
     matches!(text.len(), 40 | 64) && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
-
-#[cfg(test)]
-mod tests;

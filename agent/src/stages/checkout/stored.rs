@@ -368,3 +368,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
     let done = tokio::task::spawn_blocking(work).await;
     done.unwrap_or_else(|error| Err(Error::internal("work on the layer store broke").because(&error)))
 }
+
+#[cfg(test)]
+#[path = "stored_tests.rs"]
+mod tests;
