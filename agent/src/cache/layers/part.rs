@@ -74,6 +74,29 @@ impl Part {
         Content::read(&tree, owner).map_err(unfit)
     }
 
+    /// Where files of the work tree are written a second time.
+    pub fn second(&self) -> PathBuf {
+        self.path.join("second")
+    }
+
+    /// Compares what was written twice, and deletes the second. What git makes of a file by its
+    /// attributes has no id that would prove it; that it comes out twice shows that it was written well.
+    ///
+    /// # Errors
+    /// When it came out otherwise.
+    pub fn compare_with_second(&self, files: &[PathBuf]) -> Result<()> {
+        for file in files {
+            let [first, second] = [self.tree().join(file), self.second().join(file)].map(fs::read);
+            if first? != second? {
+                let shown = file.to_string_lossy().escape_debug().to_string();
+                let message =
+                    format!("git writes `{shown}` otherwise each time, or the disk does not keep it");
+                return Err(Error::machine(message).hint("look at the site's git filters and at the disk"));
+            }
+        }
+        remove_tree(&self.second(), &self.root)
+    }
+
     /// Checks all of it, with the record that it gets, and makes it the entry of the commit; false when
     /// somebody else was faster, whose entry stays.
     ///

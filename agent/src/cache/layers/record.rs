@@ -96,8 +96,9 @@ impl Record {
         content.tree_id(&BTreeMap::new(), &BTreeMap::new()).is_ok_and(|tree| tree == self.tree)
     }
 
-    /// Notes in what the files differ from the commit's tree: `listed` is all of that.
-    pub fn explain(&mut self, content: &Content, listed: &[Listed]) {
+    /// Notes in what the files differ from the commit's tree, of which `listed` is all; gives the files
+    /// whose bytes do.
+    pub fn explain(&mut self, content: &Content, listed: &[Listed]) -> Vec<PathBuf> {
         let submodules = listed.iter().filter(|line| line.mode == SUBMODULE);
         self.submodules = submodules.map(|line| (escaped(Path::new(&line.path)), line.id.clone())).collect();
         let ids: BTreeMap<&str, &str> =
@@ -108,6 +109,7 @@ impl Record {
             (*committed != written).then(|| (escaped(path), altered))
         });
         self.altered = altered.collect();
+        self.altered.keys().map(|path| unescaped(path)).collect()
     }
 
     /// Whether the commit's id alone proves all of the content, and nothing has to be taken on the

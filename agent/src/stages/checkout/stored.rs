@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 
 use crate::cache::layers::{
-    self, Damage, Entry, Guard, LayerStore, Listed, Part, Proof, Record, RepoName, Witness,
+    self, Content, Damage, Entry, Guard, LayerStore, Listed, Part, Proof, Record, RepoName, Witness,
 };
 use crate::cache::{Share, Tier, TierKind, Tiers, Traffic};
 use crate::config::{GitSource, Wanted};
@@ -258,15 +258,11 @@ impl Order<'_> {
         let cloned = git::clone(&git, &part.tree(), self.name, self.source, older.as_ref()).await?;
 
         let (part, content) = blocking(move || part.seal().map(|content| (part, content))).await?;
-        let url = git::display_url(&self.source.url);
-        let name = self.repo.short().to_owned();
         let commit = cloned.commit;
-        let mut record = Record::new(url, commit.clone(), name, &cloned.object, cloned.tree);
+        let (url, short) = (git::display_url(&self.source.url), self.repo.short().to_owned());
+        let mut record = Record::new(url, commit.clone(), short, &cloned.object, cloned.tree);
         if !record.is_plainly(&content) {
-            let listed = git::listing(&git, &part.tree(), self.name, &commit).await?;
-            let listed: Vec<Listed> =
-                listed.into_iter().map(|[mode, id, path]| Listed { mode, id, path }).collect();
-            record.explain(&content, &listed);
+            self.explain(&git, &part, &content, &mut record).await?;
         }
         let (entry, new) = blocking(move || part.finish(&record)).await?;
         if !new && self.in_local(entry.clone()).await?.is_none() {
@@ -280,6 +276,25 @@ impl Order<'_> {
         }
         self.share(&entry, new).await;
         Ok(entry)
+    }
+
+    /// What of the commit is not in the work tree as it is: submodules, and files that attributes change.
+    async fn explain(
+        &self,
+        git: &Git<'_>,
+        part: &Part,
+        content: &Content,
+        record: &mut Record,
+    ) -> Result<()> {
+        let listed = git::listing(git, &part.tree(), self.name, &record.commit).await?;
+        let listed: Vec<Listed> =
+            listed.into_iter().map(|[mode, id, path]| Listed { mode, id, path }).collect();
+        let altered = record.explain(content, &listed);
+        if altered.is_empty() {
+            return Ok(());
+        }
+        git::write_again(git, &part.tree(), self.name, &altered, &part.second()).await?;
+        part.compare_with_second(&altered)
     }
 
     /// A whole older checkout of the repository.

@@ -373,6 +373,29 @@ async fn attributes_submodules_and_odd_commits_are_kept_on_the_records_word() {
     assert_eq!(get(&bench, other(), &pinned(&plain).await).await.unwrap().how, How::Cloned);
 }
 
+/// Filters are the site's: those that give the same each time are obeyed.
+#[tokio::test]
+async fn a_filter_that_gives_something_else_each_time_is_told() {
+    for (smudge, is_steady) in [("tr a-z A-Z", true), ("cat /proc/sys/kernel/random/uuid", false)] {
+        let mut bench = Bench::new();
+        let parameters = format!("'filter.site.smudge'='{smudge}'");
+        bench.access.variables.push(("GIT_CONFIG_PARAMETERS".into(), parameters.into()));
+        let up = bench.upstream("up", &[("a", "small\n"), (".gitattributes", "a filter=site\n")]).await;
+        let obtained = get(&bench, other(), &main_of(&up)).await;
+        assert_eq!(parts(&bench.path("layers")), 0);
+        if is_steady {
+            assert_eq!(fs::read_to_string(obtained.unwrap().entry.tree().join("a")).unwrap(), "SMALL\n");
+            assert_eq!(get(&bench, other(), &main_of(&up)).await.unwrap().how, How::Stored);
+        } else {
+            let error = obtained.unwrap_err();
+            assert!(
+                error.class == Class::Machine && error.message.contains("git writes `a` otherwise"),
+                "{error}"
+            );
+        }
+    }
+}
+
 #[tokio::test]
 async fn two_jobs_at_once_make_one_entry() {
     let bench = Bench::new();
@@ -381,7 +404,7 @@ async fn two_jobs_at_once_make_one_entry() {
     let both = futures_util::future::join_all((0..4).map(|_| get(&bench, other(), &source))).await;
     let paths: Vec<PathBuf> = both.into_iter().map(|obtained| obtained.unwrap().entry.tree()).collect();
     assert!(paths.iter().all(|path| *path == paths[0]));
-    assert_eq!(layers::verify(&paths[0].parent().unwrap().to_owned(), Witness::CommitAlone), Ok(()));
+    assert_eq!(layers::verify(paths[0].parent().unwrap(), Witness::CommitAlone), Ok(()));
     assert_eq!(parts(&bench.path("layers")), 0);
     assert_eq!(get(&bench, other(), &source).await.unwrap().how, How::Stored);
 }
@@ -421,9 +444,11 @@ async fn a_trusted_job_shares_what_others_then_use_in_place() {
     assert_eq!((traffic.objects_read, traffic.objects_written), (1, 0));
     assert!(second.entry.tree().starts_with(bench.path("share/layers")));
     assert_eq!(layers::verify(&second.entry.directory(), Witness::CommitAlone), Ok(()));
-    // Git has nothing to refresh in the copy, where it could not write.
+    // Git does not look at the files there: `h` is what it assumes to be unchanged.
     let git = bench.git(None, &[second.entry.tree()]);
-    assert_eq!(git.local(&second.entry.tree(), ["diff-files", "--name-only"]).await.unwrap(), "");
+    let listed = git.local(&second.entry.tree(), ["ls-files", "-v"]).await.unwrap();
+    assert_eq!(listed, "h README\nh conf/layer.conf\n");
+    assert_eq!(git.local(&second.entry.tree(), ["status", "--porcelain"]).await.unwrap(), "");
 
     // Who comes without trust reads, and leaves no trace.
     for pull_request in [None, Some(7)] {
