@@ -10,6 +10,7 @@
 
 pub mod layers;
 pub mod pool;
+pub mod probe;
 mod share;
 pub mod tiers;
 mod traffic;

@@ -70,6 +70,9 @@ impl Summary {
                 self.failed_tasks.push(TaskFailed { excerpt, ..failed.clone() });
             }
             What::Sstate { unit, summary } => self.unit(unit, at).sstate = Some(*summary),
+            What::CacheTier(found) => self.cache_tier(found),
+            What::CacheTraffic { tier, traffic } => self.cache_traffic(*tier, *traffic),
+            What::CachePublished { tier, counts } => self.cache_published(*tier, *counts),
             What::Artifact(artifact) => self.artifacts.push(artifact.clone()),
             What::Published { destination, index, objects, bytes, links } => {
                 self.published = Some(Published {

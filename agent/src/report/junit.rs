@@ -12,6 +12,7 @@ use crate::error::{Class, Error, Result};
 use crate::events::Level;
 use crate::outcome::Outcome;
 
+use super::cache::{sstate_numbers, tier_words};
 use super::console::{clean, finding_line};
 use super::output::replace;
 use super::summary::{Summary, UnitResult};
@@ -50,6 +51,10 @@ fn test_suite(suite: &Suite, summary: &Summary) -> TestSuite {
     if let Some(log) = suite.log {
         made.add_property(Property::new("log", text(&log.to_string_lossy())));
     }
+    let numbers = suite.sstate.iter().flat_map(sstate_numbers);
+    made.add_properties(numbers.map(|(name, number)| Property::new(name, number.to_string())));
+    let tiers = summary.cache.iter().flat_map(tier_words);
+    made.add_properties(tiers.map(|(name, value)| Property::new(name, value)));
     made.add_test_cases(suite.tests.iter().map(|test| test_case(test, summary)));
     made
 }
@@ -175,6 +180,11 @@ AssertionError: README is empty</failure>
     </testsuite>
     <testsuite name="build.core-image-minimal" tests="1" skipped="0" errors="0" failures="1" time="28.000" timestamp="2026-01-02T03:06:08.000Z">@
             <property name="log" value="logs/build.log"/>
+            <property name="sstate.wanted" value="100"/>
+            <property name="sstate.local" value="20"/>
+            <property name="sstate.mirrors" value="30"/>
+            <property name="sstate.missed" value="50"/>
+            <property name="sstate.current" value="10"/>
         </properties>
         <testcase name="core-image-minimal" classname="build" time="28.000">
             <failure message="1 task failed: zlib:do_compile" type="failed">1 task failed: zlib:do_compile

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::error::Error;
-use crate::events::Level;
+use crate::events::{Level, Sstate};
 use crate::job::Stage;
 use crate::outcome::Outcome;
 
@@ -24,6 +24,8 @@ pub struct Suite<'a> {
     pub seconds: Option<f64>,
     /// Relative to the output directory.
     pub log: Option<&'a Path>,
+    /// BitBake's numbers, of a build.
+    pub sstate: Option<Sstate>,
     pub tests: Vec<Test<'a>>,
 }
 
@@ -98,6 +100,7 @@ fn unit_suite(unit: &UnitResult) -> Suite<'_> {
         started: Some(unit.started),
         seconds: unit.seconds,
         log: unit.log.as_deref(),
+        sstate: unit.sstate,
         tests: cases.chain(itself).collect(),
     }
 }
@@ -138,6 +141,7 @@ fn agent_suite(summary: &Summary) -> Suite<'_> {
         started: summary.started,
         seconds: None,
         log: None,
+        sstate: None,
         tests: stages.chain(errors).chain(unfinished).collect(),
     }
 }

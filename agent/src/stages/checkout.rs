@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::{StreamExt, stream};
 
-use crate::cache::{Tiers, Traffic, layers};
+use crate::cache::{TierKind, Tiers, Traffic, layers};
 use crate::config::{GitSource, Repo, RepoSource, Settings, Wanted};
 use crate::error::{Class, Error, Result};
 use crate::events::{RepoReady, Unit, What};
@@ -30,7 +30,7 @@ const PARALLEL: usize = 4;
 const UNUSED: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// The sources of a job, ready.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checkout {
     /// In the manifest's order.
     pub repos: Vec<ReadyRepo>,
@@ -40,8 +40,6 @@ pub struct Checkout {
     pub oe_core: PathBuf,
     /// Entries of the share's layer store that are used, as leases name them: `<repo>/<commit>`.
     pub shared_entries: Vec<String>,
-    /// What was done on the share.
-    pub traffic: Traffic,
 }
 
 /// A source that lies ready.
@@ -78,12 +76,15 @@ pub async fn run(settings: &Settings, tiers: &Tiers, runner: &Runner, access: &A
     let stores = Stores::new(settings.cache.layers.clone(), tiers, layer_user)?;
     let jobs = settings.repos.iter().map(|repo| unit(settings, &stores, runner, access, repo));
     let answers: Vec<Result<ReadyRepo>> = stream::iter(jobs).buffered(PARALLEL).collect().await;
+    clear_away(&stores, runner).await;
+    let traffic = stores.into_traffic();
+    if traffic != Traffic::default() {
+        runner.events.emit(What::CacheTraffic { tier: TierKind::Shared, traffic }).await;
+    }
     let repos = all_or_first_error(answers)?;
     let found = contents::find(settings.release, &repos, &settings.checkout)?;
-    clear_away(&stores, runner).await;
     let shared_entries = repos.iter().filter_map(|repo| repo.shared_entry.clone()).collect();
-    let traffic = stores.into_traffic();
-    Ok(Checkout { repos, bitbake: found.bitbake, oe_core: found.oe_core, shared_entries, traffic })
+    Ok(Checkout { repos, bitbake: found.bitbake, oe_core: found.oe_core, shared_entries })
 }
 
 /// Removes what this machine does not use any more.

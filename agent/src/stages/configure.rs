@@ -1,20 +1,23 @@
 //! Configure: who runs layer code, in which environment, and the build directory of the job.
 
+mod hash_server;
+
 use std::ffi::OsString;
-use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 
+use crate::cache::Tiers;
 use crate::config::Settings;
 use crate::error::{Error, Result};
-use crate::events::Emitter;
-use crate::exec::{self, Environment, User};
+use crate::exec::{self, Environment, Prober, Runner, User};
 use crate::git;
 use crate::untrusted;
 use crate::yocto::conf::{self, LocalConf, Purpose};
 use crate::yocto::environment::{Tools, bitbake_environment, bitbake_version};
 use crate::yocto::foundation::{Candidate, Foundation, foundation};
+use crate::yocto::hash_server::Serve;
 use crate::yocto::layer_conf::LayerConf;
 
 use super::checkout::Checkout;
@@ -34,6 +37,9 @@ pub struct Configured {
     pub foundation: Foundation,
     /// The build directory with all layers.
     pub build: PathBuf,
+    /// Those of the share that are really there.
+    pub tiers: Tiers,
+    hash_server: Serve,
     network: Vec<(String, String)>,
     git: Vec<(OsString, OsString)>,
     threads: usize,
@@ -66,6 +72,8 @@ impl Configured {
             distro,
             downloads: &settings.cache.downloads,
             sstate: &settings.cache.sstate,
+            tiers: &self.tiers,
+            hash_server: &self.hash_server,
             threads: self.threads,
         })?;
         exec::remove::remove_tree(dir, &settings.places.work)?;
@@ -80,6 +88,27 @@ impl Configured {
         Ok(())
     }
 
+    /// Makes the local caches. What trusted builds left is closed to the build user while it runs code that
+    /// nobody vouches for; an agent that is not root has no such means.
+    fn local_caches(&self, settings: &Settings) -> Result<()> {
+        let trusted = settings.places.trusted();
+        if self.user.is_some() && trusted.exists() {
+            let mode = if settings.cache.trust.is_trusted() { 0o755 } else { 0o700 };
+            fs::set_permissions(&trusted, std::fs::Permissions::from_mode(mode))?;
+        }
+        let database = match &self.hash_server {
+            Serve::Own { database, .. } => database.as_ref(),
+            _ => None,
+        };
+        for cache in [&settings.cache.downloads, &settings.cache.sstate].into_iter().chain(database) {
+            if !cache.exists() {
+                fs::create_dir_all(cache)?;
+                self.hand_over(cache)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Gives the path to the user that runs layer code.
     fn hand_over(&self, path: &Path) -> Result<()> {
         let Some(user) = &self.user else { return Ok(()) };
@@ -90,8 +119,14 @@ impl Configured {
     }
 }
 
-/// Prepares everything that BitBake needs.
-pub async fn run(settings: &Settings, checkout: &Checkout, events: &Emitter) -> Result<Configured> {
+/// Prepares everything that BitBake needs. `tiers` are those of the share that are really there.
+pub async fn run(
+    settings: &Settings,
+    checkout: &Checkout,
+    tiers: &Tiers,
+    runner: &Runner,
+) -> Result<Configured> {
+    let events = &runner.events;
     let user = exec::build_user(settings.build_user.as_deref(), &settings.checkout)?;
     let whoami = match &user {
         Some(user) => user.clone(),
@@ -117,8 +152,13 @@ pub async fn run(settings: &Settings, checkout: &Checkout, events: &Emitter) -> 
         events.info(notice).await;
     }
 
+    let tools = tools(checkout)?;
+    let prober = prober(settings, &tools, &whoami, runner);
+    let hash_server =
+        hash_server::choose(settings, &tools.bitbake_version, user.as_ref(), &prober, events).await;
+
     let configured = Configured {
-        tools: tools(checkout)?,
+        tools,
         git: git_access(settings, checkout, &whoami),
         user,
         whoami,
@@ -126,18 +166,23 @@ pub async fn run(settings: &Settings, checkout: &Checkout, events: &Emitter) -> 
         core,
         foundation,
         build: settings.places.build(),
+        tiers: tiers.clone(),
+        hash_server,
         network: settings.network.clone(),
         threads: std::thread::available_parallelism().map_or(1, usize::from),
     };
-    for cache in [&settings.cache.downloads, &settings.cache.sstate] {
-        if !cache.exists() {
-            fs::create_dir_all(cache)?;
-            configured.hand_over(cache)?;
-        }
-    }
+    configured.local_caches(settings)?;
     let layers = with_layers_under_test(&configured.repo_layers, &settings.layers);
     configured.build_directory(settings, &configured.build, &layers, Purpose::Build)?;
     Ok(configured)
+}
+
+fn prober(settings: &Settings, tools: &Tools, whoami: &User, runner: &Runner) -> Prober {
+    Prober {
+        runner: runner.clone(),
+        environment: bitbake_environment(tools, &settings.places.build(), whoami, &settings.network, &[]),
+        log: "probe",
+    }
 }
 
 fn first_machine(settings: &Settings) -> &str {

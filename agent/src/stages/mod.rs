@@ -6,6 +6,7 @@ pub mod check;
 pub mod checkout;
 pub mod configure;
 pub mod publish;
+pub mod share;
 
 use crate::exec::Interrupted;
 use crate::outcome::Outcome;

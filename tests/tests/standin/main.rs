@@ -7,5 +7,6 @@ mod builds;
 mod hostile;
 mod kills;
 mod readers;
+mod shares;
 mod stops;
 mod verdicts;

@@ -27,13 +27,13 @@ pub struct Added {
     pub traffic: Traffic,
 }
 
-/// Copies an entry to a store that others read, which sees it whole or not at all. Times are kept, so
-/// that git's index fits the copy.
+/// Copies an entry to a store that others read, which sees it whole or not at all. The copy has to be
+/// what `witness` says; BitBake's parse cache wants the times kept.
 ///
 /// # Errors
 /// When something cannot be read or written, or the copy is not whole; when the job is stopped. The
 /// store is then as it was.
-pub fn add(entry: &Entry, store: &LayerStore, interrupt: &Interrupt) -> Result<Added> {
+pub fn add(entry: &Entry, store: &LayerStore, witness: Witness, interrupt: &Interrupt) -> Result<Added> {
     let begun = std::time::Instant::now();
     let part = Part::begin(store, &entry.repo)?;
     let copy = Copy { from: entry.directory(), to: part.path().to_owned(), ..Copy::default() };
@@ -43,7 +43,7 @@ pub fn add(entry: &Entry, store: &LayerStore, interrupt: &Interrupt) -> Result<A
     let owner = fs::symlink_metadata(part.path())?.uid();
     let damaged = |damage| Error::machine("a copy did not arrive as it was sent").because(&damage);
     let record = Record::read(part.path()).map_err(damaged)?;
-    check::whole(part.path(), &record, owner, Witness::CommitAndRecord).map_err(damaged)?;
+    check::whole(part.path(), &record, owner, witness).map_err(damaged)?;
     let (_, new) = part.become_entry(&entry.commit)?;
 
     let traffic = Traffic {

@@ -334,7 +334,12 @@ impl Order<'_> {
             }
         }
         let (from, to, interrupt) = (entry.clone(), store.clone(), self.runner.interrupt.clone());
-        let added = blocking(move || layers::add(&from, &to, &interrupt)).await?;
+        // What layer code could have changed since it was made has to prove itself once more.
+        let witness = match layers::guard(entry, self.stores.layer_user.as_ref())? {
+            Guard::Open { .. } if !just_made => Witness::CommitAlone,
+            _ => Witness::CommitAndRecord,
+        };
+        let added = blocking(move || layers::add(&from, &to, witness, &interrupt)).await?;
         self.stores.count(added.traffic);
         if let Some(proof) = self.shown_proof() {
             self.note(&shared, proof).await;
