@@ -104,6 +104,55 @@ fn a_job_that_is_killed_while_it_checks_out_leaves_nothing_in_the_way() {
     assert_eq!(poky(&sandbox).0, "stored");
 }
 
+/// Two machines with one share: each has work directories of its own.
+#[test]
+fn a_trusted_job_puts_its_checkout_on_the_share_and_all_others_use_it_there() {
+    const NAME: &str = "a_trusted_job_puts_its_checkout_on_the_share_and_all_others_use_it_there";
+    let Some(sandbox) = Sandbox::new(NAME) else { return };
+    let share = sandbox.path().join("share");
+    std::fs::create_dir(&share).unwrap();
+    sandbox.write_manifest(&format!("{}\n[cache]\nshare = {share:?}\n", sandbox.manifest_text()));
+    let run = |machine: &str, more: &[&str]| {
+        let mut command = sandbox.command(["run"]);
+        command.arg(sandbox.manifest()).arg("--work-dir").arg(sandbox.path().join(machine));
+        command.arg("--out").arg(sandbox.out()).args(more);
+        sandbox.start(command).wait().assert_code(&[0]);
+        let (how, path) = poky(&sandbox);
+        (how, path.starts_with(&share))
+    };
+    // Stamps that are of no use to other jobs would betray an untrusted one.
+    let there = || -> BTreeSet<PathBuf> { files(&share.join("layers")) };
+    assert_eq!(run("stranger", &[]), ("cloned".into(), false));
+    assert!(there().is_empty(), "{:?}", there());
+    assert_eq!(run("first", &["--trusted"]), ("cloned".into(), false));
+    let stored = there();
+    assert!(stored.iter().any(|path| path.ends_with("poky/bitbake/bin/bitbake")), "{stored:?}");
+    let cache = sandbox.result()["cache"][0].clone();
+    assert_eq!(
+        (cache["tier"].as_str(), cache["objects_written"].as_u64()),
+        (Some("shared"), Some(1)),
+        "{cache}"
+    );
+    assert_eq!(run("second", &["--trusted"]), ("stored".into(), true));
+    assert!(files(&sandbox.path().join("second/layers")).is_empty(), "nothing was copied");
+    let stored = there();
+    assert_eq!(run("stranger", &[]), ("stored".into(), true), "BitBake works on the share's checkout");
+    assert_eq!(there(), stored);
+}
+
+/// All below a directory that is no directory.
+fn files(directory: &Path) -> BTreeSet<PathBuf> {
+    let mut found = BTreeSet::new();
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_type().unwrap().is_dir() {
+            found.extend(files(&entry.path()));
+        } else {
+            found.insert(entry.path());
+        }
+    }
+    found
+}
+
 /// The user that runs layer code reads a checkout with git and BitBake, and cannot change it.
 #[test]
 fn layer_code_can_read_a_checkout_and_not_write_it() {

@@ -6,6 +6,7 @@
 
 mod contents;
 mod stored;
+mod usable;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};

@@ -4,13 +4,15 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 
 use crate::cache::layers::{
-    self, Content, Damage, Entry, Guard, LayerStore, Listed, Part, Proof, Record, RepoName, Witness,
+    self, Content, Entry, Guard, LayerStore, Listed, Part, Proof, Record, RepoName, Witness,
 };
 use crate::cache::{Share, Tier, TierKind, Tiers, Traffic};
 use crate::config::{GitSource, Wanted};
 use crate::error::{Class, Error, Result};
 use crate::exec::{Runner, User};
 use crate::git::{self, Access, Git, Seed};
+
+use super::usable::{usable_here, usable_on_share};
 
 /// Where checkouts are kept, and what this job may do there.
 pub struct Stores {
@@ -222,7 +224,7 @@ impl Order<'_> {
             Err(damage) => {
                 let place = entry.directory();
                 let message = format!(
-                    "the stored checkout `{}` is damaged and is made anew: {damage}",
+                    "the stored checkout `{}` cannot be relied on and is made anew: {damage}",
                     place.display()
                 );
                 self.runner.events.warn(message, None).await;
@@ -297,12 +299,19 @@ impl Order<'_> {
         part.compare_with_second(&altered)
     }
 
-    /// A whole older checkout of the repository.
+    /// A whole older checkout of the repository, here or on the share.
     async fn seed(&self) -> Option<Seed> {
-        let newest = self.stores.local.newest(&self.repo)?;
-        let (looked, user) = (newest.clone(), self.stores.layer_user.clone());
-        let usable = blocking(move || Ok(usable_here(&looked, user.as_ref()))).await;
-        usable.is_ok_and(|usable| usable.is_ok()).then(|| seed(&newest))
+        let stores = self.stores;
+        let (local, shared) = (stores.local.clone(), stores.shared.clone());
+        let (repo, user) = (self.repo.clone(), stores.layer_user.clone());
+        let newest = move || {
+            let here = local.newest(&repo).filter(|entry| usable_here(entry, user.as_ref()).is_ok());
+            Ok(here.or_else(|| {
+                let there = shared.and_then(|store| store.newest(&repo))?;
+                usable_on_share(&there, user.as_ref()).is_ok_and(|usable| usable).then_some(there)
+            }))
+        };
+        blocking(newest).await.ok().flatten().map(|entry| seed(&entry))
     }
 
     /// Adds an entry of this machine to the share, for the next builds. That it cannot be done costs
@@ -350,37 +359,6 @@ impl Order<'_> {
 
 fn seed(entry: &Entry) -> Seed {
     Seed { path: entry.tree(), commit: entry.commit.clone() }
-}
-
-/// Whether an entry of the share may be used as it is; else why not. Reading all of it would cost what
-/// the store saves, so that owners and the top of `.git` decide.
-fn usable_on_share(entry: &Entry, layer_user: Option<&User>) -> Result<bool, String> {
-    if !entry.is_there().map_err(|error| error.message)? {
-        return Ok(false);
-    }
-    let looked = entry.look().map_err(|damage| damage.to_string());
-    match layers::guard(entry, layer_user).map_err(|error| error.to_string())? {
-        Guard::Kept => looked.map(|()| true),
-        // Everything on such a share belongs to the one user that there is.
-        Guard::Open { .. } if layer_user.is_none() => {
-            layers::verify(&entry.directory(), Witness::CommitAlone)
-                .map(|()| true)
-                .map_err(|damage| damage.to_string())
-        }
-        Guard::Open { why } => Err(why),
-    }
-}
-
-/// Whether an entry of this machine may be used.
-fn usable_here(entry: &Entry, layer_user: Option<&User>) -> Result<(), Damage> {
-    let witness = match layers::guard(entry, layer_user) {
-        Ok(Guard::Kept) => Witness::CommitAndRecord,
-        Ok(Guard::Open { .. }) if layer_user.is_none() => Witness::CommitAlone,
-        // Whoever could write it could do so while it is being read.
-        Ok(Guard::Open { why }) => return Err(Damage::new(why)),
-        Err(error) => return Err(Damage::new(error.to_string())),
-    };
-    layers::verify(&entry.directory(), witness)
 }
 
 /// Work that waits for files, out of the way of everything else.

@@ -226,7 +226,8 @@ async fn whatever_happened_to_an_entry_it_is_found_and_made_anew() {
         assert_eq!((mended.how, mended.entry.tree()), (How::Cloned, entry.tree()), "{name}");
         assert_eq!(fs::read_to_string(entry.tree().join("README")).unwrap(), "read\n", "{name}");
         let notices = bench.notices().await;
-        let told = notices.iter().filter(|notice| notice.contains("is damaged and is made anew")).count();
+        let told =
+            notices.iter().filter(|notice| notice.contains("cannot be relied on and is made anew")).count();
         assert_eq!(told, number + 1, "{name}: {notices:#?}");
     }
     assert_eq!(get(&bench, other(), &source).await.unwrap().how, How::Stored);
@@ -249,6 +250,7 @@ async fn an_entry_that_could_be_written_or_is_a_link_is_made_anew() {
         assert_eq!(get(&bench, other(), &source).await.unwrap().how, How::Cloned, "{below}");
     }
     let entry = get(&bench, other(), &source).await.unwrap().entry;
+    open(entry.directory(), 0o755);
     fs::rename(entry.directory(), bench.path("away")).unwrap();
     symlink(bench.path("away"), entry.directory()).unwrap();
     assert_eq!(get(&bench, other(), &source).await.unwrap().how, How::Cloned);
@@ -469,6 +471,21 @@ async fn a_trusted_job_shares_what_others_then_use_in_place() {
     let (local, traffic) = job(&bench, "layers", &trusted, other(), &pin).await;
     assert_eq!((local.unwrap().is_shared, traffic.objects_written), (false, 1));
     assert!(job(&bench, "layers", &trusted, other(), &pin).await.0.unwrap().is_shared);
+}
+
+/// A machine that is new has nothing of its own, and only what is new comes from the server.
+#[tokio::test]
+async fn what_the_share_has_is_not_fetched_again() {
+    let bench = Bench::new();
+    let up = bench.upstream("up", &[("a", "1\n"), ("b", "2\n"), ("c", "3\n")]).await;
+    let tiers = tiers(&bench, &trusted());
+    job(&bench, "one", &tiers, other(), &main_of(&up)).await.0.unwrap();
+    up.commit(&[("a", "4\n")]).await;
+    let new = job(&bench, "two", &tiers, other(), &main_of(&up)).await.0.unwrap();
+    assert_eq!((new.how, new.is_shared), (How::Cloned, false));
+    assert_eq!(layers::verify(&new.entry.directory(), Witness::CommitAlone), Ok(()));
+    let log = fs::read_to_string(bench.runner.logs.join("git-x-fetch-2.log")).unwrap();
+    assert!(log.contains("remote: Total 3 "), "a commit, its tree and a file: {log}");
 }
 
 #[tokio::test]
