@@ -9,11 +9,13 @@
 //! This module knows directories and names. It starts no process and reads no manifest.
 
 pub mod layers;
+pub mod names;
 pub mod pool;
 pub mod probe;
 mod share;
 pub mod tiers;
 mod traffic;
+pub mod walk;
 
 pub use share::Share;
 pub use tiers::{Access, Tier, TierKind, Tiers, Trust};

@@ -9,16 +9,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fs_err as fs;
 
+use crate::cache::names;
 use crate::error::{Error, Result};
 use crate::exec::remove::remove_tree;
 
 use super::check::{self, Damage, Witness};
 use super::tree::Content;
 use super::{Entry, LayerStore, Record, RepoName};
-
-/// How the agent's own unfinished files begin and end.
-const BEGIN: &str = ".build-agent.";
-const END: &str = ".part";
 
 /// Where locks do not work, an unfinished entry that is older than this is nobody's.
 const FORGOTTEN: Duration = Duration::from_secs(24 * 3600);
@@ -169,7 +166,7 @@ pub(super) fn fresh_path(home: &Path, what: &str) -> PathBuf {
     let count = COUNTER.fetch_add(1, Ordering::Relaxed);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     // Process ids repeat between containers that share a store, times do not.
-    home.join(format!("{BEGIN}{what}-{}-{}-{count}{END}", std::process::id(), now.as_nanos()))
+    home.join(names::part(&format!("{what}-{}-{}-{count}", std::process::id(), now.as_nanos())))
 }
 
 /// Deletes what nobody works on any more.
@@ -178,9 +175,7 @@ pub(super) fn fresh_path(home: &Path, what: &str) -> PathBuf {
 /// When it cannot be deleted.
 pub(super) fn sweep(home: &Path) -> Result<()> {
     for entry in fs::read_dir(home)?.filter_map(|entry| entry.ok()) {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if name.starts_with(BEGIN) && name.ends_with(END) && is_abandoned(&entry.path()) {
+        if names::is_part(&entry.file_name()) && is_abandoned(&entry.path()) {
             remove_tree(&entry.path(), home)?;
         }
     }
