@@ -10,6 +10,7 @@
 
 pub mod areas;
 pub mod dangling;
+pub mod layers;
 pub mod lease;
 pub mod names;
 pub mod pool;

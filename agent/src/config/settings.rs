@@ -249,7 +249,6 @@ pub struct Limits {
 /// --work-dir/layers/    layer checkouts by commit, of all jobs
 /// work/                 --work-dir/<name>-<release>
 ///   lock                held by the running job
-///   repos/<name>/       clones; they belong to the agent's user and are read-only to the build user
 ///   build/              the build directory of bitbake-layers and builds
 ///   check/<layer>/      throw-away build directory of one yocto-check-layer run
 ///   downloads/ sstate/  local caches
@@ -265,10 +264,6 @@ pub struct Places {
 }
 
 impl Places {
-    pub fn repos(&self) -> PathBuf {
-        self.work.join("repos")
-    }
-
     pub fn build(&self) -> PathBuf {
         self.work.join("build")
     }

@@ -146,7 +146,7 @@ impl Job<'_> {
         match stage {
             Stage::Checkout => {
                 outputs.tiers = share::look(settings, runner).await?;
-                outputs.checkout = Some(checkout::run(settings, runner, access).await?);
+                outputs.checkout = Some(checkout::run(settings, &outputs.tiers, runner, access).await?);
                 Ok(Outcome::Passed)
             }
             Stage::Configure => {
