@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::cache::Tiers;
+use crate::cache::{Lease, Tiers, Usage};
 use crate::config::Settings;
 use crate::error::{Class, Error, Result};
 use crate::events::{JobIdentity, JobStarted, SCHEMA, What};
@@ -19,8 +19,11 @@ use super::{Plan, Stage, end_leftovers};
 struct Outputs {
     under_test: checkout::UnderTest,
     tiers: Tiers,
+    /// Held until the last stage that uses the share is over.
+    lease: Option<Lease>,
     checkout: Option<checkout::Checkout>,
     configured: Option<configure::Configured>,
+    usage: Usage,
 }
 
 /// Runs the job to its end. All that happens is told on `runner.events`; the verdict is the fold's.
@@ -45,6 +48,9 @@ pub async fn run(settings: &Settings, plan: &Plan, runner: &Runner, access: &Acc
     job.early_preflight(plan).await;
     for planned in &plan.stages {
         job.stage(planned.stage, planned.skip.as_deref()).await;
+    }
+    if let Some(lease) = job.outputs.lease.take() {
+        share::notes::release(lease, events).await;
     }
 }
 
@@ -146,7 +152,11 @@ impl Job<'_> {
         match stage {
             Stage::Checkout => {
                 outputs.tiers = share::look(settings, runner).await?;
-                outputs.checkout = Some(checkout::run(settings, &outputs.tiers, runner, access).await?);
+                let checkout = checkout::run(settings, &outputs.tiers, runner, access).await?;
+                outputs.lease =
+                    share::notes::lease(settings, &outputs.tiers, &checkout.shared_entries, &runner.events)
+                        .await;
+                outputs.checkout = Some(checkout);
                 Ok(Outcome::Passed)
             }
             Stage::Configure => {
@@ -160,7 +170,9 @@ impl Job<'_> {
             }
             Stage::Build => {
                 let configured = needs(&outputs.configured, Stage::Configure, stage)?;
-                build::run(settings, configured, runner).await
+                let builds = build::run(settings, configured, runner).await?;
+                outputs.usage = builds.usage;
+                Ok(builds.outcome)
             }
             Stage::Publish => self.publish().await,
             // The reports are made from the events, by who listens to them, after the last one.
@@ -212,7 +224,9 @@ impl Job<'_> {
             downloads: cache.downloads.clone(),
             release: self.settings.release.name.into(),
         };
-        publish::cache::run(sources, tiers, &self.runner.events, interrupt).await;
+        let events = &self.runner.events;
+        publish::cache::run(sources, tiers, events, interrupt).await;
+        share::notes::usage(&self.settings, tiers, self.outputs.usage, events).await;
         tiers.write.is_some()
     }
 
