@@ -278,3 +278,19 @@ fn nothing_stays_mounted() {
     assert!(!mounted());
     drop((in_use, directory));
 }
+
+/// As on NFS, where the answer to the change tells what the directory is like now.
+#[test]
+fn a_change_of_a_directory_is_paid_once() {
+    let Some(mut place) = place("a_change_of_a_directory_is_paid_once", &FAST, |_| ()) else { return };
+    fs::create_dir(place.slow.path().join("directory")).unwrap();
+    for at in 0..10 {
+        fs::create_dir(place.slow.path().join(format!("directory/{at}"))).unwrap();
+    }
+    let operations = place.slow.counts()["operations"].clone();
+    assert_eq!(
+        operations,
+        serde_json::json!({"getattr": 1, "lookup": 11, "mkdir": 11}),
+        "the top is asked about once"
+    );
+}
