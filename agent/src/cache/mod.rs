@@ -8,6 +8,7 @@
 //!
 //! This module knows directories and names. It starts no process and reads no manifest.
 
+pub mod dangling;
 pub mod layers;
 pub mod names;
 pub mod pool;

@@ -101,12 +101,13 @@ fn pull_request(build: &CodeBuild) -> Option<Trust> {
     Some(Trust::Untrusted { why, pull_request: number })
 }
 
-/// `pr/N`, `refs/pull/N/head` and the like of other hosts: `Some` with the number where there is one.
+/// `pr/N`, `refs/pull/N/head`, `pr/N^{COMMIT}` and the like of other hosts: `Some` with the number where
+/// there is one.
 fn proposed(version: &str) -> Option<Option<u64>> {
     let version = version.strip_prefix("refs/").unwrap_or(version);
     let (kind, rest) = version.split_once('/')?;
     ["pr", "pull", "pull-requests", "merge-requests"].contains(&kind).then(|| {
-        let number = rest.split('/').next().unwrap_or(rest);
+        let number = rest.split(['/', '^']).next().unwrap_or(rest);
         number.parse().ok()
     })
 }
@@ -207,7 +208,8 @@ mod tests {
 
     #[test]
     fn a_pull_request_is_never_trusted_whatever_else_is_said() {
-        let table: [(&[(&str, &str)], &str); 13] = [
+        let table: [(&[(&str, &str)], &str); 14] = [
+            (&[(VERSION, "pr/12^{0123456}")], "pr 12"),
             (&[(TRIGGER, "pr/12"), (EVENT, "PULL_REQUEST_UPDATED"), (VERSION, "pr/12")], "pr 12"),
             (&[(TRIGGER, "pr/12"), (EVENT, "PULL_REQUEST_MERGED")], "pr 12"),
             (&[(TRIGGER, "pr/12"), (EVENT, "PUSH")], "pr 12"),

@@ -211,6 +211,19 @@ make: *** [Makefile:9: zlib.o] Error 1</failure>
     }
 
     #[test]
+    fn every_suite_tells_of_the_share() {
+        let xml = render(&fold(&sample::with_share())).unwrap();
+        let suites = xml.matches("<testsuite ").count();
+        for property in [
+            r#"<property name="cache.shared.state" value="read-only"/>"#,
+            r#"<property name="cache.shared.bytes_read" value="3145728"/>"#,
+            r#"<property name="cache.pull-request.published" value="5"/>"#,
+        ] {
+            assert_eq!(xml.matches(property).count(), suites, "{property} in\n{xml}");
+        }
+    }
+
+    #[test]
     fn each_outcome_has_its_element() {
         let unit = check_layer();
         let why = || "why".to_owned();

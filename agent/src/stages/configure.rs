@@ -5,12 +5,14 @@ mod hash_server;
 use std::ffi::OsString;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use fs_err as fs;
 
-use crate::cache::Tiers;
+use crate::cache::{Tiers, dangling};
 use crate::config::Settings;
 use crate::error::{Error, Result};
+use crate::events::Emitter;
 use crate::exec::{self, Environment, Prober, Runner, User};
 use crate::git;
 use crate::untrusted;
@@ -119,6 +121,9 @@ impl Configured {
     }
 }
 
+/// Each local link costs one look at the share; a hundred thousand of them on a slow one take this long.
+const SWEEP_LIMIT: Duration = Duration::from_secs(120);
+
 /// Prepares everything that BitBake needs. `tiers` are those of the share that are really there.
 pub async fn run(
     settings: &Settings,
@@ -172,9 +177,31 @@ pub async fn run(
         threads: std::thread::available_parallelism().map_or(1, usize::from),
     };
     configured.local_caches(settings)?;
+    sweep(settings, tiers, events).await?;
     let layers = with_layers_under_test(&configured.repo_layers, &settings.layers);
     configured.build_directory(settings, &configured.build, &layers, Purpose::Build)?;
     Ok(configured)
+}
+
+/// Clears the local caches of links to what is no longer in the share.
+async fn sweep(settings: &Settings, tiers: &Tiers, events: &Emitter) -> Result<()> {
+    let Some(shared) = &settings.cache.share else { return Ok(()) };
+    let (share, tiers) = (shared.share.clone(), tiers.clone());
+    let local = [settings.cache.sstate.clone(), settings.cache.downloads.clone()];
+    let all = move || local.iter().map(|local| dangling::sweep(local, &share, &tiers)).sum::<Result<u64>>();
+    let work = tokio::task::spawn_blocking(all);
+    match tokio::time::timeout(SWEEP_LIMIT, work).await {
+        // The share was well a moment ago and hangs by now; the job's limits look after what comes.
+        Err(_) => events.warn("the share hangs while local links to it are looked at", None).await,
+        Ok(Err(error)) => return Err(Error::internal("the sweep of the local caches broke").because(&error)),
+        Ok(Ok(swept)) => match swept? {
+            0 => {}
+            swept => {
+                events.info(format!("{swept} local links led to what the share no longer has; removed")).await
+            }
+        },
+    }
+    Ok(())
 }
 
 fn prober(settings: &Settings, tools: &Tools, whoami: &User, runner: &Runner) -> Prober {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use crate::cache::probe::{Judgement, Look, State, judge};
-use crate::cache::{Tier, Tiers};
+use crate::cache::{Tier, TierKind, Tiers, Traffic};
 use crate::config::{Settings, SharedCache};
 use crate::error::Result;
 use crate::events::{CacheTier, Emitter, What};
@@ -53,6 +53,15 @@ pub async fn look(settings: &Settings, runner: &Runner) -> Result<Tiers> {
     Ok(left)
 }
 
+/// Reports what a part of the job did on the tiers; a tier where nothing was done is left out.
+pub async fn tell_traffic(done: impl IntoIterator<Item = (TierKind, Traffic)>, events: &Emitter) {
+    for (tier, traffic) in done {
+        if traffic != Traffic::default() {
+            events.emit(What::CacheTraffic { tier, traffic }).await;
+        }
+    }
+}
+
 async fn judged(
     shared: &SharedCache,
     tier: &Tier,
@@ -91,7 +100,7 @@ async fn ask(
             .find_map(|line| serde_json::from_str(line).ok())
             .ok_or_else(|| format!("the probe said nothing of sense: {}", answer.complaint())),
         Answer::Said { .. } => Err(format!("the probe failed: {}", answer.complaint())),
-        Answer::Nothing(_) => Err(format!("no answer within {}s", PROBE_LIMIT.as_secs())),
+        Answer::Nothing(why) => Err(why.replace(&format!("`{OWN_PROGRAM}`"), "it")),
     }
 }
 

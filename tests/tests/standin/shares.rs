@@ -167,6 +167,8 @@ fn a_share_that_hangs_costs_a_warning() {
         let Some(_mount) = SlowFs::mount(TEST, &source, &job.share(), &options) else { return };
         let ran = job.passes(job.command(&["--trusted"]));
         job.assert_without_share(&ran, "no answer within 10s");
+        // Nothing ends a process in uninterruptible sleep: later commands must not wait for it.
+        assert!(!ran.stdout.contains("cannot end"), "{}", ran.stdout);
     }
 }
 
@@ -235,6 +237,18 @@ fn hash_server() -> String {
         let _ = stream.read(&mut asked);
     });
     address
+}
+
+#[test]
+fn local_links_to_what_was_pruned_are_removed() {
+    let Some(job) = Job::new("local_links_to_what_was_pruned_are_removed") else { return };
+    job.passes(job.command(&[]));
+    let link = job.work().join("sstate/ab/sstate:x.tar.zst");
+    std::fs::create_dir_all(link.parent().unwrap()).unwrap();
+    std::os::unix::fs::symlink(job.share().join("sstate/scarthgap/ab/sstate:x.tar.zst"), &link).unwrap();
+    let ran = job.passes(job.command(&[]));
+    ran.assert_says(&["1 local links led to what the share no longer has"]);
+    assert!(link.symlink_metadata().is_err());
 }
 
 #[test]
