@@ -129,7 +129,7 @@ fn a_trusted_job_puts_its_checkout_on_the_share_and_all_others_use_it_there() {
     assert!(stored.iter().any(|path| path.ends_with("poky/bitbake/bin/bitbake")), "{stored:?}");
     let cache = sandbox.result()["cache"][0].clone();
     assert_eq!(
-        (cache["tier"].as_str(), cache["objects_written"].as_u64()),
+        (cache["tier"].as_str(), cache["traffic"]["objects_written"].as_u64()),
         (Some("shared"), Some(1)),
         "{cache}"
     );
