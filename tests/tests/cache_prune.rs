@@ -259,6 +259,13 @@ fn leases_hold_what_running_builds_may_use() {
     lease(&share, "scarthgap.host-1-a", 1, &[&format!("repo/{commit}")]);
     age(&share.at(&format!("sstate/scarthgap/{}", object(2))), 30);
     age(&share.at(&format!("sstate/scarthgap/{}.siginfo", object(2))), 30);
+    // The day before a build began counts as young, however impatient the rule.
+    let recent = share.object("sstate/scarthgap", 5, 1);
+    let impatient = share.json(&["prune", "--sstate-max-age", "0s", "--dry-run"]);
+    assert_eq!(impatient["taken"]["units"], 4);
+    for name in [recent.clone(), format!("{recent}.siginfo")] {
+        fs::remove_file(share.at(&name)).unwrap();
+    }
     let pruned = share.json(&["prune", "--max-size", "0"]);
     let left = |number: u32, release: &str| share.has(&format!("sstate/{release}/{}", object(number)));
     assert!(!left(1, "scarthgap") && left(2, "scarthgap") && left(3, "scarthgap") && !left(4, "kirkstone"));

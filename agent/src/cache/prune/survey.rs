@@ -18,6 +18,10 @@ use crate::cache::walk::{Below, Seen, Trouble, Walk, is_gone};
 /// What was begun and not finished for so long has nobody who would finish it.
 const UNFINISHED: Duration = Duration::from_secs(24 * 3600);
 
+/// What was used so shortly before a build began stays while it runs, whatever age is too old: it was
+/// most likely left by the builds before it, for this one.
+const RECENT: Duration = Duration::from_secs(24 * 3600);
+
 /// Index of the limit of the share itself, and of that of all tiers of pull requests together:
 /// strangers must not push out what trusted builds use.
 const LIMITS: (usize, usize) = (0, 1);
@@ -233,7 +237,7 @@ impl Surveyor<'_> {
         let too_old = before(self.now, age);
         Group {
             too_old: Some(too_old),
-            too_old_by_leases: Some(too_old.min(since.saturating_sub(span(age)))),
+            too_old_by_leases: Some(too_old.min(since.saturating_sub(span(age.max(RECENT))))),
             leased: of_area().any(|(tier, lease)| *tier == area.pull_request && may_hold(area, lease)),
             // Layers are few, and only their age counts: looking at each of their files would cost more
             // than all the rest.
