@@ -131,6 +131,7 @@ impl Surveyor<'_> {
         let too_old = before(self.now, self.options.pull_requests_max_age);
         let leased = self.leases.iter().any(|(tier, _)| *tier == Some(number));
         let measure = Measure::of(self.share, &directory, &self.walk);
+        // What a stranger closes to others tells nothing, or it would be kept for ever.
         let is_old = measure.complete && measure.used.is_some_and(|used| used < too_old);
         if leased || !is_old {
             return false;
@@ -191,7 +192,7 @@ impl Surveyor<'_> {
             let used = unit.used().max(measure.used.filter(|_| !stamped).unwrap_or(i64::MIN));
             let group = if unit.class == Class::Temporary { leftovers } else { group };
             unit.directory = path.join(&unit.directory);
-            if measure.complete {
+            if measure.complete && measure.closed == 0 {
                 gathering.add(&unit, group, unit.size() + measure.bytes, used);
             } else {
                 gathering.trouble.add(|| {
