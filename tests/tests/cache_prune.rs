@@ -321,7 +321,7 @@ fn a_stranger_leads_nobody_out_and_holds_nothing_for_ever() {
     symlink(&precious, share.at("pr/8/closed/link")).unwrap();
     fs::write(share.at("pr/8/two\nlines\x1b[31m"), "").unwrap();
     nix::unistd::mkfifo(&share.at("pr/8/pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-    let closed = std::os::unix::fs::PermissionsExt::from_mode(0);
+    let closed = std::os::unix::fs::PermissionsExt::from_mode(0o000);
     fs::set_permissions(share.at("pr/8/closed/deeper"), closed).unwrap();
     share.write("pr/9/leases/scarthgap.x", b"not read", 0);
     let tomorrow = SystemTime::now() + Duration::from_secs(3650 * DAY);
