@@ -259,6 +259,13 @@ fn leases_hold_what_running_builds_may_use() {
     lease(&share, "scarthgap.host-1-a", 1, &[&format!("repo/{commit}")]);
     age(&share.at(&format!("sstate/scarthgap/{}", object(2))), 30);
     age(&share.at(&format!("sstate/scarthgap/{}.siginfo", object(2))), 30);
+    // The day before a build began counts as young, however impatient the rule.
+    let recent = share.object("sstate/scarthgap", 5, 1);
+    let impatient = share.json(&["prune", "--sstate-max-age", "0s", "--dry-run"]);
+    assert_eq!(impatient["taken"]["units"], 4);
+    for name in [recent.clone(), format!("{recent}.siginfo")] {
+        fs::remove_file(share.at(&name)).unwrap();
+    }
     let pruned = share.json(&["prune", "--max-size", "0"]);
     let left = |number: u32, release: &str| share.has(&format!("sstate/{release}/{}", object(number)));
     assert!(!left(1, "scarthgap") && left(2, "scarthgap") && left(3, "scarthgap") && !left(4, "kirkstone"));
@@ -314,6 +321,8 @@ fn a_stranger_leads_nobody_out_and_holds_nothing_for_ever() {
     symlink(&precious, share.at("pr/8/closed/link")).unwrap();
     fs::write(share.at("pr/8/two\nlines\x1b[31m"), "").unwrap();
     nix::unistd::mkfifo(&share.at("pr/8/pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let closed = std::os::unix::fs::PermissionsExt::from_mode(0o000);
+    fs::set_permissions(share.at("pr/8/closed/deeper"), closed).unwrap();
     share.write("pr/9/leases/scarthgap.x", b"not read", 0);
     let tomorrow = SystemTime::now() + Duration::from_secs(3650 * DAY);
     File::open(share.at("pr/9/leases/scarthgap.x")).unwrap().set_modified(tomorrow).unwrap();

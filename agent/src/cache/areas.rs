@@ -161,8 +161,10 @@ pub struct Measure {
     pub bytes: u64,
     /// That of the youngest file or directory, nanoseconds since 1970.
     pub used: Option<i64>,
-    /// Whether all of it was seen.
+    /// Whether all of it was seen, but for what is `closed`.
     pub complete: bool,
+    /// Directories that this user may not read.
+    pub closed: u64,
 }
 
 impl Measure {
@@ -189,6 +191,9 @@ impl Measure {
                     all.files += part.files;
                     all.bytes = all.bytes.saturating_add(part.bytes);
                     all.used = all.used.max(part.used);
+                }
+                Seen::Trouble(Trouble { error, .. }) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    all.closed += 1;
                 }
                 Seen::Trouble(_) => all.complete = false,
             },

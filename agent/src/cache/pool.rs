@@ -15,8 +15,12 @@ use std::time::{Duration, Instant};
 /// Operations in flight on a share unless told otherwise.
 pub const WIDTH: usize = 64;
 
-/// A job that takes longer than this has waited for somebody else than the processor.
+/// Jobs that take longer than this on average wait for somebody else than the processor.
 const SLOW: Duration = Duration::from_micros(400);
+
+/// The average is over about so many jobs: a single one that lost its processor for a while says nothing
+/// about the file system.
+const MEMORY: u32 = 16;
 
 /// Results that wait for the caller before workers do.
 const BACKLOG: usize = 1024;
@@ -135,17 +139,18 @@ where
         R: Send + 'scope,
     {
         let mut added = Vec::new();
+        let mut average = Duration::ZERO;
         while let Some(job) = self.next() {
             // Also when work panics, so that the others do not wait for it for ever.
             let _busy = Busy(self);
             let begun = Instant::now();
             (self.work)(job, &mut Output { added: &mut added, results });
-            let slow = begun.elapsed() > SLOW;
+            average = average * (MEMORY - 1) / MEMORY + begun.elapsed() / MEMORY;
             if !added.is_empty() {
                 self.lock().added.append(&mut added);
                 self.changed.notify_all();
             }
-            if slow {
+            if average > SLOW {
                 self.hire(scope, results);
             }
         }
@@ -222,10 +227,10 @@ mod tests {
         let (now, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let work = |_, _: &mut Output<'_, usize, ()>| {
             most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-            std::thread::sleep(SLOW * 5);
+            std::thread::sleep(SLOW * MEMORY);
             now.fetch_sub(1, Ordering::SeqCst);
         };
-        assert_eq!(run(8, 0..400, || false, work, |()| {}), Ended::Complete);
+        assert_eq!(run(8, 0..200, || false, work, |()| {}), Ended::Complete);
         assert_eq!(most.into_inner(), 8);
     }
 

@@ -140,3 +140,16 @@ fn read_only_directories_go_too_and_files_at_once_where_there_is_no_grace() {
     assert_eq!((emptied.files, emptied.failed), (1, Vec::new()));
     assert_eq!(fs::read_dir(scene.base.path().join("trash")).unwrap().count(), 0);
 }
+
+#[test]
+fn a_rename_that_was_answered_late_counts_by_where_things_are_in_the_end() {
+    let scene = Scene::new(&["done", "gone"]);
+    let share = scene.share();
+    let trash = Trash::begin(&share, SystemTime::now()).unwrap();
+    let (downloads, place) = (share.directory(Path::new("downloads")).unwrap(), Path::new("downloads"));
+    assert!(trash.take(&downloads, place, OsStr::new("done")).unwrap());
+    // The server has done it; the repeated request finds nothing any more.
+    assert!(trash.take(&downloads, place, OsStr::new("done")).unwrap());
+    fs::remove_file(scene.at("gone")).unwrap();
+    assert!(!trash.take(&downloads, place, OsStr::new("gone")).unwrap());
+}

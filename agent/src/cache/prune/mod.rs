@@ -244,7 +244,10 @@ impl Run<'_> {
             operations: self.walk.operations,
             stop: self.walk.stop,
         };
-        let (applied, ended) = apply.run(plan.take);
+        // In the order of the walk, in which neighbours lie together.
+        let mut take = plan.take;
+        take.sort_unstable_by_key(|unit| unit.key);
+        let (applied, ended) = apply.run(take);
         let Applied { taken, used, gone, failed, failures } = applied;
         pruned.taken = taken;
         (pruned.used_meanwhile, pruned.gone_meanwhile) = (used, gone);

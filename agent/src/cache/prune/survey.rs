@@ -18,6 +18,10 @@ use crate::cache::walk::{Below, Seen, Trouble, Walk, is_gone};
 /// What was begun and not finished for so long has nobody who would finish it.
 const UNFINISHED: Duration = Duration::from_secs(24 * 3600);
 
+/// What was used so shortly before a build began stays while it runs, whatever age is too old: it was
+/// most likely left by the builds before it, for this one.
+const RECENT: Duration = Duration::from_secs(24 * 3600);
+
 /// Index of the limit of the share itself, and of that of all tiers of pull requests together:
 /// strangers must not push out what trusted builds use.
 const LIMITS: (usize, usize) = (0, 1);
@@ -127,6 +131,7 @@ impl Surveyor<'_> {
         let too_old = before(self.now, self.options.pull_requests_max_age);
         let leased = self.leases.iter().any(|(tier, _)| *tier == Some(number));
         let measure = Measure::of(self.share, &directory, &self.walk);
+        // What a stranger closes to others tells nothing, or it would be kept for ever.
         let is_old = measure.complete && measure.used.is_some_and(|used| used < too_old);
         if leased || !is_old {
             return false;
@@ -187,7 +192,7 @@ impl Surveyor<'_> {
             let used = unit.used().max(measure.used.filter(|_| !stamped).unwrap_or(i64::MIN));
             let group = if unit.class == Class::Temporary { leftovers } else { group };
             unit.directory = path.join(&unit.directory);
-            if measure.complete {
+            if measure.complete && measure.closed == 0 {
                 gathering.add(&unit, group, unit.size() + measure.bytes, used);
             } else {
                 gathering.trouble.add(|| {
@@ -233,7 +238,7 @@ impl Surveyor<'_> {
         let too_old = before(self.now, age);
         Group {
             too_old: Some(too_old),
-            too_old_by_leases: Some(too_old.min(since.saturating_sub(span(age)))),
+            too_old_by_leases: Some(too_old.min(since.saturating_sub(span(age.max(RECENT))))),
             leased: of_area().any(|(tier, lease)| *tier == area.pull_request && may_hold(area, lease)),
             // Layers are few, and only their age counts: looking at each of their files would cost more
             // than all the rest.

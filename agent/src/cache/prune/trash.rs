@@ -62,10 +62,10 @@ impl Trash {
         let rename = || renameat(from, name, &self.run, &to);
         let done = match rename() {
             // A directory without write permission can be renamed by its owner, but not into another.
-            Err(Errno::EACCES | Errno::EPERM) => {
-                let directory = from.directory(Path::new(name))?;
-                fchmod(directory.as_fd(), PRIVATE)?;
-                rename()
+            Err(errno @ (Errno::EACCES | Errno::EPERM)) => {
+                let writable =
+                    from.directory(Path::new(name)).map(|directory| fchmod(directory.as_fd(), PRIVATE));
+                if writable.is_ok() { rename() } else { Err(errno) }
             }
             done => done,
         };
