@@ -124,12 +124,7 @@ async fn prune(args: arguments::Prune, environment: &AgentEnvironment) -> Result
 
 async fn verify(args: arguments::Verify, environment: &AgentEnvironment) -> Result<ExitStatus> {
     let Named { share, .. } = named(&args.share, environment).await?;
-    let options = verify::Options {
-        full: args.full,
-        remove_bad: args.remove_bad,
-        width: args.share.width,
-        layer: None,
-    };
+    let options = verify::Options { full: args.full, remove_bad: args.remove_bad, width: args.share.width };
     let root = share.clone();
     let work = move |interrupt: &Interrupt| verify::verify(&share, &options, interrupt, SystemTime::now());
     let (verified, interrupt) = blocking(args.time_limit, work).await?;

@@ -8,7 +8,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime};
 
@@ -19,6 +19,7 @@ use serde::Serialize;
 use self::whole::Wrong;
 use super::Share;
 use super::areas::{Area, Holds, Layout};
+use super::layers::{self, Witness};
 use super::names::{self, DownloadKind};
 use super::pool::{self, Ended, Output};
 use super::prune::{Names, Trash, open};
@@ -27,17 +28,12 @@ use super::walk::{Below, Facts, Kind, Listing, Seen, Walk, is_gone};
 use crate::error::{Error, Result};
 use crate::exec::Interrupt;
 
-/// Says what is wrong with an entry of the layer store, whose path it gets.
-pub type CheckLayer = dyn Fn(&Path) -> Option<String> + Send + Sync;
-
 pub struct Options {
     /// Unpack every archive.
     pub full: bool,
     /// Move what is bad to the trash.
     pub remove_bad: bool,
     pub width: usize,
-    /// Without it the layer store is not looked at.
-    pub layer: Option<Box<CheckLayer>>,
 }
 
 const MISPLACED: &str = "in a directory that is not that of its hash";
@@ -237,7 +233,6 @@ impl Checking<'_> {
                 |listing| self.later(units::downloads(listing)),
                 &mut each,
             ),
-            Holds::Layers if self.options.layer.is_none() => Ended::Complete,
             Holds::Layers => self.walk.run(
                 &root,
                 units::enter_layers,
@@ -318,8 +313,8 @@ impl Checking<'_> {
         if unit.class == Class::Layer {
             finding.files += 1;
             let path = self.share.root().join(&place).join(&unit.name);
-            let wrong = self.options.layer.as_ref().and_then(|check| check(&path));
-            finding.bad.extend(wrong.map(|detail| bad(LAYER, Some(detail))));
+            let wrong = layers::verify(&path, Witness::CommitAndRecord).err();
+            finding.bad.extend(wrong.map(|damage| bad(LAYER, Some(damage.to_string()))));
             return;
         }
         for (name, part) in all().zip(&unit.parts) {
