@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -120,6 +122,11 @@ fn below(directory: &Path) -> Vec<PathBuf> {
         }
     }
     found
+}
+
+/// What lies there, once each: who is interrupted, or late, leaves a second name of a file.
+fn names(directory: &Path) -> BTreeSet<OsString> {
+    below(directory).iter().map(|path| path.file_name().unwrap().to_owned()).collect()
 }
 
 fn printed(output: &Output) -> String {
@@ -377,7 +384,7 @@ fn two_prunes_at_once_do_no_harm() {
     };
     assert!(ran.iter().map(taken).sum::<u64>() >= 300);
     assert_eq!(share.files().len(), 200);
-    assert_eq!(below(&share.at("trash")).len(), 600);
+    assert_eq!(names(&share.at("trash")).len(), 600);
 }
 
 #[test]
@@ -402,7 +409,7 @@ fn a_killed_prune_leaves_no_archive_without_companions_and_the_next_one_goes_on(
     let output = share.call(&["prune"]);
     assert_eq!(output.status.code(), Some(0), "{}", printed(&output));
     assert!(share.files().is_empty());
-    assert_eq!(below(&share.at("trash")).len(), 3000);
+    assert_eq!(names(&share.at("trash")).len(), 3000);
 }
 
 #[test]

@@ -6,7 +6,7 @@
 //! be stopped between any two units, and killed; the next run goes on with what is there.
 //!
 //! Two runs at a time do no harm and so need no lock, which a killed one would leave behind: each
-//! unit is renamed by one of them, and the other finds it gone. Each plans to take the oldest down to
+//! file is taken by one of them, and the other finds it gone. Each plans to take the oldest down to
 //! the limit of what it has seen, so together they take no more than the first alone.
 
 mod apply;

@@ -1,4 +1,4 @@
-//! Units that were renamed aside: `trash/<stamp of the run>/…`, with the directories that they had, and
+//! Units that were moved aside: `trash/<stamp of the run>/…`, with the directories that they had, and
 //! deleted when the grace period is over. A build that has found an object a moment ago still reads it
 //! on this machine or another; and a person may take it back.
 
@@ -12,8 +12,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
-use nix::fcntl::renameat;
+use nix::fcntl::{AtFlags, renameat};
 use nix::sys::stat::{Mode, fchmod, mkdirat};
+use nix::unistd::linkat;
 
 use crate::cache::names;
 use crate::cache::pool::{self, Ended, Output};
@@ -46,11 +47,11 @@ impl Trash {
         Ok(Trash { run: trash.directory(Path::new(&run))?, made: Mutex::new(HashSet::new()) })
     }
 
-    /// Renames `name` of an open directory aside; `place` is where that directory is, relative to the
+    /// Moves `name` of an open directory aside; `place` is where that directory is, relative to the
     /// share. Says whether it was there.
     ///
     /// # Errors
-    /// Those of `rename(2)`.
+    /// Those of `rename(2)` and `unlink(2)`.
     pub fn take(&self, from: &Below, place: &Path, name: &OsStr) -> io::Result<bool> {
         // `YY` of `XX/YY` would be 65,536 directories; the name begins its hash with it anyway.
         let place = match place.file_name().and_then(OsStr::to_str) {
@@ -59,6 +60,15 @@ impl Trash {
         };
         self.prepare(place)?;
         let to = place.join(name);
+        // The kernel does one rename from directory to directory at a time on each file system, and on a
+        // share waits for the answer meanwhile. A second name, and then no more the first, is two
+        // operations that many do side by side. Directories, and files that may not be linked, are few.
+        match linkat(from, name, &self.run, &to, AtFlags::empty()) {
+            // Nobody else writes there: a request that was answered late was repeated. Who unlinks it has
+            // taken it; another prune may have linked it as well, into a trash of its own.
+            Ok(()) | Err(Errno::EEXIST) => return remove::file_at(from, name),
+            Err(_) => {}
+        }
         let rename = || renameat(from, name, &self.run, &to);
         let done = match rename() {
             // A directory without write permission can be renamed by its owner, but not into another.
@@ -81,19 +91,17 @@ impl Trash {
         }
     }
 
+    /// Two threads may make the same directory; waiting for one another would take longer.
     fn prepare(&self, place: &Path) -> io::Result<()> {
-        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        if made.contains(place) {
-            return Ok(());
-        }
+        let made = || self.made.lock().unwrap_or_else(PoisonError::into_inner);
         let mut ancestors: Vec<&Path> =
             place.ancestors().filter(|path| !path.as_os_str().is_empty()).collect();
-        ancestors.reverse();
-        for ancestor in ancestors {
-            if !made.contains(ancestor) {
-                make_directory(&self.run, ancestor)?;
-                made.insert(ancestor.to_owned());
-            }
+        let known = made();
+        ancestors.retain(|path| !known.contains(*path));
+        drop(known);
+        for path in ancestors.into_iter().rev() {
+            make_directory(&self.run, path)?;
+            made().insert(path.to_owned());
         }
         Ok(())
     }
