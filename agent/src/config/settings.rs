@@ -249,6 +249,7 @@ pub struct Limits {
 /// --work-dir/layers/    layer checkouts by commit, of all jobs
 /// work/                 --work-dir/<name>-<release>
 ///   lock                held by the running job
+///   repos/<name>        links to the checkouts, for builds
 ///   build/              the build directory of bitbake-layers and builds
 ///   check/<layer>/      throw-away build directory of one yocto-check-layer run
 ///   downloads/ sstate/  local caches
@@ -264,6 +265,11 @@ pub struct Places {
 }
 
 impl Places {
+    /// Links to the checkouts.
+    pub fn repos(&self) -> PathBuf {
+        self.work.join("repos")
+    }
+
     pub fn build(&self) -> PathBuf {
         self.work.join("build")
     }

@@ -53,6 +53,8 @@ pub struct ReadyRepo {
     pub layers: Vec<PathBuf>,
     /// `None` for a local directory that is no git work tree.
     pub commit: Option<String>,
+    /// Whether it lies in a layer store, this machine's or the share's.
+    pub is_stored: bool,
     /// Where it lies in the share's layer store, if it does: `<repo>/<commit>`.
     pub shared_entry: Option<String>,
 }
@@ -137,7 +139,8 @@ async fn ready(
     };
     let layers = contents::layers(repo, &event.path, settings.release)?;
     let (name, path, commit) = (repo.name.clone(), event.path.clone(), event.commit.clone());
-    Ok((ReadyRepo { name, path, layers, commit, shared_entry }, event))
+    let is_stored = matches!(repo.source, RepoSource::Git(_));
+    Ok((ReadyRepo { name, path, layers, commit, is_stored, shared_entry }, event))
 }
 
 async fn local(settings: &Settings, runner: &Runner, name: &str, path: &Path) -> Result<RepoReady> {

@@ -111,6 +111,7 @@ async fn repos_come_into_place_and_bitbake_is_found_in_them() {
         path: local.clone(),
         layers: vec![local],
         commit: None,
+        is_stored: false,
         shared_entry: None,
     };
     assert_eq!(checkout.repos[1], plain);
