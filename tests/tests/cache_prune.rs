@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::{Duration, SystemTime};
 
-use build_agent_tests::{Ran, Running, agent};
+use build_agent_tests::{Ran, Running, agent, skip};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -77,7 +77,7 @@ impl Share {
         let mut found: Vec<String> = below(&self.root())
             .iter()
             .map(|path| path.strip_prefix(self.root()).unwrap().to_string_lossy().into_owned())
-            .filter(|path| !path.starts_with("trash/"))
+            .filter(|path| !path.starts_with("trash/") && !path.starts_with("pr/trash/"))
             .collect();
         found.sort();
         found
@@ -350,6 +350,40 @@ fn a_stranger_leads_nobody_out_and_holds_nothing_for_ever() {
     assert_eq!(fs::read_dir(share.at("trash")).unwrap().count(), 0, "{}", printed(&output));
     assert_eq!(below(&precious), outside);
     assert!(share.has("pr/10") && share.has("pr/x"));
+}
+
+/// As the machine that prunes an EFS share has it: all of `pr/` through another access point.
+#[test]
+fn parts_of_pull_requests_may_be_another_mount() {
+    let test = "parts_of_pull_requests_may_be_another_mount";
+    if !nix::unistd::geteuid().is_root() {
+        return skip(test, "only root can mount");
+    }
+    let share = Share::new();
+    let old = share.object("pr/7/sstate/scarthgap", 1, 40);
+    let young = share.object("pr/7/sstate/scarthgap", 2, 1);
+    let own = share.object("sstate/scarthgap", 3, 40);
+    let prune = |words: &[&str]| {
+        let mut command = std::process::Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", "sh", "-euc"]);
+        command.arg("mount --bind \"$1/pr\" \"$1/pr\"; shift; exec \"$@\"").arg("sh").arg(share.root());
+        command.arg(agent().get_program()).args(["cache", "prune", "--json", "--share"]).arg(share.root());
+        let output = command.args(words).output().unwrap();
+        assert!(output.status.success(), "{}", printed(&output));
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    let pruned = prune(&[]);
+    assert_eq!(pruned["failed"], 0, "{pruned}");
+    for path in [&old, &own] {
+        assert!(!share.at(path).exists(), "{path}");
+    }
+    assert!(share.at(&young).exists());
+    let trashed = |home: &str| below(&share.at(home)).len();
+    assert_eq!((trashed("trash"), trashed("pr/trash")), (2, 2), "{:?}", below(&share.root()));
+    // Without patience it goes for good, and the directory of the trash is nobody's part.
+    let again = prune(&["--grace", "0s"]);
+    assert_eq!(trashed("trash") + trashed("pr/trash"), 0, "{again}");
+    assert_eq!(again["unknown"]["count"], 0, "{again}");
 }
 
 #[test]

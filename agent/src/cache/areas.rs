@@ -45,6 +45,9 @@ impl Layout {
         let mut layout = Layout::default();
         layout.read_tier(share, None, walk);
         for entry in layout.list(share, Path::new("pr"), walk) {
+            if entry.name == "trash" && entry.kind == Kind::Directory {
+                continue;
+            }
             let number = entry.name.to_str().and_then(pull_request);
             match number.filter(|_| entry.kind == Kind::Directory) {
                 Some(number) => layout.pull_requests.push(number),

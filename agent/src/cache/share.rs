@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 ///   leases/                    one file for each running build that may use what is here
 ///   trash/                     renamed aside by a prune, deleted after the grace period
 ///   pr/<number>/               the part of one pull request; only in the share itself
+///   pr/trash/                  the trash of these parts, which may be a mount of their own
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Share {

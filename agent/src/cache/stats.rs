@@ -11,7 +11,7 @@ use super::Share;
 use super::areas::{self, Area, Holds, Layout, Measure};
 use super::lease::{self, Author};
 use super::names::DownloadKind;
-use super::prune::{Names, Sum, open};
+use super::prune::{Names, Sum, TRASHES, open};
 use super::stamp::nanoseconds;
 use super::units::{Class, Contents, Unit, shown};
 use super::usage::{self, Usage};
@@ -110,8 +110,11 @@ pub fn stats(share: &Share, width: usize, interrupt: &Interrupt, now: SystemTime
         let changed = changed.map(|time| humantime::format_rfc3339_seconds(time).to_string());
         stats.pull_requests.push(PullRequest { number, files: measure.files, bytes: measure.bytes, changed });
     }
-    let trash = Measure::of(&root, Path::new("trash"), &walk);
-    stats.trash = Sum { units: trash.files, bytes: trash.bytes };
+    for home in TRASHES {
+        let trash = Measure::of(&root, Path::new(home), &walk);
+        stats.trash.units += trash.files;
+        stats.trash.bytes = stats.trash.bytes.saturating_add(trash.bytes);
+    }
     match lease::read(&root, Author::Trusted, now, &operations) {
         Ok(leases) => stats.leases = leases.live.iter().map(ToString::to_string).collect(),
         Err(error) => stats.trouble.add(|| format!("leases: {error}")),

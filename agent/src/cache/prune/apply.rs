@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::plan::{Candidate, Sum};
 use super::spool::Spooled;
-use super::trash::Trash;
+use super::trash::Trashes;
 use crate::cache::pool::{self, Ended, Output};
 use crate::cache::units::{SUFFIXES, Unit, shown};
 use crate::cache::walk::{Below, Kind, is_gone};
@@ -40,7 +40,7 @@ pub struct Apply<'a> {
     pub share: &'a Below,
     /// The directories of its units are relative to the share.
     pub spooled: &'a Spooled,
-    pub trash: &'a Trash,
+    pub trash: &'a Trashes<'a>,
     /// Without a grace period files are deleted at once. Directories are renamed aside all the same,
     /// because nobody may find a part of one.
     pub delete: bool,
@@ -121,7 +121,8 @@ impl Apply<'_> {
         if self.delete && kind != Kind::Directory {
             return remove::file_at(directory, name);
         }
-        self.trash.take(directory, place, name)
+        // A whole part of a pull request has `pr` for its place.
+        self.trash.of(place)?.take(directory, place, name)
     }
 
     fn count(&self, operations: u64) {

@@ -63,7 +63,7 @@ impl Scene {
 
     fn apply(&self, survey: &Survey, delete: bool) -> Applied {
         let share = self.share();
-        let trash = Trash::begin(&share, SystemTime::now()).unwrap();
+        let trash = Trashes::begin(&share, SystemTime::now()).unwrap();
         let apply = Apply {
             share: &share,
             spooled: &survey.spooled,
@@ -135,8 +135,13 @@ fn read_only_directories_go_too_and_files_at_once_where_there_is_no_grace() {
     assert!(!runs[0].path().join("downloads/unused").exists());
     // And out of the trash.
     let walk = Walk { width: 2, facts: false, operations: &scene.operations, stop: &|| false };
-    let (emptied, _) =
-        crate::cache::prune::trash::empty(&scene.share(), scene.base.path(), &runs[0].file_name(), &walk);
+    let (emptied, _) = crate::cache::prune::trash::empty(
+        &scene.share(),
+        scene.base.path(),
+        "trash",
+        &runs[0].file_name(),
+        &walk,
+    );
     assert_eq!((emptied.files, emptied.failed), (1, Vec::new()));
     assert_eq!(fs::read_dir(scene.base.path().join("trash")).unwrap().count(), 0);
 }
@@ -145,7 +150,7 @@ fn read_only_directories_go_too_and_files_at_once_where_there_is_no_grace() {
 fn a_rename_that_was_answered_late_counts_by_where_things_are_in_the_end() {
     let scene = Scene::new(&["done", "gone"]);
     let share = scene.share();
-    let trash = Trash::begin(&share, SystemTime::now()).unwrap();
+    let trash = super::super::Trash::begin(&share, SystemTime::now()).unwrap();
     let (downloads, place) = (share.directory(Path::new("downloads")).unwrap(), Path::new("downloads"));
     assert!(trash.take(&downloads, place, OsStr::new("done")).unwrap());
     // The server has done it; the repeated request finds nothing any more.

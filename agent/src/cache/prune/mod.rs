@@ -25,7 +25,7 @@ use serde::Serialize;
 use self::apply::{Applied, Apply};
 use self::plan::Why;
 use self::survey::{AllLeases, Surveyor};
-use self::trash::Lying;
+use self::trash::{Lying, Trashes};
 use super::areas::Layout;
 use super::lease::Standing;
 use super::pool::{self, Ended};
@@ -36,7 +36,7 @@ use crate::exec::{Interrupt, Interrupted, remove};
 
 pub use self::plan::Sum;
 pub use self::survey::Names;
-pub use self::trash::Trash;
+pub use self::trash::{HOMES as TRASHES, Trash};
 
 /// What a prune goes by.
 #[derive(Clone, Debug)]
@@ -230,7 +230,7 @@ impl Run<'_> {
         if plan.take.is_empty() {
             return Ok(());
         }
-        let trash = Trash::begin(&self.root, self.now).map_err(|error| {
+        let trash = Trashes::begin(&self.root, self.now).map_err(|error| {
             Error::machine(format!("nothing can be moved to `{}`", self.share.trash().display()))
                 .because(&error)
                 .hint("a prune needs write permission on the whole share")
@@ -281,12 +281,31 @@ impl Run<'_> {
     }
 
     fn empty_trash(&self, pruned: &mut Pruned) -> Result<Ended> {
-        let lying = Lying::read(&self.root, self.options.grace, self.now, &self.walk).map_err(|error| {
-            Error::machine(format!("`{}` cannot be read", self.share.trash().display())).because(&error)
-        })?;
-        pruned.trash.runs_waiting = lying.waiting;
+        pruned.trash.runs_waiting = 0;
+        for home in trash::HOMES {
+            if self.empty_one(home, pruned)? == Ended::Early {
+                return Ok(Ended::Early);
+            }
+        }
+        Ok(Ended::Complete)
+    }
+
+    fn empty_one(&self, home: &str, pruned: &mut Pruned) -> Result<Ended> {
+        let lying = match Lying::read(&self.root, home, self.options.grace, self.now, &self.walk) {
+            Ok(lying) => lying,
+            // In `pr/` strangers write, and they shall not stop a prune; nor need its user get in there.
+            Err(error) if home != trash::SHARED => {
+                pruned.trouble.add(|| format!("{home}: {error}"));
+                return Ok(Ended::Complete);
+            }
+            Err(error) => {
+                let place = self.share.root().join(home);
+                return Err(Error::machine(format!("`{}` cannot be read", place.display())).because(&error));
+            }
+        };
+        pruned.trash.runs_waiting += lying.waiting;
         for name in &lying.unknown {
-            let name = super::units::shown(&Path::new("trash").join(name));
+            let name = super::units::shown(&Path::new(home).join(name));
             pruned.trouble.add(|| format!("{name}: no trash of a prune, left alone"));
         }
         for run in &lying.over {
@@ -294,7 +313,7 @@ impl Run<'_> {
             if self.options.dry_run {
                 continue;
             }
-            let (emptied, ended) = trash::empty(&self.root, self.share.root(), run, &self.walk);
+            let (emptied, ended) = trash::empty(&self.root, self.share.root(), home, run, &self.walk);
             pruned.trash.files_deleted += emptied.files;
             pruned.failed += emptied.failed.len() as u64;
             pruned.failures.extend(emptied.failed);

@@ -1,6 +1,9 @@
 //! Units that were moved aside: `trash/<stamp of the run>/…`, with the directories that they had, and
 //! deleted when the grace period is over. A build that has found an object a moment ago still reads it
 //! on this machine or another; and a person may take it back.
+//!
+//! The parts of pull requests have a trash of their own, `pr/trash/…`: on EFS all of `pr/` may be mounted
+//! through another access point, and nothing moves from one mount to another.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::{OsStr, OsString};
@@ -8,7 +11,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
@@ -22,10 +25,48 @@ use crate::cache::stamp;
 use crate::cache::walk::{Below, Kind, Listing, Seen, Walk, is_gone};
 use crate::exec::remove;
 
-const TRASH: &str = "trash";
+/// Where a trash lies, relative to the share.
+pub const HOMES: [&str; 2] = [SHARED, PULL_REQUESTS];
+
+pub const SHARED: &str = "trash";
+const PULL_REQUESTS: &str = "pr/trash";
 
 /// Only the pruner looks into the trash.
 const PRIVATE: Mode = Mode::S_IRWXU;
+
+/// The trash of one run for all that lies on a share.
+pub struct Trashes<'a> {
+    share: &'a Below,
+    now: SystemTime,
+    shared: Trash,
+    /// Made when it is needed first.
+    pull_requests: OnceLock<Result<Trash, String>>,
+}
+
+impl<'a> Trashes<'a> {
+    /// # Errors
+    /// As [`Trash::begin`].
+    pub fn begin(share: &'a Below, now: SystemTime) -> io::Result<Trashes<'a>> {
+        let shared = Trash::begin(share, now)?;
+        Ok(Trashes { share, now, shared, pull_requests: OnceLock::new() })
+    }
+
+    /// The one for what lies in `place`, relative to the share.
+    ///
+    /// # Errors
+    /// As [`Trash::begin`].
+    pub fn of(&self, place: &Path) -> io::Result<&Trash> {
+        if !place.starts_with("pr") {
+            return Ok(&self.shared);
+        }
+        let begin =
+            || Trash::begin_in(self.share, PULL_REQUESTS, self.now).map_err(|error| error.to_string());
+        let trash = self.pull_requests.get_or_init(begin);
+        trash
+            .as_ref()
+            .map_err(|why| io::Error::other(format!("nothing can be moved to `{PULL_REQUESTS}`: {why}")))
+    }
+}
 
 /// Where the units of one run go.
 pub struct Trash {
@@ -35,13 +76,21 @@ pub struct Trash {
 }
 
 impl Trash {
-    /// Makes the directory of a run that begins `now`.
+    /// Makes the directory of a run that begins `now`, for what is not of pull requests.
     ///
     /// # Errors
     /// When the share is read-only or full.
     pub fn begin(share: &Below, now: SystemTime) -> io::Result<Trash> {
-        make_directory(share, Path::new(TRASH))?;
-        let trash = share.directory(Path::new(TRASH))?;
+        Trash::begin_in(share, SHARED, now)
+    }
+
+    fn begin_in(share: &Below, home: &str, now: SystemTime) -> io::Result<Trash> {
+        let home = Path::new(home);
+        if let (Some(above), Some(name)) = (home.parent(), home.file_name()) {
+            // Not by way of the path, which a stranger could have made a link.
+            make_directory(&share.directory(above)?, Path::new(name))?;
+        }
+        let trash = share.directory(home)?;
         let run = stamp::stamp(now);
         make_directory(&trash, Path::new(&run))?;
         Ok(Trash { run: trash.directory(Path::new(&run))?, made: Mutex::new(HashSet::new()) })
@@ -128,9 +177,15 @@ pub struct Lying {
 impl Lying {
     /// # Errors
     /// When the trash cannot be read; missing is empty.
-    pub fn read(share: &Below, grace: Duration, now: SystemTime, walk: &Walk<'_>) -> io::Result<Lying> {
+    pub fn read(
+        share: &Below,
+        home: &str,
+        grace: Duration,
+        now: SystemTime,
+        walk: &Walk<'_>,
+    ) -> io::Result<Lying> {
         let mut lying = Lying::default();
-        let trash = match share.directory(Path::new(TRASH)) {
+        let trash = match share.directory(Path::new(home)) {
             Ok(trash) => trash,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(lying),
             Err(error) => return Err(error),
@@ -169,10 +224,10 @@ pub struct Emptied {
     pub failed: Vec<String>,
 }
 
-/// Deletes what one run left, in `trash/<run>`. `share_path` is where the share is.
-pub fn empty(share: &Below, share_path: &Path, run: &OsStr, walk: &Walk<'_>) -> (Emptied, Ended) {
+/// Deletes what one run left, in `<home>/<run>`. `share_path` is where the share is.
+pub fn empty(share: &Below, share_path: &Path, home: &str, run: &OsStr, walk: &Walk<'_>) -> (Emptied, Ended) {
     let mut emptied = Emptied::default();
-    let place = Path::new(TRASH).join(run);
+    let place = Path::new(home).join(run);
     let root = match share.directory(&place) {
         Ok(root) => root,
         Err(error) if is_gone(&error) => return (emptied, Ended::Complete),
@@ -212,7 +267,7 @@ pub fn empty(share: &Below, share_path: &Path, run: &OsStr, walk: &Walk<'_>) -> 
             return (emptied, Ended::Early);
         }
     }
-    if let Err(error) = remove::remove_tree(&share_path.join(&place), &share_path.join(TRASH)) {
+    if let Err(error) = remove::remove_tree(&share_path.join(&place), &share_path.join(home)) {
         emptied.failed.push(error.message);
     }
     (emptied, Ended::Complete)
