@@ -20,6 +20,9 @@ use super::{Entry, LayerStore, Record, RepoName};
 /// Where locks do not work, an unfinished entry that is older than this is nobody's.
 const FORGOTTEN: Duration = Duration::from_secs(24 * 3600);
 
+/// Far longer than it takes to lock what one has just made.
+const MOMENT: Duration = Duration::from_secs(60);
+
 /// A directory beside the entries of a repository that is to become one of them. Dropping it deletes
 /// it; what a killed job leaves is deleted by the next one.
 #[derive(Debug)]
@@ -183,18 +186,18 @@ pub(super) fn sweep(home: &Path) -> Result<()> {
 }
 
 fn is_abandoned(path: &Path) -> bool {
-    let old = || {
+    let older_than = |limit| {
         let made = fs::symlink_metadata(path).and_then(|meta| meta.modified()).ok();
-        made.and_then(|made| made.elapsed().ok()).is_some_and(|age| age > FORGOTTEN)
+        made.and_then(|made| made.elapsed().ok()).is_some_and(|age| age > limit)
     };
     if !path.is_dir() {
-        return old();
+        return older_than(FORGOTTEN);
     }
     match File::open(path).map(|directory| directory.try_lock()) {
         // Between its making and its lock, a new one looks abandoned for a moment; it is empty then.
-        Ok(Ok(())) => !is_empty(path) || old(),
+        Ok(Ok(())) => !is_empty(path) || older_than(MOMENT),
         Ok(Err(std::fs::TryLockError::WouldBlock)) => false,
-        Ok(Err(std::fs::TryLockError::Error(_))) | Err(_) => old(),
+        Ok(Err(std::fs::TryLockError::Error(_))) | Err(_) => older_than(FORGOTTEN),
     }
 }
 
