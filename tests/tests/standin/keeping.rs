@@ -29,17 +29,24 @@ fn command(sandbox: &Sandbox, more: &[&str]) -> Command {
 
 /// The tasks whose objects are in the share, and the downloads.
 fn kept(sandbox: &Sandbox) -> Vec<String> {
+    let files = ["sstate", "downloads"].into_iter().flat_map(|part| files(&share(sandbox).join(part)));
+    let task = |name: String| name.rsplit_once('_').map(|(_, task)| task.to_owned()).unwrap_or(name);
+    let mut found: Vec<String> = files.map(task).collect();
+    found.sort();
+    found
+}
+
+/// The names of all files below.
+fn files(top: &Path) -> Vec<String> {
     let mut found = Vec::new();
-    let mut left = vec![share(sandbox)];
+    let mut left = vec![top.to_owned()];
     while let Some(path) = left.pop() {
         if path.is_dir() {
             left.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
-            continue;
+        } else if path.exists() {
+            found.push(path.file_name().unwrap().to_str().unwrap().to_owned());
         }
-        let name = path.file_name().unwrap().to_str().unwrap();
-        found.push(name.rsplit_once('_').map_or(name, |(_, task)| task).to_owned());
     }
-    found.sort();
     found
 }
 
@@ -65,6 +72,25 @@ fn a_trusted_build_publishes_what_it_made_and_finds_it_the_next_time() {
     );
     sandbox.start(command(&sandbox, &["--trusted"])).wait().assert_code(&[0]);
     assert_eq!((counts("published"), counts("present")), (0.into(), 4.into()));
+    // Each build has told how well the caches served it.
+    assert_eq!(files(&share(&sandbox).join("usage/scarthgap")).len(), 2);
+}
+
+#[test]
+fn a_job_holds_a_lease_while_it_runs_and_gives_it_back_however_it_ends() {
+    let test = "a_job_holds_a_lease_while_it_runs_and_gives_it_back_however_it_ends";
+    let Some(sandbox) = job(test) else { return };
+    let leases = || files(&share(&sandbox).join("leases"));
+    sandbox.behaviour("bitbake slow 5000");
+    let mut running = sandbox.start(command(&sandbox, &["--trusted"]));
+    sandbox.wait_for_log(&mut running, "task do_fetch: Succeeded");
+    assert!(matches!(&leases()[..], [lease] if lease.starts_with("scarthgap.")), "{:?}", leases());
+    running.signal(Signal::SIGTERM);
+    running.wait().assert_code(&[130]);
+    assert_eq!(leases(), [] as [&str; 0]);
+    sandbox.behaviour("bitbake fail do_deploy");
+    sandbox.start(command(&sandbox, &["--trusted"])).wait().assert_code(&[1]);
+    assert_eq!(leases(), [] as [&str; 0]);
 }
 
 /// Not even what a trusted build could not publish is taken along by one that nobody vouches for.
