@@ -5,6 +5,7 @@ use crate::config::Secret;
 use crate::error::Class;
 use crate::events::{Event, Level, channel};
 use crate::exec::{User, prepare_process};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 /// A runner with short times, and what it told.
@@ -34,6 +35,8 @@ const QUICK: Times = Times {
 impl Bench {
     fn new() -> Bench {
         prepare_process().unwrap();
+        // As the agent does. A shell cannot trap what its parent ignores, as under `nohup` and `&`.
+        let _ = signal(SignalKind::interrupt()).unwrap();
         let base = tempfile::tempdir().unwrap();
         let (events, received) = channel();
         let runner = Runner {
