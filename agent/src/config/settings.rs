@@ -111,6 +111,8 @@ pub struct Check {
     pub known_failures: Vec<KnownFailure>,
     /// `--keep-going`: run yocto-check-layer even when the preflight has already failed.
     pub keep_going: bool,
+    /// Whether questions to BitBake may be answered with what it answered before; not with `--no-memo`.
+    pub memo: bool,
 }
 
 /// A test that may fail for a while, from the known-failures file.
@@ -198,6 +200,8 @@ pub struct Limits {
 ///   repos/<name>/       clones; they belong to the agent's user and are read-only to the build user
 ///   build/              the build directory of bitbake-layers and builds
 ///   check/<layer>/      throw-away build directory of one yocto-check-layer run
+///   signatures/         answers that BitBake gave to yocto-check-layer; the agent's alone
+///   front/              what stands before BitBake while yocto-check-layer runs
 ///   downloads/ sstate/  local caches
 /// out/                  --out: events.jsonl, result.json, junit.xml, logs/
 /// ```
@@ -220,6 +224,10 @@ impl Places {
     /// `layer` is the layer directory's name.
     pub fn check(&self, layer: &str) -> PathBuf {
         self.work.join("check").join(layer)
+    }
+
+    pub fn signatures(&self) -> PathBuf {
+        self.work.join("signatures")
     }
 
     pub fn logs(&self) -> PathBuf {

@@ -9,12 +9,12 @@ use std::time::Duration;
 use quick_junit::{NonSuccessKind, Property, Report, TestCase, TestCaseStatus, TestSuite};
 
 use crate::error::{Class, Error, Result};
-use crate::events::Level;
+use crate::events::{Level, MemoOutcome};
 use crate::outcome::Outcome;
 
 use super::console::{clean, finding_line};
 use super::output::replace;
-use super::summary::{Summary, UnitResult};
+use super::summary::{MemoResult, Summary, UnitResult};
 use super::tally::{AGENT, Status, Suite, Test, suites};
 
 /// The whole file.
@@ -50,6 +50,9 @@ fn test_suite(suite: &Suite, summary: &Summary) -> TestSuite {
     if let Some(log) = suite.log {
         made.add_property(Property::new("log", text(&log.to_string_lossy())));
     }
+    if !suite.memo.is_empty() {
+        made.add_property(Property::new("stored-answers", stored_answers(suite.memo)));
+    }
     made.add_test_cases(suite.tests.iter().map(|test| test_case(test, summary)));
     made
 }
@@ -61,6 +64,13 @@ fn test_case(test: &Test, summary: &Summary) -> TestCase {
         made.set_time(duration(seconds));
     }
     made
+}
+
+/// `3 of 4 used, 873 seconds saved`
+fn stored_answers(memo: &[MemoResult]) -> String {
+    let hits = memo.iter().filter(|memo| memo.outcome == MemoOutcome::Hit).count();
+    let saved: f64 = memo.iter().filter_map(|memo| memo.seconds_saved).sum();
+    format!("{hits} of {} used, {saved:.0} seconds saved", memo.len())
 }
 
 /// `stage.unit.class`, as far as there is one.

@@ -6,6 +6,7 @@
 mod builds;
 mod hostile;
 mod kills;
+mod memo;
 mod readers;
 mod stops;
 mod verdicts;

@@ -1,0 +1,165 @@
+//! Lines of metadata that reach for files which no key covers: absolute and upward paths in
+//! `include`, `SRC_URI`, `EXTERNALSRC`. A text search, deliberately wide: a line that only looks like
+//! one costs time, never a wrong answer.
+
+use std::ffi::OsStr;
+use std::path::{Component, Path, PathBuf};
+use std::sync::LazyLock;
+
+use regex::Regex;
+
+/// Whether BitBake parses the file. Other `.conf` files (nginx.conf) are payload.
+pub fn is_metadata(relative: &Path) -> bool {
+    match relative.extension().and_then(OsStr::to_str) {
+        Some("bb" | "bbappend" | "bbclass" | "inc") => true,
+        Some("conf") => relative.components().any(|part| part.as_os_str() == "conf"),
+        _ => false,
+    }
+}
+
+static INCLUDE: LazyLock<Regex> = LazyLock::new(|| {
+    regex(r#"^\s*(?:include|include_all|require|inherit|inherit_defer)\s(?:.*[\s"'])?(?:[/~]|\$\{HOME\})"#)
+});
+
+static EXTERNAL: LazyLock<Regex> =
+    LazyLock::new(|| regex(r"file:///|^\s*EXTERNALSRC(?:[:_]pn-\S+)?\s*[?:+.]*="));
+
+/// A variable with a directory, and how far upwards it goes from there.
+static UPWARDS: LazyLock<Regex> =
+    LazyLock::new(|| regex(r"\$\{(LAYERDIR|COREBASE|TOPDIR|THISDIR|FILE_DIRNAME)\}/+((?:\.\.(?:/+|\b|$))+)"));
+
+/// OE-Core's own way to its top.
+const COREBASE: &str = "COREBASE = '${@os.path.normpath(\"${LAYERDIR}/../\")}'";
+
+/// The first such line, in words. `relative` is the file's path in its tree.
+pub fn reaches_out(relative: &Path, content: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(content);
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with('#'));
+    for (index, line) in lines {
+        if INCLUDE.is_match(line) || EXTERNAL.is_match(line) || leaves_tree(relative, line) {
+            let line: String = line.trim().chars().take(80).collect();
+            return Some(format!("{}:{}: {line}", relative.display(), index + 1));
+        }
+    }
+    None
+}
+
+fn leaves_tree(relative: &Path, line: &str) -> bool {
+    if line.trim_end() == COREBASE && relative.ends_with("meta/conf/layer.conf") {
+        return false;
+    }
+    let depth = relative.parent().map_or(0, |parent| parent.components().count());
+    UPWARDS.captures_iter(line).any(|found| {
+        let depth = match &found[1] {
+            "THISDIR" | "FILE_DIRNAME" => depth,
+            // It has a value in conf/layer.conf only, one above.
+            "LAYERDIR" if relative.ends_with("conf/layer.conf") => depth.saturating_sub(1),
+            _ => 0,
+        };
+        found[2].matches("..").count() > depth
+    })
+}
+
+static ABSOLUTE: LazyLock<Regex> =
+    LazyLock::new(|| regex(r#"(?:^|[\s"'=,(\[]|:|file:/)(/+[^\s"':;,()\]\\]+)"#));
+
+#[allow(
+    clippy::expect_used,
+    reason = "the patterns are constants of this file, and the tests use each of them"
+)]
+fn regex(pattern: &str) -> Regex {
+    Regex::new(pattern).expect("a valid pattern")
+}
+
+/// The first absolute path in a configuration text that exists on this machine and lies in none of
+/// the `known` directories.
+pub fn foreign_path(content: &[u8], known: &[PathBuf]) -> Option<PathBuf> {
+    let text = String::from_utf8_lossy(content);
+    let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
+    let paths = lines.flat_map(|line| ABSOLUTE.captures_iter(line).map(|found| PathBuf::from(&found[1])));
+    paths.into_iter().find(|path| {
+        let upward = path.components().any(|part| part == Component::ParentDir);
+        (upward || !known.iter().any(|known| path.starts_with(known))) && path.symlink_metadata().is_ok()
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_that_reach_out_are_found() {
+        let recipe = "meta-x/recipes-y/z/z_1.0.bb";
+        let layer = "meta-x/conf/layer.conf";
+        let table = [
+            (recipe, "require z.inc", false),
+            (recipe, "require recipes-core/images/x.bb", false),
+            (recipe, "require /srv/z.inc", true),
+            (recipe, "include ~/z.inc", true),
+            (recipe, "include ${HOME}/z.inc", true),
+            (recipe, "inherit ${@'/srv/a.bbclass' if 1 else ''}", true),
+            (recipe, "# require /srv/z.inc", false),
+            (recipe, "inherit ${@bb.utils.contains('DISTRO_FEATURES', 'x', 'y', '', d)}", false),
+            (recipe, "SRC_URI = \"file://z.patch\"", false),
+            (recipe, "SRC_URI = \"file:///srv/z.patch\"", true),
+            (recipe, "EXTERNALSRC = \"/srv/z\"", true),
+            (recipe, "EXTERNALSRC:pn-z ?= \"${TOP}\"", true),
+            (recipe, "EXTERNALSRC_SYMLINKS ?= \"oe-workdir:${WORKDIR}\"", false),
+            (recipe, "FILESEXTRAPATHS:prepend := \"${THISDIR}/../files:\"", false),
+            (recipe, "FILESEXTRAPATHS:prepend := \"${THISDIR}/../../../../files:\"", true),
+            (recipe, "X = \"${THISDIR}/../../..\"", false),
+            (recipe, "X = \"${COREBASE}/../files\"", true),
+            (recipe, "X = \"${COREBASE}/meta\"", false),
+            (recipe, "X = \"${LAYERDIR}/../files\"", true),
+            ("local.conf", "include ${TOPDIR}/../site.conf", true),
+            (layer, "BBPATH .= \":${LAYERDIR}/../common\"", false),
+            (layer, "BBPATH .= \":${LAYERDIR}/../../common\"", true),
+            ("meta/conf/layer.conf", COREBASE, false),
+            ("conf/layer.conf", "BBPATH .= \":${LAYERDIR}/../common\"", true),
+        ];
+        for (path, line, wanted) in table {
+            let found = reaches_out(Path::new(path), format!("A = \"1\"\n{line}\n").as_bytes());
+            assert_eq!(found.is_some(), wanted, "{path}: {line}: {found:?}");
+            if let Some(found) = found {
+                assert!(found.starts_with(&format!("{path}:2: ")), "{found}");
+            }
+        }
+    }
+
+    #[test]
+    fn payload_is_no_metadata() {
+        for (path, wanted) in [
+            ("recipes-httpd/nginx/files/nginx.conf", false),
+            ("conf/machine/x.conf", true),
+            ("recipes/x.bb", true),
+            ("x.bbappend", true),
+            ("classes/x.bbclass", true),
+            ("x.inc", true),
+            ("lib/x.py", false),
+            ("README", false),
+        ] {
+            assert_eq!(is_metadata(Path::new(path)), wanted, "{path}");
+        }
+    }
+
+    #[test]
+    fn absolute_paths_in_the_configuration_are_found_where_they_lead_to_something() {
+        let known = [PathBuf::from("/etc/ssl"), PathBuf::from("/nowhere")];
+        for (line, wanted) in [
+            ("DL_DIR ?= \"/etc/ssl/x\"", None),
+            ("PREMIRRORS = \"git://.*/.* file:///etc/ssl/certs/\"", None),
+            ("BBMASK = \"/meta/recipes- /meta-poky/recipes-\"", None),
+            ("X = \"/etc/passwd\"", Some("/etc/passwd")),
+            ("X = \"a:/etc/passwd;b\"", Some("/etc/passwd")),
+            ("X = \"${@open('/etc/passwd').read()}\"", Some("/etc/passwd")),
+            ("X = \"file:///etc/passwd\"", Some("//etc/passwd")),
+            ("require /etc/passwd", Some("/etc/passwd")),
+            ("X = \"/etc/ssl/../passwd\"", Some("/etc/ssl/../passwd")),
+            ("# /etc/passwd", None),
+            ("X = \"https://example.org/etc/passwd\"", None),
+        ] {
+            assert_eq!(foreign_path(line.as_bytes(), &known), wanted.map(PathBuf::from), "{line}");
+        }
+    }
+}
