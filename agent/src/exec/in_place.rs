@@ -57,17 +57,17 @@ impl InPlace {
         } else {
             io::pipe().map(|(read, write)| (Some(read), write))?
         };
-        // The standard library gives children an empty signal mask, whatever this one's is.
-        let mut waiting = SigSet::empty();
-        for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT] {
-            waiting.add(signal);
-        }
-        waiting.thread_block()?;
         let mut command = self.command();
         command.stdin(Stdio::inherit()).stdout(out_end).stderr(err_end);
         let mut child = command.spawn()?;
         // It holds the pipes' other ends.
         drop(command);
+        // Only now: the child would inherit it.
+        let mut waiting = SigSet::empty();
+        for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT] {
+            waiting.add(signal);
+        }
+        waiting.thread_block()?;
         let errors = stderr.map(|from| thread::spawn(move || pass_on(from, io::stderr(), limit)));
         let stdout = pass_on(stdout, io::stdout(), limit);
         let stderr = match errors {

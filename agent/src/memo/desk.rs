@@ -152,8 +152,8 @@ async fn answer(mut stream: UnixStream, shared: &Arc<Shared>) -> io::Result<()> 
             let seconds = since.elapsed().as_secs_f64();
             let kept = match call.and_then(|call| Call::unpack(&call)) {
                 Ok(Call::Ran(ran)) => {
-                    let (shared, name) = (shared.clone(), question.name.clone());
-                    spawn_blocking(move || shared.keep(&asked, inputs, &name, ran, seconds)).await?
+                    let (shared, question) = (shared.clone(), question.clone());
+                    spawn_blocking(move || shared.keep(&asked, inputs, &question, ran, seconds)).await?
                 }
                 _ => Err(Refusal("BitBake did not come to its end".into())),
             };
@@ -198,30 +198,42 @@ impl Shared {
             }
         }
         let nearest = || self.stores.read.iter().find_map(|store| store.why_not(&inputs, &question.name));
-        let why = damaged.or_else(nearest).unwrap_or_else(|| "it was never asked before".into());
+        let why =
+            damaged.or_else(nearest).unwrap_or_else(|| "it was not asked of these layers before".into());
         Ok(Looked { inputs, found: None, why })
     }
 
     /// Keeps what the real BitBake gave, if it can be had again. Blocks.
-    fn keep(&self, asked: &Asked, before: Inputs, question: &str, ran: Ran, seconds: f64) -> Accepted<()> {
-        // Later runs may not ask the server again: they take the recipe from the cache of this one.
-        floating::asked_nobody(&self.place.bitbake, &self.place.build).inspect_err(|refusal| {
+    fn keep(
+        &self,
+        asked: &Asked,
+        before: Inputs,
+        question: &Question,
+        ran: Ran,
+        seconds: f64,
+    ) -> Accepted<()> {
+        // Whatever came of it, later runs may not ask the server again: they take the recipe from the
+        // cache of this one.
+        let floating = floating::asked_nobody(&self.place.bitbake, &self.place.build);
+        if let Err(refusal) = &floating {
             *lock(&self.off) = Some(refusal.clone());
-        })?;
-        let answer = plausible(ran)?;
+        }
+        let answer = plausible(ran, question)?;
+        floating?;
         let after = inputs::collect(&self.place, asked, &mut lock(&self.stat_cache))?;
         if after != before {
             return Err(Refusal("an input changed while BitBake ran".into()));
         }
         for store in &self.stores.write {
-            store.keep(&before, question, &answer, seconds).map_err(|error| Refusal(error.message))?;
+            let kept = store.keep(&before, &question.name, &answer, seconds);
+            kept.map_err(|error| Refusal(error.message))?;
         }
         Ok(())
     }
 }
 
 /// The answer, when BitBake ended well and said nothing that makes one doubt.
-fn plausible(ran: Ran) -> Accepted<Answer> {
+fn plausible(ran: Ran, question: &Question) -> Accepted<Answer> {
     let refused = |why: &str| Err(Refusal(why.into()));
     if ran.status != Some(0) {
         return refused("BitBake failed");
@@ -233,6 +245,9 @@ fn plausible(ran: Ran) -> Accepted<Answer> {
         if let Some(doubt) = DOUBTS.iter().find(|doubt| text.contains(**doubt)) {
             return Err(Refusal(format!("BitBake ended well, but printed `{doubt}`")));
         }
+    }
+    if !question.leaves_signatures {
+        return Ok(Answer { stdout, stderr, signatures: Vec::new() });
     }
     match ran.signatures {
         Some(signatures) if signatures.windows(18).any(|words| words == b"SIGGEN_LOCKEDSIGS_") => {
@@ -256,3 +271,8 @@ async fn receive(stream: &mut UnixStream) -> io::Result<Vec<u8>> {
     stream.take(length as u64).read_to_end(&mut message).await?;
     if message.len() == length { Ok(message) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+#[path = "desk_tests.rs"]
+mod tests;

@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::key::Inputs;
+use super::key::{Inputs, readable};
 use super::wire::Pack;
 use super::{Accepted, read};
 
@@ -40,7 +40,7 @@ pub fn add(inputs: &mut Inputs, path: &OsStr, trees: &[PathBuf]) -> Accepted<()>
     }
     for directory in std::env::split_paths(path) {
         if !trees.iter().any(|tree| directory.starts_with(tree)) {
-            inputs.add(format!("programs in {}", directory.display()), &programs(&directory)?);
+            inputs.add(format!("programs in {}", readable(directory.as_os_str())), &programs(&directory)?);
         }
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! Reads every input of a question from disk.
 
-use std::collections::BTreeMap;
-use std::ffi::OsStr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use walkdir::WalkDir;
 
 use crate::exec::{self, User};
 
-use super::key::Inputs;
+use super::key::{Inputs, LAYERS, readable};
 use super::stat_cache::StatCache;
 use super::tree::Surroundings;
 use super::wire::Pack;
@@ -24,7 +24,7 @@ const LONGEST_CONF: u64 = 4 << 20;
 
 /// What BitBake and its tools make in a build directory. Anything else there could be found through
 /// BBPATH before the layers' files.
-const BUILD_ENTRIES: [&str; 9] = [
+const BUILD_ENTRIES: [&str; 11] = [
     "bitbake-cookerdaemon.log",
     "bitbake.lock",
     "bitbake.sock",
@@ -32,6 +32,9 @@ const BUILD_ENTRIES: [&str; 9] = [
     "conf",
     "hashserve.sock",
     "locked-sigs.inc",
+    // The shell parser's tables (ply, in the current directory).
+    "pyshlextab.py",
+    "pyshtables.py",
     "sstate-cache",
     "downloads",
 ];
@@ -71,6 +74,7 @@ pub fn collect(place: &Place, asked: &Asked, cache: &mut StatCache) -> Accepted<
         .ok_or_else(|| Refusal("there is no conf/bblayers.conf".into()))?;
     let layers = layers::of_bblayers(&String::from_utf8_lossy(text))?;
     let trees = trees(place, &layers)?;
+    add_environment(&mut inputs, asked, &trees)?;
     add_configuration(&mut inputs, place, &build, &conf, &trees)?;
     let path = asked.variable("PATH").ok_or_else(|| Refusal("BitBake was called without PATH".into()))?;
     host::add(&mut inputs, path, &trees)?;
@@ -78,7 +82,7 @@ pub fn collect(place: &Place, asked: &Asked, cache: &mut StatCache) -> Accepted<
     for layer in &layers {
         real_layers.push(real(layer)?);
     }
-    inputs.add_list("layers", layers.iter().chain(&real_layers).map(|layer| layer.as_os_str().as_bytes()));
+    inputs.add_list(LAYERS, layers.iter().chain(&real_layers).map(|layer| layer.as_os_str().as_bytes()));
     for root in &trees {
         let listing = tree::read(root, &Surroundings { skip: &place.own, trees: &trees }, cache)?;
         inputs.add_tree(format!("files of {}", readable(root.as_os_str())), listing);
@@ -98,10 +102,42 @@ fn add_call(inputs: &mut Inputs, place: &Place, asked: &Asked) {
     who.bytes(user.name.as_bytes()).number(user.uid.into()).number(user.gid.into());
     who.bytes(user.home.as_os_str().as_bytes());
     inputs.add("build user", who.finish());
-    // The marker by which the agent knows its children is different in each run.
-    for (name, value) in asked.environment.iter().filter(|(name, _)| name != exec::MARKER) {
-        inputs.add(format!("environment {}", readable(name)), value.as_bytes());
+}
+
+/// The whole environment, less what says nothing about a build.
+fn add_environment(inputs: &mut Inputs, asked: &Asked, trees: &[PathBuf]) -> Accepted<()> {
+    let foreign = foreign_directories(asked, trees);
+    let mut names = BTreeSet::new();
+    for (name, value) in &asked.environment {
+        if !names.insert(name) {
+            return Err(Refusal(format!("the variable {} is there twice", readable(name))));
+        }
+        // The marker by which the agent knows its children is different in each run.
+        if name != exec::MARKER && !foreign.contains(name) {
+            inputs.add(format!("environment {}", readable(name)), value.as_bytes());
+        }
     }
+    Ok(())
+}
+
+/// Variables by which the agent lets git read directories of another owner (`safe.directory`), where
+/// these are none of the trees. The checkout under test lies at another path in each CodeBuild build,
+/// and has no part in questions about the layers beside it.
+fn foreign_directories(asked: &Asked, trees: &[PathBuf]) -> BTreeSet<OsString> {
+    let mut foreign = BTreeSet::new();
+    for number in 0..asked.environment.len() {
+        let (key, value) = (format!("GIT_CONFIG_KEY_{number}"), format!("GIT_CONFIG_VALUE_{number}"));
+        let is_safe = asked.variable(&key).is_some_and(|name| name == "safe.directory");
+        let is_foreign = |directory: &OsStr| {
+            let real = fs::canonicalize(directory).unwrap_or_else(|_| directory.into());
+            let touches = trees.iter().any(|tree| tree.starts_with(&real) || real.starts_with(tree));
+            !touches && real.is_absolute() && !directory.as_bytes().contains(&b'*')
+        };
+        if is_safe && asked.variable(&value).is_some_and(is_foreign) {
+            foreign.insert(value.into());
+        }
+    }
+    foreign
 }
 
 /// Every file of `conf/` in the build directory, by its path there.
@@ -178,11 +214,6 @@ fn root_of(directory: &Path, own: &[PathBuf]) -> PathBuf {
 
 fn real(path: &Path) -> Accepted<PathBuf> {
     fs::canonicalize(path).map_err(|error| Refusal(format!("{}: {error}", path.display())))
-}
-
-/// A name as one line of text; no two names have the same.
-fn readable(name: &OsStr) -> String {
-    name.as_bytes().escape_ascii().to_string()
 }
 
 #[cfg(test)]

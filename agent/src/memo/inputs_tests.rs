@@ -57,6 +57,7 @@ impl Scene {
                 ("BUILD_AGENT_COMMAND".into(), "1".into()),
             ],
         };
+        let asked = safe_directories(asked, &[&base.join("poky"), Path::new("/codebuild/output/src1/src/x")]);
         let user = User { name: "builder".into(), uid: 1000, gid: 1000, home: "/home/builder".into() };
         let place = Place {
             build: base.join("work/build"),
@@ -86,11 +87,28 @@ impl Scene {
     }
 }
 
+/// As `git::safe_directories` names them.
+fn safe_directories(mut asked: Asked, directories: &[&Path]) -> Asked {
+    for (number, directory) in directories.iter().enumerate() {
+        asked.environment.push((format!("GIT_CONFIG_KEY_{number}").into(), "safe.directory".into()));
+        asked.environment.push((format!("GIT_CONFIG_VALUE_{number}").into(), directory.into()));
+    }
+    asked
+}
+
 type Change = fn(&mut Scene);
 
 #[test]
 fn any_single_changed_input_changes_the_key() {
-    let table: [(&str, Change); 25] = [
+    let table: [(&str, Change); 27] = [
+        ("a repository that git may not read", |s| {
+            let value = s.asked.environment.iter_mut().find(|(name, _)| name == "GIT_CONFIG_VALUE_0");
+            value.unwrap().1 = "/elsewhere".into();
+        }),
+        ("another setting of git", |s| {
+            let key = s.asked.environment.iter_mut().find(|(name, _)| name == "GIT_CONFIG_KEY_1");
+            key.unwrap().1 = "user.name".into();
+        }),
         ("words", |s| s.asked.argv.insert(0, "-k".into())),
         ("machine", |s| s.asked.environment.push(("MACHINE".into(), "qemuarm".into()))),
         ("a value", |s| s.asked.environment[1].1 = "Other".into()),
@@ -147,7 +165,12 @@ fn another_place_is_another_key() {
 
 #[test]
 fn what_says_nothing_about_a_build_changes_nothing() {
-    let table: [(&str, Change); 5] = [
+    let table: [(&str, Change); 6] = [
+        ("a foreign directory that git may read", |s| {
+            // The second of three lies elsewhere.
+            let value = s.asked.environment.iter_mut().find(|(name, _)| name == "GIT_CONFIG_VALUE_1");
+            value.unwrap().1 = "/codebuild/output/src2/src/x".into();
+        }),
         ("marker", |s| s.asked.environment[2].1 = "2".into()),
         ("order of variables", |s| s.asked.environment.reverse()),
         ("the agent's own", |s| s.write("work/out/log", "")),
@@ -164,7 +187,8 @@ fn what_says_nothing_about_a_build_changes_nothing() {
 
 #[test]
 fn what_no_key_covers_is_refused() {
-    let table: [(&str, Change); 14] = [
+    let table: [(&str, Change); 15] = [
+        ("a variable twice", |s| s.asked.environment.push(("PATH".into(), "/elsewhere".into()))),
         ("another directory", |s| s.asked.cwd = s.at("work")),
         ("no PATH", |s| drop(s.asked.environment.remove(0))),
         ("absolute include", |s| s.write("work/build/conf/site.conf", "require /etc/passwd\n")),

@@ -1,6 +1,7 @@
 //! What an answer depends on, and the one number that stands for all of it.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -55,6 +56,9 @@ impl Key {
 /// Digests of inputs by their names for people, e.g. `conf/local.conf` or `environment MACHINE`.
 pub type Parts = BTreeMap<String, Digest>;
 
+/// The part that lists the layers.
+pub const LAYERS: &str = "the list of layers";
+
 /// Every input of one question.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inputs {
@@ -94,6 +98,11 @@ impl Inputs {
     pub fn key(&self) -> Key {
         key_of(&self.parts)
     }
+}
+
+/// A name as one line of text; no two names have the same.
+pub fn readable(name: &OsStr) -> String {
+    name.as_encoded_bytes().escape_ascii().to_string()
 }
 
 /// The key of parts that were read back.

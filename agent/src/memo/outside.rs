@@ -17,8 +17,9 @@ pub fn is_metadata(relative: &Path) -> bool {
     }
 }
 
+/// BitBake knows these words at the beginning of a line only (ConfHandler, BBHandler).
 static INCLUDE: LazyLock<Regex> = LazyLock::new(|| {
-    regex(r#"^\s*(?:include|include_all|require|inherit|inherit_defer)\s(?:.*[\s"'])?(?:[/~]|\$\{HOME\})"#)
+    regex(r#"^(?:include|include_all|require|inherit|inherit_defer)\s(?:.*[\s"'])?(?:[/~]|\$\{HOME\})"#)
 });
 
 static EXTERNAL: LazyLock<Regex> =
@@ -28,20 +29,43 @@ static EXTERNAL: LazyLock<Regex> =
 static UPWARDS: LazyLock<Regex> =
     LazyLock::new(|| regex(r"\$\{(LAYERDIR|COREBASE|TOPDIR|THISDIR|FILE_DIRNAME)\}/+((?:\.\.(?:/+|\b|$))+)"));
 
+/// Raised with every change of the rules in this file: what they said of a file is cached.
+pub const RULES: &str = "rules 2";
+
+/// Text of a shell function of OE-Core (populate_sdk_base.bbclass) that happens to begin a line. As an
+/// include it would name files with quotes in their names.
+const LINKER_TEXT: &str = "include /etc/ld.so.conf' > ${SDK_OUTPUT}/${SDKPATHNATIVE}${sysconfdir}/ld.so.conf";
+
 /// OE-Core's own way to its top.
 const COREBASE: &str = "COREBASE = '${@os.path.normpath(\"${LAYERDIR}/../\")}'";
 
 /// The first such line, in words. `relative` is the file's path in its tree.
 pub fn reaches_out(relative: &Path, content: &[u8]) -> Option<String> {
-    let text = String::from_utf8_lossy(content);
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with('#'));
-    for (index, line) in lines {
-        if INCLUDE.is_match(line) || EXTERNAL.is_match(line) || leaves_tree(relative, line) {
+    for (number, line) in whole_lines(content).into_iter().filter(|(_, line)| line != LINKER_TEXT) {
+        if INCLUDE.is_match(&line) || EXTERNAL.is_match(&line) || leaves_tree(relative, &line) {
             let line: String = line.trim().chars().take(80).collect();
-            return Some(format!("{}:{}: {line}", relative.display(), index + 1));
+            return Some(format!("{}:{number}: {line}", relative.display()));
         }
     }
     None
+}
+
+/// Lines without comments, each with those that continue it and with the number of the first.
+fn whole_lines(content: &[u8]) -> Vec<(usize, String)> {
+    let text = String::from_utf8_lossy(content);
+    let mut lines: Vec<(usize, String)> = Vec::new();
+    let mut continues = false;
+    for (index, line) in text.lines().enumerate() {
+        let line = line.trim_end();
+        let (part, goes_on) = line.strip_suffix('\\').map_or((line, false), |part| (part, true));
+        match lines.last_mut().filter(|_| continues) {
+            Some((_, whole)) => *whole += part,
+            None => lines.push((index + 1, part.to_owned())),
+        }
+        continues = goes_on;
+    }
+    lines.retain(|(_, line)| !line.trim_start().starts_with('#'));
+    lines
 }
 
 fn leaves_tree(relative: &Path, line: &str) -> bool {
@@ -74,9 +98,10 @@ fn regex(pattern: &str) -> Regex {
 /// The first absolute path in a configuration text that exists on this machine and lies in none of
 /// the `known` directories.
 pub fn foreign_path(content: &[u8], known: &[PathBuf]) -> Option<PathBuf> {
-    let text = String::from_utf8_lossy(content);
-    let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
-    let paths = lines.flat_map(|line| ABSOLUTE.captures_iter(line).map(|found| PathBuf::from(&found[1])));
+    let lines = whole_lines(content).into_iter().map(|(_, line)| line);
+    let paths = lines.flat_map(|line| {
+        ABSOLUTE.captures_iter(&line).map(|found| PathBuf::from(&found[1])).collect::<Vec<_>>()
+    });
     paths.into_iter().find(|path| {
         let upward = path.components().any(|part| part == Component::ParentDir);
         (upward || !known.iter().any(|known| path.starts_with(known))) && path.symlink_metadata().is_ok()
@@ -100,6 +125,11 @@ mod tests {
             (recipe, "include ${HOME}/z.inc", true),
             (recipe, "inherit ${@'/srv/a.bbclass' if 1 else ''}", true),
             (recipe, "# require /srv/z.inc", false),
+            (recipe, "require \\\n  /srv/z.inc", true),
+            (recipe, "    echo 'include /etc/ld.so.conf' > x", false),
+            (recipe, "    include /etc/ld.so.conf", false),
+            (recipe, LINKER_TEXT, false),
+            (recipe, "SRC_URI = \" \\\n  file:///srv/z.patch \\\n\"", true),
             (recipe, "inherit ${@bb.utils.contains('DISTRO_FEATURES', 'x', 'y', '', d)}", false),
             (recipe, "SRC_URI = \"file://z.patch\"", false),
             (recipe, "SRC_URI = \"file:///srv/z.patch\"", true),

@@ -22,28 +22,32 @@ impl Asked {
     }
 }
 
-/// A call whose answer depends on nothing but inputs that the agent can read: the signatures of the
-/// world. `-S none` writes `locked-sigs.inc` up to langdale, `-S lockedsigs` from mickledore on.
+/// A call whose answer depends on nothing but inputs that the agent can read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
     /// For people: `signatures of the world, with INHERIT=yocto-check-layer`.
     pub name: String,
+    /// Whether BitBake writes `locked-sigs.inc`; otherwise only its exit status is of use.
+    pub leaves_signatures: bool,
 }
 
 impl Question {
-    /// `None` for every other call; those are none of the agent's business.
+    /// The signatures of the world (`-S none` writes `locked-sigs.inc` up to langdale, `-S lockedsigs`
+    /// from mickledore on), and whether all recipes parse. `None` for every other call; those are none
+    /// of the agent's business.
     pub fn recognise(asked: &Asked) -> Option<Question> {
         let words: Vec<&str> = asked.argv.iter().map(|word| word.to_str()).collect::<Option<_>>()?;
-        let words = words.strip_prefix(&["-k"]).unwrap_or(&words);
-        if !matches!(words, ["-S", "none" | "lockedsigs", "world"]) {
-            return None;
-        }
-        // With a hash server's handler the signatures are the server's.
-        if asked.variable("BB_SIGNATURE_HANDLER")? != "OEBasicHash" {
-            return None;
-        }
-        let mut name = "signatures of the world".to_owned();
-        if words.len() < asked.argv.len() {
+        let (mut name, leaves_signatures) = match words.strip_prefix(&["-k"]).unwrap_or(&words) {
+            // With a hash server's handler the signatures are the server's.
+            ["-S", "none" | "lockedsigs", "world"]
+                if asked.variable("BB_SIGNATURE_HANDLER")? == "OEBasicHash" =>
+            {
+                ("signatures of the world".to_owned(), true)
+            }
+            ["-p"] => ("whether all recipes parse".to_owned(), false),
+            _ => return None,
+        };
+        if words.first() == Some(&"-k") {
             name += ", going on after errors";
         }
         for variable in ["MACHINE", "INHERIT"] {
@@ -51,7 +55,7 @@ impl Question {
                 name += &format!(", with {variable}={}", value.as_encoded_bytes().escape_ascii());
             }
         }
-        Some(Question { name })
+        Some(Question { name, leaves_signatures })
     }
 }
 
@@ -71,13 +75,13 @@ mod tests {
     }
 
     #[test]
-    fn only_the_signatures_of_the_world_are_a_question() {
+    fn only_the_world_as_a_whole_is_a_question() {
         let basic = ("BB_SIGNATURE_HANDLER", "OEBasicHash");
         let inherit = ("INHERIT", "yocto-check-layer");
         let machine = ("MACHINE", "qemuarm");
         let world = "signatures of the world";
         type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], Option<String>);
-        let table: [Case; 14] = [
+        let table: [Case; 16] = [
             ("-S lockedsigs world", &[basic], Some(world.into())),
             ("-S none world", &[basic], Some(world.into())),
             ("-k -S lockedsigs world", &[basic], Some(format!("{world}, going on after errors"))),
@@ -90,7 +94,9 @@ mod tests {
             ("-S lockedsigs zlib", &[basic], None),
             ("-k -k -S none world", &[basic], None),
             ("world -S none", &[basic], None),
-            ("-p", &[basic], None),
+            ("-p", &[], Some("whether all recipes parse".into())),
+            ("-p zlib", &[], None),
+            ("-e", &[basic], None),
             ("", &[basic], None),
         ];
         for (words, environment, wanted) in table {

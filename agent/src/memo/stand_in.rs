@@ -53,8 +53,8 @@ pub fn main(argv: Vec<OsString>, mut environment: Vec<(OsString, OsString)>) -> 
     }
     let real = InPlace { program, argv, environment };
     let error = match ways.front.and_then(|front| ask(&front, &real)) {
-        Some((asked, desk, Reply::Answer(answer))) => give(&asked, &desk, &answer, &real),
-        Some((asked, desk, Reply::Run)) => run(&asked, desk, &real),
+        Some((asking, Reply::Answer(answer))) => asking.give(&answer, &real),
+        Some((asking, Reply::Run)) => asking.run(&real),
         _ => real.replace(),
     };
     let _ = writeln!(io::stderr(), "bitbake: {}: {error}", real.program.display());
@@ -90,8 +90,15 @@ impl Ways {
     }
 }
 
+/// A question on its way.
+struct Asking {
+    asked: Asked,
+    question: Question,
+    desk: UnixStream,
+}
+
 /// Asks the desk; `None` when this is nothing to ask, or nobody answers.
-fn ask(front: &Path, real: &InPlace) -> Option<(Asked, UnixStream, Reply)> {
+fn ask(front: &Path, real: &InPlace) -> Option<(Asking, Reply)> {
     // A person's terminal gets BitBake's own display.
     if io::stdout().is_terminal() || io::stderr().is_terminal() {
         return None;
@@ -103,38 +110,45 @@ fn ask(front: &Path, real: &InPlace) -> Option<(Asked, UnixStream, Reply)> {
         joined: one_stream(),
         environment: real.environment.clone(),
     };
-    Question::recognise(&asked)?;
+    let question = Question::recognise(&asked)?;
     let mut desk = UnixStream::connect(front.join(SOCKET)).ok()?;
     send(&mut desk, &Call::Ask(asked.clone()).pack()).ok()?;
     let reply = Reply::unpack(&receive(&mut desk).ok()?).ok()?;
-    Some((asked, desk, reply))
+    Some((Asking { asked, question, desk }, reply))
 }
 
-/// Leaves what BitBake would have left.
-fn give(asked: &Asked, _desk: &UnixStream, answer: &Answer, real: &InPlace) -> io::Error {
-    // Better the real one than half an answer.
-    if std::fs::write(asked.cwd.join(SIGNATURES), &answer.signatures).is_err() {
-        return real.replace();
+impl Asking {
+    fn signatures(&self) -> PathBuf {
+        self.asked.cwd.join(SIGNATURES)
     }
-    let printed = io::stderr().write_all(&answer.stderr).and_then(|()| {
-        io::stdout().write_all(&answer.stdout)?;
-        io::stdout().flush()
-    });
-    // Nobody reads: BitBake would have met the same pipe.
-    std::process::exit(if printed.is_ok() { 0 } else { 1 })
-}
 
-/// Runs the real BitBake and tells the desk what it gave.
-fn run(asked: &Asked, mut desk: UnixStream, real: &InPlace) -> io::Error {
-    let ran = match real.accompany(asked.joined, OUTPUT) {
-        Ok(ran) => ran,
-        Err(error) => return error,
-    };
-    let signatures = read::whole(&asked.cwd.join(SIGNATURES), super::wire::LONGEST as u64).ok();
-    let told = Ran { status: ran.status.code(), stdout: ran.stdout, stderr: ran.stderr, signatures };
-    // yocto-check-layer deletes the file as soon as this process is gone. The desk may be gone as well.
-    let _ = send(&mut desk, &Call::Ran(told).pack()).and_then(|()| receive(&mut desk));
-    exec::end_like(ran.status)
+    /// Leaves what BitBake would have left. Comes back only when the real one was wanted and failed.
+    fn give(self, answer: &Answer, real: &InPlace) -> io::Error {
+        // Better the real one than half an answer.
+        if self.question.leaves_signatures && fs_err::write(self.signatures(), &answer.signatures).is_err() {
+            return real.replace();
+        }
+        let printed = io::stderr().write_all(&answer.stderr).and_then(|()| {
+            io::stdout().write_all(&answer.stdout)?;
+            io::stdout().flush()
+        });
+        // Nobody reads: BitBake would have met the same pipe.
+        std::process::exit(if printed.is_ok() { 0 } else { 1 })
+    }
+
+    /// Runs the real BitBake and tells the desk what it gave.
+    fn run(mut self, real: &InPlace) -> io::Error {
+        let ran = match real.accompany(self.asked.joined, OUTPUT) {
+            Ok(ran) => ran,
+            Err(error) => return error,
+        };
+        let signatures = read::whole(&self.signatures(), super::wire::LONGEST as u64);
+        let signatures = signatures.ok().filter(|_| self.question.leaves_signatures);
+        let told = Ran { status: ran.status.code(), stdout: ran.stdout, stderr: ran.stderr, signatures };
+        // yocto-check-layer deletes the file as soon as this process is gone. The desk may be gone as well.
+        let _ = send(&mut self.desk, &Call::Ran(told).pack()).and_then(|()| receive(&mut self.desk));
+        exec::end_like(ran.status)
+    }
 }
 
 /// Whether standard output and standard error are the same pipe or file.

@@ -56,7 +56,7 @@ impl StatCache {
     /// The bytes that [`StatCache::load`] reads, with a digest of themselves at the end.
     pub fn pack(&self) -> Vec<u8> {
         let mut pack = Pack::default();
-        pack.bytes(FORMAT);
+        pack.bytes(FORMAT).bytes(outside::RULES.as_bytes());
         for (path, (stamp, content)) in &self.entries {
             pack.bytes(path.as_os_str().as_bytes());
             for number in stamp {
@@ -142,7 +142,7 @@ fn unpack(bytes: &[u8]) -> io::Result<HashMap<PathBuf, (Stamp, Content)>> {
         return Err(damaged());
     }
     let mut unpack = Unpack(bytes);
-    if unpack.bytes()? != FORMAT {
+    if unpack.bytes()? != FORMAT || unpack.bytes()? != outside::RULES.as_bytes() {
         return Err(damaged());
     }
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).map_err(|_| damaged());

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::exec::remove;
 
-use super::key::{Digest, Inputs, Key, Parts, key_of};
+use super::key::{Digest, Inputs, Key, LAYERS, Parts, key_of};
 use super::tree::Listing;
 use super::wire::Answer;
 use super::{difference, read};
@@ -31,9 +31,12 @@ use super::{difference, read};
 /// Names the layout of `answer.json`.
 const SCHEMA: &str = "build-agent/signatures/v1";
 
-/// So many answers are kept, the latest used. A layer asks four questions, a BSP layer two more for
-/// each machine.
+/// So many answers are kept for one job, the latest used. A layer asks five questions, a BSP layer two
+/// more for each machine.
 const MOST_ANSWERS: usize = 48;
+
+/// Likewise on a share, for the jobs of many layers.
+const MOST_SHARED_ANSWERS: usize = 240;
 
 /// What is still being written after this time was left behind.
 const LEFT_BEHIND: Duration = Duration::from_secs(24 * 60 * 60);
@@ -65,6 +68,7 @@ pub struct Found {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Store {
     root: PathBuf,
+    most: usize,
 }
 
 /// The stores of a run.
@@ -77,9 +81,14 @@ pub struct Stores {
 }
 
 impl Store {
-    /// Nothing is asked of the disk.
-    pub fn new(root: impl Into<PathBuf>) -> Store {
-        Store { root: root.into() }
+    /// One of a single job. Nothing is asked of the disk.
+    pub fn local(root: impl Into<PathBuf>) -> Store {
+        Store { root: root.into(), most: MOST_ANSWERS }
+    }
+
+    /// One that many jobs share.
+    pub fn shared(root: impl Into<PathBuf>) -> Store {
+        Store { root: root.into(), most: MOST_SHARED_ANSWERS }
     }
 
     pub fn root(&self) -> &Path {
@@ -201,10 +210,13 @@ impl Store {
         Ok(fs::rename(&written, &place)?)
     }
 
-    /// Which input keeps the nearest stored answer to the same question from being used.
+    /// Which input keeps the nearest stored answer to the same question of the same layers from being
+    /// used.
     pub fn why_not(&self, inputs: &Inputs, question: &str) -> Option<String> {
         let stored = self.descriptions().into_iter().map(|(_, description)| description);
-        let same = stored.filter(|description| description.question == question);
+        let same = stored.filter(|description| {
+            description.question == question && description.parts.get(LAYERS) == inputs.parts().get(LAYERS)
+        });
         let nearest = same.min_by_key(|description| difference::distance(inputs, &description.parts))?;
         let listing = |digest: &Digest| {
             let text = String::from_utf8(read::whole(&self.tree(digest), LONGEST).ok()?).ok()?;
@@ -231,10 +243,10 @@ impl Store {
             metadata.and_then(|metadata| metadata.modified()).unwrap_or(SystemTime::UNIX_EPOCH)
         };
         answers.sort_by_cached_key(|(directory, _)| std::cmp::Reverse(used(directory)));
-        for (directory, _) in answers.iter().skip(MOST_ANSWERS) {
+        for (directory, _) in answers.iter().skip(self.most) {
             remove::remove_tree(directory, &self.root)?;
         }
-        answers.truncate(MOST_ANSWERS);
+        answers.truncate(self.most);
         let named: BTreeSet<&str> =
             answers.iter().flat_map(|(_, known)| known.parts.values().map(Digest::as_str)).collect();
         for entry in fs::read_dir(self.root.join("trees"))? {

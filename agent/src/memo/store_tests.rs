@@ -13,7 +13,7 @@ fn answer(text: &str) -> Answer {
 
 fn store() -> (tempfile::TempDir, Store) {
     let directory = tempfile::tempdir().unwrap();
-    let store = Store::new(directory.path().join("signatures"));
+    let store = Store::local(directory.path().join("signatures"));
     (directory, store)
 }
 

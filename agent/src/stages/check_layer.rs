@@ -113,7 +113,7 @@ impl Check<'_> {
             ));
         }
         let settings = self.settings;
-        let store = Store::new(settings.places.signatures());
+        let store = Store::local(settings.places.signatures());
         crate::memo::make_private(store.root())?;
         let place = Place {
             build: settings.places.check(&self.name),

@@ -75,9 +75,9 @@ fn outcomes(result: &Value) -> Vec<String> {
 fn the_second_check_of_the_same_asks_bitbake_nothing() {
     let Some(asking) = Asking::new("the_second_check_of_the_same_asks_bitbake_nothing") else { return };
     let first = asking.run(0);
-    assert_eq!(outcomes(&first), ["miss"; 4]);
+    assert_eq!(outcomes(&first), ["miss"; 5]);
     let calls = asking.calls();
-    assert_eq!(calls.len(), 4);
+    assert_eq!(calls.len(), 5);
     assert!(
         calls.iter().all(|call| !call.contains("/front")),
         "BitBake sees the PATH as without it: {calls:#?}"
@@ -85,14 +85,14 @@ fn the_second_check_of_the_same_asks_bitbake_nothing() {
     // Whatever BitBake would say now, nobody asks it.
     std::fs::write(asking.downloads("refuse"), "").unwrap();
     let second = asking.run(0);
-    assert_eq!(outcomes(&second), ["hit"; 4], "{:#?}", memo(&second));
-    assert_eq!(asking.calls().len(), 4);
+    assert_eq!(outcomes(&second), ["hit"; 5], "{:#?}", memo(&second));
+    assert_eq!(asking.calls().len(), 5);
     assert_eq!(cases(&first), cases(&second));
     let unit = second["units"].as_array().unwrap().iter().find(|unit| unit["memo"].is_array()).unwrap();
     assert!(unit["memo"][0]["seconds_saved"].is_number(), "{unit:#}");
     well_formed_xml(&asking.0.out().join("junit.xml"), "testcase");
     let junit = std::fs::read_to_string(asking.0.out().join("junit.xml")).unwrap();
-    assert!(junit.contains("4 of 4 used"), "{junit}");
+    assert!(junit.contains("5 of 5 used"), "{junit}");
     assert!(!asking.job().join("front").exists(), "what stood before BitBake is gone");
     asking.0.assert_nothing_runs();
 }
@@ -101,14 +101,14 @@ fn the_second_check_of_the_same_asks_bitbake_nothing() {
 fn no_memo_is_plain() {
     let Some(asking) = Asking::new("no_memo_is_plain") else { return };
     let plain = asking.run_plainly(0);
-    assert_eq!((memo(&plain).len(), asking.calls().len()), (0, 4));
+    assert_eq!((memo(&plain).len(), asking.calls().len()), (0, 5));
     let with = asking.run(0);
-    assert_eq!(outcomes(&with), ["miss"; 4]);
+    assert_eq!(outcomes(&with), ["miss"; 5]);
     assert_eq!(cases(&plain), cases(&with));
     let calls = asking.calls();
-    assert_eq!(calls[..4], calls[4..], "the real one sees the same PATH and variables either way");
+    assert_eq!(calls[..5], calls[5..], "the real one sees the same PATH and variables either way");
     assert_eq!(outcomes(&asking.run_plainly(0)).len(), 0);
-    assert_eq!(asking.calls().len(), 12);
+    assert_eq!(asking.calls().len(), 15);
 }
 
 type Change = fn(&Asking);
@@ -227,13 +227,13 @@ fn what_changed_is_named() {
     asking.run(0);
     std::fs::write(asking.in_layer("recipes-hello/hello/hello_1.0.bb"), "A = \"2\"\n").unwrap();
     let result = asking.run(0);
-    let why = &memo(&result)[2].1;
+    let why = &memo(&result)[3].1;
     assert!(why.contains("recipes-hello/hello/hello_1.0.bb"), "{why}");
     asking.0.change_manifest("[check]", "[config]\nlocal_conf = 'SALT = \"1\"'\n\n[check]");
     let ran = asking.0.run();
     ran.assert_code(&[0]);
     ran.assert_says(&["conf/local.conf changed"]);
-    assert_eq!(outcomes(&asking.0.result()), ["miss"; 4]);
+    assert_eq!(outcomes(&asking.0.result()), ["miss"; 5]);
 }
 
 #[test]
@@ -241,12 +241,12 @@ fn a_failing_verdict_never_rests_on_a_stored_answer() {
     let Some(asking) = Asking::new("a_failing_verdict_never_rests_on_a_stored_answer") else { return };
     std::fs::write(asking.in_layer("recipes-hello/zlib_%.bbappend"), "A = \"1\"\n").unwrap();
     asking.run(1);
-    assert_eq!(asking.calls().len(), 4, "the first run asked everything, so that it is the verdict");
+    assert_eq!(asking.calls().len(), 5, "the first run asked everything, so that it is the verdict");
     let ran = asking.0.run();
     ran.assert_code(&[1]);
     ran.assert_says(&["runs again without", "test_signatures"]);
-    assert_eq!(outcomes(&asking.0.result()), ["hit"; 4]);
-    assert_eq!(asking.calls().len(), 8, "all again, plainly");
+    assert_eq!(outcomes(&asking.0.result()), ["hit"; 5]);
+    assert_eq!(asking.calls().len(), 10, "all again, plainly");
     assert!(asking.0.out().join("logs/yocto-check-layer-meta-tested-again.log").is_file());
 }
 
@@ -269,8 +269,8 @@ fn a_wrong_failure_is_mended_by_the_plain_run() {
         }
     }
     let result = asking.run(0);
-    assert_eq!(outcomes(&result), ["hit"; 4]);
-    assert_eq!(asking.calls().len(), 8);
+    assert_eq!(outcomes(&result), ["hit"; 5]);
+    assert_eq!(asking.calls().len(), 10);
 }
 
 fn sha256(bytes: &[u8]) -> String {
@@ -287,14 +287,12 @@ fn a_damaged_answer_is_asked_anew() {
     let Some(asking) = Asking::new("a_damaged_answer_is_asked_anew") else { return };
     asking.run(0);
     for answer in asking.answers() {
-        let path = answer.join("signatures");
-        let text = std::fs::read_to_string(&path).unwrap();
-        std::fs::write(path, text.replace("do_build", "do_guild")).unwrap();
+        std::fs::write(answer.join("signatures"), "SIGGEN_LOCKEDSIGS_t-x = \"\"").unwrap();
     }
     let result = asking.run(0);
     assert!(memo(&result).iter().all(|(outcome, why)| outcome == "miss" && why.contains("damaged")));
-    assert_eq!(asking.calls().len(), 8);
-    assert_eq!(outcomes(&asking.run(0)), ["hit"; 4]);
+    assert_eq!(asking.calls().len(), 10);
+    assert_eq!(outcomes(&asking.run(0)), ["hit"; 5]);
 }
 
 #[test]
@@ -306,10 +304,10 @@ fn a_recipe_that_asks_a_server_keeps_everything_from_being_kept() {
         let memo = memo(&asking.run(0));
         let told: Vec<_> =
             memo.iter().map(|(outcome, why)| (outcome.as_str(), why.contains("asks a server"))).collect();
-        assert_eq!(told[1..], [("miss", true), ("off", true), ("off", true)], "{memo:#?}");
+        assert_eq!(told[1..], [("miss", true), ("off", true), ("off", true), ("off", true)], "{memo:#?}");
     }
     // Only the world without the layer is known.
-    assert_eq!((asking.answers().len(), asking.calls().len()), (1, 7));
+    assert_eq!((asking.answers().len(), asking.calls().len()), (1, 9));
 }
 
 #[test]
@@ -323,7 +321,7 @@ fn what_reaches_outside_turns_it_off() {
             "{memo:#?}"
         );
     }
-    assert_eq!((asking.answers().len(), asking.calls().len()), (0, 8));
+    assert_eq!((asking.answers().len(), asking.calls().len()), (0, 10));
 }
 
 #[test]
@@ -342,8 +340,8 @@ fn a_kill_while_bitbake_runs_leaves_no_answer() {
         assert_eq!(asking.answers().len(), known);
     }
     std::fs::remove_file(asking.downloads("hang")).unwrap();
-    assert_eq!(outcomes(&asking.run(0)), ["hit", "miss", "miss", "miss"]);
-    assert_eq!(outcomes(&asking.run(0)), ["hit"; 4]);
+    assert_eq!(outcomes(&asking.run(0)), ["hit", "miss", "miss", "miss", "miss"]);
+    assert_eq!(outcomes(&asking.run(0)), ["hit"; 5]);
     asking.0.assert_nothing_runs();
 }
 
@@ -354,4 +352,100 @@ fn the_store_is_closed_to_layer_code() {
     asking.run(0);
     let mode = std::fs::metadata(asking.job().join("signatures")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o700);
+}
+
+/// A directory with the agent's binary as `bitbake`, and one with a program behind it.
+struct Fronted(tempfile::TempDir);
+
+impl Fronted {
+    fn new(program: &str) -> Fronted {
+        let place = Fronted(tempfile::tempdir().unwrap());
+        for directory in ["front", "real"] {
+            std::fs::create_dir(place.0.path().join(directory)).unwrap();
+        }
+        symlink(build_agent_tests::agent().get_program(), place.0.path().join("front/bitbake")).unwrap();
+        let real = place.0.path().join("real/bitbake");
+        std::fs::write(&real, format!("#!/bin/sh\n{program}\n")).unwrap();
+        std::fs::set_permissions(real, std::fs::Permissions::from_mode(0o755)).unwrap();
+        place
+    }
+
+    /// Behind a shell, as yocto-check-layer calls it; with the stand-in before it or without.
+    fn call(&self, with: bool, words: &str) -> std::process::Output {
+        let place = self.0.path().display();
+        let front = if with { format!("{place}/front:") } else { String::new() };
+        let mut shell = std::process::Command::new("/bin/sh");
+        shell.args(["-c", &format!("echo input | BB_SIGNATURE_HANDLER=OEBasicHash bitbake {words}")]);
+        shell
+            .env_clear()
+            .env("PATH", format!("{front}{place}/real:/usr/bin:/bin"))
+            .current_dir(self.0.path());
+        shell.output().unwrap()
+    }
+}
+
+/// Nobody is there to ask: the real program must not notice that it was called by another.
+#[test]
+fn the_stand_in_alone_is_the_real_bitbake() {
+    let programs = [
+        "cat; printf '%s|' \"$0\" \"$@\"; env | sort; pwd; umask; echo error >&2; exit 7",
+        "kill -TERM $$",
+        "kill -KILL $$",
+        "printf '\\377\\000x'",
+    ];
+    for program in programs {
+        let fronted = Fronted::new(program);
+        for words in ["-e", "-p", "-S lockedsigs world", "-S none world", "'a b' '' '*'"] {
+            assert_eq!(fronted.call(true, words), fronted.call(false, words), "{program}: {words}");
+        }
+    }
+}
+
+/// A desk that always wants to know what the real program gives.
+fn curious_desk(fronted: &Fronted) {
+    use std::io::{Read, Write};
+    let listener = std::os::unix::net::UnixListener::bind(fronted.0.path().join("front/desk")).unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            for word in ["run", "noted"] {
+                let mut length = [0; 4];
+                if stream.read_exact(&mut length).is_err() {
+                    return;
+                }
+                let mut message = vec![0; u32::from_be_bytes(length) as usize];
+                stream.read_exact(&mut message).unwrap();
+                let reply = [&(word.len() as u64).to_be_bytes(), word.as_bytes()].concat();
+                stream.write_all(&(reply.len() as u32).to_be_bytes()).unwrap();
+                stream.write_all(&reply).unwrap();
+            }
+        }
+    });
+}
+
+#[test]
+fn a_real_bitbake_that_is_watched_is_the_same() {
+    let programs = [
+        "cat; printf '%s|' \"$0\" \"$@\"; env | sort; pwd; umask; echo error >&2; exit 7",
+        "kill -TERM $$",
+        "kill -KILL $$",
+        "printf '\\377\\000x'; echo x > locked-sigs.inc",
+        "yes a long line of output | head -c 9000000",
+    ];
+    for program in programs {
+        let fronted = Fronted::new(program);
+        curious_desk(&fronted);
+        for words in ["-p", "-S lockedsigs world", "-k -S none world 2>&1"] {
+            assert_eq!(fronted.call(true, words), fronted.call(false, words), "{program}: {words}");
+        }
+    }
+}
+
+#[test]
+fn the_stand_in_says_when_there_is_no_bitbake() {
+    let fronted = Fronted::new("");
+    std::fs::remove_file(fronted.0.path().join("real/bitbake")).unwrap();
+    let output = fronted.call(true, "-p");
+    assert_eq!(output.status.code(), Some(127));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("not found"));
 }
