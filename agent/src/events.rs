@@ -5,12 +5,15 @@
 //! never asks a stage anything. `events.jsonl` is one [`Event`] a line, written while the job runs,
 //! so that the reports can be rebuilt after the machine was killed.
 
+use std::ops::AddAssign;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+use crate::cache::probe::State;
+use crate::cache::{TierKind, Traffic};
 use crate::error::Error;
 use crate::job::Stage;
 use crate::outcome::{ExitStatus, Outcome};
@@ -118,6 +121,19 @@ pub enum What {
         unit: Unit,
         #[serde(flatten)]
         summary: Sstate,
+    },
+    /// A tier of the share, after it was looked at.
+    CacheTier(CacheTier),
+    /// What the job did on a tier; comes once for each part of the job that did something.
+    CacheTraffic {
+        tier: TierKind,
+        traffic: Traffic,
+    },
+    /// What became of the objects that were to be published to a tier.
+    CachePublished {
+        tier: TierKind,
+        #[serde(flatten)]
+        counts: CacheCounts,
     },
     /// One published object.
     Artifact(Artifact),
@@ -318,6 +334,43 @@ pub struct Artifact {
     /// Where a symbolic link points, as it is written in the tree.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheTier {
+    pub tier: TierKind,
+    pub path: PathBuf,
+    pub state: State,
+    /// Why it is less than was hoped for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// Counts of objects, companions counted with their archive.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheCounts {
+    /// New in the share.
+    pub published: u64,
+    /// An equal one was there.
+    pub present: u64,
+    /// A different one of the same name was there, and stays.
+    pub differing: u64,
+    pub failed: u64,
+    /// Not tried, because the share or the time had come to an end.
+    pub left: u64,
+    /// Of what was published.
+    pub bytes: u64,
+}
+
+impl AddAssign for CacheCounts {
+    fn add_assign(&mut self, other: CacheCounts) {
+        self.published += other.published;
+        self.present += other.present;
+        self.differing += other.differing;
+        self.failed += other.failed;
+        self.left += other.left;
+        self.bytes += other.bytes;
+    }
 }
 
 /// The stages' end of the channel. Cheap to clone.

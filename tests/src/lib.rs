@@ -9,11 +9,13 @@ mod processes;
 mod results;
 mod running;
 mod sandbox;
+mod slow;
 
 pub use processes::{Survivor, survivors};
 pub use results::{cases, json, leaks_of, well_formed_xml};
 pub use running::{Ran, Running};
 pub use sandbox::{BUILD_USER, Sandbox, commit, copy_tree, git, unfit};
+pub use slow::SlowFs;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -23,7 +25,7 @@ use std::sync::OnceLock;
 /// the caller's environment but the PATH.
 pub fn agent() -> Command {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    let mut command = Command::new(BINARY.get_or_init(build));
+    let mut command = Command::new(BINARY.get_or_init(|| build("build-agent")));
     command.env_clear();
     for name in ["PATH", "HOME", "USER"] {
         if let Some(value) = std::env::var_os(name) {
@@ -33,14 +35,15 @@ pub fn agent() -> Command {
     command
 }
 
-/// `target/<profile>/deps/<test>` is where this runs; the agent lies two directories above.
-fn build() -> PathBuf {
+/// Builds the package's program of the same name. `target/<profile>/deps/<test>` is where this runs;
+/// the program lies two directories above.
+fn build(package: &str) -> PathBuf {
     let test = std::env::current_exe().expect("the path of this test");
     let profile = test.ancestors().nth(2).expect("target/<profile>/deps/<test>");
-    let binary = profile.join("build-agent");
+    let binary = profile.join(package);
     let name = profile.file_name().and_then(|name| name.to_str()).unwrap_or("debug");
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(repository()).args(["build", "--quiet", "--package", "build-agent", "--profile"]);
+    cargo.current_dir(repository()).args(["build", "--quiet", "--package", package, "--profile"]);
     cargo.arg(if name == "debug" { "dev" } else { name });
     let built = cargo.status().expect("cargo starts");
     assert!(built.success(), "`{cargo:?}` failed");

@@ -8,6 +8,8 @@
 //!
 //! This module knows directories and names. It starts no process and reads no manifest.
 
+pub mod dangling;
+pub mod probe;
 mod share;
 pub mod tiers;
 mod traffic;

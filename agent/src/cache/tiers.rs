@@ -1,5 +1,7 @@
 //! Who reads what, and who writes where: the rules of trust as one pure function.
 
+use serde::{Deserialize, Serialize};
+
 use super::Share;
 
 /// Whether the project's own people have accepted the source of a build.
@@ -14,6 +16,12 @@ pub enum Trust {
         /// The pull request, where it is known which.
         pull_request: Option<u64>,
     },
+}
+
+impl Trust {
+    pub const fn is_trusted(&self) -> bool {
+        matches!(self, Trust::Trusted { .. })
+    }
 }
 
 /// `[cache] access`. It can only take away: what a manifest asks for gives no rights, because a pull
@@ -33,7 +41,8 @@ pub struct Tier {
     pub share: Share,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum TierKind {
     /// What earlier pushes of the same pull request left.
     PullRequest,

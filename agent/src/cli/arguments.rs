@@ -35,6 +35,9 @@ pub enum Command {
     Report(Report),
     /// Print the JSON Schema of the manifest
     Schema,
+    /// Look at a part of a share, and say what was found: the agent asks itself, in a child
+    #[command(hide = true)]
+    ProbeShare(ProbeShare),
 }
 
 /// What all commands that read a manifest have in common.
@@ -63,6 +66,9 @@ pub struct CommonArgs {
     /// The user that runs layer code when the agent runs as root [default: builder]
     #[arg(long, value_name = "USER")]
     pub build_user: Option<String>,
+    /// Vouch for the source: the build may write the share for all; a pull request never may
+    #[arg(long)]
+    pub trusted: bool,
 }
 
 /// How a job tells what it does.
@@ -205,6 +211,15 @@ pub struct Report {
     /// Where to write [default: beside the source]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct ProbeShare {
+    pub root: PathBuf,
+    /// Relative to the root; `.` for the root
+    pub part: PathBuf,
+    #[arg(long)]
+    pub write: bool,
 }
 
 fn exit_statuses() -> String {

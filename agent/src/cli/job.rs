@@ -99,6 +99,7 @@ fn with_common(common: &CommonArgs, keep_going: bool) -> Request {
         out: common.out.clone(),
         build_user: common.build_user.clone(),
         keep_going,
+        trusted: common.trusted,
         ..Request::default()
     }
 }

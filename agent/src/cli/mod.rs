@@ -18,6 +18,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+use crate::cache;
 use crate::config::{self, AgentEnvironment};
 use crate::error::{Error, Result};
 use crate::exec;
@@ -68,6 +69,11 @@ async fn dispatch(arguments: Arguments) -> Result<ExitStatus> {
         Command::Doctor(doctor) => doctor::command(doctor, &environment).await,
         Command::Publish(publish) => publish::command(publish, &environment).await,
         Command::Report(report) => report::command(&report, &environment),
+        Command::ProbeShare(probe) => {
+            let look = cache::probe::look(&probe.root, &probe.part, probe.write);
+            say::line(format_args!("{}", serde_json::json!(look)))?;
+            Ok(ExitStatus::Passed)
+        }
         Command::Schema => {
             say::line(format_args!("{:#}", config::schema()))?;
             Ok(ExitStatus::Passed)

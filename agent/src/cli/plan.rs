@@ -2,7 +2,8 @@
 
 use serde_json::json;
 
-use crate::config::{AgentEnvironment, Destination, Repo, RepoSource, Settings, Wanted};
+use crate::cache::{Tier, Trust};
+use crate::config::{AgentEnvironment, Cache, Destination, Repo, RepoSource, Settings, Wanted};
 use crate::error::Result;
 use crate::git;
 use crate::job;
@@ -42,6 +43,7 @@ fn as_text(settings: &Settings, plan: &job::Plan) -> String {
             Some(why) => text += &format!("  {:<10} skip  {why}\n", planned.stage),
         }
     }
+    text += &cache(&settings.cache);
     text += &format!(
         "\nplaces\n  work       {}\n  out        {}\n",
         settings.places.work.display(),
@@ -52,6 +54,32 @@ fn as_text(settings: &Settings, plan: &job::Plan) -> String {
     }
     // Trailing blanks of empty details serve nobody.
     text.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+}
+
+/// What may be done with the share; whether it is there, only a run looks.
+fn cache(cache: &Cache) -> String {
+    let Some(shared) = &cache.share else { return String::new() };
+    let (Trust::Trusted { why } | Trust::Untrusted { why, .. }) = &cache.trust;
+    let trust = if cache.trust.is_trusted() { "trusted" } else { "not trusted" };
+    let mut text = format!("\ncache\n  {:<12} {trust}: {why}\n", "source");
+    for tier in &shared.tiers.read {
+        let written = shared.tiers.write.as_ref() == Some(tier);
+        let how = if written { "read and written" } else { "only read" };
+        text += &format!("  {:<12} {} ({how})\n", tier.kind.word(), tier.share.root().display());
+    }
+    text
+}
+
+fn cache_json(cache: &Cache) -> serde_json::Value {
+    let tiers = cache.share.iter().flat_map(|shared| {
+        let tier = |tier: &Tier| {
+            let write = shared.tiers.write.as_ref() == Some(tier);
+            json!({ "tier": tier.kind, "path": tier.share.root(), "write": write })
+        };
+        shared.tiers.read.iter().map(tier)
+    });
+    let (Trust::Trusted { why } | Trust::Untrusted { why, .. }) = &cache.trust;
+    json!({ "trusted": cache.trust.is_trusted(), "why": why, "tiers": tiers.collect::<Vec<_>>() })
 }
 
 fn source(repo: &Repo) -> String {
@@ -109,6 +137,7 @@ fn as_json(settings: &Settings, plan: &job::Plan) -> serde_json::Value {
         "release": settings.release.name,
         "layers": settings.layers,
         "repos": repos,
+        "cache": cache_json(&settings.cache),
         "stages": plan.stages,
         "places": { "work": settings.places.work, "out": settings.places.out },
         "notices": settings.notices,

@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::exec::{self, Command, End};
 use crate::job::{self, Exclusive};
 use crate::outcome::ExitStatus;
-use crate::stages::{checkout, configure};
+use crate::stages::{checkout, configure, share};
 use crate::yocto::server;
 
 use super::arguments;
@@ -19,8 +19,9 @@ pub async fn command(args: arguments::Shell, environment: &AgentEnvironment) -> 
     let quiet = Quiet::new(&settings)?;
     let prepared = async {
         job::end_leftovers(&settings, &quiet.runner).await?;
+        let tiers = share::look(&settings, &quiet.runner).await?;
         let checkout = checkout::run(&settings, &quiet.runner, &access).await?;
-        configure::run(&settings, &checkout, &quiet.runner.events).await
+        configure::run(&settings, &checkout, &tiers, &quiet.runner).await
     };
     let prepared = prepared.await;
     quiet.end().await?;

@@ -1,7 +1,7 @@
 //! CodeBuild's variables, typed. Which exist, and when:
 //! <https://docs.aws.amazon.com/codebuild/latest/userguide/build-env-ref-env-vars.html>
 //!
-//! None of the webhook variables exist for a manual start; their absence says nothing about trust.
+//! None of the webhook variables exist for a manual start; their absence says nothing for trust.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -27,6 +27,8 @@ pub struct CodeBuild {
     pub source_version: Option<String>,
     /// The commit that was checked out, as CodeBuild has it; for `pr/N` it may differ from HEAD.
     pub resolved_commit: Option<String>,
+    /// Whether any variable of a webhook is there, be it sound or not: no person started this build.
+    pub webhook: bool,
     pub trigger: Option<Trigger>,
     /// `PUSH`, `PULL_REQUEST_CREATED` …
     pub event: Option<String>,
@@ -49,7 +51,9 @@ pub enum Trigger {
 
 impl CodeBuild {
     pub(super) fn from_variables(variables: &Variables, notices: &mut Vec<String>) -> Option<CodeBuild> {
-        if variables.text("CODEBUILD_BUILD_ID").is_none() && variables.text("CODEBUILD_SRC_DIR").is_none() {
+        let webhook = variables.iter().any(|(name, _)| name.starts_with("CODEBUILD_WEBHOOK_"));
+        let others = ["CODEBUILD_BUILD_ID", "CODEBUILD_SRC_DIR", "CODEBUILD_SOURCE_VERSION"];
+        if !webhook && others.iter().all(|name| variables.text(name).is_none()) {
             return None;
         }
         let mut typed = Typed { variables, notices };
@@ -66,6 +70,7 @@ impl CodeBuild {
             resolved_commit: variables
                 .text("CODEBUILD_RESOLVED_SOURCE_VERSION")
                 .and_then(|text| values::commit(&text).ok()),
+            webhook,
             trigger: typed.read("CODEBUILD_WEBHOOK_TRIGGER", trigger),
             event: typed.read("CODEBUILD_WEBHOOK_EVENT", |text| {
                 text.chars().all(|c| c.is_ascii_uppercase() || c == '_').then(|| text.to_owned())
@@ -175,7 +180,7 @@ mod tests {
             ("CODEBUILD_START_TIME", "18446744073709551616"),
             ("CODEBUILD_RESOLVED_SOURCE_VERSION", "arn:aws:s3:::bucket/key"),
         ]);
-        let only_id = CodeBuild { build_id: build.build_id.clone(), ..CodeBuild::default() };
+        let only_id = CodeBuild { build_id: build.build_id.clone(), webhook: true, ..CodeBuild::default() };
         assert_eq!(build, only_id);
         assert_eq!(notices.len(), 6, "{notices:?}");
         assert!(notices.iter().all(|notice| !notice.contains('\n')), "{notices:?}");

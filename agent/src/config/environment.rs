@@ -21,6 +21,8 @@ pub struct AgentEnvironment {
     pub xdg_cache_home: Option<PathBuf>,
     /// `BUILD_AGENT_WORK_DIR`: the default of `--work-dir`.
     pub work_dir: Option<PathBuf>,
+    /// `BUILD_AGENT_TRUSTED_BRANCHES`: a regular expression of the branches whose pushes are trusted.
+    pub trusted_branches: Option<String>,
     pub lang: Option<String>,
     pub lc_all: Option<String>,
     pub term: Option<String>,
@@ -75,6 +77,7 @@ impl AgentEnvironment {
             path: variables.text("PATH"),
             xdg_cache_home: variables.path("XDG_CACHE_HOME").filter(|path| path.is_absolute()),
             work_dir: variables.path("BUILD_AGENT_WORK_DIR"),
+            trusted_branches: variables.text(super::trust::BRANCHES),
             lang: variables.text("LANG"),
             lc_all: variables.text("LC_ALL"),
             term: variables.text("TERM"),

@@ -15,12 +15,11 @@ use super::manifest::UnvalidatedManifest;
 use super::places::{self, Ground};
 use super::problem::{KeyPath, Mistake, Problems};
 use super::repos::{self, Repos, Surroundings};
-use super::settings::{
-    Artifacts, Build, BuildConfig, Cache, Check, Destination, KnownFailure, Repo, Settings,
-};
+use super::settings::{Artifacts, Build, BuildConfig, Check, Destination, KnownFailure, Repo, Settings};
 use super::tree::{self, Node};
+use super::trust::{self, Evidence};
 use super::validate::{self, Sections};
-use super::{flags, known_failures, lock, structure};
+use super::{flags, known_failures, lock, shared, structure};
 
 /// What the command line asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,6 +36,8 @@ pub struct Request {
     pub out: Option<PathBuf>,
     pub build_user: Option<String>,
     pub keep_going: bool,
+    /// `--trusted`: a person vouches for the source.
+    pub trusted: bool,
     /// What there is to say about how the manifest was had.
     pub notices: Vec<String>,
     /// Whether the lock is left aside: while it is being made anew.
@@ -189,6 +190,10 @@ fn settings(
     let places = places::places(request, env, cwd, &sections.name, release)?;
     let distro = sections.distro.unwrap_or_else(|| default_distro(&repos).to_owned());
     let codebuild = env.codebuild.as_ref();
+    let evidence = Evidence { codebuild, branches: env.trusted_branches.as_deref(), word: request.trusted };
+    let trust = trust::judge(&evidence)?;
+    let layers = places::work_dir(request.work_dir.as_deref(), env, cwd)?.join("layers");
+    let (cache, cache_notices) = shared::cache(&sections.cache, trust, codebuild, layers, &places);
     let job = JobIdentity {
         name: sections.name,
         release: release.name.to_owned(),
@@ -218,7 +223,7 @@ fn settings(
             memo: true,
         },
         build: Build { targets: sections.targets },
-        cache: Cache { downloads: places.work.join("downloads"), sstate: places.work.join("sstate") },
+        cache,
         artifacts: Artifacts {
             destination: sections.destination.unwrap_or_else(|| Destination::Directory(places.out.clone())),
             rules: sections.rules,
@@ -230,7 +235,8 @@ fn settings(
         build_user: request.build_user.clone(),
         network: env.network.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
         secrets: env.secrets().iter().cloned().chain(secrets).collect(),
-        notices: [request.notices.clone(), env.notices.clone(), notices, sections.notices].concat(),
+        notices: [request.notices.clone(), env.notices.clone(), notices, sections.notices, cache_notices]
+            .concat(),
     })
 }
 

@@ -153,27 +153,27 @@ pub struct UnvalidatedCache {
     /// The directory that all build machines mount, absolute; local directories only without it.
     #[schemars(extend("pattern" = "^/"))]
     pub share: Option<String>,
-    /// Who may write to the share; "auto" by default.
+    /// What the builds of this manifest do with the share; "auto" by default.
     pub access: Option<CacheAccess>,
-    /// Downloads unused for this long are pruned, such as "60d".
+    /// Downloads unused for this long are pruned; "60d" by default.
     #[schemars(extend("pattern" = DURATION))]
     pub downloads_max_age: Option<String>,
-    /// Shared state unused for this long is pruned, such as "30d".
+    /// Shared state unused for this long is pruned; "30d" by default.
     #[schemars(extend("pattern" = DURATION))]
     pub sstate_max_age: Option<String>,
     /// "off", "auto", "host:port", "ws://…" or "wss://…"; "off" by default.
     pub hash_server: Option<String>,
 }
 
-/// Who may write to the share.
+/// What the builds of a manifest do with the share. It can only take away: a manifest gives no rights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum CacheAccess {
-    /// Read and write for trusted sources, read for all others.
+    /// Read, and write as far as the source is trusted.
     Auto,
     /// Only read.
     ReadOnly,
-    /// Read and write, whatever the source.
+    /// As auto, and say so when the source may not write.
     ReadWrite,
     /// Do not use the share.
     Off,

@@ -18,8 +18,10 @@ pub mod remote;
 mod repos;
 mod requests;
 mod settings;
+mod shared;
 mod structure;
 mod tree;
+mod trust;
 mod validate;
 mod values;
 
@@ -36,5 +38,7 @@ pub use settings::*;
 mod embedded_tests;
 #[cfg(test)]
 mod mistakes_tests;
+#[cfg(test)]
+mod shared_tests;
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use url::Url;
 
+use crate::cache::{Access, Share, Tiers, Trust};
 use crate::events::JobIdentity;
 use crate::yocto::Release;
 
@@ -135,13 +136,65 @@ pub struct Build {
     pub targets: Vec<String>,
 }
 
-/// `[cache]`, as far as stages use it today.
+/// `[cache]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cache {
     /// `DL_DIR`, absolute, local.
     pub downloads: PathBuf,
     /// `SSTATE_DIR`, absolute, local.
     pub sstate: PathBuf,
+    /// The local store of layer checkouts, of all jobs below the same `--work-dir`; absolute.
+    pub layers: PathBuf,
+    /// Decides who may write the share and report to the hash server, and keeps the local directories apart.
+    pub trust: Trust,
+    /// The commit that the trust is for, where CodeBuild names one.
+    pub commit: Option<String>,
+    /// `None` without a share, and where `access = "off"` leaves it aside.
+    pub share: Option<SharedCache>,
+    /// Downloads unused for this long may be pruned.
+    pub downloads_max_age: Duration,
+    /// Likewise for shared state.
+    pub sstate_max_age: Duration,
+    pub hash_server: HashServer,
+}
+
+/// The share, and what this build may do with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SharedCache {
+    pub share: Share,
+    pub access: Access,
+    /// By the rules alone; what is really there is found out by the configure stage.
+    pub tiers: Tiers,
+}
+
+/// `[cache] hash_server`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HashServer {
+    Off,
+    /// One that BitBake starts itself, with its database in the build directory's place.
+    Auto,
+    /// `host:port`, `ws://…` or `wss://…`.
+    Address(String),
+}
+
+impl Cache {
+    /// The same cache for a source of this trust.
+    #[must_use]
+    pub fn judged(&self, trust: Trust, places: &Places) -> Cache {
+        let share = self.share.as_ref().map(|shared| SharedCache {
+            tiers: Tiers::new(&shared.share, shared.access, &trust),
+            ..shared.clone()
+        });
+        let local = places.caches(&trust);
+        let (downloads, sstate) = (local.join("downloads"), local.join("sstate"));
+        Cache { downloads, sstate, share, trust, ..self.clone() }
+    }
+
+    /// Where a hash server that BitBake starts itself keeps its database: beside the shared state whose
+    /// hashes it knows.
+    pub fn hash_database(&self) -> PathBuf {
+        self.sstate.with_file_name("hashserv")
+    }
 }
 
 /// `[artifacts]`
@@ -195,14 +248,17 @@ pub struct Limits {
 /// Directories of the job, all absolute.
 ///
 /// ```text
-/// work/                 --work-dir
+/// --work-dir/layers/    layer checkouts by commit, of all jobs
+/// work/                 --work-dir/<name>-<release>
 ///   lock                held by the running job
 ///   repos/<name>/       clones; they belong to the agent's user and are read-only to the build user
 ///   build/              the build directory of bitbake-layers and builds
 ///   check/<layer>/      throw-away build directory of one yocto-check-layer run
-///   signatures/         answers that BitBake gave to yocto-check-layer; the agent's alone
 ///   front/              what stands before BitBake while yocto-check-layer runs
 ///   downloads/ sstate/  local caches
+///   signatures/         answers that BitBake gave to yocto-check-layer; the agent's alone
+///   pr-<N>/ trusted/    the same three of pull request N and of trusted sources: what an untrusted build left
+///                       behind must not be published by a trusted one
 /// out/                  --out: events.jsonl, result.json, junit.xml, logs/
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -221,13 +277,28 @@ impl Places {
         self.work.join("build")
     }
 
+    /// The directory of the local downloads and shared state of sources of this trust.
+    pub fn caches(&self, trust: &Trust) -> PathBuf {
+        match trust {
+            Trust::Untrusted { pull_request: None, .. } => self.work.clone(),
+            Trust::Untrusted { pull_request: Some(number), .. } => self.work.join(format!("pr-{number}")),
+            Trust::Trusted { .. } => self.trusted(),
+        }
+    }
+
+    /// The local caches of trusted sources.
+    pub fn trusted(&self) -> PathBuf {
+        self.work.join("trusted")
+    }
+
     /// `layer` is the layer directory's name.
     pub fn check(&self, layer: &str) -> PathBuf {
         self.work.join("check").join(layer)
     }
 
-    pub fn signatures(&self) -> PathBuf {
-        self.work.join("signatures")
+    /// Where answers of BitBake that sources of this trust got are kept.
+    pub fn signatures(&self, trust: &Trust) -> PathBuf {
+        self.caches(trust).join("signatures")
     }
 
     pub fn logs(&self) -> PathBuf {

@@ -3,11 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::cache::Access;
+
 use super::checker::Checker;
 use super::manifest::{CacheAccess, UnvalidatedManifest};
 use super::places::Ground;
 use super::problem::{KeyPath, Mistake};
-use super::settings::{ArtifactRule, Destination, GitHub, Limits};
+use super::settings::{ArtifactRule, Destination, GitHub, HashServer, Limits};
 use super::{address, requests, values};
 
 /// The validated sections. Where something was wrong, a default stands in: nobody sees it, because
@@ -29,8 +31,21 @@ pub struct Sections {
     pub rules: Vec<ArtifactRule>,
     pub github: Option<GitHub>,
     pub limits: Limits,
+    pub cache: CacheWords,
     /// Keys that have no effect yet.
     pub notices: Vec<String>,
+}
+
+/// `[cache]`
+#[derive(Debug)]
+pub struct CacheWords {
+    pub share: Option<PathBuf>,
+    pub access: Access,
+    /// Whether the manifest asks for writing in so many words.
+    pub asks_to_write: bool,
+    pub downloads_max_age: Duration,
+    pub sstate_max_age: Duration,
+    pub hash_server: HashServer,
 }
 
 fn section(name: &str) -> KeyPath {
@@ -90,7 +105,8 @@ pub fn validate(check: &mut Checker, raw: &UnvalidatedManifest, ground: &Ground,
         rules: rules(check, raw),
         github: github(check, raw),
         limits: limits(check, raw),
-        notices: without_effect(check, raw),
+        cache: cache(check, raw),
+        notices: without_effect(raw),
     }
 }
 
@@ -214,36 +230,37 @@ fn limits(check: &mut Checker, raw: &UnvalidatedManifest) -> Limits {
     limits
 }
 
-/// Says of the keys whose stage does not exist yet that they do nothing; validates them all the same.
-fn without_effect(check: &mut Checker, raw: &UnvalidatedManifest) -> Vec<String> {
+fn cache(check: &mut Checker, raw: &UnvalidatedManifest) -> CacheWords {
+    const DAY: u64 = 86400;
+    let path = section("cache");
+    let cache = &raw.cache;
+    let share = check.one(&path.key("share"), cache.share.as_ref(), values::share);
+    let mut age = |key: &str, text: Option<&String>, days: u64| {
+        check.one(&path.key(key), text, values::duration).unwrap_or(Duration::from_secs(days * DAY))
+    };
+    let downloads_max_age = age("downloads_max_age", cache.downloads_max_age.as_ref(), 60);
+    let sstate_max_age = age("sstate_max_age", cache.sstate_max_age.as_ref(), 30);
+    let server = check.one(&path.key("hash_server"), cache.hash_server.as_ref(), values::hash_server);
+    CacheWords {
+        share,
+        access: match cache.access {
+            None | Some(CacheAccess::Auto | CacheAccess::ReadWrite) => Access::ReadWrite,
+            Some(CacheAccess::ReadOnly) => Access::ReadOnly,
+            Some(CacheAccess::Off) => Access::Off,
+        },
+        asks_to_write: cache.access == Some(CacheAccess::ReadWrite),
+        downloads_max_age,
+        sstate_max_age,
+        hash_server: server.unwrap_or(HashServer::Off),
+    }
+}
+
+/// Says of the keys whose stage does not exist yet that they do nothing.
+fn without_effect(raw: &UnvalidatedManifest) -> Vec<String> {
     let mut notices = Vec::new();
     let mut say = |key: &str, instead: &str| notices.push(format!("{key} has no effect yet: {instead}"));
     if raw.build.changed == Some(true) {
         say("[build] changed", "only `targets` are built");
-    }
-    let path = section("cache");
-    let cache = &raw.cache;
-    let share =
-        check.one(&path.key("share"), cache.share.as_ref(), |text| match Path::new(text).is_absolute() {
-            true => Ok(()),
-            false => Err(Mistake::new(format!("`{text}` is no absolute path")).hint("such as /efs")),
-        });
-    if share.is_some() {
-        say("[cache] share", "shared state and downloads stay in the work directory");
-    }
-    if cache.access.is_some_and(|access| access != CacheAccess::Off) {
-        say("[cache] access", "no share is used");
-    }
-    for (key, text) in
-        [("downloads_max_age", &cache.downloads_max_age), ("sstate_max_age", &cache.sstate_max_age)]
-    {
-        if check.one(&path.key(key), text.as_ref(), values::duration).is_some() {
-            say(&format!("[cache] {key}"), "nothing is pruned");
-        }
-    }
-    let server = check.one(&path.key("hash_server"), cache.hash_server.as_ref(), owned(values::hash_server));
-    if server.is_some_and(|server| server != "off") {
-        say("[cache] hash_server", "builds run without one");
     }
     if raw.github.is_some() {
         say("[github] repository", "results are not posted; the token serves to clone from github.com");

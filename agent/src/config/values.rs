@@ -5,6 +5,7 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use super::problem::Mistake;
+use super::settings::HashServer;
 
 type Result<T> = std::result::Result<T, Mistake>;
 
@@ -177,21 +178,52 @@ pub fn glob(text: &str) -> Result<()> {
 }
 
 /// `off`, `auto`, `host:port`, `ws://…` or `wss://…`.
-pub fn hash_server(text: &str) -> Result<()> {
+pub fn hash_server(text: &str) -> Result<HashServer> {
     let mistake = || {
         Mistake::new(format!("`{text}` is no hash server"))
             .hint("write off, auto, host:port, ws://… or wss://…")
     };
-    if text == "off" || text == "auto" {
-        return Ok(());
-    }
-    if text.starts_with("ws://") || text.starts_with("wss://") {
-        return url::Url::parse(text).map(|_| ()).map_err(|_| mistake());
+    let address = HashServer::Address(text.to_owned());
+    if text == "off" {
+        return Ok(HashServer::Off);
+    } else if text == "auto" {
+        return Ok(HashServer::Auto);
+    } else if !text.chars().all(|c| c.is_ascii_alphanumeric() || ".:/_-[]".contains(c)) {
+        // It is written between quotes into the configuration; a user and password would be seen there.
+        return Err(mistake());
+    } else if text.starts_with("ws://") || text.starts_with("wss://") {
+        return url::Url::parse(text).map(|_| address).map_err(|_| mistake());
     }
     let (host, port) = text.rsplit_once(':').ok_or_else(mistake)?;
     let port_is_good = port.parse::<u16>().is_ok_and(|port| port != 0);
     let host_is_good = url::Host::parse(host).is_ok() && !host.starts_with('-');
-    if port_is_good && host_is_good { Ok(()) } else { Err(mistake()) }
+    if port_is_good && host_is_good { Ok(address) } else { Err(mistake()) }
+}
+
+/// The directory of a share: absolute, and of characters that neither BitBake's configuration nor the
+/// patterns of its mirrors read as something else.
+pub fn share(text: &str) -> Result<PathBuf> {
+    let path = normal(Path::new(text));
+    if !path.is_absolute() {
+        return Err(Mistake::new(format!("`{text}` is no absolute path")).hint("such as /efs"));
+    }
+    if path.parent().is_none() {
+        return Err(Mistake::new(format!("`{text}` is the root of all files")).hint("name a directory in it"));
+    }
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
+    if !text.chars().all(plain) {
+        return Err(Mistake::new(format!("{text:?} cannot be written into BitBake's list of mirrors"))
+            .hint("use a path of letters, digits, `.`, `_` and `-`"));
+    }
+    // `build_mirroruris` of bitbake/lib/bb/fetch2 replaces these wherever they stand.
+    const REPLACED: [&str; 5] = ["TYPE", "HOST", "PATH", "BASENAME", "MIRRORNAME"];
+    match REPLACED.into_iter().find(|word| text.contains(word)) {
+        Some(word) => Err(Mistake::new(format!(
+            "`{text}` holds {word}, which BitBake replaces in addresses of mirrors"
+        ))
+        .hint("use a path without that word")),
+        None => Ok(path),
+    }
 }
 
 /// `owner/name` on GitHub.
@@ -321,12 +353,32 @@ pub mod tests {
 
     #[test]
     fn hash_servers() {
-        let good = ["off", "auto", "hash.example.org:8686", "10.0.0.1:1", "wss://h/ws", "ws://h:1"];
+        let good =
+            ["off", "auto", "hash.example.org:8686", "10.0.0.1:1", "[::1]:8686", "wss://h/ws", "ws://h:1"];
         accepts(
             hash_server,
             &good,
             &["", "on", "host", "host:", "host:0", "host:99999", ":1", "http://h", "-x:1"],
         );
+        accepts(
+            hash_server,
+            &[],
+            &["ws://h/\"\nX=1", "wss://user:password@h/ws", "ws://h/${X}", "ws://h/a b"],
+        );
+        assert_eq!(hash_server("h:1").unwrap(), HashServer::Address("h:1".into()));
+    }
+
+    #[test]
+    fn shares() {
+        accepts(
+            share,
+            &["/efs", "/mnt/build-cache_1.0/", "/efs/paths"],
+            &[
+                "", "efs", "../efs", "/", "/..", "/a b", "/a;b=c", "/a\n/b", "/a\\1", "/a(b)", "/ä", "/a$x",
+                "/x/PATHS",
+            ],
+        );
+        assert_eq!(share("/a/../efs/.").unwrap(), Path::new("/efs"));
     }
 
     #[test]

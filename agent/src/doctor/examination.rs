@@ -14,8 +14,8 @@ use crate::job::Stage;
 use crate::yocto::Release;
 
 use super::finding::{Finding, Findings};
-use super::probe::Prober;
 use super::{isolation, machine, place, sources, tools, user};
+use crate::exec::Prober;
 
 /// What the machine is to be fit for.
 #[derive(Clone, Debug)]
@@ -94,7 +94,8 @@ pub fn runner(logs: PathBuf, interrupt: Interrupt, redactor: Redactor) -> Runner
 /// Examines the machine. Every question has a time limit; the whole takes about 30 seconds at worst.
 pub async fn examine(input: &Examination) -> Findings {
     let Subject { release, work, checkout, sources, builds } = &input.subject;
-    let prober = Prober { runner: input.runner.clone(), environment: input.environment.clone() };
+    let prober =
+        Prober { runner: input.runner.clone(), environment: input.environment.clone(), log: "doctor" };
     // Only root can become somebody else.
     let user = input.build_user.as_ref().ok().filter(|_| input.agent_is_root);
     let home = input.build_user.as_ref().map(|user| user.home.clone()).unwrap_or_default();

@@ -8,7 +8,7 @@ use crate::exec::User;
 use crate::yocto::Release;
 
 use super::finding::Finding;
-use super::probe::{Answer, LOCAL, Prober};
+use crate::exec::{Answer, PROBE_LIMIT, Prober};
 
 #[derive(Clone, Debug)]
 pub struct Facts {
@@ -27,7 +27,7 @@ pub async fn gather(prober: &Prober, user: Option<&User>) -> Facts {
     let number = |path: &str| fs_err::read_to_string(path).ok()?.trim().parse::<u64>().ok();
     let argv = ["unshare", "--user", "--net", "--map-root-user", "true"];
     Facts {
-        attempt: prober.ask("namespaces", &argv, user, &prober.environment, LOCAL).await,
+        attempt: prober.ask("namespaces", &argv, user, &prober.environment, PROBE_LIMIT).await,
         apparmor: number("/proc/sys/kernel/apparmor_restrict_unprivileged_userns"),
         clone: number("/proc/sys/kernel/unprivileged_userns_clone"),
         most: number("/proc/sys/user/max_user_namespaces"),

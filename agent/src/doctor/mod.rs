@@ -10,7 +10,6 @@ mod isolation;
 mod machine;
 mod packages;
 mod place;
-mod probe;
 mod sources;
 mod tools;
 mod user;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::finding::Finding;
 use super::machine::gib;
-use super::probe::{Answer, Prober};
+use crate::exec::{Answer, Prober};
 
 #[derive(Clone, Debug)]
 pub struct Facts {

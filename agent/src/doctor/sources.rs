@@ -10,7 +10,7 @@ use crate::exec::{Environment, User};
 
 use super::finding::Finding;
 use super::place::judge_path;
-use super::probe::{Answer, Prober};
+use crate::exec::{Answer, PROBE_LIMIT, Prober};
 
 /// For a git server's answer.
 const REMOTE: Duration = Duration::from_secs(20);
@@ -56,7 +56,7 @@ pub async fn gather(
             (name.clone(), url.clone(), ls_remote(prober, name, url).await)
         }));
     let (checkout, remotes) =
-        tokio::join!(prober.ask("checkout", &argv, user, &trusting, super::probe::LOCAL), remotes);
+        tokio::join!(prober.ask("checkout", &argv, user, &trusting, PROBE_LIMIT), remotes);
     Facts { checkout, remotes }
 }
 

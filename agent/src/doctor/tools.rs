@@ -7,7 +7,7 @@ use crate::yocto::Release;
 
 use super::finding::Finding;
 use super::packages::{MINIMA, Minimum, age, wanted};
-use super::probe::{Answer, Prober};
+use crate::exec::{Answer, PROBE_LIMIT, Prober};
 
 /// Through honister the sanity checks import `distutils`, which Python 3.12 no longer has.
 const LAST_WITH_DISTUTILS: &str = "honister";
@@ -52,7 +52,7 @@ pub async fn gather(prober: &Prober, user: Option<&User>, release: &Release) -> 
     let (present, versions, perl) = tokio::join!(
         prober.script("tools", PRESENT, &programs, user),
         prober.script("versions", VERSIONS, &aged, user),
-        prober.ask("perl", &["perl", "-e", PERL], user, &prober.environment, super::probe::LOCAL),
+        prober.ask("perl", &["perl", "-e", PERL], user, &prober.environment, PROBE_LIMIT),
     );
     Facts { present, versions, perl }
 }

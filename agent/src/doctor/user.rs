@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::exec::User;
 
 use super::finding::Finding;
-use super::probe::{Answer, LOCAL, Prober};
+use crate::exec::{Answer, PROBE_LIMIT, Prober};
 
 #[derive(Clone, Debug)]
 pub struct Facts {
@@ -27,7 +27,7 @@ const HOME: &str = r#"
 
 /// `locale` is part of libc-bin; images without it have at most the archive, which `strings` could
 /// read but `grep` is always there.
-const LOCALES: &str = r#"
+const PROBE_LIMITES: &str = r#"
 if command -v locale >/dev/null 2>&1; then locale -a 2>/dev/null
 else ls /usr/lib/locale 2>/dev/null; grep -aho 'en_US\.utf8' /usr/lib/locale/locale-archive 2>/dev/null
 fi
@@ -44,7 +44,7 @@ pub async fn gather(
     let home_words = [&*home];
     let (home, locales) = tokio::join!(
         prober.script("home", HOME, &home_words, user),
-        prober.ask("locale", &["sh", "-c", LOCALES], None, &prober.environment, LOCAL),
+        prober.ask("locale", &["sh", "-c", PROBE_LIMITES], None, &prober.environment, PROBE_LIMIT),
     );
     let status = fs_err::read_to_string("/proc/self/status").unwrap_or_default();
     Facts { home_variable, home, locales, umask: umask(&status) }

@@ -13,7 +13,7 @@
 //! Children that a library started (`aws-config` runs credential programs) stay in the agent's own
 //! process group with the agent's user: those are never touched.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
@@ -33,6 +33,19 @@ static RUNNING: Mutex<BTreeMap<i32, String>> = Mutex::new(BTreeMap::new());
 fn running() -> MutexGuard<'static, BTreeMap<i32, String>> {
     // A panic elsewhere leaves the map whole.
     RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Pid and start time of processes that not even SIGKILL ends: they wait for a lost file server, or
+/// belong to somebody else. No later command waits for them again.
+static GIVEN_UP: Mutex<BTreeSet<(i32, u64)>> = Mutex::new(BTreeSet::new());
+
+fn given_up() -> MutexGuard<'static, BTreeSet<(i32, u64)>> {
+    GIVEN_UP.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// From now on nobody asks for these processes.
+pub(super) fn give_up<'a>(processes: impl IntoIterator<Item = &'a Process>) {
+    given_up().extend(processes.into_iter().map(|one| (one.pid, one.started)));
 }
 
 /// A command that runs, until it is dropped or has left.
@@ -101,9 +114,12 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Whoever waited for the command is gone, e.g. by a panic: it must not go on unseen.
-        if !self.over && self.members(&Processes::now()).next().is_some() {
+        // Whoever waited for the command is gone, by a panic or because it took too long: it must not go
+        // on unseen, nor hold up others.
+        let processes = Processes::now();
+        if !self.over && self.members(&processes).next().is_some() {
             let _ = killpg(Pid::from_raw(self.group), Signal::SIGKILL);
+            give_up(self.members(&processes));
         }
         running().remove(&self.group);
     }
@@ -116,8 +132,11 @@ pub(super) fn unclaimed(processes: &Processes) -> Vec<Process> {
         return Vec::new();
     }
     let own = getpid().as_raw();
-    let orphans = processes.alive().filter(|one| one.parent == own && !is_librarys(one)).map(|one| one.pid);
-    alive(processes, orphans)
+    let given_up = given_up();
+    let is_orphan = |one: &&Process| {
+        one.parent == own && !is_librarys(one) && !given_up.contains(&(one.pid, one.started))
+    };
+    alive(processes, processes.alive().filter(is_orphan).map(|one| one.pid))
 }
 
 /// What runs below the agent and is in no other command's group: the picture for people of what a

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 
 use super::Interrupt;
 use super::processes::{Process, Processes};
-use super::running::{Running, reap};
+use super::running::{Running, give_up, reap};
 
 /// Between two looks at the process table.
 const LOOK: Duration = Duration::from_millis(50);
@@ -131,6 +131,7 @@ pub(super) async fn end_leftovers(
     let never = Interrupt::new(None);
     if !wait_gone(&leftovers, KILLED, &never, &mut at_once).await {
         ended.still_there = leftovers();
+        give_up(&ended.still_there);
     }
     ended
 }

@@ -2,13 +2,14 @@
 
 use std::time::Instant;
 
+use crate::cache::Tiers;
 use crate::config::Settings;
 use crate::error::{Class, Error, Result};
 use crate::events::{JobIdentity, JobStarted, SCHEMA, What};
 use crate::exec::{Interrupt, Runner};
 use crate::git::Access;
 use crate::outcome::Outcome;
-use crate::stages::{self, build, check, checkout, configure, publish};
+use crate::stages::{self, build, check, checkout, configure, publish, share};
 
 use super::{Plan, Stage, end_leftovers};
 
@@ -16,6 +17,7 @@ use super::{Plan, Stage, end_leftovers};
 #[derive(Default)]
 struct Outputs {
     under_test: checkout::UnderTest,
+    tiers: Tiers,
     checkout: Option<checkout::Checkout>,
     configured: Option<configure::Configured>,
 }
@@ -34,6 +36,7 @@ pub async fn run(settings: &Settings, plan: &Plan, runner: &Runner, access: &Acc
         events.info(notice).await;
     }
 
+    let settings = settings.clone();
     let mut job =
         Job { settings, runner, access, outputs: Outputs::default(), stopped: None, finished_early: None };
     job.clear_the_place().await;
@@ -45,7 +48,7 @@ pub async fn run(settings: &Settings, plan: &Plan, runner: &Runner, access: &Acc
 }
 
 struct Job<'a> {
-    settings: &'a Settings,
+    settings: Settings,
     runner: &'a Runner,
     /// How git gets to the servers.
     access: &'a Access,
@@ -59,9 +62,10 @@ struct Job<'a> {
 impl Job<'_> {
     /// Which commit is under test.
     async fn look_at_checkout(&mut self) {
-        match checkout::look(self.settings, &self.runner.for_stage(Stage::Checkout)).await {
+        match checkout::look(&self.settings, &self.runner.for_stage(Stage::Checkout)).await {
             Ok(found) => {
                 let commit = found.commit.clone();
+                self.confirm_trust(commit.as_deref()).await;
                 self.runner.events.emit(What::UnderTest { commit, dirty: found.dirty }).await;
                 self.outputs.under_test = found;
             }
@@ -72,13 +76,23 @@ impl Job<'_> {
         }
     }
 
+    /// Trust is for one commit, and only now it is known which is there.
+    async fn confirm_trust(&mut self, head: Option<&str>) {
+        let (settings, said) = self.settings.clone().confirmed(head);
+        self.settings = settings;
+        if let Some(said) = said {
+            let hint = "let no command before the agent check out something else".to_owned();
+            self.runner.events.warn(said, Some(hint)).await;
+        }
+    }
+
     /// What the layer's own files already say, before anything is cloned: a hopeless change fails
     /// in the first second.
     async fn early_preflight(&mut self, plan: &Plan) {
         if self.stopped.is_some() || !plan.runs(Stage::Check) || !self.settings.check.yocto_check_layer {
             return;
         }
-        let outcome = check::preflight(self.settings, &self.runner.events).await;
+        let outcome = check::preflight(&self.settings, &self.runner.events).await;
         if !outcome.is_fine() && !self.settings.check.keep_going {
             self.finish(Stage::Check, outcome).await;
             self.finished_early = Some(Stage::Check);
@@ -88,7 +102,7 @@ impl Job<'_> {
 
     /// Nothing starts beside what a killed agent left running.
     async fn clear_the_place(&mut self) {
-        if let Err(error) = end_leftovers(self.settings, self.runner).await {
+        if let Err(error) = end_leftovers(&self.settings, self.runner).await {
             self.stopped = Some(error.message.clone());
             self.runner.events.emit(What::Error { stage: None, error }).await;
         }
@@ -130,12 +144,13 @@ impl Job<'_> {
         let runner = &runner.for_stage(stage);
         match stage {
             Stage::Checkout => {
+                outputs.tiers = share::look(settings, runner).await?;
                 outputs.checkout = Some(checkout::run(settings, runner, access).await?);
                 Ok(Outcome::Passed)
             }
             Stage::Configure => {
                 let checkout = needs(&outputs.checkout, Stage::Checkout, stage)?;
-                outputs.configured = Some(configure::run(settings, checkout, &runner.events).await?);
+                outputs.configured = Some(configure::run(settings, checkout, &outputs.tiers, runner).await?);
                 Ok(Outcome::Passed)
             }
             Stage::Check => {
@@ -168,7 +183,7 @@ impl Job<'_> {
             Some(_) => self.runner.interrupt.last_words(Instant::now() + self.settings.limits.grace),
         };
         let stopped = self.stopped.as_deref();
-        publish::run(self.settings, &identity, &configured.build, &self.runner.events, &interrupt, stopped)
+        publish::run(&self.settings, &identity, &configured.build, &self.runner.events, &interrupt, stopped)
             .await
     }
 

@@ -15,7 +15,7 @@ use crate::events::{Emitter, Memo, MemoOutcome, Unit, What};
 
 use super::key::Inputs;
 use super::stat_cache::StatCache;
-use super::store::{Found, Stores};
+use super::store::{Found, Store, Stores};
 use super::wire::{Answer, Call, Ran, Reply, length_from, length_of};
 use super::{Accepted, Asked, Place, Question, Refusal, floating, inputs};
 
@@ -224,11 +224,10 @@ impl Shared {
         if after != before {
             return Err(Refusal("an input changed while BitBake ran".into()));
         }
-        for store in &self.stores.write {
-            let kept = store.keep(&before, &question.name, &answer, seconds);
-            kept.map_err(|error| Refusal(error.message))?;
-        }
-        Ok(())
+        // One store may be full or gone; the others still get it.
+        let keep = |store: &Store| store.keep(&before, &question.name, &answer, seconds);
+        let kept: Vec<_> = self.stores.write.iter().map(keep).collect();
+        kept.into_iter().collect::<Result<_, _>>().map_err(|error| Refusal(error.message))
     }
 }
 

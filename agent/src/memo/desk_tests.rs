@@ -8,7 +8,6 @@ use super::*;
 use crate::events;
 use crate::exec::User;
 use crate::job::Stage;
-use crate::memo::Store;
 use crate::yocto::conf;
 
 /// A desk with a build directory in which BitBake would parse one layer.
@@ -36,7 +35,6 @@ impl Scene {
             bitbake: at("bitbake"),
             oe_core: at("meta"),
             user: User { name: "me".into(), uid, gid, home: "/".into() },
-            caches: Vec::new(),
             own: vec![at("work")],
         };
         let (emitter, events) = events::channel();

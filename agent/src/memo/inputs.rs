@@ -50,8 +50,6 @@ pub struct Place {
     pub oe_core: PathBuf,
     /// Runs BitBake.
     pub user: User,
-    /// Directories that the configuration may name although no key covers them: the caches.
-    pub caches: Vec<PathBuf>,
     /// The agent's own directories, which may lie in a checkout.
     pub own: Vec<PathBuf>,
 }
@@ -75,7 +73,7 @@ pub fn collect(place: &Place, asked: &Asked, cache: &mut StatCache) -> Accepted<
     let layers = layers::of_bblayers(&String::from_utf8_lossy(text))?;
     let trees = trees(place, &layers)?;
     add_environment(&mut inputs, asked, &trees)?;
-    add_configuration(&mut inputs, place, &build, &conf, &trees)?;
+    add_configuration(&mut inputs, &build, &conf, &trees)?;
     let path = asked.variable("PATH").ok_or_else(|| Refusal("BitBake was called without PATH".into()))?;
     host::add(&mut inputs, path, &trees)?;
     let mut real_layers = Vec::new();
@@ -169,12 +167,11 @@ fn configuration(build: &Path) -> Accepted<BTreeMap<PathBuf, Vec<u8>>> {
 
 fn add_configuration(
     inputs: &mut Inputs,
-    place: &Place,
     build: &Path,
     conf: &BTreeMap<PathBuf, Vec<u8>>,
     trees: &[PathBuf],
 ) -> Accepted<()> {
-    let known: Vec<PathBuf> = trees.iter().chain(&place.caches).cloned().chain([build.to_owned()]).collect();
+    let known: Vec<PathBuf> = trees.iter().cloned().chain([build.to_owned()]).collect();
     for (path, content) in conf {
         let relative = Path::new("conf").join(path);
         let outside = outside::foreign_path(content, &known).map(|found| found.display().to_string());

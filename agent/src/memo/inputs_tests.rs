@@ -64,7 +64,6 @@ impl Scene {
             bitbake: base.join("poky/bitbake"),
             oe_core: base.join("poky"),
             user,
-            caches: vec!["/etc/ssl".into()],
             own: vec![base.join("work")],
         };
         Scene { top, asked, place }
@@ -212,7 +211,8 @@ fn what_no_key_covers_is_refused() {
         assert!(scene.inputs().is_err(), "{name}");
     }
     let scene = Scene::new();
-    scene.write("work/build/conf/local.conf", "DL_DIR ?= \"/etc/ssl/downloads\"\nBBMASK = \"/meta/x\"\n");
+    let own = format!("DL_DIR ?= \"{}\"\nBBMASK = \"/meta/x\"\n", scene.at("work/build/cache").display());
+    scene.write("work/build/conf/local.conf", &own);
     scene.inputs().unwrap();
 }
 

@@ -69,6 +69,8 @@ pub struct Found {
 pub struct Store {
     root: PathBuf,
     most: usize,
+    /// Where not, nothing is changed, not even the time of last use.
+    writable: bool,
 }
 
 /// The stores of a run.
@@ -83,12 +85,12 @@ pub struct Stores {
 impl Store {
     /// One of a single job. Nothing is asked of the disk.
     pub fn local(root: impl Into<PathBuf>) -> Store {
-        Store { root: root.into(), most: MOST_ANSWERS }
+        Store { root: root.into(), most: MOST_ANSWERS, writable: true }
     }
 
     /// One that many jobs share.
-    pub fn shared(root: impl Into<PathBuf>) -> Store {
-        Store { root: root.into(), most: MOST_SHARED_ANSWERS }
+    pub fn shared(root: impl Into<PathBuf>, writable: bool) -> Store {
+        Store { root: root.into(), most: MOST_SHARED_ANSWERS, writable }
     }
 
     pub fn root(&self) -> &Path {
@@ -114,20 +116,17 @@ impl Store {
         }
         match open_answer(&directory, key) {
             Ok(found) => {
-                self.used(&directory);
+                if self.writable {
+                    used(&directory);
+                }
                 Ok(Some(found))
             }
             Err(why) => {
-                let _ = remove::remove_tree(&directory, &self.root);
+                if self.writable {
+                    let _ = remove::remove_tree(&directory, &self.root);
+                }
                 Err(Error::machine(format!("a stored answer is damaged and not used: {why}")))
             }
-        }
-    }
-
-    /// Its time tells when it was used last. A store that cannot be written does without.
-    fn used(&self, directory: &Path) {
-        if let Ok(file) = std::fs::File::options().write(true).open(directory.join("answer.json")) {
-            let _ = file.set_modified(SystemTime::now());
         }
     }
 
@@ -136,6 +135,9 @@ impl Store {
     /// # Errors
     /// When it cannot be written; the store is then as before.
     pub fn keep(&self, inputs: &Inputs, question: &str, answer: &Answer, seconds: f64) -> Result<()> {
+        if !self.writable {
+            return Err(Error::internal(format!("{} may not be written", self.root.display())));
+        }
         self.prepare()?;
         self.clear_left_behind();
         let key = inputs.key();
@@ -275,6 +277,13 @@ impl Store {
 pub fn make_private(directory: &Path) -> std::io::Result<()> {
     fs::create_dir_all(directory)?;
     fs::set_permissions(directory, std::os::unix::fs::PermissionsExt::from_mode(0o700))
+}
+
+/// The file's time tells when the answer was used last.
+fn used(directory: &Path) {
+    if let Ok(file) = std::fs::File::options().write(true).open(directory.join("answer.json")) {
+        let _ = file.set_modified(SystemTime::now());
+    }
 }
 
 fn is_older(path: &Path, age: Duration) -> bool {

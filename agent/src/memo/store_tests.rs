@@ -149,3 +149,22 @@ fn what_a_killed_run_left_is_no_answer_and_goes() {
     store.keep(&inputs("2"), "world", &answer("2"), 1.0).unwrap();
     assert!(!left.exists());
 }
+
+/// The shared part, as a pull request sees it.
+#[test]
+fn a_store_that_may_not_be_written_stays_as_it_is() {
+    let (_directory, store) = store();
+    let reader = Store::shared(store.root(), false);
+    store.keep(&inputs("1"), "world", &answer("1"), 1.0).unwrap();
+    let key = inputs("1").key();
+    let path = store.answers().join(key.as_str()).join("answer.json");
+    let long_ago = SystemTime::now() - Duration::from_secs(1000);
+    std::fs::File::options().write(true).open(&path).unwrap().set_modified(long_ago).unwrap();
+    assert!(reader.find(&key).unwrap().is_some());
+    assert_eq!(path.metadata().unwrap().modified().unwrap(), long_ago);
+    assert!(reader.keep(&inputs("2"), "world", &answer("2"), 1.0).is_err());
+    assert_eq!(store.descriptions().len(), 1);
+    std::fs::write(&path, "{}").unwrap();
+    assert!(reader.find(&key).is_err());
+    assert!(path.exists());
+}

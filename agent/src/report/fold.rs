@@ -79,6 +79,9 @@ impl Summary {
                 });
             }
             What::Sstate { unit, summary } => self.unit(unit, at).sstate = Some(*summary),
+            What::CacheTier(found) => self.cache_tier(found),
+            What::CacheTraffic { tier, traffic } => self.cache_traffic(*tier, *traffic),
+            What::CachePublished { tier, counts } => self.cache_published(*tier, *counts),
             What::Artifact(artifact) => self.artifacts.push(artifact.clone()),
             What::Published { destination, index, objects, bytes, links } => {
                 self.published = Some(Published {

@@ -12,6 +12,7 @@ use crate::error::{Class, Error, Result};
 use crate::events::{Level, MemoOutcome};
 use crate::outcome::Outcome;
 
+use super::cache::{sstate_numbers, tier_words};
 use super::console::{clean, finding_line};
 use super::output::replace;
 use super::summary::{MemoResult, Summary, UnitResult};
@@ -53,6 +54,10 @@ fn test_suite(suite: &Suite, summary: &Summary) -> TestSuite {
     if !suite.memo.is_empty() {
         made.add_property(Property::new("stored-answers", stored_answers(suite.memo)));
     }
+    let numbers = suite.sstate.iter().flat_map(sstate_numbers);
+    made.add_properties(numbers.map(|(name, number)| Property::new(name, number.to_string())));
+    let tiers = summary.cache.iter().flat_map(tier_words);
+    made.add_properties(tiers.map(|(name, value)| Property::new(name, value)));
     made.add_test_cases(suite.tests.iter().map(|test| test_case(test, summary)));
     made
 }
@@ -185,6 +190,11 @@ AssertionError: README is empty</failure>
     </testsuite>
     <testsuite name="build.core-image-minimal" tests="1" skipped="0" errors="0" failures="1" time="28.000" timestamp="2026-01-02T03:06:08.000Z">@
             <property name="log" value="logs/build.log"/>
+            <property name="sstate.wanted" value="100"/>
+            <property name="sstate.local" value="20"/>
+            <property name="sstate.mirrors" value="30"/>
+            <property name="sstate.missed" value="50"/>
+            <property name="sstate.current" value="10"/>
         </properties>
         <testcase name="core-image-minimal" classname="build" time="28.000">
             <failure message="1 task failed: zlib:do_compile" type="failed">1 task failed: zlib:do_compile
@@ -208,6 +218,19 @@ make: *** [Makefile:9: zlib.o] Error 1</failure>
 </testsuites>
 "#;
         assert_eq!(render(&fold(&failing_job())).unwrap(), wanted.replace('@', properties));
+    }
+
+    #[test]
+    fn every_suite_tells_of_the_share() {
+        let xml = render(&fold(&sample::with_share())).unwrap();
+        let suites = xml.matches("<testsuite ").count();
+        for property in [
+            r#"<property name="cache.shared.state" value="read-only"/>"#,
+            r#"<property name="cache.shared.bytes_read" value="3145728"/>"#,
+            r#"<property name="cache.pull-request.published" value="5"/>"#,
+        ] {
+            assert_eq!(xml.matches(property).count(), suites, "{property} in\n{xml}");
+        }
     }
 
     #[test]

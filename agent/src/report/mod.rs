@@ -4,6 +4,7 @@
 //! shows it on the console and folds it into a [`Summary`]. Every report is a pure function of that
 //! summary, so `build-agent report events.jsonl` rebuilds them all after the machine was killed.
 
+mod cache;
 mod console;
 mod cut;
 mod events_file;
@@ -20,6 +21,7 @@ pub mod verdict;
 #[cfg(test)]
 pub mod sample;
 
+pub use cache::TierResult;
 pub use console::{Apart, Json, Paint, Plain, Terminal, closing, harmless, patiently, safe};
 pub use events_file::{EventsFile, Torn, read as read_events};
 pub use excerpt::lines_that_matter;

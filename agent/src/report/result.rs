@@ -72,7 +72,7 @@ pub fn read(path: &Path) -> Result<Summary> {
 mod tests {
 
     use super::*;
-    use crate::report::sample::{failing_job, fold, passing_job};
+    use crate::report::sample::{failing_job, fold, passing_job, with_share};
     use serde_json::json;
 
     #[test]
@@ -96,7 +96,7 @@ mod tests {
     #[test]
     fn a_result_comes_back_from_its_file() {
         let directory = tempfile::tempdir().unwrap();
-        for events in [failing_job(), passing_job(), Vec::new()] {
+        for events in [failing_job(), passing_job(), with_share(), Vec::new()] {
             let mut summary = fold(&events);
             for _ in 0..2 {
                 write(&summary, directory.path()).unwrap();

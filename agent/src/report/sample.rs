@@ -2,10 +2,12 @@
 
 use std::time::{Duration, SystemTime};
 
+use crate::cache::probe::State;
+use crate::cache::{TierKind, Traffic};
 use crate::error::Error;
 use crate::events::{
-    Artifact, Case, Event, Finding, JobIdentity, JobStarted, Level, Planned, RepoReady, SCHEMA, Sstate,
-    TaskFailed, Unit, What,
+    Artifact, CacheCounts, CacheTier, Case, Event, Finding, JobIdentity, JobStarted, Level, Planned,
+    RepoReady, SCHEMA, Sstate, TaskFailed, Unit, What,
 };
 use crate::job::Stage;
 use crate::outcome::{ExitStatus, Outcome};
@@ -263,4 +265,28 @@ pub fn passing_job() -> Vec<Event> {
         ),
         at(5000, finished(Stage::Publish, passed())),
     ]
+}
+
+/// A job of a pull request that reads two tiers and publishes to its own.
+pub fn with_share() -> Vec<Event> {
+    let found = |tier: TierKind, path: &str, state: State| {
+        What::CacheTier(CacheTier { tier, path: path.into(), state, reason: None })
+    };
+    let traffic = |tier, traffic| What::CacheTraffic { tier, traffic };
+    let counts = CacheCounts { published: 5, present: 2, differing: 1, failed: 0, left: 0, bytes: 5000 };
+    let none = Traffic::default();
+    let layers = Traffic { objects_read: 3, operations: 2, seconds_waited: 0.1, ..none };
+    let used = Traffic { objects_read: 30, bytes_read: 3 << 20, operations: 10, seconds_waited: 0.2, ..none };
+    let written =
+        Traffic { objects_written: 5, bytes_written: 5000, operations: 20, seconds_waited: 1.5, ..none };
+    let mut events = passing_job();
+    events.extend([
+        at(6000, found(TierKind::PullRequest, "/efs/pr/12", State::ReadWrite)),
+        at(6000, found(TierKind::Shared, "/efs", State::ReadOnly)),
+        at(6100, traffic(TierKind::Shared, layers)),
+        at(6200, traffic(TierKind::Shared, used)),
+        at(6300, traffic(TierKind::PullRequest, written)),
+        at(6400, What::CachePublished { tier: TierKind::PullRequest, counts }),
+    ]);
+    events
 }

@@ -13,6 +13,8 @@ use crate::events::{
 use crate::job::Stage;
 use crate::outcome::{ExitStatus, Outcome};
 
+use super::cache::TierResult;
+
 /// A point in time; RFC 3339 with milliseconds in files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -67,6 +69,9 @@ pub struct Summary {
     pub artifacts: Vec<Artifact>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub published: Option<Published>,
+    /// The tiers of the share, in the order in which they are read; empty without a share.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cache: Vec<TierResult>,
     /// Bytes that were cut out of over-long texts, here and in every report.
     pub bytes_cut: u64,
 }
@@ -94,6 +99,7 @@ impl Default for Summary {
             commands: Vec::new(),
             artifacts: Vec::new(),
             published: None,
+            cache: Vec::new(),
             bytes_cut: 0,
         }
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::error::Error;
-use crate::events::Level;
+use crate::events::{Level, Sstate};
 use crate::job::Stage;
 use crate::outcome::Outcome;
 
@@ -26,6 +26,8 @@ pub struct Suite<'a> {
     pub log: Option<&'a Path>,
     /// Questions to BitBake whose answers may have been known.
     pub memo: &'a [MemoResult],
+    /// BitBake's numbers, of a build.
+    pub sstate: Option<Sstate>,
     pub tests: Vec<Test<'a>>,
 }
 
@@ -101,6 +103,7 @@ fn unit_suite(unit: &UnitResult) -> Suite<'_> {
         seconds: unit.seconds,
         log: unit.log.as_deref(),
         memo: &unit.memo,
+        sstate: unit.sstate,
         tests: cases.chain(itself).collect(),
     }
 }
@@ -142,6 +145,7 @@ fn agent_suite(summary: &Summary) -> Suite<'_> {
         seconds: None,
         log: None,
         memo: &[],
+        sstate: None,
         tests: stages.chain(errors).chain(unfinished).collect(),
     }
 }

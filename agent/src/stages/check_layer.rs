@@ -4,6 +4,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use crate::cache::Tier;
 use crate::config::Settings;
 use crate::error::Result;
 use crate::events::{Case, Emitter, Finding, Unit, What};
@@ -113,22 +114,29 @@ impl Check<'_> {
             ));
         }
         let settings = self.settings;
-        let store = Store::local(settings.places.signatures());
-        crate::memo::make_private(store.root())?;
+        let local = Store::local(settings.places.signatures(&settings.cache.trust));
+        crate::memo::make_private(local.root())?;
+        let stat_cache = local.root().join("stat-cache");
         let place = Place {
             build: settings.places.check(&self.name),
             bitbake: self.configured.tools.bitbake.clone(),
             oe_core: self.configured.tools.oe_core.clone(),
             user: self.configured.whoami.clone(),
-            caches: vec![settings.cache.downloads.clone(), settings.cache.sstate.clone()],
             own: vec![settings.places.work.clone(), settings.places.out.clone()],
         };
-        let stat_cache = store.root().join("stat-cache");
-        // The share's tiers come here: read in their order, written where the source's trust allows it.
-        let stores = Stores { read: vec![store.clone()], write: vec![store] };
+        let stores = self.stores(local);
         let (front, listener) = Front::make(&settings.places.work, self.configured.user.as_ref())?;
         let desk = Desk::open(listener, place, stores, stat_cache, &self.unit, &self.runner.events);
         Ok((front, desk))
+    }
+
+    /// The local store first, then the tiers of the share that are really there, by their rules of trust.
+    fn stores(&self, local: Store) -> Stores {
+        let tiers = &self.configured.tiers;
+        let shared = |tier: &Tier| Store::shared(tier.share.signatures(), tiers.write.as_ref() == Some(tier));
+        let read = [local.clone()].into_iter().chain(tiers.read.iter().map(shared)).collect();
+        let write = [local].into_iter().chain(tiers.write.iter().map(shared)).collect();
+        Stores { read, write }
     }
 
     /// One run in a fresh build directory.

@@ -1,20 +1,25 @@
 //! Configure: who runs layer code, in which environment, and the build directory of the job.
 
+mod hash_server;
+
 use std::ffi::OsString;
-use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use fs_err as fs;
 
+use crate::cache::{Tiers, dangling};
 use crate::config::Settings;
 use crate::error::{Error, Result};
 use crate::events::Emitter;
-use crate::exec::{self, Environment, User};
+use crate::exec::{self, Environment, Prober, Runner, User};
 use crate::git;
 use crate::untrusted;
 use crate::yocto::conf::{self, LocalConf, Purpose};
 use crate::yocto::environment::{Tools, bitbake_environment, bitbake_version};
 use crate::yocto::foundation::{Candidate, Foundation, foundation};
+use crate::yocto::hash_server::Serve;
 use crate::yocto::layer_conf::LayerConf;
 
 use super::checkout::Checkout;
@@ -34,6 +39,9 @@ pub struct Configured {
     pub foundation: Foundation,
     /// The build directory with all layers.
     pub build: PathBuf,
+    /// Those of the share that are really there.
+    pub tiers: Tiers,
+    hash_server: Serve,
     network: Vec<(String, String)>,
     git: Vec<(OsString, OsString)>,
     threads: usize,
@@ -57,6 +65,12 @@ impl Configured {
             Purpose::Build => (first_machine(settings), settings.config.distro.as_str()),
             Purpose::CheckLayer => (self.foundation.machine.as_str(), self.foundation.distro.as_str()),
         };
+        // Signatures need neither. In the directory itself they are empty, and the same whoever asks.
+        let own = [dir.join("downloads"), dir.join("sstate-cache")];
+        let [downloads, sstate] = match purpose {
+            Purpose::Build => [&settings.cache.downloads, &settings.cache.sstate],
+            Purpose::CheckLayer => [&own[0], &own[1]],
+        };
         let bblayers = conf::bblayers(layers)?;
         let local = conf::local(&LocalConf {
             release: settings.release,
@@ -64,8 +78,10 @@ impl Configured {
             config: &settings.config,
             machine,
             distro,
-            downloads: &settings.cache.downloads,
-            sstate: &settings.cache.sstate,
+            downloads,
+            sstate,
+            tiers: &self.tiers,
+            hash_server: &self.hash_server,
             threads: self.threads,
         })?;
         exec::remove::remove_tree(dir, &settings.places.work)?;
@@ -80,6 +96,27 @@ impl Configured {
         Ok(())
     }
 
+    /// Makes the local caches. What trusted builds left is closed to the build user while it runs code that
+    /// nobody vouches for; an agent that is not root has no such means.
+    fn local_caches(&self, settings: &Settings) -> Result<()> {
+        let trusted = settings.places.trusted();
+        if self.user.is_some() && trusted.exists() {
+            let mode = if settings.cache.trust.is_trusted() { 0o755 } else { 0o700 };
+            fs::set_permissions(&trusted, std::fs::Permissions::from_mode(mode))?;
+        }
+        let database = match &self.hash_server {
+            Serve::Own { database, .. } => database.as_ref(),
+            _ => None,
+        };
+        for cache in [&settings.cache.downloads, &settings.cache.sstate].into_iter().chain(database) {
+            if !cache.exists() {
+                fs::create_dir_all(cache)?;
+                self.hand_over(cache)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Gives the path to the user that runs layer code.
     fn hand_over(&self, path: &Path) -> Result<()> {
         let Some(user) = &self.user else { return Ok(()) };
@@ -90,8 +127,17 @@ impl Configured {
     }
 }
 
-/// Prepares everything that BitBake needs.
-pub async fn run(settings: &Settings, checkout: &Checkout, events: &Emitter) -> Result<Configured> {
+/// Each local link costs one look at the share; a hundred thousand of them on a slow one take this long.
+const SWEEP_LIMIT: Duration = Duration::from_secs(120);
+
+/// Prepares everything that BitBake needs. `tiers` are those of the share that are really there.
+pub async fn run(
+    settings: &Settings,
+    checkout: &Checkout,
+    tiers: &Tiers,
+    runner: &Runner,
+) -> Result<Configured> {
+    let events = &runner.events;
     let user = exec::build_user(settings.build_user.as_deref(), &settings.checkout)?;
     let whoami = match &user {
         Some(user) => user.clone(),
@@ -117,8 +163,13 @@ pub async fn run(settings: &Settings, checkout: &Checkout, events: &Emitter) -> 
         events.info(notice).await;
     }
 
+    let tools = tools(checkout)?;
+    let prober = prober(settings, &tools, &whoami, runner);
+    let hash_server =
+        hash_server::choose(settings, &tools.bitbake_version, user.as_ref(), &prober, events).await;
+
     let configured = Configured {
-        tools: tools(checkout)?,
+        tools,
         git: git_access(settings, checkout, &whoami),
         user,
         whoami,
@@ -126,18 +177,45 @@ pub async fn run(settings: &Settings, checkout: &Checkout, events: &Emitter) -> 
         core,
         foundation,
         build: settings.places.build(),
+        tiers: tiers.clone(),
+        hash_server,
         network: settings.network.clone(),
         threads: std::thread::available_parallelism().map_or(1, usize::from),
     };
-    for cache in [&settings.cache.downloads, &settings.cache.sstate] {
-        if !cache.exists() {
-            fs::create_dir_all(cache)?;
-            configured.hand_over(cache)?;
-        }
-    }
+    configured.local_caches(settings)?;
+    sweep(settings, tiers, events).await?;
     let layers = with_layers_under_test(&configured.repo_layers, &settings.layers);
     configured.build_directory(settings, &configured.build, &layers, Purpose::Build)?;
     Ok(configured)
+}
+
+/// Clears the local caches of links to what is no longer in the share.
+async fn sweep(settings: &Settings, tiers: &Tiers, events: &Emitter) -> Result<()> {
+    let Some(shared) = &settings.cache.share else { return Ok(()) };
+    let (share, tiers) = (shared.share.clone(), tiers.clone());
+    let local = [settings.cache.sstate.clone(), settings.cache.downloads.clone()];
+    let all = move || local.iter().map(|local| dangling::sweep(local, &share, &tiers)).sum::<Result<u64>>();
+    let work = tokio::task::spawn_blocking(all);
+    match tokio::time::timeout(SWEEP_LIMIT, work).await {
+        // The share was well a moment ago and hangs by now; the job's limits look after what comes.
+        Err(_) => events.warn("the share hangs while local links to it are looked at", None).await,
+        Ok(Err(error)) => return Err(Error::internal("the sweep of the local caches broke").because(&error)),
+        Ok(Ok(swept)) => match swept? {
+            0 => {}
+            swept => {
+                events.info(format!("{swept} local links led to what the share no longer has; removed")).await
+            }
+        },
+    }
+    Ok(())
+}
+
+fn prober(settings: &Settings, tools: &Tools, whoami: &User, runner: &Runner) -> Prober {
+    Prober {
+        runner: runner.clone(),
+        environment: bitbake_environment(tools, &settings.places.build(), whoami, &settings.network, &[]),
+        log: "probe",
+    }
 }
 
 fn first_machine(settings: &Settings) -> &str {

@@ -7,6 +7,7 @@ mod check_layer;
 pub mod checkout;
 pub mod configure;
 pub mod publish;
+pub mod share;
 
 use crate::exec::Interrupted;
 use crate::outcome::Outcome;

@@ -3,11 +3,12 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 
+use crate::cache::Tiers;
 use crate::config::BuildConfig;
 use crate::error::{Error, Result};
 
-use super::Release;
-use super::release::OverrideSyntax;
+use super::hash_server::Serve;
+use super::{Release, mirrors};
 
 /// What a build directory is for; decides what its `local.conf` leaves out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +31,9 @@ pub struct LocalConf<'a> {
     pub distro: &'a str,
     pub downloads: &'a PathBuf,
     pub sstate: &'a PathBuf,
+    /// What of the share is read, and whether it is written.
+    pub tiers: &'a Tiers,
+    pub hash_server: &'a Serve,
     /// Processors that the job may use.
     pub threads: usize,
 }
@@ -68,6 +72,11 @@ pub fn local(conf: &LocalConf) -> Result<String> {
     let downloads = plain_path(conf.downloads)?;
     let sstate = plain_path(conf.sstate)?;
     let halt = conf.release.disk_monitor_halt();
+    let hash_server = match conf.purpose {
+        Purpose::Build => conf.hash_server.render()?,
+        // Signatures do not depend on it, and it must not be able to fail the check.
+        Purpose::CheckLayer => Serve::Nothing.render()?,
+    };
     let mut text = format!(
         "# Written by build-agent for this job.\n\
          CONF_VERSION = \"${{LOCALCONF_VERSION}}\"\n\
@@ -81,9 +90,7 @@ pub fn local(conf: &LocalConf) -> Result<String> {
          PARALLEL_MAKE ?= \"-j {threads}\"\n\
          PATCHRESOLVE = \"noop\"\n\
          \n\
-         # Without a hash server the equivalence handler of some distros cannot work.\n\
-         BB_HASHSERVE = \"\"\n\
-         BB_SIGNATURE_HANDLER ?= \"OEBasicHash\"\n\
+         {hash_server}\
          \n\
          BB_DISKMON_DIRS ??= \"\\\n    \
              STOPTASKS,${{TMPDIR}},1G,100K \\\n    \
@@ -99,16 +106,16 @@ pub fn local(conf: &LocalConf) -> Result<String> {
         distro = conf.distro,
         threads = conf.threads,
     );
-    if conf.purpose == Purpose::CheckLayer {
-        let remove = match conf.release.overrides {
-            OverrideSyntax::Underscore => "INHERIT_remove",
-            OverrideSyntax::Colon => "INHERIT:remove",
-        };
-        let _ = write!(
-            text,
-            "\n# Signatures need no prebuilt libc, so its download must not be able to fail the check.\n\
-             {remove} = \"uninative\"\n"
-        );
+    match conf.purpose {
+        Purpose::Build => text += &mirrors::render(conf.tiers, conf.release)?,
+        Purpose::CheckLayer => {
+            let separator = conf.release.overrides.separator();
+            let _ = write!(
+                text,
+                "\n# Signatures need no prebuilt libc, so its download must not be able to fail the check.\n\
+                 INHERIT{separator}remove = \"uninative\"\n"
+            );
+        }
     }
     if !conf.config.local_conf.trim().is_empty() {
         let _ = write!(text, "\n# [config] local_conf\n{}\n", conf.config.local_conf.trim_end());
@@ -117,7 +124,7 @@ pub fn local(conf: &LocalConf) -> Result<String> {
 }
 
 /// The path as text, when BitBake can take it in a configuration file.
-fn plain_path(path: &std::path::Path) -> Result<&str> {
+pub(super) fn plain_path(path: &std::path::Path) -> Result<&str> {
     let fits = |text: &&str| {
         !text.contains(|c: char| c.is_whitespace() || c.is_control() || "\"'$\\@%~+".contains(c))
     };
@@ -131,6 +138,7 @@ fn plain_path(path: &std::path::Path) -> Result<&str> {
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
+    use crate::cache::{Access, Share, Trust};
 
     fn render(release: &str, purpose: Purpose, local_conf: &str) -> String {
         let config = BuildConfig {
@@ -146,6 +154,12 @@ mod tests {
             distro: "poky",
             downloads: &"/w/downloads".into(),
             sstate: &"/w/sstate".into(),
+            tiers: &Tiers::new(
+                &Share::new("/efs"),
+                Access::ReadWrite,
+                &Trust::Trusted { why: String::new() },
+            ),
+            hash_server: &Serve::Address("hash:8686".into()),
             threads: 3,
         })
         .unwrap()
@@ -170,6 +184,18 @@ mod tests {
                 assert!(text.contains(wanted), "{release}: no {wanted} in\n{text}");
             }
             assert!(!text.contains(has_not), "{release}: {has_not} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn only_builds_use_the_share_and_the_hash_server() {
+        for (purpose, uses) in [(Purpose::Build, true), (Purpose::CheckLayer, false)] {
+            let text = render("scarthgap", purpose, "");
+            for words in ["SSTATE_MIRRORS", "PREMIRRORS", "BB_HASHSERVE = \"hash:8686\"", "OEEquivHash"] {
+                assert_eq!(text.contains(words), uses, "{purpose:?} {words}: {text}");
+            }
+            assert_eq!(text.contains("BB_HASHSERVE = \"\""), !uses, "{text}");
+            assert!(text.contains("SSTATE_DIR ?= \"/w/sstate\""), "local in any case: {text}");
         }
     }
 

@@ -8,5 +8,6 @@ mod hostile;
 mod kills;
 mod memo;
 mod readers;
+mod shares;
 mod stops;
 mod verdicts;

@@ -16,8 +16,11 @@ impl Asking {
         let recipe = sandbox.upstream().join("meta/recipes-core/zlib/zlib_1.0.bb");
         std::fs::create_dir_all(recipe.parent().unwrap()).unwrap();
         std::fs::write(recipe, "SUMMARY = \"zlib\"\n").unwrap();
-        sandbox.behaviour("yocto-check-layer ask");
-        Some(Asking(sandbox))
+        let asking = Asking(sandbox);
+        std::fs::create_dir(asking.note("")).unwrap();
+        std::fs::set_permissions(asking.note(""), std::fs::Permissions::from_mode(0o777)).unwrap();
+        asking.0.behaviour(&format!("yocto-check-layer ask\nbitbake notes {}", asking.note("").display()));
+        Some(asking)
     }
 
     /// Runs the job; the exit status must be this.
@@ -39,13 +42,14 @@ impl Asking {
         self.0.work().join("meta-tested-scarthgap")
     }
 
-    fn downloads(&self, name: &str) -> PathBuf {
-        self.job().join("downloads").join(name)
+    /// Where the stand-in for BitBake takes notes and finds orders.
+    fn note(&self, name: &str) -> PathBuf {
+        self.0.path().join("notes").join(name)
     }
 
     /// How often the stand-in for BitBake was asked for signatures, from the first run on.
     fn calls(&self) -> Vec<String> {
-        let calls = std::fs::read_to_string(self.downloads("calls")).unwrap_or_default();
+        let calls = std::fs::read_to_string(self.note("calls")).unwrap_or_default();
         calls.lines().map(str::to_owned).collect()
     }
 
@@ -83,7 +87,7 @@ fn the_second_check_of_the_same_asks_bitbake_nothing() {
         "BitBake sees the PATH as without it: {calls:#?}"
     );
     // Whatever BitBake would say now, nobody asks it.
-    std::fs::write(asking.downloads("refuse"), "").unwrap();
+    std::fs::write(asking.note("refuse"), "").unwrap();
     let second = asking.run(0);
     assert_eq!(outcomes(&second), ["hit"; 5], "{:#?}", memo(&second));
     assert_eq!(asking.calls().len(), 5);
@@ -330,7 +334,7 @@ fn a_kill_while_bitbake_runs_leaves_no_answer() {
     asking.run(0);
     let known = asking.answers().len();
     std::fs::write(asking.in_layer("recipes-hello/hello/hello_1.0.bb"), "A = \"2\"\n").unwrap();
-    std::fs::write(asking.downloads("hang"), "").unwrap();
+    std::fs::write(asking.note("hang"), "").unwrap();
     for signal in [Signal::SIGKILL, Signal::SIGTERM] {
         let before = asking.calls().len();
         let mut running = asking.0.start(asking.0.run_command());
@@ -339,7 +343,7 @@ fn a_kill_while_bitbake_runs_leaves_no_answer() {
         running.wait();
         assert_eq!(asking.answers().len(), known);
     }
-    std::fs::remove_file(asking.downloads("hang")).unwrap();
+    std::fs::remove_file(asking.note("hang")).unwrap();
     assert_eq!(outcomes(&asking.run(0)), ["hit", "miss", "miss", "miss", "miss"]);
     assert_eq!(outcomes(&asking.run(0)), ["hit"; 5]);
     asking.0.assert_nothing_runs();
@@ -448,4 +452,41 @@ fn the_stand_in_says_when_there_is_no_bitbake() {
     let output = fronted.call(true, "-p");
     assert_eq!(output.status.code(), Some(127));
     assert!(String::from_utf8_lossy(&output.stderr).contains("not found"));
+}
+
+/// An answer is a verdict in the making: none goes from an untrusted build to a trusted one.
+#[test]
+fn answers_on_the_share_follow_the_rules_of_trust() {
+    let Some(asking) = Asking::new("answers_on_the_share_follow_the_rules_of_trust") else { return };
+    let share = asking.0.path().join("share");
+    std::fs::create_dir(&share).unwrap();
+    asking.0.change_manifest("[check]", &format!("[cache]\nshare = {share:?}\n\n[check]"));
+    let run = |trusted: bool| {
+        let mut command = asking.0.run_command();
+        if trusted {
+            command.arg("--trusted");
+        } else {
+            command.env("CODEBUILD_BUILD_ID", "p:1").env("CODEBUILD_SRC_DIR", asking.0.layer());
+            command.env("CODEBUILD_WEBHOOK_EVENT", "PULL_REQUEST_UPDATED");
+            command.env("CODEBUILD_WEBHOOK_TRIGGER", "pr/12");
+        }
+        asking.0.start(command).wait().assert_code(&[0]);
+        outcomes(&asking.0.result())
+    };
+    let count = |part: &str| {
+        let answers = std::fs::read_dir(share.join(part).join("signatures/answers"));
+        answers.map_or(0, Iterator::count)
+    };
+    let base = ["hit", "miss", "miss", "miss", "miss"];
+    assert_eq!(run(true), ["miss"; 5]);
+    assert_eq!((count(""), count("pr/12")), (5, 0));
+    assert_eq!(run(false), ["hit"; 5], "a pull request reads what trusted builds left");
+    std::fs::write(asking.in_layer("recipes-hello/hello/hello_1.0.bb"), "A = \"2\"\n").unwrap();
+    assert_eq!(run(false), base);
+    assert_eq!((count(""), count("pr/12")), (5, 4), "and writes its own part");
+    // Another machine has no local answers.
+    std::fs::remove_dir_all(asking.job()).unwrap();
+    assert_eq!(run(false), ["hit"; 5]);
+    assert_eq!(run(true), base, "a trusted build reads nothing of a pull request");
+    assert_eq!((count(""), count("pr/12")), (9, 4));
 }

@@ -122,6 +122,9 @@ impl Steps {
             | What::Task { .. }
             | What::Heartbeat { .. }
             | What::Sstate { .. }
+            | What::CacheTier(_)
+            | What::CacheTraffic { .. }
+            | What::CachePublished { .. }
             | What::Artifact(_)
             | What::UnderTest { commit: None, .. }
             | What::JobFinished { .. } => Vec::new(),

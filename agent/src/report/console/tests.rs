@@ -8,7 +8,9 @@ use crate::events::{Event, Level, TaskFailed, What};
 use crate::outcome::{ExitStatus, Outcome};
 use crate::report::Summary;
 use crate::report::recorder::Sink;
-use crate::report::sample::{at, case, check_layer, failing_job, fold, image, job_started, passing_job};
+use crate::report::sample::{
+    at, case, check_layer, failing_job, fold, image, job_started, passing_job, with_share,
+};
 
 fn end(summary: &Summary) -> String {
     closing(summary, Path::new("out"), Paint::PLAIN)
@@ -57,6 +59,18 @@ logs       out/logs
 repeat     build-agent run 'it'\\''s here.toml'
 ";
     assert_eq!(end(&fold(&failing_job())), wanted);
+}
+
+#[test]
+fn the_end_tells_what_the_share_was_good_for() {
+    let text = end(&fold(&with_share()));
+    for wanted in [
+        "cache      pull-request /efs/pr/12 (read-write): 0 objects read (0 bytes), 5 published (4.9 KiB), \
+         2 present, 1 differing, 20 operations, waited 1s\n",
+        "cache      shared /efs (read-only): 33 objects read (3.0 MiB), 12 operations, waited 0.3s\n",
+    ] {
+        assert!(text.contains(wanted), "no {wanted:?} in\n{text}");
+    }
 }
 
 #[test]

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use fs_err as fs;
 
-use crate::config::{Artifacts, Build, BuildConfig, Cache, Check, Destination, Limits, Places};
+use crate::cache::Trust;
+use crate::config::{Artifacts, Build, BuildConfig, Cache, Check, Destination, HashServer, Limits, Places};
 use crate::git::fixture::{Bench, Upstream, write};
 use crate::yocto::Release;
 
@@ -30,7 +31,17 @@ pub(crate) fn settings(bench: &Bench, release: &str, repos: Vec<Repo>) -> Settin
             memo: true,
         },
         build: Build { targets: Vec::new() },
-        cache: Cache { downloads: bench.path("d"), sstate: bench.path("s") },
+        cache: Cache {
+            downloads: bench.path("d"),
+            sstate: bench.path("s"),
+            layers: bench.path("layers"),
+            trust: Trust::Untrusted { why: String::new(), pull_request: None },
+            commit: None,
+            share: None,
+            downloads_max_age: Duration::from_secs(1),
+            sstate_max_age: Duration::from_secs(1),
+            hash_server: HashServer::Off,
+        },
         artifacts: Artifacts {
             destination: Destination::Directory(bench.path("a")),
             rules: Vec::new(),

@@ -7,10 +7,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::events::What;
-use crate::exec::{Command, End, Environment, Lines, Runner, User};
+
+use super::{Command, End, Environment, Lines, Runner, User};
 
 /// For questions that the machine answers itself.
-pub const LOCAL: Duration = Duration::from_secs(10);
+pub const PROBE_LIMIT: Duration = Duration::from_secs(10);
 
 /// Lines of an answer that are kept; none of the questions has more.
 const MOST_LINES: usize = 4096;
@@ -35,7 +36,7 @@ impl Answer {
         }
     }
 
-    /// The value of a `key value` line; the scripts of this module answer in such lines.
+    /// The value of a `key value` line; the scripts of the doctor answer in such lines.
     pub fn value(&self, key: &str) -> Option<&str> {
         let Answer::Said { lines, .. } = self else { return None };
         lines.iter().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '))
@@ -56,8 +57,11 @@ impl Answer {
 /// Asks programs.
 #[derive(Clone, Debug)]
 pub struct Prober {
+    /// Its grace is how long a program that gave no answer may take to end.
     pub runner: Runner,
     pub environment: Environment,
+    /// The beginning of the logs' names, such as `doctor`.
+    pub log: &'static str,
 }
 
 impl Prober {
@@ -72,7 +76,8 @@ impl Prober {
     ) -> Answer {
         let [program, arguments @ ..] = argv else { return Answer::Nothing("no program named".into()) };
         // Not in the directory in question: changing into it may be what hangs.
-        let mut command = Command::new(*program, Path::new("/"), format!("doctor-{name}")).args(arguments);
+        let mut command =
+            Command::new(*program, Path::new("/"), format!("{}-{name}", self.log)).args(arguments);
         command.environment = environment.clone();
         command.user = user.cloned();
         command.timeout = Some(limit);
@@ -100,7 +105,7 @@ impl Prober {
     pub async fn script(&self, name: &str, script: &str, words: &[&str], user: Option<&User>) -> Answer {
         let mut argv = vec!["sh", "-c", script, "sh"];
         argv.extend(words);
-        self.ask(name, &argv, user, &self.environment, LOCAL).await
+        self.ask(name, &argv, user, &self.environment, PROBE_LIMIT).await
     }
 }
 

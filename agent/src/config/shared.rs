@@ -1,0 +1,85 @@
+//! From `[cache]` and the trust of the source to what a build may do with the share; and what there is
+//! to say about it.
+
+use std::path::PathBuf;
+
+use crate::cache::{Access, Share, TierKind, Tiers, Trust};
+
+use super::codebuild::CodeBuild;
+use super::settings::{Cache, HashServer, Places, Settings, SharedCache};
+use super::trust;
+use super::validate::CacheWords;
+
+/// The caches of a job, and sentences about them. `layers` is the local store of layer checkouts.
+pub fn cache(
+    words: &CacheWords,
+    trust: Trust,
+    codebuild: Option<&CodeBuild>,
+    layers: PathBuf,
+    places: &Places,
+) -> (Cache, Vec<String>) {
+    let root = words.share.as_ref().filter(|_| words.access != Access::Off);
+    let share = root.map(|root| SharedCache {
+        share: Share::new(root),
+        access: words.access,
+        tiers: Tiers::default(),
+    });
+    let cache = Cache {
+        downloads: places.work.join("downloads"),
+        sstate: places.work.join("sstate"),
+        layers,
+        trust: trust.clone(),
+        // A commit of a source that is not under test says nothing about the layers that are.
+        commit: codebuild
+            .filter(|build| build.src_dir.is_some())
+            .and_then(|build| build.resolved_commit.clone()),
+        share,
+        downloads_max_age: words.downloads_max_age,
+        sstate_max_age: words.sstate_max_age,
+        hash_server: words.hash_server.clone(),
+    }
+    .judged(trust, places);
+    let notices = sentence(&cache, words.asks_to_write).into_iter().collect();
+    (cache, notices)
+}
+
+/// What the source may do with what others use, and why; nothing where it uses nothing of others.
+fn sentence(cache: &Cache, asks_to_write: bool) -> Option<String> {
+    let may = match (&cache.share, &cache.hash_server) {
+        (Some(shared), _) => what_it_may(shared),
+        (None, HashServer::Address(_)) if cache.trust.is_trusted() => "reports to the hash server".to_owned(),
+        (None, HashServer::Address(_)) => "only reads the hash server".to_owned(),
+        (None, _) => return None,
+    };
+    Some(match &cache.trust {
+        Trust::Trusted { why } => format!("the source is trusted ({why}): the build {may}"),
+        Trust::Untrusted { why, .. } if asks_to_write => format!(
+            "the source is not trusted ({why}): the build {may}; `access = \"read-write\"` changes nothing in that"
+        ),
+        Trust::Untrusted { why, .. } => format!("the source is not trusted ({why}): the build {may}"),
+    })
+}
+
+fn what_it_may(shared: &SharedCache) -> String {
+    let share = shared.share.root().display();
+    match shared.tiers.write.as_ref().map(|tier| (tier.kind, tier.share.root().display())) {
+        Some((TierKind::Shared, _)) => format!("reads and writes {share}"),
+        Some((TierKind::PullRequest, own)) => format!("reads {share} and writes only {own}"),
+        None => format!("reads {share} and writes nothing there"),
+    }
+}
+
+impl Settings {
+    /// The settings as the commit that is checked out leaves them: with another one than CodeBuild
+    /// resolved, the trust is gone, and the sentence says so.
+    #[must_use]
+    pub fn confirmed(mut self, head: Option<&str>) -> (Settings, Option<String>) {
+        let trust = trust::confirmed(&self.cache.trust, self.cache.commit.as_deref(), head);
+        if trust == self.cache.trust {
+            return (self, None);
+        }
+        self.cache = self.cache.judged(trust, &self.places);
+        let said = sentence(&self.cache, false);
+        (self, said)
+    }
+}

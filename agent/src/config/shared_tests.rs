@@ -1,0 +1,98 @@
+//! What a manifest's share, CodeBuild's variables and a person's word become together.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::path::{Path, PathBuf};
+
+use super::tests::{Checkout, good_and};
+use super::*;
+use crate::error::{Class, Error};
+
+const SHARE: &str = "[cache]\nshare = '/efs'\n";
+
+/// `GOOD` with `[cache]` in CodeBuild's own checkout.
+fn in_codebuild(cache: &str, trusted: bool, variables: &[(&str, &str)]) -> Result<Settings, Error> {
+    let checkout = Checkout::new(&[("build-agent.toml", &good_and(cache))]);
+    let source = checkout.path().display().to_string();
+    let always = [("CODEBUILD_BUILD_ID", "p:1"), ("CODEBUILD_SRC_DIR", source.as_str())];
+    let variables: Vec<_> = always.iter().chain(variables).copied().collect();
+    checkout.load_with(&Request { trusted, ..Request::default() }, &variables)
+}
+
+const PUSH: [(&str, &str); 3] = [
+    ("CODEBUILD_WEBHOOK_EVENT", "PUSH"),
+    ("CODEBUILD_WEBHOOK_TRIGGER", "branch/scarthgap"),
+    ("BUILD_AGENT_TRUSTED_BRANCHES", "scarthgap"),
+];
+const PULL_REQUEST: [(&str, &str); 2] =
+    [("CODEBUILD_WEBHOOK_EVENT", "PULL_REQUEST_UPDATED"), ("CODEBUILD_WEBHOOK_TRIGGER", "pr/12")];
+
+#[test]
+fn what_a_source_may_write_and_where_it_works_follow_from_its_trust() {
+    let work = "/home/me/.cache/build-agent/meta-x-scarthgap";
+    let table = [
+        (&PUSH[..], false, Some("/efs"), "trusted/"),
+        (&[], true, Some("/efs"), "trusted/"),
+        (&PULL_REQUEST[..], false, Some("/efs/pr/12"), "pr-12/"),
+        (&PUSH[..2], false, None, ""),
+        (&[], false, None, ""),
+    ];
+    for (variables, trusted, write, local) in table {
+        let settings = in_codebuild(SHARE, trusted, variables).unwrap();
+        let tiers = &settings.cache.share.as_ref().unwrap().tiers;
+        let written = tiers.write.as_ref().map(|tier| tier.share.root().display().to_string());
+        assert_eq!(written.as_deref(), write, "{variables:?}");
+        assert_eq!(settings.cache.sstate, PathBuf::from(format!("{work}/{local}sstate")), "{variables:?}");
+        assert_eq!(settings.cache.downloads, PathBuf::from(format!("{work}/{local}downloads")));
+        assert_eq!(settings.cache.layers, Path::new("/home/me/.cache/build-agent/layers"));
+    }
+}
+
+#[test]
+fn access_only_takes_away() {
+    let access = |word: &str| format!("{SHARE}access = '{word}'");
+    let writes = |settings: &Settings| settings.cache.share.as_ref().map(|share| share.tiers.write.is_some());
+    for (word, of_push, of_pull_request) in [
+        ("auto", Some(true), Some(true)),
+        ("read-write", Some(true), Some(true)),
+        ("read-only", Some(false), Some(false)),
+        ("off", None, None),
+    ] {
+        let push = in_codebuild(&access(word), false, &PUSH).unwrap();
+        assert_eq!(writes(&push), of_push, "{word}");
+        let pull_request = in_codebuild(&access(word), false, &PULL_REQUEST).unwrap();
+        assert_eq!(writes(&pull_request), of_pull_request, "{word}");
+        let said = pull_request.notices.iter().any(|notice| notice.contains("changes nothing in that"));
+        assert_eq!(said, word == "read-write", "{:?}", pull_request.notices);
+    }
+    let off = in_codebuild(&access("off"), false, &PUSH).unwrap();
+    assert!(
+        off.notices.is_empty() && off.cache.sstate.ends_with("meta-x-scarthgap/trusted/sstate"),
+        "{off:?}"
+    );
+}
+
+#[test]
+fn a_word_for_a_pull_request_and_a_bad_expression_end_the_reading() {
+    for (variables, trusted, wanted) in [
+        (&PULL_REQUEST[..], true, "pull request 12"),
+        (&[("BUILD_AGENT_TRUSTED_BRANCHES", "(")][..], false, "no regular expression"),
+    ] {
+        let error = in_codebuild(SHARE, trusted, variables).unwrap_err();
+        assert_eq!(error.class, Class::Usage);
+        assert!(error.message.contains(wanted) && error.hint.is_some(), "{error}");
+    }
+}
+
+#[test]
+fn another_commit_than_the_trusted_one_takes_the_trust_and_the_place() {
+    let commit = "0123456789abcdef0123456789abcdef01234567";
+    let variables: Vec<_> =
+        PUSH.iter().copied().chain([("CODEBUILD_RESOLVED_SOURCE_VERSION", commit)]).collect();
+    let settings = in_codebuild(SHARE, false, &variables).unwrap();
+    let (same, said) = settings.clone().confirmed(Some(commit));
+    assert_eq!((same.cache, said), (settings.cache.clone(), None));
+    let (other, said) = settings.confirmed(Some(&"f".repeat(40)));
+    assert!(said.unwrap().contains("is checked out"));
+    assert_eq!(other.cache.share.unwrap().tiers.write, None);
+    assert!(other.cache.sstate.ends_with("meta-x-scarthgap/sstate"), "{:?}", other.cache.sstate);
+}

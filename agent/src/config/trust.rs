@@ -1,0 +1,304 @@
+//! Whether the source of a build is trusted: a pure function of what CodeBuild says, of the branches
+//! that the account's owner names, and of a person's word. The manifest has no say: a pull request
+//! brings its own.
+//!
+//! What is not known is not trusted.
+
+use regex::Regex;
+
+use crate::cache::Trust;
+use crate::error::{Error, Result};
+
+use super::codebuild::{CodeBuild, Trigger};
+
+/// The variable of the trusted branches, set in CodeBuild's project.
+pub const BRANCHES: &str = "BUILD_AGENT_TRUSTED_BRANCHES";
+
+/// All that speaks for or against a source.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Evidence<'a> {
+    /// Present in CodeBuild.
+    pub codebuild: Option<&'a CodeBuild>,
+    /// The regular expression of the trusted branches, as it is written.
+    pub branches: Option<&'a str>,
+    /// `--trusted`.
+    pub word: bool,
+}
+
+/// Judges the source.
+///
+/// # Errors
+/// Usage, when the expression of the branches is none; and when `--trusted` stands for what no word can
+/// make trusted, so that a flag in a buildspec does not open the share to everybody who asks for a pull.
+pub fn judge(evidence: &Evidence) -> Result<Trust> {
+    let branches = evidence.branches.map(trusted_branches).transpose()?;
+    let Some(build) = evidence.codebuild else { return Ok(by_word(evidence.word, NOBODY)) };
+    if let Some(trust) = pull_request(build) {
+        return refuse_word(trust, evidence.word);
+    }
+    if build.webhook {
+        return refuse_word(by_webhook(build, branches.as_ref()), evidence.word);
+    }
+    Ok(by_word(evidence.word, "CodeBuild names no webhook event: started by hand, a schedule or a pipeline"))
+}
+
+/// Trust goes to the commit that CodeBuild resolved, and to no other that a command before the agent
+/// has checked out. What either side does not know is no contradiction.
+pub fn confirmed(trust: &Trust, resolved: Option<&str>, head: Option<&str>) -> Trust {
+    match (trust, resolved, head) {
+        (Trust::Trusted { .. }, Some(resolved), Some(head)) if resolved != head => {
+            untrusted(format!("CodeBuild resolved the source to {resolved}, and {head} is checked out"))
+        }
+        _ => trust.clone(),
+    }
+}
+
+const NOBODY: &str = "nobody vouches for it; --trusted does";
+
+fn untrusted(why: impl Into<String>) -> Trust {
+    Trust::Untrusted { why: why.into(), pull_request: None }
+}
+
+fn by_word(word: bool, otherwise: &str) -> Trust {
+    match word {
+        true => Trust::Trusted { why: "a person vouches for it (--trusted)".into() },
+        false => untrusted(otherwise),
+    }
+}
+
+/// A person vouches for a build that a person starts. A webhook's build is judged by what it tells.
+fn refuse_word(trust: Trust, word: bool) -> Result<Trust> {
+    match &trust {
+        Trust::Untrusted { why, .. } if word => Err(Error::usage(format!(
+            "--trusted cannot make this source trusted: {why}"
+        ))
+        .hint(format!(
+            "leave the flag out; the pushes that are trusted are those to the branches of the variable {BRANCHES}"
+        ))),
+        _ => Ok(trust),
+    }
+}
+
+/// Whether anything at all says that this is a pull request, merged or not: its source is the head that
+/// somebody proposed.
+fn pull_request(build: &CodeBuild) -> Option<Trust> {
+    let by_trigger = match build.trigger {
+        Some(Trigger::PullRequest(number)) => Some(Some(number)),
+        _ => None,
+    };
+    let by_event = build.event.as_ref().filter(|event| event.starts_with("PULL_REQUEST")).map(|_| None);
+    let by_version = build.source_version.as_deref().and_then(proposed);
+    let signs: Vec<Option<u64>> = [by_trigger, by_version, by_event].into_iter().flatten().collect();
+    if signs.is_empty() {
+        return None;
+    }
+    let mut numbers = signs.into_iter().flatten();
+    let number = numbers.next().filter(|first| numbers.all(|other| other == *first));
+    let why = match number {
+        Some(number) => format!("it is pull request {number}"),
+        None => "it is a pull request, and CodeBuild's variables do not agree on its number".to_owned(),
+    };
+    Some(Trust::Untrusted { why, pull_request: number })
+}
+
+/// `pr/N`, `refs/pull/N/head`, `pr/N^{COMMIT}` and the like of other hosts: `Some` with the number where
+/// there is one.
+fn proposed(version: &str) -> Option<Option<u64>> {
+    let version = version.strip_prefix("refs/").unwrap_or(version);
+    let (kind, rest) = version.split_once('/')?;
+    ["pr", "pull", "pull-requests", "merge-requests"].contains(&kind).then(|| {
+        let number = rest.split(['/', '^']).next().unwrap_or(rest);
+        number.parse().ok()
+    })
+}
+
+fn by_webhook(build: &CodeBuild, branches: Option<&Regex>) -> Trust {
+    let (Some("PUSH"), Some(Trigger::Branch(branch))) = (build.event.as_deref(), &build.trigger) else {
+        return untrusted("the webhook's event is no push to a branch");
+    };
+    if build.head_branch.as_ref().is_some_and(|head| head != branch) {
+        return untrusted(format!("CodeBuild's variables do not agree on the branch `{branch}`"));
+    }
+    if build.src_dir.is_none() {
+        return untrusted("the layers under test are not CodeBuild's primary source");
+    }
+    match branches {
+        None => untrusted(format!("no branch is trusted, because the variable {BRANCHES} is not set")),
+        Some(trusted) if trusted.is_match(branch) => {
+            Trust::Trusted { why: format!("push to the trusted branch `{branch}`") }
+        }
+        Some(_) => untrusted(format!("the variable {BRANCHES} does not name the branch `{branch}`")),
+    }
+}
+
+/// The expression, made to match whole names only.
+fn trusted_branches(text: &str) -> Result<Regex> {
+    // By itself first: `a)|(b` would escape from the group that anchors it.
+    let whole = || Regex::new(text).and_then(|_| Regex::new(&format!(r"\A(?:{text})\z")));
+    whole().map_err(|error| {
+        Error::usage(format!("the variable {BRANCHES} is no regular expression: {text:?}"))
+            .because(&error)
+            .hint("write the names of the protected branches, such as scarthgap|master")
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::super::AgentEnvironment;
+    use super::*;
+    use crate::error::Class;
+
+    const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+
+    /// `trusted`, `untrusted`, `pr N`, or `refused`.
+    fn judged(variables: &[(&str, &str)], branches: Option<&str>, word: bool) -> String {
+        let environment = AgentEnvironment::from_map(variables.iter().copied());
+        let codebuild = environment.codebuild.as_ref();
+        match judge(&Evidence { codebuild, branches, word }) {
+            Ok(Trust::Trusted { .. }) => "trusted".into(),
+            Ok(Trust::Untrusted { pull_request: Some(number), .. }) => format!("pr {number}"),
+            Ok(Trust::Untrusted { .. }) => "untrusted".into(),
+            Err(error) => {
+                assert_eq!(error.class, Class::Usage, "{error}");
+                "refused".into()
+            }
+        }
+    }
+
+    /// In CodeBuild, with these variables beside those that are always there.
+    fn in_codebuild(more: &[(&str, &str)], word: bool) -> String {
+        let always = [("CODEBUILD_BUILD_ID", "p:1"), ("CODEBUILD_SRC_DIR", "/src")];
+        let variables: Vec<_> = always.iter().chain(more).copied().collect();
+        judged(&variables, Some("scarthgap|release/.*"), word)
+    }
+
+    const TRIGGER: &str = "CODEBUILD_WEBHOOK_TRIGGER";
+    const EVENT: &str = "CODEBUILD_WEBHOOK_EVENT";
+    const VERSION: &str = "CODEBUILD_SOURCE_VERSION";
+    const HEAD: &str = "CODEBUILD_WEBHOOK_HEAD_REF";
+
+    #[test]
+    fn a_push_to_a_trusted_branch_is_trusted_and_no_other_webhook() {
+        let push = (EVENT, "PUSH");
+        let table: [(&[(&str, &str)], &str); 16] = [
+            (&[push, (TRIGGER, "branch/scarthgap"), (VERSION, COMMIT)], "trusted"),
+            (&[push, (TRIGGER, "branch/release/1"), (HEAD, "refs/heads/release/1")], "trusted"),
+            (&[push, (TRIGGER, "branch/scarthgap-next")], "untrusted"),
+            (&[push, (TRIGGER, "branch/x/scarthgap")], "untrusted"),
+            (&[push, (TRIGGER, "branch/scarthgap"), (HEAD, "refs/heads/other")], "untrusted"),
+            (&[push, (TRIGGER, "tag/scarthgap")], "untrusted"),
+            (&[push, (TRIGGER, "scarthgap")], "untrusted"),
+            (&[push], "untrusted"),
+            (&[(TRIGGER, "branch/scarthgap")], "untrusted"),
+            (&[(EVENT, "RELEASED"), (TRIGGER, "branch/scarthgap")], "untrusted"),
+            (&[(EVENT, "WORKFLOW_JOB_QUEUED"), (TRIGGER, "branch/scarthgap")], "untrusted"),
+            (&[(EVENT, "push"), (TRIGGER, "branch/scarthgap")], "untrusted"),
+            (&[(EVENT, "PUSH\n"), (TRIGGER, "branch/scarthgap")], "untrusted"),
+            (&[push, (TRIGGER, "branch/scarthgap\nbranch/x")], "untrusted"),
+            (&[push, (TRIGGER, "branch/$(id)")], "untrusted"),
+            (&[("CODEBUILD_WEBHOOK_ACTOR_ACCOUNT_ID", "1")], "untrusted"),
+        ];
+        for (variables, wanted) in table {
+            assert_eq!(in_codebuild(variables, false), wanted, "{variables:?}");
+            let with_word = if wanted == "trusted" { "trusted" } else { "refused" };
+            assert_eq!(in_codebuild(variables, true), with_word, "a person's word, {variables:?}");
+        }
+    }
+
+    #[test]
+    fn a_pull_request_is_never_trusted_whatever_else_is_said() {
+        let table: [(&[(&str, &str)], &str); 14] = [
+            (&[(VERSION, "pr/12^{0123456}")], "pr 12"),
+            (&[(TRIGGER, "pr/12"), (EVENT, "PULL_REQUEST_UPDATED"), (VERSION, "pr/12")], "pr 12"),
+            (&[(TRIGGER, "pr/12"), (EVENT, "PULL_REQUEST_MERGED")], "pr 12"),
+            (&[(TRIGGER, "pr/12"), (EVENT, "PUSH")], "pr 12"),
+            (&[(TRIGGER, "branch/scarthgap"), (EVENT, "PULL_REQUEST_MERGED")], "untrusted"),
+            (&[(TRIGGER, "branch/scarthgap"), (EVENT, "PUSH"), (VERSION, "pr/7")], "pr 7"),
+            (&[(TRIGGER, "pr/1"), (VERSION, "pr/2")], "untrusted"),
+            (&[(TRIGGER, "pr/1"), (VERSION, "pr/x")], "pr 1"),
+            (&[(VERSION, "pr/12")], "pr 12"),
+            (&[(VERSION, "refs/pull/12/head")], "pr 12"),
+            (&[(VERSION, "refs/pull/12/merge")], "pr 12"),
+            (&[(VERSION, "pull/12/head")], "pr 12"),
+            (&[(VERSION, "refs/merge-requests/3/head")], "pr 3"),
+            (&[(VERSION, "pr/../../shared")], "untrusted"),
+        ];
+        for (variables, wanted) in table {
+            assert_eq!(in_codebuild(variables, false), wanted, "{variables:?}");
+            assert_eq!(in_codebuild(variables, true), "refused", "a person's word, {variables:?}");
+        }
+    }
+
+    #[test]
+    fn a_pull_request_that_cannot_be_read_is_no_start_by_hand() {
+        for trigger in ["pr/99999999999999999999999", "pr/x", "\u{1b}[2J"] {
+            assert_eq!(in_codebuild(&[(TRIGGER, trigger)], true), "refused", "{trigger:?}");
+        }
+        // Where the variables were handed on and CodeBuild's own names were not.
+        assert_eq!(judged(&[(TRIGGER, "pr/12")], None, true), "refused");
+        assert_eq!(judged(&[(VERSION, "pr/12")], None, true), "refused");
+    }
+
+    #[test]
+    fn without_a_webhook_only_a_persons_word_counts() {
+        for (variables, word, wanted) in [
+            (&[][..], false, "untrusted"),
+            (&[][..], true, "trusted"),
+            (&[(VERSION, "scarthgap")][..], false, "untrusted"),
+            (&[(VERSION, COMMIT)][..], true, "trusted"),
+            (&[(VERSION, "arn:aws:s3:::bucket/key")][..], false, "untrusted"),
+            (&[(TRIGGER, ""), (EVENT, "")][..], true, "trusted"),
+        ] {
+            assert_eq!(in_codebuild(variables, word), wanted, "{variables:?} {word}");
+        }
+        assert_eq!(judged(&[], Some("scarthgap"), false), "untrusted", "on a desk");
+        assert_eq!(judged(&[], None, true), "trusted", "on a desk, by a person's word");
+    }
+
+    #[test]
+    fn the_branches_match_whole_names_and_bad_ones_are_an_error() {
+        let push = [
+            ("CODEBUILD_BUILD_ID", "p:1"),
+            ("CODEBUILD_SRC_DIR", "/s"),
+            (EVENT, "PUSH"),
+            (TRIGGER, "branch/ab"),
+        ];
+        for (branches, wanted) in [
+            (None, "untrusted"),
+            (Some("a|ab"), "trusted"),
+            (Some("a|b"), "untrusted"),
+            (Some("a"), "untrusted"),
+            (Some("b"), "untrusted"),
+            (Some("A."), "untrusted"),
+            (Some("x)|(?:b"), "refused"),
+            (Some("["), "refused"),
+            (Some("(?x)ab#"), "refused"),
+        ] {
+            assert_eq!(judged(&push, branches, false), wanted, "{branches:?}");
+        }
+        assert_eq!(judged(&[], Some("["), false), "refused", "also where no branch is asked about");
+    }
+
+    #[test]
+    fn layers_from_elsewhere_are_not_what_was_pushed() {
+        let push = [("CODEBUILD_BUILD_ID", "p:1"), (EVENT, "PUSH"), (TRIGGER, "branch/ab")];
+        assert_eq!(judged(&push, Some("ab"), false), "untrusted");
+    }
+
+    #[test]
+    fn another_commit_than_codebuilds_is_not_trusted() {
+        let trusted = Trust::Trusted { why: "x".into() };
+        let other = "f".repeat(40);
+        for (resolved, head, stays) in [
+            (Some(COMMIT), Some(COMMIT), true),
+            (Some(COMMIT), None, true),
+            (None, Some(COMMIT), true),
+            (Some(COMMIT), Some(other.as_str()), false),
+        ] {
+            assert_eq!(confirmed(&trusted, resolved, head) == trusted, stays, "{resolved:?} {head:?}");
+        }
+        let untrusted = Trust::Untrusted { why: "y".into(), pull_request: Some(1) };
+        assert_eq!(confirmed(&untrusted, Some(COMMIT), Some(&other)), untrusted);
+    }
+}

@@ -1,0 +1,116 @@
+//! Which tiers of the share are really there: looked at before any stage that uses them. One that is
+//! missing, hangs or cannot be written costs a warning, and the job goes on with what is left.
+
+use std::path::Path;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+
+use crate::cache::probe::{Judgement, Look, State, judge};
+use crate::cache::{Tier, TierKind, Tiers, Traffic};
+use crate::config::{Settings, SharedCache};
+use crate::error::Result;
+use crate::events::{CacheTier, Emitter, What};
+use crate::exec::{self, Answer, Environment, PROBE_LIMIT, Prober, Runner, User};
+
+/// The agent itself, whatever lies at its path by now.
+const OWN_PROGRAM: &str = "/proc/self/exe";
+
+/// The hidden command that looks.
+pub const COMMAND: &str = "probe-share";
+
+/// How long a probe that gave no answer may take to end; one in uninterruptible sleep never does.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Looks at all tiers at once; none without a share. Nobody waits longer than the limit of a probe and a
+/// few seconds.
+///
+/// # Errors
+/// Those of [`exec::build_user`].
+pub async fn look(settings: &Settings, runner: &Runner) -> Result<Tiers> {
+    let Some(shared) = &settings.cache.share else { return Ok(Tiers::default()) };
+    let user = exec::build_user(settings.build_user.as_deref(), &settings.checkout)?;
+    let prober = Prober {
+        runner: Runner { grace: GRACE, ..runner.clone() },
+        environment: Environment::default(),
+        log: "probe",
+    };
+    let looks = shared.tiers.read.iter().map(|tier| {
+        let wanted = shared.tiers.write.as_ref() == Some(tier);
+        judged(shared, tier, wanted, user.as_ref(), &prober)
+    });
+    let judgements = join_all(looks).await;
+    let mut left = Tiers::default();
+    for (tier, judgement) in shared.tiers.read.iter().zip(judgements) {
+        tell(tier, &judgement, &runner.events).await;
+        if judgement.state != State::Unusable {
+            left.read.push(tier.clone());
+        }
+        if judgement.state == State::ReadWrite {
+            left.write = Some(tier.clone());
+        }
+    }
+    Ok(left)
+}
+
+/// Reports what a part of the job did on the tiers; a tier where nothing was done is left out.
+pub async fn tell_traffic(done: impl IntoIterator<Item = (TierKind, Traffic)>, events: &Emitter) {
+    for (tier, traffic) in done {
+        if traffic != Traffic::default() {
+            events.emit(What::CacheTraffic { tier, traffic }).await;
+        }
+    }
+}
+
+async fn judged(
+    shared: &SharedCache,
+    tier: &Tier,
+    wanted: bool,
+    user: Option<&User>,
+    prober: &Prober,
+) -> Judgement {
+    let agent = ask(shared, tier, wanted, None, prober).await;
+    let builder = match user {
+        // A share that hangs for one hangs for the other.
+        Some(_) if agent.is_ok() => ask(shared, tier, false, user, prober).await,
+        _ => agent.clone(),
+    };
+    judge(tier, wanted, &agent, &builder)
+}
+
+/// One look, by a child as that user.
+async fn ask(
+    shared: &SharedCache,
+    tier: &Tier,
+    write: bool,
+    user: Option<&User>,
+    prober: &Prober,
+) -> Result<Look, String> {
+    let root = shared.share.root();
+    let part = Path::new(".").join(tier.share.root().strip_prefix(root).unwrap_or(Path::new("")));
+    let (root, part) = (root.to_string_lossy(), part.to_string_lossy());
+    let mut argv = vec![OWN_PROGRAM, COMMAND, &root, &part];
+    argv.extend(write.then_some("--write"));
+    let who = if user.is_some() { "user" } else { "agent" };
+    let log = format!("share-{}-{who}", tier.kind.word());
+    let answer = prober.ask(&log, &argv, user, &prober.environment, PROBE_LIMIT).await;
+    match &answer {
+        Answer::Said { ok: true, lines } => lines
+            .iter()
+            .find_map(|line| serde_json::from_str(line).ok())
+            .ok_or_else(|| format!("the probe said nothing of sense: {}", answer.complaint())),
+        Answer::Said { .. } => Err(format!("the probe failed: {}", answer.complaint())),
+        Answer::Nothing(why) => Err(why.replace(&format!("`{OWN_PROGRAM}`"), "it")),
+    }
+}
+
+async fn tell(tier: &Tier, judgement: &Judgement, events: &Emitter) {
+    let path = tier.share.root().to_path_buf();
+    let Judgement { state, reason, mend } = judgement;
+    let event = CacheTier { tier: tier.kind, path: path.clone(), state: *state, reason: reason.clone() };
+    events.emit(What::CacheTier(event)).await;
+    if let (Some(reason), Some(_)) = (reason, mend) {
+        let message = format!("the {} cache {} is {state}: {reason}", tier.kind.word(), path.display());
+        events.warn(message, mend.clone()).await;
+    }
+}

@@ -1,0 +1,110 @@
+//! Which path an inode number of the kernel stands for.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use fuser::INodeNo;
+use nix::errno::Errno;
+
+/// Inode numbers are the source's own, so that hard links are one file here as there; only its top
+/// is 1, as the kernel wants it.
+#[derive(Debug)]
+pub struct Nodes {
+    source: PathBuf,
+    known: Mutex<HashMap<u64, Node>>,
+}
+
+#[derive(Debug, Default)]
+struct Node {
+    /// Where it was seen: parent and name, the latest last. Some may be gone.
+    names: Vec<(u64, OsString)>,
+    /// How often the kernel was told of it and has not forgotten it.
+    told: u64,
+}
+
+impl Nodes {
+    pub fn new(source: PathBuf) -> Nodes {
+        Nodes { source, known: Mutex::default() }
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<u64, Node>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where a name of a directory lies in the source. `ESTALE` when the directory is gone.
+    pub fn child(&self, parent: INodeNo, name: &OsStr) -> io::Result<PathBuf> {
+        Ok(self.directory(&self.known(), parent.0)?.join(name))
+    }
+
+    /// Where an inode lies in the source, looked at again: a name may belong to another by now.
+    /// `ESTALE` when no known name leads there.
+    pub fn path(&self, ino: INodeNo) -> io::Result<PathBuf> {
+        if ino == INodeNo::ROOT {
+            return Ok(self.source.clone());
+        }
+        let known = self.known();
+        let names = known.get(&ino.0).map(|node| node.names.clone()).unwrap_or_default();
+        let paths = names
+            .iter()
+            .rev()
+            .filter_map(|(parent, name)| Some(self.directory(&known, *parent).ok()?.join(name)));
+        let paths: Vec<PathBuf> = paths.collect();
+        drop(known);
+        let leads_there = |path: &PathBuf| path.symlink_metadata().is_ok_and(|facts| facts.ino() == ino.0);
+        paths.into_iter().find(leads_there).ok_or_else(|| Errno::ESTALE.into())
+    }
+
+    /// Directories have one name only: the latest.
+    fn directory(&self, known: &HashMap<u64, Node>, ino: u64) -> io::Result<PathBuf> {
+        let mut names: Vec<&OsStr> = Vec::new();
+        let mut at = ino;
+        while at != INodeNo::ROOT.0 {
+            let latest = known.get(&at).and_then(|node| node.names.last());
+            let (parent, name) = latest.ok_or(Errno::ESTALE)?;
+            names.push(name);
+            at = *parent;
+        }
+        let mut path = self.source.clone();
+        path.extend(names.iter().rev());
+        Ok(path)
+    }
+
+    /// The kernel is told of the inode by this name.
+    pub fn tell(&self, ino: INodeNo, parent: INodeNo, name: &OsStr) {
+        let mut known = self.known();
+        let node = known.entry(ino.0).or_default();
+        node.told += 1;
+        node.add(parent, name);
+    }
+
+    /// What the kernel knows already got another name.
+    pub fn rename(&self, ino: INodeNo, parent: INodeNo, name: &OsStr) {
+        if let Some(node) = self.known().get_mut(&ino.0) {
+            node.add(parent, name);
+        }
+    }
+
+    pub fn forget(&self, ino: INodeNo, times: u64) {
+        let mut known = self.known();
+        if let Some(node) = known.get_mut(&ino.0) {
+            node.told = node.told.saturating_sub(times);
+            if node.told == 0 {
+                known.remove(&ino.0);
+            }
+        }
+    }
+}
+
+impl Node {
+    fn add(&mut self, parent: INodeNo, name: &OsStr) {
+        self.names.retain(|(at, known)| *at != parent.0 || known != name);
+        self.names.push((parent.0, name.to_os_string()));
+        // Temporary names come and go; a file with more links than this is found by the latest.
+        let surplus = self.names.len().saturating_sub(8);
+        self.names.drain(..surplus);
+    }
+}
