@@ -81,18 +81,28 @@ impl Desk {
     }
 
     /// Hangs up on everybody; says what was used.
-    pub async fn close(self) -> Used {
+    pub async fn close(mut self) -> Used {
         self.serving.abort();
-        let _ = self.serving.await;
+        let _ = (&mut self.serving).await;
         let shared = self.shared.clone();
         // Without it the next run reads all files again, and nothing else.
         let _ = spawn_blocking(move || {
-            let bytes = lock(&shared.stat_cache).pack();
+            let cache = lock(&shared.stat_cache);
+            if !cache.is_used() {
+                return Ok(());
+            }
+            let bytes = cache.pack();
             let beside = shared.stat_cache_file.with_extension("new");
             fs_err::write(&beside, bytes).and_then(|()| fs_err::rename(&beside, &shared.stat_cache_file))
         })
         .await;
         Used { hits: self.shared.hits.load(Ordering::Relaxed) }
+    }
+}
+
+impl Drop for Desk {
+    fn drop(&mut self) {
+        self.serving.abort();
     }
 }
 

@@ -24,6 +24,12 @@ const DISTRIBUTION: [&str; 6] = [
     "/usr/lib/os-release",
 ];
 
+/// What else of the machine lets sanity.bbclass end BitBake, beside missing programs.
+const SANITY: [(&str, &str); 2] = [
+    ("host libc for 32 bits", "/usr/include/gnu/stubs-32.h"),
+    ("host mmap_min_addr", "/proc/sys/vm/mmap_min_addr"),
+];
+
 /// Adds the machine. `path` is BitBake's PATH; directories of it that lie in one of the `trees` are
 /// inputs with their contents already.
 pub fn add(inputs: &mut Inputs, path: &OsStr, trees: &[PathBuf]) -> Accepted<()> {
@@ -37,6 +43,13 @@ pub fn add(inputs: &mut Inputs, path: &OsStr, trees: &[PathBuf]) -> Accepted<()>
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error.into()),
         }
+    }
+    for (name, file) in SANITY {
+        let content = fs::read(file).unwrap_or_default();
+        inputs.add_list(
+            name,
+            [Path::new(file).exists().to_string().as_bytes(), &content[..content.len().min(64)]],
+        );
     }
     for directory in std::env::split_paths(path) {
         if !trees.iter().any(|tree| directory.starts_with(tree)) {

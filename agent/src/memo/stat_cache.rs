@@ -3,7 +3,7 @@
 //!
 //! The cache belongs to the agent. Where layer code runs as another user, it cannot write it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::Metadata;
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -42,6 +42,8 @@ type Stamp = [i128; 6];
 #[derive(Debug, Default)]
 pub struct StatCache {
     entries: HashMap<PathBuf, (Stamp, Content)>,
+    /// Those that were asked for. Only these are written again: paths of checkouts come and go.
+    used: HashSet<PathBuf>,
     /// Files that were really read.
     pub read: usize,
 }
@@ -50,14 +52,19 @@ impl StatCache {
     /// Reads it back; a damaged one is as good as none.
     pub fn load(path: &Path) -> StatCache {
         let entries = read::whole(path, LONGEST).ok().and_then(|bytes| unpack(&bytes).ok());
-        StatCache { entries: entries.unwrap_or_default(), read: 0 }
+        StatCache { entries: entries.unwrap_or_default(), ..StatCache::default() }
+    }
+
+    /// Whether there is anything new to write.
+    pub fn is_used(&self) -> bool {
+        !self.used.is_empty()
     }
 
     /// The bytes that [`StatCache::load`] reads, with a digest of themselves at the end.
     pub fn pack(&self) -> Vec<u8> {
         let mut pack = Pack::default();
         pack.bytes(FORMAT).bytes(outside::RULES.as_bytes());
-        for (path, (stamp, content)) in &self.entries {
+        for (path, (stamp, content)) in self.entries.iter().filter(|(path, _)| self.used.contains(*path)) {
             pack.bytes(path.as_os_str().as_bytes());
             for number in stamp {
                 pack.bytes(&number.to_be_bytes());
@@ -75,6 +82,7 @@ impl StatCache {
     /// # Errors
     /// When it cannot be read, or changes while it is read.
     pub fn content(&mut self, path: &Path, relative: &Path, known: &Metadata) -> Result<Content, Refusal> {
+        self.used.insert(path.to_owned());
         if let Some((stamp, content)) = self.entries.get(path)
             && *stamp == stamp_of(known, relative)
         {
@@ -202,7 +210,7 @@ mod tests {
             }
             let wrong = Content { digest: Digest::of(b"wrong"), reaches_out: None };
             let entries = HashMap::from([(path.clone(), (other, wrong.clone()))]);
-            let mut cache = StatCache { entries, read: 0 };
+            let mut cache = StatCache { entries, ..StatCache::default() };
             let wanted = if number < 6 { Digest::of(b"one") } else { wrong.digest };
             assert_eq!(content(&mut cache, &path), wanted, "number {number}");
         }
@@ -214,8 +222,12 @@ mod tests {
         let path = directory.path().join("cache");
         let content = Content { digest: Digest::of(b"x"), reaches_out: Some("line 3: é".into()) };
         let entries = HashMap::from([(PathBuf::from("/a\nb"), ([1, -2, 3, i128::MAX, 5, 6], content))]);
-        let cache = StatCache { entries, read: 0 };
+        let used = HashSet::from([PathBuf::from("/a\nb")]);
+        let mut cache = StatCache { entries, used, read: 0 };
         let bytes = cache.pack();
+        cache.entries.insert("/not/used".into(), cache.entries[Path::new("/a\nb")].clone());
+        assert_eq!(cache.pack(), bytes, "what nobody asks for is forgotten");
+        cache.entries.remove(Path::new("/not/used"));
         fs::write(&path, &bytes).unwrap();
         assert_eq!(StatCache::load(&path).entries, cache.entries);
         for place in 0..bytes.len() {

@@ -64,13 +64,22 @@ struct Ran {
     hits: usize,
 }
 
+impl Ran {
+    /// Whether this is a verdict, and none that may be reported. A run that the job itself stopped is no
+    /// verdict; should the job have to stop before the next run, that one says so.
+    fn rests_on_a_stored_answer(&self) -> bool {
+        let stopped = matches!(self.finished.end, End::Cancelled | End::TimedOut);
+        self.hits > 0 && !self.passed && !stopped
+    }
+}
+
 impl Check<'_> {
     async fn to_its_verdict(&self) -> Result<(Outcome, Finished)> {
         let events = &self.runner.events;
         let mut ran = match self.desk() {
             Ok(opened) => {
                 let first = self.once("", Some(opened)).await?;
-                if self.may_rest_on_a_stored_answer(&first) {
+                if first.rests_on_a_stored_answer() {
                     let message = format!(
                         "yocto-check-layer did not pass {} with stored answers; it runs again without, and that verdict counts",
                         self.name
@@ -93,25 +102,15 @@ impl Check<'_> {
         Ok((ran.verdict.outcome?, ran.finished))
     }
 
-    /// A run that the job itself stopped proves nothing either way.
-    fn may_rest_on_a_stored_answer(&self, ran: &Ran) -> bool {
-        let stopped = matches!(ran.finished.end, End::Cancelled | End::TimedOut);
-        ran.hits > 0 && !ran.passed && !stopped && self.runner.interrupt.state().is_none()
-    }
-
     /// What stands before BitBake, where it can be of use.
     fn desk(&self) -> Accepted<(Front, Desk)> {
         if !self.settings.check.memo {
             return Err(Refusal("--no-memo".into()));
         }
         let known = &self.settings.check.known_failures;
-        if known
-            .iter()
-            .any(|known| !known.expired && known.layer.as_ref().is_none_or(|layer| *layer == self.name))
-        {
-            return Err(Refusal(
-                "it has known failures, and a verdict that is no pass is never taken from them".into(),
-            ));
+        let is_here = |layer: &Option<String>| layer.as_ref().is_none_or(|layer| *layer == self.name);
+        if known.iter().any(|known| !known.expired && is_here(&known.layer)) {
+            return Err(Refusal("it has known failures, so that its verdict is no plain pass".into()));
         }
         let settings = self.settings;
         let local = Store::local(settings.places.signatures(&settings.cache.trust));
