@@ -19,7 +19,16 @@ pub fn is_metadata(relative: &Path) -> bool {
 
 /// BitBake knows these words at the beginning of a line only (ConfHandler, BBHandler).
 static INCLUDE: LazyLock<Regex> = LazyLock::new(|| {
-    regex(r#"^(?:include|include_all|require|inherit|inherit_defer)\s(?:.*[\s"'])?(?:[/~]|\$\{HOME\})"#)
+    regex(
+        r#"^(?:include|include_all|require|inherit|inherit_defer|addpylib)\s(?:.*[\s"'])?(?:[/~]|\$\{HOME\})"#,
+    )
+});
+
+/// Variables with places where BitBake looks for files.
+static PLACES: LazyLock<Regex> = LazyLock::new(|| {
+    regex(
+        r#"^(?:BBFILES|BBFILES_DYNAMIC|BBPATH|FILESEXTRAPATHS|FILESPATH|FILESDIR|LICENSE_PATH|COMMON_LICENSE_DIR)[^A-Za-z0-9].*[\s"':=]/+[\w.$*~]"#,
+    )
 });
 
 static EXTERNAL: LazyLock<Regex> =
@@ -30,7 +39,7 @@ static UPWARDS: LazyLock<Regex> =
     LazyLock::new(|| regex(r"\$\{(LAYERDIR|COREBASE|TOPDIR|THISDIR|FILE_DIRNAME)\}/+((?:\.\.(?:/+|\b|$))+)"));
 
 /// Raised with every change of the rules in this file: what they said of a file is cached.
-pub const RULES: &str = "rules 2";
+pub const RULES: &str = "rules 3";
 
 /// Text of a shell function of OE-Core (populate_sdk_base.bbclass) that happens to begin a line. As an
 /// include it would name files with quotes in their names.
@@ -42,7 +51,8 @@ const COREBASE: &str = "COREBASE = '${@os.path.normpath(\"${LAYERDIR}/../\")}'";
 /// The first such line, in words. `relative` is the file's path in its tree.
 pub fn reaches_out(relative: &Path, content: &[u8]) -> Option<String> {
     for (number, line) in whole_lines(content).into_iter().filter(|(_, line)| line != LINKER_TEXT) {
-        if INCLUDE.is_match(&line) || EXTERNAL.is_match(&line) || leaves_tree(relative, &line) {
+        let found = [&INCLUDE, &PLACES, &EXTERNAL].iter().any(|pattern| pattern.is_match(&line));
+        if found || leaves_tree(relative, &line) {
             let line: String = line.trim().chars().take(80).collect();
             return Some(format!("{}:{number}: {line}", relative.display()));
         }
@@ -144,6 +154,13 @@ mod tests {
             (recipe, "X = \"${LAYERDIR}/../files\"", true),
             ("local.conf", "include ${TOPDIR}/../site.conf", true),
             (layer, "BBPATH .= \":${LAYERDIR}/../common\"", false),
+            (layer, "BBPATH .= \":/srv/common\"", true),
+            (layer, "BBFILES += \"${LAYERDIR}/recipes-*/*/*.bb /srv/recipes/*.bb\"", true),
+            (layer, "BBFILES += \"${LAYERDIR}/recipes-*/*/*.bb \\\n  /srv/recipes/*.bb\"", true),
+            (layer, "BBFILES_DYNAMIC += \"x:${LAYERDIR}/dynamic/*.bb\"", false),
+            (layer, "addpylib /srv/lib oe", true),
+            (layer, "addpylib ${LAYERDIR}/lib oe", false),
+            (layer, "LICENSE_PATH += \"/srv/licenses\"", true),
             (layer, "BBPATH .= \":${LAYERDIR}/../../common\"", true),
             ("meta/conf/layer.conf", COREBASE, false),
             ("conf/layer.conf", "BBPATH .= \":${LAYERDIR}/../common\"", true),

@@ -7,6 +7,10 @@ use std::path::Path;
 
 use nix::fcntl::OFlag;
 use nix::sys::stat::{Mode, SFlag};
+use nix::sys::statfs::{
+    BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, F2FS_SUPER_MAGIC, OVERLAYFS_SUPER_MAGIC, TMPFS_MAGIC,
+    XFS_SUPER_MAGIC, statfs,
+};
 
 /// Opens a regular file; anything else is an error. Only the last step of the way is sure to be no link.
 pub fn open(path: &Path) -> io::Result<(File, Metadata)> {
@@ -18,6 +22,21 @@ pub fn open(path: &Path) -> io::Result<(File, Metadata)> {
         return Err(with_path(Error::new(ErrorKind::InvalidInput, "this is no regular file")));
     }
     Ok((file, metadata))
+}
+
+/// Whether the kernel of this machine knows all that happens to the files there. On a network file
+/// system another machine may have changed a file while its old numbers are still told; opening it
+/// asks the server (nfs(5), close-to-open).
+pub fn is_local(path: &Path) -> bool {
+    let kinds = [
+        EXT4_SUPER_MAGIC,
+        XFS_SUPER_MAGIC,
+        BTRFS_SUPER_MAGIC,
+        OVERLAYFS_SUPER_MAGIC,
+        TMPFS_MAGIC,
+        F2FS_SUPER_MAGIC,
+    ];
+    statfs(path).is_ok_and(|stat| kinds.contains(&stat.filesystem_type()))
 }
 
 /// The whole content of a regular file of at most `limit` bytes.

@@ -77,18 +77,28 @@ impl StatCache {
         bytes
     }
 
-    /// What the regular file holds. `relative` is its path in its tree.
+    /// What the regular file holds. `relative` is its path in its tree, `known` what the directory says
+    /// of it; `None` when only the file itself can be believed.
     ///
     /// # Errors
     /// When it cannot be read, or changes while it is read.
-    pub fn content(&mut self, path: &Path, relative: &Path, known: &Metadata) -> Result<Content, Refusal> {
+    pub fn content(
+        &mut self,
+        path: &Path,
+        relative: &Path,
+        known: Option<&Metadata>,
+    ) -> Result<Content, Refusal> {
         self.used.insert(path.to_owned());
-        if let Some((stamp, content)) = self.entries.get(path)
-            && *stamp == stamp_of(known, relative)
+        if let Some(known) = known
+            && let Some(content) = self.find(path, &stamp_of(known, relative))
         {
-            return Ok(content.clone());
+            return Ok(content);
         }
         let (mut file, before) = read::open(path)?;
+        let stamp = stamp_of(&before, relative);
+        if let Some(content) = self.find(path, &stamp).filter(|_| known.is_none()) {
+            return Ok(content);
+        }
         let (digest, reaches_out) = if outside::is_metadata(relative) {
             let mut bytes = Vec::new();
             file.read_to_end(&mut bytes)?;
@@ -97,8 +107,8 @@ impl StatCache {
             (digest_of(&mut file)?, None)
         };
         self.read += 1;
-        let stamp = stamp_of(&before, relative);
-        if stamp != stamp_of(&file.metadata()?, relative) || stamp != stamp_of(known, relative) {
+        let after = stamp_of(&file.metadata()?, relative);
+        if stamp != after || known.is_some_and(|known| stamp != stamp_of(known, relative)) {
             return Err(Refusal(format!("{} changed while it was read", path.display())));
         }
         let content = Content { digest, reaches_out };
@@ -106,6 +116,11 @@ impl StatCache {
             self.entries.insert(path.to_owned(), (stamp, content.clone()));
         }
         Ok(content)
+    }
+
+    fn find(&self, path: &Path, stamp: &Stamp) -> Option<Content> {
+        let (known, content) = self.entries.get(path)?;
+        (known == stamp).then(|| content.clone())
     }
 }
 
@@ -176,7 +191,13 @@ mod tests {
     use super::*;
 
     fn content(cache: &mut StatCache, path: &Path) -> Digest {
-        cache.content(path, Path::new("x"), &path.symlink_metadata().unwrap()).unwrap().digest
+        let metadata = path.symlink_metadata().unwrap();
+        let told = cache.content(path, Path::new("x"), Some(&metadata)).unwrap();
+        let read = cache.read;
+        let itself = cache.content(path, Path::new("x"), None).unwrap();
+        assert_eq!(told, itself);
+        cache.read = read;
+        told.digest
     }
 
     fn set_old(path: &Path) {
@@ -247,10 +268,10 @@ mod tests {
         let path = directory.path().join("pipe");
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
         let metadata = path.symlink_metadata().unwrap();
-        assert!(StatCache::default().content(&path, Path::new("pipe"), &metadata).is_err());
+        assert!(StatCache::default().content(&path, Path::new("pipe"), Some(&metadata)).is_err());
         let link = directory.path().join("link");
         std::os::unix::fs::symlink("/etc/passwd", &link).unwrap();
         let metadata = link.symlink_metadata().unwrap();
-        assert!(StatCache::default().content(&link, Path::new("link"), &metadata).is_err());
+        assert!(StatCache::default().content(&link, Path::new("link"), Some(&metadata)).is_err());
     }
 }

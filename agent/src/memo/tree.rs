@@ -86,6 +86,7 @@ impl Listing {
 pub fn read(root: &Path, around: &Surroundings, cache: &mut StatCache) -> Accepted<Listing> {
     let mut listing = Listing::default();
     let mut repositories = Vec::new();
+    let local = read::is_local(root);
     let skip = |path: &Path| around.skip.iter().any(|skipped| skipped == path && skipped != root);
     let entries = WalkDir::new(root).into_iter().filter_entry(|entry| {
         entry.file_name() != ".git" && !is_byte_code(entry.path()) && !skip(entry.path())
@@ -108,7 +109,7 @@ pub fn read(root: &Path, around: &Surroundings, cache: &mut StatCache) -> Accept
             stays_inside(path, &target, around.trees)?;
             listing.add(relative, 'l', &metadata, Digest::of(target.as_os_str().as_bytes()).as_str());
         } else if metadata.is_file() {
-            let content = cache.content(path, relative, &metadata)?;
+            let content = cache.content(path, relative, Some(&metadata).filter(|_| local))?;
             if let Some(line) = content.reaches_out {
                 return Err(Refusal(format!("a line of {} reaches outside: {line}", name_of(root))));
             }
