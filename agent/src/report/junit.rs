@@ -153,7 +153,7 @@ fn duration(seconds: f64) -> Duration {
 mod tests {
 
     use super::*;
-    use crate::events::{Event, Unit, What};
+    use crate::events::{Event, Memo, Unit, What};
     use crate::job::Stage;
     use crate::report::sample::{self, at, case, check_layer, failing_job, fold};
     use crate::report::tally::Totals;
@@ -299,5 +299,28 @@ make: *** [Makefile:9: zlib.o] Error 1</failure>
                 assert_eq!(found.map(|number| number as u64), wanted);
             }
         }
+    }
+
+    #[test]
+    fn stored_answers_are_counted() {
+        let memo = |outcome, seconds_saved| {
+            What::Memo(Memo {
+                unit: check_layer(),
+                question: "signatures of the world".into(),
+                outcome,
+                why: Some("because".into()),
+                seconds_saved,
+            })
+        };
+        let summary = fold(&[
+            at(0, memo(MemoOutcome::Hit, Some(290.6))),
+            at(1, memo(MemoOutcome::Miss, None)),
+            at(2, memo(MemoOutcome::Hit, Some(10.0))),
+            at(3, sample::unit_finished(&check_layer(), Outcome::Passed, None)),
+        ]);
+        let text = render(&summary).unwrap();
+        assert!(text.contains(r#"name="stored-answers" value="2 of 3 used, 301 seconds saved""#), "{text}");
+        let none = render(&fold(&failing_job())).unwrap();
+        assert!(!none.contains("stored-answers"), "{none}");
     }
 }
