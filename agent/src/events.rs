@@ -269,7 +269,7 @@ pub struct RepoReady {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wanted: Option<String>,
     pub path: PathBuf,
-    /// `cloned`, `fetched`, `present`, `local`.
+    /// `cloned`, `stored`, `local`.
     pub how: String,
 }
 

@@ -90,7 +90,11 @@ class Deployment(unittest.TestCase):
         found = {it["Tags"][0]["Value"]: (it["RootDirectory"]["Path"], it["PosixUser"]["Uid"]) for it in points}
         self.assertEqual(found["shared"], ("/shared", 1000))
         self.assertEqual(found["shared to read"], ("/shared", 1001), "others may read what 1000 wrote, not write")
-        self.assertEqual(found["pull requests"], ("/pull-requests", 1001))
+        # Where the agent looks for it in the share, below a directory that is the trusted builds'.
+        self.assertEqual(found["pull requests"], ("/shared/pr", 1001))
+        [part] = [it for it in points if it["Tags"][0]["Value"] == "pull requests"]
+        info = part["RootDirectory"]["CreationInfo"]
+        self.assertEqual((info["OwnerUid"], info["OwnerGid"], info["Permissions"]), (1001, 1001, "0750"))
         self.assertEqual(found["hash server"], ("/hash-server", 1002))
         targets = self.client("efs").describe_mount_targets(FileSystemId=cache["FileSystem"])["MountTargets"]
         network = self.outputs["ci_network"]
@@ -100,8 +104,12 @@ class Deployment(unittest.TestCase):
         [repository] = self.client("ecr").describe_repositories()["repositories"]
         self.assertEqual(repository["repositoryUri"], self.outputs["seed_image"]["RepositoryUri"])
         self.assertEqual(repository["imageTagMutability"], "IMMUTABLE_WITH_EXCLUSION")
-        [rule] = self.client("events").list_rules()["Rules"]
-        self.assertEqual(rule["State"], "ENABLED")
+
+    def test_the_image_is_built_and_the_share_is_pruned_by_the_clock(self):
+        rules = self.client("events").list_rules()["Rules"]
+        # moto has no CodeBuild to ask what they start.
+        self.assertEqual({it["ScheduleExpression"] for it in rules}, {"cron(0 3 ? * SUN *)", "cron(30 2 * * ? *)"})
+        self.assertEqual({it["State"] for it in rules}, {"ENABLED"})
 
     def test_a_second_layer_with_everything_switched_on(self):
         host = self.outputs["hash_server"]["Host"]

@@ -112,7 +112,7 @@ class Structure(unittest.TestCase):
 
     def rights(self, role):
         resource = self.templates["check_layer"]["Resources"][f"{role}Role"]
-        policies = [self.templates["check_layer"]["Resources"]["MachinePolicy"], resource["Properties"]["Policies"]]
+        policies = [self.templates["seed_image"]["Resources"]["MachinePolicy"], resource["Properties"]["Policies"]]
         return [statement for policy in policies for statement in statements(policy)]
 
     def test_a_pull_request_writes_nothing_that_others_read(self):
@@ -142,47 +142,108 @@ class Structure(unittest.TestCase):
             for image in calls(project, "PrivilegedMode"):
                 self.assertEqual(image, {"Fn::If": ["WithShare", True, False]})
         branches = {"Fn::Sub": "^refs/heads/(${ProtectedBranches})$"}
+        # The agent trusts the same pushes, and in the other project none at all.
+        trusted = {name: self.variables("check_layer", name).get("BUILD_AGENT_TRUSTED_BRANCHES") for name in found}
+        self.assertEqual(trusted, {"PullRequestProject": None, "BuildProject": {"Ref": "ProtectedBranches"}})
         events = "PULL_REQUEST_CREATED, PULL_REQUEST_UPDATED, PULL_REQUEST_REOPENED"
         self.assertEqual(found["PullRequestProject"], {"EVENT": events, "BASE_REF": branches})
         self.assertEqual(found["BuildProject"], {"EVENT": "PUSH", "HEAD_REF": branches})
         roles = [it["Properties"]["ServiceRole"] for it in resources(template, "AWS::CodeBuild::Project").values()]
         self.assertNotEqual(*roles)
 
-    def buildspec(self, project):
-        text = self.templates["check_layer"]["Resources"][project]["Properties"]["Source"]["BuildSpec"]["Fn::Sub"]
-        # As Fn::Sub does it.
-        values = {"Prefix": "", "Name": "meta-x"}
-        text = re.sub(r"\$\{([\w:]+)\}", lambda it: values.get(it[1], it[1].lower().replace("::", "-")), text)
+    def variables(self, template, project):
+        environment = self.templates[template]["Resources"][project]["Properties"]["Environment"]
+        return {it["Name"]: it["Value"] for it in environment["EnvironmentVariables"]}
+
+    def buildspec(self, template, project):
+        text = self.templates[template]["Resources"][project]["Properties"]["Source"]["BuildSpec"]
+        if isinstance(text, dict):
+            # As Fn::Sub does it.
+            values = {"Prefix": "", "Name": "meta-x"}
+            text = re.sub(r"\$\{([\w:]+)\}", lambda it: values.get(it[1], it[1].lower().replace("::", "-")), text["Fn::Sub"])
         return yaml.safe_load(text.replace("${!", "${"))
+
+    def start(self, phase, template, project, environment):
+        """The command lines that a phase starts, with programs that say what they were asked and end well or not."""
+        [command] = self.buildspec(template, project)["phases"][phase]["commands"]
+        says = 'printf "%s\\n" "${FUNCNAME[0]}" "$@"; return "${STATUS:-0}"'
+        script = f"mount-share() {{ {says}; }}\nbuild-agent() {{ {says}; }}\n{command}"
+        return subprocess.run(["bash", "-euc", script], env=environment, capture_output=True, text=True)
 
     def build(self, project, environment):
         """What the build phase starts: the words of the agent's command line."""
-        [command] = self.buildspec(project)["phases"]["build"]["commands"]
         environment = {"RELEASE": "", "SHARE": "", "HASH_SERVER": "", "MANIFEST": "m", "DESTINATION": "d"} | environment
-        script = f'build-agent() {{ printf "%s\\n" "$@"; }}\n{command}'
-        ran = subprocess.run(["bash", "-euc", script], env=environment, capture_output=True, text=True, check=True)
+        ran = self.start("build", "check_layer", project, environment)
+        self.assertEqual(ran.returncode, 0, ran.stderr)
         return ran.stdout.splitlines()
 
     def test_the_buildspecs_call_the_agent(self):
-        for project, access in (("PullRequestProject", "read-only"), ("BuildProject", "read-write")):
-            plain = ["run", "m", "--out", "/tmp/build-agent-out", "--set", "artifacts.destination=d"]
+        for project in ("PullRequestProject", "BuildProject"):
+            plain = ["build-agent", "run", "m", "--out", "/tmp/build-agent-out", "--set", "artifacts.destination=d"]
             self.assertEqual(self.build(project, {}), plain)
-            settings = ["release=scarthgap", "cache.share=/efs", f"cache.access={access}", "cache.hash_server=h:8686"]
+            # Nothing of access: the agent decides it by trust.
+            settings = ["release=scarthgap", "cache.share=/efs", "cache.hash_server=h:8686"]
             set_all = [word for setting in settings for word in ("--set", setting)]
             environment = {"RELEASE": "scarthgap", "SHARE": "/efs", "HASH_SERVER": "h:8686"}
             self.assertEqual(self.build(project, environment), plain + set_all)
-            [(group, report)] = self.buildspec(project)["reports"].items()
+            [(group, report)] = self.buildspec("check_layer", project)["reports"].items()
             reports = self.templates["check_layer"]["Resources"][project.removesuffix("Project") + "Reports"]
             name = reports["Properties"]["Name"]["Fn::Sub"].replace("${Prefix}", "").replace("${Name}", "meta-x")
             self.assertEqual(group, f"arn:aws-partition:codebuild:aws-region:aws-accountid:report-group/{name}")
             self.assertEqual(report["file-format"], "JUNITXML")
 
+    def test_who_mounts_what(self):
+        """The words, whether the machine has a part of pull requests, and whether it goes on without a share."""
+        table = {
+            ("check_layer", "PullRequestProject"): (["ro", "pr/7"], "SharedReadOnlyAccessPoint", True, True),
+            ("check_layer", "BuildProject"): (["rw"], "SharedAccessPoint", False, True),
+            ("prune_cache", "Project"): (["rw", "pr"], "SharedAccessPoint", True, False),
+        }
+        projects = {
+            (name, project)
+            for name, template in self.templates.items()
+            for project in resources(template, "AWS::CodeBuild::Project")
+        }
+        self.assertEqual(projects, set(table) | {("seed_image", "Project")})
+        source = {"CODEBUILD_SOURCE_VERSION": "pr/7"}
+        for (template, project), (words, shared, part, goes_on) in table.items():
+            ran = self.start("install", template, project, source)
+            self.assertEqual(ran.stdout.splitlines(), ["mount-share", *words])
+            failing = self.start("install", template, project, source | {"STATUS": "1"})
+            self.assertEqual(failing.returncode == 0, goes_on, failing)
+            variables = self.variables(template, project)
+            self.assertEqual(variables["SHARED_ACCESS_POINT"]["Fn::ImportValue"]["Fn::Sub"], f"${{Prefix}}{shared}")
+            self.assertEqual("PULL_REQUEST_ACCESS_POINT" in variables, part, project)
+
+    def test_the_prune_is_bounded_and_holds_no_other_rights(self):
+        environment = {
+            "SHARE": "/efs", "SSTATE_MAX_AGE": "30d", "DOWNLOADS_MAX_AGE": "60d", "PULL_REQUESTS_MAX_AGE": "14d"
+        }
+        self.assertLessEqual(set(environment), set(self.variables("prune_cache", "Project")))
+        words = self.start("build", "prune_cache", "Project", environment).stdout.splitlines()
+        self.assertEqual(words[:3], ["build-agent", "cache", "prune"])
+        options = dict(zip(words[3::2], words[4::2], strict=True))
+        self.assertEqual(
+            options,
+            {
+                "--share": "/efs",
+                "--time-limit": "1h",
+                "--sstate-max-age": "30d",
+                "--downloads-max-age": "60d",
+                "--pull-requests-max-age": "14d",
+            },
+        )
+        role = self.templates["prune_cache"]["Resources"]["Role"]
+        actions = {action for statement in statements(role["Properties"]["Policies"]) for action in listed(statement["Action"])}
+        logs = {"logs:CreateLogStream", "logs:PutLogEvents"}
+        self.assertEqual(actions, logs | {"elasticfilesystem:ClientMount", "elasticfilesystem:ClientWrite"})
+
     def test_scripts_are_shellcheck_clean(self):
         if not shutil.which("shellcheck"):
             self.skipTest("no shellcheck")
         scripts = [hash_server_script()]
-        for project in ("PullRequestProject", "BuildProject"):
-            phases = self.buildspec(project)["phases"]
+        for template, project in (("check_layer", "PullRequestProject"), ("check_layer", "BuildProject"), ("prune_cache", "Project")):
+            phases = self.buildspec(template, project)["phases"]
             scripts += [command for phase in phases.values() for command in phase["commands"]]
         for script in scripts:
             # SC2154: the variables are the project's environment.

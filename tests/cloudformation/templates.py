@@ -11,7 +11,7 @@ import yaml
 TOP = Path(__file__).resolve().parent.parent.parent
 TEMPLATES = TOP / "cloudformation"
 # In the order in which docs/aws.md deploys them.
-ORDER = ["ci_network", "cache", "seed_image", "hash_server", "check_layer"]
+ORDER = ["ci_network", "cache", "seed_image", "prune_cache", "hash_server", "check_layer"]
 
 
 class Loader(yaml.SafeLoader):

@@ -20,7 +20,7 @@ fn help_names_every_command_and_every_exit_status() {
     let output = call(&["--help"]);
     assert_eq!(output.status.code(), Some(0));
     let text = printed(&output);
-    for command in ["run", "check", "plan", "lock", "doctor", "report", "schema"] {
+    for command in ["run", "check", "plan", "lock", "doctor", "cache", "report", "schema"] {
         assert!(text.contains(&format!("  {command}")), "{command}\n{text}");
     }
     for status in ["0", "1", "2", "3", "4", "5", "70", "130"] {

@@ -176,7 +176,7 @@ fn the_doctor_finds_the_image_fit_for_every_release() {
 #[test]
 fn commands_and_flags_are_the_agents_and_all_else_is_executed() {
     need_image!("commands_and_flags_are_the_agents_and_all_else_is_executed");
-    let table: [(&[&str], i32, &str); 10] = [
+    let table: [(&[&str], i32, &str); 11] = [
         (&[], 0, "Usage: build-agent"),
         (&["--version"], 0, "build-agent 0"),
         (&["schema"], 0, "\"$schema\""),
@@ -187,6 +187,8 @@ fn commands_and_flags_are_the_agents_and_all_else_is_executed() {
         (&["build-agent", "--version"], 0, "build-agent 0"),
         (&["kas", "--version"], 0, "kas 5"),
         (&["no-such-program"], 127, "no-such-program"),
+        // Byte code holds the time of its making, and the image is to be the same whenever it is built.
+        (&["sh", "-c", "find /opt/kas /usr/sbin -name '*.pyc' | grep . || echo none"], 0, "none"),
     ];
     for (words, code, text) in table {
         let output = run(&[], words);
@@ -297,6 +299,35 @@ fn a_stopped_container_ends_in_time_and_reports() {
         mounted.assert_owned();
         assert!(!docker(["container", "inspect", &name]).status.success(), "the container is gone");
     }
+}
+
+/// A real mount needs EFS: `tests/efs/mount-target` stands in for what lies around it, up to the system call.
+#[test]
+fn the_share_is_mounted_with_the_builds_credentials_and_from_nobody_else() {
+    need_image!("the_share_is_mounted_with_the_builds_credentials_and_from_nobody_else");
+    let name = "fs-0123456789abcdef0.efs.eu-west-1.amazonaws.com";
+    let tools = format!("{}:/tests/efs:ro", repository().join("tests/efs").display());
+    let host = format!("{name}:127.0.0.1");
+    let options = ["--cap-add", "NET_ADMIN", "--add-host", &host, "--volume", &tools];
+    for known in [true, false] {
+        let target = if known { "known" } else { "stranger" };
+        let output = said(&run(&options, &["timeout", "120", "/tests/efs/mount-target", target]));
+        // Only root in a privileged container may mount.
+        assert!(output.contains("mount.nfs4: Operation not permitted"), "{output}");
+        assert!(output.contains("cannot be mounted at /efs") && output.contains("ended with 1"), "{output}");
+        let asked = ["GET /v2/credentials", "fsap-0123456789abcdef0", "AKIAEXAMPLE", "verify = 2"];
+        for words in asked.iter().copied().chain([&*format!("checkHost = {name}"), "watchdog, version 3"]) {
+            assert!(output.contains(words), "{words}\n{output}");
+        }
+        assert_eq!(output.contains("from the kernel"), known, "{output}");
+        assert_eq!(output.contains("unknown ca"), !known, "{output}");
+    }
+    let elsewhere = run(
+        &options[..2],
+        &["mount", "-t", "efs", "-o", "tls,stunnel,region=eu-west-1", "fs-0123456789abcdef0", "/mnt"],
+    );
+    assert_ne!(elsewhere.status.code(), Some(0));
+    assert!(said(&elsewhere).contains(&format!("Failed to resolve \"{name}\"")), "{}", said(&elsewhere));
 }
 
 /// The phases of the buildspecs, as CodeBuild carries them out: `tests/codebuild`.

@@ -93,8 +93,9 @@ fn seed_builds_tries_pushes_and_only_then_moves_stable() {
 #[test]
 fn seed_pushes_nothing_when_something_is_wrong() {
     type Variables = &'static [(&'static str, &'static str)];
-    let table: [(&str, Variables, &str); 5] = [
+    let table: [(&str, Variables, &str); 6] = [
         ("smoke test", &[("ENGINE_FAILS", "doctor --release scarthgap")], "the smoke test failed"),
+        ("mount helper", &[("ENGINE_FAILS", "mount.efs --version")], "mount.efs does not start"),
         ("build", &[("ENGINE_FAILS", "build --tag")], "the stand-in engine fails"),
         ("size", &[("ENGINE_SIZE", "99000000000")], "more than its budget"),
         (

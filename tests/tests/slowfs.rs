@@ -240,15 +240,27 @@ fn a_late_answer_denies_what_was_done() {
 #[test]
 fn what_hangs_is_freed_by_the_end_of_the_mount() {
     let options = [&FAST[..], &["--hang", "statfs", "--slots", "4"][..]].concat();
-    let Some(place) = place("what_hangs_is_freed_by_the_end_of_the_mount", &options, |_| ()) else { return };
+    let Some(mut place) = place("what_hangs_is_freed_by_the_end_of_the_mount", &options, |_| ()) else {
+        return;
+    };
     let stat = |_| {
         let mut stat = Command::new("stat");
         stat.arg("--file-system").arg(place.slow.path()).stdout(Stdio::null()).stderr(Stdio::null());
         stat.spawn().unwrap()
     };
     let mut hung: Vec<_> = (0..8).map(stat).collect();
+    let patience = Instant::now() + Duration::from_secs(60);
+    while place.slow.counts()["operations"]["statfs"] != 8 {
+        assert!(Instant::now() < patience, "not all of them asked");
+        std::thread::sleep(Duration::from_millis(20));
+    }
     fs::write(place.slow.path().join("file"), "x").unwrap();
-    assert!(hung.iter_mut().all(|child| child.try_wait().unwrap().is_none()));
+    hung.iter_mut().for_each(|child| child.kill().unwrap());
+    let state = |pid| fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    while !hung.iter().all(|child| state(child.id()).contains(") D ")) {
+        assert!(Instant::now() < patience, "not all of them are beyond SIGKILL");
+        std::thread::sleep(Duration::from_millis(20));
+    }
     drop(place);
     assert!(hung.iter_mut().all(|child| !child.wait().unwrap().success()));
 }
@@ -265,4 +277,20 @@ fn nothing_stays_mounted() {
     drop(slow);
     assert!(!mounted());
     drop((in_use, directory));
+}
+
+/// As on NFS, where the answer to the change tells what the directory is like now.
+#[test]
+fn a_change_of_a_directory_is_paid_once() {
+    let Some(mut place) = place("a_change_of_a_directory_is_paid_once", &FAST, |_| ()) else { return };
+    fs::create_dir(place.slow.path().join("directory")).unwrap();
+    for at in 0..10 {
+        fs::create_dir(place.slow.path().join(format!("directory/{at}"))).unwrap();
+    }
+    let operations = place.slow.counts()["operations"].clone();
+    assert_eq!(
+        operations,
+        serde_json::json!({"getattr": 1, "lookup": 11, "mkdir": 11}),
+        "the top is asked about once"
+    );
 }

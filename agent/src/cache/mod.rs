@@ -8,12 +8,27 @@
 //!
 //! This module knows directories and names. It starts no process and reads no manifest.
 
+pub mod areas;
 pub mod dangling;
+pub mod layers;
+pub mod lease;
+pub mod names;
+pub mod pool;
 pub mod probe;
+pub mod prune;
+pub mod publish;
 mod share;
+pub mod stamp;
+pub mod stats;
 pub mod tiers;
 mod traffic;
+pub mod units;
+pub mod usage;
+pub mod verify;
+pub mod walk;
 
+pub use lease::Lease;
 pub use share::Share;
 pub use tiers::{Access, Tier, TierKind, Tiers, Trust};
 pub use traffic::Traffic;
+pub use usage::Usage;

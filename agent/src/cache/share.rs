@@ -11,9 +11,11 @@ use std::path::{Path, PathBuf};
 ///   downloads/                 source archives and mirror tarballs, without any stamp
 ///   layers/<repo>/<commit>/    immutable layer checkouts
 ///   signatures/                answers and parse caches of the layer check
+///   usage/<release>/           how well the cache served the last builds
 ///   leases/                    one file for each running build that may use what is here
 ///   trash/                     renamed aside by a prune, deleted after the grace period
 ///   pr/<number>/               the part of one pull request; only in the share itself
+///   pr/trash/                  the trash of these parts, which may be a mount of their own
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Share {
@@ -55,6 +57,10 @@ impl Share {
 
     pub fn leases(&self) -> PathBuf {
         self.root.join("leases")
+    }
+
+    pub fn usage(&self) -> PathBuf {
+        self.root.join("usage")
     }
 
     pub fn trash(&self) -> PathBuf {

@@ -1,6 +1,7 @@
 //! The words of the command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -29,6 +30,8 @@ pub enum Command {
     Shell(Shell),
     /// Tell whether this machine is fit to build, and how to mend it
     Doctor(Doctor),
+    /// Look after the caches on the share
+    Cache(Cache),
     /// Upload a directory as artifacts
     Publish(Publish),
     /// Write the reports again from events.jsonl or result.json
@@ -176,6 +179,125 @@ pub struct Doctor {
 }
 
 #[derive(Debug, Args)]
+pub struct CachePublish {
+    /// The share's mount point
+    #[arg(long, value_name = "DIR")]
+    pub share: PathBuf,
+    /// The code name under which the share keeps the shared state
+    #[arg(long, value_name = "RELEASE")]
+    pub release: String,
+    /// A local SSTATE_DIR
+    #[arg(long, value_name = "DIR", required_unless_present = "downloads")]
+    pub sstate: Option<PathBuf>,
+    /// A local DL_DIR
+    #[arg(long, value_name = "DIR")]
+    pub downloads: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Cache {
+    #[command(subcommand)]
+    pub command: CacheCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum CacheCommand {
+    /// What is on the share, how old it is, and how well it served
+    Stats(ShareArgs),
+    /// Publish local caches to a share: what is new, and nothing that is there
+    Publish(CachePublish),
+    /// Delete what nobody has used for long, and what is above a limit
+    Prune(Prune),
+    /// Look for what is damaged, misplaced or unreadable
+    Verify(Verify),
+}
+
+/// Which share it is about.
+#[derive(Debug, Args)]
+pub struct ShareArgs {
+    #[command(flatten)]
+    pub manifest: ManifestArgs,
+    /// The share; needs no manifest [default: `[cache] share` of the manifest]
+    #[arg(long, value_name = "DIR")]
+    pub share: Option<PathBuf>,
+    /// Operations in flight at most
+    #[arg(long, value_name = "NUMBER", default_value_t = crate::cache::pool::WIDTH, value_parser = width)]
+    pub width: usize,
+    /// For machines
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Prune {
+    #[command(flatten)]
+    pub share: ShareArgs,
+    /// Print what would go; touches nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Shared state unused for this long goes [default: that of the manifest, or 30d]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub sstate_max_age: Option<Duration>,
+    /// Downloads unused for this long go [default: that of the manifest, or 60d]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub downloads_max_age: Option<Duration>,
+    /// Layer checkouts unused for this long go
+    #[arg(long, value_name = "TIME", default_value = "30d", value_parser = humantime::parse_duration)]
+    pub layers_max_age: Duration,
+    /// The part of a pull request in which nothing has changed for this long goes
+    #[arg(long, value_name = "TIME", default_value = "14d", value_parser = humantime::parse_duration)]
+    pub pull_requests_max_age: Duration,
+    /// Shared state and downloads above this size go, the least recently used first, e.g. 500GiB
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub max_size: Option<u64>,
+    /// The same for all pull requests together
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub pull_requests_max_size: Option<u64>,
+    /// How long what goes lies in the trash before it is deleted; 0s deletes at once
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = humantime::parse_duration)]
+    pub grace: Duration,
+    /// Stop after this time; the next run goes on
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub time_limit: Option<Duration>,
+    /// Prune also what running builds may use
+    #[arg(long)]
+    pub ignore_leases: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Verify {
+    #[command(flatten)]
+    pub share: ShareArgs,
+    /// Read and unpack every archive
+    #[arg(long)]
+    pub full: bool,
+    /// Move what is damaged or misplaced to the trash
+    #[arg(long)]
+    pub remove_bad: bool,
+    /// Stop after this time
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub time_limit: Option<Duration>,
+}
+
+fn width(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(width @ 1..=1024) => Ok(width),
+        _ => Err("write a number from 1 to 1024".into()),
+    }
+}
+
+/// Bytes: a number with KiB, MiB, GiB or TiB, or without a unit.
+fn size(text: &str) -> Result<u64, String> {
+    let units = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("TiB", 40)];
+    let (number, shift) =
+        units.iter().find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, *shift))).unwrap_or((text, 0));
+    let plain = number.trim_end();
+    let digits = !plain.is_empty() && plain.bytes().all(|b| b.is_ascii_digit());
+    let bytes = plain.parse().ok().filter(|_| digits).and_then(|number: u64| number.checked_mul(1 << shift));
+    bytes.ok_or_else(|| "write a whole number with KiB, MiB, GiB or TiB, such as 500GiB".into())
+}
+
+#[derive(Debug, Args)]
 pub struct Publish {
     /// The directory whose files are uploaded
     pub dir: PathBuf,
@@ -237,5 +359,16 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes() {
+        let good = [("0", 0), ("17", 17), ("1KiB", 1024), ("500 GiB", 500 << 30), ("2TiB", 2 << 40)];
+        for (text, bytes) in good {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "GiB", "-1", "+1", "1.5GiB", "1GB", "5 apples", "99999999999TiB", "1 KiB "] {
+            assert!(size(text).is_err(), "{text}");
+        }
     }
 }

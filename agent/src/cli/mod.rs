@@ -1,6 +1,8 @@
 //! The command line: parses it, runs the command, maps the result to an exit status.
 
 mod arguments;
+mod cache;
+mod cache_publish;
 mod doctor;
 mod job;
 mod lock;
@@ -18,7 +20,6 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::cache;
 use crate::config::{self, AgentEnvironment};
 use crate::error::{Error, Result};
 use crate::exec;
@@ -67,10 +68,11 @@ async fn dispatch(arguments: Arguments) -> Result<ExitStatus> {
         Command::Lock(lock) => lock::command(lock, &environment).await,
         Command::Shell(shell) => shell::command(shell, &environment).await,
         Command::Doctor(doctor) => doctor::command(doctor, &environment).await,
+        Command::Cache(cache) => cache::command(cache.command, &environment).await,
         Command::Publish(publish) => publish::command(publish, &environment).await,
         Command::Report(report) => report::command(&report, &environment),
         Command::ProbeShare(probe) => {
-            let look = cache::probe::look(&probe.root, &probe.part, probe.write);
+            let look = crate::cache::probe::look(&probe.root, &probe.part, probe.write);
             say::line(format_args!("{}", serde_json::json!(look)))?;
             Ok(ExitStatus::Passed)
         }

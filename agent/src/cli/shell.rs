@@ -20,7 +20,7 @@ pub async fn command(args: arguments::Shell, environment: &AgentEnvironment) -> 
     let prepared = async {
         job::end_leftovers(&settings, &quiet.runner).await?;
         let tiers = share::look(&settings, &quiet.runner).await?;
-        let checkout = checkout::run(&settings, &quiet.runner, &access).await?;
+        let checkout = checkout::run(&settings, &tiers, &quiet.runner, &access).await?;
         configure::run(&settings, &checkout, &tiers, &quiet.runner).await
     };
     let prepared = prepared.await;

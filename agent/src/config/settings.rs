@@ -251,7 +251,7 @@ pub struct Limits {
 /// --work-dir/layers/    layer checkouts by commit, of all jobs
 /// work/                 --work-dir/<name>-<release>
 ///   lock                held by the running job
-///   repos/<name>/       clones; they belong to the agent's user and are read-only to the build user
+///   repos/<name>        links to the checkouts, for builds
 ///   build/              the build directory of bitbake-layers and builds
 ///   check/<layer>/      throw-away build directory of one yocto-check-layer run
 ///   front/              what stands before BitBake while yocto-check-layer runs
@@ -269,6 +269,7 @@ pub struct Places {
 }
 
 impl Places {
+    /// Links to the checkouts.
     pub fn repos(&self) -> PathBuf {
         self.work.join("repos")
     }

@@ -3,6 +3,8 @@
 //! Layer code can write what is deleted here, also while it is being deleted: links are unlinked
 //! and never followed, not even those that turn up in the middle of the way.
 
+mod at;
+
 use std::ffi::{OsStr, OsString};
 use std::io::ErrorKind;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -15,6 +17,8 @@ use nix::sys::stat::Mode;
 use nix::unistd::geteuid;
 
 use crate::error::{Error, Result};
+
+pub use at::{directory_at, file_at};
 
 /// Deletes the directory, file or link at `path`, which must lie strictly below `inside`. Missing is
 /// fine. Directories without write permission are deleted, too.

@@ -67,6 +67,8 @@ impl Access {
             ("GIT_OPTIONAL_LOCKS", "0"),
             // A commit means its own tree, whatever refs/replace/ says.
             ("GIT_NO_REPLACE_OBJECTS", "1"),
+            // Stored clones are looked at as files, in this form.
+            ("GIT_DEFAULT_REF_FORMAT", "files"),
         ];
         for (name, value) in fixed {
             environment.set(name, value);

@@ -40,16 +40,6 @@ impl<'a> Fetch<'a> {
         Ok(Fetch { git, name, source, pin: pinned(name, source)? })
     }
 
-    /// The pinned commit, when the clone has it, and has it on its branch.
-    pub async fn at_hand(&self, path: &Path) -> Result<Option<String>, Failure> {
-        let Some(commit) = &self.pin else { return Ok(None) };
-        let there = match &self.source.wanted {
-            Wanted::CommitOnBranch { branch, .. } => self.reaches(path, branch, commit).await?,
-            _ => self.has(path, commit).await?,
-        };
-        Ok(there.then(|| commit.clone()))
-    }
-
     /// Fetches what is wanted, as shallow as can be; gives the commit.
     pub async fn run(&self, path: &Path) -> Result<String, Failure> {
         match (&self.pin, &self.source.wanted) {
@@ -200,8 +190,11 @@ impl<'a> Fetch<'a> {
     }
 }
 
-/// The commit that the lock or the manifest names.
-fn pinned(name: &str, source: &GitSource) -> Result<Option<String>> {
+/// The commit that the lock or the manifest names, in lower case.
+///
+/// # Errors
+/// Usage when the lock contradicts the manifest, or a commit is not written out.
+pub fn pinned(name: &str, source: &GitSource) -> Result<Option<String>> {
     let named = match &source.wanted {
         Wanted::Commit(commit) | Wanted::CommitOnBranch { commit, .. } => Some(commit.to_ascii_lowercase()),
         Wanted::Branch(_) | Wanted::Tag(_) => None,

@@ -16,8 +16,9 @@ mod worktree;
 
 pub use access::{Access, safe_directories};
 pub use address::display_url;
-pub use clone::{Cloned, How, update};
+pub use clone::{CONFIGURATION, Cloned, Seed, clone, damage, listing, prove, write_again};
 pub use failure::{Failure, Kind};
+pub use fetch::pinned;
 pub use program::Git;
 pub use remote::{nearest, resolve};
 pub use worktree::{WorkTree, inspect};

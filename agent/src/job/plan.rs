@@ -1,6 +1,6 @@
 //! Which stages run and why the others do not: a pure function of settings and flags.
 
-use crate::config::Settings;
+use crate::config::{Settings, SharedCache};
 use crate::error::{Error, Result};
 use crate::events::Planned;
 
@@ -34,9 +34,10 @@ impl Plan {
             }
         }
         let plan = Plan { stages };
-        let works = [Stage::Check, Stage::Build, Stage::Test, Stage::Publish]
-            .into_iter()
-            .any(|stage| plan.runs(stage));
+        // The caches alone are nothing that a job is for.
+        let publishes = plan.runs(Stage::Publish) && !settings.artifacts.rules.is_empty();
+        let works =
+            publishes || [Stage::Check, Stage::Build, Stage::Test].into_iter().any(|stage| plan.runs(stage));
         if selection.only.is_empty() && !works {
             let reasons: Vec<String> = plan
                 .stages
@@ -55,6 +56,12 @@ impl Plan {
     pub fn runs(&self, stage: Stage) -> bool {
         self.stages.iter().any(|planned| planned.stage == stage && planned.skip.is_none())
     }
+}
+
+/// Whether a build has anything to do with the share: publish to it, or count what it used.
+pub fn uses_share(settings: &Settings) -> bool {
+    let reads = |shared: &SharedCache| !shared.tiers.read.is_empty();
+    !settings.build.targets.is_empty() && settings.cache.share.as_ref().is_some_and(reads)
 }
 
 fn why_skipped(stage: Stage, settings: &Settings, selection: &Selection) -> Option<String> {
@@ -84,7 +91,9 @@ fn why_skipped(stage: Stage, settings: &Settings, selection: &Selection) -> Opti
         Stage::Build if settings.build.targets.is_empty() => Some("[build] names no targets".into()),
         // Tests in images and on devices are later work; the stage keeps its place in the order.
         Stage::Test => Some("nothing asks for tests".into()),
-        Stage::Publish if settings.artifacts.rules.is_empty() => Some("[artifacts] has no rules".into()),
+        Stage::Publish if settings.artifacts.rules.is_empty() && !uses_share(settings) => {
+            Some("[artifacts] has no rules".into())
+        }
         _ => None,
     }
 }

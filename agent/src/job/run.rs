@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::cache::Tiers;
+use crate::cache::{Lease, Tiers, Usage};
 use crate::config::Settings;
 use crate::error::{Class, Error, Result};
 use crate::events::{JobIdentity, JobStarted, SCHEMA, What};
@@ -11,6 +11,7 @@ use crate::git::Access;
 use crate::outcome::Outcome;
 use crate::stages::{self, build, check, checkout, configure, publish, share};
 
+use super::plan::uses_share;
 use super::{Plan, Stage, end_leftovers};
 
 /// What the stages have handed over so far.
@@ -18,8 +19,11 @@ use super::{Plan, Stage, end_leftovers};
 struct Outputs {
     under_test: checkout::UnderTest,
     tiers: Tiers,
+    /// Held until the last stage that uses the share is over.
+    lease: Option<Lease>,
     checkout: Option<checkout::Checkout>,
     configured: Option<configure::Configured>,
+    usage: Usage,
 }
 
 /// Runs the job to its end. All that happens is told on `runner.events`; the verdict is the fold's.
@@ -44,6 +48,9 @@ pub async fn run(settings: &Settings, plan: &Plan, runner: &Runner, access: &Acc
     job.early_preflight(plan).await;
     for planned in &plan.stages {
         job.stage(planned.stage, planned.skip.as_deref()).await;
+    }
+    if let Some(lease) = job.outputs.lease.take() {
+        share::notes::release(lease, events).await;
     }
 }
 
@@ -145,7 +152,11 @@ impl Job<'_> {
         match stage {
             Stage::Checkout => {
                 outputs.tiers = share::look(settings, runner).await?;
-                outputs.checkout = Some(checkout::run(settings, runner, access).await?);
+                let checkout = checkout::run(settings, &outputs.tiers, runner, access).await?;
+                outputs.lease =
+                    share::notes::lease(settings, &outputs.tiers, &checkout.shared_entries, &runner.events)
+                        .await;
+                outputs.checkout = Some(checkout);
                 Ok(Outcome::Passed)
             }
             Stage::Configure => {
@@ -159,7 +170,9 @@ impl Job<'_> {
             }
             Stage::Build => {
                 let configured = needs(&outputs.configured, Stage::Configure, stage)?;
-                build::run(settings, configured, runner).await
+                let builds = build::run(settings, configured, runner).await?;
+                outputs.usage = builds.usage;
+                Ok(builds.outcome)
             }
             Stage::Publish => self.publish().await,
             // The reports are made from the events, by who listens to them, after the last one.
@@ -182,9 +195,39 @@ impl Job<'_> {
             None => self.runner.interrupt.clone(),
             Some(_) => self.runner.interrupt.last_words(Instant::now() + self.settings.limits.grace),
         };
-        let stopped = self.stopped.as_deref();
-        publish::run(&self.settings, &identity, &configured.build, &self.runner.events, &interrupt, stopped)
-            .await
+        let (stopped, events) = (self.stopped.as_deref(), &self.runner.events);
+        // Side by side: neither shall use up the other's part of the grace.
+        let artifacts = async {
+            match self.settings.artifacts.rules.is_empty() {
+                true => Ok(Outcome::Skipped("[artifacts] has no rules".into())),
+                false => {
+                    publish::run(&self.settings, &identity, &configured.build, events, &interrupt, stopped)
+                        .await
+                }
+            }
+        };
+        let (artifacts, published) = tokio::join!(artifacts, self.publish_caches(&interrupt));
+        match artifacts? {
+            Outcome::Skipped(_) if published => Ok(Outcome::Passed),
+            outcome => Ok(outcome),
+        }
+    }
+
+    /// Whether there was a tier to publish to. What became of it changes no verdict.
+    async fn publish_caches(&self, interrupt: &Interrupt) -> bool {
+        let (cache, tiers) = (&self.settings.cache, &self.outputs.tiers);
+        if tiers.read.is_empty() || !uses_share(&self.settings) {
+            return false;
+        }
+        let sources = publish::cache::Sources {
+            sstate: cache.sstate.clone(),
+            downloads: cache.downloads.clone(),
+            release: self.settings.release.name.into(),
+        };
+        let events = &self.runner.events;
+        publish::cache::run(sources, tiers, events, interrupt).await;
+        share::notes::usage(&self.settings, tiers, self.outputs.usage, events).await;
+        tiers.write.is_some()
     }
 
     async fn finish(&self, stage: Stage, outcome: Outcome) {

@@ -22,7 +22,7 @@ pub mod verdict;
 pub mod sample;
 
 pub use cache::TierResult;
-pub use console::{Apart, Json, Paint, Plain, Terminal, closing, harmless, patiently, safe};
+pub use console::{Apart, Json, Paint, Plain, Terminal, bytes, closing, count, harmless, patiently, safe};
 pub use events_file::{EventsFile, Torn, read as read_events};
 pub use excerpt::lines_that_matter;
 pub use junit::write as write_junit;

@@ -3,9 +3,10 @@
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
+use crate::cache::Usage;
 use crate::config::Settings;
 use crate::error::{Error, Result};
-use crate::events::{Level, TaskFailed, Unit, What};
+use crate::events::{Level, Sstate, TaskFailed, Unit, What};
 use crate::exec::{Command, End, Finished, Runner};
 use crate::job::Stage;
 use crate::outcome::Outcome;
@@ -21,37 +22,59 @@ const EXCERPT_LINES: usize = 60;
 /// Bytes of a failed task's log that are copied and read, from its end.
 const TASK_LOG_LIMIT: u64 = 4 << 20;
 
-/// Builds all targets for each machine; the gravest outcome decides.
-pub async fn run(settings: &Settings, configured: &Configured, runner: &Runner) -> Result<Outcome> {
+/// What came of the builds of all machines.
+#[derive(Clone, Debug)]
+pub struct Builds {
+    /// The gravest.
+    pub outcome: Outcome,
+    /// How well the caches served them, in sum.
+    pub usage: Usage,
+}
+
+/// Builds all targets for each machine.
+pub async fn run(settings: &Settings, configured: &Configured, runner: &Runner) -> Result<Builds> {
     let mut outcomes = Vec::new();
+    let mut usage = Usage::default();
     for machine in &settings.config.machines {
         let unit = Unit::new(Stage::Build, format!("{} ({machine})", settings.build.targets.join(" ")));
         runner.events.emit(What::UnitStarted { unit: unit.clone() }).await;
-        let (outcome, log, excerpt) = match machine_build(settings, configured, runner, &unit, machine).await
-        {
-            Ok(done) => done,
-            Err(error) => {
-                let outcome = Outcome::NotRun(error.message.clone());
-                runner
-                    .events
-                    .emit(What::UnitFinished { unit, outcome, log: None, excerpt: Vec::new() })
-                    .await;
-                return Err(error);
-            }
-        };
+        let Built { outcome, log, excerpt, sstate } =
+            match machine_build(settings, configured, runner, &unit, machine).await {
+                Ok(done) => done,
+                Err(error) => {
+                    let outcome = Outcome::NotRun(error.message.clone());
+                    runner
+                        .events
+                        .emit(What::UnitFinished { unit, outcome, log: None, excerpt: Vec::new() })
+                        .await;
+                    return Err(error);
+                }
+            };
         runner.events.emit(What::UnitFinished { unit, outcome: outcome.clone(), log, excerpt }).await;
+        usage += sstate.map(used).unwrap_or_default();
         let stop = !outcome.is_fine() && !settings.check.keep_going;
         outcomes.push(outcome);
         if stop {
             break;
         }
     }
-    Outcome::gravest(&outcomes)
+    let outcome = Outcome::gravest(&outcomes)
         .cloned()
-        .ok_or_else(|| Error::internal("the build stage ran without any machine"))
+        .ok_or_else(|| Error::internal("the build stage ran without any machine"))?;
+    Ok(Builds { outcome, usage })
 }
 
-type Built = (Outcome, Option<PathBuf>, Vec<String>);
+fn used(Sstate { wanted, local, mirrors, missed, current: _ }: Sstate) -> Usage {
+    Usage { wanted, local, mirrors, missed }
+}
+
+/// What came of the build of one machine.
+struct Built {
+    outcome: Outcome,
+    log: Option<PathBuf>,
+    excerpt: Vec<String>,
+    sstate: Option<Sstate>,
+}
 
 async fn machine_build(
     settings: &Settings,
@@ -95,7 +118,8 @@ async fn machine_build(
         _ if build.failures.is_empty() => build.errors.clone(),
         _ => Vec::new(),
     };
-    Ok((outcome, Some(runner.relative_log(&finished.log)), excerpt))
+    let log = Some(runner.relative_log(&finished.log));
+    Ok(Built { outcome, log, excerpt, sstate: build.sstate })
 }
 
 /// The verdict guard of a build: the exit status and BitBake's own summary must agree.

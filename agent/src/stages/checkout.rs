@@ -1,25 +1,34 @@
 //! Checkout: every source lies ready at the commit that is wanted, and it is known where BitBake
 //! and OE-Core are.
 //!
-//! Repos with a `url` become clones below the work directory; local directories and the checkout
-//! under test are used as they are and nothing in them is changed.
+//! Repos with a `url` become checkouts in a layer store, where the next job finds them; local
+//! directories and the checkout under test are used as they are and nothing in them is changed.
 
 mod contents;
+mod stored;
+mod usable;
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use futures_util::{StreamExt, stream};
 
+use crate::cache::{TierKind, Tiers, Traffic, layers};
 use crate::config::{GitSource, Repo, RepoSource, Settings, Wanted};
 use crate::error::{Class, Error, Result};
 use crate::events::{RepoReady, Unit, What};
-use crate::exec::Runner;
-use crate::git::{self, Access, Git};
+use crate::exec::{self, Runner};
+use crate::git::{self, Access};
 use crate::job::Stage;
 use crate::outcome::Outcome;
 
+use stored::Stores;
+
 /// How many repos are fetched at once.
 const PARALLEL: usize = 4;
+
+/// Checkouts of this machine that no job has used for so long are removed.
+const UNUSED: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// The sources of a job, ready.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +39,8 @@ pub struct Checkout {
     pub bitbake: PathBuf,
     /// Holds `oe-init-build-env` and `meta/`; absolute.
     pub oe_core: PathBuf,
+    /// Entries of the share's layer store that are used, as leases name them: `<repo>/<commit>`.
+    pub shared_entries: Vec<String>,
 }
 
 /// A source that lies ready.
@@ -42,6 +53,10 @@ pub struct ReadyRepo {
     pub layers: Vec<PathBuf>,
     /// `None` for a local directory that is no git work tree.
     pub commit: Option<String>,
+    /// Whether it lies in a layer store, this machine's or the share's.
+    pub is_stored: bool,
+    /// Where it lies in the share's layer store, if it does: `<repo>/<commit>`.
+    pub shared_entry: Option<String>,
 }
 
 /// What git says of the checkout under test.
@@ -53,24 +68,53 @@ pub struct UnderTest {
     pub branch: Option<String>,
 }
 
-/// Brings all sources into place.
+/// Brings all sources into place. `tiers` is what the job may do with the share.
 ///
 /// # Errors
 /// The first repo's that could not be had, in the manifest's order, after all were tried; usage when
 /// a layer, BitBake or OE-Core is not where the manifest says or is there twice.
-pub async fn run(settings: &Settings, runner: &Runner, access: &Access) -> Result<Checkout> {
-    let jobs = settings.repos.iter().map(|repo| unit(settings, runner, access, repo));
+pub async fn run(settings: &Settings, tiers: &Tiers, runner: &Runner, access: &Access) -> Result<Checkout> {
+    // Where there is none, configure says what is wrong.
+    let layer_user = exec::build_user(settings.build_user.as_deref(), &settings.checkout).ok().flatten();
+    let stores = Stores::new(settings.cache.layers.clone(), tiers, layer_user)?;
+    let jobs = settings.repos.iter().map(|repo| unit(settings, &stores, runner, access, repo));
     let answers: Vec<Result<ReadyRepo>> = stream::iter(jobs).buffered(PARALLEL).collect().await;
+    clear_away(&stores, runner).await;
+    let traffic = stores.into_traffic();
+    if traffic != Traffic::default() {
+        runner.events.emit(What::CacheTraffic { tier: TierKind::Shared, traffic }).await;
+    }
     let repos = all_or_first_error(answers)?;
     let found = contents::find(settings.release, &repos, &settings.checkout)?;
-    Ok(Checkout { repos, bitbake: found.bitbake, oe_core: found.oe_core })
+    let shared_entries = repos.iter().filter_map(|repo| repo.shared_entry.clone()).collect();
+    Ok(Checkout { repos, bitbake: found.bitbake, oe_core: found.oe_core, shared_entries })
+}
+
+/// Removes what this machine does not use any more.
+async fn clear_away(stores: &Stores, runner: &Runner) {
+    let root = stores.local().root().to_owned();
+    let removed = tokio::task::spawn_blocking(move || layers::expire(&root, UNUSED, SystemTime::now())).await;
+    match removed {
+        Ok(Ok(0)) | Err(_) => {}
+        Ok(Ok(count)) => {
+            let message = format!("{count} stored checkouts were not used for 30 days and are removed");
+            runner.events.info(message).await;
+        }
+        Ok(Err(error)) => runner.events.warn(error.message, error.hint).await,
+    }
 }
 
 /// One repo, as a unit of the stage.
-async fn unit(settings: &Settings, runner: &Runner, access: &Access, repo: &Repo) -> Result<ReadyRepo> {
+async fn unit(
+    settings: &Settings,
+    stores: &Stores,
+    runner: &Runner,
+    access: &Access,
+    repo: &Repo,
+) -> Result<ReadyRepo> {
     let unit = Unit::new(Stage::Checkout, format!("repo {}", repo.name));
     runner.events.emit(What::UnitStarted { unit: unit.clone() }).await;
-    let answer = ready(settings, runner, access, repo).await;
+    let answer = ready(settings, stores, runner, access, repo).await;
     let outcome = match &answer {
         Ok((_, event)) => {
             runner.events.emit(What::Repo(event.clone())).await;
@@ -84,18 +128,19 @@ async fn unit(settings: &Settings, runner: &Runner, access: &Access, repo: &Repo
 
 async fn ready(
     settings: &Settings,
+    stores: &Stores,
     runner: &Runner,
     access: &Access,
     repo: &Repo,
 ) -> Result<(ReadyRepo, RepoReady)> {
-    let event = match &repo.source {
-        RepoSource::Path(path) => local(settings, runner, &repo.name, path).await?,
-        RepoSource::Git(source) => cloned(settings, runner, access, &repo.name, source).await?,
+    let (event, shared_entry) = match &repo.source {
+        RepoSource::Path(path) => (local(settings, runner, &repo.name, path).await?, None),
+        RepoSource::Git(source) => obtained(stores, runner, access, &repo.name, source).await?,
     };
     let layers = contents::layers(repo, &event.path, settings.release)?;
-    let ready =
-        ReadyRepo { name: repo.name.clone(), path: event.path.clone(), layers, commit: event.commit.clone() };
-    Ok((ready, event))
+    let (name, path, commit) = (repo.name.clone(), event.path.clone(), event.commit.clone());
+    let is_stored = matches!(repo.source, RepoSource::Git(_));
+    Ok((ReadyRepo { name, path, layers, commit, is_stored, shared_entry }, event))
 }
 
 async fn local(settings: &Settings, runner: &Runner, name: &str, path: &Path) -> Result<RepoReady> {
@@ -117,19 +162,16 @@ async fn local(settings: &Settings, runner: &Runner, name: &str, path: &Path) ->
     })
 }
 
-async fn cloned(
-    settings: &Settings,
+async fn obtained(
+    stores: &Stores,
     runner: &Runner,
     access: &Access,
     name: &str,
     source: &GitSource,
-) -> Result<RepoReady> {
-    let home = settings.places.repos();
-    // Both the final place and the one of a clone in the making.
-    let safe = [home.join(name), home.join(format!(".{name}.new"))];
-    let git = Git::new(runner, access, name, Some(&source.url), &safe)?;
-    let cloned = git::update(&git, &home, name, source).await?;
-    if cloned.path.join(".gitmodules").exists() {
+) -> Result<(RepoReady, Option<String>)> {
+    let obtained = stores.obtain(runner, access, name, source).await?;
+    let path = obtained.entry.tree();
+    if path.join(".gitmodules").exists() {
         let message = format!("repo {name} has submodules; they are not checked out");
         runner.events.warn(message, Some("name what they hold as repos of their own".into())).await;
     }
@@ -139,14 +181,16 @@ async fn cloned(
         }
         Wanted::Commit(_) => None,
     };
-    Ok(RepoReady {
+    let shared_entry = obtained.is_shared.then(|| obtained.entry.key());
+    let ready = RepoReady {
         name: name.to_string(),
         url: Some(git::display_url(&source.url)),
-        commit: Some(cloned.commit),
+        commit: Some(obtained.entry.commit),
         wanted,
-        path: cloned.path,
-        how: cloned.how.word().into(),
-    })
+        path,
+        how: obtained.how.word().into(),
+    };
+    Ok((ready, shared_entry))
 }
 
 /// What git says of the checkout under test; it is used as it is. Quick, so that a job can name the
@@ -178,6 +222,7 @@ fn own_output(settings: &Settings) -> Vec<PathBuf> {
     vec![
         settings.places.out.clone(),
         settings.places.work.clone(),
+        settings.cache.layers.clone(),
         // The default of `--out`, from a run that had another one.
         settings.checkout.join("build-agent-out"),
     ]

@@ -1,6 +1,7 @@
 //! Configure: who runs layer code, in which environment, and the build directory of the job.
 
 mod hash_server;
+mod links;
 
 use std::ffi::OsString;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -23,6 +24,8 @@ use crate::yocto::hash_server::Serve;
 use crate::yocto::layer_conf::LayerConf;
 
 use super::checkout::Checkout;
+
+use links::Links;
 
 /// What the later stages need to run BitBake.
 #[derive(Clone, Debug)]
@@ -184,7 +187,9 @@ pub async fn run(
     };
     configured.local_caches(settings)?;
     sweep(settings, tiers, events).await?;
-    let layers = with_layers_under_test(&configured.repo_layers, &settings.layers);
+    let links = Links::make(settings, checkout)?;
+    let repo_layers: Vec<PathBuf> = configured.repo_layers.iter().map(|layer| links.through(layer)).collect();
+    let layers = with_layers_under_test(&repo_layers, &settings.layers);
     configured.build_directory(settings, &configured.build, &layers, Purpose::Build)?;
     Ok(configured)
 }

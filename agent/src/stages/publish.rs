@@ -1,4 +1,7 @@
-//! Publish: what the artifact rules select, to the destination of the manifest.
+//! Publish: what the artifact rules select, to the destination of the manifest, and what the local
+//! caches hold, to the share.
+
+pub mod cache;
 
 use std::path::Path;
 
@@ -38,7 +41,7 @@ pub async fn run(
     publish(&publication, events, interrupt).await
 }
 
-/// Runs a publication as the one unit of its stage.
+/// Runs a publication as one unit of its stage.
 ///
 /// # Errors
 /// As [`Publication::run`].

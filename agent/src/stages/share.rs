@@ -1,6 +1,8 @@
 //! Which tiers of the share are really there: looked at before any stage that uses them. One that is
 //! missing, hangs or cannot be written costs a warning, and the job goes on with what is left.
 
+pub mod notes;
+
 use std::path::Path;
 use std::time::Duration;
 

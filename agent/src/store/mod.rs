@@ -13,7 +13,7 @@ mod place;
 mod publication;
 mod rules;
 mod source;
-mod tree;
+pub mod tree;
 
 pub use names::layout;
 pub use publication::Publication;

@@ -84,6 +84,11 @@ impl Tree {
         Ok(Tree { root: fd, reader })
     }
 
+    /// A directory of the tree as a tree of its own, read for the same user.
+    pub fn below(&self, path: &Path) -> io::Result<Tree> {
+        Ok(Tree { root: self.directory(path)?, reader: self.reader })
+    }
+
     /// The names in a directory of the tree, sorted, each with what it is.
     pub fn list(&self, path: &Path) -> io::Result<Vec<(OsString, Kind)>> {
         let mut dir = Dir::from_fd(self.directory(path)?)?;

@@ -45,6 +45,7 @@ pub struct Build {
     /// Shared state that could not be used, so that the task ran instead: a warning, no failure.
     pub setscene_failures: u64,
     pub summary: Option<TasksSummary>,
+    pub sstate: Option<Sstate>,
     /// `ERROR:` lines, the first ones.
     pub errors: Vec<String>,
 }
@@ -88,6 +89,7 @@ impl Build {
             failures_total: 0,
             setscene_failures: 0,
             summary: None,
+            sstate: None,
             errors: Vec::new(),
         }
     }
@@ -173,6 +175,7 @@ impl Lines for Build {
                 missed: number(&found, 5),
                 current: number(&found, 6),
             };
+            self.sstate = Some(summary);
             return vec![What::Sstate { unit: self.unit.clone(), summary }];
         }
         if let Some(found) = SUMMARY.captures(line) {

@@ -13,6 +13,7 @@
 mod facts;
 mod handles;
 mod nodes;
+mod requests;
 mod share;
 mod weather;
 

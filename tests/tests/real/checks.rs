@@ -35,7 +35,7 @@ fn a_layer_without_readme_fails_before_anything_is_cloned() {
     let ran = fixture.call(&["run"]);
     ran.assert_code(&[1]);
     ran.assert_says(&["readme-missing", "test_readme"]);
-    assert!(!fixture.place.path().join("work/meta-no-readme-scarthgap/repos").exists());
+    assert!(!fixture.place.path().join("work/layers").exists());
 }
 
 #[test]

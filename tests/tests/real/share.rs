@@ -26,8 +26,10 @@ struct Machine<'a> {
 }
 
 impl<'a> Machine<'a> {
+    /// BitBake sorts a task's files by their paths: all work directories come before the layer, whereas the
+    /// share comes behind it.
     fn new(fixture: &'a Fixture, name: &str) -> Machine<'a> {
-        let place = fixture.place.path().join(name);
+        let place = fixture.place.path().join(format!("machine-{name}"));
         std::fs::create_dir(&place).unwrap();
         Machine { fixture, place }
     }

@@ -5,6 +5,7 @@
 
 mod builds;
 mod hostile;
+mod keeping;
 mod kills;
 mod memo;
 mod readers;

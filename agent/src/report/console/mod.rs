@@ -23,4 +23,4 @@ pub(super) use safe::clean;
 pub use safe::{harmless, safe};
 pub(super) use steps::finding_line;
 pub use tty::Terminal;
-pub use words::Paint;
+pub use words::{Paint, bytes, count};

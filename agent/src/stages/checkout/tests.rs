@@ -70,6 +70,18 @@ fn main_of(upstream: &Upstream<'_>) -> RepoSource {
     RepoSource::Git(upstream.source(Wanted::Branch("main".into())))
 }
 
+/// Where a repo of the job lies: in the store, by its commit, under its own name.
+fn stored(settings: &Settings, checkout: &Checkout, index: usize) -> PathBuf {
+    let repo = &checkout.repos[index];
+    assert!(repo.path.starts_with(&settings.cache.layers), "{:?}", repo.path);
+    assert!(
+        repo.path.ends_with(Path::new(repo.commit.as_ref().unwrap()).join(&repo.name)),
+        "{:?}",
+        repo.path
+    );
+    repo.path.clone()
+}
+
 const POKY: [(&str, &str); 4] = [
     ("bitbake/bin/bitbake", ""),
     ("oe-init-build-env", ""),
@@ -89,13 +101,20 @@ async fn repos_come_into_place_and_bitbake_is_found_in_them() {
         repo("local", RepoSource::Path(local.clone()), &["."]),
     ];
     let settings = settings(&bench, "scarthgap", repos);
-    let checkout = run(&settings, &bench.runner, &bench.access).await.unwrap();
-    let clone = settings.places.repos().join("poky");
+    let checkout = run(&settings, &Tiers::default(), &bench.runner, &bench.access).await.unwrap();
+    let clone = stored(&settings, &checkout, 0);
     assert_eq!(checkout.bitbake, clone.join("bitbake"));
     assert_eq!(checkout.oe_core, clone);
     assert_eq!(checkout.repos[0].layers, [clone.join("meta"), clone.join("meta-poky")]);
     assert_eq!(checkout.repos[0].commit.as_deref(), Some(commit.as_str()));
-    let plain = ReadyRepo { name: "local".into(), path: local.clone(), layers: vec![local], commit: None };
+    let plain = ReadyRepo {
+        name: "local".into(),
+        path: local.clone(),
+        layers: vec![local],
+        commit: None,
+        is_stored: false,
+        shared_entry: None,
+    };
     assert_eq!(checkout.repos[1], plain);
 
     let events = bench.events().await;
@@ -121,9 +140,9 @@ async fn the_parts_of_a_release_may_be_repositories_of_their_own() {
     let core = bench.upstream("core", &[("oe-init-build-env", ""), ("meta/conf/layer.conf", "")]).await;
     let repos = vec![repo("bitbake", main_of(&bitbake), &[]), repo("core", main_of(&core), &["meta"])];
     let settings = settings(&bench, "wrynose", repos);
-    let checkout = run(&settings, &bench.runner, &bench.access).await.unwrap();
-    assert_eq!(checkout.bitbake, settings.places.repos().join("bitbake"));
-    assert_eq!(checkout.oe_core, settings.places.repos().join("core"));
+    let checkout = run(&settings, &Tiers::default(), &bench.runner, &bench.access).await.unwrap();
+    assert_eq!(checkout.bitbake, stored(&settings, &checkout, 0));
+    assert_eq!(checkout.oe_core, stored(&settings, &checkout, 1));
 }
 
 #[tokio::test]
@@ -152,7 +171,7 @@ async fn bitbake_nowhere_or_twice_is_the_manifests_fault() {
         ),
     ] {
         let settings = settings(&bench, release, repos);
-        let error = run(&settings, &bench.runner, &bench.access).await.unwrap_err();
+        let error = run(&settings, &Tiers::default(), &bench.runner, &bench.access).await.unwrap_err();
         assert_eq!(error.class, Class::Usage);
         assert!(error.message.contains(said), "{error}");
         assert!(error.hint.as_ref().unwrap().contains(hint), "{error}");
@@ -160,7 +179,7 @@ async fn bitbake_nowhere_or_twice_is_the_manifests_fault() {
     // The same directory by two names is one place.
     let path = || RepoSource::Path(poky.path.clone());
     let twice = settings(&bench, "scarthgap", vec![repo("a", path(), &[]), repo("b", path(), &[])]);
-    assert!(run(&twice, &bench.runner, &bench.access).await.is_ok());
+    assert!(run(&twice, &Tiers::default(), &bench.runner, &bench.access).await.is_ok());
 }
 
 #[tokio::test]
@@ -172,7 +191,7 @@ async fn all_mistakes_are_told_at_once_with_what_is_there() {
         repo("away", RepoSource::Path(bench.path("away")), &[]),
     ];
     let settings = settings(&bench, "scarthgap", repos);
-    let error = run(&settings, &bench.runner, &bench.access).await.unwrap_err();
+    let error = run(&settings, &Tiers::default(), &bench.runner, &bench.access).await.unwrap_err();
     assert_eq!(error.class, Class::Usage);
     assert!(error.message.contains("no conf/layer.conf in `meta-pokey`"), "{error}");
     assert!(error.hint.as_ref().unwrap().starts_with("layers there are: meta-poky"), "{error}");

@@ -1,0 +1,362 @@
+//! What a file name in a share or a local cache says. Pure: nothing is asked of the disk.
+//!
+//! The names are BitBake's and OE-Core's (`generate_sstatefn` and `sstate_create_and_sign_package` of
+//! `sstate.bbclass`, `fetch2/*.py`), read in dunfell, kirkstone, scarthgap and master. A name that is
+//! not plainly one of theirs is unknown: `None`, never a guess, because names decide what is
+//! published and what is deleted.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path};
+
+/// How the agent's own unfinished files begin and end.
+const PART: (&str, &str) = (".build-agent.", ".part");
+
+/// The name under which a file is written before it gets its own. `random` makes it unique.
+pub fn part(random: &str) -> String {
+    format!("{}{random}{}", PART.0, PART.1)
+}
+
+/// Whether the name is one of [`part`].
+pub fn is_part(name: &OsStr) -> bool {
+    let (begin, end) = (PART.0.as_bytes(), PART.1.as_bytes());
+    let name = name.as_bytes();
+    name.len() > begin.len() + end.len() && name.starts_with(begin) && name.ends_with(end)
+}
+
+/// A file of a shared state object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SstateFile<'a> {
+    /// The file name of the archive, whether there is one or not: one object is what has the same
+    /// unit in the same directory.
+    pub unit: &'a str,
+    pub role: Role,
+    /// Lower-case hexadecimal digits.
+    pub hash: &'a str,
+    /// Without `do_`, e.g. `populate_sysroot`.
+    pub task: &'a str,
+    /// `SSTATE_VERSION`.
+    pub version: u8,
+    /// `PN`, unless the field is empty.
+    pub recipe: Option<&'a str>,
+}
+
+/// Which of the files of an object it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Role {
+    Archive,
+    /// `.siginfo`: what went into the hash. Tasks without an archive (fetch, unpack, patch) have it alone.
+    Siginfo,
+    /// `.sig`: the archive's GPG signature.
+    Signature,
+}
+
+impl Role {
+    /// What its name has more than the archive's.
+    pub const fn suffix(self) -> &'static str {
+        match self {
+            Role::Archive => "",
+            Role::Siginfo => ".siginfo",
+            Role::Signature => ".sig",
+        }
+    }
+}
+
+/// What BitBake keeps beside its files for itself. Never published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Beside {
+    /// `.done`, a pickle that the next build would load.
+    Stamp,
+    /// `.lock`. Whoever deletes it under its holder makes room for a second holder.
+    Lock,
+    /// Begun and not finished: whoever wrote it has renamed it or is gone.
+    Temporary,
+}
+
+/// The object file at this path of an `SSTATE_DIR`: `XX/YY/NAME`, or `<NATIVELSBSTRING>/XX/YY/NAME`
+/// for native ones, where `XXYY` is the beginning of the hash.
+pub fn sstate(relative: &Path) -> Option<SstateFile<'_>> {
+    let (first, second, name) = places(relative)?;
+    let file = sstate_name(name)?;
+    (file.hash[..2] == *first && file.hash[2..4] == *second).then_some(file)
+}
+
+/// The object file of this name, wherever it lies.
+///
+/// `sstate:PN:arch-vendor-os:PV:PR:PKGARCH:VERSION:HASH_TASK.tar.zst`. Names are cut to 254 bytes by
+/// shortening the third to fifth field, and those of `SSTATE_SWSPEC` leave two of them empty; so what
+/// matters is read from the right.
+pub fn sstate_name(name: &str) -> Option<SstateFile<'_>> {
+    let (unit, role) = [Role::Siginfo, Role::Signature]
+        .into_iter()
+        .find_map(|role| Some((name.strip_suffix(role.suffix())?, role)))
+        .unwrap_or((name, Role::Archive));
+    let (stem, versions) = [(".tar.zst", 8..=99), (".tgz", 1..=9)]
+        .into_iter()
+        .find_map(|(suffix, versions)| Some((unit.strip_suffix(suffix)?, versions)))?;
+    if !plain(stem) || name.len() > 255 {
+        return None;
+    }
+    let mut from_right = stem.rsplitn(3, ':');
+    let (hash, task) = from_right.next()?.split_once('_')?;
+    let version = number(from_right.next()?).filter(|version| versions.contains(version))?;
+    let mut fields = from_right.next()?.strip_prefix("sstate:")?.split(':');
+    let recipe = fields.next().filter(|recipe| !recipe.is_empty());
+    let complete = fields.count() >= 4;
+    let task_fits =
+        !task.is_empty() && task.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-+.".contains(&b));
+    (complete && is_hash(hash) && task_fits).then_some(SstateFile { unit, role, hash, task, version, recipe })
+}
+
+/// What lies at this path of an `SSTATE_DIR` and is no object: stamps and locks of objects from
+/// mirrors, and what killed tasks left. For directories and what is in them, too.
+pub fn sstate_beside(relative: &Path) -> Option<Beside> {
+    if relative.file_name().is_some_and(is_part) {
+        return Some(Beside::Temporary);
+    }
+    let mut parents = relative.parent()?.components();
+    let in_temporary = parents.next_back().is_some_and(|last| text(last).is_some_and(is_python_temporary));
+    // What a `tmpXXXXXXXX/` holds goes with it.
+    let place = if in_temporary { relative.parent()? } else { relative };
+    let (_, _, name) = places(place)?;
+    if in_temporary || is_python_temporary(name) || name.starts_with("sigtask.") {
+        return Some(Beside::Temporary);
+    }
+    let of_object = |suffix| name.strip_suffix(suffix).is_some_and(|object| sstate_name(object).is_some());
+    if of_object(".done") {
+        Some(Beside::Stamp)
+    } else if of_object(".lock") {
+        Some(Beside::Lock)
+    } else {
+        is_unfinished_object(name).then_some(Beside::Temporary)
+    }
+}
+
+/// `NAME.XXXXXXXX` of mktemp until kirkstone, `NAMEXXXXXXXX` of Python's `NamedTemporaryFile` after it.
+fn is_unfinished_object(name: &str) -> bool {
+    let Some((object, random)) = name.len().checked_sub(8).and_then(|at| name.split_at_checked(at)) else {
+        return false;
+    };
+    let object = object.strip_suffix('.').unwrap_or(object);
+    is_random(random) && sstate_name(object).is_some_and(|file| file.role == Role::Archive)
+}
+
+/// The first two directories' names, below that of the host where there is one, and the file's.
+fn places(relative: &Path) -> Option<(&str, &str, &str)> {
+    let mut names = relative.components().map(text);
+    let parts: [Option<&str>; 4] =
+        [names.next()?, names.next()?, names.next()?, names.next().unwrap_or(None)];
+    if names.next().is_some() {
+        return None;
+    }
+    let (first, second, name) = match parts {
+        [Some(first), Some(second), Some(name), None] if relative.components().count() == 3 => {
+            (first, second, name)
+        }
+        [Some(host), Some(first), Some(second), Some(name)] if is_host(host) => (first, second, name),
+        _ => return None,
+    };
+    (is_two_digits(first) && is_two_digits(second)).then_some((first, second, name))
+}
+
+/// Whether it could be a `NATIVELSBSTRING`, such as `universal`, `universal-4.8` or `ubuntu-22.04`.
+pub fn is_host(name: &str) -> bool {
+    name.len() > 2
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._+~-".contains(&b))
+        && !name.starts_with('.')
+}
+
+/// Whether the directory's name is one of the 256 below an `SSTATE_DIR`, or below those.
+pub fn is_two_digits(name: &str) -> bool {
+    name.len() == 2 && name.bytes().all(is_hex)
+}
+
+/// Whether it could be the hash of a task, or the checksum of uninative.
+pub fn is_hash(text: &str) -> bool {
+    // SHA-256 since zeus, MD5 before.
+    matches!(text.len(), 32 | 64) && text.bytes().all(is_hex)
+}
+
+fn is_hex(byte: u8) -> bool {
+    matches!(byte, b'0'..=b'9' | b'a'..=b'f')
+}
+
+/// No digit more or less than a version has.
+fn number(text: &str) -> Option<u8> {
+    let plain = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) && !text.starts_with('0');
+    text.parse().ok().filter(|_| plain)
+}
+
+fn text(component: Component<'_>) -> Option<&str> {
+    match component {
+        Component::Normal(name) => name.to_str(),
+        _ => None,
+    }
+}
+
+/// Printable in a line.
+fn plain(name: &str) -> bool {
+    !name.chars().any(char::is_control)
+}
+
+fn is_random(text: &str) -> bool {
+    text.len() == 8 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}
+
+/// `tmpXXXXXXXX`, as Python's `tempfile` names files and directories.
+fn is_python_temporary(name: &str) -> bool {
+    let lower = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+    name.strip_prefix("tmp").is_some_and(|random| random.len() == 8 && random.bytes().all(lower))
+}
+
+/// Whether it could be the name of a repository in a layer store.
+pub fn is_layer_name(name: &str) -> bool {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    !name.is_empty() && name.len() <= 255 && !name.starts_with('.') && name.bytes().all(fits)
+}
+
+/// Whether it is the full id of a commit.
+pub fn is_commit(name: &str) -> bool {
+    matches!(name.len(), 40 | 64) && name.bytes().all(is_hex)
+}
+
+/// Whether it could be the code name of a release.
+pub fn is_release(name: &str) -> bool {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b"_-".contains(&b);
+    !name.is_empty() && name.len() <= 64 && name.bytes().all(fits)
+}
+
+/// What lies at a path of a `DL_DIR`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Download<'a> {
+    /// What belongs together has the same unit: the path of the file or clone, of which the path that
+    /// was asked for is a continuation. So stamps and locks name what they stand beside, and each file
+    /// of a clone names the clone.
+    pub unit: &'a Path,
+    pub kind: DownloadKind,
+    pub part: DownloadPart,
+}
+
+/// What a unit of a `DL_DIR` is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum DownloadKind {
+    /// A source archive or any other file.
+    File,
+    /// `git2_*.tar.gz`: a whole bare clone.
+    GitTarball,
+    /// `gitshallow_*.tar.gz`, `gitsmshallow_*`: a clone of some revisions.
+    ShallowTarball,
+    /// `git2/<repo>`, `hg/<repo>`, `svn/<host>` and the like: a directory that is one thing.
+    Clone,
+    /// `*_bad-checksum_<hash>`: renamed aside by BitBake, used by nobody.
+    BadChecksum,
+}
+
+/// Which part of its unit it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DownloadPart {
+    /// The file, or the directory of a clone.
+    Whole,
+    /// Something in a clone.
+    Inner,
+    /// `.resolved`: the address that an npm package was found at.
+    Resolved,
+    /// Of these only the stamp's time means something: it is the time of the last use.
+    Beside(Beside),
+}
+
+/// Directories of fetchers in which each entry is a clone or a check-out.
+const CLONES: [&str; 9] = ["git2", "hg", "svn", "bzr", "cvs", "p4", "repo", "osc", "ccrc"];
+
+/// The mirror tarballs of version control.
+const TARBALLS: [(&str, DownloadKind); 4] = [
+    ("git2_", DownloadKind::GitTarball),
+    ("gitshallow_", DownloadKind::ShallowTarball),
+    ("gitsmshallow_", DownloadKind::ShallowTarball),
+    ("gitannexshallow_", DownloadKind::ShallowTarball),
+];
+
+/// Whether it is a directory of a `DL_DIR` that has units in it.
+pub fn holds_downloads(name: &str) -> bool {
+    CLONES.contains(&name) || matches!(name, "npm2" | "uninative")
+}
+
+/// What lies at this path of a `DL_DIR`: files at the top, in `npm2/` and `uninative/<hash>/`, and
+/// clones. Other directories (the CVE database) are unknown, and so are hidden files.
+pub fn download(relative: &Path) -> Option<Download<'_>> {
+    let mut names = relative.components().map(text);
+    let (first, second, third) = (names.next()??, names.next(), names.next());
+    let visible = |name: &str| plain(name) && !name.starts_with('.');
+    match (second, third) {
+        (None, _) => visible(first).then(|| file(relative, first))?,
+        (Some(second), third) if CLONES.contains(&first) => clone(relative, second?, third.is_some()),
+        (Some(second), None) if first == "npm2" => {
+            second.filter(|name| visible(name)).and_then(|name| file(relative, name))
+        }
+        (Some(second), Some(third)) if first == "uninative" && names.next().is_none() => {
+            let known = second.is_some_and(is_hash);
+            third.filter(|name| known && visible(name)).and_then(|name| file(relative, name))
+        }
+        _ if is_python_temporary(first) => Some(temporary(prefix(relative, first.len()))),
+        _ => None,
+    }
+}
+
+fn file<'a>(relative: &'a Path, name: &str) -> Option<Download<'a>> {
+    // mkstemp and mkdtemp of the git fetcher; `.tmp` of wget.
+    if is_python_temporary(name) || name.strip_suffix(".tmp").is_some_and(|name| !name.is_empty()) {
+        return Some(temporary(relative));
+    }
+    if holds_downloads(name) {
+        return None;
+    }
+    let (name, unit, part) = beside(relative, name)?;
+    let kind = match TARBALLS.iter().find(|(start, _)| name.starts_with(start)) {
+        _ if name.contains("_bad-checksum_") => DownloadKind::BadChecksum,
+        Some((_, kind)) if name.contains(".tar.") => *kind,
+        _ => DownloadKind::File,
+    };
+    Some(Download { unit, kind, part })
+}
+
+fn clone<'a>(relative: &'a Path, name: &str, inner: bool) -> Option<Download<'a>> {
+    let kind = DownloadKind::Clone;
+    if !plain(name) || name.starts_with('.') {
+        return None;
+    }
+    if inner {
+        let directory = relative.components().next()?.as_os_str().len();
+        let unit = prefix(relative, directory + 1 + name.len());
+        return Some(Download { unit, kind, part: DownloadPart::Inner });
+    }
+    let (_, unit, part) = beside(relative, name)?;
+    Some(Download { unit, kind, part })
+}
+
+fn temporary(unit: &Path) -> Download<'_> {
+    Download { unit, kind: DownloadKind::File, part: DownloadPart::Beside(Beside::Temporary) }
+}
+
+/// Tells a file from what BitBake keeps beside it.
+fn beside<'a, 'n>(relative: &'a Path, name: &'n str) -> Option<(&'n str, &'a Path, DownloadPart)> {
+    let endings = [
+        (".done", DownloadPart::Beside(Beside::Stamp)),
+        (".lock", DownloadPart::Beside(Beside::Lock)),
+        (".resolved", DownloadPart::Resolved),
+    ];
+    let ending = endings.into_iter().find(|(ending, _)| name.ends_with(ending));
+    let (ending, part) = ending.unwrap_or(("", DownloadPart::Whole));
+    let stem = &name[..name.len() - ending.len()];
+    let unit = prefix(relative, relative.as_os_str().len().checked_sub(ending.len())?);
+    (!stem.is_empty()).then_some((stem, unit, part))
+}
+
+/// The beginning of a path.
+fn prefix(path: &Path, length: usize) -> &Path {
+    let bytes = path.as_os_str().as_bytes();
+    Path::new(OsStr::from_bytes(&bytes[..length.min(bytes.len())]))
+}
+
+#[cfg(test)]
+#[path = "names_tests.rs"]
+mod tests;

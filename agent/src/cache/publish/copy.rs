@@ -1,0 +1,170 @@
+//! The bytes of one local file, to where they are wanted, or not at all.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::FileExt;
+
+use nix::sys::stat::{FileStat, fstat};
+
+/// Bytes read and written at a time. With the pool's width it bounds the memory.
+const CHUNK: usize = 256 * 1024;
+
+/// Bytes of each piece by which two files of one name are compared.
+const WINDOW: u64 = 64 * 1024;
+
+/// Why a file did not get there.
+#[derive(Debug)]
+pub enum Failure {
+    /// The local file: unreadable, or changed while it was read.
+    Source(io::Error),
+    /// The share.
+    Share(io::Error),
+    /// The job has to stop.
+    Stopped,
+}
+
+/// Copies a file that is `before`; returns how many writes it took.
+///
+/// # Errors
+/// What stopped it. When the file changes while it is read it is not worth having.
+pub fn copy(
+    mut from: &File,
+    before: &FileStat,
+    mut to: &File,
+    stop: &dyn Fn() -> bool,
+) -> Result<u64, Failure> {
+    let bytes = size(before);
+    // One more than there should be, so that the end of the file shows.
+    let mut buffer = vec![0; usize::try_from(bytes + 1).map_or(CHUNK, |size| size.min(CHUNK))];
+    let (mut done, mut writes) = (0, 0);
+    loop {
+        if stop() {
+            return Err(Failure::Stopped);
+        }
+        let read = match from.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(Failure::Source(error)),
+        };
+        done += read as u64;
+        if done > bytes {
+            return Err(Failure::Source(changed()));
+        }
+        to.write_all(&buffer[..read]).map_err(Failure::Share)?;
+        writes += 1;
+    }
+    let after = fstat(from).map_err(|errno| Failure::Source(errno.into()))?;
+    let times = |stat: &FileStat| (stat.st_size, stat.st_mtime, stat.st_mtime_nsec);
+    match done == bytes && times(before) == times(&after) {
+        true => Ok(writes),
+        false => Err(Failure::Source(changed())),
+    }
+}
+
+/// Whether two files of the same size look alike: at the beginning, in the middle and at the end.
+/// BitBake checks the whole of what it takes from a mirror; here it is to be found out cheaply that two
+/// sources go by one name.
+pub fn look_alike(ours: &File, theirs: &File, bytes: u64) -> Result<bool, Failure> {
+    for from in [0, bytes / 2, bytes.saturating_sub(WINDOW)] {
+        let length = WINDOW.min(bytes - from);
+        if window(ours, from, length).map_err(Failure::Source)?
+            != window(theirs, from, length).map_err(Failure::Share)?
+        {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn window(file: &File, from: u64, length: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
+    file.read_exact_at(&mut bytes, from)?;
+    Ok(bytes)
+}
+
+pub fn size(stat: &FileStat) -> u64 {
+    u64::try_from(stat.st_size).unwrap_or(0)
+}
+
+fn changed() -> io::Error {
+    io::Error::other("it changed while it was read")
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use std::cell::Cell;
+    use std::io::Write;
+
+    use super::*;
+
+    fn file(bytes: &[u8]) -> File {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        file.sync_all().unwrap();
+        io::Seek::rewind(&mut file).unwrap();
+        file
+    }
+
+    fn content(file: &File) -> Vec<u8> {
+        window(file, 0, file.metadata().unwrap().len()).unwrap()
+    }
+
+    #[test]
+    fn every_byte_arrives() {
+        for length in [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 7] {
+            let bytes: Vec<u8> = (0..length).map(|at| (at * 31 % 251) as u8).collect();
+            let (from, to) = (file(&bytes), file(b""));
+            copy(&from, &fstat(&from).unwrap(), &to, &|| false).unwrap();
+            assert!(content(&to) == bytes, "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn a_file_that_grows_shrinks_or_changes_while_it_is_read_is_refused() {
+        for change in ["grows", "shrinks", "changes"] {
+            let from = file(&vec![b'a'; 3 * CHUNK]);
+            let looks = Cell::new(0);
+            // Asked before each piece: the change falls between the first and the second.
+            let stop = || {
+                looks.set(looks.get() + 1);
+                match change {
+                    _ if looks.get() != 2 => {}
+                    "grows" => from.write_all_at(b"x", 3 * CHUNK as u64).unwrap(),
+                    "shrinks" => from.set_len(CHUNK as u64 + 1).unwrap(),
+                    _ => from.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap(),
+                }
+                false
+            };
+            let copied = copy(&from, &fstat(&from).unwrap(), &file(b""), &stop);
+            assert!(matches!(copied, Err(Failure::Source(_))), "{change}: {copied:?}");
+        }
+    }
+
+    #[test]
+    fn a_stop_comes_between_two_pieces() {
+        let from = file(&vec![b'a'; 3 * CHUNK]);
+        let looks = Cell::new(0);
+        let stop = || looks.replace(looks.get() + 1) == 1;
+        let to = file(b"");
+        assert!(matches!(copy(&from, &fstat(&from).unwrap(), &to, &stop), Err(Failure::Stopped)));
+        assert_eq!(to.metadata().unwrap().len(), CHUNK as u64);
+    }
+
+    #[test]
+    fn files_are_compared_at_both_ends_and_in_the_middle() {
+        let length = 5 * WINDOW;
+        let same = vec![b'a'; length as usize];
+        for (at, alike) in
+            [(None, true), (Some(0), false), (Some(length / 2), false), (Some(length - 1), false)]
+        {
+            let mut other = same.clone();
+            if let Some(at) = at {
+                other[at as usize] = b'b';
+            }
+            assert_eq!(look_alike(&file(&same), &file(&other), length).unwrap(), alike, "{at:?}");
+        }
+        assert!(look_alike(&file(b""), &file(b""), 0).unwrap());
+    }
+}

@@ -1,0 +1,113 @@
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::symlink;
+
+use fs_err as fs;
+
+use super::*;
+
+/// Path → what it is and its size, and the operations that it took.
+fn walked(
+    root: &Path,
+    facts: bool,
+    enter: impl Fn(&Path) -> bool + Sync,
+) -> (BTreeMap<PathBuf, (Kind, Option<u64>)>, u64) {
+    let operations = AtomicU64::new(0);
+    let walk = Walk { width: 8, facts, operations: &operations, stop: &|| false };
+    let mut found = BTreeMap::new();
+    let visit = |listing: Listing| {
+        let facts = |entry: &Entry| entry.facts.map(|facts| facts.size);
+        let entry = |entry: Entry| (listing.path.join(&entry.name), (entry.kind, facts(&entry)));
+        listing.entries.into_iter().map(entry).collect::<Vec<_>>()
+    };
+    let each = |seen| match seen {
+        Seen::Directory(entries) => found.extend(entries),
+        Seen::Trouble(trouble) => panic!("{trouble:?}"),
+    };
+    assert_eq!(walk.run(&Below::open(root).unwrap(), enter, visit, each), Ended::Complete);
+    (found, operations.into_inner())
+}
+
+#[test]
+fn the_whole_tree_is_seen_once_with_one_look_at_each_file() {
+    let base = tempfile::tempdir().unwrap();
+    let root = base.path().join("root");
+    fs::create_dir_all(root.join("a/b/empty")).unwrap();
+    fs::create_dir_all(base.path().join("outside/secret")).unwrap();
+    symlink("../../outside", root.join("a/link")).unwrap();
+    for number in 0..100 {
+        fs::write(root.join(format!("a/b/file{number}")), "x".repeat(number)).unwrap();
+    }
+    let (found, operations) = walked(&root, true, |_| true);
+    assert_eq!(found.len(), 104);
+    assert_eq!(found[Path::new("a/b/file7")], (Kind::File, Some(7)));
+    assert_eq!(found[Path::new("a/link")].0, Kind::Link);
+    assert_eq!(found[Path::new("a/b/empty")], (Kind::Directory, None));
+    assert_eq!(operations, 4 * 2 + 101);
+    let (found, operations) = walked(&root, false, |path| path != Path::new("a/b"));
+    assert_eq!(found.keys().map(|path| path.to_str().unwrap()).collect::<Vec<_>>(), ["a", "a/b", "a/link"]);
+    assert_eq!(operations, 2 * 2);
+}
+
+#[test]
+fn trouble_is_told_and_the_rest_is_seen() {
+    let base = tempfile::tempdir().unwrap();
+    fs::create_dir_all(base.path().join("swapped")).unwrap();
+    fs::create_dir_all(base.path().join("vanished")).unwrap();
+    fs::write(base.path().join("file"), "").unwrap();
+    let operations = AtomicU64::new(0);
+    let walk = Walk { width: 1, facts: true, operations: &operations, stop: &|| false };
+    // Between the listing and the visit of a directory everything may change.
+    let enter = |path: &Path| {
+        fs::remove_dir(base.path().join(path)).unwrap();
+        if path == Path::new("swapped") {
+            symlink("/", base.path().join(path)).unwrap();
+        }
+        true
+    };
+    let (mut seen, mut trouble) = (0, Vec::new());
+    let each = |what| match what {
+        Seen::Directory(entries) => seen += entries,
+        Seen::Trouble(what) => trouble.push(what.path),
+    };
+    let ended = walk.run(&Below::open(base.path()).unwrap(), enter, |listing| listing.entries.len(), each);
+    assert_eq!((ended, seen, trouble), (Ended::Complete, 3, vec![PathBuf::from("swapped")]));
+}
+
+#[test]
+fn a_walk_can_be_stopped() {
+    let base = tempfile::tempdir().unwrap();
+    fs::create_dir_all(base.path().join("a")).unwrap();
+    let operations = AtomicU64::new(0);
+    let stop = || operations.load(Ordering::Relaxed) > 0;
+    let walk = Walk { width: 1, facts: false, operations: &operations, stop: &stop };
+    let mut seen = 0;
+    let ended = walk.run(&Below::open(base.path()).unwrap(), |_| true, |_| (), |_| seen += 1);
+    assert_eq!((ended, seen), (Ended::Early, 1));
+}
+
+#[test]
+fn the_way_below_never_leads_through_a_link() {
+    let base = tempfile::tempdir().unwrap();
+    fs::create_dir_all(base.path().join("a/b")).unwrap();
+    symlink("a", base.path().join("link")).unwrap();
+    let below = Below::open(base.path()).unwrap();
+    assert!(below.directory(Path::new("a/b")).is_ok());
+    assert!(below.step_by_step(Path::new("a/b")).is_ok());
+    assert!(below.directory(Path::new("/")).is_err());
+    for refused in ["link/b", "link", "a/..", "../x", "a/none"] {
+        let path = Path::new(refused);
+        assert!(below.directory(path).is_err(), "{refused}");
+        assert!(below.step_by_step(path).is_err() || refused.contains(".."), "{refused}");
+    }
+    assert_eq!(below.look(OsStr::new("link")).unwrap().0, Kind::Link);
+    assert!(Below::open(&base.path().join("link")).is_ok());
+}
+
+#[test]
+fn times_before_1970_are_times() {
+    let facts = Facts { size: 0, modified: -1, changed: 7, inode: 0, mode: 0, owner: 0, links: 1 };
+    assert_eq!(facts.modified_at(), UNIX_EPOCH - Duration::from_nanos(1));
+    assert_eq!((facts.used(), Facts { modified: 9, ..facts }.used()), (-1, 7));
+}

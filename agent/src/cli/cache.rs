@@ -1,0 +1,347 @@
+//! `build-agent cache stats|publish|prune|verify`: looking after a share.
+
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::cache::Share;
+use crate::cache::prune::{self, Names, Options, Pruned};
+use crate::cache::stats::{self, Stats};
+use crate::cache::verify::{self, Verified};
+use crate::config::AgentEnvironment;
+use crate::error::{Error, Result};
+use crate::exec::Interrupt;
+use crate::outcome::ExitStatus;
+use crate::report::{bytes, count};
+
+use super::arguments::{self, CacheCommand, ShareArgs};
+use super::cache_publish;
+use super::job::{listen_for_signals, load};
+use super::say;
+
+pub async fn command(command: CacheCommand, environment: &AgentEnvironment) -> Result<ExitStatus> {
+    match command {
+        CacheCommand::Stats(args) => stats(args, environment).await,
+        CacheCommand::Publish(args) => cache_publish::command(args, environment).await,
+        CacheCommand::Prune(args) => prune(args, environment).await,
+        CacheCommand::Verify(args) => verify(args, environment).await,
+    }
+}
+
+/// A share, and what the manifest says about pruning it.
+struct Named {
+    share: Share,
+    sstate_max_age: Option<Duration>,
+    downloads_max_age: Option<Duration>,
+}
+
+async fn named(args: &ShareArgs, environment: &AgentEnvironment) -> Result<Named> {
+    if let (Some(directory), None) = (&args.share, &args.manifest.manifest) {
+        return Ok(Named { share: given(directory)?, sstate_max_age: None, downloads_max_age: None });
+    }
+    let settings = load(&args.manifest, false, environment).await?;
+    let share = match (&args.share, settings.cache.share) {
+        (Some(directory), _) => given(directory)?,
+        (None, Some(shared)) => shared.share,
+        (None, None) => {
+            return Err(Error::usage("the manifest names no share")
+                .hint("set `[cache] share`, or give the directory with --share"));
+        }
+    };
+    let (sstate, downloads) = (settings.cache.sstate_max_age, settings.cache.downloads_max_age);
+    Ok(Named { share, sstate_max_age: Some(sstate), downloads_max_age: Some(downloads) })
+}
+
+fn given(directory: &PathBuf) -> Result<Share> {
+    let path = std::path::absolute(directory).map_err(|error| {
+        Error::usage(format!("`{}` is no directory", directory.display())).because(&error)
+    })?;
+    Ok(Share::new(path))
+}
+
+/// Runs work that blocks; a second signal does not wait for it, because a file server may never answer.
+async fn blocking<T: Send + 'static>(
+    limit: Option<Duration>,
+    work: impl FnOnce(&Interrupt) -> Result<T> + Send + 'static,
+) -> Result<(T, Interrupt)> {
+    let mut interrupt = Interrupt::new(None);
+    if let Some(limit) = limit {
+        interrupt = interrupt.limited(limit);
+    }
+    listen_for_signals(&interrupt)?;
+    let inner = interrupt.clone();
+    let work = tokio::task::spawn_blocking(move || work(&inner));
+    let done = tokio::select! {
+        done = work => done.map_err(|error| Error::internal("the work on the share broke").because(&error))??,
+        () = interrupt.now() => return Err(Error::new(crate::error::Class::Cancelled, "cancelled")),
+    };
+    Ok((done, interrupt))
+}
+
+async fn stats(args: ShareArgs, environment: &AgentEnvironment) -> Result<ExitStatus> {
+    let Named { share, .. } = named(&args, environment).await?;
+    let (root, width) = (share.clone(), args.width);
+    let work = move |interrupt: &Interrupt| stats::stats(&share, width, interrupt, SystemTime::now());
+    let (stats, interrupt) = blocking(None, work).await?;
+    match args.json {
+        true => say::line(format_args!("{:#}", with_schema("stats", &root, &stats)?))?,
+        false => say::text(&harmless(&stats_text(&root, &stats)))?,
+    }
+    Ok(if interrupt.state().is_some() { ExitStatus::Cancelled } else { ExitStatus::Passed })
+}
+
+async fn prune(args: arguments::Prune, environment: &AgentEnvironment) -> Result<ExitStatus> {
+    let Named { share, sstate_max_age, downloads_max_age } = named(&args.share, environment).await?;
+    let default = Options::default();
+    let options = Options {
+        sstate_max_age: args.sstate_max_age.or(sstate_max_age).unwrap_or(default.sstate_max_age),
+        downloads_max_age: args.downloads_max_age.or(downloads_max_age).unwrap_or(default.downloads_max_age),
+        layers_max_age: args.layers_max_age,
+        pull_requests_max_age: args.pull_requests_max_age,
+        max_size: args.max_size,
+        pull_requests_max_size: args.pull_requests_max_size,
+        grace: args.grace,
+        ignore_leases: args.ignore_leases,
+        dry_run: args.dry_run,
+        width: args.share.width,
+    };
+    let (root, told) = (share.clone(), options.clone());
+    let work = move |interrupt: &Interrupt| prune::prune(&share, &options, interrupt, SystemTime::now());
+    let (pruned, _) = blocking(args.time_limit, work).await?;
+    match args.share.json {
+        true => say::line(format_args!("{:#}", with_schema("prune", &root, &pruned)?))?,
+        false => say::text(&harmless(&prune_text(&root, &told, &pruned)))?,
+    }
+    Ok(match pruned.stopped {
+        Some("cancelled") => ExitStatus::Cancelled,
+        Some(_) => ExitStatus::OutOfTime,
+        None if pruned.failed > 0 => ExitStatus::Machine,
+        None => ExitStatus::Passed,
+    })
+}
+
+async fn verify(args: arguments::Verify, environment: &AgentEnvironment) -> Result<ExitStatus> {
+    let Named { share, .. } = named(&args.share, environment).await?;
+    let options = verify::Options { full: args.full, remove_bad: args.remove_bad, width: args.share.width };
+    let root = share.clone();
+    let work = move |interrupt: &Interrupt| verify::verify(&share, &options, interrupt, SystemTime::now());
+    let (verified, interrupt) = blocking(args.time_limit, work).await?;
+    match args.share.json {
+        true => say::line(format_args!("{:#}", with_schema("verify", &root, &verified)?))?,
+        false => say::text(&harmless(&verify_text(&root, &verified)))?,
+    }
+    Ok(match interrupt.state() {
+        Some(crate::exec::Interrupted::Cancelled) => ExitStatus::Cancelled,
+        Some(crate::exec::Interrupted::OutOfTime) if !verified.complete => ExitStatus::OutOfTime,
+        _ if verified.is_good() => ExitStatus::Passed,
+        _ => ExitStatus::Failed,
+    })
+}
+
+fn with_schema(command: &str, share: &Share, value: &impl Serialize) -> Result<Value> {
+    let mut value = serde_json::to_value(value)
+        .map_err(|error| Error::internal("the result cannot be written as JSON").because(&error))?;
+    if let Some(object) = value.as_object_mut() {
+        object.insert("schema".into(), json!(format!("build-agent/cache-{command}/v1")));
+        object.insert("share".into(), json!(share.root()));
+    }
+    Ok(value)
+}
+
+/// Strangers name files.
+fn harmless(text: &str) -> String {
+    text.lines().map(|line| crate::report::harmless(line) + "\n").collect()
+}
+
+fn units(sum: prune::Sum, thing: &str) -> String {
+    format!("{}, {}", count(sum.units, thing), bytes(sum.bytes))
+}
+
+fn age(duration: Duration) -> humantime::FormattedDuration {
+    humantime::format_duration(duration)
+}
+
+fn prune_text(share: &Share, options: &Options, pruned: &Pruned) -> String {
+    let mut text = format!("share {}\n", share.root().display());
+    for area in &pruned.areas {
+        text += &format!("  {:<28} {}", area.area, units(area.all, "unit"));
+        for (sum, why) in [(area.by_age, "too old"), (area.by_size, "above the limit")] {
+            if sum.units > 0 {
+                text += &format!("; {} {why} ({})", sum.units, bytes(sum.bytes));
+            }
+        }
+        text += "\n";
+    }
+    let (verb, trash) = match pruned.dry_run {
+        true => ("would be taken", "would be deleted"),
+        false => ("taken", "deleted"),
+    };
+    text += &format!("\n{} {verb}\n", units(pruned.taken, "unit"));
+    let waits = match options.grace.is_zero() {
+        true => String::new(),
+        false => format!("; what was taken now is deleted after {}", age(options.grace)),
+    };
+    if pruned.trash.runs_deleted > 0 {
+        let files = match pruned.dry_run {
+            true => String::new(),
+            false => format!(" ({})", count(pruned.trash.files_deleted, "file")),
+        };
+        text += &format!("trash of {} {trash}{files}\n", count(pruned.trash.runs_deleted, "run"));
+    }
+    if pruned.taken.units > 0 && !pruned.dry_run {
+        text += &format!("the trash is `{}`{waits}\n", share.trash().display());
+    }
+    if let Some(oldest) = pruned.oldest_lease.as_ref().filter(|_| pruned.held_by_leases.units > 0) {
+        let held = units(pruned.held_by_leases, "unit");
+        text += &format!(
+            "{held} over the limits held by {}, the oldest since {oldest}\n",
+            count(pruned.leases.len() as u64, "lease")
+        );
+    }
+    for (number, what) in [
+        (pruned.used_meanwhile, "used meanwhile, and kept"),
+        (pruned.gone_meanwhile, "taken by somebody else meanwhile"),
+    ] {
+        if number > 0 {
+            text += &format!("{} {what}\n", count(number, "unit"));
+        }
+    }
+    for lease in &pruned.unreadable_leases {
+        text += &format!("warning: the lease `{lease}` cannot be read, and counts as alive for two days\n");
+    }
+    text += &names(&pruned.unknown, "unknown, left alone");
+    text += &names(&pruned.trouble, "not readable, left alone");
+    if pruned.failed > 0 {
+        text += &format!("error: {} failed\n", pruned.failed);
+        for failure in &pruned.failures {
+            text += &format!("  {failure}\n");
+        }
+    }
+    text += &format!("{} in {:.1} s\n", count(pruned.operations, "operation"), pruned.seconds);
+    if let Some(why) = pruned.stopped {
+        text += &format!("stopped: {why}; what was done stays done, the next run goes on\n");
+    }
+    text
+}
+
+fn names(names: &Names, what: &str) -> String {
+    const TOLD: usize = 20;
+    if names.count == 0 {
+        return String::new();
+    }
+    let mut text = format!("{} {what}:\n", names.count);
+    for name in names.first.iter().take(TOLD) {
+        text += &format!("  {name}\n");
+    }
+    if names.count > TOLD as u64 {
+        text += &format!("  and {} more\n", names.count - TOLD as u64);
+    }
+    text
+}
+
+fn stats_text(share: &Share, stats: &Stats) -> String {
+    let mut text = format!("share {}\n", share.root().display());
+    for release in &stats.sstate {
+        text += &format!("\nsstate {}\n", release.release);
+        for (version, sum) in &release.versions {
+            text += &format!("  version {version:<12} {}\n", units(*sum, "object"));
+        }
+        text += &ages(&release.ages);
+        if release.siginfo_only > 0 {
+            text += &format!("  {:<20} {}\n", "without archive", count(release.siginfo_only, "siginfo"));
+        }
+        if let Some(rate) = release.hit_rate {
+            text += &format!(
+                "  {:<20} {:.0}% of {} (local {}, share {}, missed {}) in the last {}\n",
+                "found",
+                rate * 100.0,
+                count(release.usage.wanted, "wanted object"),
+                release.usage.local,
+                release.usage.mirrors,
+                release.usage.missed,
+                count(release.builds, "build"),
+            );
+        }
+    }
+    text += "\ndownloads\n";
+    for (kind, sum) in &stats.downloads {
+        text += &format!("  {kind:<20} {}\n", units(*sum, "file"));
+    }
+    text += &ages(&stats.downloads_ages);
+    text += &format!(
+        "\nlayers                 {}, {}\n",
+        count(stats.layers.units, "checkout"),
+        bytes(stats.layers.bytes)
+    );
+    text += &format!(
+        "pull requests          {}, {}\n",
+        stats.pull_requests.len(),
+        bytes(stats.pull_requests.iter().map(|pr| pr.bytes).sum())
+    );
+    for request in &stats.pull_requests {
+        text +=
+            &format!("  {:<20} {}, {}\n", request.number, count(request.files, "file"), bytes(request.bytes));
+    }
+    text += &format!(
+        "trash                  {}, {}\n",
+        count(stats.trash.units, "file"),
+        bytes(stats.trash.bytes)
+    );
+    text += &format!("leases                 {}\n", stats.leases.len());
+    for lease in &stats.leases {
+        text += &format!("  {lease}\n");
+    }
+    text += &names(&stats.unknown, "unknown");
+    text += &names(&stats.trouble, "not readable");
+    text += &format!("{} in {:.1} s\n", count(stats.operations, "operation"), stats.seconds);
+    text
+}
+
+fn ages(ages: &[stats::Age]) -> String {
+    let used = ages.iter().filter(|age| age.sum.units > 0);
+    used.map(|age| format!("  used {:<15} {}\n", age.used, units(age.sum, "unit"))).collect()
+}
+
+fn verify_text(share: &Share, verified: &Verified) -> String {
+    let mut text = format!("share {}\n{} looked at", share.root().display(), count(verified.files, "file"));
+    if verified.unpacked > 0 {
+        text += &format!(", {} unpacked", count(verified.unpacked, "archive"));
+    }
+    text += "\n";
+    if verified.siginfo_only > 0 {
+        text += &format!(
+            "{} without an archive, as fetch and unpack have them\n",
+            count(verified.siginfo_only, "siginfo")
+        );
+    }
+    if verified.without_siginfo > 0 {
+        text += &format!(
+            "warning: {} without siginfo: nobody can tell why it was built\n",
+            count(verified.without_siginfo, "archive")
+        );
+    }
+    for (problem, found) in &verified.bad {
+        text += &names(found, problem);
+    }
+    text += &names(&verified.unknown, "unknown");
+    text += &names(&verified.trouble, "not readable by this user");
+    if verified.moved > 0 {
+        text += &format!("{} moved to `{}`\n", count(verified.moved, "unit"), share.trash().display());
+    }
+    for failure in &verified.failures {
+        text += &format!("error: {failure}\n");
+    }
+    if verified.can_be_removed() {
+        text += &format!("mend: build-agent cache verify --share {} --remove-bad\n", share.root().display());
+    }
+    if verified.bad.contains_key(verify::CLOSED) {
+        text += &format!("mend: chmod -R a+rX {}\n", share.root().display());
+    }
+    text += &format!("{} in {:.1} s\n", count(verified.operations, "operation"), verified.seconds);
+    if !verified.complete {
+        text += "stopped before the end\n";
+    }
+    text
+}

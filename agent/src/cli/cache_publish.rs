@@ -1,0 +1,78 @@
+//! `build-agent cache publish`: local caches to a share, by a person's word.
+
+use std::path::{Path, PathBuf};
+
+use crate::cache::publish::{Published, Sources};
+use crate::cache::{Access, Share, Tiers, Trust};
+use crate::config::AgentEnvironment;
+use crate::error::{Error, Result};
+use crate::events::{self, What};
+use crate::exec::{Interrupt, Interrupted, Redactor};
+use crate::outcome::{ExitStatus, Outcome};
+use crate::report::{self, Plain, Sink};
+use crate::stages;
+use crate::yocto::Release;
+
+use super::arguments;
+use super::job::{listen_for_signals, paint};
+
+/// Publishes and says what came of it. Unlike in a job, a share that does not take all is an error: it
+/// is all that was asked for.
+pub async fn command(args: arguments::CachePublish, environment: &AgentEnvironment) -> Result<ExitStatus> {
+    let sources = sources(&args)?;
+    let share = Share::new(directory(&args.share)?);
+    let trust = Trust::Trusted { why: "a person's word".into() };
+    let tiers = Tiers::new(&share, Access::ReadWrite, &trust);
+    let (emitter, receiver) = events::channel();
+    let interrupt = Interrupt::new(None);
+    listen_for_signals(&interrupt)?;
+    let console: Vec<Box<dyn Sink>> = vec![Box::new(Plain::new(std::io::stdout(), paint(environment)))];
+    let listener = tokio::spawn(report::record(receiver, Redactor::new(environment.secrets()), console));
+    let published = stages::publish::cache::run(sources, &tiers, &emitter, &interrupt).await;
+    let outcome = outcome(&published, &interrupt);
+    let exit = match &outcome {
+        Outcome::NotRun(_) => ExitStatus::Machine,
+        outcome => ExitStatus::of(outcome),
+    };
+    emitter.emit(What::JobFinished { exit, outcome }).await;
+    drop(emitter);
+    listener.await.map_err(|error| Error::internal("the listener of events broke").because(&error))?;
+    Ok(exit)
+}
+
+fn outcome(published: &Published, interrupt: &Interrupt) -> Outcome {
+    let rest = published.counts.failed + published.counts.left;
+    let unfinished = rest > 0 || !published.complete;
+    match (interrupt.state(), &published.trouble) {
+        (Some(Interrupted::Cancelled), _) if unfinished => Outcome::Cancelled("a signal stopped it".into()),
+        (_, Some(trouble)) => Outcome::NotRun(trouble.reason.clone()),
+        _ if unfinished => Outcome::NotRun(format!("not everything is published ({rest} objects)")),
+        _ => Outcome::Passed,
+    }
+}
+
+/// The directories, with links resolved: the person who names a link means what it leads to. What is
+/// not named is a place where nothing is.
+fn sources(args: &arguments::CachePublish) -> Result<Sources> {
+    let release = Release::find(&args.release).ok_or_else(|| {
+        let known: Vec<_> = Release::names().collect();
+        Error::usage(format!("`{}` is no release that is known", args.release))
+            .hint(format!("name one of {}", known.join(", ")))
+    })?;
+    let local = |path: &Option<PathBuf>| path.as_deref().map(directory).transpose();
+    let (sstate, downloads) = (local(&args.sstate)?, local(&args.downloads)?);
+    Ok(Sources {
+        sstate: sstate.unwrap_or_default(),
+        downloads: downloads.unwrap_or_default(),
+        release: release.name.into(),
+    })
+}
+
+fn directory(path: &Path) -> Result<PathBuf> {
+    let found = fs_err::canonicalize(path)
+        .map_err(|error| Error::usage(format!("`{}` cannot be used", path.display())).because(&error))?;
+    match found.is_dir() {
+        true => Ok(found),
+        false => Err(Error::usage(format!("`{}` is not a directory", path.display()))),
+    }
+}

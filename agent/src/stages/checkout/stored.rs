@@ -1,0 +1,376 @@
+//! One repo's checkout: out of a store where it is there, else made for the stores.
+
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+use crate::cache::layers::{
+    self, Content, Entry, Guard, LayerStore, Listed, Part, Proof, Record, RepoName, Witness,
+};
+use crate::cache::{Share, Tier, TierKind, Tiers, Traffic};
+use crate::config::{GitSource, Wanted};
+use crate::error::{Class, Error, Result};
+use crate::exec::{Runner, User};
+use crate::git::{self, Access, Git, Seed};
+
+use super::usable::{usable_here, usable_on_share};
+
+/// Where checkouts are kept, and what this job may do there.
+pub struct Stores {
+    /// The share's, where the job may read it.
+    shared: Option<LayerStore>,
+    /// Whether the job may add to it.
+    adds: bool,
+    local: LayerStore,
+    /// Runs layer code; `None`: the agent's own user does.
+    layer_user: Option<User>,
+    /// What was done on the share.
+    traffic: Mutex<Traffic>,
+}
+
+/// How a checkout came to be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// Made now.
+    Cloned,
+    /// It lay in a store.
+    Stored,
+}
+
+impl How {
+    pub const fn word(self) -> &'static str {
+        match self {
+            How::Cloned => "cloned",
+            How::Stored => "stored",
+        }
+    }
+}
+
+/// A checkout that lies ready.
+#[derive(Clone, Debug)]
+pub struct Obtained {
+    pub entry: Entry,
+    pub how: How,
+    /// In the share's store, not in this machine's.
+    pub is_shared: bool,
+}
+
+/// A repo that is wanted.
+struct Order<'a> {
+    stores: &'a Stores,
+    runner: &'a Runner,
+    access: &'a Access,
+    name: &'a str,
+    source: &'a GitSource,
+    repo: RepoName,
+}
+
+impl Stores {
+    /// Only the tier that trusted builds wrote counts: a pull request's own part holds no checkouts.
+    ///
+    /// # Errors
+    /// When there is no place for the local store.
+    pub fn new(local: PathBuf, tiers: &Tiers, layer_user: Option<User>) -> Result<Stores> {
+        fs_err::create_dir_all(&local)?;
+        // Git and BitBake resolve links, and a file's path has to be one and the same.
+        let real = |tier: &Tier| fs_err::canonicalize(tier.share.root()).ok();
+        let shared = tiers.read.iter().find(|tier| tier.kind == TierKind::Shared);
+        Ok(Stores {
+            shared: shared.and_then(real).map(|root| LayerStore::new(Share::new(root).layers())),
+            adds: tiers.write.as_ref().is_some_and(|tier| tier.kind == TierKind::Shared),
+            local: LayerStore::new(fs_err::canonicalize(local)?),
+            layer_user,
+            traffic: Mutex::default(),
+        })
+    }
+
+    /// What was done on the share.
+    pub fn into_traffic(self) -> Traffic {
+        self.traffic.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    pub fn local(&self) -> &LayerStore {
+        &self.local
+    }
+
+    fn count(&self, traffic: Traffic) {
+        *self.traffic.lock().unwrap_or_else(std::sync::PoisonError::into_inner) += traffic;
+    }
+
+    /// A checkout of the wanted commit.
+    ///
+    /// # Errors
+    /// Upstream when a server has to be asked and cannot be reached; usage when it does not have what
+    /// is wanted; machine for the disk and permissions; cancelled and out of time.
+    pub async fn obtain(
+        &self,
+        runner: &Runner,
+        access: &Access,
+        name: &str,
+        source: &GitSource,
+    ) -> Result<Obtained> {
+        let repo = RepoName::of(&source.url);
+        let order = Order { stores: self, runner, access, name, source, repo };
+        let commit = order.commit().await?;
+        if let Some(found) = order.find(&commit).await? {
+            return Ok(found);
+        }
+        let entry = order.make().await?;
+        Ok(Obtained { entry, how: How::Cloned, is_shared: false })
+    }
+}
+
+impl Order<'_> {
+    fn git(&self, safe: &[PathBuf]) -> Result<Git<'_>> {
+        Git::new(self.runner, self.access, self.name, Some(&self.source.url), safe)
+    }
+
+    /// The commit that is wanted now.
+    async fn commit(&self) -> Result<String> {
+        match git::pinned(self.name, self.source)? {
+            Some(commit) => Ok(commit),
+            None => {
+                let (git, cwd) = (self.git(&[])?, self.stores.local.root());
+                git::resolve(&git, self.name, &self.source.url, &self.source.wanted, cwd).await
+            }
+        }
+    }
+
+    /// The branch that the commit has to lie on and whether it does has to be known.
+    fn asked_proof(&self) -> Option<Proof> {
+        match &self.source.wanted {
+            Wanted::CommitOnBranch { branch, .. } => Some(self.proof(branch)),
+            _ => None,
+        }
+    }
+
+    /// What a fetch has shown.
+    fn shown_proof(&self) -> Option<Proof> {
+        match &self.source.wanted {
+            Wanted::Branch(branch) if self.source.locked.is_none() => Some(self.proof(branch)),
+            _ => self.asked_proof(),
+        }
+    }
+
+    fn proof(&self, branch: &str) -> Proof {
+        Proof { url: git::display_url(&self.source.url), branch: branch.to_owned() }
+    }
+
+    async fn find(&self, commit: &str) -> Result<Option<Obtained>> {
+        let Some(entry) = self.in_stores(commit).await? else { return Ok(None) };
+        let is_shared = self.is_shared(&entry);
+        if let Some(proof) = self.asked_proof().filter(|proof| !entry.is_proven(proof)) {
+            self.prove(&entry).await?;
+            self.note(&entry, proof).await;
+        }
+        if !is_shared {
+            self.share(&entry, false).await;
+        }
+        Ok(Some(Obtained { entry, how: How::Stored, is_shared }))
+    }
+
+    fn is_shared(&self, entry: &Entry) -> bool {
+        let shared = self.stores.shared.as_ref();
+        shared.is_some_and(|store| entry.directory().starts_with(store.root()))
+    }
+
+    /// The first store's entry that may be used.
+    async fn in_stores(&self, commit: &str) -> Result<Option<Entry>> {
+        if let Some(store) = &self.stores.shared
+            && let Some(entry) = self.in_shared(store.entry(&self.repo, commit)).await
+        {
+            return Ok(Some(entry));
+        }
+        self.in_local(self.stores.local.entry(&self.repo, commit)).await
+    }
+
+    /// A share that makes trouble is no share.
+    async fn in_shared(&self, entry: Entry) -> Option<Entry> {
+        let begun = std::time::Instant::now();
+        let (looked, user) = (entry.clone(), self.stores.layer_user.clone());
+        let found = blocking(move || Ok(usable_on_share(&looked, user.as_ref()))).await;
+        let seconds_waited = begun.elapsed().as_secs_f64();
+        // About as many as the look at owners, the top of `.git` and the record takes.
+        let traffic = Traffic { operations: 16, seconds_waited, ..Traffic::default() };
+        let objects_read = u64::from(matches!(found, Ok(Ok(true))));
+        self.stores.count(Traffic { objects_read, ..traffic });
+        match found.unwrap_or_else(|error| Err(error.message)) {
+            Ok(true) => {
+                if self.stores.adds {
+                    // The pruner goes by it; it goes by the age of the entry, too.
+                    let _ = entry.mark_used();
+                }
+                Some(entry)
+            }
+            Ok(false) => None,
+            Err(why) => {
+                let place = entry.directory();
+                let message = format!("the stored checkout `{}` is not used: {why}", place.display());
+                let hint = "delete it from the share; a trusted build stores it again";
+                self.runner.events.warn(message, Some(hint.into())).await;
+                None
+            }
+        }
+    }
+
+    async fn in_local(&self, entry: Entry) -> Result<Option<Entry>> {
+        if !entry.is_there()? {
+            return Ok(None);
+        }
+        // First, so that another job does not take it for unused meanwhile.
+        entry.mark_used()?;
+        let (looked, user) = (entry.clone(), self.stores.layer_user.clone());
+        match blocking(move || Ok(usable_here(&looked, user.as_ref()))).await? {
+            Ok(()) => Ok(Some(entry)),
+            Err(damage) => {
+                let place = entry.directory();
+                let message = format!(
+                    "the stored checkout `{}` cannot be relied on and is made anew: {damage}",
+                    place.display()
+                );
+                self.runner.events.warn(message, None).await;
+                let gone = entry.clone();
+                blocking(move || gone.remove()).await?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Shows that the commit of an entry lies on its branch.
+    async fn prove(&self, entry: &Entry) -> Result<()> {
+        let part = Part::begin(&self.stores.local, &self.repo)?;
+        let git = self.git(&[part.tree()])?;
+        git::prove(&git, &part.tree(), self.name, self.source, Some(&seed(entry))).await
+    }
+
+    /// Notes a proof where that is allowed; it can be made again.
+    async fn note(&self, entry: &Entry, proof: Proof) {
+        if self.is_shared(entry) && !self.stores.adds {
+            return;
+        }
+        if let Err(error) = entry.prove(proof) {
+            self.runner.events.warn(error.message, None).await;
+        }
+    }
+
+    /// Clones into the local store.
+    async fn make(&self) -> Result<Entry> {
+        let part = Part::begin(&self.stores.local, &self.repo)?;
+        let git = self.git(&[part.tree()])?;
+        let older = self.seed().await;
+        let cloned = git::clone(&git, &part.tree(), self.name, self.source, older.as_ref()).await?;
+
+        let (part, content) = blocking(move || part.seal().map(|content| (part, content))).await?;
+        let commit = cloned.commit;
+        let (url, short) = (git::display_url(&self.source.url), self.repo.short().to_owned());
+        let mut record = Record::new(url, commit.clone(), short, &cloned.object, cloned.tree);
+        if !record.is_plainly(&content) {
+            self.explain(&git, &part, &content, &mut record).await?;
+        }
+        let (entry, new) = blocking(move || part.finish(&record)).await?;
+        if !new && self.in_local(entry.clone()).await?.is_none() {
+            let message =
+                format!("another job made `{}` at the same time, and it is damaged", self.repo.directory());
+            return Err(Error::machine(message).hint("run the job again"));
+        }
+        entry.mark_used()?;
+        if let Some(proof) = self.shown_proof() {
+            self.note(&entry, proof).await;
+        }
+        self.share(&entry, new).await;
+        Ok(entry)
+    }
+
+    /// What of the commit is not in the work tree as it is: submodules, and files that attributes change.
+    async fn explain(
+        &self,
+        git: &Git<'_>,
+        part: &Part,
+        content: &Content,
+        record: &mut Record,
+    ) -> Result<()> {
+        let listed = git::listing(git, &part.tree(), self.name, &record.commit).await?;
+        let listed: Vec<Listed> =
+            listed.into_iter().map(|[mode, id, path]| Listed { mode, id, path }).collect();
+        let altered = record.explain(content, &listed);
+        if altered.is_empty() {
+            return Ok(());
+        }
+        git::write_again(git, &part.tree(), self.name, &altered, &part.second()).await?;
+        part.compare_with_second(&altered)
+    }
+
+    /// A whole older checkout of the repository, here or on the share.
+    async fn seed(&self) -> Option<Seed> {
+        let stores = self.stores;
+        let (local, shared) = (stores.local.clone(), stores.shared.clone());
+        let (repo, user) = (self.repo.clone(), stores.layer_user.clone());
+        let newest = move || {
+            let here = local.newest(&repo).filter(|entry| usable_here(entry, user.as_ref()).is_ok());
+            Ok(here.or_else(|| {
+                let there = shared.and_then(|store| store.newest(&repo))?;
+                usable_on_share(&there, user.as_ref()).is_ok_and(|usable| usable).then_some(there)
+            }))
+        };
+        blocking(newest).await.ok().flatten().map(|entry| seed(&entry))
+    }
+
+    /// Adds an entry of this machine to the share, for the next builds. That it cannot be done costs
+    /// them time and is no fault of this job.
+    async fn share(&self, entry: &Entry, just_made: bool) {
+        let Some(store) = self.stores.shared.as_ref().filter(|_| self.stores.adds) else { return };
+        match self.try_to_share(entry, store, just_made).await {
+            Ok(()) => {}
+            // The next stage says so, too.
+            Err(error) if matches!(error.class, Class::Cancelled | Class::OutOfTime) => {}
+            Err(error) => {
+                let message =
+                    format!("the checkout of {} could not be added to the share: {error}", self.name);
+                self.runner.events.warn(message, Some("look at its space and permissions".into())).await;
+            }
+        }
+    }
+
+    async fn try_to_share(&self, entry: &Entry, store: &LayerStore, just_made: bool) -> Result<()> {
+        let shared = store.entry(&self.repo, &entry.commit);
+        let there = shared.clone();
+        if blocking(move || there.is_there()).await? {
+            return Ok(());
+        }
+        if !just_made {
+            let git = self.git(&[entry.tree()])?;
+            if let Some(damage) = git::damage(&git, &entry.tree()).await? {
+                return Err(Error::machine(format!("`{}` is damaged: {damage}", entry.tree().display())));
+            }
+        }
+        let (from, to, interrupt) = (entry.clone(), store.clone(), self.runner.interrupt.clone());
+        // What layer code could have changed since it was made has to prove itself once more.
+        let witness = match layers::guard(entry, self.stores.layer_user.as_ref())? {
+            Guard::Open { .. } if !just_made => Witness::CommitAlone,
+            _ => Witness::CommitAndRecord,
+        };
+        let added = blocking(move || layers::add(&from, &to, witness, &interrupt)).await?;
+        self.stores.count(added.traffic);
+        if let Some(proof) = self.shown_proof() {
+            self.note(&shared, proof).await;
+        }
+        Ok(())
+    }
+}
+
+fn seed(entry: &Entry) -> Seed {
+    Seed { path: entry.tree(), commit: entry.commit.clone() }
+}
+
+/// Work that waits for files, out of the way of everything else.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(Error::internal("work on the layer store broke").because(&error)))
+}
+
+#[cfg(test)]
+#[path = "stored_tests.rs"]
+mod tests;
+
+#[cfg(test)]
+#[path = "stored_share_tests.rs"]
+mod share_tests;

@@ -1,0 +1,460 @@
+//! `build-agent cache publish` on shares that are killed, full, read-only, slow, faulty and hostile.
+//!
+//! What must hold after each of them: a name that a reader would take stands for the whole of an
+//! object, and the next publish completes the share.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use build_agent_tests::{BUILD_USER, Ran, Running, SlowFs, agent, skip};
+use nix::sys::signal::Signal;
+use nix::unistd::{User, chown, geteuid, mkfifo};
+use tempfile::TempDir;
+
+/// A share, the local directories of a build, and a place for what agents print.
+struct Place {
+    base: TempDir,
+}
+
+impl Place {
+    /// Below /var/tmp and readable by everybody, or other users would not get to it.
+    fn new() -> Place {
+        let base = tempfile::Builder::new().prefix("build-agent-test-").tempdir_in("/var/tmp").unwrap();
+        std::fs::set_permissions(base.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        for directory in ["share", "mount", "out", "sstate", "downloads"] {
+            std::fs::create_dir(base.path().join(directory)).unwrap();
+        }
+        Place { base }
+    }
+
+    fn path(&self, below: &str) -> PathBuf {
+        self.base.path().join(below)
+    }
+
+    /// Makes objects of some KiB each, an archive with its `.siginfo`, and as many downloads by tens.
+    fn fill(&self, objects: u64) {
+        for number in 0..objects {
+            let hash = format!("{:064x}", (number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            let hash = &hash[48..].repeat(4);
+            let directory = self.path(&format!("sstate/{}/{}", &hash[..2], &hash[2..4]));
+            std::fs::create_dir_all(&directory).unwrap();
+            let name =
+                format!("sstate:r{number}:core2-64-poky-linux:1.0:r0:core2-64:12:{hash}_package.tar.zst");
+            std::fs::write(directory.join(&name), bytes(number, 2000 + 977 * number as usize % 90_000))
+                .unwrap();
+            std::fs::write(directory.join(format!("{name}.siginfo")), bytes(number, 1500)).unwrap();
+            if number % 10 == 0 {
+                self.download(&format!("source-{number}.tar.gz"), &bytes(number, 300_000));
+            }
+        }
+    }
+
+    /// A download that BitBake has found to be right.
+    fn download(&self, name: &str, content: &[u8]) {
+        std::fs::write(self.path("downloads").join(name), content).unwrap();
+        std::fs::write(self.path("downloads").join(format!("{name}.done")), "").unwrap();
+    }
+
+    fn command(&self, share: &Path) -> Command {
+        let mut command = agent();
+        command.args(["cache", "publish", "--release", "scarthgap", "--share"]).arg(share);
+        command.arg("--sstate").arg(self.path("sstate")).arg("--downloads").arg(self.path("downloads"));
+        command
+    }
+
+    fn start(&self, share: &Path) -> Running {
+        Running::start(self.command(share), &self.path("out"))
+    }
+
+    fn publish(&self, share: &Path) -> Ran {
+        self.start(share).wait()
+    }
+
+    /// Where each local object would be in the share, with its content.
+    fn wanted(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+        let mut wanted = BTreeMap::new();
+        for (path, content) in files(&self.path("sstate")) {
+            wanted.insert(Path::new("sstate/scarthgap").join(path), content);
+        }
+        for (path, content) in files(&self.path("downloads")) {
+            if path.extension().is_none_or(|extension| extension != "done") {
+                wanted.insert(Path::new("downloads").join(path), content);
+            }
+        }
+        wanted
+    }
+
+    /// Fails unless all that a reader would find in the share is whole. Returns how many files it finds.
+    #[track_caller]
+    fn assert_whole(&self, share: &Path) -> usize {
+        let wanted = self.wanted();
+        let found: BTreeMap<_, _> = files(share).into_iter().filter(|(path, _)| !is_part(path)).collect();
+        for (path, content) in &found {
+            let whole = wanted.get(path) == Some(content);
+            assert!(whole, "{} has {} bytes that are not its source's", path.display(), content.len());
+            let siginfo = PathBuf::from(format!("{}.siginfo", path.display()));
+            let complete = !wanted.contains_key(&siginfo) || found.contains_key(&siginfo);
+            assert!(complete, "{} without its companion", path.display());
+        }
+        found.len()
+    }
+
+    /// Fails unless everything is in the share.
+    #[track_caller]
+    fn assert_complete(&self, share: &Path) {
+        assert_eq!(self.assert_whole(share), self.wanted().len());
+    }
+}
+
+fn is_part(path: &Path) -> bool {
+    let name = path.file_name().unwrap().to_str().unwrap();
+    name.starts_with(".build-agent.") && name.ends_with(".part")
+}
+
+/// The regular files below a directory.
+fn files(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mut left = vec![root.to_path_buf()];
+    while let Some(directory) = left.pop() {
+        for entry in std::fs::read_dir(&directory).unwrap() {
+            let path = entry.unwrap().path();
+            let kind = path.symlink_metadata().unwrap().file_type();
+            if kind.is_dir() {
+                left.push(path);
+            } else if kind.is_file() {
+                found.insert(path.strip_prefix(root).unwrap().to_path_buf(), std::fs::read(&path).unwrap());
+            }
+        }
+    }
+    found
+}
+
+/// Bytes that no other object has.
+fn bytes(seed: u64, length: usize) -> Vec<u8> {
+    let mut random = Random(seed + 1);
+    std::iter::repeat_with(|| random.next().to_le_bytes()).flatten().take(length).collect()
+}
+
+/// Numbers that are the same in each run (xorshift).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+}
+
+/// A mount that goes away with the value. `None`, said aloud, where mounting is not allowed.
+struct Mount(PathBuf);
+
+impl Mount {
+    fn new(test: &str, at: &Path, words: &[&str]) -> Option<Mount> {
+        let mounted = Command::new("mount").args(words).arg(at).output();
+        match mounted {
+            Ok(output) if output.status.success() => Some(Mount(at.into())),
+            Ok(output) => {
+                let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+                skip(test, &format!("mount {} is refused: {why}", words.join(" ")));
+                None
+            }
+            Err(error) => {
+                skip(test, &format!("mount: {error}"));
+                None
+            }
+        }
+    }
+
+    fn remount(&self, options: &str) {
+        let done = Command::new("mount").args(["-o", options]).arg(&self.0).status().unwrap();
+        assert!(done.success(), "mount -o {options}");
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_publish_killed_at_any_moment_leaves_only_whole_objects() {
+    const ROUNDS: u32 = 200;
+    let place = Place::new();
+    place.fill(150);
+    let share = place.path("share");
+    let begun = Instant::now();
+    place.publish(&share).assert_code(&[0]);
+    let usual = begun.elapsed();
+    place.assert_complete(&share);
+    let all = place.wanted().len();
+    let mut random = Random(0x5eed);
+    let mut amid = 0;
+    for round in 0..ROUNDS {
+        // Begun anew when all is there: the rounds between go on where the killed one stopped.
+        if place.assert_whole(&share) == all {
+            std::fs::remove_dir_all(&share).unwrap();
+            std::fs::create_dir(&share).unwrap();
+        }
+        let running = place.start(&share);
+        std::thread::sleep(usual.mul_f64(random.next() as f64 / u64::MAX as f64));
+        running.signal(Signal::SIGKILL);
+        running.wait();
+        let found = place.assert_whole(&share);
+        let parts = files(&share).keys().filter(|path| is_part(path)).count();
+        amid += u32::from((found > 0 && found < all) || parts > 0);
+        assert!(found <= all, "round {round}");
+    }
+    assert!(amid > ROUNDS / 20, "only {amid} of {ROUNDS} kills came while objects were on their way");
+    place.publish(&share).assert_code(&[0]);
+    place.assert_complete(&share);
+}
+
+#[test]
+fn two_agents_at_once_complete_one_share() {
+    let place = Place::new();
+    place.fill(300);
+    let share = place.path("share");
+    let both = [place.start(&share), place.start(&share)];
+    for running in both {
+        running.wait().assert_code(&[0]);
+    }
+    place.assert_complete(&share);
+    assert!(!files(&share).keys().any(|path| is_part(path)));
+}
+
+#[test]
+fn a_share_without_hard_links_is_completed_by_renaming() {
+    let place = Place::new();
+    place.fill(100);
+    let (source, options) =
+        (place.path("share"), ["--metadata-ms", "0", "--create-ms", "1", "--no-hard-links"]);
+    let test = "a_share_without_hard_links_is_completed_by_renaming";
+    let Some(slow) = SlowFs::mount(test, &source, &place.path("mount"), &options) else { return };
+    let both = [place.start(slow.path()), place.start(slow.path())];
+    for running in both {
+        running.wait().assert_code(&[0]);
+    }
+    place.assert_complete(&source);
+    assert!(!files(&source).keys().any(|path| is_part(path)));
+}
+
+/// On NFS a request whose answer got lost is sent again, and fails because it was done.
+#[test]
+fn what_was_done_and_answered_with_an_error_is_done() {
+    let test = "what_was_done_and_answered_with_an_error_is_done";
+    let table: [&[&str]; 3] = [
+        &["--late", "link:5:EEXIST"],
+        &["--late", "link:5:ENOENT"],
+        &["--no-hard-links", "--late", "rename:5:ENOENT"],
+    ];
+    for fault in table {
+        let place = Place::new();
+        place.fill(40);
+        let options = [&["--metadata-ms", "0", "--create-ms", "0"], fault].concat();
+        let Some(slow) = SlowFs::mount(test, &place.path("share"), &place.path("mount"), &options) else {
+            return;
+        };
+        let ran = place.publish(slow.path());
+        ran.assert_code(&[0]);
+        ran.assert_says(&["44 objects"]);
+        place.assert_complete(&place.path("share"));
+        assert!(!files(&place.path("share")).keys().any(|path| is_part(path)), "{fault:?}");
+    }
+}
+
+/// Each fault costs the objects that it hits; what has a name is whole, and the next run completes it.
+#[test]
+fn a_faulty_share_holds_whole_objects_and_is_completed_later() {
+    let test = "a_faulty_share_holds_whole_objects_and_is_completed_later";
+    let table = [
+        ("write:EIO:every=7", 3, "Input/output error"),
+        ("fsync:EIO:every=7", 3, "Input/output error"),
+        ("create:EIO:every=7", 3, "Input/output error"),
+        ("link:EIO:every=7", 3, "Input/output error"),
+        ("fsync:ENOSPC:after=20", 3, "No space left on device"),
+        ("fsync:EDQUOT:after=20", 3, "quota exceeded"),
+        ("write:EDQUOT:after=20", 3, "quota exceeded"),
+        ("create:EACCES", 3, "Permission denied"),
+        ("create:EROFS", 3, "Read-only file system"),
+        ("create:ESTALE:every=9", 0, "99 objects"),
+        ("unlink:EIO:every=3", 0, "99 objects"),
+    ];
+    for (fault, code, says) in table {
+        let place = Place::new();
+        place.fill(90);
+        let share = place.path("share");
+        let options = ["--metadata-ms", "0", "--create-ms", "0", "--fault", fault];
+        let Some(slow) = SlowFs::mount(test, &share, &place.path("mount"), &options) else { return };
+        let ran = place.publish(slow.path());
+        println!("{fault}:\n{}", ran.output());
+        ran.assert_code(&[code]);
+        ran.assert_says(&[says]);
+        drop(slow);
+        place.assert_whole(&share);
+        place.publish(&share).assert_code(&[0]);
+        place.assert_complete(&share);
+    }
+}
+
+#[test]
+fn a_share_that_hangs_does_not_keep_the_agent() {
+    let place = Place::new();
+    place.fill(20);
+    let options = ["--metadata-ms", "0", "--create-ms", "0", "--hang", "fsync"];
+    let test = "a_share_that_hangs_does_not_keep_the_agent";
+    let share = place.path("share");
+    let Some(slow) = SlowFs::mount(test, &share, &place.path("mount"), &options) else { return };
+    let mut running = place.start(slow.path());
+    running.wait_until("a file on its way", || files(&share).keys().any(|path| is_part(path)));
+    running.signal(Signal::SIGTERM);
+    let says = |word: &str| {
+        files(&place.path("out")).values().any(|said| String::from_utf8_lossy(said).contains(word))
+    };
+    running.wait_until("its last word", || says("the share does not answer"));
+    // Unlike NFS, FUSE does not let go of a process that waits for it, not even of a dead one.
+    drop(slow);
+    running.wait().assert_code(&[130]);
+    assert_eq!(place.assert_whole(&share), 0);
+}
+
+#[test]
+fn a_full_share_keeps_what_it_took_and_says_so() {
+    let place = Place::new();
+    place.fill(150);
+    let share = place.path("share");
+    let test = "a_full_share_keeps_what_it_took_and_says_so";
+    let Some(mount) = Mount::new(test, &share, &["-t", "tmpfs", "-o", "size=3m", "build-agent-test"]) else {
+        return;
+    };
+    let ran = place.publish(&share);
+    ran.assert_code(&[3]);
+    ran.assert_says(&[
+        "the share did not take all",
+        "No space left on device",
+        "failed",
+        "left",
+        "cache prune",
+    ]);
+    assert!(place.assert_whole(&share) > 0, "{}", ran.output());
+    assert!(!files(&share).keys().any(|path| is_part(path)), "what did not fit takes no room");
+    mount.remount("remount,size=200m");
+    place.publish(&share).assert_code(&[0]);
+    place.assert_complete(&share);
+}
+
+#[test]
+fn a_read_only_share_is_said() {
+    let place = Place::new();
+    place.fill(60);
+    let share = place.path("share");
+    let bound = share.to_str().unwrap().to_owned();
+    let test = "a_read_only_share_is_said";
+    let Some(mount) = Mount::new(test, &place.path("mount"), &["--bind", &bound]) else { return };
+    mount.remount("remount,bind,ro");
+    let ran = place.publish(&place.path("mount"));
+    ran.assert_code(&[3]);
+    ran.assert_says(&["Read-only file system", "0 objects (0 bytes) published"]);
+    drop(mount);
+    assert!(files(&share).is_empty());
+}
+
+/// The build user's id, for tests that need a second user. Said aloud where there is none.
+fn other_user(test: &str) -> Option<User> {
+    let user = User::from_name(BUILD_USER).ok().flatten();
+    if !geteuid().is_root() || user.is_none() {
+        skip(test, &format!("it needs root and a user `{BUILD_USER}`"));
+        return None;
+    }
+    user
+}
+
+#[test]
+fn a_share_of_somebody_else_is_said() {
+    let test = "a_share_of_somebody_else_is_said";
+    let Some(user) = other_user(test) else { return };
+    let place = Place::new();
+    place.fill(60);
+    let mut command = place.command(&place.path("share"));
+    command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
+    let ran = Running::start(command, &place.path("out")).wait();
+    ran.assert_code(&[3]);
+    ran.assert_says(&["Permission denied", "0 objects (0 bytes) published", "docs/trust.md"]);
+}
+
+#[test]
+fn what_layer_code_plants_locally_leads_nowhere() {
+    let test = "what_layer_code_plants_locally_leads_nowhere";
+    let Some(user) = other_user(test) else { return };
+    let place = Place::new();
+    place.fill(3);
+    let secret = place.path("secret");
+    std::fs::write(&secret, "nobody else may read this").unwrap();
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+    place.download("honest.tar.gz", b"source");
+    for (name, plant) in [
+        ("linked.tar.gz", &(|path: &Path| symlink(&secret, path).unwrap()) as &dyn Fn(&Path)),
+        ("shared.tar.gz", &|path| std::fs::hard_link(&secret, path).unwrap()),
+        ("fifo.tar.gz", &|path| mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap()),
+        ("directory.tar.gz", &|path| std::fs::create_dir(path).unwrap()),
+        ("two\nlines.tar.gz", &|path| std::fs::write(path, "x").unwrap()),
+        ("\u{1b}[31mred.tar.gz", &|path| std::fs::write(path, "x").unwrap()),
+    ] {
+        plant(&place.path("downloads").join(name));
+        std::fs::write(place.path("downloads").join(format!("{name}.done")), "").unwrap();
+    }
+    let long = format!("{}.tar.gz", "n".repeat(243));
+    place.download(&long, b"long");
+    // The whole shared state in the place of a link to somewhere else.
+    std::fs::create_dir(place.path("elsewhere")).unwrap();
+    symlink(place.path("elsewhere"), place.path("sstate/zz")).unwrap();
+    for path in ["downloads", "sstate"] {
+        chown(&place.path(path), Some(user.uid), Some(user.gid)).unwrap();
+    }
+    let ran = place.publish(&place.path("share"));
+    ran.assert_says(&["shared.tar.gz: it belongs to another user", "neither a file nor a link"]);
+    let found: BTreeSet<_> = files(&place.path("share/downloads")).into_keys().collect();
+    let wanted = ["honest.tar.gz", "source-0.tar.gz", &long].map(PathBuf::from);
+    assert_eq!(found, wanted.into());
+    assert!(!ran.output().contains('\u{1b}') || ran.output().contains("\u{1b}[0m"), "{:?}", ran.output());
+}
+
+#[test]
+fn a_file_that_grows_while_it_is_read_is_not_published() {
+    let place = Place::new();
+    let name = "growing.tar.gz";
+    place.download(name, &vec![b'x'; 100 << 20]);
+    // Younger than whatever is written from now on.
+    let stamp =
+        std::fs::File::options().write(true).open(place.path("downloads/growing.tar.gz.done")).unwrap();
+    stamp.set_modified(SystemTime::now() + Duration::from_secs(3600)).unwrap();
+    let mut growing = std::fs::File::options().append(true).open(place.path("downloads").join(name)).unwrap();
+    let share = place.path("share");
+    let running = place.start(&share);
+    let ended = AtomicBool::new(false);
+    let ran = std::thread::scope(|scope| {
+        // Many times while so many bytes are read.
+        scope.spawn(|| {
+            while !ended.load(Ordering::Relaxed) {
+                growing.write_all(b"more").unwrap();
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let ran = running.wait();
+        ended.store(true, Ordering::Relaxed);
+        ran
+    });
+    ran.assert_code(&[3]);
+    ran.assert_says(&["growing.tar.gz: it changed while it was read"]);
+    assert!(files(&share).is_empty());
+}

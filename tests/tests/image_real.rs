@@ -1,0 +1,130 @@
+//! A check with real BitBake inside of the image, without any network: `BUILD_AGENT_TEST_POKY` is a clone of poky on
+//! this machine, which stands where the manifest's address leads.
+//!
+//! Minutes of all cores; the image as in `image.rs`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use build_agent_tests::{cases, commit, copy_tree, git, json, repository, skip};
+
+/// Nobody of this machine and nobody of the image.
+const STRANGER: u32 = 48_611;
+
+/// What the fixture's manifest says for machines without network, and a world of three recipes.
+const SMALL_WORLD: &str = "CONNECTIVITY_CHECK_URIS = \"\"\n\
+    INHERIT:remove = \"uninative\"\n\
+    BB_NO_NETWORK = \"1\"\n\
+    EXCLUDE_FROM_WORLD = \"1\"\n\
+    EXCLUDE_FROM_WORLD:pn-zlib = \"\"\n\
+    EXCLUDE_FROM_WORLD:pn-base-files = \"\"\n\
+    EXCLUDE_FROM_WORLD:pn-greeting = \"\"\n";
+
+fn docker<S: AsRef<std::ffi::OsStr>>(words: impl IntoIterator<Item = S>) -> Output {
+    Command::new("docker").args(words).output().expect("docker starts")
+}
+
+fn said(output: &Output) -> String {
+    [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes)).concat()
+}
+
+/// The image and the clone of poky, or why there is nothing to try.
+fn wanted() -> Result<(String, PathBuf), String> {
+    let poky =
+        std::env::var_os("BUILD_AGENT_TEST_POKY").ok_or("BUILD_AGENT_TEST_POKY names no clone of poky")?;
+    let image = std::env::var("BUILD_AGENT_TEST_IMAGE").unwrap_or_else(|_| "build-agent".into());
+    if !Command::new("docker").arg("version").output().is_ok_and(|output| output.status.success()) {
+        return Err("no container engine answers to `docker version`".into());
+    }
+    if !docker(["image", "inspect", &image]).status.success() {
+        return Err(format!("there is no image `{image}` (docker/build {image})"));
+    }
+    if !nix::unistd::geteuid().is_root() {
+        return Err("not run by root, who alone can give a layer away".into());
+    }
+    Ok((image, PathBuf::from(poky)))
+}
+
+struct Volume(String);
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        docker(["volume", "rm", "--force", &self.0]);
+    }
+}
+
+/// A run of the good fixture as `docker run` of these options; fails unless it passes and leaves only the owner's files.
+fn passes(image: &str, poky: &Path, owner: u32, options: &[&str]) {
+    let place = tempfile::Builder::new().prefix("build-agent-image-").tempdir_in("/var/tmp").unwrap();
+    let layer = place.path().join("meta-good");
+    copy_tree(&repository().join("layers-fixtures/meta-good"), &layer);
+    git(&layer, ["init", "--quiet", "--initial-branch", "main"]);
+    commit(&layer, "Begin");
+    assert!(
+        Command::new("chown")
+            .arg("-R")
+            .arg(format!("{owner}:{owner}"))
+            .arg(&layer)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let configuration = place.path().join("gitconfig");
+    let text = "[safe]\n\tdirectory = *\n[url \"file:///upstream/poky\"]\n\tinsteadOf = https://git.yoctoproject.org/poky\n";
+    std::fs::write(&configuration, text).unwrap();
+
+    let volume = Volume(format!("build-agent-test-{}-real", std::process::id()));
+    let bind = |from: &Path, to: &str| format!("--volume={}:{to}", from.display());
+    let output = Command::new("docker")
+        .args([
+            "run",
+            "--rm",
+            "--network=none",
+            "--security-opt=seccomp=unconfined",
+            "--workdir=/src/meta-good",
+        ])
+        .args([bind(&layer, "/src/meta-good"), bind(poky, "/upstream/poky:ro")])
+        .args([bind(&configuration, "/etc/gitconfig:ro"), format!("--volume={}:/work", volume.0)])
+        .args(options)
+        .args([image, "run", "--set", &format!("config.local_conf={SMALL_WORLD}")])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    let result = json(&layer.join("build-agent-out/result.json"));
+    assert_eq!(result["outcome"], "passed", "{}", said(&output));
+    let passed: Vec<String> =
+        cases(&result).into_iter().filter(|(_, outcome)| outcome == "passed").map(|(test, _)| test).collect();
+    for test in ["test_parse", "test_signatures", "test_world", "test_show_environment"] {
+        assert!(passed.iter().any(|name| name == test), "{test}: {passed:?}");
+    }
+    for entry in walkdir(&layer) {
+        assert_eq!(entry.symlink_metadata().unwrap().uid(), owner, "{}", entry.display());
+    }
+}
+
+fn walkdir(top: &Path) -> Vec<PathBuf> {
+    let mut found = vec![top.to_owned()];
+    let mut next = 0;
+    while let Some(path) = found.get(next).cloned() {
+        next += 1;
+        if path.symlink_metadata().unwrap().is_dir() {
+            found.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        }
+    }
+    found
+}
+
+/// One after another, because each takes all cores.
+#[test]
+fn a_good_layer_passes_in_the_image_as_root_and_as_anybody() {
+    let (image, poky) = match wanted() {
+        Ok(wanted) => wanted,
+        Err(reason) => return skip("a_good_layer_passes_in_the_image_as_root_and_as_anybody", &reason),
+    };
+    // As in CodeBuild: the agent stays root and drops for the layer's code.
+    passes(&image, &poky, 0, &[]);
+    passes(&image, &poky, STRANGER, &["--user", &format!("{STRANGER}:{STRANGER}")]);
+}

@@ -1,0 +1,190 @@
+//! The layer store with whole jobs: what one job has checked out the next one uses, whatever happened
+//! to the one before.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use build_agent_tests::{BUILD_USER, Sandbox, skip};
+use nix::sys::signal::Signal;
+use nix::unistd::geteuid;
+
+/// The local store of the sandbox.
+fn store(sandbox: &Sandbox) -> PathBuf {
+    sandbox.work().join("layers")
+}
+
+/// Directories two below the store: entries, and what is in the making.
+fn entries(sandbox: &Sandbox) -> BTreeSet<String> {
+    let names = |path: &Path| -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
+    };
+    let all = names(&store(sandbox)).into_iter().flat_map(|repo| names(&repo));
+    all.map(|path| path.file_name().unwrap().to_string_lossy().into_owned()).collect()
+}
+
+/// How the job came by poky, and where it lies.
+fn poky(sandbox: &Sandbox) -> (String, PathBuf) {
+    let events = std::fs::read_to_string(sandbox.out().join("events.jsonl")).unwrap();
+    let repo = events
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+        .find(|event| event["event"] == "repo")
+        .expect("the repo's event");
+    (repo["how"].as_str().unwrap().to_owned(), repo["path"].as_str().unwrap().into())
+}
+
+#[test]
+fn the_next_job_uses_what_the_first_has_checked_out() {
+    let Some(sandbox) = Sandbox::new("the_next_job_uses_what_the_first_has_checked_out") else { return };
+    sandbox.run().assert_code(&[0]);
+    let (how, path) = poky(&sandbox);
+    assert_eq!(how, "cloned");
+    assert!(path.starts_with(store(&sandbox)) && path.ends_with("poky"), "{path:?}");
+    let file = path.join("bitbake/bin/bitbake");
+    let known = |path: &Path| {
+        let meta = std::fs::metadata(path).unwrap();
+        (meta.ino(), meta.mtime(), meta.mtime_nsec(), meta.size())
+    };
+    let before = known(&file);
+    sandbox.run().assert_code(&[0]);
+    assert_eq!(poky(&sandbox), ("stored".to_owned(), path));
+    assert_eq!(known(&file), before, "BitBake's parse cache knows a file by these");
+    // A job with another name has another work directory below the same top.
+    sandbox.change_manifest("name = \"meta-tested\"", "name = \"other\"");
+    sandbox.run().assert_code(&[0]);
+    assert_eq!(poky(&sandbox).0, "stored");
+    sandbox.behaviour("yocto-check-layer say something new");
+    sandbox.run().assert_code(&[0]);
+    assert_eq!((poky(&sandbox).0.as_str(), entries(&sandbox).len()), ("cloned", 2));
+}
+
+#[test]
+fn two_jobs_at_once_share_one_checkout() {
+    let Some(sandbox) = Sandbox::new("two_jobs_at_once_share_one_checkout") else { return };
+    let jobs: Vec<_> = ["one", "two", "three"]
+        .into_iter()
+        .map(|name| {
+            let mut command = sandbox.command(["run"]);
+            command.arg(sandbox.manifest()).args(["--set", &format!("name={name}")]);
+            command.arg("--work-dir").arg(sandbox.work()).arg("--out").arg(sandbox.path().join(name));
+            sandbox.start(command)
+        })
+        .collect();
+    for job in jobs {
+        job.wait().assert_code(&[0]);
+    }
+    assert_eq!(entries(&sandbox).len(), 1, "{:?}", entries(&sandbox));
+}
+
+#[test]
+fn a_job_that_is_killed_while_it_checks_out_leaves_nothing_in_the_way() {
+    let Some(sandbox) = Sandbox::new("a_job_that_is_killed_while_it_checks_out_leaves_nothing_in_the_way")
+    else {
+        return;
+    };
+    for milliseconds in [0, 5, 15, 30, 60, 90, 120, 160, 200, 250] {
+        let mut running = sandbox.start(sandbox.run_command());
+        let known = entries(&sandbox);
+        running.wait_until("something in the store", || entries(&sandbox) != known);
+        std::thread::sleep(Duration::from_millis(milliseconds));
+        running.signal(Signal::SIGKILL);
+        assert_eq!(running.wait().signal, Some(9), "the kill came after the end");
+        // The next commit has to be checked out anew, so that each kill has something to hit.
+        sandbox.behaviour(&format!("yocto-check-layer say {milliseconds}"));
+    }
+    sandbox.run().assert_code(&[0]);
+    let left = entries(&sandbox);
+    assert!(left.iter().all(|name| !name.ends_with(".part")), "{left:?}");
+    sandbox.run().assert_code(&[0]);
+    assert_eq!(poky(&sandbox).0, "stored");
+}
+
+/// Two machines with one share: each has work directories of its own.
+#[test]
+fn a_trusted_job_puts_its_checkout_on_the_share_and_all_others_use_it_there() {
+    const NAME: &str = "a_trusted_job_puts_its_checkout_on_the_share_and_all_others_use_it_there";
+    let Some(sandbox) = Sandbox::new(NAME) else { return };
+    let share = sandbox.path().join("share");
+    std::fs::create_dir(&share).unwrap();
+    sandbox.write_manifest(&format!("{}\n[cache]\nshare = {share:?}\n", sandbox.manifest_text()));
+    let run = |machine: &str, more: &[&str]| {
+        let mut command = sandbox.command(["run"]);
+        command.arg(sandbox.manifest()).arg("--work-dir").arg(sandbox.path().join(machine));
+        command.arg("--out").arg(sandbox.out()).args(more);
+        sandbox.start(command).wait().assert_code(&[0]);
+        let (how, path) = poky(&sandbox);
+        (how, path.starts_with(&share))
+    };
+    // Stamps that are of no use to other jobs would betray an untrusted one.
+    let there = || -> BTreeSet<PathBuf> { files(&share.join("layers")) };
+    assert_eq!(run("stranger", &[]), ("cloned".into(), false));
+    assert!(there().is_empty(), "{:?}", there());
+    assert_eq!(run("first", &["--trusted"]), ("cloned".into(), false));
+    let stored = there();
+    assert!(stored.iter().any(|path| path.ends_with("poky/bitbake/bin/bitbake")), "{stored:?}");
+    let cache = sandbox.result()["cache"][0].clone();
+    assert_eq!(
+        (cache["tier"].as_str(), cache["traffic"]["objects_written"].as_u64()),
+        (Some("shared"), Some(1)),
+        "{cache}"
+    );
+    assert_eq!(run("second", &["--trusted"]), ("stored".into(), true));
+    assert!(files(&sandbox.path().join("second/layers")).is_empty(), "nothing was copied");
+    let stored = there();
+    assert_eq!(run("stranger", &[]), ("stored".into(), true), "BitBake works on the share's checkout");
+    assert_eq!(there(), stored);
+}
+
+/// All below a directory that is no directory.
+fn files(directory: &Path) -> BTreeSet<PathBuf> {
+    let mut found = BTreeSet::new();
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_type().unwrap().is_dir() {
+            found.extend(files(&entry.path()));
+        } else {
+            found.insert(entry.path());
+        }
+    }
+    found
+}
+
+/// The user that runs layer code reads a checkout with git and BitBake, and cannot change it.
+#[test]
+fn layer_code_can_read_a_checkout_and_not_write_it() {
+    const NAME: &str = "layer_code_can_read_a_checkout_and_not_write_it";
+    if !geteuid().is_root() {
+        return skip(NAME, "layer code has a user of its own only where the agent is root");
+    }
+    let Some(sandbox) = Sandbox::new(NAME) else { return };
+    sandbox.run().assert_code(&[0]);
+    let (_, tree) = poky(&sandbox);
+    let shell = |words: &[&str]| {
+        let mut command = sandbox.command(["shell"]);
+        command.arg(sandbox.manifest()).arg("--work-dir").arg(sandbox.work()).arg("--").args(words);
+        sandbox.start(command).wait()
+    };
+    let tree = tree.to_str().unwrap();
+    // What BitBake asks git in each layer (`oe/buildcfg.py`).
+    for words in [
+        vec!["git", "-C", tree, "rev-parse", "HEAD"],
+        vec!["git", "-C", tree, "diff", "--quiet", "--no-ext-diff"],
+        vec!["git", "-C", tree, "diff", "--quiet", "--no-ext-diff", "--cached"],
+        vec!["test", "-r", "meta/conf/layer.conf"],
+    ] {
+        let words: Vec<String> =
+            words.into_iter().map(|word| word.replace("meta/conf", &format!("{tree}/meta/conf"))).collect();
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        shell(&words).assert_code(&[0]);
+    }
+    let said = shell(&["id", "-un"]);
+    assert!(said.output().contains(BUILD_USER), "{}", said.output());
+    for path in ["meta/new", ".git/hooks", "../entry.json", "../../new"] {
+        let path = format!("{tree}/{path}");
+        shell(&["touch", &path]).assert_code(&[1]);
+    }
+}
