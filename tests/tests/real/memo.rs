@@ -102,14 +102,11 @@ fn told(result: &Value) -> Vec<String> {
     told
 }
 
-/// Without what differs between two plain runs, too: how the display counts.
+/// Without what differs between two plain runs, too: how the display counts, and where it breaks lines.
 fn steady(message: &str) -> String {
-    let counts = |line: &&str| {
-        !["Loaded ", "Loading cache", "Parsing ", "Parsing of", "Initialising", "NOTE: "]
-            .iter()
-            .any(|word| line.trim_start().starts_with(word))
-    };
-    message.lines().filter(counts).collect::<Vec<_>>().join("\n")
+    let display = ["Loaded ", "Loading cache", "Parsing ", "Initialising", "NOTE: ", "done."];
+    let is_display = |line: &&str| display.iter().any(|word| line.trim_start().starts_with(word));
+    message.lines().filter(|line| !is_display(line)).collect::<Vec<_>>().join("\n")
 }
 
 fn outcomes(result: &Value) -> Vec<&str> {
