@@ -174,11 +174,20 @@ fn add_configuration(
     let known: Vec<PathBuf> = trees.iter().cloned().chain([build.to_owned()]).collect();
     for (path, content) in conf {
         let relative = Path::new("conf").join(path);
-        let outside = outside::foreign_path(content, &known).map(|found| found.display().to_string());
+        let refused = |what: String| {
+            Err(Refusal(format!("{} reaches outside of the layers: {what}", relative.display())))
+        };
+        for named in outside::absolute_paths(content) {
+            // Links to checkouts lead to what is covered; that they still do is an input.
+            let real = real(&named)?;
+            if !known.iter().any(|known| real.starts_with(known)) {
+                return refused(named.display().to_string());
+            }
+            inputs.add(format!("where {} leads", readable(named.as_os_str())), real.as_os_str().as_bytes());
+        }
         // A file right in conf/ lies nowhere deep.
-        let line = outside.or_else(|| outside::reaches_out(&relative, content));
-        if let Some(line) = line {
-            return Err(Refusal(format!("{} reaches outside of the layers: {line}", relative.display())));
+        if let Some(line) = outside::reaches_out(&relative, content) {
+            return refused(line);
         }
         inputs.add(readable(relative.as_os_str()), content);
     }

@@ -233,3 +233,23 @@ fn repositories_in_a_skipped_directory_count() {
     scene.write("x/work/repos/meta-y/conf/layer.conf", "X = \"1\"\n");
     assert_ne!(scene.key(), before);
 }
+
+/// Builds see checkouts through links that stay where they are.
+#[test]
+fn layers_behind_links_count_as_what_they_are() {
+    let scene = Scene::new();
+    fs::create_dir(scene.at("work/repos")).unwrap();
+    let link = scene.at("work/repos/x");
+    symlink("../../x", &link).unwrap();
+    let layers = [scene.at("poky/meta"), link.join("meta-x")];
+    fs::write(scene.at("work/build/conf/bblayers.conf"), conf::bblayers(&layers).unwrap()).unwrap();
+    let before = scene.key();
+    scene.write("x/meta-x/x_1.0.bb", "A = \"2\"\n");
+    let changed = scene.key();
+    assert_ne!(changed, before);
+    // The same files at another place.
+    fs::rename(scene.at("x"), scene.at("z")).unwrap();
+    fs::remove_file(&link).unwrap();
+    symlink("../../z", &link).unwrap();
+    assert_ne!(scene.key(), changed);
+}

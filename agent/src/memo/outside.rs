@@ -3,7 +3,7 @@
 //! one costs time, never a wrong answer.
 
 use std::ffi::OsStr;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use regex::Regex;
@@ -105,17 +105,13 @@ fn regex(pattern: &str) -> Regex {
     Regex::new(pattern).expect("a valid pattern")
 }
 
-/// The first absolute path in a configuration text that exists on this machine and lies in none of
-/// the `known` directories.
-pub fn foreign_path(content: &[u8], known: &[PathBuf]) -> Option<PathBuf> {
+/// The absolute paths in a configuration text that exist on this machine.
+pub fn absolute_paths(content: &[u8]) -> Vec<PathBuf> {
     let lines = whole_lines(content).into_iter().map(|(_, line)| line);
     let paths = lines.flat_map(|line| {
         ABSOLUTE.captures_iter(&line).map(|found| PathBuf::from(&found[1])).collect::<Vec<_>>()
     });
-    paths.into_iter().find(|path| {
-        let upward = path.components().any(|part| part == Component::ParentDir);
-        (upward || !known.iter().any(|known| path.starts_with(known))) && path.symlink_metadata().is_ok()
-    })
+    paths.filter(|path| path.symlink_metadata().is_ok()).collect()
 }
 
 #[cfg(test)]
@@ -191,22 +187,23 @@ mod tests {
     }
 
     #[test]
-    fn absolute_paths_in_the_configuration_are_found_where_they_lead_to_something() {
-        let known = [PathBuf::from("/etc/ssl"), PathBuf::from("/nowhere")];
+    fn absolute_paths_are_found_where_they_lead_to_something() {
         for (line, wanted) in [
             ("DL_DIR ?= \"/etc/ssl/x\"", None),
-            ("PREMIRRORS = \"git://.*/.* file:///etc/ssl/certs/\"", None),
+            ("PREMIRRORS = \"git://.*/.* file:///etc/ssl/\"", Some("//etc/ssl/")),
             ("BBMASK = \"/meta/recipes- /meta-poky/recipes-\"", None),
             ("X = \"/etc/passwd\"", Some("/etc/passwd")),
             ("X = \"a:/etc/passwd;b\"", Some("/etc/passwd")),
             ("X = \"${@open('/etc/passwd').read()}\"", Some("/etc/passwd")),
             ("X = \"file:///etc/passwd\"", Some("//etc/passwd")),
             ("require /etc/passwd", Some("/etc/passwd")),
+            ("X = \" \\\n /etc/passwd\"", Some("/etc/passwd")),
             ("X = \"/etc/ssl/../passwd\"", Some("/etc/ssl/../passwd")),
             ("# /etc/passwd", None),
             ("X = \"https://example.org/etc/passwd\"", None),
         ] {
-            assert_eq!(foreign_path(line.as_bytes(), &known), wanted.map(PathBuf::from), "{line}");
+            let wanted: Vec<PathBuf> = wanted.map(PathBuf::from).into_iter().collect();
+            assert_eq!(absolute_paths(line.as_bytes()), wanted, "{line}");
         }
     }
 }
