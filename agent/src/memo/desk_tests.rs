@@ -36,6 +36,7 @@ impl Scene {
             oe_core: at("meta"),
             user: User { name: "me".into(), uid, gid, home: "/".into() },
             own: vec![at("work")],
+            immutable: Vec::new(),
         };
         let (emitter, events) = events::channel();
         let listener = UnixListener::bind(at("desk")).unwrap();

@@ -52,6 +52,8 @@ pub struct Place {
     pub user: User,
     /// The agent's own directories, which may lie in a checkout.
     pub own: Vec<PathBuf>,
+    /// Stores on the share whose checkouts never change: each is read once in a run.
+    pub immutable: Vec<PathBuf>,
 }
 
 /// Everything that the answer depends on.
@@ -82,7 +84,15 @@ pub fn collect(place: &Place, asked: &Asked, cache: &mut StatCache) -> Accepted<
     }
     inputs.add_list(LAYERS, layers.iter().chain(&real_layers).map(|layer| layer.as_os_str().as_bytes()));
     for root in &trees {
-        let listing = tree::read(root, &Surroundings { skip: &place.own, trees: &trees }, cache)?;
+        let around = Surroundings { skip: &place.own, trees: &trees };
+        let is_immutable = place.immutable.iter().any(|store| root.starts_with(store));
+        let listing = match cache.immutable.get(root) {
+            Some(listing) => listing.clone(),
+            None => tree::read(root, &around, cache)?,
+        };
+        if is_immutable {
+            cache.immutable.insert(root.clone(), listing.clone());
+        }
         inputs.add_tree(format!("files of {}", readable(root.as_os_str())), listing);
     }
     Ok(inputs)

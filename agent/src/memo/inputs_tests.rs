@@ -65,6 +65,7 @@ impl Scene {
             oe_core: base.join("poky"),
             user,
             own: vec![base.join("work")],
+            immutable: Vec::new(),
         };
         Scene { top, asked, place }
     }
@@ -252,4 +253,17 @@ fn layers_behind_links_count_as_what_they_are() {
     fs::remove_file(&link).unwrap();
     symlink("../../z", &link).unwrap();
     assert_ne!(scene.key(), changed);
+}
+
+#[test]
+fn only_checkouts_that_never_change_are_read_once() {
+    let mut scene = Scene::new();
+    let mut cache = StatCache::default();
+    let mut key = |scene: &Scene| collect(&scene.place, &scene.asked, &mut cache).unwrap().key();
+    scene.place.immutable = vec![scene.at("poky")];
+    let before = key(&scene);
+    scene.write("poky/meta/zlib_1.0.bb", "A = \"2\"\n");
+    assert_eq!(key(&scene), before);
+    scene.write("x/meta-x/x_1.0.bb", "A = \"2\"\n");
+    assert_ne!(key(&scene), before);
 }

@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime};
 use sha2::{Digest as _, Sha256};
 
 use super::key::Digest;
+use super::tree::Listing;
 use super::wire::{Pack, Unpack};
 use super::{Refusal, outside, read};
 
@@ -44,6 +45,8 @@ pub struct StatCache {
     entries: HashMap<PathBuf, (Stamp, Content)>,
     /// Those that were asked for. Only these are written again: paths of checkouts come and go.
     used: HashSet<PathBuf>,
+    /// Trees that never change, for this run alone.
+    pub immutable: HashMap<PathBuf, Listing>,
     /// Files that were really read.
     pub read: usize,
 }
@@ -244,7 +247,7 @@ mod tests {
         let content = Content { digest: Digest::of(b"x"), reaches_out: Some("line 3: é".into()) };
         let entries = HashMap::from([(PathBuf::from("/a\nb"), ([1, -2, 3, i128::MAX, 5, 6], content))]);
         let used = HashSet::from([PathBuf::from("/a\nb")]);
-        let mut cache = StatCache { entries, used, read: 0 };
+        let mut cache = StatCache { entries, used, ..StatCache::default() };
         let bytes = cache.pack();
         cache.entries.insert("/not/used".into(), cache.entries[Path::new("/a\nb")].clone());
         assert_eq!(cache.pack(), bytes, "what nobody asks for is forgotten");

@@ -122,11 +122,18 @@ impl Check<'_> {
             oe_core: self.configured.tools.oe_core.clone(),
             user: self.configured.whoami.clone(),
             own: vec![settings.places.work.clone(), settings.places.out.clone()],
+            immutable: self.immutable_stores(),
         };
         let stores = self.stores(local);
         let (front, listener) = Front::make(&settings.places.work, self.configured.user.as_ref())?;
         let desk = Desk::open(listener, place, stores, stat_cache, &self.unit, &self.runner.events);
         Ok((front, desk))
+    }
+
+    /// The share's layer stores, as the paths of their checkouts begin.
+    fn immutable_stores(&self) -> Vec<PathBuf> {
+        let stores = self.configured.tiers.read.iter().map(|tier| tier.share.layers());
+        stores.filter_map(|store| fs_err::canonicalize(store).ok()).collect()
     }
 
     /// The local store first, then the tiers of the share that are really there, by their rules of trust.
