@@ -200,7 +200,7 @@ fn what_no_key_covers_is_refused() {
         ("odd bblayers.conf", |s| s.write("work/build/conf/bblayers.conf", "BBLAYERS:append = \" /x\"\n")),
         ("no bblayers.conf", |s| fs::remove_file(s.at("work/build/conf/bblayers.conf")).unwrap()),
         ("layer that is not there", |s| fs::rename(s.at("x"), s.at("y")).unwrap()),
-        ("recipe that reaches out", |s| s.write("x/meta-x/x_1.0.bb", "require /srv/x.inc\n")),
+        ("recipe that reaches out", |s| s.write("x/meta-x/x_1.0.bb", "require /elsewhere/x.inc\n")),
         ("link out of a layer", |s| symlink("/etc", s.at("x/meta-x/files")).unwrap()),
         ("pipe in conf", |s| {
             nix::unistd::mkfifo(&s.at("work/build/conf/x.conf"), nix::sys::stat::Mode::S_IRWXU).unwrap();

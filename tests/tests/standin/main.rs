@@ -10,5 +10,6 @@ mod kills;
 mod memo;
 mod readers;
 mod shares;
+mod stand_in;
 mod stops;
 mod verdicts;
