@@ -114,6 +114,8 @@ pub enum What {
     },
     /// A BitBake task that failed, with its own log's lines that matter.
     TaskFailed(TaskFailed),
+    /// What became of a question that yocto-check-layer asked BitBake.
+    Memo(Memo),
     /// BitBake's line about its shared state.
     Sstate {
         unit: Unit,
@@ -280,6 +282,32 @@ pub struct TaskFailed {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<PathBuf>,
     pub excerpt: Vec<String>,
+}
+
+/// A question of yocto-check-layer to BitBake, and whether its answer was known already.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Memo {
+    pub unit: Unit,
+    /// E.g. `signatures of the world, with INHERIT=yocto-check-layer`.
+    pub question: String,
+    pub outcome: MemoOutcome,
+    /// Why the answer was not known, or why it was not even looked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// Of a hit: what the real BitBake took, less what looking it up took.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds_saved: Option<f64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MemoOutcome {
+    /// Answered from the store.
+    Hit,
+    /// BitBake ran.
+    Miss,
+    /// BitBake ran, because an answer could not have been trusted.
+    Off,
 }
 
 /// The numbers of `Sstate summary: …`. Releases before mickledore say `Found` for `Local` and

@@ -90,6 +90,9 @@ pub struct JobArgs {
     /// Go on after failures: yocto-check-layer after a failed preflight, `bitbake -k`
     #[arg(short, long)]
     pub keep_going: bool,
+    /// Ask BitBake everything anew: use and keep no answer that it gave to yocto-check-layer
+    #[arg(long)]
+    pub no_memo: bool,
     /// How to tell what happens
     #[arg(long, value_enum, default_value_t = Output::Auto)]
     pub output: Output,

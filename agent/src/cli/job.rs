@@ -18,7 +18,7 @@ use crate::job::{self, Exclusive, Plan, Selection, Stage};
 use crate::outcome::ExitStatus;
 use crate::report::{self, Apart, Json, Paint, Plain, Sink, Terminal};
 
-use super::arguments::{Check, CommonArgs, ManifestArgs, Output, Run};
+use super::arguments::{Check, CommonArgs, JobArgs, ManifestArgs, Output, Run};
 use super::out::Out;
 use super::say;
 
@@ -26,7 +26,7 @@ pub async fn run(args: Run, environment: &AgentEnvironment) -> Result<ExitStatus
     let begun = Begun::new(&args.manifest.common)?;
     let load = load(&args.manifest, args.job.keep_going, environment);
     let settings = begun.interrupt.or(load).await.map_err(stopped)??;
-    job(settings, &Selection::from(&args.selection), begun, args.job.output, environment).await
+    job(settings, &Selection::from(&args.selection), begun, &args.job, environment).await
 }
 
 pub async fn check(args: Check, environment: &AgentEnvironment) -> Result<ExitStatus> {
@@ -38,13 +38,13 @@ pub async fn check(args: Check, environment: &AgentEnvironment) -> Result<ExitSt
         let mut settings = config::load(&request, environment, &current_dir()?, SystemTime::now())?;
         settings.check.yocto_check_layer = true;
         let only_check = Selection { only: vec![Stage::Check], skip: Vec::new() };
-        return job(settings, &only_check, begun, args.job.output, environment).await;
+        return job(settings, &only_check, begun, &args.job, environment).await;
     }
     let layers = if args.layers.is_empty() { vec![".".into()] } else { args.layers.clone() };
     let release = args.release.as_deref();
     let settings =
         config::for_layers(&layers, release, &request, environment, &current_dir()?, SystemTime::now())?;
-    job(settings, &Selection::default(), begun, args.job.output, environment).await
+    job(settings, &Selection::default(), begun, &args.job, environment).await
 }
 
 /// What a job has before its settings are known: an ear for signals, and its output directory.
@@ -124,9 +124,14 @@ async fn job(
     mut settings: Settings,
     selection: &Selection,
     mut begun: Begun,
-    output: Output,
+    args: &JobArgs,
     environment: &AgentEnvironment,
 ) -> Result<ExitStatus> {
+    settings.check.memo = !args.no_memo;
+    if args.no_memo {
+        settings.job.reproduce.push("--no-memo".into());
+    }
+    let output = args.output;
     let plan = Plan::new(&settings, selection)?;
     for (flag, stages) in [("--only", &selection.only), ("--skip", &selection.skip)] {
         for stage in stages {

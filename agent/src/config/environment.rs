@@ -43,6 +43,11 @@ pub struct AgentEnvironment {
     secrets: Vec<Secret>,
 }
 
+/// The environment as it is, for a process that hands it on to the program in whose place it stands.
+pub fn whole() -> Vec<(std::ffi::OsString, std::ffi::OsString)> {
+    std::env::vars_os().collect()
+}
+
 /// Proxy addresses may hold passwords, so that nothing is shown.
 impl std::fmt::Debug for AgentEnvironment {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -220,6 +220,7 @@ fn settings(
             machines: sections.check_machines,
             known_failures,
             keep_going: request.keep_going,
+            memo: true,
         },
         build: Build { targets: sections.targets },
         cache,

@@ -112,6 +112,8 @@ pub struct Check {
     pub known_failures: Vec<KnownFailure>,
     /// `--keep-going`: run yocto-check-layer even when the preflight has already failed.
     pub keep_going: bool,
+    /// Whether questions to BitBake may be answered with what it answered before; not with `--no-memo`.
+    pub memo: bool,
 }
 
 /// A test that may fail for a while, from the known-failures file.
@@ -252,8 +254,10 @@ pub struct Limits {
 ///   repos/<name>        links to the checkouts, for builds
 ///   build/              the build directory of bitbake-layers and builds
 ///   check/<layer>/      throw-away build directory of one yocto-check-layer run
+///   front/              what stands before BitBake while yocto-check-layer runs
 ///   downloads/ sstate/  local caches
-///   pr-<N>/ trusted/    the same two of pull request N and of trusted sources: what an untrusted build left
+///   signatures/         answers that BitBake gave to yocto-check-layer; the agent's alone
+///   pr-<N>/ trusted/    the same three of pull request N and of trusted sources: what an untrusted build left
 ///                       behind must not be published by a trusted one
 /// out/                  --out: events.jsonl, result.json, junit.xml, logs/
 /// ```
@@ -291,6 +295,11 @@ impl Places {
     /// `layer` is the layer directory's name.
     pub fn check(&self, layer: &str) -> PathBuf {
         self.work.join("check").join(layer)
+    }
+
+    /// Where answers of BitBake that sources of this trust got are kept.
+    pub fn signatures(&self, trust: &Trust) -> PathBuf {
+        self.caches(trust).join("signatures")
     }
 
     pub fn logs(&self) -> PathBuf {

@@ -9,6 +9,7 @@
 //! daemon, is ended when the command is over.
 
 mod command;
+mod in_place;
 mod interactive;
 mod interrupt;
 mod lines;
@@ -27,6 +28,7 @@ mod user;
 mod watch;
 
 pub use command::{Command, Environment};
+pub use in_place::{Accompanied, InPlace, end_like};
 pub use interactive::interactive;
 pub use interrupt::{Interrupt, Interrupted};
 pub use lines::Lines;
@@ -35,6 +37,6 @@ pub use prepare::{is_ignored, prepare_process};
 pub use probe::{Answer, PROBE_LIMIT, Prober};
 pub use redact::Redactor;
 pub use runner::{End, Finished, Runner};
-pub use running::reap;
+pub use running::{MARKER, reap};
 pub use stop::signal;
 pub use user::{User, agent_user, build_user, lesser_owner};

@@ -24,7 +24,7 @@ use nix::unistd::{Pid, geteuid, getpgrp, getpid};
 use super::processes::{Process, Processes};
 
 /// The variable that marks a command's descendants.
-pub(super) const MARKER: &str = "BUILD_AGENT_COMMAND";
+pub const MARKER: &str = "BUILD_AGENT_COMMAND";
 
 /// Process group (the pid of its leader) and marker of each command that runs. Held while a child
 /// is being started, so that nobody mistakes it for an adopted one before its group is known.

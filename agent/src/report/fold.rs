@@ -6,8 +6,8 @@ use crate::outcome::{ExitStatus, Outcome};
 
 use super::cut;
 use super::summary::{
-    At, CaseResult, CommandResult, Notice, Published, StageError, StageResult, Summary, UnitResult,
-    whole_milliseconds,
+    At, CaseResult, CommandResult, MemoResult, Notice, Published, StageError, StageResult, Summary,
+    UnitResult, whole_milliseconds,
 };
 
 impl Summary {
@@ -68,6 +68,15 @@ impl Summary {
             What::TaskFailed(failed) => {
                 let excerpt = self.cut_lines(&failed.excerpt);
                 self.failed_tasks.push(TaskFailed { excerpt, ..failed.clone() });
+            }
+            What::Memo(memo) => {
+                let why = memo.why.as_deref().map(|why| self.cut_text(why));
+                self.unit(&memo.unit, at).memo.push(MemoResult {
+                    question: memo.question.clone(),
+                    outcome: memo.outcome,
+                    why,
+                    seconds_saved: memo.seconds_saved.map(whole_milliseconds),
+                });
             }
             What::Sstate { unit, summary } => self.unit(unit, at).sstate = Some(*summary),
             What::CacheTier(found) => self.cache_tier(found),
@@ -173,6 +182,7 @@ impl Summary {
                 cases: Vec::new(),
                 tasks: 0,
                 sstate: None,
+                memo: Vec::new(),
             });
             self.units.len() - 1
         });

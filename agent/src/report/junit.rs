@@ -9,13 +9,13 @@ use std::time::Duration;
 use quick_junit::{NonSuccessKind, Property, Report, TestCase, TestCaseStatus, TestSuite};
 
 use crate::error::{Class, Error, Result};
-use crate::events::Level;
+use crate::events::{Level, MemoOutcome};
 use crate::outcome::Outcome;
 
 use super::cache::{sstate_numbers, tier_words};
 use super::console::{clean, finding_line};
 use super::output::replace;
-use super::summary::{Summary, UnitResult};
+use super::summary::{MemoResult, Summary, UnitResult};
 use super::tally::{AGENT, Status, Suite, Test, suites};
 
 /// The whole file.
@@ -51,6 +51,9 @@ fn test_suite(suite: &Suite, summary: &Summary) -> TestSuite {
     if let Some(log) = suite.log {
         made.add_property(Property::new("log", text(&log.to_string_lossy())));
     }
+    if !suite.memo.is_empty() {
+        made.add_property(Property::new("stored-answers", stored_answers(suite.memo)));
+    }
     let numbers = suite.sstate.iter().flat_map(sstate_numbers);
     made.add_properties(numbers.map(|(name, number)| Property::new(name, number.to_string())));
     let tiers = summary.cache.iter().flat_map(tier_words);
@@ -66,6 +69,13 @@ fn test_case(test: &Test, summary: &Summary) -> TestCase {
         made.set_time(duration(seconds));
     }
     made
+}
+
+/// `3 of 4 used, 873 seconds saved`
+fn stored_answers(memo: &[MemoResult]) -> String {
+    let hits = memo.iter().filter(|memo| memo.outcome == MemoOutcome::Hit).count();
+    let saved: f64 = memo.iter().filter_map(|memo| memo.seconds_saved).sum();
+    format!("{hits} of {} used, {saved:.0} seconds saved", memo.len())
 }
 
 /// `stage.unit.class`, as far as there is one.
@@ -143,7 +153,7 @@ fn duration(seconds: f64) -> Duration {
 mod tests {
 
     use super::*;
-    use crate::events::{Event, Unit, What};
+    use crate::events::{Event, Memo, Unit, What};
     use crate::job::Stage;
     use crate::report::sample::{self, at, case, check_layer, failing_job, fold};
     use crate::report::tally::Totals;
@@ -289,5 +299,28 @@ make: *** [Makefile:9: zlib.o] Error 1</failure>
                 assert_eq!(found.map(|number| number as u64), wanted);
             }
         }
+    }
+
+    #[test]
+    fn stored_answers_are_counted() {
+        let memo = |outcome, seconds_saved| {
+            What::Memo(Memo {
+                unit: check_layer(),
+                question: "signatures of the world".into(),
+                outcome,
+                why: Some("because".into()),
+                seconds_saved,
+            })
+        };
+        let summary = fold(&[
+            at(0, memo(MemoOutcome::Hit, Some(290.6))),
+            at(1, memo(MemoOutcome::Miss, None)),
+            at(2, memo(MemoOutcome::Hit, Some(10.0))),
+            at(3, sample::unit_finished(&check_layer(), Outcome::Passed, None)),
+        ]);
+        let text = render(&summary).unwrap();
+        assert!(text.contains(r#"name="stored-answers" value="2 of 3 used, 301 seconds saved""#), "{text}");
+        let none = render(&fold(&failing_job())).unwrap();
+        assert!(!none.contains("stored-answers"), "{none}");
     }
 }

@@ -7,7 +7,9 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
-use crate::events::{Artifact, Finding, JobIdentity, Level, Planned, RepoReady, Sstate, TaskFailed, Unit};
+use crate::events::{
+    Artifact, Finding, JobIdentity, Level, MemoOutcome, Planned, RepoReady, Sstate, TaskFailed, Unit,
+};
 use crate::job::Stage;
 use crate::outcome::{ExitStatus, Outcome};
 
@@ -143,6 +145,9 @@ pub struct UnitResult {
     pub tasks: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sstate: Option<Sstate>,
+    /// Questions to BitBake whose answers may have been known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub memo: Vec<MemoResult>,
 }
 
 impl UnitResult {
@@ -153,6 +158,17 @@ impl UnitResult {
 
 fn is_zero(number: &u64) -> bool {
     *number == 0
+}
+
+/// See [`crate::events::Memo`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MemoResult {
+    pub question: String,
+    pub outcome: MemoOutcome,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds_saved: Option<f64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

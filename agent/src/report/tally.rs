@@ -10,7 +10,7 @@ use crate::events::{Level, Sstate};
 use crate::job::Stage;
 use crate::outcome::Outcome;
 
-use super::summary::{At, StageResult, Summary, UnitResult};
+use super::summary::{At, MemoResult, StageResult, Summary, UnitResult};
 
 /// The suite of what is no unit's: stages without units, and the agent's own errors.
 pub const AGENT: &str = "build-agent";
@@ -24,6 +24,8 @@ pub struct Suite<'a> {
     pub seconds: Option<f64>,
     /// Relative to the output directory.
     pub log: Option<&'a Path>,
+    /// Questions to BitBake whose answers may have been known.
+    pub memo: &'a [MemoResult],
     /// BitBake's numbers, of a build.
     pub sstate: Option<Sstate>,
     pub tests: Vec<Test<'a>>,
@@ -100,6 +102,7 @@ fn unit_suite(unit: &UnitResult) -> Suite<'_> {
         started: Some(unit.started),
         seconds: unit.seconds,
         log: unit.log.as_deref(),
+        memo: &unit.memo,
         sstate: unit.sstate,
         tests: cases.chain(itself).collect(),
     }
@@ -141,6 +144,7 @@ fn agent_suite(summary: &Summary) -> Suite<'_> {
         started: summary.started,
         seconds: None,
         log: None,
+        memo: &[],
         sstate: None,
         tests: stages.chain(errors).chain(unfinished).collect(),
     }

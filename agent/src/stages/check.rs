@@ -9,12 +9,12 @@ use crate::exec::{Command, End, Finished, Lines, Runner};
 use crate::job::Stage;
 use crate::outcome::Outcome;
 use crate::yocto::bitbake_layers::LayersOutput;
-use crate::yocto::check_layer::{self, OutputParser};
-use crate::yocto::conf::Purpose;
+use crate::yocto::check_layer::forgiving;
 use crate::yocto::layer_conf::LayerConf;
 use crate::yocto::preflight::{self, PreflightCase};
 use crate::yocto::{host, server};
 
+use super::check_layer;
 use super::configure::Configured;
 
 /// What the layers' own files say, without anything else. Runs before the checkout, so that a
@@ -49,7 +49,7 @@ pub async fn run(settings: &Settings, configured: &Configured, runner: &Runner) 
                 outcomes.push(super::interrupted(why));
                 break;
             }
-            outcomes.push(yocto_check_layer(settings, configured, runner, layer).await?);
+            outcomes.push(check_layer::run(settings, configured, runner, layer).await?);
         }
     }
     gravest(&outcomes)
@@ -96,7 +96,7 @@ async fn tell_preflight(
     events.emit(What::UnitStarted { unit: unit.clone() }).await;
     let mut outcome = Outcome::Passed;
     for mut result in results {
-        let known = check_layer::forgiving(&settings.check.known_failures, result.predicts, &name(layer));
+        let known = forgiving(&settings.check.known_failures, result.predicts, &name(layer));
         if let Some(known) = known.filter(|_| result.level == Level::Error) {
             result.level = Level::Warning;
             result.message += &format!(" (known failure until {}: {})", known.expires, known.reason);
@@ -162,88 +162,6 @@ async fn bitbake_layers(
     }
 }
 
-/// One run of the unmodified yocto-check-layer for one layer, in a build directory of its own.
-async fn yocto_check_layer(
-    settings: &Settings,
-    configured: &Configured,
-    runner: &Runner,
-    layer: &Path,
-) -> Result<Outcome> {
-    let unit = Unit::new(Stage::Check, format!("yocto-check-layer {}", name(layer)));
-    runner.events.emit(What::UnitStarted { unit: unit.clone() }).await;
-    let checked = run_check_layer(settings, configured, runner, layer, &unit).await;
-    let (outcome, log, excerpt) = match &checked {
-        Ok((outcome, finished)) => {
-            let excerpt = if outcome.is_fine() { Vec::new() } else { finished.tail.clone() };
-            (outcome.clone(), Some(runner.relative_log(&finished.log)), excerpt)
-        }
-        Err(error) => (Outcome::NotRun(error.message.clone()), None, Vec::new()),
-    };
-    runner.events.emit(What::UnitFinished { unit, outcome: outcome.clone(), log, excerpt }).await;
-    checked.map(|_| outcome)
-}
-
-async fn run_check_layer(
-    settings: &Settings,
-    configured: &Configured,
-    runner: &Runner,
-    layer: &Path,
-    unit: &Unit,
-) -> Result<(Outcome, Finished)> {
-    let name = name(layer);
-    let build = settings.places.check(&name);
-    configured.build_directory(settings, &build, &configured.foundation.layers, Purpose::CheckLayer)?;
-    let siblings = settings.layers.iter().filter(|other| *other != layer);
-    let dependencies: Vec<PathBuf> = configured
-        .repo_layers
-        .iter()
-        .filter(|path| **path != configured.core)
-        .chain(siblings)
-        .cloned()
-        .collect();
-    let script = configured.tools.oe_core.join("scripts/yocto-check-layer");
-    let mut command = Command::new(script, &build, format!("yocto-check-layer-{name}"))
-        .args(check_layer::arguments(layer, &dependencies, &settings.check.machines));
-    command.environment = configured.environment(&build);
-    command.user = configured.user.clone();
-
-    let expected = check_layer::expected(&configured.tools.oe_core)?;
-    let mut tests =
-        Tests { unit, total: expected.len(), parser: OutputParser::new(), running: None, started: 0 };
-    let ended = runner.run(command, &mut tests).await;
-    server::stop_server(&build, configured.user.as_ref(), runner.grace).await?;
-    let finished = ended?;
-
-    let verdict = check_layer::judge(&expected, &tests.parser.finish(), finished.end, &name);
-    let (verdict, findings) = check_layer::apply_known(verdict, &settings.check.known_failures, &name, unit);
-    for finding in findings.into_iter().chain(check_layer::findings(&verdict, unit, &settings.checkout)) {
-        runner.events.emit(What::Finding(finding)).await;
-    }
-    if verdict.outcome.as_ref().is_ok_and(Outcome::is_fine) && finished.end != End::Exited(0) {
-        runner
-            .events
-            .info(format!(
-                "yocto-check-layer itself says {} for {name}; known failures are forgiven",
-                verdict.tool_verdict
-            ))
-            .await;
-    }
-    for case in verdict.cases {
-        runner
-            .events
-            .emit(What::Case(Case {
-                unit: unit.clone(),
-                class: case.class,
-                name: case.name,
-                outcome: case.outcome,
-                message: case.message,
-                seconds: None,
-            }))
-            .await;
-    }
-    Ok((verdict.outcome?, finished))
-}
-
 /// Hands the output of bitbake-layers to who understands it.
 struct Layers(LayersOutput);
 
@@ -251,39 +169,6 @@ impl Lines for Layers {
     fn line(&mut self, line: &str) -> Vec<What> {
         self.0.line(line);
         Vec::new()
-    }
-}
-
-/// Follows the tests of yocto-check-layer, and tells which one runs: each takes minutes.
-struct Tests<'a> {
-    unit: &'a Unit,
-    total: usize,
-    parser: OutputParser,
-    running: Option<String>,
-    started: usize,
-}
-
-impl Lines for Tests<'_> {
-    fn line(&mut self, line: &str) -> Vec<What> {
-        self.parser.line(line);
-        let running = self.parser.running();
-        if running == self.running.as_deref() {
-            return Vec::new();
-        }
-        self.running = running.map(str::to_owned);
-        self.started += usize::from(self.running.is_some());
-        vec![What::Progress {
-            unit: self.unit.clone(),
-            done: self.started.saturating_sub(1) as u64,
-            total: self.total as u64,
-            running: self.running.iter().cloned().collect(),
-        }]
-    }
-
-    fn doing(&self) -> Option<String> {
-        // Before the first test the world is asked for its signatures without the layer.
-        let doing = self.running.as_deref().unwrap_or("the signatures of the world without the layer");
-        Some(format!("{}: {doing}", self.unit.name))
     }
 }
 
@@ -303,6 +188,6 @@ fn ended_badly(tool: &str, finished: &Finished) -> Outcome {
 }
 
 /// The layer's directory name, which is also what yocto-check-layer calls it.
-fn name(layer: &Path) -> String {
+pub(super) fn name(layer: &Path) -> String {
     layer.file_name().map_or_else(|| "layer".into(), |name| name.to_string_lossy().into_owned())
 }

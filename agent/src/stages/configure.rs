@@ -68,6 +68,12 @@ impl Configured {
             Purpose::Build => (first_machine(settings), settings.config.distro.as_str()),
             Purpose::CheckLayer => (self.foundation.machine.as_str(), self.foundation.distro.as_str()),
         };
+        // Signatures need neither. In the directory itself they are empty, and the same whoever asks.
+        let own = [dir.join("downloads"), dir.join("sstate-cache")];
+        let [downloads, sstate] = match purpose {
+            Purpose::Build => [&settings.cache.downloads, &settings.cache.sstate],
+            Purpose::CheckLayer => [&own[0], &own[1]],
+        };
         let bblayers = conf::bblayers(layers)?;
         let local = conf::local(&LocalConf {
             release: settings.release,
@@ -75,8 +81,8 @@ impl Configured {
             config: &settings.config,
             machine,
             distro,
-            downloads: &settings.cache.downloads,
-            sstate: &settings.cache.sstate,
+            downloads,
+            sstate,
             tiers: &self.tiers,
             hash_server: &self.hash_server,
             threads: self.threads,

@@ -3,6 +3,7 @@
 
 pub mod build;
 pub mod check;
+mod check_layer;
 pub mod checkout;
 pub mod configure;
 pub mod publish;

@@ -9,6 +9,7 @@
 mod builds;
 mod checks;
 mod fixture;
+mod memo;
 mod share;
 
 const POKY: &str = "https://git.yoctoproject.org/poky";

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::time::SystemTime;
 
-use crate::events::{Event, Finding, JobIdentity, JobStarted, RepoReady, TaskFailed, Unit, What};
+use crate::events::{
+    Event, Finding, JobIdentity, JobStarted, Memo, MemoOutcome, RepoReady, TaskFailed, Unit, What,
+};
 use crate::job::Stage;
 use crate::outcome::Outcome;
 use crate::report::summary::At;
@@ -95,6 +97,10 @@ impl Steps {
             }
             What::Repo(repo) => vec![self.stamped(event, &repo_line(repo))],
             What::TaskFailed(failed) => self.task_failed(event, failed),
+            What::Memo(memo) => {
+                let text = format!("{:<9}  {}: {}", memo.unit.stage, safe(&memo.unit.name), memo_words(memo));
+                vec![self.stamped(event, &text)]
+            }
             What::Published { destination, objects, bytes, .. } => {
                 let size = super::words::bytes(*bytes);
                 let text =
@@ -215,6 +221,23 @@ pub fn finding_line(finding: &Finding, word: &str) -> String {
         place.push(' ');
     }
     format!("{place}{word}: {} [{}]", safe(&finding.message), safe(&finding.rule))
+}
+
+/// `signatures of the world: known already (4m51s saved)`, `…: asked BitBake, because …`.
+fn memo_words(memo: &Memo) -> String {
+    let mut text = safe(&memo.question).into_owned();
+    text += match memo.outcome {
+        MemoOutcome::Hit => ": known already",
+        MemoOutcome::Miss => ": asked BitBake",
+        MemoOutcome::Off => ": asked BitBake, answers are not reused",
+    };
+    if let Some(saved) = memo.seconds_saved {
+        text += &format!(" ({} saved)", duration(saved));
+    }
+    if let Some(why) = &memo.why {
+        text += &format!(", because {}", safe(why));
+    }
+    text
 }
 
 /// The first line of the reason, harmless.

@@ -23,6 +23,17 @@ def behaviour(tool):
     return words[-1][1:] if words else ["pass"]
 
 
+def configured(variable):
+    """The value of a variable in the configuration, as far as a stand-in understands it."""
+    value = ""
+    for name in ["local.conf", "site.conf"]:
+        path = os.path.join(os.environ["BUILDDIR"], "conf", name)
+        for line in open(path, encoding="utf-8") if os.path.exists(path) else []:
+            if line.split()[:1] == [variable]:
+                value = line.split('"')[1]
+    return value
+
+
 def begin(tool):
     """Does what is no tool's own business, and returns the words for the tool itself."""
     words = behaviour(tool)

@@ -1,0 +1,287 @@
+//! The agent's side of one yocto-check-layer run: answers the stand-in's questions, and keeps what the
+//! real BitBake gave.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
+
+use crate::events::{Emitter, Memo, MemoOutcome, Unit, What};
+
+use super::key::Inputs;
+use super::stat_cache::StatCache;
+use super::store::{Found, Store, Stores};
+use super::wire::{Answer, Call, Ran, Reply, length_from, length_of};
+use super::{Accepted, Asked, Place, Question, Refusal, floating, inputs};
+
+/// More callers at once are layer code at play.
+const MOST_CALLERS: usize = 32;
+
+/// A caller that says nothing for so long is hung up on. While the real BitBake runs there is no limit.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Words in BitBake's output after which nothing is kept although it ended well.
+const DOUBTS: [&str; 4] = ["taskhash mismatch", "basehash value changed", "ERROR:", "Traceback (most recent"];
+
+/// What a run got from the stores.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Used {
+    /// Answers that were given without the real BitBake.
+    pub hits: usize,
+}
+
+/// Open during one run.
+#[derive(Debug)]
+pub struct Desk {
+    serving: JoinHandle<()>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    place: Place,
+    stores: Stores,
+    unit: Unit,
+    events: Emitter,
+    /// Where the digests of files are kept between runs.
+    stat_cache_file: PathBuf,
+    stat_cache: Mutex<StatCache>,
+    /// Why nothing more is reused or kept in this run.
+    off: Mutex<Option<Refusal>>,
+    hits: AtomicUsize,
+}
+
+impl Desk {
+    pub fn open(
+        listener: UnixListener,
+        place: Place,
+        stores: Stores,
+        stat_cache_file: PathBuf,
+        unit: &Unit,
+        events: &Emitter,
+    ) -> Desk {
+        let stat_cache = Mutex::new(StatCache::load(&stat_cache_file));
+        let shared = Arc::new(Shared {
+            place,
+            stores,
+            unit: unit.clone(),
+            events: events.clone(),
+            stat_cache_file,
+            stat_cache,
+            off: Mutex::new(None),
+            hits: AtomicUsize::new(0),
+        });
+        let serving = tokio::spawn(serve(listener, shared.clone()));
+        Desk { serving, shared }
+    }
+
+    /// Hangs up on everybody; says what was used.
+    pub async fn close(mut self) -> Used {
+        self.serving.abort();
+        let _ = (&mut self.serving).await;
+        let shared = self.shared.clone();
+        // Without it the next run reads all files again, and nothing else.
+        let _ = spawn_blocking(move || {
+            let cache = lock(&shared.stat_cache);
+            if !cache.is_used() {
+                return Ok(());
+            }
+            let bytes = cache.pack();
+            let beside = shared.stat_cache_file.with_extension("new");
+            fs_err::write(&beside, bytes).and_then(|()| fs_err::rename(&beside, &shared.stat_cache_file))
+        })
+        .await;
+        Used { hits: self.shared.hits.load(Ordering::Relaxed) }
+    }
+}
+
+impl Drop for Desk {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic in a reader leaves entries that are each whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Until it is aborted, and all callers with it.
+async fn serve(listener: UnixListener, shared: Arc<Shared>) {
+    let mut callers = JoinSet::new();
+    loop {
+        while callers.try_join_next().is_some() {}
+        let Ok((stream, _)) = listener.accept().await else { continue };
+        let known = stream.peer_cred().is_ok_and(|peer| peer.uid() == shared.place.user.uid);
+        if known && callers.len() < MOST_CALLERS {
+            callers.spawn(caller(stream, shared.clone()));
+        }
+    }
+}
+
+async fn caller(stream: UnixStream, shared: Arc<Shared>) {
+    // A caller that makes no sense, or hangs up, gets no answer and runs the real BitBake.
+    let _ = answer(stream, &shared).await;
+}
+
+async fn answer(mut stream: UnixStream, shared: &Arc<Shared>) -> io::Result<()> {
+    let call = tokio::time::timeout(PATIENCE, receive(&mut stream)).await??;
+    let Call::Ask(asked) = Call::unpack(&call)? else { return Ok(()) };
+    let Some(question) = Question::recognise(&asked) else { return send(&mut stream, &Reply::Pass).await };
+    let since = Instant::now();
+    let looked = {
+        let (shared, asked, question) = (shared.clone(), asked.clone(), question.clone());
+        spawn_blocking(move || shared.look_up(&asked, &question)).await?
+    };
+    let told = |outcome, why, seconds_saved| Memo {
+        unit: shared.unit.clone(),
+        question: question.name.clone(),
+        outcome,
+        why,
+        seconds_saved,
+    };
+    let memo = match looked {
+        Err(refusal) => {
+            send(&mut stream, &Reply::Pass).await?;
+            told(MemoOutcome::Off, Some(refusal.0), None)
+        }
+        Ok(Looked { found: Some(found), .. }) => {
+            let saved = (found.seconds - since.elapsed().as_secs_f64()).max(0.0);
+            send(&mut stream, &Reply::Answer(found.answer)).await?;
+            told(MemoOutcome::Hit, None, Some(saved))
+        }
+        Ok(Looked { inputs, why, .. }) => {
+            send(&mut stream, &Reply::Run).await?;
+            let since = Instant::now();
+            let call = receive(&mut stream).await;
+            let seconds = since.elapsed().as_secs_f64();
+            let kept = match call.and_then(|call| Call::unpack(&call)) {
+                Ok(Call::Ran(ran)) => {
+                    let (shared, question) = (shared.clone(), question.clone());
+                    spawn_blocking(move || shared.keep(&asked, inputs, &question, ran, seconds)).await?
+                }
+                _ => Err(Refusal("BitBake did not come to its end".into())),
+            };
+            let why = match kept {
+                Ok(()) => why,
+                Err(refusal) => format!("{why}; what BitBake gave was not kept: {refusal}"),
+            };
+            let memo = told(MemoOutcome::Miss, Some(why), None);
+            shared.events.emit(What::Memo(memo)).await;
+            return send(&mut stream, &Reply::Noted).await;
+        }
+    };
+    shared.events.emit(What::Memo(memo)).await;
+    Ok(())
+}
+
+/// What the stores have for a question.
+struct Looked {
+    inputs: Inputs,
+    found: Option<Found>,
+    /// Why there was none.
+    why: String,
+}
+
+impl Shared {
+    /// Blocks.
+    fn look_up(&self, asked: &Asked, question: &Question) -> Accepted<Looked> {
+        if let Some(refusal) = lock(&self.off).clone() {
+            return Err(refusal);
+        }
+        let inputs = inputs::collect(&self.place, asked, &mut lock(&self.stat_cache))?;
+        let key = inputs.key();
+        let mut damaged = None;
+        for store in &self.stores.read {
+            match store.find(&key) {
+                Ok(Some(found)) => {
+                    self.hits.fetch_add(1, Ordering::Relaxed);
+                    return Ok(Looked { inputs, found: Some(found), why: String::new() });
+                }
+                Ok(None) => {}
+                Err(error) => damaged = Some(error.message),
+            }
+        }
+        let nearest = || self.stores.read.iter().find_map(|store| store.why_not(&inputs, &question.name));
+        let why =
+            damaged.or_else(nearest).unwrap_or_else(|| "it was not asked of these layers before".into());
+        Ok(Looked { inputs, found: None, why })
+    }
+
+    /// Keeps what the real BitBake gave, if it can be had again. Blocks.
+    fn keep(
+        &self,
+        asked: &Asked,
+        before: Inputs,
+        question: &Question,
+        ran: Ran,
+        seconds: f64,
+    ) -> Accepted<()> {
+        // Whatever came of it, later runs may not ask the server again: they take the recipe from the
+        // cache of this one.
+        let floating = floating::asked_nobody(&self.place.bitbake, &self.place.build);
+        if let Err(refusal) = &floating {
+            *lock(&self.off) = Some(refusal.clone());
+        }
+        let answer = plausible(ran, question)?;
+        floating?;
+        let after = inputs::collect(&self.place, asked, &mut lock(&self.stat_cache))?;
+        if after != before {
+            return Err(Refusal("an input changed while BitBake ran".into()));
+        }
+        // One store may be full or gone; the others still get it.
+        let keep = |store: &Store| store.keep(&before, &question.name, &answer, seconds);
+        let kept: Vec<_> = self.stores.write.iter().map(keep).collect();
+        kept.into_iter().collect::<Result<_, _>>().map_err(|error| Refusal(error.message))
+    }
+}
+
+/// The answer, when BitBake ended well and said nothing that makes one doubt.
+fn plausible(ran: Ran, question: &Question) -> Accepted<Answer> {
+    let refused = |why: &str| Err(Refusal(why.into()));
+    if ran.status != Some(0) {
+        return refused("BitBake failed");
+    }
+    let (Some(stdout), Some(stderr)) = (ran.stdout, ran.stderr) else {
+        return refused("it printed too much");
+    };
+    for text in [&stdout, &stderr].map(|bytes| String::from_utf8_lossy(bytes)) {
+        if let Some(doubt) = DOUBTS.iter().find(|doubt| text.contains(**doubt)) {
+            return Err(Refusal(format!("BitBake ended well, but printed `{doubt}`")));
+        }
+    }
+    if !question.leaves_signatures {
+        return Ok(Answer { stdout, stderr, signatures: Vec::new() });
+    }
+    match ran.signatures {
+        Some(signatures) if signatures.windows(18).any(|words| words == b"SIGGEN_LOCKEDSIGS_") => {
+            Ok(Answer { stdout, stderr, signatures })
+        }
+        _ => refused("BitBake wrote no signatures"),
+    }
+}
+
+async fn send(stream: &mut UnixStream, reply: &Reply) -> io::Result<()> {
+    let message = reply.pack();
+    stream.write_all(&length_of(&message)?).await?;
+    stream.write_all(&message).await
+}
+
+async fn receive(stream: &mut UnixStream) -> io::Result<Vec<u8>> {
+    let mut length = [0; 4];
+    stream.read_exact(&mut length).await?;
+    let length = length_from(length)?;
+    let mut message = Vec::new();
+    stream.take(length as u64).read_to_end(&mut message).await?;
+    if message.len() == length { Ok(message) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+#[path = "desk_tests.rs"]
+mod tests;

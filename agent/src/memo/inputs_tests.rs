@@ -1,0 +1,269 @@
+use std::os::unix::fs::{PermissionsExt, symlink};
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::memo::Key;
+use crate::yocto::conf;
+
+/// A build directory, two repositories and a PATH, all small.
+struct Scene {
+    top: TempDir,
+    asked: Asked,
+    place: Place,
+}
+
+impl Scene {
+    fn new() -> Scene {
+        let top = tempfile::tempdir().unwrap();
+        let base = top.path().canonicalize().unwrap();
+        for directory in [
+            "poky/bitbake/bin",
+            "poky/meta/conf",
+            "poky/.git/refs",
+            "x/meta-x/conf",
+            "tools",
+            "work",
+            "work/out",
+        ] {
+            fs::create_dir_all(base.join(directory)).unwrap();
+        }
+        fs::create_dir_all(base.join("work/build/conf")).unwrap();
+        fs::create_dir_all(base.join("work/build/cache")).unwrap();
+        for (path, text) in [
+            ("poky/.git/HEAD", "ref: refs/heads/scarthgap\n"),
+            ("poky/bitbake/bin/bitbake", "#!/usr/bin/env python3\n"),
+            ("poky/meta/conf/layer.conf", "BBPATH .= \":${LAYERDIR}\"\n"),
+            ("poky/meta/zlib_1.0.bb", "A = \"1\"\n"),
+            ("x/meta-x/conf/layer.conf", "BBPATH .= \":${LAYERDIR}\"\n"),
+            ("x/meta-x/x_1.0.bb", "A = \"1\"\n"),
+            ("tools/gcc", "gcc"),
+            ("work/build/conf/local.conf", "MACHINE ?= \"qemux86-64\"\n"),
+            ("work/build/bitbake.lock", ""),
+        ] {
+            fs::write(base.join(path), text).unwrap();
+        }
+        let bblayers = conf::bblayers(&[base.join("poky/meta"), base.join("x/meta-x")]).unwrap();
+        fs::write(base.join("work/build/conf/bblayers.conf"), bblayers).unwrap();
+        let path = format!("{}:{}", base.join("poky/bitbake/bin").display(), base.join("tools").display());
+        let asked = Asked {
+            argv: ["-S", "none", "world"].map(Into::into).to_vec(),
+            cwd: base.join("work/build"),
+            umask: 0o22,
+            joined: true,
+            environment: vec![
+                ("PATH".into(), path.into()),
+                ("BB_SIGNATURE_HANDLER".into(), "OEBasicHash".into()),
+                ("BUILD_AGENT_COMMAND".into(), "1".into()),
+            ],
+        };
+        let asked = safe_directories(asked, &[&base.join("poky"), Path::new("/codebuild/output/src1/src/x")]);
+        let user = User { name: "builder".into(), uid: 1000, gid: 1000, home: "/home/builder".into() };
+        let place = Place {
+            build: base.join("work/build"),
+            bitbake: base.join("poky/bitbake"),
+            oe_core: base.join("poky"),
+            user,
+            own: vec![base.join("work")],
+            immutable: Vec::new(),
+        };
+        Scene { top, asked, place }
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.top.path().canonicalize().unwrap().join(path)
+    }
+
+    fn write(&self, path: &str, text: &str) {
+        fs::write(self.at(path), text).unwrap();
+    }
+
+    fn inputs(&self) -> Accepted<Inputs> {
+        collect(&self.place, &self.asked, &mut StatCache::default())
+    }
+
+    fn key(&self) -> Key {
+        self.inputs().unwrap().key()
+    }
+}
+
+/// As `git::safe_directories` names them.
+fn safe_directories(mut asked: Asked, directories: &[&Path]) -> Asked {
+    for (number, directory) in directories.iter().enumerate() {
+        asked.environment.push((format!("GIT_CONFIG_KEY_{number}").into(), "safe.directory".into()));
+        asked.environment.push((format!("GIT_CONFIG_VALUE_{number}").into(), directory.into()));
+    }
+    asked
+}
+
+type Change = fn(&mut Scene);
+
+#[test]
+fn any_single_changed_input_changes_the_key() {
+    let table: [(&str, Change); 27] = [
+        ("a repository that git may not read", |s| {
+            let value = s.asked.environment.iter_mut().find(|(name, _)| name == "GIT_CONFIG_VALUE_0");
+            value.unwrap().1 = "/elsewhere".into();
+        }),
+        ("another setting of git", |s| {
+            let key = s.asked.environment.iter_mut().find(|(name, _)| name == "GIT_CONFIG_KEY_1");
+            key.unwrap().1 = "user.name".into();
+        }),
+        ("words", |s| s.asked.argv.insert(0, "-k".into())),
+        ("machine", |s| s.asked.environment.push(("MACHINE".into(), "qemuarm".into()))),
+        ("a value", |s| s.asked.environment[1].1 = "Other".into()),
+        ("an empty variable", |s| s.asked.environment.push(("X".into(), "".into()))),
+        ("umask", |s| s.asked.umask = 0o77),
+        ("streams", |s| s.asked.joined = false),
+        ("user", |s| s.place.user.uid = 1001),
+        ("home", |s| s.place.user.home = "/home/other".into()),
+        ("local.conf", |s| s.write("work/build/conf/local.conf", "MACHINE ?= \"qemuarm\"\n")),
+        ("site.conf", |s| s.write("work/build/conf/site.conf", "")),
+        ("auto.conf", |s| s.write("work/build/conf/auto.conf", "X = \"1\"\n")),
+        ("multiconfig", |s| {
+            fs::create_dir(s.at("work/build/conf/multiconfig")).unwrap();
+            s.write("work/build/conf/multiconfig/a.conf", "");
+        }),
+        ("layers", |s| {
+            let only = conf::bblayers(&[s.at("poky/meta")]).unwrap();
+            fs::write(s.at("work/build/conf/bblayers.conf"), only).unwrap();
+        }),
+        ("layers' order", |s| {
+            let turned = conf::bblayers(&[s.at("x/meta-x"), s.at("poky/meta")]).unwrap();
+            fs::write(s.at("work/build/conf/bblayers.conf"), turned).unwrap();
+        }),
+        ("recipe", |s| s.write("x/meta-x/x_1.0.bb", "A = \"2\"\n")),
+        ("recipe added", |s| s.write("x/meta-x/y_1.0.bb", "")),
+        ("recipe removed", |s| fs::remove_file(s.at("x/meta-x/x_1.0.bb")).unwrap()),
+        ("core recipe", |s| s.write("poky/meta/zlib_1.0.bb", "A = \"2\"\n")),
+        ("layer.conf", |s| s.write("x/meta-x/conf/layer.conf", "BBPATH .= \"\"\n")),
+        ("class", |s| s.write("poky/meta/base.bbclass", "")),
+        ("BitBake", |s| s.write("poky/bitbake/bin/bitbake", "#!/usr/bin/python3\n")),
+        ("branch", |s| s.write("poky/.git/HEAD", "ref: refs/heads/master\n")),
+        ("mode", |s| {
+            fs::set_permissions(s.at("x/meta-x/x_1.0.bb"), PermissionsExt::from_mode(0o755)).unwrap();
+        }),
+        ("link", |s| symlink("x_1.0.bb", s.at("x/meta-x/z_1.0.bb")).unwrap()),
+        ("host program", |s| s.write("tools/git", "git")),
+    ];
+    let mut names = Vec::new();
+    for (name, change) in table {
+        let mut scene = Scene::new();
+        let before = scene.inputs().unwrap();
+        assert_eq!(before, scene.inputs().unwrap(), "{name}: nothing changed");
+        change(&mut scene);
+        assert_ne!(scene.key(), before.key(), "{name}");
+        names.push(name);
+    }
+}
+
+/// The same files elsewhere are other inputs: paths enter signatures.
+#[test]
+fn another_place_is_another_key() {
+    assert_ne!(Scene::new().key(), Scene::new().key());
+}
+
+#[test]
+fn what_says_nothing_about_a_build_changes_nothing() {
+    let table: [(&str, Change); 6] = [
+        ("a foreign directory that git may read", |s| {
+            // The second of three lies elsewhere.
+            let value = s.asked.environment.iter_mut().find(|(name, _)| name == "GIT_CONFIG_VALUE_1");
+            value.unwrap().1 = "/codebuild/output/src2/src/x".into();
+        }),
+        ("marker", |s| s.asked.environment[2].1 = "2".into()),
+        ("order of variables", |s| s.asked.environment.reverse()),
+        ("the agent's own", |s| s.write("work/out/log", "")),
+        ("BitBake's own", |s| s.write("work/build/cache/bb_cache.dat", "x")),
+        ("byte code", |s| s.write("poky/meta/x.pyc", "x")),
+    ];
+    for (name, change) in table {
+        let mut scene = Scene::new();
+        let before = scene.key();
+        change(&mut scene);
+        assert_eq!(scene.key(), before, "{name}");
+    }
+}
+
+#[test]
+fn what_no_key_covers_is_refused() {
+    let table: [(&str, Change); 15] = [
+        ("a variable twice", |s| s.asked.environment.push(("PATH".into(), "/elsewhere".into()))),
+        ("another directory", |s| s.asked.cwd = s.at("work")),
+        ("no PATH", |s| drop(s.asked.environment.remove(0))),
+        ("absolute include", |s| s.write("work/build/conf/site.conf", "require /etc/passwd\n")),
+        ("include that is not there", |s| s.write("work/build/conf/site.conf", "include /nowhere/x.conf\n")),
+        ("include from home", |s| s.write("work/build/conf/local.conf", "include ${HOME}/x.conf\n")),
+        ("path in a value", |s| s.write("work/build/conf/local.conf", "X = \"/etc/passwd\"\n")),
+        ("linked configuration", |s| symlink("/etc/passwd", s.at("work/build/conf/site.conf")).unwrap()),
+        ("classes in the build directory", |s| fs::create_dir(s.at("work/build/classes")).unwrap()),
+        ("odd bblayers.conf", |s| s.write("work/build/conf/bblayers.conf", "BBLAYERS:append = \" /x\"\n")),
+        ("no bblayers.conf", |s| fs::remove_file(s.at("work/build/conf/bblayers.conf")).unwrap()),
+        ("layer that is not there", |s| fs::rename(s.at("x"), s.at("y")).unwrap()),
+        ("recipe that reaches out", |s| s.write("x/meta-x/x_1.0.bb", "require /elsewhere/x.inc\n")),
+        ("link out of a layer", |s| symlink("/etc", s.at("x/meta-x/files")).unwrap()),
+        ("pipe in conf", |s| {
+            nix::unistd::mkfifo(&s.at("work/build/conf/x.conf"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        }),
+    ];
+    for (name, change) in table {
+        let mut scene = Scene::new();
+        change(&mut scene);
+        assert!(scene.inputs().is_err(), "{name}");
+    }
+    let scene = Scene::new();
+    let own = format!("DL_DIR ?= \"{}\"\nBBMASK = \"/meta/x\"\n", scene.at("work/build/cache").display());
+    scene.write("work/build/conf/local.conf", &own);
+    scene.inputs().unwrap();
+}
+
+/// The work directory may lie in the checkout, with the repositories in it.
+#[test]
+fn repositories_in_a_skipped_directory_count() {
+    let mut scene = Scene::new();
+    fs::create_dir_all(scene.at("x/.git/refs")).unwrap();
+    scene.write("x/.git/HEAD", "0123\n");
+    fs::create_dir_all(scene.at("x/work/repos/meta-y/conf")).unwrap();
+    scene.write("x/work/repos/meta-y/conf/layer.conf", "");
+    scene.place.own = vec![scene.at("x/work")];
+    let layers = [scene.at("poky/meta"), scene.at("x/meta-x"), scene.at("x/work/repos/meta-y")];
+    // Not a repository of its own, so that its root is the checkout that skips it.
+    let text = conf::bblayers(&layers).unwrap();
+    fs::write(scene.at("work/build/conf/bblayers.conf"), text).unwrap();
+    let before = scene.key();
+    scene.write("x/work/repos/meta-y/conf/layer.conf", "X = \"1\"\n");
+    assert_ne!(scene.key(), before);
+}
+
+/// Builds see checkouts through links that stay where they are.
+#[test]
+fn layers_behind_links_count_as_what_they_are() {
+    let scene = Scene::new();
+    fs::create_dir(scene.at("work/repos")).unwrap();
+    let link = scene.at("work/repos/x");
+    symlink("../../x", &link).unwrap();
+    let layers = [scene.at("poky/meta"), link.join("meta-x")];
+    fs::write(scene.at("work/build/conf/bblayers.conf"), conf::bblayers(&layers).unwrap()).unwrap();
+    let before = scene.key();
+    scene.write("x/meta-x/x_1.0.bb", "A = \"2\"\n");
+    let changed = scene.key();
+    assert_ne!(changed, before);
+    // The same files at another place.
+    fs::rename(scene.at("x"), scene.at("z")).unwrap();
+    fs::remove_file(&link).unwrap();
+    symlink("../../z", &link).unwrap();
+    assert_ne!(scene.key(), changed);
+}
+
+#[test]
+fn only_checkouts_that_never_change_are_read_once() {
+    let mut scene = Scene::new();
+    let mut cache = StatCache::default();
+    let mut key = |scene: &Scene| collect(&scene.place, &scene.asked, &mut cache).unwrap().key();
+    scene.place.immutable = vec![scene.at("poky")];
+    let before = key(&scene);
+    scene.write("poky/meta/zlib_1.0.bb", "A = \"2\"\n");
+    assert_eq!(key(&scene), before);
+    scene.write("x/meta-x/x_1.0.bb", "A = \"2\"\n");
+    assert_ne!(key(&scene), before);
+}

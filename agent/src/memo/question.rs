@@ -1,0 +1,107 @@
+//! Which calls of `bitbake` can be answered.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+/// A call of `bitbake`, as the stand-in saw it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// Without the program's name.
+    pub argv: Vec<OsString>,
+    pub cwd: PathBuf,
+    pub umask: u32,
+    /// Whether standard output and standard error are one stream.
+    pub joined: bool,
+    /// The whole environment that BitBake will get.
+    pub environment: Vec<(OsString, OsString)>,
+}
+
+impl Asked {
+    pub fn variable(&self, name: &str) -> Option<&OsStr> {
+        self.environment.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_os_str())
+    }
+}
+
+/// A call whose answer depends on nothing but inputs that the agent can read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// For people: `signatures of the world, with INHERIT=yocto-check-layer`.
+    pub name: String,
+    /// Whether BitBake writes `locked-sigs.inc`; otherwise only its exit status is of use.
+    pub leaves_signatures: bool,
+}
+
+impl Question {
+    /// The signatures of the world (`-S none` writes `locked-sigs.inc` up to langdale, `-S lockedsigs`
+    /// from mickledore on), and whether all recipes parse. `None` for every other call; those are none
+    /// of the agent's business.
+    pub fn recognise(asked: &Asked) -> Option<Question> {
+        let words: Vec<&str> = asked.argv.iter().map(|word| word.to_str()).collect::<Option<_>>()?;
+        let (mut name, leaves_signatures) = match words.strip_prefix(&["-k"]).unwrap_or(&words) {
+            // With a hash server's handler the signatures are the server's.
+            ["-S", "none" | "lockedsigs", "world"]
+                if asked.variable("BB_SIGNATURE_HANDLER")? == "OEBasicHash" =>
+            {
+                ("signatures of the world".to_owned(), true)
+            }
+            ["-p"] => ("whether all recipes parse".to_owned(), false),
+            _ => return None,
+        };
+        if words.first() == Some(&"-k") {
+            name += ", going on after errors";
+        }
+        for variable in ["MACHINE", "INHERIT"] {
+            if let Some(value) = asked.variable(variable) {
+                name += &format!(", with {variable}={}", value.as_encoded_bytes().escape_ascii());
+            }
+        }
+        Some(Question { name, leaves_signatures })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    fn asked(words: &str, environment: &[(&str, &str)]) -> Asked {
+        Asked {
+            argv: words.split_whitespace().map(Into::into).collect(),
+            cwd: "/b".into(),
+            umask: 0o22,
+            joined: true,
+            environment: environment.iter().map(|(name, value)| (name.into(), value.into())).collect(),
+        }
+    }
+
+    #[test]
+    fn only_the_world_as_a_whole_is_a_question() {
+        let basic = ("BB_SIGNATURE_HANDLER", "OEBasicHash");
+        let inherit = ("INHERIT", "yocto-check-layer");
+        let machine = ("MACHINE", "qemuarm");
+        let world = "signatures of the world";
+        type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], Option<String>);
+        let table: [Case; 16] = [
+            ("-S lockedsigs world", &[basic], Some(world.into())),
+            ("-S none world", &[basic], Some(world.into())),
+            ("-k -S lockedsigs world", &[basic], Some(format!("{world}, going on after errors"))),
+            ("-S none world", &[basic, inherit], Some(format!("{world}, with INHERIT=yocto-check-layer"))),
+            ("-S none world", &[machine, basic], Some(format!("{world}, with MACHINE=qemuarm"))),
+            ("-S lockedsigs world", &[], None),
+            ("-S lockedsigs world", &[("BB_SIGNATURE_HANDLER", "OEEquivHash")], None),
+            ("-S printdiff world", &[basic], None),
+            ("-S lockedsigs world zlib", &[basic], None),
+            ("-S lockedsigs zlib", &[basic], None),
+            ("-k -k -S none world", &[basic], None),
+            ("world -S none", &[basic], None),
+            ("-p", &[], Some("whether all recipes parse".into())),
+            ("-p zlib", &[], None),
+            ("-e", &[basic], None),
+            ("", &[basic], None),
+        ];
+        for (words, environment, wanted) in table {
+            let question = Question::recognise(&asked(words, environment));
+            assert_eq!(question.map(|question| question.name), wanted, "{words} {environment:?}");
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! Stored answers against real BitBake: after each change the fast verdict is the plain one, test by
+//! test and message by message. The world is three recipes without dependencies, so that a whole
+//! check takes seconds.
+
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::PathBuf;
+
+use build_agent_tests::{commit, copy_tree, git};
+use serde_json::Value;
+
+use crate::POKY;
+use crate::fixture::Fixture;
+
+/// Nothing of OE-Core but its classes and configuration.
+const NARROW_WORLD: &str = r#"
+BBMASK = "/meta/recipes- /meta-poky/recipes-"
+ASSUME_PROVIDED += "virtual/fakeroot-native quilt-native"
+"#;
+
+/// `meta-deploy` on top of a layer with a recipe of its own.
+struct Narrow(Fixture);
+
+impl Narrow {
+    fn new(test: &str) -> Option<Narrow> {
+        let narrow = Narrow(Fixture::new(test, "meta-deploy", &[POKY])?);
+        copy_tree(&narrow.0.layer(), &narrow.base(""));
+        for left_out in [".git", "recipes-fixture/deploy-image", "build-agent.toml"] {
+            let path = narrow.base(left_out);
+            if path.is_dir() {
+                std::fs::remove_dir_all(path).unwrap()
+            } else {
+                std::fs::remove_file(path).unwrap()
+            }
+        }
+        let recipe = narrow.base("recipes-fixture/deploy-files/deploy-files_1.0.bb");
+        std::fs::rename(recipe, narrow.base("recipes-fixture/deploy-files/base-files_1.0.bb")).unwrap();
+        let files = narrow.base("recipes-fixture/deploy-files/");
+        std::fs::rename(files.join("deploy-files"), files.join("base-files")).unwrap();
+        narrow.change("conf/layer.conf", &narrow.base(""), |text| {
+            text.replace("fixture-deploy", "fixture-base")
+        });
+        git(&narrow.base(""), ["init", "--quiet", "--initial-branch", "main"]);
+        commit(&narrow.base(""), "Begin");
+        narrow.change("conf/layer.conf", &narrow.0.layer(), |text| {
+            text.replace("= \"core\"", "= \"core fixture-base\"")
+        });
+        narrow.write_manifest("");
+        Some(narrow)
+    }
+
+    fn write_manifest(&self, more: &str) {
+        let text = format!(
+            "version = 1\nname = \"meta-deploy\"\nrelease = \"scarthgap\"\n\
+             [repos.poky]\nurl = \"{POKY}\"\nbranch = \"scarthgap\"\nlayers = [\"meta\", \"meta-poky\"]\n\
+             [repos.base]\npath = \"../meta-base\"\nlayers = [\".\"]\n\
+             [config]\nmachines = [\"qemux86-64\"]\ndistro = \"poky\"\nlocal_conf = '''{NARROW_WORLD}{more}'''\n\
+             [check]\nbitbake_layers = []\nyocto_check_layer = true\n"
+        );
+        std::fs::write(self.layer("build-agent.toml"), text).unwrap();
+    }
+
+    fn base(&self, path: &str) -> PathBuf {
+        self.0.place.path().join("meta-base").join(path)
+    }
+
+    fn layer(&self, path: &str) -> PathBuf {
+        self.0.layer().join(path)
+    }
+
+    fn change(&self, file: &str, directory: &std::path::Path, how: impl Fn(String) -> String) {
+        let path = directory.join(file);
+        let text = std::fs::read_to_string(&path).unwrap();
+        let changed = how(text.clone());
+        assert_ne!(text, changed, "{}", path.display());
+        std::fs::write(path, changed).unwrap();
+    }
+
+    fn recipe(&self, text: &str) {
+        let file = "recipes-fixture/deploy-files/deploy-files_1.0.bb";
+        self.change(file, &self.0.layer(), |old| old + text);
+    }
+
+    #[track_caller]
+    fn run(&self, words: &[&str], code: i32) -> Value {
+        self.0.call(&[&["run"], words].concat()).assert_code(&[code]);
+        self.0.result()
+    }
+}
+
+/// The tests with outcome and message. Paths, numbers and hashes in messages are the same, because
+/// both runs take place in the same directory.
+fn told(result: &Value) -> Vec<String> {
+    let units = result["units"].as_array().unwrap();
+    let cases = units.iter().filter_map(|unit| unit["cases"].as_array()).flatten();
+    let mut told: Vec<String> = cases
+        .map(|case| {
+            format!("{} {} {}", case["name"], case["outcome"], steady(case["message"].as_str().unwrap_or("")))
+        })
+        .collect();
+    told.sort();
+    assert!(told.len() >= 14, "{told:#?}");
+    told
+}
+
+/// Without what differs between two plain runs, too: how the display counts, and where it breaks lines.
+fn steady(message: &str) -> String {
+    let display = ["Loaded ", "Loading cache", "Parsing ", "Initialising", "NOTE: ", "done."];
+    let is_display = |line: &&str| display.iter().any(|word| line.trim_start().starts_with(word));
+    message.lines().filter(|line| !is_display(line)).collect::<Vec<_>>().join("\n")
+}
+
+fn outcomes(result: &Value) -> Vec<&str> {
+    let units = result["units"].as_array().unwrap();
+    let memo = units.iter().filter_map(|unit| unit["memo"].as_array()).flatten();
+    memo.map(|memo| memo["outcome"].as_str().unwrap()).collect()
+}
+
+type Change = fn(&Narrow);
+
+#[test]
+fn every_change_gives_the_plain_verdict() {
+    let Some(narrow) = Narrow::new("every_change_gives_the_plain_verdict") else { return };
+    let first = narrow.run(&[], 0);
+    assert_eq!(outcomes(&first), ["miss"; 5]);
+    assert_eq!(told(&first), told(&narrow.run(&["--no-memo"], 0)));
+    let all = ["hit"; 5];
+    let base = ["hit", "miss", "miss", "miss", "miss"];
+    let none = ["miss"; 5];
+    // The name, the change, the exit status, the outcomes of the questions.
+    let table: [(&str, Change, i32, &[&str]); 13] = [
+        ("nothing", |_| {}, 0, &all),
+        ("recipe", |n| n.recipe("A = \"1\"\n"), 0, &base),
+        (
+            "recipe removed",
+            |n| std::fs::remove_dir_all(n.layer("recipes-fixture/deploy-image")).unwrap(),
+            0,
+            &base,
+        ),
+        (
+            "mode",
+            |n| {
+                let path = n.layer("recipes-fixture/deploy-files/deploy-files/notes.txt");
+                std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+            },
+            0,
+            &base,
+        ),
+        (
+            "link to a recipe",
+            |n| {
+                let files = n.layer("recipes-fixture/deploy-files");
+                symlink("deploy-files_1.0.bb", files.join("linked_1.0.bb")).unwrap();
+                symlink("deploy-files", files.join("linked")).unwrap();
+            },
+            0,
+            &base,
+        ),
+        (
+            "class",
+            |n| {
+                std::fs::create_dir(n.layer("classes")).unwrap();
+                std::fs::write(n.layer("classes/x.bbclass"), "B = \"1\"\n").unwrap();
+                n.recipe("inherit x\n");
+            },
+            0,
+            &base,
+        ),
+        ("layer.conf", |n| n.change("conf/layer.conf", &n.0.layer(), |text| text + "X = \"1\"\n"), 0, &base),
+        (
+            "signature of another layer's recipe",
+            |n| {
+                let append = "do_unpack:append() {\n    true\n}\n";
+                std::fs::write(n.layer("recipes-fixture/deploy-files/base-files_%.bbappend"), append)
+                    .unwrap();
+            },
+            1,
+            &["hit"],
+        ),
+        (
+            "bbappend to nothing",
+            |n| {
+                let files = n.layer("recipes-fixture/deploy-files");
+                std::fs::rename(files.join("base-files_%.bbappend"), files.join("nothing_%.bbappend"))
+                    .unwrap();
+            },
+            1,
+            &["hit"],
+        ),
+        (
+            "recipe that does not parse",
+            |n| {
+                std::fs::remove_file(n.layer("recipes-fixture/deploy-files/nothing_%.bbappend")).unwrap();
+                std::fs::write(n.layer("recipes-fixture/deploy-files/broken_1.0.bb"), "this is no recipe\n")
+                    .unwrap();
+            },
+            1,
+            &["hit"],
+        ),
+        (
+            "uncommitted change of a dependency",
+            |n| {
+                std::fs::remove_file(n.layer("recipes-fixture/deploy-files/broken_1.0.bb")).unwrap();
+                n.change("recipes-fixture/deploy-files/base-files_1.0.bb", &n.base(""), |old| {
+                    old + "A = \"1\"\n"
+                });
+            },
+            0,
+            &none,
+        ),
+        ("local.conf", |n| n.write_manifest("X = \"1\"\n"), 0, &none),
+        ("nothing again", |_| {}, 0, &all),
+    ];
+    for (name, change, code, wanted) in table {
+        println!("{name}");
+        change(&narrow);
+        let fast = narrow.run(&[], code);
+        let plain = narrow.run(&["--no-memo"], code);
+        assert_eq!(told(&fast), told(&plain), "{name}");
+        assert_eq!(fast["outcome"], plain["outcome"], "{name}");
+        let outcomes = outcomes(&fast);
+        assert_eq!(outcomes[..wanted.len()], *wanted, "{name}: {outcomes:?}");
+    }
+}
+
+/// Against a server that is a directory: BitBake asks `git ls-remote` for it all the same.
+#[test]
+fn a_floating_revision_is_seen() {
+    let Some(narrow) = Narrow::new("a_floating_revision_is_seen") else { return };
+    let source = narrow.0.place.path().join("source");
+    std::fs::create_dir(&source).unwrap();
+    git(&source, ["init", "--quiet", "--initial-branch", "main"]);
+    commit(&source, "Begin");
+    for (revision, kind) in [("${AUTOREV}", "AUTOREV"), ("main", "branch")] {
+        let recipe = narrow.layer(&format!("recipes-fixture/deploy-files/{}_1.0.bb", kind.to_lowercase()));
+        let text = std::fs::read_to_string(narrow.layer("recipes-fixture/deploy-files/deploy-files_1.0.bb"))
+            .unwrap();
+        let uri = format!("SRC_URI = \"git://{};protocol=file;branch=main\"", source.display());
+        let text = text.replace("SRC_URI = \"file://notes.txt;subdir=${BP}\"", &uri);
+        assert!(text.contains("git://"));
+        std::fs::write(&recipe, format!("{text}\nSRCREV = \"{revision}\"\n")).unwrap();
+        for _ in 0..2 {
+            let result = narrow.0.call(&["run"]);
+            assert!(result.code.is_some());
+            let result = narrow.0.result();
+            let outcomes = outcomes(&result);
+            assert!(outcomes[1..].iter().all(|outcome| *outcome != "hit"), "{kind}: {outcomes:?}");
+            assert!(result.to_string().contains("asks a server"), "{kind}: {result:#}");
+        }
+        std::fs::remove_file(recipe).unwrap();
+    }
+}

@@ -1,0 +1,399 @@
+//! Answers that BitBake gave before: used for the same question alone, never for a failing verdict.
+
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::PathBuf;
+
+use build_agent_tests::{Sandbox, cases, commit, well_formed_xml};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+/// A job whose yocto-check-layer asks its questions.
+struct Asking(Sandbox);
+
+impl Asking {
+    fn new(test: &str) -> Option<Asking> {
+        let sandbox = Sandbox::new(test)?;
+        let recipe = sandbox.upstream().join("meta/recipes-core/zlib/zlib_1.0.bb");
+        std::fs::create_dir_all(recipe.parent().unwrap()).unwrap();
+        std::fs::write(recipe, "SUMMARY = \"zlib\"\n").unwrap();
+        let asking = Asking(sandbox);
+        std::fs::create_dir(asking.note("")).unwrap();
+        std::fs::set_permissions(asking.note(""), std::fs::Permissions::from_mode(0o777)).unwrap();
+        asking.0.behaviour(&format!("yocto-check-layer ask\nbitbake notes {}", asking.note("").display()));
+        Some(asking)
+    }
+
+    /// Runs the job; the exit status must be this.
+    #[track_caller]
+    fn run(&self, code: i32) -> Value {
+        self.0.run().assert_code(&[code]);
+        self.0.result()
+    }
+
+    #[track_caller]
+    fn run_plainly(&self, code: i32) -> Value {
+        let mut command = self.0.run_command();
+        command.arg("--no-memo");
+        self.0.start(command).wait().assert_code(&[code]);
+        self.0.result()
+    }
+
+    fn job(&self) -> PathBuf {
+        self.0.work().join("meta-tested-scarthgap")
+    }
+
+    /// Where the stand-in for BitBake takes notes and finds orders.
+    fn note(&self, name: &str) -> PathBuf {
+        self.0.path().join("notes").join(name)
+    }
+
+    /// How often the stand-in for BitBake was asked for signatures, from the first run on.
+    fn calls(&self) -> Vec<String> {
+        let calls = std::fs::read_to_string(self.note("calls")).unwrap_or_default();
+        calls.lines().map(str::to_owned).collect()
+    }
+
+    fn in_layer(&self, path: &str) -> PathBuf {
+        self.0.layer().join(path)
+    }
+
+    fn answers(&self) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(self.job().join("signatures/answers")).into_iter().flatten();
+        entries.map(|entry| entry.unwrap().path()).collect()
+    }
+}
+
+/// The outcomes of the questions and why, in their order.
+fn memo(result: &Value) -> Vec<(String, String)> {
+    let units = result["units"].as_array().unwrap();
+    let memo = units.iter().filter_map(|unit| unit["memo"].as_array()).flatten();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    memo.map(|memo| (text(&memo["outcome"]), text(&memo["why"]))).collect()
+}
+
+fn outcomes(result: &Value) -> Vec<String> {
+    memo(result).into_iter().map(|(outcome, _)| outcome).collect()
+}
+
+#[test]
+fn the_second_check_of_the_same_asks_bitbake_nothing() {
+    let Some(asking) = Asking::new("the_second_check_of_the_same_asks_bitbake_nothing") else { return };
+    let first = asking.run(0);
+    assert_eq!(outcomes(&first), ["miss"; 5]);
+    let calls = asking.calls();
+    assert_eq!(calls.len(), 5);
+    assert!(
+        calls.iter().all(|call| !call.contains("/front")),
+        "BitBake sees the PATH as without it: {calls:#?}"
+    );
+    // Whatever BitBake would say now, nobody asks it.
+    std::fs::write(asking.note("refuse"), "").unwrap();
+    let second = asking.run(0);
+    assert_eq!(outcomes(&second), ["hit"; 5], "{:#?}", memo(&second));
+    assert_eq!(asking.calls().len(), 5);
+    assert_eq!(cases(&first), cases(&second));
+    let unit = second["units"].as_array().unwrap().iter().find(|unit| unit["memo"].is_array()).unwrap();
+    assert!(unit["memo"][0]["seconds_saved"].is_number(), "{unit:#}");
+    well_formed_xml(&asking.0.out().join("junit.xml"), "testcase");
+    let junit = std::fs::read_to_string(asking.0.out().join("junit.xml")).unwrap();
+    assert!(junit.contains("5 of 5 used"), "{junit}");
+    assert!(!asking.job().join("front").exists(), "what stood before BitBake is gone");
+    asking.0.assert_nothing_runs();
+}
+
+#[test]
+fn no_memo_is_plain() {
+    let Some(asking) = Asking::new("no_memo_is_plain") else { return };
+    let plain = asking.run_plainly(0);
+    assert_eq!((memo(&plain).len(), asking.calls().len()), (0, 5));
+    let with = asking.run(0);
+    assert_eq!(outcomes(&with), ["miss"; 5]);
+    assert_eq!(cases(&plain), cases(&with));
+    let calls = asking.calls();
+    assert_eq!(calls[..5], calls[5..], "the real one sees the same PATH and variables either way");
+    assert_eq!(outcomes(&asking.run_plainly(0)).len(), 0);
+    assert_eq!(asking.calls().len(), 15);
+}
+
+type Change = fn(&Asking);
+
+/// After each change the fast verdict is the plain one; which questions were answered is told as well.
+#[test]
+fn every_change_gives_the_plain_verdict() {
+    let Some(asking) = Asking::new("every_change_gives_the_plain_verdict") else { return };
+    let hello = "recipes-hello/hello/hello_1.0.bb";
+    // The name, the change, the verdict, and whether the world without the layer was known.
+    let table: [(&str, Change, i32, bool); 12] = [
+        ("nothing", |_| {}, 0, true),
+        (
+            "recipe",
+            |a| std::fs::write(a.in_layer("recipes-hello/hello/hello_1.0.bb"), "A = \"2\"\n").unwrap(),
+            0,
+            true,
+        ),
+        (
+            "recipe added",
+            |a| std::fs::write(a.in_layer("recipes-hello/hello/new_1.0.bb"), "").unwrap(),
+            0,
+            true,
+        ),
+        (
+            "recipe removed",
+            |a| std::fs::remove_file(a.in_layer("recipes-hello/hello/new_1.0.bb")).unwrap(),
+            0,
+            true,
+        ),
+        (
+            "mode",
+            |a| {
+                let path = a.in_layer("recipes-hello/hello/hello_1.0.bb");
+                std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+            },
+            0,
+            true,
+        ),
+        (
+            "link",
+            |a| symlink("hello_1.0.bb", a.in_layer("recipes-hello/hello/link_1.0.bb")).unwrap(),
+            0,
+            true,
+        ),
+        (
+            "layer.conf",
+            |a| {
+                let path = a.in_layer("conf/layer.conf");
+                let text = std::fs::read_to_string(&path).unwrap();
+                std::fs::write(path, text + "X = \"1\"\n").unwrap();
+            },
+            0,
+            true,
+        ),
+        (
+            "a bbappend that changes a signature",
+            |a| {
+                std::fs::write(a.in_layer("recipes-hello/zlib_%.bbappend"), "A = \"1\"\n").unwrap();
+            },
+            1,
+            true,
+        ),
+        (
+            "without it",
+            |a| std::fs::remove_file(a.in_layer("recipes-hello/zlib_%.bbappend")).unwrap(),
+            0,
+            true,
+        ),
+        (
+            "a class that changes all signatures",
+            |a| {
+                std::fs::create_dir(a.in_layer("classes")).unwrap();
+                std::fs::write(a.in_layer("classes/x.bbclass"), "A = \"1\"\n").unwrap();
+            },
+            1,
+            true,
+        ),
+        (
+            "a recipe that does not parse",
+            |a| {
+                std::fs::remove_dir_all(a.in_layer("classes")).unwrap();
+                std::fs::write(a.in_layer("recipes-hello/hello/broken_1.0.bb"), "BROKEN\n").unwrap();
+            },
+            1,
+            true,
+        ),
+        (
+            "a dependency",
+            |a| {
+                std::fs::remove_file(a.in_layer("recipes-hello/hello/broken_1.0.bb")).unwrap();
+                std::fs::write(a.0.upstream().join("meta/recipes-core/zlib/zlib_1.0.bb"), "A = \"2\"\n")
+                    .unwrap();
+                commit(&a.0.upstream(), "Change zlib");
+            },
+            0,
+            false,
+        ),
+    ];
+    asking.run(0);
+    for (name, change, code, base_known) in table {
+        change(&asking);
+        let fast = asking.run(code);
+        let first = &memo(&fast)[0];
+        assert_eq!(first.0 == "hit", base_known, "{name}: {first:?}");
+        let plain = asking.run_plainly(code);
+        assert_eq!(cases(&fast), cases(&plain), "{name}");
+        assert_eq!(fast["outcome"], plain["outcome"], "{name}");
+    }
+    assert!(asking.in_layer(hello).exists());
+}
+
+#[test]
+fn what_changed_is_named() {
+    let Some(asking) = Asking::new("what_changed_is_named") else { return };
+    asking.run(0);
+    std::fs::write(asking.in_layer("recipes-hello/hello/hello_1.0.bb"), "A = \"2\"\n").unwrap();
+    let result = asking.run(0);
+    let why = &memo(&result)[3].1;
+    assert!(why.contains("recipes-hello/hello/hello_1.0.bb"), "{why}");
+    asking.0.change_manifest("[check]", "[config]\nlocal_conf = 'SALT = \"1\"'\n\n[check]");
+    let ran = asking.0.run();
+    ran.assert_code(&[0]);
+    ran.assert_says(&["conf/local.conf changed"]);
+    assert_eq!(outcomes(&asking.0.result()), ["miss"; 5]);
+}
+
+#[test]
+fn a_failing_verdict_never_rests_on_a_stored_answer() {
+    let Some(asking) = Asking::new("a_failing_verdict_never_rests_on_a_stored_answer") else { return };
+    std::fs::write(asking.in_layer("recipes-hello/zlib_%.bbappend"), "A = \"1\"\n").unwrap();
+    asking.run(1);
+    assert_eq!(asking.calls().len(), 5, "the first run asked everything, so that it is the verdict");
+    let ran = asking.0.run();
+    ran.assert_code(&[1]);
+    ran.assert_says(&["runs again without", "test_signatures"]);
+    assert_eq!(outcomes(&asking.0.result()), ["hit"; 5]);
+    assert_eq!(asking.calls().len(), 10, "all again, plainly");
+    assert!(asking.0.out().join("logs/yocto-check-layer-meta-tested-again.log").is_file());
+}
+
+/// A stored answer that makes a layer fail which would pass: the plain run decides.
+#[test]
+fn a_wrong_failure_is_mended_by_the_plain_run() {
+    let Some(asking) = Asking::new("a_wrong_failure_is_mended_by_the_plain_run") else { return };
+    asking.run(0);
+    // The agent's user alone could do this: all digests fit.
+    for answer in asking.answers() {
+        let text = std::fs::read_to_string(answer.join("answer.json")).unwrap();
+        let mut description: Value = serde_json::from_str(&text).unwrap();
+        let name = description["question"].as_str().unwrap().to_owned();
+        if name.contains("going on after errors") {
+            let signatures = std::fs::read_to_string(answer.join("signatures")).unwrap();
+            let wrong = signatures.replace("zlib:do_build:", "zlib:do_build:f");
+            description["files"]["signatures"] = sha256(wrong.as_bytes()).into();
+            std::fs::write(answer.join("signatures"), wrong).unwrap();
+            std::fs::write(answer.join("answer.json"), description.to_string()).unwrap();
+        }
+    }
+    let result = asking.run(0);
+    assert_eq!(outcomes(&result), ["hit"; 5]);
+    assert_eq!(asking.calls().len(), 10);
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+    let mut child =
+        Command::new("sha256sum").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("sha256sum");
+    child.stdin.take().unwrap().write_all(bytes).unwrap();
+    String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap()[..64].to_owned()
+}
+
+#[test]
+fn a_damaged_answer_is_asked_anew() {
+    let Some(asking) = Asking::new("a_damaged_answer_is_asked_anew") else { return };
+    asking.run(0);
+    for answer in asking.answers() {
+        std::fs::write(answer.join("signatures"), "SIGGEN_LOCKEDSIGS_t-x = \"\"").unwrap();
+    }
+    let result = asking.run(0);
+    assert!(memo(&result).iter().all(|(outcome, why)| outcome == "miss" && why.contains("damaged")));
+    assert_eq!(asking.calls().len(), 10);
+    assert_eq!(outcomes(&asking.run(0)), ["hit"; 5]);
+}
+
+#[test]
+fn a_recipe_that_asks_a_server_keeps_everything_from_being_kept() {
+    let test = "a_recipe_that_asks_a_server_keeps_everything_from_being_kept";
+    let Some(asking) = Asking::new(test) else { return };
+    std::fs::write(asking.in_layer("recipes-hello/hello/hello_1.0.bb"), "SRCREV = \"${AUTOREV}\"\n").unwrap();
+    for _ in 0..2 {
+        let memo = memo(&asking.run(0));
+        let told: Vec<_> =
+            memo.iter().map(|(outcome, why)| (outcome.as_str(), why.contains("asks a server"))).collect();
+        assert_eq!(told[1..], [("miss", true), ("off", true), ("off", true), ("off", true)], "{memo:#?}");
+    }
+    // Only the world without the layer is known.
+    assert_eq!((asking.answers().len(), asking.calls().len()), (1, 9));
+}
+
+#[test]
+fn what_reaches_outside_turns_it_off() {
+    let Some(asking) = Asking::new("what_reaches_outside_turns_it_off") else { return };
+    asking.0.change_manifest("[check]", "[config]\nlocal_conf = 'require /etc/hostname'\n\n[check]");
+    for _ in 0..2 {
+        let memo = memo(&asking.run(0));
+        assert!(
+            memo.iter().all(|(outcome, why)| outcome == "off" && why.contains("/etc/hostname")),
+            "{memo:#?}"
+        );
+    }
+    assert_eq!((asking.answers().len(), asking.calls().len()), (0, 10));
+}
+
+#[test]
+fn a_kill_while_bitbake_runs_leaves_no_answer() {
+    let Some(asking) = Asking::new("a_kill_while_bitbake_runs_leaves_no_answer") else { return };
+    asking.run(0);
+    let known = asking.answers().len();
+    std::fs::write(asking.in_layer("recipes-hello/hello/hello_1.0.bb"), "A = \"2\"\n").unwrap();
+    std::fs::write(asking.note("hang"), "").unwrap();
+    for signal in [Signal::SIGKILL, Signal::SIGTERM] {
+        let before = asking.calls().len();
+        let mut running = asking.0.start(asking.0.run_command());
+        running.wait_until("a question to BitBake", || asking.calls().len() > before);
+        running.signal(signal);
+        running.wait();
+        assert_eq!(asking.answers().len(), known);
+    }
+    std::fs::remove_file(asking.note("hang")).unwrap();
+    assert_eq!(outcomes(&asking.run(0)), ["hit", "miss", "miss", "miss", "miss"]);
+    assert_eq!(outcomes(&asking.run(0)), ["hit"; 5]);
+    asking.0.assert_nothing_runs();
+}
+
+/// Where layer code runs as another user, it can neither read nor write the store.
+#[test]
+fn the_store_is_closed_to_layer_code() {
+    let Some(asking) = Asking::new("the_store_is_closed_to_layer_code") else { return };
+    asking.run(0);
+    let mode = std::fs::metadata(asking.job().join("signatures")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+}
+
+/// An answer is a verdict in the making: none goes from an untrusted build to a trusted one.
+#[test]
+fn answers_on_the_share_follow_the_rules_of_trust() {
+    let Some(asking) = Asking::new("answers_on_the_share_follow_the_rules_of_trust") else { return };
+    let share = asking.0.path().join("share");
+    std::fs::create_dir(&share).unwrap();
+    asking.0.change_manifest("[check]", &format!("[cache]\nshare = {share:?}\n\n[check]"));
+    let run = |trusted: bool| {
+        let mut command = asking.0.run_command();
+        if trusted {
+            command.arg("--trusted");
+        } else {
+            command.env("CODEBUILD_BUILD_ID", "p:1").env("CODEBUILD_SRC_DIR", asking.0.layer());
+            command.env("CODEBUILD_WEBHOOK_EVENT", "PULL_REQUEST_UPDATED");
+            command.env("CODEBUILD_WEBHOOK_TRIGGER", "pr/12");
+        }
+        asking.0.start(command).wait().assert_code(&[0]);
+        outcomes(&asking.0.result())
+    };
+    let count = |part: &str| {
+        let answers = std::fs::read_dir(share.join(part).join("signatures/answers"));
+        answers.map_or(0, Iterator::count)
+    };
+    let base = ["hit", "miss", "miss", "miss", "miss"];
+    // The first one puts the checkouts on the share, where all later ones use them: paths are inputs.
+    assert_eq!(run(true), ["miss"; 5]);
+    run(true);
+    let shared = count("");
+    assert!(shared >= 5 && count("pr/12") == 0);
+    assert_eq!(run(false), ["hit"; 5], "a pull request reads what trusted builds left");
+    std::fs::write(asking.in_layer("recipes-hello/hello/hello_1.0.bb"), "A = \"2\"\n").unwrap();
+    assert_eq!(run(false), base);
+    assert_eq!((count(""), count("pr/12")), (shared, 4), "and writes its own part");
+    // Another machine has no local answers.
+    std::fs::remove_dir_all(asking.job()).unwrap();
+    assert_eq!(run(false), ["hit"; 5]);
+    assert_eq!(run(true), base, "a trusted build reads nothing of a pull request");
+    assert_eq!((count(""), count("pr/12")), (shared + 4, 4));
+}
