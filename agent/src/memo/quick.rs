@@ -1,8 +1,8 @@
 //! A `zstd` that starts in no time, before the host's on the PATH of the real BitBake.
 //!
 //! BitBake pipes each file of signatures through a `zstd` of its own, tens of thousands in a layer check,
-//! and the start of that program is most of the work. The crate in `quick-zstd/` writes the same contents as
-//! valid frames without compression. The directory is the same in each run of a work directory, because
+//! and the start of that program is most of the work. The crate in `quick-zstd/` is the same library without
+//! what the program puts around it. The directory is the same in each run of a work directory, because
 //! PATH is a part of the names of BitBake's caches.
 
 use std::ffi::{OsStr, OsString};
