@@ -9,9 +9,15 @@ use std::process::Command;
 
 const NAME: &str = "zstd";
 
+/// Looked into last: tasks of BitBake have nothing on their PATH but `tmp/hosttools`, where `zstd` is a link to
+/// this program.
+const USUAL: &str = "/usr/local/bin:/usr/bin:/bin";
+
 /// Becomes it. Comes back only with the reason why it could not.
 pub fn become_it(words: &[OsString]) -> io::Error {
-    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut path = std::env::var_os("PATH").unwrap_or_default();
+    path.push(":");
+    path.push(USUAL);
     match std::env::current_exe().map(|own| on(&path, &own)) {
         Ok(Some(program)) => Command::new(program).arg0(NAME).args(words).exec(),
         Ok(None) => io::Error::new(ErrorKind::NotFound, "there is no other zstd on the PATH"),
@@ -20,16 +26,15 @@ pub fn become_it(words: &[OsString]) -> io::Error {
 }
 
 /// The first program behind `own` on the PATH; where that is not on it, the first of all. Never one before
-/// it: two copies of this program would call each other for ever.
+/// it: two copies of this program would call each other for ever. Empty entries, which mean the current
+/// directory, are left out.
 fn on(path: &OsStr, own: &Path) -> Option<PathBuf> {
     let own = own.canonicalize().ok()?;
-    // An empty entry is the current directory.
-    let programs: Vec<PathBuf> = std::env::split_paths(path).map(|entry| entry.join(NAME)).collect();
+    let entries = std::env::split_paths(path).filter(|entry| !entry.as_os_str().is_empty());
+    let programs: Vec<PathBuf> = entries.map(|entry| entry.join(NAME)).collect();
     let is_own = |program: &PathBuf| program.canonicalize().is_ok_and(|real| real == own);
     let behind = programs.iter().position(is_own).map_or(0, |own| own + 1);
-    let next = programs[behind..].iter().find(|program| is_program(program) && !is_own(program))?;
-    // Without a slash it would be looked for on the PATH again.
-    Some(if next.as_os_str() == NAME { Path::new(".").join(next) } else { next.clone() })
+    programs[behind..].iter().find(|program| is_program(program) && !is_own(program)).cloned()
 }
 
 fn is_program(path: &Path) -> bool {
