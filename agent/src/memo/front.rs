@@ -1,5 +1,5 @@
 //! The directory that stands first on the PATH of one yocto-check-layer run: the agent's binary as
-//! `bitbake`, and the socket of its desk.
+//! `bitbake`, and the socket of its desk; beside it the quick `zstd`.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use tokio::net::UnixListener;
 use crate::exec::{User, remove};
 
 use super::stand_in::{NAME, SOCKET};
-use super::{Accepted, Refusal};
+use super::{Accepted, Refusal, quick};
 
 /// `sun_path` of unix(7) with its final zero.
 const LONGEST_SOCKET: usize = 107;
@@ -55,6 +55,7 @@ impl Front {
         fs::set_permissions(&directory, PermissionsExt::from_mode(0o755))?;
         symlink(&own, directory.join(NAME))?;
         let front = Front { directory, work: work.to_owned() };
+        quick::make(work, &own, user)?;
         let listener = UnixListener::bind(&socket)?;
         fs::set_permissions(&socket, PermissionsExt::from_mode(0o600))?;
         if let Some(user) = user {
@@ -72,11 +73,12 @@ impl Drop for Front {
     fn drop(&mut self) {
         // The next run makes it anew in any case.
         let _ = remove::remove_tree(&self.directory, &self.work);
+        let _ = quick::remove(&self.work);
     }
 }
 
 /// The first step on the way to the binary that the user may not take, by its mode.
-fn closed_to(binary: &Path, user: &User) -> Option<PathBuf> {
+pub(super) fn closed_to(binary: &Path, user: &User) -> Option<PathBuf> {
     let is_closed = |path: &&Path| {
         let Ok(metadata) = path.metadata() else { return true };
         let shift = match (metadata.uid() == user.uid, metadata.gid() == user.gid) {

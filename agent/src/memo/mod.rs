@@ -21,6 +21,7 @@ mod key;
 mod layers;
 mod outside;
 mod question;
+mod quick;
 mod read;
 pub mod stand_in;
 mod stat_cache;
@@ -33,6 +34,7 @@ pub use front::Front;
 pub use inputs::Place;
 pub use key::{Inputs, Key};
 pub use question::{Asked, Question};
+pub use quick::path_of_bitbake;
 pub use store::{Store, Stores, make_private};
 
 /// Why answers are not reused or not kept, as a sentence for people.

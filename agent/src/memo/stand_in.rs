@@ -2,7 +2,8 @@
 //! binary under another name.
 //!
 //! It becomes the real BitBake for everything but a recognised question, and whenever nobody is there
-//! to ask. The real BitBake sees neither its directory on the PATH nor any other trace of it.
+//! to ask. The real BitBake sees neither its directory on the PATH nor any other trace of it but the quick
+//! `zstd`.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal, Write};
@@ -16,7 +17,7 @@ use nix::sys::stat::fstat;
 use crate::exec::{self, InPlace};
 
 use super::wire::{Answer, Call, Ran, Reply, receive, send};
-use super::{Asked, Question, read};
+use super::{Asked, Question, path_of_bitbake, read};
 
 /// The name under which it runs.
 pub const NAME: &str = "bitbake";
@@ -45,7 +46,10 @@ pub fn main(argv: Vec<OsString>, mut environment: Vec<(OsString, OsString)>) -> 
     };
     for (name, value) in &mut environment {
         if name == "PATH" {
-            value.clone_from(&ways.rest);
+            *value = match &ways.front {
+                Some(front) => path_of_bitbake(front, &ways.rest),
+                None => ways.rest.clone(),
+            };
         } else if name == "_" {
             // Some shells tell a program its own path.
             *value = program.clone().into_os_string();

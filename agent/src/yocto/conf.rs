@@ -113,7 +113,11 @@ pub fn local(conf: &LocalConf) -> Result<String> {
             let _ = write!(
                 text,
                 "\n# Signatures need no prebuilt libc, so its download must not be able to fail the check.\n\
-                 INHERIT{separator}remove = \"uninative\"\n"
+                 INHERIT{separator}remove = \"uninative\"\n\
+                 \n\
+                 # yocto-check-layer asks its other questions with this one. With the same for bitbake -p all of\n\
+                 # them share the caches of parsed recipes.\n\
+                 BB_SIGNATURE_HANDLER = \"OEBasicHash\"\n"
             );
         }
     }
@@ -200,9 +204,25 @@ mod tests {
     }
 
     #[test]
+    fn only_the_layer_check_has_its_handler_of_signatures() {
+        for release in ["dunfell", "kirkstone", "scarthgap", "master"] {
+            for (purpose, has) in [(Purpose::Build, false), (Purpose::CheckLayer, true)] {
+                let text = render(release, purpose, "");
+                let found = text.contains("\nBB_SIGNATURE_HANDLER = \"OEBasicHash\"\n");
+                assert_eq!(found, has, "{release} {purpose:?}: {text}");
+            }
+        }
+    }
+
+    #[test]
     fn the_manifest_has_the_last_word() {
-        let text = render("scarthgap", Purpose::Build, "DL_DIR = \"/elsewhere\"\n\n");
-        assert!(text.ends_with("# [config] local_conf\nDL_DIR = \"/elsewhere\"\n"), "{text}");
+        for (purpose, line) in [
+            (Purpose::Build, "DL_DIR = \"/elsewhere\""),
+            (Purpose::CheckLayer, "BB_SIGNATURE_HANDLER = \"OEEquivHash\""),
+        ] {
+            let text = render("scarthgap", purpose, &format!("{line}\n\n"));
+            assert!(text.ends_with(&format!("# [config] local_conf\n{line}\n")), "{text}");
+        }
     }
 
     #[test]

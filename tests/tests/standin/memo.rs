@@ -47,6 +47,11 @@ impl Asking {
         self.0.path().join("notes").join(name)
     }
 
+    /// How the PATH of a BitBake begins that got the quick `zstd`.
+    fn quick(&self) -> String {
+        format!("{}:", self.job().join("quick").display())
+    }
+
     /// How often the stand-in for BitBake was asked for signatures, from the first run on.
     fn calls(&self) -> Vec<String> {
         let calls = std::fs::read_to_string(self.note("calls")).unwrap_or_default();
@@ -82,9 +87,10 @@ fn the_second_check_of_the_same_asks_bitbake_nothing() {
     assert_eq!(outcomes(&first), ["miss"; 5]);
     let calls = asking.calls();
     assert_eq!(calls.len(), 5);
+    let quick = asking.quick();
     assert!(
-        calls.iter().all(|call| !call.contains("/front")),
-        "BitBake sees the PATH as without it: {calls:#?}"
+        calls.iter().all(|call| !call.contains("/front") && call.contains(&format!("'PATH': '{quick}"))),
+        "BitBake sees the PATH as without it, less the quick zstd: {calls:#?}"
     );
     // Whatever BitBake would say now, nobody asks it.
     std::fs::write(asking.note("refuse"), "").unwrap();
@@ -110,9 +116,24 @@ fn no_memo_is_plain() {
     assert_eq!(outcomes(&with), ["miss"; 5]);
     assert_eq!(cases(&plain), cases(&with));
     let calls = asking.calls();
-    assert_eq!(calls[..5], calls[5..], "the real one sees the same PATH and variables either way");
+    let (plain, with) = calls.split_at(5);
+    let with: Vec<String> = with.iter().map(|call| call.replacen(&asking.quick(), "", 1)).collect();
+    assert_eq!(plain, with, "the real one sees the same PATH and variables either way, less the quick zstd");
+    assert!(plain.iter().all(|call| !call.contains("/quick")), "{plain:#?}");
     assert_eq!(outcomes(&asking.run_plainly(0)).len(), 0);
     assert_eq!(asking.calls().len(), 15);
+}
+
+/// What is built is compressed.
+#[test]
+fn builds_never_see_the_quick_zstd() {
+    let Some(asking) = Asking::new("builds_never_see_the_quick_zstd") else { return };
+    asking.0.behaviour("yocto-check-layer ask\nbitbake environment");
+    asking.0.write_manifest(&format!("{}\n[build]\ntargets = [\"hello\"]\n", asking.0.manifest_text()));
+    asking.run(0);
+    let logs = asking.0.logs();
+    assert!(logs.contains("environment PATH=") && !logs.contains("/quick"), "{logs}");
+    assert!(!asking.job().join("quick").exists());
 }
 
 type Change = fn(&Asking);
