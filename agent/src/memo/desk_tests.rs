@@ -109,7 +109,7 @@ async fn what_bitbake_gave_is_given_again() {
     assert_eq!(scene.memo().await.outcome, MemoOutcome::Hit);
     fs::write(scene.top.path().join("meta/x.bb"), "A = \"2\"\n").unwrap();
     assert_eq!(scene.ask(&asked).await.1.unwrap(), Reply::Run);
-    assert_eq!(scene.desk.close().await, Used { hits: 1 });
+    assert_eq!(scene.desk.close().await, Used { hits: 1, restored: 0 });
 }
 
 type Spoil = fn(&Scene, &mut Ran);
@@ -198,7 +198,7 @@ async fn nonsense_gets_no_answer_and_harms_nobody() {
     assert_eq!(scene.ask(&other).await.1.unwrap(), Reply::Pass);
     assert_eq!(scene.ask(&scene.asked(&scene.build())).await.1.unwrap(), Reply::Run);
     drop(silent);
-    assert_eq!(scene.desk.close().await, Used { hits: 0 });
+    assert_eq!(scene.desk.close().await, Used { hits: 0, restored: 0 });
 }
 
 #[tokio::test]

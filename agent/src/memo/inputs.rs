@@ -86,14 +86,16 @@ pub fn collect(place: &Place, asked: &Asked, cache: &mut StatCache) -> Accepted<
     for root in &trees {
         let around = Surroundings { skip: &place.own, trees: &trees };
         let is_immutable = place.immutable.iter().any(|store| root.starts_with(store));
-        let listing = match cache.immutable.get(root) {
-            Some(listing) => listing.clone(),
+        let mut tree = match cache.immutable.get(root) {
+            Some(tree) => tree.clone(),
             None => tree::read(root, &around, cache)?,
         };
         if is_immutable {
-            cache.immutable.insert(root.clone(), listing.clone());
+            cache.immutable.insert(root.clone(), tree.clone());
         }
-        inputs.add_tree(format!("files of {}", readable(root.as_os_str())), listing);
+        // OE-Core always asks for its own commit.
+        tree.tracked.asks_git |= real(&place.oe_core)?.starts_with(root);
+        inputs.add_tree(format!("files of {}", readable(root.as_os_str())), tree);
     }
     Ok(inputs)
 }
@@ -193,7 +195,11 @@ fn add_configuration(
             if !known.iter().any(|known| real.starts_with(known)) {
                 return refused(named.display().to_string());
             }
-            inputs.add(format!("where {} leads", readable(named.as_os_str())), real.as_os_str().as_bytes());
+            // BitBake makes its own directories when it first needs them.
+            if real != named || !real.starts_with(build) {
+                let name = format!("where {} leads", readable(named.as_os_str()));
+                inputs.add(name, real.as_os_str().as_bytes());
+            }
         }
         // A file right in conf/ lies nowhere deep.
         if let Some(line) = outside::reaches_out(&relative, content) {

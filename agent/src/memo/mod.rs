@@ -20,6 +20,7 @@ mod inputs;
 mod key;
 mod layers;
 mod outside;
+mod parses;
 mod question;
 mod read;
 pub mod stand_in;
@@ -45,6 +46,12 @@ pub type Accepted<T> = std::result::Result<T, Refusal>;
 impl std::fmt::Display for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+impl From<nix::errno::Errno> for Refusal {
+    fn from(errno: nix::errno::Errno) -> Refusal {
+        std::io::Error::from(errno).into()
     }
 }
 
