@@ -26,7 +26,7 @@ pub fn is_python(relative: &Path) -> bool {
 /// parsed. Shell functions of recipes say them as well, about other repositories; that costs time.
 static GIT: LazyLock<Regex> = LazyLock::new(|| {
     regex(
-        r"metadata_git|layer_revisions|rev-parse|\bgit\s(?:\S+\s+)*?(?:describe|rev-list|log|show|status|branch)\b|\$\{@.*\bgit\b|['\x22]git['\x22]",
+        r"metadata_git|layer_revisions|rev-parse|\bgit\s(?:\S+\s+)*?(?:describe|rev-list|log|show|status|branch)\b|['\x22]git['\x22]\s*,|\bimport git\b",
     )
 });
 
@@ -136,6 +136,24 @@ pub fn absolute_paths(content: &[u8]) -> Vec<PathBuf> {
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_that_ask_for_a_commit_are_found() {
+        for (line, wanted) in [
+            ("X = \"${@oe.buildcfg.get_metadata_git_revision(d)}\"", true),
+            ("X := \"${@os.popen('git -C %s describe --tags' % d.getVar('LAYERDIR')).read()}\"", true),
+            ("    out = subprocess.check_output([\"git\", \"log\", \"-1\"])", true),
+            ("    rev, _ = bb.process.run('git rev-parse HEAD', cwd=path)", true),
+            ("import git", true),
+            ("# git describe", false),
+            ("SRC_URI = \"${@'' if d.getVar('X') else 'git://example.org/x.git;branch=main'}\"", false),
+            ("SRC_URI = \"git://example.org/gabime/spdlog;protocol=https\"", false),
+            ("        if fetcher.ud[url].type == 'git':", false),
+            ("S = \"${WORKDIR}/git\"", false),
+        ] {
+            assert_eq!(asks_git(line.as_bytes()), wanted, "{line}");
+        }
+    }
 
     #[test]
     fn lines_that_reach_out_are_found() {

@@ -34,14 +34,14 @@ const MOST_NAMES: usize = 10_000;
 /// One machine has three of them.
 const MOST_DIRECTORIES: usize = 100;
 
-/// No cache is larger; 4000 recipes make 150 megabytes.
+/// No file of a cache is larger; meta-aws with all that it stands on makes 100 megabytes.
 pub const LARGEST: u64 = 1 << 30;
 
 /// A run of many configurations at once has two files for each.
 pub const MOST_FILES: usize = 64;
 
 /// BitBake's server writes its caches and is gone soon after the program that asked it.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The server removes its lock when it ends; one that lies for so long was left by a killed one.
 const LEFT_BEHIND: Duration = Duration::from_secs(3);
