@@ -297,6 +297,16 @@ pub struct Memo {
     /// Of a hit: what the real BitBake took, less what looking it up took.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds_saved: Option<f64>,
+    /// What BitBake parsed, where it ran and said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipes: Option<Recipes>,
+}
+
+/// Files of recipes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recipes {
+    pub cached: u64,
+    pub parsed: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,7 +2,7 @@
 //! real BitBake gave.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,10 +14,11 @@ use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
 use crate::events::{Emitter, Memo, MemoOutcome, Unit, What};
 
 use super::key::Inputs;
+use super::parses::{Parses, Restored};
 use super::stat_cache::StatCache;
 use super::store::{Found, Store, Stores};
 use super::wire::{Answer, Call, Ran, Reply, length_from, length_of};
-use super::{Accepted, Asked, Place, Question, Refusal, difference, floating, inputs};
+use super::{Accepted, Asked, Place, Question, Refusal, difference, floating, inputs, parses};
 
 /// More callers at once are layer code at play.
 const MOST_CALLERS: usize = 32;
@@ -33,6 +34,8 @@ const DOUBTS: [&str; 4] = ["taskhash mismatch", "basehash value changed", "ERROR
 pub struct Used {
     /// Answers that were given without the real BitBake.
     pub hits: usize,
+    /// How often the real BitBake got a parse cache.
+    pub restored: usize,
 }
 
 /// Open during one run.
@@ -46,6 +49,7 @@ pub struct Desk {
 struct Shared {
     place: Place,
     stores: Stores,
+    parses: Parses,
     unit: Unit,
     events: Emitter,
     /// Where the digests of files are kept between runs.
@@ -54,6 +58,7 @@ struct Shared {
     /// Why nothing more is reused or kept in this run.
     off: Mutex<Option<Refusal>>,
     hits: AtomicUsize,
+    restored: AtomicUsize,
 }
 
 impl Desk {
@@ -66,15 +71,18 @@ impl Desk {
         events: &Emitter,
     ) -> Desk {
         let stat_cache = Mutex::new(StatCache::load(&stat_cache_file));
+        let parses = Parses::new(&stores, &place.user);
         let shared = Arc::new(Shared {
             place,
             stores,
+            parses,
             unit: unit.clone(),
             events: events.clone(),
             stat_cache_file,
             stat_cache,
             off: Mutex::new(None),
             hits: AtomicUsize::new(0),
+            restored: AtomicUsize::new(0),
         });
         let serving = tokio::spawn(serve(listener, shared.clone()));
         Desk { serving, shared }
@@ -96,7 +104,10 @@ impl Desk {
             fs_err::write(&beside, bytes).and_then(|()| fs_err::rename(&beside, &shared.stat_cache_file))
         })
         .await;
-        Used { hits: self.shared.hits.load(Ordering::Relaxed) }
+        Used {
+            hits: self.shared.hits.load(Ordering::Relaxed),
+            restored: self.shared.restored.load(Ordering::Relaxed),
+        }
     }
 }
 
@@ -144,6 +155,7 @@ async fn answer(mut stream: UnixStream, shared: &Arc<Shared>) -> io::Result<()> 
         outcome,
         why,
         seconds_saved,
+        recipes: None,
     };
     let memo = match looked {
         Err(refusal) => {
@@ -155,23 +167,33 @@ async fn answer(mut stream: UnixStream, shared: &Arc<Shared>) -> io::Result<()> 
             send(&mut stream, &Reply::Answer(found.answer)).await?;
             told(MemoOutcome::Hit, None, Some(saved))
         }
-        Ok(Looked { inputs, why, .. }) => {
+        Ok(Looked { inputs, mut why, .. }) => {
+            let restored = {
+                let (shared, inputs) = (shared.clone(), inputs.clone());
+                spawn_blocking(move || shared.restore(&shared.place.build, &inputs)).await?
+            };
+            if let Restored::Refused(refusal) = restored {
+                why += &format!("; the stored parse cache is not used: {refusal}");
+            }
             send(&mut stream, &Reply::Run).await?;
             let since = Instant::now();
             let call = receive(&mut stream).await;
             let seconds = since.elapsed().as_secs_f64();
+            let mut recipes = None;
             let kept = match call.and_then(|call| Call::unpack(&call)) {
                 Ok(Call::Ran(ran)) => {
+                    recipes = parses::count(&ran);
                     let (shared, question) = (shared.clone(), question.clone());
                     spawn_blocking(move || shared.keep(&asked, inputs, &question, ran, seconds)).await?
                 }
                 _ => Err(Refusal("BitBake did not come to its end".into())),
             };
             let why = match kept {
-                Ok(()) => why,
+                Ok(Kept::Whole) => why,
+                Ok(Kept::Answer(refusal)) => format!("{why}; its parse cache was not kept: {refusal}"),
                 Err(refusal) => format!("{why}; what BitBake gave was not kept: {refusal}"),
             };
-            let memo = told(MemoOutcome::Miss, Some(why), None);
+            let memo = Memo { recipes, ..told(MemoOutcome::Miss, Some(why), None) };
             shared.events.emit(What::Memo(memo)).await;
             return send(&mut stream, &Reply::Noted).await;
         }
@@ -186,6 +208,13 @@ struct Looked {
     found: Option<Found>,
     /// Why there was none.
     why: String,
+}
+
+/// What was kept of a run.
+enum Kept {
+    Whole,
+    /// The answer alone, and why.
+    Answer(Refusal),
 }
 
 impl Shared {
@@ -213,6 +242,15 @@ impl Shared {
         Ok(Looked { inputs, found: None, why })
     }
 
+    /// Gives the real BitBake `at` this build directory what was parsed before. Blocks.
+    fn restore(&self, at: &Path, inputs: &Inputs) -> Restored {
+        let restored = self.parses.restore(inputs, at);
+        if restored == Restored::Put {
+            self.restored.fetch_add(1, Ordering::Relaxed);
+        }
+        restored
+    }
+
     /// Keeps what the real BitBake gave, if it can be had again. Blocks.
     fn keep(
         &self,
@@ -221,7 +259,7 @@ impl Shared {
         question: &Question,
         ran: Ran,
         seconds: f64,
-    ) -> Accepted<()> {
+    ) -> Accepted<Kept> {
         // Whatever came of it, later runs may not ask the server again: they take the recipe from the
         // cache of this one.
         let floating = floating::asked_nobody(&self.place.bitbake, &self.place.build);
@@ -231,14 +269,21 @@ impl Shared {
         let answer = plausible(ran, question)?;
         floating?;
         let after = inputs::collect(&self.place, asked, &mut lock(&self.stat_cache))?;
-        if after != before {
+        if after.key() != before.key() {
             let what = difference::in_words(&after, before.parts(), before.listings());
-            return Err(Refusal(format!("{what}, while BitBake ran")));
+            return Err(Refusal(format!("an input changed while BitBake ran: {what}")));
         }
         // One store may be full or gone; the others still get it.
         let keep = |store: &Store| store.keep(&before, &question.name, &answer, seconds);
         let kept: Vec<_> = self.stores.write.iter().map(keep).collect();
-        kept.into_iter().collect::<Result<_, _>>().map_err(|error| Refusal(error.message))
+        kept.into_iter().collect::<Result<(), _>>().map_err(|error| Refusal(error.message))?;
+        // `-p` alone leaves a cache that is not whole. A file that was only touched is no other input, but
+        // BitBake may have seen either time.
+        if question.leaves_signatures && after == before {
+            let kept = self.parses.keep(&before, &self.place.build);
+            return Ok(kept.map_or_else(Kept::Answer, |()| Kept::Whole));
+        }
+        Ok(Kept::Whole)
     }
 }
 

@@ -109,7 +109,43 @@ async fn what_bitbake_gave_is_given_again() {
     assert_eq!(scene.memo().await.outcome, MemoOutcome::Hit);
     fs::write(scene.top.path().join("meta/x.bb"), "A = \"2\"\n").unwrap();
     assert_eq!(scene.ask(&asked).await.1.unwrap(), Reply::Run);
-    assert_eq!(scene.desk.close().await, Used { hits: 1 });
+    assert_eq!(scene.desk.close().await, Used { hits: 1, restored: 0 });
+}
+
+/// A recipe changed: BitBake is asked, and finds what it parsed of the others. That counts as stored.
+#[tokio::test]
+async fn bitbake_finds_what_it_parsed_before() {
+    let mut scene = Scene::new();
+    let recipe = |name: &str| scene.top.path().join("meta/recipes-x").join(name);
+    fs::create_dir(scene.top.path().join("meta/recipes-x")).unwrap();
+    fs::write(recipe("a.bb"), "A = \"1\"\n").unwrap();
+    fs::write(recipe("b.bb"), "B = \"1\"\n").unwrap();
+    let old = std::time::SystemTime::now() - Duration::from_secs(100);
+    fs::File::options().write(true).open(recipe("a.bb")).unwrap().set_modified(old).unwrap();
+    let changed = recipe("a.bb");
+    let cache = scene.build().join("tmp/cache");
+    let name = format!("bb_cache.dat.{:032}", 1);
+    fs::create_dir_all(&cache).unwrap();
+    fs::write(cache.join(&name), "core").unwrap();
+    fs::write(cache.join(name.replace(".dat", "_SiggenRecipeInfo.dat")), "siggen").unwrap();
+    std::os::unix::fs::symlink(&name, cache.join("bb_cache.dat")).unwrap();
+    let asked = scene.asked(&scene.build());
+    let (mut stream, reply) = scene.ask(&asked).await;
+    assert_eq!(reply.unwrap(), Reply::Run);
+    say(&mut stream, &Call::Ran(good())).await;
+    receive(&mut stream).await.unwrap();
+    assert_eq!(scene.memo().await.why.unwrap(), "it was not asked of these layers before");
+    // The next run begins with an empty build directory.
+    fs::remove_dir_all(scene.build().join("tmp")).unwrap();
+    fs::write(&changed, "A = \"2\"\n").unwrap();
+    let (mut stream, reply) = scene.ask(&asked).await;
+    assert_eq!(reply.unwrap(), Reply::Run);
+    assert_eq!(fs::read_to_string(cache.join(&name)).unwrap(), "core");
+    let said = b"Parsing of 2 .bb files complete (1 cached, 1 parsed). 2 targets".to_vec();
+    say(&mut stream, &Call::Ran(Ran { stdout: Some(said), ..good() })).await;
+    receive(&mut stream).await.unwrap();
+    assert_eq!(scene.memo().await.recipes, Some(events::Recipes { cached: 1, parsed: 1 }));
+    assert_eq!(scene.desk.close().await, Used { hits: 0, restored: 1 });
 }
 
 type Spoil = fn(&Scene, &mut Ran);
@@ -198,7 +234,7 @@ async fn nonsense_gets_no_answer_and_harms_nobody() {
     assert_eq!(scene.ask(&other).await.1.unwrap(), Reply::Pass);
     assert_eq!(scene.ask(&scene.asked(&scene.build())).await.1.unwrap(), Reply::Run);
     drop(silent);
-    assert_eq!(scene.desk.close().await, Used { hits: 0 });
+    assert_eq!(scene.desk.close().await, Used { hits: 0, restored: 0 });
 }
 
 #[tokio::test]

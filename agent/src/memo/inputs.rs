@@ -86,14 +86,16 @@ pub fn collect(place: &Place, asked: &Asked, cache: &mut StatCache) -> Accepted<
     for root in &trees {
         let around = Surroundings { skip: &place.own, trees: &trees };
         let is_immutable = place.immutable.iter().any(|store| root.starts_with(store));
-        let listing = match cache.immutable.get(root) {
-            Some(listing) => listing.clone(),
+        let mut tree = match cache.immutable.get(root) {
+            Some(tree) => tree.clone(),
             None => tree::read(root, &around, cache)?,
         };
         if is_immutable {
-            cache.immutable.insert(root.clone(), listing.clone());
+            cache.immutable.insert(root.clone(), tree.clone());
         }
-        inputs.add_tree(format!("files of {}", readable(root.as_os_str())), listing);
+        // OE-Core always asks for its own commit.
+        tree.tracked.asks_git |= real(&place.oe_core)?.starts_with(root);
+        inputs.add_tree(format!("files of {}", readable(root.as_os_str())), tree);
     }
     Ok(inputs)
 }

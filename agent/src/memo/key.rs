@@ -7,7 +7,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::tree::Listing;
+use super::parses::Tracked;
+use super::tree::{Listing, Tree};
 use super::wire::Pack;
 
 /// A SHA-256 in hexadecimal.
@@ -65,6 +66,8 @@ pub struct Inputs {
     parts: Parts,
     /// The files behind those parts that are trees.
     listings: BTreeMap<String, Listing>,
+    /// What else is known of them.
+    tracked: BTreeMap<String, Tracked>,
 }
 
 impl Inputs {
@@ -81,10 +84,11 @@ impl Inputs {
         self.add(name, pack.finish());
     }
 
-    pub fn add_tree(&mut self, name: impl Into<String>, listing: Listing) {
-        let name = name.into();
-        self.parts.insert(name.clone(), listing.digest());
-        self.listings.insert(name, listing);
+    pub fn add_tree(&mut self, name: impl Into<String>, tree: impl Into<Tree>) {
+        let (name, tree) = (name.into(), tree.into());
+        self.parts.insert(name.clone(), tree.listing.digest());
+        self.listings.insert(name.clone(), tree.listing);
+        self.tracked.insert(name, tree.tracked);
     }
 
     pub fn parts(&self) -> &Parts {
@@ -93,6 +97,11 @@ impl Inputs {
 
     pub fn listings(&self) -> &BTreeMap<String, Listing> {
         &self.listings
+    }
+
+    /// What BitBake itself looks at before it uses its parse caches, by the names of the trees.
+    pub fn tracked(&self) -> &BTreeMap<String, Tracked> {
+        &self.tracked
     }
 
     pub fn key(&self) -> Key {

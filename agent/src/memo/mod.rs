@@ -20,6 +20,7 @@ mod inputs;
 mod key;
 mod layers;
 mod outside;
+mod parses;
 mod question;
 mod quick;
 mod read;
@@ -47,6 +48,12 @@ pub type Accepted<T> = std::result::Result<T, Refusal>;
 impl std::fmt::Display for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+impl From<nix::errno::Errno> for Refusal {
+    fn from(errno: nix::errno::Errno) -> Refusal {
+        std::io::Error::from(errno).into()
     }
 }
 

@@ -17,6 +17,24 @@ pub fn is_metadata(relative: &Path) -> bool {
     }
 }
 
+/// Python that metadata calls, which the key covers as a file.
+pub fn is_python(relative: &Path) -> bool {
+    relative.extension() == Some(OsStr::new("py"))
+}
+
+/// Words by which metadata asks for the commit, the branch or the tags of a repository while it is
+/// parsed. Shell functions of recipes say them as well, about other repositories; that costs time.
+static GIT: LazyLock<Regex> = LazyLock::new(|| {
+    regex(
+        r"metadata_git|layer_revisions|rev-parse|\bgit\s(?:\S+\s+)*?(?:describe|rev-list|log|show|status|branch)\b|['\x22]git['\x22]\s*,|\bimport git\b",
+    )
+});
+
+/// Whether a line looks as if it did.
+pub fn asks_git(content: &[u8]) -> bool {
+    whole_lines(content).iter().any(|(_, line)| GIT.is_match(line))
+}
+
 /// BitBake knows these words at the beginning of a line only (ConfHandler, BBHandler).
 static INCLUDE: LazyLock<Regex> = LazyLock::new(|| {
     regex(
@@ -39,7 +57,7 @@ static UPWARDS: LazyLock<Regex> =
     LazyLock::new(|| regex(r"\$\{(LAYERDIR|COREBASE|TOPDIR|THISDIR|FILE_DIRNAME)\}/+((?:\.\.(?:/+|\b|$))+)"));
 
 /// Raised with every change of the rules in this file: what they said of a file is cached.
-pub const RULES: &str = "rules 3";
+pub const RULES: &str = "rules 4";
 
 /// Text of a shell function of OE-Core (populate_sdk_base.bbclass) that happens to begin a line. As an
 /// include it would name files with quotes in their names.
@@ -118,6 +136,24 @@ pub fn absolute_paths(content: &[u8]) -> Vec<PathBuf> {
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_that_ask_for_a_commit_are_found() {
+        for (line, wanted) in [
+            ("X = \"${@oe.buildcfg.get_metadata_git_revision(d)}\"", true),
+            ("X := \"${@os.popen('git -C %s describe --tags' % d.getVar('LAYERDIR')).read()}\"", true),
+            ("    out = subprocess.check_output([\"git\", \"log\", \"-1\"])", true),
+            ("    rev, _ = bb.process.run('git rev-parse HEAD', cwd=path)", true),
+            ("import git", true),
+            ("# git describe", false),
+            ("SRC_URI = \"${@'' if d.getVar('X') else 'git://example.org/x.git;branch=main'}\"", false),
+            ("SRC_URI = \"git://example.org/gabime/spdlog;protocol=https\"", false),
+            ("        if fetcher.ud[url].type == 'git':", false),
+            ("S = \"${WORKDIR}/git\"", false),
+        ] {
+            assert_eq!(asks_git(line.as_bytes()), wanted, "{line}");
+        }
+    }
 
     #[test]
     fn lines_that_reach_out_are_found() {

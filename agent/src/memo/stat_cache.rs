@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use sha2::{Digest as _, Sha256};
 
 use super::key::Digest;
-use super::tree::Listing;
+use super::tree::Tree;
 use super::wire::{Pack, Unpack};
 use super::{Refusal, outside, read};
 
@@ -23,7 +23,7 @@ use super::{Refusal, outside, read};
 const SETTLED: Duration = Duration::from_secs(2);
 
 /// Names the layout of the file.
-const FORMAT: &[u8] = concat!("build-agent stat cache 1 of ", env!("CARGO_PKG_VERSION")).as_bytes();
+const FORMAT: &[u8] = concat!("build-agent stat cache 2 of ", env!("CARGO_PKG_VERSION")).as_bytes();
 
 /// No cache is larger: a million files.
 const LONGEST: u64 = 512 << 20;
@@ -34,6 +34,8 @@ pub struct Content {
     pub digest: Digest,
     /// A line that reaches outside of what the key covers, in words.
     pub reaches_out: Option<String>,
+    /// Whether something in it may ask for the state of a git repository.
+    pub asks_git: bool,
 }
 
 /// Device, inode, size, modification and change time; and how deep in its tree the file lies, which
@@ -46,7 +48,7 @@ pub struct StatCache {
     /// Those that were asked for. Only these are written again: paths of checkouts come and go.
     used: HashSet<PathBuf>,
     /// Trees that never change, for this run alone.
-    pub immutable: HashMap<PathBuf, Listing>,
+    pub immutable: HashMap<PathBuf, Tree>,
     /// Files that were really read.
     pub read: usize,
 }
@@ -74,6 +76,7 @@ impl StatCache {
             }
             pack.bytes(content.digest.as_str().as_bytes());
             pack.bytes(content.reaches_out.as_deref().unwrap_or_default().as_bytes());
+            pack.number(content.asks_git.into());
         }
         let mut bytes = pack.finish().to_vec();
         bytes.extend(Sha256::digest(&bytes));
@@ -102,19 +105,20 @@ impl StatCache {
         if let Some(content) = self.find(path, &stamp).filter(|_| known.is_none()) {
             return Ok(content);
         }
-        let (digest, reaches_out) = if outside::is_metadata(relative) {
+        let is_metadata = outside::is_metadata(relative);
+        let content = if is_metadata || outside::is_python(relative) {
             let mut bytes = Vec::new();
             file.read_to_end(&mut bytes)?;
-            (Digest::of(&bytes), outside::reaches_out(relative, &bytes))
+            let reaches_out = is_metadata.then(|| outside::reaches_out(relative, &bytes)).flatten();
+            Content { digest: Digest::of(&bytes), reaches_out, asks_git: outside::asks_git(&bytes) }
         } else {
-            (digest_of(&mut file)?, None)
+            Content { digest: digest_of(&mut file)?, reaches_out: None, asks_git: false }
         };
         self.read += 1;
         let after = stamp_of(&file.metadata()?, relative);
         if stamp != after || known.is_some_and(|known| stamp != stamp_of(known, relative)) {
             return Err(Refusal(format!("{} changed while it was read", path.display())));
         }
-        let content = Content { digest, reaches_out };
         if is_settled(&before, SystemTime::now()) {
             self.entries.insert(path.to_owned(), (stamp, content.clone()));
         }
@@ -181,7 +185,8 @@ fn unpack(bytes: &[u8]) -> io::Result<HashMap<PathBuf, (Stamp, Content)>> {
         }
         let digest = Digest::parse(&text(unpack.bytes()?)?).ok_or_else(damaged)?;
         let reaches_out = Some(text(unpack.bytes()?)?).filter(|words| !words.is_empty());
-        entries.insert(path, (stamp, Content { digest, reaches_out }));
+        let asks_git = unpack.number()? != 0;
+        entries.insert(path, (stamp, Content { digest, reaches_out, asks_git }));
     }
     Ok(entries)
 }
@@ -232,7 +237,7 @@ mod tests {
             if let Some(number) = other.get_mut(number) {
                 *number += 1;
             }
-            let wrong = Content { digest: Digest::of(b"wrong"), reaches_out: None };
+            let wrong = Content { digest: Digest::of(b"wrong"), reaches_out: None, asks_git: false };
             let entries = HashMap::from([(path.clone(), (other, wrong.clone()))]);
             let mut cache = StatCache { entries, ..StatCache::default() };
             let wanted = if number < 6 { Digest::of(b"one") } else { wrong.digest };
@@ -244,7 +249,8 @@ mod tests {
     fn it_comes_back_from_its_file_whole_or_not_at_all() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("cache");
-        let content = Content { digest: Digest::of(b"x"), reaches_out: Some("line 3: é".into()) };
+        let content =
+            Content { digest: Digest::of(b"x"), reaches_out: Some("line 3: é".into()), asks_git: true };
         let entries = HashMap::from([(PathBuf::from("/a\nb"), ([1, -2, 3, i128::MAX, 5, 6], content))]);
         let used = HashSet::from([PathBuf::from("/a\nb")]);
         let mut cache = StatCache { entries, used, ..StatCache::default() };

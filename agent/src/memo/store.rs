@@ -5,6 +5,7 @@
 //!   answers/<key>/answer.json        what it depends on, and the digests of its files
 //!   answers/<key>/signatures         locked-sigs.inc
 //!   answers/<key>/stdout, stderr
+//!   parses/                          BitBake's parse caches, see there
 //!   trees/<digest>                   the files of a tree, for telling what changed
 //!   new-<name>/                      an answer that is being written
 //! ```
@@ -24,6 +25,7 @@ use crate::error::{Error, Result};
 use crate::exec::remove;
 
 use super::key::{Digest, Inputs, Key, LAYERS, Parts, key_of};
+use super::parses::Shelf;
 use super::tree::Listing;
 use super::wire::Answer;
 use super::{difference, read};
@@ -37,6 +39,9 @@ const MOST_ANSWERS: usize = 48;
 
 /// Likewise on a share, for the jobs of many layers.
 const MOST_SHARED_ANSWERS: usize = 240;
+
+/// Questions of one configuration share a parse cache, which is much larger than an answer.
+const ANSWERS_TO_A_PARSE: usize = 4;
 
 /// What is still being written after this time was left behind.
 const LEFT_BEHIND: Duration = Duration::from_secs(24 * 60 * 60);
@@ -91,6 +96,11 @@ impl Store {
     /// One that many jobs share.
     pub fn shared(root: impl Into<PathBuf>, writable: bool) -> Store {
         Store { root: root.into(), most: MOST_SHARED_ANSWERS, writable }
+    }
+
+    /// The parse caches beside the answers.
+    pub(super) fn parses(&self) -> Shelf {
+        Shelf { store: self.root.clone(), most: self.most / ANSWERS_TO_A_PARSE, writable: self.writable }
     }
 
     pub fn root(&self) -> &Path {

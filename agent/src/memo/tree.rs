@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use walkdir::WalkDir;
 
 use super::key::Digest;
+use super::parses::Tracked;
 use super::stat_cache::StatCache;
 use super::{Accepted, Refusal, git_state, read};
 
@@ -22,6 +23,19 @@ const MOST_ENTRIES: usize = 400_000;
 /// no two are the same.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listing(BTreeMap<String, String>);
+
+/// A tree as it was read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tree {
+    pub listing: Listing,
+    pub tracked: Tracked,
+}
+
+impl From<Listing> for Tree {
+    fn from(listing: Listing) -> Tree {
+        Tree { listing, tracked: Tracked::default() }
+    }
+}
 
 /// What must be known to read a tree.
 pub struct Surroundings<'a> {
@@ -64,6 +78,15 @@ impl Listing {
         paths
     }
 
+    /// Entries and their paths.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(path, entry)| (path.as_str(), entry.as_str()))
+    }
+
+    pub(super) fn entry(&self, path: &str) -> Option<&str> {
+        self.0.get(path).map(String::as_str)
+    }
+
     /// Owner and mode decide what the build user can read, and what git says of a repository.
     fn add(&mut self, path: &Path, kind: char, metadata: &Metadata, digest: &str) {
         let path = path.as_os_str().as_bytes().escape_ascii().to_string();
@@ -83,8 +106,9 @@ impl Listing {
 ///
 /// # Errors
 /// When something cannot be read, changes meanwhile, or leads to files that no key covers.
-pub fn read(root: &Path, around: &Surroundings, cache: &mut StatCache) -> Accepted<Listing> {
+pub fn read(root: &Path, around: &Surroundings, cache: &mut StatCache) -> Accepted<Tree> {
     let mut listing = Listing::default();
+    let mut tracked = Tracked::default();
     let mut repositories = Vec::new();
     let local = read::is_local(root);
     let skip = |path: &Path| around.skip.iter().any(|skipped| skipped == path && skipped != root);
@@ -114,6 +138,7 @@ pub fn read(root: &Path, around: &Surroundings, cache: &mut StatCache) -> Accept
                 return Err(Refusal(format!("a line of {} reaches outside: {line}", name_of(root))));
             }
             listing.add(relative, 'f', &metadata, content.digest.as_str());
+            tracked.add(relative, &metadata, content.asks_git);
         } else {
             listing.add(relative, 's', &metadata, "-");
         }
@@ -121,7 +146,7 @@ pub fn read(root: &Path, around: &Surroundings, cache: &mut StatCache) -> Accept
     for directory in repositories {
         git_state::add(&mut listing, root, &directory)?;
     }
-    Ok(listing)
+    Ok(Tree { listing, tracked })
 }
 
 /// `__pycache__` and `*.pyc`: Python itself checks them against their sources.
@@ -181,7 +206,8 @@ mod tests {
         fn read(&self) -> Accepted<Listing> {
             let trees = [self.root()];
             let skip = [self.at("out")];
-            read(&self.root(), &Surroundings { skip: &skip, trees: &trees }, &mut StatCache::default())
+            let around = Surroundings { skip: &skip, trees: &trees };
+            read(&self.root(), &around, &mut StatCache::default()).map(|tree| tree.listing)
         }
     }
 

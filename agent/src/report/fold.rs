@@ -76,6 +76,7 @@ impl Summary {
                     outcome: memo.outcome,
                     why,
                     seconds_saved: memo.seconds_saved.map(whole_milliseconds),
+                    recipes: memo.recipes,
                 });
             }
             What::Sstate { unit, summary } => self.unit(unit, at).sstate = Some(*summary),

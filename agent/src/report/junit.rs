@@ -310,6 +310,7 @@ make: *** [Makefile:9: zlib.o] Error 1</failure>
                 outcome,
                 why: Some("because".into()),
                 seconds_saved,
+                recipes: None,
             })
         };
         let summary = fold(&[

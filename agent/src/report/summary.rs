@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::events::{
-    Artifact, Finding, JobIdentity, Level, MemoOutcome, Planned, RepoReady, Sstate, TaskFailed, Unit,
+    Artifact, Finding, JobIdentity, Level, MemoOutcome, Planned, Recipes, RepoReady, Sstate, TaskFailed, Unit,
 };
 use crate::job::Stage;
 use crate::outcome::{ExitStatus, Outcome};
@@ -169,6 +169,8 @@ pub struct MemoResult {
     pub why: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds_saved: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipes: Option<Recipes>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -60,8 +60,8 @@ struct Ran {
     /// Whether the tool itself found nothing wrong.
     passed: bool,
     finished: Finished,
-    /// Answers that did not come from BitBake in this run.
-    hits: usize,
+    /// Answers and parse caches that did not come from BitBake in this run.
+    stored: usize,
 }
 
 impl Ran {
@@ -69,7 +69,7 @@ impl Ran {
     /// verdict; should the job have to stop before the next run, that one says so.
     fn rests_on_a_stored_answer(&self) -> bool {
         let stopped = matches!(self.finished.end, End::Cancelled | End::TimedOut);
-        self.hits > 0 && !self.passed && !stopped
+        self.stored > 0 && !self.passed && !stopped
     }
 }
 
@@ -81,7 +81,7 @@ impl Check<'_> {
                 let first = self.once("", Some(opened)).await?;
                 if first.rests_on_a_stored_answer() {
                     let message = format!(
-                        "yocto-check-layer did not pass {} with stored answers; it runs again without, and that verdict counts",
+                        "yocto-check-layer did not pass {} with stored answers or parse caches; it runs again without, and that verdict counts",
                         self.name
                     );
                     events.info(message).await;
@@ -165,8 +165,11 @@ impl Check<'_> {
             started: 0,
         };
         let ended = runner.run(command, &mut tests).await;
-        let hits = match before {
-            Some((_front, desk)) => desk.close().await.hits,
+        let stored = match before {
+            Some((_front, desk)) => {
+                let used = desk.close().await;
+                used.hits + used.restored
+            }
             None => 0,
         };
         server::stop_server(&build, configured.user.as_ref(), runner.grace).await?;
@@ -175,7 +178,7 @@ impl Check<'_> {
         let passed = matches!(verdict.outcome, Ok(Outcome::Passed)) && finished.success();
         let known = &settings.check.known_failures;
         let (verdict, findings) = check_layer::apply_known(verdict, known, &self.name, &self.unit);
-        Ok(Ran { verdict, findings, passed, finished, hits })
+        Ok(Ran { verdict, findings, passed, finished, stored })
     }
 
     fn command(&self, build: &Path, log: &str) -> Command {

@@ -10,6 +10,7 @@ mod builds;
 mod checks;
 mod fixture;
 mod memo;
+mod parses;
 mod share;
 
 const POKY: &str = "https://git.yoctoproject.org/poky";

@@ -18,10 +18,10 @@ ASSUME_PROVIDED += "virtual/fakeroot-native quilt-native"
 "#;
 
 /// `meta-deploy` on top of a layer with a recipe of its own.
-struct Narrow(Fixture);
+pub struct Narrow(Fixture);
 
 impl Narrow {
-    fn new(test: &str) -> Option<Narrow> {
+    pub fn new(test: &str) -> Option<Narrow> {
         let narrow = Narrow(Fixture::new(test, "meta-deploy", &[POKY])?);
         copy_tree(&narrow.0.layer(), &narrow.base(""));
         for left_out in [".git", "recipes-fixture/deploy-image", "build-agent.toml"] {
@@ -48,7 +48,7 @@ impl Narrow {
         Some(narrow)
     }
 
-    fn write_manifest(&self, more: &str) {
+    pub fn write_manifest(&self, more: &str) {
         let text = format!(
             "version = 1\nname = \"meta-deploy\"\nrelease = \"scarthgap\"\n\
              [repos.poky]\nurl = \"{POKY}\"\nbranch = \"scarthgap\"\nlayers = [\"meta\", \"meta-poky\"]\n\
@@ -63,11 +63,11 @@ impl Narrow {
         self.0.place.path().join("meta-base").join(path)
     }
 
-    fn layer(&self, path: &str) -> PathBuf {
+    pub fn layer(&self, path: &str) -> PathBuf {
         self.0.layer().join(path)
     }
 
-    fn change(&self, file: &str, directory: &std::path::Path, how: impl Fn(String) -> String) {
+    pub fn change(&self, file: &str, directory: &std::path::Path, how: impl Fn(String) -> String) {
         let path = directory.join(file);
         let text = std::fs::read_to_string(&path).unwrap();
         let changed = how(text.clone());
@@ -81,7 +81,7 @@ impl Narrow {
     }
 
     #[track_caller]
-    fn run(&self, words: &[&str], code: i32) -> Value {
+    pub fn run(&self, words: &[&str], code: i32) -> Value {
         self.0.call(&[&["run"], words].concat()).assert_code(&[code]);
         self.0.result()
     }
@@ -89,7 +89,7 @@ impl Narrow {
 
 /// The tests with outcome and message. Paths, numbers and hashes in messages are the same, because
 /// both runs take place in the same directory.
-fn told(result: &Value) -> Vec<String> {
+pub fn told(result: &Value) -> Vec<String> {
     let units = result["units"].as_array().unwrap();
     let cases = units.iter().filter_map(|unit| unit["cases"].as_array()).flatten();
     let mut told: Vec<String> = cases

@@ -231,6 +231,9 @@ fn memo_words(memo: &Memo) -> String {
         MemoOutcome::Miss => ": asked BitBake",
         MemoOutcome::Off => ": asked BitBake, answers are not reused",
     };
+    if let Some(recipes) = memo.recipes {
+        text += &format!(" ({} of {} recipes parsed)", recipes.parsed, recipes.cached + recipes.parsed);
+    }
     if let Some(saved) = memo.seconds_saved {
         text += &format!(" ({} saved)", duration(saved));
     }

@@ -1,0 +1,91 @@
+//! Kept parse caches against real BitBake: it parses what changed and nothing else, and the verdict is
+//! the plain one.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::memo::{Narrow, told};
+
+/// With the same handler for all questions BitBake takes them for one configuration.
+const HANDLER: &str = "BB_SIGNATURE_HANDLER = \"OEBasicHash\"\n";
+
+const RECIPES: [&str; 2] =
+    ["recipes-fixture/deploy-files/deploy-files_1.0.bb", "recipes-fixture/deploy-image/deploy-image_1.0.bb"];
+
+/// What BitBake said of each question: how many recipes it took from its cache, and how many it parsed.
+fn counts(result: &Value) -> Vec<Option<(u64, u64)>> {
+    let units = result["units"].as_array().unwrap();
+    let memo = units.iter().filter_map(|unit| unit["memo"].as_array()).flatten();
+    let count =
+        |memo: &Value| Some((memo["recipes"]["cached"].as_u64()?, memo["recipes"]["parsed"].as_u64()?));
+    memo.map(count).collect()
+}
+
+/// What the report says of the questions.
+fn whys(result: &Value) -> String {
+    let units = result["units"].as_array().unwrap();
+    units.iter().map(|unit| format!("{:#}", unit["memo"])).collect()
+}
+
+fn change(narrow: &Narrow, file: &str, text: &str) {
+    narrow.change(file, Path::new(&narrow.layer("")), |old| old + text);
+}
+
+/// The content changes, and nothing that a BitBake of any release compares but the size.
+fn change_behind_the_back(narrow: &Narrow, file: &str, text: &str) {
+    let time = std::fs::metadata(narrow.layer(file)).unwrap().modified().unwrap();
+    change(narrow, file, text);
+    let file = std::fs::File::options().write(true).open(narrow.layer(file)).unwrap();
+    file.set_modified(time).unwrap();
+}
+
+type Change = fn(&Narrow);
+
+#[test]
+fn only_what_changed_is_parsed_again() {
+    let Some(narrow) = Narrow::new("only_what_changed_is_parsed_again") else { return };
+    narrow.write_manifest(HANDLER);
+    std::fs::write(narrow.layer("recipes-fixture/shared.inc"), "A = \"1\"\n").unwrap();
+    std::fs::create_dir_all(narrow.layer("classes")).unwrap();
+    std::fs::create_dir_all(narrow.layer("lib/fixture")).unwrap();
+    std::fs::write(narrow.layer("classes/fixture.bbclass"), "B = \"1\"\n").unwrap();
+    std::fs::write(narrow.layer("lib/fixture/__init__.py"), "C = 1\n").unwrap();
+    for recipe in RECIPES {
+        change(&narrow, recipe, "\nrequire recipes-fixture/shared.inc\ninherit fixture\n");
+    }
+    let first = narrow.run(&[], 0);
+    // Nothing was parsed before: the world without the layer, then with it.
+    let [Some((0, 1)), Some((0, of)), ..] = counts(&first)[..] else { panic!("{}", whys(&first)) };
+    // The change, how many recipes BitBake parses for the first and the last question with the layer (all of
+    // them, when the cache is not used, for the reason that is told), and whether the plain tool runs as well.
+    type Case = (&'static str, Change, Result<u64, &'static str>, bool);
+    let table: [Case; 5] = [
+        ("recipe", |n| change(n, RECIPES[0], "X = \"1\"\n"), Ok(1), false),
+        ("include", |n| change(n, "recipes-fixture/shared.inc", "X = \"1\"\n"), Ok(2), true),
+        ("class", |n| change(n, "classes/fixture.bbclass", "X = \"1\"\n"), Err(""), false),
+        ("Python", |n| change(n, "lib/fixture/__init__.py", "X = 1\n"), Err(""), false),
+        (
+            "behind the back",
+            |n| change_behind_the_back(n, RECIPES[1], "Y = \"1\"\n"),
+            Err("without a new time"),
+            true,
+        ),
+    ];
+    for (name, change, wanted, plainly) in table {
+        println!("{name}");
+        change(&narrow);
+        let fast = narrow.run(&[], 0);
+        let counts = counts(&fast);
+        assert_eq!(counts[0], None, "{name}: the world without the layer is known");
+        for question in [1, 4] {
+            let parsed = wanted.unwrap_or(of);
+            let whys = whys(&fast);
+            assert_eq!(counts[question], Some((of - parsed, parsed)), "{name}, question {question}: {whys}");
+            assert!(whys.contains(wanted.err().unwrap_or_default()), "{name}: {whys}");
+        }
+        if plainly {
+            assert_eq!(told(&fast), told(&narrow.run(&["--no-memo"], 0)), "{name}");
+        }
+    }
+}
