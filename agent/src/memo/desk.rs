@@ -26,7 +26,14 @@ const MOST_CALLERS: usize = 32;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Words in BitBake's output after which nothing is kept although it ended well.
-const DOUBTS: [&str; 4] = ["taskhash mismatch", "basehash value changed", "ERROR:", "Traceback (most recent"];
+const DOUBTS: [&str; 5] = [
+    "taskhash mismatch",
+    "basehash value changed",
+    "ERROR:",
+    "Traceback (most recent",
+    // With `-k` this alone is no error, without it is one.
+    "is unbuildable, removing",
+];
 
 /// What a run got from the stores.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -116,7 +116,7 @@ type Spoil = fn(&Scene, &mut Ran);
 
 #[tokio::test]
 async fn what_may_not_come_again_is_not_kept() {
-    let table: [(&str, Spoil, &str); 12] = [
+    let table: [(&str, Spoil, &str); 13] = [
         ("failed", |_, ran| ran.status = Some(1), "BitBake failed"),
         ("signal", |_, ran| ran.status = None, "BitBake failed"),
         ("no file", |_, ran| ran.signatures = None, "wrote no signatures"),
@@ -131,6 +131,11 @@ async fn what_may_not_come_again_is_not_kept() {
             "taskhash",
             |_, ran| ran.stderr = Some(b"Bitbake: taskhash mismatch 1".to_vec()),
             "taskhash mismatch",
+        ),
+        (
+            "a choice that was left out",
+            |_, ran| ran.stdout = Some(b"NOTE: Runtime target 'x' is unbuildable, removing...".to_vec()),
+            "unbuildable",
         ),
         ("error", |_, ran| ran.stdout = Some(b"ERROR: x\n".to_vec()), "ERROR:"),
         (

@@ -14,10 +14,10 @@ use super::key::{Inputs, LAYERS, readable};
 use super::stat_cache::StatCache;
 use super::tree::Surroundings;
 use super::wire::Pack;
-use super::{Accepted, Asked, Refusal, host, layers, outside, read, tree};
+use super::{Accepted, Asked, Refusal, host, layers, outside, question, read, tree};
 
 /// Raised when a key of the same inputs must not be the same any more.
-const FORMAT: &str = "1";
+const FORMAT: &str = "2";
 
 /// No configuration file is larger.
 const LONGEST_CONF: u64 = 4 << 20;
@@ -100,7 +100,10 @@ pub fn collect(place: &Place, asked: &Asked, cache: &mut StatCache) -> Accepted<
 
 /// The call itself and who calls.
 fn add_call(inputs: &mut Inputs, place: &Place, asked: &Asked) {
-    inputs.add_list("the words of the call", asked.argv.iter().map(|word| word.as_bytes()));
+    inputs.add_list(
+        "the words of the call",
+        question::decisive(&asked.argv).iter().map(|word| word.as_bytes()),
+    );
     inputs.add("build directory", asked.cwd.as_os_str().as_bytes());
     let mut manner = Pack::default();
     manner.number(asked.umask.into()).number(asked.joined.into());
