@@ -2,7 +2,7 @@
 //! real BitBake gave.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,7 +13,8 @@ use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
 
 use crate::events::{Emitter, Memo, MemoOutcome, Unit, What};
 
-use super::key::Inputs;
+use super::key::{Inputs, Key};
+use super::schedule::{Progress, Schedule};
 use super::stat_cache::StatCache;
 use super::store::{Found, Store, Stores};
 use super::wire::{Answer, Call, Ran, Reply, length_from, length_of};
@@ -50,11 +51,14 @@ pub struct Desk {
 }
 
 #[derive(Debug)]
-struct Shared {
-    place: Place,
+pub(super) struct Shared {
+    pub(super) place: Place,
     stores: Stores,
     unit: Unit,
-    events: Emitter,
+    pub(super) events: Emitter,
+    /// `None`: nothing is asked ahead.
+    pub(super) schedule: Option<Schedule>,
+    pub(super) progress: Mutex<Progress>,
     /// Where the digests of files are kept between runs.
     stat_cache_file: PathBuf,
     stat_cache: Mutex<StatCache>,
@@ -69,6 +73,7 @@ impl Desk {
         place: Place,
         stores: Stores,
         stat_cache_file: PathBuf,
+        schedule: Option<Schedule>,
         unit: &Unit,
         events: &Emitter,
     ) -> Desk {
@@ -78,6 +83,8 @@ impl Desk {
             stores,
             unit: unit.clone(),
             events: events.clone(),
+            schedule,
+            progress: Mutex::default(),
             stat_cache_file,
             stat_cache,
             off: Mutex::new(None),
@@ -87,10 +94,13 @@ impl Desk {
         Desk { serving, shared }
     }
 
-    /// Hangs up on everybody; says what was used.
+    /// Hangs up on everybody and ends what was asked ahead; says what was used.
     pub async fn close(mut self) -> Used {
         self.serving.abort();
         let _ = (&mut self.serving).await;
+        if let Some(schedule) = &self.shared.schedule {
+            schedule.close().await;
+        }
         let shared = self.shared.clone();
         // Without it the next run reads all files again, and nothing else.
         let _ = spawn_blocking(move || {
@@ -113,7 +123,7 @@ impl Drop for Desk {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic in a reader leaves entries that are each whole.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -141,9 +151,10 @@ async fn answer(mut stream: UnixStream, shared: &Arc<Shared>) -> io::Result<()> 
     let Call::Ask(asked) = Call::unpack(&call)? else { return Ok(()) };
     let Some(question) = Question::recognise(&asked) else { return send(&mut stream, &Reply::Pass).await };
     let since = Instant::now();
-    let looked = {
-        let (shared, asked, question) = (shared.clone(), asked.clone(), question.clone());
-        spawn_blocking(move || shared.look_up(&asked, &question)).await?
+    lock(&shared.progress).note(&asked, &question);
+    let looked = match shared.look(&asked, &question).await {
+        Ok(looked) if looked.found.is_none() => shared.foreseen(&asked, &question, looked).await,
+        looked => looked,
     };
     let told = |outcome, why, seconds_saved| Memo {
         unit: shared.unit.clone(),
@@ -157,10 +168,10 @@ async fn answer(mut stream: UnixStream, shared: &Arc<Shared>) -> io::Result<()> 
             send(&mut stream, &Reply::Pass).await?;
             told(MemoOutcome::Off, Some(refusal.0), None)
         }
-        Ok(Looked { found: Some(found), .. }) => {
-            let saved = (found.seconds - since.elapsed().as_secs_f64()).max(0.0);
+        Ok(Looked { inputs, found: Some(found), .. }) => {
+            let (outcome, why, saved) = shared.gives(&inputs.key(), found.seconds, since.elapsed());
             send(&mut stream, &Reply::Answer(found.answer)).await?;
-            told(MemoOutcome::Hit, None, Some(saved))
+            told(outcome, why, Some(saved))
         }
         Ok(Looked { inputs, why, .. }) => {
             send(&mut stream, &Reply::Run).await?;
@@ -170,7 +181,9 @@ async fn answer(mut stream: UnixStream, shared: &Arc<Shared>) -> io::Result<()> 
             let kept = match call.and_then(|call| Call::unpack(&call)) {
                 Ok(Call::Ran(ran)) => {
                     let (shared, question) = (shared.clone(), question.clone());
-                    spawn_blocking(move || shared.keep(&asked, inputs, &question, ran, seconds)).await?
+                    let keep =
+                        move || shared.keep(&shared.place.build, &asked, &inputs, &question, ran, seconds);
+                    spawn_blocking(keep).await?
                 }
                 _ => Err(Refusal("BitBake did not come to its end".into())),
             };
@@ -188,14 +201,30 @@ async fn answer(mut stream: UnixStream, shared: &Arc<Shared>) -> io::Result<()> 
 }
 
 /// What the stores have for a question.
-struct Looked {
-    inputs: Inputs,
-    found: Option<Found>,
+pub(super) struct Looked {
+    pub(super) inputs: Inputs,
+    pub(super) found: Option<Found>,
     /// Why there was none.
-    why: String,
+    pub(super) why: String,
 }
 
 impl Shared {
+    pub(super) async fn look(self: &Arc<Shared>, asked: &Asked, question: &Question) -> Accepted<Looked> {
+        let (shared, asked, question) = (self.clone(), asked.clone(), question.clone());
+        let looked = spawn_blocking(move || shared.look_up(&asked, &question)).await;
+        looked.unwrap_or_else(|error| Err(Refusal(error.to_string())))
+    }
+
+    /// Takes note of an answer that is given; whether it was asked ahead, then why it had to be, and the
+    /// seconds that it saves.
+    fn gives(&self, key: &Key, seconds: f64, waited: Duration) -> (MemoOutcome, Option<String>, f64) {
+        self.hits.fetch_add(1, Ordering::Relaxed);
+        let mut progress = lock(&self.progress);
+        let why = progress.why_ahead(key);
+        let outcome = if why.is_some() { MemoOutcome::Ahead } else { MemoOutcome::Hit };
+        (outcome, why, progress.saved(seconds, waited.as_secs_f64()))
+    }
+
     /// Blocks.
     fn look_up(&self, asked: &Asked, question: &Question) -> Accepted<Looked> {
         if let Some(refusal) = lock(&self.off).clone() {
@@ -207,7 +236,6 @@ impl Shared {
         for store in &self.stores.read {
             match store.find(&key) {
                 Ok(Some(found)) => {
-                    self.hits.fetch_add(1, Ordering::Relaxed);
                     return Ok(Looked { inputs, found: Some(found), why: String::new() });
                 }
                 Ok(None) => {}
@@ -220,29 +248,30 @@ impl Shared {
         Ok(Looked { inputs, found: None, why })
     }
 
-    /// Keeps what the real BitBake gave, if it can be had again. Blocks.
-    fn keep(
+    /// Keeps what the real BitBake gave `at` this build directory, if it can be had again. Blocks.
+    pub(super) fn keep(
         &self,
+        at: &Path,
         asked: &Asked,
-        before: Inputs,
+        before: &Inputs,
         question: &Question,
         ran: Ran,
         seconds: f64,
     ) -> Accepted<()> {
         // Whatever came of it, later runs may not ask the server again: they take the recipe from the
         // cache of this one.
-        let floating = floating::asked_nobody(&self.place.bitbake, &self.place.build);
+        let floating = floating::asked_nobody(&self.place.bitbake, at);
         if let Err(refusal) = &floating {
             *lock(&self.off) = Some(refusal.clone());
         }
         let answer = plausible(ran, question)?;
         floating?;
-        let after = inputs::collect(&self.place, asked, &mut lock(&self.stat_cache))?;
-        if after != before {
+        let after = inputs::collect_at(at, &self.place, asked, &mut lock(&self.stat_cache))?;
+        if after != *before {
             return Err(Refusal("an input changed while BitBake ran".into()));
         }
         // One store may be full or gone; the others still get it.
-        let keep = |store: &Store| store.keep(&before, &question.name, &answer, seconds);
+        let keep = |store: &Store| store.keep(before, &question.name, &answer, seconds);
         let kept: Vec<_> = self.stores.write.iter().map(keep).collect();
         kept.into_iter().collect::<Result<_, _>>().map_err(|error| Refusal(error.message))
     }

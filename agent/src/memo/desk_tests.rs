@@ -43,7 +43,7 @@ impl Scene {
         let store = Store::local(at("store"));
         let stores = Stores { read: vec![store.clone()], write: vec![store] };
         let unit = Unit::new(Stage::Check, "yocto-check-layer x");
-        let desk = Desk::open(listener, place, stores, at("stat-cache"), &unit, &emitter);
+        let desk = Desk::open(listener, place, stores, at("stat-cache"), None, &unit, &emitter);
         let environment =
             vec![("PATH".into(), "".into()), ("BB_SIGNATURE_HANDLER".into(), "OEBasicHash".into())];
         Scene { top, desk, events, environment }

@@ -61,6 +61,14 @@ pub struct Place {
 /// # Errors
 /// When it depends on something that no key covers, or something cannot be read.
 pub fn collect(place: &Place, asked: &Asked, cache: &mut StatCache) -> Accepted<Inputs> {
+    collect_at(&place.build, place, asked, cache)
+}
+
+/// The same for a BitBake that finds the directory `at` in the place of the build directory.
+///
+/// # Errors
+/// As [`collect`].
+pub fn collect_at(at: &Path, place: &Place, asked: &Asked, cache: &mut StatCache) -> Accepted<Inputs> {
     let build = real(&place.build)?;
     if asked.cwd != build {
         return Err(Refusal("BitBake was called in another directory than this check's".into()));
@@ -68,7 +76,7 @@ pub fn collect(place: &Place, asked: &Asked, cache: &mut StatCache) -> Accepted<
     let mut inputs = Inputs::default();
     inputs.add("format of the store", format!("{FORMAT} of {}", env!("CARGO_PKG_VERSION")).as_bytes());
     add_call(&mut inputs, place, asked);
-    let conf = configuration(&build)?;
+    let conf = configuration(at)?;
     let text = conf
         .get(Path::new("bblayers.conf"))
         .ok_or_else(|| Refusal("there is no conf/bblayers.conf".into()))?;

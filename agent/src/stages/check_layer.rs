@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::events::{Case, Emitter, Finding, Unit, What};
 use crate::exec::{Command, End, Finished, Lines, Runner};
 use crate::job::Stage;
-use crate::memo::{Accepted, Desk, Front, Place, Refusal, Store, Stores};
+use crate::memo::{Accepted, Ahead, Desk, Front, Place, Refusal, Schedule, Script, Store, Stores};
 use crate::outcome::Outcome;
 use crate::yocto::check_layer::{self, OutputParser};
 use crate::yocto::conf::Purpose;
@@ -126,8 +126,18 @@ impl Check<'_> {
         };
         let stores = self.stores(local);
         let (front, listener) = Front::make(&settings.places.work, self.configured.user.as_ref())?;
-        let desk = Desk::open(listener, place, stores, stat_cache, &self.unit, &self.runner.events);
+        let schedule = Some(self.schedule(&place)?);
+        let desk = Desk::open(listener, place, stores, stat_cache, schedule, &self.unit, &self.runner.events);
         Ok((front, desk))
+    }
+
+    /// What is asked ahead.
+    fn schedule(&self, place: &Place) -> Accepted<Schedule> {
+        let (settings, user) = (self.settings, self.configured.user.as_ref());
+        let rooms = settings.places.ahead(&self.name);
+        let log = format!("yocto-check-layer-{}-ahead", self.name);
+        let ahead = Ahead::new(self.runner, place, user, rooms, &settings.places.work, log)?;
+        Ok(Schedule::new(ahead, Script::read(&place.oe_core, &settings.check.machines)))
     }
 
     /// The share's layer stores, as the paths of their checkouts begin.
