@@ -8,10 +8,10 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 /// A job whose yocto-check-layer asks its questions.
-struct Asking(Sandbox);
+pub struct Asking(pub Sandbox);
 
 impl Asking {
-    fn new(test: &str) -> Option<Asking> {
+    pub fn new(test: &str) -> Option<Asking> {
         let sandbox = Sandbox::new(test)?;
         let recipe = sandbox.upstream().join("meta/recipes-core/zlib/zlib_1.0.bb");
         std::fs::create_dir_all(recipe.parent().unwrap()).unwrap();
@@ -25,57 +25,57 @@ impl Asking {
 
     /// Runs the job; the exit status must be this.
     #[track_caller]
-    fn run(&self, code: i32) -> Value {
+    pub fn run(&self, code: i32) -> Value {
         self.0.run().assert_code(&[code]);
         self.0.result()
     }
 
     #[track_caller]
-    fn run_plainly(&self, code: i32) -> Value {
+    pub fn run_plainly(&self, code: i32) -> Value {
         let mut command = self.0.run_command();
         command.arg("--no-memo");
         self.0.start(command).wait().assert_code(&[code]);
         self.0.result()
     }
 
-    fn job(&self) -> PathBuf {
+    pub fn job(&self) -> PathBuf {
         self.0.work().join("meta-tested-scarthgap")
     }
 
     /// Where the stand-in for BitBake takes notes and finds orders.
-    fn note(&self, name: &str) -> PathBuf {
+    pub fn note(&self, name: &str) -> PathBuf {
         self.0.path().join("notes").join(name)
     }
 
     /// How often the stand-in for BitBake was asked for signatures, from the first run on.
-    fn calls(&self) -> Vec<String> {
+    pub fn calls(&self) -> Vec<String> {
         let calls = std::fs::read_to_string(self.note("calls")).unwrap_or_default();
         calls.lines().map(str::to_owned).collect()
     }
 
-    fn in_layer(&self, path: &str) -> PathBuf {
+    pub fn in_layer(&self, path: &str) -> PathBuf {
         self.0.layer().join(path)
     }
 
-    fn answers(&self) -> Vec<PathBuf> {
+    pub fn answers(&self) -> Vec<PathBuf> {
         let entries = std::fs::read_dir(self.job().join("signatures/answers")).into_iter().flatten();
         entries.map(|entry| entry.unwrap().path()).collect()
     }
 }
 
 /// The outcomes when nothing is known, and when the layer alone has changed.
-const COLD: [&str; 5] = ["miss", "ahead", "ahead", "ahead", "ahead"];
-const CHANGED: [&str; 5] = ["hit", "ahead", "ahead", "ahead", "ahead"];
+pub const COLD: [&str; 5] = ["miss", "ahead", "ahead", "ahead", "ahead"];
+pub const CHANGED: [&str; 5] = ["hit", "ahead", "ahead", "ahead", "ahead"];
 
 /// The outcomes of the questions and why, in their order.
-fn memo(result: &Value) -> Vec<(String, String)> {
+pub fn memo(result: &Value) -> Vec<(String, String)> {
     let units = result["units"].as_array().unwrap();
     let memo = units.iter().filter_map(|unit| unit["memo"].as_array()).flatten();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     memo.map(|memo| (text(&memo["outcome"]), text(&memo["why"]))).collect()
 }
 
-fn outcomes(result: &Value) -> Vec<String> {
+pub fn outcomes(result: &Value) -> Vec<String> {
     memo(result).into_iter().map(|(outcome, _)| outcome).collect()
 }
 
