@@ -113,6 +113,25 @@ fn without_namespaces_the_world_comes_before_the_question() {
     asking.assert_gone();
 }
 
+/// As root in a container without the right to mount: a user namespace serves, where there are any.
+#[test]
+fn root_without_the_right_to_mount_has_rooms_as_well() {
+    let test = "root_without_the_right_to_mount_has_rooms_as_well";
+    let Some(asking) = Asking::new(test) else { return };
+    let mut attempt = Command::new("setpriv");
+    let drop = ["--inh-caps=-sys_admin", "--bounding-set=-sys_admin"];
+    attempt.args(drop).args(["setpriv", "--reuid=1", "--regid=1", "--clear-groups"]);
+    attempt.args(["unshare", "--user", "--mount", "--map-root-user", "true"]);
+    if !attempt.output().is_ok_and(|output| output.status.success()) {
+        return skip(test, "this is not root, there is no setpriv, or ordinary users have no namespaces");
+    }
+    let mut setpriv = Command::new("setpriv");
+    setpriv.args(drop);
+    asking.run_by(setpriv).assert_code(&[0]);
+    assert_eq!(outcomes(&asking.0.result()), COLD);
+    asking.assert_gone();
+}
+
 #[test]
 fn with_little_memory_the_world_comes_before_the_question() {
     let test = "with_little_memory_the_world_comes_before_the_question";
