@@ -18,7 +18,7 @@ use super::schedule::{Progress, Schedule};
 use super::stat_cache::StatCache;
 use super::store::{Found, Store, Stores};
 use super::wire::{Answer, Call, Ran, Reply, length_from, length_of};
-use super::{Accepted, Asked, Place, Question, Refusal, floating, inputs};
+use super::{Accepted, Asked, Place, Question, Refusal, difference, floating, inputs};
 
 /// More callers at once are layer code at play.
 const MOST_CALLERS: usize = 32;
@@ -268,7 +268,8 @@ impl Shared {
         floating?;
         let after = inputs::collect_at(at, &self.place, asked, &mut lock(&self.stat_cache))?;
         if after != *before {
-            return Err(Refusal("an input changed while BitBake ran".into()));
+            let what = difference::in_words(&after, before.parts(), before.listings());
+            return Err(Refusal(format!("{what}, while BitBake ran")));
         }
         // One store may be full or gone; the others still get it.
         let keep = |store: &Store| store.keep(before, &question.name, &answer, seconds);

@@ -204,7 +204,11 @@ fn add_configuration(
             if !known.iter().any(|known| real.starts_with(known)) {
                 return refused(named.display().to_string());
             }
-            inputs.add(format!("where {} leads", readable(named.as_os_str())), real.as_os_str().as_bytes());
+            // BitBake makes its own directories when it first needs them.
+            if real != named || !real.starts_with(build) {
+                let name = format!("where {} leads", readable(named.as_os_str()));
+                inputs.add(name, real.as_os_str().as_bytes());
+            }
         }
         // A file right in conf/ lies nowhere deep.
         if let Some(line) = outside::reaches_out(&relative, content) {

@@ -217,6 +217,19 @@ fn what_no_key_covers_is_refused() {
     scene.inputs().unwrap();
 }
 
+#[test]
+fn a_directory_that_bitbake_makes_for_itself_is_no_change() {
+    let scene = Scene::new();
+    let own = format!("DL_DIR ?= \"{}\"\n", scene.at("work/build/downloads").display());
+    scene.write("work/build/conf/local.conf", &own);
+    let before = scene.key();
+    fs::create_dir(scene.at("work/build/downloads")).unwrap();
+    assert_eq!(scene.key(), before);
+    fs::remove_dir(scene.at("work/build/downloads")).unwrap();
+    symlink("cache", scene.at("work/build/downloads")).unwrap();
+    assert_ne!(scene.key(), before, "a link is nothing that it makes");
+}
+
 /// The work directory may lie in the checkout, with the repositories in it.
 #[test]
 fn repositories_in_a_skipped_directory_count() {
