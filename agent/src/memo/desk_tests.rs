@@ -151,12 +151,12 @@ async fn what_may_not_come_again_is_not_kept() {
         (
             "changed meanwhile",
             |scene, _| fs::write(scene.top.path().join("meta/y.bb"), "").unwrap(),
-            "an input changed",
+            "while BitBake ran",
         ),
         (
             "configuration changed meanwhile",
             |scene, _| fs::write(scene.build().join("conf/site.conf"), "").unwrap(),
-            "an input changed",
+            "while BitBake ran",
         ),
     ];
     for (name, spoil, wanted) in table {
