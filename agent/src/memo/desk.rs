@@ -120,6 +120,9 @@ impl Desk {
 impl Drop for Desk {
     fn drop(&mut self) {
         self.serving.abort();
+        if let Some(schedule) = &self.shared.schedule {
+            schedule.stop();
+        }
     }
 }
 

@@ -97,9 +97,14 @@ impl Schedule {
         Schedule { ahead, script, stop, lanes: tokio::sync::Mutex::default() }
     }
 
+    /// What is under way is to end; nobody waits for it here.
+    pub fn stop(&self) {
+        self.stop.signal();
+    }
+
     /// Ends what is under way and removes what it left.
     pub async fn close(&self) {
-        self.stop.signal();
+        self.stop();
         let mut lanes = self.lanes.lock().await;
         while lanes.join_next().await.is_some() {}
         self.ahead.close();
@@ -161,7 +166,7 @@ impl Shared {
             })
         };
         if let Some(other) = other {
-            schedule.stop.signal();
+            schedule.stop();
             let message = format!("{} was asked ahead with other inputs: {other}", question.name);
             self.events.info(message).await;
         }
