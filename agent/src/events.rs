@@ -291,10 +291,11 @@ pub struct Memo {
     /// E.g. `signatures of the world, with INHERIT=yocto-check-layer`.
     pub question: String,
     pub outcome: MemoOutcome,
-    /// Why the answer was not known, or why it was not even looked for.
+    /// Why the answer was not in the store, or why it was not even looked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
-    /// Of a hit: what the real BitBake took, less what looking it up took.
+    /// Of an answer that was given: what the real BitBake took, less what was waited for it. Time that
+    /// was waited for one answer while BitBake worked on others counts against those.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds_saved: Option<f64>,
     /// What BitBake parsed, where it ran and said so.
@@ -314,6 +315,8 @@ pub struct Recipes {
 pub enum MemoOutcome {
     /// Answered from the store.
     Hit,
+    /// BitBake was asked in this run, before yocto-check-layer did.
+    Ahead,
     /// BitBake ran.
     Miss,
     /// BitBake ran, because an answer could not have been trusted.

@@ -34,6 +34,9 @@ pub fn main() -> ExitCode {
     if stand_in::is_called(argv.first().map(OsString::as_os_str)) {
         stand_in::main(argv, config::whole_environment());
     }
+    if argv.first().is_some_and(|name| name == exec::APART) {
+        exec::apart(argv, config::whole_environment());
+    }
     let arguments = Arguments::parse();
     // The panic itself has told where; here it gets the exit status that the documentation promises.
     let result = catch_unwind(AssertUnwindSafe(|| command(arguments))).unwrap_or_else(|_| {

@@ -297,6 +297,11 @@ impl Places {
         self.work.join("check").join(layer)
     }
 
+    /// Where build directories lie that BitBake sees in the place of the check's.
+    pub fn ahead(&self, layer: &str) -> PathBuf {
+        self.work.join("ahead").join(layer)
+    }
+
     /// Where answers of BitBake that sources of this trust got are kept.
     pub fn signatures(&self, trust: &Trust) -> PathBuf {
         self.caches(trust).join("signatures")

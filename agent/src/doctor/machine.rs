@@ -4,9 +4,9 @@ use std::path::Path;
 
 use nix::sys::resource::{Resource, getrlimit};
 
+use crate::exec::cgroup::Limits;
 use crate::yocto::Release;
 
-use super::cgroup::Limits;
 use super::finding::Finding;
 
 #[derive(Clone, Debug, Default, PartialEq)]

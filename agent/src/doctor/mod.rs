@@ -3,7 +3,6 @@
 //! Every topic is one file with two halves: gathering facts (bounded in time, nothing may hang) and
 //! judging them (pure: facts in, findings out). Nothing is changed, and nothing stays behind.
 
-mod cgroup;
 mod examination;
 mod finding;
 mod isolation;

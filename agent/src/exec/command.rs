@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::User;
+use super::{Apart, User};
 
 /// The whole environment of a child. It starts empty: nothing is inherited.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,6 +39,8 @@ pub struct Command {
     pub log: String,
     /// A limit of its own, besides the job's.
     pub timeout: Option<Duration>,
+    /// Sees another directory at a path than everybody else.
+    pub apart: Option<Apart>,
     /// Replaces the job's stall limit.
     pub stall: Option<Duration>,
 }
@@ -52,6 +54,7 @@ impl Command {
             user: None,
             log: log.into(),
             timeout: None,
+            apart: None,
             stall: None,
         }
     }

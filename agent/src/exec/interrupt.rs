@@ -33,6 +33,11 @@ impl Interrupt {
         self
     }
 
+    /// For a part of the work: it stops with the whole, and can be stopped alone.
+    pub fn part(&self) -> Interrupt {
+        Interrupt { cancel: self.cancel.child_token(), now: self.now.child_token(), deadline: self.deadline }
+    }
+
     /// The work's answer, unless a stop comes first.
     ///
     /// # Errors

@@ -8,6 +8,8 @@
 //! Nothing survives its command: what is left of the process group, and what left the group as a
 //! daemon, is ended when the command is over.
 
+mod apart;
+pub mod cgroup;
 mod command;
 mod in_place;
 mod interactive;
@@ -27,6 +29,7 @@ mod stop;
 mod user;
 mod watch;
 
+pub use apart::{Apart, NAME as APART, main as apart};
 pub use command::{Command, Environment};
 pub use in_place::{Accompanied, InPlace, end_like};
 pub use interactive::interactive;

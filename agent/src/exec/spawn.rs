@@ -41,19 +41,28 @@ pub(super) fn spawn(command: &Command, number: u32) -> Result<Spawned> {
     let _ = fcntl(&reader, FcntlArg::F_SETPIPE_SZ(PIPE));
     let inode = fstat(reader.as_fd()).map_err(|errno| unpiped(errno.into()))?.st_ino;
 
-    let mut child = tokio::process::Command::new(program);
-    child.args(&command.argv[1..]).current_dir(&command.cwd).env_clear().envs(command.environment.iter());
+    let mut child = match &command.apart {
+        Some(apart) => apart.prepare(command)?,
+        None => plain(command, program),
+    };
+    child.current_dir(&command.cwd);
     child.stdin(Stdio::null()).stdout(writer.try_clone().map_err(unpiped)?).stderr(writer);
-    if let Some(user) = &command.user {
-        // Root's supplementary groups are dropped by the standard library when the uid changes.
-        child.uid(user.uid).gid(user.gid);
-    }
     let started = Running::start(&mut child, number);
     // It holds the pipe's other end.
     drop(child);
     let (child, running) = started.map_err(|error| explain(command, program, error))?;
     let output = pipe::Receiver::from_owned_fd(reader.into()).map_err(unpiped)?;
     Ok(Spawned { child, running, output, pipe: format!("pipe:[{inode}]").into() })
+}
+
+fn plain(command: &Command, program: &OsStr) -> tokio::process::Command {
+    let mut child = tokio::process::Command::new(program);
+    child.args(&command.argv[1..]).env_clear().envs(command.environment.iter());
+    if let Some(user) = &command.user {
+        // Root's supplementary groups are dropped by the standard library when the uid changes.
+        child.uid(user.uid).gid(user.gid);
+    }
+    child
 }
 
 pub(super) fn explain(command: &Command, program: &OsStr, error: std::io::Error) -> Error {

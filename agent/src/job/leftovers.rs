@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::config::Settings;
 use crate::error::{Error, Result};
 use crate::exec::{self, Runner};
-use crate::yocto::server::{Stopped, stop_server};
+use crate::yocto::server::{Stopped, stop_server_apart};
 
 /// Ends it, so that it does not write where this job writes: first the commands, whose marker tells
 /// whose they are, then the BitBake servers, which have none, by their lock files.
@@ -19,8 +19,8 @@ pub async fn end_leftovers(settings: &Settings, runner: &Runner) -> Result<()> {
     let mut ended = orphans.ended;
     // Without a build user nothing of his can run, and the configure stage says what is wrong.
     if let Ok(user) = exec::build_user(settings.build_user.as_deref(), &settings.checkout) {
-        for directory in build_directories(settings) {
-            match stop_server(&directory, user.as_ref(), grace).await? {
+        for (directory, known_as) in build_directories(settings) {
+            match stop_server_apart(&directory, &known_as, user.as_ref(), grace).await? {
                 Stopped::Ended { pid } | Stopped::Killed { pid } => {
                     ended.push(format!("BitBake's server (pid {pid})"));
                 }
@@ -43,8 +43,14 @@ pub async fn end_leftovers(settings: &Settings, runner: &Runner) -> Result<()> {
     Err(Error::machine(message).hint("end them as root, or give this job another place with --work-dir"))
 }
 
-/// All that jobs make: see [`crate::config::Places`].
-fn build_directories(settings: &Settings) -> Vec<PathBuf> {
-    let checks = std::fs::read_dir(settings.places.work.join("check")).into_iter().flatten().flatten();
-    checks.map(|entry| entry.path()).chain([settings.places.build()]).collect()
+/// All that jobs make (see [`crate::config::Places`]), and the paths by which BitBake knows them.
+fn build_directories(settings: &Settings) -> Vec<(PathBuf, PathBuf)> {
+    let below = |directory: PathBuf| std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut directories = vec![(settings.places.build(), settings.places.build())];
+    for check in below(settings.places.work.join("check")) {
+        directories.push((check.path(), check.path()));
+        let rooms = below(settings.places.work.join("ahead").join(check.file_name()));
+        directories.extend(rooms.map(|room| (room.path(), check.path())));
+    }
+    directories
 }

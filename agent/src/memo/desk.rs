@@ -13,8 +13,9 @@ use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
 
 use crate::events::{Emitter, Memo, MemoOutcome, Unit, What};
 
-use super::key::Inputs;
+use super::key::{Inputs, Key};
 use super::parses::{Parses, Restored};
+use super::schedule::{Progress, Schedule};
 use super::stat_cache::StatCache;
 use super::store::{Found, Store, Stores};
 use super::wire::{Answer, Call, Ran, Reply, length_from, length_of};
@@ -27,7 +28,14 @@ const MOST_CALLERS: usize = 32;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Words in BitBake's output after which nothing is kept although it ended well.
-const DOUBTS: [&str; 4] = ["taskhash mismatch", "basehash value changed", "ERROR:", "Traceback (most recent"];
+const DOUBTS: [&str; 5] = [
+    "taskhash mismatch",
+    "basehash value changed",
+    "ERROR:",
+    "Traceback (most recent",
+    // With `-k` this alone is no error, without it is one.
+    "is unbuildable, removing",
+];
 
 /// What a run got from the stores.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,12 +54,15 @@ pub struct Desk {
 }
 
 #[derive(Debug)]
-struct Shared {
-    place: Place,
+pub(super) struct Shared {
+    pub(super) place: Place,
     stores: Stores,
     parses: Parses,
     unit: Unit,
-    events: Emitter,
+    pub(super) events: Emitter,
+    /// `None`: nothing is asked ahead.
+    pub(super) schedule: Option<Schedule>,
+    pub(super) progress: Mutex<Progress>,
     /// Where the digests of files are kept between runs.
     stat_cache_file: PathBuf,
     stat_cache: Mutex<StatCache>,
@@ -67,6 +78,7 @@ impl Desk {
         place: Place,
         stores: Stores,
         stat_cache_file: PathBuf,
+        schedule: Option<Schedule>,
         unit: &Unit,
         events: &Emitter,
     ) -> Desk {
@@ -78,6 +90,8 @@ impl Desk {
             parses,
             unit: unit.clone(),
             events: events.clone(),
+            schedule,
+            progress: Mutex::default(),
             stat_cache_file,
             stat_cache,
             off: Mutex::new(None),
@@ -88,10 +102,13 @@ impl Desk {
         Desk { serving, shared }
     }
 
-    /// Hangs up on everybody; says what was used.
+    /// Hangs up on everybody and ends what was asked ahead; says what was used.
     pub async fn close(mut self) -> Used {
         self.serving.abort();
         let _ = (&mut self.serving).await;
+        if let Some(schedule) = &self.shared.schedule {
+            schedule.close().await;
+        }
         let shared = self.shared.clone();
         // Without it the next run reads all files again, and nothing else.
         let _ = spawn_blocking(move || {
@@ -114,10 +131,13 @@ impl Desk {
 impl Drop for Desk {
     fn drop(&mut self) {
         self.serving.abort();
+        if let Some(schedule) = &self.shared.schedule {
+            schedule.stop();
+        }
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic in a reader leaves entries that are each whole.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -145,9 +165,10 @@ async fn answer(mut stream: UnixStream, shared: &Arc<Shared>) -> io::Result<()> 
     let Call::Ask(asked) = Call::unpack(&call)? else { return Ok(()) };
     let Some(question) = Question::recognise(&asked) else { return send(&mut stream, &Reply::Pass).await };
     let since = Instant::now();
-    let looked = {
-        let (shared, asked, question) = (shared.clone(), asked.clone(), question.clone());
-        spawn_blocking(move || shared.look_up(&asked, &question)).await?
+    lock(&shared.progress).note(&asked, &question);
+    let looked = match shared.look(&asked, &question).await {
+        Ok(looked) if looked.found.is_none() => shared.foreseen(&asked, &question, looked).await,
+        looked => looked,
     };
     let told = |outcome, why, seconds_saved| Memo {
         unit: shared.unit.clone(),
@@ -162,10 +183,10 @@ async fn answer(mut stream: UnixStream, shared: &Arc<Shared>) -> io::Result<()> 
             send(&mut stream, &Reply::Pass).await?;
             told(MemoOutcome::Off, Some(refusal.0), None)
         }
-        Ok(Looked { found: Some(found), .. }) => {
-            let saved = (found.seconds - since.elapsed().as_secs_f64()).max(0.0);
+        Ok(Looked { inputs, found: Some(found), .. }) => {
+            let (outcome, why, saved) = shared.gives(&inputs.key(), found.seconds, since.elapsed());
             send(&mut stream, &Reply::Answer(found.answer)).await?;
-            told(MemoOutcome::Hit, None, Some(saved))
+            told(outcome, why, Some(saved))
         }
         Ok(Looked { inputs, mut why, .. }) => {
             let restored = {
@@ -184,7 +205,9 @@ async fn answer(mut stream: UnixStream, shared: &Arc<Shared>) -> io::Result<()> 
                 Ok(Call::Ran(ran)) => {
                     recipes = parses::count(&ran);
                     let (shared, question) = (shared.clone(), question.clone());
-                    spawn_blocking(move || shared.keep(&asked, inputs, &question, ran, seconds)).await?
+                    let keep =
+                        move || shared.keep(&shared.place.build, &asked, &inputs, &question, ran, seconds);
+                    spawn_blocking(keep).await?
                 }
                 _ => Err(Refusal("BitBake did not come to its end".into())),
             };
@@ -203,21 +226,37 @@ async fn answer(mut stream: UnixStream, shared: &Arc<Shared>) -> io::Result<()> 
 }
 
 /// What the stores have for a question.
-struct Looked {
-    inputs: Inputs,
-    found: Option<Found>,
+pub(super) struct Looked {
+    pub(super) inputs: Inputs,
+    pub(super) found: Option<Found>,
     /// Why there was none.
-    why: String,
+    pub(super) why: String,
 }
 
 /// What was kept of a run.
-enum Kept {
+pub(super) enum Kept {
     Whole,
     /// The answer alone, and why.
     Answer(Refusal),
 }
 
 impl Shared {
+    pub(super) async fn look(self: &Arc<Shared>, asked: &Asked, question: &Question) -> Accepted<Looked> {
+        let (shared, asked, question) = (self.clone(), asked.clone(), question.clone());
+        let looked = spawn_blocking(move || shared.look_up(&asked, &question)).await;
+        looked.unwrap_or_else(|error| Err(Refusal(error.to_string())))
+    }
+
+    /// Takes note of an answer that is given; whether it was asked ahead, then why it had to be, and the
+    /// seconds that it saves.
+    fn gives(&self, key: &Key, seconds: f64, waited: Duration) -> (MemoOutcome, Option<String>, f64) {
+        self.hits.fetch_add(1, Ordering::Relaxed);
+        let mut progress = lock(&self.progress);
+        let why = progress.why_ahead(key);
+        let outcome = if why.is_some() { MemoOutcome::Ahead } else { MemoOutcome::Hit };
+        (outcome, why, progress.saved(seconds, waited.as_secs_f64()))
+    }
+
     /// Blocks.
     fn look_up(&self, asked: &Asked, question: &Question) -> Accepted<Looked> {
         if let Some(refusal) = lock(&self.off).clone() {
@@ -229,7 +268,6 @@ impl Shared {
         for store in &self.stores.read {
             match store.find(&key) {
                 Ok(Some(found)) => {
-                    self.hits.fetch_add(1, Ordering::Relaxed);
                     return Ok(Looked { inputs, found: Some(found), why: String::new() });
                 }
                 Ok(None) => {}
@@ -243,7 +281,7 @@ impl Shared {
     }
 
     /// Gives the real BitBake `at` this build directory what was parsed before. Blocks.
-    fn restore(&self, at: &Path, inputs: &Inputs) -> Restored {
+    pub(super) fn restore(&self, at: &Path, inputs: &Inputs) -> Restored {
         let restored = self.parses.restore(inputs, at);
         if restored == Restored::Put {
             self.restored.fetch_add(1, Ordering::Relaxed);
@@ -251,36 +289,37 @@ impl Shared {
         restored
     }
 
-    /// Keeps what the real BitBake gave, if it can be had again. Blocks.
-    fn keep(
+    /// Keeps what the real BitBake gave `at` this build directory, if it can be had again. Blocks.
+    pub(super) fn keep(
         &self,
+        at: &Path,
         asked: &Asked,
-        before: Inputs,
+        before: &Inputs,
         question: &Question,
         ran: Ran,
         seconds: f64,
     ) -> Accepted<Kept> {
         // Whatever came of it, later runs may not ask the server again: they take the recipe from the
         // cache of this one.
-        let floating = floating::asked_nobody(&self.place.bitbake, &self.place.build);
+        let floating = floating::asked_nobody(&self.place.bitbake, at);
         if let Err(refusal) = &floating {
             *lock(&self.off) = Some(refusal.clone());
         }
         let answer = plausible(ran, question)?;
         floating?;
-        let after = inputs::collect(&self.place, asked, &mut lock(&self.stat_cache))?;
+        let after = inputs::collect_at(at, &self.place, asked, &mut lock(&self.stat_cache))?;
         if after.key() != before.key() {
             let what = difference::in_words(&after, before.parts(), before.listings());
             return Err(Refusal(format!("an input changed while BitBake ran: {what}")));
         }
         // One store may be full or gone; the others still get it.
-        let keep = |store: &Store| store.keep(&before, &question.name, &answer, seconds);
+        let keep = |store: &Store| store.keep(before, &question.name, &answer, seconds);
         let kept: Vec<_> = self.stores.write.iter().map(keep).collect();
         kept.into_iter().collect::<Result<(), _>>().map_err(|error| Refusal(error.message))?;
         // `-p` alone leaves a cache that is not whole. A file that was only touched is no other input, but
         // BitBake may have seen either time.
-        if question.leaves_signatures && after == before {
-            let kept = self.parses.keep(&before, &self.place.build);
+        if question.leaves_signatures && after == *before {
+            let kept = self.parses.keep(before, at);
             return Ok(kept.map_or_else(Kept::Answer, |()| Kept::Whole));
         }
         Ok(Kept::Whole)

@@ -43,7 +43,7 @@ impl Scene {
         let store = Store::local(at("store"));
         let stores = Stores { read: vec![store.clone()], write: vec![store] };
         let unit = Unit::new(Stage::Check, "yocto-check-layer x");
-        let desk = Desk::open(listener, place, stores, at("stat-cache"), &unit, &emitter);
+        let desk = Desk::open(listener, place, stores, at("stat-cache"), None, &unit, &emitter);
         let environment =
             vec![("PATH".into(), "".into()), ("BB_SIGNATURE_HANDLER".into(), "OEBasicHash".into())];
         Scene { top, desk, events, environment }
@@ -152,7 +152,7 @@ type Spoil = fn(&Scene, &mut Ran);
 
 #[tokio::test]
 async fn what_may_not_come_again_is_not_kept() {
-    let table: [(&str, Spoil, &str); 12] = [
+    let table: [(&str, Spoil, &str); 13] = [
         ("failed", |_, ran| ran.status = Some(1), "BitBake failed"),
         ("signal", |_, ran| ran.status = None, "BitBake failed"),
         ("no file", |_, ran| ran.signatures = None, "wrote no signatures"),
@@ -168,6 +168,11 @@ async fn what_may_not_come_again_is_not_kept() {
             |_, ran| ran.stderr = Some(b"Bitbake: taskhash mismatch 1".to_vec()),
             "taskhash mismatch",
         ),
+        (
+            "a choice that was left out",
+            |_, ran| ran.stdout = Some(b"NOTE: Runtime target 'x' is unbuildable, removing...".to_vec()),
+            "unbuildable",
+        ),
         ("error", |_, ran| ran.stdout = Some(b"ERROR: x\n".to_vec()), "ERROR:"),
         (
             "server asked",
@@ -182,12 +187,12 @@ async fn what_may_not_come_again_is_not_kept() {
         (
             "changed meanwhile",
             |scene, _| fs::write(scene.top.path().join("meta/y.bb"), "").unwrap(),
-            "an input changed",
+            "while BitBake ran",
         ),
         (
             "configuration changed meanwhile",
             |scene, _| fs::write(scene.build().join("conf/site.conf"), "").unwrap(),
-            "an input changed",
+            "while BitBake ran",
         ),
     ];
     for (name, spoil, wanted) in table {

@@ -14,10 +14,10 @@ use super::key::{Inputs, LAYERS, readable};
 use super::stat_cache::StatCache;
 use super::tree::Surroundings;
 use super::wire::Pack;
-use super::{Accepted, Asked, Refusal, host, layers, outside, read, tree};
+use super::{Accepted, Asked, Refusal, host, layers, outside, question, read, tree};
 
 /// Raised when a key of the same inputs must not be the same any more.
-const FORMAT: &str = "1";
+const FORMAT: &str = "2";
 
 /// No configuration file is larger.
 const LONGEST_CONF: u64 = 4 << 20;
@@ -61,6 +61,14 @@ pub struct Place {
 /// # Errors
 /// When it depends on something that no key covers, or something cannot be read.
 pub fn collect(place: &Place, asked: &Asked, cache: &mut StatCache) -> Accepted<Inputs> {
+    collect_at(&place.build, place, asked, cache)
+}
+
+/// The same for a BitBake that finds the directory `at` in the place of the build directory.
+///
+/// # Errors
+/// As [`collect`].
+pub fn collect_at(at: &Path, place: &Place, asked: &Asked, cache: &mut StatCache) -> Accepted<Inputs> {
     let build = real(&place.build)?;
     if asked.cwd != build {
         return Err(Refusal("BitBake was called in another directory than this check's".into()));
@@ -68,7 +76,7 @@ pub fn collect(place: &Place, asked: &Asked, cache: &mut StatCache) -> Accepted<
     let mut inputs = Inputs::default();
     inputs.add("format of the store", format!("{FORMAT} of {}", env!("CARGO_PKG_VERSION")).as_bytes());
     add_call(&mut inputs, place, asked);
-    let conf = configuration(&build)?;
+    let conf = configuration(at)?;
     let text = conf
         .get(Path::new("bblayers.conf"))
         .ok_or_else(|| Refusal("there is no conf/bblayers.conf".into()))?;
@@ -102,7 +110,10 @@ pub fn collect(place: &Place, asked: &Asked, cache: &mut StatCache) -> Accepted<
 
 /// The call itself and who calls.
 fn add_call(inputs: &mut Inputs, place: &Place, asked: &Asked) {
-    inputs.add_list("the words of the call", asked.argv.iter().map(|word| word.as_bytes()));
+    inputs.add_list(
+        "the words of the call",
+        question::decisive(&asked.argv).iter().map(|word| word.as_bytes()),
+    );
     inputs.add("build directory", asked.cwd.as_os_str().as_bytes());
     let mut manner = Pack::default();
     manner.number(asked.umask.into()).number(asked.joined.into());

@@ -6,13 +6,18 @@
 //! from disk ([`inputs`]), makes a key of them ([`Inputs`]) and answers from the [`Store`], or lets the
 //! real BitBake run and keeps what it gave.
 //!
+//! At some questions it is known which ones come next. Those are asked ahead ([`foresee`], [`schedule`],
+//! [`ahead`]), and answered from the store when they come.
+//!
 //! A wrong answer would be a wrong verdict. So whatever is not understood is not reused, and says why:
 //! a [`Refusal`] is no error, the real BitBake runs. What comes over the socket is only a question;
 //! layer code may ask as well, and learns nothing that it could not compute.
 
+mod ahead;
 mod desk;
 mod difference;
 mod floating;
+mod foresee;
 mod front;
 mod git_state;
 mod host;
@@ -24,18 +29,22 @@ mod parses;
 mod question;
 mod quick;
 mod read;
+mod schedule;
 pub mod stand_in;
 mod stat_cache;
 mod store;
 mod tree;
 mod wire;
 
+pub use ahead::Ahead;
 pub use desk::{Desk, Used};
+pub use foresee::Script;
 pub use front::Front;
 pub use inputs::Place;
 pub use key::{Inputs, Key};
 pub use question::{Asked, Question};
 pub use quick::path_of_bitbake;
+pub use schedule::Schedule;
 pub use store::{Store, Stores, make_private};
 
 /// Why answers are not reused or not kept, as a sentence for people.

@@ -37,7 +37,7 @@ impl Question {
     /// of the agent's business.
     pub fn recognise(asked: &Asked) -> Option<Question> {
         let words: Vec<&str> = asked.argv.iter().map(|word| word.to_str()).collect::<Option<_>>()?;
-        let (mut name, leaves_signatures) = match words.strip_prefix(&["-k"]).unwrap_or(&words) {
+        let (mut name, leaves_signatures) = match decisive(&words) {
             // With a hash server's handler the signatures are the server's.
             ["-S", "none" | "lockedsigs", "world"]
                 if asked.variable("BB_SIGNATURE_HANDLER")? == "OEBasicHash" =>
@@ -47,15 +47,26 @@ impl Question {
             ["-p"] => ("whether all recipes parse".to_owned(), false),
             _ => return None,
         };
-        if words.first() == Some(&"-k") {
-            name += ", going on after errors";
-        }
         for variable in ["MACHINE", "INHERIT"] {
             if let Some(value) = asked.variable(variable) {
                 name += &format!(", with {variable}={}", value.as_encoded_bytes().escape_ascii());
             }
         }
         Some(Question { name, leaves_signatures })
+    }
+}
+
+/// The words on which an answer depends: all but `-k`.
+///
+/// It sets `halt` (`abort` up to gatesgarth) of BitBake's configuration, which is read where a provider
+/// is missing (`TaskData.add_provider`, `remove_buildtarget`, `add_unresolved`), where no task is left to
+/// run, and where one failed (`runqueue.py`); the same from dunfell to master. A missing provider gives
+/// status 1 either way (`NoProvider` in `knotty.py`). Only a choice between providers at run time leaves
+/// a target out with status 0, and says so: such an answer is not kept.
+pub fn decisive<S: AsRef<OsStr>>(argv: &[S]) -> &[S] {
+    match argv {
+        [first, rest @ ..] if first.as_ref() == "-k" => rest,
+        _ => argv,
     }
 }
 
@@ -84,7 +95,7 @@ mod tests {
         let table: [Case; 16] = [
             ("-S lockedsigs world", &[basic], Some(world.into())),
             ("-S none world", &[basic], Some(world.into())),
-            ("-k -S lockedsigs world", &[basic], Some(format!("{world}, going on after errors"))),
+            ("-k -S lockedsigs world", &[basic], Some(world.into())),
             ("-S none world", &[basic, inherit], Some(format!("{world}, with INHERIT=yocto-check-layer"))),
             ("-S none world", &[machine, basic], Some(format!("{world}, with MACHINE=qemuarm"))),
             ("-S lockedsigs world", &[], None),

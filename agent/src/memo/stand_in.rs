@@ -29,7 +29,7 @@ pub const SOCKET: &str = "desk";
 pub const SIGNATURES: &str = "locked-sigs.inc";
 
 /// Longer output is not kept. A run that is well prints some kilobytes.
-const OUTPUT: usize = 4 << 20;
+pub const OUTPUT: usize = 4 << 20;
 
 /// Whether the process was called by this name.
 pub fn is_called(own_name: Option<&OsStr>) -> bool {

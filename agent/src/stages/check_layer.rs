@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::events::{Case, Emitter, Finding, Unit, What};
 use crate::exec::{Command, End, Finished, Lines, Runner};
 use crate::job::Stage;
-use crate::memo::{Accepted, Desk, Front, Place, Refusal, Store, Stores};
+use crate::memo::{Accepted, Ahead, Desk, Front, Place, Refusal, Schedule, Script, Store, Stores};
 use crate::outcome::Outcome;
 use crate::yocto::check_layer::{self, OutputParser};
 use crate::yocto::conf::Purpose;
@@ -81,7 +81,7 @@ impl Check<'_> {
                 let first = self.once("", Some(opened)).await?;
                 if first.rests_on_a_stored_answer() {
                     let message = format!(
-                        "yocto-check-layer did not pass {} with stored answers or parse caches; it runs again without, and that verdict counts",
+                        "yocto-check-layer did not pass {} with answers that were stored or asked ahead, or with stored parse caches; it runs again without, and that verdict counts",
                         self.name
                     );
                     events.info(message).await;
@@ -126,8 +126,18 @@ impl Check<'_> {
         };
         let stores = self.stores(local);
         let (front, listener) = Front::make(&settings.places.work, self.configured.user.as_ref())?;
-        let desk = Desk::open(listener, place, stores, stat_cache, &self.unit, &self.runner.events);
+        let schedule = Some(self.schedule(&place)?);
+        let desk = Desk::open(listener, place, stores, stat_cache, schedule, &self.unit, &self.runner.events);
         Ok((front, desk))
+    }
+
+    /// What is asked ahead.
+    fn schedule(&self, place: &Place) -> Accepted<Schedule> {
+        let (settings, user) = (self.settings, self.configured.user.as_ref());
+        let rooms = settings.places.ahead(&self.name);
+        let log = format!("yocto-check-layer-{}-ahead", self.name);
+        let ahead = Ahead::new(self.runner, place, user, rooms, &settings.places.work, log)?;
+        Ok(Schedule::new(ahead, Script::read(&place.oe_core, &settings.check.machines)))
     }
 
     /// The share's layer stores, as the paths of their checkouts begin.
@@ -155,6 +165,8 @@ impl Check<'_> {
             let path = command.environment.get("PATH").unwrap_or_default();
             let path = [front.directory().as_os_str(), path].join(&OsString::from(":"));
             command.environment.set("PATH", path);
+            // An answer that is asked ahead may be waited for, and another is made beside it.
+            command.stall = Some(runner.stall.saturating_mul(2));
         }
         let expected = check_layer::expected(&configured.tools.oe_core)?;
         let mut tests = Tests {

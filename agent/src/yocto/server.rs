@@ -52,13 +52,26 @@ pub enum Stopped {
 /// # Errors
 /// When it is still there after SIGKILL.
 pub async fn stop_server(build_dir: &Path, user: Option<&User>, grace: Duration) -> Result<Stopped> {
+    stop_server_apart(build_dir, build_dir, user, grace).await
+}
+
+/// The same for a server that knows its build directory by another path: see [`crate::exec::Apart`].
+///
+/// # Errors
+/// As [`stop_server`].
+pub async fn stop_server_apart(
+    build_dir: &Path,
+    known_as: &Path,
+    user: Option<&User>,
+    grace: Duration,
+) -> Result<Stopped> {
     let Some(pid) = read_lock(&build_dir.join(LOCK)) else { return Ok(Stopped::NotRunning) };
     let processes = Processes::now();
     let Some(server) = processes.get(pid).filter(|server| !server.is_dead()) else {
         return Ok(Stopped::NotRunning);
     };
     let uid = user.map_or(geteuid().as_raw(), |user| user.uid);
-    if let Err(why) = verify(server, &processes, build_dir, uid) {
+    if let Err(why) = verify(server, &processes, known_as, uid) {
         return Ok(Stopped::NotOurs(why));
     }
     let mut family = Family { uid, server: server.clone(), members: Vec::new() };
@@ -77,6 +90,23 @@ pub async fn stop_server(build_dir: &Path, user: Option<&User>, grace: Duration)
     Err(Error::machine(message).hint(
         "state D means that the kernel waits for a disk or a file server: look at the mounts of this machine",
     ))
+}
+
+/// Waits until the server of that build directory has gone by itself, as it does soon after its last
+/// client: it writes its caches then. `false` when it is still there after `patience`.
+pub async fn server_gone(build_dir: &Path, patience: Duration) -> bool {
+    let Some(server) = read_lock(&build_dir.join(LOCK)).and_then(Process::find) else { return true };
+    let until = Instant::now() + patience;
+    loop {
+        reap();
+        if !server.is_alive() {
+            return true;
+        }
+        if Instant::now() >= until {
+            return false;
+        }
+        sleep(LOOK).await;
+    }
 }
 
 /// The number in the lock file. Whoever writes it may have put a link, a pipe or gigabytes in its

@@ -8,10 +8,10 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 /// A job whose yocto-check-layer asks its questions.
-struct Asking(Sandbox);
+pub struct Asking(pub Sandbox);
 
 impl Asking {
-    fn new(test: &str) -> Option<Asking> {
+    pub fn new(test: &str) -> Option<Asking> {
         let sandbox = Sandbox::new(test)?;
         let recipe = sandbox.upstream().join("meta/recipes-core/zlib/zlib_1.0.bb");
         std::fs::create_dir_all(recipe.parent().unwrap()).unwrap();
@@ -25,25 +25,25 @@ impl Asking {
 
     /// Runs the job; the exit status must be this.
     #[track_caller]
-    fn run(&self, code: i32) -> Value {
+    pub fn run(&self, code: i32) -> Value {
         self.0.run().assert_code(&[code]);
         self.0.result()
     }
 
     #[track_caller]
-    fn run_plainly(&self, code: i32) -> Value {
+    pub fn run_plainly(&self, code: i32) -> Value {
         let mut command = self.0.run_command();
         command.arg("--no-memo");
         self.0.start(command).wait().assert_code(&[code]);
         self.0.result()
     }
 
-    fn job(&self) -> PathBuf {
+    pub fn job(&self) -> PathBuf {
         self.0.work().join("meta-tested-scarthgap")
     }
 
     /// Where the stand-in for BitBake takes notes and finds orders.
-    fn note(&self, name: &str) -> PathBuf {
+    pub fn note(&self, name: &str) -> PathBuf {
         self.0.path().join("notes").join(name)
     }
 
@@ -53,30 +53,34 @@ impl Asking {
     }
 
     /// How often the stand-in for BitBake was asked for signatures, from the first run on.
-    fn calls(&self) -> Vec<String> {
+    pub fn calls(&self) -> Vec<String> {
         let calls = std::fs::read_to_string(self.note("calls")).unwrap_or_default();
         calls.lines().map(str::to_owned).collect()
     }
 
-    fn in_layer(&self, path: &str) -> PathBuf {
+    pub fn in_layer(&self, path: &str) -> PathBuf {
         self.0.layer().join(path)
     }
 
-    fn answers(&self) -> Vec<PathBuf> {
+    pub fn answers(&self) -> Vec<PathBuf> {
         let entries = std::fs::read_dir(self.job().join("signatures/answers")).into_iter().flatten();
         entries.map(|entry| entry.unwrap().path()).collect()
     }
 }
 
+/// The outcomes when nothing is known, and when the layer alone has changed.
+pub const COLD: [&str; 5] = ["miss", "ahead", "ahead", "ahead", "ahead"];
+pub const CHANGED: [&str; 5] = ["hit", "ahead", "ahead", "ahead", "ahead"];
+
 /// The outcomes of the questions and why, in their order.
-fn memo(result: &Value) -> Vec<(String, String)> {
+pub fn memo(result: &Value) -> Vec<(String, String)> {
     let units = result["units"].as_array().unwrap();
     let memo = units.iter().filter_map(|unit| unit["memo"].as_array()).flatten();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     memo.map(|memo| (text(&memo["outcome"]), text(&memo["why"]))).collect()
 }
 
-fn outcomes(result: &Value) -> Vec<String> {
+pub fn outcomes(result: &Value) -> Vec<String> {
     memo(result).into_iter().map(|(outcome, _)| outcome).collect()
 }
 
@@ -84,9 +88,9 @@ fn outcomes(result: &Value) -> Vec<String> {
 fn the_second_check_of_the_same_asks_bitbake_nothing() {
     let Some(asking) = Asking::new("the_second_check_of_the_same_asks_bitbake_nothing") else { return };
     let first = asking.run(0);
-    assert_eq!(outcomes(&first), ["miss"; 5]);
+    assert_eq!(outcomes(&first), COLD);
     let calls = asking.calls();
-    assert_eq!(calls.len(), 5);
+    assert_eq!(calls.len(), 4);
     let quick = asking.quick();
     assert!(
         calls.iter().all(|call| !call.contains("/front") && call.contains(&format!("'PATH': '{quick}"))),
@@ -96,7 +100,7 @@ fn the_second_check_of_the_same_asks_bitbake_nothing() {
     std::fs::write(asking.note("refuse"), "").unwrap();
     let second = asking.run(0);
     assert_eq!(outcomes(&second), ["hit"; 5], "{:#?}", memo(&second));
-    assert_eq!(asking.calls().len(), 5);
+    assert_eq!(asking.calls().len(), 4);
     assert_eq!(cases(&first), cases(&second));
     let unit = second["units"].as_array().unwrap().iter().find(|unit| unit["memo"].is_array()).unwrap();
     assert!(unit["memo"][0]["seconds_saved"].is_number(), "{unit:#}");
@@ -113,15 +117,18 @@ fn no_memo_is_plain() {
     let plain = asking.run_plainly(0);
     assert_eq!((memo(&plain).len(), asking.calls().len()), (0, 5));
     let with = asking.run(0);
-    assert_eq!(outcomes(&with), ["miss"; 5]);
+    assert_eq!(outcomes(&with), COLD);
     assert_eq!(cases(&plain), cases(&with));
     let calls = asking.calls();
     let (plain, with) = calls.split_at(5);
     let with: Vec<String> = with.iter().map(|call| call.replacen(&asking.quick(), "", 1)).collect();
-    assert_eq!(plain, with, "the real one sees the same PATH and variables either way, less the quick zstd");
+    assert!(
+        with.len() == 4 && with.iter().all(|call| plain.contains(call)),
+        "the real one sees the same PATH and variables either way, less the quick zstd: {calls:#?}"
+    );
     assert!(plain.iter().all(|call| !call.contains("/quick")), "{plain:#?}");
     assert_eq!(outcomes(&asking.run_plainly(0)).len(), 0);
-    assert_eq!(asking.calls().len(), 15);
+    assert_eq!(asking.calls().len(), 14);
 }
 
 /// What is built is compressed.
@@ -258,20 +265,20 @@ fn what_changed_is_named() {
     let ran = asking.0.run();
     ran.assert_code(&[0]);
     ran.assert_says(&["conf/local.conf changed"]);
-    assert_eq!(outcomes(&asking.0.result()), ["miss"; 5]);
+    assert_eq!(outcomes(&asking.0.result()), COLD);
 }
 
 #[test]
 fn a_failing_verdict_never_rests_on_a_stored_answer() {
     let Some(asking) = Asking::new("a_failing_verdict_never_rests_on_a_stored_answer") else { return };
     std::fs::write(asking.in_layer("recipes-hello/zlib_%.bbappend"), "A = \"1\"\n").unwrap();
-    asking.run(1);
-    assert_eq!(asking.calls().len(), 5, "the first run asked everything, so that it is the verdict");
-    let ran = asking.0.run();
-    ran.assert_code(&[1]);
-    ran.assert_says(&["runs again without", "test_signatures"]);
-    assert_eq!(outcomes(&asking.0.result()), ["hit"; 5]);
-    assert_eq!(asking.calls().len(), 10, "all again, plainly");
+    for (wanted, calls) in [(COLD, 4 + 5), (["hit"; 5], 4 + 5 + 5)] {
+        let ran = asking.0.run();
+        ran.assert_code(&[1]);
+        ran.assert_says(&["runs again without", "test_signatures"]);
+        assert_eq!(outcomes(&asking.0.result()), wanted);
+        assert_eq!(asking.calls().len(), calls, "all again, plainly");
+    }
     assert!(asking.0.out().join("logs/yocto-check-layer-meta-tested-again.log").is_file());
 }
 
@@ -284,8 +291,9 @@ fn a_wrong_failure_is_mended_by_the_plain_run() {
     for answer in asking.answers() {
         let text = std::fs::read_to_string(answer.join("answer.json")).unwrap();
         let mut description: Value = serde_json::from_str(&text).unwrap();
-        let name = description["question"].as_str().unwrap().to_owned();
-        if name.contains("going on after errors") {
+        let has_layer =
+            description["parts"].get(format!("files of {}", asking.0.layer().display())).is_some();
+        if description["question"] == "signatures of the world" && has_layer {
             let signatures = std::fs::read_to_string(answer.join("signatures")).unwrap();
             let wrong = signatures.replace("zlib:do_build:", "zlib:do_build:f");
             description["files"]["signatures"] = sha256(wrong.as_bytes()).into();
@@ -295,7 +303,7 @@ fn a_wrong_failure_is_mended_by_the_plain_run() {
     }
     let result = asking.run(0);
     assert_eq!(outcomes(&result), ["hit"; 5]);
-    assert_eq!(asking.calls().len(), 10);
+    assert_eq!(asking.calls().len(), 4 + 5);
 }
 
 fn sha256(bytes: &[u8]) -> String {
@@ -315,8 +323,9 @@ fn a_damaged_answer_is_asked_anew() {
         std::fs::write(answer.join("signatures"), "SIGGEN_LOCKEDSIGS_t-x = \"\"").unwrap();
     }
     let result = asking.run(0);
-    assert!(memo(&result).iter().all(|(outcome, why)| outcome == "miss" && why.contains("damaged")));
-    assert_eq!(asking.calls().len(), 10);
+    assert_eq!(outcomes(&result), COLD);
+    assert!(memo(&result).iter().all(|(_, why)| why.contains("damaged")), "{:#?}", memo(&result));
+    assert_eq!(asking.calls().len(), 8);
     assert_eq!(outcomes(&asking.run(0)), ["hit"; 5]);
 }
 
@@ -329,10 +338,9 @@ fn a_recipe_that_asks_a_server_keeps_everything_from_being_kept() {
         let memo = memo(&asking.run(0));
         let told: Vec<_> =
             memo.iter().map(|(outcome, why)| (outcome.as_str(), why.contains("asks a server"))).collect();
-        assert_eq!(told[1..], [("miss", true), ("off", true), ("off", true), ("off", true)], "{memo:#?}");
+        assert_eq!(told[1..], [("off", true); 4], "{memo:#?}");
     }
-    // Only the world without the layer is known.
-    assert_eq!((asking.answers().len(), asking.calls().len()), (1, 9));
+    assert_eq!(asking.answers().len(), 1, "only the world without the layer is known");
 }
 
 #[test]
@@ -356,18 +364,23 @@ fn a_kill_while_bitbake_runs_leaves_no_answer() {
     let known = asking.answers().len();
     std::fs::write(asking.in_layer("recipes-hello/hello/hello_1.0.bb"), "A = \"2\"\n").unwrap();
     std::fs::write(asking.note("hang"), "").unwrap();
-    for signal in [Signal::SIGKILL, Signal::SIGTERM] {
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
         let before = asking.calls().len();
         let mut running = asking.0.start(asking.0.run_command());
         running.wait_until("a question to BitBake", || asking.calls().len() > before);
         running.signal(signal);
         running.wait();
         assert_eq!(asking.answers().len(), known);
+        if signal == Signal::SIGTERM {
+            asking.0.assert_nothing_runs();
+            assert!(!asking.job().join("ahead/meta-tested").exists());
+        }
     }
     std::fs::remove_file(asking.note("hang")).unwrap();
-    assert_eq!(outcomes(&asking.run(0)), ["hit", "miss", "miss", "miss", "miss"]);
+    assert_eq!(outcomes(&asking.run(0)), CHANGED);
     assert_eq!(outcomes(&asking.run(0)), ["hit"; 5]);
     asking.0.assert_nothing_runs();
+    assert!(!asking.job().join("ahead/meta-tested").exists());
 }
 
 /// Where layer code runs as another user, it can neither read nor write the store.
@@ -402,19 +415,18 @@ fn answers_on_the_share_follow_the_rules_of_trust() {
         let answers = std::fs::read_dir(share.join(part).join("signatures/answers"));
         answers.map_or(0, Iterator::count)
     };
-    let base = ["hit", "miss", "miss", "miss", "miss"];
     // The first one puts the checkouts on the share, where all later ones use them: paths are inputs.
-    assert_eq!(run(true), ["miss"; 5]);
+    assert_eq!(run(true), COLD);
     run(true);
     let shared = count("");
-    assert!(shared >= 5 && count("pr/12") == 0);
+    assert!(shared >= 4 && count("pr/12") == 0);
     assert_eq!(run(false), ["hit"; 5], "a pull request reads what trusted builds left");
     std::fs::write(asking.in_layer("recipes-hello/hello/hello_1.0.bb"), "A = \"2\"\n").unwrap();
-    assert_eq!(run(false), base);
-    assert_eq!((count(""), count("pr/12")), (shared, 4), "and writes its own part");
+    assert_eq!(run(false), CHANGED);
+    assert_eq!((count(""), count("pr/12")), (shared, 3), "and writes its own part");
     // Another machine has no local answers.
     std::fs::remove_dir_all(asking.job()).unwrap();
     assert_eq!(run(false), ["hit"; 5]);
-    assert_eq!(run(true), base, "a trusted build reads nothing of a pull request");
-    assert_eq!((count(""), count("pr/12")), (shared + 4, 4));
+    assert_eq!(run(true), CHANGED, "a trusted build reads nothing of a pull request");
+    assert_eq!((count(""), count("pr/12")), (shared + 3, 3));
 }

@@ -228,6 +228,7 @@ fn memo_words(memo: &Memo) -> String {
     let mut text = safe(&memo.question).into_owned();
     text += match memo.outcome {
         MemoOutcome::Hit => ": known already",
+        MemoOutcome::Ahead => ": asked BitBake ahead",
         MemoOutcome::Miss => ": asked BitBake",
         MemoOutcome::Off => ": asked BitBake, answers are not reused",
     };

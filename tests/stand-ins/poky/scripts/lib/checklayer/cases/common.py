@@ -15,7 +15,7 @@ class CommonCheckLayer:
         pass
 
     def test_world_inherit_class(self):
-        pass
+        self.extravars = 'INHERIT="yocto-check-layer"'
 
     def test_patches_upstream_status(self):
         pass

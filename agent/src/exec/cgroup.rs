@@ -1,7 +1,7 @@
 //! The limits that a container's control group sets, version 1 and 2.
 //!
 //! `nproc` does not know a CPU quota and `/proc/meminfo` shows the host, so that a build takes its
-//! parallelism from a machine that it does not have.
+//! parallelism from a machine that it does not have. What is still free of the memory is told as well.
 
 use std::path::{Path, PathBuf};
 
@@ -15,9 +15,14 @@ pub struct Limits {
 impl Limits {
     /// Reads the limits of this process. `root` is `/`, or a copy of the files for tests.
     pub fn read(root: &Path) -> Limits {
+        Limits::gather(root, version_1, version_2)
+    }
+
+    fn gather(root: &Path, version_1: fn(&Path) -> Limits, version_2: fn(&Path) -> Limits) -> Limits {
         let own = fs_err::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
         let mounted = root.join("sys/fs/cgroup");
-        own.lines().map(|line| of_line(line, &mounted)).fold(Limits::default(), Limits::tighter)
+        let of_line = |line| of_line(line, &mounted, version_1, version_2);
+        own.lines().map(of_line).fold(Limits::default(), Limits::tighter)
     }
 
     fn tighter(self, other: Limits) -> Limits {
@@ -27,8 +32,37 @@ impl Limits {
     }
 }
 
+/// Memory that programs can still take, in bytes: of the host, less what the groups on the way up
+/// leave of their limits. `None` when nothing tells it. `root` as in [`Limits::read`].
+pub fn free_memory(root: &Path) -> Option<u64> {
+    let meminfo = fs_err::read_to_string(root.join("proc/meminfo")).unwrap_or_default();
+    let host = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let host = host.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    let groups = Limits::gather(
+        root,
+        |group| left_of(group, version_1(group), "memory.usage_in_bytes", "total_inactive_file"),
+        |group| left_of(group, version_2(group), "memory.current", "inactive_file"),
+    );
+    [host.map(|kib| kib * 1024), groups.bytes].into_iter().flatten().min()
+}
+
+/// What a group leaves of its limit. Pages of files that nobody uses are given back when memory is short.
+fn left_of(group: &Path, limits: Limits, usage: &str, idle: &str) -> Limits {
+    let number = |text: String| text.parse::<u64>().ok();
+    let used = value(group, usage).and_then(number).unwrap_or(0);
+    let statistics = value(group, "memory.stat").unwrap_or_default();
+    let idle = statistics.lines().find_map(|line| line.strip_prefix(idle)?.trim().parse::<u64>().ok());
+    let bytes = limits.bytes.map(|limit| limit.saturating_sub(used.saturating_sub(idle.unwrap_or(0))));
+    Limits { bytes, cores: None }
+}
+
 /// A line of `/proc/self/cgroup`: `0::/path` (version 2) or `4:memory:/path` (version 1).
-fn of_line(line: &str, mounted: &Path) -> Limits {
+fn of_line(
+    line: &str,
+    mounted: &Path,
+    version_1: fn(&Path) -> Limits,
+    version_2: fn(&Path) -> Limits,
+) -> Limits {
     let mut parts = line.splitn(3, ':');
     let (Some(_), Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next()) else {
         return Limits::default();
@@ -144,5 +178,35 @@ mod tests {
         for files in table {
             assert_eq!(read(files), Limits::default(), "{files:?}");
         }
+    }
+
+    #[test]
+    fn free_memory_is_what_host_and_groups_leave() {
+        let host = ("proc/meminfo", "MemTotal: 9000 kB\nMemAvailable:    8000 kB\n");
+        let groups: [&[(&str, &str)]; 3] = [
+            &[
+                ("proc/self/cgroup", "0::/a/b\n"),
+                ("sys/fs/cgroup/a/memory.max", "1000000\n"),
+                ("sys/fs/cgroup/a/memory.current", "900000\n"),
+                ("sys/fs/cgroup/a/memory.stat", "active_file 9\ninactive_file 400000\n"),
+                ("sys/fs/cgroup/a/b/memory.max", "max\n"),
+            ],
+            &[
+                ("proc/self/cgroup", "4:memory:/x\n"),
+                ("sys/fs/cgroup/memory/memory.limit_in_bytes", "600000\n"),
+                ("sys/fs/cgroup/memory/memory.usage_in_bytes", "700000\n"),
+            ],
+            &[],
+        ];
+        for (files, wanted) in groups.into_iter().zip([500_000, 0, 8000 * 1024]) {
+            let root = tempfile::tempdir().unwrap();
+            for (path, text) in files.iter().chain([&host]) {
+                let path = root.path().join(path);
+                fs_err::create_dir_all(path.parent().unwrap()).unwrap();
+                fs_err::write(path, text).unwrap();
+            }
+            assert_eq!(free_memory(root.path()), Some(wanted), "{files:?}");
+        }
+        assert_eq!(free_memory(Path::new("/nonexistent")), None);
     }
 }

@@ -1,0 +1,202 @@
+//! Which questions yocto-check-layer will ask next, word for word.
+//!
+//! From `get_signatures` and the cases in `scripts/lib/checklayer` of the releases, in the order of their
+//! tests: for a BSP layer the world of each machine (twice each), then whether all recipes parse, the world
+//! (twice), and from langdale on, and in kirkstone, the world with the class `yocto-check-layer`. A wrong
+//! guess costs time and is never an answer: answers are found by their inputs.
+
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+
+use super::{Asked, Question, question, read};
+
+/// The variables that set a question for signatures apart from a plain call. The second is the list of
+/// variables that BitBake takes from its environment, and its name up to honister.
+const OF_SIGNATURES: [&str; 3] =
+    ["BB_SIGNATURE_HANDLER", "BB_ENV_PASSTHROUGH_ADDITIONS", "BB_ENV_EXTRAWHITE"];
+
+/// What decides the questions, besides those that were asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Script {
+    /// Whether it asks for the world with the class as well.
+    pub with_class: bool,
+    /// Those that it was given; none for a layer that is no BSP.
+    pub machines: Vec<String>,
+}
+
+/// What follows a question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Asked when the layer has been added; the question itself comes after the world's.
+    Layer { world: Asked, class: Option<Asked> },
+    /// The same of all machines, this one among them.
+    Machines(Vec<Asked>),
+}
+
+impl Script {
+    pub fn read(oe_core: &Path, machines: &[String]) -> Script {
+        let cases = oe_core.join("scripts/lib/checklayer/cases/common.py");
+        let text = read::whole(&cases, 1 << 20).unwrap_or_default();
+        let asks = |words: &[u8]| text.windows(words.len()).any(|window| window == words);
+        Script { with_class: asks(b"INHERIT=\"yocto-check-layer\""), machines: machines.to_vec() }
+    }
+
+    /// `first` is the first question for signatures, without the layer.
+    pub fn next(&self, asked: &Asked, first: &Asked) -> Option<Next> {
+        // What runs ahead has one stream, and the agent's own umask and place.
+        if (first.umask, &first.cwd, first.joined) != (asked.umask, &asked.cwd, true) || !asked.joined {
+            return None;
+        }
+        if !Question::recognise(asked)?.leaves_signatures {
+            let world = world(asked, first);
+            let class = self.with_class.then(|| class(&world));
+            return Some(Next::Layer { world, class });
+        }
+        let machine = asked.variable("MACHINE")?;
+        if self.machines.len() < 2 || !self.machines.iter().any(|known| machine == known.as_str()) {
+            return None;
+        }
+        let of = |machine: &String| with(asked.clone(), "MACHINE", OsStr::new(machine));
+        Some(Next::Machines(self.machines.iter().map(of).collect()))
+    }
+}
+
+/// `bitbake -S … world` in the environment of another call.
+fn world(other: &Asked, first: &Asked) -> Asked {
+    let argv = question::decisive(&first.argv).to_vec();
+    let world = Asked { argv, ..other.clone() };
+    OF_SIGNATURES.into_iter().fold(world, |world, name| match first.variable(name) {
+        Some(value) => with(world, name, value),
+        None => world,
+    })
+}
+
+/// `BB_ENV_PASSTHROUGH_ADDITIONS="$BB_ENV_PASSTHROUGH_ADDITIONS INHERIT" INHERIT="yocto-check-layer"` as
+/// the shell takes it: dash and bash assign from left to right, so that it adds to what stands before.
+fn class(world: &Asked) -> Asked {
+    let list = world.environment.iter().find(|(name, value)| {
+        OF_SIGNATURES[1..].iter().any(|list| name == list)
+            && value.as_encoded_bytes().ends_with(OF_SIGNATURES[0].as_bytes())
+    });
+    let mut class = world.clone();
+    if let Some((name, value)) = list {
+        let mut longer = value.clone();
+        longer.push(" INHERIT");
+        class = with(class, name, &longer);
+    }
+    with(class, "INHERIT", OsStr::new("yocto-check-layer"))
+}
+
+fn with(mut asked: Asked, name: impl Into<OsString>, value: &OsStr) -> Asked {
+    let name = name.into();
+    match asked.environment.iter_mut().find(|(known, _)| *known == name) {
+        Some((_, old)) => *old = value.to_owned(),
+        None => asked.environment.push((name, value.to_owned())),
+    }
+    asked
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::process::Command;
+
+    use super::*;
+
+    fn asked(words: &str, environment: &[(&str, &str)]) -> Asked {
+        Asked {
+            argv: words.split_whitespace().map(Into::into).collect(),
+            cwd: "/b".into(),
+            umask: 0o22,
+            joined: true,
+            environment: environment.iter().map(|(name, value)| (name.into(), value.into())).collect(),
+        }
+    }
+
+    fn script(machines: &[&str]) -> Script {
+        Script { with_class: true, machines: machines.iter().map(|name| (*name).to_owned()).collect() }
+    }
+
+    fn variables(asked: &Asked) -> BTreeMap<OsString, OsString> {
+        asked.environment.iter().cloned().collect()
+    }
+
+    /// The shell itself says what the tool's command lines make of the environment.
+    #[test]
+    fn the_world_and_the_class_are_asked_as_the_shell_would() {
+        let before = "BB_ENV_PASSTHROUGH_ADDITIONS=\"$BB_ENV_PASSTHROUGH_ADDITIONS BB_SIGNATURE_HANDLER\" \
+                      BB_SIGNATURE_HANDLER=\"OEBasicHash\"";
+        let class_too = "BB_ENV_PASSTHROUGH_ADDITIONS=\"$BB_ENV_PASSTHROUGH_ADDITIONS INHERIT\" \
+                         INHERIT=\"yocto-check-layer\"";
+        for own in [Some("HOME SSH"), Some(""), None] {
+            let seen = |prefix: &str| {
+                let mut shell = Command::new("/bin/sh");
+                shell.env_clear().env("PATH", "/usr/bin:/bin").args(["-c", &format!("{prefix} env -0")]);
+                shell.envs(own.map(|own| ("BB_ENV_PASSTHROUGH_ADDITIONS", own)));
+                let text = String::from_utf8(shell.output().unwrap().stdout).unwrap();
+                let pairs = text.split_terminator('\0').map(|line| line.split_once('=').unwrap());
+                let own = ["PWD", "OLDPWD", "SHLVL", "_"];
+                pairs
+                    .filter(|(name, _)| !own.contains(name))
+                    .map(|(name, value)| (name.into(), value.into()))
+                    .collect::<BTreeMap<OsString, OsString>>()
+            };
+            let of = |prefix: &str, words: &str| {
+                let environment = seen(prefix).into_iter().collect();
+                Asked { environment, ..asked(words, &[]) }
+            };
+            let first = of(before, "-S lockedsigs world");
+            let parse = of("", "-p");
+            let Some(Next::Layer { world, class: Some(class) }) = script(&[]).next(&parse, &first) else {
+                panic!("{own:?}")
+            };
+            assert_eq!(variables(&world), seen(before), "{own:?}");
+            assert_eq!(variables(&class), seen(&format!("{before} {class_too}")), "{own:?}");
+            assert_eq!([&world.argv, &class.argv], [&first.argv; 2]);
+        }
+    }
+
+    #[test]
+    fn old_releases_have_another_list_and_no_class() {
+        let first = asked(
+            "-k -S none world",
+            &[("BB_ENV_EXTRAWHITE", "A BB_SIGNATURE_HANDLER"), ("BB_SIGNATURE_HANDLER", "OEBasicHash")],
+        );
+        let parse = asked("-p", &[("BB_ENV_EXTRAWHITE", "A"), ("X", "1")]);
+        let dunfell = Script::default();
+        let Some(Next::Layer { world, class: None }) = dunfell.next(&parse, &first) else { panic!() };
+        assert_eq!(world.argv, asked("-S none world", &[]).argv);
+        let mut wanted = variables(&first);
+        wanted.insert("X".into(), "1".into());
+        assert_eq!(variables(&world), wanted);
+    }
+
+    #[test]
+    fn machines_are_asked_together() {
+        let basic = ("BB_SIGNATURE_HANDLER", "OEBasicHash");
+        let first = asked("-S none world", &[basic]);
+        let one = asked("-k -S none world", &[basic, ("MACHINE", "a")]);
+        let Some(Next::Machines(all)) = script(&["b", "a"]).next(&one, &first) else { panic!() };
+        let names: Vec<_> = all.iter().map(|asked| asked.variable("MACHINE").unwrap()).collect();
+        assert_eq!(names, ["b", "a"]);
+        assert_eq!(all[1], one);
+        for (machines, question) in [(&["a"][..], &one), (&["b", "c"], &one), (&["a", "b"], &first)] {
+            assert_eq!(script(machines).next(question, &first), None, "{machines:?}");
+        }
+    }
+
+    #[test]
+    fn another_way_of_calling_is_left_alone() {
+        let first = asked("-S none world", &[("BB_SIGNATURE_HANDLER", "OEBasicHash")]);
+        let parse = asked("-p", &[]);
+        assert!(script(&[]).next(&parse, &first).is_some());
+        for other in [
+            Asked { joined: false, ..parse.clone() },
+            Asked { umask: 0o77, ..parse.clone() },
+            Asked { cwd: "/c".into(), ..parse.clone() },
+        ] {
+            assert_eq!(script(&[]).next(&other, &first), None);
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! What real BitBake says in a room apart is what it says in the check's own build directory.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::memo::{Narrow, outcomes, told};
+
+/// A recipe whose signature depends on the path of the build directory.
+const TOPDIR: &str = "\ndo_deploy:append() {\n    : ${TOPDIR}/somewhere\n}\n";
+
+#[test]
+fn signatures_from_a_room_are_those_of_the_build_directory() {
+    let Some(narrow) = Narrow::new("signatures_from_a_room_are_those_of_the_build_directory") else { return };
+    narrow.recipe(TOPDIR);
+    let fast = narrow.run(&[], 0);
+    assert_eq!(outcomes(&fast), ["miss", "ahead", "ahead", "ahead", "ahead"]);
+    let job = narrow.0.place.path().join("work/meta-deploy-scarthgap");
+    let job = if job.is_dir() { job } else { narrow.0.place.path().join("work") };
+    let stored = signatures_with_the_class(&job);
+    let plain = narrow.run(&["--no-memo"], 0);
+    assert_eq!(told(&fast), told(&plain));
+    // The last that was asked is the world with the class.
+    let left = std::fs::read_to_string(job.join("check/meta-deploy/locked-sigs.inc")).unwrap();
+    assert!(left.contains("deploy-files:do_deploy:"), "{left}");
+    assert_eq!(stored, left);
+    assert!(!job.join("ahead/meta-deploy").exists());
+}
+
+fn signatures_with_the_class(job: &Path) -> String {
+    let signatures = ["signatures", "trusted/signatures"].map(|path| job.join(path).join("answers"));
+    let answers = signatures.iter().filter_map(|path| std::fs::read_dir(path).ok()).flatten().flatten();
+    let of_the_class = answers.map(|entry| entry.path()).find(|answer| {
+        let text = std::fs::read_to_string(answer.join("answer.json")).unwrap();
+        let description: Value = serde_json::from_str(&text).unwrap();
+        description["question"].as_str().unwrap().contains("INHERIT")
+    });
+    std::fs::read_to_string(of_the_class.expect("an answer").join("signatures")).unwrap()
+}
