@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
 
-use crate::events::{Emitter, Memo, MemoOutcome, Unit, What};
+use crate::events::{Emitter, Memo, MemoOutcome, Recipes, Unit, What};
 
 use super::key::{Inputs, Key};
 use super::parses::{Parses, Restored};
@@ -184,9 +184,12 @@ async fn answer(mut stream: UnixStream, shared: &Arc<Shared>) -> io::Result<()> 
             told(MemoOutcome::Off, Some(refusal.0), None)
         }
         Ok(Looked { inputs, found: Some(found), .. }) => {
-            let (outcome, why, saved) = shared.gives(&inputs.key(), found.seconds, since.elapsed());
+            let (ahead, saved) = shared.gives(&inputs.key(), found.seconds, since.elapsed());
             send(&mut stream, &Reply::Answer(found.answer)).await?;
-            told(outcome, why, Some(saved))
+            match ahead {
+                Some((why, recipes)) => Memo { recipes, ..told(MemoOutcome::Ahead, Some(why), Some(saved)) },
+                None => told(MemoOutcome::Hit, None, Some(saved)),
+            }
         }
         Ok(Looked { inputs, mut why, .. }) => {
             let restored = {
@@ -247,14 +250,13 @@ impl Shared {
         looked.unwrap_or_else(|error| Err(Refusal(error.to_string())))
     }
 
-    /// Takes note of an answer that is given; whether it was asked ahead, then why it had to be, and the
-    /// seconds that it saves.
-    fn gives(&self, key: &Key, seconds: f64, waited: Duration) -> (MemoOutcome, Option<String>, f64) {
+    /// Takes note of an answer that is given. If it was asked ahead, why it had to be and what BitBake
+    /// parsed; and the seconds that it saves.
+    fn gives(&self, key: &Key, seconds: f64, waited: Duration) -> (Option<(String, Option<Recipes>)>, f64) {
         self.hits.fetch_add(1, Ordering::Relaxed);
         let mut progress = lock(&self.progress);
-        let why = progress.why_ahead(key);
-        let outcome = if why.is_some() { MemoOutcome::Ahead } else { MemoOutcome::Hit };
-        (outcome, why, progress.saved(seconds, waited.as_secs_f64()))
+        let ahead = progress.of_ahead(key);
+        (ahead, progress.saved(seconds, waited.as_secs_f64()))
     }
 
     /// Blocks.

@@ -13,13 +13,14 @@ use std::time::Instant;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinSet, spawn_blocking};
 
+use crate::events::Recipes;
 use crate::exec::Interrupt;
 
 use super::ahead::{Ahead, Room, Way};
 use super::desk::{Kept, Looked, Shared, lock};
 use super::foresee::{Next, Script};
 use super::key::{Inputs, Key};
-use super::parses::Restored;
+use super::parses::{self, Restored};
 use super::{Accepted, Asked, Question, Refusal, difference};
 
 /// Asking ahead in one run.
@@ -52,6 +53,8 @@ struct Foreseen {
     under_way: watch::Receiver<()>,
     /// Why there was no stored answer.
     why: String,
+    /// What BitBake parsed for it.
+    recipes: Option<Recipes>,
     /// Why there is no answer.
     in_vain: Option<Refusal>,
 }
@@ -78,10 +81,10 @@ impl Progress {
         self.asked.get(key).map(|foreseen| foreseen.under_way.clone())
     }
 
-    /// Of an answer that was asked ahead in this run: why it was not known before.
-    pub fn why_ahead(&self, key: &Key) -> Option<String> {
+    /// Of an answer that was asked ahead in this run: why it was not known before, and what BitBake parsed.
+    pub fn of_ahead(&self, key: &Key) -> Option<(String, Option<Recipes>)> {
         let foreseen = self.asked.get(key).filter(|foreseen| foreseen.in_vain.is_none())?;
-        Some(foreseen.why.clone())
+        Some((foreseen.why.clone(), foreseen.recipes))
     }
 
     /// The seconds that an answer saves, when BitBake took so many for it and it was `waited` for. What
@@ -264,7 +267,9 @@ impl Shared {
         }
         let (done, under_way) = watch::channel(());
         let name = question.name.clone();
-        progress.asked.insert(key, Foreseen { name, inputs: inputs.clone(), under_way, why, in_vain: None });
+        let foreseen =
+            Foreseen { name, inputs: inputs.clone(), under_way, why, recipes: None, in_vain: None };
+        progress.asked.insert(key, foreseen);
         Ok(Some(Planned { asked: asked.clone(), question, inputs, done }))
     }
 
@@ -305,6 +310,9 @@ impl Shared {
         self.restore_ahead(&key, &at, &inputs).await;
         let kept = match schedule.ahead.ask(&asked, room, stop).await {
             Ok((ran, seconds)) => {
+                if let Some(foreseen) = lock(&self.progress).asked.get_mut(&key) {
+                    foreseen.recipes = parses::count(&ran);
+                }
                 let shared = self.clone();
                 let keep = move || shared.keep(&at, &asked, &inputs, &question, ran, seconds);
                 spawn_blocking(keep).await.unwrap_or_else(|error| Err(Refusal(error.to_string())))

@@ -59,6 +59,8 @@ struct Ran {
     findings: Vec<Finding>,
     /// Whether the tool itself found nothing wrong.
     passed: bool,
+    /// Whether all that it found wrong has nothing to do with answers.
+    failed_without_the_world: bool,
     finished: Finished,
     /// Answers and parse caches that did not come from BitBake in this run.
     stored: usize,
@@ -69,7 +71,7 @@ impl Ran {
     /// verdict; should the job have to stop before the next run, that one says so.
     fn rests_on_a_stored_answer(&self) -> bool {
         let stopped = matches!(self.finished.end, End::Cancelled | End::TimedOut);
-        self.stored > 0 && !self.passed && !stopped
+        self.stored > 0 && !self.passed && !stopped && !self.failed_without_the_world
     }
 }
 
@@ -188,9 +190,10 @@ impl Check<'_> {
         let finished = ended?;
         let verdict = check_layer::judge(&expected, &tests.parser.finish(), finished.end, &self.name);
         let passed = matches!(verdict.outcome, Ok(Outcome::Passed)) && finished.success();
+        let failed_without_the_world = verdict.failed_without_the_world();
         let known = &settings.check.known_failures;
         let (verdict, findings) = check_layer::apply_known(verdict, known, &self.name, &self.unit);
-        Ok(Ran { verdict, findings, passed, finished, stored })
+        Ok(Ran { verdict, findings, passed, failed_without_the_world, finished, stored })
     }
 
     fn command(&self, build: &Path, log: &str) -> Command {

@@ -8,13 +8,13 @@ use std::path::PathBuf;
 use build_agent_tests::{commit, copy_tree, git};
 use serde_json::Value;
 
-use crate::POKY;
 use crate::fixture::Fixture;
+use crate::{BITBAKE, OE_CORE, POKY};
 
 /// Nothing of OE-Core but its classes and configuration.
 const NARROW_WORLD: &str = r#"
 BBMASK = "/meta/recipes- /meta-poky/recipes-"
-ASSUME_PROVIDED += "virtual/fakeroot-native quilt-native"
+ASSUME_PROVIDED += "virtual/fakeroot-native quilt-native patch-replacement-native"
 "#;
 
 /// `meta-deploy` on top of a layer with a recipe of its own.
@@ -22,7 +22,11 @@ pub struct Narrow(pub Fixture);
 
 impl Narrow {
     pub fn new(test: &str) -> Option<Narrow> {
-        let narrow = Narrow(Fixture::new(test, "meta-deploy", &[POKY])?);
+        Narrow::with(test, &[POKY])
+    }
+
+    fn with(test: &str, addresses: &[&str]) -> Option<Narrow> {
+        let narrow = Narrow(Fixture::new(test, "meta-deploy", addresses)?);
         copy_tree(&narrow.0.layer(), &narrow.base(""));
         for left_out in [".git", "recipes-fixture/deploy-image", "build-agent.toml"] {
             let path = narrow.base(left_out);
@@ -49,12 +53,29 @@ impl Narrow {
     }
 
     pub fn write_manifest(&self, more: &str) {
+        self.write_manifest_for("scarthgap", more, "");
+    }
+
+    /// `check` goes into `[check]`.
+    fn write_manifest_for(&self, release: &str, more: &str, check: &str) {
+        let (repos, distro) = match release {
+            "master" => {
+                let core =
+                    format!("[repos.core]\nurl = \"{OE_CORE}\"\nbranch = \"master\"\nlayers = [\"meta\"]\n");
+                (core + &format!("[repos.bitbake]\nurl = \"{BITBAKE}\"\nbranch = \"master\"\n"), "nodistro")
+            }
+            poky => (
+                format!(
+                    "[repos.poky]\nurl = \"{POKY}\"\nbranch = \"{poky}\"\nlayers = [\"meta\", \"meta-poky\"]\n"
+                ),
+                "poky",
+            ),
+        };
         let text = format!(
-            "version = 1\nname = \"meta-deploy\"\nrelease = \"scarthgap\"\n\
-             [repos.poky]\nurl = \"{POKY}\"\nbranch = \"scarthgap\"\nlayers = [\"meta\", \"meta-poky\"]\n\
+            "version = 1\nname = \"meta-deploy\"\nrelease = \"{release}\"\n{repos}\
              [repos.base]\npath = \"../meta-base\"\nlayers = [\".\"]\n\
-             [config]\nmachines = [\"qemux86-64\"]\ndistro = \"poky\"\nlocal_conf = '''{NARROW_WORLD}{more}'''\n\
-             [check]\nbitbake_layers = []\nyocto_check_layer = true\n"
+             [config]\nmachines = [\"qemux86-64\"]\ndistro = \"{distro}\"\nlocal_conf = '''{NARROW_WORLD}{more}'''\n\
+             [check]\nbitbake_layers = []\nyocto_check_layer = true\n{check}"
         );
         std::fs::write(self.layer("build-agent.toml"), text).unwrap();
     }
@@ -98,7 +119,7 @@ pub fn told(result: &Value) -> Vec<String> {
         })
         .collect();
     told.sort();
-    assert!(told.len() >= 14, "{told:#?}");
+    assert!(told.len() >= 13, "{told:#?}");
     told
 }
 
@@ -248,4 +269,44 @@ fn a_floating_revision_is_seen() {
         }
         std::fs::remove_file(recipe).unwrap();
     }
+}
+
+const COLD: [&str; 5] = ["miss", "ahead", "ahead", "ahead", "ahead"];
+
+/// `-S none` and other directories of caches, and BitBake beside OE-Core.
+#[test]
+fn other_releases_are_answered_as_well() {
+    let test = "other_releases_are_answered_as_well";
+    for release in ["kirkstone", "master"] {
+        let Some(narrow) = Narrow::with(test, &[POKY, OE_CORE, BITBAKE]) else { return };
+        println!("{release}");
+        narrow.write_manifest_for(release, "", "");
+        let cold = narrow.run(&[], 0);
+        assert_eq!(outcomes(&cold), COLD, "{release}");
+        let again = narrow.run(&[], 0);
+        assert_eq!(outcomes(&again), ["hit"; 5], "{release}");
+        let plain = narrow.run(&["--no-memo"], 0);
+        assert_eq!([told(&cold), told(&again)], [told(&plain), told(&plain)], "{release}");
+    }
+}
+
+#[test]
+fn each_machine_of_a_layer_is_asked_once() {
+    let Some(narrow) = Narrow::new("each_machine_of_a_layer_is_asked_once") else { return };
+    std::fs::create_dir(narrow.layer("conf/machine")).unwrap();
+    for machine in ["one", "two"] {
+        let text = "require conf/machine/qemux86-64.conf\n";
+        std::fs::write(narrow.layer(&format!("conf/machine/fixture-{machine}.conf")), text).unwrap();
+    }
+    let machines = "machines = [\"fixture-one\", \"fixture-two\"]\n";
+    narrow.write_manifest_for("scarthgap", "", machines);
+    let cold = narrow.run(&[], 0);
+    let four_of_machines = ["ahead"; 4];
+    assert_eq!(outcomes(&cold), [&COLD[..1], &four_of_machines, &COLD[1..]].concat());
+    assert_eq!(told(&cold), told(&narrow.run(&["--no-memo"], 0)));
+    std::fs::write(narrow.layer("conf/machine/fixture-two.conf"), "require conf/machine/qemuarm64.conf\n")
+        .unwrap();
+    let changed = narrow.run(&[], 0);
+    assert_eq!(outcomes(&changed), outcomes(&cold));
+    assert_eq!(told(&changed), told(&narrow.run(&["--no-memo"], 0)));
 }

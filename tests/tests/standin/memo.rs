@@ -282,6 +282,25 @@ fn a_failing_verdict_never_rests_on_a_stored_answer() {
     assert!(asking.0.out().join("logs/yocto-check-layer-meta-tested-again.log").is_file());
 }
 
+/// What has nothing to do with BitBake's answers stands as it is.
+#[test]
+fn a_failure_without_the_world_is_not_repeated() {
+    let Some(asking) = Asking::new("a_failure_without_the_world_is_not_repeated") else { return };
+    let notes = asking.note("").display().to_string();
+    asking.0.behaviour(&format!("yocto-check-layer ask test_layerseries_compat\nbitbake notes {notes}"));
+    for wanted in [COLD, ["hit"; 5]] {
+        let ran = asking.0.run();
+        ran.assert_code(&[1]);
+        ran.assert_says(&["test_layerseries_compat"]);
+        assert_eq!(outcomes(&asking.0.result()), wanted);
+        assert_eq!(asking.calls().len(), 4);
+    }
+    assert!(!asking.0.out().join("logs/yocto-check-layer-meta-tested-again.log").exists());
+    // One of each: all again.
+    std::fs::write(asking.in_layer("recipes-hello/zlib_%.bbappend"), "A = \"1\"\n").unwrap();
+    asking.0.run().assert_says(&["runs again without", "test_layerseries_compat", "test_signatures"]);
+}
+
 /// A stored answer that makes a layer fail which would pass: the plain run decides.
 #[test]
 fn a_wrong_failure_is_mended_by_the_plain_run() {

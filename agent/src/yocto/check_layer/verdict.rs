@@ -18,6 +18,20 @@ use super::cases::ExpectedCase;
 use super::output::{CaseVerdict, Parsed, TestCase};
 use super::reason::{is_exception, reason};
 
+/// Tests that read files or ask `bitbake -e`, and never for the world or whether it parses
+/// (`scripts/lib/checklayer/cases`, all releases).
+const WITHOUT_THE_WORLD: [&str; 9] = [
+    "test_bsp_defines_machines",
+    "test_bsp_no_set_machine",
+    "test_distro_defines_distros",
+    "test_distro_no_set_distros",
+    "test_layerseries_compat",
+    "test_patches_upstream_status",
+    "test_readme",
+    "test_security",
+    "test_show_environment",
+];
+
 /// What became of one test.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JudgedCase {
@@ -46,6 +60,14 @@ pub struct Verdict {
     pub tool_verdict: String,
     /// The outcome follows from the cases alone.
     pub by_cases: bool,
+}
+
+impl Verdict {
+    /// Whether the layer failed, and only in tests that ask BitBake nothing about the world.
+    pub fn failed_without_the_world(&self) -> bool {
+        let mut wrong = self.cases.iter().filter(|case| !case.outcome.is_fine());
+        self.by_cases && wrong.all(|case| WITHOUT_THE_WORLD.contains(&case.name.as_str()))
+    }
 }
 
 /// Concludes. `layer_name` is the name of the layer's directory with links resolved.
