@@ -36,7 +36,7 @@ pub enum End {
     Cancelled,
     /// By the agent, because of the job's limit or the command's own.
     TimedOut,
-    /// By the agent, because it was silent for this long.
+    /// By the agent, because it was silent for this long, in whole seconds.
     Stalled(Duration),
 }
 
@@ -50,10 +50,7 @@ impl fmt::Display for End {
             },
             End::Cancelled => f.write_str("cancelled"),
             End::TimedOut => f.write_str("out of time"),
-            End::Stalled(silent) => {
-                let seconds = Duration::from_secs(silent.as_secs());
-                write!(f, "stalled for {}", humantime::format_duration(seconds))
-            }
+            End::Stalled(silent) => write!(f, "stalled for {}", humantime::format_duration(*silent)),
         }
     }
 }

@@ -66,7 +66,7 @@ impl Watch<'_> {
         }
     }
 
-    /// Tells of silence once each heartbeat; ends when it has lasted for the stall limit.
+    /// Tells of silence once each heartbeat; ends when it has lasted for the stall limit, with its whole seconds.
     async fn watch_silence(&self) -> Duration {
         let tick =
             (self.stall.min(self.heartbeat) / 4).clamp(Duration::from_millis(10), Duration::from_secs(1));
@@ -83,8 +83,9 @@ impl Watch<'_> {
             reap();
             let silent = self.pulse.silent();
             if silent >= self.stall {
-                self.tell(self.stalled(silent)).await;
-                return silent;
+                let seconds = Duration::from_secs(silent.as_secs());
+                self.tell(self.stalled(seconds)).await;
+                return seconds;
             }
             if silent < told {
                 told = Duration::ZERO;
@@ -108,7 +109,7 @@ impl Watch<'_> {
         let message = format!(
             "`{}` printed nothing for {} and is stopped; what runs in it (pid, state, age, command):\n{}",
             self.name,
-            humantime::format_duration(Duration::from_secs(silent.as_secs())),
+            humantime::format_duration(silent),
             self.runner.redactor.redact(&picture),
         );
         let hint = "state D waits for a disk or a file server; a fetch that hangs waits for its server; \

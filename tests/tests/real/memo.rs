@@ -5,7 +5,7 @@
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 
-use build_agent_tests::{commit, copy_tree, git};
+use build_agent_tests::{commit, copy_tree, git, no_rooms, skip};
 use serde_json::Value;
 
 use crate::fixture::Fixture;
@@ -26,6 +26,10 @@ impl Narrow {
     }
 
     fn with(test: &str, addresses: &[&str]) -> Option<Narrow> {
+        if let Some(reason) = no_rooms() {
+            skip(test, &reason);
+            return None;
+        }
         let narrow = Narrow(Fixture::new(test, "meta-deploy", addresses)?);
         copy_tree(&narrow.0.layer(), &narrow.base(""));
         for left_out in [".git", "recipes-fixture/deploy-image", "build-agent.toml"] {
