@@ -1,29 +1,31 @@
-//! `zstd -c -N` that starts in no time: for BitBake, which starts one for each of the tens of thousands of
+//! A `zstd` for signatures that nobody reads: BitBake starts one for each of the tens of thousands of files of
 //! signatures that yocto-check-layer has it write.
 //!
-//! It is the same library at its fastest level, without what the program puts around it: threads, other formats
-//! and their libraries, tables for contents of unknown size. Called with any other words it becomes the next
-//! `zstd` on the PATH.
+//! It takes what it is given and leaves the file empty. Called for anything else it becomes the next `zstd` on
+//! the PATH.
 
 mod next;
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read};
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::ExitCode;
 
-/// Whatever was asked for: signatures become hardly larger by it.
-const LEVEL: i32 = 1;
+/// How the names of files begin that become signatures: `dump_sigtask` in bitbake/lib/bb/siggen.py, from kirkstone
+/// on to a pipe through `zstd`.
+const SIGNATURES: &str = "sigtask.";
 
 fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().skip(1).collect();
-    if !asks_to_compress(&words) {
+    let written_to = std::fs::read_link("/proc/self/fd/1").unwrap_or_default();
+    if !asks_to_compress(&words) || !is_for_signatures(&written_to) {
         let error = next::become_it(&words);
         eprintln!("zstd: {error}");
         return ExitCode::from(if error.kind() == ErrorKind::NotFound { 127 } else { 126 });
     }
-    match unbuffered().and_then(|(input, output)| compress(input, output)) {
+    match io::stdin().as_fd().try_clone_to_owned().map(File::from).and_then(forget) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("zstd: {error}");
@@ -32,7 +34,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// `-c -3`: lib/bb/compress/zstd.py of BitBake, through which siggen.py writes from kirkstone on.
+/// `-c -3`: lib/bb/compress/zstd.py of BitBake.
 fn asks_to_compress(words: &[OsString]) -> bool {
     let is_level = |word: &OsStr| {
         let digits = word.as_encoded_bytes().strip_prefix(b"-").unwrap_or_default();
@@ -41,19 +43,22 @@ fn asks_to_compress(words: &[OsString]) -> bool {
     matches!(words, [stdout, level] if stdout == "-c" && is_level(level))
 }
 
-/// Standard input and output as they are: the library's own ones copy everything once more.
-fn unbuffered() -> io::Result<(File, File)> {
-    let input = io::stdin().as_fd().try_clone_to_owned()?;
-    let output = io::stdout().as_fd().try_clone_to_owned()?;
-    Ok((input.into(), output.into()))
+fn is_for_signatures(file: &Path) -> bool {
+    file.is_absolute()
+        && file.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(SIGNATURES.as_bytes()))
 }
 
-/// One frame of all that comes. It is held in memory, as it was in whoever sends it: for a known size the
-/// library takes small tables.
-fn compress(mut input: impl Read, mut output: impl Write) -> io::Result<()> {
-    let mut content = Vec::new();
-    input.read_to_end(&mut content)?;
-    output.write_all(&zstd::bulk::compress(&content, LEVEL)?)
+/// Reads all that comes: whoever sends it must not be stopped.
+fn forget(mut input: impl Read) -> io::Result<()> {
+    let mut buffer = [0; 64 << 10];
+    loop {
+        match input.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -83,54 +88,39 @@ mod tests {
         }
     }
 
-    /// Gives a few bytes at a time, with interruptions in between.
-    struct Halting<'a> {
-        rest: &'a [u8],
-        calls: usize,
-    }
-
-    impl Read for Halting<'_> {
-        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-            self.calls += 1;
-            if self.calls.is_multiple_of(3) {
-                return Err(ErrorKind::Interrupted.into());
-            }
-            let count = self.rest.len().min(buffer.len()).min(1_000);
-            let (now, rest) = self.rest.split_at(count);
-            buffer[..count].copy_from_slice(now);
-            self.rest = rest;
-            Ok(count)
+    #[test]
+    fn only_files_that_become_signatures_are_left_empty() {
+        for (file, wanted) in [
+            ("/b/tmp/stamps/x/zlib/sigtask.a1b2", true),
+            ("/b/sigtask.a1b2 (deleted)", true),
+            ("/b/tmp/stamps/x/zlib/1.0.do_fetch.sigdata.ab", false),
+            ("/b/sigtask.d/file", false),
+            ("/b/a.sigtask.x", false),
+            ("pipe:[4711]", false),
+            ("sigtask.x", false),
+            ("", false),
+        ] {
+            assert_eq!(is_for_signatures(Path::new(file)), wanted, "{file}");
         }
     }
 
     #[test]
-    fn a_frame_holds_what_came_and_is_smaller() {
-        for length in [0, 1, 6_000, 128 << 10, 300_000] {
-            let content: Vec<u8> = (0..length).map(|index| (index / 7 + index / 251) as u8).collect();
-            let mut frame = Vec::new();
-            compress(Halting { rest: &content, calls: 0 }, &mut frame).unwrap();
-            assert_eq!(zstd::decode_all(frame.as_slice()).unwrap(), content, "{length} bytes");
-            assert!(length < 6_000 || frame.len() < length / 4, "{length} bytes in {}", frame.len());
-        }
-    }
-
-    #[test]
-    fn failures_of_either_side_are_told() {
-        struct Broken;
-        impl Read for Broken {
+    fn all_is_read_and_failures_are_told() {
+        struct Halting(usize);
+        impl Read for Halting {
             fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-                Err(ErrorKind::ConnectionReset.into())
+                self.0 += 1;
+                match self.0 {
+                    1 | 3 => Ok(1000),
+                    2 => Err(ErrorKind::Interrupted.into()),
+                    4 => Ok(0),
+                    _ => Err(ErrorKind::ConnectionReset.into()),
+                }
             }
         }
-        impl Write for Broken {
-            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
-                Err(ErrorKind::StorageFull.into())
-            }
-            fn flush(&mut self) -> io::Result<()> {
-                Ok(())
-            }
-        }
-        assert_eq!(compress(Broken, io::sink()).unwrap_err().kind(), ErrorKind::ConnectionReset);
-        assert_eq!(compress(io::empty(), Broken).unwrap_err().kind(), ErrorKind::StorageFull);
+        let mut halting = Halting(0);
+        forget(&mut halting).unwrap();
+        assert_eq!(halting.0, 4);
+        assert_eq!(forget(&mut halting).unwrap_err().kind(), ErrorKind::ConnectionReset);
     }
 }

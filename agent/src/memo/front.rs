@@ -10,7 +10,7 @@ use tokio::net::UnixListener;
 use crate::exec::{User, remove};
 
 use super::stand_in::{NAME, SOCKET};
-use super::{Accepted, Refusal, quick};
+use super::{Accepted, Refusal, Sigdata, quick};
 
 /// `sun_path` of unix(7) with its final zero.
 const LONGEST_SOCKET: usize = 107;
@@ -24,11 +24,11 @@ pub struct Front {
 
 impl Front {
     /// Makes it in the agent's `work` directory for layer code that runs as `user`; `None`: as the
-    /// agent itself.
+    /// agent itself. BitBake's files of signatures become what `sigdata` says.
     ///
     /// # Errors
     /// When the user could not use it.
-    pub fn make(work: &Path, user: Option<&User>) -> Accepted<(Front, UnixListener)> {
+    pub fn make(work: &Path, user: Option<&User>, sigdata: Sigdata) -> Accepted<(Front, UnixListener)> {
         let own = std::env::current_exe()
             .and_then(fs::canonicalize)
             .map_err(|error| Refusal(format!("the agent's own binary is not to be found: {error}")))?;
@@ -55,7 +55,7 @@ impl Front {
         fs::set_permissions(&directory, PermissionsExt::from_mode(0o755))?;
         symlink(&own, directory.join(NAME))?;
         let front = Front { directory, work: work.to_owned() };
-        quick::make(work, &own, user)?;
+        quick::make(work, &own, user, sigdata)?;
         let listener = UnixListener::bind(&socket)?;
         fs::set_permissions(&socket, PermissionsExt::from_mode(0o600))?;
         if let Some(user) = user {
@@ -124,13 +124,13 @@ mod tests {
         let work = tempfile::tempdir().unwrap();
         let left = work.path().join("front/left");
         std::fs::create_dir_all(&left).unwrap();
-        let (front, _listener) = Front::make(work.path(), None).unwrap();
+        let (front, _listener) = Front::make(work.path(), None, Sigdata::Forgotten).unwrap();
         assert!(!left.exists() && front.directory().join(NAME).is_file());
         let path = front.directory().to_owned();
         drop(front);
         assert!(!path.exists());
         let deep = work.path().join("d".repeat(100));
         std::fs::create_dir(&deep).unwrap();
-        assert!(Front::make(&deep, None).is_err());
+        assert!(Front::make(&deep, None, Sigdata::Forgotten).is_err());
     }
 }

@@ -30,9 +30,9 @@ const SANITY: [(&str, &str); 2] = [
     ("host mmap_min_addr", "/proc/sys/vm/mmap_min_addr"),
 ];
 
-/// Adds the machine. `path` is BitBake's PATH; directories of it that lie in one of the `trees` are
-/// inputs with their contents already.
-pub fn add(inputs: &mut Inputs, path: &OsStr, trees: &[PathBuf]) -> Accepted<()> {
+/// Adds the machine. `path` is BitBake's PATH; directories of it that lie in one of the `known` ones
+/// are left out.
+pub fn add(inputs: &mut Inputs, path: &OsStr, known: &[PathBuf]) -> Accepted<()> {
     let names = nix::sys::utsname::uname().map_err(std::io::Error::from)?;
     let names = [names.sysname(), names.release(), names.machine()];
     inputs.add_list("host kernel", names.map(OsStr::as_bytes));
@@ -52,7 +52,7 @@ pub fn add(inputs: &mut Inputs, path: &OsStr, trees: &[PathBuf]) -> Accepted<()>
         );
     }
     for directory in std::env::split_paths(path) {
-        if !trees.iter().any(|tree| directory.starts_with(tree)) {
+        if !known.iter().any(|known| directory.starts_with(known)) {
             inputs.add(format!("programs in {}", readable(directory.as_os_str())), &programs(&directory)?);
         }
     }

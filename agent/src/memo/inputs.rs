@@ -14,10 +14,10 @@ use super::key::{Inputs, LAYERS, readable};
 use super::stat_cache::StatCache;
 use super::tree::Surroundings;
 use super::wire::Pack;
-use super::{Accepted, Asked, Refusal, host, layers, outside, question, read, tree};
+use super::{Accepted, Asked, Refusal, host, layers, outside, question, quick, read, tree};
 
 /// Raised when a key of the same inputs must not be the same any more.
-const FORMAT: &str = "2";
+const FORMAT: &str = "3";
 
 /// No configuration file is larger.
 const LONGEST_CONF: u64 = 4 << 20;
@@ -85,7 +85,9 @@ pub fn collect_at(at: &Path, place: &Place, asked: &Asked, cache: &mut StatCache
     add_environment(&mut inputs, asked, &trees)?;
     add_configuration(&mut inputs, &build, &conf, &trees)?;
     let path = asked.variable("PATH").ok_or_else(|| Refusal("BitBake was called without PATH".into()))?;
-    host::add(&mut inputs, path, &trees)?;
+    // What the agent itself puts on the PATH decides no answer.
+    let own = place.own.iter().map(|own| quick::directory(own));
+    host::add(&mut inputs, path, &trees.iter().cloned().chain(own).collect::<Vec<_>>())?;
     let mut real_layers = Vec::new();
     for layer in &layers {
         real_layers.push(real(layer)?);

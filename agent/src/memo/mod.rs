@@ -43,7 +43,7 @@ pub use front::Front;
 pub use inputs::Place;
 pub use key::{Inputs, Key};
 pub use question::{Asked, Question};
-pub use quick::path_of_bitbake;
+pub use quick::{Sigdata, path_of_bitbake};
 pub use schedule::Schedule;
 pub use store::{Store, Stores, make_private};
 

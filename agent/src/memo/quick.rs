@@ -1,9 +1,9 @@
-//! A `zstd` that starts in no time, before the host's on the PATH of the real BitBake.
+//! A `zstd` that starts in no time and writes nothing, before the host's on the PATH of the real BitBake.
 //!
-//! BitBake pipes each file of signatures through a `zstd` of its own, tens of thousands in a layer check,
-//! and the start of that program is most of the work. The crate in `quick-zstd/` is the same library without
-//! what the program puts around it. The directory is the same in each run of a work directory, because
-//! PATH is a part of the names of BitBake's caches.
+//! BitBake pipes each file of signatures through a `zstd` of its own, tens of thousands in a layer check, and
+//! nobody reads one unless the check fails: then the tool runs again, and these files are written. The program
+//! is the crate in `quick-zstd/`. Its directory is on the PATH either way, because PATH is a part of the names of
+//! BitBake's caches and of the keys of answers.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -23,22 +23,32 @@ const PROGRAM: &str = "build-agent-zstd";
 /// The name under which BitBake calls it.
 const NAME: &str = "zstd";
 
-fn directory(work: &Path) -> PathBuf {
+/// What becomes of the files of signatures that BitBake writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sigdata {
+    /// For `bitbake-diffsigs`.
+    Written,
+    /// They are empty.
+    Forgotten,
+}
+
+/// Where it lies in the agent's `work` directory.
+pub fn directory(work: &Path) -> PathBuf {
     work.join("quick")
 }
 
-/// Makes the directory in `work` for BitBake that runs as `user`, if the program lies beside the agent's
-/// binary `own` and the user can run it. Otherwise there is none, and the host's `zstd` does the work.
-pub fn make(work: &Path, own: &Path, user: Option<&User>) -> Accepted<()> {
+/// Makes the directory in `work` for BitBake that runs as `user`. The program is in it if it lies beside the
+/// agent's binary `own`, the user can run it, and it is wanted; otherwise the host's `zstd` does the work.
+pub fn make(work: &Path, own: &Path, user: Option<&User>, sigdata: Sigdata) -> Accepted<()> {
     remove(work).map_err(|error| Refusal(error.message))?;
-    let Ok(program) = fs::canonicalize(own.with_file_name(PROGRAM)) else { return Ok(()) };
-    if user.is_some_and(|user| closed_to(&program, user).is_some()) {
-        return Ok(());
-    }
     let directory = directory(work);
     fs::create_dir(&directory)?;
     fs::set_permissions(&directory, PermissionsExt::from_mode(0o755))?;
-    symlink(&program, directory.join(NAME))?;
+    let Ok(program) = fs::canonicalize(own.with_file_name(PROGRAM)) else { return Ok(()) };
+    let is_open = user.is_none_or(|user| closed_to(&program, user).is_none());
+    if is_open && sigdata == Sigdata::Forgotten {
+        symlink(&program, directory.join(NAME))?;
+    }
     Ok(())
 }
 
@@ -51,7 +61,7 @@ pub fn remove(work: &Path) -> Result<()> {
 /// without that.
 pub fn path_of_bitbake(front: &Path, path: &OsStr) -> OsString {
     match front.parent().map(directory) {
-        Some(quick) if quick.join(NAME).is_file() => [quick.as_os_str(), path].join(OsStr::new(":")),
+        Some(quick) if quick.is_dir() => [quick.as_os_str(), path].join(OsStr::new(":")),
         _ => path.to_owned(),
     }
 }
@@ -62,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_on_the_path_only_where_the_program_is_there_and_open() {
+    fn the_path_is_the_same_and_the_program_there_only_where_it_can_run_and_is_wanted() {
         let place = tempfile::tempdir().unwrap();
         std::fs::set_permissions(place.path(), PermissionsExt::from_mode(0o755)).unwrap();
         let work = place.path().join("work");
@@ -70,25 +80,29 @@ mod tests {
         let own = place.path().join("build-agent");
         let program = place.path().join(PROGRAM);
         let nobody = User { name: "nobody".into(), uid: 65_000, gid: 65_000, home: "/".into() };
-        let path = |user: Option<&User>| {
-            make(&work, &own, user).unwrap();
-            path_of_bitbake(&work.join("front"), OsStr::new("/a::/b")).into_string().unwrap()
+        let is_there = |user: Option<&User>, sigdata: Sigdata| {
+            make(&work, &own, user, sigdata).unwrap();
+            let path = path_of_bitbake(&work.join("front"), OsStr::new("/a::/b"));
+            assert_eq!(path.into_string().unwrap(), format!("{}:/a::/b", work.join("quick").display()));
+            work.join("quick").join(NAME).is_file()
         };
-        let with = format!("{}:/a::/b", work.join("quick").display());
-        assert_eq!(path(None), "/a::/b");
+        use Sigdata::{Forgotten, Written};
+        assert!(!is_there(None, Forgotten));
         std::fs::write(&program, "").unwrap();
-        for (mode, user, wanted) in [
-            (0o755, Some(&nobody), with.as_str()),
-            (0o755, None, &with),
-            (0o700, Some(&nobody), "/a::/b"),
-            (0o700, None, &with),
+        for (mode, user, sigdata, wanted) in [
+            (0o755, Some(&nobody), Forgotten, true),
+            (0o755, None, Forgotten, true),
+            (0o755, None, Written, false),
+            (0o700, Some(&nobody), Forgotten, false),
+            (0o700, None, Forgotten, true),
         ] {
             std::fs::set_permissions(&program, PermissionsExt::from_mode(mode)).unwrap();
-            assert_eq!(path(user), wanted, "{mode:o}");
+            assert_eq!(is_there(user, sigdata), wanted, "{mode:o} {sigdata:?}");
         }
         // What an earlier run left does not count.
         std::fs::remove_file(&program).unwrap();
-        assert_eq!(path(None), "/a::/b");
-        assert!(!work.join("quick").exists());
+        assert!(!is_there(None, Forgotten));
+        remove(&work).unwrap();
+        assert_eq!(path_of_bitbake(&work.join("front"), OsStr::new("/a")), "/a");
     }
 }

@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::events::{Case, Emitter, Finding, Unit, What};
 use crate::exec::{Command, End, Finished, Lines, Runner};
 use crate::job::Stage;
-use crate::memo::{Accepted, Ahead, Desk, Front, Place, Refusal, Schedule, Script, Store, Stores};
+use crate::memo::{Accepted, Ahead, Desk, Front, Place, Refusal, Schedule, Script, Sigdata, Store, Stores};
 use crate::outcome::Outcome;
 use crate::yocto::check_layer::{self, OutputParser};
 use crate::yocto::conf::Purpose;
@@ -127,7 +127,8 @@ impl Check<'_> {
             immutable: self.immutable_stores(),
         };
         let stores = self.stores(local);
-        let (front, listener) = Front::make(&settings.places.work, self.configured.user.as_ref())?;
+        let (front, listener) =
+            Front::make(&settings.places.work, self.configured.user.as_ref(), Sigdata::Forgotten)?;
         let schedule = Some(self.schedule(&place)?);
         let desk = Desk::open(listener, place, stores, stat_cache, schedule, &self.unit, &self.runner.events);
         Ok((front, desk))
