@@ -406,3 +406,8 @@ impl Shared {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+#[path = "schedule_tests.rs"]
+mod tests;

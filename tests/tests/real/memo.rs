@@ -26,7 +26,7 @@ impl Narrow {
     }
 
     fn with(test: &str, addresses: &[&str]) -> Option<Narrow> {
-        if let Some(reason) = no_rooms() {
+        if let Some(reason) = no_rooms(2) {
             skip(test, &reason);
             return None;
         }
@@ -58,6 +58,11 @@ impl Narrow {
 
     pub fn write_manifest(&self, more: &str) {
         self.write_manifest_for("scarthgap", more, "");
+    }
+
+    /// So many BitBakes may run side by side, whatever this machine has.
+    pub fn side_by_side(&self, bitbakes: u64) {
+        self.write_manifest_for("scarthgap", "", &format!("side_by_side = {bitbakes}\n"));
     }
 
     /// `check` goes into `[check]`.
