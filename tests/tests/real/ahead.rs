@@ -39,13 +39,24 @@ fn the_layer_is_asked_beside_the_world_without_it() {
     narrow.side_by_side(3);
     let fast = narrow.run(&[], 0);
     assert_eq!(outcomes(&fast), ["miss", "ahead", "ahead", "ahead", "ahead"], "{fast:#}");
-    let events = std::fs::read_to_string(narrow.0.out().join("events.jsonl")).unwrap();
-    let line = |words: &str| events.lines().position(|line| line.contains(words)).expect(words);
-    let begun = "asked ahead, side by side: signatures of the world; whether all recipes parse; signatures of \
-                 the world, with INHERIT=yocto-check-layer";
-    assert!(line(begun) < line("\"event\":\"memo\""), "{events}");
+    assert_begun_beside_the_first(&narrow);
     let plain = narrow.run(&["--no-memo"], 0);
     assert_eq!(told(&fast), told(&plain));
+}
+
+/// All that is asked of the layer was begun, once, before the first question had an answer.
+#[track_caller]
+pub fn assert_begun_beside_the_first(narrow: &Narrow) {
+    let events = std::fs::read_to_string(narrow.0.out().join("events.jsonl")).unwrap();
+    let lines = |words: &str| -> Vec<usize> {
+        let lines = events.lines().enumerate();
+        lines.filter(|(_, line)| line.contains(words)).map(|(number, _)| number).collect()
+    };
+    let begun = lines(
+        "asked ahead, side by side: signatures of the world; whether all recipes parse; signatures of the \
+         world, with INHERIT=yocto-check-layer",
+    );
+    assert!(begun.len() == 1 && begun[0] < lines("\"event\":\"memo\"")[0], "{events}");
 }
 
 fn signatures_with_the_class(job: &Path) -> String {

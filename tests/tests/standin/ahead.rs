@@ -229,7 +229,7 @@ fn the_layer_is_asked_beside_the_world_without_it() {
     std::fs::write(&hold, "").unwrap();
     let mut running = asking.0.start(asking.0.run_command());
     // The first one does not end before all the others have.
-    running.wait_until("all questions", || asking.answers().len() == 3);
+    running.wait_until("all questions", || asking.answers().len() == 3 && asking.places().len() == 4);
     let places = asking.places();
     std::fs::remove_file(hold).unwrap();
     let ran = running.wait();
