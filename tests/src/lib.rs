@@ -69,16 +69,14 @@ pub fn skip(name: &str, reason: &str) {
     }
 }
 
-/// Why the agent would not ask BitBake side by side on this machine, if so (docs/fast-check.md).
-pub fn no_rooms() -> Option<String> {
-    if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
-        return Some("it takes two processors".into());
-    }
+/// Why the agent would not ask so many BitBakes side by side on this machine, if so (docs/fast-check.md).
+pub fn no_rooms(bitbakes: u64) -> Option<String> {
     let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let available = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
     let kibibytes = available.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
-    if kibibytes.is_some_and(|kibibytes| kibibytes < 6 << 20) {
-        return Some("it takes 6 GiB of free memory".into());
+    let gib = 3 * bitbakes;
+    if kibibytes.is_some_and(|kibibytes| kibibytes < gib << 20) {
+        return Some(format!("it takes {gib} GiB of free memory"));
     }
     let words: &[&str] = if nix::unistd::geteuid().is_root() { &["--mount"] } else { &["--user", "--mount"] };
     let tried = std::process::Command::new("unshare").args(words).arg("true").output();

@@ -218,6 +218,7 @@ fn settings(
             bitbake_layers: sections.bitbake_layers,
             yocto_check_layer,
             machines: sections.check_machines,
+            side_by_side: sections.side_by_side,
             known_failures,
             keep_going: request.keep_going,
             memo: true,

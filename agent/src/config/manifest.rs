@@ -129,6 +129,10 @@ pub struct UnvalidatedCheck {
     /// Machines for the BSP tests of yocto-check-layer; none by default.
     #[schemars(extend("uniqueItems" = true, "items" = words(CONF_NAME)))]
     pub machines: Option<Vec<String>>,
+    /// How many BitBakes yocto-check-layer is answered by side by side at the most, as far as there is memory
+    /// for them; one for each processor by default, 1: one after another.
+    #[schemars(extend("minimum" = 1))]
+    pub side_by_side: Option<i64>,
     /// A TOML file with tests that may fail for a while; relative to the manifest.
     pub known_failures: Option<String>,
 }

@@ -43,6 +43,14 @@ fn each_mistake_alone_is_told_with_its_place_key_and_remedy() {
         ("\"meta-poky\"]", "7]", "8:19: [repos.poky] layers: must be a string, not an integer", &[]),
         (
             "",
+            "[check]\nside_by_side = 0",
+            "10:16: [check] side_by_side: is 0",
+            &["1 means one after another"],
+        ),
+        ("", "[check]\nside_by_side = -3", "10:16: [check] side_by_side: is -3", &[]),
+        ("", "[check]\nside_by_side = '3'", "10:16: [check] side_by_side: must be an integer", &[]),
+        (
+            "",
             "[check]\nyocto_check_layer = 'yes'",
             "10:21: [check] yocto_check_layer: must be true or false",
             &[],

@@ -1,6 +1,7 @@
 //! The validated configuration of one job. Stages read it and nothing else; they never look at the
 //! environment or at the manifest.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -109,6 +110,8 @@ pub struct Check {
     pub yocto_check_layer: bool,
     /// For `yocto-check-layer --machines`.
     pub machines: Vec<String>,
+    /// How many BitBakes may run side by side for one check; `None`: one for each processor.
+    pub side_by_side: Option<NonZeroUsize>,
     pub known_failures: Vec<KnownFailure>,
     /// `--keep-going`: run yocto-check-layer even when the preflight has already failed.
     pub keep_going: bool,

@@ -1,5 +1,6 @@
 //! The manifest's sections, all but `[repos]`: what the types cannot say.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ pub struct Sections {
     pub local_conf: String,
     pub bitbake_layers: Vec<Vec<String>>,
     pub check_machines: Vec<String>,
+    pub side_by_side: Option<NonZeroUsize>,
     /// Absolute.
     pub known_failures: Option<PathBuf>,
     pub targets: Vec<String>,
@@ -83,6 +85,7 @@ pub fn validate(check: &mut Checker, raw: &UnvalidatedManifest, ground: &Ground,
             raw.check.machines.as_ref(),
             owned(values::conf_name),
         ),
+        side_by_side: side_by_side(check, raw),
         known_failures: check.one(
             &section("check").key("known_failures"),
             raw.check.known_failures.as_ref(),
@@ -113,6 +116,16 @@ pub fn validate(check: &mut Checker, raw: &UnvalidatedManifest, ground: &Ground,
 /// A rule that only judges, as one that also hands the text on.
 fn owned(rule: impl Fn(&str) -> Result<(), Mistake>) -> impl Fn(&str) -> Result<String, Mistake> {
     move |text| rule(text).map(|()| text.to_owned())
+}
+
+fn side_by_side(check: &mut Checker, raw: &UnvalidatedManifest) -> Option<NonZeroUsize> {
+    let number = raw.check.side_by_side?;
+    let most = usize::try_from(number).ok().and_then(NonZeroUsize::new);
+    if most.is_none() {
+        let mistake = Mistake::new(format!("is {number}")).hint("1 means one after another");
+        check.value(&section("check").key("side_by_side"), mistake);
+    }
+    most
 }
 
 fn layers(check: &mut Checker, raw: &UnvalidatedManifest, ground: &Ground) -> Vec<PathBuf> {

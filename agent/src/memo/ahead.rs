@@ -4,6 +4,7 @@
 //! Apart means a room: a directory of its own with the check's configuration, which BitBake sees at the
 //! path of the check's build directory. A recipe that uses TOPDIR has the same signature there.
 
+use std::num::NonZeroUsize;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -30,13 +31,16 @@ const SERVER: Duration = Duration::from_secs(10);
 /// For a server whose build directory is thrown away.
 const HURRY: Duration = Duration::from_secs(1);
 
+/// Copies the configuration to a directory and adds to the list of layers there.
+const COPY_CONF: &str = r#"/bin/cp -a -- conf "$1" && printf %s "$2" >>"$1/conf/bblayers.conf""#;
+
 /// For copying some files of configuration.
 const COPY: Duration = Duration::from_secs(60);
 
 /// How questions can be asked ahead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Way {
-    /// So many at once, two at least.
+    /// So many at once.
     SideBySide(usize),
     /// Because of this.
     OneAfterAnother(String),
@@ -54,6 +58,8 @@ pub struct Ahead {
     /// The agent's work directory.
     work: PathBuf,
     log: String,
+    /// How many BitBakes the manifest allows side by side.
+    most: Option<NonZeroUsize>,
     number: AtomicUsize,
 }
 
@@ -68,7 +74,8 @@ impl Room {
 }
 
 impl Ahead {
-    /// `rooms` lies below `work`; `log` begins the names of logs.
+    /// `rooms` lies below `work`; `log` begins the names of logs; `most` BitBakes run side by side, one for
+    /// each processor when nothing is said.
     ///
     /// # Errors
     /// When what is left of an earlier run there cannot be removed.
@@ -79,10 +86,11 @@ impl Ahead {
         rooms: PathBuf,
         work: &Path,
         log: String,
+        most: Option<NonZeroUsize>,
     ) -> Accepted<Ahead> {
         remove::remove_tree(&rooms, work).map_err(|error| Refusal(error.message))?;
         let (runner, place, user, work) = (runner.clone(), place.clone(), user.cloned(), work.to_owned());
-        Ok(Ahead { runner, place, user, rooms, work, log, number: AtomicUsize::new(0) })
+        Ok(Ahead { runner, place, user, rooms, work, log, most, number: AtomicUsize::new(0) })
     }
 
     /// For a part of the work that can be stopped alone.
@@ -90,11 +98,11 @@ impl Ahead {
         self.runner.interrupt.part()
     }
 
-    /// What the machine allows now.
-    pub async fn way(&self) -> Way {
+    /// What the machine allows now to so many BitBakes.
+    pub async fn way(&self, wanted: usize) -> Way {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let memory = cgroup::free_memory(Path::new("/")).unwrap_or(0);
-        match at_once(processors, memory) {
+        match at_once(wanted, self.most, processors, memory) {
             Ok(most) => match self.probe().await {
                 Ok(()) => Way::SideBySide(most),
                 Err(refusal) => Way::OneAfterAnother(refusal.0),
@@ -130,13 +138,14 @@ impl Ahead {
         Ok(room)
     }
 
-    /// A room with the configuration of the check.
-    pub async fn room(&self) -> Accepted<Room> {
+    /// A room with the configuration of the check, and with more text at the end of its `bblayers.conf`.
+    pub async fn room(&self, more: &str) -> Accepted<Room> {
         let room = self.empty_room()?;
         // Layer code may have put links there, so the copy is made by the one who runs it.
-        let mut copy = Command::new("/bin/cp", &self.place.build, format!("{}-conf", self.log))
-            .args(["-a", "--", "conf"])
-            .arg(room.path());
+        let mut copy = Command::new("/bin/sh", &self.place.build, format!("{}-conf", self.log))
+            .args(["-c", COPY_CONF, "sh"])
+            .arg(room.path())
+            .arg(more);
         copy.user = self.user.clone();
         copy.timeout = Some(COPY);
         let copied = self.runner.run(copy, &mut ()).await.map_err(|error| Refusal(error.message));
@@ -219,21 +228,28 @@ fn last_words(finished: &Finished) -> String {
     finished.tail.last().cloned().unwrap_or_else(|| finished.end.to_string())
 }
 
-/// How many BitBakes the machine can run side by side; otherwise why not two.
-fn at_once(processors: usize, free_memory: u64) -> Result<usize, String> {
-    if processors < 2 {
-        return Err("there is one processor".into());
+/// How many BitBakes may run side by side; otherwise why not as many as are `wanted`.
+fn at_once(
+    wanted: usize,
+    most: Option<NonZeroUsize>,
+    processors: usize,
+    free_memory: u64,
+) -> Result<usize, String> {
+    let allowed = most.map_or(processors, usize::from);
+    if allowed < wanted {
+        return Err(match (most, processors) {
+            (Some(most), _) => format!("[check] side_by_side is {most}"),
+            (None, 0 | 1) => "there is one processor".into(),
+            (None, processors) => format!("there are {processors} processors"),
+        });
     }
     let fitting = usize::try_from(free_memory / MEMORY).unwrap_or(usize::MAX);
-    if fitting < 2 {
+    if fitting < wanted {
         let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
-        return Err(format!(
-            "{:.1} GiB of memory are free, and two take {}",
-            gib(free_memory),
-            gib(2 * MEMORY)
-        ));
+        let (free, takes) = (gib(free_memory), gib(MEMORY * wanted as u64));
+        return Err(format!("{free:.1} GiB of memory are free, and {wanted} BitBakes take {takes}"));
     }
-    Ok(processors.min(fitting))
+    Ok(allowed.min(fitting))
 }
 
 #[cfg(test)]
@@ -241,17 +257,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn two_at_once_need_processors_and_memory() {
-        for (processors, gib, wanted) in [
-            (2, 6, Some(2)),
-            (2, 64, Some(2)),
-            (8, 9, Some(3)),
-            (64, 13, Some(4)),
-            (1, 64, None),
-            (16, 5, None),
-            (0, 0, None),
+    fn many_at_once_need_processors_and_memory() {
+        for (wanted, most, processors, gib, allowed) in [
+            (2, None, 2, 6, Ok(2)),
+            (2, None, 2, 64, Ok(2)),
+            (2, None, 8, 9, Ok(3)),
+            (2, None, 64, 13, Ok(4)),
+            (2, None, 1, 64, Err("there is one processor")),
+            (2, None, 0, 0, Err("there is one processor")),
+            (2, None, 16, 5, Err("5.0 GiB of memory are free, and 2 BitBakes take 6")),
+            (3, None, 2, 64, Err("there are 2 processors")),
+            (3, None, 3, 9, Ok(3)),
+            (3, None, 8, 8, Err("8.0 GiB of memory are free, and 3 BitBakes take 9")),
+            (3, Some(3), 2, 9, Ok(3)),
+            (3, Some(3), 2, 8, Err("8.0 GiB of memory are free, and 3 BitBakes take 9")),
+            (2, Some(1), 64, 64, Err("[check] side_by_side is 1")),
+            (2, Some(2), 1, 64, Ok(2)),
+            (3, Some(2), 64, 64, Err("[check] side_by_side is 2")),
+            (2, Some(5), 64, 64, Ok(5)),
         ] {
-            assert_eq!(at_once(processors, gib << 30).ok(), wanted, "{processors} {gib}");
+            let most = most.and_then(NonZeroUsize::new);
+            let found = at_once(wanted, most, processors, gib << 30);
+            assert_eq!(found, allowed.map_err(str::to_owned), "{wanted} {most:?} {processors} {gib}");
         }
     }
 }

@@ -203,7 +203,7 @@ async fn answer(mut stream: UnixStream, shared: &Arc<Shared>) -> io::Result<()> 
             let since = Instant::now();
             let call = receive(&mut stream).await;
             let seconds = since.elapsed().as_secs_f64();
-            let mut recipes = None;
+            let (key, mut recipes) = (inputs.key(), None);
             let kept = match call.and_then(|call| Call::unpack(&call)) {
                 Ok(Call::Ran(ran)) => {
                     recipes = parses::count(&ran);
@@ -214,6 +214,7 @@ async fn answer(mut stream: UnixStream, shared: &Arc<Shared>) -> io::Result<()> 
                 }
                 _ => Err(Refusal("BitBake did not come to its end".into())),
             };
+            lock(&shared.progress).has_run(&key, seconds, kept.is_ok());
             let why = match kept {
                 Ok(Kept::Whole) => why,
                 Ok(Kept::Answer(refusal)) => format!("{why}; its parse cache was not kept: {refusal}"),
@@ -245,8 +246,18 @@ pub(super) enum Kept {
 
 impl Shared {
     pub(super) async fn look(self: &Arc<Shared>, asked: &Asked, question: &Question) -> Accepted<Looked> {
-        let (shared, asked, question) = (self.clone(), asked.clone(), question.clone());
-        let looked = spawn_blocking(move || shared.look_up(&asked, &question)).await;
+        self.look_at(&self.place.build, asked, question).await
+    }
+
+    /// The same for a BitBake that finds the directory `at` in the place of the build directory.
+    pub(super) async fn look_at(
+        self: &Arc<Shared>,
+        at: &Path,
+        asked: &Asked,
+        question: &Question,
+    ) -> Accepted<Looked> {
+        let (shared, at, asked, question) = (self.clone(), at.to_owned(), asked.clone(), question.clone());
+        let looked = spawn_blocking(move || shared.look_up(&at, &asked, &question)).await;
         looked.unwrap_or_else(|error| Err(Refusal(error.to_string())))
     }
 
@@ -260,11 +271,11 @@ impl Shared {
     }
 
     /// Blocks.
-    fn look_up(&self, asked: &Asked, question: &Question) -> Accepted<Looked> {
+    fn look_up(&self, at: &Path, asked: &Asked, question: &Question) -> Accepted<Looked> {
         if let Some(refusal) = lock(&self.off).clone() {
             return Err(refusal);
         }
-        let inputs = inputs::collect(&self.place, asked, &mut lock(&self.stat_cache))?;
+        let inputs = inputs::collect_at(at, &self.place, asked, &mut lock(&self.stat_cache))?;
         let key = inputs.key();
         let mut damaged = None;
         for store in &self.stores.read {

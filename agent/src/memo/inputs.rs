@@ -56,18 +56,11 @@ pub struct Place {
     pub immutable: Vec<PathBuf>,
 }
 
-/// Everything that the answer depends on.
+/// Everything that the answer of a BitBake depends on that finds the directory `at` in the place of the
+/// build directory.
 ///
 /// # Errors
 /// When it depends on something that no key covers, or something cannot be read.
-pub fn collect(place: &Place, asked: &Asked, cache: &mut StatCache) -> Accepted<Inputs> {
-    collect_at(&place.build, place, asked, cache)
-}
-
-/// The same for a BitBake that finds the directory `at` in the place of the build directory.
-///
-/// # Errors
-/// As [`collect`].
 pub fn collect_at(at: &Path, place: &Place, asked: &Asked, cache: &mut StatCache) -> Accepted<Inputs> {
     let build = real(&place.build)?;
     if asked.cwd != build {

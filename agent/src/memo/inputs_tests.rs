@@ -79,7 +79,7 @@ impl Scene {
     }
 
     fn inputs(&self) -> Accepted<Inputs> {
-        collect(&self.place, &self.asked, &mut StatCache::default())
+        collect_at(&self.place.build, &self.place, &self.asked, &mut StatCache::default())
     }
 
     fn key(&self) -> Key {
@@ -272,7 +272,8 @@ fn layers_behind_links_count_as_what_they_are() {
 fn only_checkouts_that_never_change_are_read_once() {
     let mut scene = Scene::new();
     let mut cache = StatCache::default();
-    let mut key = |scene: &Scene| collect(&scene.place, &scene.asked, &mut cache).unwrap().key();
+    let mut key =
+        |scene: &Scene| collect_at(&scene.place.build, &scene.place, &scene.asked, &mut cache).unwrap().key();
     scene.place.immutable = vec![scene.at("poky")];
     let before = key(&scene);
     scene.write("poky/meta/zlib_1.0.bb", "A = \"2\"\n");

@@ -4,8 +4,11 @@
 //! it, and not the other way round: so the world comes first. Side by side, the world (and then that
 //! question) is asked in one room and the world with the class in another. One after another, the world
 //! is asked in the check's own build directory, before the question that was asked.
+//!
+//! Where three fit side by side, the first question is enough to know all that: the world without the layer
+//! is asked in the check's own build directory, and the others beside it in rooms that have the layer.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -18,7 +21,7 @@ use crate::exec::Interrupt;
 
 use super::ahead::{Ahead, Room, Way};
 use super::desk::{Kept, Looked, Shared, lock};
-use super::foresee::{Next, Script};
+use super::foresee::{Next, OfLayer, Script};
 use super::key::{Inputs, Key};
 use super::parses::{self, Restored};
 use super::{Accepted, Asked, Question, Refusal, difference};
@@ -33,13 +36,23 @@ pub struct Schedule {
     lanes: tokio::sync::Mutex<JoinSet<()>>,
 }
 
+/// What is foreseen once each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Kind {
+    Layer,
+    Machines,
+    /// What is asked of the layer, beside the first question.
+    Beside,
+}
+
 /// What is known of it at a moment.
 #[derive(Debug, Default)]
 pub struct Progress {
     /// The first question for signatures.
     first: Option<Asked>,
-    /// Whether the layer's and the machines' questions have been foreseen.
-    begun: [bool; 2],
+    begun: HashSet<Kind>,
+    /// What runs beside the first question.
+    beside: Option<Beside>,
     asked: HashMap<Key, Foreseen>,
     /// Seconds that were waited, not yet made good by answers.
     debt: f64,
@@ -59,6 +72,13 @@ struct Foreseen {
     in_vain: Option<Refusal>,
 }
 
+#[derive(Debug)]
+struct Beside {
+    /// The first question.
+    first: Key,
+    stop: Interrupt,
+}
+
 /// A question to be asked ahead.
 struct Planned {
     asked: Asked,
@@ -73,6 +93,19 @@ impl Progress {
     pub fn note(&mut self, asked: &Asked, question: &Question) {
         if question.leaves_signatures && self.first.is_none() {
             self.first = Some(asked.clone());
+        } else {
+            // The layer has been added, and the same words are another question.
+            self.begun.insert(Kind::Beside);
+        }
+    }
+
+    /// BitBake itself took so many seconds for a question of the check. What ran beside it slowed it down;
+    /// when it is not `kept`, nothing that ran beside it will be.
+    pub fn has_run(&mut self, key: &Key, seconds: f64, kept: bool) {
+        let Some(beside) = self.beside.as_ref().filter(|beside| beside.first == *key) else { return };
+        self.debt += seconds;
+        if !kept {
+            beside.stop.signal();
         }
     }
 
@@ -133,7 +166,7 @@ impl Shared {
             Some(_) => true,
             None => {
                 self.stop_what_is_not_asked(schedule, question, &looked.inputs).await;
-                let begun = self.begin(schedule, asked).await;
+                let begun = self.begin(schedule, asked, &key).await;
                 if let Some(foreseen) = lock(&self.progress).asked.get_mut(&key) {
                     foreseen.why.clone_from(&looked.why);
                 }
@@ -171,7 +204,11 @@ impl Shared {
             })
         };
         if let Some(other) = other {
-            schedule.stop();
+            match lock(&self.progress).beside.take() {
+                // With the layer added it can be foreseen again.
+                Some(beside) => beside.stop.signal(),
+                None => schedule.stop(),
+            }
             let message = format!("{} was asked ahead with other inputs: {other}", question.name);
             self.events.info(message).await;
         }
@@ -179,66 +216,89 @@ impl Shared {
 
     /// Foresees what comes after this question and begins to ask it, once for each kind. Whether the
     /// question itself may have an answer then.
-    async fn begin(self: &Arc<Shared>, schedule: &Schedule, asked: &Asked) -> bool {
-        let next = {
+    async fn begin(self: &Arc<Shared>, schedule: &Schedule, asked: &Asked, key: &Key) -> bool {
+        let (next, kind) = {
             let mut progress = lock(&self.progress);
             let next = progress.first.as_ref().and_then(|first| schedule.script.next(asked, first));
             let Some(next) = next else { return false };
-            let kind = usize::from(matches!(next, Next::Machines(_)));
-            if std::mem::replace(&mut progress.begun[kind], true) {
+            let kind = match &next {
+                Next::Layer(of_layer) if of_layer.adds.is_empty() => Kind::Layer,
+                Next::Layer(_) => Kind::Beside,
+                Next::Machines(_) => Kind::Machines,
+            };
+            if !progress.begun.insert(kind) {
                 return false;
             }
-            next
+            (next, kind)
         };
-        match schedule.ahead.way().await {
-            Way::SideBySide(most) => {
-                let (lanes, first_decides) = match next {
-                    Next::Layer { world, class } => {
-                        let mut lanes = vec![vec![world, asked.clone()]];
-                        lanes.extend(class.map(|class| vec![class]));
-                        (lanes, true)
-                    }
-                    Next::Machines(all) => (all.into_iter().map(|one| vec![one]).collect(), false),
-                };
-                self.side_by_side(schedule, lanes, most, first_decides).await;
+        let own = usize::from(kind == Kind::Beside);
+        match (schedule.ahead.way(2 + own).await, next) {
+            (Way::SideBySide(most), Next::Layer(of_layer)) => {
+                let OfLayer { world, parse, class, adds } = *of_layer;
+                let mut lanes = vec![vec![world, parse]];
+                lanes.extend(class.map(|class| vec![class]));
+                let stop = self.side_by_side(schedule, lanes, most - own, &adds, true).await;
+                if kind == Kind::Beside {
+                    lock(&self.progress).beside = stop.map(|stop| Beside { first: key.clone(), stop });
+                }
+                kind == Kind::Layer
+            }
+            (Way::SideBySide(most), Next::Machines(all)) => {
+                let lanes = all.into_iter().map(|one| vec![one]).collect();
+                self.side_by_side(schedule, lanes, most, "", false).await;
                 true
             }
-            Way::OneAfterAnother(why) => {
-                let Next::Layer { world, .. } = next else { return false };
-                let _ = self.before(schedule, &world, &why).await;
+            (Way::OneAfterAnother(why), Next::Layer(_)) if kind == Kind::Beside => {
+                let message = format!("the world with the layer is not asked beside the one without: {why}");
+                self.events.info(message).await;
                 false
             }
+            (Way::OneAfterAnother(why), Next::Layer(of_layer)) => {
+                let _ = self.before(schedule, &of_layer.world, &why).await;
+                false
+            }
+            (Way::OneAfterAnother(_), Next::Machines(_)) => false,
         }
     }
 
     /// Asks in the check's own build directory: what is asked next finds everything parsed.
     async fn before(self: &Arc<Shared>, schedule: &Schedule, world: &Asked, why: &str) -> Accepted<()> {
-        let Some(planned) = self.plan(world).await? else { return Ok(()) };
+        let Some(planned) = self.plan(world, &self.place.build).await? else { return Ok(()) };
         let message = format!("{} is asked ahead, not side by side: {why}", planned.question.name);
         self.events.info(message).await;
         self.ask_ahead(schedule, planned, None, &schedule.stop).await
     }
 
-    /// Begins to ask each lane in a room of its own, `most` of them at once.
+    /// Begins to ask each lane in a room of its own, `most` of them at once; there `conf/bblayers.conf` has
+    /// `more` text. What stops all of it, when there is anything to ask.
     async fn side_by_side(
         self: &Arc<Shared>,
         schedule: &Schedule,
         lanes: Vec<Vec<Asked>>,
         most: usize,
+        more: &str,
         first_decides: bool,
-    ) {
+    ) -> Option<Interrupt> {
         let permits = Arc::new(Semaphore::new(most));
         let stop = schedule.stop.part();
         let mut names = Vec::new();
         for (number, lane) in lanes.into_iter().enumerate() {
+            let room = match schedule.ahead.room(more).await {
+                Ok(room) => room,
+                Err(refusal) => {
+                    self.events.info(format!("nothing is asked ahead: {refusal}")).await;
+                    break;
+                }
+            };
             let mut planned = Vec::new();
             for (place, asked) in lane.iter().enumerate() {
                 // Without the world before it a question is better asked by the check itself.
                 if place == 0 || !planned.is_empty() {
-                    planned.extend(self.plan(asked).await.ok().flatten());
+                    planned.extend(self.plan(asked, room.path()).await.ok().flatten());
                 }
             }
             if planned.is_empty() {
+                schedule.ahead.clear(room).await;
                 continue;
             }
             names.extend(planned.iter().map(|planned| planned.question.name.clone()));
@@ -246,20 +306,23 @@ impl Shared {
             let (shared, permits, stop) = (self.clone(), permits.clone(), stop.clone());
             schedule.lanes.lock().await.spawn(async move {
                 let _permit = permits.acquire_owned().await;
-                if shared.lane(planned, &stop).await.is_err() && decides {
+                if shared.lane(room, planned, &stop).await.is_err() && decides {
                     stop.signal();
                 }
             });
         }
-        if !names.is_empty() {
-            self.events.info(format!("asked ahead, side by side: {}", names.join("; "))).await;
+        if names.is_empty() {
+            return None;
         }
+        self.events.info(format!("asked ahead, side by side: {}", names.join("; "))).await;
+        Some(stop)
     }
 
-    /// Takes note of a question that is to be asked ahead; `None` when its answer is known or under way.
-    async fn plan(self: &Arc<Shared>, asked: &Asked) -> Accepted<Option<Planned>> {
+    /// Takes note of a question that is to be asked ahead `at` this build directory; `None` when its answer
+    /// is known or under way.
+    async fn plan(self: &Arc<Shared>, asked: &Asked, at: &Path) -> Accepted<Option<Planned>> {
         let Some(question) = Question::recognise(asked) else { return Ok(None) };
-        let Looked { inputs, found, why } = self.look(asked, &question).await?;
+        let Looked { inputs, found, why } = self.look_at(at, asked, &question).await?;
         let mut progress = lock(&self.progress);
         let key = inputs.key();
         if found.is_some() || progress.asked.contains_key(&key) {
@@ -275,17 +338,8 @@ impl Shared {
 
     /// Asks some questions one after another in a room of their own. An error when one had no answer:
     /// the rest is not asked.
-    async fn lane(self: &Arc<Shared>, lane: Vec<Planned>, stop: &Interrupt) -> Accepted<()> {
+    async fn lane(self: &Arc<Shared>, room: Room, lane: Vec<Planned>, stop: &Interrupt) -> Accepted<()> {
         let Some(schedule) = &self.schedule else { return Ok(()) };
-        let room = match schedule.ahead.room().await {
-            Ok(room) => room,
-            Err(refusal) => {
-                for planned in &lane {
-                    self.in_vain(&planned.inputs.key(), refusal.clone());
-                }
-                return Err(refusal);
-            }
-        };
         let mut trouble = Ok(());
         for planned in lane {
             match &trouble {
@@ -352,3 +406,8 @@ impl Shared {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+#[path = "schedule_tests.rs"]
+mod tests;

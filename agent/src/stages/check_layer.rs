@@ -139,8 +139,9 @@ impl Check<'_> {
         let (settings, user) = (self.settings, self.configured.user.as_ref());
         let rooms = settings.places.ahead(&self.name);
         let log = format!("yocto-check-layer-{}-ahead", self.name);
-        let ahead = Ahead::new(self.runner, place, user, rooms, &settings.places.work, log)?;
-        Ok(Schedule::new(ahead, Script::read(&place.oe_core, &settings.check.machines)))
+        let most = settings.check.side_by_side;
+        let ahead = Ahead::new(self.runner, place, user, rooms, &settings.places.work, log, most)?;
+        Ok(Schedule::new(ahead, Script::read(&place.oe_core, self.layer, &settings.check.machines)))
     }
 
     /// The share's layer stores, as the paths of their checkouts begin.

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use build_agent_tests::{commit, copy_tree, git, no_rooms, skip};
 use serde_json::Value;
 
+use crate::ahead::assert_begun_beside_the_first;
 use crate::fixture::Fixture;
 use crate::{BITBAKE, OE_CORE, POKY};
 
@@ -26,7 +27,7 @@ impl Narrow {
     }
 
     fn with(test: &str, addresses: &[&str]) -> Option<Narrow> {
-        if let Some(reason) = no_rooms() {
+        if let Some(reason) = no_rooms(2) {
             skip(test, &reason);
             return None;
         }
@@ -58,6 +59,11 @@ impl Narrow {
 
     pub fn write_manifest(&self, more: &str) {
         self.write_manifest_for("scarthgap", more, "");
+    }
+
+    /// So many BitBakes may run side by side, whatever this machine has.
+    pub fn side_by_side(&self, bitbakes: u64) {
+        self.write_manifest_for("scarthgap", "", &format!("side_by_side = {bitbakes}\n"));
     }
 
     /// `check` goes into `[check]`.
@@ -284,9 +290,13 @@ fn other_releases_are_answered_as_well() {
     for release in ["kirkstone", "master"] {
         let Some(narrow) = Narrow::with(test, &[POKY, OE_CORE, BITBAKE]) else { return };
         println!("{release}");
-        narrow.write_manifest_for(release, "", "");
+        let three = no_rooms(3).is_none();
+        narrow.write_manifest_for(release, "", if three { "side_by_side = 3\n" } else { "" });
         let cold = narrow.run(&[], 0);
         assert_eq!(outcomes(&cold), COLD, "{release}");
+        if three {
+            assert_begun_beside_the_first(&narrow);
+        }
         let again = narrow.run(&[], 0);
         assert_eq!(outcomes(&again), ["hit"; 5], "{release}");
         let plain = narrow.run(&["--no-memo"], 0);

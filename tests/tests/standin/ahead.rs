@@ -220,3 +220,106 @@ fn what_is_under_way_ends_with_the_job() {
     assert_eq!(outcomes(&asking.run(0)), CHANGED);
     asking.assert_gone();
 }
+
+#[test]
+fn the_layer_is_asked_beside_the_world_without_it() {
+    let test = "the_layer_is_asked_beside_the_world_without_it";
+    let Some(asking) = Asking::side_by_side(test, 3) else { return };
+    let hold = asking.note("hold 2 layers");
+    std::fs::write(&hold, "").unwrap();
+    let mut running = asking.0.start(asking.0.run_command());
+    // The first one does not end before all the others have.
+    running.wait_until("all questions", || asking.answers().len() == 3 && asking.places().len() == 4);
+    let places = asking.places();
+    std::fs::remove_file(hold).unwrap();
+    let ran = running.wait();
+    ran.assert_code(&[0]);
+    let result = asking.0.result();
+    assert_eq!(outcomes(&result), COLD, "{:#?}", memo(&result));
+    assert_eq!(asking.places(), places, "nothing was asked twice");
+    let mut words = asking.words();
+    words.sort();
+    assert_eq!(words, [WORLD, WORLD, CLASS, "-p"], "{places:#?}");
+    let inodes: std::collections::BTreeSet<_> = places.iter().map(|(_, place)| place).collect();
+    assert_eq!(inodes.len(), 3, "{places:#?}");
+    assert_eq!(cases(&result), cases(&asking.run_plainly(0)));
+    asking.assert_gone();
+}
+
+#[test]
+fn beside_the_world_without_the_layer_nothing_is_asked_that_is_known() {
+    let test = "beside_the_world_without_the_layer_nothing_is_asked_that_is_known";
+    let Some(asking) = Asking::side_by_side(test, 3) else { return };
+    asking.run(0);
+    for (left, wanted, calls) in [
+        // The world with the layer has the same name, and is asked twice.
+        ("of the world\"", ["miss", "hit", "ahead", "ahead", "hit"], vec![WORLD, WORLD]),
+        ("with INHERIT", ["hit", "hit", "hit", "hit", "miss"], vec![CLASS]),
+    ] {
+        for answer in asking.answers() {
+            if std::fs::read_to_string(answer.join("answer.json")).unwrap().contains(left) {
+                std::fs::remove_dir_all(answer).unwrap();
+            }
+        }
+        std::fs::remove_file(asking.note("places")).unwrap();
+        assert_eq!(outcomes(&asking.run(0)), wanted, "{left}");
+        assert_eq!(asking.words(), calls, "{left}");
+    }
+}
+
+#[test]
+fn what_runs_beside_a_world_that_is_not_kept_is_stopped() {
+    let test = "what_runs_beside_a_world_that_is_not_kept_is_stopped";
+    let Some(asking) = Asking::side_by_side(test, 3) else { return };
+    let recipe = asking.0.upstream().join("meta/recipes-core/zlib/zlib_1.0.bb");
+    std::fs::write(recipe, "SRCREV = \"${AUTOREV}\"\n").unwrap();
+    commit(&asking.0.upstream(), "Follow a branch");
+    let hold = asking.note("hold 3 layers");
+    std::fs::write(&hold, "").unwrap();
+    let mut running = asking.0.start(asking.0.run_command());
+    // In its room it would come after the world, which is held.
+    running.wait_until("the check's own question", || asking.words().iter().any(|words| words == "-p"));
+    running.wait_until("the end of the rooms", || {
+        let rooms = std::fs::read_dir(asking.job().join("ahead/meta-tested"));
+        rooms.is_ok_and(|mut rooms| rooms.next().is_none())
+    });
+    std::fs::remove_file(hold).unwrap();
+    running.wait().assert_code(&[0]);
+    let result = asking.0.result();
+    assert_eq!(outcomes(&result), ["miss", "off", "off", "off", "off"]);
+    assert_eq!(cases(&result), cases(&asking.run_plainly(0)));
+    asking.assert_gone();
+}
+
+#[test]
+fn a_layer_that_is_added_in_another_way_is_foreseen_when_it_has_been() {
+    let test = "a_layer_that_is_added_in_another_way_is_foreseen_when_it_has_been";
+    let Some(asking) = Asking::side_by_side(test, 3) else { return };
+    let init = asking.0.upstream().join("scripts/lib/checklayer/__init__.py");
+    let text = std::fs::read_to_string(&init).unwrap();
+    let known = "        f.write(\"\\nBBLAYERS += \\\"%s\\\"\\n\" % path)\n";
+    assert!(text.contains(known));
+    // What differs, and how often all is begun: in vain beside the first question, or then for the first time.
+    for (added, begun) in [
+        (format!("{known}        f.write(\"# with the layer\\n\")\n"), 2),
+        ("        f.write(\"BBLAYERS += \\\"%s\\\"\\n\" % path)\n".to_owned(), 1),
+    ] {
+        std::fs::write(&init, text.replace(known, &added)).unwrap();
+        commit(&asking.0.upstream(), "Add layers in another way");
+        let ran = asking.0.run();
+        ran.assert_code(&[0]);
+        assert_eq!(ran.output().matches("asked ahead, side by side:").count(), begun, "{added}");
+        assert_eq!(outcomes(&asking.0.result()), COLD, "{added}");
+        asking.assert_gone();
+    }
+}
+
+#[test]
+fn one_side_by_side_is_one_after_another() {
+    let Some(asking) = Asking::side_by_side("one_side_by_side_is_one_after_another", 1) else { return };
+    let ran = asking.0.run();
+    ran.assert_code(&[0]);
+    ran.assert_says(&["not side by side: [check] side_by_side is 1"]);
+    assert_eq!(outcomes(&asking.0.result()), ONE_AFTER_ANOTHER);
+    assert_eq!(asking.words(), [WORLD, WORLD, "-p", CLASS]);
+}

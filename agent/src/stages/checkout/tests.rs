@@ -28,6 +28,7 @@ pub(crate) fn settings(bench: &Bench, release: &str, repos: Vec<Repo>) -> Settin
             machines: Vec::new(),
             known_failures: Vec::new(),
             keep_going: false,
+            side_by_side: None,
             memo: true,
         },
         build: Build { targets: Vec::new() },
