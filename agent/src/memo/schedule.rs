@@ -8,13 +8,14 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinSet, spawn_blocking};
 
 use crate::events::Recipes;
 use crate::exec::Interrupt;
+use crate::yocto::check_layer::Kind;
 
 use super::ahead::{Ahead, Room, Way};
 use super::desk::{Kept, Looked, Shared, lock};
@@ -69,10 +70,28 @@ struct Planned {
 }
 
 impl Progress {
-    /// Takes note of a question that was asked.
-    pub fn note(&mut self, asked: &Asked, question: &Question) {
-        if question.leaves_signatures && self.first.is_none() {
-            self.first = Some(asked.clone());
+    /// `lost` seconds have to be made good before anything is saved.
+    pub fn after(lost: Duration) -> Progress {
+        Progress { debt: lost.as_secs_f64(), ..Progress::default() }
+    }
+
+    /// Takes note of a question that was asked; its kind.
+    pub fn note(&mut self, asked: &Asked, question: &Question) -> Kind {
+        if !question.leaves_signatures {
+            return Kind::Parses;
+        }
+        let first = match &self.first {
+            Some(first) => first,
+            None => {
+                self.first = Some(asked.clone());
+                return Kind::Base;
+            }
+        };
+        let differs = |name| asked.variable(name) != first.variable(name);
+        match (differs("INHERIT"), differs("MACHINE")) {
+            (true, _) => Kind::Class,
+            (false, true) => Kind::Machine,
+            (false, false) => Kind::World,
         }
     }
 
@@ -157,6 +176,18 @@ impl Shared {
             None => looked.why,
         };
         Ok(Looked { why, ..looked })
+    }
+
+    /// After the world without the layer had no answer to keep: the other worlds will have none either, so
+    /// nothing is asked ahead.
+    pub async fn not_kept(&self, kind: Kind, refusal: &Refusal) {
+        if kind != Kind::Base || self.schedule.is_none() {
+            return;
+        }
+        lock(&self.progress).begun = [true; 2];
+        self.events
+            .info(format!("nothing is asked ahead, because the first answer was not kept: {refusal}"))
+            .await;
     }
 
     /// Ends what is under way when the same question comes with other inputs than were foreseen.
@@ -310,6 +341,9 @@ impl Shared {
         self.restore_ahead(&key, &at, &inputs).await;
         let kept = match schedule.ahead.ask(&asked, room, stop).await {
             Ok((ran, seconds)) => {
+                if ran.status != Some(0) {
+                    lock(&self.ledger).failed_ahead();
+                }
                 if let Some(foreseen) = lock(&self.progress).asked.get_mut(&key) {
                     foreseen.recipes = parses::count(&ran);
                 }
@@ -349,6 +383,51 @@ impl Shared {
     fn in_vain(&self, key: &Key, refusal: Refusal) {
         if let Some(foreseen) = lock(&self.progress).asked.get_mut(key) {
             foreseen.in_vain = Some(refusal);
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_is_of_its_kind_by_what_sets_it_apart_from_the_first() {
+        let asked = |words: &str, more: &[(&str, &str)]| Asked {
+            argv: words.split_whitespace().map(Into::into).collect(),
+            cwd: "/b".into(),
+            umask: 0o22,
+            joined: true,
+            environment: [("BB_SIGNATURE_HANDLER", "OEBasicHash")]
+                .iter()
+                .chain(more)
+                .map(|(name, value)| (name.into(), value.into()))
+                .collect(),
+        };
+        let world = "-S lockedsigs world";
+        let (machine, class) = (("MACHINE", "a"), ("INHERIT", "yocto-check-layer"));
+        // Those of the first question, and of all others.
+        for own in [&[][..], &[("MACHINE", "own")], &[("MACHINE", "own"), ("INHERIT", "own")]] {
+            let mut progress = Progress::default();
+            let with = |more: &[(&'static str, &'static str)]| {
+                let kept = own.iter().filter(|(name, _)| more.iter().all(|(other, _)| name != other));
+                kept.chain(more).copied().collect::<Vec<_>>()
+            };
+            for (words, more, wanted) in [
+                ("-p", &[][..], Kind::Parses),
+                (world, &[], Kind::Base),
+                (world, &[machine], Kind::Machine),
+                ("-k -S lockedsigs world", &[machine], Kind::Machine),
+                ("-p", &[], Kind::Parses),
+                ("-k -S lockedsigs world", &[], Kind::World),
+                (world, &[], Kind::World),
+                (world, &[class], Kind::Class),
+            ] {
+                let asked = asked(words, &with(more));
+                let question = Question::recognise(&asked).unwrap();
+                assert_eq!(progress.note(&asked, &question), wanted, "{own:?} {words} {more:?}");
+            }
         }
     }
 }
