@@ -38,6 +38,14 @@ const DOUBTS: [&str; 5] = [
     "is unbuildable, removing",
 ];
 
+/// What is done about the questions of a run.
+#[derive(Debug, Default)]
+pub struct Course {
+    /// `None`: nothing is asked ahead.
+    pub schedule: Option<Schedule>,
+    pub again: Again,
+}
+
 /// Open during one run.
 #[derive(Debug)]
 pub struct Desk {
@@ -48,11 +56,11 @@ pub struct Desk {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) place: Place,
-    stores: Stores,
+    pub(super) stores: Stores,
     parses: Parses,
     unit: Unit,
     pub(super) events: Emitter,
-    again: Again,
+    pub(super) again: Again,
     /// `None`: nothing is asked ahead.
     pub(super) schedule: Option<Schedule>,
     pub(super) progress: Mutex<Progress>,
@@ -61,19 +69,16 @@ pub(super) struct Shared {
     stat_cache_file: PathBuf,
     stat_cache: Mutex<StatCache>,
     /// Why nothing more is reused or kept in this run.
-    off: Mutex<Option<Refusal>>,
+    pub(super) off: Mutex<Option<Refusal>>,
 }
 
 impl Desk {
-    /// `again` is of a first run, or there is no schedule.
-    #[allow(clippy::too_many_arguments)]
     pub fn open(
         listener: UnixListener,
         place: Place,
         stores: Stores,
         stat_cache_file: PathBuf,
-        schedule: Option<Schedule>,
-        again: Again,
+        Course { schedule, again }: Course,
         unit: &Unit,
         events: &Emitter,
     ) -> Desk {
@@ -262,14 +267,6 @@ impl Shared {
         (ahead, progress.saved(seconds, waited.as_secs_f64()))
     }
 
-    /// What was found, unless BitBake is to be asked anew and was not yet.
-    fn less_anew(&self, kind: Kind, looked: Looked) -> Looked {
-        if !self.again.anew.contains(&kind) || lock(&self.ledger).is_plain(&looked.inputs.key()) {
-            return looked;
-        }
-        Looked { found: None, why: "what failed rests on it".into(), ..looked }
-    }
-
     /// Blocks.
     fn look_up(&self, asked: &Asked, question: &Question) -> Accepted<Looked> {
         if let Some(refusal) = lock(&self.off).clone() {
@@ -346,19 +343,6 @@ impl Shared {
             return Ok(kept.map_or_else(Kept::Answer, |()| Kept::Whole));
         }
         Ok(Kept::Whole)
-    }
-}
-
-impl Shared {
-    /// What was asked anew may contradict what was kept. Then nothing more is reused or kept in this run.
-    fn told_the_same_before(&self, key: &Key, answer: &Answer) -> Accepted<()> {
-        let stores = self.stores.write.iter().chain(&self.stores.read);
-        if stores.filter(|store| store.contradicts(key, answer)).count() == 0 {
-            return Ok(());
-        }
-        let refusal = Refusal("BitBake gave another answer to the same question before".into());
-        *lock(&self.off) = Some(refusal.clone());
-        Err(refusal)
     }
 }
 

@@ -51,7 +51,8 @@ impl Scene {
         let store = Store::local(at("store"));
         let stores = Stores { read: vec![store.clone()], write: vec![store] };
         let unit = Unit::new(Stage::Check, "yocto-check-layer x");
-        Desk::open(listener, place, stores, at("stat-cache"), None, again, &unit, emitter)
+        let course = Course { schedule: None, again };
+        Desk::open(listener, place, stores, at("stat-cache"), course, &unit, emitter)
     }
 
     /// The desk of the next run of the tool, in a fresh build directory.

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use crate::yocto::check_layer::{Kind, Kinds};
 
-use super::Key;
+use super::desk::{Looked, Shared, lock};
+use super::wire::Answer;
+use super::{Accepted, Key, Refusal};
 
 /// A run after one whose verdict was no pass and rested on other answers than plain ones. What is not asked
 /// anew may be answered from the stores; nothing is asked ahead, and BitBake gets no parse cache.
@@ -68,5 +70,26 @@ impl Ledger {
     /// The kinds whose answers were not plain.
     pub fn given(&self) -> Kinds {
         if self.restored { Kinds::from(Kind::ALL) } else { self.given.clone() }
+    }
+}
+
+impl Shared {
+    /// What was found, unless BitBake is to be asked anew and was not yet.
+    pub(super) fn less_anew(&self, kind: Kind, looked: Looked) -> Looked {
+        if !self.again.anew.contains(&kind) || lock(&self.ledger).is_plain(&looked.inputs.key()) {
+            return looked;
+        }
+        Looked { found: None, why: "what failed rests on it".into(), ..looked }
+    }
+
+    /// What was asked anew may contradict what was kept. Then nothing more is reused or kept in this run.
+    pub(super) fn told_the_same_before(&self, key: &Key, answer: &Answer) -> Accepted<()> {
+        let stores = self.stores.write.iter().chain(&self.stores.read);
+        if stores.filter(|store| store.contradicts(key, answer)).count() == 0 {
+            return Ok(());
+        }
+        let refusal = Refusal("BitBake gave another answer to the same question before".into());
+        *lock(&self.off) = Some(refusal.clone());
+        Err(refusal)
     }
 }

@@ -38,7 +38,7 @@ mod tree;
 mod wire;
 
 pub use ahead::Ahead;
-pub use desk::Desk;
+pub use desk::{Course, Desk};
 pub use foresee::Script;
 pub use front::Front;
 pub use inputs::Place;

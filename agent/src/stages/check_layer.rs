@@ -10,7 +10,9 @@ use crate::error::Result;
 use crate::events::{Case, Emitter, Finding, Unit, What};
 use crate::exec::{Command, End, Finished, Lines, Runner};
 use crate::job::Stage;
-use crate::memo::{Accepted, Again, Ahead, Desk, Front, Place, Refusal, Schedule, Script, Store, Stores};
+use crate::memo::{
+    Accepted, Again, Ahead, Course, Desk, Front, Place, Refusal, Schedule, Script, Store, Stores,
+};
 use crate::outcome::Outcome;
 use crate::yocto::check_layer::{self, Kinds, OutputParser};
 use crate::yocto::conf::Purpose;
@@ -146,8 +148,8 @@ impl Check<'_> {
         let stores = self.stores(local);
         let (front, listener) = Front::make(&settings.places.work, self.configured.user.as_ref())?;
         let schedule = if again.runs == 0 { Some(self.schedule(&place)?) } else { None };
-        let (again, unit, events) = (again.clone(), &self.unit, &self.runner.events);
-        let desk = Desk::open(listener, place, stores, stat_cache, schedule, again, unit, events);
+        let course = Course { schedule, again: again.clone() };
+        let desk = Desk::open(listener, place, stores, stat_cache, course, &self.unit, &self.runner.events);
         Ok((front, desk))
     }
 
