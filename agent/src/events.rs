@@ -301,6 +301,13 @@ pub struct Memo {
     /// What BitBake parsed, where it ran and said so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recipes: Option<Recipes>,
+    /// How many runs of the tool came before the one that asked, for the same verdict.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub repeat: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Files of recipes.

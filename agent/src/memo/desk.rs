@@ -3,7 +3,6 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,8 +11,10 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
 
 use crate::events::{Emitter, Memo, MemoOutcome, Recipes, Unit, What};
+use crate::yocto::check_layer::{Kind, Kinds};
 
 use super::key::{Inputs, Key};
+use super::ledger::{Again, Ledger};
 use super::parses::{Parses, Restored};
 use super::schedule::{Progress, Schedule};
 use super::stat_cache::StatCache;
@@ -37,13 +38,12 @@ const DOUBTS: [&str; 5] = [
     "is unbuildable, removing",
 ];
 
-/// What a run got from the stores.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Used {
-    /// Answers that were given without the real BitBake.
-    pub hits: usize,
-    /// How often the real BitBake got a parse cache.
-    pub restored: usize,
+/// What is done about the questions of a run.
+#[derive(Debug, Default)]
+pub struct Course {
+    /// `None`: nothing is asked ahead.
+    pub schedule: Option<Schedule>,
+    pub again: Again,
 }
 
 /// Open during one run.
@@ -56,20 +56,20 @@ pub struct Desk {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) place: Place,
-    stores: Stores,
+    pub(super) stores: Stores,
     parses: Parses,
     unit: Unit,
     pub(super) events: Emitter,
+    pub(super) again: Again,
     /// `None`: nothing is asked ahead.
     pub(super) schedule: Option<Schedule>,
     pub(super) progress: Mutex<Progress>,
+    pub(super) ledger: Mutex<Ledger>,
     /// Where the digests of files are kept between runs.
     stat_cache_file: PathBuf,
     stat_cache: Mutex<StatCache>,
     /// Why nothing more is reused or kept in this run.
-    off: Mutex<Option<Refusal>>,
-    hits: AtomicUsize,
-    restored: AtomicUsize,
+    pub(super) off: Mutex<Option<Refusal>>,
 }
 
 impl Desk {
@@ -78,7 +78,7 @@ impl Desk {
         place: Place,
         stores: Stores,
         stat_cache_file: PathBuf,
-        schedule: Option<Schedule>,
+        Course { schedule, again }: Course,
         unit: &Unit,
         events: &Emitter,
     ) -> Desk {
@@ -90,20 +90,21 @@ impl Desk {
             parses,
             unit: unit.clone(),
             events: events.clone(),
+            progress: Mutex::new(Progress::after(again.lost)),
+            ledger: Mutex::default(),
+            again,
             schedule,
-            progress: Mutex::default(),
             stat_cache_file,
             stat_cache,
             off: Mutex::new(None),
-            hits: AtomicUsize::new(0),
-            restored: AtomicUsize::new(0),
         });
         let serving = tokio::spawn(serve(listener, shared.clone()));
         Desk { serving, shared }
     }
 
-    /// Hangs up on everybody and ends what was asked ahead; says what was used.
-    pub async fn close(mut self) -> Used {
+    /// Hangs up on everybody and ends what was asked ahead; the kinds of questions that had other answers than
+    /// plain ones.
+    pub async fn close(mut self) -> Kinds {
         self.serving.abort();
         let _ = (&mut self.serving).await;
         if let Some(schedule) = &self.shared.schedule {
@@ -121,10 +122,7 @@ impl Desk {
             fs_err::write(&beside, bytes).and_then(|()| fs_err::rename(&beside, &shared.stat_cache_file))
         })
         .await;
-        Used {
-            hits: self.shared.hits.load(Ordering::Relaxed),
-            restored: self.shared.restored.load(Ordering::Relaxed),
-        }
+        lock(&self.shared.ledger).given()
     }
 }
 
@@ -165,8 +163,8 @@ async fn answer(mut stream: UnixStream, shared: &Arc<Shared>) -> io::Result<()> 
     let Call::Ask(asked) = Call::unpack(&call)? else { return Ok(()) };
     let Some(question) = Question::recognise(&asked) else { return send(&mut stream, &Reply::Pass).await };
     let since = Instant::now();
-    lock(&shared.progress).note(&asked, &question);
-    let looked = match shared.look(&asked, &question).await {
+    let kind = lock(&shared.progress).note(&asked, &question);
+    let looked = match shared.look(&asked, &question).await.map(|looked| shared.less_anew(kind, looked)) {
         Ok(looked) if looked.found.is_none() => shared.foreseen(&asked, &question, looked).await,
         looked => looked,
     };
@@ -177,6 +175,7 @@ async fn answer(mut stream: UnixStream, shared: &Arc<Shared>) -> io::Result<()> 
         why,
         seconds_saved,
         recipes: None,
+        repeat: shared.again.runs,
     };
     let memo = match looked {
         Err(refusal) => {
@@ -184,7 +183,7 @@ async fn answer(mut stream: UnixStream, shared: &Arc<Shared>) -> io::Result<()> 
             told(MemoOutcome::Off, Some(refusal.0), None)
         }
         Ok(Looked { inputs, found: Some(found), .. }) => {
-            let (ahead, saved) = shared.gives(&inputs.key(), found.seconds, since.elapsed());
+            let (ahead, saved) = shared.gives(kind, &inputs.key(), found.seconds, since.elapsed());
             send(&mut stream, &Reply::Answer(found.answer)).await?;
             match ahead {
                 Some((why, recipes)) => Memo { recipes, ..told(MemoOutcome::Ahead, Some(why), Some(saved)) },
@@ -218,7 +217,10 @@ async fn answer(mut stream: UnixStream, shared: &Arc<Shared>) -> io::Result<()> 
             let why = match kept {
                 Ok(Kept::Whole) => why,
                 Ok(Kept::Answer(refusal)) => format!("{why}; its parse cache was not kept: {refusal}"),
-                Err(refusal) => format!("{why}; what BitBake gave was not kept: {refusal}"),
+                Err(refusal) => {
+                    shared.not_kept(kind, &refusal).await;
+                    format!("{why}; what BitBake gave was not kept: {refusal}")
+                }
             };
             let memo = Memo { recipes, ..told(MemoOutcome::Miss, Some(why), None) };
             shared.events.emit(What::Memo(memo)).await;
@@ -263,8 +265,14 @@ impl Shared {
 
     /// Takes note of an answer that is given. If it was asked ahead, why it had to be and what BitBake
     /// parsed; and the seconds that it saves.
-    fn gives(&self, key: &Key, seconds: f64, waited: Duration) -> (Option<(String, Option<Recipes>)>, f64) {
-        self.hits.fetch_add(1, Ordering::Relaxed);
+    fn gives(
+        &self,
+        kind: Kind,
+        key: &Key,
+        seconds: f64,
+        waited: Duration,
+    ) -> (Option<(String, Option<Recipes>)>, f64) {
+        lock(&self.ledger).answered(kind, key);
         let mut progress = lock(&self.progress);
         let ahead = progress.of_ahead(key);
         (ahead, progress.saved(seconds, waited.as_secs_f64()))
@@ -293,11 +301,15 @@ impl Shared {
         Ok(Looked { inputs, found: None, why })
     }
 
-    /// Gives the real BitBake `at` this build directory what was parsed before. Blocks.
+    /// Gives the real BitBake `at` this build directory what was parsed before, unless what it says is to be
+    /// plain. Blocks.
     pub(super) fn restore(&self, at: &Path, inputs: &Inputs) -> Restored {
+        if self.again.runs > 0 || lock(&self.ledger).has_failed_ahead() {
+            return Restored::Nothing;
+        }
         let restored = self.parses.restore(inputs, at);
-        if restored == Restored::Put {
-            self.restored.fetch_add(1, Ordering::Relaxed);
+        if restored == Restored::Put && at == self.place.build {
+            lock(&self.ledger).restored();
         }
         restored
     }
@@ -325,10 +337,16 @@ impl Shared {
             let what = difference::in_words(&after, before.parts(), before.listings());
             return Err(Refusal(format!("an input changed while BitBake ran: {what}")));
         }
+        if self.again.runs > 0 {
+            self.told_the_same_before(&before.key(), &answer)?;
+        }
         // One store may be full or gone; the others still get it.
         let keep = |store: &Store| store.keep(before, &question.name, &answer, seconds);
         let kept: Vec<_> = self.stores.write.iter().map(keep).collect();
         kept.into_iter().collect::<Result<(), _>>().map_err(|error| Refusal(error.message))?;
+        if at == self.place.build {
+            lock(&self.ledger).kept(before.key());
+        }
         // `-p` alone leaves a cache that is not whole. A file that was only touched is no other input, but
         // BitBake may have seen either time.
         if question.leaves_signatures && after == *before {

@@ -29,6 +29,15 @@ impl Scene {
         fs::write(at("work/build/cache/bb_persist_data.sqlite3"), "SQLite").unwrap();
         fs::write(at("meta/x.bb"), "A = \"1\"\n").unwrap();
         fs::write(at("work/build/conf/bblayers.conf"), conf::bblayers(&[at("meta")]).unwrap()).unwrap();
+        let (emitter, events) = events::channel();
+        let desk = Scene::open(top.path(), Again::default(), &emitter);
+        let environment =
+            vec![("PATH".into(), "".into()), ("BB_SIGNATURE_HANDLER".into(), "OEBasicHash".into())];
+        Scene { top, desk, events, environment }
+    }
+
+    fn open(top: &Path, again: Again, emitter: &Emitter) -> Desk {
+        let at = |path: &str| top.join(path);
         let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
         let place = Place {
             build: at("work/build"),
@@ -38,15 +47,20 @@ impl Scene {
             own: vec![at("work")],
             immutable: Vec::new(),
         };
-        let (emitter, events) = events::channel();
         let listener = UnixListener::bind(at("desk")).unwrap();
         let store = Store::local(at("store"));
         let stores = Stores { read: vec![store.clone()], write: vec![store] };
         let unit = Unit::new(Stage::Check, "yocto-check-layer x");
-        let desk = Desk::open(listener, place, stores, at("stat-cache"), None, &unit, &emitter);
-        let environment =
-            vec![("PATH".into(), "".into()), ("BB_SIGNATURE_HANDLER".into(), "OEBasicHash".into())];
-        Scene { top, desk, events, environment }
+        let course = Course { schedule: None, again };
+        Desk::open(listener, place, stores, at("stat-cache"), course, &unit, emitter)
+    }
+
+    /// The desk of the next run of the tool, in a fresh build directory.
+    async fn open_again(&mut self, again: Again) {
+        let top = self.top.path().to_owned();
+        fs::remove_file(top.join("desk")).unwrap();
+        let next = Scene::open(&top, again, &self.desk.shared.events.clone());
+        std::mem::replace(&mut self.desk, next).close().await;
     }
 
     fn build(&self) -> PathBuf {
@@ -109,7 +123,7 @@ async fn what_bitbake_gave_is_given_again() {
     assert_eq!(scene.memo().await.outcome, MemoOutcome::Hit);
     fs::write(scene.top.path().join("meta/x.bb"), "A = \"2\"\n").unwrap();
     assert_eq!(scene.ask(&asked).await.1.unwrap(), Reply::Run);
-    assert_eq!(scene.desk.close().await, Used { hits: 1, restored: 0 });
+    assert_eq!(scene.desk.close().await, Kinds::new(), "what BitBake gave in this very run is plain");
 }
 
 /// A recipe changed: BitBake is asked, and finds what it parsed of the others. That counts as stored.
@@ -145,7 +159,58 @@ async fn bitbake_finds_what_it_parsed_before() {
     say(&mut stream, &Call::Ran(Ran { stdout: Some(said), ..good() })).await;
     receive(&mut stream).await.unwrap();
     assert_eq!(scene.memo().await.recipes, Some(events::Recipes { cached: 1, parsed: 1 }));
-    assert_eq!(scene.desk.close().await, Used { hits: 0, restored: 1 });
+    assert_eq!(scene.desk.close().await, Kinds::from(Kind::ALL));
+}
+
+/// What failed rests on the first world: BitBake is asked for it, once, and finds nothing parsed.
+#[tokio::test]
+async fn what_failed_rests_on_no_stored_answer() {
+    let mut scene = Scene::new();
+    let asked = scene.asked(&scene.build());
+    let other = Asked {
+        environment: [scene.environment.clone(), vec![("INHERIT".into(), "x".into())]].concat(),
+        ..asked.clone()
+    };
+    for asked in [&asked, &other] {
+        let (mut stream, _) = scene.ask(asked).await;
+        say(&mut stream, &Call::Ran(good())).await;
+        receive(&mut stream).await.unwrap();
+        scene.memo().await;
+    }
+    let again = Again { runs: 1, anew: Kinds::from([Kind::Base]), lost: Duration::from_secs(7) };
+    scene.open_again(again).await;
+    let (mut stream, reply) = scene.ask(&asked).await;
+    assert_eq!(reply.unwrap(), Reply::Run);
+    say(&mut stream, &Call::Ran(good())).await;
+    receive(&mut stream).await.unwrap();
+    let memo = scene.memo().await;
+    assert_eq!((memo.outcome, memo.repeat), (MemoOutcome::Miss, 1), "{memo:?}");
+    for (asked, given) in [(&asked, Kinds::new()), (&other, Kinds::from([Kind::Class]))] {
+        assert!(matches!(scene.ask(asked).await.1.unwrap(), Reply::Answer(_)));
+        let memo = scene.memo().await;
+        assert_eq!((memo.outcome, memo.seconds_saved), (MemoOutcome::Hit, Some(0.0)), "it made good nothing");
+        assert_eq!(lock(&scene.desk.shared.ledger).given(), given);
+    }
+}
+
+/// Something on which an answer depends is not known: nothing more is given or kept.
+#[tokio::test]
+async fn another_answer_than_before_ends_it() {
+    let mut scene = Scene::new();
+    let asked = scene.asked(&scene.build());
+    let (mut stream, _) = scene.ask(&asked).await;
+    say(&mut stream, &Call::Ran(good())).await;
+    receive(&mut stream).await.unwrap();
+    scene.memo().await;
+    let again = Again { runs: 1, anew: Kinds::from([Kind::Base]), ..Again::default() };
+    scene.open_again(again).await;
+    let (mut stream, _) = scene.ask(&asked).await;
+    let other = Some(b"SIGGEN_LOCKEDSIGS_t-x = \"x:do_build:2\"".to_vec());
+    say(&mut stream, &Call::Ran(Ran { signatures: other, ..good() })).await;
+    receive(&mut stream).await.unwrap();
+    assert!(scene.memo().await.why.unwrap().contains("another answer to the same question"));
+    assert_eq!(scene.ask(&asked).await.1.unwrap(), Reply::Pass);
+    assert_eq!(fs::read_dir(scene.top.path().join("store/answers")).unwrap().count(), 0);
 }
 
 type Spoil = fn(&Scene, &mut Ran);
@@ -239,7 +304,7 @@ async fn nonsense_gets_no_answer_and_harms_nobody() {
     assert_eq!(scene.ask(&other).await.1.unwrap(), Reply::Pass);
     assert_eq!(scene.ask(&scene.asked(&scene.build())).await.1.unwrap(), Reply::Run);
     drop(silent);
-    assert_eq!(scene.desk.close().await, Used { hits: 0, restored: 0 });
+    assert_eq!(scene.desk.close().await, Kinds::new());
 }
 
 #[tokio::test]

@@ -11,13 +11,14 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinSet, spawn_blocking};
 
 use crate::events::Recipes;
 use crate::exec::Interrupt;
+use crate::yocto::check_layer::Kind;
 
 use super::ahead::{Ahead, Room, Way};
 use super::desk::{Kept, Looked, Shared, lock};
@@ -38,11 +39,15 @@ pub struct Schedule {
 
 /// What is foreseen once each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Kind {
+enum Foresight {
     Layer,
     Machines,
     /// What is asked of the layer, beside the first question.
     Beside,
+}
+
+impl Foresight {
+    const ALL: [Foresight; 3] = [Foresight::Layer, Foresight::Machines, Foresight::Beside];
 }
 
 /// What is known of it at a moment.
@@ -50,7 +55,7 @@ enum Kind {
 pub struct Progress {
     /// The first question for signatures.
     first: Option<Asked>,
-    begun: HashSet<Kind>,
+    begun: HashSet<Foresight>,
     /// What runs beside the first question.
     beside: Option<Beside>,
     asked: HashMap<Key, Foreseen>,
@@ -89,13 +94,28 @@ struct Planned {
 }
 
 impl Progress {
-    /// Takes note of a question that was asked.
-    pub fn note(&mut self, asked: &Asked, question: &Question) {
-        if question.leaves_signatures && self.first.is_none() {
-            self.first = Some(asked.clone());
-        } else {
-            // The layer has been added, and the same words are another question.
-            self.begun.insert(Kind::Beside);
+    /// `lost` seconds have to be made good before anything is saved.
+    pub fn after(lost: Duration) -> Progress {
+        Progress { debt: lost.as_secs_f64(), ..Progress::default() }
+    }
+
+    /// Takes note of a question that was asked; its kind.
+    pub fn note(&mut self, asked: &Asked, question: &Question) -> Kind {
+        let first = match &self.first {
+            None if question.leaves_signatures => {
+                self.first = Some(asked.clone());
+                return Kind::Base;
+            }
+            first => first.as_ref(),
+        };
+        // The layer has been added, and the same words are another question.
+        self.begun.insert(Foresight::Beside);
+        let differs = |name| first.is_some_and(|first| asked.variable(name) != first.variable(name));
+        match (question.leaves_signatures, differs("INHERIT"), differs("MACHINE")) {
+            (false, ..) => Kind::Parses,
+            (true, true, _) => Kind::Class,
+            (true, false, true) => Kind::Machine,
+            (true, false, false) => Kind::World,
         }
     }
 
@@ -192,6 +212,18 @@ impl Shared {
         Ok(Looked { why, ..looked })
     }
 
+    /// After the world without the layer had no answer to keep: the other worlds will have none either, so
+    /// nothing more is asked ahead.
+    pub async fn not_kept(&self, kind: Kind, refusal: &Refusal) {
+        if kind != Kind::Base || self.schedule.is_none() {
+            return;
+        }
+        lock(&self.progress).begun = Foresight::ALL.into();
+        self.events
+            .info(format!("nothing more is asked ahead, because the first answer was not kept: {refusal}"))
+            .await;
+    }
+
     /// Ends what is under way when the same question comes with other inputs than were foreseen.
     async fn stop_what_is_not_asked(&self, schedule: &Schedule, question: &Question, inputs: &Inputs) {
         let other = {
@@ -222,33 +254,33 @@ impl Shared {
             let next = progress.first.as_ref().and_then(|first| schedule.script.next(asked, first));
             let Some(next) = next else { return false };
             let kind = match &next {
-                Next::Layer(of_layer) if of_layer.adds.is_empty() => Kind::Layer,
-                Next::Layer(_) => Kind::Beside,
-                Next::Machines(_) => Kind::Machines,
+                Next::Layer(of_layer) if of_layer.adds.is_empty() => Foresight::Layer,
+                Next::Layer(_) => Foresight::Beside,
+                Next::Machines(_) => Foresight::Machines,
             };
             if !progress.begun.insert(kind) {
                 return false;
             }
             (next, kind)
         };
-        let own = usize::from(kind == Kind::Beside);
+        let own = usize::from(kind == Foresight::Beside);
         match (schedule.ahead.way(2 + own).await, next) {
             (Way::SideBySide(most), Next::Layer(of_layer)) => {
                 let OfLayer { world, parse, class, adds } = *of_layer;
                 let mut lanes = vec![vec![world, parse]];
                 lanes.extend(class.map(|class| vec![class]));
                 let stop = self.side_by_side(schedule, lanes, most - own, &adds, true).await;
-                if kind == Kind::Beside {
+                if kind == Foresight::Beside {
                     lock(&self.progress).beside = stop.map(|stop| Beside { first: key.clone(), stop });
                 }
-                kind == Kind::Layer
+                kind == Foresight::Layer
             }
             (Way::SideBySide(most), Next::Machines(all)) => {
                 let lanes = all.into_iter().map(|one| vec![one]).collect();
                 self.side_by_side(schedule, lanes, most, "", false).await;
                 true
             }
-            (Way::OneAfterAnother(why), Next::Layer(_)) if kind == Kind::Beside => {
+            (Way::OneAfterAnother(why), Next::Layer(_)) if kind == Foresight::Beside => {
                 let message = format!("the world with the layer is not asked beside the one without: {why}");
                 self.events.info(message).await;
                 false
@@ -364,6 +396,9 @@ impl Shared {
         self.restore_ahead(&key, &at, &inputs).await;
         let kept = match schedule.ahead.ask(&asked, room, stop).await {
             Ok((ran, seconds)) => {
+                if ran.status != Some(0) {
+                    lock(&self.ledger).failed_ahead();
+                }
                 if let Some(foreseen) = lock(&self.progress).asked.get_mut(&key) {
                     foreseen.recipes = parses::count(&ran);
                 }
@@ -408,6 +443,6 @@ impl Shared {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
 #[path = "schedule_tests.rs"]
 mod tests;

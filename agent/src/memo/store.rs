@@ -140,6 +140,17 @@ impl Store {
         }
     }
 
+    /// Whether there are other signatures for this key, which are gone afterwards where this store may be
+    /// written.
+    pub fn contradicts(&self, key: &Key, answer: &Answer) -> bool {
+        let Ok(Some(found)) = self.find(key) else { return false };
+        let differs = found.answer.signatures != answer.signatures;
+        if differs && self.writable {
+            let _ = remove::remove_tree(&self.answers().join(key.as_str()), &self.root);
+        }
+        differs
+    }
+
     /// Keeps an answer, and lets the least used go.
     ///
     /// # Errors

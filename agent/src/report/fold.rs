@@ -77,6 +77,7 @@ impl Summary {
                     why,
                     seconds_saved: memo.seconds_saved.map(whole_milliseconds),
                     recipes: memo.recipes,
+                    repeat: memo.repeat,
                 });
             }
             What::Sstate { unit, summary } => self.unit(unit, at).sstate = Some(*summary),

@@ -71,8 +71,10 @@ fn test_case(test: &Test, summary: &Summary) -> TestCase {
     made
 }
 
-/// `3 of 4 used, 873 seconds saved`
+/// `3 of 4 used, 873 seconds saved`, in the run that gave the verdict.
 fn stored_answers(memo: &[MemoResult]) -> String {
+    let last = memo.iter().map(|memo| memo.repeat).max();
+    let memo: Vec<_> = memo.iter().filter(|memo| Some(memo.repeat) == last).collect();
     let hits = memo.iter().filter(|memo| memo.outcome == MemoOutcome::Hit).count();
     let saved: f64 = memo.iter().filter_map(|memo| memo.seconds_saved).sum();
     format!("{hits} of {} used, {saved:.0} seconds saved", memo.len())
@@ -303,7 +305,7 @@ make: *** [Makefile:9: zlib.o] Error 1</failure>
 
     #[test]
     fn stored_answers_are_counted() {
-        let memo = |outcome, seconds_saved| {
+        let memo = |repeat, outcome, seconds_saved| {
             What::Memo(Memo {
                 unit: check_layer(),
                 question: "signatures of the world".into(),
@@ -311,13 +313,15 @@ make: *** [Makefile:9: zlib.o] Error 1</failure>
                 why: Some("because".into()),
                 seconds_saved,
                 recipes: None,
+                repeat,
             })
         };
         let summary = fold(&[
-            at(0, memo(MemoOutcome::Hit, Some(290.6))),
-            at(1, memo(MemoOutcome::Miss, None)),
-            at(2, memo(MemoOutcome::Hit, Some(10.0))),
-            at(3, sample::unit_finished(&check_layer(), Outcome::Passed, None)),
+            at(0, memo(0, MemoOutcome::Hit, Some(77.0))),
+            at(1, memo(1, MemoOutcome::Hit, Some(290.6))),
+            at(2, memo(1, MemoOutcome::Miss, None)),
+            at(3, memo(1, MemoOutcome::Hit, Some(10.0))),
+            at(4, sample::unit_finished(&check_layer(), Outcome::Passed, None)),
         ]);
         let text = render(&summary).unwrap();
         assert!(text.contains(r#"name="stored-answers" value="2 of 3 used, 301 seconds saved""#), "{text}");

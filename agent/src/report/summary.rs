@@ -171,6 +171,8 @@ pub struct MemoResult {
     pub seconds_saved: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recipes: Option<Recipes>,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub repeat: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -10,9 +10,11 @@ use crate::error::Result;
 use crate::events::{Case, Emitter, Finding, Unit, What};
 use crate::exec::{Command, End, Finished, Lines, Runner};
 use crate::job::Stage;
-use crate::memo::{Accepted, Ahead, Desk, Front, Place, Refusal, Schedule, Script, Sigdata, Store, Stores};
+use crate::memo::{
+    Accepted, Again, Ahead, Course, Desk, Front, Place, Refusal, Schedule, Script, Sigdata, Store, Stores,
+};
 use crate::outcome::Outcome;
-use crate::yocto::check_layer::{self, OutputParser};
+use crate::yocto::check_layer::{self, Kinds, OutputParser};
 use crate::yocto::conf::Purpose;
 use crate::yocto::server;
 
@@ -59,53 +61,70 @@ struct Ran {
     findings: Vec<Finding>,
     /// Whether the tool itself found nothing wrong.
     passed: bool,
-    /// Whether all that it found wrong has nothing to do with answers.
-    failed_without_the_world: bool,
+    /// Otherwise what it found wrong, and the kinds of questions on which that rests.
+    grounds: Vec<(String, Kinds)>,
     finished: Finished,
-    /// Answers and parse caches that did not come from BitBake in this run.
-    stored: usize,
+    /// Kinds of questions that had other answers than plain ones.
+    given: Kinds,
 }
 
 impl Ran {
-    /// Whether this is a verdict, and none that may be reported. A run that the job itself stopped is no
-    /// verdict; should the job have to stop before the next run, that one says so.
-    fn rests_on_a_stored_answer(&self) -> bool {
-        let stopped = matches!(self.finished.end, End::Cancelled | End::TimedOut);
-        self.stored > 0 && !self.passed && !stopped && !self.failed_without_the_world
+    /// What of this verdict may not be reported, because it rests on other answers than plain ones. A run
+    /// that the job itself stopped is no verdict; should the job have to stop before the next run, that one
+    /// says so.
+    fn doubtful(&self) -> Vec<&(String, Kinds)> {
+        if self.passed || matches!(self.finished.end, End::Cancelled | End::TimedOut) {
+            return Vec::new();
+        }
+        self.grounds.iter().filter(|(_, kinds)| !kinds.is_disjoint(&self.given)).collect()
     }
 }
 
 impl Check<'_> {
     async fn to_its_verdict(&self) -> Result<(Outcome, Finished)> {
         let events = &self.runner.events;
-        let mut ran = match self.desk() {
-            Ok(opened) => {
-                let first = self.once("", Some(opened)).await?;
-                if first.rests_on_a_stored_answer() {
-                    let message = format!(
-                        "yocto-check-layer did not pass {} with answers that were stored or asked ahead, or with stored parse caches; it runs again without, and that verdict counts",
-                        self.name
-                    );
-                    events.info(message).await;
-                    self.once("-again", None).await?
-                } else {
-                    first
-                }
-            }
-            Err(refusal) => {
-                if self.settings.check.memo {
-                    let message = format!("stored signatures are not used for {}: {refusal}", self.name);
-                    events.info(message).await;
-                }
-                self.once("", None).await?
-            }
-        };
+        let mut again = Again::default();
+        let mut ran = self.once(&again).await?;
+        // What is asked anew has plain answers, so that each time there is more of it.
+        while let doubtful = ran.doubtful()
+            && !doubtful.is_empty()
+        {
+            again.runs += 1;
+            again.lost += ran.finished.elapsed;
+            again.anew.extend(doubtful.iter().flat_map(|(_, kinds)| kinds));
+            events.info(self.why_again(&doubtful, &again.anew)).await;
+            ran = self.once(&again).await?;
+        }
         self.tell(&mut ran, events).await;
         Ok((ran.verdict.outcome?, ran.finished))
     }
 
+    fn why_again(&self, doubtful: &[&(String, Kinds)], anew: &Kinds) -> String {
+        let what: Vec<_> = doubtful.iter().map(|(what, _)| what.as_str()).collect();
+        let rest = if what.len() == 1 { "rests" } else { "rest" };
+        format!(
+            "yocto-check-layer did not pass {}: {} {rest} on what was stored or asked ahead; it runs again, and BitBake answers {} anew",
+            self.name,
+            what.join(", "),
+            check_layer::kind::in_words(anew)
+        )
+    }
+
     /// What stands before BitBake, where it can be of use.
-    fn desk(&self) -> Accepted<(Front, Desk)> {
+    async fn before(&self, again: &Again) -> Option<(Front, Desk)> {
+        match self.desk(again) {
+            Ok(opened) => Some(opened),
+            Err(refusal) => {
+                if self.settings.check.memo {
+                    let message = format!("stored signatures are not used for {}: {refusal}", self.name);
+                    self.runner.events.info(message).await;
+                }
+                None
+            }
+        }
+    }
+
+    fn desk(&self, again: &Again) -> Accepted<(Front, Desk)> {
         if !self.settings.check.memo {
             return Err(Refusal("--no-memo".into()));
         }
@@ -127,10 +146,12 @@ impl Check<'_> {
             immutable: self.immutable_stores(),
         };
         let stores = self.stores(local);
-        let (front, listener) =
-            Front::make(&settings.places.work, self.configured.user.as_ref(), Sigdata::Forgotten)?;
-        let schedule = Some(self.schedule(&place)?);
-        let desk = Desk::open(listener, place, stores, stat_cache, schedule, &self.unit, &self.runner.events);
+        let first = again.runs == 0;
+        let sigdata = if first { Sigdata::Forgotten } else { Sigdata::Written };
+        let (front, listener) = Front::make(&settings.places.work, self.configured.user.as_ref(), sigdata)?;
+        let schedule = if first { Some(self.schedule(&place)?) } else { None };
+        let course = Course { schedule, again: again.clone() };
+        let desk = Desk::open(listener, place, stores, stat_cache, course, &self.unit, &self.runner.events);
         Ok((front, desk))
     }
 
@@ -160,11 +181,12 @@ impl Check<'_> {
     }
 
     /// One run in a fresh build directory.
-    async fn once(&self, log: &str, before: Option<(Front, Desk)>) -> Result<Ran> {
+    async fn once(&self, again: &Again) -> Result<Ran> {
         let (settings, configured, runner) = (self.settings, self.configured, self.runner);
+        let before = self.before(again).await;
         let build = settings.places.check(&self.name);
         configured.build_directory(settings, &build, &configured.foundation.layers, Purpose::CheckLayer)?;
-        let mut command = self.command(&build, log);
+        let mut command = self.command(&build, again.runs);
         if let Some((front, _)) = &before {
             let path = command.environment.get("PATH").unwrap_or_default();
             let path = [front.directory().as_os_str(), path].join(&OsString::from(":"));
@@ -181,24 +203,22 @@ impl Check<'_> {
             started: 0,
         };
         let ended = runner.run(command, &mut tests).await;
-        let stored = match before {
-            Some((_front, desk)) => {
-                let used = desk.close().await;
-                used.hits + used.restored
-            }
-            None => 0,
+        let given = match before {
+            Some((_front, desk)) => desk.close().await,
+            None => Kinds::new(),
         };
         server::stop_server(&build, configured.user.as_ref(), runner.grace).await?;
         let finished = ended?;
         let verdict = check_layer::judge(&expected, &tests.parser.finish(), finished.end, &self.name);
         let passed = matches!(verdict.outcome, Ok(Outcome::Passed)) && finished.success();
-        let failed_without_the_world = verdict.failed_without_the_world();
+        let grounds = verdict.grounds();
         let known = &settings.check.known_failures;
         let (verdict, findings) = check_layer::apply_known(verdict, known, &self.name, &self.unit);
-        Ok(Ran { verdict, findings, passed, failed_without_the_world, finished, stored })
+        Ok(Ran { verdict, findings, passed, grounds, finished, given })
     }
 
-    fn command(&self, build: &Path, log: &str) -> Command {
+    /// `run`: how many there were before.
+    fn command(&self, build: &Path, run: u64) -> Command {
         let (settings, configured) = (self.settings, self.configured);
         let siblings = settings.layers.iter().filter(|other| *other != self.layer);
         let dependencies: Vec<PathBuf> = configured
@@ -209,8 +229,16 @@ impl Check<'_> {
             .cloned()
             .collect();
         let script = configured.tools.oe_core.join("scripts/yocto-check-layer");
-        let mut command = Command::new(script, build, format!("yocto-check-layer-{}{log}", self.name))
-            .args(check_layer::arguments(self.layer, &dependencies, &settings.check.machines));
+        let log = match run {
+            0 => format!("yocto-check-layer-{}", self.name),
+            1 => format!("yocto-check-layer-{}-again", self.name),
+            more => format!("yocto-check-layer-{}-again-{more}", self.name),
+        };
+        let mut command = Command::new(script, build, log).args(check_layer::arguments(
+            self.layer,
+            &dependencies,
+            &settings.check.machines,
+        ));
         command.environment = configured.environment(build);
         command.user = configured.user.clone();
         command

@@ -163,6 +163,7 @@ fn a_failure_ahead_is_no_verdict() {
         assert!(outcome == "miss" && why.contains("asked ahead in vain"), "{told:#?}");
     }
     assert!(told[1].1.contains("BitBake failed"), "{told:#?}");
+    assert_eq!(told.len(), 5, "what failed was plain already, so that the tool did not run again");
     assert_eq!(cases(&fast), cases(&asking.run_plainly(1)));
     asking.assert_gone();
 }

@@ -223,9 +223,12 @@ pub fn finding_line(finding: &Finding, word: &str) -> String {
     format!("{place}{word}: {} [{}]", safe(&finding.message), safe(&finding.rule))
 }
 
-/// `signatures of the world: known already (4m51s saved)`, `…: asked BitBake, because …`.
+/// `signatures of the world: known already (4m51s saved)`, `…, again: asked BitBake, because …`.
 fn memo_words(memo: &Memo) -> String {
     let mut text = safe(&memo.question).into_owned();
+    if memo.repeat > 0 {
+        text += ", again";
+    }
     text += match memo.outcome {
         MemoOutcome::Hit => ": known already",
         MemoOutcome::Ahead => ": asked BitBake ahead",

@@ -6,6 +6,7 @@
 pub mod argv;
 pub mod cases;
 pub mod findings;
+pub mod kind;
 pub mod known;
 pub mod message;
 pub mod output;
@@ -15,6 +16,7 @@ pub mod verdict;
 pub use argv::arguments;
 pub use cases::{ExpectedCase, expected};
 pub use findings::findings;
+pub use kind::{Kind, Kinds};
 pub use known::{apply_known, forgiving};
 pub use output::{CaseVerdict, OutputParser, Parsed, TestCase};
 pub use verdict::{JudgedCase, Verdict, judge};

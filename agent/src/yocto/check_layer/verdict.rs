@@ -15,22 +15,9 @@ use crate::outcome::Outcome;
 use crate::yocto::host;
 
 use super::cases::ExpectedCase;
+use super::kind::{Kind, Kinds, rests_on};
 use super::output::{CaseVerdict, Parsed, TestCase};
 use super::reason::{is_exception, reason};
-
-/// Tests that read files or ask `bitbake -e`, and never for the world or whether it parses
-/// (`scripts/lib/checklayer/cases`, all releases).
-const WITHOUT_THE_WORLD: [&str; 9] = [
-    "test_bsp_defines_machines",
-    "test_bsp_no_set_machine",
-    "test_distro_defines_distros",
-    "test_distro_no_set_distros",
-    "test_layerseries_compat",
-    "test_patches_upstream_status",
-    "test_readme",
-    "test_security",
-    "test_show_environment",
-];
 
 /// What became of one test.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,10 +50,13 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// Whether the layer failed, and only in tests that ask BitBake nothing about the world.
-    pub fn failed_without_the_world(&self) -> bool {
-        let mut wrong = self.cases.iter().filter(|case| !case.outcome.is_fine());
-        self.by_cases && wrong.all(|case| WITHOUT_THE_WORLD.contains(&case.name.as_str()))
+    /// Of a verdict that is no pass: what went wrong, and the kinds of questions on which that rests.
+    pub fn grounds(&self) -> Vec<(String, Kinds)> {
+        if !self.by_cases {
+            return vec![("its end".into(), Kinds::from(Kind::ALL))];
+        }
+        let wrong = self.cases.iter().filter(|case| !case.outcome.is_fine());
+        wrong.map(|case| (case.name.clone(), rests_on(&case.name, &case.message))).collect()
     }
 }
 

@@ -104,6 +104,32 @@ fn the_three_witnesses_have_to_agree() {
 }
 
 #[test]
+fn a_failure_rests_on_what_its_tests_ask() {
+    let exit = End::Exited;
+    let all = ("its end".to_owned(), Kinds::from(Kind::ALL));
+    let of = |name: &str, kinds: &[Kind]| (name.to_owned(), kinds.iter().copied().collect::<Kinds>());
+    let broken = "INFO: setUpClass (common.CommonCheckLayer)\nINFO:  ... ERROR\n";
+    let table = [
+        (run("FAIL", "ok", "FAIL"), exit(2), vec![of("test_parse", &[Kind::Parses])]),
+        (run("ok", "FAIL", "FAIL"), exit(2), vec![of("test_readme", &[])]),
+        (run("ERROR", "", "FAIL"), exit(2), vec![of("test_parse", &[Kind::Parses]), of("test_readme", &[])]),
+        // Nothing that the tests said explains these.
+        (run("FAIL", "ok", "FAIL"), exit(1), vec![all.clone()]),
+        (run("FAIL", "ok", "PASS"), exit(0), vec![all.clone()]),
+        (run("", "", "FAIL (Generating world signatures)"), exit(2), vec![all.clone()]),
+        (run("ok", "", ""), End::Stalled(Duration::from_secs(60)), vec![all.clone()]),
+        (
+            run("", "", "FAIL").replace(HEAD, &format!("{HEAD}{broken}")),
+            exit(2),
+            vec![of("test_parse", &[Kind::Parses]), of("test_readme", &[]), of("setUpClass", &Kind::ALL)],
+        ),
+    ];
+    for (text, end, wanted) in table {
+        assert_eq!(judged(&text, end).grounds(), wanted, "{end:?}\n{text}");
+    }
+}
+
+#[test]
 fn a_test_that_the_agents_own_signal_hit_has_not_failed() {
     let text = run("FAIL", "FAIL", "");
     for (end, wanted) in [(End::Exited(2), "failed"), (End::Cancelled, "not-run"), (End::TimedOut, "not-run")]
