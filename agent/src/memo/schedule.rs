@@ -38,7 +38,7 @@ pub struct Schedule {
 
 /// What is foreseen once each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Kind {
+enum Begun {
     Layer,
     Machines,
     /// What is asked of the layer, beside the first question.
@@ -50,7 +50,7 @@ enum Kind {
 pub struct Progress {
     /// The first question for signatures.
     first: Option<Asked>,
-    begun: HashSet<Kind>,
+    begun: HashSet<Begun>,
     /// What runs beside the first question.
     beside: Option<Beside>,
     asked: HashMap<Key, Foreseen>,
@@ -95,7 +95,7 @@ impl Progress {
             self.first = Some(asked.clone());
         } else {
             // The layer has been added, and the same words are another question.
-            self.begun.insert(Kind::Beside);
+            self.begun.insert(Begun::Beside);
         }
     }
 
@@ -217,38 +217,38 @@ impl Shared {
     /// Foresees what comes after this question and begins to ask it, once for each kind. Whether the
     /// question itself may have an answer then.
     async fn begin(self: &Arc<Shared>, schedule: &Schedule, asked: &Asked, key: &Key) -> bool {
-        let (next, kind) = {
+        let (next, begun) = {
             let mut progress = lock(&self.progress);
             let next = progress.first.as_ref().and_then(|first| schedule.script.next(asked, first));
             let Some(next) = next else { return false };
-            let kind = match &next {
-                Next::Layer(of_layer) if of_layer.adds.is_empty() => Kind::Layer,
-                Next::Layer(_) => Kind::Beside,
-                Next::Machines(_) => Kind::Machines,
+            let begun = match &next {
+                Next::Layer(of_layer) if of_layer.adds.is_empty() => Begun::Layer,
+                Next::Layer(_) => Begun::Beside,
+                Next::Machines(_) => Begun::Machines,
             };
-            if !progress.begun.insert(kind) {
+            if !progress.begun.insert(begun) {
                 return false;
             }
-            (next, kind)
+            (next, begun)
         };
-        let own = usize::from(kind == Kind::Beside);
+        let own = usize::from(begun == Begun::Beside);
         match (schedule.ahead.way(2 + own).await, next) {
             (Way::SideBySide(most), Next::Layer(of_layer)) => {
                 let OfLayer { world, parse, class, adds } = *of_layer;
                 let mut lanes = vec![vec![world, parse]];
                 lanes.extend(class.map(|class| vec![class]));
                 let stop = self.side_by_side(schedule, lanes, most - own, &adds, true).await;
-                if kind == Kind::Beside {
+                if begun == Begun::Beside {
                     lock(&self.progress).beside = stop.map(|stop| Beside { first: key.clone(), stop });
                 }
-                kind == Kind::Layer
+                begun == Begun::Layer
             }
             (Way::SideBySide(most), Next::Machines(all)) => {
                 let lanes = all.into_iter().map(|one| vec![one]).collect();
                 self.side_by_side(schedule, lanes, most, "", false).await;
                 true
             }
-            (Way::OneAfterAnother(why), Next::Layer(_)) if kind == Kind::Beside => {
+            (Way::OneAfterAnother(why), Next::Layer(_)) if begun == Begun::Beside => {
                 let message = format!("the world with the layer is not asked beside the one without: {why}");
                 self.events.info(message).await;
                 false

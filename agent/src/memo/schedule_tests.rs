@@ -50,7 +50,7 @@ fn the_words_of_the_first_question_are_another_one_later() {
     let question = Question::recognise(&asked).unwrap();
     let mut progress = Progress::default();
     progress.note(&asked, &question);
-    assert!(progress.first.is_some() && !progress.begun.contains(&Kind::Beside));
+    assert!(progress.first.is_some() && !progress.begun.contains(&Begun::Beside));
     progress.note(&asked, &question);
-    assert!(progress.begun.contains(&Kind::Beside));
+    assert!(progress.begun.contains(&Begun::Beside));
 }
