@@ -67,6 +67,11 @@ impl Front {
     pub fn directory(&self) -> &Path {
         &self.directory
     }
+
+    /// Whether BitBake's files of signatures are left empty.
+    pub fn forgets_signatures(&self) -> bool {
+        quick::forgets(&self.work)
+    }
 }
 
 impl Drop for Front {

@@ -1,5 +1,6 @@
 use std::os::unix::fs::{PermissionsExt, symlink};
 
+use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
@@ -154,6 +155,101 @@ fn any_single_changed_input_changes_the_key() {
         change(&mut scene);
         assert_ne!(scene.key(), before.key(), "{name}");
         names.push(name);
+    }
+}
+
+/// What becomes of a path below a repository, or a layer in none.
+#[derive(Clone, Debug)]
+enum Edit {
+    Write(PathBuf, &'static str),
+    Mode(PathBuf, u32),
+    Directory(PathBuf),
+    Link(PathBuf, PathBuf),
+    Move(PathBuf, PathBuf),
+    Remove(PathBuf),
+}
+
+impl Edit {
+    /// Where it makes no sense, nothing happens.
+    fn make(&self, scene: &Scene) {
+        let _ = match self {
+            Edit::Write(path, text) => fs::write(scene.at("").join(path), text),
+            Edit::Mode(path, mode) => {
+                let path = scene.at("").join(path);
+                if path.is_file() {
+                    fs::set_permissions(path, PermissionsExt::from_mode(*mode))
+                } else {
+                    Ok(())
+                }
+            }
+            Edit::Directory(path) => fs::create_dir(scene.at("").join(path)),
+            Edit::Link(path, name) => symlink(name.file_name().unwrap(), scene.at("").join(path)),
+            Edit::Move(from, to) => fs::rename(scene.at("").join(from), scene.at("").join(to)),
+            Edit::Remove(path) => {
+                let path = scene.at("").join(path);
+                fs::remove_file(&path).or_else(|_| fs::remove_dir_all(&path))
+            }
+        };
+    }
+}
+
+fn edit() -> impl Strategy<Value = Edit> {
+    let directory = prop_oneof![Just("poky/meta"), Just("x/meta-x"), Just("x/meta-x/sub"), Just("poky")];
+    let name = prop_oneof![Just("x_1.0.bb"), Just("zlib_1.0.bb"), Just("z.inc"), Just("sub")];
+    let path = (directory, name).prop_map(|(directory, name)| Path::new(directory).join(name)).boxed();
+    // Two of the same length: written at once, size and time alone do not tell them apart.
+    let text = prop_oneof![Just("A = \"1\"\n"), Just("A = \"2\"\n"), Just("")];
+    prop_oneof![
+        4 => (path.clone(), text).prop_map(|(path, text)| Edit::Write(path, text)),
+        1 => (path.clone(), prop_oneof![Just(0o644), Just(0o755)]).prop_map(|(path, mode)| Edit::Mode(path, mode)),
+        1 => path.clone().prop_map(Edit::Directory),
+        1 => (path.clone(), path.clone()).prop_map(|(path, name)| Edit::Link(path, name)),
+        2 => (path.clone(), path.clone()).prop_map(|(from, to)| Edit::Move(from, to)),
+        1 => path.prop_map(Edit::Remove),
+    ]
+}
+
+/// All that is in the repositories: names, modes, and contents or targets.
+fn files(scene: &Scene) -> Vec<(PathBuf, u32, Vec<u8>)> {
+    let mut files = Vec::new();
+    for repository in ["poky", "x/meta-x"] {
+        for entry in walkdir::WalkDir::new(scene.at(repository)).sort_by_file_name() {
+            let entry = entry.unwrap();
+            let content = if entry.file_type().is_symlink() {
+                fs::read_link(entry.path()).unwrap().into_os_string().into_encoded_bytes()
+            } else if entry.file_type().is_file() {
+                fs::read(entry.path()).unwrap()
+            } else {
+                Vec::new()
+            };
+            files.push((entry.path().to_owned(), entry.metadata().unwrap().permissions().mode(), content));
+        }
+    }
+    files
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// With the digests that were remembered on the way.
+    #[test]
+    fn two_keys_are_the_same_exactly_when_all_files_are(edits in proptest::collection::vec(edit(), 1..16)) {
+        let scene = Scene::new();
+        let mut cache = StatCache::default();
+        let mut seen: Vec<(_, Key)> = Vec::new();
+        for edit in edits {
+            let Ok(inputs) = collect_at(&scene.place.build, &scene.place, &scene.asked, &mut cache) else {
+                // A link that leads nowhere, a list of layers that is not there.
+                edit.make(&scene);
+                continue;
+            };
+            let (files, key) = (files(&scene), inputs.key());
+            for (other_files, other_key) in &seen {
+                prop_assert_eq!(*other_files == files, *other_key == key, "{:#?}\n{:#?}", other_files, files);
+            }
+            seen.push((files, key));
+            edit.make(&scene);
+        }
     }
 }
 

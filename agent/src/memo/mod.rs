@@ -27,6 +27,7 @@ mod layers;
 mod ledger;
 mod outside;
 mod parses;
+mod progress;
 mod question;
 mod quick;
 mod read;

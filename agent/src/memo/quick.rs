@@ -52,6 +52,11 @@ pub fn make(work: &Path, own: &Path, user: Option<&User>, sigdata: Sigdata) -> A
     Ok(())
 }
 
+/// Whether the program is in the directory.
+pub fn forgets(work: &Path) -> bool {
+    directory(work).join(NAME).is_file()
+}
+
 /// Removes the directory.
 pub fn remove(work: &Path) -> Result<()> {
     remove::remove_tree(&directory(work), work)
@@ -84,7 +89,7 @@ mod tests {
             make(&work, &own, user, sigdata).unwrap();
             let path = path_of_bitbake(&work.join("front"), OsStr::new("/a::/b"));
             assert_eq!(path.into_string().unwrap(), format!("{}:/a::/b", work.join("quick").display()));
-            work.join("quick").join(NAME).is_file()
+            forgets(&work)
         };
         use Sigdata::{Forgotten, Written};
         assert!(!is_there(None, Forgotten));

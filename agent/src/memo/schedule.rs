@@ -8,15 +8,13 @@
 //! Where three fit side by side, the first question is enough to know all that: the world without the layer
 //! is asked in the check's own build directory, and the others beside it in rooms that have the layer.
 
-use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinSet, spawn_blocking};
 
-use crate::events::Recipes;
 use crate::exec::Interrupt;
 use crate::yocto::check_layer::Kind;
 
@@ -25,6 +23,7 @@ use super::desk::{Kept, Looked, Shared, lock};
 use super::foresee::{Next, OfLayer, Script};
 use super::key::{Inputs, Key};
 use super::parses::{self, Restored};
+use super::progress::{Beside, Foreseen, Foresight};
 use super::{Accepted, Asked, Question, Refusal, difference};
 
 /// Asking ahead in one run.
@@ -37,53 +36,6 @@ pub struct Schedule {
     lanes: tokio::sync::Mutex<JoinSet<()>>,
 }
 
-/// What is foreseen once each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Foresight {
-    Layer,
-    Machines,
-    /// What is asked of the layer, beside the first question.
-    Beside,
-}
-
-impl Foresight {
-    const ALL: [Foresight; 3] = [Foresight::Layer, Foresight::Machines, Foresight::Beside];
-}
-
-/// What is known of it at a moment.
-#[derive(Debug, Default)]
-pub struct Progress {
-    /// The first question for signatures.
-    first: Option<Asked>,
-    begun: HashSet<Foresight>,
-    /// What runs beside the first question.
-    beside: Option<Beside>,
-    asked: HashMap<Key, Foreseen>,
-    /// Seconds that were waited, not yet made good by answers.
-    debt: f64,
-}
-
-#[derive(Debug)]
-struct Foreseen {
-    name: String,
-    inputs: Inputs,
-    /// Closed when it is over.
-    under_way: watch::Receiver<()>,
-    /// Why there was no stored answer.
-    why: String,
-    /// What BitBake parsed for it.
-    recipes: Option<Recipes>,
-    /// Why there is no answer.
-    in_vain: Option<Refusal>,
-}
-
-#[derive(Debug)]
-struct Beside {
-    /// The first question.
-    first: Key,
-    stop: Interrupt,
-}
-
 /// A question to be asked ahead.
 struct Planned {
     asked: Asked,
@@ -91,62 +43,6 @@ struct Planned {
     inputs: Inputs,
     /// Dropped when it is over.
     done: watch::Sender<()>,
-}
-
-impl Progress {
-    /// `lost` seconds have to be made good before anything is saved.
-    pub fn after(lost: Duration) -> Progress {
-        Progress { debt: lost.as_secs_f64(), ..Progress::default() }
-    }
-
-    /// Takes note of a question that was asked; its kind.
-    pub fn note(&mut self, asked: &Asked, question: &Question) -> Kind {
-        let first = match &self.first {
-            None if question.leaves_signatures => {
-                self.first = Some(asked.clone());
-                return Kind::Base;
-            }
-            first => first.as_ref(),
-        };
-        // The layer has been added, and the same words are another question.
-        self.begun.insert(Foresight::Beside);
-        let differs = |name| first.is_some_and(|first| asked.variable(name) != first.variable(name));
-        match (question.leaves_signatures, differs("INHERIT"), differs("MACHINE")) {
-            (false, ..) => Kind::Parses,
-            (true, true, _) => Kind::Class,
-            (true, false, true) => Kind::Machine,
-            (true, false, false) => Kind::World,
-        }
-    }
-
-    /// BitBake itself took so many seconds for a question of the check. What ran beside it slowed it down;
-    /// when it is not `kept`, nothing that ran beside it will be.
-    pub fn has_run(&mut self, key: &Key, seconds: f64, kept: bool) {
-        let Some(beside) = self.beside.as_ref().filter(|beside| beside.first == *key) else { return };
-        self.debt += seconds;
-        if !kept {
-            beside.stop.signal();
-        }
-    }
-
-    /// What was under way for this question when it was asked.
-    fn receiver(&self, key: &Key) -> Option<watch::Receiver<()>> {
-        self.asked.get(key).map(|foreseen| foreseen.under_way.clone())
-    }
-
-    /// Of an answer that was asked ahead in this run: why it was not known before, and what BitBake parsed.
-    pub fn of_ahead(&self, key: &Key) -> Option<(String, Option<Recipes>)> {
-        let foreseen = self.asked.get(key).filter(|foreseen| foreseen.in_vain.is_none())?;
-        Some((foreseen.why.clone(), foreseen.recipes))
-    }
-
-    /// The seconds that an answer saves, when BitBake took so many for it and it was `waited` for. What
-    /// was waited for one answer counts against the next ones, because they were asked meanwhile.
-    pub fn saved(&mut self, seconds: f64, waited: f64) -> f64 {
-        let balance = seconds - waited - self.debt;
-        self.debt = (-balance).max(0.0);
-        balance.max(0.0)
-    }
 }
 
 impl Schedule {
@@ -441,8 +337,3 @@ impl Shared {
         }
     }
 }
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used)]
-#[path = "schedule_tests.rs"]
-mod tests;

@@ -14,7 +14,7 @@ use crate::memo::{
     Accepted, Again, Ahead, Course, Desk, Front, Place, Refusal, Schedule, Script, Sigdata, Store, Stores,
 };
 use crate::outcome::Outcome;
-use crate::yocto::check_layer::{self, Kinds, OutputParser};
+use crate::yocto::check_layer::{self, Ground, Kinds, OutputParser};
 use crate::yocto::conf::Purpose;
 use crate::yocto::server;
 
@@ -61,22 +61,29 @@ struct Ran {
     findings: Vec<Finding>,
     /// Whether the tool itself found nothing wrong.
     passed: bool,
-    /// Otherwise what it found wrong, and the kinds of questions on which that rests.
-    grounds: Vec<(String, Kinds)>,
+    /// Otherwise what it found wrong.
+    grounds: Vec<Ground>,
     finished: Finished,
     /// Kinds of questions that had other answers than plain ones.
     given: Kinds,
+    /// Whether BitBake's files of signatures were left empty.
+    forgetful: bool,
 }
 
 impl Ran {
-    /// What of this verdict may not be reported, because it rests on other answers than plain ones. A run
-    /// that the job itself stopped is no verdict; should the job have to stop before the next run, that one
-    /// says so.
-    fn doubtful(&self) -> Vec<&(String, Kinds)> {
+    /// What of this verdict may not be reported, because it rests on other answers than plain ones or on
+    /// files that are empty. A run that the job itself stopped is no verdict; should the job have to stop
+    /// before the next run, that one says so.
+    fn doubtful(&self) -> Vec<&Ground> {
         if self.passed || matches!(self.finished.end, End::Cancelled | End::TimedOut) {
             return Vec::new();
         }
-        self.grounds.iter().filter(|(_, kinds)| !kinds.is_disjoint(&self.given)).collect()
+        let is_doubtful = |ground: &&Ground| self.was_given(ground) || (self.forgetful && ground.compares);
+        self.grounds.iter().filter(is_doubtful).collect()
+    }
+
+    fn was_given(&self, ground: &Ground) -> bool {
+        !ground.kinds.is_disjoint(&self.given)
     }
 }
 
@@ -85,25 +92,30 @@ impl Check<'_> {
         let events = &self.runner.events;
         let mut again = Again::default();
         let mut ran = self.once(&again).await?;
-        // What is asked anew has plain answers, so that each time there is more of it.
+        // What is asked anew has plain answers and files that are whole, so that each time there is more of it.
         while let doubtful = ran.doubtful()
             && !doubtful.is_empty()
         {
             again.runs += 1;
             again.lost += ran.finished.elapsed;
-            again.anew.extend(doubtful.iter().flat_map(|(_, kinds)| kinds));
-            events.info(self.why_again(&doubtful, &again.anew)).await;
+            again.anew.extend(doubtful.iter().flat_map(|ground| &ground.kinds));
+            events.info(self.why_again(&ran, &doubtful, &again.anew)).await;
             ran = self.once(&again).await?;
         }
         self.tell(&mut ran, events).await;
         Ok((ran.verdict.outcome?, ran.finished))
     }
 
-    fn why_again(&self, doubtful: &[&(String, Kinds)], anew: &Kinds) -> String {
-        let what: Vec<_> = doubtful.iter().map(|(what, _)| what.as_str()).collect();
+    fn why_again(&self, ran: &Ran, doubtful: &[&Ground], anew: &Kinds) -> String {
+        let what: Vec<_> = doubtful.iter().map(|ground| ground.what.as_str()).collect();
         let rest = if what.len() == 1 { "rests" } else { "rest" };
+        let on = if doubtful.iter().any(|ground| ran.was_given(ground)) {
+            "what was stored or asked ahead"
+        } else {
+            "files of signatures that were left empty"
+        };
         format!(
-            "yocto-check-layer did not pass {}: {} {rest} on what was stored or asked ahead; it runs again, and BitBake answers {} anew",
+            "yocto-check-layer did not pass {}: {} {rest} on {on}; it runs again, and BitBake answers {} anew",
             self.name,
             what.join(", "),
             check_layer::kind::in_words(anew)
@@ -203,9 +215,9 @@ impl Check<'_> {
             started: 0,
         };
         let ended = runner.run(command, &mut tests).await;
-        let given = match before {
-            Some((_front, desk)) => desk.close().await,
-            None => Kinds::new(),
+        let (given, forgetful) = match before {
+            Some((front, desk)) => (desk.close().await, front.forgets_signatures()),
+            None => (Kinds::new(), false),
         };
         server::stop_server(&build, configured.user.as_ref(), runner.grace).await?;
         let finished = ended?;
@@ -214,7 +226,7 @@ impl Check<'_> {
         let grounds = verdict.grounds();
         let known = &settings.check.known_failures;
         let (verdict, findings) = check_layer::apply_known(verdict, known, &self.name, &self.unit);
-        Ok(Ran { verdict, findings, passed, grounds, finished, given })
+        Ok(Ran { verdict, findings, passed, grounds, finished, given, forgetful })
     }
 
     /// `run`: how many there were before.

@@ -68,6 +68,8 @@ impl Narrow {
 
     /// `check` goes into `[check]`.
     fn write_manifest_for(&self, release: &str, more: &str, check: &str) {
+        // Whatever this machine has.
+        let most = if check.contains("side_by_side") { "" } else { "side_by_side = 2\n" };
         let (repos, distro) = match release {
             "master" => {
                 let core =
@@ -85,7 +87,7 @@ impl Narrow {
             "version = 1\nname = \"meta-deploy\"\nrelease = \"{release}\"\n{repos}\
              [repos.base]\npath = \"../meta-base\"\nlayers = [\".\"]\n\
              [config]\nmachines = [\"qemux86-64\"]\ndistro = \"{distro}\"\nlocal_conf = '''{NARROW_WORLD}{more}'''\n\
-             [check]\nbitbake_layers = []\nyocto_check_layer = true\n{check}"
+             [check]\nbitbake_layers = []\nyocto_check_layer = true\n{most}{check}"
         );
         std::fs::write(self.layer("build-agent.toml"), text).unwrap();
     }

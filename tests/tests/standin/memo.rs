@@ -308,6 +308,20 @@ fn a_failing_verdict_never_rests_on_a_stored_answer() {
     assert!(asking.0.out().join("logs/yocto-check-layer-meta-tested-again.log").is_file());
 }
 
+/// BitBake's answers were plain all the same: what is missing is only what it says of the difference.
+#[test]
+fn a_difference_is_explained_from_files_that_are_whole() {
+    let test = "a_difference_is_explained_from_files_that_are_whole";
+    let Some(asking) = Asking::side_by_side(test, 1) else { return };
+    std::fs::write(asking.in_layer("recipes-hello/zlib_%.bbappend"), "A = \"1\"\n").unwrap();
+    let ran = asking.0.run();
+    ran.assert_code(&[1]);
+    ran.assert_says(&["test_signatures rests on files of signatures that were left empty; it runs again"]);
+    let result = asking.0.result();
+    assert_eq!(repeats(&result), [[0; 5], [1; 5]].concat());
+    assert_eq!(outcomes(&result)[5..], ["miss", "hit", "miss", "hit", "hit"]);
+}
+
 /// Of each test alone; the answers themselves are well.
 #[test]
 fn only_what_a_failure_rests_on_is_asked_anew() {

@@ -26,6 +26,9 @@ pub type Kinds = BTreeSet<Kind>;
 /// Whether the signatures of two worlds differ: `test_signatures`, unless the second one failed.
 const SIGNATURES: &str = "test_signatures";
 
+/// Those that call `bitbake-diffsigs`, which reads the files that BitBake wrote beside its answers.
+const COMPARE: [&str; 2] = [SIGNATURES, "test_machine_signatures"];
+
 /// The tests of the cases `common.py`, `bsp.py` and `distro.py`. `test_world_inherit_class` came with langdale,
 /// and to kirkstone; `test_patches_upstream_status` with mickledore, `test_security` with walnascar; the others ask
 /// the same in all releases.
@@ -67,6 +70,11 @@ pub fn rests_on(test: &str, message: &str) -> Kinds {
     let kinds = known.map_or(&Kind::ALL[..], |(_, kinds)| kinds);
     let nothing_to_compare = test == SIGNATURES && message.lines().any(has_no_signatures);
     kinds.iter().copied().filter(|kind| !(nothing_to_compare && *kind == Kind::Base)).collect()
+}
+
+/// Whether the message of a failed test tells what `bitbake-diffsigs` found in files of signatures.
+pub fn compares(test: &str, message: &str) -> bool {
+    COMPARE.contains(&test) && !message.lines().any(has_no_signatures)
 }
 
 /// How `get_signatures` ends that got none. Lines of what it compares are indented.
@@ -115,6 +123,21 @@ mod tests {
         ];
         for (test, message, wanted) in table {
             assert_eq!(rests_on(test, message), wanted.iter().copied().collect(), "{test}: {message}");
+        }
+    }
+
+    #[test]
+    fn what_a_failure_compares() {
+        for (test, message, wanted) in [
+            ("test_signatures", "AssertionError: Adding layer meta-x changed signatures.", true),
+            ("test_signatures", "RuntimeError: Generating signatures failed. This might", false),
+            ("test_machine_signatures", "AssertionError: The machines have conflicting signatures", true),
+            ("test_machine_signatures", "RuntimeError: Can't load signatures from /b/locked-sigs.inc", false),
+            ("test_machine_world", "", false),
+            ("test_world", "", false),
+            ("test_of_tomorrow", "", false),
+        ] {
+            assert_eq!(compares(test, message), wanted, "{test}: {message}");
         }
     }
 

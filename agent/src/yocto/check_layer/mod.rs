@@ -19,4 +19,4 @@ pub use findings::findings;
 pub use kind::{Kind, Kinds};
 pub use known::{apply_known, forgiving};
 pub use output::{CaseVerdict, OutputParser, Parsed, TestCase};
-pub use verdict::{JudgedCase, Verdict, judge};
+pub use verdict::{Ground, JudgedCase, Verdict, judge};

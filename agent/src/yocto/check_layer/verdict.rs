@@ -15,7 +15,7 @@ use crate::outcome::Outcome;
 use crate::yocto::host;
 
 use super::cases::ExpectedCase;
-use super::kind::{Kind, Kinds, rests_on};
+use super::kind::{Kind, Kinds, compares, rests_on};
 use super::output::{CaseVerdict, Parsed, TestCase};
 use super::reason::{is_exception, reason};
 
@@ -49,14 +49,31 @@ pub struct Verdict {
     pub by_cases: bool,
 }
 
+/// One of the things that went wrong, and what that rests on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ground {
+    /// The test's name, or words for people.
+    pub what: String,
+    /// The answers that it rests on.
+    pub kinds: Kinds,
+    /// Whether it tells what BitBake's files of signatures hold.
+    pub compares: bool,
+}
+
 impl Verdict {
-    /// Of a verdict that is no pass: what went wrong, and the kinds of questions on which that rests.
-    pub fn grounds(&self) -> Vec<(String, Kinds)> {
+    /// Of a verdict that is no pass.
+    pub fn grounds(&self) -> Vec<Ground> {
         if !self.by_cases {
-            return vec![("its end".into(), Kinds::from(Kind::ALL))];
+            let kinds = Kinds::from(Kind::ALL);
+            return vec![Ground { what: "its end".into(), kinds, compares: false }];
         }
         let wrong = self.cases.iter().filter(|case| !case.outcome.is_fine());
-        wrong.map(|case| (case.name.clone(), rests_on(&case.name, &case.message))).collect()
+        let ground = |case: &JudgedCase| Ground {
+            what: case.name.clone(),
+            kinds: rests_on(&case.name, &case.message),
+            compares: compares(&case.name, &case.message),
+        };
+        wrong.map(ground).collect()
     }
 }
 

@@ -106,8 +106,12 @@ fn the_three_witnesses_have_to_agree() {
 #[test]
 fn a_failure_rests_on_what_its_tests_ask() {
     let exit = End::Exited;
-    let all = ("its end".to_owned(), Kinds::from(Kind::ALL));
-    let of = |name: &str, kinds: &[Kind]| (name.to_owned(), kinds.iter().copied().collect::<Kinds>());
+    let of = |name: &str, kinds: &[Kind]| Ground {
+        what: name.to_owned(),
+        kinds: kinds.iter().copied().collect(),
+        compares: false,
+    };
+    let all = of("its end", &Kind::ALL);
     let broken = "INFO: setUpClass (common.CommonCheckLayer)\nINFO:  ... ERROR\n";
     let table = [
         (run("FAIL", "ok", "FAIL"), exit(2), vec![of("test_parse", &[Kind::Parses])]),
