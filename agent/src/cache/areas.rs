@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::names;
 use super::units::{self, Contents, Unit};
-use super::walk::{Below, Entry, Kind, Listing, Seen, Trouble, Walk};
+use crate::fs::walk::{Below, Entry, Kind, Listing, Seen, Trouble, Walk};
 
 /// The directories of a tier. `signatures` is the layer check's own.
 const KNOWN: [&str; 8] = ["sstate", "downloads", "layers", "signatures", "usage", "leases", "trash", "pr"];
@@ -124,12 +124,12 @@ impl Area {
         share: &Below,
         walk: &Walk<'_>,
         mut each: impl FnMut(Seen<Contents>),
-    ) -> super::pool::Ended {
+    ) -> crate::fs::pool::Ended {
         let root = match share.directory(&self.path()) {
             Ok(root) => root,
             Err(error) => {
                 each(Seen::Trouble(Trouble { path: PathBuf::new(), error }));
-                return super::pool::Ended::Complete;
+                return crate::fs::pool::Ended::Complete;
             }
         };
         match self.holds {
@@ -201,7 +201,7 @@ impl Measure {
                 Seen::Trouble(_) => all.complete = false,
             },
         );
-        all.complete &= ended == super::pool::Ended::Complete;
+        all.complete &= ended == crate::fs::pool::Ended::Complete;
         all
     }
 

@@ -9,10 +9,10 @@ use std::path::{Component, Path};
 
 use walkdir::WalkDir;
 
-use crate::error::Result;
-use crate::exec;
+use crate::types::error::Result;
 
-use super::{Share, Tiers};
+use crate::types::share::Share;
+use crate::types::tiers::Tiers;
 
 /// Removes the links below `local` that lead into the share and to nothing there; says how many. Where
 /// they lead to a part that `tiers` do not read, nobody asks whether something is there: that part may
@@ -27,7 +27,7 @@ pub fn sweep(local: &Path, share: &Share, tiers: &Tiers) -> Result<u64> {
     for entry in links {
         let Ok(target) = std::fs::read_link(entry.path()) else { continue };
         if target.starts_with(share.root()) && leads_nowhere(&target, share, tiers) {
-            exec::remove::remove_file(entry.path(), local)?;
+            crate::fs::remove::remove_file(entry.path(), local)?;
             swept += 1;
         }
     }
@@ -58,7 +58,7 @@ mod tests {
     use fs_err as fs;
 
     use super::*;
-    use crate::cache::{Access, Trust};
+    use crate::types::tiers::{Access, Trust};
 
     #[test]
     fn only_links_into_the_share_that_lead_to_nothing_go() {

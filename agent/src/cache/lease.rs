@@ -19,11 +19,12 @@ use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 use serde::{Deserialize, Serialize};
 
+use super::names;
 use super::stamp::{self, nanoseconds};
-use super::walk::{Below, Entry, Facts, Kind, Listing, Seen, Walk};
-use super::{Share, names};
-use crate::error::{Error, Result};
-use crate::exec::remove;
+use crate::fs::remove;
+use crate::fs::walk::{Below, Entry, Facts, Kind, Listing, Seen, Walk};
+use crate::types::error::{Error, Result};
+use crate::types::share::Share;
 
 /// No lease lives longer, whatever it says: CodeBuild ends a build after 36 hours.
 pub const LONGEST: Duration = Duration::from_secs(48 * 3600);

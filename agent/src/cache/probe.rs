@@ -3,7 +3,6 @@
 //! [`look`] runs in a child with a time limit, because a lost mount of the kind `hard` holds whoever
 //! touches it in uninterruptible sleep. [`judge`] is pure.
 
-use std::fmt;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
@@ -11,9 +10,7 @@ use std::path::{Component, Path, PathBuf};
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
-use crate::exec;
-
-use super::{Tier, TierKind};
+use crate::types::tiers::{State, Tier, TierKind};
 
 /// What one look found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,25 +36,6 @@ pub enum Writing {
     Works,
     NoHardLinks(String),
     Fails(String),
-}
-
-/// What is left of a tier.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum State {
-    ReadWrite,
-    ReadOnly,
-    Unusable,
-}
-
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            State::ReadWrite => "read-write",
-            State::ReadOnly => "read-only",
-            State::Unusable => "unusable",
-        })
-    }
 }
 
 /// A tier after the look.
@@ -129,7 +107,7 @@ fn way(root: &Path, part: &Path, make: bool) -> io::Result<PathBuf> {
 fn try_writing(directory: &Path) -> io::Result<Writing> {
     let place = tempfile::Builder::new().prefix(".build-agent.probe-").tempdir_in(directory)?.keep();
     let tried = try_in(&place);
-    let removed = exec::remove::remove_tree(&place, directory).map_err(io::Error::other);
+    let removed = crate::fs::remove::remove_tree(&place, directory).map_err(io::Error::other);
     let writing = tried?;
     removed.map(|()| writing)
 }

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use super::*;
-use crate::cache::Share;
+use crate::types::share::Share;
 
 fn share() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()

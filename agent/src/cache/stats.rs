@@ -7,7 +7,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
 
-use super::Share;
 use super::areas::{self, Area, Holds, Layout, Measure};
 use super::lease::{self, Author};
 use super::names::DownloadKind;
@@ -15,9 +14,10 @@ use super::prune::{Names, Sum, TRASHES, open};
 use super::stamp::nanoseconds;
 use super::units::{Class, Contents, Unit, shown};
 use super::usage::{self, Usage};
-use super::walk::{Below, Seen, Walk};
-use crate::error::Result;
-use crate::exec::Interrupt;
+use crate::fs::walk::{Below, Seen, Walk};
+use crate::process::Interrupt;
+use crate::types::error::Result;
+use crate::types::share::Share;
 
 /// Builds whose records are summed up.
 const BUILDS: usize = 20;

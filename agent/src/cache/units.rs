@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::names::{self, Beside, DownloadKind, DownloadPart, Role};
-use super::walk::{Entry, Kind, Listing};
+use crate::fs::walk::{Entry, Kind, Listing};
 
 /// What the names of a unit's parts have more than the unit, in the order in which a prune takes
 /// them: no reader may find an archive whose companions are gone.
@@ -47,7 +47,7 @@ pub struct Part {
     pub size: u64,
     /// Tells it from one that took its name.
     pub inode: u64,
-    /// See [`Facts::used`](super::walk::Facts::used).
+    /// See [`Facts::used`](crate::fs::walk::Facts::used).
     pub used: i64,
 }
 
@@ -279,8 +279,8 @@ mod tests {
 
     use fs_err as fs;
 
-    use super::super::walk::{Below, Seen, Walk};
     use super::*;
+    use crate::fs::walk::{Below, Seen, Walk};
 
     fn contents(
         root: &Path,

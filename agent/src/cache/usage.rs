@@ -13,9 +13,10 @@ use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 use serde::{Deserialize, Serialize};
 
-use super::walk::{Below, Kind, Listing, Seen, Walk};
-use super::{Share, names, stamp};
-use crate::error::{Error, Result};
+use super::{names, stamp};
+use crate::fs::walk::{Below, Kind, Listing, Seen, Walk};
+use crate::types::error::{Error, Result};
+use crate::types::share::Share;
 
 /// Records of each release that a prune leaves.
 pub const KEPT: usize = 200;

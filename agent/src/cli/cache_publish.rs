@@ -3,15 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use crate::cache::publish::{Published, Sources};
-use crate::cache::{Access, Share, Tiers, Trust};
 use crate::config::AgentEnvironment;
-use crate::error::{Error, Result};
-use crate::events::{self, What};
-use crate::exec::{Interrupt, Interrupted, Redactor};
-use crate::outcome::{ExitStatus, Outcome};
+use crate::process::{Interrupt, Interrupted, Redactor};
 use crate::report::{self, Plain, Sink};
 use crate::stages;
-use crate::yocto::Release;
+use crate::types::error::{Error, Result};
+use crate::types::events::{self, What};
+use crate::types::outcome::{ExitStatus, Outcome};
+use crate::types::release::Release;
+use crate::types::share::Share;
+use crate::types::tiers::{Access, Tiers, Trust};
 
 use super::arguments;
 use super::job::{listen_for_signals, paint};

@@ -8,15 +8,16 @@ use std::time::SystemTime;
 use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::aws;
+use crate::artifacts::aws;
 use crate::config::{self, AgentEnvironment, Request, Secret, Settings, remote};
-use crate::error::{Class, Error, Result};
-use crate::events;
-use crate::exec::{self, Interrupt, Interrupted, Redactor, Runner};
 use crate::git::Access;
-use crate::job::{self, Exclusive, Plan, Selection, Stage};
-use crate::outcome::ExitStatus;
+use crate::job::{self, Exclusive, Plan, Selection};
+use crate::process::{Interrupt, Interrupted, Redactor, Runner};
 use crate::report::{self, Apart, Json, Paint, Plain, Sink, Terminal};
+use crate::types::error::{Class, Error, Result};
+use crate::types::events;
+use crate::types::outcome::ExitStatus;
+use crate::types::stage::Stage;
 
 use super::arguments::{Check, CommonArgs, JobArgs, ManifestArgs, Output, Run};
 use super::out::Out;
@@ -199,7 +200,7 @@ pub fn runner(
 /// SIGINT, SIGTERM and SIGHUP cancel; a second one means now. Under `nohup` SIGHUP means nothing.
 pub fn listen_for_signals(interrupt: &Interrupt) -> Result<()> {
     let mut kinds = vec![SignalKind::interrupt(), SignalKind::terminate()];
-    if !exec::is_ignored(Signal::SIGHUP) {
+    if !crate::process::is_ignored(Signal::SIGHUP) {
         kinds.push(SignalKind::hangup());
     }
     for kind in kinds {

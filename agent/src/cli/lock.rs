@@ -6,12 +6,12 @@ use std::time::SystemTime;
 
 use crate::config::lock::{Lock, Locked};
 use crate::config::{self, AgentEnvironment, GitSource, RepoSource, Request, Settings};
-use crate::error::{Error, Result};
-use crate::exec::Runner;
+use crate::fs::untrusted;
 use crate::git::{self, Access, Git};
-use crate::outcome::ExitStatus;
+use crate::process::Runner;
 use crate::report;
-use crate::untrusted;
+use crate::types::error::{Error, Result};
+use crate::types::outcome::ExitStatus;
 
 use super::arguments;
 use super::job::{access, current_dir, request};
@@ -146,9 +146,9 @@ fn unknown_name(name: &str, known: &[&str]) -> Error {
 mod tests {
     use super::*;
     use crate::config::Wanted;
-    use crate::error::Class;
     use crate::git::fixture::Bench;
     use crate::stages::checkout::tests::{repo, settings};
+    use crate::types::error::Class;
 
     #[tokio::test]
     async fn only_the_named_repos_move() {

@@ -20,11 +20,10 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+use crate::cache::memo::stand_in;
 use crate::config::{self, AgentEnvironment};
-use crate::error::{Error, Result};
-use crate::exec;
-use crate::memo::stand_in;
-use crate::outcome::ExitStatus;
+use crate::types::error::{Error, Result};
+use crate::types::outcome::ExitStatus;
 
 use arguments::{Arguments, Command};
 
@@ -34,8 +33,8 @@ pub fn main() -> ExitCode {
     if stand_in::is_called(argv.first().map(OsString::as_os_str)) {
         stand_in::main(argv, config::whole_environment());
     }
-    if argv.first().is_some_and(|name| name == exec::APART) {
-        exec::apart(argv, config::whole_environment());
+    if argv.first().is_some_and(|name| name == crate::process::APART) {
+        crate::process::apart(argv, config::whole_environment());
     }
     let arguments = Arguments::parse();
     // The panic itself has told where; here it gets the exit status that the documentation promises.
@@ -50,7 +49,7 @@ pub fn main() -> ExitCode {
 }
 
 fn command(arguments: Arguments) -> Result<ExitStatus> {
-    exec::prepare_process()?;
+    crate::process::prepare_process()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

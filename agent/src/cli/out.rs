@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use crate::error::Result;
 use crate::job::Exclusive;
 use crate::report::{self, EventsFile};
+use crate::types::error::Result;
 
 /// The output directory: taken for one job, with what an earlier job said in it withdrawn.
 pub struct Out {

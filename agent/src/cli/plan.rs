@@ -2,12 +2,13 @@
 
 use serde_json::json;
 
-use crate::cache::{Tier, Trust};
 use crate::config::{AgentEnvironment, Cache, Destination, Repo, RepoSource, Settings, Wanted};
-use crate::error::Result;
 use crate::git;
 use crate::job;
-use crate::outcome::ExitStatus;
+use crate::types::error::Result;
+use crate::types::outcome::ExitStatus;
+use crate::types::stage::Stage;
+use crate::types::tiers::{Tier, Trust};
 
 use super::arguments;
 use super::job::load;
@@ -100,9 +101,9 @@ fn source(repo: &Repo) -> String {
 }
 
 /// What a running stage is going to do, in a few words.
-fn details(settings: &Settings, stage: job::Stage) -> String {
+fn details(settings: &Settings, stage: Stage) -> String {
     match stage {
-        job::Stage::Check => {
+        Stage::Check => {
             let mut words: Vec<String> = settings
                 .check
                 .bitbake_layers
@@ -114,10 +115,10 @@ fn details(settings: &Settings, stage: job::Stage) -> String {
             }
             words.join(", ")
         }
-        job::Stage::Build => {
+        Stage::Build => {
             format!("{} for {}", settings.build.targets.join(" "), settings.config.machines.join(", "))
         }
-        job::Stage::Publish => match &settings.artifacts.destination {
+        Stage::Publish => match &settings.artifacts.destination {
             Destination::Directory(dir) => format!("to {}", dir.display()),
             Destination::S3 { bucket, prefix } => format!("to s3://{bucket}/{prefix}"),
         },

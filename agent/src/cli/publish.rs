@@ -2,16 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::aws::S3Address;
+use crate::artifacts::aws::S3Address;
+use crate::artifacts::store::Publication;
 use crate::config::{AgentEnvironment, ArtifactRule, Destination};
-use crate::error::{Error, Result};
-use crate::events::{self, Emitter, Unit, What};
-use crate::exec::{Interrupt, Redactor};
-use crate::job::Stage;
-use crate::outcome::{ExitStatus, Outcome};
+use crate::process::{Interrupt, Redactor};
 use crate::report::{self, Plain, Sink};
 use crate::stages;
-use crate::store::Publication;
+use crate::types::error::{Error, Result};
+use crate::types::events::{self, Emitter, Unit, What};
+use crate::types::outcome::{ExitStatus, Outcome};
+use crate::types::stage::Stage;
 
 use super::arguments;
 use super::job::{listen_for_signals, paint};

@@ -4,12 +4,12 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
 use crate::config::Settings;
-use crate::error::{Error, Result};
-use crate::events::{self, What};
-use crate::exec::{Redactor, Runner};
 use crate::job;
-use crate::outcome::{ExitStatus, Outcome};
+use crate::process::{Redactor, Runner};
 use crate::report::{self, Paint, Plain, Sink, Summary};
+use crate::types::error::{Error, Result};
+use crate::types::events::{self, What};
+use crate::types::outcome::{ExitStatus, Outcome};
 
 use super::job::{listen_for_signals, runner};
 

@@ -4,10 +4,10 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 use crate::config::AgentEnvironment;
-use crate::error::{Error, Result};
 use crate::job::Exclusive;
-use crate::outcome::ExitStatus;
 use crate::report::{self, Paint, Summary, Torn};
+use crate::types::error::{Error, Result};
+use crate::types::outcome::ExitStatus;
 
 use super::arguments::{self, ReportFormat as Format};
 use super::job::paint;

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::io::{self, ErrorKind, Write};
 
-use crate::error::{Error, Result};
-use crate::report;
+use crate::types::error::{Error, Result};
+use crate::types::safe::harmless;
 
 /// Prints a whole text.
 ///
@@ -33,7 +33,7 @@ pub fn line(line: fmt::Arguments<'_>) -> Result<()> {
 pub fn complaint(what: fmt::Arguments<'_>) {
     let mut all = String::new();
     for line in format!("build-agent: {what}").lines() {
-        all.push_str(&report::harmless(line));
+        all.push_str(&harmless(line));
         all.push('\n');
     }
     let _ = io::stderr().lock().write_all(all.as_bytes());

@@ -1,11 +1,11 @@
 //! `shell`: the prepared BitBake environment, for a person or a command.
 
 use crate::config::AgentEnvironment;
-use crate::error::Result;
-use crate::exec::{self, Command, End};
 use crate::job::{self, Exclusive};
-use crate::outcome::ExitStatus;
+use crate::process::{Command, End};
 use crate::stages::{checkout, configure, share};
+use crate::types::error::Result;
+use crate::types::outcome::ExitStatus;
 use crate::yocto::server;
 
 use super::arguments;
@@ -35,7 +35,7 @@ pub async fn command(args: arguments::Shell, environment: &AgentEnvironment) -> 
         command.environment.set("TERM", term);
     }
     command.user = configured.user.clone();
-    let end = exec::interactive(&command).await;
+    let end = crate::process::interactive(&command).await;
     server::stop_server(&configured.build, configured.user.as_ref(), settings.limits.grace).await?;
     Ok(match end? {
         End::Exited(0) => ExitStatus::Passed,

@@ -6,11 +6,11 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use crate::error::{Error, Result};
-use crate::untrusted;
-use crate::yocto::Release;
+use crate::fs::untrusted;
+use crate::types::error::{Error, Result};
+use crate::types::release::Release;
+use crate::types::release::{RELEASES, Sources};
 use crate::yocto::layer_conf::LayerConf;
-use crate::yocto::release::{RELEASES, Sources};
 
 use super::collections;
 use super::environment::AgentEnvironment;

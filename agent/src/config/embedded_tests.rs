@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use super::embedded::for_layers;
 use super::*;
-use crate::error::{Class, Error};
+use crate::types::error::{Class, Error};
 
 struct Tree(TempDir);
 

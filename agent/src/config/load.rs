@@ -4,10 +4,10 @@
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use crate::error::{Error, Result};
-use crate::events::JobIdentity;
-use crate::untrusted;
-use crate::yocto::Release;
+use crate::fs::untrusted;
+use crate::types::error::{Error, Result};
+use crate::types::events::JobIdentity;
+use crate::types::release::Release;
 
 use super::checker::Checker;
 use super::environment::AgentEnvironment;

@@ -5,11 +5,17 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use url::Url;
+use crate::types::events::JobIdentity;
+use crate::types::release::Release;
+use crate::types::share::Share;
+use crate::types::tiers::{Access, Tiers, Trust};
 
-use crate::cache::{Access, Share, Tiers, Trust};
-use crate::events::JobIdentity;
-use crate::yocto::Release;
+pub use crate::types::artifact::{ArtifactRule, Destination};
+pub use crate::types::secret::Secret;
+pub use crate::types::source::{GitSource, RepoSource, Wanted};
+pub use crate::yocto::check_layer::KnownFailure;
+pub use crate::yocto::conf::BuildConfig;
+pub use crate::yocto::hash_server::HashServer;
 
 /// Everything that a job needs to know, checked.
 #[derive(Clone, Debug)]
@@ -41,20 +47,6 @@ pub struct Settings {
     pub notices: Vec<String>,
 }
 
-/// A value that must never leave the agent. `Debug` does not show it.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret {
-    /// Where it came from, e.g. `variable GITHUB_TOKEN`.
-    pub origin: String,
-    pub value: String,
-}
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Secret({})", self.origin)
-    }
-}
-
 /// A source beside the layer under test.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Repo {
@@ -62,44 +54,6 @@ pub struct Repo {
     pub source: RepoSource,
     /// Layer directories relative to the repo; may be empty (BitBake's own repository).
     pub layers: Vec<PathBuf>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RepoSource {
-    /// A local directory, used as it is. Absolute.
-    Path(PathBuf),
-    Git(GitSource),
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GitSource {
-    pub url: Url,
-    pub wanted: Wanted,
-    /// The commit that `build-agent.lock` pins; with it nothing floats.
-    pub locked: Option<String>,
-}
-
-/// What of a git repository is wanted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wanted {
-    Branch(String),
-    Tag(String),
-    Commit(String),
-    /// The commit must lie on the branch.
-    CommitOnBranch {
-        commit: String,
-        branch: String,
-    },
-}
-
-/// `[config]`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BuildConfig {
-    /// The first is the machine of the checks, each is built; at least one.
-    pub machines: Vec<String>,
-    pub distro: String,
-    /// Appended to `local.conf` as it is.
-    pub local_conf: String,
 }
 
 /// `[check]`
@@ -117,20 +71,6 @@ pub struct Check {
     pub keep_going: bool,
     /// Whether questions to BitBake may be answered with what it answered before; not with `--no-memo`.
     pub memo: bool,
-}
-
-/// A test that may fail for a while, from the known-failures file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KnownFailure {
-    /// `class.test_name` or `test_name`.
-    pub test: String,
-    /// Restricts it to one layer, by its directory's name.
-    pub layer: Option<String>,
-    pub reason: String,
-    /// The first day on which it fails again, `YYYY-MM-DD`.
-    pub expires: String,
-    /// Whether that day has come.
-    pub expired: bool,
 }
 
 /// `[build]`
@@ -170,16 +110,6 @@ pub struct SharedCache {
     pub tiers: Tiers,
 }
 
-/// `[cache] hash_server`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum HashServer {
-    Off,
-    /// One that BitBake starts itself, with its database in the build directory's place.
-    Auto,
-    /// `host:port`, `ws://…` or `wss://…`.
-    Address(String),
-}
-
 impl Cache {
     /// The same cache for a source of this trust.
     #[must_use]
@@ -207,26 +137,6 @@ pub struct Artifacts {
     pub rules: Vec<ArtifactRule>,
     /// A KMS key for the objects; S3's default encryption without it.
     pub kms_key_id: Option<String>,
-}
-
-/// Where artifacts go.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Destination {
-    /// Absolute.
-    Directory(PathBuf),
-    S3 {
-        bucket: String,
-        prefix: String,
-    },
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ArtifactRule {
-    /// A glob relative to the build directory.
-    pub include: String,
-    pub exclude: Vec<String>,
-    /// A required rule that matches nothing is a failure.
-    pub required: bool,
 }
 
 /// `[github]`

@@ -3,7 +3,8 @@
 
 use std::path::PathBuf;
 
-use crate::cache::{Access, Share, TierKind, Tiers, Trust};
+use crate::types::share::Share;
+use crate::types::tiers::{Access, TierKind, Tiers, Trust};
 
 use super::codebuild::CodeBuild;
 use super::settings::{Cache, HashServer, Places, Settings, SharedCache};

@@ -7,15 +7,15 @@ use std::time::Duration;
 use url::Url;
 
 use crate::config::{RepoSource, Settings};
-use crate::error::Result;
-use crate::events;
-use crate::exec::{Environment, Interrupt, Redactor, Runner, User};
-use crate::job::Stage;
-use crate::yocto::Release;
+use crate::process::{Environment, Interrupt, Redactor, Runner, User};
+use crate::types::error::Result;
+use crate::types::events;
+use crate::types::release::Release;
+use crate::types::stage::Stage;
 
 use super::finding::{Finding, Findings};
 use super::{isolation, machine, place, sources, tools, user};
-use crate::exec::Prober;
+use crate::process::Prober;
 
 /// What the machine is to be fit for.
 #[derive(Clone, Debug)]

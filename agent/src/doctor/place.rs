@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::finding::Finding;
 use super::machine::gib;
-use crate::exec::{Answer, Prober};
+use crate::process::{Answer, Prober};
 
 #[derive(Clone, Debug)]
 pub struct Facts {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use url::Url;
 
-use crate::config::Secret;
-use crate::exec::Environment;
+use crate::process::Environment;
+use crate::types::secret::Secret;
 
 use super::address;
 

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 
-use crate::config::GitSource;
-use crate::error::{Error, Result};
-use crate::exec::remove::remove_tree;
+use crate::fs::remove::remove_tree;
+use crate::types::error::{Error, Result};
+use crate::types::source::GitSource;
 
 use super::failure::{Failure, Kind};
 use super::fetch::Fetch;

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use regex::{Regex, RegexSet};
 use url::Url;
 
-use crate::error::{Class, Error};
+use crate::types::error::{Class, Error};
 
 use super::display_url;
 

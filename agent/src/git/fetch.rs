@@ -7,8 +7,8 @@ use std::time::Duration;
 use fs_err as fs;
 use url::Url;
 
-use crate::config::{GitSource, Wanted};
-use crate::error::{Error, Result};
+use crate::types::error::{Error, Result};
+use crate::types::source::{GitSource, Wanted};
 
 use super::address::{bare, display_url};
 use super::failure::{Failure, Kind};

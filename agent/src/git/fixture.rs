@@ -9,10 +9,10 @@ use fs_err as fs;
 use tempfile::TempDir;
 use url::Url;
 
-use crate::config::{GitSource, Wanted};
-use crate::events::{self, What};
-use crate::exec::{Interrupt, Redactor, Runner};
-use crate::job::Stage;
+use crate::process::{Interrupt, Redactor, Runner};
+use crate::types::events::{self, What};
+use crate::types::source::{GitSource, Wanted};
+use crate::types::stage::Stage;
 
 use super::{Access, Git};
 

@@ -6,9 +6,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use url::Url;
 
-use crate::error::{Class, Error};
-use crate::events::What;
-use crate::exec::{Command, End, Environment, Lines, Runner, User, agent_user, lesser_owner};
+use crate::process::{Command, End, Environment, Lines, Runner, User, agent_user, lesser_owner};
+use crate::types::error::{Class, Error};
+use crate::types::events::What;
 
 use super::access::Access;
 use super::failure::{Failure, Kind, classify, words};

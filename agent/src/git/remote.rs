@@ -4,8 +4,8 @@ use std::path::Path;
 
 use url::Url;
 
-use crate::config::Wanted;
-use crate::error::Error;
+use crate::types::error::Error;
+use crate::types::source::Wanted;
 
 use super::address::{bare, display_url, is_poky};
 use super::failure::{Failure, Kind};
@@ -113,7 +113,7 @@ pub async fn explain(
 
 /// Whether a branch is of a release that the combined repository does not have any more.
 fn without_poky(branch: &str) -> bool {
-    use crate::yocto::release::{Release, Sources};
+    use crate::types::release::{Release, Sources};
     Release::find(branch).is_some_and(|release| matches!(release.sources, Sources::Separate { .. }))
 }
 

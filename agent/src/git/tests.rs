@@ -10,10 +10,10 @@ use fs_err as fs;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use url::Url;
 
-use crate::config::{GitSource, Wanted};
-use crate::error::{Class, Result};
-use crate::events::What;
-use crate::exec::User;
+use crate::process::User;
+use crate::types::error::{Class, Result};
+use crate::types::events::What;
+use crate::types::source::{GitSource, Wanted};
 
 use super::fixture::{Bench, Upstream, write};
 use super::{Cloned, Seed, clone, damage, inspect, prove, resolve};

@@ -3,8 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::error::{Class, Result};
-use crate::exec::Runner;
+use crate::process::Runner;
+use crate::types::error::{Class, Result};
 
 use super::failure::Failure;
 use super::program::Git;

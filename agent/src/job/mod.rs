@@ -4,10 +4,8 @@ mod exclusive;
 mod leftovers;
 mod plan;
 mod run;
-mod stage;
 
 pub use exclusive::Exclusive;
 pub use leftovers::end_leftovers;
 pub use plan::{Plan, Selection};
 pub use run::{interrupt, run};
-pub use stage::Stage;

@@ -1,10 +1,10 @@
 //! Which stages run and why the others do not: a pure function of settings and flags.
 
 use crate::config::{Settings, SharedCache};
-use crate::error::{Error, Result};
-use crate::events::Planned;
+use crate::types::error::{Error, Result};
+use crate::types::events::Planned;
 
-use super::Stage;
+use crate::types::stage::Stage;
 
 /// `--only` and `--skip`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -2,17 +2,19 @@
 
 use std::time::Instant;
 
-use crate::cache::{Lease, Tiers, Usage};
+use crate::cache::{Lease, Usage};
 use crate::config::Settings;
-use crate::error::{Class, Error, Result};
-use crate::events::{JobIdentity, JobStarted, SCHEMA, What};
-use crate::exec::{Interrupt, Runner};
 use crate::git::Access;
-use crate::outcome::Outcome;
+use crate::process::{Interrupt, Runner};
 use crate::stages::{self, build, check, checkout, configure, publish, share};
+use crate::types::error::{Class, Error, Result};
+use crate::types::events::{JobIdentity, JobStarted, SCHEMA, What};
+use crate::types::outcome::Outcome;
+use crate::types::tiers::Tiers;
 
 use super::plan::uses_share;
-use super::{Plan, Stage, end_leftovers};
+use super::{Plan, end_leftovers};
+use crate::types::stage::Stage;
 
 /// What the stages have handed over so far.
 #[derive(Default)]

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cache::probe::State;
-use crate::cache::{TierKind, Traffic};
-use crate::events::{CacheCounts, CacheTier, Sstate};
+use crate::types::events::{CacheCounts, CacheTier, Sstate};
+use crate::types::tiers::State;
+use crate::types::tiers::TierKind;
+use crate::types::traffic::Traffic;
 
 use super::summary::{Summary, whole_milliseconds};
 
@@ -119,8 +120,8 @@ pub fn counts_by_name(counts: &CacheCounts) -> [(&'static str, u64); 5] {
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
-    use crate::events::What;
     use crate::report::sample::{at, fold, with_share};
+    use crate::types::events::What;
 
     #[test]
     fn the_parts_of_a_job_add_up_by_tier() {

@@ -1,14 +1,14 @@
 //! Events in, [`Summary`] out. Pure: the same events give the same summary, live or from a file.
 
-use crate::events::{Case, Event, JobStarted, TaskFailed, Unit, What};
-use crate::job::Stage;
-use crate::outcome::{ExitStatus, Outcome};
+use crate::types::events::{Case, Event, JobStarted, TaskFailed, Unit, What};
+use crate::types::outcome::{ExitStatus, Outcome};
+use crate::types::stage::Stage;
 
-use super::cut;
 use super::summary::{
     At, CaseResult, CommandResult, MemoResult, Notice, Published, StageError, StageResult, Summary,
     UnitResult, whole_milliseconds,
 };
+use crate::types::cut;
 
 impl Summary {
     /// Takes in one event. Events come in the order in which they happened.
@@ -235,8 +235,8 @@ impl Summary {
 mod tests {
 
     use super::*;
-    use crate::events::Event;
     use crate::report::sample::{self, at, case, check_layer, failing_job, fold, image};
+    use crate::types::events::Event;
 
     #[test]
     fn a_whole_job_folds_into_its_parts() {

@@ -8,15 +8,16 @@ use std::time::Duration;
 
 use quick_junit::{NonSuccessKind, Property, Report, TestCase, TestCaseStatus, TestSuite};
 
-use crate::error::{Class, Error, Result};
-use crate::events::{Level, MemoOutcome};
-use crate::outcome::Outcome;
+use crate::types::error::{Class, Error, Result};
+use crate::types::events::{Level, MemoOutcome};
+use crate::types::outcome::Outcome;
 
 use super::cache::{sstate_numbers, tier_words};
-use super::console::{clean, finding_line};
+use super::console::finding_line;
 use super::output::replace;
 use super::summary::{MemoResult, Summary, UnitResult};
 use super::tally::{AGENT, Status, Suite, Test, suites};
+use crate::types::safe::clean;
 
 /// The whole file.
 pub fn render(summary: &Summary) -> Result<String> {
@@ -155,10 +156,10 @@ fn duration(seconds: f64) -> Duration {
 mod tests {
 
     use super::*;
-    use crate::events::{Event, Memo, Unit, What};
-    use crate::job::Stage;
     use crate::report::sample::{self, at, case, check_layer, failing_job, fold};
     use crate::report::tally::Totals;
+    use crate::types::events::{Event, Memo, Unit, What};
+    use crate::types::stage::Stage;
 
     #[test]
     fn the_whole_file_of_a_failing_job() {
@@ -252,7 +253,10 @@ make: *** [Makefile:9: zlib.o] Error 1</failure>
             events.push(at(0, sample::unit_finished(&unit, Outcome::Passed, None)));
             events.push(at(
                 1,
-                What::JobFinished { exit: crate::outcome::ExitStatus::Passed, outcome: Outcome::Passed },
+                What::JobFinished {
+                    exit: crate::types::outcome::ExitStatus::Passed,
+                    outcome: Outcome::Passed,
+                },
             ));
             let xml = render(&fold(&events)).unwrap();
             let found = ["<failure", "<skipped", "<error"].iter().filter(|tag| xml.contains(**tag)).count();

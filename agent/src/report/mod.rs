@@ -6,9 +6,7 @@
 
 mod cache;
 mod console;
-mod cut;
 mod events_file;
-mod excerpt;
 mod fold;
 mod junit;
 mod output;
@@ -22,9 +20,8 @@ pub mod verdict;
 pub mod sample;
 
 pub use cache::TierResult;
-pub use console::{Apart, Json, Paint, Plain, Terminal, bytes, closing, count, harmless, patiently, safe};
+pub use console::{Apart, Json, Paint, Plain, Terminal, closing, patiently};
 pub use events_file::{EventsFile, Torn, read as read_events};
-pub use excerpt::lines_that_matter;
 pub use junit::write as write_junit;
 pub use output::{begin, prepare_out, replace, write_all};
 pub use recorder::{Sink, record};

@@ -7,9 +7,9 @@ use fs_err::OpenOptions;
 use fs_err::os::unix::fs::OpenOptionsExt;
 use nix::fcntl::OFlag;
 
-use crate::error::{Error, Result};
+use crate::types::error::{Error, Result};
 
-use crate::exec::remove::remove_file;
+use crate::fs::remove::remove_file;
 
 use super::events_file::EventsFile;
 use super::summary::Summary;

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use crate::events::{Event, Level, What};
-use crate::exec::Redactor;
+use crate::process::Redactor;
+use crate::types::events::{Event, Level, What};
 
 use super::summary::Summary;
 use super::verdict;
@@ -22,7 +22,7 @@ pub trait Sink: Send {
     fn event(&mut self, event: &Event) -> std::io::Result<()>;
 }
 
-/// Listens until the last [`Emitter`](crate::events::Emitter) is gone.
+/// Listens until the last [`Emitter`](crate::types::events::Emitter) is gone.
 ///
 /// When the job has not said by then how it ended, its end is decided here, from all that was
 /// heard ([`verdict::outcome`]), and told to the sinks as the last event. So the exit status, the
@@ -155,13 +155,13 @@ mod tests {
 
     use super::*;
     use crate::config::Secret;
-    use crate::error::Error;
-    use crate::events::{Artifact, channel};
-    use crate::job::Stage;
-    use crate::outcome::{ExitStatus, Outcome};
     use crate::report::sample::{
         at, case, check_layer, failing_job, finished, fold, job_started, passing_job,
     };
+    use crate::types::error::Error;
+    use crate::types::events::{Artifact, channel};
+    use crate::types::outcome::{ExitStatus, Outcome};
+    use crate::types::stage::Stage;
 
     /// Remembers events; breaks after so many.
     struct Memory {

@@ -2,15 +2,16 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::cache::probe::State;
-use crate::cache::{TierKind, Traffic};
-use crate::error::Error;
-use crate::events::{
+use crate::types::error::Error;
+use crate::types::events::{
     Artifact, CacheCounts, CacheTier, Case, Event, Finding, JobIdentity, JobStarted, Level, Planned,
     RepoReady, SCHEMA, Sstate, TaskFailed, Unit, What,
 };
-use crate::job::Stage;
-use crate::outcome::{ExitStatus, Outcome};
+use crate::types::outcome::{ExitStatus, Outcome};
+use crate::types::stage::Stage;
+use crate::types::tiers::State;
+use crate::types::tiers::TierKind;
+use crate::types::traffic::Traffic;
 
 use super::summary::Summary;
 

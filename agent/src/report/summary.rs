@@ -6,19 +6,19 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Error;
-use crate::events::{
+use crate::types::error::Error;
+use crate::types::events::{
     Artifact, Finding, JobIdentity, Level, MemoOutcome, Planned, Recipes, RepoReady, Sstate, TaskFailed, Unit,
 };
-use crate::job::Stage;
-use crate::outcome::{ExitStatus, Outcome};
+use crate::types::outcome::{ExitStatus, Outcome};
+use crate::types::stage::Stage;
 
 use super::cache::TierResult;
 
 /// A point in time; RFC 3339 with milliseconds in files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct At(#[serde(with = "crate::events::time")] pub SystemTime);
+pub struct At(#[serde(with = "crate::types::events::time")] pub SystemTime);
 
 impl At {
     /// Seconds until `later`, to the millisecond; 0 when the clock was set back in between.
@@ -160,7 +160,7 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-/// See [`crate::events::Memo`].
+/// See [`crate::types::events::Memo`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MemoResult {
     pub question: String,

@@ -5,10 +5,10 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::error::Error;
-use crate::events::{Level, Sstate};
-use crate::job::Stage;
-use crate::outcome::Outcome;
+use crate::types::error::Error;
+use crate::types::events::{Level, Sstate};
+use crate::types::outcome::Outcome;
+use crate::types::stage::Stage;
 
 use super::summary::{At, MemoResult, StageResult, Summary, UnitResult};
 

@@ -12,10 +12,10 @@
 //!
 //! The guard: what did nothing, or contradicts itself, is never a pass.
 
-use crate::error::Error;
-use crate::events::Level;
-use crate::job::Stage;
-use crate::outcome::{ExitStatus, Outcome};
+use crate::types::error::Error;
+use crate::types::events::Level;
+use crate::types::outcome::{ExitStatus, Outcome};
+use crate::types::stage::Stage;
 
 use super::summary::{StageError, StageResult, Summary};
 
@@ -101,7 +101,7 @@ fn false_pass(summary: &Summary, stage: Stage) -> Option<String> {
             let word = case.outcome.word();
             return Some(format!("{name} says passed, but its {}.{} says {word}", case.class, case.name));
         }
-        let finding = |finding: &&crate::events::Finding| {
+        let finding = |finding: &&crate::types::events::Finding| {
             unit.is(&finding.unit) && finding.level == Level::Error && unit.outcome == Some(Outcome::Passed)
         };
         if let Some(finding) = summary.findings.iter().find(finding) {
@@ -139,11 +139,11 @@ fn unfinished_business(stages: &[StageResult]) -> Option<String> {
 mod tests {
 
     use super::*;
-    use crate::error::Class;
-    use crate::events::{Event, Finding, What};
     use crate::report::sample::{
         self, at, case, check_layer, finished, fold, passing_job, started, unit_finished,
     };
+    use crate::types::error::Class;
+    use crate::types::events::{Event, Finding, What};
 
     #[test]
     fn a_job_that_did_its_work_passes() {
@@ -213,7 +213,7 @@ mod tests {
             line: None,
             hint: None,
         };
-        let artifact = crate::events::Artifact {
+        let artifact = crate::types::events::Artifact {
             path: "x".into(),
             key: None,
             bytes: 0,

@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 
 use crate::cache::Usage;
 use crate::config::Settings;
-use crate::error::{Error, Result};
-use crate::events::{Level, Sstate, TaskFailed, Unit, What};
-use crate::exec::{Command, End, Finished, Runner};
-use crate::job::Stage;
-use crate::outcome::Outcome;
-use crate::report::lines_that_matter;
-use crate::store::Tree;
+use crate::fs::tree::Tree;
+use crate::process::{Command, End, Finished, Runner};
+use crate::types::error::{Error, Result};
+use crate::types::events::{Level, Sstate, TaskFailed, Unit, What};
+use crate::types::outcome::Outcome;
+use crate::types::stage::Stage;
 use crate::yocto::bitbake::{Build, Failure};
+use crate::yocto::excerpt::lines_that_matter;
 use crate::yocto::{host, server};
 
 use super::configure::Configured;
@@ -212,8 +212,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::error::Class;
-    use crate::exec::Lines;
+    use crate::process::Lines;
+    use crate::types::error::Class;
 
     fn judged(output: &str, end: End) -> Result<Outcome> {
         let mut build = Build::new(Unit::new(Stage::Build, "x"));

@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use crate::config::Settings;
-use crate::error::{Error, Result};
-use crate::events::{Case, Emitter, Level, Unit, What};
-use crate::exec::{Command, End, Finished, Lines, Runner};
-use crate::job::Stage;
-use crate::outcome::Outcome;
+use crate::process::{Command, End, Finished, Lines, Runner};
+use crate::types::error::{Error, Result};
+use crate::types::events::{Case, Emitter, Level, Unit, What};
+use crate::types::outcome::Outcome;
+use crate::types::stage::Stage;
 use crate::yocto::bitbake_layers::LayersOutput;
 use crate::yocto::check_layer::forgiving;
 use crate::yocto::layer_conf::LayerConf;

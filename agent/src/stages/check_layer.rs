@@ -4,16 +4,16 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use crate::cache::Tier;
-use crate::config::Settings;
-use crate::error::Result;
-use crate::events::{Case, Emitter, Finding, Unit, What};
-use crate::exec::{Command, End, Finished, Lines, Runner};
-use crate::job::Stage;
-use crate::memo::{
+use crate::cache::memo::{
     Accepted, Again, Ahead, Course, Desk, Front, Place, Refusal, Schedule, Script, Sigdata, Store, Stores,
 };
-use crate::outcome::Outcome;
+use crate::config::Settings;
+use crate::process::{Command, End, Finished, Lines, Runner};
+use crate::types::error::Result;
+use crate::types::events::{Case, Emitter, Finding, Unit, What};
+use crate::types::outcome::Outcome;
+use crate::types::stage::Stage;
+use crate::types::tiers::Tier;
 use crate::yocto::check_layer::{self, Ground, Kinds, OutputParser};
 use crate::yocto::conf::Purpose;
 use crate::yocto::server;
@@ -147,7 +147,7 @@ impl Check<'_> {
         }
         let settings = self.settings;
         let local = Store::local(settings.places.signatures(&settings.cache.trust));
-        crate::memo::make_private(local.root())?;
+        crate::cache::memo::make_private(local.root())?;
         let stat_cache = local.root().join("stat-cache");
         let place = Place {
             build: settings.places.check(&self.name),

@@ -13,14 +13,16 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::{StreamExt, stream};
 
-use crate::cache::{TierKind, Tiers, Traffic, layers};
+use crate::cache::layers;
 use crate::config::{GitSource, Repo, RepoSource, Settings, Wanted};
-use crate::error::{Class, Error, Result};
-use crate::events::{RepoReady, Unit, What};
-use crate::exec::{self, Runner};
 use crate::git::{self, Access};
-use crate::job::Stage;
-use crate::outcome::Outcome;
+use crate::process::Runner;
+use crate::types::error::{Class, Error, Result};
+use crate::types::events::{RepoReady, Unit, What};
+use crate::types::outcome::Outcome;
+use crate::types::stage::Stage;
+use crate::types::tiers::{TierKind, Tiers};
+use crate::types::traffic::Traffic;
 
 use stored::Stores;
 
@@ -75,7 +77,8 @@ pub struct UnderTest {
 /// a layer, BitBake or OE-Core is not where the manifest says or is there twice.
 pub async fn run(settings: &Settings, tiers: &Tiers, runner: &Runner, access: &Access) -> Result<Checkout> {
     // Where there is none, configure says what is wrong.
-    let layer_user = exec::build_user(settings.build_user.as_deref(), &settings.checkout).ok().flatten();
+    let layer_user =
+        crate::process::build_user(settings.build_user.as_deref(), &settings.checkout).ok().flatten();
     let stores = Stores::new(settings.cache.layers.clone(), tiers, layer_user)?;
     let jobs = settings.repos.iter().map(|repo| unit(settings, &stores, runner, access, repo));
     let answers: Vec<Result<ReadyRepo>> = stream::iter(jobs).buffered(PARALLEL).collect().await;

@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use fs_err as fs;
 
-use crate::cache::{Tiers, dangling};
+use crate::cache::dangling;
 use crate::config::Settings;
-use crate::error::{Error, Result};
-use crate::events::Emitter;
-use crate::exec::{self, Environment, Prober, Runner, User};
+use crate::fs::untrusted;
 use crate::git;
-use crate::untrusted;
+use crate::process::{Environment, Prober, Runner, User};
+use crate::types::error::{Error, Result};
+use crate::types::events::Emitter;
+use crate::types::tiers::Tiers;
 use crate::yocto::conf::{self, LocalConf, Purpose};
 use crate::yocto::environment::{Tools, bitbake_environment, bitbake_version};
 use crate::yocto::foundation::{Candidate, Foundation, foundation};
@@ -87,7 +88,7 @@ impl Configured {
             hash_server: &self.hash_server,
             threads: self.threads,
         })?;
-        exec::remove::remove_tree(dir, &settings.places.work)?;
+        crate::fs::remove::remove_tree(dir, &settings.places.work)?;
         let conf_dir = dir.join("conf");
         fs::create_dir_all(&conf_dir)?;
         let files = [conf_dir.join("bblayers.conf"), conf_dir.join("local.conf")];
@@ -141,10 +142,10 @@ pub async fn run(
     runner: &Runner,
 ) -> Result<Configured> {
     let events = &runner.events;
-    let user = exec::build_user(settings.build_user.as_deref(), &settings.checkout)?;
+    let user = crate::process::build_user(settings.build_user.as_deref(), &settings.checkout)?;
     let whoami = match &user {
         Some(user) => user.clone(),
-        None => exec::agent_user()?,
+        None => crate::process::agent_user()?,
     };
     if let Some(user) = &user {
         events.info(format!("layer code runs as {} (uid {}), not as root", user.name, user.uid)).await;

@@ -9,8 +9,8 @@ pub mod configure;
 pub mod publish;
 pub mod share;
 
-use crate::exec::Interrupted;
-use crate::outcome::Outcome;
+use crate::process::Interrupted;
+use crate::types::outcome::Outcome;
 
 /// The outcome of work that had to stop early.
 pub fn interrupted(why: Interrupted) -> Outcome {

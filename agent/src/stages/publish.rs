@@ -5,13 +5,13 @@ pub mod cache;
 
 use std::path::Path;
 
+use crate::artifacts::store::{Publication, layout};
 use crate::config::Settings;
-use crate::error::Result;
-use crate::events::{Emitter, JobIdentity, Unit, What};
-use crate::exec::Interrupt;
-use crate::job::Stage;
-use crate::outcome::Outcome;
-use crate::store::{Publication, layout};
+use crate::process::Interrupt;
+use crate::types::error::Result;
+use crate::types::events::{Emitter, JobIdentity, Unit, What};
+use crate::types::outcome::Outcome;
+use crate::types::stage::Stage;
 
 /// Publishes from `root`, the build directory. `incomplete` says why not all may be there, after an
 /// earlier stage did not pass.

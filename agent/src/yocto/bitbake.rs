@@ -5,8 +5,8 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use crate::events::{Sstate, Unit, What};
-use crate::exec::Lines;
+use crate::process::Lines;
+use crate::types::events::{Sstate, Unit, What};
 
 /// How many failed tasks are kept; more are counted only.
 const FAILURES_KEPT: usize = 50;
@@ -211,7 +211,7 @@ fn number(found: &regex::Captures, group: usize) -> u64 {
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
-    use crate::job::Stage;
+    use crate::types::stage::Stage;
 
     fn follow(text: &str) -> (Build, Vec<What>) {
         let mut build = Build::new(Unit::new(Stage::Build, "x"));

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::events::{Finding, Level, Unit};
+use crate::types::events::{Finding, Level, Unit};
 
 /// Findings beyond this number are counted only.
 const MOST_FINDINGS: usize = 200;
@@ -265,7 +265,7 @@ fn place(path: &str, number: u32) -> Option<(PathBuf, u32)> {
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
-    use crate::job::Stage;
+    use crate::types::stage::Stage;
 
     fn findings(command: &str, text: &str) -> Vec<Finding> {
         let words: Vec<String> = command.split(' ').map(str::to_owned).collect();

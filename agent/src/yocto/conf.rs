@@ -3,12 +3,12 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 
-use crate::cache::Tiers;
-use crate::config::BuildConfig;
-use crate::error::{Error, Result};
+use crate::types::error::{Error, Result};
+use crate::types::tiers::Tiers;
 
 use super::hash_server::Serve;
-use super::{Release, mirrors};
+use super::mirrors;
+use crate::types::release::Release;
 
 /// What a build directory is for; decides what its `local.conf` leaves out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +17,16 @@ pub enum Purpose {
     Build,
     /// yocto-check-layer: only signatures are asked for, nothing is fetched or run.
     CheckLayer,
+}
+
+/// `[config]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BuildConfig {
+    /// The first is the machine of the checks, each is built; at least one.
+    pub machines: Vec<String>,
+    pub distro: String,
+    /// Appended to `local.conf` as it is.
+    pub local_conf: String,
 }
 
 /// What enters `local.conf`.
@@ -142,7 +152,8 @@ pub(super) fn plain_path(path: &std::path::Path) -> Result<&str> {
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
-    use crate::cache::{Access, Share, Trust};
+    use crate::types::share::Share;
+    use crate::types::tiers::{Access, Trust};
 
     fn render(release: &str, purpose: Purpose, local_conf: &str) -> String {
         let config = BuildConfig {

@@ -7,9 +7,9 @@ use std::borrow::Cow;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use crate::exec::{Environment, User};
+use crate::process::{Environment, User};
 
-use super::Release;
+use crate::types::release::Release;
 
 /// Where the tools of this job lie.
 #[derive(Clone, Debug, PartialEq, Eq)]

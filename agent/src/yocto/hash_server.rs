@@ -16,13 +16,22 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::config::HashServer;
-use crate::error::Result;
+use crate::types::error::Result;
 
 use super::conf::plain_path;
 
 /// How long a server may take to answer.
 pub const LIMIT: Duration = Duration::from_secs(3);
+
+/// `[cache] hash_server`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HashServer {
+    Off,
+    /// One that BitBake starts itself, with its database in the build directory's place.
+    Auto,
+    /// `host:port`, `ws://…` or `wss://…`.
+    Address(String),
+}
 
 /// What BitBake is told.
 #[derive(Clone, Debug, PartialEq, Eq)]

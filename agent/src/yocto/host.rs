@@ -1,6 +1,6 @@
 //! What BitBake says when the machine is at fault and no layer is.
 
-use crate::error::Error;
+use crate::types::error::Error;
 
 /// BitBake's words and what to do. Sources: `lib/bb/utils.py`, `lib/bb/__init__.py`,
 /// `bin/bitbake-worker` of BitBake; `sanity.bbclass` and `base.bbclass` of OE-Core.
@@ -43,7 +43,7 @@ fn python_trouble(output: &str) -> Option<(&str, &'static str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Class;
+    use crate::types::error::Class;
 
     #[test]
     fn the_machines_faults_are_known_by_their_words() {

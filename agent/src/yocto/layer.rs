@@ -3,10 +3,10 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use crate::error::Result;
+use crate::types::error::Result;
 
-use super::Release;
 use super::layer_conf::LayerConf;
+use crate::types::release::Release;
 
 /// What kind of layer it is, as yocto-check-layer sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,8 +8,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::error::Result;
-use crate::untrusted;
+use crate::fs::untrusted;
+use crate::types::error::Result;
 
 /// What a layer says about itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

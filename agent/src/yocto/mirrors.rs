@@ -11,11 +11,11 @@
 
 use std::fmt::Write;
 
-use crate::cache::Tiers;
-use crate::error::{Error, Result};
+use crate::types::error::{Error, Result};
+use crate::types::tiers::Tiers;
 
-use super::Release;
 use super::conf::plain_path;
+use crate::types::release::Release;
 
 /// All schemes of `own-mirrors.bbclass` of any release; a scheme that a release does not know matches
 /// nothing there. The npm pattern differs: its addresses may have no path.
@@ -68,7 +68,8 @@ fn mirror_path(path: &std::path::Path) -> Result<String> {
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
-    use crate::cache::{Access, Share, Trust};
+    use crate::types::share::Share;
+    use crate::types::tiers::{Access, Trust};
 
     fn tiers(pull_request: Option<u64>, access: Access) -> Tiers {
         let trust = match pull_request {

@@ -1,11 +1,12 @@
 //! What there is to know about BitBake, OE-Core and layers. Pure where it can be: texts in, facts
-//! out; what must run a tool goes through [`exec`](crate::exec).
+//! out; what must run a tool goes through [`exec`](crate::process).
 
 pub mod bitbake;
 pub mod bitbake_layers;
 pub mod check_layer;
 pub mod conf;
 pub mod environment;
+pub mod excerpt;
 pub mod foundation;
 pub mod hash_server;
 pub mod host;
@@ -13,7 +14,4 @@ pub mod layer;
 pub mod layer_conf;
 pub mod mirrors;
 pub mod preflight;
-pub mod release;
 pub mod server;
-
-pub use release::Release;

@@ -20,9 +20,9 @@ use nix::sys::signal::Signal;
 use nix::unistd::{geteuid, getpid};
 use tokio::time::{Instant, sleep};
 
-use crate::error::{Error, Result};
-use crate::exec::processes::{Process, Processes};
-use crate::exec::{User, reap, signal};
+use crate::process::processes::{Process, Processes};
+use crate::process::{User, reap, signal};
+use crate::types::error::{Error, Result};
 
 const LOCK: &str = "bitbake.lock";
 
@@ -55,7 +55,7 @@ pub async fn stop_server(build_dir: &Path, user: Option<&User>, grace: Duration)
     stop_server_apart(build_dir, build_dir, user, grace).await
 }
 
-/// The same for a server that knows its build directory by another path: see [`crate::exec::Apart`].
+/// The same for a server that knows its build directory by another path: see [`crate::process::Apart`].
 ///
 /// # Errors
 /// As [`stop_server`].
@@ -249,7 +249,7 @@ mod tests {
             let base = tempfile::tempdir().unwrap();
             let is_root = geteuid().is_root();
             let user =
-                if is_root { User::find("nobody").unwrap()? } else { crate::exec::agent_user().unwrap() };
+                if is_root { User::find("nobody").unwrap()? } else { crate::process::agent_user().unwrap() };
             let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
             std::fs::set_permissions(base.path(), mode).unwrap();
             std::fs::write(base.path().join(program), script).unwrap();

@@ -7,8 +7,8 @@ use std::path::Path;
 use nix::fcntl::OFlag;
 use sha1::{Digest, Sha1};
 
+use crate::fs::untrusted;
 use crate::git::CONFIGURATION;
-use crate::untrusted;
 
 use super::Entry;
 use super::record::{self, Record};

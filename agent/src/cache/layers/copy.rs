@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use fs_err as fs;
 use nix::fcntl::OFlag;
 
-use crate::cache::Traffic;
-use crate::cache::pool::{self, Ended, Output};
-use crate::error::{Class, Error, Result};
-use crate::exec::{Interrupt, Interrupted};
+use crate::fs::pool::{self, Ended, Output};
+use crate::process::{Interrupt, Interrupted};
+use crate::types::error::{Class, Error, Result};
+use crate::types::traffic::Traffic;
 
 use super::check::{self, Witness};
 use super::record::Record;

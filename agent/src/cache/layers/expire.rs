@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use fs_err as fs;
 
-use crate::error::{Error, Result};
-use crate::exec::remove::{remove_file, remove_tree};
+use crate::fs::remove::{remove_file, remove_tree};
+use crate::types::error::{Error, Result};
 
 use super::{USED, is_commit, part};
 

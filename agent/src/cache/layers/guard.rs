@@ -6,7 +6,7 @@ use std::path::Path;
 use fs_err as fs;
 use nix::unistd::{getegid, geteuid};
 
-use crate::exec::User;
+use crate::process::User;
 
 use super::Entry;
 

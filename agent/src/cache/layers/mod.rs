@@ -24,7 +24,7 @@ use std::time::{Duration, SystemTime};
 
 use fs_err as fs;
 
-use crate::error::Result;
+use crate::types::error::Result;
 
 pub use check::{Damage, Witness, verify};
 pub use copy::{Added, add};
@@ -161,7 +161,7 @@ impl Entry {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error.into()),
         }
-        crate::exec::remove::remove_tree(&aside, &self.root)
+        crate::fs::remove::remove_tree(&aside, &self.root)
     }
 }
 

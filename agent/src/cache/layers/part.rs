@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use fs_err as fs;
 
 use crate::cache::names;
-use crate::error::{Error, Result};
-use crate::exec::remove::remove_tree;
+use crate::fs::remove::remove_tree;
+use crate::types::error::{Error, Result};
 
 use super::check::{self, Damage, Witness};
 use super::tree::Content;

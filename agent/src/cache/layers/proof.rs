@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
-use crate::untrusted;
+use crate::fs::untrusted;
+use crate::types::error::{Error, Result};
 
 use super::{Entry, part};
 

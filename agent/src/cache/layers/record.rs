@@ -10,8 +10,8 @@ use base64::engine::general_purpose::STANDARD;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, percent_encode};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
-use crate::untrusted;
+use crate::fs::untrusted;
+use crate::types::error::{Error, Result};
 
 use super::check::Damage;
 use super::tree::{Content, object_id};

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::OFlag;
 use sha1::{Digest, Sha1};
 
-use crate::cache::pool::{self, Ended, Output};
+use crate::fs::pool::{self, Ended, Output};
 
 use super::check::Damage;
 

@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::plan::{Candidate, Sum};
 use super::spool::Spooled;
 use super::trash::Trashes;
-use crate::cache::pool::{self, Ended, Output};
 use crate::cache::units::{SUFFIXES, Unit, shown};
-use crate::cache::walk::{Below, Kind, is_gone};
-use crate::exec::remove;
+use crate::fs::pool::{self, Ended, Output};
+use crate::fs::remove;
+use crate::fs::walk::{Below, Kind, is_gone};
 
 /// Names of what failed that are told.
 const TOLD: usize = 20;

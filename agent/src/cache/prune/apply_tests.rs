@@ -10,7 +10,7 @@ use super::*;
 use crate::cache::areas::Layout;
 use crate::cache::prune::Options;
 use crate::cache::prune::survey::{Survey, Surveyor};
-use crate::cache::walk::Walk;
+use crate::fs::walk::Walk;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 

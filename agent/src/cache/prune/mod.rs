@@ -28,11 +28,13 @@ use self::survey::{AllLeases, Surveyor};
 use self::trash::{Lying, Trashes};
 use super::areas::Layout;
 use super::lease::Standing;
-use super::pool::{self, Ended};
-use super::walk::{Below, Walk};
-use super::{Share, stamp, usage};
-use crate::error::{Error, Result};
-use crate::exec::{Interrupt, Interrupted, remove};
+use super::{stamp, usage};
+use crate::fs::pool::{self, Ended};
+use crate::fs::remove;
+use crate::fs::walk::{Below, Walk};
+use crate::process::{Interrupt, Interrupted};
+use crate::types::error::{Error, Result};
+use crate::types::share::Share;
 
 pub use self::plan::Sum;
 pub use self::survey::Names;
@@ -341,7 +343,7 @@ impl Run<'_> {
             |_| false,
             |listing| listing.entries,
             |seen| {
-                if let super::walk::Seen::Directory(entries) = seen {
+                if let crate::fs::walk::Seen::Directory(entries) = seen {
                     releases.extend(entries.into_iter().map(|entry| entry.name));
                 }
             },

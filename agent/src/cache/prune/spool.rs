@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use crate::cache::units::{Class, Part, Unit};
-use crate::cache::walk::Kind;
+use crate::fs::walk::Kind;
 
 /// As much as nearly every unit takes.
 const USUAL: usize = 512;

@@ -10,10 +10,10 @@ use super::plan::{Candidate, Group, Sum};
 use super::spool::{Spool, Spooled};
 use crate::cache::areas::{self, Area, Holds, Layout, Measure};
 use crate::cache::lease::{self, Author, Standing};
-use crate::cache::pool::Ended;
 use crate::cache::stamp::nanoseconds;
 use crate::cache::units::{Class, Contents, Part, Unit};
-use crate::cache::walk::{Below, Seen, Trouble, Walk, is_gone};
+use crate::fs::pool::Ended;
+use crate::fs::walk::{Below, Seen, Trouble, Walk, is_gone};
 
 /// What was begun and not finished for so long has nobody who would finish it.
 const UNFINISHED: Duration = Duration::from_secs(24 * 3600);

@@ -20,10 +20,10 @@ use nix::sys::stat::{Mode, fchmod, mkdirat};
 use nix::unistd::linkat;
 
 use crate::cache::names;
-use crate::cache::pool::{self, Ended, Output};
 use crate::cache::stamp;
-use crate::cache::walk::{Below, Kind, Listing, Seen, Walk, is_gone};
-use crate::exec::remove;
+use crate::fs::pool::{self, Ended, Output};
+use crate::fs::remove;
+use crate::fs::walk::{Below, Kind, Listing, Seen, Walk, is_gone};
 
 /// Where a trash lies, relative to the share.
 pub const HOMES: [&str; 2] = [SHARED, PULL_REQUESTS];

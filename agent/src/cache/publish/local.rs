@@ -8,7 +8,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use crate::cache::names::{self, DownloadKind, DownloadPart, Role};
-use crate::store::tree::{Kind, Tree, is_absent};
+use crate::fs::tree::{Kind, Tree, is_absent};
 
 /// Which of the two directories.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

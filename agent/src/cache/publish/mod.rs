@@ -26,10 +26,11 @@ use nix::errno::Errno;
 
 pub use tally::{Published, Tally, Trouble, TroubleKind};
 
-use super::pool::{self, WIDTH};
-use super::{Tier, Tiers, names};
-use crate::exec::Interrupt;
-use crate::store::tree::Tree;
+use super::names;
+use crate::fs::pool::{self, WIDTH};
+use crate::fs::tree::Tree;
+use crate::process::Interrupt;
+use crate::types::tiers::{Tier, Tiers};
 use copy::Failure;
 use local::{Area, Local, Object};
 use put::{Put, Way};

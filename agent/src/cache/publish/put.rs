@@ -13,8 +13,8 @@ use nix::sys::stat::{FileStat, SFlag};
 use super::copy::{Failure, copy, look_alike, size};
 use super::local::{Area, Object};
 use super::target::{Directory, Named, Target};
-use crate::cache::walk::Facts;
-use crate::store::tree::Tree;
+use crate::fs::tree::Tree;
+use crate::fs::walk::Facts;
 
 /// From where to where.
 pub struct Way<'a> {

@@ -10,8 +10,9 @@ use nix::errno::Errno;
 
 use super::copy::Failure;
 use super::put::Put;
-use crate::cache::{TierKind, Traffic};
-use crate::events::CacheCounts;
+use crate::types::events::CacheCounts;
+use crate::types::tiers::TierKind;
+use crate::types::traffic::Traffic;
 
 /// Failures of the share one after another before it is given up.
 const IN_A_ROW: u32 = 16;

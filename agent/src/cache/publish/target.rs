@@ -20,9 +20,10 @@ use nix::sys::stat::{Mode, UtimensatFlags, fstatat, mkdirat, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::linkat;
 
-use crate::cache::walk::Facts;
-use crate::cache::{Tier, TierKind, names};
-use crate::exec::remove;
+use crate::cache::names;
+use crate::fs::remove;
+use crate::fs::walk::Facts;
+use crate::types::tiers::{Tier, TierKind};
 
 /// Only the place in the tree is wanted, not its entries: on NFS that is one look-up and no opening.
 const PLACE: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);

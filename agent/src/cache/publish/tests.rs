@@ -5,8 +5,9 @@ use std::time::{Duration, SystemTime};
 use fs_err as fs;
 
 use super::*;
-use crate::cache::{Access, Share, TierKind, Trust};
-use crate::events::CacheCounts;
+use crate::types::events::CacheCounts;
+use crate::types::share::Share;
+use crate::types::tiers::{Access, TierKind, Trust};
 
 const HASH: &str = "ab12000000000000000000000000000000000000000000000000000000000000";
 const PLACE: &str = "sstate/scarthgap/ab/12";

@@ -7,8 +7,9 @@ use std::time::{Duration, SystemTime};
 
 use super::local::{Area, Object};
 use super::target::Target;
-use crate::cache::{Tier, names};
-use crate::store::tree::Tree;
+use crate::cache::names;
+use crate::fs::tree::Tree;
+use crate::types::tiers::Tier;
 
 /// A use is noted once in this time. A prune goes by days.
 const NOTED: Duration = Duration::from_secs(24 * 60 * 60);
@@ -89,7 +90,8 @@ pub fn read(
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
-    use crate::cache::{Share, TierKind};
+    use crate::types::share::Share;
+    use crate::types::tiers::TierKind;
 
     const OBJECT: &str = "sstate:zlib:core2-64-poky-linux:1.3.1:r0:core2-64:12:\
                           ab12000000000000000000000000000000000000000000000000000000000000_compile.tar.zst";

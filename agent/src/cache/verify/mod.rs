@@ -17,16 +17,16 @@ use nix::sys::stat::{Mode, fstat};
 use serde::Serialize;
 
 use self::whole::Wrong;
-use super::Share;
 use super::areas::{Area, Holds, Layout};
 use super::layers::{self, Witness};
 use super::names::{self, DownloadKind};
-use super::pool::{self, Ended, Output};
 use super::prune::{Names, Trash, open};
 use super::units::{self, Class, Contents, SUFFIXES, Unit, shown};
-use super::walk::{Below, Facts, Kind, Listing, Seen, Walk, is_gone};
-use crate::error::{Error, Result};
-use crate::exec::Interrupt;
+use crate::fs::pool::{self, Ended, Output};
+use crate::fs::walk::{Below, Facts, Kind, Listing, Seen, Walk, is_gone};
+use crate::process::Interrupt;
+use crate::types::error::{Error, Result};
+use crate::types::share::Share;
 
 pub struct Options {
     /// Unpack every archive.

@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use crate::events::{Level, TaskFailed};
-use crate::outcome::Outcome;
 use crate::report::summary::{Summary, UnitResult};
 use crate::report::tally::{Status, Suite, Test};
+use crate::types::events::{Level, TaskFailed};
+use crate::types::outcome::Outcome;
 
 use super::steps::finding_line;
 use super::words::level_word;

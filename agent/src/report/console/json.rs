@@ -2,8 +2,8 @@
 
 use std::io::{self, Write};
 
-use crate::events::Event;
 use crate::report::recorder::Sink;
+use crate::types::events::Event;
 
 pub struct Json<W> {
     to: W,

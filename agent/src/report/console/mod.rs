@@ -6,7 +6,6 @@ mod failures;
 mod json;
 mod patience;
 mod plain;
-mod safe;
 mod steps;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
@@ -19,8 +18,6 @@ pub use closing::closing;
 pub use json::Json;
 pub use patience::patiently;
 pub use plain::Plain;
-pub(super) use safe::clean;
-pub use safe::{harmless, safe};
 pub(super) use steps::finding_line;
 pub use tty::Terminal;
-pub use words::{Paint, bytes, count};
+pub use words::Paint;

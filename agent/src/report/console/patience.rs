@@ -4,7 +4,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::exec::Interrupt;
+use crate::process::Interrupt;
 
 /// Between two looks at somebody who is slow.
 pub(super) const LOOK: Duration = Duration::from_millis(5);

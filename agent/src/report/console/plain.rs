@@ -2,12 +2,12 @@
 
 use std::io::{self, Write};
 
-use crate::events::{Event, What};
 use crate::report::recorder::Sink;
+use crate::types::events::{Event, What};
 
-use super::safe;
 use super::steps::Steps;
 use super::words::{Paint, duration};
+use crate::types::safe::safe;
 
 /// Writes lines; never a carriage return, never the same line twice to show progress.
 pub struct Plain<W> {

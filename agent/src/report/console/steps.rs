@@ -3,15 +3,16 @@
 use std::collections::HashMap;
 use std::time::SystemTime;
 
-use crate::events::{
+use crate::report::summary::At;
+use crate::types::events::{
     Event, Finding, JobIdentity, JobStarted, Memo, MemoOutcome, RepoReady, TaskFailed, Unit, What,
 };
-use crate::job::Stage;
-use crate::outcome::Outcome;
-use crate::report::summary::At;
+use crate::types::outcome::Outcome;
+use crate::types::stage::Stage;
 
-use super::safe;
-use super::words::{Paint, count, duration, level_word, offset};
+use super::words::{Paint, duration, level_word, offset};
+use crate::types::safe::safe;
+use crate::types::words::count;
 
 /// Lines of a task's log that are shown as soon as it has failed; the end shows more.
 const FIRST_LOOK: usize = 10;
@@ -102,7 +103,7 @@ impl Steps {
                 vec![self.stamped(event, &text)]
             }
             What::Published { destination, objects, bytes, .. } => {
-                let size = super::words::bytes(*bytes);
+                let size = crate::types::words::bytes(*bytes);
                 let text =
                     format!("publish    {} ({size}) to {}", count(*objects, "object"), safe(destination));
                 vec![self.stamped(event, &text)]

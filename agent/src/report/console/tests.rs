@@ -4,13 +4,13 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use super::*;
-use crate::events::{Event, Level, TaskFailed, What};
-use crate::outcome::{ExitStatus, Outcome};
 use crate::report::Summary;
 use crate::report::recorder::Sink;
 use crate::report::sample::{
     at, case, check_layer, failing_job, fold, image, job_started, passing_job, with_share,
 };
+use crate::types::events::{Event, Level, TaskFailed, What};
+use crate::types::outcome::{ExitStatus, Outcome};
 
 fn end(summary: &Summary) -> String {
     closing(summary, Path::new("out"), Paint::PLAIN)

@@ -5,14 +5,14 @@ use std::time::{Duration, SystemTime};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::events::{Event, Unit, What};
-use crate::job::Stage;
 use crate::report::recorder::Sink;
 use crate::report::summary::At;
+use crate::types::events::{Event, Unit, What};
+use crate::types::stage::Stage;
 
-use super::safe;
 use super::steps::Steps;
 use super::words::{Paint, duration};
+use crate::types::safe::safe;
 
 /// Draws on standard output. Nothing is drawn when that is no terminal.
 pub struct Terminal {
@@ -133,8 +133,8 @@ impl Now {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outcome::Outcome;
     use crate::report::sample::{at, image, poky, started, unit_finished, unit_started};
+    use crate::types::outcome::Outcome;
 
     #[test]
     fn the_status_follows_the_events() {

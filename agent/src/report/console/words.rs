@@ -1,9 +1,9 @@
-//! How outcomes, times and sizes are written for people.
+//! How outcomes and times are written for people.
 
 use std::time::Duration;
 
-use crate::events::Level;
-use crate::outcome::Outcome;
+use crate::types::events::Level;
+use crate::types::outcome::Outcome;
 
 /// Colours, or none of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,43 +83,16 @@ fn whole(seconds: u64) -> String {
     }
 }
 
-/// `512 bytes`, `3.4 GiB`.
-pub fn bytes(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
-    let mut value = bytes as f64;
-    let mut unit = None;
-    for name in UNITS {
-        if value < 1024.0 {
-            break;
-        }
-        value /= 1024.0;
-        unit = Some(name);
-    }
-    match unit {
-        Some(unit) => format!("{value:.1} {unit}"),
-        None => count(bytes, "byte"),
-    }
-}
-
-/// `1 test`, `2 tests`.
-pub fn count(number: u64, thing: &str) -> String {
-    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn times_and_sizes_read_well() {
+    fn times_read_well() {
         let times = [(0.04, "0.0s"), (0.96, "1.0s"), (1.0, "1s"), (59.9, "59s"), (123.0, "2m03s")];
         for (seconds, wanted) in times.into_iter().chain([(3723.0, "1h02m03s"), (-1.0, "0.0s")]) {
             assert_eq!(duration(seconds), wanted);
         }
         assert_eq!(offset(123.4), "[   2m03s]");
-        for (given, wanted) in [(1, "1 byte"), (1023, "1023 bytes"), (1024, "1.0 KiB"), (3 << 30, "3.0 GiB")]
-        {
-            assert_eq!(bytes(given), wanted);
-        }
     }
 }

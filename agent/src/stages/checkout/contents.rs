@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use walkdir::WalkDir;
 
 use crate::config::Repo;
-use crate::error::{Error, Result};
 use crate::git;
-use crate::yocto::Release;
-use crate::yocto::release::Sources;
+use crate::types::error::{Error, Result};
+use crate::types::release::Release;
+use crate::types::release::Sources;
 
 use super::ReadyRepo;
 

@@ -6,11 +6,13 @@ use std::sync::Mutex;
 use crate::cache::layers::{
     self, Content, Entry, Guard, LayerStore, Listed, Part, Proof, Record, RepoName, Witness,
 };
-use crate::cache::{Share, Tier, TierKind, Tiers, Traffic};
 use crate::config::{GitSource, Wanted};
-use crate::error::{Class, Error, Result};
-use crate::exec::{Runner, User};
 use crate::git::{self, Access, Git, Seed};
+use crate::process::{Runner, User};
+use crate::types::error::{Class, Error, Result};
+use crate::types::share::Share;
+use crate::types::tiers::{Tier, TierKind, Tiers};
+use crate::types::traffic::Traffic;
 
 use super::usable::{usable_here, usable_on_share};
 

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use fs_err as fs;
 
-use crate::cache::Trust;
 use crate::config::{Artifacts, Build, BuildConfig, Cache, Check, Destination, HashServer, Limits, Places};
 use crate::git::fixture::{Bench, Upstream, write};
-use crate::yocto::Release;
+use crate::types::release::Release;
+use crate::types::tiers::Trust;
 
 use super::*;
 

@@ -2,7 +2,7 @@
 //! to prove itself.
 
 use crate::cache::layers::{self, Damage, Entry, Guard, Witness};
-use crate::exec::User;
+use crate::process::User;
 
 /// Whether an entry of the share may be used as it is; else why not. Reading all of it would cost what
 /// the store saves, so that owners and the top of `.git` decide.

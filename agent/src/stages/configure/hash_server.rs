@@ -1,8 +1,8 @@
 //! Which hash server the builds of this job use, after it was asked whether it is there.
 
 use crate::config::{HashServer, Settings};
-use crate::events::Emitter;
-use crate::exec::{PROBE_LIMIT, Prober, User};
+use crate::process::{PROBE_LIMIT, Prober, User};
+use crate::types::events::Emitter;
 use crate::yocto::hash_server::{self, LIMIT, Serve};
 
 /// A server that cannot be used costs a warning, and the builds run without.

@@ -6,14 +6,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::cache::Tiers;
 use crate::cache::publish::{self, Published, Tally};
-use crate::events::{Emitter, Unit, What};
-use crate::exec::Interrupt;
-use crate::job::Stage;
-use crate::outcome::Outcome;
-use crate::report::{bytes, count, harmless};
+use crate::process::Interrupt;
 use crate::stages;
+use crate::types::events::{Emitter, Unit, What};
+use crate::types::outcome::Outcome;
+use crate::types::safe::harmless;
+use crate::types::stage::Stage;
+use crate::types::tiers::Tiers;
+use crate::types::words::{bytes, count};
 
 pub use crate::cache::publish::Sources;
 
@@ -140,7 +141,7 @@ fn some(names: &[String], all: u64) -> String {
 mod tests {
     use super::*;
     use crate::cache::publish::{Trouble, TroubleKind};
-    use crate::events::CacheCounts;
+    use crate::types::events::CacheCounts;
 
     #[test]
     fn a_share_never_changes_the_verdict_and_nothing_is_no_success() {

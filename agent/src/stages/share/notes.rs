@@ -3,10 +3,11 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::cache::{Lease, Tiers, Usage};
+use crate::cache::{Lease, Usage};
 use crate::config::Settings;
-use crate::error::{Error, Result};
-use crate::events::Emitter;
+use crate::types::error::{Error, Result};
+use crate::types::events::Emitter;
+use crate::types::tiers::Tiers;
 
 /// A note is a small file. On a share that hangs it is never written.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use crate::error::{Error, Result};
-use crate::untrusted;
+use crate::fs::untrusted;
+use crate::types::error::{Error, Result};
 
 /// A test that has to show up in the output.
 #[derive(Clone, Debug, PartialEq, Eq)]

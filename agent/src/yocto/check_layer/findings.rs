@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use crate::events::{Finding, Level, Unit};
-use crate::outcome::Outcome;
+use crate::types::events::{Finding, Level, Unit};
+use crate::types::outcome::Outcome;
 use crate::yocto::bitbake_layers::{bitbake_message, locate};
 
 use super::verdict::Verdict;
@@ -36,7 +36,7 @@ pub fn findings(verdict: &Verdict, unit: &Unit, checkout: &Path) -> Vec<Finding>
 mod tests {
     use super::super::verdict::JudgedCase;
     use super::*;
-    use crate::job::Stage;
+    use crate::types::stage::Stage;
 
     #[test]
     fn one_place_is_told_once_and_only_for_failures() {

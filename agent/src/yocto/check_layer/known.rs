@@ -1,10 +1,23 @@
 //! Failures that are known and forgiven for a while.
 
-use crate::config::KnownFailure;
-use crate::events::{Finding, Level, Unit};
-use crate::outcome::Outcome;
+use crate::types::events::{Finding, Level, Unit};
+use crate::types::outcome::Outcome;
 
 use super::verdict::Verdict;
+
+/// A test that may fail for a while, from the known-failures file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownFailure {
+    /// `class.test_name` or `test_name`.
+    pub test: String,
+    /// Restricts it to one layer, by its directory's name.
+    pub layer: Option<String>,
+    pub reason: String,
+    /// The first day on which it fails again, `YYYY-MM-DD`.
+    pub expires: String,
+    /// Whether that day has come.
+    pub expired: bool,
+}
 
 /// Applies the known failures to the verdict on the layer of that directory name. The tool's own
 /// verdict stays beside it. The findings name entries that are of no use any more.
@@ -99,8 +112,8 @@ fn outcome_of(cases: &[super::JudgedCase]) -> Outcome {
 mod tests {
     use super::super::verdict::JudgedCase;
     use super::*;
-    use crate::error::Error;
-    use crate::job::Stage;
+    use crate::types::error::Error;
+    use crate::types::stage::Stage;
 
     fn case(name: &str, outcome: Outcome) -> JudgedCase {
         JudgedCase {

@@ -17,6 +17,6 @@ pub use argv::arguments;
 pub use cases::{ExpectedCase, expected};
 pub use findings::findings;
 pub use kind::{Kind, Kinds};
-pub use known::{apply_known, forgiving};
+pub use known::{KnownFailure, apply_known, forgiving};
 pub use output::{CaseVerdict, OutputParser, Parsed, TestCase};
 pub use verdict::{Ground, JudgedCase, Verdict, judge};

@@ -9,9 +9,9 @@
 
 use std::time::Duration;
 
-use crate::error::{Error, Result};
-use crate::exec::End;
-use crate::outcome::Outcome;
+use crate::process::End;
+use crate::types::error::{Error, Result};
+use crate::types::outcome::Outcome;
 use crate::yocto::host;
 
 use super::cases::ExpectedCase;

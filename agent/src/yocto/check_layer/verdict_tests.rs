@@ -2,7 +2,7 @@
 
 use super::super::output::OutputParser;
 use super::*;
-use crate::error::Class;
+use crate::types::error::Class;
 
 fn expected() -> Vec<ExpectedCase> {
     let case = |class: &str, name: &str| ExpectedCase {

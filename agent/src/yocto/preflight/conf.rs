@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::events::Level;
+use crate::types::events::Level;
 use crate::yocto::layer::{Layer, LayerType};
 
 use super::{PreflightCase, WHOLE_RUN};

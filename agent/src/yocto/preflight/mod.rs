@@ -15,10 +15,10 @@ mod since;
 
 use std::path::{Path, PathBuf};
 
-use crate::events::{Finding, Level, Unit};
+use crate::types::events::{Finding, Level, Unit};
 
-use super::Release;
 use super::layer::{Layer, LayerType};
+use crate::types::release::Release;
 
 pub use repos::against_repos;
 

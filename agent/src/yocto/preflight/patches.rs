@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use walkdir::WalkDir;
 
-use crate::events::Level;
-use crate::untrusted;
-use crate::yocto::Release;
+use crate::fs::untrusted;
+use crate::types::events::Level;
+use crate::types::release::Release;
 
 use super::PreflightCase;
 use super::since::{self, since};

@@ -4,9 +4,9 @@ use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use crate::events::Level;
-use crate::untrusted;
-use crate::yocto::Release;
+use crate::fs::untrusted;
+use crate::types::events::Level;
+use crate::types::release::Release;
 
 use super::since::{self, since};
 use super::{PreflightCase, glob_would_misread};

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 
-use crate::events::Level;
-use crate::untrusted;
-use crate::yocto::Release;
+use crate::fs::untrusted;
+use crate::types::events::Level;
+use crate::types::release::Release;
 use crate::yocto::layer::{Layer, LayerType};
 
 use super::since::{self, since};

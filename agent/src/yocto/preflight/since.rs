@@ -3,8 +3,8 @@
 //! Source: `scripts/lib/checklayer/cases/common.py` and `scripts/yocto-check-layer` of the release
 //! branches of OE-Core.
 
-use crate::yocto::Release;
-use crate::yocto::release::RELEASES;
+use crate::types::release::RELEASES;
+use crate::types::release::Release;
 
 /// `test_readme` looks into the README: maintainer, patches, an e-mail address.
 pub const README_CONTENT: &str = "kirkstone";

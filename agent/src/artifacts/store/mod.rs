@@ -1,0 +1,18 @@
+//! Artifacts: from a tree and rules to objects at a destination and the index that names them.
+//!
+//! A tree is read without trust (`tree`), rules select from it (`rules`, `collect`), each file
+//! is read in pieces and hashed on the way (`source`) to a bucket or a directory (`place`), under
+//! its own name (`names`); the [`index`] comes last.
+
+mod bucket;
+mod collect;
+mod directory;
+pub mod index;
+mod names;
+mod place;
+mod publication;
+mod rules;
+mod source;
+
+pub use names::layout;
+pub use publication::Publication;

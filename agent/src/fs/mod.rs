@@ -1,0 +1,10 @@
+//! Files and directories in which others may write: bounded reads, safe removal, tree walks, and the
+//! pool of threads that walks them.
+
+pub mod names;
+pub mod pool;
+pub mod read;
+pub mod remove;
+pub mod tree;
+pub mod untrusted;
+pub mod walk;

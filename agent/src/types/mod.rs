@@ -1,0 +1,16 @@
+//! The words that all parts of the agent share: serde types and pure functions.
+
+pub mod artifact;
+pub mod cut;
+pub mod error;
+pub mod events;
+pub mod outcome;
+pub mod release;
+pub mod safe;
+pub mod secret;
+pub mod share;
+pub mod source;
+pub mod stage;
+pub mod tiers;
+pub mod traffic;
+pub mod words;
