@@ -1,23 +1,30 @@
 //! `build-agent`: from a job manifest to a verdict on a Yocto layer that can be trusted.
 //!
-//! Data flows one way: `cli → job → stages → {artifacts cache yocto} → git → process → fs → types`, never
-//! back. `types` are the words that all of them share.
+//! This crate is the program: `cli → config · job · doctor → stages · report`. What it is made of are libraries below
+//! `agent/crates/`, each with one story. Data flows one way, and the compiler sees to it, because crates
+//! cannot use each other in a circle:
+//!
+//! ```text
+//! agent ─┬─ artifacts   artifacts and their destinations; the only crate with the AWS SDK
+//!        ├─ cache       the share, and the answers that BitBake gave before
+//!        ├─ yocto       BitBake, OE-Core and layers: what they print and what they want
+//!        └─ git         sources from git
+//!             └─ process   starts, watches and stops processes; users, redaction
+//!                  └─ fs      files and directories in which others may write
+//!                       └─ types   the words that all of them share: events, outcomes, errors …
+//! ```
+//!
+//! `cache` uses `yocto` and `git` as well. Within a crate the modules at the top have no cycle either
+//! (`tests/structure.rs`).
 //!
 //! Single doors: `config::environment` reads the environment, `process` starts processes,
 //! `artifacts::aws` talks to AWS, `fs::remove` deletes files, `cli::say` prints.
 
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))] // they panic when nobody can read
 
-pub mod artifacts;
-pub mod cache;
 pub mod cli;
 pub mod config;
 pub mod doctor;
-pub mod fs;
-pub mod git;
 pub mod job;
-pub mod process;
 pub mod report;
 pub mod stages;
-pub mod types;
-pub mod yocto;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::job::Selection;
-use crate::types::outcome::ExitStatus;
-use crate::types::stage::Stage;
+use agent_types::outcome::ExitStatus;
+use agent_types::stage::Stage;
 
 /// The build machine for Yocto layers: from a job manifest to a verdict that can be trusted.
 #[derive(Debug, Parser)]
@@ -222,7 +222,7 @@ pub struct ShareArgs {
     #[arg(long, value_name = "DIR")]
     pub share: Option<PathBuf>,
     /// Operations in flight at most
-    #[arg(long, value_name = "NUMBER", default_value_t = crate::fs::pool::WIDTH, value_parser = width)]
+    #[arg(long, value_name = "NUMBER", default_value_t = agent_fs::pool::WIDTH, value_parser = width)]
     pub width: usize,
     /// For machines
     #[arg(long)]

@@ -6,15 +6,15 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::cache::prune::{self, Names, Options, Pruned};
-use crate::cache::stats::{self, Stats};
-use crate::cache::verify::{self, Verified};
 use crate::config::AgentEnvironment;
-use crate::process::Interrupt;
-use crate::types::error::{Error, Result};
-use crate::types::outcome::ExitStatus;
-use crate::types::share::Share;
-use crate::types::words::{bytes, count};
+use agent_cache::prune::{self, Names, Options, Pruned};
+use agent_cache::stats::{self, Stats};
+use agent_cache::verify::{self, Verified};
+use agent_process::Interrupt;
+use agent_types::error::{Error, Result};
+use agent_types::outcome::ExitStatus;
+use agent_types::share::Share;
+use agent_types::words::{bytes, count};
 
 use super::arguments::{self, CacheCommand, ShareArgs};
 use super::cache_publish;
@@ -75,7 +75,7 @@ async fn blocking<T: Send + 'static>(
     let work = tokio::task::spawn_blocking(move || work(&inner));
     let done = tokio::select! {
         done = work => done.map_err(|error| Error::internal("the work on the share broke").because(&error))??,
-        () = interrupt.now() => return Err(Error::new(crate::types::error::Class::Cancelled, "cancelled")),
+        () = interrupt.now() => return Err(Error::new(agent_types::error::Class::Cancelled, "cancelled")),
     };
     Ok((done, interrupt))
 }
@@ -133,8 +133,8 @@ async fn verify(args: arguments::Verify, environment: &AgentEnvironment) -> Resu
         false => say::text(&harmless(&verify_text(&root, &verified)))?,
     }
     Ok(match interrupt.state() {
-        Some(crate::process::Interrupted::Cancelled) => ExitStatus::Cancelled,
-        Some(crate::process::Interrupted::OutOfTime) if !verified.complete => ExitStatus::OutOfTime,
+        Some(agent_process::Interrupted::Cancelled) => ExitStatus::Cancelled,
+        Some(agent_process::Interrupted::OutOfTime) if !verified.complete => ExitStatus::OutOfTime,
         _ if verified.is_good() => ExitStatus::Passed,
         _ => ExitStatus::Failed,
     })
@@ -152,7 +152,7 @@ fn with_schema(command: &str, share: &Share, value: &impl Serialize) -> Result<V
 
 /// Strangers name files.
 fn harmless(text: &str) -> String {
-    text.lines().map(|line| crate::types::safe::harmless(line) + "\n").collect()
+    text.lines().map(|line| agent_types::safe::harmless(line) + "\n").collect()
 }
 
 fn units(sum: prune::Sum, thing: &str) -> String {

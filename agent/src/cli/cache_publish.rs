@@ -2,17 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::cache::publish::{Published, Sources};
 use crate::config::AgentEnvironment;
-use crate::process::{Interrupt, Interrupted, Redactor};
 use crate::report::{self, Plain, Sink};
 use crate::stages;
-use crate::types::error::{Error, Result};
-use crate::types::events::{self, What};
-use crate::types::outcome::{ExitStatus, Outcome};
-use crate::types::release::Release;
-use crate::types::share::Share;
-use crate::types::tiers::{Access, Tiers, Trust};
+use agent_cache::publish::{Published, Sources};
+use agent_process::{Interrupt, Interrupted, Redactor};
+use agent_types::error::{Error, Result};
+use agent_types::events::{self, What};
+use agent_types::outcome::{ExitStatus, Outcome};
+use agent_types::release::Release;
+use agent_types::share::Share;
+use agent_types::tiers::{Access, Tiers, Trust};
 
 use super::arguments;
 use super::job::{listen_for_signals, paint};

@@ -4,10 +4,10 @@ use std::path::Path;
 
 use crate::config::AgentEnvironment;
 use crate::doctor::{self, Examination, Subject};
-use crate::process::{Environment, Interrupt, Redactor};
-use crate::types::error::{Error, Result};
-use crate::types::outcome::ExitStatus;
-use crate::yocto::environment::HOST_PATH;
+use agent_process::{Environment, Interrupt, Redactor};
+use agent_types::error::{Error, Result};
+use agent_types::outcome::ExitStatus;
+use agent_yocto::environment::HOST_PATH;
 
 use super::arguments;
 use super::job::{current_dir, listen_for_signals, load};
@@ -22,9 +22,9 @@ pub async fn command(args: arguments::Doctor, environment: &AgentEnvironment) ->
     listen_for_signals(&interrupt)?;
     let (subject, asked) = subject(&args, environment).await?;
     let checkout = subject.checkout.as_ref().map_or(Path::new("/"), |(checkout, _)| checkout).to_path_buf();
-    let build_user = match crate::process::build_user(asked.as_deref(), &checkout) {
+    let build_user = match agent_process::build_user(asked.as_deref(), &checkout) {
         Ok(Some(user)) => Ok(user),
-        Ok(None) => crate::process::agent_user(),
+        Ok(None) => agent_process::agent_user(),
         Err(error) => Err(error),
     };
     let examination = Examination {
@@ -68,12 +68,12 @@ async fn subject(
     let work = crate::config::work_dir(common.work_dir.as_deref(), environment, &current_dir()?)?;
     let release = match &args.release {
         Some(name) => crate::config::known_release(name)?,
-        None => crate::types::release::Release::newest_stable(),
+        None => agent_types::release::Release::newest_stable(),
     };
     Ok((Subject::of_release(release, work), common.build_user.clone()))
 }
 
-fn probe_environment(environment: &AgentEnvironment, user: Option<&crate::process::User>) -> Environment {
+fn probe_environment(environment: &AgentEnvironment, user: Option<&agent_process::User>) -> Environment {
     let mut probes = Environment::default();
     probes.set("PATH", HOST_PATH).set("LANG", "en_US.UTF-8").set("LC_ALL", "en_US.UTF-8");
     if let Some(user) = user {

@@ -8,16 +8,16 @@ use std::time::SystemTime;
 use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::artifacts::aws;
 use crate::config::{self, AgentEnvironment, Request, Secret, Settings, remote};
-use crate::git::Access;
 use crate::job::{self, Exclusive, Plan, Selection};
-use crate::process::{Interrupt, Interrupted, Redactor, Runner};
 use crate::report::{self, Apart, Json, Paint, Plain, Sink, Terminal};
-use crate::types::error::{Class, Error, Result};
-use crate::types::events;
-use crate::types::outcome::ExitStatus;
-use crate::types::stage::Stage;
+use agent_artifacts::aws;
+use agent_git::Access;
+use agent_process::{Interrupt, Interrupted, Redactor, Runner};
+use agent_types::error::{Class, Error, Result};
+use agent_types::events;
+use agent_types::outcome::ExitStatus;
+use agent_types::stage::Stage;
 
 use super::arguments::{Check, CommonArgs, JobArgs, ManifestArgs, Output, Run};
 use super::out::Out;
@@ -200,7 +200,7 @@ pub fn runner(
 /// SIGINT, SIGTERM and SIGHUP cancel; a second one means now. Under `nohup` SIGHUP means nothing.
 pub fn listen_for_signals(interrupt: &Interrupt) -> Result<()> {
     let mut kinds = vec![SignalKind::interrupt(), SignalKind::terminate()];
-    if !crate::process::is_ignored(Signal::SIGHUP) {
+    if !agent_process::is_ignored(Signal::SIGHUP) {
         kinds.push(SignalKind::hangup());
     }
     for kind in kinds {

@@ -6,12 +6,12 @@ use std::time::SystemTime;
 
 use crate::config::lock::{Lock, Locked};
 use crate::config::{self, AgentEnvironment, GitSource, RepoSource, Request, Settings};
-use crate::fs::untrusted;
-use crate::git::{self, Access, Git};
-use crate::process::Runner;
 use crate::report;
-use crate::types::error::{Error, Result};
-use crate::types::outcome::ExitStatus;
+use agent_fs::untrusted;
+use agent_git::{Access, Git};
+use agent_process::Runner;
+use agent_types::error::{Error, Result};
+use agent_types::outcome::ExitStatus;
 
 use super::arguments;
 use super::job::{access, current_dir, request};
@@ -81,7 +81,7 @@ fn change(old: Option<&str>, new: &str) -> String {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pin {
     pub name: String,
-    /// As the manifest has it; its address may hold credentials, see [`git::display_url`].
+    /// As the manifest has it; its address may hold credentials, see [`agent_git::display_url`].
     pub source: GitSource,
     pub commit: String,
 }
@@ -122,7 +122,7 @@ pub async fn resolve(
                 Some(commit) => commit,
                 None => {
                     let git = Git::new(runner, access, name, Some(&source.url), &[])?;
-                    git::resolve(&git, name, &source.url, &source.wanted, &settings.checkout).await?
+                    agent_git::resolve(&git, name, &source.url, &source.wanted, &settings.checkout).await?
                 }
             };
             Ok(Pin { name: name.to_string(), source: source.clone(), commit })
@@ -133,7 +133,7 @@ pub async fn resolve(
 }
 
 fn unknown_name(name: &str, known: &[&str]) -> Error {
-    let nearest = git::nearest(name, known.iter().copied(), 1).into_iter().next();
+    let nearest = agent_git::nearest(name, known.iter().copied(), 1).into_iter().next();
     let hint = match nearest {
         Some(nearest) => format!("did you mean `{nearest}`?"),
         None => format!("repos with a `url` are: {}", known.join(", ")),
@@ -146,9 +146,9 @@ fn unknown_name(name: &str, known: &[&str]) -> Error {
 mod tests {
     use super::*;
     use crate::config::Wanted;
-    use crate::git::fixture::Bench;
     use crate::stages::checkout::tests::{repo, settings};
-    use crate::types::error::Class;
+    use agent_git::fixture::Bench;
+    use agent_types::error::Class;
 
     #[tokio::test]
     async fn only_the_named_repos_move() {

@@ -20,10 +20,10 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::cache::memo::stand_in;
 use crate::config::{self, AgentEnvironment};
-use crate::types::error::{Error, Result};
-use crate::types::outcome::ExitStatus;
+use agent_cache::memo::stand_in;
+use agent_types::error::{Error, Result};
+use agent_types::outcome::ExitStatus;
 
 use arguments::{Arguments, Command};
 
@@ -33,8 +33,8 @@ pub fn main() -> ExitCode {
     if stand_in::is_called(argv.first().map(OsString::as_os_str)) {
         stand_in::main(argv, config::whole_environment());
     }
-    if argv.first().is_some_and(|name| name == crate::process::APART) {
-        crate::process::apart(argv, config::whole_environment());
+    if argv.first().is_some_and(|name| name == agent_process::APART) {
+        agent_process::apart(argv, config::whole_environment());
     }
     let arguments = Arguments::parse();
     // The panic itself has told where; here it gets the exit status that the documentation promises.
@@ -49,7 +49,7 @@ pub fn main() -> ExitCode {
 }
 
 fn command(arguments: Arguments) -> Result<ExitStatus> {
-    crate::process::prepare_process()?;
+    agent_process::prepare_process()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -74,7 +74,7 @@ async fn dispatch(arguments: Arguments) -> Result<ExitStatus> {
         Command::Publish(publish) => publish::command(publish, &environment).await,
         Command::Report(report) => report::command(&report, &environment),
         Command::ProbeShare(probe) => {
-            let look = crate::cache::probe::look(&probe.root, &probe.part, probe.write);
+            let look = agent_cache::probe::look(&probe.root, &probe.part, probe.write);
             say::line(format_args!("{}", serde_json::json!(look)))?;
             Ok(ExitStatus::Passed)
         }

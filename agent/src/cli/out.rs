@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::job::Exclusive;
 use crate::report::{self, EventsFile};
-use crate::types::error::Result;
+use agent_types::error::Result;
 
 /// The output directory: taken for one job, with what an earlier job said in it withdrawn.
 pub struct Out {

@@ -3,12 +3,11 @@
 use serde_json::json;
 
 use crate::config::{AgentEnvironment, Cache, Destination, Repo, RepoSource, Settings, Wanted};
-use crate::git;
 use crate::job;
-use crate::types::error::Result;
-use crate::types::outcome::ExitStatus;
-use crate::types::stage::Stage;
-use crate::types::tiers::{Tier, Trust};
+use agent_types::error::Result;
+use agent_types::outcome::ExitStatus;
+use agent_types::stage::Stage;
+use agent_types::tiers::{Tier, Trust};
 
 use super::arguments;
 use super::job::load;
@@ -95,7 +94,7 @@ fn source(repo: &Repo) -> String {
             };
             let locked =
                 git.locked.as_ref().map(|commit| format!(", locked to {commit}")).unwrap_or_default();
-            format!("{} {wanted}{locked}", git::display_url(&git.url))
+            format!("{} {wanted}{locked}", agent_git::display_url(&git.url))
         }
     }
 }

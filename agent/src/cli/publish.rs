@@ -2,16 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::artifacts::aws::S3Address;
-use crate::artifacts::store::Publication;
 use crate::config::{AgentEnvironment, ArtifactRule, Destination};
-use crate::process::{Interrupt, Redactor};
 use crate::report::{self, Plain, Sink};
 use crate::stages;
-use crate::types::error::{Error, Result};
-use crate::types::events::{self, Emitter, Unit, What};
-use crate::types::outcome::{ExitStatus, Outcome};
-use crate::types::stage::Stage;
+use agent_artifacts::aws::S3Address;
+use agent_artifacts::store::Publication;
+use agent_process::{Interrupt, Redactor};
+use agent_types::error::{Error, Result};
+use agent_types::events::{self, Emitter, Unit, What};
+use agent_types::outcome::{ExitStatus, Outcome};
+use agent_types::stage::Stage;
 
 use super::arguments;
 use super::job::{listen_for_signals, paint};

@@ -5,11 +5,11 @@ use tokio::task::JoinHandle;
 
 use crate::config::Settings;
 use crate::job;
-use crate::process::{Redactor, Runner};
 use crate::report::{self, Paint, Plain, Sink, Summary};
-use crate::types::error::{Error, Result};
-use crate::types::events::{self, What};
-use crate::types::outcome::{ExitStatus, Outcome};
+use agent_process::{Redactor, Runner};
+use agent_types::error::{Error, Result};
+use agent_types::events::{self, What};
+use agent_types::outcome::{ExitStatus, Outcome};
 
 use super::job::{listen_for_signals, runner};
 

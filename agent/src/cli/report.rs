@@ -6,8 +6,8 @@ use std::path::Path;
 use crate::config::AgentEnvironment;
 use crate::job::Exclusive;
 use crate::report::{self, Paint, Summary, Torn};
-use crate::types::error::{Error, Result};
-use crate::types::outcome::ExitStatus;
+use agent_types::error::{Error, Result};
+use agent_types::outcome::ExitStatus;
 
 use super::arguments::{self, ReportFormat as Format};
 use super::job::paint;

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::io::{self, ErrorKind, Write};
 
-use crate::types::error::{Error, Result};
-use crate::types::safe::harmless;
+use agent_types::error::{Error, Result};
+use agent_types::safe::harmless;
 
 /// Prints a whole text.
 ///

@@ -2,11 +2,11 @@
 
 use crate::config::AgentEnvironment;
 use crate::job::{self, Exclusive};
-use crate::process::{Command, End};
 use crate::stages::{checkout, configure, share};
-use crate::types::error::Result;
-use crate::types::outcome::ExitStatus;
-use crate::yocto::server;
+use agent_process::{Command, End};
+use agent_types::error::Result;
+use agent_types::outcome::ExitStatus;
+use agent_yocto::server;
 
 use super::arguments;
 use super::job::{access, load};
@@ -35,7 +35,7 @@ pub async fn command(args: arguments::Shell, environment: &AgentEnvironment) -> 
         command.environment.set("TERM", term);
     }
     command.user = configured.user.clone();
-    let end = crate::process::interactive(&command).await;
+    let end = agent_process::interactive(&command).await;
     server::stop_server(&configured.build, configured.user.as_ref(), settings.limits.grace).await?;
     Ok(match end? {
         End::Exited(0) => ExitStatus::Passed,

@@ -6,11 +6,11 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use crate::fs::untrusted;
-use crate::types::error::{Error, Result};
-use crate::types::release::Release;
-use crate::types::release::{RELEASES, Sources};
-use crate::yocto::layer_conf::LayerConf;
+use agent_fs::untrusted;
+use agent_types::error::{Error, Result};
+use agent_types::release::Release;
+use agent_types::release::{RELEASES, Sources};
+use agent_yocto::layer_conf::LayerConf;
 
 use super::collections;
 use super::environment::AgentEnvironment;

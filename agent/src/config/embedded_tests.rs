@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use super::embedded::for_layers;
 use super::*;
-use crate::types::error::{Class, Error};
+use agent_types::error::{Class, Error};
 
 struct Tree(TempDir);
 

@@ -4,10 +4,10 @@
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use crate::fs::untrusted;
-use crate::types::error::{Error, Result};
-use crate::types::events::JobIdentity;
-use crate::types::release::Release;
+use agent_fs::untrusted;
+use agent_types::error::{Error, Result};
+use agent_types::events::JobIdentity;
+use agent_types::release::Release;
 
 use super::checker::Checker;
 use super::environment::AgentEnvironment;

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use url::Url;
 
-use crate::types::error::Result;
+use agent_types::error::Result;
 
 use super::checker::Checker;
 use super::problem::{KeyPath, Mistake, Problems};

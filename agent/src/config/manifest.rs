@@ -13,7 +13,7 @@ use schemars::{JsonSchema, Schema};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::types::release::Release;
+use agent_types::release::Release;
 
 /// The name of the manifest in a checkout.
 pub const FILE_NAME: &str = "build-agent.toml";

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::types::error::{Error, Result};
-use crate::types::release::Release;
+use agent_types::error::{Error, Result};
+use agent_types::release::Release;
 
 use super::environment::AgentEnvironment;
 use super::load::Request;
@@ -225,7 +225,7 @@ mod tests {
         ] {
             let request = Request { work_dir: Some(bad.into()), ..Request::default() };
             let error = work(&request, &[], false).unwrap_err();
-            assert_eq!(error.class, crate::types::error::Class::Usage, "{bad}");
+            assert_eq!(error.class, agent_types::error::Class::Usage, "{bad}");
             assert!(error.message.contains("--work-dir"), "{error}");
         }
     }

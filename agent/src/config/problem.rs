@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::types::error::Error;
+use agent_types::error::Error;
 
 /// Where something was written.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -258,7 +258,7 @@ mod tests {
              3 problems; nothing was run"
         );
         let error = Error::from(problems);
-        assert_eq!(error.class, crate::types::error::Class::Usage);
+        assert_eq!(error.class, agent_types::error::Class::Usage);
     }
 
     #[test]

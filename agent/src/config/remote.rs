@@ -8,9 +8,9 @@ use reqwest::redirect;
 use sha2::{Digest, Sha256};
 use url::Url;
 
-use crate::artifacts::aws;
-use crate::fs::untrusted;
-use crate::types::error::{Error, Result};
+use agent_artifacts::aws;
+use agent_fs::untrusted;
+use agent_types::error::{Error, Result};
 
 /// Bytes. A manifest is a page of text; whatever is larger is something else.
 const LIMIT: usize = untrusted::PAGE as usize;
@@ -175,7 +175,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::types::error::Class;
+    use agent_types::error::Class;
 
     /// Answers every connection on loopback with the same bytes.
     async fn server(answer: Vec<u8>) -> String {

@@ -5,17 +5,17 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::types::events::JobIdentity;
-use crate::types::release::Release;
-use crate::types::share::Share;
-use crate::types::tiers::{Access, Tiers, Trust};
+use agent_types::events::JobIdentity;
+use agent_types::release::Release;
+use agent_types::share::Share;
+use agent_types::tiers::{Access, Tiers, Trust};
 
-pub use crate::types::artifact::{ArtifactRule, Destination};
-pub use crate::types::secret::Secret;
-pub use crate::types::source::{GitSource, RepoSource, Wanted};
-pub use crate::yocto::check_layer::KnownFailure;
-pub use crate::yocto::conf::BuildConfig;
-pub use crate::yocto::hash_server::HashServer;
+pub use agent_types::artifact::{ArtifactRule, Destination};
+pub use agent_types::secret::Secret;
+pub use agent_types::source::{GitSource, RepoSource, Wanted};
+pub use agent_yocto::check_layer::KnownFailure;
+pub use agent_yocto::conf::BuildConfig;
+pub use agent_yocto::hash_server::HashServer;
 
 /// Everything that a job needs to know, checked.
 #[derive(Clone, Debug)]

@@ -3,8 +3,8 @@
 
 use std::path::PathBuf;
 
-use crate::types::share::Share;
-use crate::types::tiers::{Access, TierKind, Tiers, Trust};
+use agent_types::share::Share;
+use agent_types::tiers::{Access, TierKind, Tiers, Trust};
 
 use super::codebuild::CodeBuild;
 use super::settings::{Cache, HashServer, Places, Settings, SharedCache};

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::tests::{Checkout, good_and};
 use super::*;
-use crate::types::error::{Class, Error};
+use agent_types::error::{Class, Error};
 
 const SHARE: &str = "[cache]\nshare = '/efs'\n";
 

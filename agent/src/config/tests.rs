@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
 
 use super::*;
-use crate::types::error::{Class, Error};
+use agent_types::error::{Class, Error};
 
 /// 2026-01-02T03:04:05Z
 pub fn now() -> SystemTime {

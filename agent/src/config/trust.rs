@@ -6,8 +6,8 @@
 
 use regex::Regex;
 
-use crate::types::error::{Error, Result};
-use crate::types::tiers::Trust;
+use agent_types::error::{Error, Result};
+use agent_types::tiers::Trust;
 
 use super::codebuild::{CodeBuild, Trigger};
 
@@ -147,7 +147,7 @@ fn trusted_branches(text: &str) -> Result<Regex> {
 mod tests {
     use super::super::AgentEnvironment;
     use super::*;
-    use crate::types::error::Class;
+    use agent_types::error::Class;
 
     const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::types::tiers::Access;
+use agent_types::tiers::Access;
 
 use super::checker::Checker;
 use super::manifest::{CacheAccess, UnvalidatedManifest};

@@ -7,15 +7,15 @@ use std::time::Duration;
 use url::Url;
 
 use crate::config::{RepoSource, Settings};
-use crate::process::{Environment, Interrupt, Redactor, Runner, User};
-use crate::types::error::Result;
-use crate::types::events;
-use crate::types::release::Release;
-use crate::types::stage::Stage;
+use agent_process::{Environment, Interrupt, Redactor, Runner, User};
+use agent_types::error::Result;
+use agent_types::events;
+use agent_types::release::Release;
+use agent_types::stage::Stage;
 
 use super::finding::{Finding, Findings};
 use super::{isolation, machine, place, sources, tools, user};
-use crate::process::Prober;
+use agent_process::Prober;
 
 /// What the machine is to be fit for.
 #[derive(Clone, Debug)]

@@ -4,8 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::types::error::Class;
-use crate::types::outcome::ExitStatus;
+use agent_types::error::Class;
+use agent_types::outcome::ExitStatus;
 
 /// Names the layout of `doctor --json`; raised when a reader of the old layout would go wrong.
 pub const SCHEMA: &str = "build-agent/doctor/v1";

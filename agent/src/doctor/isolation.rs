@@ -4,11 +4,11 @@
 //! When that call fails, BitBake goes on with the network and says nothing; when it works but the
 //! user map cannot be written (AppArmor on newer Ubuntu hosts), BitBake stops.
 
-use crate::process::User;
-use crate::types::release::Release;
+use agent_process::User;
+use agent_types::release::Release;
 
 use super::finding::Finding;
-use crate::process::{Answer, PROBE_LIMIT, Prober};
+use agent_process::{Answer, PROBE_LIMIT, Prober};
 
 #[derive(Clone, Debug)]
 pub struct Facts {

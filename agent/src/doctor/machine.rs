@@ -4,8 +4,8 @@ use std::path::Path;
 
 use nix::sys::resource::{Resource, getrlimit};
 
-use crate::process::cgroup::Limits;
-use crate::types::release::Release;
+use agent_process::cgroup::Limits;
+use agent_types::release::Release;
 
 use super::finding::Finding;
 

@@ -4,7 +4,7 @@
 //! parse too), the version checks of `sanity.bbclass` (`meta/lib/oe/sanity.py` on master),
 //! `SANITY_REQUIRED_UTILITIES`, and for the rest the host packages of the reference manual.
 
-use crate::types::release::{RELEASES, Release};
+use agent_types::release::{RELEASES, Release};
 
 /// A Debian package and what it is wanted for.
 pub struct Package {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::finding::Finding;
 use super::machine::gib;
-use crate::process::{Answer, Prober};
+use agent_process::{Answer, Prober};
 
 #[derive(Clone, Debug)]
 pub struct Facts {

@@ -6,11 +6,11 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use url::Url;
 
-use crate::process::{Environment, User};
+use agent_process::{Environment, User};
 
 use super::finding::Finding;
 use super::place::judge_path;
-use crate::process::{Answer, PROBE_LIMIT, Prober};
+use agent_process::{Answer, PROBE_LIMIT, Prober};
 
 /// For a git server's answer.
 const REMOTE: Duration = Duration::from_secs(20);
@@ -163,7 +163,7 @@ fn hide(text: &str, url: &Url) -> String {
 mod tests {
     use super::*;
     use crate::doctor::State::{Failed, Ok as Fine, Warning};
-    use crate::types::error::Class;
+    use agent_types::error::Class;
 
     fn said(lines: &[&str]) -> Answer {
         Answer::Said { ok: true, lines: lines.iter().map(|&line| line.to_owned()).collect() }

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use crate::process::User;
-use crate::types::release::Release;
+use agent_process::User;
+use agent_types::release::Release;
 
 use super::finding::Finding;
 use super::packages::{MINIMA, Minimum, age, wanted};
-use crate::process::{Answer, PROBE_LIMIT, Prober};
+use agent_process::{Answer, PROBE_LIMIT, Prober};
 
 /// Through honister the sanity checks import `distutils`, which Python 3.12 no longer has.
 const LAST_WITH_DISTUTILS: &str = "honister";

@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::process::User;
-use crate::types::error::Result;
+use agent_process::User;
+use agent_types::error::Result;
 
 use super::finding::Finding;
-use crate::process::{Answer, PROBE_LIMIT, Prober};
+use agent_process::{Answer, PROBE_LIMIT, Prober};
 
 #[derive(Clone, Debug)]
 pub struct Facts {
@@ -156,7 +156,7 @@ fn judge_umask(umask: Option<u32>) -> Finding {
 mod tests {
     use super::*;
     use crate::doctor::State::{self, Failed, Ok as Fine, Warning};
-    use crate::types::error::Error;
+    use agent_types::error::Error;
 
     fn user(uid: u32) -> User {
         User { name: "builder".into(), uid, gid: uid, home: "/home/builder".into() }

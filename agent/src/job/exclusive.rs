@@ -8,7 +8,7 @@ use fs_err as fs;
 use fs_err::os::unix::fs::OpenOptionsExt;
 use nix::fcntl::OFlag;
 
-use crate::types::error::{Error, Result};
+use agent_types::error::{Error, Result};
 
 /// A layer may hold an output directory with a link in it, and the agent may be root; or with a pipe,
 /// whose other end would be waited for.

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use crate::config::Settings;
-use crate::process::Runner;
-use crate::types::error::{Error, Result};
-use crate::yocto::server::{Stopped, stop_server_apart};
+use agent_process::Runner;
+use agent_types::error::{Error, Result};
+use agent_yocto::server::{Stopped, stop_server_apart};
 
 /// Ends it, so that it does not write where this job writes: first the commands, whose marker tells
 /// whose they are, then the BitBake servers, which have none, by their lock files.
@@ -15,10 +15,10 @@ use crate::yocto::server::{Stopped, stop_server_apart};
 pub async fn end_leftovers(settings: &Settings, runner: &Runner) -> Result<()> {
     let work = &settings.places.work;
     let grace = settings.limits.grace;
-    let orphans = crate::process::end_orphans(work, grace, &runner.interrupt).await;
+    let orphans = agent_process::end_orphans(work, grace, &runner.interrupt).await;
     let mut ended = orphans.ended;
     // Without a build user nothing of his can run, and the configure stage says what is wrong.
-    if let Ok(user) = crate::process::build_user(settings.build_user.as_deref(), &settings.checkout) {
+    if let Ok(user) = agent_process::build_user(settings.build_user.as_deref(), &settings.checkout) {
         for (directory, known_as) in build_directories(settings) {
             match stop_server_apart(&directory, &known_as, user.as_ref(), grace).await? {
                 Stopped::Ended { pid } | Stopped::Killed { pid } => {

@@ -1,10 +1,10 @@
 //! Which stages run and why the others do not: a pure function of settings and flags.
 
 use crate::config::{Settings, SharedCache};
-use crate::types::error::{Error, Result};
-use crate::types::events::Planned;
+use agent_types::error::{Error, Result};
+use agent_types::events::Planned;
 
-use crate::types::stage::Stage;
+use agent_types::stage::Stage;
 
 /// `--only` and `--skip`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -2,19 +2,19 @@
 
 use std::time::Instant;
 
-use crate::cache::{Lease, Usage};
 use crate::config::Settings;
-use crate::git::Access;
-use crate::process::{Interrupt, Runner};
 use crate::stages::{self, build, check, checkout, configure, publish, share};
-use crate::types::error::{Class, Error, Result};
-use crate::types::events::{JobIdentity, JobStarted, SCHEMA, What};
-use crate::types::outcome::Outcome;
-use crate::types::tiers::Tiers;
+use agent_cache::{Lease, Usage};
+use agent_git::Access;
+use agent_process::{Interrupt, Runner};
+use agent_types::error::{Class, Error, Result};
+use agent_types::events::{JobIdentity, JobStarted, SCHEMA, What};
+use agent_types::outcome::Outcome;
+use agent_types::tiers::Tiers;
 
 use super::plan::uses_share;
 use super::{Plan, end_leftovers};
-use crate::types::stage::Stage;
+use agent_types::stage::Stage;
 
 /// What the stages have handed over so far.
 #[derive(Default)]

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::events::{CacheCounts, CacheTier, Sstate};
-use crate::types::tiers::State;
-use crate::types::tiers::TierKind;
-use crate::types::traffic::Traffic;
+use agent_types::events::{CacheCounts, CacheTier, Sstate};
+use agent_types::tiers::State;
+use agent_types::tiers::TierKind;
+use agent_types::traffic::Traffic;
 
 use super::summary::{Summary, whole_milliseconds};
 
@@ -121,7 +121,7 @@ pub fn counts_by_name(counts: &CacheCounts) -> [(&'static str, u64); 5] {
 mod tests {
     use super::*;
     use crate::report::sample::{at, fold, with_share};
-    use crate::types::events::What;
+    use agent_types::events::What;
 
     #[test]
     fn the_parts_of_a_job_add_up_by_tier() {

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::types::error::{Error, Result};
-use crate::types::events::{Event, SCHEMA, What};
+use agent_types::error::{Error, Result};
+use agent_types::events::{Event, SCHEMA, What};
 
 use super::output;
 use super::recorder::Sink;

@@ -1,14 +1,14 @@
 //! Events in, [`Summary`] out. Pure: the same events give the same summary, live or from a file.
 
-use crate::types::events::{Case, Event, JobStarted, TaskFailed, Unit, What};
-use crate::types::outcome::{ExitStatus, Outcome};
-use crate::types::stage::Stage;
+use agent_types::events::{Case, Event, JobStarted, TaskFailed, Unit, What};
+use agent_types::outcome::{ExitStatus, Outcome};
+use agent_types::stage::Stage;
 
 use super::summary::{
     At, CaseResult, CommandResult, MemoResult, Notice, Published, StageError, StageResult, Summary,
     UnitResult, whole_milliseconds,
 };
-use crate::types::cut;
+use agent_types::cut;
 
 impl Summary {
     /// Takes in one event. Events come in the order in which they happened.
@@ -236,7 +236,7 @@ mod tests {
 
     use super::*;
     use crate::report::sample::{self, at, case, check_layer, failing_job, fold, image};
-    use crate::types::events::Event;
+    use agent_types::events::Event;
 
     #[test]
     fn a_whole_job_folds_into_its_parts() {

@@ -8,16 +8,16 @@ use std::time::Duration;
 
 use quick_junit::{NonSuccessKind, Property, Report, TestCase, TestCaseStatus, TestSuite};
 
-use crate::types::error::{Class, Error, Result};
-use crate::types::events::{Level, MemoOutcome};
-use crate::types::outcome::Outcome;
+use agent_types::error::{Class, Error, Result};
+use agent_types::events::{Level, MemoOutcome};
+use agent_types::outcome::Outcome;
 
 use super::cache::{sstate_numbers, tier_words};
 use super::console::finding_line;
 use super::output::replace;
 use super::summary::{MemoResult, Summary, UnitResult};
 use super::tally::{AGENT, Status, Suite, Test, suites};
-use crate::types::safe::clean;
+use agent_types::safe::clean;
 
 /// The whole file.
 pub fn render(summary: &Summary) -> Result<String> {
@@ -158,8 +158,8 @@ mod tests {
     use super::*;
     use crate::report::sample::{self, at, case, check_layer, failing_job, fold};
     use crate::report::tally::Totals;
-    use crate::types::events::{Event, Memo, Unit, What};
-    use crate::types::stage::Stage;
+    use agent_types::events::{Event, Memo, Unit, What};
+    use agent_types::stage::Stage;
 
     #[test]
     fn the_whole_file_of_a_failing_job() {
@@ -254,7 +254,7 @@ make: *** [Makefile:9: zlib.o] Error 1</failure>
             events.push(at(
                 1,
                 What::JobFinished {
-                    exit: crate::types::outcome::ExitStatus::Passed,
+                    exit: agent_types::outcome::ExitStatus::Passed,
                     outcome: Outcome::Passed,
                 },
             ));

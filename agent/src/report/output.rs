@@ -7,9 +7,9 @@ use fs_err::OpenOptions;
 use fs_err::os::unix::fs::OpenOptionsExt;
 use nix::fcntl::OFlag;
 
-use crate::types::error::{Error, Result};
+use agent_types::error::{Error, Result};
 
-use crate::fs::remove::remove_file;
+use agent_fs::remove::remove_file;
 
 use super::events_file::EventsFile;
 use super::summary::Summary;

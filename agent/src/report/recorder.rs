@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use crate::process::Redactor;
-use crate::types::events::{Event, Level, What};
+use agent_process::Redactor;
+use agent_types::events::{Event, Level, What};
 
 use super::summary::Summary;
 use super::verdict;
@@ -22,7 +22,7 @@ pub trait Sink: Send {
     fn event(&mut self, event: &Event) -> std::io::Result<()>;
 }
 
-/// Listens until the last [`Emitter`](crate::types::events::Emitter) is gone.
+/// Listens until the last [`Emitter`](agent_types::events::Emitter) is gone.
 ///
 /// When the job has not said by then how it ended, its end is decided here, from all that was
 /// heard ([`verdict::outcome`]), and told to the sinks as the last event. So the exit status, the
@@ -158,10 +158,10 @@ mod tests {
     use crate::report::sample::{
         at, case, check_layer, failing_job, finished, fold, job_started, passing_job,
     };
-    use crate::types::error::Error;
-    use crate::types::events::{Artifact, channel};
-    use crate::types::outcome::{ExitStatus, Outcome};
-    use crate::types::stage::Stage;
+    use agent_types::error::Error;
+    use agent_types::events::{Artifact, channel};
+    use agent_types::outcome::{ExitStatus, Outcome};
+    use agent_types::stage::Stage;
 
     /// Remembers events; breaks after so many.
     struct Memory {

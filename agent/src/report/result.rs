@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::error::{Error, Result};
+use agent_types::error::{Error, Result};
 
 use super::output::replace;
 use super::summary::Summary;

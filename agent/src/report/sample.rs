@@ -2,16 +2,16 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::types::error::Error;
-use crate::types::events::{
+use agent_types::error::Error;
+use agent_types::events::{
     Artifact, CacheCounts, CacheTier, Case, Event, Finding, JobIdentity, JobStarted, Level, Planned,
     RepoReady, SCHEMA, Sstate, TaskFailed, Unit, What,
 };
-use crate::types::outcome::{ExitStatus, Outcome};
-use crate::types::stage::Stage;
-use crate::types::tiers::State;
-use crate::types::tiers::TierKind;
-use crate::types::traffic::Traffic;
+use agent_types::outcome::{ExitStatus, Outcome};
+use agent_types::stage::Stage;
+use agent_types::tiers::State;
+use agent_types::tiers::TierKind;
+use agent_types::traffic::Traffic;
 
 use super::summary::Summary;
 

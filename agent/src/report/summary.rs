@@ -6,19 +6,19 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::error::Error;
-use crate::types::events::{
+use agent_types::error::Error;
+use agent_types::events::{
     Artifact, Finding, JobIdentity, Level, MemoOutcome, Planned, Recipes, RepoReady, Sstate, TaskFailed, Unit,
 };
-use crate::types::outcome::{ExitStatus, Outcome};
-use crate::types::stage::Stage;
+use agent_types::outcome::{ExitStatus, Outcome};
+use agent_types::stage::Stage;
 
 use super::cache::TierResult;
 
 /// A point in time; RFC 3339 with milliseconds in files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct At(#[serde(with = "crate::types::events::time")] pub SystemTime);
+pub struct At(#[serde(with = "agent_types::events::time")] pub SystemTime);
 
 impl At {
     /// Seconds until `later`, to the millisecond; 0 when the clock was set back in between.
@@ -160,7 +160,7 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-/// See [`crate::types::events::Memo`].
+/// See [`agent_types::events::Memo`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MemoResult {
     pub question: String,

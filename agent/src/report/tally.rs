@@ -5,10 +5,10 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::types::error::Error;
-use crate::types::events::{Level, Sstate};
-use crate::types::outcome::Outcome;
-use crate::types::stage::Stage;
+use agent_types::error::Error;
+use agent_types::events::{Level, Sstate};
+use agent_types::outcome::Outcome;
+use agent_types::stage::Stage;
 
 use super::summary::{At, MemoResult, StageResult, Summary, UnitResult};
 

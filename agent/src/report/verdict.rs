@@ -12,10 +12,10 @@
 //!
 //! The guard: what did nothing, or contradicts itself, is never a pass.
 
-use crate::types::error::Error;
-use crate::types::events::Level;
-use crate::types::outcome::{ExitStatus, Outcome};
-use crate::types::stage::Stage;
+use agent_types::error::Error;
+use agent_types::events::Level;
+use agent_types::outcome::{ExitStatus, Outcome};
+use agent_types::stage::Stage;
 
 use super::summary::{StageError, StageResult, Summary};
 
@@ -101,7 +101,7 @@ fn false_pass(summary: &Summary, stage: Stage) -> Option<String> {
             let word = case.outcome.word();
             return Some(format!("{name} says passed, but its {}.{} says {word}", case.class, case.name));
         }
-        let finding = |finding: &&crate::types::events::Finding| {
+        let finding = |finding: &&agent_types::events::Finding| {
             unit.is(&finding.unit) && finding.level == Level::Error && unit.outcome == Some(Outcome::Passed)
         };
         if let Some(finding) = summary.findings.iter().find(finding) {
@@ -142,8 +142,8 @@ mod tests {
     use crate::report::sample::{
         self, at, case, check_layer, finished, fold, passing_job, started, unit_finished,
     };
-    use crate::types::error::Class;
-    use crate::types::events::{Event, Finding, What};
+    use agent_types::error::Class;
+    use agent_types::events::{Event, Finding, What};
 
     #[test]
     fn a_job_that_did_its_work_passes() {
@@ -213,7 +213,7 @@ mod tests {
             line: None,
             hint: None,
         };
-        let artifact = crate::types::events::Artifact {
+        let artifact = agent_types::events::Artifact {
             path: "x".into(),
             key: None,
             bytes: 0,

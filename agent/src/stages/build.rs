@@ -3,17 +3,17 @@
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use crate::cache::Usage;
 use crate::config::Settings;
-use crate::fs::tree::Tree;
-use crate::process::{Command, End, Finished, Runner};
-use crate::types::error::{Error, Result};
-use crate::types::events::{Level, Sstate, TaskFailed, Unit, What};
-use crate::types::outcome::Outcome;
-use crate::types::stage::Stage;
-use crate::yocto::bitbake::{Build, Failure};
-use crate::yocto::excerpt::lines_that_matter;
-use crate::yocto::{host, server};
+use agent_cache::Usage;
+use agent_fs::tree::Tree;
+use agent_process::{Command, End, Finished, Runner};
+use agent_types::error::{Error, Result};
+use agent_types::events::{Level, Sstate, TaskFailed, Unit, What};
+use agent_types::outcome::Outcome;
+use agent_types::stage::Stage;
+use agent_yocto::bitbake::{Build, Failure};
+use agent_yocto::excerpt::lines_that_matter;
+use agent_yocto::{host, server};
 
 use super::configure::Configured;
 
@@ -212,8 +212,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::process::Lines;
-    use crate::types::error::Class;
+    use agent_process::Lines;
+    use agent_types::error::Class;
 
     fn judged(output: &str, end: End) -> Result<Outcome> {
         let mut build = Build::new(Unit::new(Stage::Build, "x"));

@@ -3,16 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use crate::config::Settings;
-use crate::process::{Command, End, Finished, Lines, Runner};
-use crate::types::error::{Error, Result};
-use crate::types::events::{Case, Emitter, Level, Unit, What};
-use crate::types::outcome::Outcome;
-use crate::types::stage::Stage;
-use crate::yocto::bitbake_layers::LayersOutput;
-use crate::yocto::check_layer::forgiving;
-use crate::yocto::layer_conf::LayerConf;
-use crate::yocto::preflight::{self, PreflightCase};
-use crate::yocto::{host, server};
+use agent_process::{Command, End, Finished, Lines, Runner};
+use agent_types::error::{Error, Result};
+use agent_types::events::{Case, Emitter, Level, Unit, What};
+use agent_types::outcome::Outcome;
+use agent_types::stage::Stage;
+use agent_yocto::bitbake_layers::LayersOutput;
+use agent_yocto::check_layer::forgiving;
+use agent_yocto::layer_conf::LayerConf;
+use agent_yocto::preflight::{self, PreflightCase};
+use agent_yocto::{host, server};
 
 use super::check_layer;
 use super::configure::Configured;

@@ -4,19 +4,19 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use crate::cache::memo::{
+use crate::config::Settings;
+use agent_cache::memo::{
     Accepted, Again, Ahead, Course, Desk, Front, Place, Refusal, Schedule, Script, Sigdata, Store, Stores,
 };
-use crate::config::Settings;
-use crate::process::{Command, End, Finished, Lines, Runner};
-use crate::types::error::Result;
-use crate::types::events::{Case, Emitter, Finding, Unit, What};
-use crate::types::outcome::Outcome;
-use crate::types::stage::Stage;
-use crate::types::tiers::Tier;
-use crate::yocto::check_layer::{self, Ground, Kinds, OutputParser};
-use crate::yocto::conf::Purpose;
-use crate::yocto::server;
+use agent_process::{Command, End, Finished, Lines, Runner};
+use agent_types::error::Result;
+use agent_types::events::{Case, Emitter, Finding, Unit, What};
+use agent_types::outcome::Outcome;
+use agent_types::stage::Stage;
+use agent_types::tiers::Tier;
+use agent_yocto::check_layer::{self, Ground, Kinds, OutputParser};
+use agent_yocto::conf::Purpose;
+use agent_yocto::server;
 
 use super::check::name;
 use super::configure::Configured;
@@ -147,7 +147,7 @@ impl Check<'_> {
         }
         let settings = self.settings;
         let local = Store::local(settings.places.signatures(&settings.cache.trust));
-        crate::cache::memo::make_private(local.root())?;
+        agent_cache::memo::make_private(local.root())?;
         let stat_cache = local.root().join("stat-cache");
         let place = Place {
             build: settings.places.check(&self.name),

@@ -13,16 +13,16 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::{StreamExt, stream};
 
-use crate::cache::layers;
 use crate::config::{GitSource, Repo, RepoSource, Settings, Wanted};
-use crate::git::{self, Access};
-use crate::process::Runner;
-use crate::types::error::{Class, Error, Result};
-use crate::types::events::{RepoReady, Unit, What};
-use crate::types::outcome::Outcome;
-use crate::types::stage::Stage;
-use crate::types::tiers::{TierKind, Tiers};
-use crate::types::traffic::Traffic;
+use agent_cache::layers;
+use agent_git::Access;
+use agent_process::Runner;
+use agent_types::error::{Class, Error, Result};
+use agent_types::events::{RepoReady, Unit, What};
+use agent_types::outcome::Outcome;
+use agent_types::stage::Stage;
+use agent_types::tiers::{TierKind, Tiers};
+use agent_types::traffic::Traffic;
 
 use stored::Stores;
 
@@ -78,7 +78,7 @@ pub struct UnderTest {
 pub async fn run(settings: &Settings, tiers: &Tiers, runner: &Runner, access: &Access) -> Result<Checkout> {
     // Where there is none, configure says what is wrong.
     let layer_user =
-        crate::process::build_user(settings.build_user.as_deref(), &settings.checkout).ok().flatten();
+        agent_process::build_user(settings.build_user.as_deref(), &settings.checkout).ok().flatten();
     let stores = Stores::new(settings.cache.layers.clone(), tiers, layer_user)?;
     let jobs = settings.repos.iter().map(|repo| unit(settings, &stores, runner, access, repo));
     let answers: Vec<Result<ReadyRepo>> = stream::iter(jobs).buffered(PARALLEL).collect().await;
@@ -151,7 +151,7 @@ async fn local(settings: &Settings, runner: &Runner, name: &str, path: &Path) ->
         let message = format!("`repos.{name}.path`: {} is not a directory", path.display());
         return Err(Error::usage(message).hint("paths are relative to the manifest's directory"));
     }
-    let tree = git::inspect(runner, name, path, &own_output(settings)).await?;
+    let tree = agent_git::inspect(runner, name, path, &own_output(settings)).await?;
     if let Some(trouble) = tree.trouble {
         runner.events.warn(format!("the commit of repo {name} is not known: {trouble}"), None).await;
     }
@@ -187,7 +187,7 @@ async fn obtained(
     let shared_entry = obtained.is_shared.then(|| obtained.entry.key());
     let ready = RepoReady {
         name: name.to_string(),
-        url: Some(git::display_url(&source.url)),
+        url: Some(agent_git::display_url(&source.url)),
         commit: Some(obtained.entry.commit),
         wanted,
         path,
@@ -202,7 +202,7 @@ async fn obtained(
 /// # Errors
 /// When git cannot be started.
 pub async fn look(settings: &Settings, runner: &Runner) -> Result<UnderTest> {
-    let tree = git::inspect(runner, "under-test", &settings.checkout, &own_output(settings)).await?;
+    let tree = agent_git::inspect(runner, "under-test", &settings.checkout, &own_output(settings)).await?;
     let place = settings.checkout.display();
     match (&tree.trouble, &tree.commit) {
         (Some(trouble), _) => {

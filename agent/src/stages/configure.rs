@@ -10,19 +10,18 @@ use std::time::Duration;
 
 use fs_err as fs;
 
-use crate::cache::dangling;
 use crate::config::Settings;
-use crate::fs::untrusted;
-use crate::git;
-use crate::process::{Environment, Prober, Runner, User};
-use crate::types::error::{Error, Result};
-use crate::types::events::Emitter;
-use crate::types::tiers::Tiers;
-use crate::yocto::conf::{self, LocalConf, Purpose};
-use crate::yocto::environment::{Tools, bitbake_environment, bitbake_version};
-use crate::yocto::foundation::{Candidate, Foundation, foundation};
-use crate::yocto::hash_server::Serve;
-use crate::yocto::layer_conf::LayerConf;
+use agent_cache::dangling;
+use agent_fs::untrusted;
+use agent_process::{Environment, Prober, Runner, User};
+use agent_types::error::{Error, Result};
+use agent_types::events::Emitter;
+use agent_types::tiers::Tiers;
+use agent_yocto::conf::{self, LocalConf, Purpose};
+use agent_yocto::environment::{Tools, bitbake_environment, bitbake_version};
+use agent_yocto::foundation::{Candidate, Foundation, foundation};
+use agent_yocto::hash_server::Serve;
+use agent_yocto::layer_conf::LayerConf;
 
 use super::checkout::Checkout;
 
@@ -88,7 +87,7 @@ impl Configured {
             hash_server: &self.hash_server,
             threads: self.threads,
         })?;
-        crate::fs::remove::remove_tree(dir, &settings.places.work)?;
+        agent_fs::remove::remove_tree(dir, &settings.places.work)?;
         let conf_dir = dir.join("conf");
         fs::create_dir_all(&conf_dir)?;
         let files = [conf_dir.join("bblayers.conf"), conf_dir.join("local.conf")];
@@ -142,10 +141,10 @@ pub async fn run(
     runner: &Runner,
 ) -> Result<Configured> {
     let events = &runner.events;
-    let user = crate::process::build_user(settings.build_user.as_deref(), &settings.checkout)?;
+    let user = agent_process::build_user(settings.build_user.as_deref(), &settings.checkout)?;
     let whoami = match &user {
         Some(user) => user.clone(),
-        None => crate::process::agent_user()?,
+        None => agent_process::agent_user()?,
     };
     if let Some(user) = &user {
         events.info(format!("layer code runs as {} (uid {}), not as root", user.name, user.uid)).await;
@@ -264,7 +263,7 @@ fn git_access(settings: &Settings, checkout: &Checkout, whoami: &User) -> Vec<(O
     let roots = checkout.repos.iter().map(|repo| repo.path.clone()).chain([settings.checkout.clone()]);
     let foreign = |path: &PathBuf| path.metadata().is_ok_and(|meta| meta.uid() != whoami.uid);
     let paths: Vec<PathBuf> = roots.filter(foreign).collect();
-    if paths.is_empty() { Vec::new() } else { git::safe_directories(&paths) }
+    if paths.is_empty() { Vec::new() } else { agent_git::safe_directories(&paths) }
 }
 
 /// Checks that the user can get to the path: a closed directory above it gives BitBake errors that

@@ -9,8 +9,8 @@ pub mod configure;
 pub mod publish;
 pub mod share;
 
-use crate::process::Interrupted;
-use crate::types::outcome::Outcome;
+use agent_process::Interrupted;
+use agent_types::outcome::Outcome;
 
 /// The outcome of work that had to stop early.
 pub fn interrupted(why: Interrupted) -> Outcome {

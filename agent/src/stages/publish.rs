@@ -5,13 +5,13 @@ pub mod cache;
 
 use std::path::Path;
 
-use crate::artifacts::store::{Publication, layout};
 use crate::config::Settings;
-use crate::process::Interrupt;
-use crate::types::error::Result;
-use crate::types::events::{Emitter, JobIdentity, Unit, What};
-use crate::types::outcome::Outcome;
-use crate::types::stage::Stage;
+use agent_artifacts::store::{Publication, layout};
+use agent_process::Interrupt;
+use agent_types::error::Result;
+use agent_types::events::{Emitter, JobIdentity, Unit, What};
+use agent_types::outcome::Outcome;
+use agent_types::stage::Stage;
 
 /// Publishes from `root`, the build directory. `incomplete` says why not all may be there, after an
 /// earlier stage did not pass.

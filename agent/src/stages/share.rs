@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use crate::cache::probe::{Judgement, Look, judge};
 use crate::config::{Settings, SharedCache};
-use crate::process::{Answer, Environment, PROBE_LIMIT, Prober, Runner, User};
-use crate::types::error::Result;
-use crate::types::events::{CacheTier, Emitter, What};
-use crate::types::tiers::State;
-use crate::types::tiers::{Tier, TierKind, Tiers};
-use crate::types::traffic::Traffic;
+use agent_cache::probe::{Judgement, Look, judge};
+use agent_process::{Answer, Environment, PROBE_LIMIT, Prober, Runner, User};
+use agent_types::error::Result;
+use agent_types::events::{CacheTier, Emitter, What};
+use agent_types::tiers::State;
+use agent_types::tiers::{Tier, TierKind, Tiers};
+use agent_types::traffic::Traffic;
 
 /// The agent itself, whatever lies at its path by now.
 const OWN_PROGRAM: &str = "/proc/self/exe";
@@ -33,7 +33,7 @@ const GRACE: Duration = Duration::from_secs(1);
 /// Those of [`exec::build_user`].
 pub async fn look(settings: &Settings, runner: &Runner) -> Result<Tiers> {
     let Some(shared) = &settings.cache.share else { return Ok(Tiers::default()) };
-    let user = crate::process::build_user(settings.build_user.as_deref(), &settings.checkout)?;
+    let user = agent_process::build_user(settings.build_user.as_deref(), &settings.checkout)?;
     let prober = Prober {
         runner: Runner { grace: GRACE, ..runner.clone() },
         environment: Environment::default(),

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
 
-use crate::process::Interrupt;
 use crate::report::recorder::Sink;
-use crate::types::events::{Event, What};
+use agent_process::Interrupt;
+use agent_types::events::{Event, What};
 
 use super::patience::{LOOK, Patience};
 
@@ -103,8 +103,8 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
-    use crate::types::events::Level;
-    use crate::types::outcome::{ExitStatus, Outcome};
+    use agent_types::events::Level;
+    use agent_types::outcome::{ExitStatus, Outcome};
 
     fn notice(message: &str) -> Event {
         let what = What::Notice { level: Level::Info, message: message.into(), hint: None };

@@ -5,14 +5,14 @@ use std::path::Path;
 use crate::report::cache::{TierResult, counts_by_name};
 use crate::report::summary::{StageError, StageResult, Summary};
 use crate::report::tally::{Suite, Totals, suites};
-use crate::types::events::{JobIdentity, Level};
-use crate::types::outcome::{ExitStatus, Outcome};
+use agent_types::events::{JobIdentity, Level};
+use agent_types::outcome::{ExitStatus, Outcome};
 
 use super::failures::{Failure, failures};
 use super::steps::finding_line;
 use super::words::{Paint, duration, level_word};
-use crate::types::safe::{harmless, safe};
-use crate::types::words::{bytes, count};
+use agent_types::safe::{harmless, safe};
+use agent_types::words::{bytes, count};
 
 /// Failures that are shown with the lines that matter; the others only by name.
 const IN_FULL: usize = 3;

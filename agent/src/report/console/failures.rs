@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use crate::report::summary::{Summary, UnitResult};
 use crate::report::tally::{Status, Suite, Test};
-use crate::types::events::{Level, TaskFailed};
-use crate::types::outcome::Outcome;
+use agent_types::events::{Level, TaskFailed};
+use agent_types::outcome::Outcome;
 
 use super::steps::finding_line;
 use super::words::level_word;

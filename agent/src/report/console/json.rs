@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use crate::report::recorder::Sink;
-use crate::types::events::Event;
+use agent_types::events::Event;
 
 pub struct Json<W> {
     to: W,

@@ -4,7 +4,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::process::Interrupt;
+use agent_process::Interrupt;
 
 /// Between two looks at somebody who is slow.
 pub(super) const LOOK: Duration = Duration::from_millis(5);

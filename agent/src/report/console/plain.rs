@@ -3,11 +3,11 @@
 use std::io::{self, Write};
 
 use crate::report::recorder::Sink;
-use crate::types::events::{Event, What};
+use agent_types::events::{Event, What};
 
 use super::steps::Steps;
 use super::words::{Paint, duration};
-use crate::types::safe::safe;
+use agent_types::safe::safe;
 
 /// Writes lines; never a carriage return, never the same line twice to show progress.
 pub struct Plain<W> {

@@ -4,15 +4,15 @@ use std::collections::HashMap;
 use std::time::SystemTime;
 
 use crate::report::summary::At;
-use crate::types::events::{
+use agent_types::events::{
     Event, Finding, JobIdentity, JobStarted, Memo, MemoOutcome, RepoReady, TaskFailed, Unit, What,
 };
-use crate::types::outcome::Outcome;
-use crate::types::stage::Stage;
+use agent_types::outcome::Outcome;
+use agent_types::stage::Stage;
 
 use super::words::{Paint, duration, level_word, offset};
-use crate::types::safe::safe;
-use crate::types::words::count;
+use agent_types::safe::safe;
+use agent_types::words::count;
 
 /// Lines of a task's log that are shown as soon as it has failed; the end shows more.
 const FIRST_LOOK: usize = 10;
@@ -103,7 +103,7 @@ impl Steps {
                 vec![self.stamped(event, &text)]
             }
             What::Published { destination, objects, bytes, .. } => {
-                let size = crate::types::words::bytes(*bytes);
+                let size = agent_types::words::bytes(*bytes);
                 let text =
                     format!("publish    {} ({size}) to {}", count(*objects, "object"), safe(destination));
                 vec![self.stamped(event, &text)]

@@ -9,8 +9,8 @@ use crate::report::recorder::Sink;
 use crate::report::sample::{
     at, case, check_layer, failing_job, fold, image, job_started, passing_job, with_share,
 };
-use crate::types::events::{Event, Level, TaskFailed, What};
-use crate::types::outcome::{ExitStatus, Outcome};
+use agent_types::events::{Event, Level, TaskFailed, What};
+use agent_types::outcome::{ExitStatus, Outcome};
 
 fn end(summary: &Summary) -> String {
     closing(summary, Path::new("out"), Paint::PLAIN)

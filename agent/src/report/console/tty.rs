@@ -7,12 +7,12 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::report::recorder::Sink;
 use crate::report::summary::At;
-use crate::types::events::{Event, Unit, What};
-use crate::types::stage::Stage;
+use agent_types::events::{Event, Unit, What};
+use agent_types::stage::Stage;
 
 use super::steps::Steps;
 use super::words::{Paint, duration};
-use crate::types::safe::safe;
+use agent_types::safe::safe;
 
 /// Draws on standard output. Nothing is drawn when that is no terminal.
 pub struct Terminal {
@@ -134,7 +134,7 @@ impl Now {
 mod tests {
     use super::*;
     use crate::report::sample::{at, image, poky, started, unit_finished, unit_started};
-    use crate::types::outcome::Outcome;
+    use agent_types::outcome::Outcome;
 
     #[test]
     fn the_status_follows_the_events() {

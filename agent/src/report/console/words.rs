@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::types::events::Level;
-use crate::types::outcome::Outcome;
+use agent_types::events::Level;
+use agent_types::outcome::Outcome;
 
 /// Colours, or none of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

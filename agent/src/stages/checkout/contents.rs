@@ -5,10 +5,9 @@ use std::path::{Path, PathBuf};
 use walkdir::WalkDir;
 
 use crate::config::Repo;
-use crate::git;
-use crate::types::error::{Error, Result};
-use crate::types::release::Release;
-use crate::types::release::Sources;
+use agent_types::error::{Error, Result};
+use agent_types::release::Release;
+use agent_types::release::Sources;
 
 use super::ReadyRepo;
 
@@ -120,7 +119,7 @@ pub fn layers(repo: &Repo, path: &Path, release: &Release) -> Result<Vec<PathBuf
     let Some(first) = missing.first() else { return Ok(layers) };
     let message = format!("`repos.{}.layers`: no conf/layer.conf in `{}`", repo.name, missing.join("`, `"));
     let there = layers_below(path);
-    let near = git::nearest(first, there.iter().map(String::as_str), 5);
+    let near = agent_git::nearest(first, there.iter().map(String::as_str), 5);
     let told = if near.is_empty() { there.into_iter().take(10).collect() } else { near };
     Err(Error::usage(message).hint(match told.is_empty() {
         // Such as the rest of poky after its last release.

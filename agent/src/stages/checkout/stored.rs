@@ -3,16 +3,16 @@
 use std::path::PathBuf;
 use std::sync::Mutex;
 
-use crate::cache::layers::{
+use crate::config::{GitSource, Wanted};
+use agent_cache::layers::{
     self, Content, Entry, Guard, LayerStore, Listed, Part, Proof, Record, RepoName, Witness,
 };
-use crate::config::{GitSource, Wanted};
-use crate::git::{self, Access, Git, Seed};
-use crate::process::{Runner, User};
-use crate::types::error::{Class, Error, Result};
-use crate::types::share::Share;
-use crate::types::tiers::{Tier, TierKind, Tiers};
-use crate::types::traffic::Traffic;
+use agent_git::{Access, Git, Seed};
+use agent_process::{Runner, User};
+use agent_types::error::{Class, Error, Result};
+use agent_types::share::Share;
+use agent_types::tiers::{Tier, TierKind, Tiers};
+use agent_types::traffic::Traffic;
 
 use super::usable::{usable_here, usable_on_share};
 
@@ -128,11 +128,11 @@ impl Order<'_> {
 
     /// The commit that is wanted now.
     async fn commit(&self) -> Result<String> {
-        match git::pinned(self.name, self.source)? {
+        match agent_git::pinned(self.name, self.source)? {
             Some(commit) => Ok(commit),
             None => {
                 let (git, cwd) = (self.git(&[])?, self.stores.local.root());
-                git::resolve(&git, self.name, &self.source.url, &self.source.wanted, cwd).await
+                agent_git::resolve(&git, self.name, &self.source.url, &self.source.wanted, cwd).await
             }
         }
     }
@@ -154,7 +154,7 @@ impl Order<'_> {
     }
 
     fn proof(&self, branch: &str) -> Proof {
-        Proof { url: git::display_url(&self.source.url), branch: branch.to_owned() }
+        Proof { url: agent_git::display_url(&self.source.url), branch: branch.to_owned() }
     }
 
     async fn find(&self, commit: &str) -> Result<Option<Obtained>> {
@@ -241,7 +241,7 @@ impl Order<'_> {
     async fn prove(&self, entry: &Entry) -> Result<()> {
         let part = Part::begin(&self.stores.local, &self.repo)?;
         let git = self.git(&[part.tree()])?;
-        git::prove(&git, &part.tree(), self.name, self.source, Some(&seed(entry))).await
+        agent_git::prove(&git, &part.tree(), self.name, self.source, Some(&seed(entry))).await
     }
 
     /// Notes a proof where that is allowed; it can be made again.
@@ -259,11 +259,11 @@ impl Order<'_> {
         let part = Part::begin(&self.stores.local, &self.repo)?;
         let git = self.git(&[part.tree()])?;
         let older = self.seed().await;
-        let cloned = git::clone(&git, &part.tree(), self.name, self.source, older.as_ref()).await?;
+        let cloned = agent_git::clone(&git, &part.tree(), self.name, self.source, older.as_ref()).await?;
 
         let (part, content) = blocking(move || part.seal().map(|content| (part, content))).await?;
         let commit = cloned.commit;
-        let (url, short) = (git::display_url(&self.source.url), self.repo.short().to_owned());
+        let (url, short) = (agent_git::display_url(&self.source.url), self.repo.short().to_owned());
         let mut record = Record::new(url, commit.clone(), short, &cloned.object, cloned.tree);
         if !record.is_plainly(&content) {
             self.explain(&git, &part, &content, &mut record).await?;
@@ -290,14 +290,14 @@ impl Order<'_> {
         content: &Content,
         record: &mut Record,
     ) -> Result<()> {
-        let listed = git::listing(git, &part.tree(), self.name, &record.commit).await?;
+        let listed = agent_git::listing(git, &part.tree(), self.name, &record.commit).await?;
         let listed: Vec<Listed> =
             listed.into_iter().map(|[mode, id, path]| Listed { mode, id, path }).collect();
         let altered = record.explain(content, &listed);
         if altered.is_empty() {
             return Ok(());
         }
-        git::write_again(git, &part.tree(), self.name, &altered, &part.second()).await?;
+        agent_git::write_again(git, &part.tree(), self.name, &altered, &part.second()).await?;
         part.compare_with_second(&altered)
     }
 
@@ -340,7 +340,7 @@ impl Order<'_> {
         }
         if !just_made {
             let git = self.git(&[entry.tree()])?;
-            if let Some(damage) = git::damage(&git, &entry.tree()).await? {
+            if let Some(damage) = agent_git::damage(&git, &entry.tree()).await? {
                 return Err(Error::machine(format!("`{}` is damaged: {damage}", entry.tree().display())));
             }
         }

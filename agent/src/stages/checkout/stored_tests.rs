@@ -12,7 +12,7 @@ use fs_err as fs;
 use walkdir::WalkDir;
 
 use crate::config::GitSource;
-use crate::git::fixture::{Bench, Upstream, write};
+use agent_git::fixture::{Bench, Upstream, write};
 
 use super::*;
 

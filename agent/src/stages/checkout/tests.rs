@@ -6,9 +6,9 @@ use std::time::Duration;
 use fs_err as fs;
 
 use crate::config::{Artifacts, Build, BuildConfig, Cache, Check, Destination, HashServer, Limits, Places};
-use crate::git::fixture::{Bench, Upstream, write};
-use crate::types::release::Release;
-use crate::types::tiers::Trust;
+use agent_git::fixture::{Bench, Upstream, write};
+use agent_types::release::Release;
+use agent_types::tiers::Trust;
 
 use super::*;
 

@@ -1,8 +1,8 @@
 //! Whether an entry of a layer store may be used: who could have written it decides how much of it has
 //! to prove itself.
 
-use crate::cache::layers::{self, Damage, Entry, Guard, Witness};
-use crate::process::User;
+use agent_cache::layers::{self, Damage, Entry, Guard, Witness};
+use agent_process::User;
 
 /// Whether an entry of the share may be used as it is; else why not. Reading all of it would cost what
 /// the store saves, so that owners and the top of `.git` decide.

@@ -1,9 +1,9 @@
 //! Which hash server the builds of this job use, after it was asked whether it is there.
 
 use crate::config::{HashServer, Settings};
-use crate::process::{PROBE_LIMIT, Prober, User};
-use crate::types::events::Emitter;
-use crate::yocto::hash_server::{self, LIMIT, Serve};
+use agent_process::{PROBE_LIMIT, Prober, User};
+use agent_types::events::Emitter;
+use agent_yocto::hash_server::{self, LIMIT, Serve};
 
 /// A server that cannot be used costs a warning, and the builds run without.
 pub async fn choose(

@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 use fs_err as fs;
 
 use crate::config::Settings;
-use crate::fs::remove::remove_tree;
 use crate::stages::checkout::Checkout;
-use crate::types::error::{Error, Result};
+use agent_fs::remove::remove_tree;
+use agent_types::error::{Error, Result};
 
 /// The checkouts and the links to them. Directories that the manifest names are used where they are.
 #[derive(Clone, Debug, Default)]

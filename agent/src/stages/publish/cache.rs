@@ -6,17 +6,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::cache::publish::{self, Published, Tally};
-use crate::process::Interrupt;
 use crate::stages;
-use crate::types::events::{Emitter, Unit, What};
-use crate::types::outcome::Outcome;
-use crate::types::safe::harmless;
-use crate::types::stage::Stage;
-use crate::types::tiers::Tiers;
-use crate::types::words::{bytes, count};
+use agent_cache::publish::{self, Published, Tally};
+use agent_process::Interrupt;
+use agent_types::events::{Emitter, Unit, What};
+use agent_types::outcome::Outcome;
+use agent_types::safe::harmless;
+use agent_types::stage::Stage;
+use agent_types::tiers::Tiers;
+use agent_types::words::{bytes, count};
 
-pub use crate::cache::publish::Sources;
+pub use agent_cache::publish::Sources;
 
 /// For the operations under way when the job has to stop. A share that hangs never ends them.
 const LAST: Duration = Duration::from_secs(10);
@@ -140,8 +140,8 @@ fn some(names: &[String], all: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::publish::{Trouble, TroubleKind};
-    use crate::types::events::CacheCounts;
+    use agent_cache::publish::{Trouble, TroubleKind};
+    use agent_types::events::CacheCounts;
 
     #[test]
     fn a_share_never_changes_the_verdict_and_nothing_is_no_success() {

@@ -3,11 +3,11 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::cache::{Lease, Usage};
 use crate::config::Settings;
-use crate::types::error::{Error, Result};
-use crate::types::events::Emitter;
-use crate::types::tiers::Tiers;
+use agent_cache::{Lease, Usage};
+use agent_types::error::{Error, Result};
+use agent_types::events::Emitter;
+use agent_types::tiers::Tiers;
 
 /// A note is a small file. On a share that hangs it is never written.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -1,0 +1,215 @@
+//! S3 buckets, behind `object_store`.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_config::SdkConfig;
+use aws_types::service_config::ServiceConfigKey;
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use object_store::aws::{AmazonS3, AmazonS3Builder, Checksum};
+use object_store::path::Path;
+use object_store::{BackoffConfig, ClientOptions, ObjectStoreExt, RetryConfig};
+use url::{Host, Url};
+
+use super::credentials::{Credentials, NO_CREDENTIALS};
+use agent_types::error::{Error, Result};
+
+/// Longest time of one request. A part has at most 64 MiB unless the file is beyond 600 GiB, so
+/// this allows for about 1 Mbit/s for each of a few parallel parts.
+const REQUEST: Duration = Duration::from_secs(10 * 60);
+
+/// `s3://bucket/key`, taken apart. The key may be empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct S3Address {
+    pub bucket: String,
+    /// Without slashes at its ends; as it is written, nothing is percent-decoded.
+    pub key: String,
+}
+
+impl S3Address {
+    /// # Errors
+    /// Usage, when it is not an `s3://` address or names no bucket.
+    pub fn parse(address: &str) -> Result<S3Address> {
+        let rest = address
+            .strip_prefix("s3://")
+            .ok_or_else(|| Error::usage(format!("`{address}` is not an s3:// address")))?;
+        let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
+        // https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html; old buckets
+        // also have upper-case letters and underscores.
+        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+        if bucket.is_empty() || !bucket.chars().all(fits) {
+            return Err(Error::usage(format!("`{address}` names no bucket that S3 could have"))
+                .hint("write s3://BUCKET/PREFIX"));
+        }
+        Ok(S3Address { bucket: bucket.to_owned(), key: key.trim_matches('/').to_owned() })
+    }
+}
+
+/// The bucket with the credentials, region and endpoint that the SDK finds. Objects stay private: no
+/// ACL is ever sent. Every request carries a SHA-256 that S3 verifies.
+///
+/// # Errors
+/// Usage, when no region is known or the endpoint is no address.
+pub async fn bucket(name: &str, kms_key_id: Option<&str>) -> Result<AmazonS3> {
+    let sdk = super::sdk().await;
+    let mut builder = AmazonS3Builder::new()
+        .with_bucket_name(name)
+        .with_checksum_algorithm(Checksum::SHA256)
+        .with_client_options(ClientOptions::new().with_timeout(REQUEST))
+        .with_retry(retries());
+    if let Some(chain) = sdk.credentials_provider() {
+        builder = builder.with_credentials(Arc::new(Credentials::new(chain)));
+    }
+    if let Some(key) = kms_key_id {
+        builder = builder.with_sse_kms_encryption(key);
+    }
+    let region = sdk.region().map(|region| region.as_ref().to_owned());
+    let builder = match endpoint(&sdk) {
+        Some(endpoint) => {
+            let url = Url::parse(&endpoint).map_err(|source| {
+                Error::usage(format!("the S3 endpoint `{endpoint}` is not an address"))
+                    .because(&source)
+                    .hint("mend AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL or endpoint_url of the profile")
+            })?;
+            // Plain HTTP only because somebody wrote it; S3's own endpoints are always HTTPS. Other
+            // servers rarely have a name for each bucket, so the bucket goes into the path, and any
+            // region will do.
+            builder
+                .with_allow_http(url.scheme() == "http")
+                .with_endpoint(endpoint.trim_end_matches('/'))
+                .with_virtual_hosted_style_request(false)
+                .with_region(region.unwrap_or_else(|| "us-east-1".into()))
+        }
+        None => {
+            let region = region.ok_or_else(|| {
+                Error::usage(format!("no AWS region is known for s3://{name}"))
+                    .hint("set AWS_REGION to the bucket's region")
+            })?;
+            // A dot in the name would not match the wildcard of S3's certificate.
+            builder.with_region(region).with_virtual_hosted_style_request(!name.contains('.'))
+        }
+    };
+    builder.build().map_err(|source| Error::usage(format!("cannot use s3://{name}")).because(&source))
+}
+
+/// One object, whole.
+///
+/// # Errors
+/// Usage, when the address is wrong, the object does not exist or is larger than `limit` bytes;
+/// upstream, when it cannot be read.
+pub async fn read_object(address: &str, limit: usize) -> Result<Bytes> {
+    let S3Address { bucket: name, key } = S3Address::parse(address)?;
+    let path = Path::parse(&key)
+        .ok()
+        .filter(|path| path.as_ref() == key && !key.is_empty())
+        .ok_or_else(|| Error::usage(format!("`{address}` names no object")))?;
+    let store = bucket(&name, None).await?;
+    let failed = |source: object_store::Error| match source {
+        object_store::Error::NotFound { .. } => Error::usage(format!("{address} does not exist"))
+            .because(&source)
+            .hint("check bucket, key and account"),
+        _ => upstream(format!("cannot read {address}"), &source, "s3:GetObject"),
+    };
+    let got = store.get(&path).await.map_err(failed)?;
+    let mut stream = got.into_stream();
+    let mut whole = BytesMut::new();
+    while let Some(chunk) = stream.next().await {
+        let chunk = chunk.map_err(failed)?;
+        if whole.len() + chunk.len() > limit {
+            return Err(Error::usage(format!("{address} is larger than {limit} bytes")));
+        }
+        whole.extend_from_slice(&chunk);
+    }
+    Ok(whole.freeze())
+}
+
+/// An error of S3 that is not the user's: what failed, S3's answer, and what to do. `action` is the
+/// IAM action that the request needs.
+pub fn upstream(message: String, source: &object_store::Error, action: &str) -> Error {
+    let text = source.to_string();
+    let hint = if text.contains(NO_CREDENTIALS) {
+        "give credentials: a role for the build, AWS_PROFILE, or AWS_ACCESS_KEY_ID and \
+         AWS_SECRET_ACCESS_KEY"
+            .to_owned()
+    } else {
+        super::refusal_hint(&text, action)
+    };
+    Error::upstream(message).because(source).hint(hint)
+}
+
+/// Whether the host is this machine.
+pub fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(ip)) => IpAddr::V4(ip).is_loopback(),
+        Some(Host::Ipv6(ip)) => IpAddr::V6(ip).is_loopback(),
+        None => false,
+    }
+}
+
+/// `AWS_ENDPOINT_URL_S3` before `AWS_ENDPOINT_URL`, and the profile's forms of both:
+/// <https://docs.aws.amazon.com/sdkref/latest/guide/feature-ss-endpoints.html>.
+fn endpoint(sdk: &SdkConfig) -> Option<String> {
+    let key = ServiceConfigKey::builder()
+        .service_id("s3")
+        .env("AWS_ENDPOINT_URL")
+        .profile("endpoint_url")
+        .build()
+        .ok()?;
+    let of_s3 = sdk.service_config().and_then(|service| service.load_config(key));
+    of_s3.or_else(|| sdk.endpoint_url().map(str::to_owned)).filter(|endpoint| !endpoint.is_empty())
+}
+
+/// Ten seconds to a minute in all, by chance: long enough for a server that restarts or throttles.
+fn retries() -> RetryConfig {
+    RetryConfig {
+        backoff: BackoffConfig {
+            init_backoff: Duration::from_millis(500),
+            max_backoff: Duration::from_secs(10),
+            base: 3.,
+        },
+        max_retries: 8,
+        retry_timeout: Duration::from_secs(120),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses() {
+        let table = [
+            ("s3://b", Some(("b", ""))),
+            ("s3://b/", Some(("b", ""))),
+            ("s3://my-bucket/builds/x/", Some(("my-bucket", "builds/x"))),
+            ("s3://my.bucket/a b%20c+d", Some(("my.bucket", "a b%20c+d"))),
+            ("s3:///key", None),
+            ("s3://user@host/key", None),
+            ("https://b/key", None),
+        ];
+        for (given, wanted) in table {
+            let got = S3Address::parse(given).ok();
+            let got = got.as_ref().map(|a| (a.bucket.as_str(), a.key.as_str()));
+            assert_eq!(got, wanted, "{given}");
+        }
+    }
+
+    #[test]
+    fn loopback_is_this_machine_only() {
+        let table = [
+            ("http://localhost:1/", true),
+            ("http://127.8.9.1/", true),
+            ("http://[::1]:80/", true),
+            ("http://localhost.example.org/", false),
+            ("http://10.0.0.1/", false),
+            ("http://127.0.0.1.example.org/", false),
+        ];
+        for (given, wanted) in table {
+            assert_eq!(is_loopback(&Url::parse(given).unwrap()), wanted, "{given}");
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Secrets Manager.
+
+use aws_sdk_secretsmanager::Client;
+use aws_sdk_secretsmanager::error::SdkError;
+use aws_sdk_secretsmanager::operation::get_secret_value::GetSecretValueError;
+
+use agent_types::error::{Error, Result};
+
+/// The value of a secret. `field` selects a field of a secret that is a JSON object; it may also be
+/// written behind the name, `name#field`.
+///
+/// # Errors
+/// Usage, when there is no such secret or field; upstream, when AWS is out of reach or refuses.
+/// Messages never contain the value.
+pub async fn secret(name_or_arn: &str, field: Option<&str>) -> Result<String> {
+    let (name, field) = match (name_or_arn.split_once('#'), field) {
+        (Some((name, written)), None) => (name, Some(written)),
+        _ => (name_or_arn, field),
+    };
+    let sdk = super::sdk().await;
+    if sdk.region().is_none() {
+        return Err(Error::usage(format!("no AWS region is known for the secret `{name}`"))
+            .hint("set AWS_REGION to the secret's region"));
+    }
+    let answer = Client::new(&sdk)
+        .get_secret_value()
+        .secret_id(name)
+        .send()
+        .await
+        .map_err(|error| refused(name, &error))?;
+    let text = answer.secret_string().ok_or_else(|| {
+        Error::usage(format!("the secret `{name}` is binary")).hint("store the token as text")
+    })?;
+    match field {
+        Some(field) => json_field(name, text, field),
+        None => Ok(text.to_owned()),
+    }
+}
+
+fn json_field(name: &str, text: &str, field: &str) -> Result<String> {
+    // serde_json's own message may quote the text, so it is not passed on.
+    let value: serde_json::Value = serde_json::from_str(text).map_err(|_| {
+        Error::usage(format!("the secret `{name}` is not JSON, so it has no field `{field}`"))
+            .hint(format!("write `{name}` without `#{field}`"))
+    })?;
+    match value.get(field) {
+        Some(serde_json::Value::String(value)) => Ok(value.clone()),
+        Some(_) => Err(Error::usage(format!("the field `{field}` of the secret `{name}` is not text"))),
+        None => {
+            let fields =
+                value.as_object().map(|fields| fields.keys().cloned().collect::<Vec<_>>().join(", "));
+            Err(Error::usage(format!("the secret `{name}` has no field `{field}`"))
+                .hint(format!("its fields: {}", fields.unwrap_or_default())))
+        }
+    }
+}
+
+fn refused(name: &str, error: &SdkError<GetSecretValueError>) -> Error {
+    let message = format!("cannot read the secret `{name}`");
+    match error {
+        SdkError::ServiceError(answer) if answer.err().is_resource_not_found_exception() => {
+            Error::usage(format!("there is no secret `{name}`"))
+                .because(error)
+                .hint("check its name, the region (AWS_REGION) and the account")
+        }
+        SdkError::ServiceError(answer) => {
+            let code = answer.err().meta().code().unwrap_or_default();
+            Error::upstream(message).because(error).hint(match code {
+                "AccessDeniedException" => {
+                    "allow secretsmanager:GetSecretValue on it to this role (and kms:Decrypt on its key)"
+                        .into()
+                }
+                _ => super::refusal_hint(code, "secretsmanager:GetSecretValue"),
+            })
+        }
+        SdkError::DispatchFailure(failure) if !failure.is_io() && !failure.is_timeout() => {
+            Error::upstream(message).because(error).hint(
+                "give credentials: a role for the build, AWS_PROFILE, or AWS_ACCESS_KEY_ID and \
+                 AWS_SECRET_ACCESS_KEY",
+            )
+        }
+        _ => Error::upstream(message)
+            .because(error)
+            .hint("check the network: Secrets Manager must be reachable from this machine"),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_is_text_and_errors_never_show_the_value() {
+        let text = r#"{"token":"s3cr3t","count":5}"#;
+        assert_eq!(json_field("n", text, "token").unwrap(), "s3cr3t");
+        for (text, field) in [(text, "tokn"), (text, "count"), ("s3cr3t", "token"), (r#"["s3cr3t"]"#, "x")] {
+            let error = json_field("n", text, field).unwrap_err();
+            assert_eq!(error.class, agent_types::error::Class::Usage, "{field}");
+            assert!(!error.to_string().contains("s3cr3t"), "{error}");
+        }
+        assert!(json_field("n", text, "tokn").unwrap_err().to_string().contains("count, token"));
+    }
+}

@@ -1,0 +1,199 @@
+//! From a tree and rules to what is to be published.
+//!
+//! Links to directories are recorded and not followed, so a loop is only a link. A link to a file of
+//! the tree brings the file along even when no rule matches its name: the deploy directory names an
+//! image by such a link, and its target carries a date. An `exclude` of the same rule keeps it out.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use super::names::LONGEST_KEY;
+use super::rules::Rule;
+use agent_fs::names::text;
+use agent_fs::tree::{Identity, Kind, Leads, Tree, is_absent};
+
+/// What rules select from a tree.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Collected {
+    /// By path.
+    pub files: BTreeMap<PathBuf, Identity>,
+    /// By path.
+    pub links: BTreeMap<PathBuf, Link>,
+    /// What could not be read; each fails the publication.
+    pub problems: Vec<Problem>,
+    /// Sockets, fifos and devices that rules match.
+    pub special: Vec<PathBuf>,
+    /// Rules that select no file.
+    pub unmatched: Vec<Unmatched>,
+}
+
+/// A symbolic link that a rule matches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// As it is written in the tree.
+    pub text: OsString,
+    pub leads: Leads,
+}
+
+/// Something at a path of the tree went wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    pub path: PathBuf,
+    pub message: String,
+}
+
+impl Problem {
+    pub fn new(path: &Path, message: impl ToString) -> Problem {
+        Problem { path: path.to_owned(), message: message.to_string() }
+    }
+}
+
+/// A rule that selects no file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unmatched {
+    pub include: String,
+    pub required: bool,
+    /// What is there instead.
+    pub help: String,
+}
+
+/// Walks the tree, as far as the rules reach.
+pub fn collect(tree: &Tree, rules: &[Rule]) -> Collected {
+    let mut found = Collected::default();
+    let mut selected = vec![0_usize; rules.len()];
+    let mut directories = vec![PathBuf::new()];
+    while let Some(directory) = directories.pop() {
+        let entries = match tree.list(&directory) {
+            Ok(entries) => entries,
+            Err(error) => {
+                found.problems.push(Problem::new(&directory, format!("cannot read the directory: {error}")));
+                continue;
+            }
+        };
+        for (name, kind) in entries {
+            let path = directory.join(name);
+            if kind == Kind::Directory {
+                if rules.iter().any(|rule| rule.enters(&path)) {
+                    match path.as_os_str().len() <= LONGEST_KEY {
+                        true => directories.push(path),
+                        // No key can be longer, and a hostile tree cannot lead on for ever.
+                        false => found.problems.push(Problem::new(&path, "the path is too long for a key")),
+                    }
+                }
+                continue;
+            }
+            let matching: Vec<usize> = (0..rules.len()).filter(|n| rules[*n].matches(&path)).collect();
+            if matching.is_empty() {
+                continue;
+            }
+            match take(tree, &path, kind, &mut found, |target| {
+                matching.iter().any(|n| !rules[*n].excludes(target))
+            }) {
+                Ok(false) => {}
+                Ok(true) => matching.iter().for_each(|n| selected[*n] += 1),
+                Err(error) => found.problems.push(Problem::new(&path, error)),
+            }
+        }
+    }
+    for (rule, _) in rules.iter().zip(selected).filter(|(_, selected)| *selected == 0) {
+        found.unmatched.push(Unmatched {
+            include: rule.include.clone(),
+            required: rule.required,
+            help: what_is_there(tree, rule),
+        });
+    }
+    found
+}
+
+/// Records one matching entry; says whether that selects a file.
+fn take(
+    tree: &Tree,
+    path: &Path,
+    kind: Kind,
+    found: &mut Collected,
+    wants: impl Fn(&Path) -> bool,
+) -> std::io::Result<bool> {
+    match kind {
+        Kind::File => take_file(tree, path, found),
+        Kind::Link => {
+            let text = tree.link(path)?;
+            let leads = tree.follow(path, &text)?;
+            let target = match &leads {
+                Leads::File(target) if wants(target) => Some(target.clone()),
+                _ => None,
+            };
+            found.links.insert(path.to_owned(), Link { text, leads });
+            match target {
+                Some(target) => take_file(tree, &target, found),
+                None => Ok(false),
+            }
+        }
+        Kind::Special => {
+            found.special.push(path.to_owned());
+            Ok(false)
+        }
+        Kind::Directory => Ok(false),
+    }
+}
+
+fn take_file(tree: &Tree, path: &Path, found: &mut Collected) -> std::io::Result<bool> {
+    match tree.look(path)? {
+        (Kind::File, identity) => found.files.insert(path.to_owned(), identity),
+        _ => return Err(std::io::Error::other("it is no file any more")),
+    };
+    Ok(true)
+}
+
+/// For a rule that selects nothing: the nearest directory that is there, and what it holds.
+fn what_is_there(tree: &Tree, rule: &Rule) -> String {
+    let mut directory = PathBuf::new();
+    let mut wanted = PathBuf::from(&rule.include);
+    wanted = wanted.components().filter(|part| *part != std::path::Component::CurDir).collect();
+    for part in wanted.components() {
+        let next = directory.join(part);
+        match tree.look(&next) {
+            Ok((Kind::Directory, _)) => directory = next,
+            Ok((Kind::Link, _)) => {
+                return format!("`{}` is a link; links to directories are not followed", shown(&next));
+            }
+            Ok(_) => break,
+            Err(error) if is_absent(&error) => break,
+            Err(error) => return format!("`{}` cannot be read: {error}", shown(&next)),
+        }
+    }
+    if directory == wanted {
+        return format!("it is a directory; write `{}/**` for all that it holds", shown(&directory));
+    }
+    let place = match directory.as_os_str().is_empty() {
+        true => "the published directory".to_owned(),
+        false => format!("`{}`", shown(&directory)),
+    };
+    let names = match tree.list(&directory) {
+        Ok(names) => names,
+        Err(error) => return format!("{place} cannot be read: {error}"),
+    };
+    const SHOWN: usize = 8;
+    let more = names.len().saturating_sub(SHOWN);
+    let mut list: Vec<String> = names
+        .iter()
+        .take(SHOWN)
+        .map(|(name, kind)| text(name).0 + if *kind == Kind::Directory { "/" } else { "" })
+        .collect();
+    if more > 0 {
+        list.push(format!("and {more} more"));
+    }
+    match list.is_empty() {
+        true => format!("{place} is empty"),
+        false => format!("{place} holds {}", list.join(", ")),
+    }
+}
+
+fn shown(path: &Path) -> String {
+    text(path.as_os_str()).0
+}
+
+#[cfg(test)]
+#[allow(clippy::print_stdout)] // SKIPPED is said aloud
+#[path = "collect_tests.rs"]
+mod tests;

@@ -1,0 +1,83 @@
+//! Keys at the destination.
+
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+
+use agent_types::events::JobIdentity;
+
+pub use agent_fs::names::{encoded, plain, text};
+
+/// The name of the index below the prefix.
+pub const INDEX: &str = "index.json";
+
+/// Bytes in an S3 key: <https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html>.
+pub const LONGEST_KEY: usize = 1024;
+
+const IN_PARTS: &AsciiSet = &CONTROLS.add(b'%').add(b'/');
+
+/// `<name>/<release>/<commit>[-dirty]/<build>`; a checkout that is not in git is `unversioned`.
+pub fn layout(job: &JobIdentity) -> String {
+    let mut version = job.commit.clone().unwrap_or_else(|| "unversioned".into());
+    if job.dirty {
+        version.push_str("-dirty");
+    }
+    [&job.name, &job.release, &version, &job.build].map(|part| segment(part)).join("/")
+}
+
+/// One segment of a key, whatever the text: neither more segments nor one that means a directory.
+fn segment(text: &str) -> String {
+    // Letters of any script stay; only what would break the key or its reading is encoded.
+    let carried = |c: char| match c.is_ascii() {
+        true => utf8_percent_encode(c.encode_utf8(&mut [0; 4]), IN_PARTS).to_string(),
+        false => c.into(),
+    };
+    match text {
+        "" => "_".into(),
+        "." | ".." => text.replace('.', "%2E"),
+        _ => text.chars().map(carried).collect(),
+    }
+}
+
+/// Two keys, one below the other; either may be empty.
+pub fn join(prefix: &str, rest: &str) -> String {
+    match (prefix.trim_matches('/'), rest) {
+        ("", rest) => rest.to_owned(),
+        (prefix, "") => prefix.to_owned(),
+        (prefix, rest) => format!("{prefix}/{rest}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_a_job_s_artifacts_lie() {
+        let job = JobIdentity {
+            name: "meta-x".into(),
+            release: "scarthgap".into(),
+            commit: Some("0123abcd".into()),
+            build: "17".into(),
+            ..JobIdentity::default()
+        };
+        let hostile = JobIdentity { name: "../../etc".into(), build: "..".into(), ..job.clone() };
+        let table = [
+            (job.clone(), "meta-x/scarthgap/0123abcd/17"),
+            (JobIdentity { dirty: true, ..job.clone() }, "meta-x/scarthgap/0123abcd-dirty/17"),
+            (JobIdentity { commit: None, ..job.clone() }, "meta-x/scarthgap/unversioned/17"),
+            (hostile, "..%2F..%2Fetc/scarthgap/0123abcd/%2E%2E"),
+            (JobIdentity { build: String::new(), ..job }, "meta-x/scarthgap/0123abcd/_"),
+        ];
+        for (job, wanted) in table {
+            assert_eq!(layout(&job), wanted);
+        }
+    }
+
+    #[test]
+    fn joining() {
+        for (prefix, rest, wanted) in
+            [("", "a/b", "a/b"), ("p/", "a", "p/a"), ("/p/q", "", "p/q"), ("", "", "")]
+        {
+            assert_eq!(join(prefix, rest), wanted);
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! Where the units of a share lie: one area for each release's shared state, one for downloads, one
+//! for layers; once in the share itself and once in the tier of each pull request.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::names;
+use super::units::{self, Contents, Unit};
+use agent_fs::walk::{Below, Entry, Kind, Listing, Seen, Trouble, Walk};
+
+/// The directories of a tier. `signatures` is the layer check's own.
+const KNOWN: [&str; 8] = ["sstate", "downloads", "layers", "signatures", "usage", "leases", "trash", "pr"];
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Area {
+    /// The pull request whose tier it is in; `None` for the share itself.
+    pub pull_request: Option<u64>,
+    pub holds: Holds,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Holds {
+    /// Shared state of this release.
+    Sstate(String),
+    Downloads,
+    Layers,
+}
+
+/// What a share consists of.
+#[derive(Debug, Default)]
+pub struct Layout {
+    pub areas: Vec<Area>,
+    /// Tiers of pull requests.
+    pub pull_requests: Vec<u64>,
+    /// What is none of these, relative to the share.
+    pub unknown: Vec<PathBuf>,
+    pub trouble: Vec<Trouble>,
+}
+
+impl Layout {
+    /// Reads the upper directories of a share.
+    pub fn read(share: &Below, walk: &Walk<'_>) -> Layout {
+        let mut layout = Layout::default();
+        layout.read_tier(share, None, walk);
+        for entry in layout.list(share, Path::new("pr"), walk) {
+            if entry.name == "trash" && entry.kind == Kind::Directory {
+                continue;
+            }
+            let number = entry.name.to_str().and_then(pull_request);
+            match number.filter(|_| entry.kind == Kind::Directory) {
+                Some(number) => layout.pull_requests.push(number),
+                None => layout.unknown.push(Path::new("pr").join(entry.name)),
+            }
+        }
+        layout
+    }
+
+    /// The areas of one tier.
+    pub fn read_tier(&mut self, share: &Below, pull_request: Option<u64>, walk: &Walk<'_>) {
+        let top = tier(pull_request);
+        let area = |holds| Area { pull_request, holds };
+        for entry in self.list(share, &top, walk) {
+            let directory = entry.kind == Kind::Directory;
+            match entry.name.to_str() {
+                Some("downloads") if directory => self.areas.push(area(Holds::Downloads)),
+                Some("layers") if directory => self.areas.push(area(Holds::Layers)),
+                Some("pr") if pull_request.is_some() => self.unknown.push(top.join("pr")),
+                Some(name) if directory && KNOWN.contains(&name) => {}
+                _ => self.unknown.push(top.join(entry.name)),
+            }
+        }
+        let sstate = top.join("sstate");
+        for entry in self.list(share, &sstate, walk) {
+            match entry.name.to_str().filter(|name| names::is_release(name)) {
+                Some(release) if entry.kind == Kind::Directory => {
+                    self.areas.push(area(Holds::Sstate(release.into())));
+                }
+                _ => self.unknown.push(sstate.join(entry.name)),
+            }
+        }
+        self.areas.sort();
+    }
+
+    /// The entries of one directory, sorted. Missing is empty.
+    fn list(&mut self, share: &Below, path: &Path, walk: &Walk<'_>) -> Vec<Entry> {
+        let directory = match share.directory(path) {
+            Ok(directory) => directory,
+            Err(error) => {
+                if error.kind() != io::ErrorKind::NotFound {
+                    self.trouble.push(Trouble { path: path.into(), error });
+                }
+                return Vec::new();
+            }
+        };
+        let walk = Walk { facts: false, ..*walk };
+        let mut entries = Vec::new();
+        let each = |seen| match seen {
+            Seen::Directory(listed) => entries = listed,
+            Seen::Trouble(Trouble { error, .. }) => self.trouble.push(Trouble { path: path.into(), error }),
+        };
+        let _ = walk.run(&directory, |_| false, |listing| listing.entries, each);
+        entries.sort_by(|one, other| one.name.cmp(&other.name));
+        entries
+    }
+}
+
+impl Area {
+    /// Relative to the share.
+    pub fn path(&self) -> PathBuf {
+        let tier = tier(self.pull_request);
+        match &self.holds {
+            Holds::Sstate(release) => tier.join("sstate").join(release),
+            Holds::Downloads => tier.join("downloads"),
+            Holds::Layers => tier.join("layers"),
+        }
+    }
+
+    /// Finds the units. Their directories are relative to the area. Clones and layers are directories
+    /// whose contents are not looked at; see [`measure`].
+    pub fn walk(
+        &self,
+        share: &Below,
+        walk: &Walk<'_>,
+        mut each: impl FnMut(Seen<Contents>),
+    ) -> agent_fs::pool::Ended {
+        let root = match share.directory(&self.path()) {
+            Ok(root) => root,
+            Err(error) => {
+                each(Seen::Trouble(Trouble { path: PathBuf::new(), error }));
+                return agent_fs::pool::Ended::Complete;
+            }
+        };
+        match self.holds {
+            Holds::Sstate(_) => walk.run(&root, units::enter_sstate, units::sstate, each),
+            Holds::Downloads => walk.run(&root, units::enter_downloads, units::downloads, each),
+            Holds::Layers => walk.run(&root, units::enter_layers, units::layers, each),
+        }
+    }
+}
+
+impl fmt::Display for Area {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.path().display())
+    }
+}
+
+/// The directory of a tier, relative to the share.
+pub fn tier(pull_request: Option<u64>) -> PathBuf {
+    pull_request.map_or_else(PathBuf::new, |number| Path::new("pr").join(number.to_string()))
+}
+
+/// The number in the one way to write it.
+fn pull_request(name: &str) -> Option<u64> {
+    name.parse().ok().filter(|number: &u64| number.to_string() == name)
+}
+
+/// What a directory holds in all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Measure {
+    /// All but directories.
+    pub files: u64,
+    pub bytes: u64,
+    /// That of the youngest file or directory, nanoseconds since 1970.
+    pub used: Option<i64>,
+    /// Whether all of it was seen, but for what is `closed`.
+    pub complete: bool,
+    /// Directories that this user may not read.
+    pub closed: u64,
+}
+
+impl Measure {
+    /// Looks at everything in a directory below the share.
+    pub fn of(share: &Below, path: &Path, walk: &Walk<'_>) -> Measure {
+        let mut all = Measure { complete: true, ..Measure::default() };
+        let Ok(root) = share.directory(path) else { return Measure::default() };
+        let visit = |listing: Listing| {
+            let own = listing.directory.look(OsStr::new(".")).ok().map(|(_, facts)| facts.used());
+            let mut part = Measure { used: own, ..Measure::default() };
+            for facts in listing.entries.iter().filter_map(|entry| entry.facts) {
+                part.files += 1;
+                part.bytes = part.bytes.saturating_add(facts.size);
+                part.used = part.used.max(Some(facts.used()));
+            }
+            part
+        };
+        let ended = walk.run(
+            &root,
+            |_| true,
+            visit,
+            |seen| match seen {
+                Seen::Directory(part) => {
+                    all.files += part.files;
+                    all.bytes = all.bytes.saturating_add(part.bytes);
+                    all.used = all.used.max(part.used);
+                }
+                Seen::Trouble(Trouble { error, .. }) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    all.closed += 1;
+                }
+                Seen::Trouble(_) => all.complete = false,
+            },
+        );
+        all.complete &= ended == agent_fs::pool::Ended::Complete;
+        all
+    }
+
+    /// The same for what a unit consists of, where that is a directory.
+    pub fn of_unit(share: &Below, area: &Path, unit: &Unit, walk: &Walk<'_>) -> Measure {
+        Measure::of(share, &area.join(&unit.directory).join(&unit.name), walk)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::sync::atomic::AtomicU64;
+
+    use fs_err as fs;
+
+    use super::*;
+
+    #[test]
+    fn areas_of_a_share_and_of_pull_requests() {
+        let base = tempfile::tempdir().unwrap();
+        for path in [
+            "sstate/scarthgap",
+            "sstate/no release",
+            "downloads",
+            "layers",
+            "usage",
+            "trash",
+            "pr/7/sstate/x",
+            "pr/007",
+            "lost+found",
+        ] {
+            fs::create_dir_all(base.path().join(path)).unwrap();
+        }
+        symlink("/", base.path().join("pr/8")).unwrap();
+        symlink("/", base.path().join("pr/7/downloads")).unwrap();
+        let operations = AtomicU64::new(0);
+        let walk = Walk { width: 2, facts: true, operations: &operations, stop: &|| false };
+        let share = Below::open(base.path()).unwrap();
+        let mut layout = Layout::read(&share, &walk);
+        assert_eq!(layout.pull_requests, [7]);
+        layout.read_tier(&share, Some(7), &walk);
+        let areas: Vec<String> = layout.areas.iter().map(ToString::to_string).collect();
+        assert_eq!(areas, ["sstate/scarthgap", "downloads", "layers", "pr/7/sstate/x"]);
+        let unknown: Vec<_> = layout.unknown.iter().filter_map(|path| path.to_str()).collect();
+        assert_eq!(unknown, ["lost+found", "sstate/no release", "pr/007", "pr/8", "pr/7/downloads"]);
+        assert!(layout.trouble.is_empty());
+    }
+
+    #[test]
+    fn a_directory_is_measured_without_leaving_it() {
+        let base = tempfile::tempdir().unwrap();
+        fs::create_dir_all(base.path().join("a/b")).unwrap();
+        fs::write(base.path().join("a/b/file"), "12345").unwrap();
+        fs::write(base.path().join("outside"), "12345").unwrap();
+        symlink("..", base.path().join("a/b/up")).unwrap();
+        let operations = AtomicU64::new(0);
+        let walk = Walk { width: 2, facts: true, operations: &operations, stop: &|| false };
+        let share = Below::open(base.path()).unwrap();
+        let measure = Measure::of(&share, Path::new("a"), &walk);
+        assert_eq!((measure.files, measure.bytes, measure.complete), (2, 5 + 2, true));
+        assert!(measure.used.is_some());
+        assert!(!Measure::of(&share, Path::new("none"), &walk).complete);
+    }
+}

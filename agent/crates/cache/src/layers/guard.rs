@@ -1,0 +1,58 @@
+//! Who could have changed an entry.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use fs_err as fs;
+use nix::unistd::{getegid, geteuid};
+
+use agent_process::User;
+
+use super::Entry;
+
+/// Whether layer code can write an entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Guard {
+    /// Only the agent's own user, or another one that runs no layer code.
+    Kept,
+    /// Layer code could have written it, or replaced it as a whole.
+    Open {
+        /// For people.
+        why: String,
+    },
+}
+
+/// Looks at the owners and modes of the entry and of the directories that lead to it.
+///
+/// `layer_user` runs layer code; `None`: the agent's own user does.
+///
+/// # Errors
+/// When something is missing, or no directory.
+pub fn guard(entry: &Entry, layer_user: Option<&User>) -> std::io::Result<Guard> {
+    let (uid, gid) = match layer_user {
+        Some(user) => (user.uid, user.gid),
+        None => (geteuid().as_raw(), getegid().as_raw()),
+    };
+    let tree = entry.tree();
+    for path in [&entry.root, &entry.home(), &entry.directory(), &tree, &tree.join(".git")] {
+        if let Some(why) = open_to(path, uid, gid)? {
+            return Ok(Guard::Open { why });
+        }
+    }
+    Ok(Guard::Kept)
+}
+
+fn open_to(path: &Path, uid: u32, gid: u32) -> std::io::Result<Option<String>> {
+    let found = fs::symlink_metadata(path)?;
+    if !found.is_dir() {
+        return Err(std::io::Error::other(format!("`{}` is no directory", path.display())));
+    }
+    let shown = path.display();
+    Ok(if found.uid() == uid {
+        Some(format!("`{shown}` belongs to uid {uid}, as which layer code runs"))
+    } else if found.mode() & 0o002 != 0 || (found.mode() & 0o020 != 0 && found.gid() == gid) {
+        Some(format!("`{shown}` can be written by layer code (mode {:04o})", found.mode() & 0o7777))
+    } else {
+        None
+    })
+}

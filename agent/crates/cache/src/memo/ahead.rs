@@ -1,0 +1,286 @@
+//! Asks BitBake what yocto-check-layer has not asked yet: apart, where it does not disturb the check, or
+//! in the check's own build directory while nobody else uses it.
+//!
+//! Apart means a room: a directory of its own with the check's configuration, which BitBake sees at the
+//! path of the check's build directory. A recipe that uses TOPDIR has the same signature there.
+
+use std::num::NonZeroUsize;
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use fs_err as fs;
+use tokio::task::spawn_blocking;
+
+use agent_fs::remove;
+use agent_process::{Apart, Command, End, Finished, Interrupt, MARKER, Runner, User, cgroup};
+use agent_yocto::server;
+
+use super::stand_in::{OUTPUT, SIGNATURES};
+use super::wire::{LONGEST, Ran};
+use super::{Accepted, Asked, Place, Refusal};
+use agent_fs::read;
+
+/// What BitBake takes for the world of OE-Core and some layers, its parsers counted: 2 GiB, and some
+/// more for large layers.
+const MEMORY: u64 = 3 << 30;
+
+/// BitBake's server writes its caches when its last client has gone.
+const SERVER: Duration = Duration::from_secs(10);
+
+/// For a server whose build directory is thrown away.
+const HURRY: Duration = Duration::from_secs(1);
+
+/// Copies the configuration to a directory and adds to the list of layers there.
+const COPY_CONF: &str = r#"/bin/cp -a -- conf "$1" && printf %s "$2" >>"$1/conf/bblayers.conf""#;
+
+/// For copying some files of configuration.
+const COPY: Duration = Duration::from_secs(60);
+
+/// How questions can be asked ahead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// So many at once.
+    SideBySide(usize),
+    /// Because of this.
+    OneAfterAnother(String),
+}
+
+/// Asks ahead for one run of yocto-check-layer.
+#[derive(Debug)]
+pub struct Ahead {
+    runner: Runner,
+    place: Place,
+    /// `None`: as the agent itself.
+    user: Option<User>,
+    /// Where rooms are made. Nobody but the agent can write there.
+    rooms: PathBuf,
+    /// The agent's work directory.
+    work: PathBuf,
+    log: String,
+    /// How many BitBakes the manifest allows side by side.
+    most: Option<NonZeroUsize>,
+    number: AtomicUsize,
+}
+
+/// A build directory apart.
+#[derive(Debug)]
+pub struct Room(PathBuf);
+
+impl Room {
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Ahead {
+    /// `rooms` lies below `work`; `log` begins the names of logs; `most` BitBakes run side by side, one for
+    /// each processor when nothing is said.
+    ///
+    /// # Errors
+    /// When what is left of an earlier run there cannot be removed.
+    pub fn new(
+        runner: &Runner,
+        place: &Place,
+        user: Option<&User>,
+        rooms: PathBuf,
+        work: &Path,
+        log: String,
+        most: Option<NonZeroUsize>,
+    ) -> Accepted<Ahead> {
+        remove::remove_tree(&rooms, work).map_err(|error| Refusal(error.message))?;
+        let (runner, place, user, work) = (runner.clone(), place.clone(), user.cloned(), work.to_owned());
+        Ok(Ahead { runner, place, user, rooms, work, log, most, number: AtomicUsize::new(0) })
+    }
+
+    /// For a part of the work that can be stopped alone.
+    pub fn interrupt(&self) -> Interrupt {
+        self.runner.interrupt.part()
+    }
+
+    /// What the machine allows now to so many BitBakes.
+    pub async fn way(&self, wanted: usize) -> Way {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let memory = cgroup::free_memory(Path::new("/")).unwrap_or(0);
+        match at_once(wanted, self.most, processors, memory) {
+            Ok(most) => match self.probe().await {
+                Ok(()) => Way::SideBySide(most),
+                Err(refusal) => Way::OneAfterAnother(refusal.0),
+            },
+            Err(why) => Way::OneAfterAnother(why),
+        }
+    }
+
+    /// Whether the kernel allows rooms: found out by trying.
+    async fn probe(&self) -> Accepted<()> {
+        let room = self.empty_room()?;
+        let mut command = Command::new("/bin/true", &self.place.build, format!("{}-probe", self.log));
+        command.user = self.user.clone();
+        command.apart = Some(self.apart(&room));
+        command.timeout = Some(COPY);
+        let tried = self.runner.run(command, &mut ()).await;
+        self.clear(room).await;
+        let finished = tried.map_err(|error| Refusal(error.message))?;
+        if finished.success() { Ok(()) } else { Err(Refusal(last_words(&finished))) }
+    }
+
+    fn apart(&self, room: &Room) -> Apart {
+        Apart { directory: room.0.clone(), over: self.place.build.clone() }
+    }
+
+    fn empty_room(&self) -> Accepted<Room> {
+        let number = self.number.fetch_add(1, Ordering::Relaxed);
+        let room = Room(self.rooms.join(number.to_string()));
+        fs::create_dir_all(room.path())?;
+        if let Some(user) = &self.user {
+            chown(room.path(), Some(user.uid), Some(user.gid))?;
+        }
+        Ok(room)
+    }
+
+    /// A room with the configuration of the check, and with more text at the end of its `bblayers.conf`.
+    pub async fn room(&self, more: &str) -> Accepted<Room> {
+        let room = self.empty_room()?;
+        // Layer code may have put links there, so the copy is made by the one who runs it.
+        let mut copy = Command::new("/bin/sh", &self.place.build, format!("{}-conf", self.log))
+            .args(["-c", COPY_CONF, "sh"])
+            .arg(room.path())
+            .arg(more);
+        copy.user = self.user.clone();
+        copy.timeout = Some(COPY);
+        let copied = self.runner.run(copy, &mut ()).await.map_err(|error| Refusal(error.message));
+        match copied {
+            Ok(finished) if finished.success() => Ok(room),
+            copied => {
+                self.clear(room).await;
+                let why = copied.map_or_else(|refusal| refusal.0, |finished| last_words(&finished));
+                Err(Refusal(format!("cannot copy the configuration: {why}")))
+            }
+        }
+    }
+
+    /// What BitBake gives, and the seconds that it took: in the room, or in the check's own build
+    /// directory while nobody else uses it. `stop` ends it at once.
+    pub async fn ask(&self, asked: &Asked, room: Option<&Room>, stop: &Interrupt) -> Accepted<(Ran, f64)> {
+        let at = room.map_or(self.place.build.as_path(), Room::path);
+        let program = self.place.bitbake.join("bin/bitbake");
+        let mut command = Command::new(program, &asked.cwd, &self.log).args(&asked.argv);
+        for (name, value) in asked.environment.iter().filter(|(name, _)| name != MARKER) {
+            command.environment.set(name, value);
+        }
+        command.user = self.user.clone();
+        command.apart = room.map(|room| self.apart(room));
+        let runner = Runner { interrupt: stop.part(), ..self.runner.clone() };
+        let mut no_lines = ();
+        let mut running = pin!(runner.run(command, &mut no_lines));
+        let ended = tokio::select! {
+            ended = &mut running => ended,
+            _ = stop.interrupted() => {
+                // Its client ends with it. Without this it would be taken for a daemon that stayed behind.
+                self.stop_server(at).await;
+                runner.interrupt.signal();
+                runner.interrupt.signal();
+                running.await
+            }
+        };
+        let finished = ended.map_err(|error| Refusal(error.message))?;
+        let End::Exited(status) = finished.end else {
+            return Err(Refusal(format!("BitBake did not come to its end: {}", finished.end)));
+        };
+        let signatures = read::whole(&at.join(SIGNATURES), LONGEST as u64).ok();
+        let stdout = read::whole(&finished.log, OUTPUT as u64).ok();
+        let ran = Ran { status: Some(status), stdout, stderr: Some(Vec::new()), signatures };
+        if room.is_none() {
+            // As if nobody had asked.
+            remove::remove_file(&at.join(SIGNATURES), at).map_err(|error| Refusal(error.message))?;
+        }
+        Ok((ran, finished.elapsed.as_secs_f64()))
+    }
+
+    async fn stop_server(&self, at: &Path) {
+        let grace = HURRY.min(self.runner.grace);
+        let known_as = &self.place.build;
+        if let Err(error) = server::stop_server_apart(at, known_as, self.user.as_ref(), grace).await {
+            self.runner.events.warn(error.message, error.hint).await;
+        }
+    }
+
+    /// Ends what is left in the room and removes it.
+    pub async fn clear(&self, room: Room) {
+        if !server::server_gone(room.path(), SERVER.min(self.runner.grace)).await {
+            self.stop_server(room.path()).await;
+        }
+        let work = self.work.clone();
+        let removed = spawn_blocking(move || remove::remove_tree(room.path(), &work)).await;
+        if let Ok(Err(error)) = removed {
+            self.runner.events.warn(error.message, error.hint).await;
+        }
+    }
+
+    /// Removes the place of the rooms.
+    pub fn close(&self) {
+        // The next run makes it anew in any case.
+        let _ = remove::remove_tree(&self.rooms, &self.work);
+    }
+}
+
+fn last_words(finished: &Finished) -> String {
+    finished.tail.last().cloned().unwrap_or_else(|| finished.end.to_string())
+}
+
+/// How many BitBakes may run side by side; otherwise why not as many as are `wanted`.
+fn at_once(
+    wanted: usize,
+    most: Option<NonZeroUsize>,
+    processors: usize,
+    free_memory: u64,
+) -> Result<usize, String> {
+    let allowed = most.map_or(processors, usize::from);
+    if allowed < wanted {
+        return Err(match (most, processors) {
+            (Some(most), _) => format!("[check] side_by_side is {most}"),
+            (None, 0 | 1) => "there is one processor".into(),
+            (None, processors) => format!("there are {processors} processors"),
+        });
+    }
+    let fitting = usize::try_from(free_memory / MEMORY).unwrap_or(usize::MAX);
+    if fitting < wanted {
+        let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+        let (free, takes) = (gib(free_memory), gib(MEMORY * wanted as u64));
+        return Err(format!("{free:.1} GiB of memory are free, and {wanted} BitBakes take {takes}"));
+    }
+    Ok(allowed.min(fitting))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_at_once_need_processors_and_memory() {
+        for (wanted, most, processors, gib, allowed) in [
+            (2, None, 2, 6, Ok(2)),
+            (2, None, 2, 64, Ok(2)),
+            (2, None, 8, 9, Ok(3)),
+            (2, None, 64, 13, Ok(4)),
+            (2, None, 1, 64, Err("there is one processor")),
+            (2, None, 0, 0, Err("there is one processor")),
+            (2, None, 16, 5, Err("5.0 GiB of memory are free, and 2 BitBakes take 6")),
+            (3, None, 2, 64, Err("there are 2 processors")),
+            (3, None, 3, 9, Ok(3)),
+            (3, None, 8, 8, Err("8.0 GiB of memory are free, and 3 BitBakes take 9")),
+            (3, Some(3), 2, 9, Ok(3)),
+            (3, Some(3), 2, 8, Err("8.0 GiB of memory are free, and 3 BitBakes take 9")),
+            (2, Some(1), 64, 64, Err("[check] side_by_side is 1")),
+            (2, Some(2), 1, 64, Ok(2)),
+            (3, Some(2), 64, 64, Err("[check] side_by_side is 2")),
+            (2, Some(5), 64, 64, Ok(5)),
+        ] {
+            let most = most.and_then(NonZeroUsize::new);
+            let found = at_once(wanted, most, processors, gib << 30);
+            assert_eq!(found, allowed.map_err(str::to_owned), "{wanted} {most:?} {processors} {gib}");
+        }
+    }
+}

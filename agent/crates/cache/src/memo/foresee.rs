@@ -1,0 +1,323 @@
+//! Which questions yocto-check-layer will ask next, word for word.
+//!
+//! From `get_signatures` and the cases in `scripts/lib/checklayer` of the releases, in the order of their
+//! tests: for a BSP layer the world of each machine (twice each), then whether all recipes parse, the world
+//! (twice), and from langdale on, and in kirkstone, the world with the class `yocto-check-layer`. Before
+//! all of them it asks for the world without the layer, in the same environment. A wrong guess costs time
+//! and is never an answer: answers are found by their inputs.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+
+use super::{Asked, Question, question};
+use agent_fs::read;
+
+/// The variables that set a question for signatures apart from a plain call. The second is the list of
+/// variables that BitBake takes from its environment, and its name up to honister.
+const OF_SIGNATURES: [&str; 3] =
+    ["BB_SIGNATURE_HANDLER", "BB_ENV_PASSTHROUGH_ADDITIONS", "BB_ENV_EXTRAWHITE"];
+
+/// What decides the questions, besides those that were asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Script {
+    /// Whether it asks for the world with the class as well.
+    pub with_class: bool,
+    /// Those that it was given; none for a layer that is no BSP.
+    pub machines: Vec<String>,
+    /// What it writes to the end of `conf/bblayers.conf` after the world without the layer; empty when that
+    /// cannot be told.
+    pub adds: String,
+}
+
+/// What follows a question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next {
+    Layer(Box<OfLayer>),
+    /// The same of all machines, this one among them.
+    Machines(Vec<Asked>),
+}
+
+/// What is asked when the layer has been added.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OfLayer {
+    pub world: Asked,
+    /// The first of them.
+    pub parse: Asked,
+    pub class: Option<Asked>,
+    /// What will be written to the end of `conf/bblayers.conf` to add it; empty when it has been.
+    pub adds: String,
+}
+
+impl Script {
+    /// For the check of one layer.
+    pub fn read(oe_core: &Path, layer: &Path, machines: &[String]) -> Script {
+        let says = |file: &str, words: &str| {
+            let text = read::whole(&oe_core.join("scripts/lib/checklayer").join(file), 1 << 20);
+            text.is_ok_and(|text| text.windows(words.len()).any(|window| window == words.as_bytes()))
+        };
+        let adds = match layer.canonicalize().map(|layer| layer.to_str().map(line_of)) {
+            Ok(Some(line)) if says("__init__.py", ADDS) => line,
+            _ => String::new(),
+        };
+        let with_class = says("cases/common.py", "INHERIT=\"yocto-check-layer\"");
+        Script { with_class, machines: machines.to_vec(), adds }
+    }
+
+    /// `first` is the first question for signatures, without the layer.
+    pub fn next(&self, asked: &Asked, first: &Asked) -> Option<Next> {
+        // What runs ahead has one stream, and the agent's own umask and place.
+        if (first.umask, &first.cwd, first.joined) != (asked.umask, &asked.cwd, true) || !asked.joined {
+            return None;
+        }
+        if !Question::recognise(asked)?.leaves_signatures {
+            return Some(self.of_layer(asked.clone(), first, String::new()));
+        }
+        // With machines their worlds come first.
+        if asked == first && self.machines.is_empty() && !self.adds.is_empty() {
+            return Some(self.of_layer(parse(first), first, self.adds.clone()));
+        }
+        let machine = asked.variable("MACHINE")?;
+        if self.machines.len() < 2 || !self.machines.iter().any(|known| machine == known.as_str()) {
+            return None;
+        }
+        let of = |machine: &String| with(asked.clone(), "MACHINE", OsStr::new(machine));
+        Some(Next::Machines(self.machines.iter().map(of).collect()))
+    }
+
+    fn of_layer(&self, parse: Asked, first: &Asked, adds: String) -> Next {
+        let world = world(&parse, first);
+        let class = self.with_class.then(|| class(&world));
+        Next::Layer(Box::new(OfLayer { world, parse, class, adds }))
+    }
+}
+
+/// The line of `add_layers` in `checklayer/__init__.py` of all releases, and what it comes to. `detect_layers`
+/// has made the path a real one before.
+const ADDS: &str = r#"f.write("\nBBLAYERS += \"%s\"\n" % path)"#;
+
+fn line_of(layer: &str) -> String {
+    format!("\nBBLAYERS += \"{layer}\"\n")
+}
+
+/// `bitbake -p` in the environment of a question for signatures, less what `get_signatures` sets for it.
+fn parse(first: &Asked) -> Asked {
+    let mut environment = first.environment.clone();
+    environment.retain(|(name, _)| name != OF_SIGNATURES[0]);
+    for (_, list) in environment.iter_mut().filter(|(name, _)| OF_SIGNATURES[1..].iter().any(|of| name == of))
+    {
+        let bytes = list.as_bytes();
+        let without =
+            bytes.strip_suffix(OF_SIGNATURES[0].as_bytes()).and_then(|rest| rest.strip_suffix(b" "));
+        *list = OsString::from_vec(without.unwrap_or(bytes).to_vec());
+    }
+    Asked { argv: vec!["-p".into()], environment, ..first.clone() }
+}
+
+/// `bitbake -S … world` in the environment of another call.
+fn world(other: &Asked, first: &Asked) -> Asked {
+    let argv = question::decisive(&first.argv).to_vec();
+    let world = Asked { argv, ..other.clone() };
+    OF_SIGNATURES.into_iter().fold(world, |world, name| match first.variable(name) {
+        Some(value) => with(world, name, value),
+        None => world,
+    })
+}
+
+/// `BB_ENV_PASSTHROUGH_ADDITIONS="$BB_ENV_PASSTHROUGH_ADDITIONS INHERIT" INHERIT="yocto-check-layer"` as
+/// the shell takes it: dash and bash assign from left to right, so that it adds to what stands before.
+fn class(world: &Asked) -> Asked {
+    let list = world.environment.iter().find(|(name, value)| {
+        OF_SIGNATURES[1..].iter().any(|list| name == list)
+            && value.as_encoded_bytes().ends_with(OF_SIGNATURES[0].as_bytes())
+    });
+    let mut class = world.clone();
+    if let Some((name, value)) = list {
+        let mut longer = value.clone();
+        longer.push(" INHERIT");
+        class = with(class, name, &longer);
+    }
+    with(class, "INHERIT", OsStr::new("yocto-check-layer"))
+}
+
+fn with(mut asked: Asked, name: impl Into<OsString>, value: &OsStr) -> Asked {
+    let name = name.into();
+    match asked.environment.iter_mut().find(|(known, _)| *known == name) {
+        Some((_, old)) => *old = value.to_owned(),
+        None => asked.environment.push((name, value.to_owned())),
+    }
+    asked
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::process::Command;
+
+    use super::*;
+
+    fn asked(words: &str, environment: &[(&str, &str)]) -> Asked {
+        Asked {
+            argv: words.split_whitespace().map(Into::into).collect(),
+            cwd: "/b".into(),
+            umask: 0o22,
+            joined: true,
+            environment: environment.iter().map(|(name, value)| (name.into(), value.into())).collect(),
+        }
+    }
+
+    fn script(machines: &[&str]) -> Script {
+        let machines = machines.iter().map(|name| (*name).to_owned()).collect();
+        Script { with_class: true, machines, adds: String::new() }
+    }
+
+    fn variables(asked: &Asked) -> BTreeMap<OsString, OsString> {
+        asked.environment.iter().cloned().collect()
+    }
+
+    fn of_layer(next: Option<Next>) -> OfLayer {
+        let Some(Next::Layer(of_layer)) = next else { panic!("{next:?}") };
+        *of_layer
+    }
+
+    /// The shell itself says what the tool's command lines make of the environment.
+    #[test]
+    fn the_world_and_the_class_are_asked_as_the_shell_would() {
+        let before = "BB_ENV_PASSTHROUGH_ADDITIONS=\"$BB_ENV_PASSTHROUGH_ADDITIONS BB_SIGNATURE_HANDLER\" \
+                      BB_SIGNATURE_HANDLER=\"OEBasicHash\"";
+        let class_too = "BB_ENV_PASSTHROUGH_ADDITIONS=\"$BB_ENV_PASSTHROUGH_ADDITIONS INHERIT\" \
+                         INHERIT=\"yocto-check-layer\"";
+        for own in [Some("HOME SSH"), Some(""), None] {
+            let seen = |prefix: &str| {
+                let mut shell = Command::new("/bin/sh");
+                shell.env_clear().env("PATH", "/usr/bin:/bin").args(["-c", &format!("{prefix} env -0")]);
+                shell.envs(own.map(|own| ("BB_ENV_PASSTHROUGH_ADDITIONS", own)));
+                let text = String::from_utf8(shell.output().unwrap().stdout).unwrap();
+                let pairs = text.split_terminator('\0').map(|line| line.split_once('=').unwrap());
+                let own = ["PWD", "OLDPWD", "SHLVL", "_"];
+                pairs
+                    .filter(|(name, _)| !own.contains(name))
+                    .map(|(name, value)| (name.into(), value.into()))
+                    .collect::<BTreeMap<OsString, OsString>>()
+            };
+            let of = |prefix: &str, words: &str| {
+                let environment = seen(prefix).into_iter().collect();
+                Asked { environment, ..asked(words, &[]) }
+            };
+            let first = of(before, "-S lockedsigs world");
+            let parse = of("", "-p");
+            let OfLayer { world, class, .. } = of_layer(script(&[]).next(&parse, &first));
+            let class = class.unwrap();
+            assert_eq!(variables(&world), seen(before), "{own:?}");
+            assert_eq!(variables(&class), seen(&format!("{before} {class_too}")), "{own:?}");
+            assert_eq!([&world.argv, &class.argv], [&first.argv; 2]);
+        }
+    }
+
+    #[test]
+    fn old_releases_have_another_list_and_no_class() {
+        let first = asked(
+            "-k -S none world",
+            &[("BB_ENV_EXTRAWHITE", "A BB_SIGNATURE_HANDLER"), ("BB_SIGNATURE_HANDLER", "OEBasicHash")],
+        );
+        let parse = asked("-p", &[("BB_ENV_EXTRAWHITE", "A"), ("X", "1")]);
+        let dunfell = Script::default();
+        let OfLayer { world, class, .. } = of_layer(dunfell.next(&parse, &first));
+        assert_eq!(class, None);
+        assert_eq!(world.argv, asked("-S none world", &[]).argv);
+        let mut wanted = variables(&first);
+        wanted.insert("X".into(), "1".into());
+        assert_eq!(variables(&world), wanted);
+    }
+
+    /// At the world without the layer all is known that is known later, when the list has any names: the
+    /// agent's always has.
+    #[test]
+    fn what_the_layer_will_be_asked_is_known_before_it_is_added() {
+        let lists = ["BB_ENV_PASSTHROUGH_ADDITIONS", "BB_ENV_EXTRAWHITE"];
+        for (list, with_class) in [(lists[0], true), (lists[1], false)] {
+            let parse = asked("-p", &[("PATH", "/p"), (list, "HOME SSH")]);
+            let first = asked(
+                "-S lockedsigs world",
+                &[
+                    ("PATH", "/p"),
+                    (list, "HOME SSH BB_SIGNATURE_HANDLER"),
+                    ("BB_SIGNATURE_HANDLER", "OEBasicHash"),
+                ],
+            );
+            let script = Script { with_class, adds: line_of("/l/x"), ..Script::default() };
+            let early = of_layer(script.next(&first, &first));
+            assert_eq!((&early.parse, early.adds.as_str()), (&parse, "\nBBLAYERS += \"/l/x\"\n"));
+            assert_eq!(variables(&early.world), variables(&first));
+            let later = of_layer(script.next(&parse, &first));
+            assert_eq!(later, OfLayer { adds: String::new(), ..early }, "{list}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_understood_is_not_told_before_the_layer_is_added() {
+        let first = asked("-S none world", &[("BB_SIGNATURE_HANDLER", "OEBasicHash")]);
+        let adds = line_of("/l/x");
+        let machine = Script { adds: adds.clone(), ..script(&["a"]) };
+        let asks = Script { adds, ..script(&[]) };
+        assert!(asks.next(&first, &first).is_some());
+        assert_eq!(machine.next(&first, &first), None, "the machines come first");
+        assert_eq!(script(&[]).next(&first, &first), None, "how it is added is not known");
+        let other = asked("-S none world", &[("BB_SIGNATURE_HANDLER", "OEBasicHash"), ("X", "1")]);
+        assert_eq!(asks.next(&other, &first), None, "it is not the first");
+    }
+
+    #[test]
+    fn how_the_layer_is_added_is_read_from_the_tool() {
+        let top = tempfile::tempdir().unwrap();
+        let core = top.path().join("core");
+        let layer = top.path().canonicalize().unwrap().join("meta-x");
+        let init = core.join("scripts/lib/checklayer/__init__.py");
+        for directory in [init.parent().unwrap(), &layer] {
+            std::fs::create_dir_all(directory).unwrap();
+        }
+        let link = top.path().join("link");
+        std::os::unix::fs::symlink(&layer, &link).unwrap();
+        let wanted = format!("\nBBLAYERS += \"{}\"\n", layer.display());
+        // As in dunfell, kirkstone, scarthgap and master.
+        let known = r#"                f.write("\nBBLAYERS += \"%s\"\n" % path)"#;
+        for (text, layer, wanted) in [
+            (known, &layer, wanted.as_str()),
+            (known, &link, &wanted),
+            (known, &top.path().join("gone"), ""),
+            ("f.write('BBLAYERS:append = \" %s\"' % path)", &layer, ""),
+        ] {
+            std::fs::write(&init, text).unwrap();
+            assert_eq!(Script::read(&core, layer, &[]).adds, wanted, "{text} {}", layer.display());
+        }
+    }
+
+    #[test]
+    fn machines_are_asked_together() {
+        let basic = ("BB_SIGNATURE_HANDLER", "OEBasicHash");
+        let first = asked("-S none world", &[basic]);
+        let one = asked("-k -S none world", &[basic, ("MACHINE", "a")]);
+        let Some(Next::Machines(all)) = script(&["b", "a"]).next(&one, &first) else { panic!() };
+        let names: Vec<_> = all.iter().map(|asked| asked.variable("MACHINE").unwrap()).collect();
+        assert_eq!(names, ["b", "a"]);
+        assert_eq!(all[1], one);
+        for (machines, question) in [(&["a"][..], &one), (&["b", "c"], &one), (&["a", "b"], &first)] {
+            assert_eq!(script(machines).next(question, &first), None, "{machines:?}");
+        }
+    }
+
+    #[test]
+    fn another_way_of_calling_is_left_alone() {
+        let first = asked("-S none world", &[("BB_SIGNATURE_HANDLER", "OEBasicHash")]);
+        let parse = asked("-p", &[]);
+        assert!(script(&[]).next(&parse, &first).is_some());
+        for other in [
+            Asked { joined: false, ..parse.clone() },
+            Asked { umask: 0o77, ..parse.clone() },
+            Asked { cwd: "/c".into(), ..parse.clone() },
+        ] {
+            assert_eq!(script(&[]).next(&other, &first), None);
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! Reads every input of a question from disk.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use walkdir::WalkDir;
+
+use agent_process::User;
+
+use super::key::{Inputs, LAYERS, readable};
+use super::stat_cache::StatCache;
+use super::tree::Surroundings;
+use super::wire::Pack;
+use super::{Accepted, Asked, Refusal, host, layers, outside, question, quick, tree};
+use agent_fs::read;
+
+/// Raised when a key of the same inputs must not be the same any more.
+const FORMAT: &str = "3";
+
+/// No configuration file is larger.
+const LONGEST_CONF: u64 = 4 << 20;
+
+/// What BitBake and its tools make in a build directory. Anything else there could be found through
+/// BBPATH before the layers' files.
+const BUILD_ENTRIES: [&str; 11] = [
+    "bitbake-cookerdaemon.log",
+    "bitbake.lock",
+    "bitbake.sock",
+    "cache",
+    "conf",
+    "hashserve.sock",
+    "locked-sigs.inc",
+    // The shell parser's tables (ply, in the current directory).
+    "pyshlextab.py",
+    "pyshtables.py",
+    "sstate-cache",
+    "downloads",
+];
+
+/// Where one run of yocto-check-layer takes place. All paths are absolute.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// Its build directory.
+    pub build: PathBuf,
+    /// Holds `bin/bitbake`.
+    pub bitbake: PathBuf,
+    /// Holds `meta/` and `scripts/`.
+    pub oe_core: PathBuf,
+    /// Runs BitBake.
+    pub user: User,
+    /// The agent's own directories, which may lie in a checkout.
+    pub own: Vec<PathBuf>,
+    /// Stores on the share whose checkouts never change: each is read once in a run.
+    pub immutable: Vec<PathBuf>,
+}
+
+/// Everything that the answer of a BitBake depends on that finds the directory `at` in the place of the
+/// build directory.
+///
+/// # Errors
+/// When it depends on something that no key covers, or something cannot be read.
+pub fn collect_at(at: &Path, place: &Place, asked: &Asked, cache: &mut StatCache) -> Accepted<Inputs> {
+    let build = real(&place.build)?;
+    if asked.cwd != build {
+        return Err(Refusal("BitBake was called in another directory than this check's".into()));
+    }
+    let mut inputs = Inputs::default();
+    inputs.add("format of the store", format!("{FORMAT} of {}", env!("CARGO_PKG_VERSION")).as_bytes());
+    add_call(&mut inputs, place, asked);
+    let conf = configuration(at)?;
+    let text = conf
+        .get(Path::new("bblayers.conf"))
+        .ok_or_else(|| Refusal("there is no conf/bblayers.conf".into()))?;
+    let layers = layers::of_bblayers(&String::from_utf8_lossy(text))?;
+    let trees = trees(place, &layers)?;
+    add_environment(&mut inputs, asked, &trees)?;
+    add_configuration(&mut inputs, &build, &conf, &trees)?;
+    let path = asked.variable("PATH").ok_or_else(|| Refusal("BitBake was called without PATH".into()))?;
+    // What the agent itself puts on the PATH decides no answer.
+    let own = place.own.iter().map(|own| quick::directory(own));
+    host::add(&mut inputs, path, &trees.iter().cloned().chain(own).collect::<Vec<_>>())?;
+    let mut real_layers = Vec::new();
+    for layer in &layers {
+        real_layers.push(real(layer)?);
+    }
+    inputs.add_list(LAYERS, layers.iter().chain(&real_layers).map(|layer| layer.as_os_str().as_bytes()));
+    for root in &trees {
+        let around = Surroundings { skip: &place.own, trees: &trees };
+        let is_immutable = place.immutable.iter().any(|store| root.starts_with(store));
+        let mut tree = match cache.immutable.get(root) {
+            Some(tree) => tree.clone(),
+            None => tree::read(root, &around, cache)?,
+        };
+        if is_immutable {
+            cache.immutable.insert(root.clone(), tree.clone());
+        }
+        // OE-Core always asks for its own commit.
+        tree.tracked.asks_git |= real(&place.oe_core)?.starts_with(root);
+        inputs.add_tree(format!("files of {}", readable(root.as_os_str())), tree);
+    }
+    Ok(inputs)
+}
+
+/// The call itself and who calls.
+fn add_call(inputs: &mut Inputs, place: &Place, asked: &Asked) {
+    inputs.add_list(
+        "the words of the call",
+        question::decisive(&asked.argv).iter().map(|word| word.as_bytes()),
+    );
+    inputs.add("build directory", asked.cwd.as_os_str().as_bytes());
+    let mut manner = Pack::default();
+    manner.number(asked.umask.into()).number(asked.joined.into());
+    inputs.add("umask and streams", manner.finish());
+    let user = &place.user;
+    let mut who = Pack::default();
+    who.bytes(user.name.as_bytes()).number(user.uid.into()).number(user.gid.into());
+    who.bytes(user.home.as_os_str().as_bytes());
+    inputs.add("build user", who.finish());
+}
+
+/// The whole environment, less what says nothing about a build.
+fn add_environment(inputs: &mut Inputs, asked: &Asked, trees: &[PathBuf]) -> Accepted<()> {
+    let foreign = foreign_directories(asked, trees);
+    let mut names = BTreeSet::new();
+    for (name, value) in &asked.environment {
+        if !names.insert(name) {
+            return Err(Refusal(format!("the variable {} is there twice", readable(name))));
+        }
+        // The marker by which the agent knows its children is different in each run.
+        if name != agent_process::MARKER && !foreign.contains(name) {
+            inputs.add(format!("environment {}", readable(name)), value.as_bytes());
+        }
+    }
+    Ok(())
+}
+
+/// Variables by which the agent lets git read directories of another owner (`safe.directory`), where
+/// these are none of the trees. The checkout under test lies at another path in each CodeBuild build,
+/// and has no part in questions about the layers beside it.
+fn foreign_directories(asked: &Asked, trees: &[PathBuf]) -> BTreeSet<OsString> {
+    let mut foreign = BTreeSet::new();
+    for number in 0..asked.environment.len() {
+        let (key, value) = (format!("GIT_CONFIG_KEY_{number}"), format!("GIT_CONFIG_VALUE_{number}"));
+        let is_safe = asked.variable(&key).is_some_and(|name| name == "safe.directory");
+        let is_foreign = |directory: &OsStr| {
+            let real = fs::canonicalize(directory).unwrap_or_else(|_| directory.into());
+            let touches = trees.iter().any(|tree| tree.starts_with(&real) || real.starts_with(tree));
+            !touches && real.is_absolute() && !directory.as_bytes().contains(&b'*')
+        };
+        if is_safe && asked.variable(&value).is_some_and(is_foreign) {
+            foreign.insert(value.into());
+        }
+    }
+    foreign
+}
+
+/// Every file of `conf/` in the build directory, by its path there.
+fn configuration(build: &Path) -> Accepted<BTreeMap<PathBuf, Vec<u8>>> {
+    for entry in fs::read_dir(build)? {
+        let name = entry?.file_name();
+        let known = BUILD_ENTRIES.iter().any(|known| name == *known) || name.as_bytes().starts_with(b"tmp");
+        if !known {
+            return Err(Refusal(format!(
+                "`{}` in the build directory is nothing that BitBake makes",
+                readable(&name)
+            )));
+        }
+    }
+    let conf = build.join("conf");
+    let mut files = BTreeMap::new();
+    for entry in WalkDir::new(&conf) {
+        let entry = entry.map_err(|error| Refusal(format!("cannot read the configuration: {error}")))?;
+        let path = entry.path().strip_prefix(&conf).unwrap_or(entry.path()).to_owned();
+        let kind = entry.file_type();
+        if kind.is_file() {
+            files.insert(path, read::whole(entry.path(), LONGEST_CONF)?);
+        } else if !kind.is_dir() {
+            return Err(Refusal(format!("conf/{} is neither file nor directory", path.display())));
+        }
+    }
+    Ok(files)
+}
+
+fn add_configuration(
+    inputs: &mut Inputs,
+    build: &Path,
+    conf: &BTreeMap<PathBuf, Vec<u8>>,
+    trees: &[PathBuf],
+) -> Accepted<()> {
+    let known: Vec<PathBuf> = trees.iter().cloned().chain([build.to_owned()]).collect();
+    for (path, content) in conf {
+        let relative = Path::new("conf").join(path);
+        let refused = |what: String| {
+            Err(Refusal(format!("{} reaches outside of the layers: {what}", relative.display())))
+        };
+        for named in outside::absolute_paths(content) {
+            // Links to checkouts lead to what is covered; that they still do is an input.
+            let real = real(&named)?;
+            if !known.iter().any(|known| real.starts_with(known)) {
+                return refused(named.display().to_string());
+            }
+            // BitBake makes its own directories when it first needs them.
+            if real != named || !real.starts_with(build) {
+                let name = format!("where {} leads", readable(named.as_os_str()));
+                inputs.add(name, real.as_os_str().as_bytes());
+            }
+        }
+        // A file right in conf/ lies nowhere deep.
+        if let Some(line) = outside::reaches_out(&relative, content) {
+            return refused(line);
+        }
+        inputs.add(readable(relative.as_os_str()), content);
+    }
+    Ok(())
+}
+
+/// The roots of all files that recipes may read: the repositories of the layers, BitBake, OE-Core.
+fn trees(place: &Place, layers: &[PathBuf]) -> Accepted<Vec<PathBuf>> {
+    let mut roots = Vec::new();
+    for path in layers.iter().chain([&place.bitbake, &place.oe_core]) {
+        roots.push(root_of(&real(path)?, &place.own));
+    }
+    roots.sort_unstable();
+    roots.dedup();
+    let covered = |root: &PathBuf| {
+        let hidden =
+            |other: &PathBuf| place.own.iter().any(|own| own.starts_with(other) && root.starts_with(own));
+        roots.iter().any(|other| other != root && root.starts_with(other) && !hidden(other))
+    };
+    Ok(roots.iter().filter(|root| !covered(root)).cloned().collect())
+}
+
+/// The work tree that holds the directory; without git the directory itself. A work tree that holds
+/// it only by way of the agent's `own` directories, which are not looked into, is not meant.
+fn root_of(directory: &Path, own: &[PathBuf]) -> PathBuf {
+    let top = directory.ancestors().find(|path| path.join(".git").symlink_metadata().is_ok());
+    let hidden = |top: &Path| own.iter().any(|own| own.starts_with(top) && directory.starts_with(own));
+    top.filter(|top| !hidden(top)).unwrap_or(directory).to_owned()
+}
+
+fn real(path: &Path) -> Accepted<PathBuf> {
+    fs::canonicalize(path).map_err(|error| Refusal(format!("{}: {error}", path.display())))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+#[path = "inputs_tests.rs"]
+mod tests;

@@ -1,0 +1,222 @@
+//! The program that stands before `bitbake` on the PATH of one yocto-check-layer run: the agent's own
+//! binary under another name.
+//!
+//! It becomes the real BitBake for everything but a recognised question, and whenever nobody is there
+//! to ask. The real BitBake sees neither its directory on the PATH nor any other trace of it but the quick
+//! `zstd`.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use nix::sys::stat::fstat;
+
+use agent_process::InPlace;
+
+use super::wire::{Answer, Call, Ran, Reply, receive, send};
+use super::{Asked, Question, path_of_bitbake};
+use agent_fs::read;
+
+/// The name under which it runs.
+pub const NAME: &str = "bitbake";
+
+/// The socket, in the same directory.
+pub const SOCKET: &str = "desk";
+
+/// What BitBake writes and yocto-check-layer reads.
+pub const SIGNATURES: &str = "locked-sigs.inc";
+
+/// Longer output is not kept. A run that is well prints some kilobytes.
+pub const OUTPUT: usize = 4 << 20;
+
+/// Whether the process was called by this name.
+pub fn is_called(own_name: Option<&OsStr>) -> bool {
+    own_name.is_some_and(|name| Path::new(name).file_name() == Some(OsStr::new(NAME)))
+}
+
+/// Runs to the end of the process. `argv` begins with its own name.
+pub fn main(argv: Vec<OsString>, mut environment: Vec<(OsString, OsString)>) -> ! {
+    let path = environment.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.clone());
+    let ways = Ways::on(path.as_deref().unwrap_or_default(), std::env::current_exe().ok().as_deref());
+    let Some(program) = ways.real else {
+        let _ = writeln!(io::stderr(), "bitbake: not found on the PATH");
+        std::process::exit(127);
+    };
+    for (name, value) in &mut environment {
+        if name == "PATH" {
+            *value = match &ways.front {
+                Some(front) => path_of_bitbake(front, &ways.rest),
+                None => ways.rest.clone(),
+            };
+        } else if name == "_" {
+            // Some shells tell a program its own path.
+            *value = program.clone().into_os_string();
+        }
+    }
+    let real = InPlace { program, argv, environment };
+    let error = match ways.front.and_then(|front| ask(&front, &real)) {
+        Some((asking, Reply::Answer(answer))) => asking.give(&answer, &real),
+        Some((asking, Reply::Run)) => asking.run(&real),
+        _ => real.replace(),
+    };
+    let _ = writeln!(io::stderr(), "bitbake: {}: {error}", real.program.display());
+    std::process::exit(126);
+}
+
+/// Where the stand-in and the real BitBake lie on the PATH.
+#[derive(Debug, PartialEq, Eq)]
+struct Ways {
+    /// The directory of the stand-in.
+    front: Option<PathBuf>,
+    real: Option<PathBuf>,
+    /// The PATH as it was before.
+    rest: OsString,
+}
+
+impl Ways {
+    fn on(path: &OsStr, own: Option<&Path>) -> Ways {
+        let own = own.and_then(|own| own.canonicalize().ok());
+        let is_own = |directory: &&[u8]| {
+            let program = Path::new(OsStr::from_bytes(directory)).join(NAME);
+            own.is_some() && program.canonicalize().ok() == own
+        };
+        // Byte for byte: what is not removed must stay as it was, empty entries and all.
+        let entries: Vec<&[u8]> = path.as_bytes().split(|byte| *byte == b':').collect();
+        let (front, rest): (Vec<&[u8]>, Vec<&[u8]>) = entries.iter().partition(|entry| is_own(entry));
+        let program = |directory: &&[u8]| Path::new(OsStr::from_bytes(directory)).join(NAME);
+        Ways {
+            front: front.first().map(|front| PathBuf::from(OsStr::from_bytes(front))),
+            real: rest.iter().map(program).find(|program| program.is_file()),
+            rest: OsString::from_vec(rest.join(&b':')),
+        }
+    }
+}
+
+/// A question on its way.
+struct Asking {
+    asked: Asked,
+    question: Question,
+    desk: UnixStream,
+}
+
+/// Asks the desk; `None` when this is nothing to ask, or nobody answers.
+fn ask(front: &Path, real: &InPlace) -> Option<(Asking, Reply)> {
+    // A person's terminal gets BitBake's own display.
+    if io::stdout().is_terminal() || io::stderr().is_terminal() {
+        return None;
+    }
+    let asked = Asked {
+        argv: real.argv.iter().skip(1).cloned().collect(),
+        cwd: std::env::current_dir().ok()?,
+        umask: umask()?,
+        joined: one_stream(),
+        environment: real.environment.clone(),
+    };
+    let question = Question::recognise(&asked)?;
+    let mut desk = UnixStream::connect(front.join(SOCKET)).ok()?;
+    send(&mut desk, &Call::Ask(asked.clone()).pack()).ok()?;
+    let reply = Reply::unpack(&receive(&mut desk).ok()?).ok()?;
+    Some((Asking { asked, question, desk }, reply))
+}
+
+impl Asking {
+    fn signatures(&self) -> PathBuf {
+        self.asked.cwd.join(SIGNATURES)
+    }
+
+    /// Leaves what BitBake would have left. Comes back only when the real one was wanted and failed.
+    fn give(self, answer: &Answer, real: &InPlace) -> io::Error {
+        // Better the real one than half an answer.
+        if self.question.leaves_signatures && fs_err::write(self.signatures(), &answer.signatures).is_err() {
+            return real.replace();
+        }
+        let printed = io::stderr().write_all(&answer.stderr).and_then(|()| {
+            io::stdout().write_all(&answer.stdout)?;
+            io::stdout().flush()
+        });
+        // Nobody reads: BitBake would have met the same pipe.
+        std::process::exit(if printed.is_ok() { 0 } else { 1 })
+    }
+
+    /// Runs the real BitBake and tells the desk what it gave.
+    fn run(mut self, real: &InPlace) -> io::Error {
+        let ran = match real.accompany(self.asked.joined, OUTPUT) {
+            Ok(ran) => ran,
+            Err(error) => return error,
+        };
+        let signatures = read::whole(&self.signatures(), super::wire::LONGEST as u64);
+        let signatures = signatures.ok().filter(|_| self.question.leaves_signatures);
+        let told = Ran { status: ran.status.code(), stdout: ran.stdout, stderr: ran.stderr, signatures };
+        // yocto-check-layer deletes the file as soon as this process is gone. The desk may be gone as well.
+        let _ = send(&mut self.desk, &Call::Ran(told).pack()).and_then(|()| receive(&mut self.desk));
+        agent_process::end_like(ran.status)
+    }
+}
+
+/// Whether standard output and standard error are the same pipe or file.
+fn one_stream() -> bool {
+    let identity = |stream: &dyn AsFd| fstat(stream.as_fd()).map(|stat| (stat.st_dev, stat.st_ino));
+    matches!((identity(&io::stdout()), identity(&io::stderr())), (Ok(out), Ok(error)) if out == error)
+}
+
+/// Linux tells it without a change (proc(5), since 4.7).
+fn umask() -> Option<u32> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let umask = status.lines().find_map(|line| line.strip_prefix("Umask:"))?;
+    u32::from_str_radix(umask.trim(), 8).ok()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn only_the_name_counts() {
+        for (name, wanted) in
+            [("bitbake", true), ("/x/bitbake", true), ("bitbake-layers", false), ("build-agent", false)]
+        {
+            assert_eq!(is_called(Some(OsStr::new(name))), wanted, "{name}");
+        }
+        assert!(!is_called(None));
+    }
+
+    #[test]
+    fn the_stand_in_is_taken_from_the_path_and_nothing_else() {
+        let place = tempfile::tempdir().unwrap();
+        let at = |name: &str| place.path().join(name);
+        for directory in ["front", "real", "later", "empty"] {
+            std::fs::create_dir(at(directory)).unwrap();
+        }
+        for program in ["build-agent", "real/bitbake", "later/bitbake"] {
+            std::fs::write(at(program), "").unwrap();
+        }
+        symlink(at("build-agent"), at("front/bitbake")).unwrap();
+        let [front, real, later, empty] =
+            ["front", "real", "later", "empty"].map(|name| at(name).display().to_string());
+        let table = [
+            (
+                format!("{front}:{empty}:{real}:{later}"),
+                Some(&front),
+                Some(&real),
+                format!("{empty}:{real}:{later}"),
+            ),
+            (format!("{real}:{front}:"), Some(&front), Some(&real), format!("{real}:")),
+            (format!("{front}::{later}:{front}"), Some(&front), Some(&later), format!(":{later}")),
+            (format!("{real}:{empty}"), None, Some(&real), format!("{real}:{empty}")),
+            (front.clone(), Some(&front), None, String::new()),
+            (String::new(), None, None, String::new()),
+        ];
+        for (path, front, real, rest) in table {
+            let ways = Ways::on(OsStr::new(&path), Some(&at("build-agent")));
+            assert_eq!(ways.front, front.map(PathBuf::from), "{path}");
+            assert_eq!(ways.real, real.map(|real| Path::new(real).join("bitbake")), "{path}");
+            assert_eq!(ways.rest, OsString::from(rest), "{path}");
+        }
+    }
+}

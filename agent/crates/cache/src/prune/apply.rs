@@ -1,0 +1,135 @@
+//! Takes the units of a plan, one by one, after a last look at each.
+
+use std::ffi::OsStr;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::plan::{Candidate, Sum};
+use super::spool::Spooled;
+use super::trash::Trashes;
+use crate::units::{SUFFIXES, Unit, shown};
+use agent_fs::pool::{self, Ended, Output};
+use agent_fs::remove;
+use agent_fs::walk::{Below, Kind, is_gone};
+
+/// Names of what failed that are told.
+const TOLD: usize = 20;
+
+/// What became of the units of a plan.
+#[derive(Debug, Default)]
+pub struct Applied {
+    pub taken: Sum,
+    /// Used between the plan and the last look, and so kept.
+    pub used: u64,
+    /// Taken by somebody else.
+    pub gone: u64,
+    pub failed: u64,
+    /// Why, for the first ones.
+    pub failures: Vec<String>,
+}
+
+enum Fate {
+    Taken(u64),
+    Used,
+    Gone,
+    Failed(String),
+}
+
+pub struct Apply<'a> {
+    pub share: &'a Below,
+    /// The directories of its units are relative to the share.
+    pub spooled: &'a Spooled,
+    pub trash: &'a Trashes<'a>,
+    /// Without a grace period files are deleted at once. Directories are renamed aside all the same,
+    /// because nobody may find a part of one.
+    pub delete: bool,
+    pub width: usize,
+    pub operations: &'a AtomicU64,
+    pub stop: &'a (dyn Fn() -> bool + Sync),
+}
+
+impl Apply<'_> {
+    pub fn run(&self, units: impl IntoIterator<Item = Candidate, IntoIter: Send>) -> (Applied, Ended) {
+        let mut applied = Applied::default();
+        let work = |unit: Candidate, out: &mut Output<'_, Candidate, Fate>| {
+            out.give(match self.spooled.get(unit.key) {
+                Ok(unit) => self.take(&unit),
+                Err(error) => Fate::Failed(error.to_string()),
+            });
+        };
+        let ended = pool::run(
+            self.width,
+            units,
+            || (self.stop)(),
+            work,
+            |fate| match fate {
+                Fate::Taken(bytes) => applied.taken.add(bytes),
+                Fate::Used => applied.used += 1,
+                Fate::Gone => applied.gone += 1,
+                Fate::Failed(why) => {
+                    applied.failed += 1;
+                    if applied.failures.len() < TOLD {
+                        applied.failures.push(why);
+                    }
+                }
+            },
+        );
+        (applied, ended)
+    }
+
+    fn take(&self, unit: &Unit) -> Fate {
+        match self.try_take(unit) {
+            Ok(fate) => fate,
+            Err(error) => Fate::Failed(format!("{}: {error}", shown(&unit.directory.join(&unit.name)))),
+        }
+    }
+
+    fn try_take(&self, unit: &Unit) -> io::Result<Fate> {
+        self.count(1);
+        let directory = match self.share.directory(&unit.directory) {
+            Ok(directory) => directory,
+            Err(error) if is_gone(&error) => return Ok(Fate::Gone),
+            Err(error) => return Err(error),
+        };
+        let mut there = Vec::new();
+        for part in &unit.parts {
+            let name = format!("{}{}", unit.name, SUFFIXES[usize::from(part.suffix)]);
+            self.count(1);
+            match directory.look(OsStr::new(&name)) {
+                Ok((kind, facts))
+                    if (kind, facts.inode, facts.used()) != (part.kind, part.inode, part.used) =>
+                {
+                    return Ok(Fate::Used);
+                }
+                Ok(_) => there.push((name, part)),
+                Err(error) if is_gone(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let mut bytes = None;
+        for (name, part) in there {
+            if self.take_part(&directory, &unit.directory, OsStr::new(&name), part.kind)? {
+                bytes = Some(bytes.unwrap_or(0) + part.size);
+            }
+        }
+        Ok(bytes.map_or(Fate::Gone, Fate::Taken))
+    }
+
+    fn take_part(&self, directory: &Below, place: &Path, name: &OsStr, kind: Kind) -> io::Result<bool> {
+        self.count(1);
+        if self.delete && kind != Kind::Directory {
+            return remove::file_at(directory, name);
+        }
+        // A whole part of a pull request has `pr` for its place.
+        self.trash.of(place)?.take(directory, place, name)
+    }
+
+    fn count(&self, operations: u64) {
+        self.operations.fetch_add(operations, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+#[path = "apply_tests.rs"]
+mod tests;

@@ -1,0 +1,359 @@
+//! Keeps a share clean: what nobody has used for long goes, and what is above the limit, the least
+//! recently used first. Never part of a unit, never what a running build has a lease on, and never
+//! through a link that a stranger has planted.
+//!
+//! In order: leases, emptying the trash of earlier runs, [`survey`], [`plan`], [`apply`]. Each step can
+//! be stopped between any two units, and killed; the next run goes on with what is there.
+//!
+//! Two runs at a time do no harm and so need no lock, which a killed one would leave behind: each
+//! file is taken by one of them, and the other finds it gone. Each plans to take the oldest down to
+//! the limit of what it has seen, so together they take no more than the first alone.
+
+mod apply;
+mod plan;
+mod spool;
+mod survey;
+mod trash;
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant, SystemTime};
+
+use serde::Serialize;
+
+use self::apply::{Applied, Apply};
+use self::plan::Why;
+use self::survey::{AllLeases, Surveyor};
+use self::trash::{Lying, Trashes};
+use super::areas::Layout;
+use super::lease::Standing;
+use super::{stamp, usage};
+use agent_fs::pool::{self, Ended};
+use agent_fs::remove;
+use agent_fs::walk::{Below, Walk};
+use agent_process::{Interrupt, Interrupted};
+use agent_types::error::{Error, Result};
+use agent_types::share::Share;
+
+pub use self::plan::Sum;
+pub use self::survey::Names;
+pub use self::trash::{HOMES as TRASHES, Trash};
+
+/// What a prune goes by.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub sstate_max_age: Duration,
+    pub downloads_max_age: Duration,
+    pub layers_max_age: Duration,
+    /// Tiers of pull requests in which nothing has changed for this long go as a whole.
+    pub pull_requests_max_age: Duration,
+    /// Bytes of shared state and downloads of the share itself.
+    pub max_size: Option<u64>,
+    /// Likewise of all pull requests together.
+    pub pull_requests_max_size: Option<u64>,
+    /// How long units lie in the trash.
+    pub grace: Duration,
+    pub ignore_leases: bool,
+    /// Only say what would go.
+    pub dry_run: bool,
+    /// Operations in flight.
+    pub width: usize,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        const DAY: Duration = Duration::from_secs(24 * 3600);
+        Options {
+            sstate_max_age: 30 * DAY,
+            downloads_max_age: 60 * DAY,
+            layers_max_age: 30 * DAY,
+            pull_requests_max_age: 14 * DAY,
+            max_size: None,
+            pull_requests_max_size: None,
+            grace: DAY,
+            ignore_leases: false,
+            dry_run: false,
+            width: pool::WIDTH,
+        }
+    }
+}
+
+/// What a prune found and did.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Pruned {
+    pub dry_run: bool,
+    /// `None` when all was done.
+    pub stopped: Option<&'static str>,
+    /// Live ones, each in words.
+    pub leases: Vec<String>,
+    pub unreadable_leases: Vec<String>,
+    pub areas: Vec<PrunedArea>,
+    /// What would go, too, were there no leases.
+    pub held_by_leases: Sum,
+    pub oldest_lease: Option<String>,
+    /// What went; in a dry run what would.
+    pub taken: Sum,
+    /// Used between the plan and the last look, and so kept.
+    pub used_meanwhile: u64,
+    /// Taken by another prune meanwhile.
+    pub gone_meanwhile: u64,
+    pub failed: u64,
+    pub failures: Vec<String>,
+    pub trash: PrunedTrash,
+    /// Left alone.
+    pub unknown: Names,
+    pub locks: u64,
+    /// What could not be read.
+    pub trouble: Names,
+    pub operations: u64,
+    pub seconds: f64,
+}
+
+/// One area: what is there, and what the plan takes of it.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct PrunedArea {
+    pub area: String,
+    pub all: Sum,
+    pub by_age: Sum,
+    pub by_size: Sum,
+}
+
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct PrunedTrash {
+    /// Runs whose grace period is over; in a dry run those that would be deleted.
+    pub runs_deleted: u64,
+    pub files_deleted: u64,
+    pub runs_waiting: u64,
+}
+
+impl Pruned {
+    fn stop(&mut self, interrupt: &Interrupt) {
+        self.stopped = Some(match interrupt.state() {
+            Some(Interrupted::Cancelled) => "cancelled",
+            _ => "out of time",
+        });
+    }
+}
+
+/// Prunes a share. Blocks; `interrupt` stops it between two units.
+///
+/// # Errors
+/// Machine, when the share or its leases cannot be read, when the trash cannot be written, when there
+/// is no place for temporary files. What cannot be done for a single unit is in the result.
+pub fn prune(share: &Share, options: &Options, interrupt: &Interrupt, now: SystemTime) -> Result<Pruned> {
+    let begun = Instant::now();
+    let operations = AtomicU64::new(0);
+    let stop = || interrupt.state().is_some();
+    let walk = Walk { width: options.width, facts: true, operations: &operations, stop: &stop };
+    let run = Run { share, options, interrupt, now, walk, root: open(share)? };
+    let mut pruned = Pruned { dry_run: options.dry_run, ..Pruned::default() };
+    run.all(&mut pruned)?;
+    pruned.operations = operations.into_inner();
+    pruned.seconds = begun.elapsed().as_secs_f64();
+    Ok(pruned)
+}
+
+/// Opens a share that a person has named.
+///
+/// # Errors
+/// Machine, when that is no directory that can be read.
+pub fn open(share: &Share) -> Result<Below> {
+    Below::open(share.root()).map_err(|error| {
+        Error::machine(format!("the share `{}` cannot be opened", share.root().display()))
+            .because(&error)
+            .hint("look whether it is mounted, and whether this user may read it")
+    })
+}
+
+struct Run<'a> {
+    share: &'a Share,
+    options: &'a Options,
+    interrupt: &'a Interrupt,
+    now: SystemTime,
+    walk: Walk<'a>,
+    root: Below,
+}
+
+impl Run<'_> {
+    fn all(&self, pruned: &mut Pruned) -> Result<()> {
+        let layout = Layout::read(&self.root, &self.walk);
+        let mut leases = self.leases(&layout, pruned)?;
+        if self.options.ignore_leases {
+            leases.live.clear();
+        }
+        if self.empty_trash(pruned)? == Ended::Early {
+            pruned.stop(self.interrupt);
+            return Ok(());
+        }
+        let surveyor = Surveyor {
+            share: &self.root,
+            options: self.options,
+            now: self.now,
+            leases: &leases.live,
+            walk: self.walk,
+        };
+        let survey = surveyor.run(layout).map_err(|error| {
+            Error::machine(
+                "the names of what is on the share cannot be kept in the directory for temporary files",
+            )
+            .because(&error)
+        })?;
+        let rules: Vec<_> = survey.groups.iter().map(|found| found.rules).collect();
+        let plan = plan::plan(survey.candidates, &rules, &survey.limits);
+        pruned.areas = survey
+            .groups
+            .into_iter()
+            .map(|found| PrunedArea { area: found.label, all: found.all, ..PrunedArea::default() })
+            .collect();
+        for unit in &plan.take {
+            if let Some(area) = pruned.areas.get_mut(unit.group as usize) {
+                let sum = if unit.goes == Some(Why::Age) { &mut area.by_age } else { &mut area.by_size };
+                sum.add(unit.size);
+            }
+        }
+        pruned.areas.retain(|area| area.all.units > 0);
+        pruned.unknown = survey.unknown;
+        pruned.locks = survey.locks;
+        pruned.trouble = survey.trouble;
+        pruned.held_by_leases = plan.held;
+        pruned.held_by_leases.units += survey.named_by_leases;
+        // Asked again, because half a look at the share would make a plan for half of it.
+        if survey.ended == Ended::Early || (self.walk.stop)() {
+            pruned.stop(self.interrupt);
+            return Ok(());
+        }
+        if self.options.dry_run {
+            plan.take.iter().for_each(|unit| pruned.taken.add(unit.size));
+            return Ok(());
+        }
+        self.remove_leases(&leases.dead);
+        self.remove_usage();
+        if plan.take.is_empty() {
+            return Ok(());
+        }
+        let trash = Trashes::begin(&self.root, self.now).map_err(|error| {
+            Error::machine(format!("nothing can be moved to `{}`", self.share.trash().display()))
+                .because(&error)
+                .hint("a prune needs write permission on the whole share")
+        })?;
+        let apply = Apply {
+            share: &self.root,
+            spooled: &survey.spooled,
+            trash: &trash,
+            delete: self.options.grace.is_zero(),
+            width: self.options.width,
+            operations: self.walk.operations,
+            stop: self.walk.stop,
+        };
+        // In the order of the walk, in which neighbours lie together.
+        let mut take = plan.take;
+        take.sort_unstable_by_key(|unit| unit.key);
+        let (applied, ended) = apply.run(take);
+        let Applied { taken, used, gone, failed, failures } = applied;
+        pruned.taken = taken;
+        (pruned.used_meanwhile, pruned.gone_meanwhile) = (used, gone);
+        (pruned.failed, pruned.failures) = (failed, failures);
+        if ended == Ended::Early || (apply.delete && self.empty_trash(pruned)? == Ended::Early) {
+            pruned.stop(self.interrupt);
+        }
+        Ok(())
+    }
+
+    /// The leases, and tells them.
+    fn leases(&self, layout: &Layout, pruned: &mut Pruned) -> Result<AllLeases> {
+        let all = match AllLeases::read(&self.root, layout, self.now, &self.walk) {
+            Err(_) if self.options.ignore_leases => return Ok(AllLeases::default()),
+            read => read.map_err(|error| {
+                let place = self.share.leases();
+                Error::machine(format!("the leases in `{}` cannot be read", place.display()))
+                    .because(&error)
+                    .hint("nobody knows what running builds use; --ignore-leases prunes all the same")
+            })?,
+        };
+        let told = |(tier, lease): &(Option<u64>, Standing)| match tier {
+            Some(number) => format!("pull request {number}, {lease}"),
+            None => lease.to_string(),
+        };
+        pruned.leases = all.live.iter().map(told).collect();
+        let oldest = all.live.iter().map(|(_, lease)| stamp::time(lease.since)).min();
+        pruned.oldest_lease = oldest.map(|since| humantime::format_rfc3339_seconds(since).to_string());
+        pruned.unreadable_leases.clone_from(&all.unreadable);
+        Ok(all)
+    }
+
+    fn empty_trash(&self, pruned: &mut Pruned) -> Result<Ended> {
+        pruned.trash.runs_waiting = 0;
+        for home in trash::HOMES {
+            if self.empty_one(home, pruned)? == Ended::Early {
+                return Ok(Ended::Early);
+            }
+        }
+        Ok(Ended::Complete)
+    }
+
+    fn empty_one(&self, home: &str, pruned: &mut Pruned) -> Result<Ended> {
+        let lying = match Lying::read(&self.root, home, self.options.grace, self.now, &self.walk) {
+            Ok(lying) => lying,
+            // In `pr/` strangers write, and they shall not stop a prune; nor need its user get in there.
+            Err(error) if home != trash::SHARED => {
+                pruned.trouble.add(|| format!("{home}: {error}"));
+                return Ok(Ended::Complete);
+            }
+            Err(error) => {
+                let place = self.share.root().join(home);
+                return Err(Error::machine(format!("`{}` cannot be read", place.display())).because(&error));
+            }
+        };
+        pruned.trash.runs_waiting += lying.waiting;
+        for name in &lying.unknown {
+            let name = super::units::shown(&Path::new(home).join(name));
+            pruned.trouble.add(|| format!("{name}: no trash of a prune, left alone"));
+        }
+        for run in &lying.over {
+            pruned.trash.runs_deleted += 1;
+            if self.options.dry_run {
+                continue;
+            }
+            let (emptied, ended) = trash::empty(&self.root, self.share.root(), home, run, &self.walk);
+            pruned.trash.files_deleted += emptied.files;
+            pruned.failed += emptied.failed.len() as u64;
+            pruned.failures.extend(emptied.failed);
+            if ended == Ended::Early {
+                return Ok(ended);
+            }
+        }
+        Ok(Ended::Complete)
+    }
+
+    /// Leases that are over serve nobody; what cannot be removed is looked at again next time.
+    fn remove_leases(&self, dead: &[(PathBuf, OsString)]) {
+        for (directory, name) in dead {
+            let _ = self.root.directory(directory).and_then(|directory| remove::file_at(&directory, name));
+        }
+    }
+
+    /// All but the last records of each release.
+    fn remove_usage(&self) {
+        let Ok(top) = self.root.directory(Path::new("usage")) else { return };
+        let mut releases = Vec::new();
+        let names_only = Walk { facts: false, ..self.walk };
+        let _ = names_only.run(
+            &top,
+            |_| false,
+            |listing| listing.entries,
+            |seen| {
+                if let agent_fs::walk::Seen::Directory(entries) = seen {
+                    releases.extend(entries.into_iter().map(|entry| entry.name));
+                }
+            },
+        );
+        for release in releases {
+            let Ok(directory) = top.directory(Path::new(&release)) else { continue };
+            let records = usage::records(&directory, self.walk.operations).unwrap_or_default();
+            for name in records.iter().skip(usage::KEPT) {
+                let _ = remove::file_at(&directory, OsStr::new(name));
+            }
+        }
+    }
+}

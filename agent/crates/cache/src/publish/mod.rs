@@ -1,0 +1,234 @@
+//! Publishing back: what a build made goes from the local `SSTATE_DIR` and `DL_DIR` to one tier of the
+//! share.
+//!
+//! `local` reads names and makes objects of them, `put` brings one of them to a `target`, `used` looks
+//! at what was read from there, and `tally` adds up. A share is a cache: whatever it does costs a
+//! warning and never the job, so nothing here returns an error.
+//!
+//! A reader sees an object whole or not at all, whenever the publisher is killed: a file gets its name
+//! by one operation of the server, after all of its bytes have got there. What is left of a killed one
+//! are files that are named as no reader looks for, and the next run goes on where it stopped, because
+//! it finds what is there.
+
+mod copy;
+mod local;
+mod put;
+mod tally;
+mod target;
+mod used;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use nix::errno::Errno;
+
+pub use tally::{Published, Tally, Trouble, TroubleKind};
+
+use super::names;
+use agent_fs::pool::{self, WIDTH};
+use agent_fs::tree::Tree;
+use agent_process::Interrupt;
+use agent_types::tiers::{Tier, Tiers};
+use copy::Failure;
+use local::{Area, Local, Object};
+use put::{Put, Way};
+use target::Target;
+
+/// Objects of this size and more come after all smaller ones, or they would hold up what takes a moment.
+const LARGE: u64 = 32 * 1024 * 1024;
+
+/// What is published.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    /// The local `SSTATE_DIR`.
+    pub sstate: PathBuf,
+    /// The local `DL_DIR`.
+    pub downloads: PathBuf,
+    /// The code name under which the share keeps the shared state.
+    pub release: String,
+}
+
+/// Publishes what is new to the tier that may be written, and finds out what was used from those that
+/// are read. Blocks; `tally` tells the state at any moment, and the end.
+///
+/// Stops between two pieces of a file when `interrupt` says so.
+pub fn publish(sources: &Sources, tiers: &Tiers, interrupt: &Interrupt, tally: &Tally) {
+    let begun = Instant::now();
+    let trees = Trees {
+        sstate: open_local(&sources.sstate, tally),
+        downloads: open_local(&sources.downloads, tally),
+    };
+    let mut local = Local::new(trees.sstate.as_ref(), trees.downloads.as_ref());
+    let publisher = Publisher::new(sources, tiers, &trees, interrupt, tally);
+    let handle = |object, _: &mut pool::Output<'_, Object, ()>| publisher.handle(&object);
+    // What is left is counted, so the work and not the pool sees to a stop.
+    let _ = pool::run(WIDTH, &mut local, || false, handle, |()| {});
+    publisher.large();
+    let odd = local.oddities();
+    for path in odd.no_files {
+        tally.refuse(format!("{}: it is neither a file nor a link", path.display()));
+    }
+    for (path, why) in odd.unreadable {
+        tally.refuse(format!("{}: {why}", path.display()));
+    }
+    publisher.sum_up(begun);
+}
+
+struct Trees {
+    sstate: Option<Tree>,
+    downloads: Option<Tree>,
+}
+
+/// A directory that was never made is empty.
+fn open_local(path: &Path, tally: &Tally) -> Option<Tree> {
+    if path.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        return None;
+    }
+    Tree::open(path).map_err(|error| tally.refuse(error.to_string().replace('\n', ";"))).ok()
+}
+
+struct Publisher<'a> {
+    trees: &'a Trees,
+    release: &'a str,
+    tiers: &'a [Tier],
+    /// One for each tier; `None` when it cannot be opened.
+    targets: Vec<Option<Target>>,
+    /// Which of the tiers is written.
+    writer: Option<usize>,
+    interrupt: &'a Interrupt,
+    tally: &'a Tally,
+    /// Objects for the end, with their sizes.
+    later: Mutex<Vec<(u64, Object)>>,
+}
+
+impl<'a> Publisher<'a> {
+    fn new(
+        sources: &'a Sources,
+        tiers: &'a Tiers,
+        trees: &'a Trees,
+        interrupt: &'a Interrupt,
+        tally: &'a Tally,
+    ) -> Publisher<'a> {
+        let writer = tiers.read.iter().position(|tier| Some(tier) == tiers.write.as_ref());
+        let open = |(index, tier): (usize, &Tier)| {
+            let opened = Target::open(tier, writer == Some(index));
+            if writer == Some(index)
+                && let Err(error) = &opened
+            {
+                tally.end(&tier.share.root().display().to_string(), error);
+            }
+            opened.ok()
+        };
+        Publisher {
+            trees,
+            release: &sources.release,
+            tiers: &tiers.read,
+            targets: tiers.read.iter().enumerate().map(open).collect(),
+            writer,
+            interrupt,
+            tally,
+            later: Mutex::default(),
+        }
+    }
+
+    fn tree(&self, area: Area) -> Option<&'a Tree> {
+        match area {
+            Area::Sstate => self.trees.sstate.as_ref(),
+            Area::Downloads => self.trees.downloads.as_ref(),
+        }
+    }
+
+    fn stopped(&self) -> bool {
+        self.tally.has_ended() || self.interrupt.state().is_some()
+    }
+
+    fn handle(&self, object: &Object) {
+        match object.linked {
+            true => self.look_at_use(object),
+            false => self.publish(object, LARGE),
+        }
+    }
+
+    fn look_at_use(&self, object: &Object) {
+        if self.interrupt.state().is_some() {
+            return;
+        }
+        let Some(tree) = self.tree(object.area) else { return };
+        let read = used::read(tree, object, (self.tiers, &self.targets), self.writer);
+        // Bytes that cannot be counted are no trouble worth a word.
+        if let Ok(Some(read)) = read {
+            self.tally.read(self.tiers[read.tier].kind, read.bytes);
+        }
+    }
+
+    /// Objects of `large` bytes and more are kept for the end.
+    fn publish(&self, object: &Object, large: u64) {
+        let (Some(writer), Some(tree)) = (self.writer, self.tree(object.area)) else { return };
+        let Some(target) = self.targets[writer].as_ref().filter(|_| !self.stopped()) else {
+            return self.tally.leave();
+        };
+        let part = match object.area {
+            Area::Sstate => Path::new("sstate").join(self.release),
+            Area::Downloads => "downloads".into(),
+        };
+        let way = Way { local: tree, target, part: &part };
+        let stop = || self.stopped();
+        let put = match way.put(object, large, &stop) {
+            // A directory that was held open or made a moment ago is no more.
+            Err(Failure::Share(error)) if is_stale(&error) => {
+                target.forget();
+                way.put(object, large, &stop)
+            }
+            put => put,
+        };
+        if let Ok(Put::Large(bytes)) = put {
+            let mut later = self.later.lock().unwrap_or_else(PoisonError::into_inner);
+            return later.push((bytes, object.clone()));
+        }
+        let alarming = object.area == Area::Downloads
+            && names::download(Path::new(&object.lead))
+                .is_some_and(|file| file.kind == names::DownloadKind::File);
+        let name = part.join(&object.to).join(&object.lead);
+        self.tally.add(&name.display().to_string(), alarming, put);
+    }
+
+    /// What was kept for the end, the smallest first: the more there is when the time is over.
+    fn large(&self) {
+        let mut later = std::mem::take(&mut *self.later.lock().unwrap_or_else(PoisonError::into_inner));
+        later.sort_by_key(|(bytes, _)| *bytes);
+        let objects = later.into_iter().map(|(_, object)| object);
+        let publish = |object: Object, _: &mut pool::Output<'_, Object, ()>| self.publish(&object, u64::MAX);
+        let _ = pool::run(WIDTH, objects, || false, publish, |()| {});
+    }
+
+    /// Completes the traffic. The time is shared out by operations.
+    fn sum_up(&self, begun: Instant) {
+        let operations: Vec<u64> =
+            self.targets.iter().map(|target| target.as_ref().map_or(0, Target::operations)).collect();
+        let all = operations.iter().sum::<u64>().max(1);
+        let seconds = begun.elapsed().as_secs_f64();
+        self.tally.with(|sum| {
+            sum.complete = true;
+            for (index, tier) in self.tiers.iter().enumerate() {
+                let traffic = sum.traffic.entry(tier.kind).or_default();
+                traffic.operations += operations[index];
+                traffic.seconds_waited += seconds * operations[index] as f64 / all as f64;
+                if self.writer == Some(index) {
+                    traffic.objects_written += sum.counts.published;
+                    traffic.bytes_written += sum.counts.bytes;
+                }
+            }
+        });
+    }
+}
+
+fn is_stale(error: &io::Error) -> bool {
+    matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::ESTALE | Errno::ENOENT))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+#[path = "tests.rs"]
+mod tests;

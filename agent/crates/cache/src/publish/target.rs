@@ -1,0 +1,282 @@
+//! One tier of the share, as a place to look at and to write to.
+//!
+//! Each call of this module is one operation that costs milliseconds on NFS, and is counted. A tier of
+//! a pull request is written by strangers: directories are opened below one another and never through
+//! a link, and no file is opened for writing that was there before.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::os::fd::{IntoRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, RenameFlags, open, openat, renameat, renameat2};
+use nix::sys::stat::{Mode, UtimensatFlags, fstatat, mkdirat, utimensat};
+use nix::sys::time::TimeSpec;
+use nix::unistd::linkat;
+
+use crate::names;
+use agent_fs::remove;
+use agent_fs::walk::Facts;
+use agent_types::tiers::{Tier, TierKind};
+
+/// Only the place in the tree is wanted, not its entries: on NFS that is one look-up and no opening.
+const PLACE: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+
+/// Directories that are held open. The 256 of the first level are what pays.
+const HELD: usize = 512;
+
+/// A directory of the share.
+pub type Directory = Arc<OwnedFd>;
+
+/// What became of a new name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Named {
+    /// The temporary file has it.
+    Ours,
+    /// Another file has it.
+    Taken,
+}
+
+#[derive(Debug)]
+pub struct Target {
+    root: Directory,
+    held: Mutex<HashMap<PathBuf, Directory>>,
+    operations: AtomicU64,
+    /// Begins the temporary names of this run.
+    random: u64,
+    counter: AtomicU64,
+    /// The file system refuses hard links.
+    no_links: AtomicBool,
+}
+
+impl Target {
+    /// The tier's root. That of a pull request is made when something is to be written there; that of
+    /// the share is the mount, and a directory in its place would be lost with the machine.
+    pub fn open(tier: &Tier, make: bool) -> io::Result<Target> {
+        let root = tier.share.root();
+        let root = match tier.kind {
+            TierKind::Shared => open(root, PLACE & !OFlag::O_NOFOLLOW, Mode::empty())?,
+            TierKind::PullRequest => match open(root, PLACE, Mode::empty()) {
+                Err(Errno::ENOENT) if make => make_root(root)?,
+                opened => opened?,
+            },
+        };
+        Ok(Target {
+            root: Arc::new(root),
+            held: Mutex::default(),
+            operations: AtomicU64::new(1),
+            random: RandomState::new().hash_one(std::process::id()),
+            counter: AtomicU64::new(0),
+            no_links: AtomicBool::new(false),
+        })
+    }
+
+    /// How many operations there were so far.
+    pub fn operations(&self) -> u64 {
+        self.operations.load(Ordering::Relaxed)
+    }
+
+    pub fn count(&self, operations: u64) {
+        self.operations.fetch_add(operations, Ordering::Relaxed);
+    }
+
+    /// The directory at this relative path.
+    pub fn directory(&self, path: &Path) -> io::Result<Directory> {
+        Ok(self.reach(path, false)?.0)
+    }
+
+    /// The same; it and those above it are made where they are missing, readable for everybody. Tells
+    /// whether it was made, so that nothing can be in it.
+    pub fn make_directory(&self, path: &Path) -> io::Result<(Directory, bool)> {
+        self.reach(path, true)
+    }
+
+    fn reach(&self, path: &Path, make: bool) -> io::Result<(Directory, bool)> {
+        let Some(name) = path.file_name() else { return Ok((self.root.clone(), false)) };
+        if let Some(found) = self.lock().get(path) {
+            return Ok((found.clone(), false));
+        }
+        let above = path.parent().unwrap_or(Path::new(""));
+        let parent = self.reach(above, make)?.0;
+        // What has directories in it is needed again.
+        if !above.as_os_str().is_empty() {
+            let mut held = self.lock();
+            if held.len() < HELD {
+                held.insert(above.to_owned(), parent.clone());
+            }
+        }
+        self.child(&parent, name, make)
+    }
+
+    fn child(&self, parent: &Directory, name: &OsStr, make: bool) -> io::Result<(Directory, bool)> {
+        self.count(1);
+        match openat(parent, name, PLACE, Mode::empty()) {
+            Err(Errno::ENOENT) if make => {
+                self.count(2);
+                let made = match mkdirat(parent, name, Mode::from_bits_truncate(0o755)) {
+                    Ok(()) => true,
+                    Err(Errno::EEXIST) => false,
+                    Err(errno) => return Err(errno.into()),
+                };
+                Ok((Arc::new(openat(parent, name, PLACE, Mode::empty())?), made))
+            }
+            opened => Ok((Arc::new(opened?), false)),
+        }
+    }
+
+    /// Forgets what is held open: it may be a directory that is no more.
+    pub fn forget(&self) {
+        self.lock().clear();
+    }
+
+    /// What has this name, itself and not what it may lead to.
+    pub fn look(&self, directory: &Directory, name: &str) -> io::Result<Option<Facts>> {
+        self.count(1);
+        match fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(Facts::of(&stat))),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Opens a file to read it.
+    pub fn read(&self, directory: &Directory, name: &str) -> io::Result<File> {
+        self.count(1);
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        Ok(File::from(openat(directory, name, flags, Mode::empty())?))
+    }
+
+    /// A new file under a name that no reader takes for anything.
+    pub fn create(&self, directory: &Directory) -> io::Result<(String, File)> {
+        self.count(1);
+        let number = self.counter.fetch_add(1, Ordering::Relaxed);
+        let name = names::part(&format!("{:016x}-{number}", self.random));
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let fd = openat(directory, name.as_str(), flags, Mode::from_bits_truncate(0o644))?;
+        Ok((name, File::from(fd)))
+    }
+
+    /// Ends the writing of a file. On NFS a full disk is told here, and not by the writing before.
+    pub fn finish(&self, file: File) -> io::Result<()> {
+        self.count(2);
+        file.sync_all()?;
+        Ok(nix::unistd::close(OwnedFd::from(file).into_raw_fd())?)
+    }
+
+    /// Gives a finished file of `bytes` its name, unless another has it; the temporary name may stay.
+    ///
+    /// Over NFS an answer can get lost and the request be sent again, and then it fails because it was
+    /// done. So an error is only believed after a look at what has the name now.
+    pub fn name(&self, directory: &Directory, temporary: &str, name: &str, bytes: u64) -> io::Result<Named> {
+        if self.no_links.load(Ordering::Relaxed) {
+            return self.rename_new(directory, temporary, name, bytes);
+        }
+        self.count(1);
+        match linkat(directory, temporary, directory, name, AtFlags::empty()) {
+            Ok(()) => Ok(Named::Ours),
+            Err(Errno::EPERM | Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EMLINK) => {
+                self.no_links.store(true, Ordering::Relaxed);
+                self.rename_new(directory, temporary, name, bytes)
+            }
+            Err(errno) => {
+                let ours = self.look(directory, temporary)?.map(|facts| facts.inode);
+                match self.look(directory, name)? {
+                    Some(there) if ours == Some(there.inode) => Ok(Named::Ours),
+                    Some(_) if errno == Errno::EEXIST => Ok(Named::Taken),
+                    _ => Err(errno.into()),
+                }
+            }
+        }
+    }
+
+    /// Without hard links a name is taken by renaming; the file systems that cannot refuse to replace
+    /// leave a moment between the look and the rename, in which two equal objects may meet.
+    fn rename_new(
+        &self,
+        directory: &Directory,
+        temporary: &str,
+        name: &str,
+        bytes: u64,
+    ) -> io::Result<Named> {
+        if self.look(directory, name)?.is_some() {
+            return Ok(Named::Taken);
+        }
+        self.count(1);
+        let careful = renameat2(directory, temporary, directory, name, RenameFlags::RENAME_NOREPLACE);
+        match careful {
+            Ok(()) => Ok(Named::Ours),
+            Err(Errno::EINVAL | Errno::ENOSYS) => self.replace(directory, temporary, name, bytes),
+            Err(errno) => self.after_rename(errno, directory, temporary, name, bytes),
+        }
+    }
+
+    /// Gives a finished file its name, whatever had it.
+    pub fn replace(
+        &self,
+        directory: &Directory,
+        temporary: &str,
+        name: &str,
+        bytes: u64,
+    ) -> io::Result<Named> {
+        self.count(1);
+        match renameat(directory, temporary, directory, name) {
+            Ok(()) => Ok(Named::Ours),
+            Err(errno) => self.after_rename(errno, directory, temporary, name, bytes),
+        }
+    }
+
+    fn after_rename(
+        &self,
+        errno: Errno,
+        directory: &Directory,
+        temporary: &str,
+        name: &str,
+        bytes: u64,
+    ) -> io::Result<Named> {
+        let waiting = self.look(directory, temporary)?.is_some();
+        match self.look(directory, name)? {
+            Some(_) if errno == Errno::EEXIST && waiting => Ok(Named::Taken),
+            Some(there) if !waiting && there.size == bytes => Ok(Named::Ours),
+            _ => Err(errno.into()),
+        }
+    }
+
+    /// Takes a temporary name away. Left behind it is taken by a prune.
+    pub fn discard(&self, directory: &Directory, temporary: &str) {
+        self.count(1);
+        let _ = remove::file_at(directory, OsStr::new(temporary));
+    }
+
+    /// Says that the file was used just now.
+    pub fn touch(&self, directory: &Directory, name: &str) -> io::Result<()> {
+        self.count(1);
+        let link = UtimensatFlags::NoFollowSymlink;
+        Ok(utimensat(directory, name, &TimeSpec::UTIME_OMIT, &TimeSpec::UTIME_NOW, link)?)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<PathBuf, Directory>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Makes `pr/<number>` in the share.
+fn make_root(root: &Path) -> io::Result<OwnedFd> {
+    let missing = || io::Error::from(Errno::ENOENT);
+    let (parent, number) = (root.parent().ok_or_else(missing)?, root.file_name().ok_or_else(missing)?);
+    let (share, pr) = (parent.parent().ok_or_else(missing)?, parent.file_name().ok_or_else(missing)?);
+    let mut at = open(share, PLACE & !OFlag::O_NOFOLLOW, Mode::empty())?;
+    for name in [pr, number] {
+        match mkdirat(&at, name, Mode::from_bits_truncate(0o755)) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        at = openat(&at, name, PLACE, Mode::empty())?;
+    }
+    Ok(at)
+}

@@ -1,0 +1,131 @@
+//! What BitBake used from the share: it leaves a symbolic link in the local directory for each file
+//! that it took from a `file://` mirror (`ensure_symlink` in `fetch2/__init__.py`).
+
+use std::io;
+use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use super::local::{Area, Object};
+use super::target::Target;
+use crate::names;
+use agent_fs::tree::Tree;
+use agent_types::tiers::Tier;
+
+/// A use is noted once in this time. A prune goes by days.
+const NOTED: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Where a link leads: a tier, by its place in the list, and the path below its root.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Used {
+    pub tier: usize,
+    pub path: PathBuf,
+}
+
+/// Reads a link's text. `None` when it leads to nothing that a tier is asked for: strangers write links.
+pub fn used(text: &Path, area: Area, tiers: &[Tier]) -> Option<Used> {
+    let below = |(tier, one): (usize, &Tier)| Some((tier, text.strip_prefix(one.share.root()).ok()?));
+    // The part of a pull request lies below the share.
+    let (tier, path) =
+        tiers.iter().enumerate().filter_map(below).min_by_key(|(_, path)| path.components().count())?;
+    if !path.components().all(|component| matches!(component, Component::Normal(_))) {
+        return None;
+    }
+    let known = match area {
+        Area::Sstate => {
+            let mut components = path.strip_prefix("sstate").ok()?.components();
+            components.next()?;
+            names::sstate(components.as_path()).is_some()
+        }
+        Area::Downloads => {
+            let file = names::download(path.strip_prefix("downloads").ok()?)?;
+            file.part == names::DownloadPart::Whole
+        }
+    };
+    known.then(|| Used { tier, path: path.to_owned() })
+}
+
+/// An object that was used: its bytes and from which tier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Read {
+    pub tier: usize,
+    pub bytes: u64,
+}
+
+/// Looks at the object that links lead to, and with `note` set to a tier notes the use there.
+///
+/// # Errors
+/// Those of the share. An object that is gone is `None`.
+pub fn read(
+    local: &Tree,
+    object: &Object,
+    (tiers, targets): (&[Tier], &[Option<Target>]),
+    note: Option<usize>,
+) -> io::Result<Option<Read>> {
+    let mut read = None;
+    for name in std::iter::once(&object.lead).chain(&object.companions) {
+        let Ok(text) = local.link(&object.from.join(name)) else { continue };
+        let Some(Used { tier, path }) = used(Path::new(&text), object.area, tiers) else { continue };
+        let (Some(target), Some(name)) = (&targets[tier], path.file_name().and_then(|name| name.to_str()))
+        else {
+            continue;
+        };
+        let directory = match target.directory(path.parent().unwrap_or(Path::new(""))) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            directory => directory?,
+        };
+        let Some(facts) = target.look(&directory, name)? else { continue };
+        // The youngest file of an object is its age, so one is enough.
+        let first = read.is_none();
+        read.get_or_insert(Read { tier, bytes: 0 }).bytes += facts.size;
+        let old = SystemTime::now().duration_since(facts.modified_at()).is_ok_and(|age| age > NOTED);
+        if first && old && note == Some(tier) {
+            // Without it the object is pruned early, which costs time and breaks nothing.
+            let _ = target.touch(&directory, name);
+        }
+    }
+    Ok(read)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+    use agent_types::share::Share;
+    use agent_types::tiers::TierKind;
+
+    const OBJECT: &str = "sstate:zlib:core2-64-poky-linux:1.3.1:r0:core2-64:12:\
+                          ab12000000000000000000000000000000000000000000000000000000000000_compile.tar.zst";
+
+    #[test]
+    fn links_lead_to_a_tier_or_nowhere() {
+        let share = Share::new("/s");
+        let tiers = [
+            Tier { kind: TierKind::PullRequest, share: share.pull_request(7) },
+            Tier { kind: TierKind::Shared, share },
+        ];
+        let object = format!("ab/12/{OBJECT}");
+        let sstate = |start: &str| format!("{start}/{object}");
+        let table = [
+            (Area::Sstate, sstate("/s/sstate/scarthgap"), Some(1)),
+            (Area::Sstate, sstate("/s//sstate/scarthgap/universal"), Some(1)),
+            (Area::Sstate, sstate("/s/pr/7/sstate/scarthgap"), Some(0)),
+            (Area::Sstate, sstate("/s/pr/8/sstate/scarthgap"), None),
+            (Area::Sstate, sstate("/other/sstate/scarthgap"), None),
+            (Area::Sstate, sstate("/sstate/scarthgap"), None),
+            (Area::Sstate, sstate("/s/sstate/scarthgap/../scarthgap"), None),
+            (Area::Sstate, sstate("../../../s/sstate/scarthgap"), None),
+            (Area::Sstate, "/s/sstate/scarthgap/ab/12/notes.txt".into(), None),
+            (Area::Sstate, "/s/downloads/zlib.tar.gz".into(), None),
+            (Area::Downloads, "/s/downloads/zlib.tar.gz".into(), Some(1)),
+            (Area::Downloads, "/s/pr/7/downloads/zlib.tar.gz".into(), Some(0)),
+            (Area::Downloads, "/s/downloads/zlib.tar.gz.done".into(), None),
+            (Area::Downloads, "/s/downloads".into(), None),
+            (Area::Downloads, "/etc/passwd".into(), None),
+            (Area::Downloads, String::new(), None),
+        ];
+        for (area, text, tier) in table {
+            let found = used(Path::new(&text), area, &tiers);
+            assert_eq!(found.as_ref().map(|used| used.tier), tier, "{text}: {found:?}");
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! What is on a share, how old it is, and how well it served the last builds.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant, SystemTime};
+
+use serde::Serialize;
+
+use super::areas::{self, Area, Holds, Layout, Measure};
+use super::lease::{self, Author};
+use super::names::DownloadKind;
+use super::prune::{Names, Sum, TRASHES, open};
+use super::stamp::nanoseconds;
+use super::units::{Class, Contents, Unit, shown};
+use super::usage::{self, Usage};
+use agent_fs::walk::{Below, Seen, Walk};
+use agent_process::Interrupt;
+use agent_types::error::Result;
+use agent_types::share::Share;
+
+/// Builds whose records are summed up.
+const BUILDS: usize = 20;
+
+const DAY: u64 = 24 * 3600;
+
+/// The last bucket has no end.
+const AGES: [(&str, u64); 5] = [
+    ("within a day", DAY),
+    ("within 7 days", 7 * DAY),
+    ("within 30 days", 30 * DAY),
+    ("within 90 days", 90 * DAY),
+    ("before that", u64::MAX),
+];
+
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Stats {
+    pub sstate: Vec<Release>,
+    /// By kind.
+    pub downloads: BTreeMap<&'static str, Sum>,
+    pub downloads_ages: Vec<Age>,
+    /// Checkouts, and all that is in them.
+    pub layers: Sum,
+    pub pull_requests: Vec<PullRequest>,
+    /// Files that were taken and are not yet deleted.
+    pub trash: Sum,
+    /// Begun and not finished.
+    pub temporary: Sum,
+    pub leases: Vec<String>,
+    pub unknown: Names,
+    pub locks: u64,
+    pub trouble: Names,
+    pub operations: u64,
+    pub seconds: f64,
+}
+
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Release {
+    pub release: String,
+    /// Objects with an archive, by `SSTATE_VERSION`; the bytes are those of companions, too.
+    pub versions: BTreeMap<u8, Sum>,
+    /// Objects that are a `.siginfo` alone.
+    pub siginfo_only: u64,
+    pub ages: Vec<Age>,
+    /// The last builds that left a record, and their sum.
+    pub builds: u64,
+    pub usage: Usage,
+    pub hit_rate: Option<f64>,
+}
+
+/// What was used last in some span of time.
+#[derive(Clone, Debug, Serialize)]
+pub struct Age {
+    pub used: &'static str,
+    #[serde(flatten)]
+    pub sum: Sum,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct PullRequest {
+    pub number: u64,
+    pub files: u64,
+    pub bytes: u64,
+    /// When something in it was changed last, RFC 3339.
+    pub changed: Option<String>,
+}
+
+/// Looks at a share. Blocks; an interrupt ends it with what was seen so far.
+///
+/// # Errors
+/// Machine, when the share cannot be opened. What cannot be read in it is in the result.
+pub fn stats(share: &Share, width: usize, interrupt: &Interrupt, now: SystemTime) -> Result<Stats> {
+    let begun = Instant::now();
+    let operations = AtomicU64::new(0);
+    let stop = || interrupt.state().is_some();
+    let walk = Walk { width, facts: true, operations: &operations, stop: &stop };
+    let root = open(share)?;
+    let layout = Layout::read(&root, &walk);
+    let mut stats = Stats { downloads_ages: no_ages(), ..Stats::default() };
+    layout.unknown.iter().for_each(|path| stats.unknown.add(|| shown(path)));
+    for trouble in &layout.trouble {
+        stats.trouble.add(|| format!("{}: {}", shown(&trouble.path), trouble.error));
+    }
+    for area in &layout.areas {
+        stats.area(&root, area, &walk, now);
+    }
+    for number in layout.pull_requests {
+        let measure = Measure::of(&root, &areas::tier(Some(number)), &walk);
+        let changed = measure.used.map(super::stamp::time);
+        let changed = changed.map(|time| humantime::format_rfc3339_seconds(time).to_string());
+        stats.pull_requests.push(PullRequest { number, files: measure.files, bytes: measure.bytes, changed });
+    }
+    for home in TRASHES {
+        let trash = Measure::of(&root, Path::new(home), &walk);
+        stats.trash.units += trash.files;
+        stats.trash.bytes = stats.trash.bytes.saturating_add(trash.bytes);
+    }
+    match lease::read(&root, Author::Trusted, now, &operations) {
+        Ok(leases) => stats.leases = leases.live.iter().map(ToString::to_string).collect(),
+        Err(error) => stats.trouble.add(|| format!("leases: {error}")),
+    }
+    stats.operations = operations.into_inner();
+    stats.seconds = begun.elapsed().as_secs_f64();
+    Ok(stats)
+}
+
+impl Stats {
+    fn area(&mut self, root: &Below, area: &Area, walk: &Walk<'_>, now: SystemTime) {
+        let path = area.path();
+        let mut release = Release { ages: no_ages(), ..Release::default() };
+        let mut directories: Vec<Unit> = Vec::new();
+        let _ = area.walk(root, walk, |seen| match seen {
+            Seen::Trouble(trouble) => {
+                self.trouble.add(|| format!("{}: {}", shown(&path.join(&trouble.path)), trouble.error));
+            }
+            Seen::Directory(Contents { units, unknown, locks }) => {
+                self.locks += locks;
+                unknown.iter().for_each(|name| self.unknown.add(|| shown(&path.join(name))));
+                for unit in units {
+                    match unit.class {
+                        Class::Object { .. } => release.add(&unit, now),
+                        _ if unit.is_directory() => directories.push(unit),
+                        _ => self.add(&unit, unit.size(), now),
+                    }
+                }
+            }
+        });
+        for unit in directories {
+            let measure = Measure::of_unit(root, &path, &unit, walk);
+            self.add(&unit, unit.size() + measure.bytes, now);
+        }
+        if let Holds::Sstate(name) = &area.holds {
+            let records = usage::last(root, name, BUILDS, walk.operations);
+            release.release.clone_from(name);
+            release.builds = records.len() as u64;
+            records.into_iter().for_each(|record| release.usage += record);
+            release.hit_rate = release.usage.hit_rate();
+            self.sstate.push(release);
+        }
+    }
+
+    fn add(&mut self, unit: &Unit, bytes: u64, now: SystemTime) {
+        match unit.class {
+            Class::Download(kind) => {
+                self.downloads.entry(word(kind)).or_default().add(bytes);
+                add_age(&mut self.downloads_ages, unit, bytes, now);
+            }
+            Class::Layer => self.layers.add(bytes),
+            Class::Temporary | Class::Object { .. } => self.temporary.add(bytes),
+        }
+    }
+}
+
+impl Release {
+    fn add(&mut self, unit: &Unit, now: SystemTime) {
+        if let Class::Object { version } = unit.class
+            && unit.has("")
+        {
+            self.versions.entry(version).or_default().add(unit.size());
+        } else {
+            self.siginfo_only += 1;
+        }
+        add_age(&mut self.ages, unit, unit.size(), now);
+    }
+}
+
+fn no_ages() -> Vec<Age> {
+    AGES.iter().map(|(used, _)| Age { used, sum: Sum::default() }).collect()
+}
+
+fn add_age(ages: &mut [Age], unit: &Unit, bytes: u64, now: SystemTime) {
+    let nanos = nanoseconds(now).saturating_sub(unit.used()).max(0).unsigned_abs();
+    let age = Duration::from_nanos(nanos).as_secs();
+    let index = AGES.iter().position(|(_, end)| age < *end).unwrap_or(AGES.len() - 1);
+    ages[index].sum.add(bytes);
+}
+
+fn word(kind: DownloadKind) -> &'static str {
+    match kind {
+        DownloadKind::File => "files",
+        DownloadKind::GitTarball => "git tarballs",
+        DownloadKind::ShallowTarball => "shallow git tarballs",
+        DownloadKind::Clone => "clones",
+        DownloadKind::BadChecksum => "bad checksums",
+    }
+}

@@ -1,0 +1,392 @@
+//! What belongs together in a tier, how large it is and when it was used last: the units that are
+//! pruned, counted and never split. Pure, but for what a [`Listing`] already knows.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use super::names::{self, Beside, DownloadKind, DownloadPart, Role};
+use agent_fs::walk::{Entry, Kind, Listing};
+
+/// What the names of a unit's parts have more than the unit, in the order in which a prune takes
+/// them: no reader may find an archive whose companions are gone.
+pub const SUFFIXES: [&str; 9] =
+    ["", ".sig", ".siginfo", ".resolved", ".json", ".sig.done", ".siginfo.done", ".done", ".used"];
+
+/// Files that are one thing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unit {
+    /// The directory, relative to the root of the walk.
+    pub directory: PathBuf,
+    pub name: String,
+    pub class: Class,
+    /// Never empty, in the order of [`SUFFIXES`].
+    pub parts: Vec<Part>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Class {
+    /// An object of shared state of this `SSTATE_VERSION`.
+    Object {
+        version: u8,
+    },
+    Download(DownloadKind),
+    /// A checkout in the layer store, with what lies beside it.
+    Layer,
+    /// What somebody began and did not finish.
+    Temporary,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Index in [`SUFFIXES`].
+    pub suffix: u8,
+    pub kind: Kind,
+    /// Bytes; 0 for a directory, whose contents are not known here.
+    pub size: u64,
+    /// Tells it from one that took its name.
+    pub inode: u64,
+    /// See [`Facts::used`](agent_fs::walk::Facts::used).
+    pub used: i64,
+}
+
+impl Unit {
+    pub fn size(&self) -> u64 {
+        self.parts.iter().map(|part| part.size).sum()
+    }
+
+    /// That of the part that was used last.
+    pub fn used(&self) -> i64 {
+        self.parts.iter().map(|part| part.used).max().unwrap_or(i64::MIN)
+    }
+
+    pub fn has(&self, suffix: &str) -> bool {
+        self.parts.iter().any(|part| SUFFIXES[usize::from(part.suffix)] == suffix)
+    }
+
+    /// Whether its contents lie in a directory.
+    pub fn is_directory(&self) -> bool {
+        self.parts.iter().any(|part| part.kind == Kind::Directory)
+    }
+}
+
+/// What a directory holds.
+#[derive(Debug, Default)]
+pub struct Contents {
+    pub units: Vec<Unit>,
+    /// Relative to the root of the walk. Left alone, and told.
+    pub unknown: Vec<PathBuf>,
+    /// Lock files, which are left alone.
+    pub locks: u64,
+}
+
+/// Which directories of an `SSTATE_DIR` hold objects.
+pub fn enter_sstate(path: &Path) -> bool {
+    let names: Option<Vec<&str>> = path.iter().map(OsStr::to_str).collect();
+    match names.as_deref() {
+        Some([one]) => names::is_two_digits(one) || names::is_host(one),
+        Some([one, two]) => (names::is_two_digits(one) || names::is_host(one)) && names::is_two_digits(two),
+        Some([host, one, two]) => {
+            names::is_host(host) && names::is_two_digits(one) && names::is_two_digits(two)
+        }
+        _ => false,
+    }
+}
+
+/// Which directories of a `DL_DIR` hold units.
+pub fn enter_downloads(path: &Path) -> bool {
+    let names: Option<Vec<&str>> = path.iter().map(OsStr::to_str).collect();
+    match names.as_deref() {
+        Some([one]) => names::holds_downloads(one),
+        Some(["uninative", hash]) => names::is_hash(hash),
+        _ => false,
+    }
+}
+
+/// The units in a directory of an `SSTATE_DIR`.
+pub fn sstate(listing: Listing) -> Contents {
+    let mut gathering = Gathering::new(&listing);
+    for entry in &listing.entries {
+        let path = listing.path.join(&entry.name);
+        if entry.kind == Kind::Directory && enter_sstate(&path) {
+            continue;
+        }
+        match (names::sstate(&path), names::sstate_beside(&path)) {
+            (Some(file), _) if entry.kind == Kind::File => {
+                let suffix = match file.role {
+                    Role::Archive => "",
+                    Role::Siginfo => ".siginfo",
+                    Role::Signature => ".sig",
+                };
+                gathering.add(file.unit, suffix, Class::Object { version: file.version }, entry);
+            }
+            (None, Some(Beside::Temporary)) if entry.kind != Kind::Link => gathering.temporary(entry),
+            (None, Some(Beside::Lock)) if entry.kind == Kind::File => gathering.contents.locks += 1,
+            (None, Some(Beside::Stamp)) if entry.kind == Kind::File => gathering.stamp(entry),
+            _ => gathering.contents.unknown.push(path),
+        }
+    }
+    gathering.end()
+}
+
+/// The units in a directory of a `DL_DIR`. Of clones only the directory itself is looked at.
+pub fn downloads(listing: Listing) -> Contents {
+    let mut gathering = Gathering::new(&listing);
+    for entry in &listing.entries {
+        let path = listing.path.join(&entry.name);
+        if entry.kind == Kind::Directory && enter_downloads(&path) {
+            continue;
+        }
+        if names::is_part(&entry.name) && entry.kind == Kind::File {
+            gathering.temporary(entry);
+            continue;
+        }
+        let Some(download) = names::download(&path).filter(|_| entry.kind != Kind::Link) else {
+            gathering.contents.unknown.push(path);
+            continue;
+        };
+        let unit = download.unit.file_name().and_then(OsStr::to_str).unwrap_or_default();
+        let is_clone = download.kind == DownloadKind::Clone;
+        let class = Class::Download(download.kind);
+        match (download.part, entry.kind) {
+            (DownloadPart::Whole, Kind::Directory) if is_clone => gathering.add(unit, "", class, entry),
+            (DownloadPart::Whole, Kind::File) if !is_clone => gathering.add(unit, "", class, entry),
+            (DownloadPart::Resolved, Kind::File) => gathering.add(unit, ".resolved", class, entry),
+            (DownloadPart::Beside(Beside::Stamp), Kind::File) => gathering.add(unit, ".done", class, entry),
+            (DownloadPart::Beside(Beside::Lock), Kind::File) => gathering.contents.locks += 1,
+            (DownloadPart::Beside(Beside::Temporary), Kind::File | Kind::Directory) => {
+                gathering.temporary(entry);
+            }
+            _ => gathering.contents.unknown.push(path),
+        }
+    }
+    gathering.end()
+}
+
+/// Which directories of a layer store hold entries: those of the repositories.
+pub fn enter_layers(path: &Path) -> bool {
+    let mut names = path.iter();
+    let repo = names.next().and_then(OsStr::to_str);
+    names.next().is_none() && repo.is_some_and(names::is_layer_name)
+}
+
+/// The entries `<commit>/` of a repository in a layer store, each with `<commit>.json` and
+/// `<commit>.used`, whose time is that of the last use.
+pub fn layers(listing: Listing) -> Contents {
+    let mut gathering = Gathering::new(&listing);
+    for entry in &listing.entries {
+        let path = listing.path.join(&entry.name);
+        if entry.kind == Kind::Directory && enter_layers(&path) {
+            continue;
+        }
+        let name = entry.name.to_str().unwrap_or_default();
+        let suffix = [".json", ".used"].into_iter().find(|suffix| name.ends_with(suffix)).unwrap_or("");
+        let commit = name.strip_suffix(suffix).unwrap_or_default();
+        let is_entry = path.iter().count() == 2 && names::is_commit(commit);
+        match (entry.kind, suffix) {
+            (Kind::Directory, "") | (Kind::File, ".json" | ".used") if is_entry => {
+                gathering.add(commit, suffix, Class::Layer, entry);
+            }
+            (Kind::File | Kind::Directory, _) if names::is_part(&entry.name) => gathering.temporary(entry),
+            _ => gathering.contents.unknown.push(path),
+        }
+    }
+    gathering.end()
+}
+
+struct Gathering<'a> {
+    listing: &'a Listing,
+    units: BTreeMap<&'a str, Unit>,
+    contents: Contents,
+}
+
+impl<'a> Gathering<'a> {
+    fn new(listing: &'a Listing) -> Gathering<'a> {
+        Gathering { listing, units: BTreeMap::new(), contents: Contents::default() }
+    }
+
+    fn add(&mut self, unit: &str, suffix: &str, class: Class, entry: &'a Entry) {
+        // The key is a piece of the entry's own name, which lives as long as the listing.
+        let Some(name) = entry.name.to_str().and_then(|name| name.get(..unit.len())) else { return };
+        let Some(part) = self.part(suffix, entry) else { return };
+        let directory = &self.listing.path;
+        let unit = self.units.entry(name).or_insert_with(|| Unit {
+            directory: directory.clone(),
+            name: name.to_owned(),
+            class,
+            parts: Vec::new(),
+        });
+        unit.parts.push(part);
+    }
+
+    /// The stamp of an object, or of one of its companions.
+    fn stamp(&mut self, entry: &'a Entry) {
+        let known = entry.name.to_str().and_then(|name| {
+            let file = names::sstate_name(name.strip_suffix(".done")?)?;
+            Some((file.unit, &name[file.unit.len()..], Class::Object { version: file.version }))
+        });
+        if let Some((unit, suffix, class)) = known {
+            self.add(unit, suffix, class, entry);
+        }
+    }
+
+    fn temporary(&mut self, entry: &Entry) {
+        let Some(part) = self.part("", entry) else { return };
+        match entry.name.to_str() {
+            Some(name) => self.contents.units.push(Unit {
+                directory: self.listing.path.clone(),
+                name: name.to_owned(),
+                class: Class::Temporary,
+                parts: vec![part],
+            }),
+            None => self.contents.unknown.push(self.listing.path.join(&entry.name)),
+        }
+    }
+
+    /// `None` when it has vanished meanwhile.
+    fn part(&self, suffix: &str, entry: &Entry) -> Option<Part> {
+        let facts = match entry.facts {
+            Some(facts) => facts,
+            // Directories are not looked at by the walk: most of them are no units.
+            None => self.listing.directory.look(&entry.name).ok()?.1,
+        };
+        let suffix = SUFFIXES.iter().position(|known| *known == suffix)?;
+        let size = if entry.kind == Kind::File { facts.size } else { 0 };
+        let suffix = u8::try_from(suffix).ok()?;
+        Some(Part { suffix, kind: entry.kind, size, inode: facts.inode, used: facts.used() })
+    }
+
+    fn end(mut self) -> Contents {
+        for mut unit in self.units.into_values() {
+            unit.parts.sort_by_key(|part| part.suffix);
+            self.contents.units.push(unit);
+        }
+        self.contents
+    }
+}
+
+/// How a path of the share is shown to people: strangers name files.
+pub fn shown(path: &Path) -> String {
+    path.as_os_str().as_bytes().escape_ascii().to_string()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::sync::atomic::AtomicU64;
+
+    use fs_err as fs;
+
+    use super::*;
+    use agent_fs::walk::{Below, Seen, Walk};
+
+    fn contents(
+        root: &Path,
+        enter: fn(&Path) -> bool,
+        visit: fn(Listing) -> Contents,
+    ) -> (Vec<String>, Vec<String>, u64) {
+        let operations = AtomicU64::new(0);
+        let walk = Walk { width: 4, facts: true, operations: &operations, stop: &|| false };
+        let (mut units, mut unknown, mut locks) = (Vec::new(), Vec::new(), 0);
+        let _ = walk.run(&Below::open(root).unwrap(), enter, visit, |seen| {
+            let Seen::Directory(contents) = seen else { panic!() };
+            locks += contents.locks;
+            unknown.extend(contents.unknown.iter().map(|path| shown(path)));
+            units.extend(contents.units.iter().map(|unit| {
+                let suffixes = unit.parts.iter().map(|part| SUFFIXES[usize::from(part.suffix)]);
+                let path = unit.directory.join(&unit.name);
+                let parts = suffixes.collect::<Vec<_>>().join("+");
+                format!("{} {:?} {} [{parts}]", path.display(), unit.class, unit.size())
+            }));
+        });
+        units.sort();
+        unknown.sort();
+        (units, unknown, locks)
+    }
+
+    const H: &str = "1a2b3c4d5e6f708192a3b4c5d6e7f80911223344556677889900aabbccddeeff";
+
+    #[test]
+    fn units_of_shared_state() {
+        let base = tempfile::tempdir().unwrap();
+        let place = base.path().join("universal/1a/2b");
+        fs::create_dir_all(place.join("tmpabcdefgh")).unwrap();
+        let object = format!("sstate:z:a:1:r0:a:12:{H}_package.tar.zst");
+        for suffix in ["", ".sig", ".siginfo", ".siginfo.done", ".done", ".lock", "abcdefgh", ".bak"] {
+            fs::write(place.join(format!("{object}{suffix}")), "xy").unwrap();
+        }
+        fs::write(place.join(object.replace("_package", "_fetch") + ".siginfo"), "xyz").unwrap();
+        symlink("/etc/passwd", place.join(object.replace("_package", "_deploy"))).unwrap();
+        fs::create_dir_all(place.join(object.replace("_package", "_image"))).unwrap();
+        fs::create_dir_all(base.path().join("not here/1a/2b")).unwrap();
+        fs::write(base.path().join("README"), "").unwrap();
+        let (units, unknown, locks) = contents(base.path(), enter_sstate, sstate);
+        let at = "universal/1a/2b";
+        let fetch = object.replace("_package", "_fetch");
+        assert_eq!(
+            units,
+            [
+                format!("{at}/{fetch} Object {{ version: 12 }} 3 [.siginfo]"),
+                format!("{at}/{object} Object {{ version: 12 }} 10 [+.sig+.siginfo+.siginfo.done+.done]"),
+                format!("{at}/{object}abcdefgh Temporary 2 []"),
+                format!("{at}/tmpabcdefgh Temporary 0 []"),
+            ]
+        );
+        let left = [
+            "README".to_owned(),
+            "not here".to_owned(),
+            format!("{at}/{}", object.replace("_package", "_deploy")),
+            format!("{at}/{}", object.replace("_package", "_image")),
+            format!("{at}/{object}.bak"),
+        ];
+        assert_eq!((unknown, locks), (left.to_vec(), 1));
+    }
+
+    #[test]
+    fn units_of_downloads() {
+        let base = tempfile::tempdir().unwrap();
+        fs::create_dir_all(base.path().join("git2/h.repo/objects")).unwrap();
+        fs::create_dir_all(base.path().join("CVE_CHECK2")).unwrap();
+        fs::create_dir_all(base.path().join("zlib-2.tar.xz")).unwrap();
+        for file in [
+            "zlib.tar.xz",
+            "zlib.tar.xz.done",
+            "zlib.tar.xz.lock",
+            "lone.done",
+            "git2/h.repo/objects/x",
+            "git2/h.repo.done",
+            "git2/file",
+            ".build-agent.1.part",
+            "two\nlines",
+        ] {
+            fs::write(base.path().join(file), "xy").unwrap();
+        }
+        symlink("/etc/passwd", base.path().join("link.tar.xz")).unwrap();
+        let (units, unknown, locks) = contents(base.path(), enter_downloads, downloads);
+        assert_eq!(
+            units,
+            [
+                ".build-agent.1.part Temporary 2 []",
+                "git2/h.repo Download(Clone) 2 [+.done]",
+                "lone Download(File) 2 [.done]",
+                "zlib.tar.xz Download(File) 4 [+.done]",
+            ]
+        );
+        let left = ["CVE_CHECK2", "git2/file", "link.tar.xz", "two\\nlines", "zlib-2.tar.xz"];
+        assert_eq!((unknown, locks), (left.map(String::from).to_vec(), 1));
+    }
+
+    #[test]
+    fn a_unit_is_as_young_as_its_youngest_part() {
+        let part = |suffix, used| Part { suffix, kind: Kind::File, size: 1, inode: 1, used };
+        let unit = Unit {
+            directory: PathBuf::new(),
+            name: "x".into(),
+            class: Class::Temporary,
+            parts: vec![part(0, 5), part(2, 9)],
+        };
+        assert_eq!((unit.used(), unit.size()), (9, 2));
+    }
+}

@@ -1,0 +1,400 @@
+//! Looks for what is wrong on a share: objects in the wrong place, links and other things in the place
+//! of files, archives that are not whole, files that others may not read.
+
+mod whole;
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Instant, SystemTime};
+
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::{Mode, fstat};
+use serde::Serialize;
+
+use self::whole::Wrong;
+use super::areas::{Area, Holds, Layout};
+use super::layers::{self, Witness};
+use super::names::{self, DownloadKind};
+use super::prune::{Names, Trash, open};
+use super::units::{self, Class, Contents, SUFFIXES, Unit, shown};
+use agent_fs::pool::{self, Ended, Output};
+use agent_fs::walk::{Below, Facts, Kind, Listing, Seen, Walk, is_gone};
+use agent_process::Interrupt;
+use agent_types::error::{Error, Result};
+use agent_types::share::Share;
+
+pub struct Options {
+    /// Unpack every archive.
+    pub full: bool,
+    /// Move what is bad to the trash.
+    pub remove_bad: bool,
+    pub width: usize,
+}
+
+const MISPLACED: &str = "in a directory that is not that of its hash";
+const NO_FILE: &str = "a link, directory or pipe in the place of a file";
+const EMPTY: &str = "empty";
+const TRUNCATED: &str = "not whole";
+const DAMAGED: &str = "damaged";
+const LAYER: &str = "damaged layer checkout";
+/// Nothing is wrong with the file but its mode: builds run as another user than who published it.
+pub const CLOSED: &str = "not readable for everybody";
+
+/// What was found.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Verified {
+    pub files: u64,
+    /// Archives that were unpacked.
+    pub unpacked: u64,
+    /// By what is wrong with it, paths relative to the share.
+    pub bad: BTreeMap<&'static str, Names>,
+    /// Those of tasks that make no archive; nothing is wrong with it.
+    pub siginfo_only: u64,
+    pub without_siginfo: u64,
+    pub unknown: Names,
+    /// What could not be read.
+    pub trouble: Names,
+    /// Units that were moved to the trash.
+    pub moved: u64,
+    pub failures: Vec<String>,
+    /// Whether all of it was looked at.
+    pub complete: bool,
+    pub operations: u64,
+    pub seconds: f64,
+}
+
+impl Verified {
+    /// Whether nothing is bad, or all of it was moved away, and everything could be read.
+    pub fn is_good(&self) -> bool {
+        let mended = |found: &str| found != CLOSED && self.moved > 0 && self.failures.is_empty();
+        self.trouble.count == 0 && self.failures.is_empty() && self.bad.keys().all(|found| mended(found))
+    }
+
+    /// Whether `--remove-bad` would mend something.
+    pub fn can_be_removed(&self) -> bool {
+        self.moved == 0 && self.bad.keys().any(|found| *found != CLOSED)
+    }
+}
+
+/// Verifies a share. Blocks; an interrupt ends it with what was seen so far.
+///
+/// # Errors
+/// Machine, when the share cannot be opened, or nothing can be moved to the trash.
+pub fn verify(share: &Share, options: &Options, interrupt: &Interrupt, now: SystemTime) -> Result<Verified> {
+    let begun = Instant::now();
+    let operations = AtomicU64::new(0);
+    let stop = || interrupt.state().is_some();
+    let walk = Walk { width: options.width, facts: true, operations: &operations, stop: &stop };
+    let root = open(share)?;
+    let layout = Layout::read(&root, &walk);
+    let mut verified = Verified { complete: true, ..Verified::default() };
+    layout.unknown.iter().for_each(|path| verified.unknown.add(|| shown(path)));
+    for trouble in &layout.trouble {
+        verified.trouble.add(|| format!("{}: {}", shown(&trouble.path), trouble.error));
+    }
+    let mut removal = Removal { trash: None, share: &root, now };
+    for area in &layout.areas {
+        let checking = Checking { area: area.path(), options, walk, share };
+        let mut tell = |finding| verified.add(finding, options.remove_bad.then_some(&mut removal));
+        if checking.area(&root, area, &mut tell)? == Ended::Early {
+            verified.complete = false;
+        }
+    }
+    verified.complete &= !stop();
+    verified.operations = operations.into_inner();
+    verified.seconds = begun.elapsed().as_secs_f64();
+    Ok(verified)
+}
+
+/// What is told of a directory or a unit.
+#[derive(Default)]
+struct Finding {
+    files: u64,
+    unpacked: u64,
+    siginfo_only: u64,
+    without_siginfo: u64,
+    bad: Vec<Bad>,
+    unknown: Vec<PathBuf>,
+    trouble: Vec<String>,
+}
+
+struct Bad {
+    what: &'static str,
+    /// The directory, relative to the share, and the names in it that are to go.
+    directory: PathBuf,
+    names: Vec<String>,
+    /// For people.
+    detail: Option<String>,
+}
+
+impl Verified {
+    fn add(&mut self, finding: Finding, mut removal: Option<&mut Removal<'_>>) -> Result<()> {
+        self.files += finding.files;
+        self.unpacked += finding.unpacked;
+        self.siginfo_only += finding.siginfo_only;
+        self.without_siginfo += finding.without_siginfo;
+        finding.unknown.iter().for_each(|path| self.unknown.add(|| shown(path)));
+        finding.trouble.into_iter().for_each(|text| self.trouble.add(|| text));
+        for bad in finding.bad {
+            let path = bad.directory.join(bad.names.first().map_or("", String::as_str));
+            let detail = bad.detail.iter().map(|detail| format!(": {detail}")).collect::<String>();
+            self.bad.entry(bad.what).or_default().add(|| shown(&path) + &detail);
+            if let Some(removal) = removal.as_deref_mut().filter(|_| bad.what != CLOSED) {
+                match removal.take(&bad)? {
+                    Ok(()) => self.moved += 1,
+                    Err(error) => self.failures.push(format!("{}: {error}", shown(&path))),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Moves what is bad to the trash.
+struct Removal<'a> {
+    /// Begun with the first one.
+    trash: Option<Trash>,
+    share: &'a Below,
+    now: SystemTime,
+}
+
+impl Removal<'_> {
+    fn take(&mut self, bad: &Bad) -> Result<io::Result<()>> {
+        if self.trash.is_none() {
+            let begun = Trash::begin(self.share, self.now);
+            self.trash = Some(begun.map_err(|error| {
+                Error::machine("nothing can be moved to the trash of the share").because(&error)
+            })?);
+        }
+        let Some(trash) = &self.trash else { return Ok(Ok(())) };
+        let take = || {
+            let directory = self.share.directory(&bad.directory)?;
+            for name in &bad.names {
+                trash.take(&directory, &bad.directory, OsStr::new(name))?;
+            }
+            Ok(())
+        };
+        Ok(take())
+    }
+}
+
+struct Checking<'a> {
+    /// Relative to the share.
+    area: PathBuf,
+    options: &'a Options,
+    walk: Walk<'a>,
+    share: &'a Share,
+}
+
+impl Checking<'_> {
+    fn area(&self, root: &Below, area: &Area, tell: &mut impl FnMut(Finding) -> Result<()>) -> Result<Ended> {
+        let root = match root.directory(&self.area) {
+            Ok(root) => root,
+            Err(error) => {
+                let trouble = vec![format!("{}: {error}", shown(&self.area))];
+                tell(Finding { trouble, ..Finding::default() })?;
+                return Ok(Ended::Complete);
+            }
+        };
+        let mut units = Vec::new();
+        let mut failed = None;
+        let mut each = |seen: Seen<(Finding, Vec<Unit>)>| {
+            let finding = match seen {
+                Seen::Directory((finding, more)) => {
+                    units.extend(more);
+                    finding
+                }
+                Seen::Trouble(trouble) if is_gone(&trouble.error) => return,
+                Seen::Trouble(trouble) => {
+                    let path = shown(&self.area.join(&trouble.path));
+                    Finding { trouble: vec![format!("{path}: {}", trouble.error)], ..Finding::default() }
+                }
+            };
+            if let Err(error) = tell(finding) {
+                failed.get_or_insert(error);
+            }
+        };
+        let ended = match area.holds {
+            // Its directories are many and small: each is checked by whoever reads it.
+            Holds::Sstate(_) => self.walk.run(
+                &root,
+                units::enter_sstate,
+                |listing| (self.sstate(listing), Vec::new()),
+                &mut each,
+            ),
+            Holds::Downloads => self.walk.run(
+                &root,
+                units::enter_downloads,
+                |listing| self.later(units::downloads(listing)),
+                &mut each,
+            ),
+            Holds::Layers => self.walk.run(
+                &root,
+                units::enter_layers,
+                |listing| self.later(units::layers(listing)),
+                &mut each,
+            ),
+        };
+        let work = |unit: Unit, out: &mut Output<'_, Unit, Finding>| {
+            let mut finding = Finding::default();
+            match root.directory(&unit.directory) {
+                Ok(directory) => self.unit(&directory, &unit, &mut finding),
+                Err(error) if is_gone(&error) => {}
+                Err(error) => finding.trouble.push(format!("{}: {error}", shown(&unit.directory))),
+            }
+            out.give(finding);
+        };
+        let checked = pool::run(
+            self.walk.width,
+            units,
+            || (self.walk.stop)(),
+            work,
+            |finding| {
+                if let Err(error) = tell(finding) {
+                    failed.get_or_insert(error);
+                }
+            },
+        );
+        match failed {
+            Some(error) => Err(error),
+            None if checked == Ended::Early => Ok(Ended::Early),
+            None => Ok(ended),
+        }
+    }
+
+    /// A directory with many units: they are checked one by one later.
+    fn later(&self, contents: Contents) -> (Finding, Vec<Unit>) {
+        let unknown = contents.unknown.iter().map(|path| self.area.join(path)).collect();
+        (Finding { unknown, ..Finding::default() }, contents.units)
+    }
+
+    fn sstate(&self, listing: Listing) -> Finding {
+        let mut finding = Finding::default();
+        let directory = listing.directory.clone();
+        let place = self.area.join(&listing.path);
+        let contents = units::sstate(listing);
+        for path in contents.unknown {
+            let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+            let what = match (names::sstate_name(name), directory.look(OsStr::new(name))) {
+                (Some(_), Ok((Kind::File, _))) => MISPLACED,
+                (Some(_), Ok(_)) => NO_FILE,
+                _ => {
+                    finding.unknown.push(self.area.join(path));
+                    continue;
+                }
+            };
+            let names = vec![name.to_owned()];
+            finding.bad.push(Bad { what, directory: place.clone(), names, detail: None });
+        }
+        for unit in contents.units {
+            if matches!(unit.class, Class::Object { .. }) {
+                finding.siginfo_only += u64::from(!unit.has(""));
+                finding.without_siginfo += u64::from(unit.has("") && !unit.has(".siginfo"));
+            }
+            self.unit(&directory, &unit, &mut finding);
+        }
+        finding
+    }
+
+    /// Each part of a unit; one bad part makes all of it bad.
+    fn unit(&self, directory: &Below, unit: &Unit, finding: &mut Finding) {
+        let place = self.area.join(&unit.directory);
+        let all =
+            || unit.parts.iter().map(|part| format!("{}{}", unit.name, SUFFIXES[usize::from(part.suffix)]));
+        let bad = |what, detail| Bad { what, directory: place.clone(), names: all().collect(), detail };
+        if unit.class == Class::Temporary || (unit.is_directory() && unit.class != Class::Layer) {
+            return;
+        }
+        if unit.class == Class::Layer {
+            finding.files += 1;
+            let path = self.share.root().join(&place).join(&unit.name);
+            let wrong = layers::verify(&path, Witness::CommitAndRecord).err();
+            finding.bad.extend(wrong.map(|damage| bad(LAYER, Some(damage.to_string()))));
+            return;
+        }
+        for (name, part) in all().zip(&unit.parts) {
+            finding.files += 1;
+            let what = match self.file(directory, &name, unit.class, finding) {
+                Ok(what) => what,
+                Err(error) if is_gone(&error) => None,
+                Err(error) => {
+                    finding.trouble.push(format!("{}: {error}", shown(&place.join(&name))));
+                    None
+                }
+            };
+            if part.kind == Kind::File
+                && let Some(what) = what
+            {
+                return finding.bad.push(bad(what, None));
+            }
+        }
+    }
+
+    /// What is wrong with a file.
+    fn file(
+        &self,
+        directory: &Below,
+        name: &str,
+        class: Class,
+        finding: &mut Finding,
+    ) -> io::Result<Option<&'static str>> {
+        self.walk.operations.fetch_add(2, Ordering::Relaxed);
+        let flags =
+            OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+        let file = File::from(openat(directory, name, flags, Mode::empty())?);
+        let facts = Facts::of(&fstat(&file)?);
+        if !file.metadata()?.is_file() {
+            return Ok(Some(NO_FILE));
+        }
+        if facts.size == 0 && !name.ends_with(".done") {
+            return Ok(Some(EMPTY));
+        }
+        let packed = packed(&file, name, class)?;
+        let mut wrong = match packed {
+            Some(Packed::Zstd) => whole::zstd(&file, facts.size)?,
+            Some(Packed::Gzip) => whole::gzip(&file, facts.size)?,
+            None => None,
+        };
+        if let (Some(packed), None, true) = (packed, wrong, self.options.full) {
+            finding.unpacked += 1;
+            wrong = whole::unpacked(file, packed == Packed::Zstd)?;
+        }
+        Ok(match wrong {
+            Some(Wrong::Truncated) => Some(TRUNCATED),
+            Some(Wrong::Damaged) => Some(DAMAGED),
+            None => (facts.mode & Mode::S_IROTH.bits() == 0).then_some(CLOSED),
+        })
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Packed {
+    Zstd,
+    Gzip,
+}
+
+/// How a file is packed, where BitBake packed it itself: what upstream calls `.tar.gz` may be anything
+/// with the right checksum. A `.siginfo` is packed from BitBake 2.0 on, which it says itself.
+fn packed(file: &File, name: &str, class: Class) -> io::Result<Option<Packed>> {
+    let by_bitbake = match class {
+        Class::Object { .. } => true,
+        Class::Download(kind) => matches!(kind, DownloadKind::GitTarball | DownloadKind::ShallowTarball),
+        Class::Layer | Class::Temporary => false,
+    };
+    if name.ends_with(".siginfo") {
+        let mut magic = [0; 4];
+        let read = file.read_at(&mut magic, 0)?;
+        return Ok((read == 4 && magic == [0x28, 0xB5, 0x2F, 0xFD]).then_some(Packed::Zstd));
+    }
+    Ok(match name {
+        _ if !by_bitbake => None,
+        _ if name.ends_with(".tar.zst") => Some(Packed::Zstd),
+        _ if name.ends_with(".tgz") || name.ends_with(".tar.gz") => Some(Packed::Gzip),
+        _ => None,
+    })
+}

@@ -1,0 +1,235 @@
+//! Fetching one commit into a clone: as little history as can be, and as much as must be.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::time::Duration;
+
+use fs_err as fs;
+use url::Url;
+
+use agent_types::error::{Error, Result};
+use agent_types::source::{GitSource, Wanted};
+
+use super::address::{bare, display_url};
+use super::failure::{Failure, Kind};
+use super::program::Git;
+use super::remote::is_commit;
+
+/// Depths of history that are tried, one after the other, until a branch reaches a commit; git's
+/// "infinite" depth is last (`INFINITE_DEPTH`, 0x7fffffff).
+const DEPTHS: [&str; 4] = ["50", "500", "5000", WHOLE];
+const WHOLE: &str = "2147483647";
+
+/// A commit is not looked for where all history is older than it by this: no child is so much older
+/// than its parent, unless a clock was far off.
+const CLOCKS: Duration = Duration::from_secs(90 * 24 * 3600);
+
+/// What is to be fetched for a source.
+pub struct Fetch<'a> {
+    git: &'a Git<'a>,
+    name: &'a str,
+    source: &'a GitSource,
+    /// The commit that the lock or the manifest names.
+    pin: Option<String>,
+}
+
+impl<'a> Fetch<'a> {
+    /// # Errors
+    /// Usage when the lock contradicts the manifest, or a commit is not written out.
+    pub fn new(git: &'a Git<'a>, name: &'a str, source: &'a GitSource) -> Result<Fetch<'a>> {
+        Ok(Fetch { git, name, source, pin: pinned(name, source)? })
+    }
+
+    /// Fetches what is wanted, as shallow as can be; gives the commit.
+    pub async fn run(&self, path: &Path) -> Result<String, Failure> {
+        match (&self.pin, &self.source.wanted) {
+            (None, Wanted::Tag(tag)) => self.fetch_reference(path, &format!("refs/tags/{tag}")).await,
+            (None, Wanted::Branch(branch)) => {
+                self.fetch_reference(path, &format!("refs/heads/{branch}")).await
+            }
+            (Some(commit), Wanted::CommitOnBranch { branch, .. }) => {
+                // Its date saves a fetch of the whole history when it is not on the branch.
+                if !self.has(path, commit).await? {
+                    self.fetch_directly(path, commit).await?;
+                }
+                if !self.reaches(path, branch, commit).await? {
+                    self.deepen(path, branch, commit).await?;
+                }
+                Ok(commit.clone())
+            }
+            (Some(commit), _) => {
+                self.fetch_commit(path, commit).await?;
+                Ok(commit.clone())
+            }
+            (None, Wanted::Commit(commit) | Wanted::CommitOnBranch { commit, .. }) => {
+                Err(Error::internal(format!("commit {commit} of {} is no pin", self.name)).into())
+            }
+        }
+    }
+
+    /// Fetches the tip of a branch, or a tag and the commit that it stands for.
+    async fn fetch_reference(&self, path: &Path, reference: &str) -> Result<String, Failure> {
+        let here = kept_as(reference);
+        self.transfer(path, "1", &[&format!("+{reference}:{here}")]).await?;
+        self.git.commit_of(path, &here).await
+    }
+
+    /// Fetches one commit. Servers may refuse to give out what no branch or tag names; then history
+    /// has to be fetched until it is in there.
+    async fn fetch_commit(&self, path: &Path, commit: &str) -> Result<(), Failure> {
+        if self.fetch_directly(path, commit).await? {
+            return Ok(());
+        }
+        match &self.source.wanted {
+            Wanted::Branch(branch) | Wanted::CommitOnBranch { branch, .. } => {
+                return self.deepen(path, branch, commit).await;
+            }
+            Wanted::Tag(tag) => {
+                self.fetch_reference(path, &format!("refs/tags/{tag}")).await?;
+            }
+            Wanted::Commit(_) => {
+                let all = ["+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*"];
+                self.transfer(path, WHOLE, &all).await?;
+            }
+        }
+        if self.has(path, commit).await? { Ok(()) } else { Err(self.no_such_commit(commit)) }
+    }
+
+    /// Asks for the commit itself; false when the server gives out no bare commits.
+    async fn fetch_directly(&self, path: &Path, commit: &str) -> Result<bool, Failure> {
+        match self.transfer(path, "1", &[commit]).await {
+            Ok(()) => Ok(true),
+            Err(failure) if failure.kind() == Some(Kind::CommitRefused) => Ok(false),
+            Err(failure) if failure.kind() == Some(Kind::CommitMissing) => Err(self.no_such_commit(commit)),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Fetches the branch deeper and deeper until the commit is found on it.
+    async fn deepen(&self, path: &Path, branch: &str, commit: &str) -> Result<(), Failure> {
+        let reference = format!("refs/heads/{branch}");
+        let refspec = format!("+{reference}:{}", kept_as(&reference));
+        for depth in DEPTHS {
+            self.transfer(path, depth, &[&refspec]).await?;
+            if self.reaches(path, branch, commit).await? {
+                return Ok(());
+            }
+            if self.is_beyond(path, branch, commit).await? {
+                break;
+            }
+        }
+        let message = format!(
+            "`repos.{}`: commit {commit} does not lie on branch `{branch}` of `{}`",
+            self.name,
+            display_url(&self.source.url)
+        );
+        Err(Error::usage(message).hint(self.pin_hint()).into())
+    }
+
+    /// Whether deeper history of the branch cannot bring the commit: there is none, or all of it is
+    /// much older than the commit.
+    async fn is_beyond(&self, path: &Path, branch: &str, commit: &str) -> Result<bool, Failure> {
+        // Git lists here the commits whose parents were not fetched.
+        let Ok(shallow) = fs::read_to_string(path.join(".git/shallow")) else { return Ok(true) };
+        let cut: HashSet<&str> = shallow.lines().collect();
+        if !self.has(path, commit).await? {
+            return Ok(false);
+        }
+        let tip = kept_as(&format!("refs/heads/{branch}"));
+        let dates = async |args: &[&str]| {
+            let listed = self.git.local(path, [&["log", "--format=%H %ct"], args].concat()).await?;
+            Ok::<_, Failure>(commit_dates(&listed))
+        };
+        // A commit without parents is the first of all, or one where history is cut.
+        let ends = dates(&["--max-parents=0", &tip]).await?;
+        let Some((_, date)) = dates(&["--no-walk", commit]).await?.into_iter().next() else {
+            return Ok(false);
+        };
+        Ok(ends
+            .iter()
+            .filter(|(end, _)| cut.contains(end.as_str()))
+            .all(|(_, end)| end.saturating_add(CLOCKS.as_secs()) < date))
+    }
+
+    fn no_such_commit(&self, commit: &str) -> Failure {
+        let url = display_url(&self.source.url);
+        let message = format!("`repos.{}`: `{url}` does not have commit {commit}", self.name);
+        Error::usage(message).hint(self.pin_hint()).into()
+    }
+
+    fn pin_hint(&self) -> String {
+        let name = self.name;
+        match (&self.source.locked, &self.source.wanted) {
+            (Some(_), _) => format!("run `build-agent lock --update {name}` to pin a commit that is there"),
+            (None, Wanted::CommitOnBranch { .. }) => {
+                format!("check `repos.{name}.commit` and `repos.{name}.branch`")
+            }
+            (None, _) => format!("check `repos.{name}.commit`"),
+        }
+    }
+
+    async fn transfer(&self, path: &Path, depth: &str, refspecs: &[&str]) -> Result<(), Failure> {
+        let address: Url = bare(&self.source.url);
+        let depth = format!("--depth={depth}");
+        // With --progress a living transfer is never silent.
+        let mut args = vec!["fetch", "--progress", "--no-tags", "--no-recurse-submodules", "--force"];
+        args.extend([depth.as_str(), address.as_str()]);
+        args.extend(refspecs);
+        self.git.network(path, args).await.map(drop)
+    }
+
+    async fn has(&self, path: &Path, commit: &str) -> Result<bool, Failure> {
+        Ok(self.git.agrees(path, ["cat-file", "-e", &format!("{commit}^{{commit}}")]).await?)
+    }
+
+    /// Whether the branch, as far as it was fetched, has the commit in its history.
+    async fn reaches(&self, path: &Path, branch: &str, commit: &str) -> Result<bool, Failure> {
+        let tip = kept_as(&format!("refs/heads/{branch}"));
+        Ok(self.has(path, commit).await?
+            && self.git.agrees(path, ["merge-base", "--is-ancestor", commit, &tip]).await?)
+    }
+}
+
+/// The commit that the lock or the manifest names, in lower case.
+///
+/// # Errors
+/// Usage when the lock contradicts the manifest, or a commit is not written out.
+pub fn pinned(name: &str, source: &GitSource) -> Result<Option<String>> {
+    let named = match &source.wanted {
+        Wanted::Commit(commit) | Wanted::CommitOnBranch { commit, .. } => Some(commit.to_ascii_lowercase()),
+        Wanted::Branch(_) | Wanted::Tag(_) => None,
+    };
+    let locked = source.locked.as_ref().map(|commit| commit.to_ascii_lowercase());
+    if let (Some(named), Some(locked)) = (&named, &locked)
+        && named != locked
+    {
+        let message = format!("`repos.{name}.commit` is {named}, but the lock pins {locked}");
+        return Err(Error::usage(message).hint(format!("run `build-agent lock --update {name}`")));
+    }
+    let pin = locked.or(named);
+    match &pin {
+        Some(commit) if !is_commit(commit) => {
+            let message = format!("`repos.{name}`: `{commit}` is not a whole commit id");
+            Err(Error::usage(message).hint("write all 40 hexadecimal digits; `git rev-parse` tells them"))
+        }
+        _ => Ok(pin),
+    }
+}
+
+/// Lines of an id and a date in seconds; warnings between them are passed over.
+fn commit_dates(listed: &str) -> Vec<(String, u64)> {
+    let line = |line: &str| {
+        let (id, date) = line.trim().split_once(' ')?;
+        is_commit(id).then_some(())?;
+        Some((id.to_string(), date.parse().ok()?))
+    };
+    listed.lines().filter_map(line).collect()
+}
+
+/// Where a reference of the server is kept in the clone.
+fn kept_as(reference: &str) -> String {
+    match reference.strip_prefix("refs/heads/") {
+        Some(branch) => format!("refs/remotes/origin/{branch}"),
+        None => reference.to_string(),
+    }
+}

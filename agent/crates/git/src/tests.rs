@@ -1,0 +1,402 @@
+//! The whole of checkout against repositories in a temporary directory.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use std::fs::Permissions;
+
+use fs_err as fs;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use url::Url;
+
+use agent_process::User;
+use agent_types::error::{Class, Result};
+use agent_types::events::What;
+use agent_types::source::{GitSource, Wanted};
+
+use super::fixture::{Bench, Upstream, write};
+use super::{Cloned, Seed, clone, damage, inspect, prove, resolve};
+
+fn branch(name: &str) -> Wanted {
+    Wanted::Branch(name.into())
+}
+
+/// Clones into `<home>/x`, where nothing may be yet.
+async fn get(bench: &Bench, source: &GitSource) -> Result<Cloned> {
+    fs::create_dir_all(bench.home()).unwrap();
+    clone(&bench.git(Some(&source.url), &[]), &place(bench), "x", source, None).await
+}
+
+fn place(bench: &Bench) -> PathBuf {
+    bench.home().join("x")
+}
+
+/// The same after the last one was deleted.
+async fn again(bench: &Bench, source: &GitSource) -> Result<Cloned> {
+    if place(bench).exists() {
+        fs::remove_dir_all(place(bench)).unwrap();
+    }
+    get(bench, source).await
+}
+
+async fn two_files(bench: &Bench) -> Upstream<'_> {
+    bench.upstream("up", &[("conf/layer.conf", "one\n"), ("README", "read\n")]).await
+}
+
+/// File names below, without git's own, sorted.
+fn tree(path: &Path) -> Vec<String> {
+    let mut names: Vec<String> = walkdir::WalkDir::new(path)
+        .into_iter()
+        .filter_entry(|entry| entry.file_name() != ".git")
+        .map(|entry| entry.unwrap())
+        .filter(|entry| !entry.file_type().is_dir())
+        .map(|entry| entry.path().strip_prefix(path).unwrap().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+#[tokio::test]
+async fn a_clone_holds_its_commit_and_no_way_to_anything_else() {
+    let bench = Bench::new();
+    let up = two_files(&bench).await;
+    let first = up.git(&["rev-parse", "HEAD"]).await;
+    let cloned = get(&bench, &up.source(branch("main"))).await.unwrap();
+    assert_eq!(cloned.commit, first);
+    assert_eq!(cloned.tree, up.git(&["rev-parse", "HEAD^{tree}"]).await);
+    assert!(
+        cloned.object.starts_with(&format!("tree {}\nauthor T. Ester", cloned.tree)),
+        "{}",
+        cloned.object
+    );
+    assert_eq!(tree(&place(&bench)), ["README", "conf/layer.conf"]);
+    let dot_git = place(&bench).join(".git");
+    let mut kept: Vec<_> = fs::read_dir(&dot_git)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    kept.sort();
+    assert_eq!(kept, ["HEAD", "config", "index", "objects", "refs", "shallow"]);
+    assert_eq!(fs::read_dir(dot_git.join("refs")).unwrap().count(), 0);
+    assert_eq!(fs::read_to_string(dot_git.join("HEAD")).unwrap(), format!("{first}\n"));
+}
+
+/// Fifty files, of which one changes: that one is all that a server sends to who has the others.
+#[tokio::test]
+async fn a_seed_saves_what_it_has_and_leaves_nothing_of_its_own() {
+    let bench = Bench::new();
+    let files: Vec<(String, String)> = (0..50).map(|n| (format!("f{n}"), format!("{n} {n}\n"))).collect();
+    let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    let up = bench.upstream("up", &files).await;
+    let old = get(&bench, &up.source(branch("main"))).await.unwrap().commit;
+    let sent = |log: &str| {
+        let text = fs::read_to_string(bench.runner.logs.join(log)).unwrap();
+        let line =
+            text.split(['\n', '\r']).find_map(|line| line.strip_prefix("remote: Total ")).unwrap().to_owned();
+        line.split(' ').next().unwrap().parse::<u32>().unwrap()
+    };
+    assert_eq!(sent("git-x-fetch.log"), 52, "a commit, its tree, its files");
+
+    let seed = Seed { path: bench.home().join("old"), commit: old.clone() };
+    fs::rename(place(&bench), &seed.path).unwrap();
+    let new = up.commit(&[("f7", "other\n")]).await;
+    let source = up.source(branch("main"));
+    let git = bench.git(Some(&source.url), &[]);
+    let cloned = clone(&git, &place(&bench), "x", &source, Some(&seed)).await.unwrap();
+    assert_eq!(cloned.commit, new);
+    assert_eq!(sent("git-x-fetch-2.log"), 3, "a commit, its tree, a file");
+    assert_eq!(damage(&git, &place(&bench)).await.unwrap(), None);
+    assert!(git.commit_of(&place(&bench), &old).await.is_err(), "the old commit is not in the new clone");
+    assert_eq!(fs::read_to_string(place(&bench).join(".git/shallow")).unwrap(), format!("{new}\n"));
+    assert_eq!(damage(&git, &seed.path).await.unwrap(), None, "the seed is as it was");
+
+    // A broken seed is of no use and does no harm.
+    for entry in walkdir::WalkDir::new(seed.path.join(".git/objects")).into_iter().map(|entry| entry.unwrap())
+    {
+        if entry.file_type().is_file() {
+            fs::remove_file(entry.path()).unwrap();
+            fs::write(entry.path(), "no pack").unwrap();
+        }
+    }
+    assert!(damage(&git, &seed.path).await.unwrap().is_some());
+    fs::remove_dir_all(place(&bench)).unwrap();
+    assert_eq!(clone(&git, &place(&bench), "x", &source, Some(&seed)).await.unwrap().commit, new);
+}
+
+#[tokio::test]
+async fn a_commit_must_lie_on_its_branch() {
+    let bench = Bench::new();
+    let up = two_files(&bench).await;
+    let root = up.git(&["rev-parse", "HEAD"]).await;
+    // More commits than the first depth has.
+    up.commits(60).await;
+    up.git(&["checkout", "-q", "-b", "side", "HEAD~3"]).await;
+    let side = up.commit(&[("side", "")]).await;
+    let on =
+        |commit: &str| up.source(Wanted::CommitOnBranch { commit: commit.into(), branch: "main".into() });
+    let error = get(&bench, &on(&side)).await.unwrap_err();
+    assert_eq!(error.class, Class::Usage);
+    assert!(error.message.contains("does not lie on branch `main`"), "{error}");
+    assert_eq!(again(&bench, &on(&root)).await.unwrap().commit, root);
+    // A clone that is there helps, and does not put the commit on the branch.
+    for (commit, right) in [(&root, true), (&side, false)] {
+        again(&bench, &up.source(Wanted::Commit(commit.clone()))).await.unwrap();
+        let seed = Seed { path: place(&bench), commit: commit.clone() };
+        let (source, scratch) = (on(commit), bench.home().join(commit));
+        let proven = prove(&bench.git(Some(&source.url), &[]), &scratch, "x", &source, Some(&seed)).await;
+        assert_eq!(proven.is_ok(), right, "{proven:?}");
+        assert!(right || proven.unwrap_err().class == Class::Usage);
+    }
+}
+
+#[tokio::test]
+async fn a_much_younger_commit_is_not_searched_in_the_whole_history() {
+    let mut bench = Bench::new();
+    let dated = |year: u32| vec![("GIT_COMMITTER_DATE".into(), format!("{year}-01-01T00:00:00Z").into())];
+    bench.access.variables = dated(2020);
+    two_files(&bench).await.commits(60).await;
+    let up = bench.path("up");
+    let url = Url::from_file_path(&up).unwrap();
+    // The other might be further down the branch, so that all of it is fetched.
+    for (year, deeper) in [(2021, false), (2020, true)] {
+        bench.access.variables = dated(year);
+        let made = bench.git(None, &[]).local(&up, ["commit-tree", "-m", "aside", "HEAD^{tree}"]).await;
+        let commit = made.unwrap().trim().to_string();
+        let wanted = Wanted::CommitOnBranch { commit, branch: "main".into() };
+        let error = again(&bench, &GitSource { url: url.clone(), wanted, locked: None }).await.unwrap_err();
+        assert!(error.message.contains("does not lie on branch `main`"), "{error}");
+        let events = bench.events().await;
+        let fetched = |depth: &str| {
+            events.iter().any(|event| {
+                matches!(event, What::CommandStarted { argv, .. } if argv.iter().any(|arg| arg == depth))
+            })
+        };
+        assert!(fetched("--depth=50"));
+        assert_eq!(fetched("--depth=500"), deeper, "{year}");
+    }
+}
+
+#[tokio::test]
+async fn servers_that_refuse_bare_commits_are_asked_for_their_branches() {
+    let mut bench = Bench::new();
+    // In the old protocol only what a branch or tag names is given out.
+    let old = ("GIT_CONFIG_PARAMETERS".into(), "'protocol.version'='0'".into());
+    bench.access.variables.push(old);
+    let up = two_files(&bench).await;
+    let first = up.git(&["rev-parse", "HEAD"]).await;
+    up.commit(&[("README", "new\n")]).await;
+    let locked = GitSource { locked: Some(first.clone()), ..up.source(branch("main")) };
+    for source in [locked, up.source(Wanted::Commit(first.clone()))] {
+        assert_eq!(again(&bench, &source).await.unwrap().commit, first);
+    }
+    let (url, nowhere) = (up.url(), "1".repeat(40));
+    for variables in [bench.access.variables.clone(), Vec::new()] {
+        bench.access.variables = variables;
+        let wanted = Wanted::Commit(nowhere.clone());
+        let error = again(&bench, &GitSource { url: url.clone(), wanted, locked: None }).await.unwrap_err();
+        assert_eq!(error.class, Class::Usage);
+        assert!(error.message.contains(&nowhere), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn tags_mean_their_commit() {
+    let bench = Bench::new();
+    let up = two_files(&bench).await;
+    let commit = up.git(&["rev-parse", "HEAD"]).await;
+    up.git(&["tag", "-a", "v1", "-m", "one"]).await;
+    up.git(&["tag", "light"]).await;
+    let tag_id = up.git(&["rev-parse", "v1"]).await;
+    assert_ne!(tag_id, commit);
+    for name in ["v1", "light"] {
+        let tag = Wanted::Tag(name.into());
+        assert_eq!(again(&bench, &up.source(tag.clone())).await.unwrap().commit, commit);
+        let url = up.url();
+        let found = resolve(&bench.git(Some(&url), &[]), "x", &url, &tag, bench.root.path()).await;
+        assert_eq!(found.unwrap(), commit);
+    }
+    let error = again(&bench, &up.source(Wanted::Commit(tag_id))).await.unwrap_err();
+    assert_eq!(error.class, Class::Usage);
+    assert!(error.to_string().contains(&commit), "{error}");
+}
+
+#[tokio::test]
+async fn a_branch_that_is_not_there_is_the_manifests_fault() {
+    let bench = Bench::new();
+    let up = bench.upstream("up/poky", &[("a", "")]).await;
+    up.git(&["branch", "scarthgap"]).await;
+    up.git(&["tag", "yocto-5.0"]).await;
+    for (wanted, key, hint) in [
+        (branch("scarthgab"), "`repos.x.branch`", "near branches there: scarthgap"),
+        (Wanted::Tag("yocto-5.1".into()), "`repos.x.tag`", "near tags there: yocto-5.0"),
+        (branch("wrynose"), "`repos.x.branch`", "ends with walnascar"),
+    ] {
+        let url = up.url();
+        let by_fetch = again(&bench, &up.source(wanted.clone())).await.unwrap_err();
+        let by_lock = resolve(&bench.git(Some(&url), &[]), "x", &url, &wanted, bench.root.path()).await;
+        for error in [by_fetch, by_lock.unwrap_err()] {
+            assert_eq!(error.class, Class::Usage, "{error}");
+            assert!(error.message.starts_with(key), "{error}");
+            assert!(error.hint.as_ref().unwrap().contains(hint), "{error}");
+        }
+    }
+    let typo = again(&bench, &up.source(Wanted::Commit("abc1234".into()))).await.unwrap_err();
+    assert_eq!(typo.class, Class::Usage);
+    let two = GitSource { locked: Some("1".repeat(40)), ..up.source(Wanted::Commit("2".repeat(40))) };
+    assert!(again(&bench, &two).await.unwrap_err().hint.unwrap().contains("lock --update x"));
+}
+
+#[tokio::test]
+async fn odd_names_links_and_line_ends_arrive_as_they_are() {
+    let bench = Bench::new();
+    let files = [
+        ("with\nnewline", "1"),
+        ("\"quoted\" $(name)", "2"),
+        ("grün 日本", "3"),
+        // The repository says that this is text with plain line ends, and lies.
+        ("dos.txt", "a\r\nb\r\n"),
+    ];
+    let up = bench.upstream("up", &files).await;
+    write(&up.path.join(".gitattributes"), "*.txt text\n");
+    std::os::unix::fs::symlink("/etc/passwd", up.path.join("link")).unwrap();
+    // `update-index` takes the file as it is; `add` would mend its line ends.
+    up.git(&["update-index", "--add", "link", ".gitattributes"]).await;
+    up.git(&["commit", "-q", "-m", "attributes"]).await;
+    let source = up.source(branch("main"));
+    get(&bench, &source).await.unwrap();
+    for (name, text) in files {
+        assert_eq!(fs::read_to_string(place(&bench).join(name)).unwrap(), text, "{name:?}");
+    }
+    assert_eq!(fs::read_link(place(&bench).join("link")).unwrap(), Path::new("/etc/passwd"));
+}
+
+/// Answers every request with this status; gives the heads of the requests.
+async fn server(status: &'static str) -> (Url, tokio::sync::mpsc::UnboundedReceiver<String>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://me:s3cret@{}/r", listener.local_addr().unwrap());
+    let (heard, requests) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = vec![0; 16384];
+            let length = stream.read(&mut head).await.unwrap_or(0);
+            let _ = heard.send(String::from_utf8_lossy(&head[..length]).into_owned());
+            let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+    });
+    (Url::parse(&url).unwrap(), requests)
+}
+
+#[tokio::test]
+async fn only_what_may_pass_is_tried_again_and_credentials_go_to_the_server_alone() {
+    for (status, class, tries) in [
+        ("503 Service Unavailable", Class::Upstream, 3),
+        ("429 Too Many Requests", Class::Upstream, 3),
+        ("404 Not Found", Class::Upstream, 1),
+        ("403 Forbidden", Class::Upstream, 1),
+        ("401 Unauthorized", Class::Upstream, 1),
+    ] {
+        let bench = Bench::new();
+        let (url, mut requests) = server(status).await;
+        let source = GitSource { url, wanted: branch("main"), locked: None };
+        let error = get(&bench, &source).await.unwrap_err();
+        assert_eq!(error.class, class, "{error}");
+        assert_eq!(bench.notices().await.len(), tries - 1, "{status}: {:?}", bench.notices().await);
+        let mut heard = 0;
+        while let Ok(head) = requests.try_recv() {
+            heard += 1;
+            // `printf me:s3cret | base64`
+            assert!(head.contains("Authorization: Basic bWU6czNjcmV0\r\n"), "{head}");
+        }
+        assert!(heard >= tries, "{status}: {heard}");
+        let shown = format!("{error} {:?}", bench.events().await);
+        assert!(!shown.contains("s3cret") && !shown.contains("bWU6"), "{shown}");
+        let logs = walkdir::WalkDir::new(&bench.runner.logs).into_iter().map(|entry| entry.unwrap());
+        for log in logs.filter(|entry| entry.file_type().is_file()) {
+            assert!(!fs::read_to_string(log.path()).unwrap().contains("s3cret"), "{}", log.path().display());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_cancelled_job_says_so() {
+    let bench = Bench::new();
+    let up = two_files(&bench).await;
+    bench.runner.interrupt.signal();
+    let error = get(&bench, &up.source(branch("main"))).await.unwrap_err();
+    assert_eq!(error.class, Class::Cancelled, "{error}");
+}
+
+#[tokio::test]
+async fn a_local_work_tree_is_told_and_not_touched() {
+    let bench = Bench::new();
+    let up = bench.upstream("up", &[("a", "1\n"), ("sub/b", "1\n")]).await;
+    let commit = up.git(&["rev-parse", "HEAD"]).await;
+    let own = [up.path.join("build-agent-out")];
+    let look = async |path: &Path| inspect(&bench.runner, "x", path, &own).await.unwrap();
+
+    let index = fs::read(up.path.join(".git/index")).unwrap();
+    write(&up.path.join("build-agent-out/result.json"), "{}");
+    // The same content at another time: `status` would like to note that in the index.
+    write(&up.path.join("a"), "1\n");
+    let clean = look(&up.path).await;
+    assert_eq!((clean.commit.as_deref(), clean.branch.as_deref()), (Some(commit.as_str()), Some("main")));
+    assert!(!clean.dirty);
+    assert_eq!(fs::read(up.path.join(".git/index")).unwrap(), index);
+
+    write(&up.path.join("a"), "2\n");
+    assert!(look(&up.path).await.dirty);
+    let below = look(&up.path.join("sub")).await;
+    assert_eq!((below.commit.as_deref(), below.dirty), (Some(commit.as_str()), false), "only below itself");
+    write(&up.path.join("sub/new\nline"), "");
+    assert!(look(&up.path.join("sub")).await.dirty);
+
+    // Inside the work tree, but not in the repository.
+    write(&up.path.join("other/x"), "");
+    assert_eq!(look(&up.path.join("other")).await.commit, None);
+    up.git(&["checkout", "-q", "--detach"]).await;
+    assert_eq!(look(&up.path).await.branch, None);
+    write(&bench.path("plain/x"), "");
+    let plain = look(&bench.path("plain")).await;
+    assert_eq!((plain.commit, plain.dirty, plain.trouble), (None, false, None));
+    fs::write(up.path.join(".git/HEAD"), "").unwrap();
+    assert!(look(&up.path).await.trouble.is_some());
+}
+
+/// Filters are commands; whoever owns a repository must not choose what root runs.
+#[tokio::test]
+async fn commands_of_a_repository_run_as_its_owner_if_at_all() {
+    let bench = Bench::new();
+    let up = bench.upstream("up", &[("a", "1\n"), (".gitattributes", "* filter=x\n")]).await;
+    let commit = up.git(&["rev-parse", "HEAD"]).await;
+    let Some(nobody) = User::find("nobody").unwrap().filter(|_| nix::unistd::geteuid().is_root()) else {
+        return;
+    };
+    let proof = bench.path("open/proof");
+    fs::create_dir(bench.path("open")).unwrap();
+    fs::set_permissions(bench.path("open"), Permissions::from_mode(0o777)).unwrap();
+    fs::set_permissions(bench.root.path(), Permissions::from_mode(0o755)).unwrap();
+    let clean = format!("id -u > {}; cat", proof.display());
+    up.git(&["config", "filter.x.clean", &clean]).await;
+    up.git(&["config", "core.fsmonitor", &clean]).await;
+    write(&up.path.join("a"), "2\n");
+    for path in [".git/config", ".git", "."] {
+        std::os::unix::fs::chown(up.path.join(path), Some(nobody.uid), None).unwrap();
+    }
+    let tree = inspect(&bench.runner, "x", &up.path, &[]).await.unwrap();
+    assert_eq!((tree.commit, tree.dirty, tree.trouble), (Some(commit), true, None));
+    let ran_as = fs::read_to_string(&proof).unwrap_or_default();
+    assert!(["".to_owned(), format!("{}\n", nobody.uid)].contains(&ran_as), "{ran_as}");
+}
+
+#[tokio::test]
+async fn a_branch_that_is_a_tag_and_the_other_way_round() {
+    let bench = Bench::new();
+    let up = two_files(&bench).await;
+    up.git(&["tag", "v1"]).await;
+    let error = again(&bench, &up.source(branch("v1"))).await.unwrap_err();
+    assert_eq!(error.hint.unwrap(), "it is a tag there: write `tag = …`");
+    let error = again(&bench, &up.source(Wanted::Tag("main".into()))).await.unwrap_err();
+    assert_eq!(error.hint.unwrap(), "it is a branch there: write `branch = …`");
+}

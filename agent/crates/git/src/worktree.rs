@@ -1,0 +1,149 @@
+//! What a work tree that belongs to somebody else is: its commit, its branch, whether it is changed.
+//! Nothing in it is written.
+
+use std::path::{Path, PathBuf};
+
+use agent_process::Runner;
+use agent_types::error::{Class, Result};
+
+use super::failure::Failure;
+use super::program::Git;
+use super::remote::is_commit;
+
+/// What git says of a local directory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WorkTree {
+    /// `None`: no git work tree, or one without a commit, or git could not tell (`trouble`).
+    pub commit: Option<String>,
+    /// `None` for a detached HEAD.
+    pub branch: Option<String>,
+    /// Uncommitted changes or new files in the directory.
+    pub dirty: bool,
+    /// Git's words when it could not tell.
+    pub trouble: Option<String>,
+}
+
+/// Looks at a directory inside or at the top of a work tree. Changes below `besides` (the agent's
+/// own output) do not count.
+///
+/// # Errors
+/// When git cannot be started, or the job was stopped. What git cannot tell is no error.
+pub async fn inspect(
+    runner: &Runner,
+    label: &str,
+    directory: &Path,
+    besides: &[PathBuf],
+) -> Result<WorkTree> {
+    // Git compares resolved paths; older ones the path as it was given.
+    let real = fs_err::canonicalize(directory)?;
+    let Some(top) = top_of(&real) else { return Ok(WorkTree::default()) };
+    let mut safe = vec![top.clone(), real.clone(), directory.to_path_buf()];
+    safe.dedup();
+    let git = Git::to_look_at(runner, label, &top, &safe)?;
+    match look(&git, &top, &real, besides).await {
+        Ok(tree) => Ok(tree),
+        Err(failure @ Failure::Git { .. }) => {
+            Ok(WorkTree { trouble: Some(failure.brief()), ..WorkTree::default() })
+        }
+        // The owner may not get to where root can.
+        Err(Failure::Error(error)) if error.class == Class::Machine => {
+            Ok(WorkTree { trouble: Some(error.message), ..WorkTree::default() })
+        }
+        Err(Failure::Error(error)) => Err(error),
+    }
+}
+
+async fn look(git: &Git<'_>, top: &Path, directory: &Path, besides: &[PathBuf]) -> Result<WorkTree, Failure> {
+    // Fails with git's words where the repository is broken or not to be trusted.
+    git.local(directory, ["rev-parse", "--git-dir"]).await?;
+    // A directory that the enclosing repository does not know has nothing to do with its commits.
+    if directory != top && !git.agrees(directory, ["rev-parse", "--verify", "--quiet", "HEAD:./"]).await? {
+        return Ok(WorkTree::default());
+    }
+    let head = match git.local(directory, ["rev-parse", "--verify", "--quiet", "HEAD^{commit}"]).await {
+        Ok(answer) => answer.lines().map(str::trim).find(|line| is_commit(line)).map(str::to_string),
+        Err(Failure::Git { .. }) => None,
+        Err(error) => return Err(error),
+    };
+    let branch = match git.local(directory, ["symbolic-ref", "--quiet", "--short", "HEAD"]).await {
+        Ok(answer) => answer.lines().find(|line| !line.starts_with("warning:")).map(str::to_string),
+        Err(Failure::Git { .. }) => None,
+        Err(error) => return Err(error),
+    };
+    // Git runs in submodules without our `safe.directory`; their commit is enough.
+    let args = [
+        "status",
+        "--porcelain",
+        "-z",
+        "--no-renames",
+        "--untracked-files=normal",
+        "--ignore-submodules=dirty",
+    ];
+    let status = git.local(directory, [&args[..], &["--", "."]].concat()).await?;
+    let besides: Vec<PathBuf> =
+        besides.iter().map(|path| fs_err::canonicalize(path).unwrap_or_else(|_| path.clone())).collect();
+    let counts = |entry: &Entry| {
+        let path = top.join(entry.path.trim_end_matches('/'));
+        !besides.iter().any(|own| path.starts_with(own))
+    };
+    let dirty = entries(&status).iter().any(counts);
+    Ok(WorkTree { commit: head, branch, dirty, trouble: None })
+}
+
+/// The nearest directory upwards that holds `.git`.
+fn top_of(directory: &Path) -> Option<PathBuf> {
+    directory.ancestors().find(|path| path.join(".git").exists()).map(Path::to_path_buf)
+}
+
+/// One entry of `git status --porcelain -z --no-renames`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The two letters, e.g. ` M` or `??`.
+    pub code: String,
+    /// Relative to the top of the work tree; ends with `/` for a directory.
+    pub path: String,
+}
+
+/// Reads `git status --porcelain -z --no-renames`. Names are as they are, also with newlines and
+/// quotes. Standard error may stand before an entry (`warning: …`), because both come as one stream.
+pub fn entries(status: &str) -> Vec<Entry> {
+    status.split('\0').filter_map(entry).collect()
+}
+
+fn entry(mut record: &str) -> Option<Entry> {
+    loop {
+        let code = record.get(..2)?;
+        let is_code = code != "  " && code.bytes().all(|b| b" MTADRCU?!".contains(&b));
+        if is_code && let Some(path) = record.get(2..).and_then(|rest| rest.strip_prefix(' ')) {
+            return Some(Entry { code: code.to_string(), path: path.to_string() });
+        }
+        record = record.split_once('\n')?.1;
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn status_is_read_whatever_the_names_are() {
+        let table: [(&str, &[(&str, &str)]); 7] = [
+            ("", &[]),
+            ("\n", &[]),
+            (" M meta/a\0?? new/\0", &[(" M", "meta/a"), ("??", "new/")]),
+            ("?? line one\nline two\0 D gone\0", &[("??", "line one\nline two"), (" D", "gone")]),
+            ("?? \"quoted\" name\0", &[("??", "\"quoted\" name")]),
+            ("A  grün/日本\0!! x.pyc\0", &[("A ", "grün/日本"), ("!!", "x.pyc")]),
+            (
+                "warning: could not open directory 'x/': Permission denied\n?? y\0warning: again\n",
+                &[("??", "y")],
+            ),
+        ];
+        for (given, wanted) in table {
+            let found = entries(given);
+            let found: Vec<_> = found.iter().map(|e| (e.code.as_str(), e.path.as_str())).collect();
+            assert_eq!(found, wanted, "{given:?}");
+        }
+    }
+}

@@ -1,0 +1,432 @@
+//! The way of a child's output: bytes → redacted → text → log and lines. Memory stays flat whatever
+//! the child prints.
+
+use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
+
+use agent_types::events::{Emitter, What};
+
+use super::log::Log;
+use super::redact::{Redactor, Stream};
+
+/// Listens to a child's output.
+pub trait Lines: Send {
+    /// One line without its end, decoded lossily and redacted. The events that it means are emitted
+    /// in order; while the listeners are behind, the child waits. A carriage return ends a line,
+    /// too, and a line of more than 64 KiB comes in pieces.
+    fn line(&mut self, line: &str) -> Vec<What>;
+
+    /// What the child does now, for the word about its silence.
+    fn doing(&self) -> Option<String> {
+        None
+    }
+}
+
+/// For children whose output only goes to the log.
+impl Lines for () {
+    fn line(&mut self, _: &str) -> Vec<What> {
+        Vec::new()
+    }
+}
+
+/// Read at once at most.
+const BATCH: usize = 256 * 1024;
+
+/// The longest piece of a line.
+const PIECE: usize = 64 * 1024;
+
+/// The last lines that are kept, and how much of each.
+const TAIL_LINES: usize = 30;
+const TAIL_BYTES: usize = 1000;
+
+/// How the output is getting on, for those who watch the child meanwhile.
+#[derive(Debug)]
+pub(super) struct Pulse {
+    start: Instant,
+    /// Milliseconds from the start to the last byte.
+    last: AtomicU64,
+    /// Output was read and waits for its listeners.
+    busy: AtomicBool,
+    /// What the child does, as far as its listener knows.
+    doing: Mutex<Option<String>>,
+}
+
+impl Pulse {
+    pub fn new() -> Pulse {
+        Pulse {
+            start: Instant::now(),
+            last: AtomicU64::new(0),
+            busy: AtomicBool::new(false),
+            doing: Mutex::default(),
+        }
+    }
+
+    /// What the child does, as far as its listener knows.
+    pub fn doing(&self) -> Option<String> {
+        self.doing.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn does(&self, doing: Option<String>) {
+        *self.doing.lock().unwrap_or_else(PoisonError::into_inner) = doing;
+    }
+
+    /// The child is not silent, or nobody can tell.
+    pub fn beat(&self) {
+        self.last.store(self.start.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// Since the last byte; nothing while output waits for its listeners, because then it is not the
+    /// child that is slow.
+    pub fn silent(&self) -> Duration {
+        if self.busy.load(Ordering::Relaxed) {
+            return Duration::ZERO;
+        }
+        self.start.elapsed().saturating_sub(Duration::from_millis(self.last.load(Ordering::Relaxed)))
+    }
+}
+
+/// The output of one child.
+pub(super) struct Output {
+    pub log: Log,
+    /// Bytes that the child printed.
+    pub bytes: u64,
+    pub tail: Tail,
+    secrets: Stream,
+    decoder: Decoder,
+    splitter: Splitter,
+}
+
+impl Output {
+    pub fn new(log: Log, redactor: &Redactor) -> Output {
+        Output {
+            log,
+            bytes: 0,
+            tail: Tail::default(),
+            secrets: redactor.stream(),
+            decoder: Decoder::default(),
+            splitter: Splitter::default(),
+        }
+    }
+
+    /// Reads to the end of the output, which is when nobody holds the other end any more.
+    pub async fn pump(
+        &mut self,
+        mut from: pipe::Receiver,
+        lines: &mut dyn Lines,
+        events: &Emitter,
+        pulse: &Pulse,
+    ) -> std::io::Result<()> {
+        let mut buffer = vec![0; BATCH];
+        loop {
+            let length = from.read(&mut buffer).await?;
+            pulse.beat();
+            if length == 0 {
+                return Ok(());
+            }
+            pulse.busy.store(true, Ordering::Relaxed);
+            self.bytes += length as u64;
+            let clear = self.secrets.feed(&buffer[..length]);
+            let text = self.decoder.feed(&clear);
+            self.log.write(text.as_bytes());
+            self.tell_trouble(events).await;
+            self.splitter.feed(&text, lines, &mut self.tail, events).await;
+            pulse.does(lines.doing());
+            pulse.beat();
+            pulse.busy.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Passes on what was held back: the last line may have no end.
+    pub async fn finish(&mut self, lines: &mut dyn Lines, events: &Emitter) {
+        let clear = self.secrets.finish();
+        let mut text = self.decoder.feed(&clear).into_owned();
+        text.push_str(self.decoder.finish());
+        self.log.write(text.as_bytes());
+        self.tell_trouble(events).await;
+        self.splitter.feed(&text, lines, &mut self.tail, events).await;
+        self.splitter.finish(lines, &mut self.tail, events).await;
+    }
+
+    pub async fn tell_trouble(&mut self, events: &Emitter) {
+        if let Some(trouble) = self.log.take_trouble() {
+            let message = format!("the log {} is incomplete: {trouble}", self.log.path.display());
+            let hint = "the command goes on and its outcome counts; make room on that disk";
+            events.warn(message, Some(hint.into())).await;
+        }
+    }
+}
+
+/// Decodes UTF-8 that comes in pieces; bytes that are none become U+FFFD.
+#[derive(Default)]
+struct Decoder {
+    /// The beginning of a character whose rest is still to come: three bytes at most.
+    held: Vec<u8>,
+}
+
+impl Decoder {
+    fn feed<'a>(&mut self, bytes: &'a [u8]) -> Cow<'a, str> {
+        if self.held.is_empty() {
+            match std::str::from_utf8(bytes) {
+                Ok(text) => return Cow::Borrowed(text),
+                Err(error) if error.error_len().is_none() => {
+                    let (text, rest) = bytes.split_at(error.valid_up_to());
+                    self.held.extend_from_slice(rest);
+                    // Borrowed, because it was just found to be valid.
+                    return String::from_utf8_lossy(text);
+                }
+                Err(_) => {}
+            }
+        }
+        let mut all = std::mem::take(&mut self.held);
+        all.extend_from_slice(bytes);
+        let mut text = String::with_capacity(all.len());
+        let mut chunks = all.utf8_chunks().peekable();
+        while let Some(chunk) = chunks.next() {
+            text.push_str(chunk.valid());
+            let bad = chunk.invalid();
+            let is_cut = || std::str::from_utf8(bad).is_err_and(|error| error.error_len().is_none());
+            if chunks.peek().is_none() && !bad.is_empty() && is_cut() {
+                self.held.extend_from_slice(bad);
+            } else if !bad.is_empty() {
+                text.push(char::REPLACEMENT_CHARACTER);
+            }
+        }
+        Cow::Owned(text)
+    }
+
+    /// The output ended in the middle of a character.
+    fn finish(&mut self) -> &'static str {
+        if std::mem::take(&mut self.held).is_empty() { "" } else { "\u{fffd}" }
+    }
+}
+
+/// Cuts text into lines.
+#[derive(Default)]
+struct Splitter {
+    /// The beginning of a line whose end is still to come: one piece at most.
+    held: String,
+    /// The last line ended with `\r`, so that a `\n` right behind belongs to it.
+    after_return: bool,
+}
+
+impl Splitter {
+    async fn feed(&mut self, mut text: &str, lines: &mut dyn Lines, tail: &mut Tail, events: &Emitter) {
+        while !text.is_empty() {
+            let end = text.bytes().position(|byte| byte == b'\n' || byte == b'\r');
+            let (part, rest) = match end {
+                Some(end) => (&text[..end], &text[end + 1..]),
+                None => (text, ""),
+            };
+            let is_second_half = self.after_return && end == Some(0) && text.starts_with('\n');
+            self.after_return = end.is_some_and(|end| text.as_bytes()[end] == b'\r');
+            text = rest;
+            if is_second_half {
+                continue;
+            }
+            let part = self.pieces(part, lines, tail, events).await;
+            if end.is_none() {
+                self.held.push_str(part);
+            } else if self.held.is_empty() {
+                pass(part, lines, tail, events).await;
+            } else {
+                self.held.push_str(part);
+                pass(&self.held, lines, tail, events).await;
+                self.held.clear();
+            }
+        }
+    }
+
+    /// Passes on full pieces while the line is longer than one; gives the rest.
+    async fn pieces<'a>(
+        &mut self,
+        mut part: &'a str,
+        lines: &mut dyn Lines,
+        tail: &mut Tail,
+        events: &Emitter,
+    ) -> &'a str {
+        while self.held.len() + part.len() > PIECE {
+            let (fits, rest) = part.split_at(cut(part, PIECE - self.held.len()));
+            self.held.push_str(fits);
+            pass(&self.held, lines, tail, events).await;
+            self.held.clear();
+            part = rest;
+        }
+        part
+    }
+
+    async fn finish(&mut self, lines: &mut dyn Lines, tail: &mut Tail, events: &Emitter) {
+        if !self.held.is_empty() {
+            pass(&std::mem::take(&mut self.held), lines, tail, events).await;
+        }
+    }
+}
+
+/// Where to cut a text so that no more than that many bytes stay, and no character breaks.
+pub(super) fn cut(text: &str, bytes: usize) -> usize {
+    (0..=bytes.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0)
+}
+
+async fn pass(line: &str, lines: &mut dyn Lines, tail: &mut Tail, events: &Emitter) {
+    tail.push(line);
+    for what in lines.line(line) {
+        events.emit(what).await;
+    }
+}
+
+/// The last lines.
+#[derive(Default)]
+pub(super) struct Tail(VecDeque<String>);
+
+impl Tail {
+    fn push(&mut self, line: &str) {
+        // The oldest one's memory is used again: this happens for every line of gigabytes.
+        let mut kept = if self.0.len() < TAIL_LINES { None } else { self.0.pop_front() }.unwrap_or_default();
+        kept.clear();
+        kept.push_str(&line[..cut(line, TAIL_BYTES)]);
+        self.0.push_back(kept);
+    }
+
+    pub fn into_lines(self) -> Vec<String> {
+        self.0.into()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+    use agent_types::events::{Event, channel};
+    use agent_types::secret::Secret;
+    use tokio::sync::mpsc;
+
+    #[derive(Default)]
+    struct Collect(Vec<String>);
+
+    impl Lines for Collect {
+        fn line(&mut self, line: &str) -> Vec<What> {
+            self.0.push(line.to_owned());
+            Vec::new()
+        }
+    }
+
+    /// Sends the pieces through a real pipe; gives the lines, the output and the events.
+    async fn through(
+        log: Log,
+        secrets: &[Secret],
+        pieces: Vec<Vec<u8>>,
+    ) -> (Vec<String>, Output, mpsc::Receiver<Event>) {
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        let feeder = std::thread::spawn(move || {
+            for piece in pieces {
+                std::io::Write::write_all(&mut writer, &piece).unwrap();
+            }
+        });
+        let (events, received) = channel();
+        let mut output = Output::new(log, &Redactor::new(secrets));
+        let mut lines = Collect::default();
+        let from = pipe::Receiver::from_owned_fd(reader.into()).unwrap();
+        output.pump(from, &mut lines, &events, &Pulse::new()).await.unwrap();
+        output.finish(&mut lines, &events).await;
+        feeder.join().unwrap();
+        (lines.0, output, received)
+    }
+
+    async fn logged(secrets: &[Secret], pieces: Vec<Vec<u8>>) -> (Vec<String>, Vec<u8>) {
+        let base = tempfile::tempdir().unwrap();
+        let log = Log::create(base.path(), "x").unwrap();
+        let (lines, output, _) = through(log, secrets, pieces).await;
+        (lines, std::fs::read(&output.log.path).unwrap())
+    }
+
+    #[tokio::test]
+    async fn lines_end_at_line_feeds_and_carriage_returns() {
+        for (text, wanted) in [
+            ("", &[][..]),
+            ("a\nb\n", &["a", "b"][..]),
+            ("a\nb", &["a", "b"]),
+            ("\n\na", &["", "", "a"]),
+            ("1%\r2%\r\n3\n", &["1%", "2%", "3"]),
+            ("a\r\r\nb\n\rc", &["a", "", "b", "", "c"]),
+        ] {
+            for size in [1, 2, 3, 100] {
+                let (events, _received) = channel();
+                let (mut lines, mut tail, mut splitter) =
+                    (Collect::default(), Tail::default(), Splitter::default());
+                for piece in text.as_bytes().chunks(size) {
+                    let piece = std::str::from_utf8(piece).unwrap();
+                    splitter.feed(piece, &mut lines, &mut tail, &events).await;
+                }
+                splitter.finish(&mut lines, &mut tail, &events).await;
+                assert_eq!(lines.0, wanted, "{text:?} by {size}");
+            }
+        }
+    }
+
+    #[test]
+    fn bad_bytes_and_characters_that_were_cut_are_decoded() {
+        let bytes = b"a\xffb \xc3\xa9 \xf0\x9f\x8d\x8e \xf0\x9f. \xc3\n\xe2\x82";
+        let wanted = String::from_utf8_lossy(bytes);
+        for first in 0..=bytes.len() {
+            for second in first..=bytes.len() {
+                let mut decoder = Decoder::default();
+                let mut text = String::new();
+                for piece in [&bytes[..first], &bytes[first..second], &bytes[second..]] {
+                    text.push_str(&decoder.feed(piece));
+                }
+                text.push_str(decoder.finish());
+                assert_eq!(text, wanted, "cut at {first} and {second}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_line_without_end_comes_in_pieces_and_is_whole_in_the_log() {
+        let line = "é".repeat(150_000);
+        let (lines, log) = logged(&[], vec![line.clone().into_bytes()]).await;
+        assert_eq!(log, line.as_bytes());
+        assert_eq!(lines.concat(), line);
+        assert!(lines.iter().all(|piece| piece.len() <= PIECE));
+    }
+
+    #[tokio::test]
+    async fn secrets_are_in_neither_lines_nor_log() {
+        let secrets = [Secret { origin: "x".into(), value: "hunter2-hunter2".into() }];
+        // Around the ends of reads and of pieces.
+        for before in [0, 1, 9, PIECE - 7, BATCH - 7, BATCH - 1] {
+            let text = format!("{}hunter2-hunter2 end", "x".repeat(before));
+            let (lines, log) = logged(&secrets, vec![text.clone().into_bytes()]).await;
+            let wanted = text.replace("hunter2-hunter2", "[redacted]");
+            assert_eq!(lines.concat(), wanted);
+            assert_eq!(String::from_utf8(log).unwrap(), wanted);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_loses_the_log_only() {
+        let (lines, output, mut events) =
+            through(Log::full(), &[], vec![b"one\n".to_vec(), b"two\n".to_vec()]).await;
+        assert_eq!(lines, ["one", "two"]);
+        assert_eq!(output.log.lost, 8);
+        let What::Notice { message, .. } = events.recv().await.unwrap().what else { panic!() };
+        assert!(message.contains("/dev/full"), "{message}");
+        drop(output);
+        assert!(events.recv().await.is_none(), "one warning is enough");
+    }
+
+    #[tokio::test]
+    async fn the_tail_is_the_last_lines_cut_short() {
+        let text = (0..100).map(|n| format!("{n} {}\n", "x".repeat(2000))).collect::<String>();
+        let base = tempfile::tempdir().unwrap();
+        let (_, output, _) =
+            through(Log::create(base.path(), "x").unwrap(), &[], vec![text.into_bytes()]).await;
+        let tail = output.tail.into_lines();
+        assert_eq!((tail.len(), tail[0].len()), (TAIL_LINES, TAIL_BYTES));
+        assert!(tail[0].starts_with("70 ") && tail[29].starts_with("99 "));
+    }
+}

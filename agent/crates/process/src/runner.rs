@@ -1,0 +1,390 @@
+//! Runs a [`Command`] from start to end.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::pin::{Pin, pin};
+use std::process::ExitStatus;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use tokio::time::timeout;
+
+use agent_types::error::{Error, Result};
+use agent_types::events::{Emitter, What};
+use agent_types::stage::Stage;
+
+use super::lines::{Output, Pulse};
+use super::log::Log;
+use super::processes::{Process, Processes};
+use super::running::{Running, unclaimed};
+use super::spawn::{Spawned, spawn};
+use super::stop::{Ended, Patience, end_leftovers, stop_group};
+use super::watch::{Over, Watch};
+use super::{Command, Interrupt, Interrupted, Lines, Redactor};
+
+/// How a child ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Exited(i32),
+    /// By a signal that the agent did not send.
+    Signalled(i32),
+    /// By the agent, because of a signal to the job.
+    Cancelled,
+    /// By the agent, because of the job's limit or the command's own.
+    TimedOut,
+    /// By the agent, because it was silent for this long, in whole seconds.
+    Stalled(Duration),
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            End::Exited(status) => write!(f, "exit status {status}"),
+            End::Signalled(number) => match Signal::try_from(*number) {
+                Ok(signal) => write!(f, "signal {number} ({signal})"),
+                Err(_) => write!(f, "signal {number}"),
+            },
+            End::Cancelled => f.write_str("cancelled"),
+            End::TimedOut => f.write_str("out of time"),
+            End::Stalled(silent) => write!(f, "stalled for {}", humantime::format_duration(*silent)),
+        }
+    }
+}
+
+impl From<ExitStatus> for End {
+    fn from(status: ExitStatus) -> End {
+        match (status.code(), status.signal()) {
+            (Some(code), _) => End::Exited(code),
+            (None, signal) => End::Signalled(signal.unwrap_or(0)),
+        }
+    }
+}
+
+/// A child that is gone.
+#[derive(Clone, Debug)]
+pub struct Finished {
+    pub end: End,
+    /// Its whole output, absolute.
+    pub log: PathBuf,
+    /// Bytes of output.
+    pub bytes: u64,
+    pub elapsed: Duration,
+    /// The last lines of output, redacted: for messages when there is nothing better.
+    pub tail: Vec<String>,
+}
+
+impl Finished {
+    pub fn success(&self) -> bool {
+        self.end == End::Exited(0)
+    }
+}
+
+/// Runs children for one stage. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Runner {
+    pub stage: Stage,
+    pub events: Emitter,
+    pub interrupt: Interrupt,
+    pub redactor: Redactor,
+    /// Absolute; where the logs go.
+    pub logs: PathBuf,
+    /// A child that is silent for this long is stopped.
+    pub stall: Duration,
+    /// Between a polite signal and SIGKILL.
+    pub grace: Duration,
+    /// The number of the last command, shared by all runners of the job.
+    pub commands: Arc<AtomicU32>,
+}
+
+/// The times that are not settings; no wait is longer than the grace.
+#[derive(Clone, Copy)]
+struct Times {
+    /// A word about silence comes this often.
+    heartbeat: Duration,
+    /// From the child's exit to the end of its output and of its process group.
+    output: Duration,
+    /// Then, for daemons to go by themselves. BitBake's server writes its caches when its last
+    /// client has gone.
+    daemons: Duration,
+    /// From SIGTERM to SIGKILL for what the child left behind.
+    politely: Duration,
+}
+
+const TIMES: Times = Times {
+    heartbeat: Duration::from_secs(60),
+    output: Duration::from_secs(5),
+    daemons: Duration::from_secs(10),
+    politely: Duration::from_secs(5),
+};
+
+impl Runner {
+    /// The same for another stage.
+    pub fn for_stage(&self, stage: Stage) -> Runner {
+        Runner { stage, ..self.clone() }
+    }
+
+    /// A log as reports name it: relative to the output directory.
+    pub fn relative_log(&self, log: &Path) -> PathBuf {
+        let out = self.logs.parent().unwrap_or(&self.logs);
+        log.strip_prefix(out).unwrap_or(log).to_path_buf()
+    }
+
+    /// Keeps a text beside the logs, redacted; gives its path relative to the output directory.
+    pub fn keep_text(&self, name: &str, text: &str) -> Result<PathBuf> {
+        let mut log = Log::create(&self.logs, name)?;
+        log.write(self.redactor.redact(text).as_bytes());
+        match log.take_trouble() {
+            Some(trouble) => Err(agent_types::error::Error::machine(trouble)),
+            None => Ok(self.relative_log(&log.path)),
+        }
+    }
+
+    /// Runs the command to its end.
+    ///
+    /// # Errors
+    /// When it could not be started, its log not written, or its group not ended.
+    pub async fn run(&self, command: Command, lines: &mut dyn Lines) -> Result<Finished> {
+        self.run_with(command, lines, TIMES).await
+    }
+
+    async fn run_with(&self, command: Command, lines: &mut dyn Lines, times: Times) -> Result<Finished> {
+        let argv: Vec<String> = command
+            .argv
+            .iter()
+            .map(|arg| self.redactor.redact(&arg.to_string_lossy()).into_owned())
+            .collect();
+        let number = self.commands.fetch_add(1, Ordering::Relaxed) + 1;
+        let log = Log::create(&self.logs, &command.log)?;
+        if let Some(why) = self.interrupt.state() {
+            return Ok(self.not_started(number, argv, log, why).await);
+        }
+        let started = Instant::now();
+        let spawned = spawn(&command, number).inspect_err(|_| {
+            // Nothing will ever be in it; that it stays behind would do no harm.
+            let _ = agent_fs::remove::remove_file(&log.path, &self.logs);
+        })?;
+        self.started(number, &argv, &log).await;
+        let mut output = Output::new(log, &self.redactor);
+        output.tell_trouble(&self.events).await;
+        let job = Job { runner: self, name: shorten(&argv.join(" ")), command: &command, times };
+        let ended = job.accompany(spawned, &mut output, lines).await;
+        output.finish(lines, &self.events).await;
+        let (word, at) = match &ended {
+            Ok((end, at)) => (end.to_string(), *at),
+            Err(_) => ("lost".into(), Instant::now()),
+        };
+        let elapsed = at.duration_since(started);
+        self.finished(number, word, elapsed, &output).await;
+        let (end, _) = ended?;
+        Ok(Finished {
+            end,
+            log: output.log.path,
+            bytes: output.bytes,
+            elapsed,
+            tail: output.tail.into_lines(),
+        })
+    }
+
+    async fn started(&self, command: u32, argv: &[String], log: &Log) {
+        let base = self.logs.parent().unwrap_or(&self.logs);
+        let log = log.path.strip_prefix(base).unwrap_or(&log.path).to_owned();
+        self.events.emit(What::CommandStarted { stage: self.stage, command, argv: argv.to_vec(), log }).await;
+    }
+
+    async fn finished(&self, command: u32, end: String, elapsed: Duration, output: &Output) {
+        if output.log.lost > 0 {
+            let path = output.log.path.display();
+            self.events.info(format!("{} bytes of output are missing in {path}", output.log.lost)).await;
+        }
+        let seconds = elapsed.as_secs_f64();
+        self.events.emit(What::CommandFinished { command, end, seconds, bytes: output.bytes }).await;
+    }
+
+    /// The job has to stop already, so the command has no beginning.
+    async fn not_started(&self, number: u32, argv: Vec<String>, log: Log, why: Interrupted) -> Finished {
+        let end = match why {
+            Interrupted::Cancelled => End::Cancelled,
+            Interrupted::OutOfTime => End::TimedOut,
+        };
+        self.started(number, &argv, &log).await;
+        let output = Output::new(log, &self.redactor);
+        self.finished(number, format!("{end} before it was started"), Duration::ZERO, &output).await;
+        Finished { end, log: output.log.path, bytes: 0, elapsed: Duration::ZERO, tail: Vec::new() }
+    }
+}
+
+/// A command line of any length, for messages.
+fn shorten(command: &str) -> String {
+    match command.char_indices().nth(120) {
+        Some((end, _)) => format!("{}…", &command[..end]),
+        None => command.to_owned(),
+    }
+}
+
+/// One command on its way.
+struct Job<'a> {
+    runner: &'a Runner,
+    /// Redacted.
+    name: String,
+    command: &'a Command,
+    times: Times,
+}
+
+impl Job<'_> {
+    /// From the start to the end of all that the child left behind; says how and when the child
+    /// itself ended.
+    async fn accompany(
+        &self,
+        spawned: Spawned,
+        output: &mut Output,
+        lines: &mut dyn Lines,
+    ) -> Result<(End, Instant)> {
+        let Spawned { mut child, running, output: from, pipe } = spawned;
+        let pulse = Pulse::new();
+        let pump = pin!(output.pump(from, lines, &self.runner.events, &pulse));
+        let mut reading = Reading::new(pump);
+        let watch = Watch {
+            runner: self.runner,
+            name: &self.name,
+            running: &running,
+            pulse: &pulse,
+            timeout: self.command.timeout,
+            stall: self.command.stall.unwrap_or(self.runner.stall),
+            heartbeat: self.times.heartbeat,
+        };
+        let over = reading.beside(watch.until_over(&mut child)).await;
+        let (end, stopped) = match over {
+            Over::Ended(status) => (status.into(), false),
+            Over::Interrupted(Interrupted::Cancelled) => (End::Cancelled, true),
+            Over::Interrupted(Interrupted::OutOfTime) | Over::TimedOut => (End::TimedOut, true),
+            Over::Stalled(silent) => (End::Stalled(silent), true),
+            Over::Lost(error) => {
+                return Err(Error::internal(format!("lost sight of `{}`", self.name)).because(&error));
+            }
+        };
+        if stopped {
+            let stop = stop_group(&mut child, &running, self.runner.grace, &self.runner.interrupt);
+            reading.beside(stop).await?;
+        }
+        let at = Instant::now();
+        self.end_family(&running, &mut reading, &pipe, stopped).await;
+        running.leave();
+        self.end_daemons(&mut reading, stopped).await;
+        if !reading.end(self.times.output.min(self.runner.grace), &pulse).await {
+            let message =
+                format!("something that the agent cannot see holds the output of `{}` open", self.name);
+            self.runner.events.warn(message, Some("what it prints from now on is not read".into())).await;
+        }
+        Ok((end, at))
+    }
+
+    /// The group, those with its marker, and those that hold its output open.
+    async fn end_family(
+        &self,
+        running: &Running,
+        reading: &mut Reading<'_>,
+        pipe: &std::path::Path,
+        stopped: bool,
+    ) {
+        let is_read = reading.is_over.clone();
+        let seen_holding = Mutex::new(BTreeSet::new());
+        let find = |processes: &Processes| {
+            let mut family = running.family(processes);
+            if !is_read.load(Ordering::Relaxed) {
+                let holders = Running::holders(processes, pipe);
+                let mut seen = seen_holding.lock().unwrap_or_else(PoisonError::into_inner);
+                seen.extend(holders.iter().map(|holder| holder.pid));
+                let strangers: Vec<Process> =
+                    holders.into_iter().filter(|holder| !family.contains(holder)).collect();
+                family.extend(strangers);
+            }
+            family
+        };
+        let patience = self.patience(self.times.output, stopped);
+        let ended = reading.beside(end_leftovers(find, patience, &self.runner.interrupt)).await;
+        let seen = seen_holding.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let held = ended.processes.iter().any(|process| seen.contains(&process.pid));
+        let what = if held { "holding its output open" } else { "running" };
+        self.tell(ended, what).await;
+    }
+
+    async fn end_daemons(&self, reading: &mut Reading<'_>, stopped: bool) {
+        let ended =
+            end_leftovers(unclaimed, self.patience(self.times.daemons, stopped), &self.runner.interrupt);
+        let ended = reading.beside(ended).await;
+        self.tell(ended, "running as a daemon").await;
+    }
+
+    /// What was told to stop has had its time.
+    fn patience(&self, by_itself: Duration, stopped: bool) -> Patience {
+        let by_itself = if stopped { by_itself / 4 } else { by_itself };
+        let grace = self.runner.grace;
+        Patience { by_itself: by_itself.min(grace), politely: self.times.politely.min(grace) }
+    }
+
+    async fn tell(&self, ended: Ended, what: &str) {
+        let labels = |processes: &[Process]| {
+            let labels: Vec<String> = processes.iter().map(Process::label).collect();
+            self.runner.redactor.redact(&labels.join(", ")).into_owned()
+        };
+        if !ended.processes.is_empty() {
+            let message = format!("`{}` left {} {what}; ended", self.name, labels(&ended.processes));
+            self.runner.events.warn(message, None).await;
+        }
+        if !ended.still_there.is_empty() {
+            let message = format!("cannot end {}, left by `{}`", labels(&ended.still_there), self.name);
+            let hint = "they belong to another user, or wait for a disk or a file server";
+            self.runner.events.warn(message, Some(hint.into())).await;
+        }
+    }
+}
+
+/// Reading the output goes on beside all else.
+struct Reading<'a> {
+    pump: Pin<&'a mut (dyn Future<Output = std::io::Result<()>> + Send + 'a)>,
+    is_over: Arc<AtomicBool>,
+}
+
+impl<'a> Reading<'a> {
+    fn new(pump: Pin<&'a mut (dyn Future<Output = std::io::Result<()>> + Send + 'a)>) -> Reading<'a> {
+        Reading { pump, is_over: Arc::default() }
+    }
+
+    /// Does the work, and reads meanwhile.
+    async fn beside<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        if !self.is_over.load(Ordering::Relaxed) {
+            tokio::select! {
+                biased;
+                done = &mut work => return done,
+                // An error of a pipe is its end, too.
+                _ = self.pump.as_mut() => self.is_over.store(true, Ordering::Relaxed),
+            }
+        }
+        work.await
+    }
+
+    /// Reads what is left, for as long as something comes. `false` when it has no end.
+    async fn end(&mut self, wait: Duration, pulse: &Pulse) -> bool {
+        for _ in 0..ROUNDS {
+            if self.is_over.load(Ordering::Relaxed) || timeout(wait, self.pump.as_mut()).await.is_ok() {
+                return true;
+            }
+            if pulse.silent() >= wait {
+                return false;
+            }
+        }
+        false
+    }
+}
+
+/// The patience with listeners that are behind, in waits for the end of output.
+const ROUNDS: u32 = 12;
+
+#[cfg(test)]
+#[path = "runner_tests.rs"]
+mod tests;

@@ -1,0 +1,129 @@
+//! From a [`Command`] to a running child, or to an error that says what is missing.
+
+use std::ffi::OsStr;
+use std::io::ErrorKind;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::stat::fstat;
+use tokio::net::unix::pipe;
+use tokio::process::Child;
+
+use agent_types::error::{Error, Result};
+
+use super::running::Running;
+use super::{Command, User};
+
+/// Room for output that was not read yet: fewer and larger reads. The default is 64 KiB.
+const PIPE: i32 = 256 * 1024;
+
+/// A child that runs, and the pipe that its stdout and stderr share, so that their order is kept.
+pub(super) struct Spawned {
+    pub child: Child,
+    pub running: Running,
+    pub output: pipe::Receiver,
+    /// `pipe:[4711]`, as `/proc/PID/fd` shows it.
+    pub pipe: PathBuf,
+}
+
+/// Starts the child with stdin from `/dev/null` and with no environment but its own.
+///
+/// # Errors
+/// When the program, the directory or the user cannot be had, naming them.
+pub(super) fn spawn(command: &Command, number: u32) -> Result<Spawned> {
+    let program = command.argv.first().ok_or_else(|| Error::internal("a command without a program"))?;
+    let unpiped = |error: std::io::Error| Error::machine("cannot make a pipe").because(&error);
+    let (reader, writer) = std::io::pipe().map_err(unpiped)?;
+    // Only a matter of speed.
+    let _ = fcntl(&reader, FcntlArg::F_SETPIPE_SZ(PIPE));
+    let inode = fstat(reader.as_fd()).map_err(|errno| unpiped(errno.into()))?.st_ino;
+
+    let mut child = match &command.apart {
+        Some(apart) => apart.prepare(command)?,
+        None => plain(command, program),
+    };
+    child.current_dir(&command.cwd);
+    child.stdin(Stdio::null()).stdout(writer.try_clone().map_err(unpiped)?).stderr(writer);
+    let started = Running::start(&mut child, number);
+    // It holds the pipe's other end.
+    drop(child);
+    let (child, running) = started.map_err(|error| explain(command, program, error))?;
+    let output = pipe::Receiver::from_owned_fd(reader.into()).map_err(unpiped)?;
+    Ok(Spawned { child, running, output, pipe: format!("pipe:[{inode}]").into() })
+}
+
+fn plain(command: &Command, program: &OsStr) -> tokio::process::Command {
+    let mut child = tokio::process::Command::new(program);
+    child.args(&command.argv[1..]).env_clear().envs(command.environment.iter());
+    if let Some(user) = &command.user {
+        // Root's supplementary groups are dropped by the standard library when the uid changes.
+        child.uid(user.uid).gid(user.gid);
+    }
+    child
+}
+
+pub(super) fn explain(command: &Command, program: &OsStr, error: std::io::Error) -> Error {
+    let name = program.to_string_lossy();
+    let user = command.user.as_ref().map_or(String::new(), |user| format!(" as user {}", user.name));
+    let failed = Error::machine(format!("cannot start `{name}` in {}{user}", command.cwd.display()));
+    let path = command.environment.get("PATH");
+    let hint = match error.kind() {
+        ErrorKind::NotFound if !command.cwd.is_dir() => {
+            format!("the directory {} does not exist", command.cwd.display())
+        }
+        ErrorKind::NotFound => match (resolve(program, path), path) {
+            (Some(found), _) => {
+                format!("{} exists, but the interpreter that it names does not", found.display())
+            }
+            (None, _) if name.contains('/') => "no such program; install it".into(),
+            (None, Some(path)) => format!("no such program in PATH={}; install it", path.to_string_lossy()),
+            (None, None) => "no such program, and the command has no PATH".into(),
+        },
+        ErrorKind::PermissionDenied => match closed_to(command.user.as_ref(), &command.cwd) {
+            Some(closed) => {
+                format!("{} lets {} not in: change its mode or owner", closed.display(), who(command))
+            }
+            None => format!("`{name}` may not be executed by {}", who(command)),
+        },
+        ErrorKind::ArgumentListTooLong => {
+            "its arguments and environment are longer than the kernel takes".into()
+        }
+        _ => "look at the limits of processes and memory".into(),
+    };
+    failed.because(&error).hint(hint)
+}
+
+fn who(command: &Command) -> String {
+    command.user.as_ref().map_or("the agent's user".into(), |user| format!("user {}", user.name))
+}
+
+fn resolve(program: &OsStr, path: Option<&OsStr>) -> Option<PathBuf> {
+    if program.to_string_lossy().contains('/') {
+        return Some(PathBuf::from(program)).filter(|program| program.exists());
+    }
+    std::env::split_paths(path?).map(|directory| directory.join(program)).find(|program| program.exists())
+}
+
+/// The first directory on the way to `path` that does not let the user in, by its mode.
+fn closed_to(user: Option<&User>, path: &Path) -> Option<PathBuf> {
+    let (uid, gid) = match user {
+        Some(user) => (user.uid, user.gid),
+        None => (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw()),
+    };
+    let is_closed = |directory: &&Path| {
+        let Ok(metadata) = std::fs::metadata(directory) else { return true };
+        let mode = metadata.permissions().mode();
+        let enter = match (metadata.uid() == uid, metadata.gid() == gid) {
+            (true, _) => 0o100,
+            (false, true) => 0o010,
+            (false, false) => 0o001,
+        };
+        uid != 0 && mode & enter == 0
+    };
+    let mut way: Vec<&Path> = path.ancestors().collect();
+    way.reverse();
+    way.iter().find(|directory| is_closed(directory)).map(|directory| directory.to_path_buf())
+}

@@ -1,0 +1,123 @@
+//! Watches a child until it ends or a limit says that it has to.
+
+use std::collections::BTreeSet;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use tokio::process::Child;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+
+use agent_types::events::{Level, What};
+
+use super::lines::Pulse;
+use super::processes::Processes;
+use super::running::{Running, below, reap};
+use super::{Interrupted, Runner};
+
+/// Lines of the picture of what runs in a child that has gone silent.
+const PICTURE: usize = 40;
+
+/// Listeners that take longer than this for a word about a child miss it: the word must not keep
+/// the agent from stopping the child.
+const TELL: Duration = Duration::from_secs(2);
+
+/// A watch that comes later than this was itself held (Ctrl-Z, a frozen container): it cannot tell
+/// what the child printed meanwhile, so the silence begins anew.
+const HELD: Duration = Duration::from_secs(2);
+
+/// Why the wait for a child is over.
+pub(super) enum Over {
+    Ended(ExitStatus),
+    Interrupted(Interrupted),
+    /// The command's own limit.
+    TimedOut,
+    Stalled(Duration),
+    /// The operating system cannot tell.
+    Lost(std::io::Error),
+}
+
+pub(super) struct Watch<'a> {
+    pub runner: &'a Runner,
+    /// The command, redacted, for people.
+    pub name: &'a str,
+    pub running: &'a Running,
+    pub pulse: &'a Pulse,
+    pub timeout: Option<Duration>,
+    pub stall: Duration,
+    pub heartbeat: Duration,
+}
+
+impl Watch<'_> {
+    pub async fn until_over(&self, child: &mut Child) -> Over {
+        let limit = self.timeout.map(|timeout| Instant::now() + timeout);
+        let out_of_time = async {
+            match limit {
+                Some(limit) => sleep_until(limit).await,
+                None => std::future::pending().await,
+            }
+        };
+        let silence = self.watch_silence();
+        tokio::select! {
+            biased;
+            status = child.wait() => status.map_or_else(Over::Lost, Over::Ended),
+            why = self.runner.interrupt.interrupted() => Over::Interrupted(why),
+            () = out_of_time => Over::TimedOut,
+            stalled = silence => Over::Stalled(stalled),
+        }
+    }
+
+    /// Tells of silence once each heartbeat; ends when it has lasted for the stall limit, with its whole seconds.
+    async fn watch_silence(&self) -> Duration {
+        let tick =
+            (self.stall.min(self.heartbeat) / 4).clamp(Duration::from_millis(10), Duration::from_secs(1));
+        let mut ticks = interval(tick);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut told = Duration::ZERO;
+        let mut last = Instant::now();
+        loop {
+            ticks.tick().await;
+            if last.elapsed() > tick + HELD {
+                self.pulse.beat();
+            }
+            last = Instant::now();
+            reap();
+            let silent = self.pulse.silent();
+            if silent >= self.stall {
+                let seconds = Duration::from_secs(silent.as_secs());
+                self.tell(self.stalled(seconds)).await;
+                return seconds;
+            }
+            if silent < told {
+                told = Duration::ZERO;
+            }
+            if silent >= told + self.heartbeat {
+                told = silent;
+                let running = match self.pulse.doing() {
+                    Some(doing) => doing,
+                    None => format!("{} (pid {})", self.name, self.running.group),
+                };
+                self.tell(What::Heartbeat { silent_seconds: silent.as_secs(), running }).await;
+            }
+        }
+    }
+
+    /// What runs in it now, before it is stopped and nobody can tell any more.
+    fn stalled(&self, silent: Duration) -> What {
+        let processes = Processes::now();
+        let pids: BTreeSet<i32> = below(&processes, self.running).iter().map(|process| process.pid).collect();
+        let picture = processes.tree(&pids, PICTURE).join("\n");
+        let message = format!(
+            "`{}` printed nothing for {} and is stopped; what runs in it (pid, state, age, command):\n{}",
+            self.name,
+            humantime::format_duration(silent),
+            self.runner.redactor.redact(&picture),
+        );
+        let hint = "state D waits for a disk or a file server; a fetch that hangs waits for its server; \
+                    `limits.stall` is the limit";
+        What::Notice { level: Level::Warning, message, hint: Some(hint.into()) }
+    }
+
+    async fn tell(&self, what: What) {
+        let _ = timeout(TELL, self.runner.events.emit(what)).await;
+    }
+}

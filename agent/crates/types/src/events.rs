@@ -1,0 +1,464 @@
+//! The one vocabulary in which stages tell what happens.
+//!
+//! Stages emit [`What`] on an [`Emitter`]; listeners (console, `events.jsonl`, the fold behind all
+//! reports) see the same [`Event`]s in the same order. A stage never formats a report; a listener
+//! never asks a stage anything. `events.jsonl` is one [`Event`] a line, written while the job runs,
+//! so that the reports can be rebuilt after the machine was killed.
+
+use std::ops::AddAssign;
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use crate::error::Error;
+use crate::outcome::{ExitStatus, Outcome};
+use crate::stage::Stage;
+use crate::tiers::State;
+use crate::tiers::TierKind;
+use crate::traffic::Traffic;
+
+/// Names the layout of `events.jsonl`; raised when a reader of the old layout would go wrong.
+pub const SCHEMA: &str = "build-agent/events/v1";
+
+/// Something that happened, and when.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    #[serde(with = "time")]
+    pub time: SystemTime,
+    #[serde(flatten)]
+    pub what: What,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum What {
+    JobStarted(Box<JobStarted>),
+    StageStarted {
+        stage: Stage,
+    },
+    StageFinished {
+        stage: Stage,
+        #[serde(flatten)]
+        outcome: Outcome,
+    },
+    /// What the checkout under test is; completes the job's identity.
+    UnderTest {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        commit: Option<String>,
+        dirty: bool,
+    },
+    /// A unit of a stage: a repo, a check, a target, an artifact upload.
+    UnitStarted {
+        unit: Unit,
+    },
+    UnitFinished {
+        unit: Unit,
+        #[serde(flatten)]
+        outcome: Outcome,
+        /// The whole output, relative to the output directory.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        log: Option<PathBuf>,
+        /// The lines that matter, for people.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        excerpt: Vec<String>,
+    },
+    /// A test case inside a unit.
+    Case(Case),
+    /// Something to mend, at a place in a file where there is one.
+    Finding(Finding),
+    /// A sentence for people: a default that was chosen, a key without effect, a warning.
+    Notice {
+        level: Level,
+        message: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        hint: Option<String>,
+    },
+    /// A source that lies ready.
+    Repo(RepoReady),
+    CommandStarted {
+        stage: Stage,
+        /// Counts up from 1 within the job; ties the finish to the start.
+        command: u32,
+        argv: Vec<String>,
+        log: PathBuf,
+    },
+    CommandFinished {
+        command: u32,
+        /// `exit status 1`, `signal 9 (SIGKILL)`, `stalled for 20m` …
+        end: String,
+        seconds: f64,
+        /// Bytes of output.
+        bytes: u64,
+    },
+    /// Where a long unit is. For the console; the fold keeps nothing of it.
+    Progress {
+        unit: Unit,
+        done: u64,
+        total: u64,
+        /// What runs now, e.g. `zlib-native:do_compile`.
+        running: Vec<String>,
+    },
+    /// A BitBake task finished; `ok` tells how.
+    Task {
+        unit: Unit,
+        recipe: String,
+        task: String,
+        ok: bool,
+    },
+    /// Nothing was heard for `silent_seconds`, and the job still lives.
+    Heartbeat {
+        silent_seconds: u64,
+        running: String,
+    },
+    /// A BitBake task that failed, with its own log's lines that matter.
+    TaskFailed(TaskFailed),
+    /// What became of a question that yocto-check-layer asked BitBake.
+    Memo(Memo),
+    /// BitBake's line about its shared state.
+    Sstate {
+        unit: Unit,
+        #[serde(flatten)]
+        summary: Sstate,
+    },
+    /// A tier of the share, after it was looked at.
+    CacheTier(CacheTier),
+    /// What the job did on a tier; comes once for each part of the job that did something.
+    CacheTraffic {
+        tier: TierKind,
+        traffic: Traffic,
+    },
+    /// What became of the objects that were to be published to a tier.
+    CachePublished {
+        tier: TierKind,
+        #[serde(flatten)]
+        counts: CacheCounts,
+    },
+    /// One published object.
+    Artifact(Artifact),
+    /// The index was written: a reader may rely on the whole.
+    Published {
+        destination: String,
+        index: String,
+        objects: u64,
+        bytes: u64,
+        links: u64,
+    },
+    /// The agent or the machine could not do its part in `stage`.
+    Error {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        stage: Option<Stage>,
+        #[serde(flatten)]
+        error: Error,
+    },
+    JobFinished {
+        exit: ExitStatus,
+        #[serde(flatten)]
+        outcome: Outcome,
+    },
+}
+
+/// The head of every event file: what is going to happen to what.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobStarted {
+    pub schema: String,
+    /// Version of the agent.
+    pub agent: String,
+    pub job: JobIdentity,
+    pub plan: Vec<Planned>,
+}
+
+/// What the job is about, as far as it enters reports and artifact keys.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct JobIdentity {
+    pub name: String,
+    pub release: String,
+    /// The commit of the layer under test; `None` when it is not in git.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
+    /// Whether the checkout has uncommitted changes.
+    #[serde(default)]
+    pub dirty: bool,
+    /// Distinguishes builds of one commit: CodeBuild's build number or a local time stamp.
+    pub build: String,
+    pub layer: PathBuf,
+    pub manifest: String,
+    /// The command that repeats this job elsewhere.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reproduce: Vec<String>,
+    /// CodeBuild's address of this build, when it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+}
+
+/// A stage of the plan; `skip` says why it will not run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Planned {
+    pub stage: Stage,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skip: Option<String>,
+}
+
+/// Names a unit within its stage, e.g. check / `yocto-check-layer meta-aws`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Unit {
+    pub stage: Stage,
+    pub name: String,
+}
+
+impl Unit {
+    pub fn new(stage: Stage, name: impl Into<String>) -> Unit {
+        Unit { stage, name: name.into() }
+    }
+}
+
+/// A test case: the smallest thing with an outcome of its own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Case {
+    pub unit: Unit,
+    /// Groups cases in JUnit, e.g. `common.CommonCheckLayer`.
+    pub class: String,
+    pub name: String,
+    #[serde(flatten)]
+    pub outcome: Outcome,
+    /// The tool's own words; may be long.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<f64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Level {
+    Info,
+    Warning,
+    Error,
+}
+
+/// Something to mend. Findings of level `Error` fail their unit; others only tell.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Finding {
+    pub unit: Unit,
+    pub level: Level,
+    /// A short stable name of the rule, e.g. `readme-missing`.
+    pub rule: String,
+    pub message: String,
+    /// Relative to the checkout under test where it lies inside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<PathBuf>,
+    /// Counts from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<u32>,
+    /// What to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RepoReady {
+    pub name: String,
+    /// Without credentials; `None` for a local directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// `None` for a local directory that is not a git work tree.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
+    /// The branch or tag that led to the commit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wanted: Option<String>,
+    pub path: PathBuf,
+    /// `cloned`, `stored`, `local`.
+    pub how: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskFailed {
+    pub unit: Unit,
+    pub recipe: String,
+    pub task: String,
+    /// The task's log, copied below the output directory where it could be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<PathBuf>,
+    pub excerpt: Vec<String>,
+}
+
+/// A question of yocto-check-layer to BitBake, and whether its answer was known already.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Memo {
+    pub unit: Unit,
+    /// E.g. `signatures of the world, with INHERIT=yocto-check-layer`.
+    pub question: String,
+    pub outcome: MemoOutcome,
+    /// Why the answer was not in the store, or why it was not even looked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// Of an answer that was given: what the real BitBake took, less what was waited for it. Time that
+    /// was waited for one answer while BitBake worked on others counts against those.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds_saved: Option<f64>,
+    /// What BitBake parsed, where it ran and said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipes: Option<Recipes>,
+    /// How many runs of the tool came before the one that asked, for the same verdict.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub repeat: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// Files of recipes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recipes {
+    pub cached: u64,
+    pub parsed: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MemoOutcome {
+    /// Answered from the store.
+    Hit,
+    /// BitBake was asked in this run, before yocto-check-layer did.
+    Ahead,
+    /// BitBake ran.
+    Miss,
+    /// BitBake ran, because an answer could not have been trusted.
+    Off,
+}
+
+/// The numbers of `Sstate summary: …`. Releases before mickledore say `Found` for `Local` and
+/// `Mirrors` together; it is kept as `local`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sstate {
+    pub wanted: u64,
+    pub local: u64,
+    pub mirrors: u64,
+    pub missed: u64,
+    pub current: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Artifact {
+    /// Relative to the published directory.
+    pub path: PathBuf,
+    /// The whole key or path at the destination; `None` for a link, which is only recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    pub bytes: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// Where a symbolic link points, as it is written in the tree.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheTier {
+    pub tier: TierKind,
+    pub path: PathBuf,
+    pub state: State,
+    /// Why it is less than was hoped for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// Counts of objects, companions counted with their archive.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheCounts {
+    /// New in the share.
+    pub published: u64,
+    /// An equal one was there.
+    pub present: u64,
+    /// A different one of the same name was there, and stays.
+    pub differing: u64,
+    pub failed: u64,
+    /// Not tried, because the share or the time had come to an end.
+    pub left: u64,
+    /// Of what was published.
+    pub bytes: u64,
+}
+
+impl AddAssign for CacheCounts {
+    fn add_assign(&mut self, other: CacheCounts) {
+        self.published += other.published;
+        self.present += other.present;
+        self.differing += other.differing;
+        self.failed += other.failed;
+        self.left += other.left;
+        self.bytes += other.bytes;
+    }
+}
+
+/// The stages' end of the channel. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Emitter {
+    sender: mpsc::Sender<Event>,
+}
+
+impl Emitter {
+    /// Sends the event with the present time. Waits when listeners are behind, so that a flood of
+    /// output slows its source down and not the memory up.
+    pub async fn emit(&self, what: What) {
+        // A closed channel means that the job is over; there is nobody left to tell.
+        let _ = self.sender.send(Event { time: SystemTime::now(), what }).await;
+    }
+
+    pub async fn info(&self, message: impl Into<String>) {
+        self.emit(What::Notice { level: Level::Info, message: message.into(), hint: None }).await;
+    }
+
+    pub async fn warn(&self, message: impl Into<String>, hint: Option<String>) {
+        self.emit(What::Notice { level: Level::Warning, message: message.into(), hint }).await;
+    }
+}
+
+/// The channel between the stages and the listeners.
+pub fn channel() -> (Emitter, mpsc::Receiver<Event>) {
+    let (sender, receiver) = mpsc::channel(1024);
+    (Emitter { sender }, receiver)
+}
+
+/// RFC 3339 with milliseconds.
+pub mod time {
+    use std::time::SystemTime;
+
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(time: &SystemTime, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(&humantime::format_rfc3339_millis(*time))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<SystemTime, D::Error> {
+        let text = String::deserialize(from)?;
+        humantime::parse_rfc3339(&text).map_err(D::Error::custom)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_one_line_and_comes_back_the_same() {
+        let unit = Unit::new(Stage::Check, "yocto-check-layer meta-x");
+        let event = Event {
+            time: humantime::parse_rfc3339("2026-01-02T03:04:05.678Z").unwrap(),
+            what: What::UnitFinished {
+                unit,
+                outcome: Outcome::Failed("line one\nline two".into()),
+                log: Some("logs/1.log".into()),
+                excerpt: vec!["a".into()],
+            },
+        };
+        let line = serde_json::to_string(&event).unwrap();
+        assert!(!line.contains('\n'), "{line}");
+        assert!(line.starts_with(r#"{"time":"2026-01-02T03:04:05.678Z","event":"unit-finished""#), "{line}");
+        assert_eq!(serde_json::from_str::<Event>(&line).unwrap(), event);
+    }
+}

@@ -1,0 +1,18 @@
+//! The words that all parts of the agent share: serde types and pure functions.
+
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))] // they panic when nobody can read
+
+pub mod artifact;
+pub mod cut;
+pub mod error;
+pub mod events;
+pub mod outcome;
+pub mod release;
+pub mod safe;
+pub mod secret;
+pub mod share;
+pub mod source;
+pub mod stage;
+pub mod tiers;
+pub mod traffic;
+pub mod words;

@@ -1,0 +1,191 @@
+//! What became of a unit of work, and what the process says about it when it ends.
+//!
+//! A failing layer is an [`Outcome`]; what the agent or the machine could not do is an
+//! [`Error`](crate::error::Error). The two never mix: they have different exit statuses.
+
+use serde::{Deserialize, Serialize};
+
+/// The outcome of a stage, a check, a target or a test case. All but `Passed` say why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", content = "reason", rename_all = "kebab-case")]
+pub enum Outcome {
+    /// It ran and proved what it had to prove.
+    Passed,
+    /// It ran and the layer, the build or the test is at fault.
+    Failed(String),
+    /// It was left out on purpose.
+    Skipped(String),
+    /// It should have run and did not; never counts as a success.
+    NotRun(String),
+    /// A limit ended it.
+    TimedOut(String),
+    /// A signal ended it.
+    Cancelled(String),
+}
+
+impl Outcome {
+    /// The word that reports use.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Outcome::Passed => "passed",
+            Outcome::Failed(_) => "failed",
+            Outcome::Skipped(_) => "skipped",
+            Outcome::NotRun(_) => "not-run",
+            Outcome::TimedOut(_) => "timed-out",
+            Outcome::Cancelled(_) => "cancelled",
+        }
+    }
+
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Outcome::Passed => None,
+            Outcome::Failed(why)
+            | Outcome::Skipped(why)
+            | Outcome::NotRun(why)
+            | Outcome::TimedOut(why)
+            | Outcome::Cancelled(why) => Some(why),
+        }
+    }
+
+    /// Whether later work may build on it: passed, or left out on purpose.
+    pub fn is_fine(&self) -> bool {
+        matches!(self, Outcome::Passed | Outcome::Skipped(_))
+    }
+
+    /// The outcome that decides for a group, the gravest one. `None` for an empty group: the caller
+    /// has to say what "nothing happened" means, because it is never a pass.
+    pub fn gravest<'a>(outcomes: impl IntoIterator<Item = &'a Outcome>) -> Option<&'a Outcome> {
+        // The first among equals: its reason is the one that people should read first.
+        outcomes.into_iter().fold(None, |worst, one| match worst {
+            Some(w) if w.gravity() >= one.gravity() => Some(w),
+            _ => Some(one),
+        })
+    }
+
+    fn gravity(&self) -> u8 {
+        match self {
+            Outcome::Skipped(_) => 0,
+            Outcome::Passed => 1,
+            Outcome::NotRun(_) => 2,
+            Outcome::Failed(_) => 3,
+            Outcome::TimedOut(_) => 4,
+            Outcome::Cancelled(_) => 5,
+        }
+    }
+}
+
+/// The exit status of the program: the one place that assigns the numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ExitStatus {
+    /// 0: everything that was asked for ran and passed.
+    Passed,
+    /// 1: a check, build or test failed.
+    Failed,
+    /// 2: the manifest or the command line is wrong; nothing was run.
+    Usage,
+    /// 3: this machine is not fit (user, tools, locale, disk, another job in the same place).
+    Machine,
+    /// 4: something upstream (git, mirror, AWS) was not reachable.
+    Upstream,
+    /// 5: ran out of time; the work so far is saved.
+    OutOfTime,
+    /// 70: the agent contradicts itself or broke (`EX_SOFTWARE` of sysexits.h).
+    Internal,
+    /// 130: cancelled by a signal (128 + SIGINT, as shells have it).
+    Cancelled,
+}
+
+impl ExitStatus {
+    pub const ALL: [ExitStatus; 8] = [
+        ExitStatus::Passed,
+        ExitStatus::Failed,
+        ExitStatus::Usage,
+        ExitStatus::Machine,
+        ExitStatus::Upstream,
+        ExitStatus::OutOfTime,
+        ExitStatus::Internal,
+        ExitStatus::Cancelled,
+    ];
+
+    pub const fn code(self) -> u8 {
+        match self {
+            ExitStatus::Passed => 0,
+            ExitStatus::Failed => 1,
+            ExitStatus::Usage => 2,
+            ExitStatus::Machine => 3,
+            ExitStatus::Upstream => 4,
+            ExitStatus::OutOfTime => 5,
+            ExitStatus::Internal => 70,
+            ExitStatus::Cancelled => 130,
+        }
+    }
+
+    /// One line for `--help` and the README.
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            ExitStatus::Passed => "passed",
+            ExitStatus::Failed => "a check, build or test failed",
+            ExitStatus::Usage => "manifest or usage",
+            ExitStatus::Machine => "machine not fit",
+            ExitStatus::Upstream => "upstream (git, mirror, AWS) not reachable",
+            ExitStatus::OutOfTime => "ran out of time, work so far is saved",
+            ExitStatus::Internal => "the agent contradicts itself or broke",
+            ExitStatus::Cancelled => "cancelled",
+        }
+    }
+
+    /// The status that a job with this outcome ends with, when no error interfered.
+    pub fn of(outcome: &Outcome) -> ExitStatus {
+        match outcome {
+            Outcome::Passed | Outcome::Skipped(_) => ExitStatus::Passed,
+            Outcome::Failed(_) | Outcome::NotRun(_) => ExitStatus::Failed,
+            Outcome::TimedOut(_) => ExitStatus::OutOfTime,
+            Outcome::Cancelled(_) => ExitStatus::Cancelled,
+        }
+    }
+}
+
+impl From<ExitStatus> for std::process::ExitCode {
+    fn from(status: ExitStatus) -> Self {
+        status.code().into()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_gravest_outcome_decides() {
+        let failed = Outcome::Failed("first".into());
+        let table: [(&[Outcome], Option<Outcome>); 5] = [
+            (&[], None),
+            (&[Outcome::Passed, Outcome::Skipped("no".into())], Some(Outcome::Passed)),
+            (&[Outcome::Passed, Outcome::NotRun("x".into())], Some(Outcome::NotRun("x".into()))),
+            (&[failed.clone(), Outcome::Failed("second".into())], Some(failed.clone())),
+            (
+                &[failed.clone(), Outcome::Cancelled("signal".into()), Outcome::TimedOut("t".into())],
+                Some(Outcome::Cancelled("signal".into())),
+            ),
+        ];
+        for (given, wanted) in table {
+            assert_eq!(Outcome::gravest(given).cloned(), wanted, "{given:?}");
+        }
+    }
+
+    #[test]
+    fn an_outcome_is_a_word_and_a_reason_in_json() {
+        let json = serde_json::to_string(&Outcome::NotRun("no machines".into())).unwrap();
+        assert_eq!(json, r#"{"outcome":"not-run","reason":"no machines"}"#);
+        assert_eq!(serde_json::to_string(&Outcome::Passed).unwrap(), r#"{"outcome":"passed"}"#);
+    }
+
+    #[test]
+    fn exit_codes_differ() {
+        let mut codes = ExitStatus::ALL.map(ExitStatus::code).to_vec();
+        codes.dedup();
+        assert_eq!(codes.len(), ExitStatus::ALL.len());
+    }
+}

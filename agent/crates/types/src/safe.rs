@@ -1,0 +1,136 @@
+//! Makes text that others wrote harmless for a terminal and for a log service.
+
+use std::borrow::Cow;
+use std::iter::Peekable;
+use std::str::Chars;
+
+use crate::cut;
+
+/// The longest line that people are shown, in bytes.
+const LINE: usize = 600;
+
+/// One line of foreign text as it may be shown: no escape sequences, no control characters, no
+/// reordering, no command to the log's reader, and of bounded length.
+pub fn safe(line: &str) -> Cow<'_, str> {
+    let mut text = harmless(line);
+    if text.len() > LINE {
+        cut::middle(text.to_mut(), LINE);
+    }
+    text
+}
+
+/// [`safe`], but whole, for what people copy: paths, addresses, commands.
+pub fn harmless(line: &str) -> Cow<'_, str> {
+    let mut text = clean(line);
+    // GitHub Actions obeys lines that begin with `::`; its older form and others' stand anywhere.
+    if text.trim_start().starts_with("::") {
+        text = text.replacen("::", ": :", 1).into();
+    }
+    for command in ["##[", "##vso[", "##teamcity["] {
+        if text.contains(command) {
+            text = text.replace(command, &command.replacen("##", "# #", 1)).into();
+        }
+    }
+    text
+}
+
+/// One line without what a terminal would act on. Line ends inside become spaces.
+pub fn clean(line: &str) -> Cow<'_, str> {
+    if !line.chars().any(acts) {
+        return line.into();
+    }
+    let mut out = String::with_capacity(line.len());
+    let mut chars = line.chars().peekable();
+    while let Some(char) = chars.next() {
+        match char {
+            '\u{1b}' => skip_sequence(&mut chars),
+            '\t' => out.push_str("    "),
+            // The end of a line of DOS, or a progress display that writes over itself.
+            '\r' if chars.peek().is_none() => {}
+            '\r' | '\n' | '\u{2028}' | '\u{2029}' => out.push(' '),
+            _ if acts(char) => out.push(char::REPLACEMENT_CHARACTER),
+            _ => out.push(char),
+        }
+    }
+    out.into()
+}
+
+/// Control characters, marks that reorder text, and what XML cannot hold.
+fn acts(char: char) -> bool {
+    char.is_control()
+        || matches!(char, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{fffe}' | '\u{ffff}')
+}
+
+/// Skips what follows an escape character: a control sequence, a string such as a window title,
+/// or a short sequence (ECMA-48). A sequence that does not end is no reason to hide the rest.
+fn skip_sequence(chars: &mut Peekable<Chars>) {
+    let mut ahead = chars.clone();
+    let length = match ahead.next() {
+        Some('[') => ahead.position(|char| ('\u{40}'..='\u{7e}').contains(&char)).map(|at| at + 2),
+        Some(']' | 'P' | '^' | '_' | 'X') => string_length(ahead),
+        Some('\u{20}'..='\u{2f}') => Some(2),
+        Some('\u{30}'..='\u{7e}') => Some(1),
+        _ => None,
+    };
+    if let Some(length) = length.filter(|length| *length <= 4096) {
+        chars.by_ref().take(length).for_each(drop);
+    }
+}
+
+/// The length of a string that ends with BEL or with ESC and a backslash, its introducer included.
+fn string_length(ahead: Peekable<Chars>) -> Option<usize> {
+    let mut before = ' ';
+    for (at, char) in ahead.enumerate() {
+        if char == '\u{7}' || (before == '\u{1b}' && char == '\\') {
+            return Some(at + 2);
+        }
+        before = char;
+    }
+    None
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hostile_text_becomes_harmless() {
+        let table = [
+            ("plain — text", "plain — text"),
+            ("\u{1b}[1;31merror:\u{1b}[0m x", "error: x"),
+            ("a\u{1b}]0;title\u{7}b", "ab"),
+            ("a\u{1b}]8;;http://x\u{1b}\\link", "alink"),
+            ("a\u{1b}(Bb", "ab"),
+            // Unfinished sequences hide nothing.
+            ("a\u{1b}]0;the rest", "a]0;the rest"),
+            ("a\u{1b}[12", "a[12"),
+            ("a\u{1b}", "a"),
+            // The control sequence introducer as one character.
+            ("a\u{9b}31mb", "a\u{fffd}31mb"),
+            ("10%\r20%\r", "10% 20%"),
+            ("two\nlines", "two lines"),
+            ("nul\0bell\u{7}", "nul\u{fffd}bell\u{fffd}"),
+            ("evil\u{202e}txt", "evil\u{fffd}txt"),
+            ("a\tb", "a    b"),
+            ("::set-output name=x::y", ": :set-output name=x::y"),
+            ("  ::error file=x::y", "  : :error file=x::y"),
+            // What hides in front of the command is taken away first.
+            ("\u{1b}[0m::error::y", ": :error::y"),
+            ("see a::b", "see a::b"),
+            ("x ##[error]y ##vso[task]", "x # #[error]y # #vso[task]"),
+            ("## heading", "## heading"),
+        ];
+        for (given, wanted) in table {
+            assert_eq!(safe(given), wanted, "{given:?}");
+        }
+    }
+
+    #[test]
+    fn a_long_line_loses_its_middle() {
+        let line = format!("start{}end", "x".repeat(1 << 20));
+        let shown = safe(&line);
+        assert!(shown.len() <= 600 && shown.starts_with("start") && shown.ends_with("end"), "{shown}");
+        assert!(shown.contains("bytes cut out"), "{shown}");
+    }
+}

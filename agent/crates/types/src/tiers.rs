@@ -1,0 +1,137 @@
+//! Who reads what, and who writes where: the rules of trust as one pure function.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::share::Share;
+
+/// Whether the project's own people have accepted the source of a build.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trust {
+    Trusted {
+        /// For people, e.g. `push to the protected branch scarthgap`.
+        why: String,
+    },
+    Untrusted {
+        why: String,
+        /// The pull request, where it is known which.
+        pull_request: Option<u64>,
+    },
+}
+
+impl Trust {
+    pub const fn is_trusted(&self) -> bool {
+        matches!(self, Trust::Trusted { .. })
+    }
+}
+
+/// `[cache] access`. It can only take away: what a manifest asks for gives no rights, because a pull
+/// request brings its own manifest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Reads, and writes where the source's trust allows it.
+    ReadWrite,
+    ReadOnly,
+    Off,
+}
+
+/// One level of the share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tier {
+    pub kind: TierKind,
+    pub share: Share,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TierKind {
+    /// What earlier pushes of the same pull request left.
+    PullRequest,
+    /// What trusted builds left.
+    Shared,
+}
+
+impl TierKind {
+    /// The word of reports.
+    pub const fn word(self) -> &'static str {
+        match self {
+            TierKind::PullRequest => "pull-request",
+            TierKind::Shared => "shared",
+        }
+    }
+}
+
+/// What a build may do with the share.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tiers {
+    /// In the order in which they are asked.
+    pub read: Vec<Tier>,
+    /// One of those that are read, or none.
+    pub write: Option<Tier>,
+}
+
+impl Tiers {
+    /// The rules: a trusted build reads and writes the shared tier and nothing else. An untrusted one
+    /// reads its own part and the shared tier, and writes its own part; one that belongs to no pull
+    /// request writes nothing.
+    pub fn new(share: &Share, access: Access, trust: &Trust) -> Tiers {
+        let shared = Tier { kind: TierKind::Shared, share: share.clone() };
+        let (read, write) = match (access, trust) {
+            (Access::Off, _) => (Vec::new(), None),
+            (_, Trust::Trusted { .. }) => (vec![shared.clone()], Some(shared)),
+            (_, Trust::Untrusted { pull_request: None, .. }) => (vec![shared], None),
+            (_, Trust::Untrusted { pull_request: Some(number), .. }) => {
+                let own = Tier { kind: TierKind::PullRequest, share: share.pull_request(*number) };
+                (vec![own.clone(), shared], Some(own))
+            }
+        };
+        Tiers { read, write: write.filter(|_| access == Access::ReadWrite) }
+    }
+}
+
+/// What is left of a tier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    ReadWrite,
+    ReadOnly,
+    Unusable,
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            State::ReadWrite => "read-write",
+            State::ReadOnly => "read-only",
+            State::Unusable => "unusable",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_untrusted_build_writes_only_its_own_part_and_a_trusted_one_never_reads_it() {
+        let trusted = Trust::Trusted { why: String::new() };
+        let untrusted = |pull_request| Trust::Untrusted { why: String::new(), pull_request };
+        let table: [(Access, Trust, &[&str], Option<&str>); 7] = [
+            (Access::ReadWrite, trusted.clone(), &["/s"], Some("/s")),
+            (Access::ReadOnly, trusted.clone(), &["/s"], None),
+            (Access::Off, trusted, &[], None),
+            (Access::ReadWrite, untrusted(Some(7)), &["/s/pr/7", "/s"], Some("/s/pr/7")),
+            (Access::ReadOnly, untrusted(Some(7)), &["/s/pr/7", "/s"], None),
+            (Access::ReadWrite, untrusted(None), &["/s"], None),
+            (Access::Off, untrusted(Some(7)), &[], None),
+        ];
+        for (access, trust, read, write) in table {
+            let tiers = Tiers::new(&Share::new("/s"), access, &trust);
+            let found: Vec<_> = tiers.read.iter().map(|tier| tier.share.root().to_str()).collect();
+            assert_eq!(found, read.iter().copied().map(Some).collect::<Vec<_>>(), "{access:?} {trust:?}");
+            let written = tiers.write.as_ref().and_then(|tier| tier.share.root().to_str());
+            assert_eq!(written, write, "{access:?} {trust:?}");
+        }
+    }
+}

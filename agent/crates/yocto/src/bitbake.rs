@@ -1,0 +1,291 @@
+//! Understands what `bitbake` says while it builds (its plain, non-interactive output).
+
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use regex::Regex;
+
+use agent_process::Lines;
+use agent_types::events::{Sstate, Unit, What};
+
+/// How many failed tasks are kept; more are counted only.
+const FAILURES_KEPT: usize = 50;
+/// How many error lines are kept for a build that failed without a failed task.
+const ERRORS_KEPT: usize = 60;
+
+/// A task that failed, as BitBake tells it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Failure {
+    /// `zlib-1.3.1-r0`, or the recipe's file where BitBake does not say more.
+    pub recipe: String,
+    /// `do_compile`.
+    pub task: String,
+    /// `Logfile of failure stored in`. Layer code may have written this line: not to be trusted.
+    pub log: Option<PathBuf>,
+}
+
+/// The sum at the end: `Tasks Summary: Attempted …`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TasksSummary {
+    pub attempted: u64,
+    pub not_needed: u64,
+    /// Zero when it says that all succeeded.
+    pub failed: u64,
+}
+
+/// Follows a build line by line.
+#[derive(Debug)]
+pub struct Build {
+    unit: Unit,
+    running: Vec<String>,
+    done: u64,
+    total: u64,
+    pub failures: Vec<Failure>,
+    pub failures_total: u64,
+    /// Shared state that could not be used, so that the task ran instead: a warning, no failure.
+    pub setscene_failures: u64,
+    pub summary: Option<TasksSummary>,
+    pub sstate: Option<Sstate>,
+    /// `ERROR:` lines, the first ones.
+    pub errors: Vec<String>,
+}
+
+static STARTED: LazyLock<Regex> =
+    LazyLock::new(|| regex(r"^NOTE: recipe (\S+): task (do_\w+|\w+): (Started|Succeeded|Failed)$"));
+static RUNNING: LazyLock<Regex> =
+    LazyLock::new(|| regex(r"^NOTE: Running (?:setscene )?task (\d+) of (\d+) \("));
+static LOGFILE: LazyLock<Regex> = LazyLock::new(|| regex(r"^ERROR: Logfile of failure stored in: (/.*)$"));
+static FAILED: LazyLock<Regex> =
+    LazyLock::new(|| regex(r"^ERROR: Task (?:\d+ )?\((.*\.bb):(do_\w+)\) failed with exit code"));
+static SETSCENE: LazyLock<Regex> =
+    LazyLock::new(|| regex(r"^WARNING: (?:Logfile .*)?Setscene task (?:\d+ )?\(.*\) failed with exit code"));
+static SSTATE: LazyLock<Regex> = LazyLock::new(|| {
+    regex(
+        r"Sstate summary: Wanted (\d+) (?:Local (\d+) Mirrors (\d+)|Found (\d+)) Missed (\d+) Current (\d+)",
+    )
+});
+static SUMMARY: LazyLock<Regex> = LazyLock::new(|| {
+    regex(
+        r"Tasks Summary: Attempted (\d+) tasks of which (\d+) didn't need to be rerun and (?:(\d+) failed|all succeeded)",
+    )
+});
+
+#[allow(
+    clippy::expect_used,
+    reason = "the patterns are constants of this file, and the tests use each of them"
+)]
+fn regex(pattern: &str) -> Regex {
+    Regex::new(pattern).expect("a valid pattern")
+}
+
+impl Build {
+    pub fn new(unit: Unit) -> Build {
+        Build {
+            unit,
+            running: Vec::new(),
+            done: 0,
+            total: 0,
+            failures: Vec::new(),
+            failures_total: 0,
+            setscene_failures: 0,
+            summary: None,
+            sstate: None,
+            errors: Vec::new(),
+        }
+    }
+
+    fn task(&mut self, recipe: &str, task: &str, state: &str) -> Vec<What> {
+        let name = format!("{recipe}:{task}");
+        if state == "Started" {
+            self.running.push(name);
+            return vec![self.progress()];
+        }
+        self.running.retain(|running| *running != name);
+        let ok = state == "Succeeded";
+        if !ok {
+            self.failure(recipe, task);
+        }
+        let done = What::Task { unit: self.unit.clone(), recipe: recipe.into(), task: task.into(), ok };
+        vec![done, self.progress()]
+    }
+
+    /// BitBake tells of a failed task up to three times, each time with another part of the story.
+    fn failure(&mut self, recipe: &str, task: &str) {
+        if let Some(open) = self.failures.last_mut().filter(|last| last.recipe.is_empty()) {
+            open.recipe = recipe.into();
+            open.task = task.into();
+            return;
+        }
+        self.failures_total += 1;
+        if self.failures.len() < FAILURES_KEPT {
+            self.failures.push(Failure { recipe: recipe.into(), task: task.into(), log: None });
+        }
+    }
+
+    fn logfile(&mut self, log: &str) {
+        // The name comes with a later line.
+        self.failures_total += 1;
+        if self.failures.len() < FAILURES_KEPT {
+            self.failures.push(Failure { log: Some(log.into()), ..Failure::default() });
+        }
+    }
+
+    /// `ERROR: Task (…/zlib_1.3.1.bb:do_compile) failed …`, after the lines above or alone.
+    fn task_error(&mut self, file: &str, task: &str) {
+        let recipe = file.rsplit('/').next().unwrap_or(file).trim_end_matches(".bb");
+        let name = recipe.split('_').next().unwrap_or(recipe);
+        let known = |failure: &&mut Failure| {
+            failure.recipe.is_empty() || (failure.task == task && failure.recipe.contains(name))
+        };
+        match self.failures.iter_mut().find(known) {
+            Some(failure) if failure.recipe.is_empty() => {
+                failure.recipe = recipe.into();
+                failure.task = task.into();
+            }
+            Some(_) => {}
+            None => self.failure(recipe, task),
+        }
+    }
+
+    fn progress(&self) -> What {
+        What::Progress {
+            unit: self.unit.clone(),
+            done: self.done,
+            total: self.total,
+            running: self.running.clone(),
+        }
+    }
+}
+
+impl Lines for Build {
+    fn line(&mut self, line: &str) -> Vec<What> {
+        if let Some(found) = STARTED.captures(line) {
+            return self.task(&found[1], &found[2], &found[3]);
+        }
+        if let Some(found) = RUNNING.captures(line) {
+            self.done = number(&found, 1).saturating_sub(1);
+            self.total = number(&found, 2);
+            return vec![self.progress()];
+        }
+        if let Some(found) = SSTATE.captures(line) {
+            let summary = Sstate {
+                wanted: number(&found, 1),
+                local: number(&found, 2) + number(&found, 4),
+                mirrors: number(&found, 3),
+                missed: number(&found, 5),
+                current: number(&found, 6),
+            };
+            self.sstate = Some(summary);
+            return vec![What::Sstate { unit: self.unit.clone(), summary }];
+        }
+        if let Some(found) = SUMMARY.captures(line) {
+            self.summary = Some(TasksSummary {
+                attempted: number(&found, 1),
+                not_needed: number(&found, 2),
+                failed: number(&found, 3),
+            });
+        } else if let Some(found) = LOGFILE.captures(line) {
+            self.logfile(&found[1]);
+        } else if let Some(found) = FAILED.captures(line) {
+            self.task_error(&found[1], &found[2]);
+        } else if SETSCENE.is_match(line) {
+            self.setscene_failures += 1;
+        } else if line.starts_with("ERROR: ") && self.errors.len() < ERRORS_KEPT {
+            self.errors.push(line.to_owned());
+        }
+        Vec::new()
+    }
+
+    fn doing(&self) -> Option<String> {
+        let tasks = self.running.iter().take(4).cloned().collect::<Vec<_>>().join(", ");
+        (!tasks.is_empty()).then(|| format!("{tasks} ({} of {} tasks done)", self.done, self.total))
+    }
+}
+
+/// The group as a number; a group that did not take part is zero.
+fn number(found: &regex::Captures, group: usize) -> u64 {
+    found.get(group).and_then(|digits| digits.as_str().parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+    use agent_types::stage::Stage;
+
+    fn follow(text: &str) -> (Build, Vec<What>) {
+        let mut build = Build::new(Unit::new(Stage::Build, "x"));
+        let events = text.lines().flat_map(|line| build.line(line)).collect();
+        (build, events)
+    }
+
+    #[test]
+    fn a_failed_task_is_told_once_with_its_log() {
+        let (build, events) = follow(
+            "NOTE: recipe hello-1.0-r0: task do_compile: Started\n\
+             ERROR: hello-1.0-r0 do_compile: Execution of 'run.do_compile' failed with exit code 1\n\
+             ERROR: Logfile of failure stored in: /w/build/tmp/work/hello/1.0/temp/log.do_compile.7\n\
+             NOTE: recipe hello-1.0-r0: task do_compile: Failed\n\
+             ERROR: Task (/w/meta-x/recipes/hello/hello_1.0.bb:do_compile) failed with exit code '1'\n\
+             NOTE: Tasks Summary: Attempted 12 tasks of which 3 didn't need to be rerun and 1 failed.\n",
+        );
+        assert_eq!(
+            build.failures,
+            [Failure {
+                recipe: "hello-1.0-r0".into(),
+                task: "do_compile".into(),
+                log: Some("/w/build/tmp/work/hello/1.0/temp/log.do_compile.7".into()),
+            }]
+        );
+        assert_eq!(build.failures_total, 1);
+        assert_eq!(build.summary, Some(TasksSummary { attempted: 12, not_needed: 3, failed: 1 }));
+        assert!(events.iter().any(|event| matches!(event, What::Task { ok: false, .. })), "{events:?}");
+    }
+
+    #[test]
+    fn a_failure_is_known_from_the_last_line_alone() {
+        let (build, _) = follow("ERROR: Task (/m/hello_1.0.bb:do_fetch) failed with exit code '1'\n");
+        assert_eq!(build.failures.len(), 1);
+        assert_eq!(build.failures[0].recipe, "hello_1.0");
+    }
+
+    #[test]
+    fn both_forms_of_the_sstate_line_are_understood() {
+        for (line, wanted) in [
+            (
+                "Initialising tasks...Sstate summary: Wanted 10 Local 4 Mirrors 3 Missed 3 Current 2 (70% match, 75% complete)",
+                Sstate { wanted: 10, local: 4, mirrors: 3, missed: 3, current: 2 },
+            ),
+            (
+                "Sstate summary: Wanted 10 Found 7 Missed 3 Current 0 (70% match, 0% complete)",
+                Sstate { wanted: 10, local: 7, mirrors: 0, missed: 3, current: 0 },
+            ),
+        ] {
+            let (_, events) = follow(line);
+            assert!(
+                matches!(&events[..], [What::Sstate { summary, .. }] if *summary == wanted),
+                "{events:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn progress_names_what_runs() {
+        let (_, events) = follow(
+            "NOTE: Running task 5 of 9 (/m/a_1.bb:do_compile)\n\
+             NOTE: recipe a-1-r0: task do_compile: Started\n\
+             NOTE: recipe b-1-r0: task do_fetch: Started\n\
+             NOTE: recipe a-1-r0: task do_compile: Succeeded\n",
+        );
+        let Some(What::Progress { done, total, running, .. }) = events.last() else { panic!("{events:?}") };
+        assert_eq!((*done, *total, &running[..]), (4, 9, &["b-1-r0:do_fetch".to_string()][..]));
+    }
+
+    #[test]
+    fn setscene_failures_are_counted_apart() {
+        let (build, _) = follow(
+            "WARNING: Setscene task (/m/a_1.bb:do_deploy_setscene) failed with exit code '1' - real task will be run instead\n",
+        );
+        assert_eq!((build.setscene_failures, build.failures_total), (1, 0));
+    }
+}

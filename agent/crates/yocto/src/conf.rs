@@ -1,0 +1,247 @@
+//! `bblayers.conf` and `local.conf`: texts made by pure functions.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use agent_types::error::{Error, Result};
+use agent_types::tiers::Tiers;
+
+use super::hash_server::Serve;
+use super::mirrors;
+use agent_types::release::Release;
+
+/// What a build directory is for; decides what its `local.conf` leaves out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// bitbake-layers and builds.
+    Build,
+    /// yocto-check-layer: only signatures are asked for, nothing is fetched or run.
+    CheckLayer,
+}
+
+/// `[config]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BuildConfig {
+    /// The first is the machine of the checks, each is built; at least one.
+    pub machines: Vec<String>,
+    pub distro: String,
+    /// Appended to `local.conf` as it is.
+    pub local_conf: String,
+}
+
+/// What enters `local.conf`.
+#[derive(Clone, Debug)]
+pub struct LocalConf<'a> {
+    pub release: &'a Release,
+    pub purpose: Purpose,
+    pub config: &'a BuildConfig,
+    /// May differ from the manifest's first machine where a layer under test brings it.
+    pub machine: &'a str,
+    /// Likewise for the distro.
+    pub distro: &'a str,
+    pub downloads: &'a PathBuf,
+    pub sstate: &'a PathBuf,
+    /// What of the share is read, and whether it is written.
+    pub tiers: &'a Tiers,
+    pub hash_server: &'a Serve,
+    /// Processors that the job may use.
+    pub threads: usize,
+}
+
+/// Renders `bblayers.conf` with the layers in the given order.
+///
+/// # Errors
+/// A layer path with characters that BitBake's list variables cannot hold.
+pub fn bblayers(layers: &[PathBuf]) -> Result<String> {
+    // The version variables refer to what the sanity check compares them with, so that they are
+    // right in every release (meta/conf/sanity.conf, poky-sanity.bbclass).
+    let mut text = String::from(
+        "# Written by build-agent for this job.\n\
+         LCONF_VERSION = \"${LAYER_CONF_VERSION}\"\n\
+         POKY_BBLAYERS_CONF_VERSION = \"${REQUIRED_POKY_BBLAYERS_CONF_VERSION}\"\n\
+         \n\
+         BBPATH = \"${TOPDIR}\"\n\
+         BBFILES ?= \"\"\n\
+         \n\
+         BBLAYERS ?= \" \\\n",
+    );
+    for layer in layers {
+        let path = plain_path(layer)?;
+        let _ = writeln!(text, "  {path} \\");
+    }
+    text.push_str("  \"\n");
+    Ok(text)
+}
+
+/// Renders `local.conf`: the manifest's words first, then what the job needs, then the manifest's
+/// own text as it is, so that it has the last word.
+///
+/// # Errors
+/// A directory with characters that a configuration file cannot hold.
+pub fn local(conf: &LocalConf) -> Result<String> {
+    let downloads = plain_path(conf.downloads)?;
+    let sstate = plain_path(conf.sstate)?;
+    let halt = conf.release.disk_monitor_halt();
+    let hash_server = match conf.purpose {
+        Purpose::Build => conf.hash_server.render()?,
+        // Signatures do not depend on it, and it must not be able to fail the check.
+        Purpose::CheckLayer => Serve::Nothing.render()?,
+    };
+    let mut text = format!(
+        "# Written by build-agent for this job.\n\
+         CONF_VERSION = \"${{LOCALCONF_VERSION}}\"\n\
+         \n\
+         MACHINE ?= \"{machine}\"\n\
+         DISTRO ?= \"{distro}\"\n\
+         \n\
+         DL_DIR ?= \"{downloads}\"\n\
+         SSTATE_DIR ?= \"{sstate}\"\n\
+         BB_NUMBER_THREADS ?= \"{threads}\"\n\
+         PARALLEL_MAKE ?= \"-j {threads}\"\n\
+         PATCHRESOLVE = \"noop\"\n\
+         \n\
+         {hash_server}\
+         \n\
+         BB_DISKMON_DIRS ??= \"\\\n    \
+             STOPTASKS,${{TMPDIR}},1G,100K \\\n    \
+             STOPTASKS,${{DL_DIR}},1G,100K \\\n    \
+             STOPTASKS,${{SSTATE_DIR}},1G,100K \\\n    \
+             {halt},${{TMPDIR}},100M,1K \\\n    \
+             {halt},${{DL_DIR}},100M,1K \\\n    \
+             {halt},${{SSTATE_DIR}},100M,1K\"\n\
+         \n\
+         # Whether some web server answers is no property of a layer.\n\
+         CONNECTIVITY_CHECK_URIS ?= \"\"\n",
+        machine = conf.machine,
+        distro = conf.distro,
+        threads = conf.threads,
+    );
+    match conf.purpose {
+        Purpose::Build => text += &mirrors::render(conf.tiers, conf.release)?,
+        Purpose::CheckLayer => {
+            let separator = conf.release.overrides.separator();
+            let _ = write!(
+                text,
+                "\n# Signatures need no prebuilt libc, so its download must not be able to fail the check.\n\
+                 INHERIT{separator}remove = \"uninative\"\n\
+                 \n\
+                 # yocto-check-layer asks its other questions with this one. With the same for bitbake -p all of\n\
+                 # them share the caches of parsed recipes.\n\
+                 BB_SIGNATURE_HANDLER = \"OEBasicHash\"\n"
+            );
+        }
+    }
+    if !conf.config.local_conf.trim().is_empty() {
+        let _ = write!(text, "\n# [config] local_conf\n{}\n", conf.config.local_conf.trim_end());
+    }
+    Ok(text)
+}
+
+/// The path as text, when BitBake can take it in a configuration file.
+pub(super) fn plain_path(path: &std::path::Path) -> Result<&str> {
+    let fits = |text: &&str| {
+        !text.contains(|c: char| c.is_whitespace() || c.is_control() || "\"'$\\@%~+".contains(c))
+    };
+    path.to_str().filter(fits).ok_or_else(|| {
+        Error::usage(format!("BitBake cannot work with the path `{}`", path.display()))
+            .hint("use a directory without spaces and without any of \" ' $ \\ @ % ~ + in its path")
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+    use agent_types::share::Share;
+    use agent_types::tiers::{Access, Trust};
+
+    fn render(release: &str, purpose: Purpose, local_conf: &str) -> String {
+        let config = BuildConfig {
+            machines: vec!["qemuarm64".into()],
+            distro: "poky".into(),
+            local_conf: local_conf.into(),
+        };
+        local(&LocalConf {
+            release: Release::find(release).unwrap(),
+            purpose,
+            config: &config,
+            machine: "qemuarm64",
+            distro: "poky",
+            downloads: &"/w/downloads".into(),
+            sstate: &"/w/sstate".into(),
+            tiers: &Tiers::new(
+                &Share::new("/efs"),
+                Access::ReadWrite,
+                &Trust::Trusted { why: String::new() },
+            ),
+            hash_server: &Serve::Address("hash:8686".into()),
+            threads: 3,
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn local_conf_speaks_the_language_of_the_release() {
+        for (release, purpose, has, has_not) in [
+            (
+                "dunfell",
+                Purpose::CheckLayer,
+                &["INHERIT_remove = \"uninative\"", "ABORT,${TMPDIR}"][..],
+                "HALT",
+            ),
+            ("hardknott", Purpose::CheckLayer, &["INHERIT_remove"], "INHERIT:remove"),
+            ("honister", Purpose::CheckLayer, &["INHERIT:remove", "ABORT,"], "HALT"),
+            ("kirkstone", Purpose::CheckLayer, &["INHERIT:remove", "HALT,${TMPDIR}"], "ABORT"),
+            ("scarthgap", Purpose::Build, &["MACHINE ?= \"qemuarm64\"", "\"-j 3\""], "uninative"),
+        ] {
+            let text = render(release, purpose, "");
+            for wanted in has {
+                assert!(text.contains(wanted), "{release}: no {wanted} in\n{text}");
+            }
+            assert!(!text.contains(has_not), "{release}: {has_not} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn only_builds_use_the_share_and_the_hash_server() {
+        for (purpose, uses) in [(Purpose::Build, true), (Purpose::CheckLayer, false)] {
+            let text = render("scarthgap", purpose, "");
+            for words in ["SSTATE_MIRRORS", "PREMIRRORS", "BB_HASHSERVE = \"hash:8686\"", "OEEquivHash"] {
+                assert_eq!(text.contains(words), uses, "{purpose:?} {words}: {text}");
+            }
+            assert_eq!(text.contains("BB_HASHSERVE = \"\""), !uses, "{text}");
+            assert!(text.contains("SSTATE_DIR ?= \"/w/sstate\""), "local in any case: {text}");
+        }
+    }
+
+    #[test]
+    fn only_the_layer_check_has_its_handler_of_signatures() {
+        for release in ["dunfell", "kirkstone", "scarthgap", "master"] {
+            for (purpose, has) in [(Purpose::Build, false), (Purpose::CheckLayer, true)] {
+                let text = render(release, purpose, "");
+                let found = text.contains("\nBB_SIGNATURE_HANDLER = \"OEBasicHash\"\n");
+                assert_eq!(found, has, "{release} {purpose:?}: {text}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_manifest_has_the_last_word() {
+        for (purpose, line) in [
+            (Purpose::Build, "DL_DIR = \"/elsewhere\""),
+            (Purpose::CheckLayer, "BB_SIGNATURE_HANDLER = \"OEEquivHash\""),
+        ] {
+            let text = render("scarthgap", purpose, &format!("{line}\n\n"));
+            assert!(text.ends_with(&format!("# [config] local_conf\n{line}\n")), "{text}");
+        }
+    }
+
+    #[test]
+    fn bblayers_keeps_the_order_and_refuses_what_bitbake_cannot_read() {
+        let text = bblayers(&["/w/poky/meta".into(), "/w/meta-x".into()]).unwrap();
+        assert!(text.ends_with("BBLAYERS ?= \" \\\n  /w/poky/meta \\\n  /w/meta-x \\\n  \"\n"), "{text}");
+        for bad in ["/w/meta x", "/w/meta\"x", "/w/${X}", "/w/a\nb"] {
+            assert!(bblayers(&[bad.into()]).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! The environment of everything that runs layer code, built from nothing.
+//!
+//! BitBake's own filter is no protection: the complete original environment is kept in `BB_ORIGENV`,
+//! which every recipe's Python can read. So nothing gets in that is not named here.
+
+use std::borrow::Cow;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use agent_process::{Environment, User};
+
+use agent_types::release::Release;
+
+/// Where the tools of this job lie.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tools {
+    /// Holds `bin/bitbake`.
+    pub bitbake: PathBuf,
+    /// `bb.__version__` of that tree.
+    pub bitbake_version: String,
+    /// Holds `scripts/` and `meta/`.
+    pub oe_core: PathBuf,
+}
+
+/// Where host tools are looked for. A constant: PATH enters BitBake's configuration hash.
+pub const HOST_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The variables that `oe-init-build-env` lets through (scripts/oe-buildenv-internal): those of them
+/// that tools like yocto-check-layer set for BitBake must keep working.
+const PASSTHROUGH: [&str; 31] = [
+    "MACHINE",
+    "DISTRO",
+    "TCMODE",
+    "TCLIBC",
+    "HTTP_PROXY",
+    "http_proxy",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "FTP_PROXY",
+    "ftp_proxy",
+    "FTPS_PROXY",
+    "ftps_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+    "NO_PROXY",
+    "no_proxy",
+    "SSH_AGENT_PID",
+    "SSH_AUTH_SOCK",
+    "BB_SRCREV_POLICY",
+    "SDKMACHINE",
+    "BB_NUMBER_THREADS",
+    "BB_NO_NETWORK",
+    "PARALLEL_MAKE",
+    "GIT_PROXY_COMMAND",
+    "SOCKS5_PASSWD",
+    "SOCKS5_USER",
+    "SCREENDIR",
+    "STAMPS_DIR",
+    "BBPATH_EXTRA",
+    "BB_SETSCENE_ENFORCE",
+    "BB_LOGCONFIG",
+];
+
+/// The environment in which BitBake and its tools run in `build_dir`.
+///
+/// `network` is the agent's way to servers (proxies, certificates); `git` is what lets git read checkouts of another owner
+/// (`GIT_CONFIG_COUNT` and its companions), which must also reach the git calls inside of BitBake, or
+/// revisions turn into `<unknown>` without a word.
+pub fn bitbake_environment(
+    tools: &Tools,
+    build_dir: &Path,
+    user: &User,
+    network: &[(String, String)],
+    git: &[(OsString, OsString)],
+) -> Environment {
+    let mut environment = Environment::default();
+    let path = format!(
+        "{}:{}:{HOST_PATH}",
+        tools.oe_core.join("scripts").display(),
+        tools.bitbake.join("bin").display()
+    );
+    environment
+        .set("PATH", path)
+        .set("PYTHONPATH", tools.bitbake.join("lib"))
+        .set("BUILDDIR", build_dir)
+        .set("BBPATH", build_dir)
+        .set("HOME", &user.home)
+        .set("USER", &user.name)
+        .set("LOGNAME", &user.name)
+        .set("SHELL", "/bin/bash")
+        // No terminal: nothing may draw or ask.
+        .set("TERM", "dumb")
+        .set("LANG", "en_US.UTF-8")
+        .set("LC_ALL", "en_US.UTF-8");
+    for (name, value) in network {
+        environment.set(name, value);
+    }
+    for (name, value) in git {
+        environment.set(name, value);
+    }
+    let git_names = git.iter().map(|(name, _)| name.to_string_lossy());
+    let names: Vec<_> = PASSTHROUGH.into_iter().map(Cow::from).chain(git_names).collect();
+    environment.set(Release::environment_allow_list(&tools.bitbake_version), names.join(" "));
+    environment
+}
+
+/// `__version__` in the text of `lib/bb/__init__.py`.
+pub fn bitbake_version(init_py: &str) -> Option<&str> {
+    let assignment = init_py.lines().find_map(|line| line.strip_prefix("__version__"))?;
+    let value = assignment.trim_start().strip_prefix('=')?.trim();
+    let version = value.trim_matches(['"', '\'']);
+    (!version.is_empty() && version.len() < value.len()).then_some(version)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    fn environment(version: &str) -> Environment {
+        let tools = Tools {
+            bitbake: "/r/poky/bitbake".into(),
+            bitbake_version: version.into(),
+            oe_core: "/r/poky".into(),
+        };
+        let user = User { name: "builder".into(), uid: 1000, gid: 1000, home: "/home/builder".into() };
+        let git = [("GIT_CONFIG_COUNT".into(), "0".into())];
+        bitbake_environment(&tools, Path::new("/w/build"), &user, &[], &git)
+    }
+
+    #[test]
+    fn the_allow_list_has_the_name_that_this_bitbake_knows() {
+        for (version, known, unknown) in [
+            ("1.46.0", "BB_ENV_EXTRAWHITE", "BB_ENV_PASSTHROUGH_ADDITIONS"),
+            ("2.8.1", "BB_ENV_PASSTHROUGH_ADDITIONS", "BB_ENV_EXTRAWHITE"),
+            ("2.19.0", "BB_ENV_PASSTHROUGH_ADDITIONS", "BB_ENV_EXTRAWHITE"),
+        ] {
+            let environment = environment(version);
+            let list = environment.get(known).unwrap().to_str().unwrap();
+            assert!(list.starts_with("MACHINE ") && list.ends_with(" GIT_CONFIG_COUNT"), "{version}: {list}");
+            assert_eq!(environment.get(unknown), None, "{version}");
+        }
+    }
+
+    #[test]
+    fn nothing_gets_in_that_is_not_named() {
+        let environment = environment("2.8.1");
+        let names: Vec<_> = environment.iter().map(|(name, _)| name.to_str().unwrap()).collect();
+        let wanted = [
+            "BBPATH",
+            "BB_ENV_PASSTHROUGH_ADDITIONS",
+            "BUILDDIR",
+            "GIT_CONFIG_COUNT",
+            "HOME",
+            "LANG",
+            "LC_ALL",
+            "LOGNAME",
+            "PATH",
+            "PYTHONPATH",
+            "SHELL",
+            "TERM",
+            "USER",
+        ];
+        assert_eq!(names, wanted);
+        assert_eq!(environment.get("HOME").unwrap(), "/home/builder");
+    }
+
+    #[test]
+    fn the_version_is_read_as_bitbake_writes_it() {
+        for (text, wanted) in [
+            ("# x\n\n__version__ = \"2.8.1\"\n", Some("2.8.1")),
+            ("__version__ = '1.46.0'", Some("1.46.0")),
+            ("__version__ = version()", None),
+            ("__version__ = \"\"", None),
+            ("import sys\n", None),
+        ] {
+            assert_eq!(bitbake_version(text), wanted, "{text}");
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! What BitBake says when the machine is at fault and no layer is.
+
+use agent_types::error::Error;
+
+/// BitBake's words and what to do. Sources: `lib/bb/utils.py`, `lib/bb/__init__.py`,
+/// `bin/bitbake-worker` of BitBake; `sanity.bbclass` and `base.bbclass` of OE-Core.
+const SIGNS: [(&str, &str); 7] = [
+    (
+        "Please make sure locale 'en_US.UTF-8' is available",
+        "install it: localedef -i en_US -f UTF-8 en_US.UTF-8 (Debian's package `locales`)",
+    ),
+    ("Please use a locale setting which supports UTF-8", "install the locale en_US.UTF-8"),
+    ("appear to be unavailable in PATH, please install them", "`build-agent doctor` names the packages"),
+    ("Do not use Bitbake as root", "name another user with --build-user"),
+    ("No space left on device", "make room, or move the work with --work-dir"),
+    ("User namespaces are not usable by BitBake", "`build-agent doctor` names the host's setting"),
+    ("Sorry, python 3.", "use a host or container with a newer Python"),
+];
+
+/// The machine's fault, when the output shows one: then nothing is concluded about a layer.
+pub fn trouble(output: &str) -> Option<Error> {
+    let sign = SIGNS.iter().find_map(|(sign, hint)| {
+        let line = output.lines().find(|line| line.contains(sign))?;
+        Some((line.trim().trim_start_matches("ERROR: "), *hint))
+    });
+    let (line, hint) = sign.or_else(|| python_trouble(output))?;
+    Some(Error::machine(format!("BitBake cannot work on this machine: {line}")).hint(hint))
+}
+
+/// BitBake's own modules do not load: its release is older than this machine's Python, or newer. A
+/// layer's code that does not load shows in an `ERROR:` line instead, while BitBake goes on.
+fn python_trouble(output: &str) -> Option<(&str, &'static str)> {
+    let loads_bitbake = |line: &str| {
+        let line = line.trim();
+        line.starts_with("import bb") || line.starts_with("from bb")
+    };
+    output.lines().find(|line| loads_bitbake(line))?;
+    let broken = ["ImportError: ", "ModuleNotFoundError: ", "SyntaxError: ", "AttributeError: module "];
+    let line = output.lines().find(|line| broken.iter().any(|start| line.starts_with(start)))?;
+    Some((line, "use a host or container with a Python that this release supports"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use agent_types::error::Class;
+
+    #[test]
+    fn the_machines_faults_are_known_by_their_words() {
+        let old_python = "Traceback (most recent call last):\n    import bb.tinfoil\n    import bb.compat\n\
+            ImportError: cannot import name 'MutableMapping' from 'collections'\n";
+        for (output, wanted) in [
+            (old_python, "cannot import name"),
+            ("Please make sure locale 'en_US.UTF-8' is available on your system\n", "en_US.UTF-8"),
+            ("ERROR:  OE-core's sanity checker\n    Do not use Bitbake as root.\n", "as root"),
+            ("x\nOSError: [Errno 28] No space left on device: '/w'\n", "No space left"),
+        ] {
+            let error = trouble(output);
+            assert!(
+                error.as_ref().is_some_and(|error| {
+                    error.class == Class::Machine && error.message.contains(wanted) && error.hint.is_some()
+                }),
+                "{output}: {error:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_layers_faults_are_not_the_machines() {
+        for output in [
+            "",
+            "ERROR: ParseError at /m/x_1.bb:3: unparsed line",
+            "ERROR: Error executing a python function: ModuleNotFoundError: No module named 'foo'",
+            "ModuleNotFoundError: No module named 'foo'",
+        ] {
+            assert_eq!(trouble(output), None, "{output}");
+        }
+    }
+}

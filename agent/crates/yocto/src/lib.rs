@@ -1,0 +1,19 @@
+//! What there is to know about BitBake, OE-Core and layers. Pure where it can be: texts in, facts
+//! out; what must run a tool goes through the crate `process`.
+
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))] // they panic when nobody can read
+
+pub mod bitbake;
+pub mod bitbake_layers;
+pub mod check_layer;
+pub mod conf;
+pub mod environment;
+pub mod excerpt;
+pub mod foundation;
+pub mod hash_server;
+pub mod host;
+pub mod layer;
+pub mod layer_conf;
+pub mod mirrors;
+pub mod preflight;
+pub mod server;

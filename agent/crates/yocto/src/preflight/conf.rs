@@ -1,0 +1,86 @@
+//! `conf/layer.conf` and the directories beside it.
+
+use std::path::Path;
+
+use crate::layer::{Layer, LayerType};
+use agent_types::events::Level;
+
+use super::{PreflightCase, WHOLE_RUN};
+
+const COMPAT_TEST: &str = "common.CommonCheckLayer.test_layerseries_compat";
+
+pub fn check(layer: &Layer) -> Vec<PreflightCase> {
+    match layer.kind {
+        LayerType::NoLayerConf => vec![no_layer_conf(layer)],
+        LayerType::BspAndDistro => vec![bsp_and_distro(layer)],
+        _ if layer.conf.certain => collections(layer),
+        // What it says may be something else when BitBake reads it.
+        _ => Vec::new(),
+    }
+}
+
+fn no_layer_conf(layer: &Layer) -> PreflightCase {
+    let below = layers_below(&layer.path);
+    let hint = if below.is_empty() {
+        "name the directory that holds conf/layer.conf in [layer] paths".to_owned()
+    } else {
+        format!("the layers lie below: name them in [layer] paths: {}", below.join(", "))
+    };
+    let message = format!("`{}` has no conf/layer.conf, so it is no layer", layer.name);
+    PreflightCase::new("layer-conf-missing", WHOLE_RUN, Level::Error, message).at(&layer.path).hint(hint)
+}
+
+/// Directories directly below that are layers, for the hint.
+fn layers_below(dir: &Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
+    let mut names: Vec<String> = entries
+        .filter_map(Result::ok)
+        .filter(|entry| entry.path().join("conf/layer.conf").is_file())
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names.truncate(8);
+    names
+}
+
+fn bsp_and_distro(layer: &Layer) -> PreflightCase {
+    let message = format!(
+        "`{}` is both a BSP layer (machine {}) and a distribution layer (distro {})",
+        layer.name,
+        layer.machines.join(", "),
+        layer.distros.join(", ")
+    );
+    PreflightCase::new("bsp-and-distro", WHOLE_RUN, Level::Error, message)
+        .at(layer.path.join("conf"))
+        .hint("move conf/machine and conf/distro into layers of their own")
+}
+
+fn collections(layer: &Layer) -> Vec<PreflightCase> {
+    let file = layer.path.join("conf/layer.conf");
+    if layer.conf.collections.is_empty() {
+        let message = "BBFILE_COLLECTIONS names no collection; tools fall back to the directory's name";
+        let hint =
+            format!("add `BBFILE_COLLECTIONS += \"{}\"` and the variables that belong to it", layer.name);
+        return vec![
+            PreflightCase::new("layer-conf-collections", COMPAT_TEST, Level::Warning, message)
+                .at(file)
+                .hint(hint),
+        ];
+    }
+    layer
+        .conf
+        .collections
+        .iter()
+        .filter(|collection| collection.compat.as_ref().is_none_or(|compat| compat.text.is_empty()))
+        .map(|collection| {
+            let name = &collection.name;
+            let message = format!("LAYERSERIES_COMPAT_{name} is not set");
+            let hint =
+                format!("add `LAYERSERIES_COMPAT_{name} = \"…\"` with the series that the layer supports");
+            PreflightCase::new("compat-missing", COMPAT_TEST, Level::Error, message)
+                .at(&file)
+                .line(collection.compat.as_ref().map_or(collection.line, |compat| compat.line))
+                .hint(hint)
+        })
+        .collect()
+}

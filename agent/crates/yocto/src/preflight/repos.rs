@@ -1,0 +1,195 @@
+//! The layer against the layers beside it and the OE-Core at hand.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::{Path, PathBuf};
+
+use crate::layer::{Layer, LayerType};
+use agent_fs::untrusted;
+use agent_types::events::Level;
+use agent_types::release::Release;
+
+use super::since::{self, since};
+use super::{PreflightCase, WHOLE_RUN, hopeless, relative};
+
+/// The rules that need the other repositories.
+///
+/// `repo_layers` are all layers that are given to yocto-check-layer as dependencies; `core_series`
+/// is `LAYERSERIES_CORENAMES` of the OE-Core at hand; `machines` is `[check] machines`.
+pub fn against_repos(
+    layer: &Path,
+    checkout: &Path,
+    release: &Release,
+    repo_layers: &[PathBuf],
+    core_series: &[String],
+    machines: &[String],
+) -> Vec<PreflightCase> {
+    let Ok(layer) = Layer::detect(layer, release) else { return Vec::new() };
+    if hopeless(layer.kind) {
+        return Vec::new();
+    }
+    let beside: Option<Vec<Layer>> = repo_layers.iter().map(|dir| Layer::detect(dir, release).ok()).collect();
+    let Some(mut beside) = beside else { return Vec::new() };
+    // The tool leaves them out too.
+    beside.retain(|other| other.kind != LayerType::NoLayerConf);
+
+    let mut cases = machines_named(&layer, &beside, machines);
+    if layer.conf.certain {
+        cases.extend(incompatible(&layer, &beside, core_series));
+    }
+    if layer.conf.certain && beside.iter().all(|other| other.conf.certain) {
+        cases.extend(unsatisfied(&layer, &beside));
+    }
+    if since(release, since::DUPLICATE_COLLECTIONS) {
+        cases.extend(duplicates(&layer, &beside));
+    }
+    for case in &mut cases {
+        case.file = case.file.take().map(|file| relative(&file, checkout));
+    }
+    cases
+}
+
+/// The names that others may depend on: without collections it is the directory's.
+fn names(layer: &Layer) -> Vec<&str> {
+    if layer.conf.collections.is_empty() {
+        return vec![&layer.name];
+    }
+    layer.conf.collections.iter().map(|collection| collection.name.as_str()).collect()
+}
+
+fn conf_of(layer: &Layer) -> PathBuf {
+    layer.path.join("conf/layer.conf")
+}
+
+/// BitBake stops when a layer names series and none of them is one of the core layer's.
+fn incompatible(layer: &Layer, beside: &[Layer], core_series: &[String]) -> Vec<PreflightCase> {
+    let mut cases = Vec::new();
+    for collection in &layer.conf.collections {
+        let series = collection.series();
+        let shared = series.iter().any(|one| core_series.iter().any(|core| core == one));
+        if series.is_empty() || core_series.is_empty() || shared {
+            continue;
+        }
+        let variable = format!("LAYERSERIES_COMPAT_{}", collection.name);
+        // Layers can speak for one another; BitBake then sees another value than this file's.
+        let set_elsewhere = beside.iter().filter(|other| other.path != layer.path).any(|other| {
+            untrusted::read(&conf_of(other), untrusted::PAGE)
+                .map_or(true, |text| String::from_utf8_lossy(&text).contains(&variable))
+        });
+        if set_elsewhere {
+            continue;
+        }
+        let message = format!(
+            "{variable} names {}, but the OE-Core at hand is {}",
+            series.join(", "),
+            core_series.join(", ")
+        );
+        cases.push(
+            PreflightCase::new(
+                "compat-mismatch",
+                "common.CommonCheckLayer.test_parse",
+                Level::Error,
+                message,
+            )
+            .at(conf_of(layer))
+            .line(collection.compat.as_ref().map_or(collection.line, |compat| compat.line))
+            .hint("add the series when the layer works with it, or check another branch of the layer"),
+        );
+    }
+    cases
+}
+
+/// `LAYERDEPENDS`, of the layer and of what it leads to, against the layers at hand. `core` counts as
+/// given. As `get_layer_dependencies`: one that is missing anywhere stops the whole check.
+fn unsatisfied(layer: &Layer, beside: &[Layer]) -> Vec<PreflightCase> {
+    let mut cases = Vec::new();
+    let mut seen: BTreeSet<&Path> = BTreeSet::from([layer.path.as_path()]);
+    let mut missing: BTreeSet<String> = BTreeSet::new();
+    let mut waiting = VecDeque::from([layer]);
+    while let Some(one) = waiting.pop_front() {
+        for collection in &one.conf.collections {
+            for wanted in collection.depends_on() {
+                if wanted == "core" {
+                    continue;
+                }
+                let provider =
+                    beside.iter().chain([layer]).find(|other| names(other).contains(&wanted.as_str()));
+                match provider {
+                    Some(provider) if seen.insert(&provider.path) => waiting.push_back(provider),
+                    Some(_) => {}
+                    None if missing.insert(wanted.clone()) => {
+                        let line = collection.depends.as_ref().map_or(collection.line, |value| value.line);
+                        cases.push(missing_dependency(layer, one, &wanted).line(line));
+                    }
+                    None => {}
+                }
+            }
+        }
+    }
+    cases
+}
+
+fn missing_dependency(layer: &Layer, asking: &Layer, wanted: &str) -> PreflightCase {
+    let through =
+        if asking.path == layer.path { String::new() } else { format!(" through `{}`", asking.name) };
+    let message =
+        format!("`{}` depends{through} on the collection `{wanted}`, which no layer here has", layer.name);
+    let hint = format!(
+        "add the repository that holds `{wanted}` to [repos], and its layer directory to that repo's `layers`"
+    );
+    PreflightCase::new("depends-unsatisfied", WHOLE_RUN, Level::Error, message).at(conf_of(asking)).hint(hint)
+}
+
+/// A layer that has a collection, with its pattern and the line of its name.
+type Holder<'a> = (&'a Layer, Option<String>, u32);
+
+/// One collection name with different patterns: the tool refuses to choose.
+fn duplicates(layer: &Layer, beside: &[Layer]) -> Vec<PreflightCase> {
+    let mut holders: BTreeMap<&str, Vec<Holder>> = BTreeMap::new();
+    for one in beside.iter().chain([layer]).filter(|one| one.conf.certain) {
+        for collection in &one.conf.collections {
+            // Only LAYERDIR is known while the tool reads the file, LAYERDIR_RE is not.
+            let directory = one.path.to_string_lossy();
+            let pattern =
+                collection.pattern.as_ref().map(|value| value.text.replace("${LAYERDIR}", &directory));
+            holders.entry(&collection.name).or_default().push((one, pattern, collection.line));
+        }
+    }
+    let mut cases = Vec::new();
+    for (name, holders) in holders {
+        let patterns: BTreeSet<_> = holders.iter().map(|(_, pattern, _)| pattern).collect();
+        let Some((last, _, line)) = holders.last() else { continue };
+        if patterns.len() < 2 {
+            continue;
+        }
+        let places: BTreeSet<_> =
+            holders.iter().map(|(holder, ..)| format!("`{}`", holder.path.display())).collect();
+        let places = places.into_iter().collect::<Vec<_>>().join(", ");
+        let message = format!("the collection `{name}` is there more than once: {places}");
+        cases.push(
+            PreflightCase::new("collection-duplicate", WHOLE_RUN, Level::Error, message)
+                .at(conf_of(last))
+                .line(*line)
+                .hint("leave one of the layers out of [repos], or rename the collection"),
+        );
+    }
+    cases
+}
+
+/// BSP tests need machines that exist.
+fn machines_named(layer: &Layer, beside: &[Layer], machines: &[String]) -> Vec<PreflightCase> {
+    const TEST: &str = "bsp.BSPCheckLayer.test_machine_world";
+    if layer.kind == LayerType::Bsp && machines.is_empty() {
+        let message = format!("`{}` is a BSP layer, and its machines will not be tested", layer.name);
+        let hint = format!("add `machines = [\"{}\"]` to [check]", layer.machines.join("\", \""));
+        return vec![PreflightCase::new("bsp-machines", TEST, Level::Warning, message).hint(hint)];
+    }
+    machines
+        .iter()
+        .filter(|machine| !beside.iter().chain([layer]).any(|one| one.machines.contains(machine)))
+        .map(|machine| {
+            let message = format!("no layer here has the machine `{machine}` that [check] machines names");
+            let hint = "correct the name, or add the layer that has conf/machine/NAME.conf";
+            PreflightCase::new("bsp-machines", TEST, Level::Warning, message).hint(hint)
+        })
+        .collect()
+}

@@ -1,0 +1,399 @@
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::os::unix::fs::symlink;
+
+use tempfile::TempDir;
+
+use super::*;
+
+const CONF: &str = "BBFILE_COLLECTIONS += \"x\"\nBBFILE_PATTERN_x = \"^${LAYERDIR}/\"\n\
+                    LAYERDEPENDS_x = \"core\"\nLAYERSERIES_COMPAT_x = \"scarthgap\"\n";
+const README: &str = "Maintainer: A <a@example.com>\nSend patches there.\n";
+
+/// A checkout whose only layer is `meta-x`, sound apart from what the test changes.
+struct Checkout(TempDir);
+
+impl Checkout {
+    fn new() -> Checkout {
+        let checkout = Checkout(tempfile::tempdir().unwrap());
+        checkout.write("conf/layer.conf", CONF);
+        checkout.write("README.md", README);
+        checkout.write("SECURITY.md", "Write to us.\n");
+        checkout
+    }
+
+    fn layer(&self) -> PathBuf {
+        self.0.path().join("meta-x")
+    }
+
+    fn write(&self, file: &str, content: impl AsRef<[u8]>) {
+        let path = self.layer().join(file);
+        fs_err::create_dir_all(path.parent().unwrap()).unwrap();
+        fs_err::write(path, content).unwrap();
+    }
+
+    fn remove(&self, file: &str) {
+        std::fs::rename(self.layer().join(file), self.0.path().join("gone")).unwrap();
+    }
+
+    fn alone(&self, release: &str) -> Vec<PreflightCase> {
+        layer_alone(&self.layer(), self.0.path(), Release::find(release).unwrap())
+    }
+
+    /// `rule level`, as the table of a test has it.
+    fn rules(&self, release: &str) -> Vec<String> {
+        brief(&self.alone(release))
+    }
+}
+
+fn brief(cases: &[PreflightCase]) -> Vec<String> {
+    let word = |level| if level == Level::Error { "error" } else { "warning" };
+    cases.iter().map(|case| format!("{} {}", case.rule, word(case.level))).collect()
+}
+
+#[test]
+fn a_sound_layer_has_nothing_to_mend_on_any_release() {
+    let checkout = Checkout::new();
+    for release in Release::names() {
+        assert_eq!(checkout.rules(release), Vec::<String>::new(), "{release}");
+    }
+}
+
+#[test]
+fn a_readme_is_judged_as_each_release_does() {
+    // name, content (none: no README), release, expectation
+    let all = ["readme-maintainer", "readme-patch", "readme-email"];
+    let errors = all.map(|rule| format!("{rule} error"));
+    let warnings = all.map(|rule| format!("{rule} warning"));
+    let one = |text: &str| vec![text.to_owned()];
+    type Row<'a> = (&'a str, Option<&'a [u8]>, &'a str, Vec<String>);
+    let table: [Row; 16] = [
+        ("README", None, "dunfell", one("readme-missing error")),
+        ("README", Some(b""), "dunfell", one("readme-empty error")),
+        ("README", Some(b"hello"), "honister", warnings.to_vec()),
+        ("README", Some(b"hello"), "kirkstone", errors.to_vec()),
+        ("ReadMe.rst", Some(b"hello"), "master", errors.to_vec()),
+        ("readme-first", Some(b"MAINTAINERS send patchsets a@b"), "master", vec![]),
+        ("README", Some(b"see meta-y/ReadMe.txt"), "master", vec![]),
+        ("README", Some(b"maintainer patch"), "scarthgap", one("readme-email error")),
+        ("README", Some(b"@me maintainer patch a@b"), "whinlatter", one("readme-email error")),
+        ("README", Some(b"@me maintainer patch a@b"), "wrynose", vec![]),
+        ("README", Some(b"@me maintainer patch a@b"), "dunfell", vec![]),
+        ("README", Some(b"\xff maintainer patch a@b"), "dunfell", one("readme-unreadable error")),
+        ("README", Some(b" "), "dunfell", warnings.to_vec()),
+        ("docs-README", Some(b"hello"), "master", one("readme-missing error")),
+        ("READM", Some(b"hello"), "master", one("readme-missing error")),
+        ("README\u{fc}", Some(README.as_bytes()), "master", vec![]),
+    ];
+    for (name, content, release, wanted) in table {
+        let checkout = Checkout::new();
+        checkout.remove("README.md");
+        if let Some(content) = content {
+            checkout.write(name, content);
+        }
+        assert_eq!(checkout.rules(release), wanted, "{name} {content:?} {release}");
+    }
+}
+
+#[test]
+fn the_first_readme_in_sorted_order_counts() {
+    let checkout = Checkout::new();
+    checkout.write("README-COPYING", "no person, no address");
+    let wanted = ["readme-maintainer error", "readme-patch error", "readme-email error"];
+    assert_eq!(checkout.rules("scarthgap"), wanted);
+    checkout.write("README", README);
+    assert_eq!(checkout.rules("scarthgap"), Vec::<String>::new());
+    checkout.write("README-dir/x", "");
+    assert_eq!(checkout.rules("scarthgap"), Vec::<String>::new());
+    checkout.write("READ/x", "");
+    assert_eq!(checkout.rules("scarthgap"), Vec::<String>::new());
+}
+
+#[test]
+fn links_and_directories_named_readme() {
+    let checkout = Checkout::new();
+    checkout.remove("README.md");
+    checkout.write("README/inside", README);
+    assert_eq!(checkout.rules("scarthgap"), ["readme-unreadable error"]);
+
+    let checkout = Checkout::new();
+    checkout.remove("README.md");
+    symlink("nowhere", checkout.layer().join("README")).unwrap();
+    assert_eq!(checkout.rules("scarthgap"), ["readme-unreadable error"]);
+
+    let checkout = Checkout::new();
+    checkout.remove("README.md");
+    fs_err::write(checkout.0.path().join("text"), README).unwrap();
+    symlink("../text", checkout.layer().join("README")).unwrap();
+    assert_eq!(checkout.rules("scarthgap"), Vec::<String>::new());
+}
+
+#[test]
+fn a_path_that_python_takes_for_a_pattern_gives_no_verdict() {
+    let top = tempfile::tempdir().unwrap();
+    let layer = top.path().join("meta-[x]");
+    fs_err::create_dir_all(layer.join("conf")).unwrap();
+    fs_err::write(layer.join("conf/layer.conf"), CONF).unwrap();
+    assert_eq!(layer_alone(&layer, top.path(), Release::find("master").unwrap()), []);
+}
+
+#[test]
+fn security_is_looked_for_in_the_layer_and_at_the_top_of_git() {
+    let checkout = Checkout::new();
+    checkout.remove("SECURITY.md");
+    for (release, wanted) in [
+        ("styhead", "security-missing warning"),
+        ("walnascar", "security-missing error"),
+        ("master", "security-missing error"),
+    ] {
+        assert_eq!(checkout.rules(release), [wanted], "{release}");
+    }
+    // Above the layer it counts only at the top of the work tree.
+    fs_err::write(checkout.0.path().join("SECURITY"), "Write to us.").unwrap();
+    assert_eq!(checkout.rules("master"), ["security-missing error"]);
+    fs_err::create_dir_all(checkout.0.path().join(".git")).unwrap();
+    assert_eq!(checkout.rules("master"), Vec::<String>::new());
+    fs_err::write(checkout.0.path().join("SECURITY"), "").unwrap();
+    assert_eq!(checkout.rules("master"), ["security-empty error"]);
+    // The layer's own comes first; letters' case matters.
+    checkout.write("security.md", "x");
+    assert_eq!(checkout.rules("master"), ["security-empty error"]);
+    checkout.write("SECURITY.rst", "x");
+    assert_eq!(checkout.rules("master"), Vec::<String>::new());
+    checkout.write("SECURITY", "");
+    assert_eq!(checkout.rules("master"), ["security-empty error"]);
+}
+
+#[test]
+fn patches_fail_only_where_the_test_is_no_longer_expected_to() {
+    let checkout = Checkout::new();
+    checkout.write("recipes-a/a/a/one.patch", "diff\n");
+    checkout.write("two.patch", "Subject: x\nUpstream-Status: Sent\n");
+    checkout.write("good.patch", "Upstream-Status: Pending\n");
+    checkout.write("three.diff", "diff\n");
+    checkout.write("dir.patch/keep", "");
+    symlink("nowhere", checkout.layer().join("link.patch")).unwrap();
+    for (release, wanted) in [
+        ("dunfell", vec!["upstream-status-missing warning"]),
+        ("scarthgap", vec!["upstream-status-missing warning"]),
+        ("walnascar", vec!["upstream-status-missing warning"]),
+        ("whinlatter", vec!["upstream-status-missing error", "upstream-status-malformed error"]),
+    ] {
+        assert_eq!(checkout.rules(release), wanted, "{release}");
+    }
+    let cases = checkout.alone("master");
+    assert_eq!(cases[0].file.as_deref(), Some(Path::new("meta-x/recipes-a/a/a/one.patch")));
+    assert_eq!((cases[1].file.as_deref(), cases[1].line), (Some(Path::new("meta-x/two.patch")), Some(2)));
+    assert_eq!(cases[1].predicts, "common.CommonCheckLayer.test_patches_upstream_status");
+    assert!(checkout.alone("scarthgap")[0].message.contains("1 other patch"));
+}
+
+/// As root the agent could be led to show what nobody else may read, or to wait for ever.
+#[test]
+fn links_and_pipes_of_a_layer_lead_nowhere() {
+    let checkout = Checkout::new();
+    let secret = checkout.0.path().join("secret");
+    fs_err::write(&secret, "upstream status: hunter2\n").unwrap();
+    symlink(&secret, checkout.layer().join("leak.patch")).unwrap();
+    symlink("/dev/zero", checkout.layer().join("zero.patch")).unwrap();
+    symlink("loop.patch", checkout.layer().join("loop.patch")).unwrap();
+    let pipe = |name: &str| {
+        nix::unistd::mkfifo(&checkout.layer().join(name), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    };
+    pipe("pipe.patch");
+    let file = fs_err::File::create(checkout.layer().join("sparse.patch")).unwrap();
+    file.set_len(10 << 30).unwrap();
+    let cases = checkout.alone("master");
+    assert_eq!(brief(&cases), ["upstream-status-malformed error"]);
+    assert!(!format!("{cases:?}").contains("hunter2"), "{cases:?}");
+
+    checkout.remove("leak.patch");
+    for readme in ["pipe", "device"] {
+        checkout.remove("README.md");
+        match readme {
+            "pipe" => pipe("README.md"),
+            _ => symlink("/dev/zero", checkout.layer().join("README.md")).unwrap(),
+        }
+        assert_eq!(checkout.rules("master"), ["readme-unreadable error"], "{readme}");
+    }
+    checkout.remove("README.md");
+    let file = fs_err::File::create(checkout.layer().join("README.md")).unwrap();
+    file.set_len(10 << 30).unwrap();
+    // The tool may get through it; nobody can be certain that it fails.
+    assert_eq!(checkout.rules("master"), Vec::<String>::new());
+    checkout.remove("conf/layer.conf");
+    pipe("conf/layer.conf");
+    assert_eq!(checkout.rules("master"), ["layer-conf-missing error"]);
+}
+
+#[test]
+fn layer_conf_decides_whether_there_is_a_run_at_all() {
+    let checkout = Checkout::new();
+    checkout.remove("conf/layer.conf");
+    checkout.write("meta-below/conf/layer.conf", CONF);
+    let cases = checkout.alone("scarthgap");
+    assert_eq!(brief(&cases), ["layer-conf-missing error"]);
+    assert_eq!(cases[0].predicts, WHOLE_RUN);
+    assert!(cases[0].hint.as_ref().unwrap().contains("meta-below"));
+
+    let checkout = Checkout::new();
+    checkout.write("conf/machine/m.conf", "");
+    assert_eq!(checkout.rules("scarthgap"), Vec::<String>::new());
+    checkout.write("conf/distro/d.conf", "");
+    assert_eq!(checkout.rules("scarthgap"), ["bsp-and-distro error"]);
+}
+
+#[test]
+fn collections_and_their_series() {
+    let table: [(&str, &[&str]); 6] = [
+        ("BBFILE_COLLECTIONS = \"x\"\n", &["compat-missing error"]),
+        ("BBFILE_COLLECTIONS = \"x\"\nLAYERSERIES_COMPAT_x = \"\"\n", &["compat-missing error"]),
+        // The tool takes a blank for a value.
+        ("BBFILE_COLLECTIONS = \"x\"\nLAYERSERIES_COMPAT_x = \" \"\n", &[]),
+        ("BBFILE_COLLECTIONS = \"x\"\nLAYERSERIES_COMPAT_X = \"scarthgap\"\n", &["compat-missing error"]),
+        ("", &["layer-conf-collections warning"]),
+        ("BBFILE_COLLECTIONS = \"x\"\nrequire more.inc\n", &[]),
+    ];
+    for (conf, wanted) in table {
+        let checkout = Checkout::new();
+        checkout.write("conf/layer.conf", conf);
+        assert_eq!(checkout.rules("scarthgap"), wanted, "{conf}");
+    }
+    let checkout = Checkout::new();
+    checkout.write("conf/layer.conf", "# x\n\nBBFILE_COLLECTIONS = \"x\"\n");
+    let cases = checkout.alone("scarthgap");
+    assert_eq!(
+        (cases[0].file.as_deref(), cases[0].line),
+        (Some(Path::new("meta-x/conf/layer.conf")), Some(3))
+    );
+}
+
+#[test]
+fn oe_core_itself_is_spared() {
+    let top = tempfile::tempdir().unwrap();
+    let layer = top.path().join("meta");
+    fs_err::create_dir_all(layer.join("conf")).unwrap();
+    let conf = CONF.replace("_x", "_core").replace("\"x\"", "\"core\"");
+    fs_err::write(layer.join("conf/layer.conf"), conf).unwrap();
+    for release in Release::names() {
+        assert_eq!(layer_alone(&layer, top.path(), Release::find(release).unwrap()), [], "{release}");
+    }
+}
+
+/// Layers beside `meta-x`: name, collection and what follows in their `layer.conf`.
+fn beside(checkout: &Checkout, layers: &[(&str, &str, &str)]) -> Vec<PathBuf> {
+    layers
+        .iter()
+        .map(|(name, collection, more)| {
+            let dir = checkout.0.path().join("repos").join(name);
+            fs_err::create_dir_all(dir.join("conf")).unwrap();
+            let conf = format!(
+                "BBFILE_COLLECTIONS += \"{collection}\"\nBBFILE_PATTERN_{collection} = \"^${{LAYERDIR}}/\"\n{more}\n"
+            );
+            fs_err::write(dir.join("conf/layer.conf"), conf).unwrap();
+            dir
+        })
+        .collect()
+}
+
+#[test]
+fn dependencies_are_followed_through_the_repos() {
+    type Row<'a> = (&'a str, &'a [(&'a str, &'a str, &'a str)], &'a [&'a str]);
+    let table: [Row; 8] = [
+        ("core", &[], &[]),
+        ("core a", &[("meta-a", "a", "")], &[]),
+        ("a", &[], &["depends-unsatisfied error"]),
+        ("a b (>= 3)", &[("meta-a", "a", "")], &["depends-unsatisfied error"]),
+        ("a", &[("meta-a", "a", "LAYERDEPENDS_a = \"core b\"")], &["depends-unsatisfied error"]),
+        ("a", &[("meta-a", "a", "LAYERDEPENDS_a = \"b\""), ("meta-b", "b", "LAYERDEPENDS_b = \"a x\"")], &[]),
+        // Something in the repos cannot be read for certain: it may provide anything.
+        ("a", &[("meta-b", "b", "require more.inc")], &[]),
+        // What nobody needs may miss what it wants.
+        ("core", &[("meta-a", "a", "LAYERDEPENDS_a = \"nothing\"")], &[]),
+    ];
+    for (depends, layers, wanted) in table {
+        let checkout = Checkout::new();
+        checkout.write("conf/layer.conf", CONF.replace("\"core\"", &format!("\"{depends}\"")));
+        let repos = beside(&checkout, layers);
+        let release = Release::find("scarthgap").unwrap();
+        let series = ["scarthgap".to_owned()];
+        let cases = against_repos(&checkout.layer(), checkout.0.path(), release, &repos, &series, &[]);
+        assert_eq!(brief(&cases), wanted, "{depends}: {cases:?}");
+        assert!(cases.iter().all(|case| case.predicts == WHOLE_RUN && case.line == Some(3)));
+    }
+}
+
+#[test]
+fn series_must_meet_those_of_oe_core() {
+    let table: [(&str, &[&str], &str, &[&str]); 6] = [
+        ("scarthgap", &["scarthgap"], "", &[]),
+        ("kirkstone scarthgap", &["scarthgap"], "", &[]),
+        ("kirkstone", &["scarthgap"], "", &["compat-mismatch error"]),
+        ("blacksail", &["wrynose", "blacksail"], "", &[]),
+        ("kirkstone", &[], "", &[]),
+        ("kirkstone", &["scarthgap"], "LAYERSERIES_COMPAT_x = \"scarthgap\"", &[]),
+    ];
+    for (compat, core, elsewhere, wanted) in table {
+        let checkout = Checkout::new();
+        checkout.write("conf/layer.conf", CONF.replace("scarthgap", compat));
+        let repos = beside(&checkout, &[("meta-a", "a", elsewhere)]);
+        let core: Vec<String> = core.iter().map(|name| (*name).to_owned()).collect();
+        let release = Release::find("scarthgap").unwrap();
+        let cases = against_repos(&checkout.layer(), checkout.0.path(), release, &repos, &core, &[]);
+        assert_eq!(brief(&cases), wanted, "{compat} {core:?} {elsewhere}");
+        assert!(cases.iter().all(|case| case.line == Some(4)));
+    }
+}
+
+#[test]
+fn one_collection_name_belongs_to_one_layer() {
+    let checkout = Checkout::new();
+    let mut repos = beside(&checkout, &[("one", "a", ""), ("two", "a", "")]);
+    let judge = |release: &str, repos: &[PathBuf]| {
+        let release = Release::find(release).unwrap();
+        brief(&against_repos(&checkout.layer(), checkout.0.path(), release, repos, &[], &[]))
+    };
+    assert_eq!(judge("scarthgap", &repos), ["collection-duplicate error"]);
+    assert_eq!(judge("dunfell", &repos), Vec::<String>::new());
+    // The same directory twice has the same pattern, and so has one that says LAYERDIR_RE.
+    repos[1] = repos[0].clone();
+    repos.push(checkout.layer());
+    assert_eq!(judge("scarthgap", &repos), Vec::<String>::new());
+    let same = "BBFILE_PATTERN_a = \"^${LAYERDIR_RE}/\"";
+    let repos = beside(&checkout, &[("three", "a", same), ("four", "a", same)]);
+    assert_eq!(judge("scarthgap", &repos), Vec::<String>::new());
+}
+
+#[test]
+fn bsp_layers_want_machines() {
+    let checkout = Checkout::new();
+    checkout.write("conf/machine/board.conf", "");
+    let release = Release::find("scarthgap").unwrap();
+    let judge = |machines: &[String]| {
+        brief(&against_repos(&checkout.layer(), checkout.0.path(), release, &[], &[], machines))
+    };
+    assert_eq!(judge(&[]), ["bsp-machines warning"]);
+    assert_eq!(judge(&["board".into()]), Vec::<String>::new());
+    assert_eq!(judge(&["bord".into()]), ["bsp-machines warning"]);
+}
+
+#[test]
+fn the_fixtures_are_judged_as_they_are_meant() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../layers-fixtures");
+    let table: [(&str, &[&str]); 6] = [
+        ("meta-good", &[]),
+        ("meta-no-readme", &["readme-missing error"]),
+        // These need BitBake to be found out.
+        ("meta-parse-error", &[]),
+        ("meta-signature-change", &[]),
+        ("meta-bsp", &[]),
+        ("meta-deploy", &[]),
+    ];
+    for (name, wanted) in table {
+        let layer = fixtures.join(name);
+        for release in ["kirkstone", "scarthgap", "master"] {
+            let cases = layer_alone(&layer, &fixtures, Release::find(release).unwrap());
+            assert_eq!(brief(&cases), wanted, "{name} {release}: {cases:?}");
+        }
+    }
+}

@@ -1,4 +1,0 @@
-//! Artifacts and where they go. The only part that talks to AWS.
-
-pub mod aws;
-pub mod store;
