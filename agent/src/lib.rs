@@ -1,8 +1,8 @@
 //! `build-agent`: from a job manifest to a verdict on a Yocto layer that can be trusted.
 //!
-//! This crate is the program: `cli → config · job · doctor → stages · report`. What it is made of are libraries below
-//! `agent/crates/`, each with one story. Data flows one way, and the compiler sees to it, because crates
-//! cannot use each other in a circle:
+//! This crate is the program: `cli → job → stages → config`, with `report` and `doctor` at `cli`'s side. What it
+//! is made of are libraries below `agent/crates/`, each with one story. Data flows one way, and the
+//! compiler sees to it, because crates cannot use each other in a circle:
 //!
 //! ```text
 //! agent ─┬─ artifacts   artifacts and their destinations; the only crate with the AWS SDK
@@ -15,7 +15,7 @@
 //! ```
 //!
 //! `cache` uses `yocto` and `git` as well. Within a crate the modules at the top have no cycle either
-//! (`tests/structure.rs`).
+//! (`tests/tests/structure.rs`).
 //!
 //! Single doors: `config::environment` reads the environment, `process` starts processes,
 //! `artifacts::aws` talks to AWS, `fs::remove` deletes files, `cli::say` prints.

@@ -8,12 +8,11 @@ use fs_err as fs;
 use url::Url;
 
 use agent_types::error::{Error, Result};
-use agent_types::source::{GitSource, Wanted};
+use agent_types::source::{GitSource, Wanted, is_commit};
 
 use super::address::{bare, display_url};
 use super::failure::{Failure, Kind};
 use super::program::Git;
-use super::remote::is_commit;
 
 /// Depths of history that are tried, one after the other, until a branch reaches a commit; git's
 /// "infinite" depth is last (`INFINITE_DEPTH`, 0x7fffffff).

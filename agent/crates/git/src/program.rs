@@ -9,10 +9,10 @@ use url::Url;
 use agent_process::{Command, End, Environment, Lines, Runner, User, agent_user, lesser_owner};
 use agent_types::error::{Class, Error};
 use agent_types::events::What;
+use agent_types::source::is_commit;
 
 use super::access::Access;
 use super::failure::{Failure, Kind, classify, words};
-use super::remote::is_commit;
 
 /// Runs git for one source, as the agent's own user: the build user only reads what it makes.
 pub struct Git<'a> {

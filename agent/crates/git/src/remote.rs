@@ -5,7 +5,7 @@ use std::path::Path;
 use url::Url;
 
 use agent_types::error::Error;
-use agent_types::source::Wanted;
+use agent_types::source::{Wanted, is_commit};
 
 use super::address::{bare, display_url, is_poky};
 use super::failure::{Failure, Kind};
@@ -140,11 +140,6 @@ fn advertised(answer: &str) -> Vec<(String, String)> {
         is_commit(id).then(|| (id.to_string(), name.to_string()))
     };
     answer.lines().filter_map(line).collect()
-}
-
-/// A whole commit id: SHA-1 or SHA-256, in lower case.
-pub fn is_commit(text: &str) -> bool {
-    matches!(text.len(), 40 | 64) && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 #[cfg(test)]

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use agent_process::Runner;
 use agent_types::error::{Class, Result};
+use agent_types::source::is_commit;
 
 use super::failure::Failure;
 use super::program::Git;
-use super::remote::is_commit;
 
 /// What git says of a local directory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -19,7 +19,7 @@ use nix::unistd::{Gid, Uid, getegid, geteuid, setgroups, setresgid, setresuid};
 use agent_types::error::{Error, Result};
 
 use super::running::MARKER;
-use super::{Command, InPlace};
+use super::{InPlace, User};
 
 /// The name under which it runs.
 pub const NAME: &str = "build-agent-apart";
@@ -36,15 +36,20 @@ pub struct Apart {
 
 impl Apart {
     /// The agent's binary with all that it needs to become the command.
-    pub(super) fn prepare(&self, command: &Command) -> Result<tokio::process::Command> {
+    pub(super) fn prepare<'a>(
+        &self,
+        argv: &[OsString],
+        cwd: &Path,
+        user: Option<&User>,
+        environment: impl Iterator<Item = (&'a OsStr, &'a OsStr)>,
+    ) -> Result<tokio::process::Command> {
         let own = std::env::current_exe()
             .map_err(|error| Error::machine("the agent's own binary is not to be found").because(&error))?;
         let mut child = tokio::process::Command::new(own);
-        child.arg0(NAME).arg(&self.directory).arg(&self.over).arg(&command.cwd);
-        let user = command.user.as_ref();
+        child.arg0(NAME).arg(&self.directory).arg(&self.over).arg(cwd);
         let ids = user.map_or((geteuid().as_raw(), getegid().as_raw()), |user| (user.uid, user.gid));
-        child.arg(ids.0.to_string()).arg(ids.1.to_string()).args(&command.argv);
-        child.env_clear().envs(command.environment.iter().map(|(name, value)| {
+        child.arg(ids.0.to_string()).arg(ids.1.to_string()).args(argv);
+        child.env_clear().envs(environment.map(|(name, value)| {
             let mut prefixed = OsString::from(PREFIX);
             prefixed.push(name);
             (prefixed, value)

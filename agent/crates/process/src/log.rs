@@ -8,8 +8,6 @@ use fs_err::os::unix::fs::OpenOptionsExt;
 
 use agent_types::error::{Error, Result};
 
-use super::lines::cut;
-
 /// A log file that is written as well as it can be: once the command runs, its verdict matters more
 /// than its log, so a full disk is told and survived.
 #[derive(Debug)]
@@ -95,7 +93,7 @@ fn file_name(name: &str) -> String {
     let tame = |c: char| if c == '/' || c == '\\' || c.is_control() || c.is_whitespace() { '_' } else { c };
     let mut tamed: String = name.chars().map(tame).collect();
     // 255 bytes are the limit of a name; the number and `.log` need their share.
-    tamed.truncate(cut(&tamed, 200));
+    tamed.truncate(tamed.floor_char_boundary(200));
     if tamed.is_empty() || tamed.starts_with('.') {
         tamed.insert(0, '_');
     }

@@ -248,7 +248,9 @@ impl Job<'_> {
         let pump = pin!(output.pump(from, lines, &self.runner.events, &pulse));
         let mut reading = Reading::new(pump);
         let watch = Watch {
-            runner: self.runner,
+            interrupt: &self.runner.interrupt,
+            redactor: &self.runner.redactor,
+            events: &self.runner.events,
             name: &self.name,
             running: &running,
             pulse: &pulse,

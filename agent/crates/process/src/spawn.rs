@@ -42,7 +42,10 @@ pub(super) fn spawn(command: &Command, number: u32) -> Result<Spawned> {
     let inode = fstat(reader.as_fd()).map_err(|errno| unpiped(errno.into()))?.st_ino;
 
     let mut child = match &command.apart {
-        Some(apart) => apart.prepare(command)?,
+        Some(apart) => {
+            let user = command.user.as_ref();
+            apart.prepare(&command.argv, &command.cwd, user, command.environment.iter())?
+        }
         None => plain(command, program),
     };
     child.current_dir(&command.cwd);

@@ -7,12 +7,12 @@ use std::time::Duration;
 use tokio::process::Child;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
-use agent_types::events::{Level, What};
+use agent_types::events::{Emitter, Level, What};
 
 use super::lines::Pulse;
 use super::processes::Processes;
 use super::running::{Running, below, reap};
-use super::{Interrupted, Runner};
+use super::{Interrupt, Interrupted, Redactor};
 
 /// Lines of the picture of what runs in a child that has gone silent.
 const PICTURE: usize = 40;
@@ -37,7 +37,9 @@ pub(super) enum Over {
 }
 
 pub(super) struct Watch<'a> {
-    pub runner: &'a Runner,
+    pub interrupt: &'a Interrupt,
+    pub redactor: &'a Redactor,
+    pub events: &'a Emitter,
     /// The command, redacted, for people.
     pub name: &'a str,
     pub running: &'a Running,
@@ -60,7 +62,7 @@ impl Watch<'_> {
         tokio::select! {
             biased;
             status = child.wait() => status.map_or_else(Over::Lost, Over::Ended),
-            why = self.runner.interrupt.interrupted() => Over::Interrupted(why),
+            why = self.interrupt.interrupted() => Over::Interrupted(why),
             () = out_of_time => Over::TimedOut,
             stalled = silence => Over::Stalled(stalled),
         }
@@ -110,7 +112,7 @@ impl Watch<'_> {
             "`{}` printed nothing for {} and is stopped; what runs in it (pid, state, age, command):\n{}",
             self.name,
             humantime::format_duration(silent),
-            self.runner.redactor.redact(&picture),
+            self.redactor.redact(&picture),
         );
         let hint = "state D waits for a disk or a file server; a fetch that hangs waits for its server; \
                     `limits.stall` is the limit";
@@ -118,6 +120,6 @@ impl Watch<'_> {
     }
 
     async fn tell(&self, what: What) {
-        let _ = timeout(TELL, self.runner.events.emit(what)).await;
+        let _ = timeout(TELL, self.events.emit(what)).await;
     }
 }

@@ -31,3 +31,8 @@ pub enum Wanted {
         branch: String,
     },
 }
+
+/// A whole commit id: SHA-1 or SHA-256, in lower case.
+pub fn is_commit(text: &str) -> bool {
+    matches!(text.len(), 40 | 64) && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}

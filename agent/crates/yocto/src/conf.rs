@@ -3,11 +3,12 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 
-use agent_types::error::{Error, Result};
+use agent_types::error::Result;
 use agent_types::tiers::Tiers;
 
 use super::hash_server::Serve;
 use super::mirrors;
+use super::path::plain_path;
 use agent_types::release::Release;
 
 /// What a build directory is for; decides what its `local.conf` leaves out.
@@ -135,17 +136,6 @@ pub fn local(conf: &LocalConf) -> Result<String> {
         let _ = write!(text, "\n# [config] local_conf\n{}\n", conf.config.local_conf.trim_end());
     }
     Ok(text)
-}
-
-/// The path as text, when BitBake can take it in a configuration file.
-pub(super) fn plain_path(path: &std::path::Path) -> Result<&str> {
-    let fits = |text: &&str| {
-        !text.contains(|c: char| c.is_whitespace() || c.is_control() || "\"'$\\@%~+".contains(c))
-    };
-    path.to_str().filter(fits).ok_or_else(|| {
-        Error::usage(format!("BitBake cannot work with the path `{}`", path.display()))
-            .hint("use a directory without spaces and without any of \" ' $ \\ @ % ~ + in its path")
-    })
 }
 
 #[cfg(test)]

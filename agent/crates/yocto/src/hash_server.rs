@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 
 use agent_types::error::Result;
 
-use super::conf::plain_path;
+use super::path::plain_path;
 
 /// How long a server may take to answer.
 pub const LIMIT: Duration = Duration::from_secs(3);

@@ -15,5 +15,6 @@ pub mod host;
 pub mod layer;
 pub mod layer_conf;
 pub mod mirrors;
+mod path;
 pub mod preflight;
 pub mod server;

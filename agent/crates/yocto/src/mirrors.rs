@@ -14,7 +14,7 @@ use std::fmt::Write;
 use agent_types::error::{Error, Result};
 use agent_types::tiers::Tiers;
 
-use super::conf::plain_path;
+use super::path::plain_path;
 use agent_types::release::Release;
 
 /// All schemes of `own-mirrors.bbclass` of any release; a scheme that a release does not know matches
