@@ -27,4 +27,5 @@ pub mod config;
 pub mod doctor;
 pub mod job;
 pub mod report;
+pub mod shim;
 pub mod stages;

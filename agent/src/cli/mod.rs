@@ -14,14 +14,13 @@ mod report;
 mod say;
 mod shell;
 
-use std::ffi::OsString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use clap::Parser;
 
 use crate::config::{self, AgentEnvironment};
-use agent_cache::memo::stand_in;
+use crate::shim;
 use agent_types::error::{Error, Result};
 use agent_types::outcome::ExitStatus;
 
@@ -29,13 +28,7 @@ use arguments::{Arguments, Command};
 
 /// The program.
 pub fn main() -> ExitCode {
-    let argv: Vec<_> = std::env::args_os().collect();
-    if stand_in::is_called(argv.first().map(OsString::as_os_str)) {
-        stand_in::main(argv, config::whole_environment());
-    }
-    if argv.first().is_some_and(|name| name == agent_process::APART) {
-        agent_process::apart(argv, config::whole_environment());
-    }
+    shim::become_program();
     let arguments = Arguments::parse();
     // The panic itself has told where; here it gets the exit status that the documentation promises.
     let result = catch_unwind(AssertUnwindSafe(|| command(arguments))).unwrap_or_else(|_| {

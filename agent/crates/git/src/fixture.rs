@@ -1,5 +1,5 @@
 //! For tests: repositories in a temporary directory that stand for servers, and a runner.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::new_without_default)]
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};

@@ -1,7 +1,7 @@
 //! A command that sees another directory at a path than everybody else: a bind mount in a mount
 //! namespace of its own.
 //!
-//! It takes several calls of the kernel between the fork and the program, so the agent's own binary
+//! It takes several calls of the kernel between the fork and the program, so the agent's shim
 //! under another name makes them and becomes the program. What it gets may come from layer code: while
 //! it may still have the agent's rights, the command's variables have other names, so that none of them
 //! (`LD_PRELOAD`) means anything, and no program below it can gain rights.
@@ -19,6 +19,7 @@ use nix::unistd::{Gid, Uid, getegid, geteuid, setgroups, setresgid, setresuid};
 use agent_types::error::{Error, Result};
 
 use super::running::MARKER;
+use super::shim::shim;
 use super::{InPlace, User};
 
 /// The name under which it runs.
@@ -35,7 +36,7 @@ pub struct Apart {
 }
 
 impl Apart {
-    /// The agent's binary with all that it needs to become the command.
+    /// The agent's shim with all that it needs to become the command.
     pub(super) fn prepare<'a>(
         &self,
         argv: &[OsString],
@@ -43,7 +44,7 @@ impl Apart {
         user: Option<&User>,
         environment: impl Iterator<Item = (&'a OsStr, &'a OsStr)>,
     ) -> Result<tokio::process::Command> {
-        let own = std::env::current_exe()
+        let own = shim()
             .map_err(|error| Error::machine("the agent's own binary is not to be found").because(&error))?;
         let mut child = tokio::process::Command::new(own);
         child.arg0(NAME).arg(&self.directory).arg(&self.over).arg(cwd);

@@ -1,4 +1,4 @@
-//! The directory that stands first on the PATH of one yocto-check-layer run: the agent's binary as
+//! The directory that stands first on the PATH of one yocto-check-layer run: the agent's shim as
 //! `bitbake`, and the socket of its desk; beside it the quick `zstd`.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
@@ -30,8 +30,7 @@ impl Front {
     /// # Errors
     /// When the user could not use it.
     pub fn make(work: &Path, user: Option<&User>, sigdata: Sigdata) -> Accepted<(Front, UnixListener)> {
-        let own = std::env::current_exe()
-            .and_then(fs::canonicalize)
+        let own = agent_process::shim()
             .map_err(|error| Refusal(format!("the agent's own binary is not to be found: {error}")))?;
         if let Some(user) = user
             && let Some(closed) = closed_to(&own, user)

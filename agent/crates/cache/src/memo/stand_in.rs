@@ -1,5 +1,5 @@
-//! The program that stands before `bitbake` on the PATH of one yocto-check-layer run: the agent's own
-//! binary under another name.
+//! The program that stands before `bitbake` on the PATH of one yocto-check-layer run: the agent's
+//! shim under another name.
 //!
 //! It becomes the real BitBake for everything but a recognised question, and whenever nobody is there
 //! to ask. The real BitBake sees neither its directory on the PATH nor any other trace of it but the quick
