@@ -70,7 +70,9 @@ fn stopped(_: Interrupted) -> Error {
 /// Reads the manifest, wherever it is, into settings.
 pub async fn load(args: &ManifestArgs, keep_going: bool, environment: &AgentEnvironment) -> Result<Settings> {
     let request = request(args, keep_going).await?;
-    config::load(&request, environment, &current_dir()?, SystemTime::now())
+    let settings = config::load(&request, environment, &current_dir()?, SystemTime::now())?;
+    say::hide(&settings.secrets);
+    Ok(settings)
 }
 
 /// What the command line asks for, with the text of a manifest from elsewhere.
@@ -111,6 +113,7 @@ pub async fn access(settings: &mut Settings, environment: &AgentEnvironment) -> 
     let named = settings.github.as_ref().and_then(|github| github.token_secret.clone());
     if let (None, Some(name)) = (&github_token, named) {
         let secret = Secret { origin: format!("secret {name}"), value: aws::secret(&name, None).await? };
+        say::hide(std::slice::from_ref(&secret));
         settings.secrets.push(secret.clone());
         github_token = Some(secret);
     }

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use crate::error::{Error, Result};
 use crate::events::JobIdentity;
+use crate::secrets;
 use crate::untrusted;
 use crate::yocto::Release;
 
@@ -15,7 +16,7 @@ use super::manifest::UnvalidatedManifest;
 use super::places::{self, Ground};
 use super::problem::{KeyPath, Mistake, Problems};
 use super::repos::{self, Repos, Surroundings};
-use super::settings::{Artifacts, Build, BuildConfig, Check, Destination, KnownFailure, Repo, Settings};
+use super::settings::{Artifacts, Build, BuildConfig, Check, Destination, KnownFailure, Repo, Secret, Settings};
 use super::tree::{self, Node};
 use super::trust::{self, Evidence};
 use super::validate::{self, Sections};
@@ -95,6 +96,7 @@ fn read(
     let mut check = Checker { tree: &tree, problems, meant };
     let around = Surroundings { base: &ground.base, cwd, codebuild: env.codebuild.as_ref() };
     let mut repos = repos::validate(&mut check, &raw, &around);
+    repos.secrets.extend(secrets_in(bytes, &ground.manifest_name, &repos.secrets));
     let sections = validate::validate(&mut check, &raw, ground, cwd);
     let known_failures = read_known_failures(&sections, ground, now, &mut check);
     if !request.ignore_lock {
@@ -107,6 +109,13 @@ fn read(
         yocto_check_layer: raw.check.yocto_check_layer.unwrap_or(true),
         known_failures,
     })
+}
+
+/// What looks like a secret in the manifest, wherever it stands there: `local_conf` may hold addresses, too.
+fn secrets_in(bytes: &[u8], name: &str, known: &[Secret]) -> Vec<Secret> {
+    let found = secrets::values(&String::from_utf8_lossy(bytes)).into_iter();
+    let is_new = |value: &String| value.len() >= 8 && !known.iter().any(|known| known.value == *value);
+    found.filter(is_new).map(|value| Secret { origin: name.to_owned(), value }).collect()
 }
 
 fn read_known_failures(
