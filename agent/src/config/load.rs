@@ -1,6 +1,7 @@
 //! Reads manifest, flags, lock and known failures, and makes [`Settings`] of them; or tells all that
 //! is wrong.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -210,7 +211,7 @@ fn settings(
         dirty: false,
         build: codebuild
             .and_then(|build| build.build_number)
-            .map_or_else(|| timestamp(now), |number| number.to_string()),
+            .map_or_else(|| build_id(now), |number| number.to_string()),
         layer: ground.checkout.clone(),
         manifest: ground.manifest_name.clone(),
         reproduce: reproduce(request, &ground),
@@ -270,7 +271,12 @@ fn day(now: SystemTime) -> String {
     humantime::format_rfc3339_seconds(now).to_string().chars().take(10).collect()
 }
 
-/// `20260102T030405Z`
-fn timestamp(now: SystemTime) -> String {
-    humantime::format_rfc3339_seconds(now).to_string().replace(['-', ':'], "")
+/// `20260102T030405Z-0f5d7e0c`: sorted by time, and different for two builds of one second.
+pub fn build_id(now: SystemTime) -> String {
+    let time = humantime::format_rfc3339_seconds(now).to_string().replace(['-', ':'], "");
+    // Seeded anew in each process and for each state: <https://doc.rust-lang.org/std/hash/struct.RandomState.html>.
+    let mut chance = RandomState::new().build_hasher();
+    chance.write_u32(std::process::id());
+    chance.write_u32(now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().subsec_nanos());
+    format!("{time}-{:08x}", chance.finish() as u32)
 }

@@ -132,7 +132,7 @@ const COLON: [&str; 3] = [":", "%3a", "%253a"];
 static SCHEME: LazyLock<Option<Regex>> = LazyLock::new(|| {
     pattern(concat!(
         // https:// also as JSON writes it, and percent-encoded once or twice.
-        r"(?i)([a-z][a-z0-9+.-]{0,30})(?::(?:\\?/|\\){2,}|%(?:25)?3a(?:%(?:25)?2f){2,}",
+        r"(?i)(?:([a-z][a-z0-9+.-]{0,30})(?::(?:\\?/|\\){2,}|%(?:25)?3a(?:%(?:25)?2f){2,})",
         // What programs take for the same: `https:host`, `https:/host`.
         r"|\b(?:https?|ftps?|ssh|git|wss?):[/\\]?)"
     ))
