@@ -55,7 +55,7 @@ pub fn load(request: &Request, env: &AgentEnvironment, cwd: &Path, now: SystemTi
     let ground = places::find(request, env, cwd)?;
     let bytes = match (&request.manifest_text, &ground.manifest) {
         (Some((_, text)), _) => text.clone().into_bytes(),
-        (None, Some(file)) => untrusted::read(file, untrusted::PAGE).map_err(unreadable)?,
+        (None, Some(file)) => untrusted::read_named(file, untrusted::PAGE).map_err(unreadable)?,
         (None, None) => return Err(Error::internal("a manifest without text and without file")),
     };
     let mut problems = Problems::default();
@@ -66,6 +66,17 @@ pub fn load(request: &Request, env: &AgentEnvironment, cwd: &Path, now: SystemTi
     // Without a problem there is something that was read.
     let read = read.ok_or_else(|| Error::internal("the manifest was not read, and nothing says why"))?;
     settings(read, request, env, cwd, ground, now)
+}
+
+fn evidence<'a>(request: &Request, env: &'a AgentEnvironment) -> Evidence<'a> {
+    let (codebuild, branches) = (env.codebuild.as_ref(), env.trusted_branches.as_deref());
+    Evidence { codebuild, branches, word: request.trusted }
+}
+
+/// Whether somebody vouches for the source: known before anything of it is read.
+pub fn is_trusted(request: &Request, env: &AgentEnvironment) -> bool {
+    // What is wrong with it is told when the manifest is read.
+    trust::judge(&evidence(request, env)).is_ok_and(|trust| trust.is_trusted())
 }
 
 /// A file that cannot be read is as good as a manifest with mistakes.
@@ -126,7 +137,7 @@ fn read_known_failures(
     check: &mut Checker,
 ) -> Vec<KnownFailure> {
     let Some(file) = &sections.known_failures else { return Vec::new() };
-    match untrusted::read(file, untrusted::PAGE) {
+    match untrusted::read_named(file, untrusted::PAGE) {
         Ok(bytes) => {
             let name = beside(ground, file);
             known_failures::read(&name, &bytes, &day(now), check.problems)
@@ -145,7 +156,7 @@ fn apply_lock(ground: &Ground, tree: &Node, repos: &mut Repos, problems: &mut Pr
         return;
     }
     let name = beside(ground, &file);
-    let written = match untrusted::read(&file, untrusted::PAGE) {
+    let written = match untrusted::read_named(&file, untrusted::PAGE) {
         Ok(bytes) => lock::read(&name, &bytes, problems),
         Err(error) => {
             let mistake = Mistake::new(format!("{name} cannot be read: {error}"));
@@ -200,8 +211,7 @@ fn settings(
     let places = places::places(request, env, cwd, &sections.name, release)?;
     let distro = sections.distro.unwrap_or_else(|| default_distro(&repos).to_owned());
     let codebuild = env.codebuild.as_ref();
-    let evidence = Evidence { codebuild, branches: env.trusted_branches.as_deref(), word: request.trusted };
-    let trust = trust::judge(&evidence)?;
+    let trust = trust::judge(&evidence(request, env))?;
     let layers = places::work_dir(request.work_dir.as_deref(), env, cwd)?.join("layers");
     let (cache, cache_notices) = shared::cache(&sections.cache, trust, codebuild, layers, &places);
     let job = JobIdentity {
