@@ -114,7 +114,9 @@ impl Reader {
         };
         match mode.contains(wanted) {
             true => Ok(()),
-            false => Err(Error::new(ErrorKind::PermissionDenied, format!("`{}` is not readable", path.display()))),
+            false => {
+                Err(Error::new(ErrorKind::PermissionDenied, format!("`{}` is not readable", path.display())))
+            }
         }
     }
 
@@ -189,7 +191,8 @@ mod tests {
         }
         let top = tempfile::Builder::new().tempdir_in("/var/tmp").unwrap();
         let at = |name: &str| top.path().join(name);
-        let open = |path: &Path, mode| fs_err::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        let open =
+            |path: &Path, mode| fs_err::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
         open(top.path(), 0o755);
         for directory in ["closed", "own"] {
             fs_err::create_dir(at(directory)).unwrap();

@@ -124,8 +124,7 @@ pub async fn access(settings: &mut Settings, environment: &AgentEnvironment) -> 
     let mut variables: Vec<_> =
         settings.network.iter().map(|(name, value)| (name.into(), value.into())).collect();
     variables.extend(environment.ssh_auth_sock.iter().map(|path| ("SSH_AUTH_SOCK".into(), path.into())));
-    let is_limited = environment.root && !settings.cache.trust.is_trusted();
-    let reader = is_limited.then(|| reader(settings.build_user.as_deref(), &settings.checkout));
+    let reader = environment.root.then(|| reader(settings.build_user.as_deref(), &settings.checkout));
     Ok(Access { variables, github_token, reader })
 }
 
@@ -147,7 +146,8 @@ pub fn limit_reading(request: &Request, environment: &AgentEnvironment) -> Resul
     let user = reader(request.build_user.as_deref(), &checkout);
     let manifest = request.manifest.as_ref().and_then(|path| Some(here.join(path).parent()?.to_owned()));
     let layers = config::work_dir(request.work_dir.as_deref(), environment, &here).ok();
-    let own = [Some(checkout), manifest, layers.map(|work| work.join("layers")), Some(config::work_tree(&here))];
+    let own =
+        [Some(checkout), manifest, layers.map(|work| work.join("layers")), Some(config::work_tree(&here))];
     let real = |path: PathBuf| fs_err::canonicalize(path).ok().filter(|path| path.parent().is_some());
     let own = own.into_iter().flatten().filter_map(real).collect();
     untrusted::read_named_as(untrusted::Reader { uid: user.uid, gid: user.gid, own });

@@ -46,6 +46,7 @@ pub async fn command(args: arguments::Lock, environment: &AgentEnvironment) -> R
     let mut settings = config::load(&request, environment, &current_dir()?, SystemTime::now())?;
     say::hide(&settings.secrets);
     let access = access(&mut settings, environment).await?;
+    let access = access.for_source(settings.cache.trust.is_trusted());
     let quiet = Quiet::new(&settings)?;
     let pins = resolve(&settings, &quiet.runner, &access, moved, |name, source| {
         let locked = previous.repos.get(name)?;

@@ -17,7 +17,9 @@ use super::manifest::UnvalidatedManifest;
 use super::places::{self, Ground};
 use super::problem::{KeyPath, Mistake, Problems};
 use super::repos::{self, Repos, Surroundings};
-use super::settings::{Artifacts, Build, BuildConfig, Check, Destination, KnownFailure, Repo, Secret, Settings};
+use super::settings::{
+    Artifacts, Build, BuildConfig, Check, Destination, KnownFailure, Repo, Secret, Settings,
+};
 use super::tree::{self, Node};
 use super::trust::{self, Evidence};
 use super::validate::{self, Sections};

@@ -13,8 +13,8 @@ use serde_json::Value;
 use crate::config::Secret;
 use crate::secrets::{self, REPLACEMENT};
 
-pub use escapes::strip;
 use escapes::Stripper;
+pub use escapes::strip;
 
 /// Shorter values are not looked for: they would be found in the middle of innocent words.
 const SHORTEST: usize = 6;

@@ -20,8 +20,8 @@ pub struct Access {
     pub variables: Vec<(OsString, OsString)>,
     /// For `https://github.com/`, where the address has no credentials of its own.
     pub github_token: Option<Secret>,
-    /// Whose rights count where the address is a directory of this machine: the agent may be root, and the
-    /// address a stranger's. `None`: the agent's own.
+    /// Whose rights count where an untrusted source names a directory of this machine, because the agent is
+    /// root. `None`: the agent's own.
     pub reader: Option<User>,
 }
 
@@ -123,6 +123,12 @@ impl Access {
         }
         pairs.extend(safe.iter().map(|path| ("safe.directory".to_string(), path.into())));
         pairs
+    }
+
+    /// The same for a source: where somebody vouches for it, the agent's own rights count.
+    pub fn for_source(&self, is_trusted: bool) -> Access {
+        let reader = self.reader.clone().filter(|_| !is_trusted);
+        Access { reader, ..self.clone() }
     }
 
     /// The program that gives out a repository of this machine, with the rights of the reader; also what the

@@ -190,7 +190,8 @@ fn user_info(
 
 /// What is secret before the `@`.
 fn secret_of(text: &str, scheme: &str, user_info: Range<usize>, found: &mut Vec<Range<usize>>) {
-    const NAMES: [&str; 9] = ["ssh", "git+ssh", "svn+ssh", "git", "rsync", "sftp", "scp", "hg+ssh", "bzr+ssh"];
+    const NAMES: [&str; 9] =
+        ["ssh", "git+ssh", "svn+ssh", "git", "rsync", "sftp", "scp", "hg+ssh", "bzr+ssh"];
     match first_of(text, &user_info, &COLON) {
         Some(colon) => {
             let (user, password) = (user_info.start..colon.start, colon.end..user_info.end);
@@ -245,9 +246,29 @@ static PARAMETER: LazyLock<Option<Regex>> = LazyLock::new(|| {
 /// `?token=…`, `&X-Amz-Signature=…`, and BitBake's `;pswd=…` and `;user=name:password`.
 fn parameters(text: &str, found: &mut Vec<Range<usize>>) {
     const NAMES: [&str; 23] = [
-        "sig", "signature", "x-amz-signature", "x-amz-security-token", "x-amz-credential", "awsaccesskeyid",
-        "x-goog-signature", "x-goog-credential", "auth", "key", "apikey", "pass", "pswd", "pwd", "password",
-        "token", "jwt", "secret", "hmac", "ticket", "session", "sessionid", "sas",
+        "sig",
+        "signature",
+        "x-amz-signature",
+        "x-amz-security-token",
+        "x-amz-credential",
+        "awsaccesskeyid",
+        "x-goog-signature",
+        "x-goog-credential",
+        "auth",
+        "key",
+        "apikey",
+        "pass",
+        "pswd",
+        "pwd",
+        "password",
+        "token",
+        "jwt",
+        "secret",
+        "hmac",
+        "ticket",
+        "session",
+        "sessionid",
+        "sas",
     ];
     for parameter in matches(&PARAMETER, text) {
         let Some(name) = parameter.get(1) else { continue };

@@ -2,7 +2,8 @@ use super::*;
 
 #[test]
 fn the_patterns_compile() {
-    for one in [&SCHEME, &SHORT, &SHORT_WORD, &PARAMETER, &ASSIGNMENT, &HEADER, &CREDENTIAL, &TOKEN, &WEBHOOK] {
+    for one in [&SCHEME, &SHORT, &SHORT_WORD, &PARAMETER, &ASSIGNMENT, &HEADER, &CREDENTIAL, &TOKEN, &WEBHOOK]
+    {
         assert!(one.is_some());
     }
 }
@@ -11,8 +12,14 @@ fn the_patterns_compile() {
 fn passwords_in_addresses_are_hidden() {
     let table = [
         ("https://user:hunter22@host/x", "https://user:[redacted]@host/x"),
-        ("`https://user:hunter22@host:port/x` is no address", "`https://user:[redacted]@host:port/x` is no address"),
-        ("--set repos.poky.url=https://u:hunter22@ho st/x", "--set repos.poky.url=https://u:[redacted]@ho st/x"),
+        (
+            "`https://user:hunter22@host:port/x` is no address",
+            "`https://user:[redacted]@host:port/x` is no address",
+        ),
+        (
+            "--set repos.poky.url=https://u:hunter22@ho st/x",
+            "--set repos.poky.url=https://u:[redacted]@ho st/x",
+        ),
         ("https://hunter22token@host/x", "https://[redacted]@host/x"),
         ("https://hunter22:x-oauth-basic@host/x", "https://[redacted]:x-oauth-basic@host/x"),
         ("https://hunter22:@host/x", "https://[redacted]:@host/x"),
@@ -42,7 +49,10 @@ fn passwords_in_addresses_are_hidden() {
         ("https://user%3Ahunter22@host/x", "https://user%3A[redacted]@host/x"),
         ("https%3A%2F%2Fuser%3Ahunter22%40host%2Fx", "https%3A%2F%2Fuser%3A[redacted]%40host%2Fx"),
         ("https%3a%2f%2fuser:hunter22@host", "https%3a%2f%2fuser:[redacted]@host"),
-        ("https%253A%252F%252Fuser%253Ahunter22%2540host", "https%253A%252F%252Fuser%253A[redacted]%2540host"),
+        (
+            "https%253A%252F%252Fuser%253Ahunter22%2540host",
+            "https%253A%252F%252Fuser%253A[redacted]%2540host",
+        ),
         // Without a scheme.
         ("user:hunter22@host:path/x", "user:[redacted]@host:path/x"),
         ("cannot publish to /work/user:hunter22@host", "cannot publish to /work/user:[redacted]@host"),
@@ -63,10 +73,16 @@ fn parameters_headers_and_assignments_are_hidden() {
     let table = [
         ("https://h/m?token=hunter22", "https://h/m?token=[redacted]"),
         ("https://h/m?a=b&private_token=hunter22&c=d", "https://h/m?a=b&private_token=[redacted]&c=d"),
-        ("https://b.s3.amazonaws.com/k?X-Amz-Signature=hunter22", "https://b.s3.amazonaws.com/k?X-Amz-Signature=[redacted]"),
+        (
+            "https://b.s3.amazonaws.com/k?X-Amz-Signature=hunter22",
+            "https://b.s3.amazonaws.com/k?X-Amz-Signature=[redacted]",
+        ),
         ("https://h/?x-amz-security-token=hunter22%2F&x", "https://h/?x-amz-security-token=[redacted]&x"),
         ("https://a.blob/x?sv=1&sig=hunter22%3D", "https://a.blob/x?sv=1&sig=[redacted]"),
-        ("u=https%3A%2F%2Fh%2F%3Ftoken%3Dhunter22%26a%3Db", "u=https%3A%2F%2Fh%2F%3Ftoken%3D[redacted]%26a%3Db"),
+        (
+            "u=https%3A%2F%2Fh%2F%3Ftoken%3Dhunter22%26a%3Db",
+            "u=https%3A%2F%2Fh%2F%3Ftoken%3D[redacted]%26a%3Db",
+        ),
         ("git://h/x;user=me:hunter22;protocol=https", "git://h/x;user=me:[redacted];protocol=https"),
         ("svn://h/x;module=m;pswd=hunter22", "svn://h/x;module=m;pswd=[redacted]"),
         ("https://h/x#access_token=hunter22", "https://h/x#access_token=[redacted]"),
@@ -75,7 +91,10 @@ fn parameters_headers_and_assignments_are_hidden() {
         ("-H 'PRIVATE-TOKEN: hunter22' https://h", "-H 'PRIVATE-TOKEN: [redacted]' https://h"),
         ("Cookie: a=b; session=hunter22", "Cookie: [redacted]"),
         ("X-Api-Key: hunter22", "X-Api-Key: [redacted]"),
-        ("http.extraHeader=Authorization%3A%20Basic%20aHVudGVyMjI", "http.extraHeader=Authorization%3A%20[redacted]"),
+        (
+            "http.extraHeader=Authorization%3A%20Basic%20aHVudGVyMjI",
+            "http.extraHeader=Authorization%3A%20[redacted]",
+        ),
         ("with Bearer hunter22hunter", "with Bearer [redacted]"),
         ("--set github.token=hunter22", "--set github.token=[redacted]"),
         ("--set 'github.password = \"hunter 22\"'", "--set 'github.password = \"[redacted]\"'"),

@@ -7,23 +7,95 @@ const ANYWHERE: [&str; 7] = ["TOKEN", "PASSWORD", "PASSWD", "PASSPHRASE", "SECRE
 
 /// Hold a secret as a word of a name. Some are short for other things, too, so that the value has a say.
 const WORDS: [&str; 19] = [
-    "PWD", "PW", "PASS", "KEY", "KEYS", "APIKEY", "AUTH", "AUTHORIZATION", "BEARER", "PAT", "CRED", "CREDS",
-    "JWT", "SAS", "OTP", "HMAC", "PSK", "PSWD", "SESSIONID",
+    "PWD",
+    "PW",
+    "PASS",
+    "KEY",
+    "KEYS",
+    "APIKEY",
+    "AUTH",
+    "AUTHORIZATION",
+    "BEARER",
+    "PAT",
+    "CRED",
+    "CREDS",
+    "JWT",
+    "SAS",
+    "OTP",
+    "HMAC",
+    "PSK",
+    "PSWD",
+    "SESSIONID",
 ];
 
 /// Words that contain one of the above and mean something else. `CACHE_KEY` is two words.
 const OTHER_WORDS: [&str; 22] = [
-    "PASSTHROUGH", "PASSTHRU", "BYPASS", "ASKPASS", "COMPASS", "PASSIVE", "PASSED", "PASSING", "PASSENGER",
-    "PASSPORT", "TOKENIZER", "TOKENIZERS", "SECRETARY", "PUBLIC_KEY", "CACHE_KEY", "HOST_KEY", "SORT_KEY",
-    "PRIMARY_KEY", "PARTITION_KEY", "GPG_KEY", "OBJECT_KEY", "FOREIGN_KEY",
+    "PASSTHROUGH",
+    "PASSTHRU",
+    "BYPASS",
+    "ASKPASS",
+    "COMPASS",
+    "PASSIVE",
+    "PASSED",
+    "PASSING",
+    "PASSENGER",
+    "PASSPORT",
+    "TOKENIZER",
+    "TOKENIZERS",
+    "SECRETARY",
+    "PUBLIC_KEY",
+    "CACHE_KEY",
+    "HOST_KEY",
+    "SORT_KEY",
+    "PRIMARY_KEY",
+    "PARTITION_KEY",
+    "GPG_KEY",
+    "OBJECT_KEY",
+    "FOREIGN_KEY",
 ];
 
 /// What is said about a secret is none itself.
 const ABOUT: [&str; 40] = [
-    "ID", "ARN", "NAME", "NAMES", "FILE", "FILES", "PATH", "PATHS", "DIR", "URL", "URI", "SOCK", "TYPE",
-    "VERSION", "REGION", "HEADER", "LENGTH", "SIZE", "COUNT", "TTL", "EXPIRY", "EXPIRES", "EXPIRATION",
-    "TIMEOUT", "ALGORITHM", "METHOD", "FORMAT", "ENABLED", "USER", "USERNAME", "HOST", "PORT", "ENDPOINT",
-    "HELPER", "PROVIDER", "PREFIX", "SCOPE", "ISSUER", "AUDIENCE", "REQUIRED",
+    "ID",
+    "ARN",
+    "NAME",
+    "NAMES",
+    "FILE",
+    "FILES",
+    "PATH",
+    "PATHS",
+    "DIR",
+    "URL",
+    "URI",
+    "SOCK",
+    "TYPE",
+    "VERSION",
+    "REGION",
+    "HEADER",
+    "LENGTH",
+    "SIZE",
+    "COUNT",
+    "TTL",
+    "EXPIRY",
+    "EXPIRES",
+    "EXPIRATION",
+    "TIMEOUT",
+    "ALGORITHM",
+    "METHOD",
+    "FORMAT",
+    "ENABLED",
+    "USER",
+    "USERNAME",
+    "HOST",
+    "PORT",
+    "ENDPOINT",
+    "HELPER",
+    "PROVIDER",
+    "PREFIX",
+    "SCOPE",
+    "ISSUER",
+    "AUDIENCE",
+    "REQUIRED",
 ];
 
 /// Whether the variable holds a secret.
@@ -50,9 +122,8 @@ fn is_named_secret(name: &str) -> bool {
     }
     let ends = |word: &str| ["PASS", "PWD", "APIKEY"].iter().any(|end| word.ends_with(end));
     // One that begins with KEY is about keys: KEY_SERVER, KEY_MAP.
-    let is_word = |(at, word): (usize, &String)| {
-        WORDS.contains(&word.as_str()) && (at > 0 || !word.starts_with("KEY"))
-    };
+    let is_word =
+        |(at, word): (usize, &String)| WORDS.contains(&word.as_str()) && (at > 0 || !word.starts_with("KEY"));
     ANYWHERE.iter().any(|word| name.contains(word))
         || name.contains("PASS")
         || words.iter().any(|word| ends(word))
@@ -76,8 +147,8 @@ fn words(name: &str) -> Vec<String> {
 /// A switch or a small number: hiding it everywhere would only garble the output.
 fn says_nothing(value: &str) -> bool {
     const SWITCHES: [&str; 22] = [
-        "true", "false", "yes", "no", "none", "null", "nil", "on", "off", "y", "n", "t", "f", "auto", "always",
-        "never", "default", "enabled", "disabled", "required", "optional", "unset",
+        "true", "false", "yes", "no", "none", "null", "nil", "on", "off", "y", "n", "t", "f", "auto",
+        "always", "never", "default", "enabled", "disabled", "required", "optional", "unset",
     ];
     let value = value.trim().to_ascii_lowercase();
     SWITCHES.contains(&value.as_str())
@@ -109,8 +180,8 @@ fn is_random(part: &str) -> bool {
 
 fn is_file_name(value: &str) -> bool {
     const ENDS: [&str; 20] = [
-        "pem", "key", "crt", "cer", "der", "pub", "gpg", "asc", "p12", "pfx", "jks", "json", "yaml", "yml", "toml",
-        "txt", "conf", "cfg", "ini", "csr",
+        "pem", "key", "crt", "cer", "der", "pub", "gpg", "asc", "p12", "pfx", "jks", "json", "yaml", "yml",
+        "toml", "txt", "conf", "cfg", "ini", "csr",
     ];
     let end = value.rsplit_once('.').filter(|(stem, _)| !stem.is_empty() && !is_random(stem));
     end.is_some_and(|(_, end)| ENDS.contains(&end)) && !value.contains(char::is_whitespace)
@@ -120,7 +191,11 @@ fn is_file_name(value: &str) -> bool {
 /// name or by the host.
 pub fn webhook_parts(name: &str, value: &str) -> Vec<String> {
     const HOSTS: [&str; 6] = [
-        "hooks.slack.com", "discord.com", "discordapp.com", "webhook.office.com", "outlook.office.com",
+        "hooks.slack.com",
+        "discord.com",
+        "discordapp.com",
+        "webhook.office.com",
+        "outlook.office.com",
         "chat.googleapis.com",
     ];
     let Ok(url) = Url::parse(value) else { return Vec::new() };
@@ -195,10 +270,7 @@ mod tests {
         let slack = "https://hooks.slack.com/services/T000/B000/XXXXXXXX";
         assert_eq!(webhook_parts("NOTIFY_URL", slack), [slack, "services/T000/B000/XXXXXXXX"]);
         let own = "https://ci.example.org/hooks/abcdefgh?k=v";
-        assert_eq!(
-            webhook_parts("CI_WEBHOOK_URL", own),
-            [own, "hooks/abcdefgh", "hooks/abcdefgh?k=v"]
-        );
+        assert_eq!(webhook_parts("CI_WEBHOOK_URL", own), [own, "hooks/abcdefgh", "hooks/abcdefgh?k=v"]);
         for (name, value) in [
             ("CODEBUILD_WEBHOOK_TRIGGER", "branch/main"),
             ("HOMEPAGE", "https://example.org/hooks/abcdefgh"),

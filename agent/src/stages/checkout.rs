@@ -77,6 +77,7 @@ pub struct UnderTest {
 pub async fn run(settings: &Settings, tiers: &Tiers, runner: &Runner, access: &Access) -> Result<Checkout> {
     // Where there is none, configure says what is wrong.
     let layer_user = exec::build_user(settings.build_user.as_deref(), &settings.checkout).ok().flatten();
+    let access = &access.for_source(settings.cache.trust.is_trusted());
     let stores = Stores::new(settings.cache.layers.clone(), tiers, layer_user)?;
     let jobs = settings.repos.iter().map(|repo| unit(settings, &stores, runner, access, repo));
     let answers: Vec<Result<ReadyRepo>> = stream::iter(jobs).buffered(PARALLEL).collect().await;

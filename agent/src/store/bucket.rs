@@ -5,7 +5,9 @@
 use std::sync::Arc;
 
 use object_store::path::Path as Key;
-use object_store::{MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use object_store::{
+    MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -175,7 +177,9 @@ impl Bucket {
             let Err(error) = upload.complete().await else { return Ok(()) };
             if let Ok(there) = self.retries.run(|| self.store.head(key)).await
                 && there.size == length
-                && earlier.is_none_or(|earlier| (&earlier.e_tag, earlier.last_modified) != (&there.e_tag, there.last_modified))
+                && earlier.is_none_or(|earlier| {
+                    (&earlier.e_tag, earlier.last_modified) != (&there.e_tag, there.last_modified)
+                })
             {
                 return Ok(());
             }

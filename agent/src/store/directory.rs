@@ -56,7 +56,8 @@ impl Directory {
                 .hint("name a directory that is no symbolic link and belongs to the agent's user")
         })?;
         leftovers::remove(&root);
-        let running = Running::begin(&root, prefix).map_err(|error| unwritable(&path.display().to_string(), &error))?;
+        let running =
+            Running::begin(&root, prefix).map_err(|error| unwritable(&path.display().to_string(), &error))?;
         Ok(Directory { root: Arc::new(root), path: path.to_owned(), running: Arc::new(running) })
     }
 

@@ -59,7 +59,8 @@ impl Running {
                 made => made?,
             };
             let mut file = File::from(fd);
-            file.write_all(prefix.as_bytes())?;
+            // With its end of line, so that also an empty prefix says something.
+            file.write_all(format!("{prefix}\n").as_bytes())?;
             let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(lock) => Some(lock),
                 // Another publication looks at it, and takes it for left behind.
@@ -116,8 +117,12 @@ fn abandoned(root: &OwnedFd, name: &str) -> Option<(String, Option<Flock<File>>)
     let mut prefix = String::new();
     (&mut file).take(8192).read_to_string(&mut prefix).ok()?;
     let age = age(&stat);
+    let is_whole = prefix.ends_with('\n');
+    let prefix = prefix.trim_end_matches('\n').to_owned();
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => (!prefix.is_empty() || age > BEGINNING || stat.st_size > 0).then_some((prefix, Some(lock))),
+        // Killed before it said where it writes, it has written nothing yet.
+        Ok(lock) if is_whole || age > BEGINNING => Some((prefix, Some(lock))),
+        Ok(_) => None,
         Err((_, Errno::EWOULDBLOCK)) => None,
         Err(_) => (age > OLD).then_some((prefix, None)),
     }
@@ -206,7 +211,7 @@ mod tests {
     fn killed(top: &Path, id: &str, prefix: &str) {
         let place = top.join(prefix).join("images/deep");
         fs_err::create_dir_all(&place).unwrap();
-        fs_err::write(top.join(format!("{START}{id}{END}")), prefix).unwrap();
+        fs_err::write(top.join(format!("{START}{id}{END}")), format!("{prefix}\n")).unwrap();
         fs_err::write(place.join(part_name(id, 7)), "half").unwrap();
         fs_err::write(top.join(prefix).join(part_name(id, 0)), "half").unwrap();
         fs_err::write(place.join("image.wic"), "whole").unwrap();
@@ -223,6 +228,8 @@ mod tests {
         let top = tempfile::tempdir().unwrap();
         let (dead, other) = ("0123456789abcdef", "fedcba9876543210");
         killed(top.path(), dead, "a/b/1");
+        let begun = top.path().join(".publish-aaaaaaaaaaaaaaaa.part");
+        fs_err::write(&begun, "a/b").unwrap();
         // The manifest may select such names, and somebody else's files are not ours to remove.
         for name in [".0123456789abcdef-x.part", "image.part", &part_name(other, 1)] {
             fs_err::write(top.path().join("a/b/1").join(name), "own").unwrap();
@@ -232,6 +239,8 @@ mod tests {
         assert_eq!(
             files(top.path()),
             [
+                // It may be about to say where it writes.
+                ".publish-aaaaaaaaaaaaaaaa.part",
                 ".publish-x.part",
                 "a/b/1/.0123456789abcdef-x.part",
                 &format!("a/b/1/.{other}-1.part"),
@@ -269,7 +278,7 @@ mod tests {
         for (link, prefix) in [("linked", "linked"), ("deep/linked", "deep"), ("x", "../elsewhere")] {
             fs_err::create_dir_all(place.join(link).parent().unwrap()).unwrap();
             symlink(&elsewhere, place.join(link)).unwrap();
-            fs_err::write(place.join(format!("{START}{id}{END}")), prefix).unwrap();
+            fs_err::write(place.join(format!("{START}{id}{END}")), format!("{prefix}\n")).unwrap();
             remove(&opened(&place));
             assert_eq!(files(&elsewhere).len(), 3, "{link}");
         }

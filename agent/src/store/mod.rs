@@ -20,3 +20,6 @@ pub mod tree;
 pub use names::layout;
 pub use publication::Publication;
 pub use tree::Tree;
+
+#[cfg(test)]
+mod hostile_tests;

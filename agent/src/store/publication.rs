@@ -134,7 +134,8 @@ impl Publication<'_> {
 
     /// The destination, the key of its index, and whether something is published there already.
     async fn look(&self) -> Result<(Place, String, bool)> {
-        let place = Place::open(self.destination, &self.below, self.kms_key_id, Retries::within(self.grace)).await?;
+        let place =
+            Place::open(self.destination, &self.below, self.kms_key_id, Retries::within(self.grace)).await?;
         let index_key = place.key(INDEX);
         let is_there = tokio::time::timeout(ANSWER, place.holds(&index_key)).await.map_err(|_| {
             let waited = humantime::format_duration(ANSWER);

@@ -227,7 +227,8 @@ mod tests {
         ];
         for (value, form) in table {
             let known = of(value);
-            let found = known.iter().any(|known| form.contains(known.as_str()) && known.len() + 2 >= form.len());
+            let found =
+                known.iter().any(|known| form.contains(known.as_str()) && known.len() + 2 >= form.len());
             assert!(found, "{form} in {known:?}");
         }
     }
