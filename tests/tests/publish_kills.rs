@@ -17,7 +17,7 @@ fn large_tree() -> tempfile::TempDir {
     for name in ["a", "b/c/d", "e"] {
         let path = tree.path().join(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::File::create(path).unwrap().set_len(300 * MIB).unwrap();
+        std::fs::File::create(path).unwrap().set_len(80 * MIB).unwrap();
     }
     tree
 }
@@ -93,6 +93,6 @@ fn a_publication_that_runs_keeps_its_files() {
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGCONT).unwrap();
     // The other one has published there meanwhile, so it ends with that; its files were whole.
     assert_eq!(slow.wait().unwrap().code(), Some(2));
-    assert_eq!(std::fs::metadata(destination.path().join("b/c/d")).unwrap().len(), 300 * MIB);
+    assert_eq!(std::fs::metadata(destination.path().join("b/c/d")).unwrap().len(), 80 * MIB);
     assert_eq!(parts(destination.path()), [] as [PathBuf; 0]);
 }

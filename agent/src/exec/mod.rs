@@ -38,7 +38,7 @@ pub use lines::Lines;
 pub use orphans::{Orphans, end_orphans};
 pub use prepare::{is_ignored, prepare_process};
 pub use probe::{Answer, PROBE_LIMIT, Prober};
-pub use redact::{Redactor, strip as strip_escapes};
+pub use redact::Redactor;
 pub use runner::{End, Finished, Runner};
 pub use running::{MARKER, reap};
 pub use stop::signal;

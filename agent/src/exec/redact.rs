@@ -1,6 +1,5 @@
 //! Keeps secrets out of every byte that leaves the agent.
 
-mod escapes;
 mod forms;
 
 use std::borrow::Cow;
@@ -11,10 +10,7 @@ use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 use serde_json::Value;
 
 use crate::config::Secret;
-use crate::secrets::{self, REPLACEMENT};
-
-use escapes::Stripper;
-pub use escapes::strip;
+use crate::secrets::{self, REPLACEMENT, Stripper, strip};
 
 /// Shorter values are not looked for: they would be found in the middle of innocent words.
 const SHORTEST: usize = 6;
@@ -71,12 +67,21 @@ impl Redactor {
     /// stays as it is.
     pub fn redact<'a>(&self, text: &'a str) -> Cow<'a, str> {
         let stripped = strip(text);
-        let values = self.without_values(&stripped);
-        let clear = secrets::redact(&values);
-        match clear == stripped {
-            true => Cow::Borrowed(text),
-            false => Cow::Owned(clear.into_owned()),
+        if let Some(clear) = self.without_secrets(&stripped) {
+            return Cow::Owned(clear);
         }
+        // Messages write them out where they quote.
+        match secrets::strip_quoted(&stripped) {
+            Cow::Owned(plain) => self.without_secrets(&plain).map_or(Cow::Borrowed(text), Cow::Owned),
+            Cow::Borrowed(_) => Cow::Borrowed(text),
+        }
+    }
+
+    /// `None`: there is none.
+    fn without_secrets(&self, text: &str) -> Option<String> {
+        let values = self.without_values(text);
+        let clear = secrets::redact(&values);
+        (clear != text).then(|| clear.into_owned())
     }
 
     fn without_values<'a>(&self, text: &'a str) -> Cow<'a, str> {
@@ -329,6 +334,11 @@ mod tests {
                 }
             }
         }
+        // As messages quote them.
+        for text in ["x ghp_abc\\u{1b}[31mdef y", r"x ghp_abc\x1b[0;1mdef y", r"x ghp_abc\u001B[mdef y"] {
+            assert_eq!(redactor.redact(text), "x [redacted] y", "{text:?}");
+        }
+        assert_eq!(redactor.redact(r"PS1='\e[31m'"), r"PS1='\e[31m'");
         // Without a secret a name is left as it is.
         assert_eq!(redactor.redact("\x1b[31mred"), "\x1b[31mred");
     }

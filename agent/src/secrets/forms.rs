@@ -109,9 +109,13 @@ fn end_of_address(text: &str, from: usize, whole: bool) -> usize {
     if whole {
         return text.len();
     }
+    let limit = text.floor_char_boundary(from.saturating_add(LONGEST));
     let ends = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '"' | '<' | '>' | '`');
-    text[from..].find(ends).map_or(text.len(), |at| from + at)
+    text[from..limit].find(ends).map_or(limit, |at| from + at)
 }
+
+/// Longer is no address: a hostile line must not be read again for each that it seems to hold.
+const LONGEST: usize = 4096;
 
 /// The first of these behind `from`, as it is or percent-encoded.
 fn first_of(text: &str, range: &Range<usize>, signs: &[&str]) -> Option<Range<usize>> {
@@ -293,22 +297,33 @@ fn parameters(text: &str, found: &mut Vec<Range<usize>>) {
 static ASSIGNMENT: LazyLock<Option<Regex>> = LazyLock::new(|| {
     pattern(concat!(
         r#"(?i)([a-z_][a-z0-9_.-]*)(?:["']?\s?[=:]\s?"([^"]*)"|["']?\s?[=:]\s?'([^']*)'"#,
-        r#"|=([^\s"'`<>,;&]+))"#
+        r#"|=([^\s"'`<>,;&=]+))"#
     ))
 });
 
 /// `GITHUB_TOKEN=…`, `github.token = "…"`, `"password": "…"`.
 fn assignments(text: &str, found: &mut Vec<Range<usize>>) {
-    for assignment in matches(&ASSIGNMENT, text) {
-        let Some(name) = assignment.get(1) else { continue };
-        let Some(value) = (2..=4).find_map(|group| assignment.get(group)) else { continue };
+    let Some(pattern) = &*ASSIGNMENT else { return };
+    let mut at = 0;
+    while let Some(assignment) = pattern.captures_at(text, at) {
+        let (Some(name), Some(value)) = (assignment.get(1), (2..=4).find_map(|group| assignment.get(group)))
+        else {
+            return;
+        };
         let last = name.as_str().rsplit('.').next().unwrap_or_default();
         // The manifest's key names a secret; it holds none.
         let is_name = last == "token_secret" && !value.as_str().contains('{');
         // An address in it has its own rule, and an expression is none of a value.
         let is_other = value.as_str().contains("://") || value.as_str().starts_with(['$', '=', '{', '[']);
         if !is_name && !is_other && is_secret(last, value.as_str()) {
-            found.push(value.range());
+            let end = text[value.end()..].find(|c: char| c.is_whitespace() || "\"'`<>,;&".contains(c));
+            // Padding, or whatever else follows a `=` inside it.
+            let end = if assignment.get(4).is_some() { end.unwrap_or(text.len() - value.end()) } else { 0 };
+            at = value.end() + end;
+            found.push(value.start()..at);
+        } else {
+            // `--set KEY=NAME=VALUE`: the value may be an assignment, too.
+            at = value.start();
         }
     }
 }

@@ -98,6 +98,8 @@ fn parameters_headers_and_assignments_are_hidden() {
         ("with Bearer hunter22hunter", "with Bearer [redacted]"),
         ("--set github.token=hunter22", "--set github.token=[redacted]"),
         ("--set 'github.password = \"hunter 22\"'", "--set 'github.password = \"[redacted]\"'"),
+        ("--set a.url=GITHUB_TOKEN=hunter22: x", "--set a.url=GITHUB_TOKEN=[redacted] x"),
+        ("API_KEY=hunter22=hunter22== x", "API_KEY=[redacted] x"),
         ("GITHUB_TOKEN=hunter22 make", "GITHUB_TOKEN=[redacted] make"),
         ("{\"user\":\"x\",\"password\":\"hunter22\"}", "{\"user\":\"x\",\"password\":\"[redacted]\"}"),
         ("{'api_key': 'hunter22'}", "{'api_key': '[redacted]'}"),
@@ -158,4 +160,13 @@ fn values_come_as_written_and_decoded() {
     }
     assert_eq!(values_of_word("repos.poky.url=https://user:pass word@host/x"), ["pass word"]);
     assert_eq!(values_of_word("user:pass word@host"), ["pass word"]);
+}
+
+/// A hostile line costs what its length costs; read again for each piece, this would not end.
+#[test]
+fn long_lines_of_beginnings_are_read_once() {
+    for piece in ["a=", "http:", "a:", "https://a:", "a@", "x_token=", "a=\"", "?a=", "basic "] {
+        let text = piece.repeat(64 * 1024 / piece.len());
+        let _ = redact(&text);
+    }
 }

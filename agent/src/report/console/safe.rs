@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-use crate::exec::strip_escapes;
 use crate::report::cut;
+use crate::secrets;
 
 /// The longest line that people are shown, in bytes.
 const LINE: usize = 600;
@@ -35,7 +35,7 @@ pub fn harmless(line: &str) -> Cow<'_, str> {
 
 /// One line without what a terminal would act on. Line ends inside become spaces.
 pub fn clean(line: &str) -> Cow<'_, str> {
-    let line = strip_escapes(line);
+    let line = secrets::strip(line);
     if !line.chars().any(acts) {
         return line;
     }

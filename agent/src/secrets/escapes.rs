@@ -4,6 +4,9 @@
 //! shown or kept.
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
+
+use regex::Regex;
 
 const ESCAPE: u8 = 0x1b;
 
@@ -21,6 +24,17 @@ pub fn strip(text: &str) -> Cow<'_, str> {
     let (clear, _) = without(text.as_bytes(), true);
     // Whole characters are taken out of a text, so this changes nothing.
     Cow::Owned(String::from_utf8_lossy(&clear).into_owned())
+}
+
+/// The text without control sequences whose escape character is written out, as quoting does: `\u{1b}[0m`,
+/// `\x1b[0m`, `\u001b[0m`, `\033[0m`, `\e[0m`.
+pub fn strip_quoted(text: &str) -> Cow<'_, str> {
+    static QUOTED: LazyLock<Option<Regex>> =
+        LazyLock::new(|| Regex::new(r"(?i)\\(?:u\{0*1b\}|x1b|u001b|033|e)\[[0-?]*[ -/]*[@-~]").ok());
+    match &*QUOTED {
+        Some(quoted) if text.contains('\\') => quoted.replace_all(text, ""),
+        _ => Cow::Borrowed(text),
+    }
 }
 
 /// Strips bytes that come in pieces, wherever they are cut.
