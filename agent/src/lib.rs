@@ -21,6 +21,7 @@ pub mod job;
 pub mod memo;
 pub mod outcome;
 pub mod report;
+pub mod secrets;
 pub mod stages;
 pub mod store;
 pub mod untrusted;

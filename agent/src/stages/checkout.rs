@@ -21,6 +21,7 @@ use crate::exec::{self, Runner};
 use crate::git::{self, Access};
 use crate::job::Stage;
 use crate::outcome::Outcome;
+use crate::untrusted::Reader;
 
 use stored::Stores;
 
@@ -76,6 +77,7 @@ pub struct UnderTest {
 pub async fn run(settings: &Settings, tiers: &Tiers, runner: &Runner, access: &Access) -> Result<Checkout> {
     // Where there is none, configure says what is wrong.
     let layer_user = exec::build_user(settings.build_user.as_deref(), &settings.checkout).ok().flatten();
+    let access = &access.for_source(settings.cache.trust.is_trusted());
     let stores = Stores::new(settings.cache.layers.clone(), tiers, layer_user)?;
     let jobs = settings.repos.iter().map(|repo| unit(settings, &stores, runner, access, repo));
     let answers: Vec<Result<ReadyRepo>> = stream::iter(jobs).buffered(PARALLEL).collect().await;
@@ -134,7 +136,7 @@ async fn ready(
     repo: &Repo,
 ) -> Result<(ReadyRepo, RepoReady)> {
     let (event, shared_entry) = match &repo.source {
-        RepoSource::Path(path) => (local(settings, runner, &repo.name, path).await?, None),
+        RepoSource::Path(path) => (local(settings, runner, access, &repo.name, path).await?, None),
         RepoSource::Git(source) => obtained(stores, runner, access, &repo.name, source).await?,
     };
     let layers = contents::layers(repo, &event.path, settings.release)?;
@@ -143,12 +145,29 @@ async fn ready(
     Ok((ReadyRepo { name, path, layers, commit, is_stored, shared_entry }, event))
 }
 
-async fn local(settings: &Settings, runner: &Runner, name: &str, path: &Path) -> Result<RepoReady> {
+async fn local(
+    settings: &Settings,
+    runner: &Runner,
+    access: &Access,
+    name: &str,
+    path: &Path,
+) -> Result<RepoReady> {
     if !path.is_dir() {
         let message = format!("`repos.{name}.path`: {} is not a directory", path.display());
         return Err(Error::usage(message).hint("paths are relative to the manifest's directory"));
     }
-    let tree = git::inspect(runner, name, path, &own_output(settings)).await?;
+    if let Some(user) = &access.reader {
+        let reader = Reader { uid: user.uid, gid: user.gid, own: Vec::new() };
+        reader.may_enter(path).map_err(|error| {
+            let message = format!("`repos.{name}.path`: {} cannot read {}", user.name, path.display());
+            Error::usage(message).because(&error).hint(format!(
+                "nobody vouches for this source, so what it names is read as the build user: let {} read it",
+                user.name
+            ))
+        })?;
+    }
+    let own = own_output(settings);
+    let tree = git::inspect(runner, name, path, &own, access.reader.as_ref()).await?;
     if let Some(trouble) = tree.trouble {
         runner.events.warn(format!("the commit of repo {name} is not known: {trouble}"), None).await;
     }
@@ -199,7 +218,7 @@ async fn obtained(
 /// # Errors
 /// When git cannot be started.
 pub async fn look(settings: &Settings, runner: &Runner) -> Result<UnderTest> {
-    let tree = git::inspect(runner, "under-test", &settings.checkout, &own_output(settings)).await?;
+    let tree = git::inspect(runner, "under-test", &settings.checkout, &own_output(settings), None).await?;
     let place = settings.checkout.display();
     match (&tree.trouble, &tree.commit) {
         (Some(trouble), _) => {

@@ -8,9 +8,11 @@ mod bucket;
 mod collect;
 mod directory;
 pub mod index;
+mod leftovers;
 mod names;
 mod place;
 mod publication;
+mod retry;
 mod rules;
 mod source;
 pub mod tree;
@@ -18,3 +20,6 @@ pub mod tree;
 pub use names::layout;
 pub use publication::Publication;
 pub use tree::Tree;
+
+#[cfg(test)]
+mod hostile_tests;
