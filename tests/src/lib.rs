@@ -9,12 +9,14 @@ mod processes;
 mod results;
 mod running;
 mod sandbox;
+mod skipping;
 mod slow;
 
 pub use processes::{Survivor, survivors};
 pub use results::{cases, json, leaks_of, well_formed_xml};
 pub use running::{Ran, Running};
 pub use sandbox::{BUILD_USER, Sandbox, commit, copy_tree, git, unfit};
+pub use skipping::{Part, is_left_to_the_long_run, skip, skip_without};
 pub use slow::SlowFs;
 
 use std::path::{Path, PathBuf};
@@ -57,16 +59,6 @@ fn build(package: &str) -> PathBuf {
 /// The top of the sources.
 pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace above tests/")
-}
-
-/// Says aloud that a test did not run. It counts as passed for cargo, so nobody may overlook it.
-pub fn skip(name: &str, reason: &str) {
-    println!("SKIPPED {name}: {reason}");
-    // Tests' standard output is swallowed unless they fail; the terminal or log gets it all the same.
-    use std::io::Write;
-    if let Ok(mut error) = std::fs::OpenOptions::new().append(true).open("/dev/stderr") {
-        let _ = writeln!(error, "SKIPPED {name}: {reason}");
-    }
 }
 
 /// Why the agent would not ask so many BitBakes side by side on this machine, if so (docs/fast-check.md).

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::{build, skip};
+use crate::{Part, build, skip_without};
 
 /// A mount of `slowfs`. It ends with this value, with the test's process, and with whatever hangs in it.
 pub struct SlowFs {
@@ -25,7 +25,7 @@ impl SlowFs {
     pub fn mount(test: &str, source: &Path, mountpoint: &Path, options: &[&str]) -> Option<SlowFs> {
         static BINARY: OnceLock<PathBuf> = OnceLock::new();
         if let Err(error) = OpenOptions::new().read(true).write(true).open("/dev/fuse") {
-            skip(test, &format!("/dev/fuse does not open: {error}"));
+            skip_without(Part::Fuse, test, &format!("/dev/fuse does not open: {error}"));
             return None;
         }
         let mut command = Command::new(BINARY.get_or_init(|| build("slowfs")));
@@ -42,7 +42,11 @@ impl SlowFs {
         let code = child.wait().expect("slowfs ends").code();
         // Its own words for what the machine lacks; a wrong option is the test's mistake.
         assert!(code == Some(1) && !error.contains("slowfs: one of"), "`{command:?}`: {error}");
-        skip(test, &format!("a FUSE file system cannot be mounted here: {}", error.trim()));
+        skip_without(
+            Part::Fuse,
+            test,
+            &format!("a FUSE file system cannot be mounted here: {}", error.trim()),
+        );
         None
     }
 

@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use build_agent_tests::{Running, Sandbox, agent, commit, json, repository, skip, well_formed_xml};
+use build_agent_tests::{
+    Part, Running, Sandbox, agent, commit, json, repository, skip, skip_without, well_formed_xml,
+};
 
 /// Nobody of this machine and nobody of the image.
 const STRANGER: u32 = 48_611;
@@ -41,7 +43,7 @@ fn missing() -> Option<String> {
 macro_rules! need_image {
     ($test:literal) => {
         if let Some(reason) = missing() {
-            skip($test, &reason);
+            skip_without(Part::Docker, $test, &reason);
             return;
         }
     };

@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use build_agent_tests::{Running, commit, copy_tree, git, repository, skip};
+use build_agent_tests::{Part, Running, commit, copy_tree, git, repository, skip_without};
 use tempfile::TempDir;
 
 /// `htpasswd -Bbn me hunter22secret`, and the same as a browser sends it.
@@ -143,7 +143,7 @@ fn seed_pushes_with_a_password_and_moves_stable_to_what_is_well_alone() {
     let test = "seed_pushes_with_a_password_and_moves_stable_to_what_is_well_alone";
     let image = match image() {
         Ok(image) => image,
-        Err(reason) => return skip(test, &reason),
+        Err(reason) => return skip_without(Part::Docker, test, &reason),
     };
     let place = Place::new(&image);
 

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use build_agent_tests::{Ran, Sandbox, leaks_of, skip};
+use build_agent_tests::{Part, Ran, Sandbox, leaks_of, skip_without};
 
 const TOKEN: &str = "token-that-nobody-may-see";
 
@@ -22,7 +22,8 @@ impl Moto {
     /// `None`, said aloud, where there is no `moto_server`.
     fn start(test: &str) -> Option<Moto> {
         let Some(program) = program("moto_server") else {
-            skip(
+            skip_without(
+                Part::Aws,
                 test,
                 "no `moto_server` on PATH or in $BUILD_AGENT_TEST_VENV/bin (pip install 'moto[server]')",
             );

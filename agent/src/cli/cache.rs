@@ -86,7 +86,7 @@ async fn stats(args: ShareArgs, environment: &AgentEnvironment) -> Result<ExitSt
     let work = move |interrupt: &Interrupt| stats::stats(&share, width, interrupt, SystemTime::now());
     let (stats, interrupt) = blocking(None, work).await?;
     match args.json {
-        true => say::line(format_args!("{:#}", with_schema("stats", &root, &stats)?))?,
+        true => say::json(with_schema("stats", &root, &stats)?)?,
         false => say::text(&harmless(&stats_text(&root, &stats)))?,
     }
     Ok(if interrupt.state().is_some() { ExitStatus::Cancelled } else { ExitStatus::Passed })
@@ -111,7 +111,7 @@ async fn prune(args: arguments::Prune, environment: &AgentEnvironment) -> Result
     let work = move |interrupt: &Interrupt| prune::prune(&share, &options, interrupt, SystemTime::now());
     let (pruned, _) = blocking(args.time_limit, work).await?;
     match args.share.json {
-        true => say::line(format_args!("{:#}", with_schema("prune", &root, &pruned)?))?,
+        true => say::json(with_schema("prune", &root, &pruned)?)?,
         false => say::text(&harmless(&prune_text(&root, &told, &pruned)))?,
     }
     Ok(match pruned.stopped {
@@ -129,7 +129,7 @@ async fn verify(args: arguments::Verify, environment: &AgentEnvironment) -> Resu
     let work = move |interrupt: &Interrupt| verify::verify(&share, &options, interrupt, SystemTime::now());
     let (verified, interrupt) = blocking(args.time_limit, work).await?;
     match args.share.json {
-        true => say::line(format_args!("{:#}", with_schema("verify", &root, &verified)?))?,
+        true => say::json(with_schema("verify", &root, &verified)?)?,
         false => say::text(&harmless(&verify_text(&root, &verified)))?,
     }
     Ok(match interrupt.state() {

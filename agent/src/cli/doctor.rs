@@ -44,7 +44,7 @@ pub async fn command(args: arguments::Doctor, environment: &AgentEnvironment) ->
         return Ok(ExitStatus::Cancelled);
     }
     if args.json {
-        say::line(format_args!("{:#}", findings.json()))?;
+        say::json(findings.json())?;
     } else {
         say::text(&findings.to_string())?;
     }

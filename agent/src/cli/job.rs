@@ -1,7 +1,7 @@
 //! `run` and `check`: a job from its settings to its exit status.
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -12,8 +12,9 @@ use crate::config::{self, AgentEnvironment, Request, Secret, Settings, remote};
 use crate::job::{self, Exclusive, Plan, Selection};
 use crate::report::{self, Apart, Json, Paint, Plain, Sink, Terminal};
 use agent_artifacts::aws;
+use agent_fs::untrusted;
 use agent_git::Access;
-use agent_process::{Interrupt, Interrupted, Redactor, Runner};
+use agent_process::{Interrupt, Interrupted, Redactor, Runner, User};
 use agent_types::error::{Class, Error, Result};
 use agent_types::events;
 use agent_types::outcome::ExitStatus;
@@ -36,6 +37,7 @@ pub async fn check(args: Check, environment: &AgentEnvironment) -> Result<ExitSt
     // A manifest knows better which directories below it are the layers.
     let here = current_dir()?.join(config::FILE_NAME);
     if args.layers.is_empty() && args.release.is_none() && here.is_file() {
+        limit_reading(&request, environment)?;
         let mut settings = config::load(&request, environment, &current_dir()?, SystemTime::now())?;
         settings.check.yocto_check_layer = true;
         let only_check = Selection { only: vec![Stage::Check], skip: Vec::new() };
@@ -43,6 +45,7 @@ pub async fn check(args: Check, environment: &AgentEnvironment) -> Result<ExitSt
     }
     let layers = if args.layers.is_empty() { vec![".".into()] } else { args.layers.clone() };
     let release = args.release.as_deref();
+    limit_reading(&request, environment)?;
     let settings =
         config::for_layers(&layers, release, &request, environment, &current_dir()?, SystemTime::now())?;
     job(settings, &Selection::default(), begun, &args.job, environment).await
@@ -71,7 +74,10 @@ fn stopped(_: Interrupted) -> Error {
 /// Reads the manifest, wherever it is, into settings.
 pub async fn load(args: &ManifestArgs, keep_going: bool, environment: &AgentEnvironment) -> Result<Settings> {
     let request = request(args, keep_going).await?;
-    config::load(&request, environment, &current_dir()?, SystemTime::now())
+    limit_reading(&request, environment)?;
+    let settings = config::load(&request, environment, &current_dir()?, SystemTime::now())?;
+    say::hide(&settings.secrets);
+    Ok(settings)
 }
 
 /// What the command line asks for, with the text of a manifest from elsewhere.
@@ -112,13 +118,41 @@ pub async fn access(settings: &mut Settings, environment: &AgentEnvironment) -> 
     let named = settings.github.as_ref().and_then(|github| github.token_secret.clone());
     if let (None, Some(name)) = (&github_token, named) {
         let secret = Secret { origin: format!("secret {name}"), value: aws::secret(&name, None).await? };
+        say::hide(std::slice::from_ref(&secret));
         settings.secrets.push(secret.clone());
         github_token = Some(secret);
     }
     let mut variables: Vec<_> =
         settings.network.iter().map(|(name, value)| (name.into(), value.into())).collect();
     variables.extend(environment.ssh_auth_sock.iter().map(|path| ("SSH_AUTH_SOCK".into(), path.into())));
-    Ok(Access { variables, github_token })
+    let reader = environment.root.then(|| reader(settings.build_user.as_deref(), &settings.checkout));
+    Ok(Access { variables, github_token, reader })
+}
+
+/// With whose rights root reads what a source names that nobody vouches for.
+fn reader(build_user: Option<&str>, checkout: &Path) -> User {
+    let nobody = || User { name: "nobody".into(), uid: 65534, gid: 65534, home: "/nonexistent".into() };
+    // Where there is no build user, no layer code runs either; configure says so.
+    agent_process::build_user(build_user, checkout).ok().flatten().unwrap_or_else(nobody)
+}
+
+/// Lets files that the source names be read with the build user's rights, unless somebody vouches for it.
+pub fn limit_reading(request: &Request, environment: &AgentEnvironment) -> Result<()> {
+    if !environment.root || config::is_trusted(request, environment) {
+        return Ok(());
+    }
+    let here = current_dir()?;
+    let source = environment.codebuild.as_ref().and_then(|build| build.src_dir.clone());
+    let checkout = source.unwrap_or_else(|| here.clone());
+    let user = reader(request.build_user.as_deref(), &checkout);
+    let manifest = request.manifest.as_ref().and_then(|path| Some(here.join(path).parent()?.to_owned()));
+    let layers = config::work_dir(request.work_dir.as_deref(), environment, &here).ok();
+    let own =
+        [Some(checkout), manifest, layers.map(|work| work.join("layers")), Some(config::work_tree(&here))];
+    let real = |path: PathBuf| fs_err::canonicalize(path).ok().filter(|path| path.parent().is_some());
+    let own = own.into_iter().flatten().filter_map(real).collect();
+    untrusted::read_named_as(untrusted::Reader { uid: user.uid, gid: user.gid, own });
+    Ok(())
 }
 
 async fn job(
@@ -128,6 +162,7 @@ async fn job(
     args: &JobArgs,
     environment: &AgentEnvironment,
 ) -> Result<ExitStatus> {
+    say::hide(&settings.secrets);
     settings.check.memo = !args.no_memo;
     if args.no_memo {
         settings.job.reproduce.push("--no-memo".into());

@@ -14,7 +14,7 @@ use agent_types::error::{Error, Result};
 use agent_types::outcome::ExitStatus;
 
 use super::arguments;
-use super::job::{access, current_dir, request};
+use super::job::{access, current_dir, limit_reading, request};
 use super::quiet::Quiet;
 use super::say;
 
@@ -24,9 +24,10 @@ const PARALLEL: usize = 4;
 /// Writes the lock: what is not there yet, and with `--update` what is to move.
 pub async fn command(args: arguments::Lock, environment: &AgentEnvironment) -> Result<ExitStatus> {
     let request = request(&args.manifest, false).await?;
+    limit_reading(&request, environment)?;
     let path = config::lock_path(&request, environment, &current_dir()?)?;
     let all = args.update.as_ref().is_some_and(Vec::is_empty);
-    let previous = match untrusted::read(&path, untrusted::PAGE) {
+    let previous = match untrusted::read_named(&path, untrusted::PAGE) {
         Ok(bytes) => match config::lock::parse(&path.display().to_string(), &bytes) {
             // All is made anew; what was there need not even be a lock.
             Err(_) if all => Lock::default(),
@@ -43,7 +44,9 @@ pub async fn command(args: arguments::Lock, environment: &AgentEnvironment) -> R
     };
     let request = Request { ignore_lock: true, ..request };
     let mut settings = config::load(&request, environment, &current_dir()?, SystemTime::now())?;
+    say::hide(&settings.secrets);
     let access = access(&mut settings, environment).await?;
+    let access = access.for_source(settings.cache.trust.is_trusted());
     let quiet = Quiet::new(&settings)?;
     let pins = resolve(&settings, &quiet.runner, &access, moved, |name, source| {
         let locked = previous.repos.get(name)?;

@@ -17,7 +17,7 @@ pub async fn command(args: arguments::Plan, environment: &AgentEnvironment) -> R
     let settings = load(&args.manifest, false, environment).await?;
     let plan = job::Plan::new(&settings, &job::Selection::from(&args.selection))?;
     if args.json {
-        say::line(format_args!("{:#}", as_json(&settings, &plan)))?;
+        say::json(as_json(&settings, &plan))?;
     } else {
         say::text(&as_text(&settings, &plan))?;
     }

@@ -1,6 +1,7 @@
 //! `build-agent publish DIR DESTINATION`: the artifact upload by itself.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::config::{AgentEnvironment, ArtifactRule, Destination};
 use crate::report::{self, Plain, Sink};
@@ -15,6 +16,9 @@ use agent_types::stage::Stage;
 
 use super::arguments;
 use super::job::{listen_for_signals, paint};
+
+/// For how long a request that failed is tried again: the manifest's default for `[limits] grace`.
+const GRACE: Duration = Duration::from_secs(60);
 
 /// Publishes and says what came of it.
 pub async fn command(args: arguments::Publish, environment: &AgentEnvironment) -> Result<ExitStatus> {
@@ -68,6 +72,7 @@ async fn publish(
         kms_key_id,
         job: None,
         incomplete: None,
+        grace: GRACE,
     };
     stages::publish::publish(&publication, events, interrupt).await
 }

@@ -309,6 +309,7 @@ fn dependencies(
     }
     there.extend(layers.confs.iter().flat_map(LayerConf::names).map(str::to_owned));
     let mut wanted: Vec<String> = layers.confs.iter().flat_map(LayerConf::depends_on).collect();
+    let mut unknown = Vec::new();
     while let Some(collection) = wanted.pop() {
         if !there.insert(collection.clone()) {
             continue;
@@ -318,17 +319,33 @@ fn dependencies(
             repos.add("checkout", source, &[text_of(path)?]);
             wanted.extend(conf.depends_on());
         } else if let Some(known) = collections::find(&collection) {
-            repos.git(known.repo, known.url, release.name, &[known.layer]);
+            repos.git(known.repo, known.url, &known.branch(release), &[known.layer]);
             wanted.extend(known.depends.iter().map(ToString::to_string));
         } else {
-            notices.push(format!(
-                "no repository is known for the layer collection `{collection}` that LAYERDEPENDS names: \
-                 write a {} that names it under [repos]",
-                manifest::FILE_NAME
-            ));
+            unknown.push(collection);
         }
     }
+    unknown.sort();
+    notices.extend(unknown.iter().flat_map(|collection| lines_to_write(collection, release)));
     Ok(())
+}
+
+/// The lines of manifest that a person completes for a collection that the table does not have.
+fn lines_to_write(collection: &str, release: &Release) -> [String; 5] {
+    let name = collection.strip_suffix("-layer").unwrap_or(collection);
+    let name = if name.starts_with("meta-") { name.to_owned() } else { format!("meta-{name}") };
+    [
+        format!(
+            "no repository is known for the layer collection `{collection}`, which LAYERDEPENDS names; \
+             add these lines to {}, complete them, and call `build-agent run`:",
+            manifest::FILE_NAME
+        ),
+        // A dot would part the key.
+        format!("    [repos.{}]", places::sanitised(&name).replace('.', "-")),
+        "    url = \"https://…\"".into(),
+        format!("    branch = {}", quoted(release.name)),
+        "    layers = [\".\"]".into(),
+    ]
 }
 
 /// The layers of the checkout, relative to it, with what they say of themselves. Nobody nests layers

@@ -160,7 +160,12 @@ fn a_dependency_in_the_same_checkout_wins_over_the_table() {
         repos(&settings),
         ["checkout path meta-arm", "meta-arm scarthgap meta-arm-toolchain", "poky scarthgap meta meta-poky"]
     );
-    assert!(settings.notices.iter().any(|notice| notice.contains("`mystery`")), "{:?}", settings.notices);
+    let start = settings.notices.iter().position(|notice| notice.contains("`mystery`")).unwrap();
+    let lines: Vec<&str> = settings.notices[start + 1..].iter().map(|notice| notice.trim()).collect();
+    let wanted =
+        ["[repos.meta-mystery]", "url = \"https://…\"", "branch = \"scarthgap\"", "layers = [\".\"]"];
+    assert_eq!(lines[..4], wanted);
+    assert!(toml::from_str::<toml::Value>(&lines[..4].join("\n")).is_ok());
 }
 
 #[test]

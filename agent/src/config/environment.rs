@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use agent_types::secrets;
+
 use super::codebuild::CodeBuild;
 use super::settings::Secret;
 
@@ -89,9 +91,20 @@ impl AgentEnvironment {
                 .map(|value| Secret { origin: "variable GITHUB_TOKEN".into(), value }),
             network: variables.network(),
             codebuild: CodeBuild::from_variables(&variables, &mut notices),
-            secrets: secrets(&variables),
+            secrets: secrets_of(&variables),
             notices,
         }
+    }
+
+    /// The same, with the secrets in the words of the command line: a password in an address shows up in
+    /// the output of whatever it is given to.
+    pub fn with_command_line<'a>(mut self, words: impl IntoIterator<Item = &'a str>) -> AgentEnvironment {
+        for value in words.into_iter().flat_map(secrets::values_of_word) {
+            if value.len() >= PART && !self.secrets.iter().any(|known| known.value == value) {
+                self.secrets.push(Secret { origin: "command line".into(), value });
+            }
+        }
+        self
     }
 
     /// Every value that must never be shown.
@@ -133,42 +146,63 @@ impl Variables {
     }
 }
 
-/// The values that their variable's name gives away as secret, and the passwords inside addresses.
-fn secrets(variables: &Variables) -> Vec<Secret> {
-    let mut secrets = Vec::new();
+/// The values that their variable's name gives away as secret, and what looks like a secret in the others.
+fn secrets_of(variables: &Variables) -> Vec<Secret> {
+    let mut all: Vec<Secret> = Vec::new();
     for (name, value) in variables.iter() {
         let origin = format!("variable {name}");
-        if names_a_secret(name) && !is_plain(value) {
-            secrets.push(Secret { origin, value: value.into() });
+        let mut found = Vec::new();
+        if secrets::is_secret(name, value) {
+            found.push(value.to_owned());
+            found.extend(parts(value));
         } else {
-            secrets.extend(url_secrets(value, &origin));
+            found.extend(secrets::webhook_parts(name, value));
+            found.extend(url_secrets(value, &origin).into_iter().map(|secret| secret.value));
+        }
+        found.extend(secrets::values(value));
+        for value in found {
+            if !all.iter().any(|known| known.value == value) {
+                all.push(Secret { origin: origin.clone(), value });
+            }
         }
     }
-    secrets
+    all
 }
 
-/// By the ends that people give to such names. An identifier, an address or a file of a secret is
-/// none itself.
-fn names_a_secret(name: &str) -> bool {
-    const SECRET_ENDS: [&str; 7] = ["TOKEN", "PASSWORD", "PASSWD", "PASSPHRASE", "_PASS", "_KEY", "_PAT"];
-    const HARMLESS_ENDS: [&str; 13] = [
-        "_ID", "_ARN", "_NAME", "_FILE", "_PATH", "_DIR", "_URL", "_URI", "_SOCK", "_TYPE", "_VERSION",
-        "_REGION", "_HEADER",
-    ];
-    const HARMLESS: [&str; 6] = ["GPG_KEY", "PUBLIC_KEY", "CACHE_KEY", "HOST_KEY", "SORT_KEY", "PRIMARY_KEY"];
-    // An address that gives AWS credentials to whoever asks from inside the container.
-    if name == "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI" {
-        return true;
+/// Parts of a secret value that are secret by themselves: `Bearer TOKEN`, `user:password`, cookies, and
+/// the fields of JSON.
+fn parts(value: &str) -> Vec<String> {
+    let value = value.trim();
+    let mut parts: Vec<&str> = Vec::new();
+    if let Ok(json) = serde_json::from_str::<serde_json::Value>(value) {
+        return json_secrets("", &json);
     }
-    let name = name.to_ascii_uppercase();
-    let secret = SECRET_ENDS.iter().any(|end| name.ends_with(end))
-        || ["SECRET", "CREDENTIAL"].iter().any(|word| name.contains(word));
-    secret && !HARMLESS_ENDS.iter().chain(&HARMLESS).any(|end| name.ends_with(end))
+    let scheme = |word: &str| ["basic", "bearer", "token", "digest", "negotiate"].contains(&word);
+    let rest = value.split_once(' ').filter(|(word, _)| scheme(&word.to_ascii_lowercase()));
+    parts.extend(rest.map(|(_, rest)| rest.trim()));
+    if value.contains(';') {
+        parts.extend(value.split(';').filter_map(|cookie| Some(cookie.split_once('=')?.1.trim())));
+    } else if let Some((user, password)) = value.split_once(':')
+        && !user.contains(char::is_whitespace)
+        && !password.starts_with("//")
+    {
+        parts.push(password);
+    }
+    // Shorter ones would be told as too short to be hidden, and nobody has named them.
+    parts.into_iter().filter(|part| part.len() >= PART).map(str::to_owned).collect()
 }
 
-/// A word that says nothing: hiding it everywhere would only garble the output.
-fn is_plain(value: &str) -> bool {
-    ["true", "false", "yes", "no", "none", "null", "0", "1"].contains(&value.to_ascii_lowercase().as_str())
+/// The shortest part of a secret that is one itself.
+const PART: usize = 8;
+
+fn json_secrets(name: &str, json: &serde_json::Value) -> Vec<String> {
+    use serde_json::Value;
+    match json {
+        Value::Object(fields) => fields.iter().flat_map(|(name, value)| json_secrets(name, value)).collect(),
+        Value::Array(values) => values.iter().flat_map(|value| json_secrets(name, value)).collect(),
+        Value::String(text) if text.len() >= PART && secrets::is_secret(name, text) => vec![text.clone()],
+        _ => Vec::new(),
+    }
 }
 
 /// The user name or password inside an address, both as it is written and decoded.
@@ -244,6 +278,8 @@ mod tests {
         for name in harmless {
             assert!(values(&[(name, "hunter22")]).is_empty(), "{name}");
         }
+        // The same token under two names is told once.
+        assert_eq!(values(&[("GH_TOKEN", "hunter22"), ("GITHUB_TOKEN", "hunter22")]), ["hunter22"]);
         assert!(values(&[("USE_TOKEN", "true")]).is_empty(), "a word that says nothing");
     }
 
@@ -260,6 +296,40 @@ mod tests {
         for (address, wanted) in table {
             assert_eq!(values(&[("https_proxy", address)]), wanted, "{address}");
         }
+    }
+
+    #[test]
+    fn parts_of_secrets_are_secrets() {
+        let table: [(&str, &str, &[&str]); 9] = [
+            ("AUTHORIZATION", "Bearer hunter22", &["Bearer hunter22", "hunter22"]),
+            ("BASIC_AUTH", "me:hunter22", &["me:hunter22", "hunter22"]),
+            ("COOKIE", "a=b; session=hunter22", &["a=b; session=hunter22", "hunter22"]),
+            (
+                "DB_SECRET",
+                r#"{"username":"someone-else","password":"hunter22"}"#,
+                &[r#"{"username":"someone-else","password":"hunter22"}"#, "hunter22"],
+            ),
+            ("SLACK_WEBHOOK_URL", "https://h.example/hunter22", &["https://h.example/hunter22", "hunter22"]),
+            ("MANIFEST", "https://h.example/m?token=hunter22", &["hunter22"]),
+            ("PIP_EXTRA_INDEX_URL", "https://a:hunter22@x https://b:hunter33@y", &["hunter22", "hunter33"]),
+            ("CURL_HEADER", "Authorization: token hunter22", &["token hunter22"]),
+            ("OLDPWD", "/hunter22/hunter22", &[]),
+        ];
+        for (name, value, wanted) in table {
+            let found = values(&[(name, value)]);
+            for secret in wanted {
+                assert!(found.iter().any(|value| value == secret), "{name}: {secret} in {found:?}");
+            }
+            assert!(!wanted.is_empty() || found.is_empty(), "{name}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn secrets_of_the_command_line_are_known() {
+        let words = ["run", "--set", "repos.poky.url=https://me:hunter22@host/x", "--set=a=https://u:p@h/x"];
+        let environment = AgentEnvironment::default().with_command_line(words);
+        let values: Vec<_> = environment.secrets().iter().map(|secret| secret.value.as_str()).collect();
+        assert_eq!(values, ["hunter22"]);
     }
 
     #[test]

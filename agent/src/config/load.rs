@@ -1,6 +1,7 @@
 //! Reads manifest, flags, lock and known failures, and makes [`Settings`] of them; or tells all that
 //! is wrong.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -8,6 +9,7 @@ use agent_fs::untrusted;
 use agent_types::error::{Error, Result};
 use agent_types::events::JobIdentity;
 use agent_types::release::Release;
+use agent_types::secrets;
 
 use super::checker::Checker;
 use super::environment::AgentEnvironment;
@@ -15,7 +17,9 @@ use super::manifest::UnvalidatedManifest;
 use super::places::{self, Ground};
 use super::problem::{KeyPath, Mistake, Problems};
 use super::repos::{self, Repos, Surroundings};
-use super::settings::{Artifacts, Build, BuildConfig, Check, Destination, KnownFailure, Repo, Settings};
+use super::settings::{
+    Artifacts, Build, BuildConfig, Check, Destination, KnownFailure, Repo, Secret, Settings,
+};
 use super::tree::{self, Node};
 use super::trust::{self, Evidence};
 use super::validate::{self, Sections};
@@ -53,7 +57,7 @@ pub fn load(request: &Request, env: &AgentEnvironment, cwd: &Path, now: SystemTi
     let ground = places::find(request, env, cwd)?;
     let bytes = match (&request.manifest_text, &ground.manifest) {
         (Some((_, text)), _) => text.clone().into_bytes(),
-        (None, Some(file)) => untrusted::read(file, untrusted::PAGE).map_err(unreadable)?,
+        (None, Some(file)) => untrusted::read_named(file, untrusted::PAGE).map_err(unreadable)?,
         (None, None) => return Err(Error::internal("a manifest without text and without file")),
     };
     let mut problems = Problems::default();
@@ -64,6 +68,17 @@ pub fn load(request: &Request, env: &AgentEnvironment, cwd: &Path, now: SystemTi
     // Without a problem there is something that was read.
     let read = read.ok_or_else(|| Error::internal("the manifest was not read, and nothing says why"))?;
     settings(read, request, env, cwd, ground, now)
+}
+
+fn evidence<'a>(request: &Request, env: &'a AgentEnvironment) -> Evidence<'a> {
+    let (codebuild, branches) = (env.codebuild.as_ref(), env.trusted_branches.as_deref());
+    Evidence { codebuild, branches, word: request.trusted }
+}
+
+/// Whether somebody vouches for the source: known before anything of it is read.
+pub fn is_trusted(request: &Request, env: &AgentEnvironment) -> bool {
+    // What is wrong with it is told when the manifest is read.
+    trust::judge(&evidence(request, env)).is_ok_and(|trust| trust.is_trusted())
 }
 
 /// A file that cannot be read is as good as a manifest with mistakes.
@@ -95,6 +110,7 @@ fn read(
     let mut check = Checker { tree: &tree, problems, meant };
     let around = Surroundings { base: &ground.base, cwd, codebuild: env.codebuild.as_ref() };
     let mut repos = repos::validate(&mut check, &raw, &around);
+    repos.secrets.extend(secrets_in(bytes, &ground.manifest_name, &repos.secrets));
     let sections = validate::validate(&mut check, &raw, ground, cwd);
     let known_failures = read_known_failures(&sections, ground, now, &mut check);
     if !request.ignore_lock {
@@ -109,6 +125,13 @@ fn read(
     })
 }
 
+/// What looks like a secret in the manifest, wherever it stands there: `local_conf` may hold addresses, too.
+fn secrets_in(bytes: &[u8], name: &str, known: &[Secret]) -> Vec<Secret> {
+    let found = secrets::values(&String::from_utf8_lossy(bytes)).into_iter();
+    let is_new = |value: &String| value.len() >= 8 && !known.iter().any(|known| known.value == *value);
+    found.filter(is_new).map(|value| Secret { origin: name.to_owned(), value }).collect()
+}
+
 fn read_known_failures(
     sections: &Sections,
     ground: &Ground,
@@ -116,7 +139,7 @@ fn read_known_failures(
     check: &mut Checker,
 ) -> Vec<KnownFailure> {
     let Some(file) = &sections.known_failures else { return Vec::new() };
-    match untrusted::read(file, untrusted::PAGE) {
+    match untrusted::read_named(file, untrusted::PAGE) {
         Ok(bytes) => {
             let name = beside(ground, file);
             known_failures::read(&name, &bytes, &day(now), check.problems)
@@ -135,7 +158,7 @@ fn apply_lock(ground: &Ground, tree: &Node, repos: &mut Repos, problems: &mut Pr
         return;
     }
     let name = beside(ground, &file);
-    let written = match untrusted::read(&file, untrusted::PAGE) {
+    let written = match untrusted::read_named(&file, untrusted::PAGE) {
         Ok(bytes) => lock::read(&name, &bytes, problems),
         Err(error) => {
             let mistake = Mistake::new(format!("{name} cannot be read: {error}"));
@@ -190,8 +213,7 @@ fn settings(
     let places = places::places(request, env, cwd, &sections.name, release)?;
     let distro = sections.distro.unwrap_or_else(|| default_distro(&repos).to_owned());
     let codebuild = env.codebuild.as_ref();
-    let evidence = Evidence { codebuild, branches: env.trusted_branches.as_deref(), word: request.trusted };
-    let trust = trust::judge(&evidence)?;
+    let trust = trust::judge(&evidence(request, env))?;
     let layers = places::work_dir(request.work_dir.as_deref(), env, cwd)?.join("layers");
     let (cache, cache_notices) = shared::cache(&sections.cache, trust, codebuild, layers, &places);
     let job = JobIdentity {
@@ -201,7 +223,7 @@ fn settings(
         dirty: false,
         build: codebuild
             .and_then(|build| build.build_number)
-            .map_or_else(|| timestamp(now), |number| number.to_string()),
+            .map_or_else(|| build_id(now), |number| number.to_string()),
         layer: ground.checkout.clone(),
         manifest: ground.manifest_name.clone(),
         reproduce: reproduce(request, &ground),
@@ -261,7 +283,12 @@ fn day(now: SystemTime) -> String {
     humantime::format_rfc3339_seconds(now).to_string().chars().take(10).collect()
 }
 
-/// `20260102T030405Z`
-fn timestamp(now: SystemTime) -> String {
-    humantime::format_rfc3339_seconds(now).to_string().replace(['-', ':'], "")
+/// `20260102T030405Z-0f5d7e0c`: sorted by time, and different for two builds of one second.
+pub fn build_id(now: SystemTime) -> String {
+    let time = humantime::format_rfc3339_seconds(now).to_string().replace(['-', ':'], "");
+    // Seeded anew in each process and for each state: <https://doc.rust-lang.org/std/hash/struct.RandomState.html>.
+    let mut chance = RandomState::new().build_hasher();
+    chance.write_u32(std::process::id());
+    chance.write_u32(now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().subsec_nanos());
+    format!("{time}-{:08x}", chance.finish() as u32)
 }

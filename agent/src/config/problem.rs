@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use agent_types::error::Error;
+use agent_types::secrets;
 
 /// Where something was written.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -155,8 +156,10 @@ impl fmt::Display for Problem {
 }
 
 /// Keys and values come from files that anybody may have written: no control character (escape
-/// sequences, line ends) reaches a terminal or a log.
+/// sequences, line ends) reaches a terminal or a log. Sequences go as a whole, so that a secret with one
+/// inside is still known.
 fn printable(text: &str) -> String {
+    let text = secrets::strip(text);
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         if c.is_control() { out.extend(c.escape_debug()) } else { out.push(c) }

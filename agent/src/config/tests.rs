@@ -122,7 +122,8 @@ fn defaults() {
     assert_eq!(settings.places.work, Path::new("/home/me/.cache/build-agent/meta-x-scarthgap"));
     assert_eq!(settings.places.out, top.join("build-agent-out"));
     assert_eq!(settings.artifacts.destination, Destination::Directory(top.join("build-agent-out")));
-    assert_eq!(settings.job.build, "20260102T030405Z");
+    let (time, chance) = settings.job.build.split_once('-').unwrap();
+    assert_eq!((time, chance.len()), ("20260102T030405Z", 8));
     assert_eq!((settings.job.commit, settings.job.dirty), (None, false));
     assert_eq!(settings.job.reproduce, ["build-agent", "run", "build-agent.toml"]);
     assert!(settings.notices.is_empty(), "{:?}", settings.notices);
@@ -330,6 +331,14 @@ fn a_manifest_from_elsewhere_speaks_of_the_checkout() {
     let found = problems_of(checkout.load_with(&request("version = 1\n"), &[]));
     assert!(found.iter().all(|line| line.starts_with("https://example.org/job.toml:1:1: ")), "{found:?}");
     assert!(lock_path(&request(&text), &AgentEnvironment::default(), &checkout.path()).is_err());
+}
+
+#[test]
+fn builds_of_one_second_have_ids_of_their_own() {
+    let ids: std::collections::BTreeSet<String> = (0..100).map(|_| super::load::build_id(now())).collect();
+    assert_eq!(ids.len(), 100);
+    let plain = |id: &String| id.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+    assert!(ids.iter().all(plain), "{ids:?}");
 }
 
 #[test]

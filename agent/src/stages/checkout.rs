@@ -15,6 +15,7 @@ use futures_util::{StreamExt, stream};
 
 use crate::config::{GitSource, Repo, RepoSource, Settings, Wanted};
 use agent_cache::layers;
+use agent_fs::untrusted::Reader;
 use agent_git::Access;
 use agent_process::Runner;
 use agent_types::error::{Class, Error, Result};
@@ -79,6 +80,7 @@ pub async fn run(settings: &Settings, tiers: &Tiers, runner: &Runner, access: &A
     // Where there is none, configure says what is wrong.
     let layer_user =
         agent_process::build_user(settings.build_user.as_deref(), &settings.checkout).ok().flatten();
+    let access = &access.for_source(settings.cache.trust.is_trusted());
     let stores = Stores::new(settings.cache.layers.clone(), tiers, layer_user)?;
     let jobs = settings.repos.iter().map(|repo| unit(settings, &stores, runner, access, repo));
     let answers: Vec<Result<ReadyRepo>> = stream::iter(jobs).buffered(PARALLEL).collect().await;
@@ -137,7 +139,7 @@ async fn ready(
     repo: &Repo,
 ) -> Result<(ReadyRepo, RepoReady)> {
     let (event, shared_entry) = match &repo.source {
-        RepoSource::Path(path) => (local(settings, runner, &repo.name, path).await?, None),
+        RepoSource::Path(path) => (local(settings, runner, access, &repo.name, path).await?, None),
         RepoSource::Git(source) => obtained(stores, runner, access, &repo.name, source).await?,
     };
     let layers = contents::layers(repo, &event.path, settings.release)?;
@@ -146,12 +148,29 @@ async fn ready(
     Ok((ReadyRepo { name, path, layers, commit, is_stored, shared_entry }, event))
 }
 
-async fn local(settings: &Settings, runner: &Runner, name: &str, path: &Path) -> Result<RepoReady> {
+async fn local(
+    settings: &Settings,
+    runner: &Runner,
+    access: &Access,
+    name: &str,
+    path: &Path,
+) -> Result<RepoReady> {
     if !path.is_dir() {
         let message = format!("`repos.{name}.path`: {} is not a directory", path.display());
         return Err(Error::usage(message).hint("paths are relative to the manifest's directory"));
     }
-    let tree = agent_git::inspect(runner, name, path, &own_output(settings)).await?;
+    if let Some(user) = &access.reader {
+        let reader = Reader { uid: user.uid, gid: user.gid, own: Vec::new() };
+        reader.may_enter(path).map_err(|error| {
+            let message = format!("`repos.{name}.path`: {} cannot read {}", user.name, path.display());
+            Error::usage(message).because(&error).hint(format!(
+                "nobody vouches for this source, so what it names is read as the build user: let {} read it",
+                user.name
+            ))
+        })?;
+    }
+    let own = own_output(settings);
+    let tree = agent_git::inspect(runner, name, path, &own, access.reader.as_ref()).await?;
     if let Some(trouble) = tree.trouble {
         runner.events.warn(format!("the commit of repo {name} is not known: {trouble}"), None).await;
     }
@@ -202,7 +221,8 @@ async fn obtained(
 /// # Errors
 /// When git cannot be started.
 pub async fn look(settings: &Settings, runner: &Runner) -> Result<UnderTest> {
-    let tree = agent_git::inspect(runner, "under-test", &settings.checkout, &own_output(settings)).await?;
+    let tree =
+        agent_git::inspect(runner, "under-test", &settings.checkout, &own_output(settings), None).await?;
     let place = settings.checkout.display();
     match (&tree.trouble, &tree.commit) {
         (Some(trouble), _) => {

@@ -37,6 +37,7 @@ pub async fn run(
         kms_key_id: settings.artifacts.kms_key_id.as_deref(),
         job: Some(identity),
         incomplete,
+        grace: settings.limits.grace,
     };
     publish(&publication, events, interrupt).await
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use build_agent_tests::{no_rooms, skip};
+use build_agent_tests::{is_left_to_the_long_run, no_rooms, skip};
 use serde_json::Value;
 
 use crate::memo::{Narrow, outcomes, told};
@@ -32,6 +32,9 @@ fn signatures_from_a_room_are_those_of_the_build_directory() {
 #[test]
 fn the_layer_is_asked_beside_the_world_without_it() {
     let test = "the_layer_is_asked_beside_the_world_without_it";
+    if is_left_to_the_long_run(test) {
+        return;
+    }
     if let Some(reason) = no_rooms(3) {
         return skip(test, &reason);
     }

@@ -5,13 +5,16 @@ use std::path::Path;
 use build_agent_tests::json;
 
 use crate::POKY;
-use crate::fixture::{Fixture, sstate};
+use crate::fixture::{Fixture, NARROW_BUILD, sstate};
 
 #[test]
 fn recipes_build_publish_and_build_again_from_sstate() {
     let test = "recipes_build_publish_and_build_again_from_sstate";
     let Some(fixture) = Fixture::new(test, "meta-deploy", &[POKY]) else { return };
-    fixture.call(&["run", "--set", "check.bitbake_layers=[\"show-layers\"]"]).assert_code(&[0]);
+    let narrow = format!("config.local_conf={NARROW_BUILD}");
+    fixture
+        .call(&["run", "--set", &narrow, "--set", "check.bitbake_layers=[\"show-layers\"]"])
+        .assert_code(&[0]);
     let first = sstate(fixture.result());
     assert!(first["missed"].as_u64() > Some(0) && first["local"] == 0, "{first}");
 
@@ -25,7 +28,7 @@ fn recipes_build_publish_and_build_again_from_sstate() {
         "the sparse image: {index}"
     );
 
-    fixture.call(&["run", "--only", "build"]).assert_code(&[0]);
+    fixture.call(&["run", "--set", &narrow, "--only", "build"]).assert_code(&[0]);
     let second = sstate(fixture.result());
     assert_eq!(second["missed"], 0, "{second}");
     assert_eq!(second["local"], first["wanted"], "{second}");

@@ -7,7 +7,7 @@ use crate::{BITBAKE, OE_CORE, POKY};
 
 #[test]
 fn a_good_layer_passes_on_scarthgap() {
-    let Some(fixture) = Fixture::new("a_good_layer_passes_on_scarthgap", "meta-good", &[POKY]) else {
+    let Some(fixture) = Fixture::long("a_good_layer_passes_on_scarthgap", "meta-good", &[POKY]) else {
         return;
     };
     fixture.call(&["run"]).assert_code(&[0]);
@@ -18,7 +18,7 @@ fn a_good_layer_passes_on_scarthgap() {
 /// Without a manifest, and with BitBake and OE-Core as repositories of their own.
 #[test]
 fn a_good_layer_passes_on_master() {
-    let Some(fixture) = Fixture::new("a_good_layer_passes_on_master", "meta-good", &[OE_CORE, BITBAKE])
+    let Some(fixture) = Fixture::long("a_good_layer_passes_on_master", "meta-good", &[OE_CORE, BITBAKE])
     else {
         return;
     };
@@ -41,7 +41,7 @@ fn a_layer_without_readme_fails_before_anything_is_cloned() {
 #[test]
 fn a_recipe_that_does_not_parse_is_named_with_its_line() {
     let test = "a_recipe_that_does_not_parse_is_named_with_its_line";
-    let Some(fixture) = Fixture::new(test, "meta-parse-error", &[POKY]) else { return };
+    let Some(fixture) = Fixture::long(test, "meta-parse-error", &[POKY]) else { return };
     let ran = fixture.run_in_small_world();
     ran.assert_code(&[1]);
     ran.assert_says(&["test_parse", "broken_1.0.bb:"]);
@@ -51,7 +51,7 @@ fn a_recipe_that_does_not_parse_is_named_with_its_line() {
 #[test]
 fn a_changed_signature_of_a_core_recipe_fails() {
     let test = "a_changed_signature_of_a_core_recipe_fails";
-    let Some(fixture) = Fixture::new(test, "meta-signature-change", &[POKY]) else { return };
+    let Some(fixture) = Fixture::long(test, "meta-signature-change", &[POKY]) else { return };
     let ran = fixture.run_in_small_world();
     ran.assert_code(&[1]);
     ran.assert_says(&["test_signatures", "changed signatures"]);
@@ -67,7 +67,7 @@ fn a_changed_signature_of_a_core_recipe_fails() {
 #[test]
 fn a_bsp_layer_passes_with_its_machine() {
     let test = "a_bsp_layer_passes_with_its_machine";
-    let Some(fixture) = Fixture::new(test, "meta-bsp", &[POKY]) else { return };
+    let Some(fixture) = Fixture::long(test, "meta-bsp", &[POKY]) else { return };
     fixture.run_in_small_world().assert_code(&[0]);
     let cases = cases(&fixture.result());
     for test in ["test_machine_world", "test_machine_signatures", "test_bsp_defines_machines"] {

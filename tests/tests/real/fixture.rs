@@ -6,7 +6,10 @@ use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use build_agent_tests::{Ran, Running, agent, cases, commit, copy_tree, git, json, repository, skip, unfit};
+use build_agent_tests::{
+    Part, Ran, Running, agent, cases, commit, copy_tree, git, is_left_to_the_long_run, json, repository,
+    skip_without, unfit,
+};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -20,6 +23,13 @@ pub const SMALL_WORLD: &str = "EXCLUDE_FROM_WORLD = \"1\"\n\
     EXCLUDE_FROM_WORLD:pn-base-files = \"\"\n\
     EXCLUDE_FROM_WORLD:pn-greeting = \"\"\n\
     EXCLUDE_FROM_WORLD:pn-broken = \"\"\n";
+
+/// Leaves out what the recipes of meta-deploy do not need: a build takes seconds instead of minutes.
+pub const NARROW_BUILD: &str = "BBMASK = \"/meta/recipes- /meta-poky/recipes-\"\n\
+    ASSUME_PROVIDED += \"virtual/fakeroot-native quilt-native\"\n\
+    CONNECTIVITY_CHECK_URIS = \"\"\n\
+    INHERIT:remove = \"uninative\"\n\
+    BB_NO_NETWORK = \"1\"\n";
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
@@ -36,7 +46,7 @@ impl Fixture {
         let silent = addresses.iter().find(|address| !answers(address));
         let reason = unfit().or_else(|| silent.map(|address| format!("{address} does not answer")));
         if let Some(reason) = reason.or_else(missing_tools) {
-            skip(test, &reason);
+            skip_without(Part::BitBake, test, &reason);
             return None;
         }
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
@@ -48,6 +58,11 @@ impl Fixture {
         git(&fixture.layer(), ["init", "--quiet", "--initial-branch", "main"]);
         commit(&fixture.layer(), "Begin");
         Some(fixture)
+    }
+
+    /// As [`Fixture::new`], for a test that takes minutes.
+    pub fn long(test: &str, name: &'static str, addresses: &[&str]) -> Option<Fixture> {
+        if is_left_to_the_long_run(test) { None } else { Fixture::new(test, name, addresses) }
     }
 
     pub fn layer(&self) -> PathBuf {

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use build_agent_tests::is_left_to_the_long_run;
 use serde_json::Value;
 
 use crate::memo::{Narrow, told};
@@ -44,7 +45,11 @@ type Change = fn(&Narrow);
 
 #[test]
 fn only_what_changed_is_parsed_again() {
-    let Some(narrow) = Narrow::new("only_what_changed_is_parsed_again") else { return };
+    let test = "only_what_changed_is_parsed_again";
+    if is_left_to_the_long_run(test) {
+        return;
+    }
+    let Some(narrow) = Narrow::new(test) else { return };
     narrow.write_manifest(HANDLER);
     std::fs::write(narrow.layer("recipes-fixture/shared.inc"), "A = \"1\"\n").unwrap();
     std::fs::create_dir_all(narrow.layer("classes")).unwrap();

@@ -5,19 +5,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use build_agent_tests::{Ran, Running, agent, commit, json, skip};
+use build_agent_tests::{Ran, Running, agent, commit, is_left_to_the_long_run, json, skip};
 use nix::unistd::geteuid;
 use serde_json::Value;
 
 use crate::POKY;
-use crate::fixture::{Fixture, PATIENCE, sstate};
-
-/// What the recipes of meta-deploy do not need is not read: a build takes seconds instead of minutes.
-const NARROW: &str = "BBMASK = \"/meta/recipes- /meta-poky/recipes-\"\n\
-    ASSUME_PROVIDED += \"virtual/fakeroot-native quilt-native\"\n\
-    CONNECTIVITY_CHECK_URIS = \"\"\n\
-    INHERIT:remove = \"uninative\"\n\
-    BB_NO_NETWORK = \"1\"\n";
+use crate::fixture::{Fixture, NARROW_BUILD, PATIENCE, sstate};
 
 /// A build machine: a work directory and an output directory that no other one has.
 struct Machine<'a> {
@@ -43,7 +36,7 @@ impl<'a> Machine<'a> {
         let mut command = agent();
         command.current_dir(self.fixture.layer());
         command.args(["run", "--only", "build,publish"]);
-        command.args(["--set", &format!("config.local_conf={NARROW}")]);
+        command.args(["--set", &format!("config.local_conf={NARROW_BUILD}")]);
         command.args(["--set", &format!("cache.share={}", share(self.fixture).display())]);
         command.arg("--work-dir").arg(self.place.join("work")).arg("--out").arg(self.out());
         command.args(words);
@@ -132,7 +125,11 @@ fn a_machine_with_empty_directories_builds_all_from_the_share() {
 
 #[test]
 fn builds_live_through_a_prune() {
-    let Some(fixture) = fixture("builds_live_through_a_prune") else { return };
+    let test = "builds_live_through_a_prune";
+    if is_left_to_the_long_run(test) {
+        return;
+    }
+    let Some(fixture) = fixture(test) else { return };
     Machine::new(&fixture, "first").build(&["--trusted"]).assert_code(&[0]);
 
     // Everything is too old, but a build with a lease runs.
@@ -167,6 +164,9 @@ fn prune(fixture: &Fixture, words: &[&str]) -> Ran {
 #[test]
 fn a_pull_request_keeps_its_work_to_itself() {
     let test = "a_pull_request_keeps_its_work_to_itself";
+    if is_left_to_the_long_run(test) {
+        return;
+    }
     if !geteuid().is_root() {
         return skip(test, "only root can mount");
     }

@@ -46,6 +46,74 @@ fn secrets_reach_no_child_and_no_report() {
     assert!(logs.contains("environment LC_ALL=en_US.UTF-8"));
 }
 
+/// Thirty-three places where something secret of the agent may be, and layer code that looks everywhere.
+#[test]
+fn layer_code_finds_no_canary() {
+    const NAME: &str = "layer_code_finds_no_canary";
+    if !nix::unistd::geteuid().is_root() {
+        return skip(NAME, "the agent has no other user to drop to unless it is root");
+    }
+    let Some(sandbox) = Sandbox::new(NAME) else { return };
+    let canary = |name: &str| format!("canary-of-the-agent-{}", name.to_lowercase().replace('_', "-"));
+    let variables = [
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "AWS_ACCESS_KEY_ID",
+        "AWS_CONTAINER_AUTHORIZATION_TOKEN",
+        "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+        "GITHUB_TOKEN",
+        "GH_TOKEN",
+        "GITLAB_TOKEN",
+        "NPM_TOKEN",
+        "NVD_API_KEY",
+        "NVD_API_KEY_2",
+        "DB_PASSWORD",
+        "DB_PWD",
+        "PGPASSWORD",
+        "SSHPASS",
+        "AUTHORIZATION",
+        "COOKIE",
+        "SLACK_WEBHOOK_URL",
+        "SIGNING_KEY",
+        "CLIENT_SECRET",
+        "DOCKER_AUTH_CONFIG",
+        "MY_TOKEN_PROD",
+        "CODEBUILD_SOURCE_REPO_URL",
+        "CODEBUILD_AUTH_TOKEN",
+        "NETRC_CREDENTIALS",
+        "ANYTHING_AT_ALL",
+    ];
+    let home = sandbox.path().join("home");
+    let files = [
+        ".aws/credentials",
+        ".aws/config",
+        ".netrc",
+        ".git-credentials",
+        ".ssh/id_ed25519",
+        ".docker/config.json",
+        ".config/gh/hosts.yml",
+    ];
+    assert_eq!(variables.len() + files.len(), 33);
+    for name in files {
+        use std::os::unix::fs::PermissionsExt;
+        let path = home.join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, canary("file")).unwrap();
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let top = sandbox.path().display();
+    sandbox.behaviour(&format!("yocto-check-layer hunt {top}/home {top}/work {top}/meta-tested /dev/shm"));
+    let mut command = sandbox.run_command();
+    command.env("HOME", &home);
+    command.envs(variables.map(|name| (name, canary(name))));
+    let ran = sandbox.start(command).wait();
+    ran.assert_code(&[0]);
+    let logs = sandbox.logs();
+    assert!(logs.contains("hunt is over"), "{logs}");
+    let found: Vec<&str> = logs.lines().filter(|line| line.contains("hunt found")).collect();
+    assert!(found.is_empty(), "{found:?}");
+}
+
 #[test]
 fn names_and_commit_messages_are_text_and_nothing_more() {
     let Some(sandbox) = Sandbox::new("names_and_commit_messages_are_text_and_nothing_more") else { return };

@@ -9,6 +9,7 @@ mod hostile;
 mod keeping;
 mod kills;
 mod memo;
+mod private;
 mod readers;
 mod repeats;
 mod shares;

@@ -121,6 +121,13 @@ impl Tree {
         Ok((kind_of_mode(&stat), identity(&stat)))
     }
 
+    /// The bytes in the regular file at this path.
+    pub fn length(&self, path: &Path) -> io::Result<u64> {
+        let (directory, name) = self.parent(path)?;
+        let stat = fstatat(&directory, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        Ok(u64::try_from(stat.st_size).unwrap_or_default())
+    }
+
     /// The text of a symbolic link.
     pub fn link(&self, path: &Path) -> io::Result<OsString> {
         let (directory, name) = self.parent(path)?;

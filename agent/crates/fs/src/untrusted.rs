@@ -4,12 +4,19 @@
 //! A layer can hold a named pipe, a link to `/dev/zero` or a file of ten gigabytes that takes no
 //! space. Reading here neither waits nor fills the memory.
 
+//!
+//! Where nobody vouches for a source and the agent is root, a path that the source has chosen must not make
+//! root read for it: [`read_named`] reads with the build user's rights.
+
 use std::io::{Error, ErrorKind, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock};
 
 use fs_err::OpenOptions;
 use fs_err::os::unix::fs::OpenOptionsExt;
 use nix::fcntl::OFlag;
+use nix::sys::stat::{Mode, fstat};
+use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 
 /// Bytes: for what people write by hand (manifests, locks, `layer.conf`).
 pub const PAGE: u64 = 256 * 1024;
@@ -36,6 +43,101 @@ pub fn read(path: &Path, limit: u64) -> std::io::Result<Vec<u8>> {
         return Err(Error::new(ErrorKind::FileTooLarge, message));
     }
     Ok(bytes)
+}
+
+/// A user whose rights count instead of the agent's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reader {
+    pub uid: u32,
+    pub gid: u32,
+    /// Resolved directories that hold the source itself: what lies there is no secret to it, whoever owns it.
+    pub own: Vec<PathBuf>,
+}
+
+static READER: RwLock<Option<Reader>> = RwLock::new(None);
+
+/// From now on [`read_named`] reads with this user's rights.
+pub fn read_named_as(reader: Reader) {
+    *READER.write().unwrap_or_else(PoisonError::into_inner) = Some(reader);
+}
+
+/// [`read`] for a path that the source may have chosen: by a manifest's key, or by a symbolic link.
+///
+/// # Errors
+/// As [`read`]; [`ErrorKind::PermissionDenied`] also for what only root may read.
+pub fn read_named(path: &Path, limit: u64) -> std::io::Result<Vec<u8>> {
+    match &*READER.read().unwrap_or_else(PoisonError::into_inner) {
+        Some(reader) => reader.read(path, limit),
+        None => read(path, limit),
+    }
+}
+
+impl Reader {
+    fn read(&self, path: &Path, limit: u64) -> std::io::Result<Vec<u8>> {
+        let real = fs_err::canonicalize(path)?;
+        if self.own.iter().any(|own| real.starts_with(own)) {
+            return read(path, limit);
+        }
+        self.with_rights(|| {
+            let bytes = read(path, limit)?;
+            self.may_read(path)?;
+            Ok(bytes)
+        })
+        .map_err(|error| match error.kind() {
+            ErrorKind::PermissionDenied => Error::new(
+                error.kind(),
+                format!("{error} (read as uid {}, because nobody vouches for this source)", self.uid),
+            ),
+            _ => error,
+        })
+    }
+
+    /// Whether the user may look into a directory.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn may_enter(&self, directory: &Path) -> std::io::Result<()> {
+        self.with_rights(|| {
+            fs_err::read_dir(directory)?.next().transpose()?;
+            self.may_read(directory)
+        })
+    }
+
+    /// Root has groups that the thread keeps; they are not the user's.
+    fn may_read(&self, path: &Path) -> std::io::Result<()> {
+        let stat = fstat(fs_err::File::open(path)?)?;
+        let mode = Mode::from_bits_truncate(stat.st_mode);
+        let wanted = match (stat.st_uid == self.uid, stat.st_gid == self.gid) {
+            (true, _) => Mode::S_IRUSR,
+            (false, true) => Mode::S_IRGRP,
+            (false, false) => Mode::S_IROTH,
+        };
+        match mode.contains(wanted) {
+            true => Ok(()),
+            false => {
+                Err(Error::new(ErrorKind::PermissionDenied, format!("`{}` is not readable", path.display())))
+            }
+        }
+    }
+
+    /// Works with the user's rights to files, on a thread of its own, because rights belong to threads.
+    fn with_rights<T: Send>(&self, work: impl FnOnce() -> std::io::Result<T> + Send) -> std::io::Result<T> {
+        let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
+        let limited = || {
+            setfsgid(gid);
+            setfsuid(uid);
+            // Neither says whether it worked; both give what holds.
+            if setfsuid(uid) != uid || setfsgid(gid) != gid {
+                let message = format!("the kernel refuses to read as uid {uid}");
+                return Err(Error::new(ErrorKind::PermissionDenied, message));
+            }
+            work()
+        };
+        std::thread::scope(|scope| match scope.spawn(limited).join() {
+            Ok(done) => done,
+            Err(panic) => std::panic::resume_unwind(panic),
+        })
+    }
 }
 
 /// [`read`] for text in UTF-8.
@@ -79,5 +181,48 @@ mod tests {
             assert!(error.to_string().contains(name), "{error}");
         }
         assert_eq!(read(&at("file"), 7).unwrap_err().kind(), ErrorKind::FileTooLarge);
+    }
+
+    #[test]
+    fn what_only_root_may_read_is_not_read_for_a_source() {
+        use std::os::unix::fs::PermissionsExt;
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let top = tempfile::Builder::new().tempdir_in("/var/tmp").unwrap();
+        let at = |name: &str| top.path().join(name);
+        let open =
+            |path: &Path, mode| fs_err::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        open(top.path(), 0o755);
+        for directory in ["closed", "own"] {
+            fs_err::create_dir(at(directory)).unwrap();
+        }
+        for name in ["public", "private", "group", "closed/file", "own/file"] {
+            fs_err::write(at(name), "text").unwrap();
+        }
+        open(&at("private"), 0o600);
+        open(&at("group"), 0o640);
+        open(&at("own/file"), 0o600);
+        open(&at("closed"), 0o700);
+        for (link, target) in [("own/out", "../private"), ("own/in", "file"), ("own/public", "../public")] {
+            symlink(target, at(link)).unwrap();
+        }
+        let reader = Reader { uid: 65534, gid: 65534, own: vec![fs_err::canonicalize(at("own")).unwrap()] };
+        for (name, readable) in [
+            ("public", true),
+            ("private", false),
+            ("group", false),
+            ("closed/file", false),
+            ("own/file", true),
+            ("own/in", true),
+            ("own/public", true),
+            ("own/out", false),
+        ] {
+            let read = reader.read(&at(name), PAGE);
+            assert_eq!(read.is_ok(), readable, "{name}: {read:?}");
+        }
+        assert!(reader.may_enter(top.path()).is_ok() && reader.may_enter(&at("closed")).is_err());
+        // The rights were a thread's own.
+        assert!(read(&at("private"), PAGE).is_ok());
     }
 }

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use url::Url;
 
-use agent_process::Environment;
+use agent_process::{Environment, User};
 use agent_types::secret::Secret;
 
 use super::address;
+
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What git needs to reach servers, besides the addresses.
 #[derive(Clone, Debug, Default)]
@@ -18,6 +20,9 @@ pub struct Access {
     pub variables: Vec<(OsString, OsString)>,
     /// For `https://github.com/`, where the address has no credentials of its own.
     pub github_token: Option<Secret>,
+    /// Whose rights count where an untrusted source names a directory of this machine, because the agent is
+    /// root. `None`: the agent's own.
+    pub reader: Option<User>,
 }
 
 impl Access {
@@ -55,7 +60,7 @@ impl Access {
             environment.set(name, value);
         }
         let fixed = [
-            ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+            ("PATH", PATH),
             // UTF-8 names, and messages in English: failures are told apart by them.
             ("LANG", "C.UTF-8"),
             ("LC_ALL", "C.UTF-8"),
@@ -118,6 +123,27 @@ impl Access {
         }
         pairs.extend(safe.iter().map(|path| ("safe.directory".to_string(), path.into())));
         pairs
+    }
+
+    /// The same for a source: where somebody vouches for it, the agent's own rights count.
+    pub fn for_source(&self, is_trusted: bool) -> Access {
+        let reader = self.reader.clone().filter(|_| !is_trusted);
+        Access { reader, ..self.clone() }
+    }
+
+    /// The program that gives out a repository of this machine, with the rights of the reader; also what the
+    /// repository borrows from others (alternates) is read with them. A command line of the shell, to which git
+    /// adds the path.
+    pub(super) fn upload_pack(&self, url: Option<&Url>) -> Option<String> {
+        let (reader, _) = (self.reader.as_ref()?, url.filter(|url| url.scheme() == "file")?);
+        let User { uid, gid, home, .. } = reader;
+        let home = home.display().to_string().replace('\'', "'\\''");
+        // The agent's environment may hold passwords of proxies. Who owns the repository does not matter to
+        // somebody who runs nothing of it.
+        Some(format!(
+            "setpriv --reuid={uid} --regid={gid} --clear-groups --no-new-privs env -i PATH={PATH} HOME='{home}' \
+             LC_ALL=C.UTF-8 GIT_PROTOCOL=\"$GIT_PROTOCOL\" git -c 'safe.directory=*' upload-pack"
+        ))
     }
 
     fn authorization(&self, url: &Url) -> Option<String> {

@@ -22,6 +22,8 @@ pub struct Git<'a> {
     label: String,
     /// `None`: as the agent itself.
     user: Option<User>,
+    /// Gives out a repository of this machine.
+    upload_pack: Option<String>,
     /// Between the tries of a transient failure.
     pub(super) pauses: [Duration; 2],
 }
@@ -48,6 +50,7 @@ impl<'a> Git<'a> {
             environment: access.environment(&home, url, safe, runner.stall),
             label: label.into(),
             user: None,
+            upload_pack: access.upload_pack(url),
             pauses: [Duration::from_secs(2), Duration::from_secs(8)],
         })
     }
@@ -55,7 +58,8 @@ impl<'a> Git<'a> {
     /// A git that only looks at the work tree `top`.
     ///
     /// It obeys the configuration of the repository there, in which filters, for one, are commands of
-    /// the owner's choice. For root that would be somebody else's word, so it looks as the owner.
+    /// the owner's choice. For root that would be somebody else's word, so it looks as the owner, or as the
+    /// `reader` whose rights count.
     ///
     /// # Errors
     /// As [`Git::new`].
@@ -64,15 +68,20 @@ impl<'a> Git<'a> {
         label: impl Into<String>,
         top: &Path,
         safe: &[PathBuf],
+        reader: Option<&User>,
     ) -> Result<Git<'a>, Error> {
         // Neither a way to servers nor what may be secret in it (proxies).
         let access = Access::default();
         let mut git = Git::new(runner, &access, label, None, safe)?;
         let dot_git = top.join(".git");
         let config = dot_git.join("config");
-        if let Some(owner) = lesser_owner([config.as_path(), &dot_git, top])? {
-            git.environment = access.environment(&owner.home, None, safe, runner.stall);
-            git.user = Some(owner);
+        let user = match reader {
+            Some(reader) => Some(reader.clone()),
+            None => lesser_owner([config.as_path(), &dot_git, top])?,
+        };
+        if let Some(user) = user {
+            git.environment = access.environment(&user.home, None, safe, runner.stall);
+            git.user = Some(user);
         }
         Ok(git)
     }
@@ -117,7 +126,11 @@ impl<'a> Git<'a> {
         cwd: &Path,
         args: impl IntoIterator<Item = S>,
     ) -> Result<String, Failure> {
-        let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
+        let mut args: Vec<OsString> = args.into_iter().map(Into::into).collect();
+        if let Some(upload_pack) = &self.upload_pack {
+            // `fetch` and `ls-remote` both have it.
+            args.insert(args.len().min(1), format!("--upload-pack={upload_pack}").into());
+        }
         for (tried, pause) in self.pauses.into_iter().enumerate() {
             let failure = match self.once(cwd, &args, true).await {
                 Err(failure) if failure.kind() == Some(Kind::Transient) => failure,

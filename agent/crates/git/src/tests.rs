@@ -334,7 +334,7 @@ async fn a_local_work_tree_is_told_and_not_touched() {
     let up = bench.upstream("up", &[("a", "1\n"), ("sub/b", "1\n")]).await;
     let commit = up.git(&["rev-parse", "HEAD"]).await;
     let own = [up.path.join("build-agent-out")];
-    let look = async |path: &Path| inspect(&bench.runner, "x", path, &own).await.unwrap();
+    let look = async |path: &Path| inspect(&bench.runner, "x", path, &own, None).await.unwrap();
 
     let index = fs::read(up.path.join(".git/index")).unwrap();
     write(&up.path.join("build-agent-out/result.json"), "{}");
@@ -384,7 +384,7 @@ async fn commands_of_a_repository_run_as_its_owner_if_at_all() {
     for path in [".git/config", ".git", "."] {
         std::os::unix::fs::chown(up.path.join(path), Some(nobody.uid), None).unwrap();
     }
-    let tree = inspect(&bench.runner, "x", &up.path, &[]).await.unwrap();
+    let tree = inspect(&bench.runner, "x", &up.path, &[], None).await.unwrap();
     assert_eq!((tree.commit, tree.dirty, tree.trouble), (Some(commit), true, None));
     let ran_as = fs::read_to_string(&proof).unwrap_or_default();
     assert!(["".to_owned(), format!("{}\n", nobody.uid)].contains(&ran_as), "{ran_as}");

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use agent_process::Runner;
+use agent_process::{Runner, User};
 use agent_types::error::{Class, Result};
 use agent_types::source::is_commit;
 
@@ -24,7 +24,7 @@ pub struct WorkTree {
 }
 
 /// Looks at a directory inside or at the top of a work tree. Changes below `besides` (the agent's
-/// own output) do not count.
+/// own output) do not count. `reader` looks in the place of the agent or the owner.
 ///
 /// # Errors
 /// When git cannot be started, or the job was stopped. What git cannot tell is no error.
@@ -33,13 +33,14 @@ pub async fn inspect(
     label: &str,
     directory: &Path,
     besides: &[PathBuf],
+    reader: Option<&User>,
 ) -> Result<WorkTree> {
     // Git compares resolved paths; older ones the path as it was given.
     let real = fs_err::canonicalize(directory)?;
     let Some(top) = top_of(&real) else { return Ok(WorkTree::default()) };
     let mut safe = vec![top.clone(), real.clone(), directory.to_path_buf()];
     safe.dedup();
-    let git = Git::to_look_at(runner, label, &top, &safe)?;
+    let git = Git::to_look_at(runner, label, &top, &safe, reader)?;
     match look(&git, &top, &real, besides).await {
         Ok(tree) => Ok(tree),
         Err(failure @ Failure::Git { .. }) => {

@@ -10,9 +10,7 @@ use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 use serde_json::Value;
 
 use agent_types::secret::Secret;
-
-/// What stands in the place of a secret.
-const REPLACEMENT: &str = "[redacted]";
+use agent_types::secrets::{self, REPLACEMENT, Stripper, strip};
 
 /// Shorter values are not looked for: they would be found in the middle of innocent words.
 const SHORTEST: usize = 6;
@@ -20,7 +18,8 @@ const SHORTEST: usize = 6;
 /// Up to this many bytes of patterns a table of all transitions is worth its memory (about 8 MiB).
 const TABLE: usize = 16 * 1024;
 
-/// Replaces secret values, also in their base64, URL, JSON and shell forms. Cheap to clone.
+/// Replaces secret values, also in their base64, base32, hexadecimal, URL, JSON and shell forms, and in
+/// texts whatever looks like a secret. Escape sequences are stripped first, everywhere. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Redactor {
     /// `None` when there is nothing to look for.
@@ -64,7 +63,28 @@ impl Redactor {
         self.skipped.clone()
     }
 
+    /// The text without secrets. It is searched without its escape sequences; where nothing is found, it
+    /// stays as it is.
     pub fn redact<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        let stripped = strip(text);
+        if let Some(clear) = self.without_secrets(&stripped) {
+            return Cow::Owned(clear);
+        }
+        // Messages write them out where they quote.
+        match secrets::strip_quoted(&stripped) {
+            Cow::Owned(plain) => self.without_secrets(&plain).map_or(Cow::Borrowed(text), Cow::Owned),
+            Cow::Borrowed(_) => Cow::Borrowed(text),
+        }
+    }
+
+    /// `None`: there is none.
+    fn without_secrets(&self, text: &str) -> Option<String> {
+        let values = self.without_values(text);
+        let clear = secrets::redact(&values);
+        (clear != text).then(|| clear.into_owned())
+    }
+
+    fn without_values<'a>(&self, text: &'a str) -> Cow<'a, str> {
         let Some(search) = &self.search else { return Cow::Borrowed(text) };
         if search.automaton.find(text).is_none() {
             return Cow::Borrowed(text);
@@ -82,9 +102,6 @@ impl Redactor {
 
     /// All texts in it, also the names of fields.
     pub fn redact_json(&self, value: Value) -> Value {
-        if self.search.is_none() {
-            return value;
-        }
         match value {
             Value::String(text) => Value::String(self.redact(&text).into_owned()),
             Value::Array(values) => values.into_iter().map(|value| self.redact_json(value)).collect(),
@@ -100,7 +117,10 @@ impl Redactor {
 
     /// For bytes that come in pieces.
     pub(super) fn stream(&self) -> Stream {
-        Stream { search: self.search.clone(), held: Vec::new() }
+        Stream {
+            escapes: Stripper::default(),
+            values: Values { search: self.search.clone(), held: Vec::new() },
+        }
     }
 }
 
@@ -134,15 +154,38 @@ impl Search {
     }
 }
 
-/// Redacts bytes that come in pieces, wherever they are cut. Holds back only what more bytes could
-/// still turn into a secret, which is less than the longest of them.
+/// Strips and redacts bytes that come in pieces, wherever they are cut. Holds back only what more bytes
+/// could still turn into an escape sequence or a secret.
 pub(super) struct Stream {
-    search: Option<Arc<Search>>,
-    held: Vec<u8>,
+    escapes: Stripper,
+    values: Values,
 }
 
 impl Stream {
     pub fn feed<'a>(&mut self, bytes: &'a [u8]) -> Cow<'a, [u8]> {
+        match self.escapes.feed(bytes) {
+            Cow::Borrowed(bytes) => self.values.feed(bytes),
+            Cow::Owned(bytes) => Cow::Owned(self.values.feed(&bytes).into_owned()),
+        }
+    }
+
+    /// What was held back; nothing comes after it.
+    pub fn finish(&mut self) -> Vec<u8> {
+        let last = self.escapes.finish();
+        let mut clear = self.values.feed(&last).into_owned();
+        clear.extend(self.values.finish());
+        clear
+    }
+}
+
+/// Finds the secret values. What it holds back is shorter than the longest of them.
+struct Values {
+    search: Option<Arc<Search>>,
+    held: Vec<u8>,
+}
+
+impl Values {
+    fn feed<'a>(&mut self, bytes: &'a [u8]) -> Cow<'a, [u8]> {
         let Some(search) = &self.search else { return Cow::Borrowed(bytes) };
         if self.held.is_empty() {
             let undecided = search.undecided(bytes, 0);
@@ -162,8 +205,7 @@ impl Stream {
         Cow::Owned(clear)
     }
 
-    /// What was held back; nothing comes after it.
-    pub fn finish(&mut self) -> Vec<u8> {
+    fn finish(&mut self) -> Vec<u8> {
         let held = std::mem::take(&mut self.held);
         let Some(search) = &self.search else { return held };
         let (mut clear, end) = replace(search, &held, held.len());
@@ -252,7 +294,7 @@ mod tests {
         let mut stream = redactor.stream();
         for _ in 0..100 {
             stream.feed(&b"hunter2-hunter".repeat(1000));
-            assert!(stream.held.len() < 100);
+            assert!(stream.values.held.len() < 100);
         }
     }
 
@@ -268,6 +310,46 @@ mod tests {
         let value = serde_json::json!({"hunter22": ["x hunter22", 7, {"a": "hunter22"}], "b": null});
         let wanted = serde_json::json!({"[redacted]": ["x [redacted]", 7, {"a": "[redacted]"}], "b": null});
         assert_eq!(redactor(&["hunter22"]).redact_json(value), wanted);
+    }
+
+    #[test]
+    fn escape_sequences_inside_a_secret_do_not_hide_it() {
+        let redactor = redactor(&["ghp_abcdef"]);
+        let table = [
+            "x ghp_abc\x1b[31mdef y",
+            "x ghp_\x1b[0m\x1b[01;31mabc\x1b[m\x1b[Kdef y",
+            "x ghp_abc\x1b]8;;http://x\x1b\\def\x1b]8;;\x07 y",
+            "x ghp_abc\x1b(Bdef y",
+            "x ghp_abc\u{9b}31mdef y",
+            "x ghp_abc\x1b=def y",
+            "\x1b[1mx\x1b[0m ghp_abcdef y",
+        ];
+        for text in table {
+            assert_eq!(redactor.redact(text), "x [redacted] y", "{text:?}");
+            let bytes = text.as_bytes();
+            for first in 0..=bytes.len() {
+                for second in first..=bytes.len() {
+                    let pieces = [&bytes[..first], &bytes[first..second], &bytes[second..]];
+                    assert_eq!(in_pieces(&redactor, &pieces), "x [redacted] y", "{text:?} {first} {second}");
+                }
+            }
+        }
+        // As messages quote them.
+        for text in ["x ghp_abc\\u{1b}[31mdef y", r"x ghp_abc\x1b[0;1mdef y", r"x ghp_abc\u001B[mdef y"] {
+            assert_eq!(redactor.redact(text), "x [redacted] y", "{text:?}");
+        }
+        assert_eq!(redactor.redact(r"PS1='\e[31m'"), r"PS1='\e[31m'");
+        // Without a secret a name is left as it is.
+        assert_eq!(redactor.redact("\x1b[31mred"), "\x1b[31mred");
+    }
+
+    #[test]
+    fn what_looks_like_a_secret_is_hidden_in_texts() {
+        let text = "cannot reach https://me:\x1b[1mhunter22@host";
+        assert_eq!(Redactor::default().redact(text), "cannot reach https://me:[redacted]@host");
+        let value = serde_json::json!({"a": "https://me:hunter22@host"});
+        let wanted = serde_json::json!({"a": "https://me:[redacted]@host"});
+        assert_eq!(Redactor::default().redact_json(value), wanted);
     }
 
     #[test]

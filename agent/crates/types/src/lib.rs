@@ -10,6 +10,7 @@ pub mod outcome;
 pub mod release;
 pub mod safe;
 pub mod secret;
+pub mod secrets;
 pub mod share;
 pub mod source;
 pub mod stage;

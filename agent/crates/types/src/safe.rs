@@ -1,10 +1,9 @@
 //! Makes text that others wrote harmless for a terminal and for a log service.
 
 use std::borrow::Cow;
-use std::iter::Peekable;
-use std::str::Chars;
 
 use crate::cut;
+use crate::secrets;
 
 /// The longest line that people are shown, in bytes.
 const LINE: usize = 600;
@@ -36,14 +35,14 @@ pub fn harmless(line: &str) -> Cow<'_, str> {
 
 /// One line without what a terminal would act on. Line ends inside become spaces.
 pub fn clean(line: &str) -> Cow<'_, str> {
+    let line = secrets::strip(line);
     if !line.chars().any(acts) {
-        return line.into();
+        return line;
     }
     let mut out = String::with_capacity(line.len());
     let mut chars = line.chars().peekable();
     while let Some(char) = chars.next() {
         match char {
-            '\u{1b}' => skip_sequence(&mut chars),
             '\t' => out.push_str("    "),
             // The end of a line of DOS, or a progress display that writes over itself.
             '\r' if chars.peek().is_none() => {}
@@ -59,34 +58,6 @@ pub fn clean(line: &str) -> Cow<'_, str> {
 fn acts(char: char) -> bool {
     char.is_control()
         || matches!(char, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{fffe}' | '\u{ffff}')
-}
-
-/// Skips what follows an escape character: a control sequence, a string such as a window title,
-/// or a short sequence (ECMA-48). A sequence that does not end is no reason to hide the rest.
-fn skip_sequence(chars: &mut Peekable<Chars>) {
-    let mut ahead = chars.clone();
-    let length = match ahead.next() {
-        Some('[') => ahead.position(|char| ('\u{40}'..='\u{7e}').contains(&char)).map(|at| at + 2),
-        Some(']' | 'P' | '^' | '_' | 'X') => string_length(ahead),
-        Some('\u{20}'..='\u{2f}') => Some(2),
-        Some('\u{30}'..='\u{7e}') => Some(1),
-        _ => None,
-    };
-    if let Some(length) = length.filter(|length| *length <= 4096) {
-        chars.by_ref().take(length).for_each(drop);
-    }
-}
-
-/// The length of a string that ends with BEL or with ESC and a backslash, its introducer included.
-fn string_length(ahead: Peekable<Chars>) -> Option<usize> {
-    let mut before = ' ';
-    for (at, char) in ahead.enumerate() {
-        if char == '\u{7}' || (before == '\u{1b}' && char == '\\') {
-            return Some(at + 2);
-        }
-        before = char;
-    }
-    None
 }
 
 #[cfg(test)]
@@ -107,7 +78,7 @@ mod tests {
             ("a\u{1b}[12", "a[12"),
             ("a\u{1b}", "a"),
             // The control sequence introducer as one character.
-            ("a\u{9b}31mb", "a\u{fffd}31mb"),
+            ("a\u{9b}31mb", "ab"),
             ("10%\r20%\r", "10% 20%"),
             ("two\nlines", "two lines"),
             ("nul\0bell\u{7}", "nul\u{fffd}bell\u{fffd}"),

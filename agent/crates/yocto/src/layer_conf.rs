@@ -63,7 +63,7 @@ impl LayerConf {
     /// # Errors
     /// When the file cannot be read.
     pub fn read(layer: &Path) -> Result<LayerConf> {
-        let bytes = untrusted::read(&layer.join("conf/layer.conf"), untrusted::PAGE)?;
+        let bytes = untrusted::read_named(&layer.join("conf/layer.conf"), untrusted::PAGE)?;
         let mut conf = LayerConf::parse(&String::from_utf8_lossy(&bytes));
         // Python decodes strictly: BitBake would not get past such a file.
         conf.certain &= std::str::from_utf8(&bytes).is_ok();

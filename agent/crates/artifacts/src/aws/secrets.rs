@@ -33,7 +33,30 @@ pub async fn secret(name_or_arn: &str, field: Option<&str>) -> Result<String> {
     })?;
     match field {
         Some(field) => json_field(name, text, field),
-        None => Ok(text.to_owned()),
+        None => whole(name, text),
+    }
+}
+
+/// A secret that is one value. JSON is none: as a whole it opens no door, and what is secret in it would
+/// not be hidden.
+fn whole(name: &str, text: &str) -> Result<String> {
+    use serde_json::Value;
+    let said = |what: &str| Error::usage(format!("the secret `{name}` is {what}"));
+    match serde_json::from_str(text) {
+        Ok(Value::Object(fields)) => {
+            let names: Vec<String> = fields.keys().map(|field| format!("`{name}#{field}`")).collect();
+            Err(said("JSON with fields, and no field is named").hint(match names.as_slice() {
+                [] => "it has no fields: store the token in it".to_owned(),
+                names => format!("write one of them: {}", names.join(", ")),
+            }))
+        }
+        Ok(Value::Array(_)) => Err(said("a list in JSON").hint("store the token alone, or in a field")),
+        Ok(Value::String(_)) => Err(said("text in JSON's quotes").hint("store the token without quotes")),
+        // Digits alone are JSON, too. Editors and shells add an end of line.
+        _ => match text.trim() {
+            "" => Err(said("empty").hint("store the token in it")),
+            token => Ok(token.to_owned()),
+        },
     }
 }
 
@@ -89,6 +112,25 @@ fn refused(name: &str, error: &SdkError<GetSecretValueError>) -> Error {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_secret_in_json_needs_a_field() {
+        for (text, hint) in [
+            (r#"{"token":"s3cr3t","user":"s3cr3t"}"#, "`n#token`, `n#user`"),
+            (" {\n}", "store the token"),
+            (r#"["s3cr3t"]"#, "alone"),
+            (r#""s3cr3t""#, "without quotes"),
+            (" \n", "store the token"),
+        ] {
+            let error = whole("n", text).unwrap_err();
+            assert_eq!(error.class, agent_types::error::Class::Usage, "{text}");
+            let said = error.to_string();
+            assert!(said.contains(hint) && !said.contains("s3cr3t"), "{text}: {said}");
+        }
+        for (text, token) in [("s3cr3t\n", "s3cr3t"), ("123456", "123456"), ("{s3cr3t", "{s3cr3t")] {
+            assert_eq!(whole("n", text).unwrap(), token);
+        }
+    }
 
     #[test]
     fn a_field_is_text_and_errors_never_show_the_value() {

@@ -5,7 +5,9 @@
 use std::sync::Arc;
 
 use object_store::path::Path as Key;
-use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use object_store::{
+    MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -13,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::collect::Problem;
 use super::names::LONGEST_KEY;
 use super::place::Failure;
+use super::retry::{Retries, is_transient};
 use super::source::{Facts, Source};
 use crate::aws;
 use agent_types::error::{Error, Result};
@@ -35,11 +38,13 @@ pub struct Bucket {
     store: Arc<dyn ObjectStore>,
     name: String,
     budget: Arc<Semaphore>,
+    retries: Retries,
 }
 
 impl Bucket {
-    pub fn new(store: Arc<dyn ObjectStore>, name: &str) -> Bucket {
-        Bucket { store, name: name.to_owned(), budget: Arc::new(Semaphore::new(BUDGET as usize)) }
+    pub fn new(store: Arc<dyn ObjectStore>, name: &str, retries: Retries) -> Bucket {
+        let budget = Arc::new(Semaphore::new(BUDGET as usize));
+        Bucket { store, name: name.to_owned(), budget, retries }
     }
 
     pub fn shown(&self, key: &str) -> String {
@@ -48,7 +53,8 @@ impl Bucket {
 
     /// Whether there is such an object; `false` also when the role may not ask.
     pub async fn holds(&self, key: &str) -> Result<bool> {
-        match self.store.head(&exact(key).map_err(Error::usage)?).await {
+        let path = exact(key).map_err(Error::usage)?;
+        match self.retries.run(|| self.store.head(&path)).await {
             Ok(_) => Ok(true),
             // Without s3:ListBucket the answer for "not there" is 403.
             Err(object_store::Error::NotFound { .. } | object_store::Error::PermissionDenied { .. }) => {
@@ -73,22 +79,34 @@ impl Bucket {
     }
 
     /// Writes an object that must not be there yet; `false` when it is.
+    ///
+    /// The answer to a request that was done may get lost, so that what is there is looked at before the
+    /// request is repeated, and before it is believed that somebody else was first.
     pub async fn create(&self, key: &str, content: Vec<u8>) -> Result<bool> {
         let path = exact(key).map_err(Error::usage)?;
-        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-        let Err(source) = self.store.put_opts(&path, content.clone().into(), options).await else {
-            return Ok(true);
-        };
-        // The answer to a request that was done may get lost, and its repetition is refused.
-        let there = match self.store.get(&path).await {
-            Ok(there) => there.bytes().await.ok(),
-            Err(_) => None,
-        };
-        match source {
-            _ if there.is_some_and(|there| there == content) => Ok(true),
-            object_store::Error::AlreadyExists { .. } => Ok(false),
-            source => Err(self.broken("write", key, &source, "s3:PutObject")),
+        let mut tries = self.retries.begin();
+        loop {
+            let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+            let Err(source) = self.store.put_opts(&path, content.clone().into(), options).await else {
+                return Ok(true);
+            };
+            let is_taken = matches!(source, object_store::Error::AlreadyExists { .. });
+            match self.retries.run(|| self.read(&path)).await {
+                Ok(there) => return Ok(there == content),
+                // Taken by a write that was taken back.
+                Err(object_store::Error::NotFound { .. }) if is_taken => {}
+                Err(_) if is_taken => return Ok(false),
+                Err(_) if is_transient(&source) => {}
+                Err(_) => return Err(self.broken("write", key, &source, "s3:PutObject")),
+            }
+            if !tries.pause().await {
+                return Err(self.broken("write", key, &source, "s3:PutObject"));
+            }
         }
+    }
+
+    async fn read(&self, path: &Key) -> object_store::Result<bytes::Bytes> {
+        self.store.get(path).await?.bytes().await
     }
 
     async fn put_single(&self, key: &Key, source: Source) -> Result<Facts, Failure> {
@@ -97,7 +115,7 @@ impl Bucket {
         // One byte more: what comes beyond the length shows that the file grew.
         let (source, content) = source.next(to_usize(length)?.saturating_add(1)).await?;
         let facts = source.finish()?;
-        match self.store.put(key, content.into()).await {
+        match self.retries.run(|| self.store.put(key, content.clone().into())).await {
             Ok(_) => Ok(facts),
             Err(source) => Err(self.broken("write", key.as_ref(), &source, "s3:PutObject").into()),
         }
@@ -106,11 +124,20 @@ impl Bucket {
     async fn put_parts(&self, key: &Key, source: Source, stop: &CancellationToken) -> Result<Facts, Failure> {
         let broken =
             |source: &object_store::Error| self.broken("write", key.as_ref(), source, "s3:PutObject");
+        // To tell later whether the object is new.
+        let earlier = tokio::select! {
+            biased;
+            () = stop.cancelled() => return Err(Failure::Stopped),
+            earlier = self.store.head(key) => earlier.ok(),
+        };
         let mut upload = tokio::select! {
             biased;
             () = stop.cancelled() => return Err(Failure::Stopped),
-            upload = self.store.put_multipart(key) => upload.map_err(|source| broken(&source))?,
+            upload = self.retries.run(|| self.store.put_multipart(key)) => {
+                upload.map_err(|source| broken(&source))?
+            }
         };
+        let length = source.len();
         let mut parts = JoinSet::new();
         let sent = tokio::select! {
             biased;
@@ -121,8 +148,8 @@ impl Bucket {
             Ok(facts) => tokio::select! {
                 biased;
                 () = stop.cancelled() => Err(Failure::Stopped),
-                completed = upload.complete() => {
-                    completed.map(|_| facts).map_err(|source| broken(&source).into())
+                completed = self.complete(upload.as_mut(), key, length, earlier.as_ref()) => {
+                    completed.map(|()| facts).map_err(|source| broken(&source).into())
                 }
             },
             Err(failure) => Err(failure),
@@ -134,6 +161,32 @@ impl Bucket {
             let _ = tokio::time::timeout(ABORT, upload.abort()).await;
         }
         completed
+    }
+
+    /// Completes an upload. The answer may get lost, and a repetition finds no upload any more: then the
+    /// object itself says whether it is there.
+    async fn complete(
+        &self,
+        upload: &mut dyn MultipartUpload,
+        key: &Key,
+        length: u64,
+        earlier: Option<&ObjectMeta>,
+    ) -> object_store::Result<()> {
+        let mut tries = self.retries.begin();
+        loop {
+            let Err(error) = upload.complete().await else { return Ok(()) };
+            if let Ok(there) = self.retries.run(|| self.store.head(key)).await
+                && there.size == length
+                && earlier.is_none_or(|earlier| {
+                    (&earlier.e_tag, earlier.last_modified) != (&there.e_tag, there.last_modified)
+                })
+            {
+                return Ok(());
+            }
+            if !is_transient(&error) || !tries.pause().await {
+                return Err(error);
+            }
+        }
     }
 
     async fn send_parts(

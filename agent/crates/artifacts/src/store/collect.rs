@@ -24,7 +24,7 @@ pub struct Collected {
     pub problems: Vec<Problem>,
     /// Sockets, fifos and devices that rules match.
     pub special: Vec<PathBuf>,
-    /// Rules that select no file.
+    /// Rules that select no file, and required ones that select only files of zero bytes.
     pub unmatched: Vec<Unmatched>,
 }
 
@@ -49,19 +49,19 @@ impl Problem {
     }
 }
 
-/// A rule that selects no file.
+/// A rule that selects nothing that counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unmatched {
     pub include: String,
     pub required: bool,
-    /// What is there instead.
+    /// What is there instead, behind "the rule".
     pub help: String,
 }
 
 /// Walks the tree, as far as the rules reach.
 pub fn collect(tree: &Tree, rules: &[Rule]) -> Collected {
     let mut found = Collected::default();
-    let mut selected = vec![0_usize; rules.len()];
+    let mut selected = vec![Selected::default(); rules.len()];
     let mut directories = vec![PathBuf::new()];
     while let Some(directory) = directories.pop() {
         let entries = match tree.list(&directory) {
@@ -90,30 +90,61 @@ pub fn collect(tree: &Tree, rules: &[Rule]) -> Collected {
             match take(tree, &path, kind, &mut found, |target| {
                 matching.iter().any(|n| !rules[*n].excludes(target))
             }) {
-                Ok(false) => {}
-                Ok(true) => matching.iter().for_each(|n| selected[*n] += 1),
+                Ok(None) => {}
+                Ok(Some(Content::Some)) => matching.iter().for_each(|n| selected[*n].files += 1),
+                Ok(Some(Content::Empty)) => {
+                    matching.iter().for_each(|n| selected[*n].empty.push(path.clone()));
+                }
                 Err(error) => found.problems.push(Problem::new(&path, error)),
             }
         }
     }
-    for (rule, _) in rules.iter().zip(selected).filter(|(_, selected)| *selected == 0) {
-        found.unmatched.push(Unmatched {
-            include: rule.include.clone(),
-            required: rule.required,
-            help: what_is_there(tree, rule),
-        });
+    for (rule, selected) in rules.iter().zip(selected).filter(|(_, selected)| selected.files == 0) {
+        // A file without content is published, but it is nothing that a build has made.
+        if !selected.empty.is_empty() && !rule.required {
+            continue;
+        }
+        let help = match selected.empty.is_empty() {
+            true => format!("matches no file: {}", what_is_there(tree, rule)),
+            false => format!("matches only files of zero bytes: {}", some(&selected.empty)),
+        };
+        found.unmatched.push(Unmatched { include: rule.include.clone(), required: rule.required, help });
     }
     found
 }
 
-/// Records one matching entry; says whether that selects a file.
+/// What a rule selects.
+#[derive(Clone, Debug, Default)]
+struct Selected {
+    /// With content.
+    files: usize,
+    empty: Vec<PathBuf>,
+}
+
+/// What is in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Content {
+    Some,
+    Empty,
+}
+
+/// The first few of them.
+fn some(paths: &[PathBuf]) -> String {
+    const SHOWN: usize = 5;
+    let names: Vec<String> = paths.iter().take(SHOWN).map(|path| format!("`{}`", shown(path))).collect();
+    let more = paths.len().saturating_sub(SHOWN);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    names.join(", ") + &more
+}
+
+/// Records one matching entry; says what is in the file that it selects, if it selects one.
 fn take(
     tree: &Tree,
     path: &Path,
     kind: Kind,
     found: &mut Collected,
     wants: impl Fn(&Path) -> bool,
-) -> std::io::Result<bool> {
+) -> std::io::Result<Option<Content>> {
     match kind {
         Kind::File => take_file(tree, path, found),
         Kind::Link => {
@@ -126,23 +157,23 @@ fn take(
             found.links.insert(path.to_owned(), Link { text, leads });
             match target {
                 Some(target) => take_file(tree, &target, found),
-                None => Ok(false),
+                None => Ok(None),
             }
         }
         Kind::Special => {
             found.special.push(path.to_owned());
-            Ok(false)
+            Ok(None)
         }
-        Kind::Directory => Ok(false),
+        Kind::Directory => Ok(None),
     }
 }
 
-fn take_file(tree: &Tree, path: &Path, found: &mut Collected) -> std::io::Result<bool> {
+fn take_file(tree: &Tree, path: &Path, found: &mut Collected) -> std::io::Result<Option<Content>> {
     match tree.look(path)? {
         (Kind::File, identity) => found.files.insert(path.to_owned(), identity),
         _ => return Err(std::io::Error::other("it is no file any more")),
     };
-    Ok(true)
+    Ok(Some(if tree.length(path)? == 0 { Content::Empty } else { Content::Some }))
 }
 
 /// For a rule that selects nothing: the nearest directory that is there, and what it holds.

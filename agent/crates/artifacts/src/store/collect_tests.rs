@@ -128,8 +128,30 @@ fn a_rule_that_selects_nothing_says_what_is_there() {
     ];
     for (include, wanted) in table {
         let got = collect(&tree, &rules(&[(include, &[])]));
-        assert_eq!(got.unmatched.first().map(|u| u.help.as_str()), Some(wanted), "{include}");
+        let wanted = format!("matches no file: {wanted}");
+        assert_eq!(got.unmatched.first().map(|u| &u.help), Some(&wanted), "{include}");
     }
+}
+
+#[test]
+fn files_of_zero_bytes_do_not_satisfy_a_required_rule() {
+    let (kept, tree) = tree(&["d/full", "e/full", "l/link -> ../d/empty"]);
+    for name in ["d/empty", "e/empty", "f/one", "f/two"] {
+        let path = kept.path().join(name);
+        fs_err::create_dir_all(path.parent().unwrap()).unwrap();
+        fs_err::write(path, "").unwrap();
+    }
+    let help = |include: &str, required| {
+        let rule = ArtifactRule { include: include.into(), exclude: Vec::new(), required };
+        let got = collect(&tree, &[Rule::new(&rule).unwrap()]);
+        assert!(!got.files.is_empty(), "{include}: they are published all the same");
+        got.unmatched.first().map(|unmatched| unmatched.help.clone())
+    };
+    assert_eq!(help("d/*", true), None);
+    assert_eq!(help("d/empty", true).unwrap(), "matches only files of zero bytes: `d/empty`");
+    assert_eq!(help("f/*", true).unwrap(), "matches only files of zero bytes: `f/one`, `f/two`");
+    assert_eq!(help("l/*", true).unwrap(), "matches only files of zero bytes: `l/link`");
+    assert_eq!(help("f/*", false), None);
 }
 
 #[test]

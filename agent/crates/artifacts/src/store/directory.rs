@@ -18,6 +18,7 @@ use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 use tokio_util::sync::CancellationToken;
 
 use super::collect::Problem;
+use super::leftovers::{self, Running};
 use super::place::Failure;
 use super::source::{Facts, Source, off_the_runtime};
 use agent_types::error::{Error, Result};
@@ -35,14 +36,17 @@ static COUNT: AtomicU64 = AtomicU64::new(0);
 pub struct Directory {
     root: Arc<OwnedFd>,
     path: PathBuf,
+    /// Says that this publication runs; gone with the last clone.
+    running: Arc<Running>,
 }
 
 impl Directory {
-    /// Creates the directory when it is missing.
+    /// Creates the directory when it is missing, and removes the temporary files of publications that were
+    /// killed there. `prefix` is where this one is going to write.
     ///
     /// # Errors
-    /// Machine, when it cannot be made or is a symbolic link.
-    pub fn open(path: &Path) -> Result<Directory> {
+    /// Machine, when it cannot be made or written, or is a symbolic link.
+    pub fn open(path: &Path, prefix: &str) -> Result<Directory> {
         if fs_err::symlink_metadata(path).is_err() {
             fs_err::create_dir_all(path)?;
         }
@@ -51,7 +55,10 @@ impl Directory {
                 .because(&errno)
                 .hint("name a directory that is no symbolic link and belongs to the agent's user")
         })?;
-        Ok(Directory { root: Arc::new(root), path: path.to_owned() })
+        leftovers::remove(&root);
+        let running =
+            Running::begin(&root, prefix).map_err(|error| unwritable(&path.display().to_string(), &error))?;
+        Ok(Directory { root: Arc::new(root), path: path.to_owned(), running: Arc::new(running) })
     }
 
     pub fn shown(&self, key: &str) -> String {
@@ -120,7 +127,7 @@ impl Directory {
             directory = Arc::new(openat(&*directory, part, DIRECTORY, Mode::empty())?);
         }
         // Short, so that it fits where the name fits.
-        let draft = format!(".{}-{}.part", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let draft = leftovers::part_name(self.running.id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let fd = openat(&*directory, draft.as_str(), flags, PUBLIC)?;
         let made = Draft { directory, draft, name: name.to_owned(), file: File::from(fd), renamed: false };
@@ -131,14 +138,30 @@ impl Directory {
 
 /// The directory is to blame for what would hit every other file, too.
 fn not_written(path: &Path, shown: &str, error: &io::Error) -> Failure {
-    let hint = match error.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "make room there, or name another destination",
-        ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied => {
-            "let the agent's user write there, or name another destination"
+    match hint(error) {
+        Some(_) => unwritable(shown, error).into(),
+        None => Problem::new(path, format!("cannot write `{shown}`: {error}")).into(),
+    }
+}
+
+fn unwritable(shown: &str, error: &io::Error) -> Error {
+    let failed = Error::machine(format!("cannot write `{shown}`")).because(error);
+    match hint(error) {
+        Some(hint) => failed.hint(hint),
+        None => failed,
+    }
+}
+
+fn hint(error: &io::Error) -> Option<&'static str> {
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            Some("make room there, or name another destination")
         }
-        _ => return Problem::new(path, format!("cannot write `{shown}`: {error}")).into(),
-    };
-    Error::machine(format!("cannot write `{shown}`")).because(error).hint(hint).into()
+        ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied => {
+            Some("let the agent's user write there, or name another destination")
+        }
+        _ => None,
+    }
 }
 
 /// A file beside its place. Dropped before it is in place, it leaves nothing behind.

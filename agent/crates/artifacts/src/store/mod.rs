@@ -8,11 +8,16 @@ mod bucket;
 mod collect;
 mod directory;
 pub mod index;
+mod leftovers;
 mod names;
 mod place;
 mod publication;
+mod retry;
 mod rules;
 mod source;
 
 pub use names::layout;
 pub use publication::Publication;
+
+#[cfg(test)]
+mod hostile_tests;

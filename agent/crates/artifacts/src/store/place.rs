@@ -8,6 +8,7 @@ use super::bucket::Bucket;
 use super::collect::Problem;
 use super::directory::Directory;
 use super::names;
+use super::retry::Retries;
 use super::source::{Facts, Source};
 use crate::aws;
 use agent_types::artifact::Destination;
@@ -55,17 +56,25 @@ impl Place {
     ///
     /// # Errors
     /// Usage or machine, when the destination cannot be one.
-    pub async fn open(destination: &Destination, below: &str, kms_key_id: Option<&str>) -> Result<Place> {
+    pub async fn open(
+        destination: &Destination,
+        below: &str,
+        kms_key_id: Option<&str>,
+        retries: Retries,
+    ) -> Result<Place> {
         match destination {
             Destination::S3 { bucket, prefix } => {
                 let store = aws::bucket(bucket, kms_key_id).await?;
                 Ok(Place::Bucket {
-                    bucket: Bucket::new(Arc::new(store), bucket),
+                    bucket: Bucket::new(Arc::new(store), bucket, retries),
                     prefix: names::join(prefix, below),
                 })
             }
             Destination::Directory(path) => {
-                let directory = Directory::open(path)?;
+                let (path, prefix) = (path.clone(), below.to_owned());
+                let opened = tokio::task::spawn_blocking(move || Directory::open(&path, &prefix)).await;
+                let directory =
+                    opened.map_err(|error| Error::internal("opening it broke off").because(&error))??;
                 Ok(Place::Directory { directory, prefix: below.to_owned() })
             }
         }

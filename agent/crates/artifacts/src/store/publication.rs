@@ -13,6 +13,7 @@ use super::collect::{Collected, Link, Problem, collect};
 use super::index::{Index, Object};
 use super::names::{self, INDEX};
 use super::place::{Failure, Place};
+use super::retry::Retries;
 use super::rules::Rule;
 use super::source::{Facts, Source};
 use agent_fs::tree::{Identity, Leads, Tree};
@@ -26,7 +27,7 @@ use agent_types::outcome::Outcome;
 /// flight have a limit of their own.
 const FILES: usize = 16;
 
-/// For the first answer of a destination.
+/// For the first answer of a destination, with all retries.
 const ANSWER: Duration = Duration::from_secs(60);
 
 /// For what is under way when the job has to stop; longer than an upload needs to be called off.
@@ -50,6 +51,8 @@ pub struct Publication<'a> {
     /// Why the tree may not be complete: then it is no failure of its own that a required rule
     /// matches nothing.
     pub incomplete: Option<&'a str>,
+    /// For how long a request that failed is tried again.
+    pub grace: Duration,
 }
 
 /// A file on its way.
@@ -131,7 +134,8 @@ impl Publication<'_> {
 
     /// The destination, the key of its index, and whether something is published there already.
     async fn look(&self) -> Result<(Place, String, bool)> {
-        let place = Place::open(self.destination, &self.below, self.kms_key_id).await?;
+        let place =
+            Place::open(self.destination, &self.below, self.kms_key_id, Retries::within(self.grace)).await?;
         let index_key = place.key(INDEX);
         let is_there = tokio::time::timeout(ANSWER, place.holds(&index_key)).await.map_err(|_| {
             let waited = humantime::format_duration(ANSWER);
@@ -171,7 +175,7 @@ impl Publication<'_> {
         }
         let mut missing = Vec::new();
         for rule in &collected.unmatched {
-            let message = format!("the artifact rule `{}` matches no file: {}", rule.include, rule.help);
+            let message = format!("the artifact rule `{}` {}", rule.include, rule.help);
             match rule.required {
                 true => missing.push(message),
                 false => events.info(message).await,

@@ -53,6 +53,7 @@ impl World {
             kms_key_id: None,
             job: None,
             incomplete: None,
+            grace: std::time::Duration::from_secs(1),
         };
         let (events, mut receiver) = channel();
         let listener = tokio::spawn(async move {

@@ -15,6 +15,8 @@ pub(super) fn of(value: &str) -> BTreeSet<String> {
     let mut forms = BTreeSet::new();
     written(value, &mut forms);
     base64(value, &mut forms);
+    base32(value, &mut forms);
+    hexadecimal(value, &mut forms);
     // The head and foot of a PEM block are known to all.
     let lines = value.lines().map(str::trim).filter(|line| line.len() >= LINE && !line.starts_with("-----"));
     if value.contains('\n') {
@@ -51,6 +53,44 @@ fn base64(value: &str, forms: &mut BTreeSet<String>) {
             forms.extend((0..whole.len()).step_by(width).map(piece).filter(|piece| piece.len() >= LINE));
         }
         forms.insert(whole);
+    }
+}
+
+/// The value at each of the five places that it can take in the groups of base32 (RFC 4648, both
+/// alphabets): as much of its code as depends on the value alone.
+fn base32(value: &str, forms: &mut BTreeSet<String>) {
+    const ALPHABETS: [&[u8; 32]; 2] =
+        [b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", b"0123456789ABCDEFGHIJKLMNOPQRSTUV"];
+    for alphabet in ALPHABETS {
+        for before in 0..5 {
+            let bytes = [&[0; 4][..before], value.as_bytes()].concat();
+            let bit = |at: usize| bytes.get(at / 8).map_or(0, |byte| byte >> (7 - at % 8) & 1);
+            // Characters of five bits each: those that share no bit with a neighbour of the value.
+            let (first, end) = ((before * 8).div_ceil(5), bytes.len() * 8 / 5);
+            let character = |at: usize| {
+                let index = (0..5).fold(0, |index, n| index << 1 | bit(at * 5 + n));
+                char::from(alphabet[usize::from(index)])
+            };
+            let code: String = (first..end).map(character).collect();
+            forms.insert(code.to_ascii_lowercase());
+            forms.insert(code);
+        }
+    }
+}
+
+/// In hexadecimal digits: plainly, with what tools put between them, and in the lines of `xxd -p`.
+fn hexadecimal(value: &str, forms: &mut BTreeSet<String>) {
+    for upper in [false, true] {
+        let digits: Vec<String> = value
+            .bytes()
+            .map(|byte| if upper { format!("{byte:02X}") } else { format!("{byte:02x}") })
+            .collect();
+        for between in ["", " ", ":", "\\x"] {
+            forms.insert(digits.join(between));
+        }
+        if digits.len() > 30 {
+            forms.extend(digits.chunks(30).filter(|line| line.len() >= LINE).map(<[String]>::concat));
+        }
     }
 }
 
@@ -168,6 +208,28 @@ mod tests {
                     assert!(known.is_some_and(|known| known + 2 >= value.len() * 8 / 6), "{code}: {known:?}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn base32_and_hexadecimal_are_known() {
+        // Printed by: base32, base32 | tr A-Z a-z, basenc --base32hex, xxd -p, xxd -u -p, od -An -tx1.
+        let table = [
+            ("hunter22", "NB2W45DFOIZDE"),
+            ("hunter22", "nb2w45dfoizde"),
+            ("hunter22", "D1QMST35E8P34"),
+            ("hunter22", "68756e7465723232"),
+            ("hunter22", "68756E7465723232"),
+            ("hunter22", "68 75 6e 74 65 72 32 32"),
+            ("hunter22", "68:75:6E:74:65:72:32:32"),
+            // `printf xhunter22x | base32` is PBUHK3TUMVZDEMTY: without what its neighbours take part in.
+            ("hunter22", "UHK3TUMVZDEM"),
+        ];
+        for (value, form) in table {
+            let known = of(value);
+            let found =
+                known.iter().any(|known| form.contains(known.as_str()) && known.len() + 2 >= form.len());
+            assert!(found, "{form} in {known:?}");
         }
     }
 

@@ -18,7 +18,7 @@ const HINT: &str = "add a line like `Upstream-Status: Backport [address]` to its
 pub fn check(layer: &Path, release: &Release) -> Vec<PreflightCase> {
     let found: Vec<(PathBuf, Status)> = patches(layer)
         .filter_map(|path| {
-            let bytes = untrusted::read(&path, untrusted::SOURCE).ok()?;
+            let bytes = untrusted::read_named(&path, untrusted::SOURCE).ok()?;
             let mut status = status(&bytes, release);
             if let Status::Malformed { text, .. } = &mut status
                 && leads_out(&path, layer)

@@ -30,7 +30,7 @@ pub fn check(layer: &Path, release: &Release) -> Vec<PreflightCase> {
         let what = format!("`{}` is a directory; the first name in sorted order is read", name(readme));
         return broken("readme-unreadable", what, "rename it, or make it a file");
     }
-    let bytes = match untrusted::read(readme, untrusted::SOURCE) {
+    let bytes = match untrusted::read_named(readme, untrusted::SOURCE) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let what = format!("`{}` is a link that leads nowhere", name(readme));

@@ -72,7 +72,7 @@ fn incompatible(layer: &Layer, beside: &[Layer], core_series: &[String]) -> Vec<
         let variable = format!("LAYERSERIES_COMPAT_{}", collection.name);
         // Layers can speak for one another; BitBake then sees another value than this file's.
         let set_elsewhere = beside.iter().filter(|other| other.path != layer.path).any(|other| {
-            untrusted::read(&conf_of(other), untrusted::PAGE)
+            untrusted::read_named(&conf_of(other), untrusted::PAGE)
                 .map_or(true, |text| String::from_utf8_lossy(&text).contains(&variable))
         });
         if set_elsewhere {

@@ -128,6 +128,42 @@ def act_spy():
             say(f"spy {name}: refused ({error.strerror})")
 
 
+def act_hunt(*roots):
+    """Looks for canaries wherever layer code can look: processes, sockets of the abstract kind, files."""
+    word = b"canary-" + b"of-the-agent"
+
+    def look(path):
+        try:
+            with open(path, "rb") as file:
+                while block := file.read(1024 * 1024):
+                    if word in block:
+                        say(f"hunt found {path}")
+                        return
+        except OSError:
+            pass
+
+    for name, value in os.environ.items():
+        if word.decode() in value:
+            say(f"hunt found variable {name}")
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        for name in ["environ", "cmdline", "comm", "maps", "mountinfo", "cgroup"]:
+            look(f"/proc/{pid}/{name}")
+        try:
+            for fd in os.listdir(f"/proc/{pid}/fd"):
+                link = f"/proc/{pid}/fd/{fd}"
+                if int(pid) != os.getpid() and os.path.isfile(link):
+                    look(link)
+        except OSError:
+            pass
+    for root in roots:
+        for directory, _, names in os.walk(root):
+            for name in names:
+                path = os.path.join(directory, name)
+                if os.path.isfile(path):
+                    look(path)
+    say("hunt is over")
+
+
 def act_outside(*paths):
     for path in paths:
         try:
@@ -171,6 +207,7 @@ ACTS = {
     "pass": lambda: None,
     "say": act_say,
     "environment": act_environment,
+    "hunt": act_hunt,
     "bytes": act_bytes,
     "flood": act_flood,
     "endless": act_endless,
