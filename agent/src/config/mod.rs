@@ -15,6 +15,7 @@ mod manifest;
 mod places;
 mod problem;
 pub mod remote;
+mod repo_notation;
 mod repos;
 mod requests;
 mod settings;

@@ -133,7 +133,7 @@ fn layers(check: &mut Checker, raw: &UnvalidatedManifest, ground: &Ground) -> Ve
     check.not_empty(&path, raw.layer.paths.as_ref(), "write [\".\"] when the checkout itself is the layer");
     let layer = |text: &str| {
         let layer = inside(text, ground, |path| path.is_dir(), "no such directory")?;
-        values::conf_path(&layer)?;
+        values::layer_path(&layer)?;
         Ok(layer)
     };
     if !check.has(&path) {

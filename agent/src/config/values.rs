@@ -4,6 +4,8 @@
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
+use crate::yocto::path_rules::{self, PathUse};
+
 use super::problem::Mistake;
 use super::settings::HashServer;
 
@@ -133,16 +135,17 @@ pub fn inner_path(text: &str, below: &str) -> Result<PathBuf> {
     Ok(inner)
 }
 
-/// A path that can be written into `bblayers.conf`, where words end at spaces and `$` expands.
-pub fn conf_path(path: &Path) -> Result<()> {
-    let bad = |c: char| c.is_whitespace() || c.is_control() || "\"'$\\{}".contains(c);
-    match path.to_str() {
-        Some(text) if !text.contains(bad) => Ok(()),
-        _ => Err(Mistake::new(format!(
-            "{:?} cannot be written into BitBake's configuration",
-            path.display().to_string()
-        ))
-        .hint("use a path without spaces, quotes, `$`, `\\`, `{` and `}`")),
+/// The path of a layer that BitBake can use.
+pub fn layer_path(path: &Path) -> Result<()> {
+    usable_path(path, PathUse::Layer)
+}
+
+/// A path that BitBake can use so.
+pub fn usable_path(path: &Path, purpose: PathUse) -> Result<()> {
+    match path_rules::fault(path, purpose) {
+        None => Ok(()),
+        Some(fault) => Err(Mistake::new(format!("{:?} {fault}", path.display().to_string()))
+            .hint("move it to a path without that, or rename the directory")),
     }
 }
 

@@ -11,6 +11,7 @@ use crate::exec::{Environment, User};
 use super::finding::Finding;
 use super::place::judge_path;
 use crate::exec::{Answer, PROBE_LIMIT, Prober};
+use crate::yocto::path_rules::PathUse;
 
 /// For a git server's answer.
 const REMOTE: Duration = Duration::from_secs(20);
@@ -80,9 +81,10 @@ async fn ls_remote(prober: &Prober, name: &str, url: &Url) -> Answer {
 }
 
 pub fn judge(checkout: &Path, user: Option<&User>, facts: &Facts) -> Vec<Finding> {
-    let mut findings = vec![judge_path("checkout", checkout)];
-    findings.push(judge_git(checkout, user, &facts.checkout));
-    findings.extend(judge_readable(user, &facts.checkout));
+    let fix = "check it out to another directory";
+    let mut findings = vec![judge_path("checkout", checkout, PathUse::Layer, fix)];
+    findings.push(judge_git(checkout, user, &facts.checkout).about(checkout));
+    findings.extend(judge_readable(user, &facts.checkout).map(|finding| finding.about(checkout)));
     findings.extend(facts.remotes.iter().map(|(name, url, answer)| judge_remote(name, url, answer)));
     findings
 }
