@@ -251,7 +251,9 @@ impl Parts {
         let address = match Url::parse(&self.address) {
             Ok(url) => without_credentials(url),
             Err(_) => {
-                return Some(mistake.hint("write it as scheme://host/path, and `branch` as a key of its own"));
+                return Some(
+                    mistake.hint("write it as scheme://host/path, and `branch` as a key of its own"),
+                );
             }
         };
         let mut hint = if self.wanted.is_empty() {

@@ -164,22 +164,6 @@ pub fn normal(path: &Path) -> PathBuf {
     normal
 }
 
-/// A glob of an artifact rule, relative to the build directory.
-pub fn glob(text: &str) -> Result<()> {
-    if text.is_empty() {
-        Err(Mistake::new("is empty"))
-    } else if text.starts_with('/') {
-        Err(Mistake::new(format!("`{text}` is absolute"))
-            .hint("write it relative to the build directory, such as tmp/deploy/images/**"))
-    } else if text.split('/').any(|part| part == "..") {
-        Err(Mistake::new(format!("`{text}` leads out of the build directory")))
-    } else if let Err(error) = globset::Glob::new(text) {
-        Err(Mistake::new(format!("`{text}` is no glob: {}", error.kind())))
-    } else {
-        Ok(())
-    }
-}
-
 /// `off`, `auto`, `host:port`, `ws://…` or `wss://…`.
 pub fn hash_server(text: &str) -> Result<HashServer> {
     let mistake = || {
@@ -343,15 +327,6 @@ pub mod tests {
             assert_eq!(inner_path(text, "it").unwrap(), Path::new(wanted), "{text}");
         }
         accepts(|text| inner_path(text, "it"), &[], &["", "..", "/", "/etc", "a/../../b", "../a"]);
-    }
-
-    #[test]
-    fn globs() {
-        accepts(
-            glob,
-            &["tmp/deploy/images/**", "**/*.{wic,bmap}", "a..b"],
-            &["", "/x", "a/../b", "a[", "{a"],
-        );
     }
 
     #[test]

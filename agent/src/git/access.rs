@@ -65,6 +65,8 @@ impl Access {
             ("GIT_SSH_COMMAND", "ssh -o BatchMode=yes -o ConnectTimeout=30 -o ServerAliveInterval=30"),
             // `status` must not write the index of somebody else's work tree.
             ("GIT_OPTIONAL_LOCKS", "0"),
+            // A clone is the commit's own files; a filter would ask a server that the clone does not know.
+            ("GIT_LFS_SKIP_SMUDGE", "1"),
             // A commit means its own tree, whatever refs/replace/ says.
             ("GIT_NO_REPLACE_OBJECTS", "1"),
             // Stored clones are looked at as files, in this form.

@@ -51,7 +51,7 @@ fn refused(c: char, purpose: PathUse) -> Option<&'static str> {
     let everywhere = match c {
         ':' => "separates the parts of BBPATH",
         '*' | '?' | '[' => "is a wildcard in BBFILES",
-        '"' | '\'' | '$' | '\\' | '{' | '}' => "means something else in BitBake's configuration",
+        '"' | '\'' | '$' | '\\' => "means something else in BitBake's configuration",
         _ if c.is_whitespace() => "separates the words of BBLAYERS",
         _ if c.is_control() => "cannot be written into BitBake's configuration",
         _ => "",
@@ -64,7 +64,7 @@ fn refused(c: char, purpose: PathUse) -> Option<&'static str> {
         PathUse::OeCore => "+@%".contains(c).then_some("OE-Core refuses in COREBASE"),
         PathUse::Build if "+@%".contains(c) => Some("OE-Core refuses in TMPDIR"),
         PathUse::Build if c == ',' => Some("separates the fields of BB_DISKMON_DIRS"),
-        PathUse::Build if !c.is_ascii() || "~;&#|<>()]!`".contains(c) => {
+        PathUse::Build if !c.is_ascii() || "~;&#|<>(){}]!`".contains(c) => {
             Some("shells and makefiles of a build take apart")
         }
         PathUse::Build => None,
@@ -96,21 +96,16 @@ pub enum PatternFault {
 pub fn pattern_fault(layer: &Path, conf: &LayerConf) -> Option<PatternFault> {
     let path = layer.to_str()?;
     conf.collections.iter().find_map(|collection| {
-        let pattern = collection.pattern.as_ref()?.text.replace("${LAYERDIR_RE}", &regex::escape(path));
-        if !pattern.contains("${LAYERDIR}") {
+        if !collection.pattern.as_ref()?.text.contains("${LAYERDIR}") {
             return None;
         }
-        let pattern = pattern.replace("${LAYERDIR}", path);
-        // Whether it is the path's doing: elsewhere the pattern is as good or bad as its author made it.
+        // The path alone is judged: the rest of the pattern is as good anywhere. Python takes braces that hold no
+        // numbers as they are.
+        let expression = path.replace('{', r"\{").replace('}', r"\}");
         let variable = format!("BBFILE_PATTERN_{}", collection.name);
-        match Regex::new(&pattern) {
+        match Regex::new(&format!("^(?:{expression})/")) {
             Err(_) => Some(PatternFault::NoExpression(variable)),
-            Ok(_)
-                if Regex::new(&format!("^{path}/"))
-                    .is_ok_and(|plain| plain.is_match(&format!("{path}/"))) =>
-            {
-                None
-            }
+            Ok(expression) if expression.is_match(&format!("{path}/")) => None,
             Ok(_) => Some(PatternFault::MatchesNothing(variable)),
         }
     })
@@ -128,7 +123,7 @@ mod tests {
     #[test]
     fn each_use_has_its_own_characters() {
         let (layer, core, build) = (PathUse::Layer, PathUse::OeCore, PathUse::Build);
-        let table: [(&str, &[PathUse]); 18] = [
+        let table: [(&str, &[PathUse]); 19] = [
             ("/src/meta-x_1.0", &[]),
             ("/jobs/a=b/meta", &[]),
             ("/jobs/job@2/meta", &[core, build]),
@@ -138,6 +133,7 @@ mod tests {
             ("/src/a,b", &[build]),
             ("/src/a;b&c", &[build]),
             ("/src/(a)|b", &[build]),
+            ("/src/{a}#`", &[build]),
             ("/src/ümlaut", &[build]),
             ("/src/a:b", &[layer, core, build]),
             ("/src/a b", &[layer, core, build]),
@@ -184,6 +180,7 @@ mod tests {
             ("/src/c++/meta", Some(PatternFault::MatchesNothing(variable()))),
             ("/src/a+b/meta", Some(PatternFault::MatchesNothing(variable()))),
             ("/src/(a)/meta", Some(PatternFault::MatchesNothing(variable()))),
+            ("/src/{a}/meta", None),
             ("/src/(a/meta", Some(PatternFault::NoExpression(variable()))),
         ] {
             assert_eq!(pattern_fault(Path::new(path), &plain), wanted, "{path}");
