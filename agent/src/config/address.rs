@@ -35,7 +35,7 @@ pub fn git(text: &str) -> Result<Url> {
     };
     if !SCHEMES.contains(&url.scheme()) {
         return Err(Mistake::new(format!("`{}:` is no scheme for a git repository", url.scheme()))
-            .hint(format!("known schemes: {}", SCHEMES.join(", "))));
+            .hint(format!("known schemes: {}; for ssh write ssh://user@host/path", SCHEMES.join(", "))));
     }
     let host = url.host_str().unwrap_or_default();
     if url.scheme() != "file" && host.is_empty() {

@@ -23,6 +23,10 @@ pub fn artifact_pattern(text: &str) -> Result<&str> {
     if let Some(c) = text.chars().find(|c| c.is_control()) {
         return Err(Mistake::new(format!("holds the control character {c:?}")).hint(EXAMPLE));
     }
+    if text.contains("${") {
+        return Err(Mistake::new(format!("`{text}` can never match: BitBake's variables are not replaced"))
+            .hint(EXAMPLE));
+    }
     if let Err(error) = globset::GlobBuilder::new(text).literal_separator(true).build() {
         return Err(Mistake::new(format!("`{text}` is no glob: {}", error.kind())));
     }
@@ -212,6 +216,7 @@ mod tests {
             ("**/", "ends as a directory", "`**/**`"),
             ("a//b", "an empty part", "`a/b`"),
             ("a/./b", "an empty part", "`a/b`"),
+            ("${DEPLOY_DIR}/images/**", "variables are not replaced", "relative"),
             ("a\nb", "control character", "relative"),
             ("a\0b", "control character", "relative"),
             ("a\u{7f}", "control character", "relative"),

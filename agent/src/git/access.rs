@@ -203,6 +203,14 @@ mod tests {
         assert_eq!(safe, [&("safe.directory".to_string(), "/src/a".to_string())]);
     }
 
+    /// Where git-lfs is installed for all users, its filter would look for a server that a clone does not know,
+    /// and the clone would fail.
+    #[test]
+    fn git_lfs_leaves_pointers_as_they_are() {
+        let environment = Access::default().environment(Path::new("/h"), None, &[], Duration::from_secs(1));
+        assert_eq!(environment.get("GIT_LFS_SKIP_SMUDGE"), Some(OsStr::new("1")));
+    }
+
     #[test]
     fn safe_directories_count_themselves() {
         let made = safe_directories(["/a", "/b c"]);
