@@ -2,6 +2,7 @@
 //! place, and nothing runs before they are mended.
 
 mod address;
+mod artifact_pattern;
 mod checker;
 mod codebuild;
 mod collections;
@@ -15,6 +16,7 @@ mod manifest;
 mod places;
 mod problem;
 pub mod remote;
+mod repo_notation;
 mod repos;
 mod requests;
 mod settings;
@@ -25,12 +27,13 @@ mod trust;
 mod validate;
 mod values;
 
+pub use artifact_pattern::artifact_pattern;
 pub use codebuild::{CodeBuild, Trigger};
 pub use embedded::{for_layers, known_release};
 pub use environment::{AgentEnvironment, whole as whole_environment};
 pub use load::{Request, is_trusted, load, lock_path};
 pub use manifest::{FILE_NAME, schema};
-pub use places::{out_dir, work_dir, work_tree};
+pub use places::{is_text, out_dir, work_dir, work_tree};
 pub use problem::{Place, Problem, Problems};
 pub use settings::*;
 

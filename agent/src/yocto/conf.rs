@@ -1,13 +1,14 @@
 //! `bblayers.conf` and `local.conf`: texts made by pure functions.
 
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::cache::Tiers;
 use crate::config::BuildConfig;
 use crate::error::{Error, Result};
 
 use super::hash_server::Serve;
+use super::path_rules::{self, PathUse};
 use super::{Release, mirrors};
 
 /// What a build directory is for; decides what its `local.conf` leaves out.
@@ -56,7 +57,7 @@ pub fn bblayers(layers: &[PathBuf]) -> Result<String> {
          BBLAYERS ?= \" \\\n",
     );
     for layer in layers {
-        let path = plain_path(layer)?;
+        let path = text_of(layer, PathUse::Layer, "the layer")?;
         let _ = writeln!(text, "  {path} \\");
     }
     text.push_str("  \"\n");
@@ -127,14 +128,18 @@ pub fn local(conf: &LocalConf) -> Result<String> {
     Ok(text)
 }
 
-/// The path as text, when BitBake can take it in a configuration file.
-pub(super) fn plain_path(path: &std::path::Path) -> Result<&str> {
-    let fits = |text: &&str| {
-        !text.contains(|c: char| c.is_whitespace() || c.is_control() || "\"'$\\@%~+".contains(c))
-    };
-    path.to_str().filter(fits).ok_or_else(|| {
-        Error::usage(format!("BitBake cannot work with the path `{}`", path.display()))
-            .hint("use a directory without spaces and without any of \" ' $ \\ @ % ~ + in its path")
+/// The path of a directory that builds fill, when BitBake can work with it.
+pub(super) fn plain_path(path: &Path) -> Result<&str> {
+    text_of(path, PathUse::Build, "the directory")
+}
+
+/// The path as text, when BitBake can use it so.
+fn text_of<'a>(path: &'a Path, purpose: PathUse, what: &str) -> Result<&'a str> {
+    let fault = path_rules::fault(path, purpose);
+    path.to_str().filter(|_| fault.is_none()).ok_or_else(|| {
+        let fault = fault.unwrap_or_default();
+        Error::usage(format!("BitBake cannot use {what} {:?}: it {fault}", path.display().to_string()))
+            .hint("use a path without it")
     })
 }
 
@@ -229,8 +234,12 @@ mod tests {
     fn bblayers_keeps_the_order_and_refuses_what_bitbake_cannot_read() {
         let text = bblayers(&["/w/poky/meta".into(), "/w/meta-x".into()]).unwrap();
         assert!(text.ends_with("BBLAYERS ?= \" \\\n  /w/poky/meta \\\n  /w/meta-x \\\n  \"\n"), "{text}");
-        for bad in ["/w/meta x", "/w/meta\"x", "/w/${X}", "/w/a\nb"] {
+        for bad in ["/w/meta x", "/w/meta\"x", "/w/${X}", "/w/a\nb", "/w/a:b", "/w/a*"] {
             assert!(bblayers(&[bad.into()]).is_err(), "{bad:?}");
+        }
+        for good in ["/w/job@2/meta", "/w/~/meta", "/w/100%/meta", "/w/c++/meta"] {
+            assert!(bblayers(&[good.into()]).unwrap().contains(&format!("\n  {good} \\\n")), "{good}");
+            assert!(plain_path(Path::new(good)).is_err(), "no place for builds: {good}");
         }
     }
 }

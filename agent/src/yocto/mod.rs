@@ -12,6 +12,7 @@ pub mod host;
 pub mod layer;
 pub mod layer_conf;
 pub mod mirrors;
+pub mod path_rules;
 pub mod preflight;
 pub mod release;
 pub mod server;

@@ -8,6 +8,7 @@ use crate::config::Repo;
 use crate::error::{Error, Result};
 use crate::git;
 use crate::yocto::Release;
+use crate::yocto::path_rules;
 use crate::yocto::release::Sources;
 
 use super::ReadyRepo;
@@ -26,6 +27,7 @@ pub struct Found {
 pub fn find(release: &Release, repos: &[ReadyRepo], checkout: &Path) -> Result<Found> {
     let bitbake = one("BitBake (`bin/bitbake`)", bitbake_in, release, repos, checkout)?;
     let oe_core = one("OE-Core (`oe-init-build-env` and `meta/`)", oe_core_in, release, repos, checkout)?;
+    path_rules::usable_core(&oe_core)?;
     Ok(Found { bitbake, oe_core })
 }
 
