@@ -78,7 +78,9 @@ fn broken_manifests_are_status_2_and_nothing_is_made() {
     let Some(sandbox) = Sandbox::new("broken_manifests_are_status_2_and_nothing_is_made") else { return };
     let good = sandbox.manifest_text();
     let branch = "branch = \"scarthgap\"";
-    let table: [(String, &[&str]); 14] = [
+    let url = |url: &str| good.replace(&format!("file://{}", sandbox.upstream().display()), url);
+    let rule = |include: &str| format!("{good}\n[[artifacts.rules]]\ninclude = {include:?}\n");
+    let table: [(String, &[&str]); 25] = [
         ("this is no TOML".into(), &["build-agent.toml:1"]),
         (String::new(), &["release"]),
         (good.replace("[check]", "[chekc]"), &["chekc", "check"]),
@@ -92,6 +94,28 @@ fn broken_manifests_are_status_2_and_nothing_is_made() {
         (good.replace("file://", "not an address "), &["url"]),
         (format!("{good}\n[layer]\npaths = []\n"), &["paths"]),
         (format!("{good}\n[layer]\npaths = [\"../../..\"]\n"), &["paths"]),
+        // Addresses in the notation of other tools.
+        (
+            url("https://h.example/poky#x"),
+            &["[repos.poky] url", "url = \"https://h.example/poky\" and", "branch = \"x\""],
+        ),
+        (
+            url("git://h.example/poky;protocol=https;branch=x"),
+            &["[repos.poky] url", "url = \"https://h.example/poky\" and", "branch = \"x\""],
+        ),
+        (url("git+https://h.example/poky"), &["[repos.poky] url", "write `https://h.example/poky`"]),
+        (url("git@h.example:poky;branch=x"), &["[repos.poky] url", "url = \"ssh://git@h.example/poky\" and"]),
+        (url("[::1]:poky"), &["[repos.poky] url", "write `ssh://[::1]/poky`"]),
+        (
+            url("https://u:hunter22@h.example/poky#x"),
+            &["[repos.poky] url", "url = \"https://h.example/poky\" and"],
+        ),
+        // Rules that can never match.
+        (rule("./"), &["[[artifacts.rules]] include: `./` can never match", "write `**`"]),
+        (rule("/x"), &["[[artifacts.rules]] include: `/x` can never match"]),
+        (rule("a/../../x"), &["[[artifacts.rules]] include", "leads out"]),
+        (rule("tmp/deploy/"), &["[[artifacts.rules]] include", "write `tmp/deploy/**`"]),
+        (rule(""), &["[[artifacts.rules]] include: is empty"]),
         // Two mistakes, both told.
         (good.replace("stall =", "stal =").replace("grace =", "grase ="), &["stal", "grase"]),
     ];
@@ -101,6 +125,7 @@ fn broken_manifests_are_status_2_and_nothing_is_made() {
         ran.assert_code(&[2]);
         ran.assert_says(words);
         ran.assert_says(&["build-agent.toml"]);
+        assert!(!ran.output().contains("hunter22"), "{}", ran.output());
         for made in [sandbox.work(), sandbox.out(), sandbox.artifacts()] {
             assert!(!made.exists(), "{} was made for\n{text}", made.display());
         }

@@ -1,8 +1,10 @@
 //! The words of the command line.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::job::Selection;
@@ -48,6 +50,7 @@ pub enum Command {
 #[derive(Debug, Args)]
 pub struct ManifestArgs {
     /// Path, https:// or s3:// address of the manifest [default: build-agent.toml of the layer under test]
+    #[arg(value_parser = OsStringValueParser::new().try_map(utf8))]
     pub manifest: Option<String>,
     /// Digest that a manifest from elsewhere must have
     #[arg(long, value_name = "HEX")]
@@ -62,10 +65,10 @@ pub struct CommonArgs {
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
     /// Where clones, build directories and local caches live
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = utf8_path())]
     pub work_dir: Option<PathBuf>,
     /// Where reports and logs go [default: ./build-agent-out]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = utf8_path())]
     pub out: Option<PathBuf>,
     /// The user that runs layer code when the agent runs as root [default: builder]
     #[arg(long, value_name = "USER")]
@@ -128,6 +131,7 @@ impl From<&SelectionArgs> for Selection {
 #[derive(Debug, Args)]
 pub struct Check {
     /// The layers to check [default: those of the manifest, or the current directory]
+    #[arg(value_parser = utf8_path())]
     pub layers: Vec<PathBuf>,
     /// The Yocto release to check against
     #[arg(long, value_name = "NAME")]
@@ -164,7 +168,7 @@ pub struct Shell {
     pub manifest: ManifestArgs,
     /// The command to run instead of an interactive shell
     #[arg(last = true, value_name = "CMD")]
-    pub command: Vec<std::ffi::OsString>,
+    pub command: Vec<OsString>,
 }
 
 #[derive(Debug, Args)]
@@ -278,6 +282,19 @@ pub struct Verify {
     /// Stop after this time
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub time_limit: Option<Duration>,
+}
+
+/// Paths that end up in BitBake's configuration or in reports, which hold text.
+fn utf8_path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().try_map(|value| utf8(value).map(PathBuf::from))
+}
+
+fn utf8(value: OsString) -> Result<String, String> {
+    value.into_string().map_err(|_| {
+        "the path is not valid UTF-8, and BitBake's configuration and the reports hold only such; \
+         rename the directory or file"
+            .to_owned()
+    })
 }
 
 fn width(text: &str) -> Result<usize, String> {

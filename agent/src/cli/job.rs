@@ -273,6 +273,8 @@ fn is_dumb(environment: &AgentEnvironment) -> bool {
 }
 
 pub fn current_dir() -> Result<PathBuf> {
-    std::env::current_dir()
-        .map_err(|error| Error::machine("cannot tell the current directory").because(&error))
+    let directory = std::env::current_dir()
+        .map_err(|error| Error::machine("cannot tell the current directory").because(&error))?;
+    config::is_text("the current directory", &directory)?;
+    Ok(directory)
 }

@@ -5,7 +5,7 @@ use futures_util::{StreamExt, stream};
 use std::time::SystemTime;
 
 use crate::config::lock::{Lock, Locked};
-use crate::config::{self, AgentEnvironment, GitSource, RepoSource, Request, Settings};
+use crate::config::{self, AgentEnvironment, GitSource, RepoSource, Request, Settings, Wanted};
 use crate::report;
 use agent_fs::untrusted;
 use agent_git::{Access, Git};
@@ -96,8 +96,8 @@ pub struct Pin {
 /// as it still means the same address and branch, tag or commit.
 ///
 /// # Errors
-/// Usage for a name that is no repo with a `url`, and for a branch or tag that the server does not
-/// have; upstream when a server cannot be asked.
+/// Usage for a name that is no repo with a `url`, for a branch, tag or commit that the server does not
+/// have, and for what is not a commit; upstream when a server cannot be asked.
 pub async fn resolve(
     settings: &Settings,
     runner: &Runner,
@@ -123,16 +123,34 @@ pub async fn resolve(
         async move {
             let commit = match kept {
                 Some(commit) => commit,
-                None => {
-                    let git = Git::new(runner, access, name, Some(&source.url), &[])?;
-                    agent_git::resolve(&git, name, &source.url, &source.wanted, &settings.checkout).await?
-                }
+                None => pin(settings, runner, access, name, source).await?,
             };
             Ok(Pin { name: name.to_string(), source: source.clone(), commit })
         }
     });
     let answers: Vec<Result<Pin>> = stream::iter(pins).buffered(PARALLEL).collect().await;
     answers.into_iter().collect()
+}
+
+/// The commit that a source means now. The tip of a branch is always one; all else has to be looked at.
+async fn pin(
+    settings: &Settings,
+    runner: &Runner,
+    access: &Access,
+    name: &str,
+    source: &GitSource,
+) -> Result<String> {
+    if matches!(source.wanted, Wanted::Branch(_)) {
+        let git = Git::new(runner, access, name, Some(&source.url), &[])?;
+        return agent_git::resolve(&git, name, &source.url, &source.wanted, &settings.checkout).await;
+    }
+    let scratch = tempfile::Builder::new()
+        .prefix("build-agent-lock-")
+        .tempdir()
+        .map_err(|error| Error::machine("cannot make a temporary directory").because(&error))?;
+    let place = scratch.path().join(name);
+    let git = Git::new(runner, access, name, Some(&source.url), std::slice::from_ref(&place))?;
+    agent_git::verify(&git, &place, name, source).await
 }
 
 fn unknown_name(name: &str, known: &[&str]) -> Error {
@@ -148,7 +166,6 @@ fn unknown_name(name: &str, known: &[&str]) -> Error {
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
-    use crate::config::Wanted;
     use crate::stages::checkout::tests::{repo, settings};
     use agent_git::fixture::Bench;
     use agent_types::error::Class;
@@ -188,5 +205,35 @@ mod tests {
         assert_eq!(unknown.class, Class::Usage);
         assert_eq!(unknown.hint.as_deref(), Some("did you mean `two`?"));
         assert_eq!(lock(Some(&["local".to_string()]), &old).await.unwrap_err().class, Class::Usage);
+    }
+
+    #[tokio::test]
+    async fn only_commits_are_locked() {
+        let bench = Bench::new();
+        let up = bench.upstream("up", &[("a", "")]).await;
+        let commit = up.git(&["rev-parse", "HEAD"]).await;
+        let blob = up.git(&["rev-parse", "HEAD:a"]).await;
+        up.git(&["tag", "-a", "-m", "x", "v1"]).await;
+        up.git(&["tag", "blob", &blob]).await;
+        let tag_id = up.git(&["rev-parse", "v1"]).await;
+        let on = |commit: &str| Wanted::CommitOnBranch { commit: commit.into(), branch: "main".into() };
+        for (wanted, good) in [
+            (Wanted::Tag("v1".into()), true),
+            (Wanted::Commit(commit.clone()), true),
+            (on(&commit), true),
+            (Wanted::Tag("blob".into()), false),
+            (Wanted::Commit(tag_id), false),
+            (Wanted::Commit(blob.clone()), false),
+            (Wanted::Commit("1".repeat(40)), false),
+            (on(&blob), false),
+        ] {
+            let repos = vec![repo("up", RepoSource::Git(up.source(wanted.clone())), &[])];
+            let job = settings(&bench, "scarthgap", repos);
+            let pins = resolve(&job, &bench.runner, &bench.access, None, |_, _| None).await;
+            match good {
+                true => assert_eq!(pins.unwrap()[0].commit, commit, "{wanted:?}"),
+                false => assert_eq!(pins.unwrap_err().class, Class::Usage, "{wanted:?}"),
+            }
+        }
     }
 }

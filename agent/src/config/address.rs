@@ -6,11 +6,11 @@ use url::Url;
 
 use super::problem::Mistake;
 use super::settings::Destination;
-use super::values;
+use super::{repo_notation, values};
 
 type Result<T> = std::result::Result<T, Mistake>;
 
-const SCHEMES: [&str; 5] = ["https", "http", "ssh", "git", "file"];
+pub(super) const SCHEMES: [&str; 5] = ["https", "http", "ssh", "git", "file"];
 
 /// The address of a git repository. Only schemes that fetch: git's `ext::` runs commands.
 pub fn git(text: &str) -> Result<Url> {
@@ -20,9 +20,8 @@ pub fn git(text: &str) -> Result<Url> {
     if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
         return Err(Mistake::new("holds a space or a control character"));
     }
-    if let Some(address) = scp_form(text) {
-        return Err(Mistake::new(format!("`{text}` is the short form of an ssh address"))
-            .hint(format!("write `{address}`")));
+    if let Some(mistake) = repo_notation::foreign(text) {
+        return Err(mistake);
     }
     let url = match Url::parse(text) {
         Ok(url) => url,
@@ -36,7 +35,7 @@ pub fn git(text: &str) -> Result<Url> {
     };
     if !SCHEMES.contains(&url.scheme()) {
         return Err(Mistake::new(format!("`{}:` is no scheme for a git repository", url.scheme()))
-            .hint(format!("known schemes: {}", SCHEMES.join(", "))));
+            .hint(format!("known schemes: {}; for ssh write ssh://user@host/path", SCHEMES.join(", "))));
     }
     let host = url.host_str().unwrap_or_default();
     if url.scheme() != "file" && host.is_empty() {
@@ -50,13 +49,6 @@ pub fn git(text: &str) -> Result<Url> {
         return Err(Mistake::new("names no repository on the host"));
     }
     Ok(url)
-}
-
-/// `git@host:path` as an address.
-fn scp_form(text: &str) -> Option<String> {
-    let (host, path) = text.split_once(':')?;
-    let is_scp = host.contains('@') && !host.contains('/') && !path.starts_with("//");
-    is_scp.then(|| format!("ssh://{host}/{}", path.trim_start_matches('/')))
 }
 
 /// `s3://bucket/prefix` or a directory, relative to `base`.
@@ -128,6 +120,8 @@ mod tests {
             "git://git.openembedded.org/bitbake",
             "file:///srv/git/poky.git",
             "http://10.0.0.1:8080/x",
+            "ssh://[::1]/a/b",
+            "ssh://git@[fe80::1]:2222/a/b",
         ];
         for text in good {
             assert!(git(text).is_ok(), "{text}: {:?}", git(text));
@@ -141,7 +135,7 @@ mod tests {
             ("https://host", "no repository"),
             ("https://host/", "no repository"),
             ("https://ho st/x", "space"),
-            ("https://host:port/x", "no address"),
+            ("https://host:port/x", "mixture"),
             ("ftp://host/x", "no scheme"),
             ("ext::sh -c x", "space"),
             ("ext::sh", "no scheme"),

@@ -36,6 +36,8 @@ pub struct CodeBuild {
     pub base_branch: Option<String>,
     /// The branch of a pull request, in the fork: text that a stranger chose.
     pub head_branch: Option<String>,
+    /// The tag that was pushed, where it is no branch.
+    pub head_tag: Option<String>,
     pub started: Option<SystemTime>,
     pub log_path: Option<String>,
     pub public_url: Option<Url>,
@@ -57,14 +59,13 @@ impl CodeBuild {
             return None;
         }
         let mut typed = Typed { variables, notices };
-        let secondary = variables.iter().filter_map(|(name, value)| {
-            Some((name.strip_prefix("CODEBUILD_SRC_DIR_")?.to_owned(), PathBuf::from(value)))
-        });
+        let base = typed.read("CODEBUILD_WEBHOOK_BASE_REF", reference);
+        let head = typed.read("CODEBUILD_WEBHOOK_HEAD_REF", reference);
         Some(CodeBuild {
             build_id: variables.text("CODEBUILD_BUILD_ID"),
             build_number: typed.read("CODEBUILD_BUILD_NUMBER", |text| text.parse().ok()),
             src_dir: variables.path("CODEBUILD_SRC_DIR"),
-            secondary: secondary.collect(),
+            secondary: variables.paths_of("CODEBUILD_SRC_DIR_"),
             source_version: variables.text("CODEBUILD_SOURCE_VERSION"),
             // S3 sources have another kind of version here, so that this is nothing to complain of.
             resolved_commit: variables
@@ -75,8 +76,9 @@ impl CodeBuild {
             event: typed.read("CODEBUILD_WEBHOOK_EVENT", |text| {
                 text.chars().all(|c| c.is_ascii_uppercase() || c == '_').then(|| text.to_owned())
             }),
-            base_branch: typed.read("CODEBUILD_WEBHOOK_BASE_REF", branch),
-            head_branch: typed.read("CODEBUILD_WEBHOOK_HEAD_REF", branch),
+            base_branch: base.as_ref().and_then(Reference::branch),
+            head_branch: head.as_ref().and_then(Reference::branch),
+            head_tag: head.as_ref().and_then(Reference::tag),
             started: typed.read("CODEBUILD_START_TIME", |text| {
                 SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(text.parse().ok()?))
             }),
@@ -126,9 +128,35 @@ fn trigger(text: &str) -> Option<Trigger> {
     }
 }
 
-fn branch(text: &str) -> Option<String> {
-    let name = text.strip_prefix("refs/heads/").unwrap_or(text);
-    values::git_ref(name).ok().map(|()| name.to_owned())
+/// What a webhook's reference names.
+enum Reference {
+    Branch(String),
+    Tag(String),
+}
+
+impl Reference {
+    fn branch(&self) -> Option<String> {
+        match self {
+            Reference::Branch(name) => Some(name.clone()),
+            Reference::Tag(_) => None,
+        }
+    }
+
+    fn tag(&self) -> Option<String> {
+        match self {
+            Reference::Branch(_) => None,
+            Reference::Tag(name) => Some(name.clone()),
+        }
+    }
+}
+
+/// `refs/heads/x`, `refs/tags/x`, or a branch's plain name.
+fn reference(text: &str) -> Option<Reference> {
+    let (make, name): (fn(String) -> Reference, &str) = match text.strip_prefix("refs/tags/") {
+        Some(name) => (Reference::Tag, name),
+        None => (Reference::Branch, text.strip_prefix("refs/heads/").unwrap_or(text)),
+    };
+    values::git_ref(name).ok().map(|()| make(name.to_owned()))
 }
 
 #[cfg(test)]
@@ -184,6 +212,26 @@ mod tests {
         assert_eq!(build, only_id);
         assert_eq!(notices.len(), 6, "{notices:?}");
         assert!(notices.iter().all(|notice| !notice.contains('\n')), "{notices:?}");
+    }
+
+    #[test]
+    fn a_pushed_tag() {
+        let (build, notices) = read(&[
+            ("CODEBUILD_WEBHOOK_TRIGGER", "tag/v1.2"),
+            ("CODEBUILD_WEBHOOK_EVENT", "PUSH"),
+            ("CODEBUILD_WEBHOOK_HEAD_REF", "refs/tags/v1.2"),
+            ("CODEBUILD_WEBHOOK_BASE_REF", "refs/tags/v1.2"),
+        ]);
+        assert!(notices.is_empty(), "{notices:?}");
+        assert_eq!(build.trigger, Some(Trigger::Tag("v1.2".into())));
+        assert_eq!(
+            (build.head_tag.as_deref(), build.head_branch, build.base_branch),
+            (Some("v1.2"), None, None)
+        );
+        for text in ["refs/tags/", "refs/tags/-x", "refs/tags/a b", "refs/pull/1/../x"] {
+            let (build, notices) = read(&[("CODEBUILD_WEBHOOK_HEAD_REF", text)]);
+            assert_eq!((build.head_tag, build.head_branch, notices.len()), (None, None, 1), "{text}");
+        }
     }
 
     #[test]

@@ -112,6 +112,7 @@ impl Layers {
                 return Err(no_layer(layer, &path));
             }
             let path = fs_err::canonicalize(path)?;
+            places::is_text("the layer", &path)?;
             if !layers.contains(&path) {
                 confs.push(LayerConf::read(&path)?);
                 layers.push(path);
@@ -380,11 +381,6 @@ fn quoted(text: &str) -> String {
 }
 
 fn text_of(path: &Path) -> Result<&str> {
-    path.to_str().ok_or_else(|| {
-        Error::usage(format!(
-            "{:?} cannot be written into BitBake's configuration",
-            path.display().to_string()
-        ))
-        .hint("use a path in UTF-8, without spaces")
-    })
+    places::is_text("the layer", path)?;
+    Ok(path.to_str().unwrap_or_default())
 }

@@ -227,5 +227,5 @@ fn a_hostile_directory_name_is_refused_and_not_obeyed() {
     let tree = Tree::new(&[(&format!("{name}/conf/layer.conf"), &conf("meta-x", "core", "scarthgap"))]);
     let error = tree.check(&[name], None).unwrap_err();
     assert_eq!(error.class, Class::Usage);
-    assert!(error.message.contains("cannot be written into BitBake's configuration"), "{error}");
+    assert!(error.message.contains("means something else in BitBake's configuration"), "{error}");
 }

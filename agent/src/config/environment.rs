@@ -3,7 +3,9 @@
 //! An empty variable counts as absent: CodeBuild and GitHub set variables to nothing where they
 //! cannot know a value (forks, manual starts).
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use agent_types::secrets;
@@ -61,12 +63,12 @@ impl AgentEnvironment {
     /// Captures the environment of this process.
     pub fn from_process() -> AgentEnvironment {
         let lossy = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
-        let variables = std::env::vars_os().map(|(name, value)| (lossy(name), lossy(value)));
+        let variables = std::env::vars_os().map(|(name, value)| (lossy(name), value));
         AgentEnvironment { root: nix::unistd::geteuid().is_root(), ..AgentEnvironment::from_map(variables) }
     }
 
     /// Makes it from names and values; the user is not root.
-    pub fn from_map<N: Into<String>, V: Into<String>>(
+    pub fn from_map<N: Into<String>, V: Into<OsString>>(
         variables: impl IntoIterator<Item = (N, V)>,
     ) -> AgentEnvironment {
         let variables =
@@ -114,23 +116,32 @@ impl AgentEnvironment {
 }
 
 /// The environment's variables. A variable that is empty is not there.
-pub(super) struct Variables(BTreeMap<String, String>);
+/// Only paths may hold other bytes than text.
+pub(super) struct Variables(BTreeMap<String, OsString>);
 
 impl Variables {
     pub fn text(&self, name: &str) -> Option<String> {
-        self.0.get(name).filter(|value| !value.is_empty()).cloned()
+        self.0.get(name).filter(|value| !value.is_empty()).map(|value| value.to_string_lossy().into_owned())
     }
 
     pub fn path(&self, name: &str) -> Option<PathBuf> {
-        self.text(name).map(PathBuf::from)
+        self.0.get(name).filter(|value| !value.is_empty()).map(PathBuf::from)
     }
 
-    /// All that are not empty.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+    /// All that are not empty; what is no text is shown as far as it is.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, Cow<'_, str>)> {
         self.0
             .iter()
-            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .map(|(name, value)| (name.as_str(), value.to_string_lossy()))
             .filter(|(_, value)| !value.is_empty())
+    }
+
+    /// The paths in variables whose names begin so, by the rest of the names.
+    pub fn paths_of(&self, prefix: &str) -> BTreeMap<String, PathBuf> {
+        let filled = self.0.iter().filter(|(_, value)| !value.is_empty());
+        filled
+            .filter_map(|(name, value)| Some((name.strip_prefix(prefix)?.to_owned(), value.into())))
+            .collect()
     }
 
     fn network(&self) -> BTreeMap<String, String> {
@@ -141,7 +152,7 @@ impl Variables {
         };
         self.iter()
             .filter(|(name, _)| wanted(name))
-            .map(|(name, value)| (name.into(), value.into()))
+            .map(|(name, value)| (name.into(), value.into_owned()))
             .collect()
     }
 }
@@ -151,6 +162,7 @@ fn secrets_of(variables: &Variables) -> Vec<Secret> {
     let mut all: Vec<Secret> = Vec::new();
     for (name, value) in variables.iter() {
         let origin = format!("variable {name}");
+        let value: &str = &value;
         let mut found = Vec::new();
         if secrets::is_secret(name, value) {
             found.push(value.to_owned());

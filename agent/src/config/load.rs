@@ -10,6 +10,8 @@ use agent_types::error::{Error, Result};
 use agent_types::events::JobIdentity;
 use agent_types::release::Release;
 use agent_types::secrets;
+use agent_yocto::layer_conf::LayerConf;
+use agent_yocto::path_rules::{self, PatternFault};
 
 use super::checker::Checker;
 use super::environment::AgentEnvironment;
@@ -18,7 +20,7 @@ use super::places::{self, Ground};
 use super::problem::{KeyPath, Mistake, Problems};
 use super::repos::{self, Repos, Surroundings};
 use super::settings::{
-    Artifacts, Build, BuildConfig, Check, Destination, KnownFailure, Repo, Secret, Settings,
+    Artifacts, Build, BuildConfig, Check, Destination, KnownFailure, Repo, RepoSource, Secret, Settings,
 };
 use super::tree::{self, Node};
 use super::trust::{self, Evidence};
@@ -211,6 +213,9 @@ fn settings(
     let Read { release, repos, sections, yocto_check_layer, known_failures } = read;
     let Repos { repos, secrets, notices } = repos;
     let places = places::places(request, env, cwd, &sections.name, release)?;
+    places::check_fits(&places, &sections.layers)?;
+    core_is_usable(&ground.checkout, &repos)?;
+    let patterns = patterns(&sections.layers, &repos)?;
     let distro = sections.distro.unwrap_or_else(|| default_distro(&repos).to_owned());
     let codebuild = env.codebuild.as_ref();
     let trust = trust::judge(&evidence(request, env))?;
@@ -258,9 +263,64 @@ fn settings(
         build_user: request.build_user.clone(),
         network: env.network.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
         secrets: env.secrets().iter().cloned().chain(secrets).collect(),
-        notices: [request.notices.clone(), env.notices.clone(), notices, sections.notices, cache_notices]
-            .concat(),
+        notices: [
+            request.notices.clone(),
+            env.notices.clone(),
+            notices,
+            sections.notices,
+            cache_notices,
+            patterns,
+        ]
+        .concat(),
     })
+}
+
+/// What is wrong with layers whose `BBFILE_PATTERN` does not hold for the path that they lie at; notices where
+/// BitBake goes on.
+fn patterns(layers: &[PathBuf], repos: &[Repo]) -> Result<Vec<String>> {
+    let of_repos = repos.iter().flat_map(|repo| {
+        let path = match &repo.source {
+            RepoSource::Path(path) => Some(path),
+            RepoSource::Git(_) => None,
+        };
+        path.into_iter().flat_map(|path| repo.layers.iter().map(move |layer| path.join(layer)))
+    });
+    let mut notices = Vec::new();
+    for layer in layers.iter().cloned().chain(of_repos) {
+        // What cannot be read is told by those who need what is in it.
+        let Ok(conf) = LayerConf::read(&layer) else { continue };
+        let shown = layer.display();
+        match path_rules::pattern_fault(&layer, &conf) {
+            None => {}
+            Some(PatternFault::MatchesNothing(variable)) => notices.push(format!(
+                "{variable} in {shown}/conf/layer.conf takes the layer's path for a regular expression, which then matches \
+                 no recipe of the layer: write ${{LAYERDIR_RE}} instead of ${{LAYERDIR}}, or move the layer"
+            )),
+            Some(PatternFault::NoExpression(variable)) => {
+                let message = format!(
+                    "{variable} in {shown}/conf/layer.conf takes the layer's path for a regular expression, which it is not: \
+                     BitBake would refuse it"
+                );
+                let hint = "write ${LAYERDIR_RE} instead of ${LAYERDIR} there, or move the layer";
+                return Err(Error::usage(message).hint(hint));
+            }
+        }
+    }
+    Ok(notices)
+}
+
+/// The checkout under test holds OE-Core where no repo does; what a repository of a server holds is found out
+/// by the checkout stage.
+fn core_is_usable(checkout: &Path, repos: &[Repo]) -> Result<()> {
+    let holds_core = |directory: &Path| directory.join("oe-init-build-env").is_file();
+    let by_a_repo = |repo: &Repo| match &repo.source {
+        RepoSource::Git(_) => true,
+        RepoSource::Path(path) => holds_core(path),
+    };
+    if !holds_core(checkout) || repos.iter().any(by_a_repo) {
+        return Ok(());
+    }
+    path_rules::usable_core(checkout)
 }
 
 /// poky's own distro where poky's distro layer is there; else OE-Core's default.

@@ -214,7 +214,7 @@ fn each_mistake_alone_is_told_with_its_place_key_and_remedy() {
         (
             "",
             "[[artifacts.rules]]\ninclude = '/x'",
-            "10:11: [[artifacts.rules]] include: `/x` is absolute",
+            "10:11: [[artifacts.rules]] include: `/x` can never match: it is absolute",
             &[],
         ),
         (
@@ -222,6 +222,49 @@ fn each_mistake_alone_is_told_with_its_place_key_and_remedy() {
             "[[artifacts.rules]]\ninclude='x'\nexclude = ['y', 'a/../../b']",
             "11:17: [[artifacts.rules]] exclude: ",
             &["leads out"],
+        ),
+        (
+            "",
+            "[[artifacts.rules]]\ninclude = './'",
+            "10:11: [[artifacts.rules]] include: `./` can never match",
+            &[],
+        ),
+        (
+            "",
+            "[[artifacts.rules]]\ninclude = '.'",
+            "10:11: [[artifacts.rules]] include: `.` can never match",
+            &[],
+        ),
+        ("", "[[artifacts.rules]]\ninclude = ''", "10:11: [[artifacts.rules]] include: is empty", &[]),
+        (
+            "",
+            "[[artifacts.rules]]\ninclude = 'a/'",
+            "10:11: [[artifacts.rules]] include: `a/` can",
+            &["write `a/**`"],
+        ),
+        (
+            "",
+            "[[artifacts.rules]]\ninclude = \"a\\u0007\"",
+            "10:11: [[artifacts.rules]] include: holds the control",
+            &[],
+        ),
+        (
+            "",
+            "[[artifacts.rules]]\ninclude = '../a'",
+            "10:11: [[artifacts.rules]] include: `../a` can",
+            &["leads out"],
+        ),
+        (
+            "",
+            "[[artifacts.rules]]\ninclude='a'\nexclude = ['b/']",
+            "11:12: [[artifacts.rules]] exclude: `b/` can",
+            &[],
+        ),
+        (
+            "",
+            "[[artifacts.rules]]\ninclude='a'\nexclude=['**']",
+            "11:9: [[artifacts.rules]] exclude: `**` excludes",
+            &[],
         ),
         ("", "[[artifacts.rules]]\ninclude='a['", "10:9: [[artifacts.rules]] include: `a[` is no glob", &[]),
         ("", "[github]\nrepository = 'x'", "10:14: [github] repository: `x` is no repository", &[]),

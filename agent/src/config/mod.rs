@@ -15,6 +15,7 @@ mod manifest;
 mod places;
 mod problem;
 pub mod remote;
+mod repo_notation;
 mod repos;
 mod requests;
 mod settings;
@@ -30,7 +31,7 @@ pub use embedded::{for_layers, known_release};
 pub use environment::{AgentEnvironment, whole as whole_environment};
 pub use load::{Request, is_trusted, load, lock_path};
 pub use manifest::{FILE_NAME, schema};
-pub use places::{out_dir, work_dir, work_tree};
+pub use places::{is_text, out_dir, work_dir, work_tree};
 pub use problem::{Place, Problem, Problems};
 pub use settings::*;
 

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use agent_types::error::{Error, Result};
 use agent_types::release::Release;
+use agent_yocto::path_rules::{self, PathUse};
 
 use super::environment::AgentEnvironment;
 use super::load::Request;
@@ -29,7 +30,7 @@ pub struct Ground {
 /// # Errors
 /// When there is no manifest, or `CODEBUILD_SRC_DIR` is no directory.
 pub fn find(request: &Request, env: &AgentEnvironment, cwd: &Path) -> Result<Ground> {
-    let cwd = fs_err::canonicalize(cwd)?;
+    let cwd = canonical("the current directory", cwd)?;
     let codebuild = codebuild_checkout(env)?;
     if let Some((name, _)) = &request.manifest_text {
         let checkout = codebuild.unwrap_or_else(|| work_tree(&cwd));
@@ -45,7 +46,7 @@ pub fn find(request: &Request, env: &AgentEnvironment, cwd: &Path) -> Result<Gro
         return Err(Error::usage(format!("the manifest `{}` {what}", file.display()))
             .hint("write one (docs/manifest.md), or check a layer without one: build-agent check LAYER"));
     }
-    let base = fs_err::canonicalize(file.parent().unwrap_or(&cwd))?;
+    let base = canonical("the manifest's directory", file.parent().unwrap_or(&cwd))?;
     let checkout = codebuild.unwrap_or_else(|| work_tree(&base));
     let manifest_name = match &request.manifest {
         Some(given) if !cwd.join(given).is_dir() => given.clone(),
@@ -62,12 +63,20 @@ pub fn codebuild_checkout(env: &AgentEnvironment) -> Result<Option<PathBuf>> {
     let Some(directory) = env.codebuild.as_ref().and_then(|build| build.src_dir.as_ref()) else {
         return Ok(None);
     };
+    is_text("CODEBUILD_SRC_DIR", directory)?;
     if !directory.is_absolute() || !directory.is_dir() {
         let message = format!("CODEBUILD_SRC_DIR is `{}`, which is no directory", directory.display());
         return Err(Error::machine(message)
             .hint("CodeBuild sets it after its DOWNLOAD_SOURCE phase; do not change it"));
     }
-    Ok(Some(fs_err::canonicalize(directory)?))
+    canonical("CODEBUILD_SRC_DIR", directory).map(Some)
+}
+
+/// The path without links, as text.
+fn canonical(what: &str, path: &Path) -> Result<PathBuf> {
+    let real = fs_err::canonicalize(path)?;
+    is_text(what, &real)?;
+    Ok(real)
 }
 
 /// Beside the work at hand, or at the top of its git work tree.
@@ -108,10 +117,12 @@ pub fn places(
 /// The directory of reports and logs, also where no manifest could be read.
 ///
 /// # Errors
-/// When the current directory is gone.
+/// When the current directory is gone, or the path is no text.
 pub fn out_dir(asked: Option<&Path>, cwd: &Path) -> Result<PathBuf> {
     let out = asked.unwrap_or(Path::new("build-agent-out"));
-    Ok(values::normal(&fs_err::canonicalize(cwd)?.join(out)))
+    let out = values::normal(&fs_err::canonicalize(cwd)?.join(out));
+    is_text("the output directory", &out)?;
+    Ok(out)
 }
 
 /// The directory that holds the work of all jobs.
@@ -119,8 +130,10 @@ pub fn out_dir(asked: Option<&Path>, cwd: &Path) -> Result<PathBuf> {
 /// # Errors
 /// When nothing says where it is.
 pub fn work_dir(asked: Option<&Path>, env: &AgentEnvironment, cwd: &Path) -> Result<PathBuf> {
-    let (top, _) = top_of_work(asked, env)?;
-    Ok(values::normal(&cwd.join(top)))
+    let (top, origin) = top_of_work(asked, env)?;
+    let top = values::normal(&cwd.join(top));
+    is_text(&format!("the work directory ({origin})"), &top)?;
+    Ok(top)
 }
 
 /// It, and who said so.
@@ -143,27 +156,63 @@ fn default_work_dir(env: &AgentEnvironment) -> Result<PathBuf> {
     })
 }
 
-/// What `sanity.bbclass` of OE-Core refuses in build paths, told before an hour of work; and what
-/// cannot be written into the configuration.
+/// Refuses a work directory in which BitBake could not build, before anything is cloned. BitBake asks the
+/// kernel where it is, so that a link does not help.
 fn bitbake_accepts(work: &Path, origin: &str) -> Result<()> {
-    let bad = |c: char| !c.is_ascii_graphic() || "+@%~\"'$\\{}".contains(c);
-    let text = work.display().to_string();
-    let hint = "give another directory with --work-dir";
-    if let Some(c) = text.chars().find(|c| bad(*c)) {
-        return Err(Error::usage(format!(
-            "the work directory {text:?} ({origin}) holds {c:?}, which BitBake refuses"
-        ))
-        .hint(hint));
+    const HINT: &str = "give another directory with --work-dir or the variable BUILD_AGENT_WORK_DIR, such as \
+         /var/tmp/build-agent; the layers may stay where they are";
+    let real = path_rules::resolved(work);
+    let shown = |path: &Path| format!("{:?}", path.display().to_string());
+    let faulty =
+        [work, &real].into_iter().find_map(|path| Some((path, path_rules::fault(path, PathUse::Build)?)));
+    if let Some((path, fault)) = faulty {
+        let leads = if path == work { String::new() } else { format!(" leads to {}, which", shown(path)) };
+        let message = format!("the work directory {} ({origin}){leads} {fault}", shown(work));
+        return Err(Error::usage(message).hint(HINT));
     }
-    // OE-Core allows 410 characters for TMPDIR; `check/<layer>/tmp` comes below this.
-    if text.len() > 250 {
-        return Err(Error::usage(format!(
-            "the work directory `{text}` ({origin}) is {} characters long, too long for BitBake",
-            text.len()
-        ))
-        .hint(hint));
+    let length = work.as_os_str().len().max(real.as_os_str().len());
+    if length > path_rules::LONGEST_WORK {
+        let message = format!(
+            "the work directory {} ({origin}) is {length} bytes long; with more than {} BitBake's TMPDIR below it \
+             becomes too long for OE-Core",
+            shown(work),
+            path_rules::LONGEST_WORK
+        );
+        return Err(Error::usage(message).hint(HINT));
     }
     Ok(())
+}
+
+/// Refuses a layer whose name makes the `TMPDIR` of its check longer than OE-Core allows.
+///
+/// # Errors
+/// Usage, with both ways out.
+pub fn check_fits(places: &Places, layers: &[PathBuf]) -> Result<()> {
+    for layer in layers {
+        let name = layer.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let length = places.check(&name).as_os_str().len() + "/tmp".len();
+        if length > path_rules::LONGEST_TMPDIR {
+            return Err(Error::usage(format!(
+                "the TMPDIR of the check of `{name}` would be {length} bytes long, and OE-Core refuses more than {}",
+                path_rules::LONGEST_TMPDIR
+            ))
+            .hint("give a shorter --work-dir, or give the layer's directory a shorter name"));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses paths that are no text: neither the configuration of BitBake nor a report can name them.
+///
+/// # Errors
+/// Usage, with the path as far as it can be shown.
+pub fn is_text(what: &str, path: &Path) -> Result<()> {
+    match path.to_str() {
+        Some(_) => Ok(()),
+        None => Err(Error::usage(format!("{what} {:?} is not valid UTF-8", path.display().to_string())).hint(
+            "rename the directory or file: the configuration of BitBake and the reports hold paths as UTF-8 text",
+        )),
+    }
 }
 
 /// A name with only the characters that BitBake takes in a path.
@@ -211,22 +260,54 @@ mod tests {
 
     #[test]
     fn what_bitbake_refuses_is_refused_at_once() {
+        let long = format!("/{}", "x".repeat(300));
         for bad in [
-            "/a b",
-            "/a+b",
-            "/a@b",
-            "/a%b",
-            "/a~b",
-            "/ä",
-            "/a\nb",
-            "/a$b",
-            "/a\"b",
-            &format!("/{}", "x".repeat(300)),
+            "/a b", "/a+b", "/a@b", "/a%b", "/a~b", "/ä", "/a\nb", "/a$b", "/a\"b", "/a:b", "/a,b", "/a;b",
+            "/a*b", "/(a)", &long,
         ] {
             let request = Request { work_dir: Some(bad.into()), ..Request::default() };
             let error = work(&request, &[], false).unwrap_err();
             assert_eq!(error.class, agent_types::error::Class::Usage, "{bad}");
             assert!(error.message.contains("--work-dir"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_link_to_a_path_that_bitbake_refuses_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let top = directory.path().canonicalize().unwrap();
+        fs_err::create_dir(top.join("job@2")).unwrap();
+        std::os::unix::fs::symlink(top.join("job@2"), top.join("plain")).unwrap();
+        let request = Request { work_dir: Some(top.join("plain/work")), ..Request::default() };
+        let error = work(&request, &[], false).unwrap_err();
+        assert!(error.message.contains("job@2/work/meta-x-scarthgap\", which holds '@'"), "{error}");
+        assert!(error.hint.unwrap().contains("BUILD_AGENT_WORK_DIR"));
+    }
+
+    #[test]
+    fn paths_that_are_no_text_are_told_as_that() {
+        use std::os::unix::ffi::OsStrExt;
+        let bad = Path::new(std::ffi::OsStr::from_bytes(b"/tmp/bad\xff"));
+        let request = Request { work_dir: Some(bad.into()), ..Request::default() };
+        let env = AgentEnvironment::default();
+        let said = [
+            work(&request, &[], false).unwrap_err(),
+            out_dir(Some(bad), Path::new("/")).unwrap_err(),
+            work_dir(Some(bad), &env, Path::new("/")).unwrap_err(),
+        ];
+        for error in said {
+            assert_eq!(error.class, agent_types::error::Class::Usage);
+            assert!(error.message.contains("is not valid UTF-8"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_directory_of_a_check_is_short_enough_for_oe_core() {
+        let places = Places { work: format!("/{}", "w".repeat(249)).into(), out: "/out".into() };
+        // 250 + `/check/` + name + `/tmp` may be 400.
+        for (length, fits) in [(139, true), (140, false)] {
+            let layer = PathBuf::from(format!("/src/{}", "l".repeat(length)));
+            assert_eq!(check_fits(&places, &[layer]).is_ok(), fits, "{length}");
         }
     }
 

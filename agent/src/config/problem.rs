@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use agent_types::error::Error;
+pub use agent_types::mistake::Mistake;
 use agent_types::secrets;
 
 /// Where something was written.
@@ -109,24 +110,6 @@ impl Step {
 fn bare_or_quoted(key: &str) -> String {
     let bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     if !key.is_empty() && key.chars().all(bare) { key.to_owned() } else { format!("{key:?}") }
-}
-
-/// What is wrong with one value, wherever it was written. `hint` says what to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mistake {
-    pub message: String,
-    pub hint: Option<String>,
-}
-
-impl Mistake {
-    pub fn new(message: impl Into<String>) -> Mistake {
-        Mistake { message: message.into(), hint: None }
-    }
-
-    pub fn hint(mut self, hint: impl Into<String>) -> Mistake {
-        self.hint = Some(hint.into());
-        self
-    }
 }
 
 /// A mistake and its place.

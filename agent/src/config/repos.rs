@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use agent_yocto::path_rules::PathUse;
+
 use super::address;
 use super::checker::Checker;
 use super::codebuild::CodeBuild;
@@ -61,6 +63,9 @@ pub fn validate(check: &mut Checker, manifest: &UnvalidatedManifest, around: &Su
                 directory.display()
             ));
             source = source.map(|_| RepoSource::Path(directory.clone()));
+            if let Err(mistake) = values::layer_path(directory).and_then(|()| holds_usable_core(directory)) {
+                one.check.key(&path, mistake);
+            }
         }
         let layers = one.layers(match &source {
             Some(RepoSource::Path(directory)) => Some(directory),
@@ -88,7 +93,7 @@ impl One<'_, '_> {
         self.check.not_empty(&path, raw, "leave `layers` out when the repository holds none (BitBake's own)");
         self.check.list(&path, raw, |text| {
             let layer = values::inner_path(text, "the repository")?;
-            values::conf_path(&layer)?;
+            values::layer_path(&layer)?;
             match directory.map(|directory| directory.join(&layer)) {
                 Some(found) if !found.join("conf/layer.conf").is_file() => Err(Mistake::new(format!(
                     "`{text}` is no layer: {} has no conf/layer.conf",
@@ -171,10 +176,21 @@ impl One<'_, '_> {
     }
 }
 
+/// OE-Core is more particular about its own path than BitBake is about a layer's.
+fn holds_usable_core(directory: &Path) -> Result<(), Mistake> {
+    if !directory.join("oe-init-build-env").is_file() {
+        return Ok(());
+    }
+    values::usable_path(directory, PathUse::OeCore).map_err(|mistake| {
+        mistake.hint("move it, or name a symbolic link to it whose own path has no such character")
+    })
+}
+
 fn local_directory(text: &str, base: &Path) -> Result<PathBuf, Mistake> {
     let directory = address::local(text, base)?;
-    values::conf_path(&directory)?;
+    values::layer_path(&directory)?;
     if directory.is_dir() {
+        holds_usable_core(&directory)?;
         Ok(directory)
     } else {
         Err(Mistake::new(format!("`{}` is no directory of this machine", directory.display())))

@@ -116,7 +116,7 @@ fn by_webhook(build: &CodeBuild, branches: Option<&Regex>) -> Trust {
     let (Some("PUSH"), Some(Trigger::Branch(branch))) = (build.event.as_deref(), &build.trigger) else {
         return untrusted("the webhook's event is no push to a branch");
     };
-    if build.head_branch.as_ref().is_some_and(|head| head != branch) {
+    if build.head_branch.as_ref().is_some_and(|head| head != branch) || build.head_tag.is_some() {
         return untrusted(format!("CodeBuild's variables do not agree on the branch `{branch}`"));
     }
     if build.src_dir.is_none() {
@@ -181,7 +181,9 @@ mod tests {
     #[test]
     fn a_push_to_a_trusted_branch_is_trusted_and_no_other_webhook() {
         let push = (EVENT, "PUSH");
-        let table: [(&[(&str, &str)], &str); 16] = [
+        let table: [(&[(&str, &str)], &str); 18] = [
+            (&[push, (TRIGGER, "branch/scarthgap"), (HEAD, "refs/tags/scarthgap")], "untrusted"),
+            (&[push, (TRIGGER, "tag/scarthgap"), (HEAD, "refs/tags/scarthgap")], "untrusted"),
             (&[push, (TRIGGER, "branch/scarthgap"), (VERSION, COMMIT)], "trusted"),
             (&[push, (TRIGGER, "branch/release/1"), (HEAD, "refs/heads/release/1")], "trusted"),
             (&[push, (TRIGGER, "branch/scarthgap-next")], "untrusted"),

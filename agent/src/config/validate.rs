@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use agent_artifacts::store::artifact_pattern::{artifact_pattern, excludes_all};
 use agent_types::tiers::Access;
 
 use super::checker::Checker;
@@ -133,7 +134,7 @@ fn layers(check: &mut Checker, raw: &UnvalidatedManifest, ground: &Ground) -> Ve
     check.not_empty(&path, raw.layer.paths.as_ref(), "write [\".\"] when the checkout itself is the layer");
     let layer = |text: &str| {
         let layer = inside(text, ground, |path| path.is_dir(), "no such directory")?;
-        values::conf_path(&layer)?;
+        values::layer_path(&layer)?;
         Ok(layer)
     };
     if !check.has(&path) {
@@ -199,9 +200,14 @@ fn rules(check: &mut Checker, raw: &UnvalidatedManifest) -> Vec<ArtifactRule> {
     let mut rules = Vec::new();
     for (index, raw) in raw.artifacts.rules.iter().flatten().enumerate() {
         let path = section("artifacts").key("rules").index(index);
-        let include = check.one(&path.key("include"), raw.include.as_ref(), owned(values::glob));
-        let exclude = check.list(&path.key("exclude"), raw.exclude.as_ref(), owned(values::glob));
+        let pattern = |text: &str| artifact_pattern(text).map(|_| text.to_owned());
+        let include = check.one(&path.key("include"), raw.include.as_ref(), pattern);
+        let exclude = check.list(&path.key("exclude"), raw.exclude.as_ref(), pattern);
         if let Some(include) = include {
+            if let Some(all) = exclude.iter().find(|exclude| excludes_all(&include, exclude)) {
+                let mistake = Mistake::new(format!("`{all}` excludes all that the rule includes"));
+                check.value(&path.key("exclude"), mistake.hint("exclude less, or drop the rule"));
+            }
             rules.push(ArtifactRule { include, exclude, required: raw.required.unwrap_or(false) });
         }
     }

@@ -4,6 +4,8 @@
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
+use agent_yocto::path_rules::{self, PathUse};
+
 use super::problem::Mistake;
 use super::settings::HashServer;
 
@@ -133,16 +135,17 @@ pub fn inner_path(text: &str, below: &str) -> Result<PathBuf> {
     Ok(inner)
 }
 
-/// A path that can be written into `bblayers.conf`, where words end at spaces and `$` expands.
-pub fn conf_path(path: &Path) -> Result<()> {
-    let bad = |c: char| c.is_whitespace() || c.is_control() || "\"'$\\{}".contains(c);
-    match path.to_str() {
-        Some(text) if !text.contains(bad) => Ok(()),
-        _ => Err(Mistake::new(format!(
-            "{:?} cannot be written into BitBake's configuration",
-            path.display().to_string()
-        ))
-        .hint("use a path without spaces, quotes, `$`, `\\`, `{` and `}`")),
+/// The path of a layer that BitBake can use.
+pub fn layer_path(path: &Path) -> Result<()> {
+    usable_path(path, PathUse::Layer)
+}
+
+/// A path that BitBake can use so.
+pub fn usable_path(path: &Path, purpose: PathUse) -> Result<()> {
+    match path_rules::fault(path, purpose) {
+        None => Ok(()),
+        Some(fault) => Err(Mistake::new(format!("{:?} {fault}", path.display().to_string()))
+            .hint("move it to a path without that, or rename the directory")),
     }
 }
 
@@ -159,22 +162,6 @@ pub fn normal(path: &Path) -> PathBuf {
         }
     }
     normal
-}
-
-/// A glob of an artifact rule, relative to the build directory.
-pub fn glob(text: &str) -> Result<()> {
-    if text.is_empty() {
-        Err(Mistake::new("is empty"))
-    } else if text.starts_with('/') {
-        Err(Mistake::new(format!("`{text}` is absolute"))
-            .hint("write it relative to the build directory, such as tmp/deploy/images/**"))
-    } else if text.split('/').any(|part| part == "..") {
-        Err(Mistake::new(format!("`{text}` leads out of the build directory")))
-    } else if let Err(error) = globset::Glob::new(text) {
-        Err(Mistake::new(format!("`{text}` is no glob: {}", error.kind())))
-    } else {
-        Ok(())
-    }
 }
 
 /// `off`, `auto`, `host:port`, `ws://…` or `wss://…`.
@@ -340,15 +327,6 @@ pub mod tests {
             assert_eq!(inner_path(text, "it").unwrap(), Path::new(wanted), "{text}");
         }
         accepts(|text| inner_path(text, "it"), &[], &["", "..", "/", "/etc", "a/../../b", "../a"]);
-    }
-
-    #[test]
-    fn globs() {
-        accepts(
-            glob,
-            &["tmp/deploy/images/**", "**/*.{wic,bmap}", "a..b"],
-            &["", "/x", "a/../b", "a[", "{a"],
-        );
     }
 
     #[test]

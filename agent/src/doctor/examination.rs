@@ -121,7 +121,7 @@ pub async fn examine(input: &Examination) -> Findings {
     findings.extend(machine::judge(release, *builds, &machine::gather()));
     findings.push(isolation::judge(release, &isolation_facts));
     findings.extend(of_checkout);
-    Findings(findings)
+    Findings::new(findings)
 }
 
 #[cfg(test)]

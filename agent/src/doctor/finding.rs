@@ -1,6 +1,7 @@
 //! What the doctor says, and in which words.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
@@ -45,6 +46,9 @@ pub struct Finding {
     /// Whose fault a failure is: this machine's, or something upstream.
     #[serde(skip)]
     pub class: Class,
+    /// The directory that it is about: one that failed is not listed as fine as well.
+    #[serde(skip)]
+    pub directory: Option<PathBuf>,
 }
 
 impl Finding {
@@ -55,6 +59,7 @@ impl Finding {
             found: found.into(),
             mend: None,
             class: Class::Machine,
+            directory: None,
         }
     }
 
@@ -70,6 +75,11 @@ impl Finding {
     pub fn upstream(self) -> Finding {
         Finding { class: Class::Upstream, ..self }
     }
+
+    /// The same, about this directory.
+    pub fn about(self, directory: &Path) -> Finding {
+        Finding { directory: Some(directory.to_owned()), ..self }
+    }
 }
 
 /// Everything that was found, in the order in which it was looked at.
@@ -78,6 +88,20 @@ impl Finding {
 pub struct Findings(pub Vec<Finding>);
 
 impl Findings {
+    /// Leaves out that a directory is fine where another finding says that it is not.
+    pub fn new(mut findings: Vec<Finding>) -> Findings {
+        let failed: Vec<PathBuf> = findings
+            .iter()
+            .filter(|finding| finding.state == State::Failed)
+            .filter_map(|finding| finding.directory.clone())
+            .collect();
+        let is_contradicted = |finding: &Finding| {
+            finding.state == State::Ok && finding.directory.as_ref().is_some_and(|one| failed.contains(one))
+        };
+        findings.retain(|finding| !is_contradicted(finding));
+        Findings(findings)
+    }
+
     /// The machine's own failures outweigh what is not reachable: they are the reader's to mend.
     pub fn exit_status(&self) -> ExitStatus {
         let failed = |class| self.0.iter().any(|f| f.state == State::Failed && f.class == class);
@@ -162,6 +186,20 @@ mod tests {
              ok       user  builder\n\
              1 failed, 1 warning, 1 ok\n"
         );
+    }
+
+    #[test]
+    fn a_directory_is_not_failed_and_ok() {
+        let of = |finding: Finding, directory: &str| finding.about(Path::new(directory));
+        let Findings(left) = Findings::new(vec![
+            of(Finding::ok("path", "/a"), "/a"),
+            of(Finding::ok("path", "/b"), "/b"),
+            of(Finding::failed("writable", "/a is not", "x"), "/a"),
+            of(Finding::warning("mode", "/b is odd", "x"), "/b"),
+            Finding::ok("user", "builder"),
+        ]);
+        let names: Vec<_> = left.iter().map(|finding| finding.found.as_str()).collect();
+        assert_eq!(names, ["/b", "/a is not", "/b is odd", "builder"]);
     }
 
     #[test]

@@ -4,9 +4,10 @@
 
 use std::path::Path;
 
-use super::finding::Finding;
+use super::finding::{Finding, State};
 use super::machine::gib;
 use agent_process::{Answer, Prober};
+use agent_yocto::path_rules::{self, PathUse};
 
 #[derive(Clone, Debug)]
 pub struct Facts {
@@ -44,47 +45,53 @@ pub async fn gather(prober: &Prober, work: &Path) -> Facts {
 }
 
 pub fn judge(work: &Path, builds: bool, facts: &Facts) -> Vec<Finding> {
-    let mut findings = vec![judge_path("work directory", work)];
+    let mut findings = vec![judge_work_path(work)];
+    // The script got the path as text, so that it was asked about another one.
+    if work.to_str().is_none() {
+        return findings;
+    }
     if let Some(unusable) = judge_usable(work, &facts.answer) {
-        findings.push(unusable);
+        findings.push(unusable.about(work));
         return findings;
     }
     let mounts = mounts(&facts.mounts);
     findings.extend(judge_space(work, builds, facts.answer.value("space")));
     if let Some(physical) = facts.answer.value("physical") {
-        findings.push(judge_file_system(work, mount_of(&mounts, physical), &facts.answer));
+        findings.push(judge_file_system(work, mount_of(&mounts, physical), &facts.answer).about(work));
     }
     findings.extend(judge_setgid(facts.answer.value("physical"), facts.answer.value("mode")));
-    findings.push(judge_tmp(mount_of(&mounts, "/tmp")));
+    findings.push(judge_tmp(mount_of(&mounts, "/tmp")).about(Path::new("/tmp")));
     findings
 }
 
-/// OE-Core allows 410 bytes for TMPDIR, which is `build/tmp` or `check/<layer>/tmp` below this.
-const LONGEST: usize = 360;
+/// A directory that BitBake works in, by its path and by where links lead.
+fn judge_work_path(work: &Path) -> Finding {
+    const FIX: &str = "give another directory with --work-dir, such as /var/tmp/build-agent";
+    let real = path_rules::resolved(work);
+    for path in [work, &real] {
+        let finding = judge_path("work directory", path, PathUse::Build, FIX);
+        let length = path.as_os_str().len();
+        if finding.state != State::Ok {
+            return finding.about(work);
+        } else if length > path_rules::LONGEST_WORK {
+            let found = format!(
+                "{} has {length} bytes; with more than {} BitBake's TMPDIR below it is too long for OE-Core",
+                path.display(),
+                path_rules::LONGEST_WORK
+            );
+            return Finding::failed("work directory", found, FIX).about(work);
+        }
+    }
+    Finding::ok("work directory", work.display().to_string()).about(work)
+}
 
-/// Paths that BitBake, make or the shell take apart.
-pub fn judge_path(name: &str, path: &Path) -> Finding {
-    const MEND: &str = "take another path (--work-dir, or another checkout directory)";
-    let Some(text) = path.to_str() else {
-        return Finding::failed(name, format!("{} is not UTF-8", path.display()), MEND);
+/// Whether BitBake can use the path for this.
+pub fn judge_path(name: &str, path: &Path, purpose: PathUse, fix: &str) -> Finding {
+    let finding = match path_rules::fault(path, purpose) {
+        None => Finding::ok(name, path.display().to_string()),
+        Some(fault) => Finding::failed(name, format!("{:?} {fault}", path.display().to_string()), fix),
     };
-    let unfit = |c: &char| {
-        c.is_whitespace() || c.is_control() || !c.is_ascii() || "+@%~:;'\"\\$&*?#|<>()[]{}!`".contains(*c)
-    };
-    let bad: Vec<String> = text.chars().filter(unfit).map(|c| format!("{c:?}")).collect();
-    if !bad.is_empty() {
-        let found =
-            format!("{text} contains {}, which BitBake or the shell would take apart", bad.join(", "));
-        return Finding::failed(name, found, MEND);
-    }
-    if text.len() > LONGEST {
-        let found = format!(
-            "{text} has {} bytes; BitBake wants TMPDIR below 410, and so this below {LONGEST}",
-            text.len()
-        );
-        return Finding::failed(name, found, MEND);
-    }
-    Finding::ok(name, text)
+    finding.about(path)
 }
 
 fn judge_usable(work: &Path, answer: &Answer) -> Option<Finding> {
@@ -235,6 +242,7 @@ fn mount_of<'a>(mounts: &'a [Mount], path: &str) -> Option<&'a Mount> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::doctor::Findings;
     use crate::doctor::State::{self, Failed, Ok as Fine, Warning};
 
     const MOUNTS: &str = "\
@@ -272,7 +280,7 @@ rubbish
 
     #[test]
     fn paths_that_tools_take_apart_are_refused() {
-        let long = format!("/{}", "x".repeat(LONGEST));
+        let long = format!("/{}", "x".repeat(path_rules::LONGEST_WORK));
         let table: [(&str, State); 8] = [
             ("/var/lib/build-agent/meta_x-1.0", Fine),
             ("/with space", Failed),
@@ -284,7 +292,25 @@ rubbish
             (&long, Failed),
         ];
         for (path, state) in table {
-            assert_eq!(judge_path("p", Path::new(path)).state, state, "{path:?}");
+            assert_eq!(judge_work_path(Path::new(path)).state, state, "{path:?}");
+        }
+    }
+
+    #[test]
+    fn a_failed_work_directory_is_not_listed_as_fine() {
+        let work = Path::new("/vol/work");
+        let table: [(&[&str], &str); 3] = [
+            (&["physical /vol", "writable no"], "cannot be written"),
+            (&["blocked yes"], "not a directory"),
+            (&["physical /vol", "writable yes", "links no", "case kept", "long yes"], "hard links"),
+        ];
+        for (lines, words) in table {
+            let facts = Facts { answer: said(lines), mounts: MOUNTS.into() };
+            let Findings(findings) = Findings::new(judge(work, false, &facts));
+            let about: Vec<_> =
+                findings.iter().filter(|finding| finding.directory.as_deref() == Some(work)).collect();
+            assert!(about.len() == 1 && about[0].state == Failed, "{about:?}");
+            assert!(about[0].found.contains(words), "{about:?}");
         }
     }
 

@@ -11,6 +11,7 @@ use agent_process::{Environment, User};
 use super::finding::Finding;
 use super::place::judge_path;
 use agent_process::{Answer, PROBE_LIMIT, Prober};
+use agent_yocto::path_rules::PathUse;
 
 /// For a git server's answer.
 const REMOTE: Duration = Duration::from_secs(20);
@@ -80,9 +81,10 @@ async fn ls_remote(prober: &Prober, name: &str, url: &Url) -> Answer {
 }
 
 pub fn judge(checkout: &Path, user: Option<&User>, facts: &Facts) -> Vec<Finding> {
-    let mut findings = vec![judge_path("checkout", checkout)];
-    findings.push(judge_git(checkout, user, &facts.checkout));
-    findings.extend(judge_readable(user, &facts.checkout));
+    let fix = "check it out to another directory";
+    let mut findings = vec![judge_path("checkout", checkout, PathUse::Layer, fix)];
+    findings.push(judge_git(checkout, user, &facts.checkout).about(checkout));
+    findings.extend(judge_readable(user, &facts.checkout).map(|finding| finding.about(checkout)));
     findings.extend(facts.remotes.iter().map(|(name, url, answer)| judge_remote(name, url, answer)));
     findings
 }
@@ -99,7 +101,9 @@ fn judge_git(checkout: &Path, user: Option<&User>, answer: &Answer) -> Finding {
             let found = format!("git does not work in {checkout}: {why}");
             return Finding::warning(NAME, found, format!("git -C {checkout} rev-parse --verify HEAD"));
         }
-        let found = format!("{checkout} is not the top of a git work tree: the commit will be unknown");
+        let found = format!(
+            "{checkout} is not the top of a git work tree: reports name the commit that CodeBuild resolved, else none"
+        );
         return Finding::warning(NAME, found, "full clone as the source, if reports should name a commit");
     }
     let owner = answer.value("owner").and_then(|uid| uid.parse::<u32>().ok());
@@ -162,6 +166,7 @@ fn hide(text: &str, url: &Url) -> String {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::doctor::Findings;
     use crate::doctor::State::{Failed, Ok as Fine, Warning};
     use agent_types::error::Class;
 
@@ -178,7 +183,7 @@ mod tests {
         let table = [
             (said(&["owner 1000", "git yes", "head abc"]), Fine, "at abc"),
             (said(&["owner 0", "git yes", "head abc"]), Fine, "safe.directory"),
-            (said(&["owner 0", "git no", "refused fatal: not a git repository"]), Warning, "unknown"),
+            (said(&["owner 0", "git no", "refused fatal: not a git repository"]), Warning, "reports name"),
             (said(&["owner 0", "git yes", "refused fatal: bad object"]), Warning, "bad object"),
             (Answer::Nothing("no answer".into()), Failed, "no answer"),
         ];
@@ -196,6 +201,25 @@ mod tests {
             judge_readable(Some(&builder()), &said(&["unreadable /root/a", "unreadable /root/b"])).unwrap();
         assert_eq!(finding.state, Failed);
         assert!(finding.found.contains("builder cannot read /root/a, /root/b"), "{finding:?}");
+    }
+
+    #[test]
+    fn a_checkout_is_not_failed_and_ok() {
+        let (checkout, user) = (Path::new("/src/job@2"), builder());
+        let facts = |answer| Facts { checkout: answer, remotes: Vec::new() };
+        let of = |answer| Findings::new(judge(checkout, Some(&user), &facts(answer))).0;
+        let fine = of(said(&["owner 1000", "git yes", "head abc"]));
+        assert!(fine.iter().all(|finding| finding.state == Fine) && fine.len() == 2, "{fine:?}");
+        for answer in [
+            said(&["owner 1000", "git yes", "head abc", "unreadable /src/job@2"]),
+            Answer::Nothing("no answer".into()),
+        ] {
+            let found = of(answer);
+            assert!(found.iter().all(|finding| finding.state != Fine), "{found:?}");
+        }
+        let facts = facts(said(&["owner 1000", "git yes", "head abc"]));
+        let found = judge(Path::new("/src/a:b"), Some(&user), &facts);
+        assert_eq!((found[0].state, found[0].found.contains("BBPATH")), (Failed, true), "{found:?}");
     }
 
     #[test]

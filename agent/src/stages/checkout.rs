@@ -16,7 +16,7 @@ use futures_util::{StreamExt, stream};
 use crate::config::{GitSource, Repo, RepoSource, Settings, Wanted};
 use agent_cache::layers;
 use agent_fs::untrusted::Reader;
-use agent_git::Access;
+use agent_git::{Access, Git};
 use agent_process::Runner;
 use agent_types::error::{Class, Error, Result};
 use agent_types::events::{RepoReady, Unit, What};
@@ -174,6 +174,9 @@ async fn local(
     if let Some(trouble) = tree.trouble {
         runner.events.warn(format!("the commit of repo {name} is not known: {trouble}"), None).await;
     }
+    if let Some(notice) = agent_git::lfs_notice(&format!("repo {name}"), &tree.lfs_pointers) {
+        runner.events.warn(notice, Some(format!("run `git lfs pull` in {}", path.display()))).await;
+    }
     Ok(RepoReady {
         name: name.to_string(),
         url: None,
@@ -196,6 +199,13 @@ async fn obtained(
     if path.join(".gitmodules").exists() {
         let message = format!("repo {name} has submodules; they are not checked out");
         runner.events.warn(message, Some("name what they hold as repos of their own".into())).await;
+    }
+    let plain = Git::new(runner, &Access::default(), name, None, std::slice::from_ref(&path))?;
+    let pointers = agent_git::lfs_pointers(&plain, &path).await;
+    let pointers = pointers.map_err(|failure| failure.into_error(&format!("repos.{name}"), None))?;
+    if let Some(notice) = agent_git::lfs_notice(&format!("repo {name}"), &pointers) {
+        let hint = "if a build needs them, clone it yourself with git-lfs and give the directory with `path`";
+        runner.events.warn(notice, Some(hint.into())).await;
     }
     let wanted = match &source.wanted {
         Wanted::Branch(name) | Wanted::Tag(name) | Wanted::CommitOnBranch { branch: name, .. } => {
@@ -224,10 +234,22 @@ pub async fn look(settings: &Settings, runner: &Runner) -> Result<UnderTest> {
     let tree =
         agent_git::inspect(runner, "under-test", &settings.checkout, &own_output(settings), None).await?;
     let place = settings.checkout.display();
+    if let Some(notice) =
+        agent_git::lfs_notice(&format!("the checkout under test {place}"), &tree.lfs_pointers)
+    {
+        runner.events.warn(notice, Some("run `git lfs pull` there before the agent".into())).await;
+    }
+    // CodePipeline hands over a source without git, and CodeBuild tells its commit.
+    let resolved = settings.cache.commit.clone().filter(|_| tree.commit.is_none());
     match (&tree.trouble, &tree.commit) {
         (Some(trouble), _) => {
             let message = format!("the commit of the checkout under test {place} is not known: {trouble}");
             runner.events.warn(message, Some("run `build-agent doctor`".into())).await;
+        }
+        (None, None) if resolved.is_some() => {
+            let message =
+                format!("the checkout under test {place} has no git commit; reports name CodeBuild's");
+            runner.events.info(message).await;
         }
         (None, None) => {
             let message =
@@ -237,7 +259,7 @@ pub async fn look(settings: &Settings, runner: &Runner) -> Result<UnderTest> {
         }
         (None, Some(_)) => {}
     }
-    Ok(UnderTest { commit: tree.commit, dirty: tree.dirty, branch: tree.branch })
+    Ok(UnderTest { commit: tree.commit.or(resolved), dirty: tree.dirty, branch: tree.branch })
 }
 
 /// Directories that the agent itself fills: they do not make a checkout dirty.

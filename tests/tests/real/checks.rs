@@ -28,6 +28,21 @@ fn a_good_layer_passes_on_master() {
     fixture.assert_reported_as_the_tool_said();
 }
 
+/// Jenkins' second workspace of a job, and what else BitBake reads layers from; the agent chooses COREBASE and
+/// TMPDIR, where OE-Core refuses these characters.
+#[test]
+fn a_layer_below_odd_directories_passes_as_anywhere() {
+    let test = "a_layer_below_odd_directories_passes_as_anywhere";
+    let Some(fixture) = Fixture::new(test, "meta-good", &[POKY]) else { return };
+    let odd = fixture.place.path().join("job@2/~user/100%/a,b;c=d");
+    std::fs::create_dir_all(&odd).unwrap();
+    std::fs::rename(fixture.layer(), odd.join("meta-good")).unwrap();
+    let small_world = format!("config.local_conf={SMALL_WORLD}");
+    fixture.call_in(&odd.join("meta-good"), &["run", "--set", &small_world]).assert_code(&[0]);
+    assert_eq!(fixture.result()["outcome"], "passed");
+    fixture.assert_reported_as_the_tool_said();
+}
+
 #[test]
 fn a_layer_without_readme_fails_before_anything_is_cloned() {
     let test = "a_layer_without_readme_fails_before_anything_is_cloned";

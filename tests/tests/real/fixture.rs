@@ -74,8 +74,13 @@ impl Fixture {
     }
 
     pub fn call(&self, words: &[&str]) -> Ran {
+        self.call_in(&self.layer(), words)
+    }
+
+    /// The same, where the layer lies elsewhere.
+    pub fn call_in(&self, layer: &Path, words: &[&str]) -> Ran {
         let mut command = agent();
-        command.current_dir(self.layer()).args(words);
+        command.current_dir(layer).args(words);
         command.arg("--work-dir").arg(self.place.path().join("work")).arg("--out").arg(self.out());
         Running::start(command, self.place.path()).wait_for(PATIENCE)
     }

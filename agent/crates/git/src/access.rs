@@ -70,6 +70,8 @@ impl Access {
             ("GIT_SSH_COMMAND", "ssh -o BatchMode=yes -o ConnectTimeout=30 -o ServerAliveInterval=30"),
             // `status` must not write the index of somebody else's work tree.
             ("GIT_OPTIONAL_LOCKS", "0"),
+            // A clone is the commit's own files; a filter would ask a server that the clone does not know.
+            ("GIT_LFS_SKIP_SMUDGE", "1"),
             // A commit means its own tree, whatever refs/replace/ says.
             ("GIT_NO_REPLACE_OBJECTS", "1"),
             // Stored clones are looked at as files, in this form.
@@ -225,6 +227,14 @@ mod tests {
         assert!(!web.contains(&allow));
         let safe: Vec<_> = web.iter().filter(|(key, _)| key == "safe.directory").collect();
         assert_eq!(safe, [&("safe.directory".to_string(), "/src/a".to_string())]);
+    }
+
+    /// Where git-lfs is installed for all users, its filter would look for a server that a clone does not know,
+    /// and the clone would fail.
+    #[test]
+    fn git_lfs_leaves_pointers_as_they_are() {
+        let environment = Access::default().environment(Path::new("/h"), None, &[], Duration::from_secs(1));
+        assert_eq!(environment.get("GIT_LFS_SKIP_SMUDGE"), Some(OsStr::new("1")));
     }
 
     #[test]

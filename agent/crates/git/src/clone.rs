@@ -58,7 +58,7 @@ pub async fn clone(
     seed: Option<&Seed>,
 ) -> Result<Cloned> {
     let fetch = Fetch::new(git, name, source)?;
-    let job = Job { git, name, place };
+    let job = Job { git, place };
     let cloned = match job.clone(&fetch, seed).await {
         // The seed may be what is broken.
         Err(failure) if seed.is_some() && failure.mended_by_new_clone() => {
@@ -86,13 +86,31 @@ pub async fn prove(
     seed: Option<&Seed>,
 ) -> Result<()> {
     let fetch = Fetch::new(git, name, source)?;
-    let job = Job { git, name, place };
+    let job = Job { git, place };
     let fetched = async {
         job.begin(seed).await?;
         fetch.run(place).await
     };
     match fetched.await {
         Ok(_) => Ok(()),
+        Err(failure) => Err(explain(git, name, &source.url, &source.wanted, job.home()?, failure).await),
+    }
+}
+
+/// Finds out which commit is wanted now and that it is one, in the repository `place`, which is not there yet. No
+/// files are fetched where the server can leave them out.
+///
+/// # Errors
+/// As [`clone`]; usage for what is not a commit, is not there, or does not lie on its branch.
+pub async fn verify(git: &Git<'_>, place: &Path, name: &str, source: &GitSource) -> Result<String> {
+    let fetch = Fetch::new(git, name, source)?.without_files();
+    let job = Job { git, place };
+    let fetched = async {
+        job.begin(None).await?;
+        fetch.run(place).await
+    };
+    match fetched.await {
+        Ok(commit) => Ok(commit),
         Err(failure) => Err(explain(git, name, &source.url, &source.wanted, job.home()?, failure).await),
     }
 }
@@ -155,7 +173,6 @@ const AT_ONCE: usize = 400;
 
 struct Job<'a> {
     git: &'a Git<'a>,
-    name: &'a str,
     place: &'a Path,
 }
 
@@ -211,13 +228,6 @@ impl Job<'_> {
 
     async fn check_out(&self, commit: &str) -> Result<(), Failure> {
         let (git, place) = (self.git, self.place);
-        let meant = git.commit_of(place, commit).await?;
-        if meant != commit {
-            let message = format!("`repos.{}`: {commit} is a tag's own id and no commit", self.name);
-            return Err(Error::usage(message)
-                .hint(format!("pin the commit that it stands for: {meant}"))
-                .into());
-        }
         git.local(place, ["update-ref", "--no-deref", "HEAD", commit]).await?;
         git.local(place, ["reset", "--hard", "--quiet", commit]).await.map(drop)
     }

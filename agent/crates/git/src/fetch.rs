@@ -30,17 +30,29 @@ pub struct Fetch<'a> {
     source: &'a GitSource,
     /// The commit that the lock or the manifest names.
     pin: Option<String>,
+    without_files: bool,
 }
 
 impl<'a> Fetch<'a> {
     /// # Errors
     /// Usage when the lock contradicts the manifest, or a commit is not written out.
     pub fn new(git: &'a Git<'a>, name: &'a str, source: &'a GitSource) -> Result<Fetch<'a>> {
-        Ok(Fetch { git, name, source, pin: pinned(name, source)? })
+        Ok(Fetch { git, name, source, pin: pinned(name, source)?, without_files: false })
+    }
+
+    /// The same, but only commits are asked for.
+    pub fn without_files(self) -> Fetch<'a> {
+        Fetch { without_files: true, ..self }
     }
 
     /// Fetches what is wanted, as shallow as can be; gives the commit.
     pub async fn run(&self, path: &Path) -> Result<String, Failure> {
+        let commit = self.fetch(path).await?;
+        self.must_be_commit(path, &commit).await?;
+        Ok(commit)
+    }
+
+    async fn fetch(&self, path: &Path) -> Result<String, Failure> {
         match (&self.pin, &self.source.wanted) {
             (None, Wanted::Tag(tag)) => self.fetch_reference(path, &format!("refs/tags/{tag}")).await,
             (None, Wanted::Branch(branch)) => {
@@ -48,8 +60,8 @@ impl<'a> Fetch<'a> {
             }
             (Some(commit), Wanted::CommitOnBranch { branch, .. }) => {
                 // Its date saves a fetch of the whole history when it is not on the branch.
-                if !self.has(path, commit).await? {
-                    self.fetch_directly(path, commit).await?;
+                if !self.has(path, commit).await? && self.fetch_directly(path, commit).await? {
+                    self.must_be_commit(path, commit).await?;
                 }
                 if !self.reaches(path, branch, commit).await? {
                     self.deepen(path, branch, commit).await?;
@@ -70,7 +82,44 @@ impl<'a> Fetch<'a> {
     async fn fetch_reference(&self, path: &Path, reference: &str) -> Result<String, Failure> {
         let here = kept_as(reference);
         self.transfer(path, "1", &[&format!("+{reference}:{here}")]).await?;
-        self.git.commit_of(path, &here).await
+        // A tag may stand for anything, over any number of other tags.
+        let object = self.git.object_of(path, &format!("{here}^{{}}")).await?;
+        if let Some(kind) = self.other_kind(path, &object).await? {
+            let (name, url) = (self.name, display_url(&self.source.url));
+            let tag = reference.trim_start_matches("refs/tags/");
+            let message =
+                format!("`repos.{name}.tag`: `{tag}` of `{url}` is a tag of {kind}, not of a commit");
+            return Err(Error::usage(message).hint("name a tag of a commit, a branch, or a commit").into());
+        }
+        Ok(object)
+    }
+
+    /// Refuses an id of something else than a commit.
+    async fn must_be_commit(&self, path: &Path, id: &str) -> Result<(), Failure> {
+        let Some(kind) = self.other_kind(path, id).await? else { return Ok(()) };
+        let url = display_url(&self.source.url);
+        let message = format!("`repos.{}`: {id} of `{url}` is {kind}, not a commit", self.name);
+        let meant = match kind {
+            "a tag" => self.git.commit_of(path, id).await.ok(),
+            _ => None,
+        };
+        let hint = match meant {
+            Some(commit) => format!("pin the commit that it stands for: {commit}"),
+            None => self.pin_hint(),
+        };
+        Err(Error::usage(message).hint(hint).into())
+    }
+
+    /// What the object is, if it is no commit.
+    async fn other_kind(&self, path: &Path, id: &str) -> Result<Option<&'static str>, Failure> {
+        let said = self.git.local(path, ["cat-file", "-t", id]).await?;
+        // Warnings may stand before it.
+        Ok(match said.lines().last().map(str::trim) {
+            Some("tag") => Some("a tag"),
+            Some("tree") => Some("a tree (a directory)"),
+            Some("blob") => Some("a blob (a file's content)"),
+            _ => None,
+        })
     }
 
     /// Fetches one commit. Servers may refuse to give out what no branch or tag names; then history
@@ -172,6 +221,8 @@ impl<'a> Fetch<'a> {
         let depth = format!("--depth={depth}");
         // With --progress a living transfer is never silent.
         let mut args = vec!["fetch", "--progress", "--no-tags", "--no-recurse-submodules", "--force"];
+        // A server that cannot leave them out says so and sends all.
+        args.extend(self.without_files.then_some("--filter=tree:0"));
         args.extend([depth.as_str(), address.as_str()]);
         args.extend(refspecs);
         self.git.network(path, args).await.map(drop)

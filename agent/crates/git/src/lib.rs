@@ -12,15 +12,17 @@ mod address;
 mod clone;
 mod failure;
 mod fetch;
+mod lfs;
 mod program;
 mod remote;
 mod worktree;
 
 pub use access::{Access, safe_directories};
 pub use address::display_url;
-pub use clone::{CONFIGURATION, Cloned, Seed, clone, damage, listing, prove, write_again};
+pub use clone::{CONFIGURATION, Cloned, Seed, clone, damage, listing, prove, verify, write_again};
 pub use failure::{Failure, Kind};
 pub use fetch::pinned;
+pub use lfs::{lfs_notice, lfs_pointers};
 pub use program::Git;
 pub use remote::{nearest, resolve};
 pub use worktree::{WorkTree, inspect};

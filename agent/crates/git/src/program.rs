@@ -111,12 +111,14 @@ impl<'a> Git<'a> {
 
     /// The commit that a name stands for.
     pub async fn commit_of(&self, path: &Path, name: &str) -> Result<String, Failure> {
-        let answer = self.local(path, ["rev-parse", "--verify", &format!("{name}^{{commit}}")]).await?;
+        self.object_of(path, &format!("{name}^{{commit}}")).await
+    }
+
+    /// The id of the object that a name stands for.
+    pub async fn object_of(&self, path: &Path, name: &str) -> Result<String, Failure> {
+        let answer = self.local(path, ["rev-parse", "--verify", name]).await?;
         answer.lines().map(str::trim).find(|line| is_commit(line)).map(str::to_string).ok_or_else(|| {
-            Failure::Error(Error::internal(format!(
-                "git rev-parse {name} gave no commit in {}",
-                path.display()
-            )))
+            Failure::Error(Error::internal(format!("git rev-parse {name} gave no id in {}", path.display())))
         })
     }
 

@@ -16,7 +16,7 @@ use agent_types::events::What;
 use agent_types::source::{GitSource, Wanted};
 
 use super::fixture::{Bench, Upstream, write};
-use super::{Cloned, Seed, clone, damage, inspect, prove, resolve};
+use super::{Cloned, Seed, clone, damage, inspect, prove, resolve, verify};
 
 fn branch(name: &str) -> Wanted {
     Wanted::Branch(name.into())
@@ -219,6 +219,90 @@ async fn tags_mean_their_commit() {
     let error = again(&bench, &up.source(Wanted::Commit(tag_id))).await.unwrap_err();
     assert_eq!(error.class, Class::Usage);
     assert!(error.to_string().contains(&commit), "{error}");
+}
+
+/// What is no commit is no fault of the machine, whoever names it: the manifest, the lock, a tag.
+#[tokio::test]
+async fn only_commits_are_sources() {
+    let bench = Bench::new();
+    let up = two_files(&bench).await;
+    let commit = up.git(&["rev-parse", "HEAD"]).await;
+    let [tree, blob] =
+        [up.git(&["rev-parse", "HEAD^{tree}"]).await, up.git(&["rev-parse", "HEAD:README"]).await];
+    up.git(&["tag", "of-tree", &tree]).await;
+    up.git(&["tag", "of-blob", &blob]).await;
+    up.git(&["tag", "-a", "-m", "x", "of-commit", &commit]).await;
+    up.git(&["tag", "-a", "-m", "x", "noted-blob", &blob]).await;
+    up.git(&["tag", "-a", "-m", "x", "over-blob", "noted-blob"]).await;
+    up.git(&["tag", "-a", "-m", "x", "over-commit", "of-commit"]).await;
+    let of = async |name: &str| up.git(&["rev-parse", name]).await;
+    let (tag_id, blob_tag_id) = (of("of-commit").await, of("noted-blob").await);
+    let gone = "1".repeat(40);
+    let tag = |name: &str| Wanted::Tag(name.into());
+    let id = |id: &str| Wanted::Commit(id.to_owned());
+    let on = |id: &str| Wanted::CommitOnBranch { commit: id.to_owned(), branch: "main".into() };
+    let table = [
+        (tag("of-tree"), "`of-tree` of", "a tag of a tree"),
+        (tag("of-blob"), "`of-blob` of", "a tag of a blob"),
+        (tag("noted-blob"), "`noted-blob` of", "a tag of a blob"),
+        (tag("over-blob"), "`over-blob` of", "a tag of a blob"),
+        (id(&tag_id), tag_id.as_str(), "is a tag, not a commit"),
+        (id(&blob_tag_id), blob_tag_id.as_str(), "is a tag, not a commit"),
+        (id(&tree), tree.as_str(), "is a tree (a directory), not a commit"),
+        (id(&blob), blob.as_str(), "is a blob (a file's content), not a commit"),
+        (id(&gone), gone.as_str(), "does not have commit"),
+        (on(&blob), blob.as_str(), "is a blob (a file's content), not a commit"),
+        (on(&tag_id), tag_id.as_str(), "is a tag, not a commit"),
+        (on(&gone), gone.as_str(), "does not have commit"),
+    ];
+    let verified = async |wanted: Wanted| {
+        let (source, scratch) = (up.source(wanted), tempfile::tempdir_in(bench.root.path()).unwrap());
+        verify(&bench.git(Some(&source.url), &[]), &scratch.path().join("x"), "x", &source).await
+    };
+    for (wanted, name, words) in table {
+        for error in [
+            again(&bench, &up.source(wanted.clone())).await.unwrap_err(),
+            verified(wanted.clone()).await.unwrap_err(),
+        ] {
+            assert_eq!(error.class, Class::Usage, "{wanted:?}: {error}");
+            assert!(error.message.contains(name) && error.message.contains(words), "{wanted:?}: {error}");
+            assert!(error.hint.is_some(), "{wanted:?}");
+        }
+    }
+    for wanted in [tag("of-commit"), tag("over-commit"), id(&commit), on(&commit)] {
+        assert_eq!(again(&bench, &up.source(wanted.clone())).await.unwrap().commit, commit, "{wanted:?}");
+        assert_eq!(verified(wanted.clone()).await.unwrap(), commit, "{wanted:?}");
+    }
+    // The same by the lock.
+    let locked = GitSource { locked: Some(blob.clone()), ..up.source(branch("main")) };
+    let error = again(&bench, &locked).await.unwrap_err();
+    assert_eq!((error.class, error.hint.unwrap().contains("lock --update x")), (Class::Usage, true));
+}
+
+/// A server that leaves files out when it is asked to, as most do.
+#[tokio::test]
+async fn a_commit_is_verified_without_its_files() {
+    let bench = Bench::new();
+    let up = two_files(&bench).await;
+    let older = up.git(&["rev-parse", "HEAD"]).await;
+    up.commit(&[("b", "")]).await;
+    let blob = up.git(&["rev-parse", "HEAD:README"]).await;
+    up.git(&["tag", "-a", "-m", "x", "v1", &older]).await;
+    up.git(&["config", "uploadpack.allowFilter", "true"]).await;
+    let on_main = Wanted::CommitOnBranch { commit: older.clone(), branch: "main".into() };
+    for wanted in [Wanted::Commit(older.clone()), Wanted::Tag("v1".into()), on_main] {
+        let (source, scratch) = (up.source(wanted.clone()), tempfile::tempdir_in(bench.root.path()).unwrap());
+        let place = scratch.path().join("x");
+        let git = bench.git(Some(&source.url), &[]);
+        assert_eq!(verify(&git, &place, "x", &source).await.unwrap(), older, "{wanted:?}");
+        let objects = git.local(&place, ["cat-file", "--batch-all-objects", "--batch-check"]).await.unwrap();
+        assert!(!objects.contains(" tree ") && !objects.contains(" blob "), "{wanted:?}: {objects}");
+    }
+    let (source, scratch) =
+        (up.source(Wanted::Commit(blob)), tempfile::tempdir_in(bench.root.path()).unwrap());
+    let git = bench.git(Some(&source.url), &[]);
+    let error = verify(&git, &scratch.path().join("x"), "x", &source).await.unwrap_err();
+    assert!(error.message.contains("is a blob"), "{error}");
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use agent_types::error::{Class, Result};
 use agent_types::source::is_commit;
 
 use super::failure::Failure;
+use super::lfs::lfs_pointers;
 use super::program::Git;
 
 /// What git says of a local directory.
@@ -19,6 +20,8 @@ pub struct WorkTree {
     pub branch: Option<String>,
     /// Uncommitted changes or new files in the directory.
     pub dirty: bool,
+    /// Files of Git LFS that are not there themselves.
+    pub lfs_pointers: Vec<String>,
     /// Git's words when it could not tell.
     pub trouble: Option<String>,
 }
@@ -88,7 +91,8 @@ async fn look(git: &Git<'_>, top: &Path, directory: &Path, besides: &[PathBuf]) 
         !besides.iter().any(|own| path.starts_with(own))
     };
     let dirty = entries(&status).iter().any(counts);
-    Ok(WorkTree { commit: head, branch, dirty, trouble: None })
+    let lfs_pointers = lfs_pointers(git, directory).await?;
+    Ok(WorkTree { commit: head, branch, dirty, lfs_pointers, trouble: None })
 }
 
 /// The nearest directory upwards that holds `.git`.

@@ -8,7 +8,8 @@ use agent_types::tiers::Tiers;
 
 use super::hash_server::Serve;
 use super::mirrors;
-use super::path::plain_path;
+use super::path::{plain_path, text_of};
+use super::path_rules::PathUse;
 use agent_types::release::Release;
 
 /// What a build directory is for; decides what its `local.conf` leaves out.
@@ -67,7 +68,7 @@ pub fn bblayers(layers: &[PathBuf]) -> Result<String> {
          BBLAYERS ?= \" \\\n",
     );
     for layer in layers {
-        let path = plain_path(layer)?;
+        let path = text_of(layer, PathUse::Layer, "the layer")?;
         let _ = writeln!(text, "  {path} \\");
     }
     text.push_str("  \"\n");
@@ -141,6 +142,8 @@ pub fn local(conf: &LocalConf) -> Result<String> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use agent_types::share::Share;
     use agent_types::tiers::{Access, Trust};
@@ -230,8 +233,12 @@ mod tests {
     fn bblayers_keeps_the_order_and_refuses_what_bitbake_cannot_read() {
         let text = bblayers(&["/w/poky/meta".into(), "/w/meta-x".into()]).unwrap();
         assert!(text.ends_with("BBLAYERS ?= \" \\\n  /w/poky/meta \\\n  /w/meta-x \\\n  \"\n"), "{text}");
-        for bad in ["/w/meta x", "/w/meta\"x", "/w/${X}", "/w/a\nb"] {
+        for bad in ["/w/meta x", "/w/meta\"x", "/w/${X}", "/w/a\nb", "/w/a:b", "/w/a*"] {
             assert!(bblayers(&[bad.into()]).is_err(), "{bad:?}");
+        }
+        for good in ["/w/job@2/meta", "/w/~/meta", "/w/100%/meta", "/w/c++/meta"] {
+            assert!(bblayers(&[good.into()]).unwrap().contains(&format!("\n  {good} \\\n")), "{good}");
+            assert!(plain_path(Path::new(good)).is_err(), "no place for builds: {good}");
         }
     }
 }

@@ -16,5 +16,6 @@ pub mod layer;
 pub mod layer_conf;
 pub mod mirrors;
 mod path;
+pub mod path_rules;
 pub mod preflight;
 pub mod server;

@@ -4,13 +4,19 @@ use std::path::Path;
 
 use agent_types::error::{Error, Result};
 
-/// The path as text, when BitBake can take it in a configuration file.
+use super::path_rules::{self, PathUse};
+
+/// The path of a directory that builds fill, when BitBake can work with it.
 pub(super) fn plain_path(path: &Path) -> Result<&str> {
-    let fits = |text: &&str| {
-        !text.contains(|c: char| c.is_whitespace() || c.is_control() || "\"'$\\@%~+".contains(c))
-    };
-    path.to_str().filter(fits).ok_or_else(|| {
-        Error::usage(format!("BitBake cannot work with the path `{}`", path.display()))
-            .hint("use a directory without spaces and without any of \" ' $ \\ @ % ~ + in its path")
+    text_of(path, PathUse::Build, "the directory")
+}
+
+/// The path as text, when BitBake can use it so.
+pub(super) fn text_of<'a>(path: &'a Path, purpose: PathUse, what: &str) -> Result<&'a str> {
+    let fault = path_rules::fault(path, purpose);
+    path.to_str().filter(|_| fault.is_none()).ok_or_else(|| {
+        let fault = fault.unwrap_or_default();
+        Error::usage(format!("BitBake cannot use {what} {:?}: it {fault}", path.display().to_string()))
+            .hint("use a path without it")
     })
 }

@@ -8,6 +8,7 @@ use crate::config::Repo;
 use agent_types::error::{Error, Result};
 use agent_types::release::Release;
 use agent_types::release::Sources;
+use agent_yocto::path_rules;
 
 use super::ReadyRepo;
 
@@ -25,6 +26,7 @@ pub struct Found {
 pub fn find(release: &Release, repos: &[ReadyRepo], checkout: &Path) -> Result<Found> {
     let bitbake = one("BitBake (`bin/bitbake`)", bitbake_in, release, repos, checkout)?;
     let oe_core = one("OE-Core (`oe-init-build-env` and `meta/`)", oe_core_in, release, repos, checkout)?;
+    path_rules::usable_core(&oe_core)?;
     Ok(Found { bitbake, oe_core })
 }
 

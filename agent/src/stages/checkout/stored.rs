@@ -13,6 +13,7 @@ use agent_types::error::{Class, Error, Result};
 use agent_types::share::Share;
 use agent_types::tiers::{Tier, TierKind, Tiers};
 use agent_types::traffic::Traffic;
+use agent_yocto::path_rules;
 
 use super::usable::{usable_here, usable_on_share};
 
@@ -70,14 +71,19 @@ impl Stores {
     /// Only the tier that trusted builds wrote counts: a pull request's own part holds no checkouts.
     ///
     /// # Errors
-    /// When there is no place for the local store.
+    /// When there is no place for the local store; usage when the share is a link to where OE-Core cannot lie.
     pub fn new(local: PathBuf, tiers: &Tiers, layer_user: Option<User>) -> Result<Stores> {
         fs_err::create_dir_all(&local)?;
         // Git and BitBake resolve links, and a file's path has to be one and the same.
         let real = |tier: &Tier| fs_err::canonicalize(tier.share.root()).ok();
         let shared = tiers.read.iter().find(|tier| tier.kind == TierKind::Shared);
+        let shared = shared.and_then(real);
+        if let Some(root) = &shared {
+            // OE-Core's checkout may be used there.
+            path_rules::usable_core(&Share::new(root.clone()).layers())?;
+        }
         Ok(Stores {
-            shared: shared.and_then(real).map(|root| LayerStore::new(Share::new(root).layers())),
+            shared: shared.map(|root| LayerStore::new(Share::new(root).layers())),
             adds: tiers.write.as_ref().is_some_and(|tier| tier.kind == TierKind::Shared),
             local: LayerStore::new(fs_err::canonicalize(local)?),
             layer_user,

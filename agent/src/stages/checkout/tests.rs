@@ -201,6 +201,47 @@ async fn all_mistakes_are_told_at_once_with_what_is_there() {
     assert_eq!(bench.events().await.iter().filter(not_run).count(), 2);
 }
 
+/// As CodePipeline hands it over.
+#[tokio::test]
+async fn without_git_the_commit_is_the_one_that_codebuild_resolved() {
+    let bench = Bench::new();
+    let mut settings = settings(&bench, "scarthgap", vec![]);
+    write(&settings.checkout.join("conf/layer.conf"), "");
+    settings.cache.commit = Some("c".repeat(40));
+    let found = look(&settings, &bench.runner).await.unwrap();
+    assert_eq!(found, UnderTest { commit: Some("c".repeat(40)), dirty: false, branch: None });
+    assert!(bench.notices().await.iter().any(|notice| notice.contains("reports name CodeBuild's")));
+    // Where git knows better, it does.
+    let layer = bench.upstream("layer", &[("a", "")]).await;
+    let head = layer.git(&["rev-parse", "HEAD"]).await;
+    assert_eq!(look(&settings, &bench.runner).await.unwrap().commit, Some(head));
+}
+
+#[tokio::test]
+async fn pointers_of_git_lfs_are_told() {
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n";
+    let files = [(".gitattributes", "*.bin filter=lfs\n"), ("a.bin", pointer)];
+    let bench = Bench::new();
+    let poky = bench.upstream("poky", &[&POKY[..], &files].concat()).await;
+    let local = bench.upstream("local", &files).await;
+    bench.upstream("layer", &files).await;
+    let repos = vec![
+        repo("poky", main_of(&poky), &["meta"]),
+        repo("local", RepoSource::Path(local.path.clone()), &[]),
+    ];
+    let settings = settings(&bench, "scarthgap", repos);
+    run(&settings, &Tiers::default(), &bench.runner, &bench.access).await.unwrap();
+    look(&settings, &bench.runner).await.unwrap();
+    let notices = bench.notices().await;
+    for whose in ["repo poky holds Git LFS pointers", "repo local holds", "the checkout under test"] {
+        let told = |notice: &&String| notice.contains(whose) && notice.contains("`a.bin`");
+        assert_eq!(notices.iter().filter(told).count(), 1, "{whose}: {notices:?}");
+    }
+    // Another job finds it stored, and it still holds pointers.
+    run(&settings, &Tiers::default(), &bench.runner, &bench.access).await.unwrap();
+    assert_eq!(bench.notices().await.iter().filter(|notice| notice.starts_with("repo poky")).count(), 2);
+}
+
 #[tokio::test]
 async fn the_checkout_under_test_is_described() {
     let bench = Bench::new();

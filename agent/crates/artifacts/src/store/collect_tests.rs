@@ -123,7 +123,7 @@ fn a_rule_that_selects_nothing_says_what_is_there() {
         ("tmp/deploy/images/**", "`tmp/deploy` holds licenses/, rpm/"),
         ("temp/**", "the published directory holds conf/, l, tmp/"),
         ("tmp/deploy", "it is a directory; write `tmp/deploy/**` for all that it holds"),
-        ("./tmp/deploy/", "it is a directory; write `tmp/deploy/**` for all that it holds"),
+        ("./tmp/deploy", "it is a directory; write `tmp/deploy/**` for all that it holds"),
         ("l/deploy/**", "`l` is a link; links to directories are not followed"),
     ];
     for (include, wanted) in table {

@@ -4,6 +4,7 @@
 //! is read in pieces and hashed on the way (`source`) to a bucket or a directory (`place`), under
 //! its own name (`names`); the [`index`] comes last.
 
+pub mod artifact_pattern;
 mod bucket;
 mod collect;
 mod directory;

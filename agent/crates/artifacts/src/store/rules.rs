@@ -10,6 +10,8 @@ use globset::{GlobBuilder, GlobMatcher, GlobSet, GlobSetBuilder};
 use agent_types::artifact::ArtifactRule;
 use agent_types::error::{Error, Result};
 
+use super::artifact_pattern::artifact_pattern;
+
 /// One rule, ready to match.
 #[derive(Debug)]
 pub struct Rule {
@@ -81,21 +83,13 @@ fn glob(pattern: &str) -> Result<globset::Glob> {
 }
 
 fn relative(pattern: &str) -> Result<&str> {
-    let mut pattern = pattern;
-    while let Some(rest) = pattern.strip_prefix("./") {
-        pattern = rest;
-    }
-    let wrong = if pattern.is_empty() {
-        "it is empty"
-    } else if pattern.starts_with('/') {
-        "it is absolute"
-    } else if pattern.split('/').any(|part| part == "..") {
-        "it contains `..`"
-    } else {
-        return Ok(pattern);
-    };
-    Err(Error::usage(format!("the artifact rule `{pattern}` cannot match: {wrong}"))
-        .hint("patterns are relative to the build directory, like `tmp/deploy/images/**`"))
+    artifact_pattern(pattern).map_err(|mistake| {
+        let error = Error::usage(format!("the artifact rule `{pattern}`: {}", mistake.message));
+        match mistake.hint {
+            Some(hint) => error.hint(hint),
+            None => error,
+        }
+    })
 }
 
 fn bad(pattern: &str, source: &globset::Error) -> Error {
@@ -177,9 +171,18 @@ mod tests {
 
     #[test]
     fn patterns_that_cannot_match_are_mistakes() {
-        for (include, exclude) in
-            [("/etc/*", ""), ("../x", ""), ("a/../../x", ""), ("", ""), ("a[", ""), ("a", "b{"), ("a", "/b")]
-        {
+        for (include, exclude) in [
+            ("/etc/*", ""),
+            ("../x", ""),
+            ("a/../../x", ""),
+            ("", ""),
+            ("./", ""),
+            ("a/", ""),
+            ("a[", ""),
+            ("a", "b{"),
+            ("a", "/b"),
+            ("a", "b/"),
+        ] {
             let exclude: &[&str] = if exclude.is_empty() { &[] } else { &[exclude] };
             assert!(rule(include, exclude).is_err(), "{include} {exclude:?}");
         }

@@ -1,0 +1,196 @@
+//! Where things lie: paths that BitBake takes, paths that it does not, paths that are no text.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use build_agent_tests::{Ran, Sandbox, copy_tree, git};
+
+/// The layer under test once more, below this directory of the sandbox; its manifest is the same.
+fn layer_below(sandbox: &Sandbox, directory: &str) -> PathBuf {
+    let layer = sandbox.path().join(directory).join("meta-tested");
+    copy_tree(&sandbox.layer(), &layer);
+    layer
+}
+
+/// `build-agent COMMAND` on the manifest of a layer.
+fn call(sandbox: &Sandbox, command: &str, layer: &Path, work: &Path) -> Ran {
+    let mut agent = sandbox.command([command]);
+    agent.current_dir(layer).arg("--work-dir").arg(work);
+    if command == "run" {
+        agent.arg("--out").arg(sandbox.out());
+    }
+    sandbox.start(agent).wait()
+}
+
+/// As Jenkins names the second workspace of a job; and what else people have in their paths.
+#[test]
+fn a_layer_may_lie_wherever_bitbake_can_read_it() {
+    let Some(sandbox) = Sandbox::new("a_layer_may_lie_wherever_bitbake_can_read_it") else { return };
+    for directory in ["workspace/job@2", "~user/a,b;c", "100%/label=x", "\u{fc}/{a}#&"] {
+        let layer = layer_below(&sandbox, directory);
+        call(&sandbox, "plan", &layer, &sandbox.work()).assert_code(&[0]);
+        call(&sandbox, "run", &layer, &sandbox.work()).assert_code(&[0]);
+        assert_eq!(sandbox.result()["outcome"], "passed", "{directory}");
+    }
+}
+
+#[test]
+fn what_bitbake_cannot_read_is_told_by_the_plan_before_anything_is_cloned() {
+    let Some(sandbox) =
+        Sandbox::new("what_bitbake_cannot_read_is_told_by_the_plan_before_anything_is_cloned")
+    else {
+        return;
+    };
+    for (directory, words) in
+        [("a:b", "holds ':', which separates the parts of BBPATH"), ("a b", "holds ' '")]
+    {
+        let layer = layer_below(&sandbox, directory);
+        for command in ["plan", "run"] {
+            let ran = call(&sandbox, command, &layer, &sandbox.work());
+            ran.assert_code(&[2]);
+            ran.assert_says(&["[layer] paths", words, "hint: move it"]);
+        }
+    }
+    // The work directory is the agent's to choose, and OE-Core is more particular about it.
+    let link = sandbox.path().join("link");
+    let odd = sandbox.path().join("job@2/work");
+    std::fs::create_dir_all(&odd).unwrap();
+    std::os::unix::fs::symlink(&odd, &link).unwrap();
+    for work in [&odd, &link] {
+        for command in ["plan", "run"] {
+            let ran = call(&sandbox, command, &sandbox.layer(), work);
+            ran.assert_code(&[2]);
+            ran.assert_says(&[
+                "(--work-dir)",
+                "holds '@', which OE-Core refuses in TMPDIR",
+                "hint: give another",
+            ]);
+        }
+    }
+    assert_eq!(std::fs::read_dir(&odd).unwrap().count(), 0);
+    assert!(!sandbox.work().exists() && !sandbox.out().exists());
+}
+
+/// OE-Core as a local directory.
+#[test]
+fn oe_core_may_not_lie_where_it_refuses_to() {
+    let Some(sandbox) = Sandbox::new("oe_core_may_not_lie_where_it_refuses_to") else { return };
+    let poky = sandbox.path().join("job@2/poky");
+    copy_tree(&sandbox.upstream(), &poky);
+    let link = sandbox.path().join("poky");
+    std::os::unix::fs::symlink(&poky, &link).unwrap();
+    let text = sandbox.manifest_text();
+    let (before, after) = text.split_once("url = ").unwrap();
+    let after = after.split_once("branch = \"scarthgap\"\n").unwrap().1;
+    for (path, code) in [(&poky, 2), (&link, 0)] {
+        sandbox.write_manifest(&format!("{before}path = {path:?}\n{after}"));
+        for command in ["plan", "run"] {
+            let ran = call(&sandbox, command, &sandbox.layer(), &sandbox.work());
+            ran.assert_code(&[code]);
+            if code == 2 {
+                ran.assert_says(&["[repos.poky] path", "holds '@', which OE-Core refuses in COREBASE"]);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_pattern_that_the_path_breaks_is_told() {
+    let Some(sandbox) = Sandbox::new("a_pattern_that_the_path_breaks_is_told") else { return };
+    let conf = "BBFILE_COLLECTIONS += \"x\"\nBBFILE_PATTERN_x = \"^${LAYERDIR}/\"\n";
+    for (directory, code) in [("c+a", 0), ("a(b", 2)] {
+        let layer = layer_below(&sandbox, directory);
+        std::fs::write(layer.join("conf/layer.conf"), conf).unwrap();
+        let ran = call(&sandbox, "plan", &layer, &sandbox.work());
+        ran.assert_code(&[code]);
+        ran.assert_says(&["BBFILE_PATTERN_x", "write ${LAYERDIR_RE} instead of ${LAYERDIR}"]);
+    }
+}
+
+#[test]
+fn a_path_that_is_no_text_is_told_as_that() {
+    let Some(sandbox) = Sandbox::new("a_path_that_is_no_text_is_told_as_that") else { return };
+    let bad = sandbox.path().join(OsStr::from_bytes(b"bad\xff"));
+    copy_tree(&sandbox.layer(), &bad);
+    let linked = sandbox.path().join("linked");
+    std::os::unix::fs::symlink(&bad, &linked).unwrap();
+    let manifest = sandbox.manifest();
+    let words = |words: &[&OsStr]| words.iter().map(OsString::from).collect::<Vec<_>>();
+    let [run, plan, check] = ["run", "plan", "check"].map(OsStr::new);
+    let [work, out, release] = ["--work-dir", "--out", "--release"].map(OsStr::new);
+    let bad_manifest = bad.join("build-agent.toml");
+    let table = [
+        words(&[run, bad_manifest.as_os_str()]),
+        words(&[plan, bad_manifest.as_os_str()]),
+        words(&[plan, linked.as_os_str()]),
+        words(&[run, manifest.as_os_str(), work, bad.as_os_str()]),
+        words(&[plan, manifest.as_os_str(), work, bad.as_os_str()]),
+        words(&[run, manifest.as_os_str(), out, bad.as_os_str()]),
+        words(&[check, bad.as_os_str(), release, OsStr::new("scarthgap")]),
+        words(&[check, linked.as_os_str(), release, OsStr::new("scarthgap")]),
+    ];
+    let told = |ran: Ran| {
+        ran.assert_code(&[2]);
+        ran.assert_says(&["is not valid UTF-8"]);
+        assert!(!ran.output().contains("is not there"), "{}", ran.output());
+    };
+    for words in &table {
+        told(sandbox.call(words));
+    }
+    for words in [&["plan"][..], &["run"], &["check", "."], &["lock"]] {
+        let mut command = sandbox.command(words);
+        told(
+            sandbox
+                .start({
+                    command.current_dir(&bad);
+                    command
+                })
+                .wait(),
+        );
+    }
+    let mut command = sandbox.command(["plan"]);
+    command.env("BUILD_AGENT_WORK_DIR", &bad);
+    told(sandbox.start(command).wait());
+    let mut command = sandbox.command(["plan"]);
+    command.env("CODEBUILD_SRC_DIR", &bad).env("CODEBUILD_BUILD_ID", "p:1");
+    told(sandbox.start(command).wait());
+}
+
+/// A tag may stand for anything, and an id be one of anything.
+#[test]
+fn what_is_no_commit_is_status_2_in_run_and_lock() {
+    let Some(sandbox) = Sandbox::new("what_is_no_commit_is_status_2_in_run_and_lock") else { return };
+    let upstream = sandbox.upstream();
+    let of = |name: &str| git(&upstream, ["rev-parse", name]);
+    let [blob, tree] = ["HEAD:oe-init-build-env", "HEAD^{tree}"].map(of);
+    git(&upstream, ["tag", "blob", &blob]);
+    git(&upstream, ["tag", "-a", "-m", "x", "tree", &tree]);
+    git(&upstream, ["tag", "-a", "-m", "x", "v1"]);
+    let tag_id = of("v1");
+    let gone = "1".repeat(40);
+    let good = sandbox.manifest_text();
+    for (key, value, code) in [
+        ("tag", "blob", 2),
+        ("tag", "tree", 2),
+        ("commit", blob.as_str(), 2),
+        ("commit", tree.as_str(), 2),
+        ("commit", tag_id.as_str(), 2),
+        ("commit", gone.as_str(), 2),
+        ("tag", "v1", 0),
+    ] {
+        sandbox.write_manifest(&good.replace("branch = \"scarthgap\"", &format!("{key} = \"{value}\"")));
+        for words in [&["lock"][..], &["run"]] {
+            let mut command = sandbox.command(words);
+            command.arg("--work-dir").arg(sandbox.work()).arg("--out").arg(sandbox.out());
+            let ran = sandbox.start(command).wait();
+            ran.assert_code(&[code]);
+            if code == 2 {
+                ran.assert_says(&["repos.poky", value]);
+                assert!(!sandbox.layer().join("build-agent.lock").exists(), "{key} {value}");
+            }
+        }
+    }
+}
