@@ -35,6 +35,7 @@ pub use in_place::{Accompanied, InPlace, end_like};
 pub use interactive::interactive;
 pub use interrupt::{Interrupt, Interrupted};
 pub use lines::Lines;
+pub use log::LOG_LIMIT;
 pub use orphans::{Orphans, end_orphans};
 pub use prepare::{is_ignored, prepare_process};
 pub use probe::{Answer, PROBE_LIMIT, Prober};

@@ -18,7 +18,7 @@ use crate::events::{Emitter, What};
 use crate::job::Stage;
 
 use super::lines::{Output, Pulse};
-use super::log::Log;
+use super::log::{LOG_LIMIT, Log};
 use super::processes::{Process, Processes};
 use super::running::{Running, unclaimed};
 use super::spawn::{Spawned, spawn};
@@ -96,6 +96,8 @@ pub struct Runner {
     pub stall: Duration,
     /// Between a polite signal and SIGKILL.
     pub grace: Duration,
+    /// The largest log of one command, in bytes.
+    pub log_limit: u64,
     /// The number of the last command, shared by all runners of the job.
     pub commands: Arc<AtomicU32>,
 }
@@ -135,8 +137,8 @@ impl Runner {
 
     /// Keeps a text beside the logs, redacted; gives its path relative to the output directory.
     pub fn keep_text(&self, name: &str, text: &str) -> Result<PathBuf> {
-        let mut log = Log::create(&self.logs, name)?;
-        log.write(self.redactor.redact(text).as_bytes());
+        let mut log = Log::create(&self.logs, name, LOG_LIMIT)?;
+        log.write(&self.redactor.redact(text));
         match log.take_trouble() {
             Some(trouble) => Err(crate::error::Error::machine(trouble)),
             None => Ok(self.relative_log(&log.path)),
@@ -158,7 +160,7 @@ impl Runner {
             .map(|arg| self.redactor.redact(&arg.to_string_lossy()).into_owned())
             .collect();
         let number = self.commands.fetch_add(1, Ordering::Relaxed) + 1;
-        let log = Log::create(&self.logs, &command.log)?;
+        let log = Log::create(&self.logs, &command.log, self.log_limit)?;
         if let Some(why) = self.interrupt.state() {
             return Ok(self.not_started(number, argv, log, why).await);
         }
@@ -199,6 +201,11 @@ impl Runner {
         if output.log.lost > 0 {
             let path = output.log.path.display();
             self.events.info(format!("{} bytes of output are missing in {path}", output.log.lost)).await;
+        }
+        if output.log.cut > 0 {
+            let (path, cut) = (output.log.path.display(), output.log.cut);
+            let message = format!("{path} is longer than its limit: {cut} bytes in its middle were cut out");
+            self.events.warn(message, Some("`[limits] log` is the limit".into())).await;
         }
         let seconds = elapsed.as_secs_f64();
         self.events.emit(What::CommandFinished { command, end, seconds, bytes: output.bytes }).await;

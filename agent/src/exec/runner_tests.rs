@@ -47,6 +47,7 @@ impl Bench {
             logs: base.path().join("out/logs"),
             stall: Duration::from_secs(600),
             grace: Duration::from_millis(800),
+            log_limit: LOG_LIMIT,
             commands: Arc::default(),
         };
         Bench { base, runner, received }
