@@ -63,6 +63,7 @@ fn command(arguments: Arguments) -> Result<ExitStatus> {
 }
 
 async fn dispatch(arguments: Arguments) -> Result<ExitStatus> {
+    exec::survive_signals();
     let environment = AgentEnvironment::from_process();
     match arguments.command {
         Command::Run(run) => job::run(run, &environment).await,

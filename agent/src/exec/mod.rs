@@ -11,6 +11,8 @@
 mod apart;
 pub mod cgroup;
 mod command;
+mod control_group;
+mod forkers;
 mod in_place;
 mod interactive;
 mod interrupt;
@@ -37,7 +39,7 @@ pub use interrupt::{Interrupt, Interrupted};
 pub use lines::Lines;
 pub use log::LOG_LIMIT;
 pub use orphans::{Orphans, end_orphans};
-pub use prepare::{is_ignored, prepare_process};
+pub use prepare::{is_ignored, prepare_process, survive_signals};
 pub use probe::{Answer, PROBE_LIMIT, Prober};
 pub use redact::Redactor;
 pub use runner::{End, Finished, Runner};

@@ -20,9 +20,9 @@ use crate::job::Stage;
 use super::lines::{Output, Pulse};
 use super::log::{LOG_LIMIT, Log};
 use super::processes::{Process, Processes};
-use super::running::{Running, unclaimed};
+use super::running::Running;
 use super::spawn::{Spawned, spawn};
-use super::stop::{Ended, Patience, end_leftovers, stop_group};
+use super::stop::{Ended, Patience, end_daemons, end_leftovers, stop_group};
 use super::watch::{Over, Watch};
 use super::{Command, Interrupt, Interrupted, Lines, Redactor};
 
@@ -320,9 +320,8 @@ impl Job<'_> {
     }
 
     async fn end_daemons(&self, reading: &mut Reading<'_>, stopped: bool) {
-        let ended =
-            end_leftovers(unclaimed, self.patience(self.times.daemons, stopped), &self.runner.interrupt);
-        let ended = reading.beside(ended).await;
+        let patience = self.patience(self.times.daemons, stopped);
+        let ended = reading.beside(end_daemons(patience, &self.runner.interrupt)).await;
         self.tell(ended, "running as a daemon").await;
     }
 
@@ -342,7 +341,22 @@ impl Job<'_> {
             let message = format!("`{}` left {} {what}; ended", self.name, labels(&ended.processes));
             self.runner.events.warn(message, None).await;
         }
-        if !ended.still_there.is_empty() {
+        if ended.outlived {
+            let message = format!(
+                "`{}` left processes that fork faster than they can be ended{}",
+                self.name,
+                if ended.still_there.is_empty() {
+                    String::new()
+                } else {
+                    format!(", among them {}", labels(&ended.still_there))
+                }
+            );
+            let hint = "they may write where the next jobs work: restart this machine or container";
+            self.runner.events.warn(message, Some(hint.into())).await;
+        } else if ended.kept_forking && ended.processes.is_empty() {
+            let message = format!("`{}` left processes that kept forking; ended", self.name);
+            self.runner.events.warn(message, None).await;
+        } else if !ended.still_there.is_empty() {
             let message = format!("cannot end {}, left by `{}`", labels(&ended.still_there), self.name);
             let hint = "they belong to another user, or wait for a disk or a file server";
             self.runner.events.warn(message, Some(hint.into())).await;
@@ -395,3 +409,7 @@ const ROUNDS: u32 = 12;
 #[cfg(test)]
 #[path = "runner_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "forker_tests.rs"]
+mod forker_tests;

@@ -10,6 +10,7 @@ mod keeping;
 mod kills;
 mod memo;
 mod readers;
+mod remains;
 mod repeats;
 mod shares;
 mod stand_in;
