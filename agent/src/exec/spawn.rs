@@ -14,6 +14,7 @@ use tokio::process::Child;
 
 use crate::error::{Error, Result};
 
+use super::forkers;
 use super::running::Running;
 use super::{Command, User};
 
@@ -45,6 +46,9 @@ pub(super) fn spawn(command: &Command, number: u32) -> Result<Spawned> {
         Some(apart) => apart.prepare(command)?,
         None => plain(command, program),
     };
+    if let Some(user) = &command.user {
+        forkers::runs_as(user.uid, user.gid);
+    }
     child.current_dir(&command.cwd);
     child.stdin(Stdio::null()).stdout(writer.try_clone().map_err(unpiped)?).stderr(writer);
     let started = Running::start(&mut child, number);

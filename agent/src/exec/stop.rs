@@ -10,8 +10,9 @@ use tokio::time::{Instant, sleep, timeout_at};
 use crate::error::{Error, Result};
 
 use super::Interrupt;
+use super::forkers;
 use super::processes::{Process, Processes};
-use super::running::{Running, give_up, reap};
+use super::running::{Running, give_up, reap, unclaimed};
 
 /// Between two looks at the process table.
 const LOOK: Duration = Duration::from_millis(50);
@@ -98,6 +99,9 @@ pub(super) struct Patience {
     pub politely: Duration,
 }
 
+/// Between SIGKILL to the family of a command and what is done about those that fork too fast for it.
+const FAMILY_KILLED: Duration = Duration::from_secs(3);
+
 /// Waits for processes to go by themselves, ends them when they don't, and says which were ended.
 /// `find` looks who is there; it is asked again and again, because the children of the ended turn
 /// up late.
@@ -111,16 +115,7 @@ pub(super) async fn end_leftovers(
         reap();
         find(&Processes::now())
     };
-    if wait_gone(&leftovers, patience.by_itself, interrupt, &mut |_| {}).await {
-        return ended;
-    }
-    let mut politely = |left: &[Process]| {
-        for process in left.iter().filter(|one| !ended.knows(one)) {
-            signal(process, Signal::SIGTERM);
-        }
-        ended.add(left);
-    };
-    if wait_gone(&leftovers, patience.politely, interrupt, &mut politely).await {
+    if end_politely(&leftovers, patience, interrupt, &mut ended).await {
         return ended;
     }
     let mut at_once = |left: &[Process]| {
@@ -129,12 +124,47 @@ pub(super) async fn end_leftovers(
     };
     // No second signal can make this any faster.
     let never = Interrupt::new(None);
-    if !wait_gone(&leftovers, KILLED, &never, &mut at_once).await {
+    if !wait_gone(&leftovers, FAMILY_KILLED, &never, &mut at_once).await {
         ended.still_there = leftovers();
         give_up(&ended.still_there);
     }
     ended
 }
+
+/// Ends what all commands together left behind, unless one of them still runs.
+pub(super) async fn end_daemons(patience: Patience, interrupt: &Interrupt) -> Ended {
+    let mut ended = Ended::default();
+    let leftovers = || {
+        reap();
+        unclaimed(&Processes::now())
+    };
+    end_politely(&leftovers, patience, interrupt, &mut ended).await;
+    forkers::end(&mut ended, KILLED).await;
+    give_up(&ended.still_there);
+    ended
+}
+
+/// Waits for processes to go by themselves, then asks them to go. Whether they have gone.
+async fn end_politely(
+    leftovers: &impl Fn() -> Vec<Process>,
+    patience: Patience,
+    interrupt: &Interrupt,
+    ended: &mut Ended,
+) -> bool {
+    if wait_gone(leftovers, patience.by_itself, interrupt, &mut |_| {}).await {
+        return true;
+    }
+    let mut politely = |left: &[Process]| {
+        for process in left.iter().filter(|one| !ended.knows(one)) {
+            signal(process, Signal::SIGTERM);
+        }
+        ended.add(left);
+    };
+    wait_gone(leftovers, patience.politely, interrupt, &mut politely).await
+}
+
+/// More processes than this are not told by name.
+const NAMED: usize = 20;
 
 /// What [`end_leftovers`] did.
 #[derive(Debug, Default)]
@@ -142,12 +172,16 @@ pub(super) struct Ended {
     pub processes: Vec<Process>,
     /// Not even SIGKILL helped, or the signal is not allowed.
     pub still_there: Vec<Process>,
+    /// Some had to be ended that may never have been seen.
+    pub kept_forking: bool,
+    /// Some of them go on forking.
+    pub outlived: bool,
 }
 
 impl Ended {
-    fn add(&mut self, left: &[Process]) {
+    pub fn add(&mut self, left: &[Process]) {
         for process in left {
-            if !self.knows(process) {
+            if self.processes.len() < NAMED && !self.knows(process) {
                 self.processes.push(process.clone());
             }
         }

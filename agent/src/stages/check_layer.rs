@@ -197,7 +197,8 @@ impl Check<'_> {
         let (settings, configured, runner) = (self.settings, self.configured, self.runner);
         let before = self.before(again).await;
         let build = settings.places.check(&self.name);
-        configured.build_directory(settings, &build, &configured.foundation.layers, Purpose::CheckLayer)?;
+        let layers = &configured.foundation.layers;
+        configured.build_directory(settings, &build, layers, Purpose::CheckLayer, &runner.events).await?;
         let mut command = self.command(&build, again.runs);
         if let Some((front, _)) = &before {
             let path = command.environment.get("PATH").unwrap_or_default();

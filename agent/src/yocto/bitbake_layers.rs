@@ -11,6 +11,13 @@ use crate::events::{Finding, Level, Unit};
 /// Findings beyond this number are counted only.
 const MOST_FINDINGS: usize = 200;
 
+/// Pairs of layers, and layers that have one recipe, beyond this number are left out; there are never so
+/// many layers.
+const MOST_LAYERS: usize = 1000;
+
+/// A longer word is not the name of a layer.
+const LONGEST_NAME: usize = 255;
+
 /// Feed it every line of one sub-command, then take the findings.
 #[derive(Debug)]
 pub struct LayersOutput {
@@ -125,7 +132,10 @@ impl LayersOutput {
         } else if !self.in_overlayed {
             // Progress and notes come before.
         } else if let Some(item) = line.strip_prefix("  ") {
-            if let Some((_, layers)) = &mut self.overlayed {
+            if let Some((_, layers)) = &mut self.overlayed
+                && layers.len() < MOST_LAYERS
+                && item.len() <= 4 * LONGEST_NAME
+            {
                 layers.push(item.split_whitespace().collect::<Vec<_>>().join(" "));
             }
         } else {
@@ -154,6 +164,9 @@ impl LayersOutput {
             && !from.is_empty()
             && !to.is_empty()
             && !from.contains(' ')
+            && from.len().max(to.len()) <= LONGEST_NAME
+            && (self.crossings.len() < MOST_LAYERS
+                || self.crossings.contains_key(&(from.to_owned(), to.to_owned())))
         {
             *self.crossings.entry((from.to_owned(), to.to_owned())).or_default() += 1;
         }

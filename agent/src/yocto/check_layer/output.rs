@@ -12,6 +12,8 @@ use super::message::Message;
 const MOST_CASES: usize = 500;
 /// Complaints outside of tests beyond this number are not kept.
 const MOST_TROUBLE: usize = 50;
+/// Layers beyond this number are not kept.
+const MOST_LAYERS: usize = 1000;
 
 /// What the tool said of one test.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -188,11 +190,16 @@ impl OutputParser {
         } else if let Some((name, _)) =
             message.split_once(" already in ").filter(|_| message.contains("To capture initial signatures"))
         {
-            self.parsed.already_in_bblayers.push(name.to_owned());
+            if self.parsed.already_in_bblayers.len() < MOST_LAYERS {
+                self.parsed.already_in_bblayers.push(name.to_owned());
+            }
         } else if message.ends_with("so ignoring") || message.starts_with("Skipping ") {
             self.complain(message);
         } else if let Some((name, kind)) = message.split_once(": LayerType.") {
             let kind = kind.split(',').next().unwrap_or(kind);
+            if self.parsed.layers.len() == MOST_LAYERS {
+                return;
+            }
             self.parsed.layers.push(SeenLayer { name: name.to_owned(), kind: kind.to_owned() });
         } else {
             self.parsed.before_the_layer.push(message);
@@ -315,7 +322,9 @@ impl OutputParser {
 
     fn summary(&mut self, line: &str) {
         if let Some((layer, status)) = line.strip_prefix("INFO: ").and_then(|text| text.split_once(" ... ")) {
-            self.parsed.summary.push((layer.to_owned(), status.trim().to_owned()));
+            if self.parsed.summary.len() < MOST_LAYERS {
+                self.parsed.summary.push((layer.to_owned(), status.trim().to_owned()));
+            }
         }
     }
 }
