@@ -3,6 +3,7 @@
 //! The tool is run unmodified, one run a layer, and its verdict is the verdict. But a green that
 //! cannot be explained is not believed: exit status, summary and test cases have to agree.
 
+mod agreement;
 pub mod argv;
 pub mod cases;
 pub mod findings;
