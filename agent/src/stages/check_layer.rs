@@ -274,10 +274,10 @@ impl Check<'_> {
             events
                 .emit(What::Case(Case {
                     unit: self.unit.clone(),
+                    message: check_layer::shortened(&case.name, &case.message),
                     class: case.class,
                     name: case.name,
                     outcome: case.outcome,
-                    message: case.message,
                     seconds: None,
                 }))
                 .await;
