@@ -206,6 +206,7 @@ impl Check<'_> {
             // An answer that is asked ahead may be waited for, and another is made beside it.
             command.stall = Some(runner.stall.saturating_mul(2));
         }
+        let recorder = check_layer::Recorder::attach(&mut command)?;
         let expected = check_layer::expected(&configured.tools.oe_core)?;
         let mut tests = Tests {
             unit: &self.unit,
@@ -221,7 +222,11 @@ impl Check<'_> {
         };
         server::stop_server(&build, configured.user.as_ref(), runner.grace).await?;
         let finished = ended?;
-        let verdict = check_layer::judge(&expected, &tests.parser.finish(), finished.end, &self.name);
+        let parsed = tests.parser.finish();
+        let mut verdict = check_layer::judge(&expected, &parsed, finished.end, &self.name);
+        if let Some(recorder) = recorder {
+            verdict = check_layer::confirm(verdict, &parsed, &recorder.read(), finished.end, &self.name);
+        }
         let passed = matches!(verdict.outcome, Ok(Outcome::Passed)) && finished.success();
         let grounds = verdict.grounds();
         let known = &settings.check.known_failures;

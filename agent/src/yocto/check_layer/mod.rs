@@ -13,6 +13,7 @@ mod lists;
 pub mod message;
 pub mod output;
 mod reason;
+pub mod recorder;
 pub mod verdict;
 
 pub use argv::arguments;
@@ -22,4 +23,5 @@ pub use kind::{Kind, Kinds};
 pub use known::{apply_known, forgiving};
 pub use lists::shortened;
 pub use output::{CaseVerdict, OutputParser, Parsed, TestCase};
+pub use recorder::{Recorder, confirm};
 pub use verdict::{Ground, JudgedCase, Verdict, judge};
