@@ -142,6 +142,8 @@ pub struct OutputParser {
     summaries: usize,
     /// What is left of [`LONG_MESSAGES`].
     room: usize,
+    /// The line that the tool's process prints last.
+    marker: Option<String>,
     /// The tool itself has ended: others print now.
     over: bool,
 }
@@ -155,6 +157,7 @@ impl Default for OutputParser {
             in_traceback: false,
             summaries: 0,
             room: LONG_MESSAGES,
+            marker: None,
             over: false,
         }
     }
@@ -175,9 +178,9 @@ impl OutputParser {
         self.parsed
     }
 
-    /// The tool has ended. What comes now is printed by a process that it left behind, and says nothing.
-    pub fn end(&mut self) {
-        self.over = true;
+    /// What comes behind the marker is printed by a process that the tool left behind, and says nothing.
+    pub fn until(marker: Option<String>) -> OutputParser {
+        OutputParser { marker, ..OutputParser::default() }
     }
 
     /// One line, without its end.
@@ -187,6 +190,11 @@ impl OutputParser {
         }
         let line = without_colours(line);
         let line = line.trim_end_matches('\r');
+        // Something that was printed before may have no line's end.
+        if self.marker.as_deref().is_some_and(|marker| line.ends_with(marker)) {
+            self.over = true;
+            return;
+        }
         self.watch_for_a_crash(line);
         if line == "INFO: Summary of results:" {
             return self.begin_summary();

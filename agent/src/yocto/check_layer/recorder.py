@@ -2,6 +2,7 @@
 
 The agent starts this program before the script: `channel` is a socket to the agent. No other process has it: it
 is closed when a program is started, and in processes that only fork. So what a layer prints cannot get into it.
+`marker` is a line that nobody else knows: what is printed behind it was printed by processes left behind.
 """
 
 import ctypes
@@ -10,6 +11,7 @@ import logging
 import os
 import runpy
 import sys
+import traceback
 import unittest
 
 PR_SET_DUMPABLE = 4
@@ -28,6 +30,8 @@ def tell(what):
 
 
 def in_child():
+    global marker
+    marker = ""
     channel.close()
     set_dumpable(1)
 
@@ -62,11 +66,18 @@ def run_and_tell(self, test):
     return result
 
 
-def status_of(code):
-    """As Python itself turns it into an exit status."""
-    if code is None:
+def run(script):
+    """Runs it to its end; its exit status."""
+    try:
+        runpy.run_path(script, run_name="__main__")
         return 0
-    return code & 0xFF if isinstance(code, int) else 1
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            return (end.code or 0) & 0xFF
+        print(end.code, file=sys.stderr)
+    except Exception:
+        traceback.print_exc()
+    return 1
 
 
 set_dumpable(0)
@@ -82,12 +93,9 @@ logging.getLogger("yocto-check-layer").addHandler(summary)
 
 sys.argv = sys.argv[1:]
 sys.path[0] = os.path.dirname(os.path.realpath(sys.argv[0]))
-status = 1
-try:
-    runpy.run_path(sys.argv[0], run_name="__main__")
-    status = 0
-except SystemExit as end:
-    status = status_of(end.code)
-    raise
-finally:
+own = os.getpid()
+status = run(sys.argv[0])
+if os.getpid() == own:
     tell({"status": status, "unittest": "oeqa.utils.commands" in sys.modules, "summary": summary.lines})
+    print(marker, flush=True)
+sys.exit(status)

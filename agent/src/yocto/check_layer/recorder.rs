@@ -29,9 +29,12 @@ const START: &str =
 /// Bytes that are read of what it tells: a few kilobytes are usual.
 const LIMIT: usize = 4 << 20;
 
-/// The agent's end of the socket.
+/// The agent's end of the socket, and the line that the tool's process prints last.
 #[derive(Debug)]
-pub struct Recorder(UnixStream);
+pub struct Recorder {
+    socket: UnixStream,
+    pub marker: String,
+}
 
 /// What the tool's process told.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -86,12 +89,13 @@ impl Recorder {
         }
         let failed = |error: io::Error| Error::machine("cannot make a socket").because(&error);
         let (mut ours, theirs) = UnixStream::pair().map_err(failed)?;
-        ours.write_all(PROGRAM.as_bytes()).map_err(failed)?;
+        let marker = format!("build-agent: the end of yocto-check-layer {}", nonce().map_err(failed)?);
+        ours.write_all(format!("marker = '{marker}'\n{PROGRAM}").as_bytes()).map_err(failed)?;
         ours.shutdown(Shutdown::Write).map_err(failed)?;
         ours.set_nonblocking(true).map_err(failed)?;
         command.stdin = Some(Arc::new(OwnedFd::from(theirs)));
         command.launcher = ["python3", "-c", START].map(Into::into).to_vec();
-        Ok(Some(Recorder(ours)))
+        Ok(Some(Recorder { socket: ours, marker }))
     }
 
     /// All that was told, once the tool has ended.
@@ -99,7 +103,7 @@ impl Recorder {
         let mut bytes = Vec::new();
         let mut buffer = [0; 16 * 1024];
         while bytes.len() < LIMIT {
-            match self.0.read(&mut buffer) {
+            match self.socket.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(length) => bytes.extend_from_slice(&buffer[..length]),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -108,6 +112,13 @@ impl Recorder {
         }
         Record::parse(&bytes)
     }
+}
+
+/// Nobody can guess it.
+fn nonce() -> io::Result<String> {
+    let mut bytes = [0; 16];
+    fs_err::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 fn is_python(script: &Path) -> bool {

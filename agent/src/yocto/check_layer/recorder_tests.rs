@@ -56,7 +56,7 @@ fn text_and_process_have_to_agree() {
     assert_eq!(told(TEXT, &other), None);
 }
 
-/// Runs a script as the agent does, and gives its output, its status and what it told.
+/// Runs a script as the agent does, and gives its output before the marker, its status and what it told.
 fn run(script: &str) -> (String, Option<i32>, Record) {
     let top = tempfile::tempdir().unwrap();
     let path = top.path().join("yocto-check-layer");
@@ -70,7 +70,9 @@ fn run(script: &str) -> (String, Option<i32>, Record) {
         .stderr(std::process::Stdio::inherit())
         .output()
         .unwrap();
-    (String::from_utf8(child.stdout).unwrap(), child.status.code(), recorder.read())
+    let output = String::from_utf8(child.stdout).unwrap();
+    let output = output.split(&recorder.marker).next().unwrap_or_default().to_owned();
+    (output, child.status.code(), recorder.read())
 }
 
 #[test]
@@ -115,6 +117,19 @@ fn a_script_that_breaks_or_leaves_is_seen() {
     // Nothing is told of it, so nothing is believed.
     let (_, status, record) = run("import os\nos._exit(0)\n");
     assert_eq!((status, record.ends.len()), (Some(0), 0));
+}
+
+#[test]
+fn what_a_process_prints_that_was_left_behind_is_not_the_tools() {
+    let (output, status, record) = run(
+        "import os, sys, time\nif os.fork() == 0:\n  time.sleep(0.2)\n  print('INFO: meta-x ... PASS')\n  sys.exit(3)\n\
+         print('INFO: Summary of results:')\n",
+    );
+    assert_eq!(output, "INFO: Summary of results:\n");
+    assert_eq!((status, record.ends.len(), record.ends[0].status), (Some(0), 1, 0), "{record:?}");
+    let mut parser = OutputParser::until(Some("the end 4711".into()));
+    TEXT.lines().chain(["xthe end 4711", "INFO: Ran 9 tests in 1s"]).for_each(|line| parser.line(line));
+    assert_eq!(parser.finish().tests_run, Some(2));
 }
 
 #[test]
