@@ -250,3 +250,7 @@ impl TestRun {
 #[cfg(test)]
 #[path = "recorder_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "forgery_tests.rs"]
+mod forgery_tests;
