@@ -211,7 +211,7 @@ impl Check<'_> {
         let mut tests = Tests {
             unit: &self.unit,
             total: expected.len(),
-            parser: OutputParser::until(recorder.as_ref().map(|recorder| recorder.marker.clone())),
+            parser: OutputParser::until(recorder.as_ref().map(|recorder| recorder.sentinel.clone())),
             running: None,
             started: 0,
         };

@@ -143,7 +143,7 @@ pub struct OutputParser {
     /// What is left of [`LONG_MESSAGES`].
     room: usize,
     /// The line that the tool's process prints last.
-    marker: Option<String>,
+    sentinel: Option<String>,
     /// The tool itself has ended: others print now.
     over: bool,
 }
@@ -157,7 +157,7 @@ impl Default for OutputParser {
             in_traceback: false,
             summaries: 0,
             room: LONG_MESSAGES,
-            marker: None,
+            sentinel: None,
             over: false,
         }
     }
@@ -178,9 +178,9 @@ impl OutputParser {
         self.parsed
     }
 
-    /// What comes behind the marker is printed by a process that the tool left behind, and says nothing.
-    pub fn until(marker: Option<String>) -> OutputParser {
-        OutputParser { marker, ..OutputParser::default() }
+    /// What comes behind the sentinel is printed by a process that the tool left behind, and says nothing.
+    pub fn until(sentinel: Option<String>) -> OutputParser {
+        OutputParser { sentinel, ..OutputParser::default() }
     }
 
     /// One line, without its end.
@@ -191,7 +191,7 @@ impl OutputParser {
         let line = without_colours(line);
         let line = line.trim_end_matches('\r');
         // Something that was printed before may have no line's end.
-        if self.marker.as_deref().is_some_and(|marker| line.ends_with(marker)) {
+        if self.sentinel.as_deref().is_some_and(|sentinel| line.ends_with(sentinel)) {
             self.over = true;
             return;
         }

@@ -2,7 +2,7 @@
 
 The agent starts this program before the script: `channel` is a socket to the agent. No other process has it: it
 is closed when a program is started, and in processes that only fork. So what a layer prints cannot get into it.
-`marker` is a line that nobody else knows: what is printed behind it was printed by processes left behind.
+`sentinel` is a line that nobody else knows: what is printed behind it was printed by processes left behind.
 """
 
 import ctypes
@@ -30,8 +30,8 @@ def tell(what):
 
 
 def in_child():
-    global marker
-    marker = ""
+    global sentinel
+    sentinel = ""
     channel.close()
     set_dumpable(1)
 
@@ -97,5 +97,5 @@ own = os.getpid()
 status = run(sys.argv[0])
 if os.getpid() == own:
     tell({"status": status, "unittest": "oeqa.utils.commands" in sys.modules, "summary": summary.lines})
-    print(marker, flush=True)
+    print(sentinel, flush=True)
 sys.exit(status)

@@ -33,7 +33,7 @@ const LIMIT: usize = 4 << 20;
 #[derive(Debug)]
 pub struct Recorder {
     socket: UnixStream,
-    pub marker: String,
+    pub sentinel: String,
 }
 
 /// What the tool's process told.
@@ -89,13 +89,13 @@ impl Recorder {
         }
         let failed = |error: io::Error| Error::machine("cannot make a socket").because(&error);
         let (mut ours, theirs) = UnixStream::pair().map_err(failed)?;
-        let marker = format!("build-agent: the end of yocto-check-layer {}", nonce().map_err(failed)?);
-        ours.write_all(format!("marker = '{marker}'\n{PROGRAM}").as_bytes()).map_err(failed)?;
+        let sentinel = format!("build-agent: the end of yocto-check-layer {}", nonce().map_err(failed)?);
+        ours.write_all(format!("sentinel = '{sentinel}'\n{PROGRAM}").as_bytes()).map_err(failed)?;
         ours.shutdown(Shutdown::Write).map_err(failed)?;
         ours.set_nonblocking(true).map_err(failed)?;
         command.stdin = Some(Arc::new(OwnedFd::from(theirs)));
         command.launcher = ["python3", "-c", START].map(Into::into).to_vec();
-        Ok(Some(Recorder { socket: ours, marker }))
+        Ok(Some(Recorder { socket: ours, sentinel }))
     }
 
     /// All that was told, once the tool has ended.

@@ -56,7 +56,7 @@ fn text_and_process_have_to_agree() {
     assert_eq!(told(TEXT, &other), None);
 }
 
-/// Runs a script as the agent does, and gives its output before the marker, its status and what it told.
+/// Runs a script as the agent does, and gives its output before the sentinel, its status and what it told.
 fn run(script: &str) -> (String, Option<i32>, Record) {
     let top = tempfile::tempdir().unwrap();
     let path = top.path().join("yocto-check-layer");
@@ -71,7 +71,7 @@ fn run(script: &str) -> (String, Option<i32>, Record) {
         .output()
         .unwrap();
     let output = String::from_utf8(child.stdout).unwrap();
-    let output = output.split(&recorder.marker).next().unwrap_or_default().to_owned();
+    let output = output.split(&recorder.sentinel).next().unwrap_or_default().to_owned();
     (output, child.status.code(), recorder.read())
 }
 

@@ -196,6 +196,29 @@ fn no_contradiction_passes() {
     }
 }
 
+/// Before Python 3.11: no method behind the class, no name for the set-up of a class.
+#[test]
+fn older_pythons_agree_with_themselves() {
+    let old = |text: String| {
+        text.replace("INFO: setUpClass (bsp.BSPCheckLayer)\nINFO:  ... skipped", "INFO: skipped")
+            .replace("CommonCheckLayer.test_parse)", "CommonCheckLayer)")
+            .replace("CommonCheckLayer.test_readme)", "CommonCheckLayer)")
+    };
+    for (text, status, wanted) in [
+        (run("ok", "ok", "PASS"), 0, "passed"),
+        (run("FAIL", "ERROR", "FAIL"), 2, "failed"),
+        (run("FAIL", "ok", "FAIL"), 2, "failed"),
+        (run("FAIL", "ok", "PASS"), 0, "error Internal"),
+    ] {
+        let text = old(text);
+        assert!(
+            text.contains("INFO: skipped \"BSP") && text.contains("test_parse (common.CommonCheckLayer)")
+        );
+        let verdict = judged(&text, End::Exited(status));
+        assert_eq!(word(&verdict), wanted, "{text}\n{:?}", verdict.outcome);
+    }
+}
+
 /// What a layer may print without making a good run red.
 #[test]
 fn innocent_text_changes_nothing() {
