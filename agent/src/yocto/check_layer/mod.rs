@@ -14,6 +14,7 @@ pub mod message;
 pub mod output;
 mod reason;
 pub mod recorder;
+mod unittest_lines;
 pub mod verdict;
 
 pub use argv::arguments;
