@@ -18,6 +18,7 @@ pub mod events;
 pub mod exec;
 pub mod git;
 pub mod job;
+pub mod listing;
 pub mod memo;
 pub mod outcome;
 pub mod report;

@@ -10,6 +10,7 @@ use quick_junit::{NonSuccessKind, Property, Report, TestCase, TestCaseStatus, Te
 
 use crate::error::{Class, Error, Result};
 use crate::events::{Level, MemoOutcome};
+use crate::listing;
 use crate::outcome::Outcome;
 
 use super::cache::{sstate_numbers, tier_words};
@@ -124,9 +125,9 @@ fn explanation(unit: &UnitResult, summary: &Summary) -> Vec<String> {
         lines.extend(task.excerpt.iter().cloned());
     }
     let errors = summary.findings.iter().filter(|finding| finding.level == Level::Error);
-    lines.extend(
-        errors.filter(|finding| unit.is(&finding.unit)).map(|finding| finding_line(finding, "error")),
-    );
+    let errors =
+        errors.filter(|finding| unit.is(&finding.unit)).map(|finding| finding_line(finding, "error"));
+    lines.extend(listing::shown(errors.collect()));
     lines
 }
 

@@ -54,6 +54,8 @@ pub struct Build {
     /// Shared state that could not be used, so that the task ran instead: a warning, no failure.
     pub setscene_failures: u64,
     pub summary: Option<TasksSummary>,
+    /// What BitBake says only of a build that failed; a build that passed has none of it.
+    pub admits_failure: Option<String>,
     pub sstate: Option<Sstate>,
     /// `ERROR:` lines, the first ones.
     pub errors: Vec<String>,
@@ -75,7 +77,13 @@ static SSTATE: LazyLock<Regex> = LazyLock::new(|| {
 });
 static SUMMARY: LazyLock<Regex> = LazyLock::new(|| {
     regex(
-        r"Tasks Summary: Attempted (\d+) tasks of which (\d+) didn't need to be rerun and (?:(\d+) failed|all succeeded)",
+        r"^NOTE: Tasks Summary: Attempted (\d+) tasks of which (\d+) didn't need to be rerun and (?:(\d+) failed|all succeeded)\.$",
+    )
+});
+/// The closing lines of `lib/bb/ui/knotty.py`, dunfell to master.
+static FAILED_END: LazyLock<Regex> = LazyLock::new(|| {
+    regex(
+        r"^(?:Summary: There (?:was|were) \d+ ERROR messages?(?: shown)?, returning a non-zero exit code\.|Summary: \d+ tasks? failed:?|Execution was interrupted, returning a non-zero exit code\.)$",
     )
 });
 
@@ -99,6 +107,7 @@ impl Build {
             failures_total: 0,
             setscene_failures: 0,
             summary: None,
+            admits_failure: None,
             sstate: None,
             errors: Vec::new(),
         }
@@ -185,12 +194,16 @@ impl Lines for Build {
             self.sstate = Some(summary);
             return vec![What::Sstate { unit: self.unit.clone(), summary }];
         }
-        if let Some(found) = SUMMARY.captures(line) {
-            self.summary = Some(TasksSummary {
-                attempted: number(&found, 1),
-                not_needed: number(&found, 2),
-                failed: number(&found, 3),
-            });
+        if FAILED_END.is_match(line) {
+            self.admits_failure.get_or_insert_with(|| line.trim_end_matches(':').to_owned());
+        } else if let Some(found) = SUMMARY.captures(line) {
+            let failed = number(&found, 3);
+            // Should there be several, none of them may tell of a failure.
+            if failed > 0 {
+                self.admits_failure.get_or_insert_with(|| line.to_owned());
+            }
+            self.summary =
+                Some(TasksSummary { attempted: number(&found, 1), not_needed: number(&found, 2), failed });
         } else if let Some(found) = LOGFILE.captures(line) {
             self.logfile(&found[1]);
         } else if let Some(found) = FAILED.captures(line) {
@@ -323,6 +336,43 @@ mod tests {
         assert_eq!((build.errors.len(), build.failures.len()), (ERRORS_KEPT, FAILURES_KEPT));
         assert!(build.errors.iter().all(|error| error.len() <= ERROR_BYTES));
         assert!(build.doing().unwrap().len() < 5 * NAME_BYTES);
+    }
+
+    #[test]
+    fn the_summary_is_a_line_of_its_own() {
+        let good =
+            "NOTE: Tasks Summary: Attempted 5 tasks of which 0 didn't need to be rerun and all succeeded.";
+        assert_eq!(follow(good).0.summary.map(|summary| summary.attempted), Some(5));
+        for line in [
+            format!("NOTE: x-1-r0 do_y: {good}"),
+            format!("the recipe says {good}"),
+            good.trim_start_matches("NOTE: ").to_owned(),
+            format!("{good} Or not."),
+        ] {
+            assert_eq!(follow(&line).0.summary, None, "{line}");
+        }
+    }
+
+    #[test]
+    fn closing_lines_admit_a_failure() {
+        for (line, wanted) in [
+            ("Summary: There was 1 ERROR message shown, returning a non-zero exit code.", true),
+            ("Summary: There were 2 ERROR messages, returning a non-zero exit code.", true),
+            ("Summary: 1 task failed:", true),
+            ("Summary: 12 tasks failed:", true),
+            ("Execution was interrupted, returning a non-zero exit code.", true),
+            ("NOTE: Tasks Summary: Attempted 5 tasks of which 0 didn't need to be rerun and 1 failed.", true),
+            (
+                "NOTE: Tasks Summary: Attempted 5 tasks of which 0 didn't need to be rerun and all succeeded.",
+                false,
+            ),
+            ("Summary: There was 1 WARNING message.", false),
+            ("Summary: There were 2 WARNING messages shown.", false),
+            ("ERROR: a recipe prints this", false),
+            ("NOTE: x: Summary: 1 task failed:", false),
+        ] {
+            assert_eq!(follow(line).0.admits_failure.is_some(), wanted, "{line}");
+        }
     }
 
     #[test]
