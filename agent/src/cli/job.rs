@@ -228,6 +228,7 @@ pub fn runner(
         logs: settings.places.logs(),
         stall: settings.limits.stall,
         grace: settings.limits.grace,
+        log_limit: settings.limits.log,
         commands: Arc::default(),
     }
 }

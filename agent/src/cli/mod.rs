@@ -87,6 +87,7 @@ fn command(arguments: Arguments, environment: &AgentEnvironment) -> Result<ExitS
 }
 
 async fn dispatch(arguments: Arguments, environment: &AgentEnvironment) -> Result<ExitStatus> {
+    agent_process::survive_signals();
     match arguments.command {
         Command::Run(run) => job::run(run, environment).await,
         Command::Check(check) => job::check(check, environment).await,

@@ -50,8 +50,16 @@ pub fn read(file: &str, bytes: &[u8], today: &str, problems: &mut Problems) -> V
     for (index, raw) in raw.failure.iter().flatten().enumerate() {
         let path = KeyPath::root().key("failure").index(index);
         let Some(failure) = failure(&mut check, &path, raw, today) else { continue };
-        if known.iter().any(|other| (&other.test, &other.layer) == (&failure.test, &failure.layer)) {
-            check.value(&path.key("test"), Mistake::new(format!("`{}` is listed twice", failure.test)));
+        let same =
+            |other: &&KnownFailure| other.layer == failure.layer && same_test(&other.test, &failure.test);
+        if let Some(other) = known.iter().find(same) {
+            let as_what = if other.test == failure.test {
+                String::new()
+            } else {
+                format!(", the first time as `{}`", other.test)
+            };
+            let mistake = Mistake::new(format!("`{}` is listed twice{as_what}", failure.test));
+            check.value(&path.key("test"), mistake.hint("remove one of the two entries"));
         }
         known.push(failure);
     }
@@ -79,6 +87,12 @@ fn failure(
     // Days written so sort as text.
     let expired = today >= expires.as_str();
     Some(KnownFailure { test: test?, layer, reason: reason?, expires, expired })
+}
+
+/// One test has several spellings: `test_x`, `Class.test_x` and `module.Class.test_x`.
+fn same_test(one: &str, other: &str) -> bool {
+    let (short, long) = if one.len() < other.len() { (one, other) } else { (other, one) };
+    long.strip_suffix(short).is_some_and(|before| before.is_empty() || before.ends_with('.'))
 }
 
 fn test_id(text: &str) -> Result<String, Mistake> {
@@ -119,6 +133,36 @@ mod tests {
             assert_eq!(known[0].expired, expired, "{today}");
         }
         assert!(failures("", "2026-01-01").0.is_empty());
+    }
+
+    #[test]
+    fn one_test_under_two_spellings_is_a_duplicate() {
+        let entry = |test: &str, layer: &str| {
+            format!("[[failure]]\ntest = '{test}'\nlayer = '{layer}'\nreason = 'r'\nexpires = '2026-03-01'\n")
+        };
+        let spellings =
+            ["test_readme", "CommonCheckLayer.test_readme", "common.CommonCheckLayer.test_readme"];
+        for one in spellings {
+            for other in spellings {
+                let (_, said) = failures(&(entry(one, "a") + &entry(other, "a")), "2026-01-01");
+                assert!(
+                    said.contains(&format!("known.toml:7:8: [[failure]] test: `{other}` is listed twice")),
+                    "{said}"
+                );
+                assert_eq!(said.contains(&format!("the first time as `{one}`")), one != other, "{said}");
+            }
+        }
+        for (one, other) in [
+            (entry("test_readme", "a"), entry("test_readme", "b")),
+            (entry("test_readme", "a"), entry("readme", "a")),
+            (entry("A.test_x", "a"), entry("B.test_x", "a")),
+        ] {
+            assert_eq!(
+                failures(&(one + &other), "2026-01-01").1,
+                "0 problems; nothing was run",
+                "different tests"
+            );
+        }
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub const FILE_NAME: &str = "build-agent.toml";
 // one, is the agent's.
 const NAME: &str = "^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$";
 const CONF_NAME: &str = "^[A-Za-z0-9_][A-Za-z0-9._+-]*$";
+const SIZE: &str = "^[0-9]+ *[KMGT]iB *$";
 const DURATION: &str = "^ *[0-9].*[A-Za-zµ] *$";
 
 /// The job manifest of build-agent: which layer, with which sources, is checked, built and
@@ -222,7 +223,7 @@ pub struct UnvalidatedGitHub {
     pub token_secret: Option<String>,
 }
 
-/// Time limits.
+/// Limits of time and disk.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Limits")]
@@ -236,6 +237,9 @@ pub struct UnvalidatedLimits {
     /// Between a polite signal and SIGKILL; "60s" by default.
     #[schemars(extend("pattern" = DURATION))]
     pub grace: Option<String>,
+    /// The largest log of one command: of a longer one the middle is cut out; "2GiB" by default.
+    #[schemars(extend("pattern" = SIZE))]
+    pub log: Option<String>,
 }
 
 fn words(pattern: &str) -> Value {

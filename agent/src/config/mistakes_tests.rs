@@ -272,6 +272,8 @@ fn each_mistake_alone_is_told_with_its_place_key_and_remedy() {
         ("", "[limits]\njob = '4 parsecs'", "10:7: [limits] job: `4 parsecs` is no duration", &[]),
         ("", "[limits]\njob = '1m'", "10:7: [limits] job: grace (1m) must be shorter than job (1m)", &[]),
         ("", "[limits]\njob='1h'\ngrace = '2h'", "11:9: [limits] grace: grace (2h) must be shorter", &[]),
+        ("", "[limits]\nlog = '2GB'", "10:7: [limits] log: `2GB` is not a size", &["2GiB"]),
+        ("", "[limits]\nlog = '4KiB'", "10:7: [limits] log: `4KiB` is less than 1MiB", &[]),
         ("\"meta-x\"", "\"a/b\"", "2:8: name: `a/b` is a path", &[]),
     ];
     for (old, new, start, words) in table {

@@ -156,6 +156,8 @@ pub struct Limits {
     pub stall: Duration,
     /// Between a polite signal and SIGKILL, and for publish and report after a cancel.
     pub grace: Duration,
+    /// The largest log of one command, in bytes: of a longer one the middle is cut out.
+    pub log: u64,
 }
 
 /// Directories of the job, all absolute.

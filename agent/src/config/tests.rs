@@ -117,6 +117,7 @@ fn defaults() {
     assert_eq!(settings.limits.job, Duration::from_secs(4 * 3600));
     assert_eq!(settings.limits.stall, Duration::from_secs(20 * 60));
     assert_eq!(settings.limits.grace, Duration::from_secs(60));
+    assert_eq!(settings.limits.log, 2 << 30);
     assert!(settings.check.yocto_check_layer && settings.check.bitbake_layers.is_empty());
     assert_eq!(settings.check.side_by_side, None);
     assert_eq!(settings.places.work, Path::new("/home/me/.cache/build-agent/meta-x-scarthgap"));
@@ -179,6 +180,7 @@ token_secret = "build-agent/github"
 job = "4h"
 stall = "20m"
 grace = "60s"
+log = "500MiB"
 "#;
     let known = "[[failure]]\ntest = 'test_readme'\nreason = 'x'\nexpires = '2026-01-02'\n";
     let checkout = Checkout::new(&[("build-agent.toml", manifest), ("known-failures.toml", known)]);
@@ -187,6 +189,7 @@ grace = "60s"
     assert!(matches!(&poky.wanted, Wanted::CommitOnBranch { branch, .. } if branch == "scarthgap"));
     assert!(settings.check.known_failures[0].expired, "today is the day");
     assert_eq!(settings.check.side_by_side.map(usize::from), Some(3));
+    assert_eq!(settings.limits.log, 500 << 20);
     assert_eq!(
         settings.artifacts.destination,
         Destination::S3 { bucket: "my-bucket".into(), prefix: "builds".into() }

@@ -226,6 +226,7 @@ fn github(check: &mut Checker, raw: &UnvalidatedManifest) -> Option<GitHub> {
 
 fn limits(check: &mut Checker, raw: &UnvalidatedManifest) -> Limits {
     let path = section("limits");
+    let log = check.one(&path.key("log"), raw.limits.log.as_ref(), values::size).unwrap_or(2 << 30);
     let mut limit = |key: &str, text: Option<&String>, default: u64| {
         check.one(&path.key(key), text, values::duration).unwrap_or(Duration::from_secs(default))
     };
@@ -233,6 +234,7 @@ fn limits(check: &mut Checker, raw: &UnvalidatedManifest) -> Limits {
         job: limit("job", raw.limits.job.as_ref(), 4 * 3600),
         stall: limit("stall", raw.limits.stall.as_ref(), 20 * 60),
         grace: limit("grace", raw.limits.grace.as_ref(), 60),
+        log,
     };
     if limits.grace >= limits.job {
         let written = if check.has(&path.key("grace")) { "grace" } else { "job" };

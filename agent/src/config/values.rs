@@ -106,6 +106,29 @@ pub fn duration(text: &str) -> Result<Duration> {
     }
 }
 
+/// The smallest limit of a size: less could not hold the messages of one failure.
+const SMALLEST: u64 = 1 << 20;
+
+/// A size in bytes that is at least 1 MiB, such as `500MiB`, `2GiB`.
+pub fn size(text: &str) -> Result<u64> {
+    let example = "write a whole number with a unit, such as 500MiB or 2GiB";
+    let wrong = || Mistake::new(format!("`{text}` is not a size")).hint(example);
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit.trim() {
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        "TiB" => 40,
+        _ => return Err(wrong()),
+    };
+    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
+    match bytes.ok_or_else(wrong)? {
+        bytes if bytes < SMALLEST => Err(Mistake::new(format!("`{text}` is less than 1MiB")).hint(example)),
+        bytes => Ok(bytes),
+    }
+}
+
 fn lower_first(text: &str) -> String {
     let mut chars = text.chars();
     chars.next().map(|first| first.to_lowercase().chain(chars).collect()).unwrap_or_default()
@@ -319,6 +342,16 @@ pub mod tests {
         assert_eq!(duration("1h 30m").unwrap(), Duration::from_secs(5400));
         assert_eq!(duration("60d").unwrap(), Duration::from_secs(60 * 86400));
         accepts(duration, &["1s"], &["", "4", "0s", "-4h", "4 hours and more", "forever", "9999999y"]);
+    }
+
+    #[test]
+    fn sizes() {
+        for (text, wanted) in [("1MiB", 1 << 20), ("2GiB", 2 << 30), ("3 TiB", 3 << 40), ("2048KiB", 2 << 20)]
+        {
+            assert_eq!(size(text).unwrap(), wanted, "{text}");
+        }
+        let bad = ["", "2", "GiB", "0GiB", "1023KiB", "-1GiB", "1.5GiB", "2GB", "2gib", "99999999999TiB"];
+        accepts(size, &[], &bad);
     }
 
     #[test]

@@ -87,6 +87,7 @@ pub fn runner(logs: PathBuf, interrupt: Interrupt, redactor: Redactor) -> Runner
         logs,
         stall: Duration::from_secs(30),
         grace: Duration::from_secs(1),
+        log_limit: agent_process::LOG_LIMIT,
         commands: Arc::default(),
     }
 }

@@ -32,6 +32,10 @@ pub async fn end_leftovers(settings: &Settings, runner: &Runner) -> Result<()> {
         let message = format!("an earlier job was killed here and left running: {}; ended", ended.join(", "));
         runner.events.warn(message, None).await;
     }
+    for left in agent_fs::remove::retry_set_aside(work)? {
+        let hint = "it is of an earlier job and only takes room";
+        runner.events.warn(left.to_string().replace('\n', " "), Some(hint.into())).await;
+    }
     if orphans.still_there.is_empty() {
         return Ok(());
     }

@@ -10,6 +10,7 @@ use quick_junit::{NonSuccessKind, Property, Report, TestCase, TestCaseStatus, Te
 
 use agent_types::error::{Class, Error, Result};
 use agent_types::events::{Level, MemoOutcome};
+use agent_types::listing;
 use agent_types::outcome::Outcome;
 
 use super::cache::{sstate_numbers, tier_words};
@@ -125,9 +126,9 @@ fn explanation(unit: &UnitResult, summary: &Summary) -> Vec<String> {
         lines.extend(task.excerpt.iter().cloned());
     }
     let errors = summary.findings.iter().filter(|finding| finding.level == Level::Error);
-    lines.extend(
-        errors.filter(|finding| unit.is(&finding.unit)).map(|finding| finding_line(finding, "error")),
-    );
+    let errors =
+        errors.filter(|finding| unit.is(&finding.unit)).map(|finding| finding_line(finding, "error"));
+    lines.extend(listing::shown(errors.collect()));
     lines
 }
 

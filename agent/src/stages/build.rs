@@ -142,6 +142,13 @@ fn judge(build: &Build, finished: &Finished) -> Result<Outcome> {
                 ))
                 .hint(format!("read `{}`", finished.log.display())));
             }
+            Some(_) if build.admits_failure.is_some() => {
+                let said = build.admits_failure.as_deref().unwrap_or_default();
+                return Err(Error::internal(format!(
+                    "bitbake ended with exit status 0, but it says `{said}`"
+                ))
+                .hint(format!("read `{}`", finished.log.display())));
+            }
             Some(summary) if summary.attempted == 0 => {
                 Outcome::Failed("bitbake ran no task at all, so nothing was built".into())
             }
@@ -243,6 +250,24 @@ mod tests {
             let error = judged(output, End::Exited(0)).unwrap_err();
             assert_eq!(error.class, Class::Internal, "{what}");
         }
+        for admitted in [
+            "NOTE: Tasks Summary: Attempted 5 tasks of which 0 didn't need to be rerun and 1 failed.",
+            "Summary: 1 task failed:\n  /m/a_1.bb:do_compile",
+            "Summary: There was 1 ERROR message shown, returning a non-zero exit code.",
+            "Execution was interrupted, returning a non-zero exit code.",
+        ] {
+            for output in [format!("{admitted}\n{DONE}"), format!("{DONE}\n{admitted}")] {
+                let error = judged(&output, End::Exited(0)).unwrap_err();
+                assert_eq!(error.class, Class::Internal, "{output}");
+            }
+        }
+        for innocent in ["ERROR: only printed", "Summary: There was 1 WARNING message.", "x Tasks Summary: y"]
+        {
+            let output = format!("{innocent}\n{DONE}\n{innocent}");
+            assert_eq!(judged(&output, End::Exited(0)).unwrap(), Outcome::Passed, "{output}");
+        }
+        let inside = format!("WARNING: x-1-r0 do_y: {}", DONE.trim_start_matches("NOTE: "));
+        assert_eq!(judged(&inside, End::Exited(0)).unwrap_err().class, Class::Internal);
         let nothing = DONE.replace("Attempted 5", "Attempted 0");
         assert!(matches!(judged(&nothing, End::Exited(0)).unwrap(), Outcome::Failed(_)));
     }

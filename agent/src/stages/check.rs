@@ -6,6 +6,7 @@ use crate::config::Settings;
 use agent_process::{Command, End, Finished, Lines, Runner};
 use agent_types::error::{Error, Result};
 use agent_types::events::{Case, Emitter, Level, Unit, What};
+use agent_types::listing;
 use agent_types::outcome::Outcome;
 use agent_types::stage::Stage;
 use agent_yocto::bitbake_layers::LayersOutput;
@@ -22,7 +23,8 @@ use super::configure::Configured;
 pub async fn preflight(settings: &Settings, events: &Emitter) -> Outcome {
     let mut outcomes = Vec::new();
     for layer in &settings.layers {
-        let results = preflight::layer_alone(layer, &settings.checkout, settings.release);
+        let mut results = preflight::layer_alone(layer, &settings.checkout, settings.release);
+        results.extend(preflight::empty::check(layer, &settings.checkout, settings.release));
         let unit = Unit::new(Stage::Check, format!("preflight {}", name(layer)));
         outcomes.push(tell_preflight(settings, layer, unit, results, events).await);
     }
@@ -95,34 +97,60 @@ async fn tell_preflight(
 ) -> Outcome {
     events.emit(What::UnitStarted { unit: unit.clone() }).await;
     let mut outcome = Outcome::Passed;
+    // One case for each test that will fail, whatever it lists: the test is the name by which people know the rule.
+    let mut failing: Vec<(&str, Vec<PreflightCase>)> = Vec::new();
     for mut result in results {
         let known = forgiving(&settings.check.known_failures, result.predicts, &name(layer));
-        if let Some(known) = known.filter(|_| result.level == Level::Error) {
+        if let Some(known) =
+            known.filter(|_| result.level == Level::Error && result.rule != preflight::empty::RULE)
+        {
             result.level = Level::Warning;
             result.message += &format!(" (known failure until {}: {})", known.expires, known.reason);
         }
-        if result.level == Level::Error {
-            let failed = Outcome::Failed(result.message.clone());
-            // The test that will fail is the name by which people know the rule.
-            let (class, name) = result.predicts.rsplit_once('.').unwrap_or(("", result.predicts));
-            events
-                .emit(What::Case(Case {
-                    unit: unit.clone(),
-                    class: class.into(),
-                    name: name.into(),
-                    outcome: failed.clone(),
-                    message: result.hint.clone().unwrap_or_default(),
-                    seconds: None,
-                }))
-                .await;
-            if outcome.is_fine() {
-                outcome = failed;
-            }
-        }
         events.emit(What::Finding(result.finding(&unit))).await;
+        if result.level != Level::Error {
+            continue;
+        }
+        match failing.iter_mut().find(|(test, _)| *test == result.predicts) {
+            Some((_, results)) => results.push(result),
+            None => failing.push((result.predicts, vec![result])),
+        }
+    }
+    for (test, results) in failing {
+        let (failed, message) = one_failure(&results);
+        let (class, name) = test.rsplit_once('.').unwrap_or(("", test));
+        events
+            .emit(What::Case(Case {
+                unit: unit.clone(),
+                class: class.into(),
+                name: name.into(),
+                outcome: failed.clone(),
+                message,
+                seconds: None,
+            }))
+            .await;
+        if outcome.is_fine() {
+            outcome = failed;
+        }
     }
     events.emit(What::UnitFinished { unit, outcome: outcome.clone(), log: None, excerpt: Vec::new() }).await;
     outcome
+}
+
+/// All that makes one test fail, as one outcome and one text.
+fn one_failure(results: &[PreflightCase]) -> (Outcome, String) {
+    let Some(first) = results.first() else { return (Outcome::Passed, String::new()) };
+    let hint = first.hint.clone();
+    if results.len() == 1 {
+        return (Outcome::Failed(first.message.clone()), hint.unwrap_or_default());
+    }
+    let entries = results.iter().map(|result| {
+        let file = result.file.as_deref().map(|file| format!("{}: ", file.display()));
+        format!("{}{}", file.unwrap_or_default(), result.message)
+    });
+    let mut lines = listing::shown(entries.collect());
+    lines.extend(hint);
+    (Outcome::Failed(format!("{} and {} more", first.message, results.len() - 1)), lines.join("\n"))
 }
 
 /// One `bitbake-layers` command in the build directory with all layers.
@@ -144,12 +172,17 @@ async fn bitbake_layers(
     let ended = runner.run(command, &mut output).await;
     server::stop_server(build, configured.user.as_ref(), runner.grace).await?;
     let finished = ended?;
-    for finding in output.0.finish() {
+    let passed = finished.end == End::Exited(0);
+    let contradiction = output.0.contradiction().filter(|_| passed).map(|what| {
+        Error::internal(format!("{} ended with exit status 0, but {what}", unit.name))
+            .hint(format!("nothing is concluded from it; read `{}`", finished.log.display()))
+    });
+    for finding in output.0.finish(passed) {
         runner.events.emit(What::Finding(finding)).await;
     }
-    let trouble = host::trouble(&finished.tail.join("\n"));
+    let trouble = contradiction.or_else(|| host::trouble(&finished.tail.join("\n")).filter(|_| !passed));
     let outcome = match (finished.end, &trouble) {
-        (End::Exited(0), _) => Outcome::Passed,
+        (End::Exited(0), None) => Outcome::Passed,
         (End::Exited(_), Some(error)) => Outcome::NotRun(error.message.clone()),
         _ => ended_badly("bitbake-layers", &finished),
     };

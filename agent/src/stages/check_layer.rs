@@ -197,7 +197,8 @@ impl Check<'_> {
         let (settings, configured, runner) = (self.settings, self.configured, self.runner);
         let before = self.before(again).await;
         let build = settings.places.check(&self.name);
-        configured.build_directory(settings, &build, &configured.foundation.layers, Purpose::CheckLayer)?;
+        let layers = &configured.foundation.layers;
+        configured.build_directory(settings, &build, layers, Purpose::CheckLayer, &runner.events).await?;
         let mut command = self.command(&build, again.runs);
         if let Some((front, _)) = &before {
             let path = command.environment.get("PATH").unwrap_or_default();
@@ -206,11 +207,12 @@ impl Check<'_> {
             // An answer that is asked ahead may be waited for, and another is made beside it.
             command.stall = Some(runner.stall.saturating_mul(2));
         }
+        let recorder = check_layer::Recorder::attach(&mut command)?;
         let expected = check_layer::expected(&configured.tools.oe_core)?;
         let mut tests = Tests {
             unit: &self.unit,
             total: expected.len(),
-            parser: OutputParser::new(),
+            parser: OutputParser::until(recorder.as_ref().map(|recorder| recorder.sentinel.clone())),
             running: None,
             started: 0,
         };
@@ -221,7 +223,11 @@ impl Check<'_> {
         };
         server::stop_server(&build, configured.user.as_ref(), runner.grace).await?;
         let finished = ended?;
-        let verdict = check_layer::judge(&expected, &tests.parser.finish(), finished.end, &self.name);
+        let parsed = tests.parser.finish();
+        let mut verdict = check_layer::judge(&expected, &parsed, finished.end, &self.name);
+        if let Some(recorder) = recorder {
+            verdict = check_layer::confirm(verdict, &parsed, &recorder.read(), finished.end, &self.name);
+        }
         let passed = matches!(verdict.outcome, Ok(Outcome::Passed)) && finished.success();
         let grounds = verdict.grounds();
         let known = &settings.check.known_failures;
@@ -274,10 +280,10 @@ impl Check<'_> {
             events
                 .emit(What::Case(Case {
                     unit: self.unit.clone(),
+                    message: check_layer::shortened(&case.name, &case.message),
                     class: case.class,
                     name: case.name,
                     outcome: case.outcome,
-                    message: case.message,
                     seconds: None,
                 }))
                 .await;

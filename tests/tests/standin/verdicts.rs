@@ -73,6 +73,91 @@ fn nothing_that_proved_nothing_is_green() {
     }
 }
 
+/// The tool ends with status 0 and says PASS, and something else that it says contradicts that.
+#[test]
+fn a_contradiction_is_the_agents_error_and_never_a_pass() {
+    let test = "a_contradiction_is_the_agents_error_and_never_a_pass";
+    let Some(sandbox) = Sandbox::new(test) else { return };
+    let twists = ["failed", "failed-one-line", "ran", "two-summaries", "ok-then-fail", "expected-failures"];
+    let more = ["traceback", "heading"];
+    let behaviours = twists.iter().chain(&more).map(|twist| format!("yocto-check-layer twist {twist}"));
+    let others = ["yocto-check-layer outlived", "bitbake-layers silent", "bitbake-layers traceback"];
+    for behaviour in behaviours.chain(others.map(str::to_owned)) {
+        println!("{behaviour}");
+        sandbox.behaviour(&behaviour);
+        sandbox.run().assert_code(&[70]);
+        assert_ne!(sandbox.result()["outcome"], "passed", "{behaviour}");
+        sandbox.assert_nothing_runs();
+    }
+}
+
+#[test]
+fn what_a_layer_prints_turns_no_good_run_red() {
+    let Some(sandbox) = Sandbox::new("what_a_layer_prints_turns_no_good_run_red") else { return };
+    for behaviour in [
+        "yocto-check-layer twist plain",
+        "yocto-check-layer say ERROR: only printed",
+        "bitbake-layers say ERROR: only printed",
+    ] {
+        println!("{behaviour}");
+        sandbox.behaviour(behaviour);
+        sandbox.run().assert_code(&[0]);
+        assert_eq!(sandbox.result()["outcome"], "passed", "{behaviour}");
+    }
+}
+
+/// Two tests fail, and the text of the first one imitates a run in which it is the only one.
+#[test]
+fn a_forged_log_makes_no_failure_forgiven() {
+    let Some(sandbox) = Sandbox::new("a_forged_log_makes_no_failure_forgiven") else { return };
+    sandbox.change_manifest("[check]", "[check]\nknown_failures = \"known-failures.toml\"");
+    let entry =
+        "[[failure]]\ntest = \"test_world\"\nreason = \"upstream fixes it\"\nexpires = \"9999-12-31\"\n";
+    std::fs::write(sandbox.layer().join("known-failures.toml"), entry).unwrap();
+    sandbox.behaviour("yocto-check-layer forge");
+    let ran = sandbox.run();
+    ran.assert_code(&[70]);
+    ran.assert_says(&["contradicts"]);
+}
+
+#[test]
+fn a_layer_with_nothing_in_it_is_an_empty_run() {
+    let Some(sandbox) = Sandbox::new("a_layer_with_nothing_in_it_is_an_empty_run") else { return };
+    std::fs::rename(sandbox.layer().join("recipes-hello"), sandbox.path().join("gone")).unwrap();
+    let ran = sandbox.run();
+    ran.assert_code(&[1]);
+    ran.assert_says(&["nothing to check", "layer-empty"]);
+    // A class alone is something.
+    std::fs::create_dir(sandbox.layer().join("classes")).unwrap();
+    std::fs::write(sandbox.layer().join("classes/x.bbclass"), "").unwrap();
+    sandbox.run().assert_code(&[0]);
+}
+
+/// One failing test, whatever it lists; everything is in `result.json`, and a person reads the first entries.
+#[test]
+fn a_test_that_lists_hundreds_of_files_is_one_case() {
+    let Some(sandbox) = Sandbox::new("a_test_that_lists_hundreds_of_files_is_one_case") else { return };
+    sandbox.change_manifest("release = \"scarthgap\"", "release = \"whinlatter\"");
+    let files = sandbox.layer().join("recipes-hello/files");
+    std::fs::create_dir_all(&files).unwrap();
+    for number in 0..789 {
+        std::fs::write(files.join(format!("{number:03}.patch")), "--- a\n+++ b\n").unwrap();
+    }
+    let ran = sandbox.run();
+    ran.assert_code(&[1]);
+    let result = sandbox.result();
+    let patches = cases(&result).into_iter().filter(|(test, _)| test == "test_patches_upstream_status");
+    assert_eq!(patches.collect::<Vec<_>>(), [("test_patches_upstream_status".into(), "failed".into())]);
+    let findings = result["findings"].as_array().unwrap();
+    let missing = findings.iter().filter(|finding| finding["rule"] == "upstream-status-missing");
+    assert_eq!(missing.count(), 789, "all are in result.json");
+    let xml = std::fs::read_to_string(sandbox.out().join("junit.xml")).unwrap();
+    assert!(well_formed_xml(&sandbox.out().join("junit.xml"), "testcase") < 10);
+    assert!(xml.contains("019.patch") && !xml.contains("020.patch"), "the first twenty");
+    assert!(xml.contains("… and 769 more"), "{xml}");
+    assert!(ran.output().lines().count() < 120, "{} lines", ran.output().lines().count());
+}
+
 #[test]
 fn a_failing_bitbake_layers_command_fails_the_check() {
     let Some(sandbox) = Sandbox::new("a_failing_bitbake_layers_command_fails_the_check") else { return };

@@ -4,45 +4,88 @@
 //! and never followed, not even those that turn up in the middle of the way.
 
 mod at;
+mod tree;
 
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::io::ErrorKind;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use fs_err as fs;
-use nix::fcntl::{OFlag, open, openat};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open, openat, renameat};
 use nix::sys::stat::Mode;
-use nix::unistd::geteuid;
 
 use agent_types::error::{Error, Result};
 
 pub use at::{directory_at, file_at};
 
+/// Where [`clear`] puts what cannot be deleted, below the work directory.
+const SET_ASIDE: &str = "set-aside";
+
 /// Deletes the directory, file or link at `path`, which must lie strictly below `inside`. Missing is
-/// fine. Directories without write permission are deleted, too.
+/// fine. Directories without write permission are deleted, too, and trees of any depth. Deletes as much
+/// as can be deleted.
 ///
 /// # Errors
 /// When `path` does not lie there, with nothing deleted; when something cannot be deleted.
 pub fn remove_tree(path: &Path, inside: &Path) -> Result<()> {
-    let Some(place) = Place::of(path, inside)? else { return Ok(()) };
-    let through = place.through();
-    let kind = match std::fs::symlink_metadata(&through) {
-        Ok(metadata) => metadata.file_type(),
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(failed(path, error)),
-    };
-    if !kind.is_dir() {
-        return gone(path, std::fs::remove_file(&through));
+    match Place::of(path, inside)? {
+        Some(place) => place.remove(path),
+        None => Ok(()),
     }
-    match std::fs::remove_dir_all(&through) {
-        // Root needs no permissions; with its power a change of mode could be led astray by a link.
-        Err(error) if error.kind() == ErrorKind::PermissionDenied && !geteuid().is_root() => {
-            make_writable(&through);
-            gone(path, std::fs::remove_dir_all(&through))
-        }
-        done => gone(path, done),
+}
+
+/// Deletes as [`remove_tree`] does, or makes room all the same: what cannot be deleted is moved to
+/// `set-aside/` below `inside`. Says so when that happened.
+///
+/// # Errors
+/// When `path` does not lie there, and when it can neither be deleted nor moved.
+pub fn clear(path: &Path, inside: &Path) -> Result<Option<SetAside>> {
+    let Some(place) = Place::of(path, inside)? else { return Ok(None) };
+    let Err(why) = place.remove(path) else { return Ok(None) };
+    match place.set_aside(inside) {
+        Ok(to) => Ok(Some(SetAside { from: path.to_owned(), to, why })),
+        Err(errno) => Err(why.because(&std::io::Error::from(errno))),
+    }
+}
+
+/// Tries again to delete what earlier jobs could not delete below `inside`. Gives what is still there.
+///
+/// # Errors
+/// When that cannot be looked at.
+pub fn retry_set_aside(inside: &Path) -> Result<Vec<Error>> {
+    let entries = match std::fs::read_dir(inside.join(SET_ASIDE)) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed(&inside.join(SET_ASIDE), error)),
+    };
+    let tried = entries.flatten().map(|entry| remove_tree(&entry.path(), inside));
+    Ok(tried.filter_map(Result::err).collect())
+}
+
+/// Something that could not be deleted and was moved out of the way.
+#[derive(Debug)]
+pub struct SetAside {
+    pub from: PathBuf,
+    pub to: PathBuf,
+    pub why: Error,
+}
+
+impl fmt::Display for SetAside {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let SetAside { from, to, why } = self;
+        write!(f, "{} of an earlier job was moved to {}: {}", from.display(), to.display(), why.message)?;
+        why.causes.iter().try_for_each(|cause| write!(f, ": {cause}"))
+    }
+}
+
+impl SetAside {
+    /// What people can do about it.
+    pub fn hint(&self) -> String {
+        let why = self.why.hint.as_deref().unwrap_or_default();
+        format!("this job goes on, and later jobs try again to delete it; {why}")
     }
 }
 
@@ -93,6 +136,33 @@ impl Place {
         Ok(Some(Place { directory, name: name.to_owned() }))
     }
 
+    /// Deletes it with all below it. `path` is its name for people.
+    fn remove(&self, path: &Path) -> Result<()> {
+        tree::remove(self.directory.as_fd(), &self.name).map_err(|left| {
+            let what = path.parent().unwrap_or(path).join(&left.path);
+            failed(&what, left.why.into())
+        })
+    }
+
+    /// Moves it to a free name below `inside`; gives that.
+    fn set_aside(&self, inside: &Path) -> nix::Result<PathBuf> {
+        let home = inside.join(SET_ASIDE);
+        // Whether it is there, and a directory, is seen when it is opened.
+        let _ = std::fs::create_dir(&home);
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let directory = open(&home, flags, Mode::empty())?;
+        let mut number = 1u32;
+        loop {
+            let mut name = self.name.clone();
+            name.push(format!("-{number}"));
+            if std::fs::symlink_metadata(home.join(&name)).is_err() {
+                renameat(&self.directory, &*self.name, &directory, &*name)?;
+                return Ok(home.join(name));
+            }
+            number = number.checked_add(1).ok_or(Errno::EEXIST)?;
+        }
+    }
+
     /// A path to it by way of the open directory.
     fn through(&self) -> PathBuf {
         let name: &OsStr = &self.name;
@@ -108,18 +178,6 @@ fn canonical(path: &Path) -> Result<Option<PathBuf>> {
     }
 }
 
-/// Gives the owner all permissions on all directories.
-fn make_writable(tree: &Path) {
-    let mut open = vec![tree.to_owned()];
-    while let Some(directory) = open.pop() {
-        // What cannot be changed is told by the deletion that follows.
-        let _ = std::fs::set_permissions(&directory, PermissionsExt::from_mode(0o700));
-        let Ok(entries) = std::fs::read_dir(&directory) else { continue };
-        let directories = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-        open.extend(directories.map(|entry| entry.path()));
-    }
-}
-
 fn gone(path: &Path, result: std::io::Result<()>) -> Result<()> {
     match result {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(failed(path, error)),
@@ -128,15 +186,23 @@ fn gone(path: &Path, result: std::io::Result<()>) -> Result<()> {
 }
 
 fn failed(path: &Path, error: std::io::Error) -> Error {
-    Error::machine(format!("cannot delete {}", path.display()))
-        .because(&error)
-        .hint("look who owns it and whether a process still uses it")
+    let hint = match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::EXDEV | Errno::EBUSY) => {
+            "something is mounted there or still writes there: unmount it, or end it"
+        }
+        Some(Errno::EPERM) => "see whether it is immutable (`lsattr`); `chattr -i` as root changes that",
+        Some(Errno::EROFS) => {
+            "its file system is mounted read-only: `mount -o remount,rw`, or give another --work-dir"
+        }
+        _ => "look who owns it and whether a process still uses it",
+    };
+    Error::machine(format!("cannot delete {}", path.display())).because(&error).hint(hint)
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
 
@@ -220,5 +286,121 @@ mod tests {
         let trees = Trees::new();
         assert!(remove_file(&trees.at("work/tree"), &trees.at("work")).is_err());
         assert!(trees.at("work/tree/sub/file").exists());
+    }
+
+    /// Makes a tree that is deeper than any path can say, with a file in each directory.
+    fn make_deep(top: &Path, depth: usize) {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let mut here = open(top, flags, Mode::empty()).unwrap();
+        for _ in 0..depth {
+            nix::sys::stat::mkdirat(&here, "d", Mode::S_IRWXU).unwrap();
+            let file = OFlag::O_CREAT | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+            openat(&here, "f", file, Mode::S_IRUSR).unwrap();
+            here = openat(&here, "d", flags, Mode::empty()).unwrap();
+        }
+    }
+
+    /// In a process of its own, because the limit is the whole process'.
+    #[test]
+    fn a_tree_of_any_depth_is_deleted_with_few_open_files() {
+        const ALONE: &str = "BUILD_AGENT_TEST_ALONE";
+        const NAME: &str = "exec::remove::tests::a_tree_of_any_depth_is_deleted_with_few_open_files";
+        if std::env::var_os(ALONE).is_none() {
+            let own = std::env::current_exe().unwrap();
+            let limited = format!("ulimit -n 64 && exec \"$0\" --exact {NAME} --nocapture");
+            let mut alone = std::process::Command::new("sh");
+            let done = alone.arg("-c").arg(limited).arg(own).env(ALONE, "1").output().unwrap();
+            let said = String::from_utf8_lossy(&done.stdout);
+            assert!(done.status.success() && said.contains("1 passed"), "{done:?}");
+            return;
+        }
+        let trees = Trees::new();
+        make_deep(&trees.at("work/tree/sub"), 5000);
+        remove_tree(&trees.at("work/tree"), &trees.at("work")).unwrap();
+        assert_eq!(fs::read_dir(trees.at("work")).unwrap().count(), 0);
+        assert!(trees.at("outside/precious").exists());
+    }
+
+    #[test]
+    fn more_subdirectories_than_are_held_in_memory_are_deleted() {
+        let trees = Trees::new();
+        for number in 0..5000 {
+            fs::create_dir_all(trees.at(&format!("work/tree/{number}/x"))).unwrap();
+        }
+        remove_tree(&trees.at("work/tree"), &trees.at("work")).unwrap();
+        assert!(!trees.at("work/tree").exists());
+    }
+
+    /// Somebody puts links in the place of directories, and moves directories, while they are deleted.
+    #[test]
+    fn what_is_exchanged_meanwhile_leads_nowhere() {
+        let trees = Trees::new();
+        let tree = trees.at("work/tree");
+        let over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for number in 0u64.. {
+                    if over.load(std::sync::atomic::Ordering::Relaxed) {
+                        return;
+                    }
+                    let directory = tree.join(format!("{}", number % 16));
+                    // Each of these may fail, because the other one was quicker.
+                    let _ = std::fs::create_dir_all(directory.join("a/b/c"));
+                    let _ = std::fs::rename(directory.join("a/b"), tree.join("moved"));
+                    let _ = std::fs::rename(directory.join("a"), directory.join("x"));
+                    let _ = symlink(trees.at("outside"), directory.join("a"));
+                    let _ = std::fs::remove_dir(&directory);
+                    let _ = symlink(trees.at("outside"), &directory);
+                }
+            });
+            for _ in 0..100 {
+                // It may be told that somebody writes there.
+                let _ = remove_tree(&tree, &trees.at("work"));
+            }
+            over.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        assert!(trees.at("outside/precious").exists());
+        remove_tree(&tree, &trees.at("work")).unwrap();
+        assert_eq!(fs::read_dir(trees.at("work")).unwrap().count(), 0);
+    }
+
+    /// Whether the file was made immutable; only root may, and not on every file system.
+    fn chattr(flag: &str, file: &Path) -> bool {
+        let done = std::process::Command::new("chattr").arg(flag).arg(file).output();
+        done.is_ok_and(|done| done.status.success())
+    }
+
+    #[test]
+    fn what_cannot_be_deleted_is_moved_aside_and_tried_again() {
+        let base = tempfile::tempdir_in("/var/tmp").unwrap();
+        let (work, tree) = (base.path().join("work"), base.path().join("work/build"));
+        let make = || {
+            fs::create_dir_all(tree.join("a/b")).unwrap();
+            fs::write(tree.join("a/b/fixed"), "").unwrap();
+            fs::write(tree.join("a/b/free"), "").unwrap();
+        };
+        make();
+        assert!(clear(&tree, &work).unwrap().is_none(), "all of it could be deleted");
+        make();
+        if !chattr("+i", &tree.join("a/b/fixed")) {
+            eprintln!("SKIPPED what_cannot_be_deleted_is_moved_aside_and_tried_again: chattr is refused");
+            return;
+        }
+        let aside = clear(&tree, &work).unwrap().unwrap();
+        assert_eq!((&aside.from, aside.to.as_path()), (&tree, &*work.join("set-aside/build-1")));
+        let told = aside.why.to_string();
+        assert!(told.contains("work/build/a/b/fixed") && told.contains("chattr -i"), "{told}");
+        assert!(!tree.exists(), "the next job has its place");
+        assert_eq!(fs::read_dir(aside.to.join("a/b")).unwrap().count(), 1, "the rest is gone");
+        make();
+        assert!(chattr("+i", &tree.join("a/b/free")));
+        assert_eq!(clear(&tree, &work).unwrap().unwrap().to, work.join("set-aside/build-2"));
+
+        assert_eq!(retry_set_aside(&work).unwrap().len(), 2);
+        for (number, name) in [(1, "fixed"), (2, "free")] {
+            assert!(chattr("-i", &work.join(format!("set-aside/build-{number}/a/b/{name}"))));
+        }
+        assert_eq!(retry_set_aside(&work).unwrap().len(), 0);
+        assert_eq!(fs::read_dir(work.join("set-aside")).unwrap().count(), 0);
     }
 }

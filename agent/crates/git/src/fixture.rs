@@ -43,6 +43,7 @@ impl Bench {
             logs: root.path().join("logs"),
             stall: Duration::from_secs(60),
             grace: Duration::from_secs(1),
+            log_limit: agent_process::LOG_LIMIT,
             commands: Arc::default(),
         };
         Bench { root, runner, access: Access::default(), events }

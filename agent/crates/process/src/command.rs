@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Apart, User};
@@ -43,6 +45,11 @@ pub struct Command {
     pub apart: Option<Apart>,
     /// Replaces the job's stall limit.
     pub stall: Option<Duration>,
+    /// What the child has as its stdin; `None`: `/dev/null`.
+    pub stdin: Option<Arc<OwnedFd>>,
+    /// Stands before `argv` when the child is started, as an interpreter does; reports do not show it.
+    /// Without effect when the command is `apart`.
+    pub launcher: Vec<OsString>,
 }
 
 impl Command {
@@ -56,6 +63,8 @@ impl Command {
             timeout: None,
             apart: None,
             stall: None,
+            stdin: None,
+            launcher: Vec::new(),
         }
     }
 

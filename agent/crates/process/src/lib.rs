@@ -13,6 +13,9 @@
 mod apart;
 pub mod cgroup;
 mod command;
+mod control_group;
+mod ended;
+mod forkers;
 mod in_place;
 mod interactive;
 mod interrupt;
@@ -33,16 +36,18 @@ mod watch;
 
 pub use apart::{Apart, NAME as APART, main as apart};
 pub use command::{Command, Environment};
+pub use ended::signal;
 pub use in_place::{Accompanied, InPlace, end_like};
 pub use interactive::interactive;
 pub use interrupt::{Interrupt, Interrupted};
 pub use lines::Lines;
+pub use log::LOG_LIMIT;
 pub use orphans::{Orphans, end_orphans};
-pub use prepare::{is_ignored, prepare_process};
+pub use prepare::{is_ignored, prepare_process, survive_signals};
 pub use probe::{Answer, PROBE_LIMIT, Prober};
 pub use redact::Redactor;
 pub use runner::{End, Finished, Runner};
 pub use running::{MARKER, reap};
 pub use shim::shim;
-pub use stop::signal;
+
 pub use user::{User, agent_user, build_user, lesser_owner};

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
+use tokio::task::yield_now;
 
 use agent_types::events::{Emitter, What};
 
@@ -21,6 +22,12 @@ pub trait Lines: Send {
     /// in order; while the listeners are behind, the child waits. A carriage return ends a line,
     /// too, and a line of more than 64 KiB comes in pieces.
     fn line(&mut self, line: &str) -> Vec<What>;
+
+    /// Where the child is, for consoles. Asked after each read of many lines, so that a flood of lines is
+    /// no flood of events.
+    fn progress(&mut self) -> Option<What> {
+        None
+    }
 
     /// What the child does now, for the word about its silence.
     fn doing(&self) -> Option<String> {
@@ -40,6 +47,16 @@ const BATCH: usize = 256 * 1024;
 
 /// The longest piece of a line.
 const PIECE: usize = 64 * 1024;
+
+/// What the lines of one command may come to as events: hundreds of thousands of tasks. Reports and
+/// listeners get no more, whatever layer code prints.
+const EVENT_BYTES: u64 = 256 << 20;
+
+/// What an event takes besides the words of its line.
+const EVENT: u64 = 100;
+
+/// Others have their turn after so many lines: signals and limits must not wait for the reader.
+const TURN: u32 = 256;
 
 /// The last lines that are kept, and how much of each.
 const TAIL_LINES: usize = 30;
@@ -100,6 +117,9 @@ pub(super) struct Output {
     secrets: Stream,
     decoder: Decoder,
     splitter: Splitter,
+    /// Of events, against [`EVENT_BYTES`].
+    told: u64,
+    lines: u32,
 }
 
 impl Output {
@@ -111,6 +131,8 @@ impl Output {
             secrets: redactor.stream(),
             decoder: Decoder::default(),
             splitter: Splitter::default(),
+            told: 0,
+            lines: 0,
         }
     }
 
@@ -133,12 +155,19 @@ impl Output {
             self.bytes += length as u64;
             let clear = self.secrets.feed(&buffer[..length]);
             let text = self.decoder.feed(&clear);
-            self.log.write(text.as_bytes());
-            self.tell_trouble(events).await;
-            self.splitter.feed(&text, lines, &mut self.tail, events).await;
+            self.log.write(&text);
+            tell_trouble(&mut self.log, events).await;
+            let (told, count) = (&mut self.told, &mut self.lines);
+            let mut to = Listener { lines, tail: &mut self.tail, events, told, count };
+            self.splitter.feed(&text, &mut to).await;
+            if let Some(progress) = lines.progress() {
+                events.emit(progress).await;
+            }
             pulse.does(lines.doing());
             pulse.beat();
             pulse.busy.store(false, Ordering::Relaxed);
+            // A child that prints without end is always ready to be read.
+            yield_now().await;
         }
     }
 
@@ -147,17 +176,56 @@ impl Output {
         let clear = self.secrets.finish();
         let mut text = self.decoder.feed(&clear).into_owned();
         text.push_str(self.decoder.finish());
-        self.log.write(text.as_bytes());
-        self.tell_trouble(events).await;
-        self.splitter.feed(&text, lines, &mut self.tail, events).await;
-        self.splitter.finish(lines, &mut self.tail, events).await;
+        self.log.write(&text);
+        self.log.finish();
+        tell_trouble(&mut self.log, events).await;
+        let (told, count) = (&mut self.told, &mut self.lines);
+        let mut to = Listener { lines, tail: &mut self.tail, events, told, count };
+        self.splitter.feed(&text, &mut to).await;
+        self.splitter.finish(&mut to).await;
+        if let Some(progress) = lines.progress() {
+            events.emit(progress).await;
+        }
     }
 
     pub async fn tell_trouble(&mut self, events: &Emitter) {
-        if let Some(trouble) = self.log.take_trouble() {
-            let message = format!("the log {} is incomplete: {trouble}", self.log.path.display());
-            let hint = "the command goes on and its outcome counts; make room on that disk";
-            events.warn(message, Some(hint.into())).await;
+        tell_trouble(&mut self.log, events).await;
+    }
+}
+
+async fn tell_trouble(log: &mut Log, events: &Emitter) {
+    if let Some(trouble) = log.take_trouble() {
+        let message = format!("the log {} is incomplete: {trouble}", log.path.display());
+        let hint = "the command goes on and its outcome counts; make room on that disk";
+        events.warn(message, Some(hint.into())).await;
+    }
+}
+
+/// Where whole lines go.
+struct Listener<'a> {
+    lines: &'a mut dyn Lines,
+    tail: &'a mut Tail,
+    events: &'a Emitter,
+    told: &'a mut u64,
+    count: &'a mut u32,
+}
+
+impl Listener<'_> {
+    async fn pass(&mut self, line: &str) {
+        self.tail.push(line);
+        for what in self.lines.line(line) {
+            let before = *self.told;
+            *self.told += line.len() as u64 + EVENT;
+            if *self.told <= EVENT_BYTES {
+                self.events.emit(what).await;
+            } else if before <= EVENT_BYTES {
+                let message = "a command printed so many messages that reports leave out the rest of them";
+                self.events.warn(message, Some("its log has all of them".into())).await;
+            }
+        }
+        *self.count = self.count.wrapping_add(1);
+        if *self.count % TURN == 0 {
+            yield_now().await;
         }
     }
 }
@@ -216,7 +284,7 @@ struct Splitter {
 }
 
 impl Splitter {
-    async fn feed(&mut self, mut text: &str, lines: &mut dyn Lines, tail: &mut Tail, events: &Emitter) {
+    async fn feed(&mut self, mut text: &str, to: &mut Listener<'_>) {
         while !text.is_empty() {
             let end = text.bytes().position(|byte| byte == b'\n' || byte == b'\r');
             let (part, rest) = match end {
@@ -229,40 +297,34 @@ impl Splitter {
             if is_second_half {
                 continue;
             }
-            let part = self.pieces(part, lines, tail, events).await;
+            let part = self.pieces(part, to).await;
             if end.is_none() {
                 self.held.push_str(part);
             } else if self.held.is_empty() {
-                pass(part, lines, tail, events).await;
+                to.pass(part).await;
             } else {
                 self.held.push_str(part);
-                pass(&self.held, lines, tail, events).await;
+                to.pass(&self.held).await;
                 self.held.clear();
             }
         }
     }
 
     /// Passes on full pieces while the line is longer than one; gives the rest.
-    async fn pieces<'a>(
-        &mut self,
-        mut part: &'a str,
-        lines: &mut dyn Lines,
-        tail: &mut Tail,
-        events: &Emitter,
-    ) -> &'a str {
+    async fn pieces<'a>(&mut self, mut part: &'a str, to: &mut Listener<'_>) -> &'a str {
         while self.held.len() + part.len() > PIECE {
             let (fits, rest) = part.split_at(cut(part, PIECE - self.held.len()));
             self.held.push_str(fits);
-            pass(&self.held, lines, tail, events).await;
+            to.pass(&self.held).await;
             self.held.clear();
             part = rest;
         }
         part
     }
 
-    async fn finish(&mut self, lines: &mut dyn Lines, tail: &mut Tail, events: &Emitter) {
+    async fn finish(&mut self, to: &mut Listener<'_>) {
         if !self.held.is_empty() {
-            pass(&std::mem::take(&mut self.held), lines, tail, events).await;
+            to.pass(&std::mem::take(&mut self.held)).await;
         }
     }
 }
@@ -270,13 +332,6 @@ impl Splitter {
 /// Where to cut a text so that no more than that many bytes stay, and no character breaks.
 pub(super) fn cut(text: &str, bytes: usize) -> usize {
     (0..=bytes.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0)
-}
-
-async fn pass(line: &str, lines: &mut dyn Lines, tail: &mut Tail, events: &Emitter) {
-    tail.push(line);
-    for what in lines.line(line) {
-        events.emit(what).await;
-    }
 }
 
 /// The last lines.
@@ -301,6 +356,7 @@ impl Tail {
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
+    use crate::log::LOG_LIMIT;
     use agent_types::events::{Event, channel};
     use agent_types::secret::Secret;
     use tokio::sync::mpsc;
@@ -339,7 +395,7 @@ mod tests {
 
     async fn logged(secrets: &[Secret], pieces: Vec<Vec<u8>>) -> (Vec<String>, Vec<u8>) {
         let base = tempfile::tempdir().unwrap();
-        let log = Log::create(base.path(), "x").unwrap();
+        let log = Log::create(base.path(), "x", LOG_LIMIT).unwrap();
         let (lines, output, _) = through(log, secrets, pieces).await;
         (lines, std::fs::read(&output.log.path).unwrap())
     }
@@ -356,13 +412,20 @@ mod tests {
         ] {
             for size in [1, 2, 3, 100] {
                 let (events, _received) = channel();
-                let (mut lines, mut tail, mut splitter) =
-                    (Collect::default(), Tail::default(), Splitter::default());
+                let (mut lines, mut splitter) = (Collect::default(), Splitter::default());
+                let (mut tail, mut told, mut count) = (Tail::default(), 0, 0);
+                let mut to = Listener {
+                    lines: &mut lines,
+                    tail: &mut tail,
+                    events: &events,
+                    told: &mut told,
+                    count: &mut count,
+                };
                 for piece in text.as_bytes().chunks(size) {
                     let piece = std::str::from_utf8(piece).unwrap();
-                    splitter.feed(piece, &mut lines, &mut tail, &events).await;
+                    splitter.feed(piece, &mut to).await;
                 }
-                splitter.finish(&mut lines, &mut tail, &events).await;
+                splitter.finish(&mut to).await;
                 assert_eq!(lines.0, wanted, "{text:?} by {size}");
             }
         }
@@ -424,9 +487,50 @@ mod tests {
         let text = (0..100).map(|n| format!("{n} {}\n", "x".repeat(2000))).collect::<String>();
         let base = tempfile::tempdir().unwrap();
         let (_, output, _) =
-            through(Log::create(base.path(), "x").unwrap(), &[], vec![text.into_bytes()]).await;
+            through(Log::create(base.path(), "x", LOG_LIMIT).unwrap(), &[], vec![text.into_bytes()]).await;
         let tail = output.tail.into_lines();
         assert_eq!((tail.len(), tail[0].len()), (TAIL_LINES, TAIL_BYTES));
         assert!(tail[0].starts_with("70 ") && tail[29].starts_with("99 "));
+    }
+
+    /// Each line is an event of its size.
+    struct Echo;
+
+    impl Lines for Echo {
+        fn line(&mut self, _: &str) -> Vec<What> {
+            vec![What::Heartbeat { silent_seconds: 0, running: String::new() }]
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_told_of_one_command_is_bounded() {
+        let (events, mut received) = channel();
+        let count = tokio::spawn(async move {
+            let mut warnings = Vec::new();
+            let mut number = 0u64;
+            while let Some(event) = received.recv().await {
+                match event.what {
+                    What::Notice { message, .. } => warnings.push(message),
+                    _ => number += 1,
+                }
+            }
+            (number, warnings)
+        });
+        let (mut tail, mut told, mut count_of_lines) = (Tail::default(), 0, 0);
+        let mut to = Listener {
+            lines: &mut Echo,
+            tail: &mut tail,
+            events: &events,
+            told: &mut told,
+            count: &mut count_of_lines,
+        };
+        let line = "x".repeat(PIECE);
+        let fits = EVENT_BYTES / (PIECE as u64 + EVENT);
+        for _ in 0..fits + 100 {
+            to.pass(&line).await;
+        }
+        drop(events);
+        let (number, warnings) = count.await.unwrap();
+        assert_eq!((number, warnings.len()), (fits, 1), "{warnings:?}");
     }
 }

@@ -5,6 +5,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
 
+use tokio::signal::unix::SignalKind;
+
 use agent_types::error::{Error, Result};
 
 /// More open files than this make pseudo and old Pythons slow: they close every possible descriptor
@@ -19,6 +21,14 @@ pub fn is_ignored(signal: Signal) -> bool {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
     mask >> (signal as i32 - 1) & 1 == 1
+}
+
+/// Keeps SIGXFSZ (a file has become as large as `ulimit -f` allows) from ending the agent: the write that
+/// was too much fails instead, and is told. The children's own handling stays the usual one. SIGPIPE is
+/// ignored by every Rust program. Needs the runtime.
+pub fn survive_signals() {
+    // Once there is a listener, the signal is caught for ever.
+    let _ = tokio::signal::unix::signal(SignalKind::from_raw(Signal::SIGXFSZ as i32));
 }
 
 /// Prepares this process, and through it all of its children: to be called once, at the start.

@@ -144,7 +144,28 @@ impl Processes {
         let pids = entries.flatten().filter_map(|entry| {
             String::from_utf8(entry.file_name().into_vec()).ok().and_then(|name| name.parse::<i32>().ok())
         });
-        Processes(pids.filter_map(Process::find).map(|process| (process.pid, process)).collect())
+        let mut all: BTreeMap<i32, Process> =
+            pids.filter_map(Process::find).map(|process| (process.pid, process)).collect();
+        // Whose parent ended during the reading has another one by now.
+        let lost = |one: &&Process| one.parent > 0 && !all.contains_key(&one.parent);
+        let lost: Vec<i32> = all.values().filter(lost).map(|one| one.pid).collect();
+        for pid in lost {
+            match Process::find(pid) {
+                Some(process) => all.insert(pid, process),
+                None => all.remove(&pid),
+            };
+        }
+        Processes(all)
+    }
+
+    /// The numbers of all processes, those first that were probably started last.
+    pub fn newest_first() -> Vec<i32> {
+        let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let mut pids: Vec<i32> = entries
+            .filter_map(|entry| entry.file_name().to_str().and_then(|name| name.parse().ok()))
+            .collect();
+        pids.sort_unstable_by(|one, other| other.cmp(one));
+        pids
     }
 
     pub fn get(&self, pid: i32) -> Option<&Process> {

@@ -17,12 +17,13 @@ use agent_types::error::{Error, Result};
 use agent_types::events::{Emitter, What};
 use agent_types::stage::Stage;
 
+use super::ended::Ended;
 use super::lines::{Output, Pulse};
-use super::log::Log;
+use super::log::{LOG_LIMIT, Log};
 use super::processes::{Process, Processes};
-use super::running::{Running, unclaimed};
+use super::running::Running;
 use super::spawn::{Spawned, spawn};
-use super::stop::{Ended, Patience, end_leftovers, stop_group};
+use super::stop::{Patience, end_daemons, end_leftovers, stop_group};
 use super::watch::{Over, Watch};
 use super::{Command, Interrupt, Interrupted, Lines, Redactor};
 
@@ -96,6 +97,8 @@ pub struct Runner {
     pub stall: Duration,
     /// Between a polite signal and SIGKILL.
     pub grace: Duration,
+    /// The largest log of one command, in bytes.
+    pub log_limit: u64,
     /// The number of the last command, shared by all runners of the job.
     pub commands: Arc<AtomicU32>,
 }
@@ -135,8 +138,8 @@ impl Runner {
 
     /// Keeps a text beside the logs, redacted; gives its path relative to the output directory.
     pub fn keep_text(&self, name: &str, text: &str) -> Result<PathBuf> {
-        let mut log = Log::create(&self.logs, name)?;
-        log.write(self.redactor.redact(text).as_bytes());
+        let mut log = Log::create(&self.logs, name, LOG_LIMIT)?;
+        log.write(&self.redactor.redact(text));
         match log.take_trouble() {
             Some(trouble) => Err(agent_types::error::Error::machine(trouble)),
             None => Ok(self.relative_log(&log.path)),
@@ -158,7 +161,7 @@ impl Runner {
             .map(|arg| self.redactor.redact(&arg.to_string_lossy()).into_owned())
             .collect();
         let number = self.commands.fetch_add(1, Ordering::Relaxed) + 1;
-        let log = Log::create(&self.logs, &command.log)?;
+        let log = Log::create(&self.logs, &command.log, self.log_limit)?;
         if let Some(why) = self.interrupt.state() {
             return Ok(self.not_started(number, argv, log, why).await);
         }
@@ -199,6 +202,11 @@ impl Runner {
         if output.log.lost > 0 {
             let path = output.log.path.display();
             self.events.info(format!("{} bytes of output are missing in {path}", output.log.lost)).await;
+        }
+        if output.log.cut > 0 {
+            let (path, cut) = (output.log.path.display(), output.log.cut);
+            let message = format!("{path} is longer than its limit: {cut} bytes in its middle were cut out");
+            self.events.warn(message, Some("`[limits] log` is the limit".into())).await;
         }
         let seconds = elapsed.as_secs_f64();
         self.events.emit(What::CommandFinished { command, end, seconds, bytes: output.bytes }).await;
@@ -315,9 +323,8 @@ impl Job<'_> {
     }
 
     async fn end_daemons(&self, reading: &mut Reading<'_>, stopped: bool) {
-        let ended =
-            end_leftovers(unclaimed, self.patience(self.times.daemons, stopped), &self.runner.interrupt);
-        let ended = reading.beside(ended).await;
+        let patience = self.patience(self.times.daemons, stopped);
+        let ended = reading.beside(end_daemons(patience, &self.runner.interrupt)).await;
         self.tell(ended, "running as a daemon").await;
     }
 
@@ -337,7 +344,22 @@ impl Job<'_> {
             let message = format!("`{}` left {} {what}; ended", self.name, labels(&ended.processes));
             self.runner.events.warn(message, None).await;
         }
-        if !ended.still_there.is_empty() {
+        if ended.outlived {
+            let message = format!(
+                "`{}` left processes that fork faster than they can be ended{}",
+                self.name,
+                if ended.still_there.is_empty() {
+                    String::new()
+                } else {
+                    format!(", among them {}", labels(&ended.still_there))
+                }
+            );
+            let hint = "they may write where the next jobs work: restart this machine or container";
+            self.runner.events.warn(message, Some(hint.into())).await;
+        } else if ended.kept_forking && ended.processes.is_empty() {
+            let message = format!("`{}` left processes that kept forking; ended", self.name);
+            self.runner.events.warn(message, None).await;
+        } else if !ended.still_there.is_empty() {
             let message = format!("cannot end {}, left by `{}`", labels(&ended.still_there), self.name);
             let hint = "they belong to another user, or wait for a disk or a file server";
             self.runner.events.warn(message, Some(hint.into())).await;
@@ -390,3 +412,7 @@ const ROUNDS: u32 = 12;
 #[cfg(test)]
 #[path = "runner_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "forker_tests.rs"]
+mod forker_tests;

@@ -9,9 +9,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 /// A runner with short times, and what it told.
-struct Bench {
-    base: tempfile::TempDir,
-    runner: Runner,
+pub(super) struct Bench {
+    pub(super) base: tempfile::TempDir,
+    pub(super) runner: Runner,
     received: mpsc::Receiver<Event>,
 }
 
@@ -25,7 +25,7 @@ impl Lines for Collect {
     }
 }
 
-const QUICK: Times = Times {
+pub(super) const QUICK: Times = Times {
     heartbeat: Duration::from_secs(60),
     output: Duration::from_millis(300),
     daemons: Duration::from_millis(300),
@@ -33,7 +33,7 @@ const QUICK: Times = Times {
 };
 
 impl Bench {
-    fn new() -> Bench {
+    pub(super) fn new() -> Bench {
         prepare_process().unwrap();
         // As the agent does. A shell cannot trap what its parent ignores, as under `nohup` and `&`.
         let _ = signal(SignalKind::interrupt()).unwrap();
@@ -47,12 +47,13 @@ impl Bench {
             logs: base.path().join("out/logs"),
             stall: Duration::from_secs(600),
             grace: Duration::from_millis(800),
+            log_limit: LOG_LIMIT,
             commands: Arc::default(),
         };
         Bench { base, runner, received }
     }
 
-    fn sh(&self, script: &str) -> Command {
+    pub(super) fn sh(&self, script: &str) -> Command {
         let mut command = Command::new("sh", self.base.path(), "test").arg("-c").arg(script);
         command.environment.set("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
         command
@@ -87,6 +88,10 @@ impl Bench {
         let pids = pids.lines().map(|pid| pid.trim().parse().unwrap());
         pids.filter(|pid| Process::find(*pid).is_some_and(|process| !process.is_dead())).collect()
     }
+}
+
+pub(super) fn warnings_of(bench: &mut Bench) -> String {
+    bench.warnings()
 }
 
 /// Calls back for each line.

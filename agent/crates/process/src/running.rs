@@ -14,6 +14,7 @@
 //! process group with the agent's user: those are never touched.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
@@ -21,6 +22,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{Pid, geteuid, getpgrp, getpid};
 
+use super::control_group;
 use super::processes::{Process, Processes};
 
 /// The variable that marks a command's descendants.
@@ -41,6 +43,55 @@ static GIVEN_UP: Mutex<BTreeSet<(i32, u64)>> = Mutex::new(BTreeSet::new());
 
 fn given_up() -> MutexGuard<'static, BTreeSet<(i32, u64)>> {
     GIVEN_UP.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(super) fn is_given_up(process: &Process) -> bool {
+    given_up().contains(&(process.pid, process.started))
+}
+
+/// Adopted processes that have ended and were waited for.
+static BURIALS: AtomicU64 = AtomicU64::new(0);
+
+/// How many adopted processes have ended.
+pub(super) fn burials() -> u64 {
+    BURIALS.load(Ordering::Relaxed)
+}
+
+/// Whether no command runs.
+pub(super) fn idle() -> bool {
+    running().is_empty()
+}
+
+/// Does the work unless a command runs. None is started before it is done.
+pub(super) fn while_idle(work: impl FnOnce()) {
+    let running = running();
+    if running.is_empty() {
+        work();
+    }
+}
+
+/// Whether the process descends from the agent and belongs to no library, as [`unclaimed`], but by itself:
+/// the process table need not be read for it. Only to be asked while no command runs.
+pub(super) fn is_leftover(process: &Process) -> bool {
+    let own = getpid().as_raw();
+    if process.pid == own || is_given_up(process) {
+        return false;
+    }
+    // While parents end, the way up may break off: then it is another one by now.
+    for _ in 0..10 {
+        let Some(mut above) = Process::find(process.pid) else { return false };
+        for _ in 0..1000 {
+            if above.parent == own {
+                return !is_librarys(&above);
+            }
+            match Process::find(above.parent) {
+                Some(parent) => above = parent,
+                None if above.parent == 0 => return false,
+                None => break,
+            }
+        }
+    }
+    false
 }
 
 /// From now on nobody asks for these processes.
@@ -74,6 +125,7 @@ impl Running {
         let group = child.id().map_or(0, |pid| pid as i32);
         let marker = format!("{MARKER}={value}");
         running.insert(group, marker.clone());
+        control_group::join(group);
         let started = Process::find(group).map_or(0, |leader| leader.started);
         Ok((child, Running { group, marker, started, over: false }))
     }
@@ -178,6 +230,7 @@ pub fn reap() {
         if running.contains_key(&pid.as_raw()) || !ours || take(pid).is_err() {
             return;
         }
+        BURIALS.fetch_add(1, Ordering::Relaxed);
     }
 }
 

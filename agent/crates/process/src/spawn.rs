@@ -14,6 +14,7 @@ use tokio::process::Child;
 
 use agent_types::error::{Error, Result};
 
+use super::forkers;
 use super::running::Running;
 use super::{Command, User};
 
@@ -29,12 +30,16 @@ pub(super) struct Spawned {
     pub pipe: PathBuf,
 }
 
-/// Starts the child with stdin from `/dev/null` and with no environment but its own.
+/// Starts the child with its own stdin, or `/dev/null`, and with no environment but its own.
 ///
 /// # Errors
 /// When the program, the directory or the user cannot be had, naming them.
 pub(super) fn spawn(command: &Command, number: u32) -> Result<Spawned> {
-    let program = command.argv.first().ok_or_else(|| Error::internal("a command without a program"))?;
+    let program = command
+        .launcher
+        .first()
+        .or(command.argv.first())
+        .ok_or_else(|| Error::internal("a command without a program"))?;
     let unpiped = |error: std::io::Error| Error::machine("cannot make a pipe").because(&error);
     let (reader, writer) = std::io::pipe().map_err(unpiped)?;
     // Only a matter of speed.
@@ -48,8 +53,15 @@ pub(super) fn spawn(command: &Command, number: u32) -> Result<Spawned> {
         }
         None => plain(command, program),
     };
+    if let Some(user) = &command.user {
+        forkers::runs_as(user.uid, user.gid);
+    }
     child.current_dir(&command.cwd);
-    child.stdin(Stdio::null()).stdout(writer.try_clone().map_err(unpiped)?).stderr(writer);
+    let stdin = match &command.stdin {
+        Some(stdin) => Stdio::from(stdin.try_clone().map_err(unpiped)?),
+        None => Stdio::null(),
+    };
+    child.stdin(stdin).stdout(writer.try_clone().map_err(unpiped)?).stderr(writer);
     let started = Running::start(&mut child, number);
     // It holds the pipe's other end.
     drop(child);
@@ -60,7 +72,10 @@ pub(super) fn spawn(command: &Command, number: u32) -> Result<Spawned> {
 
 fn plain(command: &Command, program: &OsStr) -> tokio::process::Command {
     let mut child = tokio::process::Command::new(program);
-    child.args(&command.argv[1..]).env_clear().envs(command.environment.iter());
+    child
+        .args(command.launcher.iter().chain(&command.argv).skip(1))
+        .env_clear()
+        .envs(command.environment.iter());
     if let Some(user) = &command.user {
         // Root's supplementary groups are dropped by the standard library when the uid changes.
         child.uid(user.uid).gid(user.gid);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::process::Child;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -10,8 +10,10 @@ use tokio::time::{Instant, sleep, timeout_at};
 use agent_types::error::{Error, Result};
 
 use super::Interrupt;
+use super::ended::{self, Ended, signal};
+use super::forkers;
 use super::processes::{Process, Processes};
-use super::running::{Running, give_up, reap};
+use super::running::{Running, give_up, reap, unclaimed};
 
 /// Between two looks at the process table.
 const LOOK: Duration = Duration::from_millis(50);
@@ -19,14 +21,6 @@ const LOOK: Duration = Duration::from_millis(50);
 /// After SIGKILL a process is gone at once, unless the kernel holds it: a lost NFS server, a sick
 /// disk.
 const KILLED: Duration = Duration::from_secs(10);
-
-/// Sends the signal to exactly this process, not to another that was given its number. Errors are
-/// of no interest: it is gone, or may not be signalled, and the caller looks again anyway.
-pub fn signal(process: &Process, signal: Signal) {
-    if process.pid > 1 && process.is_alive() {
-        let _ = kill(Pid::from_raw(process.pid), signal);
-    }
-}
 
 /// Stops a command's whole process group: SIGINT, SIGINT (BitBake takes the first as "finish the
 /// running tasks" and the second as "stop now"), SIGTERM, SIGKILL, with the grace time divided
@@ -71,7 +65,7 @@ fn signal_group(child: &Child, running: &Running, signal: Signal) {
     // A leader that went over to another group is still the one to end.
     let leader = child.id().and_then(|pid| processes.get(pid as i32));
     if let Some(leader) = leader.filter(|leader| leader.group != running.group) {
-        self::signal(leader, signal);
+        ended::signal(leader, signal);
     }
 }
 
@@ -98,6 +92,9 @@ pub(super) struct Patience {
     pub politely: Duration,
 }
 
+/// Between SIGKILL to the family of a command and what is done about those that fork too fast for it.
+const FAMILY_KILLED: Duration = Duration::from_secs(3);
+
 /// Waits for processes to go by themselves, ends them when they don't, and says which were ended.
 /// `find` looks who is there; it is asked again and again, because the children of the ended turn
 /// up late.
@@ -111,16 +108,7 @@ pub(super) async fn end_leftovers(
         reap();
         find(&Processes::now())
     };
-    if wait_gone(&leftovers, patience.by_itself, interrupt, &mut |_| {}).await {
-        return ended;
-    }
-    let mut politely = |left: &[Process]| {
-        for process in left.iter().filter(|one| !ended.knows(one)) {
-            signal(process, Signal::SIGTERM);
-        }
-        ended.add(left);
-    };
-    if wait_gone(&leftovers, patience.politely, interrupt, &mut politely).await {
+    if end_politely(&leftovers, patience, interrupt, &mut ended).await {
         return ended;
     }
     let mut at_once = |left: &[Process]| {
@@ -129,33 +117,43 @@ pub(super) async fn end_leftovers(
     };
     // No second signal can make this any faster.
     let never = Interrupt::new(None);
-    if !wait_gone(&leftovers, KILLED, &never, &mut at_once).await {
+    if !wait_gone(&leftovers, FAMILY_KILLED, &never, &mut at_once).await {
         ended.still_there = leftovers();
         give_up(&ended.still_there);
     }
     ended
 }
 
-/// What [`end_leftovers`] did.
-#[derive(Debug, Default)]
-pub(super) struct Ended {
-    pub processes: Vec<Process>,
-    /// Not even SIGKILL helped, or the signal is not allowed.
-    pub still_there: Vec<Process>,
+/// Ends what all commands together left behind, unless one of them still runs.
+pub(super) async fn end_daemons(patience: Patience, interrupt: &Interrupt) -> Ended {
+    let mut ended = Ended::default();
+    let leftovers = || {
+        reap();
+        unclaimed(&Processes::now())
+    };
+    end_politely(&leftovers, patience, interrupt, &mut ended).await;
+    forkers::end(&mut ended, KILLED).await;
+    give_up(&ended.still_there);
+    ended
 }
 
-impl Ended {
-    fn add(&mut self, left: &[Process]) {
-        for process in left {
-            if !self.knows(process) {
-                self.processes.push(process.clone());
-            }
+/// Waits for processes to go by themselves, then asks them to go. Whether they have gone.
+async fn end_politely(
+    leftovers: &impl Fn() -> Vec<Process>,
+    patience: Patience,
+    interrupt: &Interrupt,
+    ended: &mut Ended,
+) -> bool {
+    if wait_gone(leftovers, patience.by_itself, interrupt, &mut |_| {}).await {
+        return true;
+    }
+    let mut politely = |left: &[Process]| {
+        for process in left.iter().filter(|one| !ended.knows(one)) {
+            signal(process, Signal::SIGTERM);
         }
-    }
-
-    fn knows(&self, process: &Process) -> bool {
-        self.processes.iter().any(|one| (one.pid, one.started) == (process.pid, process.started))
-    }
+        ended.add(left);
+    };
+    wait_gone(leftovers, patience.politely, interrupt, &mut politely).await
 }
 
 /// Does `act` to those that are there until there are none (`true`) or the time is over. A second

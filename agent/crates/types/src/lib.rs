@@ -6,6 +6,7 @@ pub mod artifact;
 pub mod cut;
 pub mod error;
 pub mod events;
+pub mod listing;
 pub mod mistake;
 pub mod outcome;
 pub mod release;

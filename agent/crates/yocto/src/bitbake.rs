@@ -10,8 +10,14 @@ use agent_types::events::{Sstate, Unit, What};
 
 /// How many failed tasks are kept; more are counted only.
 const FAILURES_KEPT: usize = 50;
-/// How many error lines are kept for a build that failed without a failed task.
+/// How many error lines are kept for a build that failed without a failed task, and how much of each.
 const ERRORS_KEPT: usize = 60;
+const ERROR_BYTES: usize = 4096;
+
+/// How many running tasks are known by name, and how much of each name. BitBake runs at most
+/// `BB_NUMBER_THREADS`, but layer code can print that a task has started as often as it likes.
+const RUNNING_KEPT: usize = 256;
+const NAME_BYTES: usize = 200;
 
 /// A task that failed, as BitBake tells it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,14 +43,19 @@ pub struct TasksSummary {
 #[derive(Debug)]
 pub struct Build {
     unit: Unit,
+    /// In the order of their starts.
     running: Vec<String>,
     done: u64,
     total: u64,
+    /// Something of the above has changed since it was last told.
+    changed: bool,
     pub failures: Vec<Failure>,
     pub failures_total: u64,
     /// Shared state that could not be used, so that the task ran instead: a warning, no failure.
     pub setscene_failures: u64,
     pub summary: Option<TasksSummary>,
+    /// What BitBake says only of a build that failed; a build that passed has none of it.
+    pub admits_failure: Option<String>,
     pub sstate: Option<Sstate>,
     /// `ERROR:` lines, the first ones.
     pub errors: Vec<String>,
@@ -66,7 +77,13 @@ static SSTATE: LazyLock<Regex> = LazyLock::new(|| {
 });
 static SUMMARY: LazyLock<Regex> = LazyLock::new(|| {
     regex(
-        r"Tasks Summary: Attempted (\d+) tasks of which (\d+) didn't need to be rerun and (?:(\d+) failed|all succeeded)",
+        r"^NOTE: Tasks Summary: Attempted (\d+) tasks of which (\d+) didn't need to be rerun and (?:(\d+) failed|all succeeded)\.$",
+    )
+});
+/// The closing lines of `lib/bb/ui/knotty.py`, dunfell to master.
+static FAILED_END: LazyLock<Regex> = LazyLock::new(|| {
+    regex(
+        r"^(?:Summary: There (?:was|were) \d+ ERROR messages?(?: shown)?, returning a non-zero exit code\.|Summary: \d+ tasks? failed:?|Execution was interrupted, returning a non-zero exit code\.)$",
     )
 });
 
@@ -85,28 +102,35 @@ impl Build {
             running: Vec::new(),
             done: 0,
             total: 0,
+            changed: false,
             failures: Vec::new(),
             failures_total: 0,
             setscene_failures: 0,
             summary: None,
+            admits_failure: None,
             sstate: None,
             errors: Vec::new(),
         }
     }
 
     fn task(&mut self, recipe: &str, task: &str, state: &str) -> Vec<What> {
-        let name = format!("{recipe}:{task}");
+        self.changed = true;
+        let name = cut(&format!("{recipe}:{task}"), NAME_BYTES).to_owned();
+        let known = self.running.iter().position(|running| *running == name);
         if state == "Started" {
-            self.running.push(name);
-            return vec![self.progress()];
+            if known.is_none() && self.running.len() < RUNNING_KEPT {
+                self.running.push(name);
+            }
+            return Vec::new();
         }
-        self.running.retain(|running| *running != name);
+        if let Some(known) = known {
+            self.running.remove(known);
+        }
         let ok = state == "Succeeded";
         if !ok {
             self.failure(recipe, task);
         }
-        let done = What::Task { unit: self.unit.clone(), recipe: recipe.into(), task: task.into(), ok };
-        vec![done, self.progress()]
+        vec![What::Task { unit: self.unit.clone(), recipe: recipe.into(), task: task.into(), ok }]
     }
 
     /// BitBake tells of a failed task up to three times, each time with another part of the story.
@@ -146,15 +170,6 @@ impl Build {
             None => self.failure(recipe, task),
         }
     }
-
-    fn progress(&self) -> What {
-        What::Progress {
-            unit: self.unit.clone(),
-            done: self.done,
-            total: self.total,
-            running: self.running.clone(),
-        }
-    }
 }
 
 impl Lines for Build {
@@ -165,7 +180,8 @@ impl Lines for Build {
         if let Some(found) = RUNNING.captures(line) {
             self.done = number(&found, 1).saturating_sub(1);
             self.total = number(&found, 2);
-            return vec![self.progress()];
+            self.changed = true;
+            return Vec::new();
         }
         if let Some(found) = SSTATE.captures(line) {
             let summary = Sstate {
@@ -178,12 +194,16 @@ impl Lines for Build {
             self.sstate = Some(summary);
             return vec![What::Sstate { unit: self.unit.clone(), summary }];
         }
-        if let Some(found) = SUMMARY.captures(line) {
-            self.summary = Some(TasksSummary {
-                attempted: number(&found, 1),
-                not_needed: number(&found, 2),
-                failed: number(&found, 3),
-            });
+        if FAILED_END.is_match(line) {
+            self.admits_failure.get_or_insert_with(|| line.trim_end_matches(':').to_owned());
+        } else if let Some(found) = SUMMARY.captures(line) {
+            let failed = number(&found, 3);
+            // Should there be several, none of them may tell of a failure.
+            if failed > 0 {
+                self.admits_failure.get_or_insert_with(|| line.to_owned());
+            }
+            self.summary =
+                Some(TasksSummary { attempted: number(&found, 1), not_needed: number(&found, 2), failed });
         } else if let Some(found) = LOGFILE.captures(line) {
             self.logfile(&found[1]);
         } else if let Some(found) = FAILED.captures(line) {
@@ -191,15 +211,29 @@ impl Lines for Build {
         } else if SETSCENE.is_match(line) {
             self.setscene_failures += 1;
         } else if line.starts_with("ERROR: ") && self.errors.len() < ERRORS_KEPT {
-            self.errors.push(line.to_owned());
+            self.errors.push(cut(line, ERROR_BYTES).to_owned());
         }
         Vec::new()
+    }
+
+    fn progress(&mut self) -> Option<What> {
+        std::mem::take(&mut self.changed).then(|| What::Progress {
+            unit: self.unit.clone(),
+            done: self.done,
+            total: self.total,
+            running: self.running.clone(),
+        })
     }
 
     fn doing(&self) -> Option<String> {
         let tasks = self.running.iter().take(4).cloned().collect::<Vec<_>>().join(", ");
         (!tasks.is_empty()).then(|| format!("{tasks} ({} of {} tasks done)", self.done, self.total))
     }
+}
+
+/// The beginning of the text, at most that many bytes, with whole characters.
+fn cut(text: &str, bytes: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes)]
 }
 
 /// The group as a number; a group that did not take part is zero.
@@ -271,14 +305,74 @@ mod tests {
 
     #[test]
     fn progress_names_what_runs() {
-        let (_, events) = follow(
+        let (mut build, _) = follow(
             "NOTE: Running task 5 of 9 (/m/a_1.bb:do_compile)\n\
              NOTE: recipe a-1-r0: task do_compile: Started\n\
              NOTE: recipe b-1-r0: task do_fetch: Started\n\
              NOTE: recipe a-1-r0: task do_compile: Succeeded\n",
         );
-        let Some(What::Progress { done, total, running, .. }) = events.last() else { panic!("{events:?}") };
-        assert_eq!((*done, *total, &running[..]), (4, 9, &["b-1-r0:do_fetch".to_string()][..]));
+        let Some(What::Progress { done, total, running, .. }) = build.progress() else { panic!() };
+        assert_eq!((done, total, &running[..]), (4, 9, &["b-1-r0:do_fetch".to_string()][..]));
+        assert_eq!(build.progress(), None, "nothing has changed since");
+    }
+
+    #[test]
+    fn what_is_kept_of_a_flood_is_bounded() {
+        let mut build = Build::new(Unit::new(Stage::Build, "x"));
+        let long = "é".repeat(30_000);
+        for number in 0..100_000 {
+            assert_eq!(build.line(&format!("NOTE: recipe x{number}: task do_y: Started")), []);
+            build.line(&format!("NOTE: recipe {number}{}: task do_y: Started", &long[..400]));
+            build.line("NOTE: recipe same: task do_y: Started");
+        }
+        for number in 0..1000 {
+            build.line(&format!("ERROR: {number} {long}"));
+            build.line(&format!("ERROR: Logfile of failure stored in: /{number}"));
+            build.line(&format!("ERROR: Task (/m/a_{number}.bb:do_x{number}) failed with exit code '1'"));
+        }
+        let Some(What::Progress { running, .. }) = build.progress() else { panic!() };
+        assert_eq!(running.len(), RUNNING_KEPT);
+        assert!(running.iter().all(|name| name.len() <= NAME_BYTES));
+        assert_eq!((build.errors.len(), build.failures.len()), (ERRORS_KEPT, FAILURES_KEPT));
+        assert!(build.errors.iter().all(|error| error.len() <= ERROR_BYTES));
+        assert!(build.doing().unwrap().len() < 5 * NAME_BYTES);
+    }
+
+    #[test]
+    fn the_summary_is_a_line_of_its_own() {
+        let good =
+            "NOTE: Tasks Summary: Attempted 5 tasks of which 0 didn't need to be rerun and all succeeded.";
+        assert_eq!(follow(good).0.summary.map(|summary| summary.attempted), Some(5));
+        for line in [
+            format!("NOTE: x-1-r0 do_y: {good}"),
+            format!("the recipe says {good}"),
+            good.trim_start_matches("NOTE: ").to_owned(),
+            format!("{good} Or not."),
+        ] {
+            assert_eq!(follow(&line).0.summary, None, "{line}");
+        }
+    }
+
+    #[test]
+    fn closing_lines_admit_a_failure() {
+        for (line, wanted) in [
+            ("Summary: There was 1 ERROR message shown, returning a non-zero exit code.", true),
+            ("Summary: There were 2 ERROR messages, returning a non-zero exit code.", true),
+            ("Summary: 1 task failed:", true),
+            ("Summary: 12 tasks failed:", true),
+            ("Execution was interrupted, returning a non-zero exit code.", true),
+            ("NOTE: Tasks Summary: Attempted 5 tasks of which 0 didn't need to be rerun and 1 failed.", true),
+            (
+                "NOTE: Tasks Summary: Attempted 5 tasks of which 0 didn't need to be rerun and all succeeded.",
+                false,
+            ),
+            ("Summary: There was 1 WARNING message.", false),
+            ("Summary: There were 2 WARNING messages shown.", false),
+            ("ERROR: a recipe prints this", false),
+            ("NOTE: x: Summary: 1 task failed:", false),
+        ] {
+            assert_eq!(follow(line).0.admits_failure.is_some(), wanted, "{line}");
+        }
     }
 
     #[test]

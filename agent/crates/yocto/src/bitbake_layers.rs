@@ -9,7 +9,14 @@ use std::path::{Path, PathBuf};
 use agent_types::events::{Finding, Level, Unit};
 
 /// Findings beyond this number are counted only.
-const MOST_FINDINGS: usize = 200;
+const MOST_FINDINGS: usize = 5000;
+
+/// Pairs of layers, and layers that have one recipe, beyond this number are left out; there are never so
+/// many layers.
+const MOST_LAYERS: usize = 1000;
+
+/// A longer word is not the name of a layer.
+const LONGEST_NAME: usize = 255;
 
 /// Feed it every line of one sub-command, then take the findings.
 #[derive(Debug)]
@@ -26,6 +33,10 @@ pub struct LayersOutput {
     crossings: BTreeMap<(String, String), usize>,
     /// The next indented lines name bbappend files without a recipe, at this level.
     dangling: Option<Level>,
+    /// A line with text came.
+    spoke: bool,
+    /// The tool's own Python broke.
+    traceback: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,11 +66,24 @@ impl LayersOutput {
             in_overlayed: false,
             crossings: BTreeMap::new(),
             dangling: None,
+            spoke: false,
+            traceback: false,
+        }
+    }
+
+    /// Why exit status 0 cannot be believed. `None`: nothing speaks against it.
+    pub fn contradiction(&self) -> Option<&'static str> {
+        match (self.traceback, self.spoke) {
+            (true, _) => Some("it printed a Python traceback"),
+            (false, false) => Some("it printed nothing"),
+            (false, true) => None,
         }
     }
 
     /// One line, without its end.
     pub fn line(&mut self, line: &str) {
+        self.spoke |= !line.trim().is_empty();
+        self.traceback |= line.trim_end() == "Traceback (most recent call last):";
         if self.dangling_append(line) || self.message(line) {
             return;
         }
@@ -70,7 +94,9 @@ impl LayersOutput {
         }
     }
 
-    pub fn finish(mut self) -> Vec<Finding> {
+    /// The findings. `passed`: the tool itself found nothing wrong; then an `ERROR:` line is only a text that
+    /// somebody printed, and no error.
+    pub fn finish(mut self, passed: bool) -> Vec<Finding> {
         self.close_overlayed();
         for ((from, to), count) in std::mem::take(&mut self.crossings) {
             let message = format!("`{from}` uses {count} recipes, classes or files of `{to}`");
@@ -79,6 +105,9 @@ impl LayersOutput {
         if self.left_out > 0 {
             let message = format!("{} more findings are in the log", self.left_out);
             self.findings.push(self.finding(Level::Info, "left-out", message));
+        }
+        for finding in self.findings.iter_mut().filter(|finding| passed && finding.level == Level::Error) {
+            finding.level = Level::Warning;
         }
         self.findings
     }
@@ -125,7 +154,10 @@ impl LayersOutput {
         } else if !self.in_overlayed {
             // Progress and notes come before.
         } else if let Some(item) = line.strip_prefix("  ") {
-            if let Some((_, layers)) = &mut self.overlayed {
+            if let Some((_, layers)) = &mut self.overlayed
+                && layers.len() < MOST_LAYERS
+                && item.len() <= 4 * LONGEST_NAME
+            {
                 layers.push(item.split_whitespace().collect::<Vec<_>>().join(" "));
             }
         } else {
@@ -154,6 +186,9 @@ impl LayersOutput {
             && !from.is_empty()
             && !to.is_empty()
             && !from.contains(' ')
+            && from.len().max(to.len()) <= LONGEST_NAME
+            && (self.crossings.len() < MOST_LAYERS
+                || self.crossings.contains_key(&(from.to_owned(), to.to_owned())))
         {
             *self.crossings.entry((from.to_owned(), to.to_owned())).or_default() += 1;
         }
@@ -271,7 +306,7 @@ mod tests {
         let words: Vec<String> = command.split(' ').map(str::to_owned).collect();
         let mut output = LayersOutput::new(&words, Unit::new(Stage::Check, "u"), Path::new("/src"));
         text.lines().for_each(|line| output.line(line));
-        output.finish()
+        output.finish(false)
     }
 
     fn brief(findings: &[Finding]) -> Vec<String> {
@@ -355,8 +390,41 @@ mod tests {
             ]
         );
         assert_eq!((found[0].file.as_deref(), found[0].line), (Some(Path::new("meta-x/x_1.0.bb")), Some(3)));
-        let flood = "WARNING: x\n".repeat(1000);
+        let flood = "WARNING: x\n".repeat(10_000);
         assert_eq!(findings("show-layers", &flood).len(), MOST_FINDINGS + 1);
+    }
+
+    #[test]
+    fn a_pass_needs_words_and_no_traceback() {
+        let said = |text: &str| {
+            let words = ["show-layers".to_owned()];
+            let mut output = LayersOutput::new(&words, Unit::new(Stage::Check, "u"), Path::new("/src"));
+            text.lines().for_each(|line| output.line(line));
+            let levels: Vec<_> = [true, false]
+                .map(|passed| {
+                    let mut output =
+                        LayersOutput::new(&words, Unit::new(Stage::Check, "u"), Path::new("/src"));
+                    text.lines().for_each(|line| output.line(line));
+                    output.finish(passed).iter().any(|finding| finding.level == Level::Error)
+                })
+                .into();
+            (output.contradiction().is_some(), levels)
+        };
+        for (text, contradicts, errors) in [
+            ("", true, [false, false]),
+            ("\n  \n", true, [false, false]),
+            ("layer  path  priority\n", false, [false, false]),
+            (
+                "layer\nTraceback (most recent call last):\n  File \"x\"\nKeyError: 'x'\n",
+                true,
+                [false, false],
+            ),
+            ("  says Traceback (most recent call last): in a line\nlayer\n", false, [false, false]),
+            // A layer may print such a line, and the tool passes all the same.
+            ("ERROR: only printed\nlayer\n", false, [false, true]),
+        ] {
+            assert_eq!(said(text), (contradicts, errors.to_vec()), "{text}");
+        }
     }
 
     #[test]

@@ -263,6 +263,9 @@ fn findings(summary: &Summary) -> Vec<String> {
     let mut lines = vec![format!("findings   {}", numbers.join(", "))];
     let errors = summary.findings.iter().filter(|finding| finding.level == Level::Error);
     lines.extend(errors.take(NAMES).map(|finding| finding_line(finding, level_word(finding.level))));
+    if let Some(rest) = totals.finding_errors.checked_sub(NAMES as u64).filter(|rest| *rest > 0) {
+        lines.push(format!("   and {} more, which result.json names", count(rest, "error")));
+    }
     lines
 }
 

@@ -7,6 +7,7 @@ use crate::report::summary::At;
 use agent_types::events::{
     Event, Finding, JobIdentity, JobStarted, Memo, MemoOutcome, RepoReady, TaskFailed, Unit, What,
 };
+use agent_types::listing;
 use agent_types::outcome::Outcome;
 use agent_types::stage::Stage;
 
@@ -32,6 +33,8 @@ struct Running {
     cases: u64,
     skipped: u64,
     not_fine: u64,
+    /// How many findings there were of each rule, in order.
+    findings: Vec<(String, usize)>,
 }
 
 impl Steps {
@@ -69,11 +72,16 @@ impl Steps {
                 vec![self.stamped(event, &text)]
             }
             What::UnitStarted { unit } => {
-                let fresh = Running { started: event.time, cases: 0, skipped: 0, not_fine: 0 };
+                let fresh =
+                    Running { started: event.time, cases: 0, skipped: 0, not_fine: 0, findings: Vec::new() };
                 self.units.insert(unit.clone(), fresh);
                 Vec::new()
             }
-            What::UnitFinished { unit, outcome, .. } => vec![self.unit_line(event, unit, outcome)],
+            What::UnitFinished { unit, outcome, .. } => {
+                let mut lines = self.more_findings(unit);
+                lines.push(self.unit_line(event, unit, outcome));
+                lines
+            }
             What::Case(case) => {
                 if let Some(running) = self.units.get_mut(&case.unit) {
                     running.cases += 1;
@@ -157,6 +165,15 @@ impl Steps {
         lines
     }
 
+    fn more_findings(&self, unit: &Unit) -> Vec<String> {
+        let findings = self.units.get(unit).map_or(&[][..], |running| &running.findings);
+        let more = findings.iter().filter_map(|(rule, count)| {
+            let rest = count.checked_sub(listing::SHOWN).filter(|rest| *rest > 0)?;
+            Some(format!("{} [{}]", listing::more(rest), safe(rule)))
+        });
+        more.collect()
+    }
+
     fn unit_line(&mut self, event: &Event, unit: &Unit, outcome: &Outcome) -> String {
         let running = self.units.remove(unit);
         let took = running.as_ref().map(|running| seconds(running.started, event.time));
@@ -193,7 +210,20 @@ impl Steps {
         text
     }
 
-    fn finding(&self, finding: &Finding) -> Vec<String> {
+    /// The first of a rule; the others are counted, and told at the end of their unit.
+    fn finding(&mut self, finding: &Finding) -> Vec<String> {
+        if let Some(running) = self.units.get_mut(&finding.unit) {
+            let seen = running.findings.iter().position(|(rule, _)| *rule == finding.rule);
+            let seen = seen.unwrap_or_else(|| {
+                running.findings.push((finding.rule.clone(), 0));
+                running.findings.len() - 1
+            });
+            let count = &mut running.findings[seen].1;
+            *count += 1;
+            if *count > listing::SHOWN {
+                return Vec::new();
+            }
+        }
         let word = self.paint.level(finding.level, level_word(finding.level));
         let mut lines = vec![finding_line(finding, &word)];
         lines.extend(finding.hint.as_deref().map(hint_line));

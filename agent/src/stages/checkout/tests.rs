@@ -53,6 +53,7 @@ pub(crate) fn settings(bench: &Bench, release: &str, repos: Vec<Repo>) -> Settin
             job: Duration::from_secs(600),
             stall: Duration::from_secs(60),
             grace: Duration::from_secs(1),
+            log: 2 << 30,
         },
         places: Places { work: bench.path("work"), out: checkout.join("build-agent-out") },
         build_user: None,

@@ -1,20 +1,32 @@
-//! Places in files out of the messages of failing tests.
+//! Places in files, and the entries of lists, out of the messages of failing tests.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::bitbake_layers::{bitbake_message, locate};
 use agent_types::events::{Finding, Level, Unit};
 use agent_types::outcome::Outcome;
 
+use super::lists::entries;
 use super::verdict::Verdict;
 
 /// One finding for each place that BitBake complains about in a failing test, and once only: many
-/// tests read the same broken recipe. Files below `checkout` are named relative to it.
+/// tests read the same broken recipe; then one for each entry that a failing test lists. Files below
+/// `checkout` are named relative to it.
 pub fn findings(verdict: &Verdict, unit: &Unit, checkout: &Path) -> Vec<Finding> {
     let mut seen = BTreeSet::new();
-    let failed = verdict.cases.iter().filter(|case| matches!(case.outcome, Outcome::Failed(_)));
-    let complaints = failed.flat_map(|case| case.message.lines().filter_map(bitbake_message));
+    let failed = || verdict.cases.iter().filter(|case| matches!(case.outcome, Outcome::Failed(_)));
+    let relative = |file: PathBuf| file.strip_prefix(checkout).map(Path::to_path_buf).unwrap_or(file);
+    let listed = failed().flat_map(|case| entries(&case.name, &case.message)).map(|entry| Finding {
+        unit: unit.clone(),
+        level: Level::Error,
+        rule: entry.rule.to_owned(),
+        message: entry.message,
+        file: entry.file.map(relative),
+        line: None,
+        hint: None,
+    });
+    let complaints = failed().flat_map(|case| case.message.lines().filter_map(bitbake_message));
     complaints
         .filter(|(level, _)| *level == Level::Error)
         .filter_map(|(level, text)| Some((level, text, locate(text)?)))
@@ -24,10 +36,11 @@ pub fn findings(verdict: &Verdict, unit: &Unit, checkout: &Path) -> Vec<Finding>
             level,
             rule: "bitbake-error".to_owned(),
             message: text.to_owned(),
-            file: Some(file.strip_prefix(checkout).map(Path::to_path_buf).unwrap_or(file)),
+            file: Some(relative(file)),
             line: Some(line),
             hint: None,
         })
+        .chain(listed)
         .collect()
 }
 

@@ -29,6 +29,19 @@ impl Message {
         self.tail.push_back(line);
     }
 
+    /// The same, and more lines of the beginning stay for as long as there is room, in bytes: a list that a
+    /// test gives is wanted whole.
+    pub fn push_within(&mut self, line: &str, room: &mut usize) {
+        let more = self.head.len() >= KEPT && self.tail.is_empty();
+        let size = line.len().min(LINE) + size_of::<String>();
+        if more && *room >= size {
+            *room -= size;
+            self.head.push(short(line));
+        } else {
+            self.push(line);
+        }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.head.is_empty()
     }

@@ -3,14 +3,18 @@
 //! The tool is run unmodified, one run a layer, and its verdict is the verdict. But a green that
 //! cannot be explained is not believed: exit status, summary and test cases have to agree.
 
+mod agreement;
 pub mod argv;
 pub mod cases;
 pub mod findings;
 pub mod kind;
 pub mod known;
+mod lists;
 pub mod message;
 pub mod output;
 mod reason;
+pub mod recorder;
+mod unittest_lines;
 pub mod verdict;
 
 pub use argv::arguments;
@@ -18,5 +22,7 @@ pub use cases::{ExpectedCase, expected};
 pub use findings::findings;
 pub use kind::{Kind, Kinds};
 pub use known::{KnownFailure, apply_known, forgiving};
+pub use lists::shortened;
 pub use output::{CaseVerdict, OutputParser, Parsed, TestCase};
+pub use recorder::{Recorder, confirm};
 pub use verdict::{Ground, JudgedCase, Verdict, judge};

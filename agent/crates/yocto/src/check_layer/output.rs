@@ -7,51 +7,22 @@
 //! Tests may print in between. Before Python 3.11 a class that is skipped as a whole has no name line.
 
 use super::message::Message;
+use super::unittest_lines::{
+    TotalsLine, listed, named, split_next_name, tests_run, totals, unquoted, without_colours,
+};
+
+pub use super::unittest_lines::{CaseVerdict, Totals};
 
 /// Cases beyond this number are not kept; the tool has about fifteen.
 const MOST_CASES: usize = 500;
 /// Complaints outside of tests beyond this number are not kept.
 const MOST_TROUBLE: usize = 50;
-
-/// What the tool said of one test.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CaseVerdict {
-    Ok,
-    Fail,
-    Error,
-    Skipped(String),
-    ExpectedFailure,
-    UnexpectedSuccess,
-    /// It was started, and nothing more was heard.
-    Unfinished,
-}
-
-impl CaseVerdict {
-    fn parse(text: &str) -> Option<CaseVerdict> {
-        Some(match text {
-            "ok" => CaseVerdict::Ok,
-            "FAIL" => CaseVerdict::Fail,
-            "ERROR" => CaseVerdict::Error,
-            "expected failure" => CaseVerdict::ExpectedFailure,
-            "unexpected success" => CaseVerdict::UnexpectedSuccess,
-            _ => CaseVerdict::Skipped(unquoted(text.strip_prefix("skipped ")?).to_owned()),
-        })
-    }
-
-    pub fn is_failure(&self) -> bool {
-        matches!(self, CaseVerdict::Fail | CaseVerdict::Error)
-    }
-}
-
-/// The reason of a skip is printed as Python's `repr` of it.
-fn unquoted(text: &str) -> &str {
-    for quote in ['"', '\''] {
-        if let Some(inner) = text.strip_prefix(quote).and_then(|rest| rest.strip_suffix(quote)) {
-            return inner;
-        }
-    }
-    text
-}
+/// Layers beyond this number are not kept.
+const MOST_LAYERS: usize = 1000;
+/// Contradictions beyond this number are not kept; one is enough.
+const MOST_CONFLICTS: usize = 10;
+/// Bytes of messages that are kept beyond the ends that every message has: long lists of findings.
+const LONG_MESSAGES: usize = 8 << 20;
 
 /// One test, or the set-up of a class (`setUpClass`), which stands for all tests of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +32,10 @@ pub struct TestCase {
     pub name: String,
     pub verdict: CaseVerdict,
     pub message: Message,
+    /// The headings of the list of errors and failures that name it, each with what it says.
+    pub headings: Vec<CaseVerdict>,
+    /// Seen while tests ran; otherwise only the list at the end names it.
+    pub started: bool,
 }
 
 impl TestCase {
@@ -84,6 +59,11 @@ pub struct Parsed {
     pub cases: Vec<TestCase>,
     /// `Ran N tests in …`
     pub tests_run: Option<u64>,
+    /// unittest's own result, after `Ran N tests`.
+    pub totals: Option<Totals>,
+    /// What the output says twice, or in an order that the tool does not have. Then it is not the tool's
+    /// alone, and nothing may be concluded from it.
+    pub conflicts: Vec<String>,
     /// The last `Summary of results:`, layer and status, e.g. `PASS` or `SKIPPED (Unknown)`.
     pub summary: Vec<(String, String)>,
     /// Layers that are in `bblayers.conf` although they must not be.
@@ -105,17 +85,41 @@ enum Section {
     Tests,
     /// The list of errors and failures after the tests, which repeats their messages.
     List,
+    /// After `Ran N tests`.
+    Totals,
     Summary,
 }
 
 /// Feed it every line, then take what it understood.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct OutputParser {
     parsed: Parsed,
     section: Section,
     /// Lines belong to the message of this case.
     current: Option<usize>,
     in_traceback: bool,
+    summaries: usize,
+    /// What is left of [`LONG_MESSAGES`].
+    room: usize,
+    /// The line that the tool's process prints last.
+    sentinel: Option<String>,
+    /// The tool itself has ended: others print now.
+    over: bool,
+}
+
+impl Default for OutputParser {
+    fn default() -> OutputParser {
+        OutputParser {
+            parsed: Parsed::default(),
+            section: Section::default(),
+            current: None,
+            in_traceback: false,
+            summaries: 0,
+            room: LONG_MESSAGES,
+            sentinel: None,
+            over: false,
+        }
+    }
 }
 
 impl OutputParser {
@@ -133,22 +137,99 @@ impl OutputParser {
         self.parsed
     }
 
+    /// What comes behind the sentinel is printed by a process that the tool left behind, and says nothing.
+    pub fn until(sentinel: Option<String>) -> OutputParser {
+        OutputParser { sentinel, ..OutputParser::default() }
+    }
+
     /// One line, without its end.
     pub fn line(&mut self, line: &str) {
+        if self.over {
+            return;
+        }
         let line = without_colours(line);
         let line = line.trim_end_matches('\r');
+        // Something that was printed before may have no line's end.
+        if self.sentinel.as_deref().is_some_and(|sentinel| line.ends_with(sentinel)) {
+            self.over = true;
+            return;
+        }
         self.watch_for_a_crash(line);
         if line == "INFO: Summary of results:" {
-            // Should a layer print these words, the tool's own come last.
-            self.parsed.summary.clear();
-            self.section = Section::Summary;
-            self.current = None;
-            return;
+            return self.begin_summary();
+        }
+        if let Some(text) = line.strip_prefix("INFO: ") {
+            if let Some(count) = tests_run(text) {
+                return self.ran(count);
+            }
+            if let Some(totals) = totals(text) {
+                return self.total(totals);
+            }
         }
         match self.section {
             Section::Start => self.start(line),
             Section::Tests | Section::List => self.tests(line),
+            Section::Totals => self.after_the_tests(line),
             Section::Summary => self.summary(line),
+        }
+    }
+
+    fn conflict(&mut self, what: String) {
+        if self.parsed.conflicts.len() < MOST_CONFLICTS {
+            self.parsed.conflicts.push(what);
+        }
+    }
+
+    fn begin_summary(&mut self) {
+        self.summaries += 1;
+        if self.summaries > 1 {
+            self.conflict("there are several summaries".into());
+        }
+        self.parsed.summary.clear();
+        self.section = Section::Summary;
+        self.current = None;
+    }
+
+    fn ran(&mut self, count: u64) {
+        if let Some(before) = self.parsed.tests_run {
+            self.conflict(format!("`Ran {before} tests` and later `Ran {count} tests`"));
+        }
+        if self.section == Section::Summary {
+            self.conflict(format!("`Ran {count} tests` after the summary"));
+        }
+        self.parsed.tests_run = Some(count);
+        self.current = None;
+        self.section = Section::Totals;
+    }
+
+    /// `OK` and `FAILED` are a line of their own, and their counts are another one.
+    fn total(&mut self, line: TotalsLine) {
+        match line {
+            TotalsLine::Word(totals) => {
+                if self.parsed.totals.is_some() {
+                    self.conflict("unittest's result (`OK` or `FAILED`) is there twice".into());
+                }
+                if self.section != Section::Totals {
+                    self.conflict(
+                        "unittest's result (`OK` or `FAILED`) does not follow `Ran N tests`".into(),
+                    );
+                }
+                self.parsed.totals = Some(totals);
+            }
+            TotalsLine::Counts(counts) => match &mut self.parsed.totals {
+                Some(totals) if totals.failures + totals.errors == 0 => {
+                    totals.failures = counts.failures;
+                    totals.errors = counts.errors;
+                }
+                _ => self.conflict("counts of failures without unittest's result before them".into()),
+            },
+        }
+    }
+
+    fn after_the_tests(&mut self, line: &str) {
+        let Some(text) = line.strip_prefix("INFO: ") else { return };
+        if listed(text).is_some() || named(text).is_some() || text.starts_with(" ... ") {
+            self.conflict(format!("a test after `Ran N tests`: {}", text.trim()));
         }
     }
 
@@ -157,6 +238,9 @@ impl OutputParser {
         if line == "Traceback (most recent call last):" {
             if !self.in_traceback {
                 self.parsed.traceback.clear();
+            }
+            if self.section == Section::Summary {
+                self.conflict("a traceback after the summary".into());
             }
             self.in_traceback = true;
         } else if line.starts_with("INFO: ") {
@@ -188,11 +272,16 @@ impl OutputParser {
         } else if let Some((name, _)) =
             message.split_once(" already in ").filter(|_| message.contains("To capture initial signatures"))
         {
-            self.parsed.already_in_bblayers.push(name.to_owned());
+            if self.parsed.already_in_bblayers.len() < MOST_LAYERS {
+                self.parsed.already_in_bblayers.push(name.to_owned());
+            }
         } else if message.ends_with("so ignoring") || message.starts_with("Skipping ") {
             self.complain(message);
         } else if let Some((name, kind)) = message.split_once(": LayerType.") {
             let kind = kind.split(',').next().unwrap_or(kind);
+            if self.parsed.layers.len() == MOST_LAYERS {
+                return;
+            }
             self.parsed.layers.push(SeenLayer { name: name.to_owned(), kind: kind.to_owned() });
         } else {
             self.parsed.before_the_layer.push(message);
@@ -216,9 +305,6 @@ impl OutputParser {
         if text.starts_with("=====") && text.trim_end_matches('=').is_empty() {
             self.section = Section::List;
             self.current = None;
-        } else if let Some(count) = tests_run(text) {
-            self.parsed.tests_run = Some(count);
-            self.current = None;
         } else if self.section == Section::List {
             self.tell(text);
         } else if let Some((name, class)) = named(text) {
@@ -233,24 +319,48 @@ impl OutputParser {
     }
 
     fn begin(&mut self, name: &str, class: &str) {
+        if self.known(name, class).is_some_and(|known| self.parsed.cases[known].started) {
+            self.conflict(format!("{class}.{name} is there twice"));
+        }
+        self.add(name, class, true);
+    }
+
+    fn known(&self, name: &str, class: &str) -> Option<usize> {
+        self.parsed.cases.iter().position(|case| case.name == name && case.class == class)
+    }
+
+    fn add(&mut self, name: &str, class: &str, started: bool) {
         self.current = None;
         if self.parsed.cases.len() == MOST_CASES {
-            return;
+            return self.conflict(format!("there are more than {MOST_CASES} tests"));
         }
         self.parsed.cases.push(TestCase {
             class: class.to_owned(),
             name: name.to_owned(),
             verdict: CaseVerdict::Unfinished,
             message: Message::default(),
+            headings: Vec::new(),
+            started,
         });
         self.current = Some(self.parsed.cases.len() - 1);
     }
 
     fn status(&mut self, status: &str) {
         let verdict = CaseVerdict::parse(status.trim());
-        let Some(case) = self.current.and_then(|current| self.parsed.cases.get_mut(current)) else { return };
+        let Some(case) = self.current.and_then(|current| self.parsed.cases.get_mut(current)) else {
+            if verdict.is_some() {
+                self.conflict(format!("`{}` of no test", status.trim()));
+            }
+            return;
+        };
         if case.verdict != CaseVerdict::Unfinished {
-            return case.message.push(status);
+            let said =
+                format!("{}.{} has two results, and `{}` is one", case.class, case.name, status.trim());
+            case.message.push(status);
+            if verdict.is_some() {
+                self.conflict(said);
+            }
+            return;
         }
         match verdict {
             // A reason with `...` in it is held back until the name of the next test follows.
@@ -281,23 +391,21 @@ impl OutputParser {
 
     /// An entry of the list at the end: it must agree with what was said before, or it is graver.
     fn list(&mut self, verdict: CaseVerdict, name: &str, class: &str) {
-        let known = self.parsed.cases.iter().position(|case| case.name == name && case.class == class);
-        match known {
-            Some(known) => {
-                let case = &mut self.parsed.cases[known];
-                if !case.verdict.is_failure() {
-                    case.verdict = verdict;
-                }
-                // The message was already there, right after the status.
-                self.current = case.message.is_empty().then_some(known);
-            }
+        let known = match self.known(name, class) {
+            Some(known) => known,
             None => {
-                self.begin(name, class);
-                if let Some(case) = self.current.and_then(|current| self.parsed.cases.get_mut(current)) {
-                    case.verdict = verdict;
-                }
+                self.add(name, class, false);
+                let Some(added) = self.current else { return };
+                added
             }
+        };
+        let case = &mut self.parsed.cases[known];
+        if !case.verdict.is_failure() {
+            case.verdict = verdict.clone();
         }
+        case.headings.push(verdict);
+        // The message was already there, right after the status.
+        self.current = case.message.is_empty().then_some(known);
     }
 
     fn tell(&mut self, line: &str) {
@@ -308,67 +416,21 @@ impl OutputParser {
         if let Some(case) = self.current.and_then(|current| self.parsed.cases.get_mut(current)) {
             // The reason of a skip comes a second time.
             if !matches!(&case.verdict, CaseVerdict::Skipped(reason) if reason == line) {
-                case.message.push(line);
+                case.message.push_within(line, &mut self.room);
             }
         }
     }
 
     fn summary(&mut self, line: &str) {
         if let Some((layer, status)) = line.strip_prefix("INFO: ").and_then(|text| text.split_once(" ... ")) {
-            self.parsed.summary.push((layer.to_owned(), status.trim().to_owned()));
+            if self.parsed.summary.iter().any(|(known, _)| known == layer) {
+                self.conflict(format!("the summary names `{layer}` twice"));
+            }
+            if self.parsed.summary.len() < MOST_LAYERS {
+                self.parsed.summary.push((layer.to_owned(), status.trim().to_owned()));
+            }
         }
     }
-}
-
-/// `ERROR: test_x (module.Class)`, `FAIL: …`
-fn listed(text: &str) -> Option<(CaseVerdict, (&str, &str))> {
-    let error = text.strip_prefix("ERROR: ").map(|rest| (CaseVerdict::Error, rest));
-    let (verdict, rest) =
-        error.or_else(|| text.strip_prefix("FAIL: ").map(|rest| (CaseVerdict::Fail, rest)))?;
-    Some((verdict, named(rest)?))
-}
-
-/// `test_x (module.Class)`, `test_x (module.Class.test_x)`, `setUpClass (module.Class)`
-fn named(text: &str) -> Option<(&str, &str)> {
-    let (name, inside) = text.trim_end().strip_suffix(')')?.split_once(" (")?;
-    let word = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_alphanumeric() || c == '_');
-    let known = name.starts_with("test_")
-        || matches!(name, "setUpClass" | "tearDownClass" | "setUpModule" | "tearDownModule");
-    if !known || !word(name) || !inside.split('.').all(word) {
-        return None;
-    }
-    let class = inside.strip_suffix(name).and_then(|rest| rest.strip_suffix('.')).unwrap_or(inside);
-    Some((name, class))
-}
-
-/// `'reason ...'test_x (module.Class)`
-fn split_next_name(text: &str) -> (&str, Option<(&str, &str)>) {
-    let quotes = text.match_indices(['\'', '"']).map(|(at, _)| at + 1);
-    let mut names = quotes.filter_map(|at| Some((at, named(&text[at..])?)));
-    match names.next_back() {
-        Some((at, name)) => (&text[..at], Some(name)),
-        None => (text, None),
-    }
-}
-
-fn tests_run(text: &str) -> Option<u64> {
-    let (count, rest) = text.strip_prefix("Ran ")?.split_once(' ')?;
-    rest.starts_with("test").then(|| count.parse().ok())?
-}
-
-/// Leaves out ANSI escape sequences.
-fn without_colours(line: &str) -> String {
-    let mut plain = String::with_capacity(line.len());
-    let mut rest = line.chars();
-    while let Some(c) = rest.next() {
-        if c != '\u{1b}' {
-            plain.push(c);
-        } else if rest.next() == Some('[') {
-            // A control sequence ends with a character from `@` to `~`.
-            rest.by_ref().find(|c| ('@'..='~').contains(c));
-        }
-    }
-    plain
 }
 
 #[cfg(test)]

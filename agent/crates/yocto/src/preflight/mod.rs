@@ -7,6 +7,7 @@
 //! branches and `lib/bb/cookerdata.py` of BitBake's.
 
 mod conf;
+pub mod empty;
 mod patches;
 mod readme;
 mod repos;

@@ -100,6 +100,58 @@ def act_daemon():
     os.wait()
 
 
+def act_daemons(number):
+    """So many daemons: some hold the pipes, some ignore SIGTERM, some have another environment and name."""
+    with open(os.path.join(os.environ["BUILDDIR"], "pids"), "a", encoding="utf-8") as pids:
+        for index in range(int(number)):
+            if os.fork() == 0:
+                os.setsid()
+                if os.fork() == 0:
+                    pids.write(f"{os.getpid()}\n")
+                    pids.flush()
+                    if index & 1:
+                        null = os.open(os.devnull, os.O_RDWR)
+                        for stream in range(3):
+                            os.dup2(null, stream)
+                    if index & 2:
+                        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                    if index & 4:
+                        os.execve("/bin/sleep", ["kworker", "600"], {})
+                    time.sleep(600)
+                os._exit(0)
+            os.wait()
+
+
+def act_forker(width):
+    """So many chains of processes that fork and exit on and on, in new sessions, without an environment."""
+    program = os.path.join(TOP, "scripts", "lib", "forker.py")
+    beat = os.path.join(os.environ["BUILDDIR"], "beat")
+    if os.fork() == 0:
+        os.execve(sys.executable, ["python3", program, beat, width], {})
+    while not os.path.exists(beat):
+        time.sleep(0.01)
+
+
+def act_deep(depth):
+    """A tree in the build directory that is deeper than any path and any limit of open files."""
+    here = os.open(os.environ["BUILDDIR"], os.O_RDONLY)
+    for _ in range(int(depth)):
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+
+
+def act_started():
+    """Tasks that start without an end, and no end of them."""
+    number = 0
+    while True:
+        lines = [f"NOTE: recipe x{number + index}-1.0-r0: task do_y: Started\n" for index in range(1000)]
+        number += len(lines)
+        os.write(1, "".join(lines).encode())
+
+
 def act_server():
     """As BitBake's server once its client is gone: a session of its own, a clean environment."""
     lock = os.path.join(os.environ["BUILDDIR"], "bitbake.lock")
@@ -214,6 +266,10 @@ ACTS = {
     "slow": act_slow,
     "daemon": act_daemon,
     "server": act_server,
+    "daemons": act_daemons,
+    "forker": act_forker,
+    "deep": act_deep,
+    "started": act_started,
     "spy": act_spy,
     "outside": act_outside,
     "crash": act_crash,

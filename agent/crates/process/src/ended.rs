@@ -1,0 +1,43 @@
+//! Signals to single processes, and what was ended by them.
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::processes::Process;
+
+/// Sends the signal to exactly this process, not to another that was given its number. Errors are
+/// of no interest: it is gone, or may not be signalled, and the caller looks again anyway.
+pub fn signal(process: &Process, signal: Signal) {
+    if process.pid > 1 && process.is_alive() {
+        let _ = kill(Pid::from_raw(process.pid), signal);
+    }
+}
+
+/// More processes than this are not told by name.
+const NAMED: usize = 20;
+
+/// What `end_leftovers` did.
+#[derive(Debug, Default)]
+pub(super) struct Ended {
+    pub processes: Vec<Process>,
+    /// Not even SIGKILL helped, or the signal is not allowed.
+    pub still_there: Vec<Process>,
+    /// Some had to be ended that may never have been seen.
+    pub kept_forking: bool,
+    /// Some of them go on forking.
+    pub outlived: bool,
+}
+
+impl Ended {
+    pub fn add(&mut self, left: &[Process]) {
+        for process in left {
+            if self.processes.len() < NAMED && !self.knows(process) {
+                self.processes.push(process.clone());
+            }
+        }
+    }
+
+    pub fn knows(&self, process: &Process) -> bool {
+        self.processes.iter().any(|one| (one.pid, one.started) == (process.pid, process.started))
+    }
+}
