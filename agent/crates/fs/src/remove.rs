@@ -304,7 +304,7 @@ mod tests {
     #[test]
     fn a_tree_of_any_depth_is_deleted_with_few_open_files() {
         const ALONE: &str = "BUILD_AGENT_TEST_ALONE";
-        const NAME: &str = "exec::remove::tests::a_tree_of_any_depth_is_deleted_with_few_open_files";
+        const NAME: &str = "remove::tests::a_tree_of_any_depth_is_deleted_with_few_open_files";
         if std::env::var_os(ALONE).is_none() {
             let own = std::env::current_exe().unwrap();
             let limited = format!("ulimit -n 64 && exec \"$0\" --exact {NAME} --nocapture");

@@ -40,7 +40,7 @@ fn alone(name: &str) -> bool {
         return true;
     }
     let mut own = std::process::Command::new(std::env::current_exe().unwrap());
-    let full = format!("exec::runner::forker_tests::{name}");
+    let full = format!("runner::forker_tests::{name}");
     let done = own.args(["--exact", &full, "--nocapture"]).env(ALONE, "1").output().unwrap();
     let said = String::from_utf8_lossy(&done.stdout);
     assert!(done.status.success() && said.contains("1 passed"), "{done:?}");

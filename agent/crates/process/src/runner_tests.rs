@@ -349,12 +349,12 @@ async fn commands_side_by_side_leave_each_other_alone() {
 #[test]
 fn a_daemon_that_forgot_its_environment_is_ended() {
     const ALONE: &str = "BUILD_AGENT_TEST_ALONE";
-    const NAME: &str = "exec::runner::tests::a_daemon_that_forgot_its_environment_is_ended";
+    const NAME: &str = "runner::tests::a_daemon_that_forgot_its_environment_is_ended";
     if std::env::var_os(ALONE).is_none() {
         let own = std::env::current_exe().unwrap();
-        let status =
-            std::process::Command::new(own).args(["--exact", NAME]).env(ALONE, "1").output().unwrap();
-        assert!(status.status.success(), "{status:?}");
+        let done = std::process::Command::new(own).args(["--exact", NAME]).env(ALONE, "1").output().unwrap();
+        let said = String::from_utf8_lossy(&done.stdout);
+        assert!(done.status.success() && said.contains("1 passed"), "{done:?}");
         return;
     }
     let body = async {
