@@ -55,9 +55,9 @@ struct Begun {
 
 impl Begun {
     fn new(common: &CommonArgs) -> Result<Begun> {
+        let out = Out::withdraw(super::out::directory(common.out.as_deref())?)?;
         let interrupt = Interrupt::new(None);
         listen_for_signals(&interrupt)?;
-        let out = Out::withdraw(config::out_dir(common.out.as_deref(), &current_dir()?)?)?;
         Ok(Begun { interrupt, out })
     }
 }

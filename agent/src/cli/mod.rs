@@ -37,7 +37,13 @@ pub fn main() -> ExitCode {
     if argv.first().is_some_and(|name| name == exec::APART) {
         exec::apart(argv, config::whole_environment());
     }
-    let arguments = Arguments::parse();
+    let arguments = Arguments::try_parse_from(&argv).unwrap_or_else(|error| {
+        // Help and version are errors of this kind, too.
+        if error.use_stderr() {
+            out::withdraw_after_mistake(argv.get(1..).unwrap_or_default());
+        }
+        error.exit()
+    });
     // The panic itself has told where; here it gets the exit status that the documentation promises.
     let result = catch_unwind(AssertUnwindSafe(|| command(arguments))).unwrap_or_else(|_| {
         Err(Error::internal("the agent broke").hint("please report it with the text above"))
