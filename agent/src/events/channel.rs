@@ -45,7 +45,7 @@ impl Activity {
     fn in_words(&self) -> String {
         let unit = |(unit, running): &(Unit, Vec<String>)| match running.len() {
             0 => unit.name.clone(),
-            ..=MOST_RUNNING => format!("{} ({})", unit.name, running.join(", ")),
+            1..=MOST_RUNNING => format!("{} ({})", unit.name, running.join(", ")),
             all => format!(
                 "{} ({} and {} more)",
                 unit.name,

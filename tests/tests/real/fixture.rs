@@ -59,10 +59,14 @@ impl Fixture {
     }
 
     pub fn call(&self, words: &[&str]) -> Ran {
+        self.start(words).wait_for(PATIENCE)
+    }
+
+    pub fn start(&self, words: &[&str]) -> Running {
         let mut command = agent();
         command.current_dir(self.layer()).args(words);
         command.arg("--work-dir").arg(self.place.path().join("work")).arg("--out").arg(self.out());
-        Running::start(command, self.place.path()).wait_for(PATIENCE)
+        Running::start(command, self.place.path())
     }
 
     /// The fixture's own manifest, in a small world.
