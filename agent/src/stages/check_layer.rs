@@ -357,3 +357,49 @@ impl Lines for Tests<'_> {
         Some(format!("{}: {doing}", self.unit.name))
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+    use crate::yocto::check_layer::{JudgedCase, Kind, Verdict};
+
+    /// A failure may not be reported from a cached answer, and the run that would have shown it is not made.
+    #[test]
+    fn of_a_stopped_run_only_failures_without_cached_answers_stay() {
+        let silent = End::Stalled(Duration::from_secs(60));
+        for (end, given, wanted) in [
+            (End::Cancelled, vec![], ["failed", "failed", "passed"]),
+            (End::Cancelled, vec![Kind::World], ["failed", "failed", "passed"]),
+            (End::Cancelled, vec![Kind::Parses], ["failed", "cancelled", "passed"]),
+            (End::TimedOut, vec![Kind::Parses], ["failed", "timed-out", "passed"]),
+            // These are repeated.
+            (End::Exited(2), vec![Kind::Parses], ["failed", "failed", "passed"]),
+            (silent, vec![Kind::Parses], ["failed", "failed", "passed"]),
+        ] {
+            let bad = || Outcome::Failed("bad".into());
+            let cases = [("test_readme", bad()), ("test_parse", bad()), ("test_world", Outcome::Passed)];
+            let case = |(name, outcome): (&str, Outcome)| JudgedCase {
+                class: "common.CommonCheckLayer".into(),
+                name: name.into(),
+                outcome,
+                message: String::new(),
+            };
+            let verdict = Verdict {
+                outcome: Ok(Outcome::Cancelled("x".into())),
+                cases: cases.map(case).to_vec(),
+                tool_verdict: String::new(),
+                by_cases: false,
+            };
+            let elapsed = Duration::ZERO;
+            let finished = Finished { end, log: "/x".into(), bytes: 0, elapsed, tail: Vec::new() };
+            let (passed, grounds, forgetful) = (false, Vec::new(), true);
+            let given: Kinds = given.into_iter().collect();
+            let findings = Vec::new();
+            let mut ran = Ran { verdict, findings, passed, grounds, finished, given, forgetful };
+            ran.withdraw_unproved();
+            let words: Vec<_> = ran.verdict.cases.iter().map(|case| case.outcome.word()).collect();
+            assert_eq!(words, wanted, "{end:?}");
+        }
+    }
+}
