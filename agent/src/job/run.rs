@@ -36,7 +36,7 @@ pub async fn run(settings: &Settings, plan: &Plan, runner: &Runner, access: &Acc
         plan: plan.stages.clone(),
     };
     events.emit(What::JobStarted(Box::new(started))).await;
-    let _notice = StopNotice::watch(&runner.interrupt, events, settings.limits.grace);
+    let notice = StopNotice::watch(&runner.interrupt, events, settings.limits.grace);
     for notice in &settings.notices {
         events.info(notice).await;
     }
@@ -53,6 +53,7 @@ pub async fn run(settings: &Settings, plan: &Plan, runner: &Runner, access: &Acc
     if let Some(lease) = job.outputs.lease.take() {
         share::notes::release(lease, events).await;
     }
+    notice.end().await;
 }
 
 struct Job<'a> {

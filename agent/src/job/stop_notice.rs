@@ -2,31 +2,50 @@
 
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use crate::events::Emitter;
 use crate::exec::{Interrupt, Interrupted};
 
+/// For listeners that are behind.
+const MOMENT: Duration = Duration::from_secs(1);
+
 /// Tells as soon as there is a reason to stop. Until it is dropped: the listeners wait for its end, too.
 #[derive(Debug)]
-pub struct StopNotice(JoinHandle<()>);
+pub struct StopNotice {
+    telling: JoinHandle<()>,
+    interrupt: Interrupt,
+    told: oneshot::Receiver<()>,
+}
 
 impl StopNotice {
     /// `grace`: how long a stop may take.
     pub fn watch(interrupt: &Interrupt, events: &Emitter, grace: Duration) -> StopNotice {
-        let (interrupt, events) = (interrupt.clone(), events.clone());
-        StopNotice(tokio::spawn(async move {
-            let why = interrupt.interrupted().await;
-            events.info(stopping(reason(why, &interrupt), grace, &events.what_runs())).await;
-            interrupt.now().await;
+        let (tell, told) = oneshot::channel();
+        let (inner, events) = (interrupt.clone(), events.clone());
+        let telling = tokio::spawn(async move {
+            let why = inner.interrupted().await;
+            events.info(stopping(reason(why, &inner), grace, &events.what_runs())).await;
+            let _ = tell.send(());
+            inner.now().await;
             events.info("a second signal: stopping at once").await;
-        }))
+        });
+        StopNotice { telling, interrupt: interrupt.clone(), told }
+    }
+
+    /// The end of the work: a stop that came in its last moment is told as well.
+    pub async fn end(mut self) {
+        if self.interrupt.state().is_some() {
+            let _ = timeout(MOMENT, &mut self.told).await;
+        }
     }
 }
 
 impl Drop for StopNotice {
     fn drop(&mut self) {
-        self.0.abort();
+        self.telling.abort();
     }
 }
 
@@ -81,6 +100,20 @@ mod tests {
         assert_eq!(told().await, "a second signal: stopping at once");
         drop((notice, events));
         assert!(received.recv().await.is_none(), "nobody waits for it");
+    }
+
+    #[tokio::test]
+    async fn a_signal_in_the_last_moment_is_told() {
+        let (events, mut received) = channel();
+        let interrupt = Interrupt::new(None);
+        StopNotice::watch(&interrupt, &events, Duration::from_secs(2)).end().await;
+        let notice = StopNotice::watch(&interrupt, &events, Duration::from_secs(2));
+        interrupt.received("SIGTERM");
+        notice.end().await;
+        drop(events);
+        let What::Notice { message, .. } = received.recv().await.unwrap().what else { panic!() };
+        assert_eq!(message, "SIGTERM: stopping, up to 2 s: the job");
+        assert!(received.recv().await.is_none());
     }
 
     #[tokio::test]
