@@ -8,6 +8,7 @@ use crate::config::AgentEnvironment;
 use crate::error::{Error, Result};
 use crate::events::{self, What};
 use crate::exec::{Interrupt, Interrupted, Redactor};
+use crate::job::StopNotice;
 use crate::outcome::{ExitStatus, Outcome};
 use crate::report::{self, Plain, Sink};
 use crate::stages;
@@ -15,6 +16,7 @@ use crate::yocto::Release;
 
 use super::arguments;
 use super::job::{listen_for_signals, paint};
+use super::publish::LAST_WAIT;
 
 /// Publishes and says what came of it. Unlike in a job, a share that does not take all is an error: it
 /// is all that was asked for.
@@ -24,8 +26,9 @@ pub async fn command(args: arguments::CachePublish, environment: &AgentEnvironme
     let trust = Trust::Trusted { why: "a person's word".into() };
     let tiers = Tiers::new(&share, Access::ReadWrite, &trust);
     let (emitter, receiver) = events::channel();
-    let interrupt = Interrupt::new(None);
+    let interrupt = Interrupt::new(None).with_grace(LAST_WAIT);
     listen_for_signals(&interrupt)?;
+    let notice = StopNotice::watch(&interrupt, &emitter, LAST_WAIT);
     let console: Vec<Box<dyn Sink>> = vec![Box::new(Plain::new(std::io::stdout(), paint(environment)))];
     let listener = tokio::spawn(report::record(receiver, Redactor::new(environment.secrets()), console));
     let published = stages::publish::cache::run(sources, &tiers, &emitter, &interrupt).await;
@@ -35,7 +38,7 @@ pub async fn command(args: arguments::CachePublish, environment: &AgentEnvironme
         outcome => ExitStatus::of(outcome),
     };
     emitter.emit(What::JobFinished { exit, outcome }).await;
-    drop(emitter);
+    drop((notice, emitter));
     listener.await.map_err(|error| Error::internal("the listener of events broke").because(&error))?;
     Ok(exit)
 }

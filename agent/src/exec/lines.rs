@@ -89,7 +89,7 @@ impl Pulse {
         self.doing.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn does(&self, doing: Option<String>) {
+    pub fn does(&self, doing: Option<String>) {
         *self.doing.lock().unwrap_or_else(PoisonError::into_inner) = doing;
     }
 

@@ -28,6 +28,7 @@ mod runner;
 mod running;
 mod spawn;
 mod stop;
+mod until_stopped;
 mod user;
 mod watch;
 
@@ -45,4 +46,5 @@ pub use redact::Redactor;
 pub use runner::{End, Finished, Runner};
 pub use running::{MARKER, reap};
 pub use stop::signal;
+pub use until_stopped::UntilStopped;
 pub use user::{User, agent_user, build_user, lesser_owner};

@@ -38,7 +38,7 @@ pub(super) enum Over {
 
 pub(super) struct Watch<'a> {
     pub runner: &'a Runner,
-    /// The command, redacted, for people.
+    /// What the command does, redacted, for people.
     pub name: &'a str,
     pub running: &'a Running,
     pub pulse: &'a Pulse,
@@ -92,10 +92,7 @@ impl Watch<'_> {
             }
             if silent >= told + self.heartbeat {
                 told = silent;
-                let running = match self.pulse.doing() {
-                    Some(doing) => doing,
-                    None => format!("{} (pid {})", self.name, self.running.group),
-                };
+                let running = self.pulse.doing().unwrap_or_else(|| self.name.to_owned());
                 self.tell(What::Heartbeat { silent_seconds: silent.as_secs(), running }).await;
             }
         }

@@ -5,9 +5,11 @@ mod leftovers;
 mod plan;
 mod run;
 mod stage;
+mod stop_notice;
 
 pub use exclusive::Exclusive;
 pub use leftovers::end_leftovers;
 pub use plan::{Plan, Selection};
 pub use run::{interrupt, run};
 pub use stage::Stage;
+pub use stop_notice::StopNotice;

@@ -6,13 +6,13 @@ use crate::cache::{Lease, Tiers, Usage};
 use crate::config::Settings;
 use crate::error::{Class, Error, Result};
 use crate::events::{JobIdentity, JobStarted, SCHEMA, What};
-use crate::exec::{Interrupt, Runner};
+use crate::exec::{Interrupt, Interrupted, Runner};
 use crate::git::Access;
 use crate::outcome::Outcome;
 use crate::stages::{self, build, check, checkout, configure, publish, share};
 
 use super::plan::uses_share;
-use super::{Plan, Stage, end_leftovers};
+use super::{Plan, Stage, StopNotice, end_leftovers};
 
 /// What the stages have handed over so far.
 #[derive(Default)]
@@ -36,6 +36,7 @@ pub async fn run(settings: &Settings, plan: &Plan, runner: &Runner, access: &Acc
         plan: plan.stages.clone(),
     };
     events.emit(What::JobStarted(Box::new(started))).await;
+    let notice = StopNotice::watch(&runner.interrupt, events, settings.limits.grace);
     for notice in &settings.notices {
         events.info(notice).await;
     }
@@ -52,6 +53,7 @@ pub async fn run(settings: &Settings, plan: &Plan, runner: &Runner, access: &Acc
     if let Some(lease) = job.outputs.lease.take() {
         share::notes::release(lease, events).await;
     }
+    notice.end().await;
 }
 
 struct Job<'a> {
@@ -193,7 +195,7 @@ impl Job<'_> {
         // After a cancel or at the end of the time, what is done is still saved, within the grace.
         let interrupt = match self.runner.interrupt.state() {
             None => self.runner.interrupt.clone(),
-            Some(_) => self.runner.interrupt.last_words(Instant::now() + self.settings.limits.grace),
+            Some(_) => self.runner.interrupt.last_words(self.runner.grace_left()),
         };
         let (stopped, events) = (self.stopped.as_deref(), &self.runner.events);
         // Side by side: neither shall use up the other's part of the grace.
@@ -207,9 +209,15 @@ impl Job<'_> {
             }
         };
         let (artifacts, published) = tokio::join!(artifacts, self.publish_caches(&interrupt));
-        match artifacts? {
-            Outcome::Skipped(_) if published => Ok(Outcome::Passed),
-            outcome => Ok(outcome),
+        // The time that is over was the grace of a signal.
+        let cancelled = self.runner.interrupt.state() == Some(Interrupted::Cancelled);
+        match artifacts {
+            Ok(Outcome::Skipped(_)) if published => Ok(Outcome::Passed),
+            Ok(Outcome::TimedOut(why)) if cancelled => Ok(Outcome::Cancelled(why)),
+            Err(error) if cancelled && error.class == Class::OutOfTime => {
+                Err(Error { class: Class::Cancelled, ..error })
+            }
+            artifacts => artifacts,
         }
     }
 
@@ -254,5 +262,5 @@ fn error_outcome(error: &Error) -> Outcome {
 
 /// The job's interrupt: its limit counts from now.
 pub fn interrupt(settings: &Settings) -> Interrupt {
-    Interrupt::new(Instant::now().checked_add(settings.limits.job))
+    Interrupt::new(Instant::now().checked_add(settings.limits.job)).with_grace(settings.limits.grace)
 }

@@ -12,6 +12,7 @@ mod excerpt;
 mod fold;
 mod junit;
 mod output;
+mod recheck;
 mod recorder;
 mod result;
 mod summary;
@@ -27,6 +28,7 @@ pub use events_file::{EventsFile, Torn, read as read_events};
 pub use excerpt::lines_that_matter;
 pub use junit::write as write_junit;
 pub use output::{begin, prepare_out, replace, write_all};
+pub use recheck::{Recheck, recheck_result};
 pub use recorder::{Sink, record};
 pub use result::{read as read_result, write as write_result};
 pub use summary::{

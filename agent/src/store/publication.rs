@@ -18,7 +18,7 @@ use super::rules::Rule;
 use super::source::{Facts, Source};
 use super::tree::{Identity, Leads, Tree};
 use crate::config::{ArtifactRule, Destination};
-use crate::error::{Error, Result};
+use crate::error::{Class, Error, Result};
 use crate::events::{Artifact, Emitter, Finding, JobIdentity, Level, Unit, What};
 use crate::exec::{Interrupt, Interrupted};
 use crate::outcome::Outcome;
@@ -160,8 +160,8 @@ impl Publication<'_> {
                 true => Ok(()),
                 false => Err(already_there(&place.shown(key))),
             },
-            () = gives_up(interrupt) => Err(Error::upstream(format!(
-                "{} may or may not be written: there was no answer in time", place.shown(key)
+            () = gives_up(interrupt) => Err(Error::new(class(interrupt), format!(
+                "{} may or may not be written: there was no answer before the job had to end", place.shown(key)
             ))
             .hint("when it is there, everything is; when it is not, publish again")),
         }
@@ -310,8 +310,16 @@ impl Publication<'_> {
 async fn gives_up(interrupt: &Interrupt) {
     interrupt.interrupted().await;
     tokio::select! {
-        () = tokio::time::sleep(LAST) => {}
+        () = tokio::time::sleep(interrupt.last_wait(LAST)) => {}
         () = interrupt.now() => {}
+    }
+}
+
+/// Of what failed because the job had to stop.
+fn class(interrupt: &Interrupt) -> Class {
+    match interrupt.state() {
+        Some(Interrupted::Cancelled) => Class::Cancelled,
+        Some(Interrupted::OutOfTime) | None => Class::OutOfTime,
     }
 }
 
