@@ -321,10 +321,10 @@ impl OutputParser {
     }
 
     fn summary(&mut self, line: &str) {
-        if let Some((layer, status)) = line.strip_prefix("INFO: ").and_then(|text| text.split_once(" ... ")) {
-            if self.parsed.summary.len() < MOST_LAYERS {
-                self.parsed.summary.push((layer.to_owned(), status.trim().to_owned()));
-            }
+        if let Some((layer, status)) = line.strip_prefix("INFO: ").and_then(|text| text.split_once(" ... "))
+            && self.parsed.summary.len() < MOST_LAYERS
+        {
+            self.parsed.summary.push((layer.to_owned(), status.trim().to_owned()));
         }
     }
 }
