@@ -224,7 +224,7 @@ impl Listener<'_> {
             }
         }
         *self.count = self.count.wrapping_add(1);
-        if *self.count % TURN == 0 {
+        if self.count.is_multiple_of(TURN) {
             yield_now().await;
         }
     }
