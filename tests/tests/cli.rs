@@ -221,6 +221,98 @@ fn the_doctor_says_what_to_mend() {
     assert!(!sandbox.work().exists(), "the doctor makes nothing");
 }
 
+/// A verdict is of one job: whoever meant another one must not find it.
+#[test]
+fn a_wrong_command_line_withdraws_the_last_verdict() {
+    let Some(sandbox) = Sandbox::new("a_wrong_command_line_withdraws_the_last_verdict") else { return };
+    sandbox.run().assert_code(&[0]);
+    let out = sandbox.out().display().to_string();
+    let with_equals = format!("--out={out}");
+    let before = std::fs::read(sandbox.out().join("result.json")).unwrap();
+    let leave: [&[&str]; 4] = [
+        &["--help"],
+        &["run", "--help", "--out", &out],
+        &["plan", "--out", &out, "--no-such-option"],
+        &["report", "--out", &out, "--format", "xml", "events.jsonl"],
+    ];
+    for words in leave {
+        sandbox.call(words).assert_code(&[0, 2]);
+        assert_eq!(std::fs::read(sandbox.out().join("result.json")).unwrap(), before, "{words:?}");
+    }
+    let mistakes: [&[&str]; 8] = [
+        &["run", "--out", &out, "--no-such-option"],
+        &["run", "--no-such-option", &with_equals],
+        &["run", "--only", "chekout", "--out", &out],
+        &["check", "--out", &out, "--output", "xml"],
+        &["run", "--out", &out, "--out", "/nonexistent"],
+        &["rnu", "--out", &out],
+        &["run", "a.toml", "b.toml", "--out", &out],
+        &["run", "/no/such/manifest.toml", "--out", &out],
+    ];
+    for words in mistakes {
+        std::fs::write(sandbox.out().join("result.json"), &before).unwrap();
+        sandbox.call(words).assert_code(&[2]);
+        assert_eq!(sandbox.result()["outcome"], "not-run", "{words:?}");
+    }
+    // Where there was no verdict nothing is made.
+    let fresh = sandbox.path().join("fresh");
+    sandbox.call(["run", "--no-such-option", "--out", &fresh.display().to_string()]).assert_code(&[2]);
+    assert!(!fresh.exists());
+}
+
+/// The last line is a claim like any other, and an event file has one job.
+#[test]
+fn the_report_is_computed_again() {
+    let Some(sandbox) = Sandbox::new("the_report_is_computed_again") else { return };
+    let path = sandbox.out().join("events.jsonl");
+    sandbox.run().assert_code(&[0]);
+    let good = std::fs::read_to_string(&path).unwrap();
+    sandbox.behaviour("yocto-check-layer fail test_world");
+    sandbox.run().assert_code(&[1]);
+    let bad = std::fs::read_to_string(&path).unwrap();
+    let last = |text: &str| text.trim_end().rsplit_once('\n').unwrap().1.to_owned();
+    let lied = bad.replace(&last(&bad), &last(&good));
+    let inserted = bad.replace(
+        &last(&bad),
+        &format!("{}\n{}", r#"{"time":"2026-01-01T00:00:00.000Z","event":"stage-finished","stage":"check","outcome":"passed"}"#, last(&good)),
+    );
+    let half = bad.split_inclusive('\n').take(12).collect::<String>();
+    let table = [
+        ("as it was", bad.clone(), 1, "FAILED"),
+        ("a lie at the end", lied, 70, "the events contradict themselves: it says passed"),
+        ("lines before the end", inserted, 70, "the stage check has finished twice"),
+        ("two jobs", format!("{bad}{good}"), 2, "a second job begins here"),
+        ("a killed one and another", format!("{half}{good}"), 2, "a second job begins here"),
+        ("two ends", format!("{bad}{}\n", last(&good)), 2, "comes after the end of the job"),
+        ("a killed one", half.clone(), 70, "INTERRUPTED"),
+        ("a killed one, torn", half[..half.len() - 20].to_owned(), 70, "INTERRUPTED"),
+    ];
+    for (what, text, code, said) in table {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("events.jsonl");
+        std::fs::write(&path, text).unwrap();
+        let ran = sandbox.call([Path::new("report"), &path]);
+        println!("{what}");
+        ran.assert_code(&[code]);
+        ran.assert_says(&[said]);
+        let result = place.path().join("result.json");
+        assert_eq!(result.exists(), code != 2, "{what}");
+        assert!(code == 2 || json(&result)["outcome"] != "passed", "{what}");
+    }
+    // Nor is a result believed that says something else than its stages.
+    let result = sandbox.out().join("result.json");
+    let mut forged = json(&result);
+    for (key, value) in [("exit", "passed"), ("outcome", "passed")] {
+        forged[key] = value.into();
+    }
+    forged.as_object_mut().unwrap().remove("reason");
+    let path = sandbox.path().join("result.json");
+    std::fs::write(&path, format!("{forged:#}")).unwrap();
+    let ran = sandbox.call([Path::new("report"), &path]);
+    ran.assert_code(&[70]);
+    ran.assert_says(&["the result contradicts itself: it says passed"]);
+}
+
 #[test]
 fn the_report_is_rebuilt_the_same() {
     let Some(sandbox) = Sandbox::new("the_report_is_rebuilt_the_same") else { return };

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::config::AgentEnvironment;
+use crate::job::StopNotice;
 use crate::report::{self, Plain, Sink};
 use crate::stages;
 use agent_cache::publish::{Published, Sources};
@@ -16,6 +17,7 @@ use agent_types::tiers::{Access, Tiers, Trust};
 
 use super::arguments;
 use super::job::{listen_for_signals, paint};
+use super::publish::LAST_WAIT;
 
 /// Publishes and says what came of it. Unlike in a job, a share that does not take all is an error: it
 /// is all that was asked for.
@@ -25,8 +27,9 @@ pub async fn command(args: arguments::CachePublish, environment: &AgentEnvironme
     let trust = Trust::Trusted { why: "a person's word".into() };
     let tiers = Tiers::new(&share, Access::ReadWrite, &trust);
     let (emitter, receiver) = events::channel();
-    let interrupt = Interrupt::new(None);
+    let interrupt = Interrupt::new(None).with_grace(LAST_WAIT);
     listen_for_signals(&interrupt)?;
+    let notice = StopNotice::watch(&interrupt, &emitter, LAST_WAIT);
     let console: Vec<Box<dyn Sink>> = vec![Box::new(Plain::new(std::io::stdout(), paint(environment)))];
     let listener = tokio::spawn(report::record(receiver, Redactor::new(environment.secrets()), console));
     let published = stages::publish::cache::run(sources, &tiers, &emitter, &interrupt).await;
@@ -36,7 +39,7 @@ pub async fn command(args: arguments::CachePublish, environment: &AgentEnvironme
         outcome => ExitStatus::of(outcome),
     };
     emitter.emit(What::JobFinished { exit, outcome }).await;
-    drop(emitter);
+    drop((notice, emitter));
     listener.await.map_err(|error| Error::internal("the listener of events broke").because(&error))?;
     Ok(exit)
 }

@@ -59,9 +59,9 @@ struct Begun {
 
 impl Begun {
     fn new(common: &CommonArgs) -> Result<Begun> {
+        let out = Out::withdraw(super::out::directory(common.out.as_deref())?)?;
         let interrupt = Interrupt::new(None);
         listen_for_signals(&interrupt)?;
-        let out = Out::withdraw(config::out_dir(common.out.as_deref(), &current_dir()?)?)?;
         Ok(Begun { interrupt, out })
     }
 }
@@ -183,7 +183,7 @@ async fn job(
     for origin in redactor.skipped() {
         settings.notices.push(format!("the secret from {origin} is too short to be hidden in the output"));
     }
-    let interrupt = begun.interrupt.limited(settings.limits.job);
+    let interrupt = begun.interrupt.limited(settings.limits.job).with_grace(settings.limits.grace);
     let paint = paint(environment);
     let console = Apart::new(console(output, environment), interrupt.clone());
     let sinks: Vec<Box<dyn Sink>> = vec![Box::new(events_file), Box::new(console)];
@@ -243,9 +243,10 @@ pub fn listen_for_signals(interrupt: &Interrupt) -> Result<()> {
         let mut signals =
             signal(kind).map_err(|error| Error::machine("cannot listen for signals").because(&error))?;
         let interrupt = interrupt.clone();
+        let name = Signal::try_from(kind.as_raw_value()).map_or("a signal", Signal::as_str);
         tokio::spawn(async move {
             while signals.recv().await.is_some() {
-                interrupt.signal();
+                interrupt.received(name);
             }
         });
     }

@@ -36,7 +36,13 @@ pub fn main() -> ExitCode {
     std::panic::set_hook(Box::new(tell_panic));
     let arguments = match Arguments::try_parse_from(&argv) {
         Ok(arguments) => arguments,
-        Err(error) => return not_parsed(&error),
+        Err(error) => {
+            // Help and version are errors of this kind, too.
+            if error.use_stderr() {
+                out::withdraw_after_mistake(argv.get(1..).unwrap_or_default());
+            }
+            return not_parsed(&error);
+        }
     };
     // The panic itself has told where; here it gets the exit status that the documentation promises.
     let result = catch_unwind(AssertUnwindSafe(|| command(arguments, &environment))).unwrap_or_else(|_| {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::config::{AgentEnvironment, ArtifactRule, Destination};
+use crate::job::StopNotice;
 use crate::report::{self, Plain, Sink};
 use crate::stages;
 use agent_artifacts::aws::S3Address;
@@ -20,11 +21,15 @@ use super::job::{listen_for_signals, paint};
 /// For how long a request that failed is tried again: the manifest's default for `[limits] grace`.
 const GRACE: Duration = Duration::from_secs(60);
 
+/// What is under way when a signal comes gets this time to end.
+pub const LAST_WAIT: Duration = Duration::from_secs(15);
+
 /// Publishes and says what came of it.
 pub async fn command(args: arguments::Publish, environment: &AgentEnvironment) -> Result<ExitStatus> {
     let (emitter, receiver) = events::channel();
-    let interrupt = Interrupt::new(None);
+    let interrupt = Interrupt::new(None).with_grace(LAST_WAIT);
     listen_for_signals(&interrupt)?;
+    let notice = StopNotice::watch(&interrupt, &emitter, LAST_WAIT);
     let console: Vec<Box<dyn Sink>> = vec![Box::new(Plain::new(std::io::stdout(), paint(environment)))];
     let redactor = Redactor::new(environment.secrets());
     let listener = tokio::spawn(report::record(receiver, redactor, console));
@@ -34,7 +39,7 @@ pub async fn command(args: arguments::Publish, environment: &AgentEnvironment) -
     // Said here, or the listener would judge a job that was none.
     let outcome = published.as_ref().cloned().unwrap_or_else(|error| Outcome::NotRun(error.message.clone()));
     emitter.emit(What::JobFinished { exit, outcome }).await;
-    drop(emitter);
+    drop((notice, emitter));
     listener.await.map_err(|error| Error::internal("the listener of events broke").because(&error))?;
     published.map(|_| exit)
 }

@@ -4,7 +4,7 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
 use crate::config::Settings;
-use crate::job;
+use crate::job::{self, StopNotice};
 use crate::report::{self, Paint, Plain, Sink, Summary};
 use agent_process::{Redactor, Runner};
 use agent_types::error::{Error, Result};
@@ -16,6 +16,7 @@ use super::job::{listen_for_signals, runner};
 /// A runner whose events are only shown.
 pub struct Quiet {
     pub runner: Runner,
+    notice: StopNotice,
     listener: JoinHandle<Summary>,
     /// Deleted at the end: reports and logs of an earlier job stay as they are.
     _logs: TempDir,
@@ -33,9 +34,10 @@ impl Quiet {
         listen_for_signals(&interrupt)?;
         let console: Vec<Box<dyn Sink>> = vec![Box::new(Plain::new(std::io::stderr(), Paint::PLAIN))];
         let listener = tokio::spawn(report::record(receiver, redactor.clone(), console));
+        let notice = StopNotice::watch(&interrupt, &emitter, settings.limits.grace);
         let mut runner = runner(settings, emitter, interrupt, redactor);
         runner.logs = logs.path().to_path_buf();
-        Ok(Quiet { runner, listener, _logs: logs })
+        Ok(Quiet { runner, notice, listener, _logs: logs })
     }
 
     /// Shows what is still under way.
@@ -43,7 +45,7 @@ impl Quiet {
         // Said here, or the listener would judge a job that was none.
         let end = What::JobFinished { exit: ExitStatus::Passed, outcome: Outcome::Passed };
         self.runner.events.emit(end).await;
-        drop(self.runner);
+        drop((self.notice, self.runner));
         let listened = self.listener.await;
         listened.map(drop).map_err(|error| Error::internal("the listener of events broke").because(&error))
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::config::AgentEnvironment;
 use crate::job::Exclusive;
-use crate::report::{self, Paint, Summary, Torn};
+use crate::report::{self, Paint, Recheck, Summary, Torn};
 use agent_types::error::{Error, Result};
 use agent_types::outcome::ExitStatus;
 
@@ -48,7 +48,8 @@ pub struct Reported {
 /// `out`; without it beside the file that was read.
 ///
 /// # Errors
-/// When the file is neither, is damaged or of another layout, or a report cannot be written.
+/// When the file is neither, is damaged, of another layout or not that of one job, when a result contradicts
+/// itself, or a report cannot be written. Events that contradict themselves are told by the reports.
 pub fn report(path: &Path, formats: &[Format], out: Option<&Path>, paint: Paint) -> Result<Reported> {
     let (summary, torn) = summary(path)?;
     let out = out.or(path.parent()).unwrap_or(Path::new("."));
@@ -66,12 +67,11 @@ pub fn report(path: &Path, formats: &[Format], out: Option<&Path>, paint: Paint)
 
 fn summary(path: &Path) -> Result<(Summary, Option<Torn>)> {
     if !holds_events(path)? {
-        return Ok((report::read_result(path)?, None));
+        return Ok((report::recheck_result(report::read_result(path)?)?, None));
     }
-    let mut summary = Summary::default();
-    let torn = report::read_events(path, |event| summary.apply(event))?;
-    summary.interrupted();
-    Ok((summary, torn))
+    let mut recheck = Recheck::default();
+    let torn = report::read_events(path, |event| recheck.take(event))?;
+    Ok((recheck.finish(), torn))
 }
 
 /// A `result.json` is written over several lines, so its first alone is no JSON.

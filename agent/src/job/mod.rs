@@ -4,8 +4,10 @@ mod exclusive;
 mod leftovers;
 mod plan;
 mod run;
+mod stop_notice;
 
 pub use exclusive::Exclusive;
 pub use leftovers::end_leftovers;
 pub use plan::{Plan, Selection};
 pub use run::{interrupt, run};
+pub use stop_notice::StopNotice;

@@ -6,14 +6,14 @@ use crate::config::Settings;
 use crate::stages::{self, build, check, checkout, configure, publish, share};
 use agent_cache::{Lease, Usage};
 use agent_git::Access;
-use agent_process::{Interrupt, Runner};
+use agent_process::{Interrupt, Interrupted, Runner};
 use agent_types::error::{Class, Error, Result};
 use agent_types::events::{JobIdentity, JobStarted, SCHEMA, What};
 use agent_types::outcome::Outcome;
 use agent_types::tiers::Tiers;
 
 use super::plan::uses_share;
-use super::{Plan, end_leftovers};
+use super::{Plan, StopNotice, end_leftovers};
 use agent_types::stage::Stage;
 
 /// What the stages have handed over so far.
@@ -38,6 +38,7 @@ pub async fn run(settings: &Settings, plan: &Plan, runner: &Runner, access: &Acc
         plan: plan.stages.clone(),
     };
     events.emit(What::JobStarted(Box::new(started))).await;
+    let notice = StopNotice::watch(&runner.interrupt, events, settings.limits.grace);
     for notice in &settings.notices {
         events.info(notice).await;
     }
@@ -54,6 +55,7 @@ pub async fn run(settings: &Settings, plan: &Plan, runner: &Runner, access: &Acc
     if let Some(lease) = job.outputs.lease.take() {
         share::notes::release(lease, events).await;
     }
+    notice.end().await;
 }
 
 struct Job<'a> {
@@ -195,7 +197,7 @@ impl Job<'_> {
         // After a cancel or at the end of the time, what is done is still saved, within the grace.
         let interrupt = match self.runner.interrupt.state() {
             None => self.runner.interrupt.clone(),
-            Some(_) => self.runner.interrupt.last_words(Instant::now() + self.settings.limits.grace),
+            Some(_) => self.runner.interrupt.last_words(self.runner.grace_left()),
         };
         let (stopped, events) = (self.stopped.as_deref(), &self.runner.events);
         // Side by side: neither shall use up the other's part of the grace.
@@ -209,9 +211,15 @@ impl Job<'_> {
             }
         };
         let (artifacts, published) = tokio::join!(artifacts, self.publish_caches(&interrupt));
-        match artifacts? {
-            Outcome::Skipped(_) if published => Ok(Outcome::Passed),
-            outcome => Ok(outcome),
+        // The time that is over was the grace of a signal.
+        let cancelled = self.runner.interrupt.state() == Some(Interrupted::Cancelled);
+        match artifacts {
+            Ok(Outcome::Skipped(_)) if published => Ok(Outcome::Passed),
+            Ok(Outcome::TimedOut(why)) if cancelled => Ok(Outcome::Cancelled(why)),
+            Err(error) if cancelled && error.class == Class::OutOfTime => {
+                Err(Error { class: Class::Cancelled, ..error })
+            }
+            artifacts => artifacts,
         }
     }
 
@@ -256,5 +264,5 @@ fn error_outcome(error: &Error) -> Outcome {
 
 /// The job's interrupt: its limit counts from now.
 pub fn interrupt(settings: &Settings) -> Interrupt {
-    Interrupt::new(Instant::now().checked_add(settings.limits.job))
+    Interrupt::new(Instant::now().checked_add(settings.limits.job)).with_grace(settings.limits.grace)
 }

@@ -69,11 +69,12 @@ impl std::fmt::Display for Torn {
 /// Reads the file from its start and hands over one event after the other.
 ///
 /// # Errors
-/// When the file cannot be read, is no event file, is of another layout, or is damaged before its
-/// last line.
+/// When the file cannot be read, is no event file or not that of one job, is of another layout, or is
+/// damaged before its last line.
 pub fn read(path: &Path, mut each: impl FnMut(&Event)) -> Result<Option<Torn>> {
     let mut reader = BufReader::new(fs_err::File::open(path)?);
     let mut line = Vec::new();
+    let mut ended = false;
     for number in 1u64.. {
         line.clear();
         if reader.read_until(b'\n', &mut line)? == 0 {
@@ -84,8 +85,11 @@ pub fn read(path: &Path, mut each: impl FnMut(&Event)) -> Result<Option<Torn>> {
             };
         }
         let whole = line.ends_with(b"\n");
-        match parse(&line, number == 1) {
-            Ok(event) => each(&event),
+        match parse(&line, number == 1).and_then(|event| one_job(event, number, ended)) {
+            Ok(event) => {
+                ended |= matches!(event.what, What::JobFinished { .. });
+                each(&event);
+            }
             Err(Bad::Json(_)) if !whole && number > 1 => {
                 return Ok(Some(Torn { line: number, bytes: line.len() }));
             }
@@ -101,6 +105,19 @@ enum Bad {
     NoHead,
     Schema(String),
     Event(String, serde_json::Error),
+    SecondJob,
+    AfterTheEnd,
+}
+
+/// The event, if it can be one of the job that the first line began. After its end there are only words
+/// about listeners that broke.
+fn one_job(event: Event, number: u64, ended: bool) -> Result<Event, Bad> {
+    match event.what {
+        What::JobStarted(_) if number > 1 => Err(Bad::SecondJob),
+        What::Notice { .. } => Ok(event),
+        _ if ended => Err(Bad::AfterTheEnd),
+        _ => Ok(event),
+    }
 }
 
 fn parse(line: &[u8], first: bool) -> Result<Event, Bad> {
@@ -130,6 +147,10 @@ impl Bad {
                 "{place}: its schema is `{schema}`, and this build-agent {this} reads `{SCHEMA}`"
             ))
             .hint("use the build-agent that wrote it, or a newer one"),
+            Bad::SecondJob => Error::usage(format!("{place}: a second job begins here"))
+                .hint("an event file has one job: cut the file before this line, and report on each part"),
+            Bad::AfterTheEnd => Error::usage(format!("{place}: this line comes after the end of the job"))
+                .hint("the file was put together or changed; name an events.jsonl as build-agent has written it"),
             Bad::Event(kind, error) => Error::usage(format!(
                 "{place}: build-agent {this} does not understand this `{kind}` event"
             ))
@@ -198,6 +219,16 @@ mod tests {
         }
     }
 
+    /// The console may break when the job is over.
+    #[test]
+    fn words_about_a_listener_may_come_after_the_end() {
+        let notice =
+            What::Notice { level: agent_types::events::Level::Warning, message: "x".into(), hint: None };
+        let text = lines(&failing_job()) + &lines(&[crate::report::sample::at(200_000, notice)]);
+        let (summary, torn) = read_text(text.as_bytes()).unwrap();
+        assert!(summary.complete && torn.is_none());
+    }
+
     #[test]
     fn zeros_after_a_power_cut_are_a_torn_line() {
         let mut text = lines(&failing_job()[..2]).into_bytes();
@@ -211,7 +242,10 @@ mod tests {
         let all = failing_job();
         let head = lines(&all[..1]);
         let next = lines(&all[1..3]);
-        let table = [
+        let (whole, end) = (lines(&all), lines(&all[all.len() - 1..]));
+        let second = format!("events.jsonl:{}: a second job begins here", all.len() + 1);
+        let after = format!("events.jsonl:{}: this line comes after the end of the job", all.len() + 1);
+        let table: [(String, &str); 13] = [
             (String::new(), "events.jsonl: empty"),
             (head[..20].to_owned(), "events.jsonl:1: this is not a line of JSON"),
             (next.clone(), "events.jsonl:1: the first event is not `job-started`"),
@@ -223,6 +257,12 @@ mod tests {
                 "events.jsonl:2: build-agent 0.1.0 does not understand this `moon-landed` event",
             ),
             (head.replace("\"plan\"", "\"plain\""), "does not understand this `job-started` event"),
+            // Two jobs in one file: whole, cut, and of which the second has lost its head.
+            (whole.repeat(2), &second),
+            (format!("{head}{next}{whole}"), "events.jsonl:4: a second job begins here"),
+            (format!("{head}{head}"), "events.jsonl:2: a second job begins here"),
+            (format!("{whole}{next}"), &after),
+            (format!("{whole}{end}"), &after),
         ];
         for (text, wanted) in table {
             let error = read_text(text.as_bytes()).unwrap_err();

@@ -13,7 +13,7 @@ use agent_types::cut;
 impl Summary {
     /// Takes in one event. Events come in the order in which they happened.
     pub fn apply(&mut self, event: &Event) {
-        let at = At(event.time);
+        let at = At::of(event);
         let started = *self.started.get_or_insert(at);
         self.last_event = Some(at);
         self.seconds = started.seconds_until(at);
@@ -324,6 +324,34 @@ mod tests {
         assert!(case.outcome.reason().unwrap().len() <= cut::TEXT);
         // Both lost the surplus and the room of the word that stands for it.
         assert_eq!(summary.bytes_cut, 2 * (1000 + 64));
+    }
+
+    /// The wall clock jumps by three days, forth and back, while things run.
+    #[test]
+    fn durations_follow_the_clock_that_nobody_sets() {
+        let three_days = std::time::Duration::from_secs(3 * 24 * 3600);
+        let on_clock = |clock: bool| {
+            let mut events = failing_job();
+            let first = events[0].time;
+            let jump = events.len() / 2;
+            for (index, event) in events.iter_mut().enumerate() {
+                event.clock = event.time.duration_since(first).ok().filter(|_| clock);
+                if clock && index >= jump {
+                    event.time += three_days;
+                }
+            }
+            if clock && let Some(last) = events.last_mut() {
+                last.time -= three_days * 2;
+            }
+            fold(&events)
+        };
+        let seconds = |summary: &Summary| {
+            let stages = summary.stages.iter().map(|stage| stage.seconds);
+            let units = summary.units.iter().map(|unit| unit.seconds);
+            (summary.seconds, stages.collect::<Vec<_>>(), units.collect::<Vec<_>>())
+        };
+        assert_eq!(seconds(&on_clock(true)), seconds(&on_clock(false)));
+        assert_eq!(on_clock(true).seconds, 154.0);
     }
 
     #[test]

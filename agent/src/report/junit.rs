@@ -1,6 +1,7 @@
 //! `junit.xml`: the tests for CodeBuild's report groups and whatever else reads JUnit.
 //!
-//! A failure is the layer's, an error the agent's, the machine's or the clock's. CodeBuild keeps
+//! A failure is the layer's, an error the agent's, the machine's or the clock's. A test that the agent
+//! stopped together with its unit is skipped; the unit is the error. CodeBuild keeps
 //! 500 tests of a report and prefers those that failed (its user guide, "Test report statuses").
 
 use std::path::Path;
@@ -98,6 +99,7 @@ fn status(test: &Test, summary: &Summary) -> TestCaseStatus {
         Status::Outcome(outcome) => {
             let status = match outcome {
                 Outcome::Skipped(_) => TestCaseStatus::skipped(),
+                stopped if stopped.was_stopped() && is_case(test) => TestCaseStatus::skipped(),
                 Outcome::Failed(_) => TestCaseStatus::non_success(NonSuccessKind::Failure),
                 _ => TestCaseStatus::non_success(NonSuccessKind::Error),
             };
@@ -116,6 +118,11 @@ fn status(test: &Test, summary: &Summary) -> TestCaseStatus {
     words.retain(|words| !words.is_empty());
     status.set_description(text(&words.join("\n")));
     status
+}
+
+/// Whether it is one of a unit's tests.
+fn is_case(test: &Test) -> bool {
+    test.unit.is_some() && !test.is_unit()
 }
 
 /// Why a unit ended as it did: its own lines that matter, its failed tasks and what it found.
@@ -160,6 +167,7 @@ mod tests {
     use crate::report::sample::{self, at, case, check_layer, failing_job, fold};
     use crate::report::tally::Totals;
     use agent_types::events::{Event, Memo, Unit, What};
+    use agent_types::outcome::ExitStatus;
     use agent_types::stage::Stage;
 
     #[test]
@@ -246,8 +254,8 @@ make: *** [Makefile:9: zlib.o] Error 1</failure>
             (Outcome::Failed(why()), Some("<failure message=\"why\" type=\"failed\">")),
             (Outcome::Skipped(why()), Some("<skipped message=\"why\" type=\"skipped\">")),
             (Outcome::NotRun(why()), Some("<error message=\"why\" type=\"not-run\">")),
-            (Outcome::TimedOut(why()), Some("<error message=\"why\" type=\"timed-out\">")),
-            (Outcome::Cancelled(why()), Some("<error message=\"why\" type=\"cancelled\">")),
+            (Outcome::TimedOut(why()), Some("<skipped message=\"why\" type=\"timed-out\">")),
+            (Outcome::Cancelled(why()), Some("<skipped message=\"why\" type=\"cancelled\">")),
         ];
         for (outcome, element) in table {
             let mut events = vec![at(0, case(&unit, "test_x", outcome, ""))];
@@ -266,15 +274,27 @@ make: *** [Makefile:9: zlib.o] Error 1</failure>
         }
     }
 
+    /// Whatever was stopped with it: the unit is the one error, and only what failed before is a failure.
     #[test]
-    fn a_unit_that_was_killed_after_its_cases_passed_is_seen() {
+    fn a_unit_that_was_stopped_is_seen() {
+        let why = || "over".to_owned();
         let unit = check_layer();
-        let events = [
-            at(0, case(&unit, "test_x", Outcome::Passed, "")),
-            at(1, sample::unit_finished(&unit, Outcome::TimedOut("4h are over".into()), None)),
-        ];
-        let xml = render(&fold(&events)).unwrap();
-        assert!(xml.contains("<error message=\"4h are over\" type=\"timed-out\">"), "{xml}");
+        for (stopped, failures, errors) in [
+            (vec![Outcome::Passed], 0, 1),
+            (vec![Outcome::Passed, Outcome::TimedOut(why())], 0, 1),
+            (vec![Outcome::Cancelled(why()), Outcome::Cancelled(why())], 0, 1),
+            (vec![Outcome::Failed(why()), Outcome::Cancelled(why())], 1, 0),
+        ] {
+            for end in [Outcome::TimedOut(why()), Outcome::Cancelled(why())] {
+                let cases = stopped.iter().map(|outcome| case(&unit, "test_x", outcome.clone(), ""));
+                let mut events: Vec<Event> = cases.map(|case| at(0, case)).collect();
+                events.push(at(1, sample::unit_finished(&unit, end.clone(), None)));
+                events.push(at(2, What::JobFinished { exit: ExitStatus::of(&end), outcome: end.clone() }));
+                let summary = fold(&events);
+                let report = Report::deserialize_from_str(&render(&summary).unwrap()).unwrap();
+                assert_eq!((report.failures, report.errors), (failures, errors), "{stopped:?} {end:?}");
+            }
+        }
     }
 
     #[test]
@@ -294,14 +314,24 @@ make: *** [Makefile:9: zlib.o] Error 1</failure>
 
     #[test]
     fn the_counts_agree_with_those_of_the_result() {
-        for events in [failing_job(), sample::passing_job(), Vec::new()] {
+        let mut cancelled = sample::passing_job();
+        let stopped = || Outcome::Cancelled("SIGTERM".into());
+        cancelled.push(at(6000, case(&check_layer(), "test_x", stopped(), "")));
+        cancelled.push(at(6000, sample::unit_finished(&check_layer(), stopped(), None)));
+        for events in [failing_job(), sample::passing_job(), cancelled, Vec::new()] {
             let mut killed = fold(&events);
             killed.interrupted();
             for summary in [fold(&events), killed] {
                 let report = Report::deserialize_from_str(&render(&summary).unwrap()).unwrap();
                 let totals = Totals::of(&summary);
-                let errors = totals.not_run + totals.timed_out + totals.cancelled + totals.errors;
-                let wanted = [totals.tests, totals.failed, errors, totals.skipped];
+                // Tests that were stopped with their unit are skipped; the unit is the error.
+                let suites = suites(&summary);
+                let cases = suites.iter().flat_map(|suite| &suite.tests).filter(|test| is_case(test));
+                let stopped = cases
+                    .filter(|test| matches!(test.status, Status::Outcome(outcome) if outcome.was_stopped()));
+                let stopped = stopped.count() as u64;
+                let errors = totals.not_run + totals.timed_out + totals.cancelled + totals.errors - stopped;
+                let wanted = [totals.tests, totals.failed, errors, totals.skipped + stopped];
                 let found = [report.tests, report.failures, report.errors, report.skipped];
                 assert_eq!(found.map(|number| number as u64), wanted);
             }

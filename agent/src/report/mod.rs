@@ -10,6 +10,7 @@ mod events_file;
 mod fold;
 mod junit;
 mod output;
+mod recheck;
 mod recorder;
 mod result;
 mod summary;
@@ -24,6 +25,7 @@ pub use console::{Apart, Json, Paint, Plain, Terminal, closing, patiently};
 pub use events_file::{EventsFile, Torn, read as read_events};
 pub use junit::write as write_junit;
 pub use output::{begin, prepare_out, replace, write_all};
+pub use recheck::{Recheck, recheck_result};
 pub use recorder::{Sink, record};
 pub use result::{read as read_result, write as write_result};
 pub use summary::{

@@ -75,7 +75,7 @@ impl Recorder {
     }
 
     fn tell(&mut self, what: What) {
-        self.take(Event { time: std::time::SystemTime::now(), what });
+        self.take(Event::now(what));
     }
 
     fn finish(mut self) -> Summary {
@@ -102,7 +102,7 @@ fn fit_to_record(mut event: Event, redactor: &Redactor) -> Event {
 /// Stands in for an event that cannot be shown. The verdict guard notices when it mattered.
 fn unreadable(event: Event) -> Event {
     let message = "an event could not be recorded: it holds what JSON cannot".to_owned();
-    Event { time: event.time, what: What::Notice { level: Level::Warning, message, hint: None } }
+    Event { what: What::Notice { level: Level::Warning, message, hint: None }, ..event }
 }
 
 /// Redacts all texts but the agent's own words: a secret that is `checkout` or `failed` is none
@@ -253,7 +253,7 @@ mod tests {
             link: Some("x".into()),
         };
         let nanoseconds = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_nanos(1_000_000_001);
-        let event = Event { time: nanoseconds, what: What::Artifact(artifact) };
+        let event = Event { time: nanoseconds, clock: None, what: What::Artifact(artifact) };
         let (summary, [first, _]) = run(vec![event], usize::MAX).await;
         assert_eq!(summary.artifacts[0].path.to_str(), Some("im\u{fffd}age.wic"));
         let whole = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1);

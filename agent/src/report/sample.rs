@@ -22,7 +22,7 @@ pub fn start() -> SystemTime {
 
 /// An event so many milliseconds after the start.
 pub fn at(milliseconds: u64, what: What) -> Event {
-    Event { time: start() + Duration::from_millis(milliseconds), what }
+    Event { time: start() + Duration::from_millis(milliseconds), clock: None, what }
 }
 
 pub fn fold(events: &[Event]) -> Summary {

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use agent_types::error::Error;
 use agent_types::events::{
-    Artifact, Finding, JobIdentity, Level, MemoOutcome, Planned, Recipes, RepoReady, Sstate, TaskFailed, Unit,
+    Artifact, Event, Finding, JobIdentity, Level, MemoOutcome, Planned, Recipes, RepoReady, Sstate,
+    TaskFailed, Unit,
 };
 use agent_types::outcome::{ExitStatus, Outcome};
 use agent_types::stage::Stage;
@@ -16,20 +17,42 @@ use agent_types::stage::Stage;
 use super::cache::TierResult;
 
 /// A point in time; RFC 3339 with milliseconds in files.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct At(#[serde(with = "agent_types::events::time")] pub SystemTime);
+pub struct At {
+    #[serde(with = "agent_types::events::time")]
+    time: SystemTime,
+    /// See [`Event::clock`]; lost on the way through a file.
+    #[serde(skip)]
+    clock: Option<Duration>,
+}
 
 impl At {
-    /// Seconds until `later`, to the millisecond; 0 when the clock was set back in between.
+    pub fn of(event: &Event) -> At {
+        At { time: event.time, clock: event.clock }
+    }
+
+    /// Seconds until `later`, to the millisecond, whatever happened to the wall clock in between. Without
+    /// another clock 0 when it was set back.
     pub fn seconds_until(self, later: At) -> f64 {
-        whole_milliseconds(later.0.duration_since(self.0).unwrap_or(Duration::ZERO).as_secs_f64())
+        let took = match (self.clock, later.clock) {
+            (Some(from), Some(to)) => to.checked_sub(from),
+            _ => later.time.duration_since(self.time).ok(),
+        };
+        whole_milliseconds(took.unwrap_or(Duration::ZERO).as_secs_f64())
+    }
+}
+
+/// The same point in time, as a file has it.
+impl PartialEq for At {
+    fn eq(&self, other: &At) -> bool {
+        self.time == other.time
     }
 }
 
 impl std::fmt::Display for At {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", humantime::format_rfc3339_millis(self.0))
+        write!(f, "{}", humantime::format_rfc3339_millis(self.time))
     }
 }
 

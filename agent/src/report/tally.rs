@@ -10,7 +10,7 @@ use agent_types::events::{Level, Sstate};
 use agent_types::outcome::Outcome;
 use agent_types::stage::Stage;
 
-use super::summary::{At, MemoResult, StageResult, Summary, UnitResult};
+use super::summary::{At, CaseResult, MemoResult, StageResult, Summary, UnitResult};
 
 /// The suite of what is no unit's: stages without units, and the agent's own errors.
 pub const AGENT: &str = "build-agent";
@@ -67,8 +67,8 @@ impl Status<'_> {
 }
 
 /// All tests of a job. A unit with cases counts by its cases, and by itself only when it is not
-/// fine although all its cases are; a unit without cases counts by itself; so does a stage
-/// without units.
+/// fine although no case says why: they are fine, or the agent stopped them with the unit. A unit
+/// without cases counts by itself; so does a stage without units.
 pub fn suites(summary: &Summary) -> Vec<Suite<'_>> {
     let own = agent_suite(summary);
     let units = summary.units.iter().map(unit_suite);
@@ -86,7 +86,8 @@ fn unit_suite(unit: &UnitResult) -> Suite<'_> {
         seconds: case.seconds,
     });
     let itself = unit.outcome.as_ref().filter(|outcome| {
-        unit.cases.is_empty() || !outcome.is_fine() && unit.cases.iter().all(|case| case.outcome.is_fine())
+        let says_why = |case: &CaseResult| !case.outcome.is_fine() && !case.outcome.was_stopped();
+        unit.cases.is_empty() || !outcome.is_fine() && !unit.cases.iter().any(says_why)
     });
     let itself = itself.map(|outcome| Test {
         unit: Some(unit),

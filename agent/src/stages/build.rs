@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::config::Settings;
 use agent_cache::Usage;
 use agent_fs::tree::Tree;
-use agent_process::{Command, End, Finished, Runner};
+use agent_process::{Command, End, Finished, Runner, UntilStopped};
 use agent_types::error::{Error, Result};
 use agent_types::events::{Level, Sstate, TaskFailed, Unit, What};
 use agent_types::outcome::Outcome;
@@ -93,11 +93,13 @@ async fn machine_build(
     command.environment.set("MACHINE", machine);
     command.user = configured.user.clone();
 
-    let mut build = Build::new(unit.clone());
+    command.doing = Some(format!("bitbake {}", unit.name));
+
+    let mut build = UntilStopped::new(Build::new(unit.clone()), &command.stopping);
     let ended = runner.run(command, &mut build).await;
     // The server has left the process group on purpose; it must not outlive its build directory.
-    server::stop_server(&configured.build, configured.user.as_ref(), runner.grace).await?;
-    let finished = ended?;
+    server::stop_server(&configured.build, configured.user.as_ref(), runner.grace_left()).await?;
+    let (build, finished) = (build.lines, ended?);
 
     for failure in &build.failures {
         let failed = task_failed(unit, failure, &configured.build, runner);
@@ -112,7 +114,7 @@ async fn machine_build(
     }
     let outcome = judge(&build, &finished)?;
     let excerpt = match &outcome {
-        Outcome::Passed => Vec::new(),
+        Outcome::Passed | Outcome::Cancelled(_) => Vec::new(),
         // A build that never got to a task has its story in its own lines.
         _ if build.failures.is_empty() && build.errors.is_empty() => finished.tail.clone(),
         _ if build.failures.is_empty() => build.errors.clone(),

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::config::Settings;
-use agent_process::{Command, End, Finished, Lines, Runner};
+use agent_process::{Command, End, Finished, Lines, Runner, UntilStopped};
 use agent_types::error::{Error, Result};
 use agent_types::events::{Case, Emitter, Level, Unit, What};
 use agent_types::listing;
@@ -168,16 +168,18 @@ async fn bitbake_layers(
         Command::new(configured.tools.bitbake.join("bin/bitbake-layers"), build, log).args(words);
     command.environment = configured.environment(build);
     command.user = configured.user.clone();
-    let mut output = Layers(LayersOutput::new(words, unit.clone(), &settings.checkout));
+    command.doing = Some(format!("{} of {}", unit.name, names(&settings.layers)));
+    let output = Layers(LayersOutput::new(words, unit.clone(), &settings.checkout));
+    let mut output = UntilStopped::new(output, &command.stopping);
     let ended = runner.run(command, &mut output).await;
-    server::stop_server(build, configured.user.as_ref(), runner.grace).await?;
+    server::stop_server(build, configured.user.as_ref(), runner.grace_left()).await?;
     let finished = ended?;
     let passed = finished.end == End::Exited(0);
-    let contradiction = output.0.contradiction().filter(|_| passed).map(|what| {
+    let contradiction = output.lines.0.contradiction().filter(|_| passed).map(|what| {
         Error::internal(format!("{} ended with exit status 0, but {what}", unit.name))
             .hint(format!("nothing is concluded from it; read `{}`", finished.log.display()))
     });
-    for finding in output.0.finish(passed) {
+    for finding in output.lines.0.finish(passed) {
         runner.events.emit(What::Finding(finding)).await;
     }
     let trouble = contradiction.or_else(|| host::trouble(&finished.tail.join("\n")).filter(|_| !passed));
@@ -186,7 +188,7 @@ async fn bitbake_layers(
         (End::Exited(_), Some(error)) => Outcome::NotRun(error.message.clone()),
         _ => ended_badly("bitbake-layers", &finished),
     };
-    let excerpt = if outcome.is_fine() { Vec::new() } else { finished.tail.clone() };
+    let excerpt = super::excerpt(&outcome, &finished);
     let log = Some(runner.relative_log(&finished.log));
     runner.events.emit(What::UnitFinished { unit, outcome: outcome.clone(), log, excerpt }).await;
     match (&outcome, trouble) {
@@ -218,6 +220,11 @@ fn ended_badly(tool: &str, finished: &Finished) -> Outcome {
             Outcome::TimedOut(format!("{tool} was silent for {}", humantime::format_duration(silent)))
         }
     }
+}
+
+/// The layers by name: `meta-a, meta-b`.
+pub(super) fn names(layers: &[PathBuf]) -> String {
+    layers.iter().map(|layer| name(layer)).collect::<Vec<_>>().join(", ")
 }
 
 /// The layer's directory name, which is also what yocto-check-layer calls it.

@@ -3,12 +3,14 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::time::Duration;
 
 use crate::config::Settings;
 use agent_cache::memo::{
     Accepted, Again, Ahead, Course, Desk, Front, Place, Refusal, Schedule, Script, Sigdata, Store, Stores,
 };
-use agent_process::{Command, End, Finished, Lines, Runner};
+use agent_process::{Command, End, Finished, Lines, Runner, UntilStopped};
 use agent_types::error::Result;
 use agent_types::events::{Case, Emitter, Finding, Unit, What};
 use agent_types::outcome::Outcome;
@@ -20,6 +22,10 @@ use agent_yocto::server;
 
 use super::check::name;
 use super::configure::Configured;
+
+/// From the first signal to SIGKILL. The tool ignores all other signals, and its build directory is made anew
+/// for every run.
+const GRACE: Duration = Duration::from_secs(4);
 
 /// Checks the layer; its outcome.
 pub async fn run(
@@ -34,7 +40,7 @@ pub async fn run(
     let checked = check.to_its_verdict().await;
     let (outcome, log, excerpt) = match &checked {
         Ok((outcome, finished)) => {
-            let excerpt = if outcome.is_fine() { Vec::new() } else { finished.tail.clone() };
+            let excerpt = super::excerpt(outcome, finished);
             (outcome.clone(), Some(runner.relative_log(&finished.log)), excerpt)
         }
         Err(error) => (Outcome::NotRun(error.message.clone()), None, Vec::new()),
@@ -72,8 +78,7 @@ struct Ran {
 
 impl Ran {
     /// What of this verdict may not be reported, because it rests on other answers than plain ones or on
-    /// files that are empty. A run that the job itself stopped is no verdict; should the job have to stop
-    /// before the next run, that one says so.
+    /// files that are empty. A run that the job itself stopped is no verdict: see [`Ran::withdraw_unproved`].
     fn doubtful(&self) -> Vec<&Ground> {
         if self.passed || matches!(self.finished.end, End::Cancelled | End::TimedOut) {
             return Vec::new();
@@ -84,6 +89,24 @@ impl Ran {
 
     fn was_given(&self, ground: &Ground) -> bool {
         !ground.kinds.is_disjoint(&self.given)
+    }
+
+    /// A test that failed before the job was stopped stays failed, unless it rests on a cached answer: the run
+    /// would have been repeated without it.
+    fn withdraw_unproved(&mut self) {
+        let why =
+            "it failed with a cached answer, and the job was stopped before the check was repeated without";
+        let outcome = match self.finished.end {
+            End::Cancelled => Outcome::Cancelled(why.into()),
+            End::TimedOut => Outcome::TimedOut(why.into()),
+            _ => return,
+        };
+        for case in &mut self.verdict.cases {
+            let is_given = !check_layer::kind::rests_on(&case.name, &case.message).is_disjoint(&self.given);
+            if is_given && matches!(case.outcome, Outcome::Failed(_)) {
+                case.outcome = outcome.clone();
+            }
+        }
     }
 }
 
@@ -102,6 +125,7 @@ impl Check<'_> {
             events.info(self.why_again(&ran, &doubtful, &again.anew)).await;
             ran = self.once(&again).await?;
         }
+        ran.withdraw_unproved();
         self.tell(&mut ran, events).await;
         Ok((ran.verdict.outcome?, ran.finished))
     }
@@ -171,9 +195,8 @@ impl Check<'_> {
     fn schedule(&self, place: &Place) -> Accepted<Schedule> {
         let (settings, user) = (self.settings, self.configured.user.as_ref());
         let rooms = settings.places.ahead(&self.name);
-        let log = format!("yocto-check-layer-{}-ahead", self.name);
         let most = settings.check.side_by_side;
-        let ahead = Ahead::new(self.runner, place, user, rooms, &settings.places.work, log, most)?;
+        let ahead = Ahead::new(self.runner, place, user, rooms, &settings.places.work, &self.name, most)?;
         Ok(Schedule::new(ahead, Script::read(&place.oe_core, self.layer, &settings.check.machines)))
     }
 
@@ -209,21 +232,36 @@ impl Check<'_> {
         }
         let recorder = check_layer::Recorder::attach(&mut command)?;
         let expected = check_layer::expected(&configured.tools.oe_core)?;
-        let mut tests = Tests {
+        let tests = Tests {
             unit: &self.unit,
             total: expected.len(),
             parser: OutputParser::until(recorder.as_ref().map(|recorder| recorder.sentinel.clone())),
             running: None,
             started: 0,
         };
-        let ended = runner.run(command, &mut tests).await;
+        let stopping = command.stopping.clone();
+        let mut tests = UntilStopped::new(tests, &stopping);
+        let ended = {
+            let mut running = pin!(runner.run(command, &mut tests));
+            tokio::select! {
+                biased;
+                () = stopping.cancelled() => {
+                    // The tool takes a signal for an order to put bblayers.conf back, and goes on to the next test.
+                    if let Some((front, _)) = &before {
+                        front.start_nothing();
+                    }
+                    running.await
+                }
+                ended = &mut running => ended,
+            }
+        };
         let (given, forgetful) = match before {
             Some((front, desk)) => (desk.close().await, front.forgets_signatures()),
             None => (Kinds::new(), false),
         };
-        server::stop_server(&build, configured.user.as_ref(), runner.grace).await?;
+        server::stop_server(&build, configured.user.as_ref(), runner.grace_left()).await?;
         let finished = ended?;
-        let parsed = tests.parser.finish();
+        let parsed = tests.lines.parser.finish();
         let mut verdict = check_layer::judge(&expected, &parsed, finished.end, &self.name);
         if let Some(recorder) = recorder {
             verdict = check_layer::confirm(verdict, &parsed, &recorder.read(), finished.end, &self.name);
@@ -259,6 +297,7 @@ impl Check<'_> {
         ));
         command.environment = configured.environment(build);
         command.user = configured.user.clone();
+        command.grace = Some(GRACE);
         command
     }
 
@@ -321,5 +360,51 @@ impl Lines for Tests<'_> {
         // Before the first test the world is asked for its signatures without the layer.
         let doing = self.running.as_deref().unwrap_or("the signatures of the world without the layer");
         Some(format!("{}: {doing}", self.unit.name))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+    use agent_yocto::check_layer::{JudgedCase, Kind, Verdict};
+
+    /// A failure may not be reported from a cached answer, and the run that would have shown it is not made.
+    #[test]
+    fn of_a_stopped_run_only_failures_without_cached_answers_stay() {
+        let silent = End::Stalled(Duration::from_secs(60));
+        for (end, given, wanted) in [
+            (End::Cancelled, vec![], ["failed", "failed", "passed"]),
+            (End::Cancelled, vec![Kind::World], ["failed", "failed", "passed"]),
+            (End::Cancelled, vec![Kind::Parses], ["failed", "cancelled", "passed"]),
+            (End::TimedOut, vec![Kind::Parses], ["failed", "timed-out", "passed"]),
+            // These are repeated.
+            (End::Exited(2), vec![Kind::Parses], ["failed", "failed", "passed"]),
+            (silent, vec![Kind::Parses], ["failed", "failed", "passed"]),
+        ] {
+            let bad = || Outcome::Failed("bad".into());
+            let cases = [("test_readme", bad()), ("test_parse", bad()), ("test_world", Outcome::Passed)];
+            let case = |(name, outcome): (&str, Outcome)| JudgedCase {
+                class: "common.CommonCheckLayer".into(),
+                name: name.into(),
+                outcome,
+                message: String::new(),
+            };
+            let verdict = Verdict {
+                outcome: Ok(Outcome::Cancelled("x".into())),
+                cases: cases.map(case).to_vec(),
+                tool_verdict: String::new(),
+                by_cases: false,
+            };
+            let elapsed = Duration::ZERO;
+            let finished = Finished { end, log: "/x".into(), bytes: 0, elapsed, tail: Vec::new() };
+            let (passed, grounds, forgetful) = (false, Vec::new(), true);
+            let given: Kinds = given.into_iter().collect();
+            let findings = Vec::new();
+            let mut ran = Ran { verdict, findings, passed, grounds, finished, given, forgetful };
+            ran.withdraw_unproved();
+            let words: Vec<_> = ran.verdict.cases.iter().map(|case| case.outcome.word()).collect();
+            assert_eq!(words, wanted, "{end:?}");
+        }
     }
 }

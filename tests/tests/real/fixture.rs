@@ -79,10 +79,18 @@ impl Fixture {
 
     /// The same, where the layer lies elsewhere.
     pub fn call_in(&self, layer: &Path, words: &[&str]) -> Ran {
+        self.start_in(layer, words).wait_for(PATIENCE)
+    }
+
+    pub fn start(&self, words: &[&str]) -> Running {
+        self.start_in(&self.layer(), words)
+    }
+
+    fn start_in(&self, layer: &Path, words: &[&str]) -> Running {
         let mut command = agent();
         command.current_dir(layer).args(words);
         command.arg("--work-dir").arg(self.place.path().join("work")).arg("--out").arg(self.out());
-        Running::start(command, self.place.path()).wait_for(PATIENCE)
+        Running::start(command, self.place.path())
     }
 
     /// The fixture's own manifest, in a small world.

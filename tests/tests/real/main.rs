@@ -13,6 +13,7 @@ mod fixture;
 mod memo;
 mod parses;
 mod share;
+mod stops;
 
 const POKY: &str = "https://git.yoctoproject.org/poky";
 const OE_CORE: &str = "https://git.openembedded.org/openembedded-core";

@@ -211,9 +211,12 @@ fn what_is_under_way_ends_with_the_job() {
             let words = asking.words();
             words.iter().any(|one| one == WORLD) && words.iter().any(|one| one == CLASS)
         });
+        let before = asking.words();
         running.signal(signal);
-        running.wait();
+        let ran = running.wait();
         if signal == Signal::SIGINT {
+            ran.assert_code(&[130]);
+            assert_eq!(asking.words(), before, "nothing is asked after the signal");
             asking.assert_gone();
         }
         holds.iter().for_each(|hold| std::fs::remove_file(hold).unwrap());

@@ -96,7 +96,9 @@ fn a_bucket_that_never_answers_ends_with_the_jobs_time_or_a_signal() {
         events.contains("\"unit-started\",\"unit\":{\"stage\":\"publish\"")
     });
     running.signal(Signal::SIGTERM);
-    running.wait().assert_code(&[130]);
+    let ran = running.wait();
+    ran.assert_code(&[130]);
+    ran.assert_says(&["SIGTERM: stopping, up to 2 s: publish"]);
     assert_eq!(sandbox.result()["outcome"], "cancelled");
 }
 

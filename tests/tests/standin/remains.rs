@@ -1,6 +1,7 @@
 //! What layer code leaves behind: processes, deep trees, full disks, floods. The job ends in bounded time,
 //! and the next one works.
 
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -8,12 +9,22 @@ use build_agent_tests::{Sandbox, skip};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+/// The file that a stand-in tool left in its build directory.
+#[track_caller]
+fn find(sandbox: &Sandbox, name: &str) -> PathBuf {
+    let found = Command::new("find").arg(sandbox.work()).args(["-name", name]).output().unwrap();
+    let found = String::from_utf8(found.stdout).unwrap();
+    let all = || Command::new("find").arg(sandbox.work()).args(["-maxdepth", "4"]).output().unwrap();
+    let first = found.lines().next();
+    first.unwrap_or_else(|| panic!("no {name} in\n{}", String::from_utf8_lossy(&all().stdout))).into()
+}
+
 #[test]
 fn forty_daemons_of_all_kinds_are_ended() {
     let Some(sandbox) = Sandbox::new("forty_daemons_of_all_kinds_are_ended") else { return };
     sandbox.behaviour("yocto-check-layer daemons 40");
     sandbox.run().assert_code(&[0]);
-    let pids = std::fs::read_to_string(sandbox.work().join("check/meta-tested/pids")).unwrap();
+    let pids = std::fs::read_to_string(find(&sandbox, "pids")).unwrap();
     assert_eq!(pids.lines().count(), 40);
     let alive = |pid: &&str| kill(Pid::from_raw(pid.parse().unwrap()), None).is_ok();
     assert_eq!(pids.lines().filter(alive).collect::<Vec<_>>(), [""; 0]);
@@ -30,7 +41,8 @@ fn processes_that_fork_without_end_do_not_outlive_their_job() {
         let ran = sandbox.run();
         ran.assert_code(&[0]);
         ran.assert_says(&["; ended"]);
-        let beats = || std::fs::metadata(sandbox.work().join("check/meta-tested/beat")).unwrap().len();
+        let beat = find(&sandbox, "beat");
+        let beats = || std::fs::metadata(&beat).unwrap().len();
         let before = beats();
         std::thread::sleep(Duration::from_millis(300));
         assert_eq!(beats(), before, "it goes on");

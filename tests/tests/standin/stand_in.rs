@@ -89,6 +89,24 @@ fn a_real_bitbake_that_is_watched_is_the_same() {
     }
 }
 
+/// Whatever it is asked, and whether somebody answers or not.
+#[test]
+fn the_stand_in_starts_nothing_when_the_job_is_being_stopped() {
+    for desk in [false, true] {
+        let fronted = Fronted::new("echo started");
+        if desk {
+            curious_desk(&fronted);
+        }
+        std::fs::write(fronted.0.path().join("front/stopping"), "").unwrap();
+        for words in ["-e", "-p", "--version", "-S lockedsigs world"] {
+            let output = fronted.call(true, words);
+            assert_eq!((output.status.code(), &*output.stdout), (Some(130), &b""[..]), "{words}");
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(said.contains("not started, because the job is being stopped"), "{words}: {said}");
+        }
+    }
+}
+
 #[test]
 fn the_stand_in_says_when_there_is_no_bitbake() {
     let fronted = Fronted::new("");

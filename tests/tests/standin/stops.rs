@@ -1,8 +1,9 @@
 //! Signals, limits, kills: the end comes in bounded time, is told, and leaves nothing running.
 
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use build_agent_tests::{Running, Sandbox, well_formed_xml};
+use build_agent_tests::{Running, Sandbox, cases, well_formed_xml};
 use nix::sys::signal::Signal;
 
 /// A job whose check hangs, at the moment when it does.
@@ -31,6 +32,113 @@ fn signals_cancel_with_status_130_and_reports() {
             assert_reported(&sandbox, "cancelled");
         }
     }
+}
+
+/// A job in whose check `test_parse` has failed and `test_signatures` hangs until a signal. From then on all
+/// tests fail, and each of them asks BitBake: that a BitBake was started is noted in `notes/calls`.
+fn interrupted(test: &str) -> Option<Sandbox> {
+    let sandbox = Sandbox::new(test)?;
+    let notes = sandbox.path().join("notes");
+    std::fs::create_dir(&notes).unwrap();
+    std::fs::set_permissions(&notes, std::fs::Permissions::from_mode(0o777)).unwrap();
+    sandbox.behaviour(&format!(
+        "yocto-check-layer interrupted test_signatures test_parse\nbitbake notes {}",
+        notes.display()
+    ));
+    sandbox.write_manifest(&format!("{}\n[build]\ntargets = [\"hello\"]\n", sandbox.manifest_text()));
+    Some(sandbox)
+}
+
+/// What the stop broke has the word for it everywhere, and what failed before stays failed.
+fn assert_stopped(sandbox: &Sandbox, word: &str) {
+    let result = sandbox.result();
+    let cases = cases(&result);
+    let outcome = |test: &str| {
+        let found = cases.iter().find(|(name, _)| name == test);
+        found.unwrap_or_else(|| panic!("no {test} in {cases:?}")).1.clone()
+    };
+    for (test, wanted) in [
+        ("test_layerseries_compat", "passed"),
+        ("test_parse", "failed"),
+        ("test_signatures", word),
+        ("test_world", word),
+        ("test_world_inherit_class", word),
+    ] {
+        assert_eq!(outcome(test), wanted, "{test} in {cases:?}");
+    }
+    assert_eq!(result["totals"]["failed"], 1, "{:#}", result["totals"]);
+    let junit = std::fs::read_to_string(sandbox.out().join("junit.xml")).unwrap();
+    assert_eq!(junit.matches("<failure").count(), 1, "{junit}");
+    assert!(junit.contains(&format!("type=\"{word}\"")), "{junit}");
+    assert!(!sandbox.path().join("notes/calls").exists(), "a BitBake was started after the stop");
+    let events = std::fs::read_to_string(sandbox.out().join("events.jsonl")).unwrap();
+    if let Some((_, after)) = events.split_once(": stopping, up to ") {
+        assert!(!after.contains("\"command-started\""), "something was started after the stop:\n{after}");
+    }
+}
+
+#[test]
+fn what_a_signal_breaks_is_cancelled_and_nothing_new_starts() {
+    const NAME: &str = "what_a_signal_breaks_is_cancelled_and_nothing_new_starts";
+    for (signal, memo) in [(Signal::SIGTERM, true), (Signal::SIGINT, true), (Signal::SIGTERM, false)] {
+        let Some(sandbox) = interrupted(NAME) else { return };
+        sandbox.change_manifest("grace = \"2s\"", "grace = \"30s\"");
+        let mut command = sandbox.run_command();
+        if !memo {
+            command.arg("--no-memo");
+        }
+        let mut running = sandbox.start(command);
+        sandbox.wait_for_log(&mut running, "hanging");
+        running.signal(signal);
+        // The tool goes on after the signal, and is not given the whole time for it.
+        let ran = running.wait_for(Duration::from_secs(30));
+        ran.assert_code(&[130]);
+        let line = format!("{signal}: stopping, up to 30 s: yocto-check-layer meta-tested (test_signatures)");
+        ran.assert_says(&[&line, "common.CommonCheckLayer.test_world: CANCELLED"]);
+        assert!(!ran.output().contains("test_world: FAILED"), "{}", ran.output());
+        if memo {
+            assert_stopped(&sandbox, "cancelled");
+        }
+        assert_reported(&sandbox, "cancelled");
+    }
+}
+
+#[test]
+fn what_a_limit_breaks_is_timed_out_and_nothing_new_starts() {
+    const NAME: &str = "what_a_limit_breaks_is_timed_out_and_nothing_new_starts";
+    for (from, to, said) in [
+        (
+            "job = \"5m\"",
+            "job = \"15s\"",
+            "[limits] job is over: stopping, up to 2 s: yocto-check-layer meta-tested",
+        ),
+        ("stall = \"1m\"", "stall = \"2s\"", "yocto-check-layer was silent for"),
+    ] {
+        let Some(sandbox) = interrupted(NAME) else { return };
+        sandbox.change_manifest(from, to);
+        let ran = sandbox.run();
+        ran.assert_code(&[5]);
+        ran.assert_says(&[said, "common.CommonCheckLayer.test_world: TIMED-OUT"]);
+        assert_stopped(&sandbox, "timed-out");
+        assert_reported(&sandbox, "timed-out");
+    }
+}
+
+#[test]
+fn a_task_that_a_signal_breaks_has_not_failed() {
+    let Some(sandbox) = Sandbox::new("a_task_that_a_signal_breaks_has_not_failed") else { return };
+    sandbox.write_manifest(&format!("{}\n[build]\ntargets = [\"hello\"]\n", sandbox.manifest_text()));
+    sandbox.behaviour("bitbake interrupted do_compile");
+    let mut running = sandbox.start(sandbox.run_command());
+    sandbox.wait_for_log(&mut running, "hanging");
+    running.signal(Signal::SIGTERM);
+    let ran = running.wait();
+    ran.assert_code(&[130]);
+    ran.assert_says(&["SIGTERM: stopping, up to 2 s: hello (qemux86-64)"]);
+    assert!(!ran.output().contains("FAILED"), "{}", ran.output());
+    let totals = &sandbox.result()["totals"];
+    assert_eq!((&totals["failed"], &totals["failed-tasks"]), (&0.into(), &0.into()), "{totals:#}");
+    assert_reported(&sandbox, "cancelled");
 }
 
 #[test]

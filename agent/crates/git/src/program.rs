@@ -165,6 +165,7 @@ impl<'a> Git<'a> {
     async fn once(&self, cwd: &Path, args: &[OsString], remote: bool) -> Result<String, Failure> {
         let verb = args.first().map(|verb| verb.to_string_lossy().into_owned()).unwrap_or_default();
         let mut command = Command::new("git", cwd, format!("git-{}-{verb}", self.label)).args(args);
+        command.doing = Some(format!("{}: git {verb}", self.label));
         command.environment = self.environment.clone();
         command.user = self.user.clone();
         let mut output = Output::default();

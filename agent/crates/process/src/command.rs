@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
 use super::{Apart, User};
 
 /// The whole environment of a child. It starts empty: nothing is inherited.
@@ -27,6 +29,9 @@ impl Environment {
         self.0.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()))
     }
 }
+
+/// A longer name is cut.
+const LONGEST_NAME: usize = 120;
 
 /// A child process to be.
 #[derive(Clone, Debug)]
@@ -50,6 +55,13 @@ pub struct Command {
     /// Stands before `argv` when the child is started, as an interpreter does; reports do not show it.
     /// Without effect when the command is `apart`.
     pub launcher: Vec<OsString>,
+    /// What it does, for people: `yocto-check-layer meta-x: BitBake parses the world`.
+    pub doing: Option<String>,
+    /// A shorter time from the first signal to SIGKILL than the job's grace, for a program whose work is
+    /// worth nothing once it was stopped.
+    pub grace: Option<Duration>,
+    /// Cancelled as soon as the agent begins to stop it: what fails from then on fails because of that.
+    pub stopping: CancellationToken,
 }
 
 impl Command {
@@ -65,6 +77,27 @@ impl Command {
             stall: None,
             stdin: None,
             launcher: Vec::new(),
+            doing: None,
+            grace: None,
+            stopping: CancellationToken::new(),
+        }
+    }
+
+    pub fn doing(mut self, doing: impl Into<String>) -> Command {
+        self.doing = Some(doing.into());
+        self
+    }
+
+    /// For people: what it does, or its `words` (its `argv` without secrets), paths without directories.
+    pub fn name(&self, words: &[String]) -> String {
+        if let Some(doing) = &self.doing {
+            return doing.clone();
+        }
+        let words: Vec<&str> = words.iter().map(|word| brief(word)).collect();
+        let name = words.join(" ");
+        match name.char_indices().nth(LONGEST_NAME) {
+            Some((end, _)) => format!("{}…", &name[..end]),
+            None => name,
         }
     }
 
@@ -76,5 +109,29 @@ impl Command {
     pub fn args<S: Into<OsString>>(mut self, args: impl IntoIterator<Item = S>) -> Command {
         self.argv.extend(args.into_iter().map(Into::into));
         self
+    }
+}
+
+/// The last part of a path; any other word as it is.
+fn brief(word: &str) -> &str {
+    let is_path = word.starts_with('/') && !word.contains(char::is_whitespace);
+    let last = word.trim_end_matches('/').rsplit('/').next().filter(|last| is_path && !last.is_empty());
+    last.unwrap_or(word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_what_it_does_or_its_words_without_directories() {
+        let store = "/efs/layers/oe-core/1d54d1c4736a0000000000000000000000000000";
+        let words = [&*format!("{store}/scripts/yocto-check-layer"), "-k", "/", "a /b", "https://x/y"];
+        let words = words.map(str::to_owned);
+        let tool = Command::new(words[0].clone(), "/", "x");
+        assert_eq!(tool.name(&words), "yocto-check-layer -k / a /b https://x/y");
+        assert_eq!(tool.doing("meta-x: parses").name(&words), "meta-x: parses");
+        let long = Command::new("echo", "/", "x").name(&["é".repeat(500)]);
+        assert_eq!((long.chars().count(), long.chars().last()), (LONGEST_NAME + 1, Some('…')));
     }
 }

@@ -106,7 +106,8 @@ async fn is_over(ended: &mut Ended) -> bool {
             return true;
         }
         let mut left = unclaimed(&Processes::now());
-        left.extend(control_group::members().into_iter().filter(|one| !is_given_up(one)));
+        // Not the members of a command that starts just now.
+        while_idle(|| left.extend(control_group::members().into_iter().filter(|one| !is_given_up(one))));
         if !left.is_empty() {
             ended.add(&left);
             return false;

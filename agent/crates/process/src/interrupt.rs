@@ -1,8 +1,12 @@
 //! Why work has to stop early: a signal, or the job's time.
 
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
+
+/// For a step of the stop when the time for the whole of it is used up.
+const MOMENT: Duration = Duration::from_millis(500);
 
 /// Tells work that it has to stop. Cheap to clone; all clones see the same.
 #[derive(Clone, Debug)]
@@ -12,6 +16,18 @@ pub struct Interrupt {
     now: CancellationToken,
     /// The end of the job's time.
     deadline: Option<Instant>,
+    /// How long a stop may take in all, where somebody has said so.
+    grace: Option<Duration>,
+    /// The first signal to the agent; all parts of the job know it.
+    first: Arc<OnceLock<FirstSignal>>,
+}
+
+/// The signal that cancelled the job.
+#[derive(Clone, Copy, Debug)]
+struct FirstSignal {
+    /// E.g. `SIGTERM`.
+    name: &'static str,
+    at: Instant,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +40,8 @@ pub enum Interrupted {
 
 impl Interrupt {
     pub fn new(deadline: Option<Instant>) -> Interrupt {
-        Interrupt { cancel: CancellationToken::new(), now: CancellationToken::new(), deadline }
+        let (cancel, now) = (CancellationToken::new(), CancellationToken::new());
+        Interrupt { cancel, now, deadline, grace: None, first: Arc::default() }
     }
 
     /// The same, with a limit that counts from now.
@@ -33,9 +50,15 @@ impl Interrupt {
         self
     }
 
+    /// The same, with the time that a stop may take in all.
+    pub fn with_grace(self, grace: Duration) -> Interrupt {
+        Interrupt { grace: Some(grace), ..self }
+    }
+
     /// For a part of the work: it stops with the whole, and can be stopped alone.
     pub fn part(&self) -> Interrupt {
-        Interrupt { cancel: self.cancel.child_token(), now: self.now.child_token(), deadline: self.deadline }
+        let (cancel, now) = (self.cancel.child_token(), self.now.child_token());
+        Interrupt { cancel, now, first: self.first.clone(), ..*self }
     }
 
     /// The work's answer, unless a stop comes first.
@@ -51,9 +74,12 @@ impl Interrupt {
     }
 
     /// For the work that is still to be done after the first signal or the end of the time: only a
-    /// second signal or the given deadline stops it.
-    pub fn last_words(&self, deadline: Instant) -> Interrupt {
-        Interrupt { cancel: self.now.clone(), now: self.now.clone(), deadline: Some(deadline) }
+    /// second signal or the end of the time that is `left` stops it. A part of that is for its own stop.
+    pub fn last_words(&self, left: Duration) -> Interrupt {
+        let (cancel, now) = (self.now.clone(), self.now.clone());
+        let grace = left / 4;
+        let deadline = Instant::now().checked_add(left - grace);
+        Interrupt { cancel, now, deadline, grace: Some(grace), first: Arc::default() }
     }
 
     /// Called for each signal: the first cancels, the second means now.
@@ -62,6 +88,34 @@ impl Interrupt {
             self.now.cancel();
         }
         self.cancel.cancel();
+    }
+
+    /// The same for a signal that the agent itself received, by its name.
+    pub fn received(&self, name: &'static str) {
+        let _ = self.first.set(FirstSignal { name, at: Instant::now() });
+        self.signal();
+    }
+
+    /// The name of the signal that cancelled the job.
+    pub fn signal_name(&self) -> Option<&'static str> {
+        self.first.get().map(|first| first.name)
+    }
+
+    /// What is left of the time that a stop may take in all, counted from the signal or from the end of the
+    /// job's time. The whole of it as long as the job may go on, and always a moment.
+    pub fn grace_left(&self, grace: Duration) -> Duration {
+        let now = Instant::now();
+        let signal = self.first.get().map(|first| first.at);
+        let limit = self.deadline.filter(|deadline| *deadline <= now);
+        match signal.into_iter().chain(limit).min() {
+            Some(began) => grace.saturating_sub(now - began).max(MOMENT.min(grace)),
+            None => grace,
+        }
+    }
+
+    /// How long to wait for what is under way when work has to stop: `most`, or what is left of the grace.
+    pub fn last_wait(&self, most: Duration) -> Duration {
+        self.grace.map_or(most, |grace| most.min(self.grace_left(grace)))
     }
 
     /// Whether work has to stop, and why.
@@ -98,5 +152,66 @@ impl Interrupt {
     /// Waits for the second signal.
     pub async fn now(&self) {
         self.now.cancelled().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GRACE: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn the_grace_counts_from_the_first_signal() {
+        let interrupt = Interrupt::new(None);
+        assert_eq!((interrupt.grace_left(GRACE), interrupt.signal_name()), (GRACE, None));
+        // A part that is stopped alone says nothing of the job.
+        let part = interrupt.part();
+        part.signal();
+        assert_eq!((part.grace_left(GRACE), interrupt.state()), (GRACE, None));
+        interrupt.received("SIGTERM");
+        std::thread::sleep(Duration::from_millis(20));
+        interrupt.received("SIGINT");
+        assert_eq!((interrupt.signal_name(), part.signal_name()), (Some("SIGTERM"), Some("SIGTERM")));
+        for interrupt in [interrupt, part] {
+            assert!(interrupt.is_urgent());
+            let left = interrupt.grace_left(GRACE);
+            assert!(left <= GRACE - Duration::from_millis(20), "{left:?}");
+        }
+    }
+
+    #[test]
+    fn the_last_words_have_what_is_left_of_the_grace() {
+        let interrupt = Interrupt::new(None);
+        assert_eq!(interrupt.last_wait(GRACE), GRACE);
+        let interrupt = interrupt.with_grace(Duration::from_secs(2));
+        assert_eq!(interrupt.last_wait(GRACE), Duration::from_secs(2));
+        assert_eq!(interrupt.last_wait(MOMENT), MOMENT);
+        interrupt.received("SIGTERM");
+        let last = interrupt.last_words(Duration::from_millis(100));
+        assert_eq!(last.state(), None, "the first signal does not end them");
+        std::thread::sleep(Duration::from_millis(80));
+        assert_eq!(last.state(), Some(Interrupted::OutOfTime));
+        assert!(last.last_wait(GRACE) <= Duration::from_millis(25));
+        let last = interrupt.last_words(GRACE);
+        interrupt.received("SIGTERM");
+        assert_eq!(last.state(), Some(Interrupted::Cancelled));
+    }
+
+    #[test]
+    fn the_grace_counts_from_the_end_of_the_jobs_time() {
+        let ago = |seconds| Instant::now().checked_sub(Duration::from_secs(seconds));
+        let left = |deadline| Interrupt::new(deadline).grace_left(GRACE);
+        assert_eq!(left(Some(Instant::now() + GRACE)), GRACE);
+        if let Some(deadline) = ago(10) {
+            let left = left(Some(deadline));
+            assert!(left <= Duration::from_secs(50) && left > Duration::from_secs(40), "{left:?}");
+        }
+        // Something is always left for the last steps, but never more than the grace.
+        if let Some(deadline) = ago(100) {
+            assert_eq!(left(Some(deadline)), MOMENT);
+            let short = Duration::from_millis(100);
+            assert_eq!(Interrupt::new(Some(deadline)).grace_left(short), short);
+        }
     }
 }

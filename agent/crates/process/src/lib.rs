@@ -31,6 +31,7 @@ mod running;
 mod shim;
 mod spawn;
 mod stop;
+mod until_stopped;
 mod user;
 mod watch;
 
@@ -49,5 +50,5 @@ pub use redact::Redactor;
 pub use runner::{End, Finished, Runner};
 pub use running::{MARKER, reap};
 pub use shim::shim;
-
+pub use until_stopped::UntilStopped;
 pub use user::{User, agent_user, build_user, lesser_owner};

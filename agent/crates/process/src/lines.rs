@@ -89,7 +89,7 @@ impl Pulse {
         self.doing.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn does(&self, doing: Option<String>) {
+    pub fn does(&self, doing: Option<String>) {
         *self.doing.lock().unwrap_or_else(PoisonError::into_inner) = doing;
     }
 
@@ -224,7 +224,7 @@ impl Listener<'_> {
             }
         }
         *self.count = self.count.wrapping_add(1);
-        if *self.count % TURN == 0 {
+        if self.count.is_multiple_of(TURN) {
             yield_now().await;
         }
     }

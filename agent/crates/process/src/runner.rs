@@ -125,6 +125,11 @@ const TIMES: Times = Times {
 };
 
 impl Runner {
+    /// The grace, or what is left of it for a job that has to stop.
+    pub fn grace_left(&self) -> Duration {
+        self.interrupt.grace_left(self.grace)
+    }
+
     /// The same for another stage.
     pub fn for_stage(&self, stage: Stage) -> Runner {
         Runner { stage, ..self.clone() }
@@ -173,7 +178,8 @@ impl Runner {
         self.started(number, &argv, &log).await;
         let mut output = Output::new(log, &self.redactor);
         output.tell_trouble(&self.events).await;
-        let job = Job { runner: self, name: shorten(&argv.join(" ")), command: &command, times };
+        let name = self.redactor.redact(&command.name(&argv)).into_owned();
+        let job = Job { runner: self, name, command: &command, times };
         let ended = job.accompany(spawned, &mut output, lines).await;
         output.finish(lines, &self.events).await;
         let (word, at) = match &ended {
@@ -225,14 +231,6 @@ impl Runner {
     }
 }
 
-/// A command line of any length, for messages.
-fn shorten(command: &str) -> String {
-    match command.char_indices().nth(120) {
-        Some((end, _)) => format!("{}…", &command[..end]),
-        None => command.to_owned(),
-    }
-}
-
 /// One command on its way.
 struct Job<'a> {
     runner: &'a Runner,
@@ -253,6 +251,7 @@ impl Job<'_> {
     ) -> Result<(End, Instant)> {
         let Spawned { mut child, running, output: from, pipe } = spawned;
         let pulse = Pulse::new();
+        pulse.does(lines.doing());
         let pump = pin!(output.pump(from, lines, &self.runner.events, &pulse));
         let mut reading = Reading::new(pump);
         let watch = Watch {
@@ -268,7 +267,7 @@ impl Job<'_> {
         };
         let over = reading.beside(watch.until_over(&mut child)).await;
         let (end, stopped) = match over {
-            Over::Ended(status) => (status.into(), false),
+            Over::Ended(status) => (reading.beside(self.own_end(status)).await, false),
             Over::Interrupted(Interrupted::Cancelled) => (End::Cancelled, true),
             Over::Interrupted(Interrupted::OutOfTime) | Over::TimedOut => (End::TimedOut, true),
             Over::Stalled(silent) => (End::Stalled(silent), true),
@@ -277,14 +276,15 @@ impl Job<'_> {
             }
         };
         if stopped {
-            let stop = stop_group(&mut child, &running, self.runner.grace, &self.runner.interrupt);
+            self.command.stopping.cancel();
+            let stop = stop_group(&mut child, &running, self.grace(), &self.runner.interrupt);
             reading.beside(stop).await?;
         }
         let at = Instant::now();
         self.end_family(&running, &mut reading, &pipe, stopped).await;
         running.leave();
         self.end_daemons(&mut reading, stopped).await;
-        if !reading.end(self.times.output.min(self.runner.grace), &pulse).await {
+        if !reading.end(self.times.output.min(self.runner.grace_left()), &pulse).await {
             let message =
                 format!("something that the agent cannot see holds the output of `{}` open", self.name);
             self.runner.events.warn(message, Some("what it prints from now on is not read".into())).await;
@@ -328,10 +328,35 @@ impl Job<'_> {
         self.tell(ended, "running as a daemon").await;
     }
 
+    /// How a child ended that the agent did not stop. A signal to a whole container or session reaches the
+    /// child as well, and it may be gone before the agent has noticed: that is a cancelled job, not a failure.
+    async fn own_end(&self, status: ExitStatus) -> End {
+        let end = End::from(status);
+        let signals = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM].map(|signal| signal as i32);
+        let interrupt = &self.runner.interrupt;
+        if matches!(end, End::Signalled(signal) if signals.contains(&signal)) {
+            let _ = timeout(SAME_SIGNAL, interrupt.interrupted()).await;
+        }
+        match interrupt.state() {
+            Some(Interrupted::Cancelled) if !status.success() => End::Cancelled,
+            _ => end,
+        }
+    }
+
+    /// From the first signal to SIGKILL. When the whole job stops, a part of the time is left for what comes
+    /// after: the daemons, BitBake's server, and saving what is done.
+    fn grace(&self) -> Duration {
+        let left = match self.runner.interrupt.state() {
+            Some(_) => self.runner.grace_left() * 3 / 4,
+            None => self.runner.grace,
+        };
+        self.command.grace.map_or(left, |own| own.min(left))
+    }
+
     /// What was told to stop has had its time.
     fn patience(&self, by_itself: Duration, stopped: bool) -> Patience {
         let by_itself = if stopped { by_itself / 4 } else { by_itself };
-        let grace = self.runner.grace;
+        let grace = self.runner.grace_left();
         Patience { by_itself: by_itself.min(grace), politely: self.times.politely.min(grace) }
     }
 
@@ -366,6 +391,9 @@ impl Job<'_> {
         }
     }
 }
+
+/// A signal that ended a child reaches the agent within this time when it was for both.
+const SAME_SIGNAL: Duration = Duration::from_millis(250);
 
 /// Reading the output goes on beside all else.
 struct Reading<'a> {

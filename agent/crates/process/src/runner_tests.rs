@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use super::*;
-use crate::{User, prepare_process};
+use crate::{UntilStopped, User, prepare_process};
 use agent_types::error::Class;
 use agent_types::events::{Event, Level, channel};
 use agent_types::secret::Secret;
@@ -288,11 +288,109 @@ async fn silence_is_told_then_pictured_then_ended() {
     let finished = bench.runner.run_with(command, &mut (), times).await.unwrap();
     assert!(matches!(finished.end, End::Stalled(_)), "{:?}", finished.end);
     let events = bench.events();
-    let heartbeats = events.iter().filter(|what| matches!(what, What::Heartbeat { .. })).count();
-    assert!(heartbeats >= 1);
+    let running = |what: &What| match what {
+        What::Heartbeat { running, .. } => Some(running.clone()),
+        _ => None,
+    };
+    let heartbeats: Vec<String> = events.iter().filter_map(running).collect();
+    assert!(heartbeats.iter().any(|running| running.starts_with("sh -c echo begin;")), "{heartbeats:?}");
     let told = serde_json::to_string(&events).unwrap();
     assert!(told.contains("printed nothing for") && told.contains("sleep 100"), "{told}");
     assert!(!told.contains("hunter2"), "{told}");
+}
+
+/// Neither a path of a store nor a process id means anything to people.
+#[tokio::test]
+async fn a_word_about_silence_says_what_is_being_done() {
+    struct Doing(Option<&'static str>);
+    impl Lines for Doing {
+        fn line(&mut self, _: &str) -> Vec<What> {
+            Vec::new()
+        }
+        fn doing(&self) -> Option<String> {
+            self.0.map(str::to_owned)
+        }
+    }
+    let store = "/efs/layers/openembedded-core/1d54d1c4736a0000000000000000000000000000";
+    // What the listener knows before the first line counts most, then what the command is for.
+    for (listener, command, wanted) in [
+        (Some("yocto-check-layer meta-x: test_world"), Some("y"), "yocto-check-layer meta-x: test_world"),
+        (None, Some("meta-x: BitBake parses"), "meta-x: BitBake parses"),
+        (None, None, "sleep 100"),
+    ] {
+        let mut bench = Bench::new();
+        std::os::unix::fs::symlink("/bin/sleep", bench.base.path().join("sleep")).unwrap();
+        let mut sleep = Command::new(bench.base.path().join("sleep"), bench.base.path(), "test").arg("100");
+        sleep.environment.set("STORE", store);
+        sleep.stall = Some(Duration::from_millis(600));
+        sleep.doing = command.map(str::to_owned);
+        let times = Times { heartbeat: Duration::from_millis(200), ..QUICK };
+        bench.runner.run_with(sleep, &mut Doing(listener), times).await.unwrap();
+        let events = bench.events();
+        let told = events.iter().find_map(|what| match what {
+            What::Heartbeat { running, .. } => Some(running.as_str()),
+            _ => None,
+        });
+        assert_eq!(told, Some(wanted));
+    }
+}
+
+/// As `systemctl stop` and some CI services have it: the child may be gone before the agent has noticed.
+#[tokio::test]
+async fn a_child_that_the_jobs_own_signal_ended_is_cancelled() {
+    let bench = Bench::new();
+    for (script, wanted) in [("kill -TERM $$", 15), ("kill -SEGV $$", 11)] {
+        assert_eq!(
+            bench.run(bench.sh(script)).await.end,
+            End::Signalled(wanted),
+            "there is no signal to the job"
+        );
+    }
+    // The end of the output is the end of the child.
+    let (sender, ended) = tokio::sync::oneshot::channel();
+    let mut sender = Some(sender);
+    let mut lines = OnLine(|_: &str| sender.take().into_iter().for_each(|sender| sender.send(()).unwrap()));
+    let signal = async {
+        ended.await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        bench.runner.interrupt.received("SIGTERM");
+    };
+    let run = bench.runner.run_with(bench.sh("echo dying; kill -TERM $$"), &mut lines, QUICK);
+    let ((), finished) = tokio::join!(signal, run);
+    assert_eq!(finished.unwrap().end, End::Cancelled);
+}
+
+#[tokio::test]
+async fn what_comes_after_a_stop_is_not_listened_to() {
+    let bench = Bench::new();
+    let interrupt = bench.runner.interrupt.clone();
+    let command = bench.sh("trap 'echo broken; exit 1' INT; echo good; while :; do sleep 0.05; done");
+    let mut heard = Vec::new();
+    let lines = OnLine(|line: &str| {
+        heard.push(line.to_owned());
+        interrupt.received("SIGTERM");
+    });
+    let mut lines = UntilStopped::new(lines, &command.stopping);
+    let finished = bench.runner.run_with(command, &mut lines, QUICK).await.unwrap();
+    assert_eq!((finished.end, heard), (End::Cancelled, vec!["good".to_owned()]));
+    assert!(finished.tail.contains(&"broken".to_owned()), "it is in the log all the same");
+}
+
+/// The stop of a whole job has one grace, and a part of it is for what comes after this command.
+#[tokio::test]
+async fn a_stopped_job_does_not_give_all_its_grace_to_a_command() {
+    let tenths = |tenths: u64| Duration::from_millis(100 * tenths);
+    for (own, from, to) in [(None, tenths(30), tenths(40)), (Some(tenths(4)), tenths(4), tenths(30))] {
+        let mut bench = Bench::new();
+        bench.runner.grace = tenths(40);
+        let interrupt = bench.runner.interrupt.clone();
+        let mut lines = OnLine(|_: &str| interrupt.received("SIGTERM"));
+        let mut command = bench.sh("trap '' INT TERM; echo ready; while :; do sleep 0.05; done");
+        command.grace = own;
+        let finished = bench.runner.run_with(command, &mut lines, QUICK).await.unwrap();
+        assert_eq!(finished.end, End::Cancelled);
+        assert!(finished.elapsed >= from && finished.elapsed < to, "{own:?}: {:?}", finished.elapsed);
+    }
 }
 
 #[tokio::test]

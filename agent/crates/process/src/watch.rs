@@ -40,7 +40,7 @@ pub(super) struct Watch<'a> {
     pub interrupt: &'a Interrupt,
     pub redactor: &'a Redactor,
     pub events: &'a Emitter,
-    /// The command, redacted, for people.
+    /// What the command does, redacted, for people.
     pub name: &'a str,
     pub running: &'a Running,
     pub pulse: &'a Pulse,
@@ -94,10 +94,7 @@ impl Watch<'_> {
             }
             if silent >= told + self.heartbeat {
                 told = silent;
-                let running = match self.pulse.doing() {
-                    Some(doing) => doing,
-                    None => format!("{} (pid {})", self.name, self.running.group),
-                };
+                let running = self.pulse.doing().unwrap_or_else(|| self.name.to_owned());
                 self.tell(What::Heartbeat { silent_seconds: silent.as_secs(), running }).await;
             }
         }

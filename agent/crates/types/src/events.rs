@@ -7,10 +7,10 @@
 
 use std::ops::AddAssign;
 use std::path::PathBuf;
-use std::time::SystemTime;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
 
 use crate::error::Error;
 use crate::outcome::{ExitStatus, Outcome};
@@ -18,6 +18,10 @@ use crate::stage::Stage;
 use crate::tiers::State;
 use crate::tiers::TierKind;
 use crate::traffic::Traffic;
+
+mod channel;
+
+pub use channel::{Emitter, channel};
 
 /// Names the layout of `events.jsonl`; raised when a reader of the old layout would go wrong.
 pub const SCHEMA: &str = "build-agent/events/v1";
@@ -27,8 +31,21 @@ pub const SCHEMA: &str = "build-agent/events/v1";
 pub struct Event {
     #[serde(with = "time")]
     pub time: SystemTime,
+    /// Since the agent started, by a clock that nobody sets: durations are differences of these, and not of
+    /// the times. Older files do not have it.
+    #[serde(default, with = "clock", skip_serializing_if = "Option::is_none")]
+    pub clock: Option<Duration>,
     #[serde(flatten)]
     pub what: What,
+}
+
+/// When the agent made its first event.
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+impl Event {
+    pub fn now(what: What) -> Event {
+        Event { time: SystemTime::now(), clock: Some(START.elapsed()), what }
+    }
 }
 
 /// What happened.
@@ -394,33 +411,25 @@ impl AddAssign for CacheCounts {
     }
 }
 
-/// The stages' end of the channel. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Emitter {
-    sender: mpsc::Sender<Event>,
-}
+/// Seconds, to the millisecond.
+mod clock {
+    use std::time::Duration;
 
-impl Emitter {
-    /// Sends the event with the present time. Waits when listeners are behind, so that a flood of
-    /// output slows its source down and not the memory up.
-    pub async fn emit(&self, what: What) {
-        // A closed channel means that the job is over; there is nobody left to tell.
-        let _ = self.sender.send(Event { time: SystemTime::now(), what }).await;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(clock: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
+        match clock {
+            Some(clock) => to.serialize_f64(clock.as_millis() as f64 / 1000.0),
+            None => to.serialize_none(),
+        }
     }
 
-    pub async fn info(&self, message: impl Into<String>) {
-        self.emit(What::Notice { level: Level::Info, message: message.into(), hint: None }).await;
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+        // Whatever is no duration is none: the wall clock is left.
+        let seconds = Option::<f64>::deserialize(from)?;
+        let duration = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        Ok(duration.map(|duration| Duration::from_millis((duration.as_secs_f64() * 1000.0).round() as u64)))
     }
-
-    pub async fn warn(&self, message: impl Into<String>, hint: Option<String>) {
-        self.emit(What::Notice { level: Level::Warning, message: message.into(), hint }).await;
-    }
-}
-
-/// The channel between the stages and the listeners.
-pub fn channel() -> (Emitter, mpsc::Receiver<Event>) {
-    let (sender, receiver) = mpsc::channel(1024);
-    (Emitter { sender }, receiver)
 }
 
 /// RFC 3339 with milliseconds.
@@ -449,6 +458,7 @@ mod tests {
         let unit = Unit::new(Stage::Check, "yocto-check-layer meta-x");
         let event = Event {
             time: humantime::parse_rfc3339("2026-01-02T03:04:05.678Z").unwrap(),
+            clock: Some(Duration::from_millis(61_007)),
             what: What::UnitFinished {
                 unit,
                 outcome: Outcome::Failed("line one\nline two".into()),
@@ -458,7 +468,11 @@ mod tests {
         };
         let line = serde_json::to_string(&event).unwrap();
         assert!(!line.contains('\n'), "{line}");
-        assert!(line.starts_with(r#"{"time":"2026-01-02T03:04:05.678Z","event":"unit-finished""#), "{line}");
+        let head = r#"{"time":"2026-01-02T03:04:05.678Z","clock":61.007,"event":"unit-finished""#;
+        assert!(line.starts_with(head), "{line}");
         assert_eq!(serde_json::from_str::<Event>(&line).unwrap(), event);
+        // Files of older agents have no such clock.
+        let older = line.replace(r#""clock":61.007,"#, "");
+        assert_eq!(serde_json::from_str::<Event>(&older).unwrap(), Event { clock: None, ..event });
     }
 }

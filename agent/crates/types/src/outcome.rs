@@ -52,6 +52,11 @@ impl Outcome {
         matches!(self, Outcome::Passed | Outcome::Skipped(_))
     }
 
+    /// Whether the agent ended it before it came to its own end. What that means for the whole, the whole says.
+    pub fn was_stopped(&self) -> bool {
+        matches!(self, Outcome::TimedOut(_) | Outcome::Cancelled(_))
+    }
+
     /// The outcome that decides for a group, the gravest one. `None` for an empty group: the caller
     /// has to say what "nothing happened" means, because it is never a pass.
     pub fn gravest<'a>(outcomes: impl IntoIterator<Item = &'a Outcome>) -> Option<&'a Outcome> {

@@ -100,7 +100,6 @@ impl Sink for Apart {
 mod tests {
     use std::sync::Mutex;
     use std::sync::mpsc;
-    use std::time::SystemTime;
 
     use super::*;
     use agent_types::events::Level;
@@ -108,12 +107,12 @@ mod tests {
 
     fn notice(message: &str) -> Event {
         let what = What::Notice { level: Level::Info, message: message.into(), hint: None };
-        Event { time: SystemTime::now(), what }
+        Event::now(what)
     }
 
     fn last() -> Event {
         let what = What::JobFinished { exit: ExitStatus::Passed, outcome: Outcome::Passed };
-        Event { time: SystemTime::now(), what }
+        Event::now(what)
     }
 
     struct Slow {

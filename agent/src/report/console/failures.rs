@@ -28,13 +28,14 @@ pub struct Failure<'a> {
     pub log: Option<PathBuf>,
 }
 
-/// In the order of the stages. What did not run is no failure of its own: something else is to
-/// blame, and the table of stages says so.
+/// In the order of the stages. What did not run, and a test that was stopped with its unit, is no failure
+/// of its own: something else is to blame, and the table of stages says so.
 pub fn failures<'a>(summary: &'a Summary, suites: &[Suite<'a>]) -> Vec<Failure<'a>> {
     let mut found = Vec::new();
     for test in suites.iter().flat_map(|suite| &suite.tests) {
         let Status::Outcome(outcome) = test.status else { continue };
-        if outcome.is_fine() || matches!(outcome, Outcome::NotRun(_)) {
+        let stopped = outcome.was_stopped() && test.unit.is_some() && !test.is_unit();
+        if outcome.is_fine() || stopped || matches!(outcome, Outcome::NotRun(_)) {
             continue;
         }
         let tasks = tasks(summary, test);

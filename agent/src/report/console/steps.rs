@@ -1,7 +1,6 @@
 //! The lines of the live consoles: one for each finished step, failures and findings at once.
 
 use std::collections::HashMap;
-use std::time::SystemTime;
 
 use crate::report::summary::At;
 use agent_types::events::{
@@ -21,15 +20,15 @@ const FIRST_LOOK: usize = 10;
 /// Turns events into lines. Knows only what it needs to say how long a step took.
 pub struct Steps {
     paint: Paint,
-    job: Option<SystemTime>,
-    stages: HashMap<Stage, SystemTime>,
+    job: Option<At>,
+    stages: HashMap<Stage, At>,
     units: HashMap<Unit, Running>,
     /// Why the last unit did not pass; its stage mostly says the same.
     told: Option<String>,
 }
 
 struct Running {
-    started: SystemTime,
+    started: At,
     cases: u64,
     skipped: u64,
     not_fine: u64,
@@ -44,15 +43,15 @@ impl Steps {
 
     /// The lines that the event is worth, without ends and harmless.
     pub fn lines(&mut self, event: &Event) -> Vec<String> {
-        self.job.get_or_insert(event.time);
+        self.job.get_or_insert(At::of(event));
         match &event.what {
             What::JobStarted(job) => self.head(event, job),
             What::StageStarted { stage } => {
-                self.stages.insert(*stage, event.time);
+                self.stages.insert(*stage, At::of(event));
                 Vec::new()
             }
             What::StageFinished { stage, outcome } => {
-                let took = self.stages.remove(stage).map(|started| seconds(started, event.time));
+                let took = self.stages.remove(stage).map(|started| started.seconds_until(At::of(event)));
                 let mut text = format!("{stage:<9}  {}", self.ended(outcome, took, ""));
                 if let (Some(told), Some(why)) = (self.told.take(), first_line(outcome)) {
                     let again = format!(": {why}");
@@ -72,8 +71,13 @@ impl Steps {
                 vec![self.stamped(event, &text)]
             }
             What::UnitStarted { unit } => {
-                let fresh =
-                    Running { started: event.time, cases: 0, skipped: 0, not_fine: 0, findings: Vec::new() };
+                let fresh = Running {
+                    started: At::of(event),
+                    cases: 0,
+                    skipped: 0,
+                    not_fine: 0,
+                    findings: Vec::new(),
+                };
                 self.units.insert(unit.clone(), fresh);
                 Vec::new()
             }
@@ -142,7 +146,7 @@ impl Steps {
 
     /// The text with the time since the job's start before it.
     pub fn stamped(&self, event: &Event, text: &str) -> String {
-        let since = self.job.map_or(0.0, |job| seconds(job, event.time));
+        let since = self.job.map_or(0.0, |job| job.seconds_until(At::of(event)));
         format!("{} {text}", self.paint.dim(&offset(since)))
     }
 
@@ -176,7 +180,7 @@ impl Steps {
 
     fn unit_line(&mut self, event: &Event, unit: &Unit, outcome: &Outcome) -> String {
         let running = self.units.remove(unit);
-        let took = running.as_ref().map(|running| seconds(running.started, event.time));
+        let took = running.as_ref().map(|running| running.started.seconds_until(At::of(event)));
         let cases = match running {
             Some(Running { cases, skipped: 0, not_fine: 0, .. }) if cases > 0 => {
                 format!(", {}", count(cases, "test"))
@@ -297,8 +301,4 @@ fn repo_line(repo: &RepoReady) -> String {
         None => text += &format!(" from {}", safe(&repo.path.to_string_lossy())),
     }
     text
-}
-
-fn seconds(from: SystemTime, to: SystemTime) -> f64 {
-    At(from).seconds_until(At(to))
 }

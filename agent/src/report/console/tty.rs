@@ -1,7 +1,7 @@
 //! The console of a terminal: the finished steps scroll by, and below them stands what runs now.
 
 use std::io;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -48,7 +48,7 @@ impl Sink for Terminal {
             self.screen.println(line)?;
         }
         if self.now.take(event) {
-            self.status.set_message(self.now.status(event.time));
+            self.status.set_message(self.now.status(At::of(event)));
             self.tasks.set_message(self.now.tasks());
         }
         if matches!(event.what, What::JobFinished { .. }) {
@@ -64,7 +64,7 @@ impl Sink for Terminal {
 struct Now {
     stage: Option<Stage>,
     /// In the order of their starts.
-    units: Vec<(Unit, SystemTime)>,
+    units: Vec<(Unit, At)>,
     progress: Option<(Unit, u64, u64)>,
     running: Vec<String>,
     silent: Option<u64>,
@@ -78,7 +78,7 @@ impl Now {
         }
         match &event.what {
             What::StageStarted { stage } => *self = Now { stage: Some(*stage), ..Now::default() },
-            What::UnitStarted { unit } => self.units.push((unit.clone(), event.time)),
+            What::UnitStarted { unit } => self.units.push((unit.clone(), At::of(event))),
             What::UnitFinished { unit, .. } => {
                 self.units.retain(|(known, _)| known != unit);
                 if self.progress.as_ref().is_some_and(|(known, ..)| known == unit) {
@@ -102,10 +102,10 @@ impl Now {
     }
 
     /// `build: core-image-minimal for 2m03s  812 of 3412  silent for 5m00s`.
-    fn status(&self, time: SystemTime) -> String {
+    fn status(&self, now: At) -> String {
         let mut text = self.stage.map_or("starting", Stage::name).to_owned();
         if let Some((unit, since)) = self.units.first() {
-            let took = duration(At(*since).seconds_until(At(time)));
+            let took = duration(since.seconds_until(now));
             text += &format!(": {} for {took}", safe(&unit.name));
         }
         if self.units.len() > 1 {
@@ -159,7 +159,7 @@ mod tests {
         for (second, (what, status, tasks)) in script.into_iter().enumerate() {
             let event = at(second as u64 * 1000, what);
             assert!(now.take(&event));
-            assert_eq!((&*now.status(event.time), &*now.tasks()), (status, tasks));
+            assert_eq!((&*now.status(At::of(&event)), &*now.tasks()), (status, tasks));
         }
     }
 }

@@ -59,7 +59,7 @@ async fn work(
     let mut working = tokio::task::spawn_blocking(move || publish::publish(&sources, &tiers, &stop, &theirs));
     let patience = async {
         interrupt.interrupted().await;
-        tokio::time::sleep(LAST).await;
+        tokio::time::sleep(interrupt.last_wait(LAST)).await;
     };
     tokio::select! {
         done = &mut working => done.map_err(|error| format!("publishing to the share broke: {error}")),

@@ -19,7 +19,7 @@ use super::source::{Facts, Source};
 use agent_fs::tree::{Identity, Leads, Tree};
 use agent_process::{Interrupt, Interrupted};
 use agent_types::artifact::{ArtifactRule, Destination};
-use agent_types::error::{Error, Result};
+use agent_types::error::{Class, Error, Result};
 use agent_types::events::{Artifact, Emitter, Finding, JobIdentity, Level, Unit, What};
 use agent_types::outcome::Outcome;
 
@@ -160,8 +160,8 @@ impl Publication<'_> {
                 true => Ok(()),
                 false => Err(already_there(&place.shown(key))),
             },
-            () = gives_up(interrupt) => Err(Error::upstream(format!(
-                "{} may or may not be written: there was no answer in time", place.shown(key)
+            () = gives_up(interrupt) => Err(Error::new(class(interrupt), format!(
+                "{} may or may not be written: there was no answer before the job had to end", place.shown(key)
             ))
             .hint("when it is there, everything is; when it is not, publish again")),
         }
@@ -310,8 +310,16 @@ impl Publication<'_> {
 async fn gives_up(interrupt: &Interrupt) {
     interrupt.interrupted().await;
     tokio::select! {
-        () = tokio::time::sleep(LAST) => {}
+        () = tokio::time::sleep(interrupt.last_wait(LAST)) => {}
         () = interrupt.now() => {}
+    }
+}
+
+/// Of what failed because the job had to stop.
+fn class(interrupt: &Interrupt) -> Class {
+    match interrupt.state() {
+        Some(Interrupted::Cancelled) => Class::Cancelled,
+        Some(Interrupted::OutOfTime) | None => Class::OutOfTime,
     }
 }
 

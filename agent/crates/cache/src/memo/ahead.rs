@@ -60,6 +60,8 @@ pub struct Ahead {
     /// The agent's work directory.
     work: PathBuf,
     log: String,
+    /// Its name, for people: `yocto-check-layer meta-x`.
+    check: String,
     /// How many BitBakes the manifest allows side by side.
     most: Option<NonZeroUsize>,
     number: AtomicUsize,
@@ -76,7 +78,7 @@ impl Room {
 }
 
 impl Ahead {
-    /// `rooms` lies below `work`; `log` begins the names of logs; `most` BitBakes run side by side, one for
+    /// For the check of the layer of that name. `rooms` lies below `work`; `most` BitBakes run side by side, one for
     /// each processor when nothing is said.
     ///
     /// # Errors
@@ -87,12 +89,13 @@ impl Ahead {
         user: Option<&User>,
         rooms: PathBuf,
         work: &Path,
-        log: String,
+        layer: &str,
         most: Option<NonZeroUsize>,
     ) -> Accepted<Ahead> {
         remove::remove_tree(&rooms, work).map_err(|error| Refusal(error.message))?;
         let (runner, place, user, work) = (runner.clone(), place.clone(), user.cloned(), work.to_owned());
-        Ok(Ahead { runner, place, user, rooms, work, log, most, number: AtomicUsize::new(0) })
+        let (check, log) = (format!("yocto-check-layer {layer}"), format!("yocto-check-layer-{layer}-ahead"));
+        Ok(Ahead { runner, place, user, rooms, work, log, check, most, number: AtomicUsize::new(0) })
     }
 
     /// For a part of the work that can be stopped alone.
@@ -116,7 +119,8 @@ impl Ahead {
     /// Whether the kernel allows rooms: found out by trying.
     async fn probe(&self) -> Accepted<()> {
         let room = self.empty_room()?;
-        let mut command = Command::new("/bin/true", &self.place.build, format!("{}-probe", self.log));
+        let mut command = Command::new("/bin/true", &self.place.build, format!("{}-probe", self.log))
+            .doing(format!("{}: looks whether BitBake can run beside the check", self.check));
         command.user = self.user.clone();
         command.apart = Some(self.apart(&room));
         command.timeout = Some(COPY);
@@ -147,7 +151,8 @@ impl Ahead {
         let mut copy = Command::new("/bin/sh", &self.place.build, format!("{}-conf", self.log))
             .args(["-c", COPY_CONF, "sh"])
             .arg(room.path())
-            .arg(more);
+            .arg(more)
+            .doing(format!("{}: copies the configuration for BitBake beside the check", self.check));
         copy.user = self.user.clone();
         copy.timeout = Some(COPY);
         let copied = self.runner.run(copy, &mut ()).await.map_err(|error| Refusal(error.message));
@@ -161,12 +166,19 @@ impl Ahead {
         }
     }
 
-    /// What BitBake gives, and the seconds that it took: in the room, or in the check's own build
+    /// What BitBake gives to the question of that name, and the seconds that it took: in the room, or in the check's own build
     /// directory while nobody else uses it. `stop` ends it at once.
-    pub async fn ask(&self, asked: &Asked, room: Option<&Room>, stop: &Interrupt) -> Accepted<(Ran, f64)> {
+    pub async fn ask(
+        &self,
+        asked: &Asked,
+        question: &str,
+        room: Option<&Room>,
+        stop: &Interrupt,
+    ) -> Accepted<(Ran, f64)> {
         let at = room.map_or(self.place.build.as_path(), Room::path);
         let program = self.place.bitbake.join("bin/bitbake");
         let mut command = Command::new(program, &asked.cwd, &self.log).args(&asked.argv);
+        command.doing = Some(format!("{}, ahead of the check: {question}", self.check));
         for (name, value) in asked.environment.iter().filter(|(name, _)| name != MARKER) {
             command.environment.set(name, value);
         }
@@ -200,7 +212,7 @@ impl Ahead {
     }
 
     async fn stop_server(&self, at: &Path) {
-        let grace = HURRY.min(self.runner.grace);
+        let grace = HURRY.min(self.runner.grace_left());
         let known_as = &self.place.build;
         if let Err(error) = server::stop_server_apart(at, known_as, self.user.as_ref(), grace).await {
             self.runner.events.warn(error.message, error.hint).await;
@@ -209,7 +221,9 @@ impl Ahead {
 
     /// Ends what is left in the room and removes it.
     pub async fn clear(&self, room: Room) {
-        if !server::server_gone(room.path(), SERVER.min(self.runner.grace)).await {
+        // A job that has to stop needs no caches of it.
+        let stops = self.runner.interrupt.state().is_some();
+        if stops || !server::server_gone(room.path(), SERVER.min(self.runner.grace)).await {
             self.stop_server(room.path()).await;
         }
         let work = self.work.clone();

@@ -10,7 +10,7 @@ use tokio::net::UnixListener;
 use agent_fs::remove;
 use agent_process::User;
 
-use super::stand_in::{NAME, SOCKET};
+use super::stand_in::{NAME, SOCKET, STOPPING};
 use super::{Accepted, Refusal, Sigdata, quick};
 
 /// `sun_path` of unix(7) with its final zero.
@@ -66,6 +66,12 @@ impl Front {
 
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// From now on the stand-in starts no BitBake: the job has to stop.
+    pub fn start_nothing(&self) {
+        // Should it fail, what is started now is ended with its process group a moment later.
+        let _ = fs::write(self.directory.join(STOPPING), "");
     }
 
     /// Whether BitBake's files of signatures are left empty.

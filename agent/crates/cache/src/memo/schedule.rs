@@ -111,7 +111,9 @@ impl Shared {
     /// After the world without the layer had no answer to keep: the other worlds will have none either, so
     /// nothing more is asked ahead.
     pub async fn not_kept(&self, kind: Kind, refusal: &Refusal) {
-        if kind != Kind::Base || self.schedule.is_none() {
+        // What a stop broke is no news.
+        let Some(schedule) = self.schedule.as_ref().filter(|_| kind == Kind::Base) else { return };
+        if schedule.stop.state().is_some() {
             return;
         }
         lock(&self.progress).begun = Foresight::ALL.into();
@@ -145,6 +147,9 @@ impl Shared {
     /// Foresees what comes after this question and begins to ask it, once for each kind. Whether the
     /// question itself may have an answer then.
     async fn begin(self: &Arc<Shared>, schedule: &Schedule, asked: &Asked, key: &Key) -> bool {
+        if schedule.stop.state().is_some() {
+            return false;
+        }
         let (next, kind) = {
             let mut progress = lock(&self.progress);
             let next = progress.first.as_ref().and_then(|first| schedule.script.next(asked, first));
@@ -290,7 +295,7 @@ impl Shared {
         let key = inputs.key();
         let at = room.map_or(&*self.place.build, Room::path).to_owned();
         self.restore_ahead(&key, &at, &inputs).await;
-        let kept = match schedule.ahead.ask(&asked, room, stop).await {
+        let kept = match schedule.ahead.ask(&asked, &question.name, room, stop).await {
             Ok((ran, seconds)) => {
                 if ran.status != Some(0) {
                     lock(&self.ledger).failed_ahead();

@@ -29,6 +29,12 @@ pub const SOCKET: &str = "desk";
 /// What BitBake writes and yocto-check-layer reads.
 pub const SIGNATURES: &str = "locked-sigs.inc";
 
+/// A file in the same directory that is made when the job has to stop: from then on nothing is started.
+pub const STOPPING: &str = "stopping";
+
+/// The exit status of what was not started because of that: cancelled, as the agent has it.
+const NOT_STARTED: i32 = 130;
+
 /// Longer output is not kept. A run that is well prints some kilobytes.
 pub const OUTPUT: usize = 4 << 20;
 
@@ -57,7 +63,12 @@ pub fn main(argv: Vec<OsString>, mut environment: Vec<(OsString, OsString)>) -> 
         }
     }
     let real = InPlace { program, argv, environment };
-    let error = match ways.front.and_then(|front| ask(&front, &real)) {
+    let asked = ways.front.as_deref().and_then(|front| ask(front, &real));
+    if ways.front.is_some_and(|front| front.join(STOPPING).exists()) {
+        let _ = writeln!(io::stderr(), "bitbake: not started, because the job is being stopped");
+        std::process::exit(NOT_STARTED);
+    }
+    let error = match asked {
         Some((asking, Reply::Answer(answer))) => asking.give(&answer, &real),
         Some((asking, Reply::Run)) => asking.run(&real),
         _ => real.replace(),

@@ -323,10 +323,6 @@ impl Run<'_> {
         let message = case.message.text();
         let outcome = match &case.verdict {
             CaseVerdict::Ok | CaseVerdict::UnexpectedSuccess => Outcome::Passed,
-            // The signal that stopped the tool fails the test that it hit.
-            CaseVerdict::Fail | CaseVerdict::Error if self.was_stopped() && self.is_last(case) => {
-                self.unfinished()
-            }
             CaseVerdict::Fail | CaseVerdict::Error => Outcome::Failed(reason(&message)),
             CaseVerdict::Skipped(why) => Outcome::Skipped(why.clone()),
             CaseVerdict::ExpectedFailure => {
@@ -335,15 +331,6 @@ impl Run<'_> {
             CaseVerdict::Unfinished => self.unfinished(),
         };
         JudgedCase { class: case.class.clone(), name: case.name.clone(), outcome, message }
-    }
-
-    /// Whether the agent ended the tool.
-    fn was_stopped(&self) -> bool {
-        matches!(self.end, End::Cancelled | End::TimedOut | End::Stalled(_))
-    }
-
-    fn is_last(&self, case: &TestCase) -> bool {
-        self.parsed.cases.last().is_some_and(|last| last.class == case.class && last.name == case.name)
     }
 
     /// A test that was not heard of, alone: its class may have been skipped or broken as a whole.
@@ -363,7 +350,19 @@ impl Run<'_> {
         }
     }
 
+    /// Of a test that had no end. When the agent stopped the tool, what was printed after that is not here:
+    /// see [`agent_process::UntilStopped`].
     fn unfinished(&self) -> Outcome {
+        match self.end {
+            End::Cancelled => {
+                return Outcome::Cancelled("the job was cancelled before this test ended".into());
+            }
+            End::TimedOut => {
+                return Outcome::TimedOut("yocto-check-layer was stopped before this test ended".into());
+            }
+            End::Stalled(silent) => return Outcome::TimedOut(stalled(silent)),
+            End::Exited(_) | End::Signalled(_) => {}
+        }
         Outcome::NotRun(match self.status {
             Some(status) if status != "PASS" && status != "FAIL" => {
                 format!("the layer was not tested: {status}")

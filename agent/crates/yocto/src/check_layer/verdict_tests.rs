@@ -320,16 +320,25 @@ fn a_failure_rests_on_what_its_tests_ask() {
     }
 }
 
+/// The output ends at the stop: what was printed after it is no verdict, and what was said before it stays.
 #[test]
-fn a_test_that_the_agents_own_signal_hit_has_not_failed() {
-    let text = run("FAIL", "FAIL", "");
-    for (end, wanted) in [(End::Exited(2), "failed"), (End::Cancelled, "not-run"), (End::TimedOut, "not-run")]
-    {
-        let verdict = judged(&text, end);
-        let words: Vec<_> = verdict.cases.iter().map(|case| case.outcome.word()).collect();
-        assert!(words.contains(&"failed"), "the first failure stays: {words:?}");
-        let last = verdict.cases.iter().find(|case| case.name == "test_readme").unwrap();
-        assert_eq!(last.outcome.word(), wanted, "{end:?}");
+fn a_stopped_run_has_failed_only_where_a_test_failed_before() {
+    let silent = Duration::from_secs(60);
+    let table =
+        [(End::Cancelled, "cancelled"), (End::TimedOut, "timed-out"), (End::Stalled(silent), "timed-out")];
+    for (end, word) in table {
+        let whole = run("FAIL", "ok", "");
+        for (cut, wanted) in [
+            // Before any test, in the second one, and after it.
+            (0, [word, word, word]),
+            (whole.find("test_readme").unwrap(), ["skipped", "failed", word]),
+            (whole.find("INFO: Ran").unwrap(), ["skipped", "failed", "passed"]),
+        ] {
+            let verdict = judged(&whole[..cut], end);
+            let words: Vec<_> = verdict.cases.iter().map(|case| case.outcome.word()).collect();
+            assert_eq!(words, wanted, "{end:?} after {cut} bytes");
+            assert_eq!(verdict.outcome.unwrap().word(), word);
+        }
     }
 }
 
@@ -359,7 +368,7 @@ fn every_expected_test_has_an_outcome() {
     // Cut off: what was seen keeps its outcome.
     let verdict = judged(&run("ok", "", ""), End::Cancelled);
     assert_eq!(verdict.cases[1].outcome, Outcome::Passed);
-    assert!(matches!(&verdict.cases[2].outcome, Outcome::NotRun(why) if why.contains("cancelled")));
+    assert!(matches!(verdict.cases[2].outcome, Outcome::Cancelled(_)));
     assert!(!verdict.by_cases);
 }
 

@@ -249,6 +249,9 @@ def act_hang():
         time.sleep(600)
 
 
+begin.hang = act_hang
+
+
 def act_stubborn():
     signal.signal(signal.SIGINT, lambda *_: say("SIGINT is ignored"))
     signal.signal(signal.SIGTERM, lambda *_: say("SIGTERM is ignored"))
