@@ -18,7 +18,7 @@ use crate::yocto::check_layer::{self, Ground, Kinds, OutputParser};
 use crate::yocto::conf::Purpose;
 use crate::yocto::server;
 
-use super::check::name;
+use super::check::{known_layers, name};
 use super::configure::Configured;
 
 /// Checks the layer; its outcome.
@@ -221,11 +221,19 @@ impl Check<'_> {
         };
         server::stop_server(&build, configured.user.as_ref(), runner.grace).await?;
         let finished = ended?;
-        let verdict = check_layer::judge(&expected, &tests.parser.finish(), finished.end, &self.name);
+        let parsed = tests.parser.finish();
+        let mut verdict = check_layer::judge(&expected, &parsed, finished.end, &self.name);
+        let layers = known_layers(settings, configured);
+        let fault = check_layer::crash::fault(&verdict, &parsed, finished.end, &layers);
+        if let Some(fault) = &fault {
+            verdict = check_layer::crash::blame(verdict, fault, &settings.checkout);
+        }
         let passed = matches!(verdict.outcome, Ok(Outcome::Passed)) && finished.success();
         let grounds = verdict.grounds();
         let known = &settings.check.known_failures;
-        let (verdict, findings) = check_layer::apply_known(verdict, known, &self.name, &self.unit);
+        let (verdict, mut findings) = check_layer::apply_known(verdict, known, &self.name, &self.unit);
+        findings
+            .extend(fault.map(|fault| check_layer::crash::finding(&fault, &self.unit, &settings.checkout)));
         Ok(Ran { verdict, findings, passed, grounds, finished, given, forgetful })
     }
 

@@ -14,11 +14,12 @@ use crate::cache::{Tiers, dangling};
 use crate::config::Settings;
 use crate::error::{Error, Result};
 use crate::events::Emitter;
-use crate::exec::{self, Environment, Prober, Runner, User};
+use crate::exec::{self, Environment, Prober, Runner, User, shared_memory};
 use crate::git;
+use crate::job::Stage;
 use crate::untrusted;
 use crate::yocto::conf::{self, LocalConf, Purpose};
-use crate::yocto::environment::{Tools, bitbake_environment, bitbake_version};
+use crate::yocto::environment::{HOST_PATH, Tools, bitbake_environment, bitbake_version};
 use crate::yocto::foundation::{Candidate, Foundation, foundation};
 use crate::yocto::hash_server::Serve;
 use crate::yocto::layer_conf::LayerConf;
@@ -192,6 +193,22 @@ pub async fn run(
     let layers = with_layers_under_test(&repo_layers, &settings.layers);
     configured.build_directory(settings, &configured.build, &layers, Purpose::Build)?;
     Ok(configured)
+}
+
+/// Checks `/dev/shm` before anything runs.
+///
+/// # Errors
+/// When BitBake cannot use it.
+pub async fn look_at_shared_memory(settings: &Settings, runner: &Runner) -> Result<()> {
+    // Where there is no build user, configure says what is wrong.
+    let user = exec::build_user(settings.build_user.as_deref(), &settings.checkout).ok().flatten();
+    let mut environment = Environment::default();
+    environment.set("PATH", HOST_PATH).set("LC_ALL", "C");
+    let prober = Prober { runner: runner.for_stage(Stage::Configure), environment, log: "probe" };
+    match shared_memory::judge(&shared_memory::look(&prober, user.as_ref()).await) {
+        Some(unusable) if runner.interrupt.state().is_none() => Err(unusable.into()),
+        _ => Ok(()),
+    }
 }
 
 /// Clears the local caches of links to what is no longer in the share.

@@ -83,7 +83,7 @@ pub fn foundation(core: &Path, candidates: &[Candidate], machine: &str, distro: 
     while let Some(layer) = wanted.get(next).copied() {
         next += 1;
         for dependency in layer.conf.depends_on() {
-            let provider = candidates.iter().find(|candidate| candidate.provides(&dependency));
+            let provider = candidates.iter().find(|candidate| candidate.provides(&dependency.text));
             if let Some(provider) = provider.filter(|new| !wanted.iter().any(|old| old.path == new.path)) {
                 wanted.push(provider);
             }

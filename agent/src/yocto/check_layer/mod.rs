@@ -5,6 +5,7 @@
 
 pub mod argv;
 pub mod cases;
+pub mod crash;
 pub mod findings;
 pub mod kind;
 pub mod known;
@@ -19,4 +20,5 @@ pub use findings::findings;
 pub use kind::{Kind, Kinds};
 pub use known::{apply_known, forgiving};
 pub use output::{CaseVerdict, OutputParser, Parsed, TestCase};
+pub(super) use reason::is_exception;
 pub use verdict::{Ground, JudgedCase, Verdict, judge};
