@@ -1,5 +1,6 @@
 //! Configure: who runs layer code, in which environment, and the build directory of the job.
 
+mod computed;
 mod hash_server;
 mod links;
 
@@ -160,10 +161,10 @@ pub async fn run(
 
     let mut candidates = Vec::new();
     for path in &repo_layers {
-        candidates.push(Candidate { path: path.clone(), conf: LayerConf::read(path)? });
+        candidates.push(Candidate { path: path.clone(), conf: LayerConf::read(path)?, computed: Vec::new() });
     }
-    let foundation = foundation(&core, &candidates, first_machine(settings), &settings.config.distro);
-    for notice in &foundation.notices {
+    let plain = foundation(&core, &candidates, first_machine(settings), &settings.config.distro);
+    for notice in &plain.notices {
         events.info(notice).await;
     }
 
@@ -172,14 +173,14 @@ pub async fn run(
     let hash_server =
         hash_server::choose(settings, &tools.bitbake_version, user.as_ref(), &prober, events).await;
 
-    let configured = Configured {
+    let mut configured = Configured {
         tools,
         git: git_access(settings, checkout, &whoami),
         user,
         whoami,
         repo_layers,
         core,
-        foundation,
+        foundation: plain,
         build: settings.places.build(),
         tiers: tiers.clone(),
         hash_server,
@@ -192,6 +193,13 @@ pub async fn run(
     let repo_layers: Vec<PathBuf> = configured.repo_layers.iter().map(|layer| links.through(layer)).collect();
     let layers = with_layers_under_test(&repo_layers, &settings.layers);
     configured.build_directory(settings, &configured.build, &layers, Purpose::Build)?;
+    let is_unclear =
+        |one: &Candidate| configured.foundation.layers.contains(&one.path) && one.conf.may_depend_on_more();
+    if candidates.iter().any(is_unclear) {
+        computed::add(&configured, &mut candidates, runner).await?;
+        let (core, machine, distro) = (&configured.core, first_machine(settings), &settings.config.distro);
+        configured.foundation = foundation(core, &candidates, machine, distro);
+    }
     Ok(configured)
 }
 

@@ -8,6 +8,7 @@ mod builds;
 mod hostile;
 mod keeping;
 mod kills;
+mod layer_confs;
 mod memo;
 mod readers;
 mod repeats;

@@ -141,3 +141,70 @@ fn sources(
     }
     (more, unknown)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::tests::settings;
+    use super::*;
+    use crate::git::fixture::Bench;
+
+    fn ready(name: &str, path: &Path) -> ReadyRepo {
+        ReadyRepo {
+            name: name.into(),
+            path: path.into(),
+            layers: vec![path.into()],
+            commit: None,
+            is_stored: false,
+            shared_entry: None,
+        }
+    }
+
+    #[test]
+    fn computed_dependencies_bring_their_repos_and_what_these_need() {
+        let bench = Bench::new();
+        let there = bench.path("there");
+        fs_err::create_dir_all(there.join("conf")).unwrap();
+        fs_err::write(there.join("conf/layer.conf"), "BBFILE_COLLECTIONS = \"openembedded-layer\"\n")
+            .unwrap();
+        let settings = settings(&bench, "scarthgap", vec![]);
+        let wanted = ["core", "openembedded-layer", "networking-layer", "security", "nobody-knows"];
+        let wanted = wanted.map(str::to_owned).to_vec();
+        let (more, unknown) = sources(&settings, &[ready("meta-openembedded", &there)], wanted);
+        let mut brief: Vec<_> = more
+            .iter()
+            .map(|repo| {
+                let mut layers: Vec<_> = repo.layers.iter().map(|layer| layer.to_str().unwrap()).collect();
+                layers.sort_unstable();
+                (repo.name.as_str(), layers)
+            })
+            .collect();
+        brief.sort();
+        // meta-networking needs meta-python; meta-oe is there.
+        assert_eq!(
+            brief,
+            [("meta-openembedded", vec!["meta-networking", "meta-python"]), ("meta-security", vec!["."])]
+        );
+        assert_eq!(unknown, BTreeSet::from(["nobody-knows".to_owned()]));
+        let branch = Wanted::Branch("scarthgap".into());
+        assert!(more.iter().all(|repo| matches!(&repo.source, RepoSource::Git(git) if git.wanted == branch)));
+    }
+
+    #[test]
+    fn only_layers_whose_text_does_not_tell_are_asked_about_and_once() {
+        let bench = Bench::new();
+        let mut repos = Vec::new();
+        for (name, depends) in [("plain", "core"), ("computed", "core ${@x(d)}")] {
+            let path = bench.path(name);
+            fs_err::create_dir_all(path.join("conf")).unwrap();
+            let text = format!("BBFILE_COLLECTIONS = \"{name}\"\nLAYERDEPENDS_{name} = \"{depends}\"\n");
+            fs_err::write(path.join("conf/layer.conf"), text).unwrap();
+            repos.push(ready(name, &path));
+        }
+        let settings = settings(&bench, "scarthgap", vec![]);
+        let mut asked = BTreeSet::new();
+        assert_eq!(unclear(&settings, &repos, &asked), [bench.path("computed")]);
+        asked.insert(bench.path("computed"));
+        assert_eq!(unclear(&settings, &repos, &asked), Vec::<PathBuf>::new());
+    }
+}

@@ -245,8 +245,22 @@ fn layer_conf_decides_whether_there_is_a_run_at_all() {
 
 #[test]
 fn collections_and_their_series() {
-    let table: [(&str, &[&str]); 6] = [
+    let table: [(&str, &[&str]); 11] = [
         ("BBFILE_COLLECTIONS = \"x\"\n", &["compat-missing error"]),
+        ("BBFILE_COLLECTIONS = \"x\"\nLAYERSERIES_COMPAT_x = \"${@a(d)}\"\n", &[]),
+        ("BBFILE_COLLECTIONS = \"${@a(d)}\"\n", &[]),
+        (
+            "BBFILE_COLLECTIONS = \"x\"\nLAYERSERIES_COMPAT_x = \"scarthgap\"\nLAYERDEPENDS_x = \"core (~12)\"\n",
+            &["depends-version error"],
+        ),
+        (
+            "BBFILE_COLLECTIONS = \"x\"\nLAYERSERIES_COMPAT_x = \"scarthgap\"\nLAYERRECOMMENDS_x = \"a (1)\"\n",
+            &["depends-version error"],
+        ),
+        (
+            "BBFILE_COLLECTIONS = \"x\"\nLAYERSERIES_COMPAT_x = \"scarthgap\"\nLAYERDEPENDS_x = \"core (>= 12)\"\n",
+            &[],
+        ),
         ("BBFILE_COLLECTIONS = \"x\"\nLAYERSERIES_COMPAT_x = \"\"\n", &["compat-missing error"]),
         // The tool takes a blank for a value.
         ("BBFILE_COLLECTIONS = \"x\"\nLAYERSERIES_COMPAT_x = \" \"\n", &[]),
@@ -299,8 +313,13 @@ fn beside(checkout: &Checkout, layers: &[(&str, &str, &str)]) -> Vec<PathBuf> {
 #[test]
 fn dependencies_are_followed_through_the_repos() {
     type Row<'a> = (&'a str, &'a [(&'a str, &'a str, &'a str)], &'a [&'a str]);
-    let table: [Row; 8] = [
+    let table: [Row; 12] = [
         ("core", &[], &[]),
+        // Python is unknown; what is plain beside it still counts, but not what it touches or may remove.
+        ("core ${@bb.utils.contains('A', 'b c', ' d', '', d)}", &[], &[]),
+        ("a ${@bb.utils.contains('A', 'b c', ' d', '', d)}", &[], &["depends-unsatisfied error"]),
+        ("core a${@bb.utils.contains('A', 'b c', ' d', '', d)}", &[], &[]),
+        ("a", &[("meta-a", "a", "LAYERDEPENDS_a = \"${B}\"")], &[]),
         ("core a", &[("meta-a", "a", "")], &[]),
         ("a", &[], &["depends-unsatisfied error"]),
         ("a b (>= 3)", &[("meta-a", "a", "")], &["depends-unsatisfied error"]),
@@ -325,7 +344,8 @@ fn dependencies_are_followed_through_the_repos() {
 
 #[test]
 fn series_must_meet_those_of_oe_core() {
-    let table: [(&str, &[&str], &str, &[&str]); 6] = [
+    let table: [(&str, &[&str], &str, &[&str]); 7] = [
+        ("kirkstone ${@a(d)}", &["scarthgap"], "", &[]),
         ("scarthgap", &["scarthgap"], "", &[]),
         ("kirkstone scarthgap", &["scarthgap"], "", &[]),
         ("kirkstone", &["scarthgap"], "", &["compat-mismatch error"]),
