@@ -12,6 +12,7 @@ mod layer_confs;
 mod memo;
 mod readers;
 mod repeats;
+mod shared_memory;
 mod shares;
 mod stand_in;
 mod stops;

@@ -160,8 +160,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn computed_dependencies_bring_their_repos_and_what_these_need() {
+    #[tokio::test]
+    async fn computed_dependencies_bring_their_repos_and_what_these_need() {
         let bench = Bench::new();
         let there = bench.path("there");
         fs_err::create_dir_all(there.join("conf")).unwrap();
@@ -190,8 +190,8 @@ mod tests {
         assert!(more.iter().all(|repo| matches!(&repo.source, RepoSource::Git(git) if git.wanted == branch)));
     }
 
-    #[test]
-    fn only_layers_whose_text_does_not_tell_are_asked_about_and_once() {
+    #[tokio::test]
+    async fn only_layers_whose_text_does_not_tell_are_asked_about_and_once() {
         let bench = Bench::new();
         let mut repos = Vec::new();
         for (name, depends) in [("plain", "core"), ("computed", "core ${@x(d)}")] {
