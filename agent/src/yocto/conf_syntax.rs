@@ -55,6 +55,8 @@ pub struct Variables {
     by_name: BTreeMap<String, Variable>,
     /// Lines that may change any variable, such as `include`.
     pub opaque: Vec<u32>,
+    /// Assignments with the override syntax of old releases, such as `NAME_append`: line and variable.
+    pub old_syntax: Vec<(u32, String)>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -213,6 +215,9 @@ impl Variables {
         }
         if is_flag {
             return;
+        }
+        if operator != "??=" && OPERATIONS.iter().any(|(word, _)| variable.contains(&format!("_{word}"))) {
+            self.old_syntax.push((line, variable.to_owned()));
         }
         let (name, operation, has_override) = split_operation(variable);
         let value = match (operator, operation) {

@@ -150,6 +150,11 @@ impl LayerConf {
         self.variables.statements(variable)
     }
 
+    /// The first assignment with the override syntax that is fatal from honister on: line and variable.
+    pub fn old_syntax(&self) -> Option<&(u32, String)> {
+        self.variables.old_syntax.first()
+    }
+
     /// What only BitBake can evaluate of the variables that are read here.
     pub fn unknown_parts(&self) -> Vec<UnknownPart> {
         let opaque = self.variables.opaque.iter().map(|line| UnknownPart { variable: None, line: *line });

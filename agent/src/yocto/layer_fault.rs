@@ -246,7 +246,7 @@ impl KnownLayers {
     fn by_file(&self, output: &str) -> Option<LayerFault> {
         let why = output.lines().rev().find(|line| is_cause(line)).unwrap_or("it crashed");
         output.lines().rev().find_map(|text| {
-            let (file, line) = frame(text).or_else(|| locate(text))?;
+            let (file, line) = frame(text).or_else(|| locate(errors(text).next()?))?;
             let layer = self.owner(&file)?;
             Some(LayerFault { file: Some(file), line: Some(line), ..layer.fault(None, why.to_owned()) })
         })

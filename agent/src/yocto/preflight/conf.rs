@@ -3,8 +3,10 @@
 use std::path::Path;
 
 use crate::events::Level;
+use crate::yocto::Release;
 use crate::yocto::layer::{Layer, LayerType};
 use crate::yocto::layer_conf::Collection;
+use crate::yocto::release::OverrideSyntax;
 
 use super::{PreflightCase, WHOLE_RUN};
 
@@ -12,7 +14,19 @@ const COMPAT_TEST: &str = "common.CommonCheckLayer.test_layerseries_compat";
 
 const PARSE_TEST: &str = "common.CommonCheckLayer.test_parse";
 
-pub fn check(layer: &Layer) -> Vec<PreflightCase> {
+pub fn check(layer: &Layer, release: &Release) -> Vec<PreflightCase> {
+    let old_syntax = layer.conf.old_syntax().filter(|_| release.overrides == OverrideSyntax::Colon);
+    if let Some((line, variable)) = old_syntax {
+        let message = format!("{variable} has the override syntax of old releases, which BitBake refuses");
+        return vec![
+            PreflightCase::new("override-syntax", WHOLE_RUN, Level::Error, message)
+                .at(layer.path.join("conf/layer.conf"))
+                .line(*line)
+                .hint(
+                    "write `:append`, `:prepend`, `:remove`; BitBake's script convert-overrides.py does it",
+                ),
+        ];
+    }
     match layer.kind {
         LayerType::NoLayerConf => vec![no_layer_conf(layer)],
         LayerType::BspAndDistro => vec![bsp_and_distro(layer)],

@@ -87,7 +87,7 @@ impl PreflightCase {
 /// user who runs the tool.
 pub fn layer_alone(layer: &Path, checkout: &Path, release: &Release) -> Vec<PreflightCase> {
     let Ok(detected) = Layer::detect(layer, release) else { return Vec::new() };
-    let mut cases = conf::check(&detected);
+    let mut cases = conf::check(&detected, release);
     if !hopeless(detected.kind) {
         let maybe_core = maybe_core(&detected);
         if !maybe_core {

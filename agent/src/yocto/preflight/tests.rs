@@ -283,6 +283,21 @@ fn collections_and_their_series() {
 }
 
 #[test]
+fn the_old_override_syntax_ends_the_run_from_honister_on() {
+    let checkout = Checkout::new();
+    checkout.write("conf/layer.conf", format!("{CONF}BBPATH_append = \":x\"\nFOO_remove[doc] = \"x\"\n"));
+    let line = Some(CONF.lines().count() as u32 + 1);
+    for (release, wanted) in
+        [("dunfell", false), ("hardknott", false), ("honister", true), ("kirkstone", true), ("master", true)]
+    {
+        let cases = checkout.alone(release);
+        let found = cases.iter().find(|case| case.rule == "override-syntax");
+        assert_eq!(found.is_some(), wanted, "{release}: {cases:?}");
+        assert!(found.is_none_or(|case| case.line == line && case.predicts == WHOLE_RUN));
+    }
+}
+
+#[test]
 fn oe_core_itself_is_spared() {
     let top = tempfile::tempdir().unwrap();
     let layer = top.path().join("meta");
