@@ -110,10 +110,7 @@ impl Variables {
         let variable = self.by_name.get(name)?;
         let additions = [&variable.append, &variable.prepend].into_iter().flatten();
         let has_more = additions.clone().any(|change| change.has_override);
-        let Some(raw) = self.raw(name).or_else(|| (has_more || variable.has_override).then(String::new))
-        else {
-            return None;
-        };
+        let raw = self.raw(name).or_else(|| (has_more || variable.has_override).then(String::new))?;
         let mut text = self.expand(&raw, &mut Expansion::of(name));
         let mut may_lose_words = variable.has_override;
         for change in &variable.remove {

@@ -95,7 +95,8 @@ mod tests {
 
     #[test]
     fn conditions_are_understood_as_bitbake_does() {
-        let table: [(&str, &[(&str, &[&str])]); 7] = [
+        type Row<'a> = (&'a str, &'a [(&'a str, &'a [&'a str])]);
+        let table: [Row; 7] = [
             ("", &[]),
             ("core", &[("core", &[])]),
             ("core (>= 12) b", &[("core", &[">= 12"]), ("b", &[])]),
