@@ -5,7 +5,7 @@ mod address;
 mod artifact_pattern;
 mod checker;
 mod codebuild;
-mod collections;
+pub mod collections;
 pub mod embedded;
 mod environment;
 mod flags;

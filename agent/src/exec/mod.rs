@@ -26,6 +26,7 @@ mod redact;
 pub mod remove;
 mod runner;
 mod running;
+pub mod shared_memory;
 mod spawn;
 mod stop;
 mod until_stopped;

@@ -6,6 +6,7 @@
 mod agreement;
 pub mod argv;
 pub mod cases;
+pub mod crash;
 pub mod findings;
 pub mod kind;
 pub mod known;
@@ -24,5 +25,6 @@ pub use kind::{Kind, Kinds};
 pub use known::{apply_known, forgiving};
 pub use lists::shortened;
 pub use output::{CaseVerdict, OutputParser, Parsed, TestCase};
+pub(super) use reason::is_exception;
 pub use recorder::{Recorder, confirm};
 pub use verdict::{Ground, JudgedCase, Verdict, judge};

@@ -422,7 +422,6 @@ impl OutputParser {
     }
 
     fn summary(&mut self, line: &str) {
-<<<<<<< HEAD
         if let Some((layer, status)) = line.strip_prefix("INFO: ").and_then(|text| text.split_once(" ... ")) {
             if self.parsed.summary.iter().any(|(known, _)| known == layer) {
                 self.conflict(format!("the summary names `{layer}` twice"));
@@ -430,12 +429,6 @@ impl OutputParser {
             if self.parsed.summary.len() < MOST_LAYERS {
                 self.parsed.summary.push((layer.to_owned(), status.trim().to_owned()));
             }
-=======
-        if let Some((layer, status)) = line.strip_prefix("INFO: ").and_then(|text| text.split_once(" ... "))
-            && self.parsed.summary.len() < MOST_LAYERS
-        {
-            self.parsed.summary.push((layer.to_owned(), status.trim().to_owned()));
->>>>>>> exec
         }
     }
 }
