@@ -242,9 +242,7 @@ fn short_addresses(text: &str, whole: bool, begun: &[usize], found: &mut Vec<Ran
 }
 
 static PARAMETER: LazyLock<Option<Regex>> = LazyLock::new(|| {
-    pattern(concat!(
-        r#"(?i)(?:[?&;#]|%3f|%26|%3b)([a-z0-9_.\[\]-]+)(?:=([^\s"'`<>&;#]*)|%3d([^\s"'`<>&;#]*))"#
-    ))
+    pattern(r#"(?i)(?:[?&;#]|%3f|%26|%3b)([a-z0-9_.\[\]-]+)(?:=([^\s"'`<>&;#]*)|%3d([^\s"'`<>&;#]*))"#)
 });
 
 /// `?token=…`, `&X-Amz-Signature=…`, and BitBake's `;pswd=…` and `;user=name:password`.
