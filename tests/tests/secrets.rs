@@ -110,9 +110,12 @@ fn a_secret_that_is_not_there_ends_the_job_before_it_begins() {
     let test = "a_secret_that_is_not_there_ends_the_job_before_it_begins";
     let (Some(sandbox), Some(moto)) = (Sandbox::new(test), Moto::start(test)) else { return };
     moto.store("build-agent/json", "{\"user\": \"x\"}");
-    for (secret, word) in
-        [("build-agent/other", "build-agent/other"), ("build-agent/json#token", "no field `token`")]
-    {
+    for (secret, word) in [
+        ("build-agent/other", "build-agent/other"),
+        ("build-agent/json#token", "no field `token`"),
+        // As a whole it is no token.
+        ("build-agent/json", "write one of them: `build-agent/json#user`"),
+    ] {
         let ran = moto.run(&sandbox, secret);
         ran.assert_code(&[2]);
         ran.assert_says(&[word]);

@@ -163,6 +163,7 @@ pub fn find(collection: &str) -> Option<&'static WellKnown> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
 

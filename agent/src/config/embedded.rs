@@ -10,6 +10,7 @@ use agent_fs::untrusted;
 use agent_types::error::{Error, Result};
 use agent_types::release::Release;
 use agent_types::release::{RELEASES, Sources};
+use agent_yocto::conf_syntax::Word;
 use agent_yocto::layer_conf::LayerConf;
 
 use super::collections;
@@ -66,6 +67,7 @@ pub fn for_layers(
     let request = Request { manifest: None, manifest_text: Some((name, text)), ..request.clone() };
     let mut settings = load(&request, &env, &layers.checkout, now)?;
     settings.job.reproduce = reproduce(&layers, release);
+    settings.completes_repos = true;
     Ok(only_check(settings, layers, notices))
 }
 
@@ -135,10 +137,10 @@ impl Layers {
     }
 
     /// The series that all layers say they are for.
-    fn series(&self) -> BTreeSet<&str> {
+    fn series(&self) -> BTreeSet<String> {
         let mut all = self.confs.iter().map(|conf| conf.series().collect::<BTreeSet<_>>());
         let first = all.next().unwrap_or_default();
-        all.fold(first, |common, series| common.intersection(&series).copied().collect())
+        all.fold(first, |common, series| common.intersection(&series).cloned().collect())
     }
 }
 
@@ -191,7 +193,7 @@ pub fn known_release(name: &str) -> Result<&'static Release> {
 /// The release that the layers are most likely for, and why.
 fn choose_release(layers: &Layers, env: &AgentEnvironment) -> Result<(&'static Release, String)> {
     let series = layers.series();
-    let names_it = |release: &Release| release.series.iter().any(|name| series.contains(name));
+    let names_it = |release: &Release| release.series.iter().any(|name| series.contains(*name));
     let base = env.codebuild.as_ref().and_then(|build| build.base_branch.clone());
     let branches = [
         (git_branch(&layers.checkout), "the checkout is on the branch of that name"),
@@ -309,9 +311,9 @@ fn dependencies(
         there.insert("yocto".into());
     }
     there.extend(layers.confs.iter().flat_map(LayerConf::names).map(str::to_owned));
-    let mut wanted: Vec<String> = layers.confs.iter().flat_map(LayerConf::depends_on).collect();
+    let mut wanted: Vec<Word> = layers.confs.iter().flat_map(LayerConf::depends_on).collect();
     let mut unknown = Vec::new();
-    while let Some(collection) = wanted.pop() {
+    while let Some(Word { text: collection, is_certain }) = wanted.pop() {
         if !there.insert(collection.clone()) {
             continue;
         }
@@ -321,8 +323,9 @@ fn dependencies(
             wanted.extend(conf.depends_on());
         } else if let Some(known) = collections::find(&collection) {
             repos.git(known.repo, known.url, &known.branch(release), &[known.layer]);
-            wanted.extend(known.depends.iter().map(ToString::to_string));
-        } else {
+            let word = |name: &&str| Word { text: (*name).to_owned(), is_certain };
+            wanted.extend(known.depends.iter().map(word));
+        } else if is_certain {
             unknown.push(collection);
         }
     }

@@ -149,6 +149,32 @@ fn several_layers_have_to_agree_on_a_release() {
 }
 
 #[test]
+fn computed_dependencies_keep_the_plain_ones_and_name_no_pieces() {
+    let contains = "bb.utils.contains('BBFILE_COLLECTIONS', 'security', ' security no-such', '', d)";
+    for more in [
+        format!("LAYERDEPENDS_x:append = \"${{@{contains}}}\""),
+        format!("LAYERDEPENDS_x_append = \" ${{@{contains}}}\""),
+        format!("LAYERDEPENDS_x += '${{@{}}}'", contains.replace('\'', "\"")),
+        "LAYERDEPENDS_x:append = \" ${ELSEWHERE}\"".to_owned(),
+    ] {
+        let text = format!("{}{more}\n", conf("x", "core networking-layer", "scarthgap"));
+        let tree = Tree::new(&[("conf/layer.conf", &text)]);
+        let settings = tree.check(&["."], None).unwrap();
+        assert_eq!(
+            repos(&settings),
+            [
+                "meta-openembedded scarthgap meta-networking meta-python meta-oe",
+                "poky scarthgap meta meta-poky"
+            ],
+            "{more}"
+        );
+        assert!(settings.completes_repos, "BitBake may name more");
+        let pieces = settings.notices.iter().filter(|notice| notice.contains("no repository is known"));
+        assert_eq!(pieces.count(), 0, "{:?}", settings.notices);
+    }
+}
+
+#[test]
 fn a_dependency_in_the_same_checkout_wins_over_the_table() {
     let tree = Tree::new(&[
         (".git/HEAD", "ref: refs/heads/scarthgap\n"),

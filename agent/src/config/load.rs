@@ -240,6 +240,7 @@ fn settings(
         checkout: ground.checkout,
         layers: sections.layers,
         repos,
+        completes_repos: false,
         config: BuildConfig { machines: sections.machines, distro, local_conf: sections.local_conf },
         check: Check {
             bitbake_layers: sections.bitbake_layers,

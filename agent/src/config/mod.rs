@@ -4,7 +4,7 @@
 mod address;
 mod checker;
 mod codebuild;
-mod collections;
+pub mod collections;
 pub mod embedded;
 mod environment;
 mod flags;

@@ -29,6 +29,8 @@ pub struct Settings {
     pub layers: Vec<PathBuf>,
     /// In the manifest's order.
     pub repos: Vec<Repo>,
+    /// The agent itself chose the repos, so that it may add those that only BitBake can name.
+    pub completes_repos: bool,
     pub config: BuildConfig,
     pub check: Check,
     pub build: Build,

@@ -7,11 +7,14 @@ use std::time::Duration;
 use url::Url;
 
 use crate::config::{RepoSource, Settings};
-use agent_process::{Environment, Interrupt, Redactor, Runner, User};
+use agent_fs::untrusted;
+use agent_process::{Environment, Interrupt, Redactor, Runner, User, shared_memory};
 use agent_types::error::Result;
 use agent_types::events;
 use agent_types::release::Release;
 use agent_types::stage::Stage;
+use agent_yocto::conf_syntax::Variables;
+use agent_yocto::layer_conf::certain_words;
 
 use super::finding::{Finding, Findings};
 use super::{isolation, machine, place, sources, tools, user};
@@ -27,6 +30,8 @@ pub struct Subject {
     pub checkout: Option<(PathBuf, Vec<PathBuf>)>,
     /// The git servers, by the name of the repo.
     pub sources: Vec<(String, Url)>,
+    /// Programs that the manifest and its layers want on top of the release's.
+    pub programs: Vec<String>,
     /// Whether targets are built; a mere check wants less.
     pub builds: bool,
 }
@@ -34,7 +39,7 @@ pub struct Subject {
 impl Subject {
     /// Without a manifest: any build of the release.
     pub fn of_release(release: &'static Release, work: PathBuf) -> Subject {
-        Subject { release, work, checkout: None, sources: Vec::new(), builds: true }
+        Subject { release, work, checkout: None, sources: Vec::new(), programs: Vec::new(), builds: true }
     }
 }
 
@@ -54,9 +59,35 @@ impl From<&Settings> for Subject {
             work: settings.places.work.clone(),
             checkout: Some((settings.checkout.clone(), settings.layers.clone())),
             sources,
+            programs: programs(settings),
             builds: !settings.build.targets.is_empty(),
         }
     }
+}
+
+/// `HOSTTOOLS` of the manifest's configuration and of the layers under test, and what testimage adds to it
+/// (`bitbake.conf` of OE-Core). What only BitBake can evaluate is left out.
+fn programs(settings: &Settings) -> Vec<String> {
+    const OF_TESTIMAGE: [&str; 6] = ["ip", "ping", "ps", "scp", "ssh", "stty"];
+    let local = Variables::parse(&settings.config.local_conf);
+    let confs = settings.layers.iter().filter_map(|layer| {
+        let file = layer.join("conf/layer.conf");
+        Some(Variables::parse(&untrusted::read_text(&file, untrusted::PAGE).ok()?))
+    });
+    let words = |variables: &Variables, name: &str| -> Vec<String> {
+        variables.value(name).as_ref().map(certain_words).unwrap_or_default()
+    };
+    let mut programs: Vec<String> = words(&local, "HOSTTOOLS");
+    programs.extend(confs.flat_map(|conf| words(&conf, "HOSTTOOLS")));
+    let is_test = |word: &String| matches!(word.as_str(), "testimage" | "testsdk");
+    if words(&local, "IMAGE_CLASSES").iter().any(is_test) {
+        programs.extend(OF_TESTIMAGE.map(str::to_owned));
+    }
+    // The script looks for whatever it is told, and an option is none.
+    programs.retain(|name| name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.+[".contains(c)));
+    programs.sort();
+    programs.dedup();
+    programs
 }
 
 /// Everything that the doctor has to be told.
@@ -94,7 +125,7 @@ pub fn runner(logs: PathBuf, interrupt: Interrupt, redactor: Redactor) -> Runner
 
 /// Examines the machine. Every question has a time limit; the whole takes about 30 seconds at worst.
 pub async fn examine(input: &Examination) -> Findings {
-    let Subject { release, work, checkout, sources, builds } = &input.subject;
+    let Subject { release, work, checkout, sources, programs, builds } = &input.subject;
     let prober =
         Prober { runner: input.runner.clone(), environment: input.environment.clone(), log: "doctor" };
     // Only root can become somebody else.
@@ -109,16 +140,21 @@ pub async fn examine(input: &Examination) -> Findings {
             None => Vec::<Finding>::new(),
         }
     };
-    let (user_facts, tool_facts, place_facts, isolation_facts, of_checkout) = tokio::join!(
+    let (user_facts, tool_facts, place_facts, memory_facts, isolation_facts, of_checkout) = tokio::join!(
         user::gather(&prober, user, &home, input.home_variable.clone()),
-        tools::gather(&prober, user, release),
+        tools::gather(&prober, user, release, programs),
         place::gather(&prober, work),
+        shared_memory::look(&prober, user),
         isolation::gather(&prober, user),
         of_checkout,
     );
     let mut findings = user::judge(input.agent_is_root, &input.build_user, &user_facts);
-    findings.extend(tools::judge(release, &tool_facts));
+    findings.extend(tools::judge(release, programs, &tool_facts));
     findings.extend(place::judge(work, *builds, &place_facts));
+    findings.push(match shared_memory::judge(&memory_facts) {
+        None => Finding::ok("/dev/shm", "it can be written"),
+        Some(unusable) => Finding::failed("/dev/shm", unusable.why, unusable.fix),
+    });
     findings.extend(machine::judge(release, *builds, &machine::gather()));
     findings.push(isolation::judge(release, &isolation_facts));
     findings.extend(of_checkout);
@@ -161,6 +197,7 @@ mod tests {
         assert_eq!(state("git checkout"), Some(State::Warning), "{findings:#?}");
         assert_eq!(state("layers"), Some(State::Failed), "{findings:#?}");
         assert_eq!(state("remote gone"), Some(State::Failed), "{findings:#?}");
+        assert!(state("/dev/shm").is_some());
         assert!(state("disk space").is_some() && state("file system").is_some(), "{findings:#?}");
         assert!(state("python3").is_some() || state("host tools") == Some(State::Failed), "{findings:#?}");
         // Nothing stays behind, and nothing is made.

@@ -46,8 +46,10 @@ done
 const PERL: &str = "use Text::ParseWords; use Thread::Queue; use Data::Dumper; use File::Compare; \
                     use File::Copy; use FindBin;";
 
-pub async fn gather(prober: &Prober, user: Option<&User>, release: &Release) -> Facts {
-    let programs: Vec<&str> = wanted(release).flat_map(|package| package.programs).copied().collect();
+/// `named`: programs that the manifest wants on top.
+pub async fn gather(prober: &Prober, user: Option<&User>, release: &Release, named: &[String]) -> Facts {
+    let of_release = wanted(release).flat_map(|package| package.programs).copied();
+    let programs: Vec<&str> = of_release.chain(named.iter().map(String::as_str)).collect();
     let aged: Vec<&str> = MINIMA.iter().map(|minimum| minimum.program).collect();
     let (present, versions, perl) = tokio::join!(
         prober.script("tools", PRESENT, &programs, user),
@@ -57,9 +59,10 @@ pub async fn gather(prober: &Prober, user: Option<&User>, release: &Release) -> 
     Facts { present, versions, perl }
 }
 
-pub fn judge(release: &Release, facts: &Facts) -> Vec<Finding> {
+pub fn judge(release: &Release, named: &[String], facts: &Facts) -> Vec<Finding> {
     let missing = missing(&facts.present);
     let mut findings = judge_presence(release, facts, &missing);
+    findings.extend(judge_named(named, &missing));
     let versions = facts.versions.lines().unwrap_or_default();
     for minimum in MINIMA.iter().filter(|minimum| !missing.contains(minimum.program)) {
         findings.extend(judge_age(release, minimum, versions));
@@ -70,6 +73,22 @@ pub fn judge(release: &Release, facts: &Facts) -> Vec<Finding> {
 fn missing(present: &Answer) -> BTreeSet<String> {
     let lines = present.lines().unwrap_or_default();
     lines.iter().filter_map(|line| line.strip_prefix("missing ")).map(str::to_owned).collect()
+}
+
+/// Programs that `HOSTTOOLS` of the manifest or of a layer names; BitBake stops when one is missing.
+fn judge_named(named: &[String], missing: &BTreeSet<String>) -> Option<Finding> {
+    let lacking: Vec<&str> =
+        named.iter().map(String::as_str).filter(|name| missing.contains(*name)).collect();
+    if lacking.is_empty() {
+        return None;
+    }
+    let programs = lacking.join(", ");
+    let found = format!("missing: {programs}");
+    let fix = format!(
+        "install {programs} (`apt-file search bin/{}` finds the package), or leave it out of HOSTTOOLS",
+        lacking[0]
+    );
+    Some(Finding::failed("host tools of the manifest", found, fix))
 }
 
 fn judge_presence(release: &Release, facts: &Facts, missing: &BTreeSet<String>) -> Vec<Finding> {
@@ -201,8 +220,16 @@ mod tests {
     fn an_unanswered_question_is_no_success() {
         let silent = || Answer::Nothing("no answer".into());
         let facts = Facts { present: silent(), versions: silent(), perl: silent() };
-        let findings = judge(release("scarthgap"), &facts);
+        let findings = judge(release("scarthgap"), &[], &facts);
         assert!(findings.iter().all(|finding| finding.state != Fine), "{findings:?}");
+    }
+
+    #[test]
+    fn programs_that_the_manifest_names_are_looked_for() {
+        let named = ["flex".to_owned(), "bison".to_owned()];
+        assert_eq!(judge_named(&named, &BTreeSet::new()), None);
+        let finding = judge_named(&named, &BTreeSet::from(["bison".to_owned(), "zstd".to_owned()])).unwrap();
+        assert_eq!((finding.state, finding.found.as_str()), (Failed, "missing: bison"));
     }
 
     #[test]

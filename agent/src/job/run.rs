@@ -47,6 +47,7 @@ pub async fn run(settings: &Settings, plan: &Plan, runner: &Runner, access: &Acc
     let mut job =
         Job { settings, runner, access, outputs: Outputs::default(), stopped: None, finished_early: None };
     job.clear_the_place().await;
+    job.look_at_machine(plan).await;
     job.look_at_checkout().await;
     job.early_preflight(plan).await;
     for planned in &plan.stages {
@@ -117,6 +118,18 @@ impl Job<'_> {
             self.stopped = Some(error.message.clone());
             self.runner.events.emit(What::Error { stage: None, error }).await;
         }
+    }
+
+    /// Without shared memory BitBake fails late, and with words that name everything else.
+    async fn look_at_machine(&mut self, plan: &Plan) {
+        let runs_bitbake =
+            [Stage::Check, Stage::Build, Stage::Test].into_iter().any(|stage| plan.runs(stage));
+        if self.stopped.is_some() || !runs_bitbake {
+            return;
+        }
+        let Err(error) = configure::look_at_shared_memory(&self.settings, self.runner).await else { return };
+        self.stopped = Some(error.message.clone());
+        self.runner.events.emit(What::Error { stage: None, error }).await;
     }
 
     async fn stage(&mut self, stage: Stage, skip: Option<&str>) {

@@ -10,8 +10,9 @@ use agent_types::listing;
 use agent_types::outcome::Outcome;
 use agent_types::stage::Stage;
 use agent_yocto::bitbake_layers::LayersOutput;
-use agent_yocto::check_layer::forgiving;
-use agent_yocto::layer_conf::LayerConf;
+use agent_yocto::check_layer::{crash, forgiving};
+use agent_yocto::layer_conf::{LayerConf, certain_words};
+use agent_yocto::layer_fault::KnownLayers;
 use agent_yocto::preflight::{self, PreflightCase};
 use agent_yocto::{host, server};
 
@@ -23,6 +24,12 @@ use super::configure::Configured;
 pub async fn preflight(settings: &Settings, events: &Emitter) -> Outcome {
     let mut outcomes = Vec::new();
     for layer in &settings.layers {
+        let conf = layer.join("conf/layer.conf");
+        let file = conf.strip_prefix(&settings.checkout).unwrap_or(&conf).display().to_string();
+        let notice = LayerConf::read(layer).ok().and_then(|conf| conf.unknown_notice(&file));
+        if let Some(notice) = notice {
+            events.info(notice).await;
+        }
         let mut results = preflight::layer_alone(layer, &settings.checkout, settings.release);
         results.extend(preflight::empty::check(layer, &settings.checkout, settings.release));
         let unit = Unit::new(Stage::Check, format!("preflight {}", name(layer)));
@@ -69,7 +76,11 @@ async fn preflight_with_repos(
     configured: &Configured,
     events: &Emitter,
 ) -> Result<Outcome> {
-    let series = LayerConf::read(&configured.core)?.core_names;
+    if let Some(error) = preflight::unreadable_dependency(&configured.repo_layers) {
+        return Err(error);
+    }
+    let series =
+        LayerConf::read(&configured.core)?.core_names.as_ref().map(certain_words).unwrap_or_default();
     let mut outcomes = Vec::new();
     for layer in &settings.layers {
         let siblings = settings.layers.iter().filter(|other| *other != layer);
@@ -182,10 +193,21 @@ async fn bitbake_layers(
     for finding in output.lines.0.finish(passed) {
         runner.events.emit(What::Finding(finding)).await;
     }
-    let trouble = contradiction.or_else(|| host::trouble(&finished.tail.join("\n")).filter(|_| !passed));
-    let outcome = match (finished.end, &trouble) {
-        (End::Exited(0), None) => Outcome::Passed,
-        (End::Exited(_), Some(error)) => Outcome::NotRun(error.message.clone()),
+    let tail = finished.tail.join("\n");
+    let fault = match finished.end {
+        End::Exited(status) if status != 0 => known_layers(settings, configured).fault_of_conf(&tail),
+        _ => None,
+    };
+    let of_dependency = fault.as_ref().filter(|fault| !fault.is_under_test);
+    let dependency = of_dependency.map(|fault| crash::dependency_error(fault, &settings.checkout));
+    let trouble = contradiction.or_else(|| host::trouble(&tail).filter(|_| !passed)).or(dependency);
+    let outcome = match (finished.end, &trouble, &fault) {
+        (End::Exited(0), None, _) => Outcome::Passed,
+        (End::Exited(_), Some(error), _) => Outcome::NotRun(error.message.clone()),
+        (End::Exited(_), None, Some(fault)) => {
+            runner.events.emit(What::Finding(crash::finding(fault, &unit, &settings.checkout))).await;
+            Outcome::Failed(format!("{}: {}", fault.place(&settings.checkout), fault.why))
+        }
         _ => ended_badly("bitbake-layers", &finished),
     };
     let excerpt = super::excerpt(&outcome, &finished);
@@ -195,6 +217,12 @@ async fn bitbake_layers(
         (Outcome::NotRun(_), Some(error)) => Err(error),
         _ => Ok(outcome),
     }
+}
+
+/// The layers that may be at fault when BitBake stops.
+pub(super) fn known_layers(settings: &Settings, configured: &Configured) -> KnownLayers {
+    let tools = [configured.tools.bitbake.clone(), configured.tools.oe_core.clone()];
+    KnownLayers::read(&settings.layers, &configured.repo_layers, &tools)
 }
 
 /// Hands the output of bitbake-layers to who understands it.

@@ -20,7 +20,7 @@ use agent_yocto::check_layer::{self, Ground, Kinds, OutputParser};
 use agent_yocto::conf::Purpose;
 use agent_yocto::server;
 
-use super::check::name;
+use super::check::{known_layers, name};
 use super::configure::Configured;
 
 /// From the first signal to SIGKILL. The tool ignores all other signals, and its build directory is made anew
@@ -266,10 +266,17 @@ impl Check<'_> {
         if let Some(recorder) = recorder {
             verdict = check_layer::confirm(verdict, &parsed, &recorder.read(), finished.end, &self.name);
         }
+        let layers = known_layers(settings, configured);
+        let fault = check_layer::crash::fault(&verdict, &parsed, finished.end, &layers);
+        if let Some(fault) = &fault {
+            verdict = check_layer::crash::blame(verdict, fault, &settings.checkout);
+        }
         let passed = matches!(verdict.outcome, Ok(Outcome::Passed)) && finished.success();
         let grounds = verdict.grounds();
         let known = &settings.check.known_failures;
-        let (verdict, findings) = check_layer::apply_known(verdict, known, &self.name, &self.unit);
+        let (verdict, mut findings) = check_layer::apply_known(verdict, known, &self.name, &self.unit);
+        findings
+            .extend(fault.map(|fault| check_layer::crash::finding(&fault, &self.unit, &settings.checkout)));
         Ok(Ran { verdict, findings, passed, grounds, finished, given, forgetful })
     }
 

@@ -4,10 +4,12 @@
 //! Repos with a `url` become checkouts in a layer store, where the next job finds them; local
 //! directories and the checkout under test are used as they are and nothing in them is changed.
 
+mod asked;
 mod contents;
 mod stored;
 mod usable;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -83,7 +85,10 @@ pub async fn run(settings: &Settings, tiers: &Tiers, runner: &Runner, access: &A
     let access = &access.for_source(settings.cache.trust.is_trusted());
     let stores = Stores::new(settings.cache.layers.clone(), tiers, layer_user)?;
     let jobs = settings.repos.iter().map(|repo| unit(settings, &stores, runner, access, repo));
-    let answers: Vec<Result<ReadyRepo>> = stream::iter(jobs).buffered(PARALLEL).collect().await;
+    let mut answers: Vec<Result<ReadyRepo>> = stream::iter(jobs).buffered(PARALLEL).collect().await;
+    if settings.completes_repos {
+        complete(settings, &stores, runner, access, &mut answers).await?;
+    }
     clear_away(&stores, runner).await;
     let traffic = stores.into_traffic();
     if traffic != Traffic::default() {
@@ -91,8 +96,45 @@ pub async fn run(settings: &Settings, tiers: &Tiers, runner: &Runner, access: &A
     }
     let repos = all_or_first_error(answers)?;
     let found = contents::find(settings.release, &repos, &settings.checkout)?;
+    if let Some(unknown) = contents::is_of_release(settings.release, &found.oe_core)? {
+        runner.events.warn(unknown, None).await;
+    }
     let shared_entries = repos.iter().filter_map(|repo| repo.shared_entry.clone()).collect();
     Ok(Checkout { repos, bitbake: found.bitbake, oe_core: found.oe_core, shared_entries })
+}
+
+/// Rounds of questions: a layer that an answer brought may compute its dependencies as well.
+const MOST_ROUNDS: usize = 4;
+
+/// Adds the repos and layers that only BitBake can name.
+async fn complete(
+    settings: &Settings,
+    stores: &Stores,
+    runner: &Runner,
+    access: &Access,
+    answers: &mut Vec<Result<ReadyRepo>>,
+) -> Result<()> {
+    let mut asked = BTreeSet::new();
+    for _ in 0..MOST_ROUNDS {
+        // What could not be had is told by the caller.
+        let Ok(repos) = all_or_first_error(answers.clone()) else { return Ok(()) };
+        let Ok(found) = contents::find(settings.release, &repos, &settings.checkout) else { return Ok(()) };
+        let more = asked::more(settings, &repos, &found.bitbake, &mut asked, runner).await?;
+        if more.is_empty() {
+            return Ok(());
+        }
+        for repo in &more {
+            let there = answers.iter_mut().flatten().find(|ready| ready.name == repo.name);
+            match there {
+                Some(ready) => {
+                    let layers = contents::layers(repo, &ready.path, settings.release)?;
+                    ready.layers.extend(layers);
+                }
+                None => answers.push(unit(settings, stores, runner, access, repo).await),
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Removes what this machine does not use any more.

@@ -1,5 +1,6 @@
 //! Configure: who runs layer code, in which environment, and the build directory of the job.
 
+mod computed;
 mod hash_server;
 mod links;
 
@@ -13,12 +14,13 @@ use fs_err as fs;
 use crate::config::Settings;
 use agent_cache::dangling;
 use agent_fs::untrusted;
-use agent_process::{Environment, Prober, Runner, User};
+use agent_process::{Environment, Prober, Runner, User, shared_memory};
 use agent_types::error::{Error, Result};
 use agent_types::events::Emitter;
+use agent_types::stage::Stage;
 use agent_types::tiers::Tiers;
 use agent_yocto::conf::{self, LocalConf, Purpose};
-use agent_yocto::environment::{Tools, bitbake_environment, bitbake_version};
+use agent_yocto::environment::{HOST_PATH, Tools, bitbake_environment, bitbake_version};
 use agent_yocto::foundation::{Candidate, Foundation, foundation};
 use agent_yocto::hash_server::Serve;
 use agent_yocto::layer_conf::LayerConf;
@@ -162,10 +164,10 @@ pub async fn run(
 
     let mut candidates = Vec::new();
     for path in &repo_layers {
-        candidates.push(Candidate { path: path.clone(), conf: LayerConf::read(path)? });
+        candidates.push(Candidate { path: path.clone(), conf: LayerConf::read(path)?, computed: Vec::new() });
     }
-    let foundation = foundation(&core, &candidates, first_machine(settings), &settings.config.distro);
-    for notice in &foundation.notices {
+    let plain = foundation(&core, &candidates, first_machine(settings), &settings.config.distro);
+    for notice in &plain.notices {
         events.info(notice).await;
     }
 
@@ -174,14 +176,14 @@ pub async fn run(
     let hash_server =
         hash_server::choose(settings, &tools.bitbake_version, user.as_ref(), &prober, events).await;
 
-    let configured = Configured {
+    let mut configured = Configured {
         tools,
         git: git_access(settings, checkout, &whoami),
         user,
         whoami,
         repo_layers,
         core,
-        foundation,
+        foundation: plain,
         build: settings.places.build(),
         tiers: tiers.clone(),
         hash_server,
@@ -194,7 +196,30 @@ pub async fn run(
     let repo_layers: Vec<PathBuf> = configured.repo_layers.iter().map(|layer| links.through(layer)).collect();
     let layers = with_layers_under_test(&repo_layers, &settings.layers);
     configured.build_directory(settings, &configured.build, &layers, Purpose::Build, events).await?;
+    let is_unclear =
+        |one: &Candidate| configured.foundation.layers.contains(&one.path) && one.conf.may_depend_on_more();
+    if candidates.iter().any(is_unclear) {
+        computed::add(&configured, &mut candidates, runner).await?;
+        let (core, machine, distro) = (&configured.core, first_machine(settings), &settings.config.distro);
+        configured.foundation = foundation(core, &candidates, machine, distro);
+    }
     Ok(configured)
+}
+
+/// Checks `/dev/shm` before anything runs.
+///
+/// # Errors
+/// When BitBake cannot use it.
+pub async fn look_at_shared_memory(settings: &Settings, runner: &Runner) -> Result<()> {
+    // Where there is no build user, configure says what is wrong.
+    let user = agent_process::build_user(settings.build_user.as_deref(), &settings.checkout).ok().flatten();
+    let mut environment = Environment::default();
+    environment.set("PATH", HOST_PATH).set("LC_ALL", "C");
+    let prober = Prober { runner: runner.for_stage(Stage::Configure), environment, log: "probe" };
+    match shared_memory::judge(&shared_memory::look(&prober, user.as_ref()).await) {
+        Some(unusable) if runner.interrupt.state().is_none() => Err(unusable.into()),
+        _ => Ok(()),
+    }
 }
 
 /// Clears the local caches of links to what is no longer in the share.

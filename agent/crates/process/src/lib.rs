@@ -28,6 +28,7 @@ pub mod processes;
 mod redact;
 mod runner;
 mod running;
+pub mod shared_memory;
 mod shim;
 mod spawn;
 mod stop;

@@ -13,6 +13,8 @@ use super::layer_conf::LayerConf;
 pub struct Candidate {
     pub path: PathBuf,
     pub conf: LayerConf,
+    /// Dependencies that only BitBake could tell.
+    pub computed: Vec<String>,
 }
 
 impl Candidate {
@@ -82,7 +84,8 @@ pub fn foundation(core: &Path, candidates: &[Candidate], machine: &str, distro: 
     let mut next = 0;
     while let Some(layer) = wanted.get(next).copied() {
         next += 1;
-        for dependency in layer.conf.depends_on() {
+        let plain = layer.conf.depends_on().map(|word| word.text);
+        for dependency in plain.chain(layer.computed.iter().cloned()) {
             let provider = candidates.iter().find(|candidate| candidate.provides(&dependency));
             if let Some(provider) = provider.filter(|new| !wanted.iter().any(|old| old.path == new.path)) {
                 wanted.push(provider);
@@ -112,7 +115,24 @@ mod tests {
             fs_err::create_dir_all(file.parent().unwrap()).unwrap();
             fs_err::write(file, "").unwrap();
         }
-        Candidate { path, conf: LayerConf::parse(&conf) }
+        Candidate { path, conf: LayerConf::parse(&conf), computed: Vec::new() }
+    }
+
+    #[test]
+    fn what_bitbake_computes_counts_like_plain_words() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        let mut candidates = [
+            layer(root, "meta", "", &["machine/qemux86-64.conf"]),
+            layer(root, "meta-oe", "core", &[]),
+            layer(root, "meta-distro", "core ${@also(d)}", &["distro/ours.conf"]),
+        ];
+        let (core, machine) = (root.join("meta"), "qemux86-64");
+        let without = [root.join("meta"), root.join("meta-distro")];
+        assert_eq!(foundation(&core, &candidates, machine, "ours").layers, without);
+        candidates[2].computed = vec!["core".into(), "meta-oe".into()];
+        let all = ["meta", "meta-oe", "meta-distro"].map(|name| root.join(name));
+        assert_eq!(foundation(&core, &candidates, machine, "ours").layers, all);
     }
 
     #[test]

@@ -4,13 +4,12 @@ use agent_types::error::Error;
 
 /// BitBake's words and what to do. Sources: `lib/bb/utils.py`, `lib/bb/__init__.py`,
 /// `bin/bitbake-worker` of BitBake; `sanity.bbclass` and `base.bbclass` of OE-Core.
-const SIGNS: [(&str, &str); 7] = [
+const SIGNS: [(&str, &str); 6] = [
     (
         "Please make sure locale 'en_US.UTF-8' is available",
         "install it: localedef -i en_US -f UTF-8 en_US.UTF-8 (Debian's package `locales`)",
     ),
     ("Please use a locale setting which supports UTF-8", "install the locale en_US.UTF-8"),
-    ("appear to be unavailable in PATH, please install them", "`build-agent doctor` names the packages"),
     ("Do not use Bitbake as root", "name another user with --build-user"),
     ("No space left on device", "make room, or move the work with --work-dir"),
     ("User namespaces are not usable by BitBake", "`build-agent doctor` names the host's setting"),
@@ -23,8 +22,43 @@ pub fn trouble(output: &str) -> Option<Error> {
         let line = output.lines().find(|line| line.contains(sign))?;
         Some((line.trim().trim_start_matches("ERROR: "), *hint))
     });
-    let (line, hint) = sign.or_else(|| python_trouble(output))?;
+    if let Some(error) = missing_tools(output) {
+        return Some(error);
+    }
+    let (line, hint) = sign.or_else(|| python_trouble(output)).or_else(|| shared_memory(output))?;
     Some(Error::machine(format!("BitBake cannot work on this machine: {line}")).hint(hint))
+}
+
+/// The programs that are missing: OE-Core names those of `HOSTTOOLS` on the next line (`base.bbclass`), and
+/// others on the same one (`sanity.bbclass`).
+fn missing_tools(output: &str) -> Option<Error> {
+    const HOSTTOOLS: &str = "appear to be unavailable in PATH, please install them in order to proceed:";
+    const UTILITIES: &str = "Please install the following missing utilities: ";
+    let mut lines = output.lines();
+    let names: Vec<&str> = lines.find_map(|line| {
+        if let Some((_, names)) = line.split_once(UTILITIES) {
+            return Some(names.split(',').map(str::trim).filter(|name| !name.is_empty()).collect());
+        }
+        let (_, same_line) = line.split_once(HOSTTOOLS)?;
+        Some(same_line.split_whitespace().collect())
+    })?;
+    let names = if names.is_empty() { lines.next()?.split_whitespace().collect() } else { names };
+    let names = names.join(", ");
+    let message = format!("BitBake cannot work on this machine: these programs are missing: {names}");
+    Some(Error::machine(message).hint(format!("install {names}; `build-agent doctor` names the packages")))
+}
+
+/// Python's locks need `/dev/shm`.
+fn shared_memory(output: &str) -> Option<(&str, &'static str)> {
+    output.lines().find(|line| line.contains("_multiprocessing.SemLock("))?;
+    let is_cause = |line: &&str| {
+        line.starts_with("OSError: [")
+            || line.ends_with("Error: [Errno 2] No such file or directory")
+            || line.starts_with("PermissionError: [")
+            || line.starts_with("FileNotFoundError: [")
+    };
+    let line = output.lines().rev().find(is_cause)?;
+    Some((line, "Python keeps its locks in /dev/shm: mount a tmpfs there that the build user can write"))
 }
 
 /// BitBake's own modules do not load: its release is older than this machine's Python, or newer. A
@@ -53,6 +87,20 @@ mod tests {
             (old_python, "cannot import name"),
             ("Please make sure locale 'en_US.UTF-8' is available on your system\n", "en_US.UTF-8"),
             ("ERROR:  OE-core's sanity checker\n    Do not use Bitbake as root.\n", "as root"),
+            (
+                "ERROR: The following required tools (as specified by HOSTTOOLS) appear to be unavailable in PATH, \
+                 please install them in order to proceed:\n  chrpath diffstat\n\nSummary: 1 ERROR\n",
+                "these programs are missing: chrpath, diffstat",
+            ),
+            ("    Please install the following missing utilities: chrpath,diffstat\n", "chrpath, diffstat"),
+            (
+                "    sl = self._semlock = _multiprocessing.SemLock(\nFileNotFoundError: [Errno 2] No such file or directory\n",
+                "No such file",
+            ),
+            (
+                "    sl = self._semlock = _multiprocessing.SemLock(\n         ^^^\nOSError: [Errno 30] Read-only file system\n",
+                "Read-only file system",
+            ),
             ("x\nOSError: [Errno 28] No space left on device: '/w'\n", "No space left"),
         ] {
             let error = trouble(output);

@@ -22,7 +22,7 @@ pub enum LayerType {
 }
 
 /// A layer directory, as yocto-check-layer sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Layer {
     /// The name of the directory, with links resolved: the name in the tool's summary.
     pub name: String,

@@ -8,6 +8,7 @@ use crate::config::Repo;
 use agent_types::error::{Error, Result};
 use agent_types::release::Release;
 use agent_types::release::Sources;
+use agent_yocto::layer_conf::LayerConf;
 use agent_yocto::path_rules;
 
 use super::ReadyRepo;
@@ -75,6 +76,47 @@ fn one(
             Err(Error::usage(message).hint("keep one of them in [repos]"))
         }
     }
+}
+
+/// Checks that OE-Core is of the release that the manifest names: caches and artifacts carry its name. A
+/// message where nobody can tell.
+///
+/// # Errors
+/// Usage when OE-Core is of another release.
+pub fn is_of_release(release: &Release, oe_core: &Path) -> Result<Option<String>> {
+    let file = oe_core.join("meta/conf/layer.conf");
+    let conf = LayerConf::read(&oe_core.join("meta"))?;
+    let names = conf.core_names.unwrap_or_default();
+    let words = names.words();
+    // `master` moves from one name to the next.
+    if release.name == "master" || words.iter().any(|word| word.is_certain && word.text == release.name) {
+        return Ok(None);
+    }
+    if !names.is_known() || !conf.is_understood {
+        let file = file.display();
+        return Ok(Some(format!(
+            "{file}: only BitBake can evaluate LAYERSERIES_CORENAMES; whether it is {} is not known",
+            release.name
+        )));
+    }
+    let series: Vec<&str> = words.iter().map(|word| word.text.as_str()).collect();
+    let (what, line) = match series.is_empty() {
+        true => ("names no release".to_owned(), String::new()),
+        false => (format!("is {}", series.join(", ")), format!(":{}", names.line)),
+    };
+    let message = format!(
+        "`release` is \"{}\", but OE-Core {what} (LAYERSERIES_CORENAMES, {}{line})",
+        release.name,
+        file.display()
+    );
+    let of_core = series.iter().find_map(|name| Release::find(name));
+    Err(Error::usage(message).hint(match of_core {
+        Some(other) => format!(
+            "set `release = \"{}\"`, or take the branch `{}` for the repo with OE-Core",
+            other.name, release.name
+        ),
+        None => format!("take the branch `{}` for the repo with OE-Core", release.name),
+    }))
 }
 
 fn same(one: &Path, other: &Path) -> bool {

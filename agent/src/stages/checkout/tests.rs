@@ -21,6 +21,7 @@ pub(crate) fn settings(bench: &Bench, release: &str, repos: Vec<Repo>) -> Settin
         job: Default::default(),
         layers: vec![checkout.clone()],
         repos,
+        completes_repos: false,
         config: BuildConfig { machines: vec!["m".into()], distro: "poky".into(), local_conf: String::new() },
         check: Check {
             bitbake_layers: Vec::new(),
@@ -87,7 +88,7 @@ fn stored(settings: &Settings, checkout: &Checkout, index: usize) -> PathBuf {
 const POKY: [(&str, &str); 4] = [
     ("bitbake/bin/bitbake", ""),
     ("oe-init-build-env", ""),
-    ("meta/conf/layer.conf", ""),
+    ("meta/conf/layer.conf", "LAYERSERIES_CORENAMES = \"scarthgap\"\n"),
     ("meta-poky/conf/layer.conf", ""),
 ];
 
@@ -139,7 +140,8 @@ async fn repos_come_into_place_and_bitbake_is_found_in_them() {
 async fn the_parts_of_a_release_may_be_repositories_of_their_own() {
     let bench = Bench::new();
     let bitbake = bench.upstream("bitbake", &[("bin/bitbake", "")]).await;
-    let core = bench.upstream("core", &[("oe-init-build-env", ""), ("meta/conf/layer.conf", "")]).await;
+    let names = "LAYERSERIES_CORENAMES = \"wrynose blacksail\"\n";
+    let core = bench.upstream("core", &[("oe-init-build-env", ""), ("meta/conf/layer.conf", names)]).await;
     let repos = vec![repo("bitbake", main_of(&bitbake), &[]), repo("core", main_of(&core), &["meta"])];
     let settings = settings(&bench, "wrynose", repos);
     let checkout = run(&settings, &Tiers::default(), &bench.runner, &bench.access).await.unwrap();
@@ -182,6 +184,42 @@ async fn bitbake_nowhere_or_twice_is_the_manifests_fault() {
     let path = || RepoSource::Path(poky.path.clone());
     let twice = settings(&bench, "scarthgap", vec![repo("a", path(), &[]), repo("b", path(), &[])]);
     assert!(run(&twice, &Tiers::default(), &bench.runner, &bench.access).await.is_ok());
+}
+
+#[tokio::test]
+async fn oe_core_is_of_the_release_that_the_manifest_names() {
+    // release, lines of OE-Core's layer.conf, words of the error
+    let table = [
+        ("scarthgap", "LAYERSERIES_CORENAMES = \"scarthgap\"", None),
+        ("wrynose", "LAYERSERIES_CORENAMES = \"wrynose blacksail\"", None),
+        ("master", "LAYERSERIES_CORENAMES = \"wrynose blacksail\"", None),
+        ("master", "LAYERSERIES_CORENAMES = \"walnascar\"", None),
+        ("kirkstone", "A = \"b\"\nLAYERSERIES_CORENAMES = \"scarthgap\"", Some("OE-Core is scarthgap")),
+        ("scarthgap", "LAYERSERIES_CORENAMES = \"wrynose blacksail\"", Some("OE-Core is wrynose, blacksail")),
+        ("scarthgap", "", Some("OE-Core names no release")),
+        // Only BitBake knows.
+        ("kirkstone", "LAYERSERIES_CORENAMES = \"${@name(d)}\"", None),
+    ];
+    for (release, lines, wanted) in table {
+        let bench = Bench::new();
+        let poky = bench.path("poky");
+        for (file, text) in POKY {
+            write(&poky.join(file), if file == "meta/conf/layer.conf" { lines } else { text });
+        }
+        let repos = vec![repo("poky", RepoSource::Path(poky.clone()), &["meta"])];
+        let settings = settings(&bench, release, repos);
+        let found = run(&settings, &Tiers::default(), &bench.runner, &bench.access).await;
+        match wanted {
+            None => assert!(found.is_ok(), "{release} {lines}: {found:?}"),
+            Some(words) => {
+                let error = found.unwrap_err();
+                assert_eq!(error.class, Class::Usage);
+                assert!(error.message.contains(words), "{error}");
+                assert!(error.message.contains(&format!("`release` is \"{release}\"")), "{error}");
+                assert!(error.hint.is_some());
+            }
+        }
+    }
 }
 
 #[tokio::test]

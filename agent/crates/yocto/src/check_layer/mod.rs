@@ -6,6 +6,7 @@
 mod agreement;
 pub mod argv;
 pub mod cases;
+pub mod crash;
 pub mod findings;
 pub mod kind;
 pub mod known;

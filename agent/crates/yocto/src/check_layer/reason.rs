@@ -1,5 +1,7 @@
 //! From the message of a failed test to one line for people.
 
+use crate::python::is_exception;
+
 /// Characters of a reason; the whole is in the message.
 const LONGEST: usize = 300;
 
@@ -49,15 +51,6 @@ fn changed_tasks(message: &str) -> String {
     };
     let named = tasks.iter().take(TASKS).map(String::as_str).collect::<Vec<_>>().join(", ");
     format!("of {named}{more} ({} in all, with what depends on them)", all.trim())
-}
-
-/// `AssertionError: words`, `bb.BBHandledException`, at the start of a line.
-pub fn is_exception(line: &str) -> bool {
-    let kind = line.split(':').next().unwrap_or(line);
-    let dotted = kind.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '.');
-    let last = kind.rsplit('.').next().unwrap_or(kind);
-    let raised = ["Error", "Exception", "Exit", "Interrupt", "Warning", "Expired"];
-    dotted && raised.iter().any(|end| last.ends_with(end)) && !last.is_empty()
 }
 
 #[cfg(test)]

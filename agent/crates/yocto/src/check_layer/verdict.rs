@@ -18,7 +18,8 @@ use super::agreement::disagreement;
 use super::cases::ExpectedCase;
 use super::kind::{Kind, Kinds, compares, rests_on};
 use super::output::{CaseVerdict, Parsed, TestCase};
-use super::reason::{is_exception, reason};
+use super::reason::reason;
+use crate::python::is_exception;
 
 /// Tests that are reported although no file of the release has them; more can only be a layer's play.
 const MOST_UNKNOWN: usize = 20;

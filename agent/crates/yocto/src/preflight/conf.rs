@@ -3,17 +3,34 @@
 use std::path::Path;
 
 use crate::layer::{Layer, LayerType};
+use crate::layer_conf::Collection;
 use agent_types::events::Level;
+use agent_types::release::OverrideSyntax;
+use agent_types::release::Release;
 
 use super::{PreflightCase, WHOLE_RUN};
 
 const COMPAT_TEST: &str = "common.CommonCheckLayer.test_layerseries_compat";
 
-pub fn check(layer: &Layer) -> Vec<PreflightCase> {
+const PARSE_TEST: &str = "common.CommonCheckLayer.test_parse";
+
+pub fn check(layer: &Layer, release: &Release) -> Vec<PreflightCase> {
+    let old_syntax = layer.conf.old_syntax().filter(|_| release.overrides == OverrideSyntax::Colon);
+    if let Some((line, variable)) = old_syntax {
+        let message = format!("{variable} has the override syntax of old releases, which BitBake refuses");
+        return vec![
+            PreflightCase::new("override-syntax", WHOLE_RUN, Level::Error, message)
+                .at(layer.path.join("conf/layer.conf"))
+                .line(*line)
+                .hint(
+                    "write `:append`, `:prepend`, `:remove`; BitBake's script convert-overrides.py does it",
+                ),
+        ];
+    }
     match layer.kind {
         LayerType::NoLayerConf => vec![no_layer_conf(layer)],
         LayerType::BspAndDistro => vec![bsp_and_distro(layer)],
-        _ if layer.conf.certain => collections(layer),
+        _ if layer.conf.is_understood => collections(layer),
         // What it says may be something else when BitBake reads it.
         _ => Vec::new(),
     }
@@ -57,7 +74,7 @@ fn bsp_and_distro(layer: &Layer) -> PreflightCase {
 
 fn collections(layer: &Layer) -> Vec<PreflightCase> {
     let file = layer.path.join("conf/layer.conf");
-    if layer.conf.collections.is_empty() {
+    if layer.conf.collections.is_empty() && layer.conf.knows_all_collections {
         let message = "BBFILE_COLLECTIONS names no collection; tools fall back to the directory's name";
         let hint =
             format!("add `BBFILE_COLLECTIONS += \"{}\"` and the variables that belong to it", layer.name);
@@ -67,11 +84,14 @@ fn collections(layer: &Layer) -> Vec<PreflightCase> {
                 .hint(hint),
         ];
     }
-    layer
+    let has_no_series = |collection: &&Collection| {
+        collection.compat.as_ref().is_none_or(|compat| compat.is_known() && compat.text.is_empty())
+    };
+    let mut cases: Vec<PreflightCase> = layer
         .conf
         .collections
         .iter()
-        .filter(|collection| collection.compat.as_ref().is_none_or(|compat| compat.text.is_empty()))
+        .filter(has_no_series)
         .map(|collection| {
             let name = &collection.name;
             let message = format!("LAYERSERIES_COMPAT_{name} is not set");
@@ -81,6 +101,24 @@ fn collections(layer: &Layer) -> Vec<PreflightCase> {
                 .at(&file)
                 .line(collection.compat.as_ref().map_or(collection.line, |compat| compat.line))
                 .hint(hint)
+        })
+        .collect();
+    cases.extend(version_errors(layer));
+    cases
+}
+
+/// Version conditions that BitBake refuses: yocto-check-layer ends with a traceback for `LAYERDEPENDS`, and
+/// BitBake stops for `LAYERRECOMMENDS`.
+fn version_errors(layer: &Layer) -> Vec<PreflightCase> {
+    let errors = layer.conf.collections.iter().filter_map(Collection::version_error);
+    errors
+        .map(|(variable, line, error)| {
+            let predicts = if variable.starts_with("LAYERDEPENDS_") { WHOLE_RUN } else { PARSE_TEST };
+            let message = format!("{variable}: {}", error.0);
+            PreflightCase::new("depends-version", predicts, Level::Error, message)
+                .at(layer.path.join("conf/layer.conf"))
+                .line(line)
+                .hint("write version conditions as `NAME (>= NUMBER)`; operators are = < <= > >=")
         })
         .collect()
 }

@@ -21,7 +21,7 @@ use agent_types::events::{Finding, Level, Unit};
 use super::layer::{Layer, LayerType};
 use agent_types::release::Release;
 
-pub use repos::against_repos;
+pub use repos::{against_repos, unreadable_dependency};
 
 /// What [`PreflightCase::predicts`] holds when the run ends before its first test.
 pub const WHOLE_RUN: &str = "yocto-check-layer";
@@ -88,7 +88,7 @@ impl PreflightCase {
 /// user who runs the tool.
 pub fn layer_alone(layer: &Path, checkout: &Path, release: &Release) -> Vec<PreflightCase> {
     let Ok(detected) = Layer::detect(layer, release) else { return Vec::new() };
-    let mut cases = conf::check(&detected);
+    let mut cases = conf::check(&detected, release);
     if !hopeless(detected.kind) {
         let maybe_core = maybe_core(&detected);
         if !maybe_core {
@@ -111,7 +111,8 @@ fn hopeless(kind: LayerType) -> bool {
 /// OE-Core's own `meta` is spared some tests; a file that cannot be read for certain may make it so.
 fn maybe_core(layer: &Layer) -> bool {
     layer.kind == LayerType::Core
-        || (layer.name == "meta" && (!layer.conf.certain || layer.conf.collection("core").is_some()))
+        || (layer.name == "meta"
+            && (!layer.conf.knows_all_collections || layer.conf.collection("core").is_some()))
 }
 
 /// Below the checkout if it lies there, else as it is. Both may have been named through links.

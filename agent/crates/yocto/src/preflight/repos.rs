@@ -3,8 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 
+use crate::conf_syntax::Value;
 use crate::layer::{Layer, LayerType};
+use crate::layer_conf::{Collection, LayerConf};
 use agent_fs::untrusted;
+use agent_types::error::Error;
 use agent_types::events::Level;
 use agent_types::release::Release;
 
@@ -33,10 +36,11 @@ pub fn against_repos(
     beside.retain(|other| other.kind != LayerType::NoLayerConf);
 
     let mut cases = machines_named(&layer, &beside, machines);
-    if layer.conf.certain {
+    if layer.conf.is_understood {
         cases.extend(incompatible(&layer, &beside, core_series));
     }
-    if layer.conf.certain && beside.iter().all(|other| other.conf.certain) {
+    // A layer whose collections are unknown may have any.
+    if beside.iter().chain([&layer]).all(|one| one.conf.knows_all_collections) {
         cases.extend(unsatisfied(&layer, &beside));
     }
     if since(release, since::DUPLICATE_COLLECTIONS) {
@@ -66,7 +70,8 @@ fn incompatible(layer: &Layer, beside: &[Layer], core_series: &[String]) -> Vec<
     for collection in &layer.conf.collections {
         let series = collection.series();
         let shared = series.iter().any(|one| core_series.iter().any(|core| core == one));
-        if series.is_empty() || core_series.is_empty() || shared {
+        let is_known = collection.compat.as_ref().is_some_and(Value::is_known);
+        if !is_known || series.is_empty() || core_series.is_empty() || shared {
             continue;
         }
         let variable = format!("LAYERSERIES_COMPAT_{}", collection.name);
@@ -108,9 +113,10 @@ fn unsatisfied(layer: &Layer, beside: &[Layer]) -> Vec<PreflightCase> {
     while let Some(one) = waiting.pop_front() {
         for collection in &one.conf.collections {
             for wanted in collection.depends_on() {
-                if wanted == "core" {
+                if wanted.text == "core" || !wanted.is_certain {
                     continue;
                 }
+                let wanted = wanted.text;
                 let provider =
                     beside.iter().chain([layer]).find(|other| names(other).contains(&wanted.as_str()));
                 match provider {
@@ -145,8 +151,11 @@ type Holder<'a> = (&'a Layer, Option<String>, u32);
 /// One collection name with different patterns: the tool refuses to choose.
 fn duplicates(layer: &Layer, beside: &[Layer]) -> Vec<PreflightCase> {
     let mut holders: BTreeMap<&str, Vec<Holder>> = BTreeMap::new();
-    for one in beside.iter().chain([layer]).filter(|one| one.conf.certain) {
+    for one in beside.iter().chain([layer]).filter(|one| one.conf.is_understood) {
         for collection in &one.conf.collections {
+            if collection.pattern.as_ref().is_some_and(|pattern| !pattern.is_known()) {
+                continue;
+            }
             // Only LAYERDIR is known while the tool reads the file, LAYERDIR_RE is not.
             let directory = one.path.to_string_lossy();
             let pattern =
@@ -173,6 +182,19 @@ fn duplicates(layer: &Layer, beside: &[Layer]) -> Vec<PreflightCase> {
         );
     }
     cases
+}
+
+/// A dependency whose version conditions yocto-check-layer cannot read: it ends with a traceback.
+pub fn unreadable_dependency(repo_layers: &[PathBuf]) -> Option<Error> {
+    repo_layers.iter().find_map(|path| {
+        let conf = LayerConf::read(path).ok()?;
+        let error = conf.is_understood.then(|| conf.collections.iter().find_map(Collection::version_error));
+        let (variable, line, error) =
+            error.flatten().filter(|(variable, ..)| variable.starts_with("LAYERDEPENDS_"))?;
+        let file = path.join("conf/layer.conf");
+        let message = format!("{}:{line}: {variable}: {}", file.display(), error.0);
+        Some(Error::usage(message).hint("check the branch of its repo, or leave the layer out"))
+    })
 }
 
 /// BSP tests need machines that exist.

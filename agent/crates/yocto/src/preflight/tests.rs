@@ -245,8 +245,22 @@ fn layer_conf_decides_whether_there_is_a_run_at_all() {
 
 #[test]
 fn collections_and_their_series() {
-    let table: [(&str, &[&str]); 6] = [
+    let table: [(&str, &[&str]); 11] = [
         ("BBFILE_COLLECTIONS = \"x\"\n", &["compat-missing error"]),
+        ("BBFILE_COLLECTIONS = \"x\"\nLAYERSERIES_COMPAT_x = \"${@a(d)}\"\n", &[]),
+        ("BBFILE_COLLECTIONS = \"${@a(d)}\"\n", &[]),
+        (
+            "BBFILE_COLLECTIONS = \"x\"\nLAYERSERIES_COMPAT_x = \"scarthgap\"\nLAYERDEPENDS_x = \"core (~12)\"\n",
+            &["depends-version error"],
+        ),
+        (
+            "BBFILE_COLLECTIONS = \"x\"\nLAYERSERIES_COMPAT_x = \"scarthgap\"\nLAYERRECOMMENDS_x = \"a (1)\"\n",
+            &["depends-version error"],
+        ),
+        (
+            "BBFILE_COLLECTIONS = \"x\"\nLAYERSERIES_COMPAT_x = \"scarthgap\"\nLAYERDEPENDS_x = \"core (>= 12)\"\n",
+            &[],
+        ),
         ("BBFILE_COLLECTIONS = \"x\"\nLAYERSERIES_COMPAT_x = \"\"\n", &["compat-missing error"]),
         // The tool takes a blank for a value.
         ("BBFILE_COLLECTIONS = \"x\"\nLAYERSERIES_COMPAT_x = \" \"\n", &[]),
@@ -266,6 +280,21 @@ fn collections_and_their_series() {
         (cases[0].file.as_deref(), cases[0].line),
         (Some(Path::new("meta-x/conf/layer.conf")), Some(3))
     );
+}
+
+#[test]
+fn the_old_override_syntax_ends_the_run_from_honister_on() {
+    let checkout = Checkout::new();
+    checkout.write("conf/layer.conf", format!("{CONF}BBPATH_append = \":x\"\nFOO_remove[doc] = \"x\"\n"));
+    let line = Some(CONF.lines().count() as u32 + 1);
+    for (release, wanted) in
+        [("dunfell", false), ("hardknott", false), ("honister", true), ("kirkstone", true), ("master", true)]
+    {
+        let cases = checkout.alone(release);
+        let found = cases.iter().find(|case| case.rule == "override-syntax");
+        assert_eq!(found.is_some(), wanted, "{release}: {cases:?}");
+        assert!(found.is_none_or(|case| case.line == line && case.predicts == WHOLE_RUN));
+    }
 }
 
 #[test]
@@ -299,8 +328,13 @@ fn beside(checkout: &Checkout, layers: &[(&str, &str, &str)]) -> Vec<PathBuf> {
 #[test]
 fn dependencies_are_followed_through_the_repos() {
     type Row<'a> = (&'a str, &'a [(&'a str, &'a str, &'a str)], &'a [&'a str]);
-    let table: [Row; 8] = [
+    let table: [Row; 12] = [
         ("core", &[], &[]),
+        // Python is unknown; what is plain beside it still counts, but not what it touches or may remove.
+        ("core ${@bb.utils.contains('A', 'b c', ' d', '', d)}", &[], &[]),
+        ("a ${@bb.utils.contains('A', 'b c', ' d', '', d)}", &[], &["depends-unsatisfied error"]),
+        ("core a${@bb.utils.contains('A', 'b c', ' d', '', d)}", &[], &[]),
+        ("a", &[("meta-a", "a", "LAYERDEPENDS_a = \"${B}\"")], &[]),
         ("core a", &[("meta-a", "a", "")], &[]),
         ("a", &[], &["depends-unsatisfied error"]),
         ("a b (>= 3)", &[("meta-a", "a", "")], &["depends-unsatisfied error"]),
@@ -325,7 +359,8 @@ fn dependencies_are_followed_through_the_repos() {
 
 #[test]
 fn series_must_meet_those_of_oe_core() {
-    let table: [(&str, &[&str], &str, &[&str]); 6] = [
+    let table: [(&str, &[&str], &str, &[&str]); 7] = [
+        ("kirkstone ${@a(d)}", &["scarthgap"], "", &[]),
         ("scarthgap", &["scarthgap"], "", &[]),
         ("kirkstone scarthgap", &["scarthgap"], "", &[]),
         ("kirkstone", &["scarthgap"], "", &["compat-mismatch error"]),
