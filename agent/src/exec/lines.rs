@@ -22,6 +22,10 @@ pub trait Lines: Send {
     /// too, and a line of more than 64 KiB comes in pieces.
     fn line(&mut self, line: &str) -> Vec<What>;
 
+    /// Output as the child printed it, before anything is decoded or redacted. For whoever has to hand
+    /// it on unchanged; it must not reach a person or a report.
+    fn raw(&mut self, _: &[u8]) {}
+
     /// What the child does now, for the word about its silence.
     fn doing(&self) -> Option<String> {
         None
@@ -131,6 +135,7 @@ impl Output {
             }
             pulse.busy.store(true, Ordering::Relaxed);
             self.bytes += length as u64;
+            lines.raw(&buffer[..length]);
             let clear = self.secrets.feed(&buffer[..length]);
             let text = self.decoder.feed(&clear);
             self.log.write(text.as_bytes());

@@ -31,7 +31,7 @@ mod watch;
 
 pub use apart::{Apart, NAME as APART, main as apart};
 pub use command::{Command, Environment};
-pub use in_place::{Accompanied, InPlace, end_like};
+pub use in_place::{InPlace, end_like};
 pub use interactive::interactive;
 pub use interrupt::{Interrupt, Interrupted};
 pub use lines::Lines;
@@ -40,6 +40,6 @@ pub use prepare::{is_ignored, prepare_process};
 pub use probe::{Answer, PROBE_LIMIT, Prober};
 pub use redact::Redactor;
 pub use runner::{End, Finished, Runner};
-pub use running::{MARKER, reap};
+pub use running::{MARKER, nothing_runs, reap};
 pub use stop::signal;
 pub use user::{User, agent_user, build_user, lesser_owner};

@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::events::Emitter;
 use crate::exec::{self, Environment, Prober, Runner, User};
 use crate::git;
+use crate::memo::WrittenConf;
 use crate::untrusted;
 use crate::yocto::conf::{self, LocalConf, Purpose};
 use crate::yocto::environment::{Tools, bitbake_environment, bitbake_version};
@@ -56,14 +57,14 @@ impl Configured {
         bitbake_environment(&self.tools, build_dir, &self.whoami, &self.network, &self.git)
     }
 
-    /// Makes a fresh build directory with the given layers, in place of what was there.
+    /// Makes a fresh build directory with the given layers, in place of what was there; what was written there.
     pub fn build_directory(
         &self,
         settings: &Settings,
         dir: &Path,
         layers: &[PathBuf],
         purpose: Purpose,
-    ) -> Result<()> {
+    ) -> Result<WrittenConf> {
         let (machine, distro) = match purpose {
             Purpose::Build => (first_machine(settings), settings.config.distro.as_str()),
             Purpose::CheckLayer => (self.foundation.machine.as_str(), self.foundation.distro.as_str()),
@@ -91,12 +92,12 @@ impl Configured {
         let conf_dir = dir.join("conf");
         fs::create_dir_all(&conf_dir)?;
         let files = [conf_dir.join("bblayers.conf"), conf_dir.join("local.conf")];
-        fs::write(&files[0], bblayers)?;
-        fs::write(&files[1], local)?;
+        fs::write(&files[0], &bblayers)?;
+        fs::write(&files[1], &local)?;
         for path in [dir, &conf_dir, &files[0], &files[1]] {
             self.hand_over(path)?;
         }
-        Ok(())
+        Ok(WrittenConf { bblayers, local })
     }
 
     /// Makes the local caches. What trusted builds left is closed to the build user while it runs code that
