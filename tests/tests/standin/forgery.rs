@@ -159,7 +159,7 @@ fn a_later_version_does_not_pass(test: &str, share: bool, lingers: bool) {
         // Puts the checkouts there.
         asking.run_with(true, true, false, 0);
     }
-    let manifest = asking.0.manifest_text();
+    let manifest = std::fs::read_to_string(asking.0.manifest()).unwrap();
     let later = manifest.replace("[check]", "[config]\nlocal_conf = 'SALT = \"1\"'\n\n[check]");
     // Whoever writes a pull request can find out how the agent configures its next version.
     asking.0.write_manifest(&later);
