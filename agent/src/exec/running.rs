@@ -186,8 +186,7 @@ pub fn reap() {
 /// kernel answers in one step, so that a process which forks and ends all the time cannot be missed.
 pub fn nothing_runs() -> bool {
     reap();
-    let any_child =
-        WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT | WaitPidFlag::__WALL;
+    let any_child = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT | WaitPidFlag::__WALL;
     waitid(Id::All, any_child) == Err(Errno::ECHILD)
 }
 

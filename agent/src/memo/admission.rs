@@ -71,10 +71,14 @@ impl Admission {
         let layers = self.check_conf(at, inputs)?;
         if let Some((layer, why)) = self.runs_early.iter().find(|(layer, _)| !layers.contains(layer)) {
             let layer = layer.display();
-            return Err(Refusal(format!("{layer}/conf/layer.conf runs code before the first question ({why})")));
+            return Err(Refusal(format!(
+                "{layer}/conf/layer.conf runs code before the first question ({why})"
+            )));
         }
         if !layers.contains(&self.layer) && !(is_first && self.knows_tool()) {
-            return Err(Refusal("the layer under test is not part of the question, and its code may run".into()));
+            return Err(Refusal(
+                "the layer under test is not part of the question, and its code may run".into(),
+            ));
         }
         self.check_trees(inputs)
     }
@@ -122,7 +126,8 @@ impl Admission {
 
     /// The real paths of the question's layers.
     fn check_conf(&self, at: &Path, inputs: &Inputs) -> Accepted<BTreeSet<PathBuf>> {
-        let changed = |file: &str| Refusal(format!("{file} is not as the agent and yocto-check-layer write it"));
+        let changed =
+            |file: &str| Refusal(format!("{file} is not as the agent and yocto-check-layer write it"));
         let text = read::whole(&at.join("conf/bblayers.conf"), LONGEST_CONF)?;
         let text = String::from_utf8(text).map_err(|_| changed("conf/bblayers.conf"))?;
         for (name, digest) in inputs.parts().iter().filter(|(name, _)| name.starts_with("conf/")) {

@@ -121,36 +121,73 @@ fn everything_else_is_refused() {
     let table: [(&str, bool, Change, &str); 17] = [
         ("without the layer, later", false, |_| {}, part),
         ("with a dependency alone", false, |s| s.add("dep"), part),
-        ("a layer that nobody named", false, |s| { s.add("x"); s.add("other") }, conf),
+        (
+            "a layer that nobody named",
+            false,
+            |s| {
+                s.add("x");
+                s.add("other")
+            },
+            conf,
+        ),
         ("another local.conf", true, |s| fs::write(s.at("build/conf/local.conf"), "B = 1").unwrap(), conf),
         ("a third file", true, |s| fs::write(s.at("build/conf/auto.conf"), "").unwrap(), conf),
         ("another copy", true, |s| fs::write(s.at("build/conf/bblayers.conf.backup"), "").unwrap(), conf),
-        ("a line of its own", false, |s| {
-            s.add("x");
-            let path = s.at("build/conf/bblayers.conf");
-            let text = fs::read_to_string(&path).unwrap();
-            fs::write(path, text + "BBFILES ?= \"\"\n").unwrap();
-        }, conf),
-        ("the agent's part changed", false, |s| {
-            fs::write(s.at("build/conf/bblayers.conf"), format!("BBLAYERS = \"{}\"\n", s.at("x").display())).unwrap();
-        }, conf),
+        (
+            "a line of its own",
+            false,
+            |s| {
+                s.add("x");
+                let path = s.at("build/conf/bblayers.conf");
+                let text = fs::read_to_string(&path).unwrap();
+                fs::write(path, text + "BBFILES ?= \"\"\n").unwrap();
+            },
+            conf,
+        ),
+        (
+            "the agent's part changed",
+            false,
+            |s| {
+                fs::write(
+                    s.at("build/conf/bblayers.conf"),
+                    format!("BBLAYERS = \"{}\"\n", s.at("x").display()),
+                )
+                .unwrap();
+            },
+            conf,
+        ),
         ("a variable", true, |s| s.set("LD_PRELOAD", "/tmp/x.so"), variable),
         ("another value", true, |s| s.set("PATH", "/tmp"), variable),
         ("more let through", true, |s| s.set(LIST, "HOME SSH BBPATH"), variable),
         ("another machine", true, |s| s.set("MACHINE", "mine"), variable),
         ("another class", true, |s| s.set("INHERIT", "mine"), variable),
         ("one less", true, |s| s.asked.environment.retain(|(name, _)| name != "PATH"), "is missing"),
-        ("code before the first question", true, |s| {
-            s.admission.runs_early = vec![(s.at("x"), "line 1".into())];
-        }, "runs code before the first question (line 1)"),
-        ("not alone", false, |s| {
-            s.admission.not_alone = Some("something ran".into());
-            s.add("x");
-        }, "something ran"),
-        ("another version of the layer", false, |s| {
-            s.admission.trees = BTreeMap::from([("files of /x".into(), Digest::of(b"2"))]);
-            s.add("x");
-        }, "changed since the job began"),
+        (
+            "code before the first question",
+            true,
+            |s| {
+                s.admission.runs_early = vec![(s.at("x"), "line 1".into())];
+            },
+            "runs code before the first question (line 1)",
+        ),
+        (
+            "not alone",
+            false,
+            |s| {
+                s.admission.not_alone = Some("something ran".into());
+                s.add("x");
+            },
+            "something ran",
+        ),
+        (
+            "another version of the layer",
+            false,
+            |s| {
+                s.admission.trees = BTreeMap::from([("files of /x".into(), Digest::of(b"2"))]);
+                s.add("x");
+            },
+            "changed since the job began",
+        ),
     ];
     for (name, is_first, change, wanted) in table {
         let mut scene = Scene::new();

@@ -12,10 +12,11 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
 
 use crate::events::{Emitter, Memo, MemoOutcome, Recipes, Unit, What};
-use crate::exec::{End, Interrupt};
+use crate::exec::Interrupt;
 use crate::yocto::check_layer::Kind;
 
-use super::ahead::{Ahead, Ran};
+use super::ahead::Ahead;
+use super::keep::{Answered, Kept};
 use super::key::{Inputs, Key};
 use super::ledger::{Again, Given, Ledger};
 use super::parses::{Parses, Restored};
@@ -23,10 +24,8 @@ use super::progress::{FreshOutcome, Progress};
 use super::schedule::Schedule;
 use super::stat_cache::StatCache;
 use super::store::{Found, Store, Stores};
-use super::wire::{Answer, Reply, length_from, length_of};
-use super::{
-    Accepted, Admission, Asked, Place, Question, Refusal, Script, difference, floating, inputs, parses,
-};
+use super::wire::{Reply, length_from, length_of};
+use super::{Accepted, Admission, Asked, Place, Question, Refusal, Script, inputs, parses};
 
 /// More callers at once are layer code at play.
 const MOST_CALLERS: usize = 32;
@@ -34,34 +33,8 @@ const MOST_CALLERS: usize = 32;
 /// A caller that says nothing for so long is hung up on.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Words in BitBake's output after which nothing is kept although it ended well.
-const DOUBTS: [&str; 5] = [
-    "taskhash mismatch",
-    "basehash value changed",
-    "ERROR:",
-    "Traceback (most recent",
-    // With `-k` this alone is no error, without it is one.
-    "is unbuildable, removing",
-];
-
 /// The umask of the agent and of what it starts (`prepare_process`).
 const UMASK: u32 = 0o022;
-
-/// What a failed BitBake prints when something was missing that it has at other times.
-const OF_MACHINE: [&str; 12] = [
-    "Broken pipe",
-    "Cannot allocate memory",
-    "Connection re",
-    "Input/output error",
-    "Killed",
-    "MemoryError",
-    "No space left",
-    "Resource temporarily unavailable",
-    "SIGKILL",
-    "Timeout",
-    "Too many open files",
-    "unexpectedly",
-];
 
 /// What is done about the questions of a run.
 #[derive(Debug)]
@@ -86,7 +59,7 @@ pub struct Desk {
 pub(super) struct Shared {
     pub(super) place: Place,
     pub(super) stores: Stores,
-    parses: Parses,
+    pub(super) parses: Parses,
     unit: Unit,
     pub(super) events: Emitter,
     pub(super) ahead: Ahead,
@@ -94,8 +67,8 @@ pub(super) struct Shared {
     stop: Interrupt,
     /// Held while BitBake runs in the check's own build directory.
     own: tokio::sync::Mutex<()>,
-    admission: Admission,
-    keep_parses: bool,
+    pub(super) admission: Admission,
+    pub(super) keep_parses: bool,
     pub(super) again: Again,
     /// `None`: nothing is asked ahead.
     pub(super) schedule: Option<Schedule>,
@@ -103,7 +76,7 @@ pub(super) struct Shared {
     pub(super) ledger: Mutex<Ledger>,
     /// Where the digests of files are kept between runs.
     stat_cache_file: PathBuf,
-    stat_cache: Mutex<StatCache>,
+    pub(super) stat_cache: Mutex<StatCache>,
     /// Why nothing more is reused or kept in this run.
     pub(super) off: Mutex<Option<Refusal>>,
 }
@@ -287,28 +260,6 @@ pub(super) struct Looked {
     pub(super) why: String,
 }
 
-/// One run of BitBake for a question.
-pub(super) struct Answered {
-    pub(super) at: PathBuf,
-    pub(super) asked: Asked,
-    pub(super) inputs: Inputs,
-    pub(super) question: Question,
-    pub(super) ran: Ran,
-    /// Nothing was asked before in this run of the tool.
-    pub(super) is_first: bool,
-    /// BitBake found what was parsed before.
-    pub(super) restored: bool,
-}
-
-/// What was kept of a run.
-pub(super) enum Kept {
-    Whole,
-    /// The answer alone, and why.
-    Answer(Refusal),
-    /// Nothing for later jobs, and why; but what BitBake gave is its answer in this run.
-    Nothing(Refusal),
-}
-
 impl Shared {
     pub(super) async fn look(self: &Arc<Shared>, asked: &Asked, question: &Question) -> Accepted<Looked> {
         self.look_at(&self.place.build, asked, question).await
@@ -436,90 +387,6 @@ impl Shared {
         }
         restored
     }
-
-    /// Keeps what the real BitBake gave, if it can be had again. Blocks.
-    ///
-    /// # Errors
-    /// When it is not sure that it is BitBake's answer to these inputs and would be again.
-    pub(super) fn keep(&self, answered: &Answered) -> Accepted<Kept> {
-        let Answered { at, asked, inputs: before, question, ran, is_first, restored } = answered;
-        // Whatever came of it, later runs may not ask the server again: they take the recipe from the
-        // cache of this one.
-        let floating = floating::asked_nobody(&self.place.bitbake, at);
-        if let Err(refusal) = &floating {
-            *lock(&self.off) = Some(refusal.clone());
-        }
-        let answer = plausible(ran, question);
-        floating.and_then(|()| match &answer {
-            Err(refusal) if *restored || !is_plain_failure(ran) => Err(refusal.clone()),
-            _ => Ok(()),
-        })?;
-        let after = inputs::collect_at(at, &self.place, asked, &mut lock(&self.stat_cache))?;
-        if after.key() != before.key() {
-            let what = difference::in_words(&after, before.parts(), before.listings());
-            return Err(Refusal(format!("an input changed while BitBake ran: {what}")));
-        }
-        if *at == self.place.build {
-            lock(&self.ledger).asked_here(before.key());
-        } else if !restored {
-            lock(&self.ledger).asked_apart(before.key());
-        }
-        let (answer, admitted) = (answer, self.admission.check(*is_first, at, asked, before));
-        let answer = match answer.and_then(|answer| admitted.map(|()| answer)) {
-            Ok(answer) => answer,
-            Err(refusal) => return Ok(Kept::Nothing(refusal)),
-        };
-        if self.again.runs > 0 {
-            self.told_the_same_before(&before.key(), &answer)?;
-        }
-        // One store may be full or gone; the others still get it.
-        let keep = |store: &Store| store.keep(before, &question.name, &answer, ran.seconds);
-        let kept: Vec<_> = self.stores.write.iter().map(keep).collect();
-        if let Err(error) = kept.into_iter().collect::<Result<(), _>>() {
-            return Ok(Kept::Nothing(Refusal(error.message)));
-        }
-        // `-p` alone leaves a cache that is not whole. A file that was only touched is no other input, but
-        // BitBake may have seen either time.
-        if self.keep_parses && question.leaves_signatures && after == *before {
-            let kept = self.parses.keep(before, at);
-            return Ok(kept.map_or_else(Kept::Answer, |()| Kept::Whole));
-        }
-        Ok(Kept::Whole)
-    }
-}
-
-/// The answer, when BitBake ended well and said nothing that makes one doubt.
-fn plausible(ran: &Ran, question: &Question) -> Accepted<Answer> {
-    let refused = |why: &str| Err(Refusal(why.into()));
-    let outcome = &ran.outcome;
-    if outcome.end != End::Exited(0) {
-        return refused("BitBake failed");
-    }
-    if !ran.whole {
-        return refused("it printed too much");
-    }
-    let text = String::from_utf8_lossy(&outcome.stdout);
-    if let Some(doubt) = DOUBTS.iter().find(|doubt| text.contains(**doubt)) {
-        return Err(Refusal(format!("BitBake ended well, but printed `{doubt}`")));
-    }
-    let (stdout, stderr) = (outcome.stdout.clone(), outcome.stderr.clone());
-    if !question.leaves_signatures {
-        return Ok(Answer { stdout, stderr, signatures: Vec::new() });
-    }
-    match &outcome.signatures {
-        Some(signatures) if signatures.windows(18).any(|words| words == b"SIGGEN_LOCKEDSIGS_") => {
-            Ok(Answer { stdout, stderr, signatures: signatures.clone() })
-        }
-        _ => refused("BitBake wrote no signatures"),
-    }
-}
-
-/// Whether BitBake failed, and said nothing that looks as if the machine was to blame: beside others it has less
-/// memory than alone.
-fn is_plain_failure(ran: &Ran) -> bool {
-    let failed = matches!(ran.outcome.end, End::Exited(status) if status != 0);
-    let text = String::from_utf8_lossy(&ran.outcome.stdout);
-    failed && ran.whole && text.contains("ERROR:") && !OF_MACHINE.iter().any(|words| text.contains(words))
 }
 
 async fn send(stream: &mut UnixStream, reply: &Reply) -> io::Result<()> {

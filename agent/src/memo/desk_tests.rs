@@ -9,7 +9,7 @@ use super::super::WrittenConf;
 use super::super::wire::BitbakeOutcome;
 use super::*;
 use crate::events;
-use crate::exec::{Redactor, Runner, User};
+use crate::exec::{End, Redactor, Runner, User};
 use crate::job::Stage;
 use crate::yocto::check_layer::Kinds;
 use crate::yocto::conf;
@@ -219,8 +219,7 @@ async fn what_failed_rests_on_no_stored_answer() {
     let mut scene = Scene::new();
     let asked = scene.asked(&scene.build());
     let class = ("INHERIT".into(), "yocto-check-layer".into());
-    let other =
-        Asked { environment: [scene.environment.clone(), vec![class]].concat(), ..asked.clone() };
+    let other = Asked { environment: [scene.environment.clone(), vec![class]].concat(), ..asked.clone() };
     for asked in [&asked, &other] {
         scene.ask_well(asked).await;
         scene.memo().await;
@@ -342,8 +341,10 @@ async fn nonsense_gets_no_answer_and_harms_nobody() {
     let mut other = scene.asked(&scene.build());
     other.argv = vec!["-e".into()];
     assert_eq!(scene.ask(&other).await.unwrap(), Reply::Pass);
-    for strange in [Asked { joined: false, ..scene.asked(&scene.build()) }, Asked { umask: 0, ..scene.asked(&scene.build()) }]
-    {
+    for strange in [
+        Asked { joined: false, ..scene.asked(&scene.build()) },
+        Asked { umask: 0, ..scene.asked(&scene.build()) },
+    ] {
         assert_eq!(scene.ask(&strange).await.unwrap(), Reply::Pass);
     }
     scene.ask_well(&scene.asked(&scene.build())).await;

@@ -14,9 +14,7 @@ use super::key::{Digest, Inputs, LAYERS, readable};
 use super::stat_cache::StatCache;
 use super::tree::Surroundings;
 use super::wire::Pack;
-use super::{
-    Accepted, Asked, Refusal, admission, home, host, layers, outside, question, quick, read, tree,
-};
+use super::{Accepted, Asked, Refusal, admission, home, host, layers, outside, question, quick, read, tree};
 
 /// Raised when a key of the same inputs must not be the same any more.
 const FORMAT: &str = "4";

@@ -19,8 +19,9 @@ use crate::exec::{End, Interrupt};
 use crate::yocto::check_layer::Kind;
 
 use super::ahead::{Room, Way};
-use super::desk::{Answered, Kept, Looked, Shared, lock};
+use super::desk::{Looked, Shared, lock};
 use super::foresee::{Next, OfLayer, Script};
+use super::keep::{Answered, Kept};
 use super::key::{Inputs, Key};
 use super::parses::{self, Restored};
 use super::progress::{Foreseen, Foresight, FreshOutcome};

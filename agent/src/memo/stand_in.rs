@@ -126,7 +126,11 @@ fn give(asked: &Asked, outcome: &BitbakeOutcome, real: &InPlace) -> io::Error {
         io::stdout().flush()
     });
     // Nobody reads: BitBake would have met the same pipe.
-    exec::end_like(if printed.is_ok() || outcome.end != End::Exited(0) { outcome.end } else { End::Exited(1) })
+    exec::end_like(if printed.is_ok() || outcome.end != End::Exited(0) {
+        outcome.end
+    } else {
+        End::Exited(1)
+    })
 }
 
 /// Whether standard output and standard error are the same pipe or file.

@@ -267,7 +267,8 @@ fn answers_of_a_layer_that_is_added_in_another_way_are_not_kept() {
     let text = std::fs::read_to_string(&init).unwrap();
     let known = "        f.write(\"\\nBBLAYERS += \\\"%s\\\"\\n\" % path)\n";
     assert!(text.contains(known));
-    std::fs::write(&init, text.replace(known, &format!("{known}        f.write(\"# with the layer\\n\")\n"))).unwrap();
+    std::fs::write(&init, text.replace(known, &format!("{known}        f.write(\"# with the layer\\n\")\n")))
+        .unwrap();
     commit(&asking.0.upstream(), "Add layers in another way");
     for wanted in [COLD, CHANGED] {
         let result = asking.run(0);

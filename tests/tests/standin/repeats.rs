@@ -22,8 +22,10 @@ fn a_failing_verdict_never_rests_on_a_stored_answer() {
         let ran = asking.0.run();
         ran.assert_code(&[1]);
         ran.assert_says(&[
-            &format!("test_signatures rests on {on}; it runs again, and BitBake answers the world \
-             without the layer and the world with the layer anew"),
+            &format!(
+                "test_signatures rests on {on}; it runs again, and BitBake answers the world \
+             without the layer and the world with the layer anew"
+            ),
             "signatures of the world, again: asked BitBake, because what failed rests on it",
         ]);
         let result = asking.0.result();

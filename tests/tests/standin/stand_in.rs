@@ -63,7 +63,9 @@ fn desk(fronted: &Fronted, outcome: Option<Vec<Vec<u8>>>) {
             let mut message = vec![0; u32::from_be_bytes(length) as usize];
             stream.read_exact(&mut message).unwrap();
             let Some(outcome) = &outcome else { continue };
-            let packed = outcome.iter().flat_map(|part| [&(part.len() as u64).to_be_bytes(), part.as_slice()].concat());
+            let packed = outcome
+                .iter()
+                .flat_map(|part| [&(part.len() as u64).to_be_bytes(), part.as_slice()].concat());
             let reply: Vec<u8> = packed.collect();
             stream.write_all(&(reply.len() as u32).to_be_bytes()).unwrap();
             stream.write_all(&reply).unwrap();
@@ -80,7 +82,14 @@ fn what_the_desk_tells_is_what_bitbake_gave() {
         ("kill -TERM $$", "signal", 15, Vec::new(), "", None),
         ("kill -KILL $$", "signal", 9, Vec::new(), "", None),
         ("echo x > locked-sigs.inc", "exited", 0, Vec::new(), "", Some("x\n")),
-        (long, "exited", 0, "a long line of output\n".repeat(500_000).into_bytes()[..9_000_000].to_vec(), "", None),
+        (
+            long,
+            "exited",
+            0,
+            "a long line of output\n".repeat(500_000).into_bytes()[..9_000_000].to_vec(),
+            "",
+            None,
+        ),
     ];
     for (program, word, number, stdout, stderr, signatures) in programs {
         let fronted = Fronted::new(program);
