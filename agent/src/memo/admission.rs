@@ -75,7 +75,8 @@ impl Admission {
                 "{layer}/conf/layer.conf runs code before the first question ({why})"
             )));
         }
-        if !layers.contains(&self.layer) && !(is_first && self.knows_tool()) {
+        let comes_before_layer = is_first && self.knows_tool();
+        if !layers.contains(&self.layer) && !comes_before_layer {
             return Err(Refusal(
                 "the layer under test is not part of the question, and its code may run".into(),
             ));

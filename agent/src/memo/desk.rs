@@ -23,7 +23,7 @@ use super::parses::{Parses, Restored};
 use super::progress::{FreshOutcome, Progress};
 use super::schedule::Schedule;
 use super::stat_cache::StatCache;
-use super::store::{Found, Store, Stores};
+use super::store::{Found, Stores};
 use super::wire::{Reply, length_from, length_of};
 use super::{Accepted, Admission, Asked, Place, Question, Refusal, Script, inputs, parses};
 

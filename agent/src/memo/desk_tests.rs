@@ -5,8 +5,8 @@ use std::path::Path;
 
 use tempfile::TempDir;
 
-use super::super::WrittenConf;
 use super::super::wire::BitbakeOutcome;
+use super::super::{Store, WrittenConf};
 use super::*;
 use crate::events;
 use crate::exec::{End, Redactor, Runner, User};
