@@ -35,7 +35,7 @@ mod watch;
 
 pub use apart::{Apart, NAME as APART, main as apart};
 pub use command::{Command, Environment};
-pub use in_place::{Accompanied, InPlace, end_like};
+pub use in_place::{InPlace, end_like};
 pub use interactive::interactive;
 pub use interrupt::{Interrupt, Interrupted};
 pub use lines::Lines;
@@ -45,7 +45,7 @@ pub use prepare::{is_ignored, prepare_process, survive_signals};
 pub use probe::{Answer, PROBE_LIMIT, Prober};
 pub use redact::Redactor;
 pub use runner::{End, Finished, Runner};
-pub use running::{MARKER, reap};
+pub use running::{MARKER, nothing_runs, reap};
 pub use stop::signal;
 pub use until_stopped::UntilStopped;
 pub use user::{User, agent_user, build_user, lesser_owner};

@@ -22,13 +22,13 @@ use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::exec::remove;
+use crate::exec::{End, remove};
 
 use super::key::{Digest, Inputs, Key, LAYERS, Parts, key_of};
 use super::parses::Shelf;
 use super::tree::Listing;
-use super::wire::Answer;
-use super::{difference, read};
+use super::wire::{Answer, BitbakeOutcome};
+use super::{Question, difference, read};
 
 /// Names the layout of `answer.json`.
 const SCHEMA: &str = "build-agent/signatures/v1";
@@ -68,6 +68,15 @@ pub struct Found {
     pub answer: Answer,
     /// How long the real BitBake took.
     pub seconds: f64,
+}
+
+impl Found {
+    /// What BitBake gave then.
+    pub fn outcome(self, question: &Question) -> BitbakeOutcome {
+        let Answer { stdout, stderr, signatures } = self.answer;
+        let signatures = question.leaves_signatures.then_some(signatures);
+        BitbakeOutcome { end: End::Exited(0), stdout, stderr, signatures }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
