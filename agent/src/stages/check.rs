@@ -41,6 +41,8 @@ pub async fn preflight(settings: &Settings, events: &Emitter) -> Outcome {
 /// Runs all checks that the manifest asks for; the gravest outcome decides.
 pub async fn run(settings: &Settings, configured: &Configured, runner: &Runner) -> Result<Outcome> {
     let mut outcomes = Vec::new();
+    // Before anything runs layer code.
+    let untouched = check_layer::Untouched::of(settings, configured).await;
     if settings.check.yocto_check_layer {
         let outcome = preflight_with_repos(settings, configured, &runner.events).await?;
         let hopeless = !outcome.is_fine();
@@ -58,7 +60,7 @@ pub async fn run(settings: &Settings, configured: &Configured, runner: &Runner) 
                 outcomes.push(super::interrupted(why));
                 break;
             }
-            outcomes.push(check_layer::run(settings, configured, runner, layer).await?);
+            outcomes.push(check_layer::run(settings, configured, runner, layer, &untouched).await?);
         }
     }
     gravest(&outcomes)

@@ -1,14 +1,18 @@
 //! yocto-check-layer for one layer: unmodified, and its verdict is the verdict. Its questions to BitBake
 //! may be answered from the store of earlier answers; a verdict other than a pass never rests on one.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use tokio::task::spawn_blocking;
 
 use crate::config::Settings;
 use agent_cache::memo::{
-    Accepted, Again, Ahead, Course, Desk, Front, Place, Refusal, Schedule, Script, Sigdata, Store, Stores,
+    Accepted, Admission, Again, Ahead, Course, Desk, Digest, Front, Given, Place, Refusal, Script, Sigdata,
+    StatCache, Store, Stores, WrittenConf, path_of_bitbake, runs_code, trees_of,
 };
 use agent_process::{Command, End, Finished, Lines, Runner, UntilStopped};
 use agent_types::error::Result;
@@ -33,10 +37,12 @@ pub async fn run(
     configured: &Configured,
     runner: &Runner,
     layer: &Path,
+    untouched: &Untouched,
 ) -> Result<Outcome> {
     let unit = Unit::new(Stage::Check, format!("yocto-check-layer {}", name(layer)));
     runner.events.emit(What::UnitStarted { unit: unit.clone() }).await;
-    let check = Check { settings, configured, runner, layer, name: name(layer), unit: unit.clone() };
+    let check =
+        Check { settings, configured, runner, layer, name: name(layer), unit: unit.clone(), untouched };
     let checked = check.to_its_verdict().await;
     let (outcome, log, excerpt) = match &checked {
         Ok((outcome, finished)) => {
@@ -58,6 +64,61 @@ struct Check<'a> {
     /// The layer directory's.
     name: String,
     unit: Unit,
+    untouched: &'a Untouched,
+}
+
+/// The checkouts of the layers under test, as they were before any layer code ran.
+pub struct Untouched(BTreeMap<String, Digest>);
+
+impl Untouched {
+    pub async fn of(settings: &Settings, configured: &Configured) -> Untouched {
+        if !settings.check.memo || !settings.check.yocto_check_layer {
+            return Untouched(BTreeMap::new());
+        }
+        let (place, layers) = (place(settings, configured, Path::new("")), settings.layers.clone());
+        let around = configured.repo_layers.clone();
+        let stat_cache = stat_cache(settings);
+        let read = move || trees_of(&place, &layers, &around, &mut StatCache::load(&stat_cache));
+        Untouched(spawn_blocking(read).await.unwrap_or_default())
+    }
+}
+
+/// Where digests of files are kept between runs.
+fn stat_cache(settings: &Settings) -> PathBuf {
+    settings.places.signatures(&settings.cache.trust).join("stat-cache")
+}
+
+/// Where BitBake runs for the check in this build directory.
+fn place(settings: &Settings, configured: &Configured, build: &Path) -> Place {
+    Place {
+        build: build.to_owned(),
+        bitbake: configured.tools.bitbake.clone(),
+        oe_core: configured.tools.oe_core.clone(),
+        user: configured.whoami.clone(),
+        own: vec![settings.places.work.clone(), settings.places.out.clone()],
+        immutable: immutable_stores(configured),
+    }
+}
+
+/// The share's layer stores, as the paths of their checkouts begin.
+fn immutable_stores(configured: &Configured) -> Vec<PathBuf> {
+    let stores = configured.tiers.read.iter().map(|tier| tier.share.layers());
+    stores.filter_map(|store| fs_err::canonicalize(store).ok()).collect()
+}
+
+/// How long something that an earlier step left may take to go, before its end is no longer waited for.
+const ALONE: Duration = Duration::from_secs(2);
+
+/// Whether nothing runs that this job started. What does may be layer code.
+async fn is_alone() -> bool {
+    let until = Instant::now() + ALONE;
+    while !agent_process::nothing_runs() {
+        if Instant::now() > until {
+            return false;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    true
 }
 
 /// One run of the tool.
@@ -70,25 +131,31 @@ struct Ran {
     /// Otherwise what it found wrong.
     grounds: Vec<Ground>,
     finished: Finished,
-    /// Kinds of questions that had other answers than plain ones.
-    given: Kinds,
+    /// What its answers stood on.
+    given: Given,
     /// Whether BitBake's files of signatures were left empty.
     forgetful: bool,
 }
 
 impl Ran {
-    /// What of this verdict may not be reported, because it rests on other answers than plain ones or on
-    /// files that are empty. A run that the job itself stopped is no verdict: see [`Ran::withdraw_unproved`].
+    /// What of this verdict may not be reported, because it rests on other answers than fresh ones or on
+    /// files that are empty or not there. A run that the job itself stopped is no verdict: see
+    /// [`Ran::withdraw_unproved`].
     fn doubtful(&self) -> Vec<&Ground> {
         if self.passed || matches!(self.finished.end, End::Cancelled | End::TimedOut) {
             return Vec::new();
         }
-        let is_doubtful = |ground: &&Ground| self.was_given(ground) || (self.forgetful && ground.compares);
+        let is_doubtful = |ground: &&Ground| self.was_given(ground) || self.has_no_files(ground);
         self.grounds.iter().filter(is_doubtful).collect()
     }
 
     fn was_given(&self, ground: &Ground) -> bool {
-        !ground.kinds.is_disjoint(&self.given)
+        !ground.kinds.is_disjoint(&self.given.stored)
+    }
+
+    /// Whether it compares files of signatures that are not where the tool looks for them.
+    fn has_no_files(&self, ground: &Ground) -> bool {
+        ground.compares && (self.forgetful || !ground.kinds.is_disjoint(&self.given.elsewhere))
     }
 
     /// A test that failed before the job was stopped stays failed, unless it rests on a cached answer: the run
@@ -102,7 +169,8 @@ impl Ran {
             _ => return,
         };
         for case in &mut self.verdict.cases {
-            let is_given = !check_layer::kind::rests_on(&case.name, &case.message).is_disjoint(&self.given);
+            let is_given =
+                !check_layer::kind::rests_on(&case.name, &case.message).is_disjoint(&self.given.stored);
             if is_given && matches!(case.outcome, Outcome::Failed(_)) {
                 case.outcome = outcome.clone();
             }
@@ -134,9 +202,9 @@ impl Check<'_> {
         let what: Vec<_> = doubtful.iter().map(|ground| ground.what.as_str()).collect();
         let rest = if what.len() == 1 { "rests" } else { "rest" };
         let on = if doubtful.iter().any(|ground| ran.was_given(ground)) {
-            "what was stored or asked ahead"
+            "stored answers"
         } else {
-            "files of signatures that were left empty"
+            "files of signatures that were not written"
         };
         format!(
             "yocto-check-layer did not pass {}: {} {rest} on {on}; it runs again, and BitBake answers {} anew",
@@ -147,8 +215,8 @@ impl Check<'_> {
     }
 
     /// What stands before BitBake, where it can be of use.
-    async fn before(&self, again: &Again) -> Option<(Front, Desk)> {
-        match self.desk(again) {
+    async fn before(&self, again: &Again, conf: WrittenConf, alone: bool) -> Option<(Front, Desk)> {
+        match self.desk(again, conf, alone) {
             Ok(opened) => Some(opened),
             Err(refusal) => {
                 if self.settings.check.memo {
@@ -160,7 +228,7 @@ impl Check<'_> {
         }
     }
 
-    fn desk(&self, again: &Again) -> Accepted<(Front, Desk)> {
+    fn desk(&self, again: &Again, conf: WrittenConf, alone: bool) -> Accepted<(Front, Desk)> {
         if !self.settings.check.memo {
             return Err(Refusal("--no-memo".into()));
         }
@@ -170,40 +238,67 @@ impl Check<'_> {
             return Err(Refusal("it has known failures, so that its verdict is no plain pass".into()));
         }
         let settings = self.settings;
-        let local = Store::local(settings.places.signatures(&settings.cache.trust));
+        let trust = &settings.cache.trust;
+        let local = Store::local(settings.places.signatures(trust));
         agent_cache::memo::make_private(local.root())?;
-        let stat_cache = local.root().join("stat-cache");
-        let place = Place {
-            build: settings.places.check(&self.name),
-            bitbake: self.configured.tools.bitbake.clone(),
-            oe_core: self.configured.tools.oe_core.clone(),
-            user: self.configured.whoami.clone(),
-            own: vec![settings.places.work.clone(), settings.places.out.clone()],
-            immutable: self.immutable_stores(),
-        };
+        let place = place(settings, self.configured, &settings.places.check(&self.name));
         let stores = self.stores(local);
         let first = again.runs == 0;
         let sigdata = if first { Sigdata::Forgotten } else { Sigdata::Written };
-        let (front, listener) = Front::make(&settings.places.work, self.configured.user.as_ref(), sigdata)?;
-        let schedule = if first { Some(self.schedule(&place)?) } else { None };
-        let course = Course { schedule, again: again.clone() };
+        let user = self.configured.user.as_ref();
+        let (front, listener) = Front::make(&settings.places.work, user, sigdata)?;
+        let admission = self.admission(&place, conf, alone, front.directory())?;
+        let script = first.then(|| Script::read(&place.oe_core, &settings.check.machines));
+        let rooms = settings.places.ahead(&self.name);
+        let most = settings.check.side_by_side;
+        let work = &settings.places.work;
+        let ahead = Ahead::new(self.runner, &place, user, rooms, work, &self.name, most)?;
+        // Other versions of a layer use them: what one version's code wrote must be trusted with the next one.
+        let keep_parses = trust.is_trusted() || user.is_none();
+        let course = Course { ahead, script, again: again.clone(), admission, keep_parses };
+        let stat_cache = stat_cache(settings);
         let desk = Desk::open(listener, place, stores, stat_cache, course, &self.unit, &self.runner.events);
         Ok((front, desk))
     }
 
-    /// What is asked ahead.
-    fn schedule(&self, place: &Place) -> Accepted<Schedule> {
-        let (settings, user) = (self.settings, self.configured.user.as_ref());
-        let rooms = settings.places.ahead(&self.name);
-        let most = settings.check.side_by_side;
-        let ahead = Ahead::new(self.runner, place, user, rooms, &settings.places.work, &self.name, most)?;
-        Ok(Schedule::new(ahead, Script::read(&place.oe_core, self.layer, &settings.check.machines)))
-    }
-
-    /// The share's layer stores, as the paths of their checkouts begin.
-    fn immutable_stores(&self) -> Vec<PathBuf> {
-        let stores = self.configured.tiers.read.iter().map(|tier| tier.share.layers());
-        stores.filter_map(|store| fs_err::canonicalize(store).ok()).collect()
+    /// What must be so of an answer that is kept.
+    fn admission(
+        &self,
+        place: &Place,
+        conf: WrittenConf,
+        alone: bool,
+        front: &Path,
+    ) -> std::io::Result<Admission> {
+        let given = self.configured.environment(&place.build);
+        let mut environment: BTreeMap<OsString, OsString> =
+            given.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        if let Some(path) = given.get("PATH") {
+            environment.insert("PATH".into(), path_of_bitbake(front, path));
+        }
+        let mut may_add = BTreeSet::new();
+        let mut runs_early = Vec::new();
+        for layer in self.dependencies().iter().map(PathBuf::as_path).chain([self.layer]) {
+            let layer = fs_err::canonicalize(layer)?;
+            let conf =
+                agent_fs::untrusted::read_text(&layer.join("conf/layer.conf"), agent_fs::untrusted::PAGE);
+            let why = match conf {
+                Ok(text) => runs_code(&text),
+                Err(error) => Some(error.to_string()),
+            };
+            runs_early.extend(why.map(|why| (layer.clone(), why)));
+            may_add.insert(layer);
+        }
+        Ok(Admission {
+            layer: fs_err::canonicalize(self.layer)?,
+            conf,
+            may_add,
+            environment,
+            oe_core: place.oe_core.clone(),
+            machines: self.settings.check.machines.clone(),
+            runs_early,
+            not_alone: (!alone).then(|| "something that an earlier step started was still running".into()),
+            trees: self.untouched.0.clone(),
+        })
     }
 
     /// The local store first, then the tiers of the share that are really there, by their rules of trust.
@@ -218,10 +313,13 @@ impl Check<'_> {
     /// One run in a fresh build directory.
     async fn once(&self, again: &Again) -> Result<Ran> {
         let (settings, configured, runner) = (self.settings, self.configured, self.runner);
-        let before = self.before(again).await;
         let build = settings.places.check(&self.name);
+        // Before the directory is made, so that nothing can have changed it.
+        let alone = is_alone().await;
         let layers = &configured.foundation.layers;
-        configured.build_directory(settings, &build, layers, Purpose::CheckLayer, &runner.events).await?;
+        let purpose = Purpose::CheckLayer;
+        let conf = configured.build_directory(settings, &build, layers, purpose, &runner.events).await?;
+        let before = self.before(again, conf, alone).await;
         let mut command = self.command(&build, again.runs);
         if let Some((front, _)) = &before {
             let path = command.environment.get("PATH").unwrap_or_default();
@@ -257,7 +355,7 @@ impl Check<'_> {
         };
         let (given, forgetful) = match before {
             Some((front, desk)) => (desk.close().await, front.forgets_signatures()),
-            None => (Kinds::new(), false),
+            None => (Given::default(), false),
         };
         server::stop_server(&build, configured.user.as_ref(), runner.grace_left()).await?;
         let finished = ended?;
@@ -280,17 +378,16 @@ impl Check<'_> {
         Ok(Ran { verdict, findings, passed, grounds, finished, given, forgetful })
     }
 
+    /// All layers but OE-Core's and the one under test.
+    fn dependencies(&self) -> Vec<PathBuf> {
+        let siblings = self.settings.layers.iter().filter(|other| *other != self.layer);
+        let repos = self.configured.repo_layers.iter().filter(|path| **path != self.configured.core);
+        repos.chain(siblings).cloned().collect()
+    }
+
     /// `run`: how many there were before.
     fn command(&self, build: &Path, run: u64) -> Command {
         let (settings, configured) = (self.settings, self.configured);
-        let siblings = settings.layers.iter().filter(|other| *other != self.layer);
-        let dependencies: Vec<PathBuf> = configured
-            .repo_layers
-            .iter()
-            .filter(|path| **path != configured.core)
-            .chain(siblings)
-            .cloned()
-            .collect();
         let script = configured.tools.oe_core.join("scripts/yocto-check-layer");
         let log = match run {
             0 => format!("yocto-check-layer-{}", self.name),
@@ -299,7 +396,7 @@ impl Check<'_> {
         };
         let mut command = Command::new(script, build, log).args(check_layer::arguments(
             self.layer,
-            &dependencies,
+            &self.dependencies(),
             &settings.check.machines,
         ));
         command.environment = configured.environment(build);
@@ -406,7 +503,7 @@ mod tests {
             let elapsed = Duration::ZERO;
             let finished = Finished { end, log: "/x".into(), bytes: 0, elapsed, tail: Vec::new() };
             let (passed, grounds, forgetful) = (false, Vec::new(), true);
-            let given: Kinds = given.into_iter().collect();
+            let given = Given { stored: given.into_iter().collect(), ..Given::default() };
             let findings = Vec::new();
             let mut ran = Ran { verdict, findings, passed, grounds, finished, given, forgetful };
             ran.withdraw_unproved();

@@ -13,6 +13,7 @@ use fs_err as fs;
 
 use crate::config::Settings;
 use agent_cache::dangling;
+use agent_cache::memo::WrittenConf;
 use agent_fs::untrusted;
 use agent_process::{Environment, Prober, Runner, User, shared_memory};
 use agent_types::error::{Error, Result};
@@ -58,7 +59,7 @@ impl Configured {
         bitbake_environment(&self.tools, build_dir, &self.whoami, &self.network, &self.git)
     }
 
-    /// Makes a fresh build directory with the given layers, in place of what was there.
+    /// Makes a fresh build directory with the given layers, in place of what was there; what was written there.
     pub async fn build_directory(
         &self,
         settings: &Settings,
@@ -66,7 +67,7 @@ impl Configured {
         layers: &[PathBuf],
         purpose: Purpose,
         events: &Emitter,
-    ) -> Result<()> {
+    ) -> Result<WrittenConf> {
         let (machine, distro) = match purpose {
             Purpose::Build => (first_machine(settings), settings.config.distro.as_str()),
             Purpose::CheckLayer => (self.foundation.machine.as_str(), self.foundation.distro.as_str()),
@@ -96,12 +97,12 @@ impl Configured {
         let conf_dir = dir.join("conf");
         fs::create_dir_all(&conf_dir)?;
         let files = [conf_dir.join("bblayers.conf"), conf_dir.join("local.conf")];
-        fs::write(&files[0], bblayers)?;
-        fs::write(&files[1], local)?;
+        fs::write(&files[0], &bblayers)?;
+        fs::write(&files[1], &local)?;
         for path in [dir, &conf_dir, &files[0], &files[1]] {
             self.hand_over(path)?;
         }
-        Ok(())
+        Ok(WrittenConf { bblayers, local })
     }
 
     /// Makes the local caches. What trusted builds left is closed to the build user while it runs code that
@@ -195,14 +196,17 @@ pub async fn run(
     let links = Links::make(settings, checkout)?;
     let repo_layers: Vec<PathBuf> = configured.repo_layers.iter().map(|layer| links.through(layer)).collect();
     let layers = with_layers_under_test(&repo_layers, &settings.layers);
-    configured.build_directory(settings, &configured.build, &layers, Purpose::Build, events).await?;
     let is_unclear =
         |one: &Candidate| configured.foundation.layers.contains(&one.path) && one.conf.may_depend_on_more();
     if candidates.iter().any(is_unclear) {
+        // Without the layers under test: their code must not run before the check looks at their trees.
+        let build = &configured.build;
+        configured.build_directory(settings, build, &repo_layers, Purpose::Build, events).await?;
         computed::add(&configured, &mut candidates, runner).await?;
         let (core, machine, distro) = (&configured.core, first_machine(settings), &settings.config.distro);
         configured.foundation = foundation(core, &candidates, machine, distro);
     }
+    configured.build_directory(settings, &configured.build, &layers, Purpose::Build, events).await?;
     Ok(configured)
 }
 

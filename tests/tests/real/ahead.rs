@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use build_agent_tests::{is_left_to_the_long_run, no_rooms, skip};
 use serde_json::Value;
 
 use crate::memo::{Narrow, outcomes, told};
@@ -26,40 +25,6 @@ fn signatures_from_a_room_are_those_of_the_build_directory() {
     assert!(left.contains("deploy-files:do_deploy:"), "{left}");
     assert_eq!(stored, left);
     assert!(!job.join("ahead/meta-deploy").exists());
-}
-
-/// The world without the layer waits for nobody, and what comes after it does not wait for it.
-#[test]
-fn the_layer_is_asked_beside_the_world_without_it() {
-    let test = "the_layer_is_asked_beside_the_world_without_it";
-    if is_left_to_the_long_run(test) {
-        return;
-    }
-    if let Some(reason) = no_rooms(3) {
-        return skip(test, &reason);
-    }
-    let Some(narrow) = Narrow::new(test) else { return };
-    narrow.side_by_side(3);
-    let fast = narrow.run(&[], 0);
-    assert_eq!(outcomes(&fast), ["miss", "ahead", "ahead", "ahead", "ahead"], "{fast:#}");
-    assert_begun_beside_the_first(&narrow);
-    let plain = narrow.run(&["--no-memo"], 0);
-    assert_eq!(told(&fast), told(&plain));
-}
-
-/// All that is asked of the layer was begun, once, before the first question had an answer.
-#[track_caller]
-pub fn assert_begun_beside_the_first(narrow: &Narrow) {
-    let events = std::fs::read_to_string(narrow.0.out().join("events.jsonl")).unwrap();
-    let lines = |words: &str| -> Vec<usize> {
-        let lines = events.lines().enumerate();
-        lines.filter(|(_, line)| line.contains(words)).map(|(number, _)| number).collect()
-    };
-    let begun = lines(
-        "asked ahead, side by side: signatures of the world; whether all recipes parse; signatures of the \
-         world, with INHERIT=yocto-check-layer",
-    );
-    assert!(begun.len() == 1 && begun[0] < lines("\"event\":\"memo\"")[0], "{events}");
 }
 
 fn signatures_with_the_class(job: &Path) -> String {

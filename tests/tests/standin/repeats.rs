@@ -1,4 +1,4 @@
-//! What becomes of a failure when answers were stored or asked ahead: no verdict but a pass rests on them.
+//! What becomes of a failure when answers were stored: no verdict but a pass rests on them.
 
 use serde_json::Value;
 
@@ -16,12 +16,16 @@ fn a_failing_verdict_never_rests_on_a_stored_answer() {
     let Some(asking) = Asking::new("a_failing_verdict_never_rests_on_a_stored_answer") else { return };
     std::fs::write(asking.in_layer("recipes-hello/zlib_%.bbappend"), "A = \"1\"\n").unwrap();
     let again = ["miss", "hit", "miss", "hit", "hit"];
-    for (first, calls) in [(COLD, 4 + 2), (["hit"; 5], 4 + 2 + 2)] {
+    // Of a cold run the answers are fresh, and what is missing are files to compare.
+    let on = ["files of signatures that were not written", "stored answers"];
+    for ((first, calls), on) in [(COLD, 4 + 2), (["hit"; 5], 4 + 2 + 2)].into_iter().zip(on) {
         let ran = asking.0.run();
         ran.assert_code(&[1]);
         ran.assert_says(&[
-            "test_signatures rests on what was stored or asked ahead; it runs again, and BitBake answers the world \
-             without the layer and the world with the layer anew",
+            &format!(
+                "test_signatures rests on {on}; it runs again, and BitBake answers the world \
+             without the layer and the world with the layer anew"
+            ),
             "signatures of the world, again: asked BitBake, because what failed rests on it",
         ]);
         let result = asking.0.result();
@@ -42,7 +46,7 @@ fn a_difference_is_explained_from_files_that_are_whole() {
     std::fs::write(asking.in_layer("recipes-hello/zlib_%.bbappend"), "A = \"1\"\n").unwrap();
     let ran = asking.0.run();
     ran.assert_code(&[1]);
-    ran.assert_says(&["test_signatures rests on files of signatures that were left empty; it runs again"]);
+    ran.assert_says(&["test_signatures rests on files of signatures that were not written; it runs again"]);
     let result = asking.0.result();
     assert_eq!(repeats(&result), [[0; 5], [1; 5]].concat());
     assert_eq!(outcomes(&result)[5..], ["miss", "hit", "miss", "hit", "hit"]);
@@ -66,10 +70,13 @@ fn only_what_a_failure_rests_on_is_asked_anew() {
         asking.0.behaviour(&format!("yocto-check-layer ask {tests}\nbitbake notes {notes}"));
         let again: Vec<_> = (0..5).map(|n| if anew.contains(&n) { "miss" } else { "hit" }).collect();
         for (first, asked) in [(COLD, 4), (["hit"; 5], 0)] {
+            // What BitBake said in this very run is good enough, but for files of signatures.
+            let repeats = asked == 0 || tests == "test_signatures";
+            let (again, anew) = if repeats { (again.as_slice(), anew.len()) } else { (&[][..], 0) };
             let before = asking.calls().len();
             let result = asking.run(1);
-            assert_eq!(outcomes(&result), [&first[..], &again].concat(), "{tests}: {:#?}", memo(&result));
-            assert_eq!(asking.calls().len() - before, asked + anew.len(), "{tests}");
+            assert_eq!(outcomes(&result), [&first[..], again].concat(), "{tests}: {:#?}", memo(&result));
+            assert_eq!(asking.calls().len() - before, asked + anew, "{tests}");
         }
     }
 }

@@ -29,6 +29,10 @@ pub trait Lines: Send {
         None
     }
 
+    /// Output as the child printed it, before anything is decoded or redacted. For whoever has to hand
+    /// it on unchanged; it must not reach a person or a report.
+    fn raw(&mut self, _: &[u8]) {}
+
     /// What the child does now, for the word about its silence.
     fn doing(&self) -> Option<String> {
         None
@@ -153,6 +157,7 @@ impl Output {
             }
             pulse.busy.store(true, Ordering::Relaxed);
             self.bytes += length as u64;
+            lines.raw(&buffer[..length]);
             let clear = self.secrets.feed(&buffer[..length]);
             let text = self.decoder.feed(&clear);
             self.log.write(&text);

@@ -1,8 +1,6 @@
 //! Runs a [`Command`] from start to end.
 
 use std::collections::BTreeSet;
-use std::fmt;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::pin::{Pin, pin};
 use std::process::ExitStatus;
@@ -17,6 +15,7 @@ use agent_types::error::{Error, Result};
 use agent_types::events::{Emitter, What};
 use agent_types::stage::Stage;
 
+use super::end::End;
 use super::ended::Ended;
 use super::lines::{Output, Pulse};
 use super::log::{LOG_LIMIT, Log};
@@ -26,44 +25,6 @@ use super::spawn::{Spawned, spawn};
 use super::stop::{Patience, end_daemons, end_leftovers, stop_group};
 use super::watch::{Over, Watch};
 use super::{Command, Interrupt, Interrupted, Lines, Redactor};
-
-/// How a child ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    Exited(i32),
-    /// By a signal that the agent did not send.
-    Signalled(i32),
-    /// By the agent, because of a signal to the job.
-    Cancelled,
-    /// By the agent, because of the job's limit or the command's own.
-    TimedOut,
-    /// By the agent, because it was silent for this long, in whole seconds.
-    Stalled(Duration),
-}
-
-impl fmt::Display for End {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            End::Exited(status) => write!(f, "exit status {status}"),
-            End::Signalled(number) => match Signal::try_from(*number) {
-                Ok(signal) => write!(f, "signal {number} ({signal})"),
-                Err(_) => write!(f, "signal {number}"),
-            },
-            End::Cancelled => f.write_str("cancelled"),
-            End::TimedOut => f.write_str("out of time"),
-            End::Stalled(silent) => write!(f, "stalled for {}", humantime::format_duration(*silent)),
-        }
-    }
-}
-
-impl From<ExitStatus> for End {
-    fn from(status: ExitStatus) -> End {
-        match (status.code(), status.signal()) {
-            (Some(code), _) => End::Exited(code),
-            (None, signal) => End::Signalled(signal.unwrap_or(0)),
-        }
-    }
-}
 
 /// A child that is gone.
 #[derive(Clone, Debug)]

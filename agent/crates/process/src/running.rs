@@ -234,6 +234,15 @@ pub fn reap() {
     }
 }
 
+/// Whether no process runs that this one or any process below it started. The agent is a subreaper, so
+/// whatever loses its parent becomes the agent's own child: without a child there is nothing below it. The
+/// kernel answers in one step, so that a process which forks and ends all the time cannot be missed.
+pub fn nothing_runs() -> bool {
+    reap();
+    let any_child = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT | WaitPidFlag::__WALL;
+    waitid(Id::All, any_child) == Err(Errno::ECHILD)
+}
+
 fn take(pid: Pid) -> Result<WaitStatus, Errno> {
     waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG)
 }

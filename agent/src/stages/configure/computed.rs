@@ -10,7 +10,7 @@ use agent_yocto::server;
 
 use super::Configured;
 
-/// Asks BitBake in the build directory with all layers, and writes its answer into the candidates.
+/// Asks BitBake in the build directory, and writes its answer into the candidates.
 pub async fn add(configured: &Configured, candidates: &mut [Candidate], runner: &Runner) -> Result<()> {
     let build = &configured.build;
     let program = configured.tools.bitbake.join("bin/bitbake");
@@ -19,7 +19,7 @@ pub async fn add(configured: &Configured, candidates: &mut [Candidate], runner: 
     command.user = configured.user.clone();
     let mut answer = LayerDepends::default();
     let ended = runner.run(command, &mut answer).await;
-    server::stop_server(build, configured.user.as_ref(), runner.grace).await?;
+    server::stop_server(build, configured.user.as_ref(), runner.grace_left()).await?;
     if ended?.end != End::Exited(0) {
         let message = "BitBake could not tell the computed LAYERDEPENDS of the repos' layers; the check starts \
                        with what their text tells";

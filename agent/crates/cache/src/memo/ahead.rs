@@ -1,5 +1,5 @@
-//! Asks BitBake what yocto-check-layer has not asked yet: apart, where it does not disturb the check, or
-//! in the check's own build directory while nobody else uses it.
+//! Starts BitBake for the questions of yocto-check-layer: for one that it asks in the check's own build directory
+//! while nobody else uses it, and for one that it has not asked yet apart, where it does not disturb the check.
 //!
 //! Apart means a room: a directory of its own with the check's configuration, which BitBake sees at the
 //! path of the check's build directory. A recipe that uses TOPDIR has the same signature there.
@@ -15,11 +15,12 @@ use fs_err as fs;
 use tokio::task::spawn_blocking;
 
 use agent_fs::remove;
-use agent_process::{Apart, Command, End, Finished, Interrupt, MARKER, Runner, User, cgroup};
+use agent_process::{Apart, Command, End, Finished, Interrupt, Lines, MARKER, Runner, User, cgroup};
+use agent_types::events::What;
 use agent_yocto::server;
 
-use super::stand_in::{OUTPUT, SIGNATURES};
-use super::wire::{LONGEST, Ran};
+use super::stand_in::SIGNATURES;
+use super::wire::{BitbakeOutcome, LONGEST};
 use super::{Accepted, Asked, Place, Refusal};
 use agent_fs::read;
 
@@ -33,8 +34,10 @@ const SERVER: Duration = Duration::from_secs(10);
 /// For a server whose build directory is thrown away.
 const HURRY: Duration = Duration::from_secs(1);
 
-/// Copies the configuration to a directory and adds to the list of layers there.
-const COPY_CONF: &str = r#"/bin/cp -a -- conf "$1" && printf %s "$2" >>"$1/conf/bblayers.conf""#;
+/// Longer output is cut. A run that is well prints some kilobytes.
+const OUTPUT: usize = 64 << 20;
+
+const CUT: &[u8] = b"\nbuild-agent: BitBake printed more, see its log\n";
 
 /// For copying some files of configuration.
 const COPY: Duration = Duration::from_secs(60);
@@ -48,7 +51,7 @@ pub enum Way {
     OneAfterAnother(String),
 }
 
-/// Asks ahead for one run of yocto-check-layer.
+/// Asks BitBake for one run of yocto-check-layer.
 #[derive(Debug)]
 pub struct Ahead {
     runner: Runner,
@@ -65,6 +68,40 @@ pub struct Ahead {
     /// How many BitBakes the manifest allows side by side.
     most: Option<NonZeroUsize>,
     number: AtomicUsize,
+}
+
+/// What a BitBake gave that the agent started.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ran {
+    pub outcome: BitbakeOutcome,
+    /// Whether its output was not too long to be kept.
+    pub whole: bool,
+    pub seconds: f64,
+}
+
+/// The beginning of a child's output as it was printed, with a word where it was cut.
+#[derive(Default)]
+struct Capture {
+    bytes: Vec<u8>,
+    is_cut: bool,
+}
+
+impl Lines for Capture {
+    fn line(&mut self, _: &str) -> Vec<What> {
+        Vec::new()
+    }
+
+    fn raw(&mut self, bytes: &[u8]) {
+        if self.is_cut {
+            return;
+        }
+        let room = OUTPUT - self.bytes.len();
+        self.bytes.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        if bytes.len() > room {
+            self.is_cut = true;
+            self.bytes.extend_from_slice(CUT);
+        }
+    }
 }
 
 /// A build directory apart.
@@ -94,7 +131,7 @@ impl Ahead {
     ) -> Accepted<Ahead> {
         remove::remove_tree(&rooms, work).map_err(|error| Refusal(error.message))?;
         let (runner, place, user, work) = (runner.clone(), place.clone(), user.cloned(), work.to_owned());
-        let (check, log) = (format!("yocto-check-layer {layer}"), format!("yocto-check-layer-{layer}-ahead"));
+        let (check, log) = (format!("yocto-check-layer {layer}"), format!("yocto-check-layer-{layer}"));
         Ok(Ahead { runner, place, user, rooms, work, log, check, most, number: AtomicUsize::new(0) })
     }
 
@@ -119,7 +156,7 @@ impl Ahead {
     /// Whether the kernel allows rooms: found out by trying.
     async fn probe(&self) -> Accepted<()> {
         let room = self.empty_room()?;
-        let mut command = Command::new("/bin/true", &self.place.build, format!("{}-probe", self.log))
+        let mut command = Command::new("/bin/true", &self.place.build, format!("{}-ahead-probe", self.log))
             .doing(format!("{}: looks whether BitBake can run beside the check", self.check));
         command.user = self.user.clone();
         command.apart = Some(self.apart(&room));
@@ -144,14 +181,13 @@ impl Ahead {
         Ok(room)
     }
 
-    /// A room with the configuration of the check, and with more text at the end of its `bblayers.conf`.
-    pub async fn room(&self, more: &str) -> Accepted<Room> {
+    /// A room with the configuration of the check.
+    pub async fn room(&self) -> Accepted<Room> {
         let room = self.empty_room()?;
         // Layer code may have put links there, so the copy is made by the one who runs it.
-        let mut copy = Command::new("/bin/sh", &self.place.build, format!("{}-conf", self.log))
-            .args(["-c", COPY_CONF, "sh"])
+        let mut copy = Command::new("/bin/cp", &self.place.build, format!("{}-ahead-conf", self.log))
+            .args(["-a", "--", "conf"])
             .arg(room.path())
-            .arg(more)
             .doing(format!("{}: copies the configuration for BitBake beside the check", self.check));
         copy.user = self.user.clone();
         copy.timeout = Some(COPY);
@@ -168,47 +204,60 @@ impl Ahead {
 
     /// What BitBake gives to the question of that name, and the seconds that it took: in the room, or in the check's own build
     /// directory while nobody else uses it. `stop` ends it at once.
+    ///
+    /// The agent starts it and reads its result by itself, so that nobody can tell what BitBake never gave.
+    ///
+    /// # Errors
+    /// When it was stopped, or could not be started.
     pub async fn ask(
         &self,
         asked: &Asked,
         question: &str,
         room: Option<&Room>,
         stop: &Interrupt,
-    ) -> Accepted<(Ran, f64)> {
+    ) -> Accepted<Ran> {
         let at = room.map_or(self.place.build.as_path(), Room::path);
         let program = self.place.bitbake.join("bin/bitbake");
-        let mut command = Command::new(program, &asked.cwd, &self.log).args(&asked.argv);
-        command.doing = Some(format!("{}, ahead of the check: {question}", self.check));
+        let log = format!("{}-{}", self.log, if room.is_some() { "ahead" } else { "bitbake" });
+        let mut command = Command::new(program, &asked.cwd, log).args(&asked.argv);
+        let when = if room.is_some() { ", ahead of the check" } else { "" };
+        command.doing = Some(format!("{}{when}: {question}", self.check));
         for (name, value) in asked.environment.iter().filter(|(name, _)| name != MARKER) {
             command.environment.set(name, value);
         }
         command.user = self.user.clone();
         command.apart = room.map(|room| self.apart(room));
+        // The tool that waits for it has a limit of its own, which comes first.
+        command.stall = Some(self.runner.stall.saturating_mul(3));
+        let result = at.join(SIGNATURES);
+        let clear = || remove::remove_file(&result, at).map_err(|error| Refusal(error.message));
+        // An earlier question may have left one, and this one none.
+        clear()?;
         let runner = Runner { interrupt: stop.part(), ..self.runner.clone() };
-        let mut no_lines = ();
-        let mut running = pin!(runner.run(command, &mut no_lines));
-        let ended = tokio::select! {
-            ended = &mut running => ended,
-            _ = stop.interrupted() => {
-                // Its client ends with it. Without this it would be taken for a daemon that stayed behind.
-                self.stop_server(at).await;
-                runner.interrupt.signal();
-                runner.interrupt.signal();
-                running.await
+        let mut output = Capture::default();
+        let ended = {
+            let mut running = pin!(runner.run(command, &mut output));
+            tokio::select! {
+                ended = &mut running => ended,
+                _ = stop.interrupted() => {
+                    // Its client ends with it. Without this it would be taken for a daemon that stayed behind.
+                    self.stop_server(at).await;
+                    runner.interrupt.signal();
+                    runner.interrupt.signal();
+                    running.await
+                }
             }
         };
         let finished = ended.map_err(|error| Refusal(error.message))?;
-        let End::Exited(status) = finished.end else {
+        if !matches!(finished.end, End::Exited(_) | End::Signalled(_)) {
             return Err(Refusal(format!("BitBake did not come to its end: {}", finished.end)));
-        };
-        let signatures = read::whole(&at.join(SIGNATURES), LONGEST as u64).ok();
-        let stdout = read::whole(&finished.log, OUTPUT as u64).ok();
-        let ran = Ran { status: Some(status), stdout, stderr: Some(Vec::new()), signatures };
-        if room.is_none() {
-            // As if nobody had asked.
-            remove::remove_file(&at.join(SIGNATURES), at).map_err(|error| Refusal(error.message))?;
         }
-        Ok((ran, finished.elapsed.as_secs_f64()))
+        let signatures = read::whole(&result, LONGEST as u64).ok();
+        // The shim writes it, as the same user.
+        clear()?;
+        let outcome =
+            BitbakeOutcome { end: finished.end, stdout: output.bytes, stderr: Vec::new(), signatures };
+        Ok(Ran { outcome, whole: !output.is_cut, seconds: finished.elapsed.as_secs_f64() })
     }
 
     async fn stop_server(&self, at: &Path) {

@@ -1,8 +1,9 @@
-//! The agent's side of one yocto-check-layer run: answers the stand-in's questions, and keeps what the
-//! real BitBake gave.
+//! The agent's side of one yocto-check-layer run: answers the stand-in's questions from the stores, or starts the
+//! real BitBake, gives what that gave, and keeps it. Nobody else can tell what BitBake gave.
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,41 +11,41 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
 
+use agent_process::Interrupt;
 use agent_types::events::{Emitter, Memo, MemoOutcome, Recipes, Unit, What};
-use agent_yocto::check_layer::{Kind, Kinds};
+use agent_yocto::check_layer::Kind;
 
+use super::ahead::Ahead;
+use super::keep::{Answered, Kept};
 use super::key::{Inputs, Key};
-use super::ledger::{Again, Ledger};
+use super::ledger::{Again, Given, Ledger};
 use super::parses::{Parses, Restored};
-use super::progress::Progress;
+use super::progress::{FreshOutcome, Progress};
 use super::schedule::Schedule;
 use super::stat_cache::StatCache;
-use super::store::{Found, Store, Stores};
-use super::wire::{Answer, Call, Ran, Reply, length_from, length_of};
-use super::{Accepted, Asked, Place, Question, Refusal, difference, floating, inputs, parses};
+use super::store::{Found, Stores};
+use super::wire::{Reply, length_from, length_of};
+use super::{Accepted, Admission, Asked, Place, Question, Refusal, Script, inputs, parses};
 
 /// More callers at once are layer code at play.
 const MOST_CALLERS: usize = 32;
 
-/// A caller that says nothing for so long is hung up on. While the real BitBake runs there is no limit.
+/// A caller that says nothing for so long is hung up on.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Words in BitBake's output after which nothing is kept although it ended well.
-const DOUBTS: [&str; 5] = [
-    "taskhash mismatch",
-    "basehash value changed",
-    "ERROR:",
-    "Traceback (most recent",
-    // With `-k` this alone is no error, without it is one.
-    "is unbuildable, removing",
-];
+/// The umask of the agent and of what it starts (`prepare_process`).
+const UMASK: u32 = 0o022;
 
 /// What is done about the questions of a run.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Course {
+    pub ahead: Ahead,
     /// `None`: nothing is asked ahead.
-    pub schedule: Option<Schedule>,
+    pub script: Option<Script>,
     pub again: Again,
+    pub admission: Admission,
+    /// Whether BitBake's parse caches are kept for later jobs, in which other versions of the layers may use them.
+    pub keep_parses: bool,
 }
 
 /// Open during one run.
@@ -58,9 +59,16 @@ pub struct Desk {
 pub(super) struct Shared {
     pub(super) place: Place,
     pub(super) stores: Stores,
-    parses: Parses,
+    pub(super) parses: Parses,
     unit: Unit,
     pub(super) events: Emitter,
+    pub(super) ahead: Ahead,
+    /// Ends what BitBake is asked.
+    stop: Interrupt,
+    /// Held while BitBake runs in the check's own build directory.
+    own: tokio::sync::Mutex<()>,
+    pub(super) admission: Admission,
+    pub(super) keep_parses: bool,
     pub(super) again: Again,
     /// `None`: nothing is asked ahead.
     pub(super) schedule: Option<Schedule>,
@@ -68,7 +76,7 @@ pub(super) struct Shared {
     pub(super) ledger: Mutex<Ledger>,
     /// Where the digests of files are kept between runs.
     stat_cache_file: PathBuf,
-    stat_cache: Mutex<StatCache>,
+    pub(super) stat_cache: Mutex<StatCache>,
     /// Why nothing more is reused or kept in this run.
     pub(super) off: Mutex<Option<Refusal>>,
 }
@@ -79,18 +87,26 @@ impl Desk {
         place: Place,
         stores: Stores,
         stat_cache_file: PathBuf,
-        Course { schedule, again }: Course,
+        course: Course,
         unit: &Unit,
         events: &Emitter,
     ) -> Desk {
         let stat_cache = Mutex::new(StatCache::load(&stat_cache_file));
         let parses = Parses::new(&stores, &place.user);
+        let Course { ahead, script, again, admission, keep_parses } = course;
+        let stop = ahead.interrupt();
+        let schedule = script.map(|script| Schedule::new(script, stop.part()));
         let shared = Arc::new(Shared {
             place,
             stores,
             parses,
             unit: unit.clone(),
             events: events.clone(),
+            ahead,
+            stop,
+            own: tokio::sync::Mutex::default(),
+            admission,
+            keep_parses,
             progress: Mutex::new(Progress::after(again.lost)),
             ledger: Mutex::default(),
             again,
@@ -103,14 +119,17 @@ impl Desk {
         Desk { serving, shared }
     }
 
-    /// Hangs up on everybody and ends what was asked ahead; the kinds of questions that had other answers than
-    /// plain ones.
-    pub async fn close(mut self) -> Kinds {
+    /// Ends what BitBake is asked and hangs up on everybody; what the answers of this run stood on.
+    pub async fn close(mut self) -> Given {
+        self.shared.stop.signal();
+        // What runs in the check's own build directory has its end.
+        drop(self.shared.own.lock().await);
         self.serving.abort();
         let _ = (&mut self.serving).await;
         if let Some(schedule) = &self.shared.schedule {
             schedule.close().await;
         }
+        self.shared.ahead.close();
         let shared = self.shared.clone();
         // Without it the next run reads all files again, and nothing else.
         let _ = spawn_blocking(move || {
@@ -130,9 +149,7 @@ impl Desk {
 impl Drop for Desk {
     fn drop(&mut self) {
         self.serving.abort();
-        if let Some(schedule) = &self.shared.schedule {
-            schedule.stop();
-        }
+        self.shared.stop.signal();
     }
 }
 
@@ -150,6 +167,9 @@ async fn serve(listener: UnixListener, shared: Arc<Shared>) {
         let known = stream.peer_cred().is_ok_and(|peer| peer.uid() == shared.place.user.uid);
         if known && callers.len() < MOST_CALLERS {
             callers.spawn(caller(stream, shared.clone()));
+        } else if known {
+            // One that hears nothing would take it for the end.
+            callers.spawn(turn_away(stream));
         }
     }
 }
@@ -159,12 +179,16 @@ async fn caller(stream: UnixStream, shared: Arc<Shared>) {
     let _ = answer(stream, &shared).await;
 }
 
+async fn turn_away(mut stream: UnixStream) {
+    let _ = tokio::time::timeout(PATIENCE, send(&mut stream, &Reply::Pass)).await;
+}
+
 async fn answer(mut stream: UnixStream, shared: &Arc<Shared>) -> io::Result<()> {
-    let call = tokio::time::timeout(PATIENCE, receive(&mut stream)).await??;
-    let Call::Ask(asked) = Call::unpack(&call)? else { return Ok(()) };
+    let message = tokio::time::timeout(PATIENCE, receive(&mut stream)).await??;
+    let asked = Asked::unpack(&message)?;
     let Some(question) = Question::recognise(&asked) else { return send(&mut stream, &Reply::Pass).await };
     let since = Instant::now();
-    let kind = lock(&shared.progress).note(&asked, &question);
+    let (kind, is_first) = lock(&shared.progress).note(&asked, &question);
     let looked = match shared.look(&asked, &question).await.map(|looked| shared.less_anew(kind, looked)) {
         Ok(looked) if looked.found.is_none() => shared.foreseen(&asked, &question, looked).await,
         looked => looked,
@@ -178,73 +202,62 @@ async fn answer(mut stream: UnixStream, shared: &Arc<Shared>) -> io::Result<()> 
         recipes: None,
         repeat: shared.again.runs,
     };
-    let memo = match looked {
-        Err(refusal) => {
-            send(&mut stream, &Reply::Pass).await?;
-            told(MemoOutcome::Off, Some(refusal.0), None)
-        }
+    let (reply, memo) = match looked {
+        Err(refusal) => (Reply::Pass, told(MemoOutcome::Off, Some(refusal.0), None)),
         Ok(Looked { inputs, found: Some(found), .. }) => {
             let (ahead, saved) = shared.gives(kind, &inputs.key(), found.seconds, since.elapsed());
-            send(&mut stream, &Reply::Answer(found.answer)).await?;
-            match ahead {
+            let memo = match ahead {
                 Some((why, recipes)) => Memo { recipes, ..told(MemoOutcome::Ahead, Some(why), Some(saved)) },
                 None => told(MemoOutcome::Hit, None, Some(saved)),
-            }
+            };
+            (Reply::Outcome(found.outcome(&question)), memo)
         }
-        Ok(Looked { inputs, mut why, .. }) => {
-            let restored = {
-                let (shared, inputs) = (shared.clone(), inputs.clone());
-                spawn_blocking(move || shared.restore(&shared.place.build, &inputs)).await?
-            };
-            if let Restored::Refused(refusal) = restored {
-                why += &format!("; the stored parse cache is not used: {refusal}");
+        Ok(Looked { inputs, fresh: Some(fresh), why, .. }) => {
+            let (ahead, saved) = shared.gives(kind, &inputs.key(), fresh.seconds, since.elapsed());
+            let (why, recipes) = ahead.unwrap_or((why, None));
+            let why = format!("{why}; it is not kept: {}", fresh.why);
+            let memo = Memo { recipes, ..told(MemoOutcome::Ahead, Some(why), Some(saved)) };
+            (Reply::Outcome(fresh.outcome), memo)
+        }
+        Ok(looked) => {
+            let call = Caller { asked, question: question.clone(), kind, is_first };
+            match shared.ask_here(&mut stream, call, looked).await? {
+                (Some(reply), why, recipes) => {
+                    (reply, Memo { recipes, ..told(MemoOutcome::Miss, Some(why), None) })
+                }
+                // The check is being stopped; the shim ends when it hears nothing.
+                (None, why, _) => {
+                    shared.events.emit(What::Memo(told(MemoOutcome::Miss, Some(why), None))).await;
+                    return Ok(());
+                }
             }
-            send(&mut stream, &Reply::Run).await?;
-            let since = Instant::now();
-            let call = receive(&mut stream).await;
-            let seconds = since.elapsed().as_secs_f64();
-            let (key, mut recipes) = (inputs.key(), None);
-            let kept = match call.and_then(|call| Call::unpack(&call)) {
-                Ok(Call::Ran(ran)) => {
-                    recipes = parses::count(&ran);
-                    let (shared, question) = (shared.clone(), question.clone());
-                    let keep =
-                        move || shared.keep(&shared.place.build, &asked, &inputs, &question, ran, seconds);
-                    spawn_blocking(keep).await?
-                }
-                _ => Err(Refusal("BitBake did not come to its end".into())),
-            };
-            lock(&shared.progress).has_run(&key, seconds, kept.is_ok());
-            let why = match kept {
-                Ok(Kept::Whole) => why,
-                Ok(Kept::Answer(refusal)) => format!("{why}; its parse cache was not kept: {refusal}"),
-                Err(refusal) => {
-                    shared.not_kept(kind, &refusal).await;
-                    format!("{why}; what BitBake gave was not kept: {refusal}")
-                }
-            };
-            let memo = Memo { recipes, ..told(MemoOutcome::Miss, Some(why), None) };
-            shared.events.emit(What::Memo(memo)).await;
-            return send(&mut stream, &Reply::Noted).await;
         }
     };
     shared.events.emit(What::Memo(memo)).await;
-    Ok(())
+    send(&mut stream, &reply).await
+}
+
+/// A question that BitBake has to answer.
+struct Caller {
+    asked: Asked,
+    question: Question,
+    kind: Kind,
+    is_first: bool,
+}
+
+/// Until the other side closes the connection, or says something although it is not its turn.
+async fn hung_up(stream: &mut UnixStream) {
+    let _ = stream.read(&mut [0]).await;
 }
 
 /// What the stores have for a question.
 pub(super) struct Looked {
     pub(super) inputs: Inputs,
     pub(super) found: Option<Found>,
+    /// What BitBake gave in this run and is in no store.
+    pub(super) fresh: Option<FreshOutcome>,
     /// Why there was none.
     pub(super) why: String,
-}
-
-/// What was kept of a run.
-pub(super) enum Kept {
-    Whole,
-    /// The answer alone, and why.
-    Answer(Refusal),
 }
 
 impl Shared {
@@ -262,6 +275,63 @@ impl Shared {
         let (shared, at, asked, question) = (self.clone(), at.to_owned(), asked.clone(), question.clone());
         let looked = spawn_blocking(move || shared.look_up(&at, &asked, &question)).await;
         looked.unwrap_or_else(|error| Err(Refusal(error.to_string())))
+    }
+
+    /// Asks BitBake in the check's own build directory. What to reply, why it had to be, and what BitBake parsed.
+    async fn ask_here(
+        self: &Arc<Shared>,
+        stream: &mut UnixStream,
+        call: Caller,
+        looked: Looked,
+    ) -> io::Result<(Option<Reply>, String, Option<Recipes>)> {
+        let Caller { asked, question, kind, is_first } = call;
+        let Looked { inputs, mut why, .. } = looked;
+        let _own = self.own.lock().await;
+        let restored = {
+            let (shared, inputs) = (self.clone(), inputs.clone());
+            spawn_blocking(move || shared.restore(&shared.place.build, &inputs)).await?
+        };
+        if let Restored::Refused(refusal) = &restored {
+            why += &format!("; the stored parse cache is not used: {refusal}");
+        }
+        let stop = self.stop.part();
+        let ran = {
+            let mut asking = pin!(self.ahead.ask(&asked, &question.name, None, &stop));
+            tokio::select! {
+                ran = &mut asking => ran,
+                () = hung_up(stream) => {
+                    stop.signal();
+                    asking.await
+                }
+            }
+        };
+        let ran = match ran {
+            Ok(ran) => ran,
+            Err(refusal) => {
+                let reply = if stop.state().is_some() { None } else { Some(Reply::Pass) };
+                return Ok((reply, format!("{why}; what BitBake gave was not kept: {refusal}"), None));
+            }
+        };
+        let (recipes, reply) = (parses::count(&ran.outcome), Reply::Outcome(ran.outcome.clone()));
+        let restored = restored == Restored::Put;
+        let at = self.place.build.clone();
+        let answered = Answered { at, asked, inputs, question, ran, is_first, restored };
+        let shared = self.clone();
+        let why = match spawn_blocking(move || shared.keep(&answered)).await? {
+            Ok(Kept::Whole) => why,
+            Ok(Kept::Answer(refusal)) => format!("{why}; its parse cache was not kept: {refusal}"),
+            Ok(Kept::Nothing(refusal)) => format!("{why}; what BitBake gave was not kept: {refusal}"),
+            Err(refusal) => {
+                self.not_kept(kind, &refusal).await;
+                format!("{why}; what BitBake gave was not kept: {refusal}")
+            }
+        };
+        Ok((Some(reply), why, recipes))
+    }
+
+    /// Asks BitBake in the check's own build directory before the tool does. Blocks others from there.
+    pub(super) async fn own_directory(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.own.lock().await
     }
 
     /// Takes note of an answer that is given. If it was asked ahead, why it had to be and what BitBake
@@ -284,13 +354,16 @@ impl Shared {
         if let Some(refusal) = lock(&self.off).clone() {
             return Err(refusal);
         }
+        if !asked.joined || asked.umask != UMASK {
+            return Err(Refusal("BitBake was called in another way than yocto-check-layer does".into()));
+        }
         let inputs = inputs::collect_at(at, &self.place, asked, &mut lock(&self.stat_cache))?;
         let key = inputs.key();
         let mut damaged = None;
         for store in &self.stores.read {
             match store.find(&key) {
                 Ok(Some(found)) => {
-                    return Ok(Looked { inputs, found: Some(found), why: String::new() });
+                    return Ok(Looked { inputs, found: Some(found), fresh: None, why: String::new() });
                 }
                 Ok(None) => {}
                 Err(error) => damaged = Some(error.message),
@@ -299,13 +372,13 @@ impl Shared {
         let nearest = || self.stores.read.iter().find_map(|store| store.why_not(&inputs, &question.name));
         let why =
             damaged.or_else(nearest).unwrap_or_else(|| "it was not asked of these layers before".into());
-        Ok(Looked { inputs, found: None, why })
+        Ok(Looked { inputs, found: None, fresh: None, why })
     }
 
     /// Gives the real BitBake `at` this build directory what was parsed before, unless what it says is to be
     /// plain. Blocks.
     pub(super) fn restore(&self, at: &Path, inputs: &Inputs) -> Restored {
-        if self.again.runs > 0 || lock(&self.ledger).has_failed_ahead() {
+        if self.again.runs > 0 || lock(&self.ledger).has_failed_with_cache() {
             return Restored::Nothing;
         }
         let restored = self.parses.restore(inputs, at);
@@ -313,73 +386,6 @@ impl Shared {
             lock(&self.ledger).restored();
         }
         restored
-    }
-
-    /// Keeps what the real BitBake gave `at` this build directory, if it can be had again. Blocks.
-    pub(super) fn keep(
-        &self,
-        at: &Path,
-        asked: &Asked,
-        before: &Inputs,
-        question: &Question,
-        ran: Ran,
-        seconds: f64,
-    ) -> Accepted<Kept> {
-        // Whatever came of it, later runs may not ask the server again: they take the recipe from the
-        // cache of this one.
-        let floating = floating::asked_nobody(&self.place.bitbake, at);
-        if let Err(refusal) = &floating {
-            *lock(&self.off) = Some(refusal.clone());
-        }
-        let answer = plausible(ran, question)?;
-        floating?;
-        let after = inputs::collect_at(at, &self.place, asked, &mut lock(&self.stat_cache))?;
-        if after.key() != before.key() {
-            let what = difference::in_words(&after, before.parts(), before.listings());
-            return Err(Refusal(format!("an input changed while BitBake ran: {what}")));
-        }
-        if self.again.runs > 0 {
-            self.told_the_same_before(&before.key(), &answer)?;
-        }
-        // One store may be full or gone; the others still get it.
-        let keep = |store: &Store| store.keep(before, &question.name, &answer, seconds);
-        let kept: Vec<_> = self.stores.write.iter().map(keep).collect();
-        kept.into_iter().collect::<Result<(), _>>().map_err(|error| Refusal(error.message))?;
-        if at == self.place.build {
-            lock(&self.ledger).kept(before.key());
-        }
-        // `-p` alone leaves a cache that is not whole. A file that was only touched is no other input, but
-        // BitBake may have seen either time.
-        if question.leaves_signatures && after == *before {
-            let kept = self.parses.keep(before, at);
-            return Ok(kept.map_or_else(Kept::Answer, |()| Kept::Whole));
-        }
-        Ok(Kept::Whole)
-    }
-}
-
-/// The answer, when BitBake ended well and said nothing that makes one doubt.
-fn plausible(ran: Ran, question: &Question) -> Accepted<Answer> {
-    let refused = |why: &str| Err(Refusal(why.into()));
-    if ran.status != Some(0) {
-        return refused("BitBake failed");
-    }
-    let (Some(stdout), Some(stderr)) = (ran.stdout, ran.stderr) else {
-        return refused("it printed too much");
-    };
-    for text in [&stdout, &stderr].map(|bytes| String::from_utf8_lossy(bytes)) {
-        if let Some(doubt) = DOUBTS.iter().find(|doubt| text.contains(**doubt)) {
-            return Err(Refusal(format!("BitBake ended well, but printed `{doubt}`")));
-        }
-    }
-    if !question.leaves_signatures {
-        return Ok(Answer { stdout, stderr, signatures: Vec::new() });
-    }
-    match ran.signatures {
-        Some(signatures) if signatures.windows(18).any(|words| words == b"SIGGEN_LOCKEDSIGS_") => {
-            Ok(Answer { stdout, stderr, signatures })
-        }
-        _ => refused("BitBake wrote no signatures"),
     }
 }
 

@@ -1,14 +1,21 @@
 use std::ffi::OsString;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use tempfile::TempDir;
 
+use super::super::wire::BitbakeOutcome;
+use super::super::{Store, WrittenConf};
 use super::*;
-use agent_process::User;
+use agent_process::{End, Redactor, Runner, User};
 use agent_types::events;
 use agent_types::stage::Stage;
+use agent_yocto::check_layer::Kinds;
 use agent_yocto::conf;
+
+/// What the stand-in for BitBake writes.
+const SIGNATURES: &str = "SIGGEN_LOCKEDSIGS_t-x = \"x:do_build:1\"";
 
 /// A desk with a build directory in which BitBake would parse one layer.
 struct Scene {
@@ -29,6 +36,18 @@ impl Scene {
         fs::write(at("work/build/cache/bb_persist_data.sqlite3"), "SQLite").unwrap();
         fs::write(at("meta/x.bb"), "A = \"1\"\n").unwrap();
         fs::write(at("work/build/conf/bblayers.conf"), conf::bblayers(&[at("meta")]).unwrap()).unwrap();
+        fs::create_dir_all(at("bitbake/bin")).unwrap();
+        fs::create_dir_all(at("meta/scripts/lib/checklayer")).unwrap();
+        let tool = r#"f.write("\nBBLAYERS += \"%s\"\n" % path) 'bitbake -S lockedsigs world'"#;
+        fs::write(at("meta/scripts/lib/checklayer/__init__.py"), tool).unwrap();
+        let orders = at("orders");
+        let program = format!(
+            "#!/bin/sh\necho 'NOTE: done'\necho '{SIGNATURES}' >locked-sigs.inc\n\
+             if [ -e {0} ]; then . {0}; fi\nexit 0\n",
+            orders.display()
+        );
+        fs::write(at("bitbake/bin/bitbake"), program).unwrap();
+        fs::set_permissions(at("bitbake/bin/bitbake"), fs::Permissions::from_mode(0o755)).unwrap();
         let (emitter, events) = events::channel();
         let desk = Scene::open(top.path(), Again::default(), &emitter);
         let environment =
@@ -51,7 +70,27 @@ impl Scene {
         let store = Store::local(at("store"));
         let stores = Stores { read: vec![store.clone()], write: vec![store] };
         let unit = Unit::new(Stage::Check, "yocto-check-layer x");
-        let course = Course { schedule: None, again };
+        let runner = Runner {
+            stage: Stage::Check,
+            events: emitter.clone(),
+            interrupt: Interrupt::new(None),
+            redactor: Redactor::new(&[]),
+            logs: at("work/logs"),
+            stall: Duration::from_secs(60),
+            grace: Duration::from_secs(4),
+            log_limit: agent_process::LOG_LIMIT,
+            commands: Arc::default(),
+        };
+        let ahead =
+            Ahead::new(&runner, &place, None, at("work/ahead"), &at("work"), "x".into(), None).unwrap();
+        let admission = Admission {
+            layer: at("meta"),
+            conf: WrittenConf { bblayers: conf::bblayers(&[at("meta")]).unwrap(), local: String::new() },
+            environment: [("PATH".into(), "".into())].into(),
+            oe_core: at("meta"),
+            ..Admission::default()
+        };
+        let course = Course { ahead, script: None, again, admission, keep_parses: true };
         Desk::open(listener, place, stores, at("stat-cache"), course, &unit, emitter)
     }
 
@@ -76,11 +115,20 @@ impl Scene {
         UnixStream::connect(self.top.path().join("desk")).await.unwrap()
     }
 
-    async fn ask(&self, asked: &Asked) -> (UnixStream, io::Result<Reply>) {
+    async fn ask(&self, asked: &Asked) -> io::Result<Reply> {
         let mut stream = self.connect().await;
-        say(&mut stream, &Call::Ask(asked.clone())).await;
-        let reply = receive(&mut stream).await.and_then(|message| Reply::unpack(&message));
-        (stream, reply)
+        say(&mut stream, asked).await;
+        receive(&mut stream).await.and_then(|message| Reply::unpack(&message))
+    }
+
+    /// What the stand-in for BitBake does at its end, as a shell script.
+    fn order(&self, script: &str) {
+        fs::write(self.top.path().join("orders"), script).unwrap();
+    }
+
+    /// Asks, and BitBake gives what it gives when nothing is wrong.
+    async fn ask_well(&self, asked: &Asked) {
+        assert_eq!(self.ask(asked).await.unwrap(), good());
     }
 
     async fn memo(&mut self) -> Memo {
@@ -92,38 +140,47 @@ impl Scene {
     }
 }
 
-async fn say(stream: &mut UnixStream, call: &Call) {
-    let message = call.pack();
+async fn say(stream: &mut UnixStream, asked: &Asked) {
+    let message = asked.pack();
     stream.write_all(&length_of(&message).unwrap()).await.unwrap();
     stream.write_all(&message).await.unwrap();
 }
 
-fn good() -> Ran {
-    Ran {
-        status: Some(0),
-        stdout: Some(b"NOTE: done\n".to_vec()),
-        stderr: Some(Vec::new()),
-        signatures: Some(b"SIGGEN_LOCKEDSIGS_t-x = \"x:do_build:1\"".to_vec()),
-    }
+fn good() -> Reply {
+    Reply::Outcome(BitbakeOutcome {
+        end: End::Exited(0),
+        stdout: b"NOTE: done\n".to_vec(),
+        stderr: Vec::new(),
+        signatures: Some(format!("{SIGNATURES}\n").into_bytes()),
+    })
 }
 
 #[tokio::test]
 async fn what_bitbake_gave_is_given_again() {
     let mut scene = Scene::new();
     let asked = scene.asked(&scene.build());
-    let (mut stream, reply) = scene.ask(&asked).await;
-    assert_eq!(reply.unwrap(), Reply::Run);
-    say(&mut stream, &Call::Ran(good())).await;
-    receive(&mut stream).await.unwrap();
+    scene.ask_well(&asked).await;
     assert_eq!(scene.memo().await.outcome, MemoOutcome::Miss);
-    let (_, reply) = scene.ask(&asked).await;
-    let answer =
-        Answer { stdout: good().stdout.unwrap(), stderr: Vec::new(), signatures: good().signatures.unwrap() };
-    assert_eq!(reply.unwrap(), Reply::Answer(answer));
+    scene.order("exit 1");
+    scene.ask_well(&asked).await;
     assert_eq!(scene.memo().await.outcome, MemoOutcome::Hit);
     fs::write(scene.top.path().join("meta/x.bb"), "A = \"2\"\n").unwrap();
-    assert_eq!(scene.ask(&asked).await.1.unwrap(), Reply::Run);
-    assert_eq!(scene.desk.close().await, Kinds::new(), "what BitBake gave in this very run is plain");
+    let Reply::Outcome(failed) = scene.ask(&asked).await.unwrap() else { panic!() };
+    assert_eq!((failed.end, failed.signatures.is_some()), (End::Exited(1), true), "byte for byte");
+    assert_eq!(scene.desk.close().await, Given::default(), "what BitBake gave in this very run is fresh");
+}
+
+/// Whatever came over the socket, nothing but what the agent's own BitBake wrote is believed.
+#[tokio::test]
+async fn what_bitbake_gave_is_read_by_the_agent() {
+    let mut scene = Scene::new();
+    let asked = scene.asked(&scene.build());
+    fs::write(scene.build().join("locked-sigs.inc"), "SIGGEN_LOCKEDSIGS_t-x = \"\"").unwrap();
+    scene.order("/bin/rm locked-sigs.inc; /bin/ln -s /etc/hostname locked-sigs.inc");
+    let Reply::Outcome(outcome) = scene.ask(&asked).await.unwrap() else { panic!() };
+    assert_eq!(outcome.signatures, None, "what lay there before, and where a link leads, is not BitBake's");
+    assert!(scene.memo().await.why.unwrap().contains("wrote no signatures"));
+    assert!(!scene.top.path().join("store/answers").exists());
 }
 
 /// A recipe changed: BitBake is asked, and finds what it parsed of the others. That counts as stored.
@@ -144,22 +201,17 @@ async fn bitbake_finds_what_it_parsed_before() {
     fs::write(cache.join(name.replace(".dat", "_SiggenRecipeInfo.dat")), "siggen").unwrap();
     std::os::unix::fs::symlink(&name, cache.join("bb_cache.dat")).unwrap();
     let asked = scene.asked(&scene.build());
-    let (mut stream, reply) = scene.ask(&asked).await;
-    assert_eq!(reply.unwrap(), Reply::Run);
-    say(&mut stream, &Call::Ran(good())).await;
-    receive(&mut stream).await.unwrap();
+    scene.ask_well(&asked).await;
     assert_eq!(scene.memo().await.why.unwrap(), "it was not asked of these layers before");
     // The next run begins with an empty build directory.
     fs::remove_dir_all(scene.build().join("tmp")).unwrap();
+    scene.open_again(Again::default()).await;
     fs::write(&changed, "A = \"2\"\n").unwrap();
-    let (mut stream, reply) = scene.ask(&asked).await;
-    assert_eq!(reply.unwrap(), Reply::Run);
+    scene.order("echo 'Parsing of 2 .bb files complete (1 cached, 1 parsed). 2 targets'");
+    scene.ask(&asked).await.unwrap();
     assert_eq!(fs::read_to_string(cache.join(&name)).unwrap(), "core");
-    let said = b"Parsing of 2 .bb files complete (1 cached, 1 parsed). 2 targets".to_vec();
-    say(&mut stream, &Call::Ran(Ran { stdout: Some(said), ..good() })).await;
-    receive(&mut stream).await.unwrap();
     assert_eq!(scene.memo().await.recipes, Some(events::Recipes { cached: 1, parsed: 1 }));
-    assert_eq!(scene.desk.close().await, Kinds::from(Kind::ALL));
+    assert_eq!(scene.desk.close().await.stored, Kinds::from(Kind::ALL));
 }
 
 /// What failed rests on the first world: BitBake is asked for it, once, and finds nothing parsed.
@@ -167,29 +219,23 @@ async fn bitbake_finds_what_it_parsed_before() {
 async fn what_failed_rests_on_no_stored_answer() {
     let mut scene = Scene::new();
     let asked = scene.asked(&scene.build());
-    let other = Asked {
-        environment: [scene.environment.clone(), vec![("INHERIT".into(), "x".into())]].concat(),
-        ..asked.clone()
-    };
+    let class = ("INHERIT".into(), "yocto-check-layer".into());
+    let other = Asked { environment: [scene.environment.clone(), vec![class]].concat(), ..asked.clone() };
     for asked in [&asked, &other] {
-        let (mut stream, _) = scene.ask(asked).await;
-        say(&mut stream, &Call::Ran(good())).await;
-        receive(&mut stream).await.unwrap();
+        scene.ask_well(asked).await;
         scene.memo().await;
     }
     let again = Again { runs: 1, anew: Kinds::from([Kind::Base]), lost: Duration::from_secs(7) };
     scene.open_again(again).await;
-    let (mut stream, reply) = scene.ask(&asked).await;
-    assert_eq!(reply.unwrap(), Reply::Run);
-    say(&mut stream, &Call::Ran(good())).await;
-    receive(&mut stream).await.unwrap();
+    scene.ask_well(&asked).await;
     let memo = scene.memo().await;
     assert_eq!((memo.outcome, memo.repeat), (MemoOutcome::Miss, 1), "{memo:?}");
     for (asked, given) in [(&asked, Kinds::new()), (&other, Kinds::from([Kind::Class]))] {
-        assert!(matches!(scene.ask(asked).await.1.unwrap(), Reply::Answer(_)));
+        scene.ask_well(asked).await;
         let memo = scene.memo().await;
         assert_eq!((memo.outcome, memo.seconds_saved), (MemoOutcome::Hit, Some(0.0)), "it made good nothing");
-        assert_eq!(lock(&scene.desk.shared.ledger).given(), given);
+        let wanted = Given { stored: given.clone(), elsewhere: given };
+        assert_eq!(lock(&scene.desk.shared.ledger).given(), wanted);
     }
 }
 
@@ -198,80 +244,71 @@ async fn what_failed_rests_on_no_stored_answer() {
 async fn another_answer_than_before_ends_it() {
     let mut scene = Scene::new();
     let asked = scene.asked(&scene.build());
-    let (mut stream, _) = scene.ask(&asked).await;
-    say(&mut stream, &Call::Ran(good())).await;
-    receive(&mut stream).await.unwrap();
+    scene.ask_well(&asked).await;
     scene.memo().await;
     let again = Again { runs: 1, anew: Kinds::from([Kind::Base]), ..Again::default() };
     scene.open_again(again).await;
-    let (mut stream, _) = scene.ask(&asked).await;
-    let other = Some(b"SIGGEN_LOCKEDSIGS_t-x = \"x:do_build:2\"".to_vec());
-    say(&mut stream, &Call::Ran(Ran { signatures: other, ..good() })).await;
-    receive(&mut stream).await.unwrap();
+    scene.order("echo 'SIGGEN_LOCKEDSIGS_t-x = \"x:do_build:2\"' >locked-sigs.inc");
+    scene.ask(&asked).await.unwrap();
     assert!(scene.memo().await.why.unwrap().contains("another answer to the same question"));
-    assert_eq!(scene.ask(&asked).await.1.unwrap(), Reply::Pass);
+    assert_eq!(scene.ask(&asked).await.unwrap(), Reply::Pass);
     assert_eq!(fs::read_dir(scene.top.path().join("store/answers")).unwrap().count(), 0);
 }
 
-type Spoil = fn(&Scene, &mut Ran);
-
 #[tokio::test]
 async fn what_may_not_come_again_is_not_kept() {
-    let table: [(&str, Spoil, &str); 13] = [
-        ("failed", |_, ran| ran.status = Some(1), "BitBake failed"),
-        ("signal", |_, ran| ran.status = None, "BitBake failed"),
-        ("no file", |_, ran| ran.signatures = None, "wrote no signatures"),
-        ("empty file", |_, ran| ran.signatures = Some(Vec::new()), "wrote no signatures"),
-        ("too much output", |_, ran| ran.stdout = None, "printed too much"),
-        (
-            "basehash",
-            |_, ran| ran.stdout = Some(b"the basehash value changed from".to_vec()),
-            "basehash value",
-        ),
-        (
-            "taskhash",
-            |_, ran| ran.stderr = Some(b"Bitbake: taskhash mismatch 1".to_vec()),
-            "taskhash mismatch",
-        ),
+    let table = [
+        ("failed", "echo 'ERROR: x'; exit 1", "BitBake failed"),
+        ("signal", "kill -KILL $$", "BitBake failed"),
+        ("no file", "/bin/rm locked-sigs.inc", "wrote no signatures"),
+        ("empty file", ": >locked-sigs.inc", "wrote no signatures"),
+        ("too much output", "/usr/bin/head -c 70000000 /dev/zero", "printed too much"),
+        ("basehash", "echo 'the basehash value changed from'", "basehash value"),
+        ("taskhash", "echo 'Bitbake: taskhash mismatch 1' >&2", "taskhash mismatch"),
         (
             "a choice that was left out",
-            |_, ran| ran.stdout = Some(b"NOTE: Runtime target 'x' is unbuildable, removing...".to_vec()),
+            "echo \"NOTE: Runtime target 'x' is unbuildable, removing...\"",
             "unbuildable",
         ),
-        ("error", |_, ran| ran.stdout = Some(b"ERROR: x\n".to_vec()), "ERROR:"),
-        (
-            "server asked",
-            |scene, _| fs::write(scene.build().join("cache/bb_persist_data.sqlite3"), "git:x").unwrap(),
-            "asks a server",
-        ),
-        (
-            "no record of servers",
-            |scene, _| fs::remove_file(scene.build().join("cache/bb_persist_data.sqlite3")).unwrap(),
-            "cannot tell",
-        ),
-        (
-            "changed meanwhile",
-            |scene, _| fs::write(scene.top.path().join("meta/y.bb"), "").unwrap(),
-            "while BitBake ran",
-        ),
-        (
-            "configuration changed meanwhile",
-            |scene, _| fs::write(scene.build().join("conf/site.conf"), "").unwrap(),
-            "while BitBake ran",
-        ),
+        ("error", "echo 'ERROR: x'", "ERROR:"),
+        ("server asked", "echo git:x >cache/bb_persist_data.sqlite3", "asks a server"),
+        ("no record of servers", "/bin/rm cache/bb_persist_data.sqlite3", "cannot tell"),
+        ("changed meanwhile", ": >TOP/meta/y.bb", "while BitBake ran"),
+        ("configuration changed meanwhile", ": >conf/site.conf", "while BitBake ran"),
     ];
-    for (name, spoil, wanted) in table {
+    for (name, script, wanted) in table {
         let mut scene = Scene::new();
         let asked = scene.asked(&scene.build());
-        let (mut stream, reply) = scene.ask(&asked).await;
-        assert_eq!(reply.unwrap(), Reply::Run, "{name}");
-        let mut ran = good();
-        spoil(&scene, &mut ran);
-        say(&mut stream, &Call::Ran(ran)).await;
-        receive(&mut stream).await.unwrap();
+        scene.order(&script.replace("TOP", &scene.top.path().display().to_string()));
+        scene.ask(&asked).await.unwrap();
         let why = scene.memo().await.why.unwrap();
         assert!(why.contains("not kept") && why.contains(wanted), "{name}: {why}");
         assert!(!scene.top.path().join("store/answers").exists(), "{name}");
+    }
+}
+
+/// Layer code that puts the configuration into the state that a later job will have, and asks for the world without
+/// the layer: BitBake itself answers, and its answer is not kept.
+#[tokio::test]
+async fn what_layer_code_asks_is_not_kept() {
+    let mut scene = Scene::new();
+    let asked = scene.asked(&scene.build());
+    let path = scene.build().join("conf/bblayers.conf");
+    let honest = fs::read_to_string(&path).unwrap();
+    scene.ask_well(&asked).await;
+    scene.memo().await;
+    let table = [
+        ("another layer", honest.replace("meta", "meta/scripts"), Vec::new(), "conf/bblayers.conf"),
+        ("an option", honest.clone() + "BBFILES ?= \"\"\n", Vec::new(), "conf/bblayers.conf"),
+        ("a variable", honest.clone(), vec![("LD_PRELOAD".into(), "/x".into())], "LD_PRELOAD"),
+    ];
+    for (name, text, more, wanted) in table {
+        fs::write(&path, text).unwrap();
+        let environment: Vec<(OsString, OsString)> = [scene.environment.clone(), more].concat();
+        scene.ask(&Asked { environment, ..asked.clone() }).await.unwrap();
+        let why = scene.memo().await.why.unwrap();
+        assert!(why.contains("not kept") && why.contains(wanted), "{name}: {why}");
+        assert_eq!(fs::read_dir(scene.top.path().join("store/answers")).unwrap().count(), 1, "{name}");
     }
 }
 
@@ -287,8 +324,11 @@ async fn nonsense_gets_no_answer_and_harms_nobody() {
         let _ = stream.read_to_end(&mut reply).await;
         assert!(reply.is_empty(), "{bytes:?}");
     }
+    // A result, as the shim once sent it.
     let mut stream = scene.connect().await;
-    say(&mut stream, &Call::Ran(good())).await;
+    let message = good().pack();
+    stream.write_all(&length_of(&message).unwrap()).await.unwrap();
+    stream.write_all(&message).await.unwrap();
     assert!(receive(&mut stream).await.is_err(), "nobody asked for a result");
     let silent: Vec<UnixStream> = {
         let mut silent = Vec::new();
@@ -298,20 +338,31 @@ async fn nonsense_gets_no_answer_and_harms_nobody() {
         silent
     };
     let elsewhere = scene.asked(Path::new("/"));
-    assert_eq!(scene.ask(&elsewhere).await.1.unwrap(), Reply::Pass);
+    assert_eq!(scene.ask(&elsewhere).await.unwrap(), Reply::Pass);
     let mut other = scene.asked(&scene.build());
     other.argv = vec!["-e".into()];
-    assert_eq!(scene.ask(&other).await.1.unwrap(), Reply::Pass);
-    assert_eq!(scene.ask(&scene.asked(&scene.build())).await.1.unwrap(), Reply::Run);
+    assert_eq!(scene.ask(&other).await.unwrap(), Reply::Pass);
+    for strange in [
+        Asked { joined: false, ..scene.asked(&scene.build()) },
+        Asked { umask: 0, ..scene.asked(&scene.build()) },
+    ] {
+        assert_eq!(scene.ask(&strange).await.unwrap(), Reply::Pass);
+    }
+    scene.ask_well(&scene.asked(&scene.build())).await;
     drop(silent);
-    assert_eq!(scene.desk.close().await, Kinds::new());
+    assert_eq!(scene.desk.close().await, Given::default());
 }
 
 #[tokio::test]
 async fn a_caller_that_goes_away_leaves_nothing() {
     let mut scene = Scene::new();
-    let (stream, reply) = scene.ask(&scene.asked(&scene.build())).await;
-    assert_eq!(reply.unwrap(), Reply::Run);
+    let started = scene.top.path().join("started");
+    scene.order(&format!(": >{}; /bin/sleep 600", started.display()));
+    let mut stream = scene.connect().await;
+    say(&mut stream, &scene.asked(&scene.build())).await;
+    while !started.exists() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     drop(stream);
     assert!(scene.memo().await.why.unwrap().contains("did not come to its end"));
     assert!(!scene.top.path().join("store/answers").exists());

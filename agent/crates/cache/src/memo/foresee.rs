@@ -7,7 +7,6 @@
 //! and is never an answer: answers are found by their inputs.
 
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
 use super::{Asked, Question, question};
@@ -25,9 +24,6 @@ pub struct Script {
     pub with_class: bool,
     /// Those that it was given; none for a layer that is no BSP.
     pub machines: Vec<String>,
-    /// What it writes to the end of `conf/bblayers.conf` after the world without the layer; empty when that
-    /// cannot be told.
-    pub adds: String,
 }
 
 /// What follows a question.
@@ -41,27 +37,20 @@ pub enum Next {
 /// What is asked when the layer has been added.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OfLayer {
+    /// With `-k`, as it is asked first.
     pub world: Asked,
+    /// Without it.
+    pub strict_world: Asked,
     /// The first of them.
     pub parse: Asked,
     pub class: Option<Asked>,
-    /// What will be written to the end of `conf/bblayers.conf` to add it; empty when it has been.
-    pub adds: String,
 }
 
 impl Script {
     /// For the check of one layer.
-    pub fn read(oe_core: &Path, layer: &Path, machines: &[String]) -> Script {
-        let says = |file: &str, words: &str| {
-            let text = read::whole(&oe_core.join("scripts/lib/checklayer").join(file), 1 << 20);
-            text.is_ok_and(|text| text.windows(words.len()).any(|window| window == words.as_bytes()))
-        };
-        let adds = match layer.canonicalize().map(|layer| layer.to_str().map(line_of)) {
-            Ok(Some(line)) if says("__init__.py", ADDS) => line,
-            _ => String::new(),
-        };
-        let with_class = says("cases/common.py", "INHERIT=\"yocto-check-layer\"");
-        Script { with_class, machines: machines.to_vec(), adds }
+    pub fn read(oe_core: &Path, machines: &[String]) -> Script {
+        let with_class = tool_says(oe_core, "cases/common.py", "INHERIT=\"yocto-check-layer\"");
+        Script { with_class, machines: machines.to_vec() }
     }
 
     /// `first` is the first question for signatures, without the layer.
@@ -71,11 +60,7 @@ impl Script {
             return None;
         }
         if !Question::recognise(asked)?.leaves_signatures {
-            return Some(self.of_layer(asked.clone(), first, String::new()));
-        }
-        // With machines their worlds come first.
-        if asked == first && self.machines.is_empty() && !self.adds.is_empty() {
-            return Some(self.of_layer(parse(first), first, self.adds.clone()));
+            return Some(self.of_layer(asked.clone(), first));
         }
         let machine = asked.variable("MACHINE")?;
         if self.machines.len() < 2 || !self.machines.iter().any(|known| machine == known.as_str()) {
@@ -85,33 +70,19 @@ impl Script {
         Some(Next::Machines(self.machines.iter().map(of).collect()))
     }
 
-    fn of_layer(&self, parse: Asked, first: &Asked, adds: String) -> Next {
-        let world = world(&parse, first);
-        let class = self.with_class.then(|| class(&world));
-        Next::Layer(Box::new(OfLayer { world, parse, class, adds }))
+    fn of_layer(&self, parse: Asked, first: &Asked) -> Next {
+        let strict_world = world(&parse, first);
+        let class = self.with_class.then(|| class(&strict_world));
+        let mut world = strict_world.clone();
+        world.argv.insert(0, "-k".into());
+        Next::Layer(Box::new(OfLayer { world, strict_world, parse, class }))
     }
 }
 
-/// The line of `add_layers` in `checklayer/__init__.py` of all releases, and what it comes to. `detect_layers`
-/// has made the path a real one before.
-const ADDS: &str = r#"f.write("\nBBLAYERS += \"%s\"\n" % path)"#;
-
-fn line_of(layer: &str) -> String {
-    format!("\nBBLAYERS += \"{layer}\"\n")
-}
-
-/// `bitbake -p` in the environment of a question for signatures, less what `get_signatures` sets for it.
-fn parse(first: &Asked) -> Asked {
-    let mut environment = first.environment.clone();
-    environment.retain(|(name, _)| name != OF_SIGNATURES[0]);
-    for (_, list) in environment.iter_mut().filter(|(name, _)| OF_SIGNATURES[1..].iter().any(|of| name == of))
-    {
-        let bytes = list.as_bytes();
-        let without =
-            bytes.strip_suffix(OF_SIGNATURES[0].as_bytes()).and_then(|rest| rest.strip_suffix(b" "));
-        *list = OsString::from_vec(without.unwrap_or(bytes).to_vec());
-    }
-    Asked { argv: vec!["-p".into()], environment, ..first.clone() }
+/// Whether a file of the tool's library holds these words.
+pub fn tool_says(oe_core: &Path, file: &str, words: &str) -> bool {
+    let text = read::whole(&oe_core.join("scripts/lib/checklayer").join(file), 1 << 20);
+    text.is_ok_and(|text| text.windows(words.len()).any(|window| window == words.as_bytes()))
 }
 
 /// `bitbake -S … world` in the environment of another call.
@@ -169,7 +140,7 @@ mod tests {
 
     fn script(machines: &[&str]) -> Script {
         let machines = machines.iter().map(|name| (*name).to_owned()).collect();
-        Script { with_class: true, machines, adds: String::new() }
+        Script { with_class: true, machines }
     }
 
     fn variables(asked: &Asked) -> BTreeMap<OsString, OsString> {
@@ -207,11 +178,13 @@ mod tests {
             };
             let first = of(before, "-S lockedsigs world");
             let parse = of("", "-p");
-            let OfLayer { world, class, .. } = of_layer(script(&[]).next(&parse, &first));
+            let OfLayer { world, strict_world, class, .. } = of_layer(script(&[]).next(&parse, &first));
             let class = class.unwrap();
             assert_eq!(variables(&world), seen(before), "{own:?}");
             assert_eq!(variables(&class), seen(&format!("{before} {class_too}")), "{own:?}");
-            assert_eq!([&world.argv, &class.argv], [&first.argv; 2]);
+            assert_eq!([&strict_world.argv, &class.argv], [&first.argv; 2]);
+            assert_eq!(world.argv, asked("-k -S lockedsigs world", &[]).argv);
+            assert_eq!(variables(&world), variables(&strict_world));
         }
     }
 
@@ -223,74 +196,12 @@ mod tests {
         );
         let parse = asked("-p", &[("BB_ENV_EXTRAWHITE", "A"), ("X", "1")]);
         let dunfell = Script::default();
-        let OfLayer { world, class, .. } = of_layer(dunfell.next(&parse, &first));
+        let OfLayer { world, strict_world, class, .. } = of_layer(dunfell.next(&parse, &first));
         assert_eq!(class, None);
-        assert_eq!(world.argv, asked("-S none world", &[]).argv);
+        assert_eq!(strict_world.argv, asked("-S none world", &[]).argv);
         let mut wanted = variables(&first);
         wanted.insert("X".into(), "1".into());
         assert_eq!(variables(&world), wanted);
-    }
-
-    /// At the world without the layer all is known that is known later, when the list has any names: the
-    /// agent's always has.
-    #[test]
-    fn what_the_layer_will_be_asked_is_known_before_it_is_added() {
-        let lists = ["BB_ENV_PASSTHROUGH_ADDITIONS", "BB_ENV_EXTRAWHITE"];
-        for (list, with_class) in [(lists[0], true), (lists[1], false)] {
-            let parse = asked("-p", &[("PATH", "/p"), (list, "HOME SSH")]);
-            let first = asked(
-                "-S lockedsigs world",
-                &[
-                    ("PATH", "/p"),
-                    (list, "HOME SSH BB_SIGNATURE_HANDLER"),
-                    ("BB_SIGNATURE_HANDLER", "OEBasicHash"),
-                ],
-            );
-            let script = Script { with_class, adds: line_of("/l/x"), ..Script::default() };
-            let early = of_layer(script.next(&first, &first));
-            assert_eq!((&early.parse, early.adds.as_str()), (&parse, "\nBBLAYERS += \"/l/x\"\n"));
-            assert_eq!(variables(&early.world), variables(&first));
-            let later = of_layer(script.next(&parse, &first));
-            assert_eq!(later, OfLayer { adds: String::new(), ..early }, "{list}");
-        }
-    }
-
-    #[test]
-    fn what_is_not_understood_is_not_told_before_the_layer_is_added() {
-        let first = asked("-S none world", &[("BB_SIGNATURE_HANDLER", "OEBasicHash")]);
-        let adds = line_of("/l/x");
-        let machine = Script { adds: adds.clone(), ..script(&["a"]) };
-        let asks = Script { adds, ..script(&[]) };
-        assert!(asks.next(&first, &first).is_some());
-        assert_eq!(machine.next(&first, &first), None, "the machines come first");
-        assert_eq!(script(&[]).next(&first, &first), None, "how it is added is not known");
-        let other = asked("-S none world", &[("BB_SIGNATURE_HANDLER", "OEBasicHash"), ("X", "1")]);
-        assert_eq!(asks.next(&other, &first), None, "it is not the first");
-    }
-
-    #[test]
-    fn how_the_layer_is_added_is_read_from_the_tool() {
-        let top = tempfile::tempdir().unwrap();
-        let core = top.path().join("core");
-        let layer = top.path().canonicalize().unwrap().join("meta-x");
-        let init = core.join("scripts/lib/checklayer/__init__.py");
-        for directory in [init.parent().unwrap(), &layer] {
-            std::fs::create_dir_all(directory).unwrap();
-        }
-        let link = top.path().join("link");
-        std::os::unix::fs::symlink(&layer, &link).unwrap();
-        let wanted = format!("\nBBLAYERS += \"{}\"\n", layer.display());
-        // As in dunfell, kirkstone, scarthgap and master.
-        let known = r#"                f.write("\nBBLAYERS += \"%s\"\n" % path)"#;
-        for (text, layer, wanted) in [
-            (known, &layer, wanted.as_str()),
-            (known, &link, &wanted),
-            (known, &top.path().join("gone"), ""),
-            ("f.write('BBLAYERS:append = \" %s\"' % path)", &layer, ""),
-        ] {
-            std::fs::write(&init, text).unwrap();
-            assert_eq!(Script::read(&core, layer, &[]).adds, wanted, "{text} {}", layer.display());
-        }
     }
 
     #[test]

@@ -10,15 +10,15 @@ use walkdir::WalkDir;
 
 use agent_process::User;
 
-use super::key::{Inputs, LAYERS, readable};
+use super::key::{Digest, Inputs, LAYERS, readable};
 use super::stat_cache::StatCache;
 use super::tree::Surroundings;
 use super::wire::Pack;
-use super::{Accepted, Asked, Refusal, host, layers, outside, question, quick, tree};
+use super::{Accepted, Asked, Refusal, admission, home, host, layers, outside, question, quick, tree};
 use agent_fs::read;
 
 /// Raised when a key of the same inputs must not be the same any more.
-const FORMAT: &str = "3";
+const FORMAT: &str = "4";
 
 /// No configuration file is larger.
 const LONGEST_CONF: u64 = 4 << 20;
@@ -82,6 +82,7 @@ pub fn collect_at(at: &Path, place: &Place, asked: &Asked, cache: &mut StatCache
     // What the agent itself puts on the PATH decides no answer.
     let own = place.own.iter().map(|own| quick::directory(own));
     host::add(&mut inputs, path, &trees.iter().cloned().chain(own).collect::<Vec<_>>())?;
+    home::add(&mut inputs, &place.user.home)?;
     let mut real_layers = Vec::new();
     for layer in &layers {
         real_layers.push(real(layer)?);
@@ -99,9 +100,28 @@ pub fn collect_at(at: &Path, place: &Place, asked: &Asked, cache: &mut StatCache
         }
         // OE-Core always asks for its own commit.
         tree.tracked.asks_git |= real(&place.oe_core)?.starts_with(root);
-        inputs.add_tree(format!("files of {}", readable(root.as_os_str())), tree);
+        inputs.add_tree(admission::part_of_tree(root), tree);
     }
     Ok(inputs)
+}
+
+/// The trees of these layers as they are now, by the names of their parts; one that cannot be read is left out.
+/// `around` are layers to which their links may lead.
+pub fn trees_of(
+    place: &Place,
+    layers: &[PathBuf],
+    around: &[PathBuf],
+    cache: &mut StatCache,
+) -> BTreeMap<String, Digest> {
+    let all: Vec<PathBuf> = layers.iter().chain(around).cloned().collect();
+    let Ok(trees) = trees(place, &all) else { return BTreeMap::new() };
+    let around = Surroundings { skip: &place.own, trees: &trees };
+    let of_layer = |layer: &PathBuf| {
+        let root = root_of(&real(layer).ok()?, &place.own);
+        let tree = tree::read(&root, &around, cache).ok()?;
+        Some((admission::part_of_tree(&root), tree.listing.digest()))
+    };
+    layers.iter().filter_map(of_layer).collect()
 }
 
 /// The call itself and who calls.

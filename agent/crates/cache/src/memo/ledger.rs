@@ -1,7 +1,7 @@
-//! What the answers of one run of the tool stood on: which were plain, and which kinds of questions had others.
+//! What the answers of one run of the tool stood on: which were fresh, and which kinds of questions had others.
 //!
-//! Plain is what BitBake gave in the check's own build directory, with nothing there that an earlier run had
-//! parsed. A verdict other than a pass may rest on nothing else.
+//! Fresh is what a BitBake of this very run gave, with nothing there that an earlier run had parsed: in the check's own
+//! build directory, or apart in one that looks the same to it. A verdict other than a pass may rest on nothing else.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use super::desk::{Looked, Shared, lock};
 use super::wire::Answer;
 use super::{Accepted, Key, Refusal};
 
-/// A run after one whose verdict was no pass and rested on other answers than plain ones. What is not asked
+/// A run after one whose verdict was no pass and rested on other answers than fresh ones. What is not asked
 /// anew may be answered from the stores; nothing is asked ahead, and BitBake gets no parse cache.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Again {
@@ -24,16 +24,26 @@ pub struct Again {
     pub lost: Duration,
 }
 
+/// The kinds of questions whose answers a failure may not rest on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Given {
+    /// Their answers were stored before, or rest on what an earlier run had parsed.
+    pub stored: Kinds,
+    /// BitBake's files of signatures for them are not in the check's own build directory.
+    pub elsewhere: Kinds,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
-    /// Questions with plain answers.
-    plain: HashSet<Key>,
-    /// Kinds that had other answers.
-    given: Kinds,
+    /// Questions that a BitBake of this run answered, with nothing there that an earlier run had parsed.
+    fresh: HashSet<Key>,
+    /// Those of them that it answered in the check's own build directory.
+    here: HashSet<Key>,
+    given: Given,
     /// The check's build directory got a parse cache; whatever BitBake does there may rest on it.
     restored: bool,
-    /// BitBake failed when it was asked ahead. What it will say to the tool is to be plain at once.
-    failed_ahead: bool,
+    /// BitBake failed with a parse cache. What it will say to the tool is to be plain at once.
+    failed_with_cache: bool,
 }
 
 impl Ledger {
@@ -41,42 +51,51 @@ impl Ledger {
         self.restored = true;
     }
 
-    pub fn failed_ahead(&mut self) {
-        self.failed_ahead = true;
+    pub fn failed_with_cache(&mut self) {
+        self.failed_with_cache = true;
     }
 
-    pub fn has_failed_ahead(&self) -> bool {
-        self.failed_ahead
+    pub fn has_failed_with_cache(&self) -> bool {
+        self.failed_with_cache
     }
 
-    /// BitBake's answer of the check's own build directory was kept.
-    pub fn kept(&mut self, key: Key) {
+    /// BitBake answered in the check's own build directory.
+    pub fn asked_here(&mut self, key: Key) {
         if !self.restored {
-            self.plain.insert(key);
+            self.fresh.insert(key.clone());
+            self.here.insert(key);
         }
     }
 
-    pub fn is_plain(&self, key: &Key) -> bool {
-        self.plain.contains(key)
+    /// BitBake answered apart, without a parse cache.
+    pub fn asked_apart(&mut self, key: Key) {
+        self.fresh.insert(key);
     }
 
-    /// The tool got an answer that was kept before.
+    pub fn is_here(&self, key: &Key) -> bool {
+        self.here.contains(key)
+    }
+
+    /// The tool got an answer that BitBake had given before.
     pub fn answered(&mut self, kind: Kind, key: &Key) {
-        if !self.is_plain(key) {
-            self.given.insert(kind);
+        if !self.fresh.contains(key) {
+            self.given.stored.insert(kind);
+        }
+        if !self.here.contains(key) {
+            self.given.elsewhere.insert(kind);
         }
     }
 
-    /// The kinds whose answers were not plain.
-    pub fn given(&self) -> Kinds {
-        if self.restored { Kinds::from(Kind::ALL) } else { self.given.clone() }
+    pub fn given(&self) -> Given {
+        let stored = if self.restored { Kinds::from(Kind::ALL) } else { self.given.stored.clone() };
+        Given { stored, elsewhere: self.given.elsewhere.clone() }
     }
 }
 
 impl Shared {
     /// What was found, unless BitBake is to be asked anew and was not yet.
     pub(super) fn less_anew(&self, kind: Kind, looked: Looked) -> Looked {
-        if !self.again.anew.contains(&kind) || lock(&self.ledger).is_plain(&looked.inputs.key()) {
+        if !self.again.anew.contains(&kind) || lock(&self.ledger).is_here(&looked.inputs.key()) {
             return looked;
         }
         Looked { found: None, why: "what failed rests on it".into(), ..looked }

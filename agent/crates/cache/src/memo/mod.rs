@@ -3,16 +3,17 @@
 //! yocto-check-layer asks BitBake for the signatures of the whole world several times. For one run of
 //! it the agent stands before `bitbake` on the PATH ([`Front`], [`stand_in`]). The stand-in sends a
 //! question that it recognises ([`Question`]) to the agent's desk ([`Desk`]), which reads every input
-//! from disk ([`inputs`]), makes a key of them ([`Inputs`]) and answers from the [`Store`], or lets the
-//! real BitBake run and keeps what it gave.
+//! from disk ([`inputs`]), makes a key of them ([`Inputs`]) and answers from the [`Store`], or starts the
+//! real BitBake ([`Ahead`]), gives what it gave, and keeps that if nobody can have forged it ([`Admission`]).
 //!
 //! At some questions it is known which ones come next. Those are asked ahead ([`foresee`], [`schedule`],
 //! [`ahead`]), and answered from the store when they come.
 //!
 //! A wrong answer would be a wrong verdict. So whatever is not understood is not reused, and says why:
-//! a [`Refusal`] is no error, the real BitBake runs. What comes over the socket is only a question;
+//! a [`Refusal`] is no error, the real BitBake runs. What comes over the socket is only a question, never an answer;
 //! layer code may ask as well, and learns nothing that it could not compute.
 
+mod admission;
 mod ahead;
 mod desk;
 mod difference;
@@ -20,8 +21,10 @@ mod floating;
 mod foresee;
 mod front;
 mod git_state;
+mod home;
 mod host;
 mod inputs;
+mod keep;
 mod key;
 mod layers;
 mod ledger;
@@ -37,16 +40,18 @@ mod store;
 mod tree;
 mod wire;
 
+pub use admission::{Admission, WrittenConf, runs_code};
 pub use ahead::Ahead;
 pub use desk::{Course, Desk};
 pub use foresee::Script;
 pub use front::Front;
-pub use inputs::Place;
+pub use inputs::{Place, trees_of};
+pub use key::Digest;
 pub use key::{Inputs, Key};
-pub use ledger::Again;
+pub use ledger::{Again, Given};
 pub use question::{Asked, Question};
 pub use quick::{Sigdata, path_of_bitbake};
-pub use schedule::Schedule;
+pub use stat_cache::StatCache;
 pub use store::{Store, Stores, make_private};
 
 /// Why answers are not reused or not kept, as a sentence for people.

@@ -2,15 +2,17 @@
 //! was waited for them.
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsString;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
-use agent_process::Interrupt;
+use agent_process::End;
 use agent_types::events::Recipes;
 use agent_yocto::check_layer::Kind;
 
 use super::key::{Inputs, Key};
+use super::wire::BitbakeOutcome;
 use super::{Asked, Question, Refusal};
 
 /// What is foreseen once each.
@@ -18,12 +20,10 @@ use super::{Asked, Question, Refusal};
 pub enum Foresight {
     Layer,
     Machines,
-    /// What is asked of the layer, beside the first question.
-    Beside,
 }
 
 impl Foresight {
-    pub const ALL: [Foresight; 3] = [Foresight::Layer, Foresight::Machines, Foresight::Beside];
+    pub const ALL: [Foresight; 2] = [Foresight::Layer, Foresight::Machines];
 }
 
 /// What is known of it at a moment.
@@ -31,9 +31,9 @@ impl Foresight {
 pub struct Progress {
     /// The first question for signatures.
     pub first: Option<Asked>,
+    /// How many questions were asked.
+    questions: usize,
     pub begun: HashSet<Foresight>,
-    /// What runs beside the first question.
-    pub beside: Option<Beside>,
     pub asked: HashMap<Key, Foreseen>,
     /// Seconds that were waited, not yet made good by answers.
     pub debt: f64,
@@ -51,13 +51,26 @@ pub struct Foreseen {
     pub recipes: Option<Recipes>,
     /// Why there is no answer.
     pub in_vain: Option<Refusal>,
+    /// What BitBake gave, for this run of the tool alone.
+    pub outcomes: Vec<FreshOutcome>,
 }
 
-#[derive(Debug)]
-pub struct Beside {
-    /// The first question.
-    pub first: Key,
-    pub stop: Interrupt,
+/// What BitBake gave in this run of the tool and is in no store: it failed, or may not be kept for others.
+#[derive(Clone, Debug)]
+pub struct FreshOutcome {
+    /// The words of the call.
+    pub argv: Vec<OsString>,
+    pub outcome: BitbakeOutcome,
+    pub seconds: f64,
+    /// Why it is not kept.
+    pub why: Refusal,
+}
+
+impl FreshOutcome {
+    /// Whether BitBake would give the same to this call. After an error `-k` makes a difference.
+    fn answers(&self, asked: &Asked) -> bool {
+        self.argv == asked.argv || self.outcome.end == End::Exited(0)
+    }
 }
 
 impl Progress {
@@ -66,8 +79,14 @@ impl Progress {
         Progress { debt: lost.as_secs_f64(), ..Progress::default() }
     }
 
-    /// Takes note of a question that was asked; its kind.
-    pub fn note(&mut self, asked: &Asked, question: &Question) -> Kind {
+    /// Takes note of a question that was asked; its kind, and whether it was the very first.
+    pub fn note(&mut self, asked: &Asked, question: &Question) -> (Kind, bool) {
+        self.questions += 1;
+        let is_first = self.questions == 1;
+        (self.kind(asked, question), is_first)
+    }
+
+    fn kind(&mut self, asked: &Asked, question: &Question) -> Kind {
         let first = match &self.first {
             None if question.leaves_signatures => {
                 self.first = Some(asked.clone());
@@ -75,8 +94,6 @@ impl Progress {
             }
             first => first.as_ref(),
         };
-        // The layer has been added, and the same words are another question.
-        self.begun.insert(Foresight::Beside);
         let differs = |name| first.is_some_and(|first| asked.variable(name) != first.variable(name));
         match (question.leaves_signatures, differs("INHERIT"), differs("MACHINE")) {
             (false, ..) => Kind::Parses,
@@ -86,14 +103,9 @@ impl Progress {
         }
     }
 
-    /// BitBake itself took so many seconds for a question of the check. What ran beside it slowed it down;
-    /// when it is not `kept`, nothing that ran beside it will be.
-    pub fn has_run(&mut self, key: &Key, seconds: f64, kept: bool) {
-        let Some(beside) = self.beside.as_ref().filter(|beside| beside.first == *key) else { return };
-        self.debt += seconds;
-        if !kept {
-            beside.stop.signal();
-        }
+    /// What BitBake gave to this question in this run, when it is in no store.
+    pub fn outcome(&self, key: &Key, asked: &Asked) -> Option<FreshOutcome> {
+        self.asked.get(key)?.outcomes.iter().find(|outcome| outcome.answers(asked)).cloned()
     }
 
     /// What was under way for this question when it was asked.

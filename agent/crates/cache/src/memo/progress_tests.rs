@@ -1,58 +1,33 @@
 use super::*;
 
-fn key(name: &str) -> Key {
-    let mut inputs = Inputs::default();
-    inputs.add(name, b"");
-    inputs.key()
-}
-
-fn beside_the_first() -> (Progress, Interrupt) {
-    let stop = Interrupt::new(None);
-    let beside = Some(Beside { first: key("first"), stop: stop.clone() });
-    (Progress { beside, ..Progress::default() }, stop)
-}
-
+/// Two worlds of 100 s side by side, and a parse that is waited for; the world with the layer is asked twice.
 #[test]
-fn what_runs_beside_the_first_question_ends_with_it_unless_it_is_kept() {
-    for (question, kept, stopped) in
-        [("first", false, true), ("first", true, false), ("other", false, false), ("other", true, false)]
-    {
-        let (mut progress, stop) = beside_the_first();
-        progress.has_run(&key(question), 1.0, kept);
-        assert_eq!(stop.state().is_some(), stopped, "{question} {kept}");
-    }
-}
-
-/// Three worlds of 100 s side by side, and a parse that is waited for; the world with the layer is asked
-/// twice.
-#[test]
-fn what_the_first_question_took_counts_against_what_ran_beside_it() {
-    let (mut progress, _) = beside_the_first();
-    progress.has_run(&key("first"), 100.0, true);
+fn what_was_waited_for_counts_against_what_was_asked_meanwhile() {
+    let mut progress = Progress::default();
+    progress.debt += 90.0;
     let answers = [(20.0, 10.0), (100.0, 0.0), (100.0, 0.0), (100.0, 0.0)];
     let saved = answers.map(|(seconds, waited)| progress.saved(seconds, waited));
-    assert_eq!(saved, [0.0, 10.0, 100.0, 100.0]);
-    // Alone it costs the others nothing.
-    let mut progress = Progress::default();
-    progress.has_run(&key("first"), 100.0, true);
-    assert_eq!(progress.saved(20.0, 10.0), 10.0);
+    assert_eq!(saved, [0.0, 20.0, 100.0, 100.0]);
 }
 
+/// After an error `-k` makes a difference.
 #[test]
-fn the_words_of_the_first_question_are_another_one_later() {
-    let asked = Asked {
-        argv: ["-S", "none", "world"].map(Into::into).to_vec(),
+fn a_failure_answers_its_own_call_alone() {
+    let asked = |words: &str| Asked {
+        argv: words.split_whitespace().map(Into::into).collect(),
         cwd: "/b".into(),
         umask: 0o22,
         joined: true,
-        environment: vec![("BB_SIGNATURE_HANDLER".into(), "OEBasicHash".into())],
+        environment: Vec::new(),
     };
-    let question = Question::recognise(&asked).unwrap();
-    let mut progress = Progress::default();
-    progress.note(&asked, &question);
-    assert!(progress.first.is_some() && !progress.begun.contains(&Foresight::Beside));
-    progress.note(&asked, &question);
-    assert!(progress.begun.contains(&Foresight::Beside));
+    let [lenient, strict] = [asked("-k -S none world"), asked("-S none world")];
+    for (end, of_other) in [(End::Exited(0), true), (End::Exited(1), false)] {
+        let outcome = BitbakeOutcome { end, stdout: Vec::new(), stderr: Vec::new(), signatures: None };
+        let why = Refusal("why".into());
+        let fresh = FreshOutcome { argv: lenient.argv.clone(), outcome, seconds: 1.0, why };
+        assert!(fresh.answers(&lenient));
+        assert_eq!(fresh.answers(&strict), of_other);
+    }
 }
 
 #[test]
@@ -89,7 +64,7 @@ fn a_question_is_of_its_kind_by_what_sets_it_apart_from_the_first() {
         ] {
             let asked = asked(words, &with(more));
             let question = Question::recognise(&asked).unwrap();
-            assert_eq!(progress.note(&asked, &question), wanted, "{own:?} {words} {more:?}");
+            assert_eq!(progress.note(&asked, &question).0, wanted, "{own:?} {words} {more:?}");
         }
     }
 }

@@ -5,8 +5,8 @@
 //! question) is asked in one room and the world with the class in another. One after another, the world
 //! is asked in the check's own build directory, before the question that was asked.
 //!
-//! Where three fit side by side, the first question is enough to know all that: the world without the layer
-//! is asked in the check's own build directory, and the others beside it in rooms that have the layer.
+//! The world without the layer is asked alone: beside it no code of the layer may run, or its answer could not be
+//! kept for later jobs.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,21 +15,21 @@ use std::time::Instant;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinSet, spawn_blocking};
 
-use agent_process::Interrupt;
+use agent_process::{End, Interrupt};
 use agent_yocto::check_layer::Kind;
 
-use super::ahead::{Ahead, Room, Way};
-use super::desk::{Kept, Looked, Shared, lock};
+use super::ahead::{Room, Way};
+use super::desk::{Looked, Shared, lock};
 use super::foresee::{Next, OfLayer, Script};
+use super::keep::{Answered, Kept};
 use super::key::{Inputs, Key};
 use super::parses::{self, Restored};
-use super::progress::{Beside, Foreseen, Foresight};
+use super::progress::{Foreseen, Foresight, FreshOutcome};
 use super::{Accepted, Asked, Question, Refusal, difference};
 
 /// Asking ahead in one run.
 #[derive(Debug)]
 pub struct Schedule {
-    ahead: Ahead,
     script: Script,
     /// Ends all of it.
     stop: Interrupt,
@@ -45,23 +45,30 @@ struct Planned {
     done: watch::Sender<()>,
 }
 
+/// Questions for one room, one after another.
+struct Lane {
+    asked: Vec<Asked>,
+    /// What is asked at the end when BitBake fails at the first one: the same without `-k`, which has another
+    /// answer then.
+    if_first_fails: Option<Asked>,
+}
+
+impl Lane {
+    fn of(asked: Vec<Asked>) -> Lane {
+        Lane { asked, if_first_fails: None }
+    }
+}
+
 impl Schedule {
-    pub fn new(ahead: Ahead, script: Script) -> Schedule {
-        let stop = ahead.interrupt();
-        Schedule { ahead, script, stop, lanes: tokio::sync::Mutex::default() }
+    pub fn new(script: Script, stop: Interrupt) -> Schedule {
+        Schedule { script, stop, lanes: tokio::sync::Mutex::default() }
     }
 
-    /// What is under way is to end; nobody waits for it here.
-    pub fn stop(&self) {
-        self.stop.signal();
-    }
-
-    /// Ends what is under way and removes what it left.
+    /// Ends what is under way.
     pub async fn close(&self) {
-        self.stop();
+        self.stop.signal();
         let mut lanes = self.lanes.lock().await;
         while lanes.join_next().await.is_some() {}
-        self.ahead.close();
     }
 }
 
@@ -76,13 +83,17 @@ impl Shared {
     ) -> Accepted<Looked> {
         let Some(schedule) = &self.schedule else { return Ok(looked) };
         let key = looked.inputs.key();
+        let fresh = || lock(&self.progress).outcome(&key, asked);
+        if let Some(fresh) = fresh() {
+            return Ok(Looked { fresh: Some(fresh), ..looked });
+        }
         let since = Instant::now();
         let known = lock(&self.progress).receiver(&key);
         let answered = match known {
             Some(_) => true,
             None => {
                 self.stop_what_is_not_asked(schedule, question, &looked.inputs).await;
-                let begun = self.begin(schedule, asked, &key).await;
+                let begun = self.begin(schedule, asked).await;
                 if let Some(foreseen) = lock(&self.progress).asked.get_mut(&key) {
                     foreseen.why.clone_from(&looked.why);
                 }
@@ -97,6 +108,12 @@ impl Shared {
         let looked = if answered { self.look(asked, question).await? } else { looked };
         if looked.found.is_some() {
             return Ok(looked);
+        }
+        // Still of the same inputs.
+        if looked.inputs.key() == key
+            && let Some(fresh) = fresh()
+        {
+            return Ok(Looked { fresh: Some(fresh), ..looked });
         }
         let mut progress = lock(&self.progress);
         progress.debt += since.elapsed().as_secs_f64();
@@ -134,11 +151,7 @@ impl Shared {
             })
         };
         if let Some(other) = other {
-            match lock(&self.progress).beside.take() {
-                // With the layer added it can be foreseen again.
-                Some(beside) => beside.stop.signal(),
-                None => schedule.stop(),
-            }
+            schedule.stop.signal();
             let message = format!("{} was asked ahead with other inputs: {other}", question.name);
             self.events.info(message).await;
         }
@@ -146,7 +159,7 @@ impl Shared {
 
     /// Foresees what comes after this question and begins to ask it, once for each kind. Whether the
     /// question itself may have an answer then.
-    async fn begin(self: &Arc<Shared>, schedule: &Schedule, asked: &Asked, key: &Key) -> bool {
+    async fn begin(self: &Arc<Shared>, schedule: &Schedule, asked: &Asked) -> bool {
         if schedule.stop.state().is_some() {
             return false;
         }
@@ -155,8 +168,7 @@ impl Shared {
             let next = progress.first.as_ref().and_then(|first| schedule.script.next(asked, first));
             let Some(next) = next else { return false };
             let kind = match &next {
-                Next::Layer(of_layer) if of_layer.adds.is_empty() => Foresight::Layer,
-                Next::Layer(_) => Foresight::Beside,
+                Next::Layer(_) => Foresight::Layer,
                 Next::Machines(_) => Foresight::Machines,
             };
             if !progress.begun.insert(kind) {
@@ -164,27 +176,18 @@ impl Shared {
             }
             (next, kind)
         };
-        let own = usize::from(kind == Foresight::Beside);
-        match (schedule.ahead.way(2 + own).await, next) {
+        match (self.ahead.way(2).await, next) {
             (Way::SideBySide(most), Next::Layer(of_layer)) => {
-                let OfLayer { world, parse, class, adds } = *of_layer;
-                let mut lanes = vec![vec![world, parse]];
-                lanes.extend(class.map(|class| vec![class]));
-                let stop = self.side_by_side(schedule, lanes, most - own, &adds, true).await;
-                if kind == Foresight::Beside {
-                    lock(&self.progress).beside = stop.map(|stop| Beside { first: key.clone(), stop });
-                }
+                let OfLayer { world, strict_world, parse, class } = *of_layer;
+                let mut lanes = vec![Lane { asked: vec![world, parse], if_first_fails: Some(strict_world) }];
+                lanes.extend(class.map(|class| Lane::of(vec![class])));
+                self.side_by_side(schedule, lanes, most).await;
                 kind == Foresight::Layer
             }
             (Way::SideBySide(most), Next::Machines(all)) => {
-                let lanes = all.into_iter().map(|one| vec![one]).collect();
-                self.side_by_side(schedule, lanes, most, "", false).await;
+                let lanes = all.into_iter().map(|one| Lane::of(vec![one])).collect();
+                self.side_by_side(schedule, lanes, most).await;
                 true
-            }
-            (Way::OneAfterAnother(why), Next::Layer(_)) if kind == Foresight::Beside => {
-                let message = format!("the world with the layer is not asked beside the one without: {why}");
-                self.events.info(message).await;
-                false
             }
             (Way::OneAfterAnother(why), Next::Layer(of_layer)) => {
                 let _ = self.before(schedule, &of_layer.world, &why).await;
@@ -199,24 +202,16 @@ impl Shared {
         let Some(planned) = self.plan(world, &self.place.build).await? else { return Ok(()) };
         let message = format!("{} is asked ahead, not side by side: {why}", planned.question.name);
         self.events.info(message).await;
-        self.ask_ahead(schedule, planned, None, &schedule.stop).await
+        let _own = self.own_directory().await;
+        self.ask_ahead(planned, None, &schedule.stop).await.map(drop)
     }
 
-    /// Begins to ask each lane in a room of its own, `most` of them at once; there `conf/bblayers.conf` has
-    /// `more` text. What stops all of it, when there is anything to ask.
-    async fn side_by_side(
-        self: &Arc<Shared>,
-        schedule: &Schedule,
-        lanes: Vec<Vec<Asked>>,
-        most: usize,
-        more: &str,
-        first_decides: bool,
-    ) -> Option<Interrupt> {
+    /// Begins to ask each lane in a room of its own, `most` of them at once.
+    async fn side_by_side(self: &Arc<Shared>, schedule: &Schedule, lanes: Vec<Lane>, most: usize) {
         let permits = Arc::new(Semaphore::new(most));
-        let stop = schedule.stop.part();
         let mut names = Vec::new();
-        for (number, lane) in lanes.into_iter().enumerate() {
-            let room = match schedule.ahead.room(more).await {
+        for lane in lanes {
+            let room = match self.ahead.room().await {
                 Ok(room) => room,
                 Err(refusal) => {
                     self.events.info(format!("nothing is asked ahead: {refusal}")).await;
@@ -224,38 +219,33 @@ impl Shared {
                 }
             };
             let mut planned = Vec::new();
-            for (place, asked) in lane.iter().enumerate() {
+            for (place, asked) in lane.asked.iter().enumerate() {
                 // Without the world before it a question is better asked by the check itself.
                 if place == 0 || !planned.is_empty() {
                     planned.extend(self.plan(asked, room.path()).await.ok().flatten());
                 }
             }
             if planned.is_empty() {
-                schedule.ahead.clear(room).await;
+                self.ahead.clear(room).await;
                 continue;
             }
             names.extend(planned.iter().map(|planned| planned.question.name.clone()));
-            let decides = first_decides && number == 0;
-            let (shared, permits, stop) = (self.clone(), permits.clone(), stop.clone());
+            let (shared, permits, stop) = (self.clone(), permits.clone(), schedule.stop.part());
             schedule.lanes.lock().await.spawn(async move {
                 let _permit = permits.acquire_owned().await;
-                if shared.lane(room, planned, &stop).await.is_err() && decides {
-                    stop.signal();
-                }
+                shared.lane(room, planned, lane.if_first_fails, &stop).await;
             });
         }
-        if names.is_empty() {
-            return None;
+        if !names.is_empty() {
+            self.events.info(format!("asked ahead, side by side: {}", names.join("; "))).await;
         }
-        self.events.info(format!("asked ahead, side by side: {}", names.join("; "))).await;
-        Some(stop)
     }
 
     /// Takes note of a question that is to be asked ahead `at` this build directory; `None` when its answer
     /// is known or under way.
     async fn plan(self: &Arc<Shared>, asked: &Asked, at: &Path) -> Accepted<Option<Planned>> {
         let Some(question) = Question::recognise(asked) else { return Ok(None) };
-        let Looked { inputs, found, why } = self.look_at(at, asked, &question).await?;
+        let Looked { inputs, found, why, .. } = self.look_at(at, asked, &question).await?;
         let mut progress = lock(&self.progress);
         let key = inputs.key();
         if found.is_some() || progress.asked.contains_key(&key) {
@@ -263,69 +253,116 @@ impl Shared {
         }
         let (done, under_way) = watch::channel(());
         let name = question.name.clone();
-        let foreseen =
-            Foreseen { name, inputs: inputs.clone(), under_way, why, recipes: None, in_vain: None };
+        let inputs_of = inputs.clone();
+        let (recipes, in_vain, outcomes) = (None, None, Vec::new());
+        let foreseen = Foreseen { name, inputs: inputs_of, under_way, why, recipes, in_vain, outcomes };
         progress.asked.insert(key, foreseen);
         Ok(Some(Planned { asked: asked.clone(), question, inputs, done }))
     }
 
-    /// Asks some questions one after another in a room of their own. An error when one had no answer:
-    /// the rest is not asked.
-    async fn lane(self: &Arc<Shared>, room: Room, lane: Vec<Planned>, stop: &Interrupt) -> Accepted<()> {
-        let Some(schedule) = &self.schedule else { return Ok(()) };
-        let mut trouble = Ok(());
-        for planned in lane {
-            match &trouble {
-                Ok(()) => trouble = self.ask_ahead(schedule, planned, Some(&room), stop).await,
-                Err(refusal) => self.in_vain(&planned.inputs.key(), Refusal::clone(refusal)),
+    /// Asks some questions one after another in a room of their own. After one that could not be asked the
+    /// rest is not asked.
+    async fn lane(
+        self: &Arc<Shared>,
+        room: Room,
+        lane: Vec<Planned>,
+        if_first_fails: Option<Asked>,
+        stop: &Interrupt,
+    ) {
+        let mut trouble = None;
+        let mut last = None;
+        for (place, planned) in lane.into_iter().enumerate() {
+            if let Some(refusal) = &trouble {
+                self.in_vain(&planned.inputs.key(), Refusal::clone(refusal));
+                continue;
+            }
+            let (question, inputs) = (planned.question.clone(), planned.inputs.clone());
+            match self.ask_ahead(planned, Some(&room), stop).await {
+                Ok(false) if place == 0 => {
+                    let planned = if_first_fails.clone().map(|asked| {
+                        let done = self.under_way_again(&inputs.key());
+                        Planned { asked, question, inputs, done }
+                    });
+                    last = planned;
+                }
+                Ok(_) => {}
+                Err(refusal) => trouble = Some(refusal),
             }
         }
-        schedule.ahead.clear(room).await;
-        trouble
+        if let Some(planned) = last.filter(|_| trouble.is_none()) {
+            let _ = self.ask_ahead(planned, Some(&room), stop).await;
+        }
+        self.ahead.clear(room).await;
     }
 
+    /// Asks BitBake; whether it ended well.
     async fn ask_ahead(
         self: &Arc<Shared>,
-        schedule: &Schedule,
         planned: Planned,
         room: Option<&Room>,
         stop: &Interrupt,
-    ) -> Accepted<()> {
+    ) -> Accepted<bool> {
         let Planned { asked, question, inputs, done } = planned;
         let key = inputs.key();
         let at = room.map_or(&*self.place.build, Room::path).to_owned();
-        self.restore_ahead(&key, &at, &inputs).await;
-        let kept = match schedule.ahead.ask(&asked, &question.name, room, stop).await {
-            Ok((ran, seconds)) => {
-                if ran.status != Some(0) {
-                    lock(&self.ledger).failed_ahead();
-                }
-                if let Some(foreseen) = lock(&self.progress).asked.get_mut(&key) {
-                    foreseen.recipes = parses::count(&ran);
-                }
-                let shared = self.clone();
-                let keep = move || shared.keep(&at, &asked, &inputs, &question, ran, seconds);
-                spawn_blocking(keep).await.unwrap_or_else(|error| Err(Refusal(error.to_string())))
+        let restored = self.restore_ahead(&key, &at, &inputs).await;
+        let ran = match self.ahead.ask(&asked, &question.name, room, stop).await {
+            Ok(ran) => ran,
+            Err(refusal) => {
+                self.in_vain(&key, refusal.clone());
+                return Err(refusal);
             }
-            Err(refusal) => Err(refusal),
         };
-        match &kept {
+        let is_well = ran.outcome.end == End::Exited(0);
+        if restored && !is_well {
+            lock(&self.ledger).failed_with_cache();
+        }
+        if let Some(foreseen) = lock(&self.progress).asked.get_mut(&key) {
+            foreseen.recipes = parses::count(&ran.outcome).or(foreseen.recipes);
+        }
+        let (argv, outcome, seconds) = (asked.argv.clone(), ran.outcome.clone(), ran.seconds);
+        let answered = Answered { at, asked, inputs, question, ran, is_first: false, restored };
+        let shared = self.clone();
+        let kept = spawn_blocking(move || shared.keep(&answered)).await;
+        match kept.unwrap_or_else(|error| Err(Refusal(error.to_string()))) {
             Ok(Kept::Whole) => {}
             Ok(Kept::Answer(refusal)) => {
                 self.add_to_why(&key, &format!("its parse cache was not kept: {refusal}"));
             }
-            Err(refusal) => self.in_vain(&key, refusal.clone()),
+            Ok(Kept::Nothing(why)) => {
+                if let Some(foreseen) = lock(&self.progress).asked.get_mut(&key) {
+                    foreseen.outcomes.push(FreshOutcome { argv, outcome, seconds, why });
+                }
+            }
+            Err(refusal) => {
+                self.in_vain(&key, refusal.clone());
+                return Err(refusal);
+            }
         }
         drop(done);
-        kept.map(|_| ())
+        Ok(is_well)
+    }
+
+    /// A question of these inputs is asked once more, in other words: whoever asks so waits for it.
+    fn under_way_again(&self, key: &Key) -> watch::Sender<()> {
+        let (done, under_way) = watch::channel(());
+        if let Some(foreseen) = lock(&self.progress).asked.get_mut(key) {
+            foreseen.under_way = under_way;
+        }
+        done
     }
 
     /// What was parsed before is not parsed again ahead either.
-    async fn restore_ahead(self: &Arc<Shared>, key: &Key, at: &Path, inputs: &Inputs) {
+    async fn restore_ahead(self: &Arc<Shared>, key: &Key, at: &Path, inputs: &Inputs) -> bool {
         let (shared, at, inputs) = (self.clone(), at.to_owned(), inputs.clone());
         let restored = spawn_blocking(move || shared.restore(&at, &inputs)).await;
-        if let Ok(Restored::Refused(refusal)) = restored {
-            self.add_to_why(key, &format!("the stored parse cache is not used: {refusal}"));
+        match restored {
+            Ok(Restored::Refused(refusal)) => {
+                self.add_to_why(key, &format!("the stored parse cache is not used: {refusal}"));
+                false
+            }
+            Ok(restored) => restored == Restored::Put,
+            Err(_) => false,
         }
     }
 

@@ -14,11 +14,10 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::stat::fstat;
 
-use agent_process::InPlace;
+use agent_process::{End, InPlace};
 
-use super::wire::{Answer, Call, Ran, Reply, receive, send};
+use super::wire::{BitbakeOutcome, Reply, receive, send};
 use super::{Asked, Question, path_of_bitbake};
-use agent_fs::read;
 
 /// The name under which it runs.
 pub const NAME: &str = "bitbake";
@@ -34,9 +33,6 @@ pub const STOPPING: &str = "stopping";
 
 /// The exit status of what was not started because of that: cancelled, as the agent has it.
 const NOT_STARTED: i32 = 130;
-
-/// Longer output is not kept. A run that is well prints some kilobytes.
-pub const OUTPUT: usize = 4 << 20;
 
 /// Whether the process was called by this name.
 pub fn is_called(own_name: Option<&OsStr>) -> bool {
@@ -69,9 +65,10 @@ pub fn main(argv: Vec<OsString>, mut environment: Vec<(OsString, OsString)>) -> 
         std::process::exit(NOT_STARTED);
     }
     let error = match asked {
-        Some((asking, Reply::Answer(answer))) => asking.give(&answer, &real),
-        Some((asking, Reply::Run)) => asking.run(&real),
-        _ => real.replace(),
+        Some((asked, Ok(Reply::Outcome(outcome)))) => give(&asked, &outcome, &real),
+        // The desk is gone: the check is being stopped, and nothing new may start.
+        Some((_, Err(_))) => agent_process::end_like(End::Cancelled),
+        Some((_, Ok(Reply::Pass))) | None => real.replace(),
     };
     let _ = writeln!(io::stderr(), "bitbake: {}: {error}", real.program.display());
     std::process::exit(126);
@@ -106,15 +103,9 @@ impl Ways {
     }
 }
 
-/// A question on its way.
-struct Asking {
-    asked: Asked,
-    question: Question,
-    desk: UnixStream,
-}
-
-/// Asks the desk; `None` when this is nothing to ask, or nobody answers.
-fn ask(front: &Path, real: &InPlace) -> Option<(Asking, Reply)> {
+/// Asks the desk; `None` when this is nothing to ask, or nobody answers. The desk starts the real BitBake itself
+/// where it has no answer, so that this may take as long as that does.
+fn ask(front: &Path, real: &InPlace) -> Option<(Asked, io::Result<Reply>)> {
     // A person's terminal gets BitBake's own display.
     if io::stdout().is_terminal() || io::stderr().is_terminal() {
         return None;
@@ -126,45 +117,31 @@ fn ask(front: &Path, real: &InPlace) -> Option<(Asking, Reply)> {
         joined: one_stream(),
         environment: real.environment.clone(),
     };
-    let question = Question::recognise(&asked)?;
+    Question::recognise(&asked)?;
     let mut desk = UnixStream::connect(front.join(SOCKET)).ok()?;
-    send(&mut desk, &Call::Ask(asked.clone()).pack()).ok()?;
-    let reply = Reply::unpack(&receive(&mut desk).ok()?).ok()?;
-    Some((Asking { asked, question, desk }, reply))
+    send(&mut desk, &asked.pack()).ok()?;
+    let reply = receive(&mut desk).and_then(|message| Reply::unpack(&message));
+    Some((asked, reply))
 }
 
-impl Asking {
-    fn signatures(&self) -> PathBuf {
-        self.asked.cwd.join(SIGNATURES)
+/// Leaves what BitBake left, and ends as it ended. Comes back only when the real one was wanted and failed.
+fn give(asked: &Asked, outcome: &BitbakeOutcome, real: &InPlace) -> io::Error {
+    // Better the real one than half an answer.
+    if let Some(signatures) = &outcome.signatures
+        && fs_err::write(asked.cwd.join(SIGNATURES), signatures).is_err()
+    {
+        return real.replace();
     }
-
-    /// Leaves what BitBake would have left. Comes back only when the real one was wanted and failed.
-    fn give(self, answer: &Answer, real: &InPlace) -> io::Error {
-        // Better the real one than half an answer.
-        if self.question.leaves_signatures && fs_err::write(self.signatures(), &answer.signatures).is_err() {
-            return real.replace();
-        }
-        let printed = io::stderr().write_all(&answer.stderr).and_then(|()| {
-            io::stdout().write_all(&answer.stdout)?;
-            io::stdout().flush()
-        });
-        // Nobody reads: BitBake would have met the same pipe.
-        std::process::exit(if printed.is_ok() { 0 } else { 1 })
-    }
-
-    /// Runs the real BitBake and tells the desk what it gave.
-    fn run(mut self, real: &InPlace) -> io::Error {
-        let ran = match real.accompany(self.asked.joined, OUTPUT) {
-            Ok(ran) => ran,
-            Err(error) => return error,
-        };
-        let signatures = read::whole(&self.signatures(), super::wire::LONGEST as u64);
-        let signatures = signatures.ok().filter(|_| self.question.leaves_signatures);
-        let told = Ran { status: ran.status.code(), stdout: ran.stdout, stderr: ran.stderr, signatures };
-        // yocto-check-layer deletes the file as soon as this process is gone. The desk may be gone as well.
-        let _ = send(&mut self.desk, &Call::Ran(told).pack()).and_then(|()| receive(&mut self.desk));
-        agent_process::end_like(ran.status)
-    }
+    let printed = io::stderr().write_all(&outcome.stderr).and_then(|()| {
+        io::stdout().write_all(&outcome.stdout)?;
+        io::stdout().flush()
+    });
+    // Nobody reads: BitBake would have met the same pipe.
+    agent_process::end_like(if printed.is_ok() || outcome.end != End::Exited(0) {
+        outcome.end
+    } else {
+        End::Exited(1)
+    })
 }
 
 /// Whether standard output and standard error are the same pipe or file.

@@ -22,13 +22,14 @@ use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
 use agent_fs::remove;
+use agent_process::End;
 use agent_types::error::{Error, Result};
 
-use super::difference;
 use super::key::{Digest, Inputs, Key, LAYERS, Parts, key_of};
 use super::parses::Shelf;
 use super::tree::Listing;
-use super::wire::Answer;
+use super::wire::{Answer, BitbakeOutcome};
+use super::{Question, difference};
 use agent_fs::read;
 
 /// Names the layout of `answer.json`.
@@ -69,6 +70,15 @@ pub struct Found {
     pub answer: Answer,
     /// How long the real BitBake took.
     pub seconds: f64,
+}
+
+impl Found {
+    /// What BitBake gave then.
+    pub fn outcome(self, question: &Question) -> BitbakeOutcome {
+        let Answer { stdout, stderr, signatures } = self.answer;
+        let signatures = question.leaves_signatures.then_some(signatures);
+        BitbakeOutcome { end: End::Exited(0), stdout, stderr, signatures }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

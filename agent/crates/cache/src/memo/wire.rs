@@ -5,28 +5,24 @@ use std::ffi::OsString;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
+use nix::sys::signal::Signal;
+
+use agent_process::End;
+
 use super::Asked;
 
 /// No message is longer: `locked-sigs.inc` of a large world has some ten megabytes.
 pub const LONGEST: usize = 256 << 20;
 
-/// What the stand-in says.
+/// What BitBake gave. Only the agent makes one, from a BitBake that it started itself: what the shim sends is
+/// a question and nothing else.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Call {
-    /// The first word of a connection.
-    Ask(Asked),
-    /// The real BitBake has run because the desk had no answer.
-    Ran(Ran),
-}
-
-/// What the real BitBake gave.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ran {
-    /// The exit status; `None` when a signal ended it.
-    pub status: Option<i32>,
-    /// `None` when there was too much of it.
-    pub stdout: Option<Vec<u8>>,
-    pub stderr: Option<Vec<u8>>,
+pub struct BitbakeOutcome {
+    /// [`End::Exited`] or [`End::Signalled`].
+    pub end: End,
+    pub stdout: Vec<u8>,
+    /// Empty when both streams were one.
+    pub stderr: Vec<u8>,
     /// `locked-sigs.inc`, when it was there.
     pub signatures: Option<Vec<u8>>,
 }
@@ -36,11 +32,7 @@ pub struct Ran {
 pub enum Reply {
     /// This is none of the desk's business.
     Pass,
-    /// The desk wants to know what the real BitBake gives.
-    Run,
-    Answer(Answer),
-    /// What was given has been looked at.
-    Noted,
+    Outcome(BitbakeOutcome),
 }
 
 /// What BitBake gave to this question before; it ended with status 0.
@@ -113,63 +105,39 @@ fn damaged() -> io::Error {
     io::Error::new(ErrorKind::InvalidData, "a message that makes no sense")
 }
 
-impl Call {
+impl Asked {
     pub fn pack(&self) -> Vec<u8> {
         let mut pack = Pack::default();
-        match self {
-            Call::Ask(asked) => {
-                pack.bytes(b"ask").bytes(asked.cwd.as_os_str().as_bytes());
-                pack.number(asked.umask.into()).number(asked.joined.into());
-                pack.number(asked.argv.len() as u64);
-                for word in &asked.argv {
-                    pack.bytes(word.as_bytes());
-                }
-                for (name, value) in &asked.environment {
-                    pack.bytes(name.as_bytes()).bytes(value.as_bytes());
-                }
-            }
-            Call::Ran(ran) => {
-                let status = ran.status.map(i32::to_be_bytes);
-                pack.bytes(b"ran").maybe(status.as_ref().map(|status| &status[..]));
-                for bytes in [&ran.stdout, &ran.stderr, &ran.signatures] {
-                    pack.maybe(bytes.as_deref());
-                }
-            }
+        pack.bytes(b"ask").bytes(self.cwd.as_os_str().as_bytes());
+        pack.number(self.umask.into()).number(self.joined.into());
+        pack.number(self.argv.len() as u64);
+        for word in &self.argv {
+            pack.bytes(word.as_bytes());
+        }
+        for (name, value) in &self.environment {
+            pack.bytes(name.as_bytes()).bytes(value.as_bytes());
         }
         pack.0
     }
 
-    pub fn unpack(message: &[u8]) -> io::Result<Call> {
+    pub fn unpack(message: &[u8]) -> io::Result<Asked> {
         let mut unpack = Unpack(message);
-        let call = match unpack.bytes()? {
-            b"ask" => {
-                let cwd = unpack.text()?.into();
-                let umask = u32::try_from(unpack.number()?).map_err(|_| damaged())?;
-                let joined = unpack.number()? == 1;
-                let words = unpack.number()?;
-                let mut argv = Vec::new();
-                for _ in 0..words {
-                    argv.push(unpack.text()?);
-                }
-                let mut environment = Vec::new();
-                while !unpack.is_empty() {
-                    environment.push((unpack.text()?, unpack.text()?));
-                }
-                Call::Ask(Asked { argv, cwd, umask, joined, environment })
-            }
-            b"ran" => {
-                let status = match unpack.maybe()? {
-                    Some(status) => {
-                        Some(i32::from_be_bytes(status.as_slice().try_into().map_err(|_| damaged())?))
-                    }
-                    None => None,
-                };
-                let [stdout, stderr, signatures] = [unpack.maybe()?, unpack.maybe()?, unpack.maybe()?];
-                Call::Ran(Ran { status, stdout, stderr, signatures })
-            }
-            _ => return Err(damaged()),
-        };
-        if unpack.is_empty() { Ok(call) } else { Err(damaged()) }
+        if unpack.bytes()? != b"ask" {
+            return Err(damaged());
+        }
+        let cwd = unpack.text()?.into();
+        let umask = u32::try_from(unpack.number()?).map_err(|_| damaged())?;
+        let joined = unpack.number()? == 1;
+        let words = unpack.number()?;
+        let mut argv = Vec::new();
+        for _ in 0..words {
+            argv.push(unpack.text()?);
+        }
+        let mut environment = Vec::new();
+        while !unpack.is_empty() {
+            environment.push((unpack.text()?, unpack.text()?));
+        }
+        Ok(Asked { argv, cwd, umask, joined, environment })
     }
 }
 
@@ -177,27 +145,36 @@ impl Reply {
     pub fn pack(&self) -> Vec<u8> {
         let mut pack = Pack::default();
         match self {
-            Reply::Pass => pack.bytes(b"pass"),
-            Reply::Run => pack.bytes(b"run"),
-            Reply::Noted => pack.bytes(b"noted"),
-            Reply::Answer(answer) => {
-                pack.bytes(b"answer").bytes(&answer.stdout).bytes(&answer.stderr).bytes(&answer.signatures)
+            Reply::Pass => {
+                pack.bytes(b"pass");
             }
-        };
+            Reply::Outcome(outcome) => {
+                let (word, number) = match outcome.end {
+                    End::Exited(status) => (b"exited", status),
+                    End::Signalled(number) => (b"signal", number),
+                    End::Cancelled | End::TimedOut | End::Stalled(_) => (b"signal", Signal::SIGTERM as i32),
+                };
+                pack.bytes(word).bytes(&number.to_be_bytes()).bytes(&outcome.stdout).bytes(&outcome.stderr);
+                pack.maybe(outcome.signatures.as_deref());
+            }
+        }
         pack.0
     }
 
     pub fn unpack(message: &[u8]) -> io::Result<Reply> {
         let mut unpack = Unpack(message);
-        let reply = match unpack.bytes()? {
-            b"pass" => Reply::Pass,
-            b"run" => Reply::Run,
-            b"noted" => Reply::Noted,
-            b"answer" => {
-                let mut next = || unpack.bytes().map(<[u8]>::to_vec);
-                Reply::Answer(Answer { stdout: next()?, stderr: next()?, signatures: next()? })
-            }
-            _ => return Err(damaged()),
+        let word = unpack.bytes()?;
+        let reply = if word == b"pass" {
+            Reply::Pass
+        } else {
+            let number = i32::from_be_bytes(unpack.bytes()?.try_into().map_err(|_| damaged())?);
+            let end = match word {
+                b"exited" => End::Exited(number),
+                b"signal" => End::Signalled(number),
+                _ => return Err(damaged()),
+            };
+            let [stdout, stderr] = [unpack.bytes()?.to_vec(), unpack.bytes()?.to_vec()];
+            Reply::Outcome(BitbakeOutcome { end, stdout, stderr, signatures: unpack.maybe()? })
         };
         if unpack.is_empty() { Ok(reply) } else { Err(damaged()) }
     }
@@ -248,39 +225,40 @@ mod tests {
         }
     }
 
+    fn outcome(end: End) -> BitbakeOutcome {
+        BitbakeOutcome { end, stdout: b"o".to_vec(), stderr: Vec::new(), signatures: Some(Vec::new()) }
+    }
+
     #[test]
     fn messages_come_back_the_same() {
-        let ran = Ran { status: Some(-1), stdout: Some(vec![0]), stderr: None, signatures: Some(Vec::new()) };
-        for call in [Call::Ask(asked()), Call::Ran(ran.clone()), Call::Ran(Ran { status: None, ..ran })] {
-            assert_eq!(Call::unpack(&call.pack()).unwrap(), call);
-        }
-        let answer = Answer { stdout: b"o".to_vec(), stderr: Vec::new(), signatures: b"s".to_vec() };
-        for reply in [Reply::Pass, Reply::Run, Reply::Noted, Reply::Answer(answer)] {
+        assert_eq!(Asked::unpack(&asked().pack()).unwrap(), asked());
+        let killed = BitbakeOutcome { signatures: None, ..outcome(End::Signalled(9)) };
+        for reply in [Reply::Pass, Reply::Outcome(outcome(End::Exited(255))), Reply::Outcome(killed)] {
             let mut stream = Vec::new();
             send(&mut stream, &reply.pack()).unwrap();
             assert_eq!(Reply::unpack(&receive(&mut stream.as_slice()).unwrap()).unwrap(), reply);
         }
     }
 
-    /// Layer code may send anything.
+    /// Layer code may send anything, and no message but a question means anything.
     #[test]
     fn no_part_of_a_message_is_taken_for_a_message() {
-        for message in [
-            Call::Ask(asked()).pack(),
-            Call::Ran(Ran { status: None, stdout: None, stderr: None, signatures: None }).pack(),
-        ] {
-            for end in 0..message.len() {
-                // An environment may end after any of its variables.
-                if let Ok(Call::Ask(shorter)) = Call::unpack(&message[..end]) {
-                    assert!(shorter.environment.len() < 2);
-                } else {
-                    assert!(Call::unpack(&message[..end]).is_err(), "{end} bytes");
-                }
+        let message = asked().pack();
+        for end in 0..message.len() {
+            // An environment may end after any of its variables.
+            if let Ok(shorter) = Asked::unpack(&message[..end]) {
+                assert!(shorter.environment.len() < 2);
             }
-            assert!(Call::unpack(&[message.as_slice(), b"x"].concat()).is_err());
         }
+        let reply = Reply::Outcome(outcome(End::Exited(0))).pack();
+        for end in 0..reply.len() {
+            assert!(Reply::unpack(&reply[..end]).is_err(), "{end} bytes");
+        }
+        assert!(Asked::unpack(&reply).is_err());
+        assert!(Reply::unpack(&[reply.as_slice(), b"x"].concat()).is_err());
+        assert!(Asked::unpack(&[message.as_slice(), b"x"].concat()).is_err());
         let huge = [[0xff; 8].as_slice(), b"ask"].concat();
-        assert!(Call::unpack(&huge).is_err());
+        assert!(Asked::unpack(&huge).is_err());
         assert!(receive(&mut [0xff, 0xff, 0xff, 0xff, 1].as_slice()).is_err());
         assert!(receive(&mut [0, 0, 0, 9, 1].as_slice()).is_err());
     }

@@ -8,7 +8,7 @@ use super::super::tree::Listing;
 use super::Tracked;
 
 /// Raised when entries of the same configuration must not be used any more.
-const FORMAT: &[u8] = b"parse caches 1";
+const FORMAT: &[u8] = b"parse caches 2";
 
 /// Inputs that no recipe can see. The handler of signatures is in BitBake's own hash of the
 /// configuration, and the list of variables that it lets in is not, but their values are.

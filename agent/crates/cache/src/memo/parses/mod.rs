@@ -23,7 +23,7 @@ use agent_types::error::Result;
 use agent_types::events::Recipes;
 
 use super::key::Inputs;
-use super::wire::Ran;
+use super::wire::BitbakeOutcome;
 use super::{Accepted, Refusal, Stores};
 use record::{Record, Use};
 use shelf::{Bundle, Entry};
@@ -151,13 +151,13 @@ impl Parses {
 
 /// How many recipes BitBake parsed, and how many it took from its cache, as it says when it parsed any
 /// (knotty.py, all releases).
-pub fn count(ran: &Ran) -> Option<Recipes> {
+pub fn count(outcome: &BitbakeOutcome) -> Option<Recipes> {
     static LINE: LazyLock<Regex> = LazyLock::new(|| {
         #[allow(clippy::expect_used, reason = "the pattern is a constant, and a test uses it")]
         Regex::new(r"Parsing of \d+ \.bb files complete \((\d+) cached, (\d+) parsed\)").expect("a pattern")
     });
-    let outputs = [&ran.stdout, &ran.stderr].into_iter().flatten();
-    outputs
+    [&outcome.stdout, &outcome.stderr]
+        .into_iter()
         .filter_map(|output| {
             let text = String::from_utf8_lossy(output);
             let found = LINE.captures(&text)?;

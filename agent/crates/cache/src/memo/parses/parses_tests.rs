@@ -159,10 +159,10 @@ fn nothing_is_kept_where_bitbake_left_no_whole_cache() {
 
 #[test]
 fn bitbake_is_believed_how_much_it_parsed() {
-    let ran = |text: &str| Ran {
-        status: Some(0),
-        stdout: Some(Vec::new()),
-        stderr: Some(text.into()),
+    let ran = |text: &str| BitbakeOutcome {
+        end: agent_process::End::Exited(0),
+        stdout: text.as_bytes().to_vec(),
+        stderr: Vec::new(),
         signatures: None,
     };
     let line = "Parsing recipes...done.\nParsing of 4012 .bb files complete (4009 cached, 3 parsed). 6000 targets, 1 skipped, 0 masked, 0 errors.\n";

@@ -1,4 +1,6 @@
-"""How the original adds a layer. The agent looks for its very words."""
+"""How the original adds a layer and asks for signatures. The agent looks for its very words."""
+
+WORLD = "bitbake %s -S lockedsigs world"
 
 
 def add_layer(bblayersconf, path):

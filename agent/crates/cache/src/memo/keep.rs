@@ -1,0 +1,146 @@
+//! Whether what BitBake gave can be had again, and keeping it for later jobs.
+
+use std::path::PathBuf;
+
+use agent_process::End;
+
+use super::ahead::Ran;
+use super::desk::{Shared, lock};
+use super::key::Inputs;
+use super::store::Store;
+use super::wire::Answer;
+use super::{Accepted, Asked, Question, Refusal, difference, floating, inputs};
+
+/// Words in BitBake's output after which nothing is kept although it ended well.
+const DOUBTS: [&str; 5] = [
+    "taskhash mismatch",
+    "basehash value changed",
+    "ERROR:",
+    "Traceback (most recent",
+    // With `-k` this alone is no error, without it is one.
+    "is unbuildable, removing",
+];
+
+/// What a failed BitBake prints when something was missing that it has at other times.
+const OF_MACHINE: [&str; 12] = [
+    "Broken pipe",
+    "Cannot allocate memory",
+    "Connection re",
+    "Input/output error",
+    "Killed",
+    "MemoryError",
+    "No space left",
+    "Resource temporarily unavailable",
+    "SIGKILL",
+    "Timeout",
+    "Too many open files",
+    "unexpectedly",
+];
+
+/// One run of BitBake for a question.
+pub(super) struct Answered {
+    pub(super) at: PathBuf,
+    pub(super) asked: Asked,
+    pub(super) inputs: Inputs,
+    pub(super) question: Question,
+    pub(super) ran: Ran,
+    /// Nothing was asked before in this run of the tool.
+    pub(super) is_first: bool,
+    /// BitBake found what was parsed before.
+    pub(super) restored: bool,
+}
+
+/// What was kept of a run.
+pub(super) enum Kept {
+    Whole,
+    /// The answer alone, and why.
+    Answer(Refusal),
+    /// Nothing for later jobs, and why; but what BitBake gave is its answer in this run.
+    Nothing(Refusal),
+}
+
+impl Shared {
+    /// Keeps what the real BitBake gave, if it can be had again. Blocks.
+    ///
+    /// # Errors
+    /// When it is not sure that it is BitBake's answer to these inputs and would be again.
+    pub(super) fn keep(&self, answered: &Answered) -> Accepted<Kept> {
+        let Answered { at, asked, inputs: before, question, ran, is_first, restored } = answered;
+        // Whatever came of it, later runs may not ask the server again: they take the recipe from the
+        // cache of this one.
+        let floating = floating::asked_nobody(&self.place.bitbake, at);
+        if let Err(refusal) = &floating {
+            *lock(&self.off) = Some(refusal.clone());
+        }
+        let answer = plausible(ran, question);
+        floating.and_then(|()| match &answer {
+            Err(refusal) if *restored || !is_plain_failure(ran) => Err(refusal.clone()),
+            _ => Ok(()),
+        })?;
+        let after = inputs::collect_at(at, &self.place, asked, &mut lock(&self.stat_cache))?;
+        if after.key() != before.key() {
+            let what = difference::in_words(&after, before.parts(), before.listings());
+            return Err(Refusal(format!("an input changed while BitBake ran: {what}")));
+        }
+        if *at == self.place.build {
+            lock(&self.ledger).asked_here(before.key());
+        } else if !restored {
+            lock(&self.ledger).asked_apart(before.key());
+        }
+        let (answer, admitted) = (answer, self.admission.check(*is_first, at, asked, before));
+        let answer = match answer.and_then(|answer| admitted.map(|()| answer)) {
+            Ok(answer) => answer,
+            Err(refusal) => return Ok(Kept::Nothing(refusal)),
+        };
+        if self.again.runs > 0 {
+            self.told_the_same_before(&before.key(), &answer)?;
+        }
+        // One store may be full or gone; the others still get it.
+        let keep = |store: &Store| store.keep(before, &question.name, &answer, ran.seconds);
+        let kept: Vec<_> = self.stores.write.iter().map(keep).collect();
+        if let Err(error) = kept.into_iter().collect::<Result<(), _>>() {
+            return Ok(Kept::Nothing(Refusal(error.message)));
+        }
+        // `-p` alone leaves a cache that is not whole. A file that was only touched is no other input, but
+        // BitBake may have seen either time.
+        if self.keep_parses && question.leaves_signatures && after == *before {
+            let kept = self.parses.keep(before, at);
+            return Ok(kept.map_or_else(Kept::Answer, |()| Kept::Whole));
+        }
+        Ok(Kept::Whole)
+    }
+}
+
+/// The answer, when BitBake ended well and said nothing that makes one doubt.
+fn plausible(ran: &Ran, question: &Question) -> Accepted<Answer> {
+    let refused = |why: &str| Err(Refusal(why.into()));
+    let outcome = &ran.outcome;
+    if outcome.end != End::Exited(0) {
+        return refused("BitBake failed");
+    }
+    if !ran.whole {
+        return refused("it printed too much");
+    }
+    let text = String::from_utf8_lossy(&outcome.stdout);
+    if let Some(doubt) = DOUBTS.iter().find(|doubt| text.contains(**doubt)) {
+        return Err(Refusal(format!("BitBake ended well, but printed `{doubt}`")));
+    }
+    let (stdout, stderr) = (outcome.stdout.clone(), outcome.stderr.clone());
+    if !question.leaves_signatures {
+        return Ok(Answer { stdout, stderr, signatures: Vec::new() });
+    }
+    match &outcome.signatures {
+        Some(signatures) if signatures.windows(18).any(|words| words == b"SIGGEN_LOCKEDSIGS_") => {
+            Ok(Answer { stdout, stderr, signatures: signatures.clone() })
+        }
+        _ => refused("BitBake wrote no signatures"),
+    }
+}
+
+/// Whether BitBake failed, and said nothing that looks as if the machine was to blame: beside others it has less
+/// memory than alone.
+fn is_plain_failure(ran: &Ran) -> bool {
+    let failed = matches!(ran.outcome.end, End::Exited(status) if status != 0);
+    let text = String::from_utf8_lossy(&ran.outcome.stdout);
+    failed && ran.whole && text.contains("ERROR:") && !OF_MACHINE.iter().any(|words| text.contains(words))
+}

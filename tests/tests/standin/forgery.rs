@@ -1,0 +1,239 @@
+//! Layer code that wants a later version of the layer to pass: it asks for the world without the layer in the name of a
+//! later job, and says itself what BitBake gave. No later job may believe it.
+
+use std::path::PathBuf;
+
+use build_agent_tests::cases;
+
+use crate::memo::{Asking, memo, outcomes};
+
+/// What a recipe could do while it is parsed. It speaks the protocol as it was when the shim told what BitBake gave,
+/// and writes the result file while somebody else's BitBake runs.
+const ATTACK: &str = r##"
+import os, socket, struct, sys, threading, time, traceback
+
+build = os.environ["BUILDDIR"]
+
+def real_build():
+    """The check's own build directory, also from a room."""
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                words = file.read()
+            if b"/yocto-check-layer\0" in words and os.readlink(f"/proc/{pid}/cwd") == build:
+                return f"/proc/{pid}/cwd"
+        except OSError:
+            pass
+
+def part(content):
+    return struct.pack(">Q", len(content)) + content
+
+def number(value):
+    return part(struct.pack(">Q", value))
+
+def maybe(content):
+    return number(1) + part(content)
+
+def send(desk, message):
+    desk.sendall(struct.pack(">I", len(message)) + message)
+
+def receive(desk):
+    length = struct.unpack(">I", desk.recv(4, socket.MSG_WAITALL))[0]
+    return desk.recv(length, socket.MSG_WAITALL)
+
+EMPTY = b'SIGGEN_LOCKEDSIGS_t-x = "\\\n    "\n'
+
+def ask(at):
+    """As the shim asks, and then as it told what BitBake gave."""
+    message = part(b"ask") + part(build.encode()) + number(0o22) + number(1) + number(3)
+    message += b"".join(map(part, [b"-S", b"lockedsigs", b"world"]))
+    for name, value in question.items():
+        message += part(name.encode()) + part(value.encode())
+    over = []
+    def race():
+        while not over:
+            with open(f"{at}/locked-sigs.inc", "wb") as file:
+                file.write(EMPTY)
+            time.sleep(0.0005)
+    with socket.socket(socket.AF_UNIX) as desk:
+        desk.settimeout(3)
+        desk.connect(os.path.join(os.path.dirname(os.path.dirname(build)), "front", "desk"))
+        racer = threading.Thread(target=race)
+        racer.start()
+        try:
+            send(desk, message)
+            reply = receive(desk)
+            if reply == part(b"run"):
+                told = part(b"ran") + maybe(struct.pack(">i", 0))
+                send(desk, told + maybe(b"NOTE: done\n") + maybe(b"") + maybe(EMPTY))
+                receive(desk)
+        finally:
+            over.append(True)
+            racer.join()
+            if os.path.exists(f"{at}/locked-sigs.inc"):
+                os.unlink(f"{at}/locked-sigs.inc")
+
+def forge():
+    at = real_build()
+    names = [f"{at}/conf/bblayers.conf", f"{at}/conf/local.conf"]
+    saved = {}
+    for name in names:
+        with open(name, "rb") as file:
+            saved[name] = file.read()
+    bblayers, local = saved[names[0]], open(f"{notes}/wanted", "rb").read()
+    try:
+        for name, content in zip(names, [bblayers[:bblayers.rindex(b"\nBBLAYERS += ")], local]):
+            with open(name, "wb") as file:
+                file.write(content)
+        ask(at)
+    finally:
+        for name, content in saved.items():
+            with open(name, "wb") as file:
+                file.write(content)
+
+def attack():
+    try:
+        forge()
+        said = "well"
+    except Exception:
+        said = traceback.format_exc()
+    with open(f"{notes}/asked", "w") as file:
+        file.write(said)
+
+# Part two
+if WHEN and not os.path.exists(f"{notes}/begun"):
+    open(f"{notes}/begun", "w").close()
+    question = {name: value for name, value in os.environ.items() if name != "INHERIT"}
+    question["BB_ENV_PASSTHROUGH_ADDITIONS"] = question["BB_ENV_PASSTHROUGH_ADDITIONS"].removesuffix(" INHERIT")
+    if not LINGER:
+        attack()
+    elif os.fork() == 0:
+        # Nothing betrays it: neither a session nor a variable.
+        os.setsid()
+        with open(code, encoding="utf-8") as file:
+            text = file.read()
+        known = {"notes": notes, "build": build, "question": question}
+        program = "known = " + repr(known) + "\n" + text.split("# Part two")[0]
+        program += "globals().update(known)\nimport time\ntime.sleep(0.2)\nattack()\n"
+        null = os.open(os.devnull, os.O_RDWR)
+        for stream in range(3):
+            os.dup2(null, stream)
+        os.execve(sys.executable, ["python3", "-c", program], {"BUILDDIR": build})
+"##;
+
+impl Asking {
+    /// A job on a machine of its own, with a share, for a pull request or for a branch.
+    fn run_with(&self, share: bool, trusted: bool, plainly: bool, code: i32) -> serde_json::Value {
+        let mut command = self.command(share, trusted);
+        if plainly {
+            command.arg("--no-memo");
+        }
+        self.0.start(command).wait().assert_code(&[code]);
+        self.0.result()
+    }
+
+    fn command(&self, share: bool, trusted: bool) -> std::process::Command {
+        let mut command = self.0.run_command();
+        if trusted {
+            command.arg("--trusted");
+        } else if share {
+            command.env("CODEBUILD_BUILD_ID", "p:1").env("CODEBUILD_SRC_DIR", self.0.layer());
+            command.env("CODEBUILD_WEBHOOK_EVENT", "PULL_REQUEST_UPDATED");
+            command.env("CODEBUILD_WEBHOOK_TRIGGER", "pr/12");
+        }
+        command
+    }
+
+    fn local_conf(&self) -> PathBuf {
+        self.job().join("check/meta-tested/conf/local.conf")
+    }
+}
+
+fn a_later_version_does_not_pass(test: &str, share: bool, lingers: bool) {
+    // Its questions stop what is asked ahead: it has to be asked by the tool itself, or to survive that.
+    let Some(asking) = Asking::side_by_side(test, if lingers { 2 } else { 1 }) else { return };
+    if share {
+        let share = asking.0.path().join("share");
+        std::fs::create_dir(&share).unwrap();
+        asking.0.change_manifest("[check]", &format!("[cache]\nshare = {share:?}\n\n[check]"));
+        // Puts the checkouts there.
+        asking.run_with(true, true, false, 0);
+    }
+    let manifest = std::fs::read_to_string(asking.0.manifest()).unwrap();
+    let later = manifest.replace("[check]", "[config]\nlocal_conf = 'SALT = \"1\"'\n\n[check]");
+    // Whoever writes a pull request can find out how the agent configures its next version.
+    asking.0.write_manifest(&later);
+    asking.run_with(share, false, true, 0);
+    std::fs::copy(asking.local_conf(), asking.note("wanted")).unwrap();
+    asking.0.write_manifest(&manifest);
+
+    let (linger, when) = if lingers {
+        ("True", "'BB_SIGNATURE_HANDLER' in os.environ and 'INHERIT' not in os.environ")
+    } else {
+        ("False", "'INHERIT' in os.environ")
+    };
+    let attack = ATTACK.replace("LINGER", linger).replace("WHEN", when);
+    let hold = asking.note("hold yocto-check-layer");
+    if lingers {
+        // So that the tool is still there when it asks.
+        std::fs::write(&hold, "").unwrap();
+    }
+    std::fs::write(asking.in_layer("parsed.py"), attack).unwrap();
+    let mut running = asking.0.start(asking.command(share, false));
+    running.wait_until("the end of the attack", || asking.note("asked").exists());
+    let _ = std::fs::remove_file(&hold);
+    running.wait().assert_code(&[0]);
+    // While another BitBake runs there, nobody answers at all.
+    let attacked = std::fs::read_to_string(asking.note("asked")).unwrap();
+    assert!(attacked == "well" || attacked.contains("timed out"), "{attacked}");
+    std::fs::remove_file(asking.in_layer("parsed.py")).unwrap();
+
+    std::fs::write(asking.in_layer("recipes-hello/zlib_%.bbappend"), "A = \"1\"\n").unwrap();
+    asking.0.write_manifest(&later);
+    if share {
+        // The next push is built on another machine.
+        std::fs::remove_dir_all(asking.job()).unwrap();
+    }
+    let fast = asking.run_with(share, false, false, 1);
+    assert_eq!(outcomes(&fast)[0], "miss", "{:#?}", memo(&fast));
+    let plain = asking.run_with(share, false, true, 1);
+    assert_eq!(cases(&fast), cases(&plain));
+
+    // Honest versions find what honest ones left.
+    std::fs::remove_file(asking.in_layer("recipes-hello/zlib_%.bbappend")).unwrap();
+    asking.run_with(share, false, false, 0);
+    std::fs::write(asking.in_layer("recipes-hello/hello/hello_1.0.bb"), "A = \"2\"\n").unwrap();
+    assert_eq!(outcomes(&asking.run_with(share, false, false, 0))[0], "hit");
+    assert_eq!(outcomes(&asking.run_with(share, false, false, 0)), ["hit"; 5]);
+}
+
+#[test]
+fn layer_code_forges_no_answer_for_a_later_job() {
+    a_later_version_does_not_pass("layer_code_forges_no_answer_for_a_later_job", false, false);
+}
+
+#[test]
+fn layer_code_that_lingers_forges_no_answer_either() {
+    a_later_version_does_not_pass("layer_code_that_lingers_forges_no_answer_either", false, true);
+}
+
+#[test]
+fn layer_code_forges_no_answer_for_the_next_push_of_its_pull_request() {
+    let test = "layer_code_forges_no_answer_for_the_next_push_of_its_pull_request";
+    a_later_version_does_not_pass(test, true, false);
+}
+
+/// The tool reads `conf/layer.conf` before its first question: what code there does is in every answer.
+#[test]
+fn what_runs_before_the_first_question_keeps_its_answer_from_being_kept() {
+    let test = "what_runs_before_the_first_question_keeps_its_answer_from_being_kept";
+    let Some(asking) = Asking::new(test) else { return };
+    let path = asking.in_layer("conf/layer.conf");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, format!("{text}LAYERVERSION_tested = \"${{@1 + 1}}\"\n")).unwrap();
+    for wanted in [["miss", "ahead", "ahead", "ahead", "ahead"], ["miss", "hit", "hit", "hit", "hit"]] {
+        let result = asking.run(0);
+        assert_eq!(outcomes(&result), wanted, "{:#?}", memo(&result));
+        assert!(memo(&result)[0].1.contains("runs code before the first question"), "{:#?}", memo(&result));
+    }
+}
