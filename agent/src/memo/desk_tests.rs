@@ -81,8 +81,7 @@ impl Scene {
             log_limit: crate::exec::LOG_LIMIT,
             commands: Arc::default(),
         };
-        let ahead =
-            Ahead::new(&runner, &place, None, at("work/ahead"), &at("work"), "x".into(), None).unwrap();
+        let ahead = Ahead::new(&runner, &place, None, at("work/ahead"), &at("work"), "x", None).unwrap();
         let admission = Admission {
             layer: at("meta"),
             conf: WrittenConf { bblayers: conf::bblayers(&[at("meta")]).unwrap(), local: String::new() },
