@@ -163,7 +163,6 @@ pub fn find(collection: &str) -> Option<&'static WellKnown> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
 
