@@ -345,8 +345,9 @@ impl Check<'_> {
                 biased;
                 () = stopping.cancelled() => {
                     // The tool takes a signal for an order to put bblayers.conf back, and goes on to the next test.
-                    if let Some((front, _)) = &before {
+                    if let Some((front, desk)) = &before {
                         front.start_nothing();
+                        desk.stop();
                     }
                     running.await
                 }

@@ -15,15 +15,23 @@ import os, socket, struct, sys, threading, time, traceback
 build = os.environ["BUILDDIR"]
 
 def real_build():
-    """The check's own build directory, also from a room."""
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{pid}/cmdline", "rb") as file:
-                words = file.read()
-            if b"/yocto-check-layer\0" in words and os.readlink(f"/proc/{pid}/cwd") == build:
-                return f"/proc/{pid}/cwd"
-        except OSError:
-            pass
+    """The check's own build directory, also from a room: where the shim waits for the world with the class, which the
+    test holds up. Nothing can be learnt of the tool itself."""
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{pid}/cmdline", "rb") as file:
+                    is_shim = file.read().startswith(b"bitbake\0")
+                with open(f"/proc/{pid}/environ", "rb") as file:
+                    is_shim = is_shim and b"\0INHERIT=" in b"\0" + file.read()
+                program = os.path.basename(os.readlink(f"/proc/{pid}/exe"))
+                if is_shim and program.startswith("build-agent") and os.readlink(f"/proc/{pid}/cwd") == build:
+                    return f"/proc/self/fd/{os.open(f'/proc/{pid}/cwd', os.O_DIRECTORY)}"
+            except OSError:
+                pass
+        time.sleep(0.005)
+    raise RuntimeError("no shim waits in the check's build directory")
 
 def part(content):
     return struct.pack(">Q", len(content)) + content

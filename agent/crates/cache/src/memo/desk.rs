@@ -67,6 +67,8 @@ pub(super) struct Shared {
     stop: Interrupt,
     /// Held while BitBake runs in the check's own build directory.
     own: tokio::sync::Mutex<()>,
+    /// Held while a caller waits for BitBake there.
+    caller: tokio::sync::Mutex<()>,
     pub(super) admission: Admission,
     pub(super) keep_parses: bool,
     pub(super) again: Again,
@@ -105,6 +107,7 @@ impl Desk {
             ahead,
             stop,
             own: tokio::sync::Mutex::default(),
+            caller: tokio::sync::Mutex::default(),
             admission,
             keep_parses,
             progress: Mutex::new(Progress::after(again.lost)),
@@ -119,9 +122,14 @@ impl Desk {
         Desk { serving, shared }
     }
 
+    /// Ends what BitBake is asked, and starts nothing more.
+    pub fn stop(&self) {
+        self.shared.stop.signal();
+    }
+
     /// Ends what BitBake is asked and hangs up on everybody; what the answers of this run stood on.
     pub async fn close(mut self) -> Given {
-        self.shared.stop.signal();
+        self.stop();
         // What runs in the check's own build directory has its end.
         drop(self.shared.own.lock().await);
         self.serving.abort();
@@ -149,7 +157,7 @@ impl Desk {
 impl Drop for Desk {
     fn drop(&mut self) {
         self.serving.abort();
-        self.shared.stop.signal();
+        self.stop();
     }
 }
 
@@ -286,7 +294,15 @@ impl Shared {
     ) -> io::Result<(Option<Reply>, String, Option<Recipes>)> {
         let Caller { asked, question, kind, is_first } = call;
         let Looked { inputs, mut why, .. } = looked;
+        // The tool asks one question after the other. Whoever asks in between is layer code, and must not
+        // disturb the answer that the tool waits for.
+        let Ok(_caller) = self.caller.try_lock() else {
+            return Ok((Some(Reply::Pass), format!("{why}; another call waits for BitBake"), None));
+        };
         let _own = self.own.lock().await;
+        if self.stop.state().is_some() {
+            return Ok((None, format!("{why}; the check is being stopped"), None));
+        }
         let restored = {
             let (shared, inputs) = (self.clone(), inputs.clone());
             spawn_blocking(move || shared.restore(&shared.place.build, &inputs)).await?

@@ -59,11 +59,15 @@ pub fn main(argv: Vec<OsString>, mut environment: Vec<(OsString, OsString)>) -> 
         }
     }
     let real = InPlace { program, argv, environment };
+    let unless_stopping = || {
+        if ways.front.as_deref().is_some_and(|front| front.join(STOPPING).exists()) {
+            let _ = writeln!(io::stderr(), "bitbake: not started, because the job is being stopped");
+            std::process::exit(NOT_STARTED);
+        }
+    };
+    unless_stopping();
     let asked = ways.front.as_deref().and_then(|front| ask(front, &real));
-    if ways.front.is_some_and(|front| front.join(STOPPING).exists()) {
-        let _ = writeln!(io::stderr(), "bitbake: not started, because the job is being stopped");
-        std::process::exit(NOT_STARTED);
-    }
+    unless_stopping();
     let error = match asked {
         Some((asked, Ok(Reply::Outcome(outcome)))) => give(&asked, &outcome, &real),
         // The desk is gone: the check is being stopped, and nothing new may start.
