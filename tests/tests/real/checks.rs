@@ -33,7 +33,7 @@ fn a_good_layer_passes_on_master() {
 #[test]
 fn a_layer_below_odd_directories_passes_as_anywhere() {
     let test = "a_layer_below_odd_directories_passes_as_anywhere";
-    let Some(fixture) = Fixture::new(test, "meta-good", &[POKY]) else { return };
+    let Some(fixture) = Fixture::long(test, "meta-good", &[POKY]) else { return };
     let odd = fixture.place.path().join("job@2/~user/100%/a,b;c=d");
     std::fs::create_dir_all(&odd).unwrap();
     std::fs::rename(fixture.layer(), odd.join("meta-good")).unwrap();

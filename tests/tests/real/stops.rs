@@ -11,7 +11,7 @@ use crate::fixture::{Fixture, PATIENCE, SMALL_WORLD};
 /// yocto-check-layer takes a signal for an order to put bblayers.conf back, and goes on to its next test.
 #[test]
 fn a_signal_fails_no_test() {
-    let Some(fixture) = Fixture::new("a_signal_fails_no_test", "meta-good", &[POKY]) else { return };
+    let Some(fixture) = Fixture::long("a_signal_fails_no_test", "meta-good", &[POKY]) else { return };
     let running = fixture.start(&["run", "--set", &format!("config.local_conf={SMALL_WORLD}")]);
     let log = fixture.out().join("logs/yocto-check-layer-meta-good.log");
     let since = Instant::now();
