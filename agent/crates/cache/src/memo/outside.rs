@@ -1,6 +1,6 @@
 //! Lines of metadata that reach for files which no key covers: absolute and upward paths in
 //! `include`, `SRC_URI`, `EXTERNALSRC`. A text search, deliberately wide: a line that only looks like
-//! one costs time, never a wrong answer.
+//! one costs time, and changes no answer.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
