@@ -2,15 +2,15 @@
 
 use std::ffi::OsString;
 
-use agent_cache::memo::stand_in;
+use agent_cache::signature_cache::bitbake_shim;
 
 use crate::config;
 
 /// Becomes the program whose name the process was called by. Comes back when that is none of them.
 pub fn become_program() {
     let argv: Vec<OsString> = std::env::args_os().collect();
-    if stand_in::is_called(argv.first().map(OsString::as_os_str)) {
-        stand_in::main(argv, config::whole_environment());
+    if bitbake_shim::is_called(argv.first().map(OsString::as_os_str)) {
+        bitbake_shim::main(argv, config::whole_environment());
     }
     if argv.first().is_some_and(|name| name == agent_process::APART) {
         agent_process::apart(argv, config::whole_environment());

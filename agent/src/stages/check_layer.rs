@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use tokio::task::spawn_blocking;
 
 use crate::config::Settings;
-use agent_cache::memo::{
-    Accepted, Admission, Again, Ahead, Course, Desk, Digest, Front, Given, Place, Refusal, Script, Sigdata,
-    StatCache, Store, Stores, WrittenConf, path_of_bitbake, runs_code, trees_of,
+use agent_cache::signature_cache::{
+    Admission, BitbakeRunner, CacheResult, CacheServer, Digest, NotCacheable, Place, ProvenanceSummary,
+    QueryPlan, Rerun, RunOptions, ShimDir, SigdataMode, StatCache, Store, Stores, WrittenConf,
+    path_of_bitbake, runs_code, trees_of,
 };
 use agent_process::{Command, End, Finished, Lines, Runner, UntilStopped};
 use agent_types::error::Result;
@@ -132,7 +133,7 @@ struct Ran {
     grounds: Vec<Ground>,
     finished: Finished,
     /// What its answers stood on.
-    given: Given,
+    given: ProvenanceSummary,
     /// Whether BitBake's files of signatures were left empty.
     forgetful: bool,
 }
@@ -181,24 +182,24 @@ impl Ran {
 impl Check<'_> {
     async fn to_its_verdict(&self) -> Result<(Outcome, Finished)> {
         let events = &self.runner.events;
-        let mut again = Again::default();
-        let mut ran = self.once(&again).await?;
+        let mut rerun = Rerun::default();
+        let mut ran = self.once(&rerun).await?;
         // What is asked anew has plain answers and files that are whole, so that each time there is more of it.
         while let doubtful = ran.doubtful()
             && !doubtful.is_empty()
         {
-            again.runs += 1;
-            again.lost += ran.finished.elapsed;
-            again.anew.extend(doubtful.iter().flat_map(|ground| &ground.kinds));
-            events.info(self.why_again(&ran, &doubtful, &again.anew)).await;
-            ran = self.once(&again).await?;
+            rerun.attempt += 1;
+            rerun.wasted += ran.finished.elapsed;
+            rerun.bypass.extend(doubtful.iter().flat_map(|ground| &ground.kinds));
+            events.info(self.why_again(&ran, &doubtful, &rerun.bypass)).await;
+            ran = self.once(&rerun).await?;
         }
         ran.withdraw_unproved();
         self.tell(&mut ran, events).await;
         Ok((ran.verdict.outcome?, ran.finished))
     }
 
-    fn why_again(&self, ran: &Ran, doubtful: &[&Ground], anew: &Kinds) -> String {
+    fn why_again(&self, ran: &Ran, doubtful: &[&Ground], bypass: &Kinds) -> String {
         let what: Vec<_> = doubtful.iter().map(|ground| ground.what.as_str()).collect();
         let rest = if what.len() == 1 { "rests" } else { "rest" };
         let on = if doubtful.iter().any(|ground| ran.was_given(ground)) {
@@ -210,13 +211,13 @@ impl Check<'_> {
             "yocto-check-layer did not pass {}: {} {rest} on {on}; it runs again, and BitBake answers {} anew",
             self.name,
             what.join(", "),
-            check_layer::kind::in_words(anew)
+            check_layer::kind::in_words(bypass)
         )
     }
 
     /// What stands before BitBake, where it can be of use.
-    async fn before(&self, again: &Again, conf: WrittenConf, alone: bool) -> Option<(Front, Desk)> {
-        match self.desk(again, conf, alone) {
+    async fn before(&self, rerun: &Rerun, conf: WrittenConf, alone: bool) -> Option<(ShimDir, CacheServer)> {
+        match self.cache_server(rerun, conf, alone) {
             Ok(opened) => Some(opened),
             Err(refusal) => {
                 if self.settings.check.memo {
@@ -228,37 +229,43 @@ impl Check<'_> {
         }
     }
 
-    fn desk(&self, again: &Again, conf: WrittenConf, alone: bool) -> Accepted<(Front, Desk)> {
+    fn cache_server(
+        &self,
+        rerun: &Rerun,
+        conf: WrittenConf,
+        alone: bool,
+    ) -> CacheResult<(ShimDir, CacheServer)> {
         if !self.settings.check.memo {
-            return Err(Refusal("--no-memo".into()));
+            return Err(NotCacheable("--no-memo".into()));
         }
         let known = &self.settings.check.known_failures;
         let is_here = |layer: &Option<String>| layer.as_ref().is_none_or(|layer| *layer == self.name);
         if known.iter().any(|known| !known.expired && is_here(&known.layer)) {
-            return Err(Refusal("it has known failures, so that its verdict is no plain pass".into()));
+            return Err(NotCacheable("it has known failures, so that its verdict is no plain pass".into()));
         }
         let settings = self.settings;
         let trust = &settings.cache.trust;
         let local = Store::local(settings.places.signatures(trust));
-        agent_cache::memo::make_private(local.root())?;
+        agent_cache::signature_cache::make_private(local.root())?;
         let place = place(settings, self.configured, &settings.places.check(&self.name));
         let stores = self.stores(local);
-        let first = again.runs == 0;
-        let sigdata = if first { Sigdata::Forgotten } else { Sigdata::Written };
+        let first = rerun.attempt == 0;
+        let sigdata = if first { SigdataMode::Discard } else { SigdataMode::Written };
         let user = self.configured.user.as_ref();
-        let (front, listener) = Front::make(&settings.places.work, user, sigdata)?;
-        let admission = self.admission(&place, conf, alone, front.directory())?;
-        let script = first.then(|| Script::read(&place.oe_core, &settings.check.machines));
-        let rooms = settings.places.ahead(&self.name);
+        let (shim_dir, listener) = ShimDir::make(&settings.places.work, user, sigdata)?;
+        let admission = self.admission(&place, conf, alone, shim_dir.directory())?;
+        let plan = first.then(|| QueryPlan::read(&place.oe_core, &settings.check.machines));
+        let scratch_root = settings.places.ahead(&self.name);
         let most = settings.check.side_by_side;
         let work = &settings.places.work;
-        let ahead = Ahead::new(self.runner, &place, user, rooms, work, &self.name, most)?;
+        let bitbake = BitbakeRunner::new(self.runner, &place, user, scratch_root, work, &self.name, most)?;
         // Other versions of a layer use them: what one version's code wrote must be trusted with the next one.
         let keep_parses = trust.is_trusted() || user.is_none();
-        let course = Course { ahead, script, again: again.clone(), admission, keep_parses };
+        let options = RunOptions { bitbake, plan, rerun: rerun.clone(), admission, keep_parses };
         let stat_cache = stat_cache(settings);
-        let desk = Desk::open(listener, place, stores, stat_cache, course, &self.unit, &self.runner.events);
-        Ok((front, desk))
+        let cache_server =
+            CacheServer::open(listener, place, stores, stat_cache, options, &self.unit, &self.runner.events);
+        Ok((shim_dir, cache_server))
     }
 
     /// What must be so of an answer that is kept.
@@ -267,13 +274,13 @@ impl Check<'_> {
         place: &Place,
         conf: WrittenConf,
         alone: bool,
-        front: &Path,
+        shim_dir: &Path,
     ) -> std::io::Result<Admission> {
         let given = self.configured.environment(&place.build);
         let mut environment: BTreeMap<OsString, OsString> =
             given.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         if let Some(path) = given.get("PATH") {
-            environment.insert("PATH".into(), path_of_bitbake(front, path));
+            environment.insert("PATH".into(), path_of_bitbake(shim_dir, path));
         }
         let mut may_add = BTreeSet::new();
         let mut runs_early = Vec::new();
@@ -311,7 +318,7 @@ impl Check<'_> {
     }
 
     /// One run in a fresh build directory.
-    async fn once(&self, again: &Again) -> Result<Ran> {
+    async fn once(&self, rerun: &Rerun) -> Result<Ran> {
         let (settings, configured, runner) = (self.settings, self.configured, self.runner);
         let build = settings.places.check(&self.name);
         // Before the directory is made, so that nothing can have changed it.
@@ -319,11 +326,11 @@ impl Check<'_> {
         let layers = &configured.foundation.layers;
         let purpose = Purpose::CheckLayer;
         let conf = configured.build_directory(settings, &build, layers, purpose, &runner.events).await?;
-        let before = self.before(again, conf, alone).await;
-        let mut command = self.command(&build, again.runs);
-        if let Some((front, _)) = &before {
+        let before = self.before(rerun, conf, alone).await;
+        let mut command = self.command(&build, rerun.attempt);
+        if let Some((shim_dir, _)) = &before {
             let path = command.environment.get("PATH").unwrap_or_default();
-            let path = [front.directory().as_os_str(), path].join(&OsString::from(":"));
+            let path = [shim_dir.directory().as_os_str(), path].join(&OsString::from(":"));
             command.environment.set("PATH", path);
             // An answer that is asked ahead may be waited for, and another is made beside it.
             command.stall = Some(runner.stall.saturating_mul(2));
@@ -345,9 +352,9 @@ impl Check<'_> {
                 biased;
                 () = stopping.cancelled() => {
                     // The tool takes a signal for an order to put bblayers.conf back, and goes on to the next test.
-                    if let Some((front, desk)) = &before {
-                        front.start_nothing();
-                        desk.stop();
+                    if let Some((shim_dir, cache_server)) = &before {
+                        shim_dir.start_nothing();
+                        cache_server.stop();
                     }
                     running.await
                 }
@@ -355,8 +362,8 @@ impl Check<'_> {
             }
         };
         let (given, forgetful) = match before {
-            Some((front, desk)) => (desk.close().await, front.forgets_signatures()),
-            None => (Given::default(), false),
+            Some((shim_dir, cache_server)) => (cache_server.close().await, shim_dir.forgets_signatures()),
+            None => (ProvenanceSummary::default(), false),
         };
         server::stop_server(&build, configured.user.as_ref(), runner.grace_left()).await?;
         let finished = ended?;
@@ -504,7 +511,8 @@ mod tests {
             let elapsed = Duration::ZERO;
             let finished = Finished { end, log: "/x".into(), bytes: 0, elapsed, tail: Vec::new() };
             let (passed, grounds, forgetful) = (false, Vec::new(), true);
-            let given = Given { stored: given.into_iter().collect(), ..Given::default() };
+            let given =
+                ProvenanceSummary { stored: given.into_iter().collect(), ..ProvenanceSummary::default() };
             let findings = Vec::new();
             let mut ran = Ran { verdict, findings, passed, grounds, finished, given, forgetful };
             ran.withdraw_unproved();

@@ -13,7 +13,7 @@ use fs_err as fs;
 
 use crate::config::Settings;
 use agent_cache::dangling;
-use agent_cache::memo::WrittenConf;
+use agent_cache::signature_cache::WrittenConf;
 use agent_fs::untrusted;
 use agent_process::{Environment, Prober, Runner, User, shared_memory};
 use agent_types::error::{Error, Result};

@@ -1,0 +1,171 @@
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::signature_cache::{Store, tree};
+
+const HASH: &str = "00000000000000000000000000000001";
+
+/// A layer, a build directory and a store.
+struct Scene {
+    top: TempDir,
+    parse_caches: ParseCaches,
+}
+
+impl Scene {
+    fn new() -> Scene {
+        let top = tempfile::tempdir().unwrap();
+        let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+        let user = User { name: "me".into(), uid, gid, home: "/".into() };
+        let store = Store::local(top.path().join("store"));
+        let stores = Stores { read: vec![store.clone()], write: vec![store] };
+        let scene = Scene { parse_caches: ParseCaches::new(&stores, &user), top };
+        for name in ["a", "b", "c", "d"] {
+            scene.write(&format!("layer/recipes-x/{name}.bb"), name);
+            scene.age(&format!("layer/recipes-x/{name}.bb"), 100);
+        }
+        scene.write("layer/conf/layer.conf", "1");
+        scene
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.top.path().canonicalize().unwrap().join(path)
+    }
+
+    fn write(&self, path: &str, content: &str) {
+        fs::create_dir_all(self.at(path).parent().unwrap()).unwrap();
+        fs::write(self.at(path), content).unwrap();
+    }
+
+    fn age(&self, path: &str, seconds: u64) {
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000 - seconds);
+        fs::File::options().write(true).open(self.at(path)).unwrap().set_modified(time).unwrap();
+    }
+
+    fn inputs(&self) -> Inputs {
+        let root = self.at("layer");
+        let around = tree::Surroundings { skip: &[], trees: std::slice::from_ref(&root) };
+        let mut inputs = Inputs::default();
+        inputs.add_tree("files of layer", tree::read(&root, &around, &mut Default::default()).unwrap());
+        inputs
+    }
+
+    /// What BitBake leaves.
+    fn parse(&self, build: &str, content: &str) {
+        for name in ["bb_cache.dat", "bb_cache_SiggenRecipeInfo.dat"] {
+            self.write(&format!("{build}/tmp/cache/{name}.{HASH}"), content);
+        }
+        let link = self.at(&format!("{build}/tmp/cache/bb_cache.dat"));
+        let _ = fs::remove_file(&link);
+        std::os::unix::fs::symlink(format!("bb_cache.dat.{HASH}"), link).unwrap();
+        self.write(&format!("{build}/cache/bb_codeparser.dat"), "code");
+    }
+
+    fn restore(&self, build: &str) -> Restored {
+        fs::create_dir_all(self.at(build)).unwrap();
+        self.parse_caches.restore(&self.inputs(), &self.at(build))
+    }
+
+    #[track_caller]
+    fn assert_refused(&self, build: &str, wanted: &str) {
+        match self.restore(build) {
+            Restored::Refused(reason) => assert!(reason.0.contains(wanted), "{reason}"),
+            other => panic!("{other:?}"),
+        }
+        let left = walkdir::WalkDir::new(self.at(build)).into_iter().flatten();
+        assert_eq!(left.filter(|entry| entry.file_type().is_file()).count(), 0);
+    }
+
+    fn restored(&self, build: &str) -> String {
+        let path = format!("{build}/tmp/cache/bb_cache_SiggenRecipeInfo.dat.{HASH}");
+        fs::read_to_string(self.at(&path)).unwrap()
+    }
+}
+
+#[test]
+fn what_one_run_parsed_the_next_one_finds() {
+    let scene = Scene::new();
+    assert_eq!(scene.restore("one"), Restored::Nothing);
+    scene.parse("one", "first");
+    scene.parse_caches.insert(&scene.inputs(), &scene.at("one")).unwrap();
+    assert_eq!(scene.restore("one"), Restored::Nothing, "its own cache is newer");
+    assert_eq!(scene.restore("two"), Restored::Put);
+    assert_eq!(scene.restored("two"), "first");
+    assert_eq!(fs::read_to_string(scene.at("two/cache/bb_codeparser.dat")).unwrap(), "code");
+    // BitBake will see this.
+    scene.write("layer/recipes-x/a.bb", "changed");
+    assert_eq!(scene.restore("three"), Restored::Put);
+    scene.write("layer/conf/layer.conf", "2");
+    assert_eq!(scene.restore("four"), Restored::Nothing);
+}
+
+#[test]
+fn the_entry_that_fits_best_is_taken() {
+    let scene = Scene::new();
+    scene.parse("one", "first");
+    scene.parse_caches.insert(&scene.inputs(), &scene.at("one")).unwrap();
+    for name in ["a", "b"] {
+        scene.write(&format!("layer/recipes-x/{name}.bb"), "changed");
+    }
+    scene.parse("two", "second");
+    scene.parse_caches.insert(&scene.inputs(), &scene.at("two")).unwrap();
+    scene.write("layer/recipes-x/c.bb", "changed as well");
+    assert_eq!(scene.restore("three"), Restored::Put);
+    assert_eq!(scene.restored("three"), "second");
+}
+
+#[test]
+fn what_would_be_wrong_or_useless_is_refused_with_its_reason() {
+    let scene = Scene::new();
+    scene.parse("one", "first");
+    scene.parse_caches.insert(&scene.inputs(), &scene.at("one")).unwrap();
+    scene.write("layer/recipes-x/a.bb", "x");
+    scene.age("layer/recipes-x/a.bb", 100);
+    scene.assert_refused("two", "a.bb changed without a new time");
+    scene.age("layer/recipes-x/a.bb", 50);
+    assert_eq!(scene.restore("three"), Restored::Put);
+    scene.write("layer/recipes-x/new.inc", "x");
+    scene.assert_refused("four", "new.inc is new");
+    fs::remove_file(scene.at("layer/recipes-x/new.inc")).unwrap();
+    for name in ["b", "c", "d"] {
+        scene.age(&format!("layer/recipes-x/{name}.bb"), 20);
+    }
+    scene.assert_refused("five", "anew");
+}
+
+#[test]
+fn a_damaged_cache_is_told_and_gone_and_leaves_nothing() {
+    let scene = Scene::new();
+    scene.parse("one", "first");
+    scene.parse_caches.insert(&scene.inputs(), &scene.at("one")).unwrap();
+    let entry = fs::read_dir(scene.at("store/parses")).unwrap().next().unwrap().unwrap().path();
+    fs::write(entry.join("1"), zstd::encode_all(&b"other"[..], 1).unwrap()).unwrap();
+    scene.assert_refused("two", "damaged");
+    assert!(!entry.exists());
+    assert_eq!(scene.restore("three"), Restored::Nothing);
+}
+
+#[test]
+fn nothing_is_kept_where_bitbake_left_no_whole_cache() {
+    let scene = Scene::new();
+    scene.parse("one", "first");
+    fs::remove_file(scene.at(&format!("one/tmp/cache/bb_cache.dat.{HASH}"))).unwrap();
+    assert!(scene.parse_caches.insert(&scene.inputs(), &scene.at("one")).is_err());
+    assert!(!scene.at("store/parses").exists());
+}
+
+#[test]
+fn bitbake_is_believed_how_much_it_parsed() {
+    let ran = |text: &str| BitbakeOutcome {
+        end: agent_process::End::Exited(0),
+        stdout: text.as_bytes().to_vec(),
+        stderr: Vec::new(),
+        signatures: None,
+    };
+    let line = "Parsing recipes...done.\nParsing of 4012 .bb files complete (4009 cached, 3 parsed). 6000 targets, 1 skipped, 0 masked, 0 errors.\n";
+    assert_eq!(count(&ran(line)), Some(Recipes { cached: 4009, parsed: 3 }));
+    assert_eq!(count(&ran("Loaded 4012 entries from dependency cache.\n")), None);
+}

@@ -1,0 +1,154 @@
+//! The directory that stands first on the PATH of one yocto-check-layer run: the agent's shim as
+//! `bitbake`, and the socket of its desk; beside it the quick `zstd`.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+use tokio::net::UnixListener;
+
+use agent_fs::remove;
+use agent_process::User;
+
+use super::bitbake_shim::{NAME, SOCKET, STOPPING};
+use super::{CacheResult, NotCacheable, SigdataMode, quick};
+
+/// `sun_path` of unix(7) with its final zero.
+const LONGEST_SOCKET: usize = 107;
+
+/// Gone with the run.
+#[derive(Debug)]
+pub struct ShimDir {
+    directory: PathBuf,
+    work: PathBuf,
+}
+
+impl ShimDir {
+    /// Makes it in the agent's `work` directory for layer code that runs as `user`; `None`: as the
+    /// agent itself. BitBake's files of signatures become what `sigdata` says.
+    ///
+    /// # Errors
+    /// When the user could not use it.
+    pub fn make(
+        work: &Path,
+        user: Option<&User>,
+        sigdata: SigdataMode,
+    ) -> CacheResult<(ShimDir, UnixListener)> {
+        let own = agent_process::shim()
+            .map_err(|error| NotCacheable(format!("the agent's own binary is not to be found: {error}")))?;
+        if let Some(user) = user
+            && let Some(closed) = closed_to(&own, user)
+        {
+            return Err(NotCacheable(format!(
+                "the build user {} cannot run {}: {} is closed to it",
+                user.name,
+                own.display(),
+                closed.display()
+            )));
+        }
+        let directory = work.join("front");
+        let socket = directory.join(SOCKET);
+        if socket.as_os_str().len() > LONGEST_SOCKET
+            || directory.as_os_str().as_encoded_bytes().contains(&b':')
+        {
+            return Err(NotCacheable(format!(
+                "the path {} is too long or odd for a socket",
+                socket.display()
+            )));
+        }
+        let failed = |error: agent_types::error::Error| NotCacheable(error.message);
+        remove::remove_tree(&directory, work).map_err(failed)?;
+        fs::create_dir(&directory)?;
+        fs::set_permissions(&directory, PermissionsExt::from_mode(0o755))?;
+        symlink(&own, directory.join(NAME))?;
+        let shim_dir = ShimDir { directory, work: work.to_owned() };
+        quick::make(work, &own, user, sigdata)?;
+        let listener = UnixListener::bind(&socket)?;
+        fs::set_permissions(&socket, PermissionsExt::from_mode(0o600))?;
+        if let Some(user) = user {
+            chown(&socket, Some(user.uid), Some(user.gid))?;
+        }
+        Ok((shim_dir, listener))
+    }
+
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// From now on the stand-in starts no BitBake: the job has to stop.
+    pub fn start_nothing(&self) {
+        // Should it fail, what is started now is ended with its process group a moment later.
+        let _ = fs::write(self.directory.join(STOPPING), "");
+    }
+
+    /// Whether BitBake's files of signatures are left empty.
+    pub fn forgets_signatures(&self) -> bool {
+        quick::forgets(&self.work)
+    }
+}
+
+impl Drop for ShimDir {
+    fn drop(&mut self) {
+        // The next run makes it anew in any case.
+        let _ = remove::remove_tree(&self.directory, &self.work);
+        let _ = quick::remove(&self.work);
+    }
+}
+
+/// The first step on the way to the binary that the user may not take, by its mode.
+pub(super) fn closed_to(binary: &Path, user: &User) -> Option<PathBuf> {
+    let is_closed = |path: &&Path| {
+        let Ok(metadata) = path.metadata() else { return true };
+        let shift = match (metadata.uid() == user.uid, metadata.gid() == user.gid) {
+            (true, _) => 6,
+            (false, true) => 3,
+            (false, false) => 0,
+        };
+        // Reading, too: the dynamic loader and /proc/self/exe need it.
+        let wanted = if metadata.is_dir() { 0o1 } else { 0o5 };
+        (metadata.mode() >> shift) & wanted != wanted
+    };
+    binary.ancestors().find(is_closed).map(Path::to_owned)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_binary_behind_a_closed_door_is_refused() {
+        let place = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(place.path(), PermissionsExt::from_mode(0o755)).unwrap();
+        let home = place.path().join("home");
+        std::fs::create_dir(&home).unwrap();
+        let binary = home.join("build-agent");
+        std::fs::write(&binary, "").unwrap();
+        let nobody = User { name: "nobody".into(), uid: 65_000, gid: 65_000, home: "/".into() };
+        for (directory, file, closed) in [
+            (0o755, 0o755, None),
+            (0o700, 0o755, Some(&home)),
+            (0o711, 0o711, Some(&binary)),
+            (0o711, 0o644, Some(&binary)),
+        ] {
+            std::fs::set_permissions(&home, PermissionsExt::from_mode(directory)).unwrap();
+            std::fs::set_permissions(&binary, PermissionsExt::from_mode(file)).unwrap();
+            assert_eq!(closed_to(&binary, &nobody).as_ref(), closed, "{directory:o} {file:o}");
+        }
+    }
+
+    #[tokio::test]
+    async fn it_is_made_and_gone_again() {
+        let work = tempfile::tempdir().unwrap();
+        let left = work.path().join("front/left");
+        std::fs::create_dir_all(&left).unwrap();
+        let (shim_dir, _listener) = ShimDir::make(work.path(), None, SigdataMode::Discard).unwrap();
+        assert!(!left.exists() && shim_dir.directory().join(NAME).is_file());
+        let path = shim_dir.directory().to_owned();
+        drop(shim_dir);
+        assert!(!path.exists());
+        let deep = work.path().join("d".repeat(100));
+        std::fs::create_dir(&deep).unwrap();
+        assert!(ShimDir::make(&deep, None, SigdataMode::Discard).is_err());
+    }
+}

@@ -1,0 +1,366 @@
+//! Answers on disk, each in a directory that appears whole or not at all and is checked before use.
+//!
+//! ```text
+//! <store>/
+//!   answers/<key>/answer.json        what it depends on, and the digests of its files
+//!   answers/<key>/signatures         locked-sigs.inc
+//!   answers/<key>/stdout, stderr
+//!   parses/                          BitBake's parse caches, see there
+//!   trees/<digest>                   the files of a tree, for telling what changed
+//!   new-<name>/                      an answer that is being written
+//! ```
+//!
+//! A store belongs to one level of trust: whoever can write it decides the verdicts of those who read it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use fs_err as fs;
+use serde::{Deserialize, Serialize};
+
+use agent_fs::remove;
+use agent_process::End;
+use agent_types::error::{Error, Result};
+
+use super::key::{Digest, Inputs, Key, LAYERS, Parts, key_of};
+use super::parse_cache::ParseCacheStore;
+use super::protocol::{Answer, BitbakeOutcome};
+use super::tree::Listing;
+use super::{CacheableQuery, difference};
+use agent_fs::read;
+
+/// Names the layout of `answer.json`.
+const SCHEMA: &str = "build-agent/signatures/v1";
+
+/// So many answers are kept for one job, the latest used. A layer asks five questions, a BSP layer two
+/// more for each machine.
+const MOST_ANSWERS: usize = 48;
+
+/// Likewise on a share, for the jobs of many layers.
+const MOST_SHARED_ANSWERS: usize = 240;
+
+/// Questions of one configuration share a parse cache, which is much larger than an answer.
+const ANSWERS_TO_A_PARSE: usize = 4;
+
+/// What is still being written after this time was left behind.
+const LEFT_BEHIND: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// No file of an answer is larger.
+const LONGEST: u64 = super::protocol::LONGEST as u64;
+
+const FILES: [&str; 3] = ["signatures", "stdout", "stderr"];
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Description {
+    schema: String,
+    /// The question, for people.
+    question: String,
+    /// How long the real BitBake took.
+    seconds: f64,
+    parts: Parts,
+    files: BTreeMap<String, Digest>,
+}
+
+/// An answer that was found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Found {
+    pub answer: Answer,
+    /// How long the real BitBake took.
+    pub seconds: f64,
+}
+
+impl Found {
+    /// What BitBake gave then.
+    pub fn outcome(self, question: &CacheableQuery) -> BitbakeOutcome {
+        let Answer { stdout, stderr, signatures } = self.answer;
+        let signatures = question.leaves_signatures.then_some(signatures);
+        BitbakeOutcome { end: End::Exited(0), stdout, stderr, signatures }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Store {
+    root: PathBuf,
+    most: usize,
+    /// Where not, nothing is changed, not even the time of last use.
+    writable: bool,
+}
+
+/// The stores of a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stores {
+    /// In the order in which they are asked.
+    pub read: Vec<Store>,
+    /// Those to which new answers go.
+    pub write: Vec<Store>,
+}
+
+impl Store {
+    /// One of a single job. Nothing is asked of the disk.
+    pub fn local(root: impl Into<PathBuf>) -> Store {
+        Store { root: root.into(), most: MOST_ANSWERS, writable: true }
+    }
+
+    /// One that many jobs share.
+    pub fn shared(root: impl Into<PathBuf>, writable: bool) -> Store {
+        Store { root: root.into(), most: MOST_SHARED_ANSWERS, writable }
+    }
+
+    /// The parse caches beside the answers.
+    pub(super) fn parse_caches(&self) -> ParseCacheStore {
+        ParseCacheStore {
+            store: self.root.clone(),
+            most: self.most / ANSWERS_TO_A_PARSE,
+            writable: self.writable,
+        }
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    fn answers(&self) -> PathBuf {
+        self.root.join("answers")
+    }
+
+    fn tree(&self, digest: &Digest) -> PathBuf {
+        self.root.join("trees").join(digest.as_str())
+    }
+
+    /// The answer of this key. Damaged ones are gone afterwards, where this store may be written.
+    ///
+    /// # Errors
+    /// When there is one that is not whole.
+    pub fn find(&self, key: &Key) -> Result<Option<Found>> {
+        let directory = self.answers().join(key.as_str());
+        if directory.symlink_metadata().is_err() {
+            return Ok(None);
+        }
+        match open_answer(&directory, key) {
+            Ok(found) => {
+                if self.writable {
+                    used(&directory);
+                }
+                Ok(Some(found))
+            }
+            Err(why) => {
+                if self.writable {
+                    let _ = remove::remove_tree(&directory, &self.root);
+                }
+                Err(Error::machine(format!("a stored answer is damaged and not used: {why}")))
+            }
+        }
+    }
+
+    /// Whether there are other signatures for this key, which are gone afterwards where this store may be
+    /// written.
+    pub fn contradicts(&self, key: &Key, answer: &Answer) -> bool {
+        let Ok(Some(found)) = self.find(key) else { return false };
+        let differs = found.answer.signatures != answer.signatures;
+        if differs && self.writable {
+            let _ = remove::remove_tree(&self.answers().join(key.as_str()), &self.root);
+        }
+        differs
+    }
+
+    /// Keeps an answer, and lets the least used go.
+    ///
+    /// # Errors
+    /// When it cannot be written; the store is then as before.
+    pub fn insert(&self, inputs: &Inputs, question: &str, answer: &Answer, seconds: f64) -> Result<()> {
+        if !self.writable {
+            return Err(Error::internal(format!("{} may not be written", self.root.display())));
+        }
+        self.prepare()?;
+        self.clear_left_behind();
+        let key = inputs.key();
+        let place = self.answers().join(key.as_str());
+        let new = tempfile::Builder::new().prefix("new-").tempdir_in(&self.root)?.keep();
+        let kept = self.write_answer(&new, &place, inputs, question, answer, seconds);
+        if !matches!(kept, Ok(true)) {
+            remove::remove_tree(&new, &self.root)?;
+        }
+        kept?;
+        self.evict()
+    }
+
+    fn prepare(&self) -> Result<()> {
+        for directory in [&self.root, &self.answers(), &self.root.join("trees")] {
+            let made = std::fs::DirBuilder::new().recursive(true).mode(0o755).create(directory);
+            made.map_err(|error| {
+                Error::machine(format!("cannot make {}", directory.display())).because(&error)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Whether it is in its place now; another run may have been faster.
+    fn write_answer(
+        &self,
+        new: &Path,
+        place: &Path,
+        inputs: &Inputs,
+        question: &str,
+        answer: &Answer,
+        seconds: f64,
+    ) -> Result<bool> {
+        for listing in inputs.listings().values() {
+            self.insert_tree(new, listing)?;
+        }
+        let mut files = BTreeMap::new();
+        for (name, content) in FILES.into_iter().zip([&answer.signatures, &answer.stdout, &answer.stderr]) {
+            write_synced(&new.join(name), content)?;
+            files.insert(name.to_owned(), Digest::of(content));
+        }
+        let description = Description {
+            schema: SCHEMA.into(),
+            question: question.into(),
+            seconds,
+            parts: inputs.parts().clone(),
+            files,
+        };
+        let text = serde_json::to_vec_pretty(&description)
+            .map_err(|error| Error::internal("cannot render an answer").because(&error))?;
+        write_synced(&new.join("answer.json"), &text)?;
+        fs::File::open(new)?.sync_all()?;
+        match std::fs::rename(new, place) {
+            Ok(()) => {
+                fs::File::open(self.answers())?.sync_all()?;
+                Ok(true)
+            }
+            Err(_) if place.is_dir() => Ok(false),
+            Err(error) => {
+                Err(Error::machine(format!("cannot put an answer at {}", place.display())).because(&error))
+            }
+        }
+    }
+
+    fn insert_tree(&self, new: &Path, listing: &Listing) -> Result<()> {
+        let place = self.tree(&listing.digest());
+        if place.symlink_metadata().is_ok() {
+            return Ok(());
+        }
+        let written = new.join("tree");
+        write_synced(&written, listing.text().as_bytes())?;
+        Ok(fs::rename(&written, &place)?)
+    }
+
+    /// Which input keeps the nearest stored answer to the same question of the same layers from being
+    /// used.
+    pub fn why_not(&self, inputs: &Inputs, question: &str) -> Option<String> {
+        let stored = self.descriptions().into_iter().map(|(_, description)| description);
+        let same = stored.filter(|description| {
+            description.question == question && description.parts.get(LAYERS) == inputs.parts().get(LAYERS)
+        });
+        let nearest = same.min_by_key(|description| difference::distance(inputs, &description.parts))?;
+        let listing = |digest: &Digest| {
+            let text = String::from_utf8(read::whole(&self.tree(digest), LONGEST).ok()?).ok()?;
+            Listing::parse(&text).filter(|listing| listing.digest() == *digest)
+        };
+        let trees = inputs.listings().keys();
+        let listings =
+            trees.filter_map(|name| Some((name.clone(), listing(nearest.parts.get(name)?)?))).collect();
+        Some(difference::in_words(inputs, &nearest.parts, &listings))
+    }
+
+    /// All whole descriptions with their directories.
+    fn descriptions(&self) -> Vec<(PathBuf, Description)> {
+        let entries = std::fs::read_dir(self.answers()).into_iter().flatten().flatten();
+        let described = |directory: PathBuf| Some((directory.clone(), describe(&directory).ok()?));
+        entries.filter_map(|entry| described(entry.path())).collect()
+    }
+
+    /// Answers beyond the limit go, the longest unused first, and trees that nothing names any more.
+    fn evict(&self) -> Result<()> {
+        let mut answers = self.descriptions();
+        let used = |directory: &Path| {
+            let metadata = directory.join("answer.json").symlink_metadata();
+            metadata.and_then(|metadata| metadata.modified()).unwrap_or(SystemTime::UNIX_EPOCH)
+        };
+        answers.sort_by_cached_key(|(directory, _)| std::cmp::Reverse(used(directory)));
+        for (directory, _) in answers.iter().skip(self.most) {
+            remove::remove_tree(directory, &self.root)?;
+        }
+        answers.truncate(self.most);
+        let named: BTreeSet<&str> =
+            answers.iter().flat_map(|(_, known)| known.parts.values().map(Digest::as_str)).collect();
+        for entry in fs::read_dir(self.root.join("trees"))? {
+            let entry = entry?;
+            // One that is younger may belong to an answer that another run is writing.
+            let is_named = entry.file_name().to_str().is_some_and(|name| named.contains(name));
+            if !is_named && is_older(&entry.path(), LEFT_BEHIND) {
+                remove::remove_file(&entry.path(), &self.root)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What killed runs were writing.
+    fn clear_left_behind(&self) {
+        let entries = std::fs::read_dir(&self.root).into_iter().flatten().flatten();
+        for entry in entries.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"new-")) {
+            if is_older(&entry.path(), LEFT_BEHIND) {
+                let _ = remove::remove_tree(&entry.path(), &self.root);
+            }
+        }
+    }
+}
+
+/// Makes a directory that nobody but the agent's user can enter.
+pub fn make_private(directory: &Path) -> std::io::Result<()> {
+    fs::create_dir_all(directory)?;
+    fs::set_permissions(directory, std::os::unix::fs::PermissionsExt::from_mode(0o700))
+}
+
+/// The file's time tells when the answer was used last.
+fn used(directory: &Path) {
+    if let Ok(file) = std::fs::File::options().write(true).open(directory.join("answer.json")) {
+        let _ = file.set_modified(SystemTime::now());
+    }
+}
+
+fn is_older(path: &Path, age: Duration) -> bool {
+    let modified = path.symlink_metadata().and_then(|metadata| metadata.modified());
+    modified.is_ok_and(|modified| modified.elapsed().is_ok_and(|elapsed| elapsed > age))
+}
+
+fn write_synced(path: &Path, content: &[u8]) -> Result<()> {
+    let mut file = fs::File::create(path)?;
+    file.write_all(content)?;
+    Ok(file.sync_all()?)
+}
+
+fn describe(directory: &Path) -> std::io::Result<Description> {
+    let text = read::whole(&directory.join("answer.json"), LONGEST)?;
+    let description: Description = serde_json::from_slice(&text)?;
+    if description.schema != SCHEMA {
+        return Err(std::io::Error::new(ErrorKind::InvalidData, "it has another layout"));
+    }
+    Ok(description)
+}
+
+/// Reads an answer and checks all of it.
+fn open_answer(directory: &Path, key: &Key) -> Result<Found> {
+    let description = describe(directory)?;
+    if key_of(&description.parts) != *key {
+        return Err(Error::machine("its inputs are not those of its name"));
+    }
+    let checked = |name: &str| -> Result<Vec<u8>> {
+        let content = read::whole(&directory.join(name), LONGEST)?;
+        if description.files.get(name) != Some(&Digest::of(&content)) {
+            return Err(Error::machine(format!("the digest of `{name}` is another")));
+        }
+        Ok(content)
+    };
+    let answer =
+        Answer { signatures: checked("signatures")?, stdout: checked("stdout")?, stderr: checked("stderr")? };
+    Ok(Found { answer, seconds: description.seconds })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+#[path = "store_tests.rs"]
+mod tests;
