@@ -12,7 +12,7 @@ pub fn become_program() {
     if bitbake_shim::is_called(argv.first().map(OsString::as_os_str)) {
         bitbake_shim::main(argv, config::whole_environment());
     }
-    if argv.first().is_some_and(|name| name == agent_process::APART) {
-        agent_process::apart(argv, config::whole_environment());
+    if argv.first().is_some_and(|name| name == agent_process::SANDBOX) {
+        agent_process::sandbox(argv, config::whole_environment());
     }
 }

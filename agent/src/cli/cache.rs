@@ -75,7 +75,7 @@ async fn blocking<T: Send + 'static>(
     let work = tokio::task::spawn_blocking(move || work(&inner));
     let done = tokio::select! {
         done = work => done.map_err(|error| Error::internal("the work on the share broke").because(&error))??,
-        () = interrupt.now() => return Err(Error::new(agent_types::error::Class::Cancelled, "cancelled")),
+        () = interrupt.force_kill() => return Err(Error::new(agent_types::error::Class::Cancelled, "cancelled")),
     };
     Ok((done, interrupt))
 }

@@ -3,7 +3,7 @@
 use crate::config::AgentEnvironment;
 use crate::job::{self, Exclusive};
 use crate::stages::{checkout, configure, share};
-use agent_process::{Command, End};
+use agent_process::{Command, ExitReason};
 use agent_types::error::Result;
 use agent_types::outcome::ExitStatus;
 use agent_yocto::server;
@@ -38,7 +38,7 @@ pub async fn command(args: arguments::Shell, environment: &AgentEnvironment) -> 
     let end = agent_process::interactive(&command).await;
     server::stop_server(&configured.build, configured.user.as_ref(), settings.limits.grace).await?;
     Ok(match end? {
-        End::Exited(0) => ExitStatus::Passed,
+        ExitReason::Exited(0) => ExitStatus::Passed,
         _ => ExitStatus::Failed,
     })
 }

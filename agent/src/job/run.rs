@@ -210,7 +210,7 @@ impl Job<'_> {
         // After a cancel or at the end of the time, what is done is still saved, within the grace.
         let interrupt = match self.runner.interrupt.state() {
             None => self.runner.interrupt.clone(),
-            Some(_) => self.runner.interrupt.last_words(self.runner.grace_left()),
+            Some(_) => self.runner.interrupt.cleanup(self.runner.grace_left()),
         };
         let (stopped, events) = (self.stopped.as_deref(), &self.runner.events);
         // Side by side: neither shall use up the other's part of the grace.

@@ -29,7 +29,7 @@ impl StopNotice {
             let why = inner.interrupted().await;
             events.info(stopping(reason(why, &inner), grace, &events.what_runs())).await;
             let _ = tell.send(());
-            inner.now().await;
+            inner.force_kill().await;
             events.info("a second signal: stopping at once").await;
         });
         StopNotice { telling, interrupt: interrupt.clone(), told }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::config::Settings;
 use agent_cache::Usage;
 use agent_fs::tree::Tree;
-use agent_process::{Command, End, Finished, Runner, UntilStopped};
+use agent_process::{Command, CommandOutcome, ExitReason, Runner, UntilStopped};
 use agent_types::error::{Error, Result};
 use agent_types::events::{Level, Sstate, TaskFailed, Unit, What};
 use agent_types::outcome::Outcome;
@@ -93,7 +93,7 @@ async fn machine_build(
     command.environment.set("MACHINE", machine);
     command.user = configured.user.clone();
 
-    command.doing = Some(format!("bitbake {}", unit.name));
+    command.status = Some(format!("bitbake {}", unit.name));
 
     let mut build = UntilStopped::new(Build::new(unit.clone()), &command.stopping);
     let ended = runner.run(command, &mut build).await;
@@ -125,9 +125,9 @@ async fn machine_build(
 }
 
 /// The verdict guard of a build: the exit status and BitBake's own summary must agree.
-fn judge(build: &Build, finished: &Finished) -> Result<Outcome> {
+fn judge(build: &Build, finished: &CommandOutcome) -> Result<Outcome> {
     let said = build.errors.iter().chain(&finished.tail).map(String::as_str).collect::<Vec<_>>().join("\n");
-    if let (End::Exited(1..), Some(trouble)) = (finished.end, host::trouble(&said)) {
+    if let (ExitReason::Exited(1..), Some(trouble)) = (finished.end, host::trouble(&said)) {
         return Err(trouble);
     }
     let named = build.failures.first().map(|first| {
@@ -136,7 +136,7 @@ fn judge(build: &Build, finished: &Finished) -> Result<Outcome> {
         format!("{}:{} failed{and}", first.recipe, first.task)
     });
     Ok(match finished.end {
-        End::Exited(0) => match build.summary {
+        ExitReason::Exited(0) => match build.summary {
             Some(summary) if summary.failed > 0 || named.is_some() => {
                 return Err(Error::internal(format!(
                     "bitbake ended with exit status 0 although tasks failed: {}",
@@ -163,17 +163,17 @@ fn judge(build: &Build, finished: &Finished) -> Result<Outcome> {
                     )));
             }
         },
-        End::Exited(status) => Outcome::Failed(named.unwrap_or_else(|| match build.errors.first() {
+        ExitReason::Exited(status) => Outcome::Failed(named.unwrap_or_else(|| match build.errors.first() {
             Some(error) => error.clone(),
             None => format!("bitbake ended with exit status {status} and named no failed task"),
         })),
-        End::Signalled(9) => {
+        ExitReason::Signalled(9) => {
             Outcome::Failed("bitbake was killed (SIGKILL); out of memory is the usual cause".into())
         }
-        End::Signalled(signal) => Outcome::Failed(format!("bitbake was ended by signal {signal}")),
-        End::Cancelled => Outcome::Cancelled("a signal stopped the job".into()),
-        End::TimedOut => Outcome::TimedOut("[limits] job is over".into()),
-        End::Stalled(silent) => {
+        ExitReason::Signalled(signal) => Outcome::Failed(format!("bitbake was ended by signal {signal}")),
+        ExitReason::Cancelled => Outcome::Cancelled("a signal stopped the job".into()),
+        ExitReason::TimedOut => Outcome::TimedOut("[limits] job is over".into()),
+        ExitReason::Stalled(silent) => {
             Outcome::TimedOut(format!("bitbake was silent for {}", humantime::format_duration(silent)))
         }
     })
@@ -221,15 +221,15 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use agent_process::Lines;
+    use agent_process::LineHandler;
     use agent_types::error::Class;
 
-    fn judged(output: &str, end: End) -> Result<Outcome> {
+    fn judged(output: &str, end: ExitReason) -> Result<Outcome> {
         let mut build = Build::new(Unit::new(Stage::Build, "x"));
         for line in output.lines() {
             build.line(line);
         }
-        let finished = Finished {
+        let finished = CommandOutcome {
             end,
             log: "/o/logs/b.log".into(),
             bytes: 0,
@@ -246,10 +246,13 @@ mod tests {
 
     #[test]
     fn a_build_passes_only_when_all_sources_agree() {
-        assert_eq!(judged(DONE, End::Exited(0)).unwrap(), Outcome::Passed);
-        assert_eq!(judged(FAILED, End::Exited(1)).unwrap(), Outcome::Failed("a_1:do_compile failed".into()));
+        assert_eq!(judged(DONE, ExitReason::Exited(0)).unwrap(), Outcome::Passed);
+        assert_eq!(
+            judged(FAILED, ExitReason::Exited(1)).unwrap(),
+            Outcome::Failed("a_1:do_compile failed".into())
+        );
         for (output, what) in [("", "no summary"), (FAILED, "failed tasks")] {
-            let error = judged(output, End::Exited(0)).unwrap_err();
+            let error = judged(output, ExitReason::Exited(0)).unwrap_err();
             assert_eq!(error.class, Class::Internal, "{what}");
         }
         for admitted in [
@@ -259,29 +262,29 @@ mod tests {
             "Execution was interrupted, returning a non-zero exit code.",
         ] {
             for output in [format!("{admitted}\n{DONE}"), format!("{DONE}\n{admitted}")] {
-                let error = judged(&output, End::Exited(0)).unwrap_err();
+                let error = judged(&output, ExitReason::Exited(0)).unwrap_err();
                 assert_eq!(error.class, Class::Internal, "{output}");
             }
         }
         for innocent in ["ERROR: only printed", "Summary: There was 1 WARNING message.", "x Tasks Summary: y"]
         {
             let output = format!("{innocent}\n{DONE}\n{innocent}");
-            assert_eq!(judged(&output, End::Exited(0)).unwrap(), Outcome::Passed, "{output}");
+            assert_eq!(judged(&output, ExitReason::Exited(0)).unwrap(), Outcome::Passed, "{output}");
         }
         let inside = format!("WARNING: x-1-r0 do_y: {}", DONE.trim_start_matches("NOTE: "));
-        assert_eq!(judged(&inside, End::Exited(0)).unwrap_err().class, Class::Internal);
+        assert_eq!(judged(&inside, ExitReason::Exited(0)).unwrap_err().class, Class::Internal);
         let nothing = DONE.replace("Attempted 5", "Attempted 0");
-        assert!(matches!(judged(&nothing, End::Exited(0)).unwrap(), Outcome::Failed(_)));
+        assert!(matches!(judged(&nothing, ExitReason::Exited(0)).unwrap(), Outcome::Failed(_)));
     }
 
     #[test]
     fn ends_that_are_not_the_builds_own_are_told_apart() {
         for (end, word) in [
-            (End::Signalled(9), "failed"),
-            (End::Cancelled, "cancelled"),
-            (End::TimedOut, "timed-out"),
-            (End::Stalled(Duration::from_secs(60)), "timed-out"),
-            (End::Exited(1), "failed"),
+            (ExitReason::Signalled(9), "failed"),
+            (ExitReason::Cancelled, "cancelled"),
+            (ExitReason::TimedOut, "timed-out"),
+            (ExitReason::Stalled(Duration::from_secs(60)), "timed-out"),
+            (ExitReason::Exited(1), "failed"),
         ] {
             assert_eq!(judged(DONE, end).unwrap().word(), word, "{end:?}");
         }

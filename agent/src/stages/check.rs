@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::config::Settings;
-use agent_process::{Command, End, Finished, Lines, Runner, UntilStopped};
+use agent_process::{Command, CommandOutcome, ExitReason, LineHandler, Runner, UntilStopped};
 use agent_types::error::{Error, Result};
 use agent_types::events::{Case, Emitter, Level, Unit, What};
 use agent_types::listing;
@@ -181,13 +181,13 @@ async fn bitbake_layers(
         Command::new(configured.tools.bitbake.join("bin/bitbake-layers"), build, log).args(words);
     command.environment = configured.environment(build);
     command.user = configured.user.clone();
-    command.doing = Some(format!("{} of {}", unit.name, names(&settings.layers)));
+    command.status = Some(format!("{} of {}", unit.name, names(&settings.layers)));
     let output = Layers(LayersOutput::new(words, unit.clone(), &settings.checkout));
     let mut output = UntilStopped::new(output, &command.stopping);
     let ended = runner.run(command, &mut output).await;
     server::stop_server(build, configured.user.as_ref(), runner.grace_left()).await?;
     let finished = ended?;
-    let passed = finished.end == End::Exited(0);
+    let passed = finished.end == ExitReason::Exited(0);
     let contradiction = output.lines.0.contradiction().filter(|_| passed).map(|what| {
         Error::internal(format!("{} ended with exit status 0, but {what}", unit.name))
             .hint(format!("nothing is concluded from it; read `{}`", finished.log.display()))
@@ -197,16 +197,16 @@ async fn bitbake_layers(
     }
     let tail = finished.tail.join("\n");
     let fault = match finished.end {
-        End::Exited(status) if status != 0 => known_layers(settings, configured).fault_of_conf(&tail),
+        ExitReason::Exited(status) if status != 0 => known_layers(settings, configured).fault_of_conf(&tail),
         _ => None,
     };
     let of_dependency = fault.as_ref().filter(|fault| !fault.is_under_test);
     let dependency = of_dependency.map(|fault| crash::dependency_error(fault, &settings.checkout));
     let trouble = contradiction.or_else(|| host::trouble(&tail).filter(|_| !passed)).or(dependency);
     let outcome = match (finished.end, &trouble, &fault) {
-        (End::Exited(0), None, _) => Outcome::Passed,
-        (End::Exited(_), Some(error), _) => Outcome::NotRun(error.message.clone()),
-        (End::Exited(_), None, Some(fault)) => {
+        (ExitReason::Exited(0), None, _) => Outcome::Passed,
+        (ExitReason::Exited(_), Some(error), _) => Outcome::NotRun(error.message.clone()),
+        (ExitReason::Exited(_), None, Some(fault)) => {
             runner.events.emit(What::Finding(crash::finding(fault, &unit, &settings.checkout))).await;
             Outcome::Failed(format!("{}: {}", fault.place(&settings.checkout), fault.why))
         }
@@ -230,23 +230,23 @@ pub(super) fn known_layers(settings: &Settings, configured: &Configured) -> Know
 /// Hands the output of bitbake-layers to who understands it.
 struct Layers(LayersOutput);
 
-impl Lines for Layers {
+impl LineHandler for Layers {
     fn line(&mut self, line: &str) -> Vec<What> {
         self.0.line(line);
         Vec::new()
     }
 }
 
-fn ended_badly(tool: &str, finished: &Finished) -> Outcome {
+fn ended_badly(tool: &str, finished: &CommandOutcome) -> Outcome {
     match finished.end {
-        End::Exited(status) => Outcome::Failed(format!("{tool} ended with exit status {status}")),
-        End::Signalled(9) => {
+        ExitReason::Exited(status) => Outcome::Failed(format!("{tool} ended with exit status {status}")),
+        ExitReason::Signalled(9) => {
             Outcome::Failed(format!("{tool} was killed (SIGKILL); out of memory is the usual cause"))
         }
-        End::Signalled(signal) => Outcome::Failed(format!("{tool} was ended by signal {signal}")),
-        End::Cancelled => Outcome::Cancelled("a signal stopped the job".into()),
-        End::TimedOut => Outcome::TimedOut("[limits] job is over".into()),
-        End::Stalled(silent) => {
+        ExitReason::Signalled(signal) => Outcome::Failed(format!("{tool} was ended by signal {signal}")),
+        ExitReason::Cancelled => Outcome::Cancelled("a signal stopped the job".into()),
+        ExitReason::TimedOut => Outcome::TimedOut("[limits] job is over".into()),
+        ExitReason::Stalled(silent) => {
             Outcome::TimedOut(format!("{tool} was silent for {}", humantime::format_duration(silent)))
         }
     }

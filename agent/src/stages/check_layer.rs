@@ -15,7 +15,7 @@ use agent_cache::signature_cache::{
     QueryPlan, Rerun, RunOptions, ShimDir, SigdataMode, StatCache, Store, Stores, WrittenConf,
     path_of_bitbake, runs_code, trees_of,
 };
-use agent_process::{Command, End, Finished, Lines, Runner, UntilStopped};
+use agent_process::{Command, CommandOutcome, ExitReason, LineHandler, Runner, UntilStopped};
 use agent_types::error::Result;
 use agent_types::events::{Case, Emitter, Finding, Unit, What};
 use agent_types::outcome::Outcome;
@@ -131,7 +131,7 @@ struct Ran {
     passed: bool,
     /// Otherwise what it found wrong.
     grounds: Vec<Ground>,
-    finished: Finished,
+    finished: CommandOutcome,
     /// What its answers stood on.
     given: ProvenanceSummary,
     /// Whether BitBake's files of signatures were left empty.
@@ -143,7 +143,7 @@ impl Ran {
     /// files that are empty or not there. A run that the job itself stopped is no verdict: see
     /// [`Ran::withdraw_unproved`].
     fn doubtful(&self) -> Vec<&Ground> {
-        if self.passed || matches!(self.finished.end, End::Cancelled | End::TimedOut) {
+        if self.passed || matches!(self.finished.end, ExitReason::Cancelled | ExitReason::TimedOut) {
             return Vec::new();
         }
         let is_doubtful = |ground: &&Ground| self.was_given(ground) || self.has_no_files(ground);
@@ -165,8 +165,8 @@ impl Ran {
         let why =
             "it failed with a cached answer, and the job was stopped before the check was repeated without";
         let outcome = match self.finished.end {
-            End::Cancelled => Outcome::Cancelled(why.into()),
-            End::TimedOut => Outcome::TimedOut(why.into()),
+            ExitReason::Cancelled => Outcome::Cancelled(why.into()),
+            ExitReason::TimedOut => Outcome::TimedOut(why.into()),
             _ => return,
         };
         for case in &mut self.verdict.cases {
@@ -180,7 +180,7 @@ impl Ran {
 }
 
 impl Check<'_> {
-    async fn to_its_verdict(&self) -> Result<(Outcome, Finished)> {
+    async fn to_its_verdict(&self) -> Result<(Outcome, CommandOutcome)> {
         let events = &self.runner.events;
         let mut rerun = Rerun::default();
         let mut ran = self.once(&rerun).await?;
@@ -420,7 +420,7 @@ impl Check<'_> {
         for finding in ran.findings.drain(..).chain(findings) {
             events.emit(What::Finding(finding)).await;
         }
-        if verdict.outcome.as_ref().is_ok_and(Outcome::is_fine) && ran.finished.end != End::Exited(0) {
+        if verdict.outcome.as_ref().is_ok_and(Outcome::is_fine) && ran.finished.end != ExitReason::Exited(0) {
             let said = &verdict.tool_verdict;
             let name = &self.name;
             events
@@ -451,7 +451,7 @@ struct Tests<'a> {
     started: usize,
 }
 
-impl Lines for Tests<'_> {
+impl LineHandler for Tests<'_> {
     fn line(&mut self, line: &str) -> Vec<What> {
         self.parser.line(line);
         let running = self.parser.running();
@@ -468,10 +468,10 @@ impl Lines for Tests<'_> {
         }]
     }
 
-    fn doing(&self) -> Option<String> {
+    fn status(&self) -> Option<String> {
         // Before the first test the world is asked for its signatures without the layer.
-        let doing = self.running.as_deref().unwrap_or("the signatures of the world without the layer");
-        Some(format!("{}: {doing}", self.unit.name))
+        let status = self.running.as_deref().unwrap_or("the signatures of the world without the layer");
+        Some(format!("{}: {status}", self.unit.name))
     }
 }
 
@@ -484,14 +484,14 @@ mod tests {
     /// A failure may not be reported from a cached answer, and the run that would have shown it is not made.
     #[test]
     fn of_a_stopped_run_only_failures_without_cached_answers_stay() {
-        let silent = End::Stalled(Duration::from_secs(60));
+        let silent = ExitReason::Stalled(Duration::from_secs(60));
         for (end, given, wanted) in [
-            (End::Cancelled, vec![], ["failed", "failed", "passed"]),
-            (End::Cancelled, vec![Kind::World], ["failed", "failed", "passed"]),
-            (End::Cancelled, vec![Kind::Parses], ["failed", "cancelled", "passed"]),
-            (End::TimedOut, vec![Kind::Parses], ["failed", "timed-out", "passed"]),
+            (ExitReason::Cancelled, vec![], ["failed", "failed", "passed"]),
+            (ExitReason::Cancelled, vec![Kind::World], ["failed", "failed", "passed"]),
+            (ExitReason::Cancelled, vec![Kind::Parses], ["failed", "cancelled", "passed"]),
+            (ExitReason::TimedOut, vec![Kind::Parses], ["failed", "timed-out", "passed"]),
             // These are repeated.
-            (End::Exited(2), vec![Kind::Parses], ["failed", "failed", "passed"]),
+            (ExitReason::Exited(2), vec![Kind::Parses], ["failed", "failed", "passed"]),
             (silent, vec![Kind::Parses], ["failed", "failed", "passed"]),
         ] {
             let bad = || Outcome::Failed("bad".into());
@@ -509,7 +509,7 @@ mod tests {
                 by_cases: false,
             };
             let elapsed = Duration::ZERO;
-            let finished = Finished { end, log: "/x".into(), bytes: 0, elapsed, tail: Vec::new() };
+            let finished = CommandOutcome { end, log: "/x".into(), bytes: 0, elapsed, tail: Vec::new() };
             let (passed, grounds, forgetful) = (false, Vec::new(), true);
             let given =
                 ProvenanceSummary { stored: given.into_iter().collect(), ..ProvenanceSummary::default() };

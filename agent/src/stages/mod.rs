@@ -9,7 +9,7 @@ pub mod configure;
 pub mod publish;
 pub mod share;
 
-use agent_process::{Finished, Interrupted};
+use agent_process::{CommandOutcome, Interrupted};
 use agent_types::outcome::Outcome;
 
 /// The outcome of work that had to stop early.
@@ -21,7 +21,7 @@ pub fn interrupted(why: Interrupted) -> Outcome {
 }
 
 /// The last lines of a command, for its unit. Those of a cancelled one tell how it broke because of the signal.
-fn excerpt(outcome: &Outcome, finished: &Finished) -> Vec<String> {
+fn excerpt(outcome: &Outcome, finished: &CommandOutcome) -> Vec<String> {
     let tells = !outcome.is_fine() && !matches!(outcome, Outcome::Cancelled(_));
     if tells { finished.tail.clone() } else { Vec::new() }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use url::Url;
 
-use agent_process::{Command, End, Environment, Lines, Runner, User, agent_user, lesser_owner};
+use agent_process::{Command, Environment, ExitReason, LineHandler, Runner, User, agent_user, lesser_owner};
 use agent_types::error::{Class, Error};
 use agent_types::events::What;
 use agent_types::source::is_commit;
@@ -165,7 +165,7 @@ impl<'a> Git<'a> {
     async fn once(&self, cwd: &Path, args: &[OsString], remote: bool) -> Result<String, Failure> {
         let verb = args.first().map(|verb| verb.to_string_lossy().into_owned()).unwrap_or_default();
         let mut command = Command::new("git", cwd, format!("git-{}-{verb}", self.label)).args(args);
-        command.doing = Some(format!("{}: git {verb}", self.label));
+        command.status = Some(format!("{}: git {verb}", self.label));
         command.environment = self.environment.clone();
         command.user = self.user.clone();
         let mut output = Output::default();
@@ -176,22 +176,22 @@ impl<'a> Git<'a> {
             Failure::Error(Error::new(class, format!("git {verb} of {} was stopped: {why}", self.label)))
         };
         match finished.end {
-            End::Exited(0) if output.overflow => {
+            ExitReason::Exited(0) if output.overflow => {
                 Err(git(Kind::Other, vec![format!("git {verb} printed more than {OUTPUT_LIMIT} bytes")]))
             }
-            End::Exited(0) => Ok(output.text),
-            End::Exited(_) => {
+            ExitReason::Exited(0) => Ok(output.text),
+            ExitReason::Exited(_) => {
                 let said = words(output.text.split(['\n', '\r']));
                 Err(git(classify(&said), said))
             }
-            End::Signalled(signal) => {
+            ExitReason::Signalled(signal) => {
                 Err(git(Kind::Other, vec![format!("git {verb} died of signal {signal}")]))
             }
-            End::Stalled(silent) => {
+            ExitReason::Stalled(silent) => {
                 Err(git(Kind::Transient, vec![format!("git {verb} was silent for {} s", silent.as_secs())]))
             }
-            End::Cancelled => Err(end(Class::Cancelled, "the job was cancelled")),
-            End::TimedOut => Err(end(Class::OutOfTime, "the job's time is over")),
+            ExitReason::Cancelled => Err(end(Class::Cancelled, "the job was cancelled")),
+            ExitReason::TimedOut => Err(end(Class::OutOfTime, "the job's time is over")),
         }
     }
 }
@@ -203,7 +203,7 @@ struct Output {
     overflow: bool,
 }
 
-impl Lines for Output {
+impl LineHandler for Output {
     fn line(&mut self, line: &str) -> Vec<What> {
         if self.text.len() + line.len() < OUTPUT_LIMIT {
             self.text.push_str(line);

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Apart, User};
+use super::{MountNamespace, User};
 
 /// The whole environment of a child. It starts empty: nothing is inherited.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,16 +47,16 @@ pub struct Command {
     /// A limit of its own, besides the job's.
     pub timeout: Option<Duration>,
     /// Sees another directory at a path than everybody else.
-    pub apart: Option<Apart>,
+    pub mount_namespace: Option<MountNamespace>,
     /// Replaces the job's stall limit.
     pub stall: Option<Duration>,
     /// What the child has as its stdin; `None`: `/dev/null`.
     pub stdin: Option<Arc<OwnedFd>>,
     /// Stands before `argv` when the child is started, as an interpreter does; reports do not show it.
-    /// Without effect when the command is `apart`.
+    /// Without effect when the command is `mount_namespace`.
     pub launcher: Vec<OsString>,
     /// What it does, for people: `yocto-check-layer meta-x: BitBake parses the world`.
-    pub doing: Option<String>,
+    pub status: Option<String>,
     /// A shorter time from the first signal to SIGKILL than the job's grace, for a program whose work is
     /// worth nothing once it was stopped.
     pub grace: Option<Duration>,
@@ -73,25 +73,25 @@ impl Command {
             user: None,
             log: log.into(),
             timeout: None,
-            apart: None,
+            mount_namespace: None,
             stall: None,
             stdin: None,
             launcher: Vec::new(),
-            doing: None,
+            status: None,
             grace: None,
             stopping: CancellationToken::new(),
         }
     }
 
-    pub fn doing(mut self, doing: impl Into<String>) -> Command {
-        self.doing = Some(doing.into());
+    pub fn status(mut self, status: impl Into<String>) -> Command {
+        self.status = Some(status.into());
         self
     }
 
     /// For people: what it does, or its `words` (its `argv` without secrets), paths without directories.
     pub fn name(&self, words: &[String]) -> String {
-        if let Some(doing) = &self.doing {
-            return doing.clone();
+        if let Some(status) = &self.status {
+            return status.clone();
         }
         let words: Vec<&str> = words.iter().map(|word| brief(word)).collect();
         let name = words.join(" ");
@@ -130,7 +130,7 @@ mod tests {
         let words = words.map(str::to_owned);
         let tool = Command::new(words[0].clone(), "/", "x");
         assert_eq!(tool.name(&words), "yocto-check-layer -k / a /b https://x/y");
-        assert_eq!(tool.doing("meta-x: parses").name(&words), "meta-x: parses");
+        assert_eq!(tool.status("meta-x: parses").name(&words), "meta-x: parses");
         let long = Command::new("echo", "/", "x").name(&["é".repeat(500)]);
         assert_eq!((long.chars().count(), long.chars().last()), (LONGEST_NAME + 1, Some('…')));
     }

@@ -51,7 +51,7 @@ fn rounds(width: usize, user: Option<User>) {
     let times = Times {
         output: Duration::from_millis(30),
         daemons: Duration::from_millis(30),
-        politely: Duration::from_millis(30),
+        term_grace: Duration::from_millis(30),
         ..QUICK
     };
     let body = async {
@@ -74,7 +74,7 @@ fn rounds(width: usize, user: Option<User>) {
             command.user.clone_from(&user);
             let started = Instant::now();
             let finished = bench.runner.run_with(command, &mut (), times).await.unwrap();
-            assert_eq!(finished.end, End::Exited(0), "{:?}", finished.tail);
+            assert_eq!(finished.end, ExitReason::Exited(0), "{:?}", finished.tail);
             assert!(started.elapsed() < Duration::from_secs(30), "round {round}: {:?}", started.elapsed());
             let beats = || std::fs::metadata(&beat).unwrap().len();
             let before = beats();

@@ -20,7 +20,7 @@ use tokio::task::{spawn_blocking, yield_now};
 use tokio::time::{Instant, sleep};
 
 use super::control_group;
-use super::ended::{self, Ended};
+use super::kill_report::{self, KillReport};
 use super::processes::{Process, Processes};
 use super::running::{burials, idle, is_given_up, is_leftover, reap, unclaimed, while_idle};
 
@@ -66,7 +66,7 @@ pub(super) fn runs_as(uid: u32, gid: u32) {
 
 /// Ends all that the commands left, within the time; nothing while a command runs. Adds to `ended` who
 /// was seen, and whether somebody goes on forking.
-pub(super) async fn end(ended: &mut Ended, time: Duration) {
+pub(super) async fn end(ended: &mut KillReport, time: Duration) {
     let start = Instant::now();
     let mut signal = Signal::SIGSTOP;
     while !is_over(ended).await {
@@ -98,7 +98,7 @@ pub(super) async fn end(ended: &mut Ended, time: Duration) {
 ///
 /// A look at the process table can miss a process whose parent ends just then. So it is over when nobody
 /// is seen in several looks and nobody was buried meanwhile.
-async fn is_over(ended: &mut Ended) -> bool {
+async fn is_over(ended: &mut KillReport) -> bool {
     let (mut number, mut calm, mut changes) = (burials(), 0, 0);
     loop {
         reap();
@@ -130,7 +130,7 @@ async fn is_over(ended: &mut Ended) -> bool {
 
 /// Stops those who are left, newest first and each as soon as it is seen, until nobody is seen who runs;
 /// then kills them all.
-async fn stop_and_kill(signal: Signal, ended: &mut Ended) {
+async fn stop_and_kill(signal: Signal, ended: &mut KillReport) {
     let until = Instant::now() + ROUND;
     // Others than those who are left, and those who are stopped already: looking at them again takes
     // longer than a fork.
@@ -156,7 +156,7 @@ async fn stop_and_kill(signal: Signal, ended: &mut Ended) {
         yield_now().await;
     }
     let left = unclaimed(&Processes::now());
-    left.iter().for_each(|process| ended::signal(process, Signal::SIGKILL));
+    left.iter().for_each(|process| kill_report::signal(process, Signal::SIGKILL));
     ended.add(&left);
     sleep(LOOK).await;
     reap();

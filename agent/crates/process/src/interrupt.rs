@@ -13,7 +13,7 @@ const MOMENT: Duration = Duration::from_millis(500);
 pub struct Interrupt {
     cancel: CancellationToken,
     /// A second signal: stop at once, without grace.
-    now: CancellationToken,
+    force: CancellationToken,
     /// The end of the job's time.
     deadline: Option<Instant>,
     /// How long a stop may take in all, where somebody has said so.
@@ -40,8 +40,8 @@ pub enum Interrupted {
 
 impl Interrupt {
     pub fn new(deadline: Option<Instant>) -> Interrupt {
-        let (cancel, now) = (CancellationToken::new(), CancellationToken::new());
-        Interrupt { cancel, now, deadline, grace: None, first: Arc::default() }
+        let (cancel, force) = (CancellationToken::new(), CancellationToken::new());
+        Interrupt { cancel, force, deadline, grace: None, first: Arc::default() }
     }
 
     /// The same, with a limit that counts from now.
@@ -56,9 +56,9 @@ impl Interrupt {
     }
 
     /// For a part of the work: it stops with the whole, and can be stopped alone.
-    pub fn part(&self) -> Interrupt {
-        let (cancel, now) = (self.cancel.child_token(), self.now.child_token());
-        Interrupt { cancel, now, first: self.first.clone(), ..*self }
+    pub fn child(&self) -> Interrupt {
+        let (cancel, force) = (self.cancel.child_token(), self.force.child_token());
+        Interrupt { cancel, force, first: self.first.clone(), ..*self }
     }
 
     /// The work's answer, unless a stop comes first.
@@ -75,17 +75,17 @@ impl Interrupt {
 
     /// For the work that is still to be done after the first signal or the end of the time: only a
     /// second signal or the end of the time that is `left` stops it. A part of that is for its own stop.
-    pub fn last_words(&self, left: Duration) -> Interrupt {
-        let (cancel, now) = (self.now.clone(), self.now.clone());
+    pub fn cleanup(&self, left: Duration) -> Interrupt {
+        let (cancel, force) = (self.force.clone(), self.force.clone());
         let grace = left / 4;
         let deadline = Instant::now().checked_add(left - grace);
-        Interrupt { cancel, now, deadline, grace: Some(grace), first: Arc::default() }
+        Interrupt { cancel, force, deadline, grace: Some(grace), first: Arc::default() }
     }
 
     /// Called for each signal: the first cancels, the second means now.
     pub fn signal(&self) {
         if self.cancel.is_cancelled() {
-            self.now.cancel();
+            self.force.cancel();
         }
         self.cancel.cancel();
     }
@@ -131,7 +131,7 @@ impl Interrupt {
 
     /// Whether there was a second signal.
     pub fn is_urgent(&self) -> bool {
-        self.now.is_cancelled()
+        self.force.is_cancelled()
     }
 
     /// Waits until work has to stop.
@@ -150,8 +150,8 @@ impl Interrupt {
     }
 
     /// Waits for the second signal.
-    pub async fn now(&self) {
-        self.now.cancelled().await;
+    pub async fn force_kill(&self) {
+        self.force.cancelled().await;
     }
 }
 
@@ -166,14 +166,14 @@ mod tests {
         let interrupt = Interrupt::new(None);
         assert_eq!((interrupt.grace_left(GRACE), interrupt.signal_name()), (GRACE, None));
         // A part that is stopped alone says nothing of the job.
-        let part = interrupt.part();
-        part.signal();
-        assert_eq!((part.grace_left(GRACE), interrupt.state()), (GRACE, None));
+        let child = interrupt.child();
+        child.signal();
+        assert_eq!((child.grace_left(GRACE), interrupt.state()), (GRACE, None));
         interrupt.received("SIGTERM");
         std::thread::sleep(Duration::from_millis(20));
         interrupt.received("SIGINT");
-        assert_eq!((interrupt.signal_name(), part.signal_name()), (Some("SIGTERM"), Some("SIGTERM")));
-        for interrupt in [interrupt, part] {
+        assert_eq!((interrupt.signal_name(), child.signal_name()), (Some("SIGTERM"), Some("SIGTERM")));
+        for interrupt in [interrupt, child] {
             assert!(interrupt.is_urgent());
             let left = interrupt.grace_left(GRACE);
             assert!(left <= GRACE - Duration::from_millis(20), "{left:?}");
@@ -188,12 +188,12 @@ mod tests {
         assert_eq!(interrupt.last_wait(GRACE), Duration::from_secs(2));
         assert_eq!(interrupt.last_wait(MOMENT), MOMENT);
         interrupt.received("SIGTERM");
-        let last = interrupt.last_words(Duration::from_millis(100));
+        let last = interrupt.cleanup(Duration::from_millis(100));
         assert_eq!(last.state(), None, "the first signal does not end them");
         std::thread::sleep(Duration::from_millis(80));
         assert_eq!(last.state(), Some(Interrupted::OutOfTime));
         assert!(last.last_wait(GRACE) <= Duration::from_millis(25));
-        let last = interrupt.last_words(GRACE);
+        let last = interrupt.cleanup(GRACE);
         interrupt.received("SIGTERM");
         assert_eq!(last.state(), Some(Interrupted::Cancelled));
     }

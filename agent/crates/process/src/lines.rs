@@ -17,7 +17,7 @@ use super::log::Log;
 use super::redact::{Redactor, Stream};
 
 /// Listens to a child's output.
-pub trait Lines: Send {
+pub trait LineHandler: Send {
     /// One line without its end, decoded lossily and redacted. The events that it means are emitted
     /// in order; while the listeners are behind, the child waits. A carriage return ends a line,
     /// too, and a line of more than 64 KiB comes in pieces.
@@ -34,13 +34,13 @@ pub trait Lines: Send {
     fn raw(&mut self, _: &[u8]) {}
 
     /// What the child does now, for the word about its silence.
-    fn doing(&self) -> Option<String> {
+    fn status(&self) -> Option<String> {
         None
     }
 }
 
 /// For children whose output only goes to the log.
-impl Lines for () {
+impl LineHandler for () {
     fn line(&mut self, _: &str) -> Vec<What> {
         Vec::new()
     }
@@ -68,37 +68,37 @@ const TAIL_BYTES: usize = 1000;
 
 /// How the output is getting on, for those who watch the child meanwhile.
 #[derive(Debug)]
-pub(super) struct Pulse {
+pub(super) struct Activity {
     start: Instant,
     /// Milliseconds from the start to the last byte.
     last: AtomicU64,
     /// Output was read and waits for its listeners.
     busy: AtomicBool,
     /// What the child does, as far as its listener knows.
-    doing: Mutex<Option<String>>,
+    status: Mutex<Option<String>>,
 }
 
-impl Pulse {
-    pub fn new() -> Pulse {
-        Pulse {
+impl Activity {
+    pub fn new() -> Activity {
+        Activity {
             start: Instant::now(),
             last: AtomicU64::new(0),
             busy: AtomicBool::new(false),
-            doing: Mutex::default(),
+            status: Mutex::default(),
         }
     }
 
     /// What the child does, as far as its listener knows.
-    pub fn doing(&self) -> Option<String> {
-        self.doing.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn status(&self) -> Option<String> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub fn does(&self, doing: Option<String>) {
-        *self.doing.lock().unwrap_or_else(PoisonError::into_inner) = doing;
+    pub fn set_status(&self, status: Option<String>) {
+        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
     }
 
     /// The child is not silent, or nobody can tell.
-    pub fn beat(&self) {
+    pub fn touch(&self) {
         self.last.store(self.start.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 
@@ -144,18 +144,18 @@ impl Output {
     pub async fn pump(
         &mut self,
         mut from: pipe::Receiver,
-        lines: &mut dyn Lines,
+        lines: &mut dyn LineHandler,
         events: &Emitter,
-        pulse: &Pulse,
+        activity: &Activity,
     ) -> std::io::Result<()> {
         let mut buffer = vec![0; BATCH];
         loop {
             let length = from.read(&mut buffer).await?;
-            pulse.beat();
+            activity.touch();
             if length == 0 {
                 return Ok(());
             }
-            pulse.busy.store(true, Ordering::Relaxed);
+            activity.busy.store(true, Ordering::Relaxed);
             self.bytes += length as u64;
             lines.raw(&buffer[..length]);
             let clear = self.secrets.feed(&buffer[..length]);
@@ -168,16 +168,16 @@ impl Output {
             if let Some(progress) = lines.progress() {
                 events.emit(progress).await;
             }
-            pulse.does(lines.doing());
-            pulse.beat();
-            pulse.busy.store(false, Ordering::Relaxed);
+            activity.set_status(lines.status());
+            activity.touch();
+            activity.busy.store(false, Ordering::Relaxed);
             // A child that prints without end is always ready to be read.
             yield_now().await;
         }
     }
 
     /// Passes on what was held back: the last line may have no end.
-    pub async fn finish(&mut self, lines: &mut dyn Lines, events: &Emitter) {
+    pub async fn finish(&mut self, lines: &mut dyn LineHandler, events: &Emitter) {
         let clear = self.secrets.finish();
         let mut text = self.decoder.feed(&clear).into_owned();
         text.push_str(self.decoder.finish());
@@ -208,7 +208,7 @@ async fn tell_trouble(log: &mut Log, events: &Emitter) {
 
 /// Where whole lines go.
 struct Listener<'a> {
-    lines: &'a mut dyn Lines,
+    lines: &'a mut dyn LineHandler,
     tail: &'a mut Tail,
     events: &'a Emitter,
     told: &'a mut u64,
@@ -369,7 +369,7 @@ mod tests {
     #[derive(Default)]
     struct Collect(Vec<String>);
 
-    impl Lines for Collect {
+    impl LineHandler for Collect {
         fn line(&mut self, line: &str) -> Vec<What> {
             self.0.push(line.to_owned());
             Vec::new()
@@ -392,7 +392,7 @@ mod tests {
         let mut output = Output::new(log, &Redactor::new(secrets));
         let mut lines = Collect::default();
         let from = pipe::Receiver::from_owned_fd(reader.into()).unwrap();
-        output.pump(from, &mut lines, &events, &Pulse::new()).await.unwrap();
+        output.pump(from, &mut lines, &events, &Activity::new()).await.unwrap();
         output.finish(&mut lines, &events).await;
         feeder.join().unwrap();
         (lines.0, output, received)
@@ -501,7 +501,7 @@ mod tests {
     /// Each line is an event of its size.
     struct Echo;
 
-    impl Lines for Echo {
+    impl LineHandler for Echo {
         fn line(&mut self, _: &str) -> Vec<What> {
             vec![What::Heartbeat { silent_seconds: 0, running: String::new() }]
         }

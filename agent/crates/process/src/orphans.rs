@@ -11,7 +11,7 @@ use nix::unistd::getpid;
 use super::Interrupt;
 use super::processes::{Process, Processes};
 use super::running::MARKER;
-use super::stop::{Patience, end_leftovers};
+use super::stop::{ShutdownTimeouts, end_leftovers};
 
 /// What became of the orphans, as labels for people.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,8 +26,8 @@ pub struct Orphans {
 /// none of them can belong to a job that goes on.
 pub async fn end_orphans(work: &Path, grace: Duration, interrupt: &Interrupt) -> Orphans {
     let find = |processes: &Processes| orphans(processes, work);
-    let patience = Patience { by_itself: Duration::ZERO, politely: grace };
-    let ended = end_leftovers(find, patience, interrupt).await;
+    let timeouts = ShutdownTimeouts { grace: Duration::ZERO, term_grace: grace };
+    let ended = end_leftovers(find, timeouts, interrupt).await;
     let labels = |processes: &[Process]| processes.iter().map(Process::label).collect();
     Orphans { ended: labels(&ended.processes), still_there: labels(&ended.still_there) }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use agent_types::events::What;
 
-use super::{Command, End, Environment, Lines, Runner, User};
+use super::{Command, Environment, ExitReason, LineHandler, Runner, User};
 
 /// For questions that the machine answers itself.
 pub const PROBE_LIMIT: Duration = Duration::from_secs(10);
@@ -91,12 +91,12 @@ impl Prober {
             Err(_) => too_late(),
             Ok(Err(error)) => Answer::Nothing(error.to_string().replace('\n', " ")),
             Ok(Ok(finished)) => match finished.end {
-                End::Exited(status) => Answer::Said { ok: status == 0, lines: kept.0 },
-                End::Signalled(signal) => {
+                ExitReason::Exited(status) => Answer::Said { ok: status == 0, lines: kept.0 },
+                ExitReason::Signalled(signal) => {
                     Answer::Nothing(format!("`{program}` was ended by signal {signal}"))
                 }
-                End::TimedOut | End::Stalled(_) => too_late(),
-                End::Cancelled => Answer::Nothing("cancelled".into()),
+                ExitReason::TimedOut | ExitReason::Stalled(_) => too_late(),
+                ExitReason::Cancelled => Answer::Nothing("cancelled".into()),
             },
         }
     }
@@ -111,7 +111,7 @@ impl Prober {
 
 struct Kept(Vec<String>);
 
-impl Lines for Kept {
+impl LineHandler for Kept {
     fn line(&mut self, line: &str) -> Vec<What> {
         if self.0.len() < MOST_LINES {
             self.0.push(line.to_owned());

@@ -15,21 +15,21 @@ use agent_types::error::{Error, Result};
 use agent_types::events::{Emitter, What};
 use agent_types::stage::Stage;
 
-use super::end::End;
-use super::ended::Ended;
-use super::lines::{Output, Pulse};
+use super::exit_reason::ExitReason;
+use super::kill_report::KillReport;
+use super::lines::{Activity, Output};
 use super::log::{LOG_LIMIT, Log};
 use super::processes::{Process, Processes};
 use super::running::Running;
 use super::spawn::{Spawned, spawn};
-use super::stop::{Patience, end_daemons, end_leftovers, stop_group};
-use super::watch::{Over, Watch};
-use super::{Command, Interrupt, Interrupted, Lines, Redactor};
+use super::stop::{ShutdownTimeouts, end_daemons, end_leftovers, stop_group};
+use super::watch::{WaitOutcome, Watch};
+use super::{Command, Interrupt, Interrupted, LineHandler, Redactor};
 
 /// A child that is gone.
 #[derive(Clone, Debug)]
-pub struct Finished {
-    pub end: End,
+pub struct CommandOutcome {
+    pub end: ExitReason,
     /// Its whole output, absolute.
     pub log: PathBuf,
     /// Bytes of output.
@@ -39,9 +39,9 @@ pub struct Finished {
     pub tail: Vec<String>,
 }
 
-impl Finished {
+impl CommandOutcome {
     pub fn success(&self) -> bool {
-        self.end == End::Exited(0)
+        self.end == ExitReason::Exited(0)
     }
 }
 
@@ -75,14 +75,14 @@ struct Times {
     /// client has gone.
     daemons: Duration,
     /// From SIGTERM to SIGKILL for what the child left behind.
-    politely: Duration,
+    term_grace: Duration,
 }
 
 const TIMES: Times = Times {
     heartbeat: Duration::from_secs(60),
     output: Duration::from_secs(5),
     daemons: Duration::from_secs(10),
-    politely: Duration::from_secs(5),
+    term_grace: Duration::from_secs(5),
 };
 
 impl Runner {
@@ -116,11 +116,16 @@ impl Runner {
     ///
     /// # Errors
     /// When it could not be started, its log not written, or its group not ended.
-    pub async fn run(&self, command: Command, lines: &mut dyn Lines) -> Result<Finished> {
+    pub async fn run(&self, command: Command, lines: &mut dyn LineHandler) -> Result<CommandOutcome> {
         self.run_with(command, lines, TIMES).await
     }
 
-    async fn run_with(&self, command: Command, lines: &mut dyn Lines, times: Times) -> Result<Finished> {
+    async fn run_with(
+        &self,
+        command: Command,
+        lines: &mut dyn LineHandler,
+        times: Times,
+    ) -> Result<CommandOutcome> {
         let argv: Vec<String> = command
             .argv
             .iter()
@@ -141,7 +146,7 @@ impl Runner {
         output.tell_trouble(&self.events).await;
         let name = self.redactor.redact(&command.name(&argv)).into_owned();
         let job = Job { runner: self, name, command: &command, times };
-        let ended = job.accompany(spawned, &mut output, lines).await;
+        let ended = job.supervise(spawned, &mut output, lines).await;
         output.finish(lines, &self.events).await;
         let (word, at) = match &ended {
             Ok((end, at)) => (end.to_string(), *at),
@@ -150,7 +155,7 @@ impl Runner {
         let elapsed = at.duration_since(started);
         self.finished(number, word, elapsed, &output).await;
         let (end, _) = ended?;
-        Ok(Finished {
+        Ok(CommandOutcome {
             end,
             log: output.log.path,
             bytes: output.bytes,
@@ -180,15 +185,21 @@ impl Runner {
     }
 
     /// The job has to stop already, so the command has no beginning.
-    async fn not_started(&self, number: u32, argv: Vec<String>, log: Log, why: Interrupted) -> Finished {
+    async fn not_started(
+        &self,
+        number: u32,
+        argv: Vec<String>,
+        log: Log,
+        why: Interrupted,
+    ) -> CommandOutcome {
         let end = match why {
-            Interrupted::Cancelled => End::Cancelled,
-            Interrupted::OutOfTime => End::TimedOut,
+            Interrupted::Cancelled => ExitReason::Cancelled,
+            Interrupted::OutOfTime => ExitReason::TimedOut,
         };
         self.started(number, &argv, &log).await;
         let output = Output::new(log, &self.redactor);
         self.finished(number, format!("{end} before it was started"), Duration::ZERO, &output).await;
-        Finished { end, log: output.log.path, bytes: 0, elapsed: Duration::ZERO, tail: Vec::new() }
+        CommandOutcome { end, log: output.log.path, bytes: 0, elapsed: Duration::ZERO, tail: Vec::new() }
     }
 }
 
@@ -204,16 +215,16 @@ struct Job<'a> {
 impl Job<'_> {
     /// From the start to the end of all that the child left behind; says how and when the child
     /// itself ended.
-    async fn accompany(
+    async fn supervise(
         &self,
         spawned: Spawned,
         output: &mut Output,
-        lines: &mut dyn Lines,
-    ) -> Result<(End, Instant)> {
+        lines: &mut dyn LineHandler,
+    ) -> Result<(ExitReason, Instant)> {
         let Spawned { mut child, running, output: from, pipe } = spawned;
-        let pulse = Pulse::new();
-        pulse.does(lines.doing());
-        let pump = pin!(output.pump(from, lines, &self.runner.events, &pulse));
+        let activity = Activity::new();
+        activity.set_status(lines.status());
+        let pump = pin!(output.pump(from, lines, &self.runner.events, &activity));
         let mut reading = Reading::new(pump);
         let watch = Watch {
             interrupt: &self.runner.interrupt,
@@ -221,18 +232,20 @@ impl Job<'_> {
             events: &self.runner.events,
             name: &self.name,
             running: &running,
-            pulse: &pulse,
+            activity: &activity,
             timeout: self.command.timeout,
             stall: self.command.stall.unwrap_or(self.runner.stall),
             heartbeat: self.times.heartbeat,
         };
         let over = reading.beside(watch.until_over(&mut child)).await;
         let (end, stopped) = match over {
-            Over::Ended(status) => (reading.beside(self.own_end(status)).await, false),
-            Over::Interrupted(Interrupted::Cancelled) => (End::Cancelled, true),
-            Over::Interrupted(Interrupted::OutOfTime) | Over::TimedOut => (End::TimedOut, true),
-            Over::Stalled(silent) => (End::Stalled(silent), true),
-            Over::Lost(error) => {
+            WaitOutcome::Ended(status) => (reading.beside(self.own_end(status)).await, false),
+            WaitOutcome::Interrupted(Interrupted::Cancelled) => (ExitReason::Cancelled, true),
+            WaitOutcome::Interrupted(Interrupted::OutOfTime) | WaitOutcome::TimedOut => {
+                (ExitReason::TimedOut, true)
+            }
+            WaitOutcome::Stalled(silent) => (ExitReason::Stalled(silent), true),
+            WaitOutcome::Lost(error) => {
                 return Err(Error::internal(format!("lost sight of `{}`", self.name)).because(&error));
             }
         };
@@ -245,7 +258,7 @@ impl Job<'_> {
         self.end_family(&running, &mut reading, &pipe, stopped).await;
         running.leave();
         self.end_daemons(&mut reading, stopped).await;
-        if !reading.end(self.times.output.min(self.runner.grace_left()), &pulse).await {
+        if !reading.end(self.times.output.min(self.runner.grace_left()), &activity).await {
             let message =
                 format!("something that the agent cannot see holds the output of `{}` open", self.name);
             self.runner.events.warn(message, Some("what it prints from now on is not read".into())).await;
@@ -275,7 +288,7 @@ impl Job<'_> {
             }
             family
         };
-        let patience = self.patience(self.times.output, stopped);
+        let patience = self.shutdown_timeouts(self.times.output, stopped);
         let ended = reading.beside(end_leftovers(find, patience, &self.runner.interrupt)).await;
         let seen = seen_holding.into_inner().unwrap_or_else(PoisonError::into_inner);
         let held = ended.processes.iter().any(|process| seen.contains(&process.pid));
@@ -284,22 +297,22 @@ impl Job<'_> {
     }
 
     async fn end_daemons(&self, reading: &mut Reading<'_>, stopped: bool) {
-        let patience = self.patience(self.times.daemons, stopped);
+        let patience = self.shutdown_timeouts(self.times.daemons, stopped);
         let ended = reading.beside(end_daemons(patience, &self.runner.interrupt)).await;
         self.tell(ended, "running as a daemon").await;
     }
 
     /// How a child ended that the agent did not stop. A signal to a whole container or session reaches the
     /// child as well, and it may be gone before the agent has noticed: that is a cancelled job, not a failure.
-    async fn own_end(&self, status: ExitStatus) -> End {
-        let end = End::from(status);
+    async fn own_end(&self, status: ExitStatus) -> ExitReason {
+        let end = ExitReason::from(status);
         let signals = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM].map(|signal| signal as i32);
         let interrupt = &self.runner.interrupt;
-        if matches!(end, End::Signalled(signal) if signals.contains(&signal)) {
+        if matches!(end, ExitReason::Signalled(signal) if signals.contains(&signal)) {
             let _ = timeout(SAME_SIGNAL, interrupt.interrupted()).await;
         }
         match interrupt.state() {
-            Some(Interrupted::Cancelled) if !status.success() => End::Cancelled,
+            Some(Interrupted::Cancelled) if !status.success() => ExitReason::Cancelled,
             _ => end,
         }
     }
@@ -315,13 +328,13 @@ impl Job<'_> {
     }
 
     /// What was told to stop has had its time.
-    fn patience(&self, by_itself: Duration, stopped: bool) -> Patience {
-        let by_itself = if stopped { by_itself / 4 } else { by_itself };
+    fn shutdown_timeouts(&self, wait: Duration, stopped: bool) -> ShutdownTimeouts {
+        let wait = if stopped { wait / 4 } else { wait };
         let grace = self.runner.grace_left();
-        Patience { by_itself: by_itself.min(grace), politely: self.times.politely.min(grace) }
+        ShutdownTimeouts { grace: wait.min(grace), term_grace: self.times.term_grace.min(grace) }
     }
 
-    async fn tell(&self, ended: Ended, what: &str) {
+    async fn tell(&self, ended: KillReport, what: &str) {
         let labels = |processes: &[Process]| {
             let labels: Vec<String> = processes.iter().map(Process::label).collect();
             self.runner.redactor.redact(&labels.join(", ")).into_owned()
@@ -382,12 +395,12 @@ impl<'a> Reading<'a> {
     }
 
     /// Reads what is left, for as long as something comes. `false` when it has no end.
-    async fn end(&mut self, wait: Duration, pulse: &Pulse) -> bool {
+    async fn end(&mut self, wait: Duration, activity: &Activity) -> bool {
         for _ in 0..ROUNDS {
             if self.is_over.load(Ordering::Relaxed) || timeout(wait, self.pump.as_mut()).await.is_ok() {
                 return true;
             }
-            if pulse.silent() >= wait {
+            if activity.silent() >= wait {
                 return false;
             }
         }

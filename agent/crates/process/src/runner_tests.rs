@@ -18,7 +18,7 @@ pub(super) struct Bench {
 #[derive(Default)]
 struct Collect(Vec<String>);
 
-impl Lines for Collect {
+impl LineHandler for Collect {
     fn line(&mut self, line: &str) -> Vec<What> {
         self.0.push(line.to_owned());
         Vec::new()
@@ -29,7 +29,7 @@ pub(super) const QUICK: Times = Times {
     heartbeat: Duration::from_secs(60),
     output: Duration::from_millis(300),
     daemons: Duration::from_millis(300),
-    politely: Duration::from_millis(300),
+    term_grace: Duration::from_millis(300),
 };
 
 impl Bench {
@@ -59,7 +59,7 @@ impl Bench {
         command
     }
 
-    async fn run(&self, command: Command) -> Finished {
+    async fn run(&self, command: Command) -> CommandOutcome {
         self.runner.run_with(command, &mut (), QUICK).await.unwrap()
     }
 
@@ -97,7 +97,7 @@ pub(super) fn warnings_of(bench: &mut Bench) -> String {
 /// Calls back for each line.
 struct OnLine<F>(F);
 
-impl<F: FnMut(&str) + Send> Lines for OnLine<F> {
+impl<F: FnMut(&str) + Send> LineHandler for OnLine<F> {
     fn line(&mut self, line: &str) -> Vec<What> {
         (self.0)(line);
         Vec::new()
@@ -108,16 +108,16 @@ impl<F: FnMut(&str) + Send> Lines for OnLine<F> {
 async fn the_end_of_a_child_is_told_as_it_was() {
     let bench = Bench::new();
     for (script, end, words) in [
-        ("exit 0", End::Exited(0), "exit status 0"),
-        ("exit 7", End::Exited(7), "exit status 7"),
-        ("kill -KILL $$", End::Signalled(9), "signal 9 (SIGKILL)"),
-        ("kill -SEGV $$", End::Signalled(11), "signal 11 (SIGSEGV)"),
-        ("exec >&- 2>&-; exit 3", End::Exited(3), "exit status 3"),
+        ("exit 0", ExitReason::Exited(0), "exit status 0"),
+        ("exit 7", ExitReason::Exited(7), "exit status 7"),
+        ("kill -KILL $$", ExitReason::Signalled(9), "signal 9 (SIGKILL)"),
+        ("kill -SEGV $$", ExitReason::Signalled(11), "signal 11 (SIGSEGV)"),
+        ("exec >&- 2>&-; exit 3", ExitReason::Exited(3), "exit status 3"),
     ] {
         let finished = bench.run(bench.sh(script)).await;
         assert_eq!((finished.end, finished.end.to_string().as_str()), (end, words), "{script}");
     }
-    assert_eq!(End::Stalled(Duration::from_secs(1200)).to_string(), "stalled for 20m");
+    assert_eq!(ExitReason::Stalled(Duration::from_secs(1200)).to_string(), "stalled for 20m");
 }
 
 #[tokio::test]
@@ -191,7 +191,7 @@ async fn as_root_a_child_becomes_its_user_without_roots_groups() {
     // It is stopped all the same, and a directory that is closed to it is named.
     command.argv[2] = "trap '' INT TERM; while :; do sleep 1; done".into();
     command.timeout = Some(Duration::from_millis(50));
-    assert_eq!(bench.run(command.clone()).await.end, End::TimedOut);
+    assert_eq!(bench.run(command.clone()).await.end, ExitReason::TimedOut);
     let closed = bench.base.path().join("closed");
     std::fs::create_dir(&closed).unwrap();
     for directory in [bench.base.path(), closed.as_path()] {
@@ -211,7 +211,7 @@ async fn an_ignorant_group_is_killed_after_the_grace() {
         "trap '' INT TERM; echo $$ > pids; (trap '' INT TERM; sh -c 'echo $$ >> pids; sleep 100') & sleep 100; sleep 100",
     );
     command.timeout = Some(Duration::from_millis(200));
-    assert_eq!(bench.run(command).await.end, End::TimedOut);
+    assert_eq!(bench.run(command).await.end, ExitReason::TimedOut);
     assert_eq!(bench.survivors(), BTreeSet::new());
 }
 
@@ -228,7 +228,7 @@ async fn the_sequence_is_interrupt_twice_and_terminate() {
     let script =
         "trap 'echo int' INT; trap 'echo term; exit 0' TERM; echo ready; while :; do sleep 0.05; done";
     let finished = bench.runner.run_with(bench.sh(script), &mut lines, QUICK).await.unwrap();
-    assert_eq!(finished.end, End::Cancelled);
+    assert_eq!(finished.end, ExitReason::Cancelled);
     // The shell has its own words about the `sleep` that the signals ended.
     let told: Vec<_> = finished.tail.iter().filter(|line| ["int", "term"].contains(&line.as_str())).collect();
     assert_eq!(told, ["int", "int", "term"]);
@@ -240,7 +240,7 @@ async fn members_get_the_sequence_though_their_leader_is_gone() {
     // The shell goes at SIGINT; what it started in the background ignores it.
     let mut command = bench.sh("sh -c 'echo $$ > pids; sleep 100' >/dev/null 2>&1 & wait");
     command.timeout = Some(Duration::from_millis(200));
-    assert_eq!(bench.run(command).await.end, End::TimedOut);
+    assert_eq!(bench.run(command).await.end, ExitReason::TimedOut);
     assert_eq!(bench.survivors(), BTreeSet::new());
 }
 
@@ -257,7 +257,7 @@ async fn a_second_signal_means_now() {
     });
     let script = "trap 'echo int' INT; trap '' TERM; echo ready; while :; do sleep 0.05; done";
     let finished = bench.runner.run_with(bench.sh(script), &mut lines, QUICK).await.unwrap();
-    assert_eq!(finished.end, End::Cancelled);
+    assert_eq!(finished.end, ExitReason::Cancelled);
 }
 
 #[tokio::test]
@@ -265,9 +265,9 @@ async fn nothing_starts_when_the_job_has_to_stop() {
     let mut bench = Bench::new();
     bench.runner.interrupt.signal();
     let finished = bench.run(bench.sh("echo > started")).await;
-    assert_eq!(finished.end, End::Cancelled);
+    assert_eq!(finished.end, ExitReason::Cancelled);
     bench.runner.interrupt = Interrupt::new(Some(Instant::now()));
-    assert_eq!(bench.run(bench.sh("echo > started")).await.end, End::TimedOut);
+    assert_eq!(bench.run(bench.sh("echo > started")).await.end, ExitReason::TimedOut);
     assert!(!bench.base.path().join("started").exists());
     assert_eq!(bench.events().len(), 4, "started and finished of each");
 }
@@ -276,7 +276,7 @@ async fn nothing_starts_when_the_job_has_to_stop() {
 async fn the_jobs_deadline_ends_a_child() {
     let mut bench = Bench::new();
     bench.runner.interrupt = Interrupt::new(Some(Instant::now() + Duration::from_millis(200)));
-    assert_eq!(bench.run(bench.sh("sleep 100")).await.end, End::TimedOut);
+    assert_eq!(bench.run(bench.sh("sleep 100")).await.end, ExitReason::TimedOut);
 }
 
 #[tokio::test]
@@ -286,7 +286,7 @@ async fn silence_is_told_then_pictured_then_ended() {
     command.stall = Some(Duration::from_millis(600));
     let times = Times { heartbeat: Duration::from_millis(200), ..QUICK };
     let finished = bench.runner.run_with(command, &mut (), times).await.unwrap();
-    assert!(matches!(finished.end, End::Stalled(_)), "{:?}", finished.end);
+    assert!(matches!(finished.end, ExitReason::Stalled(_)), "{:?}", finished.end);
     let events = bench.events();
     let running = |what: &What| match what {
         What::Heartbeat { running, .. } => Some(running.clone()),
@@ -303,11 +303,11 @@ async fn silence_is_told_then_pictured_then_ended() {
 #[tokio::test]
 async fn a_word_about_silence_says_what_is_being_done() {
     struct Doing(Option<&'static str>);
-    impl Lines for Doing {
+    impl LineHandler for Doing {
         fn line(&mut self, _: &str) -> Vec<What> {
             Vec::new()
         }
-        fn doing(&self) -> Option<String> {
+        fn status(&self) -> Option<String> {
             self.0.map(str::to_owned)
         }
     }
@@ -323,7 +323,7 @@ async fn a_word_about_silence_says_what_is_being_done() {
         let mut sleep = Command::new(bench.base.path().join("sleep"), bench.base.path(), "test").arg("100");
         sleep.environment.set("STORE", store);
         sleep.stall = Some(Duration::from_millis(600));
-        sleep.doing = command.map(str::to_owned);
+        sleep.status = command.map(str::to_owned);
         let times = Times { heartbeat: Duration::from_millis(200), ..QUICK };
         bench.runner.run_with(sleep, &mut Doing(listener), times).await.unwrap();
         let events = bench.events();
@@ -342,7 +342,7 @@ async fn a_child_that_the_jobs_own_signal_ended_is_cancelled() {
     for (script, wanted) in [("kill -TERM $$", 15), ("kill -SEGV $$", 11)] {
         assert_eq!(
             bench.run(bench.sh(script)).await.end,
-            End::Signalled(wanted),
+            ExitReason::Signalled(wanted),
             "there is no signal to the job"
         );
     }
@@ -357,7 +357,7 @@ async fn a_child_that_the_jobs_own_signal_ended_is_cancelled() {
     };
     let run = bench.runner.run_with(bench.sh("echo dying; kill -TERM $$"), &mut lines, QUICK);
     let ((), finished) = tokio::join!(signal, run);
-    assert_eq!(finished.unwrap().end, End::Cancelled);
+    assert_eq!(finished.unwrap().end, ExitReason::Cancelled);
 }
 
 #[tokio::test]
@@ -372,7 +372,7 @@ async fn what_comes_after_a_stop_is_not_listened_to() {
     });
     let mut lines = UntilStopped::new(lines, &command.stopping);
     let finished = bench.runner.run_with(command, &mut lines, QUICK).await.unwrap();
-    assert_eq!((finished.end, heard), (End::Cancelled, vec!["good".to_owned()]));
+    assert_eq!((finished.end, heard), (ExitReason::Cancelled, vec!["good".to_owned()]));
     assert!(finished.tail.contains(&"broken".to_owned()), "it is in the log all the same");
 }
 
@@ -388,7 +388,7 @@ async fn a_stopped_job_does_not_give_all_its_grace_to_a_command() {
         let mut command = bench.sh("trap '' INT TERM; echo ready; while :; do sleep 0.05; done");
         command.grace = own;
         let finished = bench.runner.run_with(command, &mut lines, QUICK).await.unwrap();
-        assert_eq!(finished.end, End::Cancelled);
+        assert_eq!(finished.end, ExitReason::Cancelled);
         assert!(finished.elapsed >= from && finished.elapsed < to, "{own:?}: {:?}", finished.elapsed);
     }
 }
@@ -397,7 +397,7 @@ async fn a_stopped_job_does_not_give_all_its_grace_to_a_command() {
 async fn a_background_process_that_holds_the_pipe_is_named_and_ended() {
     let mut bench = Bench::new();
     let finished = bench.run(bench.sh("sleep 100 & echo $! > pids; echo done; exit 4")).await;
-    assert_eq!((finished.end, finished.tail), (End::Exited(4), vec!["done".to_owned()]));
+    assert_eq!((finished.end, finished.tail), (ExitReason::Exited(4), vec!["done".to_owned()]));
     assert_eq!(bench.survivors(), BTreeSet::new());
     let warnings = bench.warnings();
     assert!(
@@ -415,7 +415,7 @@ async fn daemons_are_named_and_ended() {
          while ! [ -s pids ]; do sleep 0.01; done",
     ] {
         let mut bench = Bench::new();
-        assert_eq!(bench.run(bench.sh(script)).await.end, End::Exited(0));
+        assert_eq!(bench.run(bench.sh(script)).await.end, ExitReason::Exited(0));
         assert_eq!(bench.survivors(), BTreeSet::new());
         let warnings = bench.warnings();
         assert!(warnings.contains("sh (pid "), "{warnings}");
@@ -439,7 +439,10 @@ async fn commands_side_by_side_leave_each_other_alone() {
         }
     };
     let ((), finished) = tokio::join!(quick, bench.run(bench.sh(slow)));
-    assert_eq!((finished.end, finished.tail), (End::Exited(0), vec!["daemon".to_owned(), "slow".to_owned()]));
+    assert_eq!(
+        (finished.end, finished.tail),
+        (ExitReason::Exited(0), vec!["daemon".to_owned(), "slow".to_owned()])
+    );
 }
 
 /// BitBake cleans its environment before it starts its server, so that the server bears no marker:

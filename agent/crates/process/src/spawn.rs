@@ -46,10 +46,10 @@ pub(super) fn spawn(command: &Command, number: u32) -> Result<Spawned> {
     let _ = fcntl(&reader, FcntlArg::F_SETPIPE_SZ(PIPE));
     let inode = fstat(reader.as_fd()).map_err(|errno| unpiped(errno.into()))?.st_ino;
 
-    let mut child = match &command.apart {
-        Some(apart) => {
+    let mut child = match &command.mount_namespace {
+        Some(mount_namespace) => {
             let user = command.user.as_ref();
-            apart.prepare(&command.argv, &command.cwd, user, command.environment.iter())?
+            mount_namespace.prepare(&command.argv, &command.cwd, user, command.environment.iter())?
         }
         None => plain(command, program),
     };

@@ -10,8 +10,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 use agent_types::error::{Error, Result};
 
 use super::Interrupt;
-use super::ended::{self, Ended, signal};
 use super::forkers;
+use super::kill_report::{self, KillReport, signal};
 use super::processes::{Process, Processes};
 use super::running::{Running, give_up, reap, unclaimed};
 
@@ -41,7 +41,7 @@ pub(super) async fn stop_group(
         signal_group(child, running, signal);
         tokio::select! {
             biased;
-            () = interrupt.now() => break,
+            () = interrupt.force_kill() => break,
             gone = group_gone(child, running, start + until) => if gone { return Ok(()) },
         }
     }
@@ -65,7 +65,7 @@ fn signal_group(child: &Child, running: &Running, signal: Signal) {
     // A leader that went over to another group is still the one to end.
     let leader = child.id().and_then(|pid| processes.get(pid as i32));
     if let Some(leader) = leader.filter(|leader| leader.group != running.group) {
-        ended::signal(leader, signal);
+        kill_report::signal(leader, signal);
     }
 }
 
@@ -87,9 +87,9 @@ async fn group_gone(child: &mut Child, running: &Running, until: Instant) -> boo
 
 /// How long what is left of a command may take to go by itself, and then after SIGTERM.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Patience {
-    pub by_itself: Duration,
-    pub politely: Duration,
+pub(super) struct ShutdownTimeouts {
+    pub grace: Duration,
+    pub term_grace: Duration,
 }
 
 /// Between SIGKILL to the family of a command and what is done about those that fork too fast for it.
@@ -100,15 +100,15 @@ const FAMILY_KILLED: Duration = Duration::from_secs(3);
 /// up late.
 pub(super) async fn end_leftovers(
     find: impl Fn(&Processes) -> Vec<Process>,
-    patience: Patience,
+    timeouts: ShutdownTimeouts,
     interrupt: &Interrupt,
-) -> Ended {
-    let mut ended = Ended::default();
+) -> KillReport {
+    let mut ended = KillReport::default();
     let leftovers = || {
         reap();
         find(&Processes::now())
     };
-    if end_politely(&leftovers, patience, interrupt, &mut ended).await {
+    if terminate(&leftovers, timeouts, interrupt, &mut ended).await {
         return ended;
     }
     let mut at_once = |left: &[Process]| {
@@ -125,35 +125,35 @@ pub(super) async fn end_leftovers(
 }
 
 /// Ends what all commands together left behind, unless one of them still runs.
-pub(super) async fn end_daemons(patience: Patience, interrupt: &Interrupt) -> Ended {
-    let mut ended = Ended::default();
+pub(super) async fn end_daemons(timeouts: ShutdownTimeouts, interrupt: &Interrupt) -> KillReport {
+    let mut ended = KillReport::default();
     let leftovers = || {
         reap();
         unclaimed(&Processes::now())
     };
-    end_politely(&leftovers, patience, interrupt, &mut ended).await;
+    terminate(&leftovers, timeouts, interrupt, &mut ended).await;
     forkers::end(&mut ended, KILLED).await;
     give_up(&ended.still_there);
     ended
 }
 
 /// Waits for processes to go by themselves, then asks them to go. Whether they have gone.
-async fn end_politely(
+async fn terminate(
     leftovers: &impl Fn() -> Vec<Process>,
-    patience: Patience,
+    timeouts: ShutdownTimeouts,
     interrupt: &Interrupt,
-    ended: &mut Ended,
+    ended: &mut KillReport,
 ) -> bool {
-    if wait_gone(leftovers, patience.by_itself, interrupt, &mut |_| {}).await {
+    if wait_gone(leftovers, timeouts.grace, interrupt, &mut |_| {}).await {
         return true;
     }
-    let mut politely = |left: &[Process]| {
+    let mut send_term = |left: &[Process]| {
         for process in left.iter().filter(|one| !ended.knows(one)) {
             signal(process, Signal::SIGTERM);
         }
         ended.add(left);
     };
-    wait_gone(leftovers, patience.politely, interrupt, &mut politely).await
+    wait_gone(leftovers, timeouts.term_grace, interrupt, &mut send_term).await
 }
 
 /// Does `act` to those that are there until there are none (`true`) or the time is over. A second
@@ -176,7 +176,7 @@ async fn wait_gone(
         }
         tokio::select! {
             biased;
-            () = interrupt.now() => return false,
+            () = interrupt.force_kill() => return false,
             () = sleep(LOOK.min(time)) => {}
         }
     }

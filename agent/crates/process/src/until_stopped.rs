@@ -4,7 +4,7 @@ use tokio_util::sync::CancellationToken;
 
 use agent_types::events::What;
 
-use super::Lines;
+use super::LineHandler;
 
 /// Passes on the lines that came before the stop. After it a child breaks because of the stop, and what it
 /// says of itself then is no verdict on anything.
@@ -14,19 +14,19 @@ pub struct UntilStopped<L> {
     stopping: CancellationToken,
 }
 
-impl<L: Lines> UntilStopped<L> {
+impl<L: LineHandler> UntilStopped<L> {
     /// `stopping` is the command's: see [`super::Command::stopping`].
     pub fn new(lines: L, stopping: &CancellationToken) -> UntilStopped<L> {
         UntilStopped { lines, stopping: stopping.clone() }
     }
 }
 
-impl<L: Lines> Lines for UntilStopped<L> {
+impl<L: LineHandler> LineHandler for UntilStopped<L> {
     fn line(&mut self, line: &str) -> Vec<What> {
         if self.stopping.is_cancelled() { Vec::new() } else { self.lines.line(line) }
     }
 
-    fn doing(&self) -> Option<String> {
-        self.lines.doing()
+    fn status(&self) -> Option<String> {
+        self.lines.status()
     }
 }

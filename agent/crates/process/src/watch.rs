@@ -9,7 +9,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use agent_types::events::{Emitter, Level, What};
 
-use super::lines::Pulse;
+use super::lines::Activity;
 use super::processes::Processes;
 use super::running::{Running, below, reap};
 use super::{Interrupt, Interrupted, Redactor};
@@ -26,7 +26,7 @@ const TELL: Duration = Duration::from_secs(2);
 const HELD: Duration = Duration::from_secs(2);
 
 /// Why the wait for a child is over.
-pub(super) enum Over {
+pub(super) enum WaitOutcome {
     Ended(ExitStatus),
     Interrupted(Interrupted),
     /// The command's own limit.
@@ -43,14 +43,14 @@ pub(super) struct Watch<'a> {
     /// What the command does, redacted, for people.
     pub name: &'a str,
     pub running: &'a Running,
-    pub pulse: &'a Pulse,
+    pub activity: &'a Activity,
     pub timeout: Option<Duration>,
     pub stall: Duration,
     pub heartbeat: Duration,
 }
 
 impl Watch<'_> {
-    pub async fn until_over(&self, child: &mut Child) -> Over {
+    pub async fn until_over(&self, child: &mut Child) -> WaitOutcome {
         let limit = self.timeout.map(|timeout| Instant::now() + timeout);
         let out_of_time = async {
             match limit {
@@ -61,10 +61,10 @@ impl Watch<'_> {
         let silence = self.watch_silence();
         tokio::select! {
             biased;
-            status = child.wait() => status.map_or_else(Over::Lost, Over::Ended),
-            why = self.interrupt.interrupted() => Over::Interrupted(why),
-            () = out_of_time => Over::TimedOut,
-            stalled = silence => Over::Stalled(stalled),
+            status = child.wait() => status.map_or_else(WaitOutcome::Lost, WaitOutcome::Ended),
+            why = self.interrupt.interrupted() => WaitOutcome::Interrupted(why),
+            () = out_of_time => WaitOutcome::TimedOut,
+            stalled = silence => WaitOutcome::Stalled(stalled),
         }
     }
 
@@ -79,11 +79,11 @@ impl Watch<'_> {
         loop {
             ticks.tick().await;
             if last.elapsed() > tick + HELD {
-                self.pulse.beat();
+                self.activity.touch();
             }
             last = Instant::now();
             reap();
-            let silent = self.pulse.silent();
+            let silent = self.activity.silent();
             if silent >= self.stall {
                 let seconds = Duration::from_secs(silent.as_secs());
                 self.tell(self.stalled(seconds)).await;
@@ -94,7 +94,7 @@ impl Watch<'_> {
             }
             if silent >= told + self.heartbeat {
                 told = silent;
-                let running = self.pulse.doing().unwrap_or_else(|| self.name.to_owned());
+                let running = self.activity.status().unwrap_or_else(|| self.name.to_owned());
                 self.tell(What::Heartbeat { silent_seconds: silent.as_secs(), running }).await;
             }
         }

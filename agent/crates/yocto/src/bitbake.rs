@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use agent_process::Lines;
+use agent_process::LineHandler;
 use agent_types::events::{Sstate, Unit, What};
 
 /// How many failed tasks are kept; more are counted only.
@@ -172,7 +172,7 @@ impl Build {
     }
 }
 
-impl Lines for Build {
+impl LineHandler for Build {
     fn line(&mut self, line: &str) -> Vec<What> {
         if let Some(found) = STARTED.captures(line) {
             return self.task(&found[1], &found[2], &found[3]);
@@ -225,7 +225,7 @@ impl Lines for Build {
         })
     }
 
-    fn doing(&self) -> Option<String> {
+    fn status(&self) -> Option<String> {
         let tasks = self.running.iter().take(4).cloned().collect::<Vec<_>>().join(", ");
         (!tasks.is_empty()).then(|| format!("{tasks} ({} of {} tasks done)", self.done, self.total))
     }
@@ -335,7 +335,7 @@ mod tests {
         assert!(running.iter().all(|name| name.len() <= NAME_BYTES));
         assert_eq!((build.errors.len(), build.failures.len()), (ERRORS_KEPT, FAILURES_KEPT));
         assert!(build.errors.iter().all(|error| error.len() <= ERROR_BYTES));
-        assert!(build.doing().unwrap().len() < 5 * NAME_BYTES);
+        assert!(build.status().unwrap().len() < 5 * NAME_BYTES);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Dependencies of repo layers that only BitBake can evaluate: they decide which layers a check starts from.
 
-use agent_process::{Command, End, Lines, Runner};
+use agent_process::{Command, ExitReason, LineHandler, Runner};
 use agent_types::error::Result;
 use agent_types::events::What;
 use agent_yocto::conf_syntax::Word;
@@ -20,7 +20,7 @@ pub async fn add(configured: &Configured, candidates: &mut [Candidate], runner: 
     let mut answer = LayerDepends::default();
     let ended = runner.run(command, &mut answer).await;
     server::stop_server(build, configured.user.as_ref(), runner.grace_left()).await?;
-    if ended?.end != End::Exited(0) {
+    if ended?.end != ExitReason::Exited(0) {
         let message = "BitBake could not tell the computed LAYERDEPENDS of the repos' layers; the check starts \
                        with what their text tells";
         runner.events.warn(message, Some("the log layer-dependencies says why".into())).await;
@@ -39,7 +39,7 @@ pub async fn add(configured: &Configured, candidates: &mut [Candidate], runner: 
 #[derive(Debug, Default)]
 struct LayerDepends(Vec<(String, Vec<String>)>);
 
-impl Lines for LayerDepends {
+impl LineHandler for LayerDepends {
     fn line(&mut self, line: &str) -> Vec<What> {
         let assignment = line.strip_prefix("LAYERDEPENDS_").and_then(|rest| rest.split_once("=\""));
         if let Some((collection, value)) = assignment

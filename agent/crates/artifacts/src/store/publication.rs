@@ -311,7 +311,7 @@ async fn gives_up(interrupt: &Interrupt) {
     interrupt.interrupted().await;
     tokio::select! {
         () = tokio::time::sleep(interrupt.last_wait(LAST)) => {}
-        () = interrupt.now() => {}
+        () = interrupt.force_kill() => {}
     }
 }
 

@@ -1,6 +1,6 @@
 //! Which answers may be kept for later jobs: those that no code could forge but that of the question's own layers.
 //!
-//! Layer code runs as the build user while BitBake parses. It can write the build directory, ask the desk,
+//! Layer code runs as the build user while BitBake parses. It can write the build directory, ask the cache server,
 //! and leave processes behind. An answer is found by its inputs, and a later job believes it. So code may only have a
 //! hand in answers of which it is an input itself: everything whose code can have run since the check began must be
 //! among the layers of the question, with the content that it had when the job began. The rest of the inputs must be what

@@ -1,7 +1,7 @@
 //! Starts BitBake for the questions of yocto-check-layer: for one that it asks in the check's own build directory
 //! while nobody else uses it, and for one that it has not asked yet apart, where it does not disturb the check.
 //!
-//! Apart means a room: a directory of its own with the check's configuration, which BitBake sees at the
+//! Apart means a scratch build directory: a directory of its own with the check's configuration, which BitBake sees at the
 //! path of the check's build directory. A recipe that uses TOPDIR has the same signature there.
 
 use std::num::NonZeroUsize;
@@ -15,7 +15,9 @@ use fs_err as fs;
 use tokio::task::spawn_blocking;
 
 use agent_fs::remove;
-use agent_process::{Apart, Command, End, Finished, Interrupt, Lines, MARKER, Runner, User, cgroup};
+use agent_process::{
+    Command, CommandOutcome, ExitReason, Interrupt, LineHandler, MARKER, MountNamespace, Runner, User, cgroup,
+};
 use agent_types::events::What;
 use agent_yocto::server;
 
@@ -58,7 +60,7 @@ pub struct BitbakeRunner {
     place: Place,
     /// `None`: as the agent itself.
     user: Option<User>,
-    /// Where rooms are made. Nobody but the agent can write there.
+    /// Where scratch directories are made. Nobody but the agent can write there.
     scratch_root: PathBuf,
     /// The agent's work directory.
     work: PathBuf,
@@ -86,7 +88,7 @@ struct Capture {
     is_cut: bool,
 }
 
-impl Lines for Capture {
+impl LineHandler for Capture {
     fn line(&mut self, _: &str) -> Vec<What> {
         Vec::new()
     }
@@ -147,7 +149,7 @@ impl BitbakeRunner {
 
     /// For a part of the work that can be stopped alone.
     pub fn interrupt(&self) -> Interrupt {
-        self.runner.interrupt.part()
+        self.runner.interrupt.child()
     }
 
     /// What the machine allows now to so many BitBakes.
@@ -163,22 +165,22 @@ impl BitbakeRunner {
         }
     }
 
-    /// Whether the kernel allows rooms: found out by trying.
+    /// Whether the kernel allows scratch directories: found out by trying.
     async fn probe(&self) -> CacheResult<()> {
         let scratch_dir = self.empty_scratch_dir()?;
         let mut command = Command::new("/bin/true", &self.place.build, format!("{}-ahead-probe", self.log))
-            .doing(format!("{}: looks whether BitBake can run beside the check", self.check));
+            .status(format!("{}: looks whether BitBake can run beside the check", self.check));
         command.user = self.user.clone();
-        command.apart = Some(self.apart(&scratch_dir));
+        command.mount_namespace = Some(self.mount_namespace(&scratch_dir));
         command.timeout = Some(COPY);
         let tried = self.runner.run(command, &mut ()).await;
         self.clear(scratch_dir).await;
         let finished = tried.map_err(|error| NotCacheable(error.message))?;
-        if finished.success() { Ok(()) } else { Err(NotCacheable(last_words(&finished))) }
+        if finished.success() { Ok(()) } else { Err(NotCacheable(last_line(&finished))) }
     }
 
-    fn apart(&self, scratch_dir: &ScratchBuildDir) -> Apart {
-        Apart { directory: scratch_dir.0.clone(), over: self.place.build.clone() }
+    fn mount_namespace(&self, scratch_dir: &ScratchBuildDir) -> MountNamespace {
+        MountNamespace { directory: scratch_dir.0.clone(), over: self.place.build.clone() }
     }
 
     fn empty_scratch_dir(&self) -> CacheResult<ScratchBuildDir> {
@@ -191,14 +193,14 @@ impl BitbakeRunner {
         Ok(scratch_dir)
     }
 
-    /// A room with the configuration of the check.
+    /// A scratch directory with the configuration of the check.
     pub async fn scratch_dir(&self) -> CacheResult<ScratchBuildDir> {
         let scratch_dir = self.empty_scratch_dir()?;
         // Layer code may have put links there, so the copy is made by the one who runs it.
         let mut copy = Command::new("/bin/cp", &self.place.build, format!("{}-ahead-conf", self.log))
             .args(["-a", "--", "conf"])
             .arg(scratch_dir.path())
-            .doing(format!("{}: copies the configuration for BitBake beside the check", self.check));
+            .status(format!("{}: copies the configuration for BitBake beside the check", self.check));
         copy.user = self.user.clone();
         copy.timeout = Some(COPY);
         let copied = self.runner.run(copy, &mut ()).await.map_err(|error| NotCacheable(error.message));
@@ -206,13 +208,13 @@ impl BitbakeRunner {
             Ok(finished) if finished.success() => Ok(scratch_dir),
             copied => {
                 self.clear(scratch_dir).await;
-                let why = copied.map_or_else(|reason| reason.0, |finished| last_words(&finished));
+                let why = copied.map_or_else(|reason| reason.0, |finished| last_line(&finished));
                 Err(NotCacheable(format!("cannot copy the configuration: {why}")))
             }
         }
     }
 
-    /// What BitBake gives to the question of that name, and the seconds that it took: in the room, or in the check's own build
+    /// What BitBake gives to the question of that name, and the seconds that it took: in the scratch directory, or in the check's own build
     /// directory while nobody else uses it. `stop` ends it at once.
     ///
     /// The agent starts it and reads its result by itself, so that nobody can tell what BitBake never gave.
@@ -231,19 +233,19 @@ impl BitbakeRunner {
         let log = format!("{}-{}", self.log, if scratch_dir.is_some() { "ahead" } else { "bitbake" });
         let mut command = Command::new(program, &invocation.cwd, log).args(&invocation.argv);
         let when = if scratch_dir.is_some() { ", ahead of the check" } else { "" };
-        command.doing = Some(format!("{}{when}: {query}", self.check));
+        command.status = Some(format!("{}{when}: {query}", self.check));
         for (name, value) in invocation.environment.iter().filter(|(name, _)| name != MARKER) {
             command.environment.set(name, value);
         }
         command.user = self.user.clone();
-        command.apart = scratch_dir.map(|scratch_dir| self.apart(scratch_dir));
+        command.mount_namespace = scratch_dir.map(|scratch_dir| self.mount_namespace(scratch_dir));
         // The tool that waits for it has a limit of its own, which comes first.
         command.stall = Some(self.runner.stall.saturating_mul(3));
         let result = at.join(SIGNATURES);
         let clear = || remove::remove_file(&result, at).map_err(|error| NotCacheable(error.message));
         // An earlier question may have left one, and this one none.
         clear()?;
-        let runner = Runner { interrupt: stop.part(), ..self.runner.clone() };
+        let runner = Runner { interrupt: stop.child(), ..self.runner.clone() };
         let mut output = Capture::default();
         let ended = {
             let mut running = pin!(runner.run(command, &mut output));
@@ -259,7 +261,7 @@ impl BitbakeRunner {
             }
         };
         let finished = ended.map_err(|error| NotCacheable(error.message))?;
-        if !matches!(finished.end, End::Exited(_) | End::Signalled(_)) {
+        if !matches!(finished.end, ExitReason::Exited(_) | ExitReason::Signalled(_)) {
             return Err(NotCacheable(format!("BitBake did not come to its end: {}", finished.end)));
         }
         let signatures = read::whole(&result, LONGEST as u64).ok();
@@ -278,7 +280,7 @@ impl BitbakeRunner {
         }
     }
 
-    /// Ends what is left in the room and removes it.
+    /// Ends what is left in the scratch directory and removes it.
     pub async fn clear(&self, scratch_dir: ScratchBuildDir) {
         // A job that has to stop needs no caches of it.
         let stops = self.runner.interrupt.state().is_some();
@@ -292,14 +294,14 @@ impl BitbakeRunner {
         }
     }
 
-    /// Removes the place of the rooms.
+    /// Removes the place of the scratch directories.
     pub fn close(&self) {
         // The next run makes it anew in any case.
         let _ = remove::remove_tree(&self.scratch_root, &self.work);
     }
 }
 
-fn last_words(finished: &Finished) -> String {
+fn last_line(finished: &CommandOutcome) -> String {
     finished.tail.last().cloned().unwrap_or_else(|| finished.end.to_string())
 }
 

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::stat::fstat;
 
-use agent_process::{End, InPlace};
+use agent_process::{ExecSpec, ExitReason};
 
 use super::protocol::{BitbakeOutcome, Reply, receive, send};
 use super::{CacheableQuery, Invocation, path_of_bitbake};
@@ -58,7 +58,7 @@ pub fn main(argv: Vec<OsString>, mut environment: Vec<(OsString, OsString)>) -> 
             *value = program.clone().into_os_string();
         }
     }
-    let real = InPlace { program, argv, environment };
+    let real = ExecSpec { program, argv, environment };
     let unless_stopping = || {
         if ways.shim_dir.as_deref().is_some_and(|shim_dir| shim_dir.join(STOPPING).exists()) {
             let _ = writeln!(io::stderr(), "bitbake: not started, because the job is being stopped");
@@ -70,18 +70,18 @@ pub fn main(argv: Vec<OsString>, mut environment: Vec<(OsString, OsString)>) -> 
     unless_stopping();
     let error = match invocation {
         Some((invocation, Ok(Reply::Outcome(outcome)))) => give(&invocation, &outcome, &real),
-        // The desk is gone: the check is being stopped, and nothing new may start.
-        Some((_, Err(_))) => agent_process::end_like(End::Cancelled),
+        // The cache server is gone: the check is being stopped, and nothing new may start.
+        Some((_, Err(_))) => agent_process::exit_like(ExitReason::Cancelled),
         Some((_, Ok(Reply::Pass))) | None => real.replace(),
     };
     let _ = writeln!(io::stderr(), "bitbake: {}: {error}", real.program.display());
     std::process::exit(126);
 }
 
-/// Where the stand-in and the real BitBake lie on the PATH.
+/// Where the shim and the real BitBake lie on the PATH.
 #[derive(Debug, PartialEq, Eq)]
 struct Ways {
-    /// The directory of the stand-in.
+    /// The directory of the shim.
     shim_dir: Option<PathBuf>,
     real: Option<PathBuf>,
     /// The PATH as it was before.
@@ -109,7 +109,7 @@ impl Ways {
 
 /// Asks the desk; `None` when this is nothing to ask, or nobody answers. The desk starts the real BitBake itself
 /// where it has no answer, so that this may take as long as that does.
-fn ask(shim_dir: &Path, real: &InPlace) -> Option<(Invocation, io::Result<Reply>)> {
+fn ask(shim_dir: &Path, real: &ExecSpec) -> Option<(Invocation, io::Result<Reply>)> {
     // A person's terminal gets BitBake's own display.
     if io::stdout().is_terminal() || io::stderr().is_terminal() {
         return None;
@@ -129,7 +129,7 @@ fn ask(shim_dir: &Path, real: &InPlace) -> Option<(Invocation, io::Result<Reply>
 }
 
 /// Leaves what BitBake left, and ends as it ended. Comes back only when the real one was wanted and failed.
-fn give(invocation: &Invocation, outcome: &BitbakeOutcome, real: &InPlace) -> io::Error {
+fn give(invocation: &Invocation, outcome: &BitbakeOutcome, real: &ExecSpec) -> io::Error {
     // Better the real one than half an answer.
     if let Some(signatures) = &outcome.signatures
         && fs_err::write(invocation.cwd.join(SIGNATURES), signatures).is_err()
@@ -141,10 +141,10 @@ fn give(invocation: &Invocation, outcome: &BitbakeOutcome, real: &InPlace) -> io
         io::stdout().flush()
     });
     // Nobody reads: BitBake would have met the same pipe.
-    agent_process::end_like(if printed.is_ok() || outcome.end != End::Exited(0) {
+    agent_process::exit_like(if printed.is_ok() || outcome.end != ExitReason::Exited(0) {
         outcome.end
     } else {
-        End::Exited(1)
+        ExitReason::Exited(1)
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use agent_process::End;
+use agent_process::ExitReason;
 
 use super::bitbake_runner::Ran;
 use super::key::Inputs;
@@ -115,7 +115,7 @@ impl Shared {
 fn plausible(ran: &Ran, query: &CacheableQuery) -> CacheResult<Answer> {
     let refused = |why: &str| Err(NotCacheable(why.into()));
     let outcome = &ran.outcome;
-    if outcome.end != End::Exited(0) {
+    if outcome.end != ExitReason::Exited(0) {
         return refused("BitBake failed");
     }
     if !ran.whole {
@@ -140,7 +140,7 @@ fn plausible(ran: &Ran, query: &CacheableQuery) -> CacheResult<Answer> {
 /// Whether BitBake failed, and said nothing that looks as if the machine was to blame: beside others it has less
 /// memory than alone.
 fn is_plain_failure(ran: &Ran) -> bool {
-    let failed = matches!(ran.outcome.end, End::Exited(status) if status != 0);
+    let failed = matches!(ran.outcome.end, ExitReason::Exited(status) if status != 0);
     let text = String::from_utf8_lossy(&ran.outcome.stdout);
     failed && ran.whole && text.contains("ERROR:") && !OF_MACHINE.iter().any(|words| text.contains(words))
 }

@@ -2,7 +2,7 @@
 //!
 //! Whether all recipes parse is asked before the world with the layer. BitBake's caches of the world serve
 //! it, and not the other way round: so the world comes first. Side by side, the world (and then that
-//! question) is asked in one room and the world with the class in another. One after another, the world
+//! question) is asked in one scratch directory and the world with the class in another. One after another, the world
 //! is asked in the check's own build directory, before the question that was asked.
 //!
 //! The world without the layer is asked alone: beside it no code of the layer may run, or its answer could not be
@@ -15,7 +15,7 @@ use std::time::Instant;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinSet, spawn_blocking};
 
-use agent_process::{End, Interrupt};
+use agent_process::{ExitReason, Interrupt};
 use agent_yocto::check_layer::Kind;
 
 use super::bitbake_runner::{Concurrency, ScratchBuildDir};
@@ -45,7 +45,7 @@ struct Planned {
     done: watch::Sender<()>,
 }
 
-/// Questions for one room, one after another.
+/// Questions for one scratch directory, one after another.
 struct Lane {
     invocation: Vec<Invocation>,
     /// What is asked at the end when BitBake fails at the first one: the same without `-k`, which has another
@@ -139,7 +139,7 @@ impl Shared {
             .await;
     }
 
-    /// Ends what is under way when the same question comes with other inputs than were foreseen.
+    /// Ends what is under way when the same question comes with other inputs than were predicted.
     async fn stop_what_is_not_asked(&self, prefetcher: &Prefetcher, query: &CacheableQuery, inputs: &Inputs) {
         let other = {
             let progress = lock(&self.progress);
@@ -157,7 +157,7 @@ impl Shared {
         }
     }
 
-    /// Foresees what comes after this question and begins to ask it, once for each kind. Whether the
+    /// Predicts what comes after this question and begins to ask it, once for each kind. Whether the
     /// question itself may have an answer then.
     async fn begin(self: &Arc<Shared>, prefetcher: &Prefetcher, invocation: &Invocation) -> bool {
         if prefetcher.stop.state().is_some() {
@@ -236,7 +236,7 @@ impl Shared {
                 continue;
             }
             names.extend(planned.iter().map(|planned| planned.query.name.clone()));
-            let (shared, permits, stop) = (self.clone(), permits.clone(), prefetcher.stop.part());
+            let (shared, permits, stop) = (self.clone(), permits.clone(), prefetcher.stop.child());
             prefetcher.lanes.lock().await.spawn(async move {
                 let _permit = permits.acquire_owned().await;
                 shared.lane(scratch_dir, planned, lane.if_first_fails, &stop).await;
@@ -266,7 +266,7 @@ impl Shared {
         Ok(Some(Planned { invocation: invocation.clone(), query, inputs, done }))
     }
 
-    /// Asks some questions one after another in a room of their own. After one that could not be asked the
+    /// Asks some questions one after another in a scratch directory of their own. After one that could not be asked the
     /// rest is not asked.
     async fn lane(
         self: &Arc<Shared>,
@@ -319,7 +319,7 @@ impl Shared {
                 return Err(reason);
             }
         };
-        let is_well = ran.outcome.end == End::Exited(0);
+        let is_well = ran.outcome.end == ExitReason::Exited(0);
         if restored && !is_well {
             lock(&self.provenance).failed_with_cache();
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use agent_process::End;
+use agent_process::ExitReason;
 use agent_types::events::Recipes;
 use agent_yocto::check_layer::Kind;
 
@@ -15,7 +15,7 @@ use super::key::{Inputs, Key};
 use super::protocol::BitbakeOutcome;
 use super::{CacheableQuery, Invocation, NotCacheable};
 
-/// What is foreseen once each.
+/// What is predicted once each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Prediction {
     Layer,
@@ -69,7 +69,7 @@ pub struct FreshOutcome {
 impl FreshOutcome {
     /// Whether BitBake would give the same to this call. After an error `-k` makes a difference.
     fn answers(&self, invocation: &Invocation) -> bool {
-        self.argv == invocation.argv || self.outcome.end == End::Exited(0)
+        self.argv == invocation.argv || self.outcome.end == ExitReason::Exited(0)
     }
 }
 

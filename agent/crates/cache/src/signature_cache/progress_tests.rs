@@ -21,7 +21,7 @@ fn a_failure_answers_its_own_call_alone() {
         environment: Vec::new(),
     };
     let [lenient, strict] = [invocation("-k -S none world"), invocation("-S none world")];
-    for (end, of_other) in [(End::Exited(0), true), (End::Exited(1), false)] {
+    for (end, of_other) in [(ExitReason::Exited(0), true), (ExitReason::Exited(1), false)] {
         let outcome = BitbakeOutcome { end, stdout: Vec::new(), stderr: Vec::new(), signatures: None };
         let why = NotCacheable("why".into());
         let fresh = FreshOutcome { argv: lenient.argv.clone(), outcome, seconds: 1.0, why };

@@ -1,5 +1,5 @@
 //! Byte strings packed one after another, each with its length before it, so that no two lists of
-//! them look alike; and the messages between the stand-in and the desk that are made of them.
+//! them look alike; and the messages between the shim and the cache server that are made of them.
 
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, Read, Write};
@@ -7,7 +7,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use nix::sys::signal::Signal;
 
-use agent_process::End;
+use agent_process::ExitReason;
 
 use super::Invocation;
 
@@ -18,8 +18,8 @@ pub const LONGEST: usize = 256 << 20;
 /// a question and nothing else.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BitbakeOutcome {
-    /// [`End::Exited`] or [`End::Signalled`].
-    pub end: End,
+    /// [`ExitReason::Exited`] or [`ExitReason::Signalled`].
+    pub end: ExitReason,
     pub stdout: Vec<u8>,
     /// Empty when both streams were one.
     pub stderr: Vec<u8>,
@@ -27,10 +27,10 @@ pub struct BitbakeOutcome {
     pub signatures: Option<Vec<u8>>,
 }
 
-/// What the desk says.
+/// What the cache server says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
-    /// This is none of the desk's business.
+    /// This is none of the cache server's business.
     Pass,
     Outcome(BitbakeOutcome),
 }
@@ -150,9 +150,11 @@ impl Reply {
             }
             Reply::Outcome(outcome) => {
                 let (word, number) = match outcome.end {
-                    End::Exited(status) => (b"exited", status),
-                    End::Signalled(number) => (b"signal", number),
-                    End::Cancelled | End::TimedOut | End::Stalled(_) => (b"signal", Signal::SIGTERM as i32),
+                    ExitReason::Exited(status) => (b"exited", status),
+                    ExitReason::Signalled(number) => (b"signal", number),
+                    ExitReason::Cancelled | ExitReason::TimedOut | ExitReason::Stalled(_) => {
+                        (b"signal", Signal::SIGTERM as i32)
+                    }
                 };
                 encoder
                     .bytes(word)
@@ -173,8 +175,8 @@ impl Reply {
         } else {
             let number = i32::from_be_bytes(decoder.bytes()?.try_into().map_err(|_| damaged())?);
             let end = match word {
-                b"exited" => End::Exited(number),
-                b"signal" => End::Signalled(number),
+                b"exited" => ExitReason::Exited(number),
+                b"signal" => ExitReason::Signalled(number),
                 _ => return Err(damaged()),
             };
             let [stdout, stderr] = [decoder.bytes()?.to_vec(), decoder.bytes()?.to_vec()];
@@ -229,15 +231,15 @@ mod tests {
         }
     }
 
-    fn outcome(end: End) -> BitbakeOutcome {
+    fn outcome(end: ExitReason) -> BitbakeOutcome {
         BitbakeOutcome { end, stdout: b"o".to_vec(), stderr: Vec::new(), signatures: Some(Vec::new()) }
     }
 
     #[test]
     fn messages_come_back_the_same() {
         assert_eq!(Invocation::decode(&invocation().encode()).unwrap(), invocation());
-        let killed = BitbakeOutcome { signatures: None, ..outcome(End::Signalled(9)) };
-        for reply in [Reply::Pass, Reply::Outcome(outcome(End::Exited(255))), Reply::Outcome(killed)] {
+        let killed = BitbakeOutcome { signatures: None, ..outcome(ExitReason::Signalled(9)) };
+        for reply in [Reply::Pass, Reply::Outcome(outcome(ExitReason::Exited(255))), Reply::Outcome(killed)] {
             let mut stream = Vec::new();
             send(&mut stream, &reply.encode()).unwrap();
             assert_eq!(Reply::decode(&receive(&mut stream.as_slice()).unwrap()).unwrap(), reply);
@@ -254,7 +256,7 @@ mod tests {
                 assert!(shorter.environment.len() < 2);
             }
         }
-        let reply = Reply::Outcome(outcome(End::Exited(0))).encode();
+        let reply = Reply::Outcome(outcome(ExitReason::Exited(0))).encode();
         for end in 0..reply.len() {
             assert!(Reply::decode(&reply[..end]).is_err(), "{end} bytes");
         }

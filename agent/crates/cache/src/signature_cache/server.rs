@@ -1,4 +1,4 @@
-//! The agent's side of one yocto-check-layer run: answers the stand-in's questions from the stores, or starts the
+//! The agent's side of one yocto-check-layer run: answers the shim's questions from the stores, or starts the
 //! real BitBake, gives what that gave, and keeps it. Nobody else can tell what BitBake gave.
 
 use std::io;
@@ -99,7 +99,7 @@ impl CacheServer {
         let parse_caches = ParseCaches::new(&stores, &place.user);
         let RunOptions { bitbake, plan, rerun, admission, keep_parses } = options;
         let stop = bitbake.interrupt();
-        let prefetcher = plan.map(|plan| Prefetcher::new(plan, stop.part()));
+        let prefetcher = plan.map(|plan| Prefetcher::new(plan, stop.child()));
         let shared = Arc::new(Shared {
             place,
             stores,
@@ -320,7 +320,7 @@ impl Shared {
         if let Restored::Refused(reason) = &restored {
             why += &format!("; the stored parse cache is not used: {reason}");
         }
-        let stop = self.stop.part();
+        let stop = self.stop.child();
         let ran = {
             let mut asking = pin!(self.bitbake.ask(&invocation, &query.name, None, &stop));
             tokio::select! {

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use super::super::protocol::BitbakeOutcome;
 use super::super::{Store, WrittenConf};
 use super::*;
-use agent_process::{End, Redactor, Runner, User};
+use agent_process::{ExitReason, Redactor, Runner, User};
 use agent_types::events;
 use agent_types::stage::Stage;
 use agent_yocto::check_layer::Kinds;
@@ -17,7 +17,7 @@ use agent_yocto::conf;
 /// What the stand-in for BitBake writes.
 const SIGNATURES: &str = "SIGGEN_LOCKEDSIGS_t-x = \"x:do_build:1\"";
 
-/// A desk with a build directory in which BitBake would parse one layer.
+/// A cache server with a build directory in which BitBake would parse one layer.
 struct Scene {
     top: TempDir,
     server: CacheServer,
@@ -94,7 +94,7 @@ impl Scene {
         CacheServer::open(listener, place, stores, at("stat-cache"), options, &unit, emitter)
     }
 
-    /// The desk of the next run of the tool, in a fresh build directory.
+    /// The cache server of the next run of the tool, in a fresh build directory.
     async fn open_again(&mut self, rerun: Rerun) {
         let top = self.top.path().to_owned();
         fs::remove_file(top.join("desk")).unwrap();
@@ -148,7 +148,7 @@ async fn say(stream: &mut UnixStream, invocation: &Invocation) {
 
 fn good() -> Reply {
     Reply::Outcome(BitbakeOutcome {
-        end: End::Exited(0),
+        end: ExitReason::Exited(0),
         stdout: b"NOTE: done\n".to_vec(),
         stderr: Vec::new(),
         signatures: Some(format!("{SIGNATURES}\n").into_bytes()),
@@ -166,7 +166,7 @@ async fn what_bitbake_gave_is_given_again() {
     assert_eq!(scene.memo().await.outcome, MemoOutcome::Hit);
     fs::write(scene.top.path().join("meta/x.bb"), "A = \"2\"\n").unwrap();
     let Reply::Outcome(failed) = scene.ask(&invocation).await.unwrap() else { panic!() };
-    assert_eq!((failed.end, failed.signatures.is_some()), (End::Exited(1), true), "byte for byte");
+    assert_eq!((failed.end, failed.signatures.is_some()), (ExitReason::Exited(1), true), "byte for byte");
     assert_eq!(
         scene.server.close().await,
         ProvenanceSummary::default(),
@@ -317,7 +317,7 @@ async fn what_layer_code_asks_is_not_kept() {
     }
 }
 
-/// Layer code may talk to the desk as well.
+/// Layer code may talk to the cache server as well.
 #[tokio::test]
 async fn nonsense_gets_no_answer_and_harms_nobody() {
     let scene = Scene::new();

@@ -75,7 +75,7 @@ impl ShimDir {
         &self.directory
     }
 
-    /// From now on the stand-in starts no BitBake: the job has to stop.
+    /// From now on the shim starts no BitBake: the job has to stop.
     pub fn start_nothing(&self) {
         // Should it fail, what is started now is ended with its process group a moment later.
         let _ = fs::write(self.directory.join(STOPPING), "");

@@ -22,7 +22,7 @@ use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
 use agent_fs::remove;
-use agent_process::End;
+use agent_process::ExitReason;
 use agent_types::error::{Error, Result};
 
 use super::key::{Digest, Inputs, Key, LAYERS, Parts, key_of};
@@ -77,7 +77,7 @@ impl Found {
     pub fn outcome(self, question: &CacheableQuery) -> BitbakeOutcome {
         let Answer { stdout, stderr, signatures } = self.answer;
         let signatures = question.leaves_signatures.then_some(signatures);
-        BitbakeOutcome { end: End::Exited(0), stdout, stderr, signatures }
+        BitbakeOutcome { end: ExitReason::Exited(0), stdout, stderr, signatures }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::layer_fault::{KnownLayers, LayerFault};
-use agent_process::End;
+use agent_process::ExitReason;
 use agent_types::error::{Class, Error};
 use agent_types::events::{Finding, Level, Unit};
 use agent_types::outcome::Outcome;
@@ -12,14 +12,19 @@ use super::output::Parsed;
 use super::verdict::Verdict;
 
 /// The layer whose files stopped the tool, if any did: the tool's own traceback is no contradiction then.
-pub fn fault(verdict: &Verdict, parsed: &Parsed, end: End, layers: &KnownLayers) -> Option<LayerFault> {
+pub fn fault(
+    verdict: &Verdict,
+    parsed: &Parsed,
+    end: ExitReason,
+    layers: &KnownLayers,
+) -> Option<LayerFault> {
     let said = parsed.before_the_layer.text();
     match &verdict.outcome {
         // The machine is known to be at fault.
         Err(error) if error.class == Class::Machine => None,
         // Its tests agree about the verdict: a traceback in between is what one of them printed.
         _ if verdict.by_cases => None,
-        _ if end == End::Exited(1) && !parsed.traceback.is_empty() => {
+        _ if end == ExitReason::Exited(1) && !parsed.traceback.is_empty() => {
             layers.fault_of_any_file(&format!("{said}\n{}", parsed.traceback.text()))
         }
         // A layer that is there before the layer under test.

@@ -119,7 +119,7 @@ impl Truth {
         let mut parser = OutputParser::new();
         lines.iter().flat_map(|line| line.split('\n')).for_each(|line| parser.line(line));
         let parsed = parser.finish();
-        let end = End::Exited(self.status());
+        let end = ExitReason::Exited(self.status());
         let mut verdict = judge(&expected, &parsed, end, "meta-x");
         if let Some(record) = record {
             verdict = confirm(verdict, &parsed, record, end, "meta-x");

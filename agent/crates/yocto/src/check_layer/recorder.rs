@@ -15,7 +15,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use agent_fs::untrusted;
-use agent_process::{Command, End};
+use agent_process::{Command, ExitReason};
 use agent_types::error::{Error, Result};
 use agent_types::outcome::Outcome;
 
@@ -74,7 +74,7 @@ struct EndOfTool {
 #[serde(untagged)]
 enum Told {
     Run(TestRun),
-    End(EndOfTool),
+    ExitReason(EndOfTool),
 }
 
 impl Recorder {
@@ -133,7 +133,7 @@ impl Record {
         for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
             match serde_json::from_slice(line) {
                 Ok(Told::Run(run)) => record.runs.push(run),
-                Ok(Told::End(end)) => record.ends.push(end),
+                Ok(Told::ExitReason(end)) => record.ends.push(end),
                 Err(_) => record.nonsense = true,
             }
         }
@@ -146,10 +146,10 @@ pub fn confirm(
     mut verdict: Verdict,
     parsed: &Parsed,
     record: &Record,
-    end: End,
+    end: ExitReason,
     layer_name: &str,
 ) -> Verdict {
-    let End::Exited(status) = end else { return verdict };
+    let ExitReason::Exited(status) = end else { return verdict };
     let is_verdict = match &verdict.outcome {
         Ok(Outcome::Passed) => true,
         Ok(_) => verdict.by_cases,

@@ -10,7 +10,7 @@
 use std::time::Duration;
 
 use crate::host;
-use agent_process::End;
+use agent_process::ExitReason;
 use agent_types::error::{Error, Result};
 use agent_types::outcome::Outcome;
 
@@ -83,7 +83,7 @@ impl Verdict {
 }
 
 /// Concludes. `layer_name` is the name of the layer's directory with links resolved.
-pub fn judge(expected: &[ExpectedCase], parsed: &Parsed, end: End, layer_name: &str) -> Verdict {
+pub fn judge(expected: &[ExpectedCase], parsed: &Parsed, end: ExitReason, layer_name: &str) -> Verdict {
     let status = parsed.summary.iter().rev().find(|(name, _)| name == layer_name);
     let status = status.map(|(_, status)| status.as_str());
     let disagreement = disagreement(parsed);
@@ -99,7 +99,7 @@ struct Run<'a> {
     parsed: &'a Parsed,
     /// What the summary says of the layer.
     status: Option<&'a str>,
-    end: End,
+    end: ExitReason,
     layer_name: &'a str,
     /// What the tool says of its tests, where that contradicts itself.
     disagreement: Option<String>,
@@ -108,20 +108,22 @@ struct Run<'a> {
 impl Run<'_> {
     fn outcome(&self, cases: &[JudgedCase]) -> Result<Outcome> {
         match self.end {
-            End::Cancelled => Ok(Outcome::Cancelled("cancelled while yocto-check-layer ran".into())),
-            End::TimedOut => Ok(Outcome::TimedOut("yocto-check-layer was stopped at the time limit".into())),
-            End::Stalled(silent) => Ok(Outcome::TimedOut(stalled(silent))),
-            End::Signalled(signal) => Err(killed(signal)),
-            End::Exited(0) => self.after_success(cases),
-            End::Exited(1) => self.after_early_stop(),
-            End::Exited(2) => self.after_failure(cases),
-            End::Exited(code @ (126 | 127)) => {
+            ExitReason::Cancelled => Ok(Outcome::Cancelled("cancelled while yocto-check-layer ran".into())),
+            ExitReason::TimedOut => {
+                Ok(Outcome::TimedOut("yocto-check-layer was stopped at the time limit".into()))
+            }
+            ExitReason::Stalled(silent) => Ok(Outcome::TimedOut(stalled(silent))),
+            ExitReason::Signalled(signal) => Err(killed(signal)),
+            ExitReason::Exited(0) => self.after_success(cases),
+            ExitReason::Exited(1) => self.after_early_stop(),
+            ExitReason::Exited(2) => self.after_failure(cases),
+            ExitReason::Exited(code @ (126 | 127)) => {
                 Err(Error::machine(format!("yocto-check-layer could not be started (exit status {code})"))
                     .hint("check that the OE-Core checkout is complete and python3 is installed"))
             }
             // A shell's way to say that a signal ended its child.
-            End::Exited(code @ 129..=192) => Err(killed(code - 128)),
-            End::Exited(code) => {
+            ExitReason::Exited(code @ 129..=192) => Err(killed(code - 128)),
+            ExitReason::Exited(code) => {
                 Err(self.contradiction(&format!("exit status {code} is not one of the tool's")))
             }
         }
@@ -355,14 +357,14 @@ impl Run<'_> {
     /// see [`agent_process::UntilStopped`].
     fn unfinished(&self) -> Outcome {
         match self.end {
-            End::Cancelled => {
+            ExitReason::Cancelled => {
                 return Outcome::Cancelled("the job was cancelled before this test ended".into());
             }
-            End::TimedOut => {
+            ExitReason::TimedOut => {
                 return Outcome::TimedOut("yocto-check-layer was stopped before this test ended".into());
             }
-            End::Stalled(silent) => return Outcome::TimedOut(stalled(silent)),
-            End::Exited(_) | End::Signalled(_) => {}
+            ExitReason::Stalled(silent) => return Outcome::TimedOut(stalled(silent)),
+            ExitReason::Exited(_) | ExitReason::Signalled(_) => {}
         }
         Outcome::NotRun(match self.status {
             Some(status) if status != "PASS" && status != "FAIL" => {
@@ -392,13 +394,13 @@ fn killed(signal: i32) -> Error {
     Error::machine(format!("yocto-check-layer was killed by signal {signal}{name}")).hint(hint)
 }
 
-fn ended(end: End) -> String {
+fn ended(end: ExitReason) -> String {
     match end {
-        End::Exited(code) => format!("exit status {code}"),
-        End::Signalled(signal) => format!("signal {signal}"),
-        End::Cancelled => "cancelled".into(),
-        End::TimedOut => "stopped at the time limit".into(),
-        End::Stalled(silent) => format!("stalled for {}", humantime::format_duration(silent)),
+        ExitReason::Exited(code) => format!("exit status {code}"),
+        ExitReason::Signalled(signal) => format!("signal {signal}"),
+        ExitReason::Cancelled => "cancelled".into(),
+        ExitReason::TimedOut => "stopped at the time limit".into(),
+        ExitReason::Stalled(silent) => format!("stalled for {}", humantime::format_duration(silent)),
     }
 }
 

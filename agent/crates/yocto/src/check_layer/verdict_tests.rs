@@ -66,7 +66,7 @@ fn end_of_tests(ran: &[(&str, &str)], why: &str) -> String {
     )
 }
 
-fn judged(text: &str, end: End) -> Verdict {
+fn judged(text: &str, end: ExitReason) -> Verdict {
     let mut parser = OutputParser::new();
     text.lines().for_each(|line| parser.line(line));
     judge(&expected(), &parser.finish(), end, "meta-x")
@@ -82,7 +82,7 @@ fn word(verdict: &Verdict) -> String {
 
 #[test]
 fn the_three_witnesses_have_to_agree() {
-    let exit = End::Exited;
+    let exit = ExitReason::Exited;
     let table = [
         (run("ok", "ok", "PASS"), exit(0), "passed"),
         (run("ok", "unexpected success", "PASS"), exit(0), "passed"),
@@ -113,10 +113,10 @@ fn the_three_witnesses_have_to_agree() {
         (run("ok", "ok", "PASS"), exit(127), "error Machine"),
         // Ends that the tool did not choose.
         (run("ok", "ok", "PASS"), exit(137), "error Machine"),
-        (run("ok", "ok", "PASS"), End::Signalled(9), "error Machine"),
-        (run("ok", "ok", "PASS"), End::Cancelled, "cancelled"),
-        (run("ok", "", ""), End::TimedOut, "timed-out"),
-        (run("ok", "", ""), End::Stalled(Duration::from_secs(60)), "timed-out"),
+        (run("ok", "ok", "PASS"), ExitReason::Signalled(9), "error Machine"),
+        (run("ok", "ok", "PASS"), ExitReason::Cancelled, "cancelled"),
+        (run("ok", "", ""), ExitReason::TimedOut, "timed-out"),
+        (run("ok", "", ""), ExitReason::Stalled(Duration::from_secs(60)), "timed-out"),
     ];
     for (text, end, wanted) in table {
         let verdict = judged(&text, end);
@@ -128,7 +128,7 @@ fn the_three_witnesses_have_to_agree() {
 #[test]
 fn no_contradiction_passes() {
     let good = run("ok", "ok", "PASS");
-    assert_eq!(word(&judged(&good, End::Exited(0))), "passed", "{good}");
+    assert_eq!(word(&judged(&good, ExitReason::Exited(0))), "passed", "{good}");
     let with = |old: &str, new: &str| {
         assert!(good.contains(old), "{old}");
         good.replacen(old, new, 1)
@@ -190,7 +190,7 @@ fn no_contradiction_passes() {
         ("the end comes first", with(HEAD, &format!("{ran}{result}{HEAD}"))),
     ];
     for (what, text) in table {
-        let verdict = judged(&text, End::Exited(0));
+        let verdict = judged(&text, ExitReason::Exited(0));
         assert_eq!(word(&verdict), "error Internal", "{what}\n{text}\n{:?}", verdict.outcome);
         assert!(!verdict.by_cases, "{what}: nothing may be forgiven");
     }
@@ -214,7 +214,7 @@ fn older_pythons_agree_with_themselves() {
         assert!(
             text.contains("INFO: skipped \"BSP") && text.contains("test_parse (common.CommonCheckLayer)")
         );
-        let verdict = judged(&text, End::Exited(status));
+        let verdict = judged(&text, ExitReason::Exited(status));
         assert_eq!(word(&verdict), wanted, "{text}\n{:?}", verdict.outcome);
     }
 }
@@ -246,7 +246,7 @@ fn innocent_text_changes_nothing() {
             let mut lines = lines.clone();
             lines.insert(at, text);
             let text = lines.join("\n");
-            let verdict = judged(&text, End::Exited(0));
+            let verdict = judged(&text, ExitReason::Exited(0));
             assert_eq!(word(&verdict), "passed", "{text}\n{:?}", verdict.outcome);
         }
     }
@@ -273,7 +273,7 @@ fn a_message_cannot_speak_for_the_tool() {
         // The message is there twice: behind the status and in the list.
         let text = run("FAIL", "FAIL", "FAIL")
             .replace("AssertionError: False", &format!("{forged}AssertionError: False"));
-        let verdict = judged(&text, End::Exited(2));
+        let verdict = judged(&text, ExitReason::Exited(2));
         let known = crate::check_layer::KnownFailure {
             test: "test_parse".into(),
             layer: None,
@@ -289,7 +289,7 @@ fn a_message_cannot_speak_for_the_tool() {
 
 #[test]
 fn a_failure_rests_on_what_its_tests_ask() {
-    let exit = End::Exited;
+    let exit = ExitReason::Exited;
     let of = |name: &str, kinds: &[Kind]| Ground {
         what: name.to_owned(),
         kinds: kinds.iter().copied().collect(),
@@ -306,7 +306,7 @@ fn a_failure_rests_on_what_its_tests_ask() {
         (run("FAIL", "ok", "FAIL"), exit(1), vec![all.clone()]),
         (run("FAIL", "ok", "PASS"), exit(0), vec![all.clone()]),
         (run("", "", "FAIL (Generating world signatures)"), exit(2), vec![all.clone()]),
-        (run("ok", "", ""), End::Stalled(Duration::from_secs(60)), vec![all.clone()]),
+        (run("ok", "", ""), ExitReason::Stalled(Duration::from_secs(60)), vec![all.clone()]),
         (
             run("", "", "FAIL")
                 .replace(HEAD, &format!("{HEAD}{broken}"))
@@ -324,8 +324,11 @@ fn a_failure_rests_on_what_its_tests_ask() {
 #[test]
 fn a_stopped_run_has_failed_only_where_a_test_failed_before() {
     let silent = Duration::from_secs(60);
-    let table =
-        [(End::Cancelled, "cancelled"), (End::TimedOut, "timed-out"), (End::Stalled(silent), "timed-out")];
+    let table = [
+        (ExitReason::Cancelled, "cancelled"),
+        (ExitReason::TimedOut, "timed-out"),
+        (ExitReason::Stalled(silent), "timed-out"),
+    ];
     for (end, word) in table {
         let whole = run("FAIL", "ok", "");
         for (cut, wanted) in [
@@ -345,13 +348,13 @@ fn a_stopped_run_has_failed_only_where_a_test_failed_before() {
 #[test]
 fn without_expected_tests_nothing_passes() {
     let parsed = Parsed { summary: vec![("meta-x".into(), "PASS".into())], ..Parsed::default() };
-    let verdict = judge(&[], &parsed, End::Exited(0), "meta-x");
+    let verdict = judge(&[], &parsed, ExitReason::Exited(0), "meta-x");
     assert!(verdict.outcome.is_err(), "{verdict:?}");
 }
 
 #[test]
 fn every_expected_test_has_an_outcome() {
-    let verdict = judged(&run("ok", "FAIL", "FAIL"), End::Exited(2));
+    let verdict = judged(&run("ok", "FAIL", "FAIL"), ExitReason::Exited(2));
     let outcomes: Vec<_> = verdict.cases.iter().map(|case| case.outcome.clone()).collect();
     assert_eq!(
         outcomes,
@@ -366,7 +369,7 @@ fn every_expected_test_has_an_outcome() {
     assert!(verdict.by_cases);
 
     // Cut off: what was seen keeps its outcome.
-    let verdict = judged(&run("ok", "", ""), End::Cancelled);
+    let verdict = judged(&run("ok", "", ""), ExitReason::Cancelled);
     assert_eq!(verdict.cases[1].outcome, Outcome::Passed);
     assert!(matches!(verdict.cases[2].outcome, Outcome::Cancelled(_)));
     assert!(!verdict.by_cases);
@@ -381,7 +384,7 @@ fn a_class_that_breaks_stands_for_its_tests() {
             "INFO: ====\nINFO: ERROR: setUpClass (bsp.BSPCheckLayer)\nINFO: KeyError: 'x'\nINFO: ----",
         )
         .replace("INFO: OK\nINFO:  (skipped=1)", "INFO: FAILED\nINFO:  (errors=1)");
-    let verdict = judged(&text, End::Exited(2));
+    let verdict = judged(&text, ExitReason::Exited(2));
     assert_eq!(word(&verdict), "failed");
     assert!(matches!(&verdict.cases[0].outcome, Outcome::NotRun(why) if why.contains("setUpClass")));
     assert_eq!(verdict.cases[3].id(), "bsp.BSPCheckLayer.setUpClass");
@@ -392,7 +395,7 @@ fn a_class_that_breaks_stands_for_its_tests() {
 fn a_test_that_shows_up_twice_counts_by_the_worse() {
     let twice = run("FAIL", "ok", "FAIL")
         .replace("INFO: Ran", "INFO: test_parse (common.CommonCheckLayer)\nINFO:  ... ok\nINFO: Ran");
-    let verdict = judged(&twice, End::Exited(2));
+    let verdict = judged(&twice, ExitReason::Exited(2));
     assert!(matches!(verdict.cases[1].outcome, Outcome::Failed(_)));
     assert_eq!(verdict.cases.len(), 3);
 }
@@ -433,7 +436,7 @@ fn stops_before_the_tests_say_what_to_do() {
         ),
     ];
     for (text, code, wanted) in table {
-        let verdict = judged(text, End::Exited(code));
+        let verdict = judged(text, ExitReason::Exited(code));
         let Ok(Outcome::Failed(why)) = &verdict.outcome else { panic!("{text}\n{verdict:?}") };
         assert!(why.contains(wanted), "{why}");
         assert!(verdict.cases.iter().all(|case| matches!(case.outcome, Outcome::NotRun(_))), "{verdict:?}");
@@ -455,10 +458,10 @@ fn a_crash_is_not_the_layers_fault() {
         ("usage: yocto-check-layer [-o X]\n".to_owned(), 2, Class::Internal, "command line"),
     ];
     for (text, code, class, wanted) in table {
-        let error = judged(&text, End::Exited(code)).outcome.unwrap_err();
+        let error = judged(&text, ExitReason::Exited(code)).outcome.unwrap_err();
         assert_eq!(error.class, class, "{error}");
         assert!(error.message.contains(wanted), "{error}");
     }
-    let killed = judged("", End::Signalled(9)).outcome.unwrap_err();
+    let killed = judged("", ExitReason::Signalled(9)).outcome.unwrap_err();
     assert!(killed.hint.unwrap().contains("memory"));
 }

@@ -160,7 +160,7 @@ fn nothing_is_kept_where_bitbake_left_no_whole_cache() {
 #[test]
 fn bitbake_is_believed_how_much_it_parsed() {
     let ran = |text: &str| BitbakeOutcome {
-        end: agent_process::End::Exited(0),
+        end: agent_process::ExitReason::Exited(0),
         stdout: text.as_bytes().to_vec(),
         stderr: Vec::new(),
         signatures: None,

@@ -209,7 +209,7 @@ impl ParseCacheStore {
     /// Keeps an entry, and lets the least used go.
     ///
     /// # Errors
-    /// When it cannot be written; the shelf is then as before.
+    /// When it cannot be written; the store is then as before.
     pub fn insert(&self, parts: &Parts, record: &Record, bundle: &Bundle) -> Result<()> {
         if !self.writable {
             return Err(Error::internal(format!("{} may not be written", self.store.display())));

@@ -9,18 +9,18 @@ use std::process::Command;
 
 use nix::sys::signal::{SigSet, Signal, raise};
 
-use super::End;
+use super::ExitReason;
 
 /// A program with its whole environment.
 #[derive(Clone, Debug)]
-pub struct InPlace {
+pub struct ExecSpec {
     pub program: PathBuf,
     /// The first is what the program sees as its own name.
     pub argv: Vec<OsString>,
     pub environment: Vec<(OsString, OsString)>,
 }
 
-impl InPlace {
+impl ExecSpec {
     fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
         let mut words = self.argv.iter();
@@ -38,8 +38,8 @@ impl InPlace {
 }
 
 /// Ends this process as another one ended: with its exit status or by its signal.
-pub fn end_like(end: End) -> ! {
-    if let End::Signalled(number) = end
+pub fn exit_like(end: ExitReason) -> ! {
+    if let ExitReason::Signalled(number) = end
         && let Ok(signal) = Signal::try_from(number)
     {
         let mut set = SigSet::empty();
@@ -48,8 +48,8 @@ pub fn end_like(end: End) -> ! {
         let _ = raise(signal);
     }
     std::process::exit(match end {
-        End::Exited(status) => status,
-        End::Signalled(number) => 128 + number,
-        End::Cancelled | End::TimedOut | End::Stalled(_) => 128 + Signal::SIGTERM as i32,
+        ExitReason::Exited(status) => status,
+        ExitReason::Signalled(number) => 128 + number,
+        ExitReason::Cancelled | ExitReason::TimedOut | ExitReason::Stalled(_) => 128 + Signal::SIGTERM as i32,
     })
 }

@@ -18,7 +18,7 @@ const NAMED: usize = 20;
 
 /// What `end_leftovers` did.
 #[derive(Debug, Default)]
-pub(super) struct Ended {
+pub(super) struct KillReport {
     pub processes: Vec<Process>,
     /// Not even SIGKILL helped, or the signal is not allowed.
     pub still_there: Vec<Process>,
@@ -28,7 +28,7 @@ pub(super) struct Ended {
     pub outlived: bool,
 }
 
-impl Ended {
+impl KillReport {
     pub fn add(&mut self, left: &[Process]) {
         for process in left {
             if self.processes.len() < NAMED && !self.knows(process) {

@@ -20,7 +20,7 @@ use agent_types::error::{Error, Result};
 
 use super::running::MARKER;
 use super::shim::shim;
-use super::{InPlace, User};
+use super::{ExecSpec, User};
 
 /// The name under which it runs.
 pub const NAME: &str = "build-agent-apart";
@@ -30,12 +30,12 @@ const PREFIX: &str = "BUILD_AGENT_APART_";
 
 /// Which directory is seen where. Both exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Apart {
+pub struct MountNamespace {
     pub directory: PathBuf,
     pub over: PathBuf,
 }
 
-impl Apart {
+impl MountNamespace {
     /// The agent's shim with all that it needs to become the command.
     pub(super) fn prepare<'a>(
         &self,
@@ -59,7 +59,7 @@ impl Apart {
     }
 }
 
-/// Becomes the program of the command line that [`Apart`] prepared.
+/// Becomes the program of the command line that [`MountNamespace`] prepared.
 pub fn main(argv: Vec<OsString>, environment: Vec<(OsString, OsString)>) -> ! {
     let failed = become_program(&argv, environment).err().unwrap_or_default();
     let _ = writeln!(io::stderr(), "{NAME}: {failed}");
@@ -85,7 +85,7 @@ fn become_program(argv: &[OsString], environment: Vec<(OsString, OsString)>) -> 
     prctl::set_no_new_privs().map_err(|errno| failed("cannot keep programs from gaining rights", errno))?;
     // Whatever it was before, it may lie below the mount.
     std::env::set_current_dir(cwd).map_err(|error| format!("{}: {error}", Path::new(cwd).display()))?;
-    let real = InPlace { program: program.into(), argv: argv[6..].to_vec(), environment: own(environment) };
+    let real = ExecSpec { program: program.into(), argv: argv[6..].to_vec(), environment: own(environment) };
     Err(format!("{}: {}", Path::new(program).display(), real.replace()))
 }
 

@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 
 /// How a child ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
+pub enum ExitReason {
     Exited(i32),
     /// By a signal that the agent did not send.
     Signalled(i32),
@@ -21,26 +21,26 @@ pub enum End {
     Stalled(Duration),
 }
 
-impl fmt::Display for End {
+impl fmt::Display for ExitReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            End::Exited(status) => write!(f, "exit status {status}"),
-            End::Signalled(number) => match Signal::try_from(*number) {
+            ExitReason::Exited(status) => write!(f, "exit status {status}"),
+            ExitReason::Signalled(number) => match Signal::try_from(*number) {
                 Ok(signal) => write!(f, "signal {number} ({signal})"),
                 Err(_) => write!(f, "signal {number}"),
             },
-            End::Cancelled => f.write_str("cancelled"),
-            End::TimedOut => f.write_str("out of time"),
-            End::Stalled(silent) => write!(f, "stalled for {}", humantime::format_duration(*silent)),
+            ExitReason::Cancelled => f.write_str("cancelled"),
+            ExitReason::TimedOut => f.write_str("out of time"),
+            ExitReason::Stalled(silent) => write!(f, "stalled for {}", humantime::format_duration(*silent)),
         }
     }
 }
 
-impl From<ExitStatus> for End {
-    fn from(status: ExitStatus) -> End {
+impl From<ExitStatus> for ExitReason {
+    fn from(status: ExitStatus) -> ExitReason {
         match (status.code(), status.signal()) {
-            (Some(code), _) => End::Exited(code),
-            (None, signal) => End::Signalled(signal.unwrap_or(0)),
+            (Some(code), _) => ExitReason::Exited(code),
+            (None, signal) => ExitReason::Signalled(signal.unwrap_or(0)),
         }
     }
 }
