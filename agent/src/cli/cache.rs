@@ -87,7 +87,7 @@ async fn stats(args: ShareArgs, environment: &AgentEnvironment) -> Result<ExitSt
     let (stats, interrupt) = blocking(None, work).await?;
     match args.json {
         true => say::json(with_schema("stats", &root, &stats)?)?,
-        false => say::text(&harmless(&stats_text(&root, &stats)))?,
+        false => say::text(&sanitize(&stats_text(&root, &stats)))?,
     }
     Ok(if interrupt.state().is_some() { ExitStatus::Cancelled } else { ExitStatus::Passed })
 }
@@ -112,7 +112,7 @@ async fn prune(args: arguments::Prune, environment: &AgentEnvironment) -> Result
     let (pruned, _) = blocking(args.time_limit, work).await?;
     match args.share.json {
         true => say::json(with_schema("prune", &root, &pruned)?)?,
-        false => say::text(&harmless(&prune_text(&root, &told, &pruned)))?,
+        false => say::text(&sanitize(&prune_text(&root, &told, &pruned)))?,
     }
     Ok(match pruned.stopped {
         Some("cancelled") => ExitStatus::Cancelled,
@@ -130,7 +130,7 @@ async fn verify(args: arguments::Verify, environment: &AgentEnvironment) -> Resu
     let (verified, interrupt) = blocking(args.time_limit, work).await?;
     match args.share.json {
         true => say::json(with_schema("verify", &root, &verified)?)?,
-        false => say::text(&harmless(&verify_text(&root, &verified)))?,
+        false => say::text(&sanitize(&verify_text(&root, &verified)))?,
     }
     Ok(match interrupt.state() {
         Some(agent_process::Interrupted::Cancelled) => ExitStatus::Cancelled,
@@ -151,8 +151,8 @@ fn with_schema(command: &str, share: &Share, value: &impl Serialize) -> Result<V
 }
 
 /// Strangers name files.
-fn harmless(text: &str) -> String {
-    text.lines().map(|line| agent_types::safe::harmless(line) + "\n").collect()
+fn sanitize(text: &str) -> String {
+    text.lines().map(|line| agent_types::sanitize::sanitize(line) + "\n").collect()
 }
 
 fn units(sum: prune::Sum, thing: &str) -> String {

@@ -9,14 +9,14 @@ use crate::stages;
 use agent_cache::publish::{Published, Sources};
 use agent_process::{Interrupt, Interrupted, Redactor};
 use agent_types::error::{Error, Result};
-use agent_types::events::{self, What};
+use agent_types::events::{self, EventKind};
 use agent_types::outcome::{ExitStatus, Outcome};
 use agent_types::release::Release;
 use agent_types::share::Share;
 use agent_types::tiers::{Access, Tiers, Trust};
 
 use super::arguments;
-use super::job::{listen_for_signals, paint};
+use super::job::{listen_for_signals, style};
 use super::publish::LAST_WAIT;
 
 /// Publishes and says what came of it. Unlike in a job, a share that does not take all is an error: it
@@ -30,7 +30,7 @@ pub async fn command(args: arguments::CachePublish, environment: &AgentEnvironme
     let interrupt = Interrupt::new(None).with_grace(LAST_WAIT);
     listen_for_signals(&interrupt)?;
     let notice = StopNotice::watch(&interrupt, &emitter, LAST_WAIT);
-    let console: Vec<Box<dyn Sink>> = vec![Box::new(Plain::new(std::io::stdout(), paint(environment)))];
+    let console: Vec<Box<dyn Sink>> = vec![Box::new(Plain::new(std::io::stdout(), style(environment)))];
     let listener = tokio::spawn(report::record(receiver, Redactor::new(environment.secrets()), console));
     let published = stages::publish::cache::run(sources, &tiers, &emitter, &interrupt).await;
     let outcome = outcome(&published, &interrupt);
@@ -38,7 +38,7 @@ pub async fn command(args: arguments::CachePublish, environment: &AgentEnvironme
         Outcome::NotRun(_) => ExitStatus::Machine,
         outcome => ExitStatus::of(outcome),
     };
-    emitter.emit(What::JobFinished { exit, outcome }).await;
+    emitter.emit(EventKind::JobFinished { exit, outcome }).await;
     drop((notice, emitter));
     listener.await.map_err(|error| Error::internal("the listener of events broke").because(&error))?;
     Ok(exit)

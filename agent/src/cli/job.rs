@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{self, AgentEnvironment, Request, Secret, Settings, remote};
 use crate::job::{self, Exclusive, Plan, Selection};
-use crate::report::{self, Apart, Json, Paint, Plain, Sink, Terminal};
+use crate::report::{self, Json, Plain, Sink, Style, Terminal, ThreadedSink};
 use agent_artifacts::aws;
 use agent_fs::untrusted;
 use agent_git::Access;
@@ -184,8 +184,8 @@ async fn job(
         settings.notices.push(format!("the secret from {origin} is too short to be hidden in the output"));
     }
     let interrupt = begun.interrupt.limited(settings.limits.job).with_grace(settings.limits.grace);
-    let paint = paint(environment);
-    let console = Apart::new(console(output, environment), interrupt.clone());
+    let style = style(environment);
+    let console = ThreadedSink::new(console(output, environment), interrupt.clone());
     let sinks: Vec<Box<dyn Sink>> = vec![Box::new(events_file), Box::new(console)];
     let recorder = tokio::spawn(report::record(receiver, redactor.clone(), sinks));
     let runner = runner(&settings, emitter, interrupt.clone(), redactor);
@@ -196,9 +196,9 @@ async fn job(
         recorder.await.map_err(|error| Error::internal("the recorder of events broke").because(&error))?;
     let written = report::write_all(&summary, &settings.places.out);
     if output != Output::Json {
-        let closing = report::closing(&summary, &settings.places.out, paint);
+        let final_summary = report::final_summary(&summary, &settings.places.out, style);
         // The verdict is in the reports; a console that cannot be written must not change it.
-        report::patiently(&interrupt, move || drop(say::text(&format!("\n{closing}"))));
+        report::with_output_timeout(&interrupt, move || drop(say::text(&format!("\n{final_summary}"))));
     }
     Ok(with_reports(summary.exit, written))
 }
@@ -254,19 +254,19 @@ pub fn listen_for_signals(interrupt: &Interrupt) -> Result<()> {
 }
 
 fn console(output: Output, environment: &AgentEnvironment) -> Box<dyn Sink> {
-    let paint = paint(environment);
+    let style = style(environment);
     let can_draw = std::io::stdout().is_terminal() && !is_dumb(environment);
     match output {
         Output::Json => Box::new(Json::new(std::io::stdout())),
-        Output::Auto if can_draw => Box::new(Terminal::new(paint)),
-        Output::Auto | Output::Plain => Box::new(Plain::new(std::io::stdout(), paint)),
+        Output::Auto if can_draw => Box::new(Terminal::new(style)),
+        Output::Auto | Output::Plain => Box::new(Plain::new(std::io::stdout(), style)),
     }
 }
 
 /// Colours on a terminal, unless NO_COLOR or a dumb terminal forbid them.
-pub fn paint(environment: &AgentEnvironment) -> Paint {
+pub fn style(environment: &AgentEnvironment) -> Style {
     let colour = std::io::stdout().is_terminal() && !environment.no_color && !is_dumb(environment);
-    Paint { colour }
+    Style { colour }
 }
 
 /// A terminal that can show lines and nothing else.

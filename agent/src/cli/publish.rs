@@ -11,12 +11,12 @@ use agent_artifacts::aws::S3Address;
 use agent_artifacts::store::Publication;
 use agent_process::{Interrupt, Redactor};
 use agent_types::error::{Error, Result};
-use agent_types::events::{self, Emitter, Unit, What};
+use agent_types::events::{self, Emitter, EventKind, Unit};
 use agent_types::outcome::{ExitStatus, Outcome};
 use agent_types::stage::Stage;
 
 use super::arguments;
-use super::job::{listen_for_signals, paint};
+use super::job::{listen_for_signals, style};
 
 /// For how long a request that failed is tried again: the manifest's default for `[limits] grace`.
 const GRACE: Duration = Duration::from_secs(60);
@@ -30,7 +30,7 @@ pub async fn command(args: arguments::Publish, environment: &AgentEnvironment) -
     let interrupt = Interrupt::new(None).with_grace(LAST_WAIT);
     listen_for_signals(&interrupt)?;
     let notice = StopNotice::watch(&interrupt, &emitter, LAST_WAIT);
-    let console: Vec<Box<dyn Sink>> = vec![Box::new(Plain::new(std::io::stdout(), paint(environment)))];
+    let console: Vec<Box<dyn Sink>> = vec![Box::new(Plain::new(std::io::stdout(), style(environment)))];
     let redactor = Redactor::new(environment.secrets());
     let listener = tokio::spawn(report::record(receiver, redactor, console));
     let published =
@@ -38,7 +38,7 @@ pub async fn command(args: arguments::Publish, environment: &AgentEnvironment) -
     let exit = published.as_ref().map_or_else(|error| error.class.exit_status(), ExitStatus::of);
     // Said here, or the listener would judge a job that was none.
     let outcome = published.as_ref().cloned().unwrap_or_else(|error| Outcome::NotRun(error.message.clone()));
-    emitter.emit(What::JobFinished { exit, outcome }).await;
+    emitter.emit(EventKind::JobFinished { exit, outcome }).await;
     drop((notice, emitter));
     listener.await.map_err(|error| Error::internal("the listener of events broke").because(&error))?;
     published.map(|_| exit)

@@ -5,10 +5,10 @@ use tokio::task::JoinHandle;
 
 use crate::config::Settings;
 use crate::job::{self, StopNotice};
-use crate::report::{self, Paint, Plain, Sink, Summary};
+use crate::report::{self, Plain, Sink, Style, Summary};
 use agent_process::{Redactor, Runner};
 use agent_types::error::{Error, Result};
-use agent_types::events::{self, What};
+use agent_types::events::{self, EventKind};
 use agent_types::outcome::{ExitStatus, Outcome};
 
 use super::job::{listen_for_signals, runner};
@@ -32,7 +32,7 @@ impl Quiet {
         let redactor = Redactor::new(&settings.secrets);
         let interrupt = job::interrupt(settings);
         listen_for_signals(&interrupt)?;
-        let console: Vec<Box<dyn Sink>> = vec![Box::new(Plain::new(std::io::stderr(), Paint::PLAIN))];
+        let console: Vec<Box<dyn Sink>> = vec![Box::new(Plain::new(std::io::stderr(), Style::PLAIN))];
         let listener = tokio::spawn(report::record(receiver, redactor.clone(), console));
         let notice = StopNotice::watch(&interrupt, &emitter, settings.limits.grace);
         let mut runner = runner(settings, emitter, interrupt, redactor);
@@ -43,7 +43,7 @@ impl Quiet {
     /// Shows what is still under way.
     pub async fn end(self) -> Result<()> {
         // Said here, or the listener would judge a job that was none.
-        let end = What::JobFinished { exit: ExitStatus::Passed, outcome: Outcome::Passed };
+        let end = EventKind::JobFinished { exit: ExitStatus::Passed, outcome: Outcome::Passed };
         self.runner.events.emit(end).await;
         drop((self.notice, self.runner));
         let listened = self.listener.await;

@@ -5,12 +5,12 @@ use std::path::Path;
 
 use crate::config::AgentEnvironment;
 use crate::job::Exclusive;
-use crate::report::{self, Paint, Recheck, Summary, Torn};
+use crate::report::{self, Recheck, Style, Summary, Torn};
 use agent_types::error::{Error, Result};
 use agent_types::outcome::ExitStatus;
 
 use super::arguments::{self, ReportFormat as Format};
-use super::job::paint;
+use super::job::style;
 use super::say;
 
 /// Writes the reports again; the exit status is the job's.
@@ -24,7 +24,7 @@ pub fn command(args: &arguments::Report, environment: &AgentEnvironment) -> Resu
         let message = format!("{holder} still writes `{}`", args.source.display());
         return Err(Error::machine(message).hint("wait for its end: it writes these reports itself"));
     }
-    let reported = report(&args.source, formats, args.out.as_deref(), paint(environment))?;
+    let reported = report(&args.source, formats, args.out.as_deref(), style(environment))?;
     if let Some(torn) = &reported.torn {
         say::complaint(format_args!("warning: {torn}"));
     }
@@ -50,7 +50,7 @@ pub struct Reported {
 /// # Errors
 /// When the file is neither, is damaged, of another layout or not that of one job, when a result contradicts
 /// itself, or a report cannot be written. Events that contradict themselves are told by the reports.
-pub fn report(path: &Path, formats: &[Format], out: Option<&Path>, paint: Paint) -> Result<Reported> {
+pub fn report(path: &Path, formats: &[Format], out: Option<&Path>, style: Style) -> Result<Reported> {
     let (summary, torn) = summary(path)?;
     let out = out.or(path.parent()).unwrap_or(Path::new("."));
     fs_err::create_dir_all(out)?;
@@ -59,7 +59,7 @@ pub fn report(path: &Path, formats: &[Format], out: Option<&Path>, paint: Paint)
         match format {
             Format::Json => report::write_result(&summary, out)?,
             Format::Junit => report::write_junit(&summary, out)?,
-            Format::Text => text = Some(report::closing(&summary, out, paint)),
+            Format::Text => text = Some(report::final_summary(&summary, out, style)),
         }
     }
     Ok(Reported { summary, text, torn })
@@ -88,7 +88,7 @@ fn holds_events(path: &Path) -> Result<bool> {
 mod tests {
 
     use super::*;
-    use crate::report::sample::{failing_job, fold};
+    use crate::report::sample::{failing_job, reduce};
     use crate::report::{EventsFile, Sink, prepare_out, write_all};
 
     fn recorded(out: &Path, events: usize) {
@@ -102,9 +102,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (out, again) = (directory.path().join("out"), directory.path().join("again"));
         recorded(&out, usize::MAX);
-        write_all(&fold(&failing_job()), &out).unwrap();
+        write_all(&reduce(&failing_job()), &out).unwrap();
         for source in ["events.jsonl", "result.json"] {
-            let reported = report(&out.join(source), &Format::ALL, Some(&again), Paint::PLAIN).unwrap();
+            let reported = report(&out.join(source), &Format::ALL, Some(&again), Style::PLAIN).unwrap();
             assert!(reported.text.unwrap().starts_with("ERROR  meta-x on scarthgap"));
             assert_eq!(reported.torn, None);
             for name in ["result.json", "junit.xml"] {
@@ -122,7 +122,7 @@ mod tests {
         let mut text = fs_err::read_to_string(&path).unwrap();
         text.push_str("{\"time\":\"20");
         fs_err::write(&path, text).unwrap();
-        let reported = report(&path, &Format::ALL, None, Paint::PLAIN).unwrap();
+        let reported = report(&path, &Format::ALL, None, Style::PLAIN).unwrap();
         assert!(reported.text.unwrap().starts_with("INTERRUPTED  meta-x on scarthgap"));
         assert_eq!(reported.torn.map(|torn| torn.bytes), Some(11));
         let result = report::read_result(&directory.path().join("result.json")).unwrap();

@@ -7,7 +7,7 @@ use std::sync::{PoisonError, RwLock};
 use crate::config::Secret;
 use agent_process::Redactor;
 use agent_types::error::{Error, Result};
-use agent_types::safe::harmless;
+use agent_types::sanitize::sanitize;
 
 /// What is hidden in all that is printed here.
 static HIDDEN: RwLock<(Vec<Secret>, Option<Redactor>)> = RwLock::new((Vec::new(), None));
@@ -75,7 +75,7 @@ pub fn words(text: &str) {
 fn presentable(text: &str, redactor: &Redactor) -> String {
     let mut all = String::new();
     for line in redactor.redact(text).lines() {
-        all.push_str(&harmless(line));
+        all.push_str(&sanitize(line));
         all.push('\n');
     }
     all

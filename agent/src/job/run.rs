@@ -8,7 +8,7 @@ use agent_cache::{Lease, Usage};
 use agent_git::Access;
 use agent_process::{Interrupt, Interrupted, Runner};
 use agent_types::error::{Class, Error, Result};
-use agent_types::events::{JobIdentity, JobStarted, SCHEMA, What};
+use agent_types::events::{EventKind, JobIdentity, JobStarted, SCHEMA};
 use agent_types::outcome::Outcome;
 use agent_types::tiers::Tiers;
 
@@ -37,7 +37,7 @@ pub async fn run(settings: &Settings, plan: &Plan, runner: &Runner, access: &Acc
         job: settings.job.clone(),
         plan: plan.stages.clone(),
     };
-    events.emit(What::JobStarted(Box::new(started))).await;
+    events.emit(EventKind::JobStarted(Box::new(started))).await;
     let notice = StopNotice::watch(&runner.interrupt, events, settings.limits.grace);
     for notice in &settings.notices {
         events.info(notice).await;
@@ -78,12 +78,12 @@ impl Job<'_> {
             Ok(found) => {
                 let commit = found.commit.clone();
                 self.confirm_trust(commit.as_deref()).await;
-                self.runner.events.emit(What::UnderTest { commit, dirty: found.dirty }).await;
+                self.runner.events.emit(EventKind::UnderTest { commit, dirty: found.dirty }).await;
                 self.outputs.under_test = found;
             }
             Err(error) => {
                 self.stopped = Some(error.message.clone());
-                self.runner.events.emit(What::Error { stage: Some(Stage::Checkout), error }).await;
+                self.runner.events.emit(EventKind::Error { stage: Some(Stage::Checkout), error }).await;
             }
         }
     }
@@ -105,7 +105,7 @@ impl Job<'_> {
             return;
         }
         let outcome = check::preflight(&self.settings, &self.runner.events).await;
-        if !outcome.is_fine() && !self.settings.check.keep_going {
+        if !outcome.is_success() && !self.settings.check.keep_going {
             self.finish(Stage::Check, outcome).await;
             self.finished_early = Some(Stage::Check);
             self.stopped = Some("the preflight failed; --keep-going runs the rest all the same".into());
@@ -116,7 +116,7 @@ impl Job<'_> {
     async fn clear_the_place(&mut self) {
         if let Err(error) = end_leftovers(&self.settings, self.runner).await {
             self.stopped = Some(error.message.clone());
-            self.runner.events.emit(What::Error { stage: None, error }).await;
+            self.runner.events.emit(EventKind::Error { stage: None, error }).await;
         }
     }
 
@@ -129,7 +129,7 @@ impl Job<'_> {
         }
         let Err(error) = configure::look_at_shared_memory(&self.settings, self.runner).await else { return };
         self.stopped = Some(error.message.clone());
-        self.runner.events.emit(What::Error { stage: None, error }).await;
+        self.runner.events.emit(EventKind::Error { stage: None, error }).await;
     }
 
     async fn stage(&mut self, stage: Stage, skip: Option<&str>) {
@@ -142,14 +142,14 @@ impl Job<'_> {
             }
             return;
         }
-        self.runner.events.emit(What::StageStarted { stage }).await;
+        self.runner.events.emit(EventKind::StageStarted { stage }).await;
         let interrupted = self.runner.interrupt.state();
         let outcome = match interrupted.filter(|_| !stage.survives_failure()) {
             Some(why) => Ok(stages::interrupted(why)),
             None => self.run(stage).await,
         };
         let outcome = outcome.unwrap_or_else(|error| error_outcome(&error));
-        if !outcome.is_fine() && self.stopped.is_none() {
+        if !outcome.is_success() && self.stopped.is_none() {
             self.stopped = Some(format!("{stage} did not pass"));
         }
         self.finish(stage, outcome).await;
@@ -158,7 +158,7 @@ impl Job<'_> {
     async fn run(&mut self, stage: Stage) -> Result<Outcome> {
         let result = self.dispatch(stage).await;
         if let Err(error) = &result {
-            self.runner.events.emit(What::Error { stage: Some(stage), error: error.clone() }).await;
+            self.runner.events.emit(EventKind::Error { stage: Some(stage), error: error.clone() }).await;
         }
         result
     }
@@ -254,7 +254,7 @@ impl Job<'_> {
     }
 
     async fn finish(&self, stage: Stage, outcome: Outcome) {
-        self.runner.events.emit(What::StageFinished { stage, outcome }).await;
+        self.runner.events.emit(EventKind::StageFinished { stage, outcome }).await;
     }
 }
 

@@ -69,7 +69,7 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use agent_types::events::{Unit, What, channel};
+    use agent_types::events::{EventKind, Unit, channel};
     use agent_types::stage::Stage;
 
     #[test]
@@ -88,10 +88,12 @@ mod tests {
         let (events, mut received) = channel();
         let interrupt = Interrupt::new(None);
         let notice = StopNotice::watch(&interrupt, &events, Duration::from_secs(60));
-        events.emit(What::UnitStarted { unit: Unit::new(Stage::Check, "yocto-check-layer meta-x") }).await;
+        events
+            .emit(EventKind::UnitStarted { unit: Unit::new(Stage::Check, "yocto-check-layer meta-x") })
+            .await;
         received.recv().await.unwrap();
         let mut told = async || match received.recv().await.unwrap().what {
-            What::Notice { message, .. } => message,
+            EventKind::Notice { message, .. } => message,
             what => panic!("{what:?}"),
         };
         interrupt.received("SIGTERM");
@@ -111,7 +113,7 @@ mod tests {
         interrupt.received("SIGTERM");
         notice.end().await;
         drop(events);
-        let What::Notice { message, .. } = received.recv().await.unwrap().what else { panic!() };
+        let EventKind::Notice { message, .. } = received.recv().await.unwrap().what else { panic!() };
         assert_eq!(message, "SIGTERM: stopping, up to 2 s: the job");
         assert!(received.recv().await.is_none());
     }
@@ -121,7 +123,7 @@ mod tests {
         let (events, mut received) = channel();
         let interrupt = Interrupt::new(Some(Instant::now() + Duration::from_millis(20)));
         let _notice = StopNotice::watch(&interrupt, &events, Duration::from_secs(2));
-        let What::Notice { message, .. } = received.recv().await.unwrap().what else { panic!() };
+        let EventKind::Notice { message, .. } = received.recv().await.unwrap().what else { panic!() };
         assert_eq!(message, "[limits] job is over: stopping, up to 2 s: the job");
     }
 }

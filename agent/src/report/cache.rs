@@ -120,12 +120,12 @@ pub fn counts_by_name(counts: &CacheCounts) -> [(&'static str, u64); 5] {
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
-    use crate::report::sample::{at, fold, with_share};
-    use agent_types::events::What;
+    use crate::report::sample::{at, reduce, with_share};
+    use agent_types::events::EventKind;
 
     #[test]
     fn the_parts_of_a_job_add_up_by_tier() {
-        let summary = fold(&with_share());
+        let summary = reduce(&with_share());
         let tiers: Vec<_> = summary.cache.iter().map(|tier| (tier.tier, tier.state)).collect();
         let wanted =
             [(TierKind::PullRequest, Some(State::ReadWrite)), (TierKind::Shared, Some(State::ReadOnly))];
@@ -141,14 +141,14 @@ mod tests {
     #[test]
     fn traffic_of_a_tier_that_was_not_looked_at_is_not_lost() {
         let traffic = Traffic { operations: 1, ..Traffic::default() };
-        let summary = fold(&[at(0, What::CacheTraffic { tier: TierKind::Shared, traffic })]);
+        let summary = reduce(&[at(0, EventKind::CacheTraffic { tier: TierKind::Shared, traffic })]);
         assert_eq!(summary.cache[0].traffic.operations, 1);
         assert_eq!((summary.cache[0].state, &summary.cache[0].path), (None, &None));
     }
 
     #[test]
     fn names_of_a_tier() {
-        let summary = fold(&with_share());
+        let summary = reduce(&with_share());
         let words = tier_words(&summary.cache[0]);
         let value = |name: &str| words.iter().find(|(known, _)| known == name).map(|(_, text)| text.as_str());
         assert_eq!(value("cache.pull-request.state"), Some("read-write"));

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use agent_types::error::{Error, Result};
-use agent_types::events::{Event, SCHEMA, What};
+use agent_types::events::{Event, EventKind, SCHEMA};
 
 use super::output;
 use super::recorder::Sink;
@@ -37,7 +37,7 @@ impl Sink for EventsFile {
 
     fn event(&mut self, event: &Event) -> std::io::Result<()> {
         // Progress is worth nothing a second later, and there is much of it.
-        if matches!(event.what, What::Progress { .. }) {
+        if matches!(event.what, EventKind::Progress { .. }) {
             return Ok(());
         }
         let mut line = serde_json::to_vec(event)?;
@@ -87,7 +87,7 @@ pub fn read(path: &Path, mut each: impl FnMut(&Event)) -> Result<Option<Torn>> {
         let whole = line.ends_with(b"\n");
         match parse(&line, number == 1).and_then(|event| one_job(event, number, ended)) {
             Ok(event) => {
-                ended |= matches!(event.what, What::JobFinished { .. });
+                ended |= matches!(event.what, EventKind::JobFinished { .. });
                 each(&event);
             }
             Err(Bad::Json(_)) if !whole && number > 1 => {
@@ -113,8 +113,8 @@ enum Bad {
 /// about listeners that broke.
 fn one_job(event: Event, number: u64, ended: bool) -> Result<Event, Bad> {
     match event.what {
-        What::JobStarted(_) if number > 1 => Err(Bad::SecondJob),
-        What::Notice { .. } => Ok(event),
+        EventKind::JobStarted(_) if number > 1 => Err(Bad::SecondJob),
+        EventKind::Notice { .. } => Ok(event),
         _ if ended => Err(Bad::AfterTheEnd),
         _ => Ok(event),
     }
@@ -168,7 +168,7 @@ impl Bad {
 mod tests {
 
     use super::*;
-    use crate::report::sample::{failing_job, fold};
+    use crate::report::sample::{failing_job, reduce};
     use crate::report::{Summary, result};
 
     fn lines(events: &[Event]) -> String {
@@ -191,7 +191,7 @@ mod tests {
         failing_job().iter().for_each(|event| file.event(event).unwrap());
         let mut found = Vec::new();
         let torn = read(&directory.path().join(EventsFile::NAME), |event| found.push(event.clone())).unwrap();
-        let progress = |event: &Event| matches!(event.what, What::Progress { .. });
+        let progress = |event: &Event| matches!(event.what, EventKind::Progress { .. });
         let wanted: Vec<Event> = failing_job().into_iter().filter(|event| !progress(event)).collect();
         assert_eq!((found, torn), (wanted, None));
     }
@@ -201,7 +201,7 @@ mod tests {
     fn a_file_that_was_cut_anywhere_is_read_as_far_as_it_goes() {
         let mut events = failing_job();
         events.truncate(4);
-        if let What::JobStarted(job) = &mut events[0].what {
+        if let EventKind::JobStarted(job) = &mut events[0].what {
             job.job.name = "größer".into();
         }
         let text = lines(&events).into_bytes();
@@ -211,7 +211,7 @@ mod tests {
             let whole = text[..cut].iter().filter(|byte| **byte == b'\n').count();
             // A last line that only lacks its end is whole all the same.
             let read = if text[cut] == b'\n' { whole + 1 } else { whole };
-            assert_eq!(summary, fold(&events[..read]), "cut at {cut}");
+            assert_eq!(summary, reduce(&events[..read]), "cut at {cut}");
             let remains = text[..cut].rsplit(|byte| *byte == b'\n').next().unwrap().len();
             let wanted = (remains > 0 && text[cut] != b'\n')
                 .then_some(Torn { line: whole as u64 + 1, bytes: remains });
@@ -223,7 +223,7 @@ mod tests {
     #[test]
     fn words_about_a_listener_may_come_after_the_end() {
         let notice =
-            What::Notice { level: agent_types::events::Level::Warning, message: "x".into(), hint: None };
+            EventKind::Notice { level: agent_types::events::Level::Warning, message: "x".into(), hint: None };
         let text = lines(&failing_job()) + &lines(&[crate::report::sample::at(200_000, notice)]);
         let (summary, torn) = read_text(text.as_bytes()).unwrap();
         assert!(summary.complete && torn.is_none());
@@ -273,7 +273,7 @@ mod tests {
 
     #[test]
     fn the_result_comes_back_from_the_events_to_the_byte() {
-        let live = fold(&failing_job());
+        let live = reduce(&failing_job());
         let (rebuilt, _) = read_text(lines(&failing_job()).as_bytes()).unwrap();
         assert_eq!(result::render(&rebuilt).unwrap(), result::render(&live).unwrap());
     }

@@ -18,8 +18,8 @@ use super::cache::{sstate_numbers, tier_words};
 use super::console::finding_line;
 use super::output::replace;
 use super::summary::{MemoResult, Summary, UnitResult};
-use super::tally::{AGENT, Status, Suite, Test, suites};
-use agent_types::safe::clean;
+use super::totals::{AGENT, Status, Suite, Test, suites};
+use agent_types::sanitize::clean;
 
 /// The whole file.
 pub fn render(summary: &Summary) -> Result<String> {
@@ -164,9 +164,9 @@ fn duration(seconds: f64) -> Duration {
 mod tests {
 
     use super::*;
-    use crate::report::sample::{self, at, case, check_layer, failing_job, fold};
-    use crate::report::tally::Totals;
-    use agent_types::events::{Event, Memo, Unit, What};
+    use crate::report::sample::{self, at, case, check_layer, failing_job, reduce};
+    use crate::report::totals::Totals;
+    use agent_types::events::{Event, EventKind, Memo, Unit};
     use agent_types::outcome::ExitStatus;
     use agent_types::stage::Stage;
 
@@ -229,12 +229,12 @@ make: *** [Makefile:9: zlib.o] Error 1</failure>
     </testsuite>
 </testsuites>
 "#;
-        assert_eq!(render(&fold(&failing_job())).unwrap(), wanted.replace('@', properties));
+        assert_eq!(render(&reduce(&failing_job())).unwrap(), wanted.replace('@', properties));
     }
 
     #[test]
     fn every_suite_tells_of_the_share() {
-        let xml = render(&fold(&sample::with_share())).unwrap();
+        let xml = render(&reduce(&sample::with_share())).unwrap();
         let suites = xml.matches("<testsuite ").count();
         for property in [
             r#"<property name="cache.shared.state" value="read-only"/>"#,
@@ -262,12 +262,12 @@ make: *** [Makefile:9: zlib.o] Error 1</failure>
             events.push(at(0, sample::unit_finished(&unit, Outcome::Passed, None)));
             events.push(at(
                 1,
-                What::JobFinished {
+                EventKind::JobFinished {
                     exit: agent_types::outcome::ExitStatus::Passed,
                     outcome: Outcome::Passed,
                 },
             ));
-            let xml = render(&fold(&events)).unwrap();
+            let xml = render(&reduce(&events)).unwrap();
             let found = ["<failure", "<skipped", "<error"].iter().filter(|tag| xml.contains(**tag)).count();
             assert_eq!(found, element.iter().count(), "{xml}");
             assert!(element.is_none_or(|element| xml.contains(element)), "{xml}");
@@ -289,8 +289,9 @@ make: *** [Makefile:9: zlib.o] Error 1</failure>
                 let cases = stopped.iter().map(|outcome| case(&unit, "test_x", outcome.clone(), ""));
                 let mut events: Vec<Event> = cases.map(|case| at(0, case)).collect();
                 events.push(at(1, sample::unit_finished(&unit, end.clone(), None)));
-                events.push(at(2, What::JobFinished { exit: ExitStatus::of(&end), outcome: end.clone() }));
-                let summary = fold(&events);
+                events
+                    .push(at(2, EventKind::JobFinished { exit: ExitStatus::of(&end), outcome: end.clone() }));
+                let summary = reduce(&events);
                 let report = Report::deserialize_from_str(&render(&summary).unwrap()).unwrap();
                 assert_eq!((report.failures, report.errors), (failures, errors), "{stopped:?} {end:?}");
             }
@@ -303,7 +304,7 @@ make: *** [Makefile:9: zlib.o] Error 1</failure>
             "]]>\u{1b}[31m<b a=\"'\">&amp;\0\u{1}\u{b}\u{fffe}\u{ffff}\u{9b}\u{1b}]0;no end\r\nnext\tline";
         let unit = Unit::new(Stage::Check, evil);
         let events: Vec<Event> = vec![at(0, case(&unit, evil, Outcome::Failed(evil.into()), evil))];
-        let xml = render(&fold(&events)).unwrap();
+        let xml = render(&reduce(&events)).unwrap();
         let forbidden =
             |char: &char| (char.is_control() && *char != '\n') || matches!(char, '\u{fffe}' | '\u{ffff}');
         assert_eq!(xml.chars().find(forbidden), None, "{xml}");
@@ -319,9 +320,9 @@ make: *** [Makefile:9: zlib.o] Error 1</failure>
         cancelled.push(at(6000, case(&check_layer(), "test_x", stopped(), "")));
         cancelled.push(at(6000, sample::unit_finished(&check_layer(), stopped(), None)));
         for events in [failing_job(), sample::passing_job(), cancelled, Vec::new()] {
-            let mut killed = fold(&events);
+            let mut killed = reduce(&events);
             killed.interrupted();
-            for summary in [fold(&events), killed] {
+            for summary in [reduce(&events), killed] {
                 let report = Report::deserialize_from_str(&render(&summary).unwrap()).unwrap();
                 let totals = Totals::of(&summary);
                 // Tests that were stopped with their unit are skipped; the unit is the error.
@@ -341,7 +342,7 @@ make: *** [Makefile:9: zlib.o] Error 1</failure>
     #[test]
     fn stored_answers_are_counted() {
         let memo = |repeat, outcome, seconds_saved| {
-            What::Memo(Memo {
+            EventKind::Memo(Memo {
                 unit: check_layer(),
                 question: "signatures of the world".into(),
                 outcome,
@@ -351,7 +352,7 @@ make: *** [Makefile:9: zlib.o] Error 1</failure>
                 repeat,
             })
         };
-        let summary = fold(&[
+        let summary = reduce(&[
             at(0, memo(0, MemoOutcome::Hit, Some(77.0))),
             at(1, memo(1, MemoOutcome::Hit, Some(290.6))),
             at(2, memo(1, MemoOutcome::Miss, None)),
@@ -360,7 +361,7 @@ make: *** [Makefile:9: zlib.o] Error 1</failure>
         ]);
         let text = render(&summary).unwrap();
         assert!(text.contains(r#"name="stored-answers" value="2 of 3 used, 301 seconds saved""#), "{text}");
-        let none = render(&fold(&failing_job())).unwrap();
+        let none = render(&reduce(&failing_job())).unwrap();
         assert!(!none.contains("stored-answers"), "{none}");
     }
 }

@@ -7,21 +7,21 @@
 mod cache;
 mod console;
 mod events_file;
-mod fold;
 mod junit;
 mod output;
 mod recheck;
 mod recorder;
+mod reducer;
 mod result;
 mod summary;
-mod tally;
+mod totals;
 pub mod verdict;
 
 #[cfg(test)]
 pub mod sample;
 
 pub use cache::TierResult;
-pub use console::{Apart, Json, Paint, Plain, Terminal, closing, patiently};
+pub use console::{Json, Plain, Style, Terminal, ThreadedSink, final_summary, with_output_timeout};
 pub use events_file::{EventsFile, Torn, read as read_events};
 pub use junit::write as write_junit;
 pub use output::{begin, prepare_out, replace, write_all};
@@ -31,4 +31,4 @@ pub use result::{read as read_result, write as write_result};
 pub use summary::{
     At, CaseResult, CommandResult, Notice, Published, StageError, StageResult, Summary, UnitResult,
 };
-pub use tally::{Status, Suite, Test, Totals};
+pub use totals::{Status, Suite, Test, Totals};

@@ -113,18 +113,18 @@ mod tests {
 
     use super::*;
     use crate::report::result;
-    use crate::report::sample::{fold, passing_job};
+    use crate::report::sample::{passing_job, reduce};
 
     #[test]
     fn a_new_job_hides_the_verdict_of_the_last_one() {
         let directory = tempfile::tempdir().unwrap();
         let out = directory.path().join("a/out");
         prepare_out(&out).unwrap();
-        write_all(&fold(&passing_job()), &out).unwrap();
+        write_all(&reduce(&passing_job()), &out).unwrap();
         fs_err::write(out.join(EventsFile::NAME), "the last job's").unwrap();
         // The directory is also made for commands that are no job.
         prepare_out(&out).unwrap();
-        assert_eq!(result::read(&out.join("result.json")).unwrap(), fold(&passing_job()));
+        assert_eq!(result::read(&out.join("result.json")).unwrap(), reduce(&passing_job()));
         begin(&out).unwrap();
         assert_eq!(fs_err::read(out.join(EventsFile::NAME)).unwrap(), b"");
         assert_eq!(result::read(&out.join("result.json")).unwrap(), Summary::default());

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use agent_types::error::{Error, Result};
-use agent_types::events::{Event, What};
+use agent_types::events::{Event, EventKind};
 use agent_types::outcome::{ExitStatus, Outcome};
 use agent_types::stage::Stage;
 
@@ -22,17 +22,17 @@ pub struct Recheck {
 impl Recheck {
     pub fn take(&mut self, event: &Event) {
         match &event.what {
-            What::StageFinished { stage, .. } if !self.finished.insert(*stage) => {
+            EventKind::StageFinished { stage, .. } if !self.finished.insert(*stage) => {
                 self.contradiction(Some(*stage), format!("the stage {stage} has finished twice"));
             }
-            What::UnitFinished { unit, .. } => {
+            EventKind::UnitFinished { unit, .. } => {
                 let known = self.summary.units.iter().rev().find(|known| known.is(unit));
                 if known.is_some_and(|known| known.outcome.is_some()) {
                     let what = format!("{} / {} has finished twice", unit.stage, unit.name);
                     self.contradiction(Some(unit.stage), what);
                 }
             }
-            What::JobFinished { exit, outcome } => {
+            EventKind::JobFinished { exit, outcome } => {
                 if let Some(what) = wrong_end(&self.summary, *exit, outcome) {
                     self.contradiction(None, what);
                 }
@@ -98,7 +98,7 @@ fn said(exit: ExitStatus, outcome: &Outcome) -> String {
 mod tests {
     use super::*;
     use crate::report::sample::{
-        at, check_layer, failing_job, finished, fold, passing_job, unit_finished, unit_started,
+        at, check_layer, failing_job, finished, passing_job, reduce, unit_finished, unit_started,
     };
 
     fn recheck(events: &[Event]) -> Summary {
@@ -107,12 +107,12 @@ mod tests {
         recheck.finish()
     }
 
-    fn passed() -> What {
-        What::JobFinished { exit: ExitStatus::Passed, outcome: Outcome::Passed }
+    fn passed() -> EventKind {
+        EventKind::JobFinished { exit: ExitStatus::Passed, outcome: Outcome::Passed }
     }
 
-    fn ended(mut events: Vec<Event>, end: What) -> Vec<Event> {
-        events.retain(|event| !matches!(event.what, What::JobFinished { .. }));
+    fn ended(mut events: Vec<Event>, end: EventKind) -> Vec<Event> {
+        events.retain(|event| !matches!(event.what, EventKind::JobFinished { .. }));
         events.push(at(200_000, end));
         events
     }
@@ -127,7 +127,7 @@ mod tests {
             passing_job(),
             failing_job()[..9].to_vec(),
         ] {
-            let mut wanted = fold(&events);
+            let mut wanted = reduce(&events);
             wanted.interrupted();
             assert_eq!(recheck(&events), wanted);
             assert_eq!(recheck_result(wanted.clone()).unwrap(), wanted);
@@ -139,16 +139,16 @@ mod tests {
         // Failed before it was its turn.
         let mut early = passing_job();
         early.retain(|event| {
-            !matches!(event.what, What::StageFinished { stage: Stage::Check, .. } | What::Case(_))
+            !matches!(event.what, EventKind::StageFinished { stage: Stage::Check, .. } | EventKind::Case(_))
         });
         early.insert(1, at(0, finished(Stage::Check, Outcome::Failed("broken".into()))));
-        let early = ended(early, What::JobFinished { exit: ExitStatus::Failed, outcome: broken });
+        let early = ended(early, EventKind::JobFinished { exit: ExitStatus::Failed, outcome: broken });
         assert_eq!(recheck(&early).exit, ExitStatus::Failed);
     }
 
     #[test]
     fn a_last_line_that_the_stages_do_not_say_is_a_contradiction() {
-        let failed = |exit| What::JobFinished { exit, outcome: Outcome::Failed("x".into()) };
+        let failed = |exit| EventKind::JobFinished { exit, outcome: Outcome::Failed("x".into()) };
         let table = [
             (ended(failing_job(), passed()), "it says passed, exit status 0, but the stages come to failed"),
             (
@@ -173,7 +173,7 @@ mod tests {
             );
             assert!(summary.errors.iter().any(|error| error.error.message.contains(wanted)));
             // The same in a result.
-            let error = recheck_result(fold(&events)).unwrap_err();
+            let error = recheck_result(reduce(&events)).unwrap_err();
             assert_eq!(error.class, agent_types::error::Class::Internal);
             assert!(error.message.starts_with("the result contradicts itself: it says"), "{error}");
         }
@@ -199,7 +199,7 @@ mod tests {
 
     #[test]
     fn a_result_without_an_end_is_none_that_passed() {
-        let mut summary = fold(&passing_job());
+        let mut summary = reduce(&passing_job());
         summary.exit = ExitStatus::Passed;
         summary.outcome = Outcome::Passed;
         let error = recheck_result(summary).unwrap_err();

@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 
 use agent_process::Redactor;
-use agent_types::events::{Event, Level, What};
+use agent_types::events::{Event, EventKind, Level};
 
 use super::summary::Summary;
 use super::verdict;
@@ -70,21 +70,21 @@ impl Recorder {
             // The console may be the one that failed.
             let _ = writeln!(std::io::stderr(), "build-agent: {message}");
             let hint = Some("result.json and junit.xml are written at the end all the same".to_owned());
-            self.tell(What::Notice { level: Level::Warning, message, hint });
+            self.tell(EventKind::Notice { level: Level::Warning, message, hint });
         }
     }
 
-    fn tell(&mut self, what: What) {
+    fn tell(&mut self, what: EventKind) {
         self.take(Event::now(what));
     }
 
     fn finish(mut self) -> Summary {
         if !self.summary.complete {
             for wrong in verdict::contradictions(&self.summary) {
-                self.tell(What::Error { stage: wrong.stage, error: wrong.error });
+                self.tell(EventKind::Error { stage: wrong.stage, error: wrong.error });
             }
             let (outcome, exit) = verdict::outcome(&self.summary);
-            self.tell(What::JobFinished { exit, outcome });
+            self.tell(EventKind::JobFinished { exit, outcome });
         }
         self.summary
     }
@@ -102,7 +102,7 @@ fn fit_to_record(mut event: Event, redactor: &Redactor) -> Event {
 /// Stands in for an event that cannot be shown. The verdict guard notices when it mattered.
 fn unreadable(event: Event) -> Event {
     let message = "an event could not be recorded: it holds what JSON cannot".to_owned();
-    Event { what: What::Notice { level: Level::Warning, message, hint: None }, ..event }
+    Event { what: EventKind::Notice { level: Level::Warning, message, hint: None }, ..event }
 }
 
 /// Redacts all texts but the agent's own words: a secret that is `checkout` or `failed` is none
@@ -127,15 +127,15 @@ fn redact(value: &mut Value, redactor: &Redactor) {
 }
 
 /// Replaces what is no UTF-8 in paths: layers may contain such names, and JSON cannot.
-fn make_paths_readable(what: &mut What) {
+fn make_paths_readable(what: &mut EventKind) {
     let path = match what {
-        What::JobStarted(job) => Some(&mut job.job.layer),
-        What::UnitFinished { log, .. } => log.as_mut(),
-        What::Finding(finding) => finding.file.as_mut(),
-        What::Repo(repo) => Some(&mut repo.path),
-        What::CommandStarted { log, .. } => Some(log),
-        What::TaskFailed(failed) => failed.log.as_mut(),
-        What::Artifact(artifact) => Some(&mut artifact.path),
+        EventKind::JobStarted(job) => Some(&mut job.job.layer),
+        EventKind::UnitFinished { log, .. } => log.as_mut(),
+        EventKind::Finding(finding) => finding.file.as_mut(),
+        EventKind::Repo(repo) => Some(&mut repo.path),
+        EventKind::CommandStarted { log, .. } => Some(log),
+        EventKind::TaskFailed(failed) => failed.log.as_mut(),
+        EventKind::Artifact(artifact) => Some(&mut artifact.path),
         _ => None,
     };
     if let Some(path) = path
@@ -156,7 +156,7 @@ mod tests {
     use super::*;
     use crate::config::Secret;
     use crate::report::sample::{
-        at, case, check_layer, failing_job, finished, fold, job_started, passing_job,
+        at, case, check_layer, failing_job, finished, job_started, passing_job, reduce,
     };
     use agent_types::error::Error;
     use agent_types::events::{Artifact, channel};
@@ -207,7 +207,7 @@ mod tests {
         let (summary, [first, second]) = run(failing_job(), usize::MAX).await;
         assert_eq!(first, failing_job());
         assert_eq!(second, failing_job());
-        assert_eq!(summary, fold(&failing_job()));
+        assert_eq!(summary, reduce(&failing_job()));
     }
 
     #[tokio::test]
@@ -226,7 +226,7 @@ mod tests {
         let (summary, [first, _]) = run(passing_job(), usize::MAX).await;
         assert!(summary.complete);
         assert_eq!((&summary.outcome, summary.exit), (&Outcome::Passed, ExitStatus::Passed));
-        let end = What::JobFinished { exit: ExitStatus::Passed, outcome: Outcome::Passed };
+        let end = EventKind::JobFinished { exit: ExitStatus::Passed, outcome: Outcome::Passed };
         assert_eq!(first.last().unwrap().what, end);
     }
 
@@ -237,7 +237,7 @@ mod tests {
             assert!(summary.complete, "{end}");
             assert_eq!(summary.exit, ExitStatus::Internal, "{end}");
             assert_eq!(summary.errors.len(), 1, "{end}");
-            let mut rebuilt = fold(&first);
+            let mut rebuilt = reduce(&first);
             rebuilt.interrupted();
             assert_eq!(rebuilt, summary, "the events tell the same");
         }
@@ -253,7 +253,7 @@ mod tests {
             link: Some("x".into()),
         };
         let nanoseconds = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_nanos(1_000_000_001);
-        let event = Event { time: nanoseconds, clock: None, what: What::Artifact(artifact) };
+        let event = Event { time: nanoseconds, clock: None, what: EventKind::Artifact(artifact) };
         let (summary, [first, _]) = run(vec![event], usize::MAX).await;
         assert_eq!(summary.artifacts[0].path.to_str(), Some("im\u{fffd}age.wic"));
         let whole = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1);
@@ -277,7 +277,7 @@ mod tests {
         let error = Error::upstream("no answer from https://u:hunter22@x").hint("hunter22");
         for what in [
             finished(Stage::Checkout, Outcome::Failed("because of hunter22".into())),
-            What::Error { stage: Some(Stage::Checkout), error },
+            EventKind::Error { stage: Some(Stage::Checkout), error },
             case(&check_layer(), "test_hunter22", Outcome::Failed("hunter22".into()), "hunter22"),
             job_started(&[]),
         ] {

@@ -8,7 +8,7 @@ use agent_types::error::{Error, Result};
 
 use super::output::replace;
 use super::summary::Summary;
-use super::tally::Totals;
+use super::totals::Totals;
 
 /// Names the layout; raised when a reader of the old layout would go wrong.
 pub const SCHEMA: &str = "build-agent/result/v1";
@@ -72,12 +72,12 @@ pub fn read(path: &Path) -> Result<Summary> {
 mod tests {
 
     use super::*;
-    use crate::report::sample::{failing_job, fold, passing_job, with_share};
+    use crate::report::sample::{failing_job, passing_job, reduce, with_share};
     use serde_json::json;
 
     #[test]
     fn the_head_says_what_it_is() {
-        let text = render(&fold(&failing_job())).unwrap();
+        let text = render(&reduce(&failing_job())).unwrap();
         assert!(text.starts_with("{\n  \"schema\": \"build-agent/result/v1\",\n"), "{text}");
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(value["exit"], json!("upstream"));
@@ -97,7 +97,7 @@ mod tests {
     fn a_result_comes_back_from_its_file() {
         let directory = tempfile::tempdir().unwrap();
         for events in [failing_job(), passing_job(), with_share(), Vec::new()] {
-            let mut summary = fold(&events);
+            let mut summary = reduce(&events);
             for _ in 0..2 {
                 write(&summary, directory.path()).unwrap();
                 assert_eq!(read(&directory.path().join("result.json")).unwrap(), summary);

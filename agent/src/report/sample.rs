@@ -4,8 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use agent_types::error::Error;
 use agent_types::events::{
-    Artifact, CacheCounts, CacheTier, Case, Event, Finding, JobIdentity, JobStarted, Level, Planned,
-    RepoReady, SCHEMA, Sstate, TaskFailed, Unit, What,
+    Artifact, CacheCounts, CacheTier, Case, Event, EventKind, Finding, JobIdentity, JobStarted, Level,
+    Planned, RepoReady, SCHEMA, Sstate, TaskFailed, Unit,
 };
 use agent_types::outcome::{ExitStatus, Outcome};
 use agent_types::stage::Stage;
@@ -21,22 +21,22 @@ pub fn start() -> SystemTime {
 }
 
 /// An event so many milliseconds after the start.
-pub fn at(milliseconds: u64, what: What) -> Event {
+pub fn at(milliseconds: u64, what: EventKind) -> Event {
     Event { time: start() + Duration::from_millis(milliseconds), clock: None, what }
 }
 
-pub fn fold(events: &[Event]) -> Summary {
+pub fn reduce(events: &[Event]) -> Summary {
     let mut summary = Summary::default();
     events.iter().for_each(|event| summary.apply(event));
     summary
 }
 
-pub fn job_started(left_out: &[Stage]) -> What {
+pub fn job_started(left_out: &[Stage]) -> EventKind {
     let plan = Stage::ALL.into_iter().map(|stage| Planned {
         stage,
         skip: left_out.contains(&stage).then(|| format!("nothing asks for {stage}")),
     });
-    What::JobStarted(Box::new(JobStarted {
+    EventKind::JobStarted(Box::new(JobStarted {
         schema: SCHEMA.into(),
         agent: "0.1.0".into(),
         job: JobIdentity {
@@ -54,24 +54,24 @@ pub fn job_started(left_out: &[Stage]) -> What {
     }))
 }
 
-pub fn started(stage: Stage) -> What {
-    What::StageStarted { stage }
+pub fn started(stage: Stage) -> EventKind {
+    EventKind::StageStarted { stage }
 }
 
-pub fn finished(stage: Stage, outcome: Outcome) -> What {
-    What::StageFinished { stage, outcome }
+pub fn finished(stage: Stage, outcome: Outcome) -> EventKind {
+    EventKind::StageFinished { stage, outcome }
 }
 
-pub fn unit_started(unit: &Unit) -> What {
-    What::UnitStarted { unit: unit.clone() }
+pub fn unit_started(unit: &Unit) -> EventKind {
+    EventKind::UnitStarted { unit: unit.clone() }
 }
 
-pub fn unit_finished(unit: &Unit, outcome: Outcome, log: Option<&str>) -> What {
-    What::UnitFinished { unit: unit.clone(), outcome, log: log.map(Into::into), excerpt: Vec::new() }
+pub fn unit_finished(unit: &Unit, outcome: Outcome, log: Option<&str>) -> EventKind {
+    EventKind::UnitFinished { unit: unit.clone(), outcome, log: log.map(Into::into), excerpt: Vec::new() }
 }
 
-pub fn case(unit: &Unit, name: &str, outcome: Outcome, message: &str) -> What {
-    What::Case(Case {
+pub fn case(unit: &Unit, name: &str, outcome: Outcome, message: &str) -> EventKind {
+    EventKind::Case(Case {
         unit: unit.clone(),
         class: "common.CommonCheckLayer".into(),
         name: name.into(),
@@ -101,14 +101,15 @@ pub fn image() -> Unit {
 /// build fails, and publishing finds AWS out of reach.
 pub fn failing_job() -> Vec<Event> {
     let failed = |why: &str| Outcome::Failed(why.to_owned());
-    let task = |task: &str, ok| What::Task { unit: image(), recipe: "zlib".into(), task: task.into(), ok };
+    let task =
+        |task: &str, ok| EventKind::Task { unit: image(), recipe: "zlib".into(), task: task.into(), ok };
     vec![
         at(0, job_started(&[Stage::Test])),
         at(0, started(Stage::Checkout)),
         at(0, unit_started(&poky())),
         at(
             11_000,
-            What::Repo(RepoReady {
+            EventKind::Repo(RepoReady {
                 name: "poky".into(),
                 url: Some("https://git.yoctoproject.org/poky".into()),
                 commit: Some("aaaabbbbccccddddeeeeffff0000111122223333".into()),
@@ -125,7 +126,7 @@ pub fn failing_job() -> Vec<Event> {
         at(12_300, unit_started(&preflight())),
         at(
             12_310,
-            What::Finding(Finding {
+            EventKind::Finding(Finding {
                 unit: preflight(),
                 level: Level::Warning,
                 rule: "upstream-status".into(),
@@ -139,14 +140,14 @@ pub fn failing_job() -> Vec<Event> {
         at(12_320, unit_started(&check_layer())),
         at(
             12_320,
-            What::CommandStarted {
+            EventKind::CommandStarted {
                 stage: Stage::Check,
                 command: 1,
                 argv: ["yocto-check-layer", "/src/meta-x"].map(str::to_owned).to_vec(),
                 log: "logs/check-meta-x.log".into(),
             },
         ),
-        at(72_320, What::Heartbeat { silent_seconds: 60, running: "yocto-check-layer meta-x".into() }),
+        at(72_320, EventKind::Heartbeat { silent_seconds: 60, running: "yocto-check-layer meta-x".into() }),
         at(
             120_000,
             case(
@@ -159,7 +160,12 @@ pub fn failing_job() -> Vec<Event> {
         at(120_000, case(&check_layer(), "test_parse", Outcome::Passed, "")),
         at(
             122_320,
-            What::CommandFinished { command: 1, end: "exit status 1".into(), seconds: 110.0004, bytes: 4096 },
+            EventKind::CommandFinished {
+                command: 1,
+                end: "exit status 1".into(),
+                seconds: 110.0004,
+                bytes: 4096,
+            },
         ),
         at(
             122_320,
@@ -170,20 +176,25 @@ pub fn failing_job() -> Vec<Event> {
         at(123_000, unit_started(&image())),
         at(
             124_000,
-            What::Sstate {
+            EventKind::Sstate {
                 unit: image(),
                 summary: Sstate { wanted: 100, local: 20, mirrors: 30, missed: 50, current: 10 },
             },
         ),
         at(
             130_000,
-            What::Progress { unit: image(), done: 1, total: 50, running: vec!["zlib:do_compile".into()] },
+            EventKind::Progress {
+                unit: image(),
+                done: 1,
+                total: 50,
+                running: vec!["zlib:do_compile".into()],
+            },
         ),
         at(140_000, task("do_configure", true)),
         at(150_000, task("do_compile", false)),
         at(
             150_000,
-            What::TaskFailed(TaskFailed {
+            EventKind::TaskFailed(TaskFailed {
                 unit: image(),
                 recipe: "zlib".into(),
                 task: "do_compile".into(),
@@ -201,7 +212,7 @@ pub fn failing_job() -> Vec<Event> {
         at(151_000, started(Stage::Publish)),
         at(
             151_500,
-            What::Notice {
+            EventKind::Notice {
                 level: Level::Warning,
                 message: "the bucket has no lifecycle rule for unfinished uploads".into(),
                 hint: None,
@@ -209,7 +220,7 @@ pub fn failing_job() -> Vec<Event> {
         ),
         at(
             152_000,
-            What::Artifact(Artifact {
+            EventKind::Artifact(Artifact {
                 path: "zlib.ipk".into(),
                 key: Some("builds/zlib.ipk".into()),
                 bytes: 2048,
@@ -219,7 +230,7 @@ pub fn failing_job() -> Vec<Event> {
         ),
         at(
             153_000,
-            What::Error {
+            EventKind::Error {
                 stage: Some(Stage::Publish),
                 error: Error::upstream("cannot upload `index.json` to s3://bucket/builds")
                     .because(&std::io::Error::other("connection reset"))
@@ -229,7 +240,7 @@ pub fn failing_job() -> Vec<Event> {
         at(153_000, finished(Stage::Publish, Outcome::NotRun("AWS was not reachable".into()))),
         at(
             154_000,
-            What::JobFinished {
+            EventKind::JobFinished {
                 exit: ExitStatus::Upstream,
                 outcome: failed("check: yocto-check-layer meta-x failed"),
             },
@@ -256,7 +267,7 @@ pub fn passing_job() -> Vec<Event> {
         at(4000, started(Stage::Publish)),
         at(
             5000,
-            What::Published {
+            EventKind::Published {
                 destination: "s3://bucket/builds".into(),
                 index: "s3://bucket/builds/index.json".into(),
                 objects: 1,
@@ -271,9 +282,9 @@ pub fn passing_job() -> Vec<Event> {
 /// A job of a pull request that reads two tiers and publishes to its own.
 pub fn with_share() -> Vec<Event> {
     let found = |tier: TierKind, path: &str, state: State| {
-        What::CacheTier(CacheTier { tier, path: path.into(), state, reason: None })
+        EventKind::CacheTier(CacheTier { tier, path: path.into(), state, reason: None })
     };
-    let traffic = |tier, traffic| What::CacheTraffic { tier, traffic };
+    let traffic = |tier, traffic| EventKind::CacheTraffic { tier, traffic };
     let counts = CacheCounts { published: 5, present: 2, differing: 1, failed: 0, left: 0, bytes: 5000 };
     let none = Traffic::default();
     let layers = Traffic { objects_read: 3, operations: 2, seconds_waited: 0.1, ..none };
@@ -287,7 +298,7 @@ pub fn with_share() -> Vec<Event> {
         at(6100, traffic(TierKind::Shared, layers)),
         at(6200, traffic(TierKind::Shared, used)),
         at(6300, traffic(TierKind::PullRequest, written)),
-        at(6400, What::CachePublished { tier: TierKind::PullRequest, counts }),
+        at(6400, EventKind::CachePublished { tier: TierKind::PullRequest, counts }),
     ]);
     events
 }

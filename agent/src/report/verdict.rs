@@ -37,10 +37,10 @@ pub fn outcome(summary: &Summary) -> (Outcome, ExitStatus) {
     errors.extend(contradictions(summary).into_iter().map(|error| error.error));
 
     let decided = summary.stages.iter().filter_map(|stage| Some((stage.stage, stage.outcome.as_ref()?)));
-    let gravest = Outcome::gravest(decided.clone().map(|(_, outcome)| outcome));
-    let stage = gravest.and_then(|worst| decided.clone().find(|(_, outcome)| outcome == &worst));
+    let worst = Outcome::worst(decided.clone().map(|(_, outcome)| outcome));
+    let stage = worst.and_then(|found| decided.clone().find(|(_, outcome)| outcome == &found));
     let outcome = match (stage, errors.first()) {
-        (Some((stage, outcome)), _) if !outcome.is_fine() => in_stage(stage, outcome),
+        (Some((stage, outcome)), _) if !outcome.is_success() => in_stage(stage, outcome),
         (_, Some(error)) => Outcome::NotRun(error.message.clone()),
         (Some((_, outcome)), None) => outcome.clone(),
         // The guard calls it an error that nothing ran, so there is always one above.
@@ -72,7 +72,7 @@ pub fn contradictions(summary: &Summary) -> Vec<StageError> {
         }
     }
     let went_well = summary.errors.is_empty()
-        && summary.stages.iter().all(|stage| stage.outcome.as_ref().is_none_or(Outcome::is_fine));
+        && summary.stages.iter().all(|stage| stage.outcome.as_ref().is_none_or(Outcome::is_success));
     if went_well && let Some(why) = unfinished_business(&summary.stages) {
         found.push(contradiction(None, why));
     }
@@ -87,7 +87,7 @@ fn contradiction(stage: Option<Stage>, why: String) -> StageError {
 
 /// Why the pass of a stage cannot be believed.
 fn false_pass(summary: &Summary, stage: Stage) -> Option<String> {
-    let bad = |outcome: &Outcome| !outcome.is_fine();
+    let bad = |outcome: &Outcome| !outcome.is_success();
     for unit in summary.units_of(stage) {
         let name = format!("{stage} / {}", unit.name);
         match &unit.outcome {
@@ -140,14 +140,14 @@ mod tests {
 
     use super::*;
     use crate::report::sample::{
-        self, at, case, check_layer, finished, fold, passing_job, started, unit_finished,
+        self, at, case, check_layer, finished, passing_job, reduce, started, unit_finished,
     };
     use agent_types::error::Class;
-    use agent_types::events::{Event, Finding, What};
+    use agent_types::events::{Event, EventKind, Finding};
 
     #[test]
     fn a_job_that_did_its_work_passes() {
-        let summary = fold(&passing_job());
+        let summary = reduce(&passing_job());
         assert_eq!(contradictions(&summary), []);
         assert_eq!(outcome(&summary), (Outcome::Passed, ExitStatus::Passed));
     }
@@ -167,9 +167,9 @@ mod tests {
             let mut events = passing_job();
             events.push(at(9, finished(Stage::Check, Outcome::Failed("broken".into()))));
             events.extend(classes.iter().map(|class| {
-                at(10, What::Error { stage: None, error: Error::new(*class, format!("{class:?}")) })
+                at(10, EventKind::Error { stage: None, error: Error::new(*class, format!("{class:?}")) })
             }));
-            let (said, exit) = outcome(&fold(&events));
+            let (said, exit) = outcome(&reduce(&events));
             assert_eq!(exit, wanted, "{classes:?}");
             assert_eq!(said, Outcome::Failed("check: broken".into()), "the layer is at fault all the same");
         }
@@ -178,9 +178,9 @@ mod tests {
     #[test]
     fn an_error_alone_is_no_pass() {
         let mut events = passing_job();
-        events.push(at(10, What::Error { stage: None, error: Error::machine("the disk is full") }));
+        events.push(at(10, EventKind::Error { stage: None, error: Error::machine("the disk is full") }));
         let wanted = (Outcome::NotRun("the disk is full".into()), ExitStatus::Machine);
-        assert_eq!(outcome(&fold(&events)), wanted);
+        assert_eq!(outcome(&reduce(&events)), wanted);
     }
 
     #[test]
@@ -189,16 +189,16 @@ mod tests {
         events.push(at(9, finished(Stage::Check, Outcome::Failed("broken".into()))));
         events.push(at(10, finished(Stage::Publish, Outcome::Cancelled("SIGTERM".into()))));
         let wanted = (Outcome::Cancelled("publish: SIGTERM".into()), ExitStatus::Cancelled);
-        assert_eq!(outcome(&fold(&events)), wanted);
+        assert_eq!(outcome(&reduce(&events)), wanted);
     }
 
     /// What must never be green, and the words that say why.
     #[test]
     fn the_guard_sees_through_false_passes() {
-        let without = |unwanted: fn(&What) -> bool| -> Vec<Event> {
+        let without = |unwanted: fn(&EventKind) -> bool| -> Vec<Event> {
             passing_job().into_iter().filter(|event| !unwanted(&event.what)).collect()
         };
-        let with = |what: What| -> Vec<Event> {
+        let with = |what: EventKind| -> Vec<Event> {
             let mut events = passing_job();
             events.push(at(6000, what));
             events
@@ -220,18 +220,18 @@ mod tests {
             sha256: None,
             link: Some("y".into()),
         };
-        let mut unpublished = without(|what| matches!(what, What::Published { .. }));
-        unpublished.push(at(6000, What::Artifact(artifact)));
+        let mut unpublished = without(|what| matches!(what, EventKind::Published { .. }));
+        unpublished.push(at(6000, EventKind::Artifact(artifact)));
         let nothing = vec![at(0, sample::job_started(&Stage::ALL))];
         let table: [(Vec<Event>, &str); 10] = [
             (vec![], "nothing was checked: no stage ran"),
             (nothing, "nothing was checked: no stage ran"),
             (
                 without(|what| match what {
-                    What::UnitStarted { unit } | What::UnitFinished { unit, .. } => {
+                    EventKind::UnitStarted { unit } | EventKind::UnitFinished { unit, .. } => {
                         unit.stage == Stage::Check
                     }
-                    What::Case(_) => true,
+                    EventKind::Case(_) => true,
                     _ => false,
                 }),
                 "nothing was checked: the check stage says passed",
@@ -245,13 +245,13 @@ mod tests {
                 with(case(&check_layer(), "test_x", bad(), "")),
                 "its common.CommonCheckLayer.test_x says failed",
             ),
-            (with(What::Finding(finding)), "says passed, but it found readme-missing"),
+            (with(EventKind::Finding(finding)), "says passed, but it found readme-missing"),
             (with(sample::unit_started(&sample::preflight())), "check / preflight meta-x never finished"),
             (with(started(Stage::Build)), ""),
             (unpublished, "the index was never written"),
         ];
         for (events, why) in table {
-            let mut summary = fold(&events);
+            let mut summary = reduce(&events);
             if why.is_empty() {
                 // A stage that began and never ended, although the plan left it out.
                 summary.stages.iter_mut().for_each(|stage| {
@@ -274,6 +274,6 @@ mod tests {
             at(0, started(Stage::Checkout)),
             at(1, finished(Stage::Checkout, Outcome::Passed)),
         ];
-        assert_eq!(outcome(&fold(&only_checkout)), (Outcome::Passed, ExitStatus::Passed));
+        assert_eq!(outcome(&reduce(&only_checkout)), (Outcome::Passed, ExitStatus::Passed));
     }
 }

@@ -8,11 +8,11 @@ use agent_cache::Usage;
 use agent_fs::tree::Tree;
 use agent_process::{Command, CommandOutcome, ExitReason, Runner, UntilStopped};
 use agent_types::error::{Error, Result};
-use agent_types::events::{Level, Sstate, TaskFailed, Unit, What};
+use agent_types::events::{EventKind, Level, Sstate, TaskFailed, Unit};
 use agent_types::outcome::Outcome;
 use agent_types::stage::Stage;
 use agent_yocto::bitbake::{Build, Failure};
-use agent_yocto::excerpt::lines_that_matter;
+use agent_yocto::excerpt::relevant_lines;
 use agent_yocto::{host, server};
 
 use super::configure::Configured;
@@ -37,7 +37,7 @@ pub async fn run(settings: &Settings, configured: &Configured, runner: &Runner) 
     let mut usage = Usage::default();
     for machine in &settings.config.machines {
         let unit = Unit::new(Stage::Build, format!("{} ({machine})", settings.build.targets.join(" ")));
-        runner.events.emit(What::UnitStarted { unit: unit.clone() }).await;
+        runner.events.emit(EventKind::UnitStarted { unit: unit.clone() }).await;
         let Built { outcome, log, excerpt, sstate } =
             match machine_build(settings, configured, runner, &unit, machine).await {
                 Ok(done) => done,
@@ -45,20 +45,20 @@ pub async fn run(settings: &Settings, configured: &Configured, runner: &Runner) 
                     let outcome = Outcome::NotRun(error.message.clone());
                     runner
                         .events
-                        .emit(What::UnitFinished { unit, outcome, log: None, excerpt: Vec::new() })
+                        .emit(EventKind::UnitFinished { unit, outcome, log: None, excerpt: Vec::new() })
                         .await;
                     return Err(error);
                 }
             };
-        runner.events.emit(What::UnitFinished { unit, outcome: outcome.clone(), log, excerpt }).await;
+        runner.events.emit(EventKind::UnitFinished { unit, outcome: outcome.clone(), log, excerpt }).await;
         usage += sstate.map(used).unwrap_or_default();
-        let stop = !outcome.is_fine() && !settings.check.keep_going;
+        let stop = !outcome.is_success() && !settings.check.keep_going;
         outcomes.push(outcome);
         if stop {
             break;
         }
     }
-    let outcome = Outcome::gravest(&outcomes)
+    let outcome = Outcome::worst(&outcomes)
         .cloned()
         .ok_or_else(|| Error::internal("the build stage ran without any machine"))?;
     Ok(Builds { outcome, usage })
@@ -103,14 +103,14 @@ async fn machine_build(
 
     for failure in &build.failures {
         let failed = task_failed(unit, failure, &configured.build, runner);
-        runner.events.emit(What::TaskFailed(failed)).await;
+        runner.events.emit(EventKind::TaskFailed(failed)).await;
     }
     if build.setscene_failures > 0 {
         let message = format!(
             "{} shared state objects could not be used; their tasks ran instead",
             build.setscene_failures
         );
-        runner.events.emit(What::Notice { level: Level::Warning, message, hint: None }).await;
+        runner.events.emit(EventKind::Notice { level: Level::Warning, message, hint: None }).await;
     }
     let outcome = judge(&build, &finished)?;
     let excerpt = match &outcome {
@@ -190,7 +190,7 @@ fn task_failed(unit: &Unit, failure: &Failure, build_dir: &Path, runner: &Runner
             let text = runner.redactor.redact(&String::from_utf8_lossy(&bytes)).into_owned();
             let name = format!("{}-{}", failure.recipe, failure.task).replace('/', "_");
             let copy = runner.keep_text(&format!("task-{name}"), &text).ok();
-            let excerpt = lines_that_matter(&mut text.as_bytes(), EXCERPT_LINES).unwrap_or_default();
+            let excerpt = relevant_lines(&mut text.as_bytes(), EXCERPT_LINES).unwrap_or_default();
             (copy, excerpt)
         }
     };

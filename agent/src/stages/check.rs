@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::config::Settings;
 use agent_process::{Command, CommandOutcome, ExitReason, LineHandler, Runner, UntilStopped};
 use agent_types::error::{Error, Result};
-use agent_types::events::{Case, Emitter, Level, Unit, What};
+use agent_types::events::{Case, Emitter, EventKind, Level, Unit};
 use agent_types::listing;
 use agent_types::outcome::Outcome;
 use agent_types::stage::Stage;
@@ -35,7 +35,7 @@ pub async fn preflight(settings: &Settings, events: &Emitter) -> Outcome {
         let unit = Unit::new(Stage::Check, format!("preflight {}", name(layer)));
         outcomes.push(tell_preflight(settings, layer, unit, results, events).await);
     }
-    Outcome::gravest(&outcomes).cloned().unwrap_or(Outcome::NotRun("there is no layer".into()))
+    Outcome::worst(&outcomes).cloned().unwrap_or(Outcome::NotRun("there is no layer".into()))
 }
 
 /// Runs all checks that the manifest asks for; the gravest outcome decides.
@@ -45,10 +45,10 @@ pub async fn run(settings: &Settings, configured: &Configured, runner: &Runner) 
     let untouched = check_layer::Untouched::of(settings, configured).await;
     if settings.check.yocto_check_layer {
         let outcome = preflight_with_repos(settings, configured, &runner.events).await?;
-        let hopeless = !outcome.is_fine();
+        let hopeless = !outcome.is_success();
         outcomes.push(outcome);
         if hopeless && !settings.check.keep_going {
-            return gravest(&outcomes);
+            return worst(&outcomes);
         }
     }
     for words in &settings.check.bitbake_layers {
@@ -63,12 +63,12 @@ pub async fn run(settings: &Settings, configured: &Configured, runner: &Runner) 
             outcomes.push(check_layer::run(settings, configured, runner, layer, &untouched).await?);
         }
     }
-    gravest(&outcomes)
+    worst(&outcomes)
 }
 
 /// Nothing checked is never a pass.
-fn gravest(outcomes: &[Outcome]) -> Result<Outcome> {
-    Outcome::gravest(outcomes)
+fn worst(outcomes: &[Outcome]) -> Result<Outcome> {
+    Outcome::worst(outcomes)
         .cloned()
         .ok_or_else(|| Error::internal("the check stage ran and checked nothing"))
 }
@@ -98,7 +98,7 @@ async fn preflight_with_repos(
         let unit = Unit::new(Stage::Check, format!("preflight {} with its dependencies", name(layer)));
         outcomes.push(tell_preflight(settings, layer, unit, results, events).await);
     }
-    gravest(&outcomes)
+    worst(&outcomes)
 }
 
 async fn tell_preflight(
@@ -108,7 +108,7 @@ async fn tell_preflight(
     results: Vec<PreflightCase>,
     events: &Emitter,
 ) -> Outcome {
-    events.emit(What::UnitStarted { unit: unit.clone() }).await;
+    events.emit(EventKind::UnitStarted { unit: unit.clone() }).await;
     let mut outcome = Outcome::Passed;
     // One case for each test that will fail, whatever it lists: the test is the name by which people know the rule.
     let mut failing: Vec<(&str, Vec<PreflightCase>)> = Vec::new();
@@ -120,7 +120,7 @@ async fn tell_preflight(
             result.level = Level::Warning;
             result.message += &format!(" (known failure until {}: {})", known.expires, known.reason);
         }
-        events.emit(What::Finding(result.finding(&unit))).await;
+        events.emit(EventKind::Finding(result.finding(&unit))).await;
         if result.level != Level::Error {
             continue;
         }
@@ -133,7 +133,7 @@ async fn tell_preflight(
         let (failed, message) = one_failure(&results);
         let (class, name) = test.rsplit_once('.').unwrap_or(("", test));
         events
-            .emit(What::Case(Case {
+            .emit(EventKind::Case(Case {
                 unit: unit.clone(),
                 class: class.into(),
                 name: name.into(),
@@ -142,11 +142,13 @@ async fn tell_preflight(
                 seconds: None,
             }))
             .await;
-        if outcome.is_fine() {
+        if outcome.is_success() {
             outcome = failed;
         }
     }
-    events.emit(What::UnitFinished { unit, outcome: outcome.clone(), log: None, excerpt: Vec::new() }).await;
+    events
+        .emit(EventKind::UnitFinished { unit, outcome: outcome.clone(), log: None, excerpt: Vec::new() })
+        .await;
     outcome
 }
 
@@ -174,7 +176,7 @@ async fn bitbake_layers(
     words: &[String],
 ) -> Result<Outcome> {
     let unit = Unit::new(Stage::Check, format!("bitbake-layers {}", words.join(" ")));
-    runner.events.emit(What::UnitStarted { unit: unit.clone() }).await;
+    runner.events.emit(EventKind::UnitStarted { unit: unit.clone() }).await;
     let build = &configured.build;
     let log = format!("bitbake-layers-{}", words.first().map_or("", String::as_str));
     let mut command =
@@ -193,7 +195,7 @@ async fn bitbake_layers(
             .hint(format!("nothing is concluded from it; read `{}`", finished.log.display()))
     });
     for finding in output.lines.0.finish(passed) {
-        runner.events.emit(What::Finding(finding)).await;
+        runner.events.emit(EventKind::Finding(finding)).await;
     }
     let tail = finished.tail.join("\n");
     let fault = match finished.end {
@@ -207,14 +209,14 @@ async fn bitbake_layers(
         (ExitReason::Exited(0), None, _) => Outcome::Passed,
         (ExitReason::Exited(_), Some(error), _) => Outcome::NotRun(error.message.clone()),
         (ExitReason::Exited(_), None, Some(fault)) => {
-            runner.events.emit(What::Finding(crash::finding(fault, &unit, &settings.checkout))).await;
+            runner.events.emit(EventKind::Finding(crash::finding(fault, &unit, &settings.checkout))).await;
             Outcome::Failed(format!("{}: {}", fault.place(&settings.checkout), fault.why))
         }
         _ => ended_badly("bitbake-layers", &finished),
     };
     let excerpt = super::excerpt(&outcome, &finished);
     let log = Some(runner.relative_log(&finished.log));
-    runner.events.emit(What::UnitFinished { unit, outcome: outcome.clone(), log, excerpt }).await;
+    runner.events.emit(EventKind::UnitFinished { unit, outcome: outcome.clone(), log, excerpt }).await;
     match (&outcome, trouble) {
         (Outcome::NotRun(_), Some(error)) => Err(error),
         _ => Ok(outcome),
@@ -231,7 +233,7 @@ pub(super) fn known_layers(settings: &Settings, configured: &Configured) -> Know
 struct Layers(LayersOutput);
 
 impl LineHandler for Layers {
-    fn line(&mut self, line: &str) -> Vec<What> {
+    fn line(&mut self, line: &str) -> Vec<EventKind> {
         self.0.line(line);
         Vec::new()
     }

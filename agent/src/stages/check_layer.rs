@@ -17,7 +17,7 @@ use agent_cache::signature_cache::{
 };
 use agent_process::{Command, CommandOutcome, ExitReason, LineHandler, Runner, UntilStopped};
 use agent_types::error::Result;
-use agent_types::events::{Case, Emitter, Finding, Unit, What};
+use agent_types::events::{Case, Emitter, EventKind, Finding, Unit};
 use agent_types::outcome::Outcome;
 use agent_types::stage::Stage;
 use agent_types::tiers::Tier;
@@ -41,7 +41,7 @@ pub async fn run(
     untouched: &Untouched,
 ) -> Result<Outcome> {
     let unit = Unit::new(Stage::Check, format!("yocto-check-layer {}", name(layer)));
-    runner.events.emit(What::UnitStarted { unit: unit.clone() }).await;
+    runner.events.emit(EventKind::UnitStarted { unit: unit.clone() }).await;
     let check =
         Check { settings, configured, runner, layer, name: name(layer), unit: unit.clone(), untouched };
     let checked = check.to_its_verdict().await;
@@ -52,7 +52,7 @@ pub async fn run(
         }
         Err(error) => (Outcome::NotRun(error.message.clone()), None, Vec::new()),
     };
-    runner.events.emit(What::UnitFinished { unit, outcome: outcome.clone(), log, excerpt }).await;
+    runner.events.emit(EventKind::UnitFinished { unit, outcome: outcome.clone(), log, excerpt }).await;
     checked.map(|_| outcome)
 }
 
@@ -418,9 +418,11 @@ impl Check<'_> {
         let verdict = &mut ran.verdict;
         let findings = check_layer::findings(verdict, &self.unit, &self.settings.checkout);
         for finding in ran.findings.drain(..).chain(findings) {
-            events.emit(What::Finding(finding)).await;
+            events.emit(EventKind::Finding(finding)).await;
         }
-        if verdict.outcome.as_ref().is_ok_and(Outcome::is_fine) && ran.finished.end != ExitReason::Exited(0) {
+        if verdict.outcome.as_ref().is_ok_and(Outcome::is_success)
+            && ran.finished.end != ExitReason::Exited(0)
+        {
             let said = &verdict.tool_verdict;
             let name = &self.name;
             events
@@ -429,7 +431,7 @@ impl Check<'_> {
         }
         for case in verdict.cases.drain(..) {
             events
-                .emit(What::Case(Case {
+                .emit(EventKind::Case(Case {
                     unit: self.unit.clone(),
                     message: check_layer::shortened(&case.name, &case.message),
                     class: case.class,
@@ -452,7 +454,7 @@ struct Tests<'a> {
 }
 
 impl LineHandler for Tests<'_> {
-    fn line(&mut self, line: &str) -> Vec<What> {
+    fn line(&mut self, line: &str) -> Vec<EventKind> {
         self.parser.line(line);
         let running = self.parser.running();
         if running == self.running.as_deref() {
@@ -460,7 +462,7 @@ impl LineHandler for Tests<'_> {
         }
         self.running = running.map(str::to_owned);
         self.started += usize::from(self.running.is_some());
-        vec![What::Progress {
+        vec![EventKind::Progress {
             unit: self.unit.clone(),
             done: self.started.saturating_sub(1) as u64,
             total: self.total as u64,

@@ -21,7 +21,7 @@ use agent_fs::untrusted::Reader;
 use agent_git::{Access, Git};
 use agent_process::Runner;
 use agent_types::error::{Class, Error, Result};
-use agent_types::events::{RepoReady, Unit, What};
+use agent_types::events::{EventKind, RepoReady, Unit};
 use agent_types::outcome::Outcome;
 use agent_types::stage::Stage;
 use agent_types::tiers::{TierKind, Tiers};
@@ -92,7 +92,7 @@ pub async fn run(settings: &Settings, tiers: &Tiers, runner: &Runner, access: &A
     clear_away(&stores, runner).await;
     let traffic = stores.into_traffic();
     if traffic != Traffic::default() {
-        runner.events.emit(What::CacheTraffic { tier: TierKind::Shared, traffic }).await;
+        runner.events.emit(EventKind::CacheTraffic { tier: TierKind::Shared, traffic }).await;
     }
     let repos = all_or_first_error(answers)?;
     let found = contents::find(settings.release, &repos, &settings.checkout)?;
@@ -160,16 +160,16 @@ async fn unit(
     repo: &Repo,
 ) -> Result<ReadyRepo> {
     let unit = Unit::new(Stage::Checkout, format!("repo {}", repo.name));
-    runner.events.emit(What::UnitStarted { unit: unit.clone() }).await;
+    runner.events.emit(EventKind::UnitStarted { unit: unit.clone() }).await;
     let answer = ready(settings, stores, runner, access, repo).await;
     let outcome = match &answer {
         Ok((_, event)) => {
-            runner.events.emit(What::Repo(event.clone())).await;
+            runner.events.emit(EventKind::Repo(event.clone())).await;
             Outcome::Passed
         }
         Err(error) => outcome_of(error),
     };
-    runner.events.emit(What::UnitFinished { unit, outcome, log: None, excerpt: Vec::new() }).await;
+    runner.events.emit(EventKind::UnitFinished { unit, outcome, log: None, excerpt: Vec::new() }).await;
     answer.map(|(ready, _)| ready)
 }
 

@@ -22,6 +22,6 @@ pub fn interrupted(why: Interrupted) -> Outcome {
 
 /// The last lines of a command, for its unit. Those of a cancelled one tell how it broke because of the signal.
 fn excerpt(outcome: &Outcome, finished: &CommandOutcome) -> Vec<String> {
-    let tells = !outcome.is_fine() && !matches!(outcome, Outcome::Cancelled(_));
+    let tells = !outcome.is_success() && !matches!(outcome, Outcome::Cancelled(_));
     if tells { finished.tail.clone() } else { Vec::new() }
 }

@@ -9,7 +9,7 @@ use crate::config::Settings;
 use agent_artifacts::store::{Publication, layout};
 use agent_process::Interrupt;
 use agent_types::error::Result;
-use agent_types::events::{Emitter, JobIdentity, Unit, What};
+use agent_types::events::{Emitter, EventKind, JobIdentity, Unit};
 use agent_types::outcome::Outcome;
 use agent_types::stage::Stage;
 
@@ -52,12 +52,12 @@ pub async fn publish(
     interrupt: &Interrupt,
 ) -> Result<Outcome> {
     let unit = publication.unit.clone();
-    events.emit(What::UnitStarted { unit: unit.clone() }).await;
+    events.emit(EventKind::UnitStarted { unit: unit.clone() }).await;
     let result = publication.run(events, interrupt).await;
     let outcome = match &result {
         Ok(outcome) => outcome.clone(),
         Err(error) => Outcome::NotRun(error.message.clone()),
     };
-    events.emit(What::UnitFinished { unit, outcome, log: None, excerpt: Vec::new() }).await;
+    events.emit(EventKind::UnitFinished { unit, outcome, log: None, excerpt: Vec::new() }).await;
     result
 }

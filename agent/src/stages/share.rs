@@ -12,7 +12,7 @@ use crate::config::{Settings, SharedCache};
 use agent_cache::probe::{Judgement, Look, judge};
 use agent_process::{Answer, Environment, PROBE_LIMIT, Prober, Runner, User};
 use agent_types::error::Result;
-use agent_types::events::{CacheTier, Emitter, What};
+use agent_types::events::{CacheTier, Emitter, EventKind};
 use agent_types::tiers::State;
 use agent_types::tiers::{Tier, TierKind, Tiers};
 use agent_types::traffic::Traffic;
@@ -61,7 +61,7 @@ pub async fn look(settings: &Settings, runner: &Runner) -> Result<Tiers> {
 pub async fn tell_traffic(done: impl IntoIterator<Item = (TierKind, Traffic)>, events: &Emitter) {
     for (tier, traffic) in done {
         if traffic != Traffic::default() {
-            events.emit(What::CacheTraffic { tier, traffic }).await;
+            events.emit(EventKind::CacheTraffic { tier, traffic }).await;
         }
     }
 }
@@ -112,7 +112,7 @@ async fn tell(tier: &Tier, judgement: &Judgement, events: &Emitter) {
     let path = tier.share.root().to_path_buf();
     let Judgement { state, reason, mend } = judgement;
     let event = CacheTier { tier: tier.kind, path: path.clone(), state: *state, reason: reason.clone() };
-    events.emit(What::CacheTier(event)).await;
+    events.emit(EventKind::CacheTier(event)).await;
     if let (Some(reason), Some(_)) = (reason, mend) {
         let message = format!("the {} cache {} is {state}: {reason}", tier.kind.word(), path.display());
         events.warn(message, mend.clone()).await;

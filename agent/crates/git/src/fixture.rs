@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use url::Url;
 
 use agent_process::{Interrupt, Redactor, Runner};
-use agent_types::events::{self, What};
+use agent_types::events::{self, EventKind};
 use agent_types::source::{GitSource, Wanted};
 use agent_types::stage::Stage;
 
@@ -21,7 +21,7 @@ pub struct Bench {
     pub root: TempDir,
     pub runner: Runner,
     pub access: Access,
-    events: Arc<Mutex<Vec<What>>>,
+    events: Arc<Mutex<Vec<EventKind>>>,
 }
 
 impl Bench {
@@ -64,7 +64,7 @@ impl Bench {
     }
 
     /// What was emitted so far.
-    pub async fn events(&self) -> Vec<What> {
+    pub async fn events(&self) -> Vec<EventKind> {
         // The listener is a task of this one thread: it has run when this one is back.
         for _ in 0..10 {
             tokio::task::yield_now().await;
@@ -75,7 +75,7 @@ impl Bench {
     /// The notices so far.
     pub async fn notices(&self) -> Vec<String> {
         let notice = |what| match what {
-            What::Notice { message, .. } => Some(message),
+            EventKind::Notice { message, .. } => Some(message),
             _ => None,
         };
         self.events().await.into_iter().filter_map(notice).collect()

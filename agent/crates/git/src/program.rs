@@ -8,7 +8,7 @@ use url::Url;
 
 use agent_process::{Command, Environment, ExitReason, LineHandler, Runner, User, agent_user, lesser_owner};
 use agent_types::error::{Class, Error};
-use agent_types::events::What;
+use agent_types::events::EventKind;
 use agent_types::source::is_commit;
 
 use super::access::Access;
@@ -204,7 +204,7 @@ struct Output {
 }
 
 impl LineHandler for Output {
-    fn line(&mut self, line: &str) -> Vec<What> {
+    fn line(&mut self, line: &str) -> Vec<EventKind> {
         if self.text.len() + line.len() < OUTPUT_LIMIT {
             self.text.push_str(line);
             self.text.push('\n');

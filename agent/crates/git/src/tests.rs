@@ -12,7 +12,7 @@ use url::Url;
 
 use agent_process::User;
 use agent_types::error::{Class, Result};
-use agent_types::events::What;
+use agent_types::events::EventKind;
 use agent_types::source::{GitSource, Wanted};
 
 use super::fixture::{Bench, Upstream, write};
@@ -169,7 +169,7 @@ async fn a_much_younger_commit_is_not_searched_in_the_whole_history() {
         let events = bench.events().await;
         let fetched = |depth: &str| {
             events.iter().any(|event| {
-                matches!(event, What::CommandStarted { argv, .. } if argv.iter().any(|arg| arg == depth))
+                matches!(event, EventKind::CommandStarted { argv, .. } if argv.iter().any(|arg| arg == depth))
             })
         };
         assert!(fetched("--depth=50"));

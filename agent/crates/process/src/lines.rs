@@ -11,7 +11,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::task::yield_now;
 
-use agent_types::events::{Emitter, What};
+use agent_types::events::{Emitter, EventKind};
 
 use super::log::Log;
 use super::redact::{Redactor, Stream};
@@ -21,11 +21,11 @@ pub trait LineHandler: Send {
     /// One line without its end, decoded lossily and redacted. The events that it means are emitted
     /// in order; while the listeners are behind, the child waits. A carriage return ends a line,
     /// too, and a line of more than 64 KiB comes in pieces.
-    fn line(&mut self, line: &str) -> Vec<What>;
+    fn line(&mut self, line: &str) -> Vec<EventKind>;
 
     /// Where the child is, for consoles. Asked after each read of many lines, so that a flood of lines is
     /// no flood of events.
-    fn progress(&mut self) -> Option<What> {
+    fn progress(&mut self) -> Option<EventKind> {
         None
     }
 
@@ -41,7 +41,7 @@ pub trait LineHandler: Send {
 
 /// For children whose output only goes to the log.
 impl LineHandler for () {
-    fn line(&mut self, _: &str) -> Vec<What> {
+    fn line(&mut self, _: &str) -> Vec<EventKind> {
         Vec::new()
     }
 }
@@ -370,7 +370,7 @@ mod tests {
     struct Collect(Vec<String>);
 
     impl LineHandler for Collect {
-        fn line(&mut self, line: &str) -> Vec<What> {
+        fn line(&mut self, line: &str) -> Vec<EventKind> {
             self.0.push(line.to_owned());
             Vec::new()
         }
@@ -481,7 +481,7 @@ mod tests {
             through(Log::full(), &[], vec![b"one\n".to_vec(), b"two\n".to_vec()]).await;
         assert_eq!(lines, ["one", "two"]);
         assert_eq!(output.log.lost, 8);
-        let What::Notice { message, .. } = events.recv().await.unwrap().what else { panic!() };
+        let EventKind::Notice { message, .. } = events.recv().await.unwrap().what else { panic!() };
         assert!(message.contains("/dev/full"), "{message}");
         drop(output);
         assert!(events.recv().await.is_none(), "one warning is enough");
@@ -502,8 +502,8 @@ mod tests {
     struct Echo;
 
     impl LineHandler for Echo {
-        fn line(&mut self, _: &str) -> Vec<What> {
-            vec![What::Heartbeat { silent_seconds: 0, running: String::new() }]
+        fn line(&mut self, _: &str) -> Vec<EventKind> {
+            vec![EventKind::Heartbeat { silent_seconds: 0, running: String::new() }]
         }
     }
 
@@ -515,7 +515,7 @@ mod tests {
             let mut number = 0u64;
             while let Some(event) = received.recv().await {
                 match event.what {
-                    What::Notice { message, .. } => warnings.push(message),
+                    EventKind::Notice { message, .. } => warnings.push(message),
                     _ => number += 1,
                 }
             }

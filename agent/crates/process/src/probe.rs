@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use agent_types::events::What;
+use agent_types::events::EventKind;
 
 use super::{Command, Environment, ExitReason, LineHandler, Runner, User};
 
@@ -112,7 +112,7 @@ impl Prober {
 struct Kept(Vec<String>);
 
 impl LineHandler for Kept {
-    fn line(&mut self, line: &str) -> Vec<What> {
+    fn line(&mut self, line: &str) -> Vec<EventKind> {
         if self.0.len() < MOST_LINES {
             self.0.push(line.to_owned());
         }

@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use tokio::time::timeout;
 
 use agent_types::error::{Error, Result};
-use agent_types::events::{Emitter, What};
+use agent_types::events::{Emitter, EventKind};
 use agent_types::stage::Stage;
 
 use super::exit_reason::ExitReason;
@@ -167,7 +167,9 @@ impl Runner {
     async fn started(&self, command: u32, argv: &[String], log: &Log) {
         let base = self.logs.parent().unwrap_or(&self.logs);
         let log = log.path.strip_prefix(base).unwrap_or(&log.path).to_owned();
-        self.events.emit(What::CommandStarted { stage: self.stage, command, argv: argv.to_vec(), log }).await;
+        self.events
+            .emit(EventKind::CommandStarted { stage: self.stage, command, argv: argv.to_vec(), log })
+            .await;
     }
 
     async fn finished(&self, command: u32, end: String, elapsed: Duration, output: &Output) {
@@ -181,7 +183,7 @@ impl Runner {
             self.events.warn(message, Some("`[limits] log` is the limit".into())).await;
         }
         let seconds = elapsed.as_secs_f64();
-        self.events.emit(What::CommandFinished { command, end, seconds, bytes: output.bytes }).await;
+        self.events.emit(EventKind::CommandFinished { command, end, seconds, bytes: output.bytes }).await;
     }
 
     /// The job has to stop already, so the command has no beginning.

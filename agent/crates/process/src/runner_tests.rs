@@ -19,7 +19,7 @@ pub(super) struct Bench {
 struct Collect(Vec<String>);
 
 impl LineHandler for Collect {
-    fn line(&mut self, line: &str) -> Vec<What> {
+    fn line(&mut self, line: &str) -> Vec<EventKind> {
         self.0.push(line.to_owned());
         Vec::new()
     }
@@ -70,13 +70,13 @@ impl Bench {
     }
 
     /// Everything that was told.
-    fn events(&mut self) -> Vec<What> {
+    fn events(&mut self) -> Vec<EventKind> {
         std::iter::from_fn(|| self.received.try_recv().ok()).map(|event| event.what).collect()
     }
 
     fn warnings(&mut self) -> String {
         let warning = |what| match what {
-            What::Notice { level: Level::Warning, message, .. } => Some(message),
+            EventKind::Notice { level: Level::Warning, message, .. } => Some(message),
             _ => None,
         };
         self.events().into_iter().filter_map(warning).collect::<Vec<_>>().join("\n")
@@ -98,7 +98,7 @@ pub(super) fn warnings_of(bench: &mut Bench) -> String {
 struct OnLine<F>(F);
 
 impl<F: FnMut(&str) + Send> LineHandler for OnLine<F> {
-    fn line(&mut self, line: &str) -> Vec<What> {
+    fn line(&mut self, line: &str) -> Vec<EventKind> {
         (self.0)(line);
         Vec::new()
     }
@@ -135,7 +135,7 @@ async fn both_streams_come_in_order_and_the_environment_is_the_commands() {
     assert_eq!(finished.bytes as usize, log.len() + "hunter2-hunter2".len() - "[redacted]".len());
     let events = bench.events();
     let started = events.iter().filter_map(|what| match what {
-        What::CommandStarted { command, argv, log, .. } => Some((*command, argv.join(" "), log.clone())),
+        EventKind::CommandStarted { command, argv, log, .. } => Some((*command, argv.join(" "), log.clone())),
         _ => None,
     });
     let script = "env; umask; echo [redacted]";
@@ -288,8 +288,8 @@ async fn silence_is_told_then_pictured_then_ended() {
     let finished = bench.runner.run_with(command, &mut (), times).await.unwrap();
     assert!(matches!(finished.end, ExitReason::Stalled(_)), "{:?}", finished.end);
     let events = bench.events();
-    let running = |what: &What| match what {
-        What::Heartbeat { running, .. } => Some(running.clone()),
+    let running = |what: &EventKind| match what {
+        EventKind::Heartbeat { running, .. } => Some(running.clone()),
         _ => None,
     };
     let heartbeats: Vec<String> = events.iter().filter_map(running).collect();
@@ -304,7 +304,7 @@ async fn silence_is_told_then_pictured_then_ended() {
 async fn a_word_about_silence_says_what_is_being_done() {
     struct Doing(Option<&'static str>);
     impl LineHandler for Doing {
-        fn line(&mut self, _: &str) -> Vec<What> {
+        fn line(&mut self, _: &str) -> Vec<EventKind> {
             Vec::new()
         }
         fn status(&self) -> Option<String> {
@@ -328,7 +328,7 @@ async fn a_word_about_silence_says_what_is_being_done() {
         bench.runner.run_with(sleep, &mut Doing(listener), times).await.unwrap();
         let events = bench.events();
         let told = events.iter().find_map(|what| match what {
-            What::Heartbeat { running, .. } => Some(running.as_str()),
+            EventKind::Heartbeat { running, .. } => Some(running.as_str()),
             _ => None,
         });
         assert_eq!(told, Some(wanted));

@@ -2,7 +2,7 @@
 
 use tokio_util::sync::CancellationToken;
 
-use agent_types::events::What;
+use agent_types::events::EventKind;
 
 use super::LineHandler;
 
@@ -22,7 +22,7 @@ impl<L: LineHandler> UntilStopped<L> {
 }
 
 impl<L: LineHandler> LineHandler for UntilStopped<L> {
-    fn line(&mut self, line: &str) -> Vec<What> {
+    fn line(&mut self, line: &str) -> Vec<EventKind> {
         if self.stopping.is_cancelled() { Vec::new() } else { self.lines.line(line) }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::process::Child;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
-use agent_types::events::{Emitter, Level, What};
+use agent_types::events::{Emitter, EventKind, Level};
 
 use super::lines::Activity;
 use super::processes::Processes;
@@ -95,13 +95,13 @@ impl Watch<'_> {
             if silent >= told + self.heartbeat {
                 told = silent;
                 let running = self.activity.status().unwrap_or_else(|| self.name.to_owned());
-                self.tell(What::Heartbeat { silent_seconds: silent.as_secs(), running }).await;
+                self.tell(EventKind::Heartbeat { silent_seconds: silent.as_secs(), running }).await;
             }
         }
     }
 
     /// What runs in it now, before it is stopped and nobody can tell any more.
-    fn stalled(&self, silent: Duration) -> What {
+    fn stalled(&self, silent: Duration) -> EventKind {
         let processes = Processes::now();
         let pids: BTreeSet<i32> = below(&processes, self.running).iter().map(|process| process.pid).collect();
         let picture = processes.tree(&pids, PICTURE).join("\n");
@@ -113,10 +113,10 @@ impl Watch<'_> {
         );
         let hint = "state D waits for a disk or a file server; a fetch that hangs waits for its server; \
                     `limits.stall` is the limit";
-        What::Notice { level: Level::Warning, message, hint: Some(hint.into()) }
+        EventKind::Notice { level: Level::Warning, message, hint: Some(hint.into()) }
     }
 
-    async fn tell(&self, what: What) {
+    async fn tell(&self, what: EventKind) {
         let _ = timeout(TELL, self.events.emit(what)).await;
     }
 }

@@ -1,6 +1,6 @@
 //! The one vocabulary in which stages tell what happens.
 //!
-//! Stages emit [`What`] on an [`Emitter`]; listeners (console, `events.jsonl`, the fold behind all
+//! Stages emit [`EventKind`] on an [`Emitter`]; listeners (console, `events.jsonl`, the fold behind all
 //! reports) see the same [`Event`]s in the same order. A stage never formats a report; a listener
 //! never asks a stage anything. `events.jsonl` is one [`Event`] a line, written while the job runs,
 //! so that the reports can be rebuilt after the machine was killed.
@@ -36,14 +36,14 @@ pub struct Event {
     #[serde(default, with = "clock", skip_serializing_if = "Option::is_none")]
     pub clock: Option<Duration>,
     #[serde(flatten)]
-    pub what: What,
+    pub what: EventKind,
 }
 
 /// When the agent made its first event.
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 impl Event {
-    pub fn now(what: What) -> Event {
+    pub fn now(what: EventKind) -> Event {
         Event { time: SystemTime::now(), clock: Some(START.elapsed()), what }
     }
 }
@@ -51,7 +51,7 @@ impl Event {
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
-pub enum What {
+pub enum EventKind {
     JobStarted(Box<JobStarted>),
     StageStarted {
         stage: Stage,
@@ -459,7 +459,7 @@ mod tests {
         let event = Event {
             time: humantime::parse_rfc3339("2026-01-02T03:04:05.678Z").unwrap(),
             clock: Some(Duration::from_millis(61_007)),
-            what: What::UnitFinished {
+            what: EventKind::UnitFinished {
                 unit,
                 outcome: Outcome::Failed("line one\nline two".into()),
                 log: Some("logs/1.log".into()),

@@ -3,14 +3,13 @@
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))] // they panic when nobody can read
 
 pub mod artifact;
-pub mod cut;
 pub mod error;
 pub mod events;
 pub mod listing;
 pub mod mistake;
 pub mod outcome;
 pub mod release;
-pub mod safe;
+pub mod sanitize;
 pub mod secret;
 pub mod secrets;
 pub mod share;
@@ -18,4 +17,5 @@ pub mod source;
 pub mod stage;
 pub mod tiers;
 pub mod traffic;
+pub mod truncate;
 pub mod words;

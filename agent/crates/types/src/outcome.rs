@@ -48,7 +48,7 @@ impl Outcome {
     }
 
     /// Whether later work may build on it: passed, or left out on purpose.
-    pub fn is_fine(&self) -> bool {
+    pub fn is_success(&self) -> bool {
         matches!(self, Outcome::Passed | Outcome::Skipped(_))
     }
 
@@ -59,7 +59,7 @@ impl Outcome {
 
     /// The outcome that decides for a group, the gravest one. `None` for an empty group: the caller
     /// has to say what "nothing happened" means, because it is never a pass.
-    pub fn gravest<'a>(outcomes: impl IntoIterator<Item = &'a Outcome>) -> Option<&'a Outcome> {
+    pub fn worst<'a>(outcomes: impl IntoIterator<Item = &'a Outcome>) -> Option<&'a Outcome> {
         // The first among equals: its reason is the one that people should read first.
         outcomes.into_iter().fold(None, |worst, one| match worst {
             Some(w) if w.gravity() >= one.gravity() => Some(w),
@@ -176,7 +176,7 @@ mod tests {
             ),
         ];
         for (given, wanted) in table {
-            assert_eq!(Outcome::gravest(given).cloned(), wanted, "{given:?}");
+            assert_eq!(Outcome::worst(given).cloned(), wanted, "{given:?}");
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use agent_process::LineHandler;
-use agent_types::events::{Sstate, Unit, What};
+use agent_types::events::{EventKind, Sstate, Unit};
 
 /// How many failed tasks are kept; more are counted only.
 const FAILURES_KEPT: usize = 50;
@@ -113,7 +113,7 @@ impl Build {
         }
     }
 
-    fn task(&mut self, recipe: &str, task: &str, state: &str) -> Vec<What> {
+    fn task(&mut self, recipe: &str, task: &str, state: &str) -> Vec<EventKind> {
         self.changed = true;
         let name = cut(&format!("{recipe}:{task}"), NAME_BYTES).to_owned();
         let known = self.running.iter().position(|running| *running == name);
@@ -130,7 +130,7 @@ impl Build {
         if !ok {
             self.failure(recipe, task);
         }
-        vec![What::Task { unit: self.unit.clone(), recipe: recipe.into(), task: task.into(), ok }]
+        vec![EventKind::Task { unit: self.unit.clone(), recipe: recipe.into(), task: task.into(), ok }]
     }
 
     /// BitBake tells of a failed task up to three times, each time with another part of the story.
@@ -173,7 +173,7 @@ impl Build {
 }
 
 impl LineHandler for Build {
-    fn line(&mut self, line: &str) -> Vec<What> {
+    fn line(&mut self, line: &str) -> Vec<EventKind> {
         if let Some(found) = STARTED.captures(line) {
             return self.task(&found[1], &found[2], &found[3]);
         }
@@ -192,7 +192,7 @@ impl LineHandler for Build {
                 current: number(&found, 6),
             };
             self.sstate = Some(summary);
-            return vec![What::Sstate { unit: self.unit.clone(), summary }];
+            return vec![EventKind::Sstate { unit: self.unit.clone(), summary }];
         }
         if FAILED_END.is_match(line) {
             self.admits_failure.get_or_insert_with(|| line.trim_end_matches(':').to_owned());
@@ -216,8 +216,8 @@ impl LineHandler for Build {
         Vec::new()
     }
 
-    fn progress(&mut self) -> Option<What> {
-        std::mem::take(&mut self.changed).then(|| What::Progress {
+    fn progress(&mut self) -> Option<EventKind> {
+        std::mem::take(&mut self.changed).then(|| EventKind::Progress {
             unit: self.unit.clone(),
             done: self.done,
             total: self.total,
@@ -247,7 +247,7 @@ mod tests {
     use super::*;
     use agent_types::stage::Stage;
 
-    fn follow(text: &str) -> (Build, Vec<What>) {
+    fn follow(text: &str) -> (Build, Vec<EventKind>) {
         let mut build = Build::new(Unit::new(Stage::Build, "x"));
         let events = text.lines().flat_map(|line| build.line(line)).collect();
         (build, events)
@@ -273,7 +273,7 @@ mod tests {
         );
         assert_eq!(build.failures_total, 1);
         assert_eq!(build.summary, Some(TasksSummary { attempted: 12, not_needed: 3, failed: 1 }));
-        assert!(events.iter().any(|event| matches!(event, What::Task { ok: false, .. })), "{events:?}");
+        assert!(events.iter().any(|event| matches!(event, EventKind::Task { ok: false, .. })), "{events:?}");
     }
 
     #[test]
@@ -297,7 +297,7 @@ mod tests {
         ] {
             let (_, events) = follow(line);
             assert!(
-                matches!(&events[..], [What::Sstate { summary, .. }] if *summary == wanted),
+                matches!(&events[..], [EventKind::Sstate { summary, .. }] if *summary == wanted),
                 "{events:?}"
             );
         }
@@ -311,7 +311,7 @@ mod tests {
              NOTE: recipe b-1-r0: task do_fetch: Started\n\
              NOTE: recipe a-1-r0: task do_compile: Succeeded\n",
         );
-        let Some(What::Progress { done, total, running, .. }) = build.progress() else { panic!() };
+        let Some(EventKind::Progress { done, total, running, .. }) = build.progress() else { panic!() };
         assert_eq!((done, total, &running[..]), (4, 9, &["b-1-r0:do_fetch".to_string()][..]));
         assert_eq!(build.progress(), None, "nothing has changed since");
     }
@@ -330,7 +330,7 @@ mod tests {
             build.line(&format!("ERROR: Logfile of failure stored in: /{number}"));
             build.line(&format!("ERROR: Task (/m/a_{number}.bb:do_x{number}) failed with exit code '1'"));
         }
-        let Some(What::Progress { running, .. }) = build.progress() else { panic!() };
+        let Some(EventKind::Progress { running, .. }) = build.progress() else { panic!() };
         assert_eq!(running.len(), RUNNING_KEPT);
         assert!(running.iter().all(|name| name.len() <= NAME_BYTES));
         assert_eq!((build.errors.len(), build.failures.len()), (ERRORS_KEPT, FAILURES_KEPT));

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{self, BufRead};
 
-use agent_types::safe::clean;
+use agent_types::sanitize::clean;
 
 /// Bytes of a line that are looked at and kept; the rest of it is skipped.
 const LINE: usize = 2048;
@@ -25,7 +25,7 @@ const GAP: &str = "…";
 ///
 /// # Errors
 /// When the log cannot be read.
-pub fn lines_that_matter(log: &mut dyn BufRead, limit: usize) -> io::Result<Vec<String>> {
+pub fn relevant_lines(log: &mut dyn BufRead, limit: usize) -> io::Result<Vec<String>> {
     let mut picked = Picked::new(limit.max(4));
     let mut line = Vec::new();
     while next_line(log, &mut line)? {
@@ -239,7 +239,7 @@ mod tests {
     use super::*;
 
     fn pick(log: &str, limit: usize) -> Vec<String> {
-        lines_that_matter(&mut log.as_bytes(), limit).unwrap()
+        relevant_lines(&mut log.as_bytes(), limit).unwrap()
     }
 
     #[test]
@@ -324,7 +324,7 @@ mod tests {
         // A line without an end, cut into many reads; bytes that are no UTF-8; escape sequences.
         let mut log = b"\xff\xfe\x1b[31mfatal: \x1b[0mbad\n".to_vec();
         log.extend(vec![b'x'; 1 << 20]);
-        let picked = lines_that_matter(&mut BufReader::with_capacity(7, &log[..]), 60).unwrap();
+        let picked = relevant_lines(&mut BufReader::with_capacity(7, &log[..]), 60).unwrap();
         assert_eq!(picked[0], "\u{fffd}\u{fffd}fatal: bad");
         assert_eq!(picked[1].len(), LINE);
         for limit in 0..7 {

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use crate::report::summary::{Summary, UnitResult};
-use crate::report::tally::{Status, Suite, Test};
+use crate::report::totals::{Status, Suite, Test};
 use agent_types::events::{Level, TaskFailed};
 use agent_types::outcome::Outcome;
 
+use super::format::level_word;
 use super::steps::finding_line;
-use super::words::level_word;
 
 /// Lines of one failure's log or message.
 const LINES: usize = 60;
@@ -35,7 +35,7 @@ pub fn failures<'a>(summary: &'a Summary, suites: &[Suite<'a>]) -> Vec<Failure<'
     for test in suites.iter().flat_map(|suite| &suite.tests) {
         let Status::Outcome(outcome) = test.status else { continue };
         let stopped = outcome.was_stopped() && test.unit.is_some() && !test.is_unit();
-        if outcome.is_fine() || stopped || matches!(outcome, Outcome::NotRun(_)) {
+        if outcome.is_success() || stopped || matches!(outcome, Outcome::NotRun(_)) {
             continue;
         }
         let tasks = tasks(summary, test);

@@ -1,23 +1,23 @@
 //! What people see while a job runs and when it ends.
 
-mod apart;
-mod closing;
 mod failures;
+mod final_summary;
+mod format;
 mod json;
-mod patience;
+mod output_timeout;
 mod plain;
 mod steps;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests;
+mod threaded_sink;
 mod tty;
-mod words;
 
-pub use apart::Apart;
-pub use closing::closing;
+pub use final_summary::final_summary;
+pub use format::Style;
 pub use json::Json;
-pub use patience::patiently;
+pub use output_timeout::with_output_timeout;
 pub use plain::Plain;
 pub(super) use steps::finding_line;
+pub use threaded_sink::ThreadedSink;
 pub use tty::Terminal;
-pub use words::Paint;

@@ -3,11 +3,11 @@
 use std::io::{self, Write};
 
 use crate::report::recorder::Sink;
-use agent_types::events::{Event, What};
+use agent_types::events::{Event, EventKind};
 
+use super::format::{Style, duration};
 use super::steps::Steps;
-use super::words::{Paint, duration};
-use agent_types::safe::safe;
+use agent_types::sanitize::sanitize_line;
 
 /// Writes lines; never a carriage return, never the same line twice to show progress.
 pub struct Plain<W> {
@@ -16,8 +16,8 @@ pub struct Plain<W> {
 }
 
 impl<W: Write + Send> Plain<W> {
-    pub fn new(to: W, paint: Paint) -> Plain<W> {
-        Plain { to, steps: Steps::new(paint) }
+    pub fn new(to: W, style: Style) -> Plain<W> {
+        Plain { to, steps: Steps::new(style) }
     }
 }
 
@@ -28,10 +28,13 @@ impl<W: Write + Send> Sink for Plain<W> {
 
     fn event(&mut self, event: &Event) -> io::Result<()> {
         let mut lines = self.steps.lines(event);
-        if let What::Heartbeat { silent_seconds, running } = &event.what {
+        if let EventKind::Heartbeat { silent_seconds, running } = &event.what {
             let silent = duration(*silent_seconds as f64);
             lines.push(
-                self.steps.stamped(event, &format!("still running, silent for {silent}: {}", safe(running))),
+                self.steps.stamped(
+                    event,
+                    &format!("still running, silent for {silent}: {}", sanitize_line(running)),
+                ),
             );
         }
         for line in lines {

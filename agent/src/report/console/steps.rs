@@ -4,14 +4,14 @@ use std::collections::HashMap;
 
 use crate::report::summary::At;
 use agent_types::events::{
-    Event, Finding, JobIdentity, JobStarted, Memo, MemoOutcome, RepoReady, TaskFailed, Unit, What,
+    Event, EventKind, Finding, JobIdentity, JobStarted, Memo, MemoOutcome, RepoReady, TaskFailed, Unit,
 };
 use agent_types::listing;
 use agent_types::outcome::Outcome;
 use agent_types::stage::Stage;
 
-use super::words::{Paint, duration, level_word, offset};
-use agent_types::safe::safe;
+use super::format::{Style, duration, level_word, offset};
+use agent_types::sanitize::sanitize_line;
 use agent_types::words::count;
 
 /// Lines of a task's log that are shown as soon as it has failed; the end shows more.
@@ -19,7 +19,7 @@ const FIRST_LOOK: usize = 10;
 
 /// Turns events into lines. Knows only what it needs to say how long a step took.
 pub struct Steps {
-    paint: Paint,
+    style: Style,
     job: Option<At>,
     stages: HashMap<Stage, At>,
     units: HashMap<Unit, Running>,
@@ -37,20 +37,20 @@ struct Running {
 }
 
 impl Steps {
-    pub fn new(paint: Paint) -> Steps {
-        Steps { paint, job: None, stages: HashMap::new(), units: HashMap::new(), told: None }
+    pub fn new(style: Style) -> Steps {
+        Steps { style, job: None, stages: HashMap::new(), units: HashMap::new(), told: None }
     }
 
     /// The lines that the event is worth, without ends and harmless.
     pub fn lines(&mut self, event: &Event) -> Vec<String> {
         self.job.get_or_insert(At::of(event));
         match &event.what {
-            What::JobStarted(job) => self.head(event, job),
-            What::StageStarted { stage } => {
+            EventKind::JobStarted(job) => self.head(event, job),
+            EventKind::StageStarted { stage } => {
                 self.stages.insert(*stage, At::of(event));
                 Vec::new()
             }
-            What::StageFinished { stage, outcome } => {
+            EventKind::StageFinished { stage, outcome } => {
                 let took = self.stages.remove(stage).map(|started| started.seconds_until(At::of(event)));
                 let mut text = format!("{stage:<9}  {}", self.ended(outcome, took, ""));
                 if let (Some(told), Some(why)) = (self.told.take(), first_line(outcome)) {
@@ -61,16 +61,16 @@ impl Steps {
                 }
                 vec![self.stamped(event, &text)]
             }
-            What::UnderTest { commit: Some(commit), dirty } => {
+            EventKind::UnderTest { commit: Some(commit), dirty } => {
                 let and = if *dirty { ", with uncommitted changes" } else { "" };
                 let text = format!(
                     "{:<9}  under test: commit {}{and}",
                     Stage::Checkout,
-                    super::closing::short(commit)
+                    super::final_summary::short(commit)
                 );
                 vec![self.stamped(event, &text)]
             }
-            What::UnitStarted { unit } => {
+            EventKind::UnitStarted { unit } => {
                 let fresh = Running {
                     started: At::of(event),
                     cases: 0,
@@ -81,79 +81,92 @@ impl Steps {
                 self.units.insert(unit.clone(), fresh);
                 Vec::new()
             }
-            What::UnitFinished { unit, outcome, .. } => {
+            EventKind::UnitFinished { unit, outcome, .. } => {
                 let mut lines = self.more_findings(unit);
                 lines.push(self.unit_line(event, unit, outcome));
                 lines
             }
-            What::Case(case) => {
+            EventKind::Case(case) => {
                 if let Some(running) = self.units.get_mut(&case.unit) {
                     running.cases += 1;
                     running.skipped += u64::from(matches!(case.outcome, Outcome::Skipped(_)));
-                    running.not_fine += u64::from(!case.outcome.is_fine());
+                    running.not_fine += u64::from(!case.outcome.is_success());
                 }
                 // Whole classes are skipped for most layers; the reports have the reasons.
-                if case.outcome.is_fine() {
+                if case.outcome.is_success() {
                     return Vec::new();
                 }
                 let name = format!("{}.{}", case.class, case.name);
                 let ended = self.ended(&case.outcome, case.seconds, "");
-                let text = format!("{:<9}  {}: {ended}", case.unit.stage, safe(&name));
+                let text = format!("{:<9}  {}: {ended}", case.unit.stage, sanitize_line(&name));
                 vec![self.stamped(event, &text)]
             }
-            What::Finding(finding) => self.finding(finding),
-            What::Notice { level, message, hint } => {
-                let word = self.paint.level(*level, level_word(*level));
-                let mut lines = vec![self.stamped(event, &format!("{word}: {}", safe(message)))];
+            EventKind::Finding(finding) => self.finding(finding),
+            EventKind::Notice { level, message, hint } => {
+                let word = self.style.level(*level, level_word(*level));
+                let mut lines = vec![self.stamped(event, &format!("{word}: {}", sanitize_line(message)))];
                 lines.extend(hint.as_deref().map(hint_line));
                 lines
             }
-            What::Repo(repo) => vec![self.stamped(event, &repo_line(repo))],
-            What::TaskFailed(failed) => self.task_failed(event, failed),
-            What::Memo(memo) => {
-                let text = format!("{:<9}  {}: {}", memo.unit.stage, safe(&memo.unit.name), memo_words(memo));
+            EventKind::Repo(repo) => vec![self.stamped(event, &repo_line(repo))],
+            EventKind::TaskFailed(failed) => self.task_failed(event, failed),
+            EventKind::Memo(memo) => {
+                let text = format!(
+                    "{:<9}  {}: {}",
+                    memo.unit.stage,
+                    sanitize_line(&memo.unit.name),
+                    memo_words(memo)
+                );
                 vec![self.stamped(event, &text)]
             }
-            What::Published { destination, objects, bytes, .. } => {
+            EventKind::Published { destination, objects, bytes, .. } => {
                 let size = agent_types::words::bytes(*bytes);
-                let text =
-                    format!("publish    {} ({size}) to {}", count(*objects, "object"), safe(destination));
+                let text = format!(
+                    "publish    {} ({size}) to {}",
+                    count(*objects, "object"),
+                    sanitize_line(destination)
+                );
                 vec![self.stamped(event, &text)]
             }
-            What::Error { stage, error } => {
-                let word = self.paint.bad("ERROR");
+            EventKind::Error { stage, error } => {
+                let word = self.style.bad("ERROR");
                 let stage = stage.map_or("job", Stage::name);
-                let mut lines =
-                    vec![self.stamped(event, &format!("{stage:<9}  {word}: {}", safe(&error.message)))];
-                lines.extend(error.causes.iter().map(|cause| format!("    because: {}", safe(cause))));
+                let mut lines = vec![
+                    self.stamped(event, &format!("{stage:<9}  {word}: {}", sanitize_line(&error.message))),
+                ];
+                lines.extend(
+                    error.causes.iter().map(|cause| format!("    because: {}", sanitize_line(cause))),
+                );
                 lines.extend(error.hint.as_deref().map(hint_line));
                 lines
             }
-            What::CommandStarted { .. }
-            | What::CommandFinished { .. }
-            | What::Progress { .. }
-            | What::Task { .. }
-            | What::Heartbeat { .. }
-            | What::Sstate { .. }
-            | What::CacheTier(_)
-            | What::CacheTraffic { .. }
-            | What::CachePublished { .. }
-            | What::Artifact(_)
-            | What::UnderTest { commit: None, .. }
-            | What::JobFinished { .. } => Vec::new(),
+            EventKind::CommandStarted { .. }
+            | EventKind::CommandFinished { .. }
+            | EventKind::Progress { .. }
+            | EventKind::Task { .. }
+            | EventKind::Heartbeat { .. }
+            | EventKind::Sstate { .. }
+            | EventKind::CacheTier(_)
+            | EventKind::CacheTraffic { .. }
+            | EventKind::CachePublished { .. }
+            | EventKind::Artifact(_)
+            | EventKind::UnderTest { commit: None, .. }
+            | EventKind::JobFinished { .. } => Vec::new(),
         }
     }
 
     /// The text with the time since the job's start before it.
     pub fn stamped(&self, event: &Event, text: &str) -> String {
         let since = self.job.map_or(0.0, |job| job.seconds_until(At::of(event)));
-        format!("{} {text}", self.paint.dim(&offset(since)))
+        format!("{} {text}", self.style.dim(&offset(since)))
     }
 
     fn head(&self, event: &Event, job: &JobStarted) -> Vec<String> {
         let JobIdentity { name, release, build, .. } = &job.job;
-        let what = format!("{} on {}, build {}", safe(name), safe(release), safe(build));
-        let mut lines = vec![self.stamped(event, &format!("build-agent {}: {what}", safe(&job.agent)))];
+        let what =
+            format!("{} on {}, build {}", sanitize_line(name), sanitize_line(release), sanitize_line(build));
+        let mut lines =
+            vec![self.stamped(event, &format!("build-agent {}: {what}", sanitize_line(&job.agent)))];
         let runs: Vec<_> = job
             .plan
             .iter()
@@ -163,7 +176,9 @@ impl Steps {
         lines.push(self.stamped(event, &format!("will run: {}", runs.join(", "))));
         for planned in &job.plan {
             if let Some(why) = &planned.skip {
-                lines.push(self.stamped(event, &format!("{:<9}  left out: {}", planned.stage, safe(why))));
+                lines.push(
+                    self.stamped(event, &format!("{:<9}  left out: {}", planned.stage, sanitize_line(why))),
+                );
             }
         }
         lines
@@ -173,7 +188,7 @@ impl Steps {
         let findings = self.units.get(unit).map_or(&[][..], |running| &running.findings);
         let more = findings.iter().filter_map(|(rule, count)| {
             let rest = count.checked_sub(listing::SHOWN).filter(|rest| *rest > 0)?;
-            Some(format!("{} [{}]", listing::more(rest), safe(rule)))
+            Some(format!("{} [{}]", listing::more(rest), sanitize_line(rule)))
         });
         more.collect()
     }
@@ -195,7 +210,7 @@ impl Steps {
         };
         let ended = self.ended(outcome, took, &cases);
         self.told = first_line(outcome);
-        self.stamped(event, &format!("{:<9}  {}: {ended}", unit.stage, safe(&unit.name)))
+        self.stamped(event, &format!("{:<9}  {}: {ended}", unit.stage, sanitize_line(&unit.name)))
     }
 
     /// `passed (12s, 8 tests)`, `FAILED (2m03s): why`.
@@ -204,7 +219,7 @@ impl Steps {
             Outcome::Passed | Outcome::Skipped(_) => outcome.word().to_owned(),
             _ => outcome.word().to_uppercase(),
         };
-        let mut text = self.paint.outcome(outcome, &word);
+        let mut text = self.style.outcome(outcome, &word);
         if let Some(seconds) = seconds {
             text += &format!(" ({}{more})", duration(seconds));
         }
@@ -228,7 +243,7 @@ impl Steps {
                 return Vec::new();
             }
         }
-        let word = self.paint.level(finding.level, level_word(finding.level));
+        let word = self.style.level(finding.level, level_word(finding.level));
         let mut lines = vec![finding_line(finding, &word)];
         lines.extend(finding.hint.as_deref().map(hint_line));
         lines
@@ -236,11 +251,11 @@ impl Steps {
 
     fn task_failed(&self, event: &Event, failed: &TaskFailed) -> Vec<String> {
         let name = format!("{}:{}", failed.recipe, failed.task);
-        let word = self.paint.bad("FAILED");
+        let word = self.style.bad("FAILED");
         let mut lines =
-            vec![self.stamped(event, &format!("{:<9}  {}: {word}", failed.unit.stage, safe(&name)))];
+            vec![self.stamped(event, &format!("{:<9}  {}: {word}", failed.unit.stage, sanitize_line(&name)))];
         let skipped = failed.excerpt.len().saturating_sub(FIRST_LOOK);
-        lines.extend(failed.excerpt[skipped..].iter().map(|line| format!("    | {}", safe(line))));
+        lines.extend(failed.excerpt[skipped..].iter().map(|line| format!("    | {}", sanitize_line(line))));
         lines
     }
 }
@@ -249,18 +264,18 @@ impl Steps {
 pub fn finding_line(finding: &Finding, word: &str) -> String {
     let mut place = String::new();
     if let Some(file) = &finding.file {
-        place = format!("{}:", safe(&file.to_string_lossy()));
+        place = format!("{}:", sanitize_line(&file.to_string_lossy()));
         if let Some(line) = finding.line {
             place += &format!("{line}:");
         }
         place.push(' ');
     }
-    format!("{place}{word}: {} [{}]", safe(&finding.message), safe(&finding.rule))
+    format!("{place}{word}: {} [{}]", sanitize_line(&finding.message), sanitize_line(&finding.rule))
 }
 
 /// `signatures of the world: known already (4m51s saved)`, `…, again: asked BitBake, because …`.
 fn memo_words(memo: &Memo) -> String {
-    let mut text = safe(&memo.question).into_owned();
+    let mut text = sanitize_line(&memo.question).into_owned();
     if memo.repeat > 0 {
         text += ", again";
     }
@@ -277,28 +292,28 @@ fn memo_words(memo: &Memo) -> String {
         text += &format!(" ({} saved)", duration(saved));
     }
     if let Some(why) = &memo.why {
-        text += &format!(", because {}", safe(why));
+        text += &format!(", because {}", sanitize_line(why));
     }
     text
 }
 
 /// The first line of the reason, harmless.
 fn first_line(outcome: &Outcome) -> Option<String> {
-    outcome.reason()?.lines().next().map(|why| safe(why).into_owned())
+    outcome.reason()?.lines().next().map(|why| sanitize_line(why).into_owned())
 }
 
 fn hint_line(hint: &str) -> String {
-    format!("    hint: {}", safe(hint))
+    format!("    hint: {}", sanitize_line(hint))
 }
 
 fn repo_line(repo: &RepoReady) -> String {
-    let mut text = format!("checkout   {}: {}", safe(&repo.name), safe(&repo.how));
+    let mut text = format!("checkout   {}: {}", sanitize_line(&repo.name), sanitize_line(&repo.how));
     if let Some(wanted) = &repo.wanted {
-        text += &format!(" {}", safe(wanted));
+        text += &format!(" {}", sanitize_line(wanted));
     }
     match &repo.commit {
-        Some(commit) => text += &format!(" at {}", super::closing::short(commit)),
-        None => text += &format!(" from {}", safe(&repo.path.to_string_lossy())),
+        Some(commit) => text += &format!(" at {}", super::final_summary::short(commit)),
+        None => text += &format!(" from {}", sanitize_line(&repo.path.to_string_lossy())),
     }
     text
 }

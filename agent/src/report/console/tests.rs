@@ -7,19 +7,19 @@ use super::*;
 use crate::report::Summary;
 use crate::report::recorder::Sink;
 use crate::report::sample::{
-    at, case, check_layer, failing_job, fold, image, job_started, passing_job, with_share,
+    at, case, check_layer, failing_job, image, job_started, passing_job, reduce, with_share,
 };
-use agent_types::events::{Event, Level, TaskFailed, What};
+use agent_types::events::{Event, EventKind, Level, TaskFailed};
 use agent_types::outcome::{ExitStatus, Outcome};
 
 fn end(summary: &Summary) -> String {
-    closing(summary, Path::new("out"), Paint::PLAIN)
+    final_summary(summary, Path::new("out"), Style::PLAIN)
 }
 
 fn finished(mut events: Vec<Event>, exit: ExitStatus, outcome: Outcome) -> Summary {
-    events.retain(|event| !matches!(event.what, What::JobFinished { .. }));
-    events.push(at(200_000, What::JobFinished { exit, outcome }));
-    fold(&events)
+    events.retain(|event| !matches!(event.what, EventKind::JobFinished { .. }));
+    events.push(at(200_000, EventKind::JobFinished { exit, outcome }));
+    reduce(&events)
 }
 
 #[test]
@@ -58,12 +58,12 @@ reports    out/result.json  out/junit.xml  out/events.jsonl
 logs       out/logs
 repeat     build-agent run 'it'\\''s here.toml'
 ";
-    assert_eq!(end(&fold(&failing_job())), wanted);
+    assert_eq!(end(&reduce(&failing_job())), wanted);
 }
 
 #[test]
 fn the_end_tells_what_the_share_was_good_for() {
-    let text = end(&fold(&with_share()));
+    let text = end(&reduce(&with_share()));
     for wanted in [
         "cache      pull-request /efs/pr/12 (read-write): 0 objects read (0 bytes), 5 published (4.9 KiB), \
          2 present, 1 differing, 20 operations, waited 1s\n",
@@ -96,9 +96,9 @@ repeat     build-agent run 'it'\\''s here.toml'
 #[test]
 fn the_first_line_says_it_all() {
     let failed = || Outcome::Failed("check: one failed".into());
-    let mut killed = fold(&passing_job()[..3]);
+    let mut killed = reduce(&passing_job()[..3]);
     killed.interrupted();
-    let mut dirty = fold(&failing_job()[..1]);
+    let mut dirty = reduce(&failing_job()[..1]);
     dirty.job.dirty = true;
     let name = "meta-x on scarthgap (3f2a1b4c5d6e)";
     let table = [
@@ -143,7 +143,7 @@ fn many_and_long_failures_are_cut_to_what_a_person_reads() {
         let log: Vec<String> = (0..150).map(|line| format!("line {line}")).collect();
         events.push(at(
             1,
-            What::TaskFailed(TaskFailed {
+            EventKind::TaskFailed(TaskFailed {
                 unit: image(),
                 recipe: format!("recipe{n:02}"),
                 task: "do_compile".into(),
@@ -174,7 +174,10 @@ fn hostile_words_reach_no_terminal() {
     let evil = "\u{1b}[2J::set-output name=x::y\n::error::z\u{202e}\u{7}##[error]w";
     let mut events = failing_job();
     events.push(at(1, case(&check_layer(), evil, Outcome::Failed(evil.into()), evil)));
-    events.push(at(1, What::Notice { level: Level::Error, message: evil.into(), hint: Some(evil.into()) }));
+    events.push(at(
+        1,
+        EventKind::Notice { level: Level::Error, message: evil.into(), hint: Some(evil.into()) },
+    ));
     let mut summary = finished(events.clone(), ExitStatus::Failed, Outcome::Failed(evil.into()));
     summary.job.name = evil.into();
     summary.job.commit = Some(evil.into());
@@ -204,7 +207,7 @@ impl std::io::Write for Screen {
 
 fn live(events: &[Event]) -> String {
     let screen = Screen::default();
-    let mut plain = Plain::new(screen.clone(), Paint::PLAIN);
+    let mut plain = Plain::new(screen.clone(), Style::PLAIN);
     events.iter().for_each(|event| plain.event(event).unwrap());
     String::from_utf8(screen.0.lock().unwrap().clone()).unwrap()
 }
@@ -242,8 +245,8 @@ recipes-x/x/files/fix.patch:1: warning: the patch has no Upstream-Status [upstre
 
 #[test]
 fn colours_are_only_there_when_they_are_wanted() {
-    let summary = fold(&failing_job());
-    let coloured = closing(&summary, Path::new("out"), Paint { colour: true });
+    let summary = reduce(&failing_job());
+    let coloured = final_summary(&summary, Path::new("out"), Style { colour: true });
     assert!(coloured.starts_with("\u{1b}[1;31mERROR\u{1b}[0m  meta-x"), "{coloured}");
     assert!(!end(&summary).contains('\u{1b}'));
 }
@@ -257,5 +260,5 @@ fn the_json_console_prints_every_event_on_a_line() {
     let text = String::from_utf8(screen.0.lock().unwrap().clone()).unwrap();
     let read: Vec<Event> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(read, events);
-    assert!(events.iter().any(|event| matches!(event.what, What::Progress { .. })));
+    assert!(events.iter().any(|event| matches!(event.what, EventKind::Progress { .. })));
 }

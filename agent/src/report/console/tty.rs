@@ -7,12 +7,12 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::report::recorder::Sink;
 use crate::report::summary::At;
-use agent_types::events::{Event, Unit, What};
+use agent_types::events::{Event, EventKind, Unit};
 use agent_types::stage::Stage;
 
+use super::format::{Style, duration};
 use super::steps::Steps;
-use super::words::{Paint, duration};
-use agent_types::safe::safe;
+use agent_types::sanitize::sanitize_line;
 
 /// Draws on standard output. Nothing is drawn when that is no terminal.
 pub struct Terminal {
@@ -24,17 +24,17 @@ pub struct Terminal {
 }
 
 impl Terminal {
-    pub fn new(paint: Paint) -> Terminal {
+    pub fn new(style: Style) -> Terminal {
         let screen = MultiProgress::with_draw_target(ProgressDrawTarget::stdout());
         let status = screen.add(ProgressBar::no_length());
         // The templates are fixed texts; were one wrong, the default is still readable.
-        let style = ProgressStyle::with_template("{spinner} {elapsed_precise}  {wide_msg}");
-        status.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+        let progress_style = ProgressStyle::with_template("{spinner} {elapsed_precise}  {wide_msg}");
+        status.set_style(progress_style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
         status.enable_steady_tick(Duration::from_millis(200));
         let tasks = screen.add(ProgressBar::no_length());
-        let style = ProgressStyle::with_template("{wide_msg}");
-        tasks.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
-        Terminal { steps: Steps::new(paint), now: Now::default(), screen, status, tasks }
+        let progress_style = ProgressStyle::with_template("{wide_msg}");
+        tasks.set_style(progress_style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+        Terminal { steps: Steps::new(style), now: Now::default(), screen, status, tasks }
     }
 }
 
@@ -51,7 +51,7 @@ impl Sink for Terminal {
             self.status.set_message(self.now.status(At::of(event)));
             self.tasks.set_message(self.now.tasks());
         }
-        if matches!(event.what, What::JobFinished { .. }) {
+        if matches!(event.what, EventKind::JobFinished { .. }) {
             self.tasks.finish_and_clear();
             self.status.finish_and_clear();
         }
@@ -73,24 +73,24 @@ struct Now {
 impl Now {
     /// Whether the event changed anything.
     fn take(&mut self, event: &Event) -> bool {
-        if !matches!(event.what, What::Heartbeat { .. }) {
+        if !matches!(event.what, EventKind::Heartbeat { .. }) {
             self.silent = None;
         }
         match &event.what {
-            What::StageStarted { stage } => *self = Now { stage: Some(*stage), ..Now::default() },
-            What::UnitStarted { unit } => self.units.push((unit.clone(), At::of(event))),
-            What::UnitFinished { unit, .. } => {
+            EventKind::StageStarted { stage } => *self = Now { stage: Some(*stage), ..Now::default() },
+            EventKind::UnitStarted { unit } => self.units.push((unit.clone(), At::of(event))),
+            EventKind::UnitFinished { unit, .. } => {
                 self.units.retain(|(known, _)| known != unit);
                 if self.progress.as_ref().is_some_and(|(known, ..)| known == unit) {
                     self.progress = None;
                     self.running.clear();
                 }
             }
-            What::Progress { unit, done, total, running } => {
+            EventKind::Progress { unit, done, total, running } => {
                 self.progress = Some((unit.clone(), *done, *total));
                 self.running.clone_from(running);
             }
-            What::Heartbeat { silent_seconds, running } => {
+            EventKind::Heartbeat { silent_seconds, running } => {
                 self.silent = Some(*silent_seconds);
                 if self.running.is_empty() {
                     self.running = vec![running.clone()];
@@ -106,7 +106,7 @@ impl Now {
         let mut text = self.stage.map_or("starting", Stage::name).to_owned();
         if let Some((unit, since)) = self.units.first() {
             let took = duration(since.seconds_until(now));
-            text += &format!(": {} for {took}", safe(&unit.name));
+            text += &format!(": {} for {took}", sanitize_line(&unit.name));
         }
         if self.units.len() > 1 {
             text += &format!(" and {} more", self.units.len() - 1);
@@ -122,7 +122,7 @@ impl Now {
 
     /// `2 running: zlib:do_compile, bash:do_fetch`.
     fn tasks(&self) -> String {
-        let names: Vec<_> = self.running.iter().map(|task| safe(task)).collect();
+        let names: Vec<_> = self.running.iter().map(|task| sanitize_line(task)).collect();
         match names.len() {
             0 => String::new(),
             number => format!("  {number} running: {}", names.join(", ")),
@@ -138,13 +138,13 @@ mod tests {
 
     #[test]
     fn the_status_follows_the_events() {
-        let progress = What::Progress {
+        let progress = EventKind::Progress {
             unit: image(),
             done: 812,
             total: 3412,
             running: vec!["zlib:do_compile".into(), "\u{1b}[2Jbash:do_fetch".into()],
         };
-        let heartbeat = What::Heartbeat { silent_seconds: 300, running: "bitbake".into() };
+        let heartbeat = EventKind::Heartbeat { silent_seconds: 300, running: "bitbake".into() };
         let running = "  2 running: zlib:do_compile, bash:do_fetch";
         let script = [
             (started(Stage::Build), "build", ""),

@@ -124,13 +124,14 @@ async fn repos_come_into_place_and_bitbake_is_found_in_them() {
     let ready: Vec<_> = events
         .iter()
         .filter_map(|what| match what {
-            What::Repo(ready) => Some((ready.name.as_str(), ready.how.as_str())),
+            EventKind::Repo(ready) => Some((ready.name.as_str(), ready.how.as_str())),
             _ => None,
         })
         .collect();
     assert_eq!(ready.len(), 2);
     assert!(ready.contains(&("poky", "cloned")) && ready.contains(&("local", "local")), "{ready:?}");
-    let finished = |what: &&What| matches!(what, What::UnitFinished { outcome: Outcome::Passed, .. });
+    let finished =
+        |what: &&EventKind| matches!(what, EventKind::UnitFinished { outcome: Outcome::Passed, .. });
     assert_eq!(events.iter().filter(finished).count(), 2);
     look(&settings, &bench.runner).await.unwrap();
     assert!(bench.notices().await.iter().any(|notice| notice.contains("no git commit")));
@@ -236,7 +237,8 @@ async fn all_mistakes_are_told_at_once_with_what_is_there() {
     assert!(error.message.contains("no conf/layer.conf in `meta-pokey`"), "{error}");
     assert!(error.hint.as_ref().unwrap().starts_with("layers there are: meta-poky"), "{error}");
     assert!(error.causes[0].contains("`repos.away.path`"), "{error}");
-    let not_run = |what: &&What| matches!(what, What::UnitFinished { outcome: Outcome::NotRun(_), .. });
+    let not_run =
+        |what: &&EventKind| matches!(what, EventKind::UnitFinished { outcome: Outcome::NotRun(_), .. });
     assert_eq!(bench.events().await.iter().filter(not_run).count(), 2);
 }
 

@@ -2,7 +2,7 @@
 
 use agent_process::{Command, ExitReason, LineHandler, Runner};
 use agent_types::error::Result;
-use agent_types::events::What;
+use agent_types::events::EventKind;
 use agent_yocto::conf_syntax::Word;
 use agent_yocto::dependency_versions;
 use agent_yocto::foundation::Candidate;
@@ -40,7 +40,7 @@ pub async fn add(configured: &Configured, candidates: &mut [Candidate], runner: 
 struct LayerDepends(Vec<(String, Vec<String>)>);
 
 impl LineHandler for LayerDepends {
-    fn line(&mut self, line: &str) -> Vec<What> {
+    fn line(&mut self, line: &str) -> Vec<EventKind> {
         let assignment = line.strip_prefix("LAYERDEPENDS_").and_then(|rest| rest.split_once("=\""));
         if let Some((collection, value)) = assignment
             && let Some(value) = value.strip_suffix('"')

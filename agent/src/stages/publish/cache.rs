@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use crate::stages;
 use agent_cache::publish::{self, Published, Tally};
 use agent_process::Interrupt;
-use agent_types::events::{Emitter, Unit, What};
+use agent_types::events::{Emitter, EventKind, Unit};
 use agent_types::outcome::Outcome;
-use agent_types::safe::harmless;
+use agent_types::sanitize::sanitize;
 use agent_types::stage::Stage;
 use agent_types::tiers::Tiers;
 use agent_types::words::{bytes, count};
@@ -26,7 +26,7 @@ const LAST: Duration = Duration::from_secs(10);
 pub async fn run(sources: Sources, tiers: &Tiers, events: &Emitter, interrupt: &Interrupt) -> Published {
     let unit = Unit::new(Stage::Publish, "cache publish");
     if tiers.write.is_some() {
-        events.emit(What::UnitStarted { unit: unit.clone() }).await;
+        events.emit(EventKind::UnitStarted { unit: unit.clone() }).await;
     }
     let begun = Instant::now();
     let tally = Arc::new(Tally::default());
@@ -39,10 +39,10 @@ pub async fn run(sources: Sources, tiers: &Tiers, events: &Emitter, interrupt: &
         .await;
     if let Some(tier) = &tiers.write {
         let counts = published.counts;
-        events.emit(What::CachePublished { tier: tier.kind, counts }).await;
+        events.emit(EventKind::CachePublished { tier: tier.kind, counts }).await;
         tell(&published, tier.share.root(), begun.elapsed(), events).await;
         let outcome = outcome(&published, hung);
-        events.emit(What::UnitFinished { unit, outcome, log: None, excerpt: Vec::new() }).await;
+        events.emit(EventKind::UnitFinished { unit, outcome, log: None, excerpt: Vec::new() }).await;
     }
     published
 }
@@ -73,7 +73,7 @@ fn outcome(published: &Published, hung: Option<String>) -> Outcome {
     let nothing = counts.published + counts.present + counts.differing == 0;
     let wanted = counts.failed + counts.left > 0;
     match hung.or_else(|| published.trouble.as_ref().map(|trouble| trouble.reason.clone())) {
-        Some(why) if nothing && wanted => Outcome::Skipped(harmless(&why).into_owned()),
+        Some(why) if nothing && wanted => Outcome::Skipped(sanitize(&why).into_owned()),
         _ => Outcome::Passed,
     }
 }
@@ -98,7 +98,7 @@ async fn tell(published: &Published, share: &Path, took: Duration, events: &Emit
     match &published.trouble {
         Some(trouble) => {
             let message = format!("the share did not take all: {message}; {}", trouble.reason);
-            events.warn(harmless(&message), Some(trouble.kind.hint().into())).await;
+            events.warn(sanitize(&message), Some(trouble.kind.hint().into())).await;
         }
         None if counts.left > 0 => {
             let hint = "the next build publishes the rest; [limits] grace is the time for it after a stop";
@@ -117,7 +117,7 @@ async fn tell_alarms(published: &Published, events: &Emitter) {
             some(&published.alarming, published.alarms)
         );
         let hint = "compare them: either upstream has changed a released file, or one of the two is wrong";
-        events.warn(harmless(&message), Some(hint.into())).await;
+        events.warn(sanitize(&message), Some(hint.into())).await;
     }
     if published.refusals > 0 {
         let message = format!(
@@ -125,7 +125,7 @@ async fn tell_alarms(published: &Published, events: &Emitter) {
             count(published.refusals, "local file"),
             some(&published.refused, published.refusals)
         );
-        events.warn(harmless(&message), None).await;
+        events.warn(sanitize(&message), None).await;
     }
 }
 
@@ -160,7 +160,7 @@ mod tests {
             let counts = CacheCounts { published, left, ..CacheCounts::default() };
             let published = Published { counts, trouble, ..Published::default() };
             let found = outcome(&published, hung);
-            assert!(found.is_fine());
+            assert!(found.is_success());
             assert_eq!(found, wanted, "{published:?}");
         }
     }

@@ -20,7 +20,7 @@ use agent_fs::tree::{Identity, Leads, Tree};
 use agent_process::{Interrupt, Interrupted};
 use agent_types::artifact::{ArtifactRule, Destination};
 use agent_types::error::{Class, Error, Result};
-use agent_types::events::{Artifact, Emitter, Finding, JobIdentity, Level, Unit, What};
+use agent_types::events::{Artifact, Emitter, EventKind, Finding, JobIdentity, Level, Unit};
 use agent_types::outcome::Outcome;
 
 /// Files on their way at a time. Small files wait for answers more than for bandwidth; the bytes in
@@ -121,7 +121,7 @@ impl Publication<'_> {
         }
         self.write_index(&place, &index_key, content, interrupt).await?;
         events
-            .emit(What::Published {
+            .emit(EventKind::Published {
                 destination: place.shown(&place.key("")),
                 index: place.shown(&index_key),
                 objects: index.totals.objects,
@@ -234,7 +234,12 @@ impl Publication<'_> {
                     objects.push(object(file, facts));
                     let done = objects.len() as u64;
                     events
-                        .emit(What::Progress { unit: self.unit.clone(), done, total, running: Vec::new() })
+                        .emit(EventKind::Progress {
+                            unit: self.unit.clone(),
+                            done,
+                            total,
+                            running: Vec::new(),
+                        })
                         .await;
                 }
                 Some((_, Err(Failure::File(problem)))) => problems.push(problem),
@@ -258,7 +263,7 @@ impl Publication<'_> {
             Place::Directory { .. } => place.shown(&file.key),
         };
         events
-            .emit(What::Artifact(Artifact {
+            .emit(EventKind::Artifact(Artifact {
                 path: file.text.clone().into(),
                 key: Some(key),
                 bytes: facts.bytes,
@@ -273,7 +278,7 @@ impl Publication<'_> {
         for (path, link) in &collected.links {
             let object = link_object(path, link, collected);
             events
-                .emit(What::Artifact(Artifact {
+                .emit(EventKind::Artifact(Artifact {
                     path: object.path.clone().into(),
                     key: None,
                     bytes: 0,
@@ -289,7 +294,7 @@ impl Publication<'_> {
     async fn failed(&self, problems: Vec<Problem>, events: &Emitter) -> Outcome {
         for problem in &problems {
             events
-                .emit(What::Finding(Finding {
+                .emit(EventKind::Finding(Finding {
                     unit: self.unit.clone(),
                     level: Level::Error,
                     rule: "artifact-unpublished".into(),

@@ -34,7 +34,7 @@ impl World {
     }
 
     /// Publishes by rules, `?` in front of one that is not required; also gives the events.
-    async fn publish(&self, rules: &[&str], interrupt: &Interrupt) -> (Result<Outcome>, Vec<What>) {
+    async fn publish(&self, rules: &[&str], interrupt: &Interrupt) -> (Result<Outcome>, Vec<EventKind>) {
         let rules: Vec<ArtifactRule> = rules
             .iter()
             .map(|rule| ArtifactRule {
@@ -113,9 +113,9 @@ async fn a_tree_arrives_with_its_index() {
     assert!(object("d/loop").dangling);
     assert_eq!((index.totals.objects, index.totals.bytes, index.totals.links), (3, 4, 3));
 
-    let artifacts = events.iter().filter(|what| matches!(what, What::Artifact(_))).count();
+    let artifacts = events.iter().filter(|what| matches!(what, EventKind::Artifact(_))).count();
     assert_eq!(artifacts, 6);
-    assert!(matches!(events.last(), Some(What::Published { objects: 3, links: 3, .. })));
+    assert!(matches!(events.last(), Some(EventKind::Published { objects: 3, links: 3, .. })));
     // Also an event with a hostile name is one line of JSON.
     events.iter().for_each(|what| assert!(!serde_json::to_string(what).unwrap().contains('\n')));
 }
@@ -147,7 +147,8 @@ async fn a_rule_that_is_not_required_may_match_nothing() {
     let world = World::new(&[("d/a", "1")]);
     let (outcome, events) = world.publish(&["d/*", "?images/**"], &Interrupt::new(None)).await;
     assert_eq!(outcome.unwrap(), Outcome::Passed);
-    let told = |what: &What| matches!(what, What::Notice { message, .. } if message.contains("images/**"));
+    let told =
+        |what: &EventKind| matches!(what, EventKind::Notice { message, .. } if message.contains("images/**"));
     assert!(events.iter().any(told), "{events:?}");
 
     let world = World::new(&[("d/a", "1")]);
@@ -164,7 +165,7 @@ async fn one_bad_file_fails_the_whole_but_not_the_others() {
     assert_eq!(world.published(), ["a%0Ab", "good"]);
     assert_eq!(fs_err::read_to_string(world.out().join("meta-x/scarthgap/1/a%0Ab")).unwrap(), "plain");
     assert_eq!(world.index(), None);
-    assert_eq!(events.iter().filter(|what| matches!(what, What::Finding(_))).count(), 2);
+    assert_eq!(events.iter().filter(|what| matches!(what, EventKind::Finding(_))).count(), 2);
 }
 
 #[tokio::test]

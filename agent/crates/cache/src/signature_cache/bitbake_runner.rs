@@ -18,7 +18,7 @@ use agent_fs::remove;
 use agent_process::{
     Command, CommandOutcome, ExitReason, Interrupt, LineHandler, MARKER, MountNamespace, Runner, User, cgroup,
 };
-use agent_types::events::What;
+use agent_types::events::EventKind;
 use agent_yocto::server;
 
 use super::bitbake_shim::SIGNATURES;
@@ -89,7 +89,7 @@ struct Capture {
 }
 
 impl LineHandler for Capture {
-    fn line(&mut self, _: &str) -> Vec<What> {
+    fn line(&mut self, _: &str) -> Vec<EventKind> {
         Vec::new()
     }
 

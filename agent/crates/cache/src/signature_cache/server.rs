@@ -12,7 +12,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
 
 use agent_process::Interrupt;
-use agent_types::events::{Emitter, Memo, MemoOutcome, Recipes, Unit, What};
+use agent_types::events::{Emitter, EventKind, Memo, MemoOutcome, Recipes, Unit};
 use agent_yocto::check_layer::Kind;
 
 use super::bitbake_runner::BitbakeRunner;
@@ -240,13 +240,13 @@ async fn answer(mut stream: UnixStream, shared: &Arc<Shared>) -> io::Result<()> 
                 }
                 // The check is being stopped; the shim ends when it hears nothing.
                 (None, why, _) => {
-                    shared.events.emit(What::Memo(told(MemoOutcome::Miss, Some(why), None))).await;
+                    shared.events.emit(EventKind::Memo(told(MemoOutcome::Miss, Some(why), None))).await;
                     return Ok(());
                 }
             }
         }
     };
-    shared.events.emit(What::Memo(memo)).await;
+    shared.events.emit(EventKind::Memo(memo)).await;
     send(&mut stream, &reply).await
 }
 

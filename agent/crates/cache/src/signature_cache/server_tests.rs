@@ -133,7 +133,7 @@ impl Scene {
 
     async fn memo(&mut self) -> Memo {
         loop {
-            if let What::Memo(memo) = self.events.recv().await.unwrap().what {
+            if let EventKind::Memo(memo) = self.events.recv().await.unwrap().what {
                 return memo;
             }
         }

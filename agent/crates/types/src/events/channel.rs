@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 
 use crate::stage::Stage;
 
-use super::{Event, Level, Unit, What};
+use super::{Event, EventKind, Level, Unit};
 
 /// The stages' end of the channel. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -27,13 +27,13 @@ struct Activity {
 const MOST_RUNNING: usize = 3;
 
 impl Activity {
-    fn note(&mut self, what: &What) {
+    fn note(&mut self, what: &EventKind) {
         match what {
-            What::StageStarted { stage } => self.stage = Some(*stage),
-            What::StageFinished { stage, .. } if self.stage == Some(*stage) => self.stage = None,
-            What::UnitStarted { unit } => self.units.push((unit.clone(), Vec::new())),
-            What::UnitFinished { unit, .. } => self.units.retain(|(known, _)| known != unit),
-            What::Progress { unit, running, .. } => {
+            EventKind::StageStarted { stage } => self.stage = Some(*stage),
+            EventKind::StageFinished { stage, .. } if self.stage == Some(*stage) => self.stage = None,
+            EventKind::UnitStarted { unit } => self.units.push((unit.clone(), Vec::new())),
+            EventKind::UnitFinished { unit, .. } => self.units.retain(|(known, _)| known != unit),
+            EventKind::Progress { unit, running, .. } => {
                 if let Some((_, known)) = self.units.iter_mut().find(|(known, _)| known == unit) {
                     known.clone_from(running);
                 }
@@ -64,7 +64,7 @@ impl Activity {
 impl Emitter {
     /// Sends the event with the present time. Waits when listeners are behind, so that a flood of
     /// output slows its source down and not the memory up.
-    pub async fn emit(&self, what: What) {
+    pub async fn emit(&self, what: EventKind) {
         self.activity().note(&what);
         // A closed channel means that the job is over; there is nobody left to tell.
         let _ = self.sender.send(Event::now(what)).await;
@@ -81,11 +81,11 @@ impl Emitter {
     }
 
     pub async fn info(&self, message: impl Into<String>) {
-        self.emit(What::Notice { level: Level::Info, message: message.into(), hint: None }).await;
+        self.emit(EventKind::Notice { level: Level::Info, message: message.into(), hint: None }).await;
     }
 
     pub async fn warn(&self, message: impl Into<String>, hint: Option<String>) {
-        self.emit(What::Notice { level: Level::Warning, message: message.into(), hint }).await;
+        self.emit(EventKind::Notice { level: Level::Warning, message: message.into(), hint }).await;
     }
 }
 
@@ -105,13 +105,13 @@ mod tests {
         let (events, _received) = channel();
         let check = Unit::new(Stage::Check, "yocto-check-layer meta-x");
         let image = Unit::new(Stage::Build, "core-image-minimal");
-        let progress = |unit: &Unit, running: &[&str]| What::Progress {
+        let progress = |unit: &Unit, running: &[&str]| EventKind::Progress {
             unit: unit.clone(),
             done: 1,
             total: 9,
             running: running.iter().map(|name| (*name).to_owned()).collect(),
         };
-        let finished = |unit: &Unit| What::UnitFinished {
+        let finished = |unit: &Unit| EventKind::UnitFinished {
             unit: unit.clone(),
             outcome: Outcome::Passed,
             log: None,
@@ -119,19 +119,19 @@ mod tests {
         };
         assert_eq!(events.what_runs(), "the job");
         for (what, wanted) in [
-            (What::StageStarted { stage: Stage::Check }, "check"),
-            (What::UnitStarted { unit: check.clone() }, "yocto-check-layer meta-x"),
+            (EventKind::StageStarted { stage: Stage::Check }, "check"),
+            (EventKind::UnitStarted { unit: check.clone() }, "yocto-check-layer meta-x"),
             (progress(&check, &["test_world"]), "yocto-check-layer meta-x (test_world)"),
             (progress(&image, &["of nothing that was begun"]), "yocto-check-layer meta-x (test_world)"),
             (
-                What::UnitStarted { unit: image.clone() },
+                EventKind::UnitStarted { unit: image.clone() },
                 "yocto-check-layer meta-x (test_world), core-image-minimal",
             ),
             (finished(&check), "core-image-minimal"),
             (progress(&image, &["a", "b", "c"]), "core-image-minimal (a, b, c)"),
             (progress(&image, &["a", "b", "c", "d", "e"]), "core-image-minimal (a, b, c and 2 more)"),
             (finished(&image), "check"),
-            (What::StageFinished { stage: Stage::Check, outcome: Outcome::Passed }, "the job"),
+            (EventKind::StageFinished { stage: Stage::Check, outcome: Outcome::Passed }, "the job"),
         ] {
             events.emit(what).await;
             assert_eq!(events.what_runs(), wanted);

@@ -97,7 +97,7 @@ fn of_no_use(unit: &Unit, rule: &str, message: String) -> Finding {
 
 /// All tests count; those that should have run and did not count as failures.
 fn outcome_of(cases: &[super::JudgedCase]) -> Outcome {
-    let first = cases.iter().find(|case| !case.outcome.is_fine());
+    let first = cases.iter().find(|case| !case.outcome.is_success());
     match first {
         Some(case) => {
             Outcome::Failed(format!("{}: {}", case.name, case.outcome.reason().unwrap_or("failed")))

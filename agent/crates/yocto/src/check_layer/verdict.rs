@@ -72,7 +72,7 @@ impl Verdict {
             let kinds = Kinds::from(Kind::ALL);
             return vec![Ground { what: "its end".into(), kinds, compares: false }];
         }
-        let wrong = self.cases.iter().filter(|case| !case.outcome.is_fine());
+        let wrong = self.cases.iter().filter(|case| !case.outcome.is_success());
         let ground = |case: &JudgedCase| Ground {
             what: case.name.clone(),
             kinds: rests_on(&case.name, &case.message),
@@ -140,7 +140,7 @@ impl Run<'_> {
             }
             None => return Err(self.contradiction("exit status 0 without a summary for the layer")),
         }
-        if let Some(case) = cases.iter().find(|case| !case.outcome.is_fine()) {
+        if let Some(case) = cases.iter().find(|case| !case.outcome.is_success()) {
             let what = format!("PASS, but {} is {}", case.id(), case.outcome.word());
             return Err(self.contradiction(&what));
         }

@@ -9,16 +9,16 @@ use std::thread::{self, JoinHandle};
 
 use crate::report::recorder::Sink;
 use agent_process::Interrupt;
-use agent_types::events::{Event, What};
+use agent_types::events::{Event, EventKind};
 
-use super::patience::{LOOK, Patience};
+use super::output_timeout::{LOOK, OutputTimeout};
 
 /// Events on their way to the console.
 const ROOM: usize = 256;
 
 /// Passes events on to another sink, in order. While the job goes on, it waits for that sink as long
 /// as it takes; a job that has to stop does not.
-pub struct Apart {
+pub struct ThreadedSink {
     name: &'static str,
     /// `None` after the last event.
     sender: Option<SyncSender<Event>>,
@@ -28,8 +28,8 @@ pub struct Apart {
     interrupt: Interrupt,
 }
 
-impl Apart {
-    pub fn new(mut sink: Box<dyn Sink>, interrupt: Interrupt) -> Apart {
+impl ThreadedSink {
+    pub fn new(mut sink: Box<dyn Sink>, interrupt: Interrupt) -> ThreadedSink {
         let name = sink.name();
         let (sender, receiver) = sync_channel::<Event>(ROOM);
         let taken = Arc::new(AtomicU64::new(0));
@@ -41,24 +41,24 @@ impl Apart {
             }
             Ok(())
         });
-        Apart { name, sender: Some(sender), thread: Some(thread), taken, interrupt }
+        ThreadedSink { name, sender: Some(sender), thread: Some(thread), taken, interrupt }
     }
 
     fn pass_on(&self, mut event: Event) -> io::Result<()> {
         let Some(sender) = &self.sender else { return Ok(()) };
-        let mut patience = Patience::new(&self.interrupt);
+        let mut timeout = OutputTimeout::new(&self.interrupt);
         loop {
             event = match sender.try_send(event) {
                 Ok(()) => return Ok(()),
                 Err(TrySendError::Full(event)) => event,
                 Err(TrySendError::Disconnected(_)) => return Err(ErrorKind::BrokenPipe.into()),
             };
-            self.wait(&mut patience)?;
+            self.wait(&mut timeout)?;
         }
     }
 
-    fn wait(&self, patience: &mut Patience) -> io::Result<()> {
-        if !patience.lasts(self.taken.load(Ordering::Relaxed)) {
+    fn wait(&self, timeout: &mut OutputTimeout) -> io::Result<()> {
+        if !timeout.lasts(self.taken.load(Ordering::Relaxed)) {
             return Err(io::Error::new(ErrorKind::TimedOut, "nobody reads it, and the job has to stop"));
         }
         thread::sleep(LOOK);
@@ -68,9 +68,9 @@ impl Apart {
     /// Waits until the sink has taken all, and says what went wrong with it.
     fn end(&mut self) -> io::Result<()> {
         self.sender = None;
-        let mut patience = Patience::new(&self.interrupt);
+        let mut timeout = OutputTimeout::new(&self.interrupt);
         while self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
-            self.wait(&mut patience)?;
+            self.wait(&mut timeout)?;
         }
         match self.thread.take().map(JoinHandle::join) {
             Some(Ok(done)) => done,
@@ -80,14 +80,14 @@ impl Apart {
     }
 }
 
-impl Sink for Apart {
+impl Sink for ThreadedSink {
     fn name(&self) -> &'static str {
         self.name
     }
 
     fn event(&mut self, event: &Event) -> io::Result<()> {
         match self.pass_on(event.clone()) {
-            Ok(()) if matches!(event.what, What::JobFinished { .. }) => self.end(),
+            Ok(()) if matches!(event.what, EventKind::JobFinished { .. }) => self.end(),
             // What broke the sink says more than that it is gone.
             Err(error) if error.kind() == ErrorKind::BrokenPipe => self.end().and(Err(error)),
             done => done,
@@ -106,12 +106,12 @@ mod tests {
     use agent_types::outcome::{ExitStatus, Outcome};
 
     fn notice(message: &str) -> Event {
-        let what = What::Notice { level: Level::Info, message: message.into(), hint: None };
+        let what = EventKind::Notice { level: Level::Info, message: message.into(), hint: None };
         Event::now(what)
     }
 
     fn last() -> Event {
-        let what = What::JobFinished { exit: ExitStatus::Passed, outcome: Outcome::Passed };
+        let what = EventKind::JobFinished { exit: ExitStatus::Passed, outcome: Outcome::Passed };
         Event::now(what)
     }
 
@@ -136,11 +136,12 @@ mod tests {
     fn all_events_come_in_order_and_the_end_waits_for_them() {
         let heard = Arc::new(Mutex::new(Vec::new()));
         let (go, go_on) = mpsc::channel();
-        let mut apart = Apart::new(Box::new(Slow { heard: heard.clone(), go_on }), Interrupt::new(None));
+        let mut sink =
+            ThreadedSink::new(Box::new(Slow { heard: heard.clone(), go_on }), Interrupt::new(None));
         let mut events: Vec<Event> = (0..3 * ROOM).map(|number| notice(&number.to_string())).collect();
         events.push(last());
         let going = thread::spawn(move || (0..=3 * ROOM).for_each(|_| go.send(()).unwrap()));
-        events.iter().for_each(|event| apart.event(event).unwrap());
+        events.iter().for_each(|event| sink.event(event).unwrap());
         going.join().unwrap();
         assert_eq!(*heard.lock().unwrap(), events);
     }
@@ -149,21 +150,22 @@ mod tests {
     fn a_reader_who_does_not_read_cannot_keep_a_stopped_job() {
         let (_go, go_on) = mpsc::channel();
         let interrupt = Interrupt::new(None);
-        let mut apart = Apart::new(Box::new(Slow { heard: Arc::default(), go_on }), interrupt.clone());
+        let mut sink = ThreadedSink::new(Box::new(Slow { heard: Arc::default(), go_on }), interrupt.clone());
         // One is with the sink, the others wait; there is no room for more.
-        (0..=ROOM).for_each(|_| apart.event(&notice("x")).unwrap());
+        (0..=ROOM).for_each(|_| sink.event(&notice("x")).unwrap());
         interrupt.signal();
         interrupt.signal();
-        let error = (0..2).find_map(|_| apart.event(&notice("y")).err()).expect("it gives up");
+        let error = (0..2).find_map(|_| sink.event(&notice("y")).err()).expect("it gives up");
         assert_eq!(error.kind(), ErrorKind::TimedOut);
     }
 
     #[test]
     fn what_broke_the_sink_is_told() {
         let (go, go_on) = mpsc::channel();
-        let mut apart = Apart::new(Box::new(Slow { heard: Arc::default(), go_on }), Interrupt::new(None));
+        let mut sink =
+            ThreadedSink::new(Box::new(Slow { heard: Arc::default(), go_on }), Interrupt::new(None));
         drop(go);
-        let error = (0..).find_map(|_| apart.event(&notice("x")).err()).unwrap();
+        let error = (0..).find_map(|_| sink.event(&notice("x")).err()).unwrap();
         assert_eq!(error.to_string(), "the sink broke");
     }
 }

@@ -4,14 +4,14 @@ use std::path::Path;
 
 use crate::report::cache::{TierResult, counts_by_name};
 use crate::report::summary::{StageError, StageResult, Summary};
-use crate::report::tally::{Suite, Totals, suites};
+use crate::report::totals::{Suite, Totals, suites};
 use agent_types::events::{JobIdentity, Level};
 use agent_types::outcome::{ExitStatus, Outcome};
 
 use super::failures::{Failure, failures};
+use super::format::{Style, duration, level_word};
 use super::steps::finding_line;
-use super::words::{Paint, duration, level_word};
-use agent_types::safe::{harmless, safe};
+use agent_types::sanitize::{sanitize, sanitize_line};
 use agent_types::words::{bytes, count};
 
 /// Failures that are shown with the lines that matter; the others only by name.
@@ -21,20 +21,20 @@ const NAMES: usize = 10;
 
 /// The closing text of a job, with line ends: the verdict, the stages, what failed and why, and
 /// where everything lies. `out` is the output directory as people should read it.
-pub fn closing(summary: &Summary, out: &Path, paint: Paint) -> String {
+pub fn final_summary(summary: &Summary, out: &Path, style: Style) -> String {
     let suites = suites(summary);
     let failures = failures(summary, &suites);
     let mut text = Text::default();
-    text.line(verdict(summary, &failures, paint));
-    text.paragraph(summary.stages.iter().map(|stage| stage_line(stage, &suites, paint)));
+    text.line(verdict(summary, &failures, style));
+    text.paragraph(summary.stages.iter().map(|stage| stage_line(stage, &suites, style)));
     for (index, failure) in failures.iter().take(IN_FULL).enumerate() {
-        text.paragraph(failure_lines(index + 1, failure, out, paint));
+        text.paragraph(failure_lines(index + 1, failure, out, style));
     }
     text.paragraph(more_failures(&failures));
     for error in summary.errors.iter().take(NAMES) {
-        text.paragraph(error_lines(error, paint));
+        text.paragraph(error_lines(error, style));
     }
-    text.paragraph(warnings(summary, paint));
+    text.paragraph(warnings(summary, style));
     text.paragraph(facts(summary, out));
     text.0
 }
@@ -65,17 +65,19 @@ pub fn job_name(job: &JobIdentity) -> String {
         Some(commit) => short(commit),
         None => "not in git".to_owned(),
     };
-    format!("{} on {} ({commit})", safe(&job.name), safe(&job.release))
+    format!("{} on {} ({commit})", sanitize_line(&job.name), sanitize_line(&job.release))
 }
 
 /// The first twelve digits of a commit, which is what people compare.
 pub fn short(commit: &str) -> String {
-    safe(commit).chars().take(12).collect()
+    sanitize_line(commit).chars().take(12).collect()
 }
 
-fn verdict(summary: &Summary, failures: &[Failure], paint: Paint) -> String {
-    let why =
-        || safe(summary.outcome.reason().unwrap_or_default().lines().next().unwrap_or_default()).into_owned();
+fn verdict(summary: &Summary, failures: &[Failure], style: Style) -> String {
+    let why = || {
+        sanitize_line(summary.outcome.reason().unwrap_or_default().lines().next().unwrap_or_default())
+            .into_owned()
+    };
     // The error that decided the exit status; the outcome may speak of something else.
     let decisive = || {
         summary
@@ -85,26 +87,26 @@ fn verdict(summary: &Summary, failures: &[Failure], paint: Paint) -> String {
             .map_or_else(why, said)
     };
     let (word, about) = match summary.exit {
-        _ if !summary.complete => (paint.bad("INTERRUPTED"), why()),
-        ExitStatus::Passed => (paint.good("PASSED"), numbers(&Totals::of(summary))),
-        ExitStatus::Failed if matches!(summary.outcome, Outcome::NotRun(_)) => (paint.warn("NOT RUN"), why()),
-        ExitStatus::Failed => (paint.bad("FAILED"), names(failures).unwrap_or_else(why)),
-        ExitStatus::OutOfTime => (paint.bad("TIMED OUT"), decisive()),
-        ExitStatus::Cancelled => (paint.bad("CANCELLED"), decisive()),
+        _ if !summary.complete => (style.bad("INTERRUPTED"), why()),
+        ExitStatus::Passed => (style.good("PASSED"), numbers(&Totals::of(summary))),
+        ExitStatus::Failed if matches!(summary.outcome, Outcome::NotRun(_)) => (style.warn("NOT RUN"), why()),
+        ExitStatus::Failed => (style.bad("FAILED"), names(failures).unwrap_or_else(why)),
+        ExitStatus::OutOfTime => (style.bad("TIMED OUT"), decisive()),
+        ExitStatus::Cancelled => (style.bad("CANCELLED"), decisive()),
         ExitStatus::Usage | ExitStatus::Machine | ExitStatus::Upstream | ExitStatus::Internal => {
             let meaning = summary.exit.meaning();
-            (paint.bad("ERROR"), format!("{meaning}: {}", decisive()))
+            (style.bad("ERROR"), format!("{meaning}: {}", decisive()))
         }
     };
     format!("{word}  {}: {about}", job_name(&summary.job))
 }
 
 fn said(error: &StageError) -> String {
-    safe(&error.error.message).into_owned()
+    sanitize_line(&error.error.message).into_owned()
 }
 
 fn names(failures: &[Failure]) -> Option<String> {
-    let first = safe(&failures.first()?.name).into_owned();
+    let first = sanitize_line(&failures.first()?.name).into_owned();
     Some(match failures.len() - 1 {
         0 => first,
         more => format!("{first} and {more} more"),
@@ -119,29 +121,31 @@ fn numbers(totals: &Totals) -> String {
     text
 }
 
-fn stage_line(stage: &StageResult, suites: &[Suite], paint: Paint) -> String {
+fn stage_line(stage: &StageResult, suites: &[Suite], style: Style) -> String {
     let Some(outcome) = &stage.outcome else { return format!("  {:<9}  running", stage.stage) };
-    let word = paint.outcome(outcome, &format!("{:<9}", outcome.word()));
+    let word = style.outcome(outcome, &format!("{:<9}", outcome.word()));
     let took = stage.seconds.map(duration).unwrap_or_default();
     let tests = suites.iter().flat_map(|suite| &suite.tests);
     let tests: Vec<_> =
         tests.filter(|test| test.unit.is_some_and(|unit| unit.stage == stage.stage)).collect();
-    let fine = tests.iter().filter(|test| test.status.is_fine()).count();
+    let fine = tests.iter().filter(|test| test.status.is_success()).count();
     let mut notes: Vec<String> = Vec::new();
     if !tests.is_empty() {
         notes.push(format!("{fine} of {}", tests.len()));
     }
-    notes.extend(outcome.reason().and_then(|why| why.lines().next()).map(|why| safe(why).into_owned()));
+    notes.extend(
+        outcome.reason().and_then(|why| why.lines().next()).map(|why| sanitize_line(why).into_owned()),
+    );
     format!("  {:<9}  {word}  {took:>8}  {}", stage.stage, notes.join("  ")).trim_end().to_owned()
 }
 
-fn failure_lines(number: usize, failure: &Failure, out: &Path, paint: Paint) -> Vec<String> {
-    let word = paint.outcome(failure.outcome, failure.outcome.word());
-    let mut lines = vec![format!("{number}) {}: {word}", safe(&failure.title))];
-    lines.extend(failure.reason.iter().map(|line| format!("   {}", safe(line))));
-    lines.extend(failure.lines.iter().map(|line| format!("   | {}", safe(line))));
+fn failure_lines(number: usize, failure: &Failure, out: &Path, style: Style) -> Vec<String> {
+    let word = style.outcome(failure.outcome, failure.outcome.word());
+    let mut lines = vec![format!("{number}) {}: {word}", sanitize_line(&failure.title))];
+    lines.extend(failure.reason.iter().map(|line| format!("   {}", sanitize_line(line))));
+    lines.extend(failure.lines.iter().map(|line| format!("   | {}", sanitize_line(line))));
     if let Some(log) = &failure.log {
-        lines.push(format!("   the whole log: {}", harmless(&out.join(log).to_string_lossy())));
+        lines.push(format!("   the whole log: {}", sanitize(&out.join(log).to_string_lossy())));
     }
     lines
 }
@@ -149,7 +153,7 @@ fn failure_lines(number: usize, failure: &Failure, out: &Path, paint: Paint) -> 
 fn more_failures(failures: &[Failure]) -> Vec<String> {
     let rest = failures.get(IN_FULL..).unwrap_or_default();
     let mut lines: Vec<String> =
-        rest.iter().take(NAMES).map(|more| format!("   {}", safe(&more.title))).collect();
+        rest.iter().take(NAMES).map(|more| format!("   {}", sanitize_line(&more.title))).collect();
     if rest.len() > NAMES {
         lines.push(format!("   and {} more, which result.json names", rest.len() - NAMES));
     }
@@ -159,22 +163,22 @@ fn more_failures(failures: &[Failure]) -> Vec<String> {
     lines
 }
 
-fn error_lines(error: &StageError, paint: Paint) -> Vec<String> {
+fn error_lines(error: &StageError, style: Style) -> Vec<String> {
     let stage = error.stage.map(|stage| format!(" in {stage}")).unwrap_or_default();
-    let what = paint.bad(&format!("error{stage}"));
+    let what = style.bad(&format!("error{stage}"));
     let meaning = error.error.class.exit_status().meaning();
-    let mut lines = vec![format!("{what} ({meaning}): {}", safe(&error.error.message))];
-    lines.extend(error.error.causes.iter().map(|cause| format!("   because: {}", safe(cause))));
-    lines.extend(error.error.hint.iter().map(|hint| format!("   hint: {}", safe(hint))));
+    let mut lines = vec![format!("{what} ({meaning}): {}", sanitize_line(&error.error.message))];
+    lines.extend(error.error.causes.iter().map(|cause| format!("   because: {}", sanitize_line(cause))));
+    lines.extend(error.error.hint.iter().map(|hint| format!("   hint: {}", sanitize_line(hint))));
     lines
 }
 
-fn warnings(summary: &Summary, paint: Paint) -> Vec<String> {
+fn warnings(summary: &Summary, style: Style) -> Vec<String> {
     let serious = summary.notices.iter().filter(|notice| notice.level != Level::Info);
     let mut lines: Vec<String> = serious
         .map(|notice| {
-            let word = paint.level(notice.level, level_word(notice.level));
-            format!("{word}: {}", safe(&notice.message))
+            let word = style.level(notice.level, level_word(notice.level));
+            format!("{word}: {}", sanitize_line(&notice.message))
         })
         .collect();
     if lines.len() > NAMES {
@@ -191,7 +195,7 @@ fn facts(summary: &Summary, out: &Path) -> Vec<String> {
         if let Some(sstate) = unit.sstate {
             lines.push(format!(
                 "sstate     {}: {} wanted, {} local, {} from mirrors, {} missed; {} current",
-                safe(&unit.name),
+                sanitize_line(&unit.name),
                 sstate.wanted,
                 sstate.local,
                 sstate.mirrors,
@@ -208,17 +212,17 @@ fn facts(summary: &Summary, out: &Path) -> Vec<String> {
             links => format!(" and {}", count(links, "link")),
         };
         let size = bytes(published.bytes);
-        lines.push(format!("published  {objects} ({size}){links}, index {}", harmless(&published.index)));
+        lines.push(format!("published  {objects} ({size}){links}, index {}", sanitize(&published.index)));
     }
-    let file = |name: &str| harmless(&out.join(name).to_string_lossy()).into_owned();
+    let file = |name: &str| sanitize(&out.join(name).to_string_lossy()).into_owned();
     lines.push(format!("reports    {}", ["result.json", "junit.xml", "events.jsonl"].map(file).join("  ")));
     lines.push(format!("logs       {}", file("logs")));
     if let Some(url) = &summary.job.url {
-        lines.push(format!("build      {}", harmless(url)));
+        lines.push(format!("build      {}", sanitize(url)));
     }
     if !summary.job.reproduce.is_empty() {
         let words: Vec<String> =
-            summary.job.reproduce.iter().map(|word| shell_word(&harmless(word))).collect();
+            summary.job.reproduce.iter().map(|word| shell_word(&sanitize(word))).collect();
         lines.push(format!("repeat     {}", words.join(" ")));
     }
     lines
@@ -236,7 +240,7 @@ fn tier_line(tier: &TierResult) -> String {
     }
     parts.push(count(traffic.operations, "operation"));
     parts.push(format!("waited {}", duration(traffic.seconds_waited)));
-    let path = tier.path.as_deref().map(|path| format!(" {}", harmless(&path.to_string_lossy())));
+    let path = tier.path.as_deref().map(|path| format!(" {}", sanitize(&path.to_string_lossy())));
     let state = tier.state.map(|state| format!(" ({state})"));
     format!(
         "cache      {}{}{}: {}",
@@ -271,8 +275,8 @@ fn findings(summary: &Summary) -> Vec<String> {
 
 /// The word as a shell takes it back unchanged.
 fn shell_word(word: &str) -> String {
-    let harmless = |char: char| char.is_ascii_alphanumeric() || "_@%+=:,./-".contains(char);
-    if !word.is_empty() && word.chars().all(harmless) {
+    let sanitize = |char: char| char.is_ascii_alphanumeric() || "_@%+=:,./-".contains(char);
+    if !word.is_empty() && word.chars().all(sanitize) {
         word.to_owned()
     } else {
         format!("'{}'", word.replace('\'', r"'\''"))

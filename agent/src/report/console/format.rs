@@ -7,27 +7,27 @@ use agent_types::outcome::Outcome;
 
 /// Colours, or none of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Paint {
+pub struct Style {
     pub colour: bool,
 }
 
-impl Paint {
-    pub const PLAIN: Paint = Paint { colour: false };
+impl Style {
+    pub const PLAIN: Style = Style { colour: false };
 
     pub fn good(self, text: &str) -> String {
-        self.paint("32", text)
+        self.style("32", text)
     }
 
     pub fn bad(self, text: &str) -> String {
-        self.paint("1;31", text)
+        self.style("1;31", text)
     }
 
     pub fn warn(self, text: &str) -> String {
-        self.paint("33", text)
+        self.style("33", text)
     }
 
     pub fn dim(self, text: &str) -> String {
-        self.paint("2", text)
+        self.style("2", text)
     }
 
     /// The text in the colour of the outcome.
@@ -48,7 +48,7 @@ impl Paint {
         }
     }
 
-    fn paint(self, code: &str, text: &str) -> String {
+    fn style(self, code: &str, text: &str) -> String {
         if self.colour { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
     }
 }

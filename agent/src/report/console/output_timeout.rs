@@ -11,29 +11,29 @@ pub(super) const LOOK: Duration = Duration::from_millis(5);
 
 /// Prints on a thread of its own: a job that was told to stop does not wait for a reader who does
 /// not read.
-pub fn patiently(interrupt: &Interrupt, print: impl FnOnce() + Send + 'static) {
+pub fn with_output_timeout(interrupt: &Interrupt, print: impl FnOnce() + Send + 'static) {
     let printing = thread::spawn(print);
-    let mut patience = Patience::new(interrupt);
-    while !printing.is_finished() && patience.lasts(0) {
+    let mut timeout = OutputTimeout::new(interrupt);
+    while !printing.is_finished() && timeout.lasts(0) {
         thread::sleep(LOOK);
     }
 }
 
 /// How long to wait for a reader: as long as the job may go on, and a moment longer.
-pub(super) struct Patience<'a> {
+pub(super) struct OutputTimeout<'a> {
     interrupt: &'a Interrupt,
     /// How far the reader was when it was last seen to read, and when that was.
     seen: (u64, Instant),
 }
 
-impl<'a> Patience<'a> {
+impl<'a> OutputTimeout<'a> {
     /// For a reader who stands still when the job has to stop.
     const STOPPED: Duration = Duration::from_secs(5);
     /// After the second signal.
     const NOW: Duration = Duration::from_millis(500);
 
-    pub fn new(interrupt: &'a Interrupt) -> Patience<'a> {
-        Patience { interrupt, seen: (0, Instant::now()) }
+    pub fn new(interrupt: &'a Interrupt) -> OutputTimeout<'a> {
+        OutputTimeout { interrupt, seen: (0, Instant::now()) }
     }
 
     /// Whether to wait on for a reader who is `far`.

@@ -61,8 +61,8 @@ impl Test<'_> {
 }
 
 impl Status<'_> {
-    pub fn is_fine(self) -> bool {
-        matches!(self, Status::Outcome(outcome) if outcome.is_fine())
+    pub fn is_success(self) -> bool {
+        matches!(self, Status::Outcome(outcome) if outcome.is_success())
     }
 }
 
@@ -86,8 +86,8 @@ fn unit_suite(unit: &UnitResult) -> Suite<'_> {
         seconds: case.seconds,
     });
     let itself = unit.outcome.as_ref().filter(|outcome| {
-        let says_why = |case: &CaseResult| !case.outcome.is_fine() && !case.outcome.was_stopped();
-        unit.cases.is_empty() || !outcome.is_fine() && !unit.cases.iter().any(says_why)
+        let says_why = |case: &CaseResult| !case.outcome.is_success() && !case.outcome.was_stopped();
+        unit.cases.is_empty() || !outcome.is_success() && !unit.cases.iter().any(says_why)
     });
     let itself = itself.map(|outcome| Test {
         unit: Some(unit),
@@ -153,7 +153,7 @@ fn agent_suite(summary: &Summary) -> Suite<'_> {
 
 /// Whether nothing else would tell what became of the stage.
 fn counts_by_itself(stage: &StageResult, summary: &Summary) -> bool {
-    let fine = |outcome: &Option<Outcome>| outcome.as_ref().is_none_or(Outcome::is_fine);
+    let fine = |outcome: &Option<Outcome>| outcome.as_ref().is_none_or(Outcome::is_success);
     let told_by_error = summary.errors.iter().any(|error| error.stage == Some(stage.stage));
     if !fine(&stage.outcome) && told_by_error {
         return false;
@@ -161,7 +161,7 @@ fn counts_by_itself(stage: &StageResult, summary: &Summary) -> bool {
     let no_units = summary.units_of(stage.stage).next().is_none();
     let units_fine = summary
         .units_of(stage.stage)
-        .all(|unit| fine(&unit.outcome) && unit.cases.iter().all(|case| case.outcome.is_fine()));
+        .all(|unit| fine(&unit.outcome) && unit.cases.iter().all(|case| case.outcome.is_success()));
     no_units || (!fine(&stage.outcome) && units_fine)
 }
 

@@ -2,24 +2,24 @@
 
 use std::borrow::Cow;
 
-use crate::cut;
 use crate::secrets;
+use crate::truncate;
 
 /// The longest line that people are shown, in bytes.
 const LINE: usize = 600;
 
 /// One line of foreign text as it may be shown: no escape sequences, no control characters, no
 /// reordering, no command to the log's reader, and of bounded length.
-pub fn safe(line: &str) -> Cow<'_, str> {
-    let mut text = harmless(line);
+pub fn sanitize_line(line: &str) -> Cow<'_, str> {
+    let mut text = sanitize(line);
     if text.len() > LINE {
-        cut::middle(text.to_mut(), LINE);
+        truncate::middle(text.to_mut(), LINE);
     }
     text
 }
 
-/// [`safe`], but whole, for what people copy: paths, addresses, commands.
-pub fn harmless(line: &str) -> Cow<'_, str> {
+/// [`sanitize_line`], but whole, for what people copy: paths, addresses, commands.
+pub fn sanitize(line: &str) -> Cow<'_, str> {
     let mut text = clean(line);
     // GitHub Actions obeys lines that begin with `::`; its older form and others' stand anywhere.
     if text.trim_start().starts_with("::") {
@@ -93,14 +93,14 @@ mod tests {
             ("## heading", "## heading"),
         ];
         for (given, wanted) in table {
-            assert_eq!(safe(given), wanted, "{given:?}");
+            assert_eq!(sanitize_line(given), wanted, "{given:?}");
         }
     }
 
     #[test]
     fn a_long_line_loses_its_middle() {
         let line = format!("start{}end", "x".repeat(1 << 20));
-        let shown = safe(&line);
+        let shown = sanitize_line(&line);
         assert!(shown.len() <= 600 && shown.starts_with("start") && shown.ends_with("end"), "{shown}");
         assert!(shown.contains("bytes cut out"), "{shown}");
     }

@@ -1,6 +1,6 @@
 //! Events in, [`Summary`] out. Pure: the same events give the same summary, live or from a file.
 
-use agent_types::events::{Case, Event, JobStarted, TaskFailed, Unit, What};
+use agent_types::events::{Case, Event, EventKind, JobStarted, TaskFailed, Unit};
 use agent_types::outcome::{ExitStatus, Outcome};
 use agent_types::stage::Stage;
 
@@ -8,7 +8,7 @@ use super::summary::{
     At, CaseResult, CommandResult, MemoResult, Notice, Published, StageError, StageResult, Summary,
     UnitResult, whole_milliseconds,
 };
-use agent_types::cut;
+use agent_types::truncate;
 
 impl Summary {
     /// Takes in one event. Events come in the order in which they happened.
@@ -18,15 +18,15 @@ impl Summary {
         self.last_event = Some(at);
         self.seconds = started.seconds_until(at);
         match &event.what {
-            What::JobStarted(job) => self.job_started(job),
-            What::UnderTest { commit, dirty } => {
+            EventKind::JobStarted(job) => self.job_started(job),
+            EventKind::UnderTest { commit, dirty } => {
                 self.job.commit.clone_from(commit);
                 self.job.dirty = *dirty;
             }
-            What::StageStarted { stage } => self.stage(*stage).started = Some(at),
-            What::StageFinished { stage, outcome } => self.stage_finished(*stage, outcome, at),
-            What::UnitStarted { unit } => self.unit(unit, at).outcome = None,
-            What::UnitFinished { unit, outcome, log, excerpt } => {
+            EventKind::StageStarted { stage } => self.stage(*stage).started = Some(at),
+            EventKind::StageFinished { stage, outcome } => self.stage_finished(*stage, outcome, at),
+            EventKind::UnitStarted { unit } => self.unit(unit, at).outcome = None,
+            EventKind::UnitFinished { unit, outcome, log, excerpt } => {
                 let outcome = self.cut_outcome(outcome);
                 let excerpt = self.cut_lines(excerpt);
                 let unit = self.unit(unit, at);
@@ -35,18 +35,18 @@ impl Summary {
                 unit.log = log.clone();
                 unit.excerpt = excerpt;
             }
-            What::Case(case) => self.case(case, at),
-            What::Finding(finding) => {
+            EventKind::Case(case) => self.case(case, at),
+            EventKind::Finding(finding) => {
                 let mut finding = finding.clone();
-                self.bytes_cut += cut::middle(&mut finding.message, cut::TEXT);
+                self.bytes_cut += truncate::middle(&mut finding.message, truncate::TEXT);
                 self.findings.push(finding);
             }
-            What::Notice { level, message, hint } => {
+            EventKind::Notice { level, message, hint } => {
                 let message = self.cut_text(message);
                 self.notices.push(Notice { level: *level, message, hint: hint.clone() });
             }
-            What::Repo(repo) => self.repos.push(repo.clone()),
-            What::CommandStarted { stage, command, argv, log } => self.commands.push(CommandResult {
+            EventKind::Repo(repo) => self.repos.push(repo.clone()),
+            EventKind::CommandStarted { stage, command, argv, log } => self.commands.push(CommandResult {
                 command: *command,
                 stage: *stage,
                 argv: argv.clone(),
@@ -55,7 +55,7 @@ impl Summary {
                 seconds: None,
                 bytes: None,
             }),
-            What::CommandFinished { command, end, seconds, bytes } => {
+            EventKind::CommandFinished { command, end, seconds, bytes } => {
                 if let Some(known) = self.commands.iter_mut().rev().find(|known| known.command == *command) {
                     known.end = Some(end.clone());
                     known.seconds = Some(whole_milliseconds(*seconds));
@@ -63,13 +63,13 @@ impl Summary {
                 }
             }
             // For the console only.
-            What::Progress { .. } | What::Heartbeat { .. } => {}
-            What::Task { unit, .. } => self.unit(unit, at).tasks += 1,
-            What::TaskFailed(failed) => {
+            EventKind::Progress { .. } | EventKind::Heartbeat { .. } => {}
+            EventKind::Task { unit, .. } => self.unit(unit, at).tasks += 1,
+            EventKind::TaskFailed(failed) => {
                 let excerpt = self.cut_lines(&failed.excerpt);
                 self.failed_tasks.push(TaskFailed { excerpt, ..failed.clone() });
             }
-            What::Memo(memo) => {
+            EventKind::Memo(memo) => {
                 let why = memo.why.as_deref().map(|why| self.cut_text(why));
                 self.unit(&memo.unit, at).memo.push(MemoResult {
                     question: memo.question.clone(),
@@ -80,12 +80,12 @@ impl Summary {
                     repeat: memo.repeat,
                 });
             }
-            What::Sstate { unit, summary } => self.unit(unit, at).sstate = Some(*summary),
-            What::CacheTier(found) => self.cache_tier(found),
-            What::CacheTraffic { tier, traffic } => self.cache_traffic(*tier, *traffic),
-            What::CachePublished { tier, counts } => self.cache_published(*tier, *counts),
-            What::Artifact(artifact) => self.artifacts.push(artifact.clone()),
-            What::Published { destination, index, objects, bytes, links } => {
+            EventKind::Sstate { unit, summary } => self.unit(unit, at).sstate = Some(*summary),
+            EventKind::CacheTier(found) => self.cache_tier(found),
+            EventKind::CacheTraffic { tier, traffic } => self.cache_traffic(*tier, *traffic),
+            EventKind::CachePublished { tier, counts } => self.cache_published(*tier, *counts),
+            EventKind::Artifact(artifact) => self.artifacts.push(artifact.clone()),
+            EventKind::Published { destination, index, objects, bytes, links } => {
                 self.published = Some(Published {
                     destination: destination.clone(),
                     index: index.clone(),
@@ -94,13 +94,13 @@ impl Summary {
                     links: *links,
                 });
             }
-            What::Error { stage, error } => {
+            EventKind::Error { stage, error } => {
                 let mut error = error.clone();
-                self.bytes_cut += cut::middle(&mut error.message, cut::TEXT);
-                self.bytes_cut += cut::lines(&mut error.causes);
+                self.bytes_cut += truncate::middle(&mut error.message, truncate::TEXT);
+                self.bytes_cut += truncate::lines(&mut error.causes);
                 self.errors.push(StageError { stage: *stage, error });
             }
-            What::JobFinished { exit, outcome } => {
+            EventKind::JobFinished { exit, outcome } => {
                 self.complete = true;
                 self.exit = *exit;
                 self.outcome = self.cut_outcome(outcome);
@@ -206,13 +206,13 @@ impl Summary {
 
     fn cut_text(&mut self, text: &str) -> String {
         let mut text = text.to_owned();
-        self.bytes_cut += cut::middle(&mut text, cut::TEXT);
+        self.bytes_cut += truncate::middle(&mut text, truncate::TEXT);
         text
     }
 
     fn cut_lines(&mut self, lines: &[String]) -> Vec<String> {
         let mut lines = lines.to_vec();
-        self.bytes_cut += cut::lines(&mut lines);
+        self.bytes_cut += truncate::lines(&mut lines);
         lines
     }
 
@@ -224,7 +224,7 @@ impl Summary {
             | Outcome::Skipped(why)
             | Outcome::NotRun(why)
             | Outcome::TimedOut(why)
-            | Outcome::Cancelled(why) => self.bytes_cut += cut::middle(why, cut::TEXT),
+            | Outcome::Cancelled(why) => self.bytes_cut += truncate::middle(why, truncate::TEXT),
         }
         outcome
     }
@@ -235,12 +235,12 @@ impl Summary {
 mod tests {
 
     use super::*;
-    use crate::report::sample::{self, at, case, check_layer, failing_job, fold, image};
+    use crate::report::sample::{self, at, case, check_layer, failing_job, image, reduce};
     use agent_types::events::Event;
 
     #[test]
     fn a_whole_job_folds_into_its_parts() {
-        let summary = fold(&failing_job());
+        let summary = reduce(&failing_job());
         assert!(summary.complete);
         assert_eq!(summary.exit, ExitStatus::Upstream);
         assert_eq!(summary.seconds, 154.0);
@@ -267,9 +267,9 @@ mod tests {
     #[test]
     fn a_killed_job_is_never_a_pass_wherever_it_was_killed() {
         for events in [failing_job(), sample::passing_job()] {
-            let last = events.iter().position(|event| matches!(event.what, What::JobFinished { .. }));
+            let last = events.iter().position(|event| matches!(event.what, EventKind::JobFinished { .. }));
             for end in 0..last.unwrap_or(events.len()) {
-                let mut summary = fold(&events[..end]);
+                let mut summary = reduce(&events[..end]);
                 summary.interrupted();
                 assert!(!summary.complete);
                 assert!(matches!(summary.outcome, Outcome::NotRun(_)), "{:?}", summary.outcome);
@@ -283,9 +283,9 @@ mod tests {
     #[test]
     fn a_killed_job_says_when_and_what_ran() {
         let events = failing_job();
-        let silent = |event: &Event| matches!(event.what, What::Heartbeat { .. });
+        let silent = |event: &Event| matches!(event.what, EventKind::Heartbeat { .. });
         let killed_at = events.iter().position(silent).unwrap();
-        let mut summary = fold(&events[..=killed_at]);
+        let mut summary = reduce(&events[..=killed_at]);
         summary.interrupted();
         let killed = "the agent was killed; the last event is from 2026-01-02T03:05:17.320Z";
         assert_eq!(summary.outcome, Outcome::NotRun(killed.into()));
@@ -309,7 +309,7 @@ mod tests {
 
     #[test]
     fn the_end_of_a_finished_job_stays_as_it_is() {
-        let mut summary = fold(&failing_job());
+        let mut summary = reduce(&failing_job());
         let before = summary.clone();
         summary.interrupted();
         assert_eq!(summary, before);
@@ -317,11 +317,11 @@ mod tests {
 
     #[test]
     fn over_long_texts_are_cut_and_counted() {
-        let long = "x".repeat(cut::TEXT + 1000);
-        let summary = fold(&[at(0, case(&check_layer(), "test_a", Outcome::Failed(long.clone()), &long))]);
+        let long = "x".repeat(truncate::TEXT + 1000);
+        let summary = reduce(&[at(0, case(&check_layer(), "test_a", Outcome::Failed(long.clone()), &long))]);
         let case = &summary.units[0].cases[0];
-        assert!(case.message.len() <= cut::TEXT && case.message.contains("bytes cut out"));
-        assert!(case.outcome.reason().unwrap().len() <= cut::TEXT);
+        assert!(case.message.len() <= truncate::TEXT && case.message.contains("bytes cut out"));
+        assert!(case.outcome.reason().unwrap().len() <= truncate::TEXT);
         // Both lost the surplus and the room of the word that stands for it.
         assert_eq!(summary.bytes_cut, 2 * (1000 + 64));
     }
@@ -343,7 +343,7 @@ mod tests {
             if clock && let Some(last) = events.last_mut() {
                 last.time -= three_days * 2;
             }
-            fold(&events)
+            reduce(&events)
         };
         let seconds = |summary: &Summary| {
             let stages = summary.stages.iter().map(|stage| stage.seconds);
@@ -357,7 +357,7 @@ mod tests {
     #[test]
     fn a_clock_that_was_set_back_gives_no_negative_times() {
         let unit = check_layer();
-        let summary = fold(&[
+        let summary = reduce(&[
             at(5000, sample::unit_started(&unit)),
             at(1000, sample::unit_finished(&unit, Outcome::Passed, None)),
         ]);
