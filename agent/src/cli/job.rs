@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{self, AgentEnvironment, Request, Secret, Settings, remote};
-use crate::job::{self, Exclusive, Plan, Selection};
+use crate::job::{self, DirLock, Plan, Selection};
 use crate::report::{self, Json, Plain, Sink, Style, Terminal, ThreadedSink};
 use agent_artifacts::aws;
 use agent_fs::untrusted;
@@ -174,7 +174,7 @@ async fn job(
             settings.job.reproduce.extend([flag.to_owned(), stage.to_string()]);
         }
     }
-    let _exclusive = Exclusive::work(&settings.places.work)?;
+    let _exclusive = DirLock::work(&settings.places.work)?;
     let events_file = begun.out.begin()?;
     let access = begun.interrupt.or(access(&mut settings, environment)).await.map_err(stopped)??;
 

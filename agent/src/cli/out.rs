@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::CommandFactory;
 
 use crate::config;
-use crate::job::Exclusive;
+use crate::job::DirLock;
 use crate::report::{self, EventsFile};
 use agent_types::error::Result;
 
@@ -18,7 +18,7 @@ use super::say;
 /// The output directory: taken for one job, with what an earlier job said in it withdrawn.
 pub struct Out {
     path: PathBuf,
-    taken: Option<Exclusive>,
+    taken: Option<DirLock>,
 }
 
 impl Out {
@@ -44,7 +44,7 @@ impl Out {
     pub fn begin(&mut self) -> Result<EventsFile> {
         report::prepare_out(&self.path)?;
         if self.taken.is_none() {
-            self.taken = Some(Exclusive::out(&self.path)?);
+            self.taken = Some(DirLock::out(&self.path)?);
         }
         report::begin(&self.path)
     }

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 use crate::config::AgentEnvironment;
-use crate::job::Exclusive;
+use crate::job::DirLock;
 use crate::report::{self, Recheck, Style, Summary, Torn};
 use agent_types::error::{Error, Result};
 use agent_types::outcome::ExitStatus;
@@ -20,7 +20,7 @@ pub fn command(args: &arguments::Report, environment: &AgentEnvironment) -> Resu
         return Err(Error::usage(format!("there is no `{}`", args.source.display()))
             .hint("name the events.jsonl or result.json of a job, by default in build-agent-out"));
     }
-    if let Some(holder) = Exclusive::holder(args.source.parent().unwrap_or(Path::new(""))) {
+    if let Some(holder) = DirLock::holder(args.source.parent().unwrap_or(Path::new(""))) {
         let message = format!("{holder} still writes `{}`", args.source.display());
         return Err(Error::machine(message).hint("wait for its end: it writes these reports itself"));
     }

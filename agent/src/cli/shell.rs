@@ -1,7 +1,7 @@
 //! `shell`: the prepared BitBake environment, for a person or a command.
 
 use crate::config::AgentEnvironment;
-use crate::job::{self, Exclusive};
+use crate::job::{self, DirLock};
 use crate::stages::{checkout, configure, share};
 use agent_process::{Command, ExitReason};
 use agent_types::error::Result;
@@ -14,7 +14,7 @@ use super::quiet::Quiet;
 
 pub async fn command(args: arguments::Shell, environment: &AgentEnvironment) -> Result<ExitStatus> {
     let mut settings = load(&args.manifest, false, environment).await?;
-    let _exclusive = Exclusive::work(&settings.places.work)?;
+    let _exclusive = DirLock::work(&settings.places.work)?;
     let access = access(&mut settings, environment).await?;
     let quiet = Quiet::new(&settings)?;
     let prepared = async {

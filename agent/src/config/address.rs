@@ -4,21 +4,21 @@ use std::path::Path;
 
 use url::Url;
 
-use super::problem::Mistake;
+use super::problem::Diagnostic;
 use super::settings::Destination;
 use super::{repo_notation, values};
 
-type Result<T> = std::result::Result<T, Mistake>;
+type Result<T> = std::result::Result<T, Diagnostic>;
 
 pub(super) const SCHEMES: [&str; 5] = ["https", "http", "ssh", "git", "file"];
 
 /// The address of a git repository. Only schemes that fetch: git's `ext::` runs commands.
 pub fn git(text: &str) -> Result<Url> {
     if text.is_empty() {
-        return Err(Mistake::new("is empty"));
+        return Err(Diagnostic::new("is empty"));
     }
     if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        return Err(Mistake::new("holds a space or a control character"));
+        return Err(Diagnostic::new("holds a space or a control character"));
     }
     if let Some(mistake) = repo_notation::foreign(text) {
         return Err(mistake);
@@ -26,27 +26,27 @@ pub fn git(text: &str) -> Result<Url> {
     let url = match Url::parse(text) {
         Ok(url) => url,
         Err(url::ParseError::RelativeUrlWithoutBase) => {
-            return Err(Mistake::new(format!("`{text}` is no address")).hint(
+            return Err(Diagnostic::new(format!("`{text}` is no address")).hint(
                 "write it with its scheme, such as https://git.yoctoproject.org/poky; a local directory is given with `path`",
             ));
         }
         // The text may hold a password, so it is not repeated.
-        Err(error) => return Err(Mistake::new(format!("is no address: {error}"))),
+        Err(error) => return Err(Diagnostic::new(format!("is no address: {error}"))),
     };
     if !SCHEMES.contains(&url.scheme()) {
-        return Err(Mistake::new(format!("`{}:` is no scheme for a git repository", url.scheme()))
+        return Err(Diagnostic::new(format!("`{}:` is no scheme for a git repository", url.scheme()))
             .hint(format!("known schemes: {}; for ssh write ssh://user@host/path", SCHEMES.join(", "))));
     }
     let host = url.host_str().unwrap_or_default();
     if url.scheme() != "file" && host.is_empty() {
-        return Err(Mistake::new("names no host"));
+        return Err(Diagnostic::new("names no host"));
     }
     // ssh would take these for options.
     if host.starts_with('-') || url.username().starts_with('-') || url.path().starts_with("/-") {
-        return Err(Mistake::new("has a part that starts with `-`"));
+        return Err(Diagnostic::new("has a part that starts with `-`"));
     }
     if url.path().trim_matches('/').is_empty() {
-        return Err(Mistake::new("names no repository on the host"));
+        return Err(Diagnostic::new("names no repository on the host"));
     }
     Ok(url)
 }
@@ -54,17 +54,17 @@ pub fn git(text: &str) -> Result<Url> {
 /// `s3://bucket/prefix` or a directory, relative to `base`.
 pub fn destination(text: &str, base: &Path) -> Result<Destination> {
     if text.is_empty() {
-        return Err(Mistake::new("is empty").hint("write s3://bucket/prefix or a directory"));
+        return Err(Diagnostic::new("is empty").hint("write s3://bucket/prefix or a directory"));
     }
     if let Some(place) = text.strip_prefix("s3://") {
         return s3(place);
     }
     if let Some(path) = text.strip_prefix("file://") {
-        return Err(Mistake::new(format!("`{text}` is no destination"))
+        return Err(Diagnostic::new(format!("`{text}` is no destination"))
             .hint(format!("write the directory plainly: `{path}`")));
     }
     if text.contains("://") || text.starts_with("s3:") {
-        return Err(Mistake::new(format!("`{text}` is no destination"))
+        return Err(Diagnostic::new(format!("`{text}` is no destination"))
             .hint("write s3://bucket/prefix or a directory"));
     }
     local(text, base).map(Destination::Directory)
@@ -81,14 +81,14 @@ fn s3(place: &str) -> Result<Destination> {
         || !bucket.ends_with(ends)
         || bucket.contains("..")
     {
-        return Err(Mistake::new(format!("`{bucket}` is no name of an S3 bucket"))
+        return Err(Diagnostic::new(format!("`{bucket}` is no name of an S3 bucket"))
             .hint("3 to 63 small letters, digits, `-` and `.`"));
     }
     let prefix = prefix.trim_matches('/');
     let bad = |part: &str| part.is_empty() || part == "." || part == "..";
     if !prefix.is_empty() && prefix.split('/').any(bad) || prefix.contains(char::is_control) {
         return Err(
-            Mistake::new(format!("`{prefix}` is no prefix of a key")).hint("parts joined by one `/` each")
+            Diagnostic::new(format!("`{prefix}` is no prefix of a key")).hint("parts joined by one `/` each")
         );
     }
     Ok(Destination::S3 { bucket: bucket.into(), prefix: prefix.into() })
@@ -97,10 +97,10 @@ fn s3(place: &str) -> Result<Destination> {
 /// A directory of this machine, made absolute.
 pub fn local(text: &str, base: &Path) -> Result<std::path::PathBuf> {
     if text.is_empty() {
-        return Err(Mistake::new("is empty"));
+        return Err(Diagnostic::new("is empty"));
     }
     if text == "~" || text.starts_with("~/") || text.contains('$') {
-        return Err(Mistake::new(format!("`{text}` would need a shell"))
+        return Err(Diagnostic::new(format!("`{text}` would need a shell"))
             .hint("write the path out: neither ~ nor $ is replaced"));
     }
     Ok(values::normal(&base.join(text)))

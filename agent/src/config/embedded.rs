@@ -17,7 +17,7 @@ use super::collections;
 use super::environment::AgentEnvironment;
 use super::load::{Request, load};
 use super::manifest;
-use super::places;
+use super::paths;
 use super::settings::Settings;
 
 /// Settings for checking these layers and nothing else: no layer means the current directory. A
@@ -114,15 +114,15 @@ impl Layers {
                 return Err(no_layer(layer, &path));
             }
             let path = fs_err::canonicalize(path)?;
-            places::is_text("the layer", &path)?;
+            paths::is_text("the layer", &path)?;
             if !layers.contains(&path) {
                 confs.push(LayerConf::read(&path)?);
                 layers.push(path);
             }
         }
-        let checkout = match places::codebuild_checkout(env)? {
+        let checkout = match paths::codebuild_checkout(env)? {
             Some(checkout) if layers.iter().all(|layer| layer.starts_with(&checkout)) => checkout,
-            _ => common(layers.iter().map(|layer| places::work_tree(layer))),
+            _ => common(layers.iter().map(|layer| paths::work_tree(layer))),
         };
         Ok(Layers { checkout, layers, confs })
     }
@@ -255,7 +255,7 @@ fn make_manifest(layers: &Layers, release: &Release, notices: &mut Vec<String>) 
     let directory = layers.layers.first().and_then(|layer| layer.file_name()).unwrap_or_default();
     let mut text = format!(
         "version = 1\nname = {}\nrelease = {}\n",
-        quoted(&places::sanitised(&directory.to_string_lossy())),
+        quoted(&paths::sanitised(&directory.to_string_lossy())),
         quoted(release.name)
     );
     for (name, repo) in repos.0 {
@@ -345,7 +345,7 @@ fn lines_to_write(collection: &str, release: &Release) -> [String; 5] {
             manifest::FILE_NAME
         ),
         // A dot would part the key.
-        format!("    [repos.{}]", places::sanitised(&name).replace('.', "-")),
+        format!("    [repos.{}]", paths::sanitised(&name).replace('.', "-")),
         "    url = \"https://…\"".into(),
         format!("    branch = {}", quoted(release.name)),
         "    layers = [\".\"]".into(),
@@ -384,6 +384,6 @@ fn quoted(text: &str) -> String {
 }
 
 fn text_of(path: &Path) -> Result<&str> {
-    places::is_text("the layer", path)?;
+    paths::is_text("the layer", path)?;
     Ok(path.to_str().unwrap_or_default())
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::problem::{Mistake, Place, Problems};
+use super::problem::{Diagnostic, Place, Problems};
 use super::tree::{Entry, Node, Value, parse_value};
 
 /// Applies the flags to the manifest's tree, one after another. A value that is not TOML is taken as
@@ -17,7 +17,7 @@ pub fn apply(tree: &mut Node, flags: &[String], problems: &mut Problems) {
     }
 }
 
-fn apply_one(tree: &mut Node, flag: &str, place: &Place) -> Result<(), Mistake> {
+fn apply_one(tree: &mut Node, flag: &str, place: &Place) -> Result<(), Diagnostic> {
     let (key, value) = split(flag)?;
     let (steps, value) = (steps(key)?, value.trim());
     let node = parse_value(value, place).unwrap_or_else(|| Node {
@@ -29,7 +29,7 @@ fn apply_one(tree: &mut Node, flag: &str, place: &Place) -> Result<(), Mistake> 
 }
 
 /// At the first `=` outside quotes.
-fn split(flag: &str) -> Result<(&str, &str), Mistake> {
+fn split(flag: &str) -> Result<(&str, &str), Diagnostic> {
     let mut quote = None;
     for (at, c) in flag.char_indices() {
         match quote {
@@ -40,13 +40,13 @@ fn split(flag: &str) -> Result<(&str, &str), Mistake> {
             None => {}
         }
     }
-    Err(Mistake::new("has no `=`").hint("write --set KEY=VALUE, such as --set repos.poky.branch=master"))
+    Err(Diagnostic::new("has no `=`").hint("write --set KEY=VALUE, such as --set repos.poky.branch=master"))
 }
 
 /// The parts of a dotted key. TOML's own rules: a part with other characters is quoted.
-fn steps(key: &str) -> Result<Vec<String>, Mistake> {
+fn steps(key: &str) -> Result<Vec<String>, Diagnostic> {
     let bad = || {
-        Mistake::new(format!("`{key}` is not a key"))
+        Diagnostic::new(format!("`{key}` is not a key"))
             .hint("keys are joined by dots; quote a part that holds a dot: repos.\"my.repo\".branch")
     };
     if key.contains(['\n', '\r', '[', '#', '{']) {
@@ -63,7 +63,7 @@ fn steps(key: &str) -> Result<Vec<String>, Mistake> {
     if steps.is_empty() || !problems.is_empty() { Err(bad()) } else { Ok(steps) }
 }
 
-fn insert(node: &mut Node, steps: &[String], new: Node, place: &Place) -> Result<(), Mistake> {
+fn insert(node: &mut Node, steps: &[String], new: Node, place: &Place) -> Result<(), Diagnostic> {
     let [step, rest @ ..] = steps else {
         *node = new;
         return Ok(());
@@ -84,12 +84,12 @@ fn insert(node: &mut Node, steps: &[String], new: Node, place: &Place) -> Result
             let count = items.len();
             let item = step.parse::<usize>().ok().and_then(|index| items.get_mut(index));
             let item = item.ok_or_else(|| {
-                Mistake::new(format!("`{step}` is no element of this list of {count}"))
+                Diagnostic::new(format!("`{step}` is no element of this list of {count}"))
                     .hint("elements are counted from 0; to replace the list write KEY=[…]")
             })?;
             insert(item, rest, new, place)
         }
-        _ => Err(Mistake::new(format!("`{step}` lies below a key that is {}", node.kind()))),
+        _ => Err(Diagnostic::new(format!("`{step}` lies below a key that is {}", node.kind()))),
     }
 }
 

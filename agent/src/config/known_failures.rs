@@ -11,9 +11,9 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::checker::Checker;
-use super::problem::{KeyPath, Mistake, Problems};
+use super::problem::{Diagnostic, KeyPath, Problems};
 use super::settings::KnownFailure;
+use super::validator::Validator;
 use super::{structure, tree, values};
 
 /// Tests that may fail for a while.
@@ -45,7 +45,7 @@ struct UnvalidatedFailure {
 pub fn read(file: &str, bytes: &[u8], today: &str, problems: &mut Problems) -> Vec<KnownFailure> {
     let Some(tree) = tree::parse_bytes(file, bytes, problems) else { return Vec::new() };
     let (raw, meant): (UnvalidatedFile, _) = structure::read(&tree, problems);
-    let mut check = Checker { tree: &tree, problems, meant };
+    let mut check = Validator { tree: &tree, problems, meant };
     let mut known: Vec<KnownFailure> = Vec::new();
     for (index, raw) in raw.failure.iter().flatten().enumerate() {
         let path = KeyPath::root().key("failure").index(index);
@@ -58,7 +58,7 @@ pub fn read(file: &str, bytes: &[u8], today: &str, problems: &mut Problems) -> V
             } else {
                 format!(", the first time as `{}`", other.test)
             };
-            let mistake = Mistake::new(format!("`{}` is listed twice{as_what}", failure.test));
+            let mistake = Diagnostic::new(format!("`{}` is listed twice{as_what}", failure.test));
             check.value(&path.key("test"), mistake.hint("remove one of the two entries"));
         }
         known.push(failure);
@@ -67,7 +67,7 @@ pub fn read(file: &str, bytes: &[u8], today: &str, problems: &mut Problems) -> V
 }
 
 fn failure(
-    check: &mut Checker,
+    check: &mut Validator,
     path: &KeyPath,
     raw: &UnvalidatedFailure,
     today: &str,
@@ -75,7 +75,7 @@ fn failure(
     let test = check.one(&path.key("test"), raw.test.as_ref(), test_id);
     let layer = check.one(&path.key("layer"), raw.layer.as_ref(), directory_name);
     let reason = check.one(&path.key("reason"), raw.reason.as_ref(), |text| match text.trim() {
-        "" => Err(Mistake::new("is empty").hint("say why the test fails and who will mend it")),
+        "" => Err(Diagnostic::new("is empty").hint("say why the test fails and who will mend it")),
         reason => Ok(reason.to_owned()),
     });
     let expires = check
@@ -95,19 +95,19 @@ fn same_test(one: &str, other: &str) -> bool {
     long.strip_suffix(short).is_some_and(|before| before.is_empty() || before.ends_with('.'))
 }
 
-fn test_id(text: &str) -> Result<String, Mistake> {
+fn test_id(text: &str) -> Result<String, Diagnostic> {
     let good = |c: char| c.is_alphanumeric() || "._-:".contains(c);
     if !text.is_empty() && text.chars().all(good) {
         Ok(text.to_owned())
     } else {
-        Err(Mistake::new(format!("`{text}` is no test"))
+        Err(Diagnostic::new(format!("`{text}` is no test"))
             .hint("write test_name or class.test_name, such as common.CommonCheckLayer.test_readme"))
     }
 }
 
-fn directory_name(text: &str) -> Result<String, Mistake> {
+fn directory_name(text: &str) -> Result<String, Diagnostic> {
     if text.is_empty() || text.contains('/') || text == "." || text == ".." {
-        Err(Mistake::new(format!("`{text}` is no directory's name"))
+        Err(Diagnostic::new(format!("`{text}` is no directory's name"))
             .hint("write the last part of the layer's path"))
     } else {
         Ok(text.to_owned())

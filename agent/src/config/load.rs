@@ -13,18 +13,18 @@ use agent_types::secrets;
 use agent_yocto::layer_conf::LayerConf;
 use agent_yocto::path_rules::{self, PatternFault};
 
-use super::checker::Checker;
 use super::environment::AgentEnvironment;
 use super::manifest::UnvalidatedManifest;
-use super::places::{self, Ground};
-use super::problem::{KeyPath, Mistake, Problems};
+use super::paths::{self, ProjectRoot};
+use super::problem::{Diagnostic, KeyPath, Problems};
 use super::repos::{self, Repos, Surroundings};
 use super::settings::{
     Artifacts, Build, BuildConfig, Check, Destination, KnownFailure, Repo, RepoSource, Secret, Settings,
 };
 use super::tree::{self, Node};
-use super::trust::{self, Evidence};
+use super::trust::{self, TrustInputs};
 use super::validate::{self, Sections};
+use super::validator::Validator;
 use super::{flags, known_failures, lock, shared, structure};
 
 /// What the command line asks for.
@@ -56,7 +56,7 @@ pub struct Request {
 /// Of class usage with all problems of the input at once; of class machine when a directory that
 /// this machine should have is not there.
 pub fn load(request: &Request, env: &AgentEnvironment, cwd: &Path, now: SystemTime) -> Result<Settings> {
-    let ground = places::find(request, env, cwd)?;
+    let ground = paths::find(request, env, cwd)?;
     let bytes = match (&request.manifest_text, &ground.manifest) {
         (Some((_, text)), _) => text.clone().into_bytes(),
         (None, Some(file)) => untrusted::read_named(file, untrusted::PAGE).map_err(unreadable)?,
@@ -72,9 +72,9 @@ pub fn load(request: &Request, env: &AgentEnvironment, cwd: &Path, now: SystemTi
     settings(read, request, env, cwd, ground, now)
 }
 
-fn evidence<'a>(request: &Request, env: &'a AgentEnvironment) -> Evidence<'a> {
+fn evidence<'a>(request: &Request, env: &'a AgentEnvironment) -> TrustInputs<'a> {
     let (codebuild, branches) = (env.codebuild.as_ref(), env.trusted_branches.as_deref());
-    Evidence { codebuild, branches, word: request.trusted }
+    TrustInputs { codebuild, branches, word: request.trusted }
 }
 
 /// Whether somebody vouches for the source: known before anything of it is read.
@@ -102,14 +102,14 @@ fn read(
     request: &Request,
     env: &AgentEnvironment,
     cwd: &Path,
-    ground: &Ground,
+    ground: &ProjectRoot,
     now: SystemTime,
     problems: &mut Problems,
 ) -> Option<Read> {
     let mut tree = tree::parse_bytes(&ground.manifest_name, bytes, problems)?;
     flags::apply(&mut tree, &request.set, problems);
     let (raw, meant): (UnvalidatedManifest, _) = structure::read(&tree, problems);
-    let mut check = Checker { tree: &tree, problems, meant };
+    let mut check = Validator { tree: &tree, problems, meant };
     let around = Surroundings { base: &ground.base, cwd, codebuild: env.codebuild.as_ref() };
     let mut repos = repos::validate(&mut check, &raw, &around);
     repos.secrets.extend(secrets_in(bytes, &ground.manifest_name, &repos.secrets));
@@ -136,9 +136,9 @@ fn secrets_in(bytes: &[u8], name: &str, known: &[Secret]) -> Vec<Secret> {
 
 fn read_known_failures(
     sections: &Sections,
-    ground: &Ground,
+    ground: &ProjectRoot,
     now: SystemTime,
-    check: &mut Checker,
+    check: &mut Validator,
 ) -> Vec<KnownFailure> {
     let Some(file) = &sections.known_failures else { return Vec::new() };
     match untrusted::read_named(file, untrusted::PAGE) {
@@ -147,13 +147,16 @@ fn read_known_failures(
             known_failures::read(&name, &bytes, &day(now), check.problems)
         }
         Err(error) => {
-            check.value(&KeyPath::root().key("check").key("known_failures"), Mistake::new(error.to_string()));
+            check.value(
+                &KeyPath::root().key("check").key("known_failures"),
+                Diagnostic::new(error.to_string()),
+            );
             Vec::new()
         }
     }
 }
 
-fn apply_lock(ground: &Ground, tree: &Node, repos: &mut Repos, problems: &mut Problems) {
+fn apply_lock(ground: &ProjectRoot, tree: &Node, repos: &mut Repos, problems: &mut Problems) {
     let Some(file) = lock_file(ground) else { return };
     // A link that leads nowhere is no lock, and no permission to float either.
     if fs_err::symlink_metadata(&file).is_err() {
@@ -163,7 +166,7 @@ fn apply_lock(ground: &Ground, tree: &Node, repos: &mut Repos, problems: &mut Pr
     let written = match untrusted::read_named(&file, untrusted::PAGE) {
         Ok(bytes) => lock::read(&name, &bytes, problems),
         Err(error) => {
-            let mistake = Mistake::new(format!("{name} cannot be read: {error}"));
+            let mistake = Diagnostic::new(format!("{name} cannot be read: {error}"));
             problems.add(tree.place.clone(), None, mistake.hint("mend or delete it, then build-agent lock"));
             None
         }
@@ -174,7 +177,7 @@ fn apply_lock(ground: &Ground, tree: &Node, repos: &mut Repos, problems: &mut Pr
 }
 
 /// A file near the manifest, as messages name it.
-fn beside(ground: &Ground, file: &Path) -> String {
+fn beside(ground: &ProjectRoot, file: &Path) -> String {
     let directory = Path::new(&ground.manifest_name).parent().unwrap_or(Path::new(""));
     match file.strip_prefix(&ground.base) {
         Ok(relative) => directory.join(relative).display().to_string(),
@@ -183,7 +186,7 @@ fn beside(ground: &Ground, file: &Path) -> String {
 }
 
 /// Where the lock of a manifest lies; a manifest from elsewhere has none.
-fn lock_file(ground: &Ground) -> Option<PathBuf> {
+fn lock_file(ground: &ProjectRoot) -> Option<PathBuf> {
     ground.manifest.as_ref().map(|_| ground.base.join(lock::FILE_NAME))
 }
 
@@ -192,7 +195,7 @@ fn lock_file(ground: &Ground) -> Option<PathBuf> {
 /// # Errors
 /// When there is no manifest, or it came from elsewhere.
 pub fn lock_path(request: &Request, env: &AgentEnvironment, cwd: &Path) -> Result<PathBuf> {
-    let ground = places::find(request, env, cwd)?;
+    let ground = paths::find(request, env, cwd)?;
     lock_file(&ground).ok_or_else(|| {
         Error::usage(format!(
             "`{}` is not on this machine, so that no lock can lie beside it",
@@ -207,19 +210,19 @@ fn settings(
     request: &Request,
     env: &AgentEnvironment,
     cwd: &Path,
-    ground: Ground,
+    ground: ProjectRoot,
     now: SystemTime,
 ) -> Result<Settings> {
     let Read { release, repos, sections, yocto_check_layer, known_failures } = read;
     let Repos { repos, secrets, notices } = repos;
-    let places = places::places(request, env, cwd, &sections.name, release)?;
-    places::check_fits(&places, &sections.layers)?;
+    let places = paths::places(request, env, cwd, &sections.name, release)?;
+    paths::check_fits(&places, &sections.layers)?;
     core_is_usable(&ground.checkout, &repos)?;
     let patterns = patterns(&sections.layers, &repos)?;
     let distro = sections.distro.unwrap_or_else(|| default_distro(&repos).to_owned());
     let codebuild = env.codebuild.as_ref();
     let trust = trust::judge(&evidence(request, env))?;
-    let layers = places::work_dir(request.work_dir.as_deref(), env, cwd)?.join("layers");
+    let layers = paths::work_dir(request.work_dir.as_deref(), env, cwd)?.join("layers");
     let (cache, cache_notices) = shared::cache(&sections.cache, trust, codebuild, layers, &places);
     let job = JobIdentity {
         name: sections.name,
@@ -331,7 +334,7 @@ fn default_distro(repos: &[Repo]) -> &'static str {
     if has_meta_poky { "poky" } else { "nodistro" }
 }
 
-fn reproduce(request: &Request, ground: &Ground) -> Vec<String> {
+fn reproduce(request: &Request, ground: &ProjectRoot) -> Vec<String> {
     let mut command = vec!["build-agent".to_owned(), "run".to_owned(), ground.manifest_name.clone()];
     let sha256 = request.manifest_sha256.iter();
     command.extend(sha256.flat_map(|sha256| ["--manifest-sha256".to_owned(), sha256.clone()]));

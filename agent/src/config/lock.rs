@@ -9,10 +9,10 @@ use url::Url;
 
 use agent_types::error::Result;
 
-use super::checker::Checker;
-use super::problem::{KeyPath, Mistake, Problems};
+use super::problem::{Diagnostic, KeyPath, Problems};
 use super::settings::{GitSource, Repo, RepoSource, Wanted};
 use super::tree::{self, Node};
+use super::validator::Validator;
 use super::{structure, values};
 
 /// Its name; it lies beside the manifest.
@@ -141,7 +141,7 @@ pub fn read(file: &str, bytes: &[u8], problems: &mut Problems) -> Option<Written
         return None;
     };
     let (raw, meant): (UnvalidatedLock, _) = structure::read(&tree, problems);
-    let mut check = Checker { tree: &tree, problems, meant };
+    let mut check = Validator { tree: &tree, problems, meant };
     let mut lock = Lock::default();
     for (name, raw) in raw.repos {
         let path = KeyPath::root().key("repos").key(&name).key("commit");
@@ -185,22 +185,22 @@ pub fn apply(
         }
         match written.lock.repos.get(&repo.name) {
             Some(locked) => {
-                let mut check = Checker { tree: &written.tree, problems, meant: Vec::new() };
+                let mut check = Validator { tree: &written.tree, problems, meant: Vec::new() };
                 compare(&mut check, &path, locked, source, &repo.name);
                 source.locked = Some(locked.commit.clone()).filter(|commit| !commit.is_empty());
             }
             // A commit in the manifest does not float.
             None if matches!(source.wanted, Wanted::Commit(_) | Wanted::CommitOnBranch { .. }) => {}
             None => {
-                let mut check = Checker { tree: manifest, problems, meant: Vec::new() };
-                let mistake = Mistake::new(format!("{FILE_NAME} does not pin it"));
+                let mut check = Validator { tree: manifest, problems, meant: Vec::new() };
+                let mistake = Diagnostic::new(format!("{FILE_NAME} does not pin it"));
                 check.key(&path, mistake.hint("build-agent lock"));
             }
         }
     }
 }
 
-fn compare(check: &mut Checker, path: &KeyPath, locked: &Locked, source: &GitSource, name: &str) {
+fn compare(check: &mut Validator, path: &KeyPath, locked: &Locked, source: &GitSource, name: &str) {
     let wanted = Locked::new(source, &locked.commit);
     let commit = match &source.wanted {
         Wanted::Commit(commit) | Wanted::CommitOnBranch { commit, .. } => Some(commit),
@@ -220,7 +220,7 @@ fn compare(check: &mut Checker, path: &KeyPath, locked: &Locked, source: &GitSou
         let say = |text: Option<&String>| text.map_or("nothing".into(), |text| format!("`{text}`"));
         let message = format!("is {} here and {} in the manifest", say(locked), say(wanted));
         let hint = format!("build-agent lock --update {name}");
-        check.value(&path.key(key), Mistake::new(message).hint(hint));
+        check.value(&path.key(key), Diagnostic::new(message).hint(hint));
     }
 }
 

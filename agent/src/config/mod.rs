@@ -2,7 +2,6 @@
 //! place, and nothing runs before they are mended.
 
 mod address;
-mod checker;
 mod codebuild;
 pub mod collections;
 pub mod embedded;
@@ -12,7 +11,7 @@ mod known_failures;
 mod load;
 pub mod lock;
 mod manifest;
-mod places;
+mod paths;
 mod problem;
 pub mod remote;
 mod repo_notation;
@@ -24,6 +23,7 @@ mod structure;
 mod tree;
 mod trust;
 mod validate;
+mod validator;
 mod values;
 
 pub use codebuild::{CodeBuild, Trigger};
@@ -31,7 +31,7 @@ pub use embedded::{for_layers, known_release};
 pub use environment::{AgentEnvironment, whole as whole_environment};
 pub use load::{Request, is_trusted, load, lock_path};
 pub use manifest::{FILE_NAME, schema};
-pub use places::{is_text, out_dir, work_dir, work_tree};
+pub use paths::{is_text, out_dir, work_dir, work_tree};
 pub use problem::{Place, Problem, Problems};
 pub use settings::*;
 

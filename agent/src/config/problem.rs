@@ -3,8 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+pub use agent_types::diagnostic::Diagnostic;
 use agent_types::error::Error;
-pub use agent_types::mistake::Mistake;
 use agent_types::secrets;
 
 /// Where something was written.
@@ -158,7 +158,7 @@ const SHOWN: usize = 100;
 pub struct Problems(Vec<Problem>);
 
 impl Problems {
-    pub fn add(&mut self, place: Place, key: Option<String>, mistake: Mistake) {
+    pub fn add(&mut self, place: Place, key: Option<String>, mistake: Diagnostic) {
         self.0.push(Problem { place, key, message: mistake.message, hint: mistake.hint });
     }
 
@@ -232,10 +232,14 @@ mod tests {
     #[test]
     fn problems_come_in_the_order_of_the_file_with_hints_and_a_count() {
         let mut problems = Problems::default();
-        problems.add(Place::Flag("name=".into()), Some("name".into()), Mistake::new("is empty"));
-        problems.add(file(12, 3), Some("[repos.poky] branch".into()), Mistake::new("two").hint("drop one"));
-        problems.add(file(2, 11), Some("release".into()), Mistake::new("unknown"));
-        problems.add(file(2, 11), Some("release".into()), Mistake::new("unknown"));
+        problems.add(Place::Flag("name=".into()), Some("name".into()), Diagnostic::new("is empty"));
+        problems.add(
+            file(12, 3),
+            Some("[repos.poky] branch".into()),
+            Diagnostic::new("two").hint("drop one"),
+        );
+        problems.add(file(2, 11), Some("release".into()), Diagnostic::new("unknown"));
+        problems.add(file(2, 11), Some("release".into()), Diagnostic::new("unknown"));
         assert_eq!(
             problems.to_string(),
             "build-agent.toml:2:11: release: unknown\n\
@@ -250,7 +254,7 @@ mod tests {
     #[test]
     fn who_has_very_many_problems_is_shown_a_page_of_them() {
         let mut problems = Problems::default();
-        (1..=SHOWN + 2).for_each(|line| problems.add(file(line, 1), None, Mistake::new("is wrong")));
+        (1..=SHOWN + 2).for_each(|line| problems.add(file(line, 1), None, Diagnostic::new("is wrong")));
         let shown = problems.to_string();
         assert!(
             shown.ends_with("toml:100:1: is wrong\nand 2 more\n102 problems; nothing was run"),
@@ -261,7 +265,7 @@ mod tests {
     #[test]
     fn control_characters_do_not_reach_the_terminal() {
         let mut problems = Problems::default();
-        let mistake = Mistake::new("`\u{1b}[31mred\n::error::` is unknown");
+        let mistake = Diagnostic::new("`\u{1b}[31mred\n::error::` is unknown");
         problems.add(file(1, 1), Some("\u{7}".into()), mistake);
         let shown = problems.to_string();
         assert_eq!(shown.lines().count(), 2, "{shown:?}");

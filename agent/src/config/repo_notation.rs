@@ -7,7 +7,7 @@ use std::net::Ipv6Addr;
 use url::Url;
 
 use super::address::SCHEMES;
-use super::problem::Mistake;
+use super::problem::Diagnostic;
 
 /// What the notation says, in the manifest's words.
 #[derive(Debug, Default)]
@@ -23,10 +23,10 @@ struct Parts {
 }
 
 /// The mistake and its right form when the text is written in another notation.
-pub fn foreign(text: &str) -> Option<Mistake> {
+pub fn foreign(text: &str) -> Option<Diagnostic> {
     if holds_password_without_scheme(text) {
         return Some(
-            Mistake::new("is no address, and holds a password")
+            Diagnostic::new("is no address, and holds a password")
                 .hint("write ssh://user@host/path: ssh takes no password from an address"),
         );
     }
@@ -239,12 +239,12 @@ impl Parts {
         }
     }
 
-    fn into_mistake(self, text: &str) -> Option<Mistake> {
+    fn into_mistake(self, text: &str) -> Option<Diagnostic> {
         if self.notations.is_empty() {
             return None;
         }
         let what = self.notations.join(" and ");
-        let mistake = Mistake::new(match public(text) {
+        let mistake = Diagnostic::new(match public(text) {
             Some(text) => format!("`{text}` is {what}"),
             None => format!("is {what}"),
         });

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use agent_yocto::path_rules::PathUse;
 
 use super::address;
-use super::checker::Checker;
 use super::codebuild::CodeBuild;
 use super::environment::url_secrets;
 use super::manifest::{UnvalidatedManifest, UnvalidatedRepo};
-use super::problem::{KeyPath, Mistake};
+use super::problem::{Diagnostic, KeyPath};
 use super::settings::{GitSource, Repo, RepoSource, Secret, Wanted};
+use super::validator::Validator;
 use super::values;
 
 /// What the repositories are seen from.
@@ -31,7 +31,7 @@ pub struct Repos {
 }
 
 /// All repositories in the order of the manifest.
-pub fn validate(check: &mut Checker, manifest: &UnvalidatedManifest, around: &Surroundings) -> Repos {
+pub fn validate(check: &mut Validator, manifest: &UnvalidatedManifest, around: &Surroundings) -> Repos {
     let top = KeyPath::root().key("repos");
     let mut all = Repos::default();
     let Some(raw) = &manifest.repos else { return all };
@@ -44,7 +44,7 @@ pub fn validate(check: &mut Checker, manifest: &UnvalidatedManifest, around: &Su
         .collect();
     if names.is_empty() {
         let hint = "name the repositories that BitBake and OE-Core come from, such as [repos.poky]";
-        check.value(&top, Mistake::new("names no repository").hint(hint));
+        check.value(&top, Diagnostic::new("names no repository").hint(hint));
     }
     for name in names {
         let Some(raw) = raw.get(&name) else { continue };
@@ -79,7 +79,7 @@ pub fn validate(check: &mut Checker, manifest: &UnvalidatedManifest, around: &Su
 }
 
 struct One<'a, 'c> {
-    check: &'a mut Checker<'c>,
+    check: &'a mut Validator<'c>,
     raw: &'a UnvalidatedRepo,
     path: &'a KeyPath,
     release: Option<&'a str>,
@@ -95,7 +95,7 @@ impl One<'_, '_> {
             let layer = values::inner_path(text, "the repository")?;
             values::layer_path(&layer)?;
             match directory.map(|directory| directory.join(&layer)) {
-                Some(found) if !found.join("conf/layer.conf").is_file() => Err(Mistake::new(format!(
+                Some(found) if !found.join("conf/layer.conf").is_file() => Err(Diagnostic::new(format!(
                     "`{text}` is no layer: {} has no conf/layer.conf",
                     found.display()
                 ))),
@@ -114,14 +114,14 @@ impl One<'_, '_> {
             }
             (false, false) => {
                 let hint = "a git repository needs `url`, a local directory `path`";
-                self.check.value(self.path, Mistake::new("has neither `url` nor `path`").hint(hint));
+                self.check.value(self.path, Diagnostic::new("has neither `url` nor `path`").hint(hint));
                 None
             }
             (true, false) => self.git(),
             (false, true) => {
                 for key in ["branch", "tag", "commit"].map(|key| self.path.key(key)) {
                     if self.check.has(&key) {
-                        let mistake = Mistake::new("does not go with `path`");
+                        let mistake = Diagnostic::new("does not go with `path`");
                         self.check
                             .key(&key, mistake.hint("a local directory is used as it is: drop this key"));
                     }
@@ -144,7 +144,7 @@ impl One<'_, '_> {
         match (has_branch, has_tag, has_commit) {
             (false, false, false) => {
                 let branch = self.release.unwrap_or("scarthgap");
-                let mistake = Mistake::new("has none of `branch`, `tag` and `commit`");
+                let mistake = Diagnostic::new("has none of `branch`, `tag` and `commit`");
                 self.check.value(self.path, mistake.hint(format!("such as branch = \"{branch}\"")));
             }
             (true, true, _) => self.exclude(&["branch", "tag"], "keep one of them"),
@@ -171,13 +171,13 @@ impl One<'_, '_> {
             keys.iter().map(|key| self.path.key(key)).max_by_key(|path| self.check.tree.key_place(path));
         if let Some(path) = written_last {
             let message = format!("`{}` exclude one another", keys.join("` and `"));
-            self.check.key(&path, Mistake::new(message).hint(hint));
+            self.check.key(&path, Diagnostic::new(message).hint(hint));
         }
     }
 }
 
 /// OE-Core is more particular about its own path than BitBake is about a layer's.
-fn holds_usable_core(directory: &Path) -> Result<(), Mistake> {
+fn holds_usable_core(directory: &Path) -> Result<(), Diagnostic> {
     if !directory.join("oe-init-build-env").is_file() {
         return Ok(());
     }
@@ -186,13 +186,13 @@ fn holds_usable_core(directory: &Path) -> Result<(), Mistake> {
     })
 }
 
-fn local_directory(text: &str, base: &Path) -> Result<PathBuf, Mistake> {
+fn local_directory(text: &str, base: &Path) -> Result<PathBuf, Diagnostic> {
     let directory = address::local(text, base)?;
     values::layer_path(&directory)?;
     if directory.is_dir() {
         holds_usable_core(&directory)?;
         Ok(directory)
     } else {
-        Err(Mistake::new(format!("`{}` is no directory of this machine", directory.display())))
+        Err(Diagnostic::new(format!("`{}` is no directory of this machine", directory.display())))
     }
 }

@@ -1,8 +1,8 @@
 //! What the manifest may ask of BitBake's tools: targets, and commands of bitbake-layers.
 
-use super::problem::Mistake;
+use super::problem::Diagnostic;
 
-type Result<T> = std::result::Result<T, Mistake>;
+type Result<T> = std::result::Result<T, Diagnostic>;
 
 /// The tasks that delete what other builds live on.
 const CLEANING: [&str; 3] = ["clean", "cleansstate", "cleanall"];
@@ -16,20 +16,20 @@ pub fn target(text: &str) -> Result<()> {
     let cleans = text.split_whitespace().any(|word| CLEANING[1..].contains(&word.trim_start_matches("-c")));
     if cleans || task.is_some_and(|task| CLEANING.contains(&task)) {
         return Err(
-            Mistake::new(format!("`{text}` cleans, and the agent never does that")).hint(WHY_NO_CLEANING)
+            Diagnostic::new(format!("`{text}` cleans, and the agent never does that")).hint(WHY_NO_CLEANING)
         );
     }
     let good = |c: char| c.is_ascii_alphanumeric() || "._+-/:".contains(c);
     if text.is_empty() {
-        Err(Mistake::new("is empty"))
+        Err(Diagnostic::new("is empty"))
     } else if text.starts_with('-') {
-        Err(Mistake::new(format!("`{text}` is an option of bitbake, not a target"))
+        Err(Diagnostic::new(format!("`{text}` is an option of bitbake, not a target"))
             .hint("name what is to be built; a task of a recipe is written recipe:do_task"))
     } else if text.contains(char::is_whitespace) {
-        Err(Mistake::new(format!("`{text}` is more than one word"))
+        Err(Diagnostic::new(format!("`{text}` is more than one word"))
             .hint("write one list element for each target, without `bitbake` and without options"))
     } else if !text.chars().all(good) || text.starts_with([':', '/']) || text.ends_with([':', '/']) {
-        Err(Mistake::new(format!("`{text}` is no target of BitBake")))
+        Err(Diagnostic::new(format!("`{text}` is no target of BitBake")))
     } else {
         Ok(())
     }
@@ -60,15 +60,15 @@ const LOOKING: [&str; 7] = [
 pub fn bitbake_layers(text: &str) -> Result<Vec<String>> {
     let words: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
     let Some(command) = words.first().map(String::as_str) else {
-        return Err(Mistake::new("is empty").hint(format!("write one of {}", LOOKING.join(", "))));
+        return Err(Diagnostic::new("is empty").hint(format!("write one of {}", LOOKING.join(", "))));
     };
     if let Some(quote) = text.chars().find(|c| "\"'`\\".contains(*c)) {
-        return Err(Mistake::new(format!("`{text}` holds a {quote}"))
+        return Err(Diagnostic::new(format!("`{text}` holds a {quote}"))
             .hint("no shell reads it: words are split at spaces and nothing else"));
     }
     let odd = |c: char| !c.is_ascii_alphanumeric() && c != '-';
     if CHANGING.contains(&command) {
-        Err(Mistake::new(format!(
+        Err(Diagnostic::new(format!(
             "`{command}` changes the build's configuration, and a check must only look"
         ))
         .hint(format!(
@@ -78,7 +78,7 @@ pub fn bitbake_layers(text: &str) -> Result<Vec<String>> {
     } else if (command.starts_with("show-") && !command.contains(odd)) || LOOKING.contains(&command) {
         Ok(words)
     } else {
-        let mistake = Mistake::new(format!("`{command}` is no command of bitbake-layers that only looks"));
+        let mistake = Diagnostic::new(format!("`{command}` is no command of bitbake-layers that only looks"));
         Err(match super::structure::nearest(command, LOOKING.into_iter()) {
             Some(nearest) => mistake.hint(format!("did you mean `{nearest}`?")),
             None => mistake.hint(format!("write one of {}", LOOKING.join(", "))),

@@ -38,7 +38,7 @@ pub struct Settings {
     pub artifacts: Artifacts,
     pub github: Option<GitHub>,
     pub limits: Limits,
-    pub places: Places,
+    pub places: Paths,
     /// `--build-user`: the user that runs layer code when the agent runs as root.
     pub build_user: Option<String>,
     /// Proxy and certificate variables of the agent's environment, for git and BitBake's fetchers.
@@ -115,7 +115,7 @@ pub struct SharedCache {
 impl Cache {
     /// The same cache for a source of this trust.
     #[must_use]
-    pub fn judged(&self, trust: Trust, places: &Places) -> Cache {
+    pub fn judged(&self, trust: Trust, places: &Paths) -> Cache {
         let share = self.share.as_ref().map(|shared| SharedCache {
             tiers: Tiers::new(&shared.share, shared.access, &trust),
             ..shared.clone()
@@ -179,13 +179,13 @@ pub struct Limits {
 /// out/                  --out: events.jsonl, result.json, junit.xml, logs/
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Places {
+pub struct Paths {
     /// Holds everything of this job; `--work-dir` joined with `<name>-<release>`.
     pub work: PathBuf,
     pub out: PathBuf,
 }
 
-impl Places {
+impl Paths {
     /// Links to the checkouts.
     pub fn repos(&self) -> PathBuf {
         self.work.join("repos")

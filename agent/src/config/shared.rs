@@ -7,17 +7,17 @@ use agent_types::share::Share;
 use agent_types::tiers::{Access, TierKind, Tiers, Trust};
 
 use super::codebuild::CodeBuild;
-use super::settings::{Cache, HashServer, Places, Settings, SharedCache};
+use super::settings::{Cache, HashServer, Paths, Settings, SharedCache};
 use super::trust;
-use super::validate::CacheWords;
+use super::validate::RawCache;
 
 /// The caches of a job, and sentences about them. `layers` is the local store of layer checkouts.
 pub fn cache(
-    words: &CacheWords,
+    words: &RawCache,
     trust: Trust,
     codebuild: Option<&CodeBuild>,
     layers: PathBuf,
-    places: &Places,
+    places: &Paths,
 ) -> (Cache, Vec<String>) {
     let root = words.share.as_ref().filter(|_| words.access != Access::Off);
     let share = root.map(|root| SharedCache {

@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value as Json};
 
 use super::manifest::schema_of;
-use super::problem::{KeyPath, Mistake, Problems, Step};
+use super::problem::{Diagnostic, KeyPath, Problems, Step};
 use super::tree::{Node, Value};
 
 /// Reads `T` from the tree. What is wrong is reported and left out, so that the rest can still be
@@ -22,7 +22,7 @@ where
     let meant = walk.meant;
     // The walk lets only through what the types accept; should they ever disagree, say so.
     let value = serde_json::from_value(json.unwrap_or_default()).unwrap_or_else(|error| {
-        problems.add(tree.place.clone(), None, Mistake::new(format!("cannot be read: {error}")));
+        problems.add(tree.place.clone(), None, Diagnostic::new(format!("cannot be read: {error}")));
         T::default()
     });
     (value, meant)
@@ -81,17 +81,17 @@ impl<'a> Walk<'a> {
             let written = node.entries().iter().any(|entry| entry.key == key);
             if !written && !self.meant.contains(&path.key(key)) {
                 let description = schema["properties"][key]["description"].as_str().unwrap_or_default();
-                let mistake = Mistake::new("is missing").hint(first_sentence(description));
+                let mistake = Diagnostic::new("is missing").hint(first_sentence(description));
                 self.problems.add(node.place.clone(), Some(path.key(key).to_string()), mistake);
             }
         }
         Json::Object(object)
     }
 
-    fn unknown_key(&mut self, key: &str, table: &KeyPath, schema: &Json) -> Mistake {
+    fn unknown_key(&mut self, key: &str, table: &KeyPath, schema: &Json) -> Diagnostic {
         let known: Vec<&str> =
             schema["properties"].as_object().into_iter().flatten().map(|(known, _)| known.as_str()).collect();
-        let mistake = Mistake::new("unknown key");
+        let mistake = Diagnostic::new("unknown key");
         if let Some(nearest) = nearest(key, known.iter().copied()) {
             self.meant.push(table.key(nearest));
             return mistake.hint(format!("did you mean `{nearest}`?"));
@@ -114,7 +114,7 @@ impl<'a> Walk<'a> {
         if wanted.is_null() || *wanted == value {
             return Some(value);
         }
-        let mistake = Mistake::new(format!("is {value}, and this agent knows {wanted} only"));
+        let mistake = Diagnostic::new(format!("is {value}, and this agent knows {wanted} only"));
         self.report(path, mistake)
     }
 
@@ -123,7 +123,7 @@ impl<'a> Walk<'a> {
         if choices.is_empty() || choices.contains(&text) {
             return Some(Json::from(text));
         }
-        let mut mistake = Mistake::new(format!("`{text}` is not one of {}", choices.join(", ")));
+        let mut mistake = Diagnostic::new(format!("`{text}` is not one of {}", choices.join(", ")));
         if let Some(nearest) = nearest(text, choices.iter().copied()) {
             mistake = mistake.hint(format!("did you mean `{nearest}`?"));
         }
@@ -131,7 +131,7 @@ impl<'a> Walk<'a> {
     }
 
     fn wrong_type(&mut self, node: &Node, schema: &'a Json, path: &KeyPath) -> Option<Json> {
-        let mut mistake = Mistake::new(format!("must be {}, not {}", self.name(schema), node.kind()));
+        let mut mistake = Diagnostic::new(format!("must be {}, not {}", self.name(schema), node.kind()));
         if kind(schema) == "string" && !node.text.is_empty() {
             mistake = mistake.hint(format!("put it in quotes: \"{}\"", node.text));
         } else if kind(schema) == "array"
@@ -150,7 +150,7 @@ impl<'a> Walk<'a> {
         self.report(path, mistake)
     }
 
-    fn report(&mut self, path: &KeyPath, mistake: Mistake) -> Option<Json> {
+    fn report(&mut self, path: &KeyPath, mistake: Diagnostic) -> Option<Json> {
         self.problems.add(self.tree.place(path), Some(self.tree.name(path)), mistake);
         None
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::problem::{KeyPath, Mistake, Place, Problems, Step};
+use super::problem::{Diagnostic, KeyPath, Place, Problems, Step};
 
 /// A value and its place.
 #[derive(Clone, Debug, PartialEq)]
@@ -129,10 +129,11 @@ pub fn parse(file: &str, text: &str, problems: &mut Problems) -> Option<Node> {
         let span = error.span().unwrap_or(0..0);
         let mistake = if error.message() == "duplicate key" {
             let key = text.get(span.clone()).unwrap_or_default();
-            Mistake::new(format!("`{key}` is given twice")).hint("keep one; what is missing in it, move over")
+            Diagnostic::new(format!("`{key}` is given twice"))
+                .hint("keep one; what is missing in it, move over")
         } else {
             usable = false;
-            Mistake::new(format!("not valid TOML: {}", error.message()))
+            Diagnostic::new(format!("not valid TOML: {}", error.message()))
         };
         problems.add(source.place(span.start), None, mistake);
     }
@@ -150,7 +151,7 @@ pub fn parse_bytes(file: &str, bytes: &[u8], problems: &mut Problems) -> Option<
         Err(error) => {
             let good = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
             let source = Source::new(&good, At::File(file.into()));
-            problems.add(source.place(good.len()), None, Mistake::new("not UTF-8, so not valid TOML"));
+            problems.add(source.place(good.len()), None, Diagnostic::new("not UTF-8, so not valid TOML"));
             None
         }
     }
@@ -208,7 +209,7 @@ impl<'t> Source<'t> {
             DeValue::Integer(integer) => match i64::from_str_radix(integer.as_str(), integer.radix()) {
                 Ok(integer) => Value::Integer(integer),
                 Err(_) => {
-                    problems.add(place.clone(), None, Mistake::new(format!("`{text}` is too large")));
+                    problems.add(place.clone(), None, Diagnostic::new(format!("`{text}` is too large")));
                     Value::Integer(0)
                 }
             },

@@ -16,7 +16,7 @@ pub const BRANCHES: &str = "BUILD_AGENT_TRUSTED_BRANCHES";
 
 /// All that speaks for or against a source.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Evidence<'a> {
+pub struct TrustInputs<'a> {
     /// Present in CodeBuild.
     pub codebuild: Option<&'a CodeBuild>,
     /// The regular expression of the trusted branches, as it is written.
@@ -30,7 +30,7 @@ pub struct Evidence<'a> {
 /// # Errors
 /// Usage, when the expression of the branches is none; and when `--trusted` stands for what no word can
 /// make trusted, so that a flag in a buildspec does not open the share to everybody who asks for a pull.
-pub fn judge(evidence: &Evidence) -> Result<Trust> {
+pub fn judge(evidence: &TrustInputs) -> Result<Trust> {
     let branches = evidence.branches.map(trusted_branches).transpose()?;
     let Some(build) = evidence.codebuild else { return Ok(by_word(evidence.word, NOBODY)) };
     if let Some(trust) = pull_request(build) {
@@ -155,7 +155,7 @@ mod tests {
     fn judged(variables: &[(&str, &str)], branches: Option<&str>, word: bool) -> String {
         let environment = AgentEnvironment::from_map(variables.iter().copied());
         let codebuild = environment.codebuild.as_ref();
-        match judge(&Evidence { codebuild, branches, word }) {
+        match judge(&TrustInputs { codebuild, branches, word }) {
             Ok(Trust::Trusted { .. }) => "trusted".into(),
             Ok(Trust::Untrusted { pull_request: Some(number), .. }) => format!("pr {number}"),
             Ok(Trust::Untrusted { .. }) => "untrusted".into(),

@@ -7,11 +7,11 @@ use std::time::Duration;
 use agent_artifacts::store::artifact_pattern::{artifact_pattern, excludes_all};
 use agent_types::tiers::Access;
 
-use super::checker::Checker;
 use super::manifest::{CacheAccess, UnvalidatedManifest};
-use super::places::Ground;
-use super::problem::{KeyPath, Mistake};
+use super::paths::ProjectRoot;
+use super::problem::{Diagnostic, KeyPath};
 use super::settings::{ArtifactRule, Destination, GitHub, HashServer, Limits};
+use super::validator::Validator;
 use super::{address, requests, values};
 
 /// The validated sections. Where something was wrong, a default stands in: nobody sees it, because
@@ -34,14 +34,14 @@ pub struct Sections {
     pub rules: Vec<ArtifactRule>,
     pub github: Option<GitHub>,
     pub limits: Limits,
-    pub cache: CacheWords,
+    pub cache: RawCache,
     /// Keys that have no effect yet.
     pub notices: Vec<String>,
 }
 
 /// `[cache]`
 #[derive(Debug)]
-pub struct CacheWords {
+pub struct RawCache {
     pub share: Option<PathBuf>,
     pub access: Access,
     /// Whether the manifest asks for writing in so many words.
@@ -56,7 +56,12 @@ fn section(name: &str) -> KeyPath {
 }
 
 /// Validates every section; `cwd` is where relative paths of `--set` start.
-pub fn validate(check: &mut Checker, raw: &UnvalidatedManifest, ground: &Ground, cwd: &Path) -> Sections {
+pub fn validate(
+    check: &mut Validator,
+    raw: &UnvalidatedManifest,
+    ground: &ProjectRoot,
+    cwd: &Path,
+) -> Sections {
     let name =
         check.one(&section("name"), raw.name.as_ref(), |text| values::name(text).map(|()| text.to_owned()));
     Sections {
@@ -102,7 +107,7 @@ pub fn validate(check: &mut Checker, raw: &UnvalidatedManifest, ground: &Ground,
             &section("artifacts").key("kms_key_id"),
             raw.artifacts.kms_key_id.as_ref(),
             |text| match text.is_empty() || text.contains(char::is_whitespace) {
-                true => Err(Mistake::new("is no KMS key").hint("write its id, ARN or alias")),
+                true => Err(Diagnostic::new("is no KMS key").hint("write its id, ARN or alias")),
                 false => Ok(text.to_owned()),
             },
         ),
@@ -115,21 +120,21 @@ pub fn validate(check: &mut Checker, raw: &UnvalidatedManifest, ground: &Ground,
 }
 
 /// A rule that only judges, as one that also hands the text on.
-fn owned(rule: impl Fn(&str) -> Result<(), Mistake>) -> impl Fn(&str) -> Result<String, Mistake> {
+fn owned(rule: impl Fn(&str) -> Result<(), Diagnostic>) -> impl Fn(&str) -> Result<String, Diagnostic> {
     move |text| rule(text).map(|()| text.to_owned())
 }
 
-fn side_by_side(check: &mut Checker, raw: &UnvalidatedManifest) -> Option<NonZeroUsize> {
+fn side_by_side(check: &mut Validator, raw: &UnvalidatedManifest) -> Option<NonZeroUsize> {
     let number = raw.check.side_by_side?;
     let most = usize::try_from(number).ok().and_then(NonZeroUsize::new);
     if most.is_none() {
-        let mistake = Mistake::new(format!("is {number}")).hint("1 means one after another");
+        let mistake = Diagnostic::new(format!("is {number}")).hint("1 means one after another");
         check.value(&section("check").key("side_by_side"), mistake);
     }
     most
 }
 
-fn layers(check: &mut Checker, raw: &UnvalidatedManifest, ground: &Ground) -> Vec<PathBuf> {
+fn layers(check: &mut Validator, raw: &UnvalidatedManifest, ground: &ProjectRoot) -> Vec<PathBuf> {
     let path = section("layer").key("paths");
     check.not_empty(&path, raw.layer.paths.as_ref(), "write [\".\"] when the checkout itself is the layer");
     let layer = |text: &str| {
@@ -146,7 +151,7 @@ fn layers(check: &mut Checker, raw: &UnvalidatedManifest, ground: &Ground) -> Ve
         let name = layers[index].file_name();
         if layers[..index].iter().any(|other| other.file_name() == name) {
             let message = format!("two layers have a directory of the name {:?}", name.unwrap_or_default());
-            check.value(&path, Mistake::new(message).hint("check them in two jobs"));
+            check.value(&path, Diagnostic::new(message).hint("check them in two jobs"));
             layers.remove(index);
         }
     }
@@ -155,14 +160,19 @@ fn layers(check: &mut Checker, raw: &UnvalidatedManifest, ground: &Ground) -> Ve
 
 /// A path of the manifest that has to lie in the checkout (or beside a manifest that lies elsewhere),
 /// also when links are followed.
-fn inside(text: &str, ground: &Ground, exists: fn(&Path) -> bool, missing: &str) -> Result<PathBuf, Mistake> {
+fn inside(
+    text: &str,
+    ground: &ProjectRoot,
+    exists: fn(&Path) -> bool,
+    missing: &str,
+) -> Result<PathBuf, Diagnostic> {
     if text.is_empty() {
-        return Err(Mistake::new("is empty"));
+        return Err(Diagnostic::new("is empty"));
     }
     let base = if ground.base.starts_with(&ground.checkout) { &ground.base } else { &ground.checkout };
     let path = values::normal(&base.join(text));
     let outside = |how: &str| {
-        Err(Mistake::new(format!("`{text}` {how} the checkout under test"))
+        Err(Diagnostic::new(format!("`{text}` {how} the checkout under test"))
             .hint(format!("the checkout is {}", ground.checkout.display())))
     };
     if !path.starts_with(&ground.checkout) {
@@ -170,7 +180,7 @@ fn inside(text: &str, ground: &Ground, exists: fn(&Path) -> bool, missing: &str)
     }
     if !exists(&path) {
         return Err(
-            Mistake::new(format!("`{text}`: {missing}")).hint(format!("looked for {}", path.display()))
+            Diagnostic::new(format!("`{text}`: {missing}")).hint(format!("looked for {}", path.display()))
         );
     }
     match path.canonicalize() {
@@ -179,16 +189,16 @@ fn inside(text: &str, ground: &Ground, exists: fn(&Path) -> bool, missing: &str)
     }
 }
 
-fn machines(check: &mut Checker, table: &str, raw: Option<&Vec<String>>) -> Option<Vec<String>> {
+fn machines(check: &mut Validator, table: &str, raw: Option<&Vec<String>>) -> Option<Vec<String>> {
     let path = section(table).key("machines");
     check.not_empty(&path, raw, "name a machine, or leave the key out for qemux86-64");
     raw.map(|_| check.list(&path, raw, owned(values::conf_name)))
 }
 
 fn destination(
-    check: &mut Checker,
+    check: &mut Validator,
     raw: &UnvalidatedManifest,
-    ground: &Ground,
+    ground: &ProjectRoot,
     cwd: &Path,
 ) -> Option<Destination> {
     let path = section("artifacts").key("destination");
@@ -196,7 +206,7 @@ fn destination(
     check.one(&path, raw.artifacts.destination.as_ref(), |text| address::destination(text, base))
 }
 
-fn rules(check: &mut Checker, raw: &UnvalidatedManifest) -> Vec<ArtifactRule> {
+fn rules(check: &mut Validator, raw: &UnvalidatedManifest) -> Vec<ArtifactRule> {
     let mut rules = Vec::new();
     for (index, raw) in raw.artifacts.rules.iter().flatten().enumerate() {
         let path = section("artifacts").key("rules").index(index);
@@ -205,7 +215,7 @@ fn rules(check: &mut Checker, raw: &UnvalidatedManifest) -> Vec<ArtifactRule> {
         let exclude = check.list(&path.key("exclude"), raw.exclude.as_ref(), pattern);
         if let Some(include) = include {
             if let Some(all) = exclude.iter().find(|exclude| excludes_all(&include, exclude)) {
-                let mistake = Mistake::new(format!("`{all}` excludes all that the rule includes"));
+                let mistake = Diagnostic::new(format!("`{all}` excludes all that the rule includes"));
                 check.value(&path.key("exclude"), mistake.hint("exclude less, or drop the rule"));
             }
             rules.push(ArtifactRule { include, exclude, required: raw.required.unwrap_or(false) });
@@ -214,7 +224,7 @@ fn rules(check: &mut Checker, raw: &UnvalidatedManifest) -> Vec<ArtifactRule> {
     rules
 }
 
-fn github(check: &mut Checker, raw: &UnvalidatedManifest) -> Option<GitHub> {
+fn github(check: &mut Validator, raw: &UnvalidatedManifest) -> Option<GitHub> {
     let raw = raw.github.as_ref()?;
     let path = section("github");
     let repository =
@@ -224,7 +234,7 @@ fn github(check: &mut Checker, raw: &UnvalidatedManifest) -> Option<GitHub> {
     Some(GitHub { repository: repository?, token_secret })
 }
 
-fn limits(check: &mut Checker, raw: &UnvalidatedManifest) -> Limits {
+fn limits(check: &mut Validator, raw: &UnvalidatedManifest) -> Limits {
     let path = section("limits");
     let log = check.one(&path.key("log"), raw.limits.log.as_ref(), values::size).unwrap_or(2 << 30);
     let mut limit = |key: &str, text: Option<&String>, default: u64| {
@@ -245,13 +255,13 @@ fn limits(check: &mut Checker, raw: &UnvalidatedManifest) -> Limits {
         );
         check.value(
             &path.key(written),
-            Mistake::new(message).hint("grace is the end of a job, not all of it"),
+            Diagnostic::new(message).hint("grace is the end of a job, not all of it"),
         );
     }
     limits
 }
 
-fn cache(check: &mut Checker, raw: &UnvalidatedManifest) -> CacheWords {
+fn cache(check: &mut Validator, raw: &UnvalidatedManifest) -> RawCache {
     const DAY: u64 = 86400;
     let path = section("cache");
     let cache = &raw.cache;
@@ -262,7 +272,7 @@ fn cache(check: &mut Checker, raw: &UnvalidatedManifest) -> CacheWords {
     let downloads_max_age = age("downloads_max_age", cache.downloads_max_age.as_ref(), 60);
     let sstate_max_age = age("sstate_max_age", cache.sstate_max_age.as_ref(), 30);
     let server = check.one(&path.key("hash_server"), cache.hash_server.as_ref(), values::hash_server);
-    CacheWords {
+    RawCache {
         share,
         access: match cache.access {
             None | Some(CacheAccess::Auto | CacheAccess::ReadWrite) => Access::ReadWrite,

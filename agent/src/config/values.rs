@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use agent_yocto::path_rules::{self, PathUse};
 
-use super::problem::Mistake;
+use super::problem::Diagnostic;
 use super::settings::HashServer;
 
-type Result<T> = std::result::Result<T, Mistake>;
+type Result<T> = std::result::Result<T, Diagnostic>;
 
 /// A name that becomes a directory or a part of an object's key: of the job, of a repository.
 ///
@@ -17,15 +17,15 @@ type Result<T> = std::result::Result<T, Mistake>;
 pub fn name(text: &str) -> Result<()> {
     let good = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     if text.is_empty() {
-        Err(Mistake::new("is empty"))
+        Err(Diagnostic::new("is empty"))
     } else if text.contains(['/', '\\']) || text == "." || text == ".." {
-        Err(Mistake::new(format!("`{text}` is a path, not a name"))
+        Err(Diagnostic::new(format!("`{text}` is a path, not a name"))
             .hint("it becomes one directory: letters, digits, `.`, `_` and `-`"))
     } else if !text.chars().all(good) || text.starts_with(['.', '-']) {
-        Err(Mistake::new(format!("`{text}` cannot name a directory of a build"))
+        Err(Diagnostic::new(format!("`{text}` cannot name a directory of a build"))
             .hint("use letters, digits, `.`, `_` and `-`, with a letter, a digit or `_` first"))
     } else if text.len() > 100 {
-        Err(Mistake::new(format!("has {} characters, more than 100", text.len())))
+        Err(Diagnostic::new(format!("has {} characters, more than 100", text.len())))
     } else {
         Ok(())
     }
@@ -35,9 +35,9 @@ pub fn name(text: &str) -> Result<()> {
 pub fn conf_name(text: &str) -> Result<()> {
     let good = |c: char| c.is_ascii_alphanumeric() || "._+-".contains(c);
     if text.is_empty() {
-        Err(Mistake::new("is empty"))
+        Err(Diagnostic::new("is empty"))
     } else if !text.chars().all(good) || text.starts_with(['-', '.', '+']) {
-        Err(Mistake::new(format!("`{text}` cannot be the name of a machine or distro"))
+        Err(Diagnostic::new(format!("`{text}` cannot be the name of a machine or distro"))
             .hint("it names a file conf/machine/NAME.conf or conf/distro/NAME.conf: letters, digits, `.`, `_`, `+`, `-`"))
     } else {
         Ok(())
@@ -47,7 +47,7 @@ pub fn conf_name(text: &str) -> Result<()> {
 /// Lines of a configuration file.
 pub fn conf_lines(text: &str) -> Result<()> {
     match text.chars().find(|c| c.is_control() && !"\n\r\t".contains(*c)) {
-        Some(c) => Err(Mistake::new(format!("holds the control character {c:?}, which is no text"))),
+        Some(c) => Err(Diagnostic::new(format!("holds the control character {c:?}, which is no text"))),
         None => Ok(()),
     }
 }
@@ -57,9 +57,9 @@ pub fn commit(text: &str) -> Result<String> {
     let hex = !text.is_empty() && text.chars().all(|c| c.is_ascii_hexdigit());
     match text.len() {
         40 if hex => Ok(text.to_ascii_lowercase()),
-        4..40 if hex => Err(Mistake::new(format!("`{text}` is an abbreviated commit id"))
+        4..40 if hex => Err(Diagnostic::new(format!("`{text}` is an abbreviated commit id"))
             .hint(format!("write all 40 digits, as `git rev-parse {text}` prints them in a clone"))),
-        _ => Err(Mistake::new(format!("`{text}` is no commit id of 40 hexadecimal digits"))
+        _ => Err(Diagnostic::new(format!("`{text}` is no commit id of 40 hexadecimal digits"))
             .hint("for a name use `branch` or `tag`")),
     }
 }
@@ -68,13 +68,15 @@ pub fn commit(text: &str) -> Result<String> {
 pub fn git_ref(text: &str) -> Result<()> {
     for prefix in ["refs/heads/", "refs/tags/", "origin/"] {
         if let Some(name) = text.strip_prefix(prefix) {
-            return Err(Mistake::new(format!("`{text}` is not a plain name")).hint(format!("write `{name}`")));
+            return Err(
+                Diagnostic::new(format!("`{text}` is not a plain name")).hint(format!("write `{name}`"))
+            );
         }
     }
     let forbidden = |c: char| c.is_control() || c.is_whitespace() || "~^:?*[\\".contains(c);
     let bad_part = |part: &str| part.is_empty() || part.starts_with('.') || part.ends_with(".lock");
     if text.is_empty() {
-        Err(Mistake::new("is empty"))
+        Err(Diagnostic::new("is empty"))
     } else if text.starts_with('-')
         || text.ends_with('.')
         || text == "@"
@@ -83,7 +85,7 @@ pub fn git_ref(text: &str) -> Result<()> {
         || text.contains(forbidden)
         || text.split('/').any(bad_part)
     {
-        Err(Mistake::new(format!("`{text}` is no name that git allows for a branch or tag")))
+        Err(Diagnostic::new(format!("`{text}` is no name that git allows for a branch or tag")))
     } else {
         Ok(())
     }
@@ -96,11 +98,13 @@ const LONGEST: Duration = Duration::from_secs(400 * 24 * 3600);
 pub fn duration(text: &str) -> Result<Duration> {
     let example = "write a number with a unit, such as 90s, 20m, 4h, 1h 30m or 60d";
     match humantime::parse_duration(text) {
-        Ok(Duration::ZERO) => Err(Mistake::new(format!("`{text}` is no time at all")).hint(example)),
-        Ok(duration) if duration > LONGEST => Err(Mistake::new(format!("`{text}` is longer than 400 days"))),
+        Ok(Duration::ZERO) => Err(Diagnostic::new(format!("`{text}` is no time at all")).hint(example)),
+        Ok(duration) if duration > LONGEST => {
+            Err(Diagnostic::new(format!("`{text}` is longer than 400 days")))
+        }
         Ok(duration) => Ok(duration),
         Err(error) => {
-            Err(Mistake::new(format!("`{text}` is no duration: {}", lower_first(&error.to_string())))
+            Err(Diagnostic::new(format!("`{text}` is no duration: {}", lower_first(&error.to_string())))
                 .hint(example))
         }
     }
@@ -112,7 +116,7 @@ const SMALLEST: u64 = 1 << 20;
 /// A size in bytes that is at least 1 MiB, such as `500MiB`, `2GiB`.
 pub fn size(text: &str) -> Result<u64> {
     let example = "write a whole number with a unit, such as 500MiB or 2GiB";
-    let wrong = || Mistake::new(format!("`{text}` is not a size")).hint(example);
+    let wrong = || Diagnostic::new(format!("`{text}` is not a size")).hint(example);
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     let shift = match unit.trim() {
@@ -124,7 +128,9 @@ pub fn size(text: &str) -> Result<u64> {
     };
     let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
     match bytes.ok_or_else(wrong)? {
-        bytes if bytes < SMALLEST => Err(Mistake::new(format!("`{text}` is less than 1MiB")).hint(example)),
+        bytes if bytes < SMALLEST => {
+            Err(Diagnostic::new(format!("`{text}` is less than 1MiB")).hint(example))
+        }
         bytes => Ok(bytes),
     }
 }
@@ -138,11 +144,11 @@ fn lower_first(text: &str) -> String {
 /// the empty path.
 pub fn inner_path(text: &str, below: &str) -> Result<PathBuf> {
     if text.is_empty() {
-        return Err(Mistake::new("is empty").hint("write \".\" for the top directory"));
+        return Err(Diagnostic::new("is empty").hint("write \".\" for the top directory"));
     }
     let path = Path::new(text);
     if path.is_absolute() {
-        return Err(Mistake::new(format!("`{text}` is an absolute path"))
+        return Err(Diagnostic::new(format!("`{text}` is an absolute path"))
             .hint(format!("write it relative to {below}")));
     }
     let mut inner = PathBuf::new();
@@ -150,7 +156,7 @@ pub fn inner_path(text: &str, below: &str) -> Result<PathBuf> {
         match component {
             Component::Normal(part) => inner.push(part),
             Component::ParentDir if !inner.pop() => {
-                return Err(Mistake::new(format!("`{text}` leads out of {below}")));
+                return Err(Diagnostic::new(format!("`{text}` leads out of {below}")));
             }
             _ => {}
         }
@@ -167,7 +173,7 @@ pub fn layer_path(path: &Path) -> Result<()> {
 pub fn usable_path(path: &Path, purpose: PathUse) -> Result<()> {
     match path_rules::fault(path, purpose) {
         None => Ok(()),
-        Some(fault) => Err(Mistake::new(format!("{:?} {fault}", path.display().to_string()))
+        Some(fault) => Err(Diagnostic::new(format!("{:?} {fault}", path.display().to_string()))
             .hint("move it to a path without that, or rename the directory")),
     }
 }
@@ -190,7 +196,7 @@ pub fn normal(path: &Path) -> PathBuf {
 /// `off`, `auto`, `host:port`, `ws://…` or `wss://…`.
 pub fn hash_server(text: &str) -> Result<HashServer> {
     let mistake = || {
-        Mistake::new(format!("`{text}` is no hash server"))
+        Diagnostic::new(format!("`{text}` is no hash server"))
             .hint("write off, auto, host:port, ws://… or wss://…")
     };
     let address = HashServer::Address(text.to_owned());
@@ -215,20 +221,22 @@ pub fn hash_server(text: &str) -> Result<HashServer> {
 pub fn share(text: &str) -> Result<PathBuf> {
     let path = normal(Path::new(text));
     if !path.is_absolute() {
-        return Err(Mistake::new(format!("`{text}` is no absolute path")).hint("such as /efs"));
+        return Err(Diagnostic::new(format!("`{text}` is no absolute path")).hint("such as /efs"));
     }
     if path.parent().is_none() {
-        return Err(Mistake::new(format!("`{text}` is the root of all files")).hint("name a directory in it"));
+        return Err(
+            Diagnostic::new(format!("`{text}` is the root of all files")).hint("name a directory in it")
+        );
     }
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
     if !text.chars().all(plain) {
-        return Err(Mistake::new(format!("{text:?} cannot be written into BitBake's list of mirrors"))
+        return Err(Diagnostic::new(format!("{text:?} cannot be written into BitBake's list of mirrors"))
             .hint("use a path of letters, digits, `.`, `_` and `-`"));
     }
     // `build_mirroruris` of bitbake/lib/bb/fetch2 replaces these wherever they stand.
     const REPLACED: [&str; 5] = ["TYPE", "HOST", "PATH", "BASENAME", "MIRRORNAME"];
     match REPLACED.into_iter().find(|word| text.contains(word)) {
-        Some(word) => Err(Mistake::new(format!(
+        Some(word) => Err(Diagnostic::new(format!(
             "`{text}` holds {word}, which BitBake replaces in addresses of mirrors"
         ))
         .hint("use a path without that word")),
@@ -245,7 +253,7 @@ pub fn github_repository(text: &str) -> Result<()> {
     };
     match text.split('/').collect::<Vec<_>>().as_slice() {
         [owner, name] if good(owner) && good(name) => Ok(()),
-        _ => Err(Mistake::new(format!("`{text}` is no repository on GitHub"))
+        _ => Err(Diagnostic::new(format!("`{text}` is no repository on GitHub"))
             .hint("write owner/name, such as aws4embeddedlinux/meta-aws")),
     }
 }
@@ -254,10 +262,10 @@ pub fn github_repository(text: &str) -> Result<()> {
 pub fn secret_name(text: &str) -> Result<()> {
     let tokens = ["ghp_", "gho_", "ghs_", "ghu_", "github_pat_"];
     if tokens.iter().any(|prefix| text.starts_with(prefix)) {
-        Err(Mistake::new("is a token, and a manifest is no place for one")
+        Err(Diagnostic::new("is a token, and a manifest is no place for one")
             .hint("revoke it, store a new one in Secrets Manager, and write the secret's name here"))
     } else if text.is_empty() || text.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        Err(Mistake::new("is no name of a secret").hint("write its name or ARN in Secrets Manager"))
+        Err(Diagnostic::new("is no name of a secret").hint("write its name or ARN in Secrets Manager"))
     } else {
         Ok(())
     }
@@ -270,7 +278,7 @@ pub fn day(text: &str) -> Result<()> {
     if parts == [4, 2, 2] && exists {
         Ok(())
     } else {
-        Err(Mistake::new(format!("`{text}` is no day of the calendar")).hint("write YYYY-MM-DD"))
+        Err(Diagnostic::new(format!("`{text}` is no day of the calendar")).hint("write YYYY-MM-DD"))
     }
 }
 

@@ -1,13 +1,13 @@
 //! The job: which stages run, in which order, and what one hands to the next.
 
-mod exclusive;
-mod leftovers;
+mod dir_lock;
 mod plan;
 mod run;
+mod stale_processes;
 mod stop_notice;
 
-pub use exclusive::Exclusive;
-pub use leftovers::end_leftovers;
+pub use dir_lock::DirLock;
 pub use plan::{Plan, Selection};
 pub use run::{interrupt, run};
+pub use stale_processes::end_leftovers;
 pub use stop_notice::StopNotice;

@@ -24,7 +24,7 @@ struct Outputs {
     /// Held until the last stage that uses the share is over.
     lease: Option<Lease>,
     checkout: Option<checkout::Checkout>,
-    configured: Option<configure::Configured>,
+    configured: Option<configure::BuildEnvironment>,
     usage: Usage,
 }
 

@@ -15,7 +15,7 @@ use agent_yocto::bitbake::{Build, Failure};
 use agent_yocto::excerpt::relevant_lines;
 use agent_yocto::{host, server};
 
-use super::configure::Configured;
+use super::configure::BuildEnvironment;
 
 /// Lines of a failed task's log that a report shows.
 const EXCERPT_LINES: usize = 60;
@@ -32,7 +32,7 @@ pub struct Builds {
 }
 
 /// Builds all targets for each machine.
-pub async fn run(settings: &Settings, configured: &Configured, runner: &Runner) -> Result<Builds> {
+pub async fn run(settings: &Settings, configured: &BuildEnvironment, runner: &Runner) -> Result<Builds> {
     let mut outcomes = Vec::new();
     let mut usage = Usage::default();
     for machine in &settings.config.machines {
@@ -78,7 +78,7 @@ struct Built {
 
 async fn machine_build(
     settings: &Settings,
-    configured: &Configured,
+    configured: &BuildEnvironment,
     runner: &Runner,
     unit: &Unit,
     machine: &str,

@@ -17,7 +17,7 @@ use agent_yocto::preflight::{self, PreflightCase};
 use agent_yocto::{host, server};
 
 use super::check_layer;
-use super::configure::Configured;
+use super::configure::BuildEnvironment;
 
 /// What the layers' own files say, without anything else. Runs before the checkout, so that a
 /// hopeless change fails in the first second.
@@ -39,7 +39,7 @@ pub async fn preflight(settings: &Settings, events: &Emitter) -> Outcome {
 }
 
 /// Runs all checks that the manifest asks for; the gravest outcome decides.
-pub async fn run(settings: &Settings, configured: &Configured, runner: &Runner) -> Result<Outcome> {
+pub async fn run(settings: &Settings, configured: &BuildEnvironment, runner: &Runner) -> Result<Outcome> {
     let mut outcomes = Vec::new();
     // Before anything runs layer code.
     let untouched = check_layer::Untouched::of(settings, configured).await;
@@ -75,7 +75,7 @@ fn worst(outcomes: &[Outcome]) -> Result<Outcome> {
 
 async fn preflight_with_repos(
     settings: &Settings,
-    configured: &Configured,
+    configured: &BuildEnvironment,
     events: &Emitter,
 ) -> Result<Outcome> {
     if let Some(error) = preflight::unreadable_dependency(&configured.repo_layers) {
@@ -171,7 +171,7 @@ fn one_failure(results: &[PreflightCase]) -> (Outcome, String) {
 /// One `bitbake-layers` command in the build directory with all layers.
 async fn bitbake_layers(
     settings: &Settings,
-    configured: &Configured,
+    configured: &BuildEnvironment,
     runner: &Runner,
     words: &[String],
 ) -> Result<Outcome> {
@@ -224,7 +224,7 @@ async fn bitbake_layers(
 }
 
 /// The layers that may be at fault when BitBake stops.
-pub(super) fn known_layers(settings: &Settings, configured: &Configured) -> KnownLayers {
+pub(super) fn known_layers(settings: &Settings, configured: &BuildEnvironment) -> KnownLayers {
     let tools = [configured.tools.bitbake.clone(), configured.tools.oe_core.clone()];
     KnownLayers::read(&settings.layers, &configured.repo_layers, &tools)
 }

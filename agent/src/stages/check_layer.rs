@@ -21,12 +21,12 @@ use agent_types::events::{Case, Emitter, EventKind, Finding, Unit};
 use agent_types::outcome::Outcome;
 use agent_types::stage::Stage;
 use agent_types::tiers::Tier;
-use agent_yocto::check_layer::{self, Ground, Kinds, OutputParser};
+use agent_yocto::check_layer::{self, FailureCause, Kinds, OutputParser};
 use agent_yocto::conf::Purpose;
 use agent_yocto::server;
 
 use super::check::{known_layers, name};
-use super::configure::Configured;
+use super::configure::BuildEnvironment;
 
 /// From the first signal to SIGKILL. The tool ignores all other signals, and its build directory is made anew
 /// for every run.
@@ -35,7 +35,7 @@ const GRACE: Duration = Duration::from_secs(4);
 /// Checks the layer; its outcome.
 pub async fn run(
     settings: &Settings,
-    configured: &Configured,
+    configured: &BuildEnvironment,
     runner: &Runner,
     layer: &Path,
     untouched: &Untouched,
@@ -59,7 +59,7 @@ pub async fn run(
 /// One layer on its way to a verdict.
 struct Check<'a> {
     settings: &'a Settings,
-    configured: &'a Configured,
+    configured: &'a BuildEnvironment,
     runner: &'a Runner,
     layer: &'a Path,
     /// The layer directory's.
@@ -72,7 +72,7 @@ struct Check<'a> {
 pub struct Untouched(BTreeMap<String, Digest>);
 
 impl Untouched {
-    pub async fn of(settings: &Settings, configured: &Configured) -> Untouched {
+    pub async fn of(settings: &Settings, configured: &BuildEnvironment) -> Untouched {
         if !settings.check.memo || !settings.check.yocto_check_layer {
             return Untouched(BTreeMap::new());
         }
@@ -90,7 +90,7 @@ fn stat_cache(settings: &Settings) -> PathBuf {
 }
 
 /// Where BitBake runs for the check in this build directory.
-fn place(settings: &Settings, configured: &Configured, build: &Path) -> Place {
+fn place(settings: &Settings, configured: &BuildEnvironment, build: &Path) -> Place {
     Place {
         build: build.to_owned(),
         bitbake: configured.tools.bitbake.clone(),
@@ -102,7 +102,7 @@ fn place(settings: &Settings, configured: &Configured, build: &Path) -> Place {
 }
 
 /// The share's layer stores, as the paths of their checkouts begin.
-fn immutable_stores(configured: &Configured) -> Vec<PathBuf> {
+fn immutable_stores(configured: &BuildEnvironment) -> Vec<PathBuf> {
     let stores = configured.tiers.read.iter().map(|tier| tier.share.layers());
     stores.filter_map(|store| fs_err::canonicalize(store).ok()).collect()
 }
@@ -130,7 +130,7 @@ struct Ran {
     /// Whether the tool itself found nothing wrong.
     passed: bool,
     /// Otherwise what it found wrong.
-    grounds: Vec<Ground>,
+    failure_causes: Vec<FailureCause>,
     finished: CommandOutcome,
     /// What its answers stood on.
     given: ProvenanceSummary,
@@ -142,21 +142,21 @@ impl Ran {
     /// What of this verdict may not be reported, because it rests on other answers than fresh ones or on
     /// files that are empty or not there. A run that the job itself stopped is no verdict: see
     /// [`Ran::withdraw_unproved`].
-    fn doubtful(&self) -> Vec<&Ground> {
+    fn doubtful(&self) -> Vec<&FailureCause> {
         if self.passed || matches!(self.finished.end, ExitReason::Cancelled | ExitReason::TimedOut) {
             return Vec::new();
         }
-        let is_doubtful = |ground: &&Ground| self.was_given(ground) || self.has_no_files(ground);
-        self.grounds.iter().filter(is_doubtful).collect()
+        let is_doubtful = |cause: &&FailureCause| self.was_given(cause) || self.has_no_files(cause);
+        self.failure_causes.iter().filter(is_doubtful).collect()
     }
 
-    fn was_given(&self, ground: &Ground) -> bool {
-        !ground.kinds.is_disjoint(&self.given.stored)
+    fn was_given(&self, cause: &FailureCause) -> bool {
+        !cause.kinds.is_disjoint(&self.given.stored)
     }
 
     /// Whether it compares files of signatures that are not where the tool looks for them.
-    fn has_no_files(&self, ground: &Ground) -> bool {
-        ground.compares && (self.forgetful || !ground.kinds.is_disjoint(&self.given.elsewhere))
+    fn has_no_files(&self, cause: &FailureCause) -> bool {
+        cause.uses_sigdata && (self.forgetful || !cause.kinds.is_disjoint(&self.given.elsewhere))
     }
 
     /// A test that failed before the job was stopped stays failed, unless it rests on a cached answer: the run
@@ -171,7 +171,7 @@ impl Ran {
         };
         for case in &mut self.verdict.cases {
             let is_given =
-                !check_layer::kind::rests_on(&case.name, &case.message).is_disjoint(&self.given.stored);
+                !check_layer::kind::depends_on(&case.name, &case.message).is_disjoint(&self.given.stored);
             if is_given && matches!(case.outcome, Outcome::Failed(_)) {
                 case.outcome = outcome.clone();
             }
@@ -190,7 +190,7 @@ impl Check<'_> {
         {
             rerun.attempt += 1;
             rerun.wasted += ran.finished.elapsed;
-            rerun.bypass.extend(doubtful.iter().flat_map(|ground| &ground.kinds));
+            rerun.bypass.extend(doubtful.iter().flat_map(|cause| &cause.kinds));
             events.info(self.why_again(&ran, &doubtful, &rerun.bypass)).await;
             ran = self.once(&rerun).await?;
         }
@@ -199,10 +199,10 @@ impl Check<'_> {
         Ok((ran.verdict.outcome?, ran.finished))
     }
 
-    fn why_again(&self, ran: &Ran, doubtful: &[&Ground], bypass: &Kinds) -> String {
-        let what: Vec<_> = doubtful.iter().map(|ground| ground.what.as_str()).collect();
+    fn why_again(&self, ran: &Ran, doubtful: &[&FailureCause], bypass: &Kinds) -> String {
+        let what: Vec<_> = doubtful.iter().map(|cause| cause.what.as_str()).collect();
         let rest = if what.len() == 1 { "rests" } else { "rest" };
-        let on = if doubtful.iter().any(|ground| ran.was_given(ground)) {
+        let on = if doubtful.iter().any(|cause| ran.was_given(cause)) {
             "stored answers"
         } else {
             "files of signatures that were not written"
@@ -323,7 +323,7 @@ impl Check<'_> {
         let build = settings.places.check(&self.name);
         // Before the directory is made, so that nothing can have changed it.
         let alone = is_alone().await;
-        let layers = &configured.foundation.layers;
+        let layers = &configured.base_layers.layers;
         let purpose = Purpose::CheckLayer;
         let conf = configured.build_directory(settings, &build, layers, purpose, &runner.events).await?;
         let before = self.before(rerun, conf, alone).await;
@@ -378,12 +378,12 @@ impl Check<'_> {
             verdict = check_layer::crash::blame(verdict, fault, &settings.checkout);
         }
         let passed = matches!(verdict.outcome, Ok(Outcome::Passed)) && finished.success();
-        let grounds = verdict.grounds();
+        let failure_causes = verdict.failure_causes();
         let known = &settings.check.known_failures;
         let (verdict, mut findings) = check_layer::apply_known(verdict, known, &self.name, &self.unit);
         findings
             .extend(fault.map(|fault| check_layer::crash::finding(&fault, &self.unit, &settings.checkout)));
-        Ok(Ran { verdict, findings, passed, grounds, finished, given, forgetful })
+        Ok(Ran { verdict, findings, passed, failure_causes, finished, given, forgetful })
     }
 
     /// All layers but OE-Core's and the one under test.
@@ -512,11 +512,11 @@ mod tests {
             };
             let elapsed = Duration::ZERO;
             let finished = CommandOutcome { end, log: "/x".into(), bytes: 0, elapsed, tail: Vec::new() };
-            let (passed, grounds, forgetful) = (false, Vec::new(), true);
+            let (passed, failure_causes, forgetful) = (false, Vec::new(), true);
             let given =
                 ProvenanceSummary { stored: given.into_iter().collect(), ..ProvenanceSummary::default() };
             let findings = Vec::new();
-            let mut ran = Ran { verdict, findings, passed, grounds, finished, given, forgetful };
+            let mut ran = Ran { verdict, findings, passed, failure_causes, finished, given, forgetful };
             ran.withdraw_unproved();
             let words: Vec<_> = ran.verdict.cases.iter().map(|case| case.outcome.word()).collect();
             assert_eq!(words, wanted, "{end:?}");

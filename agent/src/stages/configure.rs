@@ -20,9 +20,9 @@ use agent_types::error::{Error, Result};
 use agent_types::events::Emitter;
 use agent_types::stage::Stage;
 use agent_types::tiers::Tiers;
+use agent_yocto::base_layers::{BaseLayers, Candidate, base_layers};
 use agent_yocto::conf::{self, LocalConf, Purpose};
 use agent_yocto::environment::{HOST_PATH, Tools, bitbake_environment, bitbake_version};
-use agent_yocto::foundation::{Candidate, Foundation, foundation};
 use agent_yocto::hash_server::Serve;
 use agent_yocto::layer_conf::LayerConf;
 
@@ -32,7 +32,7 @@ use links::Links;
 
 /// What the later stages need to run BitBake.
 #[derive(Clone, Debug)]
-pub struct Configured {
+pub struct BuildEnvironment {
     pub tools: Tools,
     /// Runs layer code; `None`: the agent's own user.
     pub user: Option<User>,
@@ -42,7 +42,7 @@ pub struct Configured {
     pub repo_layers: Vec<PathBuf>,
     /// OE-Core's `meta`.
     pub core: PathBuf,
-    pub foundation: Foundation,
+    pub base_layers: BaseLayers,
     /// The build directory with all layers.
     pub build: PathBuf,
     /// Those of the share that are really there.
@@ -53,7 +53,7 @@ pub struct Configured {
     threads: usize,
 }
 
-impl Configured {
+impl BuildEnvironment {
     /// The environment for BitBake in `build_dir`.
     pub fn environment(&self, build_dir: &Path) -> Environment {
         bitbake_environment(&self.tools, build_dir, &self.whoami, &self.network, &self.git)
@@ -70,7 +70,7 @@ impl Configured {
     ) -> Result<WrittenConf> {
         let (machine, distro) = match purpose {
             Purpose::Build => (first_machine(settings), settings.config.distro.as_str()),
-            Purpose::CheckLayer => (self.foundation.machine.as_str(), self.foundation.distro.as_str()),
+            Purpose::CheckLayer => (self.base_layers.machine.as_str(), self.base_layers.distro.as_str()),
         };
         // Signatures need neither. In the directory itself they are empty, and the same whoever asks.
         let own = [dir.join("downloads"), dir.join("sstate-cache")];
@@ -145,7 +145,7 @@ pub async fn run(
     checkout: &Checkout,
     tiers: &Tiers,
     runner: &Runner,
-) -> Result<Configured> {
+) -> Result<BuildEnvironment> {
     let events = &runner.events;
     let user = agent_process::build_user(settings.build_user.as_deref(), &settings.checkout)?;
     let whoami = match &user {
@@ -167,7 +167,7 @@ pub async fn run(
     for path in &repo_layers {
         candidates.push(Candidate { path: path.clone(), conf: LayerConf::read(path)?, computed: Vec::new() });
     }
-    let plain = foundation(&core, &candidates, first_machine(settings), &settings.config.distro);
+    let plain = base_layers(&core, &candidates, first_machine(settings), &settings.config.distro);
     for notice in &plain.notices {
         events.info(notice).await;
     }
@@ -177,14 +177,14 @@ pub async fn run(
     let hash_server =
         hash_server::choose(settings, &tools.bitbake_version, user.as_ref(), &prober, events).await;
 
-    let mut configured = Configured {
+    let mut configured = BuildEnvironment {
         tools,
         git: git_access(settings, checkout, &whoami),
         user,
         whoami,
         repo_layers,
         core,
-        foundation: plain,
+        base_layers: plain,
         build: settings.places.build(),
         tiers: tiers.clone(),
         hash_server,
@@ -197,14 +197,14 @@ pub async fn run(
     let repo_layers: Vec<PathBuf> = configured.repo_layers.iter().map(|layer| links.through(layer)).collect();
     let layers = with_layers_under_test(&repo_layers, &settings.layers);
     let is_unclear =
-        |one: &Candidate| configured.foundation.layers.contains(&one.path) && one.conf.may_depend_on_more();
+        |one: &Candidate| configured.base_layers.layers.contains(&one.path) && one.conf.may_depend_on_more();
     if candidates.iter().any(is_unclear) {
         // Without the layers under test: their code must not run before the check looks at their trees.
         let build = &configured.build;
         configured.build_directory(settings, build, &repo_layers, Purpose::Build, events).await?;
         computed::add(&configured, &mut candidates, runner).await?;
         let (core, machine, distro) = (&configured.core, first_machine(settings), &settings.config.distro);
-        configured.foundation = foundation(core, &candidates, machine, distro);
+        configured.base_layers = base_layers(core, &candidates, machine, distro);
     }
     configured.build_directory(settings, &configured.build, &layers, Purpose::Build, events).await?;
     Ok(configured)

@@ -62,10 +62,10 @@ pub fn run<T: Send, R: Send>(
     let (sender, results) = sync_channel(BACKLOG);
     std::thread::scope(|scope| {
         let (pool, first) = (&pool, sender.clone());
-        scope.spawn(move || pool.labour(scope, &first));
+        scope.spawn(move || pool.work(scope, &first));
         let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
         for _ in 1..processors {
-            pool.hire(scope, &sender);
+            pool.spawn_worker(scope, &sender);
         }
         drop(sender);
         results.into_iter().for_each(&mut each);
@@ -116,7 +116,7 @@ where
     S: Fn() -> bool + Sync,
 {
     /// Starts a thread, unless there are enough.
-    fn hire<'scope, R>(&'scope self, scope: &'scope Scope<'scope, '_>, results: &SyncSender<R>)
+    fn spawn_worker<'scope, R>(&'scope self, scope: &'scope Scope<'scope, '_>, results: &SyncSender<R>)
     where
         W: Fn(T, &mut Output<'_, T, R>) + Sync,
         R: Send + 'scope,
@@ -128,12 +128,12 @@ where
         let sender = results.clone();
         let thread = std::thread::Builder::new().stack_size(STACK);
         // Where the machine has no more threads, those that there are do the work.
-        if thread.spawn_scoped(scope, move || self.labour(scope, &sender)).is_err() {
+        if thread.spawn_scoped(scope, move || self.work(scope, &sender)).is_err() {
             self.threads.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
-    fn labour<'scope, R>(&'scope self, scope: &'scope Scope<'scope, '_>, results: &SyncSender<R>)
+    fn work<'scope, R>(&'scope self, scope: &'scope Scope<'scope, '_>, results: &SyncSender<R>)
     where
         W: Fn(T, &mut Output<'_, T, R>) + Sync,
         R: Send + 'scope,
@@ -151,7 +151,7 @@ where
                 self.changed.notify_all();
             }
             if average > SLOW {
-                self.hire(scope, results);
+                self.spawn_worker(scope, results);
             }
         }
     }

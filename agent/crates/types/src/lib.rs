@@ -3,10 +3,10 @@
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))] // they panic when nobody can read
 
 pub mod artifact;
+pub mod diagnostic;
 pub mod error;
 pub mod events;
 pub mod listing;
-pub mod mistake;
 pub mod outcome;
 pub mod release;
 pub mod sanitize;

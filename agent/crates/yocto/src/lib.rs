@@ -3,6 +3,7 @@
 
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))] // they panic when nobody can read
 
+pub mod base_layers;
 pub mod bitbake;
 pub mod bitbake_layers;
 pub mod check_layer;
@@ -11,7 +12,6 @@ pub mod conf_syntax;
 pub mod dependency_versions;
 pub mod environment;
 pub mod excerpt;
-pub mod foundation;
 pub mod hash_server;
 pub mod host;
 pub mod layer;

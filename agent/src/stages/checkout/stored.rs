@@ -32,33 +32,33 @@ pub struct Stores {
 
 /// How a checkout came to be there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum How {
+pub enum Origin {
     /// Made now.
     Cloned,
     /// It lay in a store.
     Stored,
 }
 
-impl How {
+impl Origin {
     pub const fn word(self) -> &'static str {
         match self {
-            How::Cloned => "cloned",
-            How::Stored => "stored",
+            Origin::Cloned => "cloned",
+            Origin::Stored => "stored",
         }
     }
 }
 
 /// A checkout that lies ready.
 #[derive(Clone, Debug)]
-pub struct Obtained {
+pub struct ResolvedRepo {
     pub entry: Entry,
-    pub how: How,
+    pub how: Origin,
     /// In the share's store, not in this machine's.
     pub is_shared: bool,
 }
 
 /// A repo that is wanted.
-struct Order<'a> {
+struct FetchRequest<'a> {
     stores: &'a Stores,
     runner: &'a Runner,
     access: &'a Access,
@@ -115,19 +115,19 @@ impl Stores {
         access: &Access,
         name: &str,
         source: &GitSource,
-    ) -> Result<Obtained> {
+    ) -> Result<ResolvedRepo> {
         let repo = RepoName::of(&source.url);
-        let order = Order { stores: self, runner, access, name, source, repo };
+        let order = FetchRequest { stores: self, runner, access, name, source, repo };
         let commit = order.commit().await?;
         if let Some(found) = order.find(&commit).await? {
             return Ok(found);
         }
         let entry = order.make().await?;
-        Ok(Obtained { entry, how: How::Cloned, is_shared: false })
+        Ok(ResolvedRepo { entry, how: Origin::Cloned, is_shared: false })
     }
 }
 
-impl Order<'_> {
+impl FetchRequest<'_> {
     fn git(&self, safe: &[PathBuf]) -> Result<Git<'_>> {
         Git::new(self.runner, self.access, self.name, Some(&self.source.url), safe)
     }
@@ -163,7 +163,7 @@ impl Order<'_> {
         Proof { url: agent_git::display_url(&self.source.url), branch: branch.to_owned() }
     }
 
-    async fn find(&self, commit: &str) -> Result<Option<Obtained>> {
+    async fn find(&self, commit: &str) -> Result<Option<ResolvedRepo>> {
         let Some(entry) = self.in_stores(commit).await? else { return Ok(None) };
         let is_shared = self.is_shared(&entry);
         if let Some(proof) = self.asked_proof().filter(|proof| !entry.is_proven(proof)) {
@@ -173,7 +173,7 @@ impl Order<'_> {
         if !is_shared {
             self.share(&entry, false).await;
         }
-        Ok(Some(Obtained { entry, how: How::Stored, is_shared }))
+        Ok(Some(ResolvedRepo { entry, how: Origin::Stored, is_shared }))
     }
 
     fn is_shared(&self, entry: &Entry) -> bool {

@@ -29,12 +29,12 @@ async fn a_trusted_job_shares_what_others_then_use_in_place() {
     let trusted = tiers(&bench, &trusted());
     let (first, traffic) = job(&bench, "one", &trusted, other(), &source).await;
     let first = first.unwrap();
-    assert_eq!((first.how, first.is_shared), (How::Cloned, false), "the first job goes on with its own");
+    assert_eq!((first.how, first.is_shared), (Origin::Cloned, false), "the first job goes on with its own");
     assert_eq!(traffic.objects_written, 1);
     assert!(traffic.bytes_written > 100 && traffic.operations > 20, "{traffic:?}");
     let (second, traffic) = job(&bench, "two", &trusted, other(), &source).await;
     let second = second.unwrap();
-    assert_eq!((second.how, second.is_shared), (How::Stored, true));
+    assert_eq!((second.how, second.is_shared), (Origin::Stored, true));
     assert_eq!((traffic.objects_read, traffic.objects_written), (1, 0));
     assert!(second.entry.tree().starts_with(bench.path("share/layers")));
     assert_eq!(layers::verify(&second.entry.directory(), Witness::CommitAlone), Ok(()));
@@ -49,10 +49,10 @@ async fn a_trusted_job_shares_what_others_then_use_in_place() {
         let untrusted = tiers(&bench, &Trust::Untrusted { why: String::new(), pull_request });
         let before = state(&bench.path("share"));
         let read = job(&bench, "three", &untrusted, other(), &source).await.0.unwrap();
-        assert_eq!((read.how, read.is_shared), (How::Stored, true));
+        assert_eq!((read.how, read.is_shared), (Origin::Stored, true));
         up.commit(&[("README", &format!("{pull_request:?}"))]).await;
         let new = job(&bench, "three", &untrusted, other(), &source).await.0.unwrap();
-        assert_eq!((new.how, new.is_shared), (How::Cloned, false));
+        assert_eq!((new.how, new.is_shared), (Origin::Cloned, false));
         assert_eq!(state(&bench.path("share")), before);
         up.git(&["reset", "-q", "--hard", "HEAD~1"]).await;
     }
@@ -74,7 +74,7 @@ async fn what_the_share_has_is_not_fetched_again() {
     job(&bench, "one", &tiers, other(), &main_of(&up)).await.0.unwrap();
     up.commit(&[("a", "4\n")]).await;
     let new = job(&bench, "two", &tiers, other(), &main_of(&up)).await.0.unwrap();
-    assert_eq!((new.how, new.is_shared), (How::Cloned, false));
+    assert_eq!((new.how, new.is_shared), (Origin::Cloned, false));
     assert_eq!(layers::verify(&new.entry.directory(), Witness::CommitAlone), Ok(()));
     let log = fs::read_to_string(bench.runner.logs.join("git-x-fetch-2.log")).unwrap();
     assert!(log.contains("remote: Total 3 "), "a commit, its tree and a file: {log}");
@@ -88,12 +88,12 @@ async fn a_share_that_cannot_be_written_costs_a_warning() {
     let tiers = tiers(&bench, &trusted());
     write(&bench.path("share/layers"), "no directory");
     let (obtained, traffic) = job(&bench, "layers", &tiers, other(), &source).await;
-    assert_eq!(obtained.unwrap().how, How::Cloned);
+    assert_eq!(obtained.unwrap().how, Origin::Cloned);
     assert_eq!(traffic.objects_written, 0);
     let notices = bench.notices().await;
     assert!(notices.iter().any(|notice| notice.contains("could not be added to the share")), "{notices:?}");
     let gone = Tiers::new(&Share::new(bench.path("no-share")), ShareAccess::ReadWrite, &trusted());
-    assert_eq!(job(&bench, "layers", &gone, other(), &source).await.0.unwrap().how, How::Stored);
+    assert_eq!(job(&bench, "layers", &gone, other(), &source).await.0.unwrap().how, Origin::Stored);
     assert!(!bench.path("no-share").exists(), "a share that is not mounted is not made");
 }
 
@@ -123,7 +123,7 @@ async fn an_entry_of_the_share_that_git_would_be_led_astray_by_is_not_used() {
         change(&entry.directory(), |_| harm(&entry.tree()));
         let machine = format!("machine-{number}");
         let own = job(&bench, &machine, &tiers, other(), &source).await.0.unwrap();
-        assert_eq!((own.how, own.is_shared), (How::Cloned, false), "{name}");
+        assert_eq!((own.how, own.is_shared), (Origin::Cloned, false), "{name}");
         let notices = bench.notices().await;
         assert!(notices.last().unwrap().contains("is not used"), "{name}: {notices:?}");
         // By hand, as the hint says; then it is shared again.

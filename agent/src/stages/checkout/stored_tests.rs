@@ -45,13 +45,13 @@ pub(super) async fn job(
     tiers: &Tiers,
     user: Option<User>,
     source: &GitSource,
-) -> (Result<Obtained>, Traffic) {
+) -> (Result<ResolvedRepo>, Traffic) {
     let stores = Stores::new(bench.path(machine), tiers, user).unwrap();
     let obtained = stores.obtain(&bench.runner, &bench.access, "x", source).await;
     (obtained, stores.into_traffic())
 }
 
-pub(super) async fn get(bench: &Bench, user: Option<User>, source: &GitSource) -> Result<Obtained> {
+pub(super) async fn get(bench: &Bench, user: Option<User>, source: &GitSource) -> Result<ResolvedRepo> {
     job(bench, "layers", &Tiers::default(), user, source).await.0
 }
 
@@ -100,7 +100,7 @@ async fn a_commit_lies_at_one_place_and_never_changes() {
         let up = two_files(&bench).await;
         let source = main_of(&up);
         let first = get(&bench, user.clone(), &source).await.unwrap();
-        assert_eq!((first.how, first.is_shared), (How::Cloned, false));
+        assert_eq!((first.how, first.is_shared), (Origin::Cloned, false));
         assert_eq!(fs::read_to_string(first.entry.tree().join("README")).unwrap(), "read\n");
         let before = state(&first.entry.directory());
         let writable = |line: &String| {
@@ -111,14 +111,14 @@ async fn a_commit_lies_at_one_place_and_never_changes() {
         assert!(!before.iter().any(writable), "{before:#?}");
 
         let again = get(&bench, user.clone(), &source).await.unwrap();
-        assert_eq!((again.how, again.entry.tree()), (How::Stored, first.entry.tree()));
+        assert_eq!((again.how, again.entry.tree()), (Origin::Stored, first.entry.tree()));
         up.commit(&[("README", "other\n")]).await;
         let second = get(&bench, user.clone(), &source).await.unwrap();
-        assert_eq!(second.how, How::Cloned);
+        assert_eq!(second.how, Origin::Cloned);
         assert_eq!(fs::read_to_string(second.entry.tree().join("README")).unwrap(), "other\n");
         up.git(&["reset", "-q", "--hard", "HEAD~1"]).await;
         let back = get(&bench, user, &source).await.unwrap();
-        assert_eq!((back.how, back.entry.tree()), (How::Stored, first.entry.tree()));
+        assert_eq!((back.how, back.entry.tree()), (Origin::Stored, first.entry.tree()));
         assert_eq!(state(&first.entry.directory()), before);
         assert_eq!(parts(&bench.path("layers")), 0);
     }
@@ -131,14 +131,14 @@ async fn a_stored_commit_needs_no_server_and_a_branch_does() {
     let source = pinned(&up).await;
     get(&bench, other(), &source).await.unwrap();
     fs::remove_dir_all(&up.path).unwrap();
-    assert_eq!(get(&bench, other(), &source).await.unwrap().how, How::Stored);
+    assert_eq!(get(&bench, other(), &source).await.unwrap().how, Origin::Stored);
     let error = get(&bench, other(), &main_of(&up)).await.unwrap_err();
     assert_eq!(error.class, Class::Upstream, "{error}");
     // A commit that is not there leaves nothing behind, and the rest as it was.
     let missing = GitSource { locked: Some("1".repeat(40)), ..source.clone() };
     assert!(get(&bench, other(), &missing).await.is_err());
     assert_eq!(parts(&bench.path("layers")), 0);
-    assert_eq!(get(&bench, other(), &source).await.unwrap().how, How::Stored);
+    assert_eq!(get(&bench, other(), &source).await.unwrap().how, Origin::Stored);
 }
 
 pub(super) type Harm = (&'static str, fn(&Path));
@@ -213,14 +213,14 @@ async fn whatever_happened_to_an_entry_it_is_found_and_made_anew() {
         change(&entry.directory(), |_| harm(&entry.tree()));
         let mended =
             get(&bench, user.clone(), &source).await.unwrap_or_else(|error| panic!("{name}: {error}"));
-        assert_eq!((mended.how, mended.entry.tree()), (How::Cloned, entry.tree()), "{name}");
+        assert_eq!((mended.how, mended.entry.tree()), (Origin::Cloned, entry.tree()), "{name}");
         assert_eq!(fs::read_to_string(entry.tree().join("README")).unwrap(), "read\n", "{name}");
         let notices = bench.notices().await;
         let told =
             notices.iter().filter(|notice| notice.contains("cannot be relied on and is made anew")).count();
         assert_eq!(told, number + 1, "{name}: {notices:#?}");
     }
-    assert_eq!(get(&bench, other(), &source).await.unwrap().how, How::Stored);
+    assert_eq!(get(&bench, other(), &source).await.unwrap().how, Origin::Stored);
     assert!(!bench.path("proof").exists(), "nothing of an entry is run");
     assert_eq!(parts(&bench.path("layers")), 0);
 }
@@ -237,13 +237,13 @@ async fn an_entry_that_could_be_written_or_is_a_link_is_made_anew() {
     {
         let entry = get(&bench, other(), &source).await.unwrap().entry;
         open(entry.directory().join(below), mode);
-        assert_eq!(get(&bench, other(), &source).await.unwrap().how, How::Cloned, "{below}");
+        assert_eq!(get(&bench, other(), &source).await.unwrap().how, Origin::Cloned, "{below}");
     }
     let entry = get(&bench, other(), &source).await.unwrap().entry;
     open(entry.directory(), 0o755);
     fs::rename(entry.directory(), bench.path("away")).unwrap();
     symlink(bench.path("away"), entry.directory()).unwrap();
-    assert_eq!(get(&bench, other(), &source).await.unwrap().how, How::Cloned);
+    assert_eq!(get(&bench, other(), &source).await.unwrap().how, Origin::Cloned);
     assert!(bench.path("away/up/README").exists(), "what a link points to is left alone");
 }
 
@@ -279,7 +279,7 @@ async fn a_forged_record_does_not_help_where_only_the_commit_is_believed() {
             fs::write(&path, record.to_string()).unwrap();
         });
         assert_eq!(layers::verify(&entry.directory(), Witness::CommitAndRecord), Ok(()), "it is forged well");
-        assert_eq!(get(&bench, None, &source).await.unwrap().how, How::Cloned);
+        assert_eq!(get(&bench, None, &source).await.unwrap().how, Origin::Cloned);
         assert_eq!(fs::read_to_string(entry.tree().join("README")).unwrap(), "read\n");
     }
 }
@@ -320,7 +320,7 @@ async fn hostile_trees_are_stored_as_they_are() {
         }
         assert_eq!(fs::read_link(entry.tree().join("absolute")).unwrap(), Path::new("/etc/passwd"));
         assert_eq!(fs::metadata(entry.tree().join("run.sh")).unwrap().mode() & 0o777, 0o555);
-        assert_eq!(get(&bench, user, &source).await.unwrap().how, How::Stored);
+        assert_eq!(get(&bench, user, &source).await.unwrap().how, Origin::Stored);
         let record = fs::read_to_string(entry.directory().join("entry.json")).unwrap();
         assert!(record.contains("object") && !record.contains("altered"), "the commit proves all: {record}");
     }
@@ -348,7 +348,8 @@ async fn attributes_submodules_and_odd_commits_are_kept_on_the_records_word() {
 
     for (up, is_proven) in [(&plain, true), (&crlf, false), (&latin, false)] {
         let source = pinned(up).await;
-        for (user, how) in [(other(), How::Stored), (None, if is_proven { How::Stored } else { How::Cloned })]
+        for (user, how) in
+            [(other(), Origin::Stored), (None, if is_proven { Origin::Stored } else { Origin::Cloned })]
         {
             get(&bench, user.clone(), &source).await.unwrap();
             assert_eq!(get(&bench, user.clone(), &source).await.unwrap().how, how, "{:?} {user:?}", up.path);
@@ -357,12 +358,12 @@ async fn attributes_submodules_and_odd_commits_are_kept_on_the_records_word() {
     let entry = get(&bench, other(), &pinned(&crlf).await).await.unwrap().entry;
     assert_eq!(fs::read_to_string(entry.tree().join("dos.txt")).unwrap(), "one\r\ntwo\r\n");
     change(&entry.directory(), |_| fs::write(entry.tree().join("dos.txt"), text).unwrap());
-    assert_eq!(get(&bench, other(), &pinned(&crlf).await).await.unwrap().how, How::Cloned);
+    assert_eq!(get(&bench, other(), &pinned(&crlf).await).await.unwrap().how, Origin::Cloned);
     // The place of a submodule has to stay empty.
     let entry = get(&bench, other(), &pinned(&plain).await).await.unwrap().entry;
     assert!(entry.tree().join("sub/module").is_dir());
     change(&entry.directory(), |_| write(&entry.tree().join("sub/module/x"), ""));
-    assert_eq!(get(&bench, other(), &pinned(&plain).await).await.unwrap().how, How::Cloned);
+    assert_eq!(get(&bench, other(), &pinned(&plain).await).await.unwrap().how, Origin::Cloned);
 }
 
 /// Filters are the site's: those that give the same each time are obeyed.
@@ -377,7 +378,7 @@ async fn a_filter_that_gives_something_else_each_time_is_told() {
         assert_eq!(parts(&bench.path("layers")), 0);
         if is_steady {
             assert_eq!(fs::read_to_string(obtained.unwrap().entry.tree().join("a")).unwrap(), "SMALL\n");
-            assert_eq!(get(&bench, other(), &main_of(&up)).await.unwrap().how, How::Stored);
+            assert_eq!(get(&bench, other(), &main_of(&up)).await.unwrap().how, Origin::Stored);
         } else {
             let error = obtained.unwrap_err();
             assert!(
@@ -398,7 +399,7 @@ async fn two_jobs_at_once_make_one_entry() {
     assert!(paths.iter().all(|path| *path == paths[0]));
     assert_eq!(layers::verify(paths[0].parent().unwrap(), Witness::CommitAlone), Ok(()));
     assert_eq!(parts(&bench.path("layers")), 0);
-    assert_eq!(get(&bench, other(), &source).await.unwrap().how, How::Stored);
+    assert_eq!(get(&bench, other(), &source).await.unwrap().how, Origin::Stored);
 }
 
 #[tokio::test]
@@ -438,7 +439,7 @@ async fn a_proof_of_the_branch_is_made_once() {
         "{error}"
     );
     for branch in ["main", "older"] {
-        assert_eq!(get(&bench, other(), &on(branch)).await.unwrap().how, How::Stored);
+        assert_eq!(get(&bench, other(), &on(branch)).await.unwrap().how, Origin::Stored);
     }
     fs::remove_dir_all(&up.path).unwrap();
     for (branch, known) in [("main", true), ("older", true), ("island", false)] {

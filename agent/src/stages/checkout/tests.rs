@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use fs_err as fs;
 
-use crate::config::{Artifacts, Build, BuildConfig, Cache, Check, Destination, HashServer, Limits, Places};
+use crate::config::{Artifacts, Build, BuildConfig, Cache, Check, Destination, HashServer, Limits, Paths};
 use agent_git::fixture::{Bench, Upstream, write};
 use agent_types::release::Release;
 use agent_types::tiers::Trust;
@@ -56,7 +56,7 @@ pub(crate) fn settings(bench: &Bench, release: &str, repos: Vec<Repo>) -> Settin
             grace: Duration::from_secs(1),
             log: 2 << 30,
         },
-        places: Places { work: bench.path("work"), out: checkout.join("build-agent-out") },
+        places: Paths { work: bench.path("work"), out: checkout.join("build-agent-out") },
         build_user: None,
         network: Vec::new(),
         secrets: Vec::new(),

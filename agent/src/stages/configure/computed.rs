@@ -3,15 +3,15 @@
 use agent_process::{Command, ExitReason, LineHandler, Runner};
 use agent_types::error::Result;
 use agent_types::events::EventKind;
+use agent_yocto::base_layers::Candidate;
 use agent_yocto::conf_syntax::Word;
 use agent_yocto::dependency_versions;
-use agent_yocto::foundation::Candidate;
 use agent_yocto::server;
 
-use super::Configured;
+use super::BuildEnvironment;
 
 /// Asks BitBake in the build directory, and writes its answer into the candidates.
-pub async fn add(configured: &Configured, candidates: &mut [Candidate], runner: &Runner) -> Result<()> {
+pub async fn add(configured: &BuildEnvironment, candidates: &mut [Candidate], runner: &Runner) -> Result<()> {
     let build = &configured.build;
     let program = configured.tools.bitbake.join("bin/bitbake");
     let mut command = Command::new(program, build, "layer-dependencies").args(["-e"]);

@@ -1,9 +1,9 @@
 //! The grammar of an artifact rule's globs: patterns that can never match a file of the build directory, or that
 //! lead out of it, are mistakes before anything is built.
 
-use agent_types::mistake::Mistake;
+use agent_types::diagnostic::Diagnostic;
 
-type Result<T> = std::result::Result<T, Mistake>;
+type Result<T> = std::result::Result<T, Diagnostic>;
 
 /// So many alternatives in braces are looked at; a pattern with more is not refused for one of them.
 const ALTERNATIVES: usize = 256;
@@ -18,17 +18,19 @@ const LONGEST_NAME: usize = 255;
 pub fn artifact_pattern(text: &str) -> Result<&str> {
     const EXAMPLE: &str = "patterns are relative to the build directory, such as tmp/deploy/images/**";
     if text.is_empty() {
-        return Err(Mistake::new("is empty").hint(EXAMPLE));
+        return Err(Diagnostic::new("is empty").hint(EXAMPLE));
     }
     if let Some(c) = text.chars().find(|c| c.is_control()) {
-        return Err(Mistake::new(format!("holds the control character {c:?}")).hint(EXAMPLE));
+        return Err(Diagnostic::new(format!("holds the control character {c:?}")).hint(EXAMPLE));
     }
     if text.contains("${") {
-        return Err(Mistake::new(format!("`{text}` can never match: BitBake's variables are not replaced"))
-            .hint(EXAMPLE));
+        return Err(Diagnostic::new(format!(
+            "`{text}` can never match: BitBake's variables are not replaced"
+        ))
+        .hint(EXAMPLE));
     }
     if let Err(error) = globset::GlobBuilder::new(text).literal_separator(true).build() {
-        return Err(Mistake::new(format!("`{text}` is no glob: {}", error.kind())));
+        return Err(Diagnostic::new(format!("`{text}` is no glob: {}", error.kind())));
     }
     let alternatives = alternatives(text);
     let mut faults = alternatives.iter().map(|one| fault(one));
@@ -36,7 +38,7 @@ pub fn artifact_pattern(text: &str) -> Result<&str> {
     // One alternative that can match makes the rule of use.
     match first {
         Some((why, hint)) if alternatives.len() < ALTERNATIVES && faults.all(|fault| fault.is_some()) => {
-            Err(Mistake::new(format!("`{text}` can never match: {why}"))
+            Err(Diagnostic::new(format!("`{text}` can never match: {why}"))
                 .hint(hint.unwrap_or_else(|| EXAMPLE.into())))
         }
         _ => Ok(without_dot(text)),

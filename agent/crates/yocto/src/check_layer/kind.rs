@@ -65,7 +65,7 @@ impl Kind {
 }
 
 /// The kinds on which the failure of a test rests: all, of a test that is not known.
-pub fn rests_on(test: &str, message: &str) -> Kinds {
+pub fn depends_on(test: &str, message: &str) -> Kinds {
     let known = RESTS_ON.iter().find(|(name, _)| *name == test);
     let kinds = known.map_or(&Kind::ALL[..], |(_, kinds)| kinds);
     let nothing_to_compare = test == SIGNATURES && message.lines().any(has_no_signatures);
@@ -73,7 +73,7 @@ pub fn rests_on(test: &str, message: &str) -> Kinds {
 }
 
 /// Whether the message of a failed test tells what `bitbake-diffsigs` found in files of signatures.
-pub fn compares(test: &str, message: &str) -> bool {
+pub fn uses_sigdata(test: &str, message: &str) -> bool {
     COMPARE.contains(&test) && !message.lines().any(has_no_signatures)
 }
 
@@ -122,7 +122,7 @@ mod tests {
             ("test_of_tomorrow", failed, &Kind::ALL),
         ];
         for (test, message, wanted) in table {
-            assert_eq!(rests_on(test, message), wanted.iter().copied().collect(), "{test}: {message}");
+            assert_eq!(depends_on(test, message), wanted.iter().copied().collect(), "{test}: {message}");
         }
     }
 
@@ -137,7 +137,7 @@ mod tests {
             ("test_world", "", false),
             ("test_of_tomorrow", "", false),
         ] {
-            assert_eq!(compares(test, message), wanted, "{test}: {message}");
+            assert_eq!(uses_sigdata(test, message), wanted, "{test}: {message}");
         }
     }
 

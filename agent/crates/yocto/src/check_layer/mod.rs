@@ -26,4 +26,4 @@ pub use known::{KnownFailure, apply_known, forgiving};
 pub use lists::shortened;
 pub use output::{CaseVerdict, OutputParser, Parsed, TestCase};
 pub use recorder::{Recorder, confirm};
-pub use verdict::{Ground, JudgedCase, Verdict, judge};
+pub use verdict::{FailureCause, JudgedCase, Verdict, judge};

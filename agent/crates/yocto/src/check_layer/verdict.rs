@@ -16,7 +16,7 @@ use agent_types::outcome::Outcome;
 
 use super::agreement::disagreement;
 use super::cases::ExpectedCase;
-use super::kind::{Kind, Kinds, compares, rests_on};
+use super::kind::{Kind, Kinds, depends_on, uses_sigdata};
 use super::output::{CaseVerdict, Parsed, TestCase};
 use super::reason::reason;
 use crate::python::is_exception;
@@ -56,29 +56,29 @@ pub struct Verdict {
 
 /// One of the things that went wrong, and what that rests on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ground {
+pub struct FailureCause {
     /// The test's name, or words for people.
     pub what: String,
     /// The answers that it rests on.
     pub kinds: Kinds,
     /// Whether it tells what BitBake's files of signatures hold.
-    pub compares: bool,
+    pub uses_sigdata: bool,
 }
 
 impl Verdict {
     /// Of a verdict that is no pass.
-    pub fn grounds(&self) -> Vec<Ground> {
+    pub fn failure_causes(&self) -> Vec<FailureCause> {
         if !self.by_cases {
             let kinds = Kinds::from(Kind::ALL);
-            return vec![Ground { what: "its end".into(), kinds, compares: false }];
+            return vec![FailureCause { what: "its end".into(), kinds, uses_sigdata: false }];
         }
         let wrong = self.cases.iter().filter(|case| !case.outcome.is_success());
-        let ground = |case: &JudgedCase| Ground {
+        let cause = |case: &JudgedCase| FailureCause {
             what: case.name.clone(),
-            kinds: rests_on(&case.name, &case.message),
-            compares: compares(&case.name, &case.message),
+            kinds: depends_on(&case.name, &case.message),
+            uses_sigdata: uses_sigdata(&case.name, &case.message),
         };
-        wrong.map(ground).collect()
+        wrong.map(cause).collect()
     }
 }
 

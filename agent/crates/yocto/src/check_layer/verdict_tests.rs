@@ -290,10 +290,10 @@ fn a_message_cannot_speak_for_the_tool() {
 #[test]
 fn a_failure_rests_on_what_its_tests_ask() {
     let exit = ExitReason::Exited;
-    let of = |name: &str, kinds: &[Kind]| Ground {
+    let of = |name: &str, kinds: &[Kind]| FailureCause {
         what: name.to_owned(),
         kinds: kinds.iter().copied().collect(),
-        compares: false,
+        uses_sigdata: false,
     };
     let all = of("its end", &Kind::ALL);
     let broken = "INFO: setUpClass (common.CommonCheckLayer)\nINFO:  ... ERROR\n\
@@ -316,7 +316,7 @@ fn a_failure_rests_on_what_its_tests_ask() {
         ),
     ];
     for (text, end, wanted) in table {
-        assert_eq!(judged(&text, end).grounds(), wanted, "{end:?}\n{text}");
+        assert_eq!(judged(&text, end).failure_causes(), wanted, "{end:?}\n{text}");
     }
 }
 

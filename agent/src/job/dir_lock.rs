@@ -16,26 +16,26 @@ const PLAIN: i32 = OFlag::O_NOFOLLOW.union(OFlag::O_NONBLOCK).bits();
 
 /// Holds a directory until it is dropped, or the process ends in whatever way.
 #[derive(Debug)]
-pub struct Exclusive {
+pub struct DirLock {
     _lock: File,
 }
 
-impl Exclusive {
+impl DirLock {
     /// Takes the work directory, which is made when it is missing.
     ///
     /// # Errors
     /// When another job holds it: two jobs would delete each other's build directories.
-    pub fn work(directory: &Path) -> Result<Exclusive> {
+    pub fn work(directory: &Path) -> Result<DirLock> {
         fs::create_dir_all(directory)?;
-        Exclusive::take(directory, "--work-dir")
+        DirLock::take(directory, "--work-dir")
     }
 
     /// Takes the output directory, which has to be there.
     ///
     /// # Errors
     /// When another job holds it: two jobs would write into each other's reports.
-    pub fn out(directory: &Path) -> Result<Exclusive> {
-        Exclusive::take(directory, "--out")
+    pub fn out(directory: &Path) -> Result<DirLock> {
+        DirLock::take(directory, "--out")
     }
 
     /// Who holds the directory now; `None` also where that cannot be told.
@@ -49,7 +49,7 @@ impl Exclusive {
         }
     }
 
-    fn take(directory: &Path, option: &str) -> Result<Exclusive> {
+    fn take(directory: &Path, option: &str) -> Result<DirLock> {
         let path = directory.join("lock");
         let mut options = fs::OpenOptions::new();
         let (mut file, _) = options
@@ -79,7 +79,7 @@ impl Exclusive {
             .set_len(0)
             .and_then(|()| file.rewind())
             .and_then(|()| write!(file, "pid {}", std::process::id()));
-        Ok(Exclusive { _lock: file })
+        Ok(DirLock { _lock: file })
     }
 }
 
@@ -102,16 +102,16 @@ mod tests {
     fn the_second_job_is_told_who_holds_the_place() {
         let dir = tempfile::tempdir().unwrap();
         let work = dir.path().join("a/b");
-        let first = Exclusive::work(&work).unwrap();
-        let error = Exclusive::work(&work).unwrap_err();
+        let first = DirLock::work(&work).unwrap();
+        let error = DirLock::work(&work).unwrap_err();
         let pid = format!("pid {}", std::process::id());
         assert!(error.message.contains(&pid), "{error}");
-        assert!(Exclusive::holder(&work).is_some_and(|holder| holder.contains(&pid)));
+        assert!(DirLock::holder(&work).is_some_and(|holder| holder.contains(&pid)));
         drop(first);
-        assert_eq!(Exclusive::holder(&work), None);
+        assert_eq!(DirLock::holder(&work), None);
         fs::remove_file(work.join("lock")).unwrap();
         nix::unistd::mkfifo(&work.join("lock"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-        assert_eq!(Exclusive::holder(&work), None);
-        Exclusive::work(&work).unwrap();
+        assert_eq!(DirLock::holder(&work), None);
+        DirLock::work(&work).unwrap();
     }
 }

@@ -1,17 +1,17 @@
 //! Applies the grammar of single values to the manifest's keys and reports with their places.
 
-use super::problem::{KeyPath, Mistake, Place, Problems};
+use super::problem::{Diagnostic, KeyPath, Place, Problems};
 use super::tree::{Node, Value};
 
 /// Knows where every key was written, and collects what is wrong.
-pub struct Checker<'a> {
+pub struct Validator<'a> {
     pub tree: &'a Node,
     pub problems: &'a mut Problems,
     /// The keys that misspelt ones most likely mean.
     pub meant: Vec<KeyPath>,
 }
 
-impl Checker<'_> {
+impl Validator<'_> {
     /// Whether the key was written at all, be it right, wrong or misspelt.
     pub fn has(&self, path: &KeyPath) -> bool {
         self.tree.get(path).is_some() || self.meant.contains(path)
@@ -22,12 +22,12 @@ impl Checker<'_> {
     }
 
     /// A mistake in the value.
-    pub fn value(&mut self, path: &KeyPath, mistake: Mistake) {
+    pub fn value(&mut self, path: &KeyPath, mistake: Diagnostic) {
         self.problems.add(self.tree.place(path), Some(self.tree.name(path)), mistake);
     }
 
     /// A mistake in there being such a key, or in its name.
-    pub fn key(&mut self, path: &KeyPath, mistake: Mistake) {
+    pub fn key(&mut self, path: &KeyPath, mistake: Diagnostic) {
         self.problems.add(self.tree.key_place(path), Some(self.tree.name(path)), mistake);
     }
 
@@ -36,7 +36,7 @@ impl Checker<'_> {
         &mut self,
         path: &KeyPath,
         text: Option<&String>,
-        rule: impl FnOnce(&str) -> Result<T, Mistake>,
+        rule: impl FnOnce(&str) -> Result<T, Diagnostic>,
     ) -> Option<T> {
         match rule(text?) {
             Ok(value) => Some(value),
@@ -52,7 +52,7 @@ impl Checker<'_> {
         &mut self,
         path: &KeyPath,
         texts: Option<&Vec<String>>,
-        mut rule: impl FnMut(&str) -> Result<T, Mistake>,
+        mut rule: impl FnMut(&str) -> Result<T, Diagnostic>,
     ) -> Vec<T>
     where
         T: PartialEq,
@@ -61,7 +61,7 @@ impl Checker<'_> {
         for (place, text) in self.elements(path).into_iter().zip(texts.into_iter().flatten()) {
             match rule(text) {
                 Ok(value) if values.contains(&value) => {
-                    self.value(&place, Mistake::new(format!("`{text}` is listed twice")));
+                    self.value(&place, Diagnostic::new(format!("`{text}` is listed twice")));
                 }
                 Ok(value) => values.push(value),
                 Err(mistake) => self.value(&place, mistake),
@@ -91,7 +91,7 @@ impl Checker<'_> {
         let written =
             matches!(self.tree.get(path), Some(Node { value: Value::Array(items), .. }) if items.is_empty());
         if written && texts.is_some_and(Vec::is_empty) {
-            self.value(path, Mistake::new("is empty").hint(hint));
+            self.value(path, Diagnostic::new("is empty").hint(hint));
         }
     }
 }

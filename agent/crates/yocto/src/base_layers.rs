@@ -29,7 +29,7 @@ impl Candidate {
 
 /// The starting point of a check.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Foundation {
+pub struct BaseLayers {
     /// In the order of the candidates.
     pub layers: Vec<PathBuf>,
     pub machine: String,
@@ -44,7 +44,7 @@ const CORE_MACHINE: &str = "qemux86-64";
 const CORE_DISTRO: &str = "nodistro";
 
 /// Chooses the foundation from the repos' layers. `core` is OE-Core's `meta`.
-pub fn foundation(core: &Path, candidates: &[Candidate], machine: &str, distro: &str) -> Foundation {
+pub fn base_layers(core: &Path, candidates: &[Candidate], machine: &str, distro: &str) -> BaseLayers {
     let mut notices = Vec::new();
     let mut wanted: Vec<&Candidate> = candidates.iter().filter(|layer| layer.path == core).collect();
 
@@ -97,7 +97,7 @@ pub fn foundation(core: &Path, candidates: &[Candidate], machine: &str, distro: 
         .filter(|candidate| wanted.iter().any(|layer| layer.path == candidate.path))
         .map(|candidate| candidate.path.clone())
         .collect();
-    Foundation { layers, machine: machine.into(), distro: distro.into(), notices }
+    BaseLayers { layers, machine: machine.into(), distro: distro.into(), notices }
 }
 
 #[cfg(test)]
@@ -129,10 +129,10 @@ mod tests {
         ];
         let (core, machine) = (root.join("meta"), "qemux86-64");
         let without = [root.join("meta"), root.join("meta-distro")];
-        assert_eq!(foundation(&core, &candidates, machine, "ours").layers, without);
+        assert_eq!(base_layers(&core, &candidates, machine, "ours").layers, without);
         candidates[2].computed = vec!["core".into(), "meta-oe".into()];
         let all = ["meta", "meta-oe", "meta-distro"].map(|name| root.join(name));
-        assert_eq!(foundation(&core, &candidates, machine, "ours").layers, all);
+        assert_eq!(base_layers(&core, &candidates, machine, "ours").layers, all);
     }
 
     #[test]
@@ -155,7 +155,7 @@ mod tests {
             ("new-board", "new-distro", &["meta"], ("qemux86-64", "nodistro"), 2),
         ];
         for (machine, distro, layers, (check_machine, check_distro), notices) in table {
-            let found = foundation(&core, &candidates, machine, distro);
+            let found = base_layers(&core, &candidates, machine, distro);
             let layers: Vec<PathBuf> = layers.iter().map(|name| root.join(name)).collect();
             assert_eq!(found.layers, layers, "{machine} {distro}");
             assert_eq!((found.machine.as_str(), found.distro.as_str()), (check_machine, check_distro));

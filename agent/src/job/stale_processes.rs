@@ -47,7 +47,7 @@ pub async fn end_leftovers(settings: &Settings, runner: &Runner) -> Result<()> {
     Err(Error::machine(message).hint("end them as root, or give this job another place with --work-dir"))
 }
 
-/// All that jobs make (see [`crate::config::Places`]), and the paths by which BitBake knows them.
+/// All that jobs make (see [`crate::config::Paths`]), and the paths by which BitBake knows them.
 fn build_directories(settings: &Settings) -> Vec<(PathBuf, PathBuf)> {
     let below = |directory: PathBuf| std::fs::read_dir(directory).into_iter().flatten().flatten();
     let mut directories = vec![(settings.places.build(), settings.places.build())];

@@ -2,17 +2,17 @@
 
 /// What is wrong with one value, wherever it was written. `hint` says what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mistake {
+pub struct Diagnostic {
     pub message: String,
     pub hint: Option<String>,
 }
 
-impl Mistake {
-    pub fn new(message: impl Into<String>) -> Mistake {
-        Mistake { message: message.into(), hint: None }
+impl Diagnostic {
+    pub fn new(message: impl Into<String>) -> Diagnostic {
+        Diagnostic { message: message.into(), hint: None }
     }
 
-    pub fn hint(mut self, hint: impl Into<String>) -> Mistake {
+    pub fn hint(mut self, hint: impl Into<String>) -> Diagnostic {
         self.hint = Some(hint.into());
         self
     }

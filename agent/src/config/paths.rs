@@ -9,12 +9,12 @@ use agent_yocto::path_rules::{self, PathUse};
 use super::environment::AgentEnvironment;
 use super::load::Request;
 use super::manifest;
-use super::settings::Places;
+use super::settings::Paths;
 use super::values;
 
 /// The checkout under test and the manifest's directory, both absolute and without links.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ground {
+pub struct ProjectRoot {
     pub checkout: PathBuf,
     /// Relative paths of the manifest start here.
     pub base: PathBuf,
@@ -29,12 +29,17 @@ pub struct Ground {
 ///
 /// # Errors
 /// When there is no manifest, or `CODEBUILD_SRC_DIR` is no directory.
-pub fn find(request: &Request, env: &AgentEnvironment, cwd: &Path) -> Result<Ground> {
+pub fn find(request: &Request, env: &AgentEnvironment, cwd: &Path) -> Result<ProjectRoot> {
     let cwd = canonical("the current directory", cwd)?;
     let codebuild = codebuild_checkout(env)?;
     if let Some((name, _)) = &request.manifest_text {
         let checkout = codebuild.unwrap_or_else(|| work_tree(&cwd));
-        return Ok(Ground { base: checkout.clone(), checkout, manifest: None, manifest_name: name.clone() });
+        return Ok(ProjectRoot {
+            base: checkout.clone(),
+            checkout,
+            manifest: None,
+            manifest_name: name.clone(),
+        });
     }
     let file = match &request.manifest {
         Some(path) => cwd.join(path),
@@ -52,7 +57,7 @@ pub fn find(request: &Request, env: &AgentEnvironment, cwd: &Path) -> Result<Gro
         Some(given) if !cwd.join(given).is_dir() => given.clone(),
         _ => file.strip_prefix(&cwd).unwrap_or(&file).display().to_string(),
     };
-    Ok(Ground { checkout, base, manifest: Some(file), manifest_name })
+    Ok(ProjectRoot { checkout, base, manifest: Some(file), manifest_name })
 }
 
 /// `CODEBUILD_SRC_DIR`, when CodeBuild runs the agent.
@@ -106,12 +111,12 @@ pub fn places(
     cwd: &Path,
     name: &str,
     release: &Release,
-) -> Result<Places> {
+) -> Result<Paths> {
     let cwd = fs_err::canonicalize(cwd)?;
     let (top, origin) = top_of_work(request.work_dir.as_deref(), env)?;
     let work = values::normal(&cwd.join(top)).join(format!("{}-{}", sanitised(name), release.name));
     bitbake_accepts(&work, origin)?;
-    Ok(Places { work, out: out_dir(request.out.as_deref(), &cwd)? })
+    Ok(Paths { work, out: out_dir(request.out.as_deref(), &cwd)? })
 }
 
 /// The directory of reports and logs, also where no manifest could be read.
@@ -187,7 +192,7 @@ fn bitbake_accepts(work: &Path, origin: &str) -> Result<()> {
 ///
 /// # Errors
 /// Usage, with both ways out.
-pub fn check_fits(places: &Places, layers: &[PathBuf]) -> Result<()> {
+pub fn check_fits(places: &Paths, layers: &[PathBuf]) -> Result<()> {
     for layer in layers {
         let name = layer.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let length = places.check(&name).as_os_str().len() + "/tmp".len();
@@ -303,7 +308,7 @@ mod tests {
 
     #[test]
     fn the_directory_of_a_check_is_short_enough_for_oe_core() {
-        let places = Places { work: format!("/{}", "w".repeat(249)).into(), out: "/out".into() };
+        let places = Paths { work: format!("/{}", "w".repeat(249)).into(), out: "/out".into() };
         // 250 + `/check/` + name + `/tmp` may be 400.
         for (length, fits) in [(139, true), (140, false)] {
             let layer = PathBuf::from(format!("/src/{}", "l".repeat(length)));
