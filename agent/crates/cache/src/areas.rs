@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::names;
 use super::units::{self, Contents, Unit};
-use agent_fs::walk::{Below, Entry, Kind, Listing, Seen, Trouble, Walk};
+use agent_fs::walk::{DirHandle, Entry, Kind, Listing, Seen, Trouble, Walk};
 
 /// The directories of a tier. `signatures` is the layer check's own.
 const KNOWN: [&str; 8] = ["sstate", "downloads", "layers", "signatures", "usage", "leases", "trash", "pr"];
@@ -41,7 +41,7 @@ pub struct Layout {
 
 impl Layout {
     /// Reads the upper directories of a share.
-    pub fn read(share: &Below, walk: &Walk<'_>) -> Layout {
+    pub fn read(share: &DirHandle, walk: &Walk<'_>) -> Layout {
         let mut layout = Layout::default();
         layout.read_tier(share, None, walk);
         for entry in layout.list(share, Path::new("pr"), walk) {
@@ -58,7 +58,7 @@ impl Layout {
     }
 
     /// The areas of one tier.
-    pub fn read_tier(&mut self, share: &Below, pull_request: Option<u64>, walk: &Walk<'_>) {
+    pub fn read_tier(&mut self, share: &DirHandle, pull_request: Option<u64>, walk: &Walk<'_>) {
         let top = tier(pull_request);
         let area = |holds| Area { pull_request, holds };
         for entry in self.list(share, &top, walk) {
@@ -84,7 +84,7 @@ impl Layout {
     }
 
     /// The entries of one directory, sorted. Missing is empty.
-    fn list(&mut self, share: &Below, path: &Path, walk: &Walk<'_>) -> Vec<Entry> {
+    fn list(&mut self, share: &DirHandle, path: &Path, walk: &Walk<'_>) -> Vec<Entry> {
         let directory = match share.directory(path) {
             Ok(directory) => directory,
             Err(error) => {
@@ -121,7 +121,7 @@ impl Area {
     /// whose contents are not looked at; see [`measure`].
     pub fn walk(
         &self,
-        share: &Below,
+        share: &DirHandle,
         walk: &Walk<'_>,
         mut each: impl FnMut(Seen<Contents>),
     ) -> agent_fs::pool::Ended {
@@ -172,7 +172,7 @@ pub struct Measure {
 
 impl Measure {
     /// Looks at everything in a directory below the share.
-    pub fn of(share: &Below, path: &Path, walk: &Walk<'_>) -> Measure {
+    pub fn of(share: &DirHandle, path: &Path, walk: &Walk<'_>) -> Measure {
         let mut all = Measure { complete: true, ..Measure::default() };
         let Ok(root) = share.directory(path) else { return Measure::default() };
         let visit = |listing: Listing| {
@@ -206,7 +206,7 @@ impl Measure {
     }
 
     /// The same for what a unit consists of, where that is a directory.
-    pub fn of_unit(share: &Below, area: &Path, unit: &Unit, walk: &Walk<'_>) -> Measure {
+    pub fn of_unit(share: &DirHandle, area: &Path, unit: &Unit, walk: &Walk<'_>) -> Measure {
         Measure::of(share, &area.join(&unit.directory).join(&unit.name), walk)
     }
 }
@@ -241,7 +241,7 @@ mod tests {
         symlink("/", base.path().join("pr/7/downloads")).unwrap();
         let operations = AtomicU64::new(0);
         let walk = Walk { width: 2, facts: true, operations: &operations, stop: &|| false };
-        let share = Below::open(base.path()).unwrap();
+        let share = DirHandle::open(base.path()).unwrap();
         let mut layout = Layout::read(&share, &walk);
         assert_eq!(layout.pull_requests, [7]);
         layout.read_tier(&share, Some(7), &walk);
@@ -261,7 +261,7 @@ mod tests {
         symlink("..", base.path().join("a/b/up")).unwrap();
         let operations = AtomicU64::new(0);
         let walk = Walk { width: 2, facts: true, operations: &operations, stop: &|| false };
-        let share = Below::open(base.path()).unwrap();
+        let share = DirHandle::open(base.path()).unwrap();
         let measure = Measure::of(&share, Path::new("a"), &walk);
         assert_eq!((measure.files, measure.bytes, measure.complete), (2, 5 + 2, true));
         assert!(measure.used.is_some());

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use super::names;
 use super::stamp::{self, nanoseconds};
 use agent_fs::remove;
-use agent_fs::walk::{Below, Entry, Facts, Kind, Listing, Seen, Walk};
+use agent_fs::walk::{DirHandle, Entry, FileMeta, Kind, Listing, Seen, Walk};
 use agent_types::error::{Error, Result};
 use agent_types::share::Share;
 
@@ -159,7 +159,7 @@ impl Standing {
 pub struct Leases {
     pub live: Vec<Standing>,
     /// File names of those that are dead, and of what was begun and left, for a prune to remove.
-    pub dead: Vec<(std::ffi::OsString, Facts)>,
+    pub dead: Vec<(std::ffi::OsString, FileMeta)>,
     /// What cannot be read, for people.
     pub unreadable: Vec<String>,
 }
@@ -168,7 +168,7 @@ pub struct Leases {
 ///
 /// # Errors
 /// When the directory cannot be read: then nobody knows what is in use.
-pub fn read(tier: &Below, author: Author, now: SystemTime, operations: &AtomicU64) -> io::Result<Leases> {
+pub fn read(tier: &DirHandle, author: Author, now: SystemTime, operations: &AtomicU64) -> io::Result<Leases> {
     let directory = match tier.directory(Path::new("leases")) {
         Ok(directory) => directory,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Leases::default()),
@@ -237,7 +237,7 @@ fn release_of(name: &OsStr) -> Option<String> {
 }
 
 /// What a lease says.
-fn paper(directory: &Below, name: &OsStr) -> io::Result<Option<Paper>> {
+fn paper(directory: &DirHandle, name: &OsStr) -> io::Result<Option<Paper>> {
     let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
     let file = std::fs::File::from(openat(directory, name, flags, Mode::empty())?);
     let mut text = Vec::new();
@@ -272,7 +272,7 @@ mod tests {
 
     fn standing(share: &Share, author: Author, now: SystemTime) -> Leases {
         let operations = AtomicU64::new(0);
-        read(&Below::open(share.root()).unwrap(), author, now, &operations).unwrap()
+        read(&DirHandle::open(share.root()).unwrap(), author, now, &operations).unwrap()
     }
 
     #[test]
@@ -351,7 +351,7 @@ mod tests {
     fn leases_that_cannot_be_listed_are_an_error() {
         let base = tempfile::tempdir().unwrap();
         symlink("/", base.path().join("leases")).unwrap();
-        let below = Below::open(base.path()).unwrap();
+        let below = DirHandle::open(base.path()).unwrap();
         assert!(read(&below, Author::Trusted, SystemTime::now(), &AtomicU64::new(0)).is_err());
     }
 }

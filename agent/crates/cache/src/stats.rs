@@ -14,7 +14,7 @@ use super::prune::{Names, Sum, TRASHES, open};
 use super::stamp::nanoseconds;
 use super::units::{Class, Contents, Unit, shown};
 use super::usage::{self, Usage};
-use agent_fs::walk::{Below, Seen, Walk};
+use agent_fs::walk::{DirHandle, Seen, Walk};
 use agent_process::Interrupt;
 use agent_types::error::Result;
 use agent_types::share::Share;
@@ -125,7 +125,7 @@ pub fn stats(share: &Share, width: usize, interrupt: &Interrupt, now: SystemTime
 }
 
 impl Stats {
-    fn area(&mut self, root: &Below, area: &Area, walk: &Walk<'_>, now: SystemTime) {
+    fn area(&mut self, root: &DirHandle, area: &Area, walk: &Walk<'_>, now: SystemTime) {
         let path = area.path();
         let mut release = Release { ages: no_ages(), ..Release::default() };
         let mut directories: Vec<Unit> = Vec::new();

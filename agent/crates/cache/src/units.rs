@@ -47,7 +47,7 @@ pub struct Part {
     pub size: u64,
     /// Tells it from one that took its name.
     pub inode: u64,
-    /// See [`Facts::used`](agent_fs::walk::Facts::used).
+    /// See [`FileMeta::used`](agent_fs::walk::Facts::used).
     pub used: i64,
 }
 
@@ -280,7 +280,7 @@ mod tests {
     use fs_err as fs;
 
     use super::*;
-    use agent_fs::walk::{Below, Seen, Walk};
+    use agent_fs::walk::{DirHandle, Seen, Walk};
 
     fn contents(
         root: &Path,
@@ -290,7 +290,7 @@ mod tests {
         let operations = AtomicU64::new(0);
         let walk = Walk { width: 4, facts: true, operations: &operations, stop: &|| false };
         let (mut units, mut unknown, mut locks) = (Vec::new(), Vec::new(), 0);
-        let _ = walk.run(&Below::open(root).unwrap(), enter, visit, |seen| {
+        let _ = walk.run(&DirHandle::open(root).unwrap(), enter, visit, |seen| {
             let Seen::Directory(contents) = seen else { panic!() };
             locks += contents.locks;
             unknown.extend(contents.unknown.iter().map(|path| shown(path)));

@@ -14,7 +14,7 @@ use nix::sys::stat::Mode;
 use serde::{Deserialize, Serialize};
 
 use super::{names, stamp};
-use agent_fs::walk::{Below, Kind, Listing, Seen, Walk};
+use agent_fs::walk::{DirHandle, Kind, Listing, Seen, Walk};
 use agent_types::error::{Error, Result};
 use agent_types::share::Share;
 
@@ -73,7 +73,7 @@ impl std::ops::AddAssign for Usage {
 ///
 /// # Errors
 /// When the directory cannot be read; missing is empty.
-pub fn records(directory: &Below, operations: &AtomicU64) -> io::Result<Vec<String>> {
+pub fn records(directory: &DirHandle, operations: &AtomicU64) -> io::Result<Vec<String>> {
     let walk = Walk { width: 1, facts: false, operations, stop: &|| false };
     let (mut found, mut failed) = (Vec::new(), None);
     let visit = |listing: Listing| {
@@ -98,13 +98,13 @@ pub fn is_record(name: &str) -> bool {
 }
 
 /// The last records of a release, the newest first. What cannot be read is left out.
-pub fn last(tier: &Below, release: &str, most: usize, operations: &AtomicU64) -> Vec<Usage> {
+pub fn last(tier: &DirHandle, release: &str, most: usize, operations: &AtomicU64) -> Vec<Usage> {
     let Ok(directory) = tier.directory(&Path::new("usage").join(release)) else { return Vec::new() };
     let names = records(&directory, operations).unwrap_or_default();
     names.iter().take(most).filter_map(|name| read(&directory, name).ok()).collect()
 }
 
-fn read(directory: &Below, name: &str) -> io::Result<Usage> {
+fn read(directory: &DirHandle, name: &str) -> io::Result<Usage> {
     let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
     let mut text = Vec::new();
     let file = File::from(openat(directory, OsStr::new(name), flags, Mode::empty())?);
@@ -123,7 +123,7 @@ mod tests {
     fn the_last_records_come_first() {
         let base = tempfile::tempdir().unwrap();
         let share = Share::new(base.path());
-        let below = Below::open(base.path()).unwrap();
+        let below = DirHandle::open(base.path()).unwrap();
         let last = |most| super::last(&below, "scarthgap", most, &AtomicU64::new(0));
         assert_eq!(last(5), []);
         let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);

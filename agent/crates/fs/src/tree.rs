@@ -60,7 +60,7 @@ pub struct Identity {
 
 /// Where a symbolic link leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Leads {
+pub enum LinkTarget {
     /// To this file of the tree.
     File(PathBuf),
     /// To this directory of the tree.
@@ -135,7 +135,7 @@ impl Tree {
     }
 
     /// Follows a symbolic link within the tree.
-    pub fn follow(&self, path: &Path, text: &OsStr) -> io::Result<Leads> {
+    pub fn follow(&self, path: &Path, text: &OsStr) -> io::Result<LinkTarget> {
         let mut at: PathBuf = path.parent().unwrap_or(Path::new("")).into();
         let mut ahead = VecDeque::new();
         let mut text = text.to_owned();
@@ -148,7 +148,7 @@ impl Tree {
                 Step::Arrived(leads) => return Ok(leads),
             }
         }
-        Ok(Leads::Nowhere)
+        Ok(LinkTarget::Nowhere)
     }
 
     /// Goes ahead until the end or the next link.
@@ -159,21 +159,23 @@ impl Tree {
                 Some(Component::CurDir) | None => continue,
                 Some(Component::ParentDir) => match at.pop() {
                     true => continue,
-                    false => return Ok(Step::Arrived(Leads::Outside)),
+                    false => return Ok(Step::Arrived(LinkTarget::Outside)),
                 },
-                Some(Component::RootDir | Component::Prefix(_)) => return Ok(Step::Arrived(Leads::Outside)),
+                Some(Component::RootDir | Component::Prefix(_)) => {
+                    return Ok(Step::Arrived(LinkTarget::Outside));
+                }
             }
             let next = at.join(&name);
             match self.look(&next) {
                 Ok((Kind::Directory, _)) => *at = next,
                 Ok((Kind::Link, _)) => return Ok(Step::Link(self.link(&next)?)),
-                Ok((Kind::File, _)) if ahead.is_empty() => return Ok(Step::Arrived(Leads::File(next))),
-                Ok(_) => return Ok(Step::Arrived(Leads::Nowhere)),
-                Err(error) if is_absent(&error) => return Ok(Step::Arrived(Leads::Nowhere)),
+                Ok((Kind::File, _)) if ahead.is_empty() => return Ok(Step::Arrived(LinkTarget::File(next))),
+                Ok(_) => return Ok(Step::Arrived(LinkTarget::Nowhere)),
+                Err(error) if is_absent(&error) => return Ok(Step::Arrived(LinkTarget::Nowhere)),
                 Err(error) => return Err(error),
             }
         }
-        Ok(Step::Arrived(Leads::Directory(at.clone())))
+        Ok(Step::Arrived(LinkTarget::Directory(at.clone())))
     }
 
     /// Opens the regular file that the walk saw there.
@@ -226,7 +228,7 @@ impl Tree {
 
 enum Step {
     Link(OsString),
-    Arrived(Leads),
+    Arrived(LinkTarget),
 }
 
 /// Nothing is there: not the name itself, or what should be its directory is none.

@@ -32,19 +32,19 @@ pub const MOST_ENTRIES: usize = 200_000;
 
 /// A directory that is held open: the tree below it is reached without links.
 #[derive(Clone, Debug)]
-pub struct Below {
+pub struct DirHandle {
     fd: Arc<OwnedFd>,
 }
 
-impl Below {
+impl DirHandle {
     /// Opens the directory that a person has named; links on the way there are their own.
-    pub fn open(root: &Path) -> io::Result<Below> {
+    pub fn open(root: &Path) -> io::Result<DirHandle> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        Ok(Below { fd: Arc::new(open(root, flags, Mode::empty())?) })
+        Ok(DirHandle { fd: Arc::new(open(root, flags, Mode::empty())?) })
     }
 
     /// Opens a directory below; a link anywhere on the way is an error, and so is `..`.
-    pub fn directory(&self, relative: &Path) -> io::Result<Below> {
+    pub fn directory(&self, relative: &Path) -> io::Result<DirHandle> {
         if relative.as_os_str().is_empty() {
             return Ok(self.clone());
         }
@@ -56,11 +56,11 @@ impl Below {
         match openat2(&*self.fd, relative, OpenHow::new().flags(DIRECTORY).resolve(resolve)) {
             // Kernels before 5.6, and sandboxes that do not know the call: one name after another.
             Err(Errno::ENOSYS | Errno::EPERM | Errno::EAGAIN) => self.step_by_step(relative),
-            opened => Ok(Below { fd: Arc::new(opened?) }),
+            opened => Ok(DirHandle { fd: Arc::new(opened?) }),
         }
     }
 
-    fn step_by_step(&self, relative: &Path) -> io::Result<Below> {
+    fn step_by_step(&self, relative: &Path) -> io::Result<DirHandle> {
         let mut at = self.clone();
         for component in relative.components() {
             at = at.child(component.as_os_str())?;
@@ -68,18 +68,18 @@ impl Below {
         Ok(at)
     }
 
-    fn child(&self, name: &OsStr) -> io::Result<Below> {
-        Ok(Below { fd: Arc::new(openat(&*self.fd, name, DIRECTORY, Mode::empty())?) })
+    fn child(&self, name: &OsStr) -> io::Result<DirHandle> {
+        Ok(DirHandle { fd: Arc::new(openat(&*self.fd, name, DIRECTORY, Mode::empty())?) })
     }
 
     /// What lies there, itself and not what it may lead to. One name, no path.
-    pub fn look(&self, name: &OsStr) -> io::Result<(Kind, Facts)> {
+    pub fn look(&self, name: &OsStr) -> io::Result<(Kind, FileMeta)> {
         let stat = fstatat(&*self.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
-        Ok((kind_of_mode(&stat), Facts::of(&stat)))
+        Ok((kind_of_mode(&stat), FileMeta::of(&stat)))
     }
 }
 
-impl AsFd for Below {
+impl AsFd for DirHandle {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
@@ -97,7 +97,7 @@ pub enum Kind {
 
 /// What the file system says about an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Facts {
+pub struct FileMeta {
     /// Bytes.
     pub size: u64,
     /// Nanoseconds since 1970; before it negative.
@@ -110,9 +110,9 @@ pub struct Facts {
     pub links: u64,
 }
 
-impl Facts {
-    pub fn of(stat: &FileStat) -> Facts {
-        Facts {
+impl FileMeta {
+    pub fn of(stat: &FileStat) -> FileMeta {
+        FileMeta {
             size: u64::try_from(stat.st_size).unwrap_or(0),
             modified: nanoseconds(stat.st_mtime, stat.st_mtime_nsec),
             changed: nanoseconds(stat.st_ctime, stat.st_ctime_nsec),
@@ -150,14 +150,14 @@ pub struct Entry {
     pub name: OsString,
     pub kind: Kind,
     /// `None` when they were not wanted, and of directories.
-    pub facts: Option<Facts>,
+    pub facts: Option<FileMeta>,
 }
 
 /// A directory that was read.
 pub struct Listing {
     /// Relative to the root; empty for the root itself.
     pub path: PathBuf,
-    pub directory: Below,
+    pub directory: DirHandle,
     pub entries: Vec<Entry>,
 }
 
@@ -197,7 +197,7 @@ impl Walk<'_> {
     /// A directory that has vanished meanwhile is no trouble.
     pub fn run<R: Send>(
         &self,
-        root: &Below,
+        root: &DirHandle,
         enter: impl Fn(&Path) -> bool + Sync,
         visit: impl Fn(Listing) -> R + Sync,
         each: impl FnMut(Seen<R>),
@@ -212,7 +212,7 @@ impl Walk<'_> {
 
     fn read<R>(
         &self,
-        parent: &Below,
+        parent: &DirHandle,
         path: PathBuf,
         enter: &impl Fn(&Path) -> bool,
         visit: &impl Fn(Listing) -> R,
@@ -250,7 +250,7 @@ impl Walk<'_> {
     }
 
     /// Opens a directory and reads the names in it.
-    fn list(&self, parent: &Below, path: &Path) -> io::Result<(Below, Vec<Entry>)> {
+    fn list(&self, parent: &DirHandle, path: &Path) -> io::Result<(DirHandle, Vec<Entry>)> {
         self.count(2);
         // The root has no name below itself. Opened anew, because the place of reading belongs to the
         // open file, which the caller may use as well.
@@ -323,14 +323,14 @@ impl Walk<'_> {
 }
 
 enum Job {
-    Read { parent: Below, path: PathBuf },
+    Read { parent: DirHandle, path: PathBuf },
     Look { reading: Arc<Reading>, from: usize },
 }
 
 /// A directory whose files are being looked at.
 struct Reading {
     path: PathBuf,
-    directory: Below,
+    directory: DirHandle,
     names: Vec<Entry>,
     looked: Mutex<Vec<Entry>>,
     /// Jobs that are still to be done.

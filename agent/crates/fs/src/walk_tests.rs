@@ -25,7 +25,7 @@ fn walked(
         Seen::Directory(entries) => found.extend(entries),
         Seen::Trouble(trouble) => panic!("{trouble:?}"),
     };
-    assert_eq!(walk.run(&Below::open(root).unwrap(), enter, visit, each), Ended::Complete);
+    assert_eq!(walk.run(&DirHandle::open(root).unwrap(), enter, visit, each), Ended::Complete);
     (found, operations.into_inner())
 }
 
@@ -71,7 +71,8 @@ fn trouble_is_told_and_the_rest_is_seen() {
         Seen::Directory(entries) => seen += entries,
         Seen::Trouble(what) => trouble.push(what.path),
     };
-    let ended = walk.run(&Below::open(base.path()).unwrap(), enter, |listing| listing.entries.len(), each);
+    let ended =
+        walk.run(&DirHandle::open(base.path()).unwrap(), enter, |listing| listing.entries.len(), each);
     assert_eq!((ended, seen, trouble), (Ended::Complete, 3, vec![PathBuf::from("swapped")]));
 }
 
@@ -83,7 +84,7 @@ fn a_walk_can_be_stopped() {
     let stop = || operations.load(Ordering::Relaxed) > 0;
     let walk = Walk { width: 1, facts: false, operations: &operations, stop: &stop };
     let mut seen = 0;
-    let ended = walk.run(&Below::open(base.path()).unwrap(), |_| true, |_| (), |_| seen += 1);
+    let ended = walk.run(&DirHandle::open(base.path()).unwrap(), |_| true, |_| (), |_| seen += 1);
     assert_eq!((ended, seen), (Ended::Early, 1));
 }
 
@@ -92,7 +93,7 @@ fn the_way_below_never_leads_through_a_link() {
     let base = tempfile::tempdir().unwrap();
     fs::create_dir_all(base.path().join("a/b")).unwrap();
     symlink("a", base.path().join("link")).unwrap();
-    let below = Below::open(base.path()).unwrap();
+    let below = DirHandle::open(base.path()).unwrap();
     assert!(below.directory(Path::new("a/b")).is_ok());
     assert!(below.step_by_step(Path::new("a/b")).is_ok());
     assert!(below.directory(Path::new("/")).is_err());
@@ -102,12 +103,12 @@ fn the_way_below_never_leads_through_a_link() {
         assert!(below.step_by_step(path).is_err() || refused.contains(".."), "{refused}");
     }
     assert_eq!(below.look(OsStr::new("link")).unwrap().0, Kind::Link);
-    assert!(Below::open(&base.path().join("link")).is_ok());
+    assert!(DirHandle::open(&base.path().join("link")).is_ok());
 }
 
 #[test]
 fn times_before_1970_are_times() {
-    let facts = Facts { size: 0, modified: -1, changed: 7, inode: 0, mode: 0, owner: 0, links: 1 };
+    let facts = FileMeta { size: 0, modified: -1, changed: 7, inode: 0, mode: 0, owner: 0, links: 1 };
     assert_eq!(facts.modified_at(), UNIX_EPOCH - Duration::from_nanos(1));
-    assert_eq!((facts.used(), Facts { modified: 9, ..facts }.used()), (-1, 7));
+    assert_eq!((facts.used(), FileMeta { modified: 9, ..facts }.used()), (-1, 7));
 }

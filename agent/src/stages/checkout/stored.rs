@@ -5,7 +5,8 @@ use std::sync::Mutex;
 
 use crate::config::{GitSource, Wanted};
 use agent_cache::layers::{
-    self, Content, Entry, Guard, LayerStore, Listed, Part, Proof, Record, RepoName, Witness,
+    self, BranchMembership, Content, Entry, LayerStore, Listed, OwnershipCheck, Part, Record, RepoName,
+    Witness,
 };
 use agent_git::{Access, Git, Seed};
 use agent_process::{Runner, User};
@@ -144,7 +145,7 @@ impl FetchRequest<'_> {
     }
 
     /// The branch that the commit has to lie on and whether it does has to be known.
-    fn asked_proof(&self) -> Option<Proof> {
+    fn asked_proof(&self) -> Option<BranchMembership> {
         match &self.source.wanted {
             Wanted::CommitOnBranch { branch, .. } => Some(self.proof(branch)),
             _ => None,
@@ -152,15 +153,15 @@ impl FetchRequest<'_> {
     }
 
     /// What a fetch has shown.
-    fn shown_proof(&self) -> Option<Proof> {
+    fn shown_proof(&self) -> Option<BranchMembership> {
         match &self.source.wanted {
             Wanted::Branch(branch) if self.source.locked.is_none() => Some(self.proof(branch)),
             _ => self.asked_proof(),
         }
     }
 
-    fn proof(&self, branch: &str) -> Proof {
-        Proof { url: agent_git::display_url(&self.source.url), branch: branch.to_owned() }
+    fn proof(&self, branch: &str) -> BranchMembership {
+        BranchMembership { url: agent_git::display_url(&self.source.url), branch: branch.to_owned() }
     }
 
     async fn find(&self, commit: &str) -> Result<Option<ResolvedRepo>> {
@@ -251,7 +252,7 @@ impl FetchRequest<'_> {
     }
 
     /// Notes a proof where that is allowed; it can be made again.
-    async fn note(&self, entry: &Entry, proof: Proof) {
+    async fn note(&self, entry: &Entry, proof: BranchMembership) {
         if self.is_shared(entry) && !self.stores.adds {
             return;
         }
@@ -352,8 +353,8 @@ impl FetchRequest<'_> {
         }
         let (from, to, interrupt) = (entry.clone(), store.clone(), self.runner.interrupt.clone());
         // What layer code could have changed since it was made has to prove itself once more.
-        let witness = match layers::guard(entry, self.stores.layer_user.as_ref())? {
-            Guard::Open { .. } if !just_made => Witness::CommitAlone,
+        let witness = match layers::check_ownership(entry, self.stores.layer_user.as_ref())? {
+            OwnershipCheck::Open { .. } if !just_made => Witness::CommitAlone,
             _ => Witness::CommitAndRecord,
         };
         let added = blocking(move || layers::add(&from, &to, witness, &interrupt)).await?;

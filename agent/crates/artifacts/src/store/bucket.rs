@@ -16,7 +16,7 @@ use super::collect::Problem;
 use super::names::LONGEST_KEY;
 use super::place::Failure;
 use super::retry::{Retries, is_transient};
-use super::source::{Facts, Source};
+use super::source::{Source, SourceMeta};
 use crate::aws;
 use agent_types::error::{Error, Result};
 
@@ -65,7 +65,12 @@ impl Bucket {
     }
 
     /// Uploads the file, replacing what an earlier, broken attempt left under its key.
-    pub async fn put(&self, key: &str, source: Source, stop: &CancellationToken) -> Result<Facts, Failure> {
+    pub async fn put(
+        &self,
+        key: &str,
+        source: Source,
+        stop: &CancellationToken,
+    ) -> Result<SourceMeta, Failure> {
         let path = exact(key).map_err(|message| Problem::new(source.path(), message))?;
         if source.len() <= SINGLE {
             tokio::select! {
@@ -109,7 +114,7 @@ impl Bucket {
         self.store.get(path).await?.bytes().await
     }
 
-    async fn put_single(&self, key: &Key, source: Source) -> Result<Facts, Failure> {
+    async fn put_single(&self, key: &Key, source: Source) -> Result<SourceMeta, Failure> {
         let length = source.len();
         let _room = self.room(length).await?;
         // One byte more: what comes beyond the length shows that the file grew.
@@ -121,7 +126,12 @@ impl Bucket {
         }
     }
 
-    async fn put_parts(&self, key: &Key, source: Source, stop: &CancellationToken) -> Result<Facts, Failure> {
+    async fn put_parts(
+        &self,
+        key: &Key,
+        source: Source,
+        stop: &CancellationToken,
+    ) -> Result<SourceMeta, Failure> {
         let broken =
             |source: &object_store::Error| self.broken("write", key.as_ref(), source, "s3:PutObject");
         // To tell later whether the object is new.
@@ -195,7 +205,7 @@ impl Bucket {
         mut source: Source,
         parts: &mut JoinSet<object_store::Result<()>>,
         broken: &impl Fn(&object_store::Error) -> Error,
-    ) -> Result<Facts, Failure> {
+    ) -> Result<SourceMeta, Failure> {
         let size = part_size(source.len());
         loop {
             let room = self.room(size).await?;

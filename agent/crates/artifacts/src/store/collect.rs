@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use super::names::LONGEST_KEY;
 use super::rules::Rule;
 use agent_fs::names::text;
-use agent_fs::tree::{Identity, Kind, Leads, Tree, is_absent};
+use agent_fs::tree::{Identity, Kind, LinkTarget, Tree, is_absent};
 
 /// What rules select from a tree.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub struct Collected {
 pub struct Link {
     /// As it is written in the tree.
     pub text: OsString,
-    pub leads: Leads,
+    pub leads: LinkTarget,
 }
 
 /// Something at a path of the tree went wrong.
@@ -151,7 +151,7 @@ fn take(
             let text = tree.link(path)?;
             let leads = tree.follow(path, &text)?;
             let target = match &leads {
-                Leads::File(target) if wants(target) => Some(target.clone()),
+                LinkTarget::File(target) if wants(target) => Some(target.clone()),
                 _ => None,
             };
             found.links.insert(path.to_owned(), Link { text, leads });

@@ -58,25 +58,25 @@ fn where_links_lead() {
         "d/in-by-out -> ../../d/image-2026.wic",
         "d/second-hand -> out",
     ]);
-    let file = |path: &str| Leads::File(path.into());
+    let file = |path: &str| LinkTarget::File(path.into());
     let table = [
         ("file", file("d/image-2026.wic")),
         ("twice", file("d/image-2026.wic")),
         ("up", file("e/other")),
         ("dots", file("d/image-2026.wic")),
-        ("dir", Leads::Directory("e".into())),
-        ("root", Leads::Directory("".into())),
+        ("dir", LinkTarget::Directory("e".into())),
+        ("root", LinkTarget::Directory("".into())),
         ("through", file("e/other")),
         ("physical", file("d/image-2026.wic")),
-        ("gone", Leads::Nowhere),
-        ("below-file", Leads::Nowhere),
-        ("self", Leads::Nowhere),
-        ("ping", Leads::Nowhere),
-        ("deep", Leads::Nowhere),
-        ("absolute", Leads::Outside),
-        ("out", Leads::Outside),
-        ("in-by-out", Leads::Outside),
-        ("second-hand", Leads::Outside),
+        ("gone", LinkTarget::Nowhere),
+        ("below-file", LinkTarget::Nowhere),
+        ("self", LinkTarget::Nowhere),
+        ("ping", LinkTarget::Nowhere),
+        ("deep", LinkTarget::Nowhere),
+        ("absolute", LinkTarget::Outside),
+        ("out", LinkTarget::Outside),
+        ("in-by-out", LinkTarget::Outside),
+        ("second-hand", LinkTarget::Outside),
     ];
     let got = collect(&tree, &rules(&[("d/**", &[])]));
     assert_eq!(got.problems, []);

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::collect::Problem;
 use super::leftovers::{self, Running};
 use super::place::Failure;
-use super::source::{Facts, Source, off_the_runtime};
+use super::source::{Source, SourceMeta, off_the_runtime};
 use agent_types::error::{Error, Result};
 
 const PIECE: usize = 1024 * 1024;
@@ -85,7 +85,12 @@ impl Directory {
     }
 
     /// Writes the file to the end, replacing what had its name.
-    pub async fn put(&self, key: &str, source: Source, stop: &CancellationToken) -> Result<Facts, Failure> {
+    pub async fn put(
+        &self,
+        key: &str,
+        source: Source,
+        stop: &CancellationToken,
+    ) -> Result<SourceMeta, Failure> {
         let path = source.path().to_owned();
         let failed = {
             let (path, shown) = (path.clone(), self.shown(key));

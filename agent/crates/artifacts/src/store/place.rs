@@ -9,7 +9,7 @@ use super::collect::Problem;
 use super::directory::Directory;
 use super::names;
 use super::retry::Retries;
-use super::source::{Facts, Source};
+use super::source::{Source, SourceMeta};
 use crate::aws;
 use agent_types::artifact::Destination;
 use agent_types::error::{Error, Result};
@@ -105,7 +105,12 @@ impl Place {
     }
 
     /// Writes a file of the tree.
-    pub async fn put(&self, key: &str, source: Source, stop: &CancellationToken) -> Result<Facts, Failure> {
+    pub async fn put(
+        &self,
+        key: &str,
+        source: Source,
+        stop: &CancellationToken,
+    ) -> Result<SourceMeta, Failure> {
         match self {
             Place::Bucket { bucket, .. } => bucket.put(key, source, stop).await,
             Place::Directory { directory, .. } => directory.put(key, source, stop).await,

@@ -15,8 +15,8 @@ use super::names::{self, INDEX};
 use super::place::{Failure, Place};
 use super::retry::Retries;
 use super::rules::Rule;
-use super::source::{Facts, Source};
-use agent_fs::tree::{Identity, Leads, Tree};
+use super::source::{Source, SourceMeta};
+use agent_fs::tree::{Identity, LinkTarget, Tree};
 use agent_process::{Interrupt, Interrupted};
 use agent_types::artifact::{ArtifactRule, Destination};
 use agent_types::error::{Class, Error, Result};
@@ -56,7 +56,7 @@ pub struct Publication<'a> {
 }
 
 /// A file on its way.
-struct Going {
+struct PendingUpload {
     path: PathBuf,
     seen: Identity,
     text: String,
@@ -197,7 +197,7 @@ impl Publication<'_> {
     async fn upload(
         &self,
         tree: &Arc<Tree>,
-        files: Vec<Going>,
+        files: Vec<PendingUpload>,
         place: &Place,
         events: &Emitter,
         interrupt: &Interrupt,
@@ -257,7 +257,7 @@ impl Publication<'_> {
         }
     }
 
-    async fn tell(&self, file: &Going, facts: &Facts, place: &Place, events: &Emitter) {
+    async fn tell(&self, file: &PendingUpload, facts: &SourceMeta, place: &Place, events: &Emitter) {
         let key = match place {
             Place::Bucket { .. } => file.key.clone(),
             Place::Directory { .. } => place.shown(&file.key),
@@ -334,7 +334,7 @@ enum Uploaded {
 }
 
 /// The keys of all files, and the files that can have none.
-fn plan(collected: &Collected, place: &Place) -> (Vec<Going>, Vec<Problem>) {
+fn plan(collected: &Collected, place: &Place) -> (Vec<PendingUpload>, Vec<Problem>) {
     let mut files = BTreeMap::new();
     let mut problems = Vec::new();
     // Names that stay as they are come first: an encoded one gives way.
@@ -348,7 +348,7 @@ fn plan(collected: &Collected, place: &Place) -> (Vec<Going>, Vec<Problem>) {
             problems.push(Problem::new(path, format!("another file has its encoded name, `{text}`")));
         } else {
             let (path, seen, key) = (path.clone(), *seen, place.key(&text));
-            files.insert(text.clone(), Going { path, seen, text, encoded, key });
+            files.insert(text.clone(), PendingUpload { path, seen, text, encoded, key });
         }
     }
     (files.into_values().collect(), problems)
@@ -356,10 +356,10 @@ fn plan(collected: &Collected, place: &Place) -> (Vec<Going>, Vec<Problem>) {
 
 async fn send(
     tree: Arc<Tree>,
-    file: &Going,
+    file: &PendingUpload,
     place: &Place,
     stop: &CancellationToken,
-) -> Result<Facts, Failure> {
+) -> Result<SourceMeta, Failure> {
     if stop.is_cancelled() {
         return Err(Failure::Stopped);
     }
@@ -372,7 +372,7 @@ async fn send(
     place.put(&file.key, source, stop).await
 }
 
-fn object(file: Going, facts: Facts) -> Object {
+fn object(file: PendingUpload, facts: SourceMeta) -> Object {
     Object {
         path: file.text,
         encoded: file.encoded,
@@ -386,7 +386,7 @@ fn object(file: Going, facts: Facts) -> Object {
 
 fn link_object(path: &Path, link: &Link, collected: &Collected) -> Object {
     let target = match &link.leads {
-        Leads::File(target) if collected.files.contains_key(target) => Some(shown(target)),
+        LinkTarget::File(target) if collected.files.contains_key(target) => Some(shown(target)),
         _ => None,
     };
     // One mark for both: either both are plain or both are encoded.
@@ -400,8 +400,8 @@ fn link_object(path: &Path, link: &Link, collected: &Collected) -> Object {
         encoded,
         link: Some(points),
         target,
-        escaping: link.leads == Leads::Outside,
-        dangling: link.leads == Leads::Nowhere,
+        escaping: link.leads == LinkTarget::Outside,
+        dangling: link.leads == LinkTarget::Nowhere,
         ..Object::default()
     }
 }

@@ -22,7 +22,7 @@ pub struct Source {
 
 /// What a file turned out to be when it was read to its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Facts {
+pub struct SourceMeta {
     /// Its length.
     pub bytes: u64,
     /// What it takes on the disk; less than `bytes` for a sparse file.
@@ -68,14 +68,14 @@ impl Source {
     }
 
     /// After the end was read: what it is, when it is still the same.
-    pub fn finish(self) -> Result<Facts, Problem> {
+    pub fn finish(self) -> Result<SourceMeta, Problem> {
         let after = fstat(&self.file)
             .map_err(|errno| Problem::new(&self.path, format!("cannot look at it: {errno}")))?;
         let stamp = |stat: &FileStat| (stat.st_size, stat.st_mtime, stat.st_mtime_nsec);
         if self.read != self.len() || stamp(&after) != stamp(&self.before) {
             return Err(self.changed());
         }
-        Ok(Facts {
+        Ok(SourceMeta {
             bytes: self.read,
             // `st_blocks` counts 512 bytes whatever the file system's blocks are, see stat(2).
             allocated: u64::try_from(after.st_blocks).unwrap_or_default() * 512,

@@ -12,7 +12,7 @@ use agent_git::CONFIGURATION;
 
 use super::Entry;
 use super::record::{self, Record};
-use super::tree::{Content, sealed};
+use super::tree::{Content, check_read_only};
 
 /// What is wrong with an entry, for people.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -49,7 +49,7 @@ pub fn verify(entry: &Path, witness: Witness) -> Result<(), Damage> {
         return Err(Damage::at(entry, "is no directory"));
     }
     let owner = found.uid();
-    sealed(&found, owner).map_err(|what| Damage::at(entry, what))?;
+    check_read_only(&found, owner).map_err(|what| Damage::at(entry, what))?;
     let record = Record::read(entry)?;
     if entry.file_name() != Some(record.commit.as_ref()) {
         return Err(Damage::new(format!("it holds commit {}", record.commit)));
@@ -78,7 +78,7 @@ pub(super) fn whole(entry: &Path, record: &Record, owner: u32, witness: Witness)
         record.is_proven_by_commit()?;
     }
     exactly(entry, &[&record.name, record::FILE])?;
-    sealed_file(&entry.join(record::FILE), owner)?;
+    check_read_only_file(&entry.join(record::FILE), owner)?;
     let tree = entry.join(&record.name);
     let dot_git = tree.join(".git");
     shell(&dot_git, &record.commit)?;
@@ -119,7 +119,7 @@ fn git_content(dot_git: &Path, owner: u32) -> Result<(), Damage> {
         if !kind.is_file() && !kind.is_dir() {
             return Err(Damage::at(path, "is neither a file nor a directory"));
         }
-        sealed(&metadata, owner).map_err(|what| Damage::at(path, what))?;
+        check_read_only(&metadata, owner).map_err(|what| Damage::at(path, what))?;
         let Ok(relative) = path.strip_prefix(dot_git) else { continue };
         if kind.is_file() && relative.starts_with("refs") {
             return Err(Damage::at(path, "does not belong there"));
@@ -166,12 +166,12 @@ fn carries_its_digest(path: &Path, may_be_zero: bool) -> Result<(), Damage> {
     if digest == end || zero { Ok(()) } else { Err(Damage::at(path, "does not end with its own digest")) }
 }
 
-fn sealed_file(path: &Path, owner: u32) -> Result<(), Damage> {
+fn check_read_only_file(path: &Path, owner: u32) -> Result<(), Damage> {
     let found = std::fs::symlink_metadata(path).map_err(|error| Damage::at(path, error))?;
     if !found.is_file() {
         return Err(Damage::at(path, "is no file"));
     }
-    sealed(&found, owner).map_err(|what| Damage::at(path, what))
+    check_read_only(&found, owner).map_err(|what| Damage::at(path, what))
 }
 
 /// The directory holds exactly these, which are no links.

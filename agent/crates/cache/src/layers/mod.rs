@@ -11,10 +11,10 @@
 mod check;
 mod copy;
 mod expire;
-mod guard;
+mod membership;
 mod name;
+mod ownership;
 mod part;
-mod proof;
 mod record;
 mod tree;
 
@@ -29,10 +29,10 @@ use agent_types::error::Result;
 pub use check::{Damage, Witness, verify};
 pub use copy::{Added, add};
 pub use expire::expire;
-pub use guard::{Guard, guard};
+pub use membership::BranchMembership;
 pub use name::RepoName;
+pub use ownership::{OwnershipCheck, check_ownership};
 pub use part::Part;
-pub use proof::Proof;
 pub use record::{Listed, Record};
 pub use tree::Content;
 
@@ -42,7 +42,7 @@ pub use tree::Content;
 /// <root>/<repo>/<commit>/         an entry, all of it read-only
 ///   entry.json                    what it is: see [`Record`]
 ///   <name>/                       the work tree with its `.git`
-/// <root>/<repo>/<commit>.json     on which branches the commit is known to lie: see [`Proof`]
+/// <root>/<repo>/<commit>.json     on which branches the commit is known to lie: see [`BranchMembership`]
 /// <root>/<repo>/<commit>.used     its time is that of the last use
 /// <root>/<repo>/.build-agent.*.part   in the making, or on its way out
 /// ```

@@ -162,7 +162,7 @@ fn read_directory(top: &Path, path: PathBuf, owner: u32, out: Found<'_, '_>) {
     let list = || -> Result<Vec<Job>, String> {
         let place = top.join(&path);
         let found = std::fs::symlink_metadata(&place).map_err(|error| error.to_string())?;
-        sealed(&found, owner)?;
+        check_read_only(&found, owner)?;
         let mut jobs = Vec::new();
         for entry in std::fs::read_dir(&place).map_err(|error| error.to_string())? {
             let entry = entry.map_err(|error| error.to_string())?;
@@ -195,7 +195,7 @@ fn read_node(path: &Path, owner: u32) -> Result<Node, String> {
     if !found.is_file() {
         return Err("is neither a file nor a directory nor a link".into());
     }
-    sealed(&found, owner)?;
+    check_read_only(&found, owner)?;
     let mut options = std::fs::OpenOptions::new();
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
     let file = options.read(true).custom_flags(flags.bits()).open(path).map_err(|error| error.to_string())?;
@@ -225,7 +225,7 @@ fn digest_all(mut source: impl Read, digest: &mut Sha1) -> std::io::Result<u64> 
 }
 
 /// Whether a file or a directory is as the agent leaves it.
-pub(super) fn sealed(found: &std::fs::Metadata, owner: u32) -> Result<(), String> {
+pub(super) fn check_read_only(found: &std::fs::Metadata, owner: u32) -> Result<(), String> {
     let mode = found.mode() & 0o7777;
     let right = if found.is_dir() { mode == 0o555 } else { mode == 0o444 || mode == 0o555 };
     if !right {

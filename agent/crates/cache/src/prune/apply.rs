@@ -5,13 +5,13 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::name_spill::Spooled;
 use super::plan::{Candidate, Sum};
-use super::spool::Spooled;
 use super::trash::Trashes;
 use crate::units::{SUFFIXES, Unit, shown};
 use agent_fs::pool::{self, Ended, Output};
 use agent_fs::remove;
-use agent_fs::walk::{Below, Kind, is_gone};
+use agent_fs::walk::{DirHandle, Kind, is_gone};
 
 /// Names of what failed that are told.
 const TOLD: usize = 20;
@@ -37,7 +37,7 @@ enum Fate {
 }
 
 pub struct Apply<'a> {
-    pub share: &'a Below,
+    pub share: &'a DirHandle,
     /// The directories of its units are relative to the share.
     pub spooled: &'a Spooled,
     pub trash: &'a Trashes<'a>,
@@ -116,7 +116,7 @@ impl Apply<'_> {
         Ok(bytes.map_or(Fate::Gone, Fate::Taken))
     }
 
-    fn take_part(&self, directory: &Below, place: &Path, name: &OsStr, kind: Kind) -> io::Result<bool> {
+    fn take_part(&self, directory: &DirHandle, place: &Path, name: &OsStr, kind: Kind) -> io::Result<bool> {
         self.count(1);
         if self.delete && kind != Kind::Directory {
             return remove::file_at(directory, name);

@@ -9,7 +9,7 @@ use fs_err as fs;
 use super::*;
 use crate::areas::Layout;
 use crate::prune::Options;
-use crate::prune::survey::{Survey, Surveyor};
+use crate::prune::scan::{Scan, Surveyor};
 use agent_fs::walk::Walk;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -49,11 +49,11 @@ impl Scene {
         std::fs::File::open(self.at(path)).unwrap().set_modified(time).unwrap();
     }
 
-    fn share(&self) -> Below {
-        Below::open(self.base.path()).unwrap()
+    fn share(&self) -> DirHandle {
+        DirHandle::open(self.base.path()).unwrap()
     }
 
-    fn survey(&self) -> Survey {
+    fn scan(&self) -> Scan {
         let (share, options) = (self.share(), Options::default());
         let walk = Walk { width: 2, facts: true, operations: &self.operations, stop: &|| false };
         let layout = Layout::read(&share, &walk);
@@ -61,19 +61,19 @@ impl Scene {
         Surveyor { share: &share, options: &options, now, leases: &Vec::new(), walk }.run(layout).unwrap()
     }
 
-    fn apply(&self, survey: &Survey, delete: bool) -> Applied {
+    fn apply(&self, scan: &Scan, delete: bool) -> Applied {
         let share = self.share();
         let trash = Trashes::begin(&share, SystemTime::now()).unwrap();
         let apply = Apply {
             share: &share,
-            spooled: &survey.spooled,
+            spooled: &scan.spooled,
             trash: &trash,
             delete,
             width: 2,
             operations: &self.operations,
             stop: &|| false,
         };
-        let (applied, ended) = apply.run(survey.candidates.clone());
+        let (applied, ended) = apply.run(scan.candidates.clone());
         assert_eq!(ended, Ended::Complete);
         applied
     }
@@ -82,8 +82,8 @@ impl Scene {
 #[test]
 fn what_is_used_between_the_plan_and_the_last_look_is_kept() {
     let scene = Scene::new(&["touched", "replaced", "stamped", "vanished", "unused"]);
-    let survey = scene.survey();
-    assert_eq!(survey.candidates.len(), 6);
+    let scan = scene.scan();
+    assert_eq!(scan.candidates.len(), 6);
     let now =
         |path: &str| std::fs::File::open(scene.at(path)).unwrap().set_modified(SystemTime::now()).unwrap();
     now("touched");
@@ -96,7 +96,7 @@ fn what_is_used_between_the_plan_and_the_last_look_is_kept() {
     for name in ["vanished", "vanished.done"] {
         fs::remove_file(scene.at(name)).unwrap();
     }
-    let applied = scene.apply(&survey, false);
+    let applied = scene.apply(&scan, false);
     assert_eq!((applied.taken, applied.used, applied.gone), (Sum { units: 1, bytes: 4 }, 4, 1));
     assert_eq!((applied.failed, applied.failures), (0, Vec::new()));
     for kept in ["touched", "touched.done", "replaced", "stamped", "git2/clone/objects/pack"] {
@@ -108,12 +108,12 @@ fn what_is_used_between_the_plan_and_the_last_look_is_kept() {
 #[test]
 fn a_directory_that_became_a_link_leads_nowhere() {
     let scene = Scene::new(&[]);
-    let survey = scene.survey();
+    let scan = scene.scan();
     let elsewhere = scene.base.path().join("elsewhere");
     fs::rename(scene.at("git2"), &elsewhere).unwrap();
     std::os::unix::fs::symlink(&elsewhere, scene.at("git2")).unwrap();
     for delete in [false, true] {
-        let applied = scene.apply(&survey, delete);
+        let applied = scene.apply(&scan, delete);
         assert_eq!((applied.taken.units, applied.failed), (0, 1), "{:?}", applied.failures);
     }
     assert!(elsewhere.join("clone/objects/pack").exists());
@@ -125,8 +125,8 @@ fn read_only_directories_go_too_and_files_at_once_where_there_is_no_grace() {
     for directory in ["git2/clone/objects", "git2/clone"] {
         fs::set_permissions(scene.at(directory), PermissionsExt::from_mode(0o555)).unwrap();
     }
-    let survey = scene.survey();
-    let applied = scene.apply(&survey, true);
+    let scan = scene.scan();
+    let applied = scene.apply(&scan, true);
     assert_eq!((applied.taken.units, applied.failed), (2, 0), "{:?}", applied.failures);
     assert!(!scene.at("git2/clone").exists() && !scene.at("unused").exists());
     let runs: Vec<_> =

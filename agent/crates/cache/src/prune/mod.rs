@@ -2,7 +2,7 @@
 //! recently used first. Never part of a unit, never what a running build has a lease on, and never
 //! through a link that a stranger has planted.
 //!
-//! In order: leases, emptying the trash of earlier runs, [`survey`], [`plan`], [`apply`]. Each step can
+//! In order: leases, emptying the trash of earlier runs, [`scan`], [`plan`], [`apply`]. Each step can
 //! be stopped between any two units, and killed; the next run goes on with what is there.
 //!
 //! Two runs at a time do no harm and so need no lock, which a killed one would leave behind: each
@@ -10,9 +10,9 @@
 //! the limit of what it has seen, so together they take no more than the first alone.
 
 mod apply;
+mod name_spill;
 mod plan;
-mod spool;
-mod survey;
+mod scan;
 mod trash;
 
 use std::ffi::{OsStr, OsString};
@@ -24,20 +24,20 @@ use serde::Serialize;
 
 use self::apply::{Applied, Apply};
 use self::plan::Why;
-use self::survey::{AllLeases, Surveyor};
+use self::scan::{AllLeases, Surveyor};
 use self::trash::{Lying, Trashes};
 use super::areas::Layout;
 use super::lease::Standing;
 use super::{stamp, usage};
 use agent_fs::pool::{self, Ended};
 use agent_fs::remove;
-use agent_fs::walk::{Below, Walk};
+use agent_fs::walk::{DirHandle, Walk};
 use agent_process::{Interrupt, Interrupted};
 use agent_types::error::{Error, Result};
 use agent_types::share::Share;
 
 pub use self::plan::Sum;
-pub use self::survey::Names;
+pub use self::scan::Names;
 pub use self::trash::{HOMES as TRASHES, Trash};
 
 /// What a prune goes by.
@@ -158,8 +158,8 @@ pub fn prune(share: &Share, options: &Options, interrupt: &Interrupt, now: Syste
 ///
 /// # Errors
 /// Machine, when that is no directory that can be read.
-pub fn open(share: &Share) -> Result<Below> {
-    Below::open(share.root()).map_err(|error| {
+pub fn open(share: &Share) -> Result<DirHandle> {
+    DirHandle::open(share.root()).map_err(|error| {
         Error::machine(format!("the share `{}` cannot be opened", share.root().display()))
             .because(&error)
             .hint("look whether it is mounted, and whether this user may read it")
@@ -172,7 +172,7 @@ struct Run<'a> {
     interrupt: &'a Interrupt,
     now: SystemTime,
     walk: Walk<'a>,
-    root: Below,
+    root: DirHandle,
 }
 
 impl Run<'_> {
@@ -193,15 +193,15 @@ impl Run<'_> {
             leases: &leases.live,
             walk: self.walk,
         };
-        let survey = surveyor.run(layout).map_err(|error| {
+        let scan = surveyor.run(layout).map_err(|error| {
             Error::machine(
                 "the names of what is on the share cannot be kept in the directory for temporary files",
             )
             .because(&error)
         })?;
-        let rules: Vec<_> = survey.groups.iter().map(|found| found.rules).collect();
-        let plan = plan::plan(survey.candidates, &rules, &survey.limits);
-        pruned.areas = survey
+        let rules: Vec<_> = scan.groups.iter().map(|found| found.rules).collect();
+        let plan = plan::plan(scan.candidates, &rules, &scan.limits);
+        pruned.areas = scan
             .groups
             .into_iter()
             .map(|found| PrunedArea { area: found.label, all: found.all, ..PrunedArea::default() })
@@ -213,13 +213,13 @@ impl Run<'_> {
             }
         }
         pruned.areas.retain(|area| area.all.units > 0);
-        pruned.unknown = survey.unknown;
-        pruned.locks = survey.locks;
-        pruned.trouble = survey.trouble;
+        pruned.unknown = scan.unknown;
+        pruned.locks = scan.locks;
+        pruned.trouble = scan.trouble;
         pruned.held_by_leases = plan.held;
-        pruned.held_by_leases.units += survey.named_by_leases;
+        pruned.held_by_leases.units += scan.named_by_leases;
         // Asked again, because half a look at the share would make a plan for half of it.
-        if survey.ended == Ended::Early || (self.walk.stop)() {
+        if scan.ended == Ended::Early || (self.walk.stop)() {
             pruned.stop(self.interrupt);
             return Ok(());
         }
@@ -239,7 +239,7 @@ impl Run<'_> {
         })?;
         let apply = Apply {
             share: &self.root,
-            spooled: &survey.spooled,
+            spooled: &scan.spooled,
             trash: &trash,
             delete: self.options.grace.is_zero(),
             width: self.options.width,

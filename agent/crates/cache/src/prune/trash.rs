@@ -23,7 +23,7 @@ use crate::names;
 use crate::stamp;
 use agent_fs::pool::{self, Ended, Output};
 use agent_fs::remove;
-use agent_fs::walk::{Below, Kind, Listing, Seen, Walk, is_gone};
+use agent_fs::walk::{DirHandle, Kind, Listing, Seen, Walk, is_gone};
 
 /// Where a trash lies, relative to the share.
 pub const HOMES: [&str; 2] = [SHARED, PULL_REQUESTS];
@@ -36,7 +36,7 @@ const PRIVATE: Mode = Mode::S_IRWXU;
 
 /// The trash of one run for all that lies on a share.
 pub struct Trashes<'a> {
-    share: &'a Below,
+    share: &'a DirHandle,
     now: SystemTime,
     shared: Trash,
     /// Made when it is needed first.
@@ -46,7 +46,7 @@ pub struct Trashes<'a> {
 impl<'a> Trashes<'a> {
     /// # Errors
     /// As [`Trash::begin`].
-    pub fn begin(share: &'a Below, now: SystemTime) -> io::Result<Trashes<'a>> {
+    pub fn begin(share: &'a DirHandle, now: SystemTime) -> io::Result<Trashes<'a>> {
         let shared = Trash::begin(share, now)?;
         Ok(Trashes { share, now, shared, pull_requests: OnceLock::new() })
     }
@@ -71,7 +71,7 @@ impl<'a> Trashes<'a> {
 /// Where the units of one run go.
 pub struct Trash {
     /// The directory of the run.
-    run: Below,
+    run: DirHandle,
     made: Mutex<HashSet<PathBuf>>,
 }
 
@@ -80,11 +80,11 @@ impl Trash {
     ///
     /// # Errors
     /// When the share is read-only or full.
-    pub fn begin(share: &Below, now: SystemTime) -> io::Result<Trash> {
+    pub fn begin(share: &DirHandle, now: SystemTime) -> io::Result<Trash> {
         Trash::begin_in(share, SHARED, now)
     }
 
-    fn begin_in(share: &Below, home: &str, now: SystemTime) -> io::Result<Trash> {
+    fn begin_in(share: &DirHandle, home: &str, now: SystemTime) -> io::Result<Trash> {
         let home = Path::new(home);
         if let (Some(above), Some(name)) = (home.parent(), home.file_name()) {
             // Not by way of the path, which a stranger could have made a link.
@@ -101,7 +101,7 @@ impl Trash {
     ///
     /// # Errors
     /// Those of `rename(2)` and `unlink(2)`.
-    pub fn take(&self, from: &Below, place: &Path, name: &OsStr) -> io::Result<bool> {
+    pub fn take(&self, from: &DirHandle, place: &Path, name: &OsStr) -> io::Result<bool> {
         // `YY` of `XX/YY` would be 65,536 directories; the name begins its hash with it anyway.
         let place = match place.file_name().and_then(OsStr::to_str) {
             Some(last) if names::is_two_digits(last) => place.parent().unwrap_or(place),
@@ -156,7 +156,7 @@ impl Trash {
     }
 }
 
-fn make_directory(below: &Below, path: &Path) -> io::Result<()> {
+fn make_directory(below: &DirHandle, path: &Path) -> io::Result<()> {
     match mkdirat(below, path, PRIVATE) {
         Ok(()) | Err(Errno::EEXIST) => Ok(()),
         Err(errno) => Err(errno.into()),
@@ -178,7 +178,7 @@ impl Lying {
     /// # Errors
     /// When the trash cannot be read; missing is empty.
     pub fn read(
-        share: &Below,
+        share: &DirHandle,
         home: &str,
         grace: Duration,
         now: SystemTime,
@@ -225,7 +225,13 @@ pub struct Emptied {
 }
 
 /// Deletes what one run left, in `<home>/<run>`. `share_path` is where the share is.
-pub fn empty(share: &Below, share_path: &Path, home: &str, run: &OsStr, walk: &Walk<'_>) -> (Emptied, Ended) {
+pub fn empty(
+    share: &DirHandle,
+    share_path: &Path,
+    home: &str,
+    run: &OsStr,
+    walk: &Walk<'_>,
+) -> (Emptied, Ended) {
     let mut emptied = Emptied::default();
     let place = Path::new(home).join(run);
     let root = match share.directory(&place) {

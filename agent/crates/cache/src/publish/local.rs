@@ -26,9 +26,9 @@ pub struct Object {
     /// The directory in the same part of a share, relative. Not always the local one, see [`Local`].
     pub to: PathBuf,
     /// The file for which readers look. Where it is, all of the object is.
-    pub lead: String,
+    pub primary: String,
     /// What belongs to it.
-    pub companions: Vec<String>,
+    pub sidecars: Vec<String>,
     /// The file whose time says when BitBake last found the lead to be whole.
     pub stamp: Option<String>,
     /// BitBake has used it from a mirror: its files are symbolic links.
@@ -125,11 +125,20 @@ impl<'a> Local<'a> {
             for (kind, linked) in [(Kind::File, false), (Kind::Link, true)] {
                 let has = |role: &Role| roles.get(role) == Some(&kind);
                 let name = |role: Role| format!("{unit}{}", role.suffix());
-                let Some(lead) = [Role::Archive, Role::Siginfo].into_iter().find(has) else { continue };
+                let Some(primary) = [Role::Archive, Role::Siginfo].into_iter().find(has) else { continue };
                 let others = [Role::Siginfo, Role::Signature].into_iter();
-                let companions = others.filter(|role| lead == Role::Archive && has(role)).map(name).collect();
+                let sidecars =
+                    others.filter(|role| primary == Role::Archive && has(role)).map(name).collect();
                 let (area, from, to) = (Area::Sstate, directory.to_owned(), directory.to_owned());
-                self.ready.push(Object { area, from, to, lead: name(lead), companions, stamp: None, linked });
+                self.ready.push(Object {
+                    area,
+                    from,
+                    to,
+                    primary: name(primary),
+                    sidecars,
+                    stamp: None,
+                    linked,
+                });
             }
         }
     }
@@ -160,8 +169,8 @@ impl<'a> Local<'a> {
                 area: Area::Downloads,
                 from: directory.to_owned(),
                 to: to.clone(),
-                lead: (*name).to_owned(),
-                companions: Vec::new(),
+                primary: (*name).to_owned(),
+                sidecars: Vec::new(),
                 stamp: (!linked).then(|| format!("{name}.done")),
                 linked,
             });

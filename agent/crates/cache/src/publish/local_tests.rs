@@ -20,10 +20,10 @@ fn found(sstate: Option<&Path>, downloads: Option<&Path>) -> (BTreeSet<String>, 
     let mut local = Local::new(sstate.as_ref(), downloads.as_ref());
     let text = |object: Object| {
         let word = if object.linked { "used" } else { "new" };
-        let name = object.to.join(&object.lead);
+        let name = object.to.join(&object.primary);
         let ending = |name: &String| name[name.rfind('.').unwrap()..].to_owned();
-        let companions: Vec<_> = object.companions.iter().map(ending).collect();
-        format!("{word} {} {}", name.display(), companions.join(" ")).trim().to_owned()
+        let sidecars: Vec<_> = object.sidecars.iter().map(ending).collect();
+        format!("{word} {} {}", name.display(), sidecars.join(" ")).trim().to_owned()
     };
     let objects = (&mut local).map(text).collect();
     (objects, local.oddities())

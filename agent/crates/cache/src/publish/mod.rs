@@ -33,7 +33,7 @@ use agent_process::Interrupt;
 use agent_types::tiers::{Tier, Tiers};
 use copy::Failure;
 use local::{Area, Local, Object};
-use put::{Put, Way};
+use put::{PutOutcome, Upload};
 use target::Target;
 
 /// Objects of this size and more come after all smaller ones, or they would hold up what takes a moment.
@@ -173,7 +173,7 @@ impl<'a> Publisher<'a> {
             Area::Sstate => Path::new("sstate").join(self.release),
             Area::Downloads => "downloads".into(),
         };
-        let way = Way { local: tree, target, part: &part };
+        let way = Upload { local: tree, target, part: &part };
         let stop = || self.stopped();
         let put = match way.put(object, large, &stop) {
             // A directory that was held open or made a moment ago is no more.
@@ -183,14 +183,14 @@ impl<'a> Publisher<'a> {
             }
             put => put,
         };
-        if let Ok(Put::Large(bytes)) = put {
+        if let Ok(PutOutcome::Large(bytes)) = put {
             let mut later = self.later.lock().unwrap_or_else(PoisonError::into_inner);
             return later.push((bytes, object.clone()));
         }
         let alarming = object.area == Area::Downloads
-            && names::download(Path::new(&object.lead))
+            && names::download(Path::new(&object.primary))
                 .is_some_and(|file| file.kind == names::DownloadKind::File);
-        let name = part.join(&object.to).join(&object.lead);
+        let name = part.join(&object.to).join(&object.primary);
         self.tally.add(&name.display().to_string(), alarming, put);
     }
 

@@ -12,12 +12,12 @@ use nix::sys::stat::{FileStat, SFlag};
 
 use super::copy::{Failure, copy, look_alike, size};
 use super::local::{Area, Object};
-use super::target::{Directory, Named, Target};
+use super::target::{ClaimOutcome, Directory, Target};
 use agent_fs::tree::Tree;
-use agent_fs::walk::Facts;
+use agent_fs::walk::FileMeta;
 
 /// From where to where.
-pub struct Way<'a> {
+pub struct Upload<'a> {
     pub local: &'a Tree,
     pub target: &'a Target,
     /// The part of the tier, e.g. `sstate/scarthgap`.
@@ -26,7 +26,7 @@ pub struct Way<'a> {
 
 /// What became of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Put {
+pub enum PutOutcome {
     /// It is new there.
     Published { bytes: u64 },
     /// An equal one was there.
@@ -44,28 +44,28 @@ struct Written {
     bytes: u64,
 }
 
-impl Way<'_> {
+impl Upload<'_> {
     /// Publishes an object. New ones of `large` bytes and more are left for later.
     ///
     /// # Errors
     /// What stopped it; nothing of the object has its name then, or all that comes before its lead.
-    pub fn put(&self, object: &Object, large: u64, stop: &dyn Fn() -> bool) -> Result<Put, Failure> {
+    pub fn put(&self, object: &Object, large: u64, stop: &dyn Fn() -> bool) -> Result<PutOutcome, Failure> {
         let here = self.local.below(&object.from).map_err(Failure::Source)?;
-        let (lead, facts) = open(&here, &object.lead)?;
+        let (primary, facts) = open(&here, &object.primary)?;
         if let Some(stamp) = &object.stamp {
             check_stamp(&here, stamp, &facts)?;
         }
         let place = self.part.join(&object.to);
         let (directory, made) = self.target.make_directory(&place).map_err(Failure::Share)?;
-        if !made && let Some(there) = self.target.look(&directory, &object.lead).map_err(Failure::Share)? {
-            return self.compare(object, &lead, &facts, &directory, &there);
+        if !made && let Some(there) = self.target.look(&directory, &object.primary).map_err(Failure::Share)? {
+            return self.compare(object, &primary, &facts, &directory, &there);
         }
         if size(&facts) >= large {
-            return Ok(Put::Large(size(&facts)));
+            return Ok(PutOutcome::Large(size(&facts)));
         }
         let mut written = Vec::new();
         let put = self
-            .write(object, &here, (&lead, &facts), &directory, &mut written, stop)
+            .write(object, &here, (&primary, &facts), &directory, &mut written, stop)
             .and_then(|()| self.name(&directory, &mut written).map_err(Failure::Share));
         for left in &written {
             self.target.discard(&directory, &left.temporary);
@@ -82,35 +82,35 @@ impl Way<'_> {
         ours: &File,
         facts: &FileStat,
         directory: &Directory,
-        there: &Facts,
-    ) -> Result<Put, Failure> {
+        there: &FileMeta,
+    ) -> Result<PutOutcome, Failure> {
         let is_file = there.mode & SFlag::S_IFMT.bits() == SFlag::S_IFREG.bits();
         let bytes = size(facts);
         if !is_file || there.size != bytes {
-            return Ok(Put::Differs);
+            return Ok(PutOutcome::Differs);
         }
         if object.area == Area::Sstate {
-            return Ok(Put::Present);
+            return Ok(PutOutcome::Present);
         }
-        let theirs = self.target.read(directory, &object.lead).map_err(Failure::Share)?;
+        let theirs = self.target.read(directory, &object.primary).map_err(Failure::Share)?;
         self.target.count(3);
-        Ok(if look_alike(ours, &theirs, bytes)? { Put::Present } else { Put::Differs })
+        Ok(if look_alike(ours, &theirs, bytes)? { PutOutcome::Present } else { PutOutcome::Differs })
     }
 
     fn write(
         &self,
         object: &Object,
         here: &Tree,
-        lead: (&File, &FileStat),
+        primary: (&File, &FileStat),
         directory: &Directory,
         written: &mut Vec<Written>,
         stop: &dyn Fn() -> bool,
     ) -> Result<(), Failure> {
-        for name in &object.companions {
+        for name in &object.sidecars {
             let (file, facts) = open(here, name)?;
             self.write_one(name, (&file, &facts), directory, written, stop)?;
         }
-        self.write_one(&object.lead, lead, directory, written, stop)
+        self.write_one(&object.primary, primary, directory, written, stop)
     }
 
     fn write_one(
@@ -129,28 +129,30 @@ impl Way<'_> {
     }
 
     /// Names what is written; what is left in `written` has still its temporary name.
-    fn name(&self, directory: &Directory, written: &mut Vec<Written>) -> io::Result<Put> {
+    fn name(&self, directory: &Directory, written: &mut Vec<Written>) -> io::Result<PutOutcome> {
         let bytes = written.iter().map(|file| file.bytes).sum();
-        let Some((lead, companions)) = written.split_last() else { return Ok(Put::Present) };
+        let Some((primary, sidecars)) = written.split_last() else { return Ok(PutOutcome::Present) };
         let mut taken = Vec::new();
-        for file in companions {
-            if self.target.name(directory, &file.temporary, &file.name, file.bytes)? == Named::Taken {
+        for file in sidecars {
+            if self.target.name(directory, &file.temporary, &file.name, file.bytes)? == ClaimOutcome::Exists {
                 taken.push(file.temporary.clone());
             }
         }
         // Somebody else was quicker.
-        if self.target.name(directory, &lead.temporary, &lead.name, lead.bytes)? == Named::Taken {
-            let there = self.target.look(directory, &lead.name)?;
-            let same = there.is_some_and(|there| there.size == lead.bytes);
-            return Ok(if same { Put::Present } else { Put::Differs });
+        if self.target.name(directory, &primary.temporary, &primary.name, primary.bytes)?
+            == ClaimOutcome::Exists
+        {
+            let there = self.target.look(directory, &primary.name)?;
+            let same = there.is_some_and(|there| there.size == primary.bytes);
+            return Ok(if same { PutOutcome::Present } else { PutOutcome::Differs });
         }
         // Companions without their lead are of a build that was cut short here or is publishing right
         // now. Whose lead it is says which are right: a signature fits one archive only.
-        for file in companions.iter().filter(|file| taken.contains(&file.temporary)) {
+        for file in sidecars.iter().filter(|file| taken.contains(&file.temporary)) {
             self.target.replace(directory, &file.temporary, &file.name, file.bytes)?;
         }
         written.retain(|file| !taken.contains(&file.temporary));
-        Ok(Put::Published { bytes })
+        Ok(PutOutcome::Published { bytes })
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use nix::errno::Errno;
 
 use super::copy::Failure;
-use super::put::Put;
+use super::put::PutOutcome;
 use agent_types::events::CacheCounts;
 use agent_types::tiers::TierKind;
 use agent_types::traffic::Traffic;
@@ -93,7 +93,7 @@ impl TroubleKind {
 pub struct Tally {
     sum: Mutex<Published>,
     ended: AtomicBool,
-    in_a_row: AtomicU32,
+    consecutive_failures: AtomicU32,
 }
 
 impl Tally {
@@ -108,10 +108,10 @@ impl Tally {
     }
 
     /// One object is through. `alarming`: another content under its name is a reason to look.
-    pub(super) fn add(&self, name: &str, alarming: bool, put: Result<Put, Failure>) {
+    pub(super) fn add(&self, name: &str, alarming: bool, put: Result<PutOutcome, Failure>) {
         match put {
             Ok(put) => {
-                self.in_a_row.store(0, Ordering::Relaxed);
+                self.consecutive_failures.store(0, Ordering::Relaxed);
                 self.with(|sum| sum.add(name, alarming, put));
             }
             Err(Failure::Stopped) => self.leave(),
@@ -143,8 +143,8 @@ impl Tally {
     /// The share failed.
     pub(super) fn trouble(&self, name: &str, error: &io::Error) {
         let kind = TroubleKind::of(error);
-        let in_a_row = self.in_a_row.fetch_add(1, Ordering::Relaxed) + 1;
-        if kind.ends_all() || in_a_row >= IN_A_ROW {
+        let consecutive_failures = self.consecutive_failures.fetch_add(1, Ordering::Relaxed) + 1;
+        if kind.ends_all() || consecutive_failures >= IN_A_ROW {
             self.ended.store(true, Ordering::Relaxed);
         }
         self.with(|sum| {
@@ -174,14 +174,14 @@ impl Tally {
 }
 
 impl Published {
-    fn add(&mut self, name: &str, alarming: bool, put: Put) {
+    fn add(&mut self, name: &str, alarming: bool, put: PutOutcome) {
         match put {
-            Put::Published { bytes } => {
+            PutOutcome::Published { bytes } => {
                 self.counts.published += 1;
                 self.counts.bytes += bytes;
             }
-            Put::Present => self.counts.present += 1,
-            Put::Differs => {
+            PutOutcome::Present => self.counts.present += 1,
+            PutOutcome::Differs => {
                 self.counts.differing += 1;
                 if alarming {
                     self.alarms += 1;
@@ -190,7 +190,7 @@ impl Published {
                     }
                 }
             }
-            Put::Large(_) => {}
+            PutOutcome::Large(_) => {}
         }
     }
 }

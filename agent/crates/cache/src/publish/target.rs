@@ -22,7 +22,7 @@ use nix::unistd::linkat;
 
 use crate::names;
 use agent_fs::remove;
-use agent_fs::walk::Facts;
+use agent_fs::walk::FileMeta;
 use agent_types::tiers::{Tier, TierKind};
 
 /// Only the place in the tree is wanted, not its entries: on NFS that is one look-up and no opening.
@@ -36,11 +36,11 @@ pub type Directory = Arc<OwnedFd>;
 
 /// What became of a new name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Named {
+pub enum ClaimOutcome {
     /// The temporary file has it.
-    Ours,
+    Claimed,
     /// Another file has it.
-    Taken,
+    Exists,
 }
 
 #[derive(Debug)]
@@ -136,10 +136,10 @@ impl Target {
     }
 
     /// What has this name, itself and not what it may lead to.
-    pub fn look(&self, directory: &Directory, name: &str) -> io::Result<Option<Facts>> {
+    pub fn look(&self, directory: &Directory, name: &str) -> io::Result<Option<FileMeta>> {
         self.count(1);
         match fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
-            Ok(stat) => Ok(Some(Facts::of(&stat))),
+            Ok(stat) => Ok(Some(FileMeta::of(&stat))),
             Err(Errno::ENOENT) => Ok(None),
             Err(errno) => Err(errno.into()),
         }
@@ -173,13 +173,19 @@ impl Target {
     ///
     /// Over NFS an answer can get lost and the request be sent again, and then it fails because it was
     /// done. So an error is only believed after a look at what has the name now.
-    pub fn name(&self, directory: &Directory, temporary: &str, name: &str, bytes: u64) -> io::Result<Named> {
+    pub fn name(
+        &self,
+        directory: &Directory,
+        temporary: &str,
+        name: &str,
+        bytes: u64,
+    ) -> io::Result<ClaimOutcome> {
         if self.no_links.load(Ordering::Relaxed) {
             return self.rename_new(directory, temporary, name, bytes);
         }
         self.count(1);
         match linkat(directory, temporary, directory, name, AtFlags::empty()) {
-            Ok(()) => Ok(Named::Ours),
+            Ok(()) => Ok(ClaimOutcome::Claimed),
             Err(Errno::EPERM | Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EMLINK) => {
                 self.no_links.store(true, Ordering::Relaxed);
                 self.rename_new(directory, temporary, name, bytes)
@@ -187,8 +193,8 @@ impl Target {
             Err(errno) => {
                 let ours = self.look(directory, temporary)?.map(|facts| facts.inode);
                 match self.look(directory, name)? {
-                    Some(there) if ours == Some(there.inode) => Ok(Named::Ours),
-                    Some(_) if errno == Errno::EEXIST => Ok(Named::Taken),
+                    Some(there) if ours == Some(there.inode) => Ok(ClaimOutcome::Claimed),
+                    Some(_) if errno == Errno::EEXIST => Ok(ClaimOutcome::Exists),
                     _ => Err(errno.into()),
                 }
             }
@@ -203,14 +209,14 @@ impl Target {
         temporary: &str,
         name: &str,
         bytes: u64,
-    ) -> io::Result<Named> {
+    ) -> io::Result<ClaimOutcome> {
         if self.look(directory, name)?.is_some() {
-            return Ok(Named::Taken);
+            return Ok(ClaimOutcome::Exists);
         }
         self.count(1);
         let careful = renameat2(directory, temporary, directory, name, RenameFlags::RENAME_NOREPLACE);
         match careful {
-            Ok(()) => Ok(Named::Ours),
+            Ok(()) => Ok(ClaimOutcome::Claimed),
             Err(Errno::EINVAL | Errno::ENOSYS) => self.replace(directory, temporary, name, bytes),
             Err(errno) => self.after_rename(errno, directory, temporary, name, bytes),
         }
@@ -223,10 +229,10 @@ impl Target {
         temporary: &str,
         name: &str,
         bytes: u64,
-    ) -> io::Result<Named> {
+    ) -> io::Result<ClaimOutcome> {
         self.count(1);
         match renameat(directory, temporary, directory, name) {
-            Ok(()) => Ok(Named::Ours),
+            Ok(()) => Ok(ClaimOutcome::Claimed),
             Err(errno) => self.after_rename(errno, directory, temporary, name, bytes),
         }
     }
@@ -238,11 +244,11 @@ impl Target {
         temporary: &str,
         name: &str,
         bytes: u64,
-    ) -> io::Result<Named> {
+    ) -> io::Result<ClaimOutcome> {
         let waiting = self.look(directory, temporary)?.is_some();
         match self.look(directory, name)? {
-            Some(_) if errno == Errno::EEXIST && waiting => Ok(Named::Taken),
-            Some(there) if !waiting && there.size == bytes => Ok(Named::Ours),
+            Some(_) if errno == Errno::EEXIST && waiting => Ok(ClaimOutcome::Exists),
+            Some(there) if !waiting && there.size == bytes => Ok(ClaimOutcome::Claimed),
             _ => Err(errno.into()),
         }
     }

@@ -62,7 +62,7 @@ pub fn read(
     note: Option<usize>,
 ) -> io::Result<Option<Read>> {
     let mut read = None;
-    for name in std::iter::once(&object.lead).chain(&object.companions) {
+    for name in std::iter::once(&object.primary).chain(&object.sidecars) {
         let Ok(text) = local.link(&object.from.join(name)) else { continue };
         let Some(Used { tier, path }) = used(Path::new(&text), object.area, tiers) else { continue };
         let (Some(target), Some(name)) = (&targets[tier], path.file_name().and_then(|name| name.to_str()))

@@ -23,7 +23,7 @@ use super::names::{self, DownloadKind};
 use super::prune::{Names, Trash, open};
 use super::units::{self, Class, Contents, SUFFIXES, Unit, shown};
 use agent_fs::pool::{self, Ended, Output};
-use agent_fs::walk::{Below, Facts, Kind, Listing, Seen, Walk, is_gone};
+use agent_fs::walk::{DirHandle, FileMeta, Kind, Listing, Seen, Walk, is_gone};
 use agent_process::Interrupt;
 use agent_types::error::{Error, Result};
 use agent_types::share::Share;
@@ -159,7 +159,7 @@ impl Verified {
 struct Removal<'a> {
     /// Begun with the first one.
     trash: Option<Trash>,
-    share: &'a Below,
+    share: &'a DirHandle,
     now: SystemTime,
 }
 
@@ -192,7 +192,12 @@ struct Checking<'a> {
 }
 
 impl Checking<'_> {
-    fn area(&self, root: &Below, area: &Area, tell: &mut impl FnMut(Finding) -> Result<()>) -> Result<Ended> {
+    fn area(
+        &self,
+        root: &DirHandle,
+        area: &Area,
+        tell: &mut impl FnMut(Finding) -> Result<()>,
+    ) -> Result<Ended> {
         let root = match root.directory(&self.area) {
             Ok(root) => root,
             Err(error) => {
@@ -302,7 +307,7 @@ impl Checking<'_> {
     }
 
     /// Each part of a unit; one bad part makes all of it bad.
-    fn unit(&self, directory: &Below, unit: &Unit, finding: &mut Finding) {
+    fn unit(&self, directory: &DirHandle, unit: &Unit, finding: &mut Finding) {
         let place = self.area.join(&unit.directory);
         let all =
             || unit.parts.iter().map(|part| format!("{}{}", unit.name, SUFFIXES[usize::from(part.suffix)]));
@@ -338,7 +343,7 @@ impl Checking<'_> {
     /// What is wrong with a file.
     fn file(
         &self,
-        directory: &Below,
+        directory: &DirHandle,
         name: &str,
         class: Class,
         finding: &mut Finding,
@@ -347,7 +352,7 @@ impl Checking<'_> {
         let flags =
             OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
         let file = File::from(openat(directory, name, flags, Mode::empty())?);
-        let facts = Facts::of(&fstat(&file)?);
+        let facts = FileMeta::of(&fstat(&file)?);
         if !file.metadata()?.is_file() {
             return Ok(Some(NO_FILE));
         }

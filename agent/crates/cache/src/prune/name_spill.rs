@@ -133,9 +133,9 @@ mod tests {
             class: Class::Temporary,
             parts: vec![part, Part { kind: Kind::Directory, ..part }],
         });
-        let mut spool = Spool::new().unwrap();
-        let keys = units.each_ref().map(|unit| spool.push(unit).unwrap());
-        let spooled = spool.done().unwrap();
+        let mut name_spill = Spool::new().unwrap();
+        let keys = units.each_ref().map(|unit| name_spill.push(unit).unwrap());
+        let spooled = name_spill.done().unwrap();
         for (key, unit) in keys.into_iter().zip(&units) {
             assert_eq!(&spooled.get(key).unwrap(), unit);
         }

@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::Options;
+use super::name_spill::{Spool, Spooled};
 use super::plan::{Candidate, Group, Sum};
-use super::spool::{Spool, Spooled};
 use crate::areas::{self, Area, Holds, Layout, Measure};
 use crate::lease::{self, Author, Standing};
 use crate::stamp::nanoseconds;
 use crate::units::{Class, Contents, Part, Unit};
 use agent_fs::pool::Ended;
-use agent_fs::walk::{Below, Seen, Trouble, Walk, is_gone};
+use agent_fs::walk::{DirHandle, Seen, Trouble, Walk, is_gone};
 
 /// What was begun and not finished for so long has nobody who would finish it.
 const UNFINISHED: Duration = Duration::from_secs(24 * 3600);
@@ -27,7 +27,7 @@ const RECENT: Duration = Duration::from_secs(24 * 3600);
 const LIMITS: (usize, usize) = (0, 1);
 
 /// What is there.
-pub struct Survey {
+pub struct Scan {
     pub candidates: Vec<Candidate>,
     /// Directories of its units are relative to the share.
     pub spooled: Spooled,
@@ -72,7 +72,7 @@ impl Names {
 }
 
 pub struct Surveyor<'a> {
-    pub share: &'a Below,
+    pub share: &'a DirHandle,
     pub options: &'a Options,
     pub now: SystemTime,
     /// Of the share, and by the tiers of pull requests.
@@ -83,9 +83,9 @@ pub struct Surveyor<'a> {
 impl Surveyor<'_> {
     /// # Errors
     /// When names cannot be kept on local disk.
-    pub fn run(&self, mut layout: Layout) -> io::Result<Survey> {
+    pub fn run(&self, mut layout: Layout) -> io::Result<Scan> {
         let mut gathering = Gathering {
-            spool: Spool::new()?,
+            name_spill: Spool::new()?,
             candidates: Vec::new(),
             groups: Vec::new(),
             unknown: Names::default(),
@@ -111,9 +111,9 @@ impl Surveyor<'_> {
             return Err(error);
         }
         let endless = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
-        Ok(Survey {
+        Ok(Scan {
             candidates: gathering.candidates,
-            spooled: gathering.spool.done()?,
+            spooled: gathering.name_spill.done()?,
             groups: gathering.groups,
             limits: [endless(self.options.max_size), endless(self.options.pull_requests_max_size)],
             unknown: gathering.unknown,
@@ -275,7 +275,12 @@ pub struct AllLeases {
 impl AllLeases {
     /// # Errors
     /// When those of the share cannot be read. A pull request that makes its own unreadable has none.
-    pub fn read(share: &Below, layout: &Layout, now: SystemTime, walk: &Walk<'_>) -> io::Result<AllLeases> {
+    pub fn read(
+        share: &DirHandle,
+        layout: &Layout,
+        now: SystemTime,
+        walk: &Walk<'_>,
+    ) -> io::Result<AllLeases> {
         let mut all = AllLeases::default();
         let own = lease::read(share, Author::Trusted, now, walk.operations)?;
         all.unreadable.clone_from(&own.unreadable);
@@ -296,7 +301,7 @@ impl AllLeases {
 }
 
 struct Gathering {
-    spool: Spool,
+    name_spill: Spool,
     candidates: Vec<Candidate>,
     groups: Vec<Found>,
     unknown: Names,
@@ -320,7 +325,7 @@ impl Gathering {
         let Some(group) = u32::try_from(group).ok().filter(|_| may_go && self.failed.is_none()) else {
             return;
         };
-        match self.spool.push(unit) {
+        match self.name_spill.push(unit) {
             Ok(key) => self.candidates.push(Candidate { key, size, used, group, goes: None }),
             Err(error) => self.failed = Some(error),
         }

@@ -10,7 +10,7 @@ use super::{Entry, part};
 /// Somebody has seen the commit on this branch of the repository at this address. Branches only grow
 /// in a repository that is well kept; where one was rewritten, the proof tells what was true once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Proof {
+pub struct BranchMembership {
     /// Without credentials.
     pub url: String,
     pub branch: String,
@@ -18,7 +18,7 @@ pub struct Proof {
 
 #[derive(Default, Serialize, Deserialize)]
 struct Proofs {
-    seen_on: Vec<Proof>,
+    seen_on: Vec<BranchMembership>,
 }
 
 const SUFFIX: &str = ".json";
@@ -33,7 +33,7 @@ impl Entry {
         serde_json::from_slice(&text).unwrap_or_default()
     }
 
-    pub fn is_proven(&self, proof: &Proof) -> bool {
+    pub fn is_proven(&self, proof: &BranchMembership) -> bool {
         self.proofs().seen_on.contains(proof)
     }
 
@@ -41,7 +41,7 @@ impl Entry {
     ///
     /// # Errors
     /// When the store cannot be written.
-    pub fn prove(&self, proof: Proof) -> Result<()> {
+    pub fn prove(&self, proof: BranchMembership) -> Result<()> {
         let mut proofs = self.proofs();
         if proofs.seen_on.contains(&proof) {
             return Ok(());

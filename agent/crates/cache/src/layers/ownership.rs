@@ -12,7 +12,7 @@ use super::Entry;
 
 /// Whether layer code can write an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Guard {
+pub enum OwnershipCheck {
     /// Only the agent's own user, or another one that runs no layer code.
     Kept,
     /// Layer code could have written it, or replaced it as a whole.
@@ -28,7 +28,7 @@ pub enum Guard {
 ///
 /// # Errors
 /// When something is missing, or no directory.
-pub fn guard(entry: &Entry, layer_user: Option<&User>) -> std::io::Result<Guard> {
+pub fn check_ownership(entry: &Entry, layer_user: Option<&User>) -> std::io::Result<OwnershipCheck> {
     let (uid, gid) = match layer_user {
         Some(user) => (user.uid, user.gid),
         None => (geteuid().as_raw(), getegid().as_raw()),
@@ -36,10 +36,10 @@ pub fn guard(entry: &Entry, layer_user: Option<&User>) -> std::io::Result<Guard>
     let tree = entry.tree();
     for path in [&entry.root, &entry.home(), &entry.directory(), &tree, &tree.join(".git")] {
         if let Some(why) = open_to(path, uid, gid)? {
-            return Ok(Guard::Open { why });
+            return Ok(OwnershipCheck::Open { why });
         }
     }
-    Ok(Guard::Kept)
+    Ok(OwnershipCheck::Kept)
 }
 
 fn open_to(path: &Path, uid: u32, gid: u32) -> std::io::Result<Option<String>> {
