@@ -74,7 +74,7 @@ pub fn load(request: &Request, env: &AgentEnvironment, cwd: &Path, now: SystemTi
 
 fn evidence<'a>(request: &Request, env: &'a AgentEnvironment) -> TrustInputs<'a> {
     let (codebuild, branches) = (env.codebuild.as_ref(), env.trusted_branches.as_deref());
-    TrustInputs { codebuild, branches, word: request.trusted }
+    TrustInputs { codebuild, branches, trusted_flag: request.trusted }
 }
 
 /// Whether somebody vouches for the source: known before anything of it is read.

@@ -22,7 +22,7 @@ pub struct TrustInputs<'a> {
     /// The regular expression of the trusted branches, as it is written.
     pub branches: Option<&'a str>,
     /// `--trusted`.
-    pub word: bool,
+    pub trusted_flag: bool,
 }
 
 /// Judges the source.
@@ -32,14 +32,17 @@ pub struct TrustInputs<'a> {
 /// make trusted, so that a flag in a buildspec does not open the share to everybody who asks for a pull.
 pub fn judge(evidence: &TrustInputs) -> Result<Trust> {
     let branches = evidence.branches.map(trusted_branches).transpose()?;
-    let Some(build) = evidence.codebuild else { return Ok(by_word(evidence.word, NOBODY)) };
+    let Some(build) = evidence.codebuild else { return Ok(by_word(evidence.trusted_flag, NOBODY)) };
     if let Some(trust) = pull_request(build) {
-        return refuse_word(trust, evidence.word);
+        return refuse_word(trust, evidence.trusted_flag);
     }
     if build.webhook {
-        return refuse_word(by_webhook(build, branches.as_ref()), evidence.word);
+        return refuse_word(by_webhook(build, branches.as_ref()), evidence.trusted_flag);
     }
-    Ok(by_word(evidence.word, "CodeBuild names no webhook event: started by hand, a schedule or a pipeline"))
+    Ok(by_word(
+        evidence.trusted_flag,
+        "CodeBuild names no webhook event: started by hand, a schedule or a pipeline",
+    ))
 }
 
 /// Trust goes to the commit that CodeBuild resolved, and to no other that a command before the agent
@@ -155,7 +158,7 @@ mod tests {
     fn judged(variables: &[(&str, &str)], branches: Option<&str>, word: bool) -> String {
         let environment = AgentEnvironment::from_map(variables.iter().copied());
         let codebuild = environment.codebuild.as_ref();
-        match judge(&TrustInputs { codebuild, branches, word }) {
+        match judge(&TrustInputs { codebuild, branches, trusted_flag: word }) {
             Ok(Trust::Trusted { .. }) => "trusted".into(),
             Ok(Trust::Untrusted { pull_request: Some(number), .. }) => format!("pr {number}"),
             Ok(Trust::Untrusted { .. }) => "untrusted".into(),

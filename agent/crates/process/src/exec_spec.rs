@@ -1,5 +1,5 @@
 //! Programs that run in this process's own place: with its streams, its process group and its
-//! terminal, as whoever started this process expects them. For the stand-in before BitBake.
+//! terminal, as whoever started this process expects them. For the shim before BitBake.
 
 use std::ffi::OsString;
 use std::io;

@@ -1,8 +1,8 @@
 //! Starts BitBake for the questions of yocto-check-layer: for one that it asks in the check's own build directory
 //! while nobody else uses it, and for one that it has not asked yet apart, where it does not disturb the check.
 //!
-//! Apart means a scratch build directory: a directory of its own with the check's configuration, which BitBake sees at the
-//! path of the check's build directory. A recipe that uses TOPDIR has the same signature there.
+//! Apart means a [`ScratchBuildDir`]: a directory of its own with the check's configuration, which BitBake sees at
+//! the path of the check's build directory. A recipe that uses TOPDIR has the same signature there.
 
 use std::num::NonZeroUsize;
 use std::os::unix::fs::chown;
@@ -117,8 +117,8 @@ impl ScratchBuildDir {
 }
 
 impl BitbakeRunner {
-    /// For the check of the layer of that name. `scratch_root` lies below `work`; `most` BitBakes run side by side, one for
-    /// each processor when nothing is said.
+    /// For the check of the layer of that name. `scratch_root` lies below `work`; `most` BitBakes run side by side,
+    /// one for each processor when nothing is said.
     ///
     /// # Errors
     /// When what is left of an earlier run there cannot be removed.
@@ -214,8 +214,8 @@ impl BitbakeRunner {
         }
     }
 
-    /// What BitBake gives to the question of that name, and the seconds that it took: in the scratch directory, or in the check's own build
-    /// directory while nobody else uses it. `stop` ends it at once.
+    /// What BitBake gives to the question of that name, and the seconds that it took: in the scratch directory, or
+    /// in the check's own build directory while nobody else uses it. `stop` ends it at once.
     ///
     /// The agent starts it and reads its result by itself, so that nobody can tell what BitBake never gave.
     ///

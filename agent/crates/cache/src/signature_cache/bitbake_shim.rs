@@ -107,7 +107,7 @@ impl Ways {
     }
 }
 
-/// Asks the desk; `None` when this is nothing to ask, or nobody answers. The desk starts the real BitBake itself
+/// Asks the cache server; `None` when this is nothing to ask, or nobody answers. The server starts the real BitBake
 /// where it has no answer, so that this may take as long as that does.
 fn ask(shim_dir: &Path, real: &ExecSpec) -> Option<(Invocation, io::Result<Reply>)> {
     // A person's terminal gets BitBake's own display.

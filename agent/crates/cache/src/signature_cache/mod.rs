@@ -1,8 +1,8 @@
 //! The fast layer check: answers that BitBake already gave to exactly the same question.
 //!
 //! yocto-check-layer asks BitBake for the signatures of the whole world several times. For one run of
-//! it the agent stands before `bitbake` on the PATH ([`ShimDir`], [`bitbake_shim`]). The stand-in sends a
-//! question that it recognises ([`CacheableQuery`]) to the agent's desk ([`CacheServer`]), which reads every input
+//! it the agent stands before `bitbake` on the PATH ([`ShimDir`], [`bitbake_shim`]). The shim sends a
+//! query that it recognises ([`CacheableQuery`]) to the agent's [`CacheServer`], which reads every input
 //! from disk ([`inputs`]), makes a key of them ([`Inputs`]) and answers from the [`Store`], or starts the
 //! real BitBake ([`BitbakeRunner`]), gives what it gave, and keeps that if nobody can have forged it ([`Admission`]).
 //!
@@ -10,8 +10,8 @@
 //! [`bitbake_runner`]), and answered from the store when they come.
 //!
 //! A wrong answer would be a wrong verdict. So whatever is not understood is not reused, and says why:
-//! a [`NotCacheable`] is no error, the real BitBake runs. What comes over the socket is only a question, never an answer;
-//! layer code may ask as well, and learns nothing that it could not compute.
+//! a [`NotCacheable`] is no error, the real BitBake runs. What comes over the socket is only a question, never
+//! an answer; layer code may ask as well, and learns nothing that it could not compute.
 
 mod admission;
 mod autorev;

@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
-/// A call of `bitbake`, as the stand-in saw it.
+/// A call of `bitbake`, as the shim saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invocation {
     /// Without the program's name.

@@ -63,7 +63,7 @@ pub fn remove(work: &Path) -> Result<()> {
     remove::remove_tree(&directory(work), work)
 }
 
-/// The PATH that the real BitBake gets. `shim_dir` is the directory of the stand-in, `path` the PATH as it is
+/// The PATH that the real BitBake gets. `shim_dir` is the directory of the shim, `path` the PATH as it is
 /// without that.
 pub fn path_of_bitbake(shim_dir: &Path, path: &OsStr) -> OsString {
     match shim_dir.parent().map(directory) {

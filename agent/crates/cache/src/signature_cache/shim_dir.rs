@@ -1,5 +1,5 @@
 //! The directory that stands first on the PATH of one yocto-check-layer run: the agent's shim as
-//! `bitbake`, and the socket of its desk; beside it the quick `zstd`.
+//! `bitbake`, and the socket of its cache server; beside it the quick `zstd`.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
