@@ -174,7 +174,7 @@ async fn job(
             settings.job.reproduce.extend([flag.to_owned(), stage.to_string()]);
         }
     }
-    let _exclusive = DirLock::work(&settings.places.work)?;
+    let _exclusive = DirLock::work(&settings.paths.work)?;
     let events_file = begun.out.begin()?;
     let access = begun.interrupt.or(access(&mut settings, environment)).await.map_err(stopped)??;
 
@@ -194,9 +194,9 @@ async fn job(
     drop(runner);
     let summary =
         recorder.await.map_err(|error| Error::internal("the recorder of events broke").because(&error))?;
-    let written = report::write_all(&summary, &settings.places.out);
+    let written = report::write_all(&summary, &settings.paths.out);
     if output != Output::Json {
-        let final_summary = report::final_summary(&summary, &settings.places.out, style);
+        let final_summary = report::final_summary(&summary, &settings.paths.out, style);
         // The verdict is in the reports; a console that cannot be written must not change it.
         report::with_output_timeout(&interrupt, move || drop(say::text(&format!("\n{final_summary}"))));
     }
@@ -225,7 +225,7 @@ pub fn runner(
         events,
         interrupt,
         redactor,
-        logs: settings.places.logs(),
+        logs: settings.paths.logs(),
         stall: settings.limits.stall,
         grace: settings.limits.grace,
         log_limit: settings.limits.log,

@@ -46,8 +46,8 @@ fn as_text(settings: &Settings, plan: &job::Plan) -> String {
     text += &cache(&settings.cache);
     text += &format!(
         "\nplaces\n  work       {}\n  out        {}\n",
-        settings.places.work.display(),
-        settings.places.out.display()
+        settings.paths.work.display(),
+        settings.paths.out.display()
     );
     for notice in &settings.notices {
         text += &format!("\nnote: {notice}\n");
@@ -139,7 +139,7 @@ fn as_json(settings: &Settings, plan: &job::Plan) -> serde_json::Value {
         "repos": repos,
         "cache": cache_json(&settings.cache),
         "stages": plan.stages,
-        "places": { "work": settings.places.work, "out": settings.places.out },
+        "places": { "work": settings.paths.work, "out": settings.paths.out },
         "notices": settings.notices,
     })
 }

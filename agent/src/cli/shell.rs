@@ -14,7 +14,7 @@ use super::quiet::Quiet;
 
 pub async fn command(args: arguments::Shell, environment: &AgentEnvironment) -> Result<ExitStatus> {
     let mut settings = load(&args.manifest, false, environment).await?;
-    let _exclusive = DirLock::work(&settings.places.work)?;
+    let _exclusive = DirLock::work(&settings.paths.work)?;
     let access = access(&mut settings, environment).await?;
     let quiet = Quiet::new(&settings)?;
     let prepared = async {

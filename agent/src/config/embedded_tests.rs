@@ -80,7 +80,7 @@ fn a_layer_alone_gets_poky_and_what_it_depends_on() {
     );
     assert_eq!(settings.config.distro, "poky");
     assert!(settings.check.yocto_check_layer && settings.build.targets.is_empty());
-    assert_eq!(settings.places.out, tree.path().join("build-agent-out"));
+    assert_eq!(settings.paths.out, tree.path().join("build-agent-out"));
     assert_eq!(settings.job.reproduce, ["build-agent", "check", ".", "--release", "scarthgap"]);
     assert!(settings.notices[0].contains("scarthgap"), "{:?}", settings.notices);
 }

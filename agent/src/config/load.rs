@@ -56,20 +56,20 @@ pub struct Request {
 /// Of class usage with all problems of the input at once; of class machine when a directory that
 /// this machine should have is not there.
 pub fn load(request: &Request, env: &AgentEnvironment, cwd: &Path, now: SystemTime) -> Result<Settings> {
-    let ground = paths::find(request, env, cwd)?;
-    let bytes = match (&request.manifest_text, &ground.manifest) {
+    let project_root = paths::find(request, env, cwd)?;
+    let bytes = match (&request.manifest_text, &project_root.manifest) {
         (Some((_, text)), _) => text.clone().into_bytes(),
         (None, Some(file)) => untrusted::read_named(file, untrusted::PAGE).map_err(unreadable)?,
         (None, None) => return Err(Error::internal("a manifest without text and without file")),
     };
     let mut problems = Problems::default();
-    let read = read(&bytes, request, env, cwd, &ground, now, &mut problems);
+    let read = read(&bytes, request, env, cwd, &project_root, now, &mut problems);
     if !problems.is_empty() {
         return Err(problems.into());
     }
     // Without a problem there is something that was read.
     let read = read.ok_or_else(|| Error::internal("the manifest was not read, and nothing says why"))?;
-    settings(read, request, env, cwd, ground, now)
+    settings(read, request, env, cwd, project_root, now)
 }
 
 fn evidence<'a>(request: &Request, env: &'a AgentEnvironment) -> TrustInputs<'a> {
@@ -102,21 +102,21 @@ fn read(
     request: &Request,
     env: &AgentEnvironment,
     cwd: &Path,
-    ground: &ProjectRoot,
+    project_root: &ProjectRoot,
     now: SystemTime,
     problems: &mut Problems,
 ) -> Option<Read> {
-    let mut tree = tree::parse_bytes(&ground.manifest_name, bytes, problems)?;
+    let mut tree = tree::parse_bytes(&project_root.manifest_name, bytes, problems)?;
     flags::apply(&mut tree, &request.set, problems);
     let (raw, meant): (UnvalidatedManifest, _) = structure::read(&tree, problems);
     let mut check = Validator { tree: &tree, problems, meant };
-    let around = Surroundings { base: &ground.base, cwd, codebuild: env.codebuild.as_ref() };
+    let around = Surroundings { base: &project_root.base, cwd, codebuild: env.codebuild.as_ref() };
     let mut repos = repos::validate(&mut check, &raw, &around);
-    repos.secrets.extend(secrets_in(bytes, &ground.manifest_name, &repos.secrets));
-    let sections = validate::validate(&mut check, &raw, ground, cwd);
-    let known_failures = read_known_failures(&sections, ground, now, &mut check);
+    repos.secrets.extend(secrets_in(bytes, &project_root.manifest_name, &repos.secrets));
+    let sections = validate::validate(&mut check, &raw, project_root, cwd);
+    let known_failures = read_known_failures(&sections, project_root, now, &mut check);
     if !request.ignore_lock {
-        apply_lock(ground, &tree, &mut repos, problems);
+        apply_lock(project_root, &tree, &mut repos, problems);
     }
     Some(Read {
         release: Release::find(raw.release.as_deref()?)?,
@@ -136,14 +136,14 @@ fn secrets_in(bytes: &[u8], name: &str, known: &[Secret]) -> Vec<Secret> {
 
 fn read_known_failures(
     sections: &Sections,
-    ground: &ProjectRoot,
+    project_root: &ProjectRoot,
     now: SystemTime,
     check: &mut Validator,
 ) -> Vec<KnownFailure> {
     let Some(file) = &sections.known_failures else { return Vec::new() };
     match untrusted::read_named(file, untrusted::PAGE) {
         Ok(bytes) => {
-            let name = beside(ground, file);
+            let name = beside(project_root, file);
             known_failures::read(&name, &bytes, &day(now), check.problems)
         }
         Err(error) => {
@@ -156,13 +156,13 @@ fn read_known_failures(
     }
 }
 
-fn apply_lock(ground: &ProjectRoot, tree: &Node, repos: &mut Repos, problems: &mut Problems) {
-    let Some(file) = lock_file(ground) else { return };
+fn apply_lock(project_root: &ProjectRoot, tree: &Node, repos: &mut Repos, problems: &mut Problems) {
+    let Some(file) = lock_file(project_root) else { return };
     // A link that leads nowhere is no lock, and no permission to float either.
     if fs_err::symlink_metadata(&file).is_err() {
         return;
     }
-    let name = beside(ground, &file);
+    let name = beside(project_root, &file);
     let written = match untrusted::read_named(&file, untrusted::PAGE) {
         Ok(bytes) => lock::read(&name, &bytes, problems),
         Err(error) => {
@@ -177,17 +177,17 @@ fn apply_lock(ground: &ProjectRoot, tree: &Node, repos: &mut Repos, problems: &m
 }
 
 /// A file near the manifest, as messages name it.
-fn beside(ground: &ProjectRoot, file: &Path) -> String {
-    let directory = Path::new(&ground.manifest_name).parent().unwrap_or(Path::new(""));
-    match file.strip_prefix(&ground.base) {
+fn beside(project_root: &ProjectRoot, file: &Path) -> String {
+    let directory = Path::new(&project_root.manifest_name).parent().unwrap_or(Path::new(""));
+    match file.strip_prefix(&project_root.base) {
         Ok(relative) => directory.join(relative).display().to_string(),
         Err(_) => file.display().to_string(),
     }
 }
 
 /// Where the lock of a manifest lies; a manifest from elsewhere has none.
-fn lock_file(ground: &ProjectRoot) -> Option<PathBuf> {
-    ground.manifest.as_ref().map(|_| ground.base.join(lock::FILE_NAME))
+fn lock_file(project_root: &ProjectRoot) -> Option<PathBuf> {
+    project_root.manifest.as_ref().map(|_| project_root.base.join(lock::FILE_NAME))
 }
 
 /// Where the lock for this request is or will be.
@@ -195,11 +195,11 @@ fn lock_file(ground: &ProjectRoot) -> Option<PathBuf> {
 /// # Errors
 /// When there is no manifest, or it came from elsewhere.
 pub fn lock_path(request: &Request, env: &AgentEnvironment, cwd: &Path) -> Result<PathBuf> {
-    let ground = paths::find(request, env, cwd)?;
-    lock_file(&ground).ok_or_else(|| {
+    let project_root = paths::find(request, env, cwd)?;
+    lock_file(&project_root).ok_or_else(|| {
         Error::usage(format!(
             "`{}` is not on this machine, so that no lock can lie beside it",
-            ground.manifest_name
+            project_root.manifest_name
         ))
         .hint("lock a manifest that is a file")
     })
@@ -210,20 +210,20 @@ fn settings(
     request: &Request,
     env: &AgentEnvironment,
     cwd: &Path,
-    ground: ProjectRoot,
+    project_root: ProjectRoot,
     now: SystemTime,
 ) -> Result<Settings> {
     let Read { release, repos, sections, yocto_check_layer, known_failures } = read;
     let Repos { repos, secrets, notices } = repos;
-    let places = paths::places(request, env, cwd, &sections.name, release)?;
-    paths::check_fits(&places, &sections.layers)?;
-    core_is_usable(&ground.checkout, &repos)?;
+    let paths = paths::resolve(request, env, cwd, &sections.name, release)?;
+    paths::check_fits(&paths, &sections.layers)?;
+    core_is_usable(&project_root.checkout, &repos)?;
     let patterns = patterns(&sections.layers, &repos)?;
     let distro = sections.distro.unwrap_or_else(|| default_distro(&repos).to_owned());
     let codebuild = env.codebuild.as_ref();
     let trust = trust::judge(&evidence(request, env))?;
     let layers = paths::work_dir(request.work_dir.as_deref(), env, cwd)?.join("layers");
-    let (cache, cache_notices) = shared::cache(&sections.cache, trust, codebuild, layers, &places);
+    let (cache, cache_notices) = shared::cache(&sections.cache, trust, codebuild, layers, &paths);
     let job = JobIdentity {
         name: sections.name,
         release: release.name.to_owned(),
@@ -232,15 +232,15 @@ fn settings(
         build: codebuild
             .and_then(|build| build.build_number)
             .map_or_else(|| build_id(now), |number| number.to_string()),
-        layer: ground.checkout.clone(),
-        manifest: ground.manifest_name.clone(),
-        reproduce: reproduce(request, &ground),
+        layer: project_root.checkout.clone(),
+        manifest: project_root.manifest_name.clone(),
+        reproduce: reproduce(request, &project_root),
         url: codebuild.and_then(|build| build.public_url.as_ref()).map(ToString::to_string),
     };
     Ok(Settings {
         release,
         job,
-        checkout: ground.checkout,
+        checkout: project_root.checkout,
         layers: sections.layers,
         repos,
         completes_repos: false,
@@ -257,13 +257,13 @@ fn settings(
         build: Build { targets: sections.targets },
         cache,
         artifacts: Artifacts {
-            destination: sections.destination.unwrap_or_else(|| Destination::Directory(places.out.clone())),
+            destination: sections.destination.unwrap_or_else(|| Destination::Directory(paths.out.clone())),
             rules: sections.rules,
             kms_key_id: sections.kms_key_id,
         },
         github: sections.github,
         limits: sections.limits,
-        places,
+        paths,
         build_user: request.build_user.clone(),
         network: env.network.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
         secrets: env.secrets().iter().cloned().chain(secrets).collect(),
@@ -334,8 +334,8 @@ fn default_distro(repos: &[Repo]) -> &'static str {
     if has_meta_poky { "poky" } else { "nodistro" }
 }
 
-fn reproduce(request: &Request, ground: &ProjectRoot) -> Vec<String> {
-    let mut command = vec!["build-agent".to_owned(), "run".to_owned(), ground.manifest_name.clone()];
+fn reproduce(request: &Request, project_root: &ProjectRoot) -> Vec<String> {
+    let mut command = vec!["build-agent".to_owned(), "run".to_owned(), project_root.manifest_name.clone()];
     let sha256 = request.manifest_sha256.iter();
     command.extend(sha256.flat_map(|sha256| ["--manifest-sha256".to_owned(), sha256.clone()]));
     command.extend(request.set.iter().flat_map(|set| ["--set".to_owned(), set.clone()]));

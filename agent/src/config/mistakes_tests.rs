@@ -320,13 +320,13 @@ job = "soon"
 grace = 60
 "#;
     let found = problems(manifest);
-    let places: Vec<_> =
+    let paths: Vec<_> =
         found.iter().map(|line| line.splitn(4, ':').take(3).skip(1).collect::<Vec<_>>().join(":")).collect();
     let wanted = [
         "1:1", "1:8", "2:11", "3:1", "6:7", "8:1", "9:19", "9:22", "11:8", "12:8", "15:10", "18:13", "18:19",
         "21:12", "21:18", "24:7", "25:9",
     ];
-    assert_eq!(places, wanted, "{found:#?}");
+    assert_eq!(paths, wanted, "{found:#?}");
 }
 
 #[test]

@@ -105,7 +105,7 @@ pub fn work_tree(directory: &Path) -> PathBuf {
 ///
 /// # Errors
 /// When there is no place for the work, or BitBake would refuse it.
-pub fn places(
+pub fn resolve(
     request: &Request,
     env: &AgentEnvironment,
     cwd: &Path,
@@ -192,10 +192,10 @@ fn bitbake_accepts(work: &Path, origin: &str) -> Result<()> {
 ///
 /// # Errors
 /// Usage, with both ways out.
-pub fn check_fits(places: &Paths, layers: &[PathBuf]) -> Result<()> {
+pub fn check_fits(paths: &Paths, layers: &[PathBuf]) -> Result<()> {
     for layer in layers {
         let name = layer.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let length = places.check(&name).as_os_str().len() + "/tmp".len();
+        let length = paths.check(&name).as_os_str().len() + "/tmp".len();
         if length > path_rules::LONGEST_TMPDIR {
             return Err(Error::usage(format!(
                 "the TMPDIR of the check of `{name}` would be {length} bytes long, and OE-Core refuses more than {}",
@@ -242,7 +242,7 @@ mod tests {
     fn work(request: &Request, variables: &[(&str, &str)], root: bool) -> Result<PathBuf> {
         let mut env = AgentEnvironment::from_map(variables.iter().copied());
         env.root = root;
-        places(request, &env, Path::new("/"), "meta-x", scarthgap()).map(|places| places.work)
+        resolve(request, &env, Path::new("/"), "meta-x", scarthgap()).map(|paths| paths.work)
     }
 
     #[test]
@@ -308,11 +308,11 @@ mod tests {
 
     #[test]
     fn the_directory_of_a_check_is_short_enough_for_oe_core() {
-        let places = Paths { work: format!("/{}", "w".repeat(249)).into(), out: "/out".into() };
+        let paths = Paths { work: format!("/{}", "w".repeat(249)).into(), out: "/out".into() };
         // 250 + `/check/` + name + `/tmp` may be 400.
         for (length, fits) in [(139, true), (140, false)] {
             let layer = PathBuf::from(format!("/src/{}", "l".repeat(length)));
-            assert_eq!(check_fits(&places, &[layer]).is_ok(), fits, "{length}");
+            assert_eq!(check_fits(&paths, &[layer]).is_ok(), fits, "{length}");
         }
     }
 

@@ -38,7 +38,7 @@ pub struct Settings {
     pub artifacts: Artifacts,
     pub github: Option<GitHub>,
     pub limits: Limits,
-    pub places: Paths,
+    pub paths: Paths,
     /// `--build-user`: the user that runs layer code when the agent runs as root.
     pub build_user: Option<String>,
     /// Proxy and certificate variables of the agent's environment, for git and BitBake's fetchers.
@@ -115,12 +115,12 @@ pub struct SharedCache {
 impl Cache {
     /// The same cache for a source of this trust.
     #[must_use]
-    pub fn judged(&self, trust: Trust, places: &Paths) -> Cache {
+    pub fn judged(&self, trust: Trust, paths: &Paths) -> Cache {
         let share = self.share.as_ref().map(|shared| SharedCache {
             tiers: Tiers::new(&shared.share, shared.access, &trust),
             ..shared.clone()
         });
-        let local = places.caches(&trust);
+        let local = paths.caches(&trust);
         let (downloads, sstate) = (local.join("downloads"), local.join("sstate"));
         Cache { downloads, sstate, share, trust, ..self.clone() }
     }

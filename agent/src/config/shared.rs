@@ -17,7 +17,7 @@ pub fn cache(
     trust: Trust,
     codebuild: Option<&CodeBuild>,
     layers: PathBuf,
-    places: &Paths,
+    paths: &Paths,
 ) -> (Cache, Vec<String>) {
     let root = words.share.as_ref().filter(|_| words.access != Access::Off);
     let share = root.map(|root| SharedCache {
@@ -26,8 +26,8 @@ pub fn cache(
         tiers: Tiers::default(),
     });
     let cache = Cache {
-        downloads: places.work.join("downloads"),
-        sstate: places.work.join("sstate"),
+        downloads: paths.work.join("downloads"),
+        sstate: paths.work.join("sstate"),
         layers,
         trust: trust.clone(),
         // A commit of a source that is not under test says nothing about the layers that are.
@@ -39,7 +39,7 @@ pub fn cache(
         sstate_max_age: words.sstate_max_age,
         hash_server: words.hash_server.clone(),
     }
-    .judged(trust, places);
+    .judged(trust, paths);
     let notices = sentence(&cache, words.asks_to_write).into_iter().collect();
     (cache, notices)
 }
@@ -79,7 +79,7 @@ impl Settings {
         if trust == self.cache.trust {
             return (self, None);
         }
-        self.cache = self.cache.judged(trust, &self.places);
+        self.cache = self.cache.judged(trust, &self.paths);
         let said = sentence(&self.cache, false);
         (self, said)
     }

@@ -120,8 +120,8 @@ fn defaults() {
     assert_eq!(settings.limits.log, 2 << 30);
     assert!(settings.check.yocto_check_layer && settings.check.bitbake_layers.is_empty());
     assert_eq!(settings.check.side_by_side, None);
-    assert_eq!(settings.places.work, Path::new("/home/me/.cache/build-agent/meta-x-scarthgap"));
-    assert_eq!(settings.places.out, top.join("build-agent-out"));
+    assert_eq!(settings.paths.work, Path::new("/home/me/.cache/build-agent/meta-x-scarthgap"));
+    assert_eq!(settings.paths.out, top.join("build-agent-out"));
     assert_eq!(settings.artifacts.destination, Destination::Directory(top.join("build-agent-out")));
     let (time, chance) = settings.job.build.split_once('-').unwrap();
     assert_eq!((time, chance.len()), ("20260102T030405Z", 8));

@@ -59,14 +59,14 @@ fn section(name: &str) -> KeyPath {
 pub fn validate(
     check: &mut Validator,
     raw: &UnvalidatedManifest,
-    ground: &ProjectRoot,
+    project_root: &ProjectRoot,
     cwd: &Path,
 ) -> Sections {
     let name =
         check.one(&section("name"), raw.name.as_ref(), |text| values::name(text).map(|()| text.to_owned()));
     Sections {
         name: name.unwrap_or_default(),
-        layers: layers(check, raw, ground),
+        layers: layers(check, raw, project_root),
         machines: machines(check, "config", raw.config.machines.as_ref())
             .unwrap_or_else(|| vec!["qemux86-64".to_owned()]),
         distro: check.one(
@@ -95,14 +95,14 @@ pub fn validate(
         known_failures: check.one(
             &section("check").key("known_failures"),
             raw.check.known_failures.as_ref(),
-            |text| inside(text, ground, |path| path.is_file(), "no such file"),
+            |text| inside(text, project_root, |path| path.is_file(), "no such file"),
         ),
         targets: check.list(
             &section("build").key("targets"),
             raw.build.targets.as_ref(),
             owned(requests::target),
         ),
-        destination: destination(check, raw, ground, cwd),
+        destination: destination(check, raw, project_root, cwd),
         kms_key_id: check.one(
             &section("artifacts").key("kms_key_id"),
             raw.artifacts.kms_key_id.as_ref(),
@@ -134,11 +134,11 @@ fn side_by_side(check: &mut Validator, raw: &UnvalidatedManifest) -> Option<NonZ
     most
 }
 
-fn layers(check: &mut Validator, raw: &UnvalidatedManifest, ground: &ProjectRoot) -> Vec<PathBuf> {
+fn layers(check: &mut Validator, raw: &UnvalidatedManifest, project_root: &ProjectRoot) -> Vec<PathBuf> {
     let path = section("layer").key("paths");
     check.not_empty(&path, raw.layer.paths.as_ref(), "write [\".\"] when the checkout itself is the layer");
     let layer = |text: &str| {
-        let layer = inside(text, ground, |path| path.is_dir(), "no such directory")?;
+        let layer = inside(text, project_root, |path| path.is_dir(), "no such directory")?;
         values::layer_path(&layer)?;
         Ok(layer)
     };
@@ -162,20 +162,24 @@ fn layers(check: &mut Validator, raw: &UnvalidatedManifest, ground: &ProjectRoot
 /// also when links are followed.
 fn inside(
     text: &str,
-    ground: &ProjectRoot,
+    project_root: &ProjectRoot,
     exists: fn(&Path) -> bool,
     missing: &str,
 ) -> Result<PathBuf, Diagnostic> {
     if text.is_empty() {
         return Err(Diagnostic::new("is empty"));
     }
-    let base = if ground.base.starts_with(&ground.checkout) { &ground.base } else { &ground.checkout };
+    let base = if project_root.base.starts_with(&project_root.checkout) {
+        &project_root.base
+    } else {
+        &project_root.checkout
+    };
     let path = values::normal(&base.join(text));
     let outside = |how: &str| {
         Err(Diagnostic::new(format!("`{text}` {how} the checkout under test"))
-            .hint(format!("the checkout is {}", ground.checkout.display())))
+            .hint(format!("the checkout is {}", project_root.checkout.display())))
     };
-    if !path.starts_with(&ground.checkout) {
+    if !path.starts_with(&project_root.checkout) {
         return outside("lies outside");
     }
     if !exists(&path) {
@@ -184,7 +188,7 @@ fn inside(
         );
     }
     match path.canonicalize() {
-        Ok(real) if real.starts_with(&ground.checkout) => Ok(real),
+        Ok(real) if real.starts_with(&project_root.checkout) => Ok(real),
         _ => outside("is a link that leads out of"),
     }
 }
@@ -198,11 +202,11 @@ fn machines(check: &mut Validator, table: &str, raw: Option<&Vec<String>>) -> Op
 fn destination(
     check: &mut Validator,
     raw: &UnvalidatedManifest,
-    ground: &ProjectRoot,
+    project_root: &ProjectRoot,
     cwd: &Path,
 ) -> Option<Destination> {
     let path = section("artifacts").key("destination");
-    let base = if check.place(&path).is_flag() { cwd } else { &ground.base };
+    let base = if check.place(&path).is_flag() { cwd } else { &project_root.base };
     check.one(&path, raw.artifacts.destination.as_ref(), |text| address::destination(text, base))
 }
 

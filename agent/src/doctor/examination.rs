@@ -56,7 +56,7 @@ impl From<&Settings> for Subject {
         }
         Subject {
             release: settings.release,
-            work: settings.places.work.clone(),
+            work: settings.paths.work.clone(),
             checkout: Some((settings.checkout.clone(), settings.layers.clone())),
             sources,
             programs: programs(settings),

@@ -13,7 +13,7 @@ use agent_yocto::server::{Stopped, stop_server_apart};
 /// # Errors
 /// When something of it cannot be ended.
 pub async fn end_leftovers(settings: &Settings, runner: &Runner) -> Result<()> {
-    let work = &settings.places.work;
+    let work = &settings.paths.work;
     let grace = settings.limits.grace;
     let orphans = agent_process::end_orphans(work, grace, &runner.interrupt).await;
     let mut ended = orphans.ended;
@@ -50,10 +50,10 @@ pub async fn end_leftovers(settings: &Settings, runner: &Runner) -> Result<()> {
 /// All that jobs make (see [`crate::config::Paths`]), and the paths by which BitBake knows them.
 fn build_directories(settings: &Settings) -> Vec<(PathBuf, PathBuf)> {
     let below = |directory: PathBuf| std::fs::read_dir(directory).into_iter().flatten().flatten();
-    let mut directories = vec![(settings.places.build(), settings.places.build())];
-    for check in below(settings.places.work.join("check")) {
+    let mut directories = vec![(settings.paths.build(), settings.paths.build())];
+    for check in below(settings.paths.work.join("check")) {
         directories.push((check.path(), check.path()));
-        let rooms = below(settings.places.work.join("ahead").join(check.file_name()));
+        let rooms = below(settings.paths.work.join("ahead").join(check.file_name()));
         directories.extend(rooms.map(|room| (room.path(), check.path())));
     }
     directories

@@ -86,7 +86,7 @@ impl Untouched {
 
 /// Where digests of files are kept between runs.
 fn stat_cache(settings: &Settings) -> PathBuf {
-    settings.places.signatures(&settings.cache.trust).join("stat-cache")
+    settings.paths.signatures(&settings.cache.trust).join("stat-cache")
 }
 
 /// Where BitBake runs for the check in this build directory.
@@ -96,7 +96,7 @@ fn place(settings: &Settings, configured: &BuildEnvironment, build: &Path) -> Pl
         bitbake: configured.tools.bitbake.clone(),
         oe_core: configured.tools.oe_core.clone(),
         user: configured.whoami.clone(),
-        own: vec![settings.places.work.clone(), settings.places.out.clone()],
+        own: vec![settings.paths.work.clone(), settings.paths.out.clone()],
         immutable: immutable_stores(configured),
     }
 }
@@ -245,19 +245,19 @@ impl Check<'_> {
         }
         let settings = self.settings;
         let trust = &settings.cache.trust;
-        let local = Store::local(settings.places.signatures(trust));
+        let local = Store::local(settings.paths.signatures(trust));
         agent_cache::signature_cache::make_private(local.root())?;
-        let place = place(settings, self.configured, &settings.places.check(&self.name));
+        let place = place(settings, self.configured, &settings.paths.check(&self.name));
         let stores = self.stores(local);
         let first = rerun.attempt == 0;
         let sigdata = if first { SigdataMode::Discard } else { SigdataMode::Written };
         let user = self.configured.user.as_ref();
-        let (shim_dir, listener) = ShimDir::make(&settings.places.work, user, sigdata)?;
+        let (shim_dir, listener) = ShimDir::make(&settings.paths.work, user, sigdata)?;
         let admission = self.admission(&place, conf, alone, shim_dir.directory())?;
         let plan = first.then(|| QueryPlan::read(&place.oe_core, &settings.check.machines));
-        let scratch_root = settings.places.ahead(&self.name);
+        let scratch_root = settings.paths.ahead(&self.name);
         let most = settings.check.side_by_side;
-        let work = &settings.places.work;
+        let work = &settings.paths.work;
         let bitbake = BitbakeRunner::new(self.runner, &place, user, scratch_root, work, &self.name, most)?;
         // Other versions of a layer use them: what one version's code wrote must be trusted with the next one.
         let keep_parses = trust.is_trusted() || user.is_none();
@@ -320,7 +320,7 @@ impl Check<'_> {
     /// One run in a fresh build directory.
     async fn once(&self, rerun: &Rerun) -> Result<Ran> {
         let (settings, configured, runner) = (self.settings, self.configured, self.runner);
-        let build = settings.places.check(&self.name);
+        let build = settings.paths.check(&self.name);
         // Before the directory is made, so that nothing can have changed it.
         let alone = is_alone().await;
         let layers = &configured.base_layers.layers;

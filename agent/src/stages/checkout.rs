@@ -307,8 +307,8 @@ pub async fn look(settings: &Settings, runner: &Runner) -> Result<UnderTest> {
 /// Directories that the agent itself fills: they do not make a checkout dirty.
 fn own_output(settings: &Settings) -> Vec<PathBuf> {
     vec![
-        settings.places.out.clone(),
-        settings.places.work.clone(),
+        settings.paths.out.clone(),
+        settings.paths.work.clone(),
         settings.cache.layers.clone(),
         // The default of `--out`, from a run that had another one.
         settings.checkout.join("build-agent-out"),

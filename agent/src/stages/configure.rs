@@ -91,7 +91,7 @@ impl BuildEnvironment {
             hash_server: &self.hash_server,
             threads: self.threads,
         })?;
-        if let Some(aside) = agent_fs::remove::clear(dir, &settings.places.work)? {
+        if let Some(aside) = agent_fs::remove::clear(dir, &settings.paths.work)? {
             events.warn(aside.to_string(), Some(aside.hint())).await;
         }
         let conf_dir = dir.join("conf");
@@ -108,7 +108,7 @@ impl BuildEnvironment {
     /// Makes the local caches. What trusted builds left is closed to the build user while it runs code that
     /// nobody vouches for; an agent that is not root has no such means.
     fn local_caches(&self, settings: &Settings) -> Result<()> {
-        let trusted = settings.places.trusted();
+        let trusted = settings.paths.trusted();
         if self.user.is_some() && trusted.exists() {
             let mode = if settings.cache.trust.is_trusted() { 0o755 } else { 0o700 };
             fs::set_permissions(&trusted, std::fs::Permissions::from_mode(mode))?;
@@ -158,7 +158,7 @@ pub async fn run(
     let core = checkout.oe_core.join("meta");
     let repo_layers = core_first(&core, checkout);
     for path in
-        [&settings.places.work, &checkout.oe_core, &checkout.bitbake].into_iter().chain(&settings.layers)
+        [&settings.paths.work, &checkout.oe_core, &checkout.bitbake].into_iter().chain(&settings.layers)
     {
         reachable(path, &whoami)?;
     }
@@ -185,7 +185,7 @@ pub async fn run(
         repo_layers,
         core,
         base_layers: plain,
-        build: settings.places.build(),
+        build: settings.paths.build(),
         tiers: tiers.clone(),
         hash_server,
         network: settings.network.clone(),
@@ -250,7 +250,7 @@ async fn sweep(settings: &Settings, tiers: &Tiers, events: &Emitter) -> Result<(
 fn prober(settings: &Settings, tools: &Tools, whoami: &User, runner: &Runner) -> Prober {
     Prober {
         runner: runner.clone(),
-        environment: bitbake_environment(tools, &settings.places.build(), whoami, &settings.network, &[]),
+        environment: bitbake_environment(tools, &settings.paths.build(), whoami, &settings.network, &[]),
         log: "probe",
     }
 }

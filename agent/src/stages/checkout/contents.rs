@@ -50,18 +50,18 @@ fn one(
     repos: &[ReadyRepo],
     checkout: &Path,
 ) -> Result<PathBuf> {
-    let mut places: Vec<(String, PathBuf)> = Vec::new();
+    let mut paths: Vec<(String, PathBuf)> = Vec::new();
     let sources = repos.iter().map(|repo| (format!("repo {}", repo.name), repo.path.as_path()));
     for (name, place) in sources.filter_map(|(name, path)| Some((name, holds(path)?))) {
         // Two repos may be the same directory.
-        if !places.iter().any(|(_, other)| same(other, &place)) {
-            places.push((name, place));
+        if !paths.iter().any(|(_, other)| same(other, &place)) {
+            paths.push((name, place));
         }
     }
-    if places.is_empty() {
-        places.extend(holds(checkout).map(|place| ("the checkout under test".to_string(), place)));
+    if paths.is_empty() {
+        paths.extend(holds(checkout).map(|place| ("the checkout under test".to_string(), place)));
     }
-    match places.as_slice() {
+    match paths.as_slice() {
         [(_, place)] => Ok(place.clone()),
         [] => {
             let looked: Vec<&str> = repos.iter().map(|repo| repo.name.as_str()).collect();

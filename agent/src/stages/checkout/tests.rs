@@ -56,7 +56,7 @@ pub(crate) fn settings(bench: &Bench, release: &str, repos: Vec<Repo>) -> Settin
             grace: Duration::from_secs(1),
             log: 2 << 30,
         },
-        places: Paths { work: bench.path("work"), out: checkout.join("build-agent-out") },
+        paths: Paths { work: bench.path("work"), out: checkout.join("build-agent-out") },
         build_user: None,
         network: Vec::new(),
         secrets: Vec::new(),
@@ -290,7 +290,7 @@ async fn the_checkout_under_test_is_described() {
     let commit = layer.git(&["rev-parse", "HEAD"]).await;
     let poky = bench.upstream("poky", &POKY).await;
     let settings = settings(&bench, "scarthgap", vec![repo("poky", main_of(&poky), &[])]);
-    write(&settings.places.out.join("events.jsonl"), "");
+    write(&settings.paths.out.join("events.jsonl"), "");
     let mut wanted = UnderTest { commit: Some(commit), dirty: false, branch: Some("main".into()) };
     let found = look(&settings, &bench.runner).await.unwrap();
     assert_eq!(found, wanted);

@@ -25,8 +25,8 @@ impl Links {
     /// # Errors
     /// Machine, when they cannot be made.
     pub fn make(settings: &Settings, checkout: &Checkout) -> Result<Links> {
-        let home = settings.places.repos();
-        remove_tree(&home, &settings.places.work)?;
+        let home = settings.paths.repos();
+        remove_tree(&home, &settings.paths.work)?;
         fs::create_dir_all(&home)?;
         let mut links = Vec::new();
         for repo in checkout.repos.iter().filter(|repo| repo.is_stored) {
