@@ -55,7 +55,7 @@ fn passwords_in_addresses_are_hidden() {
         ),
         // Without a scheme.
         ("user:hunter22@host:path/x", "user:[redacted]@host:path/x"),
-        ("cannot publish to /work/user:hunter22@host", "cannot publish to /work/user:[redacted]@host"),
+        ("cannot publish to /srv/user:hunter22@host", "cannot publish to /srv/user:[redacted]@host"),
         ("//user:hunter22@host/x", "//user:[redacted]@host/x"),
         ("url=user:hunter22@host.example/x", "url=user:[redacted]@host.example/x"),
         ("user%3Ahunter22%40host", "user%3A[redacted]%40host"),
@@ -130,7 +130,7 @@ fn text_without_a_secret_stays() {
         "token_secret = \"build-agent/github\"",
         "--set github.token_secret=build-agent/github#token",
         "[github] token_secret: there is no secret `build-agent/github`",
-        "PWD=/work/build OLDPWD=/root",
+        "PWD=/srv/build OLDPWD=/root",
         "SIGNING_KEY=keys/module.pem USE_TOKEN=1",
         "basic authentication is refused; Basic Authentication too",
         "build-agent.toml:12:3: [repos.poky] branch: two",
