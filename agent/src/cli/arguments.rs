@@ -97,6 +97,12 @@ pub struct JobArgs {
     /// Ask BitBake everything anew: use and keep no answer that it gave to yocto-check-layer
     #[arg(long)]
     pub no_memo: bool,
+    /// Ask BitBake only when yocto-check-layer asks; for measurements (slower)
+    #[arg(long, hide_short_help = true, conflicts_with = "no_memo")]
+    pub no_prefetch: bool,
+    /// Let BitBake write signature files that only a failing check needs; for measurements (slower)
+    #[arg(long, hide_short_help = true, conflicts_with = "no_memo")]
+    pub write_signatures: bool,
     /// How to tell what happens
     #[arg(long, value_enum, default_value_t = Output::Auto)]
     pub output: Output,

@@ -164,8 +164,16 @@ async fn job(
 ) -> Result<ExitStatus> {
     say::hide(&settings.secrets);
     settings.check.memo = !args.no_memo;
-    if args.no_memo {
-        settings.job.reproduce.push("--no-memo".into());
+    settings.check.prefetch = !args.no_prefetch;
+    settings.check.write_signatures = args.write_signatures;
+    for (is_set, flag) in [
+        (args.no_memo, "--no-memo"),
+        (args.no_prefetch, "--no-prefetch"),
+        (args.write_signatures, "--write-signatures"),
+    ] {
+        if is_set {
+            settings.job.reproduce.push(flag.into());
+        }
     }
     let output = args.output;
     let plan = Plan::new(&settings, selection)?;

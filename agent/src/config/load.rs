@@ -253,6 +253,8 @@ fn settings(
             known_failures,
             keep_going: request.keep_going,
             memo: true,
+            prefetch: true,
+            write_signatures: false,
         },
         build: Build { targets: sections.targets },
         cache,

@@ -20,6 +20,7 @@ use agent_process::{
 };
 use agent_types::events::EventKind;
 use agent_yocto::server;
+use agent_yocto::starter::{Addition, Starter, can_discard_signature_files};
 
 use super::bitbake_shim::SIGNATURES;
 use super::protocol::{BitbakeOutcome, LONGEST};
@@ -70,6 +71,8 @@ pub struct BitbakeRunner {
     /// How many BitBakes the manifest allows side by side.
     most: Option<NonZeroUsize>,
     number: AtomicUsize,
+    /// Starts BitBake so that it leaves its signature files empty; `None`: BitBake writes them.
+    discarding: Option<Starter>,
 }
 
 /// What a BitBake gave that the agent started.
@@ -144,7 +147,28 @@ impl BitbakeRunner {
             check,
             most,
             number: AtomicUsize::new(0),
+            discarding: None,
         })
+    }
+
+    /// From now on BitBake leaves its signature files empty. Tens of thousands of them cost more than all else
+    /// but parsing, and nobody reads one unless the check fails.
+    ///
+    /// # Errors
+    /// Why this BitBake writes them all the same.
+    pub fn discard_signature_files(&mut self) -> CacheResult<()> {
+        can_discard_signature_files(&self.bitbake_script()).map_err(NotCacheable)?;
+        self.discarding = Some(Starter::write(&self.work)?);
+        Ok(())
+    }
+
+    /// Whether BitBake leaves its signature files empty.
+    pub fn discards_signature_files(&self) -> bool {
+        self.discarding.is_some()
+    }
+
+    fn bitbake_script(&self) -> PathBuf {
+        self.place.bitbake.join("bin/bitbake")
     }
 
     /// For a part of the work that can be stopped alone.
@@ -229,9 +253,13 @@ impl BitbakeRunner {
         stop: &Interrupt,
     ) -> CacheResult<Ran> {
         let at = scratch_dir.map_or(self.place.build.as_path(), ScratchBuildDir::path);
-        let program = self.place.bitbake.join("bin/bitbake");
+        let script = self.bitbake_script();
+        let (program, before) = match &self.discarding {
+            Some(starter) => starter.command(&script, &[Addition::DiscardSignatureFiles]),
+            None => (script, Vec::new()),
+        };
         let log = format!("{}-{}", self.log, if scratch_dir.is_some() { "ahead" } else { "bitbake" });
-        let mut command = Command::new(program, &invocation.cwd, log).args(&invocation.argv);
+        let mut command = Command::new(program, &invocation.cwd, log).args(before).args(&invocation.argv);
         let when = if scratch_dir.is_some() { ", ahead of the check" } else { "" };
         command.status = Some(format!("{}{when}: {query}", self.check));
         for (name, value) in invocation.environment.iter().filter(|(name, _)| name != MARKER) {
