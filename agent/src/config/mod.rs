@@ -25,6 +25,7 @@ mod trust;
 mod validate;
 mod validator;
 mod values;
+mod variables;
 
 pub use codebuild::{CodeBuild, Trigger};
 pub use embedded::{for_layers, known_release};
