@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::config::AgentEnvironment;
-use crate::doctor::{self, Examination, Subject};
+use crate::doctor::{self, DoctorInput, Subject};
 use agent_process::{Environment, Interrupt, Redactor};
 use agent_types::error::{Error, Result};
 use agent_types::outcome::ExitStatus;
@@ -27,7 +27,7 @@ pub async fn command(args: arguments::Doctor, environment: &AgentEnvironment) ->
         Ok(None) => agent_process::agent_user(),
         Err(error) => Err(error),
     };
-    let examination = Examination {
+    let input = DoctorInput {
         subject,
         agent_is_root: environment.root,
         environment: probe_environment(environment, build_user.as_ref().ok()),
@@ -39,7 +39,7 @@ pub async fn command(args: arguments::Doctor, environment: &AgentEnvironment) ->
             Redactor::new(environment.secrets()),
         ),
     };
-    let findings = doctor::examine(&examination).await;
+    let findings = doctor::run_checks(&input).await;
     if interrupt.state().is_some() {
         return Ok(ExitStatus::Cancelled);
     }
