@@ -43,11 +43,9 @@ pub fn judge(release: &Release, facts: &NamespaceFacts) -> Finding {
     let complaint = facts.attempt.complaint();
     match &facts.attempt {
         Answer::Said { ok: true, .. } => Finding::ok(NAME, "they work: tasks have no network"),
-        Answer::Nothing(_) => Finding::warning(
-            NAME,
-            format!("cannot be checked: {complaint}"),
-            "apt-get install -y util-linux",
-        ),
+        Answer::Nothing(_) => {
+            Finding::warning(NAME, format!("cannot be checked: {complaint}"), "apt-get install -y util-linux")
+        }
         Answer::Said { ok: false, .. } => judge_refusal(NAME, &complaint, facts),
     }
 }

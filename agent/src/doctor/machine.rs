@@ -100,8 +100,7 @@ fn judge_memory(builds: bool, facts: &MachineFacts) -> Finding {
     let wanted = if builds { MEMORY_TO_BUILD } else { MEMORY_TO_CHECK };
     // A machine sold with 8 GiB reports a little less.
     if usable < wanted / 10 * 9 {
-        let fix =
-            format!("use at least {} (docker run --memory, CodeBuild compute type)", gib(wanted));
+        let fix = format!("use at least {} (docker run --memory, CodeBuild compute type)", gib(wanted));
         Finding::warning("memory", found, fix)
     } else {
         Finding::ok("memory", found)
@@ -114,7 +113,8 @@ fn judge_open_files(soft: Option<u64>) -> Finding {
     match soft {
         None => Finding::ok(NAME, "the limit is unknown"),
         Some(soft) if soft >= MANY_FILES => {
-            let found = format!("limit {soft}: pseudo and Python close each possible descriptor and get slow");
+            let found =
+                format!("limit {soft}: pseudo and Python close each possible descriptor and get slow");
             Finding::warning(NAME, found, FIX)
         }
         Some(soft) if soft < FEW_FILES => {
@@ -134,8 +134,7 @@ fn watches_files(release: &Release) -> bool {
 fn judge_watches(watches: u64) -> Finding {
     const NAME: &str = "inotify watches";
     if watches < FEW_WATCHES {
-        let found =
-            format!("{watches} may be too few: this BitBake watches every directory of the layers");
+        let found = format!("{watches} may be too few: this BitBake watches every directory of the layers");
         Finding::warning(NAME, found, "on the host: sysctl -w fs.inotify.max_user_watches=524288")
     } else {
         Finding::ok(NAME, watches.to_string())
@@ -202,7 +201,8 @@ mod tests {
     #[test]
     fn shows_usable_cores_host_cores_and_quota() {
         let limits = Limits { bytes: None, cores: Some(1.5) };
-        let facts = MachineFacts { host_cores: Some(64), own_cores: Some(2), limits, ..MachineFacts::default() };
+        let facts =
+            MachineFacts { host_cores: Some(64), own_cores: Some(2), limits, ..MachineFacts::default() };
         assert_eq!(judge_cores(&facts).found, "2 usable; the host has 64, cgroup quota 1.5");
     }
 

@@ -104,7 +104,11 @@ fn judge_git(checkout: &Path, user: Option<&User>, answer: &Answer) -> Finding {
         let found = format!(
             "{checkout} is not the top of a git work tree: without CodeBuild's resolved commit, reports name none"
         );
-        return Finding::warning(NAME, found, "use a full clone as the source, if reports should name a commit");
+        return Finding::warning(
+            NAME,
+            found,
+            "use a full clone as the source, if reports should name a commit",
+        );
     }
     let owner = answer.value("owner").and_then(|uid| uid.parse::<u32>().ok());
     match (owner, user) {

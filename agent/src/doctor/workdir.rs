@@ -99,11 +99,7 @@ fn judge_usable(work: &Path, answer: &Answer) -> Option<Finding> {
     let work = work.display();
     if matches!(answer, Answer::Nothing(_)) {
         let found = format!("{work} does not answer: {}", answer.complaint());
-        return Some(Finding::failed(
-            NAME,
-            found,
-            "restore its file system, or choose another --work-dir",
-        ));
+        return Some(Finding::failed(NAME, found, "restore its file system, or choose another --work-dir"));
     }
     if answer.value("blocked").is_some() {
         let found = format!("{work}: part of this path is not a directory");
@@ -176,8 +172,7 @@ fn judge_file_system(work: &Path, mount: Option<&Mount>, answer: &Answer) -> Fin
     } else if mount.is_some_and(|mount| mount.has("noexec")) {
         failed("it is mounted noexec, and a build runs programs that it built")
     } else if kind == "overlay" {
-        let found =
-            format!("{work} is on overlay: slow, and hard links may break when a file is copied up");
+        let found = format!("{work} is on overlay: slow, and hard links may break when a file is copied up");
         Finding::warning(NAME, found, "mount a volume there: docker run --volume NAME:DIRECTORY")
     } else {
         Finding::ok(NAME, format!("{kind}, hard links work"))
