@@ -1,4 +1,4 @@
-//! `doctor`: is this machine fit to build, and how is it mended.
+//! `build-agent doctor`: checks whether this machine can build.
 
 use std::path::Path;
 
@@ -11,13 +11,13 @@ use agent_yocto::environment::HOST_PATH;
 
 use super::arguments;
 use super::job::{current_dir, listen_for_signals, load};
-use super::say;
+use super::print;
 
 pub async fn command(args: arguments::Doctor, environment: &AgentEnvironment) -> Result<ExitStatus> {
     let logs = tempfile::Builder::new()
         .prefix("build-agent-doctor-")
         .tempdir()
-        .map_err(|error| Error::machine("cannot make a temporary directory").because(&error))?;
+        .map_err(|error| Error::machine("cannot create a temporary directory").because(&error))?;
     let interrupt = Interrupt::new(None);
     listen_for_signals(&interrupt)?;
     let (subject, asked) = subject(&args, environment).await?;
@@ -44,15 +44,14 @@ pub async fn command(args: arguments::Doctor, environment: &AgentEnvironment) ->
         return Ok(ExitStatus::Cancelled);
     }
     if args.json {
-        say::json(findings.json())?;
+        print::json(findings.json())?;
     } else {
-        say::text(&findings.to_string())?;
+        print::text(&findings.to_string())?;
     }
     Ok(findings.exit_status())
 }
 
-/// What the manifest needs; without a manifest, what the release needs that was asked for or is the
-/// newest stable one.
+/// What to check for: the manifest's job; without a manifest, the given or the newest stable release.
 async fn subject(
     args: &arguments::Doctor,
     environment: &AgentEnvironment,
