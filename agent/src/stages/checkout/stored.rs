@@ -248,7 +248,7 @@ impl FetchRequest<'_> {
     async fn prove(&self, entry: &Entry) -> Result<()> {
         let part = Part::begin(&self.stores.local, &self.repo)?;
         let git = self.git(&[part.tree()])?;
-        agent_git::prove(&git, &part.tree(), self.name, self.source, Some(&seed(entry))).await
+        agent_git::verify_on_branch(&git, &part.tree(), self.name, self.source, Some(&seed(entry))).await
     }
 
     /// Notes a proof where that is allowed; it can be made again.
@@ -304,7 +304,7 @@ impl FetchRequest<'_> {
         if altered.is_empty() {
             return Ok(());
         }
-        agent_git::write_again(git, &part.tree(), self.name, &altered, &part.second()).await?;
+        agent_git::checkout_files(git, &part.tree(), self.name, &altered, &part.second()).await?;
         part.compare_with_second(&altered)
     }
 
@@ -347,7 +347,7 @@ impl FetchRequest<'_> {
         }
         if !just_made {
             let git = self.git(&[entry.tree()])?;
-            if let Some(damage) = agent_git::damage(&git, &entry.tree()).await? {
+            if let Some(damage) = agent_git::find_corruption(&git, &entry.tree()).await? {
                 return Err(Error::machine(format!("`{}` is damaged: {damage}", entry.tree().display())));
             }
         }
