@@ -245,7 +245,7 @@ fn each_mistake_alone_is_told_with_its_place_key_and_remedy() {
         (
             "",
             "[[artifacts.rules]]\ninclude = \"a\\u0007\"",
-            "10:11: [[artifacts.rules]] include: holds the control",
+            "10:11: [[artifacts.rules]] include: contains the control",
             &[],
         ),
         (
@@ -266,7 +266,12 @@ fn each_mistake_alone_is_told_with_its_place_key_and_remedy() {
             "11:9: [[artifacts.rules]] exclude: `**` excludes",
             &[],
         ),
-        ("", "[[artifacts.rules]]\ninclude='a['", "10:9: [[artifacts.rules]] include: `a[` is no glob", &[]),
+        (
+            "",
+            "[[artifacts.rules]]\ninclude='a['",
+            "10:9: [[artifacts.rules]] include: `a[` is not a glob",
+            &[],
+        ),
         ("", "[github]\nrepository = 'x'", "10:14: [github] repository: `x` is no repository", &[]),
         // Limits.
         ("", "[limits]\njob = '4 parsecs'", "10:7: [limits] job: `4 parsecs` is no duration", &[]),
