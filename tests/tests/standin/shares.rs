@@ -153,7 +153,7 @@ fn a_share_that_is_not_there_costs_a_warning() {
     std::fs::remove_dir(job.share()).unwrap();
     job.assert_without_share(&job.passes(job.command(&["--trusted"])), "No such file or directory");
     std::fs::write(job.share(), "").unwrap();
-    job.assert_without_share(&job.passes(job.command(&["--trusted"])), "is no directory");
+    job.assert_without_share(&job.passes(job.command(&["--trusted"])), "is not a directory");
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Where the units of a share lie: one area for each release's shared state, one for downloads, one
-//! for layers; once in the share itself and once in the tier of each pull request.
+//! The areas of a share: one for the shared state of each release, one for downloads, one for layers. The
+//! share itself has them, and the tier of each pull request.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -10,12 +10,12 @@ use super::names;
 use super::units::{self, Contents, Unit};
 use agent_fs::walk::{DirHandle, Entry, Kind, Listing, Seen, Trouble, Walk};
 
-/// The directories of a tier. `signatures` is the layer check's own.
+/// The directories of a tier. The layer check manages `signatures`.
 const KNOWN: [&str; 8] = ["sstate", "downloads", "layers", "signatures", "usage", "leases", "trash", "pr"];
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Area {
-    /// The pull request whose tier it is in; `None` for the share itself.
+    /// The pull request whose tier contains it; `None` for the share itself.
     pub pull_request: Option<u64>,
     pub holds: Holds,
 }
@@ -28,13 +28,13 @@ pub enum Holds {
     Layers,
 }
 
-/// What a share consists of.
+/// The areas and tiers of a share.
 #[derive(Debug, Default)]
 pub struct Layout {
     pub areas: Vec<Area>,
-    /// Tiers of pull requests.
+    /// The tiers of pull requests.
     pub pull_requests: Vec<u64>,
-    /// What is none of these, relative to the share.
+    /// Unknown entries, relative to the share.
     pub unknown: Vec<PathBuf>,
     pub trouble: Vec<Trouble>,
 }
@@ -83,7 +83,7 @@ impl Layout {
         self.areas.sort();
     }
 
-    /// The entries of one directory, sorted. Missing is empty.
+    /// Lists one directory, sorted. A missing directory is empty.
     fn list(&mut self, share: &DirHandle, path: &Path, walk: &Walk<'_>) -> Vec<Entry> {
         let directory = match share.directory(path) {
             Ok(directory) => directory,
@@ -107,7 +107,7 @@ impl Layout {
 }
 
 impl Area {
-    /// Relative to the share.
+    /// The path relative to the share.
     pub fn path(&self) -> PathBuf {
         let tier = tier(self.pull_request);
         match &self.holds {
@@ -117,8 +117,8 @@ impl Area {
         }
     }
 
-    /// Finds the units. Their directories are relative to the area. Clones and layers are directories
-    /// whose contents are not looked at; see [`measure`].
+    /// Finds the units. Their directories are relative to the area. The content of clones and layers is not
+    /// read; see [`measure`].
     pub fn walk(
         &self,
         share: &DirHandle,
@@ -151,27 +151,27 @@ pub fn tier(pull_request: Option<u64>) -> PathBuf {
     pull_request.map_or_else(PathBuf::new, |number| Path::new("pr").join(number.to_string()))
 }
 
-/// The number in the one way to write it.
+/// Parses the number of a pull request in its canonical form.
 fn pull_request(name: &str) -> Option<u64> {
     name.parse().ok().filter(|number: &u64| number.to_string() == name)
 }
 
-/// What a directory holds in all.
+/// Size and age of a directory tree.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Measure {
-    /// All but directories.
+    /// Number of entries other than directories.
     pub files: u64,
     pub bytes: u64,
-    /// That of the youngest file or directory, nanoseconds since 1970.
+    /// The latest modification time of a file or directory, in nanoseconds since 1970.
     pub used: Option<i64>,
-    /// Whether all of it was seen, but for what is `closed`.
+    /// Whether everything was read, except for `closed`.
     pub complete: bool,
     /// Directories that this user may not read.
     pub closed: u64,
 }
 
 impl Measure {
-    /// Looks at everything in a directory below the share.
+    /// Measures a directory below the share.
     pub fn of(share: &DirHandle, path: &Path, walk: &Walk<'_>) -> Measure {
         let mut all = Measure { complete: true, ..Measure::default() };
         let Ok(root) = share.directory(path) else { return Measure::default() };
@@ -205,7 +205,7 @@ impl Measure {
         all
     }
 
-    /// The same for what a unit consists of, where that is a directory.
+    /// Measures a unit that is a directory.
     pub fn of_unit(share: &DirHandle, area: &Path, unit: &Unit, walk: &Walk<'_>) -> Measure {
         Measure::of(share, &area.join(&unit.directory).join(&unit.name), walk)
     }
@@ -222,7 +222,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn areas_of_a_share_and_of_pull_requests() {
+    fn finds_areas_of_the_share_and_of_pull_requests() {
         let base = tempfile::tempdir().unwrap();
         for path in [
             "sstate/scarthgap",
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_is_measured_without_leaving_it() {
+    fn measures_a_directory_without_following_links() {
         let base = tempfile::tempdir().unwrap();
         fs::create_dir_all(base.path().join("a/b")).unwrap();
         fs::write(base.path().join("a/b/file"), "12345").unwrap();
