@@ -17,11 +17,11 @@ const KNOWN: [&str; 8] = ["sstate", "downloads", "layers", "signatures", "usage"
 pub struct Area {
     /// The pull request whose tier contains it; `None` for the share itself.
     pub pull_request: Option<u64>,
-    pub holds: Holds,
+    pub kind: AreaKind,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Holds {
+pub enum AreaKind {
     /// Shared state of this release.
     Sstate(String),
     Downloads,
@@ -60,12 +60,12 @@ impl Layout {
     /// The areas of one tier.
     pub fn read_tier(&mut self, share: &DirHandle, pull_request: Option<u64>, walk: &Walk<'_>) {
         let top = tier(pull_request);
-        let area = |holds| Area { pull_request, holds };
+        let area = |kind| Area { pull_request, kind };
         for entry in self.list(share, &top, walk) {
             let directory = entry.kind == Kind::Directory;
             match entry.name.to_str() {
-                Some("downloads") if directory => self.areas.push(area(Holds::Downloads)),
-                Some("layers") if directory => self.areas.push(area(Holds::Layers)),
+                Some("downloads") if directory => self.areas.push(area(AreaKind::Downloads)),
+                Some("layers") if directory => self.areas.push(area(AreaKind::Layers)),
                 Some("pr") if pull_request.is_some() => self.unknown.push(top.join("pr")),
                 Some(name) if directory && KNOWN.contains(&name) => {}
                 _ => self.unknown.push(top.join(entry.name)),
@@ -75,7 +75,7 @@ impl Layout {
         for entry in self.list(share, &sstate, walk) {
             match entry.name.to_str().filter(|name| names::is_release(name)) {
                 Some(release) if entry.kind == Kind::Directory => {
-                    self.areas.push(area(Holds::Sstate(release.into())));
+                    self.areas.push(area(AreaKind::Sstate(release.into())));
                 }
                 _ => self.unknown.push(sstate.join(entry.name)),
             }
@@ -110,10 +110,10 @@ impl Area {
     /// The path relative to the share.
     pub fn path(&self) -> PathBuf {
         let tier = tier(self.pull_request);
-        match &self.holds {
-            Holds::Sstate(release) => tier.join("sstate").join(release),
-            Holds::Downloads => tier.join("downloads"),
-            Holds::Layers => tier.join("layers"),
+        match &self.kind {
+            AreaKind::Sstate(release) => tier.join("sstate").join(release),
+            AreaKind::Downloads => tier.join("downloads"),
+            AreaKind::Layers => tier.join("layers"),
         }
     }
 
@@ -132,10 +132,10 @@ impl Area {
                 return agent_fs::pool::Ended::Complete;
             }
         };
-        match self.holds {
-            Holds::Sstate(_) => walk.run(&root, units::enter_sstate, units::sstate, each),
-            Holds::Downloads => walk.run(&root, units::enter_downloads, units::downloads, each),
-            Holds::Layers => walk.run(&root, units::enter_layers, units::layers, each),
+        match self.kind {
+            AreaKind::Sstate(_) => walk.run(&root, units::enter_sstate, units::sstate, each),
+            AreaKind::Downloads => walk.run(&root, units::enter_downloads, units::downloads, each),
+            AreaKind::Layers => walk.run(&root, units::enter_layers, units::layers, each),
         }
     }
 }

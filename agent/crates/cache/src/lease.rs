@@ -36,7 +36,7 @@ const SCHEMA: &str = "build-agent/lease/v1";
 /// The content of a lease file. Times are seconds since 1970.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Paper {
+struct LeaseFile {
     schema: String,
     release: String,
     start: u64,
@@ -73,9 +73,9 @@ impl Lease {
         }
         let now = SystemTime::now();
         let start = seconds(now);
-        let paper =
-            Paper { schema: SCHEMA.into(), release: release.into(), start, end: seconds(until), layers };
-        let text = serde_json::to_vec(&paper)
+        let file =
+            LeaseFile { schema: SCHEMA.into(), release: release.into(), start, end: seconds(until), layers };
+        let text = serde_json::to_vec(&file)
             .map_err(|error| Error::internal("cannot serialize a lease").because(&error))?;
         let directory = tier.leases();
         fs::create_dir_all(&directory)?;
@@ -137,7 +137,7 @@ pub enum Author {
 
 /// A live lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Standing {
+pub struct LiveLease {
     pub author: Author,
     /// `None` for every release: its name contains no release.
     pub release: Option<String>,
@@ -147,7 +147,7 @@ pub struct Standing {
     pub layers: Option<BTreeSet<String>>,
 }
 
-impl Standing {
+impl LiveLease {
     pub fn concerns(&self, release: &str) -> bool {
         self.release.as_deref().is_none_or(|own| own == release)
     }
@@ -156,7 +156,7 @@ impl Standing {
 /// The leases of a tier.
 #[derive(Debug, Default)]
 pub struct Leases {
-    pub live: Vec<Standing>,
+    pub live: Vec<LiveLease>,
     /// File names of expired leases and of unfinished ones, which a prune removes.
     pub dead: Vec<(std::ffi::OsString, FileMeta)>,
     /// Unreadable leases, for people.
@@ -198,25 +198,25 @@ pub fn read(tier: &DirHandle, author: Author, now: SystemTime, operations: &Atom
             leases.dead.extend(old.then_some((name, facts)));
             continue;
         }
-        let paper = match author {
-            Author::Trusted => paper(&directory, &name),
+        let file = match author {
+            Author::Trusted => read_file(&directory, &name),
             Author::Stranger => Ok(None),
         };
-        if paper.is_err() && !old {
+        if file.is_err() && !old {
             leases.unreadable.push(shown(&name));
         }
-        let paper = paper.ok().flatten();
-        let ended = paper.as_ref().is_some_and(|paper| stamp::time(nanos(paper.end)) <= now);
+        let file = file.ok().flatten();
+        let ended = file.as_ref().is_some_and(|file| stamp::time(nanos(file.end)) <= now);
         if old || ended {
             leases.dead.push((name, facts));
             continue;
         }
-        leases.live.push(Standing {
+        leases.live.push(LiveLease {
             author,
             release: release_of(&name),
             // A start too long ago would protect nothing.
-            since: paper.as_ref().map_or(written, |paper| nanos(paper.start).min(written)).max(oldest(now)),
-            layers: paper.map(|paper| paper.layers),
+            since: file.as_ref().map_or(written, |file| nanos(file.start).min(written)).max(oldest(now)),
+            layers: file.map(|file| file.layers),
         });
     }
     Ok(leases)
@@ -236,24 +236,24 @@ fn release_of(name: &OsStr) -> Option<String> {
 }
 
 /// Reads the content of a lease.
-fn paper(directory: &DirHandle, name: &OsStr) -> io::Result<Option<Paper>> {
+fn read_file(directory: &DirHandle, name: &OsStr) -> io::Result<Option<LeaseFile>> {
     let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
     let file = std::fs::File::from(openat(directory, name, flags, Mode::empty())?);
     let mut text = Vec::new();
     file.take(LARGEST + 1).read_to_end(&mut text)?;
-    let paper: Paper = serde_json::from_slice(&text)?;
+    let file: LeaseFile = serde_json::from_slice(&text)?;
     let fits = text.len() as u64 <= LARGEST
-        && paper.schema == SCHEMA
-        && release_of(name).as_ref() == Some(&paper.release)
-        && paper.layers.iter().all(|entry| is_layer(entry));
-    if fits { Ok(Some(paper)) } else { Err(io::Error::other("not a lease")) }
+        && file.schema == SCHEMA
+        && release_of(name).as_ref() == Some(&file.release)
+        && file.layers.iter().all(|entry| is_layer(entry));
+    if fits { Ok(Some(file)) } else { Err(io::Error::other("not a lease")) }
 }
 
 fn shown(name: &OsStr) -> String {
     super::units::shown(Path::new(name))
 }
 
-impl fmt::Display for Standing {
+impl fmt::Display for LiveLease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let since = humantime::format_rfc3339_seconds(stamp::time(self.since));
         write!(f, "{} since {since}", self.release.as_deref().unwrap_or("any release"))

@@ -45,7 +45,7 @@ pub struct Judgement {
     /// Why it can be used less than requested.
     pub reason: Option<String>,
     /// The fix. If set, the reason is a warning.
-    pub mend: Option<String>,
+    pub fix: Option<String>,
 }
 
 /// Probes the directory `part` of the share `root`; `.` is the share itself. Blocks, and may never return.
@@ -154,40 +154,37 @@ pub fn judge(
     builder: &Result<Look, String>,
 ) -> Judgement {
     let path = tier.share.root().display();
-    let unusable = |reason: String, mend: Option<String>| Judgement {
-        state: State::Unusable,
-        reason: Some(reason),
-        mend,
-    };
+    let unusable =
+        |reason: String, fix: Option<String>| Judgement { state: State::Unusable, reason: Some(reason), fix };
     let readers = match builder {
         Ok(look) => look,
         Err(why) => {
-            let mend = "check whether its server is reachable: `df PATH` should return at once";
-            return unusable(why.clone(), Some(mend.replace("PATH", &path.to_string())));
+            let fix = "check whether its server is reachable: `df PATH` should return at once";
+            return unusable(why.clone(), Some(fix.replace("PATH", &path.to_string())));
         }
     };
     if tier.kind == TierKind::PullRequest && readers.missing && !wanted {
         return unusable("it does not exist yet".into(), None);
     }
     if let Some(why) = &readers.unreadable {
-        let mend = match readers.missing {
+        let fix = match readers.missing {
             true => format!("mount the share at {path}, or fix `[cache] share`"),
             false => format!("give the build user read access to {path}"),
         };
-        return unusable(why.clone(), Some(mend));
+        return unusable(why.clone(), Some(fix));
     }
-    let read_only = |reason: String, mend: String| Judgement {
+    let read_only = |reason: String, fix: String| Judgement {
         state: State::ReadOnly,
         reason: Some(reason),
-        mend: Some(mend),
+        fix: Some(fix),
     };
     if wanted {
         let rights = format!("give the agent's user write access to {path}, or set `access = \"read-only\"`");
         match agent.as_ref().map(|look| &look.writing) {
             Ok(Writing::Works) => {}
             Ok(Writing::NoHardLinks(why)) => {
-                let mend = "use a file system with hard links, such as EFS; nothing is published here";
-                return read_only(format!("it has no hard links: {why}"), mend.into());
+                let fix = "use a file system with hard links, such as EFS; nothing is published here";
+                return read_only(format!("it has no hard links: {why}"), fix.into());
             }
             Ok(Writing::Fails(why)) => return read_only(why.clone(), rights),
             Ok(Writing::NotTried) => {
@@ -203,7 +200,7 @@ pub fn judge(
         state,
         reason: unmounted
             .then(|| "it is empty and on the file system of `/`, so it may not be mounted".into()),
-        mend: unmounted.then(|| format!("if {path} should be a mount, mount it; otherwise ignore this")),
+        fix: unmounted.then(|| format!("if {path} should be a mount, mount it; otherwise ignore this")),
     }
 }
 

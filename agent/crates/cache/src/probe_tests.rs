@@ -70,8 +70,8 @@ fn judged(
     builder: &Result<Look, String>,
 ) -> (State, bool) {
     let judgement = judge(&tier(kind), wanted, agent, builder);
-    assert!(judgement.reason.is_some() || judgement.mend.is_none(), "{judgement:?}");
-    (judgement.state, judgement.mend.is_some())
+    assert!(judgement.reason.is_some() || judgement.fix.is_none(), "{judgement:?}");
+    (judgement.state, judgement.fix.is_some())
 }
 
 #[test]

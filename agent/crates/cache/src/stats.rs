@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
 
-use super::areas::{self, Area, Holds, Layout, Measure};
+use super::areas::{self, Area, AreaKind, Layout, Measure};
 use super::lease::{self, Author};
 use super::names::DownloadKind;
 use super::prune::{Names, Sum, TRASHES, open};
@@ -149,7 +149,7 @@ impl Stats {
             let measure = Measure::of_unit(root, &path, &unit, walk);
             self.add(&unit, unit.size() + measure.bytes, now);
         }
-        if let Holds::Sstate(name) = &area.holds {
+        if let AreaKind::Sstate(name) = &area.kind {
             let records = usage::last(root, name, BUILDS, walk.operations);
             release.release.clone_from(name);
             release.builds = records.len() as u64;

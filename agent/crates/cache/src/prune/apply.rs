@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::name_spill::Spooled;
+use super::name_spill::SpilledNames;
 use super::plan::{Candidate, Sum};
 use super::trash::Trashes;
 use crate::units::{SUFFIXES, Unit, shown};
@@ -39,7 +39,7 @@ enum Fate {
 pub struct Apply<'a> {
     pub share: &'a DirHandle,
     /// The directories of its units are relative to the share.
-    pub spooled: &'a Spooled,
+    pub spilled: &'a SpilledNames,
     pub trash: &'a Trashes<'a>,
     /// Without a grace period, files are deleted at once. Directories are still renamed first, so that no
     /// reader finds a part of one.
@@ -53,7 +53,7 @@ impl Apply<'_> {
     pub fn run(&self, units: impl IntoIterator<Item = Candidate, IntoIter: Send>) -> (Applied, Ended) {
         let mut applied = Applied::default();
         let work = |unit: Candidate, out: &mut Output<'_, Candidate, Fate>| {
-            out.give(match self.spooled.get(unit.key) {
+            out.give(match self.spilled.get(unit.key) {
                 Ok(unit) => self.take(&unit),
                 Err(error) => Fate::Failed(error.to_string()),
             });

@@ -9,7 +9,7 @@ use fs_err as fs;
 use super::*;
 use crate::areas::Layout;
 use crate::prune::Options;
-use crate::prune::scan::{Scan, Surveyor};
+use crate::prune::scan::{Scan, Scanner};
 use agent_fs::walk::Walk;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -58,7 +58,7 @@ impl Scene {
         let walk = Walk { width: 2, facts: true, operations: &self.operations, stop: &|| false };
         let layout = Layout::read(&share, &walk);
         let now = SystemTime::now();
-        Surveyor { share: &share, options: &options, now, leases: &Vec::new(), walk }.run(layout).unwrap()
+        Scanner { share: &share, options: &options, now, leases: &Vec::new(), walk }.run(layout).unwrap()
     }
 
     fn apply(&self, scan: &Scan, delete: bool) -> Applied {
@@ -66,7 +66,7 @@ impl Scene {
         let trash = Trashes::begin(&share, SystemTime::now()).unwrap();
         let apply = Apply {
             share: &share,
-            spooled: &scan.spooled,
+            spilled: &scan.spilled,
             trash: &trash,
             delete,
             width: 2,

@@ -24,10 +24,10 @@ use serde::Serialize;
 
 use self::apply::{Applied, Apply};
 use self::plan::Why;
-use self::scan::{AllLeases, Surveyor};
+use self::scan::{AllLeases, Scanner};
 use self::trash::{Lying, Trashes};
 use super::areas::Layout;
-use super::lease::Standing;
+use super::lease::LiveLease;
 use super::{stamp, usage};
 use agent_fs::pool::{self, Ended};
 use agent_fs::remove;
@@ -186,14 +186,14 @@ impl Run<'_> {
             pruned.stop(self.interrupt);
             return Ok(());
         }
-        let surveyor = Surveyor {
+        let scanner = Scanner {
             share: &self.root,
             options: self.options,
             now: self.now,
             leases: &leases.live,
             walk: self.walk,
         };
-        let scan = surveyor.run(layout).map_err(|error| {
+        let scan = scanner.run(layout).map_err(|error| {
             Error::machine("cannot store the names of the share's files in the directory for temporary files")
                 .because(&error)
         })?;
@@ -237,7 +237,7 @@ impl Run<'_> {
         })?;
         let apply = Apply {
             share: &self.root,
-            spooled: &scan.spooled,
+            spilled: &scan.spilled,
             trash: &trash,
             delete: self.options.grace.is_zero(),
             width: self.options.width,
@@ -269,7 +269,7 @@ impl Run<'_> {
                     .hint("it is unknown what running builds use; --ignore-leases prunes anyway")
             })?,
         };
-        let told = |(tier, lease): &(Option<u64>, Standing)| match tier {
+        let told = |(tier, lease): &(Option<u64>, LiveLease)| match tier {
             Some(number) => format!("pull request {number}, {lease}"),
             None => lease.to_string(),
         };

@@ -14,22 +14,22 @@ use agent_fs::walk::Kind;
 /// Enough for nearly every unit.
 const USUAL: usize = 512;
 
-pub struct Spool {
+pub struct NameSpill {
     file: BufWriter<File>,
     end: u64,
 }
 
-/// A complete [`Spool`], for reading.
-pub struct Spooled {
+/// A complete [`NameSpill`], for reading.
+pub struct SpilledNames {
     file: File,
     end: u64,
 }
 
-impl Spool {
+impl NameSpill {
     /// # Errors
     /// If a temporary file cannot be created.
-    pub fn new() -> io::Result<Spool> {
-        Ok(Spool { file: BufWriter::with_capacity(1 << 16, tempfile::tempfile()?), end: 0 })
+    pub fn new() -> io::Result<NameSpill> {
+        Ok(NameSpill { file: BufWriter::with_capacity(1 << 16, tempfile::tempfile()?), end: 0 })
     }
 
     /// Stores a unit and returns the key to find it again.
@@ -48,13 +48,13 @@ impl Spool {
 
     /// # Errors
     /// If the disk is full.
-    pub fn done(self) -> io::Result<Spooled> {
+    pub fn done(self) -> io::Result<SpilledNames> {
         let file = self.file.into_inner().map_err(io::IntoInnerError::into_error)?;
-        Ok(Spooled { file, end: self.end })
+        Ok(SpilledNames { file, end: self.end })
     }
 }
 
-impl Spooled {
+impl SpilledNames {
     /// # Errors
     /// If it cannot be read, or the key is invalid.
     pub fn get(&self, key: u64) -> io::Result<Unit> {
@@ -133,13 +133,13 @@ mod tests {
             class: Class::Temporary,
             parts: vec![part, Part { kind: Kind::Directory, ..part }],
         });
-        let mut name_spill = Spool::new().unwrap();
+        let mut name_spill = NameSpill::new().unwrap();
         let keys = units.each_ref().map(|unit| name_spill.push(unit).unwrap());
-        let spooled = name_spill.done().unwrap();
+        let spilled = name_spill.done().unwrap();
         for (key, unit) in keys.into_iter().zip(&units) {
-            assert_eq!(&spooled.get(key).unwrap(), unit);
+            assert_eq!(&spilled.get(key).unwrap(), unit);
         }
-        assert!(spooled.get(1 << 40).is_err());
-        assert!(spooled.get(keys[3] + 1).is_err());
+        assert!(spilled.get(1 << 40).is_err());
+        assert!(spilled.get(keys[3] + 1).is_err());
     }
 }

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::Options;
-use super::name_spill::{Spool, Spooled};
+use super::name_spill::{NameSpill, SpilledNames};
 use super::plan::{Candidate, Group, Sum};
-use crate::areas::{self, Area, Holds, Layout, Measure};
-use crate::lease::{self, Author, Standing};
+use crate::areas::{self, Area, AreaKind, Layout, Measure};
+use crate::lease::{self, Author, LiveLease};
 use crate::stamp::nanoseconds;
 use crate::units::{Class, Contents, Part, Unit};
 use agent_fs::pool::Ended;
@@ -30,7 +30,7 @@ const LIMITS: (usize, usize) = (0, 1);
 pub struct Scan {
     pub candidates: Vec<Candidate>,
     /// The directories of its units are relative to the share.
-    pub spooled: Spooled,
+    pub spilled: SpilledNames,
     /// The groups of the candidates.
     pub groups: Vec<Found>,
     pub limits: [u64; 2],
@@ -71,7 +71,7 @@ impl Names {
     }
 }
 
-pub struct Surveyor<'a> {
+pub struct Scanner<'a> {
     pub share: &'a DirHandle,
     pub options: &'a Options,
     pub now: SystemTime,
@@ -80,12 +80,12 @@ pub struct Surveyor<'a> {
     pub walk: Walk<'a>,
 }
 
-impl Surveyor<'_> {
+impl Scanner<'_> {
     /// # Errors
     /// If names cannot be stored on local disk.
     pub fn run(&self, mut layout: Layout) -> io::Result<Scan> {
         let mut gathering = Gathering {
-            name_spill: Spool::new()?,
+            name_spill: NameSpill::new()?,
             candidates: Vec::new(),
             groups: Vec::new(),
             unknown: Names::default(),
@@ -113,7 +113,7 @@ impl Surveyor<'_> {
         let endless = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
         Ok(Scan {
             candidates: gathering.candidates,
-            spooled: gathering.name_spill.done()?,
+            spilled: gathering.name_spill.done()?,
             groups: gathering.groups,
             limits: [endless(self.options.max_size), endless(self.options.pull_requests_max_size)],
             unknown: gathering.unknown,
@@ -220,14 +220,14 @@ impl Surveyor<'_> {
     /// count from their start, which is at most two days ago, and never stop the size rule.
     fn rules(&self, area: &Area) -> Group {
         let options = self.options;
-        let age = match area.holds {
-            Holds::Sstate(_) => options.sstate_max_age,
-            Holds::Downloads => options.downloads_max_age,
-            Holds::Layers => options.layers_max_age,
+        let age = match area.kind {
+            AreaKind::Sstate(_) => options.sstate_max_age,
+            AreaKind::Downloads => options.downloads_max_age,
+            AreaKind::Layers => options.layers_max_age,
         };
-        let concerns = |lease: &Standing| match &area.holds {
-            Holds::Sstate(release) => lease.concerns(release),
-            Holds::Downloads | Holds::Layers => true,
+        let concerns = |lease: &LiveLease| match &area.kind {
+            AreaKind::Sstate(release) => lease.concerns(release),
+            AreaKind::Downloads | AreaKind::Layers => true,
         };
         let reads = |tier: Option<u64>| tier == area.pull_request || area.pull_request.is_none();
         let of_area = || self.leases.iter().filter(|(tier, lease)| reads(*tier) && concerns(lease));
@@ -242,13 +242,13 @@ impl Surveyor<'_> {
             leased: of_area().any(|(tier, lease)| *tier == area.pull_request && may_hold(area, lease)),
             // Only the age of layers counts. There are few, and reading all their files would cost more than
             // the rest of the scan.
-            limit: (area.holds != Holds::Layers && sizes[limit].is_some()).then_some(limit),
+            limit: (area.kind != AreaKind::Layers && sizes[limit].is_some()).then_some(limit),
         }
     }
 }
 
 /// Whether a lease of the same tier protects an area from the size rule.
-fn may_hold(area: &Area, lease: &Standing) -> bool {
+fn may_hold(area: &Area, lease: &LiveLease) -> bool {
     area.pull_request.is_some() || lease.author == Author::Trusted
 }
 
@@ -261,7 +261,7 @@ fn before(now: SystemTime, age: Duration) -> i64 {
 }
 
 /// Live leases, each with the pull request whose tier contains it.
-pub type Leases = Vec<(Option<u64>, Standing)>;
+pub type Leases = Vec<(Option<u64>, LiveLease)>;
 
 /// The leases of a share and of its pull requests.
 #[derive(Default)]
@@ -301,7 +301,7 @@ impl AllLeases {
 }
 
 struct Gathering {
-    name_spill: Spool,
+    name_spill: NameSpill,
     candidates: Vec<Candidate>,
     groups: Vec<Found>,
     unknown: Names,

@@ -17,7 +17,7 @@ use nix::sys::stat::{Mode, fstat};
 use serde::Serialize;
 
 use self::whole::Wrong;
-use super::areas::{Area, Holds, Layout};
+use super::areas::{Area, AreaKind, Layout};
 use super::layers::{self, Witness};
 use super::names::{self, DownloadKind};
 use super::prune::{Names, Trash, open};
@@ -224,21 +224,21 @@ impl Checking<'_> {
                 failed.get_or_insert(error);
             }
         };
-        let ended = match area.holds {
+        let ended = match area.kind {
             // Its directories are many and small; each reader checks them.
-            Holds::Sstate(_) => self.walk.run(
+            AreaKind::Sstate(_) => self.walk.run(
                 &root,
                 units::enter_sstate,
                 |listing| (self.sstate(listing), Vec::new()),
                 &mut each,
             ),
-            Holds::Downloads => self.walk.run(
+            AreaKind::Downloads => self.walk.run(
                 &root,
                 units::enter_downloads,
                 |listing| self.later(units::downloads(listing)),
                 &mut each,
             ),
-            Holds::Layers => self.walk.run(
+            AreaKind::Layers => self.walk.run(
                 &root,
                 units::enter_layers,
                 |listing| self.later(units::layers(listing)),
