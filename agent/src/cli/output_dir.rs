@@ -12,7 +12,7 @@ use crate::report::{self, EventsFile};
 use agent_types::error::Result;
 
 use super::arguments::Arguments;
-use super::job::current_dir;
+use super::current_dir::current_dir;
 use super::print;
 
 /// The output directory: locked for one job, with the verdict of an earlier job removed.

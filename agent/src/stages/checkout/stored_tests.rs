@@ -408,7 +408,7 @@ async fn what_a_killed_job_left_is_cleared_away_and_what_a_living_one_makes_is_n
     let up = two_files(&bench).await;
     let repo = RepoName::of(&up.url());
     let store = LayerStore::new(bench.path("layers"));
-    let living = Part::begin(&store, &repo).unwrap();
+    let living = StagingEntry::begin(&store, &repo).unwrap();
     write(&living.path().join("half"), "");
     let killed = bench.path("layers").join(repo.directory()).join(".build-agent.killed.part");
     write(&killed.join("up/conf/half"), "");

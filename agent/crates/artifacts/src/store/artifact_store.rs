@@ -5,37 +5,14 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::bucket::Bucket;
-use super::collect::Problem;
 use super::directory::Directory;
+use super::failure::Failure;
 use super::names;
 use super::retry::Retries;
 use super::source::{Source, SourceMeta};
 use crate::aws;
 use agent_types::artifact::Destination;
 use agent_types::error::{Error, Result};
-
-/// Why a file was not published.
-#[derive(Debug)]
-pub enum Failure {
-    /// The file cannot be published; others can.
-    File(Problem),
-    /// The store does not work, so all other files would fail, too.
-    Store(Error),
-    /// The publication was stopped.
-    Stopped,
-}
-
-impl From<Problem> for Failure {
-    fn from(problem: Problem) -> Failure {
-        Failure::File(problem)
-    }
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Failure {
-        Failure::Store(error)
-    }
-}
 
 /// An open destination, ready for writes.
 #[derive(Clone, Debug)]

@@ -12,8 +12,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::artifact_store::Failure;
 use super::collect::Problem;
+use super::failure::Failure;
 use super::names::LONGEST_KEY;
 use super::retry::{Retries, is_transient};
 use super::source::{Source, SourceMeta};

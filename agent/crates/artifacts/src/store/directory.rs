@@ -17,8 +17,8 @@ use nix::sys::stat::{Mode, fchmod, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 use tokio_util::sync::CancellationToken;
 
-use super::artifact_store::Failure;
 use super::collect::Problem;
+use super::failure::Failure;
 use super::source::{Source, SourceMeta, run_blocking};
 use super::stale_temp_files::{self, Running};
 use agent_types::error::{Error, Result};

@@ -9,6 +9,7 @@ mod artifact_store;
 mod bucket;
 mod collect;
 mod directory;
+mod failure;
 pub mod index;
 
 mod names;

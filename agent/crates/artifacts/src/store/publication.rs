@@ -9,8 +9,9 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use tokio_util::sync::CancellationToken;
 
-use super::artifact_store::{ArtifactStore, Failure};
+use super::artifact_store::ArtifactStore;
 use super::collect::{Collected, Link, Problem, collect};
+use super::failure::Failure;
 use super::index::{Index, Object};
 use super::names::{self, INDEX};
 use super::retry::Retries;
