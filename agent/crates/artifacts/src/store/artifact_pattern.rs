@@ -216,7 +216,7 @@ mod tests {
             ("**/", "ends like a directory", "`**/**`"),
             ("a//b", "an empty part", "`a/b`"),
             ("a/./b", "an empty part", "`a/b`"),
-            ("${DEPLOY_DIR}/images/**", "variables are not replaced", "relative"),
+            ("${DEPLOY_DIR}/images/**", "variables are not expanded", "relative"),
             ("a\nb", "control character", "relative"),
             ("a\0b", "control character", "relative"),
             ("a\u{7f}", "control character", "relative"),
@@ -229,7 +229,7 @@ mod tests {
         assert!(artifact_pattern(&format!("a/{}", "x".repeat(256))).is_err());
         assert!(artifact_pattern(&format!("a/{}", "x".repeat(255))).is_ok());
         for text in ["a[", "{a", "a{b,c"] {
-            assert!(artifact_pattern(text).unwrap_err().message.contains("no glob"), "{text}");
+            assert!(artifact_pattern(text).unwrap_err().message.contains("not a glob"), "{text}");
         }
     }
 
