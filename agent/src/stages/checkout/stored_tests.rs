@@ -382,7 +382,7 @@ async fn a_filter_that_gives_something_else_each_time_is_told() {
         } else {
             let error = obtained.unwrap_err();
             assert!(
-                error.class == Class::Machine && error.message.contains("git writes `a` otherwise"),
+                error.class == Class::Machine && error.message.contains("git writes `a` differently"),
                 "{error}"
             );
         }
