@@ -64,7 +64,7 @@ fn what_bitbake_cannot_read_is_told_by_the_plan_before_anything_is_cloned() {
             ran.assert_says(&[
                 "(--work-dir)",
                 "has '@', which OE-Core rejects in TMPDIR",
-                "hint: give another",
+                "hint: choose another",
             ]);
         }
     }

@@ -133,7 +133,7 @@ fn each_mistake_alone_is_told_with_its_place_key_and_remedy() {
             "6:7: [repos.poky] url: `htps:` is not a scheme",
             &["https"],
         ),
-        ("", "[repos.x]\npath = '../nowhere'", "10:8: [repos.x] path: ", &["no directory"]),
+        ("", "[repos.x]\npath = '../nowhere'", "10:8: [repos.x] path: ", &["not a directory"]),
         ("[repos.poky]", "[repos.\"../poky\"]", "5:8: [repos.\"../poky\"]: `../poky` is a path", &[]),
         ("[\"meta\", \"meta-poky\"]", "[]", "8:10: [repos.poky] layers: is empty", &["omit `layers`"]),
         ("\"meta-poky\"]", "\"../x\"]", "8:19: [repos.poky] layers: `../x` leads out of the repository", &[]),
