@@ -38,11 +38,11 @@ pub struct Object {
 /// Iterates over the objects of the local directories.
 ///
 /// - Shared state: the archive with `.siginfo` and `.sig`. A `.siginfo` alone is an object, too: BitBake
-/// reads those of tasks that have no archive. A `.sig` alone is not an object.
+///   reads those of tasks that have no archive. A `.sig` alone is not an object.
 /// - Downloads: files with a `.done` stamp, which BitBake writes after it verified the checksum
-/// (`update_stamp` in `fetch2/__init__.py`, the same from dunfell to master), and mirror tarballs, which get
-/// an empty stamp when they are complete (`fetch2/git.py`). Stamps are never published: a stamp is a pickle
-/// that the next build would load.
+///   (`update_stamp` in `fetch2/__init__.py`, the same from dunfell to master), and mirror tarballs, which get
+///   an empty stamp when they are complete (`fetch2/git.py`). Stamps are never published: a stamp is a pickle
+///   that the next build would load.
 ///
 /// Files in `npm2/` are published to the top of the share's downloads, because BitBake asks a mirror only for
 /// the last part of the path (`uri_replace` in `fetch2/__init__.py`). It asks for `uninative/<hash>/<file>`
