@@ -1,5 +1,5 @@
-//! Layers that other layers commonly depend on: which repository holds a collection, and what it
-//! depends on itself.
+//! The table of well-known layers: which repository contains a collection, and what the collection depends
+//! on.
 //!
 //! Source: `conf/layer.conf` of each repository, the union over its branches for dunfell, kirkstone, scarthgap,
 //! wrynose and master as far as it has them; of meta-virtualization, meta-arm, meta-raspberrypi and meta-yocto
@@ -9,7 +9,7 @@
 
 use agent_types::release::Release;
 
-/// A collection (`BBFILE_COLLECTIONS`) and its home.
+/// A collection (`BBFILE_COLLECTIONS`) and its repository.
 #[derive(Debug, PartialEq, Eq)]
 pub struct WellKnown {
     pub collection: &'static str,
@@ -33,7 +33,7 @@ enum Branch {
 }
 
 impl WellKnown {
-    /// The branch of the repository that is for this release.
+    /// The repository's branch for this release.
     pub fn branch(&self, release: &Release) -> String {
         match self.branch {
             Branch::Release => release.name.into(),
@@ -157,7 +157,7 @@ static WELL_KNOWN: [WellKnown; 45] = [
         .with_branch(Branch::DirHandle("rust")),
 ];
 
-/// The home of a collection, when it is a well-known one.
+/// The repository of a well-known collection.
 pub fn find(collection: &str) -> Option<&'static WellKnown> {
     WELL_KNOWN.iter().find(|known| known.collection == collection)
 }
@@ -167,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_is_closed() {
+    fn dependencies_are_in_the_table() {
         for known in &WELL_KNOWN {
             for depends in known.depends {
                 assert!(find(depends).is_some(), "{} depends on {depends}", known.collection);

@@ -1,5 +1,5 @@
-//! From manifest, lock, environment and flags to [`Settings`]: all problems at once, each with its
-//! place, and nothing runs before they are mended.
+//! Makes [`Settings`] from manifest, lock, environment and flags. Reports all problems at once with their
+//! positions; nothing runs before they are fixed.
 
 mod address;
 mod codebuild;

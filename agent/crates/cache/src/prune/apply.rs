@@ -1,11 +1,11 @@
-//! Takes the units of a plan, one by one, after a last look at each.
+//! Removes the units of a plan, one by one, after a last check of each.
 
 use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::name_spill::Spooled;
+use super::name_spill::SpilledNames;
 use super::plan::{Candidate, Sum};
 use super::trash::Trashes;
 use crate::units::{SUFFIXES, Unit, shown};
@@ -13,19 +13,19 @@ use agent_fs::pool::{self, Ended, Output};
 use agent_fs::remove;
 use agent_fs::walk::{DirHandle, Kind, is_gone};
 
-/// Names of what failed that are told.
+/// Maximum number of failures that are reported by name.
 const TOLD: usize = 20;
 
-/// What became of the units of a plan.
+/// The results for the units of a plan.
 #[derive(Debug, Default)]
 pub struct Applied {
     pub taken: Sum,
-    /// Used between the plan and the last look, and so kept.
+    /// Kept, because it was used after the plan was made.
     pub used: u64,
-    /// Taken by somebody else.
+    /// Removed by another process.
     pub gone: u64,
     pub failed: u64,
-    /// Why, for the first ones.
+    /// The first reasons of failures.
     pub failures: Vec<String>,
 }
 
@@ -39,10 +39,10 @@ enum Fate {
 pub struct Apply<'a> {
     pub share: &'a DirHandle,
     /// The directories of its units are relative to the share.
-    pub spooled: &'a Spooled,
+    pub spilled: &'a SpilledNames,
     pub trash: &'a Trashes<'a>,
-    /// Without a grace period files are deleted at once. Directories are renamed aside all the same,
-    /// because nobody may find a part of one.
+    /// Without a grace period, files are deleted at once. Directories are still renamed first, so that no
+    /// reader finds a part of one.
     pub delete: bool,
     pub width: usize,
     pub operations: &'a AtomicU64,
@@ -53,7 +53,7 @@ impl Apply<'_> {
     pub fn run(&self, units: impl IntoIterator<Item = Candidate, IntoIter: Send>) -> (Applied, Ended) {
         let mut applied = Applied::default();
         let work = |unit: Candidate, out: &mut Output<'_, Candidate, Fate>| {
-            out.give(match self.spooled.get(unit.key) {
+            out.give(match self.spilled.get(unit.key) {
                 Ok(unit) => self.take(&unit),
                 Err(error) => Fate::Failed(error.to_string()),
             });
@@ -121,7 +121,7 @@ impl Apply<'_> {
         if self.delete && kind != Kind::Directory {
             return remove::file_at(directory, name);
         }
-        // A whole part of a pull request has `pr` for its place.
+        // The tier of a pull request is in the directory `pr`.
         self.trash.of(place)?.take(directory, place, name)
     }
 

@@ -1,9 +1,9 @@
-//! Units that were moved aside: `trash/<stamp of the run>/…`, with the directories that they had, and
-//! deleted when the grace period is over. A build that has found an object a moment ago still reads it
-//! on this machine or another; and a person may take it back.
+//! The trash: units in `trash/<stamp of the run>/…`, in their original directories, which are deleted after
+//! the grace period. Until then, a build on any machine that has just found an object can still read it, and
+//! a user can restore it.
 //!
-//! The parts of pull requests have a trash of their own, `pr/trash/…`: on EFS all of `pr/` may be mounted
-//! through another access point, and nothing moves from one mount to another.
+//! The tiers of pull requests have a separate trash, `pr/trash/…`: on EFS, `pr/` may be mounted through
+//! another access point, and a rename across mounts is not possible.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::{OsStr, OsString};
@@ -25,36 +25,36 @@ use agent_fs::pool::{self, Ended, Output};
 use agent_fs::remove;
 use agent_fs::walk::{DirHandle, Kind, Listing, Seen, Walk, is_gone};
 
-/// Where a trash lies, relative to the share.
+/// The directories of the trashes, relative to the share.
 pub const HOMES: [&str; 2] = [SHARED, PULL_REQUESTS];
 
 pub const SHARED: &str = "trash";
 const PULL_REQUESTS: &str = "pr/trash";
 
-/// Only the pruner looks into the trash.
+/// Only the pruner reads the trash.
 const PRIVATE: Mode = Mode::S_IRWXU;
 
-/// The trash of one run for all that lies on a share.
+/// The trashes of one run, for all units of a share.
 pub struct Trashes<'a> {
     share: &'a DirHandle,
     now: SystemTime,
     shared: Trash,
-    /// Made when it is needed first.
+    /// Created on first use.
     pull_requests: OnceLock<Result<Trash, String>>,
 }
 
 impl<'a> Trashes<'a> {
     /// # Errors
-    /// As [`Trash::begin`].
+    /// See [`Trash::begin`].
     pub fn begin(share: &'a DirHandle, now: SystemTime) -> io::Result<Trashes<'a>> {
         let shared = Trash::begin(share, now)?;
         Ok(Trashes { share, now, shared, pull_requests: OnceLock::new() })
     }
 
-    /// The one for what lies in `place`, relative to the share.
+    /// The trash for units in `place`, relative to the share.
     ///
     /// # Errors
-    /// As [`Trash::begin`].
+    /// See [`Trash::begin`].
     pub fn of(&self, place: &Path) -> io::Result<&Trash> {
         if !place.starts_with("pr") {
             return Ok(&self.shared);
@@ -64,11 +64,11 @@ impl<'a> Trashes<'a> {
         let trash = self.pull_requests.get_or_init(begin);
         trash
             .as_ref()
-            .map_err(|why| io::Error::other(format!("nothing can be moved to `{PULL_REQUESTS}`: {why}")))
+            .map_err(|why| io::Error::other(format!("cannot move files to `{PULL_REQUESTS}`: {why}")))
     }
 }
 
-/// Where the units of one run go.
+/// The trash of one run.
 pub struct Trash {
     /// The directory of the run.
     run: DirHandle,
@@ -76,10 +76,10 @@ pub struct Trash {
 }
 
 impl Trash {
-    /// Makes the directory of a run that begins `now`, for what is not of pull requests.
+    /// Creates the directory of a run that begins at `now`, for units that do not belong to pull requests.
     ///
     /// # Errors
-    /// When the share is read-only or full.
+    /// If the share is read-only or full.
     pub fn begin(share: &DirHandle, now: SystemTime) -> io::Result<Trash> {
         Trash::begin_in(share, SHARED, now)
     }
@@ -87,7 +87,7 @@ impl Trash {
     fn begin_in(share: &DirHandle, home: &str, now: SystemTime) -> io::Result<Trash> {
         let home = Path::new(home);
         if let (Some(above), Some(name)) = (home.parent(), home.file_name()) {
-            // Not by way of the path, which a stranger could have made a link.
+            // Not by path, because another user could have replaced it by a link.
             make_directory(&share.directory(above)?, Path::new(name))?;
         }
         let trash = share.directory(home)?;
@@ -96,31 +96,33 @@ impl Trash {
         Ok(Trash { run: trash.directory(Path::new(&run))?, made: Mutex::new(HashSet::new()) })
     }
 
-    /// Moves `name` of an open directory aside; `place` is where that directory is, relative to the
-    /// share. Says whether it was there.
+    /// Moves `name` from an open directory into the trash; `place` is that directory relative to the share.
+    /// Returns whether it existed.
     ///
     /// # Errors
     /// Those of `rename(2)` and `unlink(2)`.
     pub fn take(&self, from: &DirHandle, place: &Path, name: &OsStr) -> io::Result<bool> {
-        // `YY` of `XX/YY` would be 65,536 directories; the name begins its hash with it anyway.
+        // Skip `YY` of `XX/YY`, which would make 65,536 directories; the hash in the name begins with it
+        // anyway.
         let place = match place.file_name().and_then(OsStr::to_str) {
             Some(last) if names::is_two_digits(last) => place.parent().unwrap_or(place),
             _ => place,
         };
         self.prepare(place)?;
         let to = place.join(name);
-        // The kernel does one rename from directory to directory at a time on each file system, and on a
-        // share waits for the answer meanwhile. A second name, and then no more the first, is two
-        // operations that many do side by side. Directories, and files that may not be linked, are few.
+        // The kernel allows one rename between directories per file system at a time, and on a share it waits
+        // for the answer. Link and unlink are two operations, but run in parallel. Directories, and files
+        // that cannot be linked, are few.
         match linkat(from, name, &self.run, &to, AtFlags::empty()) {
-            // Nobody else writes there: a request that was answered late was repeated. Who unlinks it has
-            // taken it; another prune may have linked it as well, into a trash of its own.
+            // No other process writes there, so an existing name means that a request was repeated. The
+            // process that unlinks the file has taken it; another prune may have linked it into its trash,
+            // too.
             Ok(()) | Err(Errno::EEXIST) => return remove::file_at(from, name),
             Err(_) => {}
         }
         let rename = || renameat(from, name, &self.run, &to);
         let done = match rename() {
-            // A directory without write permission can be renamed by its owner, but not into another.
+            // The owner can rename a directory without write permission, but not into another directory.
             Err(errno @ (Errno::EACCES | Errno::EPERM)) => {
                 let writable =
                     from.directory(Path::new(name)).map(|directory| fchmod(directory.as_fd(), PRIVATE));
@@ -130,7 +132,7 @@ impl Trash {
         };
         match done {
             Ok(()) => Ok(true),
-            // An answer of a file server that came late is repeated: where it is in the end counts.
+            // A repeated request may fail after the first succeeded, so the final location counts.
             Err(Errno::ENOENT | Errno::ESTALE) => match from.look(name) {
                 Err(error) if is_gone(&error) => Ok(self.run.directory(place)?.look(name).is_ok()),
                 Err(error) => Err(error),
@@ -140,7 +142,7 @@ impl Trash {
         }
     }
 
-    /// Two threads may make the same directory; waiting for one another would take longer.
+    /// Two threads may create the same directory; a lock would take longer.
     fn prepare(&self, place: &Path) -> io::Result<()> {
         let made = || self.made.lock().unwrap_or_else(PoisonError::into_inner);
         let mut ancestors: Vec<&Path> =
@@ -163,20 +165,20 @@ fn make_directory(below: &DirHandle, path: &Path) -> io::Result<()> {
     }
 }
 
-/// What lies in the trash.
+/// The content of the trash.
 #[derive(Debug, Default)]
 pub struct Lying {
     /// Directories of runs whose grace period is over, oldest first.
     pub over: Vec<OsString>,
-    /// How many are still to wait.
+    /// Number of runs whose grace period is not over.
     pub waiting: u64,
-    /// No directories of runs.
+    /// Entries that are not directories of runs.
     pub unknown: Vec<OsString>,
 }
 
 impl Lying {
     /// # Errors
-    /// When the trash cannot be read; missing is empty.
+    /// If the trash cannot be read; a missing one is empty.
     pub fn read(
         share: &DirHandle,
         home: &str,
@@ -217,14 +219,14 @@ impl Lying {
     }
 }
 
-/// What emptying did.
+/// What was deleted.
 #[derive(Debug, Default)]
 pub struct Emptied {
     pub files: u64,
     pub failed: Vec<String>,
 }
 
-/// Deletes what one run left, in `<home>/<run>`. `share_path` is where the share is.
+/// Deletes the trash of one run, `<home>/<run>`. `share_path` is the path of the share.
 pub fn empty(
     share: &DirHandle,
     share_path: &Path,
@@ -242,7 +244,7 @@ pub fn empty(
             return (emptied, Ended::Complete);
         }
     };
-    // Directories by their depth: the deepest are deleted first.
+    // Directories by depth: the deepest are deleted first.
     let mut directories: BTreeMap<usize, Vec<PathBuf>> = BTreeMap::new();
     let names_only = Walk { facts: false, ..*walk };
     let ended = names_only.run(
@@ -250,7 +252,7 @@ pub fn empty(
         |_| true,
         |listing| (delete_files(&listing, walk), listing.path),
         |seen| {
-            // What cannot be read or deleted this way is tried again below, and told there.
+            // Failures here are tried again below, and reported there.
             if let Seen::Directory((files, path)) = seen {
                 emptied.files += files;
                 directories.entry(path.components().count()).or_default().push(path);
@@ -279,7 +281,7 @@ pub fn empty(
     (emptied, Ended::Complete)
 }
 
-/// Deletes all but directories; says how many.
+/// Deletes all entries but directories; returns their number.
 fn delete_files(listing: &Listing, walk: &Walk<'_>) -> u64 {
     let directory = &listing.directory;
     let files = listing.entries.iter().filter(|entry| entry.kind != Kind::Directory);

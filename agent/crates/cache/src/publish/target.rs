@@ -1,8 +1,8 @@
-//! One tier of the share, as a place to look at and to write to.
+//! Reads and writes one tier of the share.
 //!
-//! Each call of this module is one operation that costs milliseconds on NFS, and is counted. A tier of
-//! a pull request is written by strangers: directories are opened below one another and never through
-//! a link, and no file is opened for writing that was there before.
+//! Each call is one operation, which takes milliseconds on NFS and is counted. Other users write in the tier
+//! of a pull request, so directories are opened one level at a time without following links, and existing
+//! files are never opened for writing.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -25,21 +25,21 @@ use agent_fs::remove;
 use agent_fs::walk::FileMeta;
 use agent_types::tiers::{Tier, TierKind};
 
-/// Only the place in the tree is wanted, not its entries: on NFS that is one look-up and no opening.
+/// `O_PATH` opens a directory without access to its entries: on NFS that is one lookup and no open.
 const PLACE: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
-/// Directories that are held open. The 256 of the first level are what pays.
+/// Maximum number of cached directory handles. The 256 of the first level matter most.
 const HELD: usize = 512;
 
 /// A directory of the share.
 pub type Directory = Arc<OwnedFd>;
 
-/// What became of a new name.
+/// The result of claiming a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClaimOutcome {
-    /// The temporary file has it.
+    /// The temporary file has the name now.
     Claimed,
-    /// Another file has it.
+    /// Another file has the name.
     Exists,
 }
 
@@ -48,16 +48,17 @@ pub struct Target {
     root: Directory,
     held: Mutex<HashMap<PathBuf, Directory>>,
     operations: AtomicU64,
-    /// Begins the temporary names of this run.
+    /// Prefix of this run's temporary names.
     random: u64,
     counter: AtomicU64,
-    /// The file system refuses hard links.
+    /// Whether the file system rejects hard links.
     no_links: AtomicBool,
 }
 
 impl Target {
-    /// The tier's root. That of a pull request is made when something is to be written there; that of
-    /// the share is the mount, and a directory in its place would be lost with the machine.
+    /// Opens the root of the tier. The root of a pull request is created if something is to be written. The
+    /// root of the share is a mount point, and is never created: a directory in its place would be on the
+    /// machine's own disk.
     pub fn open(tier: &Tier, make: bool) -> io::Result<Target> {
         let root = tier.share.root();
         let root = match tier.kind {
@@ -77,7 +78,7 @@ impl Target {
         })
     }
 
-    /// How many operations there were so far.
+    /// The number of operations so far.
     pub fn operations(&self) -> u64 {
         self.operations.load(Ordering::Relaxed)
     }
@@ -86,13 +87,13 @@ impl Target {
         self.operations.fetch_add(operations, Ordering::Relaxed);
     }
 
-    /// The directory at this relative path.
+    /// Opens the directory at this relative path.
     pub fn directory(&self, path: &Path) -> io::Result<Directory> {
         Ok(self.reach(path, false)?.0)
     }
 
-    /// The same; it and those above it are made where they are missing, readable for everybody. Tells
-    /// whether it was made, so that nothing can be in it.
+    /// Opens the directory, and creates it and missing parents, readable for all users. Returns whether it
+    /// was created and so is empty.
     pub fn make_directory(&self, path: &Path) -> io::Result<(Directory, bool)> {
         self.reach(path, true)
     }
@@ -104,7 +105,7 @@ impl Target {
         }
         let above = path.parent().unwrap_or(Path::new(""));
         let parent = self.reach(above, make)?.0;
-        // What has directories in it is needed again.
+        // Directories that contain directories are needed again, so keep them open.
         if !above.as_os_str().is_empty() {
             let mut held = self.lock();
             if held.len() < HELD {
@@ -130,12 +131,12 @@ impl Target {
         }
     }
 
-    /// Forgets what is held open: it may be a directory that is no more.
+    /// Drops the cached handles, because they may belong to deleted directories.
     pub fn forget(&self) {
         self.lock().clear();
     }
 
-    /// What has this name, itself and not what it may lead to.
+    /// Stats this name without following a link.
     pub fn look(&self, directory: &Directory, name: &str) -> io::Result<Option<FileMeta>> {
         self.count(1);
         match fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
@@ -145,14 +146,14 @@ impl Target {
         }
     }
 
-    /// Opens a file to read it.
+    /// Opens a file for reading.
     pub fn read(&self, directory: &Directory, name: &str) -> io::Result<File> {
         self.count(1);
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         Ok(File::from(openat(directory, name, flags, Mode::empty())?))
     }
 
-    /// A new file under a name that no reader takes for anything.
+    /// Creates a file with a temporary name, which readers ignore.
     pub fn create(&self, directory: &Directory) -> io::Result<(String, File)> {
         self.count(1);
         let number = self.counter.fetch_add(1, Ordering::Relaxed);
@@ -162,17 +163,17 @@ impl Target {
         Ok((name, File::from(fd)))
     }
 
-    /// Ends the writing of a file. On NFS a full disk is told here, and not by the writing before.
+    /// Finishes writing a file. On NFS, a full disk may be reported only here.
     pub fn finish(&self, file: File) -> io::Result<()> {
         self.count(2);
         file.sync_all()?;
         Ok(nix::unistd::close(OwnedFd::from(file).into_raw_fd())?)
     }
 
-    /// Gives a finished file of `bytes` its name, unless another has it; the temporary name may stay.
+    /// Gives a finished file of `bytes` its name, unless another file has it. The temporary name may remain.
     ///
-    /// Over NFS an answer can get lost and the request be sent again, and then it fails because it was
-    /// done. So an error is only believed after a look at what has the name now.
+    /// Over NFS, an answer can get lost and the request is repeated, and then fails because the first one
+    /// succeeded. So after an error the file with that name is checked.
     pub fn name(
         &self,
         directory: &Directory,
@@ -201,8 +202,8 @@ impl Target {
         }
     }
 
-    /// Without hard links a name is taken by renaming; the file systems that cannot refuse to replace
-    /// leave a moment between the look and the rename, in which two equal objects may meet.
+    /// Claims a name by a rename, for file systems without hard links. On those that cannot refuse to replace
+    /// a file, two processes may both rename equal objects between the check and the rename.
     fn rename_new(
         &self,
         directory: &Directory,
@@ -222,7 +223,7 @@ impl Target {
         }
     }
 
-    /// Gives a finished file its name, whatever had it.
+    /// Gives a finished file its name, and replaces an existing file.
     pub fn replace(
         &self,
         directory: &Directory,
@@ -253,13 +254,13 @@ impl Target {
         }
     }
 
-    /// Takes a temporary name away. Left behind it is taken by a prune.
+    /// Deletes a temporary file. If that fails, a prune deletes it.
     pub fn discard(&self, directory: &Directory, temporary: &str) {
         self.count(1);
         let _ = remove::file_at(directory, OsStr::new(temporary));
     }
 
-    /// Says that the file was used just now.
+    /// Sets the file's time to now, to mark it as used.
     pub fn touch(&self, directory: &Directory, name: &str) -> io::Result<()> {
         self.count(1);
         let link = UtimensatFlags::NoFollowSymlink;
@@ -271,7 +272,7 @@ impl Target {
     }
 }
 
-/// Makes `pr/<number>` in the share.
+/// Creates `pr/<number>` in the share.
 fn make_root(root: &Path) -> io::Result<OwnedFd> {
     let missing = || io::Error::from(Errno::ENOENT);
     let (parent, number) = (root.parent().ok_or_else(missing)?, root.file_name().ok_or_else(missing)?);
