@@ -9,20 +9,19 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime};
 
 use fs_err as fs;
-use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::Mode;
 use serde::{Deserialize, Serialize};
 
 use super::names;
 use super::stamp::{self, nanoseconds};
+use agent_fs::dir::{DirHandle, FileMeta, Kind};
 use agent_fs::remove;
-use agent_fs::walk::{DirHandle, Entry, FileMeta, Kind, Listing, Seen, Walk};
+use agent_fs::walk::{Entry, Listing, Seen, Walk};
 use agent_types::error::{Error, Result};
 use agent_types::share::Share;
 
@@ -169,7 +168,7 @@ pub struct Leases {
 /// # Errors
 /// When the directory cannot be read: then nobody knows what is in use.
 pub fn read(tier: &DirHandle, author: Author, now: SystemTime, operations: &AtomicU64) -> io::Result<Leases> {
-    let directory = match tier.directory(Path::new("leases")) {
+    let directory = match tier.open_dir("leases") {
         Ok(directory) => directory,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Leases::default()),
         Err(error) => return Err(error),
@@ -238,13 +237,8 @@ fn release_of(name: &OsStr) -> Option<String> {
 
 /// What a lease says.
 fn paper(directory: &DirHandle, name: &OsStr) -> io::Result<Option<Paper>> {
-    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-    let file = std::fs::File::from(openat(directory, name, flags, Mode::empty())?);
-    let mut text = Vec::new();
-    file.take(LARGEST + 1).read_to_end(&mut text)?;
-    let paper: Paper = serde_json::from_slice(&text)?;
-    let fits = text.len() as u64 <= LARGEST
-        && paper.schema == SCHEMA
+    let paper: Paper = serde_json::from_slice(&directory.read(name, LARGEST)?)?;
+    let fits = paper.schema == SCHEMA
         && release_of(name).as_ref() == Some(&paper.release)
         && paper.layers.iter().all(|entry| is_layer(entry));
     if fits { Ok(Some(paper)) } else { Err(io::Error::other("is no lease")) }

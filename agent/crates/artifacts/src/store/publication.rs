@@ -16,7 +16,8 @@ use super::place::{Failure, Place};
 use super::retry::Retries;
 use super::rules::Rule;
 use super::source::{Source, SourceMeta};
-use agent_fs::tree::{Identity, LinkTarget, Tree};
+use agent_fs::dir::Identity;
+use agent_fs::tree::{LinkTarget, Tree};
 use agent_process::{Interrupt, Interrupted};
 use agent_types::artifact::{ArtifactRule, Destination};
 use agent_types::error::{Class, Error, Result};
@@ -365,7 +366,7 @@ async fn send(
     }
     let (path, seen) = (file.path.clone(), file.seen);
     let source = super::source::off_the_runtime(&file.path, move || match tree.open_file(&path, seen) {
-        Ok((opened, stat)) => Ok(Source::new(&path, opened, stat)),
+        Ok((opened, facts)) => Ok(Source::new(&path, opened, facts)),
         Err(error) => Err(Problem::new(&path, format!("cannot open it: {error}"))),
     })
     .await?;

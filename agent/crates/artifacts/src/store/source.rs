@@ -5,17 +5,18 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use nix::sys::stat::{FileStat, fstat};
+use nix::sys::stat::fstat;
 use sha2::{Digest, Sha256};
 
 use super::collect::Problem;
+use agent_fs::dir::FileMeta;
 
 /// An open file of the tree.
 #[derive(Debug)]
 pub struct Source {
     path: PathBuf,
     file: File,
-    before: FileStat,
+    before: FileMeta,
     hasher: Sha256,
     read: u64,
 }
@@ -32,13 +33,13 @@ pub struct SourceMeta {
 }
 
 impl Source {
-    pub fn new(path: &Path, file: File, before: FileStat) -> Source {
+    pub fn new(path: &Path, file: File, before: FileMeta) -> Source {
         Source { path: path.to_owned(), file, before, hasher: Sha256::new(), read: 0 }
     }
 
     /// Its length when it was opened.
     pub fn len(&self) -> u64 {
-        u64::try_from(self.before.st_size).unwrap_or_default()
+        self.before.size
     }
 
     pub fn path(&self) -> &Path {
@@ -71,8 +72,8 @@ impl Source {
     pub fn finish(self) -> Result<SourceMeta, Problem> {
         let after = fstat(&self.file)
             .map_err(|errno| Problem::new(&self.path, format!("cannot look at it: {errno}")))?;
-        let stamp = |stat: &FileStat| (stat.st_size, stat.st_mtime, stat.st_mtime_nsec);
-        if self.read != self.len() || stamp(&after) != stamp(&self.before) {
+        let stamp = |meta: &FileMeta| (meta.size, meta.modified);
+        if self.read != self.len() || stamp(&FileMeta::of(&after)) != stamp(&self.before) {
             return Err(self.changed());
         }
         Ok(SourceMeta {
@@ -112,8 +113,8 @@ mod tests {
 
     fn source(path: &Path) -> Source {
         let file = File::open(path).unwrap();
-        let stat = fstat(&file).unwrap();
-        Source::new(path, file, stat)
+        let before = FileMeta::of_open(&file).unwrap();
+        Source::new(path, file, before)
     }
 
     #[tokio::test]

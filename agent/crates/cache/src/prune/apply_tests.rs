@@ -146,7 +146,7 @@ fn a_rename_that_was_answered_late_counts_by_where_things_are_in_the_end() {
     let scene = Scene::new(&["done", "gone"]);
     let share = scene.share();
     let trash = super::super::Trash::begin(&share, SystemTime::now()).unwrap();
-    let (downloads, place) = (share.directory(Path::new("downloads")).unwrap(), Path::new("downloads"));
+    let (downloads, place) = (share.open_dir("downloads").unwrap(), Path::new("downloads"));
     assert!(trash.take(&downloads, place, OsStr::new("done")).unwrap());
     // The server has done it; the repeated request finds nothing any more.
     assert!(trash.take(&downloads, place, OsStr::new("done")).unwrap());
