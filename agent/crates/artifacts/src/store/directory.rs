@@ -15,8 +15,8 @@ use nix::sys::stat::{Mode, fchmod};
 use tokio_util::sync::CancellationToken;
 
 use super::collect::Problem;
+use super::failure::Failure;
 use super::leftovers::{self, Running};
-use super::place::Failure;
 use super::source::{Source, SourceMeta, off_the_runtime};
 use agent_fs::dir::{Access, DirHandle, Links, errno};
 use agent_types::error::{Error, Result};
