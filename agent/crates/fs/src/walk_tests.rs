@@ -87,3 +87,64 @@ fn a_walk_can_be_stopped() {
     let ended = walk.run(&DirHandle::open(base.path()).unwrap(), |_| true, |_| (), |_| seen += 1);
     assert_eq!((ended, seen), (Ended::Early, 1));
 }
+
+/// Three ways to see the same tree: side by side, one directory after another, and as the standard library does.
+#[test]
+fn a_walk_sees_what_a_tree_lists() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    let base = tempfile::tempdir().unwrap();
+    let root = base.path();
+    for number in 0..300 {
+        let directory = root.join(format!("{}/{}/{number}", number % 7, number % 5));
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join("file"), "x".repeat(number)).unwrap();
+        symlink("..", directory.join("link")).unwrap();
+    }
+    nix::unistd::mkfifo(&root.join("0/fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    fs::write(root.join(OsStr::from_bytes(b"0/\xff\n")), "").unwrap();
+    for number in 0..100 {
+        fs::write(root.join(format!("many{number}")), "").unwrap();
+    }
+
+    let mut by_std = BTreeMap::new();
+    let mut pending = vec![PathBuf::new()];
+    while let Some(path) = pending.pop() {
+        for entry in fs::read_dir(root.join(&path)).unwrap() {
+            let (entry, metadata) =
+                entry.map(|entry| (entry.file_name(), entry.metadata().unwrap())).unwrap();
+            let kind = match metadata.file_type() {
+                kind if kind.is_dir() => Kind::Directory,
+                kind if kind.is_symlink() => Kind::Link,
+                kind if kind.is_file() => Kind::File,
+                _ => Kind::Special,
+            };
+            if kind == Kind::Directory {
+                pending.push(path.join(&entry));
+            }
+            by_std.insert(path.join(&entry), (kind, (kind != Kind::Directory).then(|| metadata.len())));
+        }
+    }
+
+    let tree = crate::tree::Tree::open(root).unwrap();
+    let mut by_tree = BTreeMap::new();
+    let mut pending = vec![PathBuf::new()];
+    while let Some(path) = pending.pop() {
+        for (name, kind) in tree.list(&path).unwrap() {
+            let path = path.join(name);
+            let meta = tree.metadata(&path).unwrap();
+            assert_eq!(meta.kind(), kind);
+            if kind == Kind::Directory {
+                pending.push(path.clone());
+            }
+            by_tree.insert(path, (kind, (kind != Kind::Directory).then_some(meta.size)));
+        }
+    }
+    assert_eq!(by_tree, by_std);
+    assert_eq!(walked(root, true, |_| true).0, by_std);
+    let kinds = |seen: BTreeMap<PathBuf, (Kind, Option<u64>)>| -> BTreeMap<PathBuf, Kind> {
+        seen.into_iter().map(|(path, (kind, _))| (path, kind)).collect()
+    };
+    assert_eq!(kinds(walked(root, false, |_| true).0), kinds(by_std));
+}
