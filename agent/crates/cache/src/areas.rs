@@ -125,7 +125,7 @@ impl Area {
         walk: &Walk<'_>,
         mut each: impl FnMut(Seen<Contents>),
     ) -> agent_fs::pool::Ended {
-        let root = match share.open_dir(&self.path()) {
+        let root = match share.open_dir(self.path()) {
             Ok(root) => root,
             Err(error) => {
                 each(Seen::Trouble(Trouble { path: PathBuf::new(), error }));

@@ -96,7 +96,7 @@ pub fn is_record(name: &str) -> bool {
 
 /// The last records of a release, the newest first. What cannot be read is left out.
 pub fn last(tier: &DirHandle, release: &str, most: usize, operations: &AtomicU64) -> Vec<Usage> {
-    let Ok(directory) = tier.open_dir(&Path::new("usage").join(release)) else { return Vec::new() };
+    let Ok(directory) = tier.open_dir(Path::new("usage").join(release)) else { return Vec::new() };
     let names = records(&directory, operations).unwrap_or_default();
     names.iter().take(most).filter_map(|name| read(&directory, name).ok()).collect()
 }

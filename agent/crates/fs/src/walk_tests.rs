@@ -123,7 +123,7 @@ fn a_walk_sees_what_a_tree_lists() {
             if kind == Kind::Directory {
                 pending.push(path.join(&entry));
             }
-            by_std.insert(path.join(&entry), (kind, (kind != Kind::Directory).then(|| metadata.len())));
+            by_std.insert(path.join(&entry), (kind, (kind != Kind::Directory).then_some(metadata.len())));
         }
     }
 

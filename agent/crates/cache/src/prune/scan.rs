@@ -287,7 +287,7 @@ impl AllLeases {
         all.unreadable.clone_from(&own.unreadable);
         all.add(None, own);
         for number in &layout.pull_requests {
-            let tier = share.open_dir(&areas::tier(Some(*number)));
+            let tier = share.open_dir(areas::tier(Some(*number)));
             let read = tier.and_then(|tier| lease::read(&tier, Author::Stranger, now, walk.operations));
             all.add(Some(*number), read.unwrap_or_default());
         }
