@@ -29,7 +29,7 @@ use arguments::{Arguments, Command};
 
 /// Runs the program and returns its exit status.
 pub fn main() -> ExitCode {
-    shim::become_program();
+    shim::become_program(config::whole_environment());
     let argv: Vec<_> = std::env::args_os().collect();
     let words: Vec<_> = argv.iter().map(|word| word.to_string_lossy()).collect();
     let environment = AgentEnvironment::from_process().with_command_line(words.iter().map(AsRef::as_ref));

@@ -5,10 +5,10 @@ use std::path::Path;
 
 use fs_err::OpenOptions;
 use fs_err::os::unix::fs::OpenOptionsExt;
-use nix::fcntl::OFlag;
 
 use agent_types::error::{Error, Result};
 
+use agent_fs::read::NO_FOLLOW;
 use agent_fs::remove::remove_file;
 
 use super::events_file::EventsFile;
@@ -95,8 +95,7 @@ pub(super) fn create(path: &Path) -> Result<fs_err::File> {
             .hint("remove it, or name another directory with --out")
     };
     let mut options = OpenOptions::new();
-    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-    options.write(true).create(true).truncate(true).custom_flags(flags.bits());
+    options.write(true).create(true).truncate(true).custom_flags(NO_FOLLOW);
     let file = options.open(path).map_err(|error| match fs_err::symlink_metadata(path) {
         Ok(found) if found.is_symlink() => refused("a symbolic link"),
         Ok(found) if !found.is_file() => refused("no regular file"),

@@ -206,10 +206,9 @@ fn task_failed(unit: &Unit, failure: &Failure, build_dir: &Path, runner: &Runner
 /// The last bytes of a file below `root`, reached through no link.
 fn read_end(root: &Path, relative: &Path) -> Result<Vec<u8>> {
     let tree = Tree::open(root)?;
-    let (_, identity) = tree.look(relative)?;
-    let (mut file, facts) = tree.open_file(relative, identity)?;
-    let size = u64::try_from(facts.st_size).unwrap_or(0);
-    file.seek(SeekFrom::Start(size.saturating_sub(TASK_LOG_LIMIT)))?;
+    let seen = tree.metadata(relative)?.identity();
+    let (mut file, found) = tree.open_file(relative, seen)?;
+    file.seek(SeekFrom::Start(found.size.saturating_sub(TASK_LOG_LIMIT)))?;
     let mut bytes = Vec::new();
     file.take(TASK_LOG_LIMIT).read_to_end(&mut bytes)?;
     Ok(bytes)

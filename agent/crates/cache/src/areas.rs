@@ -1,14 +1,14 @@
 //! The areas of a share: one for the shared state of each release, one for downloads, one for layers. The
 //! share itself has them, and the tier of each pull request.
 
-use std::ffi::OsStr;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::names;
 use super::units::{self, Contents, Unit};
-use agent_fs::walk::{DirHandle, Entry, Kind, Listing, Seen, Trouble, Walk};
+use agent_fs::dir::{DirHandle, Kind};
+use agent_fs::walk::{Entry, Listing, Seen, Trouble, Walk};
 
 /// The directories of a tier. The layer check manages `signatures`.
 const KNOWN: [&str; 8] = ["sstate", "downloads", "layers", "signatures", "usage", "leases", "trash", "pr"];
@@ -85,7 +85,7 @@ impl Layout {
 
     /// Lists one directory, sorted. A missing directory is empty.
     fn list(&mut self, share: &DirHandle, path: &Path, walk: &Walk<'_>) -> Vec<Entry> {
-        let directory = match share.directory(path) {
+        let directory = match share.open_dir(path) {
             Ok(directory) => directory,
             Err(error) => {
                 if error.kind() != io::ErrorKind::NotFound {
@@ -125,7 +125,7 @@ impl Area {
         walk: &Walk<'_>,
         mut each: impl FnMut(Seen<Contents>),
     ) -> agent_fs::pool::Ended {
-        let root = match share.directory(&self.path()) {
+        let root = match share.open_dir(self.path()) {
             Ok(root) => root,
             Err(error) => {
                 each(Seen::Trouble(Trouble { path: PathBuf::new(), error }));
@@ -174,9 +174,9 @@ impl Measure {
     /// Measures a directory below the share.
     pub fn of(share: &DirHandle, path: &Path, walk: &Walk<'_>) -> Measure {
         let mut all = Measure { complete: true, ..Measure::default() };
-        let Ok(root) = share.directory(path) else { return Measure::default() };
+        let Ok(root) = share.open_dir(path) else { return Measure::default() };
         let visit = |listing: Listing| {
-            let own = listing.directory.look(OsStr::new(".")).ok().map(|(_, facts)| facts.used());
+            let own = listing.directory.own_metadata().ok().map(|facts| facts.used());
             let mut part = Measure { used: own, ..Measure::default() };
             for facts in listing.entries.iter().filter_map(|entry| entry.facts) {
                 part.files += 1;

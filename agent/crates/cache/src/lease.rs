@@ -8,20 +8,19 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime};
 
 use fs_err as fs;
-use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::Mode;
 use serde::{Deserialize, Serialize};
 
 use super::names;
 use super::stamp::{self, nanoseconds};
+use agent_fs::dir::{DirHandle, FileMeta, Kind};
 use agent_fs::remove;
-use agent_fs::walk::{DirHandle, Entry, FileMeta, Kind, Listing, Seen, Walk};
+use agent_fs::walk::{Entry, Listing, Seen, Walk};
 use agent_types::error::{Error, Result};
 use agent_types::share::Share;
 
@@ -168,7 +167,7 @@ pub struct Leases {
 /// # Errors
 /// If the directory cannot be read: then it is unknown what is in use.
 pub fn read(tier: &DirHandle, author: Author, now: SystemTime, operations: &AtomicU64) -> io::Result<Leases> {
-    let directory = match tier.directory(Path::new("leases")) {
+    let directory = match tier.open_dir("leases") {
         Ok(directory) => directory,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Leases::default()),
         Err(error) => return Err(error),
@@ -235,15 +234,10 @@ fn release_of(name: &OsStr) -> Option<String> {
     names::is_release(release).then(|| release.to_owned())
 }
 
-/// Reads the content of a lease.
+/// Reads a lease file.
 fn read_file(directory: &DirHandle, name: &OsStr) -> io::Result<Option<LeaseFile>> {
-    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-    let file = std::fs::File::from(openat(directory, name, flags, Mode::empty())?);
-    let mut text = Vec::new();
-    file.take(LARGEST + 1).read_to_end(&mut text)?;
-    let file: LeaseFile = serde_json::from_slice(&text)?;
-    let fits = text.len() as u64 <= LARGEST
-        && file.schema == SCHEMA
+    let file: LeaseFile = serde_json::from_slice(&directory.read(name, LARGEST)?)?;
+    let fits = file.schema == SCHEMA
         && release_of(name).as_ref() == Some(&file.release)
         && file.layers.iter().all(|entry| is_layer(entry));
     if fits { Ok(Some(file)) } else { Err(io::Error::other("not a lease")) }

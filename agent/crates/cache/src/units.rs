@@ -7,7 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::names::{self, Beside, DownloadKind, DownloadPart, Role};
-use agent_fs::walk::{Entry, Kind, Listing};
+use agent_fs::dir::Kind;
+use agent_fs::walk::{Entry, Listing};
 
 /// The suffixes of a unit's parts, in the order in which a prune removes them: no reader may find an archive
 /// whose sidecar files are gone.
@@ -47,7 +48,7 @@ pub struct Part {
     pub size: u64,
     /// Distinguishes it from a later file with its name.
     pub inode: u64,
-    /// See [`FileMeta::used`](agent_fs::walk::FileMeta::used).
+    /// See [`FileMeta::used`](agent_fs::dir::FileMeta::used).
     pub used: i64,
 }
 
@@ -249,7 +250,7 @@ impl<'a> Gathering<'a> {
         let facts = match entry.facts {
             Some(facts) => facts,
             // The walk does not stat directories, because most are not units.
-            None => self.listing.directory.look(&entry.name).ok()?.1,
+            None => self.listing.directory.metadata(&entry.name).ok()?,
         };
         let suffix = SUFFIXES.iter().position(|known| *known == suffix)?;
         let size = if entry.kind == Kind::File { facts.size } else { 0 };
@@ -280,7 +281,8 @@ mod tests {
     use fs_err as fs;
 
     use super::*;
-    use agent_fs::walk::{DirHandle, Seen, Walk};
+    use agent_fs::dir::DirHandle;
+    use agent_fs::walk::{Seen, Walk};
 
     fn contents(
         root: &Path,

@@ -1,20 +1,17 @@
 //! Records the hit rate of each build in one small file, `usage/<release>/<UTC time>-<random>.json`. Builds
 //! that may write the share write it.
 
-use std::ffi::OsStr;
-use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::time::SystemTime;
 
 use fs_err as fs;
-use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::Mode;
 use serde::{Deserialize, Serialize};
 
 use super::{names, stamp};
-use agent_fs::walk::{DirHandle, Kind, Listing, Seen, Walk};
+use agent_fs::dir::{DirHandle, Kind};
+use agent_fs::walk::{Listing, Seen, Walk};
 use agent_types::error::{Error, Result};
 use agent_types::share::Share;
 
@@ -99,17 +96,13 @@ pub fn is_record(name: &str) -> bool {
 
 /// Reads the last records of a release, newest first. Skips unreadable ones.
 pub fn last(tier: &DirHandle, release: &str, most: usize, operations: &AtomicU64) -> Vec<Usage> {
-    let Ok(directory) = tier.directory(&Path::new("usage").join(release)) else { return Vec::new() };
+    let Ok(directory) = tier.open_dir(Path::new("usage").join(release)) else { return Vec::new() };
     let names = records(&directory, operations).unwrap_or_default();
     names.iter().take(most).filter_map(|name| read(&directory, name).ok()).collect()
 }
 
 fn read(directory: &DirHandle, name: &str) -> io::Result<Usage> {
-    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-    let mut text = Vec::new();
-    let file = File::from(openat(directory, OsStr::new(name), flags, Mode::empty())?);
-    file.take(LARGEST).read_to_end(&mut text)?;
-    Ok(serde_json::from_slice(&text)?)
+    Ok(serde_json::from_slice(&directory.read(name, LARGEST)?)?)
 }
 
 #[cfg(test)]

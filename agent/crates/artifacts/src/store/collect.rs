@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 
 use super::names::LONGEST_KEY;
 use super::rules::Rule;
+use agent_fs::dir::{Identity, Kind, is_absent};
 use agent_fs::names::text;
-use agent_fs::tree::{Identity, Kind, LinkTarget, Tree, is_absent};
+use agent_fs::tree::{LinkTarget, Tree};
 
 /// What the rules selected from a tree.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -169,11 +170,12 @@ fn add_entry(
 }
 
 fn add_file(tree: &Tree, path: &Path, found: &mut Collected) -> std::io::Result<Option<Content>> {
-    match tree.look(path)? {
-        (Kind::File, identity) => found.files.insert(path.to_owned(), identity),
-        _ => return Err(std::io::Error::other("it is no longer a regular file")),
-    };
-    Ok(Some(if tree.length(path)? == 0 { Content::Empty } else { Content::Some }))
+    let meta = tree.metadata(path)?;
+    if meta.kind() != Kind::File {
+        return Err(std::io::Error::other("it is no longer a regular file"));
+    }
+    found.files.insert(path.to_owned(), meta.identity());
+    Ok(Some(if meta.size == 0 { Content::Empty } else { Content::Some }))
 }
 
 /// Describes the closest existing directory of a rule that selects nothing.
@@ -183,9 +185,9 @@ fn describe_existing(tree: &Tree, rule: &Rule) -> String {
     wanted = wanted.components().filter(|part| *part != std::path::Component::CurDir).collect();
     for part in wanted.components() {
         let next = directory.join(part);
-        match tree.look(&next) {
-            Ok((Kind::Directory, _)) => directory = next,
-            Ok((Kind::Link, _)) => {
+        match tree.metadata(&next).map(|meta| meta.kind()) {
+            Ok(Kind::Directory) => directory = next,
+            Ok(Kind::Link) => {
                 return format!("`{}` is a link; links to directories are not followed", shown(&next));
             }
             Ok(_) => break,

@@ -6,26 +6,22 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, open, openat, renameat};
-use nix::sys::stat::{Mode, fchmod, fstatat, mkdirat};
-use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
+use nix::sys::stat::{Mode, fchmod};
 use tokio_util::sync::CancellationToken;
 
 use super::collect::Problem;
 use super::failure::Failure;
 use super::source::{Source, SourceMeta, run_blocking};
 use super::stale_temp_files::{self, Running};
+use agent_fs::dir::{Access, DirHandle, Links, errno};
 use agent_types::error::{Error, Result};
 
 const PIECE: usize = 1024 * 1024;
-const DIRECTORY: OFlag =
-    OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 /// rw-r--r--: all users of the machine can read published files, whatever the agent's umask.
 const PUBLIC: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR).union(Mode::S_IRGRP).union(Mode::S_IROTH);
 
@@ -34,7 +30,7 @@ static COUNT: AtomicU64 = AtomicU64::new(0);
 
 #[derive(Clone, Debug)]
 pub struct Directory {
-    root: Arc<OwnedFd>,
+    root: DirHandle,
     path: PathBuf,
     /// Marks this publication as running, until the last clone is dropped.
     running: Arc<Running>,
@@ -50,15 +46,15 @@ impl Directory {
         if fs_err::symlink_metadata(path).is_err() {
             fs_err::create_dir_all(path)?;
         }
-        let root = open(path, DIRECTORY, Mode::empty()).map_err(|errno| {
+        let root = DirHandle::open_with(path, Links::Refuse, Access::Read).map_err(|error| {
             Error::machine(format!("cannot publish to the directory `{}`", path.display()))
-                .because(&errno)
+                .because(&error)
                 .hint("use a directory that is not a symbolic link and belongs to the agent's user")
         })?;
         stale_temp_files::remove(&root);
         let running =
             Running::begin(&root, prefix).map_err(|error| unwritable(&path.display().to_string(), &error))?;
-        Ok(Directory { root: Arc::new(root), path: path.to_owned(), running: Arc::new(running) })
+        Ok(Directory { root, path: path.to_owned(), running: Arc::new(running) })
     }
 
     pub fn shown(&self, key: &str) -> String {
@@ -70,18 +66,13 @@ impl Directory {
 
     /// Whether an entry with this key exists.
     pub fn exists(&self, key: &str) -> io::Result<bool> {
-        let mut at: Option<OwnedFd> = None;
-        let parts: Vec<&str> = key.split('/').collect();
-        for (n, part) in parts.iter().enumerate() {
-            let below = at.as_ref().unwrap_or(&self.root);
-            match fstatat(below, *part, AtFlags::AT_SYMLINK_NOFOLLOW) {
-                Err(Errno::ENOENT) => return Ok(false),
-                Err(errno) => return Err(errno.into()),
-                Ok(_) if n + 1 == parts.len() => return Ok(true),
-                Ok(_) => at = Some(openat(below, *part, DIRECTORY, Mode::empty())?),
-            }
+        let (above, name) = key.rsplit_once('/').unwrap_or(("", key));
+        let found = self.root.open_dir_with(above, Access::PathOnly).and_then(|above| above.metadata(name));
+        match found {
+            Ok(_) => Ok(true),
+            Err(error) if errno(&error) == Errno::ENOENT => Ok(false),
+            Err(error) => Err(error),
         }
-        Ok(true)
     }
 
     /// Writes the whole file and replaces an existing one.
@@ -103,9 +94,9 @@ impl Directory {
         loop {
             let (next, piece) = source.next(PIECE).await?;
             if piece.is_empty() {
-                let facts = next.finish()?;
+                let meta = next.finish()?;
                 run_blocking(&path, move || temp_name.replace().map_err(failed)).await?;
-                return Ok(facts);
+                return Ok(meta);
             }
             if stop.is_cancelled() {
                 return Err(Failure::Stopped);
@@ -123,20 +114,11 @@ impl Directory {
 
     fn temp_name(&self, key: &str) -> io::Result<TempFile> {
         let (parents, name) = key.rsplit_once('/').unwrap_or(("", key));
-        let mut directory = self.root.clone();
-        for part in parents.split('/').filter(|part| !part.is_empty()) {
-            match mkdirat(&*directory, part, Mode::from_bits_truncate(0o755)) {
-                Ok(()) | Err(Errno::EEXIST) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-            directory = Arc::new(openat(&*directory, part, DIRECTORY, Mode::empty())?);
-        }
+        let directory = self.root.create_dirs(parents, Mode::from_bits_truncate(0o755))?;
         // A short name: it fits wherever the file's name fits.
         let temp_name = stale_temp_files::part_name(self.running.id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let fd = openat(&*directory, temp_name.as_str(), flags, PUBLIC)?;
-        let made =
-            TempFile { directory, temp_name, name: name.to_owned(), file: File::from(fd), renamed: false };
+        let file = directory.create_file(&temp_name, PUBLIC)?;
+        let made = TempFile { directory, temp_name, name: name.to_owned(), file, renamed: false };
         fchmod(&made.file, PUBLIC)?;
         Ok(made)
     }
@@ -172,7 +154,7 @@ fn hint(error: &io::Error) -> Option<&'static str> {
 
 /// A temporary file that is renamed to its final name. It is deleted if it is dropped before.
 struct TempFile {
-    directory: Arc<OwnedFd>,
+    directory: DirHandle,
     temp_name: String,
     name: String,
     file: File,
@@ -187,7 +169,7 @@ impl TempFile {
 
     fn replace(mut self) -> io::Result<()> {
         self.file.sync_all()?;
-        renameat(&*self.directory, self.temp_name.as_str(), &*self.directory, self.name.as_str())?;
+        self.directory.rename(&self.temp_name, &self.directory, &self.name)?;
         self.renamed = true;
         Ok(())
     }
@@ -195,16 +177,10 @@ impl TempFile {
     fn create(self) -> io::Result<bool> {
         self.file.sync_all()?;
         // Unlike a rename, a hard link fails if the name exists, also on NFS.
-        match linkat(
-            &*self.directory,
-            self.temp_name.as_str(),
-            &*self.directory,
-            self.name.as_str(),
-            AtFlags::empty(),
-        ) {
+        match self.directory.hard_link(&self.temp_name, &self.directory, &self.name) {
             Ok(()) => Ok(true),
-            Err(Errno::EEXIST) => Ok(false),
-            Err(errno) => Err(errno.into()),
+            Err(error) if errno(&error) == Errno::EEXIST => Ok(false),
+            Err(error) => Err(error),
         }
     }
 }
@@ -213,7 +189,7 @@ impl Drop for TempFile {
     fn drop(&mut self) {
         if !self.renamed {
             // A file that cannot be removed has a unique name and does no harm.
-            let _ = unlinkat(&*self.directory, self.temp_name.as_str(), UnlinkatFlags::NoRemoveDir);
+            let _ = self.directory.remove_file(&self.temp_name);
         }
     }
 }

@@ -17,7 +17,8 @@ use super::names::{self, INDEX};
 use super::retry::Retries;
 use super::rules::Rule;
 use super::source::{Source, SourceMeta};
-use agent_fs::tree::{Identity, LinkTarget, Tree};
+use agent_fs::dir::Identity;
+use agent_fs::tree::{LinkTarget, Tree};
 use agent_process::{Interrupt, Interrupted};
 use agent_types::artifact::{ArtifactRule, Destination};
 use agent_types::error::{Class, Error, Result};
@@ -230,9 +231,9 @@ impl Publication<'_> {
             };
             match next {
                 None => break,
-                Some((file, Ok(facts))) => {
-                    self.emit_artifact(&file, &facts, store, events).await;
-                    objects.push(object(file, facts));
+                Some((file, Ok(meta))) => {
+                    self.emit_artifact(&file, &meta, store, events).await;
+                    objects.push(object(file, meta));
                     let done = objects.len() as u64;
                     events
                         .emit(EventKind::Progress {
@@ -261,7 +262,7 @@ impl Publication<'_> {
     async fn emit_artifact(
         &self,
         file: &PendingUpload,
-        facts: &SourceMeta,
+        meta: &SourceMeta,
         store: &ArtifactStore,
         events: &Emitter,
     ) {
@@ -273,8 +274,8 @@ impl Publication<'_> {
             .emit(EventKind::Artifact(Artifact {
                 path: file.text.clone().into(),
                 key: Some(key),
-                bytes: facts.bytes,
-                sha256: Some(facts.sha256.clone()),
+                bytes: meta.bytes,
+                sha256: Some(meta.sha256.clone()),
                 link: None,
             }))
             .await;
@@ -373,21 +374,21 @@ async fn send(
     }
     let (path, seen) = (file.path.clone(), file.seen);
     let source = super::source::run_blocking(&file.path, move || match tree.open_file(&path, seen) {
-        Ok((opened, stat)) => Ok(Source::new(&path, opened, stat)),
+        Ok((opened, meta)) => Ok(Source::new(&path, opened, meta)),
         Err(error) => Err(Problem::new(&path, format!("cannot open it: {error}"))),
     })
     .await?;
     store.put(&file.key, source, stop).await
 }
 
-fn object(file: PendingUpload, facts: SourceMeta) -> Object {
+fn object(file: PendingUpload, meta: SourceMeta) -> Object {
     Object {
         path: file.text,
         encoded: file.encoded,
         key: Some(file.key),
-        bytes: Some(facts.bytes),
-        allocated: Some(facts.allocated),
-        sha256: Some(facts.sha256),
+        bytes: Some(meta.bytes),
+        allocated: Some(meta.allocated),
+        sha256: Some(meta.sha256),
         ..Object::default()
     }
 }

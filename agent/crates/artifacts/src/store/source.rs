@@ -5,17 +5,18 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use nix::sys::stat::{FileStat, fstat};
+use nix::sys::stat::fstat;
 use sha2::{Digest, Sha256};
 
 use super::collect::Problem;
+use agent_fs::dir::FileMeta;
 
 /// An open file of the published tree.
 #[derive(Debug)]
 pub struct Source {
     path: PathBuf,
     file: File,
-    before: FileStat,
+    before: FileMeta,
     hasher: Sha256,
     read: u64,
 }
@@ -31,13 +32,13 @@ pub struct SourceMeta {
 }
 
 impl Source {
-    pub fn new(path: &Path, file: File, before: FileStat) -> Source {
+    pub fn new(path: &Path, file: File, before: FileMeta) -> Source {
         Source { path: path.to_owned(), file, before, hasher: Sha256::new(), read: 0 }
     }
 
     /// The file's length when it was opened.
     pub fn len(&self) -> u64 {
-        u64::try_from(self.before.st_size).unwrap_or_default()
+        self.before.size
     }
 
     pub fn path(&self) -> &Path {
@@ -70,8 +71,8 @@ impl Source {
     pub fn finish(self) -> Result<SourceMeta, Problem> {
         let after = fstat(&self.file)
             .map_err(|errno| Problem::new(&self.path, format!("cannot stat it: {errno}")))?;
-        let stamp = |stat: &FileStat| (stat.st_size, stat.st_mtime, stat.st_mtime_nsec);
-        if self.read != self.len() || stamp(&after) != stamp(&self.before) {
+        let stamp = |meta: &FileMeta| (meta.size, meta.modified);
+        if self.read != self.len() || stamp(&FileMeta::of(&after)) != stamp(&self.before) {
             return Err(self.changed());
         }
         Ok(SourceMeta {
@@ -111,8 +112,8 @@ mod tests {
 
     fn source(path: &Path) -> Source {
         let file = File::open(path).unwrap();
-        let stat = fstat(&file).unwrap();
-        Source::new(path, file, stat)
+        let before = FileMeta::of_open(&file).unwrap();
+        Source::new(path, file, before)
     }
 
     #[tokio::test]
@@ -123,10 +124,10 @@ mod tests {
         let (s, second) = s.next(2).await.unwrap();
         let (s, end) = s.next(2).await.unwrap();
         assert_eq!((&first[..], &second[..], &end[..]), (&b"ab"[..], &b"c"[..], &b""[..]));
-        let facts = s.finish().unwrap();
+        let meta = s.finish().unwrap();
         // FIPS 180-2, appendix B.1.
-        assert_eq!(facts.sha256, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
-        assert_eq!(facts.bytes, 3);
+        assert_eq!(meta.sha256, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        assert_eq!(meta.bytes, 3);
     }
 
     #[tokio::test]
@@ -153,8 +154,8 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         file.as_file().set_len(8 << 20).unwrap();
         let (source, _) = source(file.path()).next(8 << 20).await.unwrap();
-        let facts = source.finish().unwrap();
-        assert_eq!(facts.bytes, 8 << 20);
-        assert!(facts.allocated < facts.bytes, "{facts:?}");
+        let meta = source.finish().unwrap();
+        assert_eq!(meta.bytes, 8 << 20);
+        assert!(meta.allocated < meta.bytes, "{meta:?}");
     }
 }

@@ -7,17 +7,14 @@
 use std::fs::File;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, SystemTime};
 
-use nix::dir::{Dir, Type};
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, OFlag, openat};
-use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
-use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::stat::Mode;
+use nix::unistd::geteuid;
 
-const DIRECTORY: OFlag =
-    OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+use agent_fs::dir::{DirHandle, FileMeta, Kind, errno};
 
 const START: &str = ".publish-";
 const END: &str = ".part";
@@ -39,7 +36,7 @@ pub fn part_name(id: &str, n: u64) -> String {
 /// The marker of a running publication. It is deleted on drop.
 #[derive(Debug)]
 pub struct Running {
-    root: OwnedFd,
+    root: DirHandle,
     id: String,
     /// `None`, if the file system has no locks.
     _lock: Option<Flock<File>>,
@@ -47,18 +44,15 @@ pub struct Running {
 
 impl Running {
     /// Marks a publication below `prefix` as running.
-    pub fn begin(root: &OwnedFd, prefix: &str) -> io::Result<Running> {
-        let root = root.try_clone()?;
+    pub fn begin(root: &DirHandle, prefix: &str) -> io::Result<Running> {
         loop {
             let id = chance();
             let name = format!("{START}{id}{END}");
-            let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
             let mode = Mode::S_IRUSR | Mode::S_IWUSR | Mode::S_IRGRP | Mode::S_IROTH;
-            let fd = match openat(&root, name.as_str(), flags, mode) {
-                Err(Errno::EEXIST) => continue,
+            let mut file = match root.create_file(&name, mode) {
+                Err(error) if errno(&error) == Errno::EEXIST => continue,
                 made => made?,
             };
-            let mut file = File::from(fd);
             // The newline shows that the content is complete, even for an empty prefix.
             file.write_all(format!("{prefix}\n").as_bytes())?;
             let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
@@ -66,14 +60,14 @@ impl Running {
                 // Another publication locked it, because it considers the marker stale.
                 Err((_, Errno::EWOULDBLOCK)) => continue,
                 Err((_, Errno::EINTR)) => {
-                    let _ = unlinkat(&root, name.as_str(), UnlinkatFlags::NoRemoveDir);
+                    let _ = root.remove_file(&name);
                     continue;
                 }
                 Err(_) => None,
             };
-            let running = Running { root: root.try_clone()?, id, _lock: lock };
+            let running = Running { root: root.clone(), id, _lock: lock };
             // The loop repeats if the file was removed before it was locked.
-            if fstatat(&root, name.as_str(), nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW).is_ok() {
+            if root.metadata(&name).is_ok() {
                 return Ok(running);
             }
         }
@@ -86,37 +80,35 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let name = format!("{START}{}{END}", self.id);
-        let _ = unlinkat(&self.root, name.as_str(), UnlinkatFlags::NoRemoveDir);
+        let _ = self.root.remove_file(format!("{START}{}{END}", self.id));
     }
 }
 
 /// Removes the temporary files of killed publications. A file that cannot be removed does no harm; the next
 /// publication tries again.
-pub fn remove(root: &OwnedFd) {
+pub fn remove(root: &DirHandle) {
     for (name, _) in entries(root) {
         let id = name.strip_prefix(START).and_then(|rest| rest.strip_suffix(END));
         let Some(id) = id.filter(|id| is_id(id)) else { continue };
         let Some((prefix, _lock)) = abandoned(root, &name) else { continue };
         let start = format!(".{id}-");
-        if below(root, &prefix).is_none_or(|directory| remove_parts(&directory, &start, DEPTH)) {
-            let _ = unlinkat(root, name.as_str(), UnlinkatFlags::NoRemoveDir);
+        // Reached through no link.
+        if root.open_dir(&prefix).map_or(true, |directory| remove_parts(&directory, &start, DEPTH)) {
+            let _ = root.remove_file(&name);
         }
     }
 }
 
 /// The prefix in a stale marker, with the marker's lock, so that no other publication cleans up at the same
 /// time. `None`, if the publication still runs.
-fn abandoned(root: &OwnedFd, name: &str) -> Option<(String, Option<Flock<File>>)> {
-    let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-    let mut file = File::from(openat(root, name, flags, Mode::empty()).ok()?);
-    let stat = fstat(&file).ok()?;
-    if !is_own_file(&stat) {
+fn abandoned(root: &DirHandle, name: &str) -> Option<(String, Option<Flock<File>>)> {
+    let (mut file, meta) = root.open_file_read_write(name).ok()?;
+    if !is_own_file(&meta) {
         return None;
     }
     let mut prefix = String::new();
     (&mut file).take(8192).read_to_string(&mut prefix).ok()?;
-    let age = age(&stat);
+    let age = age(&meta);
     let is_whole = prefix.ends_with('\n');
     let prefix = prefix.trim_end_matches('\n').to_owned();
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
@@ -128,58 +120,38 @@ fn abandoned(root: &OwnedFd, name: &str) -> Option<(String, Option<Flock<File>>)
     }
 }
 
-/// Opens the directory below the root without following links.
-fn below(root: &OwnedFd, prefix: &str) -> Option<OwnedFd> {
-    let mut at = root.try_clone().ok()?;
-    for part in prefix.split('/').filter(|part| !part.is_empty()) {
-        if part == "." || part == ".." {
-            return None;
-        }
-        at = openat(&at, part, DIRECTORY, Mode::empty()).ok()?;
-    }
-    Some(at)
-}
-
 /// Removes the temporary files whose names have this start; false, if one remains.
-fn remove_parts(directory: &OwnedFd, start: &str, depth: usize) -> bool {
+fn remove_parts(directory: &DirHandle, start: &str, depth: usize) -> bool {
     let mut all = true;
     for (name, kind) in entries(directory) {
         let number = name.strip_prefix(start).and_then(|rest| rest.strip_suffix(END));
         if number.is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit())) {
-            let stat = fstatat(directory, name.as_str(), nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW);
-            if stat.is_ok_and(|stat| is_own_file(&stat)) {
-                all &= unlinkat(directory, name.as_str(), UnlinkatFlags::NoRemoveDir).is_ok();
+            if directory.metadata(&name).is_ok_and(|meta| is_own_file(&meta)) {
+                all &= directory.remove_file(&name).is_ok();
             }
-        } else if kind.is_none_or(|kind| kind == Type::Directory) && depth > 0 {
-            match openat(directory, name.as_str(), DIRECTORY, Mode::empty()) {
+        } else if kind.is_none_or(|kind| kind == Kind::Directory) && depth > 0 {
+            match directory.open_dir(&name) {
                 Ok(deeper) => all &= remove_parts(&deeper, start, depth - 1),
-                Err(Errno::ENOTDIR | Errno::ELOOP | Errno::ENOENT) => {}
-                Err(_) => all = false,
+                Err(error) => {
+                    all &= matches!(errno(&error), Errno::ENOTDIR | Errno::ELOOP | Errno::ENOENT);
+                }
             }
         }
     }
     all
 }
 
-fn entries(directory: &OwnedFd) -> Vec<(String, Option<Type>)> {
-    let opened = openat(directory.as_fd(), ".", DIRECTORY, Mode::empty());
-    let Ok(mut dir) = opened.and_then(Dir::from_fd) else { return Vec::new() };
-    let name = |entry: nix::dir::Entry| {
-        let name = entry.file_name().to_str().ok()?.to_owned();
-        (name != "." && name != "..").then_some((name, entry.file_type()))
-    };
-    dir.iter().filter_map(|entry| name(entry.ok()?)).collect()
+fn entries(directory: &DirHandle) -> Vec<(String, Option<Kind>)> {
+    let Ok(entries) = directory.entries() else { return Vec::new() };
+    entries.filter_map(|entry| entry.ok().and_then(|e| Some((e.name.into_string().ok()?, e.kind)))).collect()
 }
 
-fn is_own_file(stat: &FileStat) -> bool {
-    let kind = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
-    kind == SFlag::S_IFREG && stat.st_uid == geteuid().as_raw()
+fn is_own_file(meta: &FileMeta) -> bool {
+    meta.kind() == Kind::File && meta.owner == geteuid().as_raw()
 }
 
-fn age(stat: &FileStat) -> Duration {
-    let changed = u64::try_from(stat.st_mtime).unwrap_or_default();
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    now.saturating_sub(Duration::from_secs(changed))
+fn age(meta: &FileMeta) -> Duration {
+    SystemTime::now().duration_since(meta.modified_at()).unwrap_or_default()
 }
 
 /// Sixteen random hexadecimal digits, because other machines may publish to the same directory.
@@ -199,12 +171,10 @@ mod tests {
     use std::os::unix::fs::symlink;
     use std::path::Path;
 
-    use nix::fcntl::open;
-
     use super::*;
 
-    fn opened(path: &Path) -> OwnedFd {
-        open(path, DIRECTORY, Mode::empty()).unwrap()
+    fn opened(path: &Path) -> DirHandle {
+        DirHandle::open(path).unwrap()
     }
 
     /// Creates what a killed publication leaves: its marker, without a lock, and two temporary files.

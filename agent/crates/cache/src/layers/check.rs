@@ -1,10 +1,9 @@
 //! Verifies an entry: it must have exactly the files that the agent writes, and the bytes of its commit.
 
 use std::io::{Read, Seek};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use nix::fcntl::OFlag;
 use sha1::{Digest, Sha1};
 
 use agent_fs::untrusted;
@@ -137,9 +136,8 @@ fn git_content(dot_git: &Path, owner: u32) -> Result<(), Damage> {
 fn carries_its_digest(path: &Path, may_be_zero: bool) -> Result<(), Damage> {
     const LENGTH: u64 = 20;
     let digest = || -> std::io::Result<(Vec<u8>, Vec<u8>)> {
-        let mut options = std::fs::OpenOptions::new();
-        let mut file = options.read(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(path)?;
-        let body = file.metadata()?.len().saturating_sub(LENGTH);
+        let (mut file, metadata) = agent_fs::read::open(path)?;
+        let body = metadata.len().saturating_sub(LENGTH);
         let mut digest = Sha1::new();
         std::io::copy(&mut Read::by_ref(&mut file).take(body), &mut digest)?;
         file.seek(std::io::SeekFrom::Start(body))?;

@@ -7,7 +7,6 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use fs_err as fs;
-use nix::fcntl::OFlag;
 
 use agent_fs::pool::{self, Ended, Output};
 use agent_process::{Interrupt, Interrupted};
@@ -124,13 +123,7 @@ impl Copy {
 
     fn file(&self, path: &Path) -> std::io::Result<()> {
         let from = self.from.join(path);
-        let mut options = fs::OpenOptions::new();
-        fs_err::os::unix::fs::OpenOptionsExt::custom_flags(
-            options.read(true),
-            (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits(),
-        );
-        let mut source = options.open(&from)?;
-        let found = source.metadata()?;
+        let (mut source, found) = agent_fs::read::open(&from)?;
         let (mut target, to) = fs::File::create_new(self.to.join(path))?.into_parts();
         let named =
             |error: std::io::Error| std::io::Error::new(error.kind(), format!("`{}`: {error}", to.display()));

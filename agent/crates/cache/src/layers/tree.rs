@@ -4,10 +4,9 @@
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::OFlag;
 use sha1::{Digest, Sha1};
 
 use agent_fs::pool::{self, Ended, Output};
@@ -197,9 +196,7 @@ fn read_node(path: &Path, owner: u32) -> Result<Node, String> {
         return Err("is not a file, a directory or a link".into());
     }
     check_read_only(&found, owner)?;
-    let mut options = std::fs::OpenOptions::new();
-    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-    let file = options.read(true).custom_flags(flags.bits()).open(path).map_err(|error| error.to_string())?;
+    let (file, _) = agent_fs::read::open(path).map_err(|error| error.to_string())?;
     let mut digest = Sha1::new();
     digest.update(format!("blob {}\0", found.len()));
     let read = digest_all(file, &mut digest).map_err(|error| error.to_string())?;

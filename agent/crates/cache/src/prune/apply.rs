@@ -9,9 +9,8 @@ use super::name_spill::SpilledNames;
 use super::plan::{Candidate, Sum};
 use super::trash::Trashes;
 use crate::units::{SUFFIXES, Unit, shown};
+use agent_fs::dir::{DirHandle, Kind, is_gone};
 use agent_fs::pool::{self, Ended, Output};
-use agent_fs::remove;
-use agent_fs::walk::{DirHandle, Kind, is_gone};
 
 /// Maximum number of failures that are reported by name.
 const TOLD: usize = 20;
@@ -87,7 +86,7 @@ impl Apply<'_> {
 
     fn try_take(&self, unit: &Unit) -> io::Result<Fate> {
         self.count(1);
-        let directory = match self.share.directory(&unit.directory) {
+        let directory = match self.share.open_dir(&unit.directory) {
             Ok(directory) => directory,
             Err(error) if is_gone(&error) => return Ok(Fate::Gone),
             Err(error) => return Err(error),
@@ -96,9 +95,9 @@ impl Apply<'_> {
         for part in &unit.parts {
             let name = format!("{}{}", unit.name, SUFFIXES[usize::from(part.suffix)]);
             self.count(1);
-            match directory.look(OsStr::new(&name)) {
-                Ok((kind, facts))
-                    if (kind, facts.inode, facts.used()) != (part.kind, part.inode, part.used) =>
+            match directory.metadata(&name) {
+                Ok(facts)
+                    if (facts.kind(), facts.inode, facts.used()) != (part.kind, part.inode, part.used) =>
                 {
                     return Ok(Fate::Used);
                 }
@@ -119,7 +118,7 @@ impl Apply<'_> {
     fn take_part(&self, directory: &DirHandle, place: &Path, name: &OsStr, kind: Kind) -> io::Result<bool> {
         self.count(1);
         if self.delete && kind != Kind::Directory {
-            return remove::file_at(directory, name);
+            return directory.remove_file(name);
         }
         // The tier of a pull request is in the directory `pr`.
         self.trash.of(place)?.take(directory, place, name)

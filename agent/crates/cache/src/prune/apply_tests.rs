@@ -146,7 +146,7 @@ fn counts_a_rename_whose_answer_was_lost_by_its_result() {
     let scene = Scene::new(&["done", "gone"]);
     let share = scene.share();
     let trash = super::super::Trash::begin(&share, SystemTime::now()).unwrap();
-    let (downloads, place) = (share.directory(Path::new("downloads")).unwrap(), Path::new("downloads"));
+    let (downloads, place) = (share.open_dir("downloads").unwrap(), Path::new("downloads"));
     assert!(trash.take(&downloads, place, OsStr::new("done")).unwrap());
     // The server did it; the repeated request does not find the file.
     assert!(trash.take(&downloads, place, OsStr::new("done")).unwrap());

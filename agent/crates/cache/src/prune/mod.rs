@@ -15,7 +15,7 @@ mod plan;
 mod scan;
 mod trash;
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant, SystemTime};
@@ -29,9 +29,9 @@ use self::trash::{Lying, Trashes};
 use super::areas::Layout;
 use super::lease::LiveLease;
 use super::{stamp, usage};
+use agent_fs::dir::DirHandle;
 use agent_fs::pool::{self, Ended};
-use agent_fs::remove;
-use agent_fs::walk::{DirHandle, Walk};
+use agent_fs::walk::Walk;
 use agent_process::{Interrupt, Interrupted};
 use agent_types::error::{Error, Result};
 use agent_types::share::Share;
@@ -328,13 +328,13 @@ impl Run<'_> {
     /// Removes expired leases. The next run tries again after a failure.
     fn remove_leases(&self, dead: &[(PathBuf, OsString)]) {
         for (directory, name) in dead {
-            let _ = self.root.directory(directory).and_then(|directory| remove::file_at(&directory, name));
+            let _ = self.root.open_dir(directory).and_then(|directory| directory.remove_file(name));
         }
     }
 
     /// All but the last records of each release.
     fn remove_usage(&self) {
-        let Ok(top) = self.root.directory(Path::new("usage")) else { return };
+        let Ok(top) = self.root.open_dir("usage") else { return };
         let mut releases = Vec::new();
         let names_only = Walk { facts: false, ..self.walk };
         let _ = names_only.run(
@@ -348,10 +348,10 @@ impl Run<'_> {
             },
         );
         for release in releases {
-            let Ok(directory) = top.directory(Path::new(&release)) else { continue };
+            let Ok(directory) = top.open_dir(&release) else { continue };
             let records = usage::records(&directory, self.walk.operations).unwrap_or_default();
             for name in records.iter().skip(usage::KEPT) {
-                let _ = remove::file_at(&directory, OsStr::new(name));
+                let _ = directory.remove_file(name);
             }
         }
     }

@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use crate::units::{Class, Part, Unit};
-use agent_fs::walk::Kind;
+use agent_fs::dir::Kind;
 
 /// Enough for nearly every unit.
 const USUAL: usize = 512;

@@ -12,8 +12,9 @@ use crate::areas::{self, Area, AreaKind, Layout, Measure};
 use crate::lease::{self, Author, LiveLease};
 use crate::stamp::nanoseconds;
 use crate::units::{Class, Contents, Part, Unit};
+use agent_fs::dir::{DirHandle, is_gone};
 use agent_fs::pool::Ended;
-use agent_fs::walk::{DirHandle, Seen, Trouble, Walk, is_gone};
+use agent_fs::walk::{Seen, Trouble, Walk};
 
 /// Unfinished files of this age are abandoned.
 const UNFINISHED: Duration = Duration::from_secs(24 * 3600);
@@ -137,11 +138,11 @@ impl Scanner<'_> {
             return false;
         }
         let (Some(parent), Some(name)) = (directory.parent(), directory.file_name()) else { return false };
-        let looked = self.share.directory(parent).and_then(|parent| parent.look(name));
-        let Ok((kind, facts)) = looked else { return false };
+        let looked = self.share.open_dir(parent).and_then(|parent| parent.metadata(name));
+        let Ok(facts) = looked else { return false };
         let rules =
             Group { too_old: Some(too_old), too_old_by_leases: Some(too_old), leased: false, limit: None };
-        let part = Part { suffix: 0, kind, size: 0, inode: facts.inode, used: facts.used() };
+        let part = Part { suffix: 0, kind: facts.kind(), size: 0, inode: facts.inode, used: facts.used() };
         let unit = Unit {
             directory: parent.into(),
             name: number.to_string(),
@@ -286,7 +287,7 @@ impl AllLeases {
         all.unreadable.clone_from(&own.unreadable);
         all.add(None, own);
         for number in &layout.pull_requests {
-            let tier = share.directory(&areas::tier(Some(*number)));
+            let tier = share.open_dir(areas::tier(Some(*number)));
             let read = tier.and_then(|tier| lease::read(&tier, Author::Stranger, now, walk.operations));
             all.add(Some(*number), read.unwrap_or_default());
         }

@@ -5,25 +5,23 @@
 //! The tiers of pull requests have a separate trash, `pr/trash/…`: on EFS, `pr/` may be mounted through
 //! another access point, and a rename across mounts is not possible.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, renameat};
-use nix::sys::stat::{Mode, fchmod, mkdirat};
-use nix::unistd::linkat;
+use nix::sys::stat::Mode;
 
 use crate::names;
 use crate::stamp;
+use agent_fs::dir::{DirHandle, Kind, errno, is_gone};
 use agent_fs::pool::{self, Ended, Output};
 use agent_fs::remove;
-use agent_fs::walk::{DirHandle, Kind, Listing, Seen, Walk, is_gone};
+use agent_fs::walk::{Listing, Seen, Walk};
 
 /// The directories of the trashes, relative to the share.
 pub const HOMES: [&str; 2] = [SHARED, PULL_REQUESTS];
@@ -33,6 +31,9 @@ const PULL_REQUESTS: &str = "pr/trash";
 
 /// Only the pruner reads the trash.
 const PRIVATE: Mode = Mode::S_IRWXU;
+
+/// How many directories are held open: one release of shared state has as many.
+const HELD: usize = 256;
 
 /// The trashes of one run, for all units of a share.
 pub struct Trashes<'a> {
@@ -72,7 +73,8 @@ impl<'a> Trashes<'a> {
 pub struct Trash {
     /// The directory of the run.
     run: DirHandle,
-    made: Mutex<HashSet<PathBuf>>,
+    /// Directories in it, by what they are for.
+    held: Mutex<HashMap<PathBuf, DirHandle>>,
 }
 
 impl Trash {
@@ -88,12 +90,12 @@ impl Trash {
         let home = Path::new(home);
         if let (Some(above), Some(name)) = (home.parent(), home.file_name()) {
             // Not by path, because another user could have replaced it by a link.
-            make_directory(&share.directory(above)?, Path::new(name))?;
+            share.open_dir(above)?.create_dir(name, PRIVATE)?;
         }
-        let trash = share.directory(home)?;
+        let trash = share.open_dir(home)?;
         let run = stamp::stamp(now);
-        make_directory(&trash, Path::new(&run))?;
-        Ok(Trash { run: trash.directory(Path::new(&run))?, made: Mutex::new(HashSet::new()) })
+        trash.create_dir(&run, PRIVATE)?;
+        Ok(Trash { run: trash.open_dir(&run)?, held: Mutex::default() })
     }
 
     /// Moves `name` from an open directory into the trash; `place` is that directory relative to the share.
@@ -108,60 +110,51 @@ impl Trash {
             Some(last) if names::is_two_digits(last) => place.parent().unwrap_or(place),
             _ => place,
         };
-        self.prepare(place)?;
-        let to = place.join(name);
+        let to = self.prepare(place)?;
         // The kernel allows one rename between directories per file system at a time, and on a share it waits
         // for the answer. Link and unlink are two operations, but run in parallel. Directories, and files
         // that cannot be linked, are few.
-        match linkat(from, name, &self.run, &to, AtFlags::empty()) {
+        match from.hard_link(name, &to, name) {
+            Ok(()) => return from.remove_file(name),
             // No other process writes there, so an existing name means that a request was repeated. The
             // process that unlinks the file has taken it; another prune may have linked it into its trash,
             // too.
-            Ok(()) | Err(Errno::EEXIST) => return remove::file_at(from, name),
+            Err(error) if errno(&error) == Errno::EEXIST => return from.remove_file(name),
             Err(_) => {}
         }
-        let rename = || renameat(from, name, &self.run, &to);
+        let rename = || from.rename(name, &to, name);
         let done = match rename() {
             // The owner can rename a directory without write permission, but not into another directory.
-            Err(errno @ (Errno::EACCES | Errno::EPERM)) => {
-                let writable =
-                    from.directory(Path::new(name)).map(|directory| fchmod(directory.as_fd(), PRIVATE));
-                if writable.is_ok() { rename() } else { Err(errno) }
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                let writable = from.open_dir(name).and_then(|directory| directory.set_mode(PRIVATE));
+                if writable.is_ok() { rename() } else { Err(error) }
             }
             done => done,
         };
         match done {
             Ok(()) => Ok(true),
             // A repeated request may fail after the first succeeded, so the final location counts.
-            Err(Errno::ENOENT | Errno::ESTALE) => match from.look(name) {
-                Err(error) if is_gone(&error) => Ok(self.run.directory(place)?.look(name).is_ok()),
+            Err(error) if is_gone(&error) => match from.metadata(name) {
+                Err(error) if is_gone(&error) => Ok(to.metadata(name).is_ok()),
                 Err(error) => Err(error),
                 Ok(_) => Err(io::Error::other("the trash vanished")),
             },
-            Err(errno) => Err(errno.into()),
+            Err(error) => Err(error),
         }
     }
 
     /// Two threads may create the same directory; a lock would take longer.
-    fn prepare(&self, place: &Path) -> io::Result<()> {
-        let made = || self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut ancestors: Vec<&Path> =
-            place.ancestors().filter(|path| !path.as_os_str().is_empty()).collect();
-        let known = made();
-        ancestors.retain(|path| !known.contains(*path));
-        drop(known);
-        for path in ancestors.into_iter().rev() {
-            make_directory(&self.run, path)?;
-            made().insert(path.to_owned());
+    fn prepare(&self, place: &Path) -> io::Result<DirHandle> {
+        let held = || self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(made) = held().get(place) {
+            return Ok(made.clone());
         }
-        Ok(())
-    }
-}
-
-fn make_directory(below: &DirHandle, path: &Path) -> io::Result<()> {
-    match mkdirat(below, path, PRIVATE) {
-        Ok(()) | Err(Errno::EEXIST) => Ok(()),
-        Err(errno) => Err(errno.into()),
+        let made = self.run.create_dirs(place, PRIVATE)?;
+        let mut held = held();
+        if held.len() < HELD {
+            held.insert(place.to_owned(), made.clone());
+        }
+        Ok(made)
     }
 }
 
@@ -187,7 +180,7 @@ impl Lying {
         walk: &Walk<'_>,
     ) -> io::Result<Lying> {
         let mut lying = Lying::default();
-        let trash = match share.directory(Path::new(home)) {
+        let trash = match share.open_dir(home) {
             Ok(trash) => trash,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(lying),
             Err(error) => return Err(error),
@@ -236,7 +229,7 @@ pub fn empty(
 ) -> (Emptied, Ended) {
     let mut emptied = Emptied::default();
     let place = Path::new(home).join(run);
-    let root = match share.directory(&place) {
+    let root = match share.open_dir(&place) {
         Ok(root) => root,
         Err(error) if is_gone(&error) => return (emptied, Ended::Complete),
         Err(error) => {
@@ -265,10 +258,10 @@ pub fn empty(
     for (_, paths) in directories.into_iter().rev() {
         let work = |path: PathBuf, _: &mut Output<'_, PathBuf, ()>| {
             if let (Some(parent), Some(name)) = (path.parent(), path.file_name())
-                && let Ok(parent) = root.directory(parent)
+                && let Ok(parent) = root.open_dir(parent)
             {
                 walk.operations.fetch_add(2, Ordering::Relaxed);
-                let _ = remove::directory_at(&parent, name);
+                let _ = parent.remove_dir(name);
             }
         };
         if pool::run(walk.width, paths, || (walk.stop)(), work, |()| {}) == Ended::Early {
@@ -287,10 +280,10 @@ fn delete_files(listing: &Listing, walk: &Walk<'_>) -> u64 {
     let files = listing.entries.iter().filter(|entry| entry.kind != Kind::Directory);
     let delete = |name: &OsStr| {
         walk.operations.fetch_add(1, Ordering::Relaxed);
-        match remove::file_at(directory, name) {
+        match directory.remove_file(name) {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                let _ = fchmod(directory.as_fd(), PRIVATE);
-                remove::file_at(directory, name)
+                let _ = directory.set_mode(PRIVATE);
+                directory.remove_file(name)
             }
             done => done,
         }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
 
-use nix::sys::stat::{FileStat, fstat};
+use agent_fs::dir::FileMeta;
 
 /// Bytes per read and write. With the number of workers it limits the memory.
 const CHUNK: usize = 256 * 1024;
@@ -29,11 +29,11 @@ pub enum Failure {
 /// What stopped the copy. A file that changes during the copy is rejected.
 pub fn copy(
     mut from: &File,
-    before: &FileStat,
+    before: &FileMeta,
     mut to: &File,
     stop: &dyn Fn() -> bool,
 ) -> Result<u64, Failure> {
-    let bytes = size(before);
+    let bytes = before.size;
     // One byte more than the length, to detect growth.
     let mut buffer = vec![0; usize::try_from(bytes + 1).map_or(CHUNK, |size| size.min(CHUNK))];
     let (mut done, mut writes) = (0, 0);
@@ -54,9 +54,8 @@ pub fn copy(
         to.write_all(&buffer[..read]).map_err(Failure::Share)?;
         writes += 1;
     }
-    let after = fstat(from).map_err(|errno| Failure::Source(errno.into()))?;
-    let times = |stat: &FileStat| (stat.st_size, stat.st_mtime, stat.st_mtime_nsec);
-    match done == bytes && times(before) == times(&after) {
+    let after = FileMeta::of_open(from).map_err(Failure::Source)?;
+    match done == bytes && (before.size, before.modified) == (after.size, after.modified) {
         true => Ok(writes),
         false => Err(Failure::Source(changed())),
     }
@@ -81,10 +80,6 @@ fn window(file: &File, from: u64, length: u64) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
     file.read_exact_at(&mut bytes, from)?;
     Ok(bytes)
-}
-
-pub fn size(stat: &FileStat) -> u64 {
-    u64::try_from(stat.st_size).unwrap_or(0)
 }
 
 fn changed() -> io::Error {
@@ -116,7 +111,7 @@ mod tests {
         for length in [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 7] {
             let bytes: Vec<u8> = (0..length).map(|at| (at * 31 % 251) as u8).collect();
             let (from, to) = (file(&bytes), file(b""));
-            copy(&from, &fstat(&from).unwrap(), &to, &|| false).unwrap();
+            copy(&from, &FileMeta::of_open(&from).unwrap(), &to, &|| false).unwrap();
             assert!(content(&to) == bytes, "{length} bytes");
         }
     }
@@ -137,7 +132,7 @@ mod tests {
                 }
                 false
             };
-            let copied = copy(&from, &fstat(&from).unwrap(), &file(b""), &stop);
+            let copied = copy(&from, &FileMeta::of_open(&from).unwrap(), &file(b""), &stop);
             assert!(matches!(copied, Err(Failure::Source(_))), "{change}: {copied:?}");
         }
     }
@@ -148,7 +143,7 @@ mod tests {
         let looks = Cell::new(0);
         let stop = || looks.replace(looks.get() + 1) == 1;
         let to = file(b"");
-        assert!(matches!(copy(&from, &fstat(&from).unwrap(), &to, &stop), Err(Failure::Stopped)));
+        assert!(matches!(copy(&from, &FileMeta::of_open(&from).unwrap(), &to, &stop), Err(Failure::Stopped)));
         assert_eq!(to.metadata().unwrap().len(), CHUNK as u64);
     }
 

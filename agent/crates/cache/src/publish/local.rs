@@ -8,7 +8,8 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use crate::names::{self, DownloadKind, DownloadPart, Role};
-use agent_fs::tree::{Kind, Tree, is_absent};
+use agent_fs::dir::{Kind, is_absent};
+use agent_fs::tree::Tree;
 
 /// One of the two local directories.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

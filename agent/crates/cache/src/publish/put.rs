@@ -8,13 +8,11 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use nix::sys::stat::{FileStat, SFlag};
-
-use super::copy::{Failure, copy, look_alike, size};
+use super::copy::{Failure, copy, look_alike};
 use super::local::{Area, Object};
-use super::target::{ClaimOutcome, Directory, Target};
+use super::target::{ClaimOutcome, Target};
+use agent_fs::dir::{DirHandle, FileMeta, Kind};
 use agent_fs::tree::Tree;
-use agent_fs::walk::FileMeta;
 
 /// Source and target of an upload.
 pub struct Upload<'a> {
@@ -60,8 +58,8 @@ impl Upload<'_> {
         if !made && let Some(there) = self.target.look(&directory, &object.primary).map_err(Failure::Share)? {
             return self.compare(object, &primary, &facts, &directory, &there);
         }
-        if size(&facts) >= large {
-            return Ok(PutOutcome::Large(size(&facts)));
+        if facts.size >= large {
+            return Ok(PutOutcome::Large(facts.size));
         }
         let mut written = Vec::new();
         let put = self
@@ -80,13 +78,12 @@ impl Upload<'_> {
         &self,
         object: &Object,
         ours: &File,
-        facts: &FileStat,
-        directory: &Directory,
+        facts: &FileMeta,
+        directory: &DirHandle,
         there: &FileMeta,
     ) -> Result<PutOutcome, Failure> {
-        let is_file = there.mode & SFlag::S_IFMT.bits() == SFlag::S_IFREG.bits();
-        let bytes = size(facts);
-        if !is_file || there.size != bytes {
+        let bytes = facts.size;
+        if there.kind() != Kind::File || there.size != bytes {
             return Ok(PutOutcome::Differs);
         }
         if object.area == Area::Sstate {
@@ -101,8 +98,8 @@ impl Upload<'_> {
         &self,
         object: &Object,
         here: &Tree,
-        primary: (&File, &FileStat),
-        directory: &Directory,
+        primary: (&File, &FileMeta),
+        directory: &DirHandle,
         written: &mut Vec<Written>,
         stop: &dyn Fn() -> bool,
     ) -> Result<(), Failure> {
@@ -116,20 +113,20 @@ impl Upload<'_> {
     fn write_one(
         &self,
         name: &str,
-        (from, facts): (&File, &FileStat),
-        directory: &Directory,
+        (from, facts): (&File, &FileMeta),
+        directory: &DirHandle,
         written: &mut Vec<Written>,
         stop: &dyn Fn() -> bool,
     ) -> Result<(), Failure> {
         let (temporary, to) = self.target.create(directory).map_err(Failure::Share)?;
-        written.push(Written { temporary, name: name.to_owned(), bytes: size(facts) });
+        written.push(Written { temporary, name: name.to_owned(), bytes: facts.size });
         let writes = copy(from, facts, &to, stop)?;
         self.target.count(writes);
         self.target.finish(to).map_err(Failure::Share)
     }
 
     /// Renames the written files; on an error, files in `written` still have their temporary names.
-    fn name(&self, directory: &Directory, written: &mut Vec<Written>) -> io::Result<PutOutcome> {
+    fn name(&self, directory: &DirHandle, written: &mut Vec<Written>) -> io::Result<PutOutcome> {
         let bytes = written.iter().map(|file| file.bytes).sum();
         let Some((primary, sidecars)) = written.split_last() else { return Ok(PutOutcome::Present) };
         let mut taken = Vec::new();
@@ -157,18 +154,17 @@ impl Upload<'_> {
 }
 
 /// Opens a local regular file that the owner of the tree may read.
-fn open(here: &Tree, name: &str) -> Result<(File, FileStat), Failure> {
+fn open(here: &Tree, name: &str) -> Result<(File, FileMeta), Failure> {
     let name = Path::new(name);
-    let opened = here.look(name).and_then(|(_, seen)| here.open_file(name, seen));
+    let opened = here.metadata(name).and_then(|seen| here.open_file(name, seen.identity()));
     opened.map_err(Failure::Source)
 }
 
 /// Rejects a file that is newer than its stamp: the stamp belongs to an earlier file of that name. BitBake
 /// does not accept it either (`verify_donestamp`).
-fn check_stamp(here: &Tree, stamp: &str, file: &FileStat) -> Result<(), Failure> {
+fn check_stamp(here: &Tree, stamp: &str, file: &FileMeta) -> Result<(), Failure> {
     let (_, stamp) = open(here, stamp)?;
-    let time = |stat: &FileStat| (stat.st_mtime, stat.st_mtime_nsec);
-    match time(&stamp) >= time(file) {
+    match stamp.modified >= file.modified {
         true => Ok(()),
         false => Err(Failure::Source(io::Error::other("it is newer than its `.done` stamp"))),
     }

@@ -12,27 +12,20 @@ use std::io;
 use std::os::fd::{IntoRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, RenameFlags, open, openat, renameat, renameat2};
-use nix::sys::stat::{Mode, UtimensatFlags, fstatat, mkdirat, utimensat};
-use nix::sys::time::TimeSpec;
-use nix::unistd::linkat;
+use nix::sys::stat::Mode;
 
 use crate::names;
-use agent_fs::remove;
-use agent_fs::walk::FileMeta;
+use agent_fs::dir::{Access, DirHandle, FileMeta, Links, errno};
 use agent_types::tiers::{Tier, TierKind};
 
 /// `O_PATH` opens a directory without access to its entries: on NFS that is one lookup and no open.
-const PLACE: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+const PUBLIC: Mode = Mode::from_bits_truncate(0o755);
 
 /// Maximum number of cached directory handles. The 256 of the first level matter most.
 const HELD: usize = 512;
-
-/// A directory of the share.
-pub type Directory = Arc<OwnedFd>;
 
 /// The result of claiming a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,8 +38,8 @@ pub enum ClaimOutcome {
 
 #[derive(Debug)]
 pub struct Target {
-    root: Directory,
-    held: Mutex<HashMap<PathBuf, Directory>>,
+    root: DirHandle,
+    held: Mutex<HashMap<PathBuf, DirHandle>>,
     operations: AtomicU64,
     /// Prefix of this run's temporary names.
     random: u64,
@@ -62,14 +55,14 @@ impl Target {
     pub fn open(tier: &Tier, make: bool) -> io::Result<Target> {
         let root = tier.share.root();
         let root = match tier.kind {
-            TierKind::Shared => open(root, PLACE & !OFlag::O_NOFOLLOW, Mode::empty())?,
-            TierKind::PullRequest => match open(root, PLACE, Mode::empty()) {
-                Err(Errno::ENOENT) if make => make_root(root)?,
+            TierKind::Shared => DirHandle::open_with(root, Links::Follow, Access::PathOnly)?,
+            TierKind::PullRequest => match DirHandle::open_with(root, Links::Refuse, Access::PathOnly) {
+                Err(error) if make && errno(&error) == Errno::ENOENT => make_root(root)?,
                 opened => opened?,
             },
         };
         Ok(Target {
-            root: Arc::new(root),
+            root,
             held: Mutex::default(),
             operations: AtomicU64::new(1),
             random: RandomState::new().hash_one(std::process::id()),
@@ -88,17 +81,17 @@ impl Target {
     }
 
     /// Opens the directory at this relative path.
-    pub fn directory(&self, path: &Path) -> io::Result<Directory> {
+    pub fn directory(&self, path: &Path) -> io::Result<DirHandle> {
         Ok(self.reach(path, false)?.0)
     }
 
     /// Opens the directory, and creates it and missing parents, readable for all users. Returns whether it
     /// was created and so is empty.
-    pub fn make_directory(&self, path: &Path) -> io::Result<(Directory, bool)> {
+    pub fn make_directory(&self, path: &Path) -> io::Result<(DirHandle, bool)> {
         self.reach(path, true)
     }
 
-    fn reach(&self, path: &Path, make: bool) -> io::Result<(Directory, bool)> {
+    fn reach(&self, path: &Path, make: bool) -> io::Result<(DirHandle, bool)> {
         let Some(name) = path.file_name() else { return Ok((self.root.clone(), false)) };
         if let Some(found) = self.lock().get(path) {
             return Ok((found.clone(), false));
@@ -115,19 +108,15 @@ impl Target {
         self.child(&parent, name, make)
     }
 
-    fn child(&self, parent: &Directory, name: &OsStr, make: bool) -> io::Result<(Directory, bool)> {
+    fn child(&self, parent: &DirHandle, name: &OsStr, make: bool) -> io::Result<(DirHandle, bool)> {
         self.count(1);
-        match openat(parent, name, PLACE, Mode::empty()) {
-            Err(Errno::ENOENT) if make => {
+        match parent.open_dir_with(name, Access::PathOnly) {
+            Err(error) if make && errno(&error) == Errno::ENOENT => {
                 self.count(2);
-                let made = match mkdirat(parent, name, Mode::from_bits_truncate(0o755)) {
-                    Ok(()) => true,
-                    Err(Errno::EEXIST) => false,
-                    Err(errno) => return Err(errno.into()),
-                };
-                Ok((Arc::new(openat(parent, name, PLACE, Mode::empty())?), made))
+                let made = parent.create_dir(name, PUBLIC)?;
+                Ok((parent.open_dir_with(name, Access::PathOnly)?, made))
             }
-            opened => Ok((Arc::new(opened?), false)),
+            opened => Ok((opened?, false)),
         }
     }
 
@@ -137,30 +126,28 @@ impl Target {
     }
 
     /// Stats this name without following a link.
-    pub fn look(&self, directory: &Directory, name: &str) -> io::Result<Option<FileMeta>> {
+    pub fn look(&self, directory: &DirHandle, name: &str) -> io::Result<Option<FileMeta>> {
         self.count(1);
-        match fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
-            Ok(stat) => Ok(Some(FileMeta::of(&stat))),
-            Err(Errno::ENOENT) => Ok(None),
-            Err(errno) => Err(errno.into()),
+        match directory.metadata(name) {
+            Ok(facts) => Ok(Some(facts)),
+            Err(error) if errno(&error) == Errno::ENOENT => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
     /// Opens a file for reading.
-    pub fn read(&self, directory: &Directory, name: &str) -> io::Result<File> {
+    pub fn read(&self, directory: &DirHandle, name: &str) -> io::Result<File> {
         self.count(1);
-        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-        Ok(File::from(openat(directory, name, flags, Mode::empty())?))
+        Ok(directory.open_file(name)?.0)
     }
 
     /// Creates a file with a temporary name, which readers ignore.
-    pub fn create(&self, directory: &Directory) -> io::Result<(String, File)> {
+    pub fn create(&self, directory: &DirHandle) -> io::Result<(String, File)> {
         self.count(1);
         let number = self.counter.fetch_add(1, Ordering::Relaxed);
         let name = names::part(&format!("{:016x}-{number}", self.random));
-        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let fd = openat(directory, name.as_str(), flags, Mode::from_bits_truncate(0o644))?;
-        Ok((name, File::from(fd)))
+        let file = directory.create_file(&name, Mode::from_bits_truncate(0o644))?;
+        Ok((name, file))
     }
 
     /// Finishes writing a file. On NFS, a full disk may be reported only here.
@@ -176,7 +163,7 @@ impl Target {
     /// succeeded. So after an error the file with that name is checked.
     pub fn name(
         &self,
-        directory: &Directory,
+        directory: &DirHandle,
         temporary: &str,
         name: &str,
         bytes: u64,
@@ -185,20 +172,19 @@ impl Target {
             return self.rename_new(directory, temporary, name, bytes);
         }
         self.count(1);
-        match linkat(directory, temporary, directory, name, AtFlags::empty()) {
-            Ok(()) => Ok(ClaimOutcome::Claimed),
-            Err(Errno::EPERM | Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EMLINK) => {
-                self.no_links.store(true, Ordering::Relaxed);
-                self.rename_new(directory, temporary, name, bytes)
-            }
-            Err(errno) => {
-                let ours = self.look(directory, temporary)?.map(|facts| facts.inode);
-                match self.look(directory, name)? {
-                    Some(there) if ours == Some(there.inode) => Ok(ClaimOutcome::Claimed),
-                    Some(_) if errno == Errno::EEXIST => Ok(ClaimOutcome::Exists),
-                    _ => Err(errno.into()),
-                }
-            }
+        let Err(error) = directory.hard_link(temporary, directory, name) else {
+            return Ok(ClaimOutcome::Claimed);
+        };
+        let errno = errno(&error);
+        if matches!(errno, Errno::EPERM | Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EMLINK) {
+            self.no_links.store(true, Ordering::Relaxed);
+            return self.rename_new(directory, temporary, name, bytes);
+        }
+        let ours = self.look(directory, temporary)?.map(|facts| facts.inode);
+        match self.look(directory, name)? {
+            Some(there) if ours == Some(there.inode) => Ok(ClaimOutcome::Claimed),
+            Some(_) if errno == Errno::EEXIST => Ok(ClaimOutcome::Exists),
+            _ => Err(error),
         }
     }
 
@@ -206,7 +192,7 @@ impl Target {
     /// a file, two processes may both rename equal objects between the check and the rename.
     fn rename_new(
         &self,
-        directory: &Directory,
+        directory: &DirHandle,
         temporary: &str,
         name: &str,
         bytes: u64,
@@ -215,75 +201,67 @@ impl Target {
             return Ok(ClaimOutcome::Exists);
         }
         self.count(1);
-        let careful = renameat2(directory, temporary, directory, name, RenameFlags::RENAME_NOREPLACE);
-        match careful {
+        match directory.rename_new(temporary, directory, name) {
             Ok(()) => Ok(ClaimOutcome::Claimed),
-            Err(Errno::EINVAL | Errno::ENOSYS) => self.replace(directory, temporary, name, bytes),
-            Err(errno) => self.after_rename(errno, directory, temporary, name, bytes),
+            Err(error) if matches!(errno(&error), Errno::EINVAL | Errno::ENOSYS) => {
+                self.replace(directory, temporary, name, bytes)
+            }
+            Err(error) => self.after_rename(error, directory, temporary, name, bytes),
         }
     }
 
     /// Gives a finished file its name, and replaces an existing file.
     pub fn replace(
         &self,
-        directory: &Directory,
+        directory: &DirHandle,
         temporary: &str,
         name: &str,
         bytes: u64,
     ) -> io::Result<ClaimOutcome> {
         self.count(1);
-        match renameat(directory, temporary, directory, name) {
+        match directory.rename(temporary, directory, name) {
             Ok(()) => Ok(ClaimOutcome::Claimed),
-            Err(errno) => self.after_rename(errno, directory, temporary, name, bytes),
+            Err(error) => self.after_rename(error, directory, temporary, name, bytes),
         }
     }
 
     fn after_rename(
         &self,
-        errno: Errno,
-        directory: &Directory,
+        error: io::Error,
+        directory: &DirHandle,
         temporary: &str,
         name: &str,
         bytes: u64,
     ) -> io::Result<ClaimOutcome> {
         let waiting = self.look(directory, temporary)?.is_some();
         match self.look(directory, name)? {
-            Some(_) if errno == Errno::EEXIST && waiting => Ok(ClaimOutcome::Exists),
+            Some(_) if errno(&error) == Errno::EEXIST && waiting => Ok(ClaimOutcome::Exists),
             Some(there) if !waiting && there.size == bytes => Ok(ClaimOutcome::Claimed),
-            _ => Err(errno.into()),
+            _ => Err(error),
         }
     }
 
     /// Deletes a temporary file. If that fails, a prune deletes it.
-    pub fn discard(&self, directory: &Directory, temporary: &str) {
+    pub fn discard(&self, directory: &DirHandle, temporary: &str) {
         self.count(1);
-        let _ = remove::file_at(directory, OsStr::new(temporary));
+        let _ = directory.remove_file(temporary);
     }
 
     /// Sets the file's time to now, to mark it as used.
-    pub fn touch(&self, directory: &Directory, name: &str) -> io::Result<()> {
+    pub fn touch(&self, directory: &DirHandle, name: &str) -> io::Result<()> {
         self.count(1);
-        let link = UtimensatFlags::NoFollowSymlink;
-        Ok(utimensat(directory, name, &TimeSpec::UTIME_OMIT, &TimeSpec::UTIME_NOW, link)?)
+        directory.touch(name)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<PathBuf, Directory>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<PathBuf, DirHandle>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Creates `pr/<number>` in the share.
-fn make_root(root: &Path) -> io::Result<OwnedFd> {
+fn make_root(root: &Path) -> io::Result<DirHandle> {
     let missing = || io::Error::from(Errno::ENOENT);
-    let (parent, number) = (root.parent().ok_or_else(missing)?, root.file_name().ok_or_else(missing)?);
-    let (share, pr) = (parent.parent().ok_or_else(missing)?, parent.file_name().ok_or_else(missing)?);
-    let mut at = open(share, PLACE & !OFlag::O_NOFOLLOW, Mode::empty())?;
-    for name in [pr, number] {
-        match mkdirat(&at, name, Mode::from_bits_truncate(0o755)) {
-            Ok(()) | Err(Errno::EEXIST) => {}
-            Err(errno) => return Err(errno.into()),
-        }
-        at = openat(&at, name, PLACE, Mode::empty())?;
-    }
-    Ok(at)
+    let share = root.parent().and_then(Path::parent).ok_or_else(missing)?;
+    let below = root.strip_prefix(share).map_err(|_| missing())?;
+    DirHandle::open_with(share, Links::Follow, Access::PathOnly)?.create_dirs(below, PUBLIC)
 }

@@ -12,8 +12,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime};
 
-use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::{Mode, fstat};
+use nix::sys::stat::Mode;
 use serde::Serialize;
 
 use self::whole::Wrong;
@@ -22,8 +21,9 @@ use super::layers::{self, Witness};
 use super::names::{self, DownloadKind};
 use super::prune::{Names, Trash, open};
 use super::units::{self, Class, Contents, SUFFIXES, Unit, shown};
+use agent_fs::dir::{DirHandle, Kind, is_gone};
 use agent_fs::pool::{self, Ended, Output};
-use agent_fs::walk::{DirHandle, FileMeta, Kind, Listing, Seen, Walk, is_gone};
+use agent_fs::walk::{Listing, Seen, Walk};
 use agent_process::Interrupt;
 use agent_types::error::{Error, Result};
 use agent_types::share::Share;
@@ -173,7 +173,7 @@ impl Removal<'_> {
         }
         let Some(trash) = &self.trash else { return Ok(Ok(())) };
         let take = || {
-            let directory = self.share.directory(&bad.directory)?;
+            let directory = self.share.open_dir(&bad.directory)?;
             for name in &bad.names {
                 trash.take(&directory, &bad.directory, OsStr::new(name))?;
             }
@@ -198,7 +198,7 @@ impl Checking<'_> {
         area: &Area,
         tell: &mut impl FnMut(Finding) -> Result<()>,
     ) -> Result<Ended> {
-        let root = match root.directory(&self.area) {
+        let root = match root.open_dir(&self.area) {
             Ok(root) => root,
             Err(error) => {
                 let trouble = vec![format!("{}: {error}", shown(&self.area))];
@@ -247,7 +247,7 @@ impl Checking<'_> {
         };
         let work = |unit: Unit, out: &mut Output<'_, Unit, Finding>| {
             let mut finding = Finding::default();
-            match root.directory(&unit.directory) {
+            match root.open_dir(&unit.directory) {
                 Ok(directory) => self.unit(&directory, &unit, &mut finding),
                 Err(error) if is_gone(&error) => {}
                 Err(error) => finding.trouble.push(format!("{}: {error}", shown(&unit.directory))),
@@ -285,8 +285,9 @@ impl Checking<'_> {
         let contents = units::sstate(listing);
         for path in contents.unknown {
             let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
-            let what = match (names::sstate_name(name), directory.look(OsStr::new(name))) {
-                (Some(_), Ok((Kind::File, _))) => MISPLACED,
+            let found = directory.metadata(name).map(|facts| facts.kind());
+            let what = match (names::sstate_name(name), found) {
+                (Some(_), Ok(Kind::File)) => MISPLACED,
                 (Some(_), Ok(_)) => NO_FILE,
                 _ => {
                     finding.unknown.push(self.area.join(path));
@@ -349,13 +350,10 @@ impl Checking<'_> {
         finding: &mut Finding,
     ) -> io::Result<Option<&'static str>> {
         self.walk.operations.fetch_add(2, Ordering::Relaxed);
-        let flags =
-            OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-        let file = File::from(openat(directory, name, flags, Mode::empty())?);
-        let facts = FileMeta::of(&fstat(&file)?);
-        if !file.metadata()?.is_file() {
-            return Ok(Some(NO_FILE));
-        }
+        let (file, facts) = match directory.open_file(name) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Ok(Some(NO_FILE)),
+            opened => opened?,
+        };
         if facts.size == 0 && !name.ends_with(".done") {
             return Ok(Some(EMPTY));
         }
