@@ -27,7 +27,7 @@ enum Branch {
     /// The release's name.
     Release,
     /// The release's name, `/`, and this.
-    DirHandle(&'static str),
+    Below(&'static str),
     /// The branch for releases up to the one of that name, and the branch for later ones.
     UpTo(&'static str, &'static str, &'static str),
 }
@@ -37,7 +37,7 @@ impl WellKnown {
     pub fn branch(&self, release: &Release) -> String {
         match self.branch {
             Branch::Release => release.name.into(),
-            Branch::DirHandle(name) => format!("{}/{name}", release.name),
+            Branch::Below(name) => format!("{}/{name}", release.name),
             Branch::UpTo(last, until, later) => {
                 let position = |name| Release::names().position(|other| other == name);
                 let is_later = position(release.name) > position(last);
@@ -151,10 +151,10 @@ static WELL_KNOWN: [WellKnown; 45] = [
     layer("mender-demo", "meta-mender", MENDER, "meta-mender-demo", &["mender", OE]),
     layer("mender-qemu", "meta-mender", MENDER, "meta-mender-qemu", &["mender"]),
     layer("lts-u-boot-mixin", "meta-lts-mixins-u-boot", LTS_MIXINS, ".", &[])
-        .with_branch(Branch::DirHandle("u-boot")),
-    layer("lts-go-mixin", "meta-lts-mixins-go", LTS_MIXINS, ".", &[]).with_branch(Branch::DirHandle("go")),
+        .with_branch(Branch::Below("u-boot")),
+    layer("lts-go-mixin", "meta-lts-mixins-go", LTS_MIXINS, ".", &[]).with_branch(Branch::Below("go")),
     layer("scarthgap-rust-mixin", "meta-lts-mixins-rust", LTS_MIXINS, ".", &[])
-        .with_branch(Branch::DirHandle("rust")),
+        .with_branch(Branch::Below("rust")),
 ];
 
 /// The repository of a well-known collection.

@@ -21,7 +21,7 @@ use crate::names;
 use agent_fs::dir::{Access, DirHandle, FileMeta, Links, errno};
 use agent_types::tiers::{Tier, TierKind};
 
-/// `O_PATH` opens a directory without access to its entries: on NFS that is one lookup and no open.
+/// rwxr-xr-x: all users of all machines can list the directories of the share.
 const PUBLIC: Mode = Mode::from_bits_truncate(0o755);
 
 /// Maximum number of cached directory handles. The 256 of the first level matter most.
