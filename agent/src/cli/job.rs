@@ -21,6 +21,7 @@ use agent_types::outcome::ExitStatus;
 use agent_types::stage::Stage;
 
 use super::arguments::{Check, CommonArgs, JobArgs, ManifestArgs, Output, Run};
+use super::diagnostics;
 use super::out::Out;
 use super::say;
 
@@ -258,7 +259,11 @@ fn console(output: Output, environment: &AgentEnvironment) -> Box<dyn Sink> {
     let can_draw = std::io::stdout().is_terminal() && !is_dumb(environment);
     match output {
         Output::Json => Box::new(Json::new(std::io::stdout())),
-        Output::Auto if can_draw => Box::new(Terminal::new(style)),
+        Output::Auto if can_draw => {
+            let terminal = Terminal::new(style);
+            diagnostics::print_above(terminal.screen());
+            Box::new(terminal)
+        }
         Output::Auto | Output::Plain => Box::new(Plain::new(std::io::stdout(), style)),
     }
 }

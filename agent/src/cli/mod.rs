@@ -3,6 +3,7 @@
 mod arguments;
 mod cache;
 mod cache_publish;
+mod diagnostics;
 mod doctor;
 mod job;
 mod lock;
@@ -44,14 +45,28 @@ pub fn main() -> ExitCode {
             return not_parsed(&error);
         }
     };
+    let diagnostics = diagnostics::start(
+        arguments.log_level.as_deref(),
+        environment.log.as_deref(),
+        arguments.command.has_log(),
+    );
+    if let Err(error) = diagnostics {
+        out::withdraw_after_mistake(argv.get(1..).unwrap_or_default());
+        say::complaint(format_args!("error: {error}"));
+        return error.class.exit_status().into();
+    }
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), argv = ?words, root = environment.root, "started");
     // The panic itself has told where; here it gets the exit status that the documentation promises.
     let result = catch_unwind(AssertUnwindSafe(|| command(arguments, &environment))).unwrap_or_else(|_| {
         Err(Error::internal("the agent broke").hint("please report it with the text above"))
     });
     let status = result.unwrap_or_else(|error| {
         say::complaint(format_args!("error: {error}"));
+        tracing::error!("{error}");
         error.class.exit_status()
     });
+    tracing::info!(exit_code = status.code(), "ended");
+    diagnostics::finish();
     status.into()
 }
 
@@ -77,6 +92,7 @@ fn tell_panic(panic: &std::panic::PanicHookInfo<'_>) {
         told += &format!("\n{trace}");
     }
     say::words(&told);
+    tracing::error!("{told}");
 }
 
 fn command(arguments: Arguments, environment: &AgentEnvironment) -> Result<ExitStatus> {

@@ -12,6 +12,7 @@ use crate::report::{self, EventsFile};
 use agent_types::error::Result;
 
 use super::arguments::Arguments;
+use super::diagnostics;
 use super::job::current_dir;
 use super::say;
 
@@ -45,6 +46,11 @@ impl Out {
         report::prepare_out(&self.path)?;
         if self.taken.is_none() {
             self.taken = Some(DirLock::out(&self.path)?);
+            match report::begin_log(&self.path) {
+                Ok(file) => diagnostics::write_to(file),
+                // It changes no verdict.
+                Err(error) => say::complaint(format_args!("warning: no diagnostics are written: {error}")),
+            }
         }
         report::begin(&self.path)
     }

@@ -19,7 +19,8 @@ pub fn hide(secrets: &[Secret]) {
     hidden.1 = Some(Redactor::new(&hidden.0));
 }
 
-fn redactor() -> Redactor {
+/// Hides all secrets that are known by now.
+pub fn redactor() -> Redactor {
     HIDDEN.read().unwrap_or_else(PoisonError::into_inner).1.clone().unwrap_or_default()
 }
 

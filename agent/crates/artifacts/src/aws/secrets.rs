@@ -12,6 +12,7 @@ use agent_types::error::{Error, Result};
 /// # Errors
 /// Usage, when there is no such secret or field; upstream, when AWS is out of reach or refuses.
 /// Messages never contain the value.
+#[tracing::instrument(name = "secrets-manager", skip_all, fields(call = "get", id = name_or_arn))]
 pub async fn secret(name_or_arn: &str, field: Option<&str>) -> Result<String> {
     let (name, field) = match (name_or_arn.split_once('#'), field) {
         (Some((name, written)), None) => (name, Some(written)),

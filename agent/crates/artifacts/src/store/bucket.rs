@@ -52,6 +52,7 @@ impl Bucket {
     }
 
     /// Whether there is such an object; `false` also when the role may not ask.
+    #[tracing::instrument(name = "s3", skip_all, fields(call = "head", bucket = self.name, key))]
     pub async fn holds(&self, key: &str) -> Result<bool> {
         let path = exact(key).map_err(Error::usage)?;
         match self.retries.run(|| self.store.head(&path)).await {
@@ -65,6 +66,7 @@ impl Bucket {
     }
 
     /// Uploads the file, replacing what an earlier, broken attempt left under its key.
+    #[tracing::instrument(name = "s3", skip_all, fields(call = "put", bucket = self.name, key, bytes = source.len()))]
     pub async fn put(
         &self,
         key: &str,
@@ -87,6 +89,7 @@ impl Bucket {
     ///
     /// The answer to a request that was done may get lost, so that what is there is looked at before the
     /// request is repeated, and before it is believed that somebody else was first.
+    #[tracing::instrument(name = "s3", skip_all, fields(call = "create", bucket = self.name, key))]
     pub async fn create(&self, key: &str, content: Vec<u8>) -> Result<bool> {
         let path = exact(key).map_err(Error::usage)?;
         let mut tries = self.retries.begin();
@@ -238,6 +241,7 @@ impl Bucket {
     }
 
     fn broken(&self, what: &str, key: &str, source: &object_store::Error, action: &str) -> Error {
+        tracing::warn!("cannot {what} {}: {source}", self.shown(key));
         aws::upstream(format!("cannot {what} {}", self.shown(key)), source, action)
     }
 }
