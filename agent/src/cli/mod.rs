@@ -56,8 +56,13 @@ pub fn main() -> ExitCode {
         return error.class.exit_status().into();
     }
     tracing::info!(version = env!("CARGO_PKG_VERSION"), argv = ?words, root = environment.root, "started");
+    to_its_end(|| command(arguments, &environment)).into()
+}
+
+/// Runs a command, also when it panics, until all that it recorded is written.
+fn to_its_end(command: impl FnOnce() -> Result<ExitStatus>) -> ExitStatus {
     // The panic itself has told where; here it gets the exit status that the documentation promises.
-    let result = catch_unwind(AssertUnwindSafe(|| command(arguments, &environment))).unwrap_or_else(|_| {
+    let result = catch_unwind(AssertUnwindSafe(command)).unwrap_or_else(|_| {
         Err(Error::internal("the agent broke").hint("please report it with the text above"))
     });
     let status = result.unwrap_or_else(|error| {
@@ -67,7 +72,7 @@ pub fn main() -> ExitCode {
     });
     tracing::info!(exit_code = status.code(), "ended");
     diagnostics::finish();
-    status.into()
+    status
 }
 
 /// What is wrong with the command line, in clap's words; or help and version.
@@ -130,5 +135,47 @@ async fn dispatch(arguments: Arguments, environment: &AgentEnvironment) -> Resul
             say::raw(&format!("{:#}\n", config::schema()))?;
             Ok(ExitStatus::Passed)
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+    use crate::config::Secret;
+
+    /// In a process of its own, because hooks and subscribers are the whole process's.
+    #[test]
+    fn what_was_recorded_before_a_panic_is_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut broken = Command::new(std::env::current_exe().unwrap());
+        broken.args(["--exact", "cli::tests::a_command_that_panics", "--ignored", "--nocapture"]);
+        let output = broken.current_dir(directory.path()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let text = fs_err::read_to_string(directory.path().join("agent.log")).unwrap();
+        let lines: Vec<serde_json::Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let said: Vec<&str> = lines.iter().map(|line| line["message"].as_str().unwrap()).collect();
+        assert_eq!(said[0], "before");
+        let is_panic = |line: &&str| line.contains("panicked at") && line.contains("cli/mod.rs");
+        assert!(said.iter().any(is_panic), "{said:?}");
+        assert!(!text.contains("hunter22") && text.contains("[redacted] broke"), "{text}");
+        assert_eq!(lines.last().unwrap()["fields"]["exit_code"], 70);
+    }
+
+    #[test]
+    #[ignore = "the test above runs it in a process of its own"]
+    fn a_command_that_panics() {
+        say::hide(&[Secret { origin: "test".into(), value: "hunter22".into() }]);
+        std::panic::set_hook(Box::new(tell_panic));
+        diagnostics::start(None, None, true).unwrap();
+        diagnostics::write_to(fs_err::File::create("agent.log").unwrap());
+        let status = to_its_end(|| {
+            tracing::info!("before");
+            panic!("hunter22 broke")
+        });
+        assert_eq!(status, ExitStatus::Internal);
     }
 }
