@@ -278,6 +278,29 @@ fn links_and_pipes_in_its_place_are_replaced() {
     assert_eq!(std::fs::read_to_string(&victim).unwrap(), "precious");
 }
 
+/// On a terminal of its own, each line begins where the progress has been cleared away, or at the start of a line.
+#[test]
+fn lines_on_a_terminal_do_not_mix_with_the_progress() {
+    let Some(sandbox) = Sandbox::new("lines_on_a_terminal_do_not_mix_with_the_progress") else { return };
+    let agent = with(&sandbox, &["--log-level", "info"], &[]);
+    let script = "import os, pty, sys\n\
+        status = pty.spawn(sys.argv[1:])\n\
+        sys.exit(os.waitstatus_to_exitcode(status))\n";
+    let mut command = Command::new("python3");
+    command.args(["-c", script]).arg(agent.get_program()).args(agent.get_args());
+    command.current_dir(sandbox.layer()).env("TERM", "xterm");
+    let ran = sandbox.start(command).wait();
+    ran.assert_code(&[0]);
+    assert!(ran.stdout.contains("\u{1b}[2K"), "there is a progress line: {:?}", ran.stdout);
+    let lines: Vec<usize> = ran.stdout.match_indices("Z info  agent_").map(|(at, _)| at - 23).collect();
+    assert!(lines.len() > 10, "{:?}", ran.stdout);
+    for at in lines {
+        let before = &ran.stdout[..at];
+        let is_clear = before.is_empty() || before.ends_with('\n') || before.ends_with("\u{1b}[2K");
+        assert!(is_clear, "{:?}", &before[before.len().saturating_sub(100)..]);
+    }
+}
+
 #[test]
 fn commands_without_reports_print_only() {
     let Some(sandbox) = Sandbox::new("commands_without_reports_print_only") else { return };

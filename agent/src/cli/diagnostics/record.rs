@@ -270,10 +270,13 @@ fn clear(name: &str, value: &Value, is_own: bool, redactor: &Redactor) -> Json {
     if !is_own && WIRE.iter().any(|sign| text.contains(sign)) {
         return "[not recorded: it may contain headers or a body]".into();
     }
-    let clear = redactor.redact(text);
+    let mut clear = redactor.redact(text);
     // A secret in JSON in a value that `Debug` has quoted: `{\"token\": \"…\"}`.
     let unquoted = without_escaped_quotes(&clear);
-    let clear = redactor.redact(&unquoted);
+    let found = redactor.redact(&unquoted);
+    if found != unquoted {
+        clear = found.into_owned().into();
+    }
     let mut clear = sanitize(&clear).into_owned();
     truncate::middle(&mut clear, SHOWN);
     clear.into()
