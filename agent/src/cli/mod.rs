@@ -3,6 +3,7 @@
 mod arguments;
 mod cache;
 mod cache_publish;
+mod current_dir;
 mod diagnostics;
 mod doctor;
 mod job;
