@@ -17,6 +17,17 @@ use agent_types::stage::Stage;
 pub struct Arguments {
     #[command(subcommand)]
     pub command: Command,
+    /// Print diagnostics on standard error: error, warn, info, debug, trace, or a filter such as
+    /// `info,agent_git=debug`. Takes precedence over the variable BUILD_AGENT_LOG
+    #[arg(long, global = true, value_name = "LEVEL", value_parser = super::diagnostics::check_filter)]
+    pub log_level: Option<String>,
+}
+
+impl Command {
+    /// Whether it writes `agent.log` beside its reports.
+    pub fn has_log(&self) -> bool {
+        matches!(self, Command::Run(_) | Command::Check(_))
+    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -22,6 +22,7 @@ use agent_types::stage::Stage;
 
 use super::arguments::{Check, CommonArgs, JobArgs, ManifestArgs, Output, Run};
 use super::current_dir::current_dir;
+use super::diagnostics;
 use super::output_dir::OutputDir;
 use super::print;
 
@@ -262,7 +263,11 @@ fn console(output: Output, environment: &AgentEnvironment) -> Box<dyn Sink> {
     let can_draw = std::io::stdout().is_terminal() && !is_dumb(environment);
     match output {
         Output::Json => Box::new(Json::new(std::io::stdout())),
-        Output::Auto if can_draw => Box::new(Terminal::new(style)),
+        Output::Auto if can_draw => {
+            let terminal = Terminal::new(style);
+            diagnostics::print_above(terminal.screen());
+            Box::new(terminal)
+        }
         Output::Auto | Output::Plain => Box::new(Plain::new(std::io::stdout(), style)),
     }
 }

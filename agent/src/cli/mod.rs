@@ -4,6 +4,7 @@ mod arguments;
 mod cache;
 mod cache_publish;
 mod current_dir;
+mod diagnostics;
 mod doctor;
 mod job;
 mod lock;
@@ -45,15 +46,34 @@ pub fn main() -> ExitCode {
             return not_parsed(&error);
         }
     };
+    let diagnostics = diagnostics::start(
+        arguments.log_level.as_deref(),
+        environment.log.as_deref(),
+        arguments.command.has_log(),
+    );
+    if let Err(error) = diagnostics {
+        output_dir::invalidate_after_usage_error(argv.get(1..).unwrap_or_default());
+        print::diagnostic(format_args!("error: {error}"));
+        return error.class.exit_status().into();
+    }
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), argv = ?words, root = environment.root, "started");
+    run_and_flush(|| command(arguments, &environment)).into()
+}
+
+/// Runs a command, also when it panics, until all that it recorded is written.
+fn run_and_flush(command: impl FnOnce() -> Result<ExitStatus>) -> ExitStatus {
     // The panic hook printed the location; this sets the documented exit status.
-    let result = catch_unwind(AssertUnwindSafe(|| command(arguments, &environment))).unwrap_or_else(|_| {
+    let result = catch_unwind(AssertUnwindSafe(command)).unwrap_or_else(|_| {
         Err(Error::internal("the agent panicked").hint("please report this with the text above"))
     });
     let status = result.unwrap_or_else(|error| {
         print::diagnostic(format_args!("error: {error}"));
+        tracing::error!("{error}");
         error.class.exit_status()
     });
-    status.into()
+    tracing::info!(exit_code = status.code(), "ended");
+    diagnostics::finish();
+    status
 }
 
 /// Prints clap's error message, or help and version.
@@ -78,6 +98,7 @@ fn print_panic(panic: &std::panic::PanicHookInfo<'_>) {
         message += &format!("\n{trace}");
     }
     print::to_stderr(&message);
+    tracing::error!("{message}");
 }
 
 fn command(arguments: Arguments, environment: &AgentEnvironment) -> Result<ExitStatus> {
@@ -114,5 +135,47 @@ async fn dispatch(arguments: Arguments, environment: &AgentEnvironment) -> Resul
             print::raw(&format!("{:#}\n", config::schema()))?;
             Ok(ExitStatus::Passed)
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+    use crate::config::Secret;
+
+    /// In a process of its own, because hooks and subscribers are the whole process's.
+    #[test]
+    fn what_was_recorded_before_a_panic_is_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut broken = Command::new(std::env::current_exe().unwrap());
+        broken.args(["--exact", "cli::tests::a_command_that_panics", "--ignored", "--nocapture"]);
+        let output = broken.current_dir(directory.path()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let text = fs_err::read_to_string(directory.path().join("agent.log")).unwrap();
+        let lines: Vec<serde_json::Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let said: Vec<&str> = lines.iter().map(|line| line["message"].as_str().unwrap()).collect();
+        assert_eq!(said[0], "before");
+        let is_panic = |line: &&str| line.contains("panicked at") && line.contains("cli/mod.rs");
+        assert!(said.iter().any(is_panic), "{said:?}");
+        assert!(!text.contains("hunter22") && text.contains("[redacted] broke"), "{text}");
+        assert_eq!(lines.last().unwrap()["fields"]["exit_code"], 70);
+    }
+
+    #[test]
+    #[ignore = "the test above runs it in a process of its own"]
+    fn a_command_that_panics() {
+        print::hide(&[Secret { origin: "test".into(), value: "hunter22".into() }]);
+        std::panic::set_hook(Box::new(print_panic));
+        diagnostics::start(None, None, true).unwrap();
+        diagnostics::write_to(fs_err::File::create("agent.log").unwrap());
+        let status = run_and_flush(|| {
+            tracing::info!("before");
+            panic!("hunter22 broke")
+        });
+        assert_eq!(status, ExitStatus::Internal);
     }
 }

@@ -13,6 +13,7 @@ use agent_types::error::Result;
 
 use super::arguments::Arguments;
 use super::current_dir::current_dir;
+use super::diagnostics;
 use super::print;
 
 /// The output directory: locked for one job, with the verdict of an earlier job removed.
@@ -44,6 +45,11 @@ impl OutputDir {
         report::prepare_out(&self.path)?;
         if self.lock.is_none() {
             self.lock = Some(DirLock::out(&self.path)?);
+            match report::begin_log(&self.path) {
+                Ok(file) => diagnostics::write_to(file),
+                // The verdict stays the same without diagnostics.
+                Err(error) => print::diagnostic(format_args!("warning: no diagnostics are written: {error}")),
+            }
         }
         report::begin(&self.path)
     }

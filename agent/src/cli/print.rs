@@ -21,7 +21,8 @@ pub fn hide(secrets: &[Secret]) {
     known.1 = Some(Redactor::new(&known.0));
 }
 
-fn redactor() -> Redactor {
+/// The redactor of all secrets that are known by now.
+pub fn redactor() -> Redactor {
     SECRETS.read().unwrap_or_else(PoisonError::into_inner).1.clone().unwrap_or_default()
 }
 

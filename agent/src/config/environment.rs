@@ -16,6 +16,9 @@ use super::variables::Variables;
 /// The variable that names the branches whose pushes are trusted.
 pub const TRUSTED_BRANCHES: &str = "BUILD_AGENT_TRUSTED_BRANCHES";
 
+/// The variable with the filter of the diagnostics.
+pub const LOG_VARIABLE: &str = "BUILD_AGENT_LOG";
+
 /// The agent's input from its environment, captured once at the start.
 #[derive(Clone, Default)]
 pub struct AgentEnvironment {
@@ -30,6 +33,8 @@ pub struct AgentEnvironment {
     pub work_dir: Option<PathBuf>,
     /// `BUILD_AGENT_TRUSTED_BRANCHES`: a regular expression of the branches whose pushes are trusted.
     pub trusted_branches: Option<String>,
+    /// `BUILD_AGENT_LOG`: which diagnostics are recorded.
+    pub log: Option<String>,
     pub lang: Option<String>,
     pub lc_all: Option<String>,
     pub term: Option<String>,
@@ -85,6 +90,7 @@ impl AgentEnvironment {
             xdg_cache_home: variables.path("XDG_CACHE_HOME").filter(|path| path.is_absolute()),
             work_dir: variables.path("BUILD_AGENT_WORK_DIR"),
             trusted_branches: variables.text(TRUSTED_BRANCHES),
+            log: variables.text(LOG_VARIABLE),
             lang: variables.text("LANG"),
             lc_all: variables.text("LC_ALL"),
             term: variables.text("TERM"),

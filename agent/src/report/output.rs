@@ -48,6 +48,19 @@ pub fn begin(out: &Path) -> Result<EventsFile> {
     Ok(events)
 }
 
+/// The diagnostics of a job.
+pub const AGENT_LOG: &str = "agent.log";
+
+/// Begins a new job's `agent.log`, empty; that of an earlier job is gone then.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn begin_log(out: &Path) -> Result<fs_err::File> {
+    let path = out.join(AGENT_LOG);
+    remove_file(&path, out)?;
+    create(&path)
+}
+
 /// Writes all reports of the summary.
 ///
 /// # Errors
@@ -165,11 +178,12 @@ mod tests {
         // A link in the place of the report itself is replaced.
         let out = directory.path().join("out2");
         fs_err::create_dir(&out).unwrap();
-        for name in ["result.json", "junit.xml", EventsFile::NAME] {
+        for name in ["result.json", "junit.xml", EventsFile::NAME, AGENT_LOG] {
             symlink(&victim, out.join(name)).unwrap();
         }
         begin(&out).unwrap();
-        for name in ["result.json", "junit.xml", EventsFile::NAME] {
+        begin_log(&out).unwrap().write_all(b"x").unwrap();
+        for name in ["result.json", "junit.xml", EventsFile::NAME, AGENT_LOG] {
             assert!(!fs_err::symlink_metadata(out.join(name)).unwrap().is_symlink(), "{name}");
         }
 

@@ -3,6 +3,8 @@
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
+use tracing::Instrument;
+
 use crate::config::Settings;
 use agent_cache::Usage;
 use agent_fs::tree::Tree;
@@ -39,7 +41,10 @@ pub async fn run(settings: &Settings, configured: &BuildEnvironment, runner: &Ru
         let unit = Unit::new(Stage::Build, format!("{} ({machine})", settings.build.targets.join(" ")));
         runner.events.emit(EventKind::UnitStarted { unit: unit.clone() }).await;
         let Built { outcome, log, excerpt, sstate } =
-            match machine_build(settings, configured, runner, &unit, machine).await {
+            match machine_build(settings, configured, runner, &unit, machine)
+                .instrument(super::step(&unit))
+                .await
+            {
                 Ok(done) => done,
                 Err(error) => {
                     let outcome = Outcome::NotRun(error.message.clone());

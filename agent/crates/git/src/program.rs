@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tracing::Instrument;
 use url::Url;
 
 use agent_process::{Command, Environment, ExitReason, LineHandler, Runner, User, agent_user, lesser_owner};
@@ -171,7 +172,8 @@ impl<'a> Git<'a> {
         command.environment = self.environment.clone();
         command.user = self.user.clone();
         let mut output = Output::default();
-        let finished = self.runner.run(command, &mut output).await?;
+        let span = tracing::info_span!("git", source = &*self.label, verb, remote);
+        let finished = self.runner.run(command, &mut output).instrument(span).await?;
         let git =
             |kind, said| Failure::Git { kind, verb: verb.clone(), remote, said, log: finished.log.clone() };
         let end = |class, why: &str| {

@@ -99,6 +99,7 @@ pub async fn bucket(name: &str, kms_key_id: Option<&str>) -> Result<AmazonS3> {
 /// # Errors
 /// Usage, if the URL is invalid, or the object does not exist or is larger than `limit` bytes; upstream, if
 /// it cannot be read.
+#[tracing::instrument(name = "s3", skip_all, fields(call = "get", address))]
 pub async fn read_object(address: &str, limit: usize) -> Result<Bytes> {
     let S3Address { bucket: name, key } = S3Address::parse(address)?;
     let path = Path::parse(&key)

@@ -12,6 +12,7 @@ use agent_types::error::{Error, Result};
 /// # Errors
 /// Usage, if the secret or the field does not exist; upstream, if AWS does not answer or denies access.
 /// Messages never contain the value.
+#[tracing::instrument(name = "secrets-manager", skip_all, fields(call = "get", id = name_or_arn))]
 pub async fn secret(name_or_arn: &str, field: Option<&str>) -> Result<String> {
     let (name, field) = match (name_or_arn.split_once('#'), field) {
         (Some((name, written)), None) => (name, Some(written)),

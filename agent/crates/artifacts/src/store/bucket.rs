@@ -52,6 +52,7 @@ impl Bucket {
     }
 
     /// Whether the object exists; also false, if the role has no permission to find out.
+    #[tracing::instrument(name = "s3", skip_all, fields(call = "head", bucket = self.name, key))]
     pub async fn exists(&self, key: &str) -> Result<bool> {
         let path = exact(key).map_err(Error::usage)?;
         match self.retries.run(|| self.store.head(&path)).await {
@@ -65,6 +66,7 @@ impl Bucket {
     }
 
     /// Uploads the file. Replaces an object that an earlier, failed attempt left.
+    #[tracing::instrument(name = "s3", skip_all, fields(call = "put", bucket = self.name, key, bytes = source.len()))]
     pub async fn put(
         &self,
         key: &str,
@@ -87,6 +89,7 @@ impl Bucket {
     ///
     /// The answer to a successful request may get lost. So the object is read before a retry, and before it is
     /// assumed that another publication wrote it.
+    #[tracing::instrument(name = "s3", skip_all, fields(call = "create", bucket = self.name, key))]
     pub async fn create(&self, key: &str, content: Vec<u8>) -> Result<bool> {
         let path = exact(key).map_err(Error::usage)?;
         let mut retry = self.retries.begin();
@@ -238,6 +241,7 @@ impl Bucket {
     }
 
     fn failed(&self, what: &str, key: &str, source: &object_store::Error, action: &str) -> Error {
+        tracing::warn!("cannot {what} {}: {source}", self.shown(key));
         aws::upstream(format!("cannot {what} {}", self.shown(key)), source, action)
     }
 }
