@@ -97,6 +97,9 @@ pub struct JobArgs {
     /// Ask BitBake everything anew: use and keep no answer that it gave to yocto-check-layer
     #[arg(long)]
     pub no_memo: bool,
+    /// Empty the build directory first, with all that earlier builds left in it [default: in CI only]
+    #[arg(long)]
+    pub fresh: bool,
     /// How to tell what happens
     #[arg(long, value_enum, default_value_t = Output::Auto)]
     pub output: Output,
@@ -166,6 +169,9 @@ pub struct Lock {
 pub struct Shell {
     #[command(flatten)]
     pub manifest: ManifestArgs,
+    /// Empty the build directory first, instead of opening what the last build left
+    #[arg(long)]
+    pub fresh: bool,
     /// The command to run instead of an interactive shell
     #[arg(last = true, value_name = "CMD")]
     pub command: Vec<OsString>,

@@ -41,7 +41,7 @@ async fn named(args: &ShareArgs, environment: &AgentEnvironment) -> Result<Named
     if let (Some(directory), None) = (&args.share, &args.manifest.manifest) {
         return Ok(Named { share: given(directory)?, sstate_max_age: None, downloads_max_age: None });
     }
-    let settings = load(&args.manifest, false, environment).await?;
+    let settings = load(&args.manifest, environment).await?;
     let share = match (&args.share, settings.cache.share) {
         (Some(directory), _) => given(directory)?,
         (None, Some(shared)) => shared.share,

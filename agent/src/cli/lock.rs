@@ -2,11 +2,10 @@
 
 use futures_util::{StreamExt, stream};
 
-use std::time::SystemTime;
-
 use crate::config::lock::{Lock, Locked};
 use crate::config::{self, AgentEnvironment, GitSource, RepoSource, Request, Settings, Wanted};
 use crate::report;
+use crate::stages::cleanup::after;
 use agent_fs::untrusted;
 use agent_git::{Access, Git};
 use agent_process::Runner;
@@ -14,7 +13,7 @@ use agent_types::error::{Error, Result};
 use agent_types::outcome::ExitStatus;
 
 use super::arguments;
-use super::job::{access, current_dir, limit_reading, request};
+use super::job::{current_dir, limit_reading, load_request, request, servers};
 use super::quiet::Quiet;
 use super::say;
 
@@ -23,7 +22,7 @@ const PARALLEL: usize = 4;
 
 /// Writes the lock: what is not there yet, and with `--update` what is to move.
 pub async fn command(args: arguments::Lock, environment: &AgentEnvironment) -> Result<ExitStatus> {
-    let request = request(&args.manifest, false).await?;
+    let request = request(&args.manifest).await?;
     limit_reading(&request, environment)?;
     let path = config::lock_path(&request, environment, &current_dir()?)?;
     let all = args.update.as_ref().is_some_and(Vec::is_empty);
@@ -43,18 +42,16 @@ pub async fn command(args: arguments::Lock, environment: &AgentEnvironment) -> R
         Some(names) => Some(&names[..]),
     };
     let request = Request { ignore_lock: true, ..request };
-    let mut settings = config::load(&request, environment, &current_dir()?, SystemTime::now())?;
-    say::hide(&settings.secrets);
-    let access = access(&mut settings, environment).await?;
-    let access = access.for_source(settings.cache.trust.is_trusted());
-    let quiet = Quiet::new(&settings)?;
+    let settings = load_request(&request, environment)?;
+    let servers = servers(&settings, environment).await?;
+    let access = servers.access.for_source(settings.cache.trust.is_trusted());
+    let quiet = Quiet::new(&settings, servers.redactor(&settings))?;
     let pins = resolve(&settings, &quiet.runner, &access, moved, |name, source| {
         let locked = previous.repos.get(name)?;
         (*locked == Locked::new(source, &locked.commit)).then(|| locked.commit.clone())
     })
     .await;
-    quiet.end().await?;
-    let pins = pins?;
+    let pins = after(pins, quiet.end().await)?;
     let mut lock = Lock::default();
     for pin in &pins {
         let new = Locked::new(&pin.source, &pin.commit);

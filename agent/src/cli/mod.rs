@@ -4,6 +4,7 @@ mod arguments;
 mod cache;
 mod cache_publish;
 mod doctor;
+mod head;
 mod job;
 mod lock;
 mod out;
@@ -94,6 +95,7 @@ fn command(arguments: Arguments, environment: &AgentEnvironment) -> Result<ExitS
 
 async fn dispatch(arguments: Arguments, environment: &AgentEnvironment) -> Result<ExitStatus> {
     agent_process::survive_signals();
+    let environment = &head::with_commit(environment).await;
     match arguments.command {
         Command::Run(run) => job::run(run, environment).await,
         Command::Check(check) => job::check(check, environment).await,

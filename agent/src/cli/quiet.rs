@@ -23,13 +23,12 @@ pub struct Quiet {
 }
 
 impl Quiet {
-    pub fn new(settings: &Settings) -> Result<Quiet> {
+    pub fn new(settings: &Settings, redactor: Redactor) -> Result<Quiet> {
         let logs = tempfile::Builder::new()
             .prefix("build-agent-")
             .tempdir()
             .map_err(|error| Error::machine("cannot make a temporary directory").because(&error))?;
         let (emitter, receiver) = events::channel();
-        let redactor = Redactor::new(&settings.secrets);
         let interrupt = job::interrupt(settings);
         listen_for_signals(&interrupt)?;
         let console: Vec<Box<dyn Sink>> = vec![Box::new(Plain::new(std::io::stderr(), Style::PLAIN))];

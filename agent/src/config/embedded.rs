@@ -15,7 +15,7 @@ use agent_yocto::layer_conf::LayerConf;
 
 use super::collections;
 use super::environment::AgentEnvironment;
-use super::load::{Request, load};
+use super::load::{OnlyLayers, Request, load};
 use super::manifest;
 use super::paths;
 use super::settings::Settings;
@@ -39,14 +39,16 @@ pub fn for_layers(
     let (request, env) = grounded(request, env, &cwd, &layers);
     let mut notices = Vec::new();
     if let Some(file) = layers.manifest(&request, &cwd) {
-        let request = Request { manifest: Some(file.display().to_string()), ..request.clone() };
+        let said = format!("sources and configuration are from {}", file.display());
+        let request = Request {
+            manifest: Some(file.display().to_string()),
+            layers: Some(OnlyLayers { layers: layers.layers.clone(), built_in: None }),
+            notices: [vec![said], request.notices.clone()].concat(),
+            ..request.clone()
+        };
         let settings = load(&request, &env, &cwd, now)?;
         if release.is_none_or(|release| release == settings.release) {
-            return Ok(only_check(
-                settings,
-                layers,
-                vec![format!("sources and configuration are from {}", file.display())],
-            ));
+            return Ok(settings);
         }
         notices.push(format!(
             "{} is for {}, so that it is left aside",
@@ -64,11 +66,16 @@ pub fn for_layers(
     };
     let text = make_manifest(&layers, release, &mut notices)?;
     let name = format!("the built-in manifest for {}", release.name);
-    let request = Request { manifest: None, manifest_text: Some((name, text)), ..request.clone() };
-    let mut settings = load(&request, &env, &layers.checkout, now)?;
-    settings.job.reproduce = reproduce(&layers, release);
-    settings.completes_repos = true;
-    Ok(only_check(settings, layers, notices))
+    let only =
+        OnlyLayers { built_in: Some(reproduce(&layers, release)), layers: layers.layers.clone() };
+    let request = Request {
+        manifest: None,
+        manifest_text: Some((name, text)),
+        layers: Some(only),
+        notices: [notices, request.notices.clone()].concat(),
+        ..request.clone()
+    };
+    load(&request, &env, &layers.checkout, now)
 }
 
 /// Request and environment whose paths mean the same wherever the reading starts, and whose checkout
@@ -164,15 +171,6 @@ fn common(paths: impl Iterator<Item = PathBuf>) -> PathBuf {
             common.ancestors().find(|above| path.starts_with(above)).unwrap_or(Path::new("/")).to_owned()
         })
         .unwrap_or_default()
-}
-
-fn only_check(mut settings: Settings, layers: Layers, notices: Vec<String>) -> Settings {
-    settings.layers = layers.layers;
-    settings.check.yocto_check_layer = true;
-    settings.build.targets.clear();
-    settings.artifacts.rules.clear();
-    settings.notices.splice(0..0, notices);
-    settings
 }
 
 /// The release that `--release` names.

@@ -29,7 +29,7 @@ mod values;
 pub use codebuild::{CodeBuild, Trigger};
 pub use embedded::{for_layers, known_release};
 pub use environment::{AgentEnvironment, whole as whole_environment};
-pub use load::{Request, is_trusted, load, lock_path};
+pub use load::{OnlyLayers, Request, commit_to_confirm, is_trusted, load, lock_path};
 pub use manifest::{FILE_NAME, schema};
 pub use paths::{is_text, out_dir, work_dir, work_tree};
 pub use problem::{Place, Problem, Problems};

@@ -14,10 +14,12 @@ use agent_yocto::check_layer::{crash, forgiving};
 use agent_yocto::layer_conf::{LayerConf, certain_words};
 use agent_yocto::layer_fault::KnownLayers;
 use agent_yocto::preflight::{self, PreflightCase};
-use agent_yocto::{host, server};
+use agent_yocto::host;
 
 use super::check_layer;
+use super::cleanup::{ServerEnd, UnitEnd};
 use super::configure::BuildEnvironment;
+use super::pending::Pending;
 
 /// What the layers' own files say, without anything else. Runs before the checkout, so that a
 /// hopeless change fails in the first second.
@@ -38,13 +40,41 @@ pub async fn preflight(settings: &Settings, events: &Emitter) -> Outcome {
     Outcome::worst(&outcomes).cloned().unwrap_or(Outcome::NotRun("there is no layer".into()))
 }
 
+/// The checks that the manifest asks for, besides the preflight of the layers alone.
+pub fn units(settings: &Settings) -> Vec<Unit> {
+    let layers = settings.layers.iter().filter(|_| settings.check.yocto_check_layer);
+    let preflight = layers.clone().map(|layer| preflight_unit(layer));
+    let bitbake_layers = settings.check.bitbake_layers.iter().map(|words| bitbake_layers_unit(words));
+    preflight.chain(bitbake_layers).chain(layers.map(|layer| check_layer::unit(layer))).collect()
+}
+
+fn preflight_unit(layer: &Path) -> Unit {
+    Unit::new(Stage::Check, format!("preflight {} with its dependencies", name(layer)))
+}
+
+fn bitbake_layers_unit(words: &[String]) -> Unit {
+    Unit::new(Stage::Check, format!("bitbake-layers {}", words.join(" ")))
+}
+
 /// Runs all checks that the manifest asks for; the gravest outcome decides.
 pub async fn run(settings: &Settings, configured: &BuildEnvironment, runner: &Runner) -> Result<Outcome> {
+    let mut pending = Pending::new(units(settings), &runner.events);
+    let outcome = run_pending(settings, configured, runner, &mut pending).await;
+    pending.not_run_after(outcome.as_ref()).await;
+    outcome
+}
+
+async fn run_pending(
+    settings: &Settings,
+    configured: &BuildEnvironment,
+    runner: &Runner,
+    pending: &mut Pending<'_>,
+) -> Result<Outcome> {
     let mut outcomes = Vec::new();
     // Before anything runs layer code.
     let untouched = check_layer::Untouched::of(settings, configured).await;
     if settings.check.yocto_check_layer {
-        let outcome = preflight_with_repos(settings, configured, &runner.events).await?;
+        let outcome = preflight_with_repos(settings, configured, &runner.events, pending).await?;
         let hopeless = !outcome.is_success();
         outcomes.push(outcome);
         if hopeless && !settings.check.keep_going {
@@ -52,6 +82,11 @@ pub async fn run(settings: &Settings, configured: &BuildEnvironment, runner: &Ru
         }
     }
     for words in &settings.check.bitbake_layers {
+        if let Some(why) = runner.interrupt.state() {
+            outcomes.push(super::interrupted(why));
+            return worst(&outcomes);
+        }
+        pending.start(&bitbake_layers_unit(words));
         outcomes.push(bitbake_layers(settings, configured, runner, words).await?);
     }
     if settings.check.yocto_check_layer {
@@ -60,6 +95,7 @@ pub async fn run(settings: &Settings, configured: &BuildEnvironment, runner: &Ru
                 outcomes.push(super::interrupted(why));
                 break;
             }
+            pending.start(&check_layer::unit(layer));
             outcomes.push(check_layer::run(settings, configured, runner, layer, &untouched).await?);
         }
     }
@@ -77,6 +113,7 @@ async fn preflight_with_repos(
     settings: &Settings,
     configured: &BuildEnvironment,
     events: &Emitter,
+    pending: &mut Pending<'_>,
 ) -> Result<Outcome> {
     if let Some(error) = preflight::unreadable_dependency(&configured.repo_layers) {
         return Err(error);
@@ -95,7 +132,8 @@ async fn preflight_with_repos(
             &series,
             &settings.check.machines,
         );
-        let unit = Unit::new(Stage::Check, format!("preflight {} with its dependencies", name(layer)));
+        let unit = preflight_unit(layer);
+        pending.start(&unit);
         outcomes.push(tell_preflight(settings, layer, unit, results, events).await);
     }
     worst(&outcomes)
@@ -175,7 +213,7 @@ async fn bitbake_layers(
     runner: &Runner,
     words: &[String],
 ) -> Result<Outcome> {
-    let unit = Unit::new(Stage::Check, format!("bitbake-layers {}", words.join(" ")));
+    let unit = bitbake_layers_unit(words);
     runner.events.emit(EventKind::UnitStarted { unit: unit.clone() }).await;
     let build = &configured.build;
     let log = format!("bitbake-layers-{}", words.first().map_or("", String::as_str));
@@ -187,8 +225,14 @@ async fn bitbake_layers(
     let output = Layers(LayersOutput::new(words, unit.clone(), &settings.checkout));
     let mut output = UntilStopped::new(output, &command.stopping);
     let ended = runner.run(command, &mut output).await;
-    server::stop_server(build, configured.user.as_ref(), runner.grace_left()).await?;
-    let finished = ended?;
+    let server = ServerEnd::stop(build, configured.user.as_ref(), runner).await;
+    let finished = match ended {
+        Ok(finished) => finished,
+        Err(error) => {
+            UnitEnd::error(unit, &error).report(server, &runner.events).await;
+            return Err(error);
+        }
+    };
     let passed = finished.end == ExitReason::Exited(0);
     let contradiction = output.lines.0.contradiction().filter(|_| passed).map(|what| {
         Error::internal(format!("{} ended with exit status 0, but {what}", unit.name))
@@ -216,7 +260,7 @@ async fn bitbake_layers(
     };
     let excerpt = super::excerpt(&outcome, &finished);
     let log = Some(runner.relative_log(&finished.log));
-    runner.events.emit(EventKind::UnitFinished { unit, outcome: outcome.clone(), log, excerpt }).await;
+    UnitEnd { unit, outcome: outcome.clone(), log, excerpt }.report(server, &runner.events).await;
     match (&outcome, trouble) {
         (Outcome::NotRun(_), Some(error)) => Err(error),
         _ => Ok(outcome),
