@@ -89,7 +89,7 @@ fn machines_after_the_first_that_failed_are_not_run() {
     ran.assert_code(&[1]);
     ran.assert_says(&["hello (qemuarm64)", "hello (qemuriscv64)"]);
     let builds: Vec<_> = units(&sandbox).into_iter().filter(|(name, _)| name.starts_with("build")).collect();
-    let failed = "hello_1.0:do_compile failed";
+    let failed = "hello-1.0-r0:do_compile failed";
     let not_run = || format!("not-run: not started: {failed}");
     let wanted = [
         ("build hello (qemux86-64)".to_owned(), format!("failed: {failed}")),
@@ -114,7 +114,7 @@ fn checks_and_builds_that_were_not_reached_are_not_run() {
                 &sandbox.layer().join(layer),
             );
             let conf = sandbox.layer().join(layer).join("conf/layer.conf");
-            let text = std::fs::read_to_string(&conf).unwrap().replace("standin", layer);
+            let text = std::fs::read_to_string(&conf).unwrap().replace("tested", layer);
             std::fs::write(conf, text).unwrap();
         }
         let text = std::fs::read_to_string(sandbox.manifest()).unwrap();
@@ -162,7 +162,7 @@ fn checks_and_builds_that_were_not_reached_are_not_run() {
         let units = units(&sandbox);
         let not_run: Vec<&str> = units
             .iter()
-            .filter(|(_, outcome)| outcome.starts_with("not-run: "))
+            .filter(|(name, outcome)| !name.starts_with("publish") && outcome.starts_with("not-run: "))
             .map(|(name, _)| name.as_str())
             .collect();
         assert_eq!(not_run, wanted, "{behaviour}: {units:?}");
