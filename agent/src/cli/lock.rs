@@ -13,7 +13,8 @@ use agent_types::error::{Error, Result};
 use agent_types::outcome::ExitStatus;
 
 use super::arguments;
-use super::job::{current_dir, limit_reading, load_request, request, servers};
+use super::current_dir::current_dir;
+use super::job::{limit_reading, load_request, request, servers};
 use super::quiet::Quiet;
 use super::say;
 
