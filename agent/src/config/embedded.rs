@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -67,8 +68,7 @@ pub fn for_layers(
     };
     let text = make_manifest(&layers, release, &mut notices)?;
     let name = format!("the built-in manifest for {}", release.name);
-    let only =
-        OnlyLayers { built_in: Some(reproduce(&layers, release)), layers: layers.layers.clone() };
+    let only = OnlyLayers { built_in: Some(reproduce(&layers, release)), layers: layers.layers.clone() };
     let request = Request {
         manifest: None,
         manifest_text: Some((name, text)),
@@ -118,13 +118,15 @@ impl Layers {
         for layer in given {
             let path = cwd.join(layer);
             let conf = path.join("conf/layer.conf");
-            if !conf.is_file() {
+            // What is there and cannot be read is a layer that fails its check.
+            if fs_err::symlink_metadata(&conf).is_err_and(|error| error.kind() != ErrorKind::PermissionDenied)
+            {
                 return Err(no_layer(layer, &path));
             }
             let path = fs_err::canonicalize(path)?;
             paths::is_text("the layer", &path)?;
             if !layers.contains(&path) {
-                confs.push(LayerConf::read(&path)?);
+                confs.push(LayerConf::read(&path).unwrap_or_default());
                 layers.push(path);
             }
         }
@@ -211,6 +213,10 @@ fn choose_release(layers: &Layers, env: &AgentEnvironment) -> Result<(&'static R
     // What is for the coming release only, is for master.
     match newest.or_else(|| RELEASES.iter().rev().find(|release| names_it(release))) {
         Some(release) => Ok((release, "the newest one that LAYERSERIES_COMPAT names".into())),
+        // Its check fails whatever the release.
+        None if layers.layers.iter().any(|layer| LayerConf::read(layer).is_err()) => {
+            Ok((Release::newest_stable(), "conf/layer.conf cannot be read, so this is the newest".into()))
+        }
         None => {
             let said = series.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" and ");
             let said = if series.is_empty() { "nothing".into() } else { said };

@@ -103,9 +103,11 @@ fn a_word_for_a_pull_request_and_a_bad_expression_end_the_reading() {
 #[test]
 fn another_commit_than_the_trusted_one_takes_the_trust_and_the_place() {
     let other = "f".repeat(40);
-    for (head, lost) in
-        [(Some(COMMIT), None), (Some(other.as_str()), Some("is checked out")), (None, Some("git cannot tell"))]
-    {
+    for (head, lost) in [
+        (Some(COMMIT), None),
+        (Some(other.as_str()), Some("is checked out")),
+        (None, Some("git cannot tell")),
+    ] {
         let settings = in_codebuild_at(SHARE, false, &PUSH, head).unwrap();
         let place = if lost.is_none() { "trusted/sstate" } else { "meta-x-scarthgap/sstate" };
         assert_eq!(settings.cache.share.unwrap().tiers.write.is_some(), lost.is_none(), "{head:?}");

@@ -176,7 +176,8 @@ impl Job<'_> {
             }
             Stage::Configure => {
                 let checkout = needs(&outputs.checkout, Stage::Checkout, stage)?;
-                outputs.configured = Some(configure::run(settings, checkout, &outputs.tiers, Edits::Overwrite, runner).await?);
+                outputs.configured =
+                    Some(configure::run(settings, checkout, &outputs.tiers, Edits::Overwrite, runner).await?);
                 Ok(Outcome::Passed)
             }
             Stage::Check => {

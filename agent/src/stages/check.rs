@@ -11,10 +11,10 @@ use agent_types::outcome::Outcome;
 use agent_types::stage::Stage;
 use agent_yocto::bitbake_layers::LayersOutput;
 use agent_yocto::check_layer::{crash, forgiving};
+use agent_yocto::host;
 use agent_yocto::layer_conf::{LayerConf, certain_words};
 use agent_yocto::layer_fault::KnownLayers;
 use agent_yocto::preflight::{self, PreflightCase};
-use agent_yocto::host;
 
 use super::check_layer;
 use super::cleanup::{ServerEnd, UnitEnd};
@@ -40,16 +40,11 @@ pub async fn preflight(settings: &Settings, events: &Emitter) -> Outcome {
     Outcome::worst(&outcomes).cloned().unwrap_or(Outcome::NotRun("there is no layer".into()))
 }
 
-/// The checks that the manifest asks for, besides the preflight of the layers alone.
+/// The checks that the manifest asks for. The preflight is not one of them: it is what the agent does first.
 pub fn units(settings: &Settings) -> Vec<Unit> {
     let layers = settings.layers.iter().filter(|_| settings.check.yocto_check_layer);
-    let preflight = layers.clone().map(|layer| preflight_unit(layer));
     let bitbake_layers = settings.check.bitbake_layers.iter().map(|words| bitbake_layers_unit(words));
-    preflight.chain(bitbake_layers).chain(layers.map(|layer| check_layer::unit(layer))).collect()
-}
-
-fn preflight_unit(layer: &Path) -> Unit {
-    Unit::new(Stage::Check, format!("preflight {} with its dependencies", name(layer)))
+    bitbake_layers.chain(layers.map(|layer| check_layer::unit(layer))).collect()
 }
 
 fn bitbake_layers_unit(words: &[String]) -> Unit {
@@ -72,9 +67,9 @@ async fn run_pending(
 ) -> Result<Outcome> {
     let mut outcomes = Vec::new();
     // Before anything runs layer code.
-    let untouched = check_layer::Untouched::of(settings, configured).await;
+    let untouched = check_layer::Untouched::of(settings, configured, &runner.interrupt).await;
     if settings.check.yocto_check_layer {
-        let outcome = preflight_with_repos(settings, configured, &runner.events, pending).await?;
+        let outcome = preflight_with_repos(settings, configured, &runner.events).await?;
         let hopeless = !outcome.is_success();
         outcomes.push(outcome);
         if hopeless && !settings.check.keep_going {
@@ -113,13 +108,12 @@ async fn preflight_with_repos(
     settings: &Settings,
     configured: &BuildEnvironment,
     events: &Emitter,
-    pending: &mut Pending<'_>,
 ) -> Result<Outcome> {
     if let Some(error) = preflight::unreadable_dependency(&configured.repo_layers) {
         return Err(error);
     }
-    let series =
-        LayerConf::read(&configured.core)?.core_names.as_ref().map(certain_words).unwrap_or_default();
+    let core = LayerConf::read(&configured.core).map_err(|unreadable| unreadable.of_dependency())?;
+    let series = core.core_names.as_ref().map(certain_words).unwrap_or_default();
     let mut outcomes = Vec::new();
     for layer in &settings.layers {
         let siblings = settings.layers.iter().filter(|other| *other != layer);
@@ -132,8 +126,7 @@ async fn preflight_with_repos(
             &series,
             &settings.check.machines,
         );
-        let unit = preflight_unit(layer);
-        pending.start(&unit);
+        let unit = Unit::new(Stage::Check, format!("preflight {} with its dependencies", name(layer)));
         outcomes.push(tell_preflight(settings, layer, unit, results, events).await);
     }
     worst(&outcomes)

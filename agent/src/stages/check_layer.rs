@@ -7,15 +7,13 @@ use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
-use tokio::task::spawn_blocking;
-
 use crate::config::Settings;
 use agent_cache::signature_cache::{
     Admission, BitbakeRunner, CacheResult, CacheServer, Digest, NotCacheable, Place, ProvenanceSummary,
     QueryPlan, Rerun, RunOptions, ShimDir, SigdataMode, StatCache, Store, Stores, WrittenConf,
     path_of_bitbake, runs_code, trees_of,
 };
-use agent_process::{Command, CommandOutcome, ExitReason, LineHandler, Runner, UntilStopped};
+use agent_process::{Command, CommandOutcome, ExitReason, Interrupt, LineHandler, Runner, UntilStopped};
 use agent_types::error::Result;
 use agent_types::events::{Case, Emitter, EventKind, Finding, Unit};
 use agent_types::outcome::Outcome;
@@ -79,15 +77,17 @@ struct Check<'a> {
 pub struct Untouched(BTreeMap<String, Digest>);
 
 impl Untouched {
-    pub async fn of(settings: &Settings, configured: &BuildEnvironment) -> Untouched {
+    pub async fn of(settings: &Settings, configured: &BuildEnvironment, interrupt: &Interrupt) -> Untouched {
         if !settings.check.memo || !settings.check.yocto_check_layer {
             return Untouched(BTreeMap::new());
         }
         let (place, layers) = (place(settings, configured, Path::new("")), settings.layers.clone());
         let around = configured.repo_layers.clone();
         let stat_cache = stat_cache(settings);
-        let read = move || trees_of(&place, &layers, &around, &mut StatCache::load(&stat_cache));
-        Untouched(spawn_blocking(read).await.unwrap_or_default())
+        let read = move || Ok(trees_of(&place, &layers, &around, &mut StatCache::load(&stat_cache)));
+        // Without them nothing is stored.
+        let trees = super::blocking(interrupt, "the layers were read", read).await;
+        Untouched(trees.unwrap_or_default())
     }
 }
 

@@ -75,7 +75,8 @@ mod tests {
         let unit = Unit::new(Stage::Build, "image (qemux86-64)");
         let outcome = Outcome::Failed("a_1:do_compile failed".into());
         let end = UnitEnd { unit: unit.clone(), outcome: outcome.clone(), log: None, excerpt: Vec::new() };
-        let stuck = Error::machine("cannot end BitBake's server of /b: pid 7 in state D").hint("look at mounts");
+        let stuck =
+            Error::machine("cannot end BitBake's server of /b: pid 7 in state D").hint("look at mounts");
         end.report(ServerEnd(Some(stuck)), &events).await;
         drop(events);
         let first = received.recv().await.unwrap().what;

@@ -26,6 +26,7 @@ use agent_yocto::conf::{self, LocalConf, Purpose};
 use agent_yocto::environment::{HOST_PATH, Tools, bitbake_environment, bitbake_version};
 use agent_yocto::hash_server::Serve;
 use agent_yocto::layer_conf::LayerConf;
+use agent_yocto::unreadable::Unreadable;
 
 use super::blocking;
 use super::checkout::Checkout;
@@ -202,7 +203,8 @@ pub async fn run(
 
     let mut candidates = Vec::new();
     for path in &repo_layers {
-        candidates.push(Candidate { path: path.clone(), conf: LayerConf::read(path)?, computed: Vec::new() });
+        let conf = LayerConf::read(path).map_err(|unreadable| unreadable.of_dependency())?;
+        candidates.push(Candidate { path: path.clone(), conf, computed: Vec::new() });
     }
     let plain = base_layers(&core, &candidates, first_machine(settings), &settings.config.distro);
     for notice in &plain.notices {
@@ -232,7 +234,8 @@ pub async fn run(
     sweep(settings, tiers, events).await?;
     let (work, repos) = (settings.paths.clone(), checkout.repos.clone());
     let links =
-        blocking(&runner.interrupt, "links to the checkouts were made", move || Links::make(&work, &repos)).await?;
+        blocking(&runner.interrupt, "links to the checkouts were made", move || Links::make(&work, &repos))
+            .await?;
     let repo_layers: Vec<PathBuf> = configured.repo_layers.iter().map(|layer| links.through(layer)).collect();
     let layers = with_layers_under_test(&repo_layers, &settings.layers);
     let is_unclear =
@@ -297,7 +300,8 @@ fn prober(settings: &Settings, tools: &Tools, whoami: &User, runner: &Runner) ->
 /// `OELAYOUT_ABI`
 fn layout(core: &Path) -> Option<String> {
     let text = untrusted::read_text(&core.join("conf/abi_version.conf"), untrusted::PAGE).ok()?;
-    let value = text.lines().find_map(|line| line.strip_prefix("OELAYOUT_ABI")?.trim_start().strip_prefix('='));
+    let value =
+        text.lines().find_map(|line| line.strip_prefix("OELAYOUT_ABI")?.trim_start().strip_prefix('='));
     value.map(|value| value.trim().trim_matches('"').to_owned())
 }
 
@@ -324,7 +328,8 @@ fn with_layers_under_test(repo_layers: &[PathBuf], under_test: &[PathBuf]) -> Ve
 
 fn tools(checkout: &Checkout) -> Result<Tools> {
     let init = checkout.bitbake.join("lib/bb/__init__.py");
-    let text = untrusted::read_text(&init, untrusted::PAGE)?;
+    let text = untrusted::read_text(&init, untrusted::PAGE)
+        .map_err(|error| Unreadable::new(&init, error).of_dependency())?;
     let version = bitbake_version(&text).ok_or_else(|| {
         Error::usage(format!("`{}` does not tell BitBake's version", init.display()))
             .hint("is this really a BitBake tree? `__version__ = \"…\"` is expected there")

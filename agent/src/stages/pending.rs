@@ -27,9 +27,7 @@ impl<'a> Pending<'a> {
         for unit in self.units {
             let outcome = Outcome::NotRun(why.to_owned());
             self.events.emit(EventKind::UnitStarted { unit: unit.clone() }).await;
-            self.events
-                .emit(EventKind::UnitFinished { unit, outcome, log: None, excerpt: Vec::new() })
-                .await;
+            self.events.emit(EventKind::UnitFinished { unit, outcome, log: None, excerpt: Vec::new() }).await;
         }
     }
 

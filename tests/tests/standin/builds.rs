@@ -142,8 +142,6 @@ fn checks_and_builds_that_were_not_reached_are_not_run() {
             "no README",
             1,
             &[
-                "check preflight meta-a with its dependencies",
-                "check preflight meta-b with its dependencies",
                 "check bitbake-layers show-layers",
                 "check yocto-check-layer meta-a",
                 "check yocto-check-layer meta-b",

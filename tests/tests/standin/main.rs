@@ -12,6 +12,7 @@ mod keeping;
 mod kills;
 mod layer_confs;
 mod memo;
+mod odd_files;
 mod private;
 mod readers;
 mod remains;

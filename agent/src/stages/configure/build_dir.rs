@@ -92,7 +92,8 @@ impl MadeBy {
     /// Why `self` cannot use what `earlier` made.
     fn differs(&self, earlier: &MadeBy) -> Option<String> {
         let layout = |one: &MadeBy| one.layout.clone().unwrap_or_else(|| "unknown".into());
-        let user = |one: &MadeBy| one.user.map_or_else(|| "the agent's own".into(), |uid| format!("uid {uid}"));
+        let user =
+            |one: &MadeBy| one.user.map_or_else(|| "the agent's own".into(), |uid| format!("uid {uid}"));
         let pairs = [
             ("the release", earlier.release.clone(), self.release.clone()),
             ("BitBake's version", earlier.bitbake.clone(), self.bitbake.clone()),
@@ -172,8 +173,12 @@ impl BuildDir {
             said.aside(clear(&old, &self.work)?);
             fs::rename(&conf, &old)?;
             said.warnings.push((
-                format!("the configuration in {} was changed since the agent wrote it; it is now in {}, and the \
-                     manifest's is in its place", conf.display(), old.display()),
+                format!(
+                    "the configuration in {} was changed since the agent wrote it; it is now in {}, and the \
+                     manifest's is in its place",
+                    conf.display(),
+                    old.display()
+                ),
                 "put what a build needs into `[config] local_conf` of the manifest".into(),
             ));
         } else {
@@ -188,7 +193,9 @@ impl BuildDir {
         let read = |name: &str| untrusted::read_text(&conf.join(name), untrusted::SOURCE).ok();
         let found = [read("bblayers.conf"), read("local.conf")];
         let ours = |name: &std::ffi::OsStr| {
-            ["bblayers.conf", "local.conf", "sanity_info", "templateconf.cfg"].iter().any(|ours| name == *ours)
+            ["bblayers.conf", "local.conf", "sanity_info", "templateconf.cfg"]
+                .iter()
+                .any(|ours| name == *ours)
         };
         let more = fs::read_dir(&conf).ok()?.flatten().find(|entry| !ours(&entry.file_name()));
         let [bblayers, local] = found.map(Option::unwrap_or_default);
@@ -206,8 +213,9 @@ impl BuildDir {
     fn write_record(&self) -> Result<()> {
         let WrittenConf { bblayers, local } = self.conf.clone();
         let record = Record { made_by: self.made_by.clone(), bblayers, local };
-        let text = serde_json::to_string_pretty(&record)
-            .map_err(|error| Error::internal("cannot write down what the build directory is").because(&error))?;
+        let text = serde_json::to_string_pretty(&record).map_err(|error| {
+            Error::internal("cannot write down what the build directory is").because(&error)
+        })?;
         // Renamed into its place: a half record would empty the directory.
         let new = self.record_path().with_extension("json.new");
         remove_file(&new, &self.work)?;
@@ -278,12 +286,22 @@ mod tests {
             (same, false, true, "goes on"),
             (same, true, false, ""),
             (|dir| dir.conf.local = "local 2".into(), false, true, "goes on"),
-            (|dir| dir.made_by.release = "styhead".into(), false, false, "the release was scarthgap and is styhead"),
+            (
+                |dir| dir.made_by.release = "styhead".into(),
+                false,
+                false,
+                "the release was scarthgap and is styhead",
+            ),
             (|dir| dir.made_by.bitbake = "2.8.2".into(), false, false, "BitBake's version"),
             (|dir| dir.made_by.layout = Some("16".into()), false, false, "OELAYOUT_ABI"),
             (|dir| dir.made_by.trust = "trusted".into(), false, false, "the trust in the source"),
             (|dir| dir.made_by.trust = "pull request 7".into(), false, false, "pull request 7"),
-            (|dir| dir.made_by.user = Some(1), false, false, "the build user was the agent's own and is uid 1"),
+            (
+                |dir| dir.made_by.user = Some(1),
+                false,
+                false,
+                "the build user was the agent's own and is uid 1",
+            ),
         ];
         for (change, fresh, stays, said) in table {
             let work = tempfile::tempdir().unwrap();
