@@ -1,4 +1,4 @@
-//! `shell`: the prepared BitBake environment, for a person or a command.
+//! `build-agent shell`: opens the prepared BitBake environment, or runs one command in it.
 
 use crate::config::{AgentEnvironment, Request};
 use crate::job::{self, DirLock};
@@ -12,8 +12,8 @@ use agent_yocto::server;
 
 use super::arguments;
 use super::job::{load_request, request, servers};
-use super::quiet::Quiet;
-use super::say;
+use super::print;
+use super::unrecorded::UnrecordedRun;
 
 pub async fn command(args: arguments::Shell, environment: &AgentEnvironment) -> Result<ExitStatus> {
     // What is there is what a person wants to look at, also in CI.
@@ -21,15 +21,15 @@ pub async fn command(args: arguments::Shell, environment: &AgentEnvironment) -> 
     let settings = load_request(&request, environment)?;
     let _exclusive = DirLock::work(&settings.paths.work)?;
     let servers = servers(&settings, environment).await?;
-    let quiet = Quiet::new(&settings, servers.redactor(&settings))?;
+    let unrecorded = UnrecordedRun::new(&settings, servers.redactor(&settings))?;
     let prepared = async {
-        job::end_leftovers(&settings, &quiet.runner).await?;
-        let tiers = share::look(&settings, &quiet.runner).await?;
-        let checkout = checkout::run(&settings, &tiers, &quiet.runner, &servers.access).await?;
-        configure::run(&settings, &checkout, &tiers, Edits::Keep, &quiet.runner).await
+        job::end_leftovers(&settings, &unrecorded.runner).await?;
+        let tiers = share::look(&settings, &unrecorded.runner).await?;
+        let checkout = checkout::run(&settings, &tiers, &unrecorded.runner, &servers.access).await?;
+        configure::run(&settings, &checkout, &tiers, Edits::Keep, &unrecorded.runner).await
     };
     let prepared = prepared.await;
-    let configured = after(prepared, quiet.end().await)?;
+    let configured = after(prepared, unrecorded.end().await)?;
 
     let mut words = args.command.into_iter();
     let program = words.next().unwrap_or_else(|| "/bin/bash".into());
@@ -44,7 +44,7 @@ pub async fn command(args: arguments::Shell, environment: &AgentEnvironment) -> 
     let stopped =
         server::stop_server(&configured.build, configured.user.as_ref(), settings.limits.grace).await;
     if let Err(error) = stopped {
-        say::complaint(format_args!("warning: {error}"));
+        print::diagnostic(format_args!("warning: {error}"));
     }
     Ok(match end? {
         ExitReason::Exited(0) => ExitStatus::Passed,

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
+use tracing::Instrument;
+
 use crate::config::Settings;
 use agent_cache::signature_cache::{
     Admission, BitbakeRunner, CacheResult, CacheServer, Digest, NotCacheable, Place, ProvenanceSummary,
@@ -48,7 +50,7 @@ pub async fn run(
     let check =
         Check { settings, configured, runner, layer, name: name(layer), unit: unit.clone(), untouched };
     let mut server = ServerEnd::default();
-    let checked = check.to_its_verdict(&mut server).await;
+    let checked = check.to_its_verdict(&mut server).instrument(super::step(&unit)).await;
     let end = match &checked {
         Ok((outcome, finished)) => {
             let excerpt = super::excerpt(outcome, finished);

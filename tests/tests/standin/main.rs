@@ -6,6 +6,7 @@
 mod ahead;
 mod build_dirs;
 mod builds;
+mod diagnostics;
 mod forgery;
 mod hostile;
 mod keeping;
