@@ -23,7 +23,7 @@ fn put(kind: &str, path: &Path) {
         "device" => symlink("/dev/zero", path).unwrap(),
         "closed" => {
             std::fs::write(path, "x").unwrap();
-            std::fs::set_permissions(path, PermissionsExt::from_mode(0)).unwrap();
+            std::fs::set_permissions(path, PermissionsExt::from_mode(0o000)).unwrap();
         }
         kind => panic!("{kind}"),
     }
@@ -92,7 +92,7 @@ fn a_file_that_is_closed_to_the_build_user_fails_the_check() {
     for file in ["conf/layer.conf", "README.md"] {
         let path = sandbox.layer().join(file);
         let mode = std::fs::metadata(&path).unwrap().permissions();
-        std::fs::set_permissions(&path, PermissionsExt::from_mode(0)).unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o000)).unwrap();
         let ran = sandbox.run();
         ran.assert_code(&[1]);
         let errors = errors(&sandbox);
