@@ -33,7 +33,8 @@ struct Outputs {
     usage: Usage,
 }
 
-/// Runs the job to its end, and tells these notices beside those of the settings. All that happens is told on `runner.events`; the verdict is the fold's.
+/// Runs the job to its end, and emits these notices after those of the settings. Everything that happens is an event
+/// on `runner.events`; the verdict is computed from them.
 pub async fn run(settings: &Settings, notices: &[String], plan: &Plan, runner: &Runner, access: &Access) {
     let events = &runner.events;
     let started = JobStarted {
