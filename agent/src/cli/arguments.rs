@@ -114,6 +114,9 @@ pub struct JobArgs {
     /// Let BitBake write signature files that only a failing check needs; for measurements (slower)
     #[arg(long, hide_short_help = true, conflicts_with = "no_memo")]
     pub write_signatures: bool,
+    /// Empty the build directory first, including the results of earlier builds [default: only in CI]
+    #[arg(long)]
+    pub fresh: bool,
     /// How to show progress
     #[arg(long, value_enum, default_value_t = Output::Auto)]
     pub output: Output,
@@ -183,6 +186,9 @@ pub struct Lock {
 pub struct Shell {
     #[command(flatten)]
     pub manifest: ManifestArgs,
+    /// Empty the build directory first, instead of opening what the last build left
+    #[arg(long)]
+    pub fresh: bool,
     /// The command to run instead of an interactive shell
     #[arg(last = true, value_name = "CMD")]
     pub command: Vec<OsString>,

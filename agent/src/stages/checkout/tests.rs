@@ -34,7 +34,7 @@ pub(crate) fn settings(bench: &Bench, release: &str, repos: Vec<Repo>) -> Settin
             prefetch: true,
             write_signatures: false,
         },
-        build: Build { targets: Vec::new() },
+        build: Build { targets: Vec::new(), fresh: false },
         cache: Cache {
             downloads: bench.path("d"),
             sstate: bench.path("s"),
@@ -63,6 +63,7 @@ pub(crate) fn settings(bench: &Bench, release: &str, repos: Vec<Repo>) -> Settin
         network: Vec::new(),
         secrets: Vec::new(),
         notices: Vec::new(),
+        distrust: None,
         checkout,
     }
 }
