@@ -167,8 +167,8 @@ class Structure(unittest.TestCase):
         """The command lines that a phase starts, with programs that say what they were asked and end well or not."""
         [command] = self.buildspec(template, project)["phases"][phase]["commands"]
         says = 'printf "%s\\n" "${FUNCNAME[0]}" "$@"; return "${STATUS:-0}"'
-        steady = 'steady-checkout() { "$@"; }'
-        script = f"mount-share() {{ {says}; }}\nbuild-agent() {{ {says}; }}\n{steady}\n{command}"
+        checkout = 'stable-path-checkout() { "$@"; }'
+        script = f"mount-share() {{ {says}; }}\nbuild-agent() {{ {says}; }}\n{checkout}\n{command}"
         return subprocess.run(["bash", "-euc", script], env=environment, capture_output=True, text=True)
 
     def build(self, project, environment):

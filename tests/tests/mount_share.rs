@@ -101,7 +101,7 @@ fn what_is_no_pull_request_gets_no_part() {
         assert!(output.status.success(), "{}", said(&output));
         let mounts = machine.mounts();
         assert_eq!(mounts.len() == 1, version != "pr", "{version}: {mounts:?}");
-        let told = said(&output).contains(&format!("{version} is no pull request"));
+        let told = said(&output).contains(&format!("{version} is not a pull request"));
         assert_eq!(told, version != "pr", "{version}: {}", said(&output));
     }
 }
