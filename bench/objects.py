@@ -1,7 +1,7 @@
-"""Trees of shared state objects with the names, sizes and ages that they have on real shares.
+"""Trees of shared state objects with the names, sizes and ages of real shares.
 
-The same seed gives the same tree. Archives are whole zstd or gzip files, of bytes that do not
-compress, so that a program which looks into them finds what it looks for.
+The same seed makes the same tree. Archives are complete zstd or gzip files of incompressible bytes, so
+programs that read archives accept them.
 """
 
 import os
@@ -44,7 +44,7 @@ def suffix(version):
 
 
 def name(fields, digest, task, version):
-    """As sstate.bbclass (generate_sstatefn) makes it: what is too long loses from the fields in between."""
+    """The name that sstate.bbclass (generate_sstatefn) makes: too long a name loses characters in the middle fields."""
     tail = f"{digest}_{task}{suffix(version)}"
     room = LONGEST - len(".siginfo")
     if len(":".join(fields) + tail) > room:
@@ -55,7 +55,7 @@ def name(fields, digest, task, version):
 
 
 class Tree:
-    """What lies in a tree: for each unit its files with their sizes, and its age in days."""
+    """The content of a tree: for each unit, its files with their sizes, and its age in days."""
 
     def __init__(self, seed, files, mebibytes, only_new=False):
         self.chance = random.Random(seed)
@@ -89,12 +89,12 @@ class Tree:
         if not alone:
             # Half of them 4 to 60 KiB, one in a hundred above 1 MiB.
             parts.insert(0, (place, min(16 * 2**20, int(2**10 * chance.lognormvariate(2.8, 2.0)) + 300)))
-        # Nothing is as old as where `find -mtime +30` and 30 days part.
+        # No age is between 30 days and the limit of `find -mtime +30`, which differ.
         age = chance.uniform(0, 120) if not only_new else 0
         return (age if not 28 < age < 33 else age + 6), parts
 
     def write(self, top, sparse=False):
-        """Not part of the measured time."""
+        """Writes the tree. This is not part of the measured time."""
         now, made, block = time.time(), set(), random.Random(1).randbytes(2**20)
         for age, parts in self.units:
             for path, size in parts:
