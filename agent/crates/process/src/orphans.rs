@@ -1,17 +1,22 @@
 //! What a killed agent left running.
 //!
 //! SIGKILL takes the agent and nobody else: git goes on fetching, BitBake goes on building. The next
-//! agent that holds the same work directory ends them before it touches anything there.
+//! agent that holds the same work directory ends them before it touches anything there. Most bear a marker in their
+//! environment. One that cleared its environment is found in the killed agent's control group, which is recorded in
+//! the work directory. Where there are no control groups, such a process is not found.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::unistd::getpid;
 
 use super::Interrupt;
+use super::blocking::blocking;
+use super::control_group;
 use super::processes::{Process, Processes};
 use super::running::MARKER;
-use super::stop::{ShutdownTimeouts, end_leftovers};
+use super::stop::{Find, ShutdownTimeouts, end_leftovers};
 
 /// What became of the orphans, as labels for people.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,12 +27,18 @@ pub struct Orphans {
 }
 
 /// Ends the processes that bear the marker of an agent that is gone and that work below `work`, with
-/// all below them. `grace` lies between SIGTERM and SIGKILL. The caller holds the directory, so that
+/// all below them, and whoever is in the control group of an earlier agent there. `grace` lies between SIGTERM and SIGKILL. The caller holds the directory, so that
 /// none of them can belong to a job that goes on.
 pub async fn end_orphans(work: &Path, grace: Duration, interrupt: &Interrupt) -> Orphans {
-    let find = |processes: &Processes| orphans(processes, work);
+    let below = work.to_owned();
+    let find: Find = Arc::new(move |processes| orphans(processes, &below));
     let timeouts = ShutdownTimeouts { grace: Duration::ZERO, term_grace: grace };
-    let ended = end_leftovers(find, timeouts, interrupt).await;
+    let mut ended = end_leftovers(find, timeouts, interrupt).await;
+    // Those without a marker, which were given none of that time.
+    let of_group = work.to_owned();
+    let (gone, still_there) = blocking(move || control_group::take_over(&of_group)).await;
+    ended.add(&gone);
+    ended.still_there.extend(still_there);
     let labels = |processes: &[Process]| processes.iter().map(Process::label).collect();
     Orphans { ended: labels(&ended.processes), still_there: labels(&ended.still_there) }
 }

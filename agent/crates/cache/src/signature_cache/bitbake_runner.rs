@@ -16,7 +16,7 @@ use tokio::task::spawn_blocking;
 
 use agent_fs::remove;
 use agent_process::{
-    Command, CommandOutcome, ExitReason, Interrupt, LineHandler, MARKER, MountNamespace, Runner, User, cgroup,
+    ActivityClock, Command, CommandOutcome, ExitReason, Interrupt, LineHandler, MARKER, MountNamespace, Runner, User, cgroup,
 };
 use agent_types::events::EventKind;
 use agent_yocto::server;
@@ -69,6 +69,8 @@ pub struct BitbakeRunner {
     check: String,
     /// How many BitBakes the manifest allows side by side.
     most: Option<NonZeroUsize>,
+    /// The clock of the tool that waits for BitBake's answers.
+    tool: ActivityClock,
     number: AtomicUsize,
 }
 
@@ -143,8 +145,14 @@ impl BitbakeRunner {
             log,
             check,
             most,
+            tool: ActivityClock::default(),
             number: AtomicUsize::new(0),
         })
+    }
+
+    /// Counts what each BitBake does as activity of the tool with this clock.
+    pub fn on_behalf_of(self, tool: &ActivityClock) -> BitbakeRunner {
+        BitbakeRunner { tool: tool.clone(), ..self }
     }
 
     /// For a part of the work that can be stopped alone.
@@ -231,7 +239,8 @@ impl BitbakeRunner {
         let at = scratch_dir.map_or(self.place.build.as_path(), ScratchBuildDir::path);
         let program = self.place.bitbake.join("bin/bitbake");
         let log = format!("{}-{}", self.log, if scratch_dir.is_some() { "ahead" } else { "bitbake" });
-        let mut command = Command::new(program, &invocation.cwd, log).args(&invocation.argv);
+        let mut command =
+            Command::new(program, &invocation.cwd, log).args(&invocation.argv).on_behalf_of(&self.tool);
         let when = if scratch_dir.is_some() { ", ahead of the check" } else { "" };
         command.status = Some(format!("{}{when}: {query}", self.check));
         for (name, value) in invocation.environment.iter().filter(|(name, _)| name != MARKER) {
@@ -239,8 +248,6 @@ impl BitbakeRunner {
         }
         command.user = self.user.clone();
         command.mount_namespace = scratch_dir.map(|scratch_dir| self.mount_namespace(scratch_dir));
-        // The tool that waits for it has a limit of its own, which comes first.
-        command.stall = Some(self.runner.stall.saturating_mul(3));
         let result = at.join(SIGNATURES);
         let clear = || remove::remove_file(&result, at).map_err(|error| NotCacheable(error.message));
         // An earlier question may have left one, and this one none.

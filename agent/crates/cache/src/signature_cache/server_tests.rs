@@ -5,7 +5,7 @@ use std::path::Path;
 
 use tempfile::TempDir;
 
-use super::super::protocol::BitbakeOutcome;
+use super::super::protocol::{BitbakeOutcome, length_from};
 use super::super::{Store, WrittenConf};
 use super::*;
 use agent_process::{ExitReason, Redactor, Runner, User};
@@ -144,6 +144,15 @@ async fn say(stream: &mut UnixStream, invocation: &Invocation) {
     let message = invocation.encode();
     stream.write_all(&length_of(&message).unwrap()).await.unwrap();
     stream.write_all(&message).await.unwrap();
+}
+
+/// A reply.
+async fn receive(stream: &mut UnixStream) -> io::Result<Vec<u8>> {
+    let mut length = [0; 4];
+    stream.read_exact(&mut length).await?;
+    let mut message = vec![0; length_from(length)?];
+    stream.read_exact(&mut message).await?;
+    Ok(message)
 }
 
 fn good() -> Reply {
@@ -356,6 +365,46 @@ async fn nonsense_gets_no_answer_and_harms_nobody() {
     scene.ask_well(&scene.invocation(&scene.build())).await;
     drop(silent);
     assert_eq!(scene.server.close().await, ProvenanceSummary::default());
+}
+
+/// It is not kept in memory: all callers together could promise and send gigabytes.
+#[tokio::test]
+async fn what_is_too_long_for_a_question_is_not_taken() {
+    let scene = Scene::new();
+    let invocation = scene.invocation(&scene.build());
+    let long = |length: usize| {
+        let words = vec!["-S".into(), OsString::from("x".repeat(length))];
+        Invocation { argv: words, ..invocation.clone() }
+    };
+    let rest = long(0).encode().len();
+    for (length, is_taken) in [(LONGEST_QUESTION, true), (LONGEST_QUESTION + 1, false), (64 << 20, false)] {
+        let message = long(length - rest).encode();
+        assert_eq!(message.len(), length);
+        let (mut own, mut other) = UnixStream::pair().unwrap();
+        let send = async {
+            own.write_all(&length_of(&message).unwrap()).await.unwrap();
+            own.write_all(&message).await.unwrap();
+        };
+        let (taken, ()) = tokio::join!(receive_question(&mut other), send);
+        assert_eq!(taken.unwrap(), is_taken.then_some(message), "{length} bytes");
+        // The caller starts BitBake itself.
+        assert_eq!(scene.ask(&long(length - rest)).await.unwrap(), Reply::Pass, "{length} bytes");
+    }
+    scene.ask_well(&invocation).await;
+}
+
+/// Without a pause it would take a processor until a descriptor is free, and the job needs that.
+#[tokio::test]
+async fn a_caller_that_the_kernel_does_not_give_is_waited_for() {
+    let (mut tries, since) = (0, Instant::now());
+    let accept = || {
+        tries += 1;
+        let emfile = io::Error::from_raw_os_error(nix::errno::Errno::EMFILE as i32);
+        std::future::ready(if tries <= 5 { Err(emfile) } else { Ok("caller") })
+    };
+    assert_eq!(next_caller(accept).await, "caller");
+    assert_eq!(tries, 6);
+    assert!(since.elapsed() >= PAUSES.0 * (1 + 2 + 4 + 8 + 16), "{:?}", since.elapsed());
 }
 
 #[tokio::test]
