@@ -5,6 +5,7 @@
 //! ended there whatever it did to its session, its environment and its name, and however fast it forks.
 //! Without it there are only the process table and signals: see `forkers`.
 
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
@@ -110,12 +111,13 @@ pub(super) fn take_over(work: &Path) -> (Vec<Process>, Vec<Process>) {
 /// The group that the record in this work directory names. Layer code may have written there.
 fn recorded(work: &Path, mounted: &Path) -> Option<Group> {
     use std::os::unix::fs::MetadataExt;
-    let file = work.join(RECORD);
-    let metadata = std::fs::symlink_metadata(&file).ok()?;
+    let (file, metadata) = agent_fs::read::open(&work.join(RECORD)).ok()?;
     if metadata.uid() != geteuid().as_raw() {
         return None;
     }
-    let directory = PathBuf::from(agent_fs::untrusted::read_text(&file, LONGEST).ok()?);
+    let mut text = String::new();
+    file.take(LONGEST).read_to_string(&mut text).ok()?;
+    let directory = PathBuf::from(text);
     let name = directory.file_name()?.to_str()?;
     let numbers: Vec<&str> = name.strip_prefix(NAME)?.split('-').collect();
     let is_number = |text: &&str| text.parse::<u64>().is_ok();
@@ -163,7 +165,7 @@ impl Group {
         let (file, beside) = (work.join(RECORD), work.join(format!("{RECORD}.new")));
         let _ = agent_fs::remove::remove_file(&beside, work);
         let written = std::fs::File::create_new(&beside).and_then(|mut new| {
-            std::io::Write::write_all(&mut new, self.directory.as_os_str().as_bytes())?;
+            new.write_all(self.directory.as_os_str().as_bytes())?;
             std::fs::rename(&beside, &file)
         });
         let _ = written;

@@ -14,6 +14,7 @@ use nix::unistd::getpid;
 use super::Interrupt;
 use super::blocking::blocking;
 use super::control_group;
+use super::kill_report::KillReport;
 use super::processes::{Process, Processes};
 use super::running::MARKER;
 use super::stop::{Find, ShutdownTimeouts, end_leftovers};
@@ -27,20 +28,30 @@ pub struct Orphans {
 }
 
 /// Ends the processes that bear the marker of an agent that is gone and that work below `work`, with
-/// all below them, and whoever is in the control group of an earlier agent there. `grace` lies between SIGTERM and SIGKILL. The caller holds the directory, so that
+/// all below them. `grace` lies between SIGTERM and SIGKILL. The caller holds the directory, so that
 /// none of them can belong to a job that goes on.
 pub async fn end_orphans(work: &Path, grace: Duration, interrupt: &Interrupt) -> Orphans {
     let below = work.to_owned();
     let find: Find = Arc::new(move |processes| orphans(processes, &below));
     let timeouts = ShutdownTimeouts { grace: Duration::ZERO, term_grace: grace };
-    let mut ended = end_leftovers(find, timeouts, interrupt).await;
-    // Those without a marker, which were given none of that time.
-    let of_group = work.to_owned();
-    let (gone, still_there) = blocking(move || control_group::take_over(&of_group)).await;
-    ended.add(&gone);
-    ended.still_there.extend(still_there);
-    let labels = |processes: &[Process]| processes.iter().map(Process::label).collect();
-    Orphans { ended: labels(&ended.processes), still_there: labels(&ended.still_there) }
+    Orphans::from(end_leftovers(find, timeouts, interrupt).await)
+}
+
+/// Ends whoever is in the control group of an earlier agent in `work`, at once, and records the group of this
+/// agent there from now on. The caller holds the directory, and has ended those that can be asked to go.
+pub async fn end_orphan_group(work: &Path) -> Orphans {
+    let work = work.to_owned();
+    let (killed, still_there) = blocking(move || control_group::take_over(&work)).await;
+    let mut ended = KillReport { still_there, ..KillReport::default() };
+    ended.add(&killed);
+    Orphans::from(ended)
+}
+
+impl From<KillReport> for Orphans {
+    fn from(ended: KillReport) -> Orphans {
+        let labels = |processes: &[Process]| processes.iter().map(Process::label).collect();
+        Orphans { ended: labels(&ended.processes), still_there: labels(&ended.still_there) }
+    }
 }
 
 fn orphans(processes: &Processes, work: &Path) -> Vec<Process> {

@@ -324,10 +324,11 @@ async fn who_waits_for_a_busy_command_is_not_silent() {
         stopping.cancelled().await;
         part.interrupt.signal();
     };
+    let (mut first, mut second) = ((), ());
     let (ended, worked, _, ()) = tokio::join!(
         bench.run(tool),
-        part.run_with(hanging, &mut (), QUICK),
-        part.run_with(other, &mut (), QUICK),
+        part.run_with(hanging, &mut first, QUICK),
+        part.run_with(other, &mut second, QUICK),
         stop
     );
     assert!(matches!(ended.end, ExitReason::Stalled(_)), "{:?}", ended.end);
