@@ -174,7 +174,8 @@ fn ends(sandbox: &Sandbox, word: &str) -> Vec<String> {
     let events = std::fs::read_to_string(sandbox.out().join("events.jsonl")).unwrap();
     let events: Vec<Value> = events.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let started = events.iter().filter(|event| event["event"] == "command-started");
-    let wanted = started.filter(|event| event["argv"].as_array().unwrap()[0].as_str().unwrap().contains(word));
+    let wanted =
+        started.filter(|event| event["argv"].as_array().unwrap()[0].as_str().unwrap().contains(word));
     let end = |command: &Value| {
         let ended = events.iter().filter(|event| event["event"] == "command-finished");
         let mut ended = ended.filter(|event| event["command"] == *command);

@@ -160,7 +160,9 @@ mod tests {
         let tool = ActivityClock::default();
         let child = tool.child();
         let grandchild = child.child();
-        assert!(grandchild.works_for(&tool) && grandchild.works_for(&child) && child.works_for(&tool.clone()));
+        assert!(
+            grandchild.works_for(&tool) && grandchild.works_for(&child) && child.works_for(&tool.clone())
+        );
         assert!(!tool.works_for(&tool) && !tool.works_for(&child) && !tool.child().works_for(&child));
     }
 }

@@ -16,7 +16,7 @@ use nix::unistd::{geteuid, getpid};
 
 use super::processes::Process;
 use super::signals::signal;
-use agent_fs::remove::directory_at;
+use agent_fs::dir::DirHandle;
 
 /// The kernel freezes within milliseconds, unless a process waits for a disk or a file server.
 const FROZEN: Duration = Duration::from_millis(500);
@@ -224,7 +224,7 @@ impl Group {
         let (Some(parent), Some(name)) = (self.directory.parent(), self.directory.file_name()) else {
             return false;
         };
-        std::fs::File::open(parent).and_then(|parent| directory_at(&parent, name)).is_ok()
+        DirHandle::open(parent).and_then(|parent| parent.remove_dir(name)).is_ok()
     }
 }
 
@@ -266,7 +266,9 @@ mod tests {
         let (work, mounted) = (base.path().join("work"), base.path().join("mounted"));
         std::fs::create_dir(&work).unwrap();
         let own = own_name().unwrap();
-        for name in ["build-agent-7-8", "build-agent-7", "build-agent-7-8-9", "build-agent-x-8", "system", &own] {
+        for name in
+            ["build-agent-7-8", "build-agent-7", "build-agent-7-8-9", "build-agent-x-8", "system", &own]
+        {
             std::fs::create_dir_all(mounted.join(name)).unwrap();
             std::fs::write(mounted.join(name).join("cgroup.procs"), "").unwrap();
         }

@@ -36,6 +36,11 @@ impl Terminal {
         tasks.set_style(progress_style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
         Terminal { steps: Steps::new(style), now: Now::default(), screen, status, tasks }
     }
+
+    /// For others who print on the same terminal.
+    pub fn screen(&self) -> MultiProgress {
+        self.screen.clone()
+    }
 }
 
 impl Sink for Terminal {

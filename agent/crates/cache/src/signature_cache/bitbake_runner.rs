@@ -16,7 +16,8 @@ use tokio::task::spawn_blocking;
 
 use agent_fs::remove;
 use agent_process::{
-    ActivityClock, Command, CommandOutcome, ExitReason, Interrupt, LineHandler, MARKER, MountNamespace, Runner, User, cgroup,
+    ActivityClock, Command, CommandOutcome, ExitReason, Interrupt, LineHandler, MARKER, MountNamespace,
+    Runner, User, cgroup,
 };
 use agent_types::events::EventKind;
 use agent_yocto::server;

@@ -1,0 +1,26 @@
+//! The request of the command line.
+
+use std::path::PathBuf;
+
+/// The options of the command line.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Request {
+    /// A path; `None`: `build-agent.toml` of the checkout under test.
+    pub manifest: Option<String>,
+    /// Name and text of a downloaded manifest.
+    pub manifest_text: Option<(String, String)>,
+    /// SHA-256 of the downloaded manifest, lower-case hexadecimal.
+    pub manifest_sha256: Option<String>,
+    /// `--set`, in order.
+    pub set: Vec<String>,
+    pub work_dir: Option<PathBuf>,
+    pub out: Option<PathBuf>,
+    pub build_user: Option<String>,
+    pub keep_going: bool,
+    /// `--trusted`: the user trusts the source.
+    pub trusted: bool,
+    /// Notices about the download of the manifest.
+    pub notices: Vec<String>,
+    /// Whether the lock is ignored, because it is being replaced.
+    pub ignore_lock: bool,
+}
