@@ -23,3 +23,4 @@ pub mod path_rules;
 pub mod preflight;
 mod python;
 pub mod server;
+pub mod unreadable;

@@ -263,7 +263,8 @@ mod tests {
         let cache = StatCache::default();
         let first = content(&cache, &path);
         assert_eq!(content(&cache, &path), first);
-        assert_eq!((cache.known().read, cache.known().entries.len()), (2, 0));
+        let known = cache.known();
+        assert_eq!((known.read, known.entries.len()), (2, 0));
     }
 
     #[test]
