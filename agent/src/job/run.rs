@@ -101,7 +101,16 @@ impl Job<'_> {
         if self.stopped.is_some() || !plan.runs(Stage::Check) || !self.settings.check.yocto_check_layer {
             return;
         }
-        let outcome = check::preflight(self.settings, &self.runner.events).await;
+        let outcome = match check::preflight(self.settings, self.runner).await {
+            Ok(outcome) => outcome,
+            // The stages see the stop by themselves.
+            Err(_) if self.runner.interrupt.state().is_some() => return,
+            Err(error) => {
+                self.stopped = Some(error.message.clone());
+                self.runner.events.emit(EventKind::Error { stage: Some(Stage::Check), error }).await;
+                return;
+            }
+        };
         if !outcome.is_success() && !self.settings.check.keep_going {
             self.finish(Stage::Check, outcome).await;
             self.finished_early = Some(Stage::Check);

@@ -239,7 +239,7 @@ impl Check<'_> {
         alone: bool,
         tool: &ActivityClock,
     ) -> Option<(ShimDir, CacheServer)> {
-        match self.cache_server(rerun, conf, alone, tool) {
+        match self.cache_server(rerun, conf, alone, tool).await {
             Ok(opened) => Some(opened),
             Err(refusal) => {
                 if self.settings.check.memo {
@@ -251,7 +251,7 @@ impl Check<'_> {
         }
     }
 
-    fn cache_server(
+    async fn cache_server(
         &self,
         rerun: &Rerun,
         conf: WrittenConf,
@@ -281,8 +281,9 @@ impl Check<'_> {
         let scratch_root = settings.paths.ahead(&self.name);
         let most = settings.check.side_by_side;
         let work = &settings.paths.work;
-        let bitbake = BitbakeRunner::new(self.runner, &place, user, scratch_root, work, &self.name, most)?
+        let bitbake = BitbakeRunner::new(self.runner, &place, user, scratch_root, work, &self.name, most)
             .on_behalf_of(tool);
+        bitbake.remove_scratch_dirs().await?;
         // Other versions of a layer use them: what one version's code wrote must be trusted with the next one.
         let keep_parses = trust.is_trusted() || user.is_none();
         let options = RunOptions { bitbake, plan, rerun: rerun.clone(), admission, keep_parses };

@@ -98,7 +98,8 @@ pub(super) fn remove() {
 
 /// Ends what is in the group of an earlier agent in this work directory, and records the group of this one there
 /// from now on. The caller holds the directory, so that the earlier agent is gone: whoever is still in its group
-/// was left behind, whatever it did to its environment. Who was ended, and who is still there. Blocks.
+/// was left behind, whatever it did to its environment. Nothing is ended while that agent runs, which happens when
+/// the directory is a copy. Who was ended, and who is still there. Blocks.
 pub(super) fn take_over(work: &Path) -> (Vec<Process>, Vec<Process>) {
     let left = recorded(work, Path::new(MOUNTED)).map(|group| group.end());
     *WORK.lock().unwrap_or_else(PoisonError::into_inner) = Some(work.to_owned());
@@ -119,12 +120,12 @@ fn recorded(work: &Path, mounted: &Path) -> Option<Group> {
     file.take(LONGEST).read_to_string(&mut text).ok()?;
     let directory = PathBuf::from(text);
     let name = directory.file_name()?.to_str()?;
-    let numbers: Vec<&str> = name.strip_prefix(NAME)?.split('-').collect();
-    let is_number = |text: &&str| text.parse::<u64>().is_ok();
+    let (pid, started) = name.strip_prefix(NAME)?.split_once('-')?;
+    let (pid, started): (i32, u64) = (pid.parse().ok()?, started.parse().ok()?);
+    let is_running = Process::find(pid).is_some_and(|agent| agent.started == started && !agent.is_dead());
     let is_plain = directory.components().all(|part| !matches!(part, std::path::Component::ParentDir));
-    let is_name = numbers.len() == 2 && numbers.iter().all(is_number) && Some(name) != own_name().as_deref();
     let is_group = is_plain && directory.starts_with(mounted) && directory.join("cgroup.procs").is_file();
-    (is_name && is_group).then_some(Group { directory })
+    (!is_running && is_group).then_some(Group { directory })
 }
 
 /// The name of this agent's group.
@@ -265,10 +266,12 @@ mod tests {
         let base = tempfile::tempdir().unwrap();
         let (work, mounted) = (base.path().join("work"), base.path().join("mounted"));
         std::fs::create_dir(&work).unwrap();
+        // This process is a running agent.
         let own = own_name().unwrap();
-        for name in
-            ["build-agent-7-8", "build-agent-7", "build-agent-7-8-9", "build-agent-x-8", "system", &own]
-        {
+        // An earlier process that had the same number.
+        let earlier = format!("{}-1", own.rsplit_once('-').unwrap().0);
+        let others = ["build-agent-7-8", "build-agent-7", "build-agent-7-8-9", "build-agent-x-8", "system"];
+        for name in others.into_iter().chain([&*own, &*earlier]) {
             std::fs::create_dir_all(mounted.join(name)).unwrap();
             std::fs::write(mounted.join(name).join("cgroup.procs"), "").unwrap();
         }
@@ -281,6 +284,7 @@ mod tests {
             (at("build-agent-x-8"), false),
             (at("system"), false),
             (at(&own), false),
+            (at(&earlier), true),
             (at("gone/build-agent-7-8"), false),
             (at("empty/build-agent-7-8"), false),
             (at("system/../build-agent-7-8"), false),

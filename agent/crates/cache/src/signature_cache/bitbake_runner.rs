@@ -133,27 +133,21 @@ impl BitbakeRunner {
         work: &Path,
         layer: &str,
         most: Option<NonZeroUsize>,
-    ) -> CacheResult<BitbakeRunner> {
-        remove::remove_tree(&scratch_root, work).map_err(|error| NotCacheable(error.message))?;
+    ) -> BitbakeRunner {
         let (runner, place, user, work) = (runner.clone(), place.clone(), user.cloned(), work.to_owned());
         let (check, log) = (format!("yocto-check-layer {layer}"), format!("yocto-check-layer-{layer}"));
-        Ok(BitbakeRunner {
-            runner,
-            place,
-            user,
-            scratch_root,
-            work,
-            log,
-            check,
-            most,
-            tool: ActivityClock::default(),
-            number: AtomicUsize::new(0),
-        })
+        let (tool, number) = (ActivityClock::default(), AtomicUsize::new(0));
+        BitbakeRunner { runner, place, user, scratch_root, work, log, check, most, tool, number }
     }
 
     /// Counts what each BitBake does as activity of the tool with this clock.
     pub fn on_behalf_of(self, tool: &ActivityClock) -> BitbakeRunner {
         BitbakeRunner { tool: tool.clone(), ..self }
+    }
+
+    /// The agent did something for the tool that waits.
+    pub fn touch(&self) {
+        self.tool.touch();
     }
 
     /// For a part of the work that can be stopped alone.
@@ -302,10 +296,14 @@ impl BitbakeRunner {
         }
     }
 
-    /// Removes the place of the scratch directories.
-    pub fn close(&self) {
-        // The next run makes it anew in any case.
-        let _ = remove::remove_tree(&self.scratch_root, &self.work);
+    /// Removes all scratch directories: before the first one is made, those of an earlier run that was killed.
+    ///
+    /// # Errors
+    /// When something of them cannot be removed.
+    pub async fn remove_scratch_dirs(&self) -> CacheResult<()> {
+        let (scratch_root, work) = (self.scratch_root.clone(), self.work.clone());
+        let removed = agent_process::blocking(move || remove::remove_tree(&scratch_root, &work)).await;
+        removed.map_err(|error| NotCacheable(error.message))
     }
 }
 

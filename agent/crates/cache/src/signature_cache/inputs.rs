@@ -16,7 +16,8 @@ use super::protocol::Encoder;
 use super::stat_cache::StatCache;
 use super::tree::Surroundings;
 use super::{
-    CacheResult, Invocation, NotCacheable, admission, hermeticity, home, host, layers, query, quick, tree,
+    CacheResult, Invocation, NotCacheable, admission, hermeticity, home, host, layers, python_packages,
+    query, quick, tree,
 };
 use agent_fs::read;
 
@@ -91,6 +92,8 @@ pub fn collect_at(
     // What the agent itself puts on the PATH decides no answer.
     let own = place.own.iter().map(|own| quick::directory(own));
     host::add(&mut inputs, path, &trees.iter().cloned().chain(own).collect::<Vec<_>>())?;
+    let python_path = invocation.variable("PYTHONPATH");
+    python_packages::add(&mut inputs, path, python_path, &trees)?;
     home::add(&mut inputs, &place.user.home)?;
     let mut real_layers = Vec::new();
     for layer in &layers {

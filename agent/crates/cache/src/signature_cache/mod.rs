@@ -33,6 +33,7 @@ mod prefetcher;
 mod progress;
 mod protocol;
 mod provenance;
+mod python_packages;
 mod query;
 mod query_plan;
 mod quick;

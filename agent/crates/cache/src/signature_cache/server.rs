@@ -29,15 +29,15 @@ use super::{
     Admission, CacheResult, CacheableQuery, Invocation, NotCacheable, Place, QueryPlan, inputs, parse_cache,
 };
 
-/// The tool asks one question after the other. More callers at once are layer code at play.
-const MOST_CALLERS: usize = 4;
+/// The tool asks one question after the other. More concurrent callers can only be layer code.
+const MAX_CALLERS: usize = 4;
 
-/// The longest question: some words and an environment. A BitBake with more than this is started by its caller.
-const LONGEST_QUESTION: usize = 1 << 20;
+/// The longest query: some words and an environment. A BitBake with more than this is started by its caller.
+const MAX_QUERY_BYTES: usize = 1 << 20;
 
-/// Between two tries to take a caller that the kernel does not give, for want of file descriptors or memory. The
-/// pauses grow from the first to the second of these.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+/// The pauses between two tries to accept a caller while the kernel refuses, for want of file descriptors or
+/// memory: they grow from the first to the second of these.
+const ACCEPT_BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
 /// A caller that says nothing for so long is hung up on.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -146,7 +146,8 @@ impl CacheServer {
         if let Some(prefetcher) = &self.shared.prefetcher {
             prefetcher.close().await;
         }
-        self.shared.bitbake.close();
+        // The next run removes them in any case.
+        let _ = self.shared.bitbake.remove_scratch_dirs().await;
         let shared = self.shared.clone();
         // Without it the next run reads all files again, and nothing else.
         let _ = spawn_blocking(move || {
@@ -182,7 +183,7 @@ async fn serve(listener: UnixListener, shared: Arc<Shared>) {
         let (stream, _) = next_caller(|| listener.accept()).await;
         while callers.try_join_next().is_some() {}
         let known = stream.peer_cred().is_ok_and(|peer| peer.uid() == shared.place.user.uid);
-        if known && callers.len() < MOST_CALLERS {
+        if known && callers.len() < MAX_CALLERS {
             callers.spawn(caller(stream, shared.clone()));
         } else if known {
             // One that hears nothing would take it for the end.
@@ -192,7 +193,7 @@ async fn serve(listener: UnixListener, shared: Arc<Shared>) {
 }
 
 async fn next_caller<T, F: Future<Output = io::Result<T>>>(mut accept: impl FnMut() -> F) -> T {
-    let (mut pause, longest) = PAUSES;
+    let (mut pause, longest) = ACCEPT_BACKOFF;
     loop {
         if let Ok(caller) = accept().await {
             return caller;
@@ -212,7 +213,7 @@ async fn turn_away(mut stream: UnixStream) {
 }
 
 async fn answer(mut stream: UnixStream, shared: &Arc<Shared>) -> io::Result<()> {
-    let Some(message) = tokio::time::timeout(PATIENCE, receive_question(&mut stream)).await?? else {
+    let Some(message) = tokio::time::timeout(PATIENCE, receive_query(&mut stream)).await?? else {
         return send(&mut stream, &Reply::Pass).await;
     };
     let invocation = Invocation::decode(&message)?;
@@ -220,6 +221,8 @@ async fn answer(mut stream: UnixStream, shared: &Arc<Shared>) -> io::Result<()> 
     let Some(query) = CacheableQuery::recognise(&invocation) else {
         return send(&mut stream, &Reply::Pass).await;
     };
+    // The tool is silent while the agent answers, and the agent may have to read whole layers for that.
+    shared.bitbake.touch();
     let since = Instant::now();
     let (kind, is_first) = lock(&shared.progress).note(&invocation, &query);
     let looked =
@@ -268,6 +271,7 @@ async fn answer(mut stream: UnixStream, shared: &Arc<Shared>) -> io::Result<()> 
         }
     };
     shared.events.emit(EventKind::Memo(memo)).await;
+    shared.bitbake.touch();
     // Whoever does not take it must not hold it in memory for ever.
     tokio::time::timeout(PATIENCE, send(&mut stream, &reply)).await?
 }
@@ -448,14 +452,14 @@ async fn send(stream: &mut UnixStream, reply: &Reply) -> io::Result<()> {
     stream.write_all(&message).await
 }
 
-/// A question; `None` when it is too long to be one. Memory grows with what comes and not with what is promised.
-async fn receive_question(stream: &mut UnixStream) -> io::Result<Option<Vec<u8>>> {
+/// A query; `None` when it is too long to be one. Memory grows with what comes and not with what is promised.
+async fn receive_query(stream: &mut UnixStream) -> io::Result<Option<Vec<u8>>> {
     let mut length = [0; 4];
     stream.read_exact(&mut length).await?;
     let length = u32::from_be_bytes(length) as usize;
     let mut from = stream.take(length as u64);
     let mut message = Vec::new();
-    let received = if length <= LONGEST_QUESTION {
+    let received = if length <= MAX_QUERY_BYTES {
         from.read_to_end(&mut message).await?
     } else {
         // The caller hears the reply only when it has said all.
@@ -464,7 +468,7 @@ async fn receive_question(stream: &mut UnixStream) -> io::Result<Option<Vec<u8>>
     if received < length {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    Ok((length <= LONGEST_QUESTION).then_some(message))
+    Ok((length <= MAX_QUERY_BYTES).then_some(message))
 }
 
 #[cfg(test)]
