@@ -12,8 +12,7 @@ use tracing::Instrument;
 use crate::config::Settings;
 use agent_cache::signature_cache::{
     Admission, BitbakeRunner, CacheResult, CacheServer, Digest, NotCacheable, Place, ProvenanceSummary,
-    QueryPlan, Rerun, RunOptions, ShimDir, SigdataMode, StatCache, Store, Stores, WrittenConf,
-    path_of_bitbake, runs_code, trees_of,
+    QueryPlan, Rerun, RunOptions, ShimDir, StatCache, Store, Stores, WrittenConf, runs_code, trees_of,
 };
 use agent_process::{
     ActivityClock, Command, CommandOutcome, ExitReason, Interrupt, LineHandler, Runner, UntilStopped,
@@ -145,8 +144,6 @@ struct Ran {
     finished: CommandOutcome,
     /// What its answers stood on.
     given: ProvenanceSummary,
-    /// Whether BitBake's files of signatures were left empty.
-    forgetful: bool,
 }
 
 impl Ran {
@@ -167,7 +164,7 @@ impl Ran {
 
     /// Whether it compares files of signatures that are not where the tool looks for them.
     fn has_no_files(&self, cause: &FailureCause) -> bool {
-        cause.uses_sigdata && (self.forgetful || !cause.kinds.is_disjoint(&self.given.elsewhere))
+        cause.uses_sigdata && (self.given.discarded || !cause.kinds.is_disjoint(&self.given.elsewhere))
     }
 
     /// A test that failed before the run was stopped stays failed, unless it rests on a cached answer: the run
@@ -199,6 +196,8 @@ impl Check<'_> {
     async fn to_its_verdict(&self, server: &mut ServerEnd) -> Result<(Outcome, CommandOutcome)> {
         let events = &self.runner.events;
         let mut rerun = Rerun::default();
+        // A killed job left some.
+        self.remove_own_parses().await;
         let mut ran = self.once(&rerun, server).await?;
         // What is asked anew has plain answers and files that are whole, so that each time there is more of it.
         while let doubtful = ran.doubtful()
@@ -210,9 +209,21 @@ impl Check<'_> {
             events.info(self.why_again(&ran, &doubtful, &rerun.bypass)).await;
             ran = self.once(&rerun, server).await?;
         }
+        self.remove_own_parses().await;
         ran.withdraw_unproved();
         self.tell(&mut ran, events).await;
         Ok((ran.verdict.outcome?, ran.finished))
+    }
+
+    /// The parse caches of this check are of no use to another one.
+    async fn remove_own_parses(&self) {
+        let paths = &self.settings.paths;
+        let (own_parses, work) = (paths.own_parses(&self.name), paths.work.clone());
+        let removed =
+            tokio::task::spawn_blocking(move || agent_fs::remove::remove_tree(&own_parses, &work)).await;
+        if let Ok(Err(error)) = removed {
+            self.runner.events.warn(error.message, error.hint).await;
+        }
     }
 
     fn why_again(&self, ran: &Ran, doubtful: &[&FailureCause], bypass: &Kinds) -> String {
@@ -273,20 +284,28 @@ impl Check<'_> {
         let place = place(settings, self.configured, &settings.paths.check(&self.name));
         let stores = self.stores(local);
         let first = rerun.attempt == 0;
-        let sigdata = if first { SigdataMode::Discard } else { SigdataMode::Written };
         let user = self.configured.user.as_ref();
-        let (shim_dir, listener) = ShimDir::make(&settings.paths.work, user, sigdata)?;
-        let admission = self.admission(&place, conf, alone, shim_dir.directory())?;
-        let plan = first.then(|| QueryPlan::read(&place.oe_core, &settings.check.machines));
+        let (shim_dir, listener) = ShimDir::make(&settings.paths.work, user)?;
+        let admission = self.admission(&place, conf, alone)?;
+        let prefetches = first && settings.check.prefetch;
+        let plan = prefetches.then(|| QueryPlan::read(&place.oe_core, &settings.check.machines));
         let scratch_root = settings.paths.ahead(&self.name);
         let most = settings.check.side_by_side;
         let work = &settings.paths.work;
-        let bitbake = BitbakeRunner::new(self.runner, &place, user, scratch_root, work, &self.name, most)
+        let mut bitbake = BitbakeRunner::new(self.runner, &place, user, scratch_root, work, &self.name, most)
             .on_behalf_of(tool);
         bitbake.remove_scratch_dirs().await?;
+        if first
+            && !settings.check.write_signatures
+            && let Err(reason) = bitbake.discard_signature_files()
+        {
+            let message = format!("BitBake writes its signature files, which takes longer: {reason}");
+            self.runner.events.info(message).await;
+        }
         // Other versions of a layer use them: what one version's code wrote must be trusted with the next one.
         let keep_parses = trust.is_trusted() || user.is_none();
-        let options = RunOptions { bitbake, plan, rerun: rerun.clone(), admission, keep_parses };
+        let own_parses = settings.paths.own_parses(&self.name);
+        let options = RunOptions { bitbake, plan, rerun: rerun.clone(), admission, keep_parses, own_parses };
         let stat_cache = stat_cache(settings);
         let cache_server =
             CacheServer::open(listener, place, stores, stat_cache, options, &self.unit, &self.runner.events);
@@ -294,19 +313,9 @@ impl Check<'_> {
     }
 
     /// What must be so of an answer that is kept.
-    fn admission(
-        &self,
-        place: &Place,
-        conf: WrittenConf,
-        alone: bool,
-        shim_dir: &Path,
-    ) -> std::io::Result<Admission> {
+    fn admission(&self, place: &Place, conf: WrittenConf, alone: bool) -> std::io::Result<Admission> {
         let given = self.configured.environment(&place.build);
-        let mut environment: BTreeMap<OsString, OsString> =
-            given.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-        if let Some(path) = given.get("PATH") {
-            environment.insert("PATH".into(), path_of_bitbake(shim_dir, path));
-        }
+        let environment = given.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         let mut may_add = BTreeSet::new();
         let mut runs_early = Vec::new();
         for layer in self.dependencies().iter().map(PathBuf::as_path).chain([self.layer]) {
@@ -384,9 +393,9 @@ impl Check<'_> {
                 ended = &mut running => ended,
             }
         };
-        let (given, forgetful) = match before {
-            Some((shim_dir, cache_server)) => (cache_server.close().await, shim_dir.forgets_signatures()),
-            None => (ProvenanceSummary::default(), false),
+        let given = match before {
+            Some((_shim_dir, cache_server)) => cache_server.close().await,
+            None => ProvenanceSummary::default(),
         };
         *server = ServerEnd::stop(&build, configured.user.as_ref(), runner).await;
         let finished = ended?;
@@ -406,7 +415,7 @@ impl Check<'_> {
         let (verdict, mut findings) = check_layer::apply_known(verdict, known, &self.name, &self.unit);
         findings
             .extend(fault.map(|fault| check_layer::crash::finding(&fault, &self.unit, &settings.checkout)));
-        Ok(Ran { verdict, findings, passed, failure_causes, finished, given, forgetful })
+        Ok(Ran { verdict, findings, passed, failure_causes, finished, given })
     }
 
     /// All layers but OE-Core's and the one under test.
@@ -541,11 +550,11 @@ mod tests {
                 kinds: Kinds::from([Kind::Parses]),
                 uses_sigdata: true,
             };
-            let (passed, failure_causes, forgetful) = (false, vec![cause], true);
+            let (passed, failure_causes) = (false, vec![cause]);
             let given =
                 ProvenanceSummary { stored: given.into_iter().collect(), ..ProvenanceSummary::default() };
             let findings = Vec::new();
-            let mut ran = Ran { verdict, findings, passed, failure_causes, finished, given, forgetful };
+            let mut ran = Ran { verdict, findings, passed, failure_causes, finished, given };
             let is_repeated = matches!(end, ExitReason::Exited(_) | ExitReason::Signalled(_));
             assert_eq!(!ran.doubtful().is_empty(), is_repeated, "{end:?}");
             ran.withdraw_unproved();

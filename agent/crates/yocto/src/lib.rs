@@ -23,4 +23,5 @@ pub mod path_rules;
 pub mod preflight;
 mod python;
 pub mod server;
+pub mod starter;
 pub mod unreadable;

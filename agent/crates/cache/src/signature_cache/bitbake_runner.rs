@@ -21,6 +21,7 @@ use agent_process::{
 };
 use agent_types::events::EventKind;
 use agent_yocto::server;
+use agent_yocto::starter::{Addition, Starter, can_discard_signature_files};
 
 use super::bitbake_shim::SIGNATURES;
 use super::protocol::{BitbakeOutcome, LONGEST};
@@ -73,6 +74,8 @@ pub struct BitbakeRunner {
     /// The clock of the tool that waits for BitBake's answers.
     tool: ActivityClock,
     number: AtomicUsize,
+    /// Starts BitBake so that it leaves its signature files empty; `None`: BitBake writes them.
+    discarding: Option<Starter>,
 }
 
 /// What a BitBake gave that the agent started.
@@ -136,8 +139,8 @@ impl BitbakeRunner {
     ) -> BitbakeRunner {
         let (runner, place, user, work) = (runner.clone(), place.clone(), user.cloned(), work.to_owned());
         let (check, log) = (format!("yocto-check-layer {layer}"), format!("yocto-check-layer-{layer}"));
-        let (tool, number) = (ActivityClock::default(), AtomicUsize::new(0));
-        BitbakeRunner { runner, place, user, scratch_root, work, log, check, most, tool, number }
+        let (tool, number, discarding) = (ActivityClock::default(), AtomicUsize::new(0), None);
+        BitbakeRunner { runner, place, user, scratch_root, work, log, check, most, tool, number, discarding }
     }
 
     /// Counts what each BitBake does as activity of the tool with this clock.
@@ -148,6 +151,26 @@ impl BitbakeRunner {
     /// The agent did something for the tool that waits.
     pub fn touch(&self) {
         self.tool.touch();
+    }
+
+    /// From now on BitBake leaves its signature files empty. Tens of thousands of them cost more than all else
+    /// but parsing, and nobody reads one unless the check fails.
+    ///
+    /// # Errors
+    /// Why this BitBake writes them all the same.
+    pub fn discard_signature_files(&mut self) -> CacheResult<()> {
+        can_discard_signature_files(&self.bitbake_script()).map_err(NotCacheable)?;
+        self.discarding = Some(Starter::write(&self.work)?);
+        Ok(())
+    }
+
+    /// Whether BitBake leaves its signature files empty.
+    pub fn discards_signature_files(&self) -> bool {
+        self.discarding.is_some()
+    }
+
+    fn bitbake_script(&self) -> PathBuf {
+        self.place.bitbake.join("bin/bitbake")
     }
 
     /// For a part of the work that can be stopped alone.
@@ -232,10 +255,16 @@ impl BitbakeRunner {
         stop: &Interrupt,
     ) -> CacheResult<Ran> {
         let at = scratch_dir.map_or(self.place.build.as_path(), ScratchBuildDir::path);
-        let program = self.place.bitbake.join("bin/bitbake");
+        let script = self.bitbake_script();
+        let (program, before) = match &self.discarding {
+            Some(starter) => starter.command(&script, &[Addition::DiscardSignatureFiles]),
+            None => (script, Vec::new()),
+        };
         let log = format!("{}-{}", self.log, if scratch_dir.is_some() { "ahead" } else { "bitbake" });
-        let mut command =
-            Command::new(program, &invocation.cwd, log).args(&invocation.argv).on_behalf_of(&self.tool);
+        let mut command = Command::new(program, &invocation.cwd, log)
+            .args(before)
+            .args(&invocation.argv)
+            .on_behalf_of(&self.tool);
         let when = if scratch_dir.is_some() { ", ahead of the check" } else { "" };
         command.status = Some(format!("{}{when}: {query}", self.check));
         for (name, value) in invocation.environment.iter().filter(|(name, _)| name != MARKER) {

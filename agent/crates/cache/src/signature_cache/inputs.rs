@@ -17,12 +17,12 @@ use super::stat_cache::StatCache;
 use super::tree::Surroundings;
 use super::{
     CacheResult, Invocation, NotCacheable, admission, hermeticity, home, host, layers, python_packages,
-    query, quick, tree,
+    query, tree,
 };
 use agent_fs::read;
 
 /// Raised when a key of the same inputs must not be the same any more.
-const FORMAT: &str = "4";
+const FORMAT: &str = "5";
 
 /// No configuration file is larger.
 const LONGEST_CONF: u64 = 4 << 20;
@@ -89,12 +89,9 @@ pub fn collect_at(
     add_configuration(&mut inputs, &build, &conf, &trees)?;
     let path =
         invocation.variable("PATH").ok_or_else(|| NotCacheable("BitBake was called without PATH".into()))?;
-    // What the agent itself puts on the PATH decides no answer.
-    let own = place.own.iter().map(|own| quick::directory(own));
-    host::add(&mut inputs, path, &trees.iter().cloned().chain(own).collect::<Vec<_>>())?;
-    let python_path = invocation.variable("PYTHONPATH");
-    python_packages::add(&mut inputs, path, python_path, &trees)?;
+    host::add(&mut inputs, path, &trees)?;
     home::add(&mut inputs, &place.user.home)?;
+    python_packages::add(&mut inputs, invocation, place.user.uid)?;
     let mut real_layers = Vec::new();
     for layer in &layers {
         real_layers.push(real(layer)?);

@@ -6,6 +6,7 @@ use agent_process::ExitReason;
 
 use super::bitbake_runner::Ran;
 use super::key::Inputs;
+use super::parse_cache::OfUse;
 use super::protocol::Answer;
 use super::server::{Shared, lock};
 use super::store::Store;
@@ -103,9 +104,15 @@ impl Shared {
         }
         // `-p` alone leaves a cache that is not whole. A file that was only touched is no other input, but
         // BitBake may have seen either time.
-        if self.keep_parses && query.leaves_signatures && after == *before {
-            let kept = self.parse_caches.insert(before, at);
-            return Ok(kept.map_or_else(Kept::Answer, |()| Kept::Whole));
+        // What rests on a stored parse cache is not this check's own.
+        let of_use = OfUse { for_later_jobs: self.keep_parses, for_reruns: !restored };
+        if of_use.is_any() && query.leaves_signatures && after == *before {
+            let kept = self.parse_caches.insert(before, at, of_use);
+            return Ok(match kept {
+                Err(reason) if self.keep_parses => Kept::Answer(reason),
+                // At the worst a rerun parses everything.
+                _ => Kept::Whole,
+            });
         }
         Ok(Kept::Whole)
     }

@@ -1,11 +1,12 @@
-//! The packages of the interpreter that runs BitBake: `site-packages`, `dist-packages`, the directories that they
-//! name in `.pth` files, those of PYTHONPATH, and the modules that run at each start.
+//! The Python packages that BitBake's interpreter finds, and what it runs when it starts (`sitecustomize.py`,
+//! `.pth` files). They count by name, size and time and not by content, as programs on the PATH do.
 //!
-//! Files count by name, mode, size and time and not by content, as the programs on the PATH do (see `host`).
-//! Byte code counts, because Python does not always check it.
+//! Where Python looks is known from where its program lies (sys.path of the module `site`); starting it to ask
+//! would cost more than reading the directories.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, Metadata};
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -15,267 +16,258 @@ use walkdir::WalkDir;
 
 use super::key::{Inputs, readable};
 use super::protocol::Encoder;
-use super::{CacheResult, NotCacheable};
+use super::{CacheResult, Invocation, NotCacheable};
 use agent_fs::read;
 
-/// Interpreters of distributions also load packages from here.
-const LOCAL: (&str, &str) = ("/usr", "/usr/local");
+/// With more files nothing is reused.
+const MOST_FILES: usize = 500_000;
 
-/// Modules that Python runs at each start, beside those in its packages.
-const AT_START: [&str; 2] = ["sitecustomize.py", "usercustomize.py"];
+/// No `.pth` file of use is larger.
+const LONGEST_PTH: u64 = 64 << 10;
 
-/// With more nothing is reused.
-const MAX_FILES: usize = 200_000;
-const MAX_PTH_BYTES: u64 = 1 << 20;
+/// What holds `python3.11` and the like, below a prefix such as `/usr`. Debian's interpreter also looks below
+/// `local`.
+const LIBRARIES: [&str; 4] = ["lib", "lib64", "local/lib", "local/lib64"];
 
-/// Adds the packages. `path` and `python_path` are BitBake's PATH and PYTHONPATH; directories that lie in one of
-/// the `known` ones are left out.
+/// What holds packages, below `python3.11`.
+const PACKAGES: [&str; 2] = ["site-packages", "dist-packages"];
+
+/// Adds the packages for a BitBake that is started so and runs as this user.
 ///
 /// # Errors
-/// When there are too many files, or they cannot be read.
-pub fn add(
-    inputs: &mut Inputs,
-    path: &OsStr,
-    python_path: Option<&OsStr>,
-    known: &[PathBuf],
-) -> CacheResult<()> {
-    let mut directories: Vec<PathBuf> =
-        python_path.map(std::env::split_paths).into_iter().flatten().collect();
-    let mut started = BTreeMap::new();
-    for library in libraries(&prefixes(path)) {
-        directories.extend(["site-packages", "dist-packages"].map(|name| library.join(name)));
-        for module in AT_START.map(|name| library.join(name)) {
-            started.extend(described(&module)?.map(|found| (module, found)));
+/// When there are too many, or they cannot be listed.
+pub fn add(inputs: &mut Inputs, invocation: &Invocation, user: u32) -> CacheResult<()> {
+    let mut listed: BTreeMap<PathBuf, Vec<u8>> = BTreeMap::new();
+    let mut files = 0;
+    for prefix in prefixes(invocation) {
+        for library in LIBRARIES.iter().flat_map(|library| versions(&prefix.join(library))) {
+            // The standard library itself comes with the interpreter, which is among the programs. Only what
+            // lies at its top may be put there for a machine, as `sitecustomize.py` is.
+            list(&mut listed, &mut files, &library, 1, user)?;
+            for packages in PACKAGES.map(|name| library.join(name)) {
+                list(&mut listed, &mut files, &packages, usize::MAX, user)?;
+                for more in added_by_pth(&packages) {
+                    list(&mut listed, &mut files, &more, usize::MAX, user)?;
+                }
+            }
         }
     }
-    if !started.is_empty() {
-        add_files(inputs, "Python modules that run at each start".into(), &started);
+    for directory in variable_paths(invocation, "PYTHONPATH") {
+        list(&mut listed, &mut files, &invocation.cwd.join(directory), usize::MAX, user)?;
     }
-    let (mut seen, mut left) = (BTreeSet::new(), MAX_FILES);
-    let mut open: Vec<(PathBuf, bool)> = directories.into_iter().map(|directory| (directory, true)).collect();
-    while let Some((directory, reads_pth)) = open.pop() {
-        // `/lib` is often a link to `/usr/lib`. An entry of PYTHONPATH may be an archive.
-        let Ok(real) = directory.canonicalize() else { continue };
-        if known.iter().any(|known| real.starts_with(known)) || !seen.insert(real.clone()) {
-            continue;
-        }
-        let files = files_of(&real, left)?;
-        left = left.saturating_sub(files.len());
-        add_files(inputs, format!("Python packages in {}", readable(real.as_os_str())), &files);
-        if reads_pth {
-            open.extend(named_by_pth(&real)?.into_iter().map(|named| (named, false)));
-        }
+    for (directory, list) in listed {
+        inputs.add(format!("Python packages in {}", readable(directory.as_os_str())), &list);
     }
     Ok(())
 }
 
-fn add_files(inputs: &mut Inputs, name: String, files: &BTreeMap<PathBuf, Vec<u8>>) {
-    let list = files.iter().flat_map(|(path, found)| [path.as_os_str().as_bytes(), found.as_slice()]);
-    inputs.add_list(name, list);
-}
-
-/// The directories above `bin/python3`: where the PATH leads, and where that is a link to. A virtual environment
-/// has its own packages in the first, and may use those of the second.
-fn prefixes(path: &OsStr) -> BTreeSet<PathBuf> {
-    let programs = std::env::split_paths(path).map(|directory| directory.join("python3"));
-    let Some(program) = programs.into_iter().find(|program| program.is_file()) else {
-        return BTreeSet::new();
-    };
-    let programs = [Some(program.clone()), program.canonicalize().ok()];
-    let above = |program: PathBuf| Some(program.parent()?.parent()?.to_owned());
-    let mut prefixes: BTreeSet<PathBuf> = programs.into_iter().flatten().filter_map(above).collect();
-    if prefixes.contains(Path::new(LOCAL.0)) {
-        prefixes.insert(LOCAL.1.into());
+/// The directories below which `python3` looks for its libraries.
+fn prefixes(invocation: &Invocation) -> Vec<PathBuf> {
+    let mut prefixes = Vec::new();
+    let programs = variable_paths(invocation, "PATH").into_iter().map(|path| path.join("python3"));
+    if let Some(program) = programs.into_iter().find(|program| program.is_file()) {
+        // A virtual environment's program is a link to the machine's; the first counts as well.
+        let real = fs::canonicalize(&program).unwrap_or_else(|_| program.clone());
+        prefixes.extend(
+            [program, real].iter().filter_map(|program| program.ancestors().nth(2)).map(Path::to_owned),
+        );
     }
+    prefixes
+        .extend(["PYTHONHOME", "PYTHONUSERBASE"].iter().flat_map(|name| variable_paths(invocation, name)));
+    // `/bin` is a link to `/usr/bin` on most machines.
+    let real = |prefix: &PathBuf| {
+        fs::canonicalize(if prefix == Path::new("/") { Path::new("/usr") } else { prefix })
+    };
+    let mut prefixes: Vec<PathBuf> = prefixes.iter().filter_map(|prefix| real(prefix).ok()).collect();
+    prefixes.sort_unstable();
+    prefixes.dedup();
     prefixes
 }
 
-/// `lib/python3*` of the prefixes; also those of other versions, which are few and harm nobody.
-fn libraries(prefixes: &BTreeSet<PathBuf>) -> Vec<PathBuf> {
-    let of_prefix = |prefix: &PathBuf| ["lib", "lib64"].map(|lib| prefix.join(lib));
-    let mut libraries = Vec::new();
-    for lib in prefixes.iter().flat_map(of_prefix) {
-        let entries = std::fs::read_dir(lib).into_iter().flatten().flatten();
-        let found = entries.filter(|entry| entry.file_name().as_bytes().starts_with(b"python3"));
-        libraries.extend(found.map(|entry| entry.path()));
-    }
-    libraries
+fn variable_paths(invocation: &Invocation, name: &str) -> Vec<PathBuf> {
+    let value = invocation.variable(name).unwrap_or_default();
+    std::env::split_paths(value).filter(|path| !path.as_os_str().is_empty()).collect()
 }
 
-/// All that is below the directory, with what links lead to.
-fn files_of(directory: &Path, most: usize) -> CacheResult<BTreeMap<PathBuf, Vec<u8>>> {
-    let failed = |what: String| NotCacheable(format!("cannot read Python's packages: {what}"));
-    let mut files = BTreeMap::new();
-    if directory.is_file() {
-        files.extend(described(directory)?.map(|found| (directory.to_owned(), found)));
-        return Ok(files);
-    }
-    for entry in WalkDir::new(directory).follow_links(true) {
-        let path = match &entry {
-            Ok(entry) => entry.path(),
-            // Links that lead nowhere or back up are as good as absent; should they lead somewhere, that is seen.
-            Err(error) if is_odd_link(error) => error.path().unwrap_or(directory),
-            Err(error) => return Err(failed(error.to_string())),
-        };
-        if files.len() >= most {
-            return Err(NotCacheable(format!("Python has more than {MAX_FILES} files in its packages")));
-        }
-        let found = match entry.is_ok() {
-            true => described(path)?.unwrap_or_default(),
-            false => b"link".to_vec(),
-        };
-        files.insert(path.strip_prefix(directory).unwrap_or(path).to_owned(), found);
-    }
-    Ok(files)
+/// `python3`, `python3.11` and so on in a directory of libraries.
+fn versions(library: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(library).into_iter().flatten().flatten();
+    let is_python = |name: &OsStr| name.as_bytes().starts_with(b"python3");
+    let mut found: Vec<PathBuf> =
+        entries.filter(|entry| is_python(&entry.file_name())).map(|entry| entry.path()).collect();
+    found.sort_unstable();
+    found
 }
 
-fn is_odd_link(error: &walkdir::Error) -> bool {
-    let absent = error.io_error().is_some_and(|error| error.kind() == ErrorKind::NotFound);
-    error.loop_ancestor().is_some() || absent
-}
-
-/// Mode, and of a file size and time; `None` where there is none.
-fn described(path: &Path) -> CacheResult<Option<Vec<u8>>> {
-    let metadata = match std::fs::metadata(path) {
-        Ok(metadata) => metadata,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
-    let mut encoder = Encoder::default();
-    encoder.number(metadata.mode().into());
-    // A directory's time changes with its entries, which are seen by themselves.
-    if !metadata.is_dir() {
-        let (seconds, nanoseconds) = (metadata.mtime() as u64, metadata.mtime_nsec() as u64);
-        encoder.number(metadata.size()).number(seconds).number(nanoseconds);
-    }
-    Ok(Some(encoder.finish().to_vec()))
-}
-
-/// The directories that `.pth` files in the directory add to Python's path: one on each line, as `site` reads
-/// them. Lines that begin with `import` run code of the packages, which are covered.
-fn named_by_pth(directory: &Path) -> CacheResult<Vec<PathBuf>> {
-    let mut named = Vec::new();
-    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
-        if !entry.file_name().as_bytes().ends_with(b".pth") {
+/// Directories that the `.pth` files of a directory of packages add, such as those of editable packages.
+fn added_by_pth(packages: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(packages).into_iter().flatten().flatten().map(|entry| entry.path());
+    let files = entries.filter(|path| path.extension() == Some(OsStr::new("pth")));
+    let mut found = Vec::new();
+    for file in files {
+        // One that cannot be read is of no use to Python either; its name and time count.
+        let Ok(text) = fs::canonicalize(&file).and_then(|file| read::whole(&file, LONGEST_PTH)) else {
             continue;
-        }
-        let Ok(real) = entry.path().canonicalize() else { continue };
-        let text = read::whole(&real, MAX_PTH_BYTES)?;
-        let is_path = |line: &&[u8]| {
-            !line.is_empty()
-                && ![&b"#"[..], b"import ", b"import\t"].iter().any(|word| line.starts_with(word))
         };
-        let lines = text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii_end).filter(is_path);
-        named.extend(lines.map(|line| directory.join(OsStr::from_bytes(line))));
+        let lines = text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
+        let is_path =
+            |line: &&[u8]| !line.is_empty() && !line.starts_with(b"#") && !line.starts_with(b"import");
+        found.extend(lines.filter(is_path).map(|line| packages.join(OsStr::from_bytes(line))));
     }
-    Ok(named)
+    found.retain(|path| path.is_dir());
+    found
+}
+
+/// Lists a directory once; one that is not there is not listed.
+fn list(
+    listed: &mut BTreeMap<PathBuf, Vec<u8>>,
+    files: &mut usize,
+    directory: &Path,
+    depth: usize,
+    user: u32,
+) -> CacheResult<()> {
+    let directory = match fs::canonicalize(directory) {
+        Ok(directory) => directory,
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(()),
+        Err(error) => return Err(NotCacheable(format!("{}: {error}", directory.display()))),
+    };
+    if listed.contains_key(&directory) {
+        return Ok(());
+    }
+    let walk = WalkDir::new(&directory).max_depth(depth).follow_links(true).sort_by_file_name();
+    let mut encoder = Encoder::default();
+    // Byte code is written when anybody with the right to do so imports a module. Python checks it against the
+    // source's time and size; where layer code could write it, it counts as well.
+    let counts = |entry: &walkdir::DirEntry| {
+        let is_byte_code = entry.file_name() == OsStr::new("__pycache__");
+        !is_byte_code || entry.metadata().is_ok_and(|metadata| metadata.uid() == user)
+    };
+    for entry in walk.into_iter().filter_entry(counts) {
+        *files += 1;
+        if *files > MOST_FILES {
+            return Err(NotCacheable(format!("Python finds more than {MOST_FILES} files of packages")));
+        }
+        match entry {
+            Ok(entry) => {
+                let metadata = entry.metadata().map_err(|error| NotCacheable(error.to_string()))?;
+                if depth == 1 && metadata.is_dir() {
+                    continue;
+                }
+                encoder.bytes(relative(entry.path(), &directory));
+                stamp(&mut encoder, &metadata);
+            }
+            // A link that leads nowhere or in a circle: nobody imports it.
+            Err(error) => {
+                let path = error.path().ok_or_else(|| NotCacheable(error.to_string()))?;
+                encoder.bytes(relative(path, &directory)).bytes(link(path).as_bytes());
+            }
+        }
+    }
+    listed.insert(directory, encoder.finish().to_vec());
+    Ok(())
+}
+
+fn relative<'a>(path: &'a Path, directory: &Path) -> &'a [u8] {
+    path.strip_prefix(directory).unwrap_or(path).as_os_str().as_bytes()
+}
+
+/// Of a directory only that it is there: its time changes with the byte code.
+fn stamp(encoder: &mut Encoder, metadata: &Metadata) {
+    encoder.number(metadata.mode().into());
+    if metadata.is_file() {
+        encoder.number(metadata.size()).number(metadata.mtime() as u64).number(metadata.mtime_nsec() as u64);
+    }
+}
+
+fn link(path: &Path) -> OsString {
+    fs::read_link(path).unwrap_or_default().into_os_string()
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
-    use std::fs;
     use std::os::unix::fs::symlink;
-    use std::time::{Duration, SystemTime};
 
     use super::*;
 
-    struct Machine(tempfile::TempDir);
-
-    impl Machine {
-        /// An interpreter, and a virtual environment that leads to it.
-        fn new() -> Machine {
-            let machine = Machine(tempfile::tempdir().unwrap());
-            machine.write("usr/bin/python3.11", "");
-            symlink("python3.11", machine.at("usr/bin/python3")).unwrap();
-            fs::create_dir_all(machine.at("venv/bin")).unwrap();
-            symlink(machine.at("usr/bin/python3"), machine.at("venv/bin/python3")).unwrap();
-            machine
-        }
-
-        fn at(&self, path: &str) -> PathBuf {
-            self.0.path().canonicalize().unwrap().join(path)
-        }
-
-        fn write(&self, path: &str, text: &str) {
-            let path = self.at(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
-        }
-
-        fn inputs(&self, bin: &str, python_path: Option<&OsStr>) -> CacheResult<Inputs> {
-            let mut inputs = Inputs::default();
-            let path = std::env::join_paths([self.at("nothing"), self.at(bin)]).unwrap();
-            add(&mut inputs, &path, python_path, &[self.at("poky")]).map(|()| inputs)
-        }
+    fn write(path: &Path, text: &str) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
     }
 
     #[test]
-    fn each_package_that_bitbake_could_import_is_an_input() {
-        let machine = Machine::new();
-        let python_path = std::env::join_paths([machine.at("poky/lib"), machine.at("more")]).unwrap();
-        let key = || machine.inputs("venv/bin", Some(&python_path)).unwrap().key();
-        let site = "usr/lib/python3.11/site-packages";
+    fn what_python_imports_is_an_input() {
+        let top = tempfile::tempdir().unwrap();
+        let at = |path: &str| top.path().join(path);
+        write(&at("usr/bin/python3.11"), "");
+        symlink("python3.11", at("usr/bin/python3")).unwrap();
+        fs::create_dir_all(at("venv/bin")).unwrap();
+        symlink(at("usr/bin/python3"), at("venv/bin/python3")).unwrap();
+        fs::create_dir(at("empty")).unwrap();
+        let own = nix::unistd::geteuid().as_raw();
+        let key_as = |user: u32| {
+            let path = [at("empty"), at("venv/bin"), at("usr/bin")];
+            let environment = vec![
+                ("PATH".into(), std::env::join_paths(path).unwrap()),
+                ("PYTHONPATH".into(), at("more").into_os_string()),
+            ];
+            let invocation =
+                Invocation { argv: Vec::new(), cwd: "/".into(), umask: 0o22, joined: true, environment };
+            let mut inputs = Inputs::default();
+            add(&mut inputs, &invocation, user).unwrap();
+            inputs.key()
+        };
+        let key = || key_as(own + 1);
         let mut before = key();
-        for (path, text, counts) in [
-            ("usr/lib/python3.11/site-packages/websockets/__init__.py", "1", true),
-            ("usr/lib/python3.11/site-packages/websockets/__init__.py", "22", true),
-            ("usr/lib/python3.11/site-packages/websockets/__pycache__/a.pyc", "1", true),
-            ("usr/lib/python3/dist-packages/simplejson/a.py", "1", true),
-            ("usr/lib64/python3.11/site-packages/x.so", "1", true),
+        for (path, text, wanted) in [
+            ("usr/lib/python3.11/site-packages/a/__init__.py", "1", true),
+            ("usr/lib/python3.11/site-packages/a/__init__.py", "22", true),
+            ("usr/lib/python3.11/site-packages/a/__pycache__/a.pyc", "1", false),
+            ("usr/lib/python3/dist-packages/a.py", "1", true),
+            ("usr/lib64/python3.11/site-packages/a.so", "1", true),
+            ("usr/local/lib/python3.11/dist-packages/a.py", "1", true),
             ("usr/lib/python3.11/sitecustomize.py", "1", true),
-            ("venv/lib/python3.11/site-packages/git/a.py", "1", true),
-            ("more/x.py", "1", true),
-            ("editable/x.py", "1", false),
-            ("usr/lib/python3.11/site-packages/e.pth", "# a\nimport x\n../../../../editable\n", true),
-            ("editable/x.py", "22", true),
-            ("editable/more.pth", "/etc\n", true),
-            // Others have these, or the key has them elsewhere.
-            ("usr/lib/python2.7/site-packages/x.py", "1", false),
-            ("usr/share/x.py", "1", false),
-            ("usr/lib/x.py", "1", false),
-            ("poky/lib/x.py", "1", false),
+            ("usr/lib/python3.11/usercustomize.py", "1", true),
+            ("usr/lib/python3.11/json/decoder.py", "1", false),
+            ("usr/lib/python3.11/site-packages/a.pth", "import os", true),
+            ("usr/lib/perl5/a.pm", "1", false),
+            ("venv/lib/python3.11/site-packages/a.py", "1", true),
+            ("elsewhere/a.py", "1", false),
+            ("more/a.py", "1", true),
         ] {
-            machine.write(path, text);
+            write(&at(path), text);
             let after = key();
-            assert_eq!(after != before, counts, "{path} {text}");
-            assert_eq!(after, key(), "{path} {text}: not the same twice");
+            assert_eq!(after != before, wanted, "{path} {text}");
             before = after;
         }
-        let module = machine.at(site).join("websockets/__init__.py");
-        let later = SystemTime::now() + Duration::from_secs(100);
-        fs::File::options().write(true).open(&module).unwrap().set_modified(later).unwrap();
-        let touched = key();
-        assert_ne!(touched, before);
-        fs::remove_file(module).unwrap();
-        assert_ne!(key(), touched);
+        // An editable package.
+        let pth = at("venv/lib/python3.11/site-packages/editable.pth");
+        write(&pth, &format!("# x\n{}\n../gone\n", at("elsewhere").display()));
+        before = key();
+        write(&at("elsewhere/b.py"), "1");
+        assert_ne!(key(), before);
+        before = key();
+        symlink("nowhere", at("elsewhere/c.py")).unwrap();
+        symlink(".", at("elsewhere/circle")).unwrap();
+        assert_ne!(key(), before, "and a link that leads nowhere is no error");
+        // The build user's own byte code.
+        before = key_as(own);
+        write(&at("usr/lib/python3.11/site-packages/a/__pycache__/a.pyc"), "22");
+        assert_ne!(key_as(own), before);
     }
 
     #[test]
-    fn odd_links_in_packages_do_no_harm() {
-        let machine = Machine::new();
-        let key = || machine.inputs("usr/bin", None).unwrap().key();
-        machine.write("usr/lib/python3/dist-packages/a.py", "1");
-        let before = key();
-        let site = machine.at("usr/lib/python3/dist-packages");
-        symlink("/nonexistent", site.join("gone")).unwrap();
-        symlink(".", site.join("loop")).unwrap();
-        symlink("/nonexistent", site.join("gone.pth")).unwrap();
-        let odd = key();
-        assert_ne!(odd, before);
-        // What it leads to now.
-        fs::remove_file(site.join("gone")).unwrap();
-        machine.write("share/x.py", "1");
-        symlink(machine.at("share"), site.join("gone")).unwrap();
-        let led = key();
-        assert_ne!(led, odd);
-        machine.write("share/x.py", "22");
-        assert_ne!(key(), led);
-    }
-
-    #[test]
-    fn without_an_interpreter_there_are_no_packages() {
-        let machine = Machine::new();
-        assert_eq!(machine.inputs("bin", None).unwrap().key(), Inputs::default().key());
+    fn a_change_is_named() {
+        let top = tempfile::tempdir().unwrap();
+        let packages = top.path().canonicalize().unwrap().join("lib/python3.11/site-packages");
+        write(&top.path().join("bin/python3"), "");
+        write(&packages.join("a.py"), "1");
+        let environment = vec![("PATH".into(), top.path().join("bin").into_os_string())];
+        let invocation =
+            Invocation { argv: Vec::new(), cwd: "/".into(), umask: 0o22, joined: true, environment };
+        let mut inputs = Inputs::default();
+        add(&mut inputs, &invocation, 1).unwrap();
+        let name = format!("Python packages in {}", packages.display());
+        assert!(inputs.parts().contains_key(&name), "{:?}", inputs.parts());
     }
 }

@@ -55,6 +55,8 @@ pub struct RunOptions {
     pub admission: Admission,
     /// Whether BitBake's parse caches are kept for later jobs, in which other versions of the layers may use them.
     pub keep_parses: bool,
+    /// Where the parse caches of this check are kept for its reruns: a directory that only the agent can write.
+    pub own_parses: PathBuf,
 }
 
 /// Open during one run.
@@ -103,8 +105,8 @@ impl CacheServer {
         events: &Emitter,
     ) -> CacheServer {
         let stat_cache = StatCache::load(&stat_cache_file);
-        let parse_caches = ParseCaches::new(&stores, &place.user);
-        let RunOptions { bitbake, plan, rerun, admission, keep_parses } = options;
+        let RunOptions { bitbake, plan, rerun, admission, keep_parses, own_parses } = options;
+        let parse_caches = ParseCaches::new(&stores, own_parses, &place.user);
         let stop = bitbake.interrupt();
         let prefetcher = plan.map(|plan| Prefetcher::new(plan, stop.child()));
         let shared = Arc::new(Shared {
@@ -160,7 +162,8 @@ impl CacheServer {
             fs_err::write(&beside, bytes).and_then(|()| fs_err::rename(&beside, &shared.stat_cache_file))
         })
         .await;
-        lock(&self.shared.provenance).given()
+        let discarded = self.shared.bitbake.discards_signature_files();
+        ProvenanceSummary { discarded, ..lock(&self.shared.provenance).given() }
     }
 }
 
@@ -432,10 +435,13 @@ impl Shared {
         Ok(LookupResult { inputs, found: None, fresh: None, why })
     }
 
-    /// Gives the real BitBake `at` this build directory what was parsed before, unless what it says is to be
-    /// plain. Blocks.
+    /// Gives the real BitBake `at` this build directory what was parsed before: in a rerun only what BitBake parsed
+    /// in this very check, and nothing after it failed with what was stored earlier. Blocks.
     pub(super) fn restore(&self, at: &Path, inputs: &Inputs) -> Restored {
-        if self.rerun.attempt > 0 || lock(&self.provenance).has_failed_with_cache() {
+        if self.rerun.attempt > 0 {
+            return self.parse_caches.restore_own(inputs, at);
+        }
+        if lock(&self.provenance).has_failed_with_cache() {
             return Restored::Nothing;
         }
         let restored = self.parse_caches.restore(inputs, at);

@@ -93,7 +93,8 @@ impl Scene {
             oe_core: at("meta"),
             ..Admission::default()
         };
-        let options = RunOptions { bitbake, plan: None, rerun, admission, keep_parses: true };
+        let options =
+            RunOptions { bitbake, plan: None, rerun, admission, keep_parses: true, own_parses: at("own") };
         CacheServer::open(listener, place, stores, at("stat-cache"), options, &unit, emitter)
     }
 
@@ -251,7 +252,7 @@ async fn what_failed_rests_on_no_stored_answer() {
         scene.ask_well(invocation).await;
         let memo = scene.memo().await;
         assert_eq!((memo.outcome, memo.seconds_saved), (MemoOutcome::Hit, Some(0.0)), "it made good nothing");
-        let wanted = ProvenanceSummary { stored: given.clone(), elsewhere: given };
+        let wanted = ProvenanceSummary { stored: given.clone(), elsewhere: given, discarded: false };
         assert_eq!(lock(&scene.server.shared.provenance).given(), wanted);
     }
 }
