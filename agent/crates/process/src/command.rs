@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,6 +51,9 @@ pub struct Command {
     pub mount_namespace: Option<MountNamespace>,
     /// Replaces the job's stall limit.
     pub stall: Option<Duration>,
+    /// The agent's end of the socket on which the child tells what it does: see
+    /// [`Command::listen_to_events`].
+    pub(crate) events: Option<Arc<UnixStream>>,
     /// What the child has as its stdin; `None`: `/dev/null`.
     pub stdin: Option<Arc<OwnedFd>>,
     /// Stands before `argv` when the child is started, as an interpreter does; reports do not show it.
@@ -75,6 +79,7 @@ impl Command {
             timeout: None,
             mount_namespace: None,
             stall: None,
+            events: None,
             stdin: None,
             launcher: Vec::new(),
             status: None,

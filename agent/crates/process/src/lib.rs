@@ -13,6 +13,7 @@
 pub mod cgroup;
 mod command;
 mod control_group;
+mod event_channel;
 mod exec_spec;
 mod exit_reason;
 mod forkers;

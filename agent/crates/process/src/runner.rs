@@ -15,6 +15,7 @@ use agent_types::error::{Error, Result};
 use agent_types::events::{Emitter, EventKind};
 use agent_types::stage::Stage;
 
+use super::event_channel::EventChannel;
 use super::exit_reason::ExitReason;
 use super::kill_report::KillReport;
 use super::lines::{Activity, Output};
@@ -226,7 +227,8 @@ impl Job<'_> {
         let Spawned { mut child, running, output: from, pipe } = spawned;
         let activity = Activity::new();
         activity.set_status(lines.status());
-        let pump = pin!(output.pump(from, lines, &self.runner.events, &activity));
+        let channel = EventChannel::of(self.command);
+        let pump = pin!(output.pump(from, channel, lines, &self.runner.events, &activity));
         let mut reading = Reading::new(pump);
         let watch = Watch {
             interrupt: &self.runner.interrupt,

@@ -20,8 +20,10 @@ use crate::tiers::TierKind;
 use crate::traffic::Traffic;
 
 mod channel;
+mod progress;
 
 pub use channel::{Emitter, channel};
+pub use progress::{Phase, Progress, Running};
 
 /// Names the layout of `events.jsonl`; raised when a reader of the old layout would go wrong.
 pub const SCHEMA: &str = "build-agent/events/v1";
@@ -110,14 +112,8 @@ pub enum EventKind {
         /// Bytes of output.
         bytes: u64,
     },
-    /// Where a long unit is. For the console; the fold keeps nothing of it.
-    Progress {
-        unit: Unit,
-        done: u64,
-        total: u64,
-        /// What runs now, e.g. `zlib-native:do_compile`.
-        running: Vec<String>,
-    },
+    /// How far a long step is.
+    Progress(Progress),
     /// A BitBake task finished; `ok` tells how.
     Task {
         unit: Unit,

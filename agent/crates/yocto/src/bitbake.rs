@@ -1,12 +1,16 @@
-//! Understands what `bitbake` says while it builds (its plain, non-interactive output).
+//! Follows `bitbake` while it builds: by its own events where they can be had, and by its plain, non-interactive
+//! output.
 
 use std::path::PathBuf;
 use std::sync::LazyLock;
+use std::time::Instant;
 
 use regex::Regex;
 
 use agent_process::LineHandler;
-use agent_types::events::{EventKind, Sstate, Unit};
+use agent_types::events::{EventKind, Phase, Progress, Running, Sstate, Unit};
+
+use super::bitbake_events::{Follower, TaskChange, TaskName};
 
 /// How many failed tasks are kept; more are counted only.
 const FAILURES_KEPT: usize = 50;
@@ -39,16 +43,22 @@ pub struct TasksSummary {
     pub failed: u64,
 }
 
-/// Follows a build line by line.
+/// Follows a build by its events and line by line.
 #[derive(Debug)]
 pub struct Build {
     unit: Unit,
+    /// Of the events. While there are some, the text tells nothing of tasks.
+    follower: Follower,
+    /// Failed tasks by their events, the first ones.
+    told_failures: Vec<Failure>,
+    told_failures_total: u64,
     /// In the order of their starts.
-    running: Vec<String>,
+    running: Vec<(String, Instant)>,
     done: u64,
     total: u64,
     /// Something of the above has changed since it was last told.
     changed: bool,
+    /// Failed tasks by the text.
     pub failures: Vec<Failure>,
     pub failures_total: u64,
     /// Shared state that could not be used, so that the task ran instead: a warning, no failure.
@@ -98,6 +108,9 @@ fn regex(pattern: &str) -> Regex {
 impl Build {
     pub fn new(unit: Unit) -> Build {
         Build {
+            follower: Follower::new(&unit, ""),
+            told_failures: Vec::new(),
+            told_failures_total: 0,
             unit,
             running: Vec::new(),
             done: 0,
@@ -113,13 +126,45 @@ impl Build {
         }
     }
 
+    /// Whether BitBake told its events.
+    pub fn has_events(&self) -> bool {
+        self.follower.is_heard()
+    }
+
+    /// Events of tasks that were lost.
+    pub fn dropped_events(&self) -> u64 {
+        self.follower.dropped()
+    }
+
+    /// The failed tasks, the first ones, and how many there are: by the events if they tell of some, otherwise
+    /// by the text.
+    pub fn failed_tasks(&self) -> (&[Failure], u64) {
+        if self.told_failures.is_empty() {
+            (&self.failures, self.failures_total)
+        } else {
+            (&self.told_failures, self.told_failures_total)
+        }
+    }
+
+    fn ended(&mut self, name: TaskName, ok: bool, log: Option<PathBuf>) -> Vec<EventKind> {
+        let TaskName { recipe, task } = name.clone();
+        // When a task of shared state fails the real one runs.
+        if !ok && !name.is_setscene() {
+            self.told_failures_total += 1;
+            if self.told_failures.len() < FAILURES_KEPT {
+                self.told_failures.push(Failure { recipe: recipe.clone(), task: task.clone(), log });
+            }
+        }
+        vec![EventKind::Task { unit: self.unit.clone(), recipe, task, ok }]
+    }
+
     fn task(&mut self, recipe: &str, task: &str, state: &str) -> Vec<EventKind> {
         self.changed = true;
         let name = cut(&format!("{recipe}:{task}"), NAME_BYTES).to_owned();
-        let known = self.running.iter().position(|running| *running == name);
+        let known = self.running.iter().position(|(running, _)| *running == name);
         if state == "Started" {
             if known.is_none() && self.running.len() < RUNNING_KEPT {
-                self.running.push(name);
+                self.running.push((name, Instant::now()));
             }
             return Vec::new();
         }
@@ -174,6 +219,9 @@ impl Build {
 
 impl LineHandler for Build {
     fn line(&mut self, line: &str) -> Vec<EventKind> {
+        if self.has_events() && (STARTED.is_match(line) || RUNNING.is_match(line)) {
+            return Vec::new();
+        }
         if let Some(found) = STARTED.captures(line) {
             return self.task(&found[1], &found[2], &found[3]);
         }
@@ -216,17 +264,36 @@ impl LineHandler for Build {
         Vec::new()
     }
 
+    fn event(&mut self, line: &str) -> Vec<EventKind> {
+        match self.follower.take(line) {
+            Some(TaskChange::Ended { name, ok, log, .. }) => self.ended(name, ok, log),
+            Some(TaskChange::Started(_)) | None => Vec::new(),
+        }
+    }
+
     fn progress(&mut self) -> Option<EventKind> {
-        std::mem::take(&mut self.changed).then(|| EventKind::Progress {
-            unit: self.unit.clone(),
-            done: self.done,
-            total: self.total,
-            running: self.running.clone(),
+        if self.has_events() {
+            return self.follower.progress().map(EventKind::Progress);
+        }
+        std::mem::take(&mut self.changed).then(|| {
+            let running = self.running.iter().map(|(name, since)| Running {
+                name: name.clone(),
+                seconds: since.elapsed().as_secs(),
+            });
+            EventKind::Progress(Progress {
+                done: self.done,
+                total: self.total,
+                running: running.collect(),
+                ..Progress::new(&self.unit, "", Phase::Tasks)
+            })
         })
     }
 
     fn status(&self) -> Option<String> {
-        let tasks = self.running.iter().take(4).cloned().collect::<Vec<_>>().join(", ");
+        if self.has_events() {
+            return self.follower.status();
+        }
+        let tasks = self.running.iter().take(4).map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
         (!tasks.is_empty()).then(|| format!("{tasks} ({} of {} tasks done)", self.done, self.total))
     }
 }
@@ -311,9 +378,43 @@ mod tests {
              NOTE: recipe b-1-r0: task do_fetch: Started\n\
              NOTE: recipe a-1-r0: task do_compile: Succeeded\n",
         );
-        let Some(EventKind::Progress { done, total, running, .. }) = build.progress() else { panic!() };
-        assert_eq!((done, total, &running[..]), (4, 9, &["b-1-r0:do_fetch".to_string()][..]));
+        let Some(EventKind::Progress(progress)) = build.progress() else { panic!() };
+        let running = [Running { name: "b-1-r0:do_fetch".into(), seconds: 0 }];
+        assert_eq!((progress.done, progress.total, &progress.running[..]), (4, 9, &running[..]));
         assert_eq!(build.progress(), None, "nothing has changed since");
+    }
+
+    /// The same failure in both: the console prints text for what the events tell.
+    #[test]
+    fn events_replace_what_the_text_says_of_tasks() {
+        let task = |what: &str, more: &str| {
+            let name = r#""pn":"hello","pf":"hello-1.0-r0","task":"do_compile""#;
+            format!(r#"{{"e":"task","what":"{what}","id":"/m/hello_1.0.bb:do_compile",{name}{more},"time":5}}"#)
+        };
+        let mut build = Build::new(Unit::new(Stage::Build, "x"));
+        assert_eq!((build.event(r#"{"e":"hello"}"#), build.has_events()), (vec![], true));
+        assert_eq!(build.event(&task("started", "")), []);
+        assert_eq!(build.line("NOTE: recipe hello-1.0-r0: task do_compile: Started"), []);
+        assert_eq!(build.line("NOTE: Running task 5 of 9 (/m/hello_1.0.bb:do_compile)"), []);
+        build.event(r#"{"e":"queue","what":"started","id":"/m/hello_1.0.bb:do_compile","tasks":[3,0,9]}"#);
+        let Some(EventKind::Progress(progress)) = build.progress() else { panic!() };
+        assert_eq!((progress.done, progress.total, &*progress.running[0].name), (3, 9, "hello:do_compile"));
+        let events = build.event(&task("failed", r#","log":"/w/log.do_compile.7""#));
+        assert!(matches!(&events[..], [EventKind::Task { ok: false, .. }]), "{events:?}");
+        let text = "ERROR: Logfile of failure stored in: /w/log.do_compile.7\n\
+            NOTE: recipe hello-1.0-r0: task do_compile: Failed\n\
+            ERROR: Task (/m/hello_1.0.bb:do_compile) failed with exit code '1'";
+        assert!(text.lines().all(|line| build.line(line).is_empty()));
+        let failure = Failure {
+            recipe: "hello-1.0-r0".into(),
+            task: "do_compile".into(),
+            log: Some("/w/log.do_compile.7".into()),
+        };
+        assert_eq!(build.failed_tasks(), (&[failure][..], 1));
+        // A setscene task that fails is no failure.
+        let mut build = Build::new(Unit::new(Stage::Build, "x"));
+        build.event(&task("failed", "").replace("do_compile", "do_deploy_setscene"));
+        assert_eq!(build.failed_tasks().1, 0);
     }
 
     #[test]
@@ -330,9 +431,9 @@ mod tests {
             build.line(&format!("ERROR: Logfile of failure stored in: /{number}"));
             build.line(&format!("ERROR: Task (/m/a_{number}.bb:do_x{number}) failed with exit code '1'"));
         }
-        let Some(EventKind::Progress { running, .. }) = build.progress() else { panic!() };
+        let Some(EventKind::Progress(Progress { running, .. })) = build.progress() else { panic!() };
         assert_eq!(running.len(), RUNNING_KEPT);
-        assert!(running.iter().all(|name| name.len() <= NAME_BYTES));
+        assert!(running.iter().all(|running| running.name.len() <= NAME_BYTES));
         assert_eq!((build.errors.len(), build.failures.len()), (ERRORS_KEPT, FAILURES_KEPT));
         assert!(build.errors.iter().all(|error| error.len() <= ERROR_BYTES));
         assert!(build.status().unwrap().len() < 5 * NAME_BYTES);

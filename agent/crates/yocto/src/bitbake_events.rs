@@ -1,0 +1,369 @@
+//! BitBake's own events, as `bitbake_events.py` tells them: what BitBake does, and how far it is.
+//!
+//! Layer code runs in the same processes and can tell whatever it likes. So all of this is for display and for
+//! names; the exit status and the console's closing lines make the verdict.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use serde::Deserialize;
+
+use agent_types::events::{Phase, Progress, Running, Unit};
+use agent_types::sanitize::clean;
+
+/// The part of the starter that tells the events.
+pub const PROGRAM: &str = include_str!("bitbake_events.py");
+
+/// How many running tasks are known by name, and how much of each name.
+const RUNNING_KEPT: usize = 256;
+const NAME_BYTES: usize = 200;
+
+/// A line of the stream.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "e", rename_all = "kebab-case")]
+enum Line {
+    /// The console starts, with the stream beside it.
+    Hello,
+    Cache {
+        n: u64,
+        of: u64,
+    },
+    Parse {
+        n: u64,
+        of: u64,
+    },
+    Parsed {
+        cached: u64,
+        parsed: u64,
+    },
+    Process {
+        name: String,
+        n: u64,
+    },
+    Signatures,
+    Queue(Queue),
+    Task(Task),
+    Dropped {
+        n: u64,
+    },
+}
+
+/// Something happened in BitBake's queue of tasks.
+#[derive(Debug, Deserialize)]
+struct Queue {
+    what: What,
+    /// `[mc:NAME:]FILE:TASK`
+    id: String,
+    /// Completed, failed, total.
+    tasks: Option<(u64, u64, u64)>,
+    /// Done, total.
+    scene: Option<(u64, u64)>,
+}
+
+/// Told by the process of a task.
+#[derive(Debug, Deserialize)]
+struct Task {
+    what: What,
+    id: String,
+    /// The recipe's name; with version and revision.
+    pn: Option<String>,
+    pf: Option<String>,
+    task: String,
+    /// The task's own clock.
+    time: f64,
+    log: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum What {
+    Started,
+    Completed,
+    Succeeded,
+    Skipped,
+    Failed,
+}
+
+/// What became of a task.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TaskChange {
+    Started(TaskName),
+    Ended {
+        name: TaskName,
+        ok: bool,
+        /// How long it ran, by its own clock.
+        seconds: Option<f64>,
+        /// Of a task that failed. Layer code may have made it up.
+        log: Option<PathBuf>,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskName {
+    /// `zlib-1.3.1-r0`
+    pub recipe: String,
+    /// `do_compile`
+    pub task: String,
+}
+
+impl TaskName {
+    /// Whether it takes its result from shared state. When it fails the real task runs.
+    pub fn is_setscene(&self) -> bool {
+        self.task.ends_with("_setscene")
+    }
+}
+
+/// Follows one BitBake.
+#[derive(Debug)]
+pub struct Follower {
+    progress: Progress,
+    running: Vec<RunningTask>,
+    heard: bool,
+    changed: bool,
+    dropped: u64,
+}
+
+#[derive(Debug)]
+struct RunningTask {
+    id: String,
+    name: TaskName,
+    /// For people.
+    label: String,
+    since: Instant,
+    time: f64,
+}
+
+impl Follower {
+    /// Of a BitBake that works for `unit`; `part` tells it apart from others that do.
+    pub fn new(unit: &Unit, part: &str) -> Follower {
+        let progress = Progress::new(unit, part, Phase::Starting);
+        Follower { progress, running: Vec::new(), heard: false, changed: false, dropped: 0 }
+    }
+
+    /// Whether there is a stream of events.
+    pub fn is_heard(&self) -> bool {
+        self.heard
+    }
+
+    /// Events of tasks that were lost because the agent did not read them in time.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// Takes a line. What makes no sense is ignored.
+    pub fn take(&mut self, line: &str) -> Option<TaskChange> {
+        let line = serde_json::from_str(line).ok()?;
+        self.heard = true;
+        self.changed = true;
+        match line {
+            Line::Hello => self.enter(Phase::Starting, 0, 0),
+            Line::Cache { n, of } => self.enter(Phase::LoadingCache, n, of),
+            Line::Parse { n, of } => self.enter(Phase::Parsing, n, of),
+            Line::Parsed { cached, parsed } => {
+                let all = cached.saturating_add(parsed);
+                self.enter(Phase::Parsing, all, all);
+            }
+            Line::Process { name, n } => match name.as_str() {
+                "Initialising tasks" => self.enter(Phase::Preparing, n, 100),
+                "Checking sstate mirror object availability" => self.enter(Phase::CheckingSstate, n, 100),
+                _ => {}
+            },
+            Line::Signatures => self.enter(Phase::WritingSignatures, 0, 0),
+            Line::Queue(queue) => return self.queue(queue),
+            Line::Task(task) => return self.task(task),
+            Line::Dropped { n } => self.dropped = self.dropped.saturating_add(n),
+        }
+        None
+    }
+
+    fn enter(&mut self, phase: Phase, done: u64, total: u64) {
+        let progress = &mut self.progress;
+        (progress.phase, progress.done, progress.total) = (phase, done.min(total), total);
+    }
+
+    fn queue(&mut self, queue: Queue) -> Option<TaskChange> {
+        if let Some((completed, failed, total)) = queue.tasks {
+            self.enter(Phase::Tasks, completed.saturating_add(failed), total);
+            self.progress.failed = failed.min(total);
+        } else if let Some((done, total)) = queue.scene
+            && self.progress.phase != Phase::Tasks
+        {
+            self.enter(Phase::SetsceneTasks, done, total);
+        }
+        // One that was killed does not tell its end by itself.
+        let known = self.running.iter().position(|running| running.id == queue.id)?;
+        if queue.what == What::Started {
+            return None;
+        }
+        let ok = queue.what != What::Failed;
+        let name = self.running.remove(known).name;
+        Some(TaskChange::Ended { name, ok, seconds: None, log: None })
+    }
+
+    fn task(&mut self, task: Task) -> Option<TaskChange> {
+        let Task { what, id, pn, pf, task, time, log } = task;
+        let pf = pf.or_else(|| pn.clone()).unwrap_or_else(|| "?".into());
+        let name = TaskName { recipe: name(&pf), task: name(&task) };
+        let known = self.running.iter().position(|running| running.id == id);
+        if what == What::Started {
+            if known.is_none() && self.running.len() < RUNNING_KEPT {
+                let label = format!("{}:{}", pn.map_or_else(|| name.recipe.clone(), |pn| self::name(&pn)), name.task);
+                let since = Instant::now();
+                self.running.push(RunningTask { id, name: name.clone(), label, since, time });
+            }
+            return Some(TaskChange::Started(name));
+        }
+        let started = known.map(|known| self.running.remove(known).time);
+        let seconds = started.map(|started| time - started).filter(|seconds| (0.0..1e9).contains(seconds));
+        Some(TaskChange::Ended { name, ok: what == What::Succeeded, seconds, log })
+    }
+
+    /// How far it is, when that has changed since the last time.
+    pub fn progress(&mut self) -> Option<Progress> {
+        std::mem::take(&mut self.changed).then(|| Progress { running: self.running(), ..self.progress.clone() })
+    }
+
+    fn running(&self) -> Vec<Running> {
+        let running = self.running.iter().map(|running| Running {
+            name: running.label.clone(),
+            seconds: running.since.elapsed().as_secs(),
+        });
+        running.collect()
+    }
+
+    /// For a message about a stalled BitBake.
+    pub fn status(&self) -> Option<String> {
+        let tasks = self.running.iter().take(4).map(|running| running.label.as_str()).collect::<Vec<_>>();
+        let Progress { done, total, .. } = self.progress;
+        (!tasks.is_empty()).then(|| format!("{} ({done} of {total} tasks done)", tasks.join(", ")))
+    }
+}
+
+/// A harmless name of bounded length.
+fn name(text: &str) -> String {
+    let text = clean(text);
+    text[..text.floor_char_boundary(NAME_BYTES)].to_owned()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+    use agent_types::stage::Stage;
+
+    fn follower() -> Follower {
+        Follower::new(&Unit::new(Stage::Build, "x"), "")
+    }
+
+    fn started(id: &str, pn: &str, time: f64) -> String {
+        format!(
+            r#"{{"e":"task","what":"started","id":"{id}:do_compile","pn":"{pn}","pf":"{pn}-1-r0","task":"do_compile","time":{time}}}"#
+        )
+    }
+
+    #[test]
+    fn every_line_gives_its_phase_and_numbers() {
+        let mut follower = follower();
+        assert!(!follower.is_heard());
+        assert_eq!(follower.progress(), None);
+        for (line, phase, done, total, failed) in [
+            (r#"{"e":"hello"}"#, Phase::Starting, 0, 0, 0),
+            (r#"{"e":"cache","n":3,"of":9}"#, Phase::LoadingCache, 3, 9, 0),
+            (r#"{"e":"parse","n":512,"of":920}"#, Phase::Parsing, 512, 920, 0),
+            (r#"{"e":"parsed","cached":900,"parsed":20}"#, Phase::Parsing, 920, 920, 0),
+            (r#"{"e":"process","name":"Initialising tasks","n":44}"#, Phase::Preparing, 44, 100, 0),
+            (r#"{"e":"process","name":"something else","n":4}"#, Phase::Preparing, 44, 100, 0),
+            (
+                r#"{"e":"process","name":"Checking sstate mirror object availability","n":7}"#,
+                Phase::CheckingSstate,
+                7,
+                100,
+                0,
+            ),
+            (r#"{"e":"queue","what":"started","id":"a:do_x_setscene","scene":[1,8]}"#, Phase::SetsceneTasks, 1, 8, 0),
+            (r#"{"e":"queue","what":"started","id":"a:do_x","tasks":[4,0,10]}"#, Phase::Tasks, 4, 10, 0),
+            (r#"{"e":"queue","what":"completed","id":"a:do_y_setscene","scene":[2,8]}"#, Phase::Tasks, 4, 10, 0),
+            (r#"{"e":"queue","what":"skipped","id":"b:do_x","tasks":[5,0,10]}"#, Phase::Tasks, 5, 10, 0),
+            (r#"{"e":"queue","what":"failed","id":"a:do_x","tasks":[5,1,10],"exit":1}"#, Phase::Tasks, 6, 10, 1),
+            // Made up.
+            (r#"{"e":"queue","what":"failed","id":"a:do_x","tasks":[99,99,10],"exit":1}"#, Phase::Tasks, 10, 10, 10),
+            (r#"{"e":"signatures"}"#, Phase::WritingSignatures, 0, 0, 10),
+        ] {
+            assert_eq!(follower.take(line), None, "{line}");
+            let progress = follower.progress().unwrap();
+            let found = (progress.phase, progress.done, progress.total, progress.failed);
+            assert_eq!(found, (phase, done, total, failed), "{line}");
+            assert_eq!(follower.progress(), None, "nothing has changed since");
+        }
+        assert!(follower.is_heard());
+    }
+
+    #[test]
+    fn tasks_have_a_start_and_an_end() {
+        let mut follower = follower();
+        let name = TaskName { recipe: "zlib-1-r0".into(), task: "do_compile".into() };
+        assert_eq!(follower.take(&started("/z.bb", "zlib", 100.25)), Some(TaskChange::Started(name.clone())));
+        follower.take(&started("mc:a:/z.bb", "zlib", 101.0));
+        let running = follower.progress().unwrap().running;
+        assert_eq!(running, vec![Running { name: "zlib:do_compile".into(), seconds: 0 }; 2]);
+        let end = |what: &str| started("/z.bb", "zlib", 103.5).replace("started", what);
+        let ended = TaskChange::Ended { name: name.clone(), ok: true, seconds: Some(3.25), log: None };
+        assert_eq!(follower.take(&end("succeeded")), Some(ended));
+        // The queue's own event comes after it.
+        assert_eq!(
+            follower.take(r#"{"e":"queue","what":"completed","id":"/z.bb:do_compile","tasks":[1,0,2]}"#),
+            None
+        );
+        assert_eq!(follower.progress().unwrap().running.len(), 1);
+        // One that was killed.
+        let killed = r#"{"e":"queue","what":"failed","id":"mc:a:/z.bb:do_compile","tasks":[1,1,2],"exit":137}"#;
+        let ended = TaskChange::Ended { name: name.clone(), ok: false, seconds: None, log: None };
+        assert_eq!(follower.take(killed), Some(ended));
+        assert_eq!(follower.progress().unwrap().running, []);
+        // One whose start was lost.
+        let failed = end("failed").replace(r#""time""#, r#""log":"/w/log.do_compile.1","time""#);
+        let log = Some("/w/log.do_compile.1".into());
+        assert_eq!(follower.take(&failed), Some(TaskChange::Ended { name, ok: false, seconds: None, log }));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_ignored() {
+        let mut follower = follower();
+        for line in [
+            "",
+            "x",
+            "[]",
+            "{}",
+            r#"{"e":"unknown"}"#,
+            r#"{"e":"parse"}"#,
+            r#"{"e":"parse","n":-1,"of":2}"#,
+            r#"{"e":"parse","n":1.5,"of":2}"#,
+            r#"{"e":"parse","n":99999999999999999999999,"of":2}"#,
+            r#"{"e":"task","what":"started"}"#,
+            r#"{"e":"task","what":"exploded","id":"a","task":"b","time":1}"#,
+            r#"{"e":"task","what":"started","id":"a","task":"b","time":null}"#,
+        ] {
+            assert_eq!(follower.take(line), None, "{line}");
+            assert!(!follower.is_heard(), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_flood_is_bounded_and_harmless() {
+        let mut follower = follower();
+        let long = "é".repeat(600);
+        for number in 0..10_000 {
+            follower.take(&started(&number.to_string(), &format!("\\u001b[2J{number}{long}"), 0.0));
+        }
+        follower.take(r#"{"e":"dropped","n":3}"#);
+        follower.take(&format!(r#"{{"e":"dropped","n":{}}}"#, u64::MAX));
+        assert_eq!(follower.dropped(), u64::MAX);
+        let running = follower.progress().unwrap().running;
+        assert_eq!(running.len(), RUNNING_KEPT);
+        assert!(running.iter().all(|one| one.name.len() <= 2 * NAME_BYTES && !one.name.contains('\u{1b}')));
+        assert!(follower.status().unwrap().len() < 10 * NAME_BYTES);
+        // A task cannot have run for longer than the clock.
+        let end = started("0", "x", -1.0).replace("started", "succeeded");
+        assert!(matches!(follower.take(&end), Some(TaskChange::Ended { seconds: None, .. })));
+    }
+}
