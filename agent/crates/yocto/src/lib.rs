@@ -24,3 +24,4 @@ pub mod path_rules;
 pub mod preflight;
 mod python;
 pub mod server;
+pub mod starter;

@@ -24,6 +24,8 @@ use agent_process::processes::{Process, Processes};
 use agent_process::{User, reap, signal};
 use agent_types::error::{Error, Result};
 
+use super::starter;
+
 const LOCK: &str = "bitbake.lock";
 
 /// Between two looks.
@@ -145,8 +147,9 @@ fn verify(server: &Process, processes: &Processes, build_dir: &Path, uid: u32) -
     let is_bitbake = |argument: &std::ffi::OsString| {
         Path::new(argument).file_name().is_some_and(|name| name == "bitbake" || name == "bitbake-server")
     };
-    // `bitbake …`, `python3 …/bitbake …`, `python3 …/bitbake-server decafbad …`.
-    if !arguments.iter().take(3).any(is_bitbake) {
+    // `bitbake …`, `python3 …/bitbake …`, `python3 …/bitbake-server decafbad …`, or the last two with the
+    // starter script in front.
+    if !starter::without(&arguments).iter().take(3).any(is_bitbake) {
         return refused("is no BitBake");
     }
     let Ok(build_dir) = build_dir.canonicalize() else { return refused("has no build directory any more") };

@@ -1,0 +1,160 @@
+# Starts the unmodified BitBake with additions that live only in its processes:
+#
+#     python3 bitbake_starter.py [OPTION]... -- PATH/TO/bin/bitbake [ARGUMENT]...
+#
+#   --discard-signature-files  leave the signature files (sigdata, sigbasedata) empty. BitBake still
+#                              computes and compares all hashes, and creates every file.
+#   --probe                    start nothing; print why this BitBake cannot be started in this way, if so.
+#
+# BitBake must not notice: its arguments, module path, environment, output, exit status, task hashes and
+# caches are the same as without this script. From release 1.50 on BitBake executes its server as a program
+# of its own; then this script comes in front of that, too. It runs with every Python that BitBake supports,
+# from 3.5 on.
+
+import builtins
+import os
+import sys
+import types
+
+OPTIONS = ("--discard-signature-files", "--probe")
+
+
+class AfterImport:
+    """A finder of modules that calls a function after a module has been imported."""
+
+    def __init__(self):
+        self.functions = {}
+
+    def call(self, name, function):
+        """Calls `function` with the module of that name, once it has been imported."""
+        self.functions.setdefault(name, []).append(function)
+
+    def find_spec(self, name, path=None, target=None):
+        functions = self.functions.pop(name, None)
+        if not functions:
+            return None
+        for finder in sys.meta_path:
+            find_spec = getattr(finder, "find_spec", None)
+            spec = find_spec(name, path, target) if find_spec and finder is not self else None
+            if spec is not None:
+                call_after_exec(spec.loader, functions)
+                return spec
+        return None
+
+
+def call_after_exec(loader, functions):
+    execute = loader.exec_module
+
+    def exec_module(module):
+        del loader.exec_module
+        execute(module)
+        for function in functions:
+            function(module)
+
+    loader.exec_module = exec_module
+
+
+class WithoutDump:
+    """Stands for the module `json` or `pickle`, and writes nothing."""
+
+    def __init__(self, module):
+        self.module = module
+
+    def __getattr__(self, name):
+        return getattr(self.module, name)
+
+    def dump(self, *arguments, **options):
+        pass
+
+
+def discard_signature_files(siggen):
+    """Lets `dump_sigtask` of the module bb.siggen create empty files."""
+    # Up to release 1.52 (honister) the files are pickles, later they are compressed JSON.
+    for name in ("json", "pickle"):
+        if hasattr(siggen, name):
+            setattr(siggen, name, WithoutDump(getattr(siggen, name)))
+    zstd = sys.modules.get("bb.compress.zstd")
+    if zstd is None:
+        return
+    compress = zstd.open
+
+    def open_without_zstd(file, mode="rb", *arguments, **options):
+        # Only signature files are written to a descriptor. The caller closes what it gets, and that closes
+        # the descriptor.
+        if isinstance(file, int) and mode == "wt":
+            return builtins.open(file, mode, encoding=options.get("encoding"))
+        return compress(file, mode, *arguments, **options)
+
+    zstd.open = open_without_zstd
+
+
+def start_server_with(options):
+    """Comes in front of the program `bitbake-server`, with the same options."""
+    execute = os.execl
+    starter = os.path.abspath(__file__)
+
+    def execl(program, *arguments):
+        # The first argument is the process's name, the second one the server's script.
+        if len(arguments) > 1 and os.path.basename(arguments[1]) == "bitbake-server":
+            arguments = (arguments[0], starter) + tuple(options) + ("--",) + arguments[1:]
+        execute(program, *arguments)
+
+    os.execl = execl
+
+
+def run(arguments):
+    """Runs the script as Python does that is started with these arguments."""
+    script = os.path.abspath(arguments[0])
+    with open(script, "rb") as stream:
+        code = compile(stream.read(), arguments[0], "exec")
+    sys.argv = arguments
+    if not getattr(sys.flags, "safe_path", False):
+        sys.path[0] = os.path.dirname(os.path.realpath(script))
+    main = types.ModuleType("__main__")
+    main.__file__ = arguments[0]
+    main.__builtins__ = builtins
+    # The dictionary of this module must stay alive.
+    main_before, sys.modules["__main__"] = sys.modules["__main__"], main
+    sys.excepthook = without_starter
+    exec(code, main.__dict__)
+    del main_before
+
+
+def without_starter(kind, error, trace):
+    """Prints the traceback of an error as if BitBake had been started without this script."""
+    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+        trace = trace.tb_next
+    sys.__excepthook__(kind, error, trace)
+
+
+def probe(script):
+    """Why this BitBake cannot be started in this way; `None` if it can."""
+    with open(script, "rb") as stream:
+        first = stream.readline().split()
+    if first != [b"#!/usr/bin/env", b"python3"]:
+        return "it is not started with `#!/usr/bin/env python3`"
+    siggen = os.path.join(os.path.dirname(script), "..", "lib", "bb", "siggen.py")
+    with open(siggen, "rb") as stream:
+        text = stream.read()
+    if b"json.dump(" not in text and b"pickle.dump(" not in text:
+        return "lib/bb/siggen.py writes signature files in an unknown way"
+    return None
+
+
+def main():
+    end = sys.argv.index("--")
+    options, arguments = sys.argv[1:end], sys.argv[end + 1:]
+    unknown = [option for option in options if option not in OPTIONS]
+    if unknown or not arguments:
+        sys.exit("bitbake_starter.py: unknown option %s" % unknown[0] if unknown else "no script")
+    if "--probe" in options:
+        sys.exit(probe(arguments[0]))
+    after_import = AfterImport()
+    if "--discard-signature-files" in options:
+        after_import.call("bb.siggen", discard_signature_files)
+    sys.meta_path.insert(0, after_import)
+    start_server_with(options)
+    run(arguments)
+
+
+main()
