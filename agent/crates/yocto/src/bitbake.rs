@@ -147,7 +147,7 @@ impl Build {
     }
 
     fn ended(&mut self, name: TaskName, ok: bool, log: Option<PathBuf>) -> Vec<EventKind> {
-        let TaskName { recipe, task } = name.clone();
+        let TaskName { recipe, task, .. } = name.clone();
         // When a task of shared state fails the real one runs.
         if !ok && !name.is_setscene() {
             self.told_failures_total += 1;

@@ -90,7 +90,8 @@ def take_stdin():
         os.close(null)
         channel = Channel(connection)
         # BitBake 1.46 forks its server: that must not keep the socket.
-        os.register_at_fork(after_in_child=channel.close)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=channel.close)
         return channel
     except Exception:
         if connection is not None:
@@ -205,6 +206,7 @@ class Queue:
             "pn": text(event.pn),
             "pf": text(event._package),
             "task": text(event._task),
+            "mc": None if event._mc in (None, "", "default") else text(event._mc),
             "time": float(event.time),
         }
         if name in ("TaskFailed", "TaskFailedSilent"):

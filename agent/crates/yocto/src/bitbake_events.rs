@@ -3,11 +3,12 @@
 //! Layer code runs in the same processes and can tell whatever it likes. So all of this is for display and for
 //! names; the exit status and the console's closing lines make the verdict.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde::Deserialize;
 
+use agent_fs::read;
 use agent_types::events::{Phase, Progress, Running, Unit};
 use agent_types::sanitize::clean;
 
@@ -69,6 +70,7 @@ struct Task {
     pn: Option<String>,
     pf: Option<String>,
     task: String,
+    mc: Option<String>,
     /// The task's own clock.
     time: f64,
     log: Option<PathBuf>,
@@ -104,6 +106,8 @@ pub struct TaskName {
     pub recipe: String,
     /// `do_compile`
     pub task: String,
+    /// The multiconfig; `None`: the default one.
+    pub mc: Option<String>,
 }
 
 impl TaskName {
@@ -111,6 +115,33 @@ impl TaskName {
     pub fn is_setscene(&self) -> bool {
         self.task.ends_with("_setscene")
     }
+}
+
+/// The first line of a script that the starter starts just as the kernel does.
+const FIRST_LINE: &str = "#!/usr/bin/env python3";
+
+/// No script is longer.
+const LONGEST_SCRIPT: u64 = 4 << 20;
+
+/// Whether the starter can let this BitBake (the path of its script) tell its events.
+///
+/// # Errors
+/// Why it cannot.
+pub fn can_tell_events(bitbake: &Path) -> Result<(), String> {
+    let text = |path: &Path| {
+        let bytes = read::whole(path, LONGEST_SCRIPT).map_err(|error| error.to_string())?;
+        Ok::<_, String>(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    let script = fs_err::canonicalize(bitbake).map_err(|error| error.to_string())?;
+    if text(&script)?.lines().next().map(str::trim_end) != Some(FIRST_LINE) {
+        return Err(format!("the first line of {} is not `{FIRST_LINE}`", bitbake.display()));
+    }
+    let console = script.ancestors().nth(2).unwrap_or(Path::new("/")).join("lib/bb/ui/knotty.py");
+    let code = text(&console)?;
+    if !["def main(server, eventHandler, params", "_evt_list = "].iter().all(|words| code.contains(words)) {
+        return Err(format!("{} is not the console that the agent knows", console.display()));
+    }
+    Ok(())
 }
 
 /// Follows one BitBake.
@@ -201,9 +232,9 @@ impl Follower {
     }
 
     fn task(&mut self, task: Task) -> Option<TaskChange> {
-        let Task { what, id, pn, pf, task, time, log } = task;
+        let Task { what, id, pn, pf, task, mc, time, log } = task;
         let pf = pf.or_else(|| pn.clone()).unwrap_or_else(|| "?".into());
-        let name = TaskName { recipe: name(&pf), task: name(&task) };
+        let name = TaskName { recipe: name(&pf), task: name(&task), mc: mc.map(|mc| name(&mc)) };
         let known = self.running.iter().position(|running| running.id == id);
         if what == What::Started {
             if known.is_none() && self.running.len() < RUNNING_KEPT {
@@ -301,7 +332,7 @@ mod tests {
     #[test]
     fn tasks_have_a_start_and_an_end() {
         let mut follower = follower();
-        let name = TaskName { recipe: "zlib-1-r0".into(), task: "do_compile".into() };
+        let name = TaskName { recipe: "zlib-1-r0".into(), task: "do_compile".into(), mc: None };
         assert_eq!(follower.take(&started("/z.bb", "zlib", 100.25)), Some(TaskChange::Started(name.clone())));
         follower.take(&started("mc:a:/z.bb", "zlib", 101.0));
         let running = follower.progress().unwrap().running;

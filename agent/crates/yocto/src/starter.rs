@@ -7,10 +7,15 @@ use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 
+use super::bitbake_events;
+
 /// The script. It is written for every Python that BitBake supports.
 const SCRIPT: &str = include_str!("bitbake_starter.py");
 
 const NAME: &str = "bitbake_starter.py";
+
+/// Beside the script, which loads it.
+const EVENTS: &str = "bitbake_events.py";
 
 /// Between the starter's options and BitBake's script.
 const END_OF_OPTIONS: &str = "--";
@@ -20,6 +25,9 @@ const END_OF_OPTIONS: &str = "--";
 pub enum Addition {
     /// Signature files stay empty. BitBake computes and compares all hashes, and creates every file.
     DiscardSignatureFiles,
+    /// BitBake tells what it does on the socket that is its standard input
+    /// ([`Command::listen_to_events`](agent_process::Command::listen_to_events)).
+    Events,
     /// BitBake is not started. The exit status says whether it could be, and the output why not.
     Probe,
 }
@@ -28,6 +36,7 @@ impl Addition {
     fn option(self) -> &'static str {
         match self {
             Addition::DiscardSignatureFiles => "--discard-signature-files",
+            Addition::Events => "--events",
             Addition::Probe => "--probe",
         }
     }
@@ -40,10 +49,12 @@ pub struct Starter(PathBuf);
 impl Starter {
     /// Writes the script into the directory, readable for everybody and writable for its owner alone.
     pub fn write(directory: &Path) -> std::io::Result<Starter> {
-        let path = directory.join(NAME);
-        fs::write(&path, SCRIPT)?;
-        fs::set_permissions(&path, PermissionsExt::from_mode(0o644))?;
-        Ok(Starter(path))
+        for (name, program) in [(NAME, SCRIPT), (EVENTS, bitbake_events::PROGRAM)] {
+            let path = directory.join(name);
+            fs::write(&path, program)?;
+            fs::set_permissions(&path, PermissionsExt::from_mode(0o644))?;
+        }
+        Ok(Starter(directory.join(NAME)))
     }
 
     /// The program and the arguments that start `bitbake` (the path of its script) with these additions, as its
