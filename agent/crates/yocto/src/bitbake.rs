@@ -6,7 +6,8 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use agent_process::LineHandler;
-use agent_types::events::{EventKind, Sstate, Unit};
+use agent_types::events::{EventKind, REPORTED_AS_FAILED, Sstate, Task, TaskFinished, Unit};
+use agent_types::outcome::Outcome;
 
 /// How many failed tasks are kept; more are counted only.
 const FAILURES_KEPT: usize = 50;
@@ -117,20 +118,24 @@ impl Build {
         self.changed = true;
         let name = cut(&format!("{recipe}:{task}"), NAME_BYTES).to_owned();
         let known = self.running.iter().position(|running| *running == name);
+        let event = Task::new(self.unit.clone(), cut(recipe, NAME_BYTES), cut(task, NAME_BYTES));
         if state == "Started" {
-            if known.is_none() && self.running.len() < RUNNING_KEPT {
-                self.running.push(name);
+            if known.is_some() || self.running.len() >= RUNNING_KEPT {
+                return Vec::new();
             }
-            return Vec::new();
+            self.running.push(name);
+            return vec![EventKind::TaskStarted(event)];
         }
         if let Some(known) = known {
             self.running.remove(known);
         }
-        let ok = state == "Succeeded";
-        if !ok {
+        let outcome = if state == "Succeeded" {
+            Outcome::Passed
+        } else {
             self.failure(recipe, task);
-        }
-        vec![EventKind::Task { unit: self.unit.clone(), recipe: recipe.into(), task: task.into(), ok }]
+            Outcome::Failed(REPORTED_AS_FAILED.into())
+        };
+        vec![EventKind::TaskFinished(TaskFinished { task: event, outcome, log: None })]
     }
 
     /// BitBake tells of a failed task up to three times, each time with another part of the story.
@@ -273,7 +278,10 @@ mod tests {
         );
         assert_eq!(build.failures_total, 1);
         assert_eq!(build.summary, Some(TasksSummary { attempted: 12, not_needed: 3, failed: 1 }));
-        assert!(events.iter().any(|event| matches!(event, EventKind::Task { ok: false, .. })), "{events:?}");
+        let task = Task::new(Unit::new(Stage::Build, "x"), "hello-1.0-r0", "do_compile");
+        let outcome = Outcome::Failed(REPORTED_AS_FAILED.into());
+        let end = TaskFinished { task: task.clone(), outcome, log: None };
+        assert_eq!(events, [EventKind::TaskStarted(task), EventKind::TaskFinished(end)]);
     }
 
     #[test]
@@ -321,7 +329,8 @@ mod tests {
         let mut build = Build::new(Unit::new(Stage::Build, "x"));
         let long = "é".repeat(30_000);
         for number in 0..100_000 {
-            assert_eq!(build.line(&format!("NOTE: recipe x{number}: task do_y: Started")), []);
+            let told = build.line(&format!("NOTE: recipe x{number}: task do_y: Started"));
+            assert!(number < RUNNING_KEPT || told.is_empty(), "{told:?}");
             build.line(&format!("NOTE: recipe {number}{}: task do_y: Started", &long[..400]));
             build.line("NOTE: recipe same: task do_y: Started");
         }
