@@ -253,7 +253,7 @@ mod tests {
             link: Some("x".into()),
         };
         let nanoseconds = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_nanos(1_000_000_001);
-        let event = Event { time: nanoseconds, clock: None, what: EventKind::Artifact(artifact) };
+        let event = Event::at(nanoseconds, None, EventKind::Artifact(artifact));
         let (summary, [first, _]) = run(vec![event], usize::MAX).await;
         assert_eq!(summary.artifacts[0].path.to_str(), Some("im\u{fffd}age.wic"));
         let whole = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1);

@@ -64,7 +64,8 @@ impl Summary {
             }
             // For the console only.
             EventKind::Progress { .. } | EventKind::Heartbeat { .. } => {}
-            EventKind::Task { unit, .. } => self.unit(unit, at).tasks += 1,
+            EventKind::TaskStarted(_) => {}
+            EventKind::TaskFinished(done) => self.unit(&done.task.unit, at).tasks += 1,
             EventKind::TaskFailed(failed) => {
                 let excerpt = self.cut_lines(&failed.excerpt);
                 self.failed_tasks.push(TaskFailed { excerpt, ..failed.clone() });

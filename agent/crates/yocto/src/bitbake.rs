@@ -8,9 +8,12 @@ use std::time::Instant;
 use regex::Regex;
 
 use agent_process::LineHandler;
-use agent_types::events::{EventKind, Phase, Progress, Running, Sstate, Unit};
+use agent_types::events::{
+    EventKind, Phase, Progress, REPORTED_AS_FAILED, Running, Sstate, Task, TaskFinished, Unit,
+};
+use agent_types::outcome::Outcome;
 
-use super::bitbake_events::{Follower, TaskChange, TaskName};
+use super::bitbake_events::{Follower, is_setscene};
 
 /// How many failed tasks are kept; more are counted only.
 const FAILURES_KEPT: usize = 50;
@@ -146,36 +149,40 @@ impl Build {
         }
     }
 
-    fn ended(&mut self, name: TaskName, ok: bool, log: Option<PathBuf>) -> Vec<EventKind> {
-        let TaskName { recipe, task, .. } = name.clone();
+    fn note_failure(&mut self, finished: &TaskFinished) {
+        let TaskFinished { task, outcome, log } = finished;
         // When a task of shared state fails the real one runs.
-        if !ok && !name.is_setscene() {
+        if !outcome.is_success() && !is_setscene(task) {
             self.told_failures_total += 1;
             if self.told_failures.len() < FAILURES_KEPT {
-                self.told_failures.push(Failure { recipe: recipe.clone(), task: task.clone(), log });
+                let (recipe, task) = (task.recipe.clone(), task.task.clone());
+                self.told_failures.push(Failure { recipe, task, log: log.clone() });
             }
         }
-        vec![EventKind::Task { unit: self.unit.clone(), recipe, task, ok }]
     }
 
     fn task(&mut self, recipe: &str, task: &str, state: &str) -> Vec<EventKind> {
         self.changed = true;
         let name = cut(&format!("{recipe}:{task}"), NAME_BYTES).to_owned();
         let known = self.running.iter().position(|(running, _)| *running == name);
+        let event = Task::new(self.unit.clone(), cut(recipe, NAME_BYTES), cut(task, NAME_BYTES));
         if state == "Started" {
-            if known.is_none() && self.running.len() < RUNNING_KEPT {
-                self.running.push((name, Instant::now()));
+            if known.is_some() || self.running.len() >= RUNNING_KEPT {
+                return Vec::new();
             }
-            return Vec::new();
+            self.running.push((name, Instant::now()));
+            return vec![EventKind::TaskStarted(event)];
         }
         if let Some(known) = known {
             self.running.remove(known);
         }
-        let ok = state == "Succeeded";
-        if !ok {
+        let outcome = if state == "Succeeded" {
+            Outcome::Passed
+        } else {
             self.failure(recipe, task);
-        }
-        vec![EventKind::Task { unit: self.unit.clone(), recipe: recipe.into(), task: task.into(), ok }]
+            Outcome::Failed(REPORTED_AS_FAILED.into())
+        };
+        vec![EventKind::TaskFinished(TaskFinished { task: event, outcome, log: None })]
     }
 
     /// BitBake tells of a failed task up to three times, each time with another part of the story.
@@ -265,10 +272,11 @@ impl LineHandler for Build {
     }
 
     fn event(&mut self, line: &str) -> Vec<EventKind> {
-        match self.follower.take(line) {
-            Some(TaskChange::Ended { name, ok, log, .. }) => self.ended(name, ok, log),
-            Some(TaskChange::Started(_)) | None => Vec::new(),
+        let told = self.follower.take(line);
+        if let Some(EventKind::TaskFinished(finished)) = &told {
+            self.note_failure(finished);
         }
+        told.into_iter().collect()
     }
 
     fn progress(&mut self) -> Option<EventKind> {
@@ -340,7 +348,10 @@ mod tests {
         );
         assert_eq!(build.failures_total, 1);
         assert_eq!(build.summary, Some(TasksSummary { attempted: 12, not_needed: 3, failed: 1 }));
-        assert!(events.iter().any(|event| matches!(event, EventKind::Task { ok: false, .. })), "{events:?}");
+        let task = Task::new(Unit::new(Stage::Build, "x"), "hello-1.0-r0", "do_compile");
+        let outcome = Outcome::Failed(REPORTED_AS_FAILED.into());
+        let end = TaskFinished { task: task.clone(), outcome, log: None };
+        assert_eq!(events, [EventKind::TaskStarted(task), EventKind::TaskFinished(end)]);
     }
 
     #[test]
@@ -389,18 +400,20 @@ mod tests {
     fn events_replace_what_the_text_says_of_tasks() {
         let task = |what: &str, more: &str| {
             let name = r#""pn":"hello","pf":"hello-1.0-r0","task":"do_compile""#;
-            format!(r#"{{"e":"task","what":"{what}","id":"/m/hello_1.0.bb:do_compile",{name}{more},"time":5}}"#)
+            format!(r#"{{"e":"task","what":"{what}","id":"/m/hello_1.0.bb:do_compile",{name}{more}}}"#)
         };
         let mut build = Build::new(Unit::new(Stage::Build, "x"));
         assert_eq!((build.event(r#"{"e":"hello"}"#), build.has_events()), (vec![], true));
-        assert_eq!(build.event(&task("started", "")), []);
+        assert!(matches!(&build.event(&task("started", ""))[..], [EventKind::TaskStarted(_)]));
         assert_eq!(build.line("NOTE: recipe hello-1.0-r0: task do_compile: Started"), []);
         assert_eq!(build.line("NOTE: Running task 5 of 9 (/m/hello_1.0.bb:do_compile)"), []);
         build.event(r#"{"e":"queue","what":"started","id":"/m/hello_1.0.bb:do_compile","tasks":[3,0,9]}"#);
         let Some(EventKind::Progress(progress)) = build.progress() else { panic!() };
         assert_eq!((progress.done, progress.total, &*progress.running[0].name), (3, 9, "hello:do_compile"));
         let events = build.event(&task("failed", r#","log":"/w/log.do_compile.7""#));
-        assert!(matches!(&events[..], [EventKind::Task { ok: false, .. }]), "{events:?}");
+        let [EventKind::TaskFinished(TaskFinished { outcome: Outcome::Failed(_), .. })] = &events[..] else {
+            panic!("{events:?}")
+        };
         let text = "ERROR: Logfile of failure stored in: /w/log.do_compile.7\n\
             NOTE: recipe hello-1.0-r0: task do_compile: Failed\n\
             ERROR: Task (/m/hello_1.0.bb:do_compile) failed with exit code '1'";
@@ -422,7 +435,8 @@ mod tests {
         let mut build = Build::new(Unit::new(Stage::Build, "x"));
         let long = "é".repeat(30_000);
         for number in 0..100_000 {
-            assert_eq!(build.line(&format!("NOTE: recipe x{number}: task do_y: Started")), []);
+            let told = build.line(&format!("NOTE: recipe x{number}: task do_y: Started"));
+            assert!(number < RUNNING_KEPT || told.is_empty(), "{told:?}");
             build.line(&format!("NOTE: recipe {number}{}: task do_y: Started", &long[..400]));
             build.line("NOTE: recipe same: task do_y: Started");
         }

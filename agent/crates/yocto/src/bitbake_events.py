@@ -207,7 +207,6 @@ class Queue:
             "pf": text(event._package),
             "task": text(event._task),
             "mc": None if event._mc in (None, "", "default") else text(event._mc),
-            "time": float(event.time),
         }
         if name in ("TaskFailed", "TaskFailedSilent"):
             line["log"] = text(event.logfile)

@@ -9,7 +9,10 @@ use std::time::Instant;
 use serde::Deserialize;
 
 use agent_fs::read;
-use agent_types::events::{Phase, Progress, Running, Unit};
+use agent_types::events::{
+    EventKind, Phase, Progress, REPORTED_AS_FAILED, Running, Task, TaskFinished, Unit,
+};
+use agent_types::outcome::Outcome;
 use agent_types::sanitize::clean;
 
 /// The part of the starter that tells the events.
@@ -43,7 +46,7 @@ enum Line {
     },
     Signatures,
     Queue(Queue),
-    Task(Task),
+    Task(TaskLine),
     Dropped {
         n: u64,
     },
@@ -59,11 +62,12 @@ struct Queue {
     tasks: Option<(u64, u64, u64)>,
     /// Done, total.
     scene: Option<(u64, u64)>,
+    exit: Option<i64>,
 }
 
 /// Told by the process of a task.
 #[derive(Debug, Deserialize)]
-struct Task {
+struct TaskLine {
     what: What,
     id: String,
     /// The recipe's name; with version and revision.
@@ -71,8 +75,6 @@ struct Task {
     pf: Option<String>,
     task: String,
     mc: Option<String>,
-    /// The task's own clock.
-    time: f64,
     log: Option<PathBuf>,
 }
 
@@ -86,35 +88,9 @@ enum What {
     Failed,
 }
 
-/// What became of a task.
-#[derive(Clone, Debug, PartialEq)]
-pub enum TaskChange {
-    Started(TaskName),
-    Ended {
-        name: TaskName,
-        ok: bool,
-        /// How long it ran, by its own clock.
-        seconds: Option<f64>,
-        /// Of a task that failed. Layer code may have made it up.
-        log: Option<PathBuf>,
-    },
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TaskName {
-    /// `zlib-1.3.1-r0`
-    pub recipe: String,
-    /// `do_compile`
-    pub task: String,
-    /// The multiconfig; `None`: the default one.
-    pub mc: Option<String>,
-}
-
-impl TaskName {
-    /// Whether it takes its result from shared state. When it fails the real task runs.
-    pub fn is_setscene(&self) -> bool {
-        self.task.ends_with("_setscene")
-    }
+/// Whether it takes its result from shared state. When it fails the real task runs.
+pub fn is_setscene(task: &Task) -> bool {
+    task.task.ends_with("_setscene")
 }
 
 /// The first line of a script that the starter starts just as the kernel does.
@@ -157,11 +133,10 @@ pub struct Follower {
 #[derive(Debug)]
 struct RunningTask {
     id: String,
-    name: TaskName,
+    task: Task,
     /// For people.
     label: String,
     since: Instant,
-    time: f64,
 }
 
 impl Follower {
@@ -181,8 +156,8 @@ impl Follower {
         self.dropped
     }
 
-    /// Takes a line. What makes no sense is ignored.
-    pub fn take(&mut self, line: &str) -> Option<TaskChange> {
+    /// Takes a line; a task that started or ended. What makes no sense is ignored.
+    pub fn take(&mut self, line: &str) -> Option<EventKind> {
         let line = serde_json::from_str(line).ok()?;
         self.heard = true;
         self.changed = true;
@@ -212,7 +187,7 @@ impl Follower {
         (progress.phase, progress.done, progress.total) = (phase, done.min(total), total);
     }
 
-    fn queue(&mut self, queue: Queue) -> Option<TaskChange> {
+    fn queue(&mut self, queue: Queue) -> Option<EventKind> {
         if let Some((completed, failed, total)) = queue.tasks {
             self.enter(Phase::Tasks, completed.saturating_add(failed), total);
             self.progress.failed = failed.min(total);
@@ -226,27 +201,40 @@ impl Follower {
         if queue.what == What::Started {
             return None;
         }
-        let ok = queue.what != What::Failed;
-        let name = self.running.remove(known).name;
-        Some(TaskChange::Ended { name, ok, seconds: None, log: None })
+        let task = self.running.remove(known).task;
+        let outcome = match queue.what {
+            What::Failed => Outcome::Failed(match queue.exit {
+                Some(exit) => format!("exit code {exit}"),
+                None => REPORTED_AS_FAILED.into(),
+            }),
+            _ => Outcome::Passed,
+        };
+        Some(EventKind::TaskFinished(TaskFinished { task, outcome, log: None }))
     }
 
-    fn task(&mut self, task: Task) -> Option<TaskChange> {
-        let Task { what, id, pn, pf, task, mc, time, log } = task;
+    fn task(&mut self, line: TaskLine) -> Option<EventKind> {
+        let TaskLine { what, id, pn, pf, task, mc, log } = line;
         let pf = pf.or_else(|| pn.clone()).unwrap_or_else(|| "?".into());
-        let name = TaskName { recipe: name(&pf), task: name(&task), mc: mc.map(|mc| name(&mc)) };
+        let unit = self.progress.unit.clone();
+        let task = Task { mc: mc.map(|mc| name(&mc)), ..Task::new(unit, name(&pf), name(&task)) };
         let known = self.running.iter().position(|running| running.id == id);
         if what == What::Started {
-            if known.is_none() && self.running.len() < RUNNING_KEPT {
-                let label = format!("{}:{}", pn.map_or_else(|| name.recipe.clone(), |pn| self::name(&pn)), name.task);
-                let since = Instant::now();
-                self.running.push(RunningTask { id, name: name.clone(), label, since, time });
+            if known.is_some() || self.running.len() >= RUNNING_KEPT {
+                return None;
             }
-            return Some(TaskChange::Started(name));
+            let pn = pn.map_or_else(|| task.recipe.clone(), |pn| name(&pn));
+            let label = format!("{pn}:{}", task.task);
+            self.running.push(RunningTask { id, task: task.clone(), label, since: Instant::now() });
+            return Some(EventKind::TaskStarted(task));
         }
-        let started = known.map(|known| self.running.remove(known).time);
-        let seconds = started.map(|started| time - started).filter(|seconds| (0.0..1e9).contains(seconds));
-        Some(TaskChange::Ended { name, ok: what == What::Succeeded, seconds, log })
+        if let Some(known) = known {
+            self.running.remove(known);
+        }
+        let outcome = match what {
+            What::Succeeded => Outcome::Passed,
+            _ => Outcome::Failed(REPORTED_AS_FAILED.into()),
+        };
+        Some(EventKind::TaskFinished(TaskFinished { task, outcome, log }))
     }
 
     /// How far it is, when that has changed since the last time.
@@ -286,9 +274,9 @@ mod tests {
         Follower::new(&Unit::new(Stage::Build, "x"), "")
     }
 
-    fn started(id: &str, pn: &str, time: f64) -> String {
+    fn started(id: &str, pn: &str) -> String {
         format!(
-            r#"{{"e":"task","what":"started","id":"{id}:do_compile","pn":"{pn}","pf":"{pn}-1-r0","task":"do_compile","time":{time}}}"#
+            r#"{{"e":"task","what":"started","id":"{id}:do_compile","pn":"{pn}","pf":"{pn}-1-r0","task":"do_compile","mc":null}}"#
         )
     }
 
@@ -332,14 +320,19 @@ mod tests {
     #[test]
     fn tasks_have_a_start_and_an_end() {
         let mut follower = follower();
-        let name = TaskName { recipe: "zlib-1-r0".into(), task: "do_compile".into(), mc: None };
-        assert_eq!(follower.take(&started("/z.bb", "zlib", 100.25)), Some(TaskChange::Started(name.clone())));
-        follower.take(&started("mc:a:/z.bb", "zlib", 101.0));
+        let zlib = Task::new(Unit::new(Stage::Build, "x"), "zlib-1-r0", "do_compile");
+        let musl = Task { mc: Some("musl".into()), ..zlib.clone() };
+        let ended = |task: &Task, outcome, log: Option<&str>| {
+            let (task, log) = (task.clone(), log.map(PathBuf::from));
+            Some(EventKind::TaskFinished(TaskFinished { task, outcome, log }))
+        };
+        assert_eq!(follower.take(&started("/z.bb", "zlib")), Some(EventKind::TaskStarted(zlib.clone())));
+        let other = started("mc:musl:/z.bb", "zlib").replace("null", r#""musl""#);
+        assert_eq!(follower.take(&other), Some(EventKind::TaskStarted(musl.clone())));
         let running = follower.progress().unwrap().running;
         assert_eq!(running, vec![Running { name: "zlib:do_compile".into(), seconds: 0 }; 2]);
-        let end = |what: &str| started("/z.bb", "zlib", 103.5).replace("started", what);
-        let ended = TaskChange::Ended { name: name.clone(), ok: true, seconds: Some(3.25), log: None };
-        assert_eq!(follower.take(&end("succeeded")), Some(ended));
+        let end = |what: &str| started("/z.bb", "zlib").replace("started", what);
+        assert_eq!(follower.take(&end("succeeded")), ended(&zlib, Outcome::Passed, None));
         // The queue's own event comes after it.
         assert_eq!(
             follower.take(r#"{"e":"queue","what":"completed","id":"/z.bb:do_compile","tasks":[1,0,2]}"#),
@@ -347,14 +340,15 @@ mod tests {
         );
         assert_eq!(follower.progress().unwrap().running.len(), 1);
         // One that was killed.
-        let killed = r#"{"e":"queue","what":"failed","id":"mc:a:/z.bb:do_compile","tasks":[1,1,2],"exit":137}"#;
-        let ended = TaskChange::Ended { name: name.clone(), ok: false, seconds: None, log: None };
-        assert_eq!(follower.take(killed), Some(ended));
+        let killed =
+            r#"{"e":"queue","what":"failed","id":"mc:musl:/z.bb:do_compile","tasks":[1,1,2],"exit":137}"#;
+        let why = Outcome::Failed("exit code 137".into());
+        assert_eq!(follower.take(killed), ended(&musl, why, None));
         assert_eq!(follower.progress().unwrap().running, []);
         // One whose start was lost.
-        let failed = end("failed").replace(r#""time""#, r#""log":"/w/log.do_compile.1","time""#);
-        let log = Some("/w/log.do_compile.1".into());
-        assert_eq!(follower.take(&failed), Some(TaskChange::Ended { name, ok: false, seconds: None, log }));
+        let failed = end("failed").replace(r#""mc""#, r#""log":"/w/log.do_compile.1","mc""#);
+        let why = Outcome::Failed(REPORTED_AS_FAILED.into());
+        assert_eq!(follower.take(&failed), ended(&zlib, why, Some("/w/log.do_compile.1")));
     }
 
     #[test]
@@ -371,8 +365,8 @@ mod tests {
             r#"{"e":"parse","n":1.5,"of":2}"#,
             r#"{"e":"parse","n":99999999999999999999999,"of":2}"#,
             r#"{"e":"task","what":"started"}"#,
-            r#"{"e":"task","what":"exploded","id":"a","task":"b","time":1}"#,
-            r#"{"e":"task","what":"started","id":"a","task":"b","time":null}"#,
+            r#"{"e":"task","what":"exploded","id":"a","task":"b"}"#,
+            r#"{"e":"task","what":"started","id":"a","task":null}"#,
         ] {
             assert_eq!(follower.take(line), None, "{line}");
             assert!(!follower.is_heard(), "{line}");
@@ -384,7 +378,7 @@ mod tests {
         let mut follower = follower();
         let long = "é".repeat(600);
         for number in 0..10_000 {
-            follower.take(&started(&number.to_string(), &format!("\\u001b[2J{number}{long}"), 0.0));
+            follower.take(&started(&number.to_string(), &format!("\\u001b[2J{number}{long}")));
         }
         follower.take(r#"{"e":"dropped","n":3}"#);
         follower.take(&format!(r#"{{"e":"dropped","n":{}}}"#, u64::MAX));
@@ -393,8 +387,5 @@ mod tests {
         assert_eq!(running.len(), RUNNING_KEPT);
         assert!(running.iter().all(|one| one.name.len() <= 2 * NAME_BYTES && !one.name.contains('\u{1b}')));
         assert!(follower.status().unwrap().len() < 10 * NAME_BYTES);
-        // A task cannot have run for longer than the clock.
-        let end = started("0", "x", -1.0).replace("started", "succeeded");
-        assert!(matches!(follower.take(&end), Some(TaskChange::Ended { seconds: None, .. })));
     }
 }

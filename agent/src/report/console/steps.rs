@@ -143,7 +143,8 @@ impl Steps {
             EventKind::CommandStarted { .. }
             | EventKind::CommandFinished { .. }
             | EventKind::Progress { .. }
-            | EventKind::Task { .. }
+            | EventKind::TaskStarted(_)
+            | EventKind::TaskFinished(_)
             | EventKind::Heartbeat { .. }
             | EventKind::Sstate { .. }
             | EventKind::CacheTier(_)
