@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{self, AgentEnvironment, Request, Secret, Settings, remote};
 use crate::job::{self, DirLock, Plan, Selection};
-use crate::report::{self, Json, Plain, Sink, Style, Terminal, ThreadedSink};
+use crate::report::{self, Durations, Json, Plain, Sink, Style, Terminal, ThreadedSink};
 use agent_artifacts::aws;
 use agent_fs::untrusted;
 use agent_git::Access;
@@ -185,7 +185,8 @@ async fn job(
     }
     let interrupt = begun.interrupt.limited(settings.limits.job).with_grace(settings.limits.grace);
     let style = style(environment);
-    let console = ThreadedSink::new(console(output, environment), interrupt.clone());
+    let last_run = Durations::of_last_run(&settings.paths.work, &settings.job);
+    let console = ThreadedSink::new(console(output, environment, last_run), interrupt.clone());
     let sinks: Vec<Box<dyn Sink>> = vec![Box::new(events_file), Box::new(console)];
     let recorder = tokio::spawn(report::record(receiver, redactor.clone(), sinks));
     let runner = runner(&settings, emitter, interrupt.clone(), redactor);
@@ -195,6 +196,8 @@ async fn job(
     let summary =
         recorder.await.map_err(|error| Error::internal("the recorder of events broke").because(&error))?;
     let written = report::write_all(&summary, &settings.paths.out);
+    // Without them the next run has no estimate, and nothing else.
+    let _ = Durations::keep(&settings.paths.work, &summary);
     if output != Output::Json {
         let final_summary = report::final_summary(&summary, &settings.paths.out, style);
         // The verdict is in the reports; a console that cannot be written must not change it.
@@ -253,13 +256,13 @@ pub fn listen_for_signals(interrupt: &Interrupt) -> Result<()> {
     Ok(())
 }
 
-fn console(output: Output, environment: &AgentEnvironment) -> Box<dyn Sink> {
+fn console(output: Output, environment: &AgentEnvironment, last_run: Durations) -> Box<dyn Sink> {
     let style = style(environment);
     let can_draw = std::io::stdout().is_terminal() && !is_dumb(environment);
     match output {
         Output::Json => Box::new(Json::new(std::io::stdout())),
-        Output::Auto if can_draw => Box::new(Terminal::new(style)),
-        Output::Auto | Output::Plain => Box::new(Plain::new(std::io::stdout(), style)),
+        Output::Auto if can_draw => Box::new(Terminal::new(style, last_run)),
+        Output::Auto | Output::Plain => Box::new(Plain::new(std::io::stdout(), style).after(last_run)),
     }
 }
 

@@ -20,6 +20,14 @@ pub trait Sink: Send {
     /// # Errors
     /// When it cannot take the event. It is not asked again.
     fn event(&mut self, event: &Event) -> std::io::Result<()>;
+
+    /// Called about once a second while no event comes, by whoever gives the sink a thread of its own.
+    ///
+    /// # Errors
+    /// As [`Sink::event`].
+    fn tick(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Listens until the last [`Emitter`](agent_types::events::Emitter) is gone.

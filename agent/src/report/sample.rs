@@ -4,8 +4,9 @@ use std::time::{Duration, SystemTime};
 
 use agent_types::error::Error;
 use agent_types::events::{
-    Artifact, CacheCounts, CacheTier, Case, Event, EventKind, Finding, JobIdentity, JobStarted, Level,
-    Planned, REPORTED_AS_FAILED, RepoReady, SCHEMA, Sstate, Task, TaskFailed, TaskFinished, Unit,
+    Artifact, CacheCounts, CacheTier, Case, Event, EventKind, Finding, JobIdentity, JobStarted, Level, Phase,
+    Planned, Progress, REPORTED_AS_FAILED, RepoReady, Running, SCHEMA, Sstate, Task, TaskFailed,
+    TaskFinished, Unit,
 };
 use agent_types::job_id::JobId;
 use agent_types::outcome::{ExitStatus, Outcome};
@@ -192,12 +193,12 @@ pub fn failing_job() -> Vec<Event> {
         ),
         at(
             130_000,
-            EventKind::Progress {
-                unit: image(),
+            EventKind::Progress(Progress {
                 done: 1,
                 total: 50,
-                running: vec!["zlib:do_compile".into()],
-            },
+                running: vec![Running { name: "zlib:do_compile".into(), seconds: 2 }],
+                ..Progress::new(&image(), "", Phase::Tasks)
+            }),
         ),
         at(140_000, task("do_configure", Outcome::Passed)),
         at(150_000, task("do_compile", failed(REPORTED_AS_FAILED))),

@@ -32,6 +32,10 @@ impl At {
         At { time: event.time, clock: event.clock }
     }
 
+    pub fn now() -> At {
+        At { time: SystemTime::now(), clock: Some(agent_types::events::clock_now()) }
+    }
+
     /// Seconds until `later`, to the millisecond, whatever happened to the wall clock in between. Without
     /// another clock 0 when it was set back.
     pub fn seconds_until(self, later: At) -> f64 {

@@ -12,8 +12,8 @@ use agent_types::events::{EventKind, Level, Sstate, TaskFailed, Unit};
 use agent_types::outcome::Outcome;
 use agent_types::stage::Stage;
 use agent_yocto::bitbake::{Build, Failure};
-use agent_yocto::excerpt::relevant_lines;
 use agent_yocto::bitbake_events::can_tell_events;
+use agent_yocto::excerpt::relevant_lines;
 use agent_yocto::starter::{Addition, Starter};
 use agent_yocto::{host, server};
 
@@ -116,11 +116,13 @@ async fn machine_build(
         no_events = Some("it told none".into());
     }
     if let Some(why) = no_events {
-        let message = format!("{}: BitBake's events cannot be had ({why}); progress comes from its output", unit.name);
+        let message =
+            format!("{}: BitBake's events cannot be had ({why}); progress comes from its output", unit.name);
         runner.events.info(message).await;
     }
     if build.dropped_events() > 0 {
-        let message = format!("{} events of BitBake tasks were lost: they came too fast", build.dropped_events());
+        let message =
+            format!("{} events of BitBake tasks were lost: they came too fast", build.dropped_events());
         runner.events.warn(message, None).await;
     }
     for failure in build.failed_tasks().0 {

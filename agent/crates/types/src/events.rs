@@ -54,13 +54,18 @@ pub struct Event {
 /// When the agent made its first event.
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
+/// The present [`Event::clock`].
+pub fn clock_now() -> Duration {
+    START.elapsed()
+}
+
 impl Event {
     pub fn at(time: SystemTime, clock: Option<Duration>, what: EventKind) -> Event {
         Event { time, clock, job_id: None, seq: None, what }
     }
 
     pub fn now(what: EventKind) -> Event {
-        Event::at(SystemTime::now(), Some(START.elapsed()), what)
+        Event::at(SystemTime::now(), Some(clock_now()), what)
     }
 }
 

@@ -284,10 +284,10 @@ impl LineHandler for Build {
             return self.follower.progress().map(EventKind::Progress);
         }
         std::mem::take(&mut self.changed).then(|| {
-            let running = self.running.iter().map(|(name, since)| Running {
-                name: name.clone(),
-                seconds: since.elapsed().as_secs(),
-            });
+            let running = self
+                .running
+                .iter()
+                .map(|(name, since)| Running { name: name.clone(), seconds: since.elapsed().as_secs() });
             EventKind::Progress(Progress {
                 done: self.done,
                 total: self.total,

@@ -239,7 +239,8 @@ impl Follower {
 
     /// How far it is, when that has changed since the last time.
     pub fn progress(&mut self) -> Option<Progress> {
-        std::mem::take(&mut self.changed).then(|| Progress { running: self.running(), ..self.progress.clone() })
+        std::mem::take(&mut self.changed)
+            .then(|| Progress { running: self.running(), ..self.progress.clone() })
     }
 
     fn running(&self) -> Vec<Running> {
@@ -299,13 +300,37 @@ mod tests {
                 100,
                 0,
             ),
-            (r#"{"e":"queue","what":"started","id":"a:do_x_setscene","scene":[1,8]}"#, Phase::SetsceneTasks, 1, 8, 0),
+            (
+                r#"{"e":"queue","what":"started","id":"a:do_x_setscene","scene":[1,8]}"#,
+                Phase::SetsceneTasks,
+                1,
+                8,
+                0,
+            ),
             (r#"{"e":"queue","what":"started","id":"a:do_x","tasks":[4,0,10]}"#, Phase::Tasks, 4, 10, 0),
-            (r#"{"e":"queue","what":"completed","id":"a:do_y_setscene","scene":[2,8]}"#, Phase::Tasks, 4, 10, 0),
+            (
+                r#"{"e":"queue","what":"completed","id":"a:do_y_setscene","scene":[2,8]}"#,
+                Phase::Tasks,
+                4,
+                10,
+                0,
+            ),
             (r#"{"e":"queue","what":"skipped","id":"b:do_x","tasks":[5,0,10]}"#, Phase::Tasks, 5, 10, 0),
-            (r#"{"e":"queue","what":"failed","id":"a:do_x","tasks":[5,1,10],"exit":1}"#, Phase::Tasks, 6, 10, 1),
+            (
+                r#"{"e":"queue","what":"failed","id":"a:do_x","tasks":[5,1,10],"exit":1}"#,
+                Phase::Tasks,
+                6,
+                10,
+                1,
+            ),
             // Made up.
-            (r#"{"e":"queue","what":"failed","id":"a:do_x","tasks":[99,99,10],"exit":1}"#, Phase::Tasks, 10, 10, 10),
+            (
+                r#"{"e":"queue","what":"failed","id":"a:do_x","tasks":[99,99,10],"exit":1}"#,
+                Phase::Tasks,
+                10,
+                10,
+                10,
+            ),
             (r#"{"e":"signatures"}"#, Phase::WritingSignatures, 0, 0, 10),
         ] {
             assert_eq!(follower.take(line), None, "{line}");

@@ -6,6 +6,7 @@ mod format;
 mod json;
 mod output_timeout;
 mod plain;
+mod progress;
 mod steps;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]

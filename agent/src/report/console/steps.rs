@@ -158,7 +158,11 @@ impl Steps {
 
     /// The text with the time since the job's start before it.
     pub fn stamped(&self, event: &Event, text: &str) -> String {
-        let since = self.job.map_or(0.0, |job| job.seconds_until(At::of(event)));
+        self.stamped_at(At::of(event), text)
+    }
+
+    pub fn stamped_at(&self, at: At, text: &str) -> String {
+        let since = self.job.map_or(0.0, |job| job.seconds_until(at));
         format!("{} {text}", self.style.dim(&offset(since)))
     }
 

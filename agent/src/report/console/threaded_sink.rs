@@ -4,8 +4,9 @@
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use crate::report::recorder::Sink;
 use agent_process::Interrupt;
@@ -15,6 +16,9 @@ use super::output_timeout::{LOOK, OutputTimeout};
 
 /// Events on their way to the console.
 const ROOM: usize = 256;
+
+/// The console can tell what runs although nothing happens.
+const TICK: Duration = Duration::from_secs(1);
 
 /// Passes events on to another sink, in order. While the job goes on, it waits for that sink as long
 /// as it takes; a job that has to stop does not.
@@ -35,11 +39,17 @@ impl ThreadedSink {
         let taken = Arc::new(AtomicU64::new(0));
         let count = taken.clone();
         let thread = thread::spawn(move || {
-            for event in receiver {
-                sink.event(&event)?;
+            loop {
+                match receiver.recv_timeout(TICK) {
+                    Ok(event) => sink.event(&event)?,
+                    Err(RecvTimeoutError::Timeout) => {
+                        sink.tick()?;
+                        continue;
+                    }
+                    Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                }
                 count.fetch_add(1, Ordering::Relaxed);
             }
-            Ok(())
         });
         ThreadedSink { name, sender: Some(sender), thread: Some(thread), taken, interrupt }
     }

@@ -52,6 +52,8 @@ pub enum Phase {
     WritingSignatures,
     /// Tests of yocto-check-layer.
     Tests,
+    /// Files of the artifacts.
+    Uploading,
     /// The part has ended.
     Ended,
 }
