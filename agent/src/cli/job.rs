@@ -1,16 +1,21 @@
 //! `run` and `check`: a job from its settings to its exit status.
 
 use std::io::IsTerminal;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use futures_util::FutureExt;
 use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, AgentEnvironment, Request, Secret, Settings, remote};
 use crate::job::{self, DirLock, Plan, Selection};
-use crate::report::{self, Durations, Json, Plain, Sink, Style, Terminal, ThreadedSink};
+use crate::report::{
+    self, Durations, Json, Plain, Recorded, Recording, Reports, Sink, Style, Terminal, ThreadedSink,
+};
 use agent_artifacts::aws;
 use agent_fs::untrusted;
 use agent_git::Access;
@@ -186,16 +191,30 @@ async fn job(
     let interrupt = begun.interrupt.limited(settings.limits.job).with_grace(settings.limits.grace);
     let style = style(environment);
     let last_run = Durations::of_last_run(&settings.paths.work, &settings.job);
+    let events_file =
+        ThreadedSink::new(Box::new(events_file), interrupt.clone()).with_deadline(report::FILE_DEADLINE);
     let console = ThreadedSink::new(console(output, environment, last_run), interrupt.clone());
-    let sinks: Vec<Box<dyn Sink>> = vec![Box::new(events_file), Box::new(console)];
-    let recorder = tokio::spawn(report::record(receiver, redactor.clone(), sinks));
+    let over = CancellationToken::new();
+    let recording = Recording {
+        redactor: redactor.clone(),
+        sinks: vec![Box::new(events_file), Box::new(console)],
+        reports: Reports::files(&settings.paths.out),
+        interrupt: interrupt.clone(),
+        over: over.clone(),
+    };
+    let recorder = tokio::spawn(report::record(receiver, recording));
     let runner = runner(&settings, emitter, interrupt.clone(), redactor);
-    job::run(&settings, &plan, &runner, &access).await;
-    // The last emitter is gone with the runner; then the recorder has seen everything.
+    // The panic itself has told where. The reports of what was done until then are made all the same.
+    if AssertUnwindSafe(job::run(&settings, &plan, &runner, &access)).catch_unwind().await.is_err() {
+        let error =
+            Error::internal("the agent broke").hint("please report it with the text on standard error");
+        runner.events.emit(events::EventKind::Error { stage: None, error }).await;
+        over.cancel();
+    }
+    // The last emitter is gone with the runner; then the recorder has seen everything, and makes the reports.
     drop(runner);
-    let summary =
+    let Recorded { summary, exit, lost } =
         recorder.await.map_err(|error| Error::internal("the recorder of events broke").because(&error))?;
-    let written = report::write_all(&summary, &settings.paths.out);
     // Without them the next run has no estimate, and nothing else.
     let _ = Durations::keep(&settings.paths.work, &summary);
     if output != Output::Json {
@@ -203,17 +222,11 @@ async fn job(
         // The verdict is in the reports; a console that cannot be written must not change it.
         report::with_output_timeout(&interrupt, move || drop(say::text(&format!("\n{final_summary}"))));
     }
-    Ok(with_reports(summary.exit, written))
-}
-
-/// The job's exit status; a pass without its reports is none.
-fn with_reports(exit: ExitStatus, written: Result<()>) -> ExitStatus {
-    let Err(error) = written else { return exit };
-    say::complaint(format_args!("error: the reports of this job could not be written: {error}"));
-    match exit {
-        ExitStatus::Passed => error.class.exit_status(),
-        verdict => verdict,
+    // The console may have been lost with them.
+    for error in lost {
+        say::complaint(format_args!("error: a report of this job is missing: {error}"));
     }
+    Ok(exit)
 }
 
 /// A runner for everything that the settings' job starts.

@@ -35,6 +35,10 @@ impl Sink for EventsFile {
         Self::NAME
     }
 
+    fn is_required(&self) -> bool {
+        true
+    }
+
     fn event(&mut self, event: &Event) -> std::io::Result<()> {
         // Progress is worth nothing a second later, and there is much of it.
         if matches!(event.what, EventKind::Progress { .. }) {

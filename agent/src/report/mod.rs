@@ -1,7 +1,7 @@
 //! What happened, for people and for other programs.
 //!
 //! The recorder is the one listener of a job: it redacts each event, appends it to `events.jsonl`,
-//! shows it on the console and folds it into a [`Summary`]. Every report is a pure function of that
+//! shows it on the console and folds it into a [`Summary`]. Last it runs the report stage. Every report is a pure function of that
 //! summary, so `build-agent report events.jsonl` rebuilds them all after the machine was killed.
 
 mod cache;
@@ -13,8 +13,10 @@ mod output;
 mod recheck;
 mod recorder;
 mod reducer;
+mod reports;
 mod result;
 mod summary;
+mod timeline;
 mod totals;
 pub mod verdict;
 
@@ -28,7 +30,8 @@ pub use events_file::{EventsFile, Torn, read as read_events};
 pub use junit::write as write_junit;
 pub use output::{begin, prepare_out, replace, write_all};
 pub use recheck::{Recheck, recheck_result};
-pub use recorder::{Sink, record};
+pub use recorder::{Recorded, Recording, Sink, record, show};
+pub use reports::{FILE_DEADLINE, Report, Reports};
 pub use result::{read as read_result, write as write_result};
 pub use summary::{
     At, CaseResult, CommandResult, Notice, Published, StageError, StageResult, Summary, UnitResult,

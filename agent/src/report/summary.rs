@@ -15,6 +15,7 @@ use agent_types::outcome::{ExitStatus, Outcome};
 use agent_types::stage::Stage;
 
 use super::cache::TierResult;
+use super::timeline::Timeline;
 
 /// A point in time; RFC 3339 with milliseconds in files.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -39,11 +40,20 @@ impl At {
     /// Seconds until `later`, to the millisecond, whatever happened to the wall clock in between. Without
     /// another clock 0 when it was set back.
     pub fn seconds_until(self, later: At) -> f64 {
+        whole_milliseconds(self.until(later).as_secs_f64())
+    }
+
+    /// The same in milliseconds.
+    pub fn milliseconds_until(self, later: At) -> u64 {
+        (self.until(later).as_secs_f64() * 1000.0).round() as u64
+    }
+
+    fn until(self, later: At) -> Duration {
         let took = match (self.clock, later.clock) {
             (Some(from), Some(to)) => to.checked_sub(from),
             _ => later.time.duration_since(self.time).ok(),
         };
-        whole_milliseconds(took.unwrap_or(Duration::ZERO).as_secs_f64())
+        took.unwrap_or(Duration::ZERO)
     }
 }
 
@@ -80,7 +90,7 @@ pub struct Summary {
     pub started: Option<At>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_event: Option<At>,
-    /// From the first event to the last.
+    /// From the first event to the last before the report stage: reports that know nothing later agree with this.
     pub seconds: f64,
     pub plan: Vec<Planned>,
     /// In the plan's order. The report stage is here only when it has something to tell.
@@ -89,6 +99,9 @@ pub struct Summary {
     pub units: Vec<UnitResult>,
     pub findings: Vec<Finding>,
     pub failed_tasks: Vec<TaskFailed>,
+    /// When the BitBake tasks of all units ran.
+    #[serde(default, skip_serializing_if = "Timeline::is_empty")]
+    pub timeline: Timeline,
     pub errors: Vec<StageError>,
     pub notices: Vec<Notice>,
     pub repos: Vec<RepoReady>,
@@ -120,6 +133,7 @@ impl Default for Summary {
             units: Vec::new(),
             findings: Vec::new(),
             failed_tasks: Vec::new(),
+            timeline: Timeline::default(),
             errors: Vec::new(),
             notices: Vec::new(),
             repos: Vec::new(),
@@ -133,6 +147,17 @@ impl Default for Summary {
 }
 
 impl Summary {
+    /// The outcome of a stage that has ended.
+    pub fn stage_outcome(&self, stage: Stage) -> Option<&Outcome> {
+        self.stages.iter().find(|known| known.stage == stage)?.outcome.as_ref()
+    }
+
+    /// The units that have not finished.
+    pub fn open_units(&self) -> impl Iterator<Item = Unit> {
+        let open = self.units.iter().filter(|unit| unit.outcome.is_none());
+        open.map(|unit| Unit::new(unit.stage, unit.name.clone()))
+    }
+
     pub fn units_of(&self, stage: Stage) -> impl Iterator<Item = &UnitResult> {
         self.units.iter().filter(move |unit| unit.stage == stage)
     }

@@ -38,9 +38,14 @@ pub async fn preflight(settings: &Settings, events: &Emitter) -> Outcome {
     Outcome::worst(&outcomes).cloned().unwrap_or(Outcome::NotRun("there is no layer".into()))
 }
 
-/// Runs all checks that the manifest asks for; the gravest outcome decides.
-pub async fn run(settings: &Settings, configured: &BuildEnvironment, runner: &Runner) -> Result<Outcome> {
-    let mut outcomes = Vec::new();
+/// Runs all checks that the manifest asks for; the gravest outcome decides, that of the preflight with them.
+pub async fn run(
+    settings: &Settings,
+    configured: &BuildEnvironment,
+    preflight: Option<&Outcome>,
+    runner: &Runner,
+) -> Result<Outcome> {
+    let mut outcomes: Vec<Outcome> = preflight.cloned().into_iter().collect();
     // Before anything runs layer code.
     let untouched = check_layer::Untouched::of(settings, configured).await;
     if settings.check.yocto_check_layer {

@@ -83,6 +83,10 @@ impl Steps {
             }
             EventKind::UnitFinished { unit, outcome, .. } => {
                 let mut lines = self.more_findings(unit);
+                // Each job writes the same reports; only one that is missing is news.
+                if unit.stage == Stage::Report && outcome.is_success() {
+                    return lines;
+                }
                 lines.push(self.unit_line(event, unit, outcome));
                 lines
             }
