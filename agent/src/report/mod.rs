@@ -26,7 +26,7 @@ pub mod sample;
 pub use cache::TierResult;
 pub use console::{Json, Plain, Style, Terminal, ThreadedSink, final_summary, with_output_timeout};
 pub use durations::Durations;
-pub use events_file::{EventsFile, Torn, read as read_events};
+pub use events_file::{EventsFile, Torn, read as read_events, read_job};
 pub use junit::write as write_junit;
 pub use output::{begin, prepare_out, replace, write_all};
 pub use recheck::{Recheck, recheck_result};

@@ -229,10 +229,10 @@ recipes-x/x/files/fix.patch:1: warning: the patch has no Upstream-Status [upstre
 [   2m00s] check      common.CommonCheckLayer.test_readme: FAILED: AssertionError: README is empty
 [   2m02s] check      yocto-check-layer meta-x: FAILED (1m50s, 1 of 2 tests not passed): 1 of 2 tests failed
 [   2m03s] check      FAILED (1m50s): yocto-check-layer meta-x failed
+[   2m20s] build: core-image-minimal for 17s, task 1 of 50, running: zlib:do_compile (12s)
 [   2m30s] build      zlib:do_compile: FAILED
     | zlib.c:3:1: error: expected ';'
     | make: *** [Makefile:9: zlib.o] Error 1
-[   2m30s] build: core-image-minimal for 27s, task 1 of 50, running: zlib:do_compile (22s)
 [   2m31s] build      core-image-minimal: FAILED (28s): 1 task failed: zlib:do_compile
 [   2m31s] build      FAILED (28s): core-image-minimal failed
 [   2m31s] warning: the bucket has no lifecycle rule for unfinished uploads
