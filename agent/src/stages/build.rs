@@ -12,7 +12,7 @@ use agent_types::events::{EventKind, Level, Sstate, TaskFailed, Unit};
 use agent_types::outcome::Outcome;
 use agent_types::stage::Stage;
 use agent_yocto::bitbake::{Build, Failure};
-use agent_yocto::bitbake_events::can_tell_events;
+use agent_yocto::bitbake_events::{NO_EVENTS, can_tell_events};
 use agent_yocto::excerpt::relevant_lines;
 use agent_yocto::starter::{Addition, Starter};
 use agent_yocto::{host, server};
@@ -116,8 +116,7 @@ async fn machine_build(
         no_events = Some("it told none".into());
     }
     if let Some(why) = no_events {
-        let message =
-            format!("{}: BitBake's events cannot be had ({why}); progress comes from its output", unit.name);
+        let message = format!("{}: {NO_EVENTS} ({why}); progress comes from its output", unit.name);
         runner.events.info(message).await;
     }
     if build.dropped_events() > 0 {
@@ -125,7 +124,7 @@ async fn machine_build(
             format!("{} events of BitBake tasks were lost: they came too fast", build.dropped_events());
         runner.events.warn(message, None).await;
     }
-    for failure in build.failed_tasks().0 {
+    for failure in build.failed_tasks(finished.success()).0 {
         let failed = task_failed(unit, failure, &configured.build, runner);
         runner.events.emit(EventKind::TaskFailed(failed)).await;
     }
@@ -140,8 +139,10 @@ async fn machine_build(
     let excerpt = match &outcome {
         Outcome::Passed | Outcome::Cancelled(_) => Vec::new(),
         // A build that never got to a task has its story in its own lines.
-        _ if build.failed_tasks().0.is_empty() && build.errors.is_empty() => finished.tail.clone(),
-        _ if build.failed_tasks().0.is_empty() => build.errors.clone(),
+        _ if build.failed_tasks(finished.success()).0.is_empty() && build.errors.is_empty() => {
+            finished.tail.clone()
+        }
+        _ if build.failed_tasks(finished.success()).0.is_empty() => build.errors.clone(),
         _ => Vec::new(),
     };
     let log = Some(runner.relative_log(&finished.log));
@@ -163,7 +164,7 @@ fn judge(build: &Build, finished: &CommandOutcome) -> Result<Outcome> {
     if let (ExitReason::Exited(1..), Some(trouble)) = (finished.end, host::trouble(&said)) {
         return Err(trouble);
     }
-    let (failures, failures_total) = build.failed_tasks();
+    let (failures, failures_total) = build.failed_tasks(finished.success());
     let named = failures.first().map(|first| {
         let more = failures_total.saturating_sub(1);
         let and = if more > 0 { format!(" and {more} more") } else { String::new() };

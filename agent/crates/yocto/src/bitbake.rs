@@ -140,9 +140,9 @@ impl Build {
     }
 
     /// The failed tasks, the first ones, and how many there are: by the events if they tell of some, otherwise
-    /// by the text.
-    pub fn failed_tasks(&self) -> (&[Failure], u64) {
-        if self.told_failures.is_empty() {
+    /// by the text. Layer code can make up events, so they count for nothing when BitBake `ended_well`.
+    pub fn failed_tasks(&self, ended_well: bool) -> (&[Failure], u64) {
+        if self.told_failures.is_empty() || ended_well {
             (&self.failures, self.failures_total)
         } else {
             (&self.told_failures, self.told_failures_total)
@@ -423,11 +423,11 @@ mod tests {
             task: "do_compile".into(),
             log: Some("/w/log.do_compile.7".into()),
         };
-        assert_eq!(build.failed_tasks(), (&[failure][..], 1));
+        assert_eq!(build.failed_tasks(false), (&[failure][..], 1));
         // A setscene task that fails is no failure.
         let mut build = Build::new(Unit::new(Stage::Build, "x"));
         build.event(&task("failed", "").replace("do_compile", "do_deploy_setscene"));
-        assert_eq!(build.failed_tasks().1, 0);
+        assert_eq!(build.failed_tasks(false).1, 0);
     }
 
     #[test]

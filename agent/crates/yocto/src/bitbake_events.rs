@@ -93,6 +93,9 @@ pub fn is_setscene(task: &Task) -> bool {
     task.task.ends_with("_setscene")
 }
 
+/// For people, where there is no stream.
+pub const NO_EVENTS: &str = "BitBake's events cannot be read";
+
 /// The first line of a script that the starter starts just as the kernel does.
 const FIRST_LINE: &str = "#!/usr/bin/env python3";
 

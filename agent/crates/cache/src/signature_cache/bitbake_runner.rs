@@ -8,7 +8,7 @@ use std::num::NonZeroUsize;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use fs_err as fs;
@@ -18,8 +18,11 @@ use agent_fs::remove;
 use agent_process::{
     Command, CommandOutcome, ExitReason, Interrupt, LineHandler, MARKER, MountNamespace, Runner, User, cgroup,
 };
-use agent_types::events::EventKind;
+use agent_types::events::{EventKind, Phase, Progress, Unit};
+use agent_types::stage::Stage;
+use agent_yocto::bitbake_events::{Follower, NO_EVENTS, can_tell_events};
 use agent_yocto::server;
+use agent_yocto::starter::{Addition, Starter};
 
 use super::bitbake_shim::SIGNATURES;
 use super::protocol::{BitbakeOutcome, LONGEST};
@@ -70,6 +73,10 @@ pub struct BitbakeRunner {
     /// How many BitBakes the manifest allows side by side.
     most: Option<NonZeroUsize>,
     number: AtomicUsize,
+    /// Lets BitBake tell its events; otherwise why it cannot.
+    starter: Result<Starter, String>,
+    /// That there are no events is told once.
+    told_no_events: AtomicBool,
 }
 
 /// What a BitBake gave that the agent started.
@@ -81,16 +88,24 @@ pub struct Ran {
     pub seconds: f64,
 }
 
-/// The beginning of a child's output as it was printed, with a word where it was cut.
-#[derive(Default)]
+/// The beginning of a child's output as it was printed, with a word where it was cut; beside it how far BitBake is.
 struct Capture {
     bytes: Vec<u8>,
     is_cut: bool,
+    follower: Follower,
 }
 
 impl LineHandler for Capture {
     fn line(&mut self, _: &str) -> Vec<EventKind> {
         Vec::new()
+    }
+
+    fn event(&mut self, line: &str) -> Vec<EventKind> {
+        self.follower.take(line).into_iter().collect()
+    }
+
+    fn progress(&mut self) -> Option<EventKind> {
+        self.follower.progress().map(EventKind::Progress)
     }
 
     fn raw(&mut self, bytes: &[u8]) {
@@ -134,7 +149,11 @@ impl BitbakeRunner {
         remove::remove_tree(&scratch_root, work).map_err(|error| NotCacheable(error.message))?;
         let (runner, place, user, work) = (runner.clone(), place.clone(), user.cloned(), work.to_owned());
         let (check, log) = (format!("yocto-check-layer {layer}"), format!("yocto-check-layer-{layer}"));
+        let starter = can_tell_events(&place.bitbake.join("bin/bitbake"));
+        let starter = starter.and_then(|()| Starter::write(&work).map_err(|error| error.to_string()));
         Ok(BitbakeRunner {
+            starter,
+            told_no_events: AtomicBool::new(false),
             runner,
             place,
             user,
@@ -229,9 +248,17 @@ impl BitbakeRunner {
         stop: &Interrupt,
     ) -> CacheResult<Ran> {
         let at = scratch_dir.map_or(self.place.build.as_path(), ScratchBuildDir::path);
-        let program = self.place.bitbake.join("bin/bitbake");
+        let script = self.place.bitbake.join("bin/bitbake");
+        let (program, before) = match &self.starter {
+            Ok(starter) => starter.command(&script, &[Addition::Events]),
+            Err(_) => (script, Vec::new()),
+        };
         let log = format!("{}-{}", self.log, if scratch_dir.is_some() { "ahead" } else { "bitbake" });
-        let mut command = Command::new(program, &invocation.cwd, log).args(&invocation.argv);
+        let mut command = Command::new(program, &invocation.cwd, log).args(before).args(&invocation.argv);
+        let mut no_events = self.starter.as_ref().err().cloned();
+        if no_events.is_none() {
+            no_events = command.listen_to_events().err().map(|error| error.to_string());
+        }
         let when = if scratch_dir.is_some() { ", ahead of the check" } else { "" };
         command.status = Some(format!("{}{when}: {query}", self.check));
         for (name, value) in invocation.environment.iter().filter(|(name, _)| name != MARKER) {
@@ -246,7 +273,10 @@ impl BitbakeRunner {
         // An earlier question may have left one, and this one none.
         clear()?;
         let runner = Runner { interrupt: stop.child(), ..self.runner.clone() };
-        let mut output = Capture::default();
+        let unit = Unit::new(Stage::Check, &*self.check);
+        let part = format!("{query}{when}");
+        let follower = Follower::new(&unit, &part);
+        let mut output = Capture { bytes: Vec::new(), is_cut: false, follower };
         let ended = {
             let mut running = pin!(runner.run(command, &mut output));
             tokio::select! {
@@ -260,7 +290,19 @@ impl BitbakeRunner {
                 }
             }
         };
+        let progress = Progress::new(&unit, &part, Phase::Ended);
+        self.runner.events.emit(EventKind::Progress(progress)).await;
         let finished = ended.map_err(|error| NotCacheable(error.message))?;
+        if no_events.is_none() && finished.success() && !output.follower.is_heard() {
+            no_events = Some("it told none".into());
+        }
+        if let Some(why) = no_events
+            && !self.told_no_events.swap(true, Ordering::Relaxed)
+        {
+            let check = &self.check;
+            let message = format!("{check}: {NO_EVENTS} ({why}); how far BitBake is remains unknown");
+            self.runner.events.info(message).await;
+        }
         if !matches!(finished.end, ExitReason::Exited(_) | ExitReason::Signalled(_)) {
             return Err(NotCacheable(format!("BitBake did not come to its end: {}", finished.end)));
         }
