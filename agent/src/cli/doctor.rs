@@ -10,7 +10,8 @@ use agent_types::outcome::ExitStatus;
 use agent_yocto::environment::HOST_PATH;
 
 use super::arguments;
-use super::job::{current_dir, listen_for_signals, load};
+use super::current_dir::current_dir;
+use super::job::{listen_for_signals, load};
 use super::say;
 
 pub async fn command(args: arguments::Doctor, environment: &AgentEnvironment) -> Result<ExitStatus> {

@@ -24,6 +24,7 @@ use agent_types::outcome::ExitStatus;
 use agent_types::stage::Stage;
 
 use super::arguments::{Check, CommonArgs, JobArgs, ManifestArgs, Output, Run};
+use super::current_dir::current_dir;
 use super::out::Out;
 use super::say;
 
@@ -283,11 +284,4 @@ pub fn style(environment: &AgentEnvironment) -> Style {
 /// A terminal that can show lines and nothing else.
 fn is_dumb(environment: &AgentEnvironment) -> bool {
     environment.term.as_deref().is_none_or(|term| term == "dumb")
-}
-
-pub fn current_dir() -> Result<PathBuf> {
-    let directory = std::env::current_dir()
-        .map_err(|error| Error::machine("cannot tell the current directory").because(&error))?;
-    config::is_text("the current directory", &directory)?;
-    Ok(directory)
 }

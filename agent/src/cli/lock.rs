@@ -14,7 +14,8 @@ use agent_types::error::{Error, Result};
 use agent_types::outcome::ExitStatus;
 
 use super::arguments;
-use super::job::{access, current_dir, limit_reading, request};
+use super::current_dir::current_dir;
+use super::job::{access, limit_reading, request};
 use super::quiet::Quiet;
 use super::say;
 

@@ -3,6 +3,7 @@
 mod arguments;
 mod cache;
 mod cache_publish;
+mod current_dir;
 mod doctor;
 mod job;
 mod lock;

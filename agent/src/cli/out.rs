@@ -12,7 +12,7 @@ use crate::report::{self, EventsFile};
 use agent_types::error::Result;
 
 use super::arguments::Arguments;
-use super::job::current_dir;
+use super::current_dir::current_dir;
 use super::say;
 
 /// The output directory: taken for one job, with what an earlier job said in it withdrawn.

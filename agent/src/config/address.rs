@@ -5,12 +5,11 @@ use std::path::Path;
 use url::Url;
 
 use super::problem::Diagnostic;
+use super::repo_notation::{self, SCHEMES};
 use super::settings::Destination;
-use super::{repo_notation, values};
+use super::values;
 
 type Result<T> = std::result::Result<T, Diagnostic>;
-
-pub(super) const SCHEMES: [&str; 5] = ["https", "http", "ssh", "git", "file"];
 
 /// The address of a git repository. Only schemes that fetch: git's `ext::` runs commands.
 pub fn git(text: &str) -> Result<Url> {

@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime};
 
 use url::Url;
 
-use super::environment::Variables;
 use super::values;
+use super::variables::Variables;
 
 /// The build of CodeBuild that runs the agent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

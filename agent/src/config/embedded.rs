@@ -15,9 +15,10 @@ use agent_yocto::layer_conf::LayerConf;
 
 use super::collections;
 use super::environment::AgentEnvironment;
-use super::load::{Request, load};
+use super::load::load;
 use super::manifest;
 use super::paths;
+use super::request::Request;
 use super::settings::Settings;
 
 /// Settings for checking these layers and nothing else: no layer means the current directory. A

@@ -3,7 +3,6 @@
 //! An empty variable counts as absent: CodeBuild and GitHub set variables to nothing where they
 //! cannot know a value (forks, manual starts).
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -12,6 +11,10 @@ use agent_types::secrets;
 
 use super::codebuild::CodeBuild;
 use super::settings::Secret;
+use super::variables::Variables;
+
+/// The variable that names the branches whose pushes are trusted.
+pub const TRUSTED_BRANCHES: &str = "BUILD_AGENT_TRUSTED_BRANCHES";
 
 /// What the agent needs to know from its environment, captured once at the start.
 #[derive(Clone, Default)]
@@ -72,7 +75,7 @@ impl AgentEnvironment {
         variables: impl IntoIterator<Item = (N, V)>,
     ) -> AgentEnvironment {
         let variables =
-            Variables(variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect());
+            Variables::new(variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect());
         let mut notices = Vec::new();
         AgentEnvironment {
             root: false,
@@ -81,7 +84,7 @@ impl AgentEnvironment {
             path: variables.text("PATH"),
             xdg_cache_home: variables.path("XDG_CACHE_HOME").filter(|path| path.is_absolute()),
             work_dir: variables.path("BUILD_AGENT_WORK_DIR"),
-            trusted_branches: variables.text(super::trust::BRANCHES),
+            trusted_branches: variables.text(TRUSTED_BRANCHES),
             lang: variables.text("LANG"),
             lc_all: variables.text("LC_ALL"),
             term: variables.text("TERM"),
@@ -112,48 +115,6 @@ impl AgentEnvironment {
     /// Every value that must never be shown.
     pub fn secrets(&self) -> &[Secret] {
         &self.secrets
-    }
-}
-
-/// The environment's variables. A variable that is empty is not there.
-/// Only paths may hold other bytes than text.
-pub(super) struct Variables(BTreeMap<String, OsString>);
-
-impl Variables {
-    pub fn text(&self, name: &str) -> Option<String> {
-        self.0.get(name).filter(|value| !value.is_empty()).map(|value| value.to_string_lossy().into_owned())
-    }
-
-    pub fn path(&self, name: &str) -> Option<PathBuf> {
-        self.0.get(name).filter(|value| !value.is_empty()).map(PathBuf::from)
-    }
-
-    /// All that are not empty; what is no text is shown as far as it is.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, Cow<'_, str>)> {
-        self.0
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.to_string_lossy()))
-            .filter(|(_, value)| !value.is_empty())
-    }
-
-    /// The paths in variables whose names begin so, by the rest of the names.
-    pub fn paths_of(&self, prefix: &str) -> BTreeMap<String, PathBuf> {
-        let filled = self.0.iter().filter(|(_, value)| !value.is_empty());
-        filled
-            .filter_map(|(name, value)| Some((name.strip_prefix(prefix)?.to_owned(), value.into())))
-            .collect()
-    }
-
-    fn network(&self) -> BTreeMap<String, String> {
-        const PROXIES: [&str; 5] = ["http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy"];
-        const CERTIFICATES: [&str; 4] = ["GIT_SSL_CAINFO", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"];
-        let wanted = |name: &str| {
-            PROXIES.contains(&name.to_ascii_lowercase().as_str()) || CERTIFICATES.contains(&name)
-        };
-        self.iter()
-            .filter(|(name, _)| wanted(name))
-            .map(|(name, value)| (name.into(), value.into_owned()))
-            .collect()
     }
 }
 

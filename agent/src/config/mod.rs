@@ -16,6 +16,7 @@ mod problem;
 pub mod remote;
 mod repo_notation;
 mod repos;
+mod request;
 mod requests;
 mod settings;
 mod shared;
@@ -25,14 +26,16 @@ mod trust;
 mod validate;
 mod validator;
 mod values;
+mod variables;
 
 pub use codebuild::{CodeBuild, Trigger};
 pub use embedded::{for_layers, known_release};
 pub use environment::{AgentEnvironment, whole as whole_environment};
-pub use load::{Request, is_trusted, load, lock_path};
+pub use load::{is_trusted, load, lock_path};
 pub use manifest::{FILE_NAME, schema};
 pub use paths::{is_text, out_dir, work_dir, work_tree};
 pub use problem::{Place, Problem, Problems};
+pub use request::Request;
 pub use settings::*;
 
 #[cfg(test)]

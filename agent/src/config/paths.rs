@@ -7,8 +7,8 @@ use agent_types::release::Release;
 use agent_yocto::path_rules::{self, PathUse};
 
 use super::environment::AgentEnvironment;
-use super::load::Request;
 use super::manifest;
+use super::request::Request;
 use super::settings::Paths;
 use super::values;
 

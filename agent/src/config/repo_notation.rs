@@ -6,8 +6,10 @@ use std::net::Ipv6Addr;
 
 use url::Url;
 
-use super::address::SCHEMES;
 use super::problem::Diagnostic;
+
+/// The protocols that git speaks and the manifest takes.
+pub(super) const SCHEMES: [&str; 5] = ["https", "http", "ssh", "git", "file"];
 
 /// What the notation says, in the manifest's words.
 #[derive(Debug, Default)]

@@ -2,6 +2,7 @@
 //! to say about it.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use agent_types::share::Share;
 use agent_types::tiers::{Access, TierKind, Tiers, Trust};
@@ -9,7 +10,18 @@ use agent_types::tiers::{Access, TierKind, Tiers, Trust};
 use super::codebuild::CodeBuild;
 use super::settings::{Cache, HashServer, Paths, Settings, SharedCache};
 use super::trust;
-use super::validate::RawCache;
+
+/// What `[cache]` of the manifest says, before trust decides.
+#[derive(Debug)]
+pub struct RawCache {
+    pub share: Option<PathBuf>,
+    pub access: Access,
+    /// Whether the manifest asks for writing in so many words.
+    pub asks_to_write: bool,
+    pub downloads_max_age: Duration,
+    pub sstate_max_age: Duration,
+    pub hash_server: HashServer,
+}
 
 /// The caches of a job, and sentences about them. `layers` is the local store of layer checkouts.
 pub fn cache(

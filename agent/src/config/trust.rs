@@ -10,9 +10,7 @@ use agent_types::error::{Error, Result};
 use agent_types::tiers::Trust;
 
 use super::codebuild::{CodeBuild, Trigger};
-
-/// The variable of the trusted branches, set in CodeBuild's project.
-pub const BRANCHES: &str = "BUILD_AGENT_TRUSTED_BRANCHES";
+use super::environment::TRUSTED_BRANCHES as BRANCHES;
 
 /// All that speaks for or against a source.
 #[derive(Clone, Copy, Debug, Default)]

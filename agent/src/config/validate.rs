@@ -11,6 +11,7 @@ use super::manifest::{CacheAccess, UnvalidatedManifest};
 use super::paths::ProjectRoot;
 use super::problem::{Diagnostic, KeyPath};
 use super::settings::{ArtifactRule, Destination, GitHub, HashServer, Limits};
+use super::shared::RawCache;
 use super::validator::Validator;
 use super::{address, requests, values};
 
@@ -37,18 +38,6 @@ pub struct Sections {
     pub cache: RawCache,
     /// Keys that have no effect yet.
     pub notices: Vec<String>,
-}
-
-/// `[cache]`
-#[derive(Debug)]
-pub struct RawCache {
-    pub share: Option<PathBuf>,
-    pub access: Access,
-    /// Whether the manifest asks for writing in so many words.
-    pub asks_to_write: bool,
-    pub downloads_max_age: Duration,
-    pub sstate_max_age: Duration,
-    pub hash_server: HashServer,
 }
 
 fn section(name: &str) -> KeyPath {

@@ -13,8 +13,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::collect::Problem;
+use super::failure::Failure;
 use super::names::LONGEST_KEY;
-use super::place::Failure;
 use super::retry::{Retries, is_transient};
 use super::source::{Source, SourceMeta};
 use crate::aws;

@@ -18,8 +18,8 @@ use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 use tokio_util::sync::CancellationToken;
 
 use super::collect::Problem;
+use super::failure::Failure;
 use super::leftovers::{self, Running};
-use super::place::Failure;
 use super::source::{Source, SourceMeta, off_the_runtime};
 use agent_types::error::{Error, Result};
 

@@ -8,6 +8,7 @@ pub mod artifact_pattern;
 mod bucket;
 mod collect;
 mod directory;
+mod failure;
 pub mod index;
 mod leftovers;
 mod names;

@@ -5,37 +5,14 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::bucket::Bucket;
-use super::collect::Problem;
 use super::directory::Directory;
+use super::failure::Failure;
 use super::names;
 use super::retry::Retries;
 use super::source::{Source, SourceMeta};
 use crate::aws;
 use agent_types::artifact::Destination;
 use agent_types::error::{Error, Result};
-
-/// Why a file is not at the destination.
-#[derive(Debug)]
-pub enum Failure {
-    /// The file is at fault; others may go on.
-    File(Problem),
-    /// The destination is; nothing else will work.
-    Place(Error),
-    /// Somebody asked to stop.
-    Stopped,
-}
-
-impl From<Problem> for Failure {
-    fn from(problem: Problem) -> Failure {
-        Failure::File(problem)
-    }
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Failure {
-        Failure::Place(error)
-    }
-}
 
 /// A destination, ready to be written to.
 #[derive(Clone, Debug)]

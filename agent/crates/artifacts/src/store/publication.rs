@@ -10,9 +10,10 @@ use futures_util::stream;
 use tokio_util::sync::CancellationToken;
 
 use super::collect::{Collected, Link, Problem, collect};
+use super::failure::Failure;
 use super::index::{Index, Object};
 use super::names::{self, INDEX};
-use super::place::{Failure, Place};
+use super::place::Place;
 use super::retry::Retries;
 use super::rules::Rule;
 use super::source::{Source, SourceMeta};

@@ -11,24 +11,9 @@ use agent_fs::untrusted;
 use agent_git::CONFIGURATION;
 
 use super::Entry;
+use super::damage::Damage;
 use super::record::{self, Record};
 use super::tree::{Content, check_read_only};
-
-/// What is wrong with an entry, for people.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Damage(String);
-
-impl Damage {
-    pub fn new(what: impl Into<String>) -> Damage {
-        Damage(what.into())
-    }
-
-    /// File names come from strangers.
-    pub(super) fn at(path: &Path, what: impl std::fmt::Display) -> Damage {
-        Damage(format!("`{}` {what}", path.to_string_lossy().escape_debug()))
-    }
-}
 
 /// Whose word counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,6 +10,7 @@
 
 mod check;
 mod copy;
+mod damage;
 mod expire;
 mod membership;
 mod name;
@@ -26,8 +27,9 @@ use fs_err as fs;
 
 use agent_types::error::Result;
 
-pub use check::{Damage, Witness, verify};
+pub use check::{Witness, verify};
 pub use copy::{Added, add};
+pub use damage::Damage;
 pub use expire::expire;
 pub use membership::BranchMembership;
 pub use name::RepoName;

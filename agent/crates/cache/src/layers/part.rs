@@ -13,7 +13,8 @@ use crate::names;
 use agent_fs::remove::remove_tree;
 use agent_types::error::{Error, Result};
 
-use super::check::{self, Damage, Witness};
+use super::check::{self, Witness};
+use super::damage::Damage;
 use super::tree::Content;
 use super::{Entry, LayerStore, Record, RepoName};
 

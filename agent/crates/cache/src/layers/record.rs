@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use agent_fs::untrusted;
 use agent_types::error::{Error, Result};
 
-use super::check::Damage;
+use super::damage::Damage;
 use super::tree::{Content, object_id};
 
 /// The file of an entry that holds it.

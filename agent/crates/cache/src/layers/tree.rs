@@ -12,7 +12,7 @@ use sha1::{Digest, Sha1};
 
 use agent_fs::pool::{self, Ended, Output};
 
-use super::check::Damage;
+use super::damage::Damage;
 
 /// What a work tree holds, without `.git` at its top.
 #[derive(Clone, Debug, Default)]

@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 
 use agent_process::MARKER;
 
-use super::key::{Digest, Inputs, readable};
+use super::digest::Digest;
+use super::key::{Inputs, readable};
 use super::{CacheResult, Invocation, NotCacheable, layers, query_plan};
 use agent_fs::read;
 

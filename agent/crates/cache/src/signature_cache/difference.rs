@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::key::{Inputs, Parts};
-use super::tree::Listing;
+use super::listing::Listing;
 
 /// So many names are told; the rest is counted.
 const NAMES: usize = 5;

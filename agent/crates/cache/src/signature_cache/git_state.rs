@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use walkdir::WalkDir;
 
-use super::tree::Listing;
+use super::listing::Listing;
 use super::{CacheResult, NotCacheable};
 use agent_fs::read;
 

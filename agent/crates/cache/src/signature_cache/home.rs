@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use walkdir::WalkDir;
 
-use super::key::{Digest, Inputs};
+use super::digest::Digest;
+use super::key::Inputs;
 use super::{CacheResult, NotCacheable};
 use agent_fs::read;
 

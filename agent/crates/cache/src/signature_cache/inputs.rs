@@ -10,7 +10,8 @@ use walkdir::WalkDir;
 
 use agent_process::User;
 
-use super::key::{Digest, Inputs, LAYERS, readable};
+use super::digest::Digest;
+use super::key::{Inputs, LAYERS, readable};
 use super::protocol::Encoder;
 use super::stat_cache::StatCache;
 use super::tree::Surroundings;

@@ -13,9 +13,9 @@ use std::time::{Duration, SystemTime};
 
 use sha2::{Digest as _, Sha256};
 
-use super::key::Digest;
+use super::digest::Digest;
+use super::listing::Tree;
 use super::protocol::{Decoder, Encoder};
-use super::tree::Tree;
 use super::{NotCacheable, hermeticity};
 use agent_fs::read;
 

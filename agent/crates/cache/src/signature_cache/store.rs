@@ -25,10 +25,11 @@ use agent_fs::remove;
 use agent_process::ExitReason;
 use agent_types::error::{Error, Result};
 
-use super::key::{Digest, Inputs, Key, LAYERS, Parts, key_of};
+use super::digest::Digest;
+use super::key::{Inputs, Key, LAYERS, Parts, key_of};
+use super::listing::Listing;
 use super::parse_cache::ParseCacheStore;
 use super::protocol::{Answer, BitbakeOutcome};
-use super::tree::Listing;
 use super::{CacheableQuery, difference};
 use agent_fs::read;
 

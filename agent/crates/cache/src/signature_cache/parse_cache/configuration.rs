@@ -3,9 +3,10 @@
 
 use std::fmt::Write;
 
-use super::super::key::{Digest, Inputs, Key, Parts, key_of};
-use super::super::tree::Listing;
-use super::Tracked;
+use super::super::digest::Digest;
+use super::super::key::{Inputs, Key, Parts, key_of};
+use super::super::listing::Listing;
+use super::super::tracked::Tracked;
 
 /// Raised when entries of the same configuration must not be used any more.
 const FORMAT: &[u8] = b"parse caches 2";
@@ -49,7 +50,7 @@ fn rest_of(listing: &Listing, tracked: &Tracked) -> Digest {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
-    use super::super::super::tree::Tree;
+    use super::super::super::listing::Tree;
     use super::*;
 
     const PARTS: [&str; 8] = [

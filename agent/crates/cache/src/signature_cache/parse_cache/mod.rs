@@ -10,7 +10,6 @@ mod build;
 mod configuration;
 mod record;
 mod store;
-mod tracked;
 
 use std::path::Path;
 use std::sync::LazyLock;
@@ -29,7 +28,6 @@ use record::{Record, Use};
 use store::{Bundle, Entry};
 
 pub use store::ParseCacheStore;
-pub use tracked::Tracked;
 
 /// Below this share of all recipes, loading a cache costs more than it saves: one in so many must be
 /// fresh. A layer that was cloned anew is small beside those it stands on.

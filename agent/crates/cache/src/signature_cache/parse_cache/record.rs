@@ -5,8 +5,8 @@ use std::io::{self, ErrorKind};
 
 use super::super::key::Inputs;
 use super::super::protocol::{Decoder, Encoder};
+use super::super::tracked::{Stamp, is_included, is_recipe};
 use super::super::{CacheResult, NotCacheable};
-use super::tracked::{Stamp, is_included, is_recipe};
 
 /// By tree and path: the entry of its listing, and what BitBake compares.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -103,8 +103,8 @@ impl Record {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
-    use super::super::super::tree::{Listing, Tree};
-    use super::super::Tracked;
+    use super::super::super::listing::{Listing, Tree};
+    use super::super::super::tracked::Tracked;
     use super::*;
 
     type File<'a> = (&'a str, &'a str, i64, u64);

@@ -22,7 +22,8 @@ use sha2::{Digest as _, Sha256};
 use agent_fs::remove;
 use agent_types::error::{Error, Result};
 
-use super::super::key::{Digest, Key, Parts, key_of};
+use super::super::digest::Digest;
+use super::super::key::{Key, Parts, key_of};
 use super::build::{LARGEST, MOST_FILES, is_cache};
 use super::record::Record;
 use agent_fs::read;

@@ -7,8 +7,8 @@ fn parts(value: &str) -> Parts {
 
 fn record(name: &str) -> Record {
     use super::super::super::key::Inputs;
-    use super::super::super::tree::{Listing, Tree};
-    use super::super::Tracked;
+    use super::super::super::listing::{Listing, Tree};
+    use super::super::super::tracked::Tracked;
     let listing = Listing::parse(&format!("f 0644 0:0 1 {name}\n")).unwrap();
     let mut tracked = Tracked::default();
     let file = tempfile::NamedTempFile::new().unwrap();
