@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::report::recorder::Sink;
+use crate::report::sink::Sink;
 use crate::report::summary::At;
 use agent_types::events::{Event, EventKind, Unit};
 use agent_types::stage::Stage;
