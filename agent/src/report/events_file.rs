@@ -12,7 +12,7 @@ use agent_types::events::{Event, EventKind, SCHEMA};
 use agent_types::job_id::JobId;
 
 use super::output;
-use super::recorder::Sink;
+use super::sink::Sink;
 
 /// Writes the file.
 #[derive(Debug)]

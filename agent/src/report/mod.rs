@@ -13,8 +13,10 @@ mod output;
 mod recheck;
 mod recorder;
 mod reducer;
+mod report_files;
 mod reports;
 mod result;
+mod sink;
 mod summary;
 mod timeline;
 mod totals;
@@ -30,9 +32,11 @@ pub use events_file::{EventsFile, Torn, read as read_events, read_job};
 pub use junit::write as write_junit;
 pub use output::{begin, prepare_out, replace, write_all};
 pub use recheck::{Recheck, recheck_result};
-pub use recorder::{Recorded, Recording, Sink, record, show};
-pub use reports::{FILE_DEADLINE, Report, Reports};
+pub use recorder::{Recorded, Recording, record, show};
+pub use report_files::FILE_DEADLINE;
+pub use reports::{Report, Reports};
 pub use result::{read as read_result, write as write_result};
+pub use sink::Sink;
 pub use summary::{
     At, CaseResult, CommandResult, Notice, Published, StageError, StageResult, Summary, UnitResult,
 };

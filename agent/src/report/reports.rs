@@ -2,7 +2,6 @@
 //! and none can take another one with it.
 
 use std::any::Any;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +14,6 @@ use agent_types::error::{Error, Result};
 use agent_types::outcome::Outcome;
 
 use super::summary::Summary;
-use super::{junit, result};
 
 /// A report: a file, and later a page, a comment, an upload.
 pub trait Report: Send + Sync {
@@ -41,46 +39,6 @@ pub struct Reports {
     pub reports: Vec<Box<dyn Report>>,
     /// Made last, of everything: what became of the other reports as well.
     pub result: Option<Box<dyn Report>>,
-}
-
-impl Reports {
-    /// The files in the output directory.
-    pub fn files(out: &Path) -> Reports {
-        let file = |name, write| ReportFile { name, out: out.to_owned(), write };
-        Reports {
-            reports: vec![Box::new(file("junit.xml", junit::write))],
-            result: Some(Box::new(file("result.json", result::write))),
-        }
-    }
-}
-
-/// For a file system that answers slowly.
-pub const FILE_DEADLINE: Duration = Duration::from_secs(60);
-
-/// A report that is a file.
-struct ReportFile {
-    name: &'static str,
-    out: PathBuf,
-    write: fn(&Summary, &Path) -> Result<()>,
-}
-
-impl Report for ReportFile {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
-    fn deadline(&self) -> Duration {
-        FILE_DEADLINE
-    }
-
-    fn write(&self, summary: Arc<Summary>) -> BoxFuture<'static, Result<()>> {
-        let (out, write) = (self.out.clone(), self.write);
-        // A thread of its own: a dead file server may hold it forever.
-        let writing = tokio::task::spawn_blocking(move || write(&summary, &out));
-        Box::pin(async {
-            writing.await.unwrap_or_else(|broken| std::panic::resume_unwind(broken.into_panic()))
-        })
-    }
 }
 
 /// Why a report was not made.

@@ -4,7 +4,7 @@
 use std::io::{self, Write};
 
 use crate::report::durations::Durations;
-use crate::report::recorder::Sink;
+use crate::report::sink::Sink;
 use crate::report::summary::At;
 use agent_types::events::{Event, EventKind};
 

@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex};
 
 use super::*;
 use crate::report::Summary;
-use crate::report::recorder::Sink;
 use crate::report::sample::{
     at, case, check_layer, failing_job, image, job_started, passing_job, reduce, with_share,
 };
+use crate::report::sink::Sink;
 use agent_types::events::{Event, EventKind, Level, TaskFailed};
 use agent_types::outcome::{ExitStatus, Outcome};
 

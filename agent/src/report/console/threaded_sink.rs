@@ -8,7 +8,7 @@ use std::sync::mpsc::{RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crate::report::recorder::Sink;
+use crate::report::sink::Sink;
 use agent_process::Interrupt;
 use agent_types::events::{Event, EventKind};
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::report::durations::Durations;
-use crate::report::recorder::Sink;
+use crate::report::sink::Sink;
 use crate::report::summary::At;
 use agent_types::events::{Event, EventKind};
 
