@@ -94,7 +94,7 @@ class Tree:
         return (age if not 28 < age < 33 else age + 6), parts
 
     def write(self, top, sparse=False):
-        """Seconds are not counted: nobody waits for this."""
+        """Not part of the measured time."""
         now, made, block = time.time(), set(), random.Random(1).randbytes(2**20)
         for age, parts in self.units:
             for path, size in parts:

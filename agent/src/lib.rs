@@ -17,6 +17,14 @@
 //! `cache` uses `yocto` and `git` as well. Within a crate the modules at the top have no cycle either
 //! (`tests/tests/structure.rs`).
 //!
+//! Two ways to tell what happens:
+//!
+//! - *Events* (`agent_types::events`) are for users and for other programs: what a job does, finds and decides. Consoles,
+//!   reports, verdict and exit status are made of them. Whatever a user must know is an event.
+//! - *Diagnostics* (the macros of `tracing`) are for whoever looks for a fault: how the agent does it, and how long it
+//!   takes. Nothing is made of them, they may be dropped, and nobody reads them in a job that went well. Any crate uses
+//!   the macros; only `cli::diagnostics` sets up a subscriber, which redacts all.
+//!
 //! Single doors: `config::environment` reads the environment, `process` starts processes,
 //! `artifacts::aws` talks to AWS, `fs::remove` deletes files, `cli::say` prints.
 

@@ -55,13 +55,12 @@ impl SlowFs {
         &self.mountpoint
     }
 
-    /// Lets faults, hangs and late answers begin that `--calm` held back.
-    pub fn break_out(&self) {
+    /// Enables faults, hangs and late answers after a start with `--faults-off`.
+    pub fn enable_faults(&self) {
         self.signal(Signal::SIGUSR2);
     }
 
-    /// The operations so far: `{"most_at_once": N, "operations": {"lookup": N, …}}`, those that never
-    /// came left out.
+    /// The operations so far, without zeros: `{"max_in_flight": N, "operations": {"lookup": N, …}}`.
     pub fn counts(&mut self) -> serde_json::Value {
         self.signal(Signal::SIGUSR1);
         let line = self.lines.next().expect("slowfs answers").expect("a line");

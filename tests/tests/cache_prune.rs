@@ -279,12 +279,12 @@ fn leases_hold_what_running_builds_may_use() {
     assert!(share.has(&format!("layers/repo/{commit}/file")));
     assert_eq!(pruned["held_by_leases"]["units"], 3);
     let output = share.call(&["prune", "--max-size", "0", "--dry-run"]);
-    assert!(printed(&output).contains("held by 1 lease, the oldest since"), "{}", printed(&output));
+    assert!(printed(&output).contains("kept because of 1 lease, the oldest since"), "{}", printed(&output));
     // One that nobody can read holds everything as well, until it is two days old.
     share.write("leases/scarthgap.host-1-a", b"torn", 1);
     let output = share.call(&["prune", "--max-size", "0"]);
     assert!(left(2, "scarthgap") && left(3, "scarthgap"), "{}", printed(&output));
-    assert!(printed(&output).contains("cannot be read"), "{}", printed(&output));
+    assert!(printed(&output).contains("is not readable"), "{}", printed(&output));
     age(&share.at("leases/scarthgap.host-1-a"), 3);
     assert_eq!(share.json(&["prune", "--max-size", "0"])["taken"]["units"], 3);
     assert!(!share.has("leases/scarthgap.host-1-a"));
@@ -460,7 +460,7 @@ fn a_prune_stops_in_time_and_on_a_signal_and_says_so() {
     running.signal(Signal::SIGTERM);
     let ran = running.wait();
     ran.assert_code(&[130]);
-    ran.assert_says(&["cancelled", "the next run goes on"]);
+    ran.assert_says(&["cancelled", "the next run continues"]);
     assert_eq!(share.call(&["prune"]).status.code(), Some(0));
     assert!(share.files().is_empty());
 }

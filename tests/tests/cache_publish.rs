@@ -455,6 +455,6 @@ fn a_file_that_grows_while_it_is_read_is_not_published() {
         ran
     });
     ran.assert_code(&[3]);
-    ran.assert_says(&["growing.tar.gz: it changed while it was read"]);
+    ran.assert_says(&["growing.tar.gz: it changed during the copy"]);
     assert!(files(&share).is_empty());
 }

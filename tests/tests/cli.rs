@@ -202,8 +202,8 @@ fn with_a_lock_nothing_floats() {
 }
 
 #[test]
-fn the_doctor_says_what_to_mend() {
-    let Some(sandbox) = Sandbox::new("the_doctor_says_what_to_mend") else { return };
+fn doctor_finding_has_a_fix() {
+    let Some(sandbox) = Sandbox::new("doctor_finding_has_a_fix") else { return };
     sandbox.change_manifest("/upstream/poky", "/upstream/gone");
     let ran = sandbox.call([Path::new("doctor"), &sandbox.manifest(), Path::new("--json")]);
     // What else this machine lacks decides between the two.
@@ -215,7 +215,7 @@ fn the_doctor_says_what_to_mend() {
         findings.iter().find(|finding| finding["name"] == "remote poky").expect("the remote was tried");
     assert_eq!(remote["state"], "failed");
     assert!(
-        findings.iter().all(|finding| finding["state"] == "ok" || finding["mend"].is_string()),
+        findings.iter().all(|finding| finding["state"] == "ok" || finding["fix"].is_string()),
         "{report:#}"
     );
     assert!(!sandbox.work().exists(), "the doctor makes nothing");

@@ -44,9 +44,7 @@ fn what_bitbake_cannot_read_is_told_by_the_plan_before_anything_is_cloned() {
     else {
         return;
     };
-    for (directory, words) in
-        [("a:b", "holds ':', which separates the parts of BBPATH"), ("a b", "holds ' '")]
-    {
+    for (directory, words) in [("a:b", "has ':', which separates the parts of BBPATH"), ("a b", "has ' '")] {
         let layer = layer_below(&sandbox, directory);
         for command in ["plan", "run"] {
             let ran = call(&sandbox, command, &layer, &sandbox.work());
@@ -65,8 +63,8 @@ fn what_bitbake_cannot_read_is_told_by_the_plan_before_anything_is_cloned() {
             ran.assert_code(&[2]);
             ran.assert_says(&[
                 "(--work-dir)",
-                "holds '@', which OE-Core refuses in TMPDIR",
-                "hint: give another",
+                "has '@', which OE-Core rejects in TMPDIR",
+                "hint: choose another",
             ]);
         }
     }
@@ -91,7 +89,7 @@ fn oe_core_may_not_lie_where_it_refuses_to() {
             let ran = call(&sandbox, command, &sandbox.layer(), &sandbox.work());
             ran.assert_code(&[code]);
             if code == 2 {
-                ran.assert_says(&["[repos.poky] path", "holds '@', which OE-Core refuses in COREBASE"]);
+                ran.assert_says(&["[repos.poky] path", "has '@', which OE-Core rejects in COREBASE"]);
             }
         }
     }

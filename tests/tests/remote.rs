@@ -94,8 +94,8 @@ fn manifests_by_https() {
     let table: [(&str, &[&str], i32, &[&str]); 15] = [
         ("m.toml", &["--manifest-sha256", &sha], 0, &["meta-tested on scarthgap"]),
         ("m.toml", &["--manifest-sha256", &sha.to_uppercase()], 0, &[]),
-        ("m.toml", &[], 0, &["was taken as it came; pin it with --manifest-sha256", &sha]),
-        ("m.toml", &["--manifest-sha256", &other], 2, &["is not the manifest", &other, &sha]),
+        ("m.toml", &[], 0, &["was not verified; pin it with --manifest-sha256", &sha]),
+        ("m.toml", &["--manifest-sha256", &other], 2, &["does not match --manifest-sha256", &other, &sha]),
         ("m.toml", &["--manifest-sha256", "abc"], 2, &["64 hexadecimal digits"]),
         ("moved", &["--manifest-sha256", &sha], 0, &[]),
         ("downgraded", &[], 4, &["not https://"]),
@@ -136,7 +136,7 @@ fn manifests_by_other_addresses() {
         ("file:///m.toml", 2, "is not https://"),
         ("s3://bucket/m.toml", 0, "meta-tested on scarthgap"),
         ("s3://bucket/missing.toml", 2, "s3://bucket/missing.toml"),
-        ("s3://bucket", 2, "names no object"),
+        ("s3://bucket", 2, "is not the URL of an object"),
     ];
     for (address, code, said) in table {
         let ran = web.plan(&sandbox, address, &[]);

@@ -114,7 +114,7 @@ fn a_secret_that_is_not_there_ends_the_job_before_it_begins() {
         ("build-agent/other", "build-agent/other"),
         ("build-agent/json#token", "no field `token`"),
         // As a whole it is no token.
-        ("build-agent/json", "write one of them: `build-agent/json#user`"),
+        ("build-agent/json", "use one of `build-agent/json#user`"),
     ] {
         let ran = moto.run(&sandbox, secret);
         ran.assert_code(&[2]);

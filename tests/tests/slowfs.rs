@@ -1,4 +1,4 @@
-//! The slow and faulty file system is itself as it should be: else the tests that stand on it prove nothing.
+//! Tests of slowfs itself, because other tests rely on it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -18,14 +18,14 @@ use tempfile::TempDir;
 
 const FAST: [&str; 4] = ["--metadata-ms", "0", "--create-ms", "0"];
 
-/// A mount, the source behind it, and what both lie in.
+/// A mount, its source, and the directory of both.
 struct Place {
     slow: SlowFs,
     source: PathBuf,
     _directory: TempDir,
 }
 
-/// `None` where nothing can be mounted, which is said aloud.
+/// `None`, if mounting is not possible; prints SKIPPED.
 fn place(test: &str, options: &[&str], prepare: impl FnOnce(&Path)) -> Option<Place> {
     let directory = tempfile::tempdir().unwrap();
     let (source, mountpoint) = (directory.path().join("source"), directory.path().join("mount"));
@@ -180,8 +180,8 @@ fn operations_wait_side_by_side() {
     });
     let counts = place.slow.counts();
     assert_eq!(counts["operations"]["lookup"], 64, "a stat is one operation: {counts}");
-    // One after the other it would be 1. All of them, unless the machine let some start late.
-    assert!(counts["most_at_once"].as_u64().unwrap() >= 32, "{counts}");
+    // One after the other it would be 1. It would be all of them if the machine started none late.
+    assert!(counts["max_in_flight"].as_u64().unwrap() >= 32, "{counts}");
 }
 
 #[test]
@@ -206,16 +206,22 @@ fn each_file_touched_by_name_costs_an_operation() {
 
 #[test]
 fn faults_come_as_they_are_ordered() {
-    let options =
-        ["--calm", "--no-hard-links", "--fault", "rename:EIO:every=2", "--fault", "write:ENOSPC:after=1"];
+    let options = [
+        "--faults-off",
+        "--no-hard-links",
+        "--fault",
+        "rename:EIO:every=2",
+        "--fault",
+        "write:ENOSPC:after=1",
+    ];
     let options = [&FAST[..], &options[..]].concat();
     let Some(place) = place("faults_come_as_they_are_ordered", &options, |_| ()) else { return };
     let [a, b] = ["a", "b"].map(|name| place.slow.path().join(name));
     fs::write(&a, "x").unwrap();
     fs::write(&a, "x").unwrap();
     assert_eq!(errno(fs::hard_link(&a, &b)), Some(Errno::EPERM));
-    place.slow.break_out();
-    // The signal is on its way; operations before it arrived are still calm.
+    place.slow.enable_faults();
+    // The signal may still be pending, so the first operations may have no faults.
     let patience = Instant::now() + Duration::from_secs(60);
     while errno(fs::rename(&a, &b).and_then(|()| fs::rename(&b, &a))) != Some(Errno::EIO) {
         assert!(Instant::now() < patience, "no rename ever failed");
@@ -235,8 +241,8 @@ fn a_late_answer_denies_what_was_done() {
     assert!(!place.source.join("a").exists());
 }
 
-/// What hangs does so beyond SIGKILL, as on a hard NFS mount; the end of the mount frees it, and
-/// more hangs than slots keep nothing else from being answered.
+/// Hanging operations block even SIGKILL, as on a hard NFS mount. Unmounting ends them, and more hangs than
+/// slots do not block other operations.
 #[test]
 fn what_hangs_is_freed_by_the_end_of_the_mount() {
     let options = [&FAST[..], &["--hang", "statfs", "--slots", "4"][..]].concat();
@@ -279,7 +285,7 @@ fn nothing_stays_mounted() {
     drop((in_use, directory));
 }
 
-/// As on NFS, where the answer to the change tells what the directory is like now.
+/// As on NFS, where the answer to the change contains the directory's new state.
 #[test]
 fn a_change_of_a_directory_is_paid_once() {
     let Some(mut place) = place("a_change_of_a_directory_is_paid_once", &FAST, |_| ()) else { return };

@@ -1,4 +1,4 @@
-//! The words of the command line.
+//! Definition of the command line: commands, arguments and options.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -17,6 +17,17 @@ use agent_types::stage::Stage;
 pub struct Arguments {
     #[command(subcommand)]
     pub command: Command,
+    /// Print diagnostics on standard error: error, warn, info, debug, trace, or a filter such as
+    /// `info,agent_git=debug`. Takes precedence over the variable BUILD_AGENT_LOG
+    #[arg(long, global = true, value_name = "LEVEL", value_parser = super::diagnostics::check_filter)]
+    pub log_level: Option<String>,
+}
+
+impl Command {
+    /// Whether it writes `agent.log` beside its reports.
+    pub fn has_log(&self) -> bool {
+        matches!(self, Command::Run(_) | Command::Check(_))
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -25,15 +36,15 @@ pub enum Command {
     Run(Run),
     /// Check layers alone; needs no manifest
     Check(Check),
-    /// Print what `run` would do; touches nothing
+    /// Print what `run` would do; changes nothing
     Plan(Plan),
     /// Pin each repo of the manifest to a commit, in build-agent.lock
     Lock(Lock),
     /// Open the prepared BitBake environment
     Shell(Shell),
-    /// Tell whether this machine is fit to build, and how to mend it
+    /// Check whether this machine can build, and print how to fix it
     Doctor(Doctor),
-    /// Look after the caches on the share
+    /// Maintain the caches on the share
     Cache(Cache),
     /// Upload a directory as artifacts
     Publish(Publish),
@@ -41,18 +52,18 @@ pub enum Command {
     Report(Report),
     /// Print the JSON Schema of the manifest
     Schema,
-    /// Look at a part of a share, and say what was found: the agent asks itself, in a child
+    /// Probe a directory of a share: the agent runs this in a child process, which may block
     #[command(hide = true)]
     ProbeShare(ProbeShare),
 }
 
-/// What all commands that read a manifest have in common.
+/// The arguments of all commands that read a manifest.
 #[derive(Debug, Args)]
 pub struct ManifestArgs {
-    /// Path, https:// or s3:// address of the manifest [default: build-agent.toml of the layer under test]
+    /// Path, https:// or s3:// URL of the manifest [default: build-agent.toml of the layer under test]
     #[arg(value_parser = OsStringValueParser::new().try_map(utf8))]
     pub manifest: Option<String>,
-    /// Digest that a manifest from elsewhere must have
+    /// SHA-256 digest that a downloaded manifest must have
     #[arg(long, value_name = "HEX")]
     pub manifest_sha256: Option<String>,
     #[command(flatten)]
@@ -64,40 +75,40 @@ pub struct CommonArgs {
     /// Override a key of the manifest, e.g. repos.poky.branch=master
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// Where clones, build directories and local caches live
+    /// Directory for clones, build directories and local caches
     #[arg(long, value_name = "DIR", value_parser = utf8_path())]
     pub work_dir: Option<PathBuf>,
-    /// Where reports and logs go [default: ./build-agent-out]
+    /// Directory for reports and logs [default: ./build-agent-out]
     #[arg(long, value_name = "DIR", value_parser = utf8_path())]
     pub out: Option<PathBuf>,
     /// The user that runs layer code when the agent runs as root [default: builder]
     #[arg(long, value_name = "USER")]
     pub build_user: Option<String>,
-    /// Vouch for the source: the build may write the share for all; a pull request never may
+    /// Trust the source: its builds may write to the shared cache; a pull request never may
     #[arg(long)]
     pub trusted: bool,
 }
 
-/// How a job tells what it does.
+/// How a job shows its progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Output {
-    /// Progress on a terminal, lines elsewhere
+    /// Progress on a terminal, otherwise plain
     Auto,
     /// One line for each finished step
     Plain,
-    /// The events, one JSON object a line
+    /// One JSON object per event, each on its line
     Json,
 }
 
 #[derive(Debug, Args)]
 pub struct JobArgs {
-    /// Go on after failures: yocto-check-layer after a failed preflight, `bitbake -k`
+    /// Continue after failures: yocto-check-layer after a failed preflight, `bitbake -k`
     #[arg(short, long)]
     pub keep_going: bool,
-    /// Ask BitBake everything anew: use and keep no answer that it gave to yocto-check-layer
+    /// Disable the signature cache: run BitBake for every query of yocto-check-layer
     #[arg(long)]
     pub no_memo: bool,
-    /// How to tell what happens
+    /// How to show progress
     #[arg(long, value_enum, default_value_t = Output::Auto)]
     pub output: Output,
 }
@@ -114,10 +125,10 @@ pub struct Run {
 
 #[derive(Debug, Args)]
 pub struct SelectionArgs {
-    /// Run only these stages, and what they need
+    /// Run only these stages and those that they need
     #[arg(long, value_name = "STAGES", value_delimiter = ',')]
     pub only: Vec<Stage>,
-    /// Leave these stages out
+    /// Skip these stages
     #[arg(long, value_name = "STAGES", value_delimiter = ',')]
     pub skip: Vec<Stage>,
 }
@@ -148,7 +159,7 @@ pub struct Plan {
     pub manifest: ManifestArgs,
     #[command(flatten)]
     pub selection: SelectionArgs,
-    /// For machines
+    /// Print JSON
     #[arg(long)]
     pub json: bool,
 }
@@ -157,7 +168,7 @@ pub struct Plan {
 pub struct Lock {
     #[command(flatten)]
     pub manifest: ManifestArgs,
-    /// Move these repos to the newest commit; without a name, all
+    /// Update these repos to their newest commit; without a name, update all
     #[arg(long, value_name = "NAME", num_args = 0..)]
     pub update: Option<Vec<String>>,
 }
@@ -175,10 +186,10 @@ pub struct Shell {
 pub struct Doctor {
     #[command(flatten)]
     pub manifest: ManifestArgs,
-    /// Examine for any build of this Yocto release, whatever manifest is here
+    /// Check for any build of this Yocto release, and ignore a manifest
     #[arg(long, value_name = "NAME", conflicts_with = "manifest")]
     pub release: Option<String>,
-    /// For machines
+    /// Print JSON
     #[arg(long)]
     pub json: bool,
 }
@@ -188,7 +199,7 @@ pub struct CachePublish {
     /// The share's mount point
     #[arg(long, value_name = "DIR")]
     pub share: PathBuf,
-    /// The code name under which the share keeps the shared state
+    /// Code name of the Yocto release that the shared state belongs to
     #[arg(long, value_name = "RELEASE")]
     pub release: String,
     /// A local SSTATE_DIR
@@ -207,17 +218,17 @@ pub struct Cache {
 
 #[derive(Debug, Subcommand)]
 pub enum CacheCommand {
-    /// What is on the share, how old it is, and how well it served
+    /// Show what is on the share, its age, and its hit rate
     Stats(ShareArgs),
-    /// Publish local caches to a share: what is new, and nothing that is there
+    /// Publish new objects of local caches to a share
     Publish(CachePublish),
-    /// Delete what nobody has used for long, and what is above a limit
+    /// Delete what is unused for a long time, or above a size limit
     Prune(Prune),
-    /// Look for what is damaged, misplaced or unreadable
+    /// Find damaged, misplaced and unreadable files
     Verify(Verify),
 }
 
-/// Which share it is about.
+/// The arguments that select a share.
 #[derive(Debug, Args)]
 pub struct ShareArgs {
     #[command(flatten)]
@@ -225,10 +236,10 @@ pub struct ShareArgs {
     /// The share; needs no manifest [default: `[cache] share` of the manifest]
     #[arg(long, value_name = "DIR")]
     pub share: Option<PathBuf>,
-    /// Operations in flight at most
+    /// Maximum number of operations in flight
     #[arg(long, value_name = "NUMBER", default_value_t = agent_fs::pool::WIDTH, value_parser = width)]
     pub width: usize,
-    /// For machines
+    /// Print JSON
     #[arg(long)]
     pub json: bool,
 }
@@ -237,34 +248,34 @@ pub struct ShareArgs {
 pub struct Prune {
     #[command(flatten)]
     pub share: ShareArgs,
-    /// Print what would go; touches nothing
+    /// Print what would be deleted; changes nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// Shared state unused for this long goes [default: that of the manifest, or 30d]
+    /// Delete shared state that was unused for this long [default: from the manifest, or 30d]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub sstate_max_age: Option<Duration>,
-    /// Downloads unused for this long go [default: that of the manifest, or 60d]
+    /// Delete downloads that were unused for this long [default: from the manifest, or 60d]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub downloads_max_age: Option<Duration>,
-    /// Layer checkouts unused for this long go
+    /// Delete layer checkouts that were unused for this long
     #[arg(long, value_name = "TIME", default_value = "30d", value_parser = humantime::parse_duration)]
     pub layers_max_age: Duration,
-    /// The part of a pull request in which nothing has changed for this long goes
+    /// Delete the caches of a pull request in which nothing changed for this long
     #[arg(long, value_name = "TIME", default_value = "14d", value_parser = humantime::parse_duration)]
     pub pull_requests_max_age: Duration,
-    /// Shared state and downloads above this size go, the least recently used first, e.g. 500GiB
+    /// Delete the least recently used shared state and downloads above this size, e.g. 500GiB
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub max_size: Option<u64>,
-    /// The same for all pull requests together
+    /// Maximum size of the caches of all pull requests together
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub pull_requests_max_size: Option<u64>,
-    /// How long what goes lies in the trash before it is deleted; 0s deletes at once
+    /// Time in the trash before the files are deleted; 0s deletes at once
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = humantime::parse_duration)]
     pub grace: Duration,
-    /// Stop after this time; the next run goes on
+    /// Stop after this time; the next run continues
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub time_limit: Option<Duration>,
-    /// Prune also what running builds may use
+    /// Prune also objects that running builds may use
     #[arg(long)]
     pub ignore_leases: bool,
 }
@@ -273,10 +284,10 @@ pub struct Prune {
 pub struct Verify {
     #[command(flatten)]
     pub share: ShareArgs,
-    /// Read and unpack every archive
+    /// Read and decompress every archive
     #[arg(long)]
     pub full: bool,
-    /// Move what is damaged or misplaced to the trash
+    /// Move damaged and misplaced files to the trash
     #[arg(long)]
     pub remove_bad: bool,
     /// Stop after this time
@@ -284,14 +295,14 @@ pub struct Verify {
     pub time_limit: Option<Duration>,
 }
 
-/// Paths that end up in BitBake's configuration or in reports, which hold text.
+/// Parses a path for BitBake's configuration or for reports, which are text.
 fn utf8_path() -> impl TypedValueParser<Value = PathBuf> {
     OsStringValueParser::new().try_map(|value| utf8(value).map(PathBuf::from))
 }
 
 fn utf8(value: OsString) -> Result<String, String> {
     value.into_string().map_err(|_| {
-        "the path is not valid UTF-8, and BitBake's configuration and the reports hold only such; \
+        "the path is not valid UTF-8, which BitBake's configuration and the reports need; \
          rename the directory or file"
             .to_owned()
     })
@@ -304,7 +315,7 @@ fn width(text: &str) -> Result<usize, String> {
     }
 }
 
-/// Bytes: a number with KiB, MiB, GiB or TiB, or without a unit.
+/// Parses a size in bytes: a number with KiB, MiB, GiB or TiB, or without a unit.
 fn size(text: &str) -> Result<u64, String> {
     let units = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("TiB", 40)];
     let (number, shift) =
@@ -333,7 +344,7 @@ pub enum ReportFormat {
     Json,
     /// junit.xml
     Junit,
-    /// The closing text, on standard output
+    /// The final summary, on standard output
     Text,
 }
 
@@ -351,7 +362,7 @@ pub struct Report {
     /// What to write [default: all]
     #[arg(long, value_enum, value_delimiter = ',')]
     pub format: Vec<ReportFormat>,
-    /// Where to write [default: beside the source]
+    /// Directory for the reports [default: the directory of the source]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
 }
@@ -359,7 +370,7 @@ pub struct Report {
 #[derive(Debug, Args)]
 pub struct ProbeShare {
     pub root: PathBuf,
-    /// Relative to the root; `.` for the root
+    /// Path relative to the root; `.` is the root
     pub part: PathBuf,
     #[arg(long)]
     pub write: bool,
@@ -378,12 +389,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_consistent() {
+    fn command_line_definition_is_consistent() {
         Arguments::command().debug_assert();
     }
 
     #[test]
-    fn sizes() {
+    fn parses_sizes() {
         let good = [("0", 0), ("17", 17), ("1KiB", 1024), ("500 GiB", 500 << 30), ("2TiB", 2 << 40)];
         for (text, bytes) in good {
             assert_eq!(size(text), Ok(bytes), "{text}");

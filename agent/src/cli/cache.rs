@@ -1,4 +1,4 @@
-//! `build-agent cache stats|publish|prune|verify`: looking after a share.
+//! `build-agent cache stats|publish|prune|verify`: maintains a share.
 
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -19,7 +19,7 @@ use agent_types::words::{bytes, count};
 use super::arguments::{self, CacheCommand, ShareArgs};
 use super::cache_publish;
 use super::job::{listen_for_signals, load};
-use super::say;
+use super::print;
 
 pub async fn command(command: CacheCommand, environment: &AgentEnvironment) -> Result<ExitStatus> {
     match command {
@@ -30,38 +30,42 @@ pub async fn command(command: CacheCommand, environment: &AgentEnvironment) -> R
     }
 }
 
-/// A share, and what the manifest says about pruning it.
-struct Named {
+/// A share and the maximum ages that the manifest sets for it.
+struct ShareSettings {
     share: Share,
     sstate_max_age: Option<Duration>,
     downloads_max_age: Option<Duration>,
 }
 
-async fn named(args: &ShareArgs, environment: &AgentEnvironment) -> Result<Named> {
+async fn share_settings(args: &ShareArgs, environment: &AgentEnvironment) -> Result<ShareSettings> {
     if let (Some(directory), None) = (&args.share, &args.manifest.manifest) {
-        return Ok(Named { share: given(directory)?, sstate_max_age: None, downloads_max_age: None });
+        return Ok(ShareSettings {
+            share: share_at(directory)?,
+            sstate_max_age: None,
+            downloads_max_age: None,
+        });
     }
     let settings = load(&args.manifest, false, environment).await?;
     let share = match (&args.share, settings.cache.share) {
-        (Some(directory), _) => given(directory)?,
+        (Some(directory), _) => share_at(directory)?,
         (None, Some(shared)) => shared.share,
         (None, None) => {
             return Err(Error::usage("the manifest names no share")
-                .hint("set `[cache] share`, or give the directory with --share"));
+                .hint("set `[cache] share`, or pass the directory with --share"));
         }
     };
     let (sstate, downloads) = (settings.cache.sstate_max_age, settings.cache.downloads_max_age);
-    Ok(Named { share, sstate_max_age: Some(sstate), downloads_max_age: Some(downloads) })
+    Ok(ShareSettings { share, sstate_max_age: Some(sstate), downloads_max_age: Some(downloads) })
 }
 
-fn given(directory: &PathBuf) -> Result<Share> {
+fn share_at(directory: &PathBuf) -> Result<Share> {
     let path = std::path::absolute(directory).map_err(|error| {
-        Error::usage(format!("`{}` is no directory", directory.display())).because(&error)
+        Error::usage(format!("`{}` is not a directory", directory.display())).because(&error)
     })?;
     Ok(Share::new(path))
 }
 
-/// Runs work that blocks; a second signal does not wait for it, because a file server may never answer.
+/// Runs blocking work. A second signal returns at once, because a file server may never answer.
 async fn blocking<T: Send + 'static>(
     limit: Option<Duration>,
     work: impl FnOnce(&Interrupt) -> Result<T> + Send + 'static,
@@ -74,26 +78,27 @@ async fn blocking<T: Send + 'static>(
     let inner = interrupt.clone();
     let work = tokio::task::spawn_blocking(move || work(&inner));
     let done = tokio::select! {
-        done = work => done.map_err(|error| Error::internal("the work on the share broke").because(&error))??,
+        done = work => done.map_err(|error| Error::internal("the work on the share panicked").because(&error))??,
         () = interrupt.force_kill() => return Err(Error::new(agent_types::error::Class::Cancelled, "cancelled")),
     };
     Ok((done, interrupt))
 }
 
 async fn stats(args: ShareArgs, environment: &AgentEnvironment) -> Result<ExitStatus> {
-    let Named { share, .. } = named(&args, environment).await?;
+    let ShareSettings { share, .. } = share_settings(&args, environment).await?;
     let (root, width) = (share.clone(), args.width);
     let work = move |interrupt: &Interrupt| stats::stats(&share, width, interrupt, SystemTime::now());
     let (stats, interrupt) = blocking(None, work).await?;
     match args.json {
-        true => say::json(with_schema("stats", &root, &stats)?)?,
-        false => say::text(&sanitize(&stats_text(&root, &stats)))?,
+        true => print::json(with_schema("stats", &root, &stats)?)?,
+        false => print::text(&sanitize(&stats_text(&root, &stats)))?,
     }
     Ok(if interrupt.state().is_some() { ExitStatus::Cancelled } else { ExitStatus::Passed })
 }
 
 async fn prune(args: arguments::Prune, environment: &AgentEnvironment) -> Result<ExitStatus> {
-    let Named { share, sstate_max_age, downloads_max_age } = named(&args.share, environment).await?;
+    let ShareSettings { share, sstate_max_age, downloads_max_age } =
+        share_settings(&args.share, environment).await?;
     let default = Options::default();
     let options = Options {
         sstate_max_age: args.sstate_max_age.or(sstate_max_age).unwrap_or(default.sstate_max_age),
@@ -107,12 +112,12 @@ async fn prune(args: arguments::Prune, environment: &AgentEnvironment) -> Result
         dry_run: args.dry_run,
         width: args.share.width,
     };
-    let (root, told) = (share.clone(), options.clone());
+    let (root, shown) = (share.clone(), options.clone());
     let work = move |interrupt: &Interrupt| prune::prune(&share, &options, interrupt, SystemTime::now());
     let (pruned, _) = blocking(args.time_limit, work).await?;
     match args.share.json {
-        true => say::json(with_schema("prune", &root, &pruned)?)?,
-        false => say::text(&sanitize(&prune_text(&root, &told, &pruned)))?,
+        true => print::json(with_schema("prune", &root, &pruned)?)?,
+        false => print::text(&sanitize(&prune_text(&root, &shown, &pruned)))?,
     }
     Ok(match pruned.stopped {
         Some("cancelled") => ExitStatus::Cancelled,
@@ -123,14 +128,14 @@ async fn prune(args: arguments::Prune, environment: &AgentEnvironment) -> Result
 }
 
 async fn verify(args: arguments::Verify, environment: &AgentEnvironment) -> Result<ExitStatus> {
-    let Named { share, .. } = named(&args.share, environment).await?;
+    let ShareSettings { share, .. } = share_settings(&args.share, environment).await?;
     let options = verify::Options { full: args.full, remove_bad: args.remove_bad, width: args.share.width };
     let root = share.clone();
     let work = move |interrupt: &Interrupt| verify::verify(&share, &options, interrupt, SystemTime::now());
     let (verified, interrupt) = blocking(args.time_limit, work).await?;
     match args.share.json {
-        true => say::json(with_schema("verify", &root, &verified)?)?,
-        false => say::text(&sanitize(&verify_text(&root, &verified)))?,
+        true => print::json(with_schema("verify", &root, &verified)?)?,
+        false => print::text(&sanitize(&verify_text(&root, &verified)))?,
     }
     Ok(match interrupt.state() {
         Some(agent_process::Interrupted::Cancelled) => ExitStatus::Cancelled,
@@ -150,7 +155,7 @@ fn with_schema(command: &str, share: &Share, value: &impl Serialize) -> Result<V
     Ok(value)
 }
 
-/// Strangers name files.
+/// Removes control characters: other users choose the names of files on the share.
 fn sanitize(text: &str) -> String {
     text.lines().map(|line| agent_types::sanitize::sanitize(line) + "\n").collect()
 }
@@ -175,13 +180,13 @@ fn prune_text(share: &Share, options: &Options, pruned: &Pruned) -> String {
         text += "\n";
     }
     let (verb, trash) = match pruned.dry_run {
-        true => ("would be taken", "would be deleted"),
-        false => ("taken", "deleted"),
+        true => ("would be moved to the trash", "would be deleted"),
+        false => ("moved to the trash", "deleted"),
     };
     text += &format!("\n{} {verb}\n", units(pruned.taken, "unit"));
     let waits = match options.grace.is_zero() {
         true => String::new(),
-        false => format!("; what was taken now is deleted after {}", age(options.grace)),
+        false => format!("; its new files are deleted after {}", age(options.grace)),
     };
     if pruned.trash.runs_deleted > 0 {
         let files = match pruned.dry_run {
@@ -196,23 +201,23 @@ fn prune_text(share: &Share, options: &Options, pruned: &Pruned) -> String {
     if let Some(oldest) = pruned.oldest_lease.as_ref().filter(|_| pruned.held_by_leases.units > 0) {
         let held = units(pruned.held_by_leases, "unit");
         text += &format!(
-            "{held} over the limits held by {}, the oldest since {oldest}\n",
+            "{held} above the limits kept because of {}, the oldest since {oldest}\n",
             count(pruned.leases.len() as u64, "lease")
         );
     }
     for (number, what) in [
-        (pruned.used_meanwhile, "used meanwhile, and kept"),
-        (pruned.gone_meanwhile, "taken by somebody else meanwhile"),
+        (pruned.used_meanwhile, "kept: used while this ran"),
+        (pruned.gone_meanwhile, "skipped: removed by another process"),
     ] {
         if number > 0 {
             text += &format!("{} {what}\n", count(number, "unit"));
         }
     }
     for lease in &pruned.unreadable_leases {
-        text += &format!("warning: the lease `{lease}` cannot be read, and counts as alive for two days\n");
+        text += &format!("warning: the lease `{lease}` is not readable, so it is honoured for two days\n");
     }
-    text += &names(&pruned.unknown, "unknown, left alone");
-    text += &names(&pruned.trouble, "not readable, left alone");
+    text += &names(&pruned.unknown, "unknown, kept");
+    text += &names(&pruned.trouble, "not readable, kept");
     if pruned.failed > 0 {
         text += &format!("error: {} failed\n", pruned.failed);
         for failure in &pruned.failures {
@@ -221,22 +226,22 @@ fn prune_text(share: &Share, options: &Options, pruned: &Pruned) -> String {
     }
     text += &format!("{} in {:.1} s\n", count(pruned.operations, "operation"), pruned.seconds);
     if let Some(why) = pruned.stopped {
-        text += &format!("stopped: {why}; what was done stays done, the next run goes on\n");
+        text += &format!("stopped: {why}; the next run continues\n");
     }
     text
 }
 
 fn names(names: &Names, what: &str) -> String {
-    const TOLD: usize = 20;
+    const SHOWN: usize = 20;
     if names.count == 0 {
         return String::new();
     }
     let mut text = format!("{} {what}:\n", names.count);
-    for name in names.first.iter().take(TOLD) {
+    for name in names.first.iter().take(SHOWN) {
         text += &format!("  {name}\n");
     }
-    if names.count > TOLD as u64 {
-        text += &format!("  and {} more\n", names.count - TOLD as u64);
+    if names.count > SHOWN as u64 {
+        text += &format!("  and {} more\n", names.count - SHOWN as u64);
     }
     text
 }
@@ -250,12 +255,12 @@ fn stats_text(share: &Share, stats: &Stats) -> String {
         }
         text += &ages(&release.ages);
         if release.siginfo_only > 0 {
-            text += &format!("  {:<20} {}\n", "without archive", count(release.siginfo_only, "siginfo"));
+            text += &format!("  {:<20} {}\n", "siginfo only", count(release.siginfo_only, "siginfo"));
         }
         if let Some(rate) = release.hit_rate {
             text += &format!(
                 "  {:<20} {:.0}% of {} (local {}, share {}, missed {}) in the last {}\n",
-                "found",
+                "hit rate",
                 rate * 100.0,
                 count(release.usage.wanted, "wanted object"),
                 release.usage.local,
@@ -305,20 +310,20 @@ fn ages(ages: &[stats::Age]) -> String {
 }
 
 fn verify_text(share: &Share, verified: &Verified) -> String {
-    let mut text = format!("share {}\n{} looked at", share.root().display(), count(verified.files, "file"));
+    let mut text = format!("share {}\n{} checked", share.root().display(), count(verified.files, "file"));
     if verified.unpacked > 0 {
-        text += &format!(", {} unpacked", count(verified.unpacked, "archive"));
+        text += &format!(", {} decompressed", count(verified.unpacked, "archive"));
     }
     text += "\n";
     if verified.siginfo_only > 0 {
         text += &format!(
-            "{} without an archive, as fetch and unpack have them\n",
+            "{} without an archive, which is normal for fetch and unpack\n",
             count(verified.siginfo_only, "siginfo")
         );
     }
     if verified.without_siginfo > 0 {
         text += &format!(
-            "warning: {} without siginfo: nobody can tell why it was built\n",
+            "warning: {} without siginfo: `bitbake-diffsigs` cannot explain a rebuild\n",
             count(verified.without_siginfo, "archive")
         );
     }
@@ -334,14 +339,14 @@ fn verify_text(share: &Share, verified: &Verified) -> String {
         text += &format!("error: {failure}\n");
     }
     if verified.can_be_removed() {
-        text += &format!("mend: build-agent cache verify --share {} --remove-bad\n", share.root().display());
+        text += &format!("fix: build-agent cache verify --share {} --remove-bad\n", share.root().display());
     }
     if verified.bad.contains_key(verify::CLOSED) {
-        text += &format!("mend: chmod -R a+rX {}\n", share.root().display());
+        text += &format!("fix: chmod -R a+rX {}\n", share.root().display());
     }
     text += &format!("{} in {:.1} s\n", count(verified.operations, "operation"), verified.seconds);
     if !verified.complete {
-        text += "stopped before the end\n";
+        text += "stopped early: not all files were checked\n";
     }
     text
 }

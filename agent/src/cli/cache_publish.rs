@@ -1,4 +1,4 @@
-//! `build-agent cache publish`: local caches to a share, by a person's word.
+//! `build-agent cache publish`: publishes local caches to a share.
 
 use std::path::{Path, PathBuf};
 
@@ -19,12 +19,12 @@ use super::arguments;
 use super::job::{listen_for_signals, style};
 use super::publish::LAST_WAIT;
 
-/// Publishes and says what came of it. Unlike in a job, a share that does not take all is an error: it
-/// is all that was asked for.
+/// Publishes and prints the outcome. Unlike in a job, an incomplete publication is an error: the user asked
+/// for nothing else.
 pub async fn command(args: arguments::CachePublish, environment: &AgentEnvironment) -> Result<ExitStatus> {
     let sources = sources(&args)?;
     let share = Share::new(directory(&args.share)?);
-    let trust = Trust::Trusted { why: "a person's word".into() };
+    let trust = Trust::Trusted { why: "`cache publish` was run by hand".into() };
     let tiers = Tiers::new(&share, Access::ReadWrite, &trust);
     let (emitter, receiver) = events::channel();
     let interrupt = Interrupt::new(None).with_grace(LAST_WAIT);
@@ -40,7 +40,7 @@ pub async fn command(args: arguments::CachePublish, environment: &AgentEnvironme
     };
     emitter.emit(EventKind::JobFinished { exit, outcome }).await;
     drop((notice, emitter));
-    listener.await.map_err(|error| Error::internal("the listener of events broke").because(&error))?;
+    listener.await.map_err(|error| Error::internal("the event listener panicked").because(&error))?;
     Ok(exit)
 }
 
@@ -55,13 +55,13 @@ fn outcome(published: &Published, interrupt: &Interrupt) -> Outcome {
     }
 }
 
-/// The directories, with links resolved: the person who names a link means what it leads to. What is
-/// not named is a place where nothing is.
+/// Resolves the directories and their symbolic links: a user who names a link means its target. A directory
+/// that is not given becomes an empty path, which has no files.
 fn sources(args: &arguments::CachePublish) -> Result<Sources> {
     let release = Release::find(&args.release).ok_or_else(|| {
         let known: Vec<_> = Release::names().collect();
-        Error::usage(format!("`{}` is no release that is known", args.release))
-            .hint(format!("name one of {}", known.join(", ")))
+        Error::usage(format!("unknown release `{}`", args.release))
+            .hint(format!("use one of {}", known.join(", ")))
     })?;
     let local = |path: &Option<PathBuf>| path.as_deref().map(directory).transpose();
     let (sstate, downloads) = (local(&args.sstate)?, local(&args.downloads)?);

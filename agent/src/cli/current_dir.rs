@@ -9,10 +9,10 @@ use crate::config;
 /// The current directory; all relative paths of the command line start there.
 ///
 /// # Errors
-/// Machine, when it was removed or is not readable; usage, when it is not UTF-8.
+/// Machine, if it was removed or is not readable; usage, if it is not UTF-8.
 pub fn current_dir() -> Result<PathBuf> {
     let directory = std::env::current_dir()
-        .map_err(|error| Error::machine("cannot tell the current directory").because(&error))?;
+        .map_err(|error| Error::machine("cannot find the current directory").because(&error))?;
     config::is_text("the current directory", &directory)?;
     Ok(directory)
 }

@@ -1,9 +1,9 @@
-//! `doctor`: is this machine fit to build, and how is it mended.
+//! `build-agent doctor`: checks whether this machine can build.
 
 use std::path::Path;
 
 use crate::config::AgentEnvironment;
-use crate::doctor::{self, Examination, Subject};
+use crate::doctor::{self, DoctorInput, Subject};
 use agent_process::{Environment, Interrupt, Redactor};
 use agent_types::error::{Error, Result};
 use agent_types::outcome::ExitStatus;
@@ -12,13 +12,13 @@ use agent_yocto::environment::HOST_PATH;
 use super::arguments;
 use super::current_dir::current_dir;
 use super::job::{listen_for_signals, load};
-use super::say;
+use super::print;
 
 pub async fn command(args: arguments::Doctor, environment: &AgentEnvironment) -> Result<ExitStatus> {
     let logs = tempfile::Builder::new()
         .prefix("build-agent-doctor-")
         .tempdir()
-        .map_err(|error| Error::machine("cannot make a temporary directory").because(&error))?;
+        .map_err(|error| Error::machine("cannot create a temporary directory").because(&error))?;
     let interrupt = Interrupt::new(None);
     listen_for_signals(&interrupt)?;
     let (subject, asked) = subject(&args, environment).await?;
@@ -28,7 +28,7 @@ pub async fn command(args: arguments::Doctor, environment: &AgentEnvironment) ->
         Ok(None) => agent_process::agent_user(),
         Err(error) => Err(error),
     };
-    let examination = Examination {
+    let input = DoctorInput {
         subject,
         agent_is_root: environment.root,
         environment: probe_environment(environment, build_user.as_ref().ok()),
@@ -40,20 +40,19 @@ pub async fn command(args: arguments::Doctor, environment: &AgentEnvironment) ->
             Redactor::new(environment.secrets()),
         ),
     };
-    let findings = doctor::examine(&examination).await;
+    let findings = doctor::run_checks(&input).await;
     if interrupt.state().is_some() {
         return Ok(ExitStatus::Cancelled);
     }
     if args.json {
-        say::json(findings.json())?;
+        print::json(findings.json())?;
     } else {
-        say::text(&findings.to_string())?;
+        print::text(&findings.to_string())?;
     }
     Ok(findings.exit_status())
 }
 
-/// What the manifest needs; without a manifest, what the release needs that was asked for or is the
-/// newest stable one.
+/// What to check for: the manifest's job; without a manifest, the given or the newest stable release.
 async fn subject(
     args: &arguments::Doctor,
     environment: &AgentEnvironment,

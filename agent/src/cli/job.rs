@@ -27,66 +27,67 @@ use agent_types::stage::Stage;
 
 use super::arguments::{Check, CommonArgs, JobArgs, ManifestArgs, Output, Run};
 use super::current_dir::current_dir;
-use super::out::Out;
-use super::say;
+use super::diagnostics;
+use super::output_dir::OutputDir;
+use super::print;
 
 pub async fn run(args: Run, environment: &AgentEnvironment) -> Result<ExitStatus> {
-    let begun = Begun::new(&args.manifest.common)?;
+    let started = StartedJob::new(&args.manifest.common)?;
     let load = load(&args.manifest, args.job.keep_going, environment);
-    let settings = begun.interrupt.or(load).await.map_err(stopped)??;
-    job(settings, &Selection::from(&args.selection), begun, &args.job, environment).await
+    let settings = started.interrupt.or(load).await.map_err(stopped)??;
+    job(settings, &Selection::from(&args.selection), started, &args.job, environment).await
 }
 
 pub async fn check(args: Check, environment: &AgentEnvironment) -> Result<ExitStatus> {
-    let begun = Begun::new(&args.common)?;
+    let started = StartedJob::new(&args.common)?;
     let request = with_common(&args.common, args.job.keep_going);
-    // A manifest knows better which directories below it are the layers.
+    // The manifest names the layers below its directory.
     let here = current_dir()?.join(config::FILE_NAME);
     if args.layers.is_empty() && args.release.is_none() && here.is_file() {
         limit_reading(&request, environment)?;
         let mut settings = config::load(&request, environment, &current_dir()?, SystemTime::now())?;
         settings.check.yocto_check_layer = true;
         let only_check = Selection { only: vec![Stage::Check], skip: Vec::new() };
-        return job(settings, &only_check, begun, &args.job, environment).await;
+        return job(settings, &only_check, started, &args.job, environment).await;
     }
     let layers = if args.layers.is_empty() { vec![".".into()] } else { args.layers.clone() };
     let release = args.release.as_deref();
     limit_reading(&request, environment)?;
     let settings =
         config::for_layers(&layers, release, &request, environment, &current_dir()?, SystemTime::now())?;
-    job(settings, &Selection::default(), begun, &args.job, environment).await
+    job(settings, &Selection::default(), started, &args.job, environment).await
 }
 
-/// What a job has before its settings are known: an ear for signals, and its output directory.
-struct Begun {
+/// What a job has before its settings are known: a signal handler and its output directory.
+struct StartedJob {
     interrupt: Interrupt,
-    out: Out,
+    out: OutputDir,
 }
 
-impl Begun {
-    fn new(common: &CommonArgs) -> Result<Begun> {
-        let out = Out::withdraw(super::out::directory(common.out.as_deref())?)?;
+impl StartedJob {
+    fn new(common: &CommonArgs) -> Result<StartedJob> {
+        let out = OutputDir::invalidate(super::output_dir::directory(common.out.as_deref())?)?;
         let interrupt = Interrupt::new(None);
         listen_for_signals(&interrupt)?;
-        Ok(Begun { interrupt, out })
+        Ok(StartedJob { interrupt, out })
     }
 }
 
-/// A signal before the job has begun.
+/// The error for a signal that came before the job started.
 fn stopped(_: Interrupted) -> Error {
     Error::new(Class::Cancelled, "cancelled by a signal before anything ran")
 }
 
-/// Reads the manifest, wherever it is, into settings.
+/// Reads the manifest from its path or URL into settings.
 pub async fn load(args: &ManifestArgs, keep_going: bool, environment: &AgentEnvironment) -> Result<Settings> {
     let request = request(args, keep_going).await?;
     limit_reading(&request, environment)?;
     let settings = config::load(&request, environment, &current_dir()?, SystemTime::now())?;
-    say::hide(&settings.secrets);
+    print::hide(&settings.secrets);
     Ok(settings)
 }
 
-/// What the command line asks for, with the text of a manifest from elsewhere.
+/// The request of the command line; downloads the manifest if it has a URL.
 pub async fn request(args: &ManifestArgs, keep_going: bool) -> Result<Request> {
     let mut request = with_common(&args.common, keep_going);
     match args.manifest.as_deref() {
@@ -99,8 +100,8 @@ pub async fn request(args: &ManifestArgs, keep_going: bool) -> Result<Request> {
         local => request.manifest = local.map(str::to_owned),
     }
     if args.manifest_sha256.is_some() && request.manifest_text.is_none() {
-        return Err(Error::usage("--manifest-sha256 is for a manifest from an https:// or s3:// address")
-            .hint("a manifest in the checkout is pinned by its commit; leave the flag out"));
+        return Err(Error::usage("--manifest-sha256 needs a manifest with an https:// or s3:// URL")
+            .hint("remove the flag; the commit pins a manifest in the checkout"));
     }
     Ok(request)
 }
@@ -117,14 +118,14 @@ fn with_common(common: &CommonArgs, keep_going: bool) -> Request {
     }
 }
 
-/// How git gets to the servers. The token of the manifest becomes one of the settings' secrets, so
-/// that it is redacted like the others.
+/// Collects the credentials for git servers. Adds the manifest's token to the settings' secrets, so that it
+/// is redacted like the others.
 pub async fn access(settings: &mut Settings, environment: &AgentEnvironment) -> Result<Access> {
     let mut github_token = environment.github_token.clone();
     let named = settings.github.as_ref().and_then(|github| github.token_secret.clone());
     if let (None, Some(name)) = (&github_token, named) {
         let secret = Secret { origin: format!("secret {name}"), value: aws::secret(&name, None).await? };
-        say::hide(std::slice::from_ref(&secret));
+        print::hide(std::slice::from_ref(&secret));
         settings.secrets.push(secret.clone());
         github_token = Some(secret);
     }
@@ -135,14 +136,15 @@ pub async fn access(settings: &mut Settings, environment: &AgentEnvironment) -> 
     Ok(Access { variables, github_token, reader })
 }
 
-/// With whose rights root reads what a source names that nobody vouches for.
+/// The user with whose rights root reads files that an untrusted source names.
 fn reader(build_user: Option<&str>, checkout: &Path) -> User {
     let nobody = || User { name: "nobody".into(), uid: 65534, gid: 65534, home: "/nonexistent".into() };
-    // Where there is no build user, no layer code runs either; configure says so.
+    // Without a build user no layer code runs; the stage configure reports that.
     agent_process::build_user(build_user, checkout).ok().flatten().unwrap_or_else(nobody)
 }
 
-/// Lets files that the source names be read with the build user's rights, unless somebody vouches for it.
+/// Makes the agent read files that the source names with the build user's rights, unless the source is
+/// trusted.
 pub fn limit_reading(request: &Request, environment: &AgentEnvironment) -> Result<()> {
     if !environment.root || config::is_trusted(request, environment) {
         return Ok(());
@@ -164,11 +166,11 @@ pub fn limit_reading(request: &Request, environment: &AgentEnvironment) -> Resul
 async fn job(
     mut settings: Settings,
     selection: &Selection,
-    mut begun: Begun,
+    mut started: StartedJob,
     args: &JobArgs,
     environment: &AgentEnvironment,
 ) -> Result<ExitStatus> {
-    say::hide(&settings.secrets);
+    print::hide(&settings.secrets);
     settings.check.memo = !args.no_memo;
     if args.no_memo {
         settings.job.reproduce.push("--no-memo".into());
@@ -181,15 +183,17 @@ async fn job(
         }
     }
     let _exclusive = DirLock::work(&settings.paths.work)?;
-    let events_file = begun.out.begin()?;
-    let access = begun.interrupt.or(access(&mut settings, environment)).await.map_err(stopped)??;
+    let events_file = started.out.begin()?;
+    let access = started.interrupt.or(access(&mut settings, environment)).await.map_err(stopped)??;
 
     let (emitter, receiver) = events::channel();
     let redactor = Redactor::new(&settings.secrets);
     for origin in redactor.skipped() {
-        settings.notices.push(format!("the secret from {origin} is too short to be hidden in the output"));
+        settings
+            .notices
+            .push(format!("the secret from {origin} is too short to redact, so it may appear in the output"));
     }
-    let interrupt = begun.interrupt.limited(settings.limits.job).with_grace(settings.limits.grace);
+    let interrupt = started.interrupt.limited(settings.limits.job).with_grace(settings.limits.grace);
     let style = style(environment);
     let last_run = Durations::of_last_run(&settings.paths.work, &settings.job);
     let events_file =
@@ -220,17 +224,17 @@ async fn job(
     let _ = Durations::keep(&settings.paths.work, &summary);
     if output != Output::Json {
         let final_summary = report::final_summary(&summary, &settings.paths.out, style);
-        // The verdict is in the reports; a console that cannot be written must not change it.
-        report::with_output_timeout(&interrupt, move || drop(say::text(&format!("\n{final_summary}"))));
+        // The verdict is in the reports; a failing console must not change it.
+        report::with_output_timeout(&interrupt, move || drop(print::text(&format!("\n{final_summary}"))));
     }
     // The console may have been lost with them.
     for error in lost {
-        say::complaint(format_args!("error: a report of this job is missing: {error}"));
+        print::diagnostic(format_args!("error: a report of this job is missing: {error}"));
     }
     Ok(exit)
 }
 
-/// A runner for everything that the settings' job starts.
+/// A runner for all commands of the job.
 pub fn runner(
     settings: &Settings,
     events: events::Emitter,
@@ -250,7 +254,7 @@ pub fn runner(
     }
 }
 
-/// SIGINT, SIGTERM and SIGHUP cancel; a second one means now. Under `nohup` SIGHUP means nothing.
+/// Cancels on SIGINT, SIGTERM and SIGHUP; a second signal forces the stop. `nohup` ignores SIGHUP.
 pub fn listen_for_signals(interrupt: &Interrupt) -> Result<()> {
     let mut kinds = vec![SignalKind::interrupt(), SignalKind::terminate()];
     if !agent_process::is_ignored(Signal::SIGHUP) {
@@ -275,18 +279,22 @@ fn console(output: Output, environment: &AgentEnvironment, last_run: Durations) 
     let can_draw = std::io::stdout().is_terminal() && !is_dumb(environment);
     match output {
         Output::Json => Box::new(Json::new(std::io::stdout())),
-        Output::Auto if can_draw => Box::new(Terminal::new(style, last_run)),
+        Output::Auto if can_draw => {
+            let terminal = Terminal::new(style, last_run);
+            diagnostics::print_above(terminal.screen());
+            Box::new(terminal)
+        }
         Output::Auto | Output::Plain => Box::new(Plain::new(std::io::stdout(), style).after(last_run)),
     }
 }
 
-/// Colours on a terminal, unless NO_COLOR or a dumb terminal forbid them.
+/// Uses colours on a terminal, except with NO_COLOR or on a dumb terminal.
 pub fn style(environment: &AgentEnvironment) -> Style {
     let colour = std::io::stdout().is_terminal() && !environment.no_color && !is_dumb(environment);
     Style { colour }
 }
 
-/// A terminal that can show lines and nothing else.
+/// Whether the terminal can only print lines.
 fn is_dumb(environment: &AgentEnvironment) -> bool {
     environment.term.as_deref().is_none_or(|term| term == "dumb")
 }

@@ -1,4 +1,4 @@
-//! `build-agent lock`: which commit each repo means now.
+//! `build-agent lock`: pins each repo to its current commit.
 
 use futures_util::{StreamExt, stream};
 
@@ -16,13 +16,13 @@ use agent_types::outcome::ExitStatus;
 use super::arguments;
 use super::current_dir::current_dir;
 use super::job::{access, limit_reading, request};
-use super::quiet::Quiet;
-use super::say;
+use super::print;
+use super::unrecorded::UnrecordedRun;
 
-/// How many servers are asked at once.
+/// Maximum number of servers that are asked in parallel.
 const PARALLEL: usize = 4;
 
-/// Writes the lock: what is not there yet, and with `--update` what is to move.
+/// Writes the lock: adds missing pins, and with `--update` replaces pins.
 pub async fn command(args: arguments::Lock, environment: &AgentEnvironment) -> Result<ExitStatus> {
     let request = request(&args.manifest, false).await?;
     limit_reading(&request, environment)?;
@@ -30,14 +30,14 @@ pub async fn command(args: arguments::Lock, environment: &AgentEnvironment) -> R
     let all = args.update.as_ref().is_some_and(Vec::is_empty);
     let previous = match untrusted::read_named(&path, untrusted::PAGE) {
         Ok(bytes) => match config::lock::parse(&path.display().to_string(), &bytes) {
-            // All is made anew; what was there need not even be a lock.
+            // Every pin is replaced, so the old file need not be valid.
             Err(_) if all => Lock::default(),
-            parsed => parsed.map_err(|error| error.hint("build-agent lock --update makes it anew"))?,
+            parsed => parsed.map_err(|error| error.hint("`build-agent lock --update` replaces it"))?,
         },
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Lock::default(),
         Err(error) => return Err(error.into()),
     };
-    // `--update` alone moves everything; without it only what is not pinned yet gets a pin.
+    // `--update` alone replaces all pins; without it, only repos that have no pin get one.
     let moved = match &args.update {
         None => Some(&[][..]),
         Some(names) if names.is_empty() => None,
@@ -45,22 +45,22 @@ pub async fn command(args: arguments::Lock, environment: &AgentEnvironment) -> R
     };
     let request = Request { ignore_lock: true, ..request };
     let mut settings = config::load(&request, environment, &current_dir()?, SystemTime::now())?;
-    say::hide(&settings.secrets);
+    print::hide(&settings.secrets);
     let access = access(&mut settings, environment).await?;
     let access = access.for_source(settings.cache.trust.is_trusted());
-    let quiet = Quiet::new(&settings)?;
-    let pins = resolve(&settings, &quiet.runner, &access, moved, |name, source| {
+    let unrecorded = UnrecordedRun::new(&settings)?;
+    let pins = resolve(&settings, &unrecorded.runner, &access, moved, |name, source| {
         let locked = previous.repos.get(name)?;
         (*locked == Locked::new(source, &locked.commit)).then(|| locked.commit.clone())
     })
     .await;
-    quiet.end().await?;
+    unrecorded.end().await?;
     let pins = pins?;
     let mut lock = Lock::default();
     for pin in &pins {
         let new = Locked::new(&pin.source, &pin.commit);
         let old = previous.repos.get(&pin.name);
-        say::line(format_args!(
+        print::line(format_args!(
             "{:<20} {}",
             pin.name,
             change(old.map(|old| old.commit.as_str()), &pin.commit)
@@ -68,11 +68,11 @@ pub async fn command(args: arguments::Lock, environment: &AgentEnvironment) -> R
         lock.repos.insert(pin.name.clone(), new);
     }
     report::replace(&path, config::lock::render(&lock).as_bytes())?;
-    say::line(format_args!("wrote {}", path.display()))?;
+    print::line(format_args!("wrote {}", path.display()))?;
     Ok(ExitStatus::Passed)
 }
 
-/// A line for people: what became of the pin.
+/// The change of a pin, for people.
 fn change(old: Option<&str>, new: &str) -> String {
     match old {
         Some(old) if old == new => format!("{new} (unchanged)"),
@@ -81,24 +81,24 @@ fn change(old: Option<&str>, new: &str) -> String {
     }
 }
 
-/// What the lock is to say of one repo.
+/// The lock entry of one repo.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pin {
     pub name: String,
-    /// As the manifest has it; its address may hold credentials, see [`agent_git::display_url`].
+    /// The source in the manifest. Its URL may contain credentials, see [`agent_git::display_url`].
     pub source: GitSource,
     pub commit: String,
 }
 
-/// Finds the commit of each repo of the manifest, in its order; local directories have none.
+/// Finds the commit of each repo, in the manifest's order. Local directories have none.
 ///
-/// `names`: only these move; the others keep their `previous` commit, and get one where they have
-/// none. `None` moves all. `previous` tells the commit that the present lock has for a repo as long
-/// as it still means the same address and branch, tag or commit.
+/// `names`: the repos to update; `None` updates all. The other repos keep their `previous` commit, and get
+/// one if they have none. `previous` returns the commit of the current lock for a repo whose URL and branch,
+/// tag or commit are unchanged.
 ///
 /// # Errors
-/// Usage for a name that is no repo with a `url`, for a branch, tag or commit that the server does not
-/// have, and for what is not a commit; upstream when a server cannot be asked.
+/// Usage, if a name is not a repo with a `url`, the server does not have a branch, tag or commit, or an object
+/// is not a commit. Upstream, if a server does not answer.
 pub async fn resolve(
     settings: &Settings,
     runner: &Runner,
@@ -133,7 +133,7 @@ pub async fn resolve(
     answers.into_iter().collect()
 }
 
-/// The commit that a source means now. The tip of a branch is always one; all else has to be looked at.
+/// Finds the current commit of a source. The tip of a branch is always a commit; other objects are verified.
 async fn pin(
     settings: &Settings,
     runner: &Runner,
@@ -148,7 +148,7 @@ async fn pin(
     let scratch = tempfile::Builder::new()
         .prefix("build-agent-lock-")
         .tempdir()
-        .map_err(|error| Error::machine("cannot make a temporary directory").because(&error))?;
+        .map_err(|error| Error::machine("cannot create a temporary directory").because(&error))?;
     let place = scratch.path().join(name);
     let git = Git::new(runner, access, name, Some(&source.url), std::slice::from_ref(&place))?;
     agent_git::verify(&git, &place, name, source).await
@@ -172,7 +172,7 @@ mod tests {
     use agent_types::error::Class;
 
     #[tokio::test]
-    async fn only_the_named_repos_move() {
+    async fn updates_only_the_named_repos() {
         let bench = Bench::new();
         let one = bench.upstream("one", &[("a", "")]).await;
         let two = bench.upstream("two", &[("a", "")]).await;
@@ -196,7 +196,7 @@ mod tests {
             (None, &old[..], [&new[0], &new[1]]),
             (named, &old[..], [&old[0], &new[1]]),
             (Some(vec![]), &old[..], [&old[0], &old[1]]),
-            // A repo without a pin gets one, whether it is named or not.
+            // A repo without a pin gets one, even if it is not named.
             (Some(vec![]), &old[..1], [&old[0], &new[1]]),
         ] {
             let wanted = [("one".to_string(), wanted[0].clone()), ("two".to_string(), wanted[1].clone())];
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_commits_are_locked() {
+    async fn rejects_objects_that_are_not_commits() {
         let bench = Bench::new();
         let up = bench.upstream("up", &[("a", "")]).await;
         let commit = up.git(&["rev-parse", "HEAD"]).await;

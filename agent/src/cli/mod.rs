@@ -1,19 +1,20 @@
-//! The command line: parses it, runs the command, maps the result to an exit status.
+//! The command line: parses it, runs the command, and maps the result to an exit status.
 
 mod arguments;
 mod cache;
 mod cache_publish;
 mod current_dir;
+mod diagnostics;
 mod doctor;
 mod job;
 mod lock;
-mod out;
+mod output_dir;
 mod plan;
+mod print;
 mod publish;
-mod quiet;
 mod report;
-mod say;
 mod shell;
+mod unrecorded;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -27,57 +28,77 @@ use agent_types::outcome::ExitStatus;
 
 use arguments::{Arguments, Command};
 
-/// The program.
+/// Runs the program and returns its exit status.
 pub fn main() -> ExitCode {
-    shim::become_program();
+    shim::become_program(config::whole_environment());
     let argv: Vec<_> = std::env::args_os().collect();
     let words: Vec<_> = argv.iter().map(|word| word.to_string_lossy()).collect();
     let environment = AgentEnvironment::from_process().with_command_line(words.iter().map(AsRef::as_ref));
-    say::hide(environment.secrets());
-    std::panic::set_hook(Box::new(tell_panic));
+    print::hide(environment.secrets());
+    std::panic::set_hook(Box::new(print_panic));
     let arguments = match Arguments::try_parse_from(&argv) {
         Ok(arguments) => arguments,
         Err(error) => {
-            // Help and version are errors of this kind, too.
+            // For clap, help and version are errors as well.
             if error.use_stderr() {
-                out::withdraw_after_mistake(argv.get(1..).unwrap_or_default());
+                output_dir::invalidate_after_usage_error(argv.get(1..).unwrap_or_default());
             }
             return not_parsed(&error);
         }
     };
-    // The panic itself has told where; here it gets the exit status that the documentation promises.
-    let result = catch_unwind(AssertUnwindSafe(|| command(arguments, &environment))).unwrap_or_else(|_| {
-        Err(Error::internal("the agent broke").hint("please report it with the text above"))
-    });
-    let status = result.unwrap_or_else(|error| {
-        say::complaint(format_args!("error: {error}"));
-        error.class.exit_status()
-    });
-    status.into()
+    let diagnostics = diagnostics::start(
+        arguments.log_level.as_deref(),
+        environment.log.as_deref(),
+        arguments.command.has_log(),
+    );
+    if let Err(error) = diagnostics {
+        output_dir::invalidate_after_usage_error(argv.get(1..).unwrap_or_default());
+        print::diagnostic(format_args!("error: {error}"));
+        return error.class.exit_status().into();
+    }
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), argv = ?words, root = environment.root, "started");
+    run_and_flush(|| command(arguments, &environment)).into()
 }
 
-/// What is wrong with the command line, in clap's words; or help and version.
+/// Runs a command, also when it panics, until all that it recorded is written.
+fn run_and_flush(command: impl FnOnce() -> Result<ExitStatus>) -> ExitStatus {
+    // The panic hook printed the location; this sets the documented exit status.
+    let result = catch_unwind(AssertUnwindSafe(command)).unwrap_or_else(|_| {
+        Err(Error::internal("the agent panicked").hint("please report this with the text above"))
+    });
+    let status = result.unwrap_or_else(|error| {
+        print::diagnostic(format_args!("error: {error}"));
+        tracing::error!("{error}");
+        error.class.exit_status()
+    });
+    tracing::info!(exit_code = status.code(), "ended");
+    diagnostics::finish();
+    status
+}
+
+/// Prints clap's error message, or help and version.
 fn not_parsed(error: &clap::Error) -> ExitCode {
     if error.use_stderr() {
-        say::words(&error.render().to_string());
+        print::to_stderr(&error.render().to_string());
     } else {
-        // Nobody can be told when it cannot be written.
+        // An error here cannot be reported: standard output is not writable.
         let _ = error.print();
     }
     u8::try_from(error.exit_code()).unwrap_or(ExitStatus::Usage.code()).into()
 }
 
-/// As Rust tells a panic, but without secrets: its text may quote what the agent was given.
-fn tell_panic(panic: &std::panic::PanicHookInfo<'_>) {
+/// Prints a panic as Rust does, but redacted: its message may quote secrets.
+fn print_panic(panic: &std::panic::PanicHookInfo<'_>) {
     let thread = std::thread::current();
     let place = panic.location().map(ToString::to_string).unwrap_or_default();
-    let text = panic.payload_as_str().unwrap_or("it gives no reason");
-    let mut told = format!("thread '{}' panicked at {place}:\n{text}", thread.name().unwrap_or("unnamed"));
+    let text = panic.payload_as_str().unwrap_or("no message");
+    let mut message = format!("thread '{}' panicked at {place}:\n{text}", thread.name().unwrap_or("unnamed"));
     let trace = std::backtrace::Backtrace::capture();
     if trace.status() == std::backtrace::BacktraceStatus::Captured {
-        told += &format!("\n{trace}");
+        message += &format!("\n{trace}");
     }
-    say::words(&told);
+    print::to_stderr(&message);
+    tracing::error!("{message}");
 }
 
 fn command(arguments: Arguments, environment: &AgentEnvironment) -> Result<ExitStatus> {
@@ -88,7 +109,7 @@ fn command(arguments: Arguments, environment: &AgentEnvironment) -> Result<ExitS
         .build()
         .map_err(|error| Error::machine("cannot start the runtime").because(&error))?;
     let status = runtime.block_on(dispatch(arguments, environment));
-    // What still blocks a thread (a name server, a file server) must not keep the program.
+    // A thread that still blocks (name server, file server) must not delay the exit.
     runtime.shutdown_background();
     status
 }
@@ -107,13 +128,54 @@ async fn dispatch(arguments: Arguments, environment: &AgentEnvironment) -> Resul
         Command::Report(report) => report::command(&report, environment),
         Command::ProbeShare(probe) => {
             let look = agent_cache::probe::look(&probe.root, &probe.part, probe.write);
-            // For the agent that asked.
-            say::raw(&format!("{}\n", serde_json::json!(look)))?;
+            print::raw(&format!("{}\n", serde_json::json!(look)))?;
             Ok(ExitStatus::Passed)
         }
         Command::Schema => {
-            say::raw(&format!("{:#}\n", config::schema()))?;
+            print::raw(&format!("{:#}\n", config::schema()))?;
             Ok(ExitStatus::Passed)
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+    use crate::config::Secret;
+
+    /// In a process of its own, because hooks and subscribers are the whole process's.
+    #[test]
+    fn what_was_recorded_before_a_panic_is_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut broken = Command::new(std::env::current_exe().unwrap());
+        broken.args(["--exact", "cli::tests::a_command_that_panics", "--ignored", "--nocapture"]);
+        let output = broken.current_dir(directory.path()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let text = fs_err::read_to_string(directory.path().join("agent.log")).unwrap();
+        let lines: Vec<serde_json::Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let said: Vec<&str> = lines.iter().map(|line| line["message"].as_str().unwrap()).collect();
+        assert_eq!(said[0], "before");
+        let is_panic = |line: &&str| line.contains("panicked at") && line.contains("cli/mod.rs");
+        assert!(said.iter().any(is_panic), "{said:?}");
+        assert!(!text.contains("hunter22") && text.contains("[redacted] broke"), "{text}");
+        assert_eq!(lines.last().unwrap()["fields"]["exit_code"], 70);
+    }
+
+    #[test]
+    #[ignore = "the test above runs it in a process of its own"]
+    fn a_command_that_panics() {
+        print::hide(&[Secret { origin: "test".into(), value: "hunter22".into() }]);
+        std::panic::set_hook(Box::new(print_panic));
+        diagnostics::start(None, None, true).unwrap();
+        diagnostics::write_to(fs_err::File::create("agent.log").unwrap());
+        let status = run_and_flush(|| {
+            tracing::info!("before");
+            panic!("hunter22 broke")
+        });
+        assert_eq!(status, ExitStatus::Internal);
     }
 }

@@ -1,4 +1,4 @@
-//! `plan`: what `run` would do. Touches nothing.
+//! `build-agent plan`: prints what `run` would do, and changes nothing.
 
 use serde_json::json;
 
@@ -11,15 +11,15 @@ use agent_types::tiers::{Tier, Trust};
 
 use super::arguments;
 use super::job::load;
-use super::say;
+use super::print;
 
 pub async fn command(args: arguments::Plan, environment: &AgentEnvironment) -> Result<ExitStatus> {
     let settings = load(&args.manifest, false, environment).await?;
     let plan = job::Plan::new(&settings, &job::Selection::from(&args.selection))?;
     if args.json {
-        say::json(as_json(&settings, &plan))?;
+        print::json(as_json(&settings, &plan))?;
     } else {
-        say::text(&as_text(&settings, &plan))?;
+        print::text(&as_text(&settings, &plan))?;
     }
     Ok(ExitStatus::Passed)
 }
@@ -45,18 +45,18 @@ fn as_text(settings: &Settings, plan: &job::Plan) -> String {
     }
     text += &cache(&settings.cache);
     text += &format!(
-        "\nplaces\n  work       {}\n  out        {}\n",
+        "\npaths\n  work       {}\n  out        {}\n",
         settings.paths.work.display(),
         settings.paths.out.display()
     );
     for notice in &settings.notices {
         text += &format!("\nnote: {notice}\n");
     }
-    // Trailing blanks of empty details serve nobody.
+    // Remove the trailing spaces of empty details.
     text.lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
-/// What may be done with the share; whether it is there, only a run looks.
+/// How the job would use the share. Only a run checks whether the share is mounted.
 fn cache(cache: &Cache) -> String {
     let Some(shared) = &cache.share else { return String::new() };
     let (Trust::Trusted { why } | Trust::Untrusted { why, .. }) = &cache.trust;
@@ -64,7 +64,7 @@ fn cache(cache: &Cache) -> String {
     let mut text = format!("\ncache\n  {:<12} {trust}: {why}\n", "source");
     for tier in &shared.tiers.read {
         let written = shared.tiers.write.as_ref() == Some(tier);
-        let how = if written { "read and written" } else { "only read" };
+        let how = if written { "read and write" } else { "read only" };
         text += &format!("  {:<12} {} ({how})\n", tier.kind.word(), tier.share.root().display());
     }
     text
@@ -99,7 +99,7 @@ fn source(repo: &Repo) -> String {
     }
 }
 
-/// What a running stage is going to do, in a few words.
+/// A short description of what a stage would do.
 fn details(settings: &Settings, stage: Stage) -> String {
     match stage {
         Stage::Check => {

@@ -1,4 +1,4 @@
-//! `build-agent publish DIR DESTINATION`: the artifact upload by itself.
+//! `build-agent publish DIR DESTINATION`: uploads artifacts without a job.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,13 +18,13 @@ use agent_types::stage::Stage;
 use super::arguments;
 use super::job::{listen_for_signals, style};
 
-/// For how long a request that failed is tried again: the manifest's default for `[limits] grace`.
+/// How long failed requests are retried: the manifest's default for `[limits] grace`.
 const GRACE: Duration = Duration::from_secs(60);
 
-/// What is under way when a signal comes gets this time to end.
+/// How long uploads in progress may run after a signal.
 pub const LAST_WAIT: Duration = Duration::from_secs(15);
 
-/// Publishes and says what came of it.
+/// Publishes and prints the outcome.
 pub async fn command(args: arguments::Publish, environment: &AgentEnvironment) -> Result<ExitStatus> {
     let (emitter, receiver) = events::channel();
     let interrupt = Interrupt::new(None).with_grace(LAST_WAIT);
@@ -36,21 +36,20 @@ pub async fn command(args: arguments::Publish, environment: &AgentEnvironment) -
     let published =
         publish(&args.dir, &args.destination, args.kms_key_id.as_deref(), &emitter, &interrupt).await;
     let exit = published.as_ref().map_or_else(|error| error.class.exit_status(), ExitStatus::of);
-    // Said here, or the listener would judge a job that was none.
+    // Emitted here, because otherwise the listener would derive a verdict for a job.
     let outcome = published.as_ref().cloned().unwrap_or_else(|error| Outcome::NotRun(error.message.clone()));
     emitter.emit(EventKind::JobFinished { exit, outcome }).await;
     drop((notice, emitter));
-    listener.await.map_err(|error| Error::internal("the listener of events broke").because(&error))?;
+    listener.await.map_err(|error| Error::internal("the event listener panicked").because(&error))?;
     published.map(|_| exit)
 }
 
-/// Publishes everything below `directory` to the destination: an `s3://` address, whose prefix is
-/// used as it is, or a directory.
+/// Publishes all files below `directory` to the destination: a directory, or an `s3://` URL whose prefix is
+/// used unchanged.
 ///
 /// # Errors
-/// Usage, when there is no such directory, the destination is no destination or lies inside the
-/// directory, or something was published there already; machine or upstream, when it cannot be read
-/// or written.
+/// Usage, if the directory does not exist, the destination is invalid or inside the directory, or something
+/// was published there already. Machine or upstream, if reading or writing fails.
 async fn publish(
     directory: &Path,
     destination: &str,
@@ -58,13 +57,13 @@ async fn publish(
     events: &Emitter,
     interrupt: &Interrupt,
 ) -> Result<Outcome> {
-    // The person who names a link here means what it leads to.
+    // A user who names a symbolic link means its target.
     let root = fs_err::canonicalize(directory).map_err(|error| {
         Error::usage(format!("`{}` cannot be published", directory.display())).because(&error)
     })?;
     if !root.is_dir() {
         return Err(Error::usage(format!("`{}` is not a directory", directory.display()))
-            .hint("name the directory that holds the file"));
+            .hint("name the directory that contains the file"));
     }
     let destination = parse(destination, &root)?;
     let everything = [ArtifactRule { include: "**".into(), exclude: Vec::new(), required: true }];
@@ -88,19 +87,19 @@ fn parse(text: &str, root: &Path) -> Result<Destination> {
         return Ok(Destination::S3 { bucket, prefix: key });
     }
     if text.contains("://") {
-        return Err(Error::usage(format!("`{text}` is no destination"))
-            .hint("write s3://BUCKET/PREFIX or a directory"));
+        return Err(Error::usage(format!("`{text}` is not a valid destination"))
+            .hint("use s3://BUCKET/PREFIX or a directory"));
     }
     let path = std::path::absolute(text)
-        .map_err(|error| Error::usage(format!("`{text}` is no destination")).because(&error))?;
+        .map_err(|error| Error::usage(format!("`{text}` is not a valid destination")).because(&error))?;
     if real(&path).starts_with(root) {
-        return Err(Error::usage(format!("the destination `{text}` lies inside the published directory"))
-            .hint("the next publication would publish this one; choose a place outside"));
+        return Err(Error::usage(format!("the destination `{text}` is inside the published directory"))
+            .hint("choose a directory outside; otherwise the next publication would include this one"));
     }
     Ok(Destination::Directory(path))
 }
 
-/// The path with the links of what exists of it resolved.
+/// Resolves the symbolic links in the existing part of the path.
 fn real(path: &Path) -> PathBuf {
     let mut missing = Vec::new();
     let mut at = path;
@@ -124,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn destinations() {
+    fn parses_destinations() {
         let root = tempfile::tempdir().unwrap();
         let root = root.path().canonicalize().unwrap();
         let beside = root.with_file_name("beside");

@@ -1,4 +1,4 @@
-//! `build-agent report`: the reports of a job again, from its events or its result.
+//! `build-agent report`: writes the reports of a job again, from its events or its result.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -12,46 +12,47 @@ use agent_types::outcome::ExitStatus;
 
 use super::arguments::{self, ReportFormat as Format};
 use super::job::style;
-use super::say;
+use super::print;
 
-/// Writes the reports again; the exit status is the job's.
+/// Writes the reports again and returns the job's exit status.
 pub fn command(args: &arguments::Report, environment: &AgentEnvironment) -> Result<ExitStatus> {
     let formats = if args.format.is_empty() { &Format::ALL } else { &args.format[..] };
     if !args.source.exists() {
-        return Err(Error::usage(format!("there is no `{}`", args.source.display()))
-            .hint("name the events.jsonl or result.json of a job, by default in build-agent-out"));
+        return Err(Error::usage(format!("`{}` does not exist", args.source.display())).hint(
+            "name the events.jsonl or result.json of a job; its default directory is build-agent-out",
+        ));
     }
     if let Some(holder) = DirLock::holder(args.source.parent().unwrap_or(Path::new(""))) {
         let message = format!("{holder} still writes `{}`", args.source.display());
-        return Err(Error::machine(message).hint("wait for its end: it writes these reports itself"));
+        return Err(Error::machine(message).hint("wait until it ends; it then writes these reports itself"));
     }
     let job = args.job.as_deref().map(JobId::from);
     let reported = report(&args.source, job.as_ref(), formats, args.out.as_deref(), style(environment))?;
     if let Some(torn) = &reported.torn {
-        say::complaint(format_args!("warning: {torn}"));
+        print::diagnostic(format_args!("warning: {torn}"));
     }
     if let Some(text) = &reported.text {
-        say::text(text)?;
+        print::text(text)?;
     }
     Ok(reported.summary.exit)
 }
 
-/// What came of it.
+/// The result of [`report`].
 #[derive(Clone, Debug)]
 pub struct Reported {
     pub summary: Summary,
-    /// The closing text, when it was asked for.
+    /// The final summary, if it was requested.
     pub text: Option<String>,
-    /// The event file's last line was torn; all before it was used.
+    /// Set if the last line of the events file was incomplete; the lines before it were used.
     pub torn: Option<Torn>,
 }
 
-/// Reads an `events.jsonl` or a `result.json`, whichever `path` is, and writes the reports into
-/// `out`; without it beside the file that was read.
+/// Reads an `events.jsonl` or a `result.json` and writes the reports into `out`, or else into the directory
+/// of the file.
 ///
 /// # Errors
-/// When the file is neither, is damaged, of another layout or not that of one job, when a result contradicts
-/// itself, or a report cannot be written. Events that contradict themselves are told by the reports.
+/// If the file is neither, is damaged, has another schema or is not that of one job; if a result contradicts
+/// itself; or if a report cannot be written. The reports show events that contradict themselves.
 pub fn report(
     path: &Path,
     job: Option<&JobId>,
@@ -89,7 +90,7 @@ fn summary(path: &Path, job: Option<&JobId>) -> Result<(Summary, Option<Torn>)> 
     Ok((recheck.finish(), torn))
 }
 
-/// A `result.json` is written over several lines, so its first alone is no JSON.
+/// Whether the file has events: a `result.json` has several lines, and its first is only `{`.
 fn holds_events(path: &Path) -> Result<bool> {
     let mut start = Vec::new();
     let limit = 2 * 1024 * 1024;
@@ -113,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn reports_of_a_finished_job_come_back_to_the_byte() {
+    fn rewrites_reports_of_a_finished_job_byte_for_byte() {
         let directory = tempfile::tempdir().unwrap();
         let (out, again) = (directory.path().join("out"), directory.path().join("again"));
         recorded(&out, usize::MAX);
@@ -130,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_killed_job_gets_its_reports_beside_its_events() {
+    fn writes_reports_of_a_killed_job_into_its_directory() {
         let directory = tempfile::tempdir().unwrap();
         recorded(directory.path(), 10);
         let path = directory.path().join("events.jsonl");

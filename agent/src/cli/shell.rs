@@ -1,4 +1,4 @@
-//! `shell`: the prepared BitBake environment, for a person or a command.
+//! `build-agent shell`: opens the prepared BitBake environment, or runs one command in it.
 
 use crate::config::AgentEnvironment;
 use crate::job::{self, DirLock};
@@ -10,21 +10,21 @@ use agent_yocto::server;
 
 use super::arguments;
 use super::job::{access, load};
-use super::quiet::Quiet;
+use super::unrecorded::UnrecordedRun;
 
 pub async fn command(args: arguments::Shell, environment: &AgentEnvironment) -> Result<ExitStatus> {
     let mut settings = load(&args.manifest, false, environment).await?;
     let _exclusive = DirLock::work(&settings.paths.work)?;
     let access = access(&mut settings, environment).await?;
-    let quiet = Quiet::new(&settings)?;
+    let unrecorded = UnrecordedRun::new(&settings)?;
     let prepared = async {
-        job::end_leftovers(&settings, &quiet.runner).await?;
-        let tiers = share::look(&settings, &quiet.runner).await?;
-        let checkout = checkout::run(&settings, &tiers, &quiet.runner, &access).await?;
-        configure::run(&settings, &checkout, &tiers, &quiet.runner).await
+        job::end_leftovers(&settings, &unrecorded.runner).await?;
+        let tiers = share::look(&settings, &unrecorded.runner).await?;
+        let checkout = checkout::run(&settings, &tiers, &unrecorded.runner, &access).await?;
+        configure::run(&settings, &checkout, &tiers, &unrecorded.runner).await
     };
     let prepared = prepared.await;
-    quiet.end().await?;
+    unrecorded.end().await?;
     let configured = prepared?;
 
     let mut words = args.command.into_iter();

@@ -1,4 +1,4 @@
-//! Addresses in the manifest: of git repositories, and of the place where artifacts go.
+//! URLs in the manifest: of git repositories and of the artifact destination.
 
 use std::path::Path;
 
@@ -11,13 +11,13 @@ use super::values;
 
 type Result<T> = std::result::Result<T, Diagnostic>;
 
-/// The address of a git repository. Only schemes that fetch: git's `ext::` runs commands.
+/// Parses the URL of a git repository. Allows only schemes that fetch, because git's `ext::` runs commands.
 pub fn git(text: &str) -> Result<Url> {
     if text.is_empty() {
         return Err(Diagnostic::new("is empty"));
     }
     if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        return Err(Diagnostic::new("holds a space or a control character"));
+        return Err(Diagnostic::new("contains a space or a control character"));
     }
     if let Some(mistake) = repo_notation::foreign(text) {
         return Err(mistake);
@@ -25,22 +25,22 @@ pub fn git(text: &str) -> Result<Url> {
     let url = match Url::parse(text) {
         Ok(url) => url,
         Err(url::ParseError::RelativeUrlWithoutBase) => {
-            return Err(Diagnostic::new(format!("`{text}` is no address")).hint(
-                "write it with its scheme, such as https://git.yoctoproject.org/poky; a local directory is given with `path`",
+            return Err(Diagnostic::new(format!("`{text}` is not a URL")).hint(
+                "write it with its scheme, such as https://git.yoctoproject.org/poky; use `path` for a local directory",
             ));
         }
-        // The text may hold a password, so it is not repeated.
-        Err(error) => return Err(Diagnostic::new(format!("is no address: {error}"))),
+        // The text may contain a password, so the message does not repeat it.
+        Err(error) => return Err(Diagnostic::new(format!("is not a URL: {error}"))),
     };
     if !SCHEMES.contains(&url.scheme()) {
-        return Err(Diagnostic::new(format!("`{}:` is no scheme for a git repository", url.scheme()))
+        return Err(Diagnostic::new(format!("`{}:` is not a scheme for a git repository", url.scheme()))
             .hint(format!("known schemes: {}; for ssh write ssh://user@host/path", SCHEMES.join(", "))));
     }
     let host = url.host_str().unwrap_or_default();
     if url.scheme() != "file" && host.is_empty() {
         return Err(Diagnostic::new("names no host"));
     }
-    // ssh would take these for options.
+    // ssh would interpret these as options.
     if host.starts_with('-') || url.username().starts_with('-') || url.path().starts_with("/-") {
         return Err(Diagnostic::new("has a part that starts with `-`"));
     }
@@ -50,7 +50,7 @@ pub fn git(text: &str) -> Result<Url> {
     Ok(url)
 }
 
-/// `s3://bucket/prefix` or a directory, relative to `base`.
+/// Parses `s3://bucket/prefix`, or a directory relative to `base`.
 pub fn destination(text: &str, base: &Path) -> Result<Destination> {
     if text.is_empty() {
         return Err(Diagnostic::new("is empty").hint("write s3://bucket/prefix or a directory"));
@@ -59,11 +59,11 @@ pub fn destination(text: &str, base: &Path) -> Result<Destination> {
         return s3(place);
     }
     if let Some(path) = text.strip_prefix("file://") {
-        return Err(Diagnostic::new(format!("`{text}` is no destination"))
-            .hint(format!("write the directory plainly: `{path}`")));
+        return Err(Diagnostic::new(format!("`{text}` is not a destination"))
+            .hint(format!("write the directory without a scheme: `{path}`")));
     }
     if text.contains("://") || text.starts_with("s3:") {
-        return Err(Diagnostic::new(format!("`{text}` is no destination"))
+        return Err(Diagnostic::new(format!("`{text}` is not a destination"))
             .hint("write s3://bucket/prefix or a directory"));
     }
     local(text, base).map(Destination::Directory)
@@ -80,27 +80,26 @@ fn s3(place: &str) -> Result<Destination> {
         || !bucket.ends_with(ends)
         || bucket.contains("..")
     {
-        return Err(Diagnostic::new(format!("`{bucket}` is no name of an S3 bucket"))
-            .hint("3 to 63 small letters, digits, `-` and `.`"));
+        return Err(Diagnostic::new(format!("`{bucket}` is not a valid name of an S3 bucket"))
+            .hint("use 3 to 63 lower-case letters, digits, `-` and `.`"));
     }
     let prefix = prefix.trim_matches('/');
     let bad = |part: &str| part.is_empty() || part == "." || part == "..";
     if !prefix.is_empty() && prefix.split('/').any(bad) || prefix.contains(char::is_control) {
-        return Err(
-            Diagnostic::new(format!("`{prefix}` is no prefix of a key")).hint("parts joined by one `/` each")
-        );
+        return Err(Diagnostic::new(format!("`{prefix}` is not a valid key prefix"))
+            .hint("use parts separated by a single `/`"));
     }
     Ok(Destination::S3 { bucket: bucket.into(), prefix: prefix.into() })
 }
 
-/// A directory of this machine, made absolute.
+/// A local directory, made absolute.
 pub fn local(text: &str, base: &Path) -> Result<std::path::PathBuf> {
     if text.is_empty() {
         return Err(Diagnostic::new("is empty"));
     }
     if text == "~" || text.starts_with("~/") || text.contains('$') {
         return Err(Diagnostic::new(format!("`{text}` would need a shell"))
-            .hint("write the path out: neither ~ nor $ is replaced"));
+            .hint("write the full path: ~ and $ are not expanded"));
     }
     Ok(values::normal(&base.join(text)))
 }
@@ -111,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn git_addresses() {
+    fn parses_git_urls() {
         let good = [
             "https://git.yoctoproject.org/poky",
             "https://user:pass@host/x.git",
@@ -127,18 +126,18 @@ mod tests {
         }
         let bad = [
             ("", "empty"),
-            ("poky", "no address"),
-            ("../poky", "no address"),
-            ("/srv/git/poky", "no address"),
-            ("https://", "no address"),
+            ("poky", "not a URL"),
+            ("../poky", "not a URL"),
+            ("/srv/git/poky", "not a URL"),
+            ("https://", "not a URL"),
             ("https://host", "no repository"),
             ("https://host/", "no repository"),
             ("https://ho st/x", "space"),
             ("https://host:port/x", "mixture"),
-            ("ftp://host/x", "no scheme"),
+            ("ftp://host/x", "not a scheme"),
             ("ext::sh -c x", "space"),
-            ("ext::sh", "no scheme"),
-            ("s3://bucket/x", "no scheme"),
+            ("ext::sh", "not a scheme"),
+            ("s3://bucket/x", "not a scheme"),
             ("ssh://-oProxyCommand=x/y", "`-`"),
             ("ssh://-x@host/y", "`-`"),
         ];
@@ -151,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_is_not_repeated_in_a_message() {
+    fn messages_never_repeat_a_password() {
         for text in
             ["https://user:hunter22@host:port/x", "https://user:hunter22@host", "https://u:hunter22@ho st/x"]
         {
@@ -160,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn destinations() {
+    fn parses_destinations() {
         let base = Path::new("/base");
         let s3 =
             |bucket: &str, prefix: &str| Destination::S3 { bucket: bucket.into(), prefix: prefix.into() };
@@ -192,7 +191,7 @@ mod tests {
         }
         assert_eq!(
             destination("file:///srv/x", base).unwrap_err().hint.unwrap(),
-            "write the directory plainly: `/srv/x`"
+            "write the directory without a scheme: `/srv/x`"
         );
     }
 }

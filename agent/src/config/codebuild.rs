@@ -1,7 +1,7 @@
 //! CodeBuild's variables, typed. Which exist, and when:
 //! <https://docs.aws.amazon.com/codebuild/latest/userguide/build-env-ref-env-vars.html>
 //!
-//! None of the webhook variables exist for a manual start; their absence says nothing for trust.
+//! A manual start sets none of the webhook variables, so their absence says nothing about trust.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -15,28 +15,28 @@ use super::variables::Variables;
 /// The build of CodeBuild that runs the agent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CodeBuild {
-    /// `project:uuid`; never for file names.
+    /// `project:uuid`; not suitable for file names.
     pub build_id: Option<String>,
     /// Absent in batch builds.
     pub build_number: Option<u64>,
     /// The checkout of the primary source.
     pub src_dir: Option<PathBuf>,
-    /// The secondary sources by their identifiers: `CODEBUILD_SRC_DIR_<id>`.
+    /// The secondary sources by identifier: `CODEBUILD_SRC_DIR_<id>`.
     pub secondary: BTreeMap<String, PathBuf>,
-    /// What was asked for: `pr/N`, a branch, a tag, a commit, an S3 ARN.
+    /// What was requested: `pr/N`, a branch, a tag, a commit, an S3 ARN.
     pub source_version: Option<String>,
-    /// The commit that was checked out, as CodeBuild has it; for `pr/N` it may differ from HEAD.
+    /// The commit that CodeBuild resolved; for `pr/N` it may differ from HEAD.
     pub resolved_commit: Option<String>,
-    /// Whether any variable of a webhook is there, be it sound or not: no person started this build.
+    /// Whether any webhook variable is set, valid or not: then no person started this build.
     pub webhook: bool,
     pub trigger: Option<Trigger>,
     /// `PUSH`, `PULL_REQUEST_CREATED` …
     pub event: Option<String>,
-    /// The branch that a pull request wants to go to.
+    /// The target branch of a pull request.
     pub base_branch: Option<String>,
-    /// The branch of a pull request, in the fork: text that a stranger chose.
+    /// The branch of a pull request in the fork: untrusted text.
     pub head_branch: Option<String>,
-    /// The tag that was pushed, where it is no branch.
+    /// The tag that was pushed, if it is not a branch.
     pub head_tag: Option<String>,
     pub started: Option<SystemTime>,
     pub log_path: Option<String>,
@@ -67,7 +67,7 @@ impl CodeBuild {
             src_dir: variables.path("CODEBUILD_SRC_DIR"),
             secondary: variables.paths_of("CODEBUILD_SRC_DIR_"),
             source_version: variables.text("CODEBUILD_SOURCE_VERSION"),
-            // S3 sources have another kind of version here, so that this is nothing to complain of.
+            // S3 sources have another kind of version here, so this is not an error.
             resolved_commit: variables
                 .text("CODEBUILD_RESOLVED_SOURCE_VERSION")
                 .and_then(|text| values::commit(&text).ok()),
@@ -89,8 +89,8 @@ impl CodeBuild {
         })
     }
 
-    /// The secondary source for a repository. Identifiers hold only letters, digits and `_`, so that
-    /// `meta_aws` stands for `meta-aws`.
+    /// The secondary source for a repository. Identifiers have only letters, digits and `_`, so `meta_aws` is
+    /// the one of `meta-aws`.
     pub fn secondary_source(&self, repo: &str) -> Option<(&str, &PathBuf)> {
         let id: String = repo.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
         self.secondary
@@ -106,13 +106,14 @@ struct Typed<'a> {
 }
 
 impl Typed<'_> {
-    /// A variable that does not say what it should is left aside, and that is said.
+    /// Ignores a variable with an unexpected value, and reports it.
     fn read<T>(&mut self, name: &str, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
         let text = self.variables.text(name)?;
         let value = parse(&text);
         if value.is_none() {
-            self.notices
-                .push(format!("the variable {name} is left aside: {text:?} is not what CodeBuild documents"));
+            self.notices.push(format!(
+                "the variable {name} is ignored: {text:?} is not a value that CodeBuild documents"
+            ));
         }
         value
     }
@@ -128,7 +129,7 @@ fn trigger(text: &str) -> Option<Trigger> {
     }
 }
 
-/// What a webhook's reference names.
+/// The target of a webhook's reference.
 enum Reference {
     Branch(String),
     Tag(String),
@@ -150,7 +151,7 @@ impl Reference {
     }
 }
 
-/// `refs/heads/x`, `refs/tags/x`, or a branch's plain name.
+/// Parses `refs/heads/x`, `refs/tags/x`, or a branch name.
 fn reference(text: &str) -> Option<Reference> {
     let (make, name): (fn(String) -> Reference, &str) = match text.strip_prefix("refs/tags/") {
         Some(name) => (Reference::Tag, name),
@@ -172,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pull_request() {
+    fn parses_a_pull_request() {
         let (build, notices) = read(&[
             ("CODEBUILD_BUILD_NUMBER", "17"),
             ("CODEBUILD_SRC_DIR", "/codebuild/output/src1/src"),
@@ -198,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_left_aside_and_said() {
+    fn ignores_and_reports_unexpected_values() {
         let (build, notices) = read(&[
             ("CODEBUILD_BUILD_NUMBER", "many"),
             ("CODEBUILD_WEBHOOK_TRIGGER", "pr/x"),
@@ -215,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pushed_tag() {
+    fn parses_a_pushed_tag() {
         let (build, notices) = read(&[
             ("CODEBUILD_WEBHOOK_TRIGGER", "tag/v1.2"),
             ("CODEBUILD_WEBHOOK_EVENT", "PUSH"),
@@ -235,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn triggers() {
+    fn parses_triggers() {
         for (text, wanted) in [
             ("branch/feature/x", Some(Trigger::Branch("feature/x".into()))),
             ("tag/v1", Some(Trigger::Tag("v1".into()))),

@@ -1,5 +1,5 @@
-//! Layers that other layers commonly depend on: which repository holds a collection, and what it
-//! depends on itself.
+//! The table of well-known layers: which repository contains a collection, and what the collection depends
+//! on.
 //!
 //! Source: `conf/layer.conf` of each repository, the union over its branches for dunfell, kirkstone, scarthgap,
 //! wrynose and master as far as it has them; of meta-virtualization, meta-arm, meta-raspberrypi and meta-yocto
@@ -9,7 +9,7 @@
 
 use agent_types::release::Release;
 
-/// A collection (`BBFILE_COLLECTIONS`) and its home.
+/// A collection (`BBFILE_COLLECTIONS`) and its repository.
 #[derive(Debug, PartialEq, Eq)]
 pub struct WellKnown {
     pub collection: &'static str,
@@ -27,17 +27,17 @@ enum Branch {
     /// The release's name.
     Release,
     /// The release's name, `/`, and this.
-    DirHandle(&'static str),
+    Below(&'static str),
     /// The branch for releases up to the one of that name, and the branch for later ones.
     UpTo(&'static str, &'static str, &'static str),
 }
 
 impl WellKnown {
-    /// The branch of the repository that is for this release.
+    /// The repository's branch for this release.
     pub fn branch(&self, release: &Release) -> String {
         match self.branch {
             Branch::Release => release.name.into(),
-            Branch::DirHandle(name) => format!("{}/{name}", release.name),
+            Branch::Below(name) => format!("{}/{name}", release.name),
             Branch::UpTo(last, until, later) => {
                 let position = |name| Release::names().position(|other| other == name);
                 let is_later = position(release.name) > position(last);
@@ -151,13 +151,13 @@ static WELL_KNOWN: [WellKnown; 45] = [
     layer("mender-demo", "meta-mender", MENDER, "meta-mender-demo", &["mender", OE]),
     layer("mender-qemu", "meta-mender", MENDER, "meta-mender-qemu", &["mender"]),
     layer("lts-u-boot-mixin", "meta-lts-mixins-u-boot", LTS_MIXINS, ".", &[])
-        .with_branch(Branch::DirHandle("u-boot")),
-    layer("lts-go-mixin", "meta-lts-mixins-go", LTS_MIXINS, ".", &[]).with_branch(Branch::DirHandle("go")),
+        .with_branch(Branch::Below("u-boot")),
+    layer("lts-go-mixin", "meta-lts-mixins-go", LTS_MIXINS, ".", &[]).with_branch(Branch::Below("go")),
     layer("scarthgap-rust-mixin", "meta-lts-mixins-rust", LTS_MIXINS, ".", &[])
-        .with_branch(Branch::DirHandle("rust")),
+        .with_branch(Branch::Below("rust")),
 ];
 
-/// The home of a collection, when it is a well-known one.
+/// The repository of a well-known collection.
 pub fn find(collection: &str) -> Option<&'static WellKnown> {
     WELL_KNOWN.iter().find(|known| known.collection == collection)
 }
@@ -167,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_is_closed() {
+    fn dependencies_are_in_the_table() {
         for known in &WELL_KNOWN {
             for depends in known.depends {
                 assert!(find(depends).is_some(), "{} depends on {depends}", known.collection);

@@ -1,5 +1,5 @@
-//! `build-agent check [LAYER]…` without a manifest: one is made from the release, what the layers
-//! say of themselves, and the table of well-known layers; then it is read like any other.
+//! `build-agent check [LAYER]…` without a manifest. A manifest is generated from the release, the layers' own
+//! declarations and the table of well-known layers, and then read like any other.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -21,11 +21,11 @@ use super::paths;
 use super::request::Request;
 use super::settings::Settings;
 
-/// Settings for checking these layers and nothing else: no layer means the current directory. A
-/// `build-agent.toml` in or above the first layer is used when it is for the same release.
+/// Settings to check only these layers; without layers, the current directory. A `build-agent.toml` in or
+/// above the first layer is used if it is for the same release.
 ///
 /// # Errors
-/// When a layer is none, when no release can be chosen, and those of [`load`].
+/// If a path is not a layer, or no release can be chosen; and those of [`load`].
 pub fn for_layers(
     layers: &[PathBuf],
     release: Option<&str>,
@@ -46,14 +46,10 @@ pub fn for_layers(
             return Ok(only_check(
                 settings,
                 layers,
-                vec![format!("sources and configuration are from {}", file.display())],
+                vec![format!("using sources and configuration from {}", file.display())],
             ));
         }
-        notices.push(format!(
-            "{} is for {}, so that it is left aside",
-            file.display(),
-            settings.release.name
-        ));
+        notices.push(format!("{} is for {}, so it is ignored", file.display(), settings.release.name));
     }
     let release = match release {
         Some(release) => release,
@@ -72,8 +68,7 @@ pub fn for_layers(
     Ok(only_check(settings, layers, notices))
 }
 
-/// Request and environment whose paths mean the same wherever the reading starts, and whose checkout
-/// is that of the layers.
+/// The request and environment with absolute paths, and with the layers' checkout.
 fn grounded(
     request: &Request,
     env: &AgentEnvironment,
@@ -137,7 +132,7 @@ impl Layers {
         above.map(|above| above.join(manifest::FILE_NAME)).find(|file| file.is_file())
     }
 
-    /// The series that all layers say they are for.
+    /// The series that all layers support.
     fn series(&self) -> BTreeSet<String> {
         let mut all = self.confs.iter().map(|conf| conf.series().collect::<BTreeSet<_>>());
         let first = all.next().unwrap_or_default();
@@ -146,19 +141,19 @@ impl Layers {
 }
 
 fn no_layer(given: &Path, path: &Path) -> Error {
-    let error = Error::usage(format!("`{}` is no layer: it has no conf/layer.conf", given.display()));
+    let error = Error::usage(format!("`{}` is not a layer: it has no conf/layer.conf", given.display()));
     let entries = fs_err::read_dir(path).into_iter().flatten().flatten();
     let below = entries.filter(|entry| entry.path().join("conf/layer.conf").is_file());
     let mut names: Vec<_> = below.map(|entry| given.join(entry.file_name()).display().to_string()).collect();
     names.sort();
     names.truncate(8);
     error.hint(match names.is_empty() {
-        true => "name the directory that holds conf/layer.conf".to_owned(),
+        true => "name the directory that contains conf/layer.conf".to_owned(),
         false => format!("name one or more of the layers below it: {}", names.join(", ")),
     })
 }
 
-/// The directory that holds all of them.
+/// The directory that contains all of them.
 fn common(paths: impl Iterator<Item = PathBuf>) -> PathBuf {
     paths
         .reduce(|common, path| {
@@ -176,10 +171,10 @@ fn only_check(mut settings: Settings, layers: Layers, notices: Vec<String>) -> S
     settings
 }
 
-/// The release that `--release` names.
+/// The release of `--release`.
 ///
 /// # Errors
-/// When there is none of that name.
+/// If no release has that name.
 pub fn known_release(name: &str) -> Result<&'static Release> {
     Release::find(name).ok_or_else(|| {
         let names: Vec<_> = Release::names().collect();
@@ -191,17 +186,17 @@ pub fn known_release(name: &str) -> Result<&'static Release> {
     })
 }
 
-/// The release that the layers are most likely for, and why.
+/// The most likely release of the layers, and why.
 fn choose_release(layers: &Layers, env: &AgentEnvironment) -> Result<(&'static Release, String)> {
     let series = layers.series();
     let names_it = |release: &Release| release.series.iter().any(|name| series.contains(*name));
     let base = env.codebuild.as_ref().and_then(|build| build.base_branch.clone());
     let branches = [
-        (git_branch(&layers.checkout), "the checkout is on the branch of that name"),
-        (base, "the pull request goes to the branch of that name"),
+        (git_branch(&layers.checkout), "the checkout is on the branch of this name"),
+        (base, "the pull request targets the branch of this name"),
     ];
     for (branch, why) in branches {
-        // Every new repository has a branch `master`, whatever its layers are for.
+        // Every new repository has a branch `master`, so it says nothing about its layers.
         let release =
             branch.as_deref().and_then(Release::find).filter(|one| one.name != "master" || names_it(one));
         if let Some(release) = release {
@@ -210,7 +205,7 @@ fn choose_release(layers: &Layers, env: &AgentEnvironment) -> Result<(&'static R
     }
     let newest =
         RELEASES.iter().rev().filter(|release| release.name != "master").find(|release| names_it(release));
-    // What is for the coming release only, is for master.
+    // Layers that support only the next release are for master.
     match newest.or_else(|| RELEASES.iter().rev().find(|release| names_it(release))) {
         Some(release) => Ok((release, "the newest one that LAYERSERIES_COMPAT names".into())),
         None => {
@@ -223,7 +218,7 @@ fn choose_release(layers: &Layers, env: &AgentEnvironment) -> Result<(&'static R
     }
 }
 
-/// The branch of the work tree, read from git's own file.
+/// The branch of the work tree, read from git's file.
 fn git_branch(checkout: &Path) -> Option<String> {
     let mut git = checkout.join(".git");
     if git.is_file() {
@@ -235,7 +230,7 @@ fn git_branch(checkout: &Path) -> Option<String> {
     head.trim().strip_prefix("ref: refs/heads/").map(str::to_owned)
 }
 
-/// The manifest that a person would write for these layers.
+/// The manifest that a user would write for these layers.
 fn make_manifest(layers: &Layers, release: &Release, notices: &mut Vec<String>) -> Result<String> {
     let mut repos = Repos::default();
     match release.sources {
@@ -273,12 +268,12 @@ fn make_manifest(layers: &Layers, release: &Release, notices: &mut Vec<String>) 
     Ok(text)
 }
 
-/// Repositories by their names.
+/// Repositories by name.
 #[derive(Default)]
 struct Repos(BTreeMap<String, RepoText>);
 
 struct RepoText {
-    /// Lines of the manifest that say where it comes from.
+    /// Lines of the manifest with the source.
     source: String,
     layers: Vec<String>,
 }
@@ -298,8 +293,8 @@ impl Repos {
     }
 }
 
-/// Adds what the layers depend on, and what that depends on: from the checkout itself, else from the
-/// table. What is in neither is said, and the check will find it missing.
+/// Adds the dependencies of the layers, transitively: from the checkout itself, else from the table. Unknown
+/// ones are reported; the check will then fail for them.
 fn dependencies(
     layers: &Layers,
     release: &Release,
@@ -335,7 +330,7 @@ fn dependencies(
     Ok(())
 }
 
-/// The lines of manifest that a person completes for a collection that the table does not have.
+/// The manifest lines that a user has to complete for a collection that the table does not have.
 fn lines_to_write(collection: &str, release: &Release) -> [String; 5] {
     let name = collection.strip_suffix("-layer").unwrap_or(collection);
     let name = if name.starts_with("meta-") { name.to_owned() } else { format!("meta-{name}") };
@@ -345,7 +340,7 @@ fn lines_to_write(collection: &str, release: &Release) -> [String; 5] {
              add these lines to {}, complete them, and call `build-agent run`:",
             manifest::FILE_NAME
         ),
-        // A dot would part the key.
+        // A dot would split the key.
         format!("    [repos.{}]", paths::sanitised(&name).replace('.', "-")),
         "    url = \"https://…\"".into(),
         format!("    branch = {}", quoted(release.name)),
@@ -353,8 +348,8 @@ fn lines_to_write(collection: &str, release: &Release) -> [String; 5] {
     ]
 }
 
-/// The layers of the checkout, relative to it, with what they say of themselves. Nobody nests layers
-/// deeper than this.
+/// The layers of the checkout, relative to it, with their declarations. Deeper nesting does not occur in
+/// practice.
 fn siblings(checkout: &Path) -> Vec<(PathBuf, LayerConf)> {
     let walk = walkdir::WalkDir::new(checkout).max_depth(5).sort_by_file_name();
     let no_git = |entry: &walkdir::DirEntry| entry.file_name() != ".git";

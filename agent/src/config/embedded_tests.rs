@@ -145,7 +145,7 @@ fn several_layers_have_to_agree_on_a_release() {
     let settings = tree.check(&["a", "b", "./a"], None).unwrap();
     assert_eq!(settings.release.name, "kirkstone");
     assert_eq!(settings.layers, [tree.path().join("a"), tree.path().join("b")]);
-    assert_eq!(repos(&settings), ["poky kirkstone meta meta-poky"], "a layer under test is no repository");
+    assert_eq!(repos(&settings), ["poky kirkstone meta meta-poky"], "a layer under test is not a repository");
 }
 
 #[test]
@@ -210,7 +210,7 @@ fn a_manifest_above_the_layer_is_used_unless_it_is_for_another_release() {
     assert!(settings.check.yocto_check_layer, "that is what `check` asks for");
     let other = tree.check(&["meta-x"], Some("kirkstone")).unwrap();
     assert_eq!(repos(&other), ["poky kirkstone meta meta-poky"]);
-    assert!(other.notices[0].contains("left aside"), "{:?}", other.notices);
+    assert!(other.notices[0].contains("ignored"), "{:?}", other.notices);
 }
 
 #[test]
@@ -253,5 +253,5 @@ fn a_hostile_directory_name_is_refused_and_not_obeyed() {
     let tree = Tree::new(&[(&format!("{name}/conf/layer.conf"), &conf("meta-x", "core", "scarthgap"))]);
     let error = tree.check(&[name], None).unwrap_err();
     assert_eq!(error.class, Class::Usage);
-    assert!(error.message.contains("means something else in BitBake's configuration"), "{error}");
+    assert!(error.message.contains("has a special meaning in BitBake's configuration"), "{error}");
 }

@@ -1,7 +1,7 @@
-//! The one file that reads the process's environment. Everything else gets an [`AgentEnvironment`].
+//! The only file that reads the process's environment. All others use [`AgentEnvironment`].
 //!
-//! An empty variable counts as absent: CodeBuild and GitHub set variables to nothing where they
-//! cannot know a value (forks, manual starts).
+//! An empty variable counts as absent: CodeBuild and GitHub set variables to an empty string if they have no
+//! value (forks, manual starts).
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -16,7 +16,10 @@ use super::variables::Variables;
 /// The variable that names the branches whose pushes are trusted.
 pub const TRUSTED_BRANCHES: &str = "BUILD_AGENT_TRUSTED_BRANCHES";
 
-/// What the agent needs to know from its environment, captured once at the start.
+/// The variable with the filter of the diagnostics.
+pub const LOG_VARIABLE: &str = "BUILD_AGENT_LOG";
+
+/// The agent's input from its environment, captured once at the start.
 #[derive(Clone, Default)]
 pub struct AgentEnvironment {
     /// Whether the agent runs as root.
@@ -30,12 +33,14 @@ pub struct AgentEnvironment {
     pub work_dir: Option<PathBuf>,
     /// `BUILD_AGENT_TRUSTED_BRANCHES`: a regular expression of the branches whose pushes are trusted.
     pub trusted_branches: Option<String>,
+    /// `BUILD_AGENT_LOG`: which diagnostics are recorded.
+    pub log: Option<String>,
     pub lang: Option<String>,
     pub lc_all: Option<String>,
     pub term: Option<String>,
-    /// `NO_COLOR` is set, to whatever (<https://no-color.org>).
+    /// Whether `NO_COLOR` is set, to any value (<https://no-color.org>).
     pub no_color: bool,
-    /// `CI` is set: a machine reads the output.
+    /// Whether `CI` is set: a program reads the output.
     pub ci: bool,
     /// The way to the user's ssh keys, for git.
     pub ssh_auth_sock: Option<PathBuf>,
@@ -43,9 +48,9 @@ pub struct AgentEnvironment {
     /// The way to servers, by the variables' names as they are set: proxies (`http_proxy`,
     /// `HTTPS_PROXY`, `no_proxy` …) and certificates.
     pub network: BTreeMap<String, String>,
-    /// Present when CodeBuild runs the agent.
+    /// Present if CodeBuild runs the agent.
     pub codebuild: Option<CodeBuild>,
-    /// Sentences about variables that make no sense and are left aside.
+    /// Messages about ignored variables with invalid values.
     pub notices: Vec<String>,
     secrets: Vec<Secret>,
 }
@@ -55,7 +60,7 @@ pub fn whole() -> Vec<(std::ffi::OsString, std::ffi::OsString)> {
     std::env::vars_os().collect()
 }
 
-/// Proxy addresses may hold passwords, so that nothing is shown.
+/// Proxy URLs may contain passwords, so nothing is printed.
 impl std::fmt::Debug for AgentEnvironment {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("AgentEnvironment").finish_non_exhaustive()
@@ -70,7 +75,7 @@ impl AgentEnvironment {
         AgentEnvironment { root: nix::unistd::geteuid().is_root(), ..AgentEnvironment::from_map(variables) }
     }
 
-    /// Makes it from names and values; the user is not root.
+    /// Makes it from names and values, for a user that is not root.
     pub fn from_map<N: Into<String>, V: Into<OsString>>(
         variables: impl IntoIterator<Item = (N, V)>,
     ) -> AgentEnvironment {
@@ -85,6 +90,7 @@ impl AgentEnvironment {
             xdg_cache_home: variables.path("XDG_CACHE_HOME").filter(|path| path.is_absolute()),
             work_dir: variables.path("BUILD_AGENT_WORK_DIR"),
             trusted_branches: variables.text(TRUSTED_BRANCHES),
+            log: variables.text(LOG_VARIABLE),
             lang: variables.text("LANG"),
             lc_all: variables.text("LC_ALL"),
             term: variables.text("TERM"),
@@ -101,8 +107,8 @@ impl AgentEnvironment {
         }
     }
 
-    /// The same, with the secrets in the words of the command line: a password in an address shows up in
-    /// the output of whatever it is given to.
+    /// Adds the secrets in the words of the command line: a password in a URL appears in the output of the
+    /// programs that get it.
     pub fn with_command_line<'a>(mut self, words: impl IntoIterator<Item = &'a str>) -> AgentEnvironment {
         for value in words.into_iter().flat_map(secrets::values_of_word) {
             if value.len() >= PART && !self.secrets.iter().any(|known| known.value == value) {
@@ -118,7 +124,7 @@ impl AgentEnvironment {
     }
 }
 
-/// The values that their variable's name gives away as secret, and what looks like a secret in the others.
+/// Values of variables with the name of a secret, and values in the others that look like a secret.
 fn secrets_of(variables: &Variables) -> Vec<Secret> {
     let mut all: Vec<Secret> = Vec::new();
     for (name, value) in variables.iter() {
@@ -142,8 +148,8 @@ fn secrets_of(variables: &Variables) -> Vec<Secret> {
     all
 }
 
-/// Parts of a secret value that are secret by themselves: `Bearer TOKEN`, `user:password`, cookies, and
-/// the fields of JSON.
+/// Parts of a secret value that are secrets, too: `Bearer TOKEN`, `user:password`, cookies, and the fields of
+/// JSON.
 fn parts(value: &str) -> Vec<String> {
     let value = value.trim();
     let mut parts: Vec<&str> = Vec::new();
@@ -165,7 +171,7 @@ fn parts(value: &str) -> Vec<String> {
     parts.into_iter().filter(|part| part.len() >= PART).map(str::to_owned).collect()
 }
 
-/// The shortest part of a secret that is one itself.
+/// Minimum length of a part that counts as a secret.
 const PART: usize = 8;
 
 fn json_secrets(name: &str, json: &serde_json::Value) -> Vec<String> {
@@ -178,10 +184,10 @@ fn json_secrets(name: &str, json: &serde_json::Value) -> Vec<String> {
     }
 }
 
-/// The user name or password inside an address, both as it is written and decoded.
+/// The user name or password in a URL, both as written and decoded.
 pub fn url_secrets(text: &str, origin: &str) -> Vec<Secret> {
     let Ok(url) = url::Url::parse(text) else { return Vec::new() };
-    // A name alone is the token of `https://TOKEN@host`; with ssh it is a user.
+    // A user alone is the token in `https://TOKEN@host`; with ssh it is a user name.
     let name_is_secret =
         matches!(url.scheme(), "http" | "https") && matches!(url.password(), None | Some("x-oauth-basic"));
     let secret = if name_is_secret { Some(url.username()) } else { url.password() };
@@ -205,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_variable_is_absent() {
+    fn empty_variable_is_absent() {
         let environment = AgentEnvironment::from_map([
             ("GITHUB_TOKEN", ""),
             ("NO_COLOR", ""),
@@ -221,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_known_by_the_names_of_their_variables() {
+    fn recognizes_secrets_by_variable_name() {
         let secret = [
             "AWS_SECRET_ACCESS_KEY",
             "AWS_SESSION_TOKEN",
@@ -251,13 +257,13 @@ mod tests {
         for name in harmless {
             assert!(values(&[(name, "hunter22")]).is_empty(), "{name}");
         }
-        // The same token under two names is told once.
+        // The same token under two names is listed once.
         assert_eq!(values(&[("GH_TOKEN", "hunter22"), ("GITHUB_TOKEN", "hunter22")]), ["hunter22"]);
         assert!(values(&[("USE_TOKEN", "true")]).is_empty(), "a word that says nothing");
     }
 
     #[test]
-    fn passwords_inside_addresses_are_secrets() {
+    fn finds_passwords_in_urls() {
         let table: [(&str, &[&str]); 6] = [
             ("http://user:p%40ss@proxy:3128", &["p@ss", "p%40ss"]),
             ("https://tokentoken@host/x", &["tokentoken"]),
@@ -272,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_of_secrets_are_secrets() {
+    fn finds_parts_of_secrets() {
         let table: [(&str, &str, &[&str]); 9] = [
             ("AUTHORIZATION", "Bearer hunter22", &["Bearer hunter22", "hunter22"]),
             ("BASIC_AUTH", "me:hunter22", &["me:hunter22", "hunter22"]),
@@ -298,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_of_the_command_line_are_known() {
+    fn finds_secrets_of_the_command_line() {
         let words = ["run", "--set", "repos.poky.url=https://me:hunter22@host/x", "--set=a=https://u:p@h/x"];
         let environment = AgentEnvironment::default().with_command_line(words);
         let values: Vec<_> = environment.secrets().iter().map(|secret| secret.value.as_str()).collect();

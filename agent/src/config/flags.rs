@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::problem::{Diagnostic, Place, Problems};
 use super::tree::{Entry, Node, Value, parse_value};
 
-/// Applies the flags to the manifest's tree, one after another. A value that is not TOML is taken as
-/// a string, so that `--set release=kirkstone` needs no quotes.
+/// Applies the flags to the manifest's tree in order. A value that is not TOML is a string, so that `--set
+/// release=kirkstone` needs no quotes.
 pub fn apply(tree: &mut Node, flags: &[String], problems: &mut Problems) {
     for flag in flags {
         let text: Arc<str> = flag.as_str().into();
@@ -28,7 +28,7 @@ fn apply_one(tree: &mut Node, flag: &str, place: &Place) -> Result<(), Diagnosti
     insert(tree, &steps, node, place)
 }
 
-/// At the first `=` outside quotes.
+/// Splits at the first `=` outside quotes.
 fn split(flag: &str) -> Result<(&str, &str), Diagnostic> {
     let mut quote = None;
     for (at, c) in flag.char_indices() {
@@ -43,11 +43,11 @@ fn split(flag: &str) -> Result<(&str, &str), Diagnostic> {
     Err(Diagnostic::new("has no `=`").hint("write --set KEY=VALUE, such as --set repos.poky.branch=master"))
 }
 
-/// The parts of a dotted key. TOML's own rules: a part with other characters is quoted.
+/// Splits a dotted key. As in TOML, a part with other characters is quoted.
 fn steps(key: &str) -> Result<Vec<String>, Diagnostic> {
     let bad = || {
         Diagnostic::new(format!("`{key}` is not a key"))
-            .hint("keys are joined by dots; quote a part that holds a dot: repos.\"my.repo\".branch")
+            .hint("keys are joined by dots; quote a part that contains a dot: repos.\"my.repo\".branch")
     };
     if key.contains(['\n', '\r', '[', '#', '{']) {
         return Err(bad());
@@ -84,12 +84,12 @@ fn insert(node: &mut Node, steps: &[String], new: Node, place: &Place) -> Result
             let count = items.len();
             let item = step.parse::<usize>().ok().and_then(|index| items.get_mut(index));
             let item = item.ok_or_else(|| {
-                Diagnostic::new(format!("`{step}` is no element of this list of {count}"))
+                Diagnostic::new(format!("`{step}` is not an element of this list of {count}"))
                     .hint("elements are counted from 0; to replace the list write KEY=[…]")
             })?;
             insert(item, rest, new, place)
         }
-        _ => Err(Diagnostic::new(format!("`{step}` lies below a key that is {}", node.kind()))),
+        _ => Err(Diagnostic::new(format!("`{step}` is below a key that is {}", node.kind()))),
     }
 }
 
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn any_key_can_be_set_and_remembers_the_flag() {
+    fn sets_any_key_and_remembers_the_flag() {
         let string = |text: &str| Value::String(text.into());
         let table = [
             ("repos.poky.branch=master", &["repos", "poky", "branch"][..], string("master")),
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_and_whole_tables_can_be_set_and_the_last_flag_wins() {
+    fn sets_lists_and_tables_and_the_last_flag_wins() {
         let (tree, _) =
             set(&["config.machines=[\"a\", \"b\"]", "repos.poky={ path = '/p' }", "name=1", "name=2"]);
         assert!(
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_flags_are_named() {
+    fn rejects_invalid_flags() {
         for (flag, wanted) in [
             ("name", "has no `=`"),
             ("=x", "is not a key"),
@@ -158,7 +158,7 @@ mod tests {
             ("a..b=x", "is not a key"),
             ("[t]\nx=1", "is not a key"),
             ("name.x=1", "below a key that is a string"),
-            ("artifacts.rules.7.include=x", "no element of this list of 1"),
+            ("artifacts.rules.7.include=x", "not an element of this list of 1"),
         ] {
             let (_, said) = set(&[flag]);
             let place = format!("--set {}", flag.replace('\n', "\\n"));

@@ -1,11 +1,11 @@
-//! The known-failures file: tests that may fail for a while, each with a reason and a last day.
+//! The known-failures file: tests that may fail until a day, each with a reason.
 //!
 //! ```toml
 //! [[failure]]
 //! test = "common.CommonCheckLayer.test_readme"   # or test_readme
 //! layer = "meta-x"                               # optional: the layer directory's name
 //! reason = "waits for https://example.org/1"
-//! expires = "2026-06-30"                         # on this day it fails again
+//! expires = "2026-06-30"                         # from this day on it fails again
 //! ```
 
 use schemars::JsonSchema;
@@ -31,12 +31,12 @@ struct UnvalidatedFailure {
     /// The test, as class.test_name or test_name.
     #[schemars(required)]
     test: Option<String>,
-    /// The layer directory's name, when it counts for one layer only.
+    /// The layer directory's name, if it applies to one layer only.
     layer: Option<String>,
-    /// Why it fails and who will mend it.
+    /// Why it fails and who will fix it.
     #[schemars(required)]
     reason: Option<String>,
-    /// The day on which it fails again, YYYY-MM-DD.
+    /// The day from which it fails again, YYYY-MM-DD.
     #[schemars(required)]
     expires: Option<String>,
 }
@@ -75,7 +75,7 @@ fn failure(
     let test = check.one(&path.key("test"), raw.test.as_ref(), test_id);
     let layer = check.one(&path.key("layer"), raw.layer.as_ref(), directory_name);
     let reason = check.one(&path.key("reason"), raw.reason.as_ref(), |text| match text.trim() {
-        "" => Err(Diagnostic::new("is empty").hint("say why the test fails and who will mend it")),
+        "" => Err(Diagnostic::new("is empty").hint("say why the test fails and who will fix it")),
         reason => Ok(reason.to_owned()),
     });
     let expires = check
@@ -84,7 +84,7 @@ fn failure(
         return None;
     }
     let expires = expires?;
-    // Days written so sort as text.
+    // Days in this format sort as text.
     let expired = today >= expires.as_str();
     Some(KnownFailure { test: test?, layer, reason: reason?, expires, expired })
 }
@@ -100,14 +100,14 @@ fn test_id(text: &str) -> Result<String, Diagnostic> {
     if !text.is_empty() && text.chars().all(good) {
         Ok(text.to_owned())
     } else {
-        Err(Diagnostic::new(format!("`{text}` is no test"))
+        Err(Diagnostic::new(format!("`{text}` is not a test"))
             .hint("write test_name or class.test_name, such as common.CommonCheckLayer.test_readme"))
     }
 }
 
 fn directory_name(text: &str) -> Result<String, Diagnostic> {
     if text.is_empty() || text.contains('/') || text == "." || text == ".." {
-        Err(Diagnostic::new(format!("`{text}` is no directory's name"))
+        Err(Diagnostic::new(format!("`{text}` is not the name of a directory"))
             .hint("write the last part of the layer's path"))
     } else {
         Ok(text.to_owned())
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_expires_on_its_day() {
+    fn entry_expires_on_its_day() {
         let text = "[[failure]]\ntest = 'test_readme'\nreason = 'x'\nexpires = '2026-03-01'\n";
         for (today, expired) in [("2026-02-28", false), ("2026-03-01", true), ("2027-01-01", true)] {
             let (known, said) = failures(text, today);
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn one_test_under_two_spellings_is_a_duplicate() {
+    fn rejects_one_test_under_two_spellings() {
         let entry = |test: &str, layer: &str| {
             format!("[[failure]]\ntest = '{test}'\nlayer = '{layer}'\nreason = 'r'\nexpires = '2026-03-01'\n")
         };
@@ -166,19 +166,19 @@ mod tests {
     }
 
     #[test]
-    fn all_its_mistakes_are_told_with_their_places() {
+    fn reports_all_problems_with_their_positions() {
         let text = "[[failure]]\ntest = 'a b'\nreasn = 'x'\nexpires = '2026-02-30'\n\
                     [[failure]]\ntest = 'test_x'\nreason = ' '\nexpires = 2026-01-01\nlayer = 'a/b'\n\
                     [[failure]]\ntest = 'test_y'\nreason = 'r'\nexpires = '2026-01-01'\n\
                     [[failure]]\ntest = 'test_y'\nreason = 'r'\nexpires = '2026-01-01'\n[failures]\n";
         let (_, said) = failures(text, "2026-01-01");
         for wanted in [
-            "known.toml:2:8: [[failure]] test: `a b` is no test",
+            "known.toml:2:8: [[failure]] test: `a b` is not a test",
             "known.toml:3:1: [[failure]] reasn: unknown key\n  hint: did you mean `reason`?",
-            "known.toml:4:11: [[failure]] expires: `2026-02-30` is no day",
+            "known.toml:4:11: [[failure]] expires: `2026-02-30` is not a day",
             "known.toml:7:10: [[failure]] reason: is empty",
             "known.toml:8:11: [[failure]] expires: must be a string, not a date or time\n  hint: put it in quotes: \"2026-01-01\"",
-            "known.toml:9:9: [[failure]] layer: `a/b` is no directory's name",
+            "known.toml:9:9: [[failure]] layer: `a/b` is not the name of a directory",
             "known.toml:15:8: [[failure]] test: `test_y` is listed twice",
             "known.toml:18:2: [failures]: unknown key\n  hint: did you mean `failure`?",
         ] {

@@ -1,5 +1,4 @@
-//! Reads manifest, flags, lock and known failures, and makes [`Settings`] of them; or tells all that
-//! is wrong.
+//! Reads manifest, flags, lock and known failures, and makes [`Settings`] of them, or reports all problems.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
@@ -29,11 +28,11 @@ use super::validate::{self, Sections};
 use super::validator::Validator;
 use super::{flags, known_failures, lock, shared, structure};
 
-/// Everything that a job needs to know. `cwd` is the current directory, `now` the present time.
+/// Loads the settings of a job. `cwd` is the current directory, `now` the current time.
 ///
 /// # Errors
-/// Of class usage with all problems of the input at once; of class machine when a directory that
-/// this machine should have is not there.
+/// Usage, with all problems of the input; machine, if a directory that this machine should have does not
+/// exist.
 pub fn load(request: &Request, env: &AgentEnvironment, cwd: &Path, now: SystemTime) -> Result<Settings> {
     let project_root = paths::find(request, env, cwd)?;
     let bytes = match (&request.manifest_text, &project_root.manifest) {
@@ -46,7 +45,7 @@ pub fn load(request: &Request, env: &AgentEnvironment, cwd: &Path, now: SystemTi
     if !problems.is_empty() {
         return Err(problems.into());
     }
-    // Without a problem there is something that was read.
+    // Without a problem, the manifest was read.
     let read = read.ok_or_else(|| Error::internal("the manifest was not read, and nothing says why"))?;
     settings(read, request, env, cwd, project_root, now)
 }
@@ -56,18 +55,18 @@ fn evidence<'a>(request: &Request, env: &'a AgentEnvironment) -> TrustInputs<'a>
     TrustInputs { codebuild, branches, trusted_flag: request.trusted }
 }
 
-/// Whether somebody vouches for the source: known before anything of it is read.
+/// Whether the source is trusted; known before any of its files is read.
 pub fn is_trusted(request: &Request, env: &AgentEnvironment) -> bool {
-    // What is wrong with it is told when the manifest is read.
+    // Errors in it are reported when the manifest is read.
     trust::judge(&evidence(request, env)).is_ok_and(|trust| trust.is_trusted())
 }
 
-/// A file that cannot be read is as good as a manifest with mistakes.
+/// An unreadable file counts as an invalid manifest.
 fn unreadable(error: std::io::Error) -> Error {
-    Error::usage("the manifest cannot be read").because(&error)
+    Error::usage("cannot read the manifest").because(&error)
 }
 
-/// All that was read, without regard to where things lie on this machine.
+/// Everything that was read, independent of paths on this machine.
 struct Read {
     release: &'static Release,
     repos: Repos,
@@ -106,7 +105,7 @@ fn read(
     })
 }
 
-/// What looks like a secret in the manifest, wherever it stands there: `local_conf` may hold addresses, too.
+/// Values anywhere in the manifest that look like secrets; `local_conf` may contain URLs, too.
 fn secrets_in(bytes: &[u8], name: &str, known: &[Secret]) -> Vec<Secret> {
     let found = secrets::values(&String::from_utf8_lossy(bytes)).into_iter();
     let is_new = |value: &String| value.len() >= 8 && !known.iter().any(|known| known.value == *value);
@@ -137,7 +136,7 @@ fn read_known_failures(
 
 fn apply_lock(project_root: &ProjectRoot, tree: &Node, repos: &mut Repos, problems: &mut Problems) {
     let Some(file) = lock_file(project_root) else { return };
-    // A link that leads nowhere is no lock, and no permission to float either.
+    // A dangling link is not a lock, but must not disable pinning either.
     if fs_err::symlink_metadata(&file).is_err() {
         return;
     }
@@ -145,8 +144,12 @@ fn apply_lock(project_root: &ProjectRoot, tree: &Node, repos: &mut Repos, proble
     let written = match untrusted::read_named(&file, untrusted::PAGE) {
         Ok(bytes) => lock::read(&name, &bytes, problems),
         Err(error) => {
-            let mistake = Diagnostic::new(format!("{name} cannot be read: {error}"));
-            problems.add(tree.place.clone(), None, mistake.hint("mend or delete it, then build-agent lock"));
+            let mistake = Diagnostic::new(format!("cannot read {name}: {error}"));
+            problems.add(
+                tree.place.clone(),
+                None,
+                mistake.hint("fix or delete it, then run build-agent lock"),
+            );
             None
         }
     };
@@ -155,7 +158,7 @@ fn apply_lock(project_root: &ProjectRoot, tree: &Node, repos: &mut Repos, proble
     }
 }
 
-/// A file near the manifest, as messages name it.
+/// The path of a file near the manifest, as messages show it.
 fn beside(project_root: &ProjectRoot, file: &Path) -> String {
     let directory = Path::new(&project_root.manifest_name).parent().unwrap_or(Path::new(""));
     match file.strip_prefix(&project_root.base) {
@@ -164,23 +167,23 @@ fn beside(project_root: &ProjectRoot, file: &Path) -> String {
     }
 }
 
-/// Where the lock of a manifest lies; a manifest from elsewhere has none.
+/// The path of a manifest's lock; a downloaded manifest has none.
 fn lock_file(project_root: &ProjectRoot) -> Option<PathBuf> {
     project_root.manifest.as_ref().map(|_| project_root.base.join(lock::FILE_NAME))
 }
 
-/// Where the lock for this request is or will be.
+/// The path of the lock for this request, whether it exists or not.
 ///
 /// # Errors
-/// When there is no manifest, or it came from elsewhere.
+/// If there is no manifest, or it was downloaded.
 pub fn lock_path(request: &Request, env: &AgentEnvironment, cwd: &Path) -> Result<PathBuf> {
     let project_root = paths::find(request, env, cwd)?;
     lock_file(&project_root).ok_or_else(|| {
         Error::usage(format!(
-            "`{}` is not on this machine, so that no lock can lie beside it",
+            "`{}` is not on this machine, so it has no directory for a lock",
             project_root.manifest_name
         ))
-        .hint("lock a manifest that is a file")
+        .hint("use a manifest that is a local file")
     })
 }
 
@@ -260,8 +263,7 @@ fn settings(
     })
 }
 
-/// What is wrong with layers whose `BBFILE_PATTERN` does not hold for the path that they lie at; notices where
-/// BitBake goes on.
+/// Problems of layers whose `BBFILE_PATTERN` does not match their path; notices, if BitBake continues anyway.
 fn patterns(layers: &[PathBuf], repos: &[Repo]) -> Result<Vec<String>> {
     let of_repos = repos.iter().flat_map(|repo| {
         let path = match &repo.source {
@@ -272,7 +274,7 @@ fn patterns(layers: &[PathBuf], repos: &[Repo]) -> Result<Vec<String>> {
     });
     let mut notices = Vec::new();
     for layer in layers.iter().cloned().chain(of_repos) {
-        // What cannot be read is told by those who need what is in it.
+        // Unreadable files are reported by the code that needs them.
         let Ok(conf) = LayerConf::read(&layer) else { continue };
         let shown = layer.display();
         match path_rules::pattern_fault(&layer, &conf) {
@@ -286,7 +288,7 @@ fn patterns(layers: &[PathBuf], repos: &[Repo]) -> Result<Vec<String>> {
                     "{variable} in {shown}/conf/layer.conf takes the layer's path for a regular expression, which it is not: \
                      BitBake would refuse it"
                 );
-                let hint = "write ${LAYERDIR_RE} instead of ${LAYERDIR} there, or move the layer";
+                let hint = "write ${LAYERDIR_RE} instead of ${LAYERDIR} in it, or move the layer";
                 return Err(Error::usage(message).hint(hint));
             }
         }
@@ -294,8 +296,8 @@ fn patterns(layers: &[PathBuf], repos: &[Repo]) -> Result<Vec<String>> {
     Ok(notices)
 }
 
-/// The checkout under test holds OE-Core where no repo does; what a repository of a server holds is found out
-/// by the checkout stage.
+/// Validates the path of OE-Core if the checkout under test contains it and no repo does. For repositories of
+/// a server, the checkout stage does this.
 fn core_is_usable(checkout: &Path, repos: &[Repo]) -> Result<()> {
     let holds_core = |directory: &Path| directory.join("oe-init-build-env").is_file();
     let by_a_repo = |repo: &Repo| match &repo.source {
@@ -308,7 +310,7 @@ fn core_is_usable(checkout: &Path, repos: &[Repo]) -> Result<()> {
     path_rules::usable_core(checkout)
 }
 
-/// poky's own distro where poky's distro layer is there; else OE-Core's default.
+/// poky's own distro if its distro layer is present, else OE-Core's default.
 fn default_distro(repos: &[Repo]) -> &'static str {
     let is_meta_poky = |layer: &PathBuf| layer.ends_with("meta-poky");
     let has_meta_poky = repos.iter().any(|repo| repo.layers.iter().any(is_meta_poky));
@@ -328,7 +330,7 @@ fn day(now: SystemTime) -> String {
     humantime::format_rfc3339_seconds(now).to_string().chars().take(10).collect()
 }
 
-/// `20260102T030405Z-0f5d7e0c`: sorted by time, and different for two builds of one second.
+/// `20260102T030405Z-0f5d7e0c`: sorts by time, and differs for two builds in one second.
 pub fn build_id(now: SystemTime) -> String {
     let time = humantime::format_rfc3339_seconds(now).to_string().replace(['-', ':'], "");
     // Seeded anew in each process and for each state: <https://doc.rust-lang.org/std/hash/struct.RandomState.html>.

@@ -1,9 +1,9 @@
-//! The manifest as people write it. The types are the one source of its keys: they read it, and the
-//! JSON Schema made from them finds the mistakes in it ([`structure`](super::structure)) and
-//! completes it in editors.
+//! The manifest as users write it. These types are the only definition of its keys: serde reads the manifest
+//! into them, and the JSON Schema made from them finds errors ([`structure`](super::structure)) and completes
+//! the manifest in editors.
 //!
-//! Every field is optional for serde, also those that the schema requires: a mistake in one place
-//! must not hide those in others.
+//! Every field is optional for serde, also those that the schema requires: an error in one key must not hide
+//! errors in others.
 
 use std::collections::BTreeMap;
 
@@ -15,33 +15,31 @@ use serde_json::{Value, json};
 
 use agent_types::release::Release;
 
-/// The name of the manifest in a checkout.
+/// The file name of the manifest in a checkout.
 pub const FILE_NAME: &str = "build-agent.toml";
 
-// Patterns are for editors. They refuse nothing that the agent accepts; the last word, and the better
-// one, is the agent's.
+// Patterns are for editors. They accept everything that the agent accepts; the agent's own checks decide.
 const NAME: &str = "^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$";
 const CONF_NAME: &str = "^[A-Za-z0-9_][A-Za-z0-9._+-]*$";
 const SIZE: &str = "^[0-9]+ *[KMGT]iB *$";
 const DURATION: &str = "^ *[0-9].*[A-Za-zµ] *$";
 
-/// The job manifest of build-agent: which layer, with which sources, is checked, built and
-/// published.
+/// The job manifest of build-agent: which layer is checked, built and published, and with which sources.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(title = "build-agent.toml")]
 pub struct UnvalidatedManifest {
-    /// Version of the manifest's layout.
+    /// Version of the manifest's format.
     #[schemars(required, extend("const" = 1))]
     #[allow(dead_code, reason = "the walk along the schema checks it")]
     pub version: Option<i64>,
-    /// Names the job in reports, directories and artifact keys.
+    /// The name of the job in reports, directories and artifact keys.
     #[schemars(required, extend("pattern" = NAME))]
     pub name: Option<String>,
-    /// Code name of the Yocto release that the job is for.
+    /// Code name of the job's Yocto release.
     #[schemars(required, extend("enum" = Release::names().collect::<Vec<_>>()))]
     pub release: Option<String>,
-    /// The sources beside the layer under test: BitBake, OE-Core or poky, other layers.
+    /// The sources besides the layer under test: BitBake, OE-Core or poky, other layers.
     #[schemars(required, extend("minProperties" = 1, "propertyNames" = json!({ "pattern": NAME })))]
     pub repos: Option<BTreeMap<String, UnvalidatedRepo>>,
     /// The layers under test.
@@ -69,25 +67,25 @@ pub struct UnvalidatedManifest {
     pub limits: UnvalidatedLimits,
 }
 
-/// A source: either a git repository (`url` with exactly one of branch, tag, commit; or branch and
-/// commit, then the commit must lie on the branch) or a local directory (`path`).
+/// A source: either a git repository (`url` with exactly one of branch, tag, commit; or branch and commit,
+/// then the commit must be on the branch) or a local directory (`path`).
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Repo", extend("oneOf" = one_source(), "dependentSchemas" = one_reference()))]
 pub struct UnvalidatedRepo {
-    /// Address of the git repository: https, http, ssh, git or file.
+    /// URL of the git repository: https, http, ssh, git or file.
     #[schemars(extend("pattern" = "^[A-Za-z]+://[^ ]+$"))]
     pub url: Option<String>,
     /// Branch, without refs/heads/.
     pub branch: Option<String>,
     /// Tag, without refs/tags/.
     pub tag: Option<String>,
-    /// Commit id, all 40 hexadecimal digits.
+    /// Full commit id of 40 hexadecimal digits.
     #[schemars(extend("pattern" = "^[0-9A-Fa-f]{40}$"))]
     pub commit: Option<String>,
-    /// A local directory instead of url, used as it is; relative to the manifest.
+    /// A local directory instead of url, used without a copy; relative to the manifest.
     pub path: Option<String>,
-    /// Layer directories, relative to the repository; left out when it holds none (BitBake).
+    /// Layer directories, relative to the repository; omit it if there are none (BitBake).
     #[schemars(extend("minItems" = 1, "uniqueItems" = true))]
     pub layers: Option<Vec<String>>,
 }
@@ -107,10 +105,10 @@ pub struct UnvalidatedLayer {
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Config")]
 pub struct UnvalidatedConfig {
-    /// The first is the machine of the checks, each is built; ["qemux86-64"] by default.
+    /// The first is the machine of the checks; all are built. Default: ["qemux86-64"].
     #[schemars(extend("minItems" = 1, "uniqueItems" = true, "items" = words(CONF_NAME)))]
     pub machines: Option<Vec<String>>,
-    /// DISTRO; by default "poky" when a repository has the layer meta-poky, else "nodistro".
+    /// DISTRO; default "poky" if a repository has the layer meta-poky, else "nodistro".
     #[schemars(extend("pattern" = CONF_NAME))]
     pub distro: Option<String>,
     /// Lines for local.conf.
@@ -122,7 +120,7 @@ pub struct UnvalidatedConfig {
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Check")]
 pub struct UnvalidatedCheck {
-    /// Commands of bitbake-layers that only look, such as "show-layers"; none by default.
+    /// Read-only commands of bitbake-layers, such as "show-layers"; none by default.
     #[schemars(extend("uniqueItems" = true, "items" = words("^ *(show|layerindex-show)-")))]
     pub bitbake_layers: Option<Vec<String>>,
     /// Whether yocto-check-layer runs; true by default.
@@ -130,11 +128,11 @@ pub struct UnvalidatedCheck {
     /// Machines for the BSP tests of yocto-check-layer; none by default.
     #[schemars(extend("uniqueItems" = true, "items" = words(CONF_NAME)))]
     pub machines: Option<Vec<String>>,
-    /// How many BitBakes yocto-check-layer is answered by side by side at the most, as far as there is memory
-    /// for them; one for each processor by default, 1: one after another.
+    /// Maximum number of BitBakes that answer yocto-check-layer in parallel, as far as memory allows.
+    /// Default: one per processor. 1: one after another.
     #[schemars(extend("minimum" = 1))]
     pub side_by_side: Option<i64>,
-    /// A TOML file with tests that may fail for a while; relative to the manifest.
+    /// A TOML file of known test failures, relative to the manifest.
     pub known_failures: Option<String>,
 }
 
@@ -146,7 +144,7 @@ pub struct UnvalidatedBuild {
     /// BitBake targets, such as "core-image-minimal" or "virtual/kernel:do_deploy".
     #[schemars(extend("uniqueItems" = true, "items" = words("^[A-Za-z0-9._+][A-Za-z0-9._+/:-]*$")))]
     pub targets: Option<Vec<String>>,
-    /// Whether the recipes that a change touches are built.
+    /// Whether the recipes that a change affects are built.
     pub changed: Option<bool>,
 }
 
@@ -155,30 +153,30 @@ pub struct UnvalidatedBuild {
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Cache")]
 pub struct UnvalidatedCache {
-    /// The directory that all build machines mount, absolute; local directories only without it.
+    /// The absolute path of the directory that all build machines mount. Without it, caches are local.
     #[schemars(extend("pattern" = "^/"))]
     pub share: Option<String>,
-    /// What the builds of this manifest do with the share; "auto" by default.
+    /// How the builds of this manifest use the share; default "auto".
     pub access: Option<CacheAccess>,
-    /// Downloads unused for this long are pruned; "60d" by default.
+    /// Downloads that were unused for this long are pruned; default "60d".
     #[schemars(extend("pattern" = DURATION))]
     pub downloads_max_age: Option<String>,
-    /// Shared state unused for this long is pruned; "30d" by default.
+    /// Shared state that was unused for this long is pruned; default "30d".
     #[schemars(extend("pattern" = DURATION))]
     pub sstate_max_age: Option<String>,
     /// "off", "auto", "host:port", "ws://…" or "wss://…"; "off" by default.
     pub hash_server: Option<String>,
 }
 
-/// What the builds of a manifest do with the share. It can only take away: a manifest gives no rights.
+/// How the builds of a manifest use the share. It can only remove rights: a manifest cannot grant any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum CacheAccess {
-    /// Read, and write as far as the source is trusted.
+    /// Read, and write if the source is trusted enough.
     Auto,
     /// Only read.
     ReadOnly,
-    /// As auto, and say so when the source may not write.
+    /// Like auto, but warn if the source may not write.
     ReadWrite,
     /// Do not use the share.
     Off,
@@ -189,15 +187,15 @@ pub enum CacheAccess {
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Artifacts")]
 pub struct UnvalidatedArtifacts {
-    /// "s3://bucket/prefix" or a directory; the output directory by default.
+    /// "s3://bucket/prefix" or a directory; default: the output directory.
     pub destination: Option<String>,
-    /// KMS key for the objects; the bucket's default encryption without it.
+    /// KMS key of the objects; default: the bucket's encryption.
     pub kms_key_id: Option<String>,
-    /// What is published.
+    /// The rules that select what is published.
     pub rules: Option<Vec<UnvalidatedRule>>,
 }
 
-/// One rule of what is published.
+/// One rule that selects files to publish.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Rule")]
@@ -205,9 +203,9 @@ pub struct UnvalidatedRule {
     /// A glob relative to the build directory, such as "tmp/deploy/images/**".
     #[schemars(required)]
     pub include: Option<String>,
-    /// Globs of what is left out.
+    /// Globs of files to exclude.
     pub exclude: Option<Vec<String>>,
-    /// Whether it is a failure when the rule matches nothing; false by default.
+    /// Whether a rule without a match is a failure; default false.
     pub required: Option<bool>,
 }
 
@@ -219,7 +217,7 @@ pub struct UnvalidatedGitHub {
     /// "owner/name".
     #[schemars(required, extend("pattern" = "^[^/]+/[^/]+$"))]
     pub repository: Option<String>,
-    /// Name or ARN in Secrets Manager of the token; locally the variable GITHUB_TOKEN.
+    /// Name or ARN of the token in Secrets Manager; locally the variable GITHUB_TOKEN.
     pub token_secret: Option<String>,
 }
 
@@ -228,16 +226,16 @@ pub struct UnvalidatedGitHub {
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Limits")]
 pub struct UnvalidatedLimits {
-    /// The whole job; "4h" by default.
+    /// The whole job; default "4h".
     #[schemars(extend("pattern" = DURATION))]
     pub job: Option<String>,
-    /// No event and no byte of output for this long: stop; "20m" by default.
+    /// Stop a command after this time without any event or output; default "20m".
     #[schemars(extend("pattern" = DURATION))]
     pub stall: Option<String>,
-    /// Between a polite signal and SIGKILL; "60s" by default.
+    /// Time between SIGTERM and SIGKILL; default "60s".
     #[schemars(extend("pattern" = DURATION))]
     pub grace: Option<String>,
-    /// The largest log of one command: of a longer one the middle is cut out; "2GiB" by default.
+    /// Maximum size of one command's log; the middle of a larger one is removed. Default "2GiB".
     #[schemars(extend("pattern" = SIZE))]
     pub log: Option<String>,
 }
@@ -246,12 +244,12 @@ fn words(pattern: &str) -> Value {
     json!({ "type": "string", "pattern": pattern })
 }
 
-/// A repository has an address or a path.
+/// A repository has a URL or a path.
 fn one_source() -> Value {
     json!([{ "required": ["url"] }, { "required": ["path"] }])
 }
 
-/// Which of `branch`, `tag` and `commit` go together.
+/// Valid combinations of `branch`, `tag` and `commit`.
 fn one_reference() -> Value {
     let any = ["branch", "tag", "commit"].map(|key| json!({ "required": [key] }));
     json!({
@@ -272,7 +270,7 @@ pub(super) fn schema_of<T: JsonSchema>() -> Value {
     settings.into_generator().into_root_schema_for::<T>().to_value()
 }
 
-/// TOML has no null, so that "absent" is the only other thing that an optional key can be.
+/// TOML has no null, so an optional key is either valid or absent.
 #[derive(Clone, Debug)]
 struct Tidy;
 
@@ -306,7 +304,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_schema_says_what_editors_need() {
+    fn schema_supports_editors() {
         let schema = schema();
         assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
         assert_eq!(schema["title"], "build-agent.toml");
@@ -320,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn every_key_is_described() {
+    fn every_key_has_a_description() {
         fn check(name: &str, schema: &Value) {
             for (key, property) in schema["properties"].as_object().into_iter().flatten() {
                 assert!(property["description"].is_string(), "{name} {key} has no description");
@@ -342,7 +340,7 @@ mod tests {
             for (key, property) in table["properties"].as_object().into_iter().flatten() {
                 let is_table = property["$ref"].is_string() || property["type"] == "object";
                 let wanted = if is_table { format!("[{key}") } else { format!("| `{key}` |") };
-                // An enum of words is a reference too, and has a row.
+                // An enum of words is a reference as well, and has a row.
                 let row = format!("| `{key}` |");
                 assert!(page.contains(&wanted) || page.contains(&row), "docs/manifest.md has no {wanted}");
             }

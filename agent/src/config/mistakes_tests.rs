@@ -30,7 +30,7 @@ fn each_mistake_alone_is_told_with_its_place_key_and_remedy() {
         ("", "[github]\ntoken_secret='x'", "9:1: [github] repository: is missing", &["owner/name"]),
         // Types and choices.
         ("version = 1", "version = \"1\"", "1:11: version: must be an integer, not a string", &[]),
-        ("version = 1", "version = 2", "1:11: version: is 2", &["1 only"]),
+        ("version = 1", "version = 2", "1:11: version: is 2", &["only 1"]),
         ("\"meta-x\"", "5", "2:8: name: must be a string, not an integer", &["put it in quotes: \"5\""]),
         (
             "[\"meta\", \"meta-poky\"]",
@@ -39,7 +39,7 @@ fn each_mistake_alone_is_told_with_its_place_key_and_remedy() {
             &["[\'meta\']"],
         ),
         ("", "[repos]\nother = 'x'", "10:9: [repos] other: must be a table", &["[repos.NAME]"]),
-        ("", "[config]\nlocal_conf=\"\\u0000\"", "10:12: [config] local_conf: holds the control", &[]),
+        ("", "[config]\nlocal_conf=\"\\u0000\"", "10:12: [config] local_conf: contains the control", &[]),
         ("\"meta-poky\"]", "7]", "8:19: [repos.poky] layers: must be a string, not an integer", &[]),
         (
             "",
@@ -113,7 +113,7 @@ fn each_mistake_alone_is_told_with_its_place_key_and_remedy() {
             "url = \"https://git.yoctoproject.org/poky\"\nbranch = \"scarthgap\"\nlayers = [\"meta\", \"meta-poky\"]\n",
             "path = '.'\nbranch = 'x'\n",
             "7:1: [repos.poky] branch: does not go with `path`",
-            &["as it is"],
+            &["without a checkout"],
         ),
         (
             "url = \"https://git.yoctoproject.org/poky\"\n",
@@ -130,12 +130,12 @@ fn each_mistake_alone_is_told_with_its_place_key_and_remedy() {
         (
             "https://git.yoctoproject.org/poky",
             "htps://host/poky",
-            "6:7: [repos.poky] url: `htps:` is no scheme",
+            "6:7: [repos.poky] url: `htps:` is not a scheme",
             &["https"],
         ),
-        ("", "[repos.x]\npath = '../nowhere'", "10:8: [repos.x] path: ", &["no directory"]),
+        ("", "[repos.x]\npath = '../nowhere'", "10:8: [repos.x] path: ", &["not a directory"]),
         ("[repos.poky]", "[repos.\"../poky\"]", "5:8: [repos.\"../poky\"]: `../poky` is a path", &[]),
-        ("[\"meta\", \"meta-poky\"]", "[]", "8:10: [repos.poky] layers: is empty", &["leave `layers` out"]),
+        ("[\"meta\", \"meta-poky\"]", "[]", "8:10: [repos.poky] layers: is empty", &["omit `layers`"]),
         ("\"meta-poky\"]", "\"../x\"]", "8:19: [repos.poky] layers: `../x` leads out of the repository", &[]),
         ("\"meta-poky\"]", "\"./meta\"]", "8:19: [repos.poky] layers: `./meta` is listed twice", &[]),
         // Layers under test.
@@ -157,7 +157,7 @@ fn each_mistake_alone_is_told_with_its_place_key_and_remedy() {
             "",
             "[check]\nbitbake_layers = ['add-layer x']",
             "10:19: [check] bitbake_layers: `add-layer` changes",
-            &["only look"],
+            &["read-only"],
         ),
         (
             "",
@@ -186,24 +186,24 @@ fn each_mistake_alone_is_told_with_its_place_key_and_remedy() {
         ),
         ("", "[build]\ntargets = ['x', 'x']", "10:17: [build] targets: `x` is listed twice", &[]),
         // Cache, artifacts, GitHub.
-        ("", "[cache]\nshare = 'efs'", "10:9: [cache] share: `efs` is no absolute path", &[]),
+        ("", "[cache]\nshare = 'efs'", "10:9: [cache] share: `efs` is not an absolute path", &[]),
         (
             "",
             "[cache]\nsstate_max_age = '30'",
-            "10:18: [cache] sstate_max_age: `30` is no duration",
+            "10:18: [cache] sstate_max_age: `30` is not a duration",
             &["60d"],
         ),
         (
             "",
             "[cache]\nhash_server = 'on'",
-            "10:15: [cache] hash_server: `on` is no hash server",
+            "10:15: [cache] hash_server: `on` is not a hash server",
             &["host:port"],
         ),
         (
             "",
             "[artifacts]\ndestination = 'file:///x'",
             "10:15: [artifacts] destination: ",
-            &["plainly: `/x`"],
+            &["without a scheme: `/x`"],
         ),
         (
             "",
@@ -245,7 +245,7 @@ fn each_mistake_alone_is_told_with_its_place_key_and_remedy() {
         (
             "",
             "[[artifacts.rules]]\ninclude = \"a\\u0007\"",
-            "10:11: [[artifacts.rules]] include: holds the control",
+            "10:11: [[artifacts.rules]] include: contains the control",
             &[],
         ),
         (
@@ -266,10 +266,15 @@ fn each_mistake_alone_is_told_with_its_place_key_and_remedy() {
             "11:9: [[artifacts.rules]] exclude: `**` excludes",
             &[],
         ),
-        ("", "[[artifacts.rules]]\ninclude='a['", "10:9: [[artifacts.rules]] include: `a[` is no glob", &[]),
-        ("", "[github]\nrepository = 'x'", "10:14: [github] repository: `x` is no repository", &[]),
+        (
+            "",
+            "[[artifacts.rules]]\ninclude='a['",
+            "10:9: [[artifacts.rules]] include: `a[` is not a glob",
+            &[],
+        ),
+        ("", "[github]\nrepository = 'x'", "10:14: [github] repository: `x` is not a repository", &[]),
         // Limits.
-        ("", "[limits]\njob = '4 parsecs'", "10:7: [limits] job: `4 parsecs` is no duration", &[]),
+        ("", "[limits]\njob = '4 parsecs'", "10:7: [limits] job: `4 parsecs` is not a duration", &[]),
         ("", "[limits]\njob = '1m'", "10:7: [limits] job: grace (1m) must be shorter than job (1m)", &[]),
         ("", "[limits]\njob='1h'\ngrace = '2h'", "11:9: [limits] grace: grace (2h) must be shorter", &[]),
         ("", "[limits]\nlog = '2GB'", "10:7: [limits] log: `2GB` is not a size", &["2GiB"]),
@@ -350,9 +355,9 @@ fn flags_are_named_instead_of_a_line() {
         ),
         (
             "build.targets=[x]",
-            "--set build.targets=[x]: [build] targets: must be a list of strings, not a string | it is no list in TOML",
+            "--set build.targets=[x]: [build] targets: must be a list of strings, not a string | it is not a list in TOML",
         ),
-        ("limits.job=4", "--set limits.job=4: [limits] job: `4` is no duration"),
+        ("limits.job=4", "--set limits.job=4: [limits] job: `4` is not a duration"),
         (
             "repos.poky.tag=v1",
             "--set repos.poky.tag=v1: [repos.poky] tag: `branch` and `tag` exclude one another",

@@ -1,5 +1,5 @@
-//! From manifest, lock, environment and flags to [`Settings`]: all problems at once, each with its
-//! place, and nothing runs before they are mended.
+//! Makes [`Settings`] from manifest, lock, environment and flags. Reports all problems at once with their
+//! positions; nothing runs before they are fixed.
 
 mod address;
 mod codebuild;
@@ -30,7 +30,7 @@ mod variables;
 
 pub use codebuild::{CodeBuild, Trigger};
 pub use embedded::{for_layers, known_release};
-pub use environment::{AgentEnvironment, whole as whole_environment};
+pub use environment::{AgentEnvironment, LOG_VARIABLE, whole as whole_environment};
 pub use load::{is_trusted, load, lock_path};
 pub use manifest::{FILE_NAME, schema};
 pub use paths::{is_text, out_dir, work_dir, work_tree};

@@ -1,4 +1,4 @@
-//! Where things lie: the checkout under test, its manifest, the work directory, the output.
+//! Finds the directories of a job: the checkout under test, its manifest, the work directory, the output.
 
 use std::path::{Path, PathBuf};
 
@@ -18,17 +18,17 @@ pub struct ProjectRoot {
     pub checkout: PathBuf,
     /// Relative paths of the manifest start here.
     pub base: PathBuf,
-    /// The manifest's file; `None` when its text came from elsewhere.
+    /// The manifest's file; `None`, if it was downloaded.
     pub manifest: Option<PathBuf>,
-    /// How messages name it.
+    /// The manifest's name in messages.
     pub manifest_name: String,
 }
 
-/// Finds checkout and manifest. The checkout is `CODEBUILD_SRC_DIR`, else the git work tree that the
-/// manifest lies in, else the manifest's directory; for a manifest from elsewhere the one of `cwd`.
+/// Finds checkout and manifest. The checkout is `CODEBUILD_SRC_DIR`, else the git work tree with the
+/// manifest, else the manifest's directory. For a downloaded manifest it is the one of `cwd`.
 ///
 /// # Errors
-/// When there is no manifest, or `CODEBUILD_SRC_DIR` is no directory.
+/// If there is no manifest, or `CODEBUILD_SRC_DIR` is not a directory.
 pub fn find(request: &Request, env: &AgentEnvironment, cwd: &Path) -> Result<ProjectRoot> {
     let cwd = canonical("the current directory", cwd)?;
     let codebuild = codebuild_checkout(env)?;
@@ -47,7 +47,7 @@ pub fn find(request: &Request, env: &AgentEnvironment, cwd: &Path) -> Result<Pro
     };
     let file = if file.is_dir() { file.join(manifest::FILE_NAME) } else { file };
     if !file.is_file() {
-        let what = if file.exists() { "is no regular file" } else { "is not there" };
+        let what = if file.exists() { "is not a regular file" } else { "does not exist" };
         return Err(Error::usage(format!("the manifest `{}` {what}", file.display()))
             .hint("write one (docs/manifest.md), or check a layer without one: build-agent check LAYER"));
     }
@@ -60,17 +60,17 @@ pub fn find(request: &Request, env: &AgentEnvironment, cwd: &Path) -> Result<Pro
     Ok(ProjectRoot { checkout, base, manifest: Some(file), manifest_name })
 }
 
-/// `CODEBUILD_SRC_DIR`, when CodeBuild runs the agent.
+/// `CODEBUILD_SRC_DIR`, if CodeBuild runs the agent.
 ///
 /// # Errors
-/// When it is no directory.
+/// If it is not a directory.
 pub fn codebuild_checkout(env: &AgentEnvironment) -> Result<Option<PathBuf>> {
     let Some(directory) = env.codebuild.as_ref().and_then(|build| build.src_dir.as_ref()) else {
         return Ok(None);
     };
     is_text("CODEBUILD_SRC_DIR", directory)?;
     if !directory.is_absolute() || !directory.is_dir() {
-        let message = format!("CODEBUILD_SRC_DIR is `{}`, which is no directory", directory.display());
+        let message = format!("CODEBUILD_SRC_DIR is `{}`, which is not a directory", directory.display());
         return Err(Error::machine(message)
             .hint("CodeBuild sets it after its DOWNLOAD_SOURCE phase; do not change it"));
     }
@@ -95,16 +95,16 @@ fn default_manifest(codebuild: Option<&Path>, cwd: &Path) -> PathBuf {
     }
 }
 
-/// The top of the git work tree that the directory lies in; without one the directory itself.
+/// The top of the git work tree that contains the directory; without one, the directory itself.
 pub fn work_tree(directory: &Path) -> PathBuf {
-    // A file `.git` is a linked work tree or a submodule.
+    // A file `.git` marks a linked work tree or a submodule.
     directory.ancestors().find(|above| above.join(".git").exists()).unwrap_or(directory).to_owned()
 }
 
 /// The work directory and the output directory of a job.
 ///
 /// # Errors
-/// When there is no place for the work, or BitBake would refuse it.
+/// If there is no work directory, or BitBake would reject it.
 pub fn resolve(
     request: &Request,
     env: &AgentEnvironment,
@@ -119,10 +119,10 @@ pub fn resolve(
     Ok(Paths { work, out: out_dir(request.out.as_deref(), &cwd)? })
 }
 
-/// The directory of reports and logs, also where no manifest could be read.
+/// The directory of reports and logs, even if no manifest could be read.
 ///
 /// # Errors
-/// When the current directory is gone, or the path is no text.
+/// If the current directory no longer exists, or the path is not text.
 pub fn out_dir(asked: Option<&Path>, cwd: &Path) -> Result<PathBuf> {
     let out = asked.unwrap_or(Path::new("build-agent-out"));
     let out = values::normal(&fs_err::canonicalize(cwd)?.join(out));
@@ -130,10 +130,10 @@ pub fn out_dir(asked: Option<&Path>, cwd: &Path) -> Result<PathBuf> {
     Ok(out)
 }
 
-/// The directory that holds the work of all jobs.
+/// The directory with the work directories of all jobs.
 ///
 /// # Errors
-/// When nothing says where it is.
+/// If it is not configured.
 pub fn work_dir(asked: Option<&Path>, env: &AgentEnvironment, cwd: &Path) -> Result<PathBuf> {
     let (top, origin) = top_of_work(asked, env)?;
     let top = values::normal(&cwd.join(top));
@@ -141,7 +141,7 @@ pub fn work_dir(asked: Option<&Path>, env: &AgentEnvironment, cwd: &Path) -> Res
     Ok(top)
 }
 
-/// It, and who said so.
+/// The directory, and which setting named it.
 fn top_of_work(asked: Option<&Path>, env: &AgentEnvironment) -> Result<(PathBuf, &'static str)> {
     Ok(match (asked, &env.work_dir) {
         (Some(directory), _) => (directory.to_path_buf(), "--work-dir"),
@@ -156,15 +156,14 @@ fn default_work_dir(env: &AgentEnvironment) -> Result<PathBuf> {
     }
     let cache = env.xdg_cache_home.clone().or_else(|| env.home.as_ref().map(|home| home.join(".cache")));
     cache.map(|cache| cache.join("build-agent")).ok_or_else(|| {
-        Error::usage("there is no place for the work: neither XDG_CACHE_HOME nor HOME is set")
-            .hint("give --work-dir DIR")
+        Error::usage("no work directory: neither XDG_CACHE_HOME nor HOME is set").hint("give --work-dir DIR")
     })
 }
 
-/// Refuses a work directory in which BitBake could not build, before anything is cloned. BitBake asks the
-/// kernel where it is, so that a link does not help.
+/// Rejects a work directory in which BitBake could not build, before anything is cloned. BitBake asks the
+/// kernel for its directory, so links do not help.
 fn bitbake_accepts(work: &Path, origin: &str) -> Result<()> {
-    const HINT: &str = "give another directory with --work-dir or the variable BUILD_AGENT_WORK_DIR, such as \
+    const HINT: &str = "choose another directory with --work-dir or the variable BUILD_AGENT_WORK_DIR, such as \
          /var/tmp/build-agent; the layers may stay where they are";
     let real = path_rules::resolved(work);
     let shown = |path: &Path| format!("{:?}", path.display().to_string());
@@ -178,7 +177,7 @@ fn bitbake_accepts(work: &Path, origin: &str) -> Result<()> {
     let length = work.as_os_str().len().max(real.as_os_str().len());
     if length > path_rules::LONGEST_WORK {
         let message = format!(
-            "the work directory {} ({origin}) is {length} bytes long; with more than {} BitBake's TMPDIR below it \
+            "the work directory {} ({origin}) is {length} bytes long; above {} bytes, BitBake's TMPDIR below it \
              becomes too long for OE-Core",
             shown(work),
             path_rules::LONGEST_WORK
@@ -188,26 +187,26 @@ fn bitbake_accepts(work: &Path, origin: &str) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a layer whose name makes the `TMPDIR` of its check longer than OE-Core allows.
+/// Rejects a layer whose name makes the `TMPDIR` of its check longer than OE-Core allows.
 ///
 /// # Errors
-/// Usage, with both ways out.
+/// Usage, with both possible fixes.
 pub fn check_fits(paths: &Paths, layers: &[PathBuf]) -> Result<()> {
     for layer in layers {
         let name = layer.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let length = paths.check(&name).as_os_str().len() + "/tmp".len();
         if length > path_rules::LONGEST_TMPDIR {
             return Err(Error::usage(format!(
-                "the TMPDIR of the check of `{name}` would be {length} bytes long, and OE-Core refuses more than {}",
+                "the TMPDIR of the check of `{name}` would be {length} bytes long, and OE-Core rejects more than {}",
                 path_rules::LONGEST_TMPDIR
             ))
-            .hint("give a shorter --work-dir, or give the layer's directory a shorter name"));
+            .hint("use a shorter --work-dir, or a shorter name for the layer's directory"));
         }
     }
     Ok(())
 }
 
-/// Refuses paths that are no text: neither the configuration of BitBake nor a report can name them.
+/// Rejects paths that are not text: neither BitBake's configuration nor a report can name them.
 ///
 /// # Errors
 /// Usage, with the path as far as it can be shown.
@@ -215,12 +214,12 @@ pub fn is_text(what: &str, path: &Path) -> Result<()> {
     match path.to_str() {
         Some(_) => Ok(()),
         None => Err(Error::usage(format!("{what} {:?} is not valid UTF-8", path.display().to_string())).hint(
-            "rename the directory or file: the configuration of BitBake and the reports hold paths as UTF-8 text",
+            "rename the directory or file: the configuration of BitBake and the reports need paths in UTF-8",
         )),
     }
 }
 
-/// A name with only the characters that BitBake takes in a path.
+/// Replaces the characters that BitBake does not support in a path.
 pub fn sanitised(name: &str) -> String {
     let good = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     let name: String = name.chars().map(|c| if good(c) { c } else { '-' }).collect();
@@ -246,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn the_work_directory_comes_from_the_nearest_source() {
+    fn work_directory_comes_from_the_nearest_source() {
         let flag = Request { work_dir: Some("/w".into()), ..Request::default() };
         let plain = Request::default();
         let all = [("BUILD_AGENT_WORK_DIR", "/v"), ("XDG_CACHE_HOME", "/x"), ("HOME", "/h")];
@@ -264,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn what_bitbake_refuses_is_refused_at_once() {
+    fn rejects_work_directories_that_bitbake_rejects() {
         let long = format!("/{}", "x".repeat(300));
         for bad in [
             "/a b", "/a+b", "/a@b", "/a%b", "/a~b", "/ä", "/a\nb", "/a$b", "/a\"b", "/a:b", "/a,b", "/a;b",
@@ -278,19 +277,19 @@ mod tests {
     }
 
     #[test]
-    fn a_link_to_a_path_that_bitbake_refuses_is_refused() {
+    fn rejects_a_link_to_a_path_that_bitbake_rejects() {
         let directory = tempfile::tempdir().unwrap();
         let top = directory.path().canonicalize().unwrap();
         fs_err::create_dir(top.join("job@2")).unwrap();
         std::os::unix::fs::symlink(top.join("job@2"), top.join("plain")).unwrap();
         let request = Request { work_dir: Some(top.join("plain/work")), ..Request::default() };
         let error = work(&request, &[], false).unwrap_err();
-        assert!(error.message.contains("job@2/work/meta-x-scarthgap\", which holds '@'"), "{error}");
+        assert!(error.message.contains("job@2/work/meta-x-scarthgap\", which has '@'"), "{error}");
         assert!(error.hint.unwrap().contains("BUILD_AGENT_WORK_DIR"));
     }
 
     #[test]
-    fn paths_that_are_no_text_are_told_as_that() {
+    fn rejects_paths_that_are_not_text() {
         use std::os::unix::ffi::OsStrExt;
         let bad = Path::new(std::ffi::OsStr::from_bytes(b"/tmp/bad\xff"));
         let request = Request { work_dir: Some(bad.into()), ..Request::default() };
@@ -307,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn the_directory_of_a_check_is_short_enough_for_oe_core() {
+    fn check_directory_is_short_enough_for_oe_core() {
         let paths = Paths { work: format!("/{}", "w".repeat(249)).into(), out: "/out".into() };
         // 250 + `/check/` + name + `/tmp` may be 400.
         for (length, fits) in [(139, true), (140, false)] {
@@ -330,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn the_work_tree_is_found_upwards() {
+    fn finds_the_work_tree_in_parent_directories() {
         let directory = tempfile::tempdir().unwrap();
         let top = directory.path().canonicalize().unwrap();
         let deep = top.join("a/b");

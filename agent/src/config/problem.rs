@@ -1,4 +1,4 @@
-//! What is wrong in the job's input, and where: collected first, reported all at once.
+//! Problems in the job's input, with their positions. They are collected and reported together.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ pub use agent_types::diagnostic::Diagnostic;
 use agent_types::error::Error;
 use agent_types::secrets;
 
-/// Where something was written.
+/// The position of a key or value.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
     /// `line` and `column` count from 1; columns count characters.
@@ -31,7 +31,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// The way to a value: `repos`, `poky`, `layers`, `0`.
+/// The path of a value: `repos`, `poky`, `layers`, `0`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct KeyPath(Vec<Step>);
 
@@ -66,7 +66,7 @@ impl KeyPath {
 }
 
 impl KeyPath {
-    /// The path of a table as its head is written: `[repos.poky]`, `[[artifacts.rules]]`.
+    /// The path of a table as in its header: `[repos.poky]`, `[[artifacts.rules]]`.
     pub fn as_table(&self) -> String {
         table_head(&self.0)
     }
@@ -81,8 +81,8 @@ fn table_head(steps: &[Step]) -> String {
     }
 }
 
-/// As people find it in the file: `version`, `[repos.poky] branch`, `[[artifacts.rules]] include`.
-/// An index behind the last key is left out: line and column tell which element is meant.
+/// The path as in the file: `version`, `[repos.poky] branch`, `[[artifacts.rules]] include`. An index after
+/// the last key is omitted: line and column identify the element.
 impl fmt::Display for KeyPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let last = self.0.iter().rposition(|step| matches!(step, Step::Key(_)));
@@ -112,11 +112,11 @@ fn bare_or_quoted(key: &str) -> String {
     if !key.is_empty() && key.chars().all(bare) { key.to_owned() } else { format!("{key:?}") }
 }
 
-/// A mistake and its place.
+/// A diagnostic and its position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     pub place: Place,
-    /// `[repos.poky] branch`; `None` where the text is no TOML at all.
+    /// `[repos.poky] branch`; `None`, if the text is not TOML.
     pub key: Option<String>,
     pub message: String,
     pub hint: Option<String>,
@@ -138,9 +138,8 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Keys and values come from files that anybody may have written: no control character (escape
-/// sequences, line ends) reaches a terminal or a log. Sequences go as a whole, so that a secret with one
-/// inside is still known.
+/// Keys and values are untrusted: no control character (escape sequences, newlines) may reach a terminal or a
+/// log. Sequences are removed completely, so that a secret with one inside is still recognized.
 fn printable(text: &str) -> String {
     let text = secrets::strip(text);
     let mut out = String::with_capacity(text.len());
@@ -150,10 +149,10 @@ fn printable(text: &str) -> String {
     out
 }
 
-/// So many problems are shown; who has more is helped by no more, and a log stays readable.
+/// Maximum number of shown problems, so that a log stays readable.
 const SHOWN: usize = 100;
 
-/// All problems of one reading.
+/// All problems of the input.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Problems(Vec<Problem>);
 
@@ -166,14 +165,14 @@ impl Problems {
         self.0.is_empty()
     }
 
-    /// Says what to do about the problem that was added last.
+    /// Sets the hint of the last problem.
     pub fn advise(&mut self, hint: &str) {
         if let Some(last) = self.0.last_mut() {
             last.hint = Some(hint.to_owned());
         }
     }
 
-    /// In the order of their places. Two rules may see the same mistake; it comes once.
+    /// Sorted by position, without duplicates: two rules may find the same error.
     pub fn sorted(&self) -> Vec<&Problem> {
         let mut sorted: Vec<_> = self.0.iter().collect();
         sorted.sort_by(|a, b| (&a.place, &a.key, &a.message).cmp(&(&b.place, &b.key, &b.message)));
@@ -182,7 +181,7 @@ impl Problems {
     }
 }
 
-/// One problem after another, and their count.
+/// The problems and their count.
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sorted = self.sorted();
@@ -214,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_written_as_in_the_file() {
+    fn writes_keys_as_in_the_file() {
         let root = KeyPath::root();
         let table = [
             (root.key("version"), "version"),
@@ -230,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn problems_come_in_the_order_of_the_file_with_hints_and_a_count() {
+    fn lists_problems_in_file_order_with_hints_and_a_count() {
         let mut problems = Problems::default();
         problems.add(Place::Flag("name=".into()), Some("name".into()), Diagnostic::new("is empty"));
         problems.add(
@@ -252,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_very_many_problems_is_shown_a_page_of_them() {
+    fn shows_at_most_a_page_of_problems() {
         let mut problems = Problems::default();
         (1..=SHOWN + 2).for_each(|line| problems.add(file(line, 1), None, Diagnostic::new("is wrong")));
         let shown = problems.to_string();
@@ -263,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn control_characters_do_not_reach_the_terminal() {
+    fn removes_control_characters() {
         let mut problems = Problems::default();
         let mistake = Diagnostic::new("`\u{1b}[31mred\n::error::` is unknown");
         problems.add(file(1, 1), Some("\u{7}".into()), mistake);

@@ -1,4 +1,4 @@
-//! Manifests that come from elsewhere: `https://` and `s3://` addresses.
+//! Downloads manifests from `https://` and `s3://` URLs.
 
 use std::time::Duration;
 
@@ -12,35 +12,35 @@ use agent_artifacts::aws;
 use agent_fs::untrusted;
 use agent_types::error::{Error, Result};
 
-/// Bytes. A manifest is a page of text; whatever is larger is something else.
+/// Maximum size in bytes. A manifest is a page of text.
 const LIMIT: usize = untrusted::PAGE as usize;
-/// For the whole answer.
+/// Time limit for the whole answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 const REDIRECTS: usize = 5;
 
-/// A manifest from elsewhere.
+/// A downloaded manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remote {
-    /// The address as it may be shown.
+    /// The URL without secrets.
     pub name: String,
     pub text: String,
-    /// Of the bytes that were received, lower-case hexadecimal.
+    /// SHA-256 of the received bytes, lower-case hexadecimal.
     pub sha256: String,
-    /// What people should know: nothing vouches for a manifest without `--manifest-sha256`.
+    /// A notice: without `--manifest-sha256` nothing verifies the manifest.
     pub notice: Option<String>,
 }
 
-/// Whether a manifest's name is an address that [`fetch`] understands, or refuses with a reason.
+/// Whether a manifest's name is a URL that [`fetch`] accepts, or rejects with a reason.
 pub fn is_address(manifest: &str) -> bool {
     let scheme = manifest.split_once("://").map(|(scheme, _)| scheme);
     scheme.is_some_and(|scheme| !scheme.is_empty() && scheme.chars().all(|c| c.is_ascii_alphanumeric()))
 }
 
-/// Fetches a manifest. `sha256` is `--manifest-sha256`.
+/// Downloads a manifest. `sha256` is `--manifest-sha256`.
 ///
 /// # Errors
-/// Usage, when the address is no good, nothing is there, or what is there is not the manifest that
-/// was meant; upstream, when the server does not answer.
+/// Usage, if the URL is invalid, does not exist, or has another content than expected; upstream, if the
+/// server does not answer.
 pub async fn fetch(address: &str, sha256: Option<&str>) -> Result<Remote> {
     let wanted = sha256.map(digest).transpose()?;
     let bytes = if address.starts_with("s3://") {
@@ -55,9 +55,9 @@ pub async fn fetch(address: &str, sha256: Option<&str>) -> Result<Remote> {
         && *wanted != sha256
     {
         return Err(Error::usage(format!(
-            "{shown} is not the manifest that --manifest-sha256 names: wanted {wanted}, got {sha256}"
+            "{shown} does not match --manifest-sha256: expected {wanted}, got {sha256}"
         ))
-        .hint("look at what changed there; when the change is right, give the new digest"));
+        .hint("check what changed; if the change is correct, use the new digest"));
     }
     let text = String::from_utf8(bytes).map_err(|source| {
         Error::usage(format!(
@@ -65,28 +65,27 @@ pub async fn fetch(address: &str, sha256: Option<&str>) -> Result<Remote> {
             source.utf8_error().valid_up_to()
         ))
     })?;
-    let notice = wanted
-        .is_none()
-        .then(|| format!("{shown} was taken as it came; pin it with --manifest-sha256 {sha256}"));
+    let notice =
+        wanted.is_none().then(|| format!("{shown} was not verified; pin it with --manifest-sha256 {sha256}"));
     Ok(Remote { name: shown, text, sha256, notice })
 }
 
 async fn download(address: &str) -> Result<Vec<u8>> {
     let url = Url::parse(address)
-        .map_err(|source| Error::usage(format!("`{address}` is not an address")).because(&source))?;
+        .map_err(|source| Error::usage(format!("`{address}` is not a URL")).because(&source))?;
     if url.scheme() != "https" && !(url.scheme() == "http" && aws::is_loopback(&url)) {
         return Err(Error::usage(format!("{} is not https://", shown(address)))
-            .hint("anybody on the way could change it; use https:// or s3://"));
+            .hint("its content could be changed in transit; use https:// or s3://"));
     }
     let failed = |source: reqwest::Error| {
         if source.is_timeout() {
             return too_slow(address);
         }
-        // Redirects show their whole address, which may hold a signature.
+        // Redirect errors show the whole URL, which may contain a signature.
         let source = source.without_url();
         Error::upstream(format!("cannot fetch {}", shown(address)))
             .because(&source)
-            .hint("check the address and the network (HTTPS_PROXY)")
+            .hint("check the URL and the network (HTTPS_PROXY)")
     };
     let client = reqwest::Client::builder()
         .timeout(PATIENCE)
@@ -94,7 +93,7 @@ async fn download(address: &str) -> Result<Vec<u8>> {
         .user_agent(concat!("build-agent/", env!("CARGO_PKG_VERSION")))
         .build()
         .map_err(|source| {
-            Error::machine("cannot make ready for https")
+            Error::machine("cannot set up https")
                 .because(&source)
                 .hint("install ca-certificates, or set SSL_CERT_FILE")
         })?;
@@ -104,7 +103,7 @@ async fn download(address: &str) -> Result<Vec<u8>> {
         let message = format!("{} answered {status}", shown(address));
         return Err(match status.as_u16() {
             404 | 410 => Error::usage(message).hint("check the address"),
-            401 | 403 => Error::usage(message).hint("it needs an address that can be read without a login"),
+            401 | 403 => Error::usage(message).hint("use a URL that needs no credentials"),
             _ => Error::upstream(message).hint("try again later"),
         });
     }
@@ -125,7 +124,7 @@ fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
     if attempt.previous().len() > REDIRECTS {
         attempt.error("too many redirects")
     } else if attempt.url().scheme() != "https" {
-        attempt.error("it redirects to an address that is not https://")
+        attempt.error("it redirects to a URL that is not https://")
     } else {
         attempt.follow()
     }
@@ -140,11 +139,11 @@ fn too_slow(address: &str) -> Error {
     .hint("check the network (HTTPS_PROXY)")
 }
 
-/// The address without what may be secret: user, password, and the query with its signatures.
+/// The URL without secrets: user, password, and the query with its signatures.
 fn shown(address: &str) -> String {
     match Url::parse(address) {
         Ok(mut url) => {
-            // Neither can fail on an address that has a host; without one there is nothing to hide.
+            // Both fail only for URLs without a host, which have nothing to hide.
             let _ = url.set_username("");
             let _ = url.set_password(None);
             url.set_query(None);
@@ -197,7 +196,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_manifest_and_its_digest() {
+    async fn downloads_a_manifest_and_its_digest() {
         // `printf 'version = 1\n' | sha256sum`
         let sha = "dbab12665d98aef021ba64953c61b0ed8a908cfb56a1c01e2fcb4b052b71a2a1";
         let address = server(ok(b"version = 1\n")).await;
@@ -213,7 +212,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_refused() {
+    async fn rejects_bad_answers() {
         let table: [(&str, Vec<u8>, Class); 7] = [
             ("too large", ok(&vec![b'#'; LIMIT + 1]), Class::Usage),
             ("not UTF-8", ok(b"name = \"\xff\""), Class::Usage),
@@ -238,7 +237,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn addresses_that_are_never_asked() {
+    async fn rejects_urls_without_a_request() {
         for address in ["http://example.org/m.toml", "ftp://example.org/m", "s3://", "https://"] {
             assert_eq!(fetch(address, None).await.unwrap_err().class, Class::Usage, "{address}");
         }
@@ -249,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_of_an_address_are_not_shown() {
+    fn hides_secrets_in_urls() {
         let address = "https://me:pw@example.org/a%20b/m.toml?X-Amz-Signature=abc#frag";
         assert_eq!(shown(address), "https://example.org/a%20b/m.toml");
     }

@@ -1,6 +1,6 @@
-//! Addresses of git repositories in the notation of other tools: recognised, so that the mistake can
-//! name the right form. BitBake's `;branch=`, pip's `git+https`, Terraform's `git::`, a `#fragment`, git's
-//! short form of ssh addresses, and the pages of web servers.
+//! Recognizes git URLs in the notation of other tools, so that the error can name the correct form: BitBake's
+//! `;branch=`, pip's `git+https`, Terraform's `git::`, a `#fragment`, git's short form of ssh URLs, and pages
+//! of web servers.
 
 use std::net::Ipv6Addr;
 
@@ -8,28 +8,28 @@ use url::Url;
 
 use super::problem::Diagnostic;
 
-/// The protocols that git speaks and the manifest takes.
+/// The protocols that git and the manifest support.
 pub(super) const SCHEMES: [&str; 5] = ["https", "http", "ssh", "git", "file"];
 
-/// What the notation says, in the manifest's words.
+/// The meaning of the notation in terms of the manifest.
 #[derive(Debug, Default)]
 struct Parts {
-    /// The address alone.
+    /// The URL alone.
     address: String,
     /// `branch`, `tag` or `commit`, and its value.
     wanted: Vec<(&'static str, String)>,
-    /// What the notation is called; empty: nothing foreign was found.
+    /// The name of the notation; empty, if none was recognized.
     notations: Vec<String>,
-    /// Said after the right form.
+    /// A remark after the correct form.
     remark: Option<String>,
 }
 
-/// The mistake and its right form when the text is written in another notation.
+/// The diagnostic with the correct form, if the text is in another notation.
 pub fn foreign(text: &str) -> Option<Diagnostic> {
     if holds_password_without_scheme(text) {
         return Some(
-            Diagnostic::new("is no address, and holds a password")
-                .hint("write ssh://user@host/path: ssh takes no password from an address"),
+            Diagnostic::new("is not a URL, and contains a password")
+                .hint("write ssh://user@host/path: ssh ignores a password in a URL"),
         );
     }
     let mut parts = Parts { address: text.to_owned(), ..Parts::default() };
@@ -60,7 +60,7 @@ impl Parts {
             if scheme == "gitsm" {
                 self.address = format!("git://{rest}");
                 self.found("BitBake's scheme `gitsm`");
-                self.remark = Some("name what the submodules hold as repos of their own".into());
+                self.remark = Some("add the submodules' content as separate repos".into());
             } else if let Some((one, other)) = scheme.split_once('+') {
                 let real = if one == "git" { other } else { one };
                 if SCHEMES.contains(&real) {
@@ -86,7 +86,7 @@ impl Parts {
         let Some((address, fragment)) = self.address.split_once('#') else { return };
         let (address, fragment) = (address.to_owned(), fragment.to_owned());
         self.address = address;
-        self.found("an address with a `#` part, which git does not know");
+        self.found("a URL with a `#` part, which git does not support");
         let pairs: Vec<_> = fragment.split('&').filter_map(|pair| pair.split_once('=')).collect();
         if pairs.is_empty() {
             // docker's `#branch:directory`
@@ -148,10 +148,10 @@ impl Parts {
             self.remark = Some(format!("or `ssh://{place}:{port}/{rest}`, if {port} is the port"));
         }
         self.address = format!("ssh://{place}/{}", path.trim_start_matches('/'));
-        self.found("the short form of an ssh address");
+        self.found("the short form of an ssh URL");
     }
 
-    /// `?ref=x` of Terraform, `?h=x` of cgit. Other queries are the server's matter.
+    /// `?ref=x` of Terraform, `?h=x` of cgit. Other queries belong to the server.
     fn query(&mut self) {
         let Some((address, query)) = self.address.split_once('?') else { return };
         let known = ["ref", "branch", "tag", "commit", "rev", "h", "id"];
@@ -159,11 +159,11 @@ impl Parts {
             query.split('&').filter_map(|pair| pair.split_once('=')).find(|(key, _)| known.contains(key));
         let Some((key, value)) = pair.map(|(key, value)| (key.to_owned(), value.to_owned())) else { return };
         self.address = address.to_owned();
-        self.found(format!("an address with `?{key}=`"));
+        self.found(format!("a URL with `?{key}=`"));
         self.keyed(&key, &value);
     }
 
-    /// `ssh://host:path`, `ssh://::1/path`, `ssh://[user@host:22]/path`: the part before the path is none.
+    /// `ssh://host:path`, `ssh://::1/path`, `ssh://[user@host:22]/path`: the part before the path is invalid.
     fn authority(&mut self) {
         let Some((scheme, rest)) = self.address.split_once("://") else { return };
         if scheme == "file" || Url::parse(&self.address).is_ok() {
@@ -180,7 +180,7 @@ impl Parts {
             let plain = authority.replace(['[', ']'], "");
             (format!("{scheme}://{plain}/{path}"), "a host in brackets, which are for IPv6 addresses")
         } else if let Some((host, first)) = host.split_once(':') {
-            (format!("{scheme}://{user}{host}/{first}/{path}"), "a mixture of an address and its short form")
+            (format!("{scheme}://{user}{host}/{first}/{path}"), "a mixture of a URL and its short form")
         } else {
             return;
         };
@@ -226,7 +226,7 @@ impl Parts {
         }
     }
 
-    /// A branch, a tag or a commit; only a commit can be told by its looks.
+    /// A branch, a tag or a commit; only a commit can be recognized.
     fn revision(&mut self, text: &str) {
         let is_commit = text.len() == 40 && text.bytes().all(|b| b.is_ascii_hexdigit());
         self.want(if is_commit { "commit" } else { "branch" }, text);
@@ -253,9 +253,7 @@ impl Parts {
         let address = match Url::parse(&self.address) {
             Ok(url) => without_credentials(url),
             Err(_) => {
-                return Some(
-                    mistake.hint("write it as scheme://host/path, and `branch` as a key of its own"),
-                );
+                return Some(mistake.hint("write it as scheme://host/path, and `branch` as a separate key"));
             }
         };
         let mut hint = if self.wanted.is_empty() {
@@ -263,7 +261,7 @@ impl Parts {
         } else {
             let keys: Vec<String> =
                 self.wanted.iter().map(|(key, value)| format!("{key} = {:?}", printable(value))).collect();
-            format!("write url = {address:?} and, beside it, {}", keys.join(" and "))
+            format!("write url = {address:?} and {}", keys.join(" and "))
         };
         if let Some(remark) = self.remark {
             hint = format!("{hint} ({remark})");
@@ -272,7 +270,7 @@ impl Parts {
     }
 }
 
-/// Place (`user@host`, `[::1]`, `host:port`) and path of git's short form.
+/// Host (`user@host`, `[::1]`, `host:port`) and path of git's short form.
 fn short_form(text: &str) -> Option<(String, String)> {
     if text.contains("://") {
         return None;
@@ -315,7 +313,7 @@ fn holds_password_without_scheme(text: &str) -> bool {
     !text.contains("://") && user.is_some_and(|user| user.contains(':') && !user.starts_with('['))
 }
 
-/// The text as it may be shown: `None` where it holds a password or a token.
+/// The text for display: `None`, if it contains a password or a token.
 fn public(text: &str) -> Option<&str> {
     let authority = text.split_once("://").map_or(text, |(_, rest)| rest).split(['/', '#', ';']).next()?;
     let user = authority.rsplit_once('@').map(|(user, _)| user);
@@ -324,9 +322,9 @@ fn public(text: &str) -> Option<&str> {
     (!hides && !text.contains('?')).then_some(text)
 }
 
-/// The address without credentials; the user of an ssh address is none.
+/// The URL without credentials; the user of an ssh URL is not secret.
 fn without_credentials(mut url: Url) -> String {
-    // Refused only for addresses that have no host.
+    // This fails only for URLs without a host.
     let _ = url.set_password(None);
     if matches!(url.scheme(), "http" | "https") {
         let _ = url.set_username("");

@@ -7,8 +7,7 @@ const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
 #[test]
 fn each_notation_has_its_right_form() {
-    let with =
-        |url: &str, key: &str, value: &str| format!("write url = {url:?} and, beside it, {key} = {value:?}");
+    let with = |url: &str, key: &str, value: &str| format!("write url = {url:?} and {key} = {value:?}");
     let plain = |url: &str| format!("write `{url}`");
     let table: Vec<(String, String)> = vec![
         ("https://h.example/r#scarthgap".into(), with("https://h.example/r", "branch", "scarthgap")),

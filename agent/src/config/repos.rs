@@ -1,4 +1,4 @@
-//! `[repos.*]`: each a git repository at one place, or a local directory.
+//! Validates `[repos.*]`: git repositories and local directories.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use super::settings::{GitSource, Repo, RepoSource, Secret, Wanted};
 use super::validator::Validator;
 use super::values;
 
-/// What the repositories are seen from.
+/// The context of the validation.
 pub struct Surroundings<'a> {
     /// Relative paths of the manifest start here.
     pub base: &'a Path,
@@ -22,7 +22,7 @@ pub struct Surroundings<'a> {
     pub codebuild: Option<&'a CodeBuild>,
 }
 
-/// The repositories, and what came to light with them.
+/// The repositories, with notices.
 #[derive(Debug, Default)]
 pub struct Repos {
     pub repos: Vec<Repo>,
@@ -30,7 +30,7 @@ pub struct Repos {
     pub notices: Vec<String>,
 }
 
-/// All repositories in the order of the manifest.
+/// All repositories, in the order of the manifest.
 pub fn validate(check: &mut Validator, manifest: &UnvalidatedManifest, around: &Surroundings) -> Repos {
     let top = KeyPath::root().key("repos");
     let mut all = Repos::default();
@@ -86,17 +86,17 @@ struct One<'a, 'c> {
 }
 
 impl One<'_, '_> {
-    /// The layers of a local directory can be looked for at once.
+    /// The layers of a local directory can be checked now.
     fn layers(&mut self, directory: Option<&Path>) -> Vec<PathBuf> {
         let path = self.path.key("layers");
         let raw = self.raw.layers.as_ref();
-        self.check.not_empty(&path, raw, "leave `layers` out when the repository holds none (BitBake's own)");
+        self.check.not_empty(&path, raw, "omit `layers` if the repository has none (BitBake's own)");
         self.check.list(&path, raw, |text| {
             let layer = values::inner_path(text, "the repository")?;
             values::layer_path(&layer)?;
             match directory.map(|directory| directory.join(&layer)) {
                 Some(found) if !found.join("conf/layer.conf").is_file() => Err(Diagnostic::new(format!(
-                    "`{text}` is no layer: {} has no conf/layer.conf",
+                    "`{text}` is not a layer: {} has no conf/layer.conf",
                     found.display()
                 ))),
                 _ => Ok(layer),
@@ -122,8 +122,10 @@ impl One<'_, '_> {
                 for key in ["branch", "tag", "commit"].map(|key| self.path.key(key)) {
                     if self.check.has(&key) {
                         let mistake = Diagnostic::new("does not go with `path`");
-                        self.check
-                            .key(&key, mistake.hint("a local directory is used as it is: drop this key"));
+                        self.check.key(
+                            &key,
+                            mistake.hint("a local directory is used without a checkout: remove this key"),
+                        );
                     }
                 }
                 let base = if self.check.place(&path).is_flag() { around.cwd } else { around.base };
@@ -165,7 +167,7 @@ impl One<'_, '_> {
         self.check.one(&self.path.key(key), text, |text| values::git_ref(text).map(|()| text.to_owned()))
     }
 
-    /// Reports keys that exclude one another at the one that was written last.
+    /// Reports mutually exclusive keys at the position of the last one.
     fn exclude(&mut self, keys: &[&str], hint: &str) {
         let written_last =
             keys.iter().map(|key| self.path.key(key)).max_by_key(|path| self.check.tree.key_place(path));
@@ -176,7 +178,7 @@ impl One<'_, '_> {
     }
 }
 
-/// OE-Core is more particular about its own path than BitBake is about a layer's.
+/// OE-Core restricts its own path more than BitBake restricts a layer's path.
 fn holds_usable_core(directory: &Path) -> Result<(), Diagnostic> {
     if !directory.join("oe-init-build-env").is_file() {
         return Ok(());
@@ -193,6 +195,6 @@ fn local_directory(text: &str, base: &Path) -> Result<PathBuf, Diagnostic> {
         holds_usable_core(&directory)?;
         Ok(directory)
     } else {
-        Err(Diagnostic::new(format!("`{}` is no directory of this machine", directory.display())))
+        Err(Diagnostic::new(format!("`{}` is not a directory on this machine", directory.display())))
     }
 }

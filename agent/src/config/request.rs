@@ -1,26 +1,26 @@
-//! What the command line asks of a job.
+//! The request of the command line.
 
 use std::path::PathBuf;
 
-/// What the command line asks for.
+/// The options of the command line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Request {
     /// A path; `None`: `build-agent.toml` of the checkout under test.
     pub manifest: Option<String>,
-    /// Name and text of a manifest that was fetched from elsewhere.
+    /// Name and text of a downloaded manifest.
     pub manifest_text: Option<(String, String)>,
-    /// Its digest, lower-case hexadecimal.
+    /// SHA-256 of the downloaded manifest, lower-case hexadecimal.
     pub manifest_sha256: Option<String>,
-    /// `--set`, in their order.
+    /// `--set`, in order.
     pub set: Vec<String>,
     pub work_dir: Option<PathBuf>,
     pub out: Option<PathBuf>,
     pub build_user: Option<String>,
     pub keep_going: bool,
-    /// `--trusted`: a person vouches for the source.
+    /// `--trusted`: the user trusts the source.
     pub trusted: bool,
-    /// What there is to say about how the manifest was had.
+    /// Notices about the download of the manifest.
     pub notices: Vec<String>,
-    /// Whether the lock is left aside: while it is being made anew.
+    /// Whether the lock is ignored, because it is being replaced.
     pub ignore_lock: bool,
 }

@@ -1,35 +1,34 @@
-//! What the manifest may ask of BitBake's tools: targets, and commands of bitbake-layers.
+//! Validates what the manifest requests from BitBake's tools: targets, and commands of bitbake-layers.
 
 use super::problem::Diagnostic;
 
 type Result<T> = std::result::Result<T, Diagnostic>;
 
-/// The tasks that delete what other builds live on.
+/// The tasks that delete files that other builds use.
 const CLEANING: [&str; 3] = ["clean", "cleansstate", "cleanall"];
 
-const WHY_NO_CLEANING: &str = "on a shared cache it deletes what other running builds rely on, and they fail; \
+const WHY_NO_CLEANING: &str = "on a shared cache it deletes files that other running builds use, and these fail; \
      every job starts with an empty build directory anyway, so nothing needs cleaning";
 
-/// A target of BitBake: `core-image-minimal`, `virtual/kernel:do_deploy`, `mc:board:image`.
+/// Validates a target of BitBake: `core-image-minimal`, `virtual/kernel:do_deploy`, `mc:board:image`.
 pub fn target(text: &str) -> Result<()> {
     let task = text.rsplit_once(':').map(|(_, task)| task.strip_prefix("do_").unwrap_or(task));
     let cleans = text.split_whitespace().any(|word| CLEANING[1..].contains(&word.trim_start_matches("-c")));
     if cleans || task.is_some_and(|task| CLEANING.contains(&task)) {
-        return Err(
-            Diagnostic::new(format!("`{text}` cleans, and the agent never does that")).hint(WHY_NO_CLEANING)
-        );
+        return Err(Diagnostic::new(format!("`{text}` is a clean task, which the agent never runs"))
+            .hint(WHY_NO_CLEANING));
     }
     let good = |c: char| c.is_ascii_alphanumeric() || "._+-/:".contains(c);
     if text.is_empty() {
         Err(Diagnostic::new("is empty"))
     } else if text.starts_with('-') {
         Err(Diagnostic::new(format!("`{text}` is an option of bitbake, not a target"))
-            .hint("name what is to be built; a task of a recipe is written recipe:do_task"))
+            .hint("name a recipe or image; write a task as recipe:do_task"))
     } else if text.contains(char::is_whitespace) {
         Err(Diagnostic::new(format!("`{text}` is more than one word"))
             .hint("write one list element for each target, without `bitbake` and without options"))
     } else if !text.chars().all(good) || text.starts_with([':', '/']) || text.ends_with([':', '/']) {
-        Err(Diagnostic::new(format!("`{text}` is no target of BitBake")))
+        Err(Diagnostic::new(format!("`{text}` is not a target of BitBake")))
     } else {
         Ok(())
     }
@@ -56,29 +55,29 @@ const LOOKING: [&str; 7] = [
     "layerindex-show-depends",
 ];
 
-/// A command of bitbake-layers and its arguments, as words.
+/// Splits a command of bitbake-layers into words, and validates it.
 pub fn bitbake_layers(text: &str) -> Result<Vec<String>> {
     let words: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
     let Some(command) = words.first().map(String::as_str) else {
         return Err(Diagnostic::new("is empty").hint(format!("write one of {}", LOOKING.join(", "))));
     };
     if let Some(quote) = text.chars().find(|c| "\"'`\\".contains(*c)) {
-        return Err(Diagnostic::new(format!("`{text}` holds a {quote}"))
-            .hint("no shell reads it: words are split at spaces and nothing else"));
+        return Err(Diagnostic::new(format!("`{text}` contains a {quote}"))
+            .hint("no shell parses it: words are split only at spaces"));
     }
     let odd = |c: char| !c.is_ascii_alphanumeric() && c != '-';
     if CHANGING.contains(&command) {
         Err(Diagnostic::new(format!(
-            "`{command}` changes the build's configuration, and a check must only look"
+            "`{command}` changes the build's configuration, but a check must be read-only"
         ))
         .hint(format!(
-            "layers come from [repos] and [layer]; the commands that look are {}",
+            "layers come from [repos] and [layer]; the read-only commands are {}",
             LOOKING.join(", ")
         )))
     } else if (command.starts_with("show-") && !command.contains(odd)) || LOOKING.contains(&command) {
         Ok(words)
     } else {
-        let mistake = Diagnostic::new(format!("`{command}` is no command of bitbake-layers that only looks"));
+        let mistake = Diagnostic::new(format!("`{command}` is not a read-only command of bitbake-layers"));
         Err(match super::structure::nearest(command, LOOKING.into_iter()) {
             Some(nearest) => mistake.hint(format!("did you mean `{nearest}`?")),
             None => mistake.hint(format!("write one of {}", LOOKING.join(", "))),
@@ -93,7 +92,7 @@ mod tests {
     use crate::config::values::tests::accepts;
 
     #[test]
-    fn targets() {
+    fn validates_targets() {
         let good = ["core-image-minimal", "virtual/kernel:do_deploy", "mc:board:image", "world", "gtk+3"];
         let bad = ["", "-c", "a b", "bitbake x", "a;b", "$(x)", ":do_x", "x:", "/x"];
         accepts(target, &good, &bad);
@@ -111,14 +110,14 @@ mod tests {
     }
 
     #[test]
-    fn layer_commands_only_look() {
+    fn accepts_only_read_only_layer_commands() {
         assert_eq!(bitbake_layers("show-recipes  -f zlib").unwrap(), ["show-recipes", "-f", "zlib"]);
         accepts(
             bitbake_layers,
             &["show-layers"],
             &["", "-h", "show-recipes 'a b'", "sh", "show_layers", "show-layers;"],
         );
-        assert!(bitbake_layers("add-layer ../x").unwrap_err().message.contains("only look"));
+        assert!(bitbake_layers("add-layer ../x").unwrap_err().message.contains("read-only"));
         assert_eq!(bitbake_layers("show_layers").unwrap_err().hint.unwrap(), "did you mean `show-layers`?");
     }
 }

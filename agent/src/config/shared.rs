@@ -1,5 +1,5 @@
-//! From `[cache]` and the trust of the source to what a build may do with the share; and what there is
-//! to say about it.
+//! Applies the trust of the source to `[cache]`: what a build may do with the share, and the notices about
+//! it.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,19 +11,19 @@ use super::codebuild::CodeBuild;
 use super::settings::{Cache, HashServer, Paths, Settings, SharedCache};
 use super::trust;
 
-/// What `[cache]` of the manifest says, before trust decides.
+/// `[cache]` of the manifest, before trust is applied.
 #[derive(Debug)]
 pub struct RawCache {
     pub share: Option<PathBuf>,
     pub access: Access,
-    /// Whether the manifest asks for writing in so many words.
+    /// Whether the manifest requests write access explicitly.
     pub asks_to_write: bool,
     pub downloads_max_age: Duration,
     pub sstate_max_age: Duration,
     pub hash_server: HashServer,
 }
 
-/// The caches of a job, and sentences about them. `layers` is the local store of layer checkouts.
+/// The caches of a job, with notices. `layers` is the local store of layer checkouts.
 pub fn cache(
     words: &RawCache,
     trust: Trust,
@@ -42,7 +42,7 @@ pub fn cache(
         sstate: paths.work.join("sstate"),
         layers,
         trust: trust.clone(),
-        // A commit of a source that is not under test says nothing about the layers that are.
+        // A commit of a source that is not under test says nothing about the layers.
         commit: codebuild
             .filter(|build| build.src_dir.is_some())
             .and_then(|build| build.resolved_commit.clone()),
@@ -56,7 +56,7 @@ pub fn cache(
     (cache, notices)
 }
 
-/// What the source may do with what others use, and why; nothing where it uses nothing of others.
+/// What the source may do with shared caches, and why; empty, if it uses none.
 fn sentence(cache: &Cache, asks_to_write: bool) -> Option<String> {
     let may = match (&cache.share, &cache.hash_server) {
         (Some(shared), _) => what_it_may(shared),
@@ -67,7 +67,7 @@ fn sentence(cache: &Cache, asks_to_write: bool) -> Option<String> {
     Some(match &cache.trust {
         Trust::Trusted { why } => format!("the source is trusted ({why}): the build {may}"),
         Trust::Untrusted { why, .. } if asks_to_write => format!(
-            "the source is not trusted ({why}): the build {may}; `access = \"read-write\"` changes nothing in that"
+            "the source is not trusted ({why}): the build {may}; `access = \"read-write\"` does not change that"
         ),
         Trust::Untrusted { why, .. } => format!("the source is not trusted ({why}): the build {may}"),
     })
@@ -83,8 +83,8 @@ fn what_it_may(shared: &SharedCache) -> String {
 }
 
 impl Settings {
-    /// The settings as the commit that is checked out leaves them: with another one than CodeBuild
-    /// resolved, the trust is gone, and the sentence says so.
+    /// The settings for the commit that is checked out: if CodeBuild resolved another one, the source is not
+    /// trusted, and the notice says so.
     #[must_use]
     pub fn confirmed(mut self, head: Option<&str>) -> (Settings, Option<String>) {
         let trust = trust::confirmed(&self.cache.trust, self.cache.commit.as_deref(), head);

@@ -61,7 +61,7 @@ fn access_only_takes_away() {
         assert_eq!(writes(&push), of_push, "{word}");
         let pull_request = in_codebuild(&access(word), false, &PULL_REQUEST).unwrap();
         assert_eq!(writes(&pull_request), of_pull_request, "{word}");
-        let said = pull_request.notices.iter().any(|notice| notice.contains("changes nothing in that"));
+        let said = pull_request.notices.iter().any(|notice| notice.contains("does not change that"));
         assert_eq!(said, word == "read-write", "{:?}", pull_request.notices);
     }
     let off = in_codebuild(&access("off"), false, &PUSH).unwrap();

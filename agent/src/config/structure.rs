@@ -1,5 +1,5 @@
-//! Finds every key that does not exist, every value of the wrong type and every key that is missing,
-//! by walking a text's tree along the JSON Schema of the types that are to be read from it.
+//! Finds unknown keys, values of the wrong type and missing keys: walks the tree of a text along the JSON
+//! Schema of its type.
 
 use std::borrow::Cow;
 
@@ -10,8 +10,8 @@ use super::manifest::schema_of;
 use super::problem::{Diagnostic, KeyPath, Problems, Step};
 use super::tree::{Node, Value};
 
-/// Reads `T` from the tree. What is wrong is reported and left out, so that the rest can still be
-/// validated; the second value are the keys that misspelt ones most likely mean.
+/// Reads `T` from the tree. Errors are reported and skipped, so that the rest can still be validated. The
+/// second value are the probable meanings of misspelt keys.
 pub fn read<T>(tree: &Node, problems: &mut Problems) -> (T, Vec<KeyPath>)
 where
     T: DeserializeOwned + Default + schemars::JsonSchema,
@@ -20,9 +20,9 @@ where
     let mut walk = Walk { root: &schema, tree, problems, meant: Vec::new() };
     let json = walk.value(tree, &schema, &KeyPath::root());
     let meant = walk.meant;
-    // The walk lets only through what the types accept; should they ever disagree, say so.
+    // The walk accepts only what the types accept; report a disagreement.
     let value = serde_json::from_value(json.unwrap_or_default()).unwrap_or_else(|error| {
-        problems.add(tree.place.clone(), None, Diagnostic::new(format!("cannot be read: {error}")));
+        problems.add(tree.place.clone(), None, Diagnostic::new(format!("cannot be parsed: {error}")));
         T::default()
     });
     (value, meant)
@@ -36,7 +36,7 @@ struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    /// The value as JSON; `None` when it was wrong and is left out.
+    /// The value as JSON; `None`, if it was wrong and is skipped.
     fn value(&mut self, node: &Node, schema: &'a Json, path: &KeyPath) -> Option<Json> {
         let schema = self.resolve(schema);
         match (kind(schema), &node.value) {
@@ -49,7 +49,7 @@ impl<'a> Walk<'a> {
             ("boolean", Value::Boolean(boolean)) => Some(Json::Bool(*boolean)),
             ("integer", Value::Integer(integer)) => self.constant(Json::from(*integer), schema, path),
             ("string", Value::String(string)) => self.choice(string, schema, path),
-            // `--set repos.bitbake.branch=2.8`: a shell user does not think of quotes.
+            // `--set repos.bitbake.branch=2.8`: shell users often omit quotes.
             ("string", Value::Integer(_) | Value::Float(_) | Value::Boolean(_) | Value::Datetime)
                 if node.place.is_flag() =>
             {
@@ -102,7 +102,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// The table of the first level that has such a key.
+    /// The top-level table that has such a key.
     fn table_that_knows(&self, key: &str) -> Option<&'a str> {
         let tables = self.root["properties"].as_object()?;
         let has = |schema: &'a Json| self.resolve(schema)["properties"].get(key).is_some();
@@ -114,7 +114,7 @@ impl<'a> Walk<'a> {
         if wanted.is_null() || *wanted == value {
             return Some(value);
         }
-        let mistake = Diagnostic::new(format!("is {value}, and this agent knows {wanted} only"));
+        let mistake = Diagnostic::new(format!("is {value}, but this agent supports only {wanted}"));
         self.report(path, mistake)
     }
 
@@ -138,13 +138,13 @@ impl<'a> Walk<'a> {
             && let Value::String(text) = &node.value
             && text.starts_with('[')
         {
-            // Of a flag, whose shell has eaten the quotes.
+            // The shell removed the quotes of a flag.
             mistake =
-                mistake.hint("it is no list in TOML; quote it for the shell: --set 'KEY=[\"a\", \"b\"]'");
+                mistake.hint("it is not a list in TOML; quote it for the shell: --set 'KEY=[\"a\", \"b\"]'");
         } else if kind(schema) == "array" && !node.text.is_empty() {
             mistake = mistake.hint(format!("put it in brackets: [{}]", node.text));
         } else if let ("object", [Step::Key(table), Step::Key(_)]) = (kind(schema), path.steps()) {
-            // `url` directly below [repos], say.
+            // For example `url` directly below [repos].
             mistake = mistake.hint(format!("each table here has a name of its own: [{table}.NAME]"));
         }
         self.report(path, mistake)
@@ -160,7 +160,7 @@ impl<'a> Walk<'a> {
         pointer.and_then(|pointer| self.root.pointer(pointer)).unwrap_or(schema)
     }
 
-    /// What people call the type that the schema wants.
+    /// The name of the schema's type for people.
     fn name(&self, schema: &'a Json) -> Cow<'static, str> {
         match kind(schema) {
             "string" => "a string".into(),
@@ -175,12 +175,12 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// The schema's type. Enums with a description for each choice have none of their own.
+/// The schema's type. Enums with a description for each choice have none.
 fn kind(schema: &Json) -> &str {
     schema["type"].as_str().unwrap_or(if schema["oneOf"].is_array() { "string" } else { "object" })
 }
 
-/// The words that a string may be; empty when it may be any.
+/// The allowed words of a string; empty, if any is allowed.
 fn choices(schema: &Json) -> Vec<&str> {
     let plain = schema["enum"].as_array().into_iter().flatten().filter_map(Json::as_str);
     let described = schema["oneOf"].as_array().into_iter().flatten().flat_map(|choice| {
@@ -190,10 +190,10 @@ fn choices(schema: &Json) -> Vec<&str> {
     plain.chain(described).collect()
 }
 
-/// The known word that a mistyped one most likely means.
+/// The known word that a misspelt one probably means.
 pub fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let distance = |known: &&str| strsim::damerau_levenshtein(&word.to_lowercase(), known);
-    // A third of the letters may be wrong; further away it is another word.
+    // A third of the letters may be wrong; a more distant word is another one.
     let near = |known: &&str| distance(known) <= word.chars().count().max(known.chars().count()).div_ceil(3);
     known.filter(near).min_by_key(distance)
 }

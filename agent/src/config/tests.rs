@@ -281,7 +281,7 @@ fn local_repositories_may_lie_outside_and_must_hold_their_layers() {
     checkout.write("build-agent.toml", &repo("['meta', 'meta-y']"));
     let found = problems_of(checkout.load(&[]));
     assert!(
-        found[0].starts_with("build-agent.toml:11:19: [repos.local] layers: `meta-y` is no layer"),
+        found[0].starts_with("build-agent.toml:11:19: [repos.local] layers: `meta-y` is not a layer"),
         "{found:?}"
     );
 }

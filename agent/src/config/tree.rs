@@ -1,4 +1,4 @@
-//! A TOML text as a tree in which every key and value knows where it was written.
+//! Parses a TOML text into a tree in which every key and value has its position.
 
 use std::sync::Arc;
 
@@ -7,11 +7,11 @@ use toml::de::{DeTable, DeValue};
 
 use super::problem::{Diagnostic, KeyPath, Place, Problems, Step};
 
-/// A value and its place.
+/// A value and its position.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Node {
     pub place: Place,
-    /// A scalar as it was written; empty for arrays and tables.
+    /// A scalar as written; empty for arrays and tables.
     pub text: String,
     pub value: Value,
 }
@@ -64,7 +64,7 @@ impl Node {
         self.entries().iter().find(|entry| entry.key == key)
     }
 
-    /// Where the value at `path` was written, or what comes nearest above it.
+    /// The position of the value at `path`, or of its closest parent.
     pub fn place(&self, path: &KeyPath) -> Place {
         let mut node = self;
         for step in path.steps() {
@@ -76,7 +76,7 @@ impl Node {
         node.place.clone()
     }
 
-    /// Where the last key of `path` was written, or what comes nearest above it.
+    /// The position of the last key of `path`, or of its closest parent.
     pub fn key_place(&self, path: &KeyPath) -> Place {
         let mut node = self;
         let mut place = &self.place;
@@ -91,12 +91,12 @@ impl Node {
         place.clone()
     }
 
-    /// The path as people find it in the file: a table by its head, anything else as a key in one.
+    /// The path as in the file: a table by its header, anything else as a key in one.
     pub fn name(&self, path: &KeyPath) -> String {
         self.get(path).map_or_else(|| path.to_string(), |node| node.called(path))
     }
 
-    /// The same for the value itself, which lies at `path`.
+    /// The same for this value, whose path is `path`.
     pub fn called(&self, path: &KeyPath) -> String {
         match self.value {
             Value::Table(_) if !path.steps().is_empty() => path.as_table(),
@@ -104,7 +104,7 @@ impl Node {
         }
     }
 
-    /// What people call this kind of value.
+    /// The name of this kind of value for people.
     pub fn kind(&self) -> &'static str {
         match self.value {
             Value::String(_) => "a string",
@@ -118,9 +118,8 @@ impl Node {
     }
 }
 
-/// Reads `text`, which people know as `file`. `None` when it is not TOML: then what can be said is
-/// said about its syntax alone, because everything else would be guessing. Keys that come twice are
-/// reported, and the rest of the text is still worth checking.
+/// Parses `text`, whose name is `file`. `None`, if it is not TOML: then only syntax errors are reported.
+/// Duplicate keys are reported, and the rest is still validated.
 pub fn parse(file: &str, text: &str, problems: &mut Problems) -> Option<Node> {
     let source = Source::new(text, At::File(file.into()));
     let (document, errors) = DeTable::parse_recoverable(text);
@@ -130,7 +129,7 @@ pub fn parse(file: &str, text: &str, problems: &mut Problems) -> Option<Node> {
         let mistake = if error.message() == "duplicate key" {
             let key = text.get(span.clone()).unwrap_or_default();
             Diagnostic::new(format!("`{key}` is given twice"))
-                .hint("keep one; what is missing in it, move over")
+                .hint("keep one of them and merge the others into it")
         } else {
             usable = false;
             Diagnostic::new(format!("not valid TOML: {}", error.message()))
@@ -144,7 +143,7 @@ pub fn parse(file: &str, text: &str, problems: &mut Problems) -> Option<Node> {
     })
 }
 
-/// Reads bytes that should be TOML in UTF-8.
+/// Parses bytes that should be TOML in UTF-8.
 pub fn parse_bytes(file: &str, bytes: &[u8], problems: &mut Problems) -> Option<Node> {
     match std::str::from_utf8(bytes) {
         Ok(text) => parse(file, text, problems),
@@ -157,11 +156,11 @@ pub fn parse_bytes(file: &str, bytes: &[u8], problems: &mut Problems) -> Option<
     }
 }
 
-/// The value of a `--set`, as TOML; `None` when it is not TOML.
+/// Parses the value of a `--set` as TOML; `None`, if it is not TOML.
 pub fn parse_value(text: &str, place: &Place) -> Option<Node> {
     let value = DeValue::parse(text).ok()?;
     let source = Source::new(text, At::Place(place.clone()));
-    // What does not fit into an integer is still a fine string.
+    // A number that is too large for an integer is a string.
     let mut problems = Problems::default();
     let node = source.node(&value, &mut problems);
     problems.is_empty().then_some(node)
@@ -169,7 +168,7 @@ pub fn parse_value(text: &str, place: &Place) -> Option<Node> {
 
 struct Source<'t> {
     text: &'t str,
-    /// Offsets; the first is 0.
+    /// Offsets of line starts; the first is 0.
     line_starts: Vec<usize>,
     at: At,
 }
@@ -223,7 +222,7 @@ impl<'t> Source<'t> {
     }
 
     fn table(&self, table: &DeTable<'_>, place: Place, problems: &mut Problems) -> Node {
-        // The parser sorts by name; people think in the order of the file.
+        // The parser sorts by name; messages follow the order of the file.
         let mut pairs: Vec<_> = table.iter().collect();
         pairs.sort_by_key(|(key, _)| key.span().start);
         let entries = pairs.into_iter().map(|(key, value)| Entry {
@@ -254,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn every_key_and_value_knows_its_place() {
+    fn every_key_and_value_has_its_position() {
         let text = "b = 1\n[repos.z]\n  url = \"ü\"  # é\n[repos.a]\nlayers = [\n  'x',\n  'y']\n[[r]]\n[[r]]\nk=true\n";
         let (node, _) = read(text);
         let node = node.unwrap();
@@ -272,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_syntax_is_reported_with_its_place_and_nothing_else_is_guessed() {
+    fn reports_only_syntax_errors_of_invalid_toml() {
         for (text, place) in [
             ("a = \n", "f:1:5:"),
             ("a = 1\nb = \"x\n", "f:2:7:"),
@@ -288,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_given_twice_does_not_hide_the_rest() {
+    fn duplicate_key_does_not_hide_other_problems() {
         let (node, said) = read("[repos.poky]\nurl = 'a'\n[repos.poky]\nurl = 'b'\n[layer]\nx = 1\nx = 2\n");
         assert!(said.contains("f:3:8: `poky` is given twice"), "{said}");
         assert!(said.contains("f:7:1: `x` is given twice"), "{said}");
@@ -296,21 +295,21 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_text_are_told_with_their_place() {
+    fn reports_the_position_of_invalid_utf8() {
         let mut problems = Problems::default();
         assert!(parse_bytes("f", b"a = 1\nb = '\xff'\n", &mut problems).is_none());
         assert!(problems.to_string().starts_with("f:2:6: not UTF-8"), "{problems}");
     }
 
     #[test]
-    fn a_number_that_does_not_fit_is_a_problem_in_a_file_and_a_string_in_a_flag() {
+    fn too_large_number_is_a_problem_in_a_file_and_a_string_in_a_flag() {
         let (_, said) = read("a = 1234567890123456789012345678901234567890\n");
         assert!(said.contains("too large"), "{said}");
         assert_eq!(parse_value("1234567890123456789012345678901234567890", &Place::Flag("x".into())), None);
     }
 
     #[test]
-    fn hostile_texts_are_survived() {
+    fn accepts_or_rejects_hostile_texts_without_panic() {
         let many = "[repos.x]\nk = 1\n".repeat(50);
         let texts = [
             format!("a = {}", "[".repeat(100_000)),

@@ -1,4 +1,4 @@
-//! The manifest's sections, all but `[repos]`: what the types cannot say.
+//! Validates the manifest's sections except `[repos]`: rules that types cannot express.
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -15,8 +15,8 @@ use super::shared::RawCache;
 use super::validator::Validator;
 use super::{address, requests, values};
 
-/// The validated sections. Where something was wrong, a default stands in: nobody sees it, because
-/// problems end the reading.
+/// The validated sections. A default replaces an invalid value; it is never used, because problems end the
+/// reading.
 #[derive(Debug)]
 pub struct Sections {
     pub name: String,
@@ -36,7 +36,7 @@ pub struct Sections {
     pub github: Option<GitHub>,
     pub limits: Limits,
     pub cache: RawCache,
-    /// Keys that have no effect yet.
+    /// Keys without effect in this version.
     pub notices: Vec<String>,
 }
 
@@ -44,7 +44,7 @@ fn section(name: &str) -> KeyPath {
     KeyPath::root().key(name)
 }
 
-/// Validates every section; `cwd` is where relative paths of `--set` start.
+/// Validates every section; relative paths of `--set` start at `cwd`.
 pub fn validate(
     check: &mut Validator,
     raw: &UnvalidatedManifest,
@@ -108,7 +108,7 @@ pub fn validate(
     }
 }
 
-/// A rule that only judges, as one that also hands the text on.
+/// Turns a rule that only checks into one that returns the text.
 fn owned(rule: impl Fn(&str) -> Result<(), Diagnostic>) -> impl Fn(&str) -> Result<String, Diagnostic> {
     move |text| rule(text).map(|()| text.to_owned())
 }
@@ -135,11 +135,11 @@ fn layers(check: &mut Validator, raw: &UnvalidatedManifest, project_root: &Proje
         return check.one(&path, Some(&".".to_owned()), layer).into_iter().collect();
     }
     let mut layers = check.list(&path, raw.layer.paths.as_ref(), layer);
-    // Logs and build directories are named by the layer's directory.
+    // Logs and build directories have the name of the layer's directory.
     for index in (1..layers.len()).rev() {
         let name = layers[index].file_name();
         if layers[..index].iter().any(|other| other.file_name() == name) {
-            let message = format!("two layers have a directory of the name {:?}", name.unwrap_or_default());
+            let message = format!("two layers have directories with the name {:?}", name.unwrap_or_default());
             check.value(&path, Diagnostic::new(message).hint("check them in two jobs"));
             layers.remove(index);
         }
@@ -147,8 +147,8 @@ fn layers(check: &mut Validator, raw: &UnvalidatedManifest, project_root: &Proje
     layers
 }
 
-/// A path of the manifest that has to lie in the checkout (or beside a manifest that lies elsewhere),
-/// also when links are followed.
+/// A path of the manifest that must be in the checkout (or next to a manifest outside of it), also after
+/// links are resolved.
 fn inside(
     text: &str,
     project_root: &ProjectRoot,
@@ -184,7 +184,7 @@ fn inside(
 
 fn machines(check: &mut Validator, table: &str, raw: Option<&Vec<String>>) -> Option<Vec<String>> {
     let path = section(table).key("machines");
-    check.not_empty(&path, raw, "name a machine, or leave the key out for qemux86-64");
+    check.not_empty(&path, raw, "name a machine, or omit the key for qemux86-64");
     raw.map(|_| check.list(&path, raw, owned(values::conf_name)))
 }
 
@@ -209,7 +209,7 @@ fn rules(check: &mut Validator, raw: &UnvalidatedManifest) -> Vec<ArtifactRule> 
         if let Some(include) = include {
             if let Some(all) = exclude.iter().find(|exclude| excludes_all(&include, exclude)) {
                 let mistake = Diagnostic::new(format!("`{all}` excludes all that the rule includes"));
-                check.value(&path.key("exclude"), mistake.hint("exclude less, or drop the rule"));
+                check.value(&path.key("exclude"), mistake.hint("exclude less, or remove the rule"));
             }
             rules.push(ArtifactRule { include, exclude, required: raw.required.unwrap_or(false) });
         }
@@ -248,7 +248,7 @@ fn limits(check: &mut Validator, raw: &UnvalidatedManifest) -> Limits {
         );
         check.value(
             &path.key(written),
-            Diagnostic::new(message).hint("grace is the end of a job, not all of it"),
+            Diagnostic::new(message).hint("grace is the last part of the job's time"),
         );
     }
     limits
@@ -279,7 +279,7 @@ fn cache(check: &mut Validator, raw: &UnvalidatedManifest) -> RawCache {
     }
 }
 
-/// Says of the keys whose stage does not exist yet that they do nothing.
+/// Reports keys that have no effect, because their stage does not exist yet.
 fn without_effect(raw: &UnvalidatedManifest) -> Vec<String> {
     let mut notices = Vec::new();
     let mut say = |key: &str, instead: &str| notices.push(format!("{key} has no effect yet: {instead}"));
@@ -287,7 +287,7 @@ fn without_effect(raw: &UnvalidatedManifest) -> Vec<String> {
         say("[build] changed", "only `targets` are built");
     }
     if raw.github.is_some() {
-        say("[github] repository", "results are not posted; the token serves to clone from github.com");
+        say("[github] repository", "results are not posted; the token is only used to clone from github.com");
     }
     notices
 }

@@ -1,18 +1,18 @@
-//! Applies the grammar of single values to the manifest's keys and reports with their places.
+//! Applies the rules for single values to the manifest's keys, and reports errors with positions.
 
 use super::problem::{Diagnostic, KeyPath, Place, Problems};
 use super::tree::{Node, Value};
 
-/// Knows where every key was written, and collects what is wrong.
+/// Knows the position of every key, and collects the problems.
 pub struct Validator<'a> {
     pub tree: &'a Node,
     pub problems: &'a mut Problems,
-    /// The keys that misspelt ones most likely mean.
+    /// The probable meanings of misspelt keys.
     pub meant: Vec<KeyPath>,
 }
 
 impl Validator<'_> {
-    /// Whether the key was written at all, be it right, wrong or misspelt.
+    /// Whether the key is present: valid, invalid or misspelt.
     pub fn has(&self, path: &KeyPath) -> bool {
         self.tree.get(path).is_some() || self.meant.contains(path)
     }
@@ -21,17 +21,17 @@ impl Validator<'_> {
         self.tree.place(path)
     }
 
-    /// A mistake in the value.
+    /// Reports an error in the value.
     pub fn value(&mut self, path: &KeyPath, mistake: Diagnostic) {
         self.problems.add(self.tree.place(path), Some(self.tree.name(path)), mistake);
     }
 
-    /// A mistake in there being such a key, or in its name.
+    /// Reports an error about the presence of the key or its name.
     pub fn key(&mut self, path: &KeyPath, mistake: Diagnostic) {
         self.problems.add(self.tree.key_place(path), Some(self.tree.name(path)), mistake);
     }
 
-    /// The value, when it is there and right.
+    /// The value, if it is present and valid.
     pub fn one<T>(
         &mut self,
         path: &KeyPath,
@@ -47,7 +47,7 @@ impl Validator<'_> {
         }
     }
 
-    /// The right values of a list, each once.
+    /// The valid values of a list, without duplicates.
     pub fn list<T>(
         &mut self,
         path: &KeyPath,
@@ -70,8 +70,8 @@ impl Validator<'_> {
         values
     }
 
-    /// Where the elements of a list of strings were written; elements of another type were reported
-    /// and left out before.
+    /// The positions of the elements of a list of strings. Elements of another type were reported and skipped
+    /// before.
     fn elements(&self, path: &KeyPath) -> Vec<KeyPath> {
         let Some(Node { value: Value::Array(items), .. }) = self.tree.get(path) else { return Vec::new() };
         let is_text = |item: &Node| {
@@ -86,7 +86,7 @@ impl Validator<'_> {
             .collect()
     }
 
-    /// Reports a list that is written and empty.
+    /// Reports an empty list.
     pub fn not_empty(&mut self, path: &KeyPath, texts: Option<&Vec<String>>, hint: &str) {
         let written =
             matches!(self.tree.get(path), Some(Node { value: Value::Array(items), .. }) if items.is_empty());

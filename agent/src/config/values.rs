@@ -1,5 +1,5 @@
-//! The grammar of single values: names, commit ids, durations, globs. Each function says
-//! what is wrong with a text and what to write instead; where it was written is the caller's matter.
+//! Rules for single values: names, commit ids, durations, globs. Each function returns what is wrong with a
+//! text and what to write instead; the caller adds the position.
 
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
@@ -11,9 +11,9 @@ use super::settings::HashServer;
 
 type Result<T> = std::result::Result<T, Diagnostic>;
 
-/// A name that becomes a directory or a part of an object's key: of the job, of a repository.
+/// Validates a name that becomes a directory or a part of an object's key: of the job, of a repository.
 ///
-/// BitBake refuses build paths with other characters (`sanity.bbclass`).
+/// BitBake rejects build paths with other characters (`sanity.bbclass`).
 pub fn name(text: &str) -> Result<()> {
     let good = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     if text.is_empty() {
@@ -22,7 +22,7 @@ pub fn name(text: &str) -> Result<()> {
         Err(Diagnostic::new(format!("`{text}` is a path, not a name"))
             .hint("it becomes one directory: letters, digits, `.`, `_` and `-`"))
     } else if !text.chars().all(good) || text.starts_with(['.', '-']) {
-        Err(Diagnostic::new(format!("`{text}` cannot name a directory of a build"))
+        Err(Diagnostic::new(format!("`{text}` is not a valid name for a build directory"))
             .hint("use letters, digits, `.`, `_` and `-`, with a letter, a digit or `_` first"))
     } else if text.len() > 100 {
         Err(Diagnostic::new(format!("has {} characters, more than 100", text.len())))
@@ -31,40 +31,42 @@ pub fn name(text: &str) -> Result<()> {
     }
 }
 
-/// A machine or a distro: it is written into configuration files.
+/// Validates a machine or a distro, which is written to configuration files.
 pub fn conf_name(text: &str) -> Result<()> {
     let good = |c: char| c.is_ascii_alphanumeric() || "._+-".contains(c);
     if text.is_empty() {
         Err(Diagnostic::new("is empty"))
     } else if !text.chars().all(good) || text.starts_with(['-', '.', '+']) {
         Err(Diagnostic::new(format!("`{text}` cannot be the name of a machine or distro"))
-            .hint("it names a file conf/machine/NAME.conf or conf/distro/NAME.conf: letters, digits, `.`, `_`, `+`, `-`"))
+            .hint("it is part of conf/machine/NAME.conf or conf/distro/NAME.conf: letters, digits, `.`, `_`, `+`, `-`"))
     } else {
         Ok(())
     }
 }
 
-/// Lines of a configuration file.
+/// Validates lines of a configuration file.
 pub fn conf_lines(text: &str) -> Result<()> {
     match text.chars().find(|c| c.is_control() && !"\n\r\t".contains(*c)) {
-        Some(c) => Err(Diagnostic::new(format!("holds the control character {c:?}, which is no text"))),
+        Some(c) => {
+            Err(Diagnostic::new(format!("contains the control character {c:?}, which text must not have")))
+        }
         None => Ok(()),
     }
 }
 
-/// A whole commit id, in small letters.
+/// Validates a full commit id, in lower case.
 pub fn commit(text: &str) -> Result<String> {
     let hex = !text.is_empty() && text.chars().all(|c| c.is_ascii_hexdigit());
     match text.len() {
         40 if hex => Ok(text.to_ascii_lowercase()),
         4..40 if hex => Err(Diagnostic::new(format!("`{text}` is an abbreviated commit id"))
             .hint(format!("write all 40 digits, as `git rev-parse {text}` prints them in a clone"))),
-        _ => Err(Diagnostic::new(format!("`{text}` is no commit id of 40 hexadecimal digits"))
+        _ => Err(Diagnostic::new(format!("`{text}` is not a commit id of 40 hexadecimal digits"))
             .hint("for a name use `branch` or `tag`")),
     }
 }
 
-/// A branch or tag name, by the rules of `git check-ref-format`.
+/// Validates a branch or tag name by the rules of `git check-ref-format`.
 pub fn git_ref(text: &str) -> Result<()> {
     for prefix in ["refs/heads/", "refs/tags/", "origin/"] {
         if let Some(name) = text.strip_prefix(prefix) {
@@ -85,35 +87,35 @@ pub fn git_ref(text: &str) -> Result<()> {
         || text.contains(forbidden)
         || text.split('/').any(bad_part)
     {
-        Err(Diagnostic::new(format!("`{text}` is no name that git allows for a branch or tag")))
+        Err(Diagnostic::new(format!("`{text}` is not a valid name of a branch or tag")))
     } else {
         Ok(())
     }
 }
 
-/// Longer than this is a slip of the pen, not a limit.
+/// Maximum duration; a longer one is probably a typing error.
 const LONGEST: Duration = Duration::from_secs(400 * 24 * 3600);
 
-/// A span of time that is not zero, such as `4h`, `1h 30m`, `60d`.
+/// Parses a duration that is not zero, such as `4h`, `1h 30m`, `60d`.
 pub fn duration(text: &str) -> Result<Duration> {
     let example = "write a number with a unit, such as 90s, 20m, 4h, 1h 30m or 60d";
     match humantime::parse_duration(text) {
-        Ok(Duration::ZERO) => Err(Diagnostic::new(format!("`{text}` is no time at all")).hint(example)),
+        Ok(Duration::ZERO) => Err(Diagnostic::new(format!("`{text}` must not be zero")).hint(example)),
         Ok(duration) if duration > LONGEST => {
             Err(Diagnostic::new(format!("`{text}` is longer than 400 days")))
         }
         Ok(duration) => Ok(duration),
         Err(error) => {
-            Err(Diagnostic::new(format!("`{text}` is no duration: {}", lower_first(&error.to_string())))
+            Err(Diagnostic::new(format!("`{text}` is not a duration: {}", lower_first(&error.to_string())))
                 .hint(example))
         }
     }
 }
 
-/// The smallest limit of a size: less could not hold the messages of one failure.
+/// Minimum size of a limit; a smaller one could not store the messages of one failure.
 const SMALLEST: u64 = 1 << 20;
 
-/// A size in bytes that is at least 1 MiB, such as `500MiB`, `2GiB`.
+/// Parses a size in bytes of at least 1 MiB, such as `500MiB`, `2GiB`.
 pub fn size(text: &str) -> Result<u64> {
     let example = "write a whole number with a unit, such as 500MiB or 2GiB";
     let wrong = || Diagnostic::new(format!("`{text}` is not a size")).hint(example);
@@ -140,8 +142,7 @@ fn lower_first(text: &str) -> String {
     chars.next().map(|first| first.to_lowercase().chain(chars).collect()).unwrap_or_default()
 }
 
-/// A path that stays below the directory that it is relative to, without `.` parts; `.` itself is
-/// the empty path.
+/// Parses a relative path that stays below its base, without `.` parts; `.` itself is the empty path.
 pub fn inner_path(text: &str, below: &str) -> Result<PathBuf> {
     if text.is_empty() {
         return Err(Diagnostic::new("is empty").hint("write \".\" for the top directory"));
@@ -164,21 +165,21 @@ pub fn inner_path(text: &str, below: &str) -> Result<PathBuf> {
     Ok(inner)
 }
 
-/// The path of a layer that BitBake can use.
+/// Validates the path of a layer for BitBake.
 pub fn layer_path(path: &Path) -> Result<()> {
     usable_path(path, PathUse::Layer)
 }
 
-/// A path that BitBake can use so.
+/// Validates a path for BitBake, for this purpose.
 pub fn usable_path(path: &Path, purpose: PathUse) -> Result<()> {
     match path_rules::fault(path, purpose) {
         None => Ok(()),
         Some(fault) => Err(Diagnostic::new(format!("{:?} {fault}", path.display().to_string()))
-            .hint("move it to a path without that, or rename the directory")),
+            .hint("move it to another path, or rename the directory")),
     }
 }
 
-/// An absolute path without `.` and `..`, as far as text can tell.
+/// Parses an absolute path without `.` and `..`; does not access the disk.
 pub fn normal(path: &Path) -> PathBuf {
     let mut normal = PathBuf::new();
     for component in path.components() {
@@ -193,10 +194,10 @@ pub fn normal(path: &Path) -> PathBuf {
     normal
 }
 
-/// `off`, `auto`, `host:port`, `ws://…` or `wss://…`.
+/// Parses `off`, `auto`, `host:port`, `ws://…` or `wss://…`.
 pub fn hash_server(text: &str) -> Result<HashServer> {
     let mistake = || {
-        Diagnostic::new(format!("`{text}` is no hash server"))
+        Diagnostic::new(format!("`{text}` is not a hash server"))
             .hint("write off, auto, host:port, ws://… or wss://…")
     };
     let address = HashServer::Address(text.to_owned());
@@ -205,7 +206,7 @@ pub fn hash_server(text: &str) -> Result<HashServer> {
     } else if text == "auto" {
         return Ok(HashServer::Auto);
     } else if !text.chars().all(|c| c.is_ascii_alphanumeric() || ".:/_-[]".contains(c)) {
-        // It is written between quotes into the configuration; a user and password would be seen there.
+        // It is quoted in the configuration, where a user and password would be visible.
         return Err(mistake());
     } else if text.starts_with("ws://") || text.starts_with("wss://") {
         return url::Url::parse(text).map(|_| address).map_err(|_| mistake());
@@ -216,16 +217,16 @@ pub fn hash_server(text: &str) -> Result<HashServer> {
     if port_is_good && host_is_good { Ok(address) } else { Err(mistake()) }
 }
 
-/// The directory of a share: absolute, and of characters that neither BitBake's configuration nor the
-/// patterns of its mirrors read as something else.
+/// Validates the directory of a share: absolute, and without characters that have a special meaning in
+/// BitBake's configuration or in its mirror patterns.
 pub fn share(text: &str) -> Result<PathBuf> {
     let path = normal(Path::new(text));
     if !path.is_absolute() {
-        return Err(Diagnostic::new(format!("`{text}` is no absolute path")).hint("such as /efs"));
+        return Err(Diagnostic::new(format!("`{text}` is not an absolute path")).hint("such as /efs"));
     }
     if path.parent().is_none() {
         return Err(
-            Diagnostic::new(format!("`{text}` is the root of all files")).hint("name a directory in it")
+            Diagnostic::new(format!("`{text}` is the root directory")).hint("use a directory below it")
         );
     }
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
@@ -233,18 +234,18 @@ pub fn share(text: &str) -> Result<PathBuf> {
         return Err(Diagnostic::new(format!("{text:?} cannot be written into BitBake's list of mirrors"))
             .hint("use a path of letters, digits, `.`, `_` and `-`"));
     }
-    // `build_mirroruris` of bitbake/lib/bb/fetch2 replaces these wherever they stand.
+    // `build_mirroruris` of bitbake/lib/bb/fetch2 replaces these words anywhere.
     const REPLACED: [&str; 5] = ["TYPE", "HOST", "PATH", "BASENAME", "MIRRORNAME"];
     match REPLACED.into_iter().find(|word| text.contains(word)) {
-        Some(word) => Err(Diagnostic::new(format!(
-            "`{text}` holds {word}, which BitBake replaces in addresses of mirrors"
-        ))
-        .hint("use a path without that word")),
+        Some(word) => {
+            Err(Diagnostic::new(format!("`{text}` contains {word}, which BitBake replaces in mirror URLs"))
+                .hint("use a path without that word"))
+        }
         None => Ok(path),
     }
 }
 
-/// `owner/name` on GitHub.
+/// Validates `owner/name` on GitHub.
 pub fn github_repository(text: &str) -> Result<()> {
     let good = |part: &str| {
         !part.is_empty()
@@ -253,32 +254,32 @@ pub fn github_repository(text: &str) -> Result<()> {
     };
     match text.split('/').collect::<Vec<_>>().as_slice() {
         [owner, name] if good(owner) && good(name) => Ok(()),
-        _ => Err(Diagnostic::new(format!("`{text}` is no repository on GitHub"))
+        _ => Err(Diagnostic::new(format!("`{text}` is not a repository on GitHub"))
             .hint("write owner/name, such as aws4embeddedlinux/meta-aws")),
     }
 }
 
-/// The name of a secret, and not the secret. The text is never repeated in the message.
+/// Validates the name of a secret. The message never repeats the text, which may be the secret itself.
 pub fn secret_name(text: &str) -> Result<()> {
     let tokens = ["ghp_", "gho_", "ghs_", "ghu_", "github_pat_"];
     if tokens.iter().any(|prefix| text.starts_with(prefix)) {
-        Err(Diagnostic::new("is a token, and a manifest is no place for one")
+        Err(Diagnostic::new("is a token, and must not be in a manifest")
             .hint("revoke it, store a new one in Secrets Manager, and write the secret's name here"))
     } else if text.is_empty() || text.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        Err(Diagnostic::new("is no name of a secret").hint("write its name or ARN in Secrets Manager"))
+        Err(Diagnostic::new("is not the name of a secret").hint("write its name or ARN in Secrets Manager"))
     } else {
         Ok(())
     }
 }
 
-/// A day of the calendar, `YYYY-MM-DD`.
+/// Validates a date, `YYYY-MM-DD`.
 pub fn day(text: &str) -> Result<()> {
     let parts: Vec<usize> = text.split('-').map(str::len).collect();
     let exists = humantime::parse_rfc3339(&format!("{text}T00:00:00Z")).is_ok();
     if parts == [4, 2, 2] && exists {
         Ok(())
     } else {
-        Err(Diagnostic::new(format!("`{text}` is no day of the calendar")).hint("write YYYY-MM-DD"))
+        Err(Diagnostic::new(format!("`{text}` is not a day of the calendar")).hint("write YYYY-MM-DD"))
     }
 }
 
@@ -287,7 +288,7 @@ pub fn day(text: &str) -> Result<()> {
 pub mod tests {
     use super::*;
 
-    /// Which of the texts a rule accepts.
+    /// Checks which texts a rule accepts.
     pub fn accepts<T>(rule: impl Fn(&str) -> Result<T>, good: &[&str], bad: &[&str]) {
         for text in good {
             assert!(rule(text).is_ok(), "{text:?} is fine");
@@ -298,7 +299,7 @@ pub mod tests {
     }
 
     #[test]
-    fn names() {
+    fn validates_names() {
         let bad = ["", ".", "..", "a/b", "../x", "-x", ".git", "a b", "a+b", "ü", "a\nb", "a@b", "~"];
         accepts(name, &["poky", "meta-aws", "_x", "1.0"], &bad);
         let bad = ["", "-x", "a b", "a\"b", "${@x}", "a/b", "..", "a\nMACHINE = \"x\"", "ä"];
@@ -306,12 +307,12 @@ pub mod tests {
     }
 
     #[test]
-    fn configuration_is_text() {
+    fn validates_configuration_text() {
         accepts(conf_lines, &["", "A = \"1\"\r\n\tB = \"ü\"\n"], &["\0", "A = \"\u{1b}[31m\"", "\u{85}"]);
     }
 
     #[test]
-    fn commits_and_refs() {
+    fn validates_commits_and_refs() {
         let whole = "0123456789abcdefABCDEF0123456789abcdef01";
         assert_eq!(commit(whole).unwrap(), whole.to_lowercase());
         let short = commit("0123abc").unwrap_err();
@@ -346,14 +347,14 @@ pub mod tests {
     }
 
     #[test]
-    fn durations() {
+    fn validates_durations() {
         assert_eq!(duration("1h 30m").unwrap(), Duration::from_secs(5400));
         assert_eq!(duration("60d").unwrap(), Duration::from_secs(60 * 86400));
         accepts(duration, &["1s"], &["", "4", "0s", "-4h", "4 hours and more", "forever", "9999999y"]);
     }
 
     #[test]
-    fn sizes() {
+    fn validates_sizes() {
         for (text, wanted) in [("1MiB", 1 << 20), ("2GiB", 2 << 30), ("3 TiB", 3 << 40), ("2048KiB", 2 << 20)]
         {
             assert_eq!(size(text).unwrap(), wanted, "{text}");
@@ -363,7 +364,7 @@ pub mod tests {
     }
 
     #[test]
-    fn paths_stay_inside() {
+    fn rejects_paths_that_leave_the_base() {
         for (text, wanted) in [(".", ""), ("meta", "meta"), ("./a/../b/", "b"), ("a//b", "a/b")] {
             assert_eq!(inner_path(text, "it").unwrap(), Path::new(wanted), "{text}");
         }
@@ -371,7 +372,7 @@ pub mod tests {
     }
 
     #[test]
-    fn hash_servers() {
+    fn validates_hash_servers() {
         let good =
             ["off", "auto", "hash.example.org:8686", "10.0.0.1:1", "[::1]:8686", "wss://h/ws", "ws://h:1"];
         accepts(
@@ -388,7 +389,7 @@ pub mod tests {
     }
 
     #[test]
-    fn shares() {
+    fn validates_shares() {
         accepts(
             share,
             &["/efs", "/mnt/build-cache_1.0/", "/efs/paths"],
@@ -401,7 +402,7 @@ pub mod tests {
     }
 
     #[test]
-    fn github() {
+    fn validates_github_repositories() {
         accepts(
             github_repository,
             &["a/b", "aws4embeddedlinux/meta-aws"],
@@ -417,7 +418,7 @@ pub mod tests {
     }
 
     #[test]
-    fn days() {
+    fn validates_days() {
         accepts(
             day,
             &["2026-02-28", "2028-02-29"],

@@ -1,12 +1,12 @@
-//! The variables of an environment, as the other modules look them up.
+//! Lookup of environment variables.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-/// The environment's variables. A variable that is empty is not there.
-/// Only paths may hold other bytes than text.
+/// The environment's variables. An empty variable counts as absent. Only paths may contain bytes that are not
+/// text.
 pub(super) struct Variables(BTreeMap<String, OsString>);
 
 impl Variables {
@@ -22,7 +22,7 @@ impl Variables {
         self.0.get(name).filter(|value| !value.is_empty()).map(PathBuf::from)
     }
 
-    /// All that are not empty; what is no text is shown as far as it is.
+    /// All variables that are not empty; invalid text is decoded lossily.
     pub fn iter(&self) -> impl Iterator<Item = (&str, Cow<'_, str>)> {
         self.0
             .iter()
@@ -30,7 +30,7 @@ impl Variables {
             .filter(|(_, value)| !value.is_empty())
     }
 
-    /// The paths in variables whose names begin so, by the rest of the names.
+    /// Paths in variables with this prefix, by the rest of the name.
     pub fn paths_of(&self, prefix: &str) -> BTreeMap<String, PathBuf> {
         let filled = self.0.iter().filter(|(_, value)| !value.is_empty());
         filled
@@ -38,7 +38,7 @@ impl Variables {
             .collect()
     }
 
-    /// Proxies and certificates, for programs that reach the network.
+    /// Proxies and certificates, for programs that access the network.
     pub fn network(&self) -> BTreeMap<String, String> {
         const PROXIES: [&str; 5] = ["http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy"];
         const CERTIFICATES: [&str; 4] = ["GIT_SSL_CAINFO", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"];

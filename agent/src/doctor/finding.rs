@@ -1,23 +1,24 @@
-//! What the doctor says, and in which words.
+//! Findings of the doctor, as text and as JSON.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
 
 use agent_types::error::Class;
 use agent_types::outcome::ExitStatus;
 
-/// Names the layout of `doctor --json`; raised when a reader of the old layout would go wrong.
+/// Names the layout of `doctor --json`. Its number rises when old readers could not read the new layout.
 pub const SCHEMA: &str = "build-agent/doctor/v1";
 
-/// How bad it is.
+/// Severity of a finding, worst first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
-    /// A job on this machine will not work.
+    /// A job on this machine cannot work.
     Failed,
-    /// A job may work; this will bite at some time, or could not be examined.
+    /// A job may work, but this may cause a failure later; or the check could not run.
     Warning,
     Ok,
 }
@@ -32,7 +33,7 @@ impl State {
     }
 }
 
-/// One thing that was looked at.
+/// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
     /// Short and stable, e.g. `host tools`.
@@ -40,15 +41,25 @@ pub struct Finding {
     pub state: State,
     /// What was found.
     pub found: String,
-    /// The exact command or change that mends it; always there unless the state is `Ok`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub mend: Option<String>,
-    /// Whose fault a failure is: this machine's, or something upstream.
+    /// The exact command or change that fixes it; present unless the state is `Ok`.
+    #[serde(flatten, serialize_with = "serialize_fix")]
+    pub fix: Option<String>,
+    /// The cause of a failure: this machine or something upstream.
     #[serde(skip)]
     pub class: Class,
-    /// The directory that it is about: one that failed is not listed as fine as well.
+    /// The directory that the finding is about. A directory with a failure gets no `Ok` finding.
     #[serde(skip)]
     pub directory: Option<PathBuf>,
+}
+
+/// Writes the key `fix`, and `mend` for readers of agents before that key had its name.
+fn serialize_fix<S: Serializer>(fix: &Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
+    let mut map = serializer.serialize_map(None)?;
+    if let Some(fix) = fix {
+        map.serialize_entry("fix", fix)?;
+        map.serialize_entry("mend", fix)?;
+    }
+    map.end()
 }
 
 impl Finding {
@@ -57,38 +68,38 @@ impl Finding {
             name: name.into(),
             state: State::Ok,
             found: found.into(),
-            mend: None,
+            fix: None,
             class: Class::Machine,
             directory: None,
         }
     }
 
-    pub fn warning(name: impl Into<String>, found: impl Into<String>, mend: impl Into<String>) -> Finding {
-        Finding { state: State::Warning, mend: Some(mend.into()), ..Finding::ok(name, found) }
+    pub fn warning(name: impl Into<String>, found: impl Into<String>, fix: impl Into<String>) -> Finding {
+        Finding { state: State::Warning, fix: Some(fix.into()), ..Finding::ok(name, found) }
     }
 
-    pub fn failed(name: impl Into<String>, found: impl Into<String>, mend: impl Into<String>) -> Finding {
-        Finding { state: State::Failed, mend: Some(mend.into()), ..Finding::ok(name, found) }
+    pub fn failed(name: impl Into<String>, found: impl Into<String>, fix: impl Into<String>) -> Finding {
+        Finding { state: State::Failed, fix: Some(fix.into()), ..Finding::ok(name, found) }
     }
 
-    /// The same, but something outside this machine is to blame.
+    /// The same finding, caused by something outside this machine.
     pub fn upstream(self) -> Finding {
         Finding { class: Class::Upstream, ..self }
     }
 
-    /// The same, about this directory.
+    /// The same finding, about this directory.
     pub fn about(self, directory: &Path) -> Finding {
         Finding { directory: Some(directory.to_owned()), ..self }
     }
 }
 
-/// Everything that was found, in the order in which it was looked at.
+/// All findings, in the order of the checks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Findings(pub Vec<Finding>);
 
 impl Findings {
-    /// Leaves out that a directory is fine where another finding says that it is not.
+    /// Removes the `Ok` findings about a directory that has a failure as well.
     pub fn new(mut findings: Vec<Finding>) -> Findings {
         let failed: Vec<PathBuf> = findings
             .iter()
@@ -102,7 +113,7 @@ impl Findings {
         Findings(findings)
     }
 
-    /// The machine's own failures outweigh what is not reachable: they are the reader's to mend.
+    /// The exit status: failures of this machine come before those upstream, because the reader can fix them.
     pub fn exit_status(&self) -> ExitStatus {
         let failed = |class| self.0.iter().any(|f| f.state == State::Failed && f.class == class);
         if failed(Class::Machine) {
@@ -114,7 +125,7 @@ impl Findings {
         }
     }
 
-    /// For `--json`.
+    /// The document of `--json`.
     pub fn json(&self) -> serde_json::Value {
         serde_json::json!({ "schema": SCHEMA, "exit": self.exit_status(), "findings": self })
     }
@@ -124,7 +135,7 @@ impl Findings {
     }
 }
 
-/// For people: failures first, mends below, a count at the end.
+/// The text for people: failures first, each finding with its fix, and the totals at the end.
 impl fmt::Display for Findings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names = self.0.iter().map(|finding| printable(&finding.name).chars().count()).max().unwrap_or(0);
@@ -133,8 +144,8 @@ impl fmt::Display for Findings {
         for finding in sorted {
             let name = printable(&finding.name);
             writeln!(f, "{:<7}  {name:<names$}  {}", finding.state.word(), printable(&finding.found))?;
-            if let Some(mend) = &finding.mend {
-                writeln!(f, "{:<7}  {:<names$}  mend: {}", "", "", printable(mend))?;
+            if let Some(fix) = &finding.fix {
+                writeln!(f, "{:<7}  {:<names$}  fix: {}", "", "", printable(fix))?;
             }
         }
         let [failed, warnings, ok] = [State::Failed, State::Warning, State::Ok].map(|s| self.count(s));
@@ -143,7 +154,7 @@ impl fmt::Display for Findings {
     }
 }
 
-/// Paths and the words of other programs end up here: control characters must not reach a terminal.
+/// Escapes control characters: the text has paths and output of other programs, and goes to a terminal.
 fn printable(text: &str) -> String {
     let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
     text.chars().map(escape).collect()
@@ -155,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_machine_outweighs_upstream_and_warnings_do_not_count() {
+    fn exit_status_is_machine_before_upstream_and_ignores_warnings() {
         let ok = Finding::ok("a", "b");
         let warning = Finding::warning("a", "b", "c");
         let machine = Finding::failed("a", "b", "c");
@@ -172,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn people_read_failures_first_and_terminals_get_no_control_characters() {
+    fn text_lists_failures_first_and_escapes_control_characters() {
         let findings = Findings(vec![
             Finding::ok("user", "builder"),
             Finding::warning("disk", "3 GiB", "free some"),
@@ -181,15 +192,15 @@ mod tests {
         let text = findings.to_string();
         assert_eq!(
             text,
-            "failed   git   fatal: \\u{1b}[31mred\\nnext\n               mend: give access\n\
-             warning  disk  3 GiB\n               mend: free some\n\
+            "failed   git   fatal: \\u{1b}[31mred\\nnext\n               fix: give access\n\
+             warning  disk  3 GiB\n               fix: free some\n\
              ok       user  builder\n\
              1 failed, 1 warning, 1 ok\n"
         );
     }
 
     #[test]
-    fn a_directory_is_not_failed_and_ok() {
+    fn directory_with_a_failure_has_no_ok_finding() {
         let of = |finding: Finding, directory: &str| finding.about(Path::new(directory));
         let Findings(left) = Findings::new(vec![
             of(Finding::ok("path", "/a"), "/a"),
@@ -203,11 +214,14 @@ mod tests {
     }
 
     #[test]
-    fn json_names_its_schema_and_exit() {
+    fn json_has_schema_exit_and_fix() {
         let json = Findings(vec![Finding::failed("git", "gone", "wait").upstream()]).json();
         assert_eq!(json["schema"], SCHEMA);
         assert_eq!(json["exit"], "upstream");
         assert_eq!(json["findings"][0]["state"], "failed");
-        assert_eq!(json["findings"][0]["mend"], "wait");
+        assert_eq!(json["findings"][0]["fix"], "wait");
+        assert_eq!(json["findings"][0]["mend"], "wait", "the older name of the key");
+        let ok = Findings(vec![Finding::ok("git", "there")]).json();
+        assert_eq!(ok["findings"][0], serde_json::json!({ "name": "git", "state": "ok", "found": "there" }));
     }
 }

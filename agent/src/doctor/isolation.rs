@@ -1,8 +1,8 @@
-//! User namespaces, by which BitBake keeps tasks off the network.
+//! Checks user namespaces, with which BitBake disables the network for tasks.
 //!
-//! From kirkstone on a task without `[network]` runs after `unshare(CLONE_NEWNET | CLONE_NEWUSER)`.
-//! When that call fails, BitBake goes on with the network and says nothing; when it works but the
-//! user map cannot be written (AppArmor on newer Ubuntu hosts), BitBake stops.
+//! From kirkstone on, a task without `[network]` runs after `unshare(CLONE_NEWNET | CLONE_NEWUSER)`.
+//! When that call fails, BitBake keeps the network on and reports nothing. When it works but the user map
+//! is not writable (AppArmor on newer Ubuntu hosts), BitBake stops.
 
 use agent_process::User;
 use agent_types::release::Release;
@@ -11,9 +11,9 @@ use super::finding::Finding;
 use agent_process::{Answer, PROBE_LIMIT, Prober};
 
 #[derive(Clone, Debug)]
-pub struct Facts {
-    /// `unshare --user --net --map-root-user true`, as the build user: the same two namespaces,
-    /// and a user map.
+pub struct NamespaceFacts {
+    /// `unshare --user --net --map-root-user true` as the build user: the namespaces of BitBake, and a
+    /// user map.
     pub attempt: Answer,
     /// `kernel.apparmor_restrict_unprivileged_userns` (Ubuntu).
     pub apparmor: Option<u64>,
@@ -23,10 +23,10 @@ pub struct Facts {
     pub most: Option<u64>,
 }
 
-pub async fn gather(prober: &Prober, user: Option<&User>) -> Facts {
+pub async fn gather(prober: &Prober, user: Option<&User>) -> NamespaceFacts {
     let number = |path: &str| fs_err::read_to_string(path).ok()?.trim().parse::<u64>().ok();
     let argv = ["unshare", "--user", "--net", "--map-root-user", "true"];
-    Facts {
+    NamespaceFacts {
         attempt: prober.ask("namespaces", &argv, user, &prober.environment, PROBE_LIMIT).await,
         apparmor: number("/proc/sys/kernel/apparmor_restrict_unprivileged_userns"),
         clone: number("/proc/sys/kernel/unprivileged_userns_clone"),
@@ -34,41 +34,39 @@ pub async fn gather(prober: &Prober, user: Option<&User>) -> Facts {
     }
 }
 
-pub fn judge(release: &Release, facts: &Facts) -> Finding {
+pub fn judge(release: &Release, facts: &NamespaceFacts) -> Finding {
     const NAME: &str = "user namespaces";
-    // BitBake 1.x leaves the network to its tasks.
+    // BitBake 1.x never disables the network.
     if release.bitbake.starts_with("1.") {
         return Finding::ok(NAME, format!("not used by {}", release.name));
     }
     let complaint = facts.attempt.complaint();
     match &facts.attempt {
-        Answer::Said { ok: true, .. } => Finding::ok(NAME, "work: tasks are kept off the network"),
-        Answer::Nothing(_) => Finding::warning(
-            NAME,
-            format!("could not be tried: {complaint}"),
-            "apt-get install -y util-linux",
-        ),
+        Answer::Said { ok: true, .. } => Finding::ok(NAME, "they work: tasks have no network"),
+        Answer::Nothing(_) => {
+            Finding::warning(NAME, format!("cannot be checked: {complaint}"), "apt-get install -y util-linux")
+        }
         Answer::Said { ok: false, .. } => judge_refusal(NAME, &complaint, facts),
     }
 }
 
-fn judge_refusal(name: &str, complaint: &str, facts: &Facts) -> Finding {
+fn judge_refusal(name: &str, complaint: &str, facts: &NamespaceFacts) -> Finding {
     if facts.apparmor == Some(1) || complaint.contains("uid_map") {
-        let found = format!("blocked by the host's AppArmor, and BitBake stops: {complaint}");
-        let mend = "on the host: sysctl -w kernel.apparmor_restrict_unprivileged_userns=0 \
+        let found = format!("the host's AppArmor blocks them, so BitBake stops: {complaint}");
+        let fix = "on the host: sysctl -w kernel.apparmor_restrict_unprivileged_userns=0 \
                     (cannot be set from inside a container)";
-        return Finding::failed(name, found, mend);
+        return Finding::failed(name, found, fix);
     }
     let found =
-        format!("do not work, so BitBake leaves every task on the network without a word: {complaint}");
-    let mend = if facts.clone == Some(0) {
+        format!("they do not work, so every task has network access, and BitBake does not warn: {complaint}");
+    let fix = if facts.clone == Some(0) {
         "on the host: sysctl -w kernel.unprivileged_userns_clone=1 (cannot be set from inside a container)"
     } else if facts.most == Some(0) {
         "on the host: sysctl -w user.max_user_namespaces=15000 (cannot be set from inside a container)"
     } else {
         "let the container's seccomp profile allow `unshare`: docker run --security-opt seccomp=unconfined"
     };
-    Finding::warning(name, found, mend)
+    Finding::warning(name, found, fix)
 }
 
 #[cfg(test)]
@@ -78,7 +76,7 @@ mod tests {
     use crate::doctor::State::{Failed, Ok as Fine, Warning};
 
     #[test]
-    fn the_cause_decides_between_stop_and_silence() {
+    fn user_map_failure_fails_and_unshare_failure_warns() {
         let works = Answer::Said { ok: true, lines: vec![] };
         let no = |line: &str| Answer::Said { ok: false, lines: vec![line.to_owned()] };
         let seccomp = "unshare: unshare failed: Operation not permitted";
@@ -93,13 +91,13 @@ mod tests {
             ("scarthgap", no(seccomp), None, Some(1), Some(9), Warning, Some("seccomp")),
             ("kirkstone", Answer::Nothing("not found".into()), None, None, None, Warning, Some("util-linux")),
         ];
-        for (name, attempt, apparmor, clone, most, state, mend) in table {
-            let facts = Facts { attempt, apparmor, clone, most };
+        for (name, attempt, apparmor, clone, most, state, fix) in table {
+            let facts = NamespaceFacts { attempt, apparmor, clone, most };
             let finding = judge(Release::find(name).unwrap(), &facts);
             assert_eq!(finding.state, state, "{facts:?}");
-            match mend {
-                Some(words) => assert!(finding.mend.as_deref().unwrap().contains(words), "{finding:?}"),
-                None => assert_eq!(finding.mend, None),
+            match fix {
+                Some(words) => assert!(finding.fix.as_deref().unwrap().contains(words), "{finding:?}"),
+                None => assert_eq!(finding.fix, None),
             }
         }
     }

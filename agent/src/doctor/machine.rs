@@ -1,4 +1,4 @@
-//! Memory, cores, and the kernel's settings.
+//! Checks memory, cores, and kernel settings.
 
 use std::path::Path;
 
@@ -10,12 +10,12 @@ use agent_types::release::Release;
 use super::finding::Finding;
 
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Facts {
+pub struct MachineFacts {
     /// `MemTotal`, in bytes.
     pub host_bytes: Option<u64>,
-    /// Processors that are online.
+    /// Online processors.
     pub host_cores: Option<u64>,
-    /// Those that this process may run on.
+    /// Processors that this process may run on.
     pub own_cores: Option<u64>,
     pub limits: Limits,
     /// The soft limit of open files.
@@ -26,23 +26,23 @@ pub struct Facts {
 
 const GIB: u64 = 1 << 30;
 
-/// Below this the parser of BitBake alone gets into trouble.
+/// Below this, BitBake's parser alone may run out of memory.
 const MEMORY_TO_CHECK: u64 = 4 * GIB;
-/// What the reference manual asks for.
+/// What the reference manual requires.
 const MEMORY_TO_BUILD: u64 = 8 * GIB;
-/// Python and pseudo walk through all possible descriptors when they close them.
+/// From this limit on, builds are slow: Python and pseudo loop over all possible descriptors to close them.
 const MANY_FILES: u64 = 1_048_576;
 const FEW_FILES: u64 = 1024;
-/// BitBake through mickledore watches each directory of each layer.
+/// BitBake up to mickledore watches each directory of each layer.
 const FEW_WATCHES: u64 = 65_536;
-/// qemu's user emulation maps low addresses; the release's own check has the same bound.
+/// QEMU's user emulation maps low addresses; OE-Core's sanity check has the same limit.
 const HIGH_MMAP: u64 = 65_536;
 
-pub fn gather() -> Facts {
+pub fn gather() -> MachineFacts {
     let number = |path: &str| fs_err::read_to_string(path).ok()?.trim().parse::<u64>().ok();
     let meminfo = fs_err::read_to_string("/proc/meminfo").unwrap_or_default();
     let online = fs_err::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
-    Facts {
+    MachineFacts {
         host_bytes: mem_total(&meminfo),
         host_cores: count_of_list(&online),
         own_cores: std::thread::available_parallelism().ok().map(|cores| cores.get() as u64),
@@ -58,7 +58,7 @@ fn mem_total(meminfo: &str) -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
-/// The kernel's list format: `0-3,8,10-11`.
+/// Counts the numbers in a list of the kernel, such as `0-3,8,10-11`.
 fn count_of_list(list: &str) -> Option<u64> {
     let count = |range: &str| match range.split_once('-') {
         Some((first, last)) => Some(last.parse::<u64>().ok()?.checked_sub(first.parse().ok()?)? + 1),
@@ -67,7 +67,7 @@ fn count_of_list(list: &str) -> Option<u64> {
     list.trim().split(',').map(count).sum()
 }
 
-pub fn judge(release: &Release, builds: bool, facts: &Facts) -> Vec<Finding> {
+pub fn judge(release: &Release, builds: bool, facts: &MachineFacts) -> Vec<Finding> {
     let mut findings =
         vec![judge_cores(facts), judge_memory(builds, facts), judge_open_files(facts.open_files)];
     if watches_files(release) {
@@ -77,7 +77,7 @@ pub fn judge(release: &Release, builds: bool, facts: &Facts) -> Vec<Finding> {
     findings
 }
 
-fn judge_cores(facts: &Facts) -> Finding {
+fn judge_cores(facts: &MachineFacts) -> Finding {
     let host = facts.host_cores.map_or("an unknown number of".to_owned(), |cores| cores.to_string());
     let quota = match facts.limits.cores {
         Some(cores) => format!("cgroup quota {cores:.1}"),
@@ -88,43 +88,43 @@ fn judge_cores(facts: &Facts) -> Finding {
     Finding::ok("cores", format!("{usable} usable; the host has {host}, {quota}"))
 }
 
-fn judge_memory(builds: bool, facts: &Facts) -> Finding {
+fn judge_memory(builds: bool, facts: &MachineFacts) -> Finding {
     let Some(usable) = [facts.host_bytes, facts.limits.bytes].into_iter().flatten().min() else {
-        return Finding::warning("memory", "neither /proc/meminfo nor a cgroup tells", "mount /proc");
+        return Finding::warning("memory", "neither /proc/meminfo nor a cgroup reports it", "mount /proc");
     };
     let limited = match (facts.limits.bytes, facts.host_bytes) {
         (Some(limit), Some(host)) if limit < host => format!("cgroup limit; the host has {}", gib(host)),
-        _ => "no cgroup limit below it".to_owned(),
+        _ => "no lower cgroup limit".to_owned(),
     };
     let found = format!("{} usable ({limited})", gib(usable));
     let wanted = if builds { MEMORY_TO_BUILD } else { MEMORY_TO_CHECK };
-    // What is sold as 8 GiB shows a little less.
+    // A machine sold with 8 GiB reports a little less.
     if usable < wanted / 10 * 9 {
-        let mend =
-            format!("give it {} (docker run --memory, CodeBuild compute type), or expect kills", gib(wanted));
-        Finding::warning("memory", found, mend)
+        let fix = format!("use at least {} (docker run --memory, CodeBuild compute type)", gib(wanted));
+        Finding::warning("memory", found, fix)
     } else {
         Finding::ok("memory", found)
     }
 }
 
 fn judge_open_files(soft: Option<u64>) -> Finding {
-    const MEND: &str = "ulimit -n 65536, or `docker run --ulimit nofile=65536:65536`";
+    const FIX: &str = "ulimit -n 65536, or `docker run --ulimit nofile=65536:65536`";
     const NAME: &str = "open files";
     match soft {
         None => Finding::ok(NAME, "the limit is unknown"),
         Some(soft) if soft >= MANY_FILES => {
-            let found = format!("limit {soft}: closing descriptors one by one makes pseudo and Python crawl");
-            Finding::warning(NAME, found, MEND)
+            let found =
+                format!("limit {soft}: pseudo and Python close each possible descriptor and get slow");
+            Finding::warning(NAME, found, FIX)
         }
         Some(soft) if soft < FEW_FILES => {
-            Finding::warning(NAME, format!("limit {soft} is too low for BitBake's workers"), MEND)
+            Finding::warning(NAME, format!("limit {soft} is too low for BitBake's workers"), FIX)
         }
         Some(soft) => Finding::ok(NAME, format!("limit {soft}")),
     }
 }
 
-/// BitBake through 2.4 needs inotify; 2.6 does without.
+/// Whether this BitBake uses inotify: up to 2.4 it does, from 2.6 on it does not.
 fn watches_files(release: &Release) -> bool {
     let mut numbers = release.bitbake.split('.').map(|n| n.parse::<u32>().unwrap_or(u32::MAX));
     let version = (numbers.next().unwrap_or(u32::MAX), numbers.next().unwrap_or(0));
@@ -134,8 +134,7 @@ fn watches_files(release: &Release) -> bool {
 fn judge_watches(watches: u64) -> Finding {
     const NAME: &str = "inotify watches";
     if watches < FEW_WATCHES {
-        let found =
-            format!("{watches} are few for this BitBake, which watches every directory of the layers");
+        let found = format!("{watches} may be too few: this BitBake watches every directory of the layers");
         Finding::warning(NAME, found, "on the host: sysctl -w fs.inotify.max_user_watches=524288")
     } else {
         Finding::ok(NAME, watches.to_string())
@@ -144,7 +143,7 @@ fn judge_watches(watches: u64) -> Finding {
 
 fn judge_mmap(address: u64) -> Option<Finding> {
     (address > HIGH_MMAP).then(|| {
-        let found = format!("vm.mmap_min_addr is {address}: qemu's user emulation wants at most {HIGH_MMAP}");
+        let found = format!("vm.mmap_min_addr is {address}: QEMU's user emulation needs at most {HIGH_MMAP}");
         Finding::warning(
             "mmap_min_addr",
             found,
@@ -153,7 +152,7 @@ fn judge_mmap(address: u64) -> Option<Finding> {
     })
 }
 
-/// For people.
+/// Formats bytes as GiB, for people.
 pub fn gib(bytes: u64) -> String {
     format!("{:.1} GiB", bytes as f64 / GIB as f64)
 }
@@ -165,7 +164,7 @@ mod tests {
     use crate::doctor::State::{Ok as Fine, Warning};
 
     #[test]
-    fn the_kernels_texts() {
+    fn parses_meminfo_and_cpu_lists() {
         assert_eq!(mem_total("MemTotal:       16 kB\nMemFree: 1 kB\n"), Some(16 * 1024));
         assert_eq!(mem_total("MemFree: 1 kB\n"), None);
         let lists = [
@@ -182,8 +181,8 @@ mod tests {
     }
 
     #[test]
-    fn the_smaller_of_host_and_cgroup_is_the_memory() {
-        // (host, cgroup limit, whether it builds)
+    fn usable_memory_is_the_smaller_of_host_and_cgroup() {
+        // (host, cgroup limit, builds)
         let table = [
             (Some(64 * GIB), None, true, Fine),
             (Some(64 * GIB), Some(4 * GIB), true, Warning),
@@ -194,20 +193,21 @@ mod tests {
         ];
         for (host_bytes, bytes, builds, state) in table {
             let limits = Limits { bytes, cores: None };
-            let facts = Facts { host_bytes, limits, ..Facts::default() };
+            let facts = MachineFacts { host_bytes, limits, ..MachineFacts::default() };
             assert_eq!(judge_memory(builds, &facts).state, state, "{facts:?}");
         }
     }
 
     #[test]
-    fn both_the_host_and_the_own_cores_are_shown() {
+    fn shows_usable_cores_host_cores_and_quota() {
         let limits = Limits { bytes: None, cores: Some(1.5) };
-        let facts = Facts { host_cores: Some(64), own_cores: Some(2), limits, ..Facts::default() };
+        let facts =
+            MachineFacts { host_cores: Some(64), own_cores: Some(2), limits, ..MachineFacts::default() };
         assert_eq!(judge_cores(&facts).found, "2 usable; the host has 64, cgroup quota 1.5");
     }
 
     #[test]
-    fn open_files_may_be_too_many_and_too_few() {
+    fn warns_of_too_low_and_too_high_open_files_limit() {
         let table =
             [(1_048_576, Warning), (u64::MAX, Warning), (1_048_575, Fine), (1024, Fine), (256, Warning)];
         for (soft, state) in table {
@@ -216,8 +216,8 @@ mod tests {
     }
 
     #[test]
-    fn watches_matter_to_old_bitbake_only() {
-        let facts = Facts { inotify_watches: Some(8192), ..Facts::default() };
+    fn warns_of_few_inotify_watches_only_for_old_bitbake() {
+        let facts = MachineFacts { inotify_watches: Some(8192), ..MachineFacts::default() };
         let complains = |name: &str| {
             let findings = judge(Release::find(name).unwrap(), true, &facts);
             findings.iter().any(|finding| finding.name == "inotify watches" && finding.state == Warning)
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn high_mmap_is_a_warning() {
+    fn warns_of_high_mmap_min_addr() {
         assert_eq!(judge_mmap(65_536), None);
         assert_eq!(judge_mmap(65_537).unwrap().state, Warning);
     }

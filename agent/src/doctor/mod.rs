@@ -1,17 +1,17 @@
-//! Whether this machine is fit to build: each finding with the change that mends it.
+//! Checks whether this machine can build. Every finding comes with its fix.
 //!
-//! Every topic is one file with two halves: gathering facts (bounded in time, nothing may hang) and
-//! judging them (pure: facts in, findings out). Nothing is changed, and nothing stays behind.
+//! Each topic has one file with two halves. `gather` collects facts within a time limit. `judge` is a pure
+//! function from facts to findings. The checks change nothing and leave no files.
 
-mod examination;
+mod checks;
 mod finding;
 mod isolation;
 mod machine;
 mod packages;
-mod place;
 mod sources;
 mod tools;
 mod user;
+mod workdir;
 
-pub use examination::{Examination, Subject, examine, runner};
+pub use checks::{DoctorInput, Subject, run_checks, runner};
 pub use finding::{Finding, Findings, State};

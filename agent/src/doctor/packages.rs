@@ -1,19 +1,19 @@
-//! The programs that each release wants from its host, and how old they may be.
+//! Lists the host programs that each release needs, and their minimum versions.
 //!
-//! Sources: `HOSTTOOLS` in `meta/conf/bitbake.conf` (BitBake stops when one is missing, for a mere
-//! parse too), the version checks of `sanity.bbclass` (`meta/lib/oe/sanity.py` on master),
+//! Sources: `HOSTTOOLS` in `meta/conf/bitbake.conf` (BitBake stops when one is missing, even if it only
+//! parses), the version checks of `sanity.bbclass` (`meta/lib/oe/sanity.py` on master),
 //! `SANITY_REQUIRED_UTILITIES`, and for the rest the host packages of the reference manual.
 
 use agent_types::release::{RELEASES, Release};
 
-/// A Debian package and what it is wanted for.
+/// A Debian package and the programs that are needed from it.
 pub struct Package {
     pub name: &'static str,
     pub programs: &'static [&'static str],
-    /// The first release that wants it, and the first that does not any more.
+    /// The first release that needs it, and the first later one that does not.
     from: &'static str,
     until: Option<&'static str>,
-    /// Without a required one nothing starts; the others are missed by some recipe only.
+    /// BitBake does not start without a required program; only some recipes need the others.
     pub required: bool,
 }
 
@@ -116,7 +116,7 @@ const PACKAGES: &[Package] = &[
     always("gzip", &["gunzip", "gzip"]),
     always("hostname", &["hostname"]),
     always("libc-bin", &["getconf", "iconv", "ldd"]),
-    // walnascar has the program's new name, whinlatter builds its own.
+    // walnascar uses the program's new name; whinlatter builds its own lz4.
     Package { until: Some("walnascar"), ..since("honister", "lz4", &["lz4c"]) },
     Package { until: Some("whinlatter"), ..since("walnascar", "lz4", &["lz4"]) },
     always("make", &["make"]),
@@ -139,10 +139,10 @@ const PACKAGES: &[Package] = &[
     useful("unzip", &["unzip"]),
 ];
 
-/// A program whose age matters.
+/// A program with a minimum version.
 pub struct Minimum {
     pub program: &'static str,
-    /// The least version, by the first release that wants it; newest first.
+    /// Pairs of release and minimum version from that release on, newest first.
     pub versions: &'static [(&'static str, &'static str)],
 }
 
@@ -167,7 +167,7 @@ pub const MINIMA: &[Minimum] = &[
     Minimum { program: "tar", versions: &[("dunfell", "1.28")] },
 ];
 
-/// What a release wants.
+/// The packages that a release needs.
 pub fn wanted(release: &Release) -> impl Iterator<Item = &'static Package> {
     let now = age(release.name);
     PACKAGES
@@ -175,7 +175,7 @@ pub fn wanted(release: &Release) -> impl Iterator<Item = &'static Package> {
         .filter(move |package| age(package.from) <= now && package.until.is_none_or(|until| now < age(until)))
 }
 
-/// The place of a release among its peers, the oldest first.
+/// The position of a release in the table of releases; the oldest is 0.
 pub fn age(name: &str) -> usize {
     RELEASES.iter().position(|release| release.name == name).unwrap_or(RELEASES.len())
 }
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn every_release_named_in_the_tables_exists() {
+    fn tables_name_only_known_releases() {
         let in_packages = PACKAGES.iter().flat_map(|package| [Some(package.from), package.until]).flatten();
         let in_minima = MINIMA.iter().flat_map(|minimum| minimum.versions).map(|(from, _)| *from);
         for name in in_packages.chain(in_minima) {
@@ -205,8 +205,8 @@ mod tests {
     }
 
     #[test]
-    fn releases_differ_by_what_their_bitbake_conf_added_and_dropped() {
-        // (release, wanted, not wanted), from HOSTTOOLS of the release branches.
+    fn wanted_programs_follow_hosttools_of_each_release() {
+        // (release, needed, not needed), from HOSTTOOLS of the release branches.
         let table: [(&str, &[&str], &[&str]); 7] = [
             ("dunfell", &["rpcgen", "gawk", "chrpath"], &["mkfifo", "zstd", "lz4c", "xz"]),
             ("hardknott", &["mkfifo"], &["zstd", "lz4c"]),

@@ -1,4 +1,4 @@
-//! The checkout under test and the git servers of the manifest.
+//! Checks the checkout under test and the git servers of the manifest.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,23 +9,23 @@ use url::Url;
 use agent_process::{Environment, User};
 
 use super::finding::Finding;
-use super::place::judge_path;
+use super::workdir::judge_path;
 use agent_process::{Answer, PROBE_LIMIT, Prober};
 use agent_yocto::path_rules::PathUse;
 
-/// For a git server's answer.
+/// Time limit for the answer of a git server.
 const REMOTE: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Debug)]
-pub struct Facts {
-    /// Lines `owner UID`, `git yes|no`, `head COMMIT`, and `unreadable PATH` for each layer that the
-    /// build user cannot read.
+pub struct SourceFacts {
+    /// Lines `owner UID`, `git yes|no`, `head COMMIT`, and `unreadable PATH` for each layer that the build
+    /// user cannot read.
     pub checkout: Answer,
-    /// Name, address, and what `git ls-remote` said.
+    /// Name, URL, and the output of `git ls-remote`.
     pub remotes: Vec<(String, Url, Answer)>,
 }
 
-/// `$1` is the checkout, the others are layers.
+/// `$1` is the checkout; the other arguments are layers.
 const CHECKOUT: &str = r#"
 printf 'owner %s\n' "$(stat -c %u -- "$1" 2>/dev/null)"
 if [ -e "$1/.git" ]; then echo 'git yes'; else echo 'git no'; fi
@@ -42,7 +42,7 @@ pub async fn gather(
     checkout: &Path,
     layers: &[PathBuf],
     sources: &[(String, Url)],
-) -> Facts {
+) -> SourceFacts {
     let words: Vec<String> = [checkout]
         .into_iter()
         .chain(layers.iter().map(PathBuf::as_path))
@@ -58,10 +58,10 @@ pub async fn gather(
         }));
     let (checkout, remotes) =
         tokio::join!(prober.ask("checkout", &argv, user, &trusting, PROBE_LIMIT), remotes);
-    Facts { checkout, remotes }
+    SourceFacts { checkout, remotes }
 }
 
-/// Tells git that this one path may belong to somebody else; the same as the job's own children get.
+/// Lets git accept this one path although another user owns it, as in the environment of a job.
 fn trust(environment: &mut Environment, path: &Path) {
     environment
         .set("GIT_CONFIG_COUNT", "1")
@@ -71,7 +71,7 @@ fn trust(environment: &mut Environment, path: &Path) {
 
 async fn ls_remote(prober: &Prober, name: &str, url: &Url) -> Answer {
     let mut environment = prober.environment.clone();
-    // A question on a terminal would be a hang.
+    // A prompt would block until the time limit.
     environment
         .set("GIT_TERMINAL_PROMPT", "0")
         .set("GIT_ASKPASS", "true")
@@ -80,7 +80,7 @@ async fn ls_remote(prober: &Prober, name: &str, url: &Url) -> Answer {
     prober.ask(&format!("remote-{name}"), &argv, None, &environment, REMOTE).await
 }
 
-pub fn judge(checkout: &Path, user: Option<&User>, facts: &Facts) -> Vec<Finding> {
+pub fn judge(checkout: &Path, user: Option<&User>, facts: &SourceFacts) -> Vec<Finding> {
     let fix = "check it out to another directory";
     let mut findings = vec![judge_path("checkout", checkout, PathUse::Layer, fix)];
     findings.push(judge_git(checkout, user, &facts.checkout).about(checkout));
@@ -93,8 +93,8 @@ fn judge_git(checkout: &Path, user: Option<&User>, answer: &Answer) -> Finding {
     const NAME: &str = "git checkout";
     let checkout = checkout.display();
     if answer.lines().is_none() {
-        let found = format!("{checkout} could not be examined: {}", answer.complaint());
-        return Finding::failed(NAME, found, "bring its file system back, or take another checkout");
+        let found = format!("cannot check {checkout}: {}", answer.complaint());
+        return Finding::failed(NAME, found, "restore its file system, or use another checkout");
     }
     if let Some(why) = answer.value("refused") {
         if answer.value("git") == Some("yes") {
@@ -102,16 +102,20 @@ fn judge_git(checkout: &Path, user: Option<&User>, answer: &Answer) -> Finding {
             return Finding::warning(NAME, found, format!("git -C {checkout} rev-parse --verify HEAD"));
         }
         let found = format!(
-            "{checkout} is not the top of a git work tree: reports name the commit that CodeBuild resolved, else none"
+            "{checkout} is not the top of a git work tree: without CodeBuild's resolved commit, reports name none"
         );
-        return Finding::warning(NAME, found, "full clone as the source, if reports should name a commit");
+        return Finding::warning(
+            NAME,
+            found,
+            "use a full clone as the source, if reports should name a commit",
+        );
     }
     let owner = answer.value("owner").and_then(|uid| uid.parse::<u32>().ok());
     match (owner, user) {
         (Some(owner), Some(user)) if owner != user.uid => {
             let found = format!(
-                "belongs to uid {owner}, layer code runs as {} (uid {}): the agent passes safe.directory for \
-                 exactly this path, nothing to do",
+                "it belongs to uid {owner}, and layer code runs as {} (uid {}); the agent sets safe.directory \
+                 for this path only",
                 user.name, user.uid
             );
             Finding::ok(NAME, found)
@@ -126,8 +130,8 @@ fn judge_readable(user: Option<&User>, answer: &Answer) -> Option<Finding> {
     let first = unreadable.first()?;
     let who = user.map_or("the agent's user", |user| user.name.as_str());
     let found = format!("{who} cannot read {}", unreadable.join(", "));
-    let mend = format!("chmod -R a+rX {first}, and a+x on the directories above (namei -l {first})");
-    Some(Finding::failed("layers", found, mend))
+    let fix = format!("chmod -R a+rX {first}, and a+x on the directories above (namei -l {first})");
+    Some(Finding::failed("layers", found, fix))
 }
 
 fn judge_remote(name: &str, url: &Url, answer: &Answer) -> Finding {
@@ -137,27 +141,27 @@ fn judge_remote(name: &str, url: &Url, answer: &Answer) -> Finding {
         Answer::Said { ok: true, .. } => Finding::ok(title, format!("{shown} answers")),
         _ => {
             let found = format!("{shown}: {}", hide(&answer.complaint(), url));
-            let mend = format!("git ls-remote {shown} HEAD (proxy, DNS, credentials of this machine)");
-            Finding::failed(title, found, mend).upstream()
+            let fix = format!("git ls-remote {shown} HEAD (proxy, DNS, credentials of this machine)");
+            Finding::failed(title, found, fix).upstream()
         }
     }
 }
 
-/// The address without user and password.
+/// The URL without user and password.
 fn public(url: &Url) -> String {
     let mut url = url.clone();
-    // Refused only for addresses that cannot have any.
+    // This fails only for URLs that cannot have credentials.
     let _ = url.set_username("");
     let _ = url.set_password(None);
     url.to_string()
 }
 
-/// Takes the address's credentials out of git's words.
+/// Removes the URL's credentials from git's output.
 fn hide(text: &str, url: &Url) -> String {
     let hidden = text.replace(url.as_str(), &public(url));
     let secrets =
         [url.password().unwrap_or_default(), if url.password().is_some() { "" } else { url.username() }];
-    // `git` is the user of every ssh address and no secret.
+    // `git` is the user of every ssh URL and not a secret.
     let secrets = secrets.into_iter().filter(|secret| !secret.is_empty() && *secret != "git");
     secrets.fold(hidden, |text, secret| text.replace(secret, "***"))
 }
@@ -179,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_foreign_owner_is_handled_and_said() {
+    fn reports_a_checkout_of_another_owner_as_ok() {
         let table = [
             (said(&["owner 1000", "git yes", "head abc"]), Fine, "at abc"),
             (said(&["owner 0", "git yes", "head abc"]), Fine, "safe.directory"),
@@ -195,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn layers_must_be_readable_to_the_build_user() {
+    fn rejects_layers_that_the_build_user_cannot_read() {
         assert_eq!(judge_readable(Some(&builder()), &said(&["git yes"])), None);
         let finding =
             judge_readable(Some(&builder()), &said(&["unreadable /root/a", "unreadable /root/b"])).unwrap();
@@ -204,9 +208,9 @@ mod tests {
     }
 
     #[test]
-    fn a_checkout_is_not_failed_and_ok() {
+    fn checkout_with_a_failure_has_no_ok_finding() {
         let (checkout, user) = (Path::new("/src/job@2"), builder());
-        let facts = |answer| Facts { checkout: answer, remotes: Vec::new() };
+        let facts = |answer| SourceFacts { checkout: answer, remotes: Vec::new() };
         let of = |answer| Findings::new(judge(checkout, Some(&user), &facts(answer))).0;
         let fine = of(said(&["owner 1000", "git yes", "head abc"]));
         assert!(fine.iter().all(|finding| finding.state == Fine) && fine.len() == 2, "{fine:?}");
@@ -223,8 +227,8 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_server_is_upstreams_fault_and_no_credential_is_shown() {
-        // (address, what git said, secret)
+    fn failed_remote_is_upstream_and_shows_no_credentials() {
+        // (URL, output of git, secret)
         let table = [
             (
                 "https://me:hunter2@example.org/x.git",
@@ -243,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn the_user_of_ssh_addresses_is_no_secret() {
+    fn user_of_ssh_urls_is_not_hidden() {
         let url = Url::parse("ssh://git@example.org/x").unwrap();
         assert_eq!(hide("git: cannot connect", &url), "git: cannot connect");
     }

@@ -1,4 +1,4 @@
-//! Whether the programs that a release wants are there, and of an age that it can live with.
+//! Checks that the host programs of a release are installed and recent enough.
 
 use std::collections::BTreeSet;
 
@@ -9,21 +9,21 @@ use super::finding::Finding;
 use super::packages::{MINIMA, Minimum, age, wanted};
 use agent_process::{Answer, PROBE_LIMIT, Prober};
 
-/// Through honister the sanity checks import `distutils`, which Python 3.12 no longer has.
+/// Up to honister, the sanity checks import `distutils`, which Python 3.12 removed.
 const LAST_WITH_DISTUTILS: &str = "honister";
 const FIRST_PYTHON_WITHOUT: &str = "3.12";
 
 #[derive(Clone, Debug)]
-pub struct Facts {
-    /// Lines `missing PROGRAM`, as the build user sees the PATH of the job.
+pub struct ToolFacts {
+    /// Lines `missing PROGRAM`: looked up in the job's PATH as the build user.
     pub present: Answer,
     /// Lines `PROGRAM FIRST-LINE-OF---version`.
     pub versions: Answer,
-    /// Whether Perl has its modules: Debian's `perl-base` is a perl without them.
+    /// Whether Perl has its modules: Debian's `perl-base` does not have them.
     pub perl: Answer,
 }
 
-/// Looks the programs up as BitBake does: files that may be executed, never what the shell has built in.
+/// Looks programs up as BitBake does: executable files in PATH, never shell built-ins.
 const PRESENT: &str = r#"
 for program do
   found=
@@ -42,12 +42,12 @@ for program do
 done
 "#;
 
-/// The modules that the releases' own check asks for.
+/// The modules that OE-Core's sanity check requires.
 const PERL: &str = "use Text::ParseWords; use Thread::Queue; use Data::Dumper; use File::Compare; \
                     use File::Copy; use FindBin;";
 
-/// `named`: programs that the manifest wants on top.
-pub async fn gather(prober: &Prober, user: Option<&User>, release: &Release, named: &[String]) -> Facts {
+/// `named`: additional programs of the manifest.
+pub async fn gather(prober: &Prober, user: Option<&User>, release: &Release, named: &[String]) -> ToolFacts {
     let of_release = wanted(release).flat_map(|package| package.programs).copied();
     let programs: Vec<&str> = of_release.chain(named.iter().map(String::as_str)).collect();
     let aged: Vec<&str> = MINIMA.iter().map(|minimum| minimum.program).collect();
@@ -56,10 +56,10 @@ pub async fn gather(prober: &Prober, user: Option<&User>, release: &Release, nam
         prober.script("versions", VERSIONS, &aged, user),
         prober.ask("perl", &["perl", "-e", PERL], user, &prober.environment, PROBE_LIMIT),
     );
-    Facts { present, versions, perl }
+    ToolFacts { present, versions, perl }
 }
 
-pub fn judge(release: &Release, named: &[String], facts: &Facts) -> Vec<Finding> {
+pub fn judge(release: &Release, named: &[String], facts: &ToolFacts) -> Vec<Finding> {
     let missing = missing(&facts.present);
     let mut findings = judge_presence(release, facts, &missing);
     findings.extend(judge_named(named, &missing));
@@ -75,7 +75,7 @@ fn missing(present: &Answer) -> BTreeSet<String> {
     lines.iter().filter_map(|line| line.strip_prefix("missing ")).map(str::to_owned).collect()
 }
 
-/// Programs that `HOSTTOOLS` of the manifest or of a layer names; BitBake stops when one is missing.
+/// Checks the programs in `HOSTTOOLS` of the manifest or of a layer. BitBake stops when one is missing.
 fn judge_named(named: &[String], missing: &BTreeSet<String>) -> Option<Finding> {
     let lacking: Vec<&str> =
         named.iter().map(String::as_str).filter(|name| missing.contains(*name)).collect();
@@ -85,16 +85,16 @@ fn judge_named(named: &[String], missing: &BTreeSet<String>) -> Option<Finding> 
     let programs = lacking.join(", ");
     let found = format!("missing: {programs}");
     let fix = format!(
-        "install {programs} (`apt-file search bin/{}` finds the package), or leave it out of HOSTTOOLS",
+        "install {programs} (`apt-file search bin/{}` finds the package), or remove it from HOSTTOOLS",
         lacking[0]
     );
     Some(Finding::failed("host tools of the manifest", found, fix))
 }
 
-fn judge_presence(release: &Release, facts: &Facts, missing: &BTreeSet<String>) -> Vec<Finding> {
+fn judge_presence(release: &Release, facts: &ToolFacts, missing: &BTreeSet<String>) -> Vec<Finding> {
     const NAME: &str = "host tools";
     if facts.present.lines().is_none() {
-        let found = format!("could not be looked for: {}", facts.present.complaint());
+        let found = format!("cannot be checked: {}", facts.present.complaint());
         return vec![Finding::failed(NAME, found, "apt-get install -y coreutils dash")];
     }
     let count = wanted(release)
@@ -120,15 +120,15 @@ fn judge_presence(release: &Release, facts: &Facts, missing: &BTreeSet<String>) 
             continue;
         }
         let packages = packages.into_iter().collect::<Vec<_>>().join(" ");
-        let mend = format!("apt-get install -y {packages}");
+        let fix = format!("apt-get install -y {packages}");
         let programs = programs.join(", ");
         findings.push(match required {
-            true => Finding::failed(NAME, format!("missing for {}: {programs}", release.name), mend),
-            false => Finding::warning("host tools of some recipes", format!("missing: {programs}"), mend),
+            true => Finding::failed(NAME, format!("missing for {}: {programs}", release.name), fix),
+            false => Finding::warning("host tools of some recipes", format!("missing: {programs}"), fix),
         });
     }
     if findings.iter().all(|finding| finding.name != NAME) {
-        let found = format!("all {count} that {} wants are there", release.name);
+        let found = format!("all {count} programs that {} needs are installed", release.name);
         findings.insert(0, Finding::ok(NAME, found));
     }
     findings
@@ -139,17 +139,17 @@ fn judge_age(release: &Release, minimum: &Minimum, versions: &[String]) -> Optio
     let (_, least) = minimum.versions.iter().find(|(from, _)| age(release.name) >= age(from))?;
     let line = versions.iter().find_map(|line| line.strip_prefix(program)?.strip_prefix(' '));
     let Some(version) = line.and_then(version_in) else {
-        let found = format!("`{program} --version` does not tell its version; {least} or later is wanted");
+        let found = format!("`{program} --version` prints no version; {least} or later is needed");
         return Some(Finding::warning(program, found, format!("apt-get install -y --reinstall {program}")));
     };
     let too_new = program == "python3"
         && age(release.name) <= age(LAST_WITH_DISTUTILS)
         && !is_older(&version, FIRST_PYTHON_WITHOUT);
     if is_older(&version, least) {
-        let found = format!("{version} is too old for {}, which wants {least} or later", release.name);
-        let mend =
-            "take a newer distribution as the image's base, or the release's buildtools-extended tarball";
-        Some(Finding::failed(program, found, mend))
+        let found = format!("{version} is too old for {}, which needs {least} or later", release.name);
+        let fix =
+            "use a newer distribution as the image's base, or the release's buildtools-extended tarball";
+        Some(Finding::failed(program, found, fix))
     } else if too_new {
         let found = format!(
             "{version} is too new for {}, which imports distutils; {FIRST_PYTHON_WITHOUT} removed it",
@@ -158,15 +158,15 @@ fn judge_age(release: &Release, minimum: &Minimum, versions: &[String]) -> Optio
         Some(Finding::failed(
             program,
             found,
-            "take an image with an older Python, e.g. debian:11 or ubuntu:20.04",
+            "use an image with an older Python, e.g. debian:11 or ubuntu:20.04",
         ))
     } else {
-        Some(Finding::ok(program, format!("{version} (wanted: {least} or later)")))
+        Some(Finding::ok(program, format!("{version} (needed: {least} or later)")))
     }
 }
 
-/// The first word of a `--version` line that looks like a version. Where a distribution names its
-/// package in brackets before it, the numbers are the same.
+/// Takes the first word of a `--version` line that looks like a version. A distribution's package version in
+/// brackets before it has the same numbers.
 fn version_in(line: &str) -> Option<String> {
     line.split_whitespace()
         .map(|word| word.split(|c: char| !c.is_ascii_digit() && c != '.').next().unwrap_or_default())
@@ -175,7 +175,7 @@ fn version_in(line: &str) -> Option<String> {
         .map(str::to_owned)
 }
 
-/// Compares numbers between dots; what is absent counts as 0.
+/// Compares dotted versions as numbers. A missing part counts as 0.
 fn is_older(version: &str, least: &str) -> bool {
     let numbers = |text: &str| text.split('.').map(|n| n.parse::<u64>().unwrap_or(0)).collect::<Vec<_>>();
     let (mut version, mut least) = (numbers(version), numbers(least));
@@ -200,32 +200,32 @@ mod tests {
     }
 
     #[test]
-    fn one_line_installs_all_that_is_missing() {
-        let all = Facts { present: said(&[]), versions: said(&[]), perl: said(&[]) };
+    fn fix_installs_all_missing_packages_with_one_command() {
+        let all = ToolFacts { present: said(&[]), versions: said(&[]), perl: said(&[]) };
         assert_eq!(judge_presence(release("scarthgap"), &all, &BTreeSet::new())[0].state, Fine);
 
-        let facts = Facts {
+        let facts = ToolFacts {
             present: said(&["missing lz4c", "missing zstd", "missing pzstd", "missing unzip"]),
             perl: Answer::Said { ok: false, lines: vec!["Can't locate Thread/Queue.pm".into()] },
             ..all
         };
         let findings = judge_presence(release("scarthgap"), &facts, &missing(&facts.present));
         assert_eq!(findings[0].state, Failed);
-        assert_eq!(findings[0].mend.as_deref(), Some("apt-get install -y lz4 perl zstd"));
+        assert_eq!(findings[0].fix.as_deref(), Some("apt-get install -y lz4 perl zstd"));
         assert_eq!(findings[1].state, Warning);
-        assert_eq!(findings[1].mend.as_deref(), Some("apt-get install -y unzip"));
+        assert_eq!(findings[1].fix.as_deref(), Some("apt-get install -y unzip"));
     }
 
     #[test]
-    fn an_unanswered_question_is_no_success() {
+    fn unanswered_probe_is_never_ok() {
         let silent = || Answer::Nothing("no answer".into());
-        let facts = Facts { present: silent(), versions: silent(), perl: silent() };
+        let facts = ToolFacts { present: silent(), versions: silent(), perl: silent() };
         let findings = judge(release("scarthgap"), &[], &facts);
         assert!(findings.iter().all(|finding| finding.state != Fine), "{findings:?}");
     }
 
     #[test]
-    fn programs_that_the_manifest_names_are_looked_for() {
+    fn rejects_missing_program_of_the_manifest() {
         let named = ["flex".to_owned(), "bison".to_owned()];
         assert_eq!(judge_named(&named, &BTreeSet::new()), None);
         let finding = judge_named(&named, &BTreeSet::from(["bison".to_owned(), "zstd".to_owned()])).unwrap();
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_of_the_real_first_lines() {
+    fn parses_version_from_real_version_lines() {
         let table = [
             ("gcc (Debian 12.2.0-14+deb12u1) 12.2.0", "12.2.0"),
             ("git version 2.39.5 (Apple Git-154)", "2.39.5"),
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_are_numbers_and_not_text() {
+    fn compares_versions_as_numbers() {
         let table = [
             ("1.28", "1.28", false),
             ("1.9", "1.28", true),
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn each_release_has_its_own_idea_of_too_old_and_too_new() {
+    fn version_limits_depend_on_the_release() {
         let table = [
             ("scarthgap", "python3", "Python 3.7.3", Failed),
             ("scarthgap", "python3", "Python 3.8.0", Fine),

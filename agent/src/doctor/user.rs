@@ -1,4 +1,4 @@
-//! The user that runs layer code, its home, and the locale.
+//! Checks the build user, its home directory, the locale, and the umask.
 
 use std::path::{Path, PathBuf};
 
@@ -9,14 +9,14 @@ use super::finding::Finding;
 use agent_process::{Answer, PROBE_LIMIT, Prober};
 
 #[derive(Clone, Debug)]
-pub struct Facts {
-    /// The variable `HOME` that the agent itself was started with.
+pub struct UserFacts {
+    /// `HOME` in the agent's own environment.
     pub home_variable: Option<PathBuf>,
-    /// Lines `home yes|no` and `writable yes|no`, asked as the build user.
+    /// Lines `home yes|no` and `writable yes|no`, from a script that ran as the build user.
     pub home: Answer,
-    /// `locale -a`, or the names of the files below `/usr/lib/locale`.
+    /// Output of `locale -a`, or the names of the files below `/usr/lib/locale`.
     pub locales: Answer,
-    /// Of the agent, from `/proc/self/status`.
+    /// The agent's umask, from `/proc/self/status`.
     pub umask: Option<u32>,
 }
 
@@ -25,9 +25,9 @@ const HOME: &str = r#"
 [ -w "$1" ] && echo 'writable yes' || echo 'writable no'
 "#;
 
-/// `locale` is part of libc-bin; images without it have at most the archive, which `strings` could
-/// read but `grep` is always there.
-const PROBE_LIMITES: &str = r#"
+/// Lists the installed locales. `locale` is part of libc-bin; images without it have at most the archive,
+/// which `grep` can search.
+const LIST_LOCALES: &str = r#"
 if command -v locale >/dev/null 2>&1; then locale -a 2>/dev/null
 else ls /usr/lib/locale 2>/dev/null; grep -aho 'en_US\.utf8' /usr/lib/locale/locale-archive 2>/dev/null
 fi
@@ -39,25 +39,25 @@ pub async fn gather(
     user: Option<&User>,
     home: &Path,
     home_variable: Option<PathBuf>,
-) -> Facts {
+) -> UserFacts {
     let home = home.to_string_lossy();
     let home_words = [&*home];
     let (home, locales) = tokio::join!(
         prober.script("home", HOME, &home_words, user),
-        prober.ask("locale", &["sh", "-c", PROBE_LIMITES], None, &prober.environment, PROBE_LIMIT),
+        prober.ask("locale", &["sh", "-c", LIST_LOCALES], None, &prober.environment, PROBE_LIMIT),
     );
     let status = fs_err::read_to_string("/proc/self/status").unwrap_or_default();
-    Facts { home_variable, home, locales, umask: umask(&status) }
+    UserFacts { home_variable, home, locales, umask: umask(&status) }
 }
 
-/// The `Umask:` line of `/proc/self/status`, there since Linux 4.7.
+/// Reads the `Umask:` line of `/proc/self/status`, which exists since Linux 4.7.
 fn umask(status: &str) -> Option<u32> {
     let octal = status.lines().find_map(|line| line.strip_prefix("Umask:"))?;
     u32::from_str_radix(octal.trim(), 8).ok()
 }
 
-/// `agent_is_root` and `user`: who the agent is and whom it would run layer code as.
-pub fn judge(agent_is_root: bool, user: &Result<User>, facts: &Facts) -> Vec<Finding> {
+/// Judges the user that would run layer code; `agent_is_root` says whether the agent can switch to it.
+pub fn judge(agent_is_root: bool, user: &Result<User>, facts: &UserFacts) -> Vec<Finding> {
     let mut findings = vec![judge_user(agent_is_root, user)];
     if let Ok(user) = user {
         findings.push(judge_home(user, facts));
@@ -68,21 +68,21 @@ pub fn judge(agent_is_root: bool, user: &Result<User>, facts: &Facts) -> Vec<Fin
 }
 
 fn judge_user(agent_is_root: bool, user: &Result<User>) -> Finding {
-    const MEND: &str =
+    const FIX: &str =
         "useradd --create-home builder; then `--build-user builder` (or run the agent as that user)";
     match user {
         Err(error) => {
             let causes = error.causes.iter().map(|cause| format!(": {cause}")).collect::<String>();
-            let mend = error.hint.clone().unwrap_or_else(|| MEND.to_owned());
-            Finding::failed("user", format!("{}{causes}", error.message), mend)
+            let fix = error.hint.clone().unwrap_or_else(|| FIX.to_owned());
+            Finding::failed("user", format!("{}{causes}", error.message), fix)
         }
         Ok(user) if user.uid == 0 => {
-            let found = format!("layer code would run as {} with uid 0, and BitBake refuses root", user.name);
-            // Rootless containers map the caller to uid 0: no user inside would help there.
+            let found = format!("layer code would run as {} with uid 0, and BitBake rejects root", user.name);
+            // Rootless containers map the caller to uid 0, so another user inside would not help.
             Finding::failed(
                 "user",
                 found,
-                format!("{MEND}; in rootless podman: `podman run --userns=keep-id`"),
+                format!("{FIX}; in rootless podman: `podman run --userns=keep-id`"),
             )
         }
         Ok(user) => {
@@ -92,15 +92,15 @@ fn judge_user(agent_is_root: bool, user: &Result<User>) -> Finding {
     }
 }
 
-fn judge_home(user: &User, facts: &Facts) -> Finding {
+fn judge_home(user: &User, facts: &UserFacts) -> Finding {
     let home = user.home.display();
     let name = &user.name;
     if matches!(facts.home, Answer::Nothing(_)) {
-        let found = format!("{home} could not be examined: {}", facts.home.complaint());
-        return Finding::failed("home", found, "bring its file system back, or take a local home directory");
+        let found = format!("cannot check {home}: {}", facts.home.complaint());
+        return Finding::failed("home", found, "restore its file system, or use a local home directory");
     }
     if facts.home.value("home") != Some("yes") {
-        let found = format!("{home}, the home of {name} in /etc/passwd, does not exist for that user");
+        let found = format!("{home}, the home of {name} in /etc/passwd, is not a directory for that user");
         return Finding::failed(
             "home",
             found,
@@ -113,9 +113,8 @@ fn judge_home(user: &User, facts: &Facts) -> Finding {
     }
     match &facts.home_variable {
         Some(variable) if *variable != user.home => {
-            // CodeBuild leaves HOME=/root under `run-as`; the agent does not follow it.
-            let found =
-                format!("{home} of /etc/passwd is used; the variable HOME says {}", variable.display());
+            // CodeBuild keeps HOME=/root under `run-as`; the agent ignores it.
+            let found = format!("{home} (from /etc/passwd); HOME={} is ignored", variable.display());
             Finding::ok("home", found)
         }
         _ => Finding::ok("home", format!("{home}, writable by {name}")),
@@ -123,31 +122,31 @@ fn judge_home(user: &User, facts: &Facts) -> Finding {
 }
 
 fn judge_locale(locales: &Answer) -> Finding {
-    const MEND: &str = "apt-get install -y locales && localedef -i en_US -f UTF-8 en_US.UTF-8";
+    const FIX: &str = "apt-get install -y locales && localedef -i en_US -f UTF-8 en_US.UTF-8";
     let Answer::Said { lines, .. } = locales else {
-        let found = format!("en_US.UTF-8 could not be looked for: {}", locales.complaint());
-        return Finding::warning("locale", found, MEND);
+        let found = format!("cannot check for en_US.UTF-8: {}", locales.complaint());
+        return Finding::warning("locale", found, FIX);
     };
-    // glibc lists it as `en_US.utf8`, others as `en_US.UTF-8`.
+    // glibc lists the locale as `en_US.utf8`, others as `en_US.UTF-8`.
     let is_it = |line: &String| line.trim().replace('-', "").eq_ignore_ascii_case("en_US.utf8");
     if lines.iter().any(is_it) {
         Finding::ok("locale", "en_US.UTF-8 is installed")
     } else {
-        let found = "en_US.UTF-8 is not installed, and BitBake runs with no other (C.UTF-8 is not enough)";
-        Finding::failed("locale", found, MEND)
+        let found = "en_US.UTF-8 is not installed, and BitBake requires it (C.UTF-8 is not enough)";
+        Finding::failed("locale", found, FIX)
     }
 }
 
 fn judge_umask(umask: Option<u32>) -> Finding {
     match umask {
-        None => Finding::ok("umask", "the kernel does not tell; children get 0022"),
-        // What BitBake's own check asks for: the user everything, others reading.
+        None => Finding::ok("umask", "unknown to this kernel; child processes get 0022"),
+        // OE-Core's sanity check requires: all rights for the user, read access for others.
         Some(umask) if umask & 0o755 != 0 => Finding::warning(
             "umask",
-            format!("{umask:04o}: what the agent itself writes may be unreadable to the build user"),
+            format!("{umask:04o}: the build user may be unable to read files that the agent writes"),
             "umask 0022",
         ),
-        Some(umask) => Finding::ok("umask", format!("{umask:04o}; children get 0022")),
+        Some(umask) => Finding::ok("umask", format!("{umask:04o}; child processes get 0022")),
     }
 }
 
@@ -167,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn root_needs_somebody_to_drop_to() {
+    fn rejects_root_without_a_build_user() {
         let nobody = Error::machine("no user `builder`").hint("make one");
         let table: [(bool, Result<User>, State, &str); 4] = [
             (true, Err(nobody), Failed, "no user `builder`"),
@@ -179,22 +178,22 @@ mod tests {
             let finding = judge_user(root, &who);
             assert_eq!(finding.state, state, "{who:?}");
             assert!(finding.found.contains(words), "{finding:?}");
-            assert_eq!(finding.mend.is_some(), state != Fine, "{finding:?}");
+            assert_eq!(finding.fix.is_some(), state != Fine, "{finding:?}");
         }
     }
 
     #[test]
-    fn the_home_of_passwd_counts_and_the_variable_does_not() {
+    fn home_comes_from_passwd_and_not_from_the_variable() {
         let good = said(&["home yes", "writable yes"]);
         let table = [
             (good.clone(), None, Fine, "writable by builder"),
-            (good, Some("/root"), Fine, "HOME says /root"),
+            (good, Some("/root"), Fine, "HOME=/root is ignored"),
             (said(&["home yes", "writable no"]), None, Failed, "not writable"),
-            (said(&["home no", "writable no"]), None, Failed, "does not exist"),
+            (said(&["home no", "writable no"]), None, Failed, "not a directory"),
             (Answer::Nothing("no answer".into()), None, Failed, "no answer"),
         ];
         for (home, variable, state, words) in table {
-            let facts = Facts {
+            let facts = UserFacts {
                 home_variable: variable.map(PathBuf::from),
                 home: home.clone(),
                 locales: said(&[]),
@@ -207,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn only_en_us_utf8_is_the_locale() {
+    fn requires_the_locale_en_us_utf8() {
         let table: [(Answer, State); 6] = [
             (said(&["C", "en_US.utf8"]), Fine),
             (said(&["en_US.UTF-8"]), Fine),
@@ -222,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn umask_of_the_status_file() {
+    fn parses_and_judges_umask() {
         let table = [
             ("Name:\tx\nUmask:\t0022\n", Some(0o022), Fine),
             ("Umask:\t0002\n", Some(0o002), Fine),

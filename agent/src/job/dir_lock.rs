@@ -6,13 +6,10 @@ use std::path::Path;
 
 use fs_err as fs;
 use fs_err::os::unix::fs::OpenOptionsExt;
-use nix::fcntl::OFlag;
 
+// A layer may hold an output directory with a link or a pipe in it, and the agent may be root.
+use agent_fs::read::NO_FOLLOW;
 use agent_types::error::{Error, Result};
-
-/// A layer may hold an output directory with a link in it, and the agent may be root; or with a pipe,
-/// whose other end would be waited for.
-const PLAIN: i32 = OFlag::O_NOFOLLOW.union(OFlag::O_NONBLOCK).bits();
 
 /// Holds a directory until it is dropped, or the process ends in whatever way.
 #[derive(Debug)]
@@ -42,7 +39,7 @@ impl DirLock {
     pub fn holder(directory: &Path) -> Option<String> {
         let mut options = fs::OpenOptions::new();
         let (mut file, _) =
-            options.read(true).custom_flags(PLAIN).open(directory.join("lock")).ok()?.into_parts();
+            options.read(true).custom_flags(NO_FOLLOW).open(directory.join("lock")).ok()?.into_parts();
         match file.try_lock_shared() {
             Err(TryLockError::WouldBlock) => Some(named(&mut file)),
             _ => None,
@@ -57,7 +54,7 @@ impl DirLock {
             .write(true)
             .create(true)
             .truncate(false)
-            .custom_flags(PLAIN)
+            .custom_flags(NO_FOLLOW)
             .open(&path)?
             .into_parts();
         match file.try_lock() {

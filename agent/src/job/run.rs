@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use tracing::Instrument;
+use tracing::field::Empty;
+
 use crate::config::Settings;
 use crate::stages::{self, build, check, checkout, configure, publish, share};
 use agent_cache::{Lease, Usage};
@@ -153,12 +156,14 @@ impl Job<'_> {
             return self.finish(stage, Outcome::NotRun(why)).await;
         }
         self.runner.events.emit(EventKind::StageStarted { stage }).await;
+        let span = tracing::info_span!("stage", name = stage.name(), outcome = Empty);
         let interrupted = self.runner.interrupt.state();
         let outcome = match interrupted.filter(|_| !stage.survives_failure()) {
             Some(why) => Ok(stages::interrupted(why)),
-            None => self.run(stage).await,
+            None => self.run(stage).instrument(span.clone()).await,
         };
         let outcome = outcome.unwrap_or_else(|error| error_outcome(&error));
+        span.record("outcome", outcome.word());
         if !outcome.is_success() && self.stopped.is_none() {
             self.stopped = Some(format!("{stage} did not pass"));
         }
@@ -168,6 +173,7 @@ impl Job<'_> {
     async fn run(&mut self, stage: Stage) -> Result<Outcome> {
         let result = self.dispatch(stage).await;
         if let Err(error) = &result {
+            tracing::error!("{error}");
             self.runner.events.emit(EventKind::Error { stage: Some(stage), error: error.clone() }).await;
         }
         result

@@ -30,7 +30,7 @@ pub use console::{Json, Plain, Style, Terminal, ThreadedSink, final_summary, wit
 pub use durations::Durations;
 pub use events_file::{EventsFile, Torn, read as read_events, read_job};
 pub use junit::write as write_junit;
-pub use output::{begin, prepare_out, replace, write_all};
+pub use output::{AGENT_LOG, begin, begin_log, prepare_out, replace, write_all};
 pub use recheck::{Recheck, recheck_result};
 pub use recorder::{Recorded, Recording, record, show};
 pub use report_files::FILE_DEADLINE;

@@ -5,10 +5,10 @@ use std::path::Path;
 
 use fs_err::OpenOptions;
 use fs_err::os::unix::fs::OpenOptionsExt;
-use nix::fcntl::OFlag;
 
 use agent_types::error::{Error, Result};
 
+use agent_fs::read::NO_FOLLOW;
 use agent_fs::remove::remove_file;
 
 use super::events_file::EventsFile;
@@ -46,6 +46,19 @@ pub fn begin(out: &Path) -> Result<EventsFile> {
     let events = EventsFile::create(out)?;
     write_all(&Summary::default(), out)?;
     Ok(events)
+}
+
+/// The diagnostics of a job.
+pub const AGENT_LOG: &str = "agent.log";
+
+/// Begins a new job's `agent.log`, empty; that of an earlier job is gone then.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn begin_log(out: &Path) -> Result<fs_err::File> {
+    let path = out.join(AGENT_LOG);
+    remove_file(&path, out)?;
+    create(&path)
 }
 
 /// Writes all reports of the summary.
@@ -95,8 +108,7 @@ pub(super) fn create(path: &Path) -> Result<fs_err::File> {
             .hint("remove it, or name another directory with --out")
     };
     let mut options = OpenOptions::new();
-    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-    options.write(true).create(true).truncate(true).custom_flags(flags.bits());
+    options.write(true).create(true).truncate(true).custom_flags(NO_FOLLOW);
     let file = options.open(path).map_err(|error| match fs_err::symlink_metadata(path) {
         Ok(found) if found.is_symlink() => refused("a symbolic link"),
         Ok(found) if !found.is_file() => refused("no regular file"),
@@ -166,11 +178,12 @@ mod tests {
         // A link in the place of the report itself is replaced.
         let out = directory.path().join("out2");
         fs_err::create_dir(&out).unwrap();
-        for name in ["result.json", "junit.xml", EventsFile::NAME] {
+        for name in ["result.json", "junit.xml", EventsFile::NAME, AGENT_LOG] {
             symlink(&victim, out.join(name)).unwrap();
         }
         begin(&out).unwrap();
-        for name in ["result.json", "junit.xml", EventsFile::NAME] {
+        begin_log(&out).unwrap().write_all(b"x").unwrap();
+        for name in ["result.json", "junit.xml", EventsFile::NAME, AGENT_LOG] {
             assert!(!fs_err::symlink_metadata(out.join(name)).unwrap().is_symlink(), "{name}");
         }
 

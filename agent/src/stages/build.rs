@@ -3,6 +3,8 @@
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
+use tracing::Instrument;
+
 use crate::config::Settings;
 use agent_cache::Usage;
 use agent_fs::tree::Tree;
@@ -41,7 +43,10 @@ pub async fn run(settings: &Settings, configured: &BuildEnvironment, runner: &Ru
         let unit = Unit::new(Stage::Build, format!("{} ({machine})", settings.build.targets.join(" ")));
         runner.events.emit(EventKind::UnitStarted { unit: unit.clone() }).await;
         let Built { outcome, log, excerpt, sstate } =
-            match machine_build(settings, configured, runner, &unit, machine).await {
+            match machine_build(settings, configured, runner, &unit, machine)
+                .instrument(super::step(&unit))
+                .await
+            {
                 Ok(done) => done,
                 Err(error) => {
                     let outcome = Outcome::NotRun(error.message.clone());
@@ -241,10 +246,9 @@ fn task_failed(unit: &Unit, failure: &Failure, build_dir: &Path, runner: &Runner
 /// The last bytes of a file below `root`, reached through no link.
 fn read_end(root: &Path, relative: &Path) -> Result<Vec<u8>> {
     let tree = Tree::open(root)?;
-    let (_, identity) = tree.look(relative)?;
-    let (mut file, facts) = tree.open_file(relative, identity)?;
-    let size = u64::try_from(facts.st_size).unwrap_or(0);
-    file.seek(SeekFrom::Start(size.saturating_sub(TASK_LOG_LIMIT)))?;
+    let seen = tree.metadata(relative)?.identity();
+    let (mut file, found) = tree.open_file(relative, seen)?;
+    file.seek(SeekFrom::Start(found.size.saturating_sub(TASK_LOG_LIMIT)))?;
     let mut bytes = Vec::new();
     file.take(TASK_LOG_LIMIT).read_to_end(&mut bytes)?;
     Ok(bytes)

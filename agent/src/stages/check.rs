@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use tracing::Instrument;
+
 use crate::config::Settings;
 use agent_process::{Command, CommandOutcome, ExitReason, LineHandler, Runner, UntilStopped};
 use agent_types::error::{Error, Result};
@@ -191,7 +193,7 @@ async fn bitbake_layers(
     command.status = Some(format!("{} of {}", unit.name, names(&settings.layers)));
     let output = Layers(LayersOutput::new(words, unit.clone(), &settings.checkout));
     let mut output = UntilStopped::new(output, &command.stopping);
-    let ended = runner.run(command, &mut output).await;
+    let ended = runner.run(command, &mut output).instrument(super::step(&unit)).await;
     server::stop_server(build, configured.user.as_ref(), runner.grace_left()).await?;
     let finished = ended?;
     let passed = finished.end == ExitReason::Exited(0);

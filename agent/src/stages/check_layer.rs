@@ -8,6 +8,7 @@ use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use tokio::task::spawn_blocking;
+use tracing::Instrument;
 
 use crate::config::Settings;
 use agent_cache::signature_cache::{
@@ -44,7 +45,7 @@ pub async fn run(
     runner.events.emit(EventKind::UnitStarted { unit: unit.clone() }).await;
     let check =
         Check { settings, configured, runner, layer, name: name(layer), unit: unit.clone(), untouched };
-    let checked = check.to_its_verdict().await;
+    let checked = check.to_its_verdict().instrument(super::step(&unit)).await;
     let (outcome, log, excerpt) = match &checked {
         Ok((outcome, finished)) => {
             let excerpt = super::excerpt(outcome, finished);

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use futures_util::{StreamExt, stream};
+use tracing::Instrument;
 
 use crate::config::{GitSource, Repo, RepoSource, Settings, Wanted};
 use agent_cache::layers;
@@ -161,7 +162,7 @@ async fn unit(
 ) -> Result<ReadyRepo> {
     let unit = Unit::new(Stage::Checkout, format!("repo {}", repo.name));
     runner.events.emit(EventKind::UnitStarted { unit: unit.clone() }).await;
-    let answer = ready(settings, stores, runner, access, repo).await;
+    let answer = ready(settings, stores, runner, access, repo).instrument(super::step(&unit)).await;
     let outcome = match &answer {
         Ok((_, event)) => {
             runner.events.emit(EventKind::Repo(event.clone())).await;

@@ -14,6 +14,7 @@ use fs_err as fs;
 use crate::config::Settings;
 use agent_cache::dangling;
 use agent_cache::signature_cache::WrittenConf;
+use agent_fs::access::{Barrier, Credentials, Permission};
 use agent_fs::untrusted;
 use agent_process::{Environment, Prober, Runner, User, shared_memory};
 use agent_types::error::{Error, Result};
@@ -301,29 +302,22 @@ fn git_access(settings: &Settings, checkout: &Checkout, whoami: &User) -> Vec<(O
 /// Checks that the user can get to the path: a closed directory above it gives BitBake errors that
 /// name everything but the cause.
 fn reachable(path: &Path, user: &User) -> Result<()> {
-    for step in path.ancestors() {
-        let Ok(meta) = step.metadata() else { continue };
-        let shift = if meta.uid() == user.uid {
-            6
-        } else if meta.gid() == user.gid {
-            3
-        } else {
-            0
-        };
-        if user.uid != 0 && meta.is_dir() && (meta.mode() >> shift) & 0o1 == 0 {
-            return Err(Error::machine(format!(
-                "the build user {} cannot get to `{}`: `{}` is closed to it (mode {:04o})",
-                user.name,
-                path.display(),
-                step.display(),
-                meta.mode() & 0o7777
-            ))
-            .hint(format!(
-                "move it to a place that {} may enter, or `chmod o+x {}`; --work-dir moves the agent's own directories",
-                user.name,
-                step.display()
-            )));
-        }
+    let user_rights = Credentials::of(user.uid, user.gid);
+    if let Some(Barrier { path: closed, mode }) = user_rights.barrier(path, Permission::EXECUTE)
+        && closed.is_dir()
+    {
+        return Err(Error::machine(format!(
+            "the build user {} cannot get to `{}`: `{}` is closed to it (mode {:04o})",
+            user.name,
+            path.display(),
+            closed.display(),
+            mode.unwrap_or_default()
+        ))
+        .hint(format!(
+            "move it to a place that {} may enter, or `chmod o+x {}`; --work-dir moves the agent's own directories",
+            user.name,
+            closed.display()
+        )));
     }
     Ok(())
 }

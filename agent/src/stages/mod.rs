@@ -10,7 +10,13 @@ pub mod publish;
 pub mod share;
 
 use agent_process::{CommandOutcome, Interrupted};
+use agent_types::events::Unit;
 use agent_types::outcome::Outcome;
+
+/// The diagnostics of a step.
+fn step(unit: &Unit) -> tracing::Span {
+    tracing::info_span!("step", name = &*unit.name)
+}
 
 /// The outcome of work that had to stop early.
 pub fn interrupted(why: Interrupted) -> Outcome {

@@ -5,6 +5,8 @@ pub mod cache;
 
 use std::path::Path;
 
+use tracing::Instrument;
+
 use crate::config::Settings;
 use agent_artifacts::store::{Publication, layout};
 use agent_process::Interrupt;
@@ -53,7 +55,7 @@ pub async fn publish(
 ) -> Result<Outcome> {
     let unit = publication.unit.clone();
     events.emit(EventKind::UnitStarted { unit: unit.clone() }).await;
-    let result = publication.run(events, interrupt).await;
+    let result = publication.run(events, interrupt).instrument(super::step(&unit)).await;
     let outcome = match &result {
         Ok(outcome) => outcome.clone(),
         Err(error) => Outcome::NotRun(error.message.clone()),

@@ -110,11 +110,11 @@ async fn ask(
 
 async fn tell(tier: &Tier, judgement: &Judgement, events: &Emitter) {
     let path = tier.share.root().to_path_buf();
-    let Judgement { state, reason, mend } = judgement;
+    let Judgement { state, reason, fix } = judgement;
     let event = CacheTier { tier: tier.kind, path: path.clone(), state: *state, reason: reason.clone() };
     events.emit(EventKind::CacheTier(event)).await;
-    if let (Some(reason), Some(_)) = (reason, mend) {
+    if let (Some(reason), Some(_)) = (reason, fix) {
         let message = format!("the {} cache {} is {state}: {reason}", tier.kind.word(), path.display());
-        events.warn(message, mend.clone()).await;
+        events.warn(message, fix.clone()).await;
     }
 }

@@ -1,4 +1,4 @@
-//! What a file is, in the words of the kernel; and how that is changed.
+//! Reads and changes the attributes of a file in the kernel's terms.
 
 use std::fs::{File, Metadata, OpenOptions, Permissions};
 use std::io;
@@ -49,7 +49,7 @@ fn time(seconds: i64, nanoseconds: i64) -> SystemTime {
     base + Duration::from_nanos(nanoseconds.unsigned_abs())
 }
 
-/// What shall be changed of a file.
+/// Attributes to change.
 #[derive(Debug)]
 pub struct Change {
     pub mode: Option<u32>,
@@ -61,7 +61,7 @@ pub struct Change {
 }
 
 impl Change {
-    /// Of what lies there itself, also where it is a symbolic link.
+    /// Of the entry itself, even if it is a symbolic link.
     pub fn apply(&self, path: &Path) -> io::Result<()> {
         if let Some(mode) = self.mode {
             std::fs::set_permissions(path, Permissions::from_mode(mode & 0o7777))?;
@@ -101,7 +101,7 @@ impl Change {
             Some(TimeOrNow::Now) => TimeSpec::UTIME_NOW,
             Some(TimeOrNow::SpecificTime(time)) => match time.duration_since(UNIX_EPOCH) {
                 Ok(since) => TimeSpec::from_duration(since),
-                // Before 1970: whole seconds are enough.
+                // Before 1970, whole seconds are enough.
                 Err(before) => TimeSpec::new(-(before.duration().as_secs() as i64), 0),
             },
         };

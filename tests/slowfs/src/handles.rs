@@ -1,4 +1,4 @@
-//! What the kernel has open.
+//! The kernel's open files and directories.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use fuser::{FileHandle, FileType};
 use nix::errno::Errno;
 
-/// Files or directories by the handle that the kernel names.
+/// Files or directories by the kernel's handle.
 #[derive(Debug)]
 pub struct Handles<T> {
     next: AtomicU64,
@@ -48,7 +48,7 @@ impl<T> Handles<T> {
 pub struct OpenFile {
     pub file: File,
     ino: u64,
-    /// Whether something was written that the server may not have yet.
+    /// Whether written data may not have reached the server.
     pub written: AtomicBool,
 }
 
@@ -60,13 +60,13 @@ impl OpenFile {
 }
 
 impl Handles<OpenFile> {
-    /// A file that is open, and may have lost its last name.
+    /// An open file, which may have lost its last name.
     pub fn of(&self, ino: u64) -> Option<Arc<OpenFile>> {
         self.open().values().find(|open| open.ino == ino).cloned()
     }
 }
 
-/// The entries of a directory, read as a whole when its first part is asked for.
+/// The entries of a directory, read completely at the first request.
 pub type OpenDirectory = Mutex<Vec<Entry>>;
 
 /// Inode number, kind and name.

@@ -1,4 +1,4 @@
-//! Which path an inode number of the kernel stands for.
+//! Maps the kernel's inode numbers to paths.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -10,8 +10,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use fuser::INodeNo;
 use nix::errno::Errno;
 
-/// Inode numbers are the source's own, so that hard links are one file here as there; only its top
-/// is 1, as the kernel wants it.
+/// Inode numbers are those of the source, so that hard links are one file; only the top has 1, as the kernel
+/// requires.
 #[derive(Debug)]
 pub struct Nodes {
     source: PathBuf,
@@ -20,9 +20,9 @@ pub struct Nodes {
 
 #[derive(Debug, Default)]
 struct Node {
-    /// Where it was seen: parent and name, the latest last. Some may be gone.
+    /// Known locations: parent and name, the latest last. Some may no longer exist.
     names: Vec<(u64, OsString)>,
-    /// How often the kernel was told of it and has not forgotten it.
+    /// How often the kernel got it and has not forgotten it.
     told: u64,
 }
 
@@ -35,13 +35,13 @@ impl Nodes {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Where a name of a directory lies in the source. `ESTALE` when the directory is gone.
+    /// The path of a directory's entry in the source. `ESTALE`, if the directory no longer exists.
     pub fn child(&self, parent: INodeNo, name: &OsStr) -> io::Result<PathBuf> {
         Ok(self.directory(&self.known(), parent.0)?.join(name))
     }
 
-    /// Where an inode lies in the source, looked at again: a name may belong to another by now.
-    /// `ESTALE` when no known name leads there.
+    /// The path of an inode in the source, checked again, because a name may belong to another inode now.
+    /// `ESTALE`, if no known name leads to it.
     pub fn path(&self, ino: INodeNo) -> io::Result<PathBuf> {
         if ino == INodeNo::ROOT {
             return Ok(self.source.clone());
@@ -58,7 +58,7 @@ impl Nodes {
         paths.into_iter().find(leads_there).ok_or_else(|| Errno::ESTALE.into())
     }
 
-    /// Directories have one name only: the latest.
+    /// Directories have only one name: the latest.
     fn directory(&self, known: &HashMap<u64, Node>, ino: u64) -> io::Result<PathBuf> {
         let mut names: Vec<&OsStr> = Vec::new();
         let mut at = ino;
@@ -73,7 +73,7 @@ impl Nodes {
         Ok(path)
     }
 
-    /// The kernel is told of the inode by this name.
+    /// Records that the kernel got the inode by this name.
     pub fn tell(&self, ino: INodeNo, parent: INodeNo, name: &OsStr) {
         let mut known = self.known();
         let node = known.entry(ino.0).or_default();
@@ -81,7 +81,7 @@ impl Nodes {
         node.add(parent, name);
     }
 
-    /// What the kernel knows already got another name.
+    /// Records another name of a known inode.
     pub fn rename(&self, ino: INodeNo, parent: INodeNo, name: &OsStr) {
         if let Some(node) = self.known().get_mut(&ino.0) {
             node.add(parent, name);

@@ -1,4 +1,4 @@
-//! The requests of the kernel: each is passed on as the weather lets it, and answered.
+//! Handles the kernel's requests: passes each through the fault injector and answers it.
 
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder};
@@ -19,15 +19,15 @@ use nix::sys::stat::{Mode, SFlag, mknod};
 use nix::sys::statvfs::statvfs;
 
 use crate::facts::{Change, attributes};
+use crate::faults::Operation;
 use crate::handles::OpenDirectory;
 use crate::share::{Caching, Share};
-use crate::weather::Operation;
 
-/// Answers with what `$work` gives, or not at all when the operation hangs: a reply that is dropped
-/// would tell the kernel of an error.
+/// Answers with the result of `$work`, or never if the operation hangs: a dropped reply would report an error
+/// to the kernel.
 macro_rules! answer {
     ($self:ident, $operation:ident, $reply:ident, $work:expr, |$value:pat_param| $well:expr) => {
-        match $self.weather.pass(Operation::$operation, || $work) {
+        match $self.injector.run(Operation::$operation, || $work) {
             Some(Ok($value)) => $well,
             Some(Err(error)) => $reply.error(error.into()),
             None => forget($reply),
@@ -42,7 +42,7 @@ fn tell(reply: ReplyEntry, attributes: &FileAttr, caching: Caching) {
 
 impl Filesystem for Share {
     fn init(&mut self, _: &Request, kernel: &mut KernelConfig) -> io::Result<()> {
-        // Without it the kernel itself lets one lookup after the other into a directory.
+        // Otherwise the kernel serializes lookups in a directory.
         let parallel = kernel.add_capabilities(InitFlags::FUSE_PARALLEL_DIROPS);
         // As much as an NFS client reads and writes in one request.
         let size = kernel.set_max_write(1 << 20);
@@ -232,7 +232,7 @@ impl Filesystem for Share {
             .written(bytes.len() as u32));
     }
 
-    /// An NFS client asks the server only when there is something to tell.
+    /// An NFS client contacts the server only if it has data to send.
     fn flush(&self, _: &Request, _: INodeNo, handle: FileHandle, _: LockOwner, reply: ReplyEmpty) {
         match self.files.get(handle) {
             Ok(open) if open.written.swap(false, Relaxed) => {
@@ -261,7 +261,7 @@ impl Filesystem for Share {
         reply.ok();
     }
 
-    /// Costs nothing on NFS either: the listing is asked for by the first reading.
+    /// Costs nothing on NFS either: the first read requests the listing.
     fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
         reply.opened(self.directories.add(OpenDirectory::default()), FopenFlags::empty());
     }
@@ -274,7 +274,7 @@ impl Filesystem for Share {
         let mut entries = open.lock().unwrap_or_else(PoisonError::into_inner);
         let from = offset as usize;
         if from > 0 && from >= entries.len() {
-            // The kernel asks until nothing comes; NFS says with the last entries that they are the last.
+            // The kernel asks until nothing comes; NFS marks the last entries as such.
             return reply.ok();
         }
         let mut read = || {
@@ -298,7 +298,7 @@ impl Filesystem for Share {
         reply.ok();
     }
 
-    /// A server on the network has its directories on disk when it answers.
+    /// A network server has its directories on disk when it answers.
     fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
         answer!(self, Fsync, reply, Ok(()), |()| reply.ok());
     }

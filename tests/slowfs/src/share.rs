@@ -1,4 +1,4 @@
-//! What each request does: the same in the source.
+//! Implements each request with the same operation in the source.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -16,14 +16,14 @@ use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags, renameat2};
 use nix::sys::stat::Mode;
 
 use crate::facts::{Change, attributes, kind};
+use crate::faults::FaultInjector;
 use crate::handles::{Entry, Handles, OpenDirectory, OpenFile};
 use crate::nodes::Nodes;
-use crate::weather::Weather;
 
-/// How long the kernel may believe what it was told, without asking again.
+/// How long the kernel may cache what it got.
 #[derive(Clone, Copy, Debug)]
 pub struct Caching {
-    /// Attributes of what is not a directory. Its name is looked up anew each time.
+    /// Attributes of files. Their names are looked up each time.
     pub files: Duration,
     /// Names and attributes of directories.
     pub directories: Duration,
@@ -33,21 +33,21 @@ pub struct Share {
     pub nodes: Nodes,
     pub files: Handles<OpenFile>,
     pub directories: Handles<OpenDirectory>,
-    pub weather: Arc<Weather>,
+    pub injector: Arc<FaultInjector>,
     pub caching: Caching,
     hard_links: bool,
     root: bool,
-    /// Directories that were changed since the kernel last asked about them.
+    /// Directories that changed since the kernel last asked about them.
     changed: Mutex<HashSet<u64>>,
 }
 
 impl Share {
-    pub fn new(source: &Path, weather: Arc<Weather>, caching: Caching, hard_links: bool) -> Share {
+    pub fn new(source: &Path, injector: Arc<FaultInjector>, caching: Caching, hard_links: bool) -> Share {
         Share {
             nodes: Nodes::new(source.to_path_buf()),
             files: Handles::default(),
             directories: Handles::default(),
-            weather,
+            injector,
             caching,
             hard_links,
             root: nix::unistd::geteuid().is_root(),
@@ -55,7 +55,7 @@ impl Share {
         }
     }
 
-    /// The attributes of a name that the kernel will know from now on.
+    /// The attributes of a name that the kernel gets.
     pub fn told(&self, path: &Path, parent: INodeNo, name: &OsStr) -> io::Result<FileAttr> {
         let facts = path.symlink_metadata()?;
         let ino = INodeNo(facts.ino());
@@ -63,7 +63,7 @@ impl Share {
         Ok(attributes(&facts, ino))
     }
 
-    /// Does what makes a new name, gives it to the caller, and tells the kernel of it.
+    /// Runs an operation that creates a name, gives the file to the caller, and returns its attributes.
     pub fn made(
         &self,
         request: &Request,
@@ -117,7 +117,7 @@ impl Share {
     ) -> io::Result<()> {
         let (from, to) = (self.nodes.child(parent, name)?, self.nodes.child(new_parent, new_name)?);
         renameat2(AT_FDCWD, &from, AT_FDCWD, &to, flags)?;
-        // What was renamed, and with RENAME_EXCHANGE what took its place; neither is there for sure by now.
+        // The renamed entry, and with RENAME_EXCHANGE the one it replaced; both may no longer exist.
         for (path, parent, name) in [(to, new_parent, new_name), (from, parent, name)] {
             self.change_entries(parent);
             if let Ok(facts) = path.symlink_metadata() {
@@ -142,13 +142,13 @@ impl Share {
         self.changed.lock().unwrap_or_else(PoisonError::into_inner).insert(directory.0);
     }
 
-    /// Whether the kernel asks about a directory because its entries were changed here. An NFS client
-    /// need not: the answer to the change tells it.
+    /// Whether the kernel asks about a directory only because this process changed it. An NFS client need
+    /// not: the answer to the change contains the new state.
     pub fn was_told(&self, directory: INodeNo) -> bool {
         self.changed.lock().unwrap_or_else(PoisonError::into_inner).remove(&directory.0)
     }
 
-    /// What was made belongs to the caller; the group is the directory's where that says so.
+    /// A new file belongs to the caller; its group is the directory's, if the directory requires that.
     fn give(&self, request: &Request, path: &Path) -> io::Result<()> {
         if !self.root {
             return Ok(());
@@ -158,7 +158,7 @@ impl Share {
         lchown(path, Some(request.uid()), (!inherited).then(|| request.gid()))
     }
 
-    /// Of the file that is open where it lost its last name.
+    /// Of the open file, if it lost its last name.
     pub fn facts(&self, ino: INodeNo) -> io::Result<Metadata> {
         match self.nodes.path(ino) {
             Ok(path) => path.symlink_metadata(),

@@ -201,6 +201,6 @@ fn a_secret_that_is_too_short_to_hide_is_said() {
     command.env("GITHUB_TOKEN", "q9z");
     let ran = sandbox.start(command).wait();
     ran.assert_code(&[0]);
-    ran.assert_says(&["variable GITHUB_TOKEN is too short to be hidden"]);
+    ran.assert_says(&["variable GITHUB_TOKEN is too short to redact"]);
     assert!(!ran.output().contains("q9z"), "{}", ran.output());
 }

@@ -5,6 +5,7 @@
 
 mod ahead;
 mod builds;
+mod diagnostics;
 mod forgery;
 mod hostile;
 mod keeping;

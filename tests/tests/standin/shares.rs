@@ -153,7 +153,7 @@ fn a_share_that_is_not_there_costs_a_warning() {
     std::fs::remove_dir(job.share()).unwrap();
     job.assert_without_share(&job.passes(job.command(&["--trusted"])), "No such file or directory");
     std::fs::write(job.share(), "").unwrap();
-    job.assert_without_share(&job.passes(job.command(&["--trusted"])), "is no directory");
+    job.assert_without_share(&job.passes(job.command(&["--trusted"])), "is not a directory");
 }
 
 #[test]
@@ -279,7 +279,7 @@ fn the_plan_tells_what_the_source_may_do() {
     };
     let ran = plan(&["--trusted"]);
     ran.assert_code(&[0]);
-    ran.assert_says(&["\ncache\n", "trusted", "read and written", &job.share().display().to_string()]);
+    ran.assert_says(&["\ncache\n", "trusted", "read and write", &job.share().display().to_string()]);
     let ran = plan(&["--json"]);
     ran.assert_code(&[0]);
     assert!(!job.share().join("pr").exists(), "a plan touches nothing");

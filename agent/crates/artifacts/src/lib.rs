@@ -1,6 +1,6 @@
-//! Artifacts and where they go. The only part that talks to AWS.
+//! Publishes artifacts. This is the only crate that uses AWS.
 
-#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))] // they panic when nobody can read
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))] // they panic if the reader is gone
 
 pub mod aws;
 pub mod store;

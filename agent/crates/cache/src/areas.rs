@@ -1,40 +1,40 @@
-//! Where the units of a share lie: one area for each release's shared state, one for downloads, one
-//! for layers; once in the share itself and once in the tier of each pull request.
+//! The areas of a share: one for the shared state of each release, one for downloads, one for layers. The
+//! share itself has them, and the tier of each pull request.
 
-use std::ffi::OsStr;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::names;
 use super::units::{self, Contents, Unit};
-use agent_fs::walk::{DirHandle, Entry, Kind, Listing, Seen, Trouble, Walk};
+use agent_fs::dir::{DirHandle, Kind};
+use agent_fs::walk::{Entry, Listing, Seen, Trouble, Walk};
 
-/// The directories of a tier. `signatures` is the layer check's own.
+/// The directories of a tier. The layer check manages `signatures`.
 const KNOWN: [&str; 8] = ["sstate", "downloads", "layers", "signatures", "usage", "leases", "trash", "pr"];
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Area {
-    /// The pull request whose tier it is in; `None` for the share itself.
+    /// The pull request whose tier contains it; `None` for the share itself.
     pub pull_request: Option<u64>,
-    pub holds: Holds,
+    pub kind: AreaKind,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Holds {
+pub enum AreaKind {
     /// Shared state of this release.
     Sstate(String),
     Downloads,
     Layers,
 }
 
-/// What a share consists of.
+/// The areas and tiers of a share.
 #[derive(Debug, Default)]
 pub struct Layout {
     pub areas: Vec<Area>,
-    /// Tiers of pull requests.
+    /// The tiers of pull requests.
     pub pull_requests: Vec<u64>,
-    /// What is none of these, relative to the share.
+    /// Unknown entries, relative to the share.
     pub unknown: Vec<PathBuf>,
     pub trouble: Vec<Trouble>,
 }
@@ -60,12 +60,12 @@ impl Layout {
     /// The areas of one tier.
     pub fn read_tier(&mut self, share: &DirHandle, pull_request: Option<u64>, walk: &Walk<'_>) {
         let top = tier(pull_request);
-        let area = |holds| Area { pull_request, holds };
+        let area = |kind| Area { pull_request, kind };
         for entry in self.list(share, &top, walk) {
             let directory = entry.kind == Kind::Directory;
             match entry.name.to_str() {
-                Some("downloads") if directory => self.areas.push(area(Holds::Downloads)),
-                Some("layers") if directory => self.areas.push(area(Holds::Layers)),
+                Some("downloads") if directory => self.areas.push(area(AreaKind::Downloads)),
+                Some("layers") if directory => self.areas.push(area(AreaKind::Layers)),
                 Some("pr") if pull_request.is_some() => self.unknown.push(top.join("pr")),
                 Some(name) if directory && KNOWN.contains(&name) => {}
                 _ => self.unknown.push(top.join(entry.name)),
@@ -75,7 +75,7 @@ impl Layout {
         for entry in self.list(share, &sstate, walk) {
             match entry.name.to_str().filter(|name| names::is_release(name)) {
                 Some(release) if entry.kind == Kind::Directory => {
-                    self.areas.push(area(Holds::Sstate(release.into())));
+                    self.areas.push(area(AreaKind::Sstate(release.into())));
                 }
                 _ => self.unknown.push(sstate.join(entry.name)),
             }
@@ -83,9 +83,9 @@ impl Layout {
         self.areas.sort();
     }
 
-    /// The entries of one directory, sorted. Missing is empty.
+    /// Lists one directory, sorted. A missing directory is empty.
     fn list(&mut self, share: &DirHandle, path: &Path, walk: &Walk<'_>) -> Vec<Entry> {
-        let directory = match share.directory(path) {
+        let directory = match share.open_dir(path) {
             Ok(directory) => directory,
             Err(error) => {
                 if error.kind() != io::ErrorKind::NotFound {
@@ -107,35 +107,35 @@ impl Layout {
 }
 
 impl Area {
-    /// Relative to the share.
+    /// The path relative to the share.
     pub fn path(&self) -> PathBuf {
         let tier = tier(self.pull_request);
-        match &self.holds {
-            Holds::Sstate(release) => tier.join("sstate").join(release),
-            Holds::Downloads => tier.join("downloads"),
-            Holds::Layers => tier.join("layers"),
+        match &self.kind {
+            AreaKind::Sstate(release) => tier.join("sstate").join(release),
+            AreaKind::Downloads => tier.join("downloads"),
+            AreaKind::Layers => tier.join("layers"),
         }
     }
 
-    /// Finds the units. Their directories are relative to the area. Clones and layers are directories
-    /// whose contents are not looked at; see [`measure`].
+    /// Finds the units. Their directories are relative to the area. The content of clones and layers is not
+    /// read; see [`measure`].
     pub fn walk(
         &self,
         share: &DirHandle,
         walk: &Walk<'_>,
         mut each: impl FnMut(Seen<Contents>),
     ) -> agent_fs::pool::Ended {
-        let root = match share.directory(&self.path()) {
+        let root = match share.open_dir(self.path()) {
             Ok(root) => root,
             Err(error) => {
                 each(Seen::Trouble(Trouble { path: PathBuf::new(), error }));
                 return agent_fs::pool::Ended::Complete;
             }
         };
-        match self.holds {
-            Holds::Sstate(_) => walk.run(&root, units::enter_sstate, units::sstate, each),
-            Holds::Downloads => walk.run(&root, units::enter_downloads, units::downloads, each),
-            Holds::Layers => walk.run(&root, units::enter_layers, units::layers, each),
+        match self.kind {
+            AreaKind::Sstate(_) => walk.run(&root, units::enter_sstate, units::sstate, each),
+            AreaKind::Downloads => walk.run(&root, units::enter_downloads, units::downloads, each),
+            AreaKind::Layers => walk.run(&root, units::enter_layers, units::layers, each),
         }
     }
 }
@@ -151,32 +151,32 @@ pub fn tier(pull_request: Option<u64>) -> PathBuf {
     pull_request.map_or_else(PathBuf::new, |number| Path::new("pr").join(number.to_string()))
 }
 
-/// The number in the one way to write it.
+/// Parses the number of a pull request in its canonical form.
 fn pull_request(name: &str) -> Option<u64> {
     name.parse().ok().filter(|number: &u64| number.to_string() == name)
 }
 
-/// What a directory holds in all.
+/// Size and age of a directory tree.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Measure {
-    /// All but directories.
+    /// Number of entries other than directories.
     pub files: u64,
     pub bytes: u64,
-    /// That of the youngest file or directory, nanoseconds since 1970.
+    /// The latest modification time of a file or directory, in nanoseconds since 1970.
     pub used: Option<i64>,
-    /// Whether all of it was seen, but for what is `closed`.
+    /// Whether everything was read, except for `closed`.
     pub complete: bool,
     /// Directories that this user may not read.
     pub closed: u64,
 }
 
 impl Measure {
-    /// Looks at everything in a directory below the share.
+    /// Measures a directory below the share.
     pub fn of(share: &DirHandle, path: &Path, walk: &Walk<'_>) -> Measure {
         let mut all = Measure { complete: true, ..Measure::default() };
-        let Ok(root) = share.directory(path) else { return Measure::default() };
+        let Ok(root) = share.open_dir(path) else { return Measure::default() };
         let visit = |listing: Listing| {
-            let own = listing.directory.look(OsStr::new(".")).ok().map(|(_, facts)| facts.used());
+            let own = listing.directory.own_metadata().ok().map(|facts| facts.used());
             let mut part = Measure { used: own, ..Measure::default() };
             for facts in listing.entries.iter().filter_map(|entry| entry.facts) {
                 part.files += 1;
@@ -205,7 +205,7 @@ impl Measure {
         all
     }
 
-    /// The same for what a unit consists of, where that is a directory.
+    /// Measures a unit that is a directory.
     pub fn of_unit(share: &DirHandle, area: &Path, unit: &Unit, walk: &Walk<'_>) -> Measure {
         Measure::of(share, &area.join(&unit.directory).join(&unit.name), walk)
     }
@@ -222,7 +222,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn areas_of_a_share_and_of_pull_requests() {
+    fn finds_areas_of_the_share_and_of_pull_requests() {
         let base = tempfile::tempdir().unwrap();
         for path in [
             "sstate/scarthgap",
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_is_measured_without_leaving_it() {
+    fn measures_a_directory_without_following_links() {
         let base = tempfile::tempdir().unwrap();
         fs::create_dir_all(base.path().join("a/b")).unwrap();
         fs::write(base.path().join("a/b/file"), "12345").unwrap();

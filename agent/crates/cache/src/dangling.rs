@@ -1,8 +1,8 @@
-//! Local links into the share whose objects are gone.
+//! Removes local links to objects that no longer exist on the share.
 //!
-//! Of an object that it takes from a `file://` mirror BitBake leaves a link in its own directories. When
-//! the object was pruned since, the link stands where a new object should be made: `os.link` of
-//! `sstate.bbclass` takes the name for an object that somebody else has just made.
+//! For an object from a `file://` mirror, BitBake creates a link in its own directories. After the object is
+//! pruned, the link blocks a new object of that name: `os.link` in `sstate.bbclass` assumes that another
+//! process has just created it.
 
 use std::io::ErrorKind;
 use std::path::{Component, Path};
@@ -14,15 +14,15 @@ use agent_types::error::Result;
 use agent_types::share::Share;
 use agent_types::tiers::Tiers;
 
-/// Removes the links below `local` that lead into the share and to nothing there; says how many. Where
-/// they lead to a part that `tiers` do not read, nobody asks whether something is there: that part may
-/// hang, and a link to it is of no use. Links to elsewhere are none of ours. Blocks.
+/// Removes the links below `local` that point into the share but to no existing file. Returns their number.
+/// Links to a tier that `tiers` does not read are removed without a check: that tier may hang, and the link
+/// is useless. Other links are not touched. Blocks.
 ///
 /// # Errors
-/// When a link cannot be removed.
+/// If a link cannot be removed.
 pub fn sweep(local: &Path, share: &Share, tiers: &Tiers) -> Result<u64> {
     let mut swept = 0;
-    // What cannot be read is not swept, and BitBake will have its own word about it.
+    // Unreadable directories are skipped; BitBake will report them.
     let links = WalkDir::new(local).into_iter().flatten().filter(|entry| entry.path_is_symlink());
     for entry in links {
         let Ok(target) = std::fs::read_link(entry.path()) else { continue };
@@ -35,7 +35,7 @@ pub fn sweep(local: &Path, share: &Share, tiers: &Tiers) -> Result<u64> {
 }
 
 fn leads_nowhere(target: &Path, share: &Share, tiers: &Tiers) -> bool {
-    // The parts of pull requests lie inside of the share and are none of its shared tier.
+    // The tiers of pull requests are below the share's directory, but do not belong to the shared tier.
     let part = match target.strip_prefix(share.pull_requests()) {
         Ok(inside) => {
             share.pull_requests().join(inside.components().next().map_or("".as_ref(), Component::as_os_str))
@@ -61,7 +61,7 @@ mod tests {
     use agent_types::tiers::{Access, Trust};
 
     #[test]
-    fn only_links_into_the_share_that_lead_to_nothing_go() {
+    fn removes_only_dangling_links_into_the_share() {
         let (local, share) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let root = &share.path().join("pr/x/share");
         let trust = Trust::Untrusted { why: String::new(), pull_request: Some(7) };
@@ -102,18 +102,18 @@ mod tests {
         make();
         assert_eq!(sweep(local.path(), &Share::new(root), &all).unwrap(), 6);
         assert_eq!(left(), ["elsewhere", "object", "own", "relative", "there"]);
-        assert!(root.join("pr/8/sstate/there").exists(), "what a link leads to is not touched");
+        assert!(root.join("pr/8/sstate/there").exists(), "the target of a link is not touched");
         make();
         let shared_alone = Tiers { read: vec![all.read[1].clone()], write: None };
         sweep(local.path(), &Share::new(root), &shared_alone).unwrap();
-        assert_eq!(left(), ["elsewhere", "object", "relative", "there"], "its own part is not read");
+        assert_eq!(left(), ["elsewhere", "object", "relative", "there"], "its own tier is not read");
         make();
         sweep(local.path(), &Share::new(root), &Tiers::default()).unwrap();
-        assert_eq!(left(), ["elsewhere", "object", "relative"], "the share is not there");
+        assert_eq!(left(), ["elsewhere", "object", "relative"], "the share does not exist");
     }
 
     #[test]
-    fn a_local_directory_that_is_not_there_is_no_error() {
+    fn missing_local_directory_is_not_an_error() {
         let share = Share::new("/efs");
         assert_eq!(sweep(Path::new("/nowhere/at/all"), &share, &Tiers::default()).unwrap(), 0);
     }

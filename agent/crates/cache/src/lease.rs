@@ -1,52 +1,50 @@
-//! Leases: what running builds use, or may still use, is not pruned.
+//! Leases protect what running builds use from a prune.
 //!
-//! A job writes a file `leases/<release>.<host>-<pid>-<random>` into the tier that it may write, and
-//! removes it at its end. A machine that was killed removes nothing, so a lease is dead by itself: after
-//! the end that it names, and in any case [`LONGEST`] after it was written. What cannot be read counts
-//! as alive until then. What strangers wrote is not read at all: that there is a lease, for which
-//! release and since when is all that it can say.
+//! A job writes a file `leases/<release>.<host>-<pid>-<random>` to the tier that it may write, and removes it
+//! at its end. A killed machine removes nothing, so a lease expires: at its end time, and at the latest
+//! [`LONGEST`] after it was written. An unreadable lease counts as live until then. The content of leases in
+//! untrusted tiers is not read; only their existence, release and time count.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime};
 
 use fs_err as fs;
-use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::Mode;
 use serde::{Deserialize, Serialize};
 
 use super::names;
 use super::stamp::{self, nanoseconds};
+use agent_fs::dir::{DirHandle, FileMeta, Kind};
 use agent_fs::remove;
-use agent_fs::walk::{DirHandle, Entry, FileMeta, Kind, Listing, Seen, Walk};
+use agent_fs::walk::{Entry, Listing, Seen, Walk};
 use agent_types::error::{Error, Result};
 use agent_types::share::Share;
 
-/// No lease lives longer, whatever it says: CodeBuild ends a build after 36 hours.
+/// Maximum lifetime of a lease, whatever it says: CodeBuild ends a build after 36 hours.
 pub const LONGEST: Duration = Duration::from_secs(48 * 3600);
 
-/// Bytes of a lease file; thousands of layers would fit.
+/// Maximum size of a lease file; thousands of layers fit.
 const LARGEST: u64 = 256 * 1024;
 
 const SCHEMA: &str = "build-agent/lease/v1";
 
-/// What the file of a lease says. Times are seconds since 1970.
+/// The content of a lease file. Times are seconds since 1970.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Paper {
+struct LeaseFile {
     schema: String,
     release: String,
     start: u64,
     end: u64,
-    /// Entries of the layer store, `<repo>/<commit>`.
+    /// Entries of the layer store, as `<repo>/<commit>`.
     layers: BTreeSet<String>,
 }
 
-/// A lease that this process holds. Removed when it is dropped.
+/// A lease of this process. It is removed on drop.
 #[derive(Debug)]
 pub struct Lease {
     path: PathBuf,
@@ -54,12 +52,12 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Takes a lease in a tier that this job may write, for a build of `release` that is over at `until`
-    /// (its limit, grace time and some margin) and uses these entries of the layer store
+    /// Creates a lease in a tier that this job may write, for a build of `release` that ends before `until`
+    /// (its limit, grace time and some margin). It protects these entries of the layer store
     /// (`<repo>/<commit>`).
     ///
     /// # Errors
-    /// Machine, when it cannot be written; internal, when a name is none.
+    /// Machine, if it cannot be written; internal, if a name is invalid.
     pub fn take(
         tier: &Share,
         release: &str,
@@ -70,14 +68,14 @@ impl Lease {
             |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
         let layers: BTreeSet<String> = layers.into_iter().collect();
         if !names::is_release(release) || !layers.iter().all(|entry| is_layer(entry)) {
-            return Err(Error::internal(format!("no lease can be taken for `{release}` and {layers:?}")));
+            return Err(Error::internal(format!("invalid names for a lease: `{release}` and {layers:?}")));
         }
         let now = SystemTime::now();
         let start = seconds(now);
-        let paper =
-            Paper { schema: SCHEMA.into(), release: release.into(), start, end: seconds(until), layers };
-        let text = serde_json::to_vec(&paper)
-            .map_err(|error| Error::internal("a lease cannot be written down").because(&error))?;
+        let file =
+            LeaseFile { schema: SCHEMA.into(), release: release.into(), start, end: seconds(until), layers };
+        let text = serde_json::to_vec(&file)
+            .map_err(|error| Error::internal("cannot serialize a lease").because(&error))?;
         let directory = tier.leases();
         fs::create_dir_all(&directory)?;
         let random = stamp::random();
@@ -85,17 +83,17 @@ impl Lease {
         let path = directory.join(format!("{release}.{}-{}-{random}", host(), std::process::id()));
         let written = write_new(&begun, &text).and_then(|()| fs::rename(&begun, &path));
         if let Err(error) = written {
-            // What is left of it is taken by a prune.
+            // A prune removes the rest.
             let _ = remove::remove_file(&begun, tier.root());
             return Err(error.into());
         }
         Ok(Lease { path, share: tier.root().to_owned() })
     }
 
-    /// Removes it, and says when that fails. Dropping does the same silently: it dies by itself.
+    /// Removes the lease and reports a failure. Drop ignores failures, because the lease expires.
     ///
     /// # Errors
-    /// Machine, when the file cannot be removed.
+    /// Machine, if the file cannot be removed.
     pub fn release(self) -> Result<()> {
         remove::remove_file(&self.path, &self.share)
     }
@@ -113,7 +111,7 @@ fn write_new(path: &Path, text: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-/// The machine's name as far as it fits into a file name.
+/// The machine's name, shortened to fit into a file name.
 fn host() -> String {
     let name = nix::unistd::gethostname().unwrap_or_default();
     let name = name.to_string_lossy();
@@ -121,7 +119,7 @@ fn host() -> String {
     if plain.is_empty() { "host".into() } else { plain }
 }
 
-/// `<repo>/<commit>`.
+/// Whether it has the form `<repo>/<commit>`.
 fn is_layer(entry: &str) -> bool {
     let split = entry.split_once('/');
     split.is_some_and(|(repo, commit)| names::is_layer_name(repo) && names::is_layer_name(commit))
@@ -132,23 +130,23 @@ fn is_layer(entry: &str) -> bool {
 pub enum Author {
     /// Builds of trusted sources.
     Trusted,
-    /// Anybody: the tier of a pull request.
+    /// Anyone: the tier of a pull request.
     Stranger,
 }
 
-/// A lease that lives.
+/// A live lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Standing {
+pub struct LiveLease {
     pub author: Author,
-    /// `None` for every release: its name says none.
+    /// `None` for every release: its name contains no release.
     pub release: Option<String>,
-    /// When its build began, nanoseconds since 1970.
+    /// Start of its build, in nanoseconds since 1970.
     pub since: i64,
-    /// Entries of the layer store that its build uses; `None` when that cannot be read: any.
+    /// Entries of the layer store that its build uses; `None`, if unreadable: any entry.
     pub layers: Option<BTreeSet<String>>,
 }
 
-impl Standing {
+impl LiveLease {
     pub fn concerns(&self, release: &str) -> bool {
         self.release.as_deref().is_none_or(|own| own == release)
     }
@@ -157,19 +155,19 @@ impl Standing {
 /// The leases of a tier.
 #[derive(Debug, Default)]
 pub struct Leases {
-    pub live: Vec<Standing>,
-    /// File names of those that are dead, and of what was begun and left, for a prune to remove.
+    pub live: Vec<LiveLease>,
+    /// File names of expired leases and of unfinished ones, which a prune removes.
     pub dead: Vec<(std::ffi::OsString, FileMeta)>,
-    /// What cannot be read, for people.
+    /// Unreadable leases, for people.
     pub unreadable: Vec<String>,
 }
 
-/// Reads the leases in a tier. No directory means no leases.
+/// Reads the leases in a tier. A missing directory has no leases.
 ///
 /// # Errors
-/// When the directory cannot be read: then nobody knows what is in use.
+/// If the directory cannot be read: then it is unknown what is in use.
 pub fn read(tier: &DirHandle, author: Author, now: SystemTime, operations: &AtomicU64) -> io::Result<Leases> {
-    let directory = match tier.directory(Path::new("leases")) {
+    let directory = match tier.open_dir("leases") {
         Ok(directory) => directory,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Leases::default()),
         Err(error) => return Err(error),
@@ -195,29 +193,29 @@ pub fn read(tier: &DirHandle, author: Author, now: SystemTime, operations: &Atom
         let old =
             nanoseconds(now).saturating_sub(written) > i64::try_from(LONGEST.as_nanos()).unwrap_or(i64::MAX);
         if names::is_part(&name) {
-            // A lease that is being written holds nothing yet.
+            // A lease that is being written protects nothing yet.
             leases.dead.extend(old.then_some((name, facts)));
             continue;
         }
-        let paper = match author {
-            Author::Trusted => paper(&directory, &name),
+        let file = match author {
+            Author::Trusted => read_file(&directory, &name),
             Author::Stranger => Ok(None),
         };
-        if paper.is_err() && !old {
+        if file.is_err() && !old {
             leases.unreadable.push(shown(&name));
         }
-        let paper = paper.ok().flatten();
-        let ended = paper.as_ref().is_some_and(|paper| stamp::time(nanos(paper.end)) <= now);
+        let file = file.ok().flatten();
+        let ended = file.as_ref().is_some_and(|file| stamp::time(nanos(file.end)) <= now);
         if old || ended {
             leases.dead.push((name, facts));
             continue;
         }
-        leases.live.push(Standing {
+        leases.live.push(LiveLease {
             author,
             release: release_of(&name),
-            // A start that is long ago would hold for nothing what was young then.
-            since: paper.as_ref().map_or(written, |paper| nanos(paper.start).min(written)).max(oldest(now)),
-            layers: paper.map(|paper| paper.layers),
+            // A start too long ago would protect nothing.
+            since: file.as_ref().map_or(written, |file| nanos(file.start).min(written)).max(oldest(now)),
+            layers: file.map(|file| file.layers),
         });
     }
     Ok(leases)
@@ -236,25 +234,20 @@ fn release_of(name: &OsStr) -> Option<String> {
     names::is_release(release).then(|| release.to_owned())
 }
 
-/// What a lease says.
-fn paper(directory: &DirHandle, name: &OsStr) -> io::Result<Option<Paper>> {
-    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-    let file = std::fs::File::from(openat(directory, name, flags, Mode::empty())?);
-    let mut text = Vec::new();
-    file.take(LARGEST + 1).read_to_end(&mut text)?;
-    let paper: Paper = serde_json::from_slice(&text)?;
-    let fits = text.len() as u64 <= LARGEST
-        && paper.schema == SCHEMA
-        && release_of(name).as_ref() == Some(&paper.release)
-        && paper.layers.iter().all(|entry| is_layer(entry));
-    if fits { Ok(Some(paper)) } else { Err(io::Error::other("is no lease")) }
+/// Reads a lease file.
+fn read_file(directory: &DirHandle, name: &OsStr) -> io::Result<Option<LeaseFile>> {
+    let file: LeaseFile = serde_json::from_slice(&directory.read(name, LARGEST)?)?;
+    let fits = file.schema == SCHEMA
+        && release_of(name).as_ref() == Some(&file.release)
+        && file.layers.iter().all(|entry| is_layer(entry));
+    if fits { Ok(Some(file)) } else { Err(io::Error::other("not a lease")) }
 }
 
 fn shown(name: &OsStr) -> String {
     super::units::shown(Path::new(name))
 }
 
-impl fmt::Display for Standing {
+impl fmt::Display for LiveLease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let since = humantime::format_rfc3339_seconds(stamp::time(self.since));
         write!(f, "{} since {since}", self.release.as_deref().unwrap_or("any release"))
@@ -276,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_stands_until_it_is_released_or_over() {
+    fn lease_is_live_until_released_or_expired() {
         let base = tempfile::tempdir().unwrap();
         let share = Share::new(base.path());
         let now = SystemTime::now();
@@ -288,7 +281,7 @@ mod tests {
         assert!(live.concerns("scarthgap") && !live.concerns("kirkstone"));
         assert_eq!(live.layers.as_ref().unwrap().iter().collect::<Vec<_>>(), ["poky-0a/0123"]);
         assert!((nanoseconds(now) - live.since).abs() < 5_000_000_000, "{live:?}");
-        // Over, as it says itself; a stranger's word on that is not asked.
+        // Expired by its own end time, which is not read in untrusted tiers.
         assert_eq!(standing(&share, Author::Trusted, now + 2 * HOUR).dead.len(), 1);
         let strange = standing(&share, Author::Stranger, now + 2 * HOUR);
         assert_eq!((strange.live.len(), strange.live[0].layers.is_none()), (1, true));
@@ -300,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_counts_as_alive_for_two_days() {
+    fn unreadable_leases_are_live_for_two_days() {
         let base = tempfile::tempdir().unwrap();
         let share = Share::new(base.path());
         fs::create_dir_all(share.leases()).unwrap();
@@ -324,16 +317,16 @@ mod tests {
         assert_eq!(found.live.len(), table.len());
         assert_eq!(found.live.iter().filter(|lease| lease.layers.is_some()).count(), 1);
         assert_eq!(found.unreadable.len(), table.len());
-        // `no release` holds all of them.
+        // `no release` protects every release.
         assert_eq!(found.live.iter().filter(|lease| lease.concerns("dunfell")).count(), 1);
-        // None says that it has begun before it could have.
+        // The start of a build is never before the oldest possible one.
         assert!(found.live.iter().all(|lease| lease.since >= oldest(now)));
         let later = standing(&share, Author::Trusted, now + LONGEST + HOUR);
         assert_eq!((later.live.len(), later.dead.len()), (0, table.len()));
     }
 
     #[test]
-    fn leases_of_what_has_no_name_are_refused() {
+    fn rejects_leases_with_invalid_names() {
         let base = tempfile::tempdir().unwrap();
         let share = Share::new(base.path());
         for (release, layer) in
@@ -348,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn leases_that_cannot_be_listed_are_an_error() {
+    fn unreadable_lease_directory_is_an_error() {
         let base = tempfile::tempdir().unwrap();
         symlink("/", base.path().join("leases")).unwrap();
         let below = DirHandle::open(base.path()).unwrap();

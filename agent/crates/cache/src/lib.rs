@@ -1,14 +1,13 @@
-//! The caches on the share: shared state, downloads and layer checkouts on a file system that all
-//! build machines mount, where each operation costs milliseconds and other machines read while
-//! this one writes.
+//! The caches on the share: shared state, downloads and layer checkouts.
 //!
-//! BitBake writes only to local disk and reads the share as a mirror. What is new is published
-//! back: a reader sees the old state or the new, never a part. Nothing that an untrusted source
-//! wrote is ever read by a trusted one ([`tiers`]).
+//! The share is a file system that all build machines mount. Each operation on it takes milliseconds, and
+//! other machines read while this one writes. BitBake writes only to local disk and reads the share as a
+//! mirror. New objects are published back: a reader sees the old state or the new one, never a part of it. A
+//! trusted build never reads what an untrusted source wrote ([`tiers`]).
 //!
-//! This module knows directories and names. It starts no process and reads no manifest.
+//! This crate knows directories and names. It starts no processes and reads no manifests.
 
-#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))] // they panic when nobody can read
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))] // they panic if the reader is gone
 
 pub mod areas;
 pub mod dangling;

@@ -1,23 +1,22 @@
-//! What a file name in a share or a local cache says. Pure: nothing is asked of the disk.
+//! Parses file names in a share or a local cache. Pure: does not access the disk.
 //!
-//! The names are BitBake's and OE-Core's (`generate_sstatefn` and `sstate_create_and_sign_package` of
-//! `sstate.bbclass`, `fetch2/*.py`), read in dunfell, kirkstone, scarthgap and master. A name that is
-//! not plainly one of theirs is unknown: `None`, never a guess, because names decide what is
-//! published and what is deleted.
+//! The names come from BitBake and OE-Core (`generate_sstatefn` and `sstate_create_and_sign_package` of
+//! `sstate.bbclass`, `fetch2/*.py`; read in dunfell, kirkstone, scarthgap and master). Names decide what is
+//! published and deleted, so a name that is not clearly one of theirs is unknown: `None`, never a guess.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 
-/// How the agent's own unfinished files begin and end.
+/// Prefix and suffix of the agent's unfinished files.
 const PART: (&str, &str) = (".build-agent.", ".part");
 
-/// The name under which a file is written before it gets its own. `random` makes it unique.
+/// The temporary name of a file; `random` makes it unique.
 pub fn part(random: &str) -> String {
     format!("{}{random}{}", PART.0, PART.1)
 }
 
-/// Whether the name is one of [`part`].
+/// Whether the name is a temporary name made by [`part`].
 pub fn is_part(name: &OsStr) -> bool {
     let (begin, end) = (PART.0.as_bytes(), PART.1.as_bytes());
     let name = name.as_bytes();
@@ -27,8 +26,8 @@ pub fn is_part(name: &OsStr) -> bool {
 /// A file of a shared state object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SstateFile<'a> {
-    /// The file name of the archive, whether there is one or not: one object is what has the same
-    /// unit in the same directory.
+    /// The file name of the archive, whether it exists or not. Files with the same unit in the same directory
+    /// are one object.
     pub unit: &'a str,
     pub role: Role,
     /// Lower-case hexadecimal digits.
@@ -37,22 +36,23 @@ pub struct SstateFile<'a> {
     pub task: &'a str,
     /// `SSTATE_VERSION`.
     pub version: u8,
-    /// `PN`, unless the field is empty.
+    /// `PN`, or `None` if the field is empty.
     pub recipe: Option<&'a str>,
 }
 
-/// Which of the files of an object it is.
+/// The role of a file in its object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Role {
     Archive,
-    /// `.siginfo`: what went into the hash. Tasks without an archive (fetch, unpack, patch) have it alone.
+    /// `.siginfo`: the input of the hash. Tasks without an archive (fetch, unpack, patch) have only this
+    /// file.
     Siginfo,
     /// `.sig`: the archive's GPG signature.
     Signature,
 }
 
 impl Role {
-    /// What its name has more than the archive's.
+    /// The suffix that its name adds to the archive's.
     pub const fn suffix(self) -> &'static str {
         match self {
             Role::Archive => "",
@@ -62,30 +62,30 @@ impl Role {
     }
 }
 
-/// What BitBake keeps beside its files for itself. Never published.
+/// Files that BitBake keeps for itself next to its objects. Never published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Beside {
-    /// `.done`, a pickle that the next build would load.
+    /// `.done`: a pickle that the next build would load.
     Stamp,
-    /// `.lock`. Whoever deletes it under its holder makes room for a second holder.
+    /// `.lock`: must not be deleted while it is held, because a second process could then take the lock.
     Lock,
-    /// Begun and not finished: whoever wrote it has renamed it or is gone.
+    /// Temporary: its writer has renamed it or has ended.
     Temporary,
 }
 
-/// The object file at this path of an `SSTATE_DIR`: `XX/YY/NAME`, or `<NATIVELSBSTRING>/XX/YY/NAME`
-/// for native ones, where `XXYY` is the beginning of the hash.
+/// Parses a path in an `SSTATE_DIR`: `XX/YY/NAME`, or `<NATIVELSBSTRING>/XX/YY/NAME` for native objects.
+/// `XXYY` is the start of the hash.
 pub fn sstate(relative: &Path) -> Option<SstateFile<'_>> {
     let (first, second, name) = places(relative)?;
     let file = sstate_name(name)?;
     (file.hash[..2] == *first && file.hash[2..4] == *second).then_some(file)
 }
 
-/// The object file of this name, wherever it lies.
+/// Parses the file name of an object, in any directory.
 ///
-/// `sstate:PN:arch-vendor-os:PV:PR:PKGARCH:VERSION:HASH_TASK.tar.zst`. Names are cut to 254 bytes by
-/// shortening the third to fifth field, and those of `SSTATE_SWSPEC` leave two of them empty; so what
-/// matters is read from the right.
+/// `sstate:PN:arch-vendor-os:PV:PR:PKGARCH:VERSION:HASH_TASK.tar.zst`. Names are shortened to 254 bytes in
+/// the third to fifth field, and `SSTATE_SWSPEC` leaves two of them empty. So the name is parsed from the
+/// right.
 pub fn sstate_name(name: &str) -> Option<SstateFile<'_>> {
     let (unit, role) = [Role::Siginfo, Role::Signature]
         .into_iter()
@@ -108,15 +108,15 @@ pub fn sstate_name(name: &str) -> Option<SstateFile<'_>> {
     (complete && is_hash(hash) && task_fits).then_some(SstateFile { unit, role, hash, task, version, recipe })
 }
 
-/// What lies at this path of an `SSTATE_DIR` and is no object: stamps and locks of objects from
-/// mirrors, and what killed tasks left. For directories and what is in them, too.
+/// Recognizes files in an `SSTATE_DIR` that are not objects: stamps and locks of objects from mirrors, and
+/// temporary files of killed tasks. Works for directories and their content, too.
 pub fn sstate_beside(relative: &Path) -> Option<Beside> {
     if relative.file_name().is_some_and(is_part) {
         return Some(Beside::Temporary);
     }
     let mut parents = relative.parent()?.components();
     let in_temporary = parents.next_back().is_some_and(|last| text(last).is_some_and(is_python_temporary));
-    // What a `tmpXXXXXXXX/` holds goes with it.
+    // The content of a `tmpXXXXXXXX/` belongs to it.
     let place = if in_temporary { relative.parent()? } else { relative };
     let (_, _, name) = places(place)?;
     if in_temporary || is_python_temporary(name) || name.starts_with("sigtask.") {
@@ -132,7 +132,7 @@ pub fn sstate_beside(relative: &Path) -> Option<Beside> {
     }
 }
 
-/// `NAME.XXXXXXXX` of mktemp until kirkstone, `NAMEXXXXXXXX` of Python's `NamedTemporaryFile` after it.
+/// `NAME.XXXXXXXX` of mktemp up to kirkstone; later `NAMEXXXXXXXX` of Python's `NamedTemporaryFile`.
 fn is_unfinished_object(name: &str) -> bool {
     let Some((object, random)) = name.len().checked_sub(8).and_then(|at| name.split_at_checked(at)) else {
         return false;
@@ -141,7 +141,7 @@ fn is_unfinished_object(name: &str) -> bool {
     is_random(random) && sstate_name(object).is_some_and(|file| file.role == Role::Archive)
 }
 
-/// The first two directories' names, below that of the host where there is one, and the file's.
+/// The names of the two hash directories, below the host's directory if there is one, and the file's name.
 fn places(relative: &Path) -> Option<(&str, &str, &str)> {
     let mut names = relative.components().map(text);
     let parts: [Option<&str>; 4] =
@@ -159,19 +159,19 @@ fn places(relative: &Path) -> Option<(&str, &str, &str)> {
     (is_two_digits(first) && is_two_digits(second)).then_some((first, second, name))
 }
 
-/// Whether it could be a `NATIVELSBSTRING`, such as `universal`, `universal-4.8` or `ubuntu-22.04`.
+/// Whether it may be a `NATIVELSBSTRING`, such as `universal`, `universal-4.8` or `ubuntu-22.04`.
 pub fn is_host(name: &str) -> bool {
     name.len() > 2
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._+~-".contains(&b))
         && !name.starts_with('.')
 }
 
-/// Whether the directory's name is one of the 256 below an `SSTATE_DIR`, or below those.
+/// Whether it is the name of a hash directory in an `SSTATE_DIR`.
 pub fn is_two_digits(name: &str) -> bool {
     name.len() == 2 && name.bytes().all(is_hex)
 }
 
-/// Whether it could be the hash of a task, or the checksum of uninative.
+/// Whether it may be the hash of a task, or the checksum of uninative.
 pub fn is_hash(text: &str) -> bool {
     // SHA-256 since zeus, MD5 before.
     matches!(text.len(), 32 | 64) && text.bytes().all(is_hex)
@@ -181,7 +181,7 @@ fn is_hex(byte: u8) -> bool {
     matches!(byte, b'0'..=b'9' | b'a'..=b'f')
 }
 
-/// No digit more or less than a version has.
+/// Parses a version of one or two digits.
 fn number(text: &str) -> Option<u8> {
     let plain = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) && !text.starts_with('0');
     text.parse().ok().filter(|_| plain)
@@ -194,7 +194,7 @@ fn text(component: Component<'_>) -> Option<&str> {
     }
 }
 
-/// Printable in a line.
+/// Whether the name has only printable characters.
 fn plain(name: &str) -> bool {
     !name.chars().any(char::is_control)
 }
@@ -209,66 +209,66 @@ fn is_python_temporary(name: &str) -> bool {
     name.strip_prefix("tmp").is_some_and(|random| random.len() == 8 && random.bytes().all(lower))
 }
 
-/// Whether it could be the name of a repository in a layer store.
+/// Whether it may be the name of a repository in a layer store.
 pub fn is_layer_name(name: &str) -> bool {
     let fits = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
     !name.is_empty() && name.len() <= 255 && !name.starts_with('.') && name.bytes().all(fits)
 }
 
-/// Whether it is the full id of a commit.
+/// Whether it is a full commit id.
 pub fn is_commit(name: &str) -> bool {
     matches!(name.len(), 40 | 64) && name.bytes().all(is_hex)
 }
 
-/// Whether it could be the code name of a release.
+/// Whether it may be the code name of a release.
 pub fn is_release(name: &str) -> bool {
     let fits = |b: u8| b.is_ascii_alphanumeric() || b"_-".contains(&b);
     !name.is_empty() && name.len() <= 64 && name.bytes().all(fits)
 }
 
-/// What lies at a path of a `DL_DIR`.
+/// The meaning of a path in a `DL_DIR`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Download<'a> {
-    /// What belongs together has the same unit: the path of the file or clone, of which the path that
-    /// was asked for is a continuation. So stamps and locks name what they stand beside, and each file
-    /// of a clone names the clone.
+    /// Files with the same unit belong together. The unit is the path of the file or clone, and a prefix of
+    /// the given path. So stamps and locks have the unit of their file, and each file of a clone has the
+    /// clone's.
     pub unit: &'a Path,
     pub kind: DownloadKind,
     pub part: DownloadPart,
 }
 
-/// What a unit of a `DL_DIR` is.
+/// The kind of a unit in a `DL_DIR`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum DownloadKind {
     /// A source archive or any other file.
     File,
-    /// `git2_*.tar.gz`: a whole bare clone.
+    /// `git2_*.tar.gz`: a complete bare clone.
     GitTarball,
     /// `gitshallow_*.tar.gz`, `gitsmshallow_*`: a clone of some revisions.
     ShallowTarball,
-    /// `git2/<repo>`, `hg/<repo>`, `svn/<host>` and the like: a directory that is one thing.
+    /// `git2/<repo>`, `hg/<repo>`, `svn/<host>` and similar: a directory that is one unit.
     Clone,
-    /// `*_bad-checksum_<hash>`: renamed aside by BitBake, used by nobody.
+    /// `*_bad-checksum_<hash>`: BitBake renamed it and never uses it.
     BadChecksum,
 }
 
-/// Which part of its unit it is.
+/// The part of its unit that a path is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DownloadPart {
     /// The file, or the directory of a clone.
     Whole,
-    /// Something in a clone.
+    /// A file in a clone.
     Inner,
-    /// `.resolved`: the address that an npm package was found at.
+    /// `.resolved`: the URL at which an npm package was found.
     Resolved,
-    /// Of these only the stamp's time means something: it is the time of the last use.
+    /// Only the time of the stamp has a meaning: it is the time of the last use.
     Beside(Beside),
 }
 
-/// Directories of fetchers in which each entry is a clone or a check-out.
+/// Directories of fetchers in which each entry is a clone or a checkout.
 const CLONES: [&str; 9] = ["git2", "hg", "svn", "bzr", "cvs", "p4", "repo", "osc", "ccrc"];
 
-/// The mirror tarballs of version control.
+/// The mirror tarballs of version control systems.
 const TARBALLS: [(&str, DownloadKind); 4] = [
     ("git2_", DownloadKind::GitTarball),
     ("gitshallow_", DownloadKind::ShallowTarball),
@@ -276,13 +276,13 @@ const TARBALLS: [(&str, DownloadKind); 4] = [
     ("gitannexshallow_", DownloadKind::ShallowTarball),
 ];
 
-/// Whether it is a directory of a `DL_DIR` that has units in it.
+/// Whether it is a directory of a `DL_DIR` that contains units.
 pub fn holds_downloads(name: &str) -> bool {
     CLONES.contains(&name) || matches!(name, "npm2" | "uninative")
 }
 
-/// What lies at this path of a `DL_DIR`: files at the top, in `npm2/` and `uninative/<hash>/`, and
-/// clones. Other directories (the CVE database) are unknown, and so are hidden files.
+/// Parses a path in a `DL_DIR`: files at the top, in `npm2/` and in `uninative/<hash>/`, and clones. Other
+/// directories (the CVE database) and hidden files are unknown.
 pub fn download(relative: &Path) -> Option<Download<'_>> {
     let mut names = relative.components().map(text);
     let (first, second, third) = (names.next()??, names.next(), names.next());
@@ -337,7 +337,7 @@ fn temporary(unit: &Path) -> Download<'_> {
     Download { unit, kind: DownloadKind::File, part: DownloadPart::Beside(Beside::Temporary) }
 }
 
-/// Tells a file from what BitBake keeps beside it.
+/// Separates the name of a file from the suffix of BitBake's file next to it.
 fn beside<'a, 'n>(relative: &'a Path, name: &'n str) -> Option<(&'n str, &'a Path, DownloadPart)> {
     let endings = [
         (".done", DownloadPart::Beside(Beside::Stamp)),
@@ -351,7 +351,7 @@ fn beside<'a, 'n>(relative: &'a Path, name: &'n str) -> Option<(&'n str, &'a Pat
     (!stem.is_empty()).then_some((stem, unit, part))
 }
 
-/// The beginning of a path.
+/// The first `length` bytes of a path.
 fn prefix(path: &Path, length: usize) -> &Path {
     let bytes = path.as_os_str().as_bytes();
     Path::new(OsStr::from_bytes(&bytes[..length.min(bytes.len())]))

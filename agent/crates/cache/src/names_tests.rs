@@ -9,7 +9,7 @@ fn path(text: &str) -> String {
 }
 
 #[test]
-fn objects_of_every_release() {
+fn parses_objects_of_every_release() {
     // (path, version, role, task, recipe)
     let table = [
         (
@@ -54,7 +54,7 @@ fn objects_of_every_release() {
             "fetch",
             Some("zlib"),
         ),
-        // Shortened to fit, as far as it goes.
+        // Shortened to the maximum length.
         (
             "1a/2b/sstate:linux-yocto::::qemux86_64:14:{H}_deploy.tar.zst",
             14,
@@ -70,7 +70,7 @@ fn objects_of_every_release() {
             Some("a+b"),
         ),
         ("1a/2b/sstate:::::::12:{H}_x.tar.zst", 12, Role::Archive, "x", None),
-        // A release that is yet to come.
+        // A future release.
         ("1a/2b/sstate:zlib:a:1:r0:a:15:{H}_package.tar.zst", 15, Role::Archive, "package", Some("zlib")),
     ];
     for (given, version, role, task, recipe) in table {
@@ -87,15 +87,15 @@ fn objects_of_every_release() {
 }
 
 #[test]
-fn md5_hashes_of_old_releases() {
+fn parses_md5_hashes_of_old_releases() {
     let given = format!("1a/2b/sstate:zlib:a:1:r0:a:3:{}_package.tgz", &H[..32]);
     assert_eq!(sstate(Path::new(&given)).unwrap().hash, &H[..32]);
 }
 
 #[test]
-fn what_is_no_object() {
+fn rejects_what_is_not_an_object() {
     let table = [
-        // In the wrong place.
+        // In the wrong directory.
         "1a/2c/sstate:z:a:1:r0:a:12:{H}_package.tar.zst",
         "1A/2B/sstate:z:a:1:r0:a:12:{H}_package.tar.zst",
         "sstate:z:a:1:r0:a:12:{H}_package.tar.zst",
@@ -105,7 +105,7 @@ fn what_is_no_object() {
         "/1a/2b/sstate:z:a:1:r0:a:12:{H}_package.tar.zst",
         ".hidden/1a/2b/sstate:z:a:1:r0:a:12:{H}_package.tar.zst",
         "1a/2b/sstate:z:a:1:r0:a:12:{H}_package.tar.zst/file",
-        // No such name.
+        // Not a valid name.
         "1a/2b/sstate:z:a:1:r0:a:12:{H}_package.tar.gz",
         "1a/2b/sstate:z:a:1:r0:a:12:{H}_package.tgz",
         "1a/2b/sstate:z:a:1:r0:a:3:{H}_package.tar.zst",
@@ -139,7 +139,7 @@ fn what_is_no_object() {
 }
 
 #[test]
-fn what_lies_beside_objects() {
+fn recognizes_files_next_to_objects() {
     let object = "1a/2b/sstate:z:a:1:r0:a:12:{H}_package.tar.zst";
     let table = [
         (".done", Some(Beside::Stamp)),
@@ -181,7 +181,7 @@ fn what_lies_beside_objects() {
 }
 
 #[test]
-fn downloads() {
+fn parses_downloads() {
     use DownloadKind::*;
     use DownloadPart::*;
     let stamp = Beside(super::Beside::Stamp);
@@ -260,7 +260,7 @@ fn downloads() {
 }
 
 #[test]
-fn what_is_no_download() {
+fn rejects_what_is_not_a_download() {
     let table = [
         "",
         "/",

@@ -1,7 +1,7 @@
-//! Whether a part of the share can be read and written: one look at the disk, and what follows from it.
+//! Finds out whether a directory of the share can be read and written.
 //!
-//! [`look`] runs in a child with a time limit, because a lost mount of the kind `hard` holds whoever
-//! touches it in uninterruptible sleep. [`judge`] is pure.
+//! [`look`] runs in a child process with a time limit, because access to a lost `hard` mount blocks in
+//! uninterruptible sleep. [`judge`] is pure.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -12,17 +12,17 @@ use serde::{Deserialize, Serialize};
 
 use agent_types::tiers::{State, Tier, TierKind};
 
-/// What one look found.
+/// The result of one probe.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Look {
-    /// Why it cannot be read, as the system says it.
+    /// Why it cannot be read, in the system's words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unreadable: Option<String>,
     pub missing: bool,
     pub empty: bool,
-    /// It lies on the same device as `/`.
+    /// Whether it is on the same device as `/`.
     pub on_root_disk: bool,
-    /// Of the mount, e.g. `nfs4`.
+    /// File system of the mount, e.g. `nfs4`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file_system: Option<String>,
     pub writing: Writing,
@@ -38,18 +38,18 @@ pub enum Writing {
     Fails(String),
 }
 
-/// A tier after the look.
+/// The judgement about a tier.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Judgement {
     pub state: State,
-    /// Why it is less than was hoped for.
+    /// Why it can be used less than requested.
     pub reason: Option<String>,
-    /// What to do about it; with one, the reason is worth a warning.
-    pub mend: Option<String>,
+    /// The fix. If set, the reason is a warning.
+    pub fix: Option<String>,
 }
 
-/// Looks at the directory `part` of the share `root`; `.` is the share itself. Blocks, for ever
-/// if the share does. Writing is tried in a directory of its own that is removed again.
+/// Probes the directory `part` of the share `root`; `.` is the share itself. Blocks, and may never return.
+/// Writing is tried in a temporary directory, which is removed.
 pub fn look(root: &Path, part: &Path, write: bool) -> Look {
     let mut look = Look::default();
     let directory = match way(root, part, write) {
@@ -75,12 +75,12 @@ pub fn look(root: &Path, part: &Path, write: bool) -> Look {
     look
 }
 
-/// The directory, when it is there. The part is somebody's own and may hold links to anywhere: none is
-/// followed. A missing one is made when it is to be written.
+/// Opens the way to the directory. Other users may write there and create links, so no link is followed.
+/// Creates a missing directory if it is to be written.
 fn way(root: &Path, part: &Path, make: bool) -> io::Result<PathBuf> {
     let is_directory = |path: &Path, meta: std::fs::Metadata| match meta.is_dir() {
         true => Ok(()),
-        false => Err(io::Error::other(format!("`{}` is no directory", path.display()))),
+        false => Err(io::Error::other(format!("`{}` is not a directory", path.display()))),
     };
     is_directory(root, fs::metadata(root)?)?;
     let mut directory = root.to_path_buf();
@@ -103,7 +103,7 @@ fn way(root: &Path, part: &Path, make: bool) -> io::Result<PathBuf> {
     Ok(directory)
 }
 
-/// All that publishing does, once.
+/// Tries every operation that publishing needs.
 fn try_writing(directory: &Path) -> io::Result<Writing> {
     let place = tempfile::Builder::new().prefix(".build-agent.probe-").tempdir_in(directory)?.keep();
     let tried = try_in(&place);
@@ -118,7 +118,7 @@ fn try_in(place: &Path) -> io::Result<Writing> {
     io::Write::write_all(&mut &file, b"build-agent\n")?;
     file.sync_all()?;
     drop(file);
-    // Some network file systems answer with success and copy, so that the count has to prove the link.
+    // Some network file systems report success but copy the file, so the link count must prove the link.
     if let Err(error) = fs::hard_link(&part, &object) {
         return Ok(Writing::NoHardLinks(error.to_string()));
     }
@@ -131,7 +131,7 @@ fn try_in(place: &Path) -> io::Result<Writing> {
     Ok(Writing::Works)
 }
 
-/// The type of the file system that the path lies on, from `/proc/self/mountinfo` (proc(5)).
+/// The file system type of a path, from `/proc/self/mountinfo` (proc(5)).
 fn file_system(path: &Path) -> Option<String> {
     let path = fs::canonicalize(path).ok()?;
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
@@ -141,12 +141,12 @@ fn file_system(path: &Path) -> Option<String> {
         let kind = right.split(' ').next()?.to_owned();
         path.starts_with(&point).then_some((point.len(), kind))
     };
-    // Of two mounts at one place the later one is seen.
+    // Of two mounts on one directory, the later one is visible.
     mounts.lines().filter_map(mount).max_by_key(|(length, _)| *length).map(|(_, kind)| kind)
 }
 
-/// What follows. `agent` is the look of who publishes, `builder` that of who runs BitBake; an error says
-/// why there is none. `wanted` says whether the rules allow to write.
+/// Judges a tier. `agent` is the probe of the user who publishes, `builder` that of the user who runs
+/// BitBake; an error says why a probe failed. `wanted` says whether the trust rules allow writing.
 pub fn judge(
     tier: &Tier,
     wanted: bool,
@@ -154,56 +154,53 @@ pub fn judge(
     builder: &Result<Look, String>,
 ) -> Judgement {
     let path = tier.share.root().display();
-    let unusable = |reason: String, mend: Option<String>| Judgement {
-        state: State::Unusable,
-        reason: Some(reason),
-        mend,
-    };
+    let unusable =
+        |reason: String, fix: Option<String>| Judgement { state: State::Unusable, reason: Some(reason), fix };
     let readers = match builder {
         Ok(look) => look,
         Err(why) => {
-            let mend = "look whether its server can be reached: `df PATH` should answer at once";
-            return unusable(why.clone(), Some(mend.replace("PATH", &path.to_string())));
+            let fix = "check whether its server is reachable: `df PATH` should return at once";
+            return unusable(why.clone(), Some(fix.replace("PATH", &path.to_string())));
         }
     };
     if tier.kind == TierKind::PullRequest && readers.missing && !wanted {
-        return unusable("nothing was ever put there".into(), None);
+        return unusable("it does not exist yet".into(), None);
     }
     if let Some(why) = &readers.unreadable {
-        let mend = match readers.missing {
-            true => format!("mount the share at {path}, or mend `[cache] share`"),
-            false => format!("let the build user read {path}"),
+        let fix = match readers.missing {
+            true => format!("mount the share at {path}, or fix `[cache] share`"),
+            false => format!("give the build user read access to {path}"),
         };
-        return unusable(why.clone(), Some(mend));
+        return unusable(why.clone(), Some(fix));
     }
-    let read_only = |reason: String, mend: String| Judgement {
+    let read_only = |reason: String, fix: String| Judgement {
         state: State::ReadOnly,
         reason: Some(reason),
-        mend: Some(mend),
+        fix: Some(fix),
     };
     if wanted {
-        let rights = format!("let the agent's user write {path}, or say `access = \"read-only\"`");
+        let rights = format!("give the agent's user write access to {path}, or set `access = \"read-only\"`");
         match agent.as_ref().map(|look| &look.writing) {
             Ok(Writing::Works) => {}
             Ok(Writing::NoHardLinks(why)) => {
-                let mend = "use a file system with hard links, such as EFS; nothing is published here";
-                return read_only(format!("it has no hard links: {why}"), mend.into());
+                let fix = "use a file system with hard links, such as EFS; nothing is published here";
+                return read_only(format!("it has no hard links: {why}"), fix.into());
             }
             Ok(Writing::Fails(why)) => return read_only(why.clone(), rights),
             Ok(Writing::NotTried) => {
-                return read_only("whether it can be written is not known".into(), rights);
+                return read_only("it is unknown whether it can be written".into(), rights);
             }
             Err(why) => return read_only(why.clone(), rights),
         }
     }
     let state = if wanted { State::ReadWrite } else { State::ReadOnly };
-    // A mount point without its mount looks like this; so does a share of one machine on its first day.
+    // A mount point without its mount looks like this, and so does a new share of a single machine.
     let unmounted = tier.kind == TierKind::Shared && readers.empty && readers.on_root_disk;
     Judgement {
         state,
         reason: unmounted
-            .then(|| "it is empty and lies on the disk of `/`, as if nothing were mounted".into()),
-        mend: unmounted.then(|| format!("when {path} should be a mount, mount it; else go on")),
+            .then(|| "it is empty and on the file system of `/`, so it may not be mounted".into()),
+        fix: unmounted.then(|| format!("if {path} should be a mount, mount it; otherwise ignore this")),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Looks at directories of this machine, and what follows from looks.
+//! Tests of probes on this machine, and of the judgement.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use super::*;
@@ -9,7 +9,7 @@ fn share() -> tempfile::TempDir {
 }
 
 #[test]
-fn a_good_share_is_read_and_written_and_nothing_stays_there() {
+fn probe_of_a_good_share_leaves_no_files() {
     let share = share();
     let found = look(share.path(), Path::new("."), true);
     assert_eq!(found.writing, Writing::Works, "{found:?}");
@@ -22,7 +22,7 @@ fn a_good_share_is_read_and_written_and_nothing_stays_there() {
 }
 
 #[test]
-fn the_part_of_a_pull_request_is_made_only_to_be_written() {
+fn creates_the_tier_of_a_pull_request_only_to_write_it() {
     let share = share();
     let part = Path::new("pr/12");
     let found = look(share.path(), part, false);
@@ -34,21 +34,21 @@ fn the_part_of_a_pull_request_is_made_only_to_be_written() {
 }
 
 #[test]
-fn links_of_strangers_are_not_followed() {
+fn does_not_follow_links_of_other_users() {
     let (share, elsewhere) = (share(), share());
     std::os::unix::fs::symlink(elsewhere.path(), share.path().join("pr")).unwrap();
     let found = look(share.path(), Path::new("pr/12"), true);
-    assert!(found.unreadable.as_ref().unwrap().contains("is no directory"), "{found:?}");
+    assert!(found.unreadable.as_ref().unwrap().contains("is not a directory"), "{found:?}");
     assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0, "it was written through a link");
 }
 
 #[test]
-fn what_is_no_directory_is_told() {
+fn reports_a_path_that_is_not_a_directory() {
     let share = share();
     let file = share.path().join("file");
     fs::write(&file, "").unwrap();
     let found = look(&file, Path::new("."), true);
-    assert!(found.unreadable.unwrap().contains("is no directory"));
+    assert!(found.unreadable.unwrap().contains("is not a directory"));
     let found = look(&share.path().join("gone"), Path::new("."), true);
     assert!(found.missing && found.unreadable.is_some());
 }
@@ -57,12 +57,12 @@ fn tier(kind: TierKind) -> Tier {
     Tier { kind, share: Share::new("/efs") }
 }
 
-/// A look that found everything well.
+/// A probe without any problem.
 fn well() -> Look {
     Look { writing: Writing::Works, file_system: Some("nfs4".into()), ..Look::default() }
 }
 
-/// State, and whether it is worth a warning.
+/// The state, and whether there is a fix.
 fn judged(
     kind: TierKind,
     wanted: bool,
@@ -70,12 +70,12 @@ fn judged(
     builder: &Result<Look, String>,
 ) -> (State, bool) {
     let judgement = judge(&tier(kind), wanted, agent, builder);
-    assert!(judgement.reason.is_some() || judgement.mend.is_none(), "{judgement:?}");
-    (judgement.state, judgement.mend.is_some())
+    assert!(judgement.reason.is_some() || judgement.fix.is_none(), "{judgement:?}");
+    (judgement.state, judgement.fix.is_some())
 }
 
 #[test]
-fn what_is_left_of_a_tier() {
+fn judges_tiers() {
     use State::{ReadOnly, ReadWrite, Unusable};
     use TierKind::{PullRequest, Shared};
     let good = Ok(well());
@@ -128,7 +128,7 @@ fn what_is_left_of_a_tier() {
 }
 
 #[test]
-fn a_look_comes_back_from_its_line() {
+fn look_round_trips_through_json() {
     for look in [well(), Look { writing: Writing::Fails("a\nb".into()), ..Look::default() }] {
         let line = serde_json::to_string(&look).unwrap();
         assert!(!line.contains('\n'));

@@ -1,9 +1,9 @@
-//! Names that sort by time and never clash: `20251122T173500Z-<16 hexadecimal digits>`.
+//! Creates unique names that sort by time: `20251122T173500Z-<16 hexadecimal digits>`.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::{Duration, SystemTime};
 
-/// A name for something of this moment.
+/// A name for the time `now`.
 pub fn stamp(now: SystemTime) -> String {
     let time = humantime::format_rfc3339_seconds(now).to_string().replace(['-', ':'], "");
     format!("{time}-{}", random())
@@ -30,15 +30,15 @@ pub fn time_of(stamp: &str) -> Option<SystemTime> {
     humantime::parse_rfc3339(&text).ok()
 }
 
-/// 16 hexadecimal digits that no other process makes; no secret.
+/// 16 random hexadecimal digits that are unique among processes; not a secret.
 pub fn random() -> String {
-    // Each `RandomState` is seeded by the operating system and counted on.
+    // The operating system seeds each `RandomState`, and it is counted up.
     let mut hasher = RandomState::new().build_hasher();
     hasher.write_u32(std::process::id());
     format!("{:016x}", hasher.finish())
 }
 
-/// Nanoseconds since 1970, as file times are counted here.
+/// Nanoseconds since 1970, the unit of file times here.
 pub fn nanoseconds(time: SystemTime) -> i64 {
     match time.duration_since(SystemTime::UNIX_EPOCH) {
         Ok(since) => i64::try_from(since.as_nanos()).unwrap_or(i64::MAX),
@@ -46,7 +46,7 @@ pub fn nanoseconds(time: SystemTime) -> i64 {
     }
 }
 
-/// The time after so many nanoseconds since 1970.
+/// Converts nanoseconds since 1970 to a time.
 pub fn time(nanoseconds: i64) -> SystemTime {
     let distance = Duration::from_nanos(nanoseconds.unsigned_abs());
     let epoch = SystemTime::UNIX_EPOCH;
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stamp_says_its_time_and_is_nobody_else_s() {
+    fn stamp_contains_its_time_and_is_unique() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_763_832_900);
         let (one, other) = (stamp(now), stamp(now));
         assert!(one.starts_with("20251122T173500Z-"), "{one}");

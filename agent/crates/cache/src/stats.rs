@@ -1,4 +1,4 @@
-//! What is on a share, how old it is, and how well it served the last builds.
+//! Shows what is on a share, how old it is, and its hit rate in the last builds.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,24 +7,25 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
 
-use super::areas::{self, Area, Holds, Layout, Measure};
+use super::areas::{self, Area, AreaKind, Layout, Measure};
 use super::lease::{self, Author};
 use super::names::DownloadKind;
 use super::prune::{Names, Sum, TRASHES, open};
 use super::stamp::nanoseconds;
 use super::units::{Class, Contents, Unit, shown};
 use super::usage::{self, Usage};
-use agent_fs::walk::{DirHandle, Seen, Walk};
+use agent_fs::dir::DirHandle;
+use agent_fs::walk::{Seen, Walk};
 use agent_process::Interrupt;
 use agent_types::error::Result;
 use agent_types::share::Share;
 
-/// Builds whose records are summed up.
+/// Number of builds whose records are summed up.
 const BUILDS: usize = 20;
 
 const DAY: u64 = 24 * 3600;
 
-/// The last bucket has no end.
+/// The last age range has no end.
 const AGES: [(&str, u64); 5] = [
     ("within a day", DAY),
     ("within 7 days", 7 * DAY),
@@ -39,12 +40,12 @@ pub struct Stats {
     /// By kind.
     pub downloads: BTreeMap<&'static str, Sum>,
     pub downloads_ages: Vec<Age>,
-    /// Checkouts, and all that is in them.
+    /// Checkouts with all their files.
     pub layers: Sum,
     pub pull_requests: Vec<PullRequest>,
-    /// Files that were taken and are not yet deleted.
+    /// Files in the trash.
     pub trash: Sum,
-    /// Begun and not finished.
+    /// Unfinished files.
     pub temporary: Sum,
     pub leases: Vec<String>,
     pub unknown: Names,
@@ -57,18 +58,18 @@ pub struct Stats {
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Release {
     pub release: String,
-    /// Objects with an archive, by `SSTATE_VERSION`; the bytes are those of companions, too.
+    /// Objects with an archive, by `SSTATE_VERSION`; the bytes include the sidecar files.
     pub versions: BTreeMap<u8, Sum>,
-    /// Objects that are a `.siginfo` alone.
+    /// Objects that have only a `.siginfo`.
     pub siginfo_only: u64,
     pub ages: Vec<Age>,
-    /// The last builds that left a record, and their sum.
+    /// The last builds with a record, and their sum.
     pub builds: u64,
     pub usage: Usage,
     pub hit_rate: Option<f64>,
 }
 
-/// What was used last in some span of time.
+/// Units that were last used in a range of time.
 #[derive(Clone, Debug, Serialize)]
 pub struct Age {
     pub used: &'static str,
@@ -81,14 +82,14 @@ pub struct PullRequest {
     pub number: u64,
     pub files: u64,
     pub bytes: u64,
-    /// When something in it was changed last, RFC 3339.
+    /// Time of the last change in it, RFC 3339.
     pub changed: Option<String>,
 }
 
-/// Looks at a share. Blocks; an interrupt ends it with what was seen so far.
+/// Collects statistics of a share. Blocks; an interrupt ends it with what was read so far.
 ///
 /// # Errors
-/// Machine, when the share cannot be opened. What cannot be read in it is in the result.
+/// Machine, if the share cannot be opened. Unreadable directories are in the result.
 pub fn stats(share: &Share, width: usize, interrupt: &Interrupt, now: SystemTime) -> Result<Stats> {
     let begun = Instant::now();
     let operations = AtomicU64::new(0);
@@ -149,7 +150,7 @@ impl Stats {
             let measure = Measure::of_unit(root, &path, &unit, walk);
             self.add(&unit, unit.size() + measure.bytes, now);
         }
-        if let Holds::Sstate(name) = &area.holds {
+        if let AreaKind::Sstate(name) = &area.kind {
             let records = usage::last(root, name, BUILDS, walk.operations);
             release.release.clone_from(name);
             release.builds = records.len() as u64;

@@ -1,5 +1,5 @@
-//! What belongs together in a tier, how large it is and when it was used last: the units that are
-//! pruned, counted and never split. Pure, but for what a [`Listing`] already knows.
+//! Groups the files of a tier into units, with their size and last use. Units are pruned and counted as a
+//! whole. Pure, except for lazy data in a [`Listing`].
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -7,14 +7,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::names::{self, Beside, DownloadKind, DownloadPart, Role};
-use agent_fs::walk::{Entry, Kind, Listing};
+use agent_fs::dir::Kind;
+use agent_fs::walk::{Entry, Listing};
 
-/// What the names of a unit's parts have more than the unit, in the order in which a prune takes
-/// them: no reader may find an archive whose companions are gone.
+/// The suffixes of a unit's parts, in the order in which a prune removes them: no reader may find an archive
+/// whose sidecar files are gone.
 pub const SUFFIXES: [&str; 9] =
     ["", ".sig", ".siginfo", ".resolved", ".json", ".sig.done", ".siginfo.done", ".done", ".used"];
 
-/// Files that are one thing.
+/// Files that belong together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unit {
     /// The directory, relative to the root of the walk.
@@ -27,14 +28,14 @@ pub struct Unit {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Class {
-    /// An object of shared state of this `SSTATE_VERSION`.
+    /// A shared state object of this `SSTATE_VERSION`.
     Object {
         version: u8,
     },
     Download(DownloadKind),
-    /// A checkout in the layer store, with what lies beside it.
+    /// A checkout in the layer store, with the files next to it.
     Layer,
-    /// What somebody began and did not finish.
+    /// An unfinished file.
     Temporary,
 }
 
@@ -43,11 +44,11 @@ pub struct Part {
     /// Index in [`SUFFIXES`].
     pub suffix: u8,
     pub kind: Kind,
-    /// Bytes; 0 for a directory, whose contents are not known here.
+    /// Bytes; 0 for a directory, whose content is not read here.
     pub size: u64,
-    /// Tells it from one that took its name.
+    /// Distinguishes it from a later file with its name.
     pub inode: u64,
-    /// See [`FileMeta::used`](agent_fs::walk::Facts::used).
+    /// See [`FileMeta::used`](agent_fs::dir::FileMeta::used).
     pub used: i64,
 }
 
@@ -56,7 +57,7 @@ impl Unit {
         self.parts.iter().map(|part| part.size).sum()
     }
 
-    /// That of the part that was used last.
+    /// The time of the part that was used last.
     pub fn used(&self) -> i64 {
         self.parts.iter().map(|part| part.used).max().unwrap_or(i64::MIN)
     }
@@ -65,23 +66,23 @@ impl Unit {
         self.parts.iter().any(|part| SUFFIXES[usize::from(part.suffix)] == suffix)
     }
 
-    /// Whether its contents lie in a directory.
+    /// Whether it is a directory.
     pub fn is_directory(&self) -> bool {
         self.parts.iter().any(|part| part.kind == Kind::Directory)
     }
 }
 
-/// What a directory holds.
+/// The content of a directory.
 #[derive(Debug, Default)]
 pub struct Contents {
     pub units: Vec<Unit>,
-    /// Relative to the root of the walk. Left alone, and told.
+    /// Unknown entries, relative to the root of the walk. They are kept and reported.
     pub unknown: Vec<PathBuf>,
-    /// Lock files, which are left alone.
+    /// Lock files, which are kept.
     pub locks: u64,
 }
 
-/// Which directories of an `SSTATE_DIR` hold objects.
+/// Which directories of an `SSTATE_DIR` contain objects.
 pub fn enter_sstate(path: &Path) -> bool {
     let names: Option<Vec<&str>> = path.iter().map(OsStr::to_str).collect();
     match names.as_deref() {
@@ -94,7 +95,7 @@ pub fn enter_sstate(path: &Path) -> bool {
     }
 }
 
-/// Which directories of a `DL_DIR` hold units.
+/// Which directories of a `DL_DIR` contain units.
 pub fn enter_downloads(path: &Path) -> bool {
     let names: Option<Vec<&str>> = path.iter().map(OsStr::to_str).collect();
     match names.as_deref() {
@@ -130,7 +131,7 @@ pub fn sstate(listing: Listing) -> Contents {
     gathering.end()
 }
 
-/// The units in a directory of a `DL_DIR`. Of clones only the directory itself is looked at.
+/// The units in a directory of a `DL_DIR`. The content of clones is not read.
 pub fn downloads(listing: Listing) -> Contents {
     let mut gathering = Gathering::new(&listing);
     for entry in &listing.entries {
@@ -164,15 +165,15 @@ pub fn downloads(listing: Listing) -> Contents {
     gathering.end()
 }
 
-/// Which directories of a layer store hold entries: those of the repositories.
+/// Which directories of a layer store contain entries: those of the repositories.
 pub fn enter_layers(path: &Path) -> bool {
     let mut names = path.iter();
     let repo = names.next().and_then(OsStr::to_str);
     names.next().is_none() && repo.is_some_and(names::is_layer_name)
 }
 
-/// The entries `<commit>/` of a repository in a layer store, each with `<commit>.json` and
-/// `<commit>.used`, whose time is that of the last use.
+/// The entries `<commit>/` of a repository in a layer store, each with `<commit>.json` and `<commit>.used`.
+/// The time of the latter is that of the last use.
 pub fn layers(listing: Listing) -> Contents {
     let mut gathering = Gathering::new(&listing);
     for entry in &listing.entries {
@@ -207,7 +208,7 @@ impl<'a> Gathering<'a> {
     }
 
     fn add(&mut self, unit: &str, suffix: &str, class: Class, entry: &'a Entry) {
-        // The key is a piece of the entry's own name, which lives as long as the listing.
+        // The key is a part of the entry's name, which lives as long as the listing.
         let Some(name) = entry.name.to_str().and_then(|name| name.get(..unit.len())) else { return };
         let Some(part) = self.part(suffix, entry) else { return };
         let directory = &self.listing.path;
@@ -220,7 +221,7 @@ impl<'a> Gathering<'a> {
         unit.parts.push(part);
     }
 
-    /// The stamp of an object, or of one of its companions.
+    /// Adds the stamp of an object or of one of its sidecar files.
     fn stamp(&mut self, entry: &'a Entry) {
         let known = entry.name.to_str().and_then(|name| {
             let file = names::sstate_name(name.strip_suffix(".done")?)?;
@@ -244,12 +245,12 @@ impl<'a> Gathering<'a> {
         }
     }
 
-    /// `None` when it has vanished meanwhile.
+    /// `None`, if it no longer exists.
     fn part(&self, suffix: &str, entry: &Entry) -> Option<Part> {
         let facts = match entry.facts {
             Some(facts) => facts,
-            // Directories are not looked at by the walk: most of them are no units.
-            None => self.listing.directory.look(&entry.name).ok()?.1,
+            // The walk does not stat directories, because most are not units.
+            None => self.listing.directory.metadata(&entry.name).ok()?,
         };
         let suffix = SUFFIXES.iter().position(|known| *known == suffix)?;
         let size = if entry.kind == Kind::File { facts.size } else { 0 };
@@ -266,7 +267,7 @@ impl<'a> Gathering<'a> {
     }
 }
 
-/// How a path of the share is shown to people: strangers name files.
+/// A path of the share for people, without control characters: other users choose the names.
 pub fn shown(path: &Path) -> String {
     path.as_os_str().as_bytes().escape_ascii().to_string()
 }
@@ -280,7 +281,8 @@ mod tests {
     use fs_err as fs;
 
     use super::*;
-    use agent_fs::walk::{DirHandle, Seen, Walk};
+    use agent_fs::dir::DirHandle;
+    use agent_fs::walk::{Seen, Walk};
 
     fn contents(
         root: &Path,
@@ -309,7 +311,7 @@ mod tests {
     const H: &str = "1a2b3c4d5e6f708192a3b4c5d6e7f80911223344556677889900aabbccddeeff";
 
     #[test]
-    fn units_of_shared_state() {
+    fn groups_shared_state() {
         let base = tempfile::tempdir().unwrap();
         let place = base.path().join("universal/1a/2b");
         fs::create_dir_all(place.join("tmpabcdefgh")).unwrap();
@@ -345,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn units_of_downloads() {
+    fn groups_downloads() {
         let base = tempfile::tempdir().unwrap();
         fs::create_dir_all(base.path().join("git2/h.repo/objects")).unwrap();
         fs::create_dir_all(base.path().join("CVE_CHECK2")).unwrap();
@@ -379,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn a_unit_is_as_young_as_its_youngest_part() {
+    fn unit_has_the_time_of_its_last_used_part() {
         let part = |suffix, used| Part { suffix, kind: Kind::File, size: 1, inode: 1, used };
         let unit = Unit {
             directory: PathBuf::new(),

@@ -1,29 +1,26 @@
-//! How well the cache served: one small file for each build,
-//! `usage/<release>/<UTC time>-<random>.json`, written by builds that may write the share.
+//! Records the hit rate of each build in one small file, `usage/<release>/<UTC time>-<random>.json`. Builds
+//! that may write the share write it.
 
-use std::ffi::OsStr;
-use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::time::SystemTime;
 
 use fs_err as fs;
-use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::Mode;
 use serde::{Deserialize, Serialize};
 
 use super::{names, stamp};
-use agent_fs::walk::{DirHandle, Kind, Listing, Seen, Walk};
+use agent_fs::dir::{DirHandle, Kind};
+use agent_fs::walk::{Listing, Seen, Walk};
 use agent_types::error::{Error, Result};
 use agent_types::share::Share;
 
-/// Records of each release that a prune leaves.
+/// Number of records per release that a prune keeps.
 pub const KEPT: usize = 200;
 
 const LARGEST: u64 = 4096;
 
-/// What BitBake's line `Sstate summary:` says of one build: objects.
+/// The numbers of objects in BitBake's line `Sstate summary:`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Usage {
@@ -36,15 +33,15 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// Writes the record of a build that ended `now`.
+    /// Writes the record of a build that ended at `now`.
     ///
     /// # Errors
-    /// Machine, when it cannot be written.
+    /// Machine, if it cannot be written.
     pub fn write(&self, tier: &Share, release: &str, now: SystemTime) -> Result<()> {
         let directory = tier.usage().join(release);
         fs::create_dir_all(&directory)?;
         let text = serde_json::to_vec(self)
-            .map_err(|error| Error::internal("a usage record cannot be written down").because(&error))?;
+            .map_err(|error| Error::internal("cannot serialize a usage record").because(&error))?;
         let name = stamp::stamp(now);
         let begun = directory.join(names::part(&name));
         let mut file = fs::File::create_new(&begun)?;
@@ -54,7 +51,7 @@ impl Usage {
         Ok(())
     }
 
-    /// The part of what was wanted that was found; `None` when nothing was.
+    /// The hit rate; `None`, if no objects were wanted.
     pub fn hit_rate(&self) -> Option<f64> {
         (self.wanted > 0).then(|| (self.local + self.mirrors) as f64 / self.wanted as f64)
     }
@@ -69,10 +66,10 @@ impl std::ops::AddAssign for Usage {
     }
 }
 
-/// The records of one release, the newest first.
+/// Lists the records of one release, newest first.
 ///
 /// # Errors
-/// When the directory cannot be read; missing is empty.
+/// If the directory cannot be read; a missing one is empty.
 pub fn records(directory: &DirHandle, operations: &AtomicU64) -> io::Result<Vec<String>> {
     let walk = Walk { width: 1, facts: false, operations, stop: &|| false };
     let (mut found, mut failed) = (Vec::new(), None);
@@ -97,19 +94,15 @@ pub fn is_record(name: &str) -> bool {
     name.strip_suffix(".json").is_some_and(|stamp| stamp::time_of(stamp).is_some())
 }
 
-/// The last records of a release, the newest first. What cannot be read is left out.
+/// Reads the last records of a release, newest first. Skips unreadable ones.
 pub fn last(tier: &DirHandle, release: &str, most: usize, operations: &AtomicU64) -> Vec<Usage> {
-    let Ok(directory) = tier.directory(&Path::new("usage").join(release)) else { return Vec::new() };
+    let Ok(directory) = tier.open_dir(Path::new("usage").join(release)) else { return Vec::new() };
     let names = records(&directory, operations).unwrap_or_default();
     names.iter().take(most).filter_map(|name| read(&directory, name).ok()).collect()
 }
 
 fn read(directory: &DirHandle, name: &str) -> io::Result<Usage> {
-    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-    let mut text = Vec::new();
-    let file = File::from(openat(directory, OsStr::new(name), flags, Mode::empty())?);
-    file.take(LARGEST).read_to_end(&mut text)?;
-    Ok(serde_json::from_slice(&text)?)
+    Ok(serde_json::from_slice(&directory.read(name, LARGEST)?)?)
 }
 
 #[cfg(test)]
@@ -120,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_records_come_first() {
+    fn lists_newest_records_first() {
         let base = tempfile::tempdir().unwrap();
         let share = Share::new(base.path());
         let below = DirHandle::open(base.path()).unwrap();

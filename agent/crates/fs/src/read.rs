@@ -12,11 +12,15 @@ use nix::sys::statfs::{
     XFS_SUPER_MAGIC, statfs,
 };
 
+/// Flags for `custom_flags` to open a file in whose place anything may lie: a link as the last component is an
+/// error, and opening does not wait for the other end of a pipe.
+pub const NO_FOLLOW: i32 =
+    OFlag::O_NOFOLLOW.union(OFlag::O_NONBLOCK).union(OFlag::O_NOCTTY).union(OFlag::O_CLOEXEC).bits();
+
 /// Opens a regular file; anything else is an error. Only the last step of the way is sure to be no link.
 pub fn open(path: &Path) -> io::Result<(File, Metadata)> {
-    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
     let with_path = |error: Error| Error::new(error.kind(), format!("{}: {error}", path.display()));
-    let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path).map_err(with_path)?;
+    let file = OpenOptions::new().read(true).custom_flags(NO_FOLLOW).open(path).map_err(with_path)?;
     let metadata = file.metadata().map_err(with_path)?;
     if !metadata.is_file() {
         return Err(with_path(Error::new(ErrorKind::InvalidInput, "this is no regular file")));
@@ -41,14 +45,17 @@ pub fn is_local(path: &Path) -> bool {
 
 /// The whole content of a regular file of at most `limit` bytes.
 pub fn whole(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-    let (file, _) = open(path)?;
+    let too_large = || {
+        Error::new(ErrorKind::FileTooLarge, format!("{}: it is larger than {limit} bytes", path.display()))
+    };
+    bounded(open(path)?.0, limit)?.ok_or_else(too_large)
+}
+
+/// All that there is to read, or `None` when it is more than `limit` bytes.
+pub(crate) fn bounded(source: impl Read, limit: u64) -> io::Result<Option<Vec<u8>>> {
     let mut content = Vec::new();
-    file.take(limit + 1).read_to_end(&mut content)?;
-    if content.len() as u64 > limit {
-        let message = format!("{}: it is larger than {limit} bytes", path.display());
-        return Err(Error::new(ErrorKind::FileTooLarge, message));
-    }
-    Ok(content)
+    source.take(limit.saturating_add(1)).read_to_end(&mut content)?;
+    Ok(Some(content).filter(|content| content.len() as u64 <= limit))
 }
 
 /// Permission bits.

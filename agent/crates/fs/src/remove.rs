@@ -3,23 +3,18 @@
 //! Layer code can write what is deleted here, also while it is being deleted: links are unlinked
 //! and never followed, not even those that turn up in the middle of the way.
 
-mod at;
 mod tree;
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fmt;
 use std::io::ErrorKind;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open, openat, renameat};
-use nix::sys::stat::Mode;
 
+use super::dir::{Access, DirHandle, Links, errno};
 use agent_types::error::{Error, Result};
-
-pub use at::{directory_at, file_at};
 
 /// Where [`clear`] puts what cannot be deleted, below the work directory.
 const SET_ASIDE: &str = "set-aside";
@@ -47,7 +42,7 @@ pub fn clear(path: &Path, inside: &Path) -> Result<Option<SetAside>> {
     let Err(why) = place.remove(path) else { return Ok(None) };
     match place.set_aside(inside) {
         Ok(to) => Ok(Some(SetAside { from: path.to_owned(), to, why })),
-        Err(errno) => Err(why.because(&std::io::Error::from(errno))),
+        Err(error) => Err(why.because(&error)),
     }
 }
 
@@ -95,7 +90,9 @@ impl SetAside {
 /// As [`remove_tree`], and for a directory.
 pub fn remove_file(path: &Path, inside: &Path) -> Result<()> {
     match Place::of(path, inside)? {
-        Some(place) => gone(path, std::fs::remove_file(place.through())),
+        Some(place) => {
+            place.directory.remove_file(&place.name).map(drop).map_err(|error| failed(path, error))
+        }
         None => Ok(()),
     }
 }
@@ -103,7 +100,7 @@ pub fn remove_file(path: &Path, inside: &Path) -> Result<()> {
 /// Where something lies: its name in a directory that is held open, so that it stays the same
 /// directory whatever happens to the way there.
 struct Place {
-    directory: OwnedFd,
+    directory: DirHandle,
     name: OsString,
 }
 
@@ -123,50 +120,37 @@ impl Place {
         let Ok(way) = parent_real.strip_prefix(&inside_real) else {
             return Err(refused("does not lie below"));
         };
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let mut directory =
-            open(&inside_real, flags, Mode::empty()).map_err(|errno| failed(inside, errno.into()))?;
-        for component in way.components() {
-            let Component::Normal(step) = component else {
-                return Err(refused("does not lie plainly below"));
-            };
-            directory =
-                openat(&directory, step, flags, Mode::empty()).map_err(|errno| failed(path, errno.into()))?;
-        }
+        let directory = DirHandle::open_with(&inside_real, Links::Refuse, Access::PathOnly)
+            .map_err(|error| failed(inside, error))?
+            .open_dir_with(way, Access::PathOnly)
+            .map_err(|error| failed(path, error))?;
         Ok(Some(Place { directory, name: name.to_owned() }))
     }
 
     /// Deletes it with all below it. `path` is its name for people.
     fn remove(&self, path: &Path) -> Result<()> {
-        tree::remove(self.directory.as_fd(), &self.name).map_err(|left| {
+        tree::remove(&self.directory, &self.name).map_err(|left| {
             let what = path.parent().unwrap_or(path).join(&left.path);
-            failed(&what, left.why.into())
+            failed(&what, left.why)
         })
     }
 
     /// Moves it to a free name below `inside`; gives that.
-    fn set_aside(&self, inside: &Path) -> nix::Result<PathBuf> {
+    fn set_aside(&self, inside: &Path) -> std::io::Result<PathBuf> {
         let home = inside.join(SET_ASIDE);
         // Whether it is there, and a directory, is seen when it is opened.
         let _ = std::fs::create_dir(&home);
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let directory = open(&home, flags, Mode::empty())?;
+        let directory = DirHandle::open_with(&home, Links::Refuse, Access::PathOnly)?;
         let mut number = 1u32;
         loop {
             let mut name = self.name.clone();
             name.push(format!("-{number}"));
-            if std::fs::symlink_metadata(home.join(&name)).is_err() {
-                renameat(&self.directory, &*self.name, &directory, &*name)?;
+            if directory.metadata(&name).is_err() {
+                self.directory.rename(&self.name, &directory, &name)?;
                 return Ok(home.join(name));
             }
             number = number.checked_add(1).ok_or(Errno::EEXIST)?;
         }
-    }
-
-    /// A path to it by way of the open directory.
-    fn through(&self) -> PathBuf {
-        let name: &OsStr = &self.name;
-        Path::new("/proc/self/fd").join(self.directory.as_raw_fd().to_string()).join(name)
     }
 }
 
@@ -178,20 +162,13 @@ fn canonical(path: &Path) -> Result<Option<PathBuf>> {
     }
 }
 
-fn gone(path: &Path, result: std::io::Result<()>) -> Result<()> {
-    match result {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(failed(path, error)),
-        _ => Ok(()),
-    }
-}
-
 fn failed(path: &Path, error: std::io::Error) -> Error {
-    let hint = match error.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::EXDEV | Errno::EBUSY) => {
+    let hint = match errno(&error) {
+        Errno::EXDEV | Errno::EBUSY => {
             "something is mounted there or still writes there: unmount it, or end it"
         }
-        Some(Errno::EPERM) => "see whether it is immutable (`lsattr`); `chattr -i` as root changes that",
-        Some(Errno::EROFS) => {
+        Errno::EPERM => "see whether it is immutable (`lsattr`); `chattr -i` as root changes that",
+        Errno::EROFS => {
             "its file system is mounted read-only: `mount -o remount,rw`, or give another --work-dir"
         }
         _ => "look who owns it and whether a process still uses it",
@@ -203,6 +180,8 @@ fn failed(path: &Path, error: std::io::Error) -> Error {
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use nix::sys::stat::Mode;
 
     use super::*;
 
@@ -290,13 +269,11 @@ mod tests {
 
     /// Makes a tree that is deeper than any path can say, with a file in each directory.
     fn make_deep(top: &Path, depth: usize) {
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let mut here = open(top, flags, Mode::empty()).unwrap();
+        let mut here = DirHandle::open(top).unwrap();
         for _ in 0..depth {
-            nix::sys::stat::mkdirat(&here, "d", Mode::S_IRWXU).unwrap();
-            let file = OFlag::O_CREAT | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
-            openat(&here, "f", file, Mode::S_IRUSR).unwrap();
-            here = openat(&here, "d", flags, Mode::empty()).unwrap();
+            here.create_dir("d", Mode::S_IRWXU).unwrap();
+            here.create_file("f", Mode::S_IRUSR).unwrap();
+            here = here.open_dir("d").unwrap();
         }
     }
 

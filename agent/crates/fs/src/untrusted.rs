@@ -3,20 +3,21 @@
 //!
 //! A layer can hold a named pipe, a link to `/dev/zero` or a file of ten gigabytes that takes no
 //! space. Reading here neither waits nor fills the memory.
-
 //!
 //! Where nobody vouches for a source and the agent is root, a path that the source has chosen must not make
 //! root read for it: [`read_named`] reads with the build user's rights.
 
-use std::io::{Error, ErrorKind, Read};
+use std::io::{Error, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 
 use fs_err::OpenOptions;
 use fs_err::os::unix::fs::OpenOptionsExt;
 use nix::fcntl::OFlag;
-use nix::sys::stat::{Mode, fstat};
-use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
+
+use super::access::{Credentials, Permission};
+use super::dir::FileMeta;
+use super::read::bounded;
 
 /// Bytes: for what people write by hand (manifests, locks, `layer.conf`).
 pub const PAGE: u64 = 256 * 1024;
@@ -36,13 +37,9 @@ pub fn read(path: &Path, limit: u64) -> std::io::Result<Vec<u8>> {
     if !file.metadata()?.is_file() {
         return Err(Error::new(ErrorKind::InvalidInput, format!("`{}` is no regular file", path.display())));
     }
-    let mut bytes = Vec::new();
-    file.take(limit + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > limit {
-        let message = format!("`{}` is larger than {limit} bytes", path.display());
-        return Err(Error::new(ErrorKind::FileTooLarge, message));
-    }
-    Ok(bytes)
+    bounded(file, limit)?.ok_or_else(|| {
+        Error::new(ErrorKind::FileTooLarge, format!("`{}` is larger than {limit} bytes", path.display()))
+    })
 }
 
 /// A user whose rights count instead of the agent's.
@@ -78,12 +75,12 @@ impl Reader {
         if self.own.iter().any(|own| real.starts_with(own)) {
             return read(path, limit);
         }
-        self.with_rights(|| {
+        let bytes = self.credentials().act(|| {
             let bytes = read(path, limit)?;
             self.may_read(path)?;
             Ok(bytes)
-        })
-        .map_err(|error| match error.kind() {
+        });
+        bytes.map_err(|error: Error| match error.kind() {
             ErrorKind::PermissionDenied => Error::new(
                 error.kind(),
                 format!("{error} (read as uid {}, because nobody vouches for this source)", self.uid),
@@ -97,7 +94,7 @@ impl Reader {
     /// # Errors
     /// Why not.
     pub fn may_enter(&self, directory: &Path) -> std::io::Result<()> {
-        self.with_rights(|| {
+        self.credentials().act(|| {
             fs_err::read_dir(directory)?.next().transpose()?;
             self.may_read(directory)
         })
@@ -105,14 +102,8 @@ impl Reader {
 
     /// Root has groups that the thread keeps; they are not the user's.
     fn may_read(&self, path: &Path) -> std::io::Result<()> {
-        let stat = fstat(fs_err::File::open(path)?)?;
-        let mode = Mode::from_bits_truncate(stat.st_mode);
-        let wanted = match (stat.st_uid == self.uid, stat.st_gid == self.gid) {
-            (true, _) => Mode::S_IRUSR,
-            (false, true) => Mode::S_IRGRP,
-            (false, false) => Mode::S_IROTH,
-        };
-        match mode.contains(wanted) {
+        let FileMeta { owner, group, mode, .. } = FileMeta::of_open(fs_err::File::open(path)?)?;
+        match self.credentials().may(Permission::READ, owner, group, mode) {
             true => Ok(()),
             false => {
                 Err(Error::new(ErrorKind::PermissionDenied, format!("`{}` is not readable", path.display())))
@@ -120,23 +111,8 @@ impl Reader {
         }
     }
 
-    /// Works with the user's rights to files, on a thread of its own, because rights belong to threads.
-    fn with_rights<T: Send>(&self, work: impl FnOnce() -> std::io::Result<T> + Send) -> std::io::Result<T> {
-        let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
-        let limited = || {
-            setfsgid(gid);
-            setfsuid(uid);
-            // Neither says whether it worked; both give what holds.
-            if setfsuid(uid) != uid || setfsgid(gid) != gid {
-                let message = format!("the kernel refuses to read as uid {uid}");
-                return Err(Error::new(ErrorKind::PermissionDenied, message));
-            }
-            work()
-        };
-        std::thread::scope(|scope| match scope.spawn(limited).join() {
-            Ok(done) => done,
-            Err(panic) => std::panic::resume_unwind(panic),
-        })
+    fn credentials(&self) -> Credentials {
+        Credentials::of(self.uid, self.gid)
     }
 }
 

@@ -5,145 +5,20 @@
 //! a link leads nobody out of the tree. What cannot be read is told and the walk goes on. What waits to
 //! be read is names and open parents; the entries of a directory live until its visit is over.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use nix::dir::{Dir, Type};
-use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, open, openat, openat2};
-use nix::sys::stat::{FileStat, Mode, SFlag, fstatat};
-
+use super::dir::{DirHandle, FileMeta, Kind, is_gone};
 use super::pool::{self, Ended, Output};
-
-const DIRECTORY: OFlag =
-    OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
 /// Entries of one directory that are looked at by one thread.
 const CHUNK: usize = 32;
 
 /// No directory of a share has as many. Strangers may fill theirs; what is above it is not looked at.
 pub const MOST_ENTRIES: usize = 200_000;
-
-/// A directory that is held open: the tree below it is reached without links.
-#[derive(Clone, Debug)]
-pub struct DirHandle {
-    fd: Arc<OwnedFd>,
-}
-
-impl DirHandle {
-    /// Opens the directory that a person has named; links on the way there are their own.
-    pub fn open(root: &Path) -> io::Result<DirHandle> {
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        Ok(DirHandle { fd: Arc::new(open(root, flags, Mode::empty())?) })
-    }
-
-    /// Opens a directory below; a link anywhere on the way is an error, and so is `..`.
-    pub fn directory(&self, relative: &Path) -> io::Result<DirHandle> {
-        if relative.as_os_str().is_empty() {
-            return Ok(self.clone());
-        }
-        let plain = |component| matches!(component, Component::Normal(_) | Component::CurDir);
-        if !relative.components().all(plain) {
-            return Err(Errno::EINVAL.into());
-        }
-        let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS;
-        match openat2(&*self.fd, relative, OpenHow::new().flags(DIRECTORY).resolve(resolve)) {
-            // Kernels before 5.6, and sandboxes that do not know the call: one name after another.
-            Err(Errno::ENOSYS | Errno::EPERM | Errno::EAGAIN) => self.step_by_step(relative),
-            opened => Ok(DirHandle { fd: Arc::new(opened?) }),
-        }
-    }
-
-    fn step_by_step(&self, relative: &Path) -> io::Result<DirHandle> {
-        let mut at = self.clone();
-        for component in relative.components() {
-            at = at.child(component.as_os_str())?;
-        }
-        Ok(at)
-    }
-
-    fn child(&self, name: &OsStr) -> io::Result<DirHandle> {
-        Ok(DirHandle { fd: Arc::new(openat(&*self.fd, name, DIRECTORY, Mode::empty())?) })
-    }
-
-    /// What lies there, itself and not what it may lead to. One name, no path.
-    pub fn look(&self, name: &OsStr) -> io::Result<(Kind, FileMeta)> {
-        let stat = fstatat(&*self.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
-        Ok((kind_of_mode(&stat), FileMeta::of(&stat)))
-    }
-}
-
-impl AsFd for DirHandle {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-}
-
-/// What a directory entry is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Kind {
-    File,
-    Directory,
-    Link,
-    /// A socket, a fifo, a device.
-    Special,
-}
-
-/// What the file system says about an entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FileMeta {
-    /// Bytes.
-    pub size: u64,
-    /// Nanoseconds since 1970; before it negative.
-    pub modified: i64,
-    /// Likewise the time of the last change of the inode, which nobody can set.
-    pub changed: i64,
-    pub inode: u64,
-    pub mode: u32,
-    pub owner: u32,
-    pub links: u64,
-}
-
-impl FileMeta {
-    pub fn of(stat: &FileStat) -> FileMeta {
-        FileMeta {
-            size: u64::try_from(stat.st_size).unwrap_or(0),
-            modified: nanoseconds(stat.st_mtime, stat.st_mtime_nsec),
-            changed: nanoseconds(stat.st_ctime, stat.st_ctime_nsec),
-            inode: stat.st_ino,
-            mode: stat.st_mode,
-            owner: stat.st_uid,
-            links: stat.st_nlink,
-        }
-    }
-
-    /// When the file was used last, nanoseconds since 1970: its mtime, which a use sets (never the atime,
-    /// which EFS does not keep). Strangers may set it to any time, but not the ctime, and no honest
-    /// mtime is later than that.
-    pub fn used(&self) -> i64 {
-        self.modified.min(self.changed)
-    }
-
-    pub fn modified_at(&self) -> SystemTime {
-        let distance = Duration::from_nanos(self.modified.unsigned_abs());
-        let at = if self.modified < 0 {
-            UNIX_EPOCH.checked_sub(distance)
-        } else {
-            UNIX_EPOCH.checked_add(distance)
-        };
-        at.unwrap_or(UNIX_EPOCH)
-    }
-}
-
-fn nanoseconds(seconds: i64, more: i64) -> i64 {
-    seconds.saturating_mul(1_000_000_000).saturating_add(more)
-}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -254,29 +129,26 @@ impl Walk<'_> {
         self.count(2);
         // The root has no name below itself. Opened anew, because the place of reading belongs to the
         // open file, which the caller may use as well.
-        let name = path.file_name().unwrap_or(OsStr::new("."));
-        let directory = parent.child(name)?;
-        let mut listing = Dir::from_fd(directory.fd.try_clone()?)?;
+        let directory = match path.file_name() {
+            Some(name) => parent.open_dir(name)?,
+            None => parent.reopen()?,
+        };
         let mut entries = Vec::new();
-        for entry in listing.iter() {
+        for entry in directory.entries_of_own()? {
             let entry = entry?;
-            let name = OsStr::from_bytes(entry.file_name().to_bytes());
-            if name == "." || name == ".." {
-                continue;
-            }
-            let kind = match entry.file_type() {
-                Some(kind) => kind_of_type(kind),
+            let kind = match entry.kind {
+                Some(kind) => kind,
                 // Some file systems do not tell.
                 None => {
                     self.count(1);
-                    match directory.look(name) {
-                        Ok((kind, _)) => kind,
+                    match directory.metadata(&entry.name) {
+                        Ok(found) => found.kind(),
                         Err(error) if is_gone(&error) => continue,
                         Err(error) => return Err(error),
                     }
                 }
             };
-            entries.push(Entry { name: name.to_owned(), kind, facts: None });
+            entries.push(Entry { name: entry.name, kind, facts: None });
             if entries.len() == MOST_ENTRIES {
                 break;
             }
@@ -300,9 +172,10 @@ impl Walk<'_> {
                 continue;
             }
             self.count(1);
-            match reading.directory.look(&entry.name) {
-                Ok((kind, facts)) => {
-                    looked.push(Entry { name: entry.name.clone(), kind, facts: Some(facts) });
+            match reading.directory.metadata(&entry.name) {
+                Ok(facts) => {
+                    let (name, kind) = (entry.name.clone(), facts.kind());
+                    looked.push(Entry { name, kind, facts: Some(facts) });
                 }
                 Err(error) => tell(out, reading.path.join(&entry.name), error),
             }
@@ -341,29 +214,6 @@ fn tell<R>(out: &mut Output<'_, Job, Seen<R>>, path: PathBuf, error: io::Error) 
     // Below the root things may vanish; the root itself was there a moment ago.
     if !is_gone(&error) || path.as_os_str().is_empty() {
         out.give(Seen::Trouble(Trouble { path, error }));
-    }
-}
-
-/// Whether somebody has deleted it meanwhile. NFS says so with `ESTALE`.
-pub fn is_gone(error: &io::Error) -> bool {
-    matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::ENOENT | Errno::ESTALE))
-}
-
-fn kind_of_type(kind: Type) -> Kind {
-    match kind {
-        Type::File => Kind::File,
-        Type::Directory => Kind::Directory,
-        Type::Symlink => Kind::Link,
-        _ => Kind::Special,
-    }
-}
-
-fn kind_of_mode(stat: &FileStat) -> Kind {
-    match SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) {
-        SFlag::S_IFREG => Kind::File,
-        SFlag::S_IFDIR => Kind::Directory,
-        SFlag::S_IFLNK => Kind::Link,
-        _ => Kind::Special,
     }
 }
 

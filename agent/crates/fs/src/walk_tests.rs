@@ -88,27 +88,63 @@ fn a_walk_can_be_stopped() {
     assert_eq!((ended, seen), (Ended::Early, 1));
 }
 
+/// Three ways to see the same tree: side by side, one directory after another, and as the standard library does.
 #[test]
-fn the_way_below_never_leads_through_a_link() {
-    let base = tempfile::tempdir().unwrap();
-    fs::create_dir_all(base.path().join("a/b")).unwrap();
-    symlink("a", base.path().join("link")).unwrap();
-    let below = DirHandle::open(base.path()).unwrap();
-    assert!(below.directory(Path::new("a/b")).is_ok());
-    assert!(below.step_by_step(Path::new("a/b")).is_ok());
-    assert!(below.directory(Path::new("/")).is_err());
-    for refused in ["link/b", "link", "a/..", "../x", "a/none"] {
-        let path = Path::new(refused);
-        assert!(below.directory(path).is_err(), "{refused}");
-        assert!(below.step_by_step(path).is_err() || refused.contains(".."), "{refused}");
-    }
-    assert_eq!(below.look(OsStr::new("link")).unwrap().0, Kind::Link);
-    assert!(DirHandle::open(&base.path().join("link")).is_ok());
-}
+fn a_walk_sees_what_a_tree_lists() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
 
-#[test]
-fn times_before_1970_are_times() {
-    let facts = FileMeta { size: 0, modified: -1, changed: 7, inode: 0, mode: 0, owner: 0, links: 1 };
-    assert_eq!(facts.modified_at(), UNIX_EPOCH - Duration::from_nanos(1));
-    assert_eq!((facts.used(), FileMeta { modified: 9, ..facts }.used()), (-1, 7));
+    let base = tempfile::tempdir().unwrap();
+    let root = base.path();
+    for number in 0..300 {
+        let directory = root.join(format!("{}/{}/{number}", number % 7, number % 5));
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join("file"), "x".repeat(number)).unwrap();
+        symlink("..", directory.join("link")).unwrap();
+    }
+    nix::unistd::mkfifo(&root.join("0/fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    fs::write(root.join(OsStr::from_bytes(b"0/\xff\n")), "").unwrap();
+    for number in 0..100 {
+        fs::write(root.join(format!("many{number}")), "").unwrap();
+    }
+
+    let mut by_std = BTreeMap::new();
+    let mut pending = vec![PathBuf::new()];
+    while let Some(path) = pending.pop() {
+        for entry in fs::read_dir(root.join(&path)).unwrap() {
+            let (entry, metadata) =
+                entry.map(|entry| (entry.file_name(), entry.metadata().unwrap())).unwrap();
+            let kind = match metadata.file_type() {
+                kind if kind.is_dir() => Kind::Directory,
+                kind if kind.is_symlink() => Kind::Link,
+                kind if kind.is_file() => Kind::File,
+                _ => Kind::Special,
+            };
+            if kind == Kind::Directory {
+                pending.push(path.join(&entry));
+            }
+            by_std.insert(path.join(&entry), (kind, (kind != Kind::Directory).then_some(metadata.len())));
+        }
+    }
+
+    let tree = crate::tree::Tree::open(root).unwrap();
+    let mut by_tree = BTreeMap::new();
+    let mut pending = vec![PathBuf::new()];
+    while let Some(path) = pending.pop() {
+        for (name, kind) in tree.list(&path).unwrap() {
+            let path = path.join(name);
+            let meta = tree.metadata(&path).unwrap();
+            assert_eq!(meta.kind(), kind);
+            if kind == Kind::Directory {
+                pending.push(path.clone());
+            }
+            by_tree.insert(path, (kind, (kind != Kind::Directory).then_some(meta.size)));
+        }
+    }
+    assert_eq!(by_tree, by_std);
+    assert_eq!(walked(root, true, |_| true).0, by_std);
+    let kinds = |seen: BTreeMap<PathBuf, (Kind, Option<u64>)>| -> BTreeMap<PathBuf, Kind> {
+        seen.into_iter().map(|(path, (kind, _))| (path, kind)).collect()
+    };
+    assert_eq!(kinds(walked(root, false, |_| true).0), kinds(by_std));
 }

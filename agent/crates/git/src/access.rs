@@ -1,4 +1,4 @@
-//! What git may see of this machine: the environment of its children, made from nothing.
+//! The environment of git's processes. It starts empty, so git sees only what is listed here.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -13,20 +13,20 @@ use super::address;
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// What git needs to reach servers, besides the addresses.
+/// What git needs besides URLs to reach servers.
 #[derive(Clone, Debug, Default)]
 pub struct Access {
-    /// Variables of the agent's environment that are passed on; see [`Access::PASSED`].
+    /// Variables that are passed on from the agent's environment; see [`Access::PASSED`].
     pub variables: Vec<(OsString, OsString)>,
-    /// For `https://github.com/`, where the address has no credentials of its own.
+    /// Token for `https://github.com/` URLs that contain no credentials.
     pub github_token: Option<Secret>,
-    /// Whose rights count where an untrusted source names a directory of this machine, because the agent is
-    /// root. `None`: the agent's own.
+    /// The user whose rights apply when an untrusted source names a local directory and the agent is root.
+    /// `None`: the agent's own rights.
     pub reader: Option<User>,
 }
 
 impl Access {
-    /// The variables that have to do with the way to a server: proxies, certificates, the SSH agent.
+    /// The variables that affect the connection to a server: proxies, certificates, the SSH agent.
     pub const PASSED: [&'static str; 13] = [
         "http_proxy",
         "https_proxy",
@@ -43,11 +43,10 @@ impl Access {
         "SSH_AUTH_SOCK",
     ];
 
-    /// The whole environment of a git that talks to `url`, or only to work trees.
+    /// The complete environment of a git process that connects to `url`, or uses only work trees.
     ///
-    /// `home` comes from the passwd entry: the site's global configuration is there. `safe` are the
-    /// work trees that git may use although they belong to somebody else. `stall` is how long a
-    /// transfer may be silent.
+    /// `home` comes from the passwd entry; the site's global configuration is there. `safe` lists the work
+    /// trees that git may use although another user owns them. `stall` is the longest silence of a transfer.
     pub(super) fn environment(
         &self,
         home: &Path,
@@ -61,20 +60,20 @@ impl Access {
         }
         let fixed = [
             ("PATH", PATH),
-            // UTF-8 names, and messages in English: failures are told apart by them.
+            // UTF-8 names and English messages: failures are classified by the messages.
             ("LANG", "C.UTF-8"),
             ("LC_ALL", "C.UTF-8"),
-            // Nobody is there to answer. An empty GIT_ASKPASS also switches SSH_ASKPASS off.
+            // Never prompt. An empty GIT_ASKPASS disables SSH_ASKPASS as well.
             ("GIT_TERMINAL_PROMPT", "0"),
             ("GIT_ASKPASS", ""),
             ("GIT_SSH_COMMAND", "ssh -o BatchMode=yes -o ConnectTimeout=30 -o ServerAliveInterval=30"),
-            // `status` must not write the index of somebody else's work tree.
+            // `status` must not write the index of another user's work tree.
             ("GIT_OPTIONAL_LOCKS", "0"),
-            // A clone is the commit's own files; a filter would ask a server that the clone does not know.
+            // A clone has the commit's own files; the filter would ask a server that the clone does not know.
             ("GIT_LFS_SKIP_SMUDGE", "1"),
-            // A commit means its own tree, whatever refs/replace/ says.
+            // Ignore refs/replace/: a commit always has its own tree.
             ("GIT_NO_REPLACE_OBJECTS", "1"),
-            // Stored clones are looked at as files, in this form.
+            // The code that reads stored clones expects this format.
             ("GIT_DEFAULT_REF_FORMAT", "files"),
         ];
         for (name, value) in fixed {
@@ -87,24 +86,24 @@ impl Access {
         environment
     }
 
-    /// Settings that go over the site's configuration.
+    /// Settings that override the site's configuration.
     fn configuration(&self, url: Option<&Url>, safe: &[PathBuf], stall: Duration) -> Vec<(String, OsString)> {
         let mut pairs: Vec<(String, OsString)> = [
-            // No code of a repository runs: hooks, file system monitors, odd transports.
+            // Never run code of a repository: hooks, file system monitors, external transports.
             ("core.hooksPath", "/dev/null"),
             ("core.fsmonitor", "false"),
             ("protocol.ext.allow", "never"),
             ("submodule.recurse", "false"),
             ("fetch.recurseSubmodules", "false"),
-            // A clone is the commit's tree, not this site's idea of line ends.
+            // A clone is the commit's tree, independent of this site's line ending settings.
             ("core.autocrlf", "false"),
             ("core.sparseCheckout", "false"),
-            // Nothing goes on in the background after git has ended.
+            // No background processes after git has ended.
             ("gc.auto", "0"),
             ("maintenance.auto", "false"),
             ("advice.detachedHead", "false"),
             ("init.defaultBranch", "main"),
-            // Servers that work on an answer send a few bytes every five seconds; less is a stall.
+            // Busy servers send a few bytes every five seconds; less is a stall.
             ("http.lowSpeedLimit", "1"),
         ]
         .map(|(key, value)| (key.to_string(), value.into()))
@@ -115,9 +114,9 @@ impl Access {
                 pairs.push(("protocol.file.allow".into(), "always".into()));
             }
             if let Some(header) = self.authorization(url) {
-                // For this very address; curl does not carry it to another host after a redirect.
-                // The empty value first drops a header that the site's configuration has for it:
-                // servers refuse two.
+                // The header applies to this URL only; curl does not send it to another host after a redirect.
+                // The empty value first removes a header of the site's configuration, because servers
+                // reject two.
                 let key = format!("http.{}.extraHeader", address::bare(url));
                 pairs.push((key.clone(), OsString::new()));
                 pairs.push((key, format!("Authorization: {header}").into()));
@@ -127,21 +126,20 @@ impl Access {
         pairs
     }
 
-    /// The same for a source: where somebody vouches for it, the agent's own rights count.
+    /// The access for a source: a trusted source is read with the agent's own rights.
     pub fn for_source(&self, is_trusted: bool) -> Access {
         let reader = self.reader.clone().filter(|_| !is_trusted);
         Access { reader, ..self.clone() }
     }
 
-    /// The program that gives out a repository of this machine, with the rights of the reader; also what the
-    /// repository borrows from others (alternates) is read with them. A command line of the shell, to which git
-    /// adds the path.
+    /// The shell command that serves a local repository with the rights of the reader; git appends the path.
+    /// Objects that the repository borrows from others (alternates) are read with these rights, too.
     pub(super) fn upload_pack(&self, url: Option<&Url>) -> Option<String> {
         let (reader, _) = (self.reader.as_ref()?, url.filter(|url| url.scheme() == "file")?);
         let User { uid, gid, home, .. } = reader;
         let home = home.display().to_string().replace('\'', "'\\''");
-        // The agent's environment may hold passwords of proxies. Who owns the repository does not matter to
-        // somebody who runs nothing of it.
+        // The environment starts empty, because the agent's may contain proxy passwords. `upload-pack` runs
+        // nothing of the repository, so its owner does not matter.
         Some(format!(
             "setpriv --reuid={uid} --regid={gid} --clear-groups --no-new-privs env -i PATH={PATH} HOME='{home}' \
              LC_ALL=C.UTF-8 GIT_PROTOCOL=\"$GIT_PROTOCOL\" git -c 'safe.directory=*' upload-pack"
@@ -158,8 +156,8 @@ impl Access {
     }
 }
 
-/// Variables that make exactly these work trees safe for any git started with them, whoever owns
-/// them; BitBake's own git calls need this, because the sources belong to another user.
+/// Variables that make exactly these work trees safe for git, whatever their owner. BitBake's git calls need
+/// this, because the sources belong to another user.
 pub fn safe_directories(paths: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Vec<(OsString, OsString)> {
     as_variables(paths.into_iter().map(|path| ("safe.directory".to_string(), path.as_ref().to_os_string())))
 }
@@ -196,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_goes_to_github_alone_and_yields_to_the_addresss_own_credentials() {
+    fn sends_token_to_github_only_and_prefers_credentials_of_the_url() {
         let token = Secret { origin: "variable GITHUB_TOKEN".into(), value: "t0k".into() };
         let access = Access { github_token: Some(token), ..Access::default() };
         // `printf x-access-token:t0k | base64` and `printf u:p | base64`
@@ -219,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn file_transport_only_for_file_addresses_and_safe_means_the_named_paths() {
+    fn allows_file_transport_for_file_urls_only_and_lists_safe_paths() {
         let access = Access::default();
         let allow = ("protocol.file.allow".to_string(), "always".to_string());
         assert!(configuration(&access, "file:///srv/r").contains(&allow));
@@ -229,16 +227,16 @@ mod tests {
         assert_eq!(safe, [&("safe.directory".to_string(), "/src/a".to_string())]);
     }
 
-    /// Where git-lfs is installed for all users, its filter would look for a server that a clone does not know,
-    /// and the clone would fail.
+    /// If git-lfs is installed for all users, its filter asks a server that a clone does not know, and the
+    /// clone fails.
     #[test]
-    fn git_lfs_leaves_pointers_as_they_are() {
+    fn disables_the_git_lfs_filter() {
         let environment = Access::default().environment(Path::new("/h"), None, &[], Duration::from_secs(1));
         assert_eq!(environment.get("GIT_LFS_SKIP_SMUDGE"), Some(OsStr::new("1")));
     }
 
     #[test]
-    fn safe_directories_count_themselves() {
+    fn safe_directories_sets_the_count() {
         let made = safe_directories(["/a", "/b c"]);
         let made: Vec<_> = made.iter().map(|(n, v)| (n.to_str().unwrap(), v.to_str().unwrap())).collect();
         assert_eq!(

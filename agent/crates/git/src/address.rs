@@ -1,11 +1,11 @@
-//! Addresses of repositories, with and without the credentials inside them.
+//! URLs of repositories, with and without the credentials in them.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use percent_encoding::percent_decode_str;
 use url::Url;
 
-/// The address for people: without credentials, and without a query, which may hold a token.
+/// The URL for people: without credentials and without a query, which may contain a token.
 pub fn display_url(url: &Url) -> String {
     let mut shown = bare(url);
     shown.set_query(None);
@@ -13,11 +13,11 @@ pub fn display_url(url: &Url) -> String {
     shown.to_string()
 }
 
-/// The address without credentials, as git gets it. The user of an SSH address is a name and no
-/// secret, and git needs it.
+/// The URL without credentials, for git's command line. The user of an SSH URL is not a secret, and git needs
+/// it.
 pub fn bare(url: &Url) -> Url {
     let mut bare = url.clone();
-    // Both refuse only addresses without a host, which have no credentials either.
+    // Both fail only for URLs without a host, which have no credentials.
     let _ = bare.set_password(None);
     if is_http(url) {
         let _ = bare.set_username("");
@@ -25,7 +25,7 @@ pub fn bare(url: &Url) -> Url {
     bare
 }
 
-/// The value of the `Authorization` header for the credentials inside the address.
+/// The value of the `Authorization` header for the credentials in the URL.
 pub fn authorization(url: &Url) -> Option<String> {
     if !is_http(url) || (url.username().is_empty() && url.password().is_none()) {
         return None;
@@ -35,7 +35,7 @@ pub fn authorization(url: &Url) -> Option<String> {
     Some(basic(&user, &password))
 }
 
-/// HTTP's basic scheme (RFC 7617).
+/// Encodes credentials for HTTP's basic scheme (RFC 7617).
 pub fn basic(user: &[u8], password: &[u8]) -> String {
     format!("Basic {}", STANDARD.encode([user, b":", password].concat()))
 }
@@ -44,7 +44,7 @@ pub fn is_http(url: &Url) -> bool {
     matches!(url.scheme(), "http" | "https")
 }
 
-/// Whether the address is one of the combined `poky` repository, wherever it is mirrored.
+/// Whether the URL is the combined `poky` repository or a mirror of it.
 pub fn is_poky(url: &Url) -> bool {
     let last = url.path().trim_end_matches('/').rsplit('/').next().unwrap_or_default();
     last.trim_end_matches(".git") == "poky"
@@ -56,13 +56,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn credentials_leave_the_address() {
+    fn removes_credentials_from_urls() {
         let table = [
             ("https://git.yoctoproject.org/poky", "https://git.yoctoproject.org/poky", None),
-            // user:pass, worked out with `printf user:pass | base64`
+            // `printf user:pass | base64`
             ("https://user:pass@h.example/r.git", "https://h.example/r.git", Some("Basic dXNlcjpwYXNz")),
             ("https://user:pass@h.example:8443/r", "https://h.example:8443/r", Some("Basic dXNlcjpwYXNz")),
-            // A token in the user's place is a secret too: `printf tok: | base64`.
+            // A token as the user is a secret, too: `printf tok: | base64`.
             ("https://tok@github.com/a/b", "https://github.com/a/b", Some("Basic dG9rOg==")),
             // `printf 'a@b:c/d' | base64`
             ("http://a%40b:c%2Fd@h.example/r", "http://h.example/r", Some("Basic YUBiOmMvZA==")),
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn poky_is_known_by_its_name() {
+    fn recognizes_poky_by_its_name() {
         for (given, wanted) in [
             ("https://git.yoctoproject.org/poky", true),
             ("https://git.yoctoproject.org/git/poky.git/", true),

@@ -1,8 +1,8 @@
-//! Clones that hold exactly one commit's tree, made anew in an empty place.
+//! Makes clones that have exactly one commit's tree, in a new directory.
 //!
-//! What is left at the end is the work tree and the least that git needs to answer questions about
-//! it: one commit with its objects in one pack, a detached HEAD, an index, the agent's own
-//! configuration. No reference, no hook, no way back to the server.
+//! A clone is the work tree and the minimum that git needs for queries about it: one commit with its objects
+//! in one pack, a detached HEAD, an index, and the agent's configuration. It has no references, no hooks and
+//! no remote.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -19,15 +19,15 @@ use super::program::Git;
 use super::remote::explain;
 use super::worktree::entries;
 
-/// What git's configuration in a clone is.
+/// Git's configuration in a clone.
 ///
-/// Nobody changes a clone, so that its files count as unchanged unasked (`ignoreStat`): BitBake asks git
-/// for changes in each layer at each start, and on a share that is thousands of round trips. So the
-/// index also fits where the clone is copied, or its modes are changed.
+/// A clone never changes, so git treats its files as unchanged without a check (`ignoreStat`). BitBake asks
+/// git for changes in each layer at each start; on a share that takes thousands of round trips. The index also
+/// stays valid when the clone is copied or its modes change.
 pub const CONFIGURATION: &str = "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = false\n\
     \tlogallrefupdates = false\n\tignoreStat = true\n";
 
-/// A clone of the same repository on this machine, whose objects need not be fetched again.
+/// A local clone of the same repository, whose objects need not be fetched again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seed {
     /// The work tree.
@@ -35,34 +35,34 @@ pub struct Seed {
     pub commit: String,
 }
 
-/// A clone that lies ready.
+/// A finished clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cloned {
     pub commit: String,
-    /// The commit as git keeps it, decoded lossily.
+    /// The commit object, decoded lossily.
     pub object: String,
     /// The id of its tree.
     pub tree: String,
 }
 
-/// Makes `place`, which is not there yet, a work tree of exactly the wanted commit.
+/// Clones the wanted commit into `directory`, which must not exist.
 ///
 /// # Errors
-/// Upstream when the server cannot be reached; usage when it does not have what is wanted; machine
-/// for the disk and permissions, and for a seed that is broken; cancelled and out of time.
+/// Upstream, if the server cannot be reached; usage, if it does not have the branch, tag or commit; machine,
+/// for disk and permission errors and a corrupt seed; cancelled; out of time.
 pub async fn clone(
     git: &Git<'_>,
-    place: &Path,
+    directory: &Path,
     name: &str,
     source: &GitSource,
     seed: Option<&Seed>,
 ) -> Result<Cloned> {
     let fetch = Fetch::new(git, name, source)?;
-    let job = Job { git, place };
+    let job = CloneJob { git, directory };
     let cloned = match job.clone(&fetch, seed).await {
-        // The seed may be what is broken.
-        Err(failure) if seed.is_some() && failure.mended_by_new_clone() => {
-            remove_tree(place, job.home()?)?;
+        // The seed may be corrupt.
+        Err(failure) if seed.is_some() && failure.may_succeed_with_new_clone() => {
+            remove_tree(directory, job.home()?)?;
             job.clone(&fetch, None).await
         }
         other => other,
@@ -73,23 +73,23 @@ pub async fn clone(
     }
 }
 
-/// Finds out whether the wanted commit is on the wanted branch, with a repository in `place`, which is
-/// not there yet.
+/// Verifies that the wanted commit is on the wanted branch, with a repository in `directory`, which must not
+/// exist.
 ///
 /// # Errors
-/// As [`clone`]; usage when the commit does not lie there.
-pub async fn prove(
+/// As [`clone`]; usage, if the commit is not on the branch.
+pub async fn verify_on_branch(
     git: &Git<'_>,
-    place: &Path,
+    directory: &Path,
     name: &str,
     source: &GitSource,
     seed: Option<&Seed>,
 ) -> Result<()> {
     let fetch = Fetch::new(git, name, source)?;
-    let job = Job { git, place };
+    let job = CloneJob { git, directory };
     let fetched = async {
-        job.begin(seed).await?;
-        fetch.run(place).await
+        job.init(seed).await?;
+        fetch.run(directory).await
     };
     match fetched.await {
         Ok(_) => Ok(()),
@@ -97,17 +97,17 @@ pub async fn prove(
     }
 }
 
-/// Finds out which commit is wanted now and that it is one, in the repository `place`, which is not there yet. No
-/// files are fetched where the server can leave them out.
+/// Finds the current commit of the source and verifies it, with a repository in `directory`, which must not
+/// exist. Fetches no files if the server supports that.
 ///
 /// # Errors
-/// As [`clone`]; usage for what is not a commit, is not there, or does not lie on its branch.
-pub async fn verify(git: &Git<'_>, place: &Path, name: &str, source: &GitSource) -> Result<String> {
+/// As [`clone`]; usage, if the object is not a commit, does not exist, or is not on its branch.
+pub async fn verify(git: &Git<'_>, directory: &Path, name: &str, source: &GitSource) -> Result<String> {
     let fetch = Fetch::new(git, name, source)?.without_files();
-    let job = Job { git, place };
+    let job = CloneJob { git, directory };
     let fetched = async {
-        job.begin(None).await?;
-        fetch.run(place).await
+        job.init(None).await?;
+        fetch.run(directory).await
     };
     match fetched.await {
         Ok(commit) => Ok(commit),
@@ -115,23 +115,23 @@ pub async fn verify(git: &Git<'_>, place: &Path, name: &str, source: &GitSource)
     }
 }
 
-/// Reads every object of a clone: all that the commit needs is there, and each is what its id says.
-/// `None`: so it is. Else git's words.
+/// Reads every object of a clone: checks that none is missing and that each matches its id. Returns git's
+/// message if the clone is corrupt.
 ///
 /// # Errors
-/// When git cannot be run to its end.
-pub async fn damage(git: &Git<'_>, path: &Path) -> Result<Option<String>> {
-    match examine(git, path).await {
+/// If git cannot run or is stopped.
+pub async fn find_corruption(git: &Git<'_>, path: &Path) -> Result<Option<String>> {
+    match check_objects(git, path).await {
         Ok(()) => Ok(None),
         Err(failure @ Failure::Git { .. }) => Ok(Some(failure.brief())),
         Err(Failure::Error(error)) => Err(error),
     }
 }
 
-/// The files and submodules of a commit: mode, id, path.
+/// Lists the files and submodules of a commit: mode, id, path.
 ///
 /// # Errors
-/// When git cannot tell.
+/// If git fails.
 pub async fn listing(git: &Git<'_>, path: &Path, name: &str, commit: &str) -> Result<Vec<[String; 3]>> {
     let listed = git.local(path, ["ls-tree", "-r", "-z", "--full-tree", commit]).await;
     let listed = listed.map_err(|failure| failure.into_error(&format!("repos.{name}"), None))?;
@@ -144,21 +144,21 @@ pub async fn listing(git: &Git<'_>, path: &Path, name: &str, commit: &str) -> Re
     Ok(listed.split('\0').filter_map(line).collect())
 }
 
-/// Writes files of the clone's commit once more, into `place`, with the attributes that hold for them.
+/// Writes files of the clone's commit into `directory`, converted by their git attributes.
 ///
 /// # Errors
-/// When git cannot write them.
-pub async fn write_again(
+/// If git cannot write them.
+pub async fn checkout_files(
     git: &Git<'_>,
     path: &Path,
     name: &str,
     files: &[PathBuf],
-    place: &Path,
+    directory: &Path,
 ) -> Result<()> {
     let mut prefix = OsString::from("--prefix=");
-    prefix.push(place);
+    prefix.push(directory);
     prefix.push("/");
-    for some in files.chunks(AT_ONCE) {
+    for some in files.chunks(FILES_PER_CALL) {
         let words =
             ["checkout-index".into(), "--quiet".into(), "--force".into(), prefix.clone(), "--".into()];
         let words = words.into_iter().chain(some.iter().map(|file| file.clone().into_os_string()));
@@ -168,53 +168,53 @@ pub async fn write_again(
     Ok(())
 }
 
-/// File names in one command line: together shorter than what the kernel takes.
-const AT_ONCE: usize = 400;
+/// Files per command line, so that it stays below the kernel's limit.
+const FILES_PER_CALL: usize = 400;
 
-struct Job<'a> {
+struct CloneJob<'a> {
     git: &'a Git<'a>,
-    place: &'a Path,
+    directory: &'a Path,
 }
 
-impl Job<'_> {
+impl CloneJob<'_> {
     fn home(&self) -> Result<&Path> {
-        let nowhere = || Error::internal(format!("`{}` is no place for a clone", self.place.display()));
-        self.place.parent().ok_or_else(nowhere)
+        let nowhere = || Error::internal(format!("`{}` has no parent directory", self.directory.display()));
+        self.directory.parent().ok_or_else(nowhere)
     }
 
     async fn clone(&self, fetch: &Fetch<'_>, seed: Option<&Seed>) -> Result<Cloned, Failure> {
-        self.begin(seed).await?;
-        let commit = fetch.run(self.place).await?;
+        self.init(seed).await?;
+        let commit = fetch.run(self.directory).await?;
         self.check_out(&commit).await?;
         self.verify(&commit).await?;
-        self.settle().await?;
-        examine(self.git, self.place).await?;
-        let object = self.git.local(self.place, ["cat-file", "commit", &commit]).await?;
+        self.remove_unneeded().await?;
+        check_objects(self.git, self.directory).await?;
+        let object = self.git.local(self.directory, ["cat-file", "commit", &commit]).await?;
         let tree =
-            self.git.local(self.place, ["rev-parse", "--verify", &format!("{commit}^{{tree}}")]).await?;
+            self.git.local(self.directory, ["rev-parse", "--verify", &format!("{commit}^{{tree}}")]).await?;
         Ok(Cloned { commit, object: from_first(&object, "tree ").to_owned(), tree: tree.trim().to_owned() })
     }
 
-    async fn begin(&self, seed: Option<&Seed>) -> Result<(), Failure> {
-        fs::create_dir(self.place)?;
-        self.git.local(self.place, ["init", "--quiet", "--template="]).await?;
-        // Before git reads it: the site's `init` settings have no say in what a clone is.
-        let config = self.place.join(".git/config");
-        remove_tree(&config, self.place)?;
+    async fn init(&self, seed: Option<&Seed>) -> Result<(), Failure> {
+        fs::create_dir(self.directory)?;
+        self.git.local(self.directory, ["init", "--quiet", "--template="]).await?;
+        // The site's `init` settings must not affect a clone.
+        let config = self.directory.join(".git/config");
+        remove_tree(&config, self.directory)?;
         fs::write(&config, CONFIGURATION)?;
         match seed {
-            Some(seed) => self.sow(seed).await,
+            Some(seed) => self.copy_objects(seed).await,
             None => Ok(()),
         }
     }
 
-    /// Takes over the objects of another clone: the server then sends only what is new.
-    async fn sow(&self, seed: &Seed) -> Result<(), Failure> {
-        let (from, to) = (seed.path.join(".git"), self.place.join(".git"));
+    /// Copies the objects of another clone, so that the server sends only new ones.
+    async fn copy_objects(&self, seed: &Seed) -> Result<(), Failure> {
+        let (from, to) = (seed.path.join(".git"), self.directory.join(".git"));
         for pack in fs::read_dir(from.join("objects/pack"))? {
             let pack = pack?;
             let target = to.join("objects/pack").join(pack.file_name());
-            // Packs are never written to, only deleted. Another file system has no links to this one.
+            // Hard links are safe: git never writes to packs. They fail across file systems.
             if fs::hard_link(pack.path(), &target).is_err() {
                 fs::copy(pack.path(), &target)?;
             }
@@ -222,54 +222,54 @@ impl Job<'_> {
         if from.join("shallow").exists() {
             fs::write(to.join("shallow"), fs::read(from.join("shallow"))?)?;
         }
-        // What a server is told that we have are references.
-        self.git.local(self.place, ["update-ref", "refs/seed", &seed.commit]).await.map(drop)
+        // Git tells the server only about objects that references reach.
+        self.git.local(self.directory, ["update-ref", "refs/seed", &seed.commit]).await.map(drop)
     }
 
     async fn check_out(&self, commit: &str) -> Result<(), Failure> {
-        let (git, place) = (self.git, self.place);
-        git.local(place, ["update-ref", "--no-deref", "HEAD", commit]).await?;
-        git.local(place, ["reset", "--hard", "--quiet", commit]).await.map(drop)
+        let (git, directory) = (self.git, self.directory);
+        git.local(directory, ["update-ref", "--no-deref", "HEAD", commit]).await?;
+        git.local(directory, ["reset", "--hard", "--quiet", commit]).await.map(drop)
     }
 
-    /// HEAD is the commit, and nothing else is in the work tree. What its files hold is for who seals
-    /// them to find out.
+    /// Verifies that HEAD is the commit and that the work tree has no other files. The code that makes the
+    /// clone read-only checks the content of the files.
     async fn verify(&self, commit: &str) -> Result<(), Failure> {
-        let (git, place) = (self.git, self.place);
-        let head = git.commit_of(place, "HEAD").await?;
+        let (git, directory) = (self.git, self.directory);
+        let head = git.commit_of(directory, "HEAD").await?;
         if head != commit {
-            let message = format!("{} holds {head} instead of {commit}", place.display());
+            let message = format!("{} is at {head} instead of {commit}", directory.display());
             return Err(Error::internal(message).into());
         }
         let status = ["status", "--porcelain", "-z", "--ignored", "--untracked-files=all", "--no-renames"];
-        let status = git.local(place, [&status[..], &["--ignore-submodules=all"]].concat()).await?;
+        let status = git.local(directory, [&status[..], &["--ignore-submodules=all"]].concat()).await?;
         match entries(&status).into_iter().next() {
             None => Ok(()),
             Some(left) => Err(self.other(
                 "status",
-                format!("`{}` in {} is not the commit's", left.path.escape_debug(), place.display()),
+                format!("`{}` in {} is not in the commit", left.path.escape_debug(), directory.display()),
             )),
         }
     }
 
-    /// Leaves HEAD alone to say what is needed, and drops all else.
-    async fn settle(&self) -> Result<(), Failure> {
-        let (git, place) = (self.git, self.place);
-        let dot_git = place.join(".git");
+    /// Removes all references but HEAD, and every object and file that HEAD does not need.
+    async fn remove_unneeded(&self) -> Result<(), Failure> {
+        let (git, directory) = (self.git, self.directory);
+        let dot_git = directory.join(".git");
         for name in ["refs", "packed-refs", "logs", "FETCH_HEAD", "ORIG_HEAD"] {
             remove_tree(&dot_git.join(name), &dot_git)?;
         }
         fs::create_dir(dot_git.join("refs"))?;
-        // One pack of what HEAD needs; `prune` forgets where the history of the seed was cut.
+        // Writes one pack of what HEAD needs; `prune` removes the seed's entries from `shallow`.
         let repack = ["repack", "-a", "-d", "-q", "-n", "--no-write-bitmap-index"];
-        git.local(place, repack).await?;
-        git.local(place, ["prune", "--expire=now"]).await?;
+        git.local(directory, repack).await?;
+        git.local(directory, ["prune", "--expire=now"]).await?;
         let kept = ["HEAD", "config", "index", "shallow", "objects", "refs"];
-        keep(&dot_git, |name| kept.contains(&name))?;
-        keep(&dot_git.join("objects"), |name| ["pack", "info"].contains(&name))?;
-        keep(&dot_git.join("objects/info"), |_| false)?;
+        remove_all_but(&dot_git, |name| kept.contains(&name))?;
+        remove_all_but(&dot_git.join("objects"), |name| ["pack", "info"].contains(&name))?;
+        remove_all_but(&dot_git.join("objects/info"), |_| false)?;
         let pack_file = |name: &str| [".pack", ".idx", ".rev"].iter().any(|end| name.ends_with(end));
-        keep(&dot_git.join("objects/pack"), pack_file)?;
+        remove_all_but(&dot_git.join("objects/pack"), pack_file)?;
         fs::create_dir_all(dot_git.join("objects/info"))?;
         Ok(())
     }
@@ -280,10 +280,9 @@ impl Job<'_> {
     }
 }
 
-/// Each object's bytes have the digest that is its id, and all that HEAD needs is there: what `git fsck`
-/// does, without its opinions on how objects should look. Real histories hold dates and modes that it
-/// calls errors.
-async fn examine(git: &Git<'_>, path: &Path) -> Result<(), Failure> {
+/// Checks that each object matches its id, and that HEAD's objects are complete. `git fsck` does the same, but
+/// also rejects dates and modes that real histories have.
+async fn check_objects(git: &Git<'_>, path: &Path) -> Result<(), Failure> {
     let mut words: Vec<OsString> = vec!["verify-pack".into(), "--".into()];
     for entry in fs::read_dir(path.join(".git/objects/pack"))? {
         let pack = entry?.path();
@@ -302,8 +301,8 @@ async fn examine(git: &Git<'_>, path: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Deletes what is in the directory, except for some names.
-fn keep(directory: &Path, is_kept: impl Fn(&str) -> bool) -> Result<()> {
+/// Deletes all entries of the directory except those that `is_kept` accepts.
+fn remove_all_but(directory: &Path, is_kept: impl Fn(&str) -> bool) -> Result<()> {
     if !directory.exists() {
         return Ok(());
     }
@@ -316,7 +315,7 @@ fn keep(directory: &Path, is_kept: impl Fn(&str) -> bool) -> Result<()> {
     Ok(())
 }
 
-/// Warnings of git may stand before the answer: both come as one stream.
+/// Skips git's warnings before the answer: both arrive in one stream.
 fn from_first<'a>(text: &'a str, begin: &str) -> &'a str {
     let start = text.match_indices(begin).find(|(at, _)| *at == 0 || text[..*at].ends_with('\n'));
     start.map_or(text, |(at, _)| &text[at..])

@@ -1,4 +1,4 @@
-//! Why git failed, by what it said: some failures are worth another try, most are not.
+//! Classifies failures of git by its messages. Transient failures are retried.
 
 use std::path::PathBuf;
 use std::sync::LazyLock;
@@ -10,47 +10,47 @@ use agent_types::error::{Class, Error};
 
 use super::display_url;
 
-/// What kind of failure it was.
+/// The cause of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// The network or the server, and probably not for long.
+    /// A network or server problem that is probably temporary.
     Transient,
-    /// No repository at that address, or none for us.
+    /// No repository at that URL, or no access to it.
     NotFound,
-    /// The server wants a login, or refuses the one it got.
+    /// The server requires credentials, or rejects those that it got.
     Denied,
     /// The server's certificate or host key is not trusted.
     Untrusted,
     /// The repository has no such branch or tag.
     RefNotFound,
-    /// The server gives out no bare commits, so that it does not say whether it has this one.
+    /// The server does not serve commits by id, so it does not say whether it has this one.
     CommitRefused,
-    /// The server gives out bare commits and does not have this one.
+    /// The server serves commits by id and does not have this one.
     CommitMissing,
     /// This machine's disk is full.
     DiskFull,
-    /// This machine's files may not be read or written.
+    /// Git may not read or write files on this machine.
     Permission,
-    /// The clone on this machine is broken.
+    /// The clone on this machine is corrupt.
     Corrupt,
     Other,
 }
 
-/// A git that did not do what it was asked.
+/// A failed git command.
 #[derive(Clone, Debug)]
 pub enum Failure {
-    /// Git says no.
+    /// Git ended with an error.
     Git {
         kind: Kind,
         /// The sub-command.
         verb: String,
         /// Whether a server was involved.
         remote: bool,
-        /// Git's own words, fit to be shown.
+        /// Git's messages, without control characters and credentials.
         said: Vec<String>,
         log: PathBuf,
     },
-    /// It could not be run to its end, or what it did contradicts what was asked.
+    /// Git could not start, was stopped, or gave an unexpected result.
     Error(Error),
 }
 
@@ -74,22 +74,22 @@ impl Failure {
         }
     }
 
-    /// Whether a new clone may mend it.
-    pub fn mended_by_new_clone(&self) -> bool {
+    /// Whether a new clone without the seed may succeed.
+    pub fn may_succeed_with_new_clone(&self) -> bool {
         matches!(self.kind(), Some(Kind::Corrupt | Kind::Other))
     }
 
-    /// One line for a notice.
+    /// The failure in one line, for a notice.
     pub fn brief(&self) -> String {
         match self {
             Failure::Git { said, verb, .. } => {
-                said.first().cloned().unwrap_or_else(|| format!("git {verb} failed without a word"))
+                said.first().cloned().unwrap_or_else(|| format!("git {verb} failed without a message"))
             }
             Failure::Error(error) => error.message.clone(),
         }
     }
 
-    /// The error for people. `key` is the manifest's table, e.g. `repos.poky`.
+    /// The error for the user. `key` is the table of the manifest, e.g. `repos.poky`.
     pub fn into_error(self, key: &str, url: Option<&Url>) -> Error {
         let (kind, verb, remote, said, log) = match self {
             Failure::Git { kind, verb, remote, said, log } => (kind, verb, remote, said, log),
@@ -108,33 +108,33 @@ impl Failure {
             ),
             Kind::NotFound => (
                 Class::Upstream,
-                format!("there is no repository at {what}, or none for this user"),
-                format!("check `{key}.url`; servers say \"not found\" also when a login is missing"),
+                format!("no repository at {what}, or no access to it"),
+                format!("check `{key}.url`; servers also report \"not found\" if credentials are missing"),
             ),
             Kind::Denied => (
                 Class::Upstream,
-                format!("the server refuses {what}"),
+                format!("the server denies access to {what}"),
                 format!("check `{key}.url` and the credentials for it (a token, an SSH key, its rights)"),
             ),
             Kind::Untrusted => (
                 Class::Upstream,
-                format!("the server of {what} cannot be trusted"),
+                format!("the certificate or host key of {what} is not trusted"),
                 "install the server's CA certificate, or add its host key to ~/.ssh/known_hosts".into(),
             ),
             Kind::RefNotFound | Kind::CommitRefused | Kind::CommitMissing => (
                 Class::Usage,
-                format!("{what} does not have what is wanted"),
+                format!("{what} does not have this branch, tag or commit"),
                 format!("check the branch, tag or commit of [{key}]"),
             ),
             Kind::DiskFull => (
                 Class::Machine,
-                format!("the disk is full while git {verb} works on {what}"),
-                "free space below --work-dir, or choose another one".into(),
+                format!("the disk became full during git {verb} of {what}"),
+                "free space below --work-dir, or choose another --work-dir".into(),
             ),
             Kind::Permission => (
                 Class::Machine,
-                format!("git {verb} may not read or write files of {what}"),
-                "check the owner of the directory; runs of different users need different --work-dir".into(),
+                format!("git {verb} has no permission to read or write files of {what}"),
+                "check the owner of the directory; each user needs its own --work-dir".into(),
             ),
             Kind::Corrupt | Kind::Other => (
                 if remote { Class::Upstream } else { Class::Machine },
@@ -148,8 +148,8 @@ impl Failure {
     }
 }
 
-/// Patterns in the order in which they decide: a server that hangs up after it has said why is not
-/// asked again. `remote:` lines are the server's and say nothing about this machine's disk.
+/// Patterns by kind; the first match decides. So a server that states a reason before it closes the connection
+/// is not asked again. `remote:` lines come from the server and do not describe this machine's disk.
 static PATTERNS: [(Kind, &[&str]); 11] = [
     (Kind::DiskFull, &[r"(?m)^(?:error|fatal|warning): .*(?:No space left on device|Disk quota exceeded)"]),
     (
@@ -158,7 +158,7 @@ static PATTERNS: [(Kind, &[&str]); 11] = [
     ),
     (
         Kind::CommitRefused,
-        // Git itself says this, before it asks a server that did not offer it.
+        // Git prints this itself, without a request, if the server did not offer it.
         &[r"does not allow request for unadvertised object"],
     ),
     (Kind::CommitMissing, &[r"not our ref"]),
@@ -205,7 +205,7 @@ static PATTERNS: [(Kind, &[&str]); 11] = [
             r"(?m)^fatal: (?:could not parse|failed to (?:read|resolve|traverse)|invalid shallow|shallow file)",
         ],
     ),
-    // The server's own repository is broken; what follows sounds like a broken connection.
+    // The server's repository is corrupt; the next lines look like a lost connection.
     (Kind::Other, &[r"corruption on the remote side"]),
     (
         Kind::Transient,
@@ -241,18 +241,18 @@ static MATCHERS: LazyLock<Vec<(Kind, RegexSet)>> = LazyLock::new(|| {
     PATTERNS.iter().filter_map(|(kind, patterns)| Some((*kind, RegexSet::new(*patterns).ok()?))).collect()
 });
 
-/// Tells the kind of a failure by git's words.
+/// Finds the kind of a failure by git's messages.
 pub fn classify(said: &[String]) -> Kind {
     let text = said.join("\n");
     MATCHERS.iter().find(|(_, patterns)| patterns.is_match(&text)).map_or(Kind::Other, |(kind, _)| *kind)
 }
 
-/// How many lines of git's words are kept for people.
-const WORDS: usize = 12;
+/// Maximum number of git's lines that are shown.
+const MAX_LINES: usize = 12;
 
-/// The lines of output that say why, fit to be shown: git's own, without progress, control
-/// characters and credentials (a site's `insteadOf` may bring some in).
-pub fn words<'a>(lines: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+/// Selects the lines of git's output that explain a failure: without progress, control characters and
+/// credentials (a site's `insteadOf` may add some).
+pub fn relevant_output<'a>(lines: impl IntoIterator<Item = &'a str>) -> Vec<String> {
     static CREDENTIALS: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"(https?://)[^/\s'@]+@").ok());
     let clean = |line: &str| {
         let line: String = line.chars().filter(|c| !c.is_control()).collect();
@@ -267,20 +267,20 @@ pub fn words<'a>(lines: impl IntoIterator<Item = &'a str>) -> Vec<String> {
         .map(|line| line.trim_end().to_string())
         .filter(|line| !line.is_empty())
         .collect();
-    let telling = |line: &&String| {
+    let is_relevant = |line: &&String| {
         ["fatal:", "error:", "remote: ", "ssh:"].iter().any(|start| line.starts_with(start))
             && !is_progress(line)
     };
-    let mut said: Vec<String> = all.iter().filter(telling).cloned().collect();
+    let mut said: Vec<String> = all.iter().filter(is_relevant).cloned().collect();
     if !said.iter().any(|line| !line.starts_with("remote:")) {
-        // SSH and helpers have no prefix of their own.
+        // SSH and helpers print no prefix.
         said = all.into_iter().filter(|line| !is_progress(line)).collect();
     }
-    let surplus = said.len().saturating_sub(WORDS);
+    let surplus = said.len().saturating_sub(MAX_LINES);
     said.split_off(surplus)
 }
 
-/// `Receiving objects:  42% (…)`, also with `remote: ` before it.
+/// Whether the line is progress: `Receiving objects:  42% (…)`, with or without `remote: `.
 fn is_progress(line: &str) -> bool {
     line.contains("% (") || line.starts_with("remote: Enumerating") || line.starts_with("remote: Total")
 }
@@ -292,7 +292,7 @@ mod tests {
 
     /// What git 2.34 to 2.47, OpenSSH and common servers print.
     #[test]
-    fn failures_are_told_apart_by_what_git_says() {
+    fn classifies_failures_by_messages() {
         use Kind::*;
         let table = [
             (Transient, "fatal: unable to access 'https://h/r/': Could not resolve host: h"),
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_matters_is_shown_and_nothing_that_harms() {
+    fn relevant_output_has_no_progress_credentials_or_control_characters() {
         let lines = [
             "remote: Enumerating objects: 3, done.",
             "Receiving objects:  42% (1/2)",
@@ -394,23 +394,23 @@ mod tests {
             "fatal: unable to access 'https://me:tok@h.example/r/': The requested URL returned error: 403",
         ];
         assert_eq!(
-            words(lines),
+            relevant_output(lines),
             [
                 "remote: [31mgo away[0m",
                 "fatal: unable to access 'https://h.example/r/': The requested URL returned error: 403",
             ]
         );
         assert_eq!(
-            words(["git@h: Permission denied (publickey)."]),
+            relevant_output(["git@h: Permission denied (publickey)."]),
             ["git@h: Permission denied (publickey)."]
         );
         let flood: Vec<String> = (0..100).map(|n| format!("error: {n}")).collect();
-        let kept = words(flood.iter().map(String::as_str));
-        assert_eq!((kept.len(), kept.last().unwrap().as_str()), (WORDS, "error: 99"));
+        let kept = relevant_output(flood.iter().map(String::as_str));
+        assert_eq!((kept.len(), kept.last().unwrap().as_str()), (MAX_LINES, "error: 99"));
     }
 
     #[test]
-    fn the_class_decides_the_exit_status() {
+    fn kind_sets_the_class_of_the_error() {
         for (kind, class) in [
             (Kind::Transient, Class::Upstream),
             (Kind::NotFound, Class::Upstream),

@@ -1,4 +1,4 @@
-//! Fetching one commit into a clone: as little history as can be, and as much as must be.
+//! Fetches one commit into a clone, with as little history as possible.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -14,16 +14,16 @@ use super::address::{bare, display_url};
 use super::failure::{Failure, Kind};
 use super::program::Git;
 
-/// Depths of history that are tried, one after the other, until a branch reaches a commit; git's
-/// "infinite" depth is last (`INFINITE_DEPTH`, 0x7fffffff).
-const DEPTHS: [&str; 4] = ["50", "500", "5000", WHOLE];
-const WHOLE: &str = "2147483647";
+/// Depths that are tried in order until the branch's history contains the commit. The last is git's
+/// "infinite" depth (`INFINITE_DEPTH`, 0x7fffffff).
+const DEPTHS: [&str; 4] = ["50", "500", "5000", FULL_DEPTH];
+const FULL_DEPTH: &str = "2147483647";
 
-/// A commit is not looked for where all history is older than it by this: no child is so much older
-/// than its parent, unless a clock was far off.
-const CLOCKS: Duration = Duration::from_secs(90 * 24 * 3600);
+/// Largest clock error between a commit and its parent. The search ends when all fetched history is older than
+/// the commit by more than this.
+const CLOCK_SKEW: Duration = Duration::from_secs(90 * 24 * 3600);
 
-/// What is to be fetched for a source.
+/// The fetch of a source.
 pub struct Fetch<'a> {
     git: &'a Git<'a>,
     name: &'a str,
@@ -35,17 +35,17 @@ pub struct Fetch<'a> {
 
 impl<'a> Fetch<'a> {
     /// # Errors
-    /// Usage when the lock contradicts the manifest, or a commit is not written out.
+    /// Usage, if the lock contradicts the manifest, or a commit id is abbreviated.
     pub fn new(git: &'a Git<'a>, name: &'a str, source: &'a GitSource) -> Result<Fetch<'a>> {
         Ok(Fetch { git, name, source, pin: pinned(name, source)?, without_files: false })
     }
 
-    /// The same, but only commits are asked for.
+    /// The same, but fetches only commits.
     pub fn without_files(self) -> Fetch<'a> {
         Fetch { without_files: true, ..self }
     }
 
-    /// Fetches what is wanted, as shallow as can be; gives the commit.
+    /// Fetches the wanted commit with the least history, and returns its id.
     pub async fn run(&self, path: &Path) -> Result<String, Failure> {
         let commit = self.fetch(path).await?;
         self.must_be_commit(path, &commit).await?;
@@ -59,8 +59,8 @@ impl<'a> Fetch<'a> {
                 self.fetch_reference(path, &format!("refs/heads/{branch}")).await
             }
             (Some(commit), Wanted::CommitOnBranch { branch, .. }) => {
-                // Its date saves a fetch of the whole history when it is not on the branch.
-                if !self.has(path, commit).await? && self.fetch_directly(path, commit).await? {
+                // The commit's date avoids a fetch of the whole history if it is not on the branch.
+                if !self.has(path, commit).await? && self.fetch_by_id(path, commit).await? {
                     self.must_be_commit(path, commit).await?;
                 }
                 if !self.reaches(path, branch, commit).await? {
@@ -73,18 +73,18 @@ impl<'a> Fetch<'a> {
                 Ok(commit.clone())
             }
             (None, Wanted::Commit(commit) | Wanted::CommitOnBranch { commit, .. }) => {
-                Err(Error::internal(format!("commit {commit} of {} is no pin", self.name)).into())
+                Err(Error::internal(format!("commit {commit} of {} is not pinned", self.name)).into())
             }
         }
     }
 
-    /// Fetches the tip of a branch, or a tag and the commit that it stands for.
+    /// Fetches the tip of a branch, or a tag and its commit.
     async fn fetch_reference(&self, path: &Path, reference: &str) -> Result<String, Failure> {
-        let here = kept_as(reference);
+        let here = local_ref(reference);
         self.transfer(path, "1", &[&format!("+{reference}:{here}")]).await?;
-        // A tag may stand for anything, over any number of other tags.
+        // A tag may point to any object, also through other tags.
         let object = self.git.object_of(path, &format!("{here}^{{}}")).await?;
-        if let Some(kind) = self.other_kind(path, &object).await? {
+        if let Some(kind) = self.non_commit_kind(path, &object).await? {
             let (name, url) = (self.name, display_url(&self.source.url));
             let tag = reference.trim_start_matches("refs/tags/");
             let message =
@@ -94,9 +94,9 @@ impl<'a> Fetch<'a> {
         Ok(object)
     }
 
-    /// Refuses an id of something else than a commit.
+    /// Rejects an id that is not a commit.
     async fn must_be_commit(&self, path: &Path, id: &str) -> Result<(), Failure> {
-        let Some(kind) = self.other_kind(path, id).await? else { return Ok(()) };
+        let Some(kind) = self.non_commit_kind(path, id).await? else { return Ok(()) };
         let url = display_url(&self.source.url);
         let message = format!("`repos.{}`: {id} of `{url}` is {kind}, not a commit", self.name);
         let meant = match kind {
@@ -104,16 +104,16 @@ impl<'a> Fetch<'a> {
             _ => None,
         };
         let hint = match meant {
-            Some(commit) => format!("pin the commit that it stands for: {commit}"),
+            Some(commit) => format!("pin the commit that the tag points to: {commit}"),
             None => self.pin_hint(),
         };
         Err(Error::usage(message).hint(hint).into())
     }
 
-    /// What the object is, if it is no commit.
-    async fn other_kind(&self, path: &Path, id: &str) -> Result<Option<&'static str>, Failure> {
+    /// The type of the object, if it is not a commit.
+    async fn non_commit_kind(&self, path: &Path, id: &str) -> Result<Option<&'static str>, Failure> {
         let said = self.git.local(path, ["cat-file", "-t", id]).await?;
-        // Warnings may stand before it.
+        // Warnings may come before the type.
         Ok(match said.lines().last().map(str::trim) {
             Some("tag") => Some("a tag"),
             Some("tree") => Some("a tree (a directory)"),
@@ -122,10 +122,10 @@ impl<'a> Fetch<'a> {
         })
     }
 
-    /// Fetches one commit. Servers may refuse to give out what no branch or tag names; then history
-    /// has to be fetched until it is in there.
+    /// Fetches one commit. A server may refuse commits that no branch or tag names; then history is fetched
+    /// until it contains the commit.
     async fn fetch_commit(&self, path: &Path, commit: &str) -> Result<(), Failure> {
-        if self.fetch_directly(path, commit).await? {
+        if self.fetch_by_id(path, commit).await? {
             return Ok(());
         }
         match &self.source.wanted {
@@ -137,14 +137,14 @@ impl<'a> Fetch<'a> {
             }
             Wanted::Commit(_) => {
                 let all = ["+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*"];
-                self.transfer(path, WHOLE, &all).await?;
+                self.transfer(path, FULL_DEPTH, &all).await?;
             }
         }
         if self.has(path, commit).await? { Ok(()) } else { Err(self.no_such_commit(commit)) }
     }
 
-    /// Asks for the commit itself; false when the server gives out no bare commits.
-    async fn fetch_directly(&self, path: &Path, commit: &str) -> Result<bool, Failure> {
+    /// Fetches the commit by its id; false, if the server does not serve commits by id.
+    async fn fetch_by_id(&self, path: &Path, commit: &str) -> Result<bool, Failure> {
         match self.transfer(path, "1", &[commit]).await {
             Ok(()) => Ok(true),
             Err(failure) if failure.kind() == Some(Kind::CommitRefused) => Ok(false),
@@ -153,42 +153,42 @@ impl<'a> Fetch<'a> {
         }
     }
 
-    /// Fetches the branch deeper and deeper until the commit is found on it.
+    /// Fetches more and more history of the branch until it contains the commit.
     async fn deepen(&self, path: &Path, branch: &str, commit: &str) -> Result<(), Failure> {
         let reference = format!("refs/heads/{branch}");
-        let refspec = format!("+{reference}:{}", kept_as(&reference));
+        let refspec = format!("+{reference}:{}", local_ref(&reference));
         for depth in DEPTHS {
             self.transfer(path, depth, &[&refspec]).await?;
             if self.reaches(path, branch, commit).await? {
                 return Ok(());
             }
-            if self.is_beyond(path, branch, commit).await? {
+            if self.cannot_reach(path, branch, commit).await? {
                 break;
             }
         }
         let message = format!(
-            "`repos.{}`: commit {commit} does not lie on branch `{branch}` of `{}`",
+            "`repos.{}`: commit {commit} is not on branch `{branch}` of `{}`",
             self.name,
             display_url(&self.source.url)
         );
         Err(Error::usage(message).hint(self.pin_hint()).into())
     }
 
-    /// Whether deeper history of the branch cannot bring the commit: there is none, or all of it is
-    /// much older than the commit.
-    async fn is_beyond(&self, path: &Path, branch: &str, commit: &str) -> Result<bool, Failure> {
-        // Git lists here the commits whose parents were not fetched.
+    /// Whether more history of the branch cannot contain the commit: there is no more, or all of it is much
+    /// older than the commit.
+    async fn cannot_reach(&self, path: &Path, branch: &str, commit: &str) -> Result<bool, Failure> {
+        // This file lists the commits whose parents were not fetched.
         let Ok(shallow) = fs::read_to_string(path.join(".git/shallow")) else { return Ok(true) };
         let cut: HashSet<&str> = shallow.lines().collect();
         if !self.has(path, commit).await? {
             return Ok(false);
         }
-        let tip = kept_as(&format!("refs/heads/{branch}"));
+        let tip = local_ref(&format!("refs/heads/{branch}"));
         let dates = async |args: &[&str]| {
             let listed = self.git.local(path, [&["log", "--format=%H %ct"], args].concat()).await?;
             Ok::<_, Failure>(commit_dates(&listed))
         };
-        // A commit without parents is the first of all, or one where history is cut.
+        // A commit without parents is a root commit, or the history is cut there.
         let ends = dates(&["--max-parents=0", &tip]).await?;
         let Some((_, date)) = dates(&["--no-walk", commit]).await?.into_iter().next() else {
             return Ok(false);
@@ -196,7 +196,7 @@ impl<'a> Fetch<'a> {
         Ok(ends
             .iter()
             .filter(|(end, _)| cut.contains(end.as_str()))
-            .all(|(_, end)| end.saturating_add(CLOCKS.as_secs()) < date))
+            .all(|(_, end)| end.saturating_add(CLOCK_SKEW.as_secs()) < date))
     }
 
     fn no_such_commit(&self, commit: &str) -> Failure {
@@ -208,7 +208,7 @@ impl<'a> Fetch<'a> {
     fn pin_hint(&self) -> String {
         let name = self.name;
         match (&self.source.locked, &self.source.wanted) {
-            (Some(_), _) => format!("run `build-agent lock --update {name}` to pin a commit that is there"),
+            (Some(_), _) => format!("run `build-agent lock --update {name}` to pin an existing commit"),
             (None, Wanted::CommitOnBranch { .. }) => {
                 format!("check `repos.{name}.commit` and `repos.{name}.branch`")
             }
@@ -219,9 +219,9 @@ impl<'a> Fetch<'a> {
     async fn transfer(&self, path: &Path, depth: &str, refspecs: &[&str]) -> Result<(), Failure> {
         let address: Url = bare(&self.source.url);
         let depth = format!("--depth={depth}");
-        // With --progress a living transfer is never silent.
+        // With --progress a transfer that works is never silent.
         let mut args = vec!["fetch", "--progress", "--no-tags", "--no-recurse-submodules", "--force"];
-        // A server that cannot leave them out says so and sends all.
+        // A server without filter support prints a warning and sends all objects.
         args.extend(self.without_files.then_some("--filter=tree:0"));
         args.extend([depth.as_str(), address.as_str()]);
         args.extend(refspecs);
@@ -229,21 +229,21 @@ impl<'a> Fetch<'a> {
     }
 
     async fn has(&self, path: &Path, commit: &str) -> Result<bool, Failure> {
-        Ok(self.git.agrees(path, ["cat-file", "-e", &format!("{commit}^{{commit}}")]).await?)
+        Ok(self.git.succeeds(path, ["cat-file", "-e", &format!("{commit}^{{commit}}")]).await?)
     }
 
-    /// Whether the branch, as far as it was fetched, has the commit in its history.
+    /// Whether the fetched history of the branch contains the commit.
     async fn reaches(&self, path: &Path, branch: &str, commit: &str) -> Result<bool, Failure> {
-        let tip = kept_as(&format!("refs/heads/{branch}"));
+        let tip = local_ref(&format!("refs/heads/{branch}"));
         Ok(self.has(path, commit).await?
-            && self.git.agrees(path, ["merge-base", "--is-ancestor", commit, &tip]).await?)
+            && self.git.succeeds(path, ["merge-base", "--is-ancestor", commit, &tip]).await?)
     }
 }
 
-/// The commit that the lock or the manifest names, in lower case.
+/// The commit that the lock or the manifest pins, in lower case.
 ///
 /// # Errors
-/// Usage when the lock contradicts the manifest, or a commit is not written out.
+/// Usage, if the lock contradicts the manifest, or a commit id is abbreviated.
 pub fn pinned(name: &str, source: &GitSource) -> Result<Option<String>> {
     let named = match &source.wanted {
         Wanted::Commit(commit) | Wanted::CommitOnBranch { commit, .. } => Some(commit.to_ascii_lowercase()),
@@ -259,14 +259,14 @@ pub fn pinned(name: &str, source: &GitSource) -> Result<Option<String>> {
     let pin = locked.or(named);
     match &pin {
         Some(commit) if !is_commit(commit) => {
-            let message = format!("`repos.{name}`: `{commit}` is not a whole commit id");
-            Err(Error::usage(message).hint("write all 40 hexadecimal digits; `git rev-parse` tells them"))
+            let message = format!("`repos.{name}`: `{commit}` is not a full commit id");
+            Err(Error::usage(message).hint("write all 40 hexadecimal digits; `git rev-parse` prints them"))
         }
         _ => Ok(pin),
     }
 }
 
-/// Lines of an id and a date in seconds; warnings between them are passed over.
+/// Parses lines of a commit id and a date in seconds. Skips warnings between them.
 fn commit_dates(listed: &str) -> Vec<(String, u64)> {
     let line = |line: &str| {
         let (id, date) = line.trim().split_once(' ')?;
@@ -276,8 +276,8 @@ fn commit_dates(listed: &str) -> Vec<(String, u64)> {
     listed.lines().filter_map(line).collect()
 }
 
-/// Where a reference of the server is kept in the clone.
-fn kept_as(reference: &str) -> String {
+/// The name of a server's reference in the clone.
+fn local_ref(reference: &str) -> String {
     match reference.strip_prefix("refs/heads/") {
         Some(branch) => format!("refs/remotes/origin/{branch}"),
         None => reference.to_string(),

@@ -1,4 +1,4 @@
-//! For tests: repositories in a temporary directory that stand for servers, and a runner.
+//! Test fixtures: repositories in a temporary directory in place of servers, and a runner.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::new_without_default)]
 
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use agent_types::stage::Stage;
 
 use super::{Access, Git};
 
-/// A directory of its own, a runner that logs there, and the events that it emits.
+/// A temporary directory, a runner that logs there, and the events that it emits.
 pub struct Bench {
     pub root: TempDir,
     pub runner: Runner,
@@ -59,20 +59,20 @@ impl Bench {
 
     pub fn git(&self, url: Option<&Url>, safe: &[PathBuf]) -> Git<'_> {
         let mut git = Git::new(&self.runner, &self.access, "x", url, safe).unwrap();
-        git.pauses = [Duration::ZERO; 2];
+        git.retry_delays = [Duration::ZERO; 2];
         git
     }
 
-    /// What was emitted so far.
+    /// All events so far.
     pub async fn events(&self) -> Vec<EventKind> {
-        // The listener is a task of this one thread: it has run when this one is back.
+        // The listener is a task on the same thread; yielding lets it run.
         for _ in 0..10 {
             tokio::task::yield_now().await;
         }
         self.events.lock().unwrap().clone()
     }
 
-    /// The notices so far.
+    /// All notices so far.
     pub async fn notices(&self) -> Vec<String> {
         let notice = |what| match what {
             EventKind::Notice { message, .. } => Some(message),
@@ -94,7 +94,7 @@ impl Bench {
     }
 }
 
-/// A repository that stands for a server's.
+/// A repository in place of a server.
 pub struct Upstream<'a> {
     bench: &'a Bench,
     pub path: PathBuf,
@@ -114,14 +114,14 @@ impl Upstream<'_> {
         git.local(&self.path, args).await.unwrap().trim().to_string()
     }
 
-    /// So many commits more, without changes.
+    /// Adds this number of empty commits.
     pub async fn commits(&self, count: usize) {
         let alias =
             format!("alias.many=!for n in $(seq {count}); do git commit -q --allow-empty -m $n; done");
         self.git(&["-c", &alias, "many"]).await;
     }
 
-    /// Writes the files and commits everything; gives the commit.
+    /// Writes the files and commits everything; returns the commit id.
     pub async fn commit(&self, files: &[(&str, &str)]) -> String {
         for (name, text) in files {
             write(&self.path.join(name), text);

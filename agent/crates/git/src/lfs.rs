@@ -1,4 +1,4 @@
-//! Files of Git LFS of which a work tree holds only the pointers.
+//! Finds Git LFS files of which a work tree has only the pointers.
 
 use std::path::Path;
 
@@ -7,31 +7,31 @@ use agent_fs::untrusted;
 use super::failure::Failure;
 use super::program::Git;
 
-/// A pointer begins so and is shorter than 1024 bytes (docs/spec.md of git-lfs).
-const BEGIN: &[u8] = b"version https://git-lfs.github.com/spec/";
-const LONGEST: u64 = 1024;
+/// Start and maximum size of a pointer (docs/spec.md of git-lfs).
+const POINTER_START: &[u8] = b"version https://git-lfs.github.com/spec/";
+const MAX_POINTER: u64 = 1024;
 
-/// So many files are looked at; of a repository with more it is known by then.
-const MOST: usize = 10_000;
+/// Maximum number of files to check. A repository with more LFS files is recognized by then.
+const MAX_FILES: usize = 10_000;
 
-/// Names of files, relative to the directory, that are pointers instead of what they point to.
+/// Lists the files below the directory that are LFS pointers, with relative paths.
 pub async fn lfs_pointers(git: &Git<'_>, directory: &Path) -> Result<Vec<String>, Failure> {
-    // One look into the index; nearly no repository has such files.
+    // Checks the index first, because few repositories have such files.
     let attributes =
         ["grep", "--cached", "-q", "-F", "-e", "filter=lfs", "--", ":(top,glob)**/.gitattributes"];
-    if !git.agrees(directory, attributes).await? {
+    if !git.succeeds(directory, attributes).await? {
         return Ok(Vec::new());
     }
     let listed = git.local(directory, ["ls-files", "-z", "--", ":(attr:filter=lfs)"]).await?;
     let is_pointer = |name: &&str| {
-        let bytes = untrusted::read(&directory.join(name), LONGEST);
-        bytes.is_ok_and(|bytes| bytes.starts_with(BEGIN))
+        let bytes = untrusted::read(&directory.join(name), MAX_POINTER);
+        bytes.is_ok_and(|bytes| bytes.starts_with(POINTER_START))
     };
-    let names = listed.split('\0').filter(|name| !name.is_empty()).take(MOST);
+    let names = listed.split('\0').filter(|name| !name.is_empty()).take(MAX_FILES);
     Ok(names.filter(is_pointer).map(str::to_owned).collect())
 }
 
-/// The notice about them and what to do; `None` where there are none. `whose` begins the sentence.
+/// The notice about LFS pointers; `None` if there are none. `whose` is the start of the sentence.
 pub fn lfs_notice(whose: &str, pointers: &[String]) -> Option<String> {
     const NAMED: usize = 3;
     if pointers.is_empty() {
@@ -42,7 +42,7 @@ pub fn lfs_notice(whose: &str, pointers: &[String]) -> Option<String> {
     let more = pointers.len().saturating_sub(NAMED);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     Some(format!(
-        "{whose} holds Git LFS pointers instead of the files themselves, which are not fetched: {}{more}",
+        "{whose} has Git LFS pointers instead of files; LFS files are not fetched: {}{more}",
         shown.join(", ")
     ))
 }
@@ -54,7 +54,7 @@ mod tests {
     use crate::fixture::Bench;
 
     #[tokio::test]
-    async fn pointers_are_found_and_files_that_were_fetched_are_not() {
+    async fn lists_pointers_and_skips_fetched_files() {
         let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n";
         let bench = Bench::new();
         let up = bench
@@ -77,12 +77,12 @@ mod tests {
     }
 
     #[test]
-    fn the_notice_names_a_few() {
+    fn notice_names_at_most_three_files() {
         assert_eq!(lfs_notice("repo x", &[]), None);
         let names: Vec<String> = ["a", "b", "c", "d\n", "e"].map(str::to_owned).into();
         assert_eq!(
             lfs_notice("repo x", &names).unwrap(),
-            "repo x holds Git LFS pointers instead of the files themselves, which are not fetched: `a`, `b`, `c` and 2 more"
+            "repo x has Git LFS pointers instead of files; LFS files are not fetched: `a`, `b`, `c` and 2 more"
         );
     }
 }

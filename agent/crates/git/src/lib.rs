@@ -1,11 +1,10 @@
-//! Sources from git: clones that hold exactly the wanted commit, and what a local work tree is.
+//! Clones exactly the wanted commit of a git source, and inspects local work trees.
 //!
-//! A thin layer over the `git` program. It says which commands run and understands what git says
-//! about a failure; it knows nothing of manifests' files, BitBake or reports. Each child has an
-//! environment made from nothing; credentials travel in it, never in the arguments.
-//! The site's own git configuration (system and global) stays in force.
+//! This is a thin layer over the `git` program: it chooses the commands and classifies failures. It does not
+//! know manifest files, BitBake or reports. The environment of each git process starts empty; credentials are
+//! passed in it, never in arguments. The site's git configuration (system and global) stays in effect.
 
-#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))] // they panic when nobody can read
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))] // they panic if the reader is gone
 
 mod access;
 mod address;
@@ -19,7 +18,9 @@ mod worktree;
 
 pub use access::{Access, safe_directories};
 pub use address::display_url;
-pub use clone::{CONFIGURATION, Cloned, Seed, clone, damage, listing, prove, verify, write_again};
+pub use clone::{
+    CONFIGURATION, Cloned, Seed, checkout_files, clone, find_corruption, listing, verify, verify_on_branch,
+};
 pub use failure::{Failure, Kind};
 pub use fetch::pinned;
 pub use lfs::{lfs_notice, lfs_pointers};

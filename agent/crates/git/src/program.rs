@@ -1,9 +1,10 @@
-//! One place that runs the `git` program: what it prints, why it fails, when it is asked again.
+//! Runs the `git` program: collects its output, classifies failures, and retries transient ones.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tracing::Instrument;
 use url::Url;
 
 use agent_process::{Command, Environment, ExitReason, LineHandler, Runner, User, agent_user, lesser_owner};
@@ -12,30 +13,30 @@ use agent_types::events::EventKind;
 use agent_types::source::is_commit;
 
 use super::access::Access;
-use super::failure::{Failure, Kind, classify, words};
+use super::failure::{Failure, Kind, classify, relevant_output};
 
-/// Runs git for one source, as the agent's own user: the build user only reads what it makes.
+/// Runs git for one source. It runs as the agent's user; the build user only reads the clones.
 pub struct Git<'a> {
     pub runner: &'a Runner,
     environment: Environment,
     /// Names the source in logs and messages.
     label: String,
-    /// `None`: as the agent itself.
+    /// `None`: the agent's user.
     user: Option<User>,
-    /// Gives out a repository of this machine.
+    /// The command that serves a local repository, see [`Access::upload_pack`].
     upload_pack: Option<String>,
-    /// Between the tries of a transient failure.
-    pub(super) pauses: [Duration; 2],
+    /// Delays before the retries of a transient failure.
+    pub(super) retry_delays: [Duration; 2],
 }
 
-/// More output than this of one git is a mistake or an attack, not an answer.
+/// Maximum output of one git command. More can only be an error or an attack.
 const OUTPUT_LIMIT: usize = 64 << 20;
 
 impl<'a> Git<'a> {
-    /// `safe` are the work trees that git may use whoever owns them.
+    /// `safe` lists the work trees that git may use whatever their owner.
     ///
     /// # Errors
-    /// When the agent's user has no passwd entry, or its database cannot be read.
+    /// If the agent's user has no passwd entry, or the user database cannot be read.
     pub fn new(
         runner: &'a Runner,
         access: &Access,
@@ -43,7 +44,7 @@ impl<'a> Git<'a> {
         url: Option<&Url>,
         safe: &[PathBuf],
     ) -> Result<Git<'a>, Error> {
-        // The variable HOME points to root's in CodeBuild, whoever runs.
+        // Not the variable HOME: CodeBuild sets it to root's home for every user.
         let home = agent_user()?.home;
         Ok(Git {
             runner,
@@ -51,26 +52,25 @@ impl<'a> Git<'a> {
             label: label.into(),
             user: None,
             upload_pack: access.upload_pack(url),
-            pauses: [Duration::from_secs(2), Duration::from_secs(8)],
+            retry_delays: [Duration::from_secs(2), Duration::from_secs(8)],
         })
     }
 
-    /// A git that only looks at the work tree `top`.
+    /// A git that only reads the work tree `top`.
     ///
-    /// It obeys the configuration of the repository there, in which filters, for one, are commands of
-    /// the owner's choice. For root that would be somebody else's word, so it looks as the owner, or as the
-    /// `reader` whose rights count.
+    /// Git obeys that repository's configuration, in which the owner can set commands, for example filters.
+    /// Root must not run these, so git runs as the owner or as the `reader`.
     ///
     /// # Errors
     /// As [`Git::new`].
-    pub fn to_look_at(
+    pub fn for_inspection(
         runner: &'a Runner,
         label: impl Into<String>,
         top: &Path,
         safe: &[PathBuf],
         reader: Option<&User>,
     ) -> Result<Git<'a>, Error> {
-        // Neither a way to servers nor what may be secret in it (proxies).
+        // No access to servers, and no secrets (proxies).
         let access = Access::default();
         let mut git = Git::new(runner, &access, label, None, safe)?;
         let dot_git = top.join(".git");
@@ -86,7 +86,7 @@ impl<'a> Git<'a> {
         Ok(git)
     }
 
-    /// Runs a git that works on this machine's files only; gives its output.
+    /// Runs a git command that uses only local files, and returns its output.
     pub async fn local<S: Into<OsString>>(
         &self,
         cwd: &Path,
@@ -96,8 +96,8 @@ impl<'a> Git<'a> {
         self.once(cwd, &args, false).await
     }
 
-    /// Asks a question that git answers with its exit status; any failure of git itself is a no.
-    pub async fn agrees<S: Into<OsString>>(
+    /// Runs a git command whose exit status is the answer. Any failure of git counts as false.
+    pub async fn succeeds<S: Into<OsString>>(
         &self,
         cwd: &Path,
         args: impl IntoIterator<Item = S>,
@@ -109,20 +109,23 @@ impl<'a> Git<'a> {
         }
     }
 
-    /// The commit that a name stands for.
+    /// Resolves a name to a commit id.
     pub async fn commit_of(&self, path: &Path, name: &str) -> Result<String, Failure> {
         self.object_of(path, &format!("{name}^{{commit}}")).await
     }
 
-    /// The id of the object that a name stands for.
+    /// Resolves a name to an object id.
     pub async fn object_of(&self, path: &Path, name: &str) -> Result<String, Failure> {
         let answer = self.local(path, ["rev-parse", "--verify", name]).await?;
         answer.lines().map(str::trim).find(|line| is_commit(line)).map(str::to_string).ok_or_else(|| {
-            Failure::Error(Error::internal(format!("git rev-parse {name} gave no id in {}", path.display())))
+            Failure::Error(Error::internal(format!(
+                "git rev-parse {name} printed no id in {}",
+                path.display()
+            )))
         })
     }
 
-    /// Runs a git that talks to a server: three tries when the failure may pass.
+    /// Runs a git command that connects to a server. Retries transient failures twice.
     pub async fn network<S: Into<OsString>>(
         &self,
         cwd: &Path,
@@ -130,32 +133,32 @@ impl<'a> Git<'a> {
     ) -> Result<String, Failure> {
         let mut args: Vec<OsString> = args.into_iter().map(Into::into).collect();
         if let Some(upload_pack) = &self.upload_pack {
-            // `fetch` and `ls-remote` both have it.
+            // `fetch` and `ls-remote` both have this option.
             args.insert(args.len().min(1), format!("--upload-pack={upload_pack}").into());
         }
-        for (tried, pause) in self.pauses.into_iter().enumerate() {
+        for (attempt, delay) in self.retry_delays.into_iter().enumerate() {
             let failure = match self.once(cwd, &args, true).await {
                 Err(failure) if failure.kind() == Some(Kind::Transient) => failure,
                 other => return other,
             };
-            let pause = pause + jitter(pause);
+            let delay = delay + jitter(delay);
             self.runner
                 .events
                 .warn(
                     format!(
-                        "{}: {}; trying again in {:.1} s ({} of {})",
+                        "{}: {}; retrying in {:.1} s (attempt {} of {})",
                         self.label,
                         failure.brief(),
-                        pause.as_secs_f64(),
-                        tried + 2,
-                        self.pauses.len() + 1
+                        delay.as_secs_f64(),
+                        attempt + 2,
+                        self.retry_delays.len() + 1
                     ),
                     None,
                 )
                 .await;
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                // The next try ends at once and says why.
+                () = tokio::time::sleep(delay) => {}
+                // The next attempt ends at once and reports the reason.
                 _ = self.runner.interrupt.interrupted() => {}
             }
         }
@@ -169,7 +172,8 @@ impl<'a> Git<'a> {
         command.environment = self.environment.clone();
         command.user = self.user.clone();
         let mut output = Output::default();
-        let finished = self.runner.run(command, &mut output).await?;
+        let span = tracing::info_span!("git", source = &*self.label, verb, remote);
+        let finished = self.runner.run(command, &mut output).instrument(span).await?;
         let git =
             |kind, said| Failure::Git { kind, verb: verb.clone(), remote, said, log: finished.log.clone() };
         let end = |class, why: &str| {
@@ -181,22 +185,22 @@ impl<'a> Git<'a> {
             }
             ExitReason::Exited(0) => Ok(output.text),
             ExitReason::Exited(_) => {
-                let said = words(output.text.split(['\n', '\r']));
+                let said = relevant_output(output.text.split(['\n', '\r']));
                 Err(git(classify(&said), said))
             }
             ExitReason::Signalled(signal) => {
-                Err(git(Kind::Other, vec![format!("git {verb} died of signal {signal}")]))
+                Err(git(Kind::Other, vec![format!("git {verb} was killed by signal {signal}")]))
             }
             ExitReason::Stalled(silent) => {
                 Err(git(Kind::Transient, vec![format!("git {verb} was silent for {} s", silent.as_secs())]))
             }
             ExitReason::Cancelled => Err(end(Class::Cancelled, "the job was cancelled")),
-            ExitReason::TimedOut => Err(end(Class::OutOfTime, "the job's time is over")),
+            ExitReason::TimedOut => Err(end(Class::OutOfTime, "the job's time limit was reached")),
         }
     }
 }
 
-/// Collects output up to the limit. Standard output and error arrive as one stream.
+/// Collects output up to the limit. Standard output and standard error are one stream.
 #[derive(Default)]
 struct Output {
     text: String,
@@ -215,9 +219,9 @@ impl LineHandler for Output {
     }
 }
 
-/// Up to half the pause: machines that failed together do not come back together.
-fn jitter(pause: Duration) -> Duration {
+/// A random delay of up to half the given one, so that machines that failed together retry at different times.
+fn jitter(delay: Duration) -> Duration {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let spread = now.subsec_nanos().wrapping_add(std::process::id().wrapping_mul(7919)) % 1000;
-    pause * spread / 2000
+    delay * spread / 2000
 }

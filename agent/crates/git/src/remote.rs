@@ -1,4 +1,4 @@
-//! Questions to a server that need no clone.
+//! Queries to a server that need no clone.
 
 use std::path::Path;
 
@@ -11,10 +11,10 @@ use super::address::{bare, display_url, is_poky};
 use super::failure::{Failure, Kind};
 use super::program::Git;
 
-/// The commit that is wanted now: branches and tags by what the server says.
+/// Resolves a source to its current commit. The server resolves branches and tags.
 ///
 /// # Errors
-/// When the server cannot be asked, or has no such branch or tag (usage: the near names are told).
+/// If the server does not answer, or has no such branch or tag (usage, with similar names).
 pub async fn resolve(
     git: &Git<'_>,
     name: &str,
@@ -42,10 +42,10 @@ pub async fn resolve(
     }
 }
 
-/// The error for a branch or tag that the server does not have, with the nearest that it has.
+/// The error for a branch or tag that the server does not have, with similar names.
 async fn missing(git: &Git<'_>, name: &str, url: &Url, wanted: &Wanted, cwd: &Path) -> Error {
     let mixed_up = async |reference: String, meant: &str| {
-        has(git, url, &reference, cwd).await.then(|| format!("it is a {meant} there: write `{meant} = …`"))
+        has(git, url, &reference, cwd).await.then(|| format!("it is a {meant}: write `{meant} = …`"))
     };
     let (kind, asked, near) = match wanted {
         Wanted::Branch(branch) | Wanted::CommitOnBranch { branch, .. } => {
@@ -53,11 +53,11 @@ async fn missing(git: &Git<'_>, name: &str, url: &Url, wanted: &Wanted, cwd: &Pa
             let near = if gone { None } else { near(git, url, "refs/heads/", branch, cwd).await };
             let gone = gone.then(|| {
                 format!(
-                    "the combined poky repository ends with walnascar; {branch} comes as the repositories \
+                    "walnascar is the last release of the poky repository; for {branch} use the repositories \
                      bitbake, openembedded-core and meta-yocto"
                 )
             });
-            let near = near.map(|near| format!("near branches there: {near}"));
+            let near = near.map(|near| format!("similar branches: {near}"));
             let hint = match gone {
                 None => mixed_up(format!("refs/tags/{branch}"), "tag").await.or(near),
                 gone => gone,
@@ -66,7 +66,7 @@ async fn missing(git: &Git<'_>, name: &str, url: &Url, wanted: &Wanted, cwd: &Pa
         }
         Wanted::Tag(tag) => {
             let near = near(git, url, "refs/tags/", tag, cwd).await;
-            let near = near.map(|near| format!("near tags there: {near}"));
+            let near = near.map(|near| format!("similar tags: {near}"));
             ("tag", tag, mixed_up(format!("refs/heads/{tag}"), "branch").await.or(near))
         }
         Wanted::Commit(commit) => ("commit", commit, None),
@@ -79,16 +79,16 @@ async fn missing(git: &Git<'_>, name: &str, url: &Url, wanted: &Wanted, cwd: &Pa
     }
 }
 
-/// Whether the server has this very reference.
+/// Whether the server has exactly this reference.
 async fn has(git: &Git<'_>, url: &Url, reference: &str, cwd: &Path) -> bool {
     let answer = git.network(cwd, ["ls-remote", "--", bare(url).as_str(), reference]).await;
     answer.is_ok_and(|answer| advertised(&answer).iter().any(|(_, name)| name == reference))
 }
 
-/// The names below `prefix` that the server has and that are most like `asked`.
+/// The server's names below `prefix` that are most similar to `asked`.
 async fn near(git: &Git<'_>, url: &Url, prefix: &str, asked: &str, cwd: &Path) -> Option<String> {
     let pattern = format!("{prefix}*");
-    // The error is the same without the names; that they cannot be had says nothing new.
+    // A failure is ignored: the caller reports its error without similar names.
     let answer = git.network(cwd, ["ls-remote", "--", bare(url).as_str(), &pattern]).await.ok()?;
     let there = advertised(&answer);
     let names = there.iter().filter_map(|(_, name)| name.strip_prefix(prefix));
@@ -96,7 +96,7 @@ async fn near(git: &Git<'_>, url: &Url, prefix: &str, asked: &str, cwd: &Path) -
     (!near.is_empty()).then(|| near.join(", "))
 }
 
-/// Turns a failure into the error for people, with near names where a branch or tag is missing.
+/// Turns a failure into the error for the user, with similar names for a missing branch or tag.
 pub async fn explain(
     git: &Git<'_>,
     name: &str,
@@ -111,13 +111,13 @@ pub async fn explain(
     }
 }
 
-/// Whether a branch is of a release that the combined repository does not have any more.
+/// Whether the branch belongs to a release without the combined poky repository.
 fn without_poky(branch: &str) -> bool {
     use agent_types::release::{Release, Sources};
     Release::find(branch).is_some_and(|release| matches!(release.sources, Sources::Separate { .. }))
 }
 
-/// The names most like `asked`, best first; such that have nothing in common with it are left out.
+/// The names most similar to `asked`, best first, without dissimilar ones.
 pub fn nearest<'a>(asked: &str, there: impl IntoIterator<Item = &'a str>, most: usize) -> Vec<String> {
     let mut scored: Vec<(f64, &str)> = there
         .into_iter()
@@ -128,12 +128,12 @@ pub fn nearest<'a>(asked: &str, there: impl IntoIterator<Item = &'a str>, most: 
     scored.into_iter().take(most).map(|(_, name)| printable(name)).collect()
 }
 
-/// Names come from servers and trees; control characters would play with the terminal.
+/// Replaces control characters: names come from servers and trees and go to a terminal.
 fn printable(name: &str) -> String {
     name.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
-/// The lines `<id>\t<ref>` of `ls-remote`; warnings between them are passed over.
+/// Parses the lines `<id>\t<ref>` of `ls-remote`. Skips warnings between them.
 fn advertised(answer: &str) -> Vec<(String, String)> {
     let line = |line: &str| {
         let (id, name) = line.split_once('\t')?;
@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn advertised_refs_are_read_and_all_else_is_not() {
+    fn parses_refs_of_ls_remote_and_skips_other_lines() {
         let id = "1d54d1c4736a114e1cecbe85a0306e3814d5ce70";
         let answer =
             format!("warning: redirecting to https://h/\n{id}\trefs/heads/a\nabc\trefs/heads/b\n{id} x\n");
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn near_names_come_best_first_and_hostile_ones_are_tamed() {
+    fn nearest_sorts_names_and_replaces_control_characters() {
         let there = ["scarthgap", "scarthgap-next", "master", "kirkstone", "scarthg\u{1b}[2Jap"];
         let near = nearest("scarthgab", there, 3);
         assert_eq!(near[0], "scarthgap");
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn releases_after_walnascar_are_not_in_poky() {
+    fn poky_has_no_releases_after_walnascar() {
         for (branch, wanted) in
             [("walnascar", false), ("whinlatter", true), ("wrynose", true), ("my-branch", false)]
         {

@@ -1,4 +1,4 @@
-//! The whole of checkout against repositories in a temporary directory.
+//! Tests of clone and fetch against repositories in a temporary directory.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::os::unix::fs::PermissionsExt;
@@ -16,35 +16,35 @@ use agent_types::events::EventKind;
 use agent_types::source::{GitSource, Wanted};
 
 use super::fixture::{Bench, Upstream, write};
-use super::{Cloned, Seed, clone, damage, inspect, prove, resolve, verify};
+use super::{Cloned, Seed, clone, find_corruption, inspect, resolve, verify, verify_on_branch};
 
 fn branch(name: &str) -> Wanted {
     Wanted::Branch(name.into())
 }
 
-/// Clones into `<home>/x`, where nothing may be yet.
-async fn get(bench: &Bench, source: &GitSource) -> Result<Cloned> {
+/// Clones into `<home>/x`, which must not exist.
+async fn clone_into_empty(bench: &Bench, source: &GitSource) -> Result<Cloned> {
     fs::create_dir_all(bench.home()).unwrap();
-    clone(&bench.git(Some(&source.url), &[]), &place(bench), "x", source, None).await
+    clone(&bench.git(Some(&source.url), &[]), &clone_dir(bench), "x", source, None).await
 }
 
-fn place(bench: &Bench) -> PathBuf {
+fn clone_dir(bench: &Bench) -> PathBuf {
     bench.home().join("x")
 }
 
-/// The same after the last one was deleted.
-async fn again(bench: &Bench, source: &GitSource) -> Result<Cloned> {
-    if place(bench).exists() {
-        fs::remove_dir_all(place(bench)).unwrap();
+/// Deletes the last clone and clones again.
+async fn reclone(bench: &Bench, source: &GitSource) -> Result<Cloned> {
+    if clone_dir(bench).exists() {
+        fs::remove_dir_all(clone_dir(bench)).unwrap();
     }
-    get(bench, source).await
+    clone_into_empty(bench, source).await
 }
 
 async fn two_files(bench: &Bench) -> Upstream<'_> {
     bench.upstream("up", &[("conf/layer.conf", "one\n"), ("README", "read\n")]).await
 }
 
-/// File names below, without git's own, sorted.
+/// Sorted names of the files below, without `.git`.
 fn tree(path: &Path) -> Vec<String> {
     let mut names: Vec<String> = walkdir::WalkDir::new(path)
         .into_iter()
@@ -58,11 +58,11 @@ fn tree(path: &Path) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_clone_holds_its_commit_and_no_way_to_anything_else() {
+async fn clone_has_only_its_commit_and_no_remote() {
     let bench = Bench::new();
     let up = two_files(&bench).await;
     let first = up.git(&["rev-parse", "HEAD"]).await;
-    let cloned = get(&bench, &up.source(branch("main"))).await.unwrap();
+    let cloned = clone_into_empty(&bench, &up.source(branch("main"))).await.unwrap();
     assert_eq!(cloned.commit, first);
     assert_eq!(cloned.tree, up.git(&["rev-parse", "HEAD^{tree}"]).await);
     assert!(
@@ -70,8 +70,8 @@ async fn a_clone_holds_its_commit_and_no_way_to_anything_else() {
         "{}",
         cloned.object
     );
-    assert_eq!(tree(&place(&bench)), ["README", "conf/layer.conf"]);
-    let dot_git = place(&bench).join(".git");
+    assert_eq!(tree(&clone_dir(&bench)), ["README", "conf/layer.conf"]);
+    let dot_git = clone_dir(&bench).join(".git");
     let mut kept: Vec<_> = fs::read_dir(&dot_git)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -82,14 +82,14 @@ async fn a_clone_holds_its_commit_and_no_way_to_anything_else() {
     assert_eq!(fs::read_to_string(dot_git.join("HEAD")).unwrap(), format!("{first}\n"));
 }
 
-/// Fifty files, of which one changes: that one is all that a server sends to who has the others.
+/// Of fifty files one changes, and the server sends only that one.
 #[tokio::test]
-async fn a_seed_saves_what_it_has_and_leaves_nothing_of_its_own() {
+async fn clone_with_seed_fetches_only_new_objects_and_keeps_no_old_ones() {
     let bench = Bench::new();
     let files: Vec<(String, String)> = (0..50).map(|n| (format!("f{n}"), format!("{n} {n}\n"))).collect();
     let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
     let up = bench.upstream("up", &files).await;
-    let old = get(&bench, &up.source(branch("main"))).await.unwrap().commit;
+    let old = clone_into_empty(&bench, &up.source(branch("main"))).await.unwrap().commit;
     let sent = |log: &str| {
         let text = fs::read_to_string(bench.runner.logs.join(log)).unwrap();
         let line =
@@ -99,19 +99,19 @@ async fn a_seed_saves_what_it_has_and_leaves_nothing_of_its_own() {
     assert_eq!(sent("git-x-fetch.log"), 52, "a commit, its tree, its files");
 
     let seed = Seed { path: bench.home().join("old"), commit: old.clone() };
-    fs::rename(place(&bench), &seed.path).unwrap();
+    fs::rename(clone_dir(&bench), &seed.path).unwrap();
     let new = up.commit(&[("f7", "other\n")]).await;
     let source = up.source(branch("main"));
     let git = bench.git(Some(&source.url), &[]);
-    let cloned = clone(&git, &place(&bench), "x", &source, Some(&seed)).await.unwrap();
+    let cloned = clone(&git, &clone_dir(&bench), "x", &source, Some(&seed)).await.unwrap();
     assert_eq!(cloned.commit, new);
     assert_eq!(sent("git-x-fetch-2.log"), 3, "a commit, its tree, a file");
-    assert_eq!(damage(&git, &place(&bench)).await.unwrap(), None);
-    assert!(git.commit_of(&place(&bench), &old).await.is_err(), "the old commit is not in the new clone");
-    assert_eq!(fs::read_to_string(place(&bench).join(".git/shallow")).unwrap(), format!("{new}\n"));
-    assert_eq!(damage(&git, &seed.path).await.unwrap(), None, "the seed is as it was");
+    assert_eq!(find_corruption(&git, &clone_dir(&bench)).await.unwrap(), None);
+    assert!(git.commit_of(&clone_dir(&bench), &old).await.is_err(), "the old commit is not in the new clone");
+    assert_eq!(fs::read_to_string(clone_dir(&bench).join(".git/shallow")).unwrap(), format!("{new}\n"));
+    assert_eq!(find_corruption(&git, &seed.path).await.unwrap(), None, "the seed is as it was");
 
-    // A broken seed is of no use and does no harm.
+    // A corrupt seed is ignored.
     for entry in walkdir::WalkDir::new(seed.path.join(".git/objects")).into_iter().map(|entry| entry.unwrap())
     {
         if entry.file_type().is_file() {
@@ -119,53 +119,54 @@ async fn a_seed_saves_what_it_has_and_leaves_nothing_of_its_own() {
             fs::write(entry.path(), "no pack").unwrap();
         }
     }
-    assert!(damage(&git, &seed.path).await.unwrap().is_some());
-    fs::remove_dir_all(place(&bench)).unwrap();
-    assert_eq!(clone(&git, &place(&bench), "x", &source, Some(&seed)).await.unwrap().commit, new);
+    assert!(find_corruption(&git, &seed.path).await.unwrap().is_some());
+    fs::remove_dir_all(clone_dir(&bench)).unwrap();
+    assert_eq!(clone(&git, &clone_dir(&bench), "x", &source, Some(&seed)).await.unwrap().commit, new);
 }
 
 #[tokio::test]
-async fn a_commit_must_lie_on_its_branch() {
+async fn rejects_a_commit_that_is_not_on_its_branch() {
     let bench = Bench::new();
     let up = two_files(&bench).await;
     let root = up.git(&["rev-parse", "HEAD"]).await;
-    // More commits than the first depth has.
+    // More commits than the first depth.
     up.commits(60).await;
     up.git(&["checkout", "-q", "-b", "side", "HEAD~3"]).await;
     let side = up.commit(&[("side", "")]).await;
     let on =
         |commit: &str| up.source(Wanted::CommitOnBranch { commit: commit.into(), branch: "main".into() });
-    let error = get(&bench, &on(&side)).await.unwrap_err();
+    let error = clone_into_empty(&bench, &on(&side)).await.unwrap_err();
     assert_eq!(error.class, Class::Usage);
-    assert!(error.message.contains("does not lie on branch `main`"), "{error}");
-    assert_eq!(again(&bench, &on(&root)).await.unwrap().commit, root);
-    // A clone that is there helps, and does not put the commit on the branch.
+    assert!(error.message.contains("is not on branch `main`"), "{error}");
+    assert_eq!(reclone(&bench, &on(&root)).await.unwrap().commit, root);
+    // A seed that has the commit does not put it on the branch.
     for (commit, right) in [(&root, true), (&side, false)] {
-        again(&bench, &up.source(Wanted::Commit(commit.clone()))).await.unwrap();
-        let seed = Seed { path: place(&bench), commit: commit.clone() };
+        reclone(&bench, &up.source(Wanted::Commit(commit.clone()))).await.unwrap();
+        let seed = Seed { path: clone_dir(&bench), commit: commit.clone() };
         let (source, scratch) = (on(commit), bench.home().join(commit));
-        let proven = prove(&bench.git(Some(&source.url), &[]), &scratch, "x", &source, Some(&seed)).await;
+        let proven =
+            verify_on_branch(&bench.git(Some(&source.url), &[]), &scratch, "x", &source, Some(&seed)).await;
         assert_eq!(proven.is_ok(), right, "{proven:?}");
         assert!(right || proven.unwrap_err().class == Class::Usage);
     }
 }
 
 #[tokio::test]
-async fn a_much_younger_commit_is_not_searched_in_the_whole_history() {
+async fn does_not_search_the_whole_history_for_a_much_newer_commit() {
     let mut bench = Bench::new();
     let dated = |year: u32| vec![("GIT_COMMITTER_DATE".into(), format!("{year}-01-01T00:00:00Z").into())];
     bench.access.variables = dated(2020);
     two_files(&bench).await.commits(60).await;
     let up = bench.path("up");
     let url = Url::from_file_path(&up).unwrap();
-    // The other might be further down the branch, so that all of it is fetched.
+    // The other commit might be further down the branch, so the whole history is fetched.
     for (year, deeper) in [(2021, false), (2020, true)] {
         bench.access.variables = dated(year);
         let made = bench.git(None, &[]).local(&up, ["commit-tree", "-m", "aside", "HEAD^{tree}"]).await;
         let commit = made.unwrap().trim().to_string();
         let wanted = Wanted::CommitOnBranch { commit, branch: "main".into() };
-        let error = again(&bench, &GitSource { url: url.clone(), wanted, locked: None }).await.unwrap_err();
-        assert!(error.message.contains("does not lie on branch `main`"), "{error}");
+        let error = reclone(&bench, &GitSource { url: url.clone(), wanted, locked: None }).await.unwrap_err();
+        assert!(error.message.contains("is not on branch `main`"), "{error}");
         let events = bench.events().await;
         let fetched = |depth: &str| {
             events.iter().any(|event| {
@@ -178,9 +179,9 @@ async fn a_much_younger_commit_is_not_searched_in_the_whole_history() {
 }
 
 #[tokio::test]
-async fn servers_that_refuse_bare_commits_are_asked_for_their_branches() {
+async fn fetches_branches_from_servers_that_do_not_serve_commits_by_id() {
     let mut bench = Bench::new();
-    // In the old protocol only what a branch or tag names is given out.
+    // With the old protocol, a server serves only commits that a branch or tag names.
     let old = ("GIT_CONFIG_PARAMETERS".into(), "'protocol.version'='0'".into());
     bench.access.variables.push(old);
     let up = two_files(&bench).await;
@@ -188,20 +189,20 @@ async fn servers_that_refuse_bare_commits_are_asked_for_their_branches() {
     up.commit(&[("README", "new\n")]).await;
     let locked = GitSource { locked: Some(first.clone()), ..up.source(branch("main")) };
     for source in [locked, up.source(Wanted::Commit(first.clone()))] {
-        assert_eq!(again(&bench, &source).await.unwrap().commit, first);
+        assert_eq!(reclone(&bench, &source).await.unwrap().commit, first);
     }
     let (url, nowhere) = (up.url(), "1".repeat(40));
     for variables in [bench.access.variables.clone(), Vec::new()] {
         bench.access.variables = variables;
         let wanted = Wanted::Commit(nowhere.clone());
-        let error = again(&bench, &GitSource { url: url.clone(), wanted, locked: None }).await.unwrap_err();
+        let error = reclone(&bench, &GitSource { url: url.clone(), wanted, locked: None }).await.unwrap_err();
         assert_eq!(error.class, Class::Usage);
         assert!(error.message.contains(&nowhere), "{error}");
     }
 }
 
 #[tokio::test]
-async fn tags_mean_their_commit() {
+async fn resolves_tags_to_commits() {
     let bench = Bench::new();
     let up = two_files(&bench).await;
     let commit = up.git(&["rev-parse", "HEAD"]).await;
@@ -211,19 +212,19 @@ async fn tags_mean_their_commit() {
     assert_ne!(tag_id, commit);
     for name in ["v1", "light"] {
         let tag = Wanted::Tag(name.into());
-        assert_eq!(again(&bench, &up.source(tag.clone())).await.unwrap().commit, commit);
+        assert_eq!(reclone(&bench, &up.source(tag.clone())).await.unwrap().commit, commit);
         let url = up.url();
         let found = resolve(&bench.git(Some(&url), &[]), "x", &url, &tag, bench.root.path()).await;
         assert_eq!(found.unwrap(), commit);
     }
-    let error = again(&bench, &up.source(Wanted::Commit(tag_id))).await.unwrap_err();
+    let error = reclone(&bench, &up.source(Wanted::Commit(tag_id))).await.unwrap_err();
     assert_eq!(error.class, Class::Usage);
     assert!(error.to_string().contains(&commit), "{error}");
 }
 
-/// What is no commit is no fault of the machine, whoever names it: the manifest, the lock, a tag.
+/// An object that is not a commit is a usage error, whether manifest, lock or tag names it.
 #[tokio::test]
-async fn only_commits_are_sources() {
+async fn rejects_objects_that_are_not_commits() {
     let bench = Bench::new();
     let up = two_files(&bench).await;
     let commit = up.git(&["rev-parse", "HEAD"]).await;
@@ -261,7 +262,7 @@ async fn only_commits_are_sources() {
     };
     for (wanted, name, words) in table {
         for error in [
-            again(&bench, &up.source(wanted.clone())).await.unwrap_err(),
+            reclone(&bench, &up.source(wanted.clone())).await.unwrap_err(),
             verified(wanted.clone()).await.unwrap_err(),
         ] {
             assert_eq!(error.class, Class::Usage, "{wanted:?}: {error}");
@@ -270,18 +271,18 @@ async fn only_commits_are_sources() {
         }
     }
     for wanted in [tag("of-commit"), tag("over-commit"), id(&commit), on(&commit)] {
-        assert_eq!(again(&bench, &up.source(wanted.clone())).await.unwrap().commit, commit, "{wanted:?}");
+        assert_eq!(reclone(&bench, &up.source(wanted.clone())).await.unwrap().commit, commit, "{wanted:?}");
         assert_eq!(verified(wanted.clone()).await.unwrap(), commit, "{wanted:?}");
     }
-    // The same by the lock.
+    // The lock names the commit.
     let locked = GitSource { locked: Some(blob.clone()), ..up.source(branch("main")) };
-    let error = again(&bench, &locked).await.unwrap_err();
+    let error = reclone(&bench, &locked).await.unwrap_err();
     assert_eq!((error.class, error.hint.unwrap().contains("lock --update x")), (Class::Usage, true));
 }
 
-/// A server that leaves files out when it is asked to, as most do.
+/// A server that supports `--filter`, as most do.
 #[tokio::test]
-async fn a_commit_is_verified_without_its_files() {
+async fn verify_fetches_no_files() {
     let bench = Bench::new();
     let up = two_files(&bench).await;
     let older = up.git(&["rev-parse", "HEAD"]).await;
@@ -292,10 +293,10 @@ async fn a_commit_is_verified_without_its_files() {
     let on_main = Wanted::CommitOnBranch { commit: older.clone(), branch: "main".into() };
     for wanted in [Wanted::Commit(older.clone()), Wanted::Tag("v1".into()), on_main] {
         let (source, scratch) = (up.source(wanted.clone()), tempfile::tempdir_in(bench.root.path()).unwrap());
-        let place = scratch.path().join("x");
+        let dir = scratch.path().join("x");
         let git = bench.git(Some(&source.url), &[]);
-        assert_eq!(verify(&git, &place, "x", &source).await.unwrap(), older, "{wanted:?}");
-        let objects = git.local(&place, ["cat-file", "--batch-all-objects", "--batch-check"]).await.unwrap();
+        assert_eq!(verify(&git, &dir, "x", &source).await.unwrap(), older, "{wanted:?}");
+        let objects = git.local(&dir, ["cat-file", "--batch-all-objects", "--batch-check"]).await.unwrap();
         assert!(!objects.contains(" tree ") && !objects.contains(" blob "), "{wanted:?}: {objects}");
     }
     let (source, scratch) =
@@ -306,18 +307,18 @@ async fn a_commit_is_verified_without_its_files() {
 }
 
 #[tokio::test]
-async fn a_branch_that_is_not_there_is_the_manifests_fault() {
+async fn missing_branch_is_a_usage_error_with_similar_names() {
     let bench = Bench::new();
     let up = bench.upstream("up/poky", &[("a", "")]).await;
     up.git(&["branch", "scarthgap"]).await;
     up.git(&["tag", "yocto-5.0"]).await;
     for (wanted, key, hint) in [
-        (branch("scarthgab"), "`repos.x.branch`", "near branches there: scarthgap"),
-        (Wanted::Tag("yocto-5.1".into()), "`repos.x.tag`", "near tags there: yocto-5.0"),
-        (branch("wrynose"), "`repos.x.branch`", "ends with walnascar"),
+        (branch("scarthgab"), "`repos.x.branch`", "similar branches: scarthgap"),
+        (Wanted::Tag("yocto-5.1".into()), "`repos.x.tag`", "similar tags: yocto-5.0"),
+        (branch("wrynose"), "`repos.x.branch`", "walnascar is the last release"),
     ] {
         let url = up.url();
-        let by_fetch = again(&bench, &up.source(wanted.clone())).await.unwrap_err();
+        let by_fetch = reclone(&bench, &up.source(wanted.clone())).await.unwrap_err();
         let by_lock = resolve(&bench.git(Some(&url), &[]), "x", &url, &wanted, bench.root.path()).await;
         for error in [by_fetch, by_lock.unwrap_err()] {
             assert_eq!(error.class, Class::Usage, "{error}");
@@ -325,37 +326,37 @@ async fn a_branch_that_is_not_there_is_the_manifests_fault() {
             assert!(error.hint.as_ref().unwrap().contains(hint), "{error}");
         }
     }
-    let typo = again(&bench, &up.source(Wanted::Commit("abc1234".into()))).await.unwrap_err();
+    let typo = reclone(&bench, &up.source(Wanted::Commit("abc1234".into()))).await.unwrap_err();
     assert_eq!(typo.class, Class::Usage);
     let two = GitSource { locked: Some("1".repeat(40)), ..up.source(Wanted::Commit("2".repeat(40))) };
-    assert!(again(&bench, &two).await.unwrap_err().hint.unwrap().contains("lock --update x"));
+    assert!(reclone(&bench, &two).await.unwrap_err().hint.unwrap().contains("lock --update x"));
 }
 
 #[tokio::test]
-async fn odd_names_links_and_line_ends_arrive_as_they_are() {
+async fn clones_unusual_names_links_and_line_endings_unchanged() {
     let bench = Bench::new();
     let files = [
         ("with\nnewline", "1"),
         ("\"quoted\" $(name)", "2"),
         ("grün 日本", "3"),
-        // The repository says that this is text with plain line ends, and lies.
+        // The attributes declare this file as text, but it has CRLF line endings.
         ("dos.txt", "a\r\nb\r\n"),
     ];
     let up = bench.upstream("up", &files).await;
     write(&up.path.join(".gitattributes"), "*.txt text\n");
     std::os::unix::fs::symlink("/etc/passwd", up.path.join("link")).unwrap();
-    // `update-index` takes the file as it is; `add` would mend its line ends.
+    // `update-index` stores the file unchanged; `add` would convert its line endings.
     up.git(&["update-index", "--add", "link", ".gitattributes"]).await;
     up.git(&["commit", "-q", "-m", "attributes"]).await;
     let source = up.source(branch("main"));
-    get(&bench, &source).await.unwrap();
+    clone_into_empty(&bench, &source).await.unwrap();
     for (name, text) in files {
-        assert_eq!(fs::read_to_string(place(&bench).join(name)).unwrap(), text, "{name:?}");
+        assert_eq!(fs::read_to_string(clone_dir(&bench).join(name)).unwrap(), text, "{name:?}");
     }
-    assert_eq!(fs::read_link(place(&bench).join("link")).unwrap(), Path::new("/etc/passwd"));
+    assert_eq!(fs::read_link(clone_dir(&bench).join("link")).unwrap(), Path::new("/etc/passwd"));
 }
 
-/// Answers every request with this status; gives the heads of the requests.
+/// Answers every request with this status, and sends the request headers to the receiver.
 async fn server(status: &'static str) -> (Url, tokio::sync::mpsc::UnboundedReceiver<String>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://me:s3cret@{}/r", listener.local_addr().unwrap());
@@ -373,7 +374,7 @@ async fn server(status: &'static str) -> (Url, tokio::sync::mpsc::UnboundedRecei
 }
 
 #[tokio::test]
-async fn only_what_may_pass_is_tried_again_and_credentials_go_to_the_server_alone() {
+async fn retries_only_transient_failures_and_hides_credentials() {
     for (status, class, tries) in [
         ("503 Service Unavailable", Class::Upstream, 3),
         ("429 Too Many Requests", Class::Upstream, 3),
@@ -384,7 +385,7 @@ async fn only_what_may_pass_is_tried_again_and_credentials_go_to_the_server_alon
         let bench = Bench::new();
         let (url, mut requests) = server(status).await;
         let source = GitSource { url, wanted: branch("main"), locked: None };
-        let error = get(&bench, &source).await.unwrap_err();
+        let error = clone_into_empty(&bench, &source).await.unwrap_err();
         assert_eq!(error.class, class, "{error}");
         assert_eq!(bench.notices().await.len(), tries - 1, "{status}: {:?}", bench.notices().await);
         let mut heard = 0;
@@ -404,16 +405,16 @@ async fn only_what_may_pass_is_tried_again_and_credentials_go_to_the_server_alon
 }
 
 #[tokio::test]
-async fn a_cancelled_job_says_so() {
+async fn cancelled_clone_has_class_cancelled() {
     let bench = Bench::new();
     let up = two_files(&bench).await;
     bench.runner.interrupt.signal();
-    let error = get(&bench, &up.source(branch("main"))).await.unwrap_err();
+    let error = clone_into_empty(&bench, &up.source(branch("main"))).await.unwrap_err();
     assert_eq!(error.class, Class::Cancelled, "{error}");
 }
 
 #[tokio::test]
-async fn a_local_work_tree_is_told_and_not_touched() {
+async fn inspects_a_local_work_tree_without_writing() {
     let bench = Bench::new();
     let up = bench.upstream("up", &[("a", "1\n"), ("sub/b", "1\n")]).await;
     let commit = up.git(&["rev-parse", "HEAD"]).await;
@@ -422,7 +423,7 @@ async fn a_local_work_tree_is_told_and_not_touched() {
 
     let index = fs::read(up.path.join(".git/index")).unwrap();
     write(&up.path.join("build-agent-out/result.json"), "{}");
-    // The same content at another time: `status` would like to note that in the index.
+    // The same content with another time: `status` would normally update the index.
     write(&up.path.join("a"), "1\n");
     let clean = look(&up.path).await;
     assert_eq!((clean.commit.as_deref(), clean.branch.as_deref()), (Some(commit.as_str()), Some("main")));
@@ -436,7 +437,7 @@ async fn a_local_work_tree_is_told_and_not_touched() {
     write(&up.path.join("sub/new\nline"), "");
     assert!(look(&up.path.join("sub")).await.dirty);
 
-    // Inside the work tree, but not in the repository.
+    // Inside the work tree, but not tracked.
     write(&up.path.join("other/x"), "");
     assert_eq!(look(&up.path.join("other")).await.commit, None);
     up.git(&["checkout", "-q", "--detach"]).await;
@@ -448,9 +449,9 @@ async fn a_local_work_tree_is_told_and_not_touched() {
     assert!(look(&up.path).await.trouble.is_some());
 }
 
-/// Filters are commands; whoever owns a repository must not choose what root runs.
+/// Filters are commands, and the owner of a repository must not choose what root runs.
 #[tokio::test]
-async fn commands_of_a_repository_run_as_its_owner_if_at_all() {
+async fn runs_filters_of_a_repository_only_as_its_owner() {
     let bench = Bench::new();
     let up = bench.upstream("up", &[("a", "1\n"), (".gitattributes", "* filter=x\n")]).await;
     let commit = up.git(&["rev-parse", "HEAD"]).await;
@@ -475,12 +476,12 @@ async fn commands_of_a_repository_run_as_its_owner_if_at_all() {
 }
 
 #[tokio::test]
-async fn a_branch_that_is_a_tag_and_the_other_way_round() {
+async fn suggests_tag_for_branch_and_branch_for_tag() {
     let bench = Bench::new();
     let up = two_files(&bench).await;
     up.git(&["tag", "v1"]).await;
-    let error = again(&bench, &up.source(branch("v1"))).await.unwrap_err();
-    assert_eq!(error.hint.unwrap(), "it is a tag there: write `tag = …`");
-    let error = again(&bench, &up.source(Wanted::Tag("main".into()))).await.unwrap_err();
-    assert_eq!(error.hint.unwrap(), "it is a branch there: write `branch = …`");
+    let error = reclone(&bench, &up.source(branch("v1"))).await.unwrap_err();
+    assert_eq!(error.hint.unwrap(), "it is a tag: write `tag = …`");
+    let error = reclone(&bench, &up.source(Wanted::Tag("main".into()))).await.unwrap_err();
+    assert_eq!(error.hint.unwrap(), "it is a branch: write `branch = …`");
 }

@@ -1,5 +1,4 @@
-//! What a work tree that belongs to somebody else is: its commit, its branch, whether it is changed.
-//! Nothing in it is written.
+//! Inspects a work tree of another user: its commit, its branch, and whether it has changes. Never writes to it.
 
 use std::path::{Path, PathBuf};
 
@@ -11,45 +10,45 @@ use super::failure::Failure;
 use super::lfs::lfs_pointers;
 use super::program::Git;
 
-/// What git says of a local directory.
+/// The state of a local directory in git.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WorkTree {
-    /// `None`: no git work tree, or one without a commit, or git could not tell (`trouble`).
+    /// `None`: not a git work tree, no commit yet, or git failed (`trouble`).
     pub commit: Option<String>,
     /// `None` for a detached HEAD.
     pub branch: Option<String>,
     /// Uncommitted changes or new files in the directory.
     pub dirty: bool,
-    /// Files of Git LFS that are not there themselves.
+    /// Git LFS files of which only the pointer exists.
     pub lfs_pointers: Vec<String>,
-    /// Git's words when it could not tell.
+    /// Git's message, if it failed.
     pub trouble: Option<String>,
 }
 
-/// Looks at a directory inside or at the top of a work tree. Changes below `besides` (the agent's
-/// own output) do not count. `reader` looks in the place of the agent or the owner.
+/// Inspects a directory inside or at the top of a work tree. Changes below `ignored` (the agent's own output)
+/// do not count. Git runs as `reader` instead of the owner, if it is set.
 ///
 /// # Errors
-/// When git cannot be started, or the job was stopped. What git cannot tell is no error.
+/// If git cannot start, or the job is stopped. A failure of git is not an error; see [`WorkTree::trouble`].
 pub async fn inspect(
     runner: &Runner,
     label: &str,
     directory: &Path,
-    besides: &[PathBuf],
+    ignored: &[PathBuf],
     reader: Option<&User>,
 ) -> Result<WorkTree> {
-    // Git compares resolved paths; older ones the path as it was given.
+    // Git compares resolved paths; older versions compare the path as given.
     let real = fs_err::canonicalize(directory)?;
     let Some(top) = top_of(&real) else { return Ok(WorkTree::default()) };
     let mut safe = vec![top.clone(), real.clone(), directory.to_path_buf()];
     safe.dedup();
-    let git = Git::to_look_at(runner, label, &top, &safe, reader)?;
-    match look(&git, &top, &real, besides).await {
+    let git = Git::for_inspection(runner, label, &top, &safe, reader)?;
+    match look(&git, &top, &real, ignored).await {
         Ok(tree) => Ok(tree),
         Err(failure @ Failure::Git { .. }) => {
             Ok(WorkTree { trouble: Some(failure.brief()), ..WorkTree::default() })
         }
-        // The owner may not get to where root can.
+        // The owner may have no access to a directory that root can read.
         Err(Failure::Error(error)) if error.class == Class::Machine => {
             Ok(WorkTree { trouble: Some(error.message), ..WorkTree::default() })
         }
@@ -57,11 +56,11 @@ pub async fn inspect(
     }
 }
 
-async fn look(git: &Git<'_>, top: &Path, directory: &Path, besides: &[PathBuf]) -> Result<WorkTree, Failure> {
-    // Fails with git's words where the repository is broken or not to be trusted.
+async fn look(git: &Git<'_>, top: &Path, directory: &Path, ignored: &[PathBuf]) -> Result<WorkTree, Failure> {
+    // Fails with git's message if the repository is corrupt or not safe.
     git.local(directory, ["rev-parse", "--git-dir"]).await?;
-    // A directory that the enclosing repository does not know has nothing to do with its commits.
-    if directory != top && !git.agrees(directory, ["rev-parse", "--verify", "--quiet", "HEAD:./"]).await? {
+    // A directory that is not in the enclosing repository does not belong to its commits.
+    if directory != top && !git.succeeds(directory, ["rev-parse", "--verify", "--quiet", "HEAD:./"]).await? {
         return Ok(WorkTree::default());
     }
     let head = match git.local(directory, ["rev-parse", "--verify", "--quiet", "HEAD^{commit}"]).await {
@@ -74,7 +73,7 @@ async fn look(git: &Git<'_>, top: &Path, directory: &Path, besides: &[PathBuf]) 
         Err(Failure::Git { .. }) => None,
         Err(error) => return Err(error),
     };
-    // Git runs in submodules without our `safe.directory`; their commit is enough.
+    // Git runs in submodules without our `safe.directory`, so only their commit is compared.
     let args = [
         "status",
         "--porcelain",
@@ -84,18 +83,18 @@ async fn look(git: &Git<'_>, top: &Path, directory: &Path, besides: &[PathBuf]) 
         "--ignore-submodules=dirty",
     ];
     let status = git.local(directory, [&args[..], &["--", "."]].concat()).await?;
-    let besides: Vec<PathBuf> =
-        besides.iter().map(|path| fs_err::canonicalize(path).unwrap_or_else(|_| path.clone())).collect();
+    let ignored: Vec<PathBuf> =
+        ignored.iter().map(|path| fs_err::canonicalize(path).unwrap_or_else(|_| path.clone())).collect();
     let counts = |entry: &Entry| {
         let path = top.join(entry.path.trim_end_matches('/'));
-        !besides.iter().any(|own| path.starts_with(own))
+        !ignored.iter().any(|own| path.starts_with(own))
     };
     let dirty = entries(&status).iter().any(counts);
     let lfs_pointers = lfs_pointers(git, directory).await?;
     Ok(WorkTree { commit: head, branch, dirty, lfs_pointers, trouble: None })
 }
 
-/// The nearest directory upwards that holds `.git`.
+/// The nearest ancestor that contains `.git`.
 fn top_of(directory: &Path) -> Option<PathBuf> {
     directory.ancestors().find(|path| path.join(".git").exists()).map(Path::to_path_buf)
 }
@@ -109,8 +108,8 @@ pub struct Entry {
     pub path: String,
 }
 
-/// Reads `git status --porcelain -z --no-renames`. Names are as they are, also with newlines and
-/// quotes. Standard error may stand before an entry (`warning: …`), because both come as one stream.
+/// Parses `git status --porcelain -z --no-renames`. Names are not escaped, even with newlines and quotes.
+/// Standard error (`warning: …`) may come before an entry, because both are one stream.
 pub fn entries(status: &str) -> Vec<Entry> {
     status.split('\0').filter_map(entry).collect()
 }
@@ -132,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn status_is_read_whatever_the_names_are() {
+    fn parses_status_with_unusual_names() {
         let table: [(&str, &[(&str, &str)]); 7] = [
             ("", &[]),
             ("\n", &[]),

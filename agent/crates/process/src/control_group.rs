@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getpid};
 
 use super::processes::Process;
-use agent_fs::remove::directory_at;
+use agent_fs::dir::DirHandle;
 
 /// The kernel freezes within milliseconds, unless a process waits for a disk or a file server.
 const FROZEN: Duration = Duration::from_millis(500);
@@ -137,7 +137,7 @@ impl Group {
         let (Some(parent), Some(name)) = (self.directory.parent(), self.directory.file_name()) else {
             return false;
         };
-        std::fs::File::open(parent).and_then(|parent| directory_at(&parent, name)).is_ok()
+        DirHandle::open(parent).and_then(|parent| parent.remove_dir(name)).is_ok()
     }
 }
 

@@ -13,11 +13,12 @@ use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use nix::fcntl::OFlag;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid, getpid};
 use tokio::task::{spawn_blocking, yield_now};
 use tokio::time::{Instant, sleep};
+
+use agent_fs::read::NO_FOLLOW;
 
 use super::control_group;
 use super::kill_report::{self, KillReport};
@@ -58,7 +59,7 @@ pub(super) fn runs_as(uid: u32, gid: u32) {
         // Only root can write there.
         let path = format!("/run/build-agent-{uid}.lock");
         let mut options = File::options();
-        options.write(true).create(true).truncate(false).mode(0o600).custom_flags(OFlag::O_NOFOLLOW.bits());
+        options.write(true).create(true).truncate(false).mode(0o600).custom_flags(NO_FOLLOW);
         let lock = options.open(path).ok().filter(|lock| lock.lock_shared().is_ok());
         Known { gid, lock }
     });

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use tokio::time::timeout;
+use tracing::Instrument;
+use tracing::field::Empty;
 
 use agent_types::error::{Error, Result};
 use agent_types::events::{Emitter, EventKind};
@@ -137,23 +139,30 @@ impl Runner {
         if let Some(why) = self.interrupt.state() {
             return Ok(self.not_started(number, argv, log, why).await);
         }
+        let span = tracing::info_span!(
+            "command", number, ?argv, cwd = %command.cwd.display(), log = %log.path.display(),
+            user = command.user.as_ref().map(|user| &*user.name), pid = Empty, exit = Empty, bytes = Empty
+        );
         let started = Instant::now();
-        let spawned = spawn(&command, number).inspect_err(|_| {
+        let spawned = spawn(&command, number).inspect_err(|error| {
+            span.record("exit", tracing::field::display(error));
             // Nothing will ever be in it; that it stays behind would do no harm.
             let _ = agent_fs::remove::remove_file(&log.path, &self.logs);
         })?;
+        span.record("pid", spawned.running.group);
         self.started(number, &argv, &log).await;
         let mut output = Output::new(log, &self.redactor);
         output.tell_trouble(&self.events).await;
         let name = self.redactor.redact(&command.name(&argv)).into_owned();
         let job = Job { runner: self, name, command: &command, times };
-        let ended = job.supervise(spawned, &mut output, lines).await;
+        let ended = job.supervise(spawned, &mut output, lines).instrument(span.clone()).await;
         output.finish(lines, &self.events).await;
         let (word, at) = match &ended {
             Ok((end, at)) => (end.to_string(), *at),
             Err(_) => ("lost".into(), Instant::now()),
         };
         let elapsed = at.duration_since(started);
+        span.record("exit", &*word).record("bytes", output.bytes);
         self.finished(number, word, elapsed, &output).await;
         let (end, _) = ended?;
         Ok(CommandOutcome {

@@ -3,7 +3,6 @@
 use std::ffi::OsStr;
 use std::io::ErrorKind;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -12,6 +11,7 @@ use nix::sys::stat::fstat;
 use tokio::net::unix::pipe;
 use tokio::process::Child;
 
+use agent_fs::access::{Barrier, Credentials, Permission};
 use agent_types::error::{Error, Result};
 
 use super::forkers;
@@ -100,9 +100,9 @@ pub(super) fn explain(command: &Command, program: &OsStr, error: std::io::Error)
             (None, Some(path)) => format!("no such program in PATH={}; install it", path.to_string_lossy()),
             (None, None) => "no such program, and the command has no PATH".into(),
         },
-        ErrorKind::PermissionDenied => match closed_to(command.user.as_ref(), &command.cwd) {
+        ErrorKind::PermissionDenied => match barrier(command.user.as_ref(), &command.cwd) {
             Some(closed) => {
-                format!("{} lets {} not in: change its mode or owner", closed.display(), who(command))
+                format!("{} lets {} not in: change its mode or owner", closed.path.display(), who(command))
             }
             None => format!("`{name}` may not be executed by {}", who(command)),
         },
@@ -125,23 +125,8 @@ fn resolve(program: &OsStr, path: Option<&OsStr>) -> Option<PathBuf> {
     std::env::split_paths(path?).map(|directory| directory.join(program)).find(|program| program.exists())
 }
 
-/// The first directory on the way to `path` that does not let the user in, by its mode.
-fn closed_to(user: Option<&User>, path: &Path) -> Option<PathBuf> {
-    let (uid, gid) = match user {
-        Some(user) => (user.uid, user.gid),
-        None => (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw()),
-    };
-    let is_closed = |directory: &&Path| {
-        let Ok(metadata) = std::fs::metadata(directory) else { return true };
-        let mode = metadata.permissions().mode();
-        let enter = match (metadata.uid() == uid, metadata.gid() == gid) {
-            (true, _) => 0o100,
-            (false, true) => 0o010,
-            (false, false) => 0o001,
-        };
-        uid != 0 && mode & enter == 0
-    };
-    let mut way: Vec<&Path> = path.ancestors().collect();
-    way.reverse();
-    way.iter().find(|directory| is_closed(directory)).map(|directory| directory.to_path_buf())
+/// What keeps the user from entering the directory.
+fn barrier(user: Option<&User>, directory: &Path) -> Option<Barrier> {
+    let who = user.map_or_else(Credentials::own, |user| Credentials::of(user.uid, user.gid));
+    who.barrier(directory, Permission::EXECUTE)
 }

@@ -1,11 +1,11 @@
-//! Which files of a build are artifacts, and where they go.
+//! Describes which files of a build are artifacts, and where they are published.
 
 use std::path::PathBuf;
 
-/// Where artifacts go.
+/// Where artifacts are published.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Destination {
-    /// Absolute.
+    /// An absolute path.
     Directory(PathBuf),
     S3 {
         bucket: String,
@@ -18,6 +18,6 @@ pub struct ArtifactRule {
     /// A glob relative to the build directory.
     pub include: String,
     pub exclude: Vec<String>,
-    /// A required rule that matches nothing is a failure.
+    /// A required rule without a match is a failure.
     pub required: bool,
 }

@@ -1,6 +1,6 @@
-//! Mistakes in what people write.
+//! Diagnostics for values that users write.
 
-/// What is wrong with one value, wherever it was written. `hint` says what to do.
+/// What is wrong with one value, whatever its source. `hint` says what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
     pub message: String,

@@ -1,4 +1,4 @@
-//! What the agent or the machine could not do. Never the verdict on a layer: that is an
+//! Errors of the agent or the machine. A failing layer is not an error but an
 //! [`Outcome`](crate::outcome::Outcome).
 
 use std::fmt;
@@ -9,21 +9,21 @@ use crate::outcome::ExitStatus;
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Whose fault it is; decides the exit status.
+/// The cause of an error; decides the exit status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Class {
-    /// The manifest or the command line.
+    /// The manifest or the command line is wrong.
     Usage,
-    /// This machine: user, tools, locale, disk, permissions.
+    /// This machine is not ready: user, tools, locale, disk, permissions.
     Machine,
-    /// A git server, a mirror, AWS.
+    /// A git server, a mirror or AWS failed.
     Upstream,
-    /// The time that the job may take.
+    /// The job's time limit was reached.
     OutOfTime,
-    /// The agent: broken, or its sources of truth contradict one another.
+    /// The agent has a bug, or its data is inconsistent.
     Internal,
-    /// A signal.
+    /// A signal stopped it.
     Cancelled,
 }
 
@@ -40,10 +40,10 @@ impl Class {
     }
 }
 
-/// An error with what happened, why, and what to do next.
+/// An error: what happened, why, and what to do next.
 ///
-/// `message` is a lower-case fragment that names the path, command or key; `causes` are the errors
-/// below it, outermost first; `hint` is one sentence on what to do.
+/// `message` is a lower-case fragment that names the path, command or key. `causes` are the underlying
+/// errors, outermost first. `hint` is one sentence about what to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Error {
     pub class: Class,
@@ -75,12 +75,12 @@ impl Error {
         Error::new(Class::Internal, message)
     }
 
-    /// Adds the cause and all causes below it.
+    /// Adds the cause and all its sources.
     pub fn because(mut self, cause: &(dyn std::error::Error + 'static)) -> Error {
         let mut next = Some(cause);
         while let Some(cause) = next {
             let text = cause.to_string();
-            // Many crates repeat the source in their own text; once is enough.
+            // Many crates repeat the source in their message; show it once.
             if self.causes.last().is_none_or(|last| !last.contains(&text)) {
                 self.causes.push(text);
             }
@@ -110,7 +110,7 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// Files: `fs_err` puts the path into the message, so the machine is to blame and the text is enough.
+/// I/O errors are errors of the machine; `fs_err` has put the path into the message.
 impl From<std::io::Error> for Error {
     fn from(error: std::io::Error) -> Error {
         let error_ref: &(dyn std::error::Error + 'static) = &error;
@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn causes_come_once_each_and_the_hint_last() {
+    fn shows_each_cause_once_and_the_hint_last() {
         let io = std::io::Error::other("disk on fire");
         let error = Error::machine("cannot write `/x`").because(&io).because(&io).hint("buy a disk");
         assert_eq!(error.to_string(), "cannot write `/x`\n  because: disk on fire\n  hint: buy a disk");

@@ -1,4 +1,4 @@
-//! The one vocabulary in which stages tell what happens.
+//! The one vocabulary in which stages tell what happens. How the agent does it is told with `tracing`.
 //!
 //! Stages emit [`EventKind`] on an [`Emitter`]; listeners (console, `events.jsonl`, the fold behind all
 //! reports) see the same [`Event`]s in the same order. A stage never formats a report; a listener

@@ -1,6 +1,6 @@
-//! The words that all parts of the agent share: serde types and pure functions.
+//! Types and pure functions that all crates of the agent share.
 
-#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))] // they panic when nobody can read
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))] // they panic if the reader is gone
 
 pub mod artifact;
 pub mod diagnostic;

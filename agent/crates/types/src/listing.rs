@@ -1,9 +1,9 @@
-//! A long list in a text for people: its beginning, and how many more there are.
+//! Shortens a long list for people: the first entries, and the number of the others.
 
-/// Entries that a text shows.
+/// Maximum number of shown entries.
 pub const SHOWN: usize = 20;
 
-/// The first entries, and the count of the rest; `result.json` has all of them as findings.
+/// The first entries and the number of the others. `result.json` has all of them as findings.
 pub fn shown(mut entries: Vec<String>) -> Vec<String> {
     if let Some(rest) = entries.len().checked_sub(SHOWN).filter(|rest| *rest > 0) {
         entries.truncate(SHOWN);
@@ -12,7 +12,7 @@ pub fn shown(mut entries: Vec<String>) -> Vec<String> {
     entries
 }
 
-/// Stands for entries that are not shown.
+/// The line in place of entries that are not shown.
 pub fn more(rest: usize) -> String {
     format!("… and {rest} more; result.json lists all of them")
 }
@@ -22,7 +22,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rest_is_counted() {
+    fn counts_entries_that_are_not_shown() {
         let list = |length: usize| (0..length).map(|n| n.to_string()).collect::<Vec<_>>();
         assert_eq!(shown(list(SHOWN)), list(SHOWN));
         let long = shown(list(SHOWN + 3));

@@ -1,25 +1,25 @@
-//! What became of a unit of work, and what the process says about it when it ends.
+//! The outcome of a unit of work, and the exit status of the process.
 //!
-//! A failing layer is an [`Outcome`]; what the agent or the machine could not do is an
-//! [`Error`](crate::error::Error). The two never mix: they have different exit statuses.
+//! A failing layer is an [`Outcome`]. A failure of the agent or the machine is an
+//! [`Error`](crate::error::Error). They have different exit statuses.
 
 use serde::{Deserialize, Serialize};
 
-/// The outcome of a stage, a check, a target or a test case. All but `Passed` say why.
+/// The outcome of a stage, a check, a target or a test case. All except `Passed` have a reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "outcome", content = "reason", rename_all = "kebab-case")]
 pub enum Outcome {
-    /// It ran and proved what it had to prove.
+    /// It ran, and the checks passed.
     Passed,
-    /// It ran and the layer, the build or the test is at fault.
+    /// It ran, and the layer, the build or the test failed.
     Failed(String),
-    /// It was left out on purpose.
+    /// It was skipped on purpose.
     Skipped(String),
-    /// It should have run and did not; never counts as a success.
+    /// It should have run but did not; never counts as a success.
     NotRun(String),
-    /// A limit ended it.
+    /// A time limit stopped it.
     TimedOut(String),
-    /// A signal ended it.
+    /// A signal stopped it.
     Cancelled(String),
 }
 
@@ -47,20 +47,20 @@ impl Outcome {
         }
     }
 
-    /// Whether later work may build on it: passed, or left out on purpose.
+    /// Whether later stages may depend on it: passed, or skipped on purpose.
     pub fn is_success(&self) -> bool {
         matches!(self, Outcome::Passed | Outcome::Skipped(_))
     }
 
-    /// Whether the agent ended it before it came to its own end. What that means for the whole, the whole says.
+    /// Whether the agent stopped it before it ended on its own.
     pub fn was_stopped(&self) -> bool {
         matches!(self, Outcome::TimedOut(_) | Outcome::Cancelled(_))
     }
 
-    /// The outcome that decides for a group, the gravest one. `None` for an empty group: the caller
-    /// has to say what "nothing happened" means, because it is never a pass.
+    /// The worst outcome of a group. `None` for an empty group: the caller decides what an empty group means,
+    /// because it is never a pass.
     pub fn worst<'a>(outcomes: impl IntoIterator<Item = &'a Outcome>) -> Option<&'a Outcome> {
-        // The first among equals: its reason is the one that people should read first.
+        // Of equally bad outcomes the first wins: its reason should be read first.
         outcomes.into_iter().fold(None, |worst, one| match worst {
             Some(w) if w.gravity() >= one.gravity() => Some(w),
             _ => Some(one),
@@ -79,25 +79,25 @@ impl Outcome {
     }
 }
 
-/// The exit status of the program: the one place that assigns the numbers.
+/// The exit status of the program. This is the only place that assigns the numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ExitStatus {
-    /// 0: everything that was asked for ran and passed.
+    /// 0: everything that was requested ran and passed.
     Passed,
     /// 1: a check, build or test failed.
     Failed,
-    /// 2: the manifest or the command line is wrong; nothing was run.
+    /// 2: the manifest or the command line is wrong; nothing ran.
     Usage,
-    /// 3: this machine is not fit (user, tools, locale, disk, another job in the same place).
+    /// 3: this machine is not ready (user, tools, locale, disk, another job in the same directory).
     Machine,
     /// 4: something upstream (git, mirror, AWS) was not reachable.
     Upstream,
-    /// 5: ran out of time; the work so far is saved.
+    /// 5: the time limit was reached; results so far are saved.
     OutOfTime,
-    /// 70: the agent contradicts itself or broke (`EX_SOFTWARE` of sysexits.h).
+    /// 70: internal error of the agent (`EX_SOFTWARE` of sysexits.h).
     Internal,
-    /// 130: cancelled by a signal (128 + SIGINT, as shells have it).
+    /// 130: cancelled by a signal (128 + SIGINT, as in shells).
     Cancelled,
 }
 
@@ -126,21 +126,21 @@ impl ExitStatus {
         }
     }
 
-    /// One line for `--help` and the README.
+    /// The description for `--help` and the README.
     pub const fn meaning(self) -> &'static str {
         match self {
             ExitStatus::Passed => "passed",
             ExitStatus::Failed => "a check, build or test failed",
-            ExitStatus::Usage => "manifest or usage",
-            ExitStatus::Machine => "machine not fit",
+            ExitStatus::Usage => "invalid manifest or command line",
+            ExitStatus::Machine => "machine not ready (see `build-agent doctor`)",
             ExitStatus::Upstream => "upstream (git, mirror, AWS) not reachable",
-            ExitStatus::OutOfTime => "ran out of time, work so far is saved",
-            ExitStatus::Internal => "the agent contradicts itself or broke",
+            ExitStatus::OutOfTime => "time limit reached, results so far are saved",
+            ExitStatus::Internal => "internal error of the agent",
             ExitStatus::Cancelled => "cancelled",
         }
     }
 
-    /// The status that a job with this outcome ends with, when no error interfered.
+    /// The exit status of a job with this outcome, if no error occurred.
     pub fn of(outcome: &Outcome) -> ExitStatus {
         match outcome {
             Outcome::Passed | Outcome::Skipped(_) => ExitStatus::Passed,
@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_gravest_outcome_decides() {
+    fn worst_outcome_decides() {
         let failed = Outcome::Failed("first".into());
         let table: [(&[Outcome], Option<Outcome>); 5] = [
             (&[], None),
@@ -181,14 +181,14 @@ mod tests {
     }
 
     #[test]
-    fn an_outcome_is_a_word_and_a_reason_in_json() {
+    fn serializes_outcome_and_reason() {
         let json = serde_json::to_string(&Outcome::NotRun("no machines".into())).unwrap();
         assert_eq!(json, r#"{"outcome":"not-run","reason":"no machines"}"#);
         assert_eq!(serde_json::to_string(&Outcome::Passed).unwrap(), r#"{"outcome":"passed"}"#);
     }
 
     #[test]
-    fn exit_codes_differ() {
+    fn exit_codes_are_unique() {
         let mut codes = ExitStatus::ALL.map(ExitStatus::code).to_vec();
         codes.dedup();
         assert_eq!(codes.len(), ExitStatus::ALL.len());

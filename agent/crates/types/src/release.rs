@@ -1,14 +1,14 @@
-//! The one table of Yocto releases: what a code name means for the agent.
+//! The table of supported Yocto releases.
 //!
 //! Sources: `bitbake/lib/bb/__init__.py` (version), `meta/classes*/sstate.bbclass`
 //! (`SSTATE_VERSION`), `meta/conf/layer.conf` (`LAYERSERIES_CORENAMES`) of each release branch.
 
-/// How overrides are written in configuration files.
+/// Syntax of overrides in configuration files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OverrideSyntax {
     /// `VAR_append`, `VAR_pn-x`: dunfell to hardknott.
     Underscore,
-    /// `VAR:append`, `VAR:pn-x`: honister and later, where the old form is fatal.
+    /// `VAR:append`, `VAR:pn-x`: honister and later, which reject the old form.
     Colon,
 }
 
@@ -21,12 +21,12 @@ impl OverrideSyntax {
     }
 }
 
-/// Where BitBake and OE-Core come from.
+/// The repositories that contain BitBake and OE-Core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sources {
     /// The combined `poky` repository has a branch of the release's name.
     Poky,
-    /// `bitbake` (with a branch of its own name), `openembedded-core` and `meta-yocto`.
+    /// `bitbake` (whose branches have other names), `openembedded-core` and `meta-yocto`.
     Separate { bitbake_branch: &'static str },
 }
 
@@ -35,11 +35,11 @@ pub enum Sources {
 pub struct Release {
     /// The code name, which is also the branch of OE-Core and of most layers.
     pub name: &'static str,
-    /// `5.0`; `master` has the number it is heading for.
+    /// `5.0`; `master` has the number of the next release.
     pub version: &'static str,
     /// The series that its OE-Core names in `LAYERSERIES_CORENAMES`.
     pub series: &'static [&'static str],
-    /// The BitBake version that it came with; the tree at hand decides (`bb.__version__`).
+    /// The BitBake version of its first release; the tree in use may be newer (`bb.__version__`).
     pub bitbake: &'static str,
     pub overrides: OverrideSyntax,
     pub sources: Sources,
@@ -48,14 +48,14 @@ pub struct Release {
 }
 
 impl Release {
-    /// The action of `BB_DISKMON_DIRS` that stops a build: renamed at kirkstone (BitBake 2.0).
+    /// The action of `BB_DISKMON_DIRS` that stops a build; it was renamed in kirkstone (BitBake 2.0).
     pub const fn disk_monitor_halt(&self) -> &'static str {
         if self.bitbake.as_bytes()[0] == b'1' { "ABORT" } else { "HALT" }
     }
 
-    /// The variable that lets environment variables through, by the BitBake version of the tree in
-    /// use (`bb.__version__`, e.g. `2.8.1`): the old name is an error from 2.0 on, the new one is
-    /// ignored before.
+    /// The variable that passes environment variables to BitBake, by the version of the tree in use
+    /// (`bb.__version__`, e.g. `2.8.1`). From 2.0 on the old name is an error; older versions ignore the new
+    /// name.
     pub fn environment_allow_list(bitbake_version: &str) -> &'static str {
         if bitbake_version.starts_with("1.") { "BB_ENV_EXTRAWHITE" } else { "BB_ENV_PASSTHROUGH_ADDITIONS" }
     }
@@ -65,12 +65,12 @@ impl Release {
         if self.sstate_version < 10 { ".tgz" } else { ".tar.zst" }
     }
 
-    /// The release of that code name.
+    /// Finds the release with this code name.
     pub fn find(name: &str) -> Option<&'static Release> {
         RELEASES.iter().find(|release| release.name == name)
     }
 
-    /// The newest one that is no development branch.
+    /// The newest release that is not a development branch.
     pub fn newest_stable() -> &'static Release {
         let [.., newest, _master] = &RELEASES;
         newest
@@ -106,7 +106,7 @@ const fn separate(
 
 use OverrideSyntax::{Colon, Underscore};
 
-/// Oldest first.
+/// All releases, oldest first.
 pub static RELEASES: [Release; 14] = [
     poky("dunfell", "3.1", &["dunfell"], "1.46", Underscore, 3),
     poky("gatesgarth", "3.2", &["gatesgarth"], "1.48", Underscore, 3),

@@ -1,15 +1,15 @@
-//! Makes text that others wrote harmless for a terminal and for a log service.
+//! Makes untrusted text safe for a terminal and for a log service.
 
 use std::borrow::Cow;
 
 use crate::secrets;
 use crate::truncate;
 
-/// The longest line that people are shown, in bytes.
+/// Maximum length of a shown line, in bytes.
 const LINE: usize = 600;
 
-/// One line of foreign text as it may be shown: no escape sequences, no control characters, no
-/// reordering, no command to the log's reader, and of bounded length.
+/// Makes one line of untrusted text safe: no escape sequences, no control characters, no text reordering, no
+/// commands to the log service, and a limited length.
 pub fn sanitize_line(line: &str) -> Cow<'_, str> {
     let mut text = sanitize(line);
     if text.len() > LINE {
@@ -18,10 +18,11 @@ pub fn sanitize_line(line: &str) -> Cow<'_, str> {
     text
 }
 
-/// [`sanitize_line`], but whole, for what people copy: paths, addresses, commands.
+/// Like [`sanitize_line`], but without a length limit, for text that users copy: paths, URLs, commands.
 pub fn sanitize(line: &str) -> Cow<'_, str> {
     let mut text = clean(line);
-    // GitHub Actions obeys lines that begin with `::`; its older form and others' stand anywhere.
+    // GitHub Actions obeys lines that begin with `::`; its older form and those of others may be anywhere in
+    // a line.
     if text.trim_start().starts_with("::") {
         text = text.replacen("::", ": :", 1).into();
     }
@@ -33,7 +34,7 @@ pub fn sanitize(line: &str) -> Cow<'_, str> {
     text
 }
 
-/// One line without what a terminal would act on. Line ends inside become spaces.
+/// Removes what a terminal would interpret. Line breaks inside become spaces.
 pub fn clean(line: &str) -> Cow<'_, str> {
     let line = secrets::strip(line);
     if !line.chars().any(acts) {
@@ -44,7 +45,7 @@ pub fn clean(line: &str) -> Cow<'_, str> {
     while let Some(char) = chars.next() {
         match char {
             '\t' => out.push_str("    "),
-            // The end of a line of DOS, or a progress display that writes over itself.
+            // A DOS line ending, or progress output that overwrites itself.
             '\r' if chars.peek().is_none() => {}
             '\r' | '\n' | '\u{2028}' | '\u{2029}' => out.push(' '),
             _ if acts(char) => out.push(char::REPLACEMENT_CHARACTER),
@@ -54,7 +55,7 @@ pub fn clean(line: &str) -> Cow<'_, str> {
     out.into()
 }
 
-/// Control characters, marks that reorder text, and what XML cannot hold.
+/// Whether it is a control character, a mark that reorders text, or invalid in XML.
 fn acts(char: char) -> bool {
     char.is_control()
         || matches!(char, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{fffe}' | '\u{ffff}')
@@ -66,14 +67,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hostile_text_becomes_harmless() {
+    fn removes_everything_that_a_terminal_would_interpret() {
         let table = [
             ("plain — text", "plain — text"),
             ("\u{1b}[1;31merror:\u{1b}[0m x", "error: x"),
             ("a\u{1b}]0;title\u{7}b", "ab"),
             ("a\u{1b}]8;;http://x\u{1b}\\link", "alink"),
             ("a\u{1b}(Bb", "ab"),
-            // Unfinished sequences hide nothing.
+            // An unfinished sequence removes nothing else.
             ("a\u{1b}]0;the rest", "a]0;the rest"),
             ("a\u{1b}[12", "a[12"),
             ("a\u{1b}", "a"),
@@ -86,7 +87,7 @@ mod tests {
             ("a\tb", "a    b"),
             ("::set-output name=x::y", ": :set-output name=x::y"),
             ("  ::error file=x::y", "  : :error file=x::y"),
-            // What hides in front of the command is taken away first.
+            // Hidden characters before a command are removed first.
             ("\u{1b}[0m::error::y", ": :error::y"),
             ("see a::b", "see a::b"),
             ("x ##[error]y ##vso[task]", "x # #[error]y # #vso[task]"),
@@ -98,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_line_loses_its_middle() {
+    fn shortens_a_long_line_in_the_middle() {
         let line = format!("start{}end", "x".repeat(1 << 20));
         let shown = sanitize_line(&line);
         assert!(shown.len() <= 600 && shown.starts_with("start") && shown.ends_with("end"), "{shown}");

@@ -1,6 +1,6 @@
 //! Values that must never be shown.
 
-/// A value that must never leave the agent. `Debug` does not show it.
+/// A value that must never leave the agent. `Debug` does not print it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret {
     /// Where it came from, e.g. `variable GITHUB_TOKEN`.

@@ -1,21 +1,21 @@
-//! How a share is laid out.
+//! The directory layout of a share.
 
 use std::path::{Path, PathBuf};
 
-/// The directory that all build machines mount, or the part of it that one pull request writes: both
-/// are laid out alike.
+/// The directory that all build machines mount, or the tier of one pull request in it. Both have the same
+/// layout.
 ///
 /// ```text
 /// <root>/
 ///   sstate/<release>/          shared state objects, as BitBake lays them out
-///   downloads/                 source archives and mirror tarballs, without any stamp
+///   downloads/                 source archives and mirror tarballs, without BitBake's stamps
 ///   layers/<repo>/<commit>/    immutable layer checkouts
-///   signatures/                answers and parse caches of the layer check
-///   usage/<release>/           how well the cache served the last builds
-///   leases/                    one file for each running build that may use what is here
-///   trash/                     renamed aside by a prune, deleted after the grace period
-///   pr/<number>/               the part of one pull request; only in the share itself
-///   pr/trash/                  the trash of these parts, which may be a mount of their own
+///   signatures/                signature cache and parse caches of the layer check
+///   usage/<release>/           hit rates of the last builds
+///   leases/                    one file per running build that may use these files
+///   trash/                     moved here by a prune, deleted after the grace period
+///   pr/<number>/               the tier of one pull request; only in the share itself
+///   pr/trash/                  the trash of these tiers, which may be a separate mount
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Share {
@@ -23,7 +23,7 @@ pub struct Share {
 }
 
 impl Share {
-    /// `root` is absolute; nothing is asked of the disk.
+    /// `root` is absolute. Does not access the disk.
     pub fn new(root: impl Into<PathBuf>) -> Share {
         Share { root: root.into() }
     }
@@ -37,8 +37,8 @@ impl Share {
         self.root.join("sstate")
     }
 
-    /// `release` is a code name. Releases are kept apart so that one's pruning, usage and host
-    /// differences are none of the other's business; the objects' names would not clash.
+    /// `release` is a code name. Releases have separate directories, so that pruning, usage and host
+    /// differences of one do not affect another. The objects' names would not clash.
     pub fn sstate(&self, release: &str) -> PathBuf {
         self.all_sstate().join(release)
     }
@@ -67,12 +67,12 @@ impl Share {
         self.root.join("trash")
     }
 
-    /// The parts of all pull requests.
+    /// The tiers of all pull requests.
     pub fn pull_requests(&self) -> PathBuf {
         self.root.join("pr")
     }
 
-    /// The part that the builds of one pull request may write.
+    /// The tier that builds of one pull request may write.
     pub fn pull_request(&self, number: u64) -> Share {
         Share::new(self.pull_requests().join(number.to_string()))
     }

@@ -1,11 +1,11 @@
-//! The list of stages: it drives the order, `--only` and `--skip`, log heads and reports.
+//! The list of stages. It defines their order, `--only` and `--skip`, log headers and reports.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// One named step of a job. The order of the variants is the order in which they run.
+/// One named step of a job. The variants are in the order in which they run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Stage {
@@ -41,8 +41,8 @@ impl Stage {
         }
     }
 
-    /// Publish and report are reached also after a failure or a cancel: what was made so far and
-    /// what went wrong must not be lost.
+    /// Whether the stage runs even after a failure or a cancel. Publish and report do, so that results and
+    /// errors are not lost.
     pub const fn survives_failure(self) -> bool {
         matches!(self, Stage::Publish | Stage::Report)
     }

@@ -1,4 +1,4 @@
-//! Who reads what, and who writes where: the rules of trust as one pure function.
+//! The trust rules: who may read and write which tier of the share. Pure functions.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::share::Share;
 
-/// Whether the project's own people have accepted the source of a build.
+/// Whether the project's maintainers have accepted the source of a build.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trust {
     Trusted {
@@ -15,7 +15,7 @@ pub enum Trust {
     },
     Untrusted {
         why: String,
-        /// The pull request, where it is known which.
+        /// The pull request, if its number is known.
         pull_request: Option<u64>,
     },
 }
@@ -26,11 +26,11 @@ impl Trust {
     }
 }
 
-/// `[cache] access`. It can only take away: what a manifest asks for gives no rights, because a pull
-/// request brings its own manifest.
+/// `[cache] access`. It can only remove rights: a pull request brings its own manifest, so a manifest cannot
+/// grant any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Reads, and writes where the source's trust allows it.
+    /// Read, and write if the source is trusted enough.
     ReadWrite,
     ReadOnly,
     Off,
@@ -46,14 +46,14 @@ pub struct Tier {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TierKind {
-    /// What earlier pushes of the same pull request left.
+    /// Written by earlier builds of the same pull request.
     PullRequest,
-    /// What trusted builds left.
+    /// Written by trusted builds.
     Shared,
 }
 
 impl TierKind {
-    /// The word of reports.
+    /// The name in reports.
     pub const fn word(self) -> &'static str {
         match self {
             TierKind::PullRequest => "pull-request",
@@ -62,19 +62,18 @@ impl TierKind {
     }
 }
 
-/// What a build may do with the share.
+/// The tiers that a build may use.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tiers {
-    /// In the order in which they are asked.
+    /// In lookup order.
     pub read: Vec<Tier>,
-    /// One of those that are read, or none.
+    /// One of the tiers in `read`, or none.
     pub write: Option<Tier>,
 }
 
 impl Tiers {
-    /// The rules: a trusted build reads and writes the shared tier and nothing else. An untrusted one
-    /// reads its own part and the shared tier, and writes its own part; one that belongs to no pull
-    /// request writes nothing.
+    /// Applies the rules. A trusted build reads and writes only the shared tier. An untrusted build reads the
+    /// shared tier and its own, and writes its own. Without a pull request it writes nothing.
     pub fn new(share: &Share, access: Access, trust: &Trust) -> Tiers {
         let shared = Tier { kind: TierKind::Shared, share: share.clone() };
         let (read, write) = match (access, trust) {
@@ -90,7 +89,7 @@ impl Tiers {
     }
 }
 
-/// What is left of a tier.
+/// How far a tier can be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
@@ -114,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_untrusted_build_writes_only_its_own_part_and_a_trusted_one_never_reads_it() {
+    fn untrusted_build_writes_only_its_own_tier_and_trusted_build_never_reads_it() {
         let trusted = Trust::Trusted { why: String::new() };
         let untrusted = |pull_request| Trust::Untrusted { why: String::new(), pull_request };
         let table: [(Access, Trust, &[&str], Option<&str>); 7] = [

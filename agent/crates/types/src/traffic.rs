@@ -1,21 +1,21 @@
-//! What a build did on the share, in numbers.
+//! Counts what a build did on the share.
 
 use std::ops::AddAssign;
 
 use serde::{Deserialize, Serialize};
 
-/// Counts of one tier. Sums are made by adding.
+/// Counts of one tier. They can be added.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Traffic {
-    /// Objects that were used from there.
+    /// Objects that were used from this tier.
     pub objects_read: u64,
     pub bytes_read: u64,
-    /// Objects that were published there, companions counted with their archive.
+    /// Objects that were published to this tier; sidecar files count with their archive.
     pub objects_written: u64,
     pub bytes_written: u64,
-    /// File-system operations that the agent itself did there: what costs time on NFS.
+    /// File system operations of the agent itself: they are the cost on NFS.
     pub operations: u64,
-    /// Seconds during which the agent waited for the share, whatever was done side by side.
+    /// Seconds in which the agent waited for the share, counted once for parallel operations.
     pub seconds_waited: f64,
 }
 

@@ -1,25 +1,25 @@
-//! Keeps over-long texts out of the reports: the middle goes, the ends stay, and a word says so.
+//! Shortens long texts in reports: removes the middle, keeps both ends, and says how much was removed.
 
-/// The longest text of one message in a report. Check-run annotations of GitHub take as much, and
-/// a JUnit reader that gets megabytes in one element gives up on the file.
+/// Maximum length of one message in a report. Annotations of GitHub check runs have this limit, and JUnit
+/// readers fail on elements of several megabytes.
 pub const TEXT: usize = 64 * 1024;
 
-/// The longest line of an excerpt.
+/// Maximum length of a line in an excerpt.
 const LINE: usize = 4 * 1024;
 
-/// The most lines of an excerpt.
+/// Maximum number of lines in an excerpt.
 const LINES: usize = 200;
 
-/// Cuts the middle out of `text` when it is longer than `limit` bytes. Says how many bytes went.
+/// Removes the middle of `text` if it is longer than `limit` bytes. Returns the number of removed bytes.
 pub fn middle(text: &mut String, limit: usize) -> u64 {
     if text.len() <= limit {
         return 0;
     }
-    // Room for the word that stands in for the middle: 64 bytes hold it with any number.
+    // The replacement text has at most 64 bytes with any number.
     let room = limit.saturating_sub(64);
     let mut head = room / 2;
     let mut tail = text.len() - (room - room / 2);
-    // No cut may fall inside a character; the beginning and the end of a text never do.
+    // A cut must not split a character; the start and the end of a text never do.
     while !text.is_char_boundary(head) {
         head -= 1;
     }
@@ -32,7 +32,7 @@ pub fn middle(text: &mut String, limit: usize) -> u64 {
     gone as u64
 }
 
-/// Cuts long lines, and the middle out of too many lines. Says how many bytes went.
+/// Shortens long lines, and removes the middle of too many lines. Returns the number of removed bytes.
 pub fn lines(lines: &mut Vec<String>) -> u64 {
     let mut gone = 0;
     if lines.len() > LINES {
@@ -50,12 +50,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_ends_stay_and_nothing_is_cut_twice() {
+    fn keeps_both_ends_and_cuts_only_once() {
         let mut short = "x".repeat(100);
         assert_eq!(middle(&mut short, 100), 0);
         assert_eq!(short, "x".repeat(100));
 
-        // Three bytes a letter: no cut may fall inside one.
+        // Each letter has three bytes: a cut must not split one.
         for extra in 0..4 {
             let whole = format!("begin{}{}end", "x".repeat(extra), "€".repeat(1000));
             let mut text = whole.clone();
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn many_lines_lose_their_middle() {
+    fn removes_the_middle_of_many_lines() {
         let mut some: Vec<String> = (0..300).map(|n| format!("line {n:03}")).collect();
         let gone = lines(&mut some);
         assert_eq!(some.len(), 200);

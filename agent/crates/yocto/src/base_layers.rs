@@ -1,19 +1,19 @@
-//! Which layers a check starts from: those that BitBake cannot even read its configuration without.
+//! Chooses the base layers of a check: those without which BitBake cannot read its configuration.
 //!
 //! yocto-check-layer compares the world before and after the layer is added, and adds the layer's
-//! dependencies itself. So the starting point is OE-Core, the layer with the distro, the layer with
-//! the machine, and what these depend on; nothing else, or the comparison would hide differences.
+//! dependencies itself. So the base layers are OE-Core, the layer with the distro, the layer with the
+//! machine, and their dependencies. More layers would hide differences from the comparison.
 
 use std::path::{Path, PathBuf};
 
 use super::layer_conf::LayerConf;
 
-/// A layer of the repos, as far as the choice needs it.
+/// A layer of the repos, with the data that the choice needs.
 #[derive(Clone, Debug)]
 pub struct Candidate {
     pub path: PathBuf,
     pub conf: LayerConf,
-    /// Dependencies that only BitBake could tell.
+    /// Dependencies that only BitBake could evaluate.
     pub computed: Vec<String>,
 }
 
@@ -27,23 +27,23 @@ impl Candidate {
     }
 }
 
-/// The starting point of a check.
+/// The base layers of a check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BaseLayers {
     /// In the order of the candidates.
     pub layers: Vec<PathBuf>,
     pub machine: String,
     pub distro: String,
-    /// What was chosen instead of the manifest's words, and why.
+    /// What was chosen instead of the manifest's values, and why.
     pub notices: Vec<String>,
 }
 
 /// The machine that every OE-Core has.
 const CORE_MACHINE: &str = "qemux86-64";
-/// OE-Core's own distro (meta/conf/distro/defaultsetup.conf), which needs no file.
+/// OE-Core's own distro (meta/conf/distro/defaultsetup.conf), which needs no configuration file.
 const CORE_DISTRO: &str = "nodistro";
 
-/// Chooses the foundation from the repos' layers. `core` is OE-Core's `meta`.
+/// Chooses the base layers from the repos' layers. `core` is OE-Core's `meta`.
 pub fn base_layers(core: &Path, candidates: &[Candidate], machine: &str, distro: &str) -> BaseLayers {
     let mut notices = Vec::new();
     let mut wanted: Vec<&Candidate> = candidates.iter().filter(|layer| layer.path == core).collect();
@@ -57,8 +57,8 @@ pub fn base_layers(core: &Path, candidates: &[Candidate], machine: &str, distro:
         None if machine == CORE_MACHINE => machine,
         None => {
             notices.push(format!(
-                "no repo has the machine {machine}, so it must come from the layer under test; the check \
-                 starts with {CORE_MACHINE}, because the layer must not be there yet"
+                "no repo has the machine {machine}, so it must be in the layer under test; the check \
+                 starts with {CORE_MACHINE}, because that layer must not be added yet"
             ));
             CORE_MACHINE
         }
@@ -72,15 +72,14 @@ pub fn base_layers(core: &Path, candidates: &[Candidate], machine: &str, distro:
         None if distro == CORE_DISTRO => distro,
         None => {
             notices.push(format!(
-                "no repo has the distro {distro}, so it must come from the layer under test; the check \
-                 starts with {CORE_DISTRO}, because the layer must not be there yet"
+                "no repo has the distro {distro}, so it must be in the layer under test; the check \
+                 starts with {CORE_DISTRO}, because that layer must not be added yet"
             ));
             CORE_DISTRO
         }
     };
 
-    // Dependencies of dependencies, until nothing new comes up. A dependency that no repo has is
-    // BitBake's to complain about.
+    // Adds dependencies of dependencies until none is new. BitBake reports a dependency that no repo has.
     let mut next = 0;
     while let Some(layer) = wanted.get(next).copied() {
         next += 1;
@@ -105,7 +104,7 @@ pub fn base_layers(core: &Path, candidates: &[Candidate], machine: &str, distro:
 mod tests {
     use super::*;
 
-    /// A layer directory with the collection and what it depends on, and with configuration files.
+    /// Creates a layer directory with this collection, its dependencies and configuration files.
     fn layer(root: &Path, name: &str, depends: &str, files: &[&str]) -> Candidate {
         let path = root.join(name);
         let conf = format!("BBFILE_COLLECTIONS += \"{name}\"\nLAYERDEPENDS_{name} = \"{depends}\"\n");
@@ -119,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn what_bitbake_computes_counts_like_plain_words() {
+    fn unknown_parts_do_not_hide_plain_dependencies() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
         let mut candidates = [
@@ -136,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_bitbake_cannot_start_without_is_there_from_the_beginning() {
+    fn base_layers_are_only_those_that_bitbake_needs_to_start() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
         let candidates = [
@@ -147,7 +146,7 @@ mod tests {
             layer(root, "meta-bsp", "core", &["machine/board.conf"]),
         ];
         let core = root.join("meta");
-        // machine, distro, layers, machine and distro of the check, notices
+        // (machine, distro, layers, machine and distro of the check, notices)
         let table = [
             ("qemux86-64", "nodistro", &["meta"][..], ("qemux86-64", "nodistro"), 0),
             ("qemux86-64", "ours", &["meta", "meta-distro", "meta-base"], ("qemux86-64", "ours"), 0),

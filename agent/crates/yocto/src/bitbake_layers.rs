@@ -1,24 +1,24 @@
-//! Reads what `bitbake-layers` prints, and places in files out of BitBake's messages.
+//! Parses the output of `bitbake-layers`, and file locations in BitBake's messages.
 //!
-//! Formats: `lib/bblayers/query.py` and `lib/bb/cooker.py` of BitBake. What is not understood stays in
-//! the log and gives no finding.
+//! Formats: `lib/bblayers/query.py` and `lib/bb/cooker.py` of BitBake. Unknown lines stay in the log and give
+//! no finding.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use agent_types::events::{Finding, Level, Unit};
 
-/// Findings beyond this number are counted only.
+/// Maximum number of findings; more are only counted.
 const MOST_FINDINGS: usize = 5000;
 
-/// Pairs of layers, and layers that have one recipe, beyond this number are left out; there are never so
-/// many layers.
+/// Maximum number of pairs of layers, and of layers with one recipe. Real builds never have so many layers;
+/// more are skipped.
 const MOST_LAYERS: usize = 1000;
 
 /// A longer word is not the name of a layer.
 const LONGEST_NAME: usize = 255;
 
-/// Feed it every line of one sub-command, then take the findings.
+/// Parses one sub-command: pass it every line, then take the findings.
 #[derive(Debug)]
 pub struct LayersOutput {
     unit: Unit,
@@ -26,16 +26,16 @@ pub struct LayersOutput {
     kind: Kind,
     findings: Vec<Finding>,
     left_out: usize,
-    /// A recipe or class of `show-overlayed`, and the layers that have it.
+    /// A recipe or class of `show-overlayed`, and its layers.
     overlayed: Option<(String, Vec<String>)>,
     in_overlayed: bool,
-    /// Layer to layer, and how often.
+    /// Dependencies from layer to layer, and their number.
     crossings: BTreeMap<(String, String), usize>,
-    /// The next indented lines name bbappend files without a recipe, at this level.
+    /// The level for the next indented lines, which name bbappend files without a recipe.
     dangling: Option<Level>,
-    /// A line with text came.
+    /// Whether there was a line with text.
     spoke: bool,
-    /// The tool's own Python broke.
+    /// Whether the tool printed a Python traceback.
     traceback: bool,
 }
 
@@ -47,11 +47,11 @@ enum Kind {
 }
 
 impl LayersOutput {
-    /// For the sub-command with these words, e.g. `["show-overlayed"]`. Files below `checkout` are
-    /// named relative to it.
+    /// A parser for the sub-command with these words, e.g. `["show-overlayed"]`. Paths below `checkout`
+    /// become relative to it.
     pub fn new(words: &[String], unit: Unit, checkout: &Path) -> LayersOutput {
         let kind = match words.first().map(String::as_str) {
-            // With file names the form is another one.
+            // With file names the format is different.
             Some("show-overlayed") if words.len() == 1 => Kind::Overlayed,
             Some("show-cross-depends") if words.len() == 1 => Kind::CrossDepends,
             _ => Kind::Other,
@@ -71,7 +71,7 @@ impl LayersOutput {
         }
     }
 
-    /// Why exit status 0 cannot be believed. `None`: nothing speaks against it.
+    /// Why exit status 0 is not a pass. `None`: it is one.
     pub fn contradiction(&self) -> Option<&'static str> {
         match (self.traceback, self.spoke) {
             (true, _) => Some("it printed a Python traceback"),
@@ -80,7 +80,7 @@ impl LayersOutput {
         }
     }
 
-    /// One line, without its end.
+    /// Parses one line, without its newline.
     pub fn line(&mut self, line: &str) {
         self.spoke |= !line.trim().is_empty();
         self.traceback |= line.trim_end() == "Traceback (most recent call last):";
@@ -94,8 +94,8 @@ impl LayersOutput {
         }
     }
 
-    /// The findings. `passed`: the tool itself found nothing wrong; then an `ERROR:` line is only a text that
-    /// somebody printed, and no error.
+    /// Returns the findings. `passed`: the tool reported no error; then an `ERROR:` line is only text that
+    /// something printed.
     pub fn finish(mut self, passed: bool) -> Vec<Finding> {
         self.close_overlayed();
         for ((from, to), count) in std::mem::take(&mut self.crossings) {
@@ -112,7 +112,7 @@ impl LayersOutput {
         self.findings
     }
 
-    /// `ERROR: …`, `WARNING: …`, also after progress on the same line.
+    /// Parses `ERROR: …` and `WARNING: …`, also after progress on the same line.
     fn message(&mut self, line: &str) -> bool {
         let Some((level, text)) = bitbake_message(line) else { return false };
         if text.starts_with("No recipes ") && text.ends_with("available for:") {
@@ -131,7 +131,7 @@ impl LayersOutput {
         true
     }
 
-    /// The files below `No recipes in default available for:`.
+    /// Parses the files below `No recipes in default available for:`.
     fn dangling_append(&mut self, line: &str) -> bool {
         let Some(level) = self.dangling else { return false };
         let Some(file) = line.strip_prefix("  ").filter(|file| file.starts_with('/')) else {
@@ -140,19 +140,19 @@ impl LayersOutput {
         };
         let file = PathBuf::from(file.trim_end());
         let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let hint = "mend its name and version, remove it, or add the layer that has the recipe";
-        let message = format!("`{name}` appends to no recipe");
+        let hint = "fix its name and version, remove it, or add the layer that has the recipe";
+        let message = format!("`{name}` has no recipe to append to");
         self.add(level, "append-dangling", message, Some(file), None, Some(hint));
         true
     }
 
-    /// `name:`, then a layer and a version on each indented line, the preferred one first.
+    /// Parses `name:`, then a layer and a version on each indented line, the preferred one first.
     fn overlayed(&mut self, line: &str) {
         if line.starts_with("=== Overlayed") {
             self.close_overlayed();
             self.in_overlayed = true;
         } else if !self.in_overlayed {
-            // Progress and notes come before.
+            // Progress and notes come first.
         } else if let Some(item) = line.strip_prefix("  ") {
             if let Some((_, layers)) = &mut self.overlayed
                 && layers.len() < MOST_LAYERS
@@ -177,7 +177,7 @@ impl LayersOutput {
         self.add(Level::Warning, "overlayed", message, None, None, Some(hint));
     }
 
-    /// `layer/path WORD layer/path`
+    /// Parses `layer/path WORD layer/path`.
     fn crossing(&mut self, line: &str) {
         const WORDS: [&str; 6] =
             [" DEPENDS ", " RDEPENDS ", " RRECOMMENDS ", " inherits ", " requires ", " includes "];
@@ -225,8 +225,8 @@ impl LayersOutput {
     }
 }
 
-/// The level and text of a line in which BitBake complains. Progress (`Parsing recipes...`) may stand
-/// before it on the same line.
+/// The level and text of an error or warning of BitBake. Progress (`Parsing recipes...`) may precede it on
+/// the same line.
 pub fn bitbake_message(line: &str) -> Option<(Level, &str)> {
     [("ERROR: ", Level::Error), ("WARNING: ", Level::Warning)].into_iter().find_map(|(word, level)| {
         let at = line.find(word)?;
@@ -236,7 +236,7 @@ pub fn bitbake_message(line: &str) -> Option<(Level, &str)> {
     })
 }
 
-/// The file and line that a message of BitBake names.
+/// The file and line in a message of BitBake.
 ///
 /// ```text
 /// ParseError at /x/a.bb:3: unparsed line
@@ -254,12 +254,12 @@ pub fn locate(message: &str) -> Option<(PathBuf, u32)> {
     })
 }
 
-/// `/path:NUMBER`, where the path has no blanks: BitBake refuses them too.
+/// Parses `/path:NUMBER`. The path has no spaces, because BitBake rejects them.
 fn path_and_number(line: &str) -> Option<(PathBuf, u32)> {
     line.split(|c: char| c.is_whitespace() || matches!(c, '\'' | '"' | '(' | ')')).find_map(|word| {
         let word = word.trim_end_matches(':');
         let (path, number) = word.rsplit_once(':')?;
-        // A message may go on right after the number: `/x:3:words`.
+        // Text may follow directly after the number: `/x:3:words`.
         let (path, number) = match number.parse() {
             Ok(number) => (path, number),
             Err(_) => {
@@ -271,14 +271,14 @@ fn path_and_number(line: &str) -> Option<(PathBuf, u32)> {
     })
 }
 
-/// `…before PATH middle NUMBER…`
+/// Parses `…before PATH middle NUMBER…`.
 fn between(line: &str, before: &str, middle: &str) -> Option<(PathBuf, u32)> {
     let (_, rest) = line.split_once(before)?;
     let (path, rest) = rest.split_once(middle)?;
     place(path, leading_number(rest)?)
 }
 
-/// `line NUMBER of file PATH`
+/// Parses `line NUMBER of file PATH`.
 fn line_of_file(line: &str) -> Option<(PathBuf, u32)> {
     let (before, rest) = line.split_once(" of file ")?;
     let (_, number) = before.rsplit_once("line ")?;
@@ -290,7 +290,7 @@ fn leading_number(text: &str) -> Option<u32> {
     text[..end].parse().ok()
 }
 
-/// Only whole paths, and lines that count from 1.
+/// Accepts only absolute paths, and lines that count from 1.
 fn place(path: &str, number: u32) -> Option<(PathBuf, u32)> {
     (path.starts_with('/') && !path.starts_with("//") && path.len() > 1 && number > 0)
         .then(|| (PathBuf::from(path), number))
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn overlayed_recipes_and_classes() {
+    fn parses_overlayed_recipes_and_classes() {
         let text = "NOTE: Starting bitbake server...\nLoading cache...done.\n\
                     === Overlayed recipes ===\n\
                     mtd-utils:\n  meta                 2.1.6\n  meta-x               2.1.5 (skipped: why: not)\n\
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn bbappends_without_a_recipe() {
+    fn parses_bbappends_without_a_recipe() {
         for (head, level) in [
             ("ERROR: No recipes in default available for:", Level::Error),
             ("Parsing recipes...done.\nERROR: No recipes available for:", Level::Error),
@@ -347,8 +347,8 @@ mod tests {
             assert_eq!(
                 brief(&found),
                 [
-                    "append-dangling: `a_1.bbappend` appends to no recipe",
-                    "append-dangling: `b_2.bbappend` appends to no recipe",
+                    "append-dangling: `a_1.bbappend` has no recipe to append to",
+                    "append-dangling: `b_2.bbappend` has no recipe to append to",
                 ]
             );
             assert!(found.iter().all(|finding| finding.level == level));
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn dependencies_across_layers_are_counted() {
+    fn counts_dependencies_across_layers() {
         let text = "meta-x/recipes-a/a/a_1.bb DEPENDS meta/recipes-b/b/b_1.bb\n\
                     meta-x/recipes-a/a/a_1.bb inherits meta/classes/x.bbclass\n\
                     meta/recipes-c/c.bb RDEPENDS meta-x/recipes-a/a/a_1.bb\n\
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn complaints_are_findings_of_every_sub_command() {
+    fn errors_and_warnings_of_every_sub_command_are_findings() {
         let text = "Parsing recipes...ERROR: ParseError at /src/meta-x/x_1.0.bb:3: unparsed line: 'foo'\n\
                     WARNING: Layer x should set LAYERSERIES_COMPAT_x\nNOTE: fine, no ERROR: here\n";
         let found = findings("something-new -x", text);
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pass_needs_words_and_no_traceback() {
+    fn pass_needs_output_and_no_traceback() {
         let said = |text: &str| {
             let words = ["show-layers".to_owned()];
             let mut output = LayersOutput::new(&words, Unit::new(Stage::Check, "u"), Path::new("/src"));
@@ -420,7 +420,7 @@ mod tests {
                 [false, false],
             ),
             ("  says Traceback (most recent call last): in a line\nlayer\n", false, [false, false]),
-            // A layer may print such a line, and the tool passes all the same.
+            // A layer may print such a line, and the tool still passes.
             ("ERROR: only printed\nlayer\n", false, [false, true]),
         ] {
             assert_eq!(said(text), (contradicts, errors.to_vec()), "{text}");
@@ -428,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn places_in_messages() {
+    fn locates_files_and_lines_in_messages() {
         let table = [
             ("ParseError at /a/x_1.0.bb:3: unparsed line: 'foo:1'", Some(("/a/x_1.0.bb", 3))),
             (

@@ -1,4 +1,4 @@
-//! `bblayers.conf` and `local.conf`: texts made by pure functions.
+//! Generates `bblayers.conf` and `local.conf` with pure functions.
 
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -12,51 +12,51 @@ use super::path::{plain_path, text_of};
 use super::path_rules::PathUse;
 use agent_types::release::Release;
 
-/// What a build directory is for; decides what its `local.conf` leaves out.
+/// The purpose of a build directory; it affects its `local.conf`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// bitbake-layers and builds.
     Build,
-    /// yocto-check-layer: only signatures are asked for, nothing is fetched or run.
+    /// yocto-check-layer: only signatures are computed, nothing is fetched or run.
     CheckLayer,
 }
 
-/// `[config]`
+/// `[config]` of the manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BuildConfig {
-    /// The first is the machine of the checks, each is built; at least one.
+    /// At least one machine. The first is the machine of the checks; each is built.
     pub machines: Vec<String>,
     pub distro: String,
-    /// Appended to `local.conf` as it is.
+    /// Appended to `local.conf` unchanged.
     pub local_conf: String,
 }
 
-/// What enters `local.conf`.
+/// The input of `local.conf`.
 #[derive(Clone, Debug)]
 pub struct LocalConf<'a> {
     pub release: &'a Release,
     pub purpose: Purpose,
     pub config: &'a BuildConfig,
-    /// May differ from the manifest's first machine where a layer under test brings it.
+    /// Differs from the manifest's first machine if a layer under test provides that one.
     pub machine: &'a str,
-    /// Likewise for the distro.
+    /// The same for the distro.
     pub distro: &'a str,
     pub downloads: &'a PathBuf,
     pub sstate: &'a PathBuf,
-    /// What of the share is read, and whether it is written.
+    /// Which parts of the share are read, and which one is written.
     pub tiers: &'a Tiers,
     pub hash_server: &'a Serve,
     /// Processors that the job may use.
     pub threads: usize,
 }
 
-/// Renders `bblayers.conf` with the layers in the given order.
+/// Generates `bblayers.conf` with the layers in the given order.
 ///
 /// # Errors
-/// A layer path with characters that BitBake's list variables cannot hold.
+/// If a layer's path has characters that BitBake's list variables do not support.
 pub fn bblayers(layers: &[PathBuf]) -> Result<String> {
-    // The version variables refer to what the sanity check compares them with, so that they are
-    // right in every release (meta/conf/sanity.conf, poky-sanity.bbclass).
+    // The version variables refer to the values that the sanity check compares them with, so they are right
+    // in every release (meta/conf/sanity.conf, poky-sanity.bbclass).
     let mut text = String::from(
         "# Written by build-agent for this job.\n\
          LCONF_VERSION = \"${LAYER_CONF_VERSION}\"\n\
@@ -75,18 +75,18 @@ pub fn bblayers(layers: &[PathBuf]) -> Result<String> {
     Ok(text)
 }
 
-/// Renders `local.conf`: the manifest's words first, then what the job needs, then the manifest's
-/// own text as it is, so that it has the last word.
+/// Generates `local.conf`: first the manifest's values, then the settings of the job, then the manifest's own
+/// text, which so takes precedence.
 ///
 /// # Errors
-/// A directory with characters that a configuration file cannot hold.
+/// If a directory has characters that a configuration file does not support.
 pub fn local(conf: &LocalConf) -> Result<String> {
     let downloads = plain_path(conf.downloads)?;
     let sstate = plain_path(conf.sstate)?;
     let halt = conf.release.disk_monitor_halt();
     let hash_server = match conf.purpose {
         Purpose::Build => conf.hash_server.render()?,
-        // Signatures do not depend on it, and it must not be able to fail the check.
+        // Signatures do not depend on it, and it must not make the check fail.
         Purpose::CheckLayer => Serve::Nothing.render()?,
     };
     let mut text = format!(
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_layer_check_has_its_handler_of_signatures() {
+    fn only_check_layer_sets_the_signature_handler() {
         for release in ["dunfell", "kirkstone", "scarthgap", "master"] {
             for (purpose, has) in [(Purpose::Build, false), (Purpose::CheckLayer, true)] {
                 let text = render(release, purpose, "");
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn the_manifest_has_the_last_word() {
+    fn text_of_the_manifest_comes_last() {
         for (purpose, line) in [
             (Purpose::Build, "DL_DIR = \"/elsewhere\""),
             (Purpose::CheckLayer, "BB_SIGNATURE_HANDLER = \"OEEquivHash\""),
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn bblayers_keeps_the_order_and_refuses_what_bitbake_cannot_read() {
+    fn bblayers_keeps_the_order_and_rejects_paths_that_bitbake_cannot_read() {
         let text = bblayers(&["/w/poky/meta".into(), "/w/meta-x".into()]).unwrap();
         assert!(text.ends_with("BBLAYERS ?= \" \\\n  /w/poky/meta \\\n  /w/meta-x \\\n  \"\n"), "{text}");
         for bad in ["/w/meta x", "/w/meta\"x", "/w/${X}", "/w/a\nb", "/w/a:b", "/w/a*"] {

@@ -1,26 +1,26 @@
-//! Evaluates what is plain in BitBake's `.conf` syntax, and marks the rest as unknown.
+//! Evaluates the simple parts of BitBake's `.conf` syntax, and marks the rest as unknown.
 //!
-//! Statement forms and their effect follow `parse_py/ConfHandler.py`, `ast.py` and `data_smart.py` of
-//! BitBake, read for one file alone, as yocto-check-layer reads `layer.conf`: no override is active.
-//! Inline Python (`${@…}`) and variables that the file does not set are unknown.
+//! The statements and their effect follow `parse_py/ConfHandler.py`, `ast.py` and `data_smart.py` of BitBake.
+//! One file is read alone, as yocto-check-layer reads `layer.conf`: no override is active. Inline Python
+//! (`${@…}`) and variables that the file does not set are unknown.
 
 use std::collections::BTreeMap;
 
-/// Stands in an evaluated text for a part that only BitBake can evaluate.
+/// Marks a part of an evaluated text that only BitBake can evaluate.
 pub const UNKNOWN: char = '\0';
 
-/// Expansions inside expansions that are followed.
+/// Maximum depth of nested expansions.
 const DEEPEST: usize = 16;
-/// Bytes of all values that are replaced in one expansion.
+/// Maximum number of bytes of all values in one expansion.
 const MOST_EXPANDED: usize = 1 << 20;
 
-/// The value of a variable and the line that last set it.
+/// The value of a variable, and the line that last set it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Value {
-    /// Expanded, except for `${LAYERDIR}` and `${LAYERDIR_RE}`. [`UNKNOWN`] stands for what is unknown.
+    /// Expanded, except for `${LAYERDIR}` and `${LAYERDIR_RE}`. [`UNKNOWN`] marks unknown parts.
     pub text: String,
     pub line: u32,
-    /// An override may replace it, or `:remove` takes away what nobody knows.
+    /// Whether an override may replace it, or `:remove` removes unknown words.
     pub may_lose_words: bool,
 }
 
@@ -28,17 +28,17 @@ pub struct Value {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Word {
     pub text: String,
-    /// BitBake sees exactly this word. Otherwise something unknown touches it, or may remove it.
+    /// Whether BitBake sees exactly this word. If not, an unknown part touches it or may remove it.
     pub is_certain: bool,
 }
 
 impl Value {
-    /// Whether the text is all that BitBake can see.
+    /// Whether the text is the complete value.
     pub fn is_known(&self) -> bool {
         !self.may_lose_words && !self.text.contains(UNKNOWN)
     }
 
-    /// The words of the value; the unknown parts are left out.
+    /// The words of the value, without unknown parts.
     pub fn words(&self) -> Vec<Word> {
         let split = |text: &str| -> Vec<Word> {
             let is_certain = !self.may_lose_words && !text.contains(UNKNOWN);
@@ -69,7 +69,7 @@ struct Variable {
     remove: Vec<Change>,
     /// `VARIABLE:override = …`
     has_override: bool,
-    /// What stands in `set` may come from another file: `?=`, or `+=` without a value before it.
+    /// The value in `set` may come from another file: `?=`, or `+=` without a value before it.
     has_default: bool,
     /// Each assignment: its line and its value as written.
     statements: Vec<(u32, String)>,
@@ -83,7 +83,7 @@ struct Change {
 
 impl Variables {
     pub fn parse(text: &str) -> Variables {
-        // Python reads files with all three kinds of line ends.
+        // Python accepts all three kinds of line endings.
         let text = text.replace("\r\n", "\n").replace('\r', "\n");
         let mut variables = Variables::default();
         for (line, statement) in statements(&text) {
@@ -105,7 +105,7 @@ impl Variables {
         self.by_name.get(name).map_or(&[], |variable| &variable.statements)
     }
 
-    /// The value, or `None` where the file does not set the variable.
+    /// The value; `None`, if the file does not set the variable.
     pub fn value(&self, name: &str) -> Option<Value> {
         let variable = self.by_name.get(name)?;
         let additions = [&variable.append, &variable.prepend].into_iter().flatten();
@@ -126,7 +126,7 @@ impl Variables {
         Some(Value { text, line: variable.line, may_lose_words })
     }
 
-    /// The value before expansion, without `:remove` and what overrides decide.
+    /// The value before expansion, without `:remove` and overrides.
     fn raw(&self, name: &str) -> Option<String> {
         fn active(changes: &[Change]) -> impl Iterator<Item = &str> {
             changes.iter().filter(|one| !one.has_override).map(|one| one.value.as_str())
@@ -142,7 +142,7 @@ impl Variables {
         raw
     }
 
-    /// The value before expansion of a variable that gets it from this file and from nowhere else.
+    /// The value before expansion of a variable that only this file sets.
     fn plain(&self, name: &str) -> Option<String> {
         let variable = self.by_name.get(name)?;
         let changes = [&variable.append, &variable.prepend].into_iter().flatten();
@@ -155,7 +155,7 @@ impl Variables {
         is_plain.then(|| self.raw(name)).flatten()
     }
 
-    /// Replaces references.
+    /// Expands references.
     fn expand(&self, text: &str, expansion: &mut Expansion) -> String {
         let mut expanded = String::new();
         let mut rest = text;
@@ -163,7 +163,7 @@ impl Variables {
             expanded.push_str(&rest[..at]);
             rest = &rest[at..];
             let Some((reference, after)) = Reference::parse(rest) else {
-                // No end that is certain: nobody knows where the plain text begins again.
+                // Without a certain end, it is unknown where plain text starts again.
                 expanded.push_str(if expansion.keeps_references { rest } else { "\0" });
                 return expanded;
             };
@@ -192,14 +192,14 @@ impl Variables {
 
     fn evaluate(&mut self, line: u32, statement: &str) {
         if let Some(name) = statement.strip_prefix("unset ") {
-            // The flag of a variable is of no interest.
+            // Flags of variables are ignored.
             if !name.contains('[') {
                 self.by_name.remove(name.trim());
             }
             return;
         }
         let Some(assignment) = Assignment::parse(statement) else {
-            // Without effect on variables: exports, a Python path for the build's code.
+            // Statements that change no variable: exports, a Python path for the build's code.
             let is_harmless = ["addpylib ", "export "].iter().any(|word| statement.starts_with(word));
             if !is_harmless {
                 self.opaque.push(line);
@@ -239,27 +239,27 @@ impl Variables {
                 }
             }
         }
-        // The base is where people look; `:append` is named only where there is no base.
+        // Findings refer to the base assignment, and to `:append` only if there is none.
         if matches!(operation, Operation::Assign) || entry.line == 0 {
             entry.line = line;
         }
     }
 
-    /// `:=` replaces what is known now; the rest is looked up when the value is used.
+    /// `:=` expands what is known now; the rest is expanded when the value is used.
     fn at_once(&self, name: &str, value: &str) -> String {
-        // `NAME := "${NAME} more"` is usual.
+        // `NAME := "${NAME} more"` is common.
         let mut expansion = Expansion { keeps_references: true, open: Vec::new(), ..Expansion::of(name) };
         self.expand(value, &mut expansion)
     }
 }
 
-/// An expansion under way.
+/// The state of an expansion.
 struct Expansion {
     /// The variables that are being expanded.
     open: Vec<String>,
-    /// Bytes that may still be expanded: references to references can grow without end.
+    /// Remaining bytes, because nested references can grow exponentially.
     bytes_left: usize,
-    /// What cannot be replaced stays as it is written.
+    /// A reference that cannot be expanded stays as written.
     keeps_references: bool,
 }
 
@@ -291,7 +291,7 @@ fn without_words(text: &str, removed: &[&str]) -> String {
 }
 
 impl Variable {
-    /// Whether the statement changed the value.
+    /// Returns whether the statement changed the value.
     fn assign(&mut self, operator: &str, value: &str) -> bool {
         let old = self.set.as_deref().unwrap_or_default();
         let is_complete = matches!(operator, "=" | ":=");
@@ -314,7 +314,7 @@ impl Variable {
     }
 }
 
-/// What stands between `${` and `}`.
+/// The content of `${` and `}`.
 #[derive(Debug, PartialEq, Eq)]
 enum Reference<'a> {
     Variable(&'a str),
@@ -322,7 +322,7 @@ enum Reference<'a> {
 }
 
 impl<'a> Reference<'a> {
-    /// The reference at the beginning of the text, and what follows it.
+    /// Parses the reference at the start of the text, and returns the text after it.
     fn parse(text: &'a str) -> Option<(Reference<'a>, &'a str)> {
         let inner = text.strip_prefix("${")?;
         if let Some(code) = inner.strip_prefix('@') {
@@ -337,7 +337,7 @@ fn is_name(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_+./~:".contains(c))
 }
 
-/// What follows the code. `None` where its end is uncertain: releases differ in how braces nest.
+/// The text after inline Python. `None`, if its end is uncertain: releases differ in nested braces.
 fn after_python(code: &str) -> Option<&str> {
     let mut rest = code;
     loop {
@@ -345,7 +345,7 @@ fn after_python(code: &str) -> Option<&str> {
         if rest[at..].starts_with('}') {
             return Some(&rest[at + 1..]);
         }
-        // References inside of the code are replaced first.
+        // References inside the code are expanded first.
         let reference = rest[..at].ends_with('$').then(|| rest[at + 1..].split_once('}')).flatten();
         let (name, after) = reference?;
         if !is_name(name) {
@@ -355,8 +355,8 @@ fn after_python(code: &str) -> Option<&str> {
     }
 }
 
-/// Joins continued lines and leaves out comments and empty lines. `None` where BitBake itself
-/// stops: a comment that is continued by something else.
+/// Joins continued lines, and skips comments and empty lines. `None` marks an error of BitBake: a comment
+/// with a continuation that is not a comment.
 fn statements(text: &str) -> Vec<(u32, Option<String>)> {
     let mut found = Vec::new();
     let mut lines = text.lines().zip(1u32..);
@@ -385,7 +385,7 @@ fn statements(text: &str) -> Vec<(u32, Option<String>)> {
     found
 }
 
-/// An assignment, taken apart.
+/// A parsed assignment.
 struct Assignment<'a> {
     variable: &'a str,
     is_flag: bool,
@@ -403,8 +403,8 @@ impl<'a> Assignment<'a> {
             _ => statement,
         };
         let equals = rest.find('=')?;
-        // The operator's sign stands before or after the `=`; a name may end in `.`, `+` or `:`
-        // only as part of an operator, because BitBake's pattern takes the shortest name.
+        // The operator's sign is before or after the `=`. A name may end with `.`, `+` or `:` only as part of
+        // an operator, because BitBake's pattern takes the shortest name.
         let name_end = rest[..equals].trim_end_matches(['?', ':', '+', '.']).len();
         let (left, right) = (&rest[..name_end], &rest[name_end..]);
         let operator = OPERATORS.into_iter().find(|operator| right.starts_with(operator))?;
@@ -419,7 +419,7 @@ impl<'a> Assignment<'a> {
         let quoted = right[operator.len()..].trim_start();
         let quote = quoted.chars().next().filter(|c| matches!(c, '"' | '\''))?;
         let value = quoted[1..].strip_suffix(quote)?;
-        // BitBake refuses exactly one quote of the same kind inside.
+        // BitBake rejects exactly one quote of the same kind inside.
         let is_well_quoted = value.matches(quote).count() != 1;
         (is_well_named && is_well_quoted).then_some(Assignment { variable, is_flag, operator, value })
     }
@@ -436,10 +436,10 @@ enum Operation {
 const OPERATIONS: [(&str, Operation); 3] =
     [("append", Operation::Append), ("prepend", Operation::Prepend), ("remove", Operation::Remove)];
 
-/// The variable's own name, what its suffix does, and whether an override decides if it does.
+/// Splits a variable into its name and the operation of its suffix, and whether an override decides.
 ///
-/// `_append` is fatal from honister on, so that no release reads it otherwise and goes on. `:append` is
-/// understood by the last point releases of all older ones as well.
+/// `_append` is an error from honister on, so no release ignores it. The last point releases of all older
+/// releases accept `:append` as well.
 fn split_operation(variable: &str) -> (&str, Operation, bool) {
     for separator in [':', '_'] {
         let first = OPERATIONS.iter().filter_map(|(word, operation)| {
@@ -463,7 +463,7 @@ fn split_operation(variable: &str) -> (&str, Operation, bool) {
     }
 }
 
-/// Python in a value of any variable may set other variables when it is evaluated.
+/// Whether the inline Python of a value may set other variables when it is evaluated.
 fn python_that_sets(value: &str) -> bool {
     value.contains("${@")
         && ["setVar", "appendVar", "prependVar", "delVar", "renameVar", "exec", "eval", "__"]

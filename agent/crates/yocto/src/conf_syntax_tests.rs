@@ -7,7 +7,7 @@ fn value(text: &str) -> Option<String> {
 }
 
 #[test]
-fn operators_have_bitbakes_effect() {
+fn operators_work_as_in_bitbake() {
     let table = [
         ("V = \"a\"\nV += \"b\"", "a b"),
         ("V += \"b\"", " b"),
@@ -17,7 +17,7 @@ fn operators_have_bitbakes_effect() {
         ("V ?= \"a\"\nV ?= \"b\"", "a"),
         ("V ??= \"a\"\nV ??= \"b\"", "b"),
         ("V ??= \"a\"\nV = \"b\"", "b"),
-        // A weak default gives way to an addition, and is kept by `:append`.
+        // An addition replaces a weak default; `:append` keeps it.
         ("V ??= \"a\"\nV += \"b\"", " b"),
         ("V ??= \"a\"\nV:append = \" b\"", "a b"),
         ("V := 'a'", "a"),
@@ -46,7 +46,7 @@ fn operators_have_bitbakes_effect() {
 }
 
 #[test]
-fn references_are_replaced_where_this_file_alone_decides() {
+fn expands_references_that_only_this_file_sets() {
     let table = [
         ("A = \"x\"\nV = \"${A} y\"", "x y"),
         ("V = \"${A} y\"\nA = \"x\"", "x y"),
@@ -55,14 +55,14 @@ fn references_are_replaced_where_this_file_alone_decides() {
         ("V = \"a\"\nV := \"${V} b\"", "a b"),
         ("A = \"${B}\"\nB = \"${C}\"\nC = \"x\"\nV = \"${A}\"", "x"),
         ("V = \"^${LAYERDIR}/ ${LAYERDIR_RE}\"", "^${LAYERDIR}/ ${LAYERDIR_RE}"),
-        // Elsewhere: not set, a default, an addition, an override, oneself.
+        // Not set here, a default, an addition, an override, a self-reference.
         ("V = \"a ${A}\"", "a \0"),
         ("A ?= \"x\"\nV = \"a ${A}\"", "a \0"),
         ("A += \"x\"\nV = \"a ${A}\"", "a \0"),
         ("A = \"x\"\nA:qemuall = \"y\"\nV = \"a ${A}\"", "a \0"),
         ("V = \"a ${V}\"", "a \0"),
         ("include x.inc\nA = \"x\"\nV = \"a ${A}\"", "a \0"),
-        // Python is never evaluated, and its blanks part no words.
+        // Python is never evaluated, and spaces in it do not separate words.
         ("V = \"a ${@bb.utils.contains('A', 'b', ' c', '', d)} e\"", "a \0 e"),
         ("V = \"a ${@bb.utils.contains('A', '${B}', ' c', '', d)} e\"", "a \0 e"),
         ("V = \"a ${@{'x': ' y'}['x']} e\"", "a \0"),
@@ -75,7 +75,7 @@ fn references_are_replaced_where_this_file_alone_decides() {
 }
 
 #[test]
-fn words_tell_whether_they_are_certain() {
+fn words_are_certain_or_not() {
     let table: [(&str, &[(&str, bool)]); 9] = [
         ("V = \"a b\"", &[("a", true), ("b", true)]),
         ("V = \"a b\"\nV:append = \" ${@x('y z')}\"", &[("a", true), ("b", true)]),
@@ -97,7 +97,7 @@ fn words_tell_whether_they_are_certain() {
 }
 
 #[test]
-fn statements_that_may_change_anything_are_named_by_their_lines() {
+fn names_lines_of_statements_that_may_change_any_variable() {
     let table: [(&str, &[u32]); 16] = [
         ("", &[]),
         ("FOO:append:bar = \"${BAZ}\"", &[]),
@@ -122,7 +122,7 @@ fn statements_that_may_change_anything_are_named_by_their_lines() {
 }
 
 #[test]
-fn references_that_grow_without_end_are_cut() {
+fn limits_references_that_grow_exponentially() {
     let mut text = String::from("A0 = \"xxxxxxxxxx\"\n");
     for n in 1..16 {
         text += &format!("A{n} = \"{}\"\n", format!("${{A{}}}", n - 1).repeat(16));

@@ -1,19 +1,19 @@
-//! Version conditions of `LAYERDEPENDS`, as `explode_dep_versions2` of BitBake (`lib/bb/utils.py`)
-//! understands them: `core (>= 12) other`. It is the same in all releases.
+//! Parses version conditions of `LAYERDEPENDS`, such as `core (>= 12) other`. Works like
+//! `explode_dep_versions2` of BitBake (`lib/bb/utils.py`), which is the same in all releases.
 
 use super::conf_syntax::Word;
 
-/// Why BitBake refuses a list of dependencies, in its own words.
+/// BitBake's message about an invalid list of dependencies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VersionError(pub String);
 
-/// Operators that BitBake takes for one; longer ones first.
+/// BitBake's operators, longer ones first.
 const OPERATORS: [&str; 11] = ["<=", "=<", "<<", "==", "!=", ">=", "=>", ">>", "<", ">", "="];
 
-/// The dependencies, each with its conditions such as `>= 12`.
+/// Parses the dependencies, each with its conditions, such as `>= 12`.
 ///
 /// # Errors
-/// When a condition has no operator that BitBake knows.
+/// If a condition has an unknown operator.
 pub fn explode(text: &str) -> Result<Vec<(String, Vec<String>)>, VersionError> {
     let mut found: Vec<(String, Vec<String>)> = Vec::new();
     let mut state = State::default();
@@ -74,7 +74,7 @@ struct State {
     is_inside: bool,
 }
 
-/// The names of the dependencies, without their conditions and without commas.
+/// The names of the dependencies, without conditions and commas.
 pub fn names(words: &[Word]) -> Vec<Word> {
     let mut names = Vec::new();
     let mut is_inside = false;
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn conditions_are_understood_as_bitbake_does() {
+    fn parses_conditions_as_bitbake_does() {
         type Row<'a> = (&'a str, &'a [(&'a str, &'a [&'a str])]);
         let table: [Row; 7] = [
             ("", &[]),
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn what_bitbake_refuses_has_its_words() {
+    fn rejects_what_bitbake_rejects_with_its_message() {
         for (text, refused) in [("core (~12)", "(~12)"), ("core (12)", "(12)"), ("a b ( x >= 1 )", "(x")] {
             let wanted =
                 format!("Invalid version specification in \"{refused}\" - invalid or missing operator");
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_are_left_out_of_names() {
+    fn names_have_no_versions() {
         let table: [(&str, &[&str]); 6] = [
             ("core", &["core"]),
             ("core (>= 12) b", &["core", "b"]),

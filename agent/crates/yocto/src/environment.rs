@@ -1,7 +1,7 @@
-//! The environment of everything that runs layer code, built from nothing.
+//! The environment of all processes that run layer code. It starts empty.
 //!
-//! BitBake's own filter is no protection: the complete original environment is kept in `BB_ORIGENV`,
-//! which every recipe's Python can read. So nothing gets in that is not named here.
+//! BitBake's own filter gives no protection: it keeps the complete original environment in `BB_ORIGENV`,
+//! which the Python of every recipe can read. So only variables that are listed here are set.
 
 use std::borrow::Cow;
 use std::ffi::OsString;
@@ -11,22 +11,22 @@ use agent_process::{Environment, User};
 
 use agent_types::release::Release;
 
-/// Where the tools of this job lie.
+/// The directories of the job's tools.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tools {
-    /// Holds `bin/bitbake`.
+    /// Contains `bin/bitbake`.
     pub bitbake: PathBuf,
     /// `bb.__version__` of that tree.
     pub bitbake_version: String,
-    /// Holds `scripts/` and `meta/`.
+    /// Contains `scripts/` and `meta/`.
     pub oe_core: PathBuf,
 }
 
-/// Where host tools are looked for. A constant: PATH enters BitBake's configuration hash.
+/// The search path for host tools. It is constant, because PATH is part of BitBake's configuration hash.
 pub const HOST_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// The variables that `oe-init-build-env` lets through (scripts/oe-buildenv-internal): those of them
-/// that tools like yocto-check-layer set for BitBake must keep working.
+/// The variables that `oe-init-build-env` passes through (scripts/oe-buildenv-internal). Tools such as
+/// yocto-check-layer set some of them for BitBake.
 const PASSTHROUGH: [&str; 31] = [
     "MACHINE",
     "DISTRO",
@@ -61,11 +61,11 @@ const PASSTHROUGH: [&str; 31] = [
     "BB_LOGCONFIG",
 ];
 
-/// The environment in which BitBake and its tools run in `build_dir`.
+/// The environment of BitBake and its tools in `build_dir`.
 ///
-/// `network` is the agent's way to servers (proxies, certificates); `git` is what lets git read checkouts of another owner
-/// (`GIT_CONFIG_COUNT` and its companions), which must also reach the git calls inside of BitBake, or
-/// revisions turn into `<unknown>` without a word.
+/// `network` has the variables for server access (proxies, certificates). `git` (`GIT_CONFIG_COUNT` and the
+/// like) lets git read checkouts of another owner. It must reach git calls in BitBake, too; otherwise
+/// revisions silently become `<unknown>`.
 pub fn bitbake_environment(
     tools: &Tools,
     build_dir: &Path,
@@ -88,7 +88,7 @@ pub fn bitbake_environment(
         .set("USER", &user.name)
         .set("LOGNAME", &user.name)
         .set("SHELL", "/bin/bash")
-        // No terminal: nothing may draw or ask.
+        // No terminal: tools must not draw or prompt.
         .set("TERM", "dumb")
         .set("LANG", "en_US.UTF-8")
         .set("LC_ALL", "en_US.UTF-8");
@@ -104,7 +104,7 @@ pub fn bitbake_environment(
     environment
 }
 
-/// `__version__` in the text of `lib/bb/__init__.py`.
+/// Finds `__version__` in the text of `lib/bb/__init__.py`.
 pub fn bitbake_version(init_py: &str) -> Option<&str> {
     let assignment = init_py.lines().find_map(|line| line.strip_prefix("__version__"))?;
     let value = assignment.trim_start().strip_prefix('=')?.trim();
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn the_allow_list_has_the_name_that_this_bitbake_knows() {
+    fn passthrough_variable_has_the_name_of_this_bitbake() {
         for (version, known, unknown) in [
             ("1.46.0", "BB_ENV_EXTRAWHITE", "BB_ENV_PASSTHROUGH_ADDITIONS"),
             ("2.8.1", "BB_ENV_PASSTHROUGH_ADDITIONS", "BB_ENV_EXTRAWHITE"),
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_gets_in_that_is_not_named() {
+    fn has_only_listed_variables() {
         let environment = environment("2.8.1");
         let names: Vec<_> = environment.iter().map(|(name, _)| name.to_str().unwrap()).collect();
         let wanted = [
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn the_version_is_read_as_bitbake_writes_it() {
+    fn parses_the_version_of_bitbake() {
         for (text, wanted) in [
             ("# x\n\n__version__ = \"2.8.1\"\n", Some("2.8.1")),
             ("__version__ = '1.46.0'", Some("1.46.0")),

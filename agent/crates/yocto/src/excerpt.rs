@@ -1,30 +1,30 @@
-//! Points at the lines of a long log that matter.
+//! Finds the relevant lines of a long log.
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead};
 
 use agent_types::sanitize::clean;
 
-/// Bytes of a line that are looked at and kept; the rest of it is skipped.
+/// Maximum number of bytes of a line; the rest is skipped.
 const LINE: usize = 2048;
-/// Lines that are shown before one that matters. As many of the log's end are always shown: it is
-/// where the tool stopped.
+/// Lines before a relevant one that are shown. The log's last lines, as many as this, are always shown,
+/// because the tool stopped there.
 const BEFORE: usize = 3;
-/// Lines that are shown after one that matters.
+/// Lines after a relevant one that are shown.
 const AFTER: usize = 3;
-/// Stands for lines that were left out.
+/// The line in place of skipped lines.
 const GAP: &str = "…";
 
-/// The lines of a BitBake task's log, or of a tool's output, that say what went wrong: errors with
-/// the lines around them, Python tracebacks, and the end. Without any error, the last lines. Noise
-/// that BitBake writes into every log is dropped.
+/// The lines of a BitBake task's log, or of a tool's output, that explain a failure: errors with the lines
+/// around them, Python tracebacks, and the end. Without any error, the last lines. Lines that BitBake writes
+/// into every log are skipped.
 ///
-/// At most `limit` lines (four at the least), a third of them from the first errors, because the
-/// first is often the cause, and the rest from the last, because parallel builds stop there. Memory
-/// is bounded by `limit` whatever the size of the log.
+/// Returns at most `limit` lines (at least four). A third are from the first errors, because the first is
+/// often the cause. The rest are from the last errors, because parallel builds stop there. `limit` bounds the
+/// memory for logs of any size.
 ///
 /// # Errors
-/// When the log cannot be read.
+/// If the log cannot be read.
 pub fn relevant_lines(log: &mut dyn BufRead, limit: usize) -> io::Result<Vec<String>> {
     let mut picked = Picked::new(limit.max(4));
     let mut line = Vec::new();
@@ -39,7 +39,7 @@ pub fn relevant_lines(log: &mut dyn BufRead, limit: usize) -> io::Result<Vec<Str
     Ok(picked.lines())
 }
 
-/// Reads the first bytes of a line and skips what is too much.
+/// Reads the start of a line and skips the rest of a long one.
 fn next_line(log: &mut dyn BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
     line.clear();
     let mut any = false;
@@ -60,7 +60,7 @@ fn next_line(log: &mut dyn BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
     }
 }
 
-/// Says nothing about why a task failed.
+/// Whether the line never explains why a task failed.
 fn is_noise(line: &str) -> bool {
     const STARTS: [&str; 9] = [
         "DEBUG: ",
@@ -74,7 +74,7 @@ fn is_noise(line: &str) -> bool {
         "Parsing recipes",
     ];
     STARTS.iter().any(|start| line.starts_with(start))
-        // BitBake's own trace of its shell scripts: `#1: do_compile, …/temp/run.do_compile.4711, line 140`.
+        // BitBake's trace of its shell scripts: `#1: do_compile, …/temp/run.do_compile.4711, line 140`.
         || line.trim_start().starts_with('#') && line.contains("/temp/run.")
 }
 
@@ -107,7 +107,7 @@ fn is_error(line: &str) -> bool {
         "Exception: ",
         "AssertionError",
     ];
-    // A summary without any failure is not the place to look at.
+    // A summary without any failure is not relevant.
     if line.starts_with("FAILED: 0")
         || line.starts_with("FAIL: 0")
         || (line.contains("Hunk #") && !line.contains("FAILED"))
@@ -120,23 +120,23 @@ fn is_error(line: &str) -> bool {
         || (line.contains("make") && line.contains(": *** "))
 }
 
-/// What is kept of the log so far.
+/// The selected lines so far.
 struct Picked {
     limit: usize,
-    /// The first lines that matter, at most a third of the limit.
+    /// The first relevant lines, at most a third of the limit.
     head: Vec<String>,
-    /// The last lines that matter.
+    /// The last relevant lines.
     tail: VecDeque<String>,
-    /// Whether lines fell out between head and tail.
+    /// Whether lines between head and tail were dropped.
     dropped: bool,
-    /// The last lines of the log, whatever they say.
+    /// The last lines of the log.
     end: VecDeque<String>,
-    /// The lines before the present one that were not taken.
+    /// The lines before the current one that were not selected.
     before: VecDeque<String>,
-    /// How many lines to take still, after one that matters.
+    /// Number of lines to select after a relevant one.
     after: usize,
     traceback: bool,
-    /// Whether a line was not taken since the last one that was.
+    /// Whether a line was skipped since the last selected one.
     gap: bool,
 }
 
@@ -211,7 +211,7 @@ impl Picked {
             self.keep(line);
         }
         if self.dropped {
-            // The word takes the place of a line, so that the limit holds.
+            // The gap takes the place of a line, to keep the limit.
             self.tail.pop_front();
             self.head.push(GAP.to_owned());
         }
@@ -220,7 +220,7 @@ impl Picked {
     }
 }
 
-/// Whether an old line had to go.
+/// Adds a line; returns whether an old one was dropped.
 fn push_bounded(lines: &mut VecDeque<String>, line: String, limit: usize) -> bool {
     lines.push_back(line);
     let full = lines.len() > limit;
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn the_compiler_error_is_found_in_a_task_log() {
+    fn finds_the_compiler_error_in_a_task_log() {
         let mut log = String::from("DEBUG: Executing shell function do_compile\nNOTE: make -j 8\n");
         (0..500).for_each(|n| log += &format!("gcc -c file{n}.c\n"));
         log += "zlib.c: In function 'main':\nzlib.c:3:1: error: expected ';'\n    3 | x\n      | ^\n";
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_traceback_is_kept_to_its_last_line() {
+    fn keeps_a_traceback_to_its_last_line() {
         let mut log = String::from("before\nTraceback (most recent call last):\n");
         (0..20).for_each(|n| log += &format!("  File \"x.py\", line {n}, in f\n    call()\n"));
         log += "KeyError: 'zlib'\nnext\n";
@@ -274,13 +274,13 @@ mod tests {
     }
 
     #[test]
-    fn without_errors_the_end_is_shown() {
+    fn shows_the_end_without_errors() {
         assert_eq!(pick("one\ntwo\n\nthree\nfour\nfive", 4), ["two", "three", "four", "five"]);
         assert_eq!(pick("", 5), [""; 0]);
     }
 
     #[test]
-    fn what_lies_between_errors_is_a_gap() {
+    fn shows_a_gap_between_errors() {
         let fill = |text: &str| (0..9).map(|n| format!("{text} {n}\n")).collect::<String>();
         let log = format!("{}x: error: first\n{}fatal: second\n{}", fill("a"), fill("b"), fill("c"));
         let wanted = [
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn too_many_errors_leave_the_first_and_the_last() {
+    fn keeps_the_first_and_the_last_of_many_errors() {
         let log: String = (0..1000).map(|n| format!("x.c:{n}: error: e\n")).collect();
         let picked = pick(&log, 30);
         assert_eq!(picked.len(), 30);
@@ -320,8 +320,8 @@ mod tests {
     }
 
     #[test]
-    fn hostile_logs_stay_small() {
-        // A line without an end, cut into many reads; bytes that are no UTF-8; escape sequences.
+    fn limits_the_memory_for_hostile_logs() {
+        // A line without end, cut into many reads; bytes that are not UTF-8; escape sequences.
         let mut log = b"\xff\xfe\x1b[31mfatal: \x1b[0mbad\n".to_vec();
         log.extend(vec![b'x'; 1 << 20]);
         let picked = relevant_lines(&mut BufReader::with_capacity(7, &log[..]), 60).unwrap();

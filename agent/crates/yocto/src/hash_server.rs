@@ -1,13 +1,12 @@
-//! The hash equivalence server of a build: which one, whether it answers, and how BitBake is told.
+//! Chooses the hash equivalence server of a build, checks that it answers, and configures BitBake.
 //!
-//! A server that is named and does not answer costs BitBake a warning for each task; one whose database
-//! lies on a network file system is fatal from BitBake 2.18 on and broke before. So it is asked first, and
-//! what BitBake starts itself stays on local disk.
+//! If a configured server does not answer, BitBake prints a warning for each task. A server whose database is
+//! on a network file system is an error from BitBake 2.18 on, and did not work before. So the server is
+//! checked first, and one that BitBake starts stays on local disk.
 //!
-//! Who reports to a server decides what others take from the shared state. A source that is not trusted
-//! therefore gets a server of its own that reads the named one as its upstream: `lib/hashserv/server.py`
-//! only asks an upstream (`get_taskhash`, `get_outhash`, `get_unihash`, `unihash_exists`) and never
-//! reports to it.
+//! The reports to a server decide what others use from the shared state. So an untrusted source gets its own
+//! server, which uses the configured one as its upstream: `lib/hashserv/server.py` only queries an upstream
+//! (`get_taskhash`, `get_outhash`, `get_unihash`, `unihash_exists`) and never reports to it.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -20,44 +19,45 @@ use agent_types::error::Result;
 
 use super::path::plain_path;
 
-/// How long a server may take to answer.
+/// Time limit for the answer of a server.
 pub const LIMIT: Duration = Duration::from_secs(3);
 
-/// `[cache] hash_server`
+/// `[cache] hash_server` of the manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HashServer {
     Off,
-    /// One that BitBake starts itself, with its database in the build directory's place.
+    /// A server that BitBake starts, with a local database.
     Auto,
     /// `host:port`, `ws://…` or `wss://…`.
     Address(String),
 }
 
-/// What BitBake is told.
+/// The configuration for BitBake.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Serve {
     Nothing,
-    /// BitBake starts its own.
+    /// BitBake starts its own server.
     Own {
-        /// For its database, on local disk; where BitBake knows no variable for it, it lies in the build
+        /// The directory of its database, on local disk. A BitBake without a variable for it uses the build
         /// directory.
         database: Option<PathBuf>,
-        /// A server that is read and never reported to.
+        /// A server that is queried but never reported to.
         upstream: Option<String>,
     },
     Address(String),
 }
 
-/// Since when BitBake can do what, from `lib/bb/cooker.py` and `lib/hashserv/__init__.py` of its branches.
+/// The first versions with a feature, from `lib/bb/cooker.py` and `lib/hashserv/__init__.py` of BitBake's
+/// branches.
 const UPSTREAM_SINCE: Version = (1, 50);
 const WEBSOCKETS_SINCE: Version = (2, 8);
 const DATABASE_SINCE: Version = (2, 18);
 
 type Version = (u32, u32);
 
-/// What becomes of the manifest's wish. `bitbake` is the version of the tree in use (`bb.__version__`),
-/// `trusted` says whether the source is, `database` is a directory on local disk. An address is not asked
-/// here. The second value says why the wish is not fulfilled.
+/// Chooses the server. `bitbake` is the version of the tree in use (`bb.__version__`), `trusted` says whether
+/// the source is trusted, `database` is a directory on local disk. Does not contact a server. The second
+/// value is the reason if the manifest's choice cannot be used.
 pub fn plan(wanted: &HashServer, trusted: bool, bitbake: &str, database: &Path) -> (Serve, Option<String>) {
     let version = version(bitbake);
     let own = |upstream| Serve::Own {
@@ -80,7 +80,7 @@ pub fn plan(wanted: &HashServer, trusted: bool, bitbake: &str, database: &Path) 
 }
 
 impl Serve {
-    /// The server that has to answer.
+    /// The server that must answer.
     pub fn address(&self) -> Option<&str> {
         match self {
             Serve::Nothing => None,
@@ -89,10 +89,10 @@ impl Serve {
         }
     }
 
-    /// The lines for `local.conf`; what is to be off is said, too, because distros turn it on.
+    /// The lines for `local.conf`. Disabled features are written, too, because distros enable them.
     ///
     /// # Errors
-    /// A database directory that a configuration cannot hold.
+    /// If the database directory has characters that a configuration does not support.
     pub fn render(&self) -> Result<String> {
         let equivalence = "BB_SIGNATURE_HANDLER ?= \"OEEquivHash\"\n";
         Ok(match self {
@@ -121,13 +121,13 @@ pub fn is_websocket(address: &str) -> bool {
     address.starts_with("ws://") || address.starts_with("wss://")
 }
 
-/// `2.8.1` → (2, 8); what cannot be read is older than everything.
+/// `2.8.1` → (2, 8); an unknown format is older than every version.
 fn version(text: &str) -> Version {
     let mut numbers = text.split('.').map(|part| part.parse().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
-/// Asks the server whether it is one. Of a websocket only the connection is tried.
+/// Checks that a hash server answers. For a websocket, checks only the connection.
 ///
 /// # Errors
 /// Why it cannot be used, for people.
@@ -144,14 +144,14 @@ pub async fn ask(address: &str, limit: Duration) -> std::result::Result<(), Stri
     };
     match tokio::time::timeout(limit, answer).await {
         Ok(Ok(true)) => Ok(()),
-        Ok(Ok(false)) => Err("what answers there is no hash server".into()),
+        Ok(Ok(false)) => Err("it is not a hash server".into()),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err(format!("no answer within {}", humantime::format_duration(limit))),
     }
 }
 
-/// The protocol's greeting, and a request that servers of all releases know. They answer it with an
-/// object, be it the numbers or a refusal.
+/// Sends the protocol's greeting, and a request that servers of all releases know. They answer with an
+/// object, either the statistics or an error.
 async fn greet(stream: &mut TcpStream) -> std::io::Result<bool> {
     stream.write_all(b"OEHASHEQUIV 1.1\n\n{\"get-stats\": null}\n").await?;
     let mut first = [0];
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn what_becomes_of_a_wish() {
+    fn chooses_the_server() {
         let database = Path::new("/w/hashserv");
         let own = |with_database: bool, upstream: Option<&str>| Serve::Own {
             database: with_database.then(|| database.to_owned()),
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_always_said_and_nothing_is_empty_but_what_must_be() {
+    fn renders_every_setting() {
         let own = Serve::Own { database: Some("/w/hashserv".into()), upstream: Some("h:1".into()) };
         assert_eq!(
             own.render().unwrap(),
@@ -219,7 +219,7 @@ mod tests {
         assert!(Serve::Own { database: Some("/a b".into()), upstream: None }.render().is_err());
     }
 
-    /// A server that answers each client with these bytes and keeps the connection.
+    /// A server that answers each client with these bytes and keeps the connection open.
     async fn server(answer: &'static [u8]) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -239,24 +239,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_answers_and_other_things_do_not() {
+    async fn accepts_only_a_hash_server() {
         assert_eq!(ask(&server(b"{\"requests\": {}}\n").await, LIMIT).await, Ok(()));
         assert!(
             ask(&server(b"HTTP/1.1 400 Bad Request\r\n").await, LIMIT)
                 .await
                 .unwrap_err()
-                .contains("no hash server")
+                .contains("not a hash server")
         );
-        assert!(ask(&server(b"").await, LIMIT).await.is_err(), "closed without a word");
+        assert!(ask(&server(b"").await, LIMIT).await.is_err(), "closed without an answer");
         let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let closed = free.local_addr().unwrap().to_string();
         drop(free);
-        assert!(ask(&closed, LIMIT).await.is_err(), "nobody listens");
-        assert!(ask(&format!("ws://{closed}/ws"), LIMIT).await.is_err(), "nobody listens");
+        assert!(ask(&closed, LIMIT).await.is_err(), "no server");
+        assert!(ask(&format!("ws://{closed}/ws"), LIMIT).await.is_err(), "no server");
     }
 
     #[tokio::test]
-    async fn a_silent_server_is_not_waited_for() {
+    async fn silent_server_times_out() {
         let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = silent.local_addr().unwrap().to_string();
         let said = ask(&address, Duration::from_millis(20)).await.unwrap_err();

@@ -1,9 +1,9 @@
-//! What BitBake says when the machine is at fault and no layer is.
+//! Recognizes errors of BitBake that the machine causes, and no layer.
 
 use agent_types::error::Error;
 
-/// BitBake's words and what to do. Sources: `lib/bb/utils.py`, `lib/bb/__init__.py`,
-/// `bin/bitbake-worker` of BitBake; `sanity.bbclass` and `base.bbclass` of OE-Core.
+/// BitBake's messages and their fixes. Sources: `lib/bb/utils.py`, `lib/bb/__init__.py`, `bin/bitbake-worker`
+/// of BitBake; `sanity.bbclass` and `base.bbclass` of OE-Core.
 const SIGNS: [(&str, &str); 6] = [
     (
         "Please make sure locale 'en_US.UTF-8' is available",
@@ -16,7 +16,7 @@ const SIGNS: [(&str, &str); 6] = [
     ("Sorry, python 3.", "use a host or container with a newer Python"),
 ];
 
-/// The machine's fault, when the output shows one: then nothing is concluded about a layer.
+/// The error of the machine that the output shows. If there is one, nothing is concluded about a layer.
 pub fn trouble(output: &str) -> Option<Error> {
     let sign = SIGNS.iter().find_map(|(sign, hint)| {
         let line = output.lines().find(|line| line.contains(sign))?;
@@ -29,8 +29,8 @@ pub fn trouble(output: &str) -> Option<Error> {
     Some(Error::machine(format!("BitBake cannot work on this machine: {line}")).hint(hint))
 }
 
-/// The programs that are missing: OE-Core names those of `HOSTTOOLS` on the next line (`base.bbclass`), and
-/// others on the same one (`sanity.bbclass`).
+/// Missing programs: OE-Core lists those of `HOSTTOOLS` on the next line (`base.bbclass`), and others on the
+/// same line (`sanity.bbclass`).
 fn missing_tools(output: &str) -> Option<Error> {
     const HOSTTOOLS: &str = "appear to be unavailable in PATH, please install them in order to proceed:";
     const UTILITIES: &str = "Please install the following missing utilities: ";
@@ -58,11 +58,11 @@ fn shared_memory(output: &str) -> Option<(&str, &'static str)> {
             || line.starts_with("FileNotFoundError: [")
     };
     let line = output.lines().rev().find(is_cause)?;
-    Some((line, "Python keeps its locks in /dev/shm: mount a tmpfs there that the build user can write"))
+    Some((line, "Python's locks are in /dev/shm: mount a tmpfs there that the build user can write to"))
 }
 
-/// BitBake's own modules do not load: its release is older than this machine's Python, or newer. A
-/// layer's code that does not load shows in an `ERROR:` line instead, while BitBake goes on.
+/// BitBake's own modules cannot be imported: its release is too old or too new for this machine's Python. If
+/// code of a layer cannot be imported, BitBake prints an `ERROR:` line instead and continues.
 fn python_trouble(output: &str) -> Option<(&str, &'static str)> {
     let loads_bitbake = |line: &str| {
         let line = line.trim();
@@ -80,7 +80,7 @@ mod tests {
     use agent_types::error::Class;
 
     #[test]
-    fn the_machines_faults_are_known_by_their_words() {
+    fn recognizes_errors_of_the_machine() {
         let old_python = "Traceback (most recent call last):\n    import bb.tinfoil\n    import bb.compat\n\
             ImportError: cannot import name 'MutableMapping' from 'collections'\n";
         for (output, wanted) in [
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_layers_faults_are_not_the_machines() {
+    fn ignores_errors_of_layers() {
         for output in [
             "",
             "ERROR: ParseError at /m/x_1.bb:3: unparsed line",

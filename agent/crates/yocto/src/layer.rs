@@ -1,4 +1,4 @@
-//! A layer directory as yocto-check-layer sees it: `_detect_layer` of OE-Core's `checklayer`.
+//! Inspects a layer directory as yocto-check-layer does: `_detect_layer` of OE-Core's `checklayer`.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -8,23 +8,23 @@ use agent_types::error::Result;
 use super::layer_conf::LayerConf;
 use agent_types::release::Release;
 
-/// What kind of layer it is, as yocto-check-layer sees it.
+/// The type of a layer in yocto-check-layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LayerType {
     Bsp,
     Distro,
     Software,
-    /// OE-Core itself; known to the tool from kirkstone on.
+    /// OE-Core itself; the tool knows it from kirkstone on.
     Core,
-    /// Both a BSP and a distribution: the tool refuses it.
+    /// Both a BSP and a distribution: the tool rejects it.
     BspAndDistro,
     NoLayerConf,
 }
 
-/// A layer directory, as yocto-check-layer sees it.
+/// A layer directory in yocto-check-layer's view.
 #[derive(Clone, Debug)]
 pub struct Layer {
-    /// The name of the directory, with links resolved: the name in the tool's summary.
+    /// The directory's name with links resolved: the name in the tool's summary.
     pub name: String,
     /// With links resolved.
     pub path: PathBuf,
@@ -33,15 +33,15 @@ pub struct Layer {
     pub machines: Vec<String>,
     /// The names of `conf/distro/*.conf`, sorted.
     pub distros: Vec<String>,
-    /// Empty when there is no `conf/layer.conf`.
+    /// Empty, if there is no `conf/layer.conf`.
     pub conf: LayerConf,
 }
 
 impl Layer {
-    /// Looks at the directory.
+    /// Inspects the directory.
     ///
     /// # Errors
-    /// When the directory or its `conf` cannot be read.
+    /// If the directory or its `conf` cannot be read.
     pub fn detect(dir: &Path, release: &Release) -> Result<Layer> {
         let path = fs_err::canonicalize(dir)?;
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kinds_of_layers_are_told_apart_by_their_files() {
+    fn detects_the_type_by_the_files() {
         let scarthgap = Release::find("scarthgap").unwrap();
         let dunfell = Release::find("dunfell").unwrap();
         let table: [(&str, &[&str], &Release, LayerType); 8] = [

@@ -1,7 +1,7 @@
-//! Reads `conf/layer.conf` without BitBake, and says which parts only BitBake can evaluate.
+//! Parses `conf/layer.conf` without BitBake, and marks the parts that only BitBake can evaluate.
 //!
-//! BitBake's configuration language can include files and run Python. What such parts may change is
-//! marked as unknown, and nothing is concluded from it.
+//! BitBake's configuration language can include files and run Python. Values that such parts may change are
+//! unknown, and nothing is concluded from them.
 
 use std::path::Path;
 
@@ -11,27 +11,27 @@ use agent_types::error::Result;
 use super::conf_syntax::{Value, Variables, Word};
 use super::dependency_versions::{self, VersionError};
 
-/// What a layer says about itself.
+/// The declarations of a layer.
 #[derive(Clone, Debug, Default)]
 pub struct LayerConf {
-    /// Those of `BBFILE_COLLECTIONS` that are certain, in its order.
+    /// The certain collections of `BBFILE_COLLECTIONS`, in their order.
     pub collections: Vec<Collection>,
     /// Whether there are no other collections.
     pub knows_all_collections: bool,
-    /// `LAYERSERIES_CORENAMES`: the series that an OE-Core layer stands for.
+    /// `LAYERSERIES_CORENAMES`: the series of an OE-Core layer.
     pub core_names: Option<Value>,
     /// Whether every statement was understood, so that none can change another variable.
     pub is_understood: bool,
     variables: Variables,
 }
 
-/// One entry of `BBFILE_COLLECTIONS` and the variables that carry its name.
+/// One collection of `BBFILE_COLLECTIONS`, and the variables with its name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Collection {
     pub name: String,
-    /// Where the name was added to `BBFILE_COLLECTIONS`; counts from 1.
+    /// The line that adds the name to `BBFILE_COLLECTIONS`; counts from 1.
     pub line: u32,
-    /// `BBFILE_PATTERN`: `${LAYERDIR}` stays.
+    /// `BBFILE_PATTERN`; `${LAYERDIR}` is not expanded.
     pub pattern: Option<Value>,
     pub priority: Option<Value>,
     /// `LAYERDEPENDS` as written; [`Collection::depends_on`] has the names.
@@ -41,7 +41,7 @@ pub struct Collection {
     pub compat: Option<Value>,
 }
 
-/// The variables that carry a collection's name.
+/// The variables whose names contain a collection.
 const OF_COLLECTIONS: [&str; 5] =
     ["BBFILE_PATTERN_", "BBFILE_PRIORITY_", "LAYERDEPENDS_", "LAYERRECOMMENDS_", "LAYERSERIES_COMPAT_"];
 
@@ -54,18 +54,18 @@ pub struct UnknownPart {
 }
 
 impl Collection {
-    /// The collections that it needs, without their version conditions. A name that is not certain may
-    /// be part of another one, or may not be needed.
+    /// The collections that it depends on, without version conditions. An uncertain name may be part of
+    /// another one, or not needed.
     pub fn depends_on(&self) -> Vec<Word> {
         self.depends.as_ref().map(|value| dependency_versions::names(&value.words())).unwrap_or_default()
     }
 
-    /// The series that it declares itself compatible with.
+    /// The series that it declares as compatible.
     pub fn series(&self) -> Vec<String> {
         self.compat.as_ref().map(certain_words).unwrap_or_default()
     }
 
-    /// What BitBake refuses in the version conditions of `LAYERDEPENDS` or `LAYERRECOMMENDS`.
+    /// Version conditions of `LAYERDEPENDS` or `LAYERRECOMMENDS` that BitBake rejects.
     pub fn version_error(&self) -> Option<(String, u32, VersionError)> {
         let of = |variable: &str, value: &Option<Value>| {
             let value = value.as_ref().filter(|value| value.is_known())?;
@@ -80,11 +80,11 @@ impl LayerConf {
     /// Reads the `conf/layer.conf` of the layer directory.
     ///
     /// # Errors
-    /// When the file cannot be read.
+    /// If the file cannot be read.
     pub fn read(layer: &Path) -> Result<LayerConf> {
         let bytes = untrusted::read_named(&layer.join("conf/layer.conf"), untrusted::PAGE)?;
         let mut conf = LayerConf::parse(&String::from_utf8_lossy(&bytes));
-        // Python decodes strictly: BitBake would not get past such a file.
+        // Python decodes strictly, so BitBake cannot read such a file.
         conf.is_understood &= std::str::from_utf8(&bytes).is_ok();
         Ok(conf)
     }
@@ -124,12 +124,12 @@ impl LayerConf {
         self.collections.iter().map(|collection| collection.name.as_str())
     }
 
-    /// What any of the collections depends on, without version conditions.
+    /// The dependencies of all collections, without version conditions.
     pub fn depends_on(&self) -> impl Iterator<Item = Word> {
         self.collections.iter().flat_map(Collection::depends_on)
     }
 
-    /// The series that any of the collections declares.
+    /// The compatible series of all collections.
     pub fn series(&self) -> impl Iterator<Item = String> {
         self.collections.iter().flat_map(Collection::series)
     }
@@ -138,7 +138,7 @@ impl LayerConf {
         self.collections.iter().find(|collection| collection.name == name)
     }
 
-    /// Whether BitBake may see more dependencies than [`LayerConf::depends_on`].
+    /// Whether there may be more dependencies than [`LayerConf::depends_on`] returns.
     pub fn may_depend_on_more(&self) -> bool {
         let is_unknown =
             |collection: &Collection| collection.depends.as_ref().is_some_and(|value| !value.is_known());
@@ -150,12 +150,12 @@ impl LayerConf {
         self.variables.statements(variable)
     }
 
-    /// The first assignment with the override syntax that is fatal from honister on: line and variable.
+    /// The first assignment with the override syntax that is an error from honister on: line and variable.
     pub fn old_syntax(&self) -> Option<&(u32, String)> {
         self.variables.old_syntax.first()
     }
 
-    /// What only BitBake can evaluate of the variables that are read here.
+    /// The parts of these variables that only BitBake can evaluate.
     pub fn unknown_parts(&self) -> Vec<UnknownPart> {
         let opaque = self.variables.opaque.iter().map(|line| UnknownPart { variable: None, line: *line });
         let is_read = |name: &&str| {
@@ -164,7 +164,7 @@ impl LayerConf {
         };
         let unknown = |name: &str| {
             let value = self.variables.value(name).filter(|value| !value.is_known())?;
-            // The line that brought the unknown part, where it can be told.
+            // The line of the unknown part, if it is known.
             let statements = self.variables.statements(name);
             let line = statements.iter().find(|(_, value)| value.contains("${")).map(|(line, _)| *line);
             Some(UnknownPart { variable: Some(name.to_owned()), line: line.unwrap_or(value.line) })
@@ -172,7 +172,7 @@ impl LayerConf {
         opaque.chain(self.variables.names().filter(is_read).filter_map(unknown)).collect()
     }
 
-    /// One sentence that names the parts that only BitBake can evaluate; `None` where there are none.
+    /// One sentence that lists the parts that only BitBake can evaluate; `None`, if there are none.
     pub fn unknown_notice(&self, file: &str) -> Option<String> {
         let parts = self.unknown_parts();
         if parts.is_empty() {
@@ -186,11 +186,11 @@ impl LayerConf {
         if parts.len() > MOST_NAMED {
             names.push(format!("{} more", parts.len() - MOST_NAMED));
         }
-        Some(format!("{file}: only BitBake can evaluate {}; the preflight leaves it out", names.join(", ")))
+        Some(format!("{file}: only BitBake can evaluate {}; the preflight skips it", names.join(", ")))
     }
 }
 
-/// Unknown parts that a notice names.
+/// Maximum number of unknown parts in a notice.
 const MOST_NAMED: usize = 8;
 
 pub fn certain_words(value: &Value) -> Vec<String> {
@@ -227,7 +227,7 @@ addpylib ${LAYERDIR}/lib x
     }
 
     #[test]
-    fn reads_the_usual_file_with_lines() {
+    fn parses_a_usual_file_with_lines() {
         let conf = LayerConf::parse(USUAL);
         assert!(conf.is_understood && conf.knows_all_collections && !conf.may_depend_on_more());
         assert_eq!(conf.unknown_parts(), []);
@@ -246,7 +246,7 @@ addpylib ${LAYERDIR}/lib x
     }
 
     #[test]
-    fn python_is_unknown_and_the_plain_words_stay() {
+    fn python_is_unknown_but_plain_words_are_certain() {
         let head = "BBFILE_COLLECTIONS += \"x\"\nLAYERDEPENDS_x = \"core oe\"\n";
         let python = "${@bb.utils.contains('BBFILE_COLLECTIONS', 'y', ' y', '', d)}";
         let table: [(String, &[(&str, bool)]); 3] = [
@@ -265,13 +265,13 @@ addpylib ${LAYERDIR}/lib x
             assert_eq!(conf.unknown_parts(), [part]);
             assert_eq!(
                 conf.unknown_notice("meta-x/conf/layer.conf").unwrap(),
-                "meta-x/conf/layer.conf: only BitBake can evaluate LAYERDEPENDS_x (line 3); the preflight leaves it out"
+                "meta-x/conf/layer.conf: only BitBake can evaluate LAYERDEPENDS_x (line 3); the preflight skips it"
             );
         }
     }
 
     #[test]
-    fn each_variable_that_is_read_can_be_unknown() {
+    fn each_variable_can_be_unknown() {
         let x = "BBFILE_COLLECTIONS = \"x\"\n";
         for (line, variable) in [
             ("BBFILE_COLLECTIONS += \"${@y()}\"", "BBFILE_COLLECTIONS"),
@@ -292,7 +292,7 @@ addpylib ${LAYERDIR}/lib x
     }
 
     #[test]
-    fn version_conditions_that_bitbake_refuses_have_their_line() {
+    fn reports_the_line_of_invalid_version_conditions() {
         let text = "BBFILE_COLLECTIONS = \"x\"\nLAYERDEPENDS_x = \"core (~12)\"\n";
         let conf = LayerConf::parse(text);
         let (variable, line, error) = conf.collection("x").unwrap().version_error().unwrap();
@@ -305,7 +305,7 @@ addpylib ${LAYERDIR}/lib x
     }
 
     #[test]
-    fn bytes_that_are_no_text_are_uncertain() {
+    fn file_that_is_not_utf8_is_uncertain() {
         let top = tempfile::tempdir().unwrap();
         fs_err::create_dir_all(top.path().join("conf")).unwrap();
         fs_err::write(top.path().join("conf/layer.conf"), b"BBFILE_COLLECTIONS = \"x\" # \xff\n").unwrap();

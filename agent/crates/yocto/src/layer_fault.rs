@@ -1,9 +1,9 @@
-//! Which layer made BitBake or yocto-check-layer stop, by their words.
+//! Finds the layer that made BitBake or yocto-check-layer stop, by their messages.
 //!
-//! Words and tracebacks come from `lib/bb/cooker.py`, `cookerdata.py`, `data_smart.py` and `utils.py` of
-//! BitBake and from `scripts/lib/checklayer/__init__.py` of OE-Core; they are the same in all releases.
-//! yocto-check-layer reads `layer.conf` itself and ends with a traceback that may name no file, so that
-//! the variable or the frame has to tell the layer.
+//! Messages and tracebacks come from `lib/bb/cooker.py`, `cookerdata.py`, `data_smart.py` and `utils.py` of
+//! BitBake, and from `scripts/lib/checklayer/__init__.py` of OE-Core; they are the same in all releases.
+//! yocto-check-layer reads `layer.conf` itself and ends with a traceback that may name no file. Then the
+//! variable or the frame identifies the layer.
 
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
@@ -13,20 +13,20 @@ use regex::Regex;
 use super::bitbake_layers::locate;
 use super::layer_conf::LayerConf;
 
-/// The fault of a layer.
+/// A fault in a layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LayerFault {
-    /// Its directory; `None` where it is one of the dependencies, and nobody can tell which.
+    /// Its directory; `None`, if it is an unknown one of the dependencies.
     pub layer: Option<PathBuf>,
     pub is_under_test: bool,
     pub file: Option<PathBuf>,
     /// Counts from 1.
     pub line: Option<u32>,
-    /// In BitBake's words.
+    /// BitBake's message.
     pub why: String,
 }
 
-/// A layer that may be at fault.
+/// A layer that may have the fault.
 #[derive(Debug)]
 struct KnownLayer {
     path: PathBuf,
@@ -42,7 +42,7 @@ pub struct KnownLayers {
     tools: Vec<PathBuf>,
 }
 
-/// Which layers come into question.
+/// The layers to search.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Group {
     All,
@@ -50,7 +50,7 @@ enum Group {
     Dependencies,
 }
 
-/// What a message of BitBake tells of its cause.
+/// What a message of BitBake reveals about its cause.
 #[derive(Debug)]
 enum Clue {
     Variable(String),
@@ -94,7 +94,7 @@ static VERSION: LazyLock<Regex> =
     LazyLock::new(|| regex(r#"(Invalid version specification in "(\(.*)" - invalid or missing operator)"#));
 
 impl KnownLayers {
-    /// `tools` are the directories of OE-Core and BitBake. What cannot be read is at no fault.
+    /// `tools` are the directories of OE-Core and BitBake. Unreadable layers are skipped.
     pub fn read(under_test: &[PathBuf], others: &[PathBuf], tools: &[PathBuf]) -> KnownLayers {
         let real = |path: &Path| fs_err::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
         let mut layers: Vec<KnownLayer> = Vec::new();
@@ -109,7 +109,7 @@ impl KnownLayers {
         KnownLayers { layers, tools: tools.iter().map(|path| real(path)).collect() }
     }
 
-    /// The layer whose `layer.conf` made BitBake stop with these words.
+    /// The layer whose `layer.conf` made BitBake stop with this output.
     pub fn fault_of_conf(&self, output: &str) -> Option<LayerFault> {
         let group = group(output);
         self.said_by_the_tool(output)
@@ -119,12 +119,12 @@ impl KnownLayers {
             .or_else(|| self.by_group(output, group))
     }
 
-    /// The same, and the layer whose other files show in the traceback of a tool that crashed.
+    /// The same, or the layer whose other files are in the traceback of a crashed tool.
     pub fn fault_of_any_file(&self, output: &str) -> Option<LayerFault> {
         self.fault_of_conf(output).or_else(|| self.by_file(output))
     }
 
-    /// `RuntimeError: Parsing of layer.conf from layer: PATH failed`
+    /// Parses `RuntimeError: Parsing of layer.conf from layer: PATH failed`.
     fn said_by_the_tool(&self, output: &str) -> Option<LayerFault> {
         let (at, path) = output
             .lines()
@@ -198,7 +198,7 @@ impl KnownLayers {
         }
     }
 
-    /// Layers that depend on one another need a priority; without one, BitBake recurses until Python stops it.
+    /// Layers with cyclic dependencies need a priority; without one, BitBake recurses until Python stops it.
     fn by_cycle(&self, output: &str) -> Option<LayerFault> {
         if !output.contains("RecursionError") || !output.contains("calc_layer_priority") {
             return None;
@@ -228,7 +228,7 @@ impl KnownLayers {
         false
     }
 
-    /// The frame of the tool tells whether it read the layer under test or a dependency.
+    /// The frame of the tool shows whether it read the layer under test or a dependency.
     fn by_group(&self, output: &str, group: Group) -> Option<LayerFault> {
         let is_single = |known: &&KnownLayer| known.is_under_test;
         let why = output.lines().rev().find(|line| is_cause(line));
@@ -252,13 +252,13 @@ impl KnownLayers {
         })
     }
 
-    /// The layer that the file belongs to: the deepest directory that holds it decides.
+    /// The layer with the file: the deepest directory that contains it.
     fn owner(&self, file: &Path) -> Option<&KnownLayer> {
         let depth = |path: &Path| path.components().count();
         let inside = self.layers.iter().filter(|known| file.starts_with(&known.path));
         let layer = inside.max_by_key(|known| depth(&known.path))?;
         let tool = self.tools.iter().filter(|tool| file.starts_with(tool)).map(|tool| depth(tool)).max();
-        // OE-Core's `meta` lies in its tree; it is the tool's, not a layer's.
+        // OE-Core's `meta` is in its tree; it belongs to the tools.
         let is_core = layer.conf.collection("core").is_some();
         (!is_core && tool.is_none_or(|tool| tool < depth(&layer.path))).then_some(layer)
     }
@@ -289,7 +289,7 @@ impl KnownLayer {
         (file == self.path.join("conf/layer.conf")).then_some(line)
     }
 
-    /// The line that assigns the variable; the one with the expression, where there are more.
+    /// The line that assigns the variable; of several, the one with the expression.
     fn line_of(&self, variable: &str, expression: Option<&str>) -> Option<u32> {
         let statements = self.conf.statements(variable);
         let python = statements.iter().find(|(_, value)| value.contains("${@"));
@@ -323,7 +323,7 @@ impl KnownLayer {
     }
 }
 
-/// Which layers yocto-check-layer was reading when it crashed.
+/// The layers that yocto-check-layer was reading when it crashed.
 fn group(output: &str) -> Group {
     if !output.contains(", in _get_layer_collections") {
         Group::All
@@ -334,7 +334,7 @@ fn group(output: &str) -> Group {
     }
 }
 
-/// What errors and exceptions tell, the first first.
+/// The clues in errors and exceptions, in their order.
 fn clues(output: &str) -> Vec<(Clue, String)> {
     let mut clues = Vec::new();
     for line in output.lines() {
@@ -358,7 +358,7 @@ fn clues(output: &str) -> Vec<(Clue, String)> {
     clues
 }
 
-/// The expression that did not expand.
+/// The expression that could not be expanded.
 fn expression_of(output: &str) -> Option<String> {
     output.lines().rev().find_map(|line| Some(EXPANDING.captures(line)?[2].to_owned()))
 }
@@ -371,12 +371,12 @@ fn errors(output: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The line of a traceback that tells the exception.
+/// Whether it is the exception line of a traceback.
 fn is_cause(line: &str) -> bool {
     super::python::is_exception(line) && !line.ends_with("BBHandledException")
 }
 
-/// `bb.parse.ParseError: words` → `words`, where the words tell the type themselves.
+/// `bb.parse.ParseError: words` → `words`, if the words are clear without the type.
 fn without_type(cause: &str) -> &str {
     match cause.split_once(": ") {
         Some((kind, words)) if kind.ends_with("ParseError") || kind.ends_with("ExpansionError") => words,
@@ -384,7 +384,7 @@ fn without_type(cause: &str) -> &str {
     }
 }
 
-/// `File "/path/x.py", line 3, in f`
+/// Parses `File "/path/x.py", line 3, in f`.
 fn frame(text: &str) -> Option<(PathBuf, u32)> {
     let (path, rest) = text.trim_start().strip_prefix("File \"")?.split_once("\", line ")?;
     let number = rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()?;

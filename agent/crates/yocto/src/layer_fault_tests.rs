@@ -7,7 +7,7 @@ const EXPANDED: &str =
     "LAYERDEPENDS_x does not expand: AttributeError: 'NoneType' object has no attribute 'split'";
 const VERSION: &str = "Invalid version specification in \"(~12)\" - invalid or missing operator";
 
-/// The end of yocto-check-layer (scarthgap and master) when it cannot evaluate a `layer.conf`.
+/// The last output of yocto-check-layer (scarthgap and master) when it cannot evaluate a `layer.conf`.
 fn crash(layers: &str, before: &str, last: &str) -> String {
     format!(
         "{before}\n\nDuring handling of the above exception, another exception occurred:\n\n\
@@ -33,7 +33,7 @@ fn layers(top: &Path, x: &str, y: &str) -> KnownLayers {
     KnownLayers::read(&[top.join("x")], &[top.join("y")], &[PathBuf::from("/oe")])
 }
 
-/// Layer, line and words of the fault.
+/// Layer, line and message of the fault.
 fn brief(top: &Path, fault: Option<LayerFault>) -> Option<(String, bool, Option<u32>, String)> {
     let fault = fault?;
     let layer = fault.layer.map_or_else(String::new, |layer| {
@@ -43,7 +43,7 @@ fn brief(top: &Path, fault: Option<LayerFault>) -> Option<(String, bool, Option<
 }
 
 #[test]
-fn the_layer_and_the_line_are_told_from_every_message() {
+fn finds_layer_and_line_for_every_message() {
     let python = "LAYERDEPENDS_x = \"core ${@d.getVar(\"NOT_SET\").split()}\"";
     let python_y = python.replace("DEPENDS_x", "DEPENDS_y");
     let expansion_y = EXPANSION.replace("DEPENDS_x", "DEPENDS_y");
@@ -55,7 +55,7 @@ fn the_layer_and_the_line_are_told_from_every_message() {
     let pattern = "BBFILE_PATTERN_y \"^(\" is not a valid regular expression";
     let series = "Layer y is not compatible with the core layer which only supports these series: scarthgap \
                   (layer is compatible with dunfell)";
-    // lines of x, lines of y, output, layer at fault, its line, words
+    // (lines of x, lines of y, output, layer with the fault, its line, message)
     type Row<'a> = (&'a str, &'a str, String, &'a str, Option<u32>, &'a str);
     let table: Vec<Row> = vec![
         (python, "", crash("args.layers", "AttributeError: x", &expansion), "x", Some(2), EXPANDED),
@@ -67,7 +67,7 @@ fn the_layer_and_the_line_are_told_from_every_message() {
             "LAYERDEPENDS_y does not expand: AttributeError: 'NoneType' object has no attribute 'split'"),
         ("LAYERDEPENDS_x = \"${@bb.fatal(\"no\")}\"", "", crash("args.layers", "", fatal), "x", Some(2),
             "LAYERDEPENDS_x does not expand"),
-        // Nothing but the frame tells.
+        // Only the frame identifies the layer.
         ("", "", crash("args.layers", "", "ValueError: odd"), "x", None, "ValueError: odd"),
         ("", "", crash("args.dependency", "", "ValueError: odd"), "", None, "ValueError: odd"),
         // BitBake's own errors, through bitbake-layers.
@@ -95,7 +95,7 @@ fn the_layer_and_the_line_are_told_from_every_message() {
 }
 
 #[test]
-fn a_variable_that_many_layers_set_is_told_by_its_code() {
+fn finds_the_layer_by_the_code_of_a_shared_variable() {
     let top = tempfile::tempdir().unwrap();
     let python = "BBPATH .= \":${@d.getVar(\"NOPE\").split()}\"";
     let known = layers(top.path(), "BBPATH .= \":${LAYERDIR}\"", &format!("BBPATH .= \":a\"\n{python}"));
@@ -106,7 +106,7 @@ fn a_variable_that_many_layers_set_is_told_by_its_code() {
 }
 
 #[test]
-fn a_layer_that_the_tool_or_bitbake_names_by_its_path() {
+fn finds_the_layer_by_its_path() {
     let top = tempfile::tempdir().unwrap();
     let known = layers(top.path(), "FOO := \"${@d.getVar(\"NOPE\").split()}\"", "");
     let place = top.path().canonicalize().unwrap();
@@ -134,7 +134,7 @@ fn a_layer_that_the_tool_or_bitbake_names_by_its_path() {
 }
 
 #[test]
-fn a_traceback_through_a_layers_file_is_the_layers() {
+fn traceback_through_a_file_of_a_layer_is_its_fault() {
     let top = tempfile::tempdir().unwrap();
     let known = layers(top.path(), "", "");
     let file = top.path().canonicalize().unwrap().join("x/lib/odd.py");
@@ -150,7 +150,7 @@ fn a_traceback_through_a_layers_file_is_the_layers() {
 }
 
 #[test]
-fn other_faults_are_no_layers() {
+fn other_errors_are_not_faults_of_layers() {
     let top = tempfile::tempdir().unwrap();
     let known = layers(top.path(), "LAYERDEPENDS_x = \"core\"", "");
     for output in [

@@ -1,7 +1,7 @@
-//! What there is to know about BitBake, OE-Core and layers. Pure where it can be: texts in, facts
-//! out; what must run a tool goes through the crate `process`.
+//! Knowledge about BitBake, OE-Core and layers. Mostly pure functions from texts to facts; tools run through
+//! the crate `process`.
 
-#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))] // they panic when nobody can read
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))] // they panic if the reader is gone
 
 pub mod base_layers;
 pub mod bitbake;

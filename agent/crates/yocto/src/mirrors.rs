@@ -22,11 +22,11 @@ use agent_types::release::Release;
 const PREMIRROR_PATTERNS: [&str; 2] =
     ["(cvs|svn|git|gitsm|hg|bzr|p4|osc|https?|ftp|s3|crate|gs)://.*/.*", "npm://.*/?.*"];
 
-/// The lines for `local.conf`; nothing when no tier is read. They go before the mirrors of the manifest
-/// and the distro, which still work.
+/// The lines for `local.conf`; empty, if no tier is read. They come before the mirrors of the manifest and
+/// the distro, which still work.
 ///
 /// # Errors
-/// A path that a list of mirrors cannot hold.
+/// If a path has characters that a list of mirrors does not support.
 pub fn render(tiers: &Tiers, release: &Release) -> Result<String> {
     if tiers.read.is_empty() {
         return Ok(String::new());
@@ -55,7 +55,7 @@ pub fn render(tiers: &Tiers, release: &Release) -> Result<String> {
     Ok(text)
 }
 
-/// The path as text, when neither the configuration nor an address changes its meaning.
+/// The path as text, if neither the configuration nor a URL changes its meaning.
 fn mirror_path(path: &std::path::Path) -> Result<String> {
     let text = plain_path(path)?;
     match text.chars().find(|c| !c.is_ascii_alphanumeric() && !"/._-".contains(*c)) {
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn the_own_part_comes_first_in_the_language_of_the_release() {
+    fn own_tier_comes_first_in_the_syntax_of_the_release() {
         let text = render(&tiers(Some(7), Access::ReadWrite), Release::find("scarthgap").unwrap()).unwrap();
         let wanted = r#"
 # The share is read as a mirror; what is new stays local until it is published.
@@ -106,7 +106,7 @@ BB_GENERATE_MIRROR_TARBALLS = "1"
     }
 
     #[test]
-    fn who_writes_nothing_makes_no_tarballs_and_who_reads_nothing_has_no_mirrors() {
+    fn writes_tarballs_and_mirrors_only_if_the_share_is_used() {
         let release = Release::find("kirkstone").unwrap();
         let text = render(&tiers(None, Access::ReadOnly), release).unwrap();
         assert!(text.contains("SSTATE_MIRRORS") && !text.contains("TARBALLS"), "{text}");
@@ -114,7 +114,7 @@ BB_GENERATE_MIRROR_TARBALLS = "1"
     }
 
     #[test]
-    fn a_path_that_would_mean_something_else_is_refused() {
+    fn rejects_paths_with_special_meaning() {
         for bad in ["/a b", "/a;b=c", "/a\\1", "/a\"\nX = \"1", "/a${X}", "/a(b)"] {
             let mut tiers = tiers(None, Access::ReadWrite);
             tiers.read[0].share = Share::new(bad);

@@ -1,8 +1,9 @@
-//! Which paths BitBake and OE-Core can work with.
+//! Rules for the paths that BitBake and OE-Core support.
 //!
-//! A layer's path stands in `BBLAYERS` (words end at blanks), `BBPATH` (parts end at `:`) and `BBFILES`
-//! (globs). OE-Core's own checks look at `COREBASE` and `TMPDIR` alone: `sanity.bbclass` (on master
-//! `meta/lib/oe/sanity.py`) refuses `+`, `@`, `%` and blanks there, in all releases from dunfell on. What else `TMPDIR` may hold is for the shells, makefiles and lists that it is written into.
+//! A layer's path is in `BBLAYERS` (words end at blanks), `BBPATH` (parts end at `:`) and `BBFILES` (globs).
+//! OE-Core checks only `COREBASE` and `TMPDIR`: `sanity.bbclass` (on master `meta/lib/oe/sanity.py`) rejects
+//! `+`, `@`, `%` and blanks there, in all releases from dunfell on. The other rules for `TMPDIR` come from the
+//! shells, makefiles and lists that contain it.
 
 use std::path::{Path, PathBuf};
 
@@ -12,46 +13,46 @@ use agent_types::error::{Error, Result};
 
 use super::layer_conf::LayerConf;
 
-/// What a path is for.
+/// What a path is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PathUse {
     /// A layer, in `BBLAYERS`.
     Layer,
     /// The directory of OE-Core: `COREBASE`.
     OeCore,
-    /// What builds write: `TMPDIR`, `DL_DIR`, `SSTATE_DIR`.
+    /// Directories that builds write: `TMPDIR`, `DL_DIR`, `SSTATE_DIR`.
     Build,
 }
 
-/// The longest work directory in bytes. OE-Core allows 400 for `TMPDIR` (410 up to styhead), which is
-/// `check/<layer>/tmp` below it.
+/// Maximum length of the work directory in bytes. OE-Core allows 400 for `TMPDIR` (410 up to styhead), which
+/// is `check/<layer>/tmp` below it.
 pub const LONGEST_WORK: usize = 250;
 
-/// The longest `TMPDIR` in bytes, whatever the release.
+/// Maximum length of `TMPDIR` in bytes, in all releases.
 pub const LONGEST_TMPDIR: usize = 400;
 
-/// What is wrong with the path, as the end of a sentence: `holds ':', which ends a part of BBPATH`.
+/// What is wrong with the path, as the end of a sentence: `has ':', which separates the parts of BBPATH`.
 pub fn fault(path: &Path, purpose: PathUse) -> Option<String> {
     let Some(text) = path.to_str() else { return Some("is not valid UTF-8".into()) };
-    text.chars().find_map(|c| Some(format!("holds {c:?}, which {}", refused(c, purpose)?)))
+    text.chars().find_map(|c| Some(format!("has {c:?}, which {}", refused(c, purpose)?)))
 }
 
-/// Refuses a directory of OE-Core that its own checks would refuse.
+/// Rejects a directory of OE-Core that OE-Core's own checks would reject.
 ///
 /// # Errors
 /// Usage, with the character.
 pub fn usable_core(directory: &Path) -> Result<()> {
     let Some(fault) = fault(directory, PathUse::OeCore) else { return Ok(()) };
-    Err(Error::usage(format!("OE-Core lies at {:?}, which {fault}", directory.display().to_string()))
+    Err(Error::usage(format!("the path of OE-Core, {:?}, {fault}", directory.display().to_string()))
         .hint("check it out to another directory"))
 }
 
-/// Who cannot have the character, if anybody.
+/// Why the character is not supported, or `None` if it is.
 fn refused(c: char, purpose: PathUse) -> Option<&'static str> {
     let everywhere = match c {
         ':' => "separates the parts of BBPATH",
         '*' | '?' | '[' => "is a wildcard in BBFILES",
-        '"' | '\'' | '$' | '\\' => "means something else in BitBake's configuration",
+        '"' | '\'' | '$' | '\\' => "has a special meaning in BitBake's configuration",
         _ if c.is_whitespace() => "separates the words of BBLAYERS",
         _ if c.is_control() => "cannot be written into BitBake's configuration",
         _ => "",
@@ -61,38 +62,38 @@ fn refused(c: char, purpose: PathUse) -> Option<&'static str> {
     }
     match purpose {
         PathUse::Layer => None,
-        PathUse::OeCore => "+@%".contains(c).then_some("OE-Core refuses in COREBASE"),
-        PathUse::Build if "+@%".contains(c) => Some("OE-Core refuses in TMPDIR"),
+        PathUse::OeCore => "+@%".contains(c).then_some("OE-Core rejects in COREBASE"),
+        PathUse::Build if "+@%".contains(c) => Some("OE-Core rejects in TMPDIR"),
         PathUse::Build if c == ',' => Some("separates the fields of BB_DISKMON_DIRS"),
         PathUse::Build if !c.is_ascii() || "~;&#|<>(){}]!`".contains(c) => {
-            Some("shells and makefiles of a build take apart")
+            Some("shells and makefiles of a build interpret")
         }
         PathUse::Build => None,
     }
 }
 
-/// The path with links resolved as far as it exists: BitBake asks the kernel where it is.
+/// The path with its existing part resolved, because BitBake asks the kernel for its directory.
 pub fn resolved(path: &Path) -> PathBuf {
     for above in path.ancestors() {
         if let (Ok(real), Ok(rest)) = (fs_err::canonicalize(above), path.strip_prefix(above)) {
-            // `join` with nothing leaves a slash at the end.
+            // `join` with an empty path would leave a slash at the end.
             return if rest.as_os_str().is_empty() { real } else { real.join(rest) };
         }
     }
     path.to_owned()
 }
 
-/// What becomes of a layer whose `BBFILE_PATTERN` takes its own path for a regular expression.
+/// The effect of a `BBFILE_PATTERN` that uses its own path as a regular expression.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PatternFault {
-    /// BitBake cannot read the expression and refuses the configuration.
+    /// BitBake cannot parse the expression and rejects the configuration.
     NoExpression(String),
-    /// No recipe of the layer matches: they belong to no layer and have no priority.
+    /// No recipe matches the pattern, so the recipes belong to no layer and have no priority.
     MatchesNothing(String),
 }
 
-/// Looks at the patterns of a layer at this path. `${LAYERDIR_RE}` is the path made safe, `${LAYERDIR}` is the
-/// path as it is.
+/// Checks the patterns of a layer at this path. `${LAYERDIR_RE}` is the escaped path, `${LAYERDIR}` the path
+/// itself.
 pub fn pattern_fault(layer: &Path, conf: &LayerConf) -> Option<PatternFault> {
     let path = layer.to_str()?;
     conf.collections.iter().find_map(|collection| {
@@ -119,9 +120,9 @@ mod tests {
 
     use super::*;
 
-    /// Tried with BitBake of scarthgap: bitbake-layers, inherited classes, files beside recipes.
+    /// Tested with BitBake of scarthgap: bitbake-layers, inherited classes, files next to recipes.
     #[test]
-    fn each_use_has_its_own_characters() {
+    fn rejects_characters_by_purpose() {
         let (layer, core, build) = (PathUse::Layer, PathUse::OeCore, PathUse::Build);
         let table: [(&str, &[PathUse]); 19] = [
             ("/src/meta-x_1.0", &[]),
@@ -154,11 +155,11 @@ mod tests {
         for purpose in [layer, core, build] {
             assert_eq!(fault(bytes, purpose).unwrap(), "is not valid UTF-8");
         }
-        assert_eq!(fault(Path::new("/a@b"), build).unwrap(), "holds '@', which OE-Core refuses in TMPDIR");
+        assert_eq!(fault(Path::new("/a@b"), build).unwrap(), "has '@', which OE-Core rejects in TMPDIR");
     }
 
     #[test]
-    fn links_are_resolved_as_far_as_there_is_something() {
+    fn resolves_the_existing_part_of_a_path() {
         let directory = tempfile::tempdir().unwrap();
         let top = directory.path().canonicalize().unwrap();
         fs_err::create_dir(top.join("job@2")).unwrap();
@@ -169,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_with_the_plain_path_is_a_regular_expression() {
+    fn plain_path_in_a_pattern_is_a_regular_expression() {
         let conf = |pattern: &str| {
             LayerConf::parse(&format!("BBFILE_COLLECTIONS += \"x\"\nBBFILE_PATTERN_x = \"{pattern}\"\n"))
         };

@@ -1,6 +1,6 @@
-//! What Python prints.
+//! Recognizes output of Python.
 
-/// `AssertionError: words`, `bb.BBHandledException`, at the start of a line.
+/// Whether the line starts with an exception, such as `AssertionError: words` or `bb.BBHandledException`.
 pub fn is_exception(line: &str) -> bool {
     let kind = line.split(':').next().unwrap_or(line);
     let dotted = kind.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '.');

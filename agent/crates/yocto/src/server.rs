@@ -15,7 +15,6 @@ use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
-use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
 use nix::unistd::{geteuid, getpid};
 use tokio::time::{Instant, sleep};
@@ -114,10 +113,7 @@ pub async fn server_gone(build_dir: &Path, patience: Duration) -> bool {
 /// The number in the lock file. Whoever writes it may have put a link, a pipe or gigabytes in its
 /// place.
 fn read_lock(lock: &Path) -> Option<i32> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-    let file = std::fs::OpenOptions::new().read(true).custom_flags(flags.bits()).open(lock).ok()?;
-    file.metadata().ok().filter(|metadata| metadata.is_file())?;
+    let (file, _) = agent_fs::read::open(lock).ok()?;
     let mut bytes = Vec::new();
     file.take(64).read_to_end(&mut bytes).ok()?;
     parse_lock(&bytes)

@@ -127,7 +127,7 @@ fn the_first_line_says_it_all() {
         (
             Summary { complete: true, exit: ExitStatus::Internal, ..dirty },
             "ERROR  meta-x on scarthgap (3f2a1b4c5d6e, with uncommitted changes): \
-             the agent contradicts itself or broke: the job has not ended; its events are in events.jsonl"
+             internal error of the agent: the job has not ended; its events are in events.jsonl"
                 .to_owned(),
         ),
     ];

@@ -35,6 +35,11 @@ impl Terminal {
         Terminal { steps: Steps::new(style), progress, screen, status, has_bar: false }
     }
 
+    /// For others who print on the same terminal.
+    pub fn screen(&self) -> MultiProgress {
+        self.screen.clone()
+    }
+
     fn draw(&mut self, now: At) {
         let bar = self.progress.bar();
         if bar.is_some() != self.has_bar {

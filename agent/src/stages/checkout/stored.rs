@@ -5,8 +5,8 @@ use std::sync::Mutex;
 
 use crate::config::{GitSource, Wanted};
 use agent_cache::layers::{
-    self, BranchMembership, Content, Entry, LayerStore, Listed, OwnershipCheck, Part, Record, RepoName,
-    Witness,
+    self, BranchMembership, Content, Entry, LayerStore, Listed, OwnershipCheck, Record, RepoName,
+    StagingEntry, Witness,
 };
 use agent_git::{Access, Git, Seed};
 use agent_process::{Runner, User};
@@ -246,9 +246,9 @@ impl FetchRequest<'_> {
 
     /// Shows that the commit of an entry lies on its branch.
     async fn prove(&self, entry: &Entry) -> Result<()> {
-        let part = Part::begin(&self.stores.local, &self.repo)?;
+        let part = StagingEntry::begin(&self.stores.local, &self.repo)?;
         let git = self.git(&[part.tree()])?;
-        agent_git::prove(&git, &part.tree(), self.name, self.source, Some(&seed(entry))).await
+        agent_git::verify_on_branch(&git, &part.tree(), self.name, self.source, Some(&seed(entry))).await
     }
 
     /// Notes a proof where that is allowed; it can be made again.
@@ -263,12 +263,12 @@ impl FetchRequest<'_> {
 
     /// Clones into the local store.
     async fn make(&self) -> Result<Entry> {
-        let part = Part::begin(&self.stores.local, &self.repo)?;
+        let part = StagingEntry::begin(&self.stores.local, &self.repo)?;
         let git = self.git(&[part.tree()])?;
         let older = self.seed().await;
         let cloned = agent_git::clone(&git, &part.tree(), self.name, self.source, older.as_ref()).await?;
 
-        let (part, content) = blocking(move || part.seal().map(|content| (part, content))).await?;
+        let (part, content) = blocking(move || part.make_read_only().map(|content| (part, content))).await?;
         let commit = cloned.commit;
         let (url, short) = (agent_git::display_url(&self.source.url), self.repo.short().to_owned());
         let mut record = Record::new(url, commit.clone(), short, &cloned.object, cloned.tree);
@@ -293,7 +293,7 @@ impl FetchRequest<'_> {
     async fn explain(
         &self,
         git: &Git<'_>,
-        part: &Part,
+        part: &StagingEntry,
         content: &Content,
         record: &mut Record,
     ) -> Result<()> {
@@ -304,7 +304,7 @@ impl FetchRequest<'_> {
         if altered.is_empty() {
             return Ok(());
         }
-        agent_git::write_again(git, &part.tree(), self.name, &altered, &part.second()).await?;
+        agent_git::checkout_files(git, &part.tree(), self.name, &altered, &part.second()).await?;
         part.compare_with_second(&altered)
     }
 
@@ -347,7 +347,7 @@ impl FetchRequest<'_> {
         }
         if !just_made {
             let git = self.git(&[entry.tree()])?;
-            if let Some(damage) = agent_git::damage(&git, &entry.tree()).await? {
+            if let Some(damage) = agent_git::find_corruption(&git, &entry.tree()).await? {
                 return Err(Error::machine(format!("`{}` is damaged: {damage}", entry.tree().display())));
             }
         }

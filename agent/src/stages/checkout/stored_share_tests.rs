@@ -147,7 +147,7 @@ async fn an_entry_that_the_build_user_could_write_is_not_used() {
     let build_user = User { name: "builder".into(), uid: owner.uid(), gid: owner.gid(), home: "/".into() };
     let refused = job(&bench, "two", &tiers, Some(build_user), &source).await.0;
     assert!(refused.is_err() || !refused.unwrap().is_shared);
-    assert!(bench.notices().await.iter().any(|notice| notice.contains("as which layer code runs")));
+    assert!(bench.notices().await.iter().any(|notice| notice.contains("which runs layer code")));
     fs::set_permissions(&shared, Permissions::from_mode(0o777)).unwrap();
     assert!(!job(&bench, "three", &tiers, other(), &source).await.0.unwrap().is_shared);
     fs::set_permissions(&shared, Permissions::from_mode(0o755)).unwrap();

@@ -382,7 +382,7 @@ async fn a_filter_that_gives_something_else_each_time_is_told() {
         } else {
             let error = obtained.unwrap_err();
             assert!(
-                error.class == Class::Machine && error.message.contains("git writes `a` otherwise"),
+                error.class == Class::Machine && error.message.contains("git writes `a` differently"),
                 "{error}"
             );
         }
@@ -408,7 +408,7 @@ async fn what_a_killed_job_left_is_cleared_away_and_what_a_living_one_makes_is_n
     let up = two_files(&bench).await;
     let repo = RepoName::of(&up.url());
     let store = LayerStore::new(bench.path("layers"));
-    let living = Part::begin(&store, &repo).unwrap();
+    let living = StagingEntry::begin(&store, &repo).unwrap();
     write(&living.path().join("half"), "");
     let killed = bench.path("layers").join(repo.directory()).join(".build-agent.killed.part");
     write(&killed.join("up/conf/half"), "");
@@ -434,10 +434,7 @@ async fn a_proof_of_the_branch_is_made_once() {
         up.source(Wanted::CommitOnBranch { commit: commit.to_uppercase(), branch: branch.into() })
     };
     let error = get(&bench, other(), &on("island")).await.unwrap_err();
-    assert!(
-        error.class == Class::Usage && error.message.contains("does not lie on branch `island`"),
-        "{error}"
-    );
+    assert!(error.class == Class::Usage && error.message.contains("is not on branch `island`"), "{error}");
     for branch in ["main", "older"] {
         assert_eq!(get(&bench, other(), &on(branch)).await.unwrap().how, Origin::Stored);
     }

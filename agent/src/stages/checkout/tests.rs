@@ -274,7 +274,7 @@ async fn pointers_of_git_lfs_are_told() {
     run(&settings, &Tiers::default(), &bench.runner, &bench.access).await.unwrap();
     look(&settings, &bench.runner).await.unwrap();
     let notices = bench.notices().await;
-    for whose in ["repo poky holds Git LFS pointers", "repo local holds", "the checkout under test"] {
+    for whose in ["repo poky has Git LFS pointers", "repo local has", "the checkout under test"] {
         let told = |notice: &&String| notice.contains(whose) && notice.contains("`a.bin`");
         assert_eq!(notices.iter().filter(told).count(), 1, "{whose}: {notices:?}");
     }

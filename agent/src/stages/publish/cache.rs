@@ -6,6 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tracing::Instrument;
+
 use crate::stages;
 use agent_cache::publish::{self, Published, Tally};
 use agent_process::Interrupt;
@@ -30,7 +32,7 @@ pub async fn run(sources: Sources, tiers: &Tiers, events: &Emitter, interrupt: &
     }
     let begun = Instant::now();
     let tally = Arc::new(Tally::default());
-    let hung = work(sources, tiers.clone(), interrupt, &tally).await.err();
+    let hung = work(sources, tiers.clone(), interrupt, &tally).instrument(stages::step(&unit)).await.err();
     let published = tally.so_far();
     if let Some(why) = &hung {
         events.warn(why, Some("look at the mount; the next build publishes what is missing".into())).await;

@@ -1,4 +1,4 @@
-//! Credentials of the SDK's default chain, in the form that `object_store` asks for.
+//! Provides credentials of the SDK's default chain to `object_store`.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -9,23 +9,23 @@ use object_store::CredentialProvider;
 use object_store::aws::AwsCredential;
 use tokio::sync::Mutex;
 
-/// Credentials are renewed this long before they expire: a request is retried with the credentials
-/// that it began with, so they have to outlive its retries.
-const MARGIN: Duration = Duration::from_secs(5 * 60);
+/// How long before their expiry credentials are renewed. They must outlive the retries of a request, because
+/// these use the credentials of its first attempt.
+const RENEW_MARGIN: Duration = Duration::from_secs(5 * 60);
 
-/// When renewing failed or brought nothing younger, the old ones are used for this long before the
-/// next try, so that every request does not wait for a sick endpoint.
-const PAUSE: Duration = Duration::from_secs(30);
+/// How long old credentials are used after a failed or useless renewal, so that not every request waits for a
+/// failing endpoint.
+const RETRY_DELAY: Duration = Duration::from_secs(30);
 
-/// Caches the chain's credentials and renews them in time; builds outlive them.
+/// Caches the chain's credentials and renews them in time. A build may run longer than they are valid.
 #[derive(Debug)]
 pub struct Credentials {
     chain: SharedCredentialsProvider,
-    held: Mutex<Option<Held>>,
+    cached: Mutex<Option<Cached>>,
 }
 
 #[derive(Clone, Debug)]
-struct Held {
+struct Cached {
     credential: Arc<AwsCredential>,
     expires: Option<SystemTime>,
     renew: Option<SystemTime>,
@@ -33,37 +33,37 @@ struct Held {
 
 impl Credentials {
     pub fn new(chain: SharedCredentialsProvider) -> Credentials {
-        Credentials { chain, held: Mutex::new(None) }
+        Credentials { chain, cached: Mutex::new(None) }
     }
 
-    async fn ask(&self, now: SystemTime) -> Result<Held, object_store::Error> {
+    async fn fetch(&self, now: SystemTime) -> Result<Cached, object_store::Error> {
         let found = self.chain.provide_credentials().await.map_err(no_credentials)?;
         let expires = found.expiry();
-        Ok(Held {
+        Ok(Cached {
             credential: Arc::new(AwsCredential {
                 key_id: found.access_key_id().to_owned(),
                 secret_key: found.secret_access_key().to_owned(),
                 token: found.session_token().map(str::to_owned),
             }),
             expires,
-            renew: expires.map(|at| at.checked_sub(MARGIN).unwrap_or(at).max(now + PAUSE)),
+            renew: expires.map(|at| at.checked_sub(RENEW_MARGIN).unwrap_or(at).max(now + RETRY_DELAY)),
         })
     }
 
     async fn get(&self, now: SystemTime) -> Result<Arc<AwsCredential>, object_store::Error> {
-        // Held while asking, so that many waiting requests ask once.
-        let mut held = self.held.lock().await;
-        if let Some(held) = held.as_ref().filter(|held| held.renew.is_none_or(|at| now < at)) {
-            return Ok(held.credential.clone());
+        // The lock is held during the fetch, so that many waiting requests fetch once.
+        let mut cached = self.cached.lock().await;
+        if let Some(cached) = cached.as_ref().filter(|cached| cached.renew.is_none_or(|at| now < at)) {
+            return Ok(cached.credential.clone());
         }
-        let renewed = match (self.ask(now).await, held.take()) {
+        let renewed = match (self.fetch(now).await, cached.take()) {
             (Ok(new), _) => new,
             (Err(_), Some(old)) if old.expires.is_some_and(|at| now < at) => {
-                Held { renew: Some(now + PAUSE), ..old }
+                Cached { renew: Some(now + RETRY_DELAY), ..old }
             }
             (Err(error), _) => return Err(error),
         };
-        Ok(held.insert(renewed).credential.clone())
+        Ok(cached.insert(renewed).credential.clone())
     }
 }
 
@@ -93,7 +93,7 @@ mod tests {
 
     use super::*;
 
-    /// Gives `key-1`, `key-2` …, each valid for `valid` from `start` on; fails from the `fail`th on.
+    /// Returns `key-1`, `key-2` …, with these expiry times; fails after the last one.
     #[derive(Debug)]
     struct Chain {
         asked: Arc<AtomicU32>,
@@ -122,7 +122,7 @@ mod tests {
     const MINUTE: Duration = Duration::from_secs(60);
 
     #[tokio::test]
-    async fn renewed_five_minutes_before_they_expire() {
+    async fn renews_credentials_five_minutes_before_expiry() {
         let start = SystemTime::UNIX_EPOCH + 1000 * MINUTE;
         let (given, asked) = credentials(vec![Some(start + 60 * MINUTE), Some(start + 120 * MINUTE)]);
         for (minute, key, times) in [(0, "key-1", 1), (54, "key-1", 1), (55, "key-2", 2), (114, "key-2", 2)] {
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn kept_for_ever_when_they_never_expire() {
+    async fn never_renews_credentials_without_expiry() {
         let start = SystemTime::UNIX_EPOCH + MINUTE;
         let (given, asked) = credentials(vec![None]);
         given.get(start).await.unwrap();
@@ -141,12 +141,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_sick_endpoint_is_survived_while_the_old_ones_live_and_no_longer() {
+    async fn uses_old_credentials_until_expiry_if_renewal_fails() {
         let start = SystemTime::UNIX_EPOCH + 1000 * MINUTE;
         let (given, asked) = credentials(vec![Some(start + 60 * MINUTE)]);
         given.get(start).await.unwrap();
         assert_eq!(given.get(start + 56 * MINUTE).await.unwrap().key_id, "key-1");
-        // Within the pause nobody is asked.
+        // No renewal within the delay.
         given.get(start + 56 * MINUTE + Duration::from_secs(10)).await.unwrap();
         assert_eq!(asked.load(Ordering::SeqCst), 2);
         let error = given.get(start + 60 * MINUTE).await.unwrap_err();
@@ -154,12 +154,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn ones_that_come_nearly_expired_do_not_ask_at_every_request() {
+    async fn waits_between_renewals_of_nearly_expired_credentials() {
         let start = SystemTime::UNIX_EPOCH + 1000 * MINUTE;
         let (given, asked) = credentials(vec![Some(start + MINUTE), Some(start + 90 * MINUTE)]);
         given.get(start).await.unwrap();
         given.get(start + Duration::from_secs(10)).await.unwrap();
         assert_eq!(asked.load(Ordering::SeqCst), 1);
-        assert_eq!(given.get(start + PAUSE).await.unwrap().key_id, "key-2");
+        assert_eq!(given.get(start + RETRY_DELAY).await.unwrap().key_id, "key-2");
     }
 }

@@ -1,4 +1,4 @@
-//! S3 buckets, behind `object_store`.
+//! Opens S3 buckets with `object_store`, and reads single objects.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -16,42 +16,43 @@ use url::{Host, Url};
 use super::credentials::{Credentials, NO_CREDENTIALS};
 use agent_types::error::{Error, Result};
 
-/// Longest time of one request. A part has at most 64 MiB unless the file is beyond 600 GiB, so
-/// this allows for about 1 Mbit/s for each of a few parallel parts.
+/// Time limit of one request. A part has at most 64 MiB, unless the file is larger than 600 GiB, so this
+/// allows about 1 Mbit/s for each of a few parallel parts.
 const REQUEST: Duration = Duration::from_secs(10 * 60);
 
-/// `s3://bucket/key`, taken apart. The key may be empty.
+/// The parts of an `s3://bucket/key` URL. The key may be empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct S3Address {
     pub bucket: String,
-    /// Without slashes at its ends; as it is written, nothing is percent-decoded.
+    /// Without slashes at its ends; not percent-decoded.
     pub key: String,
 }
 
 impl S3Address {
     /// # Errors
-    /// Usage, when it is not an `s3://` address or names no bucket.
+    /// Usage, if it is not an `s3://` URL or the bucket's name is invalid.
     pub fn parse(address: &str) -> Result<S3Address> {
         let rest = address
             .strip_prefix("s3://")
-            .ok_or_else(|| Error::usage(format!("`{address}` is not an s3:// address")))?;
+            .ok_or_else(|| Error::usage(format!("`{address}` is not an s3:// URL")))?;
         let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
         // https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html; old buckets
         // also have upper-case letters and underscores.
         let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
         if bucket.is_empty() || !bucket.chars().all(fits) {
-            return Err(Error::usage(format!("`{address}` names no bucket that S3 could have"))
-                .hint("write s3://BUCKET/PREFIX"));
+            return Err(
+                Error::usage(format!("`{address}` has no valid bucket name")).hint("use s3://BUCKET/PREFIX")
+            );
         }
         Ok(S3Address { bucket: bucket.to_owned(), key: key.trim_matches('/').to_owned() })
     }
 }
 
-/// The bucket with the credentials, region and endpoint that the SDK finds. Objects stay private: no
-/// ACL is ever sent. Every request carries a SHA-256 that S3 verifies.
+/// Opens a bucket with the credentials, region and endpoint that the SDK finds. Objects stay private: no ACL
+/// is sent. Every request has a SHA-256 that S3 verifies.
 ///
 /// # Errors
-/// Usage, when no region is known or the endpoint is no address.
+/// Usage, if the region is unknown or the endpoint is not a URL.
 pub async fn bucket(name: &str, kms_key_id: Option<&str>) -> Result<AmazonS3> {
     let sdk = super::sdk().await;
     let mut builder = AmazonS3Builder::new()
@@ -69,13 +70,12 @@ pub async fn bucket(name: &str, kms_key_id: Option<&str>) -> Result<AmazonS3> {
     let builder = match endpoint(&sdk) {
         Some(endpoint) => {
             let url = Url::parse(&endpoint).map_err(|source| {
-                Error::usage(format!("the S3 endpoint `{endpoint}` is not an address"))
+                Error::usage(format!("the S3 endpoint `{endpoint}` is not a URL"))
                     .because(&source)
-                    .hint("mend AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL or endpoint_url of the profile")
+                    .hint("fix AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL or endpoint_url of the profile")
             })?;
-            // Plain HTTP only because somebody wrote it; S3's own endpoints are always HTTPS. Other
-            // servers rarely have a name for each bucket, so the bucket goes into the path, and any
-            // region will do.
+            // Plain HTTP is used only if the endpoint says so; S3's own endpoints are HTTPS. Other servers
+            // rarely have a host name per bucket, so the bucket goes into the path. Any region works there.
             builder
                 .with_allow_http(url.scheme() == "http")
                 .with_endpoint(endpoint.trim_end_matches('/'))
@@ -84,27 +84,28 @@ pub async fn bucket(name: &str, kms_key_id: Option<&str>) -> Result<AmazonS3> {
         }
         None => {
             let region = region.ok_or_else(|| {
-                Error::usage(format!("no AWS region is known for s3://{name}"))
+                Error::usage(format!("the AWS region of s3://{name} is unknown"))
                     .hint("set AWS_REGION to the bucket's region")
             })?;
-            // A dot in the name would not match the wildcard of S3's certificate.
+            // A name with a dot does not match the wildcard in S3's certificate.
             builder.with_region(region).with_virtual_hosted_style_request(!name.contains('.'))
         }
     };
     builder.build().map_err(|source| Error::usage(format!("cannot use s3://{name}")).because(&source))
 }
 
-/// One object, whole.
+/// Reads one object completely.
 ///
 /// # Errors
-/// Usage, when the address is wrong, the object does not exist or is larger than `limit` bytes;
-/// upstream, when it cannot be read.
+/// Usage, if the URL is invalid, or the object does not exist or is larger than `limit` bytes; upstream, if
+/// it cannot be read.
+#[tracing::instrument(name = "s3", skip_all, fields(call = "get", address))]
 pub async fn read_object(address: &str, limit: usize) -> Result<Bytes> {
     let S3Address { bucket: name, key } = S3Address::parse(address)?;
     let path = Path::parse(&key)
         .ok()
         .filter(|path| path.as_ref() == key && !key.is_empty())
-        .ok_or_else(|| Error::usage(format!("`{address}` names no object")))?;
+        .ok_or_else(|| Error::usage(format!("`{address}` is not the URL of an object")))?;
     let store = bucket(&name, None).await?;
     let failed = |source: object_store::Error| match source {
         object_store::Error::NotFound { .. } => Error::usage(format!("{address} does not exist"))
@@ -125,12 +126,12 @@ pub async fn read_object(address: &str, limit: usize) -> Result<Bytes> {
     Ok(whole.freeze())
 }
 
-/// An error of S3 that is not the user's: what failed, S3's answer, and what to do. `action` is the
-/// IAM action that the request needs.
+/// The error for a failed request to S3, with S3's answer and a hint. `action` is the IAM action that the
+/// request needs.
 pub fn upstream(message: String, source: &object_store::Error, action: &str) -> Error {
     let text = source.to_string();
     let hint = if text.contains(NO_CREDENTIALS) {
-        "give credentials: a role for the build, AWS_PROFILE, or AWS_ACCESS_KEY_ID and \
+        "set credentials: a role for the build, AWS_PROFILE, or AWS_ACCESS_KEY_ID and \
          AWS_SECRET_ACCESS_KEY"
             .to_owned()
     } else {
@@ -139,7 +140,7 @@ pub fn upstream(message: String, source: &object_store::Error, action: &str) -> 
     Error::upstream(message).because(source).hint(hint)
 }
 
-/// Whether the host is this machine.
+/// Whether the host of the URL is this machine.
 pub fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => name == "localhost",
@@ -149,7 +150,7 @@ pub fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// `AWS_ENDPOINT_URL_S3` before `AWS_ENDPOINT_URL`, and the profile's forms of both:
+/// The configured endpoint: `AWS_ENDPOINT_URL_S3`, else `AWS_ENDPOINT_URL`, or the profile's keys for them:
 /// <https://docs.aws.amazon.com/sdkref/latest/guide/feature-ss-endpoints.html>.
 fn endpoint(sdk: &SdkConfig) -> Option<String> {
     let key = ServiceConfigKey::builder()
@@ -162,7 +163,7 @@ fn endpoint(sdk: &SdkConfig) -> Option<String> {
     of_s3.or_else(|| sdk.endpoint_url().map(str::to_owned)).filter(|endpoint| !endpoint.is_empty())
 }
 
-/// Ten seconds to a minute in all, by chance: long enough for a server that restarts or throttles.
+/// Retries for ten seconds to a minute (random): long enough for a server that restarts or throttles.
 fn retries() -> RetryConfig {
     RetryConfig {
         backoff: BackoffConfig {
@@ -181,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses() {
+    fn parses_s3_urls() {
         let table = [
             ("s3://b", Some(("b", ""))),
             ("s3://b/", Some(("b", ""))),
@@ -199,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn loopback_is_this_machine_only() {
+    fn is_loopback_accepts_only_this_machine() {
         let table = [
             ("http://localhost:1/", true),
             ("http://127.8.9.1/", true),

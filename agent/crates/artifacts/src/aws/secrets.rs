@@ -1,4 +1,4 @@
-//! Secrets Manager.
+//! Reads secrets from AWS Secrets Manager.
 
 use aws_sdk_secretsmanager::Client;
 use aws_sdk_secretsmanager::error::SdkError;
@@ -6,12 +6,13 @@ use aws_sdk_secretsmanager::operation::get_secret_value::GetSecretValueError;
 
 use agent_types::error::{Error, Result};
 
-/// The value of a secret. `field` selects a field of a secret that is a JSON object; it may also be
-/// written behind the name, `name#field`.
+/// Reads the value of a secret. `field` selects a field of a JSON object; it can also follow the name, as in
+/// `name#field`.
 ///
 /// # Errors
-/// Usage, when there is no such secret or field; upstream, when AWS is out of reach or refuses.
+/// Usage, if the secret or the field does not exist; upstream, if AWS does not answer or denies access.
 /// Messages never contain the value.
+#[tracing::instrument(name = "secrets-manager", skip_all, fields(call = "get", id = name_or_arn))]
 pub async fn secret(name_or_arn: &str, field: Option<&str>) -> Result<String> {
     let (name, field) = match (name_or_arn.split_once('#'), field) {
         (Some((name, written)), None) => (name, Some(written)),
@@ -19,7 +20,7 @@ pub async fn secret(name_or_arn: &str, field: Option<&str>) -> Result<String> {
     };
     let sdk = super::sdk().await;
     if sdk.region().is_none() {
-        return Err(Error::usage(format!("no AWS region is known for the secret `{name}`"))
+        return Err(Error::usage(format!("the AWS region of the secret `{name}` is unknown"))
             .hint("set AWS_REGION to the secret's region"));
     }
     let answer = Client::new(&sdk)
@@ -37,31 +38,30 @@ pub async fn secret(name_or_arn: &str, field: Option<&str>) -> Result<String> {
     }
 }
 
-/// A secret that is one value. JSON is none: as a whole it opens no door, and what is secret in it would
-/// not be hidden.
+/// A secret that is one value. JSON is rejected: it is not a token, and the values in it would not be redacted.
 fn whole(name: &str, text: &str) -> Result<String> {
     use serde_json::Value;
     let said = |what: &str| Error::usage(format!("the secret `{name}` is {what}"));
     match serde_json::from_str(text) {
         Ok(Value::Object(fields)) => {
             let names: Vec<String> = fields.keys().map(|field| format!("`{name}#{field}`")).collect();
-            Err(said("JSON with fields, and no field is named").hint(match names.as_slice() {
-                [] => "it has no fields: store the token in it".to_owned(),
-                names => format!("write one of them: {}", names.join(", ")),
+            Err(said("a JSON object, and no field is selected").hint(match names.as_slice() {
+                [] => "the object is empty: store the token in the secret".to_owned(),
+                names => format!("use one of {}", names.join(", ")),
             }))
         }
-        Ok(Value::Array(_)) => Err(said("a list in JSON").hint("store the token alone, or in a field")),
-        Ok(Value::String(_)) => Err(said("text in JSON's quotes").hint("store the token without quotes")),
-        // Digits alone are JSON, too. Editors and shells add an end of line.
+        Ok(Value::Array(_)) => Err(said("a JSON array").hint("store the token alone, or in a field")),
+        Ok(Value::String(_)) => Err(said("a JSON string").hint("store the token without quotes")),
+        // A number is valid JSON, but also a valid token. Editors and shells add a newline.
         _ => match text.trim() {
-            "" => Err(said("empty").hint("store the token in it")),
+            "" => Err(said("empty").hint("store the token in the secret")),
             token => Ok(token.to_owned()),
         },
     }
 }
 
 fn json_field(name: &str, text: &str, field: &str) -> Result<String> {
-    // serde_json's own message may quote the text, so it is not passed on.
+    // serde_json's message may quote the text, so it is dropped.
     let value: serde_json::Value = serde_json::from_str(text).map_err(|_| {
         Error::usage(format!("the secret `{name}` is not JSON, so it has no field `{field}`"))
             .hint(format!("write `{name}` without `#{field}`"))
@@ -82,7 +82,7 @@ fn refused(name: &str, error: &SdkError<GetSecretValueError>) -> Error {
     let message = format!("cannot read the secret `{name}`");
     match error {
         SdkError::ServiceError(answer) if answer.err().is_resource_not_found_exception() => {
-            Error::usage(format!("there is no secret `{name}`"))
+            Error::usage(format!("the secret `{name}` does not exist"))
                 .because(error)
                 .hint("check its name, the region (AWS_REGION) and the account")
         }
@@ -90,7 +90,7 @@ fn refused(name: &str, error: &SdkError<GetSecretValueError>) -> Error {
             let code = answer.err().meta().code().unwrap_or_default();
             Error::upstream(message).because(error).hint(match code {
                 "AccessDeniedException" => {
-                    "allow secretsmanager:GetSecretValue on it to this role (and kms:Decrypt on its key)"
+                    "allow this role secretsmanager:GetSecretValue on the secret (and kms:Decrypt on its key)"
                         .into()
                 }
                 _ => super::refusal_hint(code, "secretsmanager:GetSecretValue"),
@@ -98,7 +98,7 @@ fn refused(name: &str, error: &SdkError<GetSecretValueError>) -> Error {
         }
         SdkError::DispatchFailure(failure) if !failure.is_io() && !failure.is_timeout() => {
             Error::upstream(message).because(error).hint(
-                "give credentials: a role for the build, AWS_PROFILE, or AWS_ACCESS_KEY_ID and \
+                "set credentials: a role for the build, AWS_PROFILE, or AWS_ACCESS_KEY_ID and \
                  AWS_SECRET_ACCESS_KEY",
             )
         }
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_in_json_needs_a_field() {
+    fn rejects_json_without_a_field() {
         for (text, hint) in [
             (r#"{"token":"s3cr3t","user":"s3cr3t"}"#, "`n#token`, `n#user`"),
             (" {\n}", "store the token"),
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_is_text_and_errors_never_show_the_value() {
+    fn reads_a_text_field_and_never_shows_values_in_errors() {
         let text = r#"{"token":"s3cr3t","count":5}"#;
         assert_eq!(json_field("n", text, "token").unwrap(), "s3cr3t");
         for (text, field) in [(text, "tokn"), (text, "count"), ("s3cr3t", "token"), (r#"["s3cr3t"]"#, "x")] {

@@ -1,41 +1,39 @@
-//! The grammar of an artifact rule's globs: patterns that can never match a file of the build directory, or that
-//! lead out of it, are mistakes before anything is built.
+//! Validates the globs of artifact rules before a build: a pattern must be able to match a file of the build
+//! directory, and must not lead out of it.
 
 use agent_types::diagnostic::Diagnostic;
 
 type Result<T> = std::result::Result<T, Diagnostic>;
 
-/// So many alternatives in braces are looked at; a pattern with more is not refused for one of them.
+/// Maximum number of alternatives in braces to check. A pattern with more is accepted.
 const ALTERNATIVES: usize = 256;
 
-/// Longer names than this no file system has.
+/// Maximum length of a file name on all file systems.
 const LONGEST_NAME: usize = 255;
 
-/// Checks a pattern and gives it without `./` at its beginning.
+/// Checks a pattern and returns it without a leading `./`.
 ///
 /// # Errors
-/// Says why it can never match, and what to write instead.
+/// If it can never match; the hint says what to write instead.
 pub fn artifact_pattern(text: &str) -> Result<&str> {
     const EXAMPLE: &str = "patterns are relative to the build directory, such as tmp/deploy/images/**";
     if text.is_empty() {
         return Err(Diagnostic::new("is empty").hint(EXAMPLE));
     }
     if let Some(c) = text.chars().find(|c| c.is_control()) {
-        return Err(Diagnostic::new(format!("holds the control character {c:?}")).hint(EXAMPLE));
+        return Err(Diagnostic::new(format!("contains the control character {c:?}")).hint(EXAMPLE));
     }
     if text.contains("${") {
-        return Err(Diagnostic::new(format!(
-            "`{text}` can never match: BitBake's variables are not replaced"
-        ))
-        .hint(EXAMPLE));
+        return Err(Diagnostic::new(format!("`{text}` can never match: BitBake variables are not expanded"))
+            .hint(EXAMPLE));
     }
     if let Err(error) = globset::GlobBuilder::new(text).literal_separator(true).build() {
-        return Err(Diagnostic::new(format!("`{text}` is no glob: {}", error.kind())));
+        return Err(Diagnostic::new(format!("`{text}` is not a glob: {}", error.kind())));
     }
     let alternatives = alternatives(text);
     let mut faults = alternatives.iter().map(|one| fault(one));
     let first = faults.next().flatten();
-    // One alternative that can match makes the rule of use.
+    // The rule is accepted if one alternative can match.
     match first {
         Some((why, hint)) if alternatives.len() < ALTERNATIVES && faults.all(|fault| fault.is_some()) => {
             Err(Diagnostic::new(format!("`{text}` can never match: {why}"))
@@ -45,7 +43,7 @@ pub fn artifact_pattern(text: &str) -> Result<&str> {
     }
 }
 
-/// Whether a rule leaves out everything that it names.
+/// Whether the `exclude` pattern excludes everything that `include` matches.
 pub fn excludes_all(include: &str, exclude: &str) -> bool {
     let (include, exclude) = (without_dot(include), without_dot(exclude));
     exclude == include || ["**", "**/*", "**/**"].contains(&exclude)
@@ -59,12 +57,12 @@ fn without_dot(text: &str) -> &str {
     text
 }
 
-/// Why a pattern without braces can never match, and the right form where there is one.
+/// Why a pattern without braces can never match, with the correct form if there is one.
 fn fault(pattern: &str) -> Option<(String, Option<String>)> {
     let plain = literal(without_dot(pattern));
     if plain.is_empty() || plain == "." {
-        let why = "it names the build directory itself, and rules match files";
-        return Some((why.into(), Some("write `**` for all that lies in it".into())));
+        let why = "it names the build directory itself, but rules match files";
+        return Some((why.into(), Some("write `**` for all files in it".into())));
     }
     if plain.starts_with('/') {
         return Some(("it is absolute".into(), None));
@@ -76,11 +74,11 @@ fn fault(pattern: &str) -> Option<(String, Option<String>)> {
     let clean: Vec<&str> = parts.iter().copied().filter(|part| !part.is_empty() && *part != ".").collect();
     let clean = clean.join("/");
     if plain.ends_with('/') || plain.ends_with("/.") {
-        let why = "it ends as a directory does, and rules match files";
-        return Some((why.into(), Some(format!("write `{clean}/**` for all that lies below it"))));
+        let why = "it ends like a directory, but rules match files";
+        return Some((why.into(), Some(format!("write `{clean}/**` for all files below it"))));
     }
     if parts.iter().any(|part| part.is_empty() || *part == ".") {
-        return Some(("it has an empty part or a `.` in it".into(), Some(format!("write `{clean}`"))));
+        return Some(("it contains an empty part or a `.`".into(), Some(format!("write `{clean}`"))));
     }
     if parts.iter().any(|part| !part.contains(['*', '?', '[']) && part.len() > LONGEST_NAME) {
         return Some((format!("a name has more than {LONGEST_NAME} bytes"), None));
@@ -88,14 +86,14 @@ fn fault(pattern: &str) -> Option<(String, Option<String>)> {
     None
 }
 
-/// The pattern with escapes and classes of one plain character written out.
+/// Replaces escapes and classes of one plain character by that character.
 fn literal(pattern: &str) -> String {
     let pattern = pattern.replace("[.]", ".").replace("[/]", "/");
     let mut plain = String::with_capacity(pattern.len());
     let mut chars = pattern.chars();
     while let Some(c) = chars.next() {
         match c {
-            // An escaped wildcard stays one here: that is no fault.
+            // An escaped wildcard becomes a wildcard here, which does not matter for these checks.
             '\\' => plain.extend(chars.next()),
             c => plain.push(c),
         }
@@ -103,7 +101,7 @@ fn literal(pattern: &str) -> String {
     plain
 }
 
-/// The patterns that braces stand for.
+/// Expands braces into the list of patterns.
 fn alternatives(pattern: &str) -> Vec<String> {
     let mut open = vec![pattern.to_owned()];
     let mut closed = Vec::new();
@@ -122,7 +120,7 @@ fn alternatives(pattern: &str) -> Vec<String> {
     closed
 }
 
-/// What stands before the first braces, their choices, and what stands behind.
+/// The text before the first braces, their alternatives, and the text after them.
 fn braces(pattern: &str) -> Option<(&str, Vec<&str>, &str)> {
     let mut depth = 0;
     let (mut begin, mut escaped, mut class) = (0, false, false);
@@ -166,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_can_match_is_taken() {
+    fn accepts_patterns_that_can_match() {
         for (text, plain) in [
             ("tmp/deploy/images/**", "tmp/deploy/images/**"),
             ("./tmp/*.log", "tmp/*.log"),
@@ -190,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_never_match_is_refused_with_the_right_form() {
+    fn rejects_patterns_that_can_never_match_with_the_correct_form() {
         for (text, why, hint) in [
             ("", "empty", "relative"),
             (".", "the build directory itself", "`**`"),
@@ -212,13 +210,13 @@ mod tests {
             ("[.][.]/x", "leads out", "relative"),
             ("{..,../a}/x", "leads out", "relative"),
             ("{/a,/b}", "absolute", "relative"),
-            ("tmp/deploy/", "ends as a directory", "`tmp/deploy/**`"),
-            ("tmp/deploy//", "ends as a directory", "`tmp/deploy/**`"),
-            ("tmp/deploy/.", "ends as a directory", "`tmp/deploy/**`"),
-            ("**/", "ends as a directory", "`**/**`"),
+            ("tmp/deploy/", "ends like a directory", "`tmp/deploy/**`"),
+            ("tmp/deploy//", "ends like a directory", "`tmp/deploy/**`"),
+            ("tmp/deploy/.", "ends like a directory", "`tmp/deploy/**`"),
+            ("**/", "ends like a directory", "`**/**`"),
             ("a//b", "an empty part", "`a/b`"),
             ("a/./b", "an empty part", "`a/b`"),
-            ("${DEPLOY_DIR}/images/**", "variables are not replaced", "relative"),
+            ("${DEPLOY_DIR}/images/**", "variables are not expanded", "relative"),
             ("a\nb", "control character", "relative"),
             ("a\0b", "control character", "relative"),
             ("a\u{7f}", "control character", "relative"),
@@ -231,12 +229,12 @@ mod tests {
         assert!(artifact_pattern(&format!("a/{}", "x".repeat(256))).is_err());
         assert!(artifact_pattern(&format!("a/{}", "x".repeat(255))).is_ok());
         for text in ["a[", "{a", "a{b,c"] {
-            assert!(artifact_pattern(text).unwrap_err().message.contains("no glob"), "{text}");
+            assert!(artifact_pattern(text).unwrap_err().message.contains("not a glob"), "{text}");
         }
     }
 
     #[test]
-    fn a_rule_may_not_exclude_all_of_itself() {
+    fn excludes_all_detects_rules_that_exclude_themselves() {
         for (include, exclude, all) in [
             ("a/**", "a/**", true),
             ("./a/**", "a/**", true),

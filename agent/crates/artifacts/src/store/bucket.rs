@@ -1,6 +1,6 @@
-//! An S3 bucket as the destination.
+//! Publishes to an S3 bucket.
 //!
-//! Memory is bounded by one budget for all parts in flight, whatever the number and size of files.
+//! One budget for all parts in flight limits the memory, for any number and size of files.
 
 use std::sync::Arc;
 
@@ -22,16 +22,16 @@ use agent_types::error::{Error, Result};
 
 const MIB: u64 = 1024 * 1024;
 
-/// Files above this are uploaded in parts.
-const SINGLE: u64 = 16 * MIB;
-/// S3: at most this many parts.
-const PARTS: u64 = 10_000;
-/// More than S3's least (5 MiB): fewer requests.
-const LEAST_PART: u64 = 8 * MIB;
-/// For all parts in flight, MiB.
-const BUDGET: u32 = 64;
-/// For telling S3 to forget a multipart upload.
-const ABORT: std::time::Duration = std::time::Duration::from_secs(10);
+/// Larger files are uploaded in parts.
+const MAX_SINGLE_PUT: u64 = 16 * MIB;
+/// S3's maximum number of parts.
+const MAX_PARTS: u64 = 10_000;
+/// Minimum size of a part. It is above S3's minimum (5 MiB), to save requests.
+const MIN_PART: u64 = 8 * MIB;
+/// Memory for all parts in flight.
+const BUDGET_MIB: u32 = 64;
+/// Time limit for the request that aborts a multipart upload.
+const ABORT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
 
 #[derive(Clone, Debug)]
 pub struct Bucket {
@@ -43,7 +43,7 @@ pub struct Bucket {
 
 impl Bucket {
     pub fn new(store: Arc<dyn ObjectStore>, name: &str, retries: Retries) -> Bucket {
-        let budget = Arc::new(Semaphore::new(BUDGET as usize));
+        let budget = Arc::new(Semaphore::new(BUDGET_MIB as usize));
         Bucket { store, name: name.to_owned(), budget, retries }
     }
 
@@ -51,20 +51,22 @@ impl Bucket {
         format!("s3://{}/{key}", self.name)
     }
 
-    /// Whether there is such an object; `false` also when the role may not ask.
-    pub async fn holds(&self, key: &str) -> Result<bool> {
+    /// Whether the object exists; also false, if the role has no permission to find out.
+    #[tracing::instrument(name = "s3", skip_all, fields(call = "head", bucket = self.name, key))]
+    pub async fn exists(&self, key: &str) -> Result<bool> {
         let path = exact(key).map_err(Error::usage)?;
         match self.retries.run(|| self.store.head(&path)).await {
             Ok(_) => Ok(true),
-            // Without s3:ListBucket the answer for "not there" is 403.
+            // Without s3:ListBucket, S3 answers 403 for objects that do not exist.
             Err(object_store::Error::NotFound { .. } | object_store::Error::PermissionDenied { .. }) => {
                 Ok(false)
             }
-            Err(source) => Err(self.broken("look at", key, &source, "s3:GetObject")),
+            Err(source) => Err(self.failed("access", key, &source, "s3:GetObject")),
         }
     }
 
-    /// Uploads the file, replacing what an earlier, broken attempt left under its key.
+    /// Uploads the file. Replaces an object that an earlier, failed attempt left.
+    #[tracing::instrument(name = "s3", skip_all, fields(call = "put", bucket = self.name, key, bytes = source.len()))]
     pub async fn put(
         &self,
         key: &str,
@@ -72,7 +74,7 @@ impl Bucket {
         stop: &CancellationToken,
     ) -> Result<SourceMeta, Failure> {
         let path = exact(key).map_err(|message| Problem::new(source.path(), message))?;
-        if source.len() <= SINGLE {
+        if source.len() <= MAX_SINGLE_PUT {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => Err(Failure::Stopped),
@@ -83,29 +85,30 @@ impl Bucket {
         }
     }
 
-    /// Writes an object that must not be there yet; `false` when it is.
+    /// Writes a new object; false, if it exists already.
     ///
-    /// The answer to a request that was done may get lost, so that what is there is looked at before the
-    /// request is repeated, and before it is believed that somebody else was first.
+    /// The answer to a successful request may get lost. So the object is read before a retry, and before it is
+    /// assumed that another publication wrote it.
+    #[tracing::instrument(name = "s3", skip_all, fields(call = "create", bucket = self.name, key))]
     pub async fn create(&self, key: &str, content: Vec<u8>) -> Result<bool> {
         let path = exact(key).map_err(Error::usage)?;
-        let mut tries = self.retries.begin();
+        let mut retry = self.retries.begin();
         loop {
             let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
             let Err(source) = self.store.put_opts(&path, content.clone().into(), options).await else {
                 return Ok(true);
             };
-            let is_taken = matches!(source, object_store::Error::AlreadyExists { .. });
+            let exists = matches!(source, object_store::Error::AlreadyExists { .. });
             match self.retries.run(|| self.read(&path)).await {
                 Ok(there) => return Ok(there == content),
-                // Taken by a write that was taken back.
-                Err(object_store::Error::NotFound { .. }) if is_taken => {}
-                Err(_) if is_taken => return Ok(false),
+                // It existed for a moment and is gone again.
+                Err(object_store::Error::NotFound { .. }) if exists => {}
+                Err(_) if exists => return Ok(false),
                 Err(_) if is_transient(&source) => {}
-                Err(_) => return Err(self.broken("write", key, &source, "s3:PutObject")),
+                Err(_) => return Err(self.failed("write", key, &source, "s3:PutObject")),
             }
-            if !tries.pause().await {
-                return Err(self.broken("write", key, &source, "s3:PutObject"));
+            if !retry.delay().await {
+                return Err(self.failed("write", key, &source, "s3:PutObject"));
             }
         }
     }
@@ -116,13 +119,13 @@ impl Bucket {
 
     async fn put_single(&self, key: &Key, source: Source) -> Result<SourceMeta, Failure> {
         let length = source.len();
-        let _room = self.room(length).await?;
-        // One byte more: what comes beyond the length shows that the file grew.
+        let _permit = self.reserve(length).await?;
+        // One byte more, to notice that the file grew.
         let (source, content) = source.next(to_usize(length)?.saturating_add(1)).await?;
         let facts = source.finish()?;
         match self.retries.run(|| self.store.put(key, content.clone().into())).await {
             Ok(_) => Ok(facts),
-            Err(source) => Err(self.broken("write", key.as_ref(), &source, "s3:PutObject").into()),
+            Err(source) => Err(self.failed("write", key.as_ref(), &source, "s3:PutObject").into()),
         }
     }
 
@@ -132,9 +135,9 @@ impl Bucket {
         source: Source,
         stop: &CancellationToken,
     ) -> Result<SourceMeta, Failure> {
-        let broken =
-            |source: &object_store::Error| self.broken("write", key.as_ref(), source, "s3:PutObject");
-        // To tell later whether the object is new.
+        let failed =
+            |source: &object_store::Error| self.failed("write", key.as_ref(), source, "s3:PutObject");
+        // `complete` compares this with the object, to see whether it is new.
         let earlier = tokio::select! {
             biased;
             () = stop.cancelled() => return Err(Failure::Stopped),
@@ -144,7 +147,7 @@ impl Bucket {
             biased;
             () = stop.cancelled() => return Err(Failure::Stopped),
             upload = self.retries.run(|| self.store.put_multipart(key)) => {
-                upload.map_err(|source| broken(&source))?
+                upload.map_err(|source| failed(&source))?
             }
         };
         let length = source.len();
@@ -152,29 +155,29 @@ impl Bucket {
         let sent = tokio::select! {
             biased;
             () = stop.cancelled() => Err(Failure::Stopped),
-            sent = self.send_parts(upload.as_mut(), source, &mut parts, &broken) => sent,
+            sent = self.send_parts(upload.as_mut(), source, &mut parts, &failed) => sent,
         };
         let completed = match sent {
             Ok(facts) => tokio::select! {
                 biased;
                 () = stop.cancelled() => Err(Failure::Stopped),
                 completed = self.complete(upload.as_mut(), key, length, earlier.as_ref()) => {
-                    completed.map(|()| facts).map_err(|source| broken(&source).into())
+                    completed.map(|()| facts).map_err(|source| failed(&source).into())
                 }
             },
             Err(failure) => Err(failure),
         };
         if completed.is_err() {
-            // Parts that arrive after the abort would stay, and be paid for.
+            // Parts that arrive after the abort would stay in the bucket and cost money.
             parts.shutdown().await;
-            // A destination that fails the upload may fail the abort; a lifecycle rule is the net below.
-            let _ = tokio::time::timeout(ABORT, upload.abort()).await;
+            // The abort may fail, too; then a lifecycle rule of the bucket removes the parts.
+            let _ = tokio::time::timeout(ABORT_TIMEOUT, upload.abort()).await;
         }
         completed
     }
 
-    /// Completes an upload. The answer may get lost, and a repetition finds no upload any more: then the
-    /// object itself says whether it is there.
+    /// Completes an upload. The answer may get lost, and a retry then finds no upload. So the object is checked
+    /// as well.
     async fn complete(
         &self,
         upload: &mut dyn MultipartUpload,
@@ -182,7 +185,7 @@ impl Bucket {
         length: u64,
         earlier: Option<&ObjectMeta>,
     ) -> object_store::Result<()> {
-        let mut tries = self.retries.begin();
+        let mut retry = self.retries.begin();
         loop {
             let Err(error) = upload.complete().await else { return Ok(()) };
             if let Ok(there) = self.retries.run(|| self.store.head(key)).await
@@ -193,7 +196,7 @@ impl Bucket {
             {
                 return Ok(());
             }
-            if !is_transient(&error) || !tries.pause().await {
+            if !is_transient(&error) || !retry.delay().await {
                 return Err(error);
             }
         }
@@ -204,11 +207,11 @@ impl Bucket {
         upload: &mut dyn MultipartUpload,
         mut source: Source,
         parts: &mut JoinSet<object_store::Result<()>>,
-        broken: &impl Fn(&object_store::Error) -> Error,
+        failed: &impl Fn(&object_store::Error) -> Error,
     ) -> Result<SourceMeta, Failure> {
         let size = part_size(source.len());
         loop {
-            let room = self.room(size).await?;
+            let permit = self.reserve(size).await?;
             let (next, content) = source.next(to_usize(size)?).await?;
             source = next;
             if content.is_empty() {
@@ -217,57 +220,58 @@ impl Bucket {
             let part = upload.put_part(PutPayload::from(content));
             parts.spawn(async move {
                 let sent = part.await;
-                drop(room);
+                drop(permit);
                 sent
             });
             while let Some(sent) = parts.try_join_next() {
-                arrived(sent, broken)?;
+                check_part(sent, failed)?;
             }
         }
         while let Some(sent) = parts.join_next().await {
-            arrived(sent, broken)?;
+            check_part(sent, failed)?;
         }
         Ok(source.finish()?)
     }
 
-    /// Waits until so many bytes fit into the budget; what is larger takes all of it.
-    async fn room(&self, bytes: u64) -> Result<OwnedSemaphorePermit, Failure> {
-        let mib = u32::try_from(bytes.div_ceil(MIB)).unwrap_or(BUDGET).clamp(1, BUDGET);
-        let room = self.budget.clone().acquire_many_owned(mib).await;
-        room.map_err(|error| Error::internal("the upload budget is closed").because(&error).into())
+    /// Waits until the bytes fit into the budget. A larger number takes the whole budget.
+    async fn reserve(&self, bytes: u64) -> Result<OwnedSemaphorePermit, Failure> {
+        let mib = u32::try_from(bytes.div_ceil(MIB)).unwrap_or(BUDGET_MIB).clamp(1, BUDGET_MIB);
+        let permit = self.budget.clone().acquire_many_owned(mib).await;
+        permit.map_err(|error| Error::internal("the upload budget is closed").because(&error).into())
     }
 
-    fn broken(&self, what: &str, key: &str, source: &object_store::Error, action: &str) -> Error {
+    fn failed(&self, what: &str, key: &str, source: &object_store::Error, action: &str) -> Error {
+        tracing::warn!("cannot {what} {}: {source}", self.shown(key));
         aws::upstream(format!("cannot {what} {}", self.shown(key)), source, action)
     }
 }
 
-fn arrived(
+fn check_part(
     part: Result<object_store::Result<()>, tokio::task::JoinError>,
-    broken: &impl Fn(&object_store::Error) -> Error,
+    failed: &impl Fn(&object_store::Error) -> Error,
 ) -> Result<(), Failure> {
     match part {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(source)) => Err(broken(&source).into()),
-        Err(error) => Err(Error::internal("an upload broke off").because(&error).into()),
+        Ok(Err(source)) => Err(failed(&source).into()),
+        Err(error) => Err(Error::internal("an upload task panicked").because(&error).into()),
     }
 }
 
-/// The key with not one byte changed, or why S3 or its client cannot have it.
+/// Converts the key without any change, or says why S3 or its client does not support it.
 fn exact(key: &str) -> Result<Key, String> {
     if key.len() > LONGEST_KEY {
         return Err(format!("its key is longer than S3's {LONGEST_KEY} bytes: `{key}`"));
     }
     match Key::parse(key) {
         Ok(path) if path.as_ref() == key && !key.is_empty() => Ok(path),
-        Ok(_) => Err(format!("`{key}` cannot be a key: it begins or ends with `/`")),
-        Err(error) => Err(format!("`{key}` cannot be a key: {error}")),
+        Ok(_) => Err(format!("`{key}` is not a valid key: it begins or ends with `/`")),
+        Err(error) => Err(format!("`{key}` is not a valid key: {error}")),
     }
 }
 
-/// Bytes in a part, so that no file needs too many of them.
+/// Size of a part, so that no file needs more than [`MAX_PARTS`].
 fn part_size(length: u64) -> u64 {
-    length.div_ceil(PARTS).max(LEAST_PART)
+    length.div_ceil(MAX_PARTS).max(MIN_PART)
 }
 
 fn to_usize(bytes: u64) -> Result<usize, Failure> {
@@ -281,20 +285,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_file_needs_too_many_parts_and_no_part_is_too_small() {
+    fn part_size_is_within_the_limits_of_s3() {
         // S3's limits: 5 MiB to 5 GiB, 10,000 parts, 5 TiB.
-        let table = [SINGLE + 1, 78 * 1024 * MIB, 80_000 * MIB, 80_000 * MIB + 1, 5 * 1024 * 1024 * MIB];
+        let table =
+            [MAX_SINGLE_PUT + 1, 78 * 1024 * MIB, 80_000 * MIB, 80_000 * MIB + 1, 5 * 1024 * 1024 * MIB];
         for length in table {
             let size = part_size(length);
             assert!((5 * MIB..=5 * 1024 * MIB).contains(&size), "{length}: {size}");
             assert!(length.div_ceil(size) <= 10_000, "{length}: {size}");
         }
-        assert_eq!(part_size(SINGLE + 1), 8 * MIB);
+        assert_eq!(part_size(MAX_SINGLE_PUT + 1), 8 * MIB);
         assert!(part_size(80_000 * MIB + 1) > 8 * MIB);
     }
 
     #[test]
-    fn keys_are_exact_or_refused() {
+    fn accepts_keys_unchanged_or_rejects_them() {
         for key in ["a b+c:d#e%20f/ä~", "x", "%0A", "a\\b", ".hidden/..x"] {
             assert_eq!(exact(key).unwrap().as_ref(), key);
         }

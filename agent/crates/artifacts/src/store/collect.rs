@@ -1,8 +1,8 @@
-//! From a tree and rules to what is to be published.
+//! Selects the files and links of a tree that the rules match.
 //!
-//! Links to directories are recorded and not followed, so a loop is only a link. A link to a file of
-//! the tree brings the file along even when no rule matches its name: the deploy directory names an
-//! image by such a link, and its target carries a date. An `exclude` of the same rule keeps it out.
+//! Links to directories are recorded but not followed, so a loop is only a link. A link to a file of the tree
+//! also selects that file, even if no rule matches its name: in the deploy directory, an image has such a link,
+//! and the name of its target contains a date. An `exclude` of the same rule still excludes the file.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -10,17 +10,18 @@ use std::path::{Path, PathBuf};
 
 use super::names::LONGEST_KEY;
 use super::rules::Rule;
+use agent_fs::dir::{Identity, Kind, is_absent};
 use agent_fs::names::text;
-use agent_fs::tree::{Identity, Kind, LinkTarget, Tree, is_absent};
+use agent_fs::tree::{LinkTarget, Tree};
 
-/// What rules select from a tree.
+/// What the rules selected from a tree.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Collected {
     /// By path.
     pub files: BTreeMap<PathBuf, Identity>,
     /// By path.
     pub links: BTreeMap<PathBuf, Link>,
-    /// What could not be read; each fails the publication.
+    /// Entries that could not be read; each fails the publication.
     pub problems: Vec<Problem>,
     /// Sockets, fifos and devices that rules match.
     pub special: Vec<PathBuf>,
@@ -31,12 +32,12 @@ pub struct Collected {
 /// A symbolic link that a rule matches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
-    /// As it is written in the tree.
+    /// The text of the link.
     pub text: OsString,
-    pub leads: LinkTarget,
+    pub target: LinkTarget,
 }
 
-/// Something at a path of the tree went wrong.
+/// A path of the tree that cannot be published, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     pub path: PathBuf,
@@ -49,16 +50,16 @@ impl Problem {
     }
 }
 
-/// A rule that selects nothing that counts.
+/// A rule that selects no file, or only empty ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unmatched {
     pub include: String,
     pub required: bool,
-    /// What is there instead, behind "the rule".
+    /// What exists instead; follows the words "the artifact rule".
     pub help: String,
 }
 
-/// Walks the tree, as far as the rules reach.
+/// Walks the tree, but enters only directories that rules can match in.
 pub fn collect(tree: &Tree, rules: &[Rule]) -> Collected {
     let mut found = Collected::default();
     let mut selected = vec![Selected::default(); rules.len()];
@@ -77,7 +78,7 @@ pub fn collect(tree: &Tree, rules: &[Rule]) -> Collected {
                 if rules.iter().any(|rule| rule.enters(&path)) {
                     match path.as_os_str().len() <= LONGEST_KEY {
                         true => directories.push(path),
-                        // No key can be longer, and a hostile tree cannot lead on for ever.
+                        // No key can be longer. The limit also ends the walk of a hostile tree.
                         false => found.problems.push(Problem::new(&path, "the path is too long for a key")),
                     }
                 }
@@ -87,7 +88,7 @@ pub fn collect(tree: &Tree, rules: &[Rule]) -> Collected {
             if matching.is_empty() {
                 continue;
             }
-            match take(tree, &path, kind, &mut found, |target| {
+            match add_entry(tree, &path, kind, &mut found, |target| {
                 matching.iter().any(|n| !rules[*n].excludes(target))
             }) {
                 Ok(None) => {}
@@ -100,12 +101,12 @@ pub fn collect(tree: &Tree, rules: &[Rule]) -> Collected {
         }
     }
     for (rule, selected) in rules.iter().zip(selected).filter(|(_, selected)| selected.files == 0) {
-        // A file without content is published, but it is nothing that a build has made.
+        // Empty files are published, but do not satisfy a required rule.
         if !selected.empty.is_empty() && !rule.required {
             continue;
         }
         let help = match selected.empty.is_empty() {
-            true => format!("matches no file: {}", what_is_there(tree, rule)),
+            true => format!("matches no file: {}", describe_existing(tree, rule)),
             false => format!("matches only files of zero bytes: {}", some(&selected.empty)),
         };
         found.unmatched.push(Unmatched { include: rule.include.clone(), required: rule.required, help });
@@ -113,22 +114,22 @@ pub fn collect(tree: &Tree, rules: &[Rule]) -> Collected {
     found
 }
 
-/// What a rule selects.
+/// What one rule selected.
 #[derive(Clone, Debug, Default)]
 struct Selected {
-    /// With content.
+    /// Number of files that are not empty.
     files: usize,
     empty: Vec<PathBuf>,
 }
 
-/// What is in a file.
+/// Whether a file is empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Content {
     Some,
     Empty,
 }
 
-/// The first few of them.
+/// Lists the first few paths.
 fn some(paths: &[PathBuf]) -> String {
     const SHOWN: usize = 5;
     let names: Vec<String> = paths.iter().take(SHOWN).map(|path| format!("`{}`", shown(path))).collect();
@@ -137,8 +138,8 @@ fn some(paths: &[PathBuf]) -> String {
     names.join(", ") + &more
 }
 
-/// Records one matching entry; says what is in the file that it selects, if it selects one.
-fn take(
+/// Records one matching entry. Returns whether the selected file is empty, or `None` if there is no file.
+fn add_entry(
     tree: &Tree,
     path: &Path,
     kind: Kind,
@@ -146,17 +147,17 @@ fn take(
     wants: impl Fn(&Path) -> bool,
 ) -> std::io::Result<Option<Content>> {
     match kind {
-        Kind::File => take_file(tree, path, found),
+        Kind::File => add_file(tree, path, found),
         Kind::Link => {
             let text = tree.link(path)?;
-            let leads = tree.follow(path, &text)?;
-            let target = match &leads {
-                LinkTarget::File(target) if wants(target) => Some(target.clone()),
+            let target = tree.follow(path, &text)?;
+            let file = match &target {
+                LinkTarget::File(file) if wants(file) => Some(file.clone()),
                 _ => None,
             };
-            found.links.insert(path.to_owned(), Link { text, leads });
-            match target {
-                Some(target) => take_file(tree, &target, found),
+            found.links.insert(path.to_owned(), Link { text, target });
+            match file {
+                Some(file) => add_file(tree, &file, found),
                 None => Ok(None),
             }
         }
@@ -168,24 +169,25 @@ fn take(
     }
 }
 
-fn take_file(tree: &Tree, path: &Path, found: &mut Collected) -> std::io::Result<Option<Content>> {
-    match tree.look(path)? {
-        (Kind::File, identity) => found.files.insert(path.to_owned(), identity),
-        _ => return Err(std::io::Error::other("it is no file any more")),
-    };
-    Ok(Some(if tree.length(path)? == 0 { Content::Empty } else { Content::Some }))
+fn add_file(tree: &Tree, path: &Path, found: &mut Collected) -> std::io::Result<Option<Content>> {
+    let meta = tree.metadata(path)?;
+    if meta.kind() != Kind::File {
+        return Err(std::io::Error::other("it is no longer a regular file"));
+    }
+    found.files.insert(path.to_owned(), meta.identity());
+    Ok(Some(if meta.size == 0 { Content::Empty } else { Content::Some }))
 }
 
-/// For a rule that selects nothing: the nearest directory that is there, and what it holds.
-fn what_is_there(tree: &Tree, rule: &Rule) -> String {
+/// Describes the closest existing directory of a rule that selects nothing.
+fn describe_existing(tree: &Tree, rule: &Rule) -> String {
     let mut directory = PathBuf::new();
     let mut wanted = PathBuf::from(&rule.include);
     wanted = wanted.components().filter(|part| *part != std::path::Component::CurDir).collect();
     for part in wanted.components() {
         let next = directory.join(part);
-        match tree.look(&next) {
-            Ok((Kind::Directory, _)) => directory = next,
-            Ok((Kind::Link, _)) => {
+        match tree.metadata(&next).map(|meta| meta.kind()) {
+            Ok(Kind::Directory) => directory = next,
+            Ok(Kind::Link) => {
                 return format!("`{}` is a link; links to directories are not followed", shown(&next));
             }
             Ok(_) => break,
@@ -194,7 +196,7 @@ fn what_is_there(tree: &Tree, rule: &Rule) -> String {
         }
     }
     if directory == wanted {
-        return format!("it is a directory; write `{}/**` for all that it holds", shown(&directory));
+        return format!("it is a directory; write `{}/**` for all files in it", shown(&directory));
     }
     let place = match directory.as_os_str().is_empty() {
         true => "the published directory".to_owned(),
@@ -216,7 +218,7 @@ fn what_is_there(tree: &Tree, rule: &Rule) -> String {
     }
     match list.is_empty() {
         true => format!("{place} is empty"),
-        false => format!("{place} holds {}", list.join(", ")),
+        false => format!("{place} contains {}", list.join(", ")),
     }
 }
 
@@ -225,6 +227,6 @@ fn shown(path: &Path) -> String {
 }
 
 #[cfg(test)]
-#[allow(clippy::print_stdout)] // SKIPPED is said aloud
+#[allow(clippy::print_stdout)] // prints SKIPPED
 #[path = "collect_tests.rs"]
 mod tests;

@@ -35,7 +35,7 @@ fn paths<'a>(keys: impl Iterator<Item = &'a PathBuf>) -> Vec<&'a str> {
 }
 
 #[test]
-fn where_links_lead() {
+fn resolves_link_targets() {
     let (_kept, tree) = tree(&[
         "d/image-2026.wic",
         "e/other",
@@ -80,13 +80,13 @@ fn where_links_lead() {
     ];
     let got = collect(&tree, &rules(&[("d/**", &[])]));
     assert_eq!(got.problems, []);
-    for (name, leads) in table {
-        assert_eq!(got.links[&Path::new("d").join(name)].leads, leads, "{name}");
+    for (name, target) in table {
+        assert_eq!(got.links[&Path::new("d").join(name)].target, target, "{name}");
     }
 }
 
 #[test]
-fn a_link_brings_its_file_along_unless_that_is_excluded() {
+fn link_selects_its_file_unless_excluded() {
     let entries = ["d/image.wic -> image-2026.rootfs.wic", "d/image-2026.rootfs.wic", "d/other"];
     let (_kept, tree) = tree(&entries);
     let got = collect(&tree, &rules(&[("d/image.wic", &[])]));
@@ -96,11 +96,11 @@ fn a_link_brings_its_file_along_unless_that_is_excluded() {
 
     let got = collect(&tree, &rules(&[("d/image.wic", &["**/*.rootfs.wic"])]));
     assert_eq!(paths(got.files.keys()), [""; 0]);
-    assert_eq!(got.unmatched.len(), 1, "a link alone is nothing that was made");
+    assert_eq!(got.unmatched.len(), 1, "a link alone does not satisfy a rule");
 }
 
 #[test]
-fn directory_links_and_loops_are_not_followed() {
+fn does_not_follow_links_to_directories() {
     let (_kept, tree) = tree(&["d/file", "d/loop -> .", "d/up -> ..", "d/etc -> /etc"]);
     let got = collect(&tree, &rules(&[("**", &[])]));
     assert_eq!(paths(got.files.keys()), ["d/file"]);
@@ -108,7 +108,7 @@ fn directory_links_and_loops_are_not_followed() {
 }
 
 #[test]
-fn rules_add_up_and_each_answers_for_itself() {
+fn combines_rules_and_checks_each_one() {
     let (_kept, tree) = tree(&["a/1.txt", "a/2.bin", "b/3.txt"]);
     let got = collect(&tree, &rules(&[("a/**", &["**/*.bin"]), ("**/*.txt", &[]), ("c/**", &[])]));
     assert_eq!(paths(got.files.keys()), ["a/1.txt", "b/3.txt"]);
@@ -117,13 +117,13 @@ fn rules_add_up_and_each_answers_for_itself() {
 }
 
 #[test]
-fn a_rule_that_selects_nothing_says_what_is_there() {
+fn unmatched_rule_describes_what_exists() {
     let (_kept, tree) = tree(&["tmp/deploy/rpm/x", "tmp/deploy/licenses/y", "conf/local.conf", "l -> tmp"]);
     let table = [
-        ("tmp/deploy/images/**", "`tmp/deploy` holds licenses/, rpm/"),
-        ("temp/**", "the published directory holds conf/, l, tmp/"),
-        ("tmp/deploy", "it is a directory; write `tmp/deploy/**` for all that it holds"),
-        ("./tmp/deploy", "it is a directory; write `tmp/deploy/**` for all that it holds"),
+        ("tmp/deploy/images/**", "`tmp/deploy` contains licenses/, rpm/"),
+        ("temp/**", "the published directory contains conf/, l, tmp/"),
+        ("tmp/deploy", "it is a directory; write `tmp/deploy/**` for all files in it"),
+        ("./tmp/deploy", "it is a directory; write `tmp/deploy/**` for all files in it"),
         ("l/deploy/**", "`l` is a link; links to directories are not followed"),
     ];
     for (include, wanted) in table {
@@ -134,7 +134,7 @@ fn a_rule_that_selects_nothing_says_what_is_there() {
 }
 
 #[test]
-fn files_of_zero_bytes_do_not_satisfy_a_required_rule() {
+fn empty_files_do_not_satisfy_a_required_rule() {
     let (kept, tree) = tree(&["d/full", "e/full", "l/link -> ../d/empty"]);
     for name in ["d/empty", "e/empty", "f/one", "f/two"] {
         let path = kept.path().join(name);
@@ -155,7 +155,7 @@ fn files_of_zero_bytes_do_not_satisfy_a_required_rule() {
 }
 
 #[test]
-fn special_files_are_passed_over() {
+fn skips_special_files() {
     let (kept, tree) = tree(&["d/file"]);
     nix::unistd::mkfifo(&kept.path().join("d/fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(kept.path().join("d/socket")).unwrap();
@@ -165,7 +165,7 @@ fn special_files_are_passed_over() {
 }
 
 #[test]
-fn names_are_bytes() {
+fn accepts_names_that_are_not_utf8() {
     let (kept, _) = tree(&[]);
     let name = std::ffi::OsStr::from_bytes(b"bad\xff\nname");
     fs_err::write(kept.path().join(name), "x").unwrap();
@@ -175,7 +175,7 @@ fn names_are_bytes() {
 }
 
 #[test]
-fn a_file_that_was_swapped_for_a_link_is_not_opened() {
+fn rejects_a_file_that_was_replaced_by_a_link() {
     let (kept, tree) = tree(&["d/file", "secret"]);
     let got = collect(&tree, &rules(&[("d/*", &[])]));
     let seen = got.files[Path::new("d/file")];
@@ -196,10 +196,10 @@ fn a_file_that_was_swapped_for_a_link_is_not_opened() {
 }
 
 #[test]
-fn root_reads_only_what_the_tree_s_owner_could_read() {
+fn root_reads_only_files_that_the_owner_of_the_tree_can_read() {
     use std::os::unix::fs::PermissionsExt;
     if !nix::unistd::geteuid().is_root() {
-        println!("SKIPPED collect::root_reads_only_what_the_tree_s_owner_could_read: needs root");
+        println!("SKIPPED collect::root_reads_only_files_that_the_owner_of_the_tree_can_read: needs root");
         return;
     }
     let (kept, _) = tree(&["shadow", "public", "own"]);

@@ -1,17 +1,17 @@
-//! Why a file did not reach the destination.
+//! Reasons why a file was not published.
 
 use agent_types::error::Error;
 
 use super::collect::Problem;
 
-/// Why a file is not at the destination.
+/// Why a file was not published.
 #[derive(Debug)]
 pub enum Failure {
-    /// The file is at fault; others may go on.
+    /// The file cannot be published; others can.
     File(Problem),
-    /// The destination is; nothing else will work.
-    Place(Error),
-    /// Somebody asked to stop.
+    /// The store does not work, so all other files would fail, too.
+    Store(Error),
+    /// The publication was stopped.
     Stopped,
 }
 
@@ -23,6 +23,6 @@ impl From<Problem> for Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
-        Failure::Place(error)
+        Failure::Store(error)
     }
 }

@@ -1,4 +1,4 @@
-//! Layer code owns the tree that root publishes: by no name and at no moment does it get root's files out.
+//! Layer code owns the tree that root publishes. It must not get root's files published by any name or race.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -23,7 +23,7 @@ fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
-/// A tree of another user, and root's secrets beside it.
+/// A tree of another user, and root's secrets next to it.
 struct Scene(tempfile::TempDir);
 
 impl Scene {
@@ -69,7 +69,7 @@ impl Scene {
         outcome
     }
 
-    /// Whether a published file holds the secret.
+    /// Whether a published file contains the secret.
     fn leaked(&self, out: &str) -> bool {
         let files = walkdir::WalkDir::new(self.at(out)).into_iter().flatten();
         files
@@ -78,7 +78,7 @@ impl Scene {
     }
 }
 
-/// Ways to a file, each made at `path` of the tree.
+/// Creates a link of this kind at `path` of the tree.
 fn plant(way: &str, scene: &Scene, path: &Path) {
     let secret = |name: &str| scene.at(name);
     let up = "../".repeat(20);
@@ -113,7 +113,7 @@ fn plant(way: &str, scene: &Scene, path: &Path) {
 }
 
 #[tokio::test]
-async fn files_of_root_alone_are_never_published() {
+async fn never_publishes_files_that_only_root_can_read() {
     if !is_root() {
         return;
     }
@@ -133,7 +133,7 @@ async fn files_of_root_alone_are_never_published() {
         "link to the agent's memory",
         "fifo",
     ];
-    // By what is asked for, and where it lies: 14 × 4 × 2 = 112.
+    // All kinds of links, rules and paths: 14 × 4 × 2 = 112.
     let mut tried = 0;
     for way in ways {
         for place in ["planted", "d/planted"] {
@@ -141,7 +141,7 @@ async fn files_of_root_alone_are_never_published() {
             plant(way, &scene, &scene.at("tree").join(place));
             for (n, include) in ["**", place, "**/planted*", "**/planted/**"].into_iter().enumerate() {
                 let out = format!("out-{n}");
-                // Refused, or published without it; never with it.
+                // The publication may fail or skip the file, but must not contain the secret.
                 let _ = scene.publish(&out, include).await;
                 assert!(!scene.leaked(&out), "{way} at {place} by {include}");
                 tried += 1;
@@ -152,7 +152,7 @@ async fn files_of_root_alone_are_never_published() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn paths_that_are_swapped_meanwhile_lead_nowhere() {
+async fn never_publishes_secrets_through_paths_that_change_during_publication() {
     if !is_root() {
         return;
     }
@@ -165,7 +165,7 @@ async fn paths_that_are_swapped_meanwhile_lead_nowhere() {
     for n in 0..20 {
         symlink(scene.at("secret"), scene.at(&format!("links/file-{n}"))).unwrap();
     }
-    // The directory, and then single files, take turns with links to root's secrets.
+    // The directory, and then single files, are replaced by links to root's secrets and back.
     let swapper = {
         let (scene, stop) = (scene.clone(), stop.clone());
         std::thread::spawn(move || {

@@ -1,17 +1,17 @@
-//! `index.json`: what was published, written last. A reader who sees it sees everything.
+//! `index.json`: the list of published objects. It is written last, so if it exists, all objects exist.
 
 use serde::{Deserialize, Serialize};
 
 use agent_types::events::JobIdentity;
 
-/// Names the layout of the index; raised when a reader of the old layout would go wrong.
+/// Names the layout of the index. Its number rises when old readers could not read the new layout.
 pub const SCHEMA: &str = "build-agent/index/v1";
 
-/// All that lies below a prefix.
+/// All objects below a prefix.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Index {
     pub schema: String,
-    /// The job that made it; absent after `build-agent publish`.
+    /// The job that published; absent for `build-agent publish`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<JobIdentity>,
     /// Sorted by path.
@@ -24,7 +24,7 @@ pub struct Index {
 pub struct Object {
     /// Relative to the published directory.
     pub path: String,
-    /// `path` and `link` are percent-encoded, because the name holds bytes that are not text.
+    /// Whether `path` and `link` are percent-encoded, because the name has bytes that are not text.
     #[serde(default, skip_serializing_if = "is_false")]
     pub encoded: bool,
     /// The whole S3 key, or the path relative to the destination directory; absent for a link.
@@ -33,7 +33,7 @@ pub struct Object {
     /// The length.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
-    /// What it took on the build machine's disk; less than `bytes` for a sparse file.
+    /// Size on the build machine's disk; less than `bytes` for a sparse file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allocated: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -41,13 +41,13 @@ pub struct Object {
     /// The text of a symbolic link.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link: Option<String>,
-    /// The `path` of the published file that the link leads to in the end.
+    /// The `path` of the published file that the link finally resolves to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
-    /// The link leads out of the published directory.
+    /// Whether the link leads out of the published directory.
     #[serde(default, skip_serializing_if = "is_false")]
     pub escaping: bool,
-    /// The link leads to nothing, or in a circle.
+    /// Whether the target of the link does not exist, or the link is a loop.
     #[serde(default, skip_serializing_if = "is_false")]
     pub dangling: bool,
 }
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sorted_summed_and_readable_again() {
+    fn index_is_sorted_and_round_trips_through_json() {
         let file = |path: &str, bytes| Object {
             path: path.into(),
             key: Some(format!("p/{path}")),

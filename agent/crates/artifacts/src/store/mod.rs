@@ -1,22 +1,24 @@
-//! Artifacts: from a tree and rules to objects at a destination and the index that names them.
+//! Publishes the files of a tree that rules select, and an index of them.
 //!
-//! A tree is read without trust (`tree`), rules select from it (`rules`, `collect`), each file
-//! is read in pieces and hashed on the way (`source`) to a bucket or a directory (`place`), under
-//! its own name (`names`); the [`index`] comes last.
+//! The tree is not trusted (`agent_fs::tree`). Rules select files (`rules`, `collect`). Each file is read in
+//! pieces and hashed (`source`), and written to a bucket or a directory (`artifact_store`) under a key
+//! (`names`). The [`index`] is written last.
 
 pub mod artifact_pattern;
+mod artifact_store;
 mod bucket;
 mod collect;
 mod directory;
 mod failure;
 pub mod index;
-mod leftovers;
+
 mod names;
-mod place;
+
 mod publication;
 mod retry;
 mod rules;
 mod source;
+mod stale_temp_files;
 
 pub use names::layout;
 pub use publication::Publication;

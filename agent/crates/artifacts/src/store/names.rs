@@ -1,4 +1,4 @@
-//! Keys at the destination.
+//! Builds the keys of published objects.
 
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
@@ -9,12 +9,12 @@ pub use agent_fs::names::{encoded, plain, text};
 /// The name of the index below the prefix.
 pub const INDEX: &str = "index.json";
 
-/// Bytes in an S3 key: <https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html>.
+/// Maximum bytes in an S3 key: <https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html>.
 pub const LONGEST_KEY: usize = 1024;
 
 const IN_PARTS: &AsciiSet = &CONTROLS.add(b'%').add(b'/');
 
-/// `<name>/<release>/<commit>[-dirty]/<build>`; a checkout that is not in git is `unversioned`.
+/// The prefix of a job: `<name>/<release>/<commit>[-dirty]/<build>`. Without git, the commit is `unversioned`.
 pub fn layout(job: &JobIdentity) -> String {
     let mut version = job.commit.clone().unwrap_or_else(|| "unversioned".into());
     if job.dirty {
@@ -23,9 +23,9 @@ pub fn layout(job: &JobIdentity) -> String {
     [&job.name, &job.release, &version, &job.build].map(|part| segment(part)).join("/")
 }
 
-/// One segment of a key, whatever the text: neither more segments nor one that means a directory.
+/// Encodes any text as one segment of a key, without `/` and never `.` or `..`.
 fn segment(text: &str) -> String {
-    // Letters of any script stay; only what would break the key or its reading is encoded.
+    // Non-ASCII letters stay readable; only characters that would break the key are encoded.
     let carried = |c: char| match c.is_ascii() {
         true => utf8_percent_encode(c.encode_utf8(&mut [0; 4]), IN_PARTS).to_string(),
         false => c.into(),
@@ -37,7 +37,7 @@ fn segment(text: &str) -> String {
     }
 }
 
-/// Two keys, one below the other; either may be empty.
+/// Joins two keys with `/`; either may be empty.
 pub fn join(prefix: &str, rest: &str) -> String {
     match (prefix.trim_matches('/'), rest) {
         ("", rest) => rest.to_owned(),
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn where_a_job_s_artifacts_lie() {
+    fn layout_of_jobs() {
         let job = JobIdentity {
             name: "meta-x".into(),
             release: "scarthgap".into(),
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn joining() {
+    fn joins_keys() {
         for (prefix, rest, wanted) in
             [("", "a/b", "a/b"), ("p/", "a", "p/a"), ("/p/q", "", "p/q"), ("", "", "")]
         {

@@ -1,4 +1,4 @@
-//! One publication from start to end: look, judge, upload, and write the index last.
+//! Runs one publication: collects the files, checks the rules, uploads, and writes the index last.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,54 +9,54 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use tokio_util::sync::CancellationToken;
 
+use super::artifact_store::ArtifactStore;
 use super::collect::{Collected, Link, Problem, collect};
 use super::failure::Failure;
 use super::index::{Index, Object};
 use super::names::{self, INDEX};
-use super::place::Place;
 use super::retry::Retries;
 use super::rules::Rule;
 use super::source::{Source, SourceMeta};
-use agent_fs::tree::{Identity, LinkTarget, Tree};
+use agent_fs::dir::Identity;
+use agent_fs::tree::{LinkTarget, Tree};
 use agent_process::{Interrupt, Interrupted};
 use agent_types::artifact::{ArtifactRule, Destination};
 use agent_types::error::{Class, Error, Result};
 use agent_types::events::{Artifact, Emitter, EventKind, Finding, JobIdentity, Level, Phase, Progress, Unit};
 use agent_types::outcome::Outcome;
 
-/// Files on their way at a time. Small files wait for answers more than for bandwidth; the bytes in
-/// flight have a limit of their own.
-const FILES: usize = 16;
+/// Maximum number of parallel uploads. Small files wait more for answers than for bandwidth; the bytes in
+/// flight have a separate limit.
+const PARALLEL_FILES: usize = 16;
 
-/// For the first answer of a destination, with all retries.
-const ANSWER: Duration = Duration::from_secs(60);
+/// Time limit for the first answer of a destination, with all retries.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// For what is under way when the job has to stop; longer than an upload needs to be called off.
-const LAST: Duration = Duration::from_secs(15);
+/// Time limit for uploads in progress after a stop; longer than the abort of an upload takes.
+const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Names in one message; the rest are counted.
+/// Maximum number of names in one message; the rest are counted.
 const SHOWN: usize = 5;
 
-/// What is to be published, and where.
+/// What to publish, and where.
 #[derive(Clone, Debug)]
 pub struct Publication<'a> {
-    /// Where the events belong.
+    /// The unit of the emitted events.
     pub unit: Unit,
     pub root: &'a Path,
     pub rules: &'a [ArtifactRule],
     pub destination: &'a Destination,
-    /// Below the destination: `names::layout` of a job, or nothing.
+    /// Prefix below the destination: `names::layout` of a job, or empty.
     pub below: String,
     pub kms_key_id: Option<&'a str>,
     pub job: Option<&'a JobIdentity>,
-    /// Why the tree may not be complete: then it is no failure of its own that a required rule
-    /// matches nothing.
+    /// Why the tree may be incomplete. If set, a required rule without a match is not a failure.
     pub incomplete: Option<&'a str>,
-    /// For how long a request that failed is tried again.
+    /// How long failed requests are retried.
     pub grace: Duration,
 }
 
-/// A file on its way.
+/// A file to upload.
 struct PendingUpload {
     path: PathBuf,
     seen: Identity,
@@ -66,15 +66,14 @@ struct PendingUpload {
 }
 
 impl Publication<'_> {
-    /// Publishes.
+    /// Runs the publication.
     ///
-    /// Rules are judged before anything is uploaded; a file that cannot be published fails the
-    /// publication, but not before all others were tried. The index is written only when all are
-    /// there.
+    /// The rules are checked before the first upload. A file that cannot be published fails the publication,
+    /// but all others are still uploaded. The index is written only if all files were uploaded.
     ///
     /// # Errors
-    /// Usage, when a rule is no rule or something was published there already; machine or upstream,
-    /// when the tree cannot be read or the destination not written.
+    /// Usage, if a rule is invalid or something was published there already; machine or upstream, if the tree
+    /// cannot be read or the destination cannot be written.
     pub async fn run(&self, events: &Emitter, interrupt: &Interrupt) -> Result<Outcome> {
         let rules = self.rules.iter().map(Rule::new).collect::<Result<Vec<Rule>>>()?;
         let root = self.root.to_owned();
@@ -84,7 +83,7 @@ impl Publication<'_> {
             Ok::<_, Error>((Arc::new(tree), collected))
         });
         let (tree, collected) =
-            walk.await.map_err(|error| Error::internal("the walk broke off").because(&error))??;
+            walk.await.map_err(|error| Error::internal("walking the tree panicked").because(&error))??;
         if let Some(interrupted) = interrupt.state() {
             return Ok(stopped(interrupted));
         }
@@ -92,17 +91,17 @@ impl Publication<'_> {
             return Ok(outcome);
         }
 
-        let (place, index_key, is_there) = match interrupt.or(self.look()).await {
+        let (store, index_key, is_there) = match interrupt.or(self.open_store()).await {
             Ok(answer) => answer?,
             Err(why) => return Ok(stopped(why)),
         };
         if is_there {
-            return Err(already_there(&place.shown(&index_key)));
+            return Err(already_there(&store.shown(&index_key)));
         }
 
-        let (files, mut problems) = plan(&collected, &place);
+        let (files, mut problems) = plan(&collected, &store);
         problems.extend(collected.problems.iter().cloned());
-        let mut objects = match self.upload(&tree, files, &place, events, interrupt).await? {
+        let mut objects = match self.upload(&tree, files, &store, events, interrupt).await? {
             Uploaded::All(objects, more) => {
                 problems.extend(more);
                 objects
@@ -116,15 +115,15 @@ impl Publication<'_> {
         objects.extend(links);
         let index = Index::new(self.job.cloned(), objects);
         let content = serde_json::to_vec_pretty(&index)
-            .map_err(|error| Error::internal("cannot write down the index").because(&error))?;
+            .map_err(|error| Error::internal("cannot serialize the index").because(&error))?;
         if let Some(interrupted) = interrupt.state() {
             return Ok(stopped(interrupted));
         }
-        self.write_index(&place, &index_key, content, interrupt).await?;
+        self.write_index(&store, &index_key, content, interrupt).await?;
         events
             .emit(EventKind::Published {
-                destination: place.shown(&place.key("")),
-                index: place.shown(&index_key),
+                destination: store.shown(&store.key("")),
+                index: store.shown(&index_key),
                 objects: index.totals.objects,
                 bytes: index.totals.bytes,
                 links: index.totals.links,
@@ -133,42 +132,44 @@ impl Publication<'_> {
         Ok(Outcome::Passed)
     }
 
-    /// The destination, the key of its index, and whether something is published there already.
-    async fn look(&self) -> Result<(Place, String, bool)> {
-        let place =
-            Place::open(self.destination, &self.below, self.kms_key_id, Retries::within(self.grace)).await?;
-        let index_key = place.key(INDEX);
-        let is_there = tokio::time::timeout(ANSWER, place.holds(&index_key)).await.map_err(|_| {
-            let waited = humantime::format_duration(ANSWER);
-            Error::upstream(format!("{} gave no answer for {waited}", place.shown(&place.key(""))))
-                .hint("look at the endpoint and the way to it: proxy, VPC endpoint, security group")
-        })??;
-        Ok((place, index_key, is_there))
+    /// Opens the destination. Returns it with the key of its index, and whether that index exists already.
+    async fn open_store(&self) -> Result<(ArtifactStore, String, bool)> {
+        let store =
+            ArtifactStore::open(self.destination, &self.below, self.kms_key_id, Retries::within(self.grace))
+                .await?;
+        let index_key = store.key(INDEX);
+        let is_there =
+            tokio::time::timeout(ANSWER_TIMEOUT, store.exists(&index_key)).await.map_err(|_| {
+                let waited = humantime::format_duration(ANSWER_TIMEOUT);
+                Error::upstream(format!("{} gave no answer for {waited}", store.shown(&store.key(""))))
+                    .hint("check the endpoint and the connection to it: proxy, VPC endpoint, security group")
+            })??;
+        Ok((store, index_key, is_there))
     }
 
-    /// The last step. A stop of the job cannot take it back any more, only the wait for its answer
-    /// is bounded.
+    /// Writes the index as the last step. A stop of the job cannot undo it, and only limits the wait for the
+    /// answer.
     async fn write_index(
         &self,
-        place: &Place,
+        store: &ArtifactStore,
         key: &str,
         content: Vec<u8>,
         interrupt: &Interrupt,
     ) -> Result<()> {
         tokio::select! {
             biased;
-            created = place.create(key, content) => match created? {
+            created = store.create(key, content) => match created? {
                 true => Ok(()),
-                false => Err(already_there(&place.shown(key))),
+                false => Err(already_there(&store.shown(key))),
             },
-            () = gives_up(interrupt) => Err(Error::new(class(interrupt), format!(
-                "{} may or may not be written: there was no answer before the job had to end", place.shown(key)
+            () = stop_deadline(interrupt) => Err(Error::new(class(interrupt), format!(
+                "{} may or may not exist: there was no answer before the job had to end", store.shown(key)
             ))
-            .hint("when it is there, everything is; when it is not, publish again")),
+            .hint("if it exists, the publication is complete; if not, publish again")),
         }
     }
 
-    /// The outcome when there is nothing to upload, and what people should know otherwise.
+    /// The outcome if there is nothing to upload. Warns of unmatched rules and special files.
     async fn judge(&self, collected: &Collected, events: &Emitter) -> Option<Outcome> {
         if !collected.special.is_empty() {
             let names = listed(collected.special.iter().map(|path| shown(path)));
@@ -199,7 +200,7 @@ impl Publication<'_> {
         &self,
         tree: &Arc<Tree>,
         files: Vec<PendingUpload>,
-        place: &Place,
+        store: &ArtifactStore,
         events: &Emitter,
         interrupt: &Interrupt,
     ) -> Result<Uploaded> {
@@ -207,17 +208,17 @@ impl Publication<'_> {
         let stop = CancellationToken::new();
         let (mut objects, mut problems) = (Vec::new(), Vec::new());
         let (mut broken, mut interrupted) = (None, None);
-        let mut going = stream::iter(files)
+        let mut uploads = stream::iter(files)
             .map(|file| {
                 let (tree, stop) = (tree.clone(), stop.clone());
                 async move {
-                    let sent = send(tree, &file, place, &stop).await;
+                    let sent = send(tree, &file, store, &stop).await;
                     (file, sent)
                 }
             })
-            .buffer_unordered(FILES);
-        let mut gives_up = std::pin::pin!(gives_up(interrupt));
-        // After a stop the rest is still waited for, because each upload cleans up behind itself.
+            .buffer_unordered(PARALLEL_FILES);
+        let mut stop_deadline = std::pin::pin!(stop_deadline(interrupt));
+        // After a stop, waits for the uploads in progress: each one cleans up.
         loop {
             let next = tokio::select! {
                 why = interrupt.interrupted(), if interrupted.is_none() => {
@@ -225,14 +226,14 @@ impl Publication<'_> {
                     stop.cancel();
                     continue;
                 }
-                () = &mut gives_up => break,
-                next = going.next() => next,
+                () = &mut stop_deadline => break,
+                next = uploads.next() => next,
             };
             match next {
                 None => break,
-                Some((file, Ok(facts))) => {
-                    self.tell(&file, &facts, place, events).await;
-                    objects.push(object(file, facts));
+                Some((file, Ok(meta))) => {
+                    self.emit_artifact(&file, &meta, store, events).await;
+                    objects.push(object(file, meta));
                     let done = objects.len() as u64;
                     events
                         .emit(EventKind::Progress(Progress {
@@ -243,7 +244,7 @@ impl Publication<'_> {
                         .await;
                 }
                 Some((_, Err(Failure::File(problem)))) => problems.push(problem),
-                Some((_, Err(Failure::Place(error)))) => {
+                Some((_, Err(Failure::Store(error)))) => {
                     broken.get_or_insert(error);
                     stop.cancel();
                 }
@@ -257,17 +258,23 @@ impl Publication<'_> {
         }
     }
 
-    async fn tell(&self, file: &PendingUpload, facts: &SourceMeta, place: &Place, events: &Emitter) {
-        let key = match place {
-            Place::Bucket { .. } => file.key.clone(),
-            Place::Directory { .. } => place.shown(&file.key),
+    async fn emit_artifact(
+        &self,
+        file: &PendingUpload,
+        meta: &SourceMeta,
+        store: &ArtifactStore,
+        events: &Emitter,
+    ) {
+        let key = match store {
+            ArtifactStore::Bucket { .. } => file.key.clone(),
+            ArtifactStore::Directory { .. } => store.shown(&file.key),
         };
         events
             .emit(EventKind::Artifact(Artifact {
                 path: file.text.clone().into(),
                 key: Some(key),
-                bytes: facts.bytes,
-                sha256: Some(facts.sha256.clone()),
+                bytes: meta.bytes,
+                sha256: Some(meta.sha256.clone()),
                 link: None,
             }))
             .await;
@@ -311,16 +318,16 @@ impl Publication<'_> {
     }
 }
 
-/// Ends when the job has to stop and what is under way had its time, or at a second signal.
-async fn gives_up(interrupt: &Interrupt) {
+/// Ends when the time for uploads in progress is over after a stop, or at a second signal.
+async fn stop_deadline(interrupt: &Interrupt) {
     interrupt.interrupted().await;
     tokio::select! {
-        () = tokio::time::sleep(interrupt.last_wait(LAST)) => {}
+        () = tokio::time::sleep(interrupt.last_wait(STOP_TIMEOUT)) => {}
         () = interrupt.force_kill() => {}
     }
 }
 
-/// Of what failed because the job had to stop.
+/// The class of an error that a stop of the job caused.
 fn class(interrupt: &Interrupt) -> Class {
     match interrupt.state() {
         Some(Interrupted::Cancelled) => Class::Cancelled,
@@ -333,21 +340,22 @@ enum Uploaded {
     Stopped(Interrupted),
 }
 
-/// The keys of all files, and the files that can have none.
-fn plan(collected: &Collected, place: &Place) -> (Vec<PendingUpload>, Vec<Problem>) {
+/// Assigns keys to the files. Returns the files without a possible key as problems.
+fn plan(collected: &Collected, store: &ArtifactStore) -> (Vec<PendingUpload>, Vec<Problem>) {
     let mut files = BTreeMap::new();
     let mut problems = Vec::new();
-    // Names that stay as they are come first: an encoded one gives way.
+    // Plain names come first, so that an encoded name is the one in conflict.
     let mut paths: Vec<_> =
         collected.files.iter().map(|(path, seen)| (names::text(path.as_os_str()), path, seen)).collect();
     paths.sort_by_key(|((_, encoded), path, _)| (*encoded, *path));
     for ((text, encoded), path, seen) in paths {
         if text == INDEX {
-            problems.push(Problem::new(path, format!("the name `{INDEX}` is the index's own here")));
+            problems.push(Problem::new(path, format!("the name `{INDEX}` is reserved for the index")));
         } else if files.contains_key(&text) {
-            problems.push(Problem::new(path, format!("another file has its encoded name, `{text}`")));
+            problems
+                .push(Problem::new(path, format!("its encoded name, `{text}`, is the name of another file")));
         } else {
-            let (path, seen, key) = (path.clone(), *seen, place.key(&text));
+            let (path, seen, key) = (path.clone(), *seen, store.key(&text));
             files.insert(text.clone(), PendingUpload { path, seen, text, encoded, key });
         }
     }
@@ -357,39 +365,39 @@ fn plan(collected: &Collected, place: &Place) -> (Vec<PendingUpload>, Vec<Proble
 async fn send(
     tree: Arc<Tree>,
     file: &PendingUpload,
-    place: &Place,
+    store: &ArtifactStore,
     stop: &CancellationToken,
 ) -> Result<SourceMeta, Failure> {
     if stop.is_cancelled() {
         return Err(Failure::Stopped);
     }
     let (path, seen) = (file.path.clone(), file.seen);
-    let source = super::source::off_the_runtime(&file.path, move || match tree.open_file(&path, seen) {
-        Ok((opened, stat)) => Ok(Source::new(&path, opened, stat)),
+    let source = super::source::run_blocking(&file.path, move || match tree.open_file(&path, seen) {
+        Ok((opened, meta)) => Ok(Source::new(&path, opened, meta)),
         Err(error) => Err(Problem::new(&path, format!("cannot open it: {error}"))),
     })
     .await?;
-    place.put(&file.key, source, stop).await
+    store.put(&file.key, source, stop).await
 }
 
-fn object(file: PendingUpload, facts: SourceMeta) -> Object {
+fn object(file: PendingUpload, meta: SourceMeta) -> Object {
     Object {
         path: file.text,
         encoded: file.encoded,
         key: Some(file.key),
-        bytes: Some(facts.bytes),
-        allocated: Some(facts.allocated),
-        sha256: Some(facts.sha256),
+        bytes: Some(meta.bytes),
+        allocated: Some(meta.allocated),
+        sha256: Some(meta.sha256),
         ..Object::default()
     }
 }
 
 fn link_object(path: &Path, link: &Link, collected: &Collected) -> Object {
-    let target = match &link.leads {
+    let target = match &link.target {
         LinkTarget::File(target) if collected.files.contains_key(target) => Some(shown(target)),
         _ => None,
     };
-    // One mark for both: either both are plain or both are encoded.
+    // `encoded` is about both: either both are plain or both are encoded.
     let plain = names::plain(path.as_os_str()).zip(names::plain(&link.text));
     let (text, points, encoded) = match plain {
         Some((path, link)) => (path.to_owned(), link.to_owned(), false),
@@ -400,23 +408,23 @@ fn link_object(path: &Path, link: &Link, collected: &Collected) -> Object {
         encoded,
         link: Some(points),
         target,
-        escaping: link.leads == LinkTarget::Outside,
-        dangling: link.leads == LinkTarget::Nowhere,
+        escaping: link.target == LinkTarget::Outside,
+        dangling: link.target == LinkTarget::Nowhere,
         ..Object::default()
     }
 }
 
 fn stopped(interrupted: Interrupted) -> Outcome {
-    let what = "publishing was stopped; no index was written";
+    let what = "the publication was stopped, so no index was written";
     match interrupted {
         Interrupted::Cancelled => Outcome::Cancelled(format!("{what}: a signal")),
-        Interrupted::OutOfTime => Outcome::TimedOut(format!("{what}: the job's time is over")),
+        Interrupted::OutOfTime => Outcome::TimedOut(format!("{what}: the job's time limit was reached")),
     }
 }
 
 fn already_there(index: &str) -> Error {
-    Error::usage(format!("{index} is there already; nothing that is published is overwritten"))
-        .hint("publish to another place, or give this build another number")
+    Error::usage(format!("{index} exists already, and published files are never overwritten"))
+        .hint("publish to another destination, or use another build number")
 }
 
 fn shown(path: &Path) -> String {

@@ -33,7 +33,7 @@ impl World {
         self.kept.path().join("out")
     }
 
-    /// Publishes by rules, `?` in front of one that is not required; also gives the events.
+    /// Publishes with these rules; `?` marks one that is not required. Also returns the events.
     async fn publish(&self, rules: &[&str], interrupt: &Interrupt) -> (Result<Outcome>, Vec<EventKind>) {
         let rules: Vec<ArtifactRule> = rules
             .iter()
@@ -77,7 +77,7 @@ impl World {
         Some(serde_json::from_slice(&text).unwrap())
     }
 
-    /// Every file below the destination, as its path below the prefix.
+    /// All files below the destination, relative to the prefix.
     fn published(&self) -> Vec<String> {
         let below = self.out().join("meta-x/scarthgap/1");
         let files = walkdir::WalkDir::new(&below).sort_by_file_name().into_iter().map(|entry| entry.unwrap());
@@ -89,7 +89,7 @@ impl World {
 }
 
 #[tokio::test]
-async fn a_tree_arrives_with_its_index() {
+async fn publishes_a_tree_with_its_index() {
     let world = World::new(&[("d/a+b: #1%20.bin", "abc"), ("d/sub/empty", ""), ("other", "no")]);
     symlink("a+b: #1%20.bin", world.root().join("d/latest")).unwrap();
     symlink("/etc/passwd", world.root().join("d/out")).unwrap();
@@ -116,12 +116,12 @@ async fn a_tree_arrives_with_its_index() {
     let artifacts = events.iter().filter(|what| matches!(what, EventKind::Artifact(_))).count();
     assert_eq!(artifacts, 6);
     assert!(matches!(events.last(), Some(EventKind::Published { objects: 3, links: 3, .. })));
-    // Also an event with a hostile name is one line of JSON.
+    // An event with a hostile name is still one line of JSON.
     events.iter().for_each(|what| assert!(!serde_json::to_string(what).unwrap().contains('\n')));
 }
 
 #[tokio::test]
-async fn what_is_published_is_readable_and_never_overwritten() {
+async fn published_files_are_readable_and_never_overwritten() {
     let world = World::new(&[("a", "1")]);
     fs_err::set_permissions(world.root().join("a"), std::fs::Permissions::from_mode(0o600)).unwrap();
     assert_eq!(world.outcome(&["a"]).await, Outcome::Passed);
@@ -135,15 +135,15 @@ async fn what_is_published_is_readable_and_never_overwritten() {
 }
 
 #[tokio::test]
-async fn a_required_rule_without_a_file_stops_all_before_it_begins() {
+async fn required_rule_without_a_file_fails_before_any_upload() {
     let world = World::new(&[("d/a", "1")]);
     let Outcome::Failed(why) = world.outcome(&["d/*", "images/**"]).await else { panic!() };
-    assert!(why.contains("`images/**`") && why.contains("holds d/"), "{why}");
+    assert!(why.contains("`images/**`") && why.contains("contains d/"), "{why}");
     assert!(!world.out().exists());
 }
 
 #[tokio::test]
-async fn a_rule_that_is_not_required_may_match_nothing() {
+async fn optional_rule_may_match_nothing() {
     let world = World::new(&[("d/a", "1")]);
     let (outcome, events) = world.publish(&["d/*", "?images/**"], &Interrupt::new(None)).await;
     assert_eq!(outcome.unwrap(), Outcome::Passed);
@@ -156,8 +156,8 @@ async fn a_rule_that_is_not_required_may_match_nothing() {
 }
 
 #[tokio::test]
-async fn one_bad_file_fails_the_whole_but_not_the_others() {
-    // Two names that meet when one of them is encoded, and one that only the index may have.
+async fn one_bad_file_fails_the_publication_but_others_are_uploaded() {
+    // Two names that are equal once one is encoded, and the reserved name of the index.
     let world = World::new(&[("a%0Ab", "plain"), ("a\nb", "encoded"), ("good", "1"), ("index.json", "mine")]);
     let (outcome, events) = world.publish(&["*"], &Interrupt::new(None)).await;
     let Ok(Outcome::Failed(why)) = outcome else { panic!("{outcome:?}") };
@@ -169,8 +169,8 @@ async fn one_bad_file_fails_the_whole_but_not_the_others() {
 }
 
 #[tokio::test]
-async fn a_name_too_long_for_the_destination_is_named_and_leaves_no_trace() {
-    // 200 bytes in the tree, 598 when each is written as three.
+async fn too_long_name_is_reported_and_leaves_no_temporary_file() {
+    // 200 bytes in the tree, 598 once most are encoded as three.
     let world = World::new(&[("good", "1")]);
     let long = std::ffi::OsString::from("\u{1}".repeat(200));
     fs_err::write(world.root().join(&long), "x").unwrap();
@@ -180,7 +180,7 @@ async fn a_name_too_long_for_the_destination_is_named_and_leaves_no_trace() {
 }
 
 #[tokio::test]
-async fn links_planted_in_the_destination_are_not_written_through() {
+async fn does_not_write_through_links_in_the_destination() {
     let world = World::new(&[("a", "1"), ("d/b", "2")]);
     let elsewhere = world.kept.path().join("elsewhere");
     fs_err::create_dir(&elsewhere).unwrap();
@@ -203,7 +203,7 @@ async fn links_planted_in_the_destination_are_not_written_through() {
 }
 
 #[tokio::test]
-async fn an_interrupt_leaves_no_index() {
+async fn interrupt_writes_no_index() {
     let world = World::new(&[("a", "1")]);
     let interrupt = Interrupt::new(None);
     interrupt.signal();

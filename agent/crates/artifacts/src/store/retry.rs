@@ -1,75 +1,75 @@
-//! Retries of requests to a bucket, on top of those of its client.
+//! Retries requests to a bucket, in addition to the retries of its client.
 //!
-//! The client repeats what is safe by the method alone: it gives up a conditional write at the first reset of
-//! its connection, and any request whose answer broke off.
+//! The client decides by the HTTP method alone. It never retries a conditional write after a connection reset,
+//! nor a request whose answer was incomplete.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use object_store::Error;
 
-/// The longest pause between two tries.
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// The longest delay between two attempts.
+const MAX_DELAY: Duration = Duration::from_secs(10);
 
-/// For how long a request that failed is tried again.
+/// How long and how often failed requests are retried.
 #[derive(Clone, Copy, Debug)]
 pub struct Retries {
-    /// From the first try to the begin of the last.
+    /// Time from the first attempt to the start of the last one.
     pub within: Duration,
-    /// The first pause; each further one is twice as long.
-    pub pause: Duration,
+    /// The first delay; it doubles with each attempt.
+    pub delay: Duration,
 }
 
 impl Retries {
     pub fn within(within: Duration) -> Retries {
-        Retries { within, pause: Duration::from_millis(250) }
+        Retries { within, delay: Duration::from_millis(250) }
     }
 
-    /// Runs a request that may be repeated, until it succeeds, fails for good, or time is up.
+    /// Repeats an idempotent request until it succeeds, fails permanently, or the time is over.
     pub async fn run<T, F>(&self, mut request: impl FnMut() -> F) -> object_store::Result<T>
     where
         F: Future<Output = object_store::Result<T>>,
     {
-        let mut tries = self.begin();
+        let mut state = self.begin();
         loop {
             match request().await {
-                Err(error) if is_transient(&error) && tries.pause().await => {}
+                Err(error) if is_transient(&error) && state.delay().await => {}
                 answer => return answer,
             }
         }
     }
 
-    /// For a request that is looked up before it is repeated.
-    pub fn begin(&self) -> Tries {
-        Tries { end: Instant::now() + self.within, pause: self.pause }
+    /// Starts the retries of a request that the caller repeats.
+    pub fn begin(&self) -> RetryState {
+        RetryState { end: Instant::now() + self.within, delay: self.delay }
     }
 }
 
-/// The tries of one request.
+/// The retries of one request.
 #[derive(Debug)]
-pub struct Tries {
+pub struct RetryState {
     end: Instant,
-    pause: Duration,
+    delay: Duration,
 }
 
-impl Tries {
-    /// Waits before the next try; `false` when there is no time for one.
-    pub async fn pause(&mut self) -> bool {
-        // Many requests that failed together do not come back together.
+impl RetryState {
+    /// Waits before the next attempt; false, if there is no time for one.
+    pub async fn delay(&mut self) -> bool {
+        // A random part, so that requests that failed together are retried at different times.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let pause = self.pause + self.pause * (now.subsec_nanos() % 1000) / 2000;
-        if Instant::now() + pause > self.end {
+        let delay = self.delay + self.delay * (now.subsec_nanos() % 1000) / 2000;
+        if Instant::now() + delay > self.end {
             return false;
         }
-        tokio::time::sleep(pause).await;
-        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        tokio::time::sleep(delay).await;
+        self.delay = (self.delay * 2).min(MAX_DELAY);
         true
     }
 }
 
-/// Whether the same request may succeed later: no answer, half an answer, or the server's own trouble.
+/// Whether the same request may succeed later: no answer, an incomplete one, or a server error.
 pub fn is_transient(error: &Error) -> bool {
     let Error::Generic { .. } = error else { return false };
-    // The client says nothing but its words. 4xx other than these are answers.
+    // The client reports only text. 4xx other than these are permanent.
     let words = error.to_string();
     let refused = words.contains("status code: 4");
     let later = ["status code: 408", "status code: 409", "status code: 429", "RequestTimeout", "SlowDown"];
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_pass() {
+    fn recognizes_transient_errors() {
         for (error, wanted) in [
             (generic("error sending request: connection reset by peer"), true),
             (generic("Server returned non-2xx status code: 503 Slow: busy"), true),
@@ -103,23 +103,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn tried_until_it_succeeds_or_time_is_up() {
-        let short = Retries { within: Duration::from_secs(60), pause: Duration::from_millis(10) };
-        let tries = Cell::new(0);
+    async fn retries_until_success_or_timeout() {
+        let short = Retries { within: Duration::from_secs(60), delay: Duration::from_millis(10) };
+        let attempts = Cell::new(0);
         let answer = short.run(|| {
-            tries.set(tries.get() + 1);
-            let answer = if tries.get() < 3 { Err(generic("reset")) } else { Ok("done") };
+            attempts.set(attempts.get() + 1);
+            let answer = if attempts.get() < 3 { Err(generic("reset")) } else { Ok("done") };
             std::future::ready(answer)
         });
-        assert_eq!((answer.await.unwrap(), tries.get()), ("done", 3));
+        assert_eq!((answer.await.unwrap(), attempts.get()), ("done", 3));
 
         let none = Retries { within: Duration::ZERO, ..short };
-        let tries = Cell::new(0);
+        let attempts = Cell::new(0);
         let answer = none.run(|| {
-            tries.set(tries.get() + 1);
+            attempts.set(attempts.get() + 1);
             std::future::ready(Err::<(), _>(generic("reset")))
         });
         assert!(answer.await.is_err());
-        assert_eq!(tries.get(), 1);
+        assert_eq!(attempts.get(), 1);
     }
 }

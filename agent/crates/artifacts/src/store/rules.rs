@@ -1,7 +1,7 @@
-//! Artifact rules: globs, relative to the published directory.
+//! Matches paths with artifact rules: globs relative to the published directory.
 //!
-//! `*` and `?` stay within a name, `**` crosses directories, `[a-z]` and `{a,b}` are as in a shell; a
-//! name that begins with a dot is a name like any other.
+//! `*` and `?` match within a name, `**` matches across directories, and `[a-z]` and `{a,b}` work as in a
+//! shell. Wildcards also match names that begin with a dot.
 
 use std::path::{Path, PathBuf};
 
@@ -12,25 +12,25 @@ use agent_types::error::{Error, Result};
 
 use super::artifact_pattern::artifact_pattern;
 
-/// One rule, ready to match.
+/// A compiled rule.
 #[derive(Debug)]
 pub struct Rule {
-    /// As it is written.
+    /// The pattern as written.
     pub include: String,
     pub required: bool,
     matcher: GlobMatcher,
     exclude: GlobSet,
-    /// Directories whose whole contents are excluded.
+    /// Directories that are excluded with everything below.
     closed: GlobSet,
-    /// The directory above everything that the rule can match.
+    /// The directory that contains all possible matches.
     pub base: PathBuf,
-    /// Components that a match has; `None`: any number.
+    /// Number of components of a match; `None`: any number.
     depth: Option<usize>,
 }
 
 impl Rule {
     /// # Errors
-    /// Usage, when a pattern is no glob, absolute, or leads out of the directory.
+    /// Usage, if a pattern is not a glob, is absolute, or leads out of the directory.
     pub fn new(rule: &ArtifactRule) -> Result<Rule> {
         let include = relative(&rule.include)?;
         let mut exclude = GlobSetBuilder::new();
@@ -51,9 +51,9 @@ impl Rule {
             matcher: glob(include)?.compile_matcher(),
             exclude: built(exclude)?,
             closed: built(closed)?,
-            // The last part is a file's name even when it is no pattern.
+            // The last part is a file name, even if it is not a pattern.
             base: fixed[..fixed.len().min(all - 1)].iter().collect(),
-            // Alternatives may hold slashes.
+            // Alternatives in braces may contain slashes.
             depth: (!include.contains("**") && !include.contains('{')).then_some(all),
         })
     }
@@ -66,7 +66,7 @@ impl Rule {
         self.exclude.is_match(path)
     }
 
-    /// Whether something that matches may lie below this directory.
+    /// Whether the rule can match a file below this directory.
     pub fn enters(&self, directory: &Path) -> bool {
         let below = directory.starts_with(&self.base)
             && self.depth.is_none_or(|depth| directory.components().count() < depth);
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn what_globs_match() {
+    fn matches_globs() {
         let table: [(&str, &[&str], &str, bool); 17] = [
             ("tmp/deploy/images/**", &[], "tmp/deploy/images/qemu/a.wic", true),
             ("tmp/deploy/images/**", &[], "tmp/deploy/images/.hidden", true),
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_not_utf8_matches() {
+    fn matches_names_that_are_not_utf8() {
         use std::os::unix::ffi::OsStrExt;
         let path = Path::new(std::ffi::OsStr::from_bytes(b"d/bad\xff"));
         assert!(rule("d/*", &[]).unwrap().matches(path));
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn which_directories_are_entered() {
+    fn enters_only_directories_with_possible_matches() {
         let table: [(&str, &[&str], &str, bool); 12] = [
             ("tmp/deploy/images/**", &[], "", true),
             ("tmp/deploy/images/**", &[], "tmp", true),
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn patterns_that_cannot_match_are_mistakes() {
+    fn rejects_patterns_that_cannot_match() {
         for (include, exclude) in [
             ("/etc/*", ""),
             ("../x", ""),

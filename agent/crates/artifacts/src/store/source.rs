@@ -1,54 +1,54 @@
-//! A file while it is published: read piece by piece, hashed on the way, and watched for changes.
+//! Reads a file for publication: in pieces, with its hash, and with a check for changes.
 
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use nix::sys::stat::{FileStat, fstat};
+use nix::sys::stat::fstat;
 use sha2::{Digest, Sha256};
 
 use super::collect::Problem;
+use agent_fs::dir::FileMeta;
 
-/// An open file of the tree.
+/// An open file of the published tree.
 #[derive(Debug)]
 pub struct Source {
     path: PathBuf,
     file: File,
-    before: FileStat,
+    before: FileMeta,
     hasher: Sha256,
     read: u64,
 }
 
-/// What a file turned out to be when it was read to its end.
+/// Sizes and hash of a file that was read to its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceMeta {
-    /// Its length.
     pub bytes: u64,
-    /// What it takes on the disk; less than `bytes` for a sparse file.
+    /// Size on the disk; less than `bytes` for a sparse file.
     pub allocated: u64,
     /// Lower-case hexadecimal.
     pub sha256: String,
 }
 
 impl Source {
-    pub fn new(path: &Path, file: File, before: FileStat) -> Source {
+    pub fn new(path: &Path, file: File, before: FileMeta) -> Source {
         Source { path: path.to_owned(), file, before, hasher: Sha256::new(), read: 0 }
     }
 
-    /// Its length when it was opened.
+    /// The file's length when it was opened.
     pub fn len(&self) -> u64 {
-        u64::try_from(self.before.st_size).unwrap_or_default()
+        self.before.size
     }
 
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The next piece of up to this many bytes; a shorter one is the last, an empty one is the end.
+    /// Reads the next piece of up to `most` bytes. A shorter piece is the last; an empty one is the end.
     pub async fn next(self, most: usize) -> Result<(Source, Bytes), Problem> {
         let path = self.path.clone();
-        off_the_runtime(&path, move || self.read(most)).await
+        run_blocking(&path, move || self.read(most)).await
     }
 
     fn read(mut self, most: usize) -> Result<(Source, Bytes), Problem> {
@@ -60,36 +60,36 @@ impl Source {
             .map_err(|error| Problem::new(&self.path, format!("cannot read it: {error}")))?;
         self.hasher.update(&piece);
         self.read += piece.len() as u64;
-        // Early, so that a log that grows for ever is not read for ever.
+        // Checked here, so that a file that keeps growing is not read without end.
         if self.read > self.len() {
             return Err(self.changed());
         }
         Ok((self, piece.into()))
     }
 
-    /// After the end was read: what it is, when it is still the same.
+    /// Returns sizes and hash, if the file did not change since it was opened.
     pub fn finish(self) -> Result<SourceMeta, Problem> {
         let after = fstat(&self.file)
-            .map_err(|errno| Problem::new(&self.path, format!("cannot look at it: {errno}")))?;
-        let stamp = |stat: &FileStat| (stat.st_size, stat.st_mtime, stat.st_mtime_nsec);
-        if self.read != self.len() || stamp(&after) != stamp(&self.before) {
+            .map_err(|errno| Problem::new(&self.path, format!("cannot stat it: {errno}")))?;
+        let stamp = |meta: &FileMeta| (meta.size, meta.modified);
+        if self.read != self.len() || stamp(&FileMeta::of(&after)) != stamp(&self.before) {
             return Err(self.changed());
         }
         Ok(SourceMeta {
             bytes: self.read,
-            // `st_blocks` counts 512 bytes whatever the file system's blocks are, see stat(2).
+            // `st_blocks` counts units of 512 bytes, see stat(2).
             allocated: u64::try_from(after.st_blocks).unwrap_or_default() * 512,
             sha256: hex(&self.hasher.finalize()),
         })
     }
 
     fn changed(&self) -> Problem {
-        Problem::new(&self.path, "it changed while it was published")
+        Problem::new(&self.path, "it changed during the publication")
     }
 }
 
-/// File systems block; the runtime must not.
-pub async fn off_the_runtime<T: Send + 'static, E: From<Problem> + Send + 'static>(
+/// Runs blocking file system work outside the runtime's threads.
+pub async fn run_blocking<T: Send + 'static, E: From<Problem> + Send + 'static>(
     path: &Path,
     work: impl FnOnce() -> Result<T, E> + Send + 'static,
 ) -> Result<T, E> {
@@ -112,26 +112,26 @@ mod tests {
 
     fn source(path: &Path) -> Source {
         let file = File::open(path).unwrap();
-        let stat = fstat(&file).unwrap();
-        Source::new(path, file, stat)
+        let before = FileMeta::of_open(&file).unwrap();
+        Source::new(path, file, before)
     }
 
     #[tokio::test]
-    async fn read_in_pieces_to_the_end() {
+    async fn reads_in_pieces_to_the_end() {
         let file = tempfile::NamedTempFile::new().unwrap();
         file.as_file().write_all(b"abc").unwrap();
         let (s, first) = source(file.path()).next(2).await.unwrap();
         let (s, second) = s.next(2).await.unwrap();
         let (s, end) = s.next(2).await.unwrap();
         assert_eq!((&first[..], &second[..], &end[..]), (&b"ab"[..], &b"c"[..], &b""[..]));
-        let facts = s.finish().unwrap();
+        let meta = s.finish().unwrap();
         // FIPS 180-2, appendix B.1.
-        assert_eq!(facts.sha256, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
-        assert_eq!(facts.bytes, 3);
+        assert_eq!(meta.sha256, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        assert_eq!(meta.bytes, 3);
     }
 
     #[tokio::test]
-    async fn a_file_that_changes_is_noticed() {
+    async fn rejects_a_file_that_changes() {
         for name in ["grown", "cut", "touched"] {
             let mut file = tempfile::NamedTempFile::new().unwrap();
             file.write_all(b"abc").unwrap();
@@ -150,12 +150,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_sparse_file_has_two_sizes() {
+    async fn sparse_file_allocates_less_than_its_length() {
         let file = tempfile::NamedTempFile::new().unwrap();
         file.as_file().set_len(8 << 20).unwrap();
         let (source, _) = source(file.path()).next(8 << 20).await.unwrap();
-        let facts = source.finish().unwrap();
-        assert_eq!(facts.bytes, 8 << 20);
-        assert!(facts.allocated < facts.bytes, "{facts:?}");
+        let meta = source.finish().unwrap();
+        assert_eq!(meta.bytes, 8 << 20);
+        assert!(meta.allocated < meta.bytes, "{meta:?}");
     }
 }

@@ -1,10 +1,9 @@
-//! Whether an entry is what it says: exactly what the agent makes, byte for byte the commit's.
+//! Verifies an entry: it must have exactly the files that the agent writes, and the bytes of its commit.
 
 use std::io::{Read, Seek};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use nix::fcntl::OFlag;
 use sha1::{Digest, Sha1};
 
 use agent_fs::untrusted;
@@ -15,49 +14,50 @@ use super::damage::Damage;
 use super::record::{self, Record};
 use super::tree::{Content, check_read_only};
 
-/// Whose word counts.
+/// What an entry is verified against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Witness {
-    /// Layer code could have written the entry: only what the commit's id proves.
+    /// Layer code could have written the entry: only the commit's id counts.
     CommitAlone,
-    /// Also the entry's own record, for what attributes change and for commits that are no UTF-8.
+    /// The entry's record counts as well, for files that attributes change and for commits that are not
+    /// UTF-8.
     CommitAndRecord,
 }
 
-/// Reads all of an entry, `<store>/<repo>/<commit>`, and compares.
+/// Reads all files of an entry, `<store>/<repo>/<commit>`, and compares them.
 ///
 /// # Errors
 /// The first thing that is wrong.
 pub fn verify(entry: &Path, witness: Witness) -> Result<(), Damage> {
     let found = std::fs::symlink_metadata(entry).map_err(|error| Damage::at(entry, error))?;
     if !found.is_dir() {
-        return Err(Damage::at(entry, "is no directory"));
+        return Err(Damage::at(entry, "is not a directory"));
     }
     let owner = found.uid();
     check_read_only(&found, owner).map_err(|what| Damage::at(entry, what))?;
     let record = Record::read(entry)?;
     if entry.file_name() != Some(record.commit.as_ref()) {
-        return Err(Damage::new(format!("it holds commit {}", record.commit)));
+        return Err(Damage::new(format!("it has commit {}", record.commit)));
     }
     whole(entry, &record, owner, witness)
 }
 
 impl Entry {
-    /// A look that is cheap also on a share: it has the parts of an entry, and git does there what it
-    /// does in every entry. The files are not read.
+    /// A check that is cheap even on a share: the entry has its parts, and `.git` is as in every entry. Other
+    /// files are not read.
     ///
     /// # Errors
     /// The first thing that is wrong.
     pub fn look(&self) -> Result<(), Damage> {
         let record = Record::read(&self.directory())?;
         if record.commit != self.commit || record.name != self.repo.short() {
-            return Err(Damage::new(format!("it holds commit {}", record.commit)));
+            return Err(Damage::new(format!("it has commit {}", record.commit)));
         }
         shell(&self.tree().join(".git"), &self.commit)
     }
 }
 
-/// The same for an entry that has not got its name yet.
+/// Verifies an entry before it gets its name.
 pub(super) fn whole(entry: &Path, record: &Record, owner: u32, witness: Witness) -> Result<(), Damage> {
     if witness == Witness::CommitAlone {
         record.is_proven_by_commit()?;
@@ -71,13 +71,13 @@ pub(super) fn whole(entry: &Path, record: &Record, owner: u32, witness: Witness)
     record.agrees(&Content::read(&tree, owner)?)
 }
 
-/// The top of `.git`: what decides what git does there. Hooks, attributes, other places for objects
-/// and settings that name commands have no place.
+/// Checks the top of `.git`, which decides what git does. Hooks, attributes, other object directories and
+/// settings with commands are rejected.
 fn shell(dot_git: &Path, commit: &str) -> Result<(), Damage> {
-    // Not through a link, and not a file that points elsewhere.
+    // Not through a link, and not a file that points to another directory.
     match std::fs::symlink_metadata(dot_git) {
         Ok(found) if found.is_dir() => {}
-        _ => return Err(Damage::at(dot_git, "is no directory")),
+        _ => return Err(Damage::at(dot_git, "is not a directory")),
     }
     for entry in names(dot_git)? {
         if !["HEAD", "config", "index", "shallow", "objects", "refs"].contains(&entry.as_str()) {
@@ -88,14 +88,14 @@ fn shell(dot_git: &Path, commit: &str) -> Result<(), Damage> {
         let path = dot_git.join(name);
         let is_file = std::fs::symlink_metadata(&path).is_ok_and(|found| found.is_file());
         if !is_file || untrusted::read_text(&path, untrusted::PAGE).ok() != Some(wanted) {
-            return Err(Damage::at(&path, "is not as the agent writes it"));
+            return Err(Damage::at(&path, "is not what the agent writes"));
         }
     }
     exactly(&dot_git.join("objects"), &["pack", "info"])?;
     exactly(&dot_git.join("objects/info"), &[])
 }
 
-/// The rest of `.git`: git's files carry digests of themselves, and no references are kept.
+/// Checks the rest of `.git`: git's files end with their digests, and there are no references.
 fn git_content(dot_git: &Path, owner: u32) -> Result<(), Damage> {
     for entry in walkdir::WalkDir::new(dot_git) {
         let entry = entry.map_err(|error| Damage::new(error.to_string()))?;
@@ -131,14 +131,13 @@ fn git_content(dot_git: &Path, owner: u32) -> Result<(), Damage> {
     }
 }
 
-/// Packs, their indexes and the index of the work tree end with the SHA-1 of what is before
+/// Checks the trailer of packs, their indexes and the index of the work tree: the SHA-1 of the content
 /// (gitformat-pack(5), gitformat-index(5)). With `index.skipHash` an index ends with zeros.
 fn carries_its_digest(path: &Path, may_be_zero: bool) -> Result<(), Damage> {
     const LENGTH: u64 = 20;
     let digest = || -> std::io::Result<(Vec<u8>, Vec<u8>)> {
-        let mut options = std::fs::OpenOptions::new();
-        let mut file = options.read(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(path)?;
-        let body = file.metadata()?.len().saturating_sub(LENGTH);
+        let (mut file, metadata) = agent_fs::read::open(path)?;
+        let body = metadata.len().saturating_sub(LENGTH);
         let mut digest = Sha1::new();
         std::io::copy(&mut Read::by_ref(&mut file).take(body), &mut digest)?;
         file.seek(std::io::SeekFrom::Start(body))?;
@@ -154,12 +153,12 @@ fn carries_its_digest(path: &Path, may_be_zero: bool) -> Result<(), Damage> {
 fn check_read_only_file(path: &Path, owner: u32) -> Result<(), Damage> {
     let found = std::fs::symlink_metadata(path).map_err(|error| Damage::at(path, error))?;
     if !found.is_file() {
-        return Err(Damage::at(path, "is no file"));
+        return Err(Damage::at(path, "is not a regular file"));
     }
     check_read_only(&found, owner).map_err(|what| Damage::at(path, what))
 }
 
-/// The directory holds exactly these, which are no links.
+/// Whether the directory has exactly these entries, and none is a link.
 fn exactly(directory: &Path, wanted: &[&str]) -> Result<(), Damage> {
     let mut found = names(directory)?;
     found.sort();

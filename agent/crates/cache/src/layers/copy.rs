@@ -1,4 +1,4 @@
-//! Adding an entry to another store: all its files, side by side, then the rename.
+//! Adds an entry to another store: copies all its files in parallel, then renames it.
 
 use std::fs::FileTimes;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -7,7 +7,6 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use fs_err as fs;
-use nix::fcntl::OFlag;
 
 use agent_fs::pool::{self, Ended, Output};
 use agent_process::{Interrupt, Interrupted};
@@ -16,32 +15,31 @@ use agent_types::traffic::Traffic;
 
 use super::check::{self, Witness};
 use super::record::Record;
-use super::{Entry, LayerStore, Part};
+use super::{Entry, LayerStore, StagingEntry};
 
-/// What came of adding an entry.
+/// The result of adding an entry.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Added {
-    /// False: another machine was faster.
+    /// False, if another machine was faster.
     pub new: bool,
-    /// What it cost there.
+    /// The cost on that store.
     pub traffic: Traffic,
 }
 
-/// Copies an entry to a store that others read, which sees it whole or not at all. The copy has to be
-/// what `witness` says; BitBake's parse cache wants the times kept.
+/// Copies an entry to a store that others read, which see it completely or not at all. The copy is verified
+/// against `witness`. File times are preserved for BitBake's parse cache.
 ///
 /// # Errors
-/// When something cannot be read or written, or the copy is not whole; when the job is stopped. The
-/// store is then as it was.
+/// If reading or writing fails, the copy is damaged, or the job is stopped. The store is unchanged then.
 pub fn add(entry: &Entry, store: &LayerStore, witness: Witness, interrupt: &Interrupt) -> Result<Added> {
     let begun = std::time::Instant::now();
-    let part = Part::begin(store, &entry.repo)?;
+    let part = StagingEntry::begin(store, &entry.repo)?;
     let copy = Copy { from: entry.directory(), to: part.path().to_owned(), ..Copy::default() };
     copy.run(Job::Fill(PathBuf::new()), interrupt)?;
     copy.run(Job::Seal(PathBuf::new()), interrupt)?;
 
     let owner = fs::symlink_metadata(part.path())?.uid();
-    let damaged = |damage| Error::machine("a copy did not arrive as it was sent").because(&damage);
+    let damaged = |damage| Error::machine("the copy of a layer checkout is damaged").because(&damage);
     let record = Record::read(part.path()).map_err(damaged)?;
     check::whole(part.path(), &record, owner, witness).map_err(damaged)?;
     let (_, new) = part.become_entry(&entry.commit)?;
@@ -65,12 +63,12 @@ struct Copy {
     failed: Mutex<Option<std::io::Error>>,
 }
 
-/// A piece of work, below the tops.
+/// A unit of work, below the top directories.
 enum Job {
-    /// A directory that is there and to be filled.
+    /// An existing directory to fill.
     Fill(PathBuf),
     File(PathBuf),
-    /// A directory with all that is below it, to be made read-only.
+    /// A directory to make read-only, with everything below it.
     Seal(PathBuf),
 }
 
@@ -90,7 +88,7 @@ impl Copy {
         match (ended, interrupt.state()) {
             (Ended::Complete, _) => Ok(()),
             (Ended::Early, Some(Interrupted::OutOfTime)) => {
-                Err(Error::new(Class::OutOfTime, "the job's time is over"))
+                Err(Error::new(Class::OutOfTime, "the job's time limit was reached"))
             }
             (Ended::Early, _) => Err(Error::new(Class::Cancelled, "the job was cancelled")),
         }
@@ -100,7 +98,7 @@ impl Copy {
         match job {
             Job::Fill(path) => self.fill(path, out),
             Job::File(path) => self.file(&path),
-            Job::Seal(path) => self.seal(path, out),
+            Job::Seal(path) => self.make_read_only(path, out),
         }
     }
 
@@ -125,13 +123,7 @@ impl Copy {
 
     fn file(&self, path: &Path) -> std::io::Result<()> {
         let from = self.from.join(path);
-        let mut options = fs::OpenOptions::new();
-        fs_err::os::unix::fs::OpenOptionsExt::custom_flags(
-            options.read(true),
-            (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits(),
-        );
-        let mut source = options.open(&from)?;
-        let found = source.metadata()?;
+        let (mut source, found) = agent_fs::read::open(&from)?;
         let (mut target, to) = fs::File::create_new(self.to.join(path))?.into_parts();
         let named =
             |error: std::io::Error| std::io::Error::new(error.kind(), format!("`{}`: {error}", to.display()));
@@ -145,8 +137,8 @@ impl Copy {
         Ok(())
     }
 
-    /// Its own seal does not hinder the sealing of what is below.
-    fn seal(&self, path: PathBuf, out: &mut Output<'_, Job, ()>) -> std::io::Result<()> {
+    /// A read-only directory does not prevent changes of modes below it.
+    fn make_read_only(&self, path: PathBuf, out: &mut Output<'_, Job, ()>) -> std::io::Result<()> {
         let place = self.to.join(&path);
         for entry in fs::read_dir(&place)? {
             let entry = entry?;

@@ -12,7 +12,7 @@ impl Damage {
         Damage(what.into())
     }
 
-    /// File names come from strangers.
+    /// Other users choose the names of files, so they are escaped.
     pub(super) fn at(path: &Path, what: impl std::fmt::Display) -> Damage {
         Damage(format!("`{}` {what}", path.to_string_lossy().escape_debug()))
     }

@@ -1,4 +1,4 @@
-//! A local store does not grow for ever.
+//! Removes old entries from a local store.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -8,21 +8,21 @@ use fs_err as fs;
 use agent_fs::remove::{remove_file, remove_tree};
 use agent_types::error::{Error, Result};
 
-use super::{USED, is_commit, part};
+use super::{USED, is_commit, staging_entry};
 
-/// Removes the entries of a local store that were not used for `age`; gives how many. A use is noted
-/// once a day, so that an age of days is meant.
+/// Removes the entries of a local store that were not used for `age`, and returns their number. A use is
+/// marked once a day, so `age` should be several days.
 ///
-/// Goes on past what cannot be removed.
+/// Continues after failures.
 ///
 /// # Errors
-/// The first thing that could not be removed.
+/// The first entry that could not be removed.
 pub fn expire(root: &Path, age: Duration, now: SystemTime) -> Result<usize> {
     let Some(before) = now.checked_sub(age) else { return Ok(0) };
     let mut removed = 0;
     let mut first: Option<Error> = None;
     for home in directories(root) {
-        if let Err(error) = part::sweep(&home) {
+        if let Err(error) = staging_entry::sweep(&home) {
             first.get_or_insert(error);
         }
         for entry in directories(&home) {
@@ -50,7 +50,7 @@ fn expire_one(root: &Path, home: &Path, commit: &str, before: SystemTime) -> Res
     if last.is_none_or(|last| last >= before) {
         return Ok(false);
     }
-    let aside = part::fresh_path(home, commit);
+    let aside = staging_entry::fresh_path(home, commit);
     fs::rename(&directory, &aside)?;
     for beside in [used, home.join(format!("{commit}.json"))] {
         remove_file(&beside, root)?;
@@ -59,7 +59,7 @@ fn expire_one(root: &Path, home: &Path, commit: &str, before: SystemTime) -> Res
     Ok(true)
 }
 
-/// The directories in a directory; links are none.
+/// The directories in a directory, without links.
 fn directories(path: &Path) -> Vec<std::path::PathBuf> {
     let entries = fs::read_dir(path).into_iter().flatten().flatten();
     let directories = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));

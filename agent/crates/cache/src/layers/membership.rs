@@ -1,14 +1,14 @@
-//! On which branches a commit is known to lie.
+//! Records on which branches a commit was seen.
 
 use serde::{Deserialize, Serialize};
 
 use agent_fs::untrusted;
 use agent_types::error::{Error, Result};
 
-use super::{Entry, part};
+use super::{Entry, staging_entry};
 
-/// Somebody has seen the commit on this branch of the repository at this address. Branches only grow
-/// in a repository that is well kept; where one was rewritten, the proof tells what was true once.
+/// Proof that the commit was on this branch of the repository at this URL. Branches normally only grow; after
+/// a rewrite, the proof describes the past.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BranchMembership {
     /// Without credentials.
@@ -23,11 +23,11 @@ struct Proofs {
 
 const SUFFIX: &str = ".json";
 
-/// More are of no use.
+/// Maximum number of proofs.
 const MOST: usize = 100;
 
 impl Entry {
-    /// What cannot be read proves nothing.
+    /// An unreadable file proves nothing.
     fn proofs(&self) -> Proofs {
         let text = untrusted::read(&self.beside(SUFFIX), untrusted::PAGE).unwrap_or_default();
         serde_json::from_slice(&text).unwrap_or_default()
@@ -37,10 +37,10 @@ impl Entry {
         self.proofs().seen_on.contains(proof)
     }
 
-    /// Adds a proof. Of two jobs that add at once, one may win; the other's is made again.
+    /// Adds a proof. If two jobs add one at once, one may get lost and is added again later.
     ///
     /// # Errors
-    /// When the store cannot be written.
+    /// If the store cannot be written.
     pub fn prove(&self, proof: BranchMembership) -> Result<()> {
         let mut proofs = self.proofs();
         if proofs.seen_on.contains(&proof) {
@@ -51,7 +51,7 @@ impl Entry {
         let text = serde_json::to_vec_pretty(&proofs).map_err(|error| {
             Error::internal("cannot write the proofs of a stored checkout").because(&error)
         })?;
-        let new = part::fresh_path(&self.home(), "proof");
+        let new = staging_entry::fresh_path(&self.home(), "proof");
         fs_err::write(&new, text)?;
         Ok(fs_err::rename(&new, self.beside(SUFFIX))?)
     }

@@ -1,12 +1,12 @@
-//! Immutable checkouts of layers, by repository and commit: on the share for all machines, and in
-//! the work directory for this one.
+//! Immutable checkouts of layers, by repository and commit. The share has them for all machines, and the work
+//! directory for this one.
 //!
-//! BitBake's parse cache knows a file by its path, time, size and inode. So a commit's files lie at
-//! one place, are written once, under a temporary name, and never change: they are read-only from
-//! before the rename that makes them an entry until the rename that takes them away.
+//! BitBake's parse cache identifies a file by its path, time, size and inode. So the files of a commit have
+//! one location, are written once under a temporary name, and never change. They are read-only from before
+//! the rename that makes them an entry until the rename that removes them.
 //!
-//! Content is proven by the commit's id ([`tree`]), structure by being exactly what [`check`] expects.
-//! Git itself is started by who makes entries, never here.
+//! The commit's id proves the content ([`tree`]); [`check`] verifies the structure. This module never starts
+//! git; the callers that make entries do.
 
 mod check;
 mod copy;
@@ -15,8 +15,8 @@ mod expire;
 mod membership;
 mod name;
 mod ownership;
-mod part;
 mod record;
+mod staging_entry;
 mod tree;
 
 use std::io::ErrorKind;
@@ -34,29 +34,29 @@ pub use expire::expire;
 pub use membership::BranchMembership;
 pub use name::RepoName;
 pub use ownership::{OwnershipCheck, check_ownership};
-pub use part::Part;
 pub use record::{Listed, Record};
+pub use staging_entry::StagingEntry;
 pub use tree::Content;
 
-/// A directory that holds entries, and nothing else.
+/// A directory that contains only entries.
 ///
 /// ```text
-/// <root>/<repo>/<commit>/         an entry, all of it read-only
-///   entry.json                    what it is: see [`Record`]
+/// <root>/<repo>/<commit>/         an entry, completely read-only
+///   entry.json                    its description: see [`Record`]
 ///   <name>/                       the work tree with its `.git`
-/// <root>/<repo>/<commit>.json     on which branches the commit is known to lie: see [`BranchMembership`]
-/// <root>/<repo>/<commit>.used     its time is that of the last use
-/// <root>/<repo>/.build-agent.*.part   in the making, or on its way out
+/// <root>/<repo>/<commit>.json     branches that contain the commit: see [`BranchMembership`]
+/// <root>/<repo>/<commit>.used     its time is the time of the last use
+/// <root>/<repo>/.build-agent.*.part   unfinished, or being removed
 /// ```
 ///
-/// The work tree has the repository's name, because BitBake shows layers by their directory's.
+/// The work tree has the repository's name, because BitBake shows layers by their directory's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LayerStore {
     root: PathBuf,
 }
 
 impl LayerStore {
-    /// Nothing is asked of the disk.
+    /// Does not access the disk.
     pub fn new(root: impl Into<PathBuf>) -> LayerStore {
         LayerStore { root: root.into() }
     }
@@ -65,12 +65,12 @@ impl LayerStore {
         &self.root
     }
 
-    /// Where the checkout of a commit lies, if it is there.
+    /// The entry of a commit, whether it exists or not.
     pub fn entry(&self, repo: &RepoName, commit: &str) -> Entry {
         Entry { root: self.root.clone(), repo: repo.clone(), commit: commit.to_owned() }
     }
 
-    /// The entry of the repository that was used last. What cannot be read is none.
+    /// The last used entry of the repository. Unreadable entries are skipped.
     pub fn newest(&self, repo: &RepoName) -> Option<Entry> {
         let commits = fs::read_dir(self.root.join(repo.directory())).ok()?.flatten();
         let entries = commits.filter_map(|entry| {
@@ -81,7 +81,7 @@ impl LayerStore {
     }
 }
 
-/// One checkout of a store, present or not.
+/// One checkout of a store, which may not exist yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     root: PathBuf,
@@ -89,16 +89,16 @@ pub struct Entry {
     pub commit: String,
 }
 
-/// Uses are noted at most this often: on a share each note costs milliseconds.
+/// Minimum time between two marks of a use: on a share each one takes milliseconds.
 const NOTE_EVERY: Duration = Duration::from_secs(24 * 3600);
 
 impl Entry {
-    /// `<repo>/<commit>`: how leases name it.
+    /// `<repo>/<commit>`: the entry's name in leases.
     pub fn key(&self) -> String {
         format!("{}/{}", self.repo.directory(), self.commit)
     }
 
-    /// All of it.
+    /// The directory of the entry.
     pub fn directory(&self) -> PathBuf {
         self.home().join(&self.commit)
     }
@@ -108,18 +108,18 @@ impl Entry {
         self.directory().join(self.repo.short())
     }
 
-    /// What holds the repository's entries.
+    /// The directory of the repository's entries.
     fn home(&self) -> PathBuf {
         self.root.join(self.repo.directory())
     }
 
-    /// A file beside the entry.
+    /// The path of a file next to the entry.
     fn beside(&self, suffix: &str) -> PathBuf {
         self.home().join(format!("{}{suffix}", self.commit))
     }
 
     /// # Errors
-    /// When the store cannot be asked.
+    /// If the store cannot be read.
     pub fn is_there(&self) -> Result<bool> {
         match fs::symlink_metadata(self.directory()) {
             Ok(_) => Ok(true),
@@ -128,21 +128,21 @@ impl Entry {
         }
     }
 
-    /// When it was used, else when it was made.
+    /// The time of the last use, or else of its creation.
     fn last_used(&self) -> Option<SystemTime> {
         let time = |path: PathBuf| fs::symlink_metadata(path).and_then(|meta| meta.modified()).ok();
         time(self.beside(USED)).or_else(|| time(self.directory()))
     }
 
-    /// Notes that it is used: what pruning goes by.
+    /// Marks the entry as used, for pruning.
     ///
     /// # Errors
-    /// Of the file system; the entry is of use all the same.
+    /// If the file system fails; the entry can still be used.
     pub fn mark_used(&self) -> Result<()> {
         let path = self.beside(USED);
         let noted = fs::symlink_metadata(&path).and_then(|meta| meta.modified());
         let now = SystemTime::now();
-        // A time in the future would keep the entry for ever.
+        // A time in the future would keep the entry forever.
         if noted.is_ok_and(|noted| now.duration_since(noted).is_ok_and(|age| age < NOTE_EVERY)) {
             return Ok(());
         }
@@ -152,12 +152,12 @@ impl Entry {
         Ok(())
     }
 
-    /// Takes the entry away: under another name first, so that nobody meets half of it.
+    /// Removes the entry. It is renamed first, so that no reader sees a part of it.
     ///
     /// # Errors
-    /// When it cannot be renamed or deleted.
+    /// If it cannot be renamed or deleted.
     pub fn remove(&self) -> Result<()> {
-        let aside = part::fresh_path(&self.home(), &self.commit);
+        let aside = staging_entry::fresh_path(&self.home(), &self.commit);
         match fs::rename(self.directory(), &aside) {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
@@ -169,7 +169,7 @@ impl Entry {
 
 const USED: &str = ".used";
 
-/// A whole commit id, as git writes it.
+/// Whether it is a full commit id in git's form.
 fn is_commit(text: &str) -> bool {
     matches!(text.len(), 40 | 64) && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }

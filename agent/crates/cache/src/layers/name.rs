@@ -1,24 +1,24 @@
-//! The directory name of a repository, made from its address.
+//! Derives the directory name of a repository from its URL.
 
 use sha2::{Digest, Sha256};
 use url::Url;
 
 use agent_git::display_url;
 
-/// A repository's name in a store: letters, digits, `.`, `_` and `-` only.
+/// A repository's name in a store: only letters, digits, `.`, `_` and `-`.
 ///
-/// Addresses that differ in credentials, a query, a trailing slash or `.git` mean the same repository.
-/// Another protocol or port means another one: who answers there may be somebody else.
+/// URLs that differ only in credentials, query, trailing slash or `.git` have the same name. Another protocol
+/// or port gives another name, because another server may answer there.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RepoName {
     directory: String,
     short: String,
 }
 
-/// Characters of the readable part; the digest tells apart what is cut.
+/// Maximum length of the readable part; the digest distinguishes shortened names.
 const LONGEST: usize = 80;
 
-/// Hexadecimal digits of the digest.
+/// Number of hexadecimal digits of the digest.
 const DIGEST: usize = 10;
 
 impl RepoName {
@@ -32,13 +32,13 @@ impl RepoName {
             .take(DIGEST / 2)
             .collect();
         let place = address.split_once("://").map_or(address, |(_, place)| place);
-        // The user of an SSH address is in the digest and says nothing to people.
+        // The user of an SSH URL is part of the digest, but not of the readable part.
         let place = match place.split_once('/') {
             Some((host, path)) => format!("{}/{path}", host.rsplit('@').next().unwrap_or(host)),
             None => place.to_owned(),
         };
         let readable = plain(&place);
-        // The end of a path says more than its beginning.
+        // The end of a path is more specific than its start.
         let cut = readable.len().saturating_sub(LONGEST);
         let readable = readable[cut..].trim_matches(['.', '-']);
         let short = plain(address.rsplit('/').next().unwrap_or_default());
@@ -53,7 +53,7 @@ impl RepoName {
         &self.directory
     }
 
-    /// The last part of the address, e.g. `meta-openembedded`.
+    /// The last part of the URL, e.g. `meta-openembedded`.
     pub fn short(&self) -> &str {
         &self.short
     }
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_repository_has_one_name_however_its_address_is_written() {
+    fn same_repository_has_one_name_for_all_forms_of_its_url() {
         let plain = of("https://github.com/agherzan/meta-raspberrypi");
         assert!(plain.directory().starts_with("github.com-agherzan-meta-raspberrypi-"), "{plain:?}");
         assert_eq!(plain.short(), "meta-raspberrypi");
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn another_place_has_another_name() {
+    fn other_repositories_have_other_names() {
         let mut names: Vec<String> = [
             "https://github.com/a/b",
             "http://github.com/a/b",
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_safe_in_paths_and_in_bitbakes_configuration() {
+    fn names_are_safe_in_paths_and_in_bitbake_configuration() {
         let long = format!("https://h/{}/x", "very/deep/".repeat(60));
         for address in [
             "https://h",
@@ -133,7 +133,7 @@ mod tests {
                 assert!(!part.starts_with(['.', '-']), "{address}: {part:?}");
             }
         }
-        // Nothing of a secret goes into a name, not even into the digest.
+        // Secrets are not part of the name, not even of the digest.
         assert_eq!(of("https://u:one@h/r"), of("https://u:two@h/r"));
     }
 }

@@ -1,4 +1,4 @@
-//! What an entry says of itself.
+//! The description of an entry.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -16,28 +16,28 @@ use agent_types::error::{Error, Result};
 use super::damage::Damage;
 use super::tree::{Content, object_id};
 
-/// The file of an entry that holds it.
+/// The file of an entry that contains the record.
 pub const FILE: &str = "entry.json";
 
 const SCHEMA: &str = "build-agent/layer/v1";
 
-/// Commit messages are long at times, and repositories have many submodules.
+/// Some commit messages are long, and some repositories have many submodules.
 const LIMIT: u64 = 16 << 20;
 
-/// Bytes of paths that are written as `%XX`: names need not be text.
+/// Bytes of paths that are written as `%XX`, because names may not be text.
 const ESCAPED: &AsciiSet = &CONTROLS.add(b'%');
 
-/// An entry's own description.
+/// The description of an entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     schema: String,
-    /// The address that it came from, without credentials.
+    /// The URL of the repository, without credentials.
     pub url: String,
     pub commit: String,
     /// The directory of the work tree, in the entry.
     pub name: String,
-    /// The commit itself, as git keeps it, in base64: it names the tree, and its digest is the commit's
-    /// id. Absent where it could not be had byte for byte (a message that is not UTF-8).
+    /// The commit object in base64: it names the tree, and its digest is the commit's id. Absent, if its
+    /// exact bytes are unknown (a message that is not UTF-8).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     object: Option<String>,
     /// The id of the commit's tree.
@@ -45,8 +45,8 @@ pub struct Record {
     /// Submodules, which are empty directories here, and their commits.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     submodules: BTreeMap<String, String>,
-    /// Files that git writes otherwise than the commit has them, because the repository's attributes
-    /// say so (line ends, filters).
+    /// Files that git writes differently from the commit, because of the repository's attributes (line
+    /// endings, filters).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     altered: BTreeMap<String, Altered>,
 }
@@ -55,7 +55,7 @@ pub struct Record {
 struct Altered {
     /// The id in the commit.
     committed: String,
-    /// The id that the file's own bytes would have.
+    /// The id that the file's bytes would have.
     written: String,
 }
 
@@ -69,13 +69,13 @@ pub struct Listed {
     pub path: String,
 }
 
-/// A submodule in a tree.
+/// The mode of a submodule in a tree.
 const SUBMODULE: &str = "160000";
 
 impl Record {
-    /// `object` is what `git cat-file commit` prints, `tree` the id of its tree.
+    /// `object` is the output of `git cat-file commit`, `tree` the id of its tree.
     pub fn new(url: String, commit: String, name: String, object: &str, tree: String) -> Record {
-        // Lines were read one by one, so that the last line's end is not known.
+        // The output was read by lines, so it is unknown whether the last line had a newline.
         let exact = [object, object.trim_end_matches('\n')].into_iter().find(|text| {
             object_id("commit", text.as_bytes()) == commit && tree_of(text.as_bytes()) == Some(&tree)
         });
@@ -91,13 +91,13 @@ impl Record {
         }
     }
 
-    /// Whether the content is the commit's without a listing's help.
+    /// Whether the content is the commit's, without differences from attributes.
     pub fn is_plainly(&self, content: &Content) -> bool {
         content.tree_id(&BTreeMap::new(), &BTreeMap::new()).is_ok_and(|tree| tree == self.tree)
     }
 
-    /// Notes in what the files differ from the commit's tree, of which `listed` is all; gives the files
-    /// whose bytes do.
+    /// Records in which files the content differs from the commit's tree; `listed` is the whole tree. Returns
+    /// the files whose bytes differ.
     pub fn explain(&mut self, content: &Content, listed: &[Listed]) -> Vec<PathBuf> {
         let submodules = listed.iter().filter(|line| line.mode == SUBMODULE);
         self.submodules = submodules.map(|line| (escaped(Path::new(&line.path)), line.id.clone())).collect();
@@ -112,23 +112,25 @@ impl Record {
         self.altered.keys().map(|path| unescaped(path)).collect()
     }
 
-    /// Whether the commit's id alone proves all of the content, and nothing has to be taken on the
-    /// record's word.
+    /// Whether the commit's id alone proves all of the content, without trust in the record.
     pub fn is_proven_by_commit(&self) -> std::result::Result<(), Damage> {
         let object = self.object.as_ref().and_then(|object| STANDARD.decode(object).ok());
         let Some(object) = object else {
-            return Err(Damage::new("its commit's text is not kept, so that its content is not proven"));
+            return Err(Damage::new("its record has no commit object, so its content cannot be verified"));
         };
         if object_id("commit", &object) != self.commit || tree_of(&object) != Some(&self.tree) {
-            return Err(Damage::new("its record does not hold the commit that it names"));
+            return Err(Damage::new("the commit object in its record has another id"));
         }
         match self.altered.keys().next() {
-            Some(path) => Err(Damage::new(format!("only its record vouches for `{}`", path.escape_debug()))),
+            Some(path) => Err(Damage::new(format!(
+                "only its record describes `{}`, and it is not trusted",
+                path.escape_debug()
+            ))),
             None => Ok(()),
         }
     }
 
-    /// Whether the content is what the record says.
+    /// Compares the content with the record.
     pub fn agrees(&self, content: &Content) -> std::result::Result<(), Damage> {
         let submodules =
             self.submodules.iter().map(|(path, commit)| (unescaped(path), commit.clone())).collect();
@@ -136,7 +138,7 @@ impl Record {
         for (path, ids) in &self.altered {
             let path = unescaped(path);
             if content.file(&path) != Some(&ids.written) {
-                return Err(Damage::at(&path, "is changed or gone"));
+                return Err(Damage::at(&path, "is changed or missing"));
             }
             altered.insert(path, ids.committed.clone());
         }
@@ -148,12 +150,12 @@ impl Record {
     }
 
     /// # Errors
-    /// When there is none, or none that this version understands.
+    /// If there is none, or this version does not understand it.
     pub fn read(entry: &Path) -> std::result::Result<Record, Damage> {
         let path = entry.join(FILE);
         let bytes = untrusted::read(&path, LIMIT).map_err(|error| Damage::new(error.to_string()))?;
         let record: Record = serde_json::from_slice(&bytes)
-            .map_err(|error| Damage::new(format!("`{}` is no record: {error}", path.display())))?;
+            .map_err(|error| Damage::new(format!("`{}` is not a record: {error}", path.display())))?;
         match record.schema.as_str() {
             SCHEMA => Ok(record),
             other => Err(Damage::new(format!("`{}` is of the kind {other:?}", path.display()))),
@@ -161,7 +163,7 @@ impl Record {
     }
 
     /// # Errors
-    /// When the file cannot be written.
+    /// If the file cannot be written.
     pub fn write(&self, entry: &Path) -> Result<()> {
         let text = serde_json::to_vec_pretty(self)
             .map_err(|error| Error::internal("cannot write the record of a checkout").because(&error))?;
@@ -169,7 +171,7 @@ impl Record {
     }
 }
 
-/// The tree that a commit's text names, in its first line.
+/// The id of the tree in the first line of a commit object.
 fn tree_of(object: &[u8]) -> Option<&str> {
     let line = object.split(|byte| *byte == b'\n').next()?;
     std::str::from_utf8(line).ok()?.strip_prefix("tree ")

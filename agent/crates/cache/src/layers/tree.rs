@@ -1,20 +1,19 @@
-//! The content of a work tree, as git's own ids: equal ids mean equal names, modes and bytes, so that
-//! the tree's id, which a commit names, proves all of it.
+//! The content of a work tree as git ids. Equal ids mean equal names, modes and bytes, so the tree's id,
+//! which a commit names, proves all of it.
 
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::OFlag;
 use sha1::{Digest, Sha1};
 
 use agent_fs::pool::{self, Ended, Output};
 
 use super::damage::Damage;
 
-/// What a work tree holds, without `.git` at its top.
+/// The content of a work tree, without `.git` at its top.
 #[derive(Clone, Debug, Default)]
 pub struct Content {
     /// By path below the top.
@@ -28,17 +27,18 @@ enum Node {
     Link { id: String },
 }
 
-/// A directory or a file that is to be read, below the top.
+/// A directory or a file to read, below the top.
 enum Job {
     Directory(PathBuf),
     File(PathBuf),
 }
 
 impl Content {
-    /// Reads all of it. Everything has to be sealed: files 0444 or 0555, directories 0555, of one owner.
+    /// Reads all of it. Everything must be read-only and have one owner: files 0444 or 0555, directories
+    /// 0555.
     ///
     /// # Errors
-    /// The first thing that is otherwise, or cannot be read.
+    /// The first exception, or the first unreadable file.
     pub fn read(top: &Path, owner: u32) -> Result<Content, Damage> {
         let mut content = Content::default();
         let mut damage = None;
@@ -66,11 +66,11 @@ impl Content {
         match (damage, ended) {
             (Some(damage), _) => Err(damage),
             (None, Ended::Complete) => Ok(content),
-            (None, Ended::Early) => Err(Damage::new("it was not read to its end")),
+            (None, Ended::Early) => Err(Damage::new("it was not read completely")),
         }
     }
 
-    /// Regular files and what git's id of their bytes is.
+    /// Regular files and the git ids of their bytes.
     pub fn files(&self) -> impl Iterator<Item = (&Path, &str)> {
         self.nodes.iter().filter_map(|(path, node)| match node {
             Node::File { id, .. } => Some((path.as_path(), id.as_str())),
@@ -78,7 +78,7 @@ impl Content {
         })
     }
 
-    /// Git's id of a regular file's bytes.
+    /// The git id of a regular file's bytes.
     pub fn file(&self, path: &Path) -> Option<&String> {
         match self.nodes.get(path) {
             Some(Node::File { id, .. }) => Some(id),
@@ -86,17 +86,17 @@ impl Content {
         }
     }
 
-    /// The id of the tree that git would make of it, with other ids for the files of `altered`, and the
-    /// commits of `submodules` for these directories, which have to be empty.
+    /// The id of git's tree object for the content, with other ids for the files of `altered`, and with the
+    /// commits of `submodules` for these directories, which must be empty.
     ///
     /// # Errors
-    /// For an empty directory that is no submodule: git's trees have none.
+    /// If a directory is empty and not a submodule: git's trees have no empty directories.
     pub fn tree_id(
         &self,
         altered: &BTreeMap<PathBuf, String>,
         submodules: &BTreeMap<PathBuf, String>,
     ) -> Result<String, Damage> {
-        // A path comes after its directory, so that from behind a directory is complete at its turn.
+        // A path follows its directory, so in reverse order a directory is complete when it is reached.
         let mut trees: BTreeMap<PathBuf, Vec<Line>> = BTreeMap::new();
         for (path, node) in self.nodes.iter().rev() {
             let line = match node {
@@ -121,14 +121,14 @@ impl Content {
     }
 }
 
-/// A line of a tree.
+/// One line of a tree object.
 struct Line {
     mode: &'static str,
     name: Vec<u8>,
     id: String,
 }
 
-/// Git sorts a directory as if its name ended in a slash (`base_name_compare` in git's `read-cache.c`).
+/// Git sorts a directory as if its name ended with a slash (`base_name_compare` in git's `read-cache.c`).
 fn tree_object(mut lines: Vec<Line>) -> String {
     let key = |line: &Line| [&line.name[..], if line.mode == "40000" { b"/" } else { b"" }].concat();
     lines.sort_by_cached_key(key);
@@ -144,7 +144,7 @@ fn tree_object(mut lines: Vec<Line>) -> String {
     object_id("tree", &object)
 }
 
-/// Git's id of an object: the SHA-1 of its kind, its length and its bytes.
+/// The git id of an object: the SHA-1 of its type, length and bytes.
 pub fn object_id(kind: &str, bytes: &[u8]) -> String {
     let mut digest = Sha1::new();
     digest.update(format!("{kind} {}\0", bytes.len()));
@@ -168,7 +168,7 @@ fn read_directory(top: &Path, path: PathBuf, owner: u32, out: Found<'_, '_>) {
             let entry = entry.map_err(|error| error.to_string())?;
             let name = path.join(entry.file_name());
             let kind = entry.file_type().map_err(|error| error.to_string())?;
-            // Below the top, `.git` is a file like any other, and no commit has one.
+            // Below the top, `.git` is an ordinary name, which no commit has.
             if name != Path::new(".git") {
                 jobs.push(if kind.is_dir() { Job::Directory(name) } else { Job::File(name) });
             }
@@ -193,17 +193,15 @@ fn read_node(path: &Path, owner: u32) -> Result<Node, String> {
         return Ok(Node::Link { id: object_id("blob", target.as_os_str().as_bytes()) });
     }
     if !found.is_file() {
-        return Err("is neither a file nor a directory nor a link".into());
+        return Err("is not a file, a directory or a link".into());
     }
     check_read_only(&found, owner)?;
-    let mut options = std::fs::OpenOptions::new();
-    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-    let file = options.read(true).custom_flags(flags.bits()).open(path).map_err(|error| error.to_string())?;
+    let (file, _) = agent_fs::read::open(path).map_err(|error| error.to_string())?;
     let mut digest = Sha1::new();
     digest.update(format!("blob {}\0", found.len()));
     let read = digest_all(file, &mut digest).map_err(|error| error.to_string())?;
     if read != found.len() {
-        return Err("changed while it was read".into());
+        return Err("changed while being read".into());
     }
     let executable = found.mode() & 0o100 != 0;
     Ok(Node::File { executable, id: hexadecimal(&digest.finalize()) })
@@ -224,7 +222,7 @@ fn digest_all(mut source: impl Read, digest: &mut Sha1) -> std::io::Result<u64> 
     }
 }
 
-/// Whether a file or a directory is as the agent leaves it.
+/// Whether a file or a directory has the owner and mode that the agent sets.
 pub(super) fn check_read_only(found: &std::fs::Metadata, owner: u32) -> Result<(), String> {
     let mode = found.mode() & 0o7777;
     let right = if found.is_dir() { mode == 0o555 } else { mode == 0o444 || mode == 0o555 };

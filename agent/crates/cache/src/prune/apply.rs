@@ -1,31 +1,30 @@
-//! Takes the units of a plan, one by one, after a last look at each.
+//! Removes the units of a plan, one by one, after a last check of each.
 
 use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::name_spill::Spooled;
+use super::name_spill::SpilledNames;
 use super::plan::{Candidate, Sum};
 use super::trash::Trashes;
 use crate::units::{SUFFIXES, Unit, shown};
+use agent_fs::dir::{DirHandle, Kind, is_gone};
 use agent_fs::pool::{self, Ended, Output};
-use agent_fs::remove;
-use agent_fs::walk::{DirHandle, Kind, is_gone};
 
-/// Names of what failed that are told.
+/// Maximum number of failures that are reported by name.
 const TOLD: usize = 20;
 
-/// What became of the units of a plan.
+/// The results for the units of a plan.
 #[derive(Debug, Default)]
 pub struct Applied {
     pub taken: Sum,
-    /// Used between the plan and the last look, and so kept.
+    /// Kept, because it was used after the plan was made.
     pub used: u64,
-    /// Taken by somebody else.
+    /// Removed by another process.
     pub gone: u64,
     pub failed: u64,
-    /// Why, for the first ones.
+    /// The first reasons of failures.
     pub failures: Vec<String>,
 }
 
@@ -39,10 +38,10 @@ enum Fate {
 pub struct Apply<'a> {
     pub share: &'a DirHandle,
     /// The directories of its units are relative to the share.
-    pub spooled: &'a Spooled,
+    pub spilled: &'a SpilledNames,
     pub trash: &'a Trashes<'a>,
-    /// Without a grace period files are deleted at once. Directories are renamed aside all the same,
-    /// because nobody may find a part of one.
+    /// Without a grace period, files are deleted at once. Directories are still renamed first, so that no
+    /// reader finds a part of one.
     pub delete: bool,
     pub width: usize,
     pub operations: &'a AtomicU64,
@@ -53,7 +52,7 @@ impl Apply<'_> {
     pub fn run(&self, units: impl IntoIterator<Item = Candidate, IntoIter: Send>) -> (Applied, Ended) {
         let mut applied = Applied::default();
         let work = |unit: Candidate, out: &mut Output<'_, Candidate, Fate>| {
-            out.give(match self.spooled.get(unit.key) {
+            out.give(match self.spilled.get(unit.key) {
                 Ok(unit) => self.take(&unit),
                 Err(error) => Fate::Failed(error.to_string()),
             });
@@ -87,7 +86,7 @@ impl Apply<'_> {
 
     fn try_take(&self, unit: &Unit) -> io::Result<Fate> {
         self.count(1);
-        let directory = match self.share.directory(&unit.directory) {
+        let directory = match self.share.open_dir(&unit.directory) {
             Ok(directory) => directory,
             Err(error) if is_gone(&error) => return Ok(Fate::Gone),
             Err(error) => return Err(error),
@@ -96,9 +95,9 @@ impl Apply<'_> {
         for part in &unit.parts {
             let name = format!("{}{}", unit.name, SUFFIXES[usize::from(part.suffix)]);
             self.count(1);
-            match directory.look(OsStr::new(&name)) {
-                Ok((kind, facts))
-                    if (kind, facts.inode, facts.used()) != (part.kind, part.inode, part.used) =>
+            match directory.metadata(&name) {
+                Ok(facts)
+                    if (facts.kind(), facts.inode, facts.used()) != (part.kind, part.inode, part.used) =>
                 {
                     return Ok(Fate::Used);
                 }
@@ -119,9 +118,9 @@ impl Apply<'_> {
     fn take_part(&self, directory: &DirHandle, place: &Path, name: &OsStr, kind: Kind) -> io::Result<bool> {
         self.count(1);
         if self.delete && kind != Kind::Directory {
-            return remove::file_at(directory, name);
+            return directory.remove_file(name);
         }
-        // A whole part of a pull request has `pr` for its place.
+        // The tier of a pull request is in the directory `pr`.
         self.trash.of(place)?.take(directory, place, name)
     }
 

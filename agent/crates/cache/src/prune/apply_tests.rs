@@ -9,7 +9,7 @@ use fs_err as fs;
 use super::*;
 use crate::areas::Layout;
 use crate::prune::Options;
-use crate::prune::scan::{Scan, Surveyor};
+use crate::prune::scan::{Scan, Scanner};
 use agent_fs::walk::Walk;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -20,7 +20,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// Downloads that are all too old, each with its stamp.
+    /// Creates downloads that are all too old, each with its stamp.
     fn new(names: &[&str]) -> Scene {
         let base = tempfile::tempdir().unwrap();
         fs::create_dir_all(base.path().join("downloads/git2/clone/objects")).unwrap();
@@ -58,7 +58,7 @@ impl Scene {
         let walk = Walk { width: 2, facts: true, operations: &self.operations, stop: &|| false };
         let layout = Layout::read(&share, &walk);
         let now = SystemTime::now();
-        Surveyor { share: &share, options: &options, now, leases: &Vec::new(), walk }.run(layout).unwrap()
+        Scanner { share: &share, options: &options, now, leases: &Vec::new(), walk }.run(layout).unwrap()
     }
 
     fn apply(&self, scan: &Scan, delete: bool) -> Applied {
@@ -66,7 +66,7 @@ impl Scene {
         let trash = Trashes::begin(&share, SystemTime::now()).unwrap();
         let apply = Apply {
             share: &share,
-            spooled: &scan.spooled,
+            spilled: &scan.spilled,
             trash: &trash,
             delete,
             width: 2,
@@ -80,7 +80,7 @@ impl Scene {
 }
 
 #[test]
-fn what_is_used_between_the_plan_and_the_last_look_is_kept() {
+fn keeps_units_that_are_used_after_the_plan() {
     let scene = Scene::new(&["touched", "replaced", "stamped", "vanished", "unused"]);
     let scan = scene.scan();
     assert_eq!(scan.candidates.len(), 6);
@@ -89,7 +89,7 @@ fn what_is_used_between_the_plan_and_the_last_look_is_kept() {
     now("touched");
     now("stamped.done");
     now("git2/clone");
-    // Another file of the same name and age.
+    // Another file with the same name and age.
     fs::write(scene.at("other"), "xy").unwrap();
     scene.age("other");
     fs::rename(scene.at("other"), scene.at("replaced")).unwrap();
@@ -106,7 +106,7 @@ fn what_is_used_between_the_plan_and_the_last_look_is_kept() {
 }
 
 #[test]
-fn a_directory_that_became_a_link_leads_nowhere() {
+fn does_not_follow_a_directory_that_became_a_link() {
     let scene = Scene::new(&[]);
     let scan = scene.scan();
     let elsewhere = scene.base.path().join("elsewhere");
@@ -120,7 +120,7 @@ fn a_directory_that_became_a_link_leads_nowhere() {
 }
 
 #[test]
-fn read_only_directories_go_too_and_files_at_once_where_there_is_no_grace() {
+fn removes_read_only_directories_and_deletes_files_without_grace() {
     let scene = Scene::new(&["unused"]);
     for directory in ["git2/clone/objects", "git2/clone"] {
         fs::set_permissions(scene.at(directory), PermissionsExt::from_mode(0o555)).unwrap();
@@ -142,13 +142,13 @@ fn read_only_directories_go_too_and_files_at_once_where_there_is_no_grace() {
 }
 
 #[test]
-fn a_rename_that_was_answered_late_counts_by_where_things_are_in_the_end() {
+fn counts_a_rename_whose_answer_was_lost_by_its_result() {
     let scene = Scene::new(&["done", "gone"]);
     let share = scene.share();
     let trash = super::super::Trash::begin(&share, SystemTime::now()).unwrap();
-    let (downloads, place) = (share.directory(Path::new("downloads")).unwrap(), Path::new("downloads"));
+    let (downloads, place) = (share.open_dir("downloads").unwrap(), Path::new("downloads"));
     assert!(trash.take(&downloads, place, OsStr::new("done")).unwrap());
-    // The server has done it; the repeated request finds nothing any more.
+    // The server did it; the repeated request does not find the file.
     assert!(trash.take(&downloads, place, OsStr::new("done")).unwrap());
     fs::remove_file(scene.at("gone")).unwrap();
     assert!(!trash.take(&downloads, place, OsStr::new("gone")).unwrap());

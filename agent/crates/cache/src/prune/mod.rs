@@ -1,13 +1,13 @@
-//! Keeps a share clean: what nobody has used for long goes, and what is above the limit, the least
-//! recently used first. Never part of a unit, never what a running build has a lease on, and never
-//! through a link that a stranger has planted.
+//! Prunes a share: removes what was unused for a long time, and the least recently used units above a size
+//! limit. It never removes a part of a unit, or a unit that a running build has a lease on, and never follows
+//! links of other users.
 //!
-//! In order: leases, emptying the trash of earlier runs, [`scan`], [`plan`], [`apply`]. Each step can
-//! be stopped between any two units, and killed; the next run goes on with what is there.
+//! The steps are: read the leases, empty the trash of earlier runs, [`scan`], [`plan`], [`apply`]. Each can
+//! be stopped or killed between two units; the next run continues.
 //!
-//! Two runs at a time do no harm and so need no lock, which a killed one would leave behind: each
-//! file is taken by one of them, and the other finds it gone. Each plans to take the oldest down to
-//! the limit of what it has seen, so together they take no more than the first alone.
+//! Two concurrent runs are safe without a lock, which a killed run would leave behind. Only one of them can
+//! move a file; the other finds it gone. Each plans to remove the oldest units down to the limit of what it
+//! has seen, so together they remove no more than the first alone.
 
 mod apply;
 mod name_spill;
@@ -15,7 +15,7 @@ mod plan;
 mod scan;
 mod trash;
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant, SystemTime};
@@ -24,14 +24,14 @@ use serde::Serialize;
 
 use self::apply::{Applied, Apply};
 use self::plan::Why;
-use self::scan::{AllLeases, Surveyor};
+use self::scan::{AllLeases, Scanner};
 use self::trash::{Lying, Trashes};
 use super::areas::Layout;
-use super::lease::Standing;
+use super::lease::LiveLease;
 use super::{stamp, usage};
+use agent_fs::dir::DirHandle;
 use agent_fs::pool::{self, Ended};
-use agent_fs::remove;
-use agent_fs::walk::{DirHandle, Walk};
+use agent_fs::walk::Walk;
 use agent_process::{Interrupt, Interrupted};
 use agent_types::error::{Error, Result};
 use agent_types::share::Share;
@@ -40,24 +40,24 @@ pub use self::plan::Sum;
 pub use self::scan::Names;
 pub use self::trash::{HOMES as TRASHES, Trash};
 
-/// What a prune goes by.
+/// The options of a prune.
 #[derive(Clone, Debug)]
 pub struct Options {
     pub sstate_max_age: Duration,
     pub downloads_max_age: Duration,
     pub layers_max_age: Duration,
-    /// Tiers of pull requests in which nothing has changed for this long go as a whole.
+    /// Tiers of pull requests without a change for this long are removed completely.
     pub pull_requests_max_age: Duration,
-    /// Bytes of shared state and downloads of the share itself.
+    /// Maximum bytes of shared state and downloads of the share itself.
     pub max_size: Option<u64>,
-    /// Likewise of all pull requests together.
+    /// Maximum bytes of all pull requests together.
     pub pull_requests_max_size: Option<u64>,
-    /// How long units lie in the trash.
+    /// How long units stay in the trash.
     pub grace: Duration,
     pub ignore_leases: bool,
-    /// Only say what would go.
+    /// Only report what would be removed.
     pub dry_run: bool,
-    /// Operations in flight.
+    /// Maximum number of operations in flight.
     pub width: usize,
 }
 
@@ -83,34 +83,34 @@ impl Default for Options {
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Pruned {
     pub dry_run: bool,
-    /// `None` when all was done.
+    /// `None`, if everything was done.
     pub stopped: Option<&'static str>,
-    /// Live ones, each in words.
+    /// Live leases, described for people.
     pub leases: Vec<String>,
     pub unreadable_leases: Vec<String>,
     pub areas: Vec<PrunedArea>,
-    /// What would go, too, were there no leases.
+    /// Units that would be removed without leases.
     pub held_by_leases: Sum,
     pub oldest_lease: Option<String>,
-    /// What went; in a dry run what would.
+    /// Removed units; in a dry run those that would be removed.
     pub taken: Sum,
-    /// Used between the plan and the last look, and so kept.
+    /// Kept, because they were used after the plan was made.
     pub used_meanwhile: u64,
-    /// Taken by another prune meanwhile.
+    /// Removed by another prune at the same time.
     pub gone_meanwhile: u64,
     pub failed: u64,
     pub failures: Vec<String>,
     pub trash: PrunedTrash,
-    /// Left alone.
+    /// Kept.
     pub unknown: Names,
     pub locks: u64,
-    /// What could not be read.
+    /// Paths that could not be read.
     pub trouble: Names,
     pub operations: u64,
     pub seconds: f64,
 }
 
-/// One area: what is there, and what the plan takes of it.
+/// One area: its units, and those that the plan removes.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct PrunedArea {
     pub area: String,
@@ -139,8 +139,8 @@ impl Pruned {
 /// Prunes a share. Blocks; `interrupt` stops it between two units.
 ///
 /// # Errors
-/// Machine, when the share or its leases cannot be read, when the trash cannot be written, when there
-/// is no place for temporary files. What cannot be done for a single unit is in the result.
+/// Machine, if the share or its leases cannot be read, the trash cannot be written, or temporary files cannot
+/// be created. Failures of single units are in the result.
 pub fn prune(share: &Share, options: &Options, interrupt: &Interrupt, now: SystemTime) -> Result<Pruned> {
     let begun = Instant::now();
     let operations = AtomicU64::new(0);
@@ -154,15 +154,15 @@ pub fn prune(share: &Share, options: &Options, interrupt: &Interrupt, now: Syste
     Ok(pruned)
 }
 
-/// Opens a share that a person has named.
+/// Opens the share that the user named.
 ///
 /// # Errors
-/// Machine, when that is no directory that can be read.
+/// Machine, if it is not a readable directory.
 pub fn open(share: &Share) -> Result<DirHandle> {
     DirHandle::open(share.root()).map_err(|error| {
-        Error::machine(format!("the share `{}` cannot be opened", share.root().display()))
+        Error::machine(format!("cannot open the share `{}`", share.root().display()))
             .because(&error)
-            .hint("look whether it is mounted, and whether this user may read it")
+            .hint("check whether it is mounted and readable for this user")
     })
 }
 
@@ -186,18 +186,16 @@ impl Run<'_> {
             pruned.stop(self.interrupt);
             return Ok(());
         }
-        let surveyor = Surveyor {
+        let scanner = Scanner {
             share: &self.root,
             options: self.options,
             now: self.now,
             leases: &leases.live,
             walk: self.walk,
         };
-        let scan = surveyor.run(layout).map_err(|error| {
-            Error::machine(
-                "the names of what is on the share cannot be kept in the directory for temporary files",
-            )
-            .because(&error)
+        let scan = scanner.run(layout).map_err(|error| {
+            Error::machine("cannot store the names of the share's files in the directory for temporary files")
+                .because(&error)
         })?;
         let rules: Vec<_> = scan.groups.iter().map(|found| found.rules).collect();
         let plan = plan::plan(scan.candidates, &rules, &scan.limits);
@@ -218,7 +216,7 @@ impl Run<'_> {
         pruned.trouble = scan.trouble;
         pruned.held_by_leases = plan.held;
         pruned.held_by_leases.units += scan.named_by_leases;
-        // Asked again, because half a look at the share would make a plan for half of it.
+        // Check again: an incomplete scan would make an incomplete plan.
         if scan.ended == Ended::Early || (self.walk.stop)() {
             pruned.stop(self.interrupt);
             return Ok(());
@@ -233,20 +231,20 @@ impl Run<'_> {
             return Ok(());
         }
         let trash = Trashes::begin(&self.root, self.now).map_err(|error| {
-            Error::machine(format!("nothing can be moved to `{}`", self.share.trash().display()))
+            Error::machine(format!("cannot move files to `{}`", self.share.trash().display()))
                 .because(&error)
                 .hint("a prune needs write permission on the whole share")
         })?;
         let apply = Apply {
             share: &self.root,
-            spooled: &scan.spooled,
+            spilled: &scan.spilled,
             trash: &trash,
             delete: self.options.grace.is_zero(),
             width: self.options.width,
             operations: self.walk.operations,
             stop: self.walk.stop,
         };
-        // In the order of the walk, in which neighbours lie together.
+        // Keep the order of the walk, so that neighbours stay together.
         let mut take = plan.take;
         take.sort_unstable_by_key(|unit| unit.key);
         let (applied, ended) = apply.run(take);
@@ -260,18 +258,18 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// The leases, and tells them.
+    /// Reads the leases and reports them.
     fn leases(&self, layout: &Layout, pruned: &mut Pruned) -> Result<AllLeases> {
         let all = match AllLeases::read(&self.root, layout, self.now, &self.walk) {
             Err(_) if self.options.ignore_leases => return Ok(AllLeases::default()),
             read => read.map_err(|error| {
                 let place = self.share.leases();
-                Error::machine(format!("the leases in `{}` cannot be read", place.display()))
+                Error::machine(format!("cannot read the leases in `{}`", place.display()))
                     .because(&error)
-                    .hint("nobody knows what running builds use; --ignore-leases prunes all the same")
+                    .hint("it is unknown what running builds use; --ignore-leases prunes anyway")
             })?,
         };
-        let told = |(tier, lease): &(Option<u64>, Standing)| match tier {
+        let told = |(tier, lease): &(Option<u64>, LiveLease)| match tier {
             Some(number) => format!("pull request {number}, {lease}"),
             None => lease.to_string(),
         };
@@ -295,20 +293,21 @@ impl Run<'_> {
     fn empty_one(&self, home: &str, pruned: &mut Pruned) -> Result<Ended> {
         let lying = match Lying::read(&self.root, home, self.options.grace, self.now, &self.walk) {
             Ok(lying) => lying,
-            // In `pr/` strangers write, and they shall not stop a prune; nor need its user get in there.
+            // Other users write in `pr/`: an error there must not stop a prune, and this user may have no
+            // access.
             Err(error) if home != trash::SHARED => {
                 pruned.trouble.add(|| format!("{home}: {error}"));
                 return Ok(Ended::Complete);
             }
             Err(error) => {
                 let place = self.share.root().join(home);
-                return Err(Error::machine(format!("`{}` cannot be read", place.display())).because(&error));
+                return Err(Error::machine(format!("cannot read `{}`", place.display())).because(&error));
             }
         };
         pruned.trash.runs_waiting += lying.waiting;
         for name in &lying.unknown {
             let name = super::units::shown(&Path::new(home).join(name));
-            pruned.trouble.add(|| format!("{name}: no trash of a prune, left alone"));
+            pruned.trouble.add(|| format!("{name}: not a trash of a prune, kept"));
         }
         for run in &lying.over {
             pruned.trash.runs_deleted += 1;
@@ -326,16 +325,16 @@ impl Run<'_> {
         Ok(Ended::Complete)
     }
 
-    /// Leases that are over serve nobody; what cannot be removed is looked at again next time.
+    /// Removes expired leases. The next run tries again after a failure.
     fn remove_leases(&self, dead: &[(PathBuf, OsString)]) {
         for (directory, name) in dead {
-            let _ = self.root.directory(directory).and_then(|directory| remove::file_at(&directory, name));
+            let _ = self.root.open_dir(directory).and_then(|directory| directory.remove_file(name));
         }
     }
 
     /// All but the last records of each release.
     fn remove_usage(&self) {
-        let Ok(top) = self.root.directory(Path::new("usage")) else { return };
+        let Ok(top) = self.root.open_dir("usage") else { return };
         let mut releases = Vec::new();
         let names_only = Walk { facts: false, ..self.walk };
         let _ = names_only.run(
@@ -349,10 +348,10 @@ impl Run<'_> {
             },
         );
         for release in releases {
-            let Ok(directory) = top.directory(Path::new(&release)) else { continue };
+            let Ok(directory) = top.open_dir(&release) else { continue };
             let records = usage::records(&directory, self.walk.operations).unwrap_or_default();
             for name in records.iter().skip(usage::KEPT) {
-                let _ = remove::file_at(&directory, OsStr::new(name));
+                let _ = directory.remove_file(name);
             }
         }
     }

@@ -1,5 +1,5 @@
-//! The names of units on local disk, in a file without a name, while memory holds only what the plan
-//! needs: a million units are some 200 MB of names.
+//! Stores the names of units in an unnamed file on local disk. Memory has only what the plan needs, because
+//! the names of a million units take about 200 MB.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -9,33 +9,33 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use crate::units::{Class, Part, Unit};
-use agent_fs::walk::Kind;
+use agent_fs::dir::Kind;
 
-/// As much as nearly every unit takes.
+/// Enough for nearly every unit.
 const USUAL: usize = 512;
 
-pub struct Spool {
+pub struct NameSpill {
     file: BufWriter<File>,
     end: u64,
 }
 
-/// A [`Spool`] that is complete.
-pub struct Spooled {
+/// A complete [`NameSpill`], for reading.
+pub struct SpilledNames {
     file: File,
     end: u64,
 }
 
-impl Spool {
+impl NameSpill {
     /// # Errors
-    /// When there is no place for temporary files.
-    pub fn new() -> io::Result<Spool> {
-        Ok(Spool { file: BufWriter::with_capacity(1 << 16, tempfile::tempfile()?), end: 0 })
+    /// If a temporary file cannot be created.
+    pub fn new() -> io::Result<NameSpill> {
+        Ok(NameSpill { file: BufWriter::with_capacity(1 << 16, tempfile::tempfile()?), end: 0 })
     }
 
-    /// Keeps a unit; the key finds it again.
+    /// Stores a unit and returns the key to find it again.
     ///
     /// # Errors
-    /// When the disk is full.
+    /// If the disk is full.
     pub fn push(&mut self, unit: &Unit) -> io::Result<u64> {
         let record = encode(unit);
         let length = u32::try_from(record.len()).map_err(io::Error::other)?;
@@ -47,16 +47,16 @@ impl Spool {
     }
 
     /// # Errors
-    /// When the disk is full.
-    pub fn done(self) -> io::Result<Spooled> {
+    /// If the disk is full.
+    pub fn done(self) -> io::Result<SpilledNames> {
         let file = self.file.into_inner().map_err(io::IntoInnerError::into_error)?;
-        Ok(Spooled { file, end: self.end })
+        Ok(SpilledNames { file, end: self.end })
     }
 }
 
-impl Spooled {
+impl SpilledNames {
     /// # Errors
-    /// When it cannot be read, or nothing was kept under that key.
+    /// If it cannot be read, or the key is invalid.
     pub fn get(&self, key: u64) -> io::Result<Unit> {
         let left = usize::try_from(self.end.saturating_sub(key)).unwrap_or(usize::MAX);
         let mut bytes = vec![0; left.min(USUAL)];
@@ -66,11 +66,11 @@ impl Spooled {
             bytes.resize(length, 0);
             self.file.read_exact_at(&mut bytes, key)?;
         }
-        bytes.get(4..length).and_then(decode).ok_or_else(|| io::Error::other("the list of units is damaged"))
+        bytes.get(4..length).and_then(decode).ok_or_else(|| io::Error::other("the list of units is corrupt"))
     }
 }
 
-/// Directory, name, then the parts; the class is no longer needed.
+/// Encodes directory, name and parts; the class is no longer needed.
 fn encode(unit: &Unit) -> Vec<u8> {
     let mut record = Vec::with_capacity(USUAL);
     for text in [unit.directory.as_os_str(), OsStr::new(&unit.name)] {
@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn units_come_back_as_they_were() {
+    fn units_round_trip() {
         let part = Part { suffix: 3, kind: Kind::File, size: 7, inode: u64::MAX, used: -5 };
         let units = [0, 1, 300, 5000].map(|length| Unit {
             directory: PathBuf::from(OsStr::from_bytes(b"sstate/\xff")).join("x".repeat(length)),
@@ -133,13 +133,13 @@ mod tests {
             class: Class::Temporary,
             parts: vec![part, Part { kind: Kind::Directory, ..part }],
         });
-        let mut name_spill = Spool::new().unwrap();
+        let mut name_spill = NameSpill::new().unwrap();
         let keys = units.each_ref().map(|unit| name_spill.push(unit).unwrap());
-        let spooled = name_spill.done().unwrap();
+        let spilled = name_spill.done().unwrap();
         for (key, unit) in keys.into_iter().zip(&units) {
-            assert_eq!(&spooled.get(key).unwrap(), unit);
+            assert_eq!(&spilled.get(key).unwrap(), unit);
         }
-        assert!(spooled.get(1 << 40).is_err());
-        assert!(spooled.get(keys[3] + 1).is_err());
+        assert!(spilled.get(1 << 40).is_err());
+        assert!(spilled.get(keys[3] + 1).is_err());
     }
 }

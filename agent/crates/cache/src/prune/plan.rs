@@ -1,43 +1,43 @@
-//! Which units go: a pure function of what is there, the rules and the leases.
+//! Decides which units to remove: a pure function of the units, the rules and the leases.
 
 use serde::Serialize;
 
-/// A unit, as far as the decision needs it: a million of them fit into memory.
+/// The data of a unit that the decision needs; a million of them fit into memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate {
-    /// Finds the rest of it again.
+    /// The key to its other data.
     pub key: u64,
     /// Bytes.
     pub size: u64,
-    /// When it was used last, nanoseconds since 1970.
+    /// Time of the last use, in nanoseconds since 1970.
     pub used: i64,
     /// Index of its [`Group`].
     pub group: u32,
-    /// Why it goes, if it does.
+    /// Why it is removed, if it is.
     pub goes: Option<Why>,
 }
 
-/// Units under the same rules.
+/// Units with the same rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Group {
-    /// What was used last before this is too old, were there no leases.
+    /// Units whose last use was before this time are too old, without leases.
     pub too_old: Option<i64>,
-    /// The same as of the start of the oldest build that has a lease on the group.
+    /// The same at the start of the oldest build that has a lease on the group.
     pub too_old_by_leases: Option<i64>,
-    /// Whether a lease keeps the group from the rule of size.
+    /// Whether a lease protects the group from the size rule.
     pub leased: bool,
     /// Index of the limit that its units count against.
     pub limit: Option<usize>,
 }
 
-/// Why a unit goes.
+/// Why a unit is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
     Age,
     Size,
 }
 
-/// Units and their bytes.
+/// Number of units and their bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Sum {
     pub units: u64,
@@ -53,17 +53,17 @@ impl Sum {
 
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// Least recently used first; all of them go.
+    /// Units to remove, least recently used first.
     pub take: Vec<Candidate>,
-    /// What would go, too, were there no leases.
+    /// Units that would be removed without leases.
     pub held: Sum,
 }
 
-/// Decides. What is too old goes; then, where the rest of a limit's units is above it, the least
-/// recently used of them.
+/// Makes the plan. Units that are too old are removed. If the rest is above a limit, the least recently used
+/// units are removed as well.
 ///
-/// What leases hold counts as if it were gone: others, which were used later, do not go in its place.
-/// So the rest may be above the limit by what is held.
+/// Units protected by leases count as removed: no unit that was used later is removed in their place. So the
+/// rest may exceed the limit by what leases protect.
 pub fn plan(mut candidates: Vec<Candidate>, groups: &[Group], limits: &[u64]) -> Plan {
     candidates.sort_unstable_by_key(|unit| (unit.used, unit.key));
     let mut held = Sum::default();
@@ -94,7 +94,7 @@ pub fn plan(mut candidates: Vec<Candidate>, groups: &[Group], limits: &[u64]) ->
             false => unit.goes = Some(Why::Size),
         }
     }
-    // In place: there may be a million of them.
+    // Works in place, because there may be a million units.
     candidates.retain(|unit| unit.goes.is_some());
     Plan { take: candidates, held }
 }

@@ -17,7 +17,7 @@ fn taken(plan: &Plan) -> Vec<(u64, Why)> {
 }
 
 #[test]
-fn by_age_then_by_size_the_least_recently_used_first() {
+fn removes_by_age_and_then_the_least_recently_used() {
     let group = Group { too_old: Some(10), too_old_by_leases: Some(10), limit: Some(0), ..NONE };
     let units = || vec![unit(1, 30, 5, 0), unit(2, 9, 5, 0), unit(3, 10, 5, 0), unit(4, 20, 5, 0)];
     let table: [(u64, &[(u64, Why)]); 5] = [
@@ -34,12 +34,12 @@ fn by_age_then_by_size_the_least_recently_used_first() {
 }
 
 #[test]
-fn without_rules_nothing_goes() {
+fn removes_nothing_without_rules() {
     assert_eq!(plan(vec![unit(1, i64::MIN, u64::MAX, 0)], &[NONE], &[]), Plan::default());
 }
 
 #[test]
-fn leases_hold_and_nobody_else_pays_for_it() {
+fn leases_protect_units_without_cost_for_others() {
     let leased = Group { too_old: Some(100), too_old_by_leases: Some(50), leased: true, limit: Some(0) };
     let free = Group { leased: false, too_old_by_leases: Some(100), ..leased };
     let units = vec![
@@ -50,13 +50,13 @@ fn leases_hold_and_nobody_else_pays_for_it() {
         unit(5, 130, 4, 1),
     ];
     let plan = plan(units, &[leased, free], &[8]);
-    // 1 was too old before the build began; 2 would go by age and 3 by size; 4 and 5 are the 8 bytes.
+    // 1 was too old before the build began; 2 is too old and 3 is above the size; 4 and 5 are the 8 bytes.
     assert_eq!(taken(&plan), [(1, Why::Age)]);
     assert_eq!(plan.held, Sum { units: 2, bytes: 8 });
 }
 
 #[test]
-fn each_limit_is_for_its_own_groups() {
+fn each_limit_applies_to_its_own_groups() {
     let groups = [Group { limit: Some(0), ..NONE }, Group { limit: Some(1), ..NONE }, NONE];
     let units = vec![unit(1, 1, 10, 0), unit(2, 2, 10, 1), unit(3, 3, 10, 1), unit(4, 0, 99, 2)];
     assert_eq!(taken(&plan(units, &groups, &[10, 10])), [(2, Why::Size)]);
@@ -87,18 +87,18 @@ fn keys(plan: &Plan) -> BTreeSet<u64> {
 
 proptest! {
     #[test]
-    fn rules_hold(units in candidates(), groups in prop::collection::vec(group(), 4), limits in [0u64..1 << 46, 0u64..1 << 46]) {
+    fn plan_follows_the_rules(units in candidates(), groups in prop::collection::vec(group(), 4), limits in [0u64..1 << 46, 0u64..1 << 46]) {
         let plan = plan(units.clone(), &groups, &limits);
         prop_assert_eq!(keys(&plan).len(), plan.take.len());
         for unit in &plan.take {
             let group = groups[unit.group as usize];
             match unit.goes.unwrap() {
-                // Nothing younger than the age, as of the oldest lease.
+                // No unit younger than the maximum age at the oldest lease.
                 Why::Age => prop_assert!(unit.used < group.too_old_by_leases.unwrap()),
                 Why::Size => prop_assert!(!group.leased && group.limit.is_some()),
             }
         }
-        // All that is too old goes.
+        // All units that are too old are removed.
         let gone = keys(&plan);
         for unit in &units {
             let too_old = groups[unit.group as usize].too_old_by_leases.is_some_and(|time| unit.used < time);
@@ -108,20 +108,20 @@ proptest! {
             let of_limit = |unit: &&Candidate| groups[unit.group as usize].limit == Some(index);
             let left = || units.iter().filter(of_limit).filter(|unit| !gone.contains(&unit.key));
             let bytes: u64 = left().map(|unit| unit.size).sum();
-            // The rest is at or below the limit but for what is held,
+            // The rest is at or below the limit, except for protected units,
             prop_assert!(bytes <= limit + plan.held.bytes);
-            // of the same groups nothing used later goes before what was used earlier,
+            // no unit is removed before one of the same groups that was used earlier,
             let by_size = plan.take.iter().filter(|unit| unit.goes == Some(Why::Size)).filter(of_limit);
             let latest = by_size.clone().map(|unit| unit.used).max();
             let unheld = left().filter(|unit| !groups[unit.group as usize].leased);
             prop_assert!(unheld.map(|unit| unit.used).min().is_none_or(|first| latest.is_none_or(|latest| latest <= first)));
-            // and not more than it takes.
+            // and no more units than needed are removed.
             let last = by_size.max_by_key(|unit| (unit.used, unit.key)).map_or(0, |unit| unit.size);
             prop_assert!(last == 0 || bytes + last > *limit);
         }
     }
 
-    /// More room, a longer memory or one more lease never takes more.
+    /// A larger limit, a longer age or one more lease never removes more.
     #[test]
     fn the_plan_is_monotone(
         units in candidates(),
@@ -139,7 +139,7 @@ proptest! {
             .iter()
             .map(|group| Group { too_old: earlier(group.too_old), too_old_by_leases: earlier(group.too_old_by_leases), ..*group })
             .collect();
-        // What age no longer takes, size may have to; so this is about age alone.
+        // What is no longer removed by age may be removed by size, so this checks age only.
         let endless = [u64::MAX; 2];
         let by_age = keys(&plan(units.clone(), &groups, &endless));
         prop_assert!(keys(&plan(units.clone(), &patient, &endless)).is_subset(&by_age));

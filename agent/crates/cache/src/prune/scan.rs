@@ -1,4 +1,4 @@
-//! Finds the units of a share and the rules that each is under, before anything is decided.
+//! Finds the units of a share and the rules that apply to each.
 
 use std::ffi::OsString;
 use std::io;
@@ -6,53 +6,54 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::Options;
-use super::name_spill::{Spool, Spooled};
+use super::name_spill::{NameSpill, SpilledNames};
 use super::plan::{Candidate, Group, Sum};
-use crate::areas::{self, Area, Holds, Layout, Measure};
-use crate::lease::{self, Author, Standing};
+use crate::areas::{self, Area, AreaKind, Layout, Measure};
+use crate::lease::{self, Author, LiveLease};
 use crate::stamp::nanoseconds;
 use crate::units::{Class, Contents, Part, Unit};
+use agent_fs::dir::{DirHandle, is_gone};
 use agent_fs::pool::Ended;
-use agent_fs::walk::{DirHandle, Seen, Trouble, Walk, is_gone};
+use agent_fs::walk::{Seen, Trouble, Walk};
 
-/// What was begun and not finished for so long has nobody who would finish it.
+/// Unfinished files of this age are abandoned.
 const UNFINISHED: Duration = Duration::from_secs(24 * 3600);
 
-/// What was used so shortly before a build began stays while it runs, whatever age is too old: it was
-/// most likely left by the builds before it, for this one.
+/// Units that were used within this time before a build began are kept while it runs, whatever the maximum
+/// age: earlier builds most likely left them for this one.
 const RECENT: Duration = Duration::from_secs(24 * 3600);
 
-/// Index of the limit of the share itself, and of that of all tiers of pull requests together:
-/// strangers must not push out what trusted builds use.
+/// Index of the limit of the share itself, and of all tiers of pull requests together. They are separate, so
+/// that pull requests cannot push out what trusted builds use.
 const LIMITS: (usize, usize) = (0, 1);
 
-/// What is there.
+/// The result of a scan.
 pub struct Scan {
     pub candidates: Vec<Candidate>,
-    /// Directories of its units are relative to the share.
-    pub spooled: Spooled,
-    /// By the groups of candidates.
+    /// The directories of its units are relative to the share.
+    pub spilled: SpilledNames,
+    /// The groups of the candidates.
     pub groups: Vec<Found>,
     pub limits: [u64; 2],
-    /// Left alone.
+    /// Unknown paths, which are kept.
     pub unknown: Names,
     pub locks: u64,
     pub trouble: Names,
-    /// Layers that leases name, whatever their age.
+    /// Layers that leases name; kept at any age.
     pub named_by_leases: u64,
     pub ended: Ended,
 }
 
-/// Units under the same rules.
+/// Units with the same rules.
 pub struct Found {
     /// The directory, relative to the share.
     pub label: String,
     pub rules: Group,
-    /// All of them.
+    /// The sum of all its units.
     pub all: Sum,
 }
 
-/// How many there are, and the first ones.
+/// A count, and the first names.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Names {
     pub count: u64,
@@ -60,7 +61,7 @@ pub struct Names {
 }
 
 impl Names {
-    /// As many are told; there may be a million.
+    /// Maximum number of stored names; there may be a million.
     const TOLD: usize = 100;
 
     pub fn add(&mut self, name: impl FnOnce() -> String) {
@@ -71,21 +72,21 @@ impl Names {
     }
 }
 
-pub struct Surveyor<'a> {
+pub struct Scanner<'a> {
     pub share: &'a DirHandle,
     pub options: &'a Options,
     pub now: SystemTime,
-    /// Of the share, and by the tiers of pull requests.
+    /// Leases of the share, and by tier of pull requests.
     pub leases: &'a Leases,
     pub walk: Walk<'a>,
 }
 
-impl Surveyor<'_> {
+impl Scanner<'_> {
     /// # Errors
-    /// When names cannot be kept on local disk.
+    /// If names cannot be stored on local disk.
     pub fn run(&self, mut layout: Layout) -> io::Result<Scan> {
         let mut gathering = Gathering {
-            name_spill: Spool::new()?,
+            name_spill: NameSpill::new()?,
             candidates: Vec::new(),
             groups: Vec::new(),
             unknown: Names::default(),
@@ -113,7 +114,7 @@ impl Surveyor<'_> {
         let endless = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
         Ok(Scan {
             candidates: gathering.candidates,
-            spooled: gathering.name_spill.done()?,
+            spilled: gathering.name_spill.done()?,
             groups: gathering.groups,
             limits: [endless(self.options.max_size), endless(self.options.pull_requests_max_size)],
             unknown: gathering.unknown,
@@ -124,24 +125,24 @@ impl Surveyor<'_> {
         })
     }
 
-    /// The whole tier of a pull request in which nothing has changed for long, as one unit; otherwise
-    /// says that its units are to be looked at.
+    /// Adds the whole tier of a pull request as one unit if nothing in it changed for a long time. Otherwise
+    /// returns whether its units must be scanned.
     fn pull_request(&self, number: u64, gathering: &mut Gathering) -> bool {
         let directory = areas::tier(Some(number));
         let too_old = before(self.now, self.options.pull_requests_max_age);
         let leased = self.leases.iter().any(|(tier, _)| *tier == Some(number));
         let measure = Measure::of(self.share, &directory, &self.walk);
-        // What a stranger closes to others tells nothing, or it would be kept for ever.
+        // Directories without read access do not count as changed, or they would be kept forever.
         let is_old = measure.complete && measure.used.is_some_and(|used| used < too_old);
         if leased || !is_old {
             return false;
         }
         let (Some(parent), Some(name)) = (directory.parent(), directory.file_name()) else { return false };
-        let looked = self.share.directory(parent).and_then(|parent| parent.look(name));
-        let Ok((kind, facts)) = looked else { return false };
+        let looked = self.share.open_dir(parent).and_then(|parent| parent.metadata(name));
+        let Ok(facts) = looked else { return false };
         let rules =
             Group { too_old: Some(too_old), too_old_by_leases: Some(too_old), leased: false, limit: None };
-        let part = Part { suffix: 0, kind, size: 0, inode: facts.inode, used: facts.used() };
+        let part = Part { suffix: 0, kind: facts.kind(), size: 0, inode: facts.inode, used: facts.used() };
         let unit = Unit {
             directory: parent.into(),
             name: number.to_string(),
@@ -185,7 +186,7 @@ impl Surveyor<'_> {
                 }
             }
         });
-        // Clones: as large as what is in them, and as young, unless a stamp says when they were used.
+        // Clones have the size and age of their files, unless a stamp has the time of the last use.
         for mut unit in directories {
             let measure = Measure::of_unit(self.share, &path, &unit, &self.walk);
             let stamped = unit.has(".done");
@@ -195,15 +196,15 @@ impl Surveyor<'_> {
             if measure.complete && measure.closed == 0 {
                 gathering.add(&unit, group, unit.size() + measure.bytes, used);
             } else {
-                gathering.trouble.add(|| {
-                    format!("{}: not all of it can be read", shown(&unit.directory.join(&unit.name)))
-                });
+                gathering
+                    .trouble
+                    .add(|| format!("{}: not completely readable", shown(&unit.directory.join(&unit.name))));
             }
         }
         ended
     }
 
-    /// Whether a lease names this entry of the layer store, or may do so and cannot be read.
+    /// Whether a lease names this entry of the layer store; an unreadable lease may name any.
     fn is_named(&self, area: &Area, unit: &Unit) -> bool {
         let entry = unit.directory.join(&unit.name);
         let entry = entry.to_str().unwrap_or_default();
@@ -214,20 +215,20 @@ impl Surveyor<'_> {
         })
     }
 
-    /// The rules for an area, as its leases have them.
+    /// The rules for an area, with its leases applied.
     ///
-    /// Builds of pull requests read the share, too, but their leases are a stranger's word: they make
-    /// an age count as of their start, which is two days ago at most, and never stop the rule of size.
+    /// Builds of pull requests read the share, too, but their leases are not trusted: they only make ages
+    /// count from their start, which is at most two days ago, and never stop the size rule.
     fn rules(&self, area: &Area) -> Group {
         let options = self.options;
-        let age = match area.holds {
-            Holds::Sstate(_) => options.sstate_max_age,
-            Holds::Downloads => options.downloads_max_age,
-            Holds::Layers => options.layers_max_age,
+        let age = match area.kind {
+            AreaKind::Sstate(_) => options.sstate_max_age,
+            AreaKind::Downloads => options.downloads_max_age,
+            AreaKind::Layers => options.layers_max_age,
         };
-        let concerns = |lease: &Standing| match &area.holds {
-            Holds::Sstate(release) => lease.concerns(release),
-            Holds::Downloads | Holds::Layers => true,
+        let concerns = |lease: &LiveLease| match &area.kind {
+            AreaKind::Sstate(release) => lease.concerns(release),
+            AreaKind::Downloads | AreaKind::Layers => true,
         };
         let reads = |tier: Option<u64>| tier == area.pull_request || area.pull_request.is_none();
         let of_area = || self.leases.iter().filter(|(tier, lease)| reads(*tier) && concerns(lease));
@@ -240,15 +241,15 @@ impl Surveyor<'_> {
             too_old: Some(too_old),
             too_old_by_leases: Some(too_old.min(since.saturating_sub(span(age.max(RECENT))))),
             leased: of_area().any(|(tier, lease)| *tier == area.pull_request && may_hold(area, lease)),
-            // Layers are few, and only their age counts: looking at each of their files would cost more
-            // than all the rest.
-            limit: (area.holds != Holds::Layers && sizes[limit].is_some()).then_some(limit),
+            // Only the age of layers counts. There are few, and reading all their files would cost more than
+            // the rest of the scan.
+            limit: (area.kind != AreaKind::Layers && sizes[limit].is_some()).then_some(limit),
         }
     }
 }
 
-/// Whether a lease of the same tier keeps an area from the rule of size.
-fn may_hold(area: &Area, lease: &Standing) -> bool {
+/// Whether a lease of the same tier protects an area from the size rule.
+fn may_hold(area: &Area, lease: &LiveLease) -> bool {
     area.pull_request.is_some() || lease.author == Author::Trusted
 }
 
@@ -260,21 +261,21 @@ fn before(now: SystemTime, age: Duration) -> i64 {
     nanoseconds(now).saturating_sub(span(age))
 }
 
-/// Live leases, each with the pull request in whose tier it lies.
-pub type Leases = Vec<(Option<u64>, Standing)>;
+/// Live leases, each with the pull request whose tier contains it.
+pub type Leases = Vec<(Option<u64>, LiveLease)>;
 
-/// What the leases of a share and of its pull requests are.
+/// The leases of a share and of its pull requests.
 #[derive(Default)]
 pub struct AllLeases {
     pub live: Leases,
-    /// Those that are over: their directories, relative to the share, and names.
+    /// Expired leases: their directories, relative to the share, and names.
     pub dead: Vec<(PathBuf, OsString)>,
     pub unreadable: Vec<String>,
 }
 
 impl AllLeases {
     /// # Errors
-    /// When those of the share cannot be read. A pull request that makes its own unreadable has none.
+    /// If the leases of the share cannot be read. A pull request with unreadable leases has none.
     pub fn read(
         share: &DirHandle,
         layout: &Layout,
@@ -286,7 +287,7 @@ impl AllLeases {
         all.unreadable.clone_from(&own.unreadable);
         all.add(None, own);
         for number in &layout.pull_requests {
-            let tier = share.directory(&areas::tier(Some(*number)));
+            let tier = share.open_dir(areas::tier(Some(*number)));
             let read = tier.and_then(|tier| lease::read(&tier, Author::Stranger, now, walk.operations));
             all.add(Some(*number), read.unwrap_or_default());
         }
@@ -301,7 +302,7 @@ impl AllLeases {
 }
 
 struct Gathering {
-    name_spill: Spool,
+    name_spill: NameSpill,
     candidates: Vec<Candidate>,
     groups: Vec<Found>,
     unknown: Names,

@@ -1,60 +1,61 @@
-//! Units that were moved aside: `trash/<stamp of the run>/…`, with the directories that they had, and
-//! deleted when the grace period is over. A build that has found an object a moment ago still reads it
-//! on this machine or another; and a person may take it back.
+//! The trash: units in `trash/<stamp of the run>/…`, in their original directories, which are deleted after
+//! the grace period. Until then, a build on any machine that has just found an object can still read it, and
+//! a user can restore it.
 //!
-//! The parts of pull requests have a trash of their own, `pr/trash/…`: on EFS all of `pr/` may be mounted
-//! through another access point, and nothing moves from one mount to another.
+//! The tiers of pull requests have a separate trash, `pr/trash/…`: on EFS, `pr/` may be mounted through
+//! another access point, and a rename across mounts is not possible.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, renameat};
-use nix::sys::stat::{Mode, fchmod, mkdirat};
-use nix::unistd::linkat;
+use nix::sys::stat::Mode;
 
 use crate::names;
 use crate::stamp;
+use agent_fs::dir::{DirHandle, Kind, errno, is_gone};
 use agent_fs::pool::{self, Ended, Output};
 use agent_fs::remove;
-use agent_fs::walk::{DirHandle, Kind, Listing, Seen, Walk, is_gone};
+use agent_fs::walk::{Listing, Seen, Walk};
 
-/// Where a trash lies, relative to the share.
+/// The directories of the trashes, relative to the share.
 pub const HOMES: [&str; 2] = [SHARED, PULL_REQUESTS];
 
 pub const SHARED: &str = "trash";
 const PULL_REQUESTS: &str = "pr/trash";
 
-/// Only the pruner looks into the trash.
+/// Only the pruner reads the trash.
 const PRIVATE: Mode = Mode::S_IRWXU;
 
-/// The trash of one run for all that lies on a share.
+/// How many directories are held open: one release of shared state has as many.
+const HELD: usize = 256;
+
+/// The trashes of one run, for all units of a share.
 pub struct Trashes<'a> {
     share: &'a DirHandle,
     now: SystemTime,
     shared: Trash,
-    /// Made when it is needed first.
+    /// Created on first use.
     pull_requests: OnceLock<Result<Trash, String>>,
 }
 
 impl<'a> Trashes<'a> {
     /// # Errors
-    /// As [`Trash::begin`].
+    /// See [`Trash::begin`].
     pub fn begin(share: &'a DirHandle, now: SystemTime) -> io::Result<Trashes<'a>> {
         let shared = Trash::begin(share, now)?;
         Ok(Trashes { share, now, shared, pull_requests: OnceLock::new() })
     }
 
-    /// The one for what lies in `place`, relative to the share.
+    /// The trash for units in `place`, relative to the share.
     ///
     /// # Errors
-    /// As [`Trash::begin`].
+    /// See [`Trash::begin`].
     pub fn of(&self, place: &Path) -> io::Result<&Trash> {
         if !place.starts_with("pr") {
             return Ok(&self.shared);
@@ -64,22 +65,23 @@ impl<'a> Trashes<'a> {
         let trash = self.pull_requests.get_or_init(begin);
         trash
             .as_ref()
-            .map_err(|why| io::Error::other(format!("nothing can be moved to `{PULL_REQUESTS}`: {why}")))
+            .map_err(|why| io::Error::other(format!("cannot move files to `{PULL_REQUESTS}`: {why}")))
     }
 }
 
-/// Where the units of one run go.
+/// The trash of one run.
 pub struct Trash {
     /// The directory of the run.
     run: DirHandle,
-    made: Mutex<HashSet<PathBuf>>,
+    /// Directories in it, by what they are for.
+    held: Mutex<HashMap<PathBuf, DirHandle>>,
 }
 
 impl Trash {
-    /// Makes the directory of a run that begins `now`, for what is not of pull requests.
+    /// Creates the directory of a run that begins at `now`, for units that do not belong to pull requests.
     ///
     /// # Errors
-    /// When the share is read-only or full.
+    /// If the share is read-only or full.
     pub fn begin(share: &DirHandle, now: SystemTime) -> io::Result<Trash> {
         Trash::begin_in(share, SHARED, now)
     }
@@ -87,96 +89,89 @@ impl Trash {
     fn begin_in(share: &DirHandle, home: &str, now: SystemTime) -> io::Result<Trash> {
         let home = Path::new(home);
         if let (Some(above), Some(name)) = (home.parent(), home.file_name()) {
-            // Not by way of the path, which a stranger could have made a link.
-            make_directory(&share.directory(above)?, Path::new(name))?;
+            // Not by path, because another user could have replaced it by a link.
+            share.open_dir(above)?.create_dir(name, PRIVATE)?;
         }
-        let trash = share.directory(home)?;
+        let trash = share.open_dir(home)?;
         let run = stamp::stamp(now);
-        make_directory(&trash, Path::new(&run))?;
-        Ok(Trash { run: trash.directory(Path::new(&run))?, made: Mutex::new(HashSet::new()) })
+        trash.create_dir(&run, PRIVATE)?;
+        Ok(Trash { run: trash.open_dir(&run)?, held: Mutex::default() })
     }
 
-    /// Moves `name` of an open directory aside; `place` is where that directory is, relative to the
-    /// share. Says whether it was there.
+    /// Moves `name` from an open directory into the trash; `place` is that directory relative to the share.
+    /// Returns whether it existed.
     ///
     /// # Errors
     /// Those of `rename(2)` and `unlink(2)`.
     pub fn take(&self, from: &DirHandle, place: &Path, name: &OsStr) -> io::Result<bool> {
-        // `YY` of `XX/YY` would be 65,536 directories; the name begins its hash with it anyway.
+        // Skip `YY` of `XX/YY`, which would make 65,536 directories; the hash in the name begins with it
+        // anyway.
         let place = match place.file_name().and_then(OsStr::to_str) {
             Some(last) if names::is_two_digits(last) => place.parent().unwrap_or(place),
             _ => place,
         };
-        self.prepare(place)?;
-        let to = place.join(name);
-        // The kernel does one rename from directory to directory at a time on each file system, and on a
-        // share waits for the answer meanwhile. A second name, and then no more the first, is two
-        // operations that many do side by side. Directories, and files that may not be linked, are few.
-        match linkat(from, name, &self.run, &to, AtFlags::empty()) {
-            // Nobody else writes there: a request that was answered late was repeated. Who unlinks it has
-            // taken it; another prune may have linked it as well, into a trash of its own.
-            Ok(()) | Err(Errno::EEXIST) => return remove::file_at(from, name),
+        let to = self.prepare(place)?;
+        // The kernel allows one rename between directories per file system at a time, and on a share it waits
+        // for the answer. Link and unlink are two operations, but run in parallel. Directories, and files
+        // that cannot be linked, are few.
+        match from.hard_link(name, &to, name) {
+            Ok(()) => return from.remove_file(name),
+            // No other process writes there, so an existing name means that a request was repeated. The
+            // process that unlinks the file has taken it; another prune may have linked it into its trash,
+            // too.
+            Err(error) if errno(&error) == Errno::EEXIST => return from.remove_file(name),
             Err(_) => {}
         }
-        let rename = || renameat(from, name, &self.run, &to);
+        let rename = || from.rename(name, &to, name);
         let done = match rename() {
-            // A directory without write permission can be renamed by its owner, but not into another.
-            Err(errno @ (Errno::EACCES | Errno::EPERM)) => {
-                let writable =
-                    from.directory(Path::new(name)).map(|directory| fchmod(directory.as_fd(), PRIVATE));
-                if writable.is_ok() { rename() } else { Err(errno) }
+            // The owner can rename a directory without write permission, but not into another directory.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                let writable = from.open_dir(name).and_then(|directory| directory.set_mode(PRIVATE));
+                if writable.is_ok() { rename() } else { Err(error) }
             }
             done => done,
         };
         match done {
             Ok(()) => Ok(true),
-            // An answer of a file server that came late is repeated: where it is in the end counts.
-            Err(Errno::ENOENT | Errno::ESTALE) => match from.look(name) {
-                Err(error) if is_gone(&error) => Ok(self.run.directory(place)?.look(name).is_ok()),
+            // A repeated request may fail after the first succeeded, so the final location counts.
+            Err(error) if is_gone(&error) => match from.metadata(name) {
+                Err(error) if is_gone(&error) => Ok(to.metadata(name).is_ok()),
                 Err(error) => Err(error),
                 Ok(_) => Err(io::Error::other("the trash vanished")),
             },
-            Err(errno) => Err(errno.into()),
+            Err(error) => Err(error),
         }
     }
 
-    /// Two threads may make the same directory; waiting for one another would take longer.
-    fn prepare(&self, place: &Path) -> io::Result<()> {
-        let made = || self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut ancestors: Vec<&Path> =
-            place.ancestors().filter(|path| !path.as_os_str().is_empty()).collect();
-        let known = made();
-        ancestors.retain(|path| !known.contains(*path));
-        drop(known);
-        for path in ancestors.into_iter().rev() {
-            make_directory(&self.run, path)?;
-            made().insert(path.to_owned());
+    /// Two threads may create the same directory; a lock would take longer.
+    fn prepare(&self, place: &Path) -> io::Result<DirHandle> {
+        let held = || self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(made) = held().get(place) {
+            return Ok(made.clone());
         }
-        Ok(())
+        let made = self.run.create_dirs(place, PRIVATE)?;
+        let mut held = held();
+        if held.len() < HELD {
+            held.insert(place.to_owned(), made.clone());
+        }
+        Ok(made)
     }
 }
 
-fn make_directory(below: &DirHandle, path: &Path) -> io::Result<()> {
-    match mkdirat(below, path, PRIVATE) {
-        Ok(()) | Err(Errno::EEXIST) => Ok(()),
-        Err(errno) => Err(errno.into()),
-    }
-}
-
-/// What lies in the trash.
+/// The content of the trash.
 #[derive(Debug, Default)]
 pub struct Lying {
     /// Directories of runs whose grace period is over, oldest first.
     pub over: Vec<OsString>,
-    /// How many are still to wait.
+    /// Number of runs whose grace period is not over.
     pub waiting: u64,
-    /// No directories of runs.
+    /// Entries that are not directories of runs.
     pub unknown: Vec<OsString>,
 }
 
 impl Lying {
     /// # Errors
-    /// When the trash cannot be read; missing is empty.
+    /// If the trash cannot be read; a missing one is empty.
     pub fn read(
         share: &DirHandle,
         home: &str,
@@ -185,7 +180,7 @@ impl Lying {
         walk: &Walk<'_>,
     ) -> io::Result<Lying> {
         let mut lying = Lying::default();
-        let trash = match share.directory(Path::new(home)) {
+        let trash = match share.open_dir(home) {
             Ok(trash) => trash,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(lying),
             Err(error) => return Err(error),
@@ -217,14 +212,14 @@ impl Lying {
     }
 }
 
-/// What emptying did.
+/// What was deleted.
 #[derive(Debug, Default)]
 pub struct Emptied {
     pub files: u64,
     pub failed: Vec<String>,
 }
 
-/// Deletes what one run left, in `<home>/<run>`. `share_path` is where the share is.
+/// Deletes the trash of one run, `<home>/<run>`. `share_path` is the path of the share.
 pub fn empty(
     share: &DirHandle,
     share_path: &Path,
@@ -234,7 +229,7 @@ pub fn empty(
 ) -> (Emptied, Ended) {
     let mut emptied = Emptied::default();
     let place = Path::new(home).join(run);
-    let root = match share.directory(&place) {
+    let root = match share.open_dir(&place) {
         Ok(root) => root,
         Err(error) if is_gone(&error) => return (emptied, Ended::Complete),
         Err(error) => {
@@ -242,7 +237,7 @@ pub fn empty(
             return (emptied, Ended::Complete);
         }
     };
-    // Directories by their depth: the deepest are deleted first.
+    // Directories by depth: the deepest are deleted first.
     let mut directories: BTreeMap<usize, Vec<PathBuf>> = BTreeMap::new();
     let names_only = Walk { facts: false, ..*walk };
     let ended = names_only.run(
@@ -250,7 +245,7 @@ pub fn empty(
         |_| true,
         |listing| (delete_files(&listing, walk), listing.path),
         |seen| {
-            // What cannot be read or deleted this way is tried again below, and told there.
+            // Failures here are tried again below, and reported there.
             if let Seen::Directory((files, path)) = seen {
                 emptied.files += files;
                 directories.entry(path.components().count()).or_default().push(path);
@@ -263,10 +258,10 @@ pub fn empty(
     for (_, paths) in directories.into_iter().rev() {
         let work = |path: PathBuf, _: &mut Output<'_, PathBuf, ()>| {
             if let (Some(parent), Some(name)) = (path.parent(), path.file_name())
-                && let Ok(parent) = root.directory(parent)
+                && let Ok(parent) = root.open_dir(parent)
             {
                 walk.operations.fetch_add(2, Ordering::Relaxed);
-                let _ = remove::directory_at(&parent, name);
+                let _ = parent.remove_dir(name);
             }
         };
         if pool::run(walk.width, paths, || (walk.stop)(), work, |()| {}) == Ended::Early {
@@ -279,16 +274,16 @@ pub fn empty(
     (emptied, Ended::Complete)
 }
 
-/// Deletes all but directories; says how many.
+/// Deletes all entries but directories; returns their number.
 fn delete_files(listing: &Listing, walk: &Walk<'_>) -> u64 {
     let directory = &listing.directory;
     let files = listing.entries.iter().filter(|entry| entry.kind != Kind::Directory);
     let delete = |name: &OsStr| {
         walk.operations.fetch_add(1, Ordering::Relaxed);
-        match remove::file_at(directory, name) {
+        match directory.remove_file(name) {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                let _ = fchmod(directory.as_fd(), PRIVATE);
-                remove::file_at(directory, name)
+                let _ = directory.set_mode(PRIVATE);
+                directory.remove_file(name)
             }
             done => done,
         }

@@ -1,40 +1,40 @@
-//! The bytes of one local file, to where they are wanted, or not at all.
+//! Copies one local file, completely or not at all.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
 
-use nix::sys::stat::{FileStat, fstat};
+use agent_fs::dir::FileMeta;
 
-/// Bytes read and written at a time. With the pool's width it bounds the memory.
+/// Bytes per read and write. With the number of workers it limits the memory.
 const CHUNK: usize = 256 * 1024;
 
-/// Bytes of each piece by which two files of one name are compared.
+/// Bytes per sample in a comparison of two files.
 const WINDOW: u64 = 64 * 1024;
 
-/// Why a file did not get there.
+/// Why a file was not copied.
 #[derive(Debug)]
 pub enum Failure {
-    /// The local file: unreadable, or changed while it was read.
+    /// The local file: unreadable, or changed during the copy.
     Source(io::Error),
-    /// The share.
+    /// The share failed.
     Share(io::Error),
-    /// The job has to stop.
+    /// The job must stop.
     Stopped,
 }
 
-/// Copies a file that is `before`; returns how many writes it took.
+/// Copies a file whose state is `before`; returns the number of writes.
 ///
 /// # Errors
-/// What stopped it. When the file changes while it is read it is not worth having.
+/// What stopped the copy. A file that changes during the copy is rejected.
 pub fn copy(
     mut from: &File,
-    before: &FileStat,
+    before: &FileMeta,
     mut to: &File,
     stop: &dyn Fn() -> bool,
 ) -> Result<u64, Failure> {
-    let bytes = size(before);
-    // One more than there should be, so that the end of the file shows.
+    let bytes = before.size;
+    // One byte more than the length, to detect growth.
     let mut buffer = vec![0; usize::try_from(bytes + 1).map_or(CHUNK, |size| size.min(CHUNK))];
     let (mut done, mut writes) = (0, 0);
     loop {
@@ -54,17 +54,16 @@ pub fn copy(
         to.write_all(&buffer[..read]).map_err(Failure::Share)?;
         writes += 1;
     }
-    let after = fstat(from).map_err(|errno| Failure::Source(errno.into()))?;
-    let times = |stat: &FileStat| (stat.st_size, stat.st_mtime, stat.st_mtime_nsec);
-    match done == bytes && times(before) == times(&after) {
+    let after = FileMeta::of_open(from).map_err(Failure::Source)?;
+    match done == bytes && (before.size, before.modified) == (after.size, after.modified) {
         true => Ok(writes),
         false => Err(Failure::Source(changed())),
     }
 }
 
-/// Whether two files of the same size look alike: at the beginning, in the middle and at the end.
-/// BitBake checks the whole of what it takes from a mirror; here it is to be found out cheaply that two
-/// sources go by one name.
+/// Whether samples of two files of the same size are equal: at the start, in the middle and at the end. It is
+/// a cheap test whether two sources have the same name; BitBake verifies the checksum of what it uses from a
+/// mirror.
 pub fn look_alike(ours: &File, theirs: &File, bytes: u64) -> Result<bool, Failure> {
     for from in [0, bytes / 2, bytes.saturating_sub(WINDOW)] {
         let length = WINDOW.min(bytes - from);
@@ -83,12 +82,8 @@ fn window(file: &File, from: u64, length: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-pub fn size(stat: &FileStat) -> u64 {
-    u64::try_from(stat.st_size).unwrap_or(0)
-}
-
 fn changed() -> io::Error {
-    io::Error::other("it changed while it was read")
+    io::Error::other("it changed during the copy")
 }
 
 #[cfg(test)]
@@ -112,21 +107,21 @@ mod tests {
     }
 
     #[test]
-    fn every_byte_arrives() {
+    fn copies_every_byte() {
         for length in [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 7] {
             let bytes: Vec<u8> = (0..length).map(|at| (at * 31 % 251) as u8).collect();
             let (from, to) = (file(&bytes), file(b""));
-            copy(&from, &fstat(&from).unwrap(), &to, &|| false).unwrap();
+            copy(&from, &FileMeta::of_open(&from).unwrap(), &to, &|| false).unwrap();
             assert!(content(&to) == bytes, "{length} bytes");
         }
     }
 
     #[test]
-    fn a_file_that_grows_shrinks_or_changes_while_it_is_read_is_refused() {
+    fn rejects_a_file_that_changes_during_the_copy() {
         for change in ["grows", "shrinks", "changes"] {
             let from = file(&vec![b'a'; 3 * CHUNK]);
             let looks = Cell::new(0);
-            // Asked before each piece: the change falls between the first and the second.
+            // Called before each piece: the change is between the first and the second.
             let stop = || {
                 looks.set(looks.get() + 1);
                 match change {
@@ -137,23 +132,23 @@ mod tests {
                 }
                 false
             };
-            let copied = copy(&from, &fstat(&from).unwrap(), &file(b""), &stop);
+            let copied = copy(&from, &FileMeta::of_open(&from).unwrap(), &file(b""), &stop);
             assert!(matches!(copied, Err(Failure::Source(_))), "{change}: {copied:?}");
         }
     }
 
     #[test]
-    fn a_stop_comes_between_two_pieces() {
+    fn stops_between_two_pieces() {
         let from = file(&vec![b'a'; 3 * CHUNK]);
         let looks = Cell::new(0);
         let stop = || looks.replace(looks.get() + 1) == 1;
         let to = file(b"");
-        assert!(matches!(copy(&from, &fstat(&from).unwrap(), &to, &stop), Err(Failure::Stopped)));
+        assert!(matches!(copy(&from, &FileMeta::of_open(&from).unwrap(), &to, &stop), Err(Failure::Stopped)));
         assert_eq!(to.metadata().unwrap().len(), CHUNK as u64);
     }
 
     #[test]
-    fn files_are_compared_at_both_ends_and_in_the_middle() {
+    fn compares_both_ends_and_the_middle() {
         let length = 5 * WINDOW;
         let same = vec![b'a'; length as usize];
         for (at, alike) in

@@ -1,81 +1,82 @@
-//! What lies in the local directories: what is new there, and what BitBake used from the share.
+//! Lists the objects in the local directories: new ones, and those that BitBake used from the share.
 //!
-//! Both trees are written by layer code. Here only names are read and sorted into objects; nothing is
-//! opened but directories, and those never through a link.
+//! Layer code writes both trees. This code reads only names and groups them into objects. It opens only
+//! directories, and never follows links.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use crate::names::{self, DownloadKind, DownloadPart, Role};
-use agent_fs::tree::{Kind, Tree, is_absent};
+use agent_fs::dir::{Kind, is_absent};
+use agent_fs::tree::Tree;
 
-/// Which of the two directories.
+/// One of the two local directories.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Area {
     Sstate,
     Downloads,
 }
 
-/// An object: the files that are of use only together.
+/// An object: files that are useful only together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Object {
     pub area: Area,
-    /// The directory in the local tree, relative.
+    /// Directory in the local tree, relative.
     pub from: PathBuf,
-    /// The directory in the same part of a share, relative. Not always the local one, see [`Local`].
+    /// Directory in the same area of a share, relative. It may differ from the local one, see [`Local`].
     pub to: PathBuf,
-    /// The file for which readers look. Where it is, all of the object is.
+    /// The primary file, which readers look for. If it exists, the whole object exists.
     pub primary: String,
-    /// What belongs to it.
+    /// The other files of the object.
     pub sidecars: Vec<String>,
-    /// The file whose time says when BitBake last found the lead to be whole.
+    /// The file whose time says when BitBake last verified the primary file.
     pub stamp: Option<String>,
-    /// BitBake has used it from a mirror: its files are symbolic links.
+    /// Whether BitBake used it from a mirror: its files are symbolic links.
     pub linked: bool,
 }
 
-/// The objects of the local directories, one after another.
+/// Iterates over the objects of the local directories.
 ///
 /// - Shared state: the archive with `.siginfo` and `.sig`. A `.siginfo` alone is an object, too: BitBake
-///   looks at those of tasks that have no archive. A `.sig` alone is nothing.
-/// - Downloads: files beside which BitBake has put a `.done` stamp, its word that the checksum was right
-///   (`update_stamp` in `fetch2/__init__.py`, the same from dunfell to master), and mirror tarballs,
-///   which get an empty one when they are whole (`fetch2/git.py`). The stamp itself is a pickle that
-///   the next build would load; it stays here.
+///   reads those of tasks that have no archive. A `.sig` alone is not an object.
+/// - Downloads: files with a `.done` stamp, which BitBake writes after it verified the checksum
+///   (`update_stamp` in `fetch2/__init__.py`, the same from dunfell to master), and mirror tarballs, which get
+///   an empty stamp when they are complete (`fetch2/git.py`). Stamps are never published: a stamp is a pickle
+///   that the next build would load.
 ///
-/// What is in `npm2/` goes to the top of the share's downloads: BitBake asks a mirror for the last part
-/// of the path alone (`uri_replace` in `fetch2/__init__.py`). It asks for `uninative/<hash>/<file>` by
-/// the whole path, because `uninative.bbclass` makes a mirror line of its own.
+/// Files in `npm2/` are published to the top of the share's downloads, because BitBake asks a mirror only for
+/// the last part of the path (`uri_replace` in `fetch2/__init__.py`). It asks for `uninative/<hash>/<file>`
+/// with the whole path, because `uninative.bbclass` adds its own mirror line.
 #[derive(Debug)]
 pub struct Local<'a> {
     sstate: Option<&'a Tree>,
     downloads: Option<&'a Tree>,
-    /// Directories that are still to be read.
+    /// Directories to read.
     pending: Vec<(Area, PathBuf)>,
     ready: Vec<Object>,
-    odd: Oddities,
+    odd: Skipped,
 }
 
-/// What was not taken.
+/// What was skipped.
 #[derive(Debug, Default)]
-pub struct Oddities {
-    /// Of an object's name, and neither a file nor a link.
+pub struct Skipped {
+    /// Entries with an object's name that are neither a file nor a link.
     pub no_files: Vec<PathBuf>,
-    /// Directories that could not be read, with the reason.
+    /// Unreadable directories, with the reason.
     pub unreadable: Vec<(PathBuf, String)>,
 }
 
 impl<'a> Local<'a> {
-    /// A tree that is not there holds nothing.
+    /// A missing tree has no objects.
     pub fn new(sstate: Option<&'a Tree>, downloads: Option<&'a Tree>) -> Local<'a> {
-        // The last first: what took hours to build before what can be fetched again.
+        // Last in, first out: shared state, which took hours to build, comes before downloads.
         let pending = vec![(Area::Downloads, PathBuf::new()), (Area::Sstate, PathBuf::new())];
-        Local { sstate, downloads, pending, ready: Vec::new(), odd: Oddities::default() }
+        Local { sstate, downloads, pending, ready: Vec::new(), odd: Skipped::default() }
     }
 
-    /// What was not taken so far.
-    pub fn oddities(self) -> Oddities {
+    /// What was skipped so far.
+    pub fn skipped(self) -> Skipped {
         self.odd
     }
 
@@ -92,7 +93,7 @@ impl<'a> Local<'a> {
                 return self.odd.unreadable.push((directory.to_owned(), error.to_string()));
             }
         };
-        // A name that is no text is none of BitBake's.
+        // A name that is not text is not from BitBake.
         let named: Vec<(&str, Kind)> =
             entries.iter().filter_map(|(name, kind)| Some((name.to_str()?, *kind))).collect();
         let below = |enter: fn(&Path, &str) -> bool| {
@@ -161,7 +162,7 @@ impl<'a> Local<'a> {
             });
             let stamped = stamps.contains(name);
             let linked = *kind == Kind::Link;
-            // The CVE database and other directories of this place are nothing that was fetched.
+            // The CVE database and other directories here were not fetched.
             if !whole || !(stamped || linked) || !self.is_file_or_link(&path, *kind) {
                 continue;
             }
@@ -200,7 +201,7 @@ impl Iterator for Local<'_> {
     }
 }
 
-/// `XX/YY`, or that below a directory with the host's name.
+/// Whether it is `XX/YY`, also below a directory with the host's name.
 fn enters_sstate(directory: &Path, name: &str) -> bool {
     match directory.components().count() {
         0 => !name.starts_with('.'),

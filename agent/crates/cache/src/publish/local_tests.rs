@@ -13,8 +13,8 @@ fn archive(task: &str) -> String {
     format!("sstate:zlib:core2-64-poky-linux:1.3.1:r0:core2-64:12:{HASH}_{task}.tar.zst")
 }
 
-/// `new` or `used`, the lead, its companions and where it goes.
-fn found(sstate: Option<&Path>, downloads: Option<&Path>) -> (BTreeSet<String>, Oddities) {
+/// `new` or `used`, the primary file, its sidecar files, and the destination.
+fn found(sstate: Option<&Path>, downloads: Option<&Path>) -> (BTreeSet<String>, Skipped) {
     let open = |path: Option<&Path>| path.map(|path| Tree::open(path).unwrap());
     let (sstate, downloads) = (open(sstate), open(downloads));
     let mut local = Local::new(sstate.as_ref(), downloads.as_ref());
@@ -26,7 +26,7 @@ fn found(sstate: Option<&Path>, downloads: Option<&Path>) -> (BTreeSet<String>, 
         format!("{word} {} {}", name.display(), sidecars.join(" ")).trim().to_owned()
     };
     let objects = (&mut local).map(text).collect();
-    (objects, local.oddities())
+    (objects, local.skipped())
 }
 
 fn lines<const N: usize>(lines: [String; N]) -> BTreeSet<String> {
@@ -34,7 +34,7 @@ fn lines<const N: usize>(lines: [String; N]) -> BTreeSet<String> {
 }
 
 #[test]
-fn shared_state_is_whole_objects_in_their_place() {
+fn lists_complete_shared_state_objects() {
     let base = tempfile::tempdir().unwrap();
     let root = base.path();
     let write = |path: &str| {
@@ -50,7 +50,7 @@ fn shared_state_is_whole_objects_in_their_place() {
         format!("universal/ab/12/{signed}"),
         format!("universal/ab/12/{signed}.sig"),
         format!("universal/ab/12/{signed}.siginfo"),
-        // Beside its place, not an object's name, stamps, locks, temporary files, a signature alone.
+        // Wrong directory, no object's name, stamps, locks, temporary files, a signature alone.
         format!("ab/13/{whole}"),
         format!("ab/{whole}"),
         format!("a/b/ab/12/{whole}"),
@@ -75,19 +75,19 @@ fn shared_state_is_whole_objects_in_their_place() {
 }
 
 #[test]
-fn links_are_what_was_used_and_other_things_are_refused() {
+fn links_are_used_objects_and_other_entries_are_skipped() {
     let base = tempfile::tempdir().unwrap();
     let place = base.path().join("ab/12");
     fs::create_dir_all(&place).unwrap();
     let (mirrored, own, directory, pipe) = (archive("a"), archive("b"), archive("c"), archive("d"));
     symlink("/share/x", place.join(&mirrored)).unwrap();
     symlink("/share/x.siginfo", place.join(format!("{mirrored}.siginfo"))).unwrap();
-    // The archive came from the share, what belongs to it was made here.
+    // The archive came from the share; its sidecar file was made here.
     symlink("/share/y", place.join(&own)).unwrap();
     fs::write(place.join(format!("{own}.siginfo")), "").unwrap();
     fs::create_dir(place.join(&directory)).unwrap();
     nix::unistd::mkfifo(&place.join(&pipe), nix::sys::stat::Mode::S_IRWXU).unwrap();
-    // A link in the place of a directory is none.
+    // A link in place of a directory is skipped.
     symlink("/share", base.path().join("cd")).unwrap();
     let (objects, odd) = found(Some(base.path()), None);
     let wanted = lines([
@@ -102,7 +102,7 @@ fn links_are_what_was_used_and_other_things_are_refused() {
 }
 
 #[test]
-fn downloads_are_what_bitbake_has_found_to_be_right() {
+fn lists_downloads_that_bitbake_verified() {
     let base = tempfile::tempdir().unwrap();
     let root = base.path();
     let uninative = format!("uninative/{HASH}");
@@ -149,7 +149,7 @@ fn downloads_are_what_bitbake_has_found_to_be_right() {
 }
 
 #[test]
-fn what_cannot_be_read_is_told_and_the_rest_is_found() {
+fn reports_unreadable_directories_and_lists_the_rest() {
     let base = tempfile::tempdir().unwrap();
     let place = base.path().join("ab/12");
     fs::create_dir_all(&place).unwrap();
@@ -159,6 +159,6 @@ fn what_cannot_be_read_is_told_and_the_rest_is_found() {
     local.pending.push((Area::Sstate, "cd".into()));
     local.pending.push((Area::Sstate, format!("ab/12/{}", archive("compile")).into()));
     assert_eq!((&mut local).count(), 1);
-    // Both are no directories any more, which is how a directory that vanished meanwhile looks.
-    assert!(local.oddities().unreadable.is_empty());
+    // Neither is a directory now, as if the directory had been deleted meanwhile.
+    assert!(local.skipped().unreadable.is_empty());
 }

@@ -1,14 +1,12 @@
-//! Publishing back: what a build made goes from the local `SSTATE_DIR` and `DL_DIR` to one tier of the
-//! share.
+//! Publishes what a build made from the local `SSTATE_DIR` and `DL_DIR` to one tier of the share.
 //!
-//! `local` reads names and makes objects of them, `put` brings one of them to a `target`, `used` looks
-//! at what was read from there, and `tally` adds up. A share is a cache: whatever it does costs a
-//! warning and never the job, so nothing here returns an error.
+//! `local` groups names into objects, `put` writes an object to a `target`, `used` finds what was read from
+//! the share, and `tally` adds up the results. A share is only a cache: its failures cause warnings and never
+//! fail the job, so nothing here returns an error.
 //!
-//! A reader sees an object whole or not at all, whenever the publisher is killed: a file gets its name
-//! by one operation of the server, after all of its bytes have got there. What is left of a killed one
-//! are files that are named as no reader looks for, and the next run goes on where it stopped, because
-//! it finds what is there.
+//! A reader sees a complete object or none, whenever the publisher is killed: a file gets its name in one
+//! operation of the server, after all its bytes were written. A killed publisher leaves only temporary files,
+//! which readers ignore. The next run continues, because it skips existing objects.
 
 mod copy;
 mod local;
@@ -36,24 +34,24 @@ use local::{Area, Local, Object};
 use put::{PutOutcome, Upload};
 use target::Target;
 
-/// Objects of this size and more come after all smaller ones, or they would hold up what takes a moment.
+/// Objects of at least this size are published after all smaller ones, so that they do not delay them.
 const LARGE: u64 = 32 * 1024 * 1024;
 
-/// What is published.
+/// The local directories to publish.
 #[derive(Clone, Debug)]
 pub struct Sources {
     /// The local `SSTATE_DIR`.
     pub sstate: PathBuf,
     /// The local `DL_DIR`.
     pub downloads: PathBuf,
-    /// The code name under which the share keeps the shared state.
+    /// Code name of the release that the shared state belongs to.
     pub release: String,
 }
 
-/// Publishes what is new to the tier that may be written, and finds out what was used from those that
-/// are read. Blocks; `tally` tells the state at any moment, and the end.
+/// Publishes new objects to the tier that may be written, and finds out what was used from the tiers that are
+/// read. Blocks; `tally` has the state at any moment and at the end.
 ///
-/// Stops between two pieces of a file when `interrupt` says so.
+/// `interrupt` stops it between two pieces of a file.
 pub fn publish(sources: &Sources, tiers: &Tiers, interrupt: &Interrupt, tally: &Tally) {
     let begun = Instant::now();
     let trees = Trees {
@@ -63,12 +61,12 @@ pub fn publish(sources: &Sources, tiers: &Tiers, interrupt: &Interrupt, tally: &
     let mut local = Local::new(trees.sstate.as_ref(), trees.downloads.as_ref());
     let publisher = Publisher::new(sources, tiers, &trees, interrupt, tally);
     let handle = |object, _: &mut pool::Output<'_, Object, ()>| publisher.handle(&object);
-    // What is left is counted, so the work and not the pool sees to a stop.
+    // Remaining objects are counted after a stop, so the workers and not the pool handle the stop.
     let _ = pool::run(WIDTH, &mut local, || false, handle, |()| {});
     publisher.large();
-    let odd = local.oddities();
+    let odd = local.skipped();
     for path in odd.no_files {
-        tally.refuse(format!("{}: it is neither a file nor a link", path.display()));
+        tally.refuse(format!("{}: neither a file nor a link", path.display()));
     }
     for (path, why) in odd.unreadable {
         tally.refuse(format!("{}: {why}", path.display()));
@@ -81,7 +79,7 @@ struct Trees {
     downloads: Option<Tree>,
 }
 
-/// A directory that was never made is empty.
+/// A directory that does not exist is empty.
 fn open_local(path: &Path, tally: &Tally) -> Option<Tree> {
     if path.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
         return None;
@@ -93,13 +91,13 @@ struct Publisher<'a> {
     trees: &'a Trees,
     release: &'a str,
     tiers: &'a [Tier],
-    /// One for each tier; `None` when it cannot be opened.
+    /// One per tier; `None`, if it cannot be opened.
     targets: Vec<Option<Target>>,
-    /// Which of the tiers is written.
+    /// The tier that is written.
     writer: Option<usize>,
     interrupt: &'a Interrupt,
     tally: &'a Tally,
-    /// Objects for the end, with their sizes.
+    /// Deferred objects, with their sizes.
     later: Mutex<Vec<(u64, Object)>>,
 }
 
@@ -157,13 +155,13 @@ impl<'a> Publisher<'a> {
         }
         let Some(tree) = self.tree(object.area) else { return };
         let read = used::read(tree, object, (self.tiers, &self.targets), self.writer);
-        // Bytes that cannot be counted are no trouble worth a word.
+        // A failure to count bytes is ignored.
         if let Ok(Some(read)) = read {
             self.tally.read(self.tiers[read.tier].kind, read.bytes);
         }
     }
 
-    /// Objects of `large` bytes and more are kept for the end.
+    /// Defers objects of at least `large` bytes.
     fn publish(&self, object: &Object, large: u64) {
         let (Some(writer), Some(tree)) = (self.writer, self.tree(object.area)) else { return };
         let Some(target) = self.targets[writer].as_ref().filter(|_| !self.stopped()) else {
@@ -176,7 +174,7 @@ impl<'a> Publisher<'a> {
         let way = Upload { local: tree, target, part: &part };
         let stop = || self.stopped();
         let put = match way.put(object, large, &stop) {
-            // A directory that was held open or made a moment ago is no more.
+            // A cached or just created directory was deleted.
             Err(Failure::Share(error)) if is_stale(&error) => {
                 target.forget();
                 way.put(object, large, &stop)
@@ -194,7 +192,7 @@ impl<'a> Publisher<'a> {
         self.tally.add(&name.display().to_string(), alarming, put);
     }
 
-    /// What was kept for the end, the smallest first: the more there is when the time is over.
+    /// Publishes the deferred objects, smallest first, so that more are published before the time is over.
     fn large(&self) {
         let mut later = std::mem::take(&mut *self.later.lock().unwrap_or_else(PoisonError::into_inner));
         later.sort_by_key(|(bytes, _)| *bytes);
@@ -203,7 +201,7 @@ impl<'a> Publisher<'a> {
         let _ = pool::run(WIDTH, objects, || false, publish, |()| {});
     }
 
-    /// Completes the traffic. The time is shared out by operations.
+    /// Completes the traffic. The time is divided in proportion to the operations.
     fn sum_up(&self, begun: Instant) {
         let operations: Vec<u64> =
             self.targets.iter().map(|target| target.as_ref().map_or(0, Target::operations)).collect();

@@ -1,43 +1,41 @@
-//! One object from the local tree to the share.
+//! Publishes one object.
 //!
-//! 1. Look whether its name is taken there: then it is done, and what is there stays.
-//! 2. Write each of its files beside its place under a temporary name, and sync it.
-//! 3. Give them their names, companions first and the lead last: a reader who finds the lead finds all.
+//! 1. Check whether its name exists on the share: then nothing is to do, and the existing object stays.
+//! 2. Write each of its files under a temporary name in the same directory, and sync it.
+//! 3. Rename the files, the primary file last: a reader who finds it finds the whole object.
 
 use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use nix::sys::stat::{FileStat, SFlag};
-
-use super::copy::{Failure, copy, look_alike, size};
+use super::copy::{Failure, copy, look_alike};
 use super::local::{Area, Object};
-use super::target::{ClaimOutcome, Directory, Target};
+use super::target::{ClaimOutcome, Target};
+use agent_fs::dir::{DirHandle, FileMeta, Kind};
 use agent_fs::tree::Tree;
-use agent_fs::walk::FileMeta;
 
-/// From where to where.
+/// Source and target of an upload.
 pub struct Upload<'a> {
     pub local: &'a Tree,
     pub target: &'a Target,
-    /// The part of the tier, e.g. `sstate/scarthgap`.
+    /// The area in the tier, e.g. `sstate/scarthgap`.
     pub part: &'a Path,
 }
 
-/// What became of an object.
+/// The result for an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PutOutcome {
-    /// It is new there.
+    /// It was published.
     Published { bytes: u64 },
-    /// An equal one was there.
+    /// An equal object existed.
     Present,
-    /// Another one of its name was there, and stays.
+    /// A different object with its name existed, and stays.
     Differs,
-    /// It has this many bytes and was left for later.
+    /// It has this many bytes and was deferred.
     Large(u64),
 }
 
-/// A file that is written and has no name yet.
+/// A written file that still has its temporary name.
 struct Written {
     temporary: String,
     name: String,
@@ -45,10 +43,10 @@ struct Written {
 }
 
 impl Upload<'_> {
-    /// Publishes an object. New ones of `large` bytes and more are left for later.
+    /// Publishes an object. New objects of at least `large` bytes are deferred.
     ///
     /// # Errors
-    /// What stopped it; nothing of the object has its name then, or all that comes before its lead.
+    /// What stopped it. Then none of the object's files has its name, or all but the primary file do.
     pub fn put(&self, object: &Object, large: u64, stop: &dyn Fn() -> bool) -> Result<PutOutcome, Failure> {
         let here = self.local.below(&object.from).map_err(Failure::Source)?;
         let (primary, facts) = open(&here, &object.primary)?;
@@ -60,8 +58,8 @@ impl Upload<'_> {
         if !made && let Some(there) = self.target.look(&directory, &object.primary).map_err(Failure::Share)? {
             return self.compare(object, &primary, &facts, &directory, &there);
         }
-        if size(&facts) >= large {
-            return Ok(PutOutcome::Large(size(&facts)));
+        if facts.size >= large {
+            return Ok(PutOutcome::Large(facts.size));
         }
         let mut written = Vec::new();
         let put = self
@@ -73,20 +71,19 @@ impl Upload<'_> {
         put
     }
 
-    /// Of shared state the sizes are compared: the hash in the name is that of what went in, and two
-    /// builds of it often differ in some bytes and are worth the same. Two downloads of one name and
-    /// size are looked into, because one of them may not be what it should.
+    /// Compares with the existing object. For shared state only the sizes are compared: the hash in the name
+    /// covers the input, and two builds of it often differ in some bytes but are equivalent. For downloads of
+    /// the same name and size the content is compared, because one of them may be wrong.
     fn compare(
         &self,
         object: &Object,
         ours: &File,
-        facts: &FileStat,
-        directory: &Directory,
+        facts: &FileMeta,
+        directory: &DirHandle,
         there: &FileMeta,
     ) -> Result<PutOutcome, Failure> {
-        let is_file = there.mode & SFlag::S_IFMT.bits() == SFlag::S_IFREG.bits();
-        let bytes = size(facts);
-        if !is_file || there.size != bytes {
+        let bytes = facts.size;
+        if there.kind() != Kind::File || there.size != bytes {
             return Ok(PutOutcome::Differs);
         }
         if object.area == Area::Sstate {
@@ -101,8 +98,8 @@ impl Upload<'_> {
         &self,
         object: &Object,
         here: &Tree,
-        primary: (&File, &FileStat),
-        directory: &Directory,
+        primary: (&File, &FileMeta),
+        directory: &DirHandle,
         written: &mut Vec<Written>,
         stop: &dyn Fn() -> bool,
     ) -> Result<(), Failure> {
@@ -116,20 +113,20 @@ impl Upload<'_> {
     fn write_one(
         &self,
         name: &str,
-        (from, facts): (&File, &FileStat),
-        directory: &Directory,
+        (from, facts): (&File, &FileMeta),
+        directory: &DirHandle,
         written: &mut Vec<Written>,
         stop: &dyn Fn() -> bool,
     ) -> Result<(), Failure> {
         let (temporary, to) = self.target.create(directory).map_err(Failure::Share)?;
-        written.push(Written { temporary, name: name.to_owned(), bytes: size(facts) });
+        written.push(Written { temporary, name: name.to_owned(), bytes: facts.size });
         let writes = copy(from, facts, &to, stop)?;
         self.target.count(writes);
         self.target.finish(to).map_err(Failure::Share)
     }
 
-    /// Names what is written; what is left in `written` has still its temporary name.
-    fn name(&self, directory: &Directory, written: &mut Vec<Written>) -> io::Result<PutOutcome> {
+    /// Renames the written files; on an error, files in `written` still have their temporary names.
+    fn name(&self, directory: &DirHandle, written: &mut Vec<Written>) -> io::Result<PutOutcome> {
         let bytes = written.iter().map(|file| file.bytes).sum();
         let Some((primary, sidecars)) = written.split_last() else { return Ok(PutOutcome::Present) };
         let mut taken = Vec::new();
@@ -138,7 +135,7 @@ impl Upload<'_> {
                 taken.push(file.temporary.clone());
             }
         }
-        // Somebody else was quicker.
+        // Another publisher was faster.
         if self.target.name(directory, &primary.temporary, &primary.name, primary.bytes)?
             == ClaimOutcome::Exists
         {
@@ -146,8 +143,8 @@ impl Upload<'_> {
             let same = there.is_some_and(|there| there.size == primary.bytes);
             return Ok(if same { PutOutcome::Present } else { PutOutcome::Differs });
         }
-        // Companions without their lead are of a build that was cut short here or is publishing right
-        // now. Whose lead it is says which are right: a signature fits one archive only.
+        // Sidecar files without a primary file come from an interrupted publisher, or from one that runs now.
+        // The publisher of the primary file decides which are right: a signature fits one archive only.
         for file in sidecars.iter().filter(|file| taken.contains(&file.temporary)) {
             self.target.replace(directory, &file.temporary, &file.name, file.bytes)?;
         }
@@ -156,20 +153,19 @@ impl Upload<'_> {
     }
 }
 
-/// Opens a local file that is one, and that whoever owns the tree may read.
-fn open(here: &Tree, name: &str) -> Result<(File, FileStat), Failure> {
+/// Opens a local regular file that the owner of the tree may read.
+fn open(here: &Tree, name: &str) -> Result<(File, FileMeta), Failure> {
     let name = Path::new(name);
-    let opened = here.look(name).and_then(|(_, seen)| here.open_file(name, seen));
+    let opened = here.metadata(name).and_then(|seen| here.open_file(name, seen.identity()));
     opened.map_err(Failure::Source)
 }
 
-/// A stamp that is older than its file is of an earlier file of that name: BitBake would not rely on
-/// it either (`verify_donestamp`).
-fn check_stamp(here: &Tree, stamp: &str, file: &FileStat) -> Result<(), Failure> {
+/// Rejects a file that is newer than its stamp: the stamp belongs to an earlier file of that name. BitBake
+/// does not accept it either (`verify_donestamp`).
+fn check_stamp(here: &Tree, stamp: &str, file: &FileMeta) -> Result<(), Failure> {
     let (_, stamp) = open(here, stamp)?;
-    let time = |stat: &FileStat| (stat.st_mtime, stat.st_mtime_nsec);
-    match time(&stamp) >= time(file) {
+    match stamp.modified >= file.modified {
         true => Ok(()),
-        false => Err(Failure::Source(io::Error::other("it is younger than its `.done` stamp"))),
+        false => Err(Failure::Source(io::Error::other("it is newer than its `.done` stamp"))),
     }
 }

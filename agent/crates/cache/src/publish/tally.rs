@@ -1,5 +1,5 @@
-//! What a publication has done so far, added up by its workers and readable at any moment: a share
-//! that hangs must not keep what was done before from being told.
+//! Adds up the results of a publication. They can be read at any moment, so that a hanging share does not
+//! hide what was done before.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,37 +14,37 @@ use agent_types::events::CacheCounts;
 use agent_types::tiers::TierKind;
 use agent_types::traffic::Traffic;
 
-/// Failures of the share one after another before it is given up.
-const IN_A_ROW: u32 = 16;
+/// Number of consecutive failures of the share after which publishing stops.
+const MAX_CONSECUTIVE_FAILURES: u32 = 16;
 
-/// Names that are kept for a message; the rest are counted.
+/// Maximum number of names in a message; the rest are counted.
 const SHOWN: usize = 5;
 
-/// What a publication has done.
+/// The results of a publication.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Published {
-    /// All that lay there was gone through. Without it the share hung, and the counts are those of the
-    /// last moment.
+    /// Whether all objects were processed. If not, the share hung, and the counts are those of the last
+    /// moment.
     pub complete: bool,
     pub counts: CacheCounts,
     pub traffic: BTreeMap<TierKind, Traffic>,
-    /// Downloads of which the share has other bytes under the same name: some of them.
+    /// Some of the downloads for which the share has different bytes under the same name.
     pub alarming: Vec<String>,
-    /// How many such downloads there are.
+    /// The number of such downloads.
     pub alarms: u64,
-    /// What the share said first when something failed.
+    /// The first failure of the share.
     pub trouble: Option<Trouble>,
-    /// Local files of an object's name that could not be taken, and why: some of them.
+    /// Some of the local files that have an object's name but could not be published, and why.
     pub refused: Vec<String>,
-    /// How many such files there are.
+    /// The number of such files.
     pub refusals: u64,
 }
 
-/// Why a share did not take all.
+/// Why the share did not accept everything.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trouble {
     pub kind: TroubleKind,
-    /// For people: the object or tier, and the words of the system.
+    /// For people: the object or tier, and the system's message.
     pub reason: String,
 }
 
@@ -66,29 +66,29 @@ impl TroubleKind {
         }
     }
 
-    /// Whether every further object would end like this one.
+    /// Whether every other object would fail, too.
     const fn ends_all(self) -> bool {
         matches!(self, TroubleKind::Full | TroubleKind::ReadOnly)
     }
 
-    /// What to do about it.
+    /// The fix.
     pub const fn hint(self) -> &'static str {
         match self {
             TroubleKind::Full => {
-                "make room with `build-agent cache prune`, or raise the quota; what was published is kept"
+                "free space with `build-agent cache prune`, or raise the quota; published objects stay"
             }
             TroubleKind::ReadOnly => {
-                "mount the share so that trusted builds may write, or set access = \"read-only\""
+                "mount the share writable for trusted builds, or set access = \"read-only\""
             }
             TroubleKind::Refused => {
-                "let the directories belong to the user of the builds' access point; see docs/trust.md"
+                "make the user of the builds' access point the owner of the directories; see docs/trust.md"
             }
-            TroubleKind::Other => "the next build publishes what is missing",
+            TroubleKind::Other => "the next build publishes the missing objects",
         }
     }
 }
 
-/// The sum while it grows.
+/// The results while they grow.
 #[derive(Debug, Default)]
 pub struct Tally {
     sum: Mutex<Published>,
@@ -97,17 +97,17 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// All so far.
+    /// All results so far.
     pub fn so_far(&self) -> Published {
         self.with(|sum| sum.clone())
     }
 
-    /// Whether the share takes nothing more.
+    /// Whether publishing to the share has stopped.
     pub fn has_ended(&self) -> bool {
         self.ended.load(Ordering::Relaxed)
     }
 
-    /// One object is through. `alarming`: another content under its name is a reason to look.
+    /// Adds the result of one object. `alarming`: different content under its name should be reported.
     pub(super) fn add(&self, name: &str, alarming: bool, put: Result<PutOutcome, Failure>) {
         match put {
             Ok(put) => {
@@ -126,12 +126,12 @@ impl Tally {
         }
     }
 
-    /// An object was not tried.
+    /// Counts an object that was not tried.
     pub(super) fn leave(&self) {
         self.with(|sum| sum.counts.left += 1);
     }
 
-    /// An object was used from a tier.
+    /// Counts an object that was used from a tier.
     pub(super) fn read(&self, tier: TierKind, bytes: u64) {
         self.with(|sum| {
             let traffic = sum.traffic.entry(tier).or_default();
@@ -140,11 +140,11 @@ impl Tally {
         });
     }
 
-    /// The share failed.
+    /// Counts a failure of the share.
     pub(super) fn trouble(&self, name: &str, error: &io::Error) {
         let kind = TroubleKind::of(error);
         let consecutive_failures = self.consecutive_failures.fetch_add(1, Ordering::Relaxed) + 1;
-        if kind.ends_all() || consecutive_failures >= IN_A_ROW {
+        if kind.ends_all() || consecutive_failures >= MAX_CONSECUTIVE_FAILURES {
             self.ended.store(true, Ordering::Relaxed);
         }
         self.with(|sum| {
@@ -152,13 +152,13 @@ impl Tally {
         });
     }
 
-    /// The share takes nothing at all.
+    /// Records that the share accepts nothing.
     pub(super) fn end(&self, name: &str, error: &io::Error) {
         self.trouble(name, error);
         self.ended.store(true, Ordering::Relaxed);
     }
 
-    /// A local file was not taken.
+    /// Counts a local file that was rejected.
     pub(super) fn refuse(&self, why: String) {
         self.with(|sum| {
             sum.refusals += 1;

@@ -1,8 +1,8 @@
-//! One tier of the share, as a place to look at and to write to.
+//! Reads and writes one tier of the share.
 //!
-//! Each call of this module is one operation that costs milliseconds on NFS, and is counted. A tier of
-//! a pull request is written by strangers: directories are opened below one another and never through
-//! a link, and no file is opened for writing that was there before.
+//! Each call is one operation, which takes milliseconds on NFS and is counted. Other users write in the tier
+//! of a pull request, so directories are opened one level at a time without following links, and existing
+//! files are never opened for writing.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -12,63 +12,57 @@ use std::io;
 use std::os::fd::{IntoRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, RenameFlags, open, openat, renameat, renameat2};
-use nix::sys::stat::{Mode, UtimensatFlags, fstatat, mkdirat, utimensat};
-use nix::sys::time::TimeSpec;
-use nix::unistd::linkat;
+use nix::sys::stat::Mode;
 
 use crate::names;
-use agent_fs::remove;
-use agent_fs::walk::FileMeta;
+use agent_fs::dir::{Access, DirHandle, FileMeta, Links, errno};
 use agent_types::tiers::{Tier, TierKind};
 
-/// Only the place in the tree is wanted, not its entries: on NFS that is one look-up and no opening.
-const PLACE: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+/// rwxr-xr-x: all users of all machines can list the directories of the share.
+const PUBLIC: Mode = Mode::from_bits_truncate(0o755);
 
-/// Directories that are held open. The 256 of the first level are what pays.
+/// Maximum number of cached directory handles. The 256 of the first level matter most.
 const HELD: usize = 512;
 
-/// A directory of the share.
-pub type Directory = Arc<OwnedFd>;
-
-/// What became of a new name.
+/// The result of claiming a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClaimOutcome {
-    /// The temporary file has it.
+    /// The temporary file has the name now.
     Claimed,
-    /// Another file has it.
+    /// Another file has the name.
     Exists,
 }
 
 #[derive(Debug)]
 pub struct Target {
-    root: Directory,
-    held: Mutex<HashMap<PathBuf, Directory>>,
+    root: DirHandle,
+    held: Mutex<HashMap<PathBuf, DirHandle>>,
     operations: AtomicU64,
-    /// Begins the temporary names of this run.
+    /// Prefix of this run's temporary names.
     random: u64,
     counter: AtomicU64,
-    /// The file system refuses hard links.
+    /// Whether the file system rejects hard links.
     no_links: AtomicBool,
 }
 
 impl Target {
-    /// The tier's root. That of a pull request is made when something is to be written there; that of
-    /// the share is the mount, and a directory in its place would be lost with the machine.
+    /// Opens the root of the tier. The root of a pull request is created if something is to be written. The
+    /// root of the share is a mount point, and is never created: a directory in its place would be on the
+    /// machine's own disk.
     pub fn open(tier: &Tier, make: bool) -> io::Result<Target> {
         let root = tier.share.root();
         let root = match tier.kind {
-            TierKind::Shared => open(root, PLACE & !OFlag::O_NOFOLLOW, Mode::empty())?,
-            TierKind::PullRequest => match open(root, PLACE, Mode::empty()) {
-                Err(Errno::ENOENT) if make => make_root(root)?,
+            TierKind::Shared => DirHandle::open_with(root, Links::Follow, Access::PathOnly)?,
+            TierKind::PullRequest => match DirHandle::open_with(root, Links::Refuse, Access::PathOnly) {
+                Err(error) if make && errno(&error) == Errno::ENOENT => make_root(root)?,
                 opened => opened?,
             },
         };
         Ok(Target {
-            root: Arc::new(root),
+            root,
             held: Mutex::default(),
             operations: AtomicU64::new(1),
             random: RandomState::new().hash_one(std::process::id()),
@@ -77,7 +71,7 @@ impl Target {
         })
     }
 
-    /// How many operations there were so far.
+    /// The number of operations so far.
     pub fn operations(&self) -> u64 {
         self.operations.load(Ordering::Relaxed)
     }
@@ -86,25 +80,25 @@ impl Target {
         self.operations.fetch_add(operations, Ordering::Relaxed);
     }
 
-    /// The directory at this relative path.
-    pub fn directory(&self, path: &Path) -> io::Result<Directory> {
+    /// Opens the directory at this relative path.
+    pub fn directory(&self, path: &Path) -> io::Result<DirHandle> {
         Ok(self.reach(path, false)?.0)
     }
 
-    /// The same; it and those above it are made where they are missing, readable for everybody. Tells
-    /// whether it was made, so that nothing can be in it.
-    pub fn make_directory(&self, path: &Path) -> io::Result<(Directory, bool)> {
+    /// Opens the directory, and creates it and missing parents, readable for all users. Returns whether it
+    /// was created and so is empty.
+    pub fn make_directory(&self, path: &Path) -> io::Result<(DirHandle, bool)> {
         self.reach(path, true)
     }
 
-    fn reach(&self, path: &Path, make: bool) -> io::Result<(Directory, bool)> {
+    fn reach(&self, path: &Path, make: bool) -> io::Result<(DirHandle, bool)> {
         let Some(name) = path.file_name() else { return Ok((self.root.clone(), false)) };
         if let Some(found) = self.lock().get(path) {
             return Ok((found.clone(), false));
         }
         let above = path.parent().unwrap_or(Path::new(""));
         let parent = self.reach(above, make)?.0;
-        // What has directories in it is needed again.
+        // Directories that contain directories are needed again, so keep them open.
         if !above.as_os_str().is_empty() {
             let mut held = self.lock();
             if held.len() < HELD {
@@ -114,68 +108,62 @@ impl Target {
         self.child(&parent, name, make)
     }
 
-    fn child(&self, parent: &Directory, name: &OsStr, make: bool) -> io::Result<(Directory, bool)> {
+    fn child(&self, parent: &DirHandle, name: &OsStr, make: bool) -> io::Result<(DirHandle, bool)> {
         self.count(1);
-        match openat(parent, name, PLACE, Mode::empty()) {
-            Err(Errno::ENOENT) if make => {
+        match parent.open_dir_with(name, Access::PathOnly) {
+            Err(error) if make && errno(&error) == Errno::ENOENT => {
                 self.count(2);
-                let made = match mkdirat(parent, name, Mode::from_bits_truncate(0o755)) {
-                    Ok(()) => true,
-                    Err(Errno::EEXIST) => false,
-                    Err(errno) => return Err(errno.into()),
-                };
-                Ok((Arc::new(openat(parent, name, PLACE, Mode::empty())?), made))
+                let made = parent.create_dir(name, PUBLIC)?;
+                Ok((parent.open_dir_with(name, Access::PathOnly)?, made))
             }
-            opened => Ok((Arc::new(opened?), false)),
+            opened => Ok((opened?, false)),
         }
     }
 
-    /// Forgets what is held open: it may be a directory that is no more.
+    /// Drops the cached handles, because they may belong to deleted directories.
     pub fn forget(&self) {
         self.lock().clear();
     }
 
-    /// What has this name, itself and not what it may lead to.
-    pub fn look(&self, directory: &Directory, name: &str) -> io::Result<Option<FileMeta>> {
+    /// Stats this name without following a link.
+    pub fn look(&self, directory: &DirHandle, name: &str) -> io::Result<Option<FileMeta>> {
         self.count(1);
-        match fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
-            Ok(stat) => Ok(Some(FileMeta::of(&stat))),
-            Err(Errno::ENOENT) => Ok(None),
-            Err(errno) => Err(errno.into()),
+        match directory.metadata(name) {
+            Ok(facts) => Ok(Some(facts)),
+            Err(error) if errno(&error) == Errno::ENOENT => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
-    /// Opens a file to read it.
-    pub fn read(&self, directory: &Directory, name: &str) -> io::Result<File> {
+    /// Opens a file for reading.
+    pub fn read(&self, directory: &DirHandle, name: &str) -> io::Result<File> {
         self.count(1);
-        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-        Ok(File::from(openat(directory, name, flags, Mode::empty())?))
+        Ok(directory.open_file(name)?.0)
     }
 
-    /// A new file under a name that no reader takes for anything.
-    pub fn create(&self, directory: &Directory) -> io::Result<(String, File)> {
+    /// Creates a file with a temporary name, which readers ignore.
+    pub fn create(&self, directory: &DirHandle) -> io::Result<(String, File)> {
         self.count(1);
         let number = self.counter.fetch_add(1, Ordering::Relaxed);
         let name = names::part(&format!("{:016x}-{number}", self.random));
-        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let fd = openat(directory, name.as_str(), flags, Mode::from_bits_truncate(0o644))?;
-        Ok((name, File::from(fd)))
+        let file = directory.create_file(&name, Mode::from_bits_truncate(0o644))?;
+        Ok((name, file))
     }
 
-    /// Ends the writing of a file. On NFS a full disk is told here, and not by the writing before.
+    /// Finishes writing a file. On NFS, a full disk may be reported only here.
     pub fn finish(&self, file: File) -> io::Result<()> {
         self.count(2);
         file.sync_all()?;
         Ok(nix::unistd::close(OwnedFd::from(file).into_raw_fd())?)
     }
 
-    /// Gives a finished file of `bytes` its name, unless another has it; the temporary name may stay.
+    /// Gives a finished file of `bytes` its name, unless another file has it. The temporary name may remain.
     ///
-    /// Over NFS an answer can get lost and the request be sent again, and then it fails because it was
-    /// done. So an error is only believed after a look at what has the name now.
+    /// Over NFS, an answer can get lost and the request is repeated, and then fails because the first one
+    /// succeeded. So after an error the file with that name is checked.
     pub fn name(
         &self,
-        directory: &Directory,
+        directory: &DirHandle,
         temporary: &str,
         name: &str,
         bytes: u64,
@@ -184,28 +172,27 @@ impl Target {
             return self.rename_new(directory, temporary, name, bytes);
         }
         self.count(1);
-        match linkat(directory, temporary, directory, name, AtFlags::empty()) {
-            Ok(()) => Ok(ClaimOutcome::Claimed),
-            Err(Errno::EPERM | Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EMLINK) => {
-                self.no_links.store(true, Ordering::Relaxed);
-                self.rename_new(directory, temporary, name, bytes)
-            }
-            Err(errno) => {
-                let ours = self.look(directory, temporary)?.map(|facts| facts.inode);
-                match self.look(directory, name)? {
-                    Some(there) if ours == Some(there.inode) => Ok(ClaimOutcome::Claimed),
-                    Some(_) if errno == Errno::EEXIST => Ok(ClaimOutcome::Exists),
-                    _ => Err(errno.into()),
-                }
-            }
+        let Err(error) = directory.hard_link(temporary, directory, name) else {
+            return Ok(ClaimOutcome::Claimed);
+        };
+        let errno = errno(&error);
+        if matches!(errno, Errno::EPERM | Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EMLINK) {
+            self.no_links.store(true, Ordering::Relaxed);
+            return self.rename_new(directory, temporary, name, bytes);
+        }
+        let ours = self.look(directory, temporary)?.map(|facts| facts.inode);
+        match self.look(directory, name)? {
+            Some(there) if ours == Some(there.inode) => Ok(ClaimOutcome::Claimed),
+            Some(_) if errno == Errno::EEXIST => Ok(ClaimOutcome::Exists),
+            _ => Err(error),
         }
     }
 
-    /// Without hard links a name is taken by renaming; the file systems that cannot refuse to replace
-    /// leave a moment between the look and the rename, in which two equal objects may meet.
+    /// Claims a name by a rename, for file systems without hard links. On those that cannot refuse to replace
+    /// a file, two processes may both rename equal objects between the check and the rename.
     fn rename_new(
         &self,
-        directory: &Directory,
+        directory: &DirHandle,
         temporary: &str,
         name: &str,
         bytes: u64,
@@ -214,75 +201,67 @@ impl Target {
             return Ok(ClaimOutcome::Exists);
         }
         self.count(1);
-        let careful = renameat2(directory, temporary, directory, name, RenameFlags::RENAME_NOREPLACE);
-        match careful {
+        match directory.rename_new(temporary, directory, name) {
             Ok(()) => Ok(ClaimOutcome::Claimed),
-            Err(Errno::EINVAL | Errno::ENOSYS) => self.replace(directory, temporary, name, bytes),
-            Err(errno) => self.after_rename(errno, directory, temporary, name, bytes),
+            Err(error) if matches!(errno(&error), Errno::EINVAL | Errno::ENOSYS) => {
+                self.replace(directory, temporary, name, bytes)
+            }
+            Err(error) => self.after_rename(error, directory, temporary, name, bytes),
         }
     }
 
-    /// Gives a finished file its name, whatever had it.
+    /// Gives a finished file its name, and replaces an existing file.
     pub fn replace(
         &self,
-        directory: &Directory,
+        directory: &DirHandle,
         temporary: &str,
         name: &str,
         bytes: u64,
     ) -> io::Result<ClaimOutcome> {
         self.count(1);
-        match renameat(directory, temporary, directory, name) {
+        match directory.rename(temporary, directory, name) {
             Ok(()) => Ok(ClaimOutcome::Claimed),
-            Err(errno) => self.after_rename(errno, directory, temporary, name, bytes),
+            Err(error) => self.after_rename(error, directory, temporary, name, bytes),
         }
     }
 
     fn after_rename(
         &self,
-        errno: Errno,
-        directory: &Directory,
+        error: io::Error,
+        directory: &DirHandle,
         temporary: &str,
         name: &str,
         bytes: u64,
     ) -> io::Result<ClaimOutcome> {
         let waiting = self.look(directory, temporary)?.is_some();
         match self.look(directory, name)? {
-            Some(_) if errno == Errno::EEXIST && waiting => Ok(ClaimOutcome::Exists),
+            Some(_) if errno(&error) == Errno::EEXIST && waiting => Ok(ClaimOutcome::Exists),
             Some(there) if !waiting && there.size == bytes => Ok(ClaimOutcome::Claimed),
-            _ => Err(errno.into()),
+            _ => Err(error),
         }
     }
 
-    /// Takes a temporary name away. Left behind it is taken by a prune.
-    pub fn discard(&self, directory: &Directory, temporary: &str) {
+    /// Deletes a temporary file. If that fails, a prune deletes it.
+    pub fn discard(&self, directory: &DirHandle, temporary: &str) {
         self.count(1);
-        let _ = remove::file_at(directory, OsStr::new(temporary));
+        let _ = directory.remove_file(temporary);
     }
 
-    /// Says that the file was used just now.
-    pub fn touch(&self, directory: &Directory, name: &str) -> io::Result<()> {
+    /// Sets the file's time to now, to mark it as used.
+    pub fn touch(&self, directory: &DirHandle, name: &str) -> io::Result<()> {
         self.count(1);
-        let link = UtimensatFlags::NoFollowSymlink;
-        Ok(utimensat(directory, name, &TimeSpec::UTIME_OMIT, &TimeSpec::UTIME_NOW, link)?)
+        directory.touch(name)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<PathBuf, Directory>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<PathBuf, DirHandle>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Makes `pr/<number>` in the share.
-fn make_root(root: &Path) -> io::Result<OwnedFd> {
+/// Creates `pr/<number>` in the share.
+fn make_root(root: &Path) -> io::Result<DirHandle> {
     let missing = || io::Error::from(Errno::ENOENT);
-    let (parent, number) = (root.parent().ok_or_else(missing)?, root.file_name().ok_or_else(missing)?);
-    let (share, pr) = (parent.parent().ok_or_else(missing)?, parent.file_name().ok_or_else(missing)?);
-    let mut at = open(share, PLACE & !OFlag::O_NOFOLLOW, Mode::empty())?;
-    for name in [pr, number] {
-        match mkdirat(&at, name, Mode::from_bits_truncate(0o755)) {
-            Ok(()) | Err(Errno::EEXIST) => {}
-            Err(errno) => return Err(errno.into()),
-        }
-        at = openat(&at, name, PLACE, Mode::empty())?;
-    }
-    Ok(at)
+    let share = root.parent().and_then(Path::parent).ok_or_else(missing)?;
+    let below = root.strip_prefix(share).map_err(|_| missing())?;
+    DirHandle::open_with(share, Links::Follow, Access::PathOnly)?.create_dirs(below, PUBLIC)
 }

@@ -42,7 +42,7 @@ impl Place {
         self.base.path().join("local/downloads").join(name)
     }
 
-    /// A file with its stamp.
+    /// Creates a file with its stamp.
     fn download(&self, name: &str, content: &str) {
         fs::write(self.downloads(name), content).unwrap();
         fs::write(self.downloads(&format!("{name}.done")), "").unwrap();
@@ -76,7 +76,7 @@ impl Place {
         fs::read_to_string(self.share(path)).ok()
     }
 
-    /// All that lies in a directory of the share.
+    /// All names in a directory of the share.
     fn names(&self, path: &str) -> Vec<OsString> {
         let mut names: Vec<_> =
             fs::read_dir(self.share(path)).unwrap().map(|entry| entry.unwrap().file_name()).collect();
@@ -91,7 +91,7 @@ fn counts(published: &Published) -> (u64, u64, u64, u64, u64) {
 }
 
 #[test]
-fn new_objects_arrive_whole_and_a_second_run_finds_them() {
+fn publishes_complete_objects_and_finds_them_in_a_second_run() {
     let place = Place::new();
     let name = archive("compile");
     fs::write(place.sstate(&name), "archive").unwrap();
@@ -105,7 +105,7 @@ fn new_objects_arrive_whole_and_a_second_run_finds_them() {
     assert_eq!((traffic.objects_written, traffic.bytes_written), (3, 25));
     assert_eq!(place.read(&format!("{PLACE}/{name}")).unwrap(), "archive");
     assert_eq!(place.read(&format!("{PLACE}/{name}.siginfo")).unwrap(), "siginfo");
-    // Nothing else: no temporary name, no stamp.
+    // No temporary files and no stamps.
     assert_eq!(place.names(PLACE).len(), 3);
     assert_eq!(place.names("downloads"), ["zlib.tar.xz"]);
     let mode = |path: &str| place.share(path).metadata().unwrap().permissions().mode() & 0o7777;
@@ -116,9 +116,9 @@ fn new_objects_arrive_whole_and_a_second_run_finds_them() {
     assert_eq!(place.share(&format!("{PLACE}/{name}")).metadata().unwrap().ino(), inode);
 }
 
-/// The budget that makes a share bearable: one look at what is there already.
+/// The limit that makes a share usable: one check for each existing object.
 #[test]
-fn what_is_there_costs_two_operations() {
+fn existing_object_costs_two_operations() {
     let place = Place::new();
     for number in 0..50 {
         fs::write(place.sstate(&archive(&format!("t{number}"))), "archive").unwrap();
@@ -131,7 +131,7 @@ fn what_is_there_costs_two_operations() {
 }
 
 #[test]
-fn what_differs_stays_and_is_told() {
+fn keeps_and_reports_objects_that_differ() {
     let place = Place::new();
     fs::create_dir_all(place.share(PLACE)).unwrap();
     fs::create_dir_all(place.share("downloads")).unwrap();
@@ -152,16 +152,16 @@ fn what_differs_stays_and_is_told() {
     assert_eq!(counts(&published), (0, 2, 4, 0, 0), "{published:?}");
     assert_eq!(place.read(&format!("{PLACE}/{shorter}")).unwrap(), "arch");
     assert_eq!(place.read("downloads/other.tar.gz").unwrap(), "SOURCE");
-    // Clones grow, so their tarballs differ; sources of one name must not.
+    // Clones grow, so their tarballs may differ; sources with one name must not.
     let mut alarming = published.alarming.clone();
     alarming.sort();
     assert_eq!(alarming, ["downloads/directory.tar.gz", "downloads/other.tar.gz"]);
     assert_eq!(published.alarms, 2);
 }
 
-/// A publisher that was killed after the companions has left them; a signature fits one archive only.
+/// A publisher that was killed after the sidecar files has left them; a signature fits one archive only.
 #[test]
-fn companions_are_those_of_the_archive_that_is_there() {
+fn sidecars_belong_to_the_existing_archive() {
     let place = Place::new();
     let name = archive("package");
     fs::create_dir_all(place.share(PLACE)).unwrap();
@@ -172,7 +172,7 @@ fn companions_are_those_of_the_archive_that_is_there() {
     assert_eq!(counts(&place.publish()), (1, 0, 0, 0, 0));
     assert_eq!(place.read(&format!("{PLACE}/{name}.sig")).unwrap(), "signature");
     assert_eq!(place.names(PLACE).len(), 3);
-    // And where the archive is another's, so are its companions.
+    // If another archive is there, its sidecar files stay, too.
     let other = archive("other");
     fs::write(place.sstate(&other), "archive").unwrap();
     fs::write(place.sstate(&format!("{other}.sig")), "signature").unwrap();
@@ -182,19 +182,19 @@ fn companions_are_those_of_the_archive_that_is_there() {
 }
 
 #[test]
-fn a_stamp_older_than_its_file_is_no_word_on_it() {
+fn rejects_a_file_that_is_newer_than_its_stamp() {
     let place = Place::new();
     place.download("old.tar.gz", "source");
     let later = SystemTime::now() + Duration::from_secs(5);
     fs::File::options().write(true).open(place.downloads("old.tar.gz")).unwrap().set_modified(later).unwrap();
     let published = place.publish();
     assert_eq!(counts(&published), (0, 0, 0, 1, 0));
-    assert!(published.refused[0].contains("old.tar.gz: it is younger than its"), "{published:?}");
+    assert!(published.refused[0].contains("old.tar.gz: it is newer than its"), "{published:?}");
     assert_eq!(place.read("downloads/old.tar.gz"), None);
 }
 
 #[test]
-fn what_was_used_is_counted_by_tier_and_kept_young() {
+fn counts_used_objects_by_tier_and_updates_their_time() {
     let place = Place::new();
     let old = SystemTime::now() - Duration::from_secs(3 * 24 * 60 * 60);
     let recent = SystemTime::now() - Duration::from_secs(60 * 60);
@@ -227,24 +227,24 @@ fn what_was_used_is_counted_by_tier_and_kept_young() {
         (traffic.objects_read, traffic.bytes_read)
     };
 
-    // A pull request's build reads both and writes its own; it notes no use elsewhere.
+    // The build of a pull request reads both tiers and writes its own; it marks no use in the other one.
     let published = place.publish_for(7);
     assert_eq!(read(&published, TierKind::Shared), (2, 14 + 6));
     assert_eq!(read(&published, TierKind::PullRequest), (1, 4));
     assert_eq!(counts(&published), (0, 0, 0, 0, 0));
-    assert!(age(&format!("pr/7/{PLACE}/{own}")) < 600, "not noted");
-    assert!(age(&format!("{PLACE}/{shared}")) > 86_400, "noted in a tier that it may not write");
+    assert!(age(&format!("pr/7/{PLACE}/{own}")) < 600, "not marked");
+    assert!(age(&format!("{PLACE}/{shared}")) > 86_400, "marked in a tier that it may not write");
 
     let published = place.publish();
     assert_eq!(read(&published, TierKind::Shared), (2, 20));
     assert_eq!(published.traffic.len(), 1);
-    assert!(age(&format!("{PLACE}/{shared}")) < 600, "not noted");
-    assert!(age("downloads/source.tar.gz") >= 3600, "noted twice a day");
+    assert!(age(&format!("{PLACE}/{shared}")) < 600, "not marked");
+    assert!(age("downloads/source.tar.gz") >= 3600, "marked twice a day");
     assert!(age("elsewhere/source2.tar.gz") > 86_400);
 }
 
 #[test]
-fn a_pull_request_gets_a_tier_and_the_mount_is_never_made() {
+fn creates_the_tier_of_a_pull_request_but_never_the_mount_point() {
     let place = Place::new();
     fs::write(place.sstate(&archive("compile")), "archive").unwrap();
     let published = place.publish_for(7);
@@ -262,9 +262,9 @@ fn a_pull_request_gets_a_tier_and_the_mount_is_never_made() {
     assert!(!place.share("").exists());
 }
 
-/// Strangers write the tiers of pull requests: what they planted leads nowhere.
+/// Other users write in the tiers of pull requests; their links are not followed.
 #[test]
-fn links_in_the_share_are_not_followed() {
+fn does_not_follow_links_in_the_share() {
     let place = Place::new();
     let (name, linked) = (archive("compile"), archive("linked"));
     fs::create_dir_all(place.base.path().join("outside")).unwrap();
@@ -283,7 +283,7 @@ fn links_in_the_share_are_not_followed() {
 }
 
 #[test]
-fn a_stop_leaves_the_rest_and_says_how_much() {
+fn stop_counts_the_objects_that_remain() {
     let place = Place::new();
     for number in 0..20 {
         fs::write(place.sstate(&archive(&format!("t{number}"))), "archive").unwrap();
@@ -293,9 +293,9 @@ fn a_stop_leaves_the_rest_and_says_how_much() {
     assert_eq!(counts(&place.publish()), (20, 0, 0, 0, 0));
 }
 
-/// What was left for the end gets there.
+/// Deferred objects are published at the end.
 #[test]
-fn large_files_come_last_and_arrive() {
+fn publishes_large_files_last() {
     let place = Place::new();
     let large = fs::File::create(place.sstate(&archive("large"))).unwrap();
     large.set_len(LARGE).unwrap();
@@ -306,7 +306,7 @@ fn large_files_come_last_and_arrive() {
 }
 
 #[test]
-fn two_publishers_at_once_leave_one_of_each() {
+fn concurrent_publishers_publish_each_object_once() {
     let place = Place::new();
     for number in 0..300 {
         let name = archive(&format!("t{number}"));

@@ -1,5 +1,5 @@
-//! What BitBake used from the share: it leaves a symbolic link in the local directory for each file
-//! that it took from a `file://` mirror (`ensure_symlink` in `fetch2/__init__.py`).
+//! Finds what BitBake used from the share. For each file from a `file://` mirror, it creates a symbolic link
+//! in the local directory (`ensure_symlink` in `fetch2/__init__.py`).
 
 use std::io;
 use std::path::{Component, Path, PathBuf};
@@ -11,20 +11,20 @@ use crate::names;
 use agent_fs::tree::Tree;
 use agent_types::tiers::Tier;
 
-/// A use is noted once in this time. A prune goes by days.
+/// Minimum time between two marks of a use. A prune counts in days.
 const NOTED: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Where a link leads: a tier, by its place in the list, and the path below its root.
+/// The target of a link: a tier, as index in the list, and the path below its root.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Used {
     pub tier: usize,
     pub path: PathBuf,
 }
 
-/// Reads a link's text. `None` when it leads to nothing that a tier is asked for: strangers write links.
+/// Parses a link. `None`, if its target is in no tier; other users may write links.
 pub fn used(text: &Path, area: Area, tiers: &[Tier]) -> Option<Used> {
     let below = |(tier, one): (usize, &Tier)| Some((tier, text.strip_prefix(one.share.root()).ok()?));
-    // The part of a pull request lies below the share.
+    // The tier of a pull request is below the share's directory.
     let (tier, path) =
         tiers.iter().enumerate().filter_map(below).min_by_key(|(_, path)| path.components().count())?;
     if !path.components().all(|component| matches!(component, Component::Normal(_))) {
@@ -44,17 +44,17 @@ pub fn used(text: &Path, area: Area, tiers: &[Tier]) -> Option<Used> {
     known.then(|| Used { tier, path: path.to_owned() })
 }
 
-/// An object that was used: its bytes and from which tier.
+/// A used object: its bytes and its tier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Read {
     pub tier: usize,
     pub bytes: u64,
 }
 
-/// Looks at the object that links lead to, and with `note` set to a tier notes the use there.
+/// Reads the object that the links point to. If `note` is a tier, marks the use there.
 ///
 /// # Errors
-/// Those of the share. An object that is gone is `None`.
+/// If the share fails. A missing object is `None`.
 pub fn read(
     local: &Tree,
     object: &Object,
@@ -74,12 +74,12 @@ pub fn read(
             directory => directory?,
         };
         let Some(facts) = target.look(&directory, name)? else { continue };
-        // The youngest file of an object is its age, so one is enough.
+        // The newest file of an object decides its age, so one mark is enough.
         let first = read.is_none();
         read.get_or_insert(Read { tier, bytes: 0 }).bytes += facts.size;
         let old = SystemTime::now().duration_since(facts.modified_at()).is_ok_and(|age| age > NOTED);
         if first && old && note == Some(tier) {
-            // Without it the object is pruned early, which costs time and breaks nothing.
+            // Without the mark the object is pruned early, which only costs time.
             let _ = target.touch(&directory, name);
         }
     }
@@ -97,7 +97,7 @@ mod tests {
                           ab12000000000000000000000000000000000000000000000000000000000000_compile.tar.zst";
 
     #[test]
-    fn links_lead_to_a_tier_or_nowhere() {
+    fn links_resolve_to_a_tier_or_none() {
         let share = Share::new("/s");
         let tiers = [
             Tier { kind: TierKind::PullRequest, share: share.pull_request(7) },

@@ -15,7 +15,7 @@ use agent_fs::remove;
 use agent_process::User;
 use agent_types::error::Result;
 
-use super::shim_dir::closed_to;
+use super::shim_dir::barrier;
 use super::{CacheResult, NotCacheable};
 
 /// The program, beside the agent's own binary.
@@ -46,7 +46,7 @@ pub fn make(work: &Path, own: &Path, user: Option<&User>, sigdata: SigdataMode) 
     fs::create_dir(&directory)?;
     fs::set_permissions(&directory, PermissionsExt::from_mode(0o755))?;
     let Ok(program) = fs::canonicalize(own.with_file_name(PROGRAM)) else { return Ok(()) };
-    let is_open = user.is_none_or(|user| closed_to(&program, user).is_none());
+    let is_open = user.is_none_or(|user| barrier(&program, user).is_none());
     if is_open && sigdata == SigdataMode::Discard {
         symlink(&program, directory.join(NAME))?;
     }

@@ -1,12 +1,13 @@
 //! The directory that stands first on the PATH of one yocto-check-layer run: the agent's shim as
 //! `bitbake`, and the socket of its cache server; beside it the quick `zstd`.
 
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 use tokio::net::UnixListener;
 
+use agent_fs::access::{Barrier, Credentials, Permission};
 use agent_fs::remove;
 use agent_process::User;
 
@@ -37,13 +38,13 @@ impl ShimDir {
         let own = agent_process::shim()
             .map_err(|error| NotCacheable(format!("the agent's own binary is not to be found: {error}")))?;
         if let Some(user) = user
-            && let Some(closed) = closed_to(&own, user)
+            && let Some(closed) = barrier(&own, user)
         {
             return Err(NotCacheable(format!(
                 "the build user {} cannot run {}: {} is closed to it",
                 user.name,
                 own.display(),
-                closed.display()
+                closed.path.display()
             )));
         }
         let directory = work.join("front");
@@ -95,47 +96,15 @@ impl Drop for ShimDir {
     }
 }
 
-/// The first step on the way to the binary that the user may not take, by its mode.
-pub(super) fn closed_to(binary: &Path, user: &User) -> Option<PathBuf> {
-    let is_closed = |path: &&Path| {
-        let Ok(metadata) = path.metadata() else { return true };
-        let shift = match (metadata.uid() == user.uid, metadata.gid() == user.gid) {
-            (true, _) => 6,
-            (false, true) => 3,
-            (false, false) => 0,
-        };
-        // Reading, too: the dynamic loader and /proc/self/exe need it.
-        let wanted = if metadata.is_dir() { 0o1 } else { 0o5 };
-        (metadata.mode() >> shift) & wanted != wanted
-    };
-    binary.ancestors().find(is_closed).map(Path::to_owned)
+/// What keeps the user from running the program.
+pub(super) fn barrier(program: &Path, user: &User) -> Option<Barrier> {
+    Credentials::of(user.uid, user.gid).barrier(program, Permission::RUN)
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_binary_behind_a_closed_door_is_refused() {
-        let place = tempfile::tempdir().unwrap();
-        std::fs::set_permissions(place.path(), PermissionsExt::from_mode(0o755)).unwrap();
-        let home = place.path().join("home");
-        std::fs::create_dir(&home).unwrap();
-        let binary = home.join("build-agent");
-        std::fs::write(&binary, "").unwrap();
-        let nobody = User { name: "nobody".into(), uid: 65_000, gid: 65_000, home: "/".into() };
-        for (directory, file, closed) in [
-            (0o755, 0o755, None),
-            (0o700, 0o755, Some(&home)),
-            (0o711, 0o711, Some(&binary)),
-            (0o711, 0o644, Some(&binary)),
-        ] {
-            std::fs::set_permissions(&home, PermissionsExt::from_mode(directory)).unwrap();
-            std::fs::set_permissions(&binary, PermissionsExt::from_mode(file)).unwrap();
-            assert_eq!(closed_to(&binary, &nobody).as_ref(), closed, "{directory:o} {file:o}");
-        }
-    }
 
     #[tokio::test]
     async fn it_is_made_and_gone_again() {

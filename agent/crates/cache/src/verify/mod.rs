@@ -1,5 +1,5 @@
-//! Looks for what is wrong on a share: objects in the wrong place, links and other things in the place
-//! of files, archives that are not whole, files that others may not read.
+//! Finds damaged files on a share: objects in the wrong directory, links and other entries in place of files,
+//! incomplete archives, files that other users cannot read.
 
 mod whole;
 
@@ -12,26 +12,26 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime};
 
-use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::{Mode, fstat};
+use nix::sys::stat::Mode;
 use serde::Serialize;
 
 use self::whole::Wrong;
-use super::areas::{Area, Holds, Layout};
+use super::areas::{Area, AreaKind, Layout};
 use super::layers::{self, Witness};
 use super::names::{self, DownloadKind};
 use super::prune::{Names, Trash, open};
 use super::units::{self, Class, Contents, SUFFIXES, Unit, shown};
+use agent_fs::dir::{DirHandle, Kind, is_gone};
 use agent_fs::pool::{self, Ended, Output};
-use agent_fs::walk::{DirHandle, FileMeta, Kind, Listing, Seen, Walk, is_gone};
+use agent_fs::walk::{Listing, Seen, Walk};
 use agent_process::Interrupt;
 use agent_types::error::{Error, Result};
 use agent_types::share::Share;
 
 pub struct Options {
-    /// Unpack every archive.
+    /// Decompress every archive.
     pub full: bool,
-    /// Move what is bad to the trash.
+    /// Move bad files to the trash.
     pub remove_bad: bool,
     pub width: usize,
 }
@@ -42,49 +42,49 @@ const EMPTY: &str = "empty";
 const TRUNCATED: &str = "not whole";
 const DAMAGED: &str = "damaged";
 const LAYER: &str = "damaged layer checkout";
-/// Nothing is wrong with the file but its mode: builds run as another user than who published it.
+/// Only the mode of the file is wrong: builds run as another user than the one who published it.
 pub const CLOSED: &str = "not readable for everybody";
 
-/// What was found.
+/// What a verification found.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Verified {
     pub files: u64,
-    /// Archives that were unpacked.
+    /// Decompressed archives.
     pub unpacked: u64,
-    /// By what is wrong with it, paths relative to the share.
+    /// Bad files by problem, with paths relative to the share.
     pub bad: BTreeMap<&'static str, Names>,
-    /// Those of tasks that make no archive; nothing is wrong with it.
+    /// `.siginfo` files of tasks without an archive, which are correct.
     pub siginfo_only: u64,
     pub without_siginfo: u64,
     pub unknown: Names,
-    /// What could not be read.
+    /// Paths that could not be read.
     pub trouble: Names,
     /// Units that were moved to the trash.
     pub moved: u64,
     pub failures: Vec<String>,
-    /// Whether all of it was looked at.
+    /// Whether everything was checked.
     pub complete: bool,
     pub operations: u64,
     pub seconds: f64,
 }
 
 impl Verified {
-    /// Whether nothing is bad, or all of it was moved away, and everything could be read.
+    /// Whether no bad file remains and everything was readable.
     pub fn is_good(&self) -> bool {
         let mended = |found: &str| found != CLOSED && self.moved > 0 && self.failures.is_empty();
         self.trouble.count == 0 && self.failures.is_empty() && self.bad.keys().all(|found| mended(found))
     }
 
-    /// Whether `--remove-bad` would mend something.
+    /// Whether `--remove-bad` would fix something.
     pub fn can_be_removed(&self) -> bool {
         self.moved == 0 && self.bad.keys().any(|found| *found != CLOSED)
     }
 }
 
-/// Verifies a share. Blocks; an interrupt ends it with what was seen so far.
+/// Verifies a share. Blocks; an interrupt ends it with what was checked so far.
 ///
 /// # Errors
-/// Machine, when the share cannot be opened, or nothing can be moved to the trash.
+/// Machine, if the share cannot be opened, or files cannot be moved to the trash.
 pub fn verify(share: &Share, options: &Options, interrupt: &Interrupt, now: SystemTime) -> Result<Verified> {
     let begun = Instant::now();
     let operations = AtomicU64::new(0);
@@ -111,7 +111,7 @@ pub fn verify(share: &Share, options: &Options, interrupt: &Interrupt, now: Syst
     Ok(verified)
 }
 
-/// What is told of a directory or a unit.
+/// Results for a directory or a unit.
 #[derive(Default)]
 struct Finding {
     files: u64,
@@ -125,10 +125,10 @@ struct Finding {
 
 struct Bad {
     what: &'static str,
-    /// The directory, relative to the share, and the names in it that are to go.
+    /// The directory, relative to the share, and the names to remove in it.
     directory: PathBuf,
     names: Vec<String>,
-    /// For people.
+    /// The text for people.
     detail: Option<String>,
 }
 
@@ -155,9 +155,9 @@ impl Verified {
     }
 }
 
-/// Moves what is bad to the trash.
+/// Moves bad files to the trash.
 struct Removal<'a> {
-    /// Begun with the first one.
+    /// Created with the first bad file.
     trash: Option<Trash>,
     share: &'a DirHandle,
     now: SystemTime,
@@ -168,12 +168,12 @@ impl Removal<'_> {
         if self.trash.is_none() {
             let begun = Trash::begin(self.share, self.now);
             self.trash = Some(begun.map_err(|error| {
-                Error::machine("nothing can be moved to the trash of the share").because(&error)
+                Error::machine("cannot move files to the trash of the share").because(&error)
             })?);
         }
         let Some(trash) = &self.trash else { return Ok(Ok(())) };
         let take = || {
-            let directory = self.share.directory(&bad.directory)?;
+            let directory = self.share.open_dir(&bad.directory)?;
             for name in &bad.names {
                 trash.take(&directory, &bad.directory, OsStr::new(name))?;
             }
@@ -198,7 +198,7 @@ impl Checking<'_> {
         area: &Area,
         tell: &mut impl FnMut(Finding) -> Result<()>,
     ) -> Result<Ended> {
-        let root = match root.directory(&self.area) {
+        let root = match root.open_dir(&self.area) {
             Ok(root) => root,
             Err(error) => {
                 let trouble = vec![format!("{}: {error}", shown(&self.area))];
@@ -224,21 +224,21 @@ impl Checking<'_> {
                 failed.get_or_insert(error);
             }
         };
-        let ended = match area.holds {
-            // Its directories are many and small: each is checked by whoever reads it.
-            Holds::Sstate(_) => self.walk.run(
+        let ended = match area.kind {
+            // Its directories are many and small; each reader checks them.
+            AreaKind::Sstate(_) => self.walk.run(
                 &root,
                 units::enter_sstate,
                 |listing| (self.sstate(listing), Vec::new()),
                 &mut each,
             ),
-            Holds::Downloads => self.walk.run(
+            AreaKind::Downloads => self.walk.run(
                 &root,
                 units::enter_downloads,
                 |listing| self.later(units::downloads(listing)),
                 &mut each,
             ),
-            Holds::Layers => self.walk.run(
+            AreaKind::Layers => self.walk.run(
                 &root,
                 units::enter_layers,
                 |listing| self.later(units::layers(listing)),
@@ -247,7 +247,7 @@ impl Checking<'_> {
         };
         let work = |unit: Unit, out: &mut Output<'_, Unit, Finding>| {
             let mut finding = Finding::default();
-            match root.directory(&unit.directory) {
+            match root.open_dir(&unit.directory) {
                 Ok(directory) => self.unit(&directory, &unit, &mut finding),
                 Err(error) if is_gone(&error) => {}
                 Err(error) => finding.trouble.push(format!("{}: {error}", shown(&unit.directory))),
@@ -272,7 +272,7 @@ impl Checking<'_> {
         }
     }
 
-    /// A directory with many units: they are checked one by one later.
+    /// Defers a directory with many units, which are checked one by one later.
     fn later(&self, contents: Contents) -> (Finding, Vec<Unit>) {
         let unknown = contents.unknown.iter().map(|path| self.area.join(path)).collect();
         (Finding { unknown, ..Finding::default() }, contents.units)
@@ -285,8 +285,9 @@ impl Checking<'_> {
         let contents = units::sstate(listing);
         for path in contents.unknown {
             let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
-            let what = match (names::sstate_name(name), directory.look(OsStr::new(name))) {
-                (Some(_), Ok((Kind::File, _))) => MISPLACED,
+            let found = directory.metadata(name).map(|facts| facts.kind());
+            let what = match (names::sstate_name(name), found) {
+                (Some(_), Ok(Kind::File)) => MISPLACED,
                 (Some(_), Ok(_)) => NO_FILE,
                 _ => {
                     finding.unknown.push(self.area.join(path));
@@ -306,7 +307,7 @@ impl Checking<'_> {
         finding
     }
 
-    /// Each part of a unit; one bad part makes all of it bad.
+    /// Checks each part of a unit; one bad part makes the unit bad.
     fn unit(&self, directory: &DirHandle, unit: &Unit, finding: &mut Finding) {
         let place = self.area.join(&unit.directory);
         let all =
@@ -340,7 +341,7 @@ impl Checking<'_> {
         }
     }
 
-    /// What is wrong with a file.
+    /// Finds the problem of a file.
     fn file(
         &self,
         directory: &DirHandle,
@@ -349,13 +350,10 @@ impl Checking<'_> {
         finding: &mut Finding,
     ) -> io::Result<Option<&'static str>> {
         self.walk.operations.fetch_add(2, Ordering::Relaxed);
-        let flags =
-            OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-        let file = File::from(openat(directory, name, flags, Mode::empty())?);
-        let facts = FileMeta::of(&fstat(&file)?);
-        if !file.metadata()?.is_file() {
-            return Ok(Some(NO_FILE));
-        }
+        let (file, facts) = match directory.open_file(name) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Ok(Some(NO_FILE)),
+            opened => opened?,
+        };
         if facts.size == 0 && !name.ends_with(".done") {
             return Ok(Some(EMPTY));
         }
@@ -383,8 +381,8 @@ enum Packed {
     Gzip,
 }
 
-/// How a file is packed, where BitBake packed it itself: what upstream calls `.tar.gz` may be anything
-/// with the right checksum. A `.siginfo` is packed from BitBake 2.0 on, which it says itself.
+/// The compression of a file that BitBake compressed itself. An upstream `.tar.gz` may be anything with the
+/// right checksum. A `.siginfo` is compressed from BitBake 2.0 on, which its content shows.
 fn packed(file: &File, name: &str, class: Class) -> io::Result<Option<Packed>> {
     let by_bitbake = match class {
         Class::Object { .. } => true,

@@ -1,4 +1,4 @@
-//! Is an archive whole? Without unpacking it where its format tells, or by unpacking all of it.
+//! Checks whether an archive is complete: by its structure if the format allows it, or by decompression.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -7,9 +7,9 @@ use std::os::unix::fs::FileExt;
 /// What is wrong with a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wrong {
-    /// Ends before its end.
+    /// It is truncated.
     Truncated,
-    /// Is not what its name says, or does not unpack.
+    /// It is not what its name says, or cannot be decompressed.
     Damaged,
 }
 
@@ -18,14 +18,13 @@ const ZSTD: u32 = 0xFD2F_B528;
 /// `0x184D2A50` to `…5F`: frames for other programs, as pzstd writes them.
 const SKIPPABLE: u32 = 0x184D_2A50;
 
-/// Windows of archives are as large as the memory that unpacking them takes: 128 MiB, as `zstd -d` has it.
+/// Maximum window, which is the memory for decompression: 128 MiB, as in `zstd -d`.
 const WINDOW_LOG: u32 = 27;
 
-/// Follows the chain of frames and blocks of a zstd file to its end, reading only their headers
-/// (RFC 8878).
+/// Follows the frames and blocks of a zstd file to its end, and reads only their headers (RFC 8878).
 ///
 /// # Errors
-/// When the file cannot be read.
+/// If the file cannot be read.
 pub fn zstd(file: &File, size: u64) -> io::Result<Option<Wrong>> {
     let mut at = 0;
     let mut frames = 0;
@@ -49,7 +48,7 @@ pub fn zstd(file: &File, size: u64) -> io::Result<Option<Wrong>> {
     Ok((frames == 0).then_some(Wrong::Truncated))
 }
 
-/// Where the frame ends whose header begins here; `None` when the file ends before.
+/// The end of the frame whose header is at this offset; `None`, if the file ends before.
 fn zstd_frame(file: &File, header: u64) -> io::Result<Option<u64>> {
     let Some(descriptor) = number(file, header, 1)? else { return Ok(None) };
     let single_segment = descriptor & 0x20 != 0;
@@ -65,7 +64,7 @@ fn zstd_frame(file: &File, header: u64) -> io::Result<Option<u64>> {
     loop {
         let Some(block) = number(file, at, 3)? else { return Ok(None) };
         let length = match (block >> 1) & 3 {
-            // One byte that is repeated.
+            // A block of one repeated byte.
             1 => 1,
             _ => block >> 3,
         };
@@ -76,11 +75,11 @@ fn zstd_frame(file: &File, header: u64) -> io::Result<Option<u64>> {
     }
 }
 
-/// Looks at the ends of a gzip file: its header, and the size of a tar archive at its end, which is a
-/// multiple of 512. Whether it is whole in between only unpacking tells.
+/// Checks both ends of a gzip file: its header, and the size of the tar archive at its end, which is a
+/// multiple of 512. Only decompression can check the middle.
 ///
 /// # Errors
-/// When the file cannot be read.
+/// If the file cannot be read.
 pub fn gzip(file: &File, size: u64) -> io::Result<Option<Wrong>> {
     match number(file, 0, 3)? {
         Some(0x08_8B_1F) => {}
@@ -94,10 +93,10 @@ pub fn gzip(file: &File, size: u64) -> io::Result<Option<Wrong>> {
     Ok(unpacked.is_none_or(|size| size % 512 != 0).then_some(Wrong::Truncated))
 }
 
-/// Unpacks all of it.
+/// Decompresses the whole file.
 ///
 /// # Errors
-/// When the file cannot be read.
+/// If the file cannot be read.
 pub fn unpacked(file: File, is_zstd: bool) -> io::Result<Option<Wrong>> {
     let file = BufReader::with_capacity(1 << 20, Noting { file, failed: false });
     let (result, failed) = if is_zstd {
@@ -118,7 +117,7 @@ pub fn unpacked(file: File, is_zstd: bool) -> io::Result<Option<Wrong>> {
     }
 }
 
-/// Tells a file that cannot be read from one that cannot be unpacked.
+/// Distinguishes read errors from decompression errors.
 struct Noting {
     file: File,
     failed: bool,
@@ -132,7 +131,7 @@ impl Read for Noting {
     }
 }
 
-/// A little-endian number; `None` when the file ends before.
+/// Reads a little-endian number; `None`, if the file ends before.
 fn number(file: &File, at: u64, bytes: usize) -> io::Result<Option<u64>> {
     let mut number = [0; 8];
     match file.read_exact_at(&mut number[..bytes], at) {
@@ -156,7 +155,7 @@ mod tests {
         (file, bytes.len() as u64)
     }
 
-    /// A tar-sized text that does not pack into one block.
+    /// Text of the size of a tar archive that does not fit into one block.
     fn content() -> Vec<u8> {
         let mut state = 1u32;
         let noise = std::iter::repeat_with(move || {
@@ -183,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_zstd_file_is_whole_only_to_its_last_byte() {
+    fn zstd_file_is_complete_only_with_its_last_byte() {
         for packed in packed() {
             let (whole, size) = file(&packed);
             assert_eq!(zstd(&whole, size).unwrap(), None);
@@ -202,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_byte_is_found_by_unpacking() {
+    fn decompression_finds_a_changed_byte() {
         let mut packed = packed().swap_remove(1);
         let middle = packed.len() / 2;
         packed[middle] ^= 0x40;
@@ -212,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn gzip_files() {
+    fn checks_gzip_files() {
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         encoder.write_all(&content()).unwrap();
         let packed = encoder.finish().unwrap();

@@ -4,16 +4,15 @@
 //! outside of the tree is touched, whatever is renamed or exchanged meanwhile. The last levels are held
 //! open; on the way back to the others `..` is opened and must be the directory that it was before.
 
-use std::ffi::{CStr, CString, OsStr};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::ffi::{OsStr, OsString};
+use std::io;
 use std::path::PathBuf;
 
-use nix::dir::{Dir, Type};
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2};
-use nix::sys::stat::{FchmodatFlags, FileStat, Mode, fchmod, fchmodat, fstat};
-use nix::unistd::{UnlinkatFlags, dup, geteuid, unlinkat};
+use nix::sys::stat::Mode;
+use nix::unistd::geteuid;
+
+use crate::dir::{Access, DirHandle, Identity, Kind, errno, is_gone};
 
 /// Directories that are held open at once.
 const OPEN: usize = 32;
@@ -32,24 +31,23 @@ const LONGEST_PATH: usize = 300;
 pub(super) struct Left {
     /// Begins with the name of the tree. Cut when it is long.
     pub path: PathBuf,
-    pub why: Errno,
+    pub why: io::Error,
 }
 
 /// Deletes `name` in `parent` with all below it; missing is fine. Goes on after a failure, so that as
 /// little as possible is left. A file system that is mounted in the tree is not entered.
-pub(super) fn remove(parent: BorrowedFd<'_>, name: &OsStr) -> Result<(), Left> {
-    let root = CString::new(name.as_bytes()).map_err(|_| Left { path: name.into(), why: Errno::EINVAL })?;
+pub(super) fn remove(parent: &DirHandle, name: &OsStr) -> Result<(), Left> {
     for _ in 0..TRIES {
         let mut walk = Walk { parent, levels: Vec::new(), left: None };
-        if walk.run(&root) {
+        if walk.run(name) {
             return walk.left.map_or(Ok(()), Err);
         }
     }
-    Err(Left { path: name.into(), why: Errno::EBUSY })
+    Err(Left { path: name.into(), why: Errno::EBUSY.into() })
 }
 
 struct Walk<'a> {
-    parent: BorrowedFd<'a>,
+    parent: &'a DirHandle,
     /// From the top of the tree down to the directory that is being emptied.
     levels: Vec<Level>,
     left: Option<Left>,
@@ -58,13 +56,12 @@ struct Walk<'a> {
 /// A directory that is being emptied.
 struct Level {
     /// In the directory above.
-    name: CString,
+    name: OsString,
     /// `None` while it is further up than [`OPEN`] levels.
-    open: Option<OwnedFd>,
-    /// Device and inode.
-    identity: (u64, u64),
+    open: Option<DirHandle>,
+    identity: Identity,
     /// Subdirectories that are still to be deleted.
-    names: Vec<CString>,
+    names: Vec<OsString>,
     /// Not all subdirectories are in `names`.
     more: bool,
     /// Something was deleted since it was last read.
@@ -77,7 +74,7 @@ struct Level {
 
 impl Walk<'_> {
     /// `false` when somebody moved the directory that was being emptied: all is to be done again.
-    fn run(&mut self, root: &CStr) -> bool {
+    fn run(&mut self, root: &OsStr) -> bool {
         self.enter(root);
         while let Some(level) = self.levels.last_mut() {
             if let Some(name) = level.names.pop() {
@@ -92,8 +89,8 @@ impl Walk<'_> {
     }
 
     /// Begins with a directory of the last level. What is none is deleted at once.
-    fn enter(&mut self, name: &CStr) {
-        let opened = self.here().and_then(|here| open_directory(here, name));
+    fn enter(&mut self, name: &OsStr) {
+        let opened = self.here().and_then(|here| open_directory(&here, name));
         match opened.and_then(|open| Ok((prepare(&open)?, open))) {
             Ok((identity, open)) => {
                 self.levels.push(Level {
@@ -111,22 +108,21 @@ impl Walk<'_> {
                 }
                 self.read();
             }
-            Err(Errno::ENOTDIR | Errno::ELOOP) => {
-                let deleted = self.here().and_then(|here| unlink(here, name, UnlinkatFlags::NoRemoveDir));
+            Err(error) if matches!(errno(&error), Errno::ENOTDIR | Errno::ELOOP) => {
+                let deleted = self.here().and_then(|here| here.remove_file(name));
                 self.done(name, deleted);
             }
-            Err(errno) if is_gone(errno) => self.done(name, Ok(())),
-            Err(errno) => self.done(name, Err(errno)),
+            Err(error) if is_gone(&error) => self.done(name, Ok(false)),
+            Err(error) => self.done(name, Err(error)),
         }
     }
 
     /// Deletes all in the last level that is no directory, and takes note of the directories.
     fn read(&mut self) {
-        let listed = self.here().and_then(|here| Ok((dup(here)?, dup(here)?)));
-        let listed = listed.and_then(|(here, list)| Ok((here, Dir::from_fd(list)?)));
-        let (here, mut list) = match listed {
+        let listed = self.here().and_then(|here| Ok((here.entries_of_own()?, here)));
+        let (entries, here) = match listed {
             Ok(listed) => listed,
-            Err(errno) => return self.failed(c".", errno),
+            Err(error) => return self.failed(OsStr::new("."), error),
         };
         let mut names = Vec::new();
         let mut more = false;
@@ -134,27 +130,23 @@ impl Walk<'_> {
         if let Some(level) = self.levels.last_mut() {
             level.progress = false;
         }
-        for entry in list.iter() {
+        for entry in entries {
             let entry = match entry {
                 Ok(entry) => entry,
-                Err(errno) if is_gone(errno) => break,
-                Err(errno) => return self.failed(c".", errno),
+                Err(error) if is_gone(&error) => break,
+                Err(error) => return self.failed(OsStr::new("."), error),
             };
-            let name = entry.file_name();
-            if name == c"." || name == c".." {
-                continue;
-            }
-            if entry.file_type() != Some(Type::Directory) {
-                match unlink(here.as_fd(), name, UnlinkatFlags::NoRemoveDir) {
+            if entry.kind != Some(Kind::Directory) {
+                match here.remove_file(&entry.name) {
                     // Not every file system tells what is a directory.
-                    Err(Errno::EISDIR) => {}
+                    Err(error) if errno(&error) == Errno::EISDIR => {}
                     deleted => {
-                        self.done(name, deleted);
+                        self.done(&entry.name, deleted);
                         continue;
                     }
                 }
             }
-            names.push(name.to_owned());
+            names.push(entry.name);
             if names.len() == NAMES {
                 more = true;
                 break;
@@ -183,15 +175,16 @@ impl Walk<'_> {
             }
             return true;
         }
-        let deleted = self.here().and_then(|here| unlink(here, &level.name, UnlinkatFlags::RemoveDir));
-        match deleted {
-            Err(Errno::ENOTEMPTY | Errno::EEXIST) if level.refilled < TRIES => {
+        match self.here().and_then(|here| here.remove_dir(&level.name)) {
+            Err(error)
+                if matches!(errno(&error), Errno::ENOTEMPTY | Errno::EEXIST) && level.refilled < TRIES =>
+            {
                 level.refilled += 1;
                 self.levels.push(level);
                 self.read();
             }
             // Somebody put something else in its place.
-            Err(Errno::ENOTDIR) => {
+            Err(error) if errno(&error) == Errno::ENOTDIR => {
                 let name = std::mem::take(&mut level.name);
                 self.enter(&name);
             }
@@ -201,22 +194,22 @@ impl Walk<'_> {
     }
 
     /// The directory whose entries are being deleted.
-    fn here(&self) -> nix::Result<BorrowedFd<'_>> {
+    fn here(&self) -> io::Result<DirHandle> {
         match self.levels.last() {
-            Some(level) => level.open.as_ref().map(OwnedFd::as_fd).ok_or(Errno::EBADF),
-            None => Ok(self.parent),
+            Some(level) => level.open.clone().ok_or(Errno::EBADF.into()),
+            None => Ok(self.parent.clone()),
         }
     }
 
-    fn done(&mut self, name: &CStr, deleted: nix::Result<()>) {
+    fn done(&mut self, name: &OsStr, deleted: io::Result<bool>) {
         match (deleted, self.levels.last_mut()) {
-            (Ok(()), Some(level)) => level.progress = true,
-            (Ok(()), None) => {}
-            (Err(errno), _) => self.failed(name, errno),
+            (Ok(_), Some(level)) => level.progress = true,
+            (Ok(_), None) => {}
+            (Err(error), _) => self.failed(name, error),
         }
     }
 
-    fn failed(&mut self, name: &CStr, why: Errno) {
+    fn failed(&mut self, name: &OsStr, why: io::Error) {
         if let Some(level) = self.levels.last_mut() {
             level.failed = true;
         }
@@ -225,88 +218,47 @@ impl Walk<'_> {
         }
     }
 
-    fn path_of(&self, name: &CStr) -> PathBuf {
+    fn path_of(&self, name: &OsStr) -> PathBuf {
         let mut path = PathBuf::new();
         let names = self.levels.iter().map(|level| &*level.name).chain([name]);
-        for name in names.filter(|name| *name != c".") {
+        for name in names.filter(|name| *name != ".") {
             if path.as_os_str().len() > LONGEST_PATH {
                 path.push("…");
                 break;
             }
-            path.push(OsStr::from_bytes(name.to_bytes()));
+            path.push(name);
         }
         path
     }
 }
 
-/// Whether an error says that there is nothing (more) to delete. Of a file server an answer that came
-/// late is repeated: what is gone is gone.
-fn is_gone(errno: Errno) -> bool {
-    matches!(errno, Errno::ENOENT | Errno::ESTALE)
-}
-
-fn unlink(here: BorrowedFd<'_>, name: &CStr, flags: UnlinkatFlags) -> nix::Result<()> {
-    match unlinkat(here, name, flags) {
-        Err(errno) if is_gone(errno) => Ok(()),
-        done => done,
-    }
-}
-
-const DIRECTORY: OFlag = OFlag::O_DIRECTORY.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
-
 /// Opens a subdirectory for reading, also one that its owner closed to himself.
-fn open_directory(here: BorrowedFd<'_>, name: &CStr) -> nix::Result<OwnedFd> {
-    let open = |flags| open_below(here, name, DIRECTORY | flags);
-    match open(OFlag::O_RDONLY) {
-        Err(Errno::EACCES) => {
-            let closed = open(OFlag::O_PATH)?;
-            // By its own handle, so that no link can lead this astray.
-            let way = PathBuf::from(format!("/proc/self/fd/{}", closed.as_raw_fd()));
-            fchmodat(AT_FDCWD, &way, Mode::S_IRWXU, FchmodatFlags::FollowSymlink)?;
-            open(OFlag::O_RDONLY)
-        }
-        opened => opened,
-    }
-}
-
-/// Opens a subdirectory on the same mount.
-fn open_below(here: BorrowedFd<'_>, name: &CStr, flags: OFlag) -> nix::Result<OwnedFd> {
-    let how =
-        OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_NO_XDEV | ResolveFlag::RESOLVE_NO_SYMLINKS);
-    match openat2(here, name, how) {
-        // A kernel before 5.6, or a container's filter of calls.
-        Err(Errno::ENOSYS | Errno::EPERM) => {
-            let open = openat(here, name, flags, Mode::empty())?;
-            if fstat(&open)?.st_dev != fstat(here)?.st_dev {
-                return Err(Errno::EXDEV);
-            }
-            Ok(open)
+fn open_directory(here: &DirHandle, name: &OsStr) -> io::Result<DirHandle> {
+    match here.open_dir_same_mount(name, Access::Read) {
+        Err(error) if errno(&error) == Errno::EACCES => {
+            here.open_dir_same_mount(name, Access::PathOnly)?.set_mode(Mode::S_IRWXU)?;
+            here.open_dir_same_mount(name, Access::Read)
         }
         opened => opened,
     }
 }
 
 /// Makes an open directory writable for its owner; gives its identity.
-fn prepare(open: &OwnedFd) -> nix::Result<(u64, u64)> {
-    let facts = fstat(open)?;
+fn prepare(open: &DirHandle) -> io::Result<Identity> {
+    let facts = open.own_metadata()?;
     let wanted = Mode::S_IWUSR | Mode::S_IXUSR;
     let user = geteuid();
     if !user.is_root()
-        && user.as_raw() == facts.st_uid
-        && !Mode::from_bits_truncate(facts.st_mode).contains(wanted)
+        && user.as_raw() == facts.owner
+        && !Mode::from_bits_truncate(facts.mode).contains(wanted)
     {
-        fchmod(open, Mode::S_IRWXU)?;
+        open.set_mode(Mode::S_IRWXU)?;
     }
-    Ok(identity(&facts))
+    Ok(facts.identity())
 }
 
 /// The directory above an open one, if it is the right one.
-fn reopen(open: Option<&OwnedFd>, above: (u64, u64)) -> Option<OwnedFd> {
-    let reopened = openat(open?, c"..", DIRECTORY | OFlag::O_RDONLY, Mode::empty()).ok()?;
-    let facts = fstat(&reopened).ok()?;
-    (identity(&facts) == above).then_some(reopened)
-}
-
-fn identity(facts: &FileStat) -> (u64, u64) {
-    (facts.st_dev, facts.st_ino)
+fn reopen(open: Option<&DirHandle>, above: Identity) -> Option<DirHandle> {
+    let reopened = open?.open_parent().ok()?;
+    (reopened.own_metadata().ok()?.identity() == above).then_some(reopened)
 }

@@ -1,7 +1,7 @@
-//! Escape sequences of terminals (ECMA-48), taken out of text and of bytes that come in pieces.
+//! Removes escape sequences of terminals (ECMA-48) from text, and from bytes that arrive in pieces.
 //!
-//! Secrets are looked for in what a person would see, so this comes before the redaction wherever text is
-//! shown or kept.
+//! Secrets are searched in the text that a person would see, so this runs before redaction wherever text is
+//! shown or stored.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
@@ -13,21 +13,22 @@ const ESCAPE: u8 = 0x1b;
 /// The control sequence introducer as one character, U+009B, in UTF-8.
 const INTRODUCER: [u8; 2] = [0xc2, 0x9b];
 
-/// A sequence that is longer, or goes on in the next line, is none: it is no reason to hide the rest.
+/// Maximum length of a sequence. A longer one, or one that continues in the next line, is ordinary text: it
+/// must not hide the rest.
 const LONGEST: usize = 4096;
 
-/// The text without escape sequences. Of one that does not end, only its first character goes.
+/// Removes escape sequences from the text. Of an unfinished one only the first character is removed.
 pub fn strip(text: &str) -> Cow<'_, str> {
     if !text.contains(['\u{1b}', '\u{9b}']) {
         return Cow::Borrowed(text);
     }
     let (clear, _) = without(text.as_bytes(), true);
-    // Whole characters are taken out of a text, so this changes nothing.
+    // Whole characters are removed from text, so this is lossless.
     Cow::Owned(String::from_utf8_lossy(&clear).into_owned())
 }
 
-/// The text without control sequences whose escape character is written out, as quoting does: `\u{1b}[0m`,
-/// `\x1b[0m`, `\u001b[0m`, `\033[0m`, `\e[0m`.
+/// Removes control sequences whose escape character is written in quoted form: `\u{1b}[0m`, `\x1b[0m`,
+/// `\u001b[0m`, `\033[0m`, `\e[0m`.
 pub fn strip_quoted(text: &str) -> Cow<'_, str> {
     static QUOTED: LazyLock<Option<Regex>> =
         LazyLock::new(|| Regex::new(r"(?i)\\(?:u\{0*1b\}|x1b|u001b|033|e)\[[0-?]*[ -/]*[@-~]").ok());
@@ -37,10 +38,10 @@ pub fn strip_quoted(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// Strips bytes that come in pieces, wherever they are cut.
+/// Removes sequences from bytes that arrive in pieces, wherever the pieces are cut.
 #[derive(Debug, Default)]
 pub struct Stripper {
-    /// The beginning of a sequence.
+    /// The start of an unfinished sequence.
     held: Vec<u8>,
 }
 
@@ -56,13 +57,13 @@ impl Stripper {
         Cow::Owned(clear)
     }
 
-    /// What was held back; nothing comes after it.
+    /// The bytes that were held back. Call it after the last piece.
     pub fn finish(&mut self) -> Vec<u8> {
         without(&std::mem::take(&mut self.held), true).0
     }
 }
 
-/// The bytes without sequences, and where a sequence begins that more bytes could end.
+/// The bytes without sequences, and the position of a sequence that more bytes could finish.
 fn without(bytes: &[u8], is_end: bool) -> (Vec<u8>, usize) {
     let mut clear = Vec::with_capacity(bytes.len());
     let mut at = 0;
@@ -89,17 +90,17 @@ fn without(bytes: &[u8], is_end: bool) -> (Vec<u8>, usize) {
 }
 
 enum Sequence {
-    /// With so many bytes, the first included.
+    /// A sequence of this number of bytes, including the first.
     Ends(usize),
-    /// It goes on.
+    /// An unfinished sequence.
     Open,
-    /// It is none, but for its first character.
+    /// Not a sequence; only its first character is removed.
     Broken,
     None,
 }
 
-/// What begins with an escape character: a control sequence, a string such as a window title, or a short
-/// sequence.
+/// Finds the sequence that starts with an escape character: a control sequence, a string such as a window
+/// title, or a short sequence.
 fn sequence(bytes: &[u8], at: usize) -> Sequence {
     match bytes.get(at) {
         None => Sequence::Open,
@@ -118,17 +119,17 @@ fn sequence(bytes: &[u8], at: usize) -> Sequence {
     }
 }
 
-/// To the final byte of a control sequence.
+/// The sequence up to the final byte of a control sequence.
 fn control(bytes: &[u8], at: usize) -> Sequence {
     ended(bytes, at, |byte| (0x40..=0x7e).contains(&byte), false)
 }
 
-/// To BEL, or to ESC and a backslash.
+/// The sequence up to BEL, or to ESC and a backslash.
 fn string(bytes: &[u8], at: usize) -> Sequence {
     ended(bytes, at, |byte| byte == 7, true)
 }
 
-/// Another sequence that begins inside breaks this one off, so that no byte is looked at twice.
+/// A sequence that starts inside ends this one, so that no byte is read twice.
 fn ended(bytes: &[u8], at: usize, is_last: impl Fn(u8) -> bool, is_string: bool) -> Sequence {
     for (n, byte) in bytes.iter().enumerate().skip(at).take(LONGEST) {
         match byte {
@@ -152,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_and_bytes_lose_the_same() {
+    fn text_and_bytes_give_the_same_result() {
         let long = format!("a\u{1b}]0;{}", "x".repeat(2 * LONGEST));
         let table = [
             ("plain é", "plain é"),
@@ -189,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_text_stay() {
+    fn keeps_bytes_that_are_not_text() {
         let mut stripper = Stripper::default();
         assert_eq!(stripper.feed(b"a\xff\xc2").as_ref(), b"a\xff");
         assert_eq!(stripper.feed(b"b").as_ref(), b"\xc2b");

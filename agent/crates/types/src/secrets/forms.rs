@@ -1,7 +1,8 @@
-//! Secrets by their form in a text: passwords in addresses, tokens in queries, headers, well-known tokens.
+//! Finds secrets by their form: passwords in URLs, tokens in queries, headers, and tokens of well-known
+//! services.
 //!
-//! Text without a secret may look like one (`a:b@c`): then it is hidden without need, which costs less than
-//! the other way round.
+//! Text without a secret may look like one (`a:b@c`) and is then hidden as well. That is better than a missed
+//! secret.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -12,7 +13,7 @@ use regex::Regex;
 use super::REPLACEMENT;
 use super::names::is_secret;
 
-/// The text with everything hidden that looks like a secret.
+/// Replaces everything that looks like a secret.
 pub fn redact(text: &str) -> Cow<'_, str> {
     let found = find(text, Reading::Text);
     if found.is_empty() {
@@ -29,23 +30,23 @@ pub fn redact(text: &str) -> Cow<'_, str> {
     Cow::Owned(clear)
 }
 
-/// The secrets in a text, to be hidden wherever else they show up; as written and percent-decoded. What is
-/// merely assigned to a name is not among them: `UBOOT_KEY = "dev"` must not hide `dev` everywhere.
+/// The secrets in a text, as written and percent-decoded, so that they can be hidden elsewhere, too. Values
+/// that are only assigned to a name are not included: `UBOOT_KEY = "dev"` must not hide `dev` everywhere.
 pub fn values(text: &str) -> Vec<String> {
     with_decoded(find(text, Reading::Values).into_iter().map(|range| &text[range]))
 }
 
-/// [`values`] of one word of a command line: a password in it may hold spaces.
+/// [`values`] of one command-line word, in which a password may contain spaces.
 pub fn values_of_word(word: &str) -> Vec<String> {
     with_decoded(find(word, Reading::Word).into_iter().map(|range| &word[range]))
 }
 
-/// What is looked for.
+/// How the text is read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Reading {
     Text,
     Values,
-    /// As values; an address goes on to the end.
+    /// As values; a URL continues to the end of the text.
     Word,
 }
 
@@ -64,9 +65,9 @@ fn with_decoded<'a>(found: impl Iterator<Item = &'a str>) -> Vec<String> {
     values
 }
 
-/// Where secrets are: sorted, apart from one another.
+/// The positions of secrets, sorted and without overlaps.
 fn find(text: &str, reading: Reading) -> Vec<Range<usize>> {
-    // Nothing can be one without these.
+    // Every form contains one of these characters.
     if !text.contains(['@', '=', '%', ':', '_', '.', '-', ' ', '+']) {
         return Vec::new();
     }
@@ -96,7 +97,7 @@ fn pattern(text: &str) -> Option<Regex> {
     Regex::new(text).ok()
 }
 
-/// All matches of a pattern. Each of them compiles: a test looks at it.
+/// All matches of a pattern. A test checks that every pattern compiles.
 fn matches<'t>(
     pattern: &'static LazyLock<Option<Regex>>,
     text: &'t str,
@@ -104,7 +105,7 @@ fn matches<'t>(
     pattern.iter().flat_map(move |pattern| pattern.captures_iter(text))
 }
 
-/// The end of an address that begins at `from`.
+/// The end of the URL that begins at `from`.
 fn end_of_address(text: &str, from: usize, whole: bool) -> usize {
     if whole {
         return text.len();
@@ -114,10 +115,10 @@ fn end_of_address(text: &str, from: usize, whole: bool) -> usize {
     text[from..limit].find(ends).map_or(limit, |at| from + at)
 }
 
-/// Longer is no address: a hostile line must not be read again for each that it seems to hold.
+/// Maximum length of a URL, so that a hostile line is not read again for each possible URL in it.
 const LONGEST: usize = 4096;
 
-/// The first of these behind `from`, as it is or percent-encoded.
+/// The first of these signs in the range, literal or percent-encoded.
 fn first_of(text: &str, range: &Range<usize>, signs: &[&str]) -> Option<Range<usize>> {
     let lower = text[range.clone()].to_ascii_lowercase();
     let found = signs.iter().filter_map(|sign| lower.find(sign).map(|at| (at, sign.len())));
@@ -135,17 +136,17 @@ const COLON: [&str; 3] = [":", "%3a", "%253a"];
 
 static SCHEME: LazyLock<Option<Regex>> = LazyLock::new(|| {
     pattern(concat!(
-        // https:// also as JSON writes it, and percent-encoded once or twice.
+        // https:// also as JSON escapes it, and percent-encoded once or twice.
         r"(?i)(?:([a-z][a-z0-9+.-]{0,30})(?::(?:\\?/|\\){2,}|%(?:25)?3a(?:%(?:25)?2f){2,})",
-        // What programs take for the same: `https:host`, `https:/host`.
+        // Forms that programs accept as well: `https:host`, `https:/host`.
         r"|\b(?:https?|ftps?|ssh|git|wss?):[/\\]?)"
     ))
 });
 
-/// `scheme://user:password@host`. Also where a stray `/`, `#` or `@` in the password makes it another
-/// address, or none.
+/// Finds `scheme://user:password@host`, also if a stray `/`, `#` or `@` in the password makes the URL invalid
+/// or different.
 ///
-/// Gives where the addresses go on behind their scheme.
+/// Returns the positions after the schemes.
 fn addresses(text: &str, whole: bool, found: &mut Vec<Range<usize>>) -> Vec<usize> {
     let mut begun = Vec::new();
     for scheme in matches(&SCHEME, text) {
@@ -168,7 +169,7 @@ fn addresses(text: &str, whole: bool, found: &mut Vec<Range<usize>>) -> Vec<usiz
     begun
 }
 
-/// The part before the `@` of an address.
+/// The part of a URL before the `@`.
 fn user_info(
     text: &str,
     run: Range<usize>,
@@ -177,14 +178,14 @@ fn user_info(
 ) -> Option<Range<usize>> {
     let last = last_of(text, &run, at_signs)?;
     let Some(at) = last_of(text, &authority, at_signs) else {
-        // No `@` where it belongs: `user:pass/word@host` has a password if what follows `:` is no port.
+        // No `@` in the authority: `user:pass/word@host` has a password if the text after `:` is not a port.
         let colon = first_of(text, &authority, &COLON)?;
         let port = &text[colon.end..authority.end];
         let is_port = !port.is_empty() && port.chars().all(|c| c.is_ascii_digit());
         let is_ipv6 = text[authority.start..].starts_with('[');
         return (!is_port && !is_ipv6).then_some(run.start..last.start);
     };
-    // `user:p@ss/word@host.example`: the host that the first `@` gives is no name of one.
+    // `user:p@ss/word@host.example`: the text after the first `@` is not a host name.
     let host = &text[at.end..authority.end];
     let goes_on = last.start > at.start && !host.contains(['.', ':', '[']) && host != "localhost";
     let end = if goes_on { last.start } else { at.start };
@@ -192,21 +193,21 @@ fn user_info(
     (!is_digest).then_some(run.start..end)
 }
 
-/// What is secret before the `@`.
+/// Adds the secret part before the `@`.
 fn secret_of(text: &str, scheme: &str, user_info: Range<usize>, found: &mut Vec<Range<usize>>) {
     const NAMES: [&str; 9] =
         ["ssh", "git+ssh", "svn+ssh", "git", "rsync", "sftp", "scp", "hg+ssh", "bzr+ssh"];
     match first_of(text, &user_info, &COLON) {
         Some(colon) => {
             let (user, password) = (user_info.start..colon.start, colon.end..user_info.end);
-            // Tokens stand in either place.
+            // Tokens occur as user and as password.
             if matches!(&text[password.clone()], "" | "x-oauth-basic") {
                 found.push(user);
             } else {
                 found.push(password);
             }
         }
-        // A name alone is the token of `https://TOKEN@host`; with ssh it is a user.
+        // A user alone is the token in `https://TOKEN@host`; with ssh it is a user name.
         None if NAMES.contains(&scheme) || matches!(&text[user_info.clone()], "git" | "anonymous") => {}
         None => found.push(user_info),
     }
@@ -222,7 +223,7 @@ static SHORT: LazyLock<Option<Regex>> = LazyLock::new(|| {
 static SHORT_WORD: LazyLock<Option<Regex>> =
     LazyLock::new(|| pattern(r"(?is)(?:^|=)([a-z0-9._~+-]+)(:)([^/].*)(@)([a-z0-9\[])"));
 
-/// `user:password@host`, without a scheme. `begun` are the places where addresses with one go on.
+/// Finds `user:password@host` without a scheme. `begun` has the positions of URLs with a scheme.
 fn short_addresses(text: &str, whole: bool, begun: &[usize], found: &mut Vec<Range<usize>>) {
     let pattern = if whole { &SHORT_WORD } else { &SHORT };
     for short in matches(pattern, text) {
@@ -245,7 +246,7 @@ static PARAMETER: LazyLock<Option<Regex>> = LazyLock::new(|| {
     pattern(r#"(?i)(?:[?&;#]|%3f|%26|%3b)([a-z0-9_.\[\]-]+)(?:=([^\s"'`<>&;#]*)|%3d([^\s"'`<>&;#]*))"#)
 });
 
-/// `?token=…`, `&X-Amz-Signature=…`, and BitBake's `;pswd=…` and `;user=name:password`.
+/// Finds `?token=…`, `&X-Amz-Signature=…`, and BitBake's `;pswd=…` and `;user=name:password`.
 fn parameters(text: &str, found: &mut Vec<Range<usize>>) {
     const NAMES: [&str; 23] = [
         "sig",
@@ -299,7 +300,7 @@ static ASSIGNMENT: LazyLock<Option<Regex>> = LazyLock::new(|| {
     ))
 });
 
-/// `GITHUB_TOKEN=…`, `github.token = "…"`, `"password": "…"`.
+/// Finds `GITHUB_TOKEN=…`, `github.token = "…"`, `"password": "…"`.
 fn assignments(text: &str, found: &mut Vec<Range<usize>>) {
     let Some(pattern) = &*ASSIGNMENT else { return };
     let mut at = 0;
@@ -309,18 +310,18 @@ fn assignments(text: &str, found: &mut Vec<Range<usize>>) {
             return;
         };
         let last = name.as_str().rsplit('.').next().unwrap_or_default();
-        // The manifest's key names a secret; it holds none.
+        // The manifest's key has the name of a secret, not its value.
         let is_name = last == "token_secret" && !value.as_str().contains('{');
-        // An address in it has its own rule, and an expression is none of a value.
+        // URLs have their own rule, and an expression is not a value.
         let is_other = value.as_str().contains("://") || value.as_str().starts_with(['$', '=', '{', '[']);
         if !is_name && !is_other && is_secret(last, value.as_str()) {
             let end = text[value.end()..].find(|c: char| c.is_whitespace() || "\"'`<>,;&".contains(c));
-            // Padding, or whatever else follows a `=` inside it.
+            // Padding, or other text after a `=` in the value.
             let end = if assignment.get(4).is_some() { end.unwrap_or(text.len() - value.end()) } else { 0 };
             at = value.end() + end;
             found.push(value.start()..at);
         } else {
-            // `--set KEY=NAME=VALUE`: the value may be an assignment, too.
+            // `--set KEY=NAME=VALUE`: the value may be an assignment as well.
             at = value.start();
         }
     }
@@ -337,14 +338,14 @@ static HEADER: LazyLock<Option<Regex>> = LazyLock::new(|| {
 static CREDENTIAL: LazyLock<Option<Regex>> =
     LazyLock::new(|| pattern(r"(?i)\b(?:bearer|basic)(?:\s+|%20|\+)([a-z0-9+/=._~%-]{8,})"));
 
-/// `Authorization: …` and its like, to the end of the line or of the quotes.
+/// Finds `Authorization: …` and similar headers, up to the end of the line or of the quotes.
 fn headers(text: &str, found: &mut Vec<Range<usize>>) {
     for header in matches(&HEADER, text) {
         found.extend(header.get(1).or(header.get(2)).map(|value| value.range()));
     }
     for credential in matches(&CREDENTIAL, text) {
         let Some(value) = credential.get(1) else { continue };
-        // No word of a sentence: digits, padding, or upper case after lower case.
+        // Not a normal word: it has digits, padding, or upper case after lower case.
         let text = value.as_str();
         let mut pairs = text.chars().zip(text.chars().skip(1));
         let is_mixed = pairs.any(|(one, next)| one.is_ascii_lowercase() && next.is_ascii_uppercase());
@@ -369,7 +370,7 @@ static WEBHOOK: LazyLock<Option<Regex>> = LazyLock::new(|| {
     ))
 });
 
-/// Tokens that well-known services mark as such, and the secret part of their webhooks.
+/// Finds tokens with the prefixes of well-known services, and the secret part of their webhooks.
 fn tokens(text: &str, found: &mut Vec<Range<usize>>) {
     found.extend(matches(&TOKEN, text).filter_map(|token| token.get(0)).map(|token| token.range()));
     found.extend(matches(&WEBHOOK, text).filter_map(|hook| hook.get(1)).map(|part| part.range()));

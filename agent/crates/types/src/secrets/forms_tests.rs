@@ -1,7 +1,7 @@
 use super::*;
 
 #[test]
-fn the_patterns_compile() {
+fn all_patterns_compile() {
     for one in [&SCHEME, &SHORT, &SHORT_WORD, &PARAMETER, &ASSIGNMENT, &HEADER, &CREDENTIAL, &TOKEN, &WEBHOOK]
     {
         assert!(one.is_some());
@@ -9,7 +9,7 @@ fn the_patterns_compile() {
 }
 
 #[test]
-fn passwords_in_addresses_are_hidden() {
+fn hides_passwords_in_urls() {
     let table = [
         ("https://user:hunter22@host/x", "https://user:[redacted]@host/x"),
         (
@@ -30,7 +30,7 @@ fn passwords_in_addresses_are_hidden() {
         ("HTTPS://User:hunter22@HOST/", "HTTPS://User:[redacted]@HOST/"),
         ("git+https://user:hunter22@host", "git+https://user:[redacted]@host"),
         ("postgres://user:hunter22@db/x", "postgres://user:[redacted]@db/x"),
-        // A sign that should have been encoded.
+        // A character that should have been encoded.
         ("https://user:hun/ter22@host/x", "https://user:[redacted]@host/x"),
         ("https://user:hun#ter22@host/x", "https://user:[redacted]@host/x"),
         ("https://user:hun?ter22@host/x", "https://user:[redacted]@host/x"),
@@ -38,7 +38,7 @@ fn passwords_in_addresses_are_hidden() {
         ("https://user:hun@ter/22@host.example/x", "https://user:[redacted]@host.example/x"),
         ("https://user:hun:ter22@host/x", "https://user:[redacted]@host/x"),
         ("https://user:hunter'22@host/x", "https://user:[redacted]@host/x"),
-        // Forms that programs take for the same.
+        // Forms that programs accept as well.
         ("https:/user:hunter22@host/x", "https:/user:[redacted]@host/x"),
         ("https:user:hunter22@host/x", "https:user:[redacted]@host/x"),
         ("https:///user:hunter22@host/x", "https:///user:[redacted]@host/x"),
@@ -64,12 +64,12 @@ fn passwords_in_addresses_are_hidden() {
     ];
     for (text, wanted) in table {
         assert_eq!(redact(text), wanted, "{text}");
-        assert_eq!(redact(wanted), wanted, "hidden already");
+        assert_eq!(redact(wanted), wanted, "already hidden");
     }
 }
 
 #[test]
-fn parameters_headers_and_assignments_are_hidden() {
+fn hides_parameters_headers_and_assignments() {
     let table = [
         ("https://h/m?token=hunter22", "https://h/m?token=[redacted]"),
         ("https://h/m?a=b&private_token=hunter22&c=d", "https://h/m?a=b&private_token=[redacted]&c=d"),
@@ -109,12 +109,12 @@ fn parameters_headers_and_assignments_are_hidden() {
     ];
     for (text, wanted) in table {
         assert_eq!(redact(text), wanted, "{text}");
-        assert_eq!(redact(wanted), wanted, "hidden already");
+        assert_eq!(redact(wanted), wanted, "already hidden");
     }
 }
 
 #[test]
-fn text_without_a_secret_stays() {
+fn keeps_text_without_secrets() {
     let texts = [
         "https://git.yoctoproject.org/poky?x=y",
         "https://host:8080/path@v2",
@@ -147,7 +147,7 @@ fn text_without_a_secret_stays() {
 }
 
 #[test]
-fn values_come_as_written_and_decoded() {
+fn returns_values_as_written_and_decoded() {
     let table: [(&str, &[&str]); 5] = [
         ("http://user:p%40ss@proxy:3128", &["p@ss", "p%40ss"]),
         ("https://tokentoken@host/x", &["tokentoken"]),
@@ -162,9 +162,9 @@ fn values_come_as_written_and_decoded() {
     assert_eq!(values_of_word("user:pass word@host"), ["pass word"]);
 }
 
-/// A hostile line costs what its length costs; read again for each piece, this would not end.
+/// The time is linear in the length of a hostile line. If parts were read again, this would not end.
 #[test]
-fn long_lines_of_beginnings_are_read_once() {
+fn reads_long_lines_once() {
     for piece in ["a=", "http:", "a:", "https://a:", "a@", "x_token=", "a=\"", "?a=", "basic "] {
         let text = piece.repeat(64 * 1024 / piece.len());
         let _ = redact(&text);

@@ -1,11 +1,11 @@
-//! Which variables hold secrets, by their names and by what their values look like.
+//! Recognizes variables that contain secrets, by their names and values.
 
 use url::Url;
 
-/// Hold a secret wherever they stand in a name.
+/// Mark a secret anywhere in a name.
 const ANYWHERE: [&str; 7] = ["TOKEN", "PASSWORD", "PASSWD", "PASSPHRASE", "SECRET", "CREDENTIAL", "COOKIE"];
 
-/// Hold a secret as a word of a name. Some are short for other things, too, so that the value has a say.
+/// Mark a secret as a word of a name. Some have other meanings, too, so the value is checked as well.
 const WORDS: [&str; 19] = [
     "PWD",
     "PW",
@@ -28,7 +28,7 @@ const WORDS: [&str; 19] = [
     "SESSIONID",
 ];
 
-/// Words that contain one of the above and mean something else. `CACHE_KEY` is two words.
+/// Words that contain one of the above but have another meaning. `CACHE_KEY` is two words.
 const OTHER_WORDS: [&str; 22] = [
     "PASSTHROUGH",
     "PASSTHRU",
@@ -54,7 +54,7 @@ const OTHER_WORDS: [&str; 22] = [
     "FOREIGN_KEY",
 ];
 
-/// What is said about a secret is none itself.
+/// Words for data about a secret, which is not secret itself.
 const ABOUT: [&str; 40] = [
     "ID",
     "ARN",
@@ -98,9 +98,9 @@ const ABOUT: [&str; 40] = [
     "REQUIRED",
 ];
 
-/// Whether the variable holds a secret.
+/// Whether the variable contains a secret.
 pub fn is_secret(name: &str, value: &str) -> bool {
-    // An address that gives AWS credentials to whoever asks from inside the container.
+    // A URL that returns AWS credentials to any process in the container.
     if name == "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI" {
         return true;
     }
@@ -109,19 +109,19 @@ pub fn is_secret(name: &str, value: &str) -> bool {
 
 fn is_named_secret(name: &str) -> bool {
     let name = words(name).join("_");
-    // The working directory and the one before.
+    // The current and the previous working directory.
     if ["PWD", "OLDPWD"].contains(&name.as_str()) {
         return false;
     }
     let name = OTHER_WORDS.iter().fold(name, |name, word| name.replace(word, "X"));
-    // `API_KEY_2` and `API_KEY2` are one more of the kind.
+    // `API_KEY_2` and `API_KEY2` are numbered variants.
     let numbered = |word: &str| word.trim_end_matches(|c: char| c.is_ascii_digit()).to_owned();
     let words: Vec<String> = name.split('_').map(numbered).filter(|word| !word.is_empty()).collect();
     if words.last().is_none_or(|last| ABOUT.contains(&last.as_str())) {
         return false;
     }
     let ends = |word: &str| ["PASS", "PWD", "APIKEY"].iter().any(|end| word.ends_with(end));
-    // One that begins with KEY is about keys: KEY_SERVER, KEY_MAP.
+    // A name that begins with KEY is about keys: KEY_SERVER, KEY_MAP.
     let is_word =
         |(at, word): (usize, &String)| WORDS.contains(&word.as_str()) && (at > 0 || !word.starts_with("KEY"));
     ANYWHERE.iter().any(|word| name.contains(word))
@@ -130,7 +130,7 @@ fn is_named_secret(name: &str) -> bool {
         || words.iter().enumerate().any(is_word)
 }
 
-/// The words of a name in upper case: `npm_token`, `npm-token`, `npm.token` and `npmToken` are alike.
+/// Splits a name into upper-case words: `npm_token`, `npm-token`, `npm.token` and `npmToken` give the same.
 fn words(name: &str) -> Vec<String> {
     let mut split = String::new();
     let mut before = ' ';
@@ -144,7 +144,7 @@ fn words(name: &str) -> Vec<String> {
     split.split('_').filter(|word| !word.is_empty()).map(str::to_owned).collect()
 }
 
-/// A switch or a small number: hiding it everywhere would only garble the output.
+/// Whether the value is a switch or a small number. Hiding it everywhere would only garble the output.
 fn says_nothing(value: &str) -> bool {
     const SWITCHES: [&str; 22] = [
         "true", "false", "yes", "no", "none", "null", "nil", "on", "off", "y", "n", "t", "f", "auto",
@@ -156,8 +156,8 @@ fn says_nothing(value: &str) -> bool {
         || value.is_empty()
 }
 
-/// A path of this machine, or several with colons between. A password may begin with `/`, too, and so
-/// may base64: paths have two parts or more, and none that looks like random letters.
+/// Whether the value is a path, or several separated by colons. A password or base64 may begin with `/`, too,
+/// so a path has two parts or more, and no part that looks random.
 fn is_path(value: &str) -> bool {
     let one = |path: &str| {
         let Some(rest) = ["/", "~/", "./", "../"].iter().find_map(|start| path.strip_prefix(start)) else {
@@ -170,7 +170,7 @@ fn is_path(value: &str) -> bool {
     value.split(':').all(one)
 }
 
-/// Upper case, lower case and digits mixed, and longer than names are.
+/// Whether it mixes upper case, lower case and digits, and is longer than usual names.
 fn is_random(part: &str) -> bool {
     part.len() > 12
         && part.contains(|c: char| c.is_ascii_uppercase())
@@ -187,8 +187,8 @@ fn is_file_name(value: &str) -> bool {
     end.is_some_and(|(_, end)| ENDS.contains(&end)) && !value.contains(char::is_whitespace)
 }
 
-/// What is secret in the address of a webhook: whoever knows it can post there. Known by the variable's
-/// name or by the host.
+/// The secret in the URL of a webhook: with it, anyone can post there. Recognized by the variable's name or
+/// by the host.
 pub fn webhook_parts(name: &str, value: &str) -> Vec<String> {
     const HOSTS: [&str; 6] = [
         "hooks.slack.com",
@@ -215,7 +215,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_hold_secrets() {
+    fn recognizes_names_of_secrets() {
         let names = "AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN GITHUB_TOKEN DB_PASSWORD SOCKS5_PASSWD SSHPASS \
             PGPASSWORD DB_PWD MYSQL_PWD ADMIN_PW PASS PASSWORT_1 KEYSTORE_PASS KEYSTOREPASS PASS_PHRASE \
             AUTHORIZATION HTTP_AUTHORIZATION PROXY_AUTHORIZATION BASIC_AUTH COOKIE SESSION_COOKIE COOKIES \
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_hold_none() {
+    fn recognizes_names_without_secrets() {
         let names = "PWD OLDPWD PATH AWS_ACCESS_KEY_ID CODEBUILD_KMS_KEY_ID AWS_WEB_IDENTITY_TOKEN_FILE SECRET_ARN \
             GPG_KEY SSH_AUTH_SOCK KEYMAP MONKEY KEY_SERVER BB_ENV_PASSTHROUGH BB_ENV_PASSTHROUGH_ADDITIONS GIT_ASKPASS \
             SSH_ASKPASS BYPASS_CHECK PASSIVE_FTP TOKENIZERS_PARALLELISM AUTHOR GIT_AUTHOR_NAME PATCHES COMPATIBLE \
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn the_value_has_a_say() {
+    fn checks_the_value_as_well() {
         let table = [
             ("USE_TOKEN", "true", false),
             ("SORT_BY_KEY", "1", false),
@@ -253,7 +253,7 @@ mod tests {
             ("BUILD_PWD", "/codebuild/output/src", false),
             ("KEY_DIRS_PASS", "/usr/bin:/usr/share/keys", false),
             ("GOOGLE_APPLICATION_CREDENTIALS", "/root/.config/gcloud/key.json", false),
-            // A password or base64 may begin so, too.
+            // A password or base64 may begin like this, too.
             ("DB_PASSWORD", "/hunter22", true),
             ("AWS_SECRET_ACCESS_KEY", "/JalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", true),
             ("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", true),
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn webhooks_are_secret_addresses() {
+    fn webhook_urls_are_secrets() {
         let slack = "https://hooks.slack.com/services/T000/B000/XXXXXXXX";
         assert_eq!(webhook_parts("NOTIFY_URL", slack), [slack, "services/T000/B000/XXXXXXXX"]);
         let own = "https://ci.example.org/hooks/abcdefgh?k=v";

@@ -1,4 +1,4 @@
-//! `conf/layer.conf` and the directories beside it.
+//! Checks `conf/layer.conf` and the directories next to it.
 
 use std::path::Path;
 
@@ -17,13 +17,13 @@ const PARSE_TEST: &str = "common.CommonCheckLayer.test_parse";
 pub fn check(layer: &Layer, release: &Release) -> Vec<PreflightCase> {
     let old_syntax = layer.conf.old_syntax().filter(|_| release.overrides == OverrideSyntax::Colon);
     if let Some((line, variable)) = old_syntax {
-        let message = format!("{variable} has the override syntax of old releases, which BitBake refuses");
+        let message = format!("{variable} has the override syntax of old releases, which BitBake rejects");
         return vec![
             PreflightCase::new("override-syntax", WHOLE_RUN, Level::Error, message)
                 .at(layer.path.join("conf/layer.conf"))
                 .line(*line)
                 .hint(
-                    "write `:append`, `:prepend`, `:remove`; BitBake's script convert-overrides.py does it",
+                    "write `:append`, `:prepend`, `:remove`; BitBake's script convert-overrides.py converts them",
                 ),
         ];
     }
@@ -31,7 +31,7 @@ pub fn check(layer: &Layer, release: &Release) -> Vec<PreflightCase> {
         LayerType::NoLayerConf => vec![no_layer_conf(layer)],
         LayerType::BspAndDistro => vec![bsp_and_distro(layer)],
         _ if layer.conf.is_understood => collections(layer),
-        // What it says may be something else when BitBake reads it.
+        // Unknown parts: BitBake may see another value.
         _ => Vec::new(),
     }
 }
@@ -39,11 +39,11 @@ pub fn check(layer: &Layer, release: &Release) -> Vec<PreflightCase> {
 fn no_layer_conf(layer: &Layer) -> PreflightCase {
     let below = layers_below(&layer.path);
     let hint = if below.is_empty() {
-        "name the directory that holds conf/layer.conf in [layer] paths".to_owned()
+        "set [layer] paths to the directory that contains conf/layer.conf".to_owned()
     } else {
-        format!("the layers lie below: name them in [layer] paths: {}", below.join(", "))
+        format!("set [layer] paths to the layers below it: {}", below.join(", "))
     };
-    let message = format!("`{}` has no conf/layer.conf, so it is no layer", layer.name);
+    let message = format!("`{}` has no conf/layer.conf, so it is not a layer", layer.name);
     PreflightCase::new("layer-conf-missing", WHOLE_RUN, Level::Error, message).at(&layer.path).hint(hint)
 }
 
@@ -69,15 +69,14 @@ fn bsp_and_distro(layer: &Layer) -> PreflightCase {
     );
     PreflightCase::new("bsp-and-distro", WHOLE_RUN, Level::Error, message)
         .at(layer.path.join("conf"))
-        .hint("move conf/machine and conf/distro into layers of their own")
+        .hint("move conf/machine and conf/distro into separate layers")
 }
 
 fn collections(layer: &Layer) -> Vec<PreflightCase> {
     let file = layer.path.join("conf/layer.conf");
     if layer.conf.collections.is_empty() && layer.conf.knows_all_collections {
-        let message = "BBFILE_COLLECTIONS names no collection; tools fall back to the directory's name";
-        let hint =
-            format!("add `BBFILE_COLLECTIONS += \"{}\"` and the variables that belong to it", layer.name);
+        let message = "BBFILE_COLLECTIONS names no collection; tools use the directory's name instead";
+        let hint = format!("add `BBFILE_COLLECTIONS += \"{}\"` and the variables with its name", layer.name);
         return vec![
             PreflightCase::new("layer-conf-collections", COMPAT_TEST, Level::Warning, message)
                 .at(file)
@@ -107,8 +106,8 @@ fn collections(layer: &Layer) -> Vec<PreflightCase> {
     cases
 }
 
-/// Version conditions that BitBake refuses: yocto-check-layer ends with a traceback for `LAYERDEPENDS`, and
-/// BitBake stops for `LAYERRECOMMENDS`.
+/// Invalid version conditions: yocto-check-layer ends with a traceback for `LAYERDEPENDS`, and BitBake stops
+/// for `LAYERRECOMMENDS`.
 fn version_errors(layer: &Layer) -> Vec<PreflightCase> {
     let errors = layer.conf.collections.iter().filter_map(Collection::version_error);
     errors
@@ -118,7 +117,7 @@ fn version_errors(layer: &Layer) -> Vec<PreflightCase> {
             PreflightCase::new("depends-version", predicts, Level::Error, message)
                 .at(layer.path.join("conf/layer.conf"))
                 .line(line)
-                .hint("write version conditions as `NAME (>= NUMBER)`; operators are = < <= > >=")
+                .hint("write version conditions as `NAME (>= NUMBER)`; the operators are = < <= > >=")
         })
         .collect()
 }

@@ -1,4 +1,4 @@
-//! A layer with nothing in it that yocto-check-layer could check.
+//! Detects a layer without anything that yocto-check-layer could check.
 
 use std::path::Path;
 
@@ -11,11 +11,11 @@ use agent_types::release::Release;
 
 use super::{PreflightCase, WHOLE_RUN, relative};
 
-/// The rule's name. The plain tool passes such a layer, but a check that checks nothing proves nothing, and no
-/// known failure changes that.
+/// The rule's name. The tool itself passes such a layer, but an empty check proves nothing, and a known
+/// failure does not change that.
 pub const RULE: &str = "layer-empty";
 
-/// One error when there is certainly no recipe, append, class, machine or distro in the layer.
+/// One error, if the layer certainly has no recipe, append, class, machine or distro.
 pub fn check(layer: &Path, checkout: &Path, release: &Release) -> Option<PreflightCase> {
     let layer = Layer::detect(layer, release).ok()?;
     let alone = layer.kind == LayerType::Software && recipes_lie_inside(&layer.path);
@@ -32,8 +32,8 @@ pub fn check(layer: &Path, checkout: &Path, release: &Release) -> Option<Preflig
     )
 }
 
-/// Whether all that `layer.conf` may name lies below the layer. What cannot be told from the text may lie
-/// elsewhere.
+/// Whether everything that `layer.conf` may name is below the layer. Files that the text does not reveal may
+/// be elsewhere.
 fn recipes_lie_inside(layer: &Path) -> bool {
     let Ok(bytes) = untrusted::read(&layer.join("conf/layer.conf"), untrusted::PAGE) else { return false };
     let text = String::from_utf8_lossy(&bytes);
@@ -44,7 +44,7 @@ fn recipes_lie_inside(layer: &Path) -> bool {
     };
     let is_elsewhere = |word: &str| {
         let word = word.trim_matches(['"', '\'', '\\']);
-        // `BBFILES_DYNAMIC` has a collection before the path.
+        // In `BBFILES_DYNAMIC` a collection precedes the path.
         let path = word.rsplit_once(':').map_or(word, |(_, path)| path);
         (path.contains(".bb") && !path.starts_with("${LAYERDIR}")) || path.contains("/..")
     };
@@ -64,7 +64,7 @@ fn holds_something(layer: &Path) -> bool {
         .follow_links(true)
         .into_iter()
         .filter_entry(|entry| entry.file_name() != ".git")
-        // What cannot be looked into may hold anything; a link to nowhere holds nothing.
+        // A directory that cannot be read may contain anything; a dangling link contains nothing.
         .any(|entry| match entry {
             Ok(entry) => !entry.file_type().is_dir() && counts(entry.path()),
             Err(error) => error.path().is_some_and(|path| path.is_dir()) && error.loop_ancestor().is_none(),
@@ -80,7 +80,7 @@ mod tests {
                         ${LAYERDIR}/recipes-*/*/*.bbappend\"\nBBFILE_COLLECTIONS += \"x\"\n";
 
     #[test]
-    fn only_a_layer_that_is_empty_for_certain_is_told() {
+    fn reports_only_a_certainly_empty_layer() {
         let table: [(&str, &[&str], bool); 14] = [
             (CONF, &[], true),
             (CONF, &["README.md", "conf/x.inc", "recipes-x/x/files/a.patch", ".git/x.bb"], true),
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn links_are_followed_and_loops_end() {
+    fn follows_links_and_ends_at_loops() {
         let top = tempfile::tempdir().unwrap();
         let layer = top.path().join("meta-x");
         fs_err::create_dir_all(layer.join("conf")).unwrap();

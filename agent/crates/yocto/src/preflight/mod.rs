@@ -1,10 +1,10 @@
-//! What files alone say about a layer, in milliseconds and without BitBake.
+//! Checks the files of a layer in milliseconds, without BitBake.
 //!
-//! The rules are those that yocto-check-layer has itself, so that a hopeless change fails in second
-//! one. yocto-check-layer keeps the last word: an [`Error`](Level::Error) is given only where the
-//! tool of that release fails for certain; where a text reader cannot be certain, nothing is said or
-//! a [`Warning`](Level::Warning). Facts are from `scripts/lib/checklayer` of OE-Core's release
-//! branches and `lib/bb/cookerdata.py` of BitBake's.
+//! The rules are those of yocto-check-layer, so that a bad change fails in the first second.
+//! yocto-check-layer still decides: an [`Error`](Level::Error) is given only if the tool of that release
+//! certainly fails. If a parser cannot be certain, the result is nothing or a [`Warning`](Level::Warning).
+//! The facts come from `scripts/lib/checklayer` of OE-Core's release branches and `lib/bb/cookerdata.py` of
+//! BitBake's.
 
 mod conf;
 pub mod empty;
@@ -23,19 +23,20 @@ use agent_types::release::Release;
 
 pub use repos::{against_repos, unreadable_dependency};
 
-/// What [`PreflightCase::predicts`] holds when the run ends before its first test.
+/// The value of [`PreflightCase::predicts`] if the run ends before its first test.
 pub const WHOLE_RUN: &str = "yocto-check-layer";
 
-/// Something that yocto-check-layer will complain about.
+/// A problem that yocto-check-layer will report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PreflightCase {
     /// A short stable name, e.g. `readme-missing`.
     pub rule: &'static str,
     /// The test that will fail, e.g. `common.CommonCheckLayer.test_readme`, or [`WHOLE_RUN`].
     pub predicts: &'static str,
-    /// `Error`: this release's tool fails for it. `Warning`: a later one does, or it is only unwise.
+    /// `Error`: this release's tool fails for it. `Warning`: a later release fails, or it is only bad
+    /// practice.
     pub level: Level,
-    /// Relative to the checkout where it lies inside.
+    /// Relative to the checkout, if it is inside.
     pub file: Option<PathBuf>,
     /// Counts from 1.
     pub line: Option<u32>,
@@ -82,10 +83,9 @@ impl PreflightCase {
     }
 }
 
-/// The rules that need the layer only; they run before the other repositories are there.
+/// The rules that need only the layer; they run before the other repositories are available.
 ///
-/// Nothing is reported about what cannot be read: the agent's user may see less, or more, than the
-/// user who runs the tool.
+/// Unreadable files are not reported: the agent's user may have other rights than the user who runs the tool.
 pub fn layer_alone(layer: &Path, checkout: &Path, release: &Release) -> Vec<PreflightCase> {
     let Ok(detected) = Layer::detect(layer, release) else { return Vec::new() };
     let mut cases = conf::check(&detected, release);
@@ -103,19 +103,20 @@ pub fn layer_alone(layer: &Path, checkout: &Path, release: &Release) -> Vec<Pref
     cases
 }
 
-/// The run ends before any test: what the tests would say is of no use yet.
+/// Whether the run ends before any test, so that the results of tests do not matter yet.
 fn hopeless(kind: LayerType) -> bool {
     matches!(kind, LayerType::NoLayerConf | LayerType::BspAndDistro)
 }
 
-/// OE-Core's own `meta` is spared some tests; a file that cannot be read for certain may make it so.
+/// Whether it may be OE-Core's own `meta`, for which some tests are skipped. A file that cannot be evaluated
+/// may make it so.
 fn maybe_core(layer: &Layer) -> bool {
     layer.kind == LayerType::Core
         || (layer.name == "meta"
             && (!layer.conf.knows_all_collections || layer.conf.collection("core").is_some()))
 }
 
-/// Below the checkout if it lies there, else as it is. Both may have been named through links.
+/// Relative to the checkout, if it is inside. Both paths may contain links.
 fn relative(file: &Path, checkout: &Path) -> PathBuf {
     let real = checkout.canonicalize();
     let bases = [Some(checkout), real.as_deref().ok()];
@@ -127,8 +128,7 @@ fn relative(file: &Path, checkout: &Path) -> PathBuf {
     }
 }
 
-/// Whether Python's `glob` would take a part of the path for a pattern: then what it finds is not
-/// what lies there.
+/// Whether Python's `glob` would interpret a part of the path as a pattern, and so find other files.
 fn glob_would_misread(path: &Path) -> bool {
     path.to_string_lossy().contains(['*', '?', '['])
 }

@@ -1,4 +1,4 @@
-//! `test_patches_upstream_status`: every patch says what became of it upstream.
+//! `test_patches_upstream_status`: every patch states its upstream status.
 
 use std::path::{Path, PathBuf};
 
@@ -23,7 +23,7 @@ pub fn check(layer: &Path, release: &Release) -> Vec<PreflightCase> {
             if let Status::Malformed { text, .. } = &mut status
                 && leads_out(&path, layer)
             {
-                // The agent may see more than the layer's author; a link must not show it to them.
+                // The agent may have more rights than the layer's author, so a link must not reveal a file.
                 *text = "…".into();
             }
             (status != Status::Fine).then_some((path, status))
@@ -32,7 +32,7 @@ pub fn check(layer: &Path, release: &Release) -> Vec<PreflightCase> {
     if since(release, since::UPSTREAM_STATUS_FAILS) {
         return found.into_iter().map(|(path, status)| case(&path, &status, Level::Error)).collect();
     }
-    // One sentence for all: here they fail nothing.
+    // One finding for all: in this release they cause no failure.
     let Some((first, status)) = found.first() else { return Vec::new() };
     let mut one = case(first, status, Level::Warning);
     let why = if since(release, since::UPSTREAM_STATUS_KNOWN) {
@@ -42,16 +42,16 @@ pub fn check(layer: &Path, release: &Release) -> Vec<PreflightCase> {
     };
     let others = match found.len() - 1 {
         0 => String::new(),
-        1 => " and 1 other patch is like it".to_owned(),
-        n => format!(" and {n} other patches are like it"),
+        1 => " and 1 other patch like it".to_owned(),
+        n => format!(" and {n} other patches like it"),
     };
     one.message =
         format!("{}{others} ({why}, an error from {} on)", one.message, since::UPSTREAM_STATUS_FAILS);
     vec![one]
 }
 
-/// All files below the layer that `os.walk` calls `*.patch`, in a stable order: also those in
-/// `.git`, through links to files but not through links to directories.
+/// All files below the layer that `os.walk` lists as `*.patch`, in a stable order: also those in `.git` and
+/// through links to files, but not through links to directories.
 fn patches(layer: &Path) -> impl Iterator<Item = PathBuf> {
     WalkDir::new(layer)
         .sort_by_file_name()
@@ -87,8 +87,8 @@ enum Status {
     Malformed { text: String, line: u32 },
 }
 
-/// As `oe.qa.check_upstream_status` reads it: bytes that are no text are left out, all three kinds
-/// of line ends count.
+/// Parses the status as `oe.qa.check_upstream_status` does: bytes that are not text are skipped, and all
+/// three kinds of line endings count.
 fn status(bytes: &[u8], release: &Release) -> Status {
     let text: String = bytes.utf8_chunks().map(|chunk| chunk.valid()).collect();
     let text = text.replace("\r\n", "\n").replace('\r', "\n");
@@ -107,7 +107,7 @@ fn status(bytes: &[u8], release: &Release) -> Status {
     }
 }
 
-/// `Upstream-Status: WORD( .+)?`
+/// Whether the line is `Upstream-Status: WORD( .+)?`.
 fn is_status(line: &str, release: &Release) -> bool {
     const WORDS: [&str; 6] =
         ["Pending", "Submitted", "Denied", "Inappropriate", "Backport", "Inactive-Upstream"];
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn statuses_as_the_tool_reads_them() {
+    fn parses_statuses_as_the_tool_does() {
         let malformed = |text: &str, line| Status::Malformed { text: text.into(), line };
         let table: [(&[u8], Status); 16] = [
             (b"Upstream-Status: Pending\n", Status::Fine),
@@ -134,7 +134,7 @@ mod tests {
             (b"Upstream-Status: Inactive-Upstream [since: 2001]", Status::Fine),
             (b"From: x\r\nUpstream-Status: Denied\r\n\r\n", Status::Fine),
             (b"a\rUpstream-Status: Submitted\rb", Status::Fine),
-            // Undecodable bytes are dropped before the pattern is tried.
+            // Undecodable bytes are dropped before the pattern is applied.
             (b"\xff\nUpstream-Status: Pend\xffing\n", Status::Fine),
             (b"bad\nUpstream-Status: Foo\nUpstream-Status: Pending\n", Status::Fine),
             (b"", Status::Missing),

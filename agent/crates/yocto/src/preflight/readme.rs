@@ -1,4 +1,4 @@
-//! `test_readme`: a README, and in it what a contributor needs.
+//! `test_readme`: the layer has a README with the information that contributors need.
 
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
@@ -33,19 +33,23 @@ pub fn check(layer: &Path, release: &Release) -> Vec<PreflightCase> {
     let bytes = match untrusted::read_named(readme, untrusted::SOURCE) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            let what = format!("`{}` is a link that leads nowhere", name(readme));
-            return broken("readme-unreadable", what, "make the link lead to a README inside the layer");
+            let what = format!("`{}` is a dangling link", name(readme));
+            return broken("readme-unreadable", what, "link to a README inside the layer");
         }
-        // A pipe, a device: reading it waits for ever, gives nothing, or never ends.
+        // A pipe or device: a read may block forever, return nothing, or never end.
         Err(error) if error.kind() == ErrorKind::InvalidInput => {
-            let what = format!("`{}` is neither a file nor a link to one", name(readme));
+            let what = format!("`{}` is not a file or a link to one", name(readme));
             return broken("readme-unreadable", what, "make it a text file");
         }
         // Another user may be able to read it, and the tool reads files of any size.
         Err(_) => return Vec::new(),
     };
     if bytes.is_empty() {
-        return broken("readme-empty", format!("`{}` is empty", name(readme)), "say what the layer is for");
+        return broken(
+            "readme-empty",
+            format!("`{}` is empty", name(readme)),
+            "describe the purpose of the layer",
+        );
     }
     match std::str::from_utf8(&bytes) {
         Ok(text) => judge_content(readme, text, release),
@@ -59,8 +63,8 @@ pub fn check(layer: &Path, release: &Release) -> Vec<PreflightCase> {
     }
 }
 
-/// The names that `glob("[Rr][Ee][Aa][Dd][Mm][Ee]*")` finds, sorted. `None` when Python would sort
-/// them otherwise (names that are not UTF-8) or the directory cannot be read.
+/// The names that `glob("[Rr][Ee][Aa][Dd][Mm][Ee]*")` finds, sorted. `None`, if Python would sort them
+/// differently (names that are not UTF-8), or the directory cannot be read.
 fn candidates(layer: &Path) -> Option<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(layer).ok()? {
@@ -77,7 +81,7 @@ fn candidates(layer: &Path) -> Option<Vec<PathBuf>> {
 
 fn judge_content(readme: &Path, text: &str, release: &Release) -> Vec<PreflightCase> {
     let lower = text.to_lowercase();
-    // A README that speaks of a README may point to another one: the tool looks no further.
+    // A README that mentions a README may refer to another one: the tool checks no further.
     if lower.contains("readme") {
         return Vec::new();
     }
@@ -95,8 +99,8 @@ fn judge_content(readme: &Path, text: &str, release: &Release) -> Vec<PreflightC
         (
             "readme-maintainer",
             lower.contains("maintainer"),
-            "does not say who the maintainer is",
-            "name them after the word `Maintainer:`",
+            "does not name the maintainer",
+            "write the name after `Maintainer:`",
         ),
         (
             "readme-patch",
@@ -107,7 +111,7 @@ fn judge_content(readme: &Path, text: &str, release: &Release) -> Vec<PreflightC
         (
             "readme-email",
             found,
-            "has no e-mail address where the tool looks for one",
+            "has no e-mail address where the tool searches for one",
             "add one like `name@example.com`; before wrynose, text and no other `@` must come before it",
         ),
     ];
@@ -121,13 +125,13 @@ fn judge_content(readme: &Path, text: &str, release: &Release) -> Vec<PreflightC
         .collect()
 }
 
-/// `[^@]+@[^@]+` matched from the start of the file.
+/// Whether `[^@]+@[^@]+` matches at the start of the file.
 fn address_at_the_first_at_sign(text: &str) -> bool {
     text.split_once('@')
         .is_some_and(|(before, after)| !before.is_empty() && !after.is_empty() && !after.starts_with('@'))
 }
 
-/// `[^@]+@[^@]+` found anywhere in the file.
+/// Whether `[^@]+@[^@]+` matches anywhere in the file.
 fn address_anywhere(text: &str) -> bool {
     let bytes = text.as_bytes();
     bytes.windows(3).any(|three| three[0] != b'@' && three[1] == b'@' && three[2] != b'@')
@@ -147,8 +151,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_as_the_tool_finds_them() {
-        // text, found from the start, found anywhere
+    fn finds_addresses_as_the_tool_does() {
+        // (text, found from the start, found anywhere)
         let table = [
             ("mail a@b", true, true),
             ("", false, false),

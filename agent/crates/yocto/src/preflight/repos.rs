@@ -1,4 +1,4 @@
-//! The layer against the layers beside it and the OE-Core at hand.
+//! Checks the layer against the other layers and the OE-Core in use.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
@@ -16,8 +16,8 @@ use super::{PreflightCase, WHOLE_RUN, hopeless, relative};
 
 /// The rules that need the other repositories.
 ///
-/// `repo_layers` are all layers that are given to yocto-check-layer as dependencies; `core_series`
-/// is `LAYERSERIES_CORENAMES` of the OE-Core at hand; `machines` is `[check] machines`.
+/// `repo_layers` are all layers that yocto-check-layer gets as dependencies; `core_series` is
+/// `LAYERSERIES_CORENAMES` of the OE-Core in use; `machines` is `[check] machines`.
 pub fn against_repos(
     layer: &Path,
     checkout: &Path,
@@ -32,14 +32,14 @@ pub fn against_repos(
     }
     let beside: Option<Vec<Layer>> = repo_layers.iter().map(|dir| Layer::detect(dir, release).ok()).collect();
     let Some(mut beside) = beside else { return Vec::new() };
-    // The tool leaves them out too.
+    // The tool skips them, too.
     beside.retain(|other| other.kind != LayerType::NoLayerConf);
 
     let mut cases = machines_named(&layer, &beside, machines);
     if layer.conf.is_understood {
         cases.extend(incompatible(&layer, &beside, core_series));
     }
-    // A layer whose collections are unknown may have any.
+    // A layer with unknown collections may have any collection.
     if beside.iter().chain([&layer]).all(|one| one.conf.knows_all_collections) {
         cases.extend(unsatisfied(&layer, &beside));
     }
@@ -52,7 +52,7 @@ pub fn against_repos(
     cases
 }
 
-/// The names that others may depend on: without collections it is the directory's.
+/// The names that others may depend on: without collections it is the directory's name.
 fn names(layer: &Layer) -> Vec<&str> {
     if layer.conf.collections.is_empty() {
         return vec![&layer.name];
@@ -64,7 +64,7 @@ fn conf_of(layer: &Layer) -> PathBuf {
     layer.path.join("conf/layer.conf")
 }
 
-/// BitBake stops when a layer names series and none of them is one of the core layer's.
+/// BitBake stops if a layer names series and none of them is one of the core layer's.
 fn incompatible(layer: &Layer, beside: &[Layer], core_series: &[String]) -> Vec<PreflightCase> {
     let mut cases = Vec::new();
     for collection in &layer.conf.collections {
@@ -75,7 +75,7 @@ fn incompatible(layer: &Layer, beside: &[Layer], core_series: &[String]) -> Vec<
             continue;
         }
         let variable = format!("LAYERSERIES_COMPAT_{}", collection.name);
-        // Layers can speak for one another; BitBake then sees another value than this file's.
+        // A layer can set this variable for another one, so BitBake may see another value.
         let set_elsewhere = beside.iter().filter(|other| other.path != layer.path).any(|other| {
             untrusted::read_named(&conf_of(other), untrusted::PAGE)
                 .map_or(true, |text| String::from_utf8_lossy(&text).contains(&variable))
@@ -84,7 +84,7 @@ fn incompatible(layer: &Layer, beside: &[Layer], core_series: &[String]) -> Vec<
             continue;
         }
         let message = format!(
-            "{variable} names {}, but the OE-Core at hand is {}",
+            "{variable} names {}, but the OE-Core in use has {}",
             series.join(", "),
             core_series.join(", ")
         );
@@ -97,14 +97,14 @@ fn incompatible(layer: &Layer, beside: &[Layer], core_series: &[String]) -> Vec<
             )
             .at(conf_of(layer))
             .line(collection.compat.as_ref().map_or(collection.line, |compat| compat.line))
-            .hint("add the series when the layer works with it, or check another branch of the layer"),
+            .hint("add the series if the layer works with it, or check another branch of the layer"),
         );
     }
     cases
 }
 
-/// `LAYERDEPENDS`, of the layer and of what it leads to, against the layers at hand. `core` counts as
-/// given. As `get_layer_dependencies`: one that is missing anywhere stops the whole check.
+/// Checks `LAYERDEPENDS` of the layer and of its dependencies against the available layers. `core` is always
+/// available. As in `get_layer_dependencies`, one that is missing anywhere stops the whole check.
 fn unsatisfied(layer: &Layer, beside: &[Layer]) -> Vec<PreflightCase> {
     let mut cases = Vec::new();
     let mut seen: BTreeSet<&Path> = BTreeSet::from([layer.path.as_path()]);
@@ -137,10 +137,12 @@ fn unsatisfied(layer: &Layer, beside: &[Layer]) -> Vec<PreflightCase> {
 fn missing_dependency(layer: &Layer, asking: &Layer, wanted: &str) -> PreflightCase {
     let through =
         if asking.path == layer.path { String::new() } else { format!(" through `{}`", asking.name) };
-    let message =
-        format!("`{}` depends{through} on the collection `{wanted}`, which no layer here has", layer.name);
+    let message = format!(
+        "`{}` depends{through} on the collection `{wanted}`, which no available layer has",
+        layer.name
+    );
     let hint = format!(
-        "add the repository that holds `{wanted}` to [repos], and its layer directory to that repo's `layers`"
+        "add the repository with `{wanted}` to [repos], and its layer directory to that repo's `layers`"
     );
     PreflightCase::new("depends-unsatisfied", WHOLE_RUN, Level::Error, message).at(conf_of(asking)).hint(hint)
 }
@@ -148,7 +150,7 @@ fn missing_dependency(layer: &Layer, asking: &Layer, wanted: &str) -> PreflightC
 /// A layer that has a collection, with its pattern and the line of its name.
 type Holder<'a> = (&'a Layer, Option<String>, u32);
 
-/// One collection name with different patterns: the tool refuses to choose.
+/// One collection name with different patterns: the tool rejects this.
 fn duplicates(layer: &Layer, beside: &[Layer]) -> Vec<PreflightCase> {
     let mut holders: BTreeMap<&str, Vec<Holder>> = BTreeMap::new();
     for one in beside.iter().chain([layer]).filter(|one| one.conf.is_understood) {
@@ -156,7 +158,7 @@ fn duplicates(layer: &Layer, beside: &[Layer]) -> Vec<PreflightCase> {
             if collection.pattern.as_ref().is_some_and(|pattern| !pattern.is_known()) {
                 continue;
             }
-            // Only LAYERDIR is known while the tool reads the file, LAYERDIR_RE is not.
+            // The tool knows only LAYERDIR while it reads the file, not LAYERDIR_RE.
             let directory = one.path.to_string_lossy();
             let pattern =
                 collection.pattern.as_ref().map(|value| value.text.replace("${LAYERDIR}", &directory));
@@ -173,18 +175,18 @@ fn duplicates(layer: &Layer, beside: &[Layer]) -> Vec<PreflightCase> {
         let places: BTreeSet<_> =
             holders.iter().map(|(holder, ..)| format!("`{}`", holder.path.display())).collect();
         let places = places.into_iter().collect::<Vec<_>>().join(", ");
-        let message = format!("the collection `{name}` is there more than once: {places}");
+        let message = format!("the collection `{name}` exists more than once: {places}");
         cases.push(
             PreflightCase::new("collection-duplicate", WHOLE_RUN, Level::Error, message)
                 .at(conf_of(last))
                 .line(*line)
-                .hint("leave one of the layers out of [repos], or rename the collection"),
+                .hint("remove one of the layers from [repos], or rename the collection"),
         );
     }
     cases
 }
 
-/// A dependency whose version conditions yocto-check-layer cannot read: it ends with a traceback.
+/// A dependency with version conditions that yocto-check-layer cannot parse: it ends with a traceback.
 pub fn unreadable_dependency(repo_layers: &[PathBuf]) -> Option<Error> {
     repo_layers.iter().find_map(|path| {
         let conf = LayerConf::read(path).ok()?;
@@ -193,11 +195,11 @@ pub fn unreadable_dependency(repo_layers: &[PathBuf]) -> Option<Error> {
             error.flatten().filter(|(variable, ..)| variable.starts_with("LAYERDEPENDS_"))?;
         let file = path.join("conf/layer.conf");
         let message = format!("{}:{line}: {variable}: {}", file.display(), error.0);
-        Some(Error::usage(message).hint("check the branch of its repo, or leave the layer out"))
+        Some(Error::usage(message).hint("check the branch of its repo, or remove the layer"))
     })
 }
 
-/// BSP tests need machines that exist.
+/// BSP tests need existing machines.
 fn machines_named(layer: &Layer, beside: &[Layer], machines: &[String]) -> Vec<PreflightCase> {
     const TEST: &str = "bsp.BSPCheckLayer.test_machine_world";
     if layer.kind == LayerType::Bsp && machines.is_empty() {
@@ -209,7 +211,7 @@ fn machines_named(layer: &Layer, beside: &[Layer], machines: &[String]) -> Vec<P
         .iter()
         .filter(|machine| !beside.iter().chain([layer]).any(|one| one.machines.contains(machine)))
         .map(|machine| {
-            let message = format!("no layer here has the machine `{machine}` that [check] machines names");
+            let message = format!("no available layer has the machine `{machine}` of [check] machines");
             let hint = "correct the name, or add the layer that has conf/machine/NAME.conf";
             PreflightCase::new("bsp-machines", TEST, Level::Warning, message).hint(hint)
         })

@@ -28,24 +28,24 @@ pub fn check(layer: &Path, release: &Release) -> Vec<PreflightCase> {
     }
     let Some(file) = found.first() else {
         let message = format!("neither the layer nor the top of its repository has a SECURITY file{from}");
-        let hint = "add a SECURITY.md that says how to report a vulnerability";
+        let hint = "add a SECURITY.md that describes how to report a vulnerability";
         return vec![PreflightCase::new("security-missing", TEST, level, message).at(layer).hint(hint)];
     };
     let empty = match std::fs::metadata(file) {
         Ok(metadata) => metadata.len() == 0,
         Err(error) => error.kind() == ErrorKind::NotFound,
     };
-    // With several git tops above the layer it is git that chooses; only the layer's own is certain.
+    // With several git work trees above the layer, git chooses; only a file in the layer itself is certain.
     if !empty || (found.len() > 1 && !file.starts_with(layer)) {
         return Vec::new();
     }
-    let message = format!("`{}` has no content{from}", file.display());
-    let hint = "say in it how to report a vulnerability";
+    let message = format!("`{}` is empty{from}", file.display());
+    let hint = "describe how to report a vulnerability";
     vec![PreflightCase::new("security-empty", TEST, level, message).at(file).hint(hint)]
 }
 
-/// Where the tool looks: the layer, then the top of the git work tree. All directories with a `.git`
-/// above the layer count, as git may refuse the nearest. `None` when it cannot be known.
+/// Where the tool searches: the layer, then the top of the git work tree. All directories with a `.git` above
+/// the layer count, because git may reject the nearest. `None`, if it is unknown.
 fn places(layer: &Path) -> Option<Vec<PathBuf>> {
     if glob_would_misread(layer) {
         return None;
@@ -56,7 +56,7 @@ fn places(layer: &Path) -> Option<Vec<PathBuf>> {
         if !git.exists() {
             continue;
         }
-        // `core.worktree` can put the top anywhere.
+        // `core.worktree` can set any top.
         if untrusted::read_text(&git.join("config"), untrusted::PAGE)
             .is_ok_and(|text| text.contains("worktree"))
         {
@@ -69,7 +69,7 @@ fn places(layer: &Path) -> Option<Vec<PathBuf>> {
     Some(places)
 }
 
-/// `SECURITY`, else the first of `SECURITY.*`. A link that leads nowhere counts as found.
+/// `SECURITY`, else the first of `SECURITY.*`. A dangling link counts as found.
 fn security_file(dir: &Path) -> std::io::Result<Option<PathBuf>> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(dir)? {

@@ -1,24 +1,24 @@
-//! From which release on yocto-check-layer judges by which rule.
+//! The first release of each rule of yocto-check-layer.
 //!
-//! Source: `scripts/lib/checklayer/cases/common.py` and `scripts/yocto-check-layer` of the release
-//! branches of OE-Core.
+//! Source: `scripts/lib/checklayer/cases/common.py` and `scripts/yocto-check-layer` of the release branches
+//! of OE-Core.
 
 use agent_types::release::RELEASES;
 use agent_types::release::Release;
 
-/// `test_readme` looks into the README: maintainer, patches, an e-mail address.
+/// `test_readme` checks the README's content: maintainer, patches, an e-mail address.
 pub const README_CONTENT: &str = "kirkstone";
 /// `test_readme` finds the address anywhere; before, only at the first `@` of the file.
 pub const EMAIL_ANYWHERE: &str = "wrynose";
-/// `test_patches_upstream_status` exists, marked as expected to fail.
+/// `test_patches_upstream_status` exists, as an expected failure.
 pub const UPSTREAM_STATUS_KNOWN: &str = "mickledore";
-/// … and is a test like the others.
+/// `test_patches_upstream_status` is a normal test.
 pub const UPSTREAM_STATUS_FAILS: &str = "whinlatter";
 /// `Upstream-Status: Accepted` is no longer a status.
 pub const NO_ACCEPTED: &str = "nanbield";
 /// `test_security`
 pub const SECURITY: &str = "walnascar";
-/// `sanity_check_layers`: no collection name twice.
+/// `sanity_check_layers`: each collection name exists once.
 pub const DUPLICATE_COLLECTIONS: &str = "kirkstone";
 
 /// Whether the release is the named one or a later one.
@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn releases_are_in_order_and_the_names_exist() {
+    fn releases_are_in_order_and_exist() {
         for first in [
             README_CONTENT,
             EMAIL_ANYWHERE,

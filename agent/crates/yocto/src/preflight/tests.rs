@@ -10,7 +10,7 @@ const CONF: &str = "BBFILE_COLLECTIONS += \"x\"\nBBFILE_PATTERN_x = \"^${LAYERDI
                     LAYERDEPENDS_x = \"core\"\nLAYERSERIES_COMPAT_x = \"scarthgap\"\n";
 const README: &str = "Maintainer: A <a@example.com>\nSend patches there.\n";
 
-/// A checkout whose only layer is `meta-x`, sound apart from what the test changes.
+/// A checkout whose only layer is `meta-x`; it is correct except for what the test changes.
 struct Checkout(TempDir);
 
 impl Checkout {
@@ -40,7 +40,7 @@ impl Checkout {
         layer_alone(&self.layer(), self.0.path(), Release::find(release).unwrap())
     }
 
-    /// `rule level`, as the table of a test has it.
+    /// `rule level`, as in the tables of the tests.
     fn rules(&self, release: &str) -> Vec<String> {
         brief(&self.alone(release))
     }
@@ -52,7 +52,7 @@ fn brief(cases: &[PreflightCase]) -> Vec<String> {
 }
 
 #[test]
-fn a_sound_layer_has_nothing_to_mend_on_any_release() {
+fn accepts_a_correct_layer_on_every_release() {
     let checkout = Checkout::new();
     for release in Release::names() {
         assert_eq!(checkout.rules(release), Vec::<String>::new(), "{release}");
@@ -60,8 +60,8 @@ fn a_sound_layer_has_nothing_to_mend_on_any_release() {
 }
 
 #[test]
-fn a_readme_is_judged_as_each_release_does() {
-    // name, content (none: no README), release, expectation
+fn judges_a_readme_by_release() {
+    // (name, content (none: no README), release, expectation)
     let all = ["readme-maintainer", "readme-patch", "readme-email"];
     let errors = all.map(|rule| format!("{rule} error"));
     let warnings = all.map(|rule| format!("{rule} warning"));
@@ -96,7 +96,7 @@ fn a_readme_is_judged_as_each_release_does() {
 }
 
 #[test]
-fn the_first_readme_in_sorted_order_counts() {
+fn checks_the_first_readme_in_sorted_order() {
     let checkout = Checkout::new();
     checkout.write("README-COPYING", "no person, no address");
     let wanted = ["readme-maintainer error", "readme-patch error", "readme-email error"];
@@ -110,7 +110,7 @@ fn the_first_readme_in_sorted_order_counts() {
 }
 
 #[test]
-fn links_and_directories_named_readme() {
+fn rejects_links_and_directories_named_readme() {
     let checkout = Checkout::new();
     checkout.remove("README.md");
     checkout.write("README/inside", README);
@@ -129,7 +129,7 @@ fn links_and_directories_named_readme() {
 }
 
 #[test]
-fn a_path_that_python_takes_for_a_pattern_gives_no_verdict() {
+fn path_with_a_glob_pattern_gives_no_findings() {
     let top = tempfile::tempdir().unwrap();
     let layer = top.path().join("meta-[x]");
     fs_err::create_dir_all(layer.join("conf")).unwrap();
@@ -138,7 +138,7 @@ fn a_path_that_python_takes_for_a_pattern_gives_no_verdict() {
 }
 
 #[test]
-fn security_is_looked_for_in_the_layer_and_at_the_top_of_git() {
+fn finds_security_file_in_the_layer_or_at_the_top_of_git() {
     let checkout = Checkout::new();
     checkout.remove("SECURITY.md");
     for (release, wanted) in [
@@ -155,7 +155,7 @@ fn security_is_looked_for_in_the_layer_and_at_the_top_of_git() {
     assert_eq!(checkout.rules("master"), Vec::<String>::new());
     fs_err::write(checkout.0.path().join("SECURITY"), "").unwrap();
     assert_eq!(checkout.rules("master"), ["security-empty error"]);
-    // The layer's own comes first; letters' case matters.
+    // The layer's file comes first; names are case-sensitive.
     checkout.write("security.md", "x");
     assert_eq!(checkout.rules("master"), ["security-empty error"]);
     checkout.write("SECURITY.rst", "x");
@@ -165,7 +165,7 @@ fn security_is_looked_for_in_the_layer_and_at_the_top_of_git() {
 }
 
 #[test]
-fn patches_fail_only_where_the_test_is_no_longer_expected_to() {
+fn patches_fail_only_in_releases_that_require_a_status() {
     let checkout = Checkout::new();
     checkout.write("recipes-a/a/a/one.patch", "diff\n");
     checkout.write("two.patch", "Subject: x\nUpstream-Status: Sent\n");
@@ -188,9 +188,9 @@ fn patches_fail_only_where_the_test_is_no_longer_expected_to() {
     assert!(checkout.alone("scarthgap")[0].message.contains("1 other patch"));
 }
 
-/// As root the agent could be led to show what nobody else may read, or to wait for ever.
+/// As root, the agent could reveal protected files or block forever.
 #[test]
-fn links_and_pipes_of_a_layer_lead_nowhere() {
+fn does_not_follow_links_and_pipes_of_a_layer() {
     let checkout = Checkout::new();
     let secret = checkout.0.path().join("secret");
     fs_err::write(&secret, "upstream status: hunter2\n").unwrap();
@@ -219,7 +219,7 @@ fn links_and_pipes_of_a_layer_lead_nowhere() {
     checkout.remove("README.md");
     let file = fs_err::File::create(checkout.layer().join("README.md")).unwrap();
     file.set_len(10 << 30).unwrap();
-    // The tool may get through it; nobody can be certain that it fails.
+    // The tool may succeed, so it is not certain that it fails.
     assert_eq!(checkout.rules("master"), Vec::<String>::new());
     checkout.remove("conf/layer.conf");
     pipe("conf/layer.conf");
@@ -227,7 +227,7 @@ fn links_and_pipes_of_a_layer_lead_nowhere() {
 }
 
 #[test]
-fn layer_conf_decides_whether_there_is_a_run_at_all() {
+fn missing_or_invalid_layer_conf_ends_the_run() {
     let checkout = Checkout::new();
     checkout.remove("conf/layer.conf");
     checkout.write("meta-below/conf/layer.conf", CONF);
@@ -244,7 +244,7 @@ fn layer_conf_decides_whether_there_is_a_run_at_all() {
 }
 
 #[test]
-fn collections_and_their_series() {
+fn checks_collections_and_series() {
     let table: [(&str, &[&str]); 11] = [
         ("BBFILE_COLLECTIONS = \"x\"\n", &["compat-missing error"]),
         ("BBFILE_COLLECTIONS = \"x\"\nLAYERSERIES_COMPAT_x = \"${@a(d)}\"\n", &[]),
@@ -262,7 +262,7 @@ fn collections_and_their_series() {
             &[],
         ),
         ("BBFILE_COLLECTIONS = \"x\"\nLAYERSERIES_COMPAT_x = \"\"\n", &["compat-missing error"]),
-        // The tool takes a blank for a value.
+        // The tool accepts a blank as a value.
         ("BBFILE_COLLECTIONS = \"x\"\nLAYERSERIES_COMPAT_x = \" \"\n", &[]),
         ("BBFILE_COLLECTIONS = \"x\"\nLAYERSERIES_COMPAT_X = \"scarthgap\"\n", &["compat-missing error"]),
         ("", &["layer-conf-collections warning"]),
@@ -283,7 +283,7 @@ fn collections_and_their_series() {
 }
 
 #[test]
-fn the_old_override_syntax_ends_the_run_from_honister_on() {
+fn old_override_syntax_ends_the_run_from_honister_on() {
     let checkout = Checkout::new();
     checkout.write("conf/layer.conf", format!("{CONF}BBPATH_append = \":x\"\nFOO_remove[doc] = \"x\"\n"));
     let line = Some(CONF.lines().count() as u32 + 1);
@@ -298,7 +298,7 @@ fn the_old_override_syntax_ends_the_run_from_honister_on() {
 }
 
 #[test]
-fn oe_core_itself_is_spared() {
+fn skips_tests_for_oe_core() {
     let top = tempfile::tempdir().unwrap();
     let layer = top.path().join("meta");
     fs_err::create_dir_all(layer.join("conf")).unwrap();
@@ -309,7 +309,7 @@ fn oe_core_itself_is_spared() {
     }
 }
 
-/// Layers beside `meta-x`: name, collection and what follows in their `layer.conf`.
+/// Layers next to `meta-x`: name, collection and more lines of their `layer.conf`.
 fn beside(checkout: &Checkout, layers: &[(&str, &str, &str)]) -> Vec<PathBuf> {
     layers
         .iter()
@@ -326,11 +326,11 @@ fn beside(checkout: &Checkout, layers: &[(&str, &str, &str)]) -> Vec<PathBuf> {
 }
 
 #[test]
-fn dependencies_are_followed_through_the_repos() {
+fn follows_dependencies_through_the_repos() {
     type Row<'a> = (&'a str, &'a [(&'a str, &'a str, &'a str)], &'a [&'a str]);
     let table: [Row; 12] = [
         ("core", &[], &[]),
-        // Python is unknown; what is plain beside it still counts, but not what it touches or may remove.
+        // Python is unknown; plain words next to it still count, but not what it touches or may remove.
         ("core ${@bb.utils.contains('A', 'b c', ' d', '', d)}", &[], &[]),
         ("a ${@bb.utils.contains('A', 'b c', ' d', '', d)}", &[], &["depends-unsatisfied error"]),
         ("core a${@bb.utils.contains('A', 'b c', ' d', '', d)}", &[], &[]),
@@ -340,9 +340,9 @@ fn dependencies_are_followed_through_the_repos() {
         ("a b (>= 3)", &[("meta-a", "a", "")], &["depends-unsatisfied error"]),
         ("a", &[("meta-a", "a", "LAYERDEPENDS_a = \"core b\"")], &["depends-unsatisfied error"]),
         ("a", &[("meta-a", "a", "LAYERDEPENDS_a = \"b\""), ("meta-b", "b", "LAYERDEPENDS_b = \"a x\"")], &[]),
-        // Something in the repos cannot be read for certain: it may provide anything.
+        // A layer of the repos that cannot be evaluated may provide anything.
         ("a", &[("meta-b", "b", "require more.inc")], &[]),
-        // What nobody needs may miss what it wants.
+        // A layer that is not needed may have missing dependencies.
         ("core", &[("meta-a", "a", "LAYERDEPENDS_a = \"nothing\"")], &[]),
     ];
     for (depends, layers, wanted) in table {
@@ -358,7 +358,7 @@ fn dependencies_are_followed_through_the_repos() {
 }
 
 #[test]
-fn series_must_meet_those_of_oe_core() {
+fn series_must_match_oe_core() {
     let table: [(&str, &[&str], &str, &[&str]); 7] = [
         ("kirkstone ${@a(d)}", &["scarthgap"], "", &[]),
         ("scarthgap", &["scarthgap"], "", &[]),
@@ -381,7 +381,7 @@ fn series_must_meet_those_of_oe_core() {
 }
 
 #[test]
-fn one_collection_name_belongs_to_one_layer() {
+fn rejects_a_collection_name_of_two_layers() {
     let checkout = Checkout::new();
     let mut repos = beside(&checkout, &[("one", "a", ""), ("two", "a", "")]);
     let judge = |release: &str, repos: &[PathBuf]| {
@@ -400,7 +400,7 @@ fn one_collection_name_belongs_to_one_layer() {
 }
 
 #[test]
-fn bsp_layers_want_machines() {
+fn bsp_layers_need_machines() {
     let checkout = Checkout::new();
     checkout.write("conf/machine/board.conf", "");
     let release = Release::find("scarthgap").unwrap();
@@ -413,12 +413,12 @@ fn bsp_layers_want_machines() {
 }
 
 #[test]
-fn the_fixtures_are_judged_as_they_are_meant() {
+fn judges_the_fixtures_as_intended() {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../layers-fixtures");
     let table: [(&str, &[&str]); 6] = [
         ("meta-good", &[]),
         ("meta-no-readme", &["readme-missing error"]),
-        // These need BitBake to be found out.
+        // Only BitBake can find the faults of these.
         ("meta-parse-error", &[]),
         ("meta-signature-change", &[]),
         ("meta-bsp", &[]),

@@ -3,19 +3,19 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, RenameFlags, openat, readlinkat, renameat2};
-use nix::sys::stat::{Mode, fstatat, mkdirat};
-use nix::unistd::{Gid, Uid, geteuid, setfsgid, setfsuid};
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::stat::Mode;
+use nix::unistd::geteuid;
 
-use agent_fs::remove;
+use agent_fs::access::Credentials;
+use agent_fs::dir::{Access, DirHandle, Links, errno};
 use agent_process::User;
 
 use super::super::{CacheResult, NotCacheable};
@@ -74,7 +74,7 @@ pub fn find(build: &Path, user: &User) -> CacheResult<Vec<Cache>> {
             return Ok(Vec::new());
         }
         let code = Path::new(CODE);
-        if let Ok(directory) = directory_at(&top, "cache".as_ref())
+        if let Ok(directory) = top.open_dir("cache")
             && names(&directory)?.iter().any(|name| Some(name.as_os_str()) == code.file_name())
         {
             caches.push(open_cache(&directory, code.to_owned(), user)?);
@@ -101,18 +101,18 @@ fn hash_of(name: &OsStr) -> Option<&str> {
 }
 
 /// The directory of the caches that were used last, its path, and their hash.
-fn newest(top: &OwnedFd) -> CacheResult<Option<(OwnedFd, PathBuf, String)>> {
-    let mut newest: Option<((i64, i64), OwnedFd, PathBuf, String)> = None;
+fn newest(top: &DirHandle) -> CacheResult<Option<(DirHandle, PathBuf, String)>> {
+    let mut newest: Option<(i64, DirHandle, PathBuf, String)> = None;
     let (mut open, mut seen) = (Vec::new(), 0);
     for name in names(top)?.into_iter().filter(|name| name.as_bytes().starts_with(b"tmp")) {
-        let Ok(tmp) = directory_at(top, &name) else { continue };
-        let Ok(cache) = directory_at(&tmp, "cache".as_ref()) else { continue };
-        open.push((cache, Path::new(&name).join("cache"), 0));
+        let path = Path::new(&name).join("cache");
+        let Ok(cache) = top.open_dir(&path) else { continue };
+        open.push((cache, path, 0));
     }
     while let Some((directory, path, depth)) = open.pop() {
         for name in names(&directory)? {
             if depth < DEEPEST
-                && let Ok(below) = directory_at(&directory, &name)
+                && let Ok(below) = directory.open_dir(&name)
             {
                 seen += 1;
                 if seen > MOST_DIRECTORIES {
@@ -121,9 +121,8 @@ fn newest(top: &OwnedFd) -> CacheResult<Option<(OwnedFd, PathBuf, String)>> {
                 open.push((below, path.join(&name), depth + 1));
             }
         }
-        let Ok(stat) = fstatat(&directory, LINK, AtFlags::AT_SYMLINK_NOFOLLOW) else { continue };
-        let Ok(target) = readlinkat(&directory, LINK) else { continue };
-        let time = (stat.st_mtime, stat.st_mtime_nsec);
+        let Ok(time) = directory.metadata(LINK).map(|link| link.modified) else { continue };
+        let Ok(target) = directory.read_link(LINK) else { continue };
         if let Some(hash) = hash_of(&target)
             && newest.as_ref().is_none_or(|(known, ..)| *known < time)
         {
@@ -135,15 +134,14 @@ fn newest(top: &OwnedFd) -> CacheResult<Option<(OwnedFd, PathBuf, String)>> {
 
 /// Until BitBake's server has written everything: one cache of this run and one of an earlier run would
 /// not fit together.
-fn wait_for_end(top: &OwnedFd) -> CacheResult<()> {
+fn wait_for_end(top: &DirHandle) -> CacheResult<()> {
     let since = Instant::now();
     loop {
-        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-        match openat(top, "bitbake.lock", flags, Mode::empty()) {
-            Err(Errno::ENOENT) => return Ok(()),
-            Err(errno) => return Err(errno.into()),
-            Ok(file) if since.elapsed() > LEFT_BEHIND => {
-                if Flock::lock(File::from(file), FlockArg::LockSharedNonblock).is_ok() {
+        match top.open_file("bitbake.lock") {
+            Err(error) if errno(&error) == Errno::ENOENT => return Ok(()),
+            Err(error) => return Err(error.into()),
+            Ok((file, _)) if since.elapsed() > LEFT_BEHIND => {
+                if Flock::lock(file, FlockArg::LockSharedNonblock).is_ok() {
                     return Ok(());
                 }
             }
@@ -156,14 +154,17 @@ fn wait_for_end(top: &OwnedFd) -> CacheResult<()> {
     }
 }
 
-fn open_cache(directory: &OwnedFd, path: PathBuf, user: &User) -> CacheResult<Cache> {
-    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+fn open_cache(directory: &DirHandle, path: PathBuf, user: &User) -> CacheResult<Cache> {
     let name = path.file_name().unwrap_or_default();
-    let file = File::from(openat(directory, name, flags, Mode::empty())?);
+    let odd = || NotCacheable(format!("{} is no cache that BitBake made", path.display()));
+    let file = match directory.open_file(name) {
+        Err(error) if error.kind() == ErrorKind::InvalidInput => return Err(odd()),
+        opened => opened?.0,
+    };
     let metadata = file.metadata()?;
-    let is_own = metadata.is_file() && metadata.uid() == user.uid && metadata.nlink() == 1;
+    let is_own = metadata.uid() == user.uid && metadata.nlink() == 1;
     if !is_own || metadata.size() > LARGEST {
-        return Err(NotCacheable(format!("{} is no cache that BitBake made", path.display())));
+        return Err(odd());
     }
     Ok(Cache { path, file, metadata })
 }
@@ -171,7 +172,7 @@ fn open_cache(directory: &OwnedFd, path: PathBuf, user: &User) -> CacheResult<Ca
 /// A file that is being made where a cache belongs.
 #[derive(Debug)]
 pub struct Place {
-    directory: OwnedFd,
+    directory: DirHandle,
     /// Its name until it is whole.
     name: OsString,
     wanted: OsString,
@@ -187,17 +188,10 @@ pub fn make_room(build: &Path, paths: &[&Path], user: &User) -> CacheResult<Opti
         let top = open_directory(build)?;
         let mut directories = Vec::new();
         for path in paths {
-            let mut directory = top.try_clone()?;
-            for step in path.parent().unwrap_or(Path::new("")).components() {
-                match mkdirat(&directory, step.as_os_str(), Mode::from_bits_truncate(0o755)) {
-                    Ok(()) | Err(Errno::EEXIST) => {}
-                    Err(errno) => return Err(errno.into()),
-                }
-                directory = directory_at(&directory, step.as_os_str())?;
-            }
+            let above = path.parent().unwrap_or(Path::new(""));
+            let directory = top.create_dirs(above, Mode::from_bits_truncate(0o755))?;
             let name = path.file_name().unwrap_or_default();
-            let is_there = fstatat(&directory, name, AtFlags::AT_SYMLINK_NOFOLLOW).is_ok();
-            if !is_there {
+            if directory.metadata(name).is_err() {
                 directories.push((directory, name));
             } else if *path != Path::new(CODE) {
                 return Ok(None);
@@ -206,11 +200,10 @@ pub fn make_room(build: &Path, paths: &[&Path], user: &User) -> CacheResult<Opti
         let mut places = Vec::new();
         for (number, (directory, wanted)) in directories.into_iter().enumerate() {
             let name = OsString::from(format!(".restored-{}-{number}", std::process::id()));
-            let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
             // A killed agent of the same number left one.
-            remove::file_at(&directory, &name)?;
-            let file = openat(&directory, name.as_os_str(), flags, Mode::from_bits_truncate(0o644))?;
-            places.push(Place { directory, name, wanted: wanted.to_owned(), file: File::from(file) });
+            directory.remove_file(&name)?;
+            let file = directory.create_file(&name, Mode::from_bits_truncate(0o644))?;
+            places.push(Place { directory, name, wanted: wanted.to_owned(), file });
         }
         Ok(Some(places))
     })
@@ -223,9 +216,7 @@ pub fn make_room(build: &Path, paths: &[&Path], user: &User) -> CacheResult<Opti
 pub fn put(places: Vec<Place>, user: &User) -> CacheResult<()> {
     as_user(user, || {
         places.iter().try_for_each(|place| {
-            let (from, to) = (place.name.as_os_str(), place.wanted.as_os_str());
-            let flags = RenameFlags::RENAME_NOREPLACE;
-            Ok(renameat2(&place.directory, from, &place.directory, to, flags)?)
+            Ok(place.directory.rename_new(&place.name, &place.directory, &place.wanted)?)
         })
     })
 }
@@ -233,7 +224,7 @@ pub fn put(places: Vec<Place>, user: &User) -> CacheResult<()> {
 /// Removes what is not whole.
 pub fn give_up(places: &[Place], user: &User) {
     let removed = as_user(user, || {
-        places.iter().try_for_each(|place| Ok(remove::file_at(&place.directory, &place.name).map(drop)?))
+        places.iter().try_for_each(|place| Ok(place.directory.remove_file(&place.name).map(drop)?))
     });
     // BitBake does not know the names.
     let _ = removed;
@@ -246,25 +237,14 @@ impl Place {
     }
 }
 
-fn open_directory(path: &Path) -> CacheResult<OwnedFd> {
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    Ok(nix::fcntl::open(path, flags, Mode::empty())?)
+fn open_directory(path: &Path) -> CacheResult<DirHandle> {
+    Ok(DirHandle::open_with(path, Links::Refuse, Access::Read)?)
 }
 
-fn directory_at(parent: impl AsFd, name: &OsStr) -> nix::Result<OwnedFd> {
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    openat(parent, name, flags, Mode::empty())
-}
-
-fn names(directory: &OwnedFd) -> CacheResult<Vec<OsString>> {
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let mut directory = Dir::openat(directory, ".", flags, Mode::empty())?;
+fn names(directory: &DirHandle) -> CacheResult<Vec<OsString>> {
     let mut names = Vec::new();
-    for entry in directory.iter() {
-        let name = OsStr::from_bytes(entry?.file_name().to_bytes()).to_owned();
-        if name != "." && name != ".." {
-            names.push(name);
-        }
+    for entry in directory.entries()? {
+        names.push(entry?.name);
         if names.len() > MOST_NAMES {
             return Err(NotCacheable("BitBake's caches hold too many files".into()));
         }
@@ -273,23 +253,12 @@ fn names(directory: &OwnedFd) -> CacheResult<Vec<OsString>> {
     Ok(names)
 }
 
-/// Touches files with the rights of the build user alone: whatever it puts in the way, it gets at nothing
-/// that it could not reach itself. The rights are those of a thread, which ends with the act.
+/// Touches files with the rights of the build user alone.
 fn as_user<T: Send>(user: &User, act: impl FnOnce() -> CacheResult<T> + Send) -> CacheResult<T> {
     if !geteuid().is_root() || user.uid == 0 {
         return act();
     }
-    let changed = || {
-        setfsgid(Gid::from_raw(user.gid));
-        setfsuid(Uid::from_raw(user.uid));
-        // It tells the one before, also when nothing changed (setfsuid(2)).
-        if setfsuid(Uid::from_raw(u32::MAX)).as_raw() != user.uid {
-            return Err(NotCacheable(format!("cannot act as {}", user.name)));
-        }
-        act()
-    };
-    std::thread::scope(|scope| scope.spawn(changed).join())
-        .unwrap_or_else(|_| Err(NotCacheable("the parse caches could not be looked at".into())))
+    Credentials::of(user.uid, user.gid).act(act)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Where objects go: a bucket or a directory, the same to all that publishes.
+//! The store that artifacts are published to: a bucket or a directory, with one interface.
 
 use std::sync::Arc;
 
@@ -14,12 +14,12 @@ use crate::aws;
 use agent_types::artifact::Destination;
 use agent_types::error::{Error, Result};
 
-/// A destination, ready to be written to.
+/// An open destination, ready for writes.
 #[derive(Clone, Debug)]
-pub enum Place {
+pub enum ArtifactStore {
     Bucket {
         bucket: Bucket,
-        /// Before every key.
+        /// Prefix of every key.
         prefix: String,
     },
     Directory {
@@ -28,21 +28,21 @@ pub enum Place {
     },
 }
 
-impl Place {
-    /// `below` is put behind the destination's own prefix.
+impl ArtifactStore {
+    /// Opens the destination. `below` is appended to its prefix.
     ///
     /// # Errors
-    /// Usage or machine, when the destination cannot be one.
+    /// Usage or machine, if the destination is invalid or cannot be opened.
     pub async fn open(
         destination: &Destination,
         below: &str,
         kms_key_id: Option<&str>,
         retries: Retries,
-    ) -> Result<Place> {
+    ) -> Result<ArtifactStore> {
         match destination {
             Destination::S3 { bucket, prefix } => {
                 let store = aws::bucket(bucket, kms_key_id).await?;
-                Ok(Place::Bucket {
+                Ok(ArtifactStore::Bucket {
                     bucket: Bucket::new(Arc::new(store), bucket, retries),
                     prefix: names::join(prefix, below),
                 })
@@ -50,9 +50,9 @@ impl Place {
             Destination::Directory(path) => {
                 let (path, prefix) = (path.clone(), below.to_owned());
                 let opened = tokio::task::spawn_blocking(move || Directory::open(&path, &prefix)).await;
-                let directory =
-                    opened.map_err(|error| Error::internal("opening it broke off").because(&error))??;
-                Ok(Place::Directory { directory, prefix: below.to_owned() })
+                let directory = opened
+                    .map_err(|error| Error::internal("opening the directory panicked").because(&error))??;
+                Ok(ArtifactStore::Directory { directory, prefix: below.to_owned() })
             }
         }
     }
@@ -60,28 +60,30 @@ impl Place {
     /// The key of a path of the tree.
     pub fn key(&self, path: &str) -> String {
         match self {
-            Place::Bucket { prefix, .. } | Place::Directory { prefix, .. } => names::join(prefix, path),
+            ArtifactStore::Bucket { prefix, .. } | ArtifactStore::Directory { prefix, .. } => {
+                names::join(prefix, path)
+            }
         }
     }
 
     /// The key as people and their tools write it.
     pub fn shown(&self, key: &str) -> String {
         match self {
-            Place::Bucket { bucket, .. } => bucket.shown(key),
-            Place::Directory { directory, .. } => directory.shown(key),
+            ArtifactStore::Bucket { bucket, .. } => bucket.shown(key),
+            ArtifactStore::Directory { directory, .. } => directory.shown(key),
         }
     }
 
-    pub async fn holds(&self, key: &str) -> Result<bool> {
+    pub async fn exists(&self, key: &str) -> Result<bool> {
         match self {
-            Place::Bucket { bucket, .. } => bucket.holds(key).await,
-            Place::Directory { directory, .. } => directory.holds(key).map_err(|error| {
-                Error::machine(format!("cannot look at {}", self.shown(key))).because(&error)
+            ArtifactStore::Bucket { bucket, .. } => bucket.exists(key).await,
+            ArtifactStore::Directory { directory, .. } => directory.exists(key).map_err(|error| {
+                Error::machine(format!("cannot access {}", self.shown(key))).because(&error)
             }),
         }
     }
 
-    /// Writes a file of the tree.
+    /// Writes a file of the published tree.
     pub async fn put(
         &self,
         key: &str,
@@ -89,16 +91,16 @@ impl Place {
         stop: &CancellationToken,
     ) -> Result<SourceMeta, Failure> {
         match self {
-            Place::Bucket { bucket, .. } => bucket.put(key, source, stop).await,
-            Place::Directory { directory, .. } => directory.put(key, source, stop).await,
+            ArtifactStore::Bucket { bucket, .. } => bucket.put(key, source, stop).await,
+            ArtifactStore::Directory { directory, .. } => directory.put(key, source, stop).await,
         }
     }
 
-    /// Writes what must not be there yet; `false` when it is.
+    /// Writes a new object; false, if it exists already.
     pub async fn create(&self, key: &str, content: Vec<u8>) -> Result<bool> {
         match self {
-            Place::Bucket { bucket, .. } => bucket.create(key, content).await,
-            Place::Directory { directory, .. } => directory
+            ArtifactStore::Bucket { bucket, .. } => bucket.create(key, content).await,
+            ArtifactStore::Directory { directory, .. } => directory
                 .create(key, &content)
                 .map_err(|error| Error::machine(format!("cannot write {}", self.shown(key))).because(&error)),
         }

@@ -1,79 +1,73 @@
-//! Temporary files of publications that were killed: found and removed by the next one in the directory.
+//! Removes temporary files of killed publications before the next publication to the same directory.
 //!
-//! Each publication has a file of its own at the top of the directory, locked while it runs, that says where
-//! it writes. The kernel drops the lock of a process that is killed, so that a file that can be locked belongs
-//! to nobody any more. No clock and no process number decides: both mean nothing on another machine.
+//! Each publication has a marker file at the top of the directory. It is locked while the publication runs, and
+//! says where it writes. The kernel releases the lock of a killed process, so a marker that can be locked is
+//! stale. Clocks and process ids do not decide, because they mean nothing on another machine.
 
 use std::fs::File;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, SystemTime};
 
-use nix::dir::{Dir, Type};
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, OFlag, openat};
-use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
-use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::stat::Mode;
+use nix::unistd::geteuid;
 
-const DIRECTORY: OFlag =
-    OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+use agent_fs::dir::{DirHandle, FileMeta, Kind, errno};
 
 const START: &str = ".publish-";
 const END: &str = ".part";
 
-/// A file that is locked but says nothing may be one that begins.
+/// How long a marker without content may belong to a publication that is starting.
 const BEGINNING: Duration = Duration::from_secs(60);
 
-/// Where locks do not work, what is older than any job belongs to nobody.
+/// On file systems without locks, a marker older than any job is stale.
 const OLD: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// Directories below one another that are entered; keys have at most as many parts.
+/// Maximum depth of directories to search; keys have at most this many parts.
 const DEPTH: usize = 512;
 
-/// The name of the `n`th temporary file of a publication. Short, so that it fits where the name fits.
+/// The name of the `n`th temporary file of a publication. It is short, so it fits wherever the file's name fits.
 pub fn part_name(id: &str, n: u64) -> String {
     format!(".{id}-{n}{END}")
 }
 
-/// A publication that runs. Dropped, it leaves nothing behind.
+/// The marker of a running publication. It is deleted on drop.
 #[derive(Debug)]
 pub struct Running {
-    root: OwnedFd,
+    root: DirHandle,
     id: String,
-    /// `None` where the file system has no locks.
+    /// `None`, if the file system has no locks.
     _lock: Option<Flock<File>>,
 }
 
 impl Running {
-    /// Says that a publication below `prefix` runs from now on.
-    pub fn begin(root: &OwnedFd, prefix: &str) -> io::Result<Running> {
-        let root = root.try_clone()?;
+    /// Marks a publication below `prefix` as running.
+    pub fn begin(root: &DirHandle, prefix: &str) -> io::Result<Running> {
         loop {
             let id = chance();
             let name = format!("{START}{id}{END}");
-            let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
             let mode = Mode::S_IRUSR | Mode::S_IWUSR | Mode::S_IRGRP | Mode::S_IROTH;
-            let fd = match openat(&root, name.as_str(), flags, mode) {
-                Err(Errno::EEXIST) => continue,
+            let mut file = match root.create_file(&name, mode) {
+                Err(error) if errno(&error) == Errno::EEXIST => continue,
                 made => made?,
             };
-            let mut file = File::from(fd);
-            // With its end of line, so that also an empty prefix says something.
+            // The newline shows that the content is complete, even for an empty prefix.
             file.write_all(format!("{prefix}\n").as_bytes())?;
             let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(lock) => Some(lock),
-                // Another publication looks at it, and takes it for left behind.
+                // Another publication locked it, because it considers the marker stale.
                 Err((_, Errno::EWOULDBLOCK)) => continue,
                 Err((_, Errno::EINTR)) => {
-                    let _ = unlinkat(&root, name.as_str(), UnlinkatFlags::NoRemoveDir);
+                    let _ = root.remove_file(&name);
                     continue;
                 }
                 Err(_) => None,
             };
-            let running = Running { root: root.try_clone()?, id, _lock: lock };
-            // Removed between its making and its locking.
-            if fstatat(&root, name.as_str(), nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW).is_ok() {
+            let running = Running { root: root.clone(), id, _lock: lock };
+            // The loop repeats if the file was removed before it was locked.
+            if root.metadata(&name).is_ok() {
                 return Ok(running);
             }
         }
@@ -86,41 +80,39 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let name = format!("{START}{}{END}", self.id);
-        let _ = unlinkat(&self.root, name.as_str(), UnlinkatFlags::NoRemoveDir);
+        let _ = self.root.remove_file(format!("{START}{}{END}", self.id));
     }
 }
 
-/// Removes what publications that were killed left in the directory. What cannot be removed is in nobody's
-/// way, and is tried again the next time.
-pub fn remove(root: &OwnedFd) {
+/// Removes the temporary files of killed publications. A file that cannot be removed does no harm; the next
+/// publication tries again.
+pub fn remove(root: &DirHandle) {
     for (name, _) in entries(root) {
         let id = name.strip_prefix(START).and_then(|rest| rest.strip_suffix(END));
         let Some(id) = id.filter(|id| is_id(id)) else { continue };
         let Some((prefix, _lock)) = abandoned(root, &name) else { continue };
         let start = format!(".{id}-");
-        if below(root, &prefix).is_none_or(|directory| remove_parts(&directory, &start, DEPTH)) {
-            let _ = unlinkat(root, name.as_str(), UnlinkatFlags::NoRemoveDir);
+        // Reached through no link.
+        if root.open_dir(&prefix).map_or(true, |directory| remove_parts(&directory, &start, DEPTH)) {
+            let _ = root.remove_file(&name);
         }
     }
 }
 
-/// What the file of a publication says, when that does not run any more; with the lock, so that no other
-/// publication cleans up behind it at the same time.
-fn abandoned(root: &OwnedFd, name: &str) -> Option<(String, Option<Flock<File>>)> {
-    let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-    let mut file = File::from(openat(root, name, flags, Mode::empty()).ok()?);
-    let stat = fstat(&file).ok()?;
-    if !is_own_file(&stat) {
+/// The prefix in a stale marker, with the marker's lock, so that no other publication cleans up at the same
+/// time. `None`, if the publication still runs.
+fn abandoned(root: &DirHandle, name: &str) -> Option<(String, Option<Flock<File>>)> {
+    let (mut file, meta) = root.open_file_read_write(name).ok()?;
+    if !is_own_file(&meta) {
         return None;
     }
     let mut prefix = String::new();
     (&mut file).take(8192).read_to_string(&mut prefix).ok()?;
-    let age = age(&stat);
+    let age = age(&meta);
     let is_whole = prefix.ends_with('\n');
     let prefix = prefix.trim_end_matches('\n').to_owned();
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        // Killed before it said where it writes, it has written nothing yet.
+        // A publication that was killed before it wrote the prefix has written no other file.
         Ok(lock) if is_whole || age > BEGINNING => Some((prefix, Some(lock))),
         Ok(_) => None,
         Err((_, Errno::EWOULDBLOCK)) => None,
@@ -128,61 +120,41 @@ fn abandoned(root: &OwnedFd, name: &str) -> Option<(String, Option<Flock<File>>)
     }
 }
 
-/// The directory below the root, reached through no link.
-fn below(root: &OwnedFd, prefix: &str) -> Option<OwnedFd> {
-    let mut at = root.try_clone().ok()?;
-    for part in prefix.split('/').filter(|part| !part.is_empty()) {
-        if part == "." || part == ".." {
-            return None;
-        }
-        at = openat(&at, part, DIRECTORY, Mode::empty()).ok()?;
-    }
-    Some(at)
-}
-
-/// Removes the temporary files whose names start so; `false` when one is left.
-fn remove_parts(directory: &OwnedFd, start: &str, depth: usize) -> bool {
+/// Removes the temporary files whose names have this start; false, if one remains.
+fn remove_parts(directory: &DirHandle, start: &str, depth: usize) -> bool {
     let mut all = true;
     for (name, kind) in entries(directory) {
         let number = name.strip_prefix(start).and_then(|rest| rest.strip_suffix(END));
         if number.is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit())) {
-            let stat = fstatat(directory, name.as_str(), nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW);
-            if stat.is_ok_and(|stat| is_own_file(&stat)) {
-                all &= unlinkat(directory, name.as_str(), UnlinkatFlags::NoRemoveDir).is_ok();
+            if directory.metadata(&name).is_ok_and(|meta| is_own_file(&meta)) {
+                all &= directory.remove_file(&name).is_ok();
             }
-        } else if kind.is_none_or(|kind| kind == Type::Directory) && depth > 0 {
-            match openat(directory, name.as_str(), DIRECTORY, Mode::empty()) {
+        } else if kind.is_none_or(|kind| kind == Kind::Directory) && depth > 0 {
+            match directory.open_dir(&name) {
                 Ok(deeper) => all &= remove_parts(&deeper, start, depth - 1),
-                Err(Errno::ENOTDIR | Errno::ELOOP | Errno::ENOENT) => {}
-                Err(_) => all = false,
+                Err(error) => {
+                    all &= matches!(errno(&error), Errno::ENOTDIR | Errno::ELOOP | Errno::ENOENT);
+                }
             }
         }
     }
     all
 }
 
-fn entries(directory: &OwnedFd) -> Vec<(String, Option<Type>)> {
-    let opened = openat(directory.as_fd(), ".", DIRECTORY, Mode::empty());
-    let Ok(mut dir) = opened.and_then(Dir::from_fd) else { return Vec::new() };
-    let name = |entry: nix::dir::Entry| {
-        let name = entry.file_name().to_str().ok()?.to_owned();
-        (name != "." && name != "..").then_some((name, entry.file_type()))
-    };
-    dir.iter().filter_map(|entry| name(entry.ok()?)).collect()
+fn entries(directory: &DirHandle) -> Vec<(String, Option<Kind>)> {
+    let Ok(entries) = directory.entries() else { return Vec::new() };
+    entries.filter_map(|entry| entry.ok().and_then(|e| Some((e.name.into_string().ok()?, e.kind)))).collect()
 }
 
-fn is_own_file(stat: &FileStat) -> bool {
-    let kind = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
-    kind == SFlag::S_IFREG && stat.st_uid == geteuid().as_raw()
+fn is_own_file(meta: &FileMeta) -> bool {
+    meta.kind() == Kind::File && meta.owner == geteuid().as_raw()
 }
 
-fn age(stat: &FileStat) -> Duration {
-    let changed = u64::try_from(stat.st_mtime).unwrap_or_default();
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    now.saturating_sub(Duration::from_secs(changed))
+fn age(meta: &FileMeta) -> Duration {
+    SystemTime::now().duration_since(meta.modified_at()).unwrap_or_default()
 }
 
-/// Sixteen hexadecimal digits by chance: other machines publish to the same directory.
+/// Sixteen random hexadecimal digits, because other machines may publish to the same directory.
 fn chance() -> String {
     let mut chance = RandomState::new().build_hasher();
     chance.write_u32(std::process::id());
@@ -199,15 +171,13 @@ mod tests {
     use std::os::unix::fs::symlink;
     use std::path::Path;
 
-    use nix::fcntl::open;
-
     use super::*;
 
-    fn opened(path: &Path) -> OwnedFd {
-        open(path, DIRECTORY, Mode::empty()).unwrap()
+    fn opened(path: &Path) -> DirHandle {
+        DirHandle::open(path).unwrap()
     }
 
-    /// What a publication that was killed left: its file, without a lock, and two temporary files.
+    /// Creates what a killed publication leaves: its marker, without a lock, and two temporary files.
     fn killed(top: &Path, id: &str, prefix: &str) {
         let place = top.join(prefix).join("images/deep");
         fs_err::create_dir_all(&place).unwrap();
@@ -224,13 +194,13 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_publication_left_goes_and_all_else_stays() {
+    fn removes_only_files_of_killed_publications() {
         let top = tempfile::tempdir().unwrap();
         let (dead, other) = ("0123456789abcdef", "fedcba9876543210");
         killed(top.path(), dead, "a/b/1");
         let begun = top.path().join(".publish-aaaaaaaaaaaaaaaa.part");
         fs_err::write(&begun, "a/b").unwrap();
-        // The manifest may select such names, and somebody else's files are not ours to remove.
+        // Published files may have such names, and files of other users must stay.
         for name in [".0123456789abcdef-x.part", "image.part", &part_name(other, 1)] {
             fs_err::write(top.path().join("a/b/1").join(name), "own").unwrap();
         }
@@ -239,7 +209,7 @@ mod tests {
         assert_eq!(
             files(top.path()),
             [
-                // It may be about to say where it writes.
+                // Its publication may be starting.
                 ".publish-aaaaaaaaaaaaaaaa.part",
                 ".publish-x.part",
                 "a/b/1/.0123456789abcdef-x.part",
@@ -251,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_publication_that_runs_keeps_its_files() {
+    fn keeps_files_of_running_publications() {
         let top = tempfile::tempdir().unwrap();
         let root = opened(top.path());
         let running = Running::begin(&root, "a").unwrap();
@@ -263,11 +233,11 @@ mod tests {
         assert_eq!(files(top.path()).len(), 3);
         drop(second);
         drop(running);
-        assert_eq!(files(top.path()).len(), 1, "its own file is gone with it");
+        assert_eq!(files(top.path()).len(), 1, "the marker is deleted on drop");
     }
 
     #[test]
-    fn links_lead_nowhere() {
+    fn does_not_follow_links() {
         let top = tempfile::tempdir().unwrap();
         let id = "0123456789abcdef";
         let elsewhere = top.path().join("elsewhere");

@@ -1,4 +1,4 @@
-//! An entry in the making.
+//! An entry that is being made.
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -18,48 +18,48 @@ use super::damage::Damage;
 use super::tree::Content;
 use super::{Entry, LayerStore, Record, RepoName};
 
-/// Where locks do not work, an unfinished entry that is older than this is nobody's.
+/// On file systems without locks, an unfinished entry of this age is abandoned.
 const FORGOTTEN: Duration = Duration::from_secs(24 * 3600);
 
-/// Far longer than it takes to lock what one has just made.
+/// Much longer than it takes to lock a new directory.
 const MOMENT: Duration = Duration::from_secs(60);
 
-/// A directory beside the entries of a repository that is to become one of them. Dropping it deletes
-/// it; what a killed job leaves is deleted by the next one.
+/// A directory next to the repository's entries that is to become an entry. Drop deletes it; the next job
+/// deletes what a killed job left.
 #[derive(Debug)]
-pub struct Part {
+pub struct StagingEntry {
     root: PathBuf,
     repo: RepoName,
     path: PathBuf,
-    /// Held as long as somebody works here. It lies on the directory itself.
+    /// Lock on the directory itself, held while it is in use.
     _lock: File,
     kept: bool,
 }
 
-impl Part {
-    /// Begins an entry of the repository, and clears away what killed jobs have left of theirs.
+impl StagingEntry {
+    /// Starts an entry of the repository, and deletes unfinished entries of killed jobs.
     ///
     /// # Errors
-    /// When the store cannot be written.
-    pub fn begin(store: &LayerStore, repo: &RepoName) -> Result<Part> {
+    /// If the store cannot be written.
+    pub fn begin(store: &LayerStore, repo: &RepoName) -> Result<StagingEntry> {
         let home = store.root().join(repo.directory());
         fs::create_dir_all(&home)?;
-        // What cannot be cleared is in nobody's way; `expire` tells it.
+        // Failures are ignored: an unfinished entry does no harm, and `expire` reports it.
         let _ = sweep(&home);
         let path = fresh_path(&home, "new");
         fs::create_dir(&path)?;
         let (lock, _) = fs::File::open(&path)?.into_parts();
-        // Waits at most for somebody who looks whether it is abandoned. Without locks, as on network
-        // file systems, age decides.
+        // Waits at most for a process that checks whether it is abandoned. Without locks, as on network file
+        // systems, the age decides.
         let _ = lock.lock();
-        Ok(Part { root: store.root().to_owned(), repo: repo.clone(), path, _lock: lock, kept: false })
+        Ok(StagingEntry { root: store.root().to_owned(), repo: repo.clone(), path, _lock: lock, kept: false })
     }
 
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Where the work tree is made.
+    /// The path of the work tree.
     pub fn tree(&self) -> PathBuf {
         self.path.join(self.repo.short())
     }
@@ -67,54 +67,53 @@ impl Part {
     /// Makes the work tree read-only and reads it.
     ///
     /// # Errors
-    /// When something there cannot be changed or read.
-    pub fn seal(&self) -> Result<Content> {
+    /// If a file cannot be changed or read.
+    pub fn make_read_only(&self) -> Result<Content> {
         let tree = self.tree();
-        seal(&tree)?;
+        make_read_only(&tree)?;
         let owner = fs::symlink_metadata(&tree)?.uid();
         Content::read(&tree, owner).map_err(unfit)
     }
 
-    /// Where files of the work tree are written a second time.
+    /// The directory for second copies of files of the work tree.
     pub fn second(&self) -> PathBuf {
         self.path.join("second")
     }
 
-    /// Compares what was written twice, and deletes the second. What git makes of a file by its
-    /// attributes has no id that would prove it; that it comes out twice shows that it was written well.
+    /// Compares the second copies, and deletes them. No id proves the content of a file that git converts by
+    /// attributes; two equal copies show that it was written correctly.
     ///
     /// # Errors
-    /// When it came out otherwise.
+    /// If they differ.
     pub fn compare_with_second(&self, files: &[PathBuf]) -> Result<()> {
         for file in files {
             let [first, second] = [self.tree().join(file), self.second().join(file)].map(fs::read);
             if first? != second? {
                 let shown = file.to_string_lossy().escape_debug().to_string();
-                let message =
-                    format!("git writes `{shown}` otherwise each time, or the disk does not keep it");
-                return Err(Error::machine(message).hint("look at the site's git filters and at the disk"));
+                let message = format!("git writes `{shown}` differently each time, or the disk damages it");
+                return Err(Error::machine(message).hint("check the site's git filters and the disk"));
             }
         }
         remove_tree(&self.second(), &self.root)
     }
 
-    /// Checks all of it, with the record that it gets, and makes it the entry of the commit; false when
-    /// somebody else was faster, whose entry stays.
+    /// Verifies all files against the record, and makes this the entry of the commit. Returns false if
+    /// another process was faster; its entry stays.
     ///
     /// # Errors
-    /// When it is not what the record says, or cannot be written.
+    /// If the content does not match the record, or cannot be written.
     pub fn finish(self, record: &Record) -> Result<(Entry, bool)> {
         record.write(&self.path)?;
-        seal(&self.path)?;
+        make_read_only(&self.path)?;
         let owner = fs::symlink_metadata(&self.path)?.uid();
         check::whole(&self.path, record, owner, Witness::CommitAndRecord).map_err(unfit)?;
         self.become_entry(&record.commit)
     }
 
-    /// Makes it the entry of the commit; false when somebody else was faster, whose entry stays.
+    /// Renames this to the entry of the commit; false, if another process was faster.
     ///
     /// # Errors
-    /// When it cannot be renamed.
+    /// If it cannot be renamed.
     pub(super) fn become_entry(mut self, commit: &str) -> Result<(Entry, bool)> {
         let entry = LayerStore::new(&self.root).entry(&self.repo, commit);
         match fs::rename(&self.path, entry.directory()) {
@@ -135,7 +134,7 @@ impl Part {
     }
 }
 
-impl Drop for Part {
+impl Drop for StagingEntry {
     fn drop(&mut self) {
         if !self.kept {
             // The next job tries again.
@@ -145,11 +144,11 @@ impl Drop for Part {
 }
 
 fn unfit(damage: Damage) -> Error {
-    Error::internal("a new checkout is not what was fetched").because(&damage)
+    Error::internal("a new checkout does not match the fetched commit").because(&damage)
 }
 
-/// Takes the right to write from everybody, links left alone.
-fn seal(tree: &Path) -> Result<()> {
+/// Removes write permissions from all files, without following links.
+fn make_read_only(tree: &Path) -> Result<()> {
     for entry in walkdir::WalkDir::new(tree).contents_first(true) {
         let entry = entry.map_err(std::io::Error::from)?;
         let found = entry.metadata().map_err(std::io::Error::from)?;
@@ -164,19 +163,19 @@ fn seal(tree: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A name that nothing has yet.
+/// A new unique path.
 pub(super) fn fresh_path(home: &Path, what: &str) -> PathBuf {
     static COUNTER: AtomicU32 = AtomicU32::new(0);
     let count = COUNTER.fetch_add(1, Ordering::Relaxed);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    // Process ids repeat between containers that share a store, times do not.
+    // Process ids repeat in containers that share a store, times do not.
     home.join(names::part(&format!("{what}-{}-{}-{count}", std::process::id(), now.as_nanos())))
 }
 
-/// Deletes what nobody works on any more.
+/// Deletes abandoned directories.
 ///
 /// # Errors
-/// When it cannot be deleted.
+/// If one cannot be deleted.
 pub(super) fn sweep(home: &Path) -> Result<()> {
     for entry in fs::read_dir(home)?.filter_map(|entry| entry.ok()) {
         if names::is_part(&entry.file_name()) && is_abandoned(&entry.path()) {
@@ -195,7 +194,7 @@ fn is_abandoned(path: &Path) -> bool {
         return older_than(FORGOTTEN);
     }
     match File::open(path).map(|directory| directory.try_lock()) {
-        // Between its making and its lock, a new one looks abandoned for a moment; it is empty then.
+        // A new directory is unlocked for a moment after its creation, but it is empty then.
         Ok(Ok(())) => !is_empty(path) || older_than(MOMENT),
         Ok(Err(std::fs::TryLockError::WouldBlock)) => false,
         Ok(Err(std::fs::TryLockError::Error(_))) | Err(_) => older_than(FORGOTTEN),

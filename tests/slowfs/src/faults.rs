@@ -1,4 +1,4 @@
-//! What each operation has to go through: its delay, its fault, and the books kept about it.
+//! Delays and faults of operations, and their counters.
 
 use std::fmt;
 use std::io;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-/// A request of the kernel that a server on the network would be asked, too.
+/// A request of the kernel that a network server would get, too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
     Lookup,
@@ -52,22 +52,22 @@ impl FromStr for Operation {
     fn from_str(word: &str) -> Result<Operation, String> {
         let known = || OPERATIONS.map(|operation| operation.to_string()).join(" ");
         let named = OPERATIONS.into_iter().find(|operation| operation.to_string() == word);
-        named.ok_or_else(|| format!("`{word}` is no operation; there are {}", known()))
+        named.ok_or_else(|| format!("`{word}` is not an operation; there are {}", known()))
     }
 }
 
-/// How long an answer takes.
+/// Delays of operations.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Delays {
     pub metadata: Duration,
-    /// Of what makes a new file, directory or symbolic link.
+    /// For a new file, directory or symbolic link.
     pub create: Duration,
     pub read: Duration,
 }
 
 impl Delays {
-    /// Writing costs nothing by itself: an NFS client gathers what is written, and waits for the
-    /// server when the file is synced or closed.
+    /// A write costs nothing: an NFS client collects written data, and waits for the server when the file is
+    /// synced or closed.
     fn of(&self, operation: Operation) -> Duration {
         match operation {
             Create | Mkdir | Mknod | Symlink => self.create,
@@ -78,7 +78,7 @@ impl Delays {
     }
 }
 
-/// `OP:ERRNO[:every=N|:after=N|:first=N]`
+/// A fault option: `OP:ERRNO[:every=N|:after=N|:first=N]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
     operation: Operation,
@@ -94,8 +94,8 @@ enum When {
 }
 
 impl When {
-    /// Whether the operation's `number`th request, counted from 1, is one of them.
-    fn holds(self, number: u64) -> bool {
+    /// Whether the fault applies to the operation's `number`th request, counted from 1.
+    fn applies(self, number: u64) -> bool {
         match self {
             When::Every(n) => number.is_multiple_of(n),
             When::After(n) => number > n,
@@ -130,10 +130,13 @@ fn when(text: &str) -> Result<When, String> {
 
 fn errno(name: &str) -> Result<Errno, String> {
     let mut known = (1..=133).map(Errno::from_raw).filter(|errno| *errno != Errno::UnknownErrno);
-    known.find(|errno| format!("{errno:?}") == name).ok_or_else(|| format!("`{name}` is no error of Linux"))
+    known
+        .find(|errno| format!("{errno:?}") == name)
+        .ok_or_else(|| format!("`{name}` is not an error of Linux"))
 }
 
-/// `OP:MS[:ERRNO]`: it is done, and the answer comes late; with an error, the answer is that.
+/// A late option, `OP:MS[:ERRNO]`: the operation is done, and its answer comes late, with an error if one is
+/// given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Late {
     operation: Operation,
@@ -153,72 +156,72 @@ impl FromStr for Late {
     }
 }
 
-/// All that may befall a request.
+/// All configured delays and faults.
 #[derive(Debug, Default)]
-pub struct Forecast {
+pub struct FaultPlan {
     pub delays: Delays,
     pub faults: Vec<Fault>,
     pub hangs: Vec<Operation>,
     pub late: Vec<Late>,
 }
 
-/// What befalls each, and the books about it. Counts are of what was asked, answered well or not.
+/// Injects the faults and counts requests, successful or not.
 #[derive(Debug)]
-pub struct Weather {
-    forecast: Forecast,
-    calm: AtomicBool,
-    asked: [AtomicU64; OPERATIONS.len()],
-    broken: [AtomicU64; OPERATIONS.len()],
+pub struct FaultInjector {
+    plan: FaultPlan,
+    disabled: AtomicBool,
+    requests: [AtomicU64; OPERATIONS.len()],
+    faulty: [AtomicU64; OPERATIONS.len()],
     in_flight: AtomicU64,
-    most_in_flight: AtomicU64,
+    max_in_flight: AtomicU64,
 }
 
-impl Weather {
-    /// While it is calm, operations are slow, but nothing else.
-    pub fn new(forecast: Forecast, calm: bool) -> Weather {
-        Weather {
-            forecast,
-            calm: AtomicBool::new(calm),
-            asked: Default::default(),
-            broken: Default::default(),
+impl FaultInjector {
+    /// If `disabled`, operations are slow but have no faults.
+    pub fn new(plan: FaultPlan, disabled: bool) -> FaultInjector {
+        FaultInjector {
+            plan,
+            disabled: AtomicBool::new(disabled),
+            requests: Default::default(),
+            faulty: Default::default(),
             in_flight: AtomicU64::new(0),
-            most_in_flight: AtomicU64::new(0),
+            max_in_flight: AtomicU64::new(0),
         }
     }
 
-    /// Ends the calm.
-    pub fn break_out(&self) {
-        self.calm.store(false, Relaxed);
+    /// Enables the faults.
+    pub fn enable(&self) {
+        self.disabled.store(false, Relaxed);
     }
 
-    /// Does the work as the weather lets it. `None` when it shall never be answered.
-    pub fn pass<T>(
+    /// Does the work with its delay and fault. `None`, if it is never answered.
+    pub fn run<T>(
         &self,
         operation: Operation,
         work: impl FnOnce() -> io::Result<T>,
     ) -> Option<io::Result<T>> {
-        self.asked[operation as usize].fetch_add(1, Relaxed);
+        self.requests[operation as usize].fetch_add(1, Relaxed);
         let now = self.in_flight.fetch_add(1, Relaxed) + 1;
-        self.most_in_flight.fetch_max(now, Relaxed);
+        self.max_in_flight.fetch_max(now, Relaxed);
         let answer = self.answer(operation, work);
         self.in_flight.fetch_sub(1, Relaxed);
         answer
     }
 
     fn answer<T>(&self, operation: Operation, work: impl FnOnce() -> io::Result<T>) -> Option<io::Result<T>> {
-        let calm = self.calm.load(Relaxed);
-        if !calm && self.forecast.hangs.contains(&operation) {
+        let disabled = self.disabled.load(Relaxed);
+        if !disabled && self.plan.hangs.contains(&operation) {
             return None;
         }
-        wait(self.forecast.delays.of(operation));
-        if calm {
+        wait(self.plan.delays.of(operation));
+        if disabled {
             return Some(work());
         }
         if let Some(errno) = self.fault(operation) {
             return Some(Err(errno.into()));
         }
         let result = work();
-        let Some(late) = self.forecast.late.iter().find(|late| late.operation == operation) else {
+        let Some(late) = self.plan.late.iter().find(|late| late.operation == operation) else {
             return Some(result);
         };
         wait(late.delay);
@@ -229,19 +232,18 @@ impl Weather {
     }
 
     fn fault(&self, operation: Operation) -> Option<Errno> {
-        let mut faults = self.forecast.faults.iter().filter(|fault| fault.operation == operation).peekable();
+        let mut faults = self.plan.faults.iter().filter(|fault| fault.operation == operation).peekable();
         faults.peek()?;
-        let number = self.broken[operation as usize].fetch_add(1, Relaxed) + 1;
-        faults.find(|fault| fault.when.holds(number)).map(|fault| fault.errno)
+        let number = self.faulty[operation as usize].fetch_add(1, Relaxed) + 1;
+        faults.find(|fault| fault.when.applies(number)).map(|fault| fault.errno)
     }
 }
 
-/// The books as one line of JSON: operations by kind, those that never came left out, and how many
-/// were on their way at once at most.
-impl fmt::Display for Weather {
+/// The counters as one line of JSON: operations by kind, without zeros, and the maximum number in flight.
+impl fmt::Display for FaultInjector {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{{\"most_at_once\": {}, \"operations\": {{", self.most_in_flight.load(Relaxed))?;
-        let counts = OPERATIONS.map(|operation| (operation, self.asked[operation as usize].load(Relaxed)));
+        write!(out, "{{\"max_in_flight\": {}, \"operations\": {{", self.max_in_flight.load(Relaxed))?;
+        let counts = OPERATIONS.map(|operation| (operation, self.requests[operation as usize].load(Relaxed)));
         for (at, (operation, count)) in counts.into_iter().filter(|(_, count)| *count > 0).enumerate() {
             let comma = if at > 0 { ", " } else { "" };
             write!(out, "{comma}\"{operation}\": {count}")?;
@@ -262,14 +264,16 @@ mod tests {
     use super::*;
 
     fn broken(fault: &str, requests: usize) -> String {
-        let weather =
-            Weather::new(Forecast { faults: vec![fault.parse().unwrap()], ..Forecast::default() }, false);
-        let ask = |_| weather.pass(Rename, || Ok(())).unwrap();
+        let injector = FaultInjector::new(
+            FaultPlan { faults: vec![fault.parse().unwrap()], ..FaultPlan::default() },
+            false,
+        );
+        let ask = |_| injector.run(Rename, || Ok(())).unwrap();
         (0..requests).map(ask).map(|answer| if answer.is_ok() { '.' } else { 'x' }).collect()
     }
 
     #[test]
-    fn faults_come_when_they_are_told_to() {
+    fn injects_faults_when_configured() {
         for (fault, expected) in [
             ("rename:EIO", "xxxxxx"),
             ("rename:EIO:every=3", "..x..x"),
@@ -282,11 +286,11 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_in_options_are_told() {
+    fn rejects_invalid_options() {
         for (text, expected) in [
-            ("renam:EIO", "`renam` is no operation"),
+            ("renam:EIO", "`renam` is not an operation"),
             ("rename", "an error is missing"),
-            ("rename:EOI", "`EOI` is no error of Linux"),
+            ("rename:EOI", "`EOI` is not an error of Linux"),
             ("rename:EIO:3", "`3` is none of"),
             ("rename:EIO:every=0", "`every=0` is none of"),
         ] {
@@ -299,13 +303,13 @@ mod tests {
     }
 
     #[test]
-    fn a_late_answer_comes_after_the_deed() {
-        let weather = Weather::new(
-            Forecast { late: vec!["rename:0:ENOENT".parse().unwrap()], ..Forecast::default() },
+    fn late_answer_comes_after_the_operation() {
+        let injector = FaultInjector::new(
+            FaultPlan { late: vec!["rename:0:ENOENT".parse().unwrap()], ..FaultPlan::default() },
             false,
         );
         let mut done = false;
-        let answer = weather.pass(Rename, || {
+        let answer = injector.run(Rename, || {
             done = true;
             Ok(())
         });
@@ -314,11 +318,11 @@ mod tests {
     }
 
     #[test]
-    fn calm_holds_until_it_breaks() {
-        let weather = Weather::new(Forecast { hangs: vec![Statfs], ..Forecast::default() }, true);
-        assert!(weather.pass(Statfs, || Ok(())).is_some());
-        weather.break_out();
-        assert!(weather.pass(Statfs, || Ok(())).is_none());
-        assert_eq!(weather.to_string(), r#"{"most_at_once": 1, "operations": {"statfs": 2}}"#);
+    fn disabled_faults_start_when_enabled() {
+        let injector = FaultInjector::new(FaultPlan { hangs: vec![Statfs], ..FaultPlan::default() }, true);
+        assert!(injector.run(Statfs, || Ok(())).is_some());
+        injector.enable();
+        assert!(injector.run(Statfs, || Ok(())).is_none());
+        assert_eq!(injector.to_string(), r#"{"max_in_flight": 1, "operations": {"statfs": 2}}"#);
     }
 }

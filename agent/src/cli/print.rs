@@ -1,4 +1,6 @@
-//! What commands print: standard output may be a full disk or a pipe that nobody reads any more.
+//! Prints to standard output and standard error, without secrets.
+//!
+//! Standard output may be a file on a full disk, or a pipe whose reader has ended.
 
 use std::fmt;
 use std::io::{self, ErrorKind, Write};
@@ -9,29 +11,30 @@ use agent_process::Redactor;
 use agent_types::error::{Error, Result};
 use agent_types::sanitize::sanitize;
 
-/// What is hidden in all that is printed here.
-static HIDDEN: RwLock<(Vec<Secret>, Option<Redactor>)> = RwLock::new((Vec::new(), None));
+/// Secrets that are redacted in all printed text, and their redactor.
+static SECRETS: RwLock<(Vec<Secret>, Option<Redactor>)> = RwLock::new((Vec::new(), None));
 
-/// Hides these secrets, too, from now on.
+/// Adds secrets to redact from now on.
 pub fn hide(secrets: &[Secret]) {
-    let mut hidden = HIDDEN.write().unwrap_or_else(PoisonError::into_inner);
-    hidden.0.extend_from_slice(secrets);
-    hidden.1 = Some(Redactor::new(&hidden.0));
+    let mut known = SECRETS.write().unwrap_or_else(PoisonError::into_inner);
+    known.0.extend_from_slice(secrets);
+    known.1 = Some(Redactor::new(&known.0));
 }
 
-fn redactor() -> Redactor {
-    HIDDEN.read().unwrap_or_else(PoisonError::into_inner).1.clone().unwrap_or_default()
+/// The redactor of all secrets that are known by now.
+pub fn redactor() -> Redactor {
+    SECRETS.read().unwrap_or_else(PoisonError::into_inner).1.clone().unwrap_or_default()
 }
 
-/// Prints a whole text, without secrets.
+/// Prints a text, redacted.
 ///
 /// # Errors
-/// When it cannot be written. A reader who has had enough (`| head`) is no error.
+/// If it cannot be written. A closed pipe (`| head`) is not an error.
 pub fn text(text: &str) -> Result<()> {
     raw(&redactor().redact(text))
 }
 
-/// Prints JSON, without secrets in its texts.
+/// Prints JSON with its strings redacted.
 ///
 /// # Errors
 /// As [`text`].
@@ -39,7 +42,7 @@ pub fn json(value: serde_json::Value) -> Result<()> {
     raw(&format!("{:#}\n", redactor().redact_json(value)))
 }
 
-/// Prints a text that holds no secret, as it is.
+/// Prints a text without redaction.
 ///
 /// # Errors
 /// As [`text`].
@@ -47,13 +50,13 @@ pub fn raw(text: &str) -> Result<()> {
     let mut to = io::stdout().lock();
     match to.write_all(text.as_bytes()).and_then(|()| to.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            Err(Error::machine("standard output cannot be written").because(&error))
+            Err(Error::machine("cannot write to standard output").because(&error))
         }
         _ => Ok(()),
     }
 }
 
-/// Prints a line.
+/// Prints a line, redacted.
 ///
 /// # Errors
 /// As [`text`].
@@ -61,14 +64,14 @@ pub fn line(line: fmt::Arguments<'_>) -> Result<()> {
     text(&format!("{line}\n"))
 }
 
-/// Tells what is wrong, on standard error. Paths, values and words of servers in it are other
-/// people's text. Nobody can be told when it cannot be written.
-pub fn complaint(what: fmt::Arguments<'_>) {
-    words(&format!("build-agent: {what}"));
+/// Prints an error or a warning on standard error. It may quote untrusted paths, values and server messages.
+/// A failure to write is ignored: it cannot be reported.
+pub fn diagnostic(what: fmt::Arguments<'_>) {
+    to_stderr(&format!("build-agent: {what}"));
 }
 
-/// Prints a message on standard error as it is, but for secrets and what a terminal would act on.
-pub fn words(text: &str) {
+/// Prints text on standard error, redacted and without control characters.
+pub fn to_stderr(text: &str) {
     let _ = io::stderr().lock().write_all(presentable(text, &redactor()).as_bytes());
 }
 
@@ -86,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_hold_neither_secrets_nor_escape_sequences() {
+    fn removes_secrets_and_escape_sequences() {
         let secret = Secret { origin: "test".into(), value: "hunter22".into() };
         let redactor = Redactor::new(&[secret]);
         for (text, wanted) in [

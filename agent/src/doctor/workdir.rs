@@ -1,6 +1,6 @@
-//! The work directory: its path, its file system, its space; and `/tmp`.
+//! Checks the work directory (path, file system, free space) and `/tmp`.
 //!
-//! The bounds on paths and file systems are those of OE-Core's `sanity.bbclass`.
+//! The limits on paths and file systems come from OE-Core's `sanity.bbclass`.
 
 use std::path::Path;
 
@@ -10,14 +10,14 @@ use agent_process::{Answer, Prober};
 use agent_yocto::path_rules::{self, PathUse};
 
 #[derive(Clone, Debug)]
-pub struct Facts {
-    /// Answer of the script below.
+pub struct WorkdirFacts {
+    /// What [`SCRIPT`] printed.
     pub answer: Answer,
-    /// `/proc/self/mountinfo`: tells file systems without touching them.
+    /// `/proc/self/mountinfo`: names the file systems without accessing them.
     pub mounts: String,
 }
 
-/// Climbs to what exists of the directory, and tries out what TMPDIR needs in a directory of its own.
+/// Finds the closest existing parent, then tests in a temporary directory there what TMPDIR needs.
 const SCRIPT: &str = r#"
 directory=$1
 while [ ! -d "$directory" ]; do
@@ -38,15 +38,15 @@ ln -- "$trial/a" "$trial/b" 2>/dev/null && echo 'links yes' || echo 'links no'
 (: > "$trial/$long") 2>/dev/null && echo 'long yes' || echo 'long no'
 "#;
 
-pub async fn gather(prober: &Prober, work: &Path) -> Facts {
-    let answer = prober.script("place", SCRIPT, &[&work.to_string_lossy()], None).await;
+pub async fn gather(prober: &Prober, work: &Path) -> WorkdirFacts {
+    let answer = prober.script("workdir", SCRIPT, &[&work.to_string_lossy()], None).await;
     let mounts = fs_err::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    Facts { answer, mounts }
+    WorkdirFacts { answer, mounts }
 }
 
-pub fn judge(work: &Path, builds: bool, facts: &Facts) -> Vec<Finding> {
+pub fn judge(work: &Path, builds: bool, facts: &WorkdirFacts) -> Vec<Finding> {
     let mut findings = vec![judge_work_path(work)];
-    // The script got the path as text, so that it was asked about another one.
+    // The script got a lossy copy of the path, so its answer is about another path.
     if work.to_str().is_none() {
         return findings;
     }
@@ -64,9 +64,9 @@ pub fn judge(work: &Path, builds: bool, facts: &Facts) -> Vec<Finding> {
     findings
 }
 
-/// A directory that BitBake works in, by its path and by where links lead.
+/// Checks the path as it is written and as its symbolic links resolve.
 fn judge_work_path(work: &Path) -> Finding {
-    const FIX: &str = "give another directory with --work-dir, such as /var/tmp/build-agent";
+    const FIX: &str = "choose another directory with --work-dir, such as /var/tmp/build-agent";
     let real = path_rules::resolved(work);
     for path in [work, &real] {
         let finding = judge_path("work directory", path, PathUse::Build, FIX);
@@ -75,7 +75,7 @@ fn judge_work_path(work: &Path) -> Finding {
             return finding.about(work);
         } else if length > path_rules::LONGEST_WORK {
             let found = format!(
-                "{} has {length} bytes; with more than {} BitBake's TMPDIR below it is too long for OE-Core",
+                "{} has {length} bytes; above {} bytes, TMPDIR below it is too long for OE-Core",
                 path.display(),
                 path_rules::LONGEST_WORK
             );
@@ -85,7 +85,7 @@ fn judge_work_path(work: &Path) -> Finding {
     Finding::ok("work directory", work.display().to_string()).about(work)
 }
 
-/// Whether BitBake can use the path for this.
+/// Checks whether BitBake can use the path for this purpose.
 pub fn judge_path(name: &str, path: &Path, purpose: PathUse, fix: &str) -> Finding {
     let finding = match path_rules::fault(path, purpose) {
         None => Finding::ok(name, path.display().to_string()),
@@ -99,36 +99,32 @@ fn judge_usable(work: &Path, answer: &Answer) -> Option<Finding> {
     let work = work.display();
     if matches!(answer, Answer::Nothing(_)) {
         let found = format!("{work} does not answer: {}", answer.complaint());
-        return Some(Finding::failed(
-            NAME,
-            found,
-            "bring its file system back, or choose another --work-dir",
-        ));
+        return Some(Finding::failed(NAME, found, "restore its file system, or choose another --work-dir"));
     }
     if answer.value("blocked").is_some() {
-        let found = format!("{work}: something on the way is not a directory");
+        let found = format!("{work}: part of this path is not a directory");
         return Some(Finding::failed(NAME, found, "choose another --work-dir"));
     }
     if answer.value("writable") != Some("yes") {
-        let found = format!("{work} cannot be written to");
+        let found = format!("{work} is not writable");
         return Some(Finding::failed(NAME, found, format!("install -d -o \"$(id -u)\" {work}")));
     }
     None
 }
 
-/// 50 GB is what an image build of poky takes with `rm_work` and caches; a check only parses.
+/// An image build of poky takes about 50 GB with `rm_work` and caches; a check only parses.
 const SPACE_TO_BUILD: u64 = 50_000_000_000;
 const SPACE_TO_CHECK: u64 = 5_000_000_000;
-/// A build of an image leaves some millions of files, a check some ten thousand.
+/// An image build leaves several million files, a check several ten thousand.
 const INODES_TO_BUILD: u64 = 3_000_000;
 const INODES_TO_CHECK: u64 = 200_000;
 
-/// `space` is `blocks-free block-size inodes-free inodes-total`.
+/// `space` has the form `blocks-free block-size inodes-free inodes-total`.
 fn judge_space(work: &Path, builds: bool, space: Option<&str>) -> Vec<Finding> {
     let numbers: Vec<u64> = space.unwrap_or_default().split(' ').filter_map(|n| n.parse().ok()).collect();
     let [blocks, block_size, inodes, inodes_total] = numbers[..] else {
-        let mend = format!("stat -f {}", work.display());
-        return vec![Finding::warning("disk space", "`stat -f` does not tell it", mend)];
+        let fix = format!("stat -f {}", work.display());
+        return vec![Finding::warning("disk space", "`stat -f` does not report it", fix)];
     };
     let (purpose, bytes_wanted, inodes_wanted) = if builds {
         ("a build", SPACE_TO_BUILD, INODES_TO_BUILD)
@@ -138,19 +134,19 @@ fn judge_space(work: &Path, builds: bool, space: Option<&str>) -> Vec<Finding> {
     let bytes = blocks.saturating_mul(block_size);
     let free = format!("{} free", gib(bytes));
     let mut findings = vec![if bytes < bytes_wanted {
-        let found = format!("{free}; {purpose} wants about {}", gib(bytes_wanted));
-        Finding::warning("disk space", found, "free some, give a larger volume, or INHERIT += \"rm_work\"")
+        let found = format!("{free}; {purpose} needs about {}", gib(bytes_wanted));
+        Finding::warning("disk space", found, "free some, use a larger volume, or INHERIT += \"rm_work\"")
     } else {
         Finding::ok("disk space", free)
     }];
-    // btrfs and others make inodes as they go and say 0 of 0.
+    // btrfs and others create inodes on demand and report 0 of 0.
     if inodes_total > 0 {
         findings.push(if inodes < inodes_wanted {
-            let found = format!("{inodes} inodes free; {purpose} wants about {inodes_wanted}");
+            let found = format!("{inodes} inodes free; {purpose} needs about {inodes_wanted}");
             Finding::warning(
                 "inodes",
                 found,
-                "delete old builds, or make the file system with more (mkfs.ext4 -N)",
+                "delete old builds, or create the file system with more inodes (mkfs.ext4 -N)",
             )
         } else {
             Finding::ok("inodes", format!("{inodes} free"))
@@ -161,36 +157,35 @@ fn judge_space(work: &Path, builds: bool, space: Option<&str>) -> Vec<Finding> {
 
 fn judge_file_system(work: &Path, mount: Option<&Mount>, answer: &Answer) -> Finding {
     const NAME: &str = "file system";
-    const MEND: &str = "mount a local volume (ext4, xfs) there, or choose another --work-dir";
+    const FIX: &str = "mount a local volume (ext4, xfs) there, or choose another --work-dir";
     let kind = mount.map_or("of an unknown type", |mount| mount.kind.as_str());
     let work = work.display();
-    let failed = |why: &str| Finding::failed(NAME, format!("{work} is {kind}: {why}"), MEND);
+    let failed = |why: &str| Finding::failed(NAME, format!("{work} is {kind}: {why}"), FIX);
     if answer.value("links") == Some("no") {
-        failed("hard links do not work, and shared state is written with them")
+        failed("hard links do not work, and writing shared state needs them")
     } else if answer.value("case") == Some("ignored") {
-        failed("upper and lower case are the same, and OE-Core refuses that")
+        failed("names are case-insensitive, which OE-Core rejects")
     } else if answer.value("long") == Some("no") {
-        failed("names of 200 bytes do not work, and OE-Core refuses that")
+        failed("file names of 200 bytes do not work, and OE-Core needs them")
     } else if kind.starts_with("nfs") {
-        failed("OE-Core refuses TMPDIR on NFS")
+        failed("OE-Core rejects a TMPDIR on NFS")
     } else if mount.is_some_and(|mount| mount.has("noexec")) {
-        failed("it is mounted noexec, and a build runs what it has built")
+        failed("it is mounted noexec, and a build runs programs that it built")
     } else if kind == "overlay" {
-        let found =
-            format!("{work} is overlay: slow, and hard links may break when a lower layer is touched");
+        let found = format!("{work} is on overlay: slow, and hard links may break when a file is copied up");
         Finding::warning(NAME, found, "mount a volume there: docker run --volume NAME:DIRECTORY")
     } else {
         Finding::ok(NAME, format!("{kind}, hard links work"))
     }
 }
 
-/// Directories below inherit setgid, and OE-Core refuses a TMPDIR with it.
+/// Warns of a setgid bit: subdirectories inherit it, and OE-Core rejects a TMPDIR that has it.
 fn judge_setgid(physical: Option<&str>, mode: Option<&str>) -> Option<Finding> {
     let mode = u32::from_str_radix(mode?, 8).ok()?;
     (mode & 0o6000 != 0).then(|| {
-        let directory = physical.unwrap_or("it");
+        let directory = physical.unwrap_or("the directory");
         let found = format!(
-            "{directory} has mode {mode:04o}: directories below inherit setgid, which OE-Core refuses"
+            "{directory} has mode {mode:04o}: subdirectories inherit setgid, which OE-Core rejects in TMPDIR"
         );
         Finding::warning("mode", found, format!("chmod u-s,g-s {directory}"))
     })
@@ -198,14 +193,14 @@ fn judge_setgid(physical: Option<&str>, mode: Option<&str>) -> Option<Finding> {
 
 fn judge_tmp(mount: Option<&Mount>) -> Finding {
     if mount.is_some_and(|mount| mount.has("noexec")) {
-        let mend = "mount -o remount,exec /tmp; in docker: --tmpfs /tmp:exec";
-        Finding::failed("/tmp", "it is mounted noexec, and recipes run scripts there", mend)
+        let fix = "mount -o remount,exec /tmp; in docker: --tmpfs /tmp:exec";
+        Finding::failed("/tmp", "it is mounted noexec, and recipes run scripts there", fix)
     } else {
-        Finding::ok("/tmp", "programs may run there")
+        Finding::ok("/tmp", "programs can run there")
     }
 }
 
-/// A line of `/proc/self/mountinfo`.
+/// One line of `/proc/self/mountinfo`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Mount {
     point: String,
@@ -219,20 +214,20 @@ impl Mount {
     }
 }
 
-/// See proc_pid_mountinfo(5): `… … … … POINT OPTIONS [tags] - TYPE SOURCE SUPER-OPTIONS`.
+/// Parses proc_pid_mountinfo(5): `… … … … POINT OPTIONS [tags] - TYPE SOURCE SUPER-OPTIONS`.
 fn mounts(mountinfo: &str) -> Vec<Mount> {
     let mount = |line: &str| {
         let (before, after) = line.split_once(" - ")?;
         let mut before = before.split(' ').skip(4);
         let (point, options) = (before.next()?, before.next()?);
-        // Spaces are written in octal; no other escape can be part of a path that passes above.
+        // Spaces are escaped in octal. A path with any other escaped character fails `judge_path`.
         let point = point.replace("\\040", " ");
         Some(Mount { point, options: options.to_owned(), kind: after.split(' ').next()?.to_owned() })
     };
     mountinfo.lines().filter_map(mount).collect()
 }
 
-/// The mount that a path lies on: the deepest, and of several on one point the last.
+/// Finds the mount of a path: the deepest mount point, and the last mount on it.
 fn mount_of<'a>(mounts: &'a [Mount], path: &str) -> Option<&'a Mount> {
     let holds = |mount: &&Mount| Path::new(path).starts_with(&mount.point);
     mounts.iter().filter(holds).max_by_key(|mount| Path::new(&mount.point).components().count())
@@ -262,7 +257,7 @@ rubbish
     }
 
     #[test]
-    fn the_deepest_and_last_mount_counts() {
+    fn mount_of_takes_the_deepest_and_last_mount() {
         let mounts = mounts(MOUNTS);
         let table = [
             ("/vol/build", "ext4"),
@@ -279,7 +274,7 @@ rubbish
     }
 
     #[test]
-    fn paths_that_tools_take_apart_are_refused() {
+    fn rejects_paths_that_tools_would_split() {
         let long = format!("/{}", "x".repeat(path_rules::LONGEST_WORK));
         let table: [(&str, State); 8] = [
             ("/var/lib/build-agent/meta_x-1.0", Fine),
@@ -297,15 +292,15 @@ rubbish
     }
 
     #[test]
-    fn a_failed_work_directory_is_not_listed_as_fine() {
+    fn failed_work_directory_has_no_ok_finding() {
         let work = Path::new("/vol/work");
         let table: [(&[&str], &str); 3] = [
-            (&["physical /vol", "writable no"], "cannot be written"),
+            (&["physical /vol", "writable no"], "not writable"),
             (&["blocked yes"], "not a directory"),
             (&["physical /vol", "writable yes", "links no", "case kept", "long yes"], "hard links"),
         ];
         for (lines, words) in table {
-            let facts = Facts { answer: said(lines), mounts: MOUNTS.into() };
+            let facts = WorkdirFacts { answer: said(lines), mounts: MOUNTS.into() };
             let Findings(findings) = Findings::new(judge(work, false, &facts));
             let about: Vec<_> =
                 findings.iter().filter(|finding| finding.directory.as_deref() == Some(work)).collect();
@@ -315,7 +310,7 @@ rubbish
     }
 
     #[test]
-    fn file_systems() {
+    fn judges_file_systems() {
         let good = ["links yes", "case kept", "long yes"];
         let table: [(&str, &[&str], State, &str); 8] = [
             ("/vol/build", &good, Fine, "ext4"),
@@ -336,8 +331,8 @@ rubbish
     }
 
     #[test]
-    fn space_and_inodes_have_a_bound_for_each_purpose() {
-        // (answer, whether it builds, states)
+    fn space_and_inode_limits_differ_for_builds_and_checks() {
+        // (answer, builds, states)
         let table: [(&str, bool, &[State]); 6] = [
             ("10000000 4096 9000000 9900000", false, &[Fine, Fine]),
             ("10000000 4096 9000000 9900000", true, &[Warning, Fine]),
@@ -353,15 +348,15 @@ rubbish
     }
 
     #[test]
-    fn an_unusable_directory_ends_the_examination() {
+    fn unusable_directory_skips_later_checks() {
         let table = [
             (Answer::Nothing("`sh` gave no answer within 10s".into()), "does not answer"),
             (said(&["blocked yes"]), "not a directory"),
-            (said(&["physical /x", "writable no"]), "cannot be written"),
-            (said(&[]), "cannot be written"),
+            (said(&["physical /x", "writable no"]), "not writable"),
+            (said(&[]), "not writable"),
         ];
         for (answer, words) in table {
-            let facts = Facts { answer, mounts: MOUNTS.into() };
+            let facts = WorkdirFacts { answer, mounts: MOUNTS.into() };
             let findings = judge(Path::new("/x"), true, &facts);
             let last = findings.last().unwrap();
             assert_eq!(last.state, Failed);
@@ -370,7 +365,7 @@ rubbish
     }
 
     #[test]
-    fn setgid_is_inherited() {
+    fn warns_of_setgid() {
         assert_eq!(judge_setgid(Some("/w"), Some("755")), None);
         assert_eq!(judge_setgid(Some("/w"), Some("1777")), None);
         assert_eq!(judge_setgid(Some("/w"), Some("2775")).unwrap().state, Warning);
@@ -378,7 +373,7 @@ rubbish
     }
 
     #[test]
-    fn noexec_tmp_fails() {
+    fn rejects_noexec_tmp() {
         let mounts = mounts(MOUNTS);
         assert_eq!(judge_tmp(mount_of(&mounts, "/tmp")).state, Failed);
         assert_eq!(judge_tmp(mount_of(&mounts, "/vol")).state, Fine);

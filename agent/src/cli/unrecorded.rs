@@ -1,4 +1,4 @@
-//! Stages outside of a job: their notices and commands go to standard error, nothing is recorded.
+//! Runs stages outside of a job: notices and commands go to standard error, and no reports are written.
 
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -13,21 +13,21 @@ use agent_types::outcome::{ExitStatus, Outcome};
 
 use super::job::{listen_for_signals, runner};
 
-/// A runner whose events are only shown.
-pub struct Quiet {
+/// A runner whose events go only to the console.
+pub struct UnrecordedRun {
     pub runner: Runner,
     notice: StopNotice,
     listener: JoinHandle<Recorded>,
-    /// Deleted at the end: reports and logs of an earlier job stay as they are.
+    /// Deleted at the end. Reports and logs of an earlier job are not changed.
     _logs: TempDir,
 }
 
-impl Quiet {
-    pub fn new(settings: &Settings) -> Result<Quiet> {
+impl UnrecordedRun {
+    pub fn new(settings: &Settings) -> Result<UnrecordedRun> {
         let logs = tempfile::Builder::new()
             .prefix("build-agent-")
             .tempdir()
-            .map_err(|error| Error::machine("cannot make a temporary directory").because(&error))?;
+            .map_err(|error| Error::machine("cannot create a temporary directory").because(&error))?;
         let (emitter, receiver) = events::channel();
         let redactor = Redactor::new(&settings.secrets);
         let interrupt = job::interrupt(settings);
@@ -37,16 +37,16 @@ impl Quiet {
         let notice = StopNotice::watch(&interrupt, &emitter, settings.limits.grace);
         let mut runner = runner(settings, emitter, interrupt, redactor);
         runner.logs = logs.path().to_path_buf();
-        Ok(Quiet { runner, notice, listener, _logs: logs })
+        Ok(UnrecordedRun { runner, notice, listener, _logs: logs })
     }
 
-    /// Shows what is still under way.
+    /// Prints the remaining events and ends the listener.
     pub async fn end(self) -> Result<()> {
-        // Said here, or the listener would judge a job that was none.
+        // Emitted here, because otherwise the listener would derive a verdict for a job.
         let end = EventKind::JobFinished { exit: ExitStatus::Passed, outcome: Outcome::Passed };
         self.runner.events.emit(end).await;
         drop((self.notice, self.runner));
         let listened = self.listener.await;
-        listened.map(drop).map_err(|error| Error::internal("the listener of events broke").because(&error))
+        listened.map(drop).map_err(|error| Error::internal("the event listener panicked").because(&error))
     }
 }

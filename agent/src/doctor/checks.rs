@@ -1,4 +1,4 @@
-//! Gathers all facts side by side and has them judged.
+//! Runs all checks of the doctor in parallel and collects their findings.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,27 +17,27 @@ use agent_yocto::conf_syntax::Variables;
 use agent_yocto::layer_conf::certain_words;
 
 use super::finding::{Finding, Findings};
-use super::{isolation, machine, place, sources, tools, user};
+use super::{isolation, machine, sources, tools, user, workdir};
 use agent_process::Prober;
 
-/// What the machine is to be fit for.
+/// What the machine is checked for.
 #[derive(Clone, Debug)]
 pub struct Subject {
     pub release: &'static Release,
-    /// The work directory; need not exist.
+    /// The work directory. It need not exist.
     pub work: PathBuf,
     /// The checkout under test and its layers; `None` without a manifest.
     pub checkout: Option<(PathBuf, Vec<PathBuf>)>,
-    /// The git servers, by the name of the repo.
+    /// Name and URL of each git repo.
     pub sources: Vec<(String, Url)>,
-    /// Programs that the manifest and its layers want on top of the release's.
+    /// Programs that the manifest and its layers need in addition to those of the release.
     pub programs: Vec<String>,
-    /// Whether targets are built; a mere check wants less.
+    /// Whether targets are built. A check alone needs less space and memory.
     pub builds: bool,
 }
 
 impl Subject {
-    /// Without a manifest: any build of the release.
+    /// The subject without a manifest: any build of the release.
     pub fn of_release(release: &'static Release, work: PathBuf) -> Subject {
         Subject { release, work, checkout: None, sources: Vec::new(), programs: Vec::new(), builds: true }
     }
@@ -47,7 +47,7 @@ impl From<&Settings> for Subject {
     fn from(settings: &Settings) -> Subject {
         let mut sources: Vec<(String, Url)> = Vec::new();
         for repo in &settings.repos {
-            // One question for each server path, though several repos may share it.
+            // Several repos may share one URL: ask its server once.
             if let RepoSource::Git(git) = &repo.source
                 && sources.iter().all(|(_, url)| *url != git.url)
             {
@@ -65,8 +65,8 @@ impl From<&Settings> for Subject {
     }
 }
 
-/// `HOSTTOOLS` of the manifest's configuration and of the layers under test, and what testimage adds to it
-/// (`bitbake.conf` of OE-Core). What only BitBake can evaluate is left out.
+/// Collects `HOSTTOOLS` of the manifest's configuration and of the layers under test, and the programs that
+/// testimage adds (`bitbake.conf` of OE-Core). Values that only BitBake can evaluate are skipped.
 fn programs(settings: &Settings) -> Vec<String> {
     const OF_TESTIMAGE: [&str; 6] = ["ip", "ping", "ps", "scp", "ssh", "stty"];
     let local = Variables::parse(&settings.config.local_conf);
@@ -83,30 +83,30 @@ fn programs(settings: &Settings) -> Vec<String> {
     if words(&local, "IMAGE_CLASSES").iter().any(is_test) {
         programs.extend(OF_TESTIMAGE.map(str::to_owned));
     }
-    // The script looks for whatever it is told, and an option is none.
+    // Skip words that cannot be the name of a program.
     programs.retain(|name| name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.+[".contains(c)));
     programs.sort();
     programs.dedup();
     programs
 }
 
-/// Everything that the doctor has to be told.
+/// Everything that the doctor needs as input.
 #[derive(Clone, Debug)]
-pub struct Examination {
+pub struct DoctorInput {
     pub subject: Subject,
-    /// Whether the agent itself is root and so drops to the build user.
+    /// Whether the agent is root and so drops to the build user.
     pub agent_is_root: bool,
-    /// Who would run layer code, or why nobody can.
+    /// The user that would run layer code, or why there is none.
     pub build_user: Result<User>,
-    /// The variable `HOME` that the agent was started with.
+    /// `HOME` in the agent's own environment.
     pub home_variable: Option<PathBuf>,
-    /// What children of a job get.
+    /// The environment of a job's child processes.
     pub environment: Environment,
     pub runner: Runner,
 }
 
-/// A runner for the doctor's small questions: nobody listens, little grace. `logs` is where their
-/// output is kept.
+/// Makes a runner for the doctor's short commands: events are discarded, and the grace is short.
+/// The commands' output goes to the directory `logs`.
 pub fn runner(logs: PathBuf, interrupt: Interrupt, redactor: Redactor) -> Runner {
     let (events, mut listener) = events::channel();
     tokio::spawn(async move { while listener.recv().await.is_some() {} });
@@ -123,12 +123,12 @@ pub fn runner(logs: PathBuf, interrupt: Interrupt, redactor: Redactor) -> Runner
     }
 }
 
-/// Examines the machine. Every question has a time limit; the whole takes about 30 seconds at worst.
-pub async fn examine(input: &Examination) -> Findings {
+/// Checks the machine. Every check has a time limit; all together take 30 seconds at most.
+pub async fn run_checks(input: &DoctorInput) -> Findings {
     let Subject { release, work, checkout, sources, programs, builds } = &input.subject;
     let prober =
         Prober { runner: input.runner.clone(), environment: input.environment.clone(), log: "doctor" };
-    // Only root can become somebody else.
+    // Only root can switch to another user.
     let user = input.build_user.as_ref().ok().filter(|_| input.agent_is_root);
     let home = input.build_user.as_ref().map(|user| user.home.clone()).unwrap_or_default();
     let of_checkout = async {
@@ -140,19 +140,19 @@ pub async fn examine(input: &Examination) -> Findings {
             None => Vec::<Finding>::new(),
         }
     };
-    let (user_facts, tool_facts, place_facts, memory_facts, isolation_facts, of_checkout) = tokio::join!(
+    let (user_facts, tool_facts, workdir_facts, memory_facts, isolation_facts, of_checkout) = tokio::join!(
         user::gather(&prober, user, &home, input.home_variable.clone()),
         tools::gather(&prober, user, release, programs),
-        place::gather(&prober, work),
+        workdir::gather(&prober, work),
         shared_memory::look(&prober, user),
         isolation::gather(&prober, user),
         of_checkout,
     );
     let mut findings = user::judge(input.agent_is_root, &input.build_user, &user_facts);
     findings.extend(tools::judge(release, programs, &tool_facts));
-    findings.extend(place::judge(work, *builds, &place_facts));
+    findings.extend(workdir::judge(work, *builds, &workdir_facts));
     findings.push(match shared_memory::judge(&memory_facts) {
-        None => Finding::ok("/dev/shm", "it can be written"),
+        None => Finding::ok("/dev/shm", "writable"),
         Some(unusable) => Finding::failed("/dev/shm", unusable.why, unusable.fix),
     });
     findings.extend(machine::judge(release, *builds, &machine::gather()));
@@ -167,9 +167,9 @@ mod tests {
     use super::*;
     use crate::doctor::State;
 
-    /// The scripts are part of the judgement: this machine's own facts go through them.
+    /// Runs the real scripts on this machine.
     #[tokio::test]
-    async fn this_machine_can_be_examined() {
+    async fn checks_run_on_this_machine() {
         let logs = tempfile::tempdir().unwrap();
         let work = tempfile::tempdir().unwrap();
         let mut environment = Environment::default();
@@ -179,7 +179,7 @@ mod tests {
         let nowhere = work.path().join("not/made/yet");
         let checkout = work.path().to_path_buf();
         let gone = Url::from_file_path(work.path().join("gone.git")).unwrap();
-        let examination = Examination {
+        let input = DoctorInput {
             subject: Subject {
                 checkout: Some((checkout.clone(), vec![checkout.clone(), checkout.join("no-layer")])),
                 sources: vec![("gone".into(), gone)],
@@ -191,19 +191,19 @@ mod tests {
             environment,
             runner: runner(logs.path().into(), Interrupt::new(None), Redactor::default()),
         };
-        let Findings(findings) = examine(&examination).await;
+        let Findings(findings) = run_checks(&input).await;
         let state = |name: &str| findings.iter().find(|f| f.name == name).map(|f| f.state);
-        // These hold wherever the tests run; the others depend on the machine.
+        // These findings are the same on every machine.
         assert_eq!(state("git checkout"), Some(State::Warning), "{findings:#?}");
         assert_eq!(state("layers"), Some(State::Failed), "{findings:#?}");
         assert_eq!(state("remote gone"), Some(State::Failed), "{findings:#?}");
         assert!(state("/dev/shm").is_some());
         assert!(state("disk space").is_some() && state("file system").is_some(), "{findings:#?}");
         assert!(state("python3").is_some() || state("host tools") == Some(State::Failed), "{findings:#?}");
-        // Nothing stays behind, and nothing is made.
+        // The checks leave no files and do not create the work directory.
         assert_eq!(fs_err::read_dir(work.path()).unwrap().count(), 0);
         for finding in &findings {
-            assert_eq!(finding.mend.is_some(), finding.state != State::Ok, "{finding:?}");
+            assert_eq!(finding.fix.is_some(), finding.state != State::Ok, "{finding:?}");
         }
     }
 }

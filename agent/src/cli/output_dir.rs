@@ -1,4 +1,4 @@
-//! The output directory of one job.
+//! The output directory of a job.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -13,23 +13,23 @@ use agent_types::error::Result;
 
 use super::arguments::Arguments;
 use super::current_dir::current_dir;
-use super::say;
+use super::diagnostics;
+use super::print;
 
-/// The output directory: taken for one job, with what an earlier job said in it withdrawn.
-pub struct Out {
+/// The output directory: locked for one job, with the verdict of an earlier job removed.
+pub struct OutputDir {
     path: PathBuf,
-    taken: Option<DirLock>,
+    lock: Option<DirLock>,
 }
 
-impl Out {
-    /// Withdraws the verdict of an earlier job, before anything of this one is even looked at: a
-    /// manifest that cannot be read must not leave yesterday's `passed` behind. Where there is
-    /// none, nothing is made.
+impl OutputDir {
+    /// Removes the verdict of an earlier job before this job does anything: an unreadable manifest must not
+    /// leave an old `passed` in place. Creates nothing if there is no verdict.
     ///
     /// # Errors
-    /// When another job works there, or the verdict cannot be withdrawn.
-    pub fn withdraw(path: PathBuf) -> Result<Out> {
-        let mut out = Out { path, taken: None };
+    /// If another job uses the directory, or the verdict cannot be removed.
+    pub fn invalidate(path: PathBuf) -> Result<OutputDir> {
+        let mut out = OutputDir { path, lock: None };
         let reports = ["result.json", EventsFile::NAME];
         if reports.iter().any(|name| fs_err::symlink_metadata(out.path.join(name)).is_ok()) {
             out.begin()?;
@@ -37,23 +37,28 @@ impl Out {
         Ok(out)
     }
 
-    /// Makes it ready for this job's reports.
+    /// Locks and prepares the directory for this job's reports.
     ///
     /// # Errors
-    /// When another job works there, or it cannot be written.
+    /// If another job uses the directory, or it is not writable.
     pub fn begin(&mut self) -> Result<EventsFile> {
         report::prepare_out(&self.path)?;
-        if self.taken.is_none() {
-            self.taken = Some(DirLock::out(&self.path)?);
+        if self.lock.is_none() {
+            self.lock = Some(DirLock::out(&self.path)?);
+            match report::begin_log(&self.path) {
+                Ok(file) => diagnostics::write_to(file),
+                // The verdict stays the same without diagnostics.
+                Err(error) => print::diagnostic(format_args!("warning: no diagnostics are written: {error}")),
+            }
         }
         report::begin(&self.path)
     }
 }
 
-/// The output directory that `--out` asks for.
+/// The output directory that `--out` names.
 ///
 /// # Errors
-/// When it is relative and the current directory is gone.
+/// If it is relative and the current directory no longer exists.
 pub fn directory(asked: Option<&Path>) -> Result<PathBuf> {
     match asked {
         Some(path) if path.is_absolute() => config::out_dir(asked, Path::new("/")),
@@ -61,20 +66,20 @@ pub fn directory(asked: Option<&Path>) -> Result<PathBuf> {
     }
 }
 
-/// Withdraws the verdict of an earlier job when nobody can tell what the command line asks for: whoever wrote
-/// it meant a new job, and must not find the old one's `passed`. `words` come after the program's name.
-pub fn withdraw_after_mistake(words: &[OsString]) {
+/// Removes the verdict of an earlier job after a command line that cannot be parsed: the user meant to start
+/// a new job, and must not find the old `passed`. `words` are the arguments after the program's name.
+pub fn invalidate_after_usage_error(words: &[OsString]) {
     let command = Arguments::command();
     let commands: Vec<&str> = command.get_subcommands().map(clap::Command::get_name).collect();
-    for path in meant(words, &commands) {
-        if let Err(error) = directory(path.as_deref()).and_then(Out::withdraw) {
-            say::complaint(format_args!("warning: the verdict of an earlier job is still there: {error}"));
+    for path in possible_dirs(words, &commands) {
+        if let Err(error) = directory(path.as_deref()).and_then(OutputDir::invalidate) {
+            print::diagnostic(format_args!("warning: cannot remove the verdict of an earlier job: {error}"));
         }
     }
 }
 
-/// The output directories of a job that the words may have meant; `None` is the default one.
-fn meant(words: &[OsString], commands: &[&str]) -> Vec<Option<PathBuf>> {
+/// The output directories that an invalid command line may mean; `None` is the default directory.
+fn possible_dirs(words: &[OsString], commands: &[&str]) -> Vec<Option<PathBuf>> {
     let (mut command, mut named) = (None, Vec::new());
     let mut words = words.iter().take_while(|word| *word != "--").peekable();
     while let Some(word) = words.next() {
@@ -91,7 +96,7 @@ fn meant(words: &[OsString], commands: &[&str]) -> Vec<Option<PathBuf>> {
     match command {
         Some(&"run" | &"check") if named.is_empty() => vec![None],
         Some(&"run" | &"check") | None => named,
-        // Other commands make no verdict.
+        // Other commands have no verdict.
         Some(_) => Vec::new(),
     }
 }
@@ -101,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_wrong_command_line_may_have_meant() {
+    fn finds_output_dirs_in_invalid_command_lines() {
         let table: [(&str, &[&str]); 13] = [
             ("run --no-such-option", &["default"]),
             ("run --out a --no-such-option", &["a"]),
@@ -121,7 +126,7 @@ mod tests {
         let commands: Vec<&str> = commands.get_subcommands().map(clap::Command::get_name).collect();
         for (line, wanted) in table {
             let words: Vec<OsString> = line.split(' ').map(Into::into).collect();
-            let found = meant(&words, &commands);
+            let found = possible_dirs(&words, &commands);
             let found: Vec<String> = found
                 .iter()
                 .map(|path| path.as_ref().map_or("default".into(), |path| path.display().to_string()))
