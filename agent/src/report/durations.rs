@@ -11,7 +11,7 @@ use agent_types::events::{JobIdentity, Unit};
 use agent_types::outcome::Outcome;
 use agent_types::stage::Stage;
 
-use super::{Summary, output};
+use super::{Summary, output_file};
 
 const NAME: &str = "durations.json";
 
@@ -90,7 +90,7 @@ impl Durations {
         }
         all.jobs.insert(key, kept);
         let text = serde_json::to_vec_pretty(&all).unwrap_or_default();
-        output::replace(&work.join(NAME), &text)
+        output_file::replace(&work.join(NAME), &text)
     }
 
     /// Seconds until the end of the job: what the stages that follow took, and of the present one what its steps

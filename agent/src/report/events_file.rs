@@ -11,7 +11,7 @@ use agent_types::error::{Error, Result};
 use agent_types::events::{Event, EventKind, SCHEMA};
 use agent_types::job_id::JobId;
 
-use super::output;
+use super::output_file;
 use super::sink::Sink;
 
 /// Writes the file.
@@ -28,7 +28,7 @@ impl EventsFile {
     /// # Errors
     /// When it cannot be written.
     pub fn create(out: &Path) -> Result<EventsFile> {
-        Ok(EventsFile { file: output::create(&out.join(Self::NAME))? })
+        Ok(EventsFile { file: output_file::create(&out.join(Self::NAME))? })
     }
 }
 

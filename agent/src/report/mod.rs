@@ -10,6 +10,7 @@ mod durations;
 mod events_file;
 mod junit;
 mod output;
+mod output_file;
 mod recheck;
 mod recorder;
 mod reducer;
@@ -25,12 +26,12 @@ pub mod verdict;
 #[cfg(test)]
 pub mod sample;
 
-pub use cache::TierResult;
 pub use console::{Json, Plain, Style, Terminal, ThreadedSink, final_summary, with_output_timeout};
 pub use durations::Durations;
 pub use events_file::{EventsFile, Torn, read as read_events, read_job};
 pub use junit::write as write_junit;
-pub use output::{AGENT_LOG, begin, begin_log, prepare_out, replace, write_all};
+pub use output::{AGENT_LOG, begin, begin_log, prepare_out, write_all};
+pub use output_file::replace;
 pub use recheck::{Recheck, recheck_result};
 pub use recorder::{Recorded, Recording, record, show};
 pub use report_files::FILE_DEADLINE;
@@ -38,6 +39,7 @@ pub use reports::{Report, Reports};
 pub use result::{read as read_result, write as write_result};
 pub use sink::Sink;
 pub use summary::{
-    At, CaseResult, CommandResult, Notice, Published, StageError, StageResult, Summary, UnitResult,
+    At, CaseResult, CommandResult, Notice, Published, StageError, StageResult, Summary, TierResult,
+    UnitResult,
 };
 pub use totals::{Status, Suite, Test, Totals};

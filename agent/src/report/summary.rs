@@ -8,13 +8,14 @@ use serde::{Deserialize, Serialize};
 
 use agent_types::error::Error;
 use agent_types::events::{
-    Artifact, Event, Finding, JobIdentity, Level, MemoOutcome, Planned, Recipes, RepoReady, Sstate,
-    TaskFailed, Unit,
+    Artifact, CacheCounts, Event, Finding, JobIdentity, Level, MemoOutcome, Planned, Recipes, RepoReady,
+    Sstate, TaskFailed, Unit,
 };
 use agent_types::outcome::{ExitStatus, Outcome};
 use agent_types::stage::Stage;
+use agent_types::tiers::{State, TierKind};
+use agent_types::traffic::Traffic;
 
-use super::cache::TierResult;
 use super::timeline::Timeline;
 
 /// A point in time; RFC 3339 with milliseconds in files.
@@ -144,6 +145,25 @@ impl Default for Summary {
             bytes_cut: 0,
         }
     }
+}
+
+/// One tier of the share.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TierResult {
+    pub tier: TierKind,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// `None` when it was not looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<State>,
+    /// Why it is less than was hoped for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The sum of all parts of the job.
+    pub traffic: Traffic,
+    /// `None` when nothing was to be published there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub published: Option<CacheCounts>,
 }
 
 impl Summary {
