@@ -65,6 +65,14 @@ impl EventChannel {
         }
     }
 
+    /// What is there already, without waiting, so that an event comes before the output that follows it.
+    pub fn ready(&mut self) -> Vec<String> {
+        match self.socket.as_ref().map(|socket| socket.try_read(&mut self.buffer)) {
+            Some(Ok(length)) => self.lines.feed(&self.buffer[..length]),
+            _ => Vec::new(),
+        }
+    }
+
     /// What has come and was not read yet.
     pub fn rest(&mut self) -> Vec<String> {
         let mut lines = Vec::new();

@@ -163,7 +163,7 @@ impl Output {
             let told = tokio::select! {
                 read = from.read(&mut buffer) => {
                     length = Some(read?);
-                    if length == Some(0) { channel.rest() } else { Vec::new() }
+                    if length == Some(0) { channel.rest() } else { channel.ready() }
                 }
                 told = channel.next() => told,
             };
