@@ -108,6 +108,9 @@ pub struct JobArgs {
     /// Disable the signature cache: run BitBake for every query of yocto-check-layer
     #[arg(long)]
     pub no_memo: bool,
+    /// Empty the build directory first, including the results of earlier builds [default: only in CI]
+    #[arg(long)]
+    pub fresh: bool,
     /// How to show progress
     #[arg(long, value_enum, default_value_t = Output::Auto)]
     pub output: Output,
@@ -177,6 +180,9 @@ pub struct Lock {
 pub struct Shell {
     #[command(flatten)]
     pub manifest: ManifestArgs,
+    /// Empty the build directory first, instead of opening what the last build left
+    #[arg(long)]
+    pub fresh: bool,
     /// The command to run instead of an interactive shell
     #[arg(last = true, value_name = "CMD")]
     pub command: Vec<OsString>,

@@ -45,7 +45,7 @@ async fn share_settings(args: &ShareArgs, environment: &AgentEnvironment) -> Res
             downloads_max_age: None,
         });
     }
-    let settings = load(&args.manifest, false, environment).await?;
+    let settings = load(&args.manifest, environment).await?;
     let share = match (&args.share, settings.cache.share) {
         (Some(directory), _) => share_at(directory)?,
         (None, Some(shared)) => shared.share,

@@ -60,7 +60,7 @@ async fn subject(
     let named = args.manifest.manifest.is_some();
     let here = current_dir()?.join(crate::config::FILE_NAME);
     if args.release.is_none() && (named || here.exists()) {
-        let settings = load(&args.manifest, false, environment).await?;
+        let settings = load(&args.manifest, environment).await?;
         let asked = settings.build_user.clone();
         return Ok((Subject::from(&settings), asked));
     }

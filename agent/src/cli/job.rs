@@ -33,29 +33,48 @@ use super::print;
 
 pub async fn run(args: Run, environment: &AgentEnvironment) -> Result<ExitStatus> {
     let started = StartedJob::new(&args.manifest.common)?;
-    let load = load(&args.manifest, args.job.keep_going, environment);
+    let selection = Selection::from(&args.selection);
+    let load = async {
+        let request = for_job(request(&args.manifest).await?, &args.job, &selection);
+        load_request(&request, environment)
+    };
     let settings = started.interrupt.or(load).await.map_err(stopped)??;
-    job(settings, &Selection::from(&args.selection), started, &args.job, environment).await
+    job(&settings, &selection, started, args.job.output, environment).await
 }
 
 pub async fn check(args: Check, environment: &AgentEnvironment) -> Result<ExitStatus> {
     let started = StartedJob::new(&args.common)?;
-    let request = with_common(&args.common, args.job.keep_going);
     // The manifest names the layers below its directory.
     let here = current_dir()?.join(config::FILE_NAME);
-    if args.layers.is_empty() && args.release.is_none() && here.is_file() {
+    let by_manifest = args.layers.is_empty() && args.release.is_none() && here.is_file();
+    let only = if by_manifest { vec![Stage::Check] } else { Vec::new() };
+    let selection = Selection { only, skip: Vec::new() };
+    let request = Request { check_layers: true, ..for_job(with_common(&args.common), &args.job, &selection) };
+    let settings = if by_manifest {
+        load_request(&request, environment)?
+    } else {
+        let layers = if args.layers.is_empty() { vec![".".into()] } else { args.layers.clone() };
+        let release = args.release.as_deref();
         limit_reading(&request, environment)?;
-        let mut settings = config::load(&request, environment, &current_dir()?, SystemTime::now())?;
-        settings.check.yocto_check_layer = true;
-        let only_check = Selection { only: vec![Stage::Check], skip: Vec::new() };
-        return job(settings, &only_check, started, &args.job, environment).await;
+        config::for_layers(&layers, release, &request, environment, &current_dir()?, SystemTime::now())?
+    };
+    job(&settings, &selection, started, args.job.output, environment).await
+}
+
+/// Adds the job's own options to the request.
+fn for_job(request: Request, args: &JobArgs, selection: &Selection) -> Request {
+    let mut options = Vec::new();
+    options.extend(args.no_memo.then(|| "--no-memo".to_owned()));
+    for (flag, stages) in [("--only", &selection.only), ("--skip", &selection.skip)] {
+        options.extend(stages.iter().flat_map(|stage| [flag.to_owned(), stage.to_string()]));
     }
-    let layers = if args.layers.is_empty() { vec![".".into()] } else { args.layers.clone() };
-    let release = args.release.as_deref();
-    limit_reading(&request, environment)?;
-    let settings =
-        config::for_layers(&layers, release, &request, environment, &current_dir()?, SystemTime::now())?;
-    job(settings, &Selection::default(), started, &args.job, environment).await
+    Request {
+        keep_going: args.keep_going,
+        no_memo: args.no_memo,
+        fresh: args.fresh.then_some(true),
+        options,
+        ..request
+    }
 }
 
 /// What a job has before its settings are known: a signal handler and its output directory.
@@ -79,17 +98,21 @@ fn stopped(_: Interrupted) -> Error {
 }
 
 /// Reads the manifest from its path or URL into settings.
-pub async fn load(args: &ManifestArgs, keep_going: bool, environment: &AgentEnvironment) -> Result<Settings> {
-    let request = request(args, keep_going).await?;
-    limit_reading(&request, environment)?;
-    let settings = config::load(&request, environment, &current_dir()?, SystemTime::now())?;
+pub async fn load(args: &ManifestArgs, environment: &AgentEnvironment) -> Result<Settings> {
+    load_request(&request(args).await?, environment)
+}
+
+/// Reads the request's manifest into settings.
+pub fn load_request(request: &Request, environment: &AgentEnvironment) -> Result<Settings> {
+    limit_reading(request, environment)?;
+    let settings = config::load(request, environment, &current_dir()?, SystemTime::now())?;
     print::hide(&settings.secrets);
     Ok(settings)
 }
 
 /// The request of the command line; downloads the manifest if it has a URL.
-pub async fn request(args: &ManifestArgs, keep_going: bool) -> Result<Request> {
-    let mut request = with_common(&args.common, keep_going);
+pub async fn request(args: &ManifestArgs) -> Result<Request> {
+    let mut request = with_common(&args.common);
     match args.manifest.as_deref() {
         Some(address) if remote::is_address(address) => {
             let fetched = remote::fetch(address, args.manifest_sha256.as_deref()).await?;
@@ -106,34 +129,49 @@ pub async fn request(args: &ManifestArgs, keep_going: bool) -> Result<Request> {
     Ok(request)
 }
 
-fn with_common(common: &CommonArgs, keep_going: bool) -> Request {
+fn with_common(common: &CommonArgs) -> Request {
     Request {
         set: common.set.clone(),
         work_dir: common.work_dir.clone(),
         out: common.out.clone(),
         build_user: common.build_user.clone(),
-        keep_going,
         trusted: common.trusted,
         ..Request::default()
     }
 }
 
-/// Collects the credentials for git servers. Adds the manifest's token to the settings' secrets, so that it
-/// is redacted like the others.
-pub async fn access(settings: &mut Settings, environment: &AgentEnvironment) -> Result<Access> {
-    let mut github_token = environment.github_token.clone();
-    let named = settings.github.as_ref().and_then(|github| github.token_secret.clone());
-    if let (None, Some(name)) = (&github_token, named) {
-        let secret = Secret { origin: format!("secret {name}"), value: aws::secret(&name, None).await? };
-        print::hide(std::slice::from_ref(&secret));
-        settings.secrets.push(secret.clone());
-        github_token = Some(secret);
+/// The credentials for git servers.
+pub struct Servers {
+    pub access: Access,
+    /// The manifest's token, to be redacted like the settings' secrets.
+    pub token: Option<Secret>,
+}
+
+impl Servers {
+    /// Redacts all secrets of the job.
+    pub fn redactor(&self, settings: &Settings) -> Redactor {
+        let all: Vec<Secret> = settings.secrets.iter().chain(&self.token).cloned().collect();
+        Redactor::new(&all)
     }
+}
+
+/// How git gets to the servers.
+pub async fn servers(settings: &Settings, environment: &AgentEnvironment) -> Result<Servers> {
+    let named = settings.github.as_ref().and_then(|github| github.token_secret.as_ref());
+    let token = match named {
+        Some(name) if environment.github_token.is_none() => {
+            let secret = Secret { origin: format!("secret {name}"), value: aws::secret(name, None).await? };
+            print::hide(std::slice::from_ref(&secret));
+            Some(secret)
+        }
+        _ => None,
+    };
     let mut variables: Vec<_> =
         settings.network.iter().map(|(name, value)| (name.into(), value.into())).collect();
     variables.extend(environment.ssh_auth_sock.iter().map(|path| ("SSH_AUTH_SOCK".into(), path.into())));
     let reader = environment.root.then(|| reader(settings.build_user.as_deref(), &settings.checkout));
-    Ok(Access { variables, github_token, reader })
+    let github_token = environment.github_token.clone().or_else(|| token.clone());
+    Ok(Servers { access: Access { variables, github_token, reader }, token })
 }
 
 /// The user with whose rights root reads files that an untrusted source names.
@@ -164,35 +202,23 @@ pub fn limit_reading(request: &Request, environment: &AgentEnvironment) -> Resul
 }
 
 async fn job(
-    mut settings: Settings,
+    settings: &Settings,
     selection: &Selection,
     mut started: StartedJob,
-    args: &JobArgs,
+    output: Output,
     environment: &AgentEnvironment,
 ) -> Result<ExitStatus> {
     print::hide(&settings.secrets);
-    settings.check.memo = !args.no_memo;
-    if args.no_memo {
-        settings.job.reproduce.push("--no-memo".into());
-    }
-    let output = args.output;
-    let plan = Plan::new(&settings, selection)?;
-    for (flag, stages) in [("--only", &selection.only), ("--skip", &selection.skip)] {
-        for stage in stages {
-            settings.job.reproduce.extend([flag.to_owned(), stage.to_string()]);
-        }
-    }
+    let plan = Plan::new(settings, selection)?;
     let _exclusive = DirLock::work(&settings.paths.work)?;
     let events_file = started.out.begin()?;
-    let access = started.interrupt.or(access(&mut settings, environment)).await.map_err(stopped)??;
+    let servers = started.interrupt.or(servers(settings, environment)).await.map_err(stopped)??;
 
     let (emitter, receiver) = events::channel();
-    let redactor = Redactor::new(&settings.secrets);
-    for origin in redactor.skipped() {
-        settings
-            .notices
-            .push(format!("the secret from {origin} is too short to redact, so it may appear in the output"));
-    }
+    let redactor = servers.redactor(settings);
+    let too_short =
+        |origin| format!("the secret from {origin} is too short to redact, so it may appear in the output");
+    let notices: Vec<String> = redactor.skipped().into_iter().map(too_short).collect();
     let interrupt = started.interrupt.limited(settings.limits.job).with_grace(settings.limits.grace);
     let style = style(environment);
     let last_run = Durations::of_last_run(&settings.paths.work, &settings.job);
@@ -208,9 +234,13 @@ async fn job(
         over: over.clone(),
     };
     let recorder = tokio::spawn(report::record(receiver, recording));
-    let runner = runner(&settings, emitter, interrupt.clone(), redactor);
+    let runner = runner(settings, emitter, interrupt.clone(), redactor);
     // The panic itself has told where. The reports of what was done until then are made all the same.
-    if AssertUnwindSafe(job::run(&settings, &plan, &runner, &access)).catch_unwind().await.is_err() {
+    if AssertUnwindSafe(job::run(settings, &notices, &plan, &runner, &servers.access))
+        .catch_unwind()
+        .await
+        .is_err()
+    {
         let error =
             Error::internal("the agent broke").hint("please report it with the text on standard error");
         runner.events.emit(events::EventKind::Error { stage: None, error }).await;

@@ -2,11 +2,10 @@
 
 use futures_util::{StreamExt, stream};
 
-use std::time::SystemTime;
-
 use crate::config::lock::{Lock, Locked};
 use crate::config::{self, AgentEnvironment, GitSource, RepoSource, Request, Settings, Wanted};
 use crate::report;
+use crate::stages::cleanup::after;
 use agent_fs::untrusted;
 use agent_git::{Access, Git};
 use agent_process::Runner;
@@ -15,7 +14,7 @@ use agent_types::outcome::ExitStatus;
 
 use super::arguments;
 use super::current_dir::current_dir;
-use super::job::{access, limit_reading, request};
+use super::job::{limit_reading, load_request, request, servers};
 use super::print;
 use super::unrecorded::UnrecordedRun;
 
@@ -24,7 +23,7 @@ const PARALLEL: usize = 4;
 
 /// Writes the lock: adds missing pins, and with `--update` replaces pins.
 pub async fn command(args: arguments::Lock, environment: &AgentEnvironment) -> Result<ExitStatus> {
-    let request = request(&args.manifest, false).await?;
+    let request = request(&args.manifest).await?;
     limit_reading(&request, environment)?;
     let path = config::lock_path(&request, environment, &current_dir()?)?;
     let all = args.update.as_ref().is_some_and(Vec::is_empty);
@@ -44,18 +43,16 @@ pub async fn command(args: arguments::Lock, environment: &AgentEnvironment) -> R
         Some(names) => Some(&names[..]),
     };
     let request = Request { ignore_lock: true, ..request };
-    let mut settings = config::load(&request, environment, &current_dir()?, SystemTime::now())?;
-    print::hide(&settings.secrets);
-    let access = access(&mut settings, environment).await?;
-    let access = access.for_source(settings.cache.trust.is_trusted());
-    let unrecorded = UnrecordedRun::new(&settings)?;
+    let settings = load_request(&request, environment)?;
+    let servers = servers(&settings, environment).await?;
+    let access = servers.access.for_source(settings.cache.trust.is_trusted());
+    let unrecorded = UnrecordedRun::new(&settings, servers.redactor(&settings))?;
     let pins = resolve(&settings, &unrecorded.runner, &access, moved, |name, source| {
         let locked = previous.repos.get(name)?;
         (*locked == Locked::new(source, &locked.commit)).then(|| locked.commit.clone())
     })
     .await;
-    unrecorded.end().await?;
-    let pins = pins?;
+    let pins = after(pins, unrecorded.end().await)?;
     let mut lock = Lock::default();
     for pin in &pins {
         let new = Locked::new(&pin.source, &pin.commit);

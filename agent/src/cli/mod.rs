@@ -6,6 +6,7 @@ mod cache_publish;
 mod current_dir;
 mod diagnostics;
 mod doctor;
+mod head;
 mod job;
 mod lock;
 mod output_dir;
@@ -116,6 +117,7 @@ fn command(arguments: Arguments, environment: &AgentEnvironment) -> Result<ExitS
 
 async fn dispatch(arguments: Arguments, environment: &AgentEnvironment) -> Result<ExitStatus> {
     agent_process::survive_signals();
+    let environment = &head::with_commit(environment).await;
     match arguments.command {
         Command::Run(run) => job::run(run, environment).await,
         Command::Check(check) => job::check(check, environment).await,

@@ -14,7 +14,7 @@ use super::job::load;
 use super::print;
 
 pub async fn command(args: arguments::Plan, environment: &AgentEnvironment) -> Result<ExitStatus> {
-    let settings = load(&args.manifest, false, environment).await?;
+    let settings = load(&args.manifest, environment).await?;
     let plan = job::Plan::new(&settings, &job::Selection::from(&args.selection))?;
     if args.json {
         print::json(as_json(&settings, &plan))?;
@@ -49,7 +49,8 @@ fn as_text(settings: &Settings, plan: &job::Plan) -> String {
         settings.paths.work.display(),
         settings.paths.out.display()
     );
-    for notice in &settings.notices {
+    let distrust = settings.distrust.iter().map(|(lost, _)| lost);
+    for notice in settings.notices.iter().chain(distrust) {
         text += &format!("\nnote: {notice}\n");
     }
     // Remove the trailing spaces of empty details.

@@ -1,7 +1,9 @@
 //! `build-agent shell`: opens the prepared BitBake environment, or runs one command in it.
 
-use crate::config::AgentEnvironment;
+use crate::config::{AgentEnvironment, Request};
 use crate::job::{self, DirLock};
+use crate::stages::cleanup::after;
+use crate::stages::configure::Edits;
 use crate::stages::{checkout, configure, share};
 use agent_process::{Command, ExitReason};
 use agent_types::error::Result;
@@ -9,23 +11,25 @@ use agent_types::outcome::ExitStatus;
 use agent_yocto::server;
 
 use super::arguments;
-use super::job::{access, load};
+use super::job::{load_request, request, servers};
+use super::print;
 use super::unrecorded::UnrecordedRun;
 
 pub async fn command(args: arguments::Shell, environment: &AgentEnvironment) -> Result<ExitStatus> {
-    let mut settings = load(&args.manifest, false, environment).await?;
+    // What is there is what a person wants to look at, also in CI.
+    let request = Request { fresh: Some(args.fresh), ..request(&args.manifest).await? };
+    let settings = load_request(&request, environment)?;
     let _exclusive = DirLock::work(&settings.paths.work)?;
-    let access = access(&mut settings, environment).await?;
-    let unrecorded = UnrecordedRun::new(&settings)?;
+    let servers = servers(&settings, environment).await?;
+    let unrecorded = UnrecordedRun::new(&settings, servers.redactor(&settings))?;
     let prepared = async {
         job::end_leftovers(&settings, &unrecorded.runner).await?;
         let tiers = share::look(&settings, &unrecorded.runner).await?;
-        let checkout = checkout::run(&settings, &tiers, &unrecorded.runner, &access).await?;
-        configure::run(&settings, &checkout, &tiers, &unrecorded.runner).await
+        let checkout = checkout::run(&settings, &tiers, &unrecorded.runner, &servers.access).await?;
+        configure::run(&settings, &checkout, &tiers, Edits::Keep, &unrecorded.runner).await
     };
     let prepared = prepared.await;
-    unrecorded.end().await?;
-    let configured = prepared?;
+    let configured = after(prepared, unrecorded.end().await)?;
 
     let mut words = args.command.into_iter();
     let program = words.next().unwrap_or_else(|| "/bin/bash".into());
@@ -36,7 +40,12 @@ pub async fn command(args: arguments::Shell, environment: &AgentEnvironment) -> 
     }
     command.user = configured.user.clone();
     let end = agent_process::interactive(&command).await;
-    server::stop_server(&configured.build, configured.user.as_ref(), settings.limits.grace).await?;
+    // What the command says stands, whatever becomes of the server.
+    let stopped =
+        server::stop_server(&configured.build, configured.user.as_ref(), settings.limits.grace).await;
+    if let Err(error) = stopped {
+        print::diagnostic(format_args!("warning: {error}"));
+    }
     Ok(match end? {
         ExitReason::Exited(0) => ExitStatus::Passed,
         _ => ExitStatus::Failed,

@@ -23,13 +23,12 @@ pub struct UnrecordedRun {
 }
 
 impl UnrecordedRun {
-    pub fn new(settings: &Settings) -> Result<UnrecordedRun> {
+    pub fn new(settings: &Settings, redactor: Redactor) -> Result<UnrecordedRun> {
         let logs = tempfile::Builder::new()
             .prefix("build-agent-")
             .tempdir()
             .map_err(|error| Error::machine("cannot create a temporary directory").because(&error))?;
         let (emitter, receiver) = events::channel();
-        let redactor = Redactor::new(&settings.secrets);
         let interrupt = job::interrupt(settings);
         listen_for_signals(&interrupt)?;
         let console = Box::new(Plain::new(std::io::stderr(), Style::PLAIN));

@@ -27,6 +27,8 @@ pub struct CodeBuild {
     pub source_version: Option<String>,
     /// The commit that CodeBuild resolved; for `pr/N` it may differ from HEAD.
     pub resolved_commit: Option<String>,
+    /// The commit that git finds checked out in `src_dir`; no variable has it. `None`: unknown.
+    pub checked_out: Option<String>,
     /// Whether any webhook variable is set, valid or not: then no person started this build.
     pub webhook: bool,
     pub trigger: Option<Trigger>,
@@ -71,6 +73,7 @@ impl CodeBuild {
             resolved_commit: variables
                 .text("CODEBUILD_RESOLVED_SOURCE_VERSION")
                 .and_then(|text| values::commit(&text).ok()),
+            checked_out: None,
             webhook,
             trigger: typed.read("CODEBUILD_WEBHOOK_TRIGGER", trigger),
             event: typed.read("CODEBUILD_WEBHOOK_EVENT", |text| {

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -18,7 +19,7 @@ use super::environment::AgentEnvironment;
 use super::load::load;
 use super::manifest;
 use super::paths;
-use super::request::Request;
+use super::request::{OnlyLayers, Request};
 use super::settings::Settings;
 
 /// Settings to check only these layers; without layers, the current directory. A `build-agent.toml` in or
@@ -40,14 +41,16 @@ pub fn for_layers(
     let (request, env) = grounded(request, env, &cwd, &layers);
     let mut notices = Vec::new();
     if let Some(file) = layers.manifest(&request, &cwd) {
-        let request = Request { manifest: Some(file.display().to_string()), ..request.clone() };
+        let said = format!("sources and configuration are from {}", file.display());
+        let request = Request {
+            manifest: Some(file.display().to_string()),
+            layers: Some(OnlyLayers { layers: layers.layers.clone(), built_in: None }),
+            notices: [vec![said], request.notices.clone()].concat(),
+            ..request.clone()
+        };
         let settings = load(&request, &env, &cwd, now)?;
         if release.is_none_or(|release| release == settings.release) {
-            return Ok(only_check(
-                settings,
-                layers,
-                vec![format!("using sources and configuration from {}", file.display())],
-            ));
+            return Ok(settings);
         }
         notices.push(format!("{} is for {}, so it is ignored", file.display(), settings.release.name));
     }
@@ -61,11 +64,15 @@ pub fn for_layers(
     };
     let text = make_manifest(&layers, release, &mut notices)?;
     let name = format!("the built-in manifest for {}", release.name);
-    let request = Request { manifest: None, manifest_text: Some((name, text)), ..request.clone() };
-    let mut settings = load(&request, &env, &layers.checkout, now)?;
-    settings.job.reproduce = reproduce(&layers, release);
-    settings.completes_repos = true;
-    Ok(only_check(settings, layers, notices))
+    let only = OnlyLayers { built_in: Some(reproduce(&layers, release)), layers: layers.layers.clone() };
+    let request = Request {
+        manifest: None,
+        manifest_text: Some((name, text)),
+        layers: Some(only),
+        notices: [notices, request.notices.clone()].concat(),
+        ..request.clone()
+    };
+    load(&request, &env, &layers.checkout, now)
 }
 
 /// The request and environment with absolute paths, and with the layers' checkout.
@@ -106,13 +113,15 @@ impl Layers {
         for layer in given {
             let path = cwd.join(layer);
             let conf = path.join("conf/layer.conf");
-            if !conf.is_file() {
+            // What is there and cannot be read is a layer that fails its check.
+            if fs_err::symlink_metadata(&conf).is_err_and(|error| error.kind() != ErrorKind::PermissionDenied)
+            {
                 return Err(no_layer(layer, &path));
             }
             let path = fs_err::canonicalize(path)?;
             paths::is_text("the layer", &path)?;
             if !layers.contains(&path) {
-                confs.push(LayerConf::read(&path)?);
+                confs.push(LayerConf::read(&path).unwrap_or_default());
                 layers.push(path);
             }
         }
@@ -162,15 +171,6 @@ fn common(paths: impl Iterator<Item = PathBuf>) -> PathBuf {
         .unwrap_or_default()
 }
 
-fn only_check(mut settings: Settings, layers: Layers, notices: Vec<String>) -> Settings {
-    settings.layers = layers.layers;
-    settings.check.yocto_check_layer = true;
-    settings.build.targets.clear();
-    settings.artifacts.rules.clear();
-    settings.notices.splice(0..0, notices);
-    settings
-}
-
 /// The release of `--release`.
 ///
 /// # Errors
@@ -208,6 +208,10 @@ fn choose_release(layers: &Layers, env: &AgentEnvironment) -> Result<(&'static R
     // Layers that support only the next release are for master.
     match newest.or_else(|| RELEASES.iter().rev().find(|release| names_it(release))) {
         Some(release) => Ok((release, "the newest one that LAYERSERIES_COMPAT names".into())),
+        // Its check fails whatever the release.
+        None if layers.layers.iter().any(|layer| LayerConf::read(layer).is_err()) => {
+            Ok((Release::newest_stable(), "conf/layer.conf cannot be read, so this is the newest".into()))
+        }
         None => {
             let said = series.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" and ");
             let said = if series.is_empty() { "nothing".into() } else { said };

@@ -40,7 +40,7 @@ pub struct AgentEnvironment {
     pub term: Option<String>,
     /// Whether `NO_COLOR` is set, to any value (<https://no-color.org>).
     pub no_color: bool,
-    /// Whether `CI` is set: a program reads the output.
+    /// Whether a service runs the agent: CodeBuild, GitHub Actions, or another one that sets `CI`.
     pub ci: bool,
     /// The way to the user's ssh keys, for git.
     pub ssh_auth_sock: Option<PathBuf>,
@@ -82,6 +82,8 @@ impl AgentEnvironment {
         let variables =
             Variables::new(variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect());
         let mut notices = Vec::new();
+        let is_set = |name| variables.text(name).is_some_and(|value| value != "false" && value != "0");
+        let codebuild = CodeBuild::from_variables(&variables, &mut notices);
         AgentEnvironment {
             root: false,
             home: variables.path("HOME"),
@@ -95,13 +97,13 @@ impl AgentEnvironment {
             lc_all: variables.text("LC_ALL"),
             term: variables.text("TERM"),
             no_color: variables.text("NO_COLOR").is_some(),
-            ci: variables.text("CI").is_some_and(|value| value != "false" && value != "0"),
+            ci: codebuild.is_some() || is_set("CI") || is_set("GITHUB_ACTIONS"),
             ssh_auth_sock: variables.path("SSH_AUTH_SOCK"),
             github_token: variables
                 .text("GITHUB_TOKEN")
                 .map(|value| Secret { origin: "variable GITHUB_TOKEN".into(), value }),
             network: variables.network(),
-            codebuild: CodeBuild::from_variables(&variables, &mut notices),
+            codebuild,
             secrets: secrets_of(&variables),
             notices,
         }

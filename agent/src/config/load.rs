@@ -18,7 +18,7 @@ use super::manifest::UnvalidatedManifest;
 use super::paths::{self, ProjectRoot};
 use super::problem::{Diagnostic, KeyPath, Problems};
 use super::repos::{self, Repos, Surroundings};
-use super::request::Request;
+use super::request::{OnlyLayers, Request};
 use super::settings::{
     Artifacts, Build, BuildConfig, Check, Destination, KnownFailure, Repo, RepoSource, Secret, Settings,
 };
@@ -58,7 +58,14 @@ fn evidence<'a>(request: &Request, env: &'a AgentEnvironment) -> TrustInputs<'a>
 /// Whether the source is trusted; known before any of its files is read.
 pub fn is_trusted(request: &Request, env: &AgentEnvironment) -> bool {
     // Errors in it are reported when the manifest is read.
-    trust::judge(&evidence(request, env)).is_ok_and(|trust| trust.is_trusted())
+    trust::judge(&evidence(request, env)).is_ok_and(|judged| judged.trust.is_trusted())
+}
+
+/// The directory whose commit decides about the trust, where CodeBuild resolved one and the source may be trusted.
+pub fn commit_to_confirm(env: &AgentEnvironment) -> Option<&Path> {
+    let build = env.codebuild.as_ref()?;
+    let decides = trust::depends_on_commit(build, env.trusted_branches.as_deref());
+    build.src_dir.as_deref().filter(|_| decides)
 }
 
 /// An unreadable file counts as an invalid manifest.
@@ -198,14 +205,16 @@ fn settings(
     let Read { release, repos, sections, yocto_check_layer, known_failures } = read;
     let Repos { repos, secrets, notices } = repos;
     let paths = paths::resolve(request, env, cwd, &sections.name, release)?;
-    paths::check_fits(&paths, &sections.layers)?;
+    let only = request.layers.as_ref();
+    let layers = only.map_or(sections.layers, |only| only.layers.clone());
+    paths::check_fits(&paths, &layers)?;
     core_is_usable(&project_root.checkout, &repos)?;
-    let patterns = patterns(&sections.layers, &repos)?;
+    let patterns = patterns(&layers, &repos)?;
     let distro = sections.distro.unwrap_or_else(|| default_distro(&repos).to_owned());
     let codebuild = env.codebuild.as_ref();
-    let trust = trust::judge(&evidence(request, env))?;
-    let layers = paths::work_dir(request.work_dir.as_deref(), env, cwd)?.join("layers");
-    let (cache, cache_notices) = shared::cache(&sections.cache, trust, codebuild, layers, &paths);
+    let trust::Judgement { trust, lost } = trust::judge(&evidence(request, env))?;
+    let store = paths::work_dir(request.work_dir.as_deref(), env, cwd)?.join("layers");
+    let (cache, cache_notices) = shared::cache(&sections.cache, trust, codebuild, store, &paths);
     let job = JobIdentity {
         id: JobId::new(now),
         name: sections.name,
@@ -218,31 +227,34 @@ fn settings(
         codebuild: codebuild.and_then(|build| build.build_id.clone()),
         layer: project_root.checkout.clone(),
         manifest: project_root.manifest_name.clone(),
-        reproduce: reproduce(request, &project_root),
+        reproduce: reproduce(request, &project_root, only),
         url: codebuild.and_then(|build| build.public_url.as_ref()).map(ToString::to_string),
     };
     Ok(Settings {
         release,
         job,
         checkout: project_root.checkout,
-        layers: sections.layers,
+        layers,
         repos,
-        completes_repos: false,
+        completes_repos: only.is_some_and(|only| only.built_in.is_some()),
         config: BuildConfig { machines: sections.machines, distro, local_conf: sections.local_conf },
         check: Check {
             bitbake_layers: sections.bitbake_layers,
-            yocto_check_layer,
+            yocto_check_layer: yocto_check_layer || request.check_layers || only.is_some(),
             machines: sections.check_machines,
             side_by_side: sections.side_by_side,
             known_failures,
             keep_going: request.keep_going,
-            memo: true,
+            memo: !request.no_memo,
         },
-        build: Build { targets: sections.targets },
+        build: Build {
+            targets: if only.is_some() { Vec::new() } else { sections.targets },
+            fresh: request.fresh.unwrap_or(env.ci),
+        },
         cache,
         artifacts: Artifacts {
             destination: sections.destination.unwrap_or_else(|| Destination::Directory(paths.out.clone())),
-            rules: sections.rules,
+            rules: if only.is_some() { Vec::new() } else { sections.rules },
             kms_key_id: sections.kms_key_id,
         },
         github: sections.github,
@@ -260,6 +272,7 @@ fn settings(
             patterns,
         ]
         .concat(),
+        distrust: lost.map(|why| (format!("the source is not trusted: {why}"), trust::HINT.to_owned())),
     })
 }
 
@@ -317,11 +330,15 @@ fn default_distro(repos: &[Repo]) -> &'static str {
     if has_meta_poky { "poky" } else { "nodistro" }
 }
 
-fn reproduce(request: &Request, project_root: &ProjectRoot) -> Vec<String> {
+fn reproduce(request: &Request, project_root: &ProjectRoot, only: Option<&OnlyLayers>) -> Vec<String> {
+    if let Some(built_in) = only.and_then(|only| only.built_in.as_ref()) {
+        return [built_in.as_slice(), &request.options].concat();
+    }
     let mut command = vec!["build-agent".to_owned(), "run".to_owned(), project_root.manifest_name.clone()];
     let sha256 = request.manifest_sha256.iter();
     command.extend(sha256.flat_map(|sha256| ["--manifest-sha256".to_owned(), sha256.clone()]));
     command.extend(request.set.iter().flat_map(|set| ["--set".to_owned(), set.clone()]));
+    command.extend(request.options.iter().cloned());
     command
 }
 

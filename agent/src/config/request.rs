@@ -17,10 +17,29 @@ pub struct Request {
     pub out: Option<PathBuf>,
     pub build_user: Option<String>,
     pub keep_going: bool,
+    /// Whether the build directory is emptied first; `None`: only in CI.
+    pub fresh: Option<bool>,
+    /// `--no-memo`
+    pub no_memo: bool,
+    /// The command `check`: yocto-check-layer runs, whatever the manifest says.
+    pub check_layers: bool,
+    /// The layers of the command line; `None`: those of the manifest.
+    pub layers: Option<OnlyLayers>,
+    /// Options of the command line that the command to reproduce the job needs, too.
+    pub options: Vec<String>,
     /// `--trusted`: the user trusts the source.
     pub trusted: bool,
     /// Notices about the download of the manifest.
     pub notices: Vec<String>,
     /// Whether the lock is ignored, because it is being replaced.
     pub ignore_lock: bool,
+}
+
+/// A job that checks these layers and nothing else.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OnlyLayers {
+    /// Absolute and without links.
+    pub layers: Vec<PathBuf>,
+    /// The command that repeats the check, where the manifest is the built-in one.
+    pub built_in: Option<Vec<String>>,
 }

@@ -1,5 +1,6 @@
 //! The validated configuration of one job. Stages read it and nothing else; they never look at the
-//! environment or at the manifest.
+//! environment or at the manifest. [`load`](super::load) builds it once, and nothing changes it afterwards: what
+//! is found out later is an argument or has a type of its own.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -47,6 +48,8 @@ pub struct Settings {
     pub secrets: Vec<Secret>,
     /// Sentences for people that arose while reading: defaults chosen, keys without effect.
     pub notices: Vec<String>,
+    /// Why the source lost its trust, and what to do.
+    pub distrust: Option<(String, String)>,
 }
 
 /// A source beside the layer under test.
@@ -79,6 +82,8 @@ pub struct Check {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Build {
     pub targets: Vec<String>,
+    /// Whether the job starts with an empty build directory, instead of the one that an earlier job left.
+    pub fresh: bool,
 }
 
 /// `[cache]`
@@ -115,7 +120,7 @@ pub struct SharedCache {
 impl Cache {
     /// The same cache for a source of this trust.
     #[must_use]
-    pub fn judged(&self, trust: Trust, paths: &Paths) -> Cache {
+    pub(super) fn judged(&self, trust: Trust, paths: &Paths) -> Cache {
         let share = self.share.as_ref().map(|shared| SharedCache {
             tiers: Tiers::new(&shared.share, shared.access, &trust),
             ..shared.clone()
@@ -169,7 +174,9 @@ pub struct Limits {
 /// work/                 --work-dir/<name>-<release>
 ///   lock                held by the running job
 ///   repos/<name>        links to the checkouts, for builds
-///   build/              the build directory of bitbake-layers and builds
+///   build/              the build directory of bitbake-layers and builds; outlives the job
+///   build.json          what it was made by
+///   dependencies/       throw-away build directory for dependencies that only BitBake can compute
 ///   check/<layer>/      throw-away build directory of one yocto-check-layer run
 ///   front/              what stands before BitBake while yocto-check-layer runs
 ///   downloads/ sstate/  local caches
@@ -193,6 +200,11 @@ impl Paths {
 
     pub fn build(&self) -> PathBuf {
         self.work.join("build")
+    }
+
+    /// The throw-away build directory in which BitBake computes what layers depend on.
+    pub fn dependencies(&self) -> PathBuf {
+        self.work.join("dependencies")
     }
 
     /// The directory of the local downloads and shared state of sources of this trust.

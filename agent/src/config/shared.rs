@@ -8,8 +8,7 @@ use agent_types::share::Share;
 use agent_types::tiers::{Access, TierKind, Tiers, Trust};
 
 use super::codebuild::CodeBuild;
-use super::settings::{Cache, HashServer, Paths, Settings, SharedCache};
-use super::trust;
+use super::settings::{Cache, HashServer, Paths, SharedCache};
 
 /// `[cache]` of the manifest, before trust is applied.
 #[derive(Debug)]
@@ -79,20 +78,5 @@ fn what_it_may(shared: &SharedCache) -> String {
         Some((TierKind::Shared, _)) => format!("reads and writes {share}"),
         Some((TierKind::PullRequest, own)) => format!("reads {share} and writes only {own}"),
         None => format!("reads {share} and writes nothing there"),
-    }
-}
-
-impl Settings {
-    /// The settings for the commit that is checked out: if CodeBuild resolved another one, the source is not
-    /// trusted, and the notice says so.
-    #[must_use]
-    pub fn confirmed(mut self, head: Option<&str>) -> (Settings, Option<String>) {
-        let trust = trust::confirmed(&self.cache.trust, self.cache.commit.as_deref(), head);
-        if trust == self.cache.trust {
-            return (self, None);
-        }
-        self.cache = self.cache.judged(trust, &self.paths);
-        let said = sentence(&self.cache, false);
-        (self, said)
     }
 }

@@ -7,15 +7,32 @@ use super::tests::{Checkout, good_and};
 use super::*;
 use agent_types::error::{Class, Error};
 
+const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 const SHARE: &str = "[cache]\nshare = '/efs'\n";
 
 /// `GOOD` with `[cache]` in CodeBuild's own checkout.
 fn in_codebuild(cache: &str, trusted: bool, variables: &[(&str, &str)]) -> Result<Settings, Error> {
+    in_codebuild_at(cache, trusted, variables, Some(COMMIT))
+}
+
+/// The same, with this commit checked out.
+fn in_codebuild_at(
+    cache: &str,
+    trusted: bool,
+    variables: &[(&str, &str)],
+    head: Option<&str>,
+) -> Result<Settings, Error> {
     let checkout = Checkout::new(&[("build-agent.toml", &good_and(cache))]);
     let source = checkout.path().display().to_string();
-    let always = [("CODEBUILD_BUILD_ID", "p:1"), ("CODEBUILD_SRC_DIR", source.as_str())];
+    let always = [
+        ("CODEBUILD_BUILD_ID", "p:1"),
+        ("CODEBUILD_SRC_DIR", source.as_str()),
+        ("CODEBUILD_RESOLVED_SOURCE_VERSION", COMMIT),
+    ];
     let variables: Vec<_> = always.iter().chain(variables).copied().collect();
-    checkout.load_with(&Request { trusted, ..Request::default() }, &variables)
+    let mut environment = Checkout::environment(&variables);
+    environment.codebuild.as_mut().unwrap().checked_out = head.map(str::to_owned);
+    checkout.load_in(&Request { trusted, ..Request::default() }, &environment)
 }
 
 const PUSH: [(&str, &str); 3] = [
@@ -85,14 +102,24 @@ fn a_word_for_a_pull_request_and_a_bad_expression_end_the_reading() {
 
 #[test]
 fn another_commit_than_the_trusted_one_takes_the_trust_and_the_place() {
-    let commit = "0123456789abcdef0123456789abcdef01234567";
-    let variables: Vec<_> =
-        PUSH.iter().copied().chain([("CODEBUILD_RESOLVED_SOURCE_VERSION", commit)]).collect();
-    let settings = in_codebuild(SHARE, false, &variables).unwrap();
-    let (same, said) = settings.clone().confirmed(Some(commit));
-    assert_eq!((same.cache, said), (settings.cache.clone(), None));
-    let (other, said) = settings.confirmed(Some(&"f".repeat(40)));
-    assert!(said.unwrap().contains("is checked out"));
-    assert_eq!(other.cache.share.unwrap().tiers.write, None);
-    assert!(other.cache.sstate.ends_with("meta-x-scarthgap/sstate"), "{:?}", other.cache.sstate);
+    let other = "f".repeat(40);
+    for (head, lost) in [
+        (Some(COMMIT), None),
+        (Some(other.as_str()), Some("is checked out")),
+        (None, Some("git cannot tell")),
+    ] {
+        let settings = in_codebuild_at(SHARE, false, &PUSH, head).unwrap();
+        let place = if lost.is_none() { "trusted/sstate" } else { "meta-x-scarthgap/sstate" };
+        assert_eq!(settings.cache.share.unwrap().tiers.write.is_some(), lost.is_none(), "{head:?}");
+        assert!(settings.cache.sstate.ends_with(place), "{:?}", settings.cache.sstate);
+        let (said, hint) = settings.distrust.unzip();
+        assert_eq!(said.is_some(), lost.is_some());
+        assert!(lost.is_none_or(|lost| said.unwrap().contains(lost) && hint.unwrap().contains("--trusted")));
+    }
+    // A person vouches for a source without a commit.
+    let settings = in_codebuild_at(SHARE, true, &[], None).unwrap();
+    assert!(settings.cache.trust.is_trusted() && settings.distrust.is_none());
+    // What nobody called trusted has lost nothing.
+    let settings = in_codebuild_at(SHARE, false, &[], None).unwrap();
+    assert!(!settings.cache.trust.is_trusted() && settings.distrust.is_none());
 }

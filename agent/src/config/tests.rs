@@ -38,9 +38,16 @@ impl Checkout {
     }
 
     pub fn load_with(&self, request: &Request, variables: &[(&str, &str)]) -> Result<Settings, Error> {
+        self.load_in(request, &Checkout::environment(variables))
+    }
+
+    pub fn environment(variables: &[(&str, &str)]) -> AgentEnvironment {
         let home = [("HOME", "/home/me")];
-        let env = AgentEnvironment::from_map(home.iter().chain(variables).copied());
-        load(request, &env, &self.path(), now())
+        AgentEnvironment::from_map(home.iter().chain(variables).copied())
+    }
+
+    pub fn load_in(&self, request: &Request, env: &AgentEnvironment) -> Result<Settings, Error> {
+        load(request, env, &self.path(), now())
     }
 
     pub fn load(&self, set: &[&str]) -> Result<Settings, Error> {

@@ -28,7 +28,35 @@ pub struct TrustInputs<'a> {
 /// # Errors
 /// Usage, when the expression of the branches is none; and when `--trusted` stands for what no word can
 /// make trusted, so that a flag in a buildspec does not open the share to everybody who asks for a pull.
-pub fn judge(evidence: &TrustInputs) -> Result<Trust> {
+pub fn judge(evidence: &TrustInputs) -> Result<Judgement> {
+    let claimed = claimed(evidence)?;
+    Ok(match not_established(evidence).filter(|_| claimed.is_trusted()) {
+        Some(why) => Judgement { trust: untrusted(why.clone()), lost: Some(why) },
+        None => Judgement { trust: claimed, lost: None },
+    })
+}
+
+/// The trust in a source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Judgement {
+    pub trust: Trust,
+    /// Why a source is not trusted that would be, if it were known to be what CodeBuild resolved.
+    pub lost: Option<String>,
+}
+
+/// Whether the commit that is checked out could decide: somebody has to look.
+pub fn depends_on_commit(build: &CodeBuild, branches: Option<&str>) -> bool {
+    let claimed = |trusted_flag| claimed(&TrustInputs { codebuild: Some(build), branches, trusted_flag });
+    let known = build.src_dir.is_some() && build.resolved_commit.is_some();
+    known && [false, true].into_iter().any(|flag| claimed(flag).is_ok_and(|trust| trust.is_trusted()))
+}
+
+/// How a build becomes trusted whose commit was not what CodeBuild resolved, or is not known.
+pub const HINT: &str = "let CodeBuild clone the source with git (CodePipeline: `full clone`), and let no command before the \
+     agent check out something else; if you vouch for what is there, pass --trusted in a build that no webhook starts";
+
+/// The trust in what CodeBuild resolved, or in what a person vouches for.
+fn claimed(evidence: &TrustInputs) -> Result<Trust> {
     let branches = evidence.branches.map(trusted_branches).transpose()?;
     let Some(build) = evidence.codebuild else { return Ok(by_word(evidence.trusted_flag, NOBODY)) };
     if let Some(trust) = pull_request(build) {
@@ -43,14 +71,25 @@ pub fn judge(evidence: &TrustInputs) -> Result<Trust> {
     ))
 }
 
-/// Trust goes to the commit that CodeBuild resolved, and to no other that a command before the agent
-/// has checked out. What either side does not know is no contradiction.
-pub fn confirmed(trust: &Trust, resolved: Option<&str>, head: Option<&str>) -> Trust {
-    match (trust, resolved, head) {
-        (Trust::Trusted { .. }, Some(resolved), Some(head)) if resolved != head => {
-            untrusted(format!("CodeBuild resolved the source to {resolved}, and {head} is checked out"))
+/// Why it is not established that what is checked out is what CodeBuild resolved: trust goes to that commit, and
+/// to no other that a command before the agent has checked out. A person's word also stands for a source whose
+/// commit nobody knows, but not for another commit.
+fn not_established(evidence: &TrustInputs) -> Option<String> {
+    let build = evidence.codebuild?;
+    // A commit of a source that is not under test says nothing about the layers that are.
+    let resolved = build.resolved_commit.as_ref().filter(|_| build.src_dir.is_some());
+    match (resolved, &build.checked_out) {
+        (Some(resolved), Some(head)) if resolved == head => None,
+        (Some(resolved), Some(head)) => {
+            Some(format!("CodeBuild resolved the source to {resolved}, and {head} is checked out"))
         }
-        _ => trust.clone(),
+        _ if evidence.trusted_flag => None,
+        (Some(resolved), None) => Some(format!(
+            "CodeBuild resolved the source to {resolved}, and git cannot tell which commit is checked out"
+        )),
+        (None, _) => Some(
+            "CodeBuild does not name the commit of the source (CODEBUILD_RESOLVED_SOURCE_VERSION)".to_owned(),
+        ),
     }
 }
 
@@ -154,9 +193,27 @@ mod tests {
 
     /// `trusted`, `untrusted`, `pr N`, or `refused`.
     fn judged(variables: &[(&str, &str)], branches: Option<&str>, word: bool) -> String {
-        let environment = AgentEnvironment::from_map(variables.iter().copied());
+        let resolved = ("CODEBUILD_RESOLVED_SOURCE_VERSION", COMMIT);
+        let all: Vec<_> = variables.iter().copied().chain([resolved]).collect();
+        judged_at(if variables.is_empty() { variables } else { &all }, branches, word, Some(COMMIT))
+    }
+
+    /// The same, with this commit checked out.
+    fn judged_at(
+        variables: &[(&str, &str)],
+        branches: Option<&str>,
+        word: bool,
+        head: Option<&str>,
+    ) -> String {
+        let mut environment = AgentEnvironment::from_map(variables.iter().copied());
+        if let Some(build) = &mut environment.codebuild {
+            build.checked_out = head.map(str::to_owned);
+        }
         let codebuild = environment.codebuild.as_ref();
-        match judge(&TrustInputs { codebuild, branches, trusted_flag: word }) {
+        let judged = judge(&TrustInputs { codebuild, branches, trusted_flag: word });
+        let lost = judged.as_ref().is_ok_and(|judged| judged.lost.is_some());
+        assert!(!lost || judged.as_ref().is_ok_and(|judged| !judged.trust.is_trusted()), "{judged:?}");
+        match judged.map(|judged| judged.trust) {
             Ok(Trust::Trusted { .. }) => "trusted".into(),
             Ok(Trust::Untrusted { pull_request: Some(number), .. }) => format!("pr {number}"),
             Ok(Trust::Untrusted { .. }) => "untrusted".into(),
@@ -289,19 +346,34 @@ mod tests {
         assert_eq!(judged(&push, Some("ab"), false), "untrusted");
     }
 
+    /// What cannot be established is not trusted; a person's word stands for what nobody knows.
     #[test]
-    fn another_commit_than_codebuilds_is_not_trusted() {
-        let trusted = Trust::Trusted { why: "x".into() };
+    fn only_the_commit_that_codebuild_resolved_is_trusted() {
         let other = "f".repeat(40);
-        for (resolved, head, stays) in [
-            (Some(COMMIT), Some(COMMIT), true),
-            (Some(COMMIT), None, true),
-            (None, Some(COMMIT), true),
-            (Some(COMMIT), Some(other.as_str()), false),
-        ] {
-            assert_eq!(confirmed(&trusted, resolved, head) == trusted, stays, "{resolved:?} {head:?}");
+        let resolved = ("CODEBUILD_RESOLVED_SOURCE_VERSION", COMMIT);
+        let archive = ("CODEBUILD_RESOLVED_SOURCE_VERSION", "arn:aws:s3:::bucket/key");
+        let push = &[(EVENT, "PUSH"), (TRIGGER, "branch/scarthgap")][..];
+        // variables, what git finds checked out, without --trusted, with it
+        let table: [(&[_], _, _, _, _); 10] = [
+            (push, Some(resolved), Some(COMMIT), "trusted", "trusted"),
+            (push, Some(resolved), Some(other.as_str()), "untrusted", "untrusted"),
+            (push, Some(resolved), None, "untrusted", "trusted"),
+            (push, None, Some(COMMIT), "untrusted", "trusted"),
+            (push, Some(archive), Some(COMMIT), "untrusted", "trusted"),
+            (push, None, None, "untrusted", "trusted"),
+            (&[], Some(resolved), Some(COMMIT), "untrusted", "trusted"),
+            (&[], Some(resolved), Some(other.as_str()), "untrusted", "untrusted"),
+            (&[], Some(resolved), None, "untrusted", "trusted"),
+            (&[], None, None, "untrusted", "trusted"),
+        ];
+        for (variables, resolved, head, plain, by_word) in table {
+            let always = [("CODEBUILD_BUILD_ID", "p:1"), ("CODEBUILD_SRC_DIR", "/src")];
+            let all: Vec<_> = always.iter().chain(variables).copied().chain(resolved).collect();
+            assert_eq!(judged_at(&all, Some("scarthgap"), false, head), plain, "{all:?} {head:?}");
+            assert_eq!(judged_at(&all, Some("scarthgap"), true, head), by_word, "{all:?} {head:?}");
         }
-        let untrusted = Trust::Untrusted { why: "y".into(), pull_request: Some(1) };
-        assert_eq!(confirmed(&untrusted, Some(COMMIT), Some(&other)), untrusted);
+        // Layers from elsewhere than the primary source: its commit is not theirs.
+        let elsewhere = [("CODEBUILD_BUILD_ID", "p:1"), resolved];
+        assert_eq!(judged_at(&elsewhere, None, true, Some(&other)), "trusted");
     }
 }

@@ -7,11 +7,13 @@ use tracing::Instrument;
 use tracing::field::Empty;
 
 use crate::config::Settings;
+use crate::stages::configure::Edits;
+use crate::stages::pending::Pending;
 use crate::stages::{self, build, check, checkout, configure, publish, share};
 use agent_cache::{Lease, Usage};
 use agent_git::Access;
-use agent_process::{Interrupt, Interrupted, Runner};
-use agent_types::error::{Class, Error, Result};
+use agent_process::{Interrupt, Runner};
+use agent_types::error::{Error, Result};
 use agent_types::events::{EventKind, JobIdentity, JobStarted, SCHEMA};
 use agent_types::outcome::Outcome;
 use agent_types::tiers::Tiers;
@@ -34,8 +36,9 @@ struct Outputs {
     usage: Usage,
 }
 
-/// Runs the job to its end. All that happens is told on `runner.events`; the verdict is the fold's.
-pub async fn run(settings: &Settings, plan: &Plan, runner: &Runner, access: &Access) {
+/// Runs the job to its end, and emits these notices after those of the settings. Everything that happens is an event
+/// on `runner.events`; the verdict is computed from them.
+pub async fn run(settings: &Settings, notices: &[String], plan: &Plan, runner: &Runner, access: &Access) {
     let events = &runner.events;
     let started = JobStarted {
         schema: SCHEMA.into(),
@@ -45,11 +48,13 @@ pub async fn run(settings: &Settings, plan: &Plan, runner: &Runner, access: &Acc
     };
     events.emit(EventKind::JobStarted(Box::new(started))).await;
     let notice = StopNotice::watch(&runner.interrupt, events, settings.limits.grace);
-    for notice in &settings.notices {
+    for notice in settings.notices.iter().chain(notices) {
         events.info(notice).await;
     }
+    if let Some((lost, hint)) = &settings.distrust {
+        events.warn(lost, Some(hint.clone())).await;
+    }
 
-    let settings = settings.clone();
     let mut job = Job {
         settings,
         runner,
@@ -61,7 +66,7 @@ pub async fn run(settings: &Settings, plan: &Plan, runner: &Runner, access: &Acc
     job.clear_the_place().await;
     job.look_at_machine(plan).await;
     job.look_at_checkout().await;
-    for step in plan.steps(&job.settings) {
+    for step in plan.steps(settings) {
         match step {
             Step::Preflight => job.preflight().await,
             Step::Stage(planned) => job.stage(planned.stage, planned.skip.as_deref()).await,
@@ -74,7 +79,7 @@ pub async fn run(settings: &Settings, plan: &Plan, runner: &Runner, access: &Acc
 }
 
 struct Job<'a> {
-    settings: Settings,
+    settings: &'a Settings,
     runner: &'a Runner,
     /// How git gets to the servers.
     access: &'a Access,
@@ -88,10 +93,9 @@ struct Job<'a> {
 impl Job<'_> {
     /// Which commit is under test.
     async fn look_at_checkout(&mut self) {
-        match checkout::look(&self.settings, &self.runner.for_stage(Stage::Checkout)).await {
+        match checkout::look(self.settings, &self.runner.for_stage(Stage::Checkout)).await {
             Ok(found) => {
                 let commit = found.commit.clone();
-                self.confirm_trust(commit.as_deref()).await;
                 self.runner.events.emit(EventKind::UnderTest { commit, dirty: found.dirty }).await;
                 self.outputs.under_test = found;
             }
@@ -102,32 +106,24 @@ impl Job<'_> {
         }
     }
 
-    /// Trust is for one commit, and only now it is known which is there.
-    async fn confirm_trust(&mut self, head: Option<&str>) {
-        let (settings, said) = self.settings.clone().confirmed(head);
-        self.settings = settings;
-        if let Some(said) = said {
-            let hint = "let no command before the agent check out something else".to_owned();
-            self.runner.events.warn(said, Some(hint)).await;
-        }
-    }
-
     /// What the layer's own files already say. A failure ends the check stage before its turn.
     async fn preflight(&mut self) {
         if self.stopped.is_some() {
             return;
         }
-        let outcome = check::preflight(&self.settings, &self.runner.events).await;
+        let outcome = check::preflight(self.settings, &self.runner.events).await;
         if !outcome.is_success() && !self.settings.check.keep_going {
+            let why = "the preflight failed; --keep-going runs the rest all the same";
+            self.units_not_run(Stage::Check, why).await;
             self.finish(Stage::Check, outcome.clone()).await;
-            self.stopped = Some("the preflight failed; --keep-going runs the rest all the same".into());
+            self.stopped = Some(why.into());
         }
         self.outputs.preflight = Some(outcome);
     }
 
     /// Nothing starts beside what a killed agent left running.
     async fn clear_the_place(&mut self) {
-        if let Err(error) = end_leftovers(&self.settings, self.runner).await {
+        if let Err(error) = end_leftovers(self.settings, self.runner).await {
             self.stopped = Some(error.message.clone());
             self.runner.events.emit(EventKind::Error { stage: None, error }).await;
         }
@@ -140,7 +136,7 @@ impl Job<'_> {
         if self.stopped.is_some() || !runs_bitbake {
             return;
         }
-        let Err(error) = configure::look_at_shared_memory(&self.settings, self.runner).await else { return };
+        let Err(error) = configure::look_at_shared_memory(self.settings, self.runner).await else { return };
         self.stopped = Some(error.message.clone());
         self.runner.events.emit(EventKind::Error { stage: None, error }).await;
     }
@@ -153,16 +149,21 @@ impl Job<'_> {
             return self.finish(stage, Outcome::Skipped(why.into())).await;
         }
         if let Some(why) = self.stopped.clone().filter(|_| !stage.survives_failure()) {
+            self.units_not_run(stage, &why).await;
             return self.finish(stage, Outcome::NotRun(why)).await;
         }
         self.runner.events.emit(EventKind::StageStarted { stage }).await;
         let span = tracing::info_span!("stage", name = stage.name(), outcome = Empty);
         let interrupted = self.runner.interrupt.state();
         let outcome = match interrupted.filter(|_| !stage.survives_failure()) {
-            Some(why) => Ok(stages::interrupted(why)),
+            Some(why) => {
+                let outcome = stages::interrupted(why);
+                self.units_not_run(stage, outcome.reason().unwrap_or_default()).await;
+                Ok(outcome)
+            }
             None => self.run(stage).instrument(span.clone()).await,
         };
-        let outcome = outcome.unwrap_or_else(|error| error_outcome(&error));
+        let outcome = outcome.unwrap_or_else(|error| stages::error_outcome(&error));
         span.record("outcome", outcome.word());
         if !outcome.is_success() && self.stopped.is_none() {
             self.stopped = Some(format!("{stage} did not pass"));
@@ -194,7 +195,8 @@ impl Job<'_> {
             }
             Stage::Configure => {
                 let checkout = needs(&outputs.checkout, Stage::Checkout, stage)?;
-                outputs.configured = Some(configure::run(settings, checkout, &outputs.tiers, runner).await?);
+                outputs.configured =
+                    Some(configure::run(settings, checkout, &outputs.tiers, Edits::Overwrite, runner).await?);
                 Ok(Outcome::Passed)
             }
             Stage::Check => {
@@ -224,31 +226,31 @@ impl Job<'_> {
             dirty: self.outputs.under_test.dirty,
             ..self.settings.job.clone()
         };
-        // After a cancel or at the end of the time, what is done is still saved, within the grace.
-        let interrupt = match self.runner.interrupt.state() {
-            None => self.runner.interrupt.clone(),
-            Some(_) => self.runner.interrupt.cleanup(self.runner.grace_left()),
-        };
+        // After a cancel or at the end of the time, what is done is still saved within the grace, whether the
+        // stop comes before this stage or in the middle of it.
+        let (interrupt, grace) = (&self.runner.interrupt, self.settings.limits.grace);
+        let saving = interrupt.saving(grace);
         let (stopped, events) = (self.stopped.as_deref(), &self.runner.events);
         // Side by side: neither shall use up the other's part of the grace.
         let artifacts = async {
             match self.settings.artifacts.rules.is_empty() {
                 true => Ok(Outcome::Skipped("[artifacts] has no rules".into())),
                 false => {
-                    publish::run(&self.settings, &identity, &configured.build, events, &interrupt, stopped)
-                        .await
+                    publish::run(self.settings, &identity, &configured.build, events, &saving, stopped).await
                 }
             }
         };
-        let (artifacts, published) = tokio::join!(artifacts, self.publish_caches(&interrupt));
-        // The time that is over was the grace of a signal.
-        let cancelled = self.runner.interrupt.state() == Some(Interrupted::Cancelled);
+        let both = async { tokio::join!(artifacts, self.publish_caches(&saving)) };
+        let end = async {
+            interrupt.end_of_saving(&saving, grace).await;
+            std::future::pending().await
+        };
+        let (artifacts, published) = tokio::select! {
+            both = both => both,
+            never = end => never,
+        };
         match artifacts {
             Ok(Outcome::Skipped(_)) if published => Ok(Outcome::Passed),
-            Ok(Outcome::TimedOut(why)) if cancelled => Ok(Outcome::Cancelled(why)),
-            Err(error) if cancelled && error.class == Class::OutOfTime => {
-                Err(Error { class: Class::Cancelled, ..error })
-            }
             artifacts => artifacts,
         }
     }
@@ -256,7 +258,7 @@ impl Job<'_> {
     /// Whether there was a tier to publish to. What became of it changes no verdict.
     async fn publish_caches(&self, interrupt: &Interrupt) -> bool {
         let (cache, tiers) = (&self.settings.cache, &self.outputs.tiers);
-        if tiers.read.is_empty() || !uses_share(&self.settings) {
+        if tiers.read.is_empty() || !uses_share(self.settings) {
             return false;
         }
         let sources = publish::cache::Sources {
@@ -266,8 +268,18 @@ impl Job<'_> {
         };
         let events = &self.runner.events;
         publish::cache::run(sources, tiers, events, interrupt).await;
-        share::notes::usage(&self.settings, tiers, self.outputs.usage, events).await;
+        share::notes::usage(self.settings, tiers, self.outputs.usage, events).await;
         tiers.write.is_some()
+    }
+
+    /// Each check and each build that the manifest asks for has an outcome, also in a stage that is not reached.
+    async fn units_not_run(&self, stage: Stage, why: &str) {
+        let units = match stage {
+            Stage::Check => check::units(self.settings),
+            Stage::Build => build::units(self.settings),
+            _ => return,
+        };
+        Pending::new(units, &self.runner.events).not_run(why).await;
     }
 
     async fn finish(&mut self, stage: Stage, outcome: Outcome) {
@@ -282,15 +294,6 @@ fn needs<T>(output: &Option<T>, from: Stage, stage: Stage) -> Result<&T> {
         Error::usage(format!("the stage {stage} needs what {from} makes, and {from} was skipped"))
             .hint(format!("leave out `--skip {from}`"))
     })
-}
-
-/// A stage that could not do its part has not run; a cancel and the end of the time keep their names.
-fn error_outcome(error: &Error) -> Outcome {
-    match error.class {
-        Class::Cancelled => Outcome::Cancelled(error.message.clone()),
-        Class::OutOfTime => Outcome::TimedOut(error.message.clone()),
-        _ => Outcome::NotRun(error.message.clone()),
-    }
 }
 
 /// The job's interrupt: its limit counts from now.

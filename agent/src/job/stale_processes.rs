@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::config::Settings;
+use crate::stages;
 use agent_process::Runner;
 use agent_types::error::{Error, Result};
 use agent_yocto::server::{Stopped, stop_server_apart};
@@ -32,7 +33,9 @@ pub async fn end_leftovers(settings: &Settings, runner: &Runner) -> Result<()> {
         let message = format!("an earlier job was killed here and left running: {}; ended", ended.join(", "));
         runner.events.warn(message, None).await;
     }
-    for left in agent_fs::remove::retry_set_aside(work)? {
+    let inside = work.clone();
+    let retry = move || agent_fs::remove::retry_set_aside(&inside);
+    for left in stages::blocking(&runner.interrupt, "leftovers of earlier jobs were deleted", retry).await? {
         let hint = "it is of an earlier job and only takes room";
         runner.events.warn(left.to_string().replace('\n', " "), Some(hint.into())).await;
     }
@@ -50,7 +53,8 @@ pub async fn end_leftovers(settings: &Settings, runner: &Runner) -> Result<()> {
 /// All that jobs make (see [`crate::config::Paths`]), and the paths by which BitBake knows them.
 fn build_directories(settings: &Settings) -> Vec<(PathBuf, PathBuf)> {
     let below = |directory: PathBuf| std::fs::read_dir(directory).into_iter().flatten().flatten();
-    let mut directories = vec![(settings.paths.build(), settings.paths.build())];
+    let own = [settings.paths.build(), settings.paths.dependencies()];
+    let mut directories = own.map(|directory| (directory.clone(), directory)).to_vec();
     for check in below(settings.paths.work.join("check")) {
         directories.push((check.path(), check.path()));
         let rooms = below(settings.paths.work.join("ahead").join(check.file_name()));

@@ -1,7 +1,8 @@
 //! `junit.xml`: the tests for CodeBuild's report groups and whatever else reads JUnit.
 //!
 //! A failure is the layer's, an error the agent's, the machine's or the clock's. A test that the agent
-//! stopped together with its unit is skipped; the unit is the error. CodeBuild keeps
+//! stopped together with its unit is skipped; the unit is the error. What did not run because of something else is
+//! skipped, too, if a failure or an error of the job says why. CodeBuild keeps
 //! 500 tests of a report and prefers those that failed (its user guide, "Test report statuses").
 
 use std::path::Path;
@@ -25,7 +26,9 @@ use agent_types::sanitize::clean;
 pub fn render(summary: &Summary) -> Result<String> {
     let mut report = Report::new(text(&format!("{} {}", summary.job.name, summary.job.release)));
     report.set_time(duration(summary.seconds));
-    report.add_test_suites(suites(summary).iter().map(|suite| test_suite(suite, summary)));
+    let suites = suites(summary);
+    let explained = suites.iter().flat_map(|suite| &suite.tests).any(says_why);
+    report.add_test_suites(suites.iter().map(|suite| test_suite(suite, summary, explained)));
     report.to_string().map_err(|error| Error::internal("cannot render junit.xml").because(&error))
 }
 
@@ -33,7 +36,16 @@ pub fn write(summary: &Summary, out: &Path) -> Result<()> {
     replace(&out.join("junit.xml"), render(summary)?.as_bytes())
 }
 
-fn test_suite(suite: &Suite, summary: &Summary) -> TestSuite {
+/// Whether this test is not fine, and for a reason of its own.
+fn says_why(test: &Test) -> bool {
+    match test.status {
+        Status::Error(_) => true,
+        Status::Outcome(outcome) => !outcome.is_success() && !matches!(outcome, Outcome::NotRun(_)),
+    }
+}
+
+/// `explained`: something in the job says why other things did not run.
+fn test_suite(suite: &Suite, summary: &Summary, explained: bool) -> TestSuite {
     let mut made = TestSuite::new(text(&suite.name));
     if let Some(started) = suite.started {
         made.extra.insert("timestamp".into(), started.to_string().into());
@@ -61,12 +73,12 @@ fn test_suite(suite: &Suite, summary: &Summary) -> TestSuite {
     made.add_properties(numbers.map(|(name, number)| Property::new(name, number.to_string())));
     let tiers = summary.cache.iter().flat_map(tier_words);
     made.add_properties(tiers.map(|(name, value)| Property::new(name, value)));
-    made.add_test_cases(suite.tests.iter().map(|test| test_case(test, summary)));
+    made.add_test_cases(suite.tests.iter().map(|test| test_case(test, summary, explained)));
     made
 }
 
-fn test_case(test: &Test, summary: &Summary) -> TestCase {
-    let mut made = TestCase::new(text(test.name), status(test, summary));
+fn test_case(test: &Test, summary: &Summary, explained: bool) -> TestCase {
+    let mut made = TestCase::new(text(test.name), status(test, summary, explained));
     made.set_classname(text(&class_name(test)));
     if let Some(seconds) = test.seconds {
         made.set_time(duration(seconds));
@@ -93,12 +105,13 @@ fn class_name(test: &Test) -> String {
     parts.join(".")
 }
 
-fn status(test: &Test, summary: &Summary) -> TestCaseStatus {
+fn status(test: &Test, summary: &Summary, explained: bool) -> TestCaseStatus {
     let (mut status, kind, reason) = match test.status {
         Status::Outcome(Outcome::Passed) => return TestCaseStatus::success(),
         Status::Outcome(outcome) => {
             let status = match outcome {
                 Outcome::Skipped(_) => TestCaseStatus::skipped(),
+                Outcome::NotRun(_) if explained => TestCaseStatus::skipped(),
                 stopped if stopped.was_stopped() && is_case(test) => TestCaseStatus::skipped(),
                 Outcome::Failed(_) => TestCaseStatus::non_success(NonSuccessKind::Failure),
                 _ => TestCaseStatus::non_success(NonSuccessKind::Error),
@@ -331,8 +344,11 @@ make: *** [Makefile:9: zlib.o] Error 1</failure>
                 let stopped = cases
                     .filter(|test| matches!(test.status, Status::Outcome(outcome) if outcome.was_stopped()));
                 let stopped = stopped.count() as u64;
-                let errors = totals.not_run + totals.timed_out + totals.cancelled + totals.errors - stopped;
-                let wanted = [totals.tests, totals.failed, errors, totals.skipped + stopped];
+                let own = totals.timed_out + totals.cancelled + totals.errors;
+                // What did not run because of something else is skipped; the something is the error.
+                let explained = if totals.failed + own > 0 { totals.not_run } else { 0 };
+                let errors = totals.not_run - explained + own - stopped;
+                let wanted = [totals.tests, totals.failed, errors, totals.skipped + stopped + explained];
                 let found = [report.tests, report.failures, report.errors, report.skipped];
                 assert_eq!(found.map(|number| number as u64), wanted);
             }

@@ -16,10 +16,12 @@ use agent_types::stage::Stage;
 use agent_yocto::bitbake::{Build, Failure};
 use agent_yocto::bitbake_events::{NO_EVENTS, can_tell_events};
 use agent_yocto::excerpt::relevant_lines;
+use agent_yocto::host;
 use agent_yocto::starter::{Addition, Starter};
-use agent_yocto::{host, server};
 
+use super::cleanup::{ServerEnd, UnitEnd};
 use super::configure::BuildEnvironment;
+use super::pending::Pending;
 
 /// Lines of a failed task's log that a report shows.
 const EXCERPT_LINES: usize = 60;
@@ -35,31 +37,48 @@ pub struct Builds {
     pub usage: Usage,
 }
 
-/// Builds all targets for each machine.
+/// The builds that the manifest asks for: one for each machine.
+pub fn units(settings: &Settings) -> Vec<Unit> {
+    settings.config.machines.iter().map(|machine| unit(settings, machine)).collect()
+}
+
+fn unit(settings: &Settings, machine: &str) -> Unit {
+    Unit::new(Stage::Build, format!("{} ({machine})", settings.build.targets.join(" ")))
+}
+
+/// Builds all targets for each machine. After a build that did not pass, the others are not run, unless
+/// `--keep-going` asks for them.
 pub async fn run(settings: &Settings, configured: &BuildEnvironment, runner: &Runner) -> Result<Builds> {
+    let mut pending = Pending::new(units(settings), &runner.events);
+    let builds = run_pending(settings, configured, runner, &mut pending).await;
+    pending.not_run_after(builds.as_ref().map(|builds| &builds.outcome)).await;
+    builds
+}
+
+async fn run_pending(
+    settings: &Settings,
+    configured: &BuildEnvironment,
+    runner: &Runner,
+    pending: &mut Pending<'_>,
+) -> Result<Builds> {
     let mut outcomes = Vec::new();
     let mut usage = Usage::default();
     for machine in &settings.config.machines {
-        let unit = Unit::new(Stage::Build, format!("{} ({machine})", settings.build.targets.join(" ")));
+        let unit = unit(settings, machine);
+        pending.start(&unit);
         runner.events.emit(EventKind::UnitStarted { unit: unit.clone() }).await;
-        let Built { outcome, log, excerpt, sstate } =
-            match machine_build(settings, configured, runner, &unit, machine)
-                .instrument(super::step(&unit))
-                .await
-            {
-                Ok(done) => done,
-                Err(error) => {
-                    let outcome = Outcome::NotRun(error.message.clone());
-                    runner
-                        .events
-                        .emit(EventKind::UnitFinished { unit, outcome, log: None, excerpt: Vec::new() })
-                        .await;
-                    return Err(error);
-                }
-            };
-        runner.events.emit(EventKind::UnitFinished { unit, outcome: outcome.clone(), log, excerpt }).await;
+        let (built, server) =
+            machine_build(settings, configured, runner, &unit, machine).instrument(super::step(&unit)).await;
+        let Built { outcome, log, excerpt, sstate } = match built {
+            Ok(built) => built,
+            Err(error) => {
+                UnitEnd::error(unit, &error).report(server, &runner.events).await;
+                return Err(error);
+            }
+        };
+        UnitEnd { unit, outcome: outcome.clone(), log, excerpt }.report(server, &runner.events).await;
         usage += sstate.map(used).unwrap_or_default();
-        let stop = !outcome.is_success() && !settings.check.keep_going;
+        let stop = !outcome.is_success() && (!settings.check.keep_going || outcome.was_stopped());
         outcomes.push(outcome);
         if stop {
             break;
@@ -89,7 +108,7 @@ async fn machine_build(
     runner: &Runner,
     unit: &Unit,
     machine: &str,
-) -> Result<Built> {
+) -> (Result<Built>, ServerEnd) {
     let bitbake = configured.tools.bitbake.join("bin/bitbake");
     let starter = starter(settings, &bitbake);
     let (program, before) = match &starter {
@@ -113,10 +132,23 @@ async fn machine_build(
 
     let mut build = UntilStopped::new(Build::new(unit.clone()), &command.stopping);
     let ended = runner.run(command, &mut build).await;
-    // The server has left the process group on purpose; it must not outlive its build directory.
-    server::stop_server(&configured.build, configured.user.as_ref(), runner.grace_left()).await?;
-    let (build, finished) = (build.lines, ended?);
+    let server = ServerEnd::stop(&configured.build, configured.user.as_ref(), runner).await;
+    let built = match ended {
+        Ok(finished) => report_build(build.lines, &finished, no_events, configured, runner, unit).await,
+        Err(error) => Err(error),
+    };
+    (built, server)
+}
 
+/// The failed tasks as events, and the verdict. `no_events` says why BitBake was not asked for its events.
+async fn report_build(
+    build: Build,
+    finished: &CommandOutcome,
+    mut no_events: Option<String>,
+    configured: &BuildEnvironment,
+    runner: &Runner,
+    unit: &Unit,
+) -> Result<Built> {
     if no_events.is_none() && !build.has_events() {
         no_events = Some("it told none".into());
     }
@@ -140,7 +172,7 @@ async fn machine_build(
         );
         runner.events.emit(EventKind::Notice { level: Level::Warning, message, hint: None }).await;
     }
-    let outcome = judge(&build, &finished)?;
+    let outcome = judge(&build, finished)?;
     let excerpt = match &outcome {
         Outcome::Passed | Outcome::Cancelled(_) => Vec::new(),
         // A build that never got to a task has its story in its own lines.

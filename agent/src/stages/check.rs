@@ -13,13 +13,15 @@ use agent_types::outcome::Outcome;
 use agent_types::stage::Stage;
 use agent_yocto::bitbake_layers::LayersOutput;
 use agent_yocto::check_layer::{crash, forgiving};
+use agent_yocto::host;
 use agent_yocto::layer_conf::{LayerConf, certain_words};
 use agent_yocto::layer_fault::KnownLayers;
 use agent_yocto::preflight::{self, PreflightCase};
-use agent_yocto::{host, server};
 
 use super::check_layer;
+use super::cleanup::{ServerEnd, UnitEnd};
 use super::configure::BuildEnvironment;
+use super::pending::Pending;
 
 /// What the layers' own files say, without anything else. Runs before the checkout, so that a
 /// hopeless change fails in the first second.
@@ -40,6 +42,17 @@ pub async fn preflight(settings: &Settings, events: &Emitter) -> Outcome {
     Outcome::worst(&outcomes).cloned().unwrap_or(Outcome::NotRun("there is no layer".into()))
 }
 
+/// The checks that the manifest asks for. The preflight is not one of them: it is what the agent does first.
+pub fn units(settings: &Settings) -> Vec<Unit> {
+    let layers = settings.layers.iter().filter(|_| settings.check.yocto_check_layer);
+    let bitbake_layers = settings.check.bitbake_layers.iter().map(|words| bitbake_layers_unit(words));
+    bitbake_layers.chain(layers.map(|layer| check_layer::unit(layer))).collect()
+}
+
+fn bitbake_layers_unit(words: &[String]) -> Unit {
+    Unit::new(Stage::Check, format!("bitbake-layers {}", words.join(" ")))
+}
+
 /// Runs all checks that the manifest asks for; the gravest outcome decides, that of the preflight with them.
 pub async fn run(
     settings: &Settings,
@@ -47,9 +60,22 @@ pub async fn run(
     preflight: Option<&Outcome>,
     runner: &Runner,
 ) -> Result<Outcome> {
+    let mut pending = Pending::new(units(settings), &runner.events);
+    let outcome = run_pending(settings, configured, preflight, runner, &mut pending).await;
+    pending.not_run_after(outcome.as_ref()).await;
+    outcome
+}
+
+async fn run_pending(
+    settings: &Settings,
+    configured: &BuildEnvironment,
+    preflight: Option<&Outcome>,
+    runner: &Runner,
+    pending: &mut Pending<'_>,
+) -> Result<Outcome> {
     let mut outcomes: Vec<Outcome> = preflight.cloned().into_iter().collect();
     // Before anything runs layer code.
-    let untouched = check_layer::Untouched::of(settings, configured).await;
+    let untouched = check_layer::Untouched::of(settings, configured, &runner.interrupt).await;
     if settings.check.yocto_check_layer {
         let outcome = preflight_with_repos(settings, configured, &runner.events).await?;
         let hopeless = !outcome.is_success();
@@ -59,6 +85,11 @@ pub async fn run(
         }
     }
     for words in &settings.check.bitbake_layers {
+        if let Some(why) = runner.interrupt.state() {
+            outcomes.push(super::interrupted(why));
+            return worst(&outcomes);
+        }
+        pending.start(&bitbake_layers_unit(words));
         outcomes.push(bitbake_layers(settings, configured, runner, words).await?);
     }
     if settings.check.yocto_check_layer {
@@ -67,6 +98,7 @@ pub async fn run(
                 outcomes.push(super::interrupted(why));
                 break;
             }
+            pending.start(&check_layer::unit(layer));
             outcomes.push(check_layer::run(settings, configured, runner, layer, &untouched).await?);
         }
     }
@@ -88,8 +120,8 @@ async fn preflight_with_repos(
     if let Some(error) = preflight::unreadable_dependency(&configured.repo_layers) {
         return Err(error);
     }
-    let series =
-        LayerConf::read(&configured.core)?.core_names.as_ref().map(certain_words).unwrap_or_default();
+    let core = LayerConf::read(&configured.core).map_err(|unreadable| unreadable.of_dependency())?;
+    let series = core.core_names.as_ref().map(certain_words).unwrap_or_default();
     let mut outcomes = Vec::new();
     for layer in &settings.layers {
         let siblings = settings.layers.iter().filter(|other| *other != layer);
@@ -182,7 +214,7 @@ async fn bitbake_layers(
     runner: &Runner,
     words: &[String],
 ) -> Result<Outcome> {
-    let unit = Unit::new(Stage::Check, format!("bitbake-layers {}", words.join(" ")));
+    let unit = bitbake_layers_unit(words);
     runner.events.emit(EventKind::UnitStarted { unit: unit.clone() }).await;
     let build = &configured.build;
     let log = format!("bitbake-layers-{}", words.first().map_or("", String::as_str));
@@ -194,8 +226,14 @@ async fn bitbake_layers(
     let output = Layers(LayersOutput::new(words, unit.clone(), &settings.checkout));
     let mut output = UntilStopped::new(output, &command.stopping);
     let ended = runner.run(command, &mut output).instrument(super::step(&unit)).await;
-    server::stop_server(build, configured.user.as_ref(), runner.grace_left()).await?;
-    let finished = ended?;
+    let server = ServerEnd::stop(build, configured.user.as_ref(), runner).await;
+    let finished = match ended {
+        Ok(finished) => finished,
+        Err(error) => {
+            UnitEnd::error(unit, &error).report(server, &runner.events).await;
+            return Err(error);
+        }
+    };
     let passed = finished.end == ExitReason::Exited(0);
     let contradiction = output.lines.0.contradiction().filter(|_| passed).map(|what| {
         Error::internal(format!("{} ended with exit status 0, but {what}", unit.name))
@@ -223,7 +261,7 @@ async fn bitbake_layers(
     };
     let excerpt = super::excerpt(&outcome, &finished);
     let log = Some(runner.relative_log(&finished.log));
-    runner.events.emit(EventKind::UnitFinished { unit, outcome: outcome.clone(), log, excerpt }).await;
+    UnitEnd { unit, outcome: outcome.clone(), log, excerpt }.report(server, &runner.events).await;
     match (&outcome, trouble) {
         (Outcome::NotRun(_), Some(error)) => Err(error),
         _ => Ok(outcome),

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
-use tokio::task::spawn_blocking;
 use tracing::Instrument;
 
 use crate::config::Settings;
@@ -16,7 +15,7 @@ use agent_cache::signature_cache::{
     QueryPlan, Rerun, RunOptions, ShimDir, SigdataMode, StatCache, Store, Stores, WrittenConf,
     path_of_bitbake, runs_code, trees_of,
 };
-use agent_process::{Command, CommandOutcome, ExitReason, LineHandler, Runner, UntilStopped};
+use agent_process::{Command, CommandOutcome, ExitReason, Interrupt, LineHandler, Runner, UntilStopped};
 use agent_types::error::Result;
 use agent_types::events::{Case, Emitter, EventKind, Finding, Phase, Progress, Running, Unit};
 use agent_types::outcome::Outcome;
@@ -24,14 +23,19 @@ use agent_types::stage::Stage;
 use agent_types::tiers::Tier;
 use agent_yocto::check_layer::{self, FailureCause, Kinds, OutputParser};
 use agent_yocto::conf::Purpose;
-use agent_yocto::server;
 
 use super::check::{known_layers, name};
+use super::cleanup::{ServerEnd, UnitEnd};
 use super::configure::BuildEnvironment;
 
 /// From the first signal to SIGKILL. The tool ignores all other signals, and its build directory is made anew
 /// for every run.
 const GRACE: Duration = Duration::from_secs(4);
+
+/// The check of the layer.
+pub fn unit(layer: &Path) -> Unit {
+    Unit::new(Stage::Check, format!("yocto-check-layer {}", name(layer)))
+}
 
 /// Checks the layer; its outcome.
 pub async fn run(
@@ -41,20 +45,22 @@ pub async fn run(
     layer: &Path,
     untouched: &Untouched,
 ) -> Result<Outcome> {
-    let unit = Unit::new(Stage::Check, format!("yocto-check-layer {}", name(layer)));
+    let unit = unit(layer);
     runner.events.emit(EventKind::UnitStarted { unit: unit.clone() }).await;
     let check =
         Check { settings, configured, runner, layer, name: name(layer), unit: unit.clone(), untouched };
-    let checked = check.to_its_verdict().instrument(super::step(&unit)).await;
-    let (outcome, log, excerpt) = match &checked {
+    let mut server = ServerEnd::default();
+    let checked = check.to_its_verdict(&mut server).instrument(super::step(&unit)).await;
+    let end = match &checked {
         Ok((outcome, finished)) => {
             let excerpt = super::excerpt(outcome, finished);
-            (outcome.clone(), Some(runner.relative_log(&finished.log)), excerpt)
+            let log = Some(runner.relative_log(&finished.log));
+            UnitEnd { unit, outcome: outcome.clone(), log, excerpt }
         }
-        Err(error) => (Outcome::NotRun(error.message.clone()), None, Vec::new()),
+        Err(error) => UnitEnd::error(unit, error),
     };
-    runner.events.emit(EventKind::UnitFinished { unit, outcome: outcome.clone(), log, excerpt }).await;
-    checked.map(|_| outcome)
+    end.report(server, &runner.events).await;
+    checked.map(|(outcome, _)| outcome)
 }
 
 /// One layer on its way to a verdict.
@@ -73,15 +79,17 @@ struct Check<'a> {
 pub struct Untouched(BTreeMap<String, Digest>);
 
 impl Untouched {
-    pub async fn of(settings: &Settings, configured: &BuildEnvironment) -> Untouched {
+    pub async fn of(settings: &Settings, configured: &BuildEnvironment, interrupt: &Interrupt) -> Untouched {
         if !settings.check.memo || !settings.check.yocto_check_layer {
             return Untouched(BTreeMap::new());
         }
         let (place, layers) = (place(settings, configured, Path::new("")), settings.layers.clone());
         let around = configured.repo_layers.clone();
         let stat_cache = stat_cache(settings);
-        let read = move || trees_of(&place, &layers, &around, &mut StatCache::load(&stat_cache));
-        Untouched(spawn_blocking(read).await.unwrap_or_default())
+        let read = move || Ok(trees_of(&place, &layers, &around, &mut StatCache::load(&stat_cache)));
+        // Without them nothing is stored.
+        let trees = super::blocking(interrupt, "the layers were read", read).await;
+        Untouched(trees.unwrap_or_default())
     }
 }
 
@@ -181,10 +189,10 @@ impl Ran {
 }
 
 impl Check<'_> {
-    async fn to_its_verdict(&self) -> Result<(Outcome, CommandOutcome)> {
+    async fn to_its_verdict(&self, server: &mut ServerEnd) -> Result<(Outcome, CommandOutcome)> {
         let events = &self.runner.events;
         let mut rerun = Rerun::default();
-        let mut ran = self.once(&rerun).await?;
+        let mut ran = self.once(&rerun, server).await?;
         // What is asked anew has plain answers and files that are whole, so that each time there is more of it.
         while let doubtful = ran.doubtful()
             && !doubtful.is_empty()
@@ -193,7 +201,7 @@ impl Check<'_> {
             rerun.wasted += ran.finished.elapsed;
             rerun.bypass.extend(doubtful.iter().flat_map(|cause| &cause.kinds));
             events.info(self.why_again(&ran, &doubtful, &rerun.bypass)).await;
-            ran = self.once(&rerun).await?;
+            ran = self.once(&rerun, server).await?;
         }
         ran.withdraw_unproved();
         self.tell(&mut ran, events).await;
@@ -318,15 +326,15 @@ impl Check<'_> {
         Stores { read, write }
     }
 
-    /// One run in a fresh build directory.
-    async fn once(&self, rerun: &Rerun) -> Result<Ran> {
+    /// One run in a fresh build directory. `server` gets the end of its BitBake server.
+    async fn once(&self, rerun: &Rerun, server: &mut ServerEnd) -> Result<Ran> {
         let (settings, configured, runner) = (self.settings, self.configured, self.runner);
         let build = settings.paths.check(&self.name);
         // Before the directory is made, so that nothing can have changed it.
         let alone = is_alone().await;
         let layers = &configured.base_layers.layers;
         let purpose = Purpose::CheckLayer;
-        let conf = configured.build_directory(settings, &build, layers, purpose, &runner.events).await?;
+        let conf = configured.empty_directory(settings, &build, layers, purpose, runner).await?;
         let before = self.before(rerun, conf, alone).await;
         let mut command = self.command(&build, rerun.attempt);
         if let Some((shim_dir, _)) = &before {
@@ -366,7 +374,7 @@ impl Check<'_> {
             Some((shim_dir, cache_server)) => (cache_server.close().await, shim_dir.forgets_signatures()),
             None => (ProvenanceSummary::default(), false),
         };
-        server::stop_server(&build, configured.user.as_ref(), runner.grace_left()).await?;
+        *server = ServerEnd::stop(&build, configured.user.as_ref(), runner).await;
         let finished = ended?;
         let parsed = tests.lines.parser.finish();
         let mut verdict = check_layer::judge(&expected, &parsed, finished.end, &self.name);

@@ -168,7 +168,7 @@ async fn unit(
             runner.events.emit(EventKind::Repo(event.clone())).await;
             Outcome::Passed
         }
-        Err(error) => outcome_of(error),
+        Err(error) => super::error_outcome(error),
     };
     runner.events.emit(EventKind::UnitFinished { unit, outcome, log: None, excerpt: Vec::new() }).await;
     answer.map(|(ready, _)| ready)
@@ -314,14 +314,6 @@ fn own_output(settings: &Settings) -> Vec<PathBuf> {
         // The default of `--out`, from a run that had another one.
         settings.checkout.join("build-agent-out"),
     ]
-}
-
-fn outcome_of(error: &Error) -> Outcome {
-    match error.class {
-        Class::Cancelled => Outcome::Cancelled(error.message.clone()),
-        Class::OutOfTime => Outcome::TimedOut(error.message.clone()),
-        _ => Outcome::NotRun(error.message.clone()),
-    }
 }
 
 /// All repos, or the first error that carries the others' messages.

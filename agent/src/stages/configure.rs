@@ -1,11 +1,12 @@
 //! Configure: who runs layer code, in which environment, and the build directory of the job.
 
+mod build_dir;
 mod computed;
 mod hash_server;
 mod links;
 
 use std::ffi::OsString;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -26,9 +27,13 @@ use agent_yocto::conf::{self, LocalConf, Purpose};
 use agent_yocto::environment::{HOST_PATH, Tools, bitbake_environment, bitbake_version};
 use agent_yocto::hash_server::Serve;
 use agent_yocto::layer_conf::LayerConf;
+use agent_yocto::unreadable::Unreadable;
 
+use super::blocking;
 use super::checkout::Checkout;
 
+pub use build_dir::Edits;
+use build_dir::{BuildDir, MadeBy, hand_over};
 use links::Links;
 
 /// What the later stages need to run BitBake.
@@ -60,14 +65,65 @@ impl BuildEnvironment {
         bitbake_environment(&self.tools, build_dir, &self.whoami, &self.network, &self.git)
     }
 
-    /// Makes a fresh build directory with the given layers, in place of what was there; what was written there.
-    pub async fn build_directory(
+    /// Makes an empty build directory with the given layers, in place of what was there; what was written there.
+    pub async fn empty_directory(
         &self,
         settings: &Settings,
         dir: &Path,
         layers: &[PathBuf],
         purpose: Purpose,
-        events: &Emitter,
+        runner: &Runner,
+    ) -> Result<WrittenConf> {
+        let conf = self.conf(settings, dir, layers, purpose)?;
+        let (dir, work, user) = (dir.to_owned(), settings.paths.work.clone(), self.user.clone());
+        let (conf, aside) = blocking(&runner.interrupt, "the build directory was emptied", move || {
+            let aside = build_dir::empty(&dir, &work, &conf, user.as_ref())?;
+            Ok((conf, aside))
+        })
+        .await?;
+        if let Some(aside) = aside {
+            runner.events.warn(aside.to_string(), Some(aside.hint())).await;
+        }
+        Ok(conf)
+    }
+
+    /// Makes the build directory of the job ready: see [`build_dir`].
+    async fn job_directory(
+        &self,
+        settings: &Settings,
+        layers: &[PathBuf],
+        edits: Edits,
+        runner: &Runner,
+    ) -> Result<()> {
+        let (release, trust) = (settings.release.name, &settings.cache.trust);
+        let (bitbake, user) = (self.tools.bitbake_version.clone(), self.user.clone());
+        let layout = layout(&self.core);
+        let build_dir = BuildDir {
+            dir: self.build.clone(),
+            work: settings.paths.work.clone(),
+            made_by: MadeBy::new(release, &bitbake, layout, trust, user.as_ref()),
+            conf: self.conf(settings, &self.build, layers, Purpose::Build)?,
+            user,
+        };
+        let fresh = settings.build.fresh;
+        let prepare = move || build_dir.prepare(fresh, edits);
+        let said = blocking(&runner.interrupt, "the build directory was made ready", prepare).await?;
+        for info in said.infos {
+            runner.events.info(info).await;
+        }
+        for (warning, hint) in said.warnings {
+            runner.events.warn(warning, Some(hint)).await;
+        }
+        Ok(())
+    }
+
+    /// The configuration of a build directory.
+    fn conf(
+        &self,
+        settings: &Settings,
+        dir: &Path,
+        layers: &[PathBuf],
+        purpose: Purpose,
     ) -> Result<WrittenConf> {
         let (machine, distro) = match purpose {
             Purpose::Build => (first_machine(settings), settings.config.distro.as_str()),
@@ -92,17 +148,6 @@ impl BuildEnvironment {
             hash_server: &self.hash_server,
             threads: self.threads,
         })?;
-        if let Some(aside) = agent_fs::remove::clear(dir, &settings.paths.work)? {
-            events.warn(aside.to_string(), Some(aside.hint())).await;
-        }
-        let conf_dir = dir.join("conf");
-        fs::create_dir_all(&conf_dir)?;
-        let files = [conf_dir.join("bblayers.conf"), conf_dir.join("local.conf")];
-        fs::write(&files[0], &bblayers)?;
-        fs::write(&files[1], &local)?;
-        for path in [dir, &conf_dir, &files[0], &files[1]] {
-            self.hand_over(path)?;
-        }
         Ok(WrittenConf { bblayers, local })
     }
 
@@ -121,30 +166,23 @@ impl BuildEnvironment {
         for cache in [&settings.cache.downloads, &settings.cache.sstate].into_iter().chain(database) {
             if !cache.exists() {
                 fs::create_dir_all(cache)?;
-                self.hand_over(cache)?;
+                hand_over(cache, self.user.as_ref())?;
             }
         }
         Ok(())
-    }
-
-    /// Gives the path to the user that runs layer code.
-    fn hand_over(&self, path: &Path) -> Result<()> {
-        let Some(user) = &self.user else { return Ok(()) };
-        chown(path, Some(user.uid), Some(user.gid)).map_err(|error| {
-            Error::machine(format!("cannot give `{}` to the build user {}", path.display(), user.name))
-                .because(&error)
-        })
     }
 }
 
 /// Each local link costs one look at the share; a hundred thousand of them on a slow one take this long.
 const SWEEP_LIMIT: Duration = Duration::from_secs(120);
 
-/// Prepares everything that BitBake needs. `tiers` are those of the share that are really there.
+/// Prepares everything that BitBake needs. `tiers` are those of the share that are really there; `edits`: what
+/// becomes of a person's changes to the configuration of the build directory.
 pub async fn run(
     settings: &Settings,
     checkout: &Checkout,
     tiers: &Tiers,
+    edits: Edits,
     runner: &Runner,
 ) -> Result<BuildEnvironment> {
     let events = &runner.events;
@@ -166,7 +204,8 @@ pub async fn run(
 
     let mut candidates = Vec::new();
     for path in &repo_layers {
-        candidates.push(Candidate { path: path.clone(), conf: LayerConf::read(path)?, computed: Vec::new() });
+        let conf = LayerConf::read(path).map_err(|unreadable| unreadable.of_dependency())?;
+        candidates.push(Candidate { path: path.clone(), conf, computed: Vec::new() });
     }
     let plain = base_layers(&core, &candidates, first_machine(settings), &settings.config.distro);
     for notice in &plain.notices {
@@ -194,20 +233,23 @@ pub async fn run(
     };
     configured.local_caches(settings)?;
     sweep(settings, tiers, events).await?;
-    let links = Links::make(settings, checkout)?;
+    let (work, repos) = (settings.paths.clone(), checkout.repos.clone());
+    let links =
+        blocking(&runner.interrupt, "links to the checkouts were made", move || Links::make(&work, &repos))
+            .await?;
     let repo_layers: Vec<PathBuf> = configured.repo_layers.iter().map(|layer| links.through(layer)).collect();
     let layers = with_layers_under_test(&repo_layers, &settings.layers);
     let is_unclear =
         |one: &Candidate| configured.base_layers.layers.contains(&one.path) && one.conf.may_depend_on_more();
     if candidates.iter().any(is_unclear) {
         // Without the layers under test: their code must not run before the check looks at their trees.
-        let build = &configured.build;
-        configured.build_directory(settings, build, &repo_layers, Purpose::Build, events).await?;
-        computed::add(&configured, &mut candidates, runner).await?;
+        let dir = settings.paths.dependencies();
+        configured.empty_directory(settings, &dir, &repo_layers, Purpose::Build, runner).await?;
+        computed::add(&configured, &dir, &mut candidates, runner).await?;
         let (core, machine, distro) = (&configured.core, first_machine(settings), &settings.config.distro);
         configured.base_layers = base_layers(core, &candidates, machine, distro);
     }
-    configured.build_directory(settings, &configured.build, &layers, Purpose::Build, events).await?;
+    configured.job_directory(settings, &layers, edits, runner).await?;
     Ok(configured)
 }
 
@@ -256,6 +298,14 @@ fn prober(settings: &Settings, tools: &Tools, whoami: &User, runner: &Runner) ->
     }
 }
 
+/// `OELAYOUT_ABI`
+fn layout(core: &Path) -> Option<String> {
+    let text = untrusted::read_text(&core.join("conf/abi_version.conf"), untrusted::PAGE).ok()?;
+    let value =
+        text.lines().find_map(|line| line.strip_prefix("OELAYOUT_ABI")?.trim_start().strip_prefix('='));
+    value.map(|value| value.trim().trim_matches('"').to_owned())
+}
+
 fn first_machine(settings: &Settings) -> &str {
     // Settings always hold at least one machine.
     settings.config.machines.first().map_or("qemux86-64", String::as_str)
@@ -279,7 +329,8 @@ fn with_layers_under_test(repo_layers: &[PathBuf], under_test: &[PathBuf]) -> Ve
 
 fn tools(checkout: &Checkout) -> Result<Tools> {
     let init = checkout.bitbake.join("lib/bb/__init__.py");
-    let text = untrusted::read_text(&init, untrusted::PAGE)?;
+    let text = untrusted::read_text(&init, untrusted::PAGE)
+        .map_err(|error| Unreadable::new(&init, error).of_dependency())?;
     let version = bitbake_version(&text).ok_or_else(|| {
         Error::usage(format!("`{}` does not tell BitBake's version", init.display()))
             .hint("is this really a BitBake tree? `__version__ = \"…\"` is expected there")

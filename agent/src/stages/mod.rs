@@ -5,11 +5,14 @@ pub mod build;
 pub mod check;
 mod check_layer;
 pub mod checkout;
+pub mod cleanup;
 pub mod configure;
+pub mod pending;
 pub mod publish;
 pub mod share;
 
-use agent_process::{CommandOutcome, Interrupted};
+use agent_process::{CommandOutcome, Interrupt, Interrupted};
+use agent_types::error::{Class, Error, Result};
 use agent_types::events::Unit;
 use agent_types::outcome::Outcome;
 
@@ -23,6 +26,38 @@ pub fn interrupted(why: Interrupted) -> Outcome {
     match why {
         Interrupted::Cancelled => Outcome::Cancelled("a signal stopped the job".into()),
         Interrupted::OutOfTime => Outcome::TimedOut("[limits] job is over".into()),
+    }
+}
+
+/// The outcome of what could not do its part: it has not run; a cancel and the end of the time keep their names.
+pub fn error_outcome(error: &Error) -> Outcome {
+    match error.class {
+        Class::Cancelled => Outcome::Cancelled(error.message.clone()),
+        Class::OutOfTime => Outcome::TimedOut(error.message.clone()),
+        _ => Outcome::NotRun(error.message.clone()),
+    }
+}
+
+/// Does work that blocks (it walks, reads or deletes trees) beside the threads that everything else runs on. A stop
+/// of the job does not wait for its end. `what`: as in "the job was stopped before …".
+///
+/// # Errors
+/// The work's, and the stop.
+pub async fn blocking<T: Send + 'static>(
+    interrupt: &Interrupt,
+    what: &str,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    match interrupt.or(tokio::task::spawn_blocking(work)).await {
+        Ok(Ok(done)) => done,
+        Ok(Err(broke)) => Err(Error::internal(format!("the agent broke before {what}")).because(&broke)),
+        Err(why) => {
+            let class = match why {
+                Interrupted::Cancelled => Class::Cancelled,
+                Interrupted::OutOfTime => Class::OutOfTime,
+            };
+            Err(Error::new(class, format!("the job was stopped before {what}")))
+        }
     }
 }
 

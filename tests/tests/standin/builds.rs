@@ -4,7 +4,7 @@ use build_agent_tests::{Sandbox, commit, json};
 use serde_json::Value;
 
 /// A job that builds `hello` and publishes what it deploys, without the checks.
-fn builder(test: &str) -> Option<Sandbox> {
+pub fn builder(test: &str) -> Option<Sandbox> {
     let sandbox = Sandbox::new(test)?;
     let text = sandbox.manifest_text().replace(
         "[limits]",
@@ -177,6 +177,107 @@ fn without_events_the_output_tells_of_the_tasks() {
     assert_eq!(ended(&events).len(), 3);
     assert_eq!(notices(&events, "events cannot be read").len(), 1, "{events:?}");
     assert_eq!(progress(&events).last().map(|(phase, ..)| phase.as_str()), Some("tasks"));
+}
+
+/// Unit and outcome with its reason, in the order of the reports.
+fn units(sandbox: &Sandbox) -> Vec<(String, String)> {
+    let result = sandbox.result();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let units = result["units"].as_array().expect("units").iter();
+    units
+        .map(|unit| {
+            let outcome = [text(&unit["outcome"]), text(&unit["reason"])].join(": ");
+            (format!("{} {}", text(&unit["stage"]), text(&unit["name"])), outcome)
+        })
+        .collect()
+}
+
+#[test]
+fn machines_after_the_first_that_failed_are_not_run() {
+    let Some(sandbox) = builder("machines_after_the_first_that_failed_are_not_run") else { return };
+    sandbox.behaviour("bitbake fail do_compile");
+    let mut command = sandbox.run_command();
+    command.args(["--set", "config.machines=[\"qemux86-64\", \"qemuarm64\", \"qemuriscv64\"]"]);
+    let ran = sandbox.start(command).wait();
+    ran.assert_code(&[1]);
+    ran.assert_says(&["hello (qemuarm64)", "hello (qemuriscv64)"]);
+    let builds: Vec<_> = units(&sandbox).into_iter().filter(|(name, _)| name.starts_with("build")).collect();
+    let failed = "hello-1.0-r0:do_compile failed";
+    let not_run = || format!("not-run: not started: {failed}");
+    let wanted = [
+        ("build hello (qemux86-64)".to_owned(), format!("failed: {failed}")),
+        ("build hello (qemuarm64)".to_owned(), not_run()),
+        ("build hello (qemuriscv64)".to_owned(), not_run()),
+    ];
+    assert_eq!(builds, wanted);
+    let junit = std::fs::read_to_string(sandbox.out().join("junit.xml")).unwrap();
+    assert_eq!(junit.matches("<skipped message=\"not started: ").count(), 2, "{junit}");
+    assert_eq!(junit.matches("<failure").count(), 1, "{junit}");
+    assert!(!junit.contains("<error"), "{junit}");
+}
+
+/// Whatever ends the checks: each check and each build that the manifest asks for has an outcome.
+#[test]
+fn checks_and_builds_that_were_not_reached_are_not_run() {
+    const NAME: &str = "checks_and_builds_that_were_not_reached_are_not_run";
+    let layers = |sandbox: &Sandbox| {
+        for layer in ["meta-a", "meta-b"] {
+            build_agent_tests::copy_tree(
+                &build_agent_tests::repository().join("tests/stand-ins/layer"),
+                &sandbox.layer().join(layer),
+            );
+            let conf = sandbox.layer().join(layer).join("conf/layer.conf");
+            let text = std::fs::read_to_string(&conf).unwrap().replace("tested", layer);
+            std::fs::write(conf, text).unwrap();
+        }
+        let text = std::fs::read_to_string(sandbox.manifest()).unwrap();
+        sandbox.write_manifest(&format!("{text}\n[layer]\npaths = [\"meta-a\", \"meta-b\"]\n"));
+    };
+    // what the tool does, exit status, units that are not run
+    let table = [
+        ("yocto-check-layer fail test_world", 1, &["build hello (qemux86-64)"][..]),
+        (
+            "yocto-check-layer lie-fail",
+            70,
+            &["check yocto-check-layer meta-a", "check yocto-check-layer meta-b", "build hello (qemux86-64)"],
+        ),
+        (
+            "bitbake-layers traceback",
+            70,
+            &[
+                "check bitbake-layers show-layers",
+                "check yocto-check-layer meta-a",
+                "check yocto-check-layer meta-b",
+                "build hello (qemux86-64)",
+            ],
+        ),
+        (
+            "no README",
+            1,
+            &[
+                "check bitbake-layers show-layers",
+                "check yocto-check-layer meta-a",
+                "check yocto-check-layer meta-b",
+                "build hello (qemux86-64)",
+            ],
+        ),
+    ];
+    for (behaviour, code, wanted) in table {
+        let Some(sandbox) = builder(NAME) else { return };
+        layers(&sandbox);
+        match behaviour {
+            "no README" => std::fs::remove_file(sandbox.layer().join("meta-a/README.md")).unwrap(),
+            behaviour => sandbox.behaviour(behaviour),
+        }
+        sandbox.run().assert_code(&[code]);
+        let units = units(&sandbox);
+        let not_run: Vec<&str> = units
+            .iter()
+            .filter(|(name, outcome)| !name.starts_with("publish") && outcome.starts_with("not-run: "))
+            .map(|(name, _)| name.as_str())
+            .collect();
+        assert_eq!(not_run, wanted, "{behaviour}: {units:?}");
+    }
 }
 
 fn find(directory: &std::path::Path, name: &str) -> Option<std::path::PathBuf> {

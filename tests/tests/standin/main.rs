@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod ahead;
+mod build_dirs;
 mod builds;
 mod diagnostics;
 mod forgery;
@@ -12,6 +13,7 @@ mod keeping;
 mod kills;
 mod layer_confs;
 mod memo;
+mod odd_files;
 mod private;
 mod readers;
 mod remains;

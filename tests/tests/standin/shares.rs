@@ -122,6 +122,53 @@ fn a_trusted_build_reads_and_writes_the_share_and_works_apart() {
     assert!(!is_root() || mode & 0o077 == 0, "mode {mode:o}");
 }
 
+/// Trust is for the commit that CodeBuild resolved: what is not known to be that commit is not trusted.
+#[test]
+fn a_push_is_trusted_only_at_the_commit_that_codebuild_resolved() {
+    let Some(job) = Job::new("a_push_is_trusted_only_at_the_commit_that_codebuild_resolved") else { return };
+    let head = build_agent_tests::git(&job.sandbox.layer(), ["rev-parse", "HEAD"]);
+    let other = "f".repeat(40);
+    let in_codebuild = |resolved: Option<&str>, more: &[&str]| {
+        let mut command = job.command(more);
+        command.env("CODEBUILD_BUILD_ID", "p:1").env("CODEBUILD_SRC_DIR", job.sandbox.layer());
+        command.env("CODEBUILD_WEBHOOK_EVENT", "PUSH").env("CODEBUILD_WEBHOOK_TRIGGER", "branch/main");
+        command.env("BUILD_AGENT_TRUSTED_BRANCHES", "main");
+        command.envs(resolved.map(|resolved| ("CODEBUILD_RESOLVED_SOURCE_VERSION", resolved)));
+        command
+    };
+    let git = job.sandbox.layer().join(".git");
+    // resolved, whether there is a repository, --trusted, and what the job says where it is not trusted
+    let table = [
+        (Some(head.as_str()), true, false, None),
+        (Some(&other), true, false, Some("is checked out")),
+        (Some(&other), true, true, Some("is checked out")),
+        (None, true, false, Some("CODEBUILD_RESOLVED_SOURCE_VERSION")),
+        (Some(&head), false, false, Some("git cannot tell which commit is checked out")),
+        (Some(&head), false, true, None),
+    ];
+    for (resolved, has_git, flag, lost) in table {
+        let aside = job.sandbox.path().join("git-aside");
+        if !has_git {
+            std::fs::rename(&git, &aside).unwrap();
+        }
+        let flags: &[&str] = if flag { &["--trusted"] } else { &[] };
+        let ran = job.passes(in_codebuild(resolved, flags));
+        let plan = job.sandbox.start({
+            let mut command = in_codebuild(resolved, &[]);
+            command.args(flags).arg("--only").arg("checkout");
+            command
+        });
+        plan.wait().assert_code(&[0]);
+        if !has_git {
+            std::fs::rename(&aside, &git).unwrap();
+        }
+        let tiers = if lost.is_none() { "shared read-write" } else { "shared read-only" };
+        assert_eq!(job.tiers(), [tiers], "{resolved:?} {has_git} {flag}");
+        let said = lost.map(|lost| ["the source is not trusted", lost, "--trusted"]);
+        ran.assert_says(said.as_ref().map_or(&[][..], |said| &said[..]));
+    }
+}
+
 #[test]
 fn a_pull_request_writes_its_own_part_and_no_flag_changes_that() {
     let Some(job) = Job::new("a_pull_request_writes_its_own_part_and_no_flag_changes_that") else { return };

@@ -26,7 +26,7 @@ pub use fetch::pinned;
 pub use lfs::{lfs_notice, lfs_pointers};
 pub use program::Git;
 pub use remote::{nearest, resolve};
-pub use worktree::{WorkTree, inspect};
+pub use worktree::{WorkTree, head, inspect};
 
 #[cfg(any(test, feature = "fixture"))]
 pub mod fixture;

@@ -56,18 +56,49 @@ pub async fn inspect(
     }
 }
 
-async fn look(git: &Git<'_>, top: &Path, directory: &Path, ignored: &[PathBuf]) -> Result<WorkTree, Failure> {
-    // Fails with git's message if the repository is corrupt or not safe.
+/// The commit that is checked out in the directory; `None` if there is none or git cannot find it.
+///
+/// # Errors
+/// If git cannot be started, or the job was stopped.
+pub async fn head(runner: &Runner, label: &str, directory: &Path) -> Result<Option<String>> {
+    let real = fs_err::canonicalize(directory)?;
+    let Some(top) = top_of(&real) else { return Ok(None) };
+    let safe = [top.clone(), real.clone(), directory.to_path_buf()];
+    let git = Git::for_inspection(runner, label, &top, &safe, None)?;
+    let commit = async {
+        match knows(&git, &top, &real).await? {
+            true => commit(&git, &real).await,
+            false => Ok(None),
+        }
+    };
+    match commit.await {
+        Ok(commit) => Ok(commit),
+        Err(Failure::Git { .. }) => Ok(None),
+        Err(Failure::Error(error)) => Err(error),
+    }
+}
+
+/// Whether the repository contains the directory. Otherwise the directory does not belong to its commits.
+/// Fails with git's message if the repository is corrupt or not safe.
+async fn knows(git: &Git<'_>, top: &Path, directory: &Path) -> Result<bool, Failure> {
     git.local(directory, ["rev-parse", "--git-dir"]).await?;
-    // A directory that is not in the enclosing repository does not belong to its commits.
-    if directory != top && !git.succeeds(directory, ["rev-parse", "--verify", "--quiet", "HEAD:./"]).await? {
+    Ok(directory == top || git.succeeds(directory, ["rev-parse", "--verify", "--quiet", "HEAD:./"]).await?)
+}
+
+/// The commit of HEAD.
+async fn commit(git: &Git<'_>, directory: &Path) -> Result<Option<String>, Failure> {
+    match git.local(directory, ["rev-parse", "--verify", "--quiet", "HEAD^{commit}"]).await {
+        Ok(answer) => Ok(answer.lines().map(str::trim).find(|line| is_commit(line)).map(str::to_string)),
+        Err(Failure::Git { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+async fn look(git: &Git<'_>, top: &Path, directory: &Path, ignored: &[PathBuf]) -> Result<WorkTree, Failure> {
+    if !knows(git, top, directory).await? {
         return Ok(WorkTree::default());
     }
-    let head = match git.local(directory, ["rev-parse", "--verify", "--quiet", "HEAD^{commit}"]).await {
-        Ok(answer) => answer.lines().map(str::trim).find(|line| is_commit(line)).map(str::to_string),
-        Err(Failure::Git { .. }) => None,
-        Err(error) => return Err(error),
-    };
+    let head = commit(git, directory).await?;
     let branch = match git.local(directory, ["symbolic-ref", "--quiet", "--short", "HEAD"]).await {
         Ok(answer) => answer.lines().find(|line| !line.starts_with("warning:")).map(str::to_string),
         Err(Failure::Git { .. }) => None,

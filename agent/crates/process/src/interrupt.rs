@@ -20,6 +20,8 @@ pub struct Interrupt {
     grace: Option<Duration>,
     /// The first signal to the agent; all parts of the job know it.
     first: Arc<OnceLock<FirstSignal>>,
+    /// Why it was cancelled, where that was not a signal.
+    why: Arc<OnceLock<Interrupted>>,
 }
 
 /// The signal that cancelled the job.
@@ -41,7 +43,7 @@ pub enum Interrupted {
 impl Interrupt {
     pub fn new(deadline: Option<Instant>) -> Interrupt {
         let (cancel, force) = (CancellationToken::new(), CancellationToken::new());
-        Interrupt { cancel, force, deadline, grace: None, first: Arc::default() }
+        Interrupt { cancel, force, deadline, grace: None, first: Arc::default(), why: Arc::default() }
     }
 
     /// The same, with a limit that counts from now.
@@ -58,7 +60,7 @@ impl Interrupt {
     /// For a part of the work: it stops with the whole, and can be stopped alone.
     pub fn child(&self) -> Interrupt {
         let (cancel, force) = (self.cancel.child_token(), self.force.child_token());
-        Interrupt { cancel, force, first: self.first.clone(), ..*self }
+        Interrupt { cancel, force, first: self.first.clone(), why: self.why.clone(), ..*self }
     }
 
     /// The work's answer, unless a stop comes first.
@@ -73,13 +75,22 @@ impl Interrupt {
         }
     }
 
-    /// For the work that is still to be done after the first signal or the end of the time: only a
-    /// second signal or the end of the time that is `left` stops it. A part of that is for its own stop.
-    pub fn cleanup(&self, left: Duration) -> Interrupt {
-        let (cancel, force) = (self.force.clone(), self.force.clone());
-        let grace = left / 4;
-        let deadline = Instant::now().checked_add(left - grace);
-        Interrupt { cancel, force, deadline, grace: Some(grace), first: Arc::default() }
+    /// For work that saves what is done: it goes on after the first signal and after the end of the job's time,
+    /// as long as [`Interrupt::end_of_saving`] lets it. A part of the grace is for its own stop.
+    pub fn saving(&self, grace: Duration) -> Interrupt {
+        let (cancel, force) = (self.force.child_token(), self.force.clone());
+        let (first, why) = (Arc::default(), Arc::default());
+        Interrupt { cancel, force, deadline: None, grace: Some(grace / 4), first, why }
+    }
+
+    /// Stops `saving` when the grace that a stop of this work may take is used up but for a quarter. Waits for
+    /// that time, whenever the stop comes: before the saving began or in the middle of it.
+    pub async fn end_of_saving(&self, saving: &Interrupt, grace: Duration) {
+        let why = self.interrupted().await;
+        let _ = saving.why.set(why);
+        let left = self.grace_left(grace);
+        tokio::time::sleep(left - left / 4).await;
+        saving.cancel.cancel();
     }
 
     /// Called for each signal: the first cancels, the second means now.
@@ -121,12 +132,16 @@ impl Interrupt {
     /// Whether work has to stop, and why.
     pub fn state(&self) -> Option<Interrupted> {
         if self.cancel.is_cancelled() {
-            Some(Interrupted::Cancelled)
+            Some(self.why_cancelled())
         } else if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             Some(Interrupted::OutOfTime)
         } else {
             None
         }
+    }
+
+    fn why_cancelled(&self) -> Interrupted {
+        self.why.get().copied().unwrap_or(Interrupted::Cancelled)
     }
 
     /// Whether there was a second signal.
@@ -144,7 +159,7 @@ impl Interrupt {
         };
         tokio::select! {
             biased;
-            () = self.cancel.cancelled() => Interrupted::Cancelled,
+            () = self.cancel.cancelled() => self.why_cancelled(),
             () = deadline => Interrupted::OutOfTime,
         }
     }
@@ -187,15 +202,34 @@ mod tests {
         let interrupt = interrupt.with_grace(Duration::from_secs(2));
         assert_eq!(interrupt.last_wait(GRACE), Duration::from_secs(2));
         assert_eq!(interrupt.last_wait(MOMENT), MOMENT);
+    }
+
+    /// Whether the stop comes before the saving begins or in the middle of it.
+    #[tokio::test]
+    async fn saving_has_the_grace_whenever_the_stop_comes() {
+        const SHORT: Duration = Duration::from_millis(400);
+        for (before, by_signal) in [(true, true), (true, false), (false, true), (false, false)] {
+            let now = Instant::now();
+            let interrupt = Interrupt::new((!by_signal).then_some(now + Duration::from_millis(20)));
+            let early = before.then(|| interrupt.saving(SHORT));
+            if by_signal {
+                interrupt.received("SIGTERM");
+            }
+            let why = interrupt.interrupted().await;
+            let saving = early.unwrap_or_else(|| interrupt.saving(SHORT));
+            assert_eq!(saving.last_wait(GRACE), SHORT / 4);
+            assert_eq!(saving.state(), None, "the stop alone does not end it");
+            interrupt.end_of_saving(&saving, SHORT).await;
+            assert!(now.elapsed() >= SHORT / 4 * 3, "{:?}", now.elapsed());
+            assert_eq!(saving.state(), Some(why));
+            assert_eq!(saving.interrupted().await, why);
+        }
+        let interrupt = Interrupt::new(None);
+        let saving = interrupt.saving(GRACE);
         interrupt.received("SIGTERM");
-        let last = interrupt.cleanup(Duration::from_millis(100));
-        assert_eq!(last.state(), None, "the first signal does not end them");
-        std::thread::sleep(Duration::from_millis(80));
-        assert_eq!(last.state(), Some(Interrupted::OutOfTime));
-        assert!(last.last_wait(GRACE) <= Duration::from_millis(25));
-        let last = interrupt.cleanup(GRACE);
+        assert_eq!(saving.state(), None);
         interrupt.received("SIGTERM");
-        assert_eq!(last.state(), Some(Interrupted::Cancelled));
+        assert_eq!(saving.state(), Some(Interrupted::Cancelled), "a second signal means now");
     }
 
     #[test]

@@ -3,9 +3,10 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use agent_types::error::Result;
+use std::io::ErrorKind;
 
 use super::layer_conf::LayerConf;
+use super::unreadable::Unreadable;
 use agent_types::release::Release;
 
 /// The type of a layer in yocto-check-layer.
@@ -42,10 +43,12 @@ impl Layer {
     ///
     /// # Errors
     /// If the directory or its `conf` cannot be read.
-    pub fn detect(dir: &Path, release: &Release) -> Result<Layer> {
-        let path = fs_err::canonicalize(dir)?;
+    pub fn detect(dir: &Path, release: &Release) -> Result<Layer, Unreadable> {
+        let path = fs_err::canonicalize(dir).map_err(|error| Unreadable::new(dir, error))?;
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        if !path.join("conf/layer.conf").is_file() {
+        let file = path.join("conf/layer.conf");
+        // What is there and is no file is not the same as nothing.
+        if fs_err::symlink_metadata(&file).is_err_and(|error| is_missing(&error)) {
             let kind = LayerType::NoLayerConf;
             let conf = LayerConf::default();
             return Ok(Layer { name, path, kind, machines: Vec::new(), distros: Vec::new(), conf });
@@ -65,13 +68,22 @@ impl Layer {
     }
 }
 
-fn configurations(dir: &Path) -> Result<Vec<String>> {
-    if !dir.is_dir() {
-        return Ok(Vec::new());
+fn is_missing(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
+}
+
+fn configurations(dir: &Path) -> Result<Vec<String>, Unreadable> {
+    let unreadable = |error| Unreadable::new(dir, error);
+    match fs_err::metadata(dir) {
+        Ok(metadata) if metadata.is_dir() => {}
+        // The tool looks into directories only.
+        Ok(_) => return Ok(Vec::new()),
+        Err(error) if is_missing(&error) => return Ok(Vec::new()),
+        Err(error) => return Err(unreadable(error)),
     }
     let mut names = Vec::new();
-    for entry in fs_err::read_dir(dir)? {
-        let entry = entry?;
+    for entry in fs_err::read_dir(dir).map_err(unreadable)? {
+        let entry = entry.map_err(unreadable)?;
         let name = entry.file_name();
         if let Some(stem) = name.as_bytes().strip_suffix(b".conf")
             && entry.path().is_file()

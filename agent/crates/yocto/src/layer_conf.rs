@@ -6,10 +6,10 @@
 use std::path::Path;
 
 use agent_fs::untrusted;
-use agent_types::error::Result;
 
 use super::conf_syntax::{Value, Variables, Word};
 use super::dependency_versions::{self, VersionError};
+use super::unreadable::Unreadable;
 
 /// The declarations of a layer.
 #[derive(Clone, Debug, Default)]
@@ -81,8 +81,10 @@ impl LayerConf {
     ///
     /// # Errors
     /// If the file cannot be read.
-    pub fn read(layer: &Path) -> Result<LayerConf> {
-        let bytes = untrusted::read_named(&layer.join("conf/layer.conf"), untrusted::PAGE)?;
+    pub fn read(layer: &Path) -> Result<LayerConf, Unreadable> {
+        let file = layer.join("conf/layer.conf");
+        let bytes =
+            untrusted::read_named(&file, untrusted::PAGE).map_err(|error| Unreadable::new(&file, error))?;
         let mut conf = LayerConf::parse(&String::from_utf8_lossy(&bytes));
         // Python decodes strictly, so BitBake cannot read such a file.
         conf.is_understood &= std::str::from_utf8(&bytes).is_ok();

@@ -25,3 +25,4 @@ pub mod preflight;
 mod python;
 pub mod server;
 pub mod starter;
+pub mod unreadable;

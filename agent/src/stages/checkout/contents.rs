@@ -85,7 +85,7 @@ fn one(
 /// Usage when OE-Core is of another release.
 pub fn is_of_release(release: &Release, oe_core: &Path) -> Result<Option<String>> {
     let file = oe_core.join("meta/conf/layer.conf");
-    let conf = LayerConf::read(&oe_core.join("meta"))?;
+    let conf = LayerConf::read(&oe_core.join("meta")).map_err(|unreadable| unreadable.of_dependency())?;
     let names = conf.core_names.unwrap_or_default();
     let words = names.words();
     // `master` moves from one name to the next.

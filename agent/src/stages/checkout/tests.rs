@@ -32,7 +32,7 @@ pub(crate) fn settings(bench: &Bench, release: &str, repos: Vec<Repo>) -> Settin
             side_by_side: None,
             memo: true,
         },
-        build: Build { targets: Vec::new() },
+        build: Build { targets: Vec::new(), fresh: false },
         cache: Cache {
             downloads: bench.path("d"),
             sstate: bench.path("s"),
@@ -61,6 +61,7 @@ pub(crate) fn settings(bench: &Bench, release: &str, repos: Vec<Repo>) -> Settin
         network: Vec::new(),
         secrets: Vec::new(),
         notices: Vec::new(),
+        distrust: None,
         checkout,
     }
 }

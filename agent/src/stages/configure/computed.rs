@@ -1,25 +1,31 @@
 //! Dependencies of repo layers that only BitBake can evaluate: they decide which layers a check starts from.
 
+use std::path::Path;
+
 use agent_process::{Command, ExitReason, LineHandler, Runner};
 use agent_types::error::Result;
 use agent_types::events::EventKind;
 use agent_yocto::base_layers::Candidate;
 use agent_yocto::conf_syntax::Word;
 use agent_yocto::dependency_versions;
-use agent_yocto::server;
 
 use super::BuildEnvironment;
+use crate::stages::cleanup::ServerEnd;
 
-/// Asks BitBake in the build directory, and writes its answer into the candidates.
-pub async fn add(configured: &BuildEnvironment, candidates: &mut [Candidate], runner: &Runner) -> Result<()> {
-    let build = &configured.build;
+/// Asks BitBake in this build directory, and writes its answer into the candidates.
+pub async fn add(
+    configured: &BuildEnvironment,
+    build: &Path,
+    candidates: &mut [Candidate],
+    runner: &Runner,
+) -> Result<()> {
     let program = configured.tools.bitbake.join("bin/bitbake");
     let mut command = Command::new(program, build, "layer-dependencies").args(["-e"]);
     command.environment = configured.environment(build);
     command.user = configured.user.clone();
     let mut answer = LayerDepends::default();
     let ended = runner.run(command, &mut answer).await;
-    server::stop_server(build, configured.user.as_ref(), runner.grace_left()).await?;
+    ServerEnd::stop(build, configured.user.as_ref(), runner).await.report(&runner.events).await;
     if ended?.end != ExitReason::Exited(0) {
         let message = "BitBake could not tell the computed LAYERDEPENDS of the repos' layers; the check starts \
                        with what their text tells";

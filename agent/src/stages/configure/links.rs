@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 
-use crate::config::Settings;
-use crate::stages::checkout::Checkout;
+use crate::config::Paths;
+use crate::stages::checkout::ReadyRepo;
 use agent_fs::remove::remove_tree;
 use agent_types::error::{Error, Result};
 
@@ -24,12 +24,12 @@ impl Links {
     ///
     /// # Errors
     /// Machine, when they cannot be made.
-    pub fn make(settings: &Settings, checkout: &Checkout) -> Result<Links> {
-        let home = settings.paths.repos();
-        remove_tree(&home, &settings.paths.work)?;
+    pub fn make(paths: &Paths, repos: &[ReadyRepo]) -> Result<Links> {
+        let home = paths.repos();
+        remove_tree(&home, &paths.work)?;
         fs::create_dir_all(&home)?;
         let mut links = Vec::new();
-        for repo in checkout.repos.iter().filter(|repo| repo.is_stored) {
+        for repo in repos.iter().filter(|repo| repo.is_stored) {
             let link = home.join(&repo.name);
             symlink(&repo.path, &link).map_err(|error| {
                 Error::machine(format!("cannot link {} to its checkout", link.display())).because(&error)

@@ -17,6 +17,8 @@ use agent_fs::read;
 
 /// A tree with more is no layer but somebody's home.
 const MOST_ENTRIES: usize = 400_000;
+/// Bytes of a file whose digest is made: a sparse one of any size takes no space on a disk.
+const LARGEST: u64 = 1 << 30;
 
 /// What must be known to read a tree.
 pub struct Surroundings<'a> {
@@ -58,6 +60,10 @@ pub fn read(root: &Path, around: &Surroundings, cache: &mut StatCache) -> CacheR
             stays_inside(path, &target, around.trees)?;
             listing.add(relative, 'l', &metadata, Digest::of(target.as_os_str().as_bytes()).as_str());
         } else if metadata.is_file() {
+            if metadata.len() > LARGEST {
+                let message = format!("{} is larger than {} GiB", path.display(), LARGEST >> 30);
+                return Err(NotCacheable(message));
+            }
             let content = cache.content(path, relative, Some(&metadata).filter(|_| local))?;
             if let Some(line) = content.reaches_out {
                 return Err(NotCacheable(format!("a line of {} reaches outside: {line}", name_of(root))));

@@ -5,6 +5,8 @@ use std::path::Path;
 use agent_fs::untrusted;
 use agent_types::error::{Error, Result};
 
+use crate::unreadable::Unreadable;
+
 /// A test that has to show up in the output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExpectedCase {
@@ -22,9 +24,10 @@ pub struct ExpectedCase {
 /// When the directory cannot be read or holds no test.
 pub fn expected(oe_core: &Path) -> Result<Vec<ExpectedCase>> {
     let dir = oe_core.join("scripts/lib/checklayer/cases");
+    let of_dir = |error| Unreadable::new(&dir, error).of_dependency();
     let mut modules = Vec::new();
-    for entry in fs_err::read_dir(&dir)? {
-        let path = entry?.path();
+    for entry in fs_err::read_dir(&dir).map_err(of_dir)? {
+        let path = entry.map_err(of_dir)?.path();
         if path.extension().is_some_and(|extension| extension == "py") {
             modules.push(path);
         }
@@ -32,13 +35,14 @@ pub fn expected(oe_core: &Path) -> Result<Vec<ExpectedCase>> {
     modules.sort();
     let mut cases = Vec::new();
     for path in modules {
-        let text = untrusted::read(&path, untrusted::PAGE)?;
+        let text = untrusted::read(&path, untrusted::PAGE)
+            .map_err(|error| Unreadable::new(&path, error).of_dependency())?;
         let module = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         cases.extend(cases_of(&module, &String::from_utf8_lossy(&text)));
     }
     if cases.is_empty() {
         let message = format!("`{}` holds no tests of yocto-check-layer", dir.display());
-        return Err(Error::machine(message).hint("check that the repo with OE-Core is complete"));
+        return Err(Error::usage(message).hint("check that the repo with OE-Core is complete"));
     }
     Ok(cases)
 }

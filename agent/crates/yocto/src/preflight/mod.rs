@@ -13,12 +13,14 @@ mod readme;
 mod repos;
 mod security;
 mod since;
+mod special;
 
 use std::path::{Path, PathBuf};
 
 use agent_types::events::{Finding, Level, Unit};
 
 use super::layer::{Layer, LayerType};
+use super::unreadable::Unreadable;
 use agent_types::release::Release;
 
 pub use repos::{against_repos, unreadable_dependency};
@@ -85,9 +87,16 @@ impl PreflightCase {
 
 /// The rules that need only the layer; they run before the other repositories are available.
 ///
-/// Unreadable files are not reported: the agent's user may have other rights than the user who runs the tool.
+/// The agent reads with the rights of root, or of a user who has no more rights than the tool's user: what the
+/// agent cannot read, the tool cannot read either.
 pub fn layer_alone(layer: &Path, checkout: &Path, release: &Release) -> Vec<PreflightCase> {
-    let Ok(detected) = Layer::detect(layer, release) else { return Vec::new() };
+    let detected = match Layer::detect(layer, release) {
+        Ok(detected) => detected,
+        Err(unreadable) => {
+            let file = relative(&unreadable.path, checkout);
+            return vec![PreflightCase { file: Some(file), ..unreadable_file(&unreadable) }];
+        }
+    };
     let mut cases = conf::check(&detected, release);
     if !hopeless(detected.kind) {
         let maybe_core = maybe_core(&detected);
@@ -96,11 +105,21 @@ pub fn layer_alone(layer: &Path, checkout: &Path, release: &Release) -> Vec<Pref
             cases.extend(security::check(&detected.path, release));
         }
         cases.extend(patches::check(&detected.path, release));
+        cases.extend(special::check(&detected.path, release));
     }
     for case in &mut cases {
         case.file = case.file.take().map(|file| relative(&file, checkout));
     }
     cases
+}
+
+/// A file or directory without which the tool cannot inspect the layer.
+fn unreadable_file(unreadable: &Unreadable) -> PreflightCase {
+    let name = unreadable.path.file_name().unwrap_or_default().display();
+    let message = format!("`{name}` cannot be read: {}", unreadable.reason());
+    PreflightCase::new("file-unreadable", WHOLE_RUN, Level::Error, message)
+        .at(&unreadable.path)
+        .hint("make it a regular file or a directory that the build user can read")
 }
 
 /// Whether the run ends before any test, so that the results of tests do not matter yet.

@@ -10,6 +10,7 @@ use agent_types::release::Release;
 
 use super::since::{self, since};
 use super::{PreflightCase, glob_would_misread};
+use crate::unreadable::reason;
 
 const TEST: &str = "common.CommonCheckLayer.test_readme";
 
@@ -42,7 +43,12 @@ pub fn check(layer: &Path, release: &Release) -> Vec<PreflightCase> {
             return broken("readme-unreadable", what, "make it a text file");
         }
         // Another user may be able to read it, and the tool reads files of any size.
-        Err(_) => return Vec::new(),
+        // The tool reads files of any size.
+        Err(error) if error.kind() == ErrorKind::FileTooLarge => return Vec::new(),
+        Err(error) => {
+            let what = format!("`{}` cannot be read: {}", name(readme), reason(readme, &error));
+            return broken("readme-unreadable", what, "let the build user read it");
+        }
     };
     if bytes.is_empty() {
         return broken(

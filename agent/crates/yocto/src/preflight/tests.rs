@@ -177,14 +177,23 @@ fn patches_fail_only_in_releases_that_require_a_status() {
         ("dunfell", vec!["upstream-status-missing warning"]),
         ("scarthgap", vec!["upstream-status-missing warning"]),
         ("walnascar", vec!["upstream-status-missing warning"]),
-        ("whinlatter", vec!["upstream-status-missing error", "upstream-status-malformed error"]),
+        (
+            "whinlatter",
+            vec![
+                "patch-unreadable error",
+                "upstream-status-missing error",
+                "upstream-status-malformed error",
+            ],
+        ),
     ] {
         assert_eq!(checkout.rules(release), wanted, "{release}");
     }
     let cases = checkout.alone("master");
-    assert_eq!(cases[0].file.as_deref(), Some(Path::new("meta-x/recipes-a/a/a/one.patch")));
-    assert_eq!((cases[1].file.as_deref(), cases[1].line), (Some(Path::new("meta-x/two.patch")), Some(2)));
-    assert_eq!(cases[1].predicts, "common.CommonCheckLayer.test_patches_upstream_status");
+    assert_eq!(cases[0].file.as_deref(), Some(Path::new("meta-x/link.patch")));
+    assert!(cases[0].message.ends_with("cannot be read: it is a link that leads nowhere"), "{cases:?}");
+    assert_eq!(cases[1].file.as_deref(), Some(Path::new("meta-x/recipes-a/a/a/one.patch")));
+    assert_eq!((cases[2].file.as_deref(), cases[2].line), (Some(Path::new("meta-x/two.patch")), Some(2)));
+    assert_eq!(cases[2].predicts, "common.CommonCheckLayer.test_patches_upstream_status");
     assert!(checkout.alone("scarthgap")[0].message.contains("1 other patch"));
 }
 
@@ -204,10 +213,13 @@ fn does_not_follow_links_and_pipes_of_a_layer() {
     let file = fs_err::File::create(checkout.layer().join("sparse.patch")).unwrap();
     file.set_len(10 << 30).unwrap();
     let cases = checkout.alone("master");
-    assert_eq!(brief(&cases), ["upstream-status-malformed error"]);
+    let wanted = ["upstream-status-malformed error", "patch-unreadable error"];
+    assert_eq!(brief(&cases), [&wanted[..], &["file-special error"; 2]].concat());
     assert!(!format!("{cases:?}").contains("hunter2"), "{cases:?}");
 
-    checkout.remove("leak.patch");
+    for patch in ["leak", "zero", "loop", "pipe"] {
+        checkout.remove(&format!("{patch}.patch"));
+    }
     for readme in ["pipe", "device"] {
         checkout.remove("README.md");
         match readme {
@@ -223,7 +235,42 @@ fn does_not_follow_links_and_pipes_of_a_layer() {
     assert_eq!(checkout.rules("master"), Vec::<String>::new());
     checkout.remove("conf/layer.conf");
     pipe("conf/layer.conf");
-    assert_eq!(checkout.rules("master"), ["layer-conf-missing error"]);
+    assert_eq!(checkout.rules("master"), ["file-unreadable error"]);
+}
+
+/// Whatever stands in the place of a file that BitBake or the tool needs: the layer fails, and the file is named.
+#[test]
+fn what_cannot_be_read_fails_the_layer_and_is_named() {
+    type Put = fn(&Path);
+    let directory: Put = |path| fs_err::create_dir(path).unwrap();
+    let pipe: Put = |path| nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let circle: Put = |path| symlink(path.file_name().unwrap(), path).unwrap();
+    let dangling: Put = |path| symlink("nowhere", path).unwrap();
+    let long: Put = |path| symlink("x".repeat(300), path).unwrap();
+    let sparse: Put = |path| fs_err::File::create(path).unwrap().set_len(10 << 30).unwrap();
+    let zero: Put = |path| symlink("/dev/zero", path).unwrap();
+    let table: [(&str, &[Put], &str); 6] = [
+        ("conf/layer.conf", &[directory, pipe, circle, dangling, long, sparse, zero], "file-unreadable"),
+        ("conf/machine", &[circle, long], "file-unreadable"),
+        ("conf/distro", &[circle, long], "file-unreadable"),
+        ("README.md", &[directory, pipe, circle, dangling, long, zero], "readme-unreadable"),
+        ("recipes-x/x/x.patch", &[circle, dangling, long], "patch-unreadable"),
+        ("recipes-x/x/x_1.bb", &[pipe, zero], "file-special"),
+    ];
+    for (file, kinds, rule) in table {
+        for (index, put) in kinds.iter().enumerate() {
+            let checkout = Checkout::new();
+            let path = checkout.layer().join(file);
+            if path.exists() {
+                checkout.remove(file);
+            }
+            fs_err::create_dir_all(path.parent().unwrap()).unwrap();
+            put(&path);
+            let cases = checkout.alone("master");
+            assert_eq!(brief(&cases), [format!("{rule} error")], "{file} {index}");
+            assert_eq!(cases[0].file.as_deref(), Some(&*Path::new("meta-x").join(file)), "{index}");
+        }
+    }
 }
 
 #[test]
