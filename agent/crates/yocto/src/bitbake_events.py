@@ -4,8 +4,9 @@ BitBake stays unmodified. Its console (`bb.ui.knotty`) asks an event queue for e
 that one which notes each event and hands it on. The console gets exactly the events that it would get without this:
 the few that only the agent wants are kept from it, because it reports events that it does not know as errors.
 
-Nothing here may ever disturb BitBake. Every exception is swallowed, and the socket never blocks: while it is full,
-progress is dropped, and the ends and starts of tasks wait up to a limit; what is dropped then is counted.
+Nothing here may ever disturb BitBake. Every exception is swallowed, and while BitBake works the socket never blocks:
+while it is full, progress is dropped, and the starts and ends of tasks wait in memory up to a limit; what is dropped
+then is counted. Only after the console's end, `finish` waits up to a second for the agent to read the rest.
 """
 
 import functools
@@ -26,7 +27,7 @@ LONGEST_QUEUE = 4 << 20
 
 
 class Channel:
-    """The agent's socket. Never blocks, never raises."""
+    """The agent's socket. Never raises. Only `finish` waits for the agent, for a second at most."""
 
     def __init__(self, connection):
         connection.setblocking(False)
@@ -68,7 +69,7 @@ class Channel:
             connection.close()
 
     def finish(self):
-        """Sends what the agent takes within a moment, and closes."""
+        """Sends what the agent takes within a second, and closes."""
         try:
             if self.connection is not None and (self.waiting or self.dropped):
                 self.connection.settimeout(1)
