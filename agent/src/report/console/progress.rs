@@ -95,45 +95,66 @@ impl JobProgress {
         (progress.total > 0).then_some((progress.done, progress.total))
     }
 
-    /// `build: core-image-minimal for 2m03s, task 1204 of 5310, about 12m left, running: bash:do_compile (1m02s)`.
-    /// `None` before the first stage.
+    /// For a log: `build: core-image-minimal for 2m03s, task 1204 of 5310, about 12m left, running:
+    /// bash:do_compile (1m02s)`. `None` before the first stage.
     pub fn line(&self, now: At) -> Option<String> {
-        let (stage, _) = self.stage?;
-        let mut text = stage.name().to_owned();
-        if let Some((unit, since)) = self.units.first() {
-            let took = duration(since.seconds_until(now));
-            text += &format!(": {} for {took}", sanitize_line(&unit.name));
-        }
-        if self.units.len() > 1 {
-            text += &format!(" and {} more", self.units.len() - 1);
-        }
-        let of_step = self.parts.iter().filter(|(progress, _)| progress.part.is_empty());
-        text.extend(of_step.map(|(progress, _)| format!(", {}", position(progress))));
-        let programs: Vec<_> = self.parts.iter().filter(|(progress, _)| !progress.part.is_empty()).collect();
-        let told: Vec<_> = programs.iter().take(MOST_PARTS).map(|(progress, _)| position(progress)).collect();
-        if !told.is_empty() {
-            text += &format!(", {}", told.join(" and "));
-        }
-        if programs.len() > MOST_PARTS {
-            text += &format!(" and {} more", programs.len() - MOST_PARTS);
-        }
-        if let Some(left) = self.left(now) {
-            text += &format!(", about {} left", rough(left));
-        }
-        if let Some(running) = self.running(now) {
-            text += &format!(", running: {running}");
-        }
-        if let Some((seconds, what)) = self.silent.as_ref().filter(|(seconds, _)| *seconds >= SILENCE) {
-            text += &format!(", no output for {}", duration(*seconds as f64));
-            if self.parts.is_empty() {
-                text += &format!(": {}", sanitize_line(what));
-            }
-        }
-        Some(text)
+        let running = self.running(now).map(|running| format!("running: {running}"));
+        let parts = [self.step(now), self.positions(), self.estimate(now), running, self.silence()];
+        self.joined(parts)
     }
 
-    /// Tasks that run, the oldest first.
-    fn running(&self, now: At) -> Option<String> {
+    /// The same for a terminal, which cuts what is too long: the numbers come first. The tasks that run have a line
+    /// of their own.
+    pub fn numbers_first(&self, now: At) -> Option<String> {
+        self.joined([self.positions(), self.estimate(now), self.step(now), self.silence()])
+    }
+
+    fn joined<const N: usize>(&self, parts: [Option<String>; N]) -> Option<String> {
+        let (stage, _) = self.stage?;
+        let parts = parts.into_iter().flatten().collect::<Vec<_>>().join(", ");
+        Some(if parts.is_empty() { stage.name().to_owned() } else { format!("{stage}: {parts}") })
+    }
+
+    /// `core-image-minimal for 2m03s and 1 more`.
+    fn step(&self, now: At) -> Option<String> {
+        let (unit, since) = self.units.first()?;
+        let text = format!("{} for {}", sanitize_line(&unit.name), duration(since.seconds_until(now)));
+        Some(match self.units.len() - 1 {
+            0 => text,
+            more => format!("{text} and {more} more"),
+        })
+    }
+
+    /// `test 3 of 16 (test_world), parsing 512 of 920 and writing signatures`.
+    fn positions(&self) -> Option<String> {
+        let all = self.parts.iter().map(|(progress, _)| progress);
+        let (of_step, programs): (Vec<_>, Vec<_>) = all.partition(|progress| progress.part.is_empty());
+        let mut told: Vec<String> = of_step.into_iter().map(position).collect();
+        let shown: Vec<_> = programs.iter().take(MOST_PARTS).map(|progress| position(progress)).collect();
+        if !shown.is_empty() {
+            let more = match programs.len().saturating_sub(MOST_PARTS) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            told.push(format!("{}{more}", shown.join(" and ")));
+        }
+        (!told.is_empty()).then(|| told.join(", "))
+    }
+
+    /// `about 12m left`.
+    fn estimate(&self, now: At) -> Option<String> {
+        self.left(now).map(|left| format!("about {} left", rough(left)))
+    }
+
+    /// `no output for 2m00s: git fetch`.
+    fn silence(&self) -> Option<String> {
+        let (seconds, what) = self.silent.as_ref().filter(|(seconds, _)| *seconds >= SILENCE)?;
+        let text = format!("no output for {}", duration(*seconds as f64));
+        Some(if self.parts.is_empty() { format!("{text}: {}", sanitize_line(what)) } else { text })
+    }
+
+    /// Tasks that run, the oldest first: `bash:do_compile (1m02s), zlib:do_fetch (2s) and 3 more`.
+    pub fn running(&self, now: At) -> Option<String> {
         let tasks = self.parts.iter().filter(|(progress, _)| progress.phase != Phase::Tests);
         let running: Vec<(&Running, At)> =
             tasks.flat_map(|(progress, at)| progress.running.iter().map(|running| (running, *at))).collect();
@@ -295,6 +316,40 @@ mod tests {
                 continue;
             }
             assert_eq!((job.line(At::of(&event)).as_deref(), job.bar()), (line, bar), "{second}");
+        }
+    }
+
+    #[test]
+    fn a_terminal_that_cuts_the_line_shows_the_numbers() {
+        let mut job = JobProgress::default();
+        assert_eq!(job.numbers_first(At::of(&at(0, started(Stage::Check)))), None);
+        let (check, build) = (check_layer(), image());
+        for (what, line, running) in [
+            (started(Stage::Check), "check", None),
+            (unit_started(&check), "check: yocto-check-layer meta-x for 0.0s", None),
+            (
+                progress(&check, "", Phase::Tests, [2, 16, 0], &[("test_world", 0)]),
+                "check: test 3 of 16 (test_world), yocto-check-layer meta-x for 0.0s",
+                None,
+            ),
+            (
+                progress(&check, "the world", Phase::Parsing, [512, 920, 0], &[]),
+                "check: test 3 of 16 (test_world), parsing 512 of 920, yocto-check-layer meta-x for 0.0s",
+                None,
+            ),
+            (started(Stage::Build), "build", None),
+            (unit_started(&build), "build: core-image-minimal for 0.0s", None),
+            (
+                progress(&build, "", Phase::Tasks, [812, 3412, 1], &[("zlib:do_compile", 60)]),
+                "build: task 812 of 3412, 1 failed, core-image-minimal for 0.0s",
+                Some("zlib:do_compile (1m00s)"),
+            ),
+        ] {
+            let event = at(0, what);
+            job.take(&event);
+            let now = At::of(&event);
+            assert_eq!(job.numbers_first(now).as_deref(), Some(line));
+            assert_eq!(job.running(now).as_deref(), running, "{line}");
         }
     }
 

@@ -1,4 +1,5 @@
-//! The console of a terminal: the finished steps scroll by, and below them one line says what runs now.
+//! The console of a terminal: the finished steps scroll by. Below them one line says how far the job is, and another
+//! one which tasks run.
 
 use std::io;
 use std::time::Duration;
@@ -22,6 +23,8 @@ pub struct Terminal {
     status: ProgressBar,
     /// Whether the line has a bar now.
     has_bar: bool,
+    /// The line of the running tasks, while there are some.
+    tasks: Option<ProgressBar>,
 }
 
 impl Terminal {
@@ -29,10 +32,10 @@ impl Terminal {
     pub fn new(style: Style, last_run: Durations) -> Terminal {
         let screen = MultiProgress::with_draw_target(ProgressDrawTarget::stdout());
         let status = screen.add(ProgressBar::no_length());
-        status.set_style(line_style(false));
+        status.set_style(line_style(WITHOUT_BAR));
         status.enable_steady_tick(Duration::from_millis(200));
         let progress = JobProgress::after(last_run);
-        Terminal { steps: Steps::new(style), progress, screen, status, has_bar: false }
+        Terminal { steps: Steps::new(style), progress, screen, status, has_bar: false, tasks: None }
     }
 
     /// For others who print on the same terminal.
@@ -44,21 +47,38 @@ impl Terminal {
         let bar = self.progress.bar();
         if bar.is_some() != self.has_bar {
             self.has_bar = bar.is_some();
-            self.status.set_style(line_style(self.has_bar));
+            self.status.set_style(line_style(if self.has_bar { WITH_BAR } else { WITHOUT_BAR }));
         }
         if let Some((done, total)) = bar {
             self.status.set_length(total);
             self.status.set_position(done);
         }
-        self.status.set_message(self.progress.line(now).unwrap_or_else(|| "starting".into()));
+        self.status.set_message(self.progress.numbers_first(now).unwrap_or_else(|| "starting".into()));
+        self.draw_tasks(self.progress.running(now));
+    }
+
+    fn draw_tasks(&mut self, running: Option<String>) {
+        let Some(running) = running else {
+            if let Some(tasks) = self.tasks.take() {
+                tasks.finish_and_clear();
+                self.screen.remove(&tasks);
+            }
+            return;
+        };
+        let screen = &self.screen;
+        let tasks = self
+            .tasks
+            .get_or_insert_with(|| screen.add(ProgressBar::no_length().with_style(line_style(TASKS))));
+        tasks.set_message(running);
     }
 }
 
-fn line_style(has_bar: bool) -> ProgressStyle {
-    let template = match has_bar {
-        true => "{spinner} {elapsed_precise} [{bar:20}] {wide_msg}",
-        false => "{spinner} {elapsed_precise}  {wide_msg}",
-    };
+/// Of 60 columns, the numbers and the estimate still fit beside it.
+const WITH_BAR: &str = "{spinner} {elapsed_precise} [{bar:10}] {wide_msg}";
+const WITHOUT_BAR: &str = "{spinner} {elapsed_precise}  {wide_msg}";
+const TASKS: &str = "  {wide_msg}";
+
+fn line_style(template: &str) -> ProgressStyle {
     // The templates are fixed texts; were one wrong, the default is still readable.
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner());
     style.progress_chars("=> ")
@@ -77,6 +97,7 @@ impl Sink for Terminal {
             self.draw(At::of(event));
         }
         if matches!(event.what, EventKind::JobFinished { .. }) {
+            self.draw_tasks(None);
             self.status.finish_and_clear();
         }
         Ok(())
