@@ -18,7 +18,7 @@ use agent_process::{
     ActivityClock, Command, CommandOutcome, ExitReason, Interrupt, LineHandler, Runner, UntilStopped,
 };
 use agent_types::error::Result;
-use agent_types::events::{Case, Emitter, EventKind, Finding, Unit};
+use agent_types::events::{Case, Emitter, EventKind, Finding, Phase, Progress, Running, Unit};
 use agent_types::outcome::Outcome;
 use agent_types::stage::Stage;
 use agent_types::tiers::Tier;
@@ -494,12 +494,13 @@ impl LineHandler for Tests<'_> {
         }
         self.running = running.map(str::to_owned);
         self.started += usize::from(self.running.is_some());
-        vec![EventKind::Progress {
-            unit: self.unit.clone(),
+        let running = self.running.iter().map(|test| Running { name: test.clone(), seconds: 0 });
+        vec![EventKind::Progress(Progress {
             done: self.started.saturating_sub(1) as u64,
             total: self.total as u64,
-            running: self.running.iter().cloned().collect(),
-        }]
+            running: running.collect(),
+            ..Progress::new(self.unit, "", Phase::Tests)
+        })]
     }
 
     fn status(&self) -> Option<String> {
