@@ -14,9 +14,11 @@ use agent_cache::signature_cache::{
     Admission, BitbakeRunner, CacheResult, CacheServer, Digest, NotCacheable, Place, ProvenanceSummary,
     QueryPlan, Rerun, RunOptions, ShimDir, StatCache, Store, Stores, WrittenConf, runs_code, trees_of,
 };
-use agent_process::{Command, CommandOutcome, ExitReason, Interrupt, LineHandler, Runner, UntilStopped};
+use agent_process::{
+    ActivityClock, Command, CommandOutcome, ExitReason, Interrupt, LineHandler, Runner, UntilStopped,
+};
 use agent_types::error::Result;
-use agent_types::events::{Case, Emitter, EventKind, Finding, Unit};
+use agent_types::events::{Case, Emitter, EventKind, Finding, Phase, Progress, Running, Unit};
 use agent_types::outcome::Outcome;
 use agent_types::stage::Stage;
 use agent_types::tiers::Tier;
@@ -85,7 +87,7 @@ impl Untouched {
         let (place, layers) = (place(settings, configured, Path::new("")), settings.layers.clone());
         let around = configured.repo_layers.clone();
         let stat_cache = stat_cache(settings);
-        let read = move || Ok(trees_of(&place, &layers, &around, &mut StatCache::load(&stat_cache)));
+        let read = move || Ok(trees_of(&place, &layers, &around, &StatCache::load(&stat_cache)));
         // Without them nothing is stored.
         let trees = super::blocking(interrupt, "the layers were read", read).await;
         Untouched(trees.unwrap_or_default())
@@ -146,10 +148,10 @@ struct Ran {
 
 impl Ran {
     /// What of this verdict may not be reported, because it rests on other answers than fresh ones or on
-    /// files that are empty or not there. A run that the job itself stopped is no verdict: see
+    /// files that are empty or not there. A run that was stopped is no verdict, and is never repeated: see
     /// [`Ran::withdraw_unproved`].
     fn doubtful(&self) -> Vec<&FailureCause> {
-        if self.passed || matches!(self.finished.end, ExitReason::Cancelled | ExitReason::TimedOut) {
+        if self.passed || !matches!(self.finished.end, ExitReason::Exited(_) | ExitReason::Signalled(_)) {
             return Vec::new();
         }
         let is_doubtful = |cause: &&FailureCause| self.was_given(cause) || self.has_no_files(cause);
@@ -165,15 +167,20 @@ impl Ran {
         cause.uses_sigdata && (self.given.discarded || !cause.kinds.is_disjoint(&self.given.elsewhere))
     }
 
-    /// A test that failed before the job was stopped stays failed, unless it rests on a cached answer: the run
+    /// A test that failed before the run was stopped stays failed, unless it rests on a cached answer: the run
     /// would have been repeated without it.
     fn withdraw_unproved(&mut self) {
-        let why =
-            "it failed with a cached answer, and the job was stopped before the check was repeated without";
+        let why = |stopped: &str| {
+            format!("it failed with a cached answer, and {stopped} before the check was repeated without")
+        };
         let outcome = match self.finished.end {
-            ExitReason::Cancelled => Outcome::Cancelled(why.into()),
-            ExitReason::TimedOut => Outcome::TimedOut(why.into()),
-            _ => return,
+            ExitReason::Cancelled => Outcome::Cancelled(why("the job was stopped")),
+            ExitReason::TimedOut => Outcome::TimedOut(why("the job was stopped")),
+            ExitReason::Stalled(silent) => {
+                let silent = humantime::format_duration(silent);
+                Outcome::TimedOut(why(&format!("yocto-check-layer was stopped after {silent} of silence")))
+            }
+            ExitReason::Exited(_) | ExitReason::Signalled(_) => return,
         };
         for case in &mut self.verdict.cases {
             let is_given =
@@ -236,8 +243,14 @@ impl Check<'_> {
     }
 
     /// What stands before BitBake, where it can be of use.
-    async fn before(&self, rerun: &Rerun, conf: WrittenConf, alone: bool) -> Option<(ShimDir, CacheServer)> {
-        match self.cache_server(rerun, conf, alone).await {
+    async fn before(
+        &self,
+        rerun: &Rerun,
+        conf: WrittenConf,
+        alone: bool,
+        tool: &ActivityClock,
+    ) -> Option<(ShimDir, CacheServer)> {
+        match self.cache_server(rerun, conf, alone, tool).await {
             Ok(opened) => Some(opened),
             Err(refusal) => {
                 if self.settings.check.memo {
@@ -254,6 +267,7 @@ impl Check<'_> {
         rerun: &Rerun,
         conf: WrittenConf,
         alone: bool,
+        tool: &ActivityClock,
     ) -> CacheResult<(ShimDir, CacheServer)> {
         if !self.settings.check.memo {
             return Err(NotCacheable("--no-memo".into()));
@@ -278,8 +292,9 @@ impl Check<'_> {
         let scratch_root = settings.paths.ahead(&self.name);
         let most = settings.check.side_by_side;
         let work = &settings.paths.work;
-        let mut bitbake =
-            BitbakeRunner::new(self.runner, &place, user, scratch_root, work, &self.name, most)?;
+        let mut bitbake = BitbakeRunner::new(self.runner, &place, user, scratch_root, work, &self.name, most)
+            .on_behalf_of(tool);
+        bitbake.remove_scratch_dirs().await?;
         if first
             && !settings.check.write_signatures
             && let Err(reason) = bitbake.discard_signature_files()
@@ -345,14 +360,12 @@ impl Check<'_> {
         let layers = &configured.base_layers.layers;
         let purpose = Purpose::CheckLayer;
         let conf = configured.empty_directory(settings, &build, layers, purpose, runner).await?;
-        let before = self.before(rerun, conf, alone).await;
         let mut command = self.command(&build, rerun.attempt);
+        let before = self.before(rerun, conf, alone, &command.activity).await;
         if let Some((shim_dir, _)) = &before {
             let path = command.environment.get("PATH").unwrap_or_default();
             let path = [shim_dir.directory().as_os_str(), path].join(&OsString::from(":"));
             command.environment.set("PATH", path);
-            // An answer that is asked ahead may be waited for, and another is made beside it.
-            command.stall = Some(runner.stall.saturating_mul(2));
         }
         let recorder = check_layer::Recorder::attach(&mut command)?;
         let expected = check_layer::expected(&configured.tools.oe_core)?;
@@ -481,12 +494,13 @@ impl LineHandler for Tests<'_> {
         }
         self.running = running.map(str::to_owned);
         self.started += usize::from(self.running.is_some());
-        vec![EventKind::Progress {
-            unit: self.unit.clone(),
+        let running = self.running.iter().map(|test| Running { name: test.clone(), seconds: 0 });
+        vec![EventKind::Progress(Progress {
             done: self.started.saturating_sub(1) as u64,
             total: self.total as u64,
-            running: self.running.iter().cloned().collect(),
-        }]
+            running: running.collect(),
+            ..Progress::new(self.unit, "", Phase::Tests)
+        })]
     }
 
     fn status(&self) -> Option<String> {
@@ -511,9 +525,10 @@ mod tests {
             (ExitReason::Cancelled, vec![Kind::World], ["failed", "failed", "passed"]),
             (ExitReason::Cancelled, vec![Kind::Parses], ["failed", "cancelled", "passed"]),
             (ExitReason::TimedOut, vec![Kind::Parses], ["failed", "timed-out", "passed"]),
+            (silent, vec![Kind::Parses], ["failed", "timed-out", "passed"]),
             // These are repeated.
             (ExitReason::Exited(2), vec![Kind::Parses], ["failed", "failed", "passed"]),
-            (silent, vec![Kind::Parses], ["failed", "failed", "passed"]),
+            (ExitReason::Signalled(9), vec![Kind::Parses], ["failed", "failed", "passed"]),
         ] {
             let bad = || Outcome::Failed("bad".into());
             let cases = [("test_readme", bad()), ("test_parse", bad()), ("test_world", Outcome::Passed)];
@@ -531,11 +546,18 @@ mod tests {
             };
             let elapsed = Duration::ZERO;
             let finished = CommandOutcome { end, log: "/x".into(), bytes: 0, elapsed, tail: Vec::new() };
-            let (passed, failure_causes) = (false, Vec::new());
+            let cause = FailureCause {
+                what: "test_parse".into(),
+                kinds: Kinds::from([Kind::Parses]),
+                uses_sigdata: true,
+            };
+            let (passed, failure_causes) = (false, vec![cause]);
             let given =
                 ProvenanceSummary { stored: given.into_iter().collect(), ..ProvenanceSummary::default() };
             let findings = Vec::new();
             let mut ran = Ran { verdict, findings, passed, failure_causes, finished, given };
+            let is_repeated = matches!(end, ExitReason::Exited(_) | ExitReason::Signalled(_));
+            assert_eq!(!ran.doubtful().is_empty(), is_repeated, "{end:?}");
             ran.withdraw_unproved();
             let words: Vec<_> = ran.verdict.cases.iter().map(|case| case.outcome.word()).collect();
             assert_eq!(words, wanted, "{end:?}");

@@ -70,7 +70,7 @@ pub fn collect_at(
     at: &Path,
     place: &Place,
     invocation: &Invocation,
-    cache: &mut StatCache,
+    cache: &StatCache,
 ) -> CacheResult<Inputs> {
     let build = real(&place.build)?;
     if invocation.cwd != build {
@@ -100,12 +100,12 @@ pub fn collect_at(
     for root in &trees {
         let around = Surroundings { skip: &place.own, trees: &trees };
         let is_immutable = place.immutable.iter().any(|store| root.starts_with(store));
-        let mut tree = match cache.immutable.get(root) {
-            Some(tree) => tree.clone(),
+        let mut tree = match cache.immutable(root) {
+            Some(tree) => tree,
             None => tree::read(root, &around, cache)?,
         };
         if is_immutable {
-            cache.immutable.insert(root.clone(), tree.clone());
+            cache.add_immutable(root, &tree);
         }
         // OE-Core always asks for its own commit.
         tree.tracked.asks_git |= real(&place.oe_core)?.starts_with(root);
@@ -120,7 +120,7 @@ pub fn trees_of(
     place: &Place,
     layers: &[PathBuf],
     around: &[PathBuf],
-    cache: &mut StatCache,
+    cache: &StatCache,
 ) -> BTreeMap<String, Digest> {
     let all: Vec<PathBuf> = layers.iter().chain(around).cloned().collect();
     let Ok(trees) = trees(place, &all) else { return BTreeMap::new() };

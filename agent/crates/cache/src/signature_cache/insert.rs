@@ -78,7 +78,7 @@ impl Shared {
             Err(reason) if *restored || !is_plain_failure(ran) => Err(reason.clone()),
             _ => Ok(()),
         })?;
-        let after = inputs::collect_at(at, &self.place, invocation, &mut lock(&self.stat_cache))?;
+        let after = inputs::collect_at(at, &self.place, invocation, &self.stat_cache)?;
         if after.key() != before.key() {
             let what = difference::in_words(&after, before.parts(), before.listings());
             return Err(NotCacheable(format!("an input changed while BitBake ran: {what}")));

@@ -49,7 +49,7 @@ impl Scene {
         let root = self.at("layer");
         let around = tree::Surroundings { skip: &[], trees: std::slice::from_ref(&root) };
         let mut inputs = Inputs::default();
-        inputs.add_tree("files of layer", tree::read(&root, &around, &mut Default::default()).unwrap());
+        inputs.add_tree("files of layer", tree::read(&root, &around, &Default::default()).unwrap());
         inputs
     }
 
