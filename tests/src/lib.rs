@@ -15,7 +15,7 @@ mod slow;
 pub use processes::{Survivor, survivors};
 pub use results::{cases, json, leaks_of, well_formed_xml};
 pub use running::{Ran, Running};
-pub use sandbox::{BUILD_USER, Sandbox, commit, copy_tree, git, unfit};
+pub use sandbox::{BUILD_USER, Sandbox, commit, copy_tree, git, unmet_requirement};
 pub use skipping::{Part, is_left_to_the_long_run, skip, skip_without};
 pub use slow::SlowFs;
 
@@ -59,7 +59,7 @@ pub fn repository() -> &'static Path {
 }
 
 /// Why the agent would not ask so many BitBakes side by side on this machine, if so (docs/fast-check.md).
-pub fn no_rooms(bitbakes: u64) -> Option<String> {
+pub fn cannot_run_parallel(bitbakes: u64) -> Option<String> {
     let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let available = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
     let kibibytes = available.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());

@@ -30,9 +30,9 @@ pub fn survivors(marker: &Path) -> Vec<Survivor> {
 /// Fails when something of the sandbox still runs. Processes that were just killed get the time to
 /// vanish.
 pub fn assert_none(marker: &Path) {
-    let patience = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(10);
     while !survivors(marker).is_empty() {
-        assert!(Instant::now() < patience, "left behind: {:#?}", survivors(marker));
+        assert!(Instant::now() < deadline, "left behind: {:#?}", survivors(marker));
         std::thread::sleep(Duration::from_millis(50));
     }
 }

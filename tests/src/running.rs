@@ -12,10 +12,10 @@ use nix::unistd::Pid;
 use crate::processes;
 
 /// No test's agent may run for longer; the harness ends it and fails.
-const PATIENCE: Duration = Duration::from_secs(180);
+const TIMEOUT: Duration = Duration::from_secs(180);
 
 /// How often something is looked at while waiting for it.
-const BLINK: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// An agent that runs. When it is dropped, it and all that runs in its sandbox is ended.
 pub struct Running {
@@ -64,30 +64,30 @@ impl Running {
 
     /// Waits until `what` holds; fails when the agent ends before.
     pub fn wait_until(&mut self, name: &str, what: impl Fn() -> bool) {
-        let patience = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while !what() {
             let ended = self.child.try_wait().expect("the agent can be waited for");
             assert!(ended.is_none(), "the agent ended with {ended:?} before {name}\n{}", self.output());
-            assert!(Instant::now() < patience, "{name} never happened\n{}", self.output());
-            std::thread::sleep(BLINK);
+            assert!(Instant::now() < deadline, "{name} never happened\n{}", self.output());
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 
     /// Waits for its end.
     pub fn wait(self) -> Ran {
-        self.wait_for(PATIENCE)
+        self.wait_for(TIMEOUT)
     }
 
     /// Waits so long for its end.
-    pub fn wait_for(mut self, patience: Duration) -> Ran {
-        let patience = Instant::now() + patience;
+    pub fn wait_for(mut self, deadline: Duration) -> Ran {
+        let deadline = Instant::now() + deadline;
         let status = loop {
             self.peak_kib = self.peak_kib.max(processes::peak_kib(self.pid()).unwrap_or(0));
             if let Some(status) = self.child.try_wait().expect("the agent can be waited for") {
                 break status;
             }
-            assert!(Instant::now() < patience, "the agent did not end\n{}", self.output());
-            std::thread::sleep(BLINK);
+            assert!(Instant::now() < deadline, "the agent did not end\n{}", self.output());
+            std::thread::sleep(POLL_INTERVAL);
         };
         let [stdout, stderr] = [&self.stdout, &self.stderr].map(|path| text(path));
         Ran { code: status.code(), signal: status.signal(), stdout, stderr, peak_kib: self.peak_kib }

@@ -21,7 +21,7 @@ pub struct Sandbox {
 impl Sandbox {
     /// `None`, said aloud, where the agent could not run at all.
     pub fn new(test: &str) -> Option<Sandbox> {
-        if let Some(reason) = unfit() {
+        if let Some(reason) = unmet_requirement() {
             skip(test, &reason);
             return None;
         }
@@ -175,7 +175,7 @@ impl Drop for Sandbox {
 }
 
 /// Why the agent could not run at all on this machine.
-pub fn unfit() -> Option<String> {
+pub fn unmet_requirement() -> Option<String> {
     let on_path = |program: &str| {
         let path = std::env::var_os("PATH").unwrap_or_default();
         std::env::split_paths(&path).any(|directory| directory.join(program).is_file())

@@ -147,7 +147,7 @@ fn lease(share: &Share, name: &str, start_days: u64, layers: &[&str]) {
 }
 
 #[test]
-fn old_units_go_whole_and_everything_else_stays() {
+fn prune_removes_old_units_completely_and_nothing_else() {
     let share = Share::new();
     let s = "sstate/scarthgap";
     let mut kept = Vec::new();
@@ -212,8 +212,8 @@ fn old_units_go_whole_and_everything_else_stays() {
     let output = share.call(&["prune"]);
     assert_eq!(output.status.code(), Some(0), "{}", printed(&output));
     assert_eq!(share.files(), kept, "{}", printed(&output));
-    for told in ["README", "notes.txt", "CVE_CHECK2", "10 units"] {
-        assert!(printed(&output).contains(told), "{told}\n{}", printed(&output));
+    for reported in ["README", "notes.txt", "CVE_CHECK2", "10 units"] {
+        assert!(printed(&output).contains(reported), "{reported}\n{}", printed(&output));
     }
     assert_eq!(dry["taken"]["units"], 10);
     assert_eq!(dry["unknown"]["count"], 3);
@@ -233,7 +233,7 @@ fn old_units_go_whole_and_everything_else_stays() {
 }
 
 #[test]
-fn above_the_limit_the_least_recently_used_go() {
+fn prune_removes_the_least_recently_used_units_above_the_limit() {
     let share = Share::new();
     for number in 0..10 {
         share.object("sstate/scarthgap", number, u64::from(number));
@@ -253,7 +253,7 @@ fn above_the_limit_the_least_recently_used_go() {
 }
 
 #[test]
-fn leases_hold_what_running_builds_may_use() {
+fn leases_protect_objects_that_running_builds_may_use() {
     let share = Share::new();
     let commit = "0123456789012345678901234567890123456789";
     share.object("sstate/scarthgap", 1, 60);
@@ -291,7 +291,7 @@ fn leases_hold_what_running_builds_may_use() {
 }
 
 #[test]
-fn leases_that_cannot_be_listed_stop_a_prune() {
+fn prune_stops_if_leases_cannot_be_listed() {
     let share = Share::new();
     share.object("sstate/scarthgap", 1, 60);
     fs::create_dir(share.base.path().join("elsewhere")).unwrap();
@@ -304,7 +304,7 @@ fn leases_that_cannot_be_listed_stop_a_prune() {
 }
 
 #[test]
-fn a_stranger_leads_nobody_out_and_holds_nothing_for_ever() {
+fn prune_follows_no_planted_link_and_planted_leases_expire() {
     let share = Share::new();
     let precious = share.base.path().join("precious");
     fs::create_dir_all(precious.join("1a/2b")).unwrap();
@@ -354,8 +354,8 @@ fn a_stranger_leads_nobody_out_and_holds_nothing_for_ever() {
 
 /// As the machine that prunes an EFS share has it: all of `pr/` through another access point.
 #[test]
-fn parts_of_pull_requests_may_be_another_mount() {
-    let test = "parts_of_pull_requests_may_be_another_mount";
+fn directories_of_pull_requests_can_be_another_mount() {
+    let test = "directories_of_pull_requests_can_be_another_mount";
     if !nix::unistd::geteuid().is_root() {
         return skip(test, "only root can mount");
     }
@@ -387,7 +387,7 @@ fn parts_of_pull_requests_may_be_another_mount() {
 }
 
 #[test]
-fn links_in_the_share_itself_are_left_alone() {
+fn prune_ignores_links_in_the_share() {
     let share = Share::new();
     let precious = share.base.path().join("precious");
     fs::create_dir_all(&precious).unwrap();
@@ -404,7 +404,7 @@ fn links_in_the_share_itself_are_left_alone() {
 }
 
 #[test]
-fn two_prunes_at_once_do_no_harm() {
+fn two_prunes_can_run_at_the_same_time() {
     let share = Share::new();
     for number in 0..400 {
         share.object("sstate/scarthgap", number, if number < 300 { 60 } else { 1 });
@@ -422,7 +422,7 @@ fn two_prunes_at_once_do_no_harm() {
 }
 
 #[test]
-fn a_killed_prune_leaves_no_archive_without_companions_and_the_next_one_goes_on() {
+fn a_killed_prune_leaves_no_archive_without_sidecars_and_the_next_one_continues() {
     let share = Share::new();
     for number in 0..1500 {
         share.object("sstate/scarthgap", number, 60);
@@ -447,7 +447,7 @@ fn a_killed_prune_leaves_no_archive_without_companions_and_the_next_one_goes_on(
 }
 
 #[test]
-fn a_prune_stops_in_time_and_on_a_signal_and_says_so() {
+fn a_prune_reports_a_time_limit_and_a_signal() {
     let share = Share::new();
     for number in 0..2000 {
         share.object("sstate/scarthgap", number, 60);
@@ -466,7 +466,7 @@ fn a_prune_stops_in_time_and_on_a_signal_and_says_so() {
 }
 
 #[test]
-fn which_share_it_is() {
+fn share_comes_from_the_manifest_or_the_command_line() {
     let share = Share::new();
     let output = agent().args(["cache", "prune", "--share", "/no/such/share"]).output().unwrap();
     assert_eq!(output.status.code(), Some(3), "{}", printed(&output));
@@ -534,15 +534,15 @@ fn statistics() {
         (1, &json!("what is this"))
     );
     let text = printed(&share.call(&["stats"]));
-    for told in
+    for reported in
         ["version 12", "2 objects, 30 bytes", "80% of 200 wanted objects", "git tarballs", "what is this"]
     {
-        assert!(text.contains(told), "{told}\n{text}");
+        assert!(text.contains(reported), "{reported}\n{text}");
     }
 }
 
 #[test]
-fn what_is_wrong_is_found_and_moved_away() {
+fn verify_finds_damage_and_moves_it_to_the_trash() {
     let share = Share::new();
     let s = "sstate/scarthgap";
     let good = share.object(s, 1, 0);

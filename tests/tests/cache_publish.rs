@@ -79,29 +79,29 @@ impl Place {
     }
 
     /// Where each local object would be in the share, with its content.
-    fn wanted(&self) -> BTreeMap<PathBuf, Vec<u8>> {
-        let mut wanted = BTreeMap::new();
+    fn expected(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+        let mut expected = BTreeMap::new();
         for (path, content) in files(&self.path("sstate")) {
-            wanted.insert(Path::new("sstate/scarthgap").join(path), content);
+            expected.insert(Path::new("sstate/scarthgap").join(path), content);
         }
         for (path, content) in files(&self.path("downloads")) {
             if path.extension().is_none_or(|extension| extension != "done") {
-                wanted.insert(Path::new("downloads").join(path), content);
+                expected.insert(Path::new("downloads").join(path), content);
             }
         }
-        wanted
+        expected
     }
 
     /// Fails unless all that a reader would find in the share is whole. Returns how many files it finds.
     #[track_caller]
     fn assert_whole(&self, share: &Path) -> usize {
-        let wanted = self.wanted();
+        let expected = self.expected();
         let found: BTreeMap<_, _> = files(share).into_iter().filter(|(path, _)| !is_part(path)).collect();
         for (path, content) in &found {
-            let whole = wanted.get(path) == Some(content);
+            let whole = expected.get(path) == Some(content);
             assert!(whole, "{} has {} bytes that are not its source's", path.display(), content.len());
             let siginfo = PathBuf::from(format!("{}.siginfo", path.display()));
-            let complete = !wanted.contains_key(&siginfo) || found.contains_key(&siginfo);
+            let complete = !expected.contains_key(&siginfo) || found.contains_key(&siginfo);
             assert!(complete, "{} without its companion", path.display());
         }
         found.len()
@@ -110,7 +110,7 @@ impl Place {
     /// Fails unless everything is in the share.
     #[track_caller]
     fn assert_complete(&self, share: &Path) {
-        assert_eq!(self.assert_whole(share), self.wanted().len());
+        assert_eq!(self.assert_whole(share), self.expected().len());
     }
 }
 
@@ -197,7 +197,7 @@ fn a_publish_killed_at_any_moment_leaves_only_whole_objects() {
     place.publish(&share).assert_code(&[0]);
     let usual = begun.elapsed();
     place.assert_complete(&share);
-    let all = place.wanted().len();
+    let all = place.expected().len();
     let mut random = Random(0x5eed);
     let mut amid = 0;
     for round in 0..ROUNDS {
@@ -234,12 +234,12 @@ fn two_agents_at_once_complete_one_share() {
 }
 
 #[test]
-fn a_share_without_hard_links_is_completed_by_renaming() {
+fn a_share_without_hard_links_is_published_by_rename() {
     let place = Place::new();
     place.fill(100);
     let (source, options) =
         (place.path("share"), ["--metadata-ms", "0", "--create-ms", "1", "--no-hard-links"]);
-    let test = "a_share_without_hard_links_is_completed_by_renaming";
+    let test = "a_share_without_hard_links_is_published_by_rename";
     let Some(slow) = SlowFs::mount(test, &source, &place.path("mount"), &options) else { return };
     let both = [place.start(slow.path()), place.start(slow.path())];
     for running in both {
@@ -251,8 +251,8 @@ fn a_share_without_hard_links_is_completed_by_renaming() {
 
 /// On NFS a request whose answer got lost is sent again, and fails because it was done.
 #[test]
-fn what_was_done_and_answered_with_an_error_is_done() {
-    let test = "what_was_done_and_answered_with_an_error_is_done";
+fn an_operation_that_succeeded_despite_an_error_counts_as_done() {
+    let test = "an_operation_that_succeeded_despite_an_error_counts_as_done";
     let table: [&[&str]; 3] = [
         &["--late", "link:5:EEXIST"],
         &["--late", "link:5:ENOENT"],
@@ -275,8 +275,8 @@ fn what_was_done_and_answered_with_an_error_is_done() {
 
 /// Each fault costs the objects that it hits; what has a name is whole, and the next run completes it.
 #[test]
-fn a_faulty_share_holds_whole_objects_and_is_completed_later() {
-    let test = "a_faulty_share_holds_whole_objects_and_is_completed_later";
+fn a_faulty_share_has_only_whole_objects_and_is_completed_later() {
+    let test = "a_faulty_share_has_only_whole_objects_and_is_completed_later";
     let table = [
         ("write:EIO:every=7", 3, "Input/output error"),
         ("fsync:EIO:every=7", 3, "Input/output error"),
@@ -308,18 +308,20 @@ fn a_faulty_share_holds_whole_objects_and_is_completed_later() {
 }
 
 #[test]
-fn a_share_that_hangs_does_not_keep_the_agent() {
+fn a_hanging_share_does_not_block_the_agent() {
     let place = Place::new();
     place.fill(20);
     let options = ["--metadata-ms", "0", "--create-ms", "0", "--hang", "fsync"];
-    let test = "a_share_that_hangs_does_not_keep_the_agent";
+    let test = "a_hanging_share_does_not_block_the_agent";
     let share = place.path("share");
     let Some(slow) = SlowFs::mount(test, &share, &place.path("mount"), &options) else { return };
     let mut running = place.start(slow.path());
     running.wait_until("a file on its way", || files(&share).keys().any(|path| is_part(path)));
     running.signal(Signal::SIGTERM);
     let says = |word: &str| {
-        files(&place.path("out")).values().any(|said| String::from_utf8_lossy(said).contains(word))
+        files(&place.path("out"))
+            .values()
+            .any(|output_text| String::from_utf8_lossy(output_text).contains(word))
     };
     running.wait_until("its last word", || says("the share does not answer"));
     // Unlike NFS, FUSE does not let go of a process that waits for it, not even of a dead one.
@@ -329,11 +331,11 @@ fn a_share_that_hangs_does_not_keep_the_agent() {
 }
 
 #[test]
-fn a_full_share_keeps_what_it_took_and_says_so() {
+fn a_full_share_keeps_published_objects_and_is_reported() {
     let place = Place::new();
     place.fill(150);
     let share = place.path("share");
-    let test = "a_full_share_keeps_what_it_took_and_says_so";
+    let test = "a_full_share_keeps_published_objects_and_is_reported";
     let Some(mount) = Mount::new(test, &share, &["-t", "tmpfs", "-o", "size=3m", "build-agent-test"]) else {
         return;
     };
@@ -354,12 +356,12 @@ fn a_full_share_keeps_what_it_took_and_says_so() {
 }
 
 #[test]
-fn a_read_only_share_is_said() {
+fn a_read_only_share_is_reported() {
     let place = Place::new();
     place.fill(60);
     let share = place.path("share");
     let bound = share.to_str().unwrap().to_owned();
-    let test = "a_read_only_share_is_said";
+    let test = "a_read_only_share_is_reported";
     let Some(mount) = Mount::new(test, &place.path("mount"), &["--bind", &bound]) else { return };
     mount.remount("remount,bind,ro");
     let ran = place.publish(&place.path("mount"));
@@ -380,8 +382,8 @@ fn other_user(test: &str) -> Option<User> {
 }
 
 #[test]
-fn a_share_of_somebody_else_is_said() {
-    let test = "a_share_of_somebody_else_is_said";
+fn a_share_of_another_user_is_reported() {
+    let test = "a_share_of_another_user_is_reported";
     let Some(user) = other_user(test) else { return };
     let place = Place::new();
     place.fill(60);
@@ -393,8 +395,8 @@ fn a_share_of_somebody_else_is_said() {
 }
 
 #[test]
-fn what_layer_code_plants_locally_leads_nowhere() {
-    let test = "what_layer_code_plants_locally_leads_nowhere";
+fn planted_links_in_local_caches_are_not_followed() {
+    let test = "planted_links_in_local_caches_are_not_followed";
     let Some(user) = other_user(test) else { return };
     let place = Place::new();
     place.fill(3);
@@ -424,8 +426,8 @@ fn what_layer_code_plants_locally_leads_nowhere() {
     let ran = place.publish(&place.path("share"));
     ran.assert_says(&["shared.tar.gz: it belongs to another user", "neither a file nor a link"]);
     let found: BTreeSet<_> = files(&place.path("share/downloads")).into_keys().collect();
-    let wanted = ["honest.tar.gz", "source-0.tar.gz", &long].map(PathBuf::from);
-    assert_eq!(found, wanted.into());
+    let expected = ["honest.tar.gz", "source-0.tar.gz", &long].map(PathBuf::from);
+    assert_eq!(found, expected.into());
     assert!(!ran.output().contains('\u{1b}') || ran.output().contains("\u{1b}[0m"), "{:?}", ran.output());
 }
 

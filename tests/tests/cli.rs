@@ -74,8 +74,8 @@ fn the_schema_is_json_and_knows_the_manifests_tables() {
 
 /// Every mistake at once, with its place; and nothing has been touched.
 #[test]
-fn broken_manifests_are_status_2_and_nothing_is_made() {
-    let Some(sandbox) = Sandbox::new("broken_manifests_are_status_2_and_nothing_is_made") else { return };
+fn invalid_manifests_are_status_2_and_create_no_files() {
+    let Some(sandbox) = Sandbox::new("invalid_manifests_are_status_2_and_create_no_files") else { return };
     let good = sandbox.manifest_text();
     let branch = "branch = \"scarthgap\"";
     let url = |url: &str| good.replace(&format!("file://{}", sandbox.upstream().display()), url);
@@ -159,8 +159,8 @@ fn settings_of_the_command_line_are_checked_like_the_manifest() {
 }
 
 #[test]
-fn plan_touches_nothing_and_says_why_stages_are_skipped() {
-    let Some(sandbox) = Sandbox::new("plan_touches_nothing_and_says_why_stages_are_skipped") else { return };
+fn plan_changes_nothing_and_says_why_stages_are_skipped() {
+    let Some(sandbox) = Sandbox::new("plan_changes_nothing_and_says_why_stages_are_skipped") else { return };
     let manifest = sandbox.manifest();
     let ran = sandbox.call([Path::new("plan"), &manifest]);
     ran.assert_code(&[0]);
@@ -182,8 +182,8 @@ fn plan_touches_nothing_and_says_why_stages_are_skipped() {
 }
 
 #[test]
-fn with_a_lock_nothing_floats() {
-    let Some(sandbox) = Sandbox::new("with_a_lock_nothing_floats") else { return };
+fn a_lock_file_requires_a_commit_for_each_repository() {
+    let Some(sandbox) = Sandbox::new("a_lock_file_requires_a_commit_for_each_repository") else { return };
     let manifest = sandbox.manifest();
     let first = git(&sandbox.upstream(), ["rev-parse", "HEAD"]);
     sandbox.call([Path::new("lock"), &manifest]).assert_code(&[0]);
@@ -223,8 +223,8 @@ fn doctor_finding_has_a_fix() {
 
 /// A verdict is of one job: whoever meant another one must not find it.
 #[test]
-fn a_wrong_command_line_withdraws_the_last_verdict() {
-    let Some(sandbox) = Sandbox::new("a_wrong_command_line_withdraws_the_last_verdict") else { return };
+fn a_wrong_command_line_invalidates_the_last_verdict() {
+    let Some(sandbox) = Sandbox::new("a_wrong_command_line_invalidates_the_last_verdict") else { return };
     sandbox.run().assert_code(&[0]);
     let out = sandbox.out().display().to_string();
     let with_equals = format!("--out={out}");
@@ -262,8 +262,8 @@ fn a_wrong_command_line_withdraws_the_last_verdict() {
 
 /// The last line is a claim like any other, and an event file has one job.
 #[test]
-fn the_report_is_computed_again() {
-    let Some(sandbox) = Sandbox::new("the_report_is_computed_again") else { return };
+fn report_computes_the_verdict_again() {
+    let Some(sandbox) = Sandbox::new("report_computes_the_verdict_again") else { return };
     let path = sandbox.out().join("events.jsonl");
     sandbox.run().assert_code(&[0]);
     let good = std::fs::read_to_string(&path).unwrap();
@@ -287,14 +287,14 @@ fn the_report_is_computed_again() {
         ("a killed one", half.clone(), 70, "INTERRUPTED"),
         ("a killed one, torn", half[..half.len() - 20].to_owned(), 70, "INTERRUPTED"),
     ];
-    for (what, text, code, said) in table {
+    for (what, text, code, output_text) in table {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("events.jsonl");
         std::fs::write(&path, text).unwrap();
         let ran = sandbox.call([Path::new("report"), &path]);
         println!("{what}");
         ran.assert_code(&[code]);
-        ran.assert_says(&[said]);
+        ran.assert_says(&[output_text]);
         let result = place.path().join("result.json");
         assert_eq!(result.exists(), code != 2, "{what}");
         assert!(code == 2 || json(&result)["outcome"] != "passed", "{what}");
@@ -314,8 +314,8 @@ fn the_report_is_computed_again() {
 }
 
 #[test]
-fn the_report_is_rebuilt_the_same() {
-    let Some(sandbox) = Sandbox::new("the_report_is_rebuilt_the_same") else { return };
+fn report_rebuilds_identical_files() {
+    let Some(sandbox) = Sandbox::new("report_rebuilds_identical_files") else { return };
     sandbox.run().assert_code(&[0]);
     let result = sandbox.out().join("result.json");
     let before = json(&result);

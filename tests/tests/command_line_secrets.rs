@@ -14,13 +14,13 @@ const MANIFEST: &str = "version = 1\nname = \"meta-x\"\nrelease = \"scarthgap\"\
 
 /// Runs the command in the directory; gives both streams.
 #[track_caller]
-fn said(command: &mut Command, directory: &Path) -> String {
+fn output_text(command: &mut Command, directory: &Path) -> String {
     let output = command.current_dir(directory).output().unwrap();
     assert_ne!(output.status.code(), Some(0), "{command:?}");
     assert_ne!(output.status.code(), Some(70), "{command:?}");
-    let said = [output.stdout, output.stderr].concat();
-    assert!(!said.is_empty(), "{command:?} says nothing");
-    String::from_utf8_lossy(&said).into_owned()
+    let output_text = [output.stdout, output.stderr].concat();
+    assert!(!output_text.is_empty(), "{command:?} says nothing");
+    String::from_utf8_lossy(&output_text).into_owned()
 }
 
 /// The words of each command that ends with an error about this word.
@@ -72,8 +72,8 @@ fn no_message_repeats_a_password_of_the_command_line() {
     ];
     for word in words {
         for words in commands(word) {
-            let said = said(agent().args(&words), directory.path());
-            assert!(!said.contains(SECRET), "{words:?}: {said}");
+            let output_text = output_text(agent().args(&words), directory.path());
+            assert!(!output_text.contains(SECRET), "{words:?}: {output_text}");
         }
     }
 }
@@ -92,14 +92,14 @@ fn no_message_repeats_a_secret_of_the_environment() {
         for word in [SECRET, "hunt\u{1b}[0mer22", "68756e7465723232", "NB2W45DFOIZDE==="] {
             let mut command = agent();
             command.args(["plan", "m.toml", "--set"]).arg(format!("name=a b {word}")).env(name, value);
-            let said = said(&mut command, directory.path());
-            assert!(said.contains("[redacted]"), "{name}, {word}: {said}");
-            assert!(!said.contains(SECRET) && !said.contains(word), "{name}: {said}");
+            let output_text = output_text(&mut command, directory.path());
+            assert!(output_text.contains("[redacted]"), "{name}, {word}: {output_text}");
+            assert!(!output_text.contains(SECRET) && !output_text.contains(word), "{name}: {output_text}");
         }
     }
     // What is no secret stays readable.
     let mut command = agent();
     command.args(["plan", "m.toml", "--set", "name=a b hunter22"]);
     command.envs([("OLDPWD", "/hunter22/x"), ("SIGNING_KEY", "keys/hunter22.pem"), ("USE_TOKEN", "1")]);
-    assert!(said(&mut command, directory.path()).contains(SECRET));
+    assert!(output_text(&mut command, directory.path()).contains(SECRET));
 }

@@ -24,7 +24,7 @@ fn docker<S: AsRef<std::ffi::OsStr>>(words: impl IntoIterator<Item = S>) -> Outp
     Command::new("docker").args(words).output().expect("docker starts")
 }
 
-fn said(output: &Output) -> String {
+fn output_text(output: &Output) -> String {
     [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes)).concat()
 }
 
@@ -152,7 +152,7 @@ fn the_image_names_all_releases_of_the_agent() {
     let label = dockerfile.split_once("build-agent.releases=\"").unwrap().1.split('"').next().unwrap();
     let layer = repository().join("layers-fixtures/meta-good");
     let refused = agent().args(["check", "--release", "none-such"]).arg(layer).output().unwrap();
-    let names = said(&refused);
+    let names = output_text(&refused);
     let names = names.split_once("is not one of ").unwrap().1.lines().next().unwrap().replace(", ", " ");
     assert_eq!(label, names);
 }
@@ -167,17 +167,17 @@ fn the_doctor_finds_the_image_fit_for_every_release() {
         "{{index .Config.Labels \"build-agent.releases\"}}",
         &image(),
     ]);
-    let releases = said(&inspect);
+    let releases = output_text(&inspect);
     assert!(releases.contains("scarthgap"), "{releases}");
     for release in releases.split_whitespace() {
         let output = run(&[], &["doctor", "--release", release]);
-        assert_eq!(output.status.code(), Some(0), "{release}\n{}", said(&output));
+        assert_eq!(output.status.code(), Some(0), "{release}\n{}", output_text(&output));
     }
 }
 
 #[test]
-fn commands_and_flags_are_the_agents_and_all_else_is_executed() {
-    need_image!("commands_and_flags_are_the_agents_and_all_else_is_executed");
+fn commands_and_flags_start_the_agent_and_others_are_executed() {
+    need_image!("commands_and_flags_start_the_agent_and_others_are_executed");
     let table: [(&[&str], i32, &str); 11] = [
         (&[], 0, "Usage: build-agent"),
         (&["--version"], 0, "build-agent 0"),
@@ -194,8 +194,8 @@ fn commands_and_flags_are_the_agents_and_all_else_is_executed() {
     ];
     for (words, code, text) in table {
         let output = run(&[], words);
-        assert_eq!(output.status.code(), Some(code), "{words:?}\n{}", said(&output));
-        assert!(said(&output).contains(text), "{words:?}\n{}", said(&output));
+        assert_eq!(output.status.code(), Some(code), "{words:?}\n{}", output_text(&output));
+        assert!(output_text(&output).contains(text), "{words:?}\n{}", output_text(&output));
     }
 }
 
@@ -205,19 +205,21 @@ fn orphans_are_reaped() {
     // The inner shell ends before its child, which then belongs to PID 1.
     let script = "sh -c 'sleep 0.1 & exit 0'; sleep 0.5; grep -l '^State:.Z' /proc/[0-9]*/status; echo done";
     let output = run(&[], &["sh", "-c", script]);
-    assert_eq!(said(&output), "done\n");
+    assert_eq!(output_text(&output), "done\n");
 }
 
 #[test]
-fn a_job_leaves_nothing_of_roots_on_the_laptop() {
-    need_image!("a_job_leaves_nothing_of_roots_on_the_laptop");
-    let Some(mounted) = Mounted::new("a_job_leaves_nothing_of_roots_on_the_laptop", STRANGER) else { return };
+fn a_job_leaves_no_files_of_root_on_a_workstation() {
+    need_image!("a_job_leaves_no_files_of_root_on_a_workstation");
+    let Some(mounted) = Mounted::new("a_job_leaves_no_files_of_root_on_a_workstation", STRANGER) else {
+        return;
+    };
     let output = mounted.run(&[], &["run"]);
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
-    mounted.assert_outcome("passed", &said(&output));
+    assert_eq!(output.status.code(), Some(0), "{}", output_text(&output));
+    mounted.assert_outcome("passed", &output_text(&output));
     mounted.assert_owned();
     let again = mounted.run(&[], &["check"]);
-    assert_eq!(again.status.code(), Some(0), "with the volume that is there now: {}", said(&again));
+    assert_eq!(again.status.code(), Some(0), "with the volume that is there now: {}", output_text(&again));
     mounted.assert_owned();
 }
 
@@ -228,37 +230,37 @@ fn any_user_works() {
     let user = format!("{0}:{0}", mounted.owner);
     // As CodeBuild's `run-as` does, HOME says something else.
     let output = mounted.run(&["--user", &user, "--env", "HOME=/root"], &["run"]);
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(0), "{}", output_text(&output));
     mounted.assert_owned();
     let python = "import getpass, os, pwd; e = pwd.getpwuid(os.getuid()); print(e.pw_uid, os.access(e.pw_dir, os.W_OK))";
     let output = run(&["--user", &user], &["python3", "-c", python]);
-    assert_eq!(said(&output), format!("{} True\n", mounted.owner));
+    assert_eq!(output_text(&output), format!("{} True\n", mounted.owner));
 }
 
 #[test]
 fn the_second_passwd_database_gives_nobody_more_rights() {
     need_image!("the_second_passwd_database_gives_nobody_more_rights");
     let write = "echo 'evil:*:0:0::/:/bin/sh' >>/var/lib/extrausers/passwd && getent passwd evil; echo $?";
-    assert_eq!(said(&run(&["--user", "48611"], &["sh", "-c", write])), "2\n", "served no system user");
+    assert_eq!(output_text(&run(&["--user", "48611"], &["sh", "-c", write])), "2\n", "served no system user");
     let write =
         "setpriv --reuid builder --regid builder --clear-groups sh -c 'echo >>/var/lib/extrausers/passwd'";
     assert_ne!(run(&[], &["sh", "-c", write]).status.code(), Some(0), "below root nobody writes it");
 }
 
 #[test]
-fn root_stays_root_in_its_own_directory_and_drops_for_layer_code() {
-    need_image!("root_stays_root_in_its_own_directory_and_drops_for_layer_code");
+fn root_stays_root_in_its_own_directory_and_layer_code_runs_as_builder() {
+    need_image!("root_stays_root_in_its_own_directory_and_layer_code_runs_as_builder");
     if !nix::unistd::geteuid().is_root() {
-        skip("root_stays_root_in_its_own_directory_and_drops_for_layer_code", "not run by root");
+        skip("root_stays_root_in_its_own_directory_and_layer_code_runs_as_builder", "not run by root");
         return;
     }
-    let test = "root_stays_root_in_its_own_directory_and_drops_for_layer_code";
+    let test = "root_stays_root_in_its_own_directory_and_layer_code_runs_as_builder";
     let Some(mounted) = Mounted::new(test, 0) else { return };
     mounted.behaviour("yocto-check-layer outside /src/written /src/build-agent-out/result.json");
     let output = mounted.run(&[], &["run"]);
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(0), "{}", output_text(&output));
     assert!(!mounted.sandbox.layer().join("written").exists());
-    mounted.assert_outcome("passed", &said(&output));
+    mounted.assert_outcome("passed", &output_text(&output));
 }
 
 #[test]
@@ -305,15 +307,15 @@ fn a_stopped_container_ends_in_time_and_reports() {
 
 /// A real mount needs EFS: `tests/efs/mount-target` stands in for what lies around it, up to the system call.
 #[test]
-fn the_share_is_mounted_with_the_builds_credentials_and_from_nobody_else() {
-    need_image!("the_share_is_mounted_with_the_builds_credentials_and_from_nobody_else");
+fn the_share_is_mounted_with_the_builds_credentials_from_a_verified_server() {
+    need_image!("the_share_is_mounted_with_the_builds_credentials_from_a_verified_server");
     let name = "fs-0123456789abcdef0.efs.eu-west-1.amazonaws.com";
     let tools = format!("{}:/tests/efs:ro", repository().join("tests/efs").display());
     let host = format!("{name}:127.0.0.1");
     let options = ["--cap-add", "NET_ADMIN", "--add-host", &host, "--volume", &tools];
     for known in [true, false] {
         let target = if known { "known" } else { "stranger" };
-        let output = said(&run(&options, &["timeout", "120", "/tests/efs/mount-target", target]));
+        let output = output_text(&run(&options, &["timeout", "120", "/tests/efs/mount-target", target]));
         // Only root in a privileged container may mount.
         assert!(output.contains("mount.nfs4: Operation not permitted"), "{output}");
         assert!(output.contains("cannot be mounted at /efs") && output.contains("ended with 1"), "{output}");
@@ -329,7 +331,11 @@ fn the_share_is_mounted_with_the_builds_credentials_and_from_nobody_else() {
         &["mount", "-t", "efs", "-o", "tls,stunnel,region=eu-west-1", "fs-0123456789abcdef0", "/mnt"],
     );
     assert_ne!(elsewhere.status.code(), Some(0));
-    assert!(said(&elsewhere).contains(&format!("Failed to resolve \"{name}\"")), "{}", said(&elsewhere));
+    assert!(
+        output_text(&elsewhere).contains(&format!("Failed to resolve \"{name}\"")),
+        "{}",
+        output_text(&elsewhere)
+    );
 }
 
 /// The phases of the buildspecs, as CodeBuild carries them out: `tests/codebuild`.
@@ -351,9 +357,13 @@ fn buildspecs_run_as_in_codebuild() {
             let words =
                 ["/opt/kas/bin/python", "/tests/codebuild", &spec, "/codebuild/output/src1/src/layer", user];
             let output = mounted.run(&options, &words);
-            assert_eq!(output.status.code(), Some(0), "{buildspec} as {user}\n{}", said(&output));
+            assert_eq!(output.status.code(), Some(0), "{buildspec} as {user}\n{}", output_text(&output));
             for words in ["report junit.xml", "artifact result.json", "passed"] {
-                assert!(said(&output).contains(words), "{words}: {buildspec} as {user}\n{}", said(&output));
+                assert!(
+                    output_text(&output).contains(words),
+                    "{words}: {buildspec} as {user}\n{}",
+                    output_text(&output)
+                );
             }
         }
     }

@@ -27,12 +27,12 @@ fn docker<S: AsRef<std::ffi::OsStr>>(words: impl IntoIterator<Item = S>) -> Outp
     Command::new("docker").args(words).output().expect("docker starts")
 }
 
-fn said(output: &Output) -> String {
+fn output_text(output: &Output) -> String {
     [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes)).concat()
 }
 
 /// The image and the clone of poky, or why there is nothing to try.
-fn wanted() -> Result<(String, PathBuf), String> {
+fn expected() -> Result<(String, PathBuf), String> {
     let poky =
         std::env::var_os("BUILD_AGENT_TEST_POKY").ok_or("BUILD_AGENT_TEST_POKY names no clone of poky")?;
     let image = std::env::var("BUILD_AGENT_TEST_IMAGE").unwrap_or_else(|_| "build-agent".into());
@@ -92,9 +92,9 @@ fn passes(image: &str, poky: &Path, owner: u32, options: &[&str]) {
         .args([image, "run", "--set", &format!("config.local_conf={SMALL_WORLD}")])
         .output()
         .unwrap();
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(0), "{}", output_text(&output));
     let result = json(&layer.join("build-agent-out/result.json"));
-    assert_eq!(result["outcome"], "passed", "{}", said(&output));
+    assert_eq!(result["outcome"], "passed", "{}", output_text(&output));
     let passed: Vec<String> =
         cases(&result).into_iter().filter(|(_, outcome)| outcome == "passed").map(|(test, _)| test).collect();
     for test in ["test_parse", "test_signatures", "test_world", "test_show_environment"] {
@@ -119,15 +119,11 @@ fn walkdir(top: &Path) -> Vec<PathBuf> {
 
 /// One after another, because each takes all cores.
 #[test]
-fn a_good_layer_passes_in_the_image_as_root_and_as_anybody() {
-    let (image, poky) = match wanted() {
-        Ok(wanted) => wanted,
+fn a_good_layer_passes_in_the_image_as_any_user() {
+    let (image, poky) = match expected() {
+        Ok(expected) => expected,
         Err(reason) => {
-            return skip_without(
-                Part::Docker,
-                "a_good_layer_passes_in_the_image_as_root_and_as_anybody",
-                &reason,
-            );
+            return skip_without(Part::Docker, "a_good_layer_passes_in_the_image_as_any_user", &reason);
         }
     };
     // As in CodeBuild: the agent stays root and drops for the layer's code.

@@ -57,7 +57,7 @@ impl Place {
     }
 }
 
-fn said(output: &Output) -> String {
+fn output_text(output: &Output) -> String {
     [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes)).concat()
 }
 
@@ -72,10 +72,10 @@ fn current_commit(directory: &Path) -> String {
 }
 
 #[test]
-fn seed_builds_tries_pushes_and_only_then_moves_stable() {
+fn seed_moves_stable_only_after_build_test_and_push() {
     let place = Place::new();
     let output = place.seed().output().unwrap();
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", output_text(&output));
     let (notes, commit) = (place.notes(), current_commit(&place.sources()));
     let order = [
         format!("build --tag build-agent:{commit} "),
@@ -87,11 +87,11 @@ fn seed_builds_tries_pushes_and_only_then_moves_stable() {
     let places: Vec<usize> = order.iter().map(|words| position(&notes, words)).collect();
     assert!(places.is_sorted(), "{notes:#?}");
     assert!(notes[places[0]].contains(&format!("SOURCE_COMMIT={commit} ")), "{}", notes[places[0]]);
-    assert!(said(&output).contains("no login to Docker Hub"), "{}", said(&output));
+    assert!(output_text(&output).contains("no login to Docker Hub"), "{}", output_text(&output));
 }
 
 #[test]
-fn seed_pushes_nothing_when_something_is_wrong() {
+fn seed_pushes_nothing_if_a_step_fails() {
     type Variables = &'static [(&'static str, &'static str)];
     let table: [(&str, Variables, &str); 6] = [
         ("smoke test", &[("ENGINE_FAILS", "doctor --release scarthgap")], "the smoke test failed"),
@@ -108,8 +108,8 @@ fn seed_pushes_nothing_when_something_is_wrong() {
     for (name, variables, words) in table {
         let place = Place::new();
         let output = place.seed().envs(variables.iter().copied()).output().unwrap();
-        assert!(!output.status.success(), "{name}: {}", said(&output));
-        assert!(said(&output).contains(words), "{name}: {}", said(&output));
+        assert!(!output.status.success(), "{name}: {}", output_text(&output));
+        assert!(output_text(&output).contains(words), "{name}: {}", output_text(&output));
         assert_eq!(place.calls("push"), [""; 0], "{name}");
         assert_eq!(place.calls("tag"), [""; 0], "{name}");
     }
@@ -126,30 +126,38 @@ fn seed_does_not_move_stable_when_the_push_of_the_commit_fails() {
 }
 
 #[test]
-fn seed_refuses_what_the_commit_would_not_tell() {
+fn seed_rejects_a_work_tree_that_differs_from_the_commit() {
     let place = Place::new();
     std::fs::write(place.sources().join("new"), "x").unwrap();
     let output = place.seed().output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(said(&output).contains("not clean") && said(&output).contains("?? new"), "{}", said(&output));
+    assert!(
+        output_text(&output).contains("not clean") && output_text(&output).contains("?? new"),
+        "{}",
+        output_text(&output)
+    );
     assert_eq!(place.notes(), [""; 0]);
 
     let place = Place::new();
     let output = place.command("seed").output().unwrap();
-    assert!(!output.status.success() && said(&output).contains("IMAGE_REPOSITORY"), "{}", said(&output));
+    assert!(
+        !output.status.success() && output_text(&output).contains("IMAGE_REPOSITORY"),
+        "{}",
+        output_text(&output)
+    );
     assert_eq!(place.notes(), [""; 0]);
 }
 
 #[test]
-fn passwords_reach_the_engine_on_standard_input_and_are_gone_at_the_end() {
+fn passwords_reach_the_engine_on_standard_input_and_are_removed_at_the_end() {
     for fails in ["", "doctor"] {
         let place = Place::new();
         let mut seed = place.seed();
         seed.env("DOCKERHUB_USERNAME", "hub").env("DOCKERHUB_PASSWORD", "hub-password");
         seed.env("REGISTRY_USERNAME", "own").env("REGISTRY_PASSWORD", "own-password");
         let output = seed.env("ENGINE_FAILS", fails).output().unwrap();
-        assert_eq!(output.status.success(), fails.is_empty(), "{}", said(&output));
-        assert!(!said(&output).contains("-password"), "{}", said(&output));
+        assert_eq!(output.status.success(), fails.is_empty(), "{}", output_text(&output));
+        assert!(!output_text(&output).contains("-password"), "{}", output_text(&output));
         let (read, called): (Vec<_>, Vec<_>) =
             place.notes().into_iter().partition(|note| note.starts_with("password "));
         assert!(called.iter().all(|note| !note.contains("hub-password") && !note.contains("own-password")));
@@ -162,10 +170,10 @@ fn passwords_reach_the_engine_on_standard_input_and_are_gone_at_the_end() {
 }
 
 #[test]
-fn an_image_of_another_architecture_has_a_stable_of_its_own() {
+fn an_image_of_another_architecture_has_its_own_stable_tag() {
     let place = Place::new();
     let output = place.seed().env("ENGINE_ARCHITECTURE", "arm64").output().unwrap();
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", output_text(&output));
     assert_eq!(
         place.calls("push localhost:5000/build-agent:stable"),
         ["push localhost:5000/build-agent:stable-arm64"]
@@ -180,14 +188,14 @@ fn run(place: &Place, directory: &Path, words: &[&str], variables: &[(&str, &str
 }
 
 #[test]
-fn run_mounts_the_work_tree_and_keeps_the_place_in_it() {
+fn run_mounts_the_work_tree_and_keeps_the_current_directory() {
     let place = Place::new();
     let layer = place.0.path().join("my layers/meta-x");
     std::fs::create_dir_all(layer.join("conf")).unwrap();
     git(&layer, ["init", "--quiet"]);
     let top = layer.canonicalize().unwrap();
     let (output, call) = run(&place, &layer.join("conf"), &["check", "--release", "scarthgap"], &[]);
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", output_text(&output));
     let mount = format!("type=bind,source={},target=/src/meta-x --workdir /src/meta-x/conf ", top.display());
     assert!(call.contains(&mount), "{call}");
     assert!(call.contains("--security-opt seccomp=unconfined"), "{call}");
@@ -228,24 +236,24 @@ fn run_mounts_what_a_linked_work_tree_and_a_submodule_need() {
 }
 
 #[test]
-fn run_says_when_the_host_forbids_isolation() {
+fn run_warns_if_the_host_forbids_isolation() {
     let unshare = ("ENGINE_FAILS", "unshare");
     let table = [("1", "this host forbids user namespaces", true), ("125", "refuses to run without", false)];
     for (status, words, unconfined) in table {
         let place = Place::new();
         let (output, call) = run(&place, &place.sources(), &["check"], &[unshare, ("ENGINE_STATUS", status)]);
-        assert!(output.status.success() && said(&output).contains(words), "{}", said(&output));
+        assert!(output.status.success() && output_text(&output).contains(words), "{}", output_text(&output));
         assert_eq!(call.contains("seccomp=unconfined"), unconfined, "{call}");
     }
     // An engine that starts nothing at all has no complaint of the profile: the job's own error is told.
     let place = Place::new();
     let broken = [("ENGINE_FAILS", "run --rm"), ("ENGINE_STATUS", "125")];
     let (output, _) = run(&place, &place.sources(), &["check"], &broken);
-    assert_eq!((output.status.code(), &*said(&output)), (Some(125), "the stand-in engine fails\n"));
+    assert_eq!((output.status.code(), &*output_text(&output)), (Some(125), "the stand-in engine fails\n"));
 
     let place = Place::new();
     let (output, call) = run(&place, &place.sources(), &["schema"], &[unshare]);
-    assert_eq!(said(&output), "", "nothing of a layer runs");
+    assert_eq!(output_text(&output), "", "nothing of a layer runs");
     assert!(!call.contains("unconfined"), "{call}");
 }
 
@@ -254,7 +262,7 @@ fn run_gets_a_missing_image() {
     let missing = ("ENGINE_FAILS", "image inspect");
     let place = Place::new();
     let (output, _) = run(&place, &place.sources(), &["plan"], &[missing]);
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", output_text(&output));
     assert!(place.calls("build --tag build-agent ").len() == 1, "{:#?}", place.notes());
 
     let place = Place::new();
@@ -265,7 +273,11 @@ fn run_gets_a_missing_image() {
 
     let place = Place::new();
     let (output, _) = run(&place, &place.sources(), &["--help"], &[missing]);
-    assert!(output.status.success() && said(&output).contains("BUILD_AGENT_OPTIONS"), "{}", said(&output));
+    assert!(
+        output.status.success() && output_text(&output).contains("BUILD_AGENT_OPTIONS"),
+        "{}",
+        output_text(&output)
+    );
     assert_eq!(place.calls("build "), [""; 0], "help builds nothing");
 }
 

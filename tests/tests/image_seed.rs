@@ -22,7 +22,7 @@ fn docker(words: &[&str]) -> Option<Output> {
     Command::new("docker").args(words).output().ok().filter(|output| output.status.success())
 }
 
-fn said(output: &Output) -> String {
+fn output_text(output: &Output) -> String {
     [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes)).concat()
 }
 
@@ -139,8 +139,8 @@ fn left(directory: &Path, start: &str) -> usize {
 }
 
 #[test]
-fn seed_pushes_with_a_password_and_moves_stable_to_what_is_well_alone() {
-    let test = "seed_pushes_with_a_password_and_moves_stable_to_what_is_well_alone";
+fn seed_pushes_with_a_password_and_moves_stable_only_to_a_good_image() {
+    let test = "seed_pushes_with_a_password_and_moves_stable_only_to_a_good_image";
     let image = match image() {
         Ok(image) => image,
         Err(reason) => return skip_without(Part::Docker, test, &reason),
@@ -148,19 +148,23 @@ fn seed_pushes_with_a_password_and_moves_stable_to_what_is_well_alone() {
     let place = Place::new(&image);
 
     let output = place.seed("wrong");
-    assert!(!output.status.success() && said(&output).contains("login to"), "{}", said(&output));
+    assert!(
+        !output.status.success() && output_text(&output).contains("login to"),
+        "{}",
+        output_text(&output)
+    );
     assert_eq!(place.tags(), [""; 0]);
 
     let output = place.seed(PASSWORD);
-    assert!(output.status.success(), "{}", said(&output));
-    assert!(!said(&output).contains(PASSWORD), "{}", said(&output));
+    assert!(output.status.success(), "{}", output_text(&output));
+    assert!(!output_text(&output).contains(PASSWORD), "{}", output_text(&output));
     let good = git(&place.sources(), ["rev-parse", "HEAD"]);
     let tags = place.tags();
     let own = tags.iter().find(|tag| tag.starts_with(&format!("{good}-20"))).expect("the commit's tag");
     let stable = tags.iter().find(|tag| tag.starts_with("stable")).expect("stable");
     let digest = place.digest(stable).expect("what stable names");
     assert_eq!(place.digest(own).as_ref(), Some(&digest));
-    assert!(said(&output).contains(&digest), "it is told: {}", said(&output));
+    assert!(output_text(&output).contains(&digest), "it is told: {}", output_text(&output));
 
     // The doctor's own words of an image that lacks something.
     let sick = place.sources().join("sick");
@@ -168,7 +172,11 @@ fn seed_pushes_with_a_password_and_moves_stable_to_what_is_well_alone() {
     std::fs::set_permissions(&sick, std::fs::Permissions::from_mode(0o755)).unwrap();
     place.change(&format!("FROM {image}\nCOPY sick /usr/local/bin/build-agent\n"));
     let output = place.seed(PASSWORD);
-    assert!(!output.status.success() && said(&output).contains("the smoke test failed"), "{}", said(&output));
+    assert!(
+        !output.status.success() && output_text(&output).contains("the smoke test failed"),
+        "{}",
+        output_text(&output)
+    );
     assert_eq!(place.tags(), tags, "nothing was pushed");
     assert_eq!(place.digest(stable), Some(digest), "stable stays where it is");
     assert_eq!(left(place.directory.path(), "tmp."), 0, "no configuration with a password is left");

@@ -23,8 +23,8 @@ fn plant(kind: &str, path: &Path) {
 }
 
 #[test]
-fn what_is_no_manifest_is_status_2_at_once() {
-    let Some(sandbox) = Sandbox::new("what_is_no_manifest_is_status_2_at_once") else { return };
+fn an_invalid_manifest_is_status_2_immediately() {
+    let Some(sandbox) = Sandbox::new("an_invalid_manifest_is_status_2_immediately") else { return };
     let table = [
         ("directory", "does not exist"),
         ("pipe", "is not a regular file"),
@@ -44,8 +44,8 @@ fn what_is_no_manifest_is_status_2_at_once() {
 
 /// A lock that cannot be read does not let the repos float.
 #[test]
-fn what_is_no_lock_is_status_2_at_once() {
-    let Some(sandbox) = Sandbox::new("what_is_no_lock_is_status_2_at_once") else { return };
+fn an_invalid_lock_file_is_status_2_immediately() {
+    let Some(sandbox) = Sandbox::new("an_invalid_lock_file_is_status_2_immediately") else { return };
     let lock = sandbox.layer().join("build-agent.lock");
     for kind in ["directory", "pipe", "device", "loop", "huge"] {
         plant(kind, &lock);
@@ -74,9 +74,9 @@ fn output_that_cannot_be_written() {
         let mut command = agent();
         command.args(words).stdout(full()).stderr(Stdio::piped());
         let output = command.output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(on_full), "{words:?}: {said}");
-        assert!(!said.contains("panicked"), "{said}");
+        let output_text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(on_full), "{words:?}: {output_text}");
+        assert!(!output_text.contains("panicked"), "{output_text}");
         // Both at once: there is nobody to tell.
         assert_eq!(agent().args(words).stdout(full()).stderr(full()).status().unwrap().code(), Some(on_full));
 
@@ -90,8 +90,8 @@ fn output_that_cannot_be_written() {
 
 /// The verdict does not depend on the console.
 #[test]
-fn a_job_goes_on_without_a_console() {
-    let Some(sandbox) = Sandbox::new("a_job_goes_on_without_a_console") else { return };
+fn a_job_continues_without_a_console() {
+    let Some(sandbox) = Sandbox::new("a_job_continues_without_a_console") else { return };
     for output in ["plain", "json"] {
         let mut command = sandbox.run_command();
         command.args(["--output", output]);
@@ -104,8 +104,8 @@ fn a_job_goes_on_without_a_console() {
 
 /// `lock` and `shell` are no jobs: what an earlier job reported stays.
 #[test]
-fn lock_and_shell_leave_reports_alone() {
-    let Some(sandbox) = Sandbox::new("lock_and_shell_leave_reports_alone") else { return };
+fn lock_and_shell_do_not_change_reports() {
+    let Some(sandbox) = Sandbox::new("lock_and_shell_do_not_change_reports") else { return };
     sandbox.run().assert_code(&[0]);
     let before = std::fs::read(sandbox.out().join("result.json")).unwrap();
     let manifest = sandbox.manifest();
@@ -130,7 +130,7 @@ fn lock_and_shell_leave_reports_alone() {
 
 /// `build-agent schema` with the validator that editors' language servers are like.
 #[test]
-fn the_schema_knows_good_manifests_from_bad_ones() {
+fn the_schema_accepts_good_manifests_and_rejects_bad_ones() {
     const CHECK: &str = r#"
 import json, re, sys, tomllib, jsonschema
 schema = json.load(open(sys.argv[1]))
@@ -165,7 +165,10 @@ for bad in [
     let python = venv.unwrap_or_else(|| "python3".into());
     let ready = Command::new(&python).args(["-c", "import tomllib, jsonschema"]).output();
     if !ready.is_ok_and(|output| output.status.success()) {
-        skip("the_schema_knows_good_manifests_from_bad_ones", "no Python with tomllib and jsonschema");
+        skip(
+            "the_schema_accepts_good_manifests_and_rejects_bad_ones",
+            "no Python with tomllib and jsonschema",
+        );
         return;
     }
     let directory = tempfile::tempdir().unwrap();

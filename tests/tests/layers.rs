@@ -39,8 +39,8 @@ fn poky(sandbox: &Sandbox) -> (String, PathBuf) {
 }
 
 #[test]
-fn the_next_job_uses_what_the_first_has_checked_out() {
-    let Some(sandbox) = Sandbox::new("the_next_job_uses_what_the_first_has_checked_out") else { return };
+fn the_next_job_uses_the_checkout_of_the_first() {
+    let Some(sandbox) = Sandbox::new("the_next_job_uses_the_checkout_of_the_first") else { return };
     sandbox.run().assert_code(&[0]);
     let (how, path) = poky(&sandbox);
     assert_eq!(how, "cloned");
@@ -64,8 +64,8 @@ fn the_next_job_uses_what_the_first_has_checked_out() {
 }
 
 #[test]
-fn two_jobs_at_once_share_one_checkout() {
-    let Some(sandbox) = Sandbox::new("two_jobs_at_once_share_one_checkout") else { return };
+fn two_parallel_jobs_share_one_checkout() {
+    let Some(sandbox) = Sandbox::new("two_parallel_jobs_share_one_checkout") else { return };
     let jobs: Vec<_> = ["one", "two", "three"]
         .into_iter()
         .map(|name| {
@@ -82,9 +82,8 @@ fn two_jobs_at_once_share_one_checkout() {
 }
 
 #[test]
-fn a_job_that_is_killed_while_it_checks_out_leaves_nothing_in_the_way() {
-    let Some(sandbox) = Sandbox::new("a_job_that_is_killed_while_it_checks_out_leaves_nothing_in_the_way")
-    else {
+fn a_job_killed_during_checkout_does_not_disturb_the_next_one() {
+    let Some(sandbox) = Sandbox::new("a_job_killed_during_checkout_does_not_disturb_the_next_one") else {
         return;
     };
     for milliseconds in [0, 5, 15, 30, 60, 90, 120, 160, 200, 250] {
@@ -113,8 +112,8 @@ fn a_job_that_is_killed_while_it_checks_out_leaves_nothing_in_the_way() {
 
 /// Two machines with one share: each has work directories of its own.
 #[test]
-fn a_trusted_job_puts_its_checkout_on_the_share_and_all_others_use_it_there() {
-    const NAME: &str = "a_trusted_job_puts_its_checkout_on_the_share_and_all_others_use_it_there";
+fn a_trusted_job_stores_its_checkout_on_the_share_for_all_jobs() {
+    const NAME: &str = "a_trusted_job_stores_its_checkout_on_the_share_for_all_jobs";
     let Some(sandbox) = Sandbox::new(NAME) else { return };
     let share = sandbox.path().join("share");
     std::fs::create_dir(&share).unwrap();
@@ -162,8 +161,8 @@ fn files(directory: &Path) -> BTreeSet<PathBuf> {
 
 /// The user that runs layer code reads a checkout with git and BitBake, and cannot change it.
 #[test]
-fn layer_code_can_read_a_checkout_and_not_write_it() {
-    const NAME: &str = "layer_code_can_read_a_checkout_and_not_write_it";
+fn layer_code_can_read_but_not_write_a_checkout() {
+    const NAME: &str = "layer_code_can_read_but_not_write_a_checkout";
     if !geteuid().is_root() {
         return skip(NAME, "layer code has a user of its own only where the agent is root");
     }
@@ -188,8 +187,8 @@ fn layer_code_can_read_a_checkout_and_not_write_it() {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         shell(&words).assert_code(&[0]);
     }
-    let said = shell(&["id", "-un"]);
-    assert!(said.output().contains(BUILD_USER), "{}", said.output());
+    let output_text = shell(&["id", "-un"]);
+    assert!(output_text.output().contains(BUILD_USER), "{}", output_text.output());
     for path in ["meta/new", ".git/hooks", "../entry.json", "../../new"] {
         let path = format!("{tree}/{path}");
         shell(&["touch", &path]).assert_code(&[1]);

@@ -60,27 +60,27 @@ impl Machine {
     }
 }
 
-fn said(output: &Output) -> String {
+fn output_text(output: &Output) -> String {
     [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes)).concat()
 }
 
 const PULL_REQUEST: (&str, &str) = ("PULL_REQUEST_ACCESS_POINT", "pull-requests");
 
 #[test]
-fn a_trusted_build_mounts_the_share_alone() {
+fn a_trusted_build_mounts_only_the_share() {
     let machine = Machine::new();
     let output = machine.run(&["rw"], &[]);
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", output_text(&output));
     assert_eq!(machine.mounts(), ["mount -t efs -o rw,tls,iam,stunnel,accesspoint=shared fs-1:/ /efs"]);
     machine.assert_watched();
 }
 
 #[test]
-fn a_pull_request_writes_its_own_part_and_a_prune_all_from_the_first_day_on() {
+fn a_pull_request_mounts_its_own_directory_and_a_prune_mounts_all() {
     for (access, part) in [("ro", "pr/7"), ("rw", "pr")] {
         let machine = Machine::new();
         let output = machine.run(&[access, part], &[PULL_REQUEST]);
-        assert!(output.status.success(), "{}", said(&output));
+        assert!(output.status.success(), "{}", output_text(&output));
         let expected = [
             format!("mount -t efs -o {access},tls,iam,stunnel,accesspoint=shared fs-1:/ /efs"),
             "mount -t efs -o rw,tls,iam,stunnel,accesspoint=pull-requests fs-1:/ /aside/pr".into(),
@@ -92,26 +92,30 @@ fn a_pull_request_writes_its_own_part_and_a_prune_all_from_the_first_day_on() {
 }
 
 #[test]
-fn what_is_no_pull_request_gets_no_part() {
+fn only_a_pull_request_gets_a_writable_directory() {
     for version in
         ["main", "refs/heads/main", "0123abc", "pr", "pr/", "pr/x", "pr/7x", "pr/../builds", "pr/7/8"]
     {
         let machine = Machine::new();
         let output = machine.run(&["ro", version], &[PULL_REQUEST]);
-        assert!(output.status.success(), "{}", said(&output));
+        assert!(output.status.success(), "{}", output_text(&output));
         let mounts = machine.mounts();
         assert_eq!(mounts.len() == 1, version != "pr", "{version}: {mounts:?}");
-        let told = said(&output).contains(&format!("{version} is not a pull request"));
-        assert_eq!(told, version != "pr", "{version}: {}", said(&output));
+        let reported = output_text(&output).contains(&format!("{version} is not a pull request"));
+        assert_eq!(reported, version != "pr", "{version}: {}", output_text(&output));
     }
 }
 
 #[test]
-fn what_cannot_be_mounted_does_not_look_like_an_empty_share() {
+fn a_failed_mount_does_not_look_like_an_empty_share() {
     let machine = Machine::new();
     let output = machine.run(&["ro", "pr/7"], &[PULL_REQUEST, ("MACHINE_FAILS", "accesspoint=shared")]);
-    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
-    assert!(said(&output).contains("access point shared of fs-1 cannot be mounted at "), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(1), "{}", output_text(&output));
+    assert!(
+        output_text(&output).contains("access point shared of fs-1 cannot be mounted at "),
+        "{}",
+        output_text(&output)
+    );
     assert!(!machine.share().exists());
     assert_eq!(machine.mounts().len(), 1, "nothing is mounted in what is not there");
 
@@ -119,21 +123,21 @@ fn what_cannot_be_mounted_does_not_look_like_an_empty_share() {
     let machine = Machine::new();
     let output =
         machine.run(&["ro", "pr/7"], &[PULL_REQUEST, ("MACHINE_FAILS", "accesspoint=pull-requests")]);
-    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(1), "{}", output_text(&output));
     assert!(machine.share().join("mounted").exists());
     machine.assert_watched();
 }
 
 #[test]
-fn without_a_share_there_is_nothing_to_do() {
+fn without_a_share_nothing_is_mounted() {
     let machine = Machine::new();
     let output = machine.run(&["ro", "pr/7"], &[PULL_REQUEST, ("SHARE", "")]);
-    assert_eq!((output.status.code(), said(&output)), (Some(0), String::new()));
+    assert_eq!((output.status.code(), output_text(&output)), (Some(0), String::new()));
     assert_eq!(machine.mounts(), [""; 0]);
 }
 
 #[test]
-fn nothing_is_mounted_by_guess() {
+fn wrong_arguments_mount_nothing() {
     for (words, variable) in [
         (&[][..], None),
         (&["rww"], None),
@@ -144,7 +148,7 @@ fn nothing_is_mounted_by_guess() {
         let machine = Machine::new();
         let empty: Vec<_> = variable.map(|name| (name, "")).into_iter().collect();
         let output = machine.run(words, &empty);
-        assert_eq!(output.status.code(), Some(2), "{words:?}: {}", said(&output));
+        assert_eq!(output.status.code(), Some(2), "{words:?}: {}", output_text(&output));
         assert_eq!(machine.mounts(), [""; 0], "{words:?}");
         assert!(!machine.share().exists());
     }

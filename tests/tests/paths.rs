@@ -27,8 +27,8 @@ fn call(sandbox: &Sandbox, command: &str, layer: &Path, work: &Path) -> Ran {
 
 /// As Jenkins names the second workspace of a job; and what else people have in their paths.
 #[test]
-fn a_layer_may_lie_wherever_bitbake_can_read_it() {
-    let Some(sandbox) = Sandbox::new("a_layer_may_lie_wherever_bitbake_can_read_it") else { return };
+fn a_layer_can_be_at_any_path_that_bitbake_can_read() {
+    let Some(sandbox) = Sandbox::new("a_layer_can_be_at_any_path_that_bitbake_can_read") else { return };
     for directory in ["workspace/job@2", "~user/a,b;c", "100%/label=x", "\u{fc}/{a}#&"] {
         let layer = layer_below(&sandbox, directory);
         call(&sandbox, "plan", &layer, &sandbox.work()).assert_code(&[0]);
@@ -38,10 +38,8 @@ fn a_layer_may_lie_wherever_bitbake_can_read_it() {
 }
 
 #[test]
-fn what_bitbake_cannot_read_is_told_by_the_plan_before_anything_is_cloned() {
-    let Some(sandbox) =
-        Sandbox::new("what_bitbake_cannot_read_is_told_by_the_plan_before_anything_is_cloned")
-    else {
+fn plan_reports_paths_that_bitbake_cannot_read_before_any_clone() {
+    let Some(sandbox) = Sandbox::new("plan_reports_paths_that_bitbake_cannot_read_before_any_clone") else {
         return;
     };
     for (directory, words) in [("a:b", "has ':', which separates the parts of BBPATH"), ("a b", "has ' '")] {
@@ -74,8 +72,8 @@ fn what_bitbake_cannot_read_is_told_by_the_plan_before_anything_is_cloned() {
 
 /// OE-Core as a local directory.
 #[test]
-fn oe_core_may_not_lie_where_it_refuses_to() {
-    let Some(sandbox) = Sandbox::new("oe_core_may_not_lie_where_it_refuses_to") else { return };
+fn a_path_that_oe_core_rejects_is_reported() {
+    let Some(sandbox) = Sandbox::new("a_path_that_oe_core_rejects_is_reported") else { return };
     let poky = sandbox.path().join("job@2/poky");
     copy_tree(&sandbox.upstream(), &poky);
     let link = sandbox.path().join("poky");
@@ -96,8 +94,8 @@ fn oe_core_may_not_lie_where_it_refuses_to() {
 }
 
 #[test]
-fn a_pattern_that_the_path_breaks_is_told() {
-    let Some(sandbox) = Sandbox::new("a_pattern_that_the_path_breaks_is_told") else { return };
+fn a_pattern_that_the_path_breaks_is_reported() {
+    let Some(sandbox) = Sandbox::new("a_pattern_that_the_path_breaks_is_reported") else { return };
     let conf = "BBFILE_COLLECTIONS += \"x\"\nBBFILE_PATTERN_x = \"^${LAYERDIR}/\"\n";
     for (directory, code) in [("c+a", 0), ("a(b", 2)] {
         let layer = layer_below(&sandbox, directory);
@@ -109,8 +107,8 @@ fn a_pattern_that_the_path_breaks_is_told() {
 }
 
 #[test]
-fn a_path_that_is_no_text_is_told_as_that() {
-    let Some(sandbox) = Sandbox::new("a_path_that_is_no_text_is_told_as_that") else { return };
+fn a_path_that_is_not_utf8_is_reported() {
+    let Some(sandbox) = Sandbox::new("a_path_that_is_not_utf8_is_reported") else { return };
     let bad = sandbox.path().join(OsStr::from_bytes(b"bad\xff"));
     copy_tree(&sandbox.layer(), &bad);
     let linked = sandbox.path().join("linked");
@@ -130,17 +128,17 @@ fn a_path_that_is_no_text_is_told_as_that() {
         words(&[check, bad.as_os_str(), release, OsStr::new("scarthgap")]),
         words(&[check, linked.as_os_str(), release, OsStr::new("scarthgap")]),
     ];
-    let told = |ran: Ran| {
+    let reported = |ran: Ran| {
         ran.assert_code(&[2]);
         ran.assert_says(&["is not valid UTF-8"]);
         assert!(!ran.output().contains("is not there"), "{}", ran.output());
     };
     for words in &table {
-        told(sandbox.call(words));
+        reported(sandbox.call(words));
     }
     for words in [&["plan"][..], &["run"], &["check", "."], &["lock"]] {
         let mut command = sandbox.command(words);
-        told(
+        reported(
             sandbox
                 .start({
                     command.current_dir(&bad);
@@ -151,16 +149,18 @@ fn a_path_that_is_no_text_is_told_as_that() {
     }
     let mut command = sandbox.command(["plan"]);
     command.env("BUILD_AGENT_WORK_DIR", &bad);
-    told(sandbox.start(command).wait());
+    reported(sandbox.start(command).wait());
     let mut command = sandbox.command(["plan"]);
     command.env("CODEBUILD_SRC_DIR", &bad).env("CODEBUILD_BUILD_ID", "p:1");
-    told(sandbox.start(command).wait());
+    reported(sandbox.start(command).wait());
 }
 
 /// A tag may stand for anything, and an id be one of anything.
 #[test]
-fn what_is_no_commit_is_status_2_in_run_and_lock() {
-    let Some(sandbox) = Sandbox::new("what_is_no_commit_is_status_2_in_run_and_lock") else { return };
+fn a_revision_that_is_not_a_commit_is_status_2_in_run_and_lock() {
+    let Some(sandbox) = Sandbox::new("a_revision_that_is_not_a_commit_is_status_2_in_run_and_lock") else {
+        return;
+    };
     let upstream = sandbox.upstream();
     let of = |name: &str| git(&upstream, ["rev-parse", name]);
     let [blob, tree] = ["HEAD:oe-init-build-env", "HEAD^{tree}"].map(of);

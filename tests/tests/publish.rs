@@ -58,15 +58,15 @@ impl Server {
     }
 
     fn wait(&mut self) {
-        let patience = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while self.try_get("/").is_none_or(|(status, _)| status >= 500) {
             if let Some(status) = self.child.try_wait().unwrap() {
                 let log = std::fs::read_to_string(self.home.path().join("log")).unwrap_or_default();
-                assert!(Instant::now() < patience, "weed ended with {status}:\n{log}");
+                assert!(Instant::now() < deadline, "weed ended with {status}:\n{log}");
                 // Another process may have taken one of its ports meanwhile.
                 (self.child, self.s3) = spawn(&self.weed, self.home.path());
             }
-            assert!(Instant::now() < patience, "weed does not answer");
+            assert!(Instant::now() < deadline, "weed does not answer");
             std::thread::sleep(Duration::from_millis(200));
         }
     }
@@ -211,8 +211,8 @@ fn ended(output: &Output, status: i32) -> String {
 }
 
 #[test]
-fn what_arrives_is_what_was_there() {
-    let Some(server) = Server::start("what_arrives_is_what_was_there") else { return };
+fn published_files_are_identical() {
+    let Some(server) = Server::start("published_files_are_identical") else { return };
     let names: [(&[u8], &str); 8] = [
         (b"plain.wic", "plain.wic"),
         (b"d/gcc-cross_1.0+gitAUTOINC+abc:1.ipk", "d/gcc-cross_1.0+gitAUTOINC+abc:1.ipk"),
@@ -260,14 +260,14 @@ fn what_arrives_is_what_was_there() {
 
     // Nothing that is published changes.
     std::fs::write(tree.path().join("plain.wic"), "other").unwrap();
-    let said = ended(&server.publish(tree.path(), "a/b c"), 2);
-    assert!(said.contains("index.json"), "{said}");
+    let output_text = ended(&server.publish(tree.path(), "a/b c"), 2);
+    assert!(output_text.contains("index.json"), "{output_text}");
     assert_eq!(server.get("a/b c/plain.wic").as_deref(), Some(&b"plain.wic"[..]));
 }
 
 #[test]
-fn nothing_to_publish_is_no_success() {
-    let Some(server) = Server::start("nothing_to_publish_is_no_success") else { return };
+fn nothing_to_publish_is_not_a_success() {
+    let Some(server) = Server::start("nothing_to_publish_is_not_a_success") else { return };
     let tree = tree(&[]);
     symlink("nothing", tree.path().join("dangling")).unwrap();
     ended(&server.publish(tree.path(), "empty"), 1);
@@ -283,31 +283,31 @@ fn credentials_that_are_refused_or_missing() {
     let run =
         |command: &mut Command| command.arg("publish").arg(tree.path()).arg(&destination).output().unwrap();
 
-    let said = ended(&run(server.agent().env("AWS_SECRET_ACCESS_KEY", "wr0ng-s3cret")), 4);
-    assert!(said.contains("SignatureDoesNotMatch") && said.contains("hint"), "{said}");
-    assert!(!said.contains("wr0ng-s3cret"), "{said}");
+    let output_text = ended(&run(server.agent().env("AWS_SECRET_ACCESS_KEY", "wr0ng-s3cret")), 4);
+    assert!(output_text.contains("SignatureDoesNotMatch") && output_text.contains("hint"), "{output_text}");
+    assert!(!output_text.contains("wr0ng-s3cret"), "{output_text}");
 
     let mut none = server.agent();
     none.env_remove("AWS_ACCESS_KEY_ID").env_remove("AWS_SECRET_ACCESS_KEY");
-    let said = ended(&run(none.env("AWS_EC2_METADATA_DISABLED", "true")), 4);
-    assert!(said.contains("AWS_PROFILE"), "{said}");
+    let output_text = ended(&run(none.env("AWS_EC2_METADATA_DISABLED", "true")), 4);
+    assert!(output_text.contains("AWS_PROFILE"), "{output_text}");
     assert_eq!(server.index("x"), None);
 }
 
 #[test]
-fn a_server_that_dies_on_the_way_is_an_error_and_leaves_no_index() {
+fn a_server_that_dies_during_the_upload_is_an_error_and_leaves_no_index() {
     let Some(mut server) = Server::start("a_server_that_dies_on_the_way") else { return };
     let tree = tree(&[(b"a", b"1")]);
     let child = server.start_large(tree.path(), "dying");
     server.kill();
-    let said = ended(&child.wait_with_output().unwrap(), 4);
-    assert!(said.contains(&format!("s3://{BUCKET}/dying/")), "{said}");
+    let output_text = ended(&child.wait_with_output().unwrap(), 4);
+    assert!(output_text.contains(&format!("s3://{BUCKET}/dying/")), "{output_text}");
     server.restart();
     assert_eq!(server.index("dying"), None);
 }
 
 #[test]
-fn a_signal_stops_it_without_index_and_without_parts_left_behind() {
+fn a_signal_stops_the_upload_without_an_index_or_unfinished_parts() {
     let Some(server) = Server::start("a_signal_stops_it") else { return };
     let tree = tree(&[(b"a", b"1")]);
     let child = server.start_large(tree.path(), "stopped");
@@ -318,8 +318,8 @@ fn a_signal_stops_it_without_index_and_without_parts_left_behind() {
 }
 
 #[test]
-fn a_manifest_can_lie_in_a_bucket() {
-    let Some(server) = Server::start("a_manifest_can_lie_in_a_bucket") else { return };
+fn a_manifest_can_be_in_a_bucket() {
+    let Some(server) = Server::start("a_manifest_can_be_in_a_bucket") else { return };
     let manifest = b"version = 1\nname = \"from-s3\"\nrelease = \"scarthgap\"\n\
         [repos.poky]\nurl = \"https://host/poky\"\nbranch = \"scarthgap\"\n";
     let tree = tree(&[(b"a b+c.toml", manifest)]);
@@ -327,9 +327,12 @@ fn a_manifest_can_lie_in_a_bucket() {
     let plan =
         |words: &[&str]| server.agent().arg("plan").args(words).current_dir(tree.path()).output().unwrap();
     let address = format!("s3://{BUCKET}/jobs/a b+c.toml");
-    let said = ended(&plan(&[&address, "--manifest-sha256", &sha256(manifest)]), 0);
-    assert!(said.contains("from-s3 on scarthgap") && !said.contains("was not verified"), "{said}");
+    let output_text = ended(&plan(&[&address, "--manifest-sha256", &sha256(manifest)]), 0);
+    assert!(
+        output_text.contains("from-s3 on scarthgap") && !output_text.contains("was not verified"),
+        "{output_text}"
+    );
     ended(&plan(&[&address, "--manifest-sha256", &sha256(b"other")]), 2);
-    let said = ended(&plan(&[&format!("s3://{BUCKET}/jobs/missing.toml")]), 2);
-    assert!(said.contains("missing.toml"), "{said}");
+    let output_text = ended(&plan(&[&format!("s3://{BUCKET}/jobs/missing.toml")]), 2);
+    assert!(output_text.contains("missing.toml"), "{output_text}");
 }

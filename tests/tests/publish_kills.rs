@@ -51,7 +51,7 @@ fn parts(directory: &Path) -> Vec<PathBuf> {
 
 /// Waits until a file is on its way, beside the file by which a publication says that it runs.
 fn wait_for_parts(child: &mut Child, destination: &Path) -> Vec<PathBuf> {
-    let patience = Instant::now() + Duration::from_secs(120);
+    let deadline = Instant::now() + Duration::from_secs(120);
     loop {
         let found = parts(destination);
         let is_file = |path: &PathBuf| !path.file_name().unwrap().to_string_lossy().starts_with(".publish-");
@@ -59,13 +59,13 @@ fn wait_for_parts(child: &mut Child, destination: &Path) -> Vec<PathBuf> {
             return found;
         }
         assert!(child.try_wait().unwrap().is_none(), "it ended before a file was on its way");
-        assert!(Instant::now() < patience, "no file was on its way");
+        assert!(Instant::now() < deadline, "no file was on its way");
         std::thread::sleep(Duration::from_millis(2));
     }
 }
 
 #[test]
-fn the_next_publication_removes_what_a_killed_one_left() {
+fn the_next_publication_removes_files_of_a_killed_one() {
     let (large, small, destination) = (large_tree(), small_tree(), tempfile::tempdir().unwrap());
     for round in 0..3 {
         let mut child = publish(large.path(), destination.path());
@@ -80,7 +80,7 @@ fn the_next_publication_removes_what_a_killed_one_left() {
 }
 
 #[test]
-fn a_publication_that_runs_keeps_its_files() {
+fn a_running_publication_keeps_its_files() {
     let (large, small, destination) = (large_tree(), small_tree(), tempfile::tempdir().unwrap());
     let mut slow = publish(large.path(), destination.path());
     let before = wait_for_parts(&mut slow, destination.path());

@@ -33,9 +33,9 @@ impl Web {
         let _ = std::fs::remove_file(at("port"));
         let child = Command::new("python3").args(words).stdin(Stdio::null()).spawn().unwrap();
         let mut web = Web { child, port: String::new(), authority: at("authority.pem") };
-        let patience = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while !at("port").exists() {
-            assert!(Instant::now() < patience && web.child.try_wait().unwrap().is_none(), "no server");
+            assert!(Instant::now() < deadline && web.child.try_wait().unwrap().is_none(), "no server");
             std::thread::sleep(Duration::from_millis(20));
         }
         web.port = std::fs::read_to_string(at("port")).unwrap();
@@ -108,11 +108,11 @@ fn manifests_by_https() {
         ("m.toml", &["--set", "repos.poky.brunch=x"], 2, &["--set repos.poky.brunch=x"]),
         ("broken?X-Amz-Signature=hunter2", &[], 2, &["/broken:7:1"]),
     ];
-    for (path, words, code, said) in table {
+    for (path, words, code, output_text) in table {
         for user in ["", "somebody:hunter2@"] {
             let ran = web.plan(&sandbox, &format!("https://{user}localhost:PORT/{path}"), words);
             assert_eq!(ran.code, Some(code), "{path} {words:?}\n{}", ran.output());
-            ran.assert_says(said);
+            ran.assert_says(output_text);
             assert!(!ran.output().contains("hunter2"), "{}", ran.output());
         }
     }
@@ -138,17 +138,17 @@ fn manifests_by_other_addresses() {
         ("s3://bucket/missing.toml", 2, "s3://bucket/missing.toml"),
         ("s3://bucket", 2, "is not the URL of an object"),
     ];
-    for (address, code, said) in table {
+    for (address, code, output_text) in table {
         let ran = web.plan(&sandbox, address, &[]);
         assert_eq!(ran.code, Some(code), "{address}\n{}", ran.output());
-        ran.assert_says(&[said]);
+        ran.assert_says(&[output_text]);
     }
 }
 
 /// The job runs on the checkout at hand, and its reports say how to repeat it, without secrets.
 #[test]
-fn a_job_from_elsewhere() {
-    let Some(sandbox) = Sandbox::new("a_job_from_elsewhere") else { return };
+fn a_job_with_a_remote_manifest() {
+    let Some(sandbox) = Sandbox::new("a_job_with_a_remote_manifest") else { return };
     let Some(web) = Web::start(&sandbox, false) else { return };
     let sha = digest(&sandbox.manifest());
     std::fs::remove_file(sandbox.manifest()).unwrap();

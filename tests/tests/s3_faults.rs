@@ -242,8 +242,8 @@ fn tree(sizes: impl IntoIterator<Item = usize>) -> tempfile::TempDir {
 
 #[track_caller]
 fn ended(output: &Output, status: i32) {
-    let said = [&output.stdout[..], &output.stderr].concat();
-    assert_eq!(output.status.code(), Some(status), "{}", String::from_utf8_lossy(&said));
+    let output_text = [&output.stdout[..], &output.stderr].concat();
+    assert_eq!(output.status.code(), Some(status), "{}", String::from_utf8_lossy(&output_text));
 }
 
 #[test]

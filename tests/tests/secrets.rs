@@ -33,9 +33,9 @@ impl Moto {
         let mut server = Command::new(program);
         server.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
         let child = server.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let patience = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(Instant::now() < patience, "moto does not answer");
+            assert!(Instant::now() < deadline, "moto does not answer");
             std::thread::sleep(Duration::from_millis(100));
         }
         Some(Moto { child, endpoint: format!("http://127.0.0.1:{port}") })
@@ -106,8 +106,8 @@ fn the_token_is_fetched_and_never_shown() {
 }
 
 #[test]
-fn a_secret_that_is_not_there_ends_the_job_before_it_begins() {
-    let test = "a_secret_that_is_not_there_ends_the_job_before_it_begins";
+fn a_missing_secret_ends_the_job_before_its_first_stage() {
+    let test = "a_missing_secret_ends_the_job_before_its_first_stage";
     let (Some(sandbox), Some(moto)) = (Sandbox::new(test), Moto::start(test)) else { return };
     moto.store("build-agent/json", "{\"user\": \"x\"}");
     for (secret, word) in [

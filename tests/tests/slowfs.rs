@@ -41,8 +41,8 @@ fn errno<T>(result: std::io::Result<T>) -> Option<Errno> {
 }
 
 #[test]
-fn what_is_done_in_the_mount_is_done_in_the_source() {
-    let Some(place) = place("what_is_done_in_the_mount_is_done_in_the_source", &FAST, |_| ()) else { return };
+fn changes_in_the_mount_appear_in_the_source() {
+    let Some(place) = place("changes_in_the_mount_appear_in_the_source", &FAST, |_| ()) else { return };
     let (mount, source) = (place.slow.path(), &place.source);
     fs::create_dir_all(mount.join("ab/cd")).unwrap();
     let mut file =
@@ -115,8 +115,8 @@ fn mode_owner_and_times_are_kept() {
 }
 
 #[test]
-fn a_file_without_a_name_lives_on_while_it_is_open() {
-    let Some(place) = place("a_file_without_a_name_lives_on_while_it_is_open", &FAST, |_| ()) else { return };
+fn a_deleted_file_can_be_used_while_it_is_open() {
+    let Some(place) = place("a_deleted_file_can_be_used_while_it_is_open", &FAST, |_| ()) else { return };
     let path = place.slow.path().join("file");
     let mut file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
     fs::remove_file(&path).unwrap();
@@ -129,8 +129,8 @@ fn a_file_without_a_name_lives_on_while_it_is_open() {
 }
 
 #[test]
-fn another_user_owns_what_it_makes_and_permissions_hold() {
-    let test = "another_user_owns_what_it_makes_and_permissions_hold";
+fn another_user_owns_its_files_and_permissions_apply() {
+    let test = "another_user_owns_its_files_and_permissions_apply";
     if !nix::unistd::geteuid().is_root() {
         return build_agent_tests::skip(test, "only root can be another user");
     }
@@ -164,10 +164,10 @@ fn another_user_owns_what_it_makes_and_permissions_hold() {
 }
 
 #[test]
-fn operations_wait_side_by_side() {
+fn operations_wait_in_parallel() {
     let prepare = |source: &Path| (0..64).for_each(|at| fs::write(source.join(at.to_string()), "").unwrap());
     let options = ["--metadata-ms", "400"];
-    let Some(mut place) = place("operations_wait_side_by_side", &options, prepare) else { return };
+    let Some(mut place) = place("operations_wait_in_parallel", &options, prepare) else { return };
     let start = Barrier::new(64);
     std::thread::scope(|scope| {
         for at in 0..64 {
@@ -185,12 +185,12 @@ fn operations_wait_side_by_side() {
 }
 
 #[test]
-fn each_file_touched_by_name_costs_an_operation() {
+fn each_access_to_a_file_name_costs_an_operation() {
     let prepare = |source: &Path| {
         fs::create_dir(source.join("directory")).unwrap();
         (0..10).for_each(|at| fs::write(source.join(format!("directory/{at}")), "").unwrap());
     };
-    let Some(mut place) = place("each_file_touched_by_name_costs_an_operation", &FAST, prepare) else {
+    let Some(mut place) = place("each_access_to_a_file_name_costs_an_operation", &FAST, prepare) else {
         return;
     };
     let directory = place.slow.path().join("directory");
@@ -205,7 +205,7 @@ fn each_file_touched_by_name_costs_an_operation() {
 }
 
 #[test]
-fn faults_come_as_they_are_ordered() {
+fn faults_occur_as_configured() {
     let options = [
         "--faults-off",
         "--no-hard-links",
@@ -215,25 +215,27 @@ fn faults_come_as_they_are_ordered() {
         "write:ENOSPC:after=1",
     ];
     let options = [&FAST[..], &options[..]].concat();
-    let Some(place) = place("faults_come_as_they_are_ordered", &options, |_| ()) else { return };
+    let Some(place) = place("faults_occur_as_configured", &options, |_| ()) else { return };
     let [a, b] = ["a", "b"].map(|name| place.slow.path().join(name));
     fs::write(&a, "x").unwrap();
     fs::write(&a, "x").unwrap();
     assert_eq!(errno(fs::hard_link(&a, &b)), Some(Errno::EPERM));
     place.slow.enable_faults();
     // The signal may still be pending, so the first operations may have no faults.
-    let patience = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while errno(fs::rename(&a, &b).and_then(|()| fs::rename(&b, &a))) != Some(Errno::EIO) {
-        assert!(Instant::now() < patience, "no rename ever failed");
+        assert!(Instant::now() < deadline, "no rename ever failed");
     }
     let written = |path: &Path| errno(fs::write(path, "x"));
     assert_eq!([written(&b), written(&b), written(&b)], [None, Some(Errno::ENOSPC), Some(Errno::ENOSPC)]);
 }
 
 #[test]
-fn a_late_answer_denies_what_was_done() {
+fn a_late_reply_can_deny_an_operation_that_succeeded() {
     let options = [&FAST[..], &["--late", "rename:20:ENOENT"][..]].concat();
-    let Some(place) = place("a_late_answer_denies_what_was_done", &options, |_| ()) else { return };
+    let Some(place) = place("a_late_reply_can_deny_an_operation_that_succeeded", &options, |_| ()) else {
+        return;
+    };
     fs::write(place.slow.path().join("a"), "x").unwrap();
     let answer = fs::rename(place.slow.path().join("a"), place.slow.path().join("b"));
     assert_eq!(errno(answer), Some(Errno::ENOENT));
@@ -244,9 +246,9 @@ fn a_late_answer_denies_what_was_done() {
 /// Hanging operations block even SIGKILL, as on a hard NFS mount. Unmounting ends them, and more hangs than
 /// slots do not block other operations.
 #[test]
-fn what_hangs_is_freed_by_the_end_of_the_mount() {
+fn hanging_operations_end_with_the_mount() {
     let options = [&FAST[..], &["--hang", "statfs", "--slots", "4"][..]].concat();
-    let Some(mut place) = place("what_hangs_is_freed_by_the_end_of_the_mount", &options, |_| ()) else {
+    let Some(mut place) = place("hanging_operations_end_with_the_mount", &options, |_| ()) else {
         return;
     };
     let stat = |_| {
@@ -255,16 +257,16 @@ fn what_hangs_is_freed_by_the_end_of_the_mount() {
         stat.spawn().unwrap()
     };
     let mut hung: Vec<_> = (0..8).map(stat).collect();
-    let patience = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while place.slow.counts()["operations"]["statfs"] != 8 {
-        assert!(Instant::now() < patience, "not all of them asked");
+        assert!(Instant::now() < deadline, "not all of them asked");
         std::thread::sleep(Duration::from_millis(20));
     }
     fs::write(place.slow.path().join("file"), "x").unwrap();
     hung.iter_mut().for_each(|child| child.kill().unwrap());
     let state = |pid| fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     while !hung.iter().all(|child| state(child.id()).contains(") D ")) {
-        assert!(Instant::now() < patience, "not all of them are beyond SIGKILL");
+        assert!(Instant::now() < deadline, "not all of them are beyond SIGKILL");
         std::thread::sleep(Duration::from_millis(20));
     }
     drop(place);
@@ -287,8 +289,8 @@ fn nothing_stays_mounted() {
 
 /// As on NFS, where the answer to the change contains the directory's new state.
 #[test]
-fn a_change_of_a_directory_is_paid_once() {
-    let Some(mut place) = place("a_change_of_a_directory_is_paid_once", &FAST, |_| ()) else { return };
+fn a_change_of_a_directory_costs_one_operation() {
+    let Some(mut place) = place("a_change_of_a_directory_costs_one_operation", &FAST, |_| ()) else { return };
     fs::create_dir(place.slow.path().join("directory")).unwrap();
     for at in 0..10 {
         fs::create_dir(place.slow.path().join(format!("directory/{at}"))).unwrap();

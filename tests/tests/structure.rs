@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 type Uses = BTreeMap<String, BTreeMap<String, String>>;
 
 #[test]
-fn no_cycle_between_the_modules_at_the_top_of_a_crate() {
+fn top_modules_of_a_crate_have_no_cycle() {
     let crates = crates();
     assert!(crates.len() >= 8, "{crates:?}");
     let mut wrong = String::new();
@@ -26,14 +26,14 @@ fn no_cycle_between_the_modules_at_the_top_of_a_crate() {
 }
 
 #[test]
-fn stages_know_nothing_of_reports() {
+fn stages_do_not_import_report() {
     let uses = uses(&top().join("agent"));
     assert!(uses["job"].contains_key("stages"), "this test reads nothing any more: {uses:?}");
     assert_eq!(uses["stages"].get("report"), None);
 }
 
 #[test]
-fn one_crate_has_the_aws_sdk() {
+fn only_one_crate_depends_on_the_aws_sdk() {
     for directory in crates() {
         let manifest = fs::read_to_string(directory.join("Cargo.toml")).unwrap();
         let has = manifest.lines().any(|line| line.starts_with("aws-") || line.starts_with("object_store"));
@@ -66,8 +66,11 @@ fn cycles_are_found() {
         write(file, text);
         let uses = uses(place.path());
         let found = cycle(&uses).unwrap_or_else(|| panic!("{text}: {uses:?}"));
-        let told = explain("x", &uses, &found);
-        assert!(told.contains("c → ") && told.contains(file) && told.contains("b → c"), "{told}");
+        let reported = explain("x", &uses, &found);
+        assert!(
+            reported.contains("c → ") && reported.contains(file) && reported.contains("b → c"),
+            "{reported}"
+        );
         write("c.rs", "");
         write("c/inner.rs", "");
     }

@@ -9,7 +9,7 @@
 
 #![cfg(target_os = "linux")]
 
-mod facts;
+mod attributes;
 mod faults;
 mod handles;
 mod nodes;

@@ -54,7 +54,8 @@ impl Nodes {
             .filter_map(|(parent, name)| Some(self.directory(&known, *parent).ok()?.join(name)));
         let paths: Vec<PathBuf> = paths.collect();
         drop(known);
-        let leads_there = |path: &PathBuf| path.symlink_metadata().is_ok_and(|facts| facts.ino() == ino.0);
+        let leads_there =
+            |path: &PathBuf| path.symlink_metadata().is_ok_and(|metadata| metadata.ino() == ino.0);
         paths.into_iter().find(leads_there).ok_or_else(|| Errno::ESTALE.into())
     }
 

@@ -18,7 +18,7 @@ use fuser::{
 use nix::sys::stat::{Mode, SFlag, mknod};
 use nix::sys::statvfs::statvfs;
 
-use crate::facts::{Change, attributes};
+use crate::attributes::{Change, attributes};
 use crate::faults::Operation;
 use crate::handles::OpenDirectory;
 use crate::share::{Caching, Share};
@@ -36,8 +36,8 @@ macro_rules! answer {
 }
 
 fn tell(reply: ReplyEntry, attributes: &FileAttr, caching: Caching) {
-    let (facts, name) = caching.of(attributes);
-    reply.entry_with_ttls(&facts, &name, attributes, Generation(0));
+    let (attributes_ttl, name_ttl) = caching.of(attributes);
+    reply.entry_with_ttls(&attributes_ttl, &name_ttl, attributes, Generation(0));
 }
 
 impl Filesystem for Share {
@@ -63,14 +63,14 @@ impl Filesystem for Share {
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        let look = || io::Result::Ok(attributes(&self.facts(ino)?, ino));
+        let look = || io::Result::Ok(attributes(&self.metadata(ino)?, ino));
         if self.was_told(ino) {
             return match look() {
-                Ok(facts) => reply.attr(&self.caching.of(&facts).0, &facts),
+                Ok(attr) => reply.attr(&self.caching.of(&attr).0, &attr),
                 Err(error) => reply.error(error.into()),
             };
         }
-        answer!(self, Getattr, reply, look(), |facts| reply.attr(&self.caching.of(&facts).0, &facts));
+        answer!(self, Getattr, reply, look(), |attr| reply.attr(&self.caching.of(&attr).0, &attr));
     }
 
     fn setattr(
@@ -92,8 +92,8 @@ impl Filesystem for Share {
         reply: ReplyAttr,
     ) {
         let change = Change { mode, uid, gid, size, atime, mtime };
-        answer!(self, Setattr, reply, self.change(ino, &change), |facts| {
-            reply.attr(&self.caching.of(&facts).0, &facts);
+        answer!(self, Setattr, reply, self.change(ino, &change), |attr| {
+            reply.attr(&self.caching.of(&attr).0, &attr);
         });
     }
 
@@ -115,9 +115,9 @@ impl Filesystem for Share {
         let make = |path: &Path| {
             Ok(mknod(path, SFlag::from_bits_truncate(mode), Mode::from_bits_truncate(mode), device.into())?)
         };
-        answer!(self, Mknod, reply, self.made(request, parent, name, make), |facts| tell(
+        answer!(self, Mknod, reply, self.made(request, parent, name, make), |attr| tell(
             reply,
-            &facts,
+            &attr,
             self.caching
         ));
     }
@@ -132,18 +132,18 @@ impl Filesystem for Share {
         reply: ReplyEntry,
     ) {
         let make = |path: &Path| DirBuilder::new().mode(mode).create(path);
-        answer!(self, Mkdir, reply, self.made(request, parent, name, make), |facts| tell(
+        answer!(self, Mkdir, reply, self.made(request, parent, name, make), |attr| tell(
             reply,
-            &facts,
+            &attr,
             self.caching
         ));
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         let make = |path: &Path| symlink(target, path);
-        answer!(self, Symlink, reply, self.made(request, parent, name, make), |facts| tell(
+        answer!(self, Symlink, reply, self.made(request, parent, name, make), |attr| tell(
             reply,
-            &facts,
+            &attr,
             self.caching
         ));
     }
@@ -174,9 +174,9 @@ impl Filesystem for Share {
     }
 
     fn link(&self, _: &Request, ino: INodeNo, new_parent: INodeNo, new_name: &OsStr, reply: ReplyEntry) {
-        answer!(self, Link, reply, self.link(ino, new_parent, new_name), |facts| tell(
+        answer!(self, Link, reply, self.link(ino, new_parent, new_name), |attr| tell(
             reply,
-            &facts,
+            &attr,
             self.caching
         ));
     }
@@ -197,8 +197,8 @@ impl Filesystem for Share {
         reply: ReplyCreate,
     ) {
         let create = || self.create(request, parent, name, mode, OpenFlags(flags));
-        answer!(self, Create, reply, create(), |(facts, handle)| {
-            reply.created(&Duration::ZERO, &facts, Generation(0), handle, FopenFlags::empty());
+        answer!(self, Create, reply, create(), |(attr, handle)| {
+            reply.created(&Duration::ZERO, &attr, Generation(0), handle, FopenFlags::empty());
         });
     }
 
@@ -305,11 +305,11 @@ impl Filesystem for Share {
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
         let ask = || Ok(statvfs(&self.nodes.path(INodeNo::ROOT)?)?);
-        answer!(self, Statfs, reply, ask(), |facts| {
-            let (block, fragment) = (facts.block_size() as u32, facts.fragment_size() as u32);
-            let (files, free) = (facts.files(), facts.files_free());
-            let (all, left, ours) = (facts.blocks(), facts.blocks_free(), facts.blocks_available());
-            reply.statfs(all, left, ours, files, free, block, facts.name_max() as u32, fragment);
+        answer!(self, Statfs, reply, ask(), |stat| {
+            let (block, fragment) = (stat.block_size() as u32, stat.fragment_size() as u32);
+            let (files, free) = (stat.files(), stat.files_free());
+            let (all, left, ours) = (stat.blocks(), stat.blocks_free(), stat.blocks_available());
+            reply.statfs(all, left, ours, files, free, block, stat.name_max() as u32, fragment);
         });
     }
 }

@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags, renameat2};
 use nix::sys::stat::Mode;
 
-use crate::facts::{Change, attributes, kind};
+use crate::attributes::{Change, attributes, kind};
 use crate::faults::FaultInjector;
 use crate::handles::{Entry, Handles, OpenDirectory, OpenFile};
 use crate::nodes::Nodes;
@@ -57,10 +57,10 @@ impl Share {
 
     /// The attributes of a name that the kernel gets.
     pub fn told(&self, path: &Path, parent: INodeNo, name: &OsStr) -> io::Result<FileAttr> {
-        let facts = path.symlink_metadata()?;
-        let ino = INodeNo(facts.ino());
+        let metadata = path.symlink_metadata()?;
+        let ino = INodeNo(metadata.ino());
         self.nodes.tell(ino, parent, name);
-        Ok(attributes(&facts, ino))
+        Ok(attributes(&metadata, ino))
     }
 
     /// Runs an operation that creates a name, gives the file to the caller, and returns its attributes.
@@ -120,8 +120,8 @@ impl Share {
         // The renamed entry, and with RENAME_EXCHANGE the one it replaced; both may no longer exist.
         for (path, parent, name) in [(to, new_parent, new_name), (from, parent, name)] {
             self.change_entries(parent);
-            if let Ok(facts) = path.symlink_metadata() {
-                self.nodes.rename(INodeNo(facts.ino()), parent, name);
+            if let Ok(metadata) = path.symlink_metadata() {
+                self.nodes.rename(INodeNo(metadata.ino()), parent, name);
             }
         }
         Ok(())
@@ -159,7 +159,7 @@ impl Share {
     }
 
     /// Of the open file, if it lost its last name.
-    pub fn facts(&self, ino: INodeNo) -> io::Result<Metadata> {
+    pub fn metadata(&self, ino: INodeNo) -> io::Result<Metadata> {
         match self.nodes.path(ino) {
             Ok(path) => path.symlink_metadata(),
             Err(gone) => self.files.of(ino.0).ok_or(gone)?.file.metadata(),
@@ -171,7 +171,7 @@ impl Share {
             Ok(path) => change.apply(&path)?,
             Err(gone) => change.apply_open(&self.files.of(ino.0).ok_or(gone)?.file)?,
         }
-        Ok(attributes(&self.facts(ino)?, ino))
+        Ok(attributes(&self.metadata(ino)?, ino))
     }
 
     pub fn open_file(&self, ino: INodeNo, flags: OpenFlags) -> io::Result<FileHandle> {

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use build_agent_tests::{
     Part, Ran, Running, agent, cases, commit, copy_tree, git, is_left_to_the_long_run, json, repository,
-    skip_without, unfit,
+    skip_without, unmet_requirement,
 };
 use serde_json::Value;
 use tempfile::TempDir;
 
 /// A whole check takes minutes, and on a slow machine many.
-pub const PATIENCE: Duration = Duration::from_secs(45 * 60);
+pub const TIMEOUT: Duration = Duration::from_secs(45 * 60);
 
 /// A world of a few recipes: what is wrong with the other 900 is not asked here, and each of the
 /// tool's runs takes a fraction of the time. One test of the whole world stays.
@@ -44,7 +44,8 @@ impl Fixture {
     /// `None`, said aloud, where one of the addresses does not answer or the machine is not fit.
     pub fn new(test: &str, name: &'static str, addresses: &[&str]) -> Option<Fixture> {
         let silent = addresses.iter().find(|address| !answers(address));
-        let reason = unfit().or_else(|| silent.map(|address| format!("{address} does not answer")));
+        let reason =
+            unmet_requirement().or_else(|| silent.map(|address| format!("{address} does not answer")));
         if let Some(reason) = reason.or_else(missing_tools) {
             skip_without(Part::BitBake, test, &reason);
             return None;
@@ -79,7 +80,7 @@ impl Fixture {
 
     /// The same, where the layer lies elsewhere.
     pub fn call_in(&self, layer: &Path, words: &[&str]) -> Ran {
-        self.start_in(layer, words).wait_for(PATIENCE)
+        self.start_in(layer, words).wait_for(TIMEOUT)
     }
 
     pub fn start(&self, words: &[&str]) -> Running {
@@ -106,10 +107,10 @@ impl Fixture {
     pub fn assert_reported_as_the_tool_said(&self) {
         let log = |run: &str| self.out().join(format!("logs/yocto-check-layer-{}{run}.log", self.name));
         let last = Some(log("-again")).filter(|log| log.is_file()).unwrap_or_else(|| log(""));
-        let said = said_by_the_tool(&std::fs::read_to_string(last).unwrap());
-        assert!(said.len() >= 7, "the tool ran its tests: {said:?}");
+        let output_text = said_by_the_tool(&std::fs::read_to_string(last).unwrap());
+        assert!(output_text.len() >= 7, "the tool ran its tests: {output_text:?}");
         let reported: BTreeMap<String, String> = cases(&self.result()).into_iter().collect();
-        for (test, outcome) in &said {
+        for (test, outcome) in &output_text {
             assert_eq!(reported.get(test), Some(outcome), "{test} in {reported:?}");
         }
     }
@@ -136,7 +137,7 @@ fn missing_tools() -> Option<String> {
 /// The tests and their outcomes as the log has them: `test_x (class…)`, then ` ... word` on the same
 /// line or the next one. Deliberately simple and apart from the agent's own reader.
 fn said_by_the_tool(log: &str) -> BTreeMap<String, String> {
-    let mut said = BTreeMap::new();
+    let mut output_text = BTreeMap::new();
     let mut test = None;
     for line in log.lines() {
         let line = line.strip_prefix("INFO: ").unwrap_or(line);
@@ -152,10 +153,10 @@ fn said_by_the_tool(log: &str) -> BTreeMap<String, String> {
             _ => continue,
         };
         if let Some(test) = test.take() {
-            said.insert(test.to_owned(), outcome.to_owned());
+            output_text.insert(test.to_owned(), outcome.to_owned());
         }
     }
-    said
+    output_text
 }
 
 /// The one sstate line of the result.

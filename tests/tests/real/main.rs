@@ -6,13 +6,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod ahead;
 mod builds;
 mod checks;
 mod fixture;
-mod memo;
-mod parses;
+mod parse_cache;
+mod prefetch;
 mod share;
+mod signature_cache;
 mod starter;
 mod stops;
 

@@ -10,7 +10,7 @@ use nix::unistd::geteuid;
 use serde_json::Value;
 
 use crate::POKY;
-use crate::fixture::{Fixture, NARROW_BUILD, PATIENCE, sstate};
+use crate::fixture::{Fixture, NARROW_BUILD, TIMEOUT, sstate};
 
 /// A build machine: a work directory and an output directory that no other one has.
 struct Machine<'a> {
@@ -29,7 +29,7 @@ impl<'a> Machine<'a> {
 
     /// Builds, and publishes what may be published.
     fn build(&self, words: &[&str]) -> Ran {
-        self.start(self.command(words)).wait_for(PATIENCE)
+        self.start(self.command(words)).wait_for(TIMEOUT)
     }
 
     fn command(&self, words: &[&str]) -> Command {
@@ -98,8 +98,10 @@ fn assert_all_from_the_mirror(result: Value) {
 }
 
 #[test]
-fn a_machine_with_empty_directories_builds_all_from_the_share() {
-    let Some(fixture) = fixture("a_machine_with_empty_directories_builds_all_from_the_share") else { return };
+fn a_machine_with_empty_caches_builds_everything_from_the_share() {
+    let Some(fixture) = fixture("a_machine_with_empty_caches_builds_everything_from_the_share") else {
+        return;
+    };
     let first = Machine::new(&fixture, "first");
     first.build(&["--trusted"]).assert_code(&[0]);
     let summary = sstate(first.result());
@@ -124,8 +126,8 @@ fn a_machine_with_empty_directories_builds_all_from_the_share() {
 }
 
 #[test]
-fn builds_live_through_a_prune() {
-    let test = "builds_live_through_a_prune";
+fn builds_survive_a_prune() {
+    let test = "builds_survive_a_prune";
     if is_left_to_the_long_run(test) {
         return;
     }
@@ -139,8 +141,8 @@ fn builds_live_through_a_prune() {
     one.wait_until("the build with a lease", || leasing.builds());
     other.wait_until("the build without", || reading.builds());
     prune(&fixture, &[]).assert_code(&[0]);
-    one.wait_for(PATIENCE).assert_code(&[0]);
-    other.wait_for(PATIENCE).assert_code(&[0]);
+    one.wait_for(TIMEOUT).assert_code(&[0]);
+    other.wait_for(TIMEOUT).assert_code(&[0]);
     assert_all_from_the_mirror(leasing.result());
     assert_all_from_the_mirror(reading.result());
 
@@ -149,7 +151,7 @@ fn builds_live_through_a_prune() {
     let mut build = late.start(late.command(&[]));
     build.wait_until("the build", || late.builds());
     prune(&fixture, &["--ignore-leases"]).assert_code(&[0]);
-    build.wait_for(PATIENCE).assert_code(&[0]);
+    build.wait_for(TIMEOUT).assert_code(&[0]);
 }
 
 /// A prune to which nothing is young enough.
@@ -162,8 +164,8 @@ fn prune(fixture: &Fixture, words: &[&str]) -> Ran {
 
 /// The share is mounted as an account would do it for pull requests: read-only, but for their own part.
 #[test]
-fn a_pull_request_keeps_its_work_to_itself() {
-    let test = "a_pull_request_keeps_its_work_to_itself";
+fn a_pull_request_writes_only_its_own_directory() {
+    let test = "a_pull_request_writes_only_its_own_directory";
     if is_left_to_the_long_run(test) {
         return;
     }
@@ -192,19 +194,19 @@ fn a_pull_request_keeps_its_work_to_itself() {
     .unwrap();
     commit(&fixture.layer(), "Change a recipe");
     let first = Machine::new(&fixture, "first-push");
-    first.start(first.of_pull_request(&part)).wait_for(PATIENCE).assert_code(&[0]);
+    first.start(first.of_pull_request(&part)).wait_for(TIMEOUT).assert_code(&[0]);
     assert!(sstate(first.result())["missed"].as_u64() > Some(0));
     assert_eq!(snapshot(&share(&fixture)), shared, "a pull request wrote to the share");
     assert!(!snapshot(&part.join("7/sstate/scarthgap")).is_empty(), "its own part has its work");
 
     let second = Machine::new(&fixture, "second-push");
-    second.start(second.of_pull_request(&part)).wait_for(PATIENCE).assert_code(&[0]);
+    second.start(second.of_pull_request(&part)).wait_for(TIMEOUT).assert_code(&[0]);
     assert_all_from_the_mirror(second.result());
 
     // The same sources, accepted: all that the pull request had changed is made anew.
     let before = snapshot(&part);
     let accepted = Machine::new(&fixture, "accepted");
-    accepted.start(accepted.with_mounts(&part, "rw", &["--trusted"])).wait_for(PATIENCE).assert_code(&[0]);
+    accepted.start(accepted.with_mounts(&part, "rw", &["--trusted"])).wait_for(TIMEOUT).assert_code(&[0]);
     assert_eq!(sstate(accepted.result())["missed"], sstate(first.result())["missed"]);
     assert_eq!(snapshot(&part), before, "a trusted build touched what a pull request wrote");
 }

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use build_agent_tests::{Part, is_left_to_the_long_run, repository, skip_without};
 
-use crate::memo::Narrow;
+use crate::signature_cache::Narrow;
 use crate::{BITBAKE, OE_CORE, POKY};
 
 /// Asks for the signatures of the world four times in one build directory, and leaves for each what it gave in a

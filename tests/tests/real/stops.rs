@@ -6,7 +6,7 @@ use build_agent_tests::{cases, survivors};
 use nix::sys::signal::Signal;
 
 use crate::POKY;
-use crate::fixture::{Fixture, PATIENCE, SMALL_WORLD};
+use crate::fixture::{Fixture, SMALL_WORLD, TIMEOUT};
 
 /// yocto-check-layer takes a signal for an order to put bblayers.conf back, and goes on to its next test.
 #[test]
@@ -17,12 +17,12 @@ fn a_signal_fails_no_test() {
     let since = Instant::now();
     // test_parse asks BitBake and comes after the tests that only read files.
     while !std::fs::read_to_string(&log).is_ok_and(|log| log.contains("INFO: test_parse")) {
-        assert!(since.elapsed() < PATIENCE, "the tests never began");
+        assert!(since.elapsed() < TIMEOUT, "the tests never began");
         std::thread::sleep(Duration::from_millis(50));
     }
     running.signal(Signal::SIGTERM);
     let since = Instant::now();
-    let ran = running.wait_for(PATIENCE);
+    let ran = running.wait_for(TIMEOUT);
     ran.assert_code(&[130]);
     println!("{:.1} s from the signal to the end\n{}", since.elapsed().as_secs_f64(), ran.stdout);
     assert!(since.elapsed() < Duration::from_secs(60), "the grace");

@@ -57,8 +57,8 @@ fn a_shell_opens_the_build_directory_of_a_failed_build() {
 }
 
 #[test]
-fn a_second_run_goes_on_unless_something_speaks_against_it() {
-    let Some(sandbox) = failed("a_second_run_goes_on_unless_something_speaks_against_it") else { return };
+fn a_second_run_continues_unless_the_directory_does_not_match() {
+    let Some(sandbox) = failed("a_second_run_continues_unless_the_directory_does_not_match") else { return };
     sandbox.behaviour("bitbake pass");
     let codebuild = ("CODEBUILD_BUILD_ID", "p:1");
     type Variables<'a> = &'a [(&'a str, &'a str)];

@@ -15,8 +15,8 @@ pub fn builder(test: &str) -> Option<Sandbox> {
 }
 
 #[test]
-fn what_is_deployed_is_published_and_the_index_names_it() {
-    let Some(sandbox) = builder("what_is_deployed_is_published_and_the_index_names_it") else { return };
+fn deployed_files_are_published_and_listed_in_the_index() {
+    let Some(sandbox) = builder("deployed_files_are_published_and_listed_in_the_index") else { return };
     sandbox.run().assert_code(&[0]);
     let result = sandbox.result();
     assert_eq!(result["outcome"], "passed");
@@ -31,8 +31,8 @@ fn what_is_deployed_is_published_and_the_index_names_it() {
 }
 
 #[test]
-fn a_failed_task_is_named_with_the_lines_that_matter() {
-    let Some(sandbox) = builder("a_failed_task_is_named_with_the_lines_that_matter") else { return };
+fn a_failed_task_is_reported_with_its_relevant_lines() {
+    let Some(sandbox) = builder("a_failed_task_is_reported_with_its_relevant_lines") else { return };
     sandbox.behaviour("bitbake fail do_compile");
     let ran = sandbox.run();
     ran.assert_code(&[1]);
@@ -44,8 +44,8 @@ fn a_failed_task_is_named_with_the_lines_that_matter() {
 
 /// What BitBake does, and the right statuses. None is green.
 #[test]
-fn a_build_that_proved_nothing_is_not_green() {
-    let Some(sandbox) = builder("a_build_that_proved_nothing_is_not_green") else { return };
+fn an_empty_build_does_not_pass() {
+    let Some(sandbox) = builder("an_empty_build_does_not_pass") else { return };
     let table: [(&str, &[i32]); 4] =
         [("lie-pass", &[1, 70]), ("nothing", &[1, 70]), ("crash", &[1, 70]), ("kill", &[1, 3, 70])];
     for (behaviour, codes) in table {
@@ -68,7 +68,7 @@ fn a_required_rule_that_matches_nothing_fails() {
 }
 
 /// The events of a job, as `--output json` prints them.
-fn told(sandbox: &Sandbox) -> Vec<Value> {
+fn reported(sandbox: &Sandbox) -> Vec<Value> {
     let mut command = sandbox.run_command();
     command.args(["--output", "json"]);
     let ran = sandbox.start(command).wait();
@@ -106,11 +106,11 @@ fn notices<'a>(events: &'a [Value], words: &str) -> Vec<&'a str> {
 }
 
 #[test]
-fn bitbakes_own_events_tell_how_far_a_build_is() {
-    let Some(sandbox) = builder("bitbakes_own_events_tell_how_far_a_build_is") else { return };
+fn bitbake_events_show_the_progress_of_a_build() {
+    let Some(sandbox) = builder("bitbake_events_show_the_progress_of_a_build") else { return };
     let passed = |task: &str| (task.to_owned(), "passed".to_owned());
     let all = [passed("do_fetch"), passed("do_compile"), passed("do_deploy")];
-    let events = told(&sandbox);
+    let events = reported(&sandbox);
     assert_eq!(sandbox.result()["outcome"], "passed");
     assert_eq!(ended(&events), all);
     let started: Vec<&Value> = of_kind(&events, "task-started").iter().map(|event| &event["task"]).collect();
@@ -128,7 +128,7 @@ fn bitbakes_own_events_tell_how_far_a_build_is() {
     assert!(!sandbox.logs().contains("Unknown event"));
 
     sandbox.behaviour("bitbake fail do_compile");
-    let events = told(&sandbox);
+    let events = reported(&sandbox);
     assert_eq!(ended(&events), [passed("do_fetch"), ("do_compile".into(), "failed".into())]);
     let result = sandbox.result();
     assert_eq!(result["outcome"], "failed");
@@ -140,8 +140,8 @@ fn bitbakes_own_events_tell_how_far_a_build_is() {
 
 /// Layer code can fire events as well.
 #[test]
-fn events_that_layer_code_makes_up_decide_nothing() {
-    let Some(sandbox) = builder("events_that_layer_code_makes_up_decide_nothing") else { return };
+fn forged_events_of_layer_code_decide_nothing() {
+    let Some(sandbox) = builder("forged_events_of_layer_code_decide_nothing") else { return };
     let log = |sandbox: &Sandbox| {
         let log = std::fs::read_to_string(sandbox.out().join("logs/build-qemux86-64.log")).unwrap();
         log.replace(|char: char| char.is_ascii_digit(), "0")
@@ -160,8 +160,8 @@ fn events_that_layer_code_makes_up_decide_nothing() {
 
 /// The old way: from what BitBake prints.
 #[test]
-fn without_events_the_output_tells_of_the_tasks() {
-    let Some(sandbox) = builder("without_events_the_output_tells_of_the_tasks") else { return };
+fn without_events_tasks_are_read_from_the_output() {
+    let Some(sandbox) = builder("without_events_tasks_are_read_from_the_output") else { return };
     let console = sandbox.upstream().join("bitbake/lib/bb/ui/knotty.py");
     let text = std::fs::read_to_string(&console).unwrap();
     std::fs::write(
@@ -172,7 +172,7 @@ fn without_events_the_output_tells_of_the_tasks() {
     let text = std::fs::read_to_string(&console).unwrap();
     std::fs::write(&console, text.replace("eventHandler.", "queue.")).unwrap();
     commit(&sandbox.upstream(), "Another console");
-    let events = told(&sandbox);
+    let events = reported(&sandbox);
     assert_eq!(sandbox.result()["outcome"], "passed");
     assert_eq!(ended(&events).len(), 3);
     assert_eq!(notices(&events, "events cannot be read").len(), 1, "{events:?}");
@@ -204,12 +204,12 @@ fn machines_after_the_first_that_failed_are_not_run() {
     let builds: Vec<_> = units(&sandbox).into_iter().filter(|(name, _)| name.starts_with("build")).collect();
     let failed = "hello-1.0-r0:do_compile failed";
     let not_run = || format!("not-run: not started: {failed}");
-    let wanted = [
+    let expected = [
         ("build hello (qemux86-64)".to_owned(), format!("failed: {failed}")),
         ("build hello (qemuarm64)".to_owned(), not_run()),
         ("build hello (qemuriscv64)".to_owned(), not_run()),
     ];
-    assert_eq!(builds, wanted);
+    assert_eq!(builds, expected);
     let junit = std::fs::read_to_string(sandbox.out().join("junit.xml")).unwrap();
     assert_eq!(junit.matches("<skipped message=\"not started: ").count(), 2, "{junit}");
     assert_eq!(junit.matches("<failure").count(), 1, "{junit}");
@@ -262,7 +262,7 @@ fn checks_and_builds_that_were_not_reached_are_not_run() {
             ],
         ),
     ];
-    for (behaviour, code, wanted) in table {
+    for (behaviour, code, expected) in table {
         let Some(sandbox) = builder(NAME) else { return };
         layers(&sandbox);
         match behaviour {
@@ -276,7 +276,7 @@ fn checks_and_builds_that_were_not_reached_are_not_run() {
             .filter(|(name, outcome)| !name.starts_with("publish") && outcome.starts_with("not-run: "))
             .map(|(name, _)| name.as_str())
             .collect();
-        assert_eq!(not_run, wanted, "{behaviour}: {units:?}");
+        assert_eq!(not_run, expected, "{behaviour}: {units:?}");
     }
 }
 

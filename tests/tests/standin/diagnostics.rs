@@ -114,8 +114,8 @@ fn job_with_aws(sandbox: &Sandbox, port: u16) {
 }
 
 #[test]
-fn all_is_recorded_and_no_secret_at_any_level() {
-    let test = "all_is_recorded_and_no_secret_at_any_level";
+fn everything_is_recorded_and_no_secret_at_any_level() {
+    let test = "everything_is_recorded_and_no_secret_at_any_level";
     for filter in ["trace", "trace,h2=trace,hyper=trace,hyper_util=trace,aws_config=trace,aws_sigv4=trace"] {
         let Some(sandbox) = Sandbox::new(test) else { return };
         let port = aws();
@@ -206,29 +206,29 @@ fn by_default_the_log_has_info_and_the_console_nothing() {
 }
 
 #[test]
-fn the_flag_counts_before_the_variable() {
-    for (flag, variable, wanted) in [
+fn the_flag_takes_precedence_over_the_variable() {
+    for (flag, variable, expected) in [
         (None, "debug", true),
         (Some("off"), "debug", false),
         (Some("agent_git=debug"), "off", true),
         (Some("debug"), "not a filter at all", true),
         (None, "", false),
     ] {
-        let Some(sandbox) = Sandbox::new("the_flag_counts_before_the_variable") else { return };
+        let Some(sandbox) = Sandbox::new("the_flag_takes_precedence_over_the_variable") else { return };
         let words: Vec<&str> = flag.iter().flat_map(|flag| ["--log-level", flag]).collect();
         let ran = sandbox.start(with(&sandbox, &words, &[("BUILD_AGENT_LOG", variable)])).wait();
         ran.assert_code(&[0]);
         let is_printed = ran.stderr.contains(" agent_git::program");
-        assert_eq!(is_printed, wanted, "{flag:?} {variable:?}: {}", ran.stderr);
+        assert_eq!(is_printed, expected, "{flag:?} {variable:?}: {}", ran.stderr);
         assert!(is_printed || ran.stderr.is_empty(), "{}", ran.stderr);
         end_of(&log(&sandbox), "git", "source", "poky");
     }
 }
 
 #[test]
-fn a_wrong_filter_is_status_2_and_says_what_is_wrong() {
-    let Some(sandbox) = Sandbox::new("a_wrong_filter_is_status_2_and_says_what_is_wrong") else { return };
-    for (words, variables, wanted) in [
+fn a_wrong_filter_is_status_2_with_the_reason() {
+    let Some(sandbox) = Sandbox::new("a_wrong_filter_is_status_2_with_the_reason") else { return };
+    for (words, variables, expected) in [
         (vec!["--log-level", "debgu"], vec![], ["--log-level", "did you mean `debug`"]),
         (vec![], vec![("BUILD_AGENT_LOG", "agent_git=lots")], ["BUILD_AGENT_LOG", "`lots`"]),
         (vec![], vec![("BUILD_AGENT_LOG", "\u{1b}[2Jdebug=")], ["BUILD_AGENT_LOG", "is not a level"]),
@@ -236,15 +236,15 @@ fn a_wrong_filter_is_status_2_and_says_what_is_wrong() {
         sandbox.run().assert_code(&[0]);
         let ran = sandbox.start(with(&sandbox, &words, &variables)).wait();
         ran.assert_code(&[2]);
-        ran.assert_says(&wanted);
+        ran.assert_says(&expected);
         assert!(!ran.output().contains('\u{1b}'), "{:?}", ran.output());
         assert_eq!(sandbox.result()["outcome"], "not-run", "the verdict of the job before is gone");
     }
 }
 
 #[test]
-fn what_was_recorded_is_written_when_a_signal_stops_the_job() {
-    let Some(sandbox) = Sandbox::new("what_was_recorded_is_written_when_a_signal_stops_the_job") else {
+fn records_are_written_when_a_signal_stops_the_job() {
+    let Some(sandbox) = Sandbox::new("records_are_written_when_a_signal_stops_the_job") else {
         return;
     };
     sandbox.behaviour("yocto-check-layer hang");
@@ -260,8 +260,8 @@ fn what_was_recorded_is_written_when_a_signal_stops_the_job() {
 }
 
 #[test]
-fn links_and_pipes_in_its_place_are_replaced() {
-    let Some(sandbox) = Sandbox::new("links_and_pipes_in_its_place_are_replaced") else { return };
+fn links_and_pipes_at_the_path_of_the_log_are_replaced() {
+    let Some(sandbox) = Sandbox::new("links_and_pipes_at_the_path_of_the_log_are_replaced") else { return };
     let victim = sandbox.path().join("victim");
     std::fs::write(&victim, "precious").unwrap();
     let path = sandbox.out().join("agent.log");

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use build_agent_tests::cases;
 
-use crate::memo::{Asking, memo, outcomes};
+use crate::signature_cache::{CheckJob, outcomes, queries};
 
 /// What a recipe could do while it is parsed. It speaks the protocol as it was when the shim told what BitBake gave,
 /// and writes the result file while somebody else's BitBake runs.
@@ -129,7 +129,7 @@ if WHEN and not os.path.exists(f"{notes}/begun"):
         os.execve(sys.executable, ["python3", "-c", program], {"BUILDDIR": build})
 "##;
 
-impl Asking {
+impl CheckJob {
     /// A job on a machine of its own, with a share, for a pull request or for a branch.
     fn run_with(&self, share: bool, trusted: bool, plainly: bool, code: i32) -> serde_json::Value {
         let mut command = self.command(share, trusted);
@@ -153,27 +153,27 @@ impl Asking {
     }
 
     fn local_conf(&self) -> PathBuf {
-        self.job().join("check/meta-tested/conf/local.conf")
+        self.work_dir().join("check/meta-tested/conf/local.conf")
     }
 }
 
 fn a_later_version_does_not_pass(test: &str, share: bool, lingers: bool) {
     // Its questions stop what is asked ahead: it has to be asked by the tool itself, or to survive that.
-    let Some(asking) = Asking::side_by_side(test, if lingers { 2 } else { 1 }) else { return };
+    let Some(check) = CheckJob::with_bitbakes(test, if lingers { 2 } else { 1 }) else { return };
     if share {
-        let share = asking.0.path().join("share");
+        let share = check.0.path().join("share");
         std::fs::create_dir(&share).unwrap();
-        asking.0.change_manifest("[check]", &format!("[cache]\nshare = {share:?}\n\n[check]"));
+        check.0.change_manifest("[check]", &format!("[cache]\nshare = {share:?}\n\n[check]"));
         // Puts the checkouts there.
-        asking.run_with(true, true, false, 0);
+        check.run_with(true, true, false, 0);
     }
-    let manifest = std::fs::read_to_string(asking.0.manifest()).unwrap();
+    let manifest = std::fs::read_to_string(check.0.manifest()).unwrap();
     let later = manifest.replace("[check]", "[config]\nlocal_conf = 'SALT = \"1\"'\n\n[check]");
     // Whoever writes a pull request can find out how the agent configures its next version.
-    asking.0.write_manifest(&later);
-    asking.run_with(share, false, true, 0);
-    std::fs::copy(asking.local_conf(), asking.note("wanted")).unwrap();
-    asking.0.write_manifest(&manifest);
+    check.0.write_manifest(&later);
+    check.run_with(share, false, true, 0);
+    std::fs::copy(check.local_conf(), check.note("wanted")).unwrap();
+    check.0.write_manifest(&manifest);
 
     let (linger, when) = if lingers {
         ("True", "'BB_SIGNATURE_HANDLER' in os.environ and 'INHERIT' not in os.environ")
@@ -181,67 +181,71 @@ fn a_later_version_does_not_pass(test: &str, share: bool, lingers: bool) {
         ("False", "'INHERIT' in os.environ")
     };
     let attack = ATTACK.replace("LINGER", linger).replace("WHEN", when);
-    let hold = asking.note("hold yocto-check-layer");
+    let hold = check.note("hold yocto-check-layer");
     if lingers {
         // So that the tool is still there when it asks.
         std::fs::write(&hold, "").unwrap();
     }
-    std::fs::write(asking.in_layer("parsed.py"), attack).unwrap();
-    let mut running = asking.0.start(asking.command(share, false));
-    running.wait_until("the end of the attack", || asking.note("asked").exists());
+    std::fs::write(check.in_layer("parsed.py"), attack).unwrap();
+    let mut running = check.0.start(check.command(share, false));
+    running.wait_until("the end of the attack", || check.note("asked").exists());
     let _ = std::fs::remove_file(&hold);
     running.wait().assert_code(&[0]);
     // While another BitBake runs there, nobody answers at all.
-    let attacked = std::fs::read_to_string(asking.note("asked")).unwrap();
+    let attacked = std::fs::read_to_string(check.note("asked")).unwrap();
     assert!(attacked == "well" || attacked.contains("timed out"), "{attacked}");
-    std::fs::remove_file(asking.in_layer("parsed.py")).unwrap();
+    std::fs::remove_file(check.in_layer("parsed.py")).unwrap();
 
-    std::fs::write(asking.in_layer("recipes-hello/zlib_%.bbappend"), "A = \"1\"\n").unwrap();
-    asking.0.write_manifest(&later);
+    std::fs::write(check.in_layer("recipes-hello/zlib_%.bbappend"), "A = \"1\"\n").unwrap();
+    check.0.write_manifest(&later);
     if share {
         // The next push is built on another machine.
-        std::fs::remove_dir_all(asking.job()).unwrap();
+        std::fs::remove_dir_all(check.work_dir()).unwrap();
     }
-    let fast = asking.run_with(share, false, false, 1);
-    assert_eq!(outcomes(&fast)[0], "miss", "{:#?}", memo(&fast));
-    let plain = asking.run_with(share, false, true, 1);
+    let fast = check.run_with(share, false, false, 1);
+    assert_eq!(outcomes(&fast)[0], "miss", "{:#?}", queries(&fast));
+    let plain = check.run_with(share, false, true, 1);
     assert_eq!(cases(&fast), cases(&plain));
 
     // Honest versions find what honest ones left.
-    std::fs::remove_file(asking.in_layer("recipes-hello/zlib_%.bbappend")).unwrap();
-    asking.run_with(share, false, false, 0);
-    std::fs::write(asking.in_layer("recipes-hello/hello/hello_1.0.bb"), "A = \"2\"\n").unwrap();
-    assert_eq!(outcomes(&asking.run_with(share, false, false, 0))[0], "hit");
-    assert_eq!(outcomes(&asking.run_with(share, false, false, 0)), ["hit"; 5]);
+    std::fs::remove_file(check.in_layer("recipes-hello/zlib_%.bbappend")).unwrap();
+    check.run_with(share, false, false, 0);
+    std::fs::write(check.in_layer("recipes-hello/hello/hello_1.0.bb"), "A = \"2\"\n").unwrap();
+    assert_eq!(outcomes(&check.run_with(share, false, false, 0))[0], "hit");
+    assert_eq!(outcomes(&check.run_with(share, false, false, 0)), ["hit"; 5]);
 }
 
 #[test]
-fn layer_code_forges_no_answer_for_a_later_job() {
-    a_later_version_does_not_pass("layer_code_forges_no_answer_for_a_later_job", false, false);
+fn layer_code_cannot_forge_a_result_for_a_later_job() {
+    a_later_version_does_not_pass("layer_code_cannot_forge_a_result_for_a_later_job", false, false);
 }
 
 #[test]
-fn layer_code_that_lingers_forges_no_answer_either() {
-    a_later_version_does_not_pass("layer_code_that_lingers_forges_no_answer_either", false, true);
+fn lingering_layer_code_cannot_forge_a_result() {
+    a_later_version_does_not_pass("lingering_layer_code_cannot_forge_a_result", false, true);
 }
 
 #[test]
-fn layer_code_forges_no_answer_for_the_next_push_of_its_pull_request() {
-    let test = "layer_code_forges_no_answer_for_the_next_push_of_its_pull_request";
+fn layer_code_cannot_forge_a_result_for_the_next_push() {
+    let test = "layer_code_cannot_forge_a_result_for_the_next_push";
     a_later_version_does_not_pass(test, true, false);
 }
 
 /// The tool reads `conf/layer.conf` before its first question: what code there does is in every answer.
 #[test]
-fn what_runs_before_the_first_question_keeps_its_answer_from_being_kept() {
-    let test = "what_runs_before_the_first_question_keeps_its_answer_from_being_kept";
-    let Some(asking) = Asking::new(test) else { return };
-    let path = asking.in_layer("conf/layer.conf");
+fn code_before_the_first_query_prevents_storing_its_result() {
+    let test = "code_before_the_first_query_prevents_storing_its_result";
+    let Some(check) = CheckJob::new(test) else { return };
+    let path = check.in_layer("conf/layer.conf");
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, format!("{text}LAYERVERSION_tested = \"${{@1 + 1}}\"\n")).unwrap();
-    for wanted in [["miss", "ahead", "ahead", "ahead", "ahead"], ["miss", "hit", "hit", "hit", "hit"]] {
-        let result = asking.run(0);
-        assert_eq!(outcomes(&result), wanted, "{:#?}", memo(&result));
-        assert!(memo(&result)[0].1.contains("runs code before the first question"), "{:#?}", memo(&result));
+    for expected in [["miss", "ahead", "ahead", "ahead", "ahead"], ["miss", "hit", "hit", "hit", "hit"]] {
+        let result = check.run(0);
+        assert_eq!(outcomes(&result), expected, "{:#?}", queries(&result));
+        assert!(
+            queries(&result)[0].1.contains("runs code before the first question"),
+            "{:#?}",
+            queries(&result)
+        );
     }
 }

@@ -115,8 +115,8 @@ fn layer_code_finds_no_canary() {
 }
 
 #[test]
-fn names_and_commit_messages_are_text_and_nothing_more() {
-    let Some(sandbox) = Sandbox::new("names_and_commit_messages_are_text_and_nothing_more") else { return };
+fn names_and_commit_messages_are_never_executed() {
+    let Some(sandbox) = Sandbox::new("names_and_commit_messages_are_never_executed") else { return };
     let names: [&[u8]; 8] = [
         b"$(touch pwned)",
         b"`touch pwned`",
@@ -195,8 +195,8 @@ fn layer_code_cannot_write_outside_its_build_directory() {
 }
 
 #[test]
-fn a_secret_that_is_too_short_to_hide_is_said() {
-    let Some(sandbox) = Sandbox::new("a_secret_that_is_too_short_to_hide_is_said") else { return };
+fn a_secret_that_is_too_short_to_redact_is_reported() {
+    let Some(sandbox) = Sandbox::new("a_secret_that_is_too_short_to_redact_is_reported") else { return };
     let mut command = sandbox.run_command();
     command.env("GITHUB_TOKEN", "q9z");
     let ran = sandbox.start(command).wait();

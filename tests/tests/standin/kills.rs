@@ -6,7 +6,7 @@ use build_agent_tests::{Running, Sandbox, json, skip, survivors, well_formed_xml
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::remains::look_for;
+use crate::leftovers::look_for;
 
 /// Kills a job that has reached a stand-in which hangs.
 fn killed_while(sandbox: &Sandbox, behaviour: &str) {
@@ -46,8 +46,8 @@ fn reports_are_rebuilt_after_a_kill_at_any_moment() {
 }
 
 #[test]
-fn what_a_killed_agent_left_running_is_ended_by_the_next() {
-    const NAME: &str = "what_a_killed_agent_left_running_is_ended_by_the_next";
+fn the_next_job_ends_processes_of_a_killed_agent() {
+    const NAME: &str = "the_next_job_ends_processes_of_a_killed_agent";
     for tool in ["yocto-check-layer", "bitbake-layers"] {
         let Some(sandbox) = Sandbox::new(NAME) else { return };
         killed_while(&sandbox, &format!("{tool} hang"));
@@ -62,8 +62,8 @@ fn what_a_killed_agent_left_running_is_ended_by_the_next() {
 
 /// They have no marker, and none of them lives long enough to be looked at. They are in the killed agent's group.
 #[test]
-fn what_forks_without_end_is_ended_by_the_next_job() {
-    const NAME: &str = "what_forks_without_end_is_ended_by_the_next_job";
+fn the_next_job_ends_processes_that_fork_forever() {
+    const NAME: &str = "the_next_job_ends_processes_that_fork_forever";
     let Some(sandbox) = Sandbox::new(NAME) else { return };
     sandbox.run().assert_code(&[0]);
     let record = look_for(&sandbox, "control-group");
@@ -105,8 +105,8 @@ fn a_server_without_its_client_is_found_by_its_lock() {
 
 /// What cannot even be read is this job's outcome, and not that of the one before.
 #[test]
-fn a_broken_manifest_withdraws_the_last_verdict() {
-    let Some(sandbox) = Sandbox::new("a_broken_manifest_withdraws_the_last_verdict") else { return };
+fn an_invalid_manifest_invalidates_the_last_verdict() {
+    let Some(sandbox) = Sandbox::new("an_invalid_manifest_invalidates_the_last_verdict") else { return };
     sandbox.run().assert_code(&[0]);
     sandbox.write_manifest("this is no TOML");
     sandbox.run().assert_code(&[2]);

@@ -93,8 +93,8 @@ fn a_version_condition_that_bitbake_refuses_is_the_manifests_fault_in_a_dependen
 }
 
 #[test]
-fn python_in_layer_conf_is_one_notice_and_no_collection() {
-    let Some(sandbox) = Sandbox::new("python_in_layer_conf_is_one_notice_and_no_collection") else { return };
+fn python_in_layer_conf_causes_one_notice() {
+    let Some(sandbox) = Sandbox::new("python_in_layer_conf_causes_one_notice") else { return };
     let python = "${@bb.utils.contains('BBFILE_COLLECTIONS', 'no-such-layer', ' no-such-layer', '', d)}";
     let line = in_layer(&sandbox, &format!("LAYERDEPENDS_tested:append = \"{python}\""));
     let ran = sandbox.run();
@@ -104,8 +104,8 @@ fn python_in_layer_conf_is_one_notice_and_no_collection() {
 }
 
 #[test]
-fn another_release_than_oe_cores_is_refused_before_anything_is_published() {
-    let Some(sandbox) = Sandbox::new("another_release_than_oe_cores_is_refused_before_anything_is_published")
+fn a_release_that_oe_core_does_not_have_is_rejected_before_publish() {
+    let Some(sandbox) = Sandbox::new("a_release_that_oe_core_does_not_have_is_rejected_before_publish")
     else {
         return;
     };

@@ -3,24 +3,24 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod ahead;
+mod bitbake_shim;
 mod build_dirs;
 mod builds;
 mod diagnostics;
 mod forgery;
 mod hostile;
-mod keeping;
 mod kills;
 mod layer_confs;
-mod memo;
+mod leftovers;
 mod odd_files;
-mod private;
+mod prefetch;
+mod private_files;
 mod readers;
-mod remains;
-mod repeats;
+mod reruns;
+mod share_publish;
 mod shared_memory;
 mod shares;
-mod stand_in;
+mod signature_cache;
 mod stops;
 mod timeline;
 mod verdicts;

@@ -10,8 +10,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 #[test]
-fn a_reader_who_has_gone_does_not_change_the_exit_status() {
-    let Some(sandbox) = Sandbox::new("a_reader_who_has_gone_does_not_change_the_exit_status") else { return };
+fn a_closed_pipe_does_not_change_the_exit_status() {
+    let Some(sandbox) = Sandbox::new("a_closed_pipe_does_not_change_the_exit_status") else { return };
     for output in ["plain", "json"] {
         let mut command = sandbox.run_command();
         command.args(["--output", output]).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -26,8 +26,8 @@ fn a_reader_who_has_gone_does_not_change_the_exit_status() {
 }
 
 #[test]
-fn a_reader_who_does_not_read_cannot_keep_a_cancelled_job() {
-    let Some(sandbox) = Sandbox::new("a_reader_who_does_not_read_cannot_keep_a_cancelled_job") else {
+fn a_blocked_pipe_does_not_block_a_cancelled_job() {
+    let Some(sandbox) = Sandbox::new("a_blocked_pipe_does_not_block_a_cancelled_job") else {
         return;
     };
     sandbox.behaviour("yocto-check-layer hang");
@@ -60,8 +60,8 @@ fn silent_server() -> (TcpListener, String) {
 }
 
 #[test]
-fn a_git_server_that_never_answers_is_given_up() {
-    let Some(sandbox) = Sandbox::new("a_git_server_that_never_answers_is_given_up") else { return };
+fn a_git_server_that_never_replies_times_out() {
+    let Some(sandbox) = Sandbox::new("a_git_server_that_never_replies_times_out") else { return };
     let (_listening, address) = silent_server();
     let here = format!("file://{}", sandbox.upstream().display());
     sandbox.change_manifest(&here, &format!("http://{address}/poky"));
@@ -72,8 +72,8 @@ fn a_git_server_that_never_answers_is_given_up() {
 }
 
 #[test]
-fn a_bucket_that_never_answers_ends_with_the_jobs_time_or_a_signal() {
-    const NAME: &str = "a_bucket_that_never_answers_ends_with_the_jobs_time_or_a_signal";
+fn a_bucket_that_never_replies_ends_with_the_time_limit_or_a_signal() {
+    const NAME: &str = "a_bucket_that_never_replies_ends_with_the_time_limit_or_a_signal";
     let Some(sandbox) = Sandbox::new(NAME) else { return };
     let (_listening, address) = silent_server();
     let rules = "\n[[artifacts.rules]]\ninclude = \"conf/**\"\n\n[limits]";
@@ -116,8 +116,8 @@ fn a_console_that_cannot_be_written_does_not_change_the_verdict() {
 }
 
 #[test]
-fn one_output_directory_has_one_job() {
-    let Some(sandbox) = Sandbox::new("one_output_directory_has_one_job") else { return };
+fn an_output_directory_has_one_job_at_a_time() {
+    let Some(sandbox) = Sandbox::new("an_output_directory_has_one_job_at_a_time") else { return };
     sandbox.behaviour("yocto-check-layer hang");
     let mut first = sandbox.start(sandbox.run_command());
     sandbox.wait_for_log(&mut first, "hanging");

@@ -95,8 +95,11 @@ fn left_in(directory: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn a_trusted_build_reads_and_writes_the_share_and_works_apart() {
-    let Some(job) = Job::new("a_trusted_build_reads_and_writes_the_share_and_works_apart") else { return };
+fn a_trusted_build_reads_and_writes_the_share_and_has_its_own_local_caches() {
+    let Some(job) = Job::new("a_trusted_build_reads_and_writes_the_share_and_has_its_own_local_caches")
+    else {
+        return;
+    };
     let ran = job.passes(job.command(&["--trusted"]));
     ran.assert_says(&["the source is trusted", "--trusted"]);
     assert_eq!(job.tiers(), ["shared read-write"]);
@@ -164,14 +167,14 @@ fn a_push_is_trusted_only_at_the_commit_that_codebuild_resolved() {
         }
         let tiers = if lost.is_none() { "shared read-write" } else { "shared read-only" };
         assert_eq!(job.tiers(), [tiers], "{resolved:?} {has_git} {flag}");
-        let said = lost.map(|lost| ["the source is not trusted", lost, "--trusted"]);
-        ran.assert_says(said.as_ref().map_or(&[][..], |said| &said[..]));
+        let output_text = lost.map(|lost| ["the source is not trusted", lost, "--trusted"]);
+        ran.assert_says(output_text.as_ref().map_or(&[][..], |output_text| &output_text[..]));
     }
 }
 
 #[test]
-fn a_pull_request_writes_its_own_part_and_no_flag_changes_that() {
-    let Some(job) = Job::new("a_pull_request_writes_its_own_part_and_no_flag_changes_that") else { return };
+fn a_pull_request_writes_only_its_own_part_whatever_its_flags() {
+    let Some(job) = Job::new("a_pull_request_writes_only_its_own_part_whatever_its_flags") else { return };
     let in_codebuild = |more: &[&str]| {
         let mut command = job.command(more);
         command.env("CODEBUILD_BUILD_ID", "p:1").env("CODEBUILD_SRC_DIR", job.sandbox.layer());
@@ -195,8 +198,8 @@ fn a_pull_request_writes_its_own_part_and_no_flag_changes_that() {
 }
 
 #[test]
-fn a_share_that_is_not_there_costs_a_warning() {
-    let Some(job) = Job::new("a_share_that_is_not_there_costs_a_warning") else { return };
+fn a_missing_share_causes_a_warning() {
+    let Some(job) = Job::new("a_missing_share_causes_a_warning") else { return };
     std::fs::remove_dir(job.share()).unwrap();
     job.assert_without_share(&job.passes(job.command(&["--trusted"])), "No such file or directory");
     std::fs::write(job.share(), "").unwrap();
@@ -204,8 +207,8 @@ fn a_share_that_is_not_there_costs_a_warning() {
 }
 
 #[test]
-fn a_share_that_hangs_costs_a_warning() {
-    const TEST: &str = "a_share_that_hangs_costs_a_warning";
+fn a_hanging_share_causes_a_warning() {
+    const TEST: &str = "a_hanging_share_causes_a_warning";
     let Some(job) = Job::new(TEST) else { return };
     let source = job.sandbox.path().join("source");
     std::fs::create_dir(&source).unwrap();
@@ -253,8 +256,8 @@ fn a_share_that_the_build_user_may_not_read_is_not_used() {
 }
 
 #[test]
-fn a_mount_that_is_read_only_is_read() {
-    const TEST: &str = "a_mount_that_is_read_only_is_read";
+fn a_read_only_mount_is_only_read() {
+    const TEST: &str = "a_read_only_mount_is_only_read";
     let Some(job) = Job::new(TEST) else { return };
     let mount = |words: &[&str]| {
         Command::new("mount").args(words).arg(job.share()).output().is_ok_and(|out| out.status.success())
@@ -287,8 +290,8 @@ fn hash_server() -> String {
 }
 
 #[test]
-fn local_links_to_what_was_pruned_are_removed() {
-    let Some(job) = Job::new("local_links_to_what_was_pruned_are_removed") else { return };
+fn local_links_to_pruned_objects_are_removed() {
+    let Some(job) = Job::new("local_links_to_pruned_objects_are_removed") else { return };
     job.passes(job.command(&[]));
     let link = job.work().join("sstate/ab/sstate:x.tar.zst");
     std::fs::create_dir_all(link.parent().unwrap()).unwrap();
@@ -299,8 +302,10 @@ fn local_links_to_what_was_pruned_are_removed() {
 }
 
 #[test]
-fn a_hash_server_is_asked_first_and_strangers_only_read_it() {
-    let Some(job) = Job::new("a_hash_server_is_asked_first_and_strangers_only_read_it") else { return };
+fn a_hash_server_is_probed_first_and_untrusted_builds_only_read_it() {
+    let Some(job) = Job::new("a_hash_server_is_probed_first_and_untrusted_builds_only_read_it") else {
+        return;
+    };
     let address = hash_server();
     job.cache(&format!("hash_server = {address:?}"));
     job.passes(job.command(&["--trusted"]));
@@ -317,8 +322,8 @@ fn a_hash_server_is_asked_first_and_strangers_only_read_it() {
 }
 
 #[test]
-fn the_plan_tells_what_the_source_may_do() {
-    let Some(job) = Job::new("the_plan_tells_what_the_source_may_do") else { return };
+fn plan_prints_what_the_source_may_do() {
+    let Some(job) = Job::new("plan_prints_what_the_source_may_do") else { return };
     let plan = |more: &[&str]| {
         let manifest = job.sandbox.manifest().display().to_string();
         let work = job.sandbox.work().display().to_string();

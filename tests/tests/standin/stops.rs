@@ -7,7 +7,7 @@ use build_agent_tests::{Running, Sandbox, cases, well_formed_xml};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::memo::Asking;
+use crate::signature_cache::CheckJob;
 
 /// A job whose check hangs, at the moment when it does.
 fn hanging(sandbox: &Sandbox, behaviour: &str) -> Running {
@@ -60,14 +60,14 @@ fn assert_stopped(sandbox: &Sandbox, word: &str) {
         let found = cases.iter().find(|(name, _)| name == test);
         found.unwrap_or_else(|| panic!("no {test} in {cases:?}")).1.clone()
     };
-    for (test, wanted) in [
+    for (test, expected) in [
         ("test_layerseries_compat", "passed"),
         ("test_parse", "failed"),
         ("test_signatures", word),
         ("test_world", word),
         ("test_world_inherit_class", word),
     ] {
-        assert_eq!(outcome(test), wanted, "{test} in {cases:?}");
+        assert_eq!(outcome(test), expected, "{test} in {cases:?}");
     }
     assert_eq!(result["totals"]["failed"], 1, "{:#}", result["totals"]);
     let junit = std::fs::read_to_string(sandbox.out().join("junit.xml")).unwrap();
@@ -81,13 +81,13 @@ fn assert_stopped(sandbox: &Sandbox, word: &str) {
 }
 
 #[test]
-fn what_a_signal_breaks_is_cancelled_and_nothing_new_starts() {
-    const NAME: &str = "what_a_signal_breaks_is_cancelled_and_nothing_new_starts";
-    for (signal, memo) in [(Signal::SIGTERM, true), (Signal::SIGINT, true), (Signal::SIGTERM, false)] {
+fn tests_that_a_signal_breaks_are_cancelled_and_nothing_new_starts() {
+    const NAME: &str = "tests_that_a_signal_breaks_are_cancelled_and_nothing_new_starts";
+    for (signal, queries) in [(Signal::SIGTERM, true), (Signal::SIGINT, true), (Signal::SIGTERM, false)] {
         let Some(sandbox) = interrupted(NAME) else { return };
         sandbox.change_manifest("grace = \"2s\"", "grace = \"30s\"");
         let mut command = sandbox.run_command();
-        if !memo {
+        if !queries {
             command.arg("--no-memo");
         }
         let mut running = sandbox.start(command);
@@ -99,7 +99,7 @@ fn what_a_signal_breaks_is_cancelled_and_nothing_new_starts() {
         let line = format!("{signal}: stopping, up to 30 s: yocto-check-layer meta-tested (test_signatures)");
         ran.assert_says(&[&line, "common.CommonCheckLayer.test_world: CANCELLED"]);
         assert!(!ran.output().contains("test_world: FAILED"), "{}", ran.output());
-        if memo {
+        if queries {
             assert_stopped(&sandbox, "cancelled");
         }
         assert_reported(&sandbox, "cancelled");
@@ -107,9 +107,9 @@ fn what_a_signal_breaks_is_cancelled_and_nothing_new_starts() {
 }
 
 #[test]
-fn what_a_limit_breaks_is_timed_out_and_nothing_new_starts() {
-    const NAME: &str = "what_a_limit_breaks_is_timed_out_and_nothing_new_starts";
-    for (from, to, said) in [
+fn tests_that_a_limit_breaks_are_timed_out_and_nothing_new_starts() {
+    const NAME: &str = "tests_that_a_limit_breaks_are_timed_out_and_nothing_new_starts";
+    for (from, to, output_text) in [
         (
             "job = \"5m\"",
             "job = \"15s\"",
@@ -121,15 +121,15 @@ fn what_a_limit_breaks_is_timed_out_and_nothing_new_starts() {
         sandbox.change_manifest(from, to);
         let ran = sandbox.run();
         ran.assert_code(&[5]);
-        ran.assert_says(&[said, "common.CommonCheckLayer.test_world: TIMED-OUT"]);
+        ran.assert_says(&[output_text, "common.CommonCheckLayer.test_world: TIMED-OUT"]);
         assert_stopped(&sandbox, "timed-out");
         assert_reported(&sandbox, "timed-out");
     }
 }
 
 #[test]
-fn a_task_that_a_signal_breaks_has_not_failed() {
-    let Some(sandbox) = Sandbox::new("a_task_that_a_signal_breaks_has_not_failed") else { return };
+fn a_task_that_a_signal_breaks_is_not_failed() {
+    let Some(sandbox) = Sandbox::new("a_task_that_a_signal_breaks_is_not_failed") else { return };
     sandbox.write_manifest(&format!("{}\n[build]\ntargets = [\"hello\"]\n", sandbox.manifest_text()));
     sandbox.behaviour("bitbake interrupted do_compile");
     let mut running = sandbox.start(sandbox.run_command());
@@ -174,14 +174,14 @@ fn ends(sandbox: &Sandbox, word: &str) -> Vec<String> {
     let events = std::fs::read_to_string(sandbox.out().join("events.jsonl")).unwrap();
     let events: Vec<Value> = events.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let started = events.iter().filter(|event| event["event"] == "command-started");
-    let wanted =
+    let expected =
         started.filter(|event| event["argv"].as_array().unwrap()[0].as_str().unwrap().contains(word));
     let end = |command: &Value| {
         let ended = events.iter().filter(|event| event["event"] == "command-finished");
         let mut ended = ended.filter(|event| event["command"] == *command);
         ended.next().map_or("no end".into(), |event| event["end"].as_str().unwrap().to_owned())
     };
-    wanted.map(|event| end(&event["command"])).collect()
+    expected.map(|event| end(&event["command"])).collect()
 }
 
 /// The tool waits for a BitBake that the agent runs for it: at once, or in a room of its own.
@@ -189,37 +189,40 @@ fn ends(sandbox: &Sandbox, word: &str) -> Vec<String> {
 fn a_tool_whose_bitbake_is_silent_is_stopped_after_the_stall_limit_and_not_run_again() {
     const NAME: &str = "a_tool_whose_bitbake_is_silent_is_stopped_after_the_stall_limit_and_not_run_again";
     for (order, questions) in [("hang", 1), ("hold yocto-check-layer", 4)] {
-        let Some(asking) = Asking::new(NAME) else { return };
-        asking.0.change_manifest("stall = \"1m\"", "stall = \"4s\"");
-        std::fs::write(asking.note(order), "").unwrap();
-        let ran = asking.0.run();
+        let Some(check) = CheckJob::new(NAME) else { return };
+        check.0.change_manifest("stall = \"1m\"", "stall = \"4s\"");
+        std::fs::write(check.note(order), "").unwrap();
+        let ran = check.0.run();
         ran.assert_code(&[5]);
         ran.assert_says(&["yocto-check-layer was silent for", "`limits.stall` is the limit"]);
-        let tool = ends(&asking.0, "/yocto-check-layer");
+        let tool = ends(&check.0, "/yocto-check-layer");
         let [end] = tool.as_slice() else { panic!("{order}: the tool ran more than once: {tool:?}") };
         // In whole seconds; a busy machine looks a little later.
         assert!(["stalled for 4s", "stalled for 5s", "stalled for 6s"].contains(&&**end), "{order}: {end}");
-        let calls = asking.calls();
+        let calls = check.calls();
         assert_eq!(calls.len(), questions, "{order}: what was silent was asked again: {calls:#?}");
-        let bitbake = ends(&asking.0, "/bin/bitbake");
+        let bitbake = ends(&check.0, "/bin/bitbake");
         assert!(!bitbake.iter().any(|end| end.contains("stalled")), "{order}: {bitbake:?}");
-        assert_reported(&asking.0, "timed-out");
+        assert_reported(&check.0, "timed-out");
     }
 }
 
 #[test]
-fn a_bitbake_that_talks_is_no_silence_of_the_tool_that_waits_for_it() {
-    let test = "a_bitbake_that_talks_is_no_silence_of_the_tool_that_waits_for_it";
-    let Some(asking) = Asking::new(test) else { return };
-    asking.0.change_manifest("stall = \"1m\"", "stall = \"4s\"");
-    std::fs::write(asking.note("talk"), "10").unwrap();
-    asking.run(0);
-    assert_reported(&asking.0, "passed");
+fn output_of_bitbake_counts_as_activity_of_the_waiting_tool() {
+    let test = "output_of_bitbake_counts_as_activity_of_the_waiting_tool";
+    let Some(check) = CheckJob::new(test) else { return };
+    check.0.change_manifest("stall = \"1m\"", "stall = \"4s\"");
+    std::fs::write(check.note("talk"), "10").unwrap();
+    check.run(0);
+    assert_reported(&check.0, "passed");
 }
 
 #[test]
-fn a_tool_that_talks_is_stopped_by_the_jobs_limit_only() {
-    let Some(sandbox) = Sandbox::new("a_tool_that_talks_is_stopped_by_the_jobs_limit_only") else { return };
+fn a_tool_with_output_is_stopped_only_by_the_time_limit_of_the_job() {
+    let Some(sandbox) = Sandbox::new("a_tool_with_output_is_stopped_only_by_the_time_limit_of_the_job")
+    else {
+        return;
+    };
     sandbox.change_manifest("job = \"5m\"", "job = \"6s\"");
     // Ten steps of 3 s, each with output.
     sandbox.behaviour("yocto-check-layer slow 3000");
@@ -237,8 +240,8 @@ fn a_server_in_its_own_session_is_found_and_ended() {
 }
 
 #[test]
-fn one_work_directory_has_one_job() {
-    let Some(sandbox) = Sandbox::new("one_work_directory_has_one_job") else { return };
+fn a_work_directory_has_one_job_at_a_time() {
+    let Some(sandbox) = Sandbox::new("a_work_directory_has_one_job_at_a_time") else { return };
     let first = hanging(&sandbox, "hang");
     let before = std::fs::read(sandbox.out().join("events.jsonl")).unwrap();
     let mut second = sandbox.command(["run"]);
@@ -258,8 +261,8 @@ fn one_work_directory_has_one_job() {
 }
 
 #[test]
-fn nohup_holds() {
-    let Some(sandbox) = Sandbox::new("nohup_holds") else { return };
+fn nohup_makes_the_agent_ignore_sighup() {
+    let Some(sandbox) = Sandbox::new("nohup_makes_the_agent_ignore_sighup") else { return };
     sandbox.behaviour("yocto-check-layer slow 100");
     let job = sandbox.run_command();
     let mut command = std::process::Command::new("sh");
@@ -274,8 +277,8 @@ fn nohup_holds() {
 
 /// What a child printed while the agent itself was held (Ctrl-Z) was no silence of the child.
 #[test]
-fn a_held_agent_does_not_blame_its_child() {
-    let Some(sandbox) = Sandbox::new("a_held_agent_does_not_blame_its_child") else { return };
+fn a_suspended_agent_does_not_blame_its_child() {
+    let Some(sandbox) = Sandbox::new("a_suspended_agent_does_not_blame_its_child") else { return };
     sandbox.change_manifest("stall = \"1m\"", "stall = \"3s\"");
     sandbox.behaviour("yocto-check-layer slow 1000");
     let mut running = sandbox.start(sandbox.run_command());
@@ -287,8 +290,8 @@ fn a_held_agent_does_not_blame_its_child() {
 }
 
 #[test]
-fn memory_stays_flat_in_a_flood() {
-    let Some(sandbox) = Sandbox::new("memory_stays_flat_in_a_flood") else { return };
+fn a_flood_of_output_does_not_increase_memory() {
+    let Some(sandbox) = Sandbox::new("a_flood_of_output_does_not_increase_memory") else { return };
     let mebibytes = std::env::var("BUILD_AGENT_TEST_FLOOD_MIB").unwrap_or_else(|_| "256".into());
     sandbox.behaviour(&format!("yocto-check-layer flood {mebibytes}"));
     let ran = sandbox.run();

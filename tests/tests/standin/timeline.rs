@@ -23,9 +23,9 @@ fn report_steps(events: &[Value], kind: &str) -> Vec<(String, String)> {
 
 /// The sizes that the documentation promises.
 #[test]
-fn a_world_of_40000_tasks_fits() {
+fn a_world_of_40000_tasks_fits_into_the_limits() {
     const TASKS: usize = 40_000;
-    let Some(sandbox) = Sandbox::new("a_world_of_40000_tasks_fits") else { return };
+    let Some(sandbox) = Sandbox::new("a_world_of_40000_tasks_fits_into_the_limits") else { return };
     let text = sandbox.manifest_text().replace("yocto_check_layer = true", "yocto_check_layer = false");
     sandbox.write_manifest(&format!("{text}\n[build]\ntargets = [\"world\"]\n"));
     sandbox.behaviour(&format!("bitbake world {TASKS}"));
@@ -88,9 +88,9 @@ fn a_task_that_was_stopped_has_no_end() {
 
 /// A report in whose place is something else: the others are there, and the job is not green.
 #[test]
-fn a_job_that_loses_a_report_is_not_green() {
+fn a_job_that_loses_a_report_does_not_pass() {
     for lost in ["junit.xml", "result.json"] {
-        let Some(sandbox) = Sandbox::new("a_job_that_loses_a_report_is_not_green") else { return };
+        let Some(sandbox) = Sandbox::new("a_job_that_loses_a_report_does_not_pass") else { return };
         sandbox.behaviour("yocto-check-layer slow 300");
         let mut running = sandbox.start(sandbox.run_command());
         sandbox.wait_for_log(&mut running, "Detected layers");
@@ -126,8 +126,8 @@ fn a_job_that_loses_a_report_is_not_green() {
 
 /// The events of two jobs in one file, sorted by time as a log service does it.
 #[test]
-fn merged_events_of_two_jobs_give_both_reports() {
-    let Some(sandbox) = Sandbox::new("merged_events_of_two_jobs_give_both_reports") else { return };
+fn merged_events_of_two_jobs_produce_both_reports() {
+    let Some(sandbox) = Sandbox::new("merged_events_of_two_jobs_produce_both_reports") else { return };
     let start = |number: u32| {
         let mut command = sandbox.command(["run"]);
         command.arg(sandbox.manifest());

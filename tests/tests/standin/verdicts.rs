@@ -39,7 +39,7 @@ fn a_failing_test_is_named_with_its_message() {
 
 /// What a tool does, which statuses are right for it, and what people must read. None is green.
 #[test]
-fn nothing_that_proved_nothing_is_green() {
+fn an_empty_run_never_passes() {
     let table: [(&str, &[i32], &[&str]); 13] = [
         ("error test_parse", &[1], &["test_parse"]),
         // Nothing was proved although the tool says so: not green, and not the agent's fault.
@@ -58,7 +58,7 @@ fn nothing_that_proved_nothing_is_green() {
         ("memory", &[1, 70], &["MemoryError"]),
         ("kill", &[1, 3, 70], &["SIGKILL"]),
     ];
-    let Some(sandbox) = Sandbox::new("nothing_that_proved_nothing_is_green") else { return };
+    let Some(sandbox) = Sandbox::new("an_empty_run_never_passes") else { return };
     for (behaviour, codes, words) in table {
         println!("yocto-check-layer {behaviour}");
         sandbox.behaviour(&format!("yocto-check-layer {behaviour}"));
@@ -92,8 +92,8 @@ fn a_contradiction_is_the_agents_error_and_never_a_pass() {
 }
 
 #[test]
-fn what_a_layer_prints_turns_no_good_run_red() {
-    let Some(sandbox) = Sandbox::new("what_a_layer_prints_turns_no_good_run_red") else { return };
+fn output_of_a_layer_does_not_fail_a_good_run() {
+    let Some(sandbox) = Sandbox::new("output_of_a_layer_does_not_fail_a_good_run") else { return };
     for behaviour in [
         "yocto-check-layer twist plain",
         "yocto-check-layer say ERROR: only printed",
@@ -108,8 +108,8 @@ fn what_a_layer_prints_turns_no_good_run_red() {
 
 /// Two tests fail, and the text of the first one imitates a run in which it is the only one.
 #[test]
-fn a_forged_log_makes_no_failure_forgiven() {
-    let Some(sandbox) = Sandbox::new("a_forged_log_makes_no_failure_forgiven") else { return };
+fn a_forged_log_excuses_no_failure() {
+    let Some(sandbox) = Sandbox::new("a_forged_log_excuses_no_failure") else { return };
     sandbox.change_manifest("[check]", "[check]\nknown_failures = \"known-failures.toml\"");
     let entry =
         "[[failure]]\ntest = \"test_world\"\nreason = \"upstream fixes it\"\nexpires = \"9999-12-31\"\n";
@@ -121,8 +121,8 @@ fn a_forged_log_makes_no_failure_forgiven() {
 }
 
 #[test]
-fn a_layer_with_nothing_in_it_is_an_empty_run() {
-    let Some(sandbox) = Sandbox::new("a_layer_with_nothing_in_it_is_an_empty_run") else { return };
+fn a_layer_without_content_is_an_empty_run() {
+    let Some(sandbox) = Sandbox::new("a_layer_without_content_is_an_empty_run") else { return };
     std::fs::rename(sandbox.layer().join("recipes-hello"), sandbox.path().join("gone")).unwrap();
     let ran = sandbox.run();
     ran.assert_code(&[1]);
@@ -168,8 +168,8 @@ fn a_failing_bitbake_layers_command_fails_the_check() {
 }
 
 #[test]
-fn a_check_that_asks_for_nothing_is_not_green() {
-    let Some(sandbox) = Sandbox::new("a_check_that_asks_for_nothing_is_not_green") else { return };
+fn a_check_without_commands_does_not_pass() {
+    let Some(sandbox) = Sandbox::new("a_check_without_commands_does_not_pass") else { return };
     sandbox.change_manifest("[\"show-layers\"]", "[]");
     sandbox.change_manifest("yocto_check_layer = true", "yocto_check_layer = false");
     let mut command = sandbox.run_command();
@@ -193,8 +193,8 @@ fn the_preflight_fails_before_any_tool_runs() {
 }
 
 #[test]
-fn an_upstream_that_is_not_there_is_status_4() {
-    let Some(sandbox) = Sandbox::new("an_upstream_that_is_not_there_is_status_4") else { return };
+fn a_missing_upstream_is_status_4() {
+    let Some(sandbox) = Sandbox::new("a_missing_upstream_is_status_4") else { return };
     // Nothing listens on this port of this machine.
     let here = format!("file://{}", sandbox.upstream().display());
     sandbox.change_manifest(&here, "https://somebody:hunter2secret@127.0.0.1:1/poky");
@@ -206,8 +206,8 @@ fn an_upstream_that_is_not_there_is_status_4() {
 }
 
 #[test]
-fn a_branch_that_is_not_there_never_runs() {
-    let Some(sandbox) = Sandbox::new("a_branch_that_is_not_there_never_runs") else { return };
+fn a_missing_branch_never_runs() {
+    let Some(sandbox) = Sandbox::new("a_missing_branch_never_runs") else { return };
     sandbox.change_manifest("branch = \"scarthgap\"", "branch = \"no-such-branch\"");
     let ran = sandbox.run();
     ran.assert_code(&[2, 4]);
@@ -215,8 +215,8 @@ fn a_branch_that_is_not_there_never_runs() {
 }
 
 #[test]
-fn a_known_failure_is_forgiven_until_its_day() {
-    let Some(sandbox) = Sandbox::new("a_known_failure_is_forgiven_until_its_day") else { return };
+fn a_known_failure_is_accepted_until_it_expires() {
+    let Some(sandbox) = Sandbox::new("a_known_failure_is_accepted_until_it_expires") else { return };
     sandbox.change_manifest("[check]", "[check]\nknown_failures = \"known-failures.toml\"");
     sandbox.behaviour("yocto-check-layer fail test_world");
     std::fs::remove_file(sandbox.layer().join("README.md")).unwrap();

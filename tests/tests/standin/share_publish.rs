@@ -55,8 +55,8 @@ const COMPILED: [&str; 2] = ["compile.tar.zst", "compile.tar.zst.siginfo"];
 const DEPLOYED: [&str; 2] = ["deploy.tar.zst", "deploy.tar.zst.siginfo"];
 
 #[test]
-fn a_trusted_build_publishes_what_it_made_and_finds_it_the_next_time() {
-    let Some(sandbox) = job("a_trusted_build_publishes_what_it_made_and_finds_it_the_next_time") else {
+fn a_trusted_build_publishes_its_objects_and_finds_them_the_next_time() {
+    let Some(sandbox) = job("a_trusted_build_publishes_its_objects_and_finds_them_the_next_time") else {
         return;
     };
     let ran = sandbox.start(command(&sandbox, &["--trusted"])).wait();
@@ -77,8 +77,8 @@ fn a_trusted_build_publishes_what_it_made_and_finds_it_the_next_time() {
 }
 
 #[test]
-fn a_job_holds_a_lease_while_it_runs_and_gives_it_back_however_it_ends() {
-    let test = "a_job_holds_a_lease_while_it_runs_and_gives_it_back_however_it_ends";
+fn a_job_has_a_lease_while_it_runs_and_removes_it_at_any_end() {
+    let test = "a_job_has_a_lease_while_it_runs_and_removes_it_at_any_end";
     let Some(sandbox) = job(test) else { return };
     let leases = || files(&share(&sandbox).join("leases"));
     sandbox.behaviour("bitbake slow 5000");
@@ -95,16 +95,16 @@ fn a_job_holds_a_lease_while_it_runs_and_gives_it_back_however_it_ends() {
 
 /// Not even what a trusted build could not publish is taken along by one that nobody vouches for.
 #[test]
-fn a_build_that_nobody_vouches_for_publishes_nothing() {
-    let Some(sandbox) = job("a_build_that_nobody_vouches_for_publishes_nothing") else { return };
+fn an_untrusted_build_publishes_nothing() {
+    let Some(sandbox) = job("an_untrusted_build_publishes_nothing") else { return };
     let ran = sandbox.start(command(&sandbox, &[])).wait();
     ran.assert_code(&[0]);
     assert_eq!(kept(&sandbox), [] as [&str; 0]);
 }
 
 #[test]
-fn a_failed_build_publishes_what_was_well_and_stays_failed() {
-    let Some(sandbox) = job("a_failed_build_publishes_what_was_well_and_stays_failed") else { return };
+fn a_failed_build_publishes_finished_objects_and_stays_failed() {
+    let Some(sandbox) = job("a_failed_build_publishes_finished_objects_and_stays_failed") else { return };
     sandbox.behaviour("bitbake fail do_deploy");
     sandbox.start(command(&sandbox, &["--trusted"])).wait().assert_code(&[1]);
     assert_eq!(sandbox.result()["outcome"], "failed");
@@ -112,8 +112,8 @@ fn a_failed_build_publishes_what_was_well_and_stays_failed() {
 }
 
 #[test]
-fn a_cancelled_build_publishes_what_is_done_within_the_grace() {
-    let Some(sandbox) = job("a_cancelled_build_publishes_what_is_done_within_the_grace") else { return };
+fn a_cancelled_build_publishes_finished_objects_within_the_grace() {
+    let Some(sandbox) = job("a_cancelled_build_publishes_finished_objects_within_the_grace") else { return };
     sandbox.change_manifest("grace = \"2s\"", "grace = \"20s\"");
     sandbox.behaviour("bitbake slow 5000");
     let mut running = sandbox.start(command(&sandbox, &["--trusted"]));
@@ -129,8 +129,8 @@ fn a_cancelled_build_publishes_what_is_done_within_the_grace() {
 /// The stop comes when the share is already being looked at, and the share is slow: what is left of the work has
 /// the same grace as if the stop had come before.
 #[test]
-fn a_stop_in_the_middle_of_publishing_leaves_it_the_grace() {
-    let test = "a_stop_in_the_middle_of_publishing_leaves_it_the_grace";
+fn a_stop_during_publish_leaves_it_the_grace() {
+    let test = "a_stop_during_publish_leaves_it_the_grace";
     let Some(sandbox) = job(test) else { return };
     sandbox.change_manifest("grace = \"2s\"", "grace = \"60s\"");
     let behind = sandbox.path().join("behind");
@@ -154,8 +154,8 @@ fn a_stop_in_the_middle_of_publishing_leaves_it_the_grace() {
 
 /// A share that takes nothing costs words and no verdict.
 #[test]
-fn a_share_that_is_no_directory_below_costs_a_warning() {
-    let Some(sandbox) = job("a_share_that_is_no_directory_below_costs_a_warning") else { return };
+fn a_share_with_files_in_place_of_directories_causes_a_warning() {
+    let Some(sandbox) = job("a_share_with_files_in_place_of_directories_causes_a_warning") else { return };
     for name in ["sstate", "downloads"] {
         std::fs::write(Path::new(&share(&sandbox)).join(name), "in the way").unwrap();
     }

@@ -23,22 +23,22 @@ pub fn kind(of: std::fs::FileType) -> FileType {
     }
 }
 
-pub fn attributes(facts: &Metadata, ino: INodeNo) -> FileAttr {
+pub fn attributes(metadata: &Metadata, ino: INodeNo) -> FileAttr {
     FileAttr {
         ino,
-        size: facts.size(),
-        blocks: facts.blocks(),
-        atime: time(facts.atime(), facts.atime_nsec()),
-        mtime: time(facts.mtime(), facts.mtime_nsec()),
-        ctime: time(facts.ctime(), facts.ctime_nsec()),
+        size: metadata.size(),
+        blocks: metadata.blocks(),
+        atime: time(metadata.atime(), metadata.atime_nsec()),
+        mtime: time(metadata.mtime(), metadata.mtime_nsec()),
+        ctime: time(metadata.ctime(), metadata.ctime_nsec()),
         crtime: UNIX_EPOCH,
-        kind: kind(facts.file_type()),
-        perm: (facts.mode() & 0o7777) as u16,
-        nlink: facts.nlink() as u32,
-        uid: facts.uid(),
-        gid: facts.gid(),
-        rdev: facts.rdev() as u32,
-        blksize: facts.blksize() as u32,
+        kind: kind(metadata.file_type()),
+        perm: (metadata.mode() & 0o7777) as u16,
+        nlink: metadata.nlink() as u32,
+        uid: metadata.uid(),
+        gid: metadata.gid(),
+        rdev: metadata.rdev() as u32,
+        blksize: metadata.blksize() as u32,
         flags: 0,
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use build_agent_tests::is_left_to_the_long_run;
 use serde_json::Value;
 
-use crate::memo::{Narrow, told};
+use crate::signature_cache::{Narrow, test_results};
 
 /// With the same handler for all questions BitBake takes them for one configuration.
 const HANDLER: &str = "BB_SIGNATURE_HANDLER = \"OEBasicHash\"\n";
@@ -17,10 +17,10 @@ const RECIPES: [&str; 2] =
 /// What BitBake said of each question: how many recipes it took from its cache, and how many it parsed.
 fn counts(result: &Value) -> Vec<Option<(u64, u64)>> {
     let units = result["units"].as_array().unwrap();
-    let memo = units.iter().filter_map(|unit| unit["memo"].as_array()).flatten();
+    let queries = units.iter().filter_map(|unit| unit["memo"].as_array()).flatten();
     let count =
-        |memo: &Value| Some((memo["recipes"]["cached"].as_u64()?, memo["recipes"]["parsed"].as_u64()?));
-    memo.map(count).collect()
+        |query: &Value| Some((query["recipes"]["cached"].as_u64()?, query["recipes"]["parsed"].as_u64()?));
+    queries.map(count).collect()
 }
 
 /// What the report says of the questions.
@@ -44,8 +44,8 @@ fn change_behind_the_back(narrow: &Narrow, file: &str, text: &str) {
 type Change = fn(&Narrow);
 
 #[test]
-fn only_what_changed_is_parsed_again() {
-    let test = "only_what_changed_is_parsed_again";
+fn only_changed_recipes_are_parsed_again() {
+    let test = "only_changed_recipes_are_parsed_again";
     if is_left_to_the_long_run(test) {
         return;
     }
@@ -79,20 +79,20 @@ fn only_what_changed_is_parsed_again() {
             true,
         ),
     ];
-    for (name, change, wanted, plainly) in table {
+    for (name, change, expected, plainly) in table {
         println!("{name}");
         change(&narrow);
         let fast = narrow.run(&["--trusted"], 0);
         let counts = counts(&fast);
         assert_eq!(counts[0], None, "{name}: the world without the layer is known");
         for question in [2, 4] {
-            let parsed = wanted.unwrap_or(of);
+            let parsed = expected.unwrap_or(of);
             let whys = whys(&fast);
             assert_eq!(counts[question], Some((of - parsed, parsed)), "{name}, question {question}: {whys}");
-            assert!(whys.contains(wanted.err().unwrap_or_default()), "{name}: {whys}");
+            assert!(whys.contains(expected.err().unwrap_or_default()), "{name}: {whys}");
         }
         if plainly {
-            assert_eq!(told(&fast), told(&narrow.run(&["--no-memo"], 0)), "{name}");
+            assert_eq!(test_results(&fast), test_results(&narrow.run(&["--no-memo"], 0)), "{name}");
         }
     }
 }

@@ -4,14 +4,14 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::memo::{Narrow, outcomes, told};
+use crate::signature_cache::{Narrow, outcomes, test_results};
 
 /// A recipe whose signature depends on the path of the build directory.
 const TOPDIR: &str = "\ndo_deploy:append() {\n    : ${TOPDIR}/somewhere\n}\n";
 
 #[test]
-fn signatures_from_a_room_are_those_of_the_build_directory() {
-    let Some(narrow) = Narrow::new("signatures_from_a_room_are_those_of_the_build_directory") else { return };
+fn signatures_in_a_scratch_build_directory_are_the_same() {
+    let Some(narrow) = Narrow::new("signatures_in_a_scratch_build_directory_are_the_same") else { return };
     narrow.recipe(TOPDIR);
     let fast = narrow.run(&[], 0);
     assert_eq!(outcomes(&fast), ["miss", "ahead", "ahead", "ahead", "ahead"]);
@@ -19,7 +19,7 @@ fn signatures_from_a_room_are_those_of_the_build_directory() {
     let job = if job.is_dir() { job } else { narrow.0.place.path().join("work") };
     let stored = signatures_with_the_class(&job);
     let plain = narrow.run(&["--no-memo"], 0);
-    assert_eq!(told(&fast), told(&plain));
+    assert_eq!(test_results(&fast), test_results(&plain));
     // The last that was asked is the world with the class.
     let left = std::fs::read_to_string(job.join("check/meta-deploy/locked-sigs.inc")).unwrap();
     assert!(left.contains("deploy-files:do_deploy:"), "{left}");

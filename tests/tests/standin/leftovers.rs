@@ -37,8 +37,8 @@ fn forty_daemons_of_all_kinds_are_ended() {
 }
 
 #[test]
-fn processes_that_fork_without_end_do_not_outlive_their_job() {
-    let Some(sandbox) = Sandbox::new("processes_that_fork_without_end_do_not_outlive_their_job") else {
+fn processes_that_fork_forever_do_not_outlive_their_job() {
+    let Some(sandbox) = Sandbox::new("processes_that_fork_forever_do_not_outlive_their_job") else {
         return;
     };
     sandbox.behaviour("yocto-check-layer forker 3");
@@ -83,8 +83,8 @@ fn flooded(test: &str) -> Option<Sandbox> {
 }
 
 #[test]
-fn a_signal_is_heeded_in_a_flood_of_tasks() {
-    let Some(sandbox) = flooded("a_signal_is_heeded_in_a_flood_of_tasks") else { return };
+fn a_signal_stops_a_flood_of_tasks() {
+    let Some(sandbox) = flooded("a_signal_stops_a_flood_of_tasks") else { return };
     let mut running = sandbox.start(sandbox.run_command());
     sandbox.wait_for_log(&mut running, "recipe x20000-1.0-r0");
     std::thread::sleep(Duration::from_secs(2));
@@ -100,8 +100,8 @@ fn a_signal_is_heeded_in_a_flood_of_tasks() {
 }
 
 #[test]
-fn the_jobs_limit_is_heeded_in_a_flood_of_tasks_and_the_log_is_cut() {
-    let Some(sandbox) = flooded("the_jobs_limit_is_heeded_in_a_flood_of_tasks_and_the_log_is_cut") else {
+fn the_time_limit_stops_a_flood_of_tasks_and_the_log_is_truncated() {
+    let Some(sandbox) = flooded("the_time_limit_stops_a_flood_of_tasks_and_the_log_is_truncated") else {
         return;
     };
     sandbox.change_manifest("job = \"5m\"", "job = \"10s\"");
@@ -135,8 +135,8 @@ fn signals_about_pipes_and_files_do_not_end_the_agent() {
 
 /// The log cannot be written any more, and the outcome counts all the same.
 #[test]
-fn files_that_may_not_grow_lose_the_log_only() {
-    let Some(sandbox) = Sandbox::new("files_that_may_not_grow_lose_the_log_only") else { return };
+fn a_file_size_limit_loses_only_the_log() {
+    let Some(sandbox) = Sandbox::new("a_file_size_limit_loses_only_the_log") else { return };
     sandbox.behaviour("yocto-check-layer flood 8");
     let job = sandbox.run_command();
     let mut command = Command::new("sh");
@@ -151,13 +151,13 @@ fn files_that_may_not_grow_lose_the_log_only() {
 }
 
 #[test]
-fn a_full_disk_is_told_and_leaves_nothing_running() {
-    let Some(sandbox) = Sandbox::new("a_full_disk_is_told_and_leaves_nothing_running") else { return };
+fn a_full_disk_is_reported_and_leaves_no_processes() {
+    let Some(sandbox) = Sandbox::new("a_full_disk_is_reported_and_leaves_no_processes") else { return };
     std::fs::create_dir(sandbox.out()).unwrap();
     let mounted =
         Command::new("mount").args(["-t", "tmpfs", "-o", "size=2m", "tmpfs"]).arg(sandbox.out()).output();
     if !mounted.is_ok_and(|mounted| mounted.status.success()) {
-        return skip("a_full_disk_is_told_and_leaves_nothing_running", "mount is refused");
+        return skip("a_full_disk_is_reported_and_leaves_no_processes", "mount is refused");
     }
     sandbox.behaviour("yocto-check-layer flood 8");
     let ran = sandbox.run();

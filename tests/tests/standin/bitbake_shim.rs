@@ -34,7 +34,7 @@ impl Fronted {
 
 /// Nobody is there to ask: the real program must not notice that it was called by another.
 #[test]
-fn the_stand_in_alone_is_the_real_bitbake() {
+fn the_shim_without_a_server_acts_as_the_real_bitbake() {
     let programs = [
         "cat; printf '%s|' \"$0\" \"$@\"; env | sort; pwd; umask; echo error >&2; exit 7",
         "kill -TERM $$",
@@ -75,7 +75,7 @@ fn desk(fronted: &Fronted, outcome: Option<Vec<Vec<u8>>>) {
 
 /// The agent has run BitBake: whoever called it must not notice.
 #[test]
-fn what_the_desk_tells_is_what_bitbake_gave() {
+fn the_shim_returns_the_servers_result_unchanged() {
     let long = "yes a long line of output | head -c 9000000";
     let programs = [
         ("printf '\\377\\000x'; echo error >&2; exit 7", "exited", 7, b"\xff\0x".to_vec(), "error\n", None),
@@ -114,7 +114,7 @@ fn what_the_desk_tells_is_what_bitbake_gave() {
 
 /// Whatever it is asked, and whether somebody answers or not.
 #[test]
-fn the_stand_in_starts_nothing_when_the_job_is_being_stopped() {
+fn the_shim_starts_nothing_while_the_job_is_being_stopped() {
     for desk in [false, true] {
         let fronted = Fronted::new("echo started");
         if desk {
@@ -124,15 +124,18 @@ fn the_stand_in_starts_nothing_when_the_job_is_being_stopped() {
         for words in ["-e", "-p", "--version", "-S lockedsigs world"] {
             let output = fronted.call(true, words);
             assert_eq!((output.status.code(), &*output.stdout), (Some(130), &b""[..]), "{words}");
-            let said = String::from_utf8_lossy(&output.stderr);
-            assert!(said.contains("not started, because the job is being stopped"), "{words}: {said}");
+            let output_text = String::from_utf8_lossy(&output.stderr);
+            assert!(
+                output_text.contains("not started, because the job is being stopped"),
+                "{words}: {output_text}"
+            );
         }
     }
 }
 
 /// The check is being stopped: nothing new starts.
 #[test]
-fn a_desk_that_hangs_up_ends_the_stand_in() {
+fn the_shim_ends_if_the_server_closes_the_connection() {
     let fronted = Fronted::new("echo started");
     desk(&fronted, None);
     let output = fronted.call(true, "-p");
@@ -140,7 +143,7 @@ fn a_desk_that_hangs_up_ends_the_stand_in() {
 }
 
 #[test]
-fn the_stand_in_says_when_there_is_no_bitbake() {
+fn the_shim_reports_a_missing_bitbake() {
     let fronted = Fronted::new("");
     std::fs::remove_file(fronted.0.path().join("real/bitbake")).unwrap();
     let output = fronted.call(true, "-p");

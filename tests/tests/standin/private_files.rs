@@ -47,8 +47,8 @@ fn a_repository_that_the_build_user_cannot_read_is_not_cloned() {
 }
 
 #[test]
-fn a_repository_that_borrows_private_objects_is_not_cloned() {
-    let Some(sandbox) = sandbox("a_repository_that_borrows_private_objects_is_not_cloned") else { return };
+fn a_repository_with_private_alternates_is_not_cloned() {
+    let Some(sandbox) = sandbox("a_repository_with_private_alternates_is_not_cloned") else { return };
     let private = sandbox.path().join("private");
     let words = ["clone", "--quiet", "--bare", "--shared"].map(std::ffi::OsString::from);
     let borrower = sandbox.path().join("borrower");
@@ -68,8 +68,8 @@ fn a_directory_that_the_build_user_cannot_enter_is_not_used() {
 }
 
 #[test]
-fn files_that_the_manifest_names_are_read_with_the_build_users_rights() {
-    const TEST: &str = "files_that_the_manifest_names_are_read_with_the_build_users_rights";
+fn files_of_the_manifest_are_read_with_the_build_users_permissions() {
+    const TEST: &str = "files_of_the_manifest_are_read_with_the_build_users_permissions";
     let Some(sandbox) = sandbox(TEST) else { return };
     let secret = sandbox.path().join("secret.toml");
     std::fs::write(&secret, format!("[[{CANARY}]]\n\"{CANARY}\" = 1\n")).unwrap();

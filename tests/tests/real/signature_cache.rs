@@ -5,7 +5,7 @@
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 
-use build_agent_tests::{commit, copy_tree, git, is_left_to_the_long_run, no_rooms, skip};
+use build_agent_tests::{cannot_run_parallel, commit, copy_tree, git, is_left_to_the_long_run, skip};
 use serde_json::Value;
 
 use crate::fixture::Fixture;
@@ -26,7 +26,7 @@ impl Narrow {
     }
 
     pub fn with(test: &str, addresses: &[&str]) -> Option<Narrow> {
-        if let Some(reason) = no_rooms(2) {
+        if let Some(reason) = cannot_run_parallel(2) {
             skip(test, &reason);
             return None;
         }
@@ -116,17 +116,17 @@ impl Narrow {
 
 /// The tests with outcome and message. Paths, numbers and hashes in messages are the same, because
 /// both runs take place in the same directory.
-pub fn told(result: &Value) -> Vec<String> {
+pub fn test_results(result: &Value) -> Vec<String> {
     let units = result["units"].as_array().unwrap();
     let cases = units.iter().filter_map(|unit| unit["cases"].as_array()).flatten();
-    let mut told: Vec<String> = cases
+    let mut test_results: Vec<String> = cases
         .map(|case| {
             format!("{} {} {}", case["name"], case["outcome"], steady(case["message"].as_str().unwrap_or("")))
         })
         .collect();
-    told.sort();
-    assert!(told.len() >= 13, "{told:#?}");
-    told
+    test_results.sort();
+    assert!(test_results.len() >= 13, "{test_results:#?}");
+    test_results
 }
 
 /// Without what differs between two plain runs, too: how the display counts, and where it breaks lines.
@@ -138,8 +138,8 @@ fn steady(message: &str) -> String {
 
 pub fn outcomes(result: &Value) -> Vec<&str> {
     let units = result["units"].as_array().unwrap();
-    let memo = units.iter().filter_map(|unit| unit["memo"].as_array()).flatten();
-    memo.map(|memo| memo["outcome"].as_str().unwrap()).collect()
+    let queries = units.iter().filter_map(|unit| unit["memo"].as_array()).flatten();
+    queries.map(|query| query["outcome"].as_str().unwrap()).collect()
 }
 
 type Change = fn(&Narrow);
@@ -158,7 +158,7 @@ fn every_change_gives_the_plain_verdict() {
     let Some(narrow) = Narrow::new("every_change_gives_the_plain_verdict") else { return };
     let first = narrow.run(&[], 0);
     assert_eq!(outcomes(&first), ["miss", "ahead", "ahead", "ahead", "ahead"]);
-    assert_eq!(told(&first), told(&narrow.run(&["--no-memo"], 0)));
+    assert_eq!(test_results(&first), test_results(&narrow.run(&["--no-memo"], 0)));
     let all = ["hit"; 5];
     let base = ["hit", "ahead", "ahead", "ahead", "ahead"];
     let none = ["miss", "ahead", "ahead", "ahead", "ahead"];
@@ -252,7 +252,7 @@ fn every_change_gives_the_plain_verdict() {
     ];
     let rows_left_out =
         is_left_to_the_long_run("every_change_gives_the_plain_verdict: rows beyond the short table");
-    for (name, change, code, wanted) in table {
+    for (name, change, code, expected) in table {
         if rows_left_out && !SHORT_TABLE.contains(&name) {
             continue;
         }
@@ -260,19 +260,20 @@ fn every_change_gives_the_plain_verdict() {
         change(&narrow);
         let fast = narrow.run(&[], code);
         let plain = narrow.run(&["--no-memo"], code);
-        assert_eq!(told(&fast), told(&plain), "{name}");
+        assert_eq!(test_results(&fast), test_results(&plain), "{name}");
         assert_eq!(fast["outcome"], plain["outcome"], "{name}");
-        assert_eq!(outcomes(&fast), wanted, "{name}");
+        assert_eq!(outcomes(&fast), expected, "{name}");
         let differs = name.starts_with("signature");
-        let explained = told(&fast).iter().any(|case| case.contains("Variable do_unpack value changed"));
-        assert_eq!(explained, differs, "{name}: {:#?}", told(&fast));
+        let explained =
+            test_results(&fast).iter().any(|case| case.contains("Variable do_unpack value changed"));
+        assert_eq!(explained, differs, "{name}: {:#?}", test_results(&fast));
     }
 }
 
 /// Against a server that is a directory: BitBake asks `git ls-remote` for it all the same.
 #[test]
-fn a_floating_revision_is_seen() {
-    let test = "a_floating_revision_is_seen";
+fn an_autorev_recipe_is_detected() {
+    let test = "an_autorev_recipe_is_detected";
     if is_left_to_the_long_run(test) {
         return;
     }
@@ -305,8 +306,8 @@ const COLD: [&str; 5] = ["miss", "ahead", "ahead", "ahead", "ahead"];
 
 /// `-S none` and other directories of caches, and BitBake beside OE-Core.
 #[test]
-fn other_releases_are_answered_as_well() {
-    let test = "other_releases_are_answered_as_well";
+fn the_cache_works_for_other_releases() {
+    let test = "the_cache_works_for_other_releases";
     if is_left_to_the_long_run(test) {
         return;
     }
@@ -319,13 +320,17 @@ fn other_releases_are_answered_as_well() {
         let again = narrow.run(&[], 0);
         assert_eq!(outcomes(&again), ["hit"; 5], "{release}");
         let plain = narrow.run(&["--no-memo"], 0);
-        assert_eq!([told(&cold), told(&again)], [told(&plain), told(&plain)], "{release}");
+        assert_eq!(
+            [test_results(&cold), test_results(&again)],
+            [test_results(&plain), test_results(&plain)],
+            "{release}"
+        );
     }
 }
 
 #[test]
-fn each_machine_of_a_layer_is_asked_once() {
-    let test = "each_machine_of_a_layer_is_asked_once";
+fn each_machine_of_a_layer_is_queried_once() {
+    let test = "each_machine_of_a_layer_is_queried_once";
     if is_left_to_the_long_run(test) {
         return;
     }
@@ -340,10 +345,10 @@ fn each_machine_of_a_layer_is_asked_once() {
     let cold = narrow.run(&[], 0);
     let four_of_machines = ["ahead"; 4];
     assert_eq!(outcomes(&cold), [&COLD[..1], &four_of_machines, &COLD[1..]].concat());
-    assert_eq!(told(&cold), told(&narrow.run(&["--no-memo"], 0)));
+    assert_eq!(test_results(&cold), test_results(&narrow.run(&["--no-memo"], 0)));
     std::fs::write(narrow.layer("conf/machine/fixture-two.conf"), "require conf/machine/qemuarm64.conf\n")
         .unwrap();
     let changed = narrow.run(&[], 0);
     assert_eq!(outcomes(&changed), [&["hit"], &outcomes(&cold)[1..]].concat());
-    assert_eq!(told(&changed), told(&narrow.run(&["--no-memo"], 0)));
+    assert_eq!(test_results(&changed), test_results(&narrow.run(&["--no-memo"], 0)));
 }
