@@ -1,4 +1,4 @@
-//! `build-agent cache`: the real binary on shares that are made here, some of them by strangers.
+//! `build-agent cache`: the real binary on generated shares, some of them with hostile content.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 const DAY: u64 = 24 * 3600;
 
-/// A zstd file of nothing.
+/// An empty zstd file.
 const ZSTD: [u8; 13] = [0x28, 0xb5, 0x2f, 0xfd, 0x24, 0x00, 0x01, 0x00, 0x00, 0x99, 0xe9, 0xd8, 0x51];
 
 struct Share {
@@ -48,7 +48,7 @@ impl Share {
         path
     }
 
-    /// An object with its siginfo; returns where the archive is, relative to the share.
+    /// Makes an object with its siginfo; returns the path of the archive, relative to the share.
     fn object(&self, below: &str, number: u32, days: u64) -> String {
         let path = format!("{below}/{}", object(number));
         self.write(&path, &ZSTD, days);
@@ -72,7 +72,7 @@ impl Share {
         Running::start(command, self.base.path())
     }
 
-    /// All paths that are not directories, relative to the share, without the trash.
+    /// All paths except directories, relative to the share, without the trash.
     fn files(&self) -> Vec<String> {
         let mut found: Vec<String> = below(&self.root())
             .iter()
@@ -87,7 +87,7 @@ impl Share {
         self.at(path).symlink_metadata().is_ok()
     }
 
-    /// Makes the trash look as if it had been filled years ago.
+    /// Sets the time of the trash back by years.
     fn age_trash(&self) {
         for (number, run) in fs::read_dir(self.at("trash")).unwrap().enumerate() {
             let old = format!("20200101T000000Z-{number:016x}");
@@ -124,7 +124,7 @@ fn below(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// What lies there, once each: who is interrupted, or late, leaves a second name of a file.
+/// All files, each once: an interrupted or late operation can leave a second name of a file.
 fn names(directory: &Path) -> BTreeSet<OsString> {
     below(directory).iter().map(|path| path.file_name().unwrap().to_owned()).collect()
 }
@@ -151,7 +151,7 @@ fn prune_removes_old_units_completely_and_nothing_else() {
     let share = Share::new();
     let s = "sstate/scarthgap";
     let mut kept = Vec::new();
-    // An object is as young as its youngest part.
+    // The youngest part decides the age of an object.
     let old = share.object(s, 1, 31);
     let native = share.object(&format!("{s}/universal"), 2, 31);
     let young = share.object(s, 3, 29);
@@ -169,7 +169,7 @@ fn prune_removes_old_units_completely_and_nothing_else() {
     for path in [&tgz, &fetch] {
         share.write(path, b"x", 31);
     }
-    // Downloads: the stamp says when it was used last.
+    // Downloads: the stamp has the time of the last use.
     share.write("downloads/a.tar.gz", b"x", 61);
     share.write("downloads/stamped.tar.gz", b"x", 600);
     share.write("downloads/stamped.tar.gz.done", b"x", 1);
@@ -185,7 +185,7 @@ fn prune_removes_old_units_completely_and_nothing_else() {
         ["stamped.tar.gz", "stamped.tar.gz.done", "unused.tar.gz.lock", "git2/h.young/objects/pack"]
             .map(|name| format!("downloads/{name}")),
     );
-    // What was begun: after a day it is nobody's any more.
+    // Unfinished files, which a prune removes after one day.
     share.write("downloads/.build-agent.0.part", b"x", 2);
     share.write(&format!("{young}x0y1z2a3"), b"x", 2);
     kept.push(format!("{young}x0y1z2a4"));
@@ -217,7 +217,7 @@ fn prune_removes_old_units_completely_and_nothing_else() {
     }
     assert_eq!(dry["taken"]["units"], 10);
     assert_eq!(dry["unknown"]["count"], 3);
-    // It can be taken back until the grace period is over.
+    // The object can be moved back until the grace period is over.
     let trashed: Vec<String> =
         below(&share.at("trash")).iter().map(|path| path.display().to_string()).collect();
     for path in [old, native, format!("{s}/git2/h.old/objects/pack")] {
@@ -238,7 +238,7 @@ fn prune_removes_the_least_recently_used_units_above_the_limit() {
     for number in 0..10 {
         share.object("sstate/scarthgap", number, u64::from(number));
     }
-    // Each is 15 bytes.
+    // Each object has 15 bytes.
     let dry = share.json(&["prune", "--dry-run", "--max-size", "60"]);
     let pruned = share.json(&["prune", "--max-size", "60"]);
     assert_eq!(dry["taken"], pruned["taken"]);
@@ -262,11 +262,11 @@ fn leases_protect_objects_that_running_builds_may_use() {
     share.object("sstate/kirkstone", 4, 31);
     share.write(&format!("layers/repo/{commit}/file"), b"x", 600);
     age(&share.at(&format!("layers/repo/{commit}")), 600);
-    // 31 days old now, 29 when the build began; a lease of two days is the longest.
+    // 31 days old now, and 29 days when the build began. The longest lease has two days.
     lease(&share, "scarthgap.host-1-a", 1, &[&format!("repo/{commit}")]);
     age(&share.at(&format!("sstate/scarthgap/{}", object(2))), 30);
     age(&share.at(&format!("sstate/scarthgap/{}.siginfo", object(2))), 30);
-    // The day before a build began counts as young, however impatient the rule.
+    // Objects used in the day before a build began count as young, whatever the rule.
     let recent = share.object("sstate/scarthgap", 5, 1);
     let impatient = share.json(&["prune", "--sstate-max-age", "0s", "--dry-run"]);
     assert_eq!(impatient["taken"]["units"], 4);
@@ -280,7 +280,7 @@ fn leases_protect_objects_that_running_builds_may_use() {
     assert_eq!(pruned["held_by_leases"]["units"], 3);
     let output = share.call(&["prune", "--max-size", "0", "--dry-run"]);
     assert!(printed(&output).contains("kept because of 1 lease, the oldest since"), "{}", printed(&output));
-    // One that nobody can read holds everything as well, until it is two days old.
+    // An unreadable lease also protects everything, until it is two days old.
     share.write("leases/scarthgap.host-1-a", b"torn", 1);
     let output = share.call(&["prune", "--max-size", "0"]);
     assert!(left(2, "scarthgap") && left(3, "scarthgap"), "{}", printed(&output));
@@ -314,7 +314,7 @@ fn prune_follows_no_planted_link_and_planted_leases_expire() {
     fs::write(precious.join(&name), ZSTD).unwrap();
     old(&precious.join(&name));
     let outside = below(&precious);
-    // A living tier full of ways out.
+    // A live tier with many links that lead out of it.
     share.object("pr/7/sstate/scarthgap", 2, 1);
     for link in ["pr/7/downloads", "pr/7/layers", "pr/7/sstate/kirkstone", "pr/7/leases", "pr/7/trash"] {
         symlink(&precious, share.at(link)).unwrap();
@@ -322,7 +322,7 @@ fn prune_follows_no_planted_link_and_planted_leases_expire() {
     let first = &name[..2];
     symlink(precious.join(first), share.at("pr/7/sstate/scarthgap").join(first)).unwrap();
     nix::unistd::mkfifo(&share.at("pr/7/pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-    // A dead one, read-only, with links and hostile names; and a lease of tomorrow's year.
+    // A dead tier, read-only, with links and hostile names, and with a lease from the next year.
     share.object("pr/8/sstate/scarthgap", 3, 100);
     fs::create_dir_all(share.at("pr/8/closed/deeper")).unwrap();
     symlink(&precious, share.at("pr/8/closed/link")).unwrap();
@@ -333,11 +333,11 @@ fn prune_follows_no_planted_link_and_planted_leases_expire() {
     share.write("pr/9/leases/scarthgap.x", b"not read", 0);
     let tomorrow = SystemTime::now() + Duration::from_secs(3650 * DAY);
     File::open(share.at("pr/9/leases/scarthgap.x")).unwrap().set_modified(tomorrow).unwrap();
-    // A tier that is no directory, and a number that is none.
+    // A tier that is not a directory, and a name that is not a number.
     symlink(&precious, share.at("pr/10")).unwrap();
     symlink(&precious, share.at("pr/x")).unwrap();
 
-    // Nobody can set a ctime back, so that the age of a tier counts from now.
+    // No user can set a ctime back, so the age of a tier counts from now.
     let output = share.call(&["prune", "--pull-requests-max-age", "1ns", "--pull-requests-max-size", "0"]);
     assert_eq!(output.status.code(), Some(0), "{}", printed(&output));
     assert!(!printed(&output).contains('\x1b'));
@@ -352,7 +352,7 @@ fn prune_follows_no_planted_link_and_planted_leases_expire() {
     assert!(share.has("pr/10") && share.has("pr/x"));
 }
 
-/// As the machine that prunes an EFS share has it: all of `pr/` through another access point.
+/// Like the machine that prunes an EFS share: all of `pr/` is mounted through another access point.
 #[test]
 fn directories_of_pull_requests_can_be_another_mount() {
     let test = "directories_of_pull_requests_can_be_another_mount";
@@ -380,7 +380,7 @@ fn directories_of_pull_requests_can_be_another_mount() {
     assert!(share.at(&young).exists());
     let trashed = |home: &str| below(&share.at(home)).len();
     assert_eq!((trashed("trash"), trashed("pr/trash")), (2, 2), "{:?}", below(&share.root()));
-    // Without patience it goes for good, and the directory of the trash is nobody's part.
+    // Without a grace period, units are deleted at once. The directory of the trash is not part of a pull request.
     let again = prune(&["--grace", "0s"]);
     assert_eq!(trashed("trash") + trashed("pr/trash"), 0, "{again}");
     assert_eq!(again["unknown"]["count"], 0, "{again}");
@@ -399,7 +399,7 @@ fn prune_ignores_links_in_the_share() {
     symlink(&precious, share.at("sstate/scarthgap/universal")).unwrap();
     let pruned = share.json(&["prune"]);
     assert!(moved.exists() && share.has(&object));
-    // The siginfo alone is a unit of its own.
+    // The siginfo without an archive is a separate unit.
     assert_eq!((&pruned["taken"]["units"], &pruned["unknown"]["count"]), (&json!(1), &json!(2)));
 }
 
@@ -583,7 +583,7 @@ fn verify_finds_damage_and_moves_it_to_the_trash() {
     kept.sort();
     assert_eq!(share.files(), kept, "{before:#?}");
     assert_eq!(share.call(&["verify", "--full"]).status.code(), Some(0));
-    // A mode is mended by a person.
+    // A person must fix a mode.
     fs::set_permissions(share.at(&good), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     let output = share.call(&["verify", "--remove-bad"]);
     assert_eq!(output.status.code(), Some(1), "{}", printed(&output));

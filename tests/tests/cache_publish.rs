@@ -1,7 +1,7 @@
-//! `build-agent cache publish` on shares that are killed, full, read-only, slow, faulty and hostile.
+//! `build-agent cache publish` on shares that are full, read-only, slow, faulty and hostile, and with killed agents.
 //!
-//! What must hold after each of them: a name that a reader would take stands for the whole of an
-//! object, and the next publish completes the share.
+//! After each of them: every name that a reader would use has a whole object, and the next publish completes the
+//! share.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -19,13 +19,13 @@ use nix::sys::signal::Signal;
 use nix::unistd::{User, chown, geteuid, mkfifo};
 use tempfile::TempDir;
 
-/// A share, the local directories of a build, and a place for what agents print.
+/// A share, the local directories of a build, and a directory for the output of agents.
 struct Place {
     base: TempDir,
 }
 
 impl Place {
-    /// Below /var/tmp and readable by everybody, or other users would not get to it.
+    /// Below /var/tmp and readable by all users, because other users must be able to enter it.
     fn new() -> Place {
         let base = tempfile::Builder::new().prefix("build-agent-test-").tempdir_in("/var/tmp").unwrap();
         std::fs::set_permissions(base.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -39,7 +39,7 @@ impl Place {
         self.base.path().join(below)
     }
 
-    /// Makes objects of some KiB each, an archive with its `.siginfo`, and as many downloads by tens.
+    /// Makes objects of some KiB each, an archive with its `.siginfo`, and one download for every ten objects.
     fn fill(&self, objects: u64) {
         for number in 0..objects {
             let hash = format!("{:064x}", (number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
@@ -57,7 +57,7 @@ impl Place {
         }
     }
 
-    /// A download that BitBake has found to be right.
+    /// A download that BitBake has verified.
     fn download(&self, name: &str, content: &[u8]) {
         std::fs::write(self.path("downloads").join(name), content).unwrap();
         std::fs::write(self.path("downloads").join(format!("{name}.done")), "").unwrap();
@@ -78,7 +78,7 @@ impl Place {
         self.start(share).wait()
     }
 
-    /// Where each local object would be in the share, with its content.
+    /// The path that each local object would have in the share, with its content.
     fn expected(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         let mut expected = BTreeMap::new();
         for (path, content) in files(&self.path("sstate")) {
@@ -92,7 +92,7 @@ impl Place {
         expected
     }
 
-    /// Fails unless all that a reader would find in the share is whole. Returns how many files it finds.
+    /// Fails unless every file that a reader would find in the share is whole. Returns the number of files.
     #[track_caller]
     fn assert_whole(&self, share: &Path) -> usize {
         let expected = self.expected();
@@ -107,7 +107,7 @@ impl Place {
         found.len()
     }
 
-    /// Fails unless everything is in the share.
+    /// Fails unless all objects are in the share.
     #[track_caller]
     fn assert_complete(&self, share: &Path) {
         assert_eq!(self.assert_whole(share), self.expected().len());
@@ -137,13 +137,13 @@ fn files(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
-/// Bytes that no other object has.
+/// Unique bytes for each object.
 fn bytes(seed: u64, length: usize) -> Vec<u8> {
     let mut random = Random(seed + 1);
     std::iter::repeat_with(|| random.next().to_le_bytes()).flatten().take(length).collect()
 }
 
-/// Numbers that are the same in each run (xorshift).
+/// The same numbers in each run (xorshift).
 struct Random(u64);
 
 impl Random {
@@ -155,7 +155,7 @@ impl Random {
     }
 }
 
-/// A mount that goes away with the value. `None`, said aloud, where mounting is not allowed.
+/// A mount that ends with the value. `None`, with a SKIPPED line, if mounting is not allowed.
 struct Mount(PathBuf);
 
 impl Mount {
@@ -201,7 +201,7 @@ fn a_publish_killed_at_any_moment_leaves_only_whole_objects() {
     let mut random = Random(0x5eed);
     let mut amid = 0;
     for round in 0..ROUNDS {
-        // Begun anew when all is there: the rounds between go on where the killed one stopped.
+        // Starts again when everything is published; the rounds in between continue after the killed agent.
         if place.assert_whole(&share) == all {
             std::fs::remove_dir_all(&share).unwrap();
             std::fs::create_dir(&share).unwrap();
@@ -249,7 +249,7 @@ fn a_share_without_hard_links_is_published_by_rename() {
     assert!(!files(&source).keys().any(|path| is_part(path)));
 }
 
-/// On NFS a request whose answer got lost is sent again, and fails because it was done.
+/// On NFS, a request whose reply was lost is sent again, and fails because it was already done.
 #[test]
 fn an_operation_that_succeeded_despite_an_error_counts_as_done() {
     let test = "an_operation_that_succeeded_despite_an_error_counts_as_done";
@@ -273,7 +273,8 @@ fn an_operation_that_succeeded_despite_an_error_counts_as_done() {
     }
 }
 
-/// Each fault costs the objects that it hits; what has a name is whole, and the next run completes it.
+/// Each fault affects only the objects that it hits. Every final name has a whole object, and the next run completes
+/// the share.
 #[test]
 fn a_faulty_share_has_only_whole_objects_and_is_completed_later() {
     let test = "a_faulty_share_has_only_whole_objects_and_is_completed_later";
@@ -324,7 +325,7 @@ fn a_hanging_share_does_not_block_the_agent() {
             .any(|output_text| String::from_utf8_lossy(output_text).contains(word))
     };
     running.wait_until("its last word", || says("the share does not answer"));
-    // Unlike NFS, FUSE does not let go of a process that waits for it, not even of a dead one.
+    // Unlike NFS, FUSE does not release a process that waits for it, not even a killed one.
     drop(slow);
     running.wait().assert_code(&[130]);
     assert_eq!(place.assert_whole(&share), 0);
@@ -371,7 +372,7 @@ fn a_read_only_share_is_reported() {
     assert!(files(&share).is_empty());
 }
 
-/// The build user's id, for tests that need a second user. Said aloud where there is none.
+/// The build user's id, for tests that need a second user. Prints SKIPPED if there is none.
 fn other_user(test: &str) -> Option<User> {
     let user = User::from_name(BUILD_USER).ok().flatten();
     if !geteuid().is_root() || user.is_none() {
@@ -417,7 +418,7 @@ fn planted_links_in_local_caches_are_not_followed() {
     }
     let long = format!("{}.tar.gz", "n".repeat(243));
     place.download(&long, b"long");
-    // The whole shared state in the place of a link to somewhere else.
+    // All of the shared state is a link to another directory.
     std::fs::create_dir(place.path("elsewhere")).unwrap();
     symlink(place.path("elsewhere"), place.path("sstate/zz")).unwrap();
     for path in ["downloads", "sstate"] {
@@ -436,7 +437,7 @@ fn a_file_that_grows_while_it_is_read_is_not_published() {
     let place = Place::new();
     let name = "growing.tar.gz";
     place.download(name, &vec![b'x'; 100 << 20]);
-    // Younger than whatever is written from now on.
+    // Newer than everything that is written from now on.
     let stamp =
         std::fs::File::options().write(true).open(place.path("downloads/growing.tar.gz.done")).unwrap();
     stamp.set_modified(SystemTime::now() + Duration::from_secs(3600)).unwrap();
@@ -445,7 +446,7 @@ fn a_file_that_grows_while_it_is_read_is_not_published() {
     let running = place.start(&share);
     let ended = AtomicBool::new(false);
     let ran = std::thread::scope(|scope| {
-        // Many times while so many bytes are read.
+        // Many times while this many bytes are read.
         scope.spawn(|| {
             while !ended.load(Ordering::Relaxed) {
                 growing.write_all(b"more").unwrap();

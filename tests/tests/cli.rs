@@ -1,4 +1,4 @@
-//! The command line: what needs no tools to run. Exit statuses, broken manifests, plan, lock, schema.
+//! The command line, as far as it needs no tools: exit statuses, invalid manifests, plan, lock, schema.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -72,7 +72,7 @@ fn the_schema_is_json_and_knows_the_manifests_tables() {
     }
 }
 
-/// Every mistake at once, with its place; and nothing has been touched.
+/// All mistakes are reported at once, each with its position, and nothing is changed.
 #[test]
 fn invalid_manifests_are_status_2_and_create_no_files() {
     let Some(sandbox) = Sandbox::new("invalid_manifests_are_status_2_and_create_no_files") else { return };
@@ -116,7 +116,7 @@ fn invalid_manifests_are_status_2_and_create_no_files() {
         (rule("a/../../x"), &["[[artifacts.rules]] include", "leads out"]),
         (rule("tmp/deploy/"), &["[[artifacts.rules]] include", "write `tmp/deploy/**`"]),
         (rule(""), &["[[artifacts.rules]] include: is empty"]),
-        // Two mistakes, both told.
+        // Two mistakes, both reported.
         (good.replace("stall =", "stal =").replace("grace =", "grase ="), &["stal", "grase"]),
     ];
     for (text, words) in table {
@@ -190,7 +190,7 @@ fn a_lock_file_requires_a_commit_for_each_repository() {
     let lock = sandbox.layer().join("build-agent.lock");
     assert!(std::fs::read_to_string(&lock).unwrap().contains(&first));
 
-    // The upstream moves to something that fails; the lock holds the job at what passes.
+    // The upstream moves to a commit that fails; the lock keeps the job at the commit that passes.
     sandbox.behaviour("yocto-check-layer fail test_world");
     sandbox.run().assert_code(&[0]);
     assert!(sandbox.result().to_string().contains(&first));
@@ -206,7 +206,7 @@ fn doctor_finding_has_a_fix() {
     let Some(sandbox) = Sandbox::new("doctor_finding_has_a_fix") else { return };
     sandbox.change_manifest("/upstream/poky", "/upstream/gone");
     let ran = sandbox.call([Path::new("doctor"), &sandbox.manifest(), Path::new("--json")]);
-    // What else this machine lacks decides between the two.
+    // Other things that this machine lacks decide between the two.
     ran.assert_code(&[3, 4]);
     let report: serde_json::Value = serde_json::from_str(&ran.stdout).expect("JSON");
     assert_eq!(report["schema"], "build-agent/doctor/v1");
@@ -221,7 +221,7 @@ fn doctor_finding_has_a_fix() {
     assert!(!sandbox.work().exists(), "the doctor makes nothing");
 }
 
-/// A verdict is of one job: whoever meant another one must not find it.
+/// A verdict belongs to one job: a caller of another job must not find it.
 #[test]
 fn a_wrong_command_line_invalidates_the_last_verdict() {
     let Some(sandbox) = Sandbox::new("a_wrong_command_line_invalidates_the_last_verdict") else { return };
@@ -254,13 +254,13 @@ fn a_wrong_command_line_invalidates_the_last_verdict() {
         sandbox.call(words).assert_code(&[2]);
         assert_eq!(sandbox.result()["outcome"], "not-run", "{words:?}");
     }
-    // Where there was no verdict nothing is made.
+    // If there was no verdict, no file is created.
     let fresh = sandbox.path().join("fresh");
     sandbox.call(["run", "--no-such-option", "--out", &fresh.display().to_string()]).assert_code(&[2]);
     assert!(!fresh.exists());
 }
 
-/// The last line is a claim like any other, and an event file has one job.
+/// The last line is not trusted, and an event file has only one job.
 #[test]
 fn report_computes_the_verdict_again() {
     let Some(sandbox) = Sandbox::new("report_computes_the_verdict_again") else { return };
@@ -299,7 +299,7 @@ fn report_computes_the_verdict_again() {
         assert_eq!(result.exists(), code != 2, "{what}");
         assert!(code == 2 || json(&result)["outcome"] != "passed", "{what}");
     }
-    // Nor is a result believed that says something else than its stages.
+    // A result that contradicts its stages is not accepted either.
     let result = sandbox.out().join("result.json");
     let mut forged = json(&result);
     for (key, value) in [("exit", "passed"), ("outcome", "passed")] {

@@ -12,7 +12,7 @@ const SECRET: &str = "hunter22";
 const MANIFEST: &str = "version = 1\nname = \"meta-x\"\nrelease = \"scarthgap\"\n[repos.poky]\n\
     url = \"https://host/poky\"\nbranch = \"scarthgap\"\n";
 
-/// Runs the command in the directory; gives both streams.
+/// Runs the command in the directory; returns both streams.
 #[track_caller]
 fn output_text(command: &mut Command, directory: &Path) -> String {
     let output = command.current_dir(directory).output().unwrap();
@@ -23,7 +23,7 @@ fn output_text(command: &mut Command, directory: &Path) -> String {
     String::from_utf8_lossy(&output_text).into_owned()
 }
 
-/// The words of each command that ends with an error about this word.
+/// The arguments of each command that ends with an error about this argument.
 fn commands(word: &str) -> Vec<Vec<String>> {
     let set = |key: &str| format!("{key}={word}");
     let long = format!("--{word}");
@@ -97,7 +97,7 @@ fn no_message_repeats_a_secret_of_the_environment() {
             assert!(!output_text.contains(SECRET) && !output_text.contains(word), "{name}: {output_text}");
         }
     }
-    // What is no secret stays readable.
+    // Text that is not a secret stays readable.
     let mut command = agent();
     command.args(["plan", "m.toml", "--set", "name=a b hunter22"]);
     command.envs([("OLDPWD", "/hunter22/x"), ("SIGNING_KEY", "keys/hunter22.pem"), ("USE_TOKEN", "1")]);

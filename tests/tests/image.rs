@@ -1,6 +1,6 @@
-//! The image itself, where a container engine runs and the image is there: `docker/build build-agent`.
+//! The image itself; needs a container engine and the image: `docker/build build-agent`.
 //!
-//! Containers get no network: upstream are stand-ins, mounted. `BUILD_AGENT_TEST_IMAGE` names another image.
+//! Containers have no network; stand-ins are mounted as upstreams. `BUILD_AGENT_TEST_IMAGE` names another image.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -13,7 +13,7 @@ use build_agent_tests::{
     Part, Running, Sandbox, agent, commit, json, repository, skip, skip_without, well_formed_xml,
 };
 
-/// Nobody of this machine and nobody of the image.
+/// A uid that exists neither on this machine nor in the image.
 const STRANGER: u32 = 48_611;
 
 fn image() -> String {
@@ -28,7 +28,7 @@ fn output_text(output: &Output) -> String {
     [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes)).concat()
 }
 
-/// Why nothing can be tried here.
+/// The reason why the tests cannot run here.
 fn missing() -> Option<String> {
     let works =
         |words: &[&str]| Command::new("docker").args(words).output().is_ok_and(|it| it.status.success());
@@ -49,7 +49,7 @@ macro_rules! need_image {
     };
 }
 
-/// `docker run` of the image with these options and words.
+/// `docker run` of the image with these options and arguments.
 fn run(options: &[&str], words: &[&str]) -> Output {
     let mut all = vec!["run", "--rm", "--network", "none"];
     all.extend(options);
@@ -59,7 +59,7 @@ fn run(options: &[&str], words: &[&str]) -> Output {
     docker(all)
 }
 
-/// Gives the tree to a user, where the tests may.
+/// Changes the owner of the tree, if the tests may do that.
 fn give(directory: &Path, owner: u32) {
     if nix::unistd::geteuid().is_root() {
         let status = Command::new("chown").arg("-R").arg(format!("{owner}:{owner}")).arg(directory).status();
@@ -67,7 +67,7 @@ fn give(directory: &Path, owner: u32) {
     }
 }
 
-/// A layer and a stand-in upstream that a container sees at the same places.
+/// A layer and a stand-in upstream, at the same paths in the container.
 struct Mounted {
     sandbox: Sandbox,
     volume: String,
@@ -75,8 +75,8 @@ struct Mounted {
 }
 
 impl Mounted {
-    /// The layer belongs to `owner`, as far as the tests may give it away, and so does the upstream, because git
-    /// reads no local repository of another user.
+    /// `owner` gets the layer, if the tests may change owners, and the upstream too, because git reads no local
+    /// repository of another user.
     fn new(test: &str, owner: u32) -> Option<Mounted> {
         let sandbox = Sandbox::new(test)?;
         let text = sandbox.manifest_text();
@@ -92,7 +92,7 @@ impl Mounted {
         Some(mounted)
     }
 
-    /// Says what the stand-ins do.
+    /// Sets what the stand-ins do.
     fn behaviour(&self, text: &str) {
         give(&self.sandbox.upstream(), nix::unistd::geteuid().as_raw());
         self.sandbox.behaviour(text);
@@ -119,7 +119,7 @@ impl Mounted {
         self.sandbox.layer().join("build-agent-out")
     }
 
-    /// Fails when something in the layer belongs to somebody else.
+    /// Fails if a file in the layer belongs to another user.
     #[track_caller]
     fn assert_owned(&self) {
         let mut left = vec![self.sandbox.layer()];
@@ -145,7 +145,7 @@ impl Drop for Mounted {
     }
 }
 
-/// The Dockerfile's label, which the smoke test of `docker/seed` goes through. Needs no engine.
+/// The Dockerfile's label, which the smoke test of `docker/seed` reads. Needs no engine.
 #[test]
 fn the_image_names_all_releases_of_the_agent() {
     let dockerfile = std::fs::read_to_string(repository().join("docker/Dockerfile")).unwrap();
@@ -189,7 +189,7 @@ fn commands_and_flags_start_the_agent_and_others_are_executed() {
         (&["build-agent", "--version"], 0, "build-agent 0"),
         (&["kas", "--version"], 0, "kas 5"),
         (&["no-such-program"], 127, "no-such-program"),
-        // Byte code holds the time of its making, and the image is to be the same whenever it is built.
+        // Byte code contains the time of its creation, but every build must make the same files.
         (&["sh", "-c", "find /opt/kas /usr/sbin -name '*.pyc' | grep . || echo none"], 0, "none"),
     ];
     for (words, code, text) in table {
@@ -202,7 +202,7 @@ fn commands_and_flags_start_the_agent_and_others_are_executed() {
 #[test]
 fn orphans_are_reaped() {
     need_image!("orphans_are_reaped");
-    // The inner shell ends before its child, which then belongs to PID 1.
+    // The inner shell ends before its child, so PID 1 becomes the child's parent.
     let script = "sh -c 'sleep 0.1 & exit 0'; sleep 0.5; grep -l '^State:.Z' /proc/[0-9]*/status; echo done";
     let output = run(&[], &["sh", "-c", script]);
     assert_eq!(output_text(&output), "done\n");
@@ -228,7 +228,7 @@ fn any_user_works() {
     need_image!("any_user_works");
     let Some(mounted) = Mounted::new("any_user_works", STRANGER) else { return };
     let user = format!("{0}:{0}", mounted.owner);
-    // As CodeBuild's `run-as` does, HOME says something else.
+    // Like CodeBuild's `run-as`, HOME has another value.
     let output = mounted.run(&["--user", &user, "--env", "HOME=/root"], &["run"]);
     assert_eq!(output.status.code(), Some(0), "{}", output_text(&output));
     mounted.assert_owned();
@@ -295,7 +295,7 @@ fn a_stopped_container_ends_in_time_and_reports() {
         });
         let begin = Instant::now();
         assert!(docker(["stop", "--time", "60", &name]).status.success());
-        // The manifest's grace is 2 s for each of three polite signals; after 60 s docker kills.
+        // The manifest's grace is 2 s for each of three signals; after 60 s docker kills the container.
         assert!(begin.elapsed() < Duration::from_secs(45), "{:?}", begin.elapsed());
         let ran = running.wait();
         ran.assert_code(&[130]);
@@ -305,7 +305,7 @@ fn a_stopped_container_ends_in_time_and_reports() {
     }
 }
 
-/// A real mount needs EFS: `tests/efs/mount-target` stands in for what lies around it, up to the system call.
+/// A real mount needs EFS: `tests/efs/mount-target` replaces everything around it, up to the system call.
 #[test]
 fn the_share_is_mounted_with_the_builds_credentials_from_a_verified_server() {
     need_image!("the_share_is_mounted_with_the_builds_credentials_from_a_verified_server");
@@ -338,14 +338,14 @@ fn the_share_is_mounted_with_the_builds_credentials_from_a_verified_server() {
     );
 }
 
-/// The phases of the buildspecs, as CodeBuild carries them out: `tests/codebuild`.
+/// The phases of the buildspecs, run as in CodeBuild: `tests/codebuild`.
 #[test]
 fn buildspecs_run_as_in_codebuild() {
     need_image!("buildspecs_run_as_in_codebuild");
     for buildspec in ["check-layer.yml", "build.yml"] {
         for user in ["root", "builder"] {
             let Some(mounted) = Mounted::new("buildspecs_run_as_in_codebuild", 0) else { return };
-            // CodeBuild's checkout is root's; the stand-in for the server has to be the caller's.
+            // root owns CodeBuild's checkout; the stand-in for the server must belong to the caller.
             give(&mounted.sandbox.upstream(), if user == "root" { 0 } else { 1000 });
             let tools = repository().join("tests/codebuild");
             let specs = repository().join("buildspecs");

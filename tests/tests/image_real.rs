@@ -1,7 +1,7 @@
-//! A check with real BitBake inside of the image, without any network: `BUILD_AGENT_TEST_POKY` is a clone of poky on
-//! this machine, which stands where the manifest's address leads.
+//! A check with real BitBake in the image, without network. `BUILD_AGENT_TEST_POKY` is a clone of poky on this
+//! machine, which replaces the manifest's address.
 //!
-//! Minutes of all cores; the image as in `image.rs`.
+//! Takes minutes on all cores; the image is that of `image.rs`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -11,10 +11,10 @@ use std::process::{Command, Output};
 
 use build_agent_tests::{Part, cases, commit, copy_tree, git, json, repository, skip_without};
 
-/// Nobody of this machine and nobody of the image.
+/// A uid that exists neither on this machine nor in the image.
 const STRANGER: u32 = 48_611;
 
-/// What the fixture's manifest says for machines without network, and a world of three recipes.
+/// Settings of the fixture's manifest for machines without network, and a world of three recipes.
 const SMALL_WORLD: &str = "CONNECTIVITY_CHECK_URIS = \"\"\n\
     INHERIT:remove = \"uninative\"\n\
     BB_NO_NETWORK = \"1\"\n\
@@ -31,7 +31,7 @@ fn output_text(output: &Output) -> String {
     [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes)).concat()
 }
 
-/// The image and the clone of poky, or why there is nothing to try.
+/// The image and the clone of poky, or the reason why the test cannot run.
 fn expected() -> Result<(String, PathBuf), String> {
     let poky =
         std::env::var_os("BUILD_AGENT_TEST_POKY").ok_or("BUILD_AGENT_TEST_POKY names no clone of poky")?;
@@ -56,7 +56,8 @@ impl Drop for Volume {
     }
 }
 
-/// A run of the good fixture as `docker run` of these options; fails unless it passes and leaves only the owner's files.
+/// Runs the good fixture as `docker run` with these options. Fails unless it passes and all its files belong to the
+/// owner.
 fn passes(image: &str, poky: &Path, owner: u32, options: &[&str]) {
     let place = tempfile::Builder::new().prefix("build-agent-image-").tempdir_in("/var/tmp").unwrap();
     let layer = place.path().join("meta-good");
@@ -117,7 +118,7 @@ fn walkdir(top: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// One after another, because each takes all cores.
+/// One after another, because each run uses all cores.
 #[test]
 fn a_good_layer_passes_in_the_image_as_any_user() {
     let (image, poky) = match expected() {
@@ -126,7 +127,7 @@ fn a_good_layer_passes_in_the_image_as_any_user() {
             return skip_without(Part::Docker, "a_good_layer_passes_in_the_image_as_any_user", &reason);
         }
     };
-    // As in CodeBuild: the agent stays root and drops for the layer's code.
+    // As in CodeBuild: the agent stays root and runs layer code as another user.
     passes(&image, &poky, 0, &[]);
     passes(&image, &poky, STRANGER, &["--user", &format!("{STRANGER}:{STRANGER}")]);
 }

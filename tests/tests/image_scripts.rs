@@ -1,5 +1,5 @@
-//! `docker/run` and `docker/seed` with a stand-in for the engine: what they ask of it, in which order, and what never
-//! appears on a command line.
+//! `docker/run` and `docker/seed` with a stand-in for the engine: its calls and their order, and what never appears
+//! on a command line.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 use build_agent_tests::{commit, copy_tree, git, repository};
 use tempfile::TempDir;
 
-/// A repository with the scripts, and an engine that notes what it is asked.
+/// A repository with the scripts, and an engine that records its calls.
 struct Place(TempDir);
 
 impl Place {
@@ -45,13 +45,13 @@ impl Place {
         command
     }
 
-    /// What the engine was asked, oldest first.
+    /// The calls of the engine, oldest first.
     fn notes(&self) -> Vec<String> {
         let text = std::fs::read_to_string(self.0.path().join("notes")).unwrap_or_default();
         text.lines().map(str::to_owned).collect()
     }
 
-    /// The calls that begin like this.
+    /// The calls that start with this text.
     fn calls(&self, start: &str) -> Vec<String> {
         self.notes().into_iter().filter(|note| note.starts_with(start)).collect()
     }
@@ -61,7 +61,7 @@ fn output_text(output: &Output) -> String {
     [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes)).concat()
 }
 
-/// The place of the first call that contains these words.
+/// The index of the first call that contains this text.
 #[track_caller]
 fn position(notes: &[String], words: &str) -> usize {
     notes.iter().position(|note| note.contains(words)).unwrap_or_else(|| panic!("no {words:?} in {notes:#?}"))
@@ -180,7 +180,7 @@ fn an_image_of_another_architecture_has_its_own_stable_tag() {
     );
 }
 
-/// `docker/run WORDS` in this directory; its last call of the engine.
+/// Runs `docker/run` with these arguments in this directory; returns the output and the last call of the engine.
 fn run(place: &Place, directory: &Path, words: &[&str], variables: &[(&str, &str)]) -> (Output, String) {
     let mut command = place.command("run");
     let output = command.current_dir(directory).args(words).envs(variables.iter().copied()).output().unwrap();
@@ -245,7 +245,7 @@ fn run_warns_if_the_host_forbids_isolation() {
         assert!(output.status.success() && output_text(&output).contains(words), "{}", output_text(&output));
         assert_eq!(call.contains("seccomp=unconfined"), unconfined, "{call}");
     }
-    // An engine that starts nothing at all has no complaint of the profile: the job's own error is told.
+    // An engine that cannot start anything does not complain about the profile: the job's own error is printed.
     let place = Place::new();
     let broken = [("ENGINE_FAILS", "run --rm"), ("ENGINE_STATUS", "125")];
     let (output, _) = run(&place, &place.sources(), &["check"], &broken);

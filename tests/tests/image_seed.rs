@@ -1,6 +1,6 @@
-//! `docker/seed` with a real engine and a real registry that wants a password: Debian's docker-registry.
+//! `docker/seed` with a real engine and a real registry that requires a password: Debian's docker-registry.
 //!
-//! The image that is built is the one of `image.rs` once more, or a sick one, so that a build takes seconds.
+//! The built image is a copy of the one in `image.rs`, or a broken copy, so a build takes seconds.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -13,7 +13,7 @@ use std::process::{Command, Output};
 use build_agent_tests::{Part, Running, commit, copy_tree, git, repository, skip_without};
 use tempfile::TempDir;
 
-/// `htpasswd -Bbn me hunter22secret`, and the same as a browser sends it.
+/// The output of `htpasswd -Bbn me hunter22secret`, and the same login as an HTTP client sends it.
 const PASSWORD: &str = "hunter22secret";
 const HTPASSWD: &str = "me:$2y$05$wd6Nhi.RUEo6vSipHqySX.5xJMYcW/pEkqMwOPF0lHJrDyOPKt0OS\n";
 const BASIC: &str = "bWU6aHVudGVyMjJzZWNyZXQ=";
@@ -26,7 +26,7 @@ fn output_text(output: &Output) -> String {
     [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes)).concat()
 }
 
-/// The image, or why nothing can be tried here.
+/// The image, or the reason why the test cannot run here.
 fn image() -> Result<String, String> {
     let image = std::env::var("BUILD_AGENT_TEST_IMAGE").unwrap_or_else(|_| "build-agent".into());
     docker(&["version"]).ok_or("no container engine answers to `docker version`")?;
@@ -37,7 +37,7 @@ fn image() -> Result<String, String> {
     Ok(image)
 }
 
-/// A registry of its own on the loopback, and sources whose image is made from `image`.
+/// A registry on the loopback, and sources whose image is made from `image`.
 struct Place {
     directory: TempDir,
     port: u16,
@@ -72,7 +72,7 @@ impl Place {
         self.directory.path().join("sources")
     }
 
-    /// Another Dockerfile, which is another commit.
+    /// Commits another Dockerfile.
     fn change(&self, dockerfile: &str) -> String {
         std::fs::write(self.sources().join("docker/Dockerfile"), dockerfile).unwrap();
         commit(&self.sources(), "Change the image");
@@ -90,7 +90,7 @@ impl Place {
         command.env("BUILD_AGENT_ENGINE", "docker").env_remove("DOCKERHUB_USERNAME").output().unwrap()
     }
 
-    /// The registry's answer, with its head.
+    /// The registry's reply, with its headers.
     fn asked(&self, what: &str) -> String {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         let accept = "application/vnd.docker.distribution.manifest.v2+json";
@@ -166,7 +166,7 @@ fn seed_pushes_with_a_password_and_moves_stable_only_to_a_good_image() {
     assert_eq!(place.digest(own).as_ref(), Some(&digest));
     assert!(output_text(&output).contains(&digest), "it is told: {}", output_text(&output));
 
-    // The doctor's own words of an image that lacks something.
+    // An image whose doctor finds a missing program.
     let sick = place.sources().join("sick");
     std::fs::write(&sick, "#!/bin/sh\necho 'no gawk here'\nexit 3\n").unwrap();
     std::fs::set_permissions(&sick, std::fs::Permissions::from_mode(0o755)).unwrap();

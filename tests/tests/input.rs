@@ -1,5 +1,4 @@
-//! What stands where a file should be, and streams that nobody reads: the agent neither waits, nor
-//! panics, nor makes anything.
+//! Invalid input files, and streams that nobody reads: the agent does not hang, does not panic, and creates no files.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -10,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use build_agent_tests::{Sandbox, agent, repository, skip};
 
-/// Puts something that is no proper file at `path`.
+/// Puts something that is not a regular file at `path`.
 fn plant(kind: &str, path: &Path) {
     match kind {
         "directory" => std::fs::create_dir(path).unwrap(),
@@ -42,7 +41,7 @@ fn an_invalid_manifest_is_status_2_immediately() {
     assert!(!sandbox.layer().join("build-agent-out").exists());
 }
 
-/// A lock that cannot be read does not let the repos float.
+/// If the lock file cannot be read, repositories are not resolved by their branches.
 #[test]
 fn an_invalid_lock_file_is_status_2_immediately() {
     let Some(sandbox) = Sandbox::new("an_invalid_lock_file_is_status_2_immediately") else { return };
@@ -57,7 +56,7 @@ fn an_invalid_lock_file_is_status_2_immediately() {
     }
 }
 
-/// A reader that has had enough is no error; a full disk is; neither is a panic.
+/// A closed pipe is not an error, but a full disk is. Neither causes a panic.
 #[test]
 fn output_that_cannot_be_written() {
     let Some(sandbox) = Sandbox::new("output_that_cannot_be_written") else { return };
@@ -77,7 +76,7 @@ fn output_that_cannot_be_written() {
         let output_text = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(on_full), "{words:?}: {output_text}");
         assert!(!output_text.contains("panicked"), "{output_text}");
-        // Both at once: there is nobody to tell.
+        // Both at once: no stream is left for a message.
         assert_eq!(agent().args(words).stdout(full()).stderr(full()).status().unwrap().code(), Some(on_full));
 
         let (reader, writer) = std::io::pipe().unwrap();
@@ -102,7 +101,7 @@ fn a_job_continues_without_a_console() {
     }
 }
 
-/// `lock` and `shell` are no jobs: what an earlier job reported stays.
+/// `lock` and `shell` are not jobs: the reports of an earlier job stay.
 #[test]
 fn lock_and_shell_do_not_change_reports() {
     let Some(sandbox) = Sandbox::new("lock_and_shell_do_not_change_reports") else { return };
@@ -121,14 +120,14 @@ fn lock_and_shell_do_not_change_reports() {
         assert_eq!(std::fs::read(sandbox.out().join("result.json")).unwrap(), before, "{words:?}");
     }
     assert!(!sandbox.layer().join("build-agent-out").exists());
-    // What cannot be locked is told once, and is no verdict.
+    // A failed lock is reported once, and is not a verdict.
     sandbox.change_manifest("/upstream/poky", "/upstream/gone");
     let ran = sandbox.call([Path::new("lock"), &manifest]);
     ran.assert_code(&[4]);
     assert!(!ran.output().contains("nothing was checked"), "{}", ran.output());
 }
 
-/// `build-agent schema` with the validator that editors' language servers are like.
+/// `build-agent schema` with a validator like those of editors.
 #[test]
 fn the_schema_accepts_good_manifests_and_rejects_bad_ones() {
     const CHECK: &str = r#"

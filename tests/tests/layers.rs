@@ -1,5 +1,4 @@
-//! The layer store with whole jobs: what one job has checked out the next one uses, whatever happened
-//! to the one before.
+//! The layer store with whole jobs: each job uses the checkouts of earlier jobs, however those ended.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -17,7 +16,7 @@ fn store(sandbox: &Sandbox) -> PathBuf {
     sandbox.work().join("layers")
 }
 
-/// Directories two below the store: entries, and what is in the making.
+/// Directories two levels below the store: entries and unfinished entries.
 fn entries(sandbox: &Sandbox) -> BTreeSet<String> {
     let names = |path: &Path| -> Vec<PathBuf> {
         let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
@@ -27,7 +26,7 @@ fn entries(sandbox: &Sandbox) -> BTreeSet<String> {
     all.map(|path| path.file_name().unwrap().to_string_lossy().into_owned()).collect()
 }
 
-/// How the job came by poky, and where it lies.
+/// How the job got poky, and the path of the checkout.
 fn poky(sandbox: &Sandbox) -> (String, PathBuf) {
     let events = std::fs::read_to_string(sandbox.out().join("events.jsonl")).unwrap();
     let repo = events
@@ -93,12 +92,12 @@ fn a_job_killed_during_checkout_does_not_disturb_the_next_one() {
         std::thread::sleep(Duration::from_millis(milliseconds));
         running.signal(Signal::SIGKILL);
         assert_eq!(running.wait().signal, Some(9), "the kill came after the end");
-        // The next commit has to be checked out anew, so that each kill has something to hit.
+        // The next commit must be checked out again, so that each kill interrupts a checkout.
         sandbox.behaviour(&format!("yocto-check-layer say {milliseconds}"));
     }
     sandbox.run().assert_code(&[0]);
     let left = entries(&sandbox);
-    // One that has just been made and holds nothing could be of a job that is about to lock it.
+    // A new, empty directory could belong to a job that is about to lock it.
     let empty = |name: &str| {
         let repos = std::fs::read_dir(store(&sandbox)).unwrap();
         repos
@@ -110,7 +109,7 @@ fn a_job_killed_during_checkout_does_not_disturb_the_next_one() {
     assert_eq!(poky(&sandbox).0, "stored");
 }
 
-/// Two machines with one share: each has work directories of its own.
+/// Two machines with one share, each with its own work directories.
 #[test]
 fn a_trusted_job_stores_its_checkout_on_the_share_for_all_jobs() {
     const NAME: &str = "a_trusted_job_stores_its_checkout_on_the_share_for_all_jobs";
@@ -126,7 +125,7 @@ fn a_trusted_job_stores_its_checkout_on_the_share_for_all_jobs() {
         let (how, path) = poky(&sandbox);
         (how, path.starts_with(&share))
     };
-    // Stamps that are of no use to other jobs would betray an untrusted one.
+    // Stamps that no other job can use would reveal an untrusted one.
     let there = || -> BTreeSet<PathBuf> { files(&share.join("layers")) };
     assert_eq!(run("stranger", &[]), ("cloned".into(), false));
     assert!(there().is_empty(), "{:?}", there());
@@ -146,7 +145,7 @@ fn a_trusted_job_stores_its_checkout_on_the_share_for_all_jobs() {
     assert_eq!(there(), stored);
 }
 
-/// All below a directory that is no directory.
+/// Everything below except directories.
 fn files(directory: &Path) -> BTreeSet<PathBuf> {
     let mut found = BTreeSet::new();
     for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
@@ -159,7 +158,7 @@ fn files(directory: &Path) -> BTreeSet<PathBuf> {
     found
 }
 
-/// The user that runs layer code reads a checkout with git and BitBake, and cannot change it.
+/// The build user can read a checkout with git and BitBake, but cannot change it.
 #[test]
 fn layer_code_can_read_but_not_write_a_checkout() {
     const NAME: &str = "layer_code_can_read_but_not_write_a_checkout";
@@ -175,7 +174,7 @@ fn layer_code_can_read_but_not_write_a_checkout() {
         sandbox.start(command).wait()
     };
     let tree = tree.to_str().unwrap();
-    // What BitBake asks git in each layer (`oe/buildcfg.py`).
+    // The git calls of BitBake in each layer (`oe/buildcfg.py`).
     for words in [
         vec!["git", "-C", tree, "rev-parse", "HEAD"],
         vec!["git", "-C", tree, "diff", "--quiet", "--no-ext-diff"],

@@ -1,4 +1,4 @@
-//! `docker/mount-share` with a stand-in for EFS: what is mounted where, in which order, and what is left of a failure.
+//! `docker/mount-share` with a stand-in for EFS: the mounts, their order, and the state after a failure.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use build_agent_tests::repository;
 use tempfile::TempDir;
 
-/// A build machine that has the variables of the projects of `cloudformation/check_layer.yml`.
+/// A build machine with the variables of the projects of `cloudformation/check_layer.yml`.
 struct Machine(TempDir);
 
 impl Machine {
@@ -37,8 +37,8 @@ impl Machine {
             .unwrap()
     }
 
-    /// What was started, oldest first, without the names of temporary directories; the watchdog comes apart, because
-    /// nobody waits for it.
+    /// The started commands, oldest first, without the names of temporary directories. The watchdog is excluded,
+    /// because no process waits for it.
     fn mounts(&self) -> Vec<String> {
         let text = std::fs::read_to_string(self.0.path().join("notes")).unwrap_or_default();
         let here = self.0.path().display().to_string();
@@ -119,7 +119,7 @@ fn a_failed_mount_does_not_look_like_an_empty_share() {
     assert!(!machine.share().exists());
     assert_eq!(machine.mounts().len(), 1, "nothing is mounted in what is not there");
 
-    // The share itself is of use without the part of pull requests, and has to be watched.
+    // The share itself is useful without the directory of pull requests, and needs the watchdog.
     let machine = Machine::new();
     let output =
         machine.run(&["ro", "pr/7"], &[PULL_REQUEST, ("MACHINE_FAILS", "accesspoint=pull-requests")]);

@@ -1,4 +1,4 @@
-//! Where things lie: paths that BitBake takes, paths that it does not, paths that are no text.
+//! Paths that BitBake accepts, paths that it does not, and paths that are not UTF-8.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 
 use build_agent_tests::{Ran, Sandbox, copy_tree, git};
 
-/// The layer under test once more, below this directory of the sandbox; its manifest is the same.
+/// A copy of the layer under test below this directory of the sandbox, with the same manifest.
 fn layer_below(sandbox: &Sandbox, directory: &str) -> PathBuf {
     let layer = sandbox.path().join(directory).join("meta-tested");
     copy_tree(&sandbox.layer(), &layer);
     layer
 }
 
-/// `build-agent COMMAND` on the manifest of a layer.
+/// Runs `build-agent COMMAND` on the manifest of a layer.
 fn call(sandbox: &Sandbox, command: &str, layer: &Path, work: &Path) -> Ran {
     let mut agent = sandbox.command([command]);
     agent.current_dir(layer).arg("--work-dir").arg(work);
@@ -25,7 +25,7 @@ fn call(sandbox: &Sandbox, command: &str, layer: &Path, work: &Path) -> Ran {
     sandbox.start(agent).wait()
 }
 
-/// As Jenkins names the second workspace of a job; and what else people have in their paths.
+/// Jenkins' name for the second workspace of a job, and other characters that occur in paths.
 #[test]
 fn a_layer_can_be_at_any_path_that_bitbake_can_read() {
     let Some(sandbox) = Sandbox::new("a_layer_can_be_at_any_path_that_bitbake_can_read") else { return };
@@ -50,7 +50,7 @@ fn plan_reports_paths_that_bitbake_cannot_read_before_any_clone() {
             ran.assert_says(&["[layer] paths", words, "hint: move it"]);
         }
     }
-    // The work directory is the agent's to choose, and OE-Core is more particular about it.
+    // The agent chooses the work directory, and OE-Core has stricter rules for it.
     let link = sandbox.path().join("link");
     let odd = sandbox.path().join("job@2/work");
     std::fs::create_dir_all(&odd).unwrap();
@@ -155,7 +155,7 @@ fn a_path_that_is_not_utf8_is_reported() {
     reported(sandbox.start(command).wait());
 }
 
-/// A tag may stand for anything, and an id be one of anything.
+/// A tag can name any object, and so can an id.
 #[test]
 fn a_revision_that_is_not_a_commit_is_status_2_in_run_and_lock() {
     let Some(sandbox) = Sandbox::new("a_revision_that_is_not_a_commit_is_status_2_in_run_and_lock") else {

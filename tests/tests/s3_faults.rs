@@ -1,5 +1,5 @@
-//! `build-agent publish` to a bucket whose connections break: a small S3 on loopback that resets them, before
-//! or after it has done what it was asked.
+//! `build-agent publish` to a bucket whose connections break: a small S3 server on loopback resets them before or
+//! after it executes a request.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -12,15 +12,15 @@ use std::sync::{Arc, Mutex};
 
 use nix::sys::socket::{setsockopt, sockopt};
 
-/// What goes wrong with a request.
+/// The fault of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
     No,
-    /// Its connection is reset, and nothing is done.
+    /// The connection is reset, and the request is not executed.
     Before,
-    /// It is done, and its connection is reset in the place of an answer.
+    /// The request is executed, and the connection is reset instead of a reply.
     After,
-    /// Somebody else's object takes its place.
+    /// The object of another writer replaces it.
     Taken,
 }
 
@@ -65,7 +65,7 @@ impl Server {
         Server { port, bucket, judge }
     }
 
-    /// From now on; counts requests from 0.
+    /// Sets the faults from now on; counts requests from 0.
     fn faults(&self, judge: impl FnMut(u64, &Request) -> Fault + Send + 'static) {
         self.bucket.lock().unwrap().requests = 0;
         *self.judge.lock().unwrap() = Box::new(judge);
@@ -90,7 +90,7 @@ impl Server {
         self.bucket.lock().unwrap().requests
     }
 
-    /// Everything of the tree is there, once, and the index names it.
+    /// Fails unless every file of the tree is stored once and listed in the index.
     #[track_caller]
     fn assert_published(&self, tree: &Path, prefix: &str) {
         let index = self.object(&format!("{prefix}/index.json")).expect("an index");
@@ -127,7 +127,7 @@ fn serve(stream: TcpStream, bucket: &Mutex<Bucket>, judge: &Mutex<Judge>) {
         match answer.filter(|_| fault == Fault::No) {
             Some(answer) => stream.write_all(&answer).unwrap(),
             None => {
-                // Closed without delay, the kernel sends a reset.
+                // If the socket is closed without a delay, the kernel sends a reset.
                 let now = nix::libc::linger { l_onoff: 1, l_linger: 0 };
                 setsockopt(&stream, sockopt::Linger, &now).unwrap();
                 return;
@@ -230,7 +230,7 @@ fn error(status: u16, code: &str, head_only: bool) -> Vec<u8> {
     answer(status, 0, body.as_bytes(), head_only)
 }
 
-/// Files of these sizes, no two alike.
+/// Files of these sizes, all different.
 fn tree(sizes: impl IntoIterator<Item = usize>) -> tempfile::TempDir {
     let tree = tempfile::tempdir().unwrap();
     for (n, size) in sizes.into_iter().enumerate() {
@@ -259,7 +259,7 @@ fn a_reset_of_the_indexs_write_loses_nothing() {
         ended(&server.publish(tree.path(), prefix), 0);
         server.assert_published(tree.path(), prefix);
     }
-    // And what is published is still never overwritten.
+    // Published objects are still never overwritten.
     server.faults(|_, request| {
         let is_index = request.method == "PUT" && request.key.ends_with("/index.json");
         if is_index { Fault::Taken } else { Fault::No }
@@ -268,7 +268,7 @@ fn a_reset_of_the_indexs_write_loses_nothing() {
     assert_eq!(server.object("taken/index.json").unwrap(), b"somebody else's");
 }
 
-/// Each request of a publication in turn, those of a multipart upload as well.
+/// Each request of a publication in turn, including those of a multipart upload.
 #[test]
 fn a_reset_of_any_one_request_loses_nothing() {
     let server = Server::start();
@@ -283,7 +283,7 @@ fn a_reset_of_any_one_request_loses_nothing() {
             let prefix = format!("{fault:?}-{faulty}");
             server.faults(move |number, _| if number == faulty { fault } else { Fault::No });
             ended(&server.publish(tree.path(), &prefix), 0);
-            // A multipart upload whose answer is lost is begun again; a bucket forgets the first by itself.
+            // A multipart upload whose reply is lost is started again; the bucket removes the first one itself.
             server.bucket.lock().unwrap().uploads.clear();
             server.assert_published(tree.path(), &prefix);
         }

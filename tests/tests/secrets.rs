@@ -1,5 +1,5 @@
-//! The token of the manifest, from Secrets Manager as `moto` stands in for it (`moto_server`, from
-//! the PyPI package `moto[server]`), on loopback.
+//! The token of the manifest from Secrets Manager; `moto` is the stand-in (`moto_server`, from the PyPI package
+//! `moto[server]`), on loopback.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -12,14 +12,14 @@ use build_agent_tests::{Part, Ran, Sandbox, leaks_of, skip_without};
 
 const TOKEN: &str = "token-that-nobody-may-see";
 
-/// Stands in for AWS; ended when it goes out of scope.
+/// The stand-in for AWS; stopped when the value is dropped.
 struct Moto {
     child: Child,
     endpoint: String,
 }
 
 impl Moto {
-    /// `None`, said aloud, where there is no `moto_server`.
+    /// `None`, with a SKIPPED line, if there is no `moto_server`.
     fn start(test: &str) -> Option<Moto> {
         let Some(program) = program("moto_server") else {
             skip_without(
@@ -41,7 +41,7 @@ impl Moto {
         Some(Moto { child, endpoint: format!("http://127.0.0.1:{port}") })
     }
 
-    /// Stores a secret with the SDK for Python that moto itself brings along.
+    /// Stores a secret with the Python SDK that moto itself installs.
     fn store(&self, name: &str, value: &str) {
         let script = "import boto3, sys\n\
             boto3.client('secretsmanager').create_secret(Name=sys.argv[1], SecretString=sys.argv[2])\n";
@@ -61,7 +61,7 @@ impl Moto {
         ]
     }
 
-    /// A job whose tool prints the token, which the agent has from here alone.
+    /// A job whose tool prints the token. The agent can get the token only from this server.
     fn run(&self, sandbox: &Sandbox, secret: &str) -> Ran {
         sandbox.write_manifest(&format!(
             "{}\n[github]\nrepository = \"example/meta-tested\"\ntoken_secret = \"{secret}\"\n",
@@ -81,7 +81,7 @@ impl Drop for Moto {
     }
 }
 
-/// In the tests' venv, else on the PATH.
+/// In the tests' venv, else on PATH.
 fn program(name: &str) -> Option<PathBuf> {
     let venv = std::env::var_os("BUILD_AGENT_TEST_VENV").map(|venv| PathBuf::from(venv).join("bin"));
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -113,7 +113,7 @@ fn a_missing_secret_ends_the_job_before_its_first_stage() {
     for (secret, word) in [
         ("build-agent/other", "build-agent/other"),
         ("build-agent/json#token", "no field `token`"),
-        // As a whole it is no token.
+        // The whole secret is not a token.
         ("build-agent/json", "use one of `build-agent/json#user`"),
     ] {
         let ran = moto.run(&sandbox, secret);

@@ -25,7 +25,7 @@ struct Place {
     _directory: TempDir,
 }
 
-/// `None`, if mounting is not possible; prints SKIPPED.
+/// `None`, with a SKIPPED line, if mounting is not possible.
 fn place(test: &str, options: &[&str], prepare: impl FnOnce(&Path)) -> Option<Place> {
     let directory = tempfile::tempdir().unwrap();
     let (source, mountpoint) = (directory.path().join("source"), directory.path().join("mount"));
@@ -180,7 +180,7 @@ fn operations_wait_in_parallel() {
     });
     let counts = place.slow.counts();
     assert_eq!(counts["operations"]["lookup"], 64, "a stat is one operation: {counts}");
-    // One after the other it would be 1. It would be all of them if the machine started none late.
+    // In series it would be 1. It is not always the maximum, because some operations may start late.
     assert!(counts["max_in_flight"].as_u64().unwrap() >= 32, "{counts}");
 }
 
@@ -287,7 +287,7 @@ fn nothing_stays_mounted() {
     drop((in_use, directory));
 }
 
-/// As on NFS, where the answer to the change contains the directory's new state.
+/// As on NFS, where the reply to the change contains the directory's new state.
 #[test]
 fn a_change_of_a_directory_costs_one_operation() {
     let Some(mut place) = place("a_change_of_a_directory_costs_one_operation", &FAST, |_| ()) else { return };

@@ -1,5 +1,5 @@
-//! The structure of the sources: the modules at the top of a crate use each other in one direction. Between crates
-//! the compiler sees to it.
+//! The structure of the sources: the top modules of a crate use each other in one direction. Between crates, the
+//! compiler ensures this.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -7,7 +7,7 @@ use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Which module uses which, and for each pair one place where it does.
+/// Which module uses which, with one source location for each pair.
 type Uses = BTreeMap<String, BTreeMap<String, String>>;
 
 #[test]
@@ -56,7 +56,7 @@ fn cycles_are_found() {
     write("c.rs", "#[cfg(test)]\nmod tests {\n    use crate::a;\n}\n");
     assert_eq!(cycle(&uses(place.path())), None);
 
-    // By a path, by a name that the crate exports, and within a group.
+    // By a path, by a name that the crate exports, and in a group.
     for (file, text) in [
         ("c.rs", "fn x() { crate::a::y() }\n"),
         ("c/inner.rs", "use super::super::a::y;\n"),
@@ -92,7 +92,7 @@ fn crates() -> Vec<PathBuf> {
     crates
 }
 
-/// Reads what the modules at the top of a crate use of each other, tests left out.
+/// Reads which top modules of a crate use each other, without tests.
 fn uses(directory: &Path) -> Uses {
     let sources = directory.join("src");
     let root = without_tests(&fs::read_to_string(sources.join("lib.rs")).unwrap());
@@ -101,7 +101,7 @@ fn uses(directory: &Path) -> Uses {
         .filter_map(|line| line.rsplit_once("mod ")?.1.strip_suffix(';'))
         .filter(|name| name.chars().all(|c| c.is_alphanumeric() || c == '_'))
         .collect();
-    // What the crate exports under its own name, and the module that it comes from.
+    // The names that the crate exports, and the module of each.
     let mut exported = BTreeMap::new();
     for (at, start) in root.match_indices("use ") {
         for path in paths(&root[at + start.len()..]) {
@@ -144,12 +144,12 @@ fn rust_files(directory: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Modules that exist for tests only, by the names that they have here.
+/// Modules that exist only for tests, by their names in this repository.
 fn is_test(name: &str) -> bool {
     name == "tests" || name.ends_with("_tests") || name == "fixture" || name == "sample"
 }
 
-/// The source without comments and without modules of tests that stand in it.
+/// The source without comments and without its inline test modules.
 fn without_tests(source: &str) -> String {
     let mut kept = String::new();
     let mut lines = source.lines().peekable();
@@ -170,7 +170,7 @@ fn without_tests(source: &str) -> String {
     kept
 }
 
-/// All paths of a text that begin at the crate's root or reach it by `super`, without that beginning.
+/// All paths of a text that start at the crate's root or reach it by `super`, without that prefix.
 fn used(text: &str, place: &[String]) -> Vec<Vec<String>> {
     let mut found = Vec::new();
     for start in ["crate::", "super::"] {
@@ -208,7 +208,7 @@ fn tree(chars: &mut std::iter::Peekable<std::str::Chars>) -> Vec<Vec<String>> {
                 for rest in tree(chars) {
                     all.push(path.iter().chain(&rest).cloned().collect());
                 }
-                // To the next branch, past ` as other`.
+                // Skips ` as other`, up to the next branch.
                 let end = chars.find(|c| matches!(c, ',' | '}'));
                 while chars.next_if(|c| c.is_whitespace()).is_some() {}
                 if end != Some(',') {
@@ -228,7 +228,7 @@ fn tree(chars: &mut std::iter::Peekable<std::str::Chars>) -> Vec<Vec<String>> {
             colons += 1;
         }
         if colons != 2 {
-            // The name that it gets here is the one by which others use it.
+            // The name after `as` is the one that others use.
             let rest: String = chars.clone().take_while(|c| !matches!(c, ',' | '}' | ';')).collect();
             if let Some(name) = rest.trim_start().strip_prefix("as ") {
                 path.push(name.trim().to_owned());
@@ -238,7 +238,7 @@ fn tree(chars: &mut std::iter::Peekable<std::str::Chars>) -> Vec<Vec<String>> {
     }
 }
 
-/// One cycle, as short as there is.
+/// One of the shortest cycles.
 fn cycle(uses: &Uses) -> Option<Vec<String>> {
     let from = |start: &String| -> Option<Vec<String>> {
         let mut ways = vec![vec![start.clone()]];

@@ -1,4 +1,4 @@
-//! Builds and what they publish.
+//! Builds and their publications.
 
 use std::path::Path;
 
@@ -19,7 +19,7 @@ fn recipes_build_publish_and_build_again_from_sstate() {
     assert!(first["missed"].as_u64() > Some(0) && first["local"] == 0, "{first}");
 
     let result = fixture.result();
-    // BitBake told its own events: nothing is said of the old way, and every task has a start and an end.
+    // BitBake reported its own events: there is no notice of the fallback, and every task has a start and an end.
     let notices = result["notices"].to_string();
     assert!(!notices.contains("events cannot be read"), "{notices}");
     let runs = result["timeline"]["runs"].as_array().unwrap();

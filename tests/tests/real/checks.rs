@@ -1,4 +1,4 @@
-//! Layer checks: the verdict is the tool's own, test by test.
+//! Layer checks: the verdict is that of the tool, test by test.
 
 use build_agent_tests::cases;
 
@@ -15,7 +15,7 @@ fn a_good_layer_passes_on_scarthgap() {
     fixture.assert_reported_as_the_tool_said();
 }
 
-/// Without a manifest, and with BitBake and OE-Core as repositories of their own.
+/// Without a manifest, and with BitBake and OE-Core in separate repositories.
 #[test]
 fn a_good_layer_passes_on_master() {
     let Some(fixture) = Fixture::long("a_good_layer_passes_on_master", "meta-good", &[OE_CORE, BITBAKE])
@@ -28,8 +28,8 @@ fn a_good_layer_passes_on_master() {
     fixture.assert_reported_as_the_tool_said();
 }
 
-/// Jenkins' second workspace of a job, and what else BitBake reads layers from; the agent chooses COREBASE and
-/// TMPDIR, where OE-Core refuses these characters.
+/// Jenkins' second workspace of a job, and other paths from which BitBake can read layers. OE-Core rejects these
+/// characters in COREBASE and TMPDIR, which the agent chooses.
 #[test]
 fn a_layer_below_unusual_directories_passes() {
     let test = "a_layer_below_unusual_directories_passes";

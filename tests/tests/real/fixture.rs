@@ -1,4 +1,4 @@
-//! A fixture of `layers-fixtures` as a checkout of its own, and places for its jobs.
+//! A fixture of `layers-fixtures` in its own checkout, and directories for its jobs.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,18 +13,18 @@ use build_agent_tests::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// A whole check takes minutes, and on a slow machine many.
+/// A whole check takes minutes, and many minutes on a slow machine.
 pub const TIMEOUT: Duration = Duration::from_secs(45 * 60);
 
-/// A world of a few recipes: what is wrong with the other 900 is not asked here, and each of the
-/// tool's runs takes a fraction of the time. One test of the whole world stays.
+/// A world of a few recipes. The other 900 recipes do not matter here, and each run of the tool takes a fraction of
+/// the time. One test still uses the whole world.
 pub const SMALL_WORLD: &str = "EXCLUDE_FROM_WORLD = \"1\"\n\
     EXCLUDE_FROM_WORLD:pn-zlib = \"\"\n\
     EXCLUDE_FROM_WORLD:pn-base-files = \"\"\n\
     EXCLUDE_FROM_WORLD:pn-greeting = \"\"\n\
     EXCLUDE_FROM_WORLD:pn-broken = \"\"\n";
 
-/// Leaves out what the recipes of meta-deploy do not need: a build takes seconds instead of minutes.
+/// Masks what the recipes of meta-deploy do not need: a build takes seconds instead of minutes.
 pub const NARROW_BUILD: &str = "BBMASK = \"/meta/recipes- /meta-poky/recipes-\"\n\
     ASSUME_PROVIDED += \"virtual/fakeroot-native quilt-native\"\n\
     CONNECTIVITY_CHECK_URIS = \"\"\n\
@@ -33,7 +33,7 @@ pub const NARROW_BUILD: &str = "BBMASK = \"/meta/recipes- /meta-poky/recipes-\"\
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-/// A fixture as a checkout of its own, and places for its job.
+/// A fixture in its own checkout, and directories for its jobs.
 pub struct Fixture {
     name: &'static str,
     pub place: TempDir,
@@ -41,7 +41,7 @@ pub struct Fixture {
 }
 
 impl Fixture {
-    /// `None`, said aloud, where one of the addresses does not answer or the machine is not fit.
+    /// `None`, with a SKIPPED line, if an address does not reply or the machine does not meet the requirements.
     pub fn new(test: &str, name: &'static str, addresses: &[&str]) -> Option<Fixture> {
         let silent = addresses.iter().find(|address| !answers(address));
         let reason =
@@ -61,7 +61,7 @@ impl Fixture {
         Some(fixture)
     }
 
-    /// As [`Fixture::new`], for a test that takes minutes.
+    /// Like [`Fixture::new`], for a test that takes minutes.
     pub fn long(test: &str, name: &'static str, addresses: &[&str]) -> Option<Fixture> {
         if is_left_to_the_long_run(test) { None } else { Fixture::new(test, name, addresses) }
     }
@@ -78,7 +78,7 @@ impl Fixture {
         self.call_in(&self.layer(), words)
     }
 
-    /// The same, where the layer lies elsewhere.
+    /// Like [`Fixture::new`], with another path of the layer.
     pub fn call_in(&self, layer: &Path, words: &[&str]) -> Ran {
         self.start_in(layer, words).wait_for(TIMEOUT)
     }
@@ -94,7 +94,7 @@ impl Fixture {
         Running::start(command, self.place.path())
     }
 
-    /// The fixture's own manifest, in a small world.
+    /// The fixture's own manifest, with a small world.
     pub fn run_in_small_world(&self) -> Ran {
         self.call(&["run", "--set", &format!("config.local_conf={SMALL_WORLD}")])
     }
@@ -103,7 +103,7 @@ impl Fixture {
         json(&self.out().join("result.json"))
     }
 
-    /// Fails unless the report says of every test what yocto-check-layer's own log says, that of its last run.
+    /// Fails unless the report agrees for every test with the log of yocto-check-layer's last run.
     pub fn assert_reported_as_the_tool_said(&self) {
         let log = |run: &str| self.out().join(format!("logs/yocto-check-layer-{}{run}.log", self.name));
         let last = Some(log("-again")).filter(|log| log.is_file()).unwrap_or_else(|| log(""));
@@ -116,7 +116,7 @@ impl Fixture {
     }
 }
 
-/// Whether git finds the branches of the address.
+/// Whether git finds the branches of the repository.
 fn answers(address: &str) -> bool {
     let mut git = Command::new("timeout");
     git.args(["30", "git", "ls-remote", "--quiet", "--exit-code", "--heads", address]);
@@ -134,8 +134,8 @@ fn missing_tools() -> Option<String> {
     Some(format!("BitBake's host tool {tool} is not installed"))
 }
 
-/// The tests and their outcomes as the log has them: `test_x (class…)`, then ` ... word` on the same
-/// line or the next one. Deliberately simple and apart from the agent's own reader.
+/// The tests and their outcomes in the log: `test_x (class…)`, then ` ... word` on the same line or the next one.
+/// Deliberately simple, and independent of the agent's own parser.
 fn said_by_the_tool(log: &str) -> BTreeMap<String, String> {
     let mut output_text = BTreeMap::new();
     let mut test = None;
@@ -159,7 +159,7 @@ fn said_by_the_tool(log: &str) -> BTreeMap<String, String> {
     output_text
 }
 
-/// The one sstate line of the result.
+/// The only sstate summary of the result.
 pub fn sstate(result: Value) -> Value {
     let units = result["units"].as_array().unwrap();
     let line = units.iter().map(|unit| &unit["sstate"]).find(|sstate| sstate.is_object());

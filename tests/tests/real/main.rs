@@ -1,8 +1,7 @@
-//! The fixtures against real BitBake and OE-Core, where their addresses answer.
+//! The fixtures with real BitBake and OE-Core, if their addresses reply.
 //!
-//! Nothing here stands in for anything: the manifests are unmodified, git clones upstream, and
-//! yocto-check-layer computes the signatures of the whole world. One test at a time, because each
-//! takes all cores.
+//! There are no stand-ins: the manifests are unmodified, git clones upstream, and yocto-check-layer computes the
+//! signatures of the whole world. One test runs at a time, because each uses all cores.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 

@@ -1,5 +1,4 @@
-//! Kept parse caches against real BitBake: it parses what changed and nothing else, and the verdict is
-//! the plain one.
+//! Stored parse caches with real BitBake: it parses only what changed, and the verdict is that of a plain run.
 
 use std::path::Path;
 
@@ -8,13 +7,13 @@ use serde_json::Value;
 
 use crate::signature_cache::{Narrow, test_results};
 
-/// With the same handler for all questions BitBake takes them for one configuration.
+/// With the same handler for all queries, BitBake treats them as one configuration.
 const HANDLER: &str = "BB_SIGNATURE_HANDLER = \"OEBasicHash\"\n";
 
 const RECIPES: [&str; 2] =
     ["recipes-fixture/deploy-files/deploy-files_1.0.bb", "recipes-fixture/deploy-image/deploy-image_1.0.bb"];
 
-/// What BitBake said of each question: how many recipes it took from its cache, and how many it parsed.
+/// For each query, the numbers of recipes that BitBake took from its cache and that it parsed.
 fn counts(result: &Value) -> Vec<Option<(u64, u64)>> {
     let units = result["units"].as_array().unwrap();
     let queries = units.iter().filter_map(|unit| unit["memo"].as_array()).flatten();
@@ -23,7 +22,7 @@ fn counts(result: &Value) -> Vec<Option<(u64, u64)>> {
     queries.map(count).collect()
 }
 
-/// What the report says of the questions.
+/// The queries in the report.
 fn whys(result: &Value) -> String {
     let units = result["units"].as_array().unwrap();
     units.iter().map(|unit| format!("{:#}", unit["memo"])).collect()
@@ -33,7 +32,7 @@ fn change(narrow: &Narrow, file: &str, text: &str) {
     narrow.change(file, Path::new(&narrow.layer("")), |old| old + text);
 }
 
-/// The content changes, and nothing that a BitBake of any release compares but the size.
+/// Changes the content, but nothing except the size that any BitBake release compares.
 fn change_behind_the_back(narrow: &Narrow, file: &str, text: &str) {
     let time = std::fs::metadata(narrow.layer(file)).unwrap().modified().unwrap();
     change(narrow, file, text);
@@ -50,7 +49,7 @@ fn only_changed_recipes_are_parsed_again() {
         return;
     }
     let Some(narrow) = Narrow::new(test) else { return };
-    // Parse caches are kept for other versions of a layer by trusted sources alone.
+    // Only trusted sources store parse caches for other versions of a layer.
     narrow.write_manifest(HANDLER);
     std::fs::write(narrow.layer("recipes-fixture/shared.inc"), "A = \"1\"\n").unwrap();
     std::fs::create_dir_all(narrow.layer("classes")).unwrap();
@@ -61,11 +60,11 @@ fn only_changed_recipes_are_parsed_again() {
         change(&narrow, recipe, "\nrequire recipes-fixture/shared.inc\ninherit fixture\n");
     }
     let first = narrow.run(&["--trusted"], 0);
-    // Nothing was parsed before: the world without the layer, then with it. Whether all recipes parse comes
-    // between them, and BitBake takes them from the world's cache.
+    // Nothing is cached at first: the world without the layer, then with it. `-p` comes between them, and BitBake
+    // takes the recipes from the world's cache.
     let [Some((0, 1)), None, Some((0, of)), ..] = counts(&first)[..] else { panic!("{}", whys(&first)) };
-    // The change, how many recipes BitBake parses for the world with the layer, and with the class (all of
-    // them, when the cache is not used, for the reason that is told), and whether the plain tool runs as well.
+    // The change, the number of recipes that BitBake parses for the world with the layer and with the class (all of
+    // them if the cache is not used, for the given reason), and whether the plain tool runs as well.
     type Case = (&'static str, Change, Result<u64, &'static str>, bool);
     let table: [Case; 5] = [
         ("recipe", |n| change(n, RECIPES[0], "X = \"1\"\n"), Ok(1), false),

@@ -1,4 +1,4 @@
-//! What real BitBake says in a room apart is what it says in the check's own build directory.
+//! Real BitBake gives the same results in a scratch build directory as in the check's own build directory.
 
 use std::path::Path;
 
@@ -20,7 +20,7 @@ fn signatures_in_a_scratch_build_directory_are_the_same() {
     let stored = signatures_with_the_class(&job);
     let plain = narrow.run(&["--no-memo"], 0);
     assert_eq!(test_results(&fast), test_results(&plain));
-    // The last that was asked is the world with the class.
+    // The last query is the world with the class.
     let left = std::fs::read_to_string(job.join("check/meta-deploy/locked-sigs.inc")).unwrap();
     assert!(left.contains("deploy-files:do_deploy:"), "{left}");
     assert_eq!(stored, left);

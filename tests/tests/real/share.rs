@@ -1,4 +1,4 @@
-//! Several machines on one share, each with empty directories of its own.
+//! Several machines with one share, each with its own empty directories.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
@@ -12,22 +12,22 @@ use serde_json::Value;
 use crate::POKY;
 use crate::fixture::{Fixture, NARROW_BUILD, TIMEOUT, sstate};
 
-/// A build machine: a work directory and an output directory that no other one has.
+/// A build machine with its own work directory and output directory.
 struct Machine<'a> {
     fixture: &'a Fixture,
     place: PathBuf,
 }
 
 impl<'a> Machine<'a> {
-    /// BitBake sorts a task's files by their paths: all work directories come before the layer, whereas the
-    /// share comes behind it.
+    /// BitBake sorts a task's files by their paths: all work directories come before the layer, and the share comes
+    /// after it.
     fn new(fixture: &'a Fixture, name: &str) -> Machine<'a> {
         let place = fixture.place.path().join(format!("machine-{name}"));
         std::fs::create_dir(&place).unwrap();
         Machine { fixture, place }
     }
 
-    /// Builds, and publishes what may be published.
+    /// Builds, and publishes if the source may do so.
     fn build(&self, words: &[&str]) -> Ran {
         self.start(self.command(words)).wait_for(TIMEOUT)
     }
@@ -55,7 +55,7 @@ impl<'a> Machine<'a> {
         json(&self.out().join("result.json"))
     }
 
-    /// BitBake runs, or has run.
+    /// Whether BitBake is running or has run.
     fn builds(&self) -> bool {
         std::fs::read_to_string(self.out().join("events.jsonl")).is_ok_and(|text| text.contains("build-qemu"))
     }
@@ -72,7 +72,7 @@ fn fixture(test: &str) -> Option<Fixture> {
     Some(fixture)
 }
 
-/// All that lies below, with what would change if somebody touched it.
+/// Everything below, with the attributes that a change would modify.
 fn snapshot(root: &Path) -> BTreeMap<PathBuf, (u64, i64, u64)> {
     let mut found = BTreeMap::new();
     let mut open = vec![root.to_path_buf()];
@@ -89,7 +89,7 @@ fn snapshot(root: &Path) -> BTreeMap<PathBuf, (u64, i64, u64)> {
     found
 }
 
-/// Everything came from the share's mirror.
+/// Fails unless everything came from the share's mirror.
 #[track_caller]
 fn assert_all_from_the_mirror(result: Value) {
     let summary = sstate(result);
@@ -118,7 +118,7 @@ fn a_machine_with_empty_caches_builds_everything_from_the_share() {
         assert!(name.ends_with(".tar.zst") || name.ends_with(".tar.zst.siginfo"), "{name} was published");
     }
 
-    // Nobody said that this one is to be trusted: it reads.
+    // This job is not trusted, so it only reads.
     let second = Machine::new(&fixture, "second");
     second.build(&[]).assert_code(&[0]);
     assert_all_from_the_mirror(second.result());
@@ -134,7 +134,7 @@ fn builds_survive_a_prune() {
     let Some(fixture) = fixture(test) else { return };
     Machine::new(&fixture, "first").build(&["--trusted"]).assert_code(&[0]);
 
-    // Everything is too old, but a build with a lease runs.
+    // Everything is too old, but a build with a lease is running.
     let (leasing, reading) = (Machine::new(&fixture, "leasing"), Machine::new(&fixture, "reading"));
     let mut one = leasing.start(leasing.command(&["--trusted"]));
     let mut other = reading.start(reading.command(&[]));
@@ -146,7 +146,7 @@ fn builds_survive_a_prune() {
     assert_all_from_the_mirror(leasing.result());
     assert_all_from_the_mirror(reading.result());
 
-    // Without a lease objects may go under a running build: it passes all the same.
+    // Without a lease, a prune may remove objects during a build, which still passes.
     let late = Machine::new(&fixture, "late");
     let mut build = late.start(late.command(&[]));
     build.wait_until("the build", || late.builds());
@@ -154,7 +154,7 @@ fn builds_survive_a_prune() {
     build.wait_for(TIMEOUT).assert_code(&[0]);
 }
 
-/// A prune to which nothing is young enough.
+/// A prune that removes objects of any age.
 fn prune(fixture: &Fixture, words: &[&str]) -> Ran {
     let mut command = agent();
     command.args(["cache", "prune", "--sstate-max-age", "0s", "--downloads-max-age", "0s", "--grace", "0s"]);
@@ -162,7 +162,7 @@ fn prune(fixture: &Fixture, words: &[&str]) -> Ran {
     Running::start(command, fixture.place.path()).wait()
 }
 
-/// The share is mounted as an account would do it for pull requests: read-only, but for their own part.
+/// Mounts the share as an account would for pull requests: read-only, except for their own part.
 #[test]
 fn a_pull_request_writes_only_its_own_directory() {
     let test = "a_pull_request_writes_only_its_own_directory";
@@ -179,7 +179,7 @@ fn a_pull_request_writes_only_its_own_directory() {
     Machine::new(&fixture, "trusted").build(&["--trusted"]).assert_code(&[0]);
     let shared = snapshot(&share(&fixture));
 
-    // It changes a recipe, and one of its tasks tries to write wherever others read.
+    // It changes a recipe, and one of its tasks tries to write to all directories that others read.
     std::fs::write(
         fixture.layer().join("recipes-fixture/deploy-files/deploy-files_1.0.bbappend"),
         format!(
@@ -203,7 +203,7 @@ fn a_pull_request_writes_only_its_own_directory() {
     second.start(second.of_pull_request(&part)).wait_for(TIMEOUT).assert_code(&[0]);
     assert_all_from_the_mirror(second.result());
 
-    // The same sources, accepted: all that the pull request had changed is made anew.
+    // The same sources after the merge: everything that the pull request had changed is built again.
     let before = snapshot(&part);
     let accepted = Machine::new(&fixture, "accepted");
     accepted.start(accepted.with_mounts(&part, "rw", &["--trusted"])).wait_for(TIMEOUT).assert_code(&[0]);
@@ -212,7 +212,7 @@ fn a_pull_request_writes_only_its_own_directory() {
 }
 
 impl Machine<'_> {
-    /// As CodeBuild's webhook starts it for pull request 7.
+    /// Like a start by CodeBuild's webhook for pull request 7.
     fn of_pull_request(&self, part: &Path) -> Command {
         let mut command = self.with_mounts(part, "ro", &[]);
         command.env("CODEBUILD_BUILD_ID", "checks:1").env("CODEBUILD_SRC_DIR", self.fixture.layer());
@@ -222,7 +222,7 @@ impl Machine<'_> {
         command
     }
 
-    /// The same command with mounts that only it sees.
+    /// The same command, with mounts that only this command sees.
     fn with_mounts(&self, part: &Path, mode: &str, words: &[&str]) -> Command {
         let inner = self.command(words);
         let mut command = Command::new("unshare");

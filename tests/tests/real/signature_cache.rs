@@ -1,6 +1,5 @@
-//! Stored answers against real BitBake: after each change the fast verdict is the plain one, test by
-//! test and message by message. The world is three recipes without dependencies, so that a whole
-//! check takes seconds.
+//! Cached results with real BitBake: after each change, the fast verdict is the plain one, test by test and message
+//! by message. The world has three recipes without dependencies, so a whole check takes seconds.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
@@ -11,13 +10,13 @@ use serde_json::Value;
 use crate::fixture::Fixture;
 use crate::{BITBAKE, OE_CORE, POKY};
 
-/// Nothing of OE-Core but its classes and configuration.
+/// Only the classes and the configuration of OE-Core.
 const NARROW_WORLD: &str = r#"
 BBMASK = "/meta/recipes- /meta-poky/recipes-"
 ASSUME_PROVIDED += "virtual/fakeroot-native quilt-native patch-replacement-native"
 "#;
 
-/// `meta-deploy` on top of a layer with a recipe of its own.
+/// `meta-deploy`, which depends on a layer with one recipe.
 pub struct Narrow(pub Fixture);
 
 impl Narrow {
@@ -60,9 +59,9 @@ impl Narrow {
         self.write_manifest_for("scarthgap", more, "");
     }
 
-    /// `check` goes into `[check]`.
+    /// `check` is added to `[check]`.
     pub fn write_manifest_for(&self, release: &str, more: &str, check: &str) {
-        // Whatever this machine has.
+        // Independent of the number of processors.
         let most = if check.contains("side_by_side") { "" } else { "side_by_side = 2\n" };
         let (repos, distro) = match release {
             "master" => {
@@ -114,8 +113,8 @@ impl Narrow {
     }
 }
 
-/// The tests with outcome and message. Paths, numbers and hashes in messages are the same, because
-/// both runs take place in the same directory.
+/// The tests with outcome and message. Paths, numbers and hashes in messages are the same, because both runs use the
+/// same directory.
 pub fn test_results(result: &Value) -> Vec<String> {
     let units = result["units"].as_array().unwrap();
     let cases = units.iter().filter_map(|unit| unit["cases"].as_array()).flatten();
@@ -129,7 +128,7 @@ pub fn test_results(result: &Value) -> Vec<String> {
     test_results
 }
 
-/// Without what differs between two plain runs, too: how the display counts, and where it breaks lines.
+/// Removes the lines of BitBake's display, which differ between two plain runs as well.
 fn steady(message: &str) -> String {
     let display = ["Loaded ", "Loading cache", "Parsing ", "Initialising", "NOTE: ", "done."];
     let is_display = |line: &&str| display.iter().any(|word| line.trim_start().starts_with(word));
@@ -144,7 +143,7 @@ pub fn outcomes(result: &Value) -> Vec<&str> {
 
 type Change = fn(&Narrow);
 
-/// The rows that always run. Each later one builds on the state that the earlier ones leave.
+/// The rows that always run. Each row continues from the state after the earlier ones.
 const SHORT_TABLE: [&str; 5] = [
     "nothing",
     "recipe",
@@ -162,11 +161,11 @@ fn every_change_gives_the_plain_verdict() {
     let all = ["hit"; 5];
     let base = ["hit", "ahead", "ahead", "ahead", "ahead"];
     let none = ["miss", "ahead", "ahead", "ahead", "ahead"];
-    // The worlds without and with the layer once more, each by BitBake itself.
+    // The worlds without and with the layer again, each computed by BitBake itself.
     let repeated = [base, ["miss", "hit", "miss", "hit", "hit"]].concat();
-    // What fails ahead failed in this very run, and that is the verdict.
+    // A prefetch that fails has failed in this run, so its result gives the verdict.
     let failed = base;
-    // The name, the change, the exit status, the outcomes of the questions.
+    // The name, the change, the exit status, the outcomes of the queries.
     let table: [(&str, Change, i32, &[&str]); 13] = [
         ("nothing", |_| {}, 0, &all),
         ("recipe", |n| n.recipe("A = \"1\"\n"), 0, &base),
@@ -270,7 +269,7 @@ fn every_change_gives_the_plain_verdict() {
     }
 }
 
-/// Against a server that is a directory: BitBake asks `git ls-remote` for it all the same.
+/// The server is a local directory, but BitBake still runs `git ls-remote`.
 #[test]
 fn an_autorev_recipe_is_detected() {
     let test = "an_autorev_recipe_is_detected";
@@ -304,7 +303,7 @@ fn an_autorev_recipe_is_detected() {
 
 const COLD: [&str; 5] = ["miss", "ahead", "ahead", "ahead", "ahead"];
 
-/// `-S none` and other directories of caches, and BitBake beside OE-Core.
+/// `-S none`, other directories of caches, and BitBake beside OE-Core.
 #[test]
 fn the_cache_works_for_other_releases() {
     let test = "the_cache_works_for_other_releases";

@@ -1,4 +1,4 @@
-//! The starter script around real BitBake: what it leaves empty are the signature files, and nothing else differs.
+//! The starter script with real BitBake: only the signature files differ, because they are empty.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -7,8 +7,8 @@ use build_agent_tests::{Part, is_left_to_the_long_run, repository, skip_without}
 use crate::signature_cache::Narrow;
 use crate::{BITBAKE, OE_CORE, POKY};
 
-/// Asks for the signatures of the world four times in one build directory, and leaves for each what it gave in a
-/// directory of that name below the current one. `$1` is the starter, `$2` the word after `-S`.
+/// Computes the signatures of the world four times in one build directory, and stores the results of each in a
+/// directory of that name below the current one. `$1` is the starter, `$2` the argument after `-S`.
 const ASK: &str = r#"
 results=$PWD
 starter=$1
@@ -39,18 +39,18 @@ ask discarded-cold discard "$bitbake"
 
 const NAMES: [&str; 4] = ["plain-cold", "plain", "discarded", "discarded-cold"];
 
-/// They know overrides with underscores only.
+/// Releases that know only overrides with underscores.
 const UNDERSCORES: [&str; 3] = ["dunfell", "gatesgarth", "hardknott"];
 
-/// They write `locked-sigs.inc` for `-S none`, later ones for `-S lockedsigs`.
+/// Releases that write `locked-sigs.inc` for `-S none`; later ones do so for `-S lockedsigs`.
 const UNTIL_LANGDALE: [&str; 6] = ["dunfell", "gatesgarth", "hardknott", "honister", "kirkstone", "langdale"];
 
-/// BitBake as it is, and with signature files that are empty, with and without parse caches.
+/// Plain BitBake, and BitBake with empty signature files, with and without parse caches.
 fn assert_only_signature_files_differ(test: &str, releases: &[&str]) {
     for release in releases {
         let Some(narrow) = Narrow::with(test, &[POKY, OE_CORE, BITBAKE]) else { return };
         println!("{release}");
-        // It is fetched before BitBake parses, or an error is printed.
+        // Fetched before BitBake parses; otherwise BitBake prints an error.
         let remove = if UNDERSCORES.contains(release) { "_remove" } else { ":remove" };
         narrow.write_manifest_for(release, &format!("INHERIT{remove} = \"uninative\"\n"), "");
         let place = narrow.0.place.path();
@@ -82,7 +82,7 @@ fn assert_only_signature_files_differ(test: &str, releases: &[&str]) {
             let written = if name.starts_with("plain") { lines(name, "names") } else { 0 };
             assert_eq!(lines(name, "written"), written, "{release}: {name}");
         }
-        // The second of them takes everything from the cache that the other one made, either way.
+        // The second one uses only the cache that the first one made, in both cases.
         for name in ["plain", "discarded"] {
             assert!(!text(name, "console").contains("Parsing of"), "{release}: {}", text(name, "console"));
         }
@@ -94,7 +94,7 @@ fn only_signature_files_differ() {
     assert_only_signature_files_differ("only_signature_files_differ", &["scarthgap"]);
 }
 
-/// Up to honister the files are pickles.
+/// Up to honister, signature files are pickles.
 #[test]
 fn only_signature_files_differ_in_other_releases() {
     let test = "only_signature_files_differ_in_other_releases";
@@ -105,14 +105,14 @@ fn only_signature_files_differ_in_other_releases() {
     assert_only_signature_files_differ(test, &releases);
 }
 
-/// BitBake of dunfell forks its server, later ones execute it.
+/// BitBake of dunfell forks its server; later ones execute it.
 #[test]
 fn only_signature_files_differ_with_a_forked_server() {
     let test = "only_signature_files_differ_with_a_forked_server";
     if is_left_to_the_long_run(test) {
         return;
     }
-    // Mirrors may lack a part of it.
+    // Mirrors may lack some branches.
     let clone = tempfile::tempdir().unwrap();
     let mut git = std::process::Command::new("git");
     git.args(["clone", "--quiet", "--bare", "--depth", "1", "--branch", "dunfell", POKY]).arg(clone.path());

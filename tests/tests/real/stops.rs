@@ -1,4 +1,4 @@
-//! A signal in the middle of a check.
+//! A signal during a check.
 
 use std::time::{Duration, Instant};
 
@@ -8,14 +8,14 @@ use nix::sys::signal::Signal;
 use crate::POKY;
 use crate::fixture::{Fixture, SMALL_WORLD, TIMEOUT};
 
-/// yocto-check-layer takes a signal for an order to put bblayers.conf back, and goes on to its next test.
+/// yocto-check-layer takes a signal as a request to restore bblayers.conf, and then goes on to its next test.
 #[test]
 fn a_signal_fails_no_test() {
     let Some(fixture) = Fixture::long("a_signal_fails_no_test", "meta-good", &[POKY]) else { return };
     let running = fixture.start(&["run", "--set", &format!("config.local_conf={SMALL_WORLD}")]);
     let log = fixture.out().join("logs/yocto-check-layer-meta-good.log");
     let since = Instant::now();
-    // test_parse asks BitBake and comes after the tests that only read files.
+    // test_parse runs BitBake, and comes after the tests that only read files.
     while !std::fs::read_to_string(&log).is_ok_and(|log| log.contains("INFO: test_parse")) {
         assert!(since.elapsed() < TIMEOUT, "the tests never began");
         std::thread::sleep(Duration::from_millis(50));

@@ -1,8 +1,8 @@
-//! The agent's binary as `bitbake`: what it calls must not notice.
+//! The agent's binary as the `bitbake` shim: its callers must not notice it.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 
-/// A directory with the agent's binary as `bitbake`, and one with a program behind it.
+/// A directory with the agent's binary as `bitbake`, and a directory with the real program.
 struct Fronted(tempfile::TempDir);
 
 impl Fronted {
@@ -18,7 +18,7 @@ impl Fronted {
         place
     }
 
-    /// Behind a shell, as yocto-check-layer calls it; with the stand-in before it or without.
+    /// Calls it in a shell, like yocto-check-layer; with or without the shim first on PATH.
     fn call(&self, with: bool, words: &str) -> std::process::Output {
         let place = self.0.path().display();
         let front = if with { format!("{place}/front:") } else { String::new() };
@@ -32,7 +32,7 @@ impl Fronted {
     }
 }
 
-/// Nobody is there to ask: the real program must not notice that it was called by another.
+/// Without a server, the real program must not notice the shim.
 #[test]
 fn the_shim_without_a_server_acts_as_the_real_bitbake() {
     let programs = [
@@ -49,7 +49,7 @@ fn the_shim_without_a_server_acts_as_the_real_bitbake() {
     }
 }
 
-/// A desk that gives the same outcome to everybody; none: it hangs up.
+/// A server that returns the same outcome to every caller. With `None`, it closes the connection.
 fn desk(fronted: &Fronted, outcome: Option<Vec<Vec<u8>>>) {
     use std::io::{Read, Write};
     let socket = fronted.0.path().join("front/desk");
@@ -73,7 +73,7 @@ fn desk(fronted: &Fronted, outcome: Option<Vec<Vec<u8>>>) {
     });
 }
 
-/// The agent has run BitBake: whoever called it must not notice.
+/// The agent ran BitBake: the caller of the shim must not notice the difference.
 #[test]
 fn the_shim_returns_the_servers_result_unchanged() {
     let long = "yes a long line of output | head -c 9000000";
@@ -112,7 +112,7 @@ fn the_shim_returns_the_servers_result_unchanged() {
     }
 }
 
-/// Whatever it is asked, and whether somebody answers or not.
+/// Whatever the call, and with or without a server.
 #[test]
 fn the_shim_starts_nothing_while_the_job_is_being_stopped() {
     for desk in [false, true] {

@@ -1,4 +1,4 @@
-//! The build directory outlives its job: a person looks into a failed build, and the next one goes on from there.
+//! The build directory outlives its job: a person can inspect a failed build, and the next build continues there.
 
 use std::process::Command;
 
@@ -6,7 +6,7 @@ use build_agent_tests::Sandbox;
 
 use crate::builds::builder;
 
-/// A job whose build has failed, on a machine without `CI`; with something of a person in its TMPDIR.
+/// A job whose build has failed, on a machine without `CI`, with a file of a person in its TMPDIR.
 fn failed(test: &str) -> Option<Sandbox> {
     let sandbox = builder(test)?;
     sandbox.behaviour("bitbake fail do_compile");
@@ -42,7 +42,7 @@ fn a_shell_opens_the_build_directory_of_a_failed_build() {
         ran.assert_code(&[0]);
         ran.assert_says(&["of the failed build"]);
     }
-    // What a person changes there is there again in the next shell.
+    // The changes of a person are still there in the next shell.
     let change = ["sh", "-c", "echo 'EXTRA = \"1\"' >> conf/local.conf"];
     sandbox.start(shell(&sandbox, &[], &change)).wait().assert_code(&[0]);
     sandbox.start(shell(&sandbox, &[], &["grep", "EXTRA", "conf/local.conf"])).wait().assert_code(&[0]);

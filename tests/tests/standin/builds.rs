@@ -1,9 +1,9 @@
-//! Builds and what they publish.
+//! Builds and their publications.
 
 use build_agent_tests::{Sandbox, commit, json};
 use serde_json::Value;
 
-/// A job that builds `hello` and publishes what it deploys, without the checks.
+/// A job that builds `hello` and publishes its deployed files, without the checks.
 pub fn builder(test: &str) -> Option<Sandbox> {
     let sandbox = Sandbox::new(test)?;
     let text = sandbox.manifest_text().replace(
@@ -25,7 +25,7 @@ fn deployed_files_are_published_and_listed_in_the_index() {
     assert!(text.contains("hello-qemux86-64-20260101000000.bin"), "{text}");
     let published = find(&sandbox.artifacts(), "hello-qemux86-64-20260101000000.bin").expect("the file");
     assert_eq!(std::fs::read_to_string(published).unwrap(), "the deployed hello\n");
-    // The link is recorded and its target not published twice.
+    // The link is recorded, and its target is not published twice.
     assert!(text.contains("\"hello-qemux86-64.bin\"") || text.contains("/hello-qemux86-64.bin\""), "{text}");
     sandbox.assert_nothing_runs();
 }
@@ -42,7 +42,7 @@ fn a_failed_task_is_reported_with_its_relevant_lines() {
     assert!(result.to_string().contains("do_compile"));
 }
 
-/// What BitBake does, and the right statuses. None is green.
+/// The behavior of BitBake and the right exit statuses. None of them passes.
 #[test]
 fn an_empty_build_does_not_pass() {
     let Some(sandbox) = builder("an_empty_build_does_not_pass") else { return };
@@ -122,9 +122,9 @@ fn bitbake_events_show_the_progress_of_a_build() {
         "{all_progress:?}"
     );
     assert_eq!(all_progress.last(), Some(&("tasks".to_owned(), 3, 3)));
-    // Nothing of it is kept.
+    // Progress events are not stored.
     assert!(!std::fs::read_to_string(sandbox.out().join("events.jsonl")).unwrap().contains("\"progress\""));
-    // The console of BitBake knows nothing of it.
+    // BitBake's console output does not change.
     assert!(!sandbox.logs().contains("Unknown event"));
 
     sandbox.behaviour("bitbake fail do_compile");
@@ -138,7 +138,7 @@ fn bitbake_events_show_the_progress_of_a_build() {
     assert!(failed[0]["log"].is_string(), "the log is found: {}", failed[0]);
 }
 
-/// Layer code can fire events as well.
+/// Layer code can also send events.
 #[test]
 fn forged_events_of_layer_code_decide_nothing() {
     let Some(sandbox) = builder("forged_events_of_layer_code_decide_nothing") else { return };
@@ -158,7 +158,7 @@ fn forged_events_of_layer_code_decide_nothing() {
     assert_eq!(log(&sandbox), plain);
 }
 
-/// The old way: from what BitBake prints.
+/// The fallback: tasks are read from BitBake's output.
 #[test]
 fn without_events_tasks_are_read_from_the_output() {
     let Some(sandbox) = builder("without_events_tasks_are_read_from_the_output") else { return };
@@ -179,7 +179,7 @@ fn without_events_tasks_are_read_from_the_output() {
     assert_eq!(progress(&events).last().map(|(phase, ..)| phase.as_str()), Some("tasks"));
 }
 
-/// Unit and outcome with its reason, in the order of the reports.
+/// The name, the outcome and the reason of each step, in the order of the reports.
 fn units(sandbox: &Sandbox) -> Vec<(String, String)> {
     let result = sandbox.result();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -216,7 +216,7 @@ fn machines_after_the_first_that_failed_are_not_run() {
     assert!(!junit.contains("<error"), "{junit}");
 }
 
-/// Whatever ends the checks: each check and each build that the manifest asks for has an outcome.
+/// However the checks end, each check and each build of the manifest has an outcome.
 #[test]
 fn checks_and_builds_that_were_not_reached_are_not_run() {
     const NAME: &str = "checks_and_builds_that_were_not_reached_are_not_run";
@@ -233,7 +233,7 @@ fn checks_and_builds_that_were_not_reached_are_not_run() {
         let text = std::fs::read_to_string(sandbox.manifest()).unwrap();
         sandbox.write_manifest(&format!("{text}\n[layer]\npaths = [\"meta-a\", \"meta-b\"]\n"));
     };
-    // what the tool does, exit status, units that are not run
+    // the tool's behavior, the exit status, the steps that are not run
     let table = [
         ("yocto-check-layer fail test_world", 1, &["build hello (qemux86-64)"][..]),
         (

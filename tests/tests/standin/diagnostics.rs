@@ -1,4 +1,4 @@
-//! `agent.log` and what `--log-level` prints: what is in them, and what never is.
+//! `agent.log` and the output of `--log-level`: what they contain, and what they never contain.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -13,7 +13,7 @@ use serde_json::Value;
 /// Secrets that the agent knows from the start.
 const KNOWN: &str = "swordfish-of-the-environment";
 const PASSWORD: &str = "swordfish-in-an-address";
-/// And those that only AWS's answers hold.
+/// Secrets that only AWS's replies contain.
 const AWS: [&str; 4] =
     ["swordfish-secret-key", "swordfish-session-token", "swordfish-of-the-manager", "swordfish-of-a-body"];
 
@@ -46,7 +46,8 @@ fn with(sandbox: &Sandbox, words: &[&str], variables: &[(&str, &str)]) -> Comman
     command
 }
 
-/// A server that is S3, Secrets Manager and the container's credentials at once, and a git server that has nothing.
+/// A server that is S3, Secrets Manager and the container's credentials at once, and a git server without
+/// repositories.
 fn aws() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -199,7 +200,7 @@ fn by_default_the_log_has_info_and_the_console_nothing() {
     let last = log.last().unwrap();
     assert_eq!((&last["message"], &last["fields"]["exit_code"]), (&"ended".into(), &0.into()));
     end_of(&log, "command", "argv", "bitbake-layers");
-    // The next job begins anew.
+    // The next job starts a new log.
     let first = log[0]["time"].clone();
     sandbox.run().assert_code(&[0]);
     assert_ne!(self::log(&sandbox)[0]["time"], first);
@@ -278,7 +279,7 @@ fn links_and_pipes_at_the_path_of_the_log_are_replaced() {
     assert_eq!(std::fs::read_to_string(&victim).unwrap(), "precious");
 }
 
-/// On a terminal of its own, each line begins where the progress has been cleared away, or at the start of a line.
+/// On a terminal, each line starts where the progress was cleared, or at the start of a line.
 #[test]
 fn lines_on_a_terminal_do_not_mix_with_the_progress() {
     let Some(sandbox) = Sandbox::new("lines_on_a_terminal_do_not_mix_with_the_progress") else { return };

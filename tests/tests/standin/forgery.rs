@@ -1,5 +1,5 @@
-//! Layer code that wants a later version of the layer to pass: it asks for the world without the layer in the name of a
-//! later job, and says itself what BitBake gave. No later job may believe it.
+//! Layer code that wants a later version of the layer to pass. It queries the world without the layer with the inputs
+//! of a later job, and supplies a forged result. No later job may use that result.
 
 use std::path::PathBuf;
 
@@ -7,8 +7,8 @@ use build_agent_tests::cases;
 
 use crate::signature_cache::{CheckJob, outcomes, queries};
 
-/// What a recipe could do while it is parsed. It speaks the protocol as it was when the shim told what BitBake gave,
-/// and writes the result file while somebody else's BitBake runs.
+/// Code that a recipe could run while it is parsed. It speaks the old protocol, in which the shim reported BitBake's
+/// result, and writes the result file while another BitBake runs.
 const ATTACK: &str = r##"
 import os, socket, struct, sys, threading, time, traceback
 
@@ -130,7 +130,7 @@ if WHEN and not os.path.exists(f"{notes}/begun"):
 "##;
 
 impl CheckJob {
-    /// A job on a machine of its own, with a share, for a pull request or for a branch.
+    /// A job on its own machine, with a share, for a pull request or for a branch.
     fn run_with(&self, share: bool, trusted: bool, plainly: bool, code: i32) -> serde_json::Value {
         let mut command = self.command(share, trusted);
         if plainly {
@@ -158,18 +158,18 @@ impl CheckJob {
 }
 
 fn a_later_version_does_not_pass(test: &str, share: bool, lingers: bool) {
-    // Its questions stop what is asked ahead: it has to be asked by the tool itself, or to survive that.
+    // Its queries stop the prefetch: so the tool itself must send the query, or the attack must outlive the prefetch.
     let Some(check) = CheckJob::with_bitbakes(test, if lingers { 2 } else { 1 }) else { return };
     if share {
         let share = check.0.path().join("share");
         std::fs::create_dir(&share).unwrap();
         check.0.change_manifest("[check]", &format!("[cache]\nshare = {share:?}\n\n[check]"));
-        // Puts the checkouts there.
+        // Stores the checkouts on the share.
         check.run_with(true, true, false, 0);
     }
     let manifest = std::fs::read_to_string(check.0.manifest()).unwrap();
     let later = manifest.replace("[check]", "[config]\nlocal_conf = 'SALT = \"1\"'\n\n[check]");
-    // Whoever writes a pull request can find out how the agent configures its next version.
+    // The author of a pull request can find out how the agent configures its next version.
     check.0.write_manifest(&later);
     check.run_with(share, false, true, 0);
     std::fs::copy(check.local_conf(), check.note("wanted")).unwrap();
@@ -183,7 +183,7 @@ fn a_later_version_does_not_pass(test: &str, share: bool, lingers: bool) {
     let attack = ATTACK.replace("LINGER", linger).replace("WHEN", when);
     let hold = check.note("hold yocto-check-layer");
     if lingers {
-        // So that the tool is still there when it asks.
+        // Keeps the tool running until the attack sends its query.
         std::fs::write(&hold, "").unwrap();
     }
     std::fs::write(check.in_layer("parsed.py"), attack).unwrap();
@@ -191,7 +191,7 @@ fn a_later_version_does_not_pass(test: &str, share: bool, lingers: bool) {
     running.wait_until("the end of the attack", || check.note("asked").exists());
     let _ = std::fs::remove_file(&hold);
     running.wait().assert_code(&[0]);
-    // While another BitBake runs there, nobody answers at all.
+    // While another BitBake runs in that directory, the agent does not reply.
     let attacked = std::fs::read_to_string(check.note("asked")).unwrap();
     assert!(attacked == "well" || attacked.contains("timed out"), "{attacked}");
     std::fs::remove_file(check.in_layer("parsed.py")).unwrap();
@@ -207,7 +207,7 @@ fn a_later_version_does_not_pass(test: &str, share: bool, lingers: bool) {
     let plain = check.run_with(share, false, true, 1);
     assert_eq!(cases(&fast), cases(&plain));
 
-    // Honest versions find what honest ones left.
+    // Honest versions use the results of honest versions.
     std::fs::remove_file(check.in_layer("recipes-hello/zlib_%.bbappend")).unwrap();
     check.run_with(share, false, false, 0);
     std::fs::write(check.in_layer("recipes-hello/hello/hello_1.0.bb"), "A = \"2\"\n").unwrap();
@@ -231,7 +231,7 @@ fn layer_code_cannot_forge_a_result_for_the_next_push() {
     a_later_version_does_not_pass(test, true, false);
 }
 
-/// The tool reads `conf/layer.conf` before its first question: what code there does is in every answer.
+/// The tool reads `conf/layer.conf` before its first query, so code there influences every result.
 #[test]
 fn code_before_the_first_query_prevents_storing_its_result() {
     let test = "code_before_the_first_query_prevents_storing_its_result";

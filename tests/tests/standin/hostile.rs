@@ -1,4 +1,4 @@
-//! Layers are written by strangers: their names, words and code must not get further than a log.
+//! Layers are untrusted: their names, output and code must reach nothing but a log.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -19,14 +19,14 @@ fn secrets_reach_no_child_and_no_report() {
         ran.assert_code(&[0]);
         ran
     };
-    // Each form in which a secret may be printed; the stand-in knows it from elsewhere.
+    // Each form in which a secret may be printed; the stand-in knows the secret from another source.
     let forms = [
         GITHUB,
         AWS,
         // base64 of the two
         "Z2hwXzdoSXNJc04wVDRSZWFsVDBrZW4wMTIzNDU2Nzg5YWJjZGVm",
         "d0phbHJYVXRuRkVNSS9LN01ERU5HK2JQeFJmaUNZRVhBTVBMRUtFWQ==",
-        // and escaped for an address
+        // and escaped for a URL
         "wJalrXUtnFEMI%2FK7MDENG%2BbPxRfiCYEXAMPLEKEY",
     ];
     let secrets = forms.map(str::to_owned);
@@ -46,7 +46,7 @@ fn secrets_reach_no_child_and_no_report() {
     assert!(logs.contains("environment LC_ALL=en_US.UTF-8"));
 }
 
-/// Thirty-three places where something secret of the agent may be, and layer code that looks everywhere.
+/// Thirty-three places that may contain a secret of the agent, and layer code that searches all of them.
 #[test]
 fn layer_code_finds_no_canary() {
     const NAME: &str = "layer_code_finds_no_canary";
@@ -128,7 +128,7 @@ fn names_and_commit_messages_are_never_executed() {
         b"]]>&amp;<x>",
     ];
     for name in names {
-        // Patches are read by the preflight, recipes by BitBake.
+        // The preflight reads patches, and BitBake reads recipes.
         for ending in [b".patch" as &[u8], b"_1.0.bb"] {
             let name = [name, ending].concat();
             let path = sandbox.layer().join("recipes-hello/hello").join(OsStr::from_bytes(&name));
@@ -156,7 +156,7 @@ fn bytes_that_are_not_text_do_not_stop_the_verdict() {
     well_formed_xml(&sandbox.out().join("junit.xml"), "testcase");
 }
 
-/// Whoever layer code runs as, it learns nothing of what the agent knows.
+/// Layer code, as any user, cannot find the secrets of the agent.
 #[test]
 fn layer_code_cannot_read_the_agents_memory() {
     let Some(sandbox) = Sandbox::new("layer_code_cannot_read_the_agents_memory") else { return };
@@ -167,7 +167,7 @@ fn layer_code_cannot_read_the_agents_memory() {
     }
 }
 
-/// When the agent is root, layer code is somebody else and cannot touch what verdicts are made of.
+/// If the agent is root, layer code runs as another user and cannot change the inputs of verdicts.
 #[test]
 fn layer_code_cannot_write_outside_its_build_directory() {
     const NAME: &str = "layer_code_cannot_write_outside_its_build_directory";

@@ -1,4 +1,4 @@
-//! SIGKILL at any moment: the reports that can be made, and the next job in the same place.
+//! SIGKILL at any moment: the reports that can still be made, and the next job in the same directory.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 
 use crate::leftovers::look_for;
 
-/// Kills a job that has reached a stand-in which hangs.
+/// Kills a job after it has started a stand-in that hangs.
 fn killed_while(sandbox: &Sandbox, behaviour: &str) {
     sandbox.behaviour(behaviour);
     let mut running = sandbox.start(sandbox.run_command());
@@ -21,8 +21,8 @@ fn end(running: Running) {
     assert_eq!(running.wait().signal, Some(9), "the kill came after the end");
 }
 
-/// Nothing but the events is there, cut off anywhere; the reports come from them. An earlier job's
-/// green result must not be taken for this one's.
+/// Only the events exist, truncated at any position, and the reports are rebuilt from them. An earlier job's passed
+/// result must not be taken for that of this job.
 #[test]
 fn reports_are_rebuilt_after_a_kill_at_any_moment() {
     let Some(sandbox) = Sandbox::new("reports_are_rebuilt_after_a_kill_at_any_moment") else { return };
@@ -38,7 +38,7 @@ fn reports_are_rebuilt_after_a_kill_at_any_moment() {
         let result = json(&sandbox.out().join("result.json"));
         assert_eq!(result["outcome"], "not-run", "killed after {milliseconds} ms: {result:#}");
         let ran = sandbox.call([Path::new("report"), &events]);
-        // 2: the file is empty and says so.
+        // 2: the file is empty, and the message says so.
         assert!(matches!(ran.code, Some(2 | 70)), "{ran:?}");
         assert_ne!(json(&sandbox.out().join("result.json"))["outcome"], "passed");
         well_formed_xml(&sandbox.out().join("junit.xml"), "testcase");
@@ -60,7 +60,7 @@ fn the_next_job_ends_processes_of_a_killed_agent() {
     }
 }
 
-/// They have no marker, and none of them lives long enough to be looked at. They are in the killed agent's group.
+/// They have no marker, and each ends too fast to be inspected. They are in the killed agent's process group.
 #[test]
 fn the_next_job_ends_processes_that_fork_forever() {
     const NAME: &str = "the_next_job_ends_processes_that_fork_forever";
@@ -86,7 +86,7 @@ fn the_next_job_ends_processes_that_fork_forever() {
     sandbox.assert_nothing_runs();
 }
 
-/// BitBake's server has no marker, and whoever started it is gone.
+/// BitBake's server has no marker, and its parent is gone.
 #[test]
 fn a_server_without_its_client_is_found_by_its_lock() {
     let Some(sandbox) = Sandbox::new("a_server_without_its_client_is_found_by_its_lock") else { return };
@@ -103,7 +103,7 @@ fn a_server_without_its_client_is_found_by_its_lock() {
     sandbox.assert_nothing_runs();
 }
 
-/// What cannot even be read is this job's outcome, and not that of the one before.
+/// An unreadable manifest gives the outcome of this job, not that of the one before.
 #[test]
 fn an_invalid_manifest_invalidates_the_last_verdict() {
     let Some(sandbox) = Sandbox::new("an_invalid_manifest_invalidates_the_last_verdict") else { return };

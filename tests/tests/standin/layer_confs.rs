@@ -1,4 +1,4 @@
-//! What `layer.conf` can do to a check: whose fault it is, and what is known without BitBake.
+//! Errors in `layer.conf`: who caused them, and which of them are found without BitBake.
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +12,7 @@ fn add_line(file: &Path, line: &str) {
     fs::write(file, format!("{text}{line}\n")).unwrap();
 }
 
-/// Adds a line to the `layer.conf` of the layer under test; its number.
+/// Adds a line to the `layer.conf` of the layer under test; returns its number.
 fn in_layer(sandbox: &Sandbox, line: &str) -> usize {
     let file = sandbox.layer().join("conf/layer.conf");
     add_line(&file, line);

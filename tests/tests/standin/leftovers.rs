@@ -1,4 +1,4 @@
-//! What layer code leaves behind: processes, deep trees, full disks, floods. The job ends in bounded time,
+//! What layer code leaves behind: processes, deep trees, full disks, floods of output. The job ends in bounded time,
 //! and the next one works.
 
 use std::path::PathBuf;
@@ -60,7 +60,7 @@ fn a_deep_tree_does_not_stop_the_next_job() {
     let Some(sandbox) = Sandbox::new("a_deep_tree_does_not_stop_the_next_job") else { return };
     sandbox.behaviour("yocto-check-layer deep 3000");
     for _ in 0..2 {
-        // With few open files, or the tree would have to be deeper.
+        // With few open files, because otherwise the tree would have to be deeper.
         let mut command = Command::new("sh");
         let job = sandbox.run_command();
         command.env_clear().current_dir(sandbox.layer());
@@ -68,12 +68,12 @@ fn a_deep_tree_does_not_stop_the_next_job() {
         command.args(["-c", "ulimit -n 256; exec \"$@\"", "sh"]).arg(job.get_program()).args(job.get_args());
         sandbox.start(command).wait().assert_code(&[0]);
     }
-    // For the sandbox, which would need as many open files.
+    // For the sandbox, which would need as many open files to remove the tree.
     sandbox.behaviour("yocto-check-layer pass");
     sandbox.run().assert_code(&[0]);
 }
 
-/// A build whose BitBake prints without end that tasks start.
+/// A build whose BitBake prints forever that tasks start.
 fn flooded(test: &str) -> Option<Sandbox> {
     let sandbox = Sandbox::new(test)?;
     let text = sandbox.manifest_text().replace("yocto_check_layer = true", "yocto_check_layer = false");
@@ -92,7 +92,7 @@ fn a_signal_stops_a_flood_of_tasks() {
     running.signal(Signal::SIGTERM);
     let ran = running.wait();
     ran.assert_code(&[130]);
-    // The grace is 2 s; the rest is what a busy machine takes.
+    // The grace is 2 s; a busy machine needs the rest.
     assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
     assert!(ran.peak_kib <= 64 * 1024, "{} KiB", ran.peak_kib);
     println!("after {:?}, at most {} KiB", start.elapsed(), ran.peak_kib);
@@ -133,7 +133,7 @@ fn signals_about_pipes_and_files_do_not_end_the_agent() {
     running.wait().assert_code(&[0]);
 }
 
-/// The log cannot be written any more, and the outcome counts all the same.
+/// The log cannot be written any more, but the outcome still counts.
 #[test]
 fn a_file_size_limit_loses_only_the_log() {
     let Some(sandbox) = Sandbox::new("a_file_size_limit_loses_only_the_log") else { return };
@@ -163,7 +163,7 @@ fn a_full_disk_is_reported_and_leaves_no_processes() {
     let ran = sandbox.run();
     let unmounted = Command::new("umount").arg("-l").arg(sandbox.out()).output().unwrap();
     assert!(unmounted.status.success(), "{unmounted:?}");
-    // The reports may have found no room either, which is the machine's fault.
+    // There may be no space left for the reports either, which is a problem of the machine.
     ran.assert_code(&[0, 3]);
     ran.assert_says(&["is incomplete"]);
     sandbox.assert_nothing_runs();

@@ -1,5 +1,5 @@
-//! Whole jobs against stand-in tools: what the agent makes of tools that lie, crash, hang and flood,
-//! of signals, of hostile layers. See `tests/stand-ins/README.md`.
+//! Whole jobs with stand-in tools: tools that lie, crash, hang and flood the output, signals, and hostile layers. See
+//! `tests/stand-ins/README.md`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 

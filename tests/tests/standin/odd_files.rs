@@ -1,11 +1,11 @@
-//! Files that cannot be read, and whose fault that is: the layer's, a dependency's, the machine's.
+//! Unreadable files, and who is responsible: the layer, a dependency, or the machine.
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use build_agent_tests::{Sandbox, copy_tree};
 
-/// Puts something odd in the place of a file.
+/// Replaces a file by something that is not a regular file.
 fn put(kind: &str, path: &Path) {
     if path.is_dir() {
         std::fs::remove_dir_all(path).unwrap();
@@ -63,7 +63,7 @@ fn a_file_of_the_layer_that_cannot_be_read_fails_the_check_and_is_named() {
     }
 }
 
-/// A layer whose release nobody can tell fails its check all the same.
+/// A layer whose release is unknown still fails its check.
 #[test]
 fn a_layer_conf_that_cannot_be_read_needs_no_release() {
     let Some(sandbox) = Sandbox::new("a_layer_conf_that_cannot_be_read_needs_no_release") else { return };
@@ -73,7 +73,7 @@ fn a_layer_conf_that_cannot_be_read_needs_no_release() {
     check.arg(sandbox.layer()).arg("--work-dir").arg(sandbox.work()).arg("--out").arg(sandbox.out());
     sandbox.start(check).wait().assert_code(&[1]);
     assert_eq!(errors(&sandbox), [("file-unreadable".to_owned(), "conf/layer.conf".to_owned())]);
-    // No layer at all is a wrong command line.
+    // A directory without any layer is a wrong command line.
     std::fs::remove_file(sandbox.layer().join("conf/layer.conf")).unwrap();
     let mut check = sandbox.command(["check"]);
     check.arg(sandbox.layer()).arg("--work-dir").arg(sandbox.work()).arg("--out").arg(sandbox.out());
@@ -94,7 +94,7 @@ fn a_file_of_a_dependency_that_cannot_be_read_is_the_manifests_fault() {
     for (file, kinds) in table {
         for kind in kinds {
             let Some(sandbox) = Sandbox::new(NAME) else { return };
-            // A local directory: git stores no pipes.
+            // A local directory, because git stores no pipes.
             let local = sandbox.path().join("poky-here");
             copy_tree(&sandbox.upstream(), &local);
             put(kind, &local.join(file));

@@ -1,5 +1,5 @@
-//! What is asked before yocto-check-layer asks it: which calls of BitBake there are, where they run,
-//! and what becomes of them.
+//! The prefetch: which BitBake calls are made before yocto-check-layer makes them, where they run, and what happens
+//! to their results.
 
 use std::process::Command;
 
@@ -11,12 +11,12 @@ use crate::signature_cache::{CHANGED, COLD, CheckJob, outcomes, queries};
 const ONE_AFTER_ANOTHER: [&str; 5] = ["miss", "miss", "ahead", "ahead", "miss"];
 
 const WORLD: &str = "-S lockedsigs world";
-/// As it is asked ahead.
+/// The same query, as it is prefetched.
 const LENIENT: &str = "-k -S lockedsigs world";
 const CLASS: &str = "-S lockedsigs world yocto-check-layer";
 
 impl CheckJob {
-    /// The words of each call, and the build directory that it saw.
+    /// The arguments of each call, and the build directory that it saw.
     fn build_dirs(&self) -> Vec<(String, String)> {
         let places = std::fs::read_to_string(self.note("places")).unwrap_or_default();
         let parts = places.lines().map(|line| line.split_once(' ').unwrap());
@@ -117,7 +117,7 @@ fn without_namespaces_the_world_is_prefetched_serially() {
     check.assert_gone();
 }
 
-/// As root in a container without the right to mount: a user namespace serves, where there are any.
+/// As root in a container without permission to mount: the agent uses a user namespace if the kernel allows it.
 #[test]
 fn root_without_permission_to_mount_prefetches_in_a_user_namespace() {
     let test = "root_without_permission_to_mount_prefetches_in_a_user_namespace";
@@ -157,7 +157,7 @@ fn with_little_memory_the_world_is_prefetched_serially() {
     assert_eq!(check.arguments(), [WORLD, LENIENT, "-p", CLASS]);
 }
 
-/// BitBake failed in this very run, and is not asked twice.
+/// BitBake failed in this run, and the query is not repeated.
 #[test]
 fn a_failed_prefetch_gives_the_verdict_of_this_run() {
     let Some(check) = CheckJob::new("a_failed_prefetch_gives_the_verdict_of_this_run") else { return };
@@ -175,13 +175,13 @@ fn a_failed_prefetch_gives_the_verdict_of_this_run() {
     assert_eq!(cases(&fast), cases(&check.run_without_cache(1)));
     assert_eq!(check.arguments().len(), 10);
     check.assert_gone();
-    // It is never an answer later.
+    // The failure is never used in a later run.
     let again = check.run(1);
     assert_eq!(outcomes(&again), CHANGED);
     assert_eq!(check.arguments().len(), 14);
 }
 
-/// Beside others BitBake has less memory than alone.
+/// Beside other processes, BitBake has less memory than alone.
 #[test]
 fn a_failed_prefetch_that_the_machine_may_have_caused_is_repeated() {
     let Some(check) = CheckJob::new("a_failed_prefetch_that_the_machine_may_have_caused_is_repeated") else {
@@ -190,7 +190,7 @@ fn a_failed_prefetch_that_the_machine_may_have_caused_is_repeated() {
     std::fs::write(check.note("starve"), "").unwrap();
     let result = check.run(0);
     let reported = queries(&result);
-    // Whichever of those that run side by side comes first.
+    // Either of the parallel queries can be the first.
     let in_vain = reported.iter().filter(|(_, why)| why.contains("asked ahead in vain: BitBake failed"));
     assert_eq!(in_vain.count(), 1, "{reported:#?}");
     check.assert_gone();
@@ -253,7 +253,7 @@ fn running_prefetches_end_with_the_job() {
     check.assert_gone();
 }
 
-/// Beside the world without the layer no code of the layer may run.
+/// No code of the layer may run beside the world without the layer.
 #[test]
 fn the_world_without_the_layer_runs_alone() {
     let Some(check) = CheckJob::with_bitbakes("the_world_without_the_layer_runs_alone", 3) else { return };
@@ -267,7 +267,7 @@ fn the_world_without_the_layer_runs_alone() {
     check.assert_gone();
 }
 
-/// Nothing is known of such answers but what BitBake said now.
+/// The agent knows too little about such results to store them.
 #[test]
 fn results_are_not_stored_if_the_tool_adds_the_layer_in_another_way() {
     let test = "results_are_not_stored_if_the_tool_adds_the_layer_in_another_way";

@@ -1,4 +1,4 @@
-//! What only root may read: a manifest that nobody vouches for cannot make root read it.
+//! Files that only root may read: a manifest of an untrusted source cannot make root read them.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
@@ -7,14 +7,14 @@ use build_agent_tests::{Sandbox, copy_tree, git, leaks_of, skip};
 
 const CANARY: &str = "a-canary-of-roots-own-files";
 
-/// `None` where nobody drops rights.
+/// `None` if the agent cannot run children as another user.
 fn sandbox(test: &str) -> Option<Sandbox> {
     if !nix::unistd::geteuid().is_root() {
         skip(test, "the agent has no other user's rights to read with unless it is root");
         return None;
     }
     let sandbox = Sandbox::new(test)?;
-    // A whole copy of the upstream that the build user cannot enter.
+    // A complete copy of the upstream that the build user cannot enter.
     let private = sandbox.path().join("private");
     copy_tree(&sandbox.upstream(), &private);
     std::fs::write(private.join("canary"), CANARY).unwrap();
@@ -23,7 +23,7 @@ fn sandbox(test: &str) -> Option<Sandbox> {
     Some(sandbox)
 }
 
-/// The job ends with an error, and nothing of the private files is anywhere that layer code could read.
+/// The job ends with an error, and layer code cannot read the content of private files anywhere.
 #[track_caller]
 fn assert_refused(sandbox: &Sandbox, codes: &[i32]) {
     let ran = sandbox.run();
@@ -40,7 +40,7 @@ fn a_repository_that_the_build_user_cannot_read_is_not_cloned() {
     let Some(sandbox) = sandbox("a_repository_that_the_build_user_cannot_read_is_not_cloned") else { return };
     sandbox.change_manifest("upstream/poky\"", "private\"");
     assert_refused(&sandbox, &[4]);
-    // Vouched for, it is: the tools of the copy then find no fault.
+    // With `--trusted`, the repository is cloned, and the tools of the copy find no fault.
     let mut command = sandbox.run_command();
     command.arg("--trusted");
     sandbox.start(command).wait().assert_code(&[0]);

@@ -1,4 +1,4 @@
-//! Readers that are gone or do not read, destinations that do not answer, disks that are full.
+//! Closed pipes, blocked pipes, servers that do not reply, full disks.
 
 use std::io::Read;
 use std::net::TcpListener;
@@ -32,7 +32,7 @@ fn a_blocked_pipe_does_not_block_a_cancelled_job() {
     };
     sandbox.behaviour("yocto-check-layer hang");
     let mut command = sandbox.run_command();
-    // Nobody reads, and the pipe is full before the job is where it hangs.
+    // Nobody reads, and the pipe is full before the job reaches the tool that hangs.
     let (mut reader, writer) = std::io::pipe().unwrap();
     nix::fcntl::fcntl(&writer, nix::fcntl::FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
     command.args(["--output", "json"]).stdout(writer).stdin(Stdio::null()).stderr(Stdio::null());
@@ -52,7 +52,7 @@ fn a_blocked_pipe_does_not_block_a_cancelled_job() {
     reader.read_exact(&mut [0; 100]).unwrap();
 }
 
-/// A server that takes connections and never says a word.
+/// A server that accepts connections and never replies.
 fn silent_server() -> (TcpListener, String) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -102,7 +102,7 @@ fn a_bucket_that_never_replies_ends_with_the_time_limit_or_a_signal() {
     assert_eq!(sandbox.result()["outcome"], "cancelled");
 }
 
-/// `/dev/full` stands for a console on a full disk.
+/// `/dev/full` represents a console on a full disk.
 #[test]
 fn a_console_that_cannot_be_written_does_not_change_the_verdict() {
     const NAME: &str = "a_console_that_cannot_be_written_does_not_change_the_verdict";

@@ -1,10 +1,10 @@
-//! What becomes of a failure when answers were stored: no verdict but a pass rests on them.
+//! Failures and cached results: only a pass may depend on a cached result.
 
 use serde_json::Value;
 
 use crate::signature_cache::{COLD, CheckJob, outcomes, queries};
 
-/// How many runs of the tool came before the one that asked.
+/// For each query, the number of earlier runs of the tool.
 fn repeats(result: &Value) -> Vec<u64> {
     let units = result["units"].as_array().unwrap();
     let queries = units.iter().filter_map(|unit| unit["memo"].as_array()).flatten();
@@ -16,7 +16,7 @@ fn a_failure_never_depends_on_a_cached_result() {
     let Some(check) = CheckJob::new("a_failure_never_depends_on_a_cached_result") else { return };
     std::fs::write(check.in_layer("recipes-hello/zlib_%.bbappend"), "A = \"1\"\n").unwrap();
     let again = ["miss", "hit", "miss", "hit", "hit"];
-    // Of a cold run the answers are fresh, and what is missing are files to compare.
+    // In a cold run the results are fresh; only the files to compare are missing.
     let on = ["files of signatures that were not written", "stored answers"];
     for ((first, calls), on) in [(COLD, 4 + 2), (["hit"; 5], 4 + 2 + 2)].into_iter().zip(on) {
         let ran = check.0.run();
@@ -38,7 +38,7 @@ fn a_failure_never_depends_on_a_cached_result() {
     assert!(check.0.out().join("logs/yocto-check-layer-meta-tested-again.log").is_file());
 }
 
-/// BitBake's answers were plain all the same: what is missing is only what it says of the difference.
+/// BitBake's results were fresh; only its explanation of the difference is missing.
 #[test]
 fn a_signature_change_is_explained_from_complete_files() {
     let test = "a_signature_change_is_explained_from_complete_files";
@@ -52,25 +52,25 @@ fn a_signature_change_is_explained_from_complete_files() {
     assert_eq!(outcomes(&result)[5..], ["miss", "hit", "miss", "hit", "hit"]);
 }
 
-/// Of each test alone; the answers themselves are well.
+/// For each test separately; the results themselves are correct.
 #[test]
 fn only_the_queries_of_a_failed_test_are_repeated() {
     let Some(check) = CheckJob::new("only_the_queries_of_a_failed_test_are_repeated") else { return };
     let table = [
         ("test_parse", [1].as_slice()),
         ("test_signatures", &[0, 2]),
-        // The world with the layer is asked twice; the second time it is answered already.
+        // The tool queries the world with the layer twice; the second query is a cache hit.
         ("test_world", &[2]),
         ("test_world_inherit_class", &[4]),
         ("test_world_inherit_class test_parse", &[1, 4]),
     ];
     for (tests, anew) in table {
         let notes = check.note("").display().to_string();
-        // A commit of the upstream, so that nothing is known at first.
+        // A commit of the upstream, so that the cache has no entry at first.
         check.0.behaviour(&format!("yocto-check-layer ask {tests}\nbitbake notes {notes}"));
         let again: Vec<_> = (0..5).map(|n| if anew.contains(&n) { "miss" } else { "hit" }).collect();
         for (first, asked) in [(COLD, 4), (["hit"; 5], 0)] {
-            // What BitBake said in this very run is good enough, but for files of signatures.
+            // Results of this run are good enough, except for signature files.
             let repeats = asked == 0 || tests == "test_signatures";
             let (again, anew) = if repeats { (again.as_slice(), anew.len()) } else { (&[][..], 0) };
             let before = check.calls().len();
@@ -81,7 +81,7 @@ fn only_the_queries_of_a_failed_test_are_repeated() {
     }
 }
 
-/// What the first question shows holds for all: in vain is slower than plain.
+/// If the first result cannot be stored, no other can: a useless prefetch is slower than a plain run.
 #[test]
 fn prefetch_stops_if_the_first_result_cannot_be_stored() {
     let test = "prefetch_stops_if_the_first_result_cannot_be_stored";
@@ -97,7 +97,7 @@ fn prefetch_stops_if_the_first_result_cannot_be_stored() {
     assert_eq!(check.calls().len(), 5);
 }
 
-/// What has nothing to do with BitBake's answers stands as it is.
+/// A failure that depends on no query causes no rerun.
 #[test]
 fn a_failure_without_queries_causes_no_rerun() {
     let Some(check) = CheckJob::new("a_failure_without_queries_causes_no_rerun") else { return };
@@ -111,18 +111,18 @@ fn a_failure_without_queries_causes_no_rerun() {
         assert_eq!(check.calls().len(), 4);
     }
     assert!(!check.0.out().join("logs/yocto-check-layer-meta-tested-again.log").exists());
-    // One of each: what the one rests on.
+    // One failure of each kind: the message names what one of them depends on.
     std::fs::write(check.in_layer("recipes-hello/zlib_%.bbappend"), "A = \"1\"\n").unwrap();
     let ran = check.0.run();
     ran.assert_says(&["meta-tested: test_signatures rests on", "test_layerseries_compat", "it runs again"]);
 }
 
-/// A stored answer that makes a layer fail which would pass: BitBake decides, and the answer is gone.
+/// A wrong cached result fails a layer that should pass: BitBake decides, and the entry is removed.
 #[test]
 fn a_wrong_cached_failure_is_fixed_by_the_rerun() {
     let Some(check) = CheckJob::new("a_wrong_cached_failure_is_fixed_by_the_rerun") else { return };
     check.run(0);
-    // The agent's user alone could do this: all digests fit.
+    // Only the agent's user could do this: all digests match.
     for answer in check.cached_results() {
         let text = std::fs::read_to_string(answer.join("answer.json")).unwrap();
         let mut description: Value = serde_json::from_str(&text).unwrap();

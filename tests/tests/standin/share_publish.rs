@@ -1,5 +1,4 @@
-//! Jobs that publish their caches to the share: after a success, a failure and a stop, and only where
-//! they may.
+//! Jobs that publish their caches to the share: after a success, a failure and a stop, and only if they may.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -72,7 +71,7 @@ fn a_trusted_build_publishes_its_objects_and_finds_them_the_next_time() {
     );
     sandbox.start(command(&sandbox, &["--trusted"])).wait().assert_code(&[0]);
     assert_eq!((counts("published"), counts("present")), (0.into(), 4.into()));
-    // Each build has told how well the caches served it.
+    // Each build has written a usage record.
     assert_eq!(files(&share(&sandbox).join("usage/scarthgap")).len(), 2);
 }
 
@@ -93,7 +92,7 @@ fn a_job_has_a_lease_while_it_runs_and_removes_it_at_any_end() {
     assert_eq!(leases(), [] as [&str; 0]);
 }
 
-/// Not even what a trusted build could not publish is taken along by one that nobody vouches for.
+/// An untrusted build does not publish the objects of a trusted build that failed to publish them, either.
 #[test]
 fn an_untrusted_build_publishes_nothing() {
     let Some(sandbox) = job("an_untrusted_build_publishes_nothing") else { return };
@@ -126,8 +125,8 @@ fn a_cancelled_build_publishes_finished_objects_within_the_grace() {
     sandbox.assert_nothing_runs();
 }
 
-/// The stop comes when the share is already being looked at, and the share is slow: what is left of the work has
-/// the same grace as if the stop had come before.
+/// The stop comes while the share, which is slow, is being read: the rest of the work gets the same grace as if the
+/// stop had come before.
 #[test]
 fn a_stop_during_publish_leaves_it_the_grace() {
     let test = "a_stop_during_publish_leaves_it_the_grace";
@@ -152,7 +151,7 @@ fn a_stop_during_publish_leaves_it_the_grace() {
     sandbox.assert_nothing_runs();
 }
 
-/// A share that takes nothing costs words and no verdict.
+/// A share that accepts no objects causes a warning, and does not change the verdict.
 #[test]
 fn a_share_with_files_in_place_of_directories_causes_a_warning() {
     let Some(sandbox) = job("a_share_with_files_in_place_of_directories_causes_a_warning") else { return };

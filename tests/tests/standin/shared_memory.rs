@@ -1,10 +1,10 @@
-//! A machine whose `/dev/shm` cannot be used: nothing runs, and the doctor knows.
+//! A machine whose `/dev/shm` cannot be used: nothing runs, and `doctor` reports it.
 
 use std::process::Command;
 
 use build_agent_tests::{Sandbox, skip};
 
-/// Runs the words in a mount namespace of their own after this was mounted over `/dev/shm`.
+/// Runs the command in its own mount namespace, with this mounted over `/dev/shm`.
 fn with_shared_memory(mount: &str, inner: &Command) -> Command {
     let mut command = Command::new("unshare");
     let script = format!("mount {mount} /dev/shm && exec \"$0\" \"$@\"");

@@ -1,4 +1,4 @@
-//! Jobs with a share: what BitBake is told of it, for whom, and what a share costs that is not well.
+//! Jobs with a share: BitBake's configuration for each source, and the effects of a faulty share.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -26,7 +26,7 @@ impl Job {
         self.sandbox.path().join("share")
     }
 
-    /// What `[cache]` holds.
+    /// The content of `[cache]`.
     fn cache(&self, lines: &str) {
         let text = self.sandbox.manifest_text();
         self.sandbox.write_manifest(&format!("{text}\n[build]\ntargets = [\"hello\"]\n[cache]\n{lines}\n"));
@@ -38,7 +38,7 @@ impl Job {
         command
     }
 
-    /// Runs it to its end, which is good.
+    /// Runs the job; it must pass.
     #[track_caller]
     fn passes(&self, command: Command) -> Ran {
         let ran = self.sandbox.start(command).wait();
@@ -73,7 +73,7 @@ impl Job {
         tiers.iter().map(|tier| format!("{} {}", word(&tier["tier"]), word(&tier["state"]))).collect()
     }
 
-    /// The job goes on without the share, and says why.
+    /// Fails unless the job continues without the share and says why.
     #[track_caller]
     fn assert_without_share(&self, ran: &Ran, why: &str) {
         ran.assert_says(&["the shared cache", "unusable", why]);
@@ -86,7 +86,7 @@ fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
-/// All below it that is no directory, and the directories that are empty.
+/// Everything below the directory except non-empty directories.
 fn left_in(directory: &Path) -> Vec<PathBuf> {
     let entries: Vec<_> = std::fs::read_dir(directory).unwrap().flatten().map(|entry| entry.path()).collect();
     let (directories, mut files): (Vec<_>, Vec<_>) = entries.into_iter().partition(|path| path.is_dir());
@@ -116,7 +116,7 @@ fn a_trusted_build_reads_and_writes_the_share_and_has_its_own_local_caches() {
         &[],
     );
     assert_eq!(left_in(&job.share()), [] as [PathBuf; 0], "the probe left something");
-    // What it left locally is closed to code that nobody vouches for.
+    // Its local files are closed to untrusted code.
     job.passes(job.command(&[]));
     assert_eq!(job.tiers(), ["shared read-only"]);
     let own = job.work().join("sstate").display().to_string();
@@ -125,7 +125,7 @@ fn a_trusted_build_reads_and_writes_the_share_and_has_its_own_local_caches() {
     assert!(!is_root() || mode & 0o077 == 0, "mode {mode:o}");
 }
 
-/// Trust is for the commit that CodeBuild resolved: what is not known to be that commit is not trusted.
+/// Trust applies to the commit that CodeBuild resolved: any other or unknown commit is not trusted.
 #[test]
 fn a_push_is_trusted_only_at_the_commit_that_codebuild_resolved() {
     let Some(job) = Job::new("a_push_is_trusted_only_at_the_commit_that_codebuild_resolved") else { return };
@@ -217,7 +217,7 @@ fn a_hanging_share_causes_a_warning() {
         let Some(_mount) = SlowFs::mount(TEST, &source, &job.share(), &options) else { return };
         let ran = job.passes(job.command(&["--trusted"]));
         job.assert_without_share(&ran, "no answer within 10s");
-        // Nothing ends a process in uninterruptible sleep: later commands must not wait for it.
+        // No signal ends a process in uninterruptible sleep, so later commands must not wait for it.
         assert!(!ran.stdout.contains("cannot end"), "{}", ran.stdout);
     }
 }
@@ -275,7 +275,7 @@ fn a_read_only_mount_is_only_read() {
     assert_eq!(job.tiers(), ["shared read-only"]);
 }
 
-/// A hash server that greets; for one connection.
+/// A hash server that sends its greeting to one connection.
 fn hash_server() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -310,7 +310,7 @@ fn a_hash_server_is_probed_first_and_untrusted_builds_only_read_it() {
     job.cache(&format!("hash_server = {address:?}"));
     job.passes(job.command(&["--trusted"]));
     job.assert_conf(&[&format!("BB_HASHSERVE = \"{address}\""), "OEEquivHash"], &["UPSTREAM"]);
-    // It has gone by now.
+    // The server has ended by now.
     let ran = job.passes(job.command(&["--trusted"]));
     ran.assert_says(&["builds run without a hash server", &address]);
     job.assert_conf(&["BB_HASHSERVE = \"\""], &["OEEquivHash"]);

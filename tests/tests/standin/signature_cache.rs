@@ -1,4 +1,4 @@
-//! Answers that BitBake gave before: used for the same question alone, never for a failing verdict.
+//! Cached results of BitBake: used only for the same query, and never for a failing verdict.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use build_agent_tests::{Sandbox, cannot_run_parallel, cases, commit, skip, well_
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-/// A job whose yocto-check-layer asks its questions.
+/// A job whose yocto-check-layer sends its queries.
 pub struct CheckJob(pub Sandbox);
 
 impl CheckJob {
@@ -15,7 +15,7 @@ impl CheckJob {
         CheckJob::with_bitbakes(test, 2)
     }
 
-    /// So many BitBakes may run side by side, whatever this machine has.
+    /// Allows this number of parallel BitBake processes, whatever this machine has.
     pub fn with_bitbakes(test: &str, bitbakes: u64) -> Option<CheckJob> {
         if let Some(reason) = cannot_run_parallel(bitbakes) {
             skip(test, &reason);
@@ -33,7 +33,7 @@ impl CheckJob {
         Some(check)
     }
 
-    /// Runs the job; the exit status must be this.
+    /// Runs the job; fails unless it exits with this status.
     #[track_caller]
     pub fn run(&self, code: i32) -> Value {
         self.0.run().assert_code(&[code]);
@@ -52,12 +52,13 @@ impl CheckJob {
         self.0.work().join("meta-tested-scarthgap")
     }
 
-    /// Where the stand-in for BitBake takes notes and finds orders.
+    /// The notes directory, where the BitBake stand-in records its calls and finds its instructions.
     pub fn note(&self, name: &str) -> PathBuf {
         self.0.path().join("notes").join(name)
     }
 
-    /// How many signature files each BitBake left that was asked for signatures, and how many of them are not empty.
+    /// For each BitBake that computed signatures: the number of its signature files, and how many of them are not
+    /// empty.
     pub fn signature_files(&self) -> Vec<(usize, usize)> {
         let notes = std::fs::read_to_string(self.note("signature-files")).unwrap_or_default();
         let number = |text: &str| text.split(' ').next().unwrap().parse().unwrap();
@@ -66,7 +67,7 @@ impl CheckJob {
         notes.lines().map(|line| pair(line).unwrap()).collect()
     }
 
-    /// How often the stand-in for BitBake was asked for signatures, from the first run on.
+    /// The calls of the BitBake stand-in for signatures, from the first run on.
     pub fn calls(&self) -> Vec<String> {
         let calls = std::fs::read_to_string(self.note("calls")).unwrap_or_default();
         calls.lines().map(str::to_owned).collect()
@@ -82,11 +83,11 @@ impl CheckJob {
     }
 }
 
-/// The outcomes when nothing is known, and when the layer alone has changed.
+/// The outcomes with an empty cache, and after a change of only the layer.
 pub const COLD: [&str; 5] = ["miss", "ahead", "ahead", "ahead", "ahead"];
 pub const CHANGED: [&str; 5] = ["hit", "ahead", "ahead", "ahead", "ahead"];
 
-/// The outcomes of the questions and why, in their order.
+/// The outcomes of the queries with their reasons, in order.
 pub fn queries(result: &Value) -> Vec<(String, String)> {
     let units = result["units"].as_array().unwrap();
     let queries = units.iter().filter_map(|unit| unit["memo"].as_array()).flatten();
@@ -111,7 +112,7 @@ fn the_second_check_of_the_same_layer_does_not_run_bitbake() {
         calls.iter().all(|call| !call.contains(&format!("{}/", check.work_dir().display()))),
         "BitBake sees nothing of the agent's on the PATH: {calls:#?}"
     );
-    // Whatever BitBake would say now, nobody asks it.
+    // BitBake would fail now, but it is not called.
     std::fs::write(check.note("refuse"), "").unwrap();
     let second = check.run(0);
     assert_eq!(outcomes(&second), ["hit"; 5], "{:#?}", queries(&second));
@@ -160,7 +161,7 @@ fn signature_files_are_written_when_they_are_needed() {
     begin();
     check.run(0);
     let fast = check.signature_files();
-    // Each world once, and those with the layer side by side.
+    // Each world once, those with the layer in parallel.
     assert_eq!(recipes(&fast), [recipes(&plain)[0], recipes(&plain)[1], recipes(&plain)[3]]);
     assert!(fast.iter().all(|(_, written)| *written == 0), "{fast:?}");
     begin();
@@ -179,7 +180,7 @@ fn signature_files_are_written_when_they_are_needed() {
     check.0.assert_nothing_runs();
 }
 
-/// The old way works as well.
+/// The fallback works as well.
 #[test]
 fn a_bitbake_that_the_starter_does_not_know_writes_its_signature_files() {
     let test = "a_bitbake_that_the_starter_does_not_know_writes_its_signature_files";
@@ -212,12 +213,12 @@ fn without_prefetch_bitbake_runs_when_the_tool_asks() {
 
 type Change = fn(&CheckJob);
 
-/// After each change the fast verdict is the plain one; which questions were answered is told as well.
+/// After each change, the fast verdict is the plain one; also tests which queries were hits.
 #[test]
 fn every_change_gives_the_plain_verdict() {
     let Some(check) = CheckJob::new("every_change_gives_the_plain_verdict") else { return };
     let hello = "recipes-hello/hello/hello_1.0.bb";
-    // The name, the change, the verdict, and whether the world without the layer was known.
+    // The name, the change, the verdict, and whether the world without the layer was a hit.
     let table: [(&str, Change, i32, bool); 12] = [
         ("nothing", |_| {}, 0, true),
         (
@@ -403,7 +404,7 @@ fn a_kill_while_bitbake_runs_stores_no_result() {
     assert!(!check.work_dir().join("ahead/meta-tested").exists());
 }
 
-/// Where layer code runs as another user, it can neither read nor write the store.
+/// If layer code runs as another user, it can neither read nor write the store.
 #[test]
 fn the_store_is_closed_to_layer_code() {
     let Some(check) = CheckJob::new("the_store_is_closed_to_layer_code") else { return };
@@ -412,7 +413,7 @@ fn the_store_is_closed_to_layer_code() {
     assert_eq!(mode & 0o777, 0o700);
 }
 
-/// An answer is a verdict in the making: none goes from an untrusted build to a trusted one.
+/// A result decides a verdict, so no result goes from an untrusted build to a trusted one.
 #[test]
 fn results_on_the_share_follow_the_rules_of_trust() {
     let Some(check) = CheckJob::new("results_on_the_share_follow_the_rules_of_trust") else { return };
@@ -435,7 +436,7 @@ fn results_on_the_share_follow_the_rules_of_trust() {
         let answers = std::fs::read_dir(share.join(part).join("signatures/answers"));
         answers.map_or(0, Iterator::count)
     };
-    // The first one puts the checkouts on the share, where all later ones use them: paths are inputs.
+    // The first run stores the checkouts on the share, and all later runs use them there, because paths are inputs.
     assert_eq!(run(true), COLD);
     run(true);
     let shared = count("");
@@ -444,7 +445,7 @@ fn results_on_the_share_follow_the_rules_of_trust() {
     std::fs::write(check.in_layer("recipes-hello/hello/hello_1.0.bb"), "A = \"2\"\n").unwrap();
     assert_eq!(run(false), CHANGED);
     assert_eq!((count(""), count("pr/12")), (shared, 3), "and writes its own part");
-    // Another machine has no local answers.
+    // Another machine has no local results.
     std::fs::remove_dir_all(check.work_dir()).unwrap();
     assert_eq!(run(false), ["hit"; 5]);
     assert_eq!(run(true), CHANGED, "a trusted build reads nothing of a pull request");

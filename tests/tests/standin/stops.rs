@@ -1,4 +1,4 @@
-//! Signals, limits, kills: the end comes in bounded time, is told, and leaves nothing running.
+//! Signals, limits, kills: the job ends in bounded time, reports it, and leaves no processes.
 
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::signature_cache::CheckJob;
 
-/// A job whose check hangs, at the moment when it does.
+/// A job whose check hangs; returns as soon as it does.
 fn hanging(sandbox: &Sandbox, behaviour: &str) -> Running {
     sandbox.behaviour(&format!("yocto-check-layer {behaviour}"));
     let mut running = sandbox.start(sandbox.run_command());
@@ -37,8 +37,8 @@ fn signals_cancel_with_status_130_and_reports() {
     }
 }
 
-/// A job in whose check `test_parse` has failed and `test_signatures` hangs until a signal. From then on all
-/// tests fail, and each of them asks BitBake: that a BitBake was started is noted in `notes/calls`.
+/// A job in whose check `test_parse` has failed and `test_signatures` hangs until a signal. After that all tests
+/// fail, and each of them calls BitBake: `notes/calls` shows whether a BitBake was started.
 fn interrupted(test: &str) -> Option<Sandbox> {
     let sandbox = Sandbox::new(test)?;
     let notes = sandbox.path().join("notes");
@@ -52,7 +52,7 @@ fn interrupted(test: &str) -> Option<Sandbox> {
     Some(sandbox)
 }
 
-/// What the stop broke has the word for it everywhere, and what failed before stays failed.
+/// Tests that the stop broke have the same outcome in all reports, and tests that failed before stay failed.
 fn assert_stopped(sandbox: &Sandbox, word: &str) {
     let result = sandbox.result();
     let cases = cases(&result);
@@ -93,7 +93,7 @@ fn tests_that_a_signal_breaks_are_cancelled_and_nothing_new_starts() {
         let mut running = sandbox.start(command);
         sandbox.wait_for_log(&mut running, "hanging");
         running.signal(signal);
-        // The tool goes on after the signal, and is not given the whole time for it.
+        // The tool continues after the signal, but does not get the whole grace for that.
         let ran = running.wait_for(Duration::from_secs(30));
         ran.assert_code(&[130]);
         let line = format!("{signal}: stopping, up to 30 s: yocto-check-layer meta-tested (test_signatures)");
@@ -147,7 +147,7 @@ fn a_task_that_a_signal_breaks_is_not_failed() {
 #[test]
 fn a_second_signal_does_not_wait_for_the_grace_time() {
     let Some(sandbox) = Sandbox::new("a_second_signal_does_not_wait_for_the_grace_time") else { return };
-    // The harness's patience is shorter than this grace.
+    // The timeout of the harness is shorter than this grace.
     sandbox.change_manifest("grace = \"2s\"", "grace = \"1h\"");
     sandbox.change_manifest("job = \"5m\"", "job = \"2h\"");
     let running = hanging(&sandbox, "stubborn");
@@ -169,7 +169,7 @@ fn a_silent_tool_is_stopped_after_the_stall_limit() {
     assert_reported(&sandbox, "timed-out");
 }
 
-/// The ends of all commands of the job whose words contain this one.
+/// The ends of all commands of the job with this argument.
 fn ends(sandbox: &Sandbox, word: &str) -> Vec<String> {
     let events = std::fs::read_to_string(sandbox.out().join("events.jsonl")).unwrap();
     let events: Vec<Value> = events.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -184,7 +184,7 @@ fn ends(sandbox: &Sandbox, word: &str) -> Vec<String> {
     expected.map(|event| end(&event["command"])).collect()
 }
 
-/// The tool waits for a BitBake that the agent runs for it: at once, or in a room of its own.
+/// The tool waits for a BitBake that the agent runs: for this query, or as a prefetch.
 #[test]
 fn a_tool_whose_bitbake_is_silent_is_stopped_after_the_stall_limit_and_not_run_again() {
     const NAME: &str = "a_tool_whose_bitbake_is_silent_is_stopped_after_the_stall_limit_and_not_run_again";
@@ -197,7 +197,7 @@ fn a_tool_whose_bitbake_is_silent_is_stopped_after_the_stall_limit_and_not_run_a
         ran.assert_says(&["yocto-check-layer was silent for", "`limits.stall` is the limit"]);
         let tool = ends(&check.0, "/yocto-check-layer");
         let [end] = tool.as_slice() else { panic!("{order}: the tool ran more than once: {tool:?}") };
-        // In whole seconds; a busy machine looks a little later.
+        // In whole seconds; a busy machine detects it a little later.
         assert!(["stalled for 4s", "stalled for 5s", "stalled for 6s"].contains(&&**end), "{order}: {end}");
         let calls = check.calls();
         assert_eq!(calls.len(), questions, "{order}: what was silent was asked again: {calls:#?}");
@@ -233,7 +233,7 @@ fn a_tool_with_output_is_stopped_only_by_the_time_limit_of_the_job() {
 #[test]
 fn a_server_in_its_own_session_is_found_and_ended() {
     let Some(sandbox) = Sandbox::new("a_server_in_its_own_session_is_found_and_ended") else { return };
-    // It holds the pipes, so that their end never comes by itself.
+    // It holds the pipes open, so they never reach their end.
     sandbox.behaviour("yocto-check-layer daemon");
     sandbox.run().assert_code(&[0]);
     assert_reported(&sandbox, "passed");
@@ -250,12 +250,12 @@ fn a_work_directory_has_one_job_at_a_time() {
     let ran = sandbox.start(second).wait();
     ran.assert_code(&[3]);
     ran.assert_says(&[&*sandbox.work().to_string_lossy()]);
-    // The first has not been disturbed.
+    // The first job was not disturbed.
     let after = std::fs::read(sandbox.out().join("events.jsonl")).unwrap();
     assert!(after.starts_with(&before));
     first.signal(Signal::SIGINT);
     first.wait().assert_code(&[130]);
-    // And the lock died with it.
+    // The lock ended with its process.
     sandbox.behaviour("yocto-check-layer pass");
     sandbox.run().assert_code(&[0]);
 }
@@ -275,7 +275,7 @@ fn nohup_makes_the_agent_ignore_sighup() {
     running.wait().assert_code(&[0]);
 }
 
-/// What a child printed while the agent itself was held (Ctrl-Z) was no silence of the child.
+/// Output of a child while the agent itself was suspended (Ctrl-Z) does not count as silence of the child.
 #[test]
 fn a_suspended_agent_does_not_blame_its_child() {
     let Some(sandbox) = Sandbox::new("a_suspended_agent_does_not_blame_its_child") else { return };
@@ -300,7 +300,7 @@ fn a_flood_of_output_does_not_increase_memory() {
     assert!(ran.peak_kib <= 64 * 1024, "{} KiB while {mebibytes} MiB were printed", ran.peak_kib);
     let logs = std::fs::read_dir(sandbox.out().join("logs")).unwrap();
     let written: u64 = logs.map(|entry| entry.unwrap().metadata().unwrap().len()).sum();
-    // No more than `[limits] log` is kept.
+    // The log has at most `[limits] log` bytes.
     let printed = mebibytes.parse::<u64>().unwrap().min(2048) * 1024 * 1024;
     assert!(written >= printed * 74 / 100, "{written} bytes of {printed} are in the log");
 }

@@ -1,4 +1,4 @@
-//! When tasks ran, the job's id, and the reports of the report stage.
+//! The times of tasks, the job's id, and the reports of the report stage.
 
 use std::path::{Path, PathBuf};
 
@@ -21,7 +21,7 @@ fn report_steps(events: &[Value], kind: &str) -> Vec<(String, String)> {
     events.iter().filter(of_report).map(words).collect()
 }
 
-/// The sizes that the documentation promises.
+/// The limits in the documentation.
 #[test]
 fn a_world_of_40000_tasks_fits_into_the_limits() {
     const TASKS: usize = 40_000;
@@ -55,21 +55,21 @@ fn a_world_of_40000_tasks_fits_into_the_limits() {
         assert!(start <= end && end <= all, "{run}");
         assert_eq!(outcome.as_u64(), Some(0));
     }
-    // Each event says whose it is, and in which order they happened.
+    // Each event has its job's id and its number.
     let events = events(&sandbox.out().join("events.jsonl"));
     assert!(events.iter().all(|event| event["job_id"] == result["job"]["id"]));
     assert!(events.is_sorted_by(|one, next| one["seq"].as_u64() < next["seq"].as_u64()));
     for kind in ["task-started", "task-finished"] {
         assert_eq!(events.iter().filter(|event| event["event"] == kind).count(), TASKS, "{kind}");
     }
-    // And the reports come back from them.
+    // The reports can be rebuilt from them.
     let read = |name: &str| std::fs::read(sandbox.out().join(name)).unwrap();
     let before = ["result.json", "junit.xml"].map(read);
     sandbox.call([Path::new("report"), &sandbox.out().join("events.jsonl")]).assert_code(&[0]);
     assert!(before == ["result.json", "junit.xml"].map(read), "they differ");
 }
 
-/// What was running when BitBake was stopped has a start, no end, and the word of the stop.
+/// A task that was running when BitBake was stopped has a start, no end, and the outcome of the stop.
 #[test]
 fn a_task_that_was_stopped_has_no_end() {
     let Some(sandbox) = Sandbox::new("a_task_that_was_stopped_has_no_end") else { return };
@@ -86,7 +86,7 @@ fn a_task_that_was_stopped_has_no_end() {
     assert_eq!(timeline["outcomes"][run[5].as_u64().unwrap() as usize]["outcome"], "cancelled");
 }
 
-/// A report in whose place is something else: the others are there, and the job is not green.
+/// Something else is at the path of a report: the other reports are made, and the job does not pass.
 #[test]
 fn a_job_that_loses_a_report_does_not_pass() {
     for lost in ["junit.xml", "result.json"] {
@@ -116,7 +116,7 @@ fn a_job_that_loses_a_report_does_not_pass() {
             assert_eq!((&result["outcome"], &result["exit"]), (&"passed".into(), &"machine".into()));
             assert_eq!(result["errors"][0]["stage"], "report");
         } else {
-            // What the job wrote when it started.
+            // The content that the job wrote at its start.
             assert_eq!((&result["outcome"], &result["complete"]), (&"not-run".into(), &false.into()));
             let junit = std::fs::read_to_string(sandbox.out().join("junit.xml")).unwrap();
             assert!(!junit.contains("the job has not ended"), "{junit}");

@@ -1,4 +1,4 @@
-//! The verdict: only what proved itself is green.
+//! The verdict: only proven success passes.
 
 use build_agent_tests::{Sandbox, cases, well_formed_xml};
 
@@ -37,23 +37,23 @@ fn a_failing_test_is_named_with_its_message() {
     assert!(result.to_string().contains("test_world was told to go wrong"));
 }
 
-/// What a tool does, which statuses are right for it, and what people must read. None is green.
+/// The behavior of a tool, the right exit statuses, and the text that must be printed. None of them passes.
 #[test]
 fn an_empty_run_never_passes() {
     let table: [(&str, &[i32], &[&str]); 13] = [
         ("error test_parse", &[1], &["test_parse"]),
-        // Nothing was proved although the tool says so: not green, and not the agent's fault.
+        // The tool says that it passed, but proved nothing: not passed, and not the agent's fault.
         ("skip-all", &[1], &["skipped"]),
         ("no-tests", &[1, 70], &["meta-tested"]),
         ("already", &[1, 70], &["BBLAYERS"]),
         ("no-summary", &[1, 70], &["meta-tested"]),
         ("no-verdict", &[1, 70], &["meta-tested"]),
         ("other-layer", &[1, 70], &["meta-tested"]),
-        // Exit status and words contradict each other.
+        // Exit status and output contradict each other.
         ("lie-pass", &[70], &["exit status 1"]),
         ("lie-fail", &[70], &["test_world"]),
         ("lie-tests", &[70], &["test_world"]),
-        // The tool broke.
+        // The tool crashed.
         ("crash", &[1, 70], &["told to"]),
         ("memory", &[1, 70], &["MemoryError"]),
         ("kill", &[1, 3, 70], &["SIGKILL"]),
@@ -73,7 +73,7 @@ fn an_empty_run_never_passes() {
     }
 }
 
-/// The tool ends with status 0 and says PASS, and something else that it says contradicts that.
+/// The tool exits with status 0 and prints PASS, but other output contradicts that.
 #[test]
 fn a_contradiction_is_the_agents_error_and_never_a_pass() {
     let test = "a_contradiction_is_the_agents_error_and_never_a_pass";
@@ -106,7 +106,7 @@ fn output_of_a_layer_does_not_fail_a_good_run() {
     }
 }
 
-/// Two tests fail, and the text of the first one imitates a run in which it is the only one.
+/// Two tests fail, and the message of the first one imitates a run in which only that test fails.
 #[test]
 fn a_forged_log_excuses_no_failure() {
     let Some(sandbox) = Sandbox::new("a_forged_log_excuses_no_failure") else { return };
@@ -127,13 +127,13 @@ fn a_layer_without_content_is_an_empty_run() {
     let ran = sandbox.run();
     ran.assert_code(&[1]);
     ran.assert_says(&["nothing to check", "layer-empty"]);
-    // A class alone is something.
+    // A class is enough content.
     std::fs::create_dir(sandbox.layer().join("classes")).unwrap();
     std::fs::write(sandbox.layer().join("classes/x.bbclass"), "").unwrap();
     sandbox.run().assert_code(&[0]);
 }
 
-/// One failing test, whatever it lists; everything is in `result.json`, and a person reads the first entries.
+/// One failing test, however long its list; `result.json` has all entries, and the console the first ones.
 #[test]
 fn a_test_that_lists_hundreds_of_files_is_one_case() {
     let Some(sandbox) = Sandbox::new("a_test_that_lists_hundreds_of_files_is_one_case") else { return };
@@ -195,7 +195,7 @@ fn the_preflight_fails_before_any_tool_runs() {
 #[test]
 fn a_missing_upstream_is_status_4() {
     let Some(sandbox) = Sandbox::new("a_missing_upstream_is_status_4") else { return };
-    // Nothing listens on this port of this machine.
+    // No server listens on this port.
     let here = format!("file://{}", sandbox.upstream().display());
     sandbox.change_manifest(&here, "https://somebody:hunter2secret@127.0.0.1:1/poky");
     let ran = sandbox.run();
