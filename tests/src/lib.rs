@@ -1,7 +1,7 @@
 //! The harness of the end-to-end tests: the real binary, stand-in tools, and a sandbox to run in.
 //!
-//! Tests talk to the agent as people do: command line, manifest, signals; and read what it leaves:
-//! exit status, reports, logs, processes.
+//! Tests use the agent like people: command line, manifest, signals. They read its results: exit status, reports,
+//! logs, processes.
 
 #![allow(clippy::expect_used)] // a harness fails by panicking
 
@@ -23,8 +23,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// A command of the agent under test, built from the sources at hand first. It inherits nothing of the caller's
-/// environment but the PATH.
+/// A command of the agent under test, which is first built from the current sources. From the caller's environment it
+/// gets only PATH, HOME and USER.
 pub fn agent() -> Command {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     let mut command = Command::new(BINARY.get_or_init(|| build("build-agent")));
@@ -37,8 +37,8 @@ pub fn agent() -> Command {
     command
 }
 
-/// Builds the package's program of the same name. `target/<profile>/deps/<test>` is where this runs;
-/// the program lies two directories above.
+/// Builds the package's program of the same name. This test runs as `target/<profile>/deps/<test>`; the program is
+/// two directories above.
 fn build(package: &str) -> PathBuf {
     let test = std::env::current_exe().expect("the path of this test");
     let profile = test.ancestors().nth(2).expect("target/<profile>/deps/<test>");
@@ -58,7 +58,7 @@ pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace above tests/")
 }
 
-/// Why the agent would not ask so many BitBakes side by side on this machine, if so (docs/fast-check.md).
+/// Why the agent would not run this many BitBake processes in parallel on this machine (docs/fast-check.md).
 pub fn cannot_run_parallel(bitbakes: u64) -> Option<String> {
     let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let available = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"));

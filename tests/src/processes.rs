@@ -1,4 +1,4 @@
-//! What still runs.
+//! Processes that are still running.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -13,8 +13,8 @@ pub struct Survivor {
     pub command: String,
 }
 
-/// The processes whose command line contains the path. All stand-in tools lie below the sandbox, so
-/// that it marks them and what they fork.
+/// The processes whose command line contains the path. All stand-in tools are below the sandbox, so the path marks
+/// them and their children.
 pub fn survivors(marker: &Path) -> Vec<Survivor> {
     let marker = marker.to_string_lossy();
     let entries = std::fs::read_dir("/proc").expect("/proc");
@@ -27,8 +27,7 @@ pub fn survivors(marker: &Path) -> Vec<Survivor> {
     entries.filter_map(survivor).collect()
 }
 
-/// Fails when something of the sandbox still runs. Processes that were just killed get the time to
-/// vanish.
+/// Fails if a process of the sandbox is still running. Killed processes get some time to end.
 pub fn assert_none(marker: &Path) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !survivors(marker).is_empty() {
@@ -37,14 +36,14 @@ pub fn assert_none(marker: &Path) {
     }
 }
 
-/// Ends what a test left behind, by process id.
+/// Kills the processes that a test left behind, by process id.
 pub fn end_all(marker: &Path) {
     for survivor in survivors(marker) {
         let _ = kill(Pid::from_raw(survivor.pid), Signal::SIGKILL);
     }
 }
 
-/// The largest resident size that the process ever had, in KiB; `None` when it is gone.
+/// The peak resident size of the process in KiB; `None` if it has ended.
 pub fn peak_kib(pid: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

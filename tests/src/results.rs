@@ -1,4 +1,4 @@
-//! What the agent leaves: reports and logs.
+//! The agent's reports and logs.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ pub fn json(path: &Path) -> Value {
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}\n{text}", path.display()))
 }
 
-/// All test cases of a result, wherever they are: name and outcome.
+/// The names and outcomes of all test cases of a result, at any level.
 pub fn cases(result: &Value) -> Vec<(String, String)> {
     let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).map(str::to_owned);
     let mut found = Vec::new();
@@ -32,7 +32,7 @@ pub fn cases(result: &Value) -> Vec<(String, String)> {
     found
 }
 
-/// Fails unless the file is XML from its beginning to its end; returns how often an element starts.
+/// Fails unless the whole file is well-formed XML; returns how often an element starts.
 #[track_caller]
 pub fn well_formed_xml(path: &Path, element: &str) -> usize {
     use quick_xml::events::Event;

@@ -1,4 +1,4 @@
-//! An agent that runs, and one that has run.
+//! A running agent, and one that has ended.
 
 use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
@@ -11,13 +11,13 @@ use nix::unistd::Pid;
 
 use crate::processes;
 
-/// No test's agent may run for longer; the harness ends it and fails.
+/// The maximum run time of an agent; after that the harness kills it and fails.
 const TIMEOUT: Duration = Duration::from_secs(180);
 
-/// How often something is looked at while waiting for it.
+/// The time between two checks of a condition.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// An agent that runs. When it is dropped, it and all that runs in its sandbox is ended.
+/// A running agent. When it is dropped, it and all processes of its sandbox are killed.
 pub struct Running {
     child: Child,
     /// Paths in command lines that mark processes of the sandbox.
@@ -30,17 +30,17 @@ pub struct Running {
 /// How an agent ended.
 #[derive(Debug)]
 pub struct Ran {
-    /// `None` when a signal ended it.
+    /// `None` if a signal ended it.
     pub code: Option<i32>,
     pub signal: Option<i32>,
     pub stdout: String,
     pub stderr: String,
-    /// The largest resident size that was seen, in KiB.
+    /// The peak resident size that was seen, in KiB.
     pub peak_kib: u64,
 }
 
 impl Running {
-    /// Starts the command with its output in files of `directory`, where it can be of any size.
+    /// Starts the command with its output in files of `directory`, which can have any size.
     pub fn start(mut command: Command, directory: &Path) -> Running {
         static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -57,12 +57,12 @@ impl Running {
         self.child.id()
     }
 
-    /// Sends a signal to the agent alone, not to its children.
+    /// Sends a signal only to the agent, not to its children.
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.pid() as i32), signal).expect("the agent still runs");
     }
 
-    /// Waits until `what` holds; fails when the agent ends before.
+    /// Waits until `what` is true; fails if the agent ends before.
     pub fn wait_until(&mut self, name: &str, what: impl Fn() -> bool) {
         let deadline = Instant::now() + TIMEOUT;
         while !what() {
@@ -73,12 +73,12 @@ impl Running {
         }
     }
 
-    /// Waits for its end.
+    /// Waits until it ends.
     pub fn wait(self) -> Ran {
         self.wait_for(TIMEOUT)
     }
 
-    /// Waits so long for its end.
+    /// Waits this long until it ends.
     pub fn wait_for(mut self, deadline: Duration) -> Ran {
         let deadline = Instant::now() + deadline;
         let status = loop {
@@ -127,7 +127,7 @@ impl Ran {
         );
     }
 
-    /// Fails unless each of these words was printed somewhere.
+    /// Fails unless the output contains each of these texts.
     #[track_caller]
     pub fn assert_says(&self, words: &[&str]) {
         for word in words {

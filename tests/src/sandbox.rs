@@ -1,4 +1,4 @@
-//! A place for one test: a layer under test, a stand-in upstream, directories for work and reports.
+//! The directories of one test: a layer under test, a stand-in upstream, work and reports.
 
 use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt;
@@ -10,16 +10,16 @@ use tempfile::TempDir;
 
 use crate::{Ran, Running, agent, json, processes, repository, skip};
 
-/// Whom the agent drops to when the tests run as root; `.ci/run` makes it.
+/// The user that runs layer code if the tests run as root; `.ci/run` creates it.
 pub const BUILD_USER: &str = "builder";
 
-/// Below /var/tmp and readable by everybody, or the build user would not get to it.
+/// Below /var/tmp and readable by all users, because the build user must be able to enter it.
 pub struct Sandbox {
     directory: TempDir,
 }
 
 impl Sandbox {
-    /// `None`, said aloud, where the agent could not run at all.
+    /// `None`, with a SKIPPED line, if the agent cannot run on this machine.
     pub fn new(test: &str) -> Option<Sandbox> {
         if let Some(reason) = unmet_requirement() {
             skip(test, &reason);
@@ -48,7 +48,7 @@ impl Sandbox {
         self.path().join("upstream/poky")
     }
 
-    /// The layer under test, a git repository of its own.
+    /// The layer under test, in its own git repository.
     pub fn layer(&self) -> PathBuf {
         self.path().join("meta-tested")
     }
@@ -69,7 +69,7 @@ impl Sandbox {
         self.path().join("artifacts")
     }
 
-    /// A manifest that passes; tests change it by text.
+    /// A manifest that passes; tests change its text.
     pub fn manifest_text(&self) -> String {
         format!(
             r#"version = 1
@@ -102,7 +102,7 @@ grace = "2s"
         std::fs::write(self.manifest(), text).expect("the manifest");
     }
 
-    /// Replaces text of the manifest; fails when it is not there.
+    /// Replaces text of the manifest; fails if it is not there.
     #[track_caller]
     pub fn change_manifest(&self, from: &str, to: &str) {
         let text = std::fs::read_to_string(self.manifest()).expect("the manifest");
@@ -110,13 +110,13 @@ grace = "2s"
         self.write_manifest(&text.replace(from, to));
     }
 
-    /// Says what the stand-in tools do, as a commit of the upstream.
+    /// Sets what the stand-in tools do, in a commit of the upstream.
     pub fn behaviour(&self, text: &str) {
         std::fs::write(self.upstream().join("behaviour"), format!("{text}\n")).expect("the behaviour");
         commit(&self.upstream(), "Change what the stand-ins do");
     }
 
-    /// `build-agent WORDS…` in the layer under test.
+    /// `build-agent ARGUMENTS…` in the layer under test.
     pub fn command<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Command {
         let mut command = agent();
         command.current_dir(self.layer()).args(words);
@@ -134,12 +134,12 @@ grace = "2s"
         Running::start(command, self.path())
     }
 
-    /// Runs `build-agent run` to its end.
+    /// Runs `build-agent run` until it ends.
     pub fn run(&self) -> Ran {
         self.start(self.run_command()).wait()
     }
 
-    /// Runs any other command line to its end.
+    /// Runs any other command line until it ends.
     pub fn call<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Ran {
         self.start(self.command(words)).wait()
     }
@@ -148,7 +148,7 @@ grace = "2s"
         json(&self.out().join("result.json"))
     }
 
-    /// Everything that the logs of children hold.
+    /// The content of all logs of children.
     pub fn logs(&self) -> String {
         let entries = std::fs::read_dir(self.out().join("logs")).into_iter().flatten().flatten();
         let text =
@@ -161,7 +161,7 @@ grace = "2s"
         running.wait_until(&format!("{words:?} in a log"), || self.logs().contains(words));
     }
 
-    /// Fails when a process of the sandbox still runs.
+    /// Fails if a process of the sandbox is still running.
     #[track_caller]
     pub fn assert_nothing_runs(&self) {
         processes::assert_none(self.path());
@@ -174,7 +174,7 @@ impl Drop for Sandbox {
     }
 }
 
-/// Why the agent could not run at all on this machine.
+/// Why the agent cannot run on this machine.
 pub fn unmet_requirement() -> Option<String> {
     let on_path = |program: &str| {
         let path = std::env::var_os("PATH").unwrap_or_default();
@@ -214,19 +214,19 @@ pub fn copy_tree(from: &Path, to: &Path) {
     }
 }
 
-/// Makes a repository of a directory.
+/// Makes a directory a git repository.
 fn repository_of(directory: &Path, branch: &str) {
     git(directory, ["init", "--quiet", "--initial-branch", branch]);
     commit(directory, "Begin");
 }
 
-/// Commits all that is there.
+/// Commits everything.
 pub fn commit(directory: &Path, message: &str) {
     git(directory, ["add", "--all"]);
     git(directory, ["commit", "--quiet", "--allow-empty", "--message", message]);
 }
 
-/// Runs git with a configuration that no machine changes; returns what it printed.
+/// Runs git without the machine's configuration; returns its output.
 #[track_caller]
 pub fn git<S: AsRef<OsStr>>(directory: &Path, words: impl IntoIterator<Item = S>) -> String {
     let mut git = Command::new("git");

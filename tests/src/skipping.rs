@@ -1,22 +1,22 @@
-//! Skipped tests: each says so, and is an error where the missing part is required.
+//! Skipped tests: each prints a line, and is an error if the missing part is required.
 
 use std::fmt::{self, Display};
 use std::fs::OpenOptions;
 use std::io::Write;
 
-/// A part of the machine that some tests need. `BUILD_AGENT_REQUIRE` names those that must be there, separated by
-/// commas; `tests/run` refuses other names.
+/// A part of the machine that some tests need. `BUILD_AGENT_REQUIRE` lists the parts that must be there, separated by
+/// commas; `tests/run` rejects other names.
 #[derive(Clone, Copy)]
 pub enum Part {
     /// SeaweedFS, a real S3 server.
     S3,
-    /// moto, which answers as AWS does.
+    /// moto, a simulation of AWS.
     Aws,
     /// A container engine with the agent's image.
     Docker,
     /// File systems in user space.
     Fuse,
-    /// BitBake's host packages, and addresses of BitBake and OE-Core that answer.
+    /// BitBake's host packages, and addresses of BitBake and OE-Core that reply.
     BitBake,
 }
 
@@ -32,11 +32,11 @@ impl Display for Part {
     }
 }
 
-/// Says that a test did not run, on standard error and in the list that `tests/run` prints at its end. cargo
-/// counts the test as passed.
+/// Reports a skipped test on standard error and in the list that `tests/run` prints at its end. cargo counts the test
+/// as passed.
 pub fn skip(name: &str, reason: &str) {
     println!("SKIPPED {name}: {reason}");
-    // cargo swallows the standard output of tests that pass.
+    // cargo does not show the standard output of tests that pass.
     let list = std::env::var_os("BUILD_AGENT_TEST_SKIPPED");
     for path in list.into_iter().chain(["/dev/stderr".into()]) {
         if let Ok(mut file) = OpenOptions::new().append(true).create(true).open(path) {
@@ -45,11 +45,11 @@ pub fn skip(name: &str, reason: &str) {
     }
 }
 
-/// As [`skip`], for a test that needs this part of the machine.
+/// Like [`skip`], for a test that needs this part of the machine.
 ///
 /// # Panics
 ///
-/// Where `BUILD_AGENT_REQUIRE` names the part.
+/// If `BUILD_AGENT_REQUIRE` names the part.
 #[track_caller]
 pub fn skip_without(part: Part, name: &str, reason: &str) {
     let required = std::env::var("BUILD_AGENT_REQUIRE").unwrap_or_default();
@@ -61,7 +61,7 @@ pub fn skip_without(part: Part, name: &str, reason: &str) {
     skip(name, reason);
 }
 
-/// Whether a long test is left to `tests/run --all`. If so, says that it is skipped.
+/// Whether only `tests/run --all` runs this long test. If so, prints that it is skipped.
 pub fn is_left_to_the_long_run(name: &str) -> bool {
     let left = std::env::var_os("BUILD_AGENT_TEST_ALL").is_none_or(|value| value != "1");
     if left {

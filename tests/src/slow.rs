@@ -1,4 +1,4 @@
-//! A directory shown again as a slow and faulty share.
+//! A directory mounted again as a slow and faulty share.
 
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, Lines, Read};
@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 
 use crate::{Part, build, skip_without};
 
-/// A mount of `slowfs`. It ends with this value, with the test's process, and with whatever hangs in it.
+/// A mount of `slowfs`. It ends with this value, with the test's process, and even if operations hang.
 pub struct SlowFs {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
@@ -19,9 +19,9 @@ pub struct SlowFs {
 }
 
 impl SlowFs {
-    /// Shows `source` at `mountpoint`; both exist. The options are those of `slowfs --help`; without
-    /// `--metadata-ms 0 --create-ms 0` every operation takes its time. `None`, said aloud in the name
-    /// of the test, where the machine cannot mount it.
+    /// Mounts `source` at `mountpoint`; both exist. The options are those of `slowfs --help`; without `--metadata-ms
+    /// 0 --create-ms 0` every operation has a delay. `None`, with a SKIPPED line for the test, if the machine cannot
+    /// mount it.
     pub fn mount(test: &str, source: &Path, mountpoint: &Path, options: &[&str]) -> Option<SlowFs> {
         static BINARY: OnceLock<PathBuf> = OnceLock::new();
         if let Err(error) = OpenOptions::new().read(true).write(true).open("/dev/fuse") {
@@ -40,7 +40,7 @@ impl SlowFs {
         let mut error = String::new();
         let _ = child.stderr.take().expect("its errors").read_to_string(&mut error);
         let code = child.wait().expect("slowfs ends").code();
-        // Its own words for what the machine lacks; a wrong option is the test's mistake.
+        // Its own message for what the machine lacks; a wrong option is a mistake of the test.
         assert!(code == Some(1) && !error.contains("slowfs: one of"), "`{command:?}`: {error}");
         skip_without(
             Part::Fuse,
@@ -76,7 +76,7 @@ impl Drop for SlowFs {
     fn drop(&mut self) {
         let _ = kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM);
         let _ = self.child.wait();
-        // Nothing is left to do, unless something killed it before.
+        // Has an effect only if something killed it before.
         let _ = Command::new("umount").args(["--lazy", "--quiet"]).arg(&self.mountpoint).output();
     }
 }

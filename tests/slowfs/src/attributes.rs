@@ -1,4 +1,4 @@
-//! Reads and changes the attributes of a file in the kernel's terms.
+//! Reads and changes the attributes of a file as the kernel represents them.
 
 use std::fs::{File, Metadata, OpenOptions, Permissions};
 use std::io;
@@ -61,7 +61,7 @@ pub struct Change {
 }
 
 impl Change {
-    /// Of the entry itself, even if it is a symbolic link.
+    /// Changes the entry itself, even if it is a symbolic link.
     pub fn apply(&self, path: &Path) -> io::Result<()> {
         if let Some(mode) = self.mode {
             std::fs::set_permissions(path, Permissions::from_mode(mode & 0o7777))?;
@@ -78,7 +78,7 @@ impl Change {
         Ok(())
     }
 
-    /// Of a file without a name.
+    /// Changes an open file that has no name.
     pub fn apply_open(&self, file: &File) -> io::Result<()> {
         if let Some(mode) = self.mode {
             file.set_permissions(Permissions::from_mode(mode & 0o7777))?;

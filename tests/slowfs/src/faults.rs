@@ -135,8 +135,7 @@ fn errno(name: &str) -> Result<Errno, String> {
         .ok_or_else(|| format!("`{name}` is not an error of Linux"))
 }
 
-/// A late option, `OP:MS[:ERRNO]`: the operation is done, and its answer comes late, with an error if one is
-/// given.
+/// A late option, `OP:MS[:ERRNO]`: the operation is done, and its reply comes late, with an error if one is given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Late {
     operation: Operation,
@@ -194,7 +193,7 @@ impl FaultInjector {
         self.disabled.store(false, Relaxed);
     }
 
-    /// Does the work with its delay and fault. `None`, if it is never answered.
+    /// Does the work with its delay and fault. `None`, if there is never a reply.
     pub fn run<T>(
         &self,
         operation: Operation,

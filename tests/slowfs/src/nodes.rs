@@ -22,7 +22,7 @@ pub struct Nodes {
 struct Node {
     /// Known locations: parent and name, the latest last. Some may no longer exist.
     names: Vec<(u64, OsString)>,
-    /// How often the kernel got it and has not forgotten it.
+    /// The number of lookups that the kernel has not forgotten.
     told: u64,
 }
 

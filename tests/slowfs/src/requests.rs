@@ -1,4 +1,4 @@
-//! Handles the kernel's requests: passes each through the fault injector and answers it.
+//! Handles the kernel's requests: passes each through the fault injector and sends the reply.
 
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder};
@@ -23,8 +23,8 @@ use crate::faults::Operation;
 use crate::handles::OpenDirectory;
 use crate::share::{Caching, Share};
 
-/// Answers with the result of `$work`, or never if the operation hangs: a dropped reply would report an error
-/// to the kernel.
+/// Replies with the result of `$work`, or never if the operation hangs: a dropped reply would report an error to the
+/// kernel.
 macro_rules! answer {
     ($self:ident, $operation:ident, $reply:ident, $work:expr, |$value:pat_param| $well:expr) => {
         match $self.injector.run(Operation::$operation, || $work) {
@@ -274,7 +274,7 @@ impl Filesystem for Share {
         let mut entries = open.lock().unwrap_or_else(PoisonError::into_inner);
         let from = offset as usize;
         if from > 0 && from >= entries.len() {
-            // The kernel asks until nothing comes; NFS marks the last entries as such.
+            // The kernel asks until it gets no entry; NFS marks the last entry.
             return reply.ok();
         }
         let mut read = || {
@@ -298,7 +298,7 @@ impl Filesystem for Share {
         reply.ok();
     }
 
-    /// A network server has its directories on disk when it answers.
+    /// A network server has its directories on disk when it replies.
     fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
         answer!(self, Fsync, reply, Ok(()), |()| reply.ok());
     }

@@ -20,7 +20,7 @@ use crate::faults::FaultInjector;
 use crate::handles::{Entry, Handles, OpenDirectory, OpenFile};
 use crate::nodes::Nodes;
 
-/// How long the kernel may cache what it got.
+/// How long the kernel may cache a reply.
 #[derive(Clone, Copy, Debug)]
 pub struct Caching {
     /// Attributes of files. Their names are looked up each time.
@@ -142,8 +142,8 @@ impl Share {
         self.changed.lock().unwrap_or_else(PoisonError::into_inner).insert(directory.0);
     }
 
-    /// Whether the kernel asks about a directory only because this process changed it. An NFS client need
-    /// not: the answer to the change contains the new state.
+    /// Whether the kernel asks about a directory only because this process changed it. An NFS client need not ask:
+    /// the reply to the change contains the new state.
     pub fn was_told(&self, directory: INodeNo) -> bool {
         self.changed.lock().unwrap_or_else(PoisonError::into_inner).remove(&directory.0)
     }
@@ -158,7 +158,7 @@ impl Share {
         lchown(path, Some(request.uid()), (!inherited).then(|| request.gid()))
     }
 
-    /// Of the open file, if it lost its last name.
+    /// The metadata of the open file, if it lost its last name.
     pub fn metadata(&self, ino: INodeNo) -> io::Result<Metadata> {
         match self.nodes.path(ino) {
             Ok(path) => path.symlink_metadata(),
@@ -220,7 +220,7 @@ impl Share {
 }
 
 impl Caching {
-    /// Of the attributes, and of the name.
+    /// The cache times of the attributes and of the name.
     pub fn of(&self, attributes: &FileAttr) -> (Duration, Duration) {
         match attributes.kind {
             FileType::Directory => (self.directories, self.directories),
