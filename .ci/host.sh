@@ -3,7 +3,7 @@
 #
 # ./check and .ci/run source this file. Each function installs only what is missing and says so first.
 
-readonly rust=1.94.1 # the oldest that the workspace builds with, as Cargo.toml has it
+readonly rust=1.94.1 # the oldest version that can build the workspace, as in Cargo.toml
 
 say() { printf '== %s\n' "$*" >&2; }
 
@@ -22,7 +22,7 @@ as_root() {
   fi
 }
 
-# Each program, and the Debian package that has it: what BitBake needs of its host, and what compiles the agent.
+# Each program that BitBake needs of its host or that compiles the agent, and its Debian package.
 host_programs() {
   cat <<'LIST'
 git git
@@ -51,7 +51,7 @@ zstd zstd
 LIST
 }
 
-# usage: missing_packages <LIST   prints the packages of the programs that are not there
+# usage: missing_packages <LIST   prints the packages of the missing programs
 missing_packages() {
   local program package
   while read -r program package; do
@@ -89,7 +89,7 @@ make_build_user() {
   fi
 }
 
-# usage: has_rust [COMPONENT…]   whether cargo and these parts of it are there, and new enough
+# usage: has_rust [COMPONENT…]   whether Rust is new enough, and cargo has these components
 has_rust() {
   # shellcheck source=/dev/null
   [ ! -f "$HOME/.cargo/env" ] || . "$HOME/.cargo/env"

@@ -1,4 +1,4 @@
-"""The stacks, deployed one after another against moto's server."""
+"""Deploys the stacks one after another to moto's server."""
 
 import ast
 import json
@@ -7,7 +7,7 @@ import unittest
 
 from templates import ORDER, TEMPLATES, free_port, listens, program, wait_for
 
-# Those without a default.
+# Parameters without a default.
 PARAMETERS = {
     "seed_image": {"SourceUrl": "https://github.com/example/build-agent.git"},
     "check_layer": {"Name": "meta-example", "Repository": "example/meta-example"},
@@ -15,7 +15,7 @@ PARAMETERS = {
 
 
 class Deployment(unittest.TestCase):
-    """The stacks, one after another, into the empty account that moto is."""
+    """Deploys the stacks one after another to moto's empty account."""
 
     @classmethod
     def setUpClass(cls):
@@ -86,11 +86,11 @@ class Deployment(unittest.TestCase):
         [files] = self.client("efs").describe_file_systems(FileSystemId=cache["FileSystem"])["FileSystems"]
         self.assertTrue(files["Encrypted"])
         points = self.client("efs").describe_access_points(FileSystemId=cache["FileSystem"])["AccessPoints"]
-        # By their names: moto gives no ids out for them.
+        # By their names, because moto has no ids for them.
         found = {it["Tags"][0]["Value"]: (it["RootDirectory"]["Path"], it["PosixUser"]["Uid"]) for it in points}
         self.assertEqual(found["shared"], ("/shared", 1000))
         self.assertEqual(found["shared to read"], ("/shared", 1001), "others may read what 1000 wrote, not write")
-        # Where the agent looks for it in the share, below a directory that is the trusted builds'.
+        # The path in the share that the agent uses, below a directory of the trusted builds.
         self.assertEqual(found["pull requests"], ("/shared/pr", 1001))
         [part] = [it for it in points if it["Tags"][0]["Value"] == "pull requests"]
         info = part["RootDirectory"]["CreationInfo"]
@@ -105,20 +105,20 @@ class Deployment(unittest.TestCase):
         self.assertEqual(repository["repositoryUri"], self.outputs["seed_image"]["RepositoryUri"])
         self.assertEqual(repository["imageTagMutability"], "IMMUTABLE_WITH_EXCLUSION")
 
-    def test_the_image_is_built_and_the_share_is_pruned_by_the_clock(self):
+    def test_the_image_build_and_the_prune_are_scheduled(self):
         rules = self.client("events").list_rules()["Rules"]
-        # moto has no CodeBuild to ask what they start.
+        # moto cannot tell which CodeBuild project they start.
         self.assertEqual({it["ScheduleExpression"] for it in rules}, {"cron(0 3 ? * SUN *)", "cron(30 2 * * ? *)"})
         self.assertEqual({it["State"] for it in rules}, {"ENABLED"})
 
-    def test_a_second_layer_with_everything_switched_on(self):
+    def test_a_second_layer_with_all_options(self):
         host = self.outputs["hash_server"]["Host"]
         settings = {"ImportToken": "false", "Share": "/efs", "HashServer": host, "Release": "scarthgap"}
         outputs = self.deploy("check_layer", "-2", Name="meta-2", Repository="example/meta-2", **settings)
         iam = self.client("iam")
         role = outputs["PullRequestRole"].rsplit("/", 1)[1]
         policy = iam.get_role_policy(RoleName=role, PolicyName="check")["PolicyDocument"]
-        # moto keeps a policy of CloudFormation as Python writes it.
+        # moto stores a policy of CloudFormation in Python's notation.
         policy = ast.literal_eval(policy) if isinstance(policy, str) else policy
         sids = {it["Sid"] for it in policy["Statement"] if it}
         self.assertLessEqual({"ReadTheCache", "WriteThePullRequestsPart"}, sids)
@@ -130,8 +130,8 @@ class Deployment(unittest.TestCase):
         families = self.client("ecs").list_task_definition_families()["families"]
         self.assertEqual(families, ["hash-server-scarthgap"])
 
-    def test_roles_name_what_exists(self):
-        """The policies as deployed: every resource in them is one of this account, none is left unresolved."""
+    def test_roles_name_existing_resources(self):
+        """In the deployed policies, every resource is in this account, and every reference is resolved."""
         iam = self.client("iam")
         roles = {it["RoleName"] for it in iam.list_roles()["Roles"]}
         self.assertGreaterEqual(len(roles), 6)

@@ -1,4 +1,4 @@
-"""The script inside hash_server.yml, run with real BitBake where its URL answers."""
+"""Runs the script in hash_server.yml with real BitBake, if its URL replies."""
 
 import json
 import os
@@ -53,7 +53,7 @@ class HashServer(unittest.TestCase):
         return process
 
     def ask(self, port, *messages):
-        """The answers of a server; None where it closed the connection."""
+        """Returns the replies of a server; None if it closed the connection."""
         with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
             lines = connection.makefile("rw")
             lines.write("OEHASHEQUIV 1.1\n\n")
@@ -83,7 +83,7 @@ class HashServer(unittest.TestCase):
             self.assertEqual(process.wait(timeout=60), 0)
             self.assertFalse(listens(self.write) or listens(self.read), "a server was left behind")
 
-    def test_another_commit_is_not_run(self):
+    def test_another_commit_is_rejected(self):
         process = self.start("0" * 40)
         self.assertEqual(process.wait(timeout=120), 1)
         self.assertIn("nothing is run", process.stderr.read())

@@ -1,4 +1,4 @@
-"""What the templates promise, read from their text; cfn-lint; shellcheck of the scripts inside."""
+"""Checks the text of the templates; runs cfn-lint, and shellcheck on the scripts in them."""
 
 import json
 import re
@@ -11,7 +11,7 @@ import yaml
 
 from templates import ORDER, TEMPLATES, TOP, calls, hash_server_script, listed, load, program, resources, statements
 
-# What only the one project and its role have in their names.
+# The prefixes in the names of each project and its role.
 UNTRUSTED, TRUSTED = "PullRequest", "Build"
 
 
@@ -38,7 +38,7 @@ class Structure(unittest.TestCase):
         for wanted in ("VPC", "PrivateSubnet1", "PrivateSubnet2"):
             self.assertIn(f"${{Prefix}}{wanted}", exported)
 
-    def test_private_subnets_go_out_through_nat_alone(self):
+    def test_private_subnets_reach_the_internet_only_through_nat(self):
         network = self.templates["ci_network"]
         tables = {
             it["Properties"]["SubnetId"]["Ref"]: it["Properties"]["RouteTableId"]
@@ -51,12 +51,12 @@ class Structure(unittest.TestCase):
             self.assertEqual("NatGatewayId" in way, subnet.startswith("Private"), subnet)
         self.assertNotEqual(tables["PrivateSubnet1"], tables["PrivateSubnet2"])
 
-    def test_no_group_lets_the_world_in(self):
+    def test_no_group_allows_inbound_traffic_from_the_internet(self):
         for name, template in self.templates.items():
             for group, it in resources(template, "AWS::EC2::SecurityGroup").items():
                 rules = it["Properties"].get("SecurityGroupIngress", [])
                 self.assertFalse([rule for rule in rules if rule.get("CidrIp") == "0.0.0.0/0"], f"{name}: {group}")
-                # Without a rule of one's own, CloudFormation lets everything out.
+                # Without an explicit rule, CloudFormation allows all outbound traffic.
                 self.assertTrue(it["Properties"]["SecurityGroupEgress"], f"{name}: {group}")
         for group in ("NoIngressSecurityGroup", "TrustedSecurityGroup"):
             self.assertNotIn("SecurityGroupIngress", self.templates["ci_network"]["Resources"][group]["Properties"])
@@ -72,12 +72,12 @@ class Structure(unittest.TestCase):
                 self.assertFalse([action for action in actions if "*" in action], f"{name}: {statement}")
                 self.assertNotIn("NotAction", statement)
                 if "*" in listed(statement.get("Resource", [])):
-                    # Calls that know no resource.
+                    # Calls that have no resource.
                     free = [a for a in actions if a == "ecr:GetAuthorizationToken" or a.startswith("ec2:Describe")]
                     self.assertEqual(free, actions, f"{name}: {statement}")
         self.assertGreater(seen, 20)
 
-    def test_every_statement_of_a_role_is_told_in_the_docs(self):
+    def test_every_statement_of_a_role_is_documented(self):
         page = (TOP / "docs/aws.md").read_text()
         for name, template in self.templates.items():
             for kind in ("AWS::IAM::Role", "AWS::IAM::ManagedPolicy"):
@@ -85,7 +85,7 @@ class Structure(unittest.TestCase):
                     for statement in statements(resource["Properties"].get("Policies", [])):
                         self.assertIn(f"`{statement['Sid']}`", page, f"{name}: {role}")
 
-    def test_the_commands_of_the_docs_fit_the_templates(self):
+    def test_the_commands_of_the_docs_match_the_templates(self):
         page = (TOP / "docs/aws.md").read_text().replace("\\\n", " ")
         seen = []
         for line in page.splitlines():
@@ -103,7 +103,7 @@ class Structure(unittest.TestCase):
             self.assertEqual("CAPABILITY_IAM" in words, makes_roles, line)
         self.assertEqual(set(seen), set(ORDER))
 
-    def test_every_parameter_and_output_is_told_with_its_meaning(self):
+    def test_every_parameter_and_output_has_a_description(self):
         for name, template in self.templates.items():
             self.assertIn("pricing", template["Description"], name)
             self.assertLessEqual(len(template["Description"]), 1024, "CloudFormation's limit")
@@ -133,7 +133,7 @@ class Structure(unittest.TestCase):
         writers = [s for s in self.rights(TRUSTED) if "elasticfilesystem:ClientWrite" in s["Action"]]
         self.assertIn("${Prefix}SharedAccessPointArn", json.dumps(writers))
 
-    def test_a_pull_request_is_told_from_a_push(self):
+    def test_a_pull_request_is_distinguished_from_a_push(self):
         template = self.templates["check_layer"]
         found = {}
         for name, project in resources(template, "AWS::CodeBuild::Project").items():
@@ -142,7 +142,7 @@ class Structure(unittest.TestCase):
             for image in calls(project, "PrivilegedMode"):
                 self.assertEqual(image, {"Fn::If": ["WithShare", True, False]})
         branches = {"Fn::Sub": "^refs/heads/(${ProtectedBranches})$"}
-        # The agent trusts the same pushes, and in the other project none at all.
+        # The agent trusts the same pushes, and none in the other project.
         trusted = {name: self.variables("check_layer", name).get("BUILD_AGENT_TRUSTED_BRANCHES") for name in found}
         self.assertEqual(trusted, {"PullRequestProject": None, "BuildProject": {"Ref": "ProtectedBranches"}})
         events = "PULL_REQUEST_CREATED, PULL_REQUEST_UPDATED, PULL_REQUEST_REOPENED"
@@ -158,13 +158,13 @@ class Structure(unittest.TestCase):
     def buildspec(self, template, project):
         text = self.templates[template]["Resources"][project]["Properties"]["Source"]["BuildSpec"]
         if isinstance(text, dict):
-            # As Fn::Sub does it.
+            # Like Fn::Sub.
             values = {"Prefix": "", "Name": "meta-x"}
             text = re.sub(r"\$\{([\w:]+)\}", lambda it: values.get(it[1], it[1].lower().replace("::", "-")), text["Fn::Sub"])
         return yaml.safe_load(text.replace("${!", "${"))
 
     def start(self, phase, template, project, environment):
-        """The command lines that a phase starts, with programs that say what they were asked and end well or not."""
+        """Runs a phase with stand-ins that print their arguments and exit with STATUS."""
         [command] = self.buildspec(template, project)["phases"][phase]["commands"]
         says = 'printf "%s\\n" "${FUNCNAME[0]}" "$@"; return "${STATUS:-0}"'
         checkout = 'stable-path-checkout() { "$@"; }'
@@ -172,7 +172,7 @@ class Structure(unittest.TestCase):
         return subprocess.run(["bash", "-euc", script], env=environment, capture_output=True, text=True)
 
     def build(self, project, environment):
-        """What the build phase starts: the words of the agent's command line."""
+        """Returns the words of the agent's command line in the build phase."""
         environment = {"RELEASE": "", "SHARE": "", "HASH_SERVER": "", "MANIFEST": "m", "DESTINATION": "d"} | environment
         ran = self.start("build", "check_layer", project, environment)
         self.assertEqual(ran.returncode, 0, ran.stderr)
@@ -182,7 +182,7 @@ class Structure(unittest.TestCase):
         for project in ("PullRequestProject", "BuildProject"):
             plain = ["build-agent", "run", "m", "--out", "/tmp/build-agent-out", "--set", "artifacts.destination=d"]
             self.assertEqual(self.build(project, {}), plain)
-            # Nothing of access: the agent decides it by trust.
+            # The command line does not set `access`: the agent derives it from the trust.
             settings = ["release=scarthgap", "cache.share=/efs", "cache.hash_server=h:8686"]
             set_all = [word for setting in settings for word in ("--set", setting)]
             environment = {"RELEASE": "scarthgap", "SHARE": "/efs", "HASH_SERVER": "h:8686"}
@@ -194,7 +194,7 @@ class Structure(unittest.TestCase):
             self.assertEqual(report["file-format"], "JUNITXML")
 
     def test_who_mounts_what(self):
-        """The words, whether the machine has a part of pull requests, and whether it goes on without a share."""
+        """Returns the words, whether the machine mounts pull requests, and whether it continues without a share."""
         table = {
             ("check_layer", "PullRequestProject"): (["ro", "pr/7"], "SharedReadOnlyAccessPoint", True, True),
             ("check_layer", "BuildProject"): (["rw"], "SharedAccessPoint", False, True),
@@ -216,7 +216,7 @@ class Structure(unittest.TestCase):
             self.assertEqual(variables["SHARED_ACCESS_POINT"]["Fn::ImportValue"]["Fn::Sub"], f"${{Prefix}}{shared}")
             self.assertEqual("PULL_REQUEST_ACCESS_POINT" in variables, part, project)
 
-    def test_the_prune_is_bounded_and_holds_no_other_rights(self):
+    def test_the_prune_is_bounded_and_has_no_other_permissions(self):
         environment = {
             "SHARE": "/efs", "SSTATE_MAX_AGE": "30d", "DOWNLOADS_MAX_AGE": "60d", "PULL_REQUESTS_MAX_AGE": "14d"
         }
@@ -252,11 +252,11 @@ class Structure(unittest.TestCase):
             ran = subprocess.run(check, input=script, capture_output=True, text=True)
             self.assertEqual(ran.returncode, 0, ran.stdout)
 
-    def test_the_file_system_wants_iam_and_tls(self):
+    def test_the_file_system_requires_iam_and_tls(self):
         files = self.templates["cache"]["Resources"]["FileSystem"]["Properties"]
         self.assertTrue(files["Encrypted"])
         self.assertEqual(files["BackupPolicy"], {"Status": "DISABLED"})
-        # Without an Allow there is nothing for who has no IAM right of their own.
+        # Without an Allow, an identity without IAM permissions of its own has no access.
         effects = {it["Sid"]: it["Effect"] for it in statements(files["FileSystemPolicy"])}
         self.assertEqual(set(effects.values()), {"Deny"})
         self.assertLessEqual({"OnlyEncryptedInTransit", "OnlyThroughAccessPoints", "NobodyIsRoot"}, set(effects))

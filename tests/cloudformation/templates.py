@@ -1,4 +1,4 @@
-"""The templates as the tests see them, and servers of the tests."""
+"""Loads the templates, and starts servers for the tests."""
 
 import shutil
 import socket
@@ -39,7 +39,7 @@ def load(name):
 
 
 def walk(value):
-    """Every value inside, outermost first."""
+    """Yields all nested values, outermost first."""
     yield value
     children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     for child in children:
@@ -55,7 +55,7 @@ def listed(value):
 
 
 def statements(resource):
-    """The policy statements of a resource with their conditions taken as met."""
+    """Returns the policy statements of a resource, as if their conditions were true."""
     for value in walk(resource):
         if isinstance(value, dict) and isinstance(value.get("Statement"), list):
             for statement in value["Statement"]:

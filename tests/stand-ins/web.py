@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Answers GET on loopback: https with CERTIFICATE and KEY, else http. Writes its port to PORT_FILE.
+"""Serves GET on loopback: https with CERTIFICATE and KEY, else http. Writes its port to PORT_FILE.
 
 usage: web.py PORT_FILE MANIFEST [CERTIFICATE KEY]
 """
@@ -25,7 +25,7 @@ class Answers(http.server.BaseHTTPRequestHandler):
         path = self.path.split("?")[0]
         with open(sys.argv[2], "rb") as manifest:
             good = manifest.read()
-        # A bucket named `bucket`, as S3 shows it below one address.
+        # A bucket named `bucket`, with path-style addresses.
         if path in ("/m.toml", "/bucket/m.toml"):
             self.answer(200, good, ETag='"1"', Last_Modified="Thu, 01 Jan 2026 00:00:00 GMT")
         elif path == "/broken":

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Becomes another program for which the kernel refuses `unshare`, as container runtimes have it."""
+"""Executes another program for which the kernel rejects `unshare`, as in container runtimes."""
 
 import ctypes
 import os
@@ -12,7 +12,7 @@ EPERM = 0x00050000 | 1
 ALLOW = 0x7FFF0000
 UNSHARE = {"x86_64": 272, "aarch64": 97}[platform.machine()]
 
-# Load the number of the call; when it is this one, refuse, otherwise allow.
+# Loads the number of the system call; rejects this one and allows all others.
 steps = [(0x20, 0, 0, 0), (0x15, 0, 1, UNSHARE), (0x06, 0, 0, EPERM), (0x06, 0, 0, ALLOW)]
 code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
 

@@ -1,4 +1,4 @@
-"""Forks and exits on and on. Arguments: a file that grows meanwhile, and how many do it side by side."""
+"""Forks and exits forever. Arguments: a file that grows meanwhile, and the number of parallel chains."""
 
 import os
 import sys

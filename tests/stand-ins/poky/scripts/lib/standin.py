@@ -10,13 +10,13 @@ TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))
 
 
 def say(text):
-    """To standard error and at once, as the real tools' loggers do."""
+    """Prints to standard error without buffering, like the real tools' loggers."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
 
 
 def behaviour(tool):
-    """The words that the file `behaviour` has for this tool, the last line first."""
+    """Returns the words for this tool in the file `behaviour`; the last line counts."""
     path = os.path.join(TOP, "behaviour")
     lines = open(path, encoding="utf-8").read().splitlines() if os.path.exists(path) else []
     words = [line.split() for line in lines if line.split()[:1] == [tool]]
@@ -35,7 +35,7 @@ def configured(variable):
 
 
 def begin(tool):
-    """Does what is no tool's own business, and returns the words for the tool itself."""
+    """Executes the actions that all tools have, and returns the words for the tool itself."""
     words = behaviour(tool)
     act = ACTS.get(words[0])
     if act is None:
@@ -45,7 +45,7 @@ def begin(tool):
 
 
 def step():
-    """Between two steps of a tool's work."""
+    """Called between two steps of a tool's work."""
     time.sleep(step.seconds)
 
 
@@ -76,7 +76,7 @@ def act_flood(mebibytes):
 
 
 def act_endless(mebibytes):
-    """One line of this size."""
+    """Prints one line of this size."""
     for _ in range(int(mebibytes)):
         os.write(1, b"x" * 1024 * 1024)
     os.write(1, b"\n")
@@ -87,7 +87,7 @@ def act_slow(milliseconds):
 
 
 def act_daemon():
-    """As BitBake's server does: two forks and a session of its own; here it keeps the pipes, too."""
+    """Starts a daemon like BitBake's server: two forks and its own session; this one also keeps the pipes open."""
     if os.fork() == 0:
         os.setsid()
         if os.fork() == 0:
@@ -101,7 +101,7 @@ def act_daemon():
 
 
 def act_daemons(number):
-    """So many daemons: some hold the pipes, some ignore SIGTERM, some have another environment and name."""
+    """Starts this many daemons: some keep the pipes open, some ignore SIGTERM, some change environment and name."""
     with open(os.path.join(os.environ["BUILDDIR"], "pids"), "a", encoding="utf-8") as pids:
         for index in range(int(number)):
             if os.fork() == 0:
@@ -123,7 +123,7 @@ def act_daemons(number):
 
 
 def act_forker(width, then="pass"):
-    """So many chains of processes that fork and exit on and on, in new sessions, without an environment."""
+    """Starts this many chains of processes that fork and exit forever, in new sessions, without an environment."""
     program = os.path.join(TOP, "scripts", "lib", "forker.py")
     beat = os.path.join(os.environ["BUILDDIR"], "beat")
     if os.fork() == 0:
@@ -135,7 +135,7 @@ def act_forker(width, then="pass"):
 
 
 def act_deep(depth):
-    """A tree in the build directory that is deeper than any path and any limit of open files."""
+    """Makes a tree in the build directory that exceeds the path length and the limit of open files."""
     here = os.open(os.environ["BUILDDIR"], os.O_RDONLY)
     for _ in range(int(depth)):
         os.mkdir("d", dir_fd=here)
@@ -146,7 +146,7 @@ def act_deep(depth):
 
 
 def act_started():
-    """Tasks that start without an end, and no end of them."""
+    """Prints forever that tasks start; none of them ends."""
     number = 0
     while True:
         lines = [f"NOTE: recipe x{number + index}-1.0-r0: task do_y: Started\n" for index in range(1000)]
@@ -155,7 +155,7 @@ def act_started():
 
 
 def act_server():
-    """As BitBake's server once its client is gone: a session of its own, a clean environment."""
+    """Starts a server like BitBake's after the end of its client: its own session, a clean environment."""
     lock = os.path.join(os.environ["BUILDDIR"], "bitbake.lock")
     program = os.path.join(TOP, "bitbake", "bin", "bitbake-server")
     if os.fork() == 0:
@@ -171,7 +171,7 @@ def act_server():
 
 
 def act_spy():
-    """Tries to learn what its agent knows, as other code of the same user may try."""
+    """Tries to read the agent's environment and memory, as other code of the same user may try."""
     agent = os.getppid()
     for name in ["environ", "mem", "maps"]:
         try:
@@ -183,7 +183,7 @@ def act_spy():
 
 
 def act_hunt(*roots):
-    """Looks for canaries wherever layer code can look: processes, sockets of the abstract kind, files."""
+    """Searches everything that layer code can read for canaries: processes, abstract sockets, files."""
     word = b"canary-" + b"of-the-agent"
 
     def look(path):

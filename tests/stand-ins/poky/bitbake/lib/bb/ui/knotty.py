@@ -1,6 +1,6 @@
-"""Stands in for BitBake's console: takes events until there are no more."""
+"""Stand-in for BitBake's console: reads events until the last one."""
 
-# As the original it knows some events only, and takes others for errors.
+# Like the original, it knows only some events, and treats others as errors.
 _evt_list = [
     "bb.event.ParseProgress", "bb.event.ProcessFinished", "bb.build.TaskStarted", "bb.build.TaskSucceeded", "bb.build.TaskFailed",
     "bb.runqueue.runQueueTaskStarted", "bb.runqueue.runQueueTaskFailed",
