@@ -23,14 +23,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// A command of the agent under test, built from the sources at hand first, with its quick `zstd` beside
-/// it. It inherits nothing of the caller's environment but the PATH.
+/// A command of the agent under test, built from the sources at hand first. It inherits nothing of the caller's
+/// environment but the PATH.
 pub fn agent() -> Command {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    let mut command = Command::new(BINARY.get_or_init(|| {
-        build("build-agent-zstd");
-        build("build-agent")
-    }));
+    let mut command = Command::new(BINARY.get_or_init(|| build("build-agent")));
     command.env_clear();
     for name in ["PATH", "HOME", "USER"] {
         if let Some(value) = std::env::var_os(name) {

@@ -108,6 +108,12 @@ pub struct JobArgs {
     /// Disable the signature cache: run BitBake for every query of yocto-check-layer
     #[arg(long)]
     pub no_memo: bool,
+    /// Ask BitBake only when yocto-check-layer asks; for measurements (slower)
+    #[arg(long, hide_short_help = true, conflicts_with = "no_memo")]
+    pub no_prefetch: bool,
+    /// Let BitBake write signature files that only a failing check needs; for measurements (slower)
+    #[arg(long, hide_short_help = true, conflicts_with = "no_memo")]
+    pub write_signatures: bool,
     /// Empty the build directory first, including the results of earlier builds [default: only in CI]
     #[arg(long)]
     pub fresh: bool,

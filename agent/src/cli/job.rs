@@ -64,13 +64,21 @@ pub async fn check(args: Check, environment: &AgentEnvironment) -> Result<ExitSt
 /// Adds the job's own options to the request.
 fn for_job(request: Request, args: &JobArgs, selection: &Selection) -> Request {
     let mut options = Vec::new();
-    options.extend(args.no_memo.then(|| "--no-memo".to_owned()));
+    for (is_set, flag) in [
+        (args.no_memo, "--no-memo"),
+        (args.no_prefetch, "--no-prefetch"),
+        (args.write_signatures, "--write-signatures"),
+    ] {
+        options.extend(is_set.then(|| flag.to_owned()));
+    }
     for (flag, stages) in [("--only", &selection.only), ("--skip", &selection.skip)] {
         options.extend(stages.iter().flat_map(|stage| [flag.to_owned(), stage.to_string()]));
     }
     Request {
         keep_going: args.keep_going,
         no_memo: args.no_memo,
+        no_prefetch: args.no_prefetch,
+        write_signatures: args.write_signatures,
         fresh: args.fresh.then_some(true),
         options,
         ..request

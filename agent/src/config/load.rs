@@ -246,6 +246,8 @@ fn settings(
             known_failures,
             keep_going: request.keep_going,
             memo: !request.no_memo,
+            prefetch: !request.no_prefetch,
+            write_signatures: request.write_signatures,
         },
         build: Build {
             targets: if only.is_some() { Vec::new() } else { sections.targets },

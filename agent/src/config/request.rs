@@ -21,6 +21,10 @@ pub struct Request {
     pub fresh: Option<bool>,
     /// `--no-memo`
     pub no_memo: bool,
+    /// `--no-prefetch`
+    pub no_prefetch: bool,
+    /// `--write-signatures`
+    pub write_signatures: bool,
     /// The command `check`: yocto-check-layer runs, whatever the manifest says.
     pub check_layers: bool,
     /// The layers of the command line; `None`: those of the manifest.

@@ -76,6 +76,10 @@ pub struct Check {
     pub keep_going: bool,
     /// Whether questions to BitBake may be answered with what it answered before; not with `--no-memo`.
     pub memo: bool,
+    /// Whether BitBake may be asked before yocto-check-layer asks; not with `--no-prefetch`.
+    pub prefetch: bool,
+    /// Whether BitBake writes signature files that are read only if the check fails: `--write-signatures`.
+    pub write_signatures: bool,
 }
 
 /// `[build]`
@@ -229,6 +233,11 @@ impl Paths {
     /// Where build directories lie that BitBake sees in the place of the check's.
     pub fn ahead(&self, layer: &str) -> PathBuf {
         self.work.join("ahead").join(layer)
+    }
+
+    /// Where BitBake's parse caches of this layer's check are kept until the check ends.
+    pub fn own_parses(&self, layer: &str) -> PathBuf {
+        self.work.join("parses").join(layer)
     }
 
     /// Where answers of BitBake that sources of this trust got are kept.

@@ -111,7 +111,16 @@ impl Job<'_> {
         if self.stopped.is_some() {
             return;
         }
-        let outcome = check::preflight(self.settings, &self.runner.events).await;
+        let outcome = match check::preflight(self.settings, self.runner).await {
+            Ok(outcome) => outcome,
+            // The stages see the stop by themselves.
+            Err(_) if self.runner.interrupt.state().is_some() => return,
+            Err(error) => {
+                self.stopped = Some(error.message.clone());
+                self.runner.events.emit(EventKind::Error { stage: Some(Stage::Check), error }).await;
+                return;
+            }
+        };
         if !outcome.is_success() && !self.settings.check.keep_going {
             let why = "the preflight failed; --keep-going runs the rest all the same";
             self.units_not_run(Stage::Check, why).await;

@@ -9,15 +9,16 @@ use agent_types::error::{Error, Result};
 use agent_yocto::server::{Stopped, stop_server_apart};
 
 /// Ends it, so that it does not write where this job writes: first the commands, whose marker tells
-/// whose they are, then the BitBake servers, which have none, by their lock files.
+/// whose they are, then the BitBake servers, which have none, by their lock files, and last whoever else is in
+/// the killed agent's control group.
 ///
 /// # Errors
 /// When something of it cannot be ended.
 pub async fn end_leftovers(settings: &Settings, runner: &Runner) -> Result<()> {
     let work = &settings.paths.work;
     let grace = settings.limits.grace;
-    let orphans = agent_process::end_orphans(work, grace, &runner.interrupt).await;
-    let mut ended = orphans.ended;
+    let mut orphans = agent_process::end_orphans(work, grace, &runner.interrupt).await;
+    let mut ended = std::mem::take(&mut orphans.ended);
     // Without a build user nothing of his can run, and the configure stage says what is wrong.
     if let Ok(user) = agent_process::build_user(settings.build_user.as_deref(), &settings.checkout) {
         for (directory, known_as) in build_directories(settings) {
@@ -29,6 +30,9 @@ pub async fn end_leftovers(settings: &Settings, runner: &Runner) -> Result<()> {
             }
         }
     }
+    let group = agent_process::end_orphan_group(work).await;
+    ended.extend(group.ended);
+    orphans.still_there.extend(group.still_there);
     if !ended.is_empty() {
         let message = format!("an earlier job was killed here and left running: {}; ended", ended.join(", "));
         runner.events.warn(message, None).await;

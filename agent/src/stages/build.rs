@@ -14,10 +14,10 @@ use agent_types::events::{EventKind, Level, Sstate, TaskFailed, Unit};
 use agent_types::outcome::Outcome;
 use agent_types::stage::Stage;
 use agent_yocto::bitbake::{Build, Failure};
-use agent_yocto::bitbake_events::{NO_EVENTS, can_tell_events};
+use agent_yocto::bitbake_events::NO_EVENTS;
 use agent_yocto::excerpt::relevant_lines;
 use agent_yocto::host;
-use agent_yocto::starter::{Addition, Starter};
+use agent_yocto::starter::{Addition, Starter, can_tell_events};
 
 use super::cleanup::{ServerEnd, UnitEnd};
 use super::configure::BuildEnvironment;

@@ -18,6 +18,7 @@ use agent_yocto::layer_conf::{LayerConf, certain_words};
 use agent_yocto::layer_fault::KnownLayers;
 use agent_yocto::preflight::{self, PreflightCase};
 
+use super::blocking;
 use super::check_layer;
 use super::cleanup::{ServerEnd, UnitEnd};
 use super::configure::BuildEnvironment;
@@ -25,22 +26,33 @@ use super::pending::Pending;
 
 /// What the layers' own files say, without anything else. Runs before the checkout, so that a
 /// hopeless change fails in the first second.
-pub async fn preflight(settings: &Settings, events: &Emitter) -> Outcome {
+///
+/// # Errors
+/// When the job is stopped.
+pub async fn preflight(settings: &Settings, runner: &Runner) -> Result<Outcome> {
     let mut outcomes = Vec::new();
     for layer in &settings.layers {
-        let conf = layer.join("conf/layer.conf");
-        let file = conf.strip_prefix(&settings.checkout).unwrap_or(&conf).display().to_string();
-        let notice = LayerConf::read(layer).ok().and_then(|conf| conf.unknown_notice(&file));
+        let (path, checkout, release) = (layer.clone(), settings.checkout.clone(), settings.release);
+        let read = move || {
+            let conf = path.join("conf/layer.conf");
+            let file = conf.strip_prefix(&checkout).unwrap_or(&conf).display().to_string();
+            let notice = LayerConf::read(&path).ok().and_then(|conf| conf.unknown_notice(&file));
+            let mut results = preflight::layer_alone(&path, &checkout, release);
+            results.extend(preflight::empty::check(&path, &checkout, release));
+            Ok((notice, results))
+        };
+        let (notice, results) = blocking(&runner.interrupt, READ, read).await?;
         if let Some(notice) = notice {
-            events.info(notice).await;
+            runner.events.info(notice).await;
         }
-        let mut results = preflight::layer_alone(layer, &settings.checkout, settings.release);
-        results.extend(preflight::empty::check(layer, &settings.checkout, settings.release));
         let unit = Unit::new(Stage::Check, format!("preflight {}", name(layer)));
-        outcomes.push(tell_preflight(settings, layer, unit, results, events).await);
+        outcomes.push(tell_preflight(settings, layer, unit, results, &runner.events).await);
     }
-    Outcome::worst(&outcomes).cloned().unwrap_or(Outcome::NotRun("there is no layer".into()))
+    Ok(Outcome::worst(&outcomes).cloned().unwrap_or(Outcome::NotRun("there is no layer".into())))
 }
+
+/// What a stop comes before.
+const READ: &str = "the layers were read";
 
 /// The checks that the manifest asks for. The preflight is not one of them: it is what the agent does first.
 pub fn units(settings: &Settings) -> Vec<Unit> {
@@ -77,7 +89,7 @@ async fn run_pending(
     // Before anything runs layer code.
     let untouched = check_layer::Untouched::of(settings, configured, &runner.interrupt).await;
     if settings.check.yocto_check_layer {
-        let outcome = preflight_with_repos(settings, configured, &runner.events).await?;
+        let outcome = preflight_with_repos(settings, configured, runner).await?;
         let hopeless = !outcome.is_success();
         outcomes.push(outcome);
         if hopeless && !settings.check.keep_going {
@@ -115,27 +127,28 @@ fn worst(outcomes: &[Outcome]) -> Result<Outcome> {
 async fn preflight_with_repos(
     settings: &Settings,
     configured: &BuildEnvironment,
-    events: &Emitter,
+    runner: &Runner,
 ) -> Result<Outcome> {
-    if let Some(error) = preflight::unreadable_dependency(&configured.repo_layers) {
-        return Err(error);
-    }
-    let core = LayerConf::read(&configured.core).map_err(|unreadable| unreadable.of_dependency())?;
-    let series = core.core_names.as_ref().map(certain_words).unwrap_or_default();
+    let (repo_layers, core) = (configured.repo_layers.clone(), configured.core.clone());
+    let read = move || {
+        if let Some(error) = preflight::unreadable_dependency(&repo_layers) {
+            return Err(error);
+        }
+        let core = LayerConf::read(&core).map_err(|unreadable| unreadable.of_dependency())?;
+        Ok(core.core_names.as_ref().map(certain_words).unwrap_or_default())
+    };
+    let series = blocking(&runner.interrupt, READ, read).await?;
     let mut outcomes = Vec::new();
     for layer in &settings.layers {
         let siblings = settings.layers.iter().filter(|other| *other != layer);
         let around: Vec<PathBuf> = configured.repo_layers.iter().chain(siblings).cloned().collect();
-        let results = preflight::against_repos(
-            layer,
-            &settings.checkout,
-            settings.release,
-            &around,
-            &series,
-            &settings.check.machines,
-        );
+        let (path, checkout, release) = (layer.clone(), settings.checkout.clone(), settings.release);
+        let (series, machines) = (series.clone(), settings.check.machines.clone());
+        let read =
+            move || Ok(preflight::against_repos(&path, &checkout, release, &around, &series, &machines));
+        let results = blocking(&runner.interrupt, READ, read).await?;
         let unit = Unit::new(Stage::Check, format!("preflight {} with its dependencies", name(layer)));
-        outcomes.push(tell_preflight(settings, layer, unit, results, events).await);
+        outcomes.push(tell_preflight(settings, layer, unit, results, &runner.events).await);
     }
     worst(&outcomes)
 }

@@ -12,10 +12,11 @@ use tracing::Instrument;
 use crate::config::Settings;
 use agent_cache::signature_cache::{
     Admission, BitbakeRunner, CacheResult, CacheServer, Digest, NotCacheable, Place, ProvenanceSummary,
-    QueryPlan, Rerun, RunOptions, ShimDir, SigdataMode, StatCache, Store, Stores, WrittenConf,
-    path_of_bitbake, runs_code, trees_of,
+    QueryPlan, Rerun, RunOptions, ShimDir, StatCache, Store, Stores, WrittenConf, runs_code, trees_of,
 };
-use agent_process::{Command, CommandOutcome, ExitReason, Interrupt, LineHandler, Runner, UntilStopped};
+use agent_process::{
+    ActivityClock, Command, CommandOutcome, ExitReason, Interrupt, LineHandler, Runner, UntilStopped,
+};
 use agent_types::error::Result;
 use agent_types::events::{Case, Emitter, EventKind, Finding, Phase, Progress, Running, Unit};
 use agent_types::outcome::Outcome;
@@ -86,7 +87,7 @@ impl Untouched {
         let (place, layers) = (place(settings, configured, Path::new("")), settings.layers.clone());
         let around = configured.repo_layers.clone();
         let stat_cache = stat_cache(settings);
-        let read = move || Ok(trees_of(&place, &layers, &around, &mut StatCache::load(&stat_cache)));
+        let read = move || Ok(trees_of(&place, &layers, &around, &StatCache::load(&stat_cache)));
         // Without them nothing is stored.
         let trees = super::blocking(interrupt, "the layers were read", read).await;
         Untouched(trees.unwrap_or_default())
@@ -143,16 +144,14 @@ struct Ran {
     finished: CommandOutcome,
     /// What its answers stood on.
     given: ProvenanceSummary,
-    /// Whether BitBake's files of signatures were left empty.
-    forgetful: bool,
 }
 
 impl Ran {
     /// What of this verdict may not be reported, because it rests on other answers than fresh ones or on
-    /// files that are empty or not there. A run that the job itself stopped is no verdict: see
+    /// files that are empty or not there. A run that was stopped is no verdict, and is never repeated: see
     /// [`Ran::withdraw_unproved`].
     fn doubtful(&self) -> Vec<&FailureCause> {
-        if self.passed || matches!(self.finished.end, ExitReason::Cancelled | ExitReason::TimedOut) {
+        if self.passed || !matches!(self.finished.end, ExitReason::Exited(_) | ExitReason::Signalled(_)) {
             return Vec::new();
         }
         let is_doubtful = |cause: &&FailureCause| self.was_given(cause) || self.has_no_files(cause);
@@ -165,18 +164,23 @@ impl Ran {
 
     /// Whether it compares files of signatures that are not where the tool looks for them.
     fn has_no_files(&self, cause: &FailureCause) -> bool {
-        cause.uses_sigdata && (self.forgetful || !cause.kinds.is_disjoint(&self.given.elsewhere))
+        cause.uses_sigdata && (self.given.discarded || !cause.kinds.is_disjoint(&self.given.elsewhere))
     }
 
-    /// A test that failed before the job was stopped stays failed, unless it rests on a cached answer: the run
+    /// A test that failed before the run was stopped stays failed, unless it rests on a cached answer: the run
     /// would have been repeated without it.
     fn withdraw_unproved(&mut self) {
-        let why =
-            "it failed with a cached answer, and the job was stopped before the check was repeated without";
+        let why = |stopped: &str| {
+            format!("it failed with a cached answer, and {stopped} before the check was repeated without")
+        };
         let outcome = match self.finished.end {
-            ExitReason::Cancelled => Outcome::Cancelled(why.into()),
-            ExitReason::TimedOut => Outcome::TimedOut(why.into()),
-            _ => return,
+            ExitReason::Cancelled => Outcome::Cancelled(why("the job was stopped")),
+            ExitReason::TimedOut => Outcome::TimedOut(why("the job was stopped")),
+            ExitReason::Stalled(silent) => {
+                let silent = humantime::format_duration(silent);
+                Outcome::TimedOut(why(&format!("yocto-check-layer was stopped after {silent} of silence")))
+            }
+            ExitReason::Exited(_) | ExitReason::Signalled(_) => return,
         };
         for case in &mut self.verdict.cases {
             let is_given =
@@ -192,6 +196,8 @@ impl Check<'_> {
     async fn to_its_verdict(&self, server: &mut ServerEnd) -> Result<(Outcome, CommandOutcome)> {
         let events = &self.runner.events;
         let mut rerun = Rerun::default();
+        // A killed job left some.
+        self.remove_own_parses().await;
         let mut ran = self.once(&rerun, server).await?;
         // What is asked anew has plain answers and files that are whole, so that each time there is more of it.
         while let doubtful = ran.doubtful()
@@ -203,9 +209,21 @@ impl Check<'_> {
             events.info(self.why_again(&ran, &doubtful, &rerun.bypass)).await;
             ran = self.once(&rerun, server).await?;
         }
+        self.remove_own_parses().await;
         ran.withdraw_unproved();
         self.tell(&mut ran, events).await;
         Ok((ran.verdict.outcome?, ran.finished))
+    }
+
+    /// The parse caches of this check are of no use to another one.
+    async fn remove_own_parses(&self) {
+        let paths = &self.settings.paths;
+        let (own_parses, work) = (paths.own_parses(&self.name), paths.work.clone());
+        let removed =
+            tokio::task::spawn_blocking(move || agent_fs::remove::remove_tree(&own_parses, &work)).await;
+        if let Ok(Err(error)) = removed {
+            self.runner.events.warn(error.message, error.hint).await;
+        }
     }
 
     fn why_again(&self, ran: &Ran, doubtful: &[&FailureCause], bypass: &Kinds) -> String {
@@ -225,8 +243,14 @@ impl Check<'_> {
     }
 
     /// What stands before BitBake, where it can be of use.
-    async fn before(&self, rerun: &Rerun, conf: WrittenConf, alone: bool) -> Option<(ShimDir, CacheServer)> {
-        match self.cache_server(rerun, conf, alone) {
+    async fn before(
+        &self,
+        rerun: &Rerun,
+        conf: WrittenConf,
+        alone: bool,
+        tool: &ActivityClock,
+    ) -> Option<(ShimDir, CacheServer)> {
+        match self.cache_server(rerun, conf, alone, tool).await {
             Ok(opened) => Some(opened),
             Err(refusal) => {
                 if self.settings.check.memo {
@@ -238,11 +262,12 @@ impl Check<'_> {
         }
     }
 
-    fn cache_server(
+    async fn cache_server(
         &self,
         rerun: &Rerun,
         conf: WrittenConf,
         alone: bool,
+        tool: &ActivityClock,
     ) -> CacheResult<(ShimDir, CacheServer)> {
         if !self.settings.check.memo {
             return Err(NotCacheable("--no-memo".into()));
@@ -259,18 +284,28 @@ impl Check<'_> {
         let place = place(settings, self.configured, &settings.paths.check(&self.name));
         let stores = self.stores(local);
         let first = rerun.attempt == 0;
-        let sigdata = if first { SigdataMode::Discard } else { SigdataMode::Written };
         let user = self.configured.user.as_ref();
-        let (shim_dir, listener) = ShimDir::make(&settings.paths.work, user, sigdata)?;
-        let admission = self.admission(&place, conf, alone, shim_dir.directory())?;
-        let plan = first.then(|| QueryPlan::read(&place.oe_core, &settings.check.machines));
+        let (shim_dir, listener) = ShimDir::make(&settings.paths.work, user)?;
+        let admission = self.admission(&place, conf, alone)?;
+        let prefetches = first && settings.check.prefetch;
+        let plan = prefetches.then(|| QueryPlan::read(&place.oe_core, &settings.check.machines));
         let scratch_root = settings.paths.ahead(&self.name);
         let most = settings.check.side_by_side;
         let work = &settings.paths.work;
-        let bitbake = BitbakeRunner::new(self.runner, &place, user, scratch_root, work, &self.name, most)?;
+        let mut bitbake = BitbakeRunner::new(self.runner, &place, user, scratch_root, work, &self.name, most)
+            .on_behalf_of(tool);
+        bitbake.remove_scratch_dirs().await?;
+        if first
+            && !settings.check.write_signatures
+            && let Err(reason) = bitbake.discard_signature_files()
+        {
+            let message = format!("BitBake writes its signature files, which takes longer: {reason}");
+            self.runner.events.info(message).await;
+        }
         // Other versions of a layer use them: what one version's code wrote must be trusted with the next one.
         let keep_parses = trust.is_trusted() || user.is_none();
-        let options = RunOptions { bitbake, plan, rerun: rerun.clone(), admission, keep_parses };
+        let own_parses = settings.paths.own_parses(&self.name);
+        let options = RunOptions { bitbake, plan, rerun: rerun.clone(), admission, keep_parses, own_parses };
         let stat_cache = stat_cache(settings);
         let cache_server =
             CacheServer::open(listener, place, stores, stat_cache, options, &self.unit, &self.runner.events);
@@ -278,19 +313,9 @@ impl Check<'_> {
     }
 
     /// What must be so of an answer that is kept.
-    fn admission(
-        &self,
-        place: &Place,
-        conf: WrittenConf,
-        alone: bool,
-        shim_dir: &Path,
-    ) -> std::io::Result<Admission> {
+    fn admission(&self, place: &Place, conf: WrittenConf, alone: bool) -> std::io::Result<Admission> {
         let given = self.configured.environment(&place.build);
-        let mut environment: BTreeMap<OsString, OsString> =
-            given.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-        if let Some(path) = given.get("PATH") {
-            environment.insert("PATH".into(), path_of_bitbake(shim_dir, path));
-        }
+        let environment = given.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         let mut may_add = BTreeSet::new();
         let mut runs_early = Vec::new();
         for layer in self.dependencies().iter().map(PathBuf::as_path).chain([self.layer]) {
@@ -335,14 +360,12 @@ impl Check<'_> {
         let layers = &configured.base_layers.layers;
         let purpose = Purpose::CheckLayer;
         let conf = configured.empty_directory(settings, &build, layers, purpose, runner).await?;
-        let before = self.before(rerun, conf, alone).await;
         let mut command = self.command(&build, rerun.attempt);
+        let before = self.before(rerun, conf, alone, &command.activity).await;
         if let Some((shim_dir, _)) = &before {
             let path = command.environment.get("PATH").unwrap_or_default();
             let path = [shim_dir.directory().as_os_str(), path].join(&OsString::from(":"));
             command.environment.set("PATH", path);
-            // An answer that is asked ahead may be waited for, and another is made beside it.
-            command.stall = Some(runner.stall.saturating_mul(2));
         }
         let recorder = check_layer::Recorder::attach(&mut command)?;
         let expected = check_layer::expected(&configured.tools.oe_core)?;
@@ -370,9 +393,9 @@ impl Check<'_> {
                 ended = &mut running => ended,
             }
         };
-        let (given, forgetful) = match before {
-            Some((shim_dir, cache_server)) => (cache_server.close().await, shim_dir.forgets_signatures()),
-            None => (ProvenanceSummary::default(), false),
+        let given = match before {
+            Some((_shim_dir, cache_server)) => cache_server.close().await,
+            None => ProvenanceSummary::default(),
         };
         *server = ServerEnd::stop(&build, configured.user.as_ref(), runner).await;
         let finished = ended?;
@@ -392,7 +415,7 @@ impl Check<'_> {
         let (verdict, mut findings) = check_layer::apply_known(verdict, known, &self.name, &self.unit);
         findings
             .extend(fault.map(|fault| check_layer::crash::finding(&fault, &self.unit, &settings.checkout)));
-        Ok(Ran { verdict, findings, passed, failure_causes, finished, given, forgetful })
+        Ok(Ran { verdict, findings, passed, failure_causes, finished, given })
     }
 
     /// All layers but OE-Core's and the one under test.
@@ -502,9 +525,10 @@ mod tests {
             (ExitReason::Cancelled, vec![Kind::World], ["failed", "failed", "passed"]),
             (ExitReason::Cancelled, vec![Kind::Parses], ["failed", "cancelled", "passed"]),
             (ExitReason::TimedOut, vec![Kind::Parses], ["failed", "timed-out", "passed"]),
+            (silent, vec![Kind::Parses], ["failed", "timed-out", "passed"]),
             // These are repeated.
             (ExitReason::Exited(2), vec![Kind::Parses], ["failed", "failed", "passed"]),
-            (silent, vec![Kind::Parses], ["failed", "failed", "passed"]),
+            (ExitReason::Signalled(9), vec![Kind::Parses], ["failed", "failed", "passed"]),
         ] {
             let bad = || Outcome::Failed("bad".into());
             let cases = [("test_readme", bad()), ("test_parse", bad()), ("test_world", Outcome::Passed)];
@@ -522,11 +546,18 @@ mod tests {
             };
             let elapsed = Duration::ZERO;
             let finished = CommandOutcome { end, log: "/x".into(), bytes: 0, elapsed, tail: Vec::new() };
-            let (passed, failure_causes, forgetful) = (false, Vec::new(), true);
+            let cause = FailureCause {
+                what: "test_parse".into(),
+                kinds: Kinds::from([Kind::Parses]),
+                uses_sigdata: true,
+            };
+            let (passed, failure_causes) = (false, vec![cause]);
             let given =
                 ProvenanceSummary { stored: given.into_iter().collect(), ..ProvenanceSummary::default() };
             let findings = Vec::new();
-            let mut ran = Ran { verdict, findings, passed, failure_causes, finished, given, forgetful };
+            let mut ran = Ran { verdict, findings, passed, failure_causes, finished, given };
+            let is_repeated = matches!(end, ExitReason::Exited(_) | ExitReason::Signalled(_));
+            assert_eq!(!ran.doubtful().is_empty(), is_repeated, "{end:?}");
             ran.withdraw_unproved();
             let words: Vec<_> = ran.verdict.cases.iter().map(|case| case.outcome.word()).collect();
             assert_eq!(words, wanted, "{end:?}");

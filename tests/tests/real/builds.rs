@@ -37,6 +37,11 @@ fn recipes_build_publish_and_build_again_from_sstate() {
     );
 
     fixture.call(&["run", "--set", &narrow, "--only", "build"]).assert_code(&[0]);
+    let kept = sstate(fixture.result());
+    assert_eq!(kept["wanted"], 0, "everything is still in the build directory: {kept}");
+    assert_eq!(kept["current"], first["wanted"], "{kept}");
+
+    fixture.call(&["run", "--set", &narrow, "--only", "build", "--fresh"]).assert_code(&[0]);
     let second = sstate(fixture.result());
     assert_eq!(second["missed"], 0, "{second}");
     assert_eq!(second["local"], first["wanted"], "{second}");

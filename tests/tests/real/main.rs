@@ -13,6 +13,7 @@ mod fixture;
 mod memo;
 mod parses;
 mod share;
+mod starter;
 mod stops;
 
 const POKY: &str = "https://git.yoctoproject.org/poky";

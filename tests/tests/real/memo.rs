@@ -25,7 +25,7 @@ impl Narrow {
         Narrow::with(test, &[POKY])
     }
 
-    fn with(test: &str, addresses: &[&str]) -> Option<Narrow> {
+    pub fn with(test: &str, addresses: &[&str]) -> Option<Narrow> {
         if let Some(reason) = no_rooms(2) {
             skip(test, &reason);
             return None;
@@ -61,7 +61,7 @@ impl Narrow {
     }
 
     /// `check` goes into `[check]`.
-    fn write_manifest_for(&self, release: &str, more: &str, check: &str) {
+    pub fn write_manifest_for(&self, release: &str, more: &str, check: &str) {
         // Whatever this machine has.
         let most = if check.contains("side_by_side") { "" } else { "side_by_side = 2\n" };
         let (repos, distro) = match release {

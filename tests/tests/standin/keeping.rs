@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use build_agent_tests::Sandbox;
+use build_agent_tests::{Sandbox, SlowFs};
 use nix::sys::signal::Signal;
 
 /// A job that builds `hello` with a share.
@@ -123,6 +123,32 @@ fn a_cancelled_build_publishes_what_is_done_within_the_grace() {
     assert_eq!(sandbox.result()["outcome"], "cancelled");
     let kept = kept(&sandbox);
     assert!(FETCHED.iter().all(|name| kept.iter().any(|kept| kept == name)), "{kept:?}");
+    sandbox.assert_nothing_runs();
+}
+
+/// The stop comes when the share is already being looked at, and the share is slow: what is left of the work has
+/// the same grace as if the stop had come before.
+#[test]
+fn a_stop_in_the_middle_of_publishing_leaves_it_the_grace() {
+    let test = "a_stop_in_the_middle_of_publishing_leaves_it_the_grace";
+    let Some(sandbox) = job(test) else { return };
+    sandbox.change_manifest("grace = \"2s\"", "grace = \"60s\"");
+    let behind = sandbox.path().join("behind");
+    std::fs::create_dir(&behind).unwrap();
+    let slow = ["--metadata-ms", "100", "--create-ms", "500"];
+    let Some(slow) = SlowFs::mount(test, &behind, &share(&sandbox), &slow) else { return };
+    let mut running = sandbox.start(command(&sandbox, &["--trusted"]));
+    let events = sandbox.out().join("events.jsonl");
+    let is_publishing = || {
+        let events = std::fs::read_to_string(&events).unwrap_or_default();
+        events.lines().any(|line| line.contains("\"unit-started\"") && line.contains("cache publish"))
+    };
+    running.wait_until("the beginning of publishing", is_publishing);
+    running.signal(Signal::SIGTERM);
+    running.wait().assert_says(&["SIGTERM: stopping, up to 60 s"]);
+    drop(slow);
+    let published = ["sstate", "downloads"].iter().flat_map(|part| files(&behind.join(part))).count();
+    assert_eq!(published, COMPILED.len() + DEPLOYED.len() + FETCHED.len());
     sandbox.assert_nothing_runs();
 }
 

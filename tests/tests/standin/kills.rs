@@ -2,9 +2,11 @@
 
 use std::path::Path;
 
-use build_agent_tests::{Running, Sandbox, json, survivors, well_formed_xml};
+use build_agent_tests::{Running, Sandbox, json, skip, survivors, well_formed_xml};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+
+use crate::remains::look_for;
 
 /// Kills a job that has reached a stand-in which hangs.
 fn killed_while(sandbox: &Sandbox, behaviour: &str) {
@@ -56,6 +58,32 @@ fn what_a_killed_agent_left_running_is_ended_by_the_next() {
         ran.assert_says(&["an earlier job was killed here and left running"]);
         sandbox.assert_nothing_runs();
     }
+}
+
+/// They have no marker, and none of them lives long enough to be looked at. They are in the killed agent's group.
+#[test]
+fn what_forks_without_end_is_ended_by_the_next_job() {
+    const NAME: &str = "what_forks_without_end_is_ended_by_the_next_job";
+    let Some(sandbox) = Sandbox::new(NAME) else { return };
+    sandbox.run().assert_code(&[0]);
+    let record = look_for(&sandbox, "control-group");
+    if record.is_none() {
+        return skip(NAME, "the agent may make no control groups here");
+    }
+    killed_while(&sandbox, "yocto-check-layer forker 3 hang");
+    let beat = look_for(&sandbox, "beat").unwrap();
+    let beats = || std::fs::metadata(&beat).map_or(0, |beat| beat.len());
+    let before = beats();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert_ne!(beats(), before, "they died with the agent");
+    let group = std::fs::read_to_string(record.unwrap()).unwrap();
+    sandbox.behaviour("yocto-check-layer pass");
+    let ran = sandbox.run();
+    let left = std::fs::read_to_string(Path::new(&group).join("cgroup.procs"));
+    ran.assert_code(&[0]);
+    ran.assert_says(&["an earlier job was killed here and left running"]);
+    assert!(left.is_err(), "{group} is still there, with {left:?}");
+    sandbox.assert_nothing_runs();
 }
 
 /// BitBake's server has no marker, and whoever started it is gone.

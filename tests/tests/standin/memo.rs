@@ -57,9 +57,13 @@ impl Asking {
         self.0.path().join("notes").join(name)
     }
 
-    /// How the PATH of a BitBake begins that got the quick `zstd`.
-    fn quick(&self) -> String {
-        format!("{}:", self.job().join("quick").display())
+    /// How many signature files each BitBake left that was asked for signatures, and how many of them are not empty.
+    pub fn signature_files(&self) -> Vec<(usize, usize)> {
+        let notes = std::fs::read_to_string(self.note("signature-files")).unwrap_or_default();
+        let number = |text: &str| text.split(' ').next().unwrap().parse().unwrap();
+        let pair =
+            |line: &str| line.split_once(", ").map(|(files, written)| (number(files), number(written)));
+        notes.lines().map(|line| pair(line).unwrap()).collect()
     }
 
     /// How often the stand-in for BitBake was asked for signatures, from the first run on.
@@ -101,10 +105,9 @@ fn the_second_check_of_the_same_asks_bitbake_nothing() {
     assert_eq!(outcomes(&first), COLD);
     let calls = asking.calls();
     assert_eq!(calls.len(), 4);
-    let quick = asking.quick();
     assert!(
-        calls.iter().all(|call| !call.contains("/front") && call.contains(&format!("'PATH': '{quick}"))),
-        "BitBake sees the PATH as without it, less the quick zstd: {calls:#?}"
+        calls.iter().all(|call| !call.contains(&format!("{}/", asking.job().display()))),
+        "BitBake sees nothing of the agent's on the PATH: {calls:#?}"
     );
     // Whatever BitBake would say now, nobody asks it.
     std::fs::write(asking.note("refuse"), "").unwrap();
@@ -131,26 +134,78 @@ fn no_memo_is_plain() {
     assert_eq!(cases(&plain), cases(&with));
     let calls = asking.calls();
     let (plain, with) = calls.split_at(5);
-    let with: Vec<String> = with.iter().map(|call| call.replacen(&asking.quick(), "", 1)).collect();
     assert!(
         with.len() == 4 && with.iter().all(|call| plain.contains(call)),
-        "the real one sees the same PATH and variables either way, less the quick zstd: {calls:#?}"
+        "the real one sees the same PATH and variables either way: {calls:#?}"
     );
-    assert!(plain.iter().all(|call| !call.contains("/quick")), "{plain:#?}");
     assert_eq!(outcomes(&asking.run_plainly(0)).len(), 0);
     assert_eq!(asking.calls().len(), 14);
 }
 
-/// What is built is compressed.
+/// Nobody reads the signature files of a check that passes.
 #[test]
-fn builds_never_see_the_quick_zstd() {
-    let Some(asking) = Asking::new("builds_never_see_the_quick_zstd") else { return };
-    asking.0.behaviour("yocto-check-layer ask\nbitbake environment");
-    asking.0.write_manifest(&format!("{}\n[build]\ntargets = [\"hello\"]\n", asking.0.manifest_text()));
+fn signature_files_are_written_when_somebody_may_read_them() {
+    let test = "signature_files_are_written_when_somebody_may_read_them";
+    let Some(asking) = Asking::new(test) else { return };
+    let recipes = |files: &[(usize, usize)]| files.iter().map(|(files, _)| *files).collect::<Vec<_>>();
+    let begin = || std::fs::remove_file(asking.note("signature-files")).ok();
+    asking.run_plainly(0);
+    let plain = asking.signature_files();
+    assert!(
+        plain.len() == 4 && plain.iter().all(|(files, written)| files == written && *files > 0),
+        "{plain:?}"
+    );
+    begin();
     asking.run(0);
-    let logs = asking.0.logs();
-    assert!(logs.contains("environment PATH=") && !logs.contains("/quick"), "{logs}");
-    assert!(!asking.job().join("quick").exists());
+    let fast = asking.signature_files();
+    // Each world once, and those with the layer side by side.
+    assert_eq!(recipes(&fast), [recipes(&plain)[0], recipes(&plain)[1], recipes(&plain)[3]]);
+    assert!(fast.iter().all(|(_, written)| *written == 0), "{fast:?}");
+    begin();
+    std::fs::write(asking.in_layer("recipes-hello/zlib_%.bbappend"), "A = \"1\"\n").unwrap();
+    asking.run(1);
+    let [world, class, base_again, world_again] = asking.signature_files()[..] else { panic!() };
+    assert_eq!((world.1, class.1), (0, 0));
+    assert_eq!((base_again.1, world_again.1), (base_again.0, world_again.0), "both worlds are compared");
+    begin();
+    std::fs::write(asking.in_layer("recipes-hello/zlib_%.bbappend"), "A = \"2\"\n").unwrap();
+    let mut command = asking.0.run_command();
+    command.arg("--write-signatures");
+    asking.0.start(command).wait().assert_code(&[1]);
+    let written = asking.signature_files();
+    assert!(!written.is_empty() && written.iter().all(|(files, written)| files == written), "{written:?}");
+    asking.0.assert_nothing_runs();
+}
+
+/// The old way works as well.
+#[test]
+fn a_bitbake_that_the_starter_does_not_know_writes_its_signature_files() {
+    let test = "a_bitbake_that_the_starter_does_not_know_writes_its_signature_files";
+    let Some(asking) = Asking::new(test) else { return };
+    let program = asking.0.upstream().join("bitbake/bin/bitbake");
+    let text = std::fs::read_to_string(&program).unwrap();
+    std::fs::write(&program, text.replacen("#!/usr/bin/env python3", "#!/usr/bin/env -S python3", 1))
+        .unwrap();
+    commit(&asking.0.upstream(), "Start BitBake in another way");
+    let ran = asking.0.run();
+    ran.assert_code(&[0]);
+    ran.assert_says(&["BitBake writes its signature files, which takes longer: the first line of"]);
+    assert_eq!(outcomes(&asking.0.result()), COLD);
+    let files = asking.signature_files();
+    assert!(files.len() == 3 && files.iter().all(|(files, written)| files == written), "{files:?}");
+}
+
+#[test]
+fn without_prefetching_bitbake_is_asked_when_the_tool_asks() {
+    let test = "without_prefetching_bitbake_is_asked_when_the_tool_asks";
+    let Some(asking) = Asking::new(test) else { return };
+    for wanted in [["miss", "miss", "miss", "hit", "miss"], ["hit"; 5]] {
+        let mut command = asking.0.run_command();
+        command.arg("--no-prefetch");
+        asking.0.start(command).wait().assert_code(&[0]);
+        assert_eq!(outcomes(&asking.0.result()), wanted);
+    }
+    assert_eq!(asking.calls().len(), 4);
 }
 
 type Change = fn(&Asking);

@@ -9,14 +9,19 @@ use build_agent_tests::{Sandbox, skip};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+/// The file of that name in the work directory.
+pub fn look_for(sandbox: &Sandbox, name: &str) -> Option<PathBuf> {
+    let found = Command::new("find").arg(sandbox.work()).args(["-name", name]).output().unwrap();
+    let found = String::from_utf8(found.stdout).unwrap();
+    found.lines().next().map(PathBuf::from)
+}
+
 /// The file that a stand-in tool left in its build directory.
 #[track_caller]
 fn find(sandbox: &Sandbox, name: &str) -> PathBuf {
-    let found = Command::new("find").arg(sandbox.work()).args(["-name", name]).output().unwrap();
-    let found = String::from_utf8(found.stdout).unwrap();
     let all = || Command::new("find").arg(sandbox.work()).args(["-maxdepth", "4"]).output().unwrap();
-    let first = found.lines().next();
-    first.unwrap_or_else(|| panic!("no {name} in\n{}", String::from_utf8_lossy(&all().stdout))).into()
+    let missing = || panic!("no {name} in\n{}", String::from_utf8_lossy(&all().stdout));
+    look_for(sandbox, name).unwrap_or_else(missing)
 }
 
 #[test]

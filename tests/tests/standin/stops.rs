@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use build_agent_tests::{Running, Sandbox, cases, well_formed_xml};
 use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::memo::Asking;
 
 /// A job whose check hangs, at the moment when it does.
 fn hanging(sandbox: &Sandbox, behaviour: &str) -> Running {
@@ -164,6 +167,54 @@ fn a_silent_tool_is_stopped_after_the_stall_limit() {
     ran.assert_code(&[5]);
     ran.assert_says(&["yocto-check-layer was silent for", "`limits.stall` is the limit"]);
     assert_reported(&sandbox, "timed-out");
+}
+
+/// The ends of all commands of the job whose words contain this one.
+fn ends(sandbox: &Sandbox, word: &str) -> Vec<String> {
+    let events = std::fs::read_to_string(sandbox.out().join("events.jsonl")).unwrap();
+    let events: Vec<Value> = events.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let started = events.iter().filter(|event| event["event"] == "command-started");
+    let wanted =
+        started.filter(|event| event["argv"].as_array().unwrap()[0].as_str().unwrap().contains(word));
+    let end = |command: &Value| {
+        let ended = events.iter().filter(|event| event["event"] == "command-finished");
+        let mut ended = ended.filter(|event| event["command"] == *command);
+        ended.next().map_or("no end".into(), |event| event["end"].as_str().unwrap().to_owned())
+    };
+    wanted.map(|event| end(&event["command"])).collect()
+}
+
+/// The tool waits for a BitBake that the agent runs for it: at once, or in a room of its own.
+#[test]
+fn a_tool_whose_bitbake_is_silent_is_stopped_after_the_stall_limit_and_not_run_again() {
+    const NAME: &str = "a_tool_whose_bitbake_is_silent_is_stopped_after_the_stall_limit_and_not_run_again";
+    for (order, questions) in [("hang", 1), ("hold yocto-check-layer", 4)] {
+        let Some(asking) = Asking::new(NAME) else { return };
+        asking.0.change_manifest("stall = \"1m\"", "stall = \"4s\"");
+        std::fs::write(asking.note(order), "").unwrap();
+        let ran = asking.0.run();
+        ran.assert_code(&[5]);
+        ran.assert_says(&["yocto-check-layer was silent for", "`limits.stall` is the limit"]);
+        let tool = ends(&asking.0, "/yocto-check-layer");
+        let [end] = tool.as_slice() else { panic!("{order}: the tool ran more than once: {tool:?}") };
+        // In whole seconds; a busy machine looks a little later.
+        assert!(["stalled for 4s", "stalled for 5s", "stalled for 6s"].contains(&&**end), "{order}: {end}");
+        let calls = asking.calls();
+        assert_eq!(calls.len(), questions, "{order}: what was silent was asked again: {calls:#?}");
+        let bitbake = ends(&asking.0, "/bin/bitbake");
+        assert!(!bitbake.iter().any(|end| end.contains("stalled")), "{order}: {bitbake:?}");
+        assert_reported(&asking.0, "timed-out");
+    }
+}
+
+#[test]
+fn a_bitbake_that_talks_is_no_silence_of_the_tool_that_waits_for_it() {
+    let test = "a_bitbake_that_talks_is_no_silence_of_the_tool_that_waits_for_it";
+    let Some(asking) = Asking::new(test) else { return };
+    asking.0.change_manifest("stall = \"1m\"", "stall = \"4s\"");
+    std::fs::write(asking.note("talk"), "10").unwrap();
+    asking.run(0);
+    assert_reported(&asking.0, "passed");
 }
 
 #[test]

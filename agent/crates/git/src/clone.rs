@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use fs_err as fs;
 
 use agent_fs::remove::remove_tree;
+use agent_process::blocking;
 use agent_types::error::{Error, Result};
 use agent_types::source::GitSource;
 
@@ -62,7 +63,8 @@ pub async fn clone(
     let cloned = match job.clone(&fetch, seed).await {
         // The seed may be corrupt.
         Err(failure) if seed.is_some() && failure.may_succeed_with_new_clone() => {
-            remove_tree(directory, job.home()?)?;
+            let (failed, home) = (directory.to_owned(), job.home()?.to_owned());
+            blocking(move || remove_tree(&failed, &home)).await?;
             job.clone(&fetch, None).await
         }
         other => other,
@@ -211,17 +213,7 @@ impl CloneJob<'_> {
     /// Copies the objects of another clone, so that the server sends only new ones.
     async fn copy_objects(&self, seed: &Seed) -> Result<(), Failure> {
         let (from, to) = (seed.path.join(".git"), self.directory.join(".git"));
-        for pack in fs::read_dir(from.join("objects/pack"))? {
-            let pack = pack?;
-            let target = to.join("objects/pack").join(pack.file_name());
-            // Hard links are safe: git never writes to packs. They fail across file systems.
-            if fs::hard_link(pack.path(), &target).is_err() {
-                fs::copy(pack.path(), &target)?;
-            }
-        }
-        if from.join("shallow").exists() {
-            fs::write(to.join("shallow"), fs::read(from.join("shallow"))?)?;
-        }
+        blocking(move || copy_packs(&from, &to)).await?;
         // Git tells the server only about objects that references reach.
         self.git.local(self.directory, ["update-ref", "refs/seed", &seed.commit]).await.map(drop)
     }
@@ -297,6 +289,22 @@ async fn check_objects(git: &Git<'_>, path: &Path) -> Result<(), Failure> {
             }
             other => other,
         })?;
+    }
+    Ok(())
+}
+
+/// Copies the packs of one `.git` to another, and its list of shallow commits.
+fn copy_packs(from: &Path, to: &Path) -> Result<()> {
+    for pack in fs::read_dir(from.join("objects/pack"))? {
+        let pack = pack?;
+        let target = to.join("objects/pack").join(pack.file_name());
+        // Hard links are safe: git never writes to packs. They fail across file systems.
+        if fs::hard_link(pack.path(), &target).is_err() {
+            fs::copy(pack.path(), &target)?;
+        }
+    }
+    if from.join("shallow").exists() {
+        fs::write(to.join("shallow"), fs::read(from.join("shallow"))?)?;
     }
     Ok(())
 }

@@ -191,8 +191,14 @@ impl<'a> Git<'a> {
             ExitReason::Signalled(signal) => {
                 Err(git(Kind::Other, vec![format!("git {verb} was killed by signal {signal}")]))
             }
+            // A run that was silent for so long is not repeated: that could take the time of the whole job.
             ExitReason::Stalled(silent) => {
-                Err(git(Kind::Transient, vec![format!("git {verb} was silent for {} s", silent.as_secs())]))
+                let class = if remote { Class::Upstream } else { Class::Machine };
+                let hint = "the server or the disk does not answer; `limits.stall` is the limit";
+                Err(match end(class, &format!("it was silent for {} s", silent.as_secs())) {
+                    Failure::Error(error) => Failure::Error(error.hint(hint)),
+                    other => other,
+                })
             }
             ExitReason::Cancelled => Err(end(Class::Cancelled, "the job was cancelled")),
             ExitReason::TimedOut => Err(end(Class::OutOfTime, "the job's time limit was reached")),

@@ -3,6 +3,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use std::fs::Permissions;
 
@@ -402,6 +403,29 @@ async fn retries_only_transient_failures_and_hides_credentials() {
             assert!(!fs::read_to_string(log.path()).unwrap().contains("s3cret"), "{}", log.path().display());
         }
     }
+}
+
+/// Three times the stall limit could be the time of the whole job.
+#[tokio::test]
+async fn a_git_that_was_silent_is_not_run_again() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = Url::parse(&format!("git://{}/r", listener.local_addr().unwrap())).unwrap();
+    let mut callers = Vec::new();
+    let accept = async {
+        loop {
+            callers.push(listener.accept().await.unwrap());
+        }
+    };
+    let mut bench = Bench::new();
+    bench.runner.stall = Duration::from_secs(1);
+    let source = GitSource { url, wanted: branch("main"), locked: None };
+    let error = tokio::select! {
+        got = clone_into_empty(&bench, &source) => got.unwrap_err(),
+        () = accept => return,
+    };
+    assert_eq!((error.class, callers.len()), (Class::Upstream, 1), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("was stopped: it was silent for") && text.contains("`limits.stall`"), "{text}");
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{MountNamespace, User};
+use super::{ActivityClock, MountNamespace, User};
 
 /// The whole environment of a child. It starts empty: nothing is inherited.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,6 +51,8 @@ pub struct Command {
     pub mount_namespace: Option<MountNamespace>,
     /// Replaces the job's stall limit.
     pub stall: Option<Duration>,
+    /// When it last did something: each output touches it, and so may anybody who sees the command work.
+    pub activity: ActivityClock,
     /// The agent's end of the socket on which the child tells what it does: see
     /// [`Command::listen_to_events`].
     pub(crate) events: Option<Arc<UnixStream>>,
@@ -79,6 +81,7 @@ impl Command {
             timeout: None,
             mount_namespace: None,
             stall: None,
+            activity: ActivityClock::default(),
             events: None,
             stdin: None,
             launcher: Vec::new(),
@@ -90,6 +93,14 @@ impl Command {
 
     pub fn status(mut self, status: impl Into<String>) -> Command {
         self.status = Some(status.into());
+        self
+    }
+
+    /// Works for the command with this clock, which waits for it. What it does counts as activity of that one,
+    /// and it has no stall limit of its own: what is silent ends with the command that waits for it.
+    pub fn on_behalf_of(mut self, waiting: &ActivityClock) -> Command {
+        self.activity = waiting.child();
+        self.stall = Some(Duration::MAX);
         self
     }
 

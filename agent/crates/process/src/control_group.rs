@@ -5,19 +5,39 @@
 //! ended there whatever it did to its session, its environment and its name, and however fast it forks.
 //! Without it there are only the process table and signals: see `forkers`.
 
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, getpid};
+use nix::sys::signal::Signal;
+use nix::unistd::{geteuid, getpid};
 
 use super::processes::Process;
+use super::signals::signal;
 use agent_fs::dir::DirHandle;
 
 /// The kernel freezes within milliseconds, unless a process waits for a disk or a file server.
 const FROZEN: Duration = Duration::from_millis(500);
+
+/// Where the kernel shows the groups.
+const MOUNTED: &str = "/sys/fs/cgroup";
+
+/// What the names of the groups begin with; the agent's pid and start time follow.
+const NAME: &str = "build-agent-";
+
+/// The file in a work directory that names the group of the agent that works there.
+const RECORD: &str = "control-group";
+
+/// The longest path that a record can hold.
+const LONGEST: u64 = 4096;
+
+/// How long those may take to go that were killed.
+const KILLED: Duration = Duration::from_secs(10);
+
+/// The work directory of this agent.
+static WORK: Mutex<Option<PathBuf>> = Mutex::new(None);
 
 #[derive(Default)]
 enum State {
@@ -39,7 +59,10 @@ fn group() -> MutexGuard<'static, State> {
 pub(super) fn join(pid: i32) {
     let mut state = group();
     if matches!(*state, State::Unknown) {
-        *state = Group::make(Path::new("/sys/fs/cgroup")).map_or(State::Refused, State::There);
+        *state = Group::make(Path::new(MOUNTED)).map_or(State::Refused, State::There);
+        if let State::There(group) = &*state {
+            group.record();
+        }
     }
     if let State::There(group) = &*state {
         // A child that has ended already needs no group.
@@ -73,6 +96,44 @@ pub(super) fn remove() {
     }
 }
 
+/// Ends what is in the group of an earlier agent in this work directory, and records the group of this one there
+/// from now on. The caller holds the directory, so that the earlier agent is gone: whoever is still in its group
+/// was left behind, whatever it did to its environment. Nothing is ended while that agent runs, which happens when
+/// the directory is a copy. Who was ended, and who is still there. Blocks.
+pub(super) fn take_over(work: &Path) -> (Vec<Process>, Vec<Process>) {
+    let left = recorded(work, Path::new(MOUNTED)).map(|group| group.end());
+    *WORK.lock().unwrap_or_else(PoisonError::into_inner) = Some(work.to_owned());
+    if let State::There(group) = &*self::group() {
+        group.record();
+    }
+    left.unwrap_or_default()
+}
+
+/// The group that the record in this work directory names. Layer code may have written there.
+fn recorded(work: &Path, mounted: &Path) -> Option<Group> {
+    use std::os::unix::fs::MetadataExt;
+    let (file, metadata) = agent_fs::read::open(&work.join(RECORD)).ok()?;
+    if metadata.uid() != geteuid().as_raw() {
+        return None;
+    }
+    let mut text = String::new();
+    file.take(LONGEST).read_to_string(&mut text).ok()?;
+    let directory = PathBuf::from(text);
+    let name = directory.file_name()?.to_str()?;
+    let (pid, started) = name.strip_prefix(NAME)?.split_once('-')?;
+    let (pid, started): (i32, u64) = (pid.parse().ok()?, started.parse().ok()?);
+    let is_running = Process::find(pid).is_some_and(|agent| agent.started == started && !agent.is_dead());
+    let is_plain = directory.components().all(|part| !matches!(part, std::path::Component::ParentDir));
+    let is_group = is_plain && directory.starts_with(mounted) && directory.join("cgroup.procs").is_file();
+    (!is_running && is_group).then_some(Group { directory })
+}
+
+/// The name of this agent's group.
+fn own_name() -> Option<String> {
+    let agent = Process::find(getpid().as_raw())?;
+    Some(format!("{NAME}{}-{}", agent.pid, agent.started))
+}
+
 /// As on a machine where no control group can be made.
 #[cfg(test)]
 pub(super) fn refuse() {
@@ -89,13 +150,40 @@ impl Group {
     /// Below the group that this process is in: in version 2, or in the freezer of version 1.
     fn make(mounted: &Path) -> Option<Group> {
         let own = std::fs::read_to_string("/proc/self/cgroup").ok()?;
-        let agent = Process::find(getpid().as_raw())?;
-        let name = format!("build-agent-{}-{}", agent.pid, agent.started);
+        let name = own_name()?;
         let places = places(&own, mounted).into_iter().filter(|place| is_own(place));
         places
             .map(|place| place.join(&name))
             .find(|group| std::fs::create_dir(group).is_ok())
             .map(|directory| Group { directory })
+    }
+
+    /// So that the next agent finds what a killed one leaves behind. Without the record it finds less.
+    fn record(&self) {
+        use std::os::unix::ffi::OsStrExt;
+        let work = WORK.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(work) = &*work else { return };
+        let (file, beside) = (work.join(RECORD), work.join(format!("{RECORD}.new")));
+        let _ = agent_fs::remove::remove_file(&beside, work);
+        let written = std::fs::File::create_new(&beside).and_then(|mut new| {
+            new.write_all(self.directory.as_os_str().as_bytes())?;
+            std::fs::rename(&beside, &file)
+        });
+        let _ = written;
+    }
+
+    /// Kills all members and removes the group. Who they were, and who is still there.
+    fn end(&self) -> (Vec<Process>, Vec<Process>) {
+        let (ended, until) = (self.members(), Instant::now() + KILLED);
+        loop {
+            self.kill();
+            let left = self.members();
+            if left.is_empty() || Instant::now() >= until {
+                self.remove();
+                return (ended, left);
+            }
+            sleep(Duration::from_millis(10));
+        }
     }
 
     fn members(&self) -> Vec<Process> {
@@ -112,7 +200,7 @@ impl Group {
         }
         self.freeze(true);
         for process in self.members() {
-            let _ = kill(Pid::from_raw(process.pid), Signal::SIGKILL);
+            signal(&process, Signal::SIGKILL);
         }
         self.freeze(false);
     }
@@ -172,6 +260,48 @@ fn is_own(place: &Path) -> bool {
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_group_of_an_earlier_agent_is_taken_over() {
+        let base = tempfile::tempdir().unwrap();
+        let (work, mounted) = (base.path().join("work"), base.path().join("mounted"));
+        std::fs::create_dir(&work).unwrap();
+        // This process is a running agent.
+        let own = own_name().unwrap();
+        // An earlier process that had the same number.
+        let earlier = format!("{}-1", own.rsplit_once('-').unwrap().0);
+        let others = ["build-agent-7-8", "build-agent-7", "build-agent-7-8-9", "build-agent-x-8", "system"];
+        for name in others.into_iter().chain([&*own, &*earlier]) {
+            std::fs::create_dir_all(mounted.join(name)).unwrap();
+            std::fs::write(mounted.join(name).join("cgroup.procs"), "").unwrap();
+        }
+        std::fs::create_dir_all(mounted.join("empty/build-agent-7-8")).unwrap();
+        let at = |name: &str| format!("{}/{name}", mounted.display());
+        for (text, wanted) in [
+            (at("build-agent-7-8"), true),
+            (at("build-agent-7"), false),
+            (at("build-agent-7-8-9"), false),
+            (at("build-agent-x-8"), false),
+            (at("system"), false),
+            (at(&own), false),
+            (at(&earlier), true),
+            (at("gone/build-agent-7-8"), false),
+            (at("empty/build-agent-7-8"), false),
+            (at("system/../build-agent-7-8"), false),
+            ("/elsewhere/build-agent-7-8".into(), false),
+            (String::new(), false),
+            ("\0".into(), false),
+            (at(&"x".repeat(5000)), false),
+        ] {
+            std::fs::write(work.join(RECORD), &text).unwrap();
+            assert_eq!(recorded(&work, &mounted).is_some(), wanted, "{text:?}");
+        }
+        std::fs::remove_file(work.join(RECORD)).unwrap();
+        std::fs::write(base.path().join("other"), at("build-agent-7-8")).unwrap();
+        std::os::unix::fs::symlink(base.path().join("other"), work.join(RECORD)).unwrap();
+        assert!(recorded(&work, &mounted).is_none(), "by way of a link");
+        assert!(recorded(base.path(), &mounted).is_none());
+    }
 
     #[test]
     fn places_of_both_versions_are_known() {

@@ -5,6 +5,7 @@
 
 use super::tests::{Bench, QUICK, warnings_of};
 use super::*;
+use crate::processes::Processes;
 use crate::{User, control_group};
 
 const ALONE: &str = "BUILD_AGENT_TEST_ALONE";
@@ -13,26 +14,7 @@ const ALONE: &str = "BUILD_AGENT_TEST_ALONE";
 const ROUNDS: usize = 30;
 
 /// Arguments: a file that grows while it lives, and how many fork side by side.
-const FORKER: &str = r#"
-import os, sys
-beat, width = sys.argv[1], int(sys.argv[2])
-os.setsid()
-for _ in range(width - 1):
-    if os.fork() == 0:
-        break
-number = 0
-while True:
-    if os.fork():
-        os._exit(0)
-    os.setsid()
-    if os.fork():
-        os._exit(0)
-    number += 1
-    with open('/proc/self/comm', 'w') as comm:
-        comm.write('x%d' % number)
-    with open(beat, 'a') as file:
-        file.write('x')
-"#;
+const FORKER: &str = include_str!("../../../../tests/stand-ins/poky/scripts/lib/forker.py");
 
 /// Runs the test `name` in a process of its own; `true` there.
 fn alone(name: &str) -> bool {

@@ -13,17 +13,18 @@ use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, geteuid, getpid};
-use tokio::task::{spawn_blocking, yield_now};
+use nix::sys::signal::Signal;
+use nix::unistd::{geteuid, getpid};
 use tokio::time::{Instant, sleep};
 
 use agent_fs::read::NO_FOLLOW;
 
+use super::blocking::blocking;
 use super::control_group;
-use super::kill_report::{self, KillReport};
+use super::kill_report::KillReport;
 use super::processes::{Process, Processes};
 use super::running::{burials, idle, is_given_up, is_leftover, reap, unclaimed, while_idle};
+use super::signals;
 
 /// So many looks without anybody and without a burial.
 const CALM: u32 = 3;
@@ -73,7 +74,7 @@ pub(super) async fn end(ended: &mut KillReport, time: Duration) {
     while !is_over(ended).await {
         ended.kept_forking = true;
         if start.elapsed() >= time {
-            ended.still_there = unclaimed(&Processes::now());
+            ended.still_there = left().await;
             // Otherwise the kernel holds them, or they belong to somebody else.
             let before = burials();
             sleep(ROUND).await;
@@ -89,10 +90,19 @@ pub(super) async fn end(ended: &mut KillReport, time: Duration) {
             while_idle(control_group::kill_all);
             kill_users();
         };
-        let _ = spawn_blocking(all_at_once).await;
-        stop_and_kill(signal, ended).await;
+        blocking(all_at_once).await;
+        ended.add(&blocking(move || stop_all(signal)).await);
+        let left = left().await;
+        left.iter().for_each(|process| _ = signals::signal(process, Signal::SIGKILL));
+        ended.add(&left);
+        sleep(LOOK).await;
+        reap();
     }
-    control_group::remove();
+    blocking(control_group::remove).await;
+}
+
+async fn left() -> Vec<Process> {
+    blocking(|| unclaimed(&Processes::now())).await
 }
 
 /// Whether nobody is left, or a command runs that they may belong to.
@@ -106,9 +116,13 @@ async fn is_over(ended: &mut KillReport) -> bool {
         if !idle() {
             return true;
         }
-        let mut left = unclaimed(&Processes::now());
-        // Not the members of a command that starts just now.
-        while_idle(|| left.extend(control_group::members().into_iter().filter(|one| !is_given_up(one))));
+        let look = || {
+            let mut left = unclaimed(&Processes::now());
+            // Not the members of a command that starts just now.
+            while_idle(|| left.extend(control_group::members().into_iter().filter(|one| !is_given_up(one))));
+            left
+        };
+        let left = blocking(look).await;
         if !left.is_empty() {
             ended.add(&left);
             return false;
@@ -129,13 +143,14 @@ async fn is_over(ended: &mut KillReport) -> bool {
     }
 }
 
-/// Stops those who are left, newest first and each as soon as it is seen, until nobody is seen who runs;
-/// then kills them all.
-async fn stop_and_kill(signal: Signal, ended: &mut KillReport) {
+/// Stops those who are left, newest first and each as soon as it is seen, until nobody is seen who runs. Who
+/// they were. Blocks.
+fn stop_all(signal: Signal) -> Vec<Process> {
     let until = Instant::now() + ROUND;
     // Others than those who are left, and those who are stopped already: looking at them again takes
     // longer than a fork.
     let mut known = BTreeSet::new();
+    let mut stopped = Vec::new();
     let mut calm = 0;
     while calm < CALM && Instant::now() < until {
         calm += 1;
@@ -144,23 +159,16 @@ async fn stop_and_kill(signal: Signal, ended: &mut KillReport) {
         {
             let Some(process) = Process::find(pid).filter(|one| !one.is_dead()) else { continue };
             let mut hit = false;
-            while_idle(|| {
-                hit = is_leftover(&process) && kill(Pid::from_raw(pid), signal).is_ok();
-            });
+            while_idle(|| hit = is_leftover(&process) && signals::signal(&process, signal));
             if hit {
-                ended.add(&[process]);
+                stopped.push(process);
                 calm = 0;
             }
             known.insert(pid);
         }
         reap();
-        yield_now().await;
     }
-    let left = unclaimed(&Processes::now());
-    left.iter().for_each(|process| kill_report::signal(process, Signal::SIGKILL));
-    ended.add(&left);
-    sleep(LOOK).await;
-    reap();
+    stopped
 }
 
 /// Kills all processes of the users that commands ran as, where all of them are the agent's: in one call
@@ -204,6 +212,7 @@ fn kill_all_of(uid: u32, gid: u32) {
     shell.args(["-c", "kill -KILL -1"]).uid(uid).gid(gid).env_clear().current_dir("/");
     shell.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let Ok(mut child) = shell.spawn() else { return };
+    let process = Process::find(child.id() as i32);
     for _ in 0..200 {
         match child.try_wait() {
             Ok(None) => std::thread::sleep(LOOK),
@@ -211,5 +220,5 @@ fn kill_all_of(uid: u32, gid: u32) {
             _ => return,
         }
     }
-    let _ = child.kill();
+    process.iter().for_each(|process| _ = signals::signal(process, Signal::SIGKILL));
 }

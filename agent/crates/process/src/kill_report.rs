@@ -1,17 +1,6 @@
-//! Signals to single processes, and what was ended by them.
-
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+//! What was ended when processes were stopped.
 
 use super::processes::Process;
-
-/// Sends the signal to exactly this process, not to another that was given its number. Errors are
-/// of no interest: it is gone, or may not be signalled, and the caller looks again anyway.
-pub fn signal(process: &Process, signal: Signal) {
-    if process.pid > 1 && process.is_alive() {
-        let _ = kill(Pid::from_raw(process.pid), signal);
-    }
-}
 
 /// More processes than this are not told by name.
 const NAMED: usize = 20;

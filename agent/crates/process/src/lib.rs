@@ -10,9 +10,12 @@
 
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))] // they panic when nobody can read
 
+mod activity;
+mod blocking;
 pub mod cgroup;
 mod command;
 mod control_group;
+mod decoder;
 mod event_channel;
 mod exec_spec;
 mod exit_reason;
@@ -26,33 +29,37 @@ mod mount_namespace;
 mod orphans;
 mod prepare;
 mod probe;
+mod proc_files;
 pub mod processes;
 mod redact;
 mod runner;
 mod running;
 pub mod shared_memory;
 mod shim;
+mod signals;
 mod spawn;
 mod stop;
 mod until_stopped;
 mod user;
 mod watch;
 
+pub use activity::ActivityClock;
+pub use blocking::blocking;
 pub use command::{Command, Environment};
 pub use exec_spec::{ExecSpec, exit_like};
 pub use exit_reason::ExitReason;
 pub use interactive::interactive;
 pub use interrupt::{Interrupt, Interrupted};
-pub use kill_report::signal;
 pub use lines::LineHandler;
 pub use log::LOG_LIMIT;
 pub use mount_namespace::{MountNamespace, NAME as SANDBOX, main as sandbox};
-pub use orphans::{Orphans, end_orphans};
+pub use orphans::{Orphans, end_orphan_group, end_orphans};
 pub use prepare::{is_ignored, prepare_process, survive_signals};
 pub use probe::{Answer, PROBE_LIMIT, Prober};
 pub use redact::Redactor;
 pub use runner::{CommandOutcome, Runner};
 pub use running::{MARKER, nothing_runs, reap};
 pub use shim::shim;
+pub use signals::signal;
 pub use until_stopped::UntilStopped;
 pub use user::{User, agent_user, build_user, lesser_owner};

@@ -1,11 +1,7 @@
 //! The way of a child's output: bytes → redacted → text → log and lines. Memory stays flat whatever
 //! the child prints.
 
-use std::borrow::Cow;
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
@@ -13,6 +9,8 @@ use tokio::task::yield_now;
 
 use agent_types::events::{Emitter, EventKind};
 
+use super::activity::Activity;
+use super::decoder::Decoder;
 use super::event_channel::EventChannel;
 use super::log::Log;
 use super::redact::{Redactor, Stream};
@@ -73,52 +71,6 @@ const TURN: u32 = 256;
 const TAIL_LINES: usize = 30;
 const TAIL_BYTES: usize = 1000;
 
-/// How the output is getting on, for those who watch the child meanwhile.
-#[derive(Debug)]
-pub(super) struct Activity {
-    start: Instant,
-    /// Milliseconds from the start to the last byte.
-    last: AtomicU64,
-    /// Output was read and waits for its listeners.
-    busy: AtomicBool,
-    /// What the child does, as far as its listener knows.
-    status: Mutex<Option<String>>,
-}
-
-impl Activity {
-    pub fn new() -> Activity {
-        Activity {
-            start: Instant::now(),
-            last: AtomicU64::new(0),
-            busy: AtomicBool::new(false),
-            status: Mutex::default(),
-        }
-    }
-
-    /// What the child does, as far as its listener knows.
-    pub fn status(&self) -> Option<String> {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    pub fn set_status(&self, status: Option<String>) {
-        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
-    }
-
-    /// The child is not silent, or nobody can tell.
-    pub fn touch(&self) {
-        self.last.store(self.start.elapsed().as_millis() as u64, Ordering::Relaxed);
-    }
-
-    /// Since the last byte; nothing while output waits for its listeners, because then it is not the
-    /// child that is slow.
-    pub fn silent(&self) -> Duration {
-        if self.busy.load(Ordering::Relaxed) {
-            return Duration::ZERO;
-        }
-        self.start.elapsed().saturating_sub(Duration::from_millis(self.last.load(Ordering::Relaxed)))
-    }
-}
-
 /// The output of one child.
 pub(super) struct Output {
     pub log: Log,
@@ -167,14 +119,13 @@ impl Output {
                 }
                 told = channel.next() => told,
             };
-            activity.touch();
-            activity.busy.store(true, Ordering::Relaxed);
-            {
-                let (told_bytes, count) = (&mut self.told, &mut self.lines);
-                let mut to = Listener { lines, tail: &mut self.tail, events, told: told_bytes, count };
-                for line in told {
-                    to.pass_event(&line).await;
-                }
+            activity.clock.touch();
+            // It is not the child that is slow while its output waits for the listeners.
+            let held = activity.clock.hold();
+            let (told_bytes, count) = (&mut self.told, &mut self.lines);
+            let mut to = Listener { lines, tail: &mut self.tail, events, told: told_bytes, count };
+            for line in told {
+                to.pass_event(&line).await;
             }
             if let Some(length @ 1..) = length {
                 self.bytes += length as u64;
@@ -191,8 +142,7 @@ impl Output {
                 events.emit(progress).await;
             }
             activity.set_status(lines.status());
-            activity.touch();
-            activity.busy.store(false, Ordering::Relaxed);
+            drop(held);
             if length == Some(0) {
                 return Ok(());
             }
@@ -267,50 +217,6 @@ impl Listener<'_> {
         if self.count.is_multiple_of(TURN) {
             yield_now().await;
         }
-    }
-}
-
-/// Decodes UTF-8 that comes in pieces; bytes that are none become U+FFFD.
-#[derive(Default)]
-struct Decoder {
-    /// The beginning of a character whose rest is still to come: three bytes at most.
-    held: Vec<u8>,
-}
-
-impl Decoder {
-    fn feed<'a>(&mut self, bytes: &'a [u8]) -> Cow<'a, str> {
-        if self.held.is_empty() {
-            match std::str::from_utf8(bytes) {
-                Ok(text) => return Cow::Borrowed(text),
-                Err(error) if error.error_len().is_none() => {
-                    let (text, rest) = bytes.split_at(error.valid_up_to());
-                    self.held.extend_from_slice(rest);
-                    // Borrowed, because it was just found to be valid.
-                    return String::from_utf8_lossy(text);
-                }
-                Err(_) => {}
-            }
-        }
-        let mut all = std::mem::take(&mut self.held);
-        all.extend_from_slice(bytes);
-        let mut text = String::with_capacity(all.len());
-        let mut chunks = all.utf8_chunks().peekable();
-        while let Some(chunk) = chunks.next() {
-            text.push_str(chunk.valid());
-            let bad = chunk.invalid();
-            let is_cut = || std::str::from_utf8(bad).is_err_and(|error| error.error_len().is_none());
-            if chunks.peek().is_none() && !bad.is_empty() && is_cut() {
-                self.held.extend_from_slice(bad);
-            } else if !bad.is_empty() {
-                text.push(char::REPLACEMENT_CHARACTER);
-            }
-        }
-        Cow::Owned(text)
-    }
-
-    /// The output ended in the middle of a character.
-    fn finish(&mut self) -> &'static str {
-        if std::mem::take(&mut self.held).is_empty() { "" } else { "\u{fffd}" }
     }
 }
 
@@ -396,8 +302,8 @@ impl Tail {
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
-    use crate::Command;
     use crate::log::LOG_LIMIT;
+    use crate::{ActivityClock, Command};
     use agent_types::events::{Event, channel};
     use agent_types::secret::Secret;
     use tokio::sync::mpsc;
@@ -428,8 +334,9 @@ mod tests {
         let mut output = Output::new(log, &Redactor::new(secrets));
         let mut lines = Collect::default();
         let from = pipe::Receiver::from_owned_fd(reader.into()).unwrap();
+        let activity = Activity::new(ActivityClock::default());
         let channel = EventChannel::of(&Command::new("x", "/", "x"));
-        output.pump(from, channel, &mut lines, &events, &Activity::new()).await.unwrap();
+        output.pump(from, channel, &mut lines, &events, &activity).await.unwrap();
         output.finish(&mut lines, &events).await;
         feeder.join().unwrap();
         (lines.0, output, received)
@@ -469,23 +376,6 @@ mod tests {
                 }
                 splitter.finish(&mut to).await;
                 assert_eq!(lines.0, wanted, "{text:?} by {size}");
-            }
-        }
-    }
-
-    #[test]
-    fn bad_bytes_and_characters_that_were_cut_are_decoded() {
-        let bytes = b"a\xffb \xc3\xa9 \xf0\x9f\x8d\x8e \xf0\x9f. \xc3\n\xe2\x82";
-        let wanted = String::from_utf8_lossy(bytes);
-        for first in 0..=bytes.len() {
-            for second in first..=bytes.len() {
-                let mut decoder = Decoder::default();
-                let mut text = String::new();
-                for piece in [&bytes[..first], &bytes[first..second], &bytes[second..]] {
-                    text.push_str(&decoder.feed(piece));
-                }
-                text.push_str(decoder.finish());
-                assert_eq!(text, wanted, "cut at {first} and {second}");
             }
         }
     }

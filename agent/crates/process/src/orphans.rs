@@ -1,17 +1,23 @@
 //! What a killed agent left running.
 //!
 //! SIGKILL takes the agent and nobody else: git goes on fetching, BitBake goes on building. The next
-//! agent that holds the same work directory ends them before it touches anything there.
+//! agent that holds the same work directory ends them before it touches anything there. Most bear a marker in their
+//! environment. One that cleared its environment is found in the killed agent's control group, which is recorded in
+//! the work directory. Where there are no control groups, such a process is not found.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::unistd::getpid;
 
 use super::Interrupt;
+use super::blocking::blocking;
+use super::control_group;
+use super::kill_report::KillReport;
 use super::processes::{Process, Processes};
 use super::running::MARKER;
-use super::stop::{ShutdownTimeouts, end_leftovers};
+use super::stop::{Find, ShutdownTimeouts, end_leftovers};
 
 /// What became of the orphans, as labels for people.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,11 +31,27 @@ pub struct Orphans {
 /// all below them. `grace` lies between SIGTERM and SIGKILL. The caller holds the directory, so that
 /// none of them can belong to a job that goes on.
 pub async fn end_orphans(work: &Path, grace: Duration, interrupt: &Interrupt) -> Orphans {
-    let find = |processes: &Processes| orphans(processes, work);
+    let below = work.to_owned();
+    let find: Find = Arc::new(move |processes| orphans(processes, &below));
     let timeouts = ShutdownTimeouts { grace: Duration::ZERO, term_grace: grace };
-    let ended = end_leftovers(find, timeouts, interrupt).await;
-    let labels = |processes: &[Process]| processes.iter().map(Process::label).collect();
-    Orphans { ended: labels(&ended.processes), still_there: labels(&ended.still_there) }
+    Orphans::from(end_leftovers(find, timeouts, interrupt).await)
+}
+
+/// Ends whoever is in the control group of an earlier agent in `work`, at once, and records the group of this
+/// agent there from now on. The caller holds the directory, and has ended those that can be asked to go.
+pub async fn end_orphan_group(work: &Path) -> Orphans {
+    let work = work.to_owned();
+    let (killed, still_there) = blocking(move || control_group::take_over(&work)).await;
+    let mut ended = KillReport { still_there, ..KillReport::default() };
+    ended.add(&killed);
+    Orphans::from(ended)
+}
+
+impl From<KillReport> for Orphans {
+    fn from(ended: KillReport) -> Orphans {
+        let labels = |processes: &[Process]| processes.iter().map(Process::label).collect();
+        Orphans { ended: labels(&ended.processes), still_there: labels(&ended.still_there) }
+    }
 }
 
 fn orphans(processes: &Processes, work: &Path) -> Vec<Process> {

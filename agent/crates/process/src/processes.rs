@@ -1,4 +1,5 @@
-//! The table of processes, as `/proc` shows it. Reads only; signals are sent in `stop`.
+//! The table of processes, as `/proc` shows it. Reads only; see `signals` for signals. Reading the whole table
+//! takes long on a large machine: not to be done on a thread of the runtime.
 //!
 //! Everything here is a snapshot of something that changes under the reader, and names and command
 //! lines are whatever the processes chose: facts for decisions are the numbers alone.
@@ -8,6 +9,8 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::time::Duration;
+
+use super::proc_files;
 
 /// Clock ticks a second in `/proc`: `USER_HZ`, part of Linux' interface to programs and 100 on
 /// every architecture that BitBake runs on.
@@ -64,9 +67,15 @@ impl Process {
         Process::find(self.pid).is_some_and(|now| now.started == self.started && !now.is_dead())
     }
 
-    /// The arguments, as the process shows them; empty for the dead and for kernel threads.
+    /// What the kernel reads from the process's own memory: that may take a while.
+    fn read_memory(&self, file: &str) -> Option<Vec<u8>> {
+        proc_files::read((self.pid, self.started), file)
+    }
+
+    /// The arguments, as the process shows them; empty for the dead and for kernel threads. Blocks, for a
+    /// bounded time.
     pub fn arguments(&self) -> Vec<std::ffi::OsString> {
-        let bytes = read(self.pid, "cmdline").unwrap_or_default();
+        let bytes = self.read_memory("cmdline").unwrap_or_default();
         let bytes = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
         if bytes.is_empty() {
             return Vec::new();
@@ -83,18 +92,18 @@ impl Process {
     }
 
     /// The value of a variable of the environment that it was started with; `None` also when that
-    /// may not be read.
+    /// may not be read. Blocks, for a bounded time.
     pub fn variable(&self, name: &str) -> Option<String> {
-        let environment = read(self.pid, "environ")?;
+        let environment = self.read_memory("environ")?;
         let mut entries = environment.split(|byte| *byte == 0);
         let value = entries.find_map(|entry| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"="))?;
         Some(String::from_utf8_lossy(value).into_owned())
     }
 
     /// Whether it was started with this `NAME=value` in its environment. `false` also when the
-    /// environment may not be read.
+    /// environment may not be read. Blocks, for a bounded time.
     pub fn was_started_with(&self, entry: &str) -> bool {
-        let environment = read(self.pid, "environ").unwrap_or_default();
+        let environment = self.read_memory("environ").unwrap_or_default();
         environment.split(|byte| *byte == 0).any(|one| one == entry.as_bytes())
     }
 

@@ -17,15 +17,16 @@ use agent_types::error::{Error, Result};
 use agent_types::events::{Emitter, EventKind};
 use agent_types::stage::Stage;
 
+use super::activity::Activity;
 use super::event_channel::EventChannel;
 use super::exit_reason::ExitReason;
 use super::kill_report::KillReport;
-use super::lines::{Activity, Output};
+use super::lines::Output;
 use super::log::{LOG_LIMIT, Log};
-use super::processes::{Process, Processes};
-use super::running::Running;
+use super::processes::Process;
+use super::running::{Group, Running};
 use super::spawn::{Spawned, spawn};
-use super::stop::{ShutdownTimeouts, end_daemons, end_leftovers, stop_group};
+use super::stop::{Find, ShutdownTimeouts, end_daemons, end_leftovers, stop_group};
 use super::watch::{WaitOutcome, Watch};
 use super::{Command, Interrupt, Interrupted, LineHandler, Redactor};
 
@@ -149,7 +150,7 @@ impl Runner {
             // Nothing will ever be in it; that it stays behind would do no harm.
             let _ = agent_fs::remove::remove_file(&log.path, &self.logs);
         })?;
-        span.record("pid", spawned.running.group);
+        span.record("pid", spawned.running.group.number);
         self.started(number, &argv, &log).await;
         let mut output = Output::new(log, &self.redactor);
         output.tell_trouble(&self.events).await;
@@ -234,7 +235,9 @@ impl Job<'_> {
         lines: &mut dyn LineHandler,
     ) -> Result<(ExitReason, Instant)> {
         let Spawned { mut child, running, output: from, pipe } = spawned;
-        let activity = Activity::new();
+        // Its time begins now.
+        self.command.activity.touch();
+        let activity = Activity::new(self.command.activity.clone());
         activity.set_status(lines.status());
         let channel = EventChannel::of(self.command);
         let pump = pin!(output.pump(from, channel, lines, &self.runner.events, &activity));
@@ -244,7 +247,7 @@ impl Job<'_> {
             redactor: &self.runner.redactor,
             events: &self.runner.events,
             name: &self.name,
-            running: &running,
+            group: &running.group,
             activity: &activity,
             timeout: self.command.timeout,
             stall: self.command.stall.unwrap_or(self.runner.stall),
@@ -264,11 +267,11 @@ impl Job<'_> {
         };
         if stopped {
             self.command.stopping.cancel();
-            let stop = stop_group(&mut child, &running, self.grace(), &self.runner.interrupt);
+            let stop = stop_group(&mut child, &running.group, self.grace(), &self.runner.interrupt);
             reading.beside(stop).await?;
         }
         let at = Instant::now();
-        self.end_family(&running, &mut reading, &pipe, stopped).await;
+        self.end_family(&running.group, &mut reading, pipe, stopped).await;
         running.leave();
         self.end_daemons(&mut reading, stopped).await;
         if !reading.end(self.times.output.min(self.runner.grace_left()), &activity).await {
@@ -280,30 +283,25 @@ impl Job<'_> {
     }
 
     /// The group, those with its marker, and those that hold its output open.
-    async fn end_family(
-        &self,
-        running: &Running,
-        reading: &mut Reading<'_>,
-        pipe: &std::path::Path,
-        stopped: bool,
-    ) {
+    async fn end_family(&self, group: &Group, reading: &mut Reading<'_>, pipe: PathBuf, stopped: bool) {
         let is_read = reading.is_over.clone();
-        let seen_holding = Mutex::new(BTreeSet::new());
-        let find = |processes: &Processes| {
-            let mut family = running.family(processes);
+        let seen_holding = Arc::new(Mutex::new(BTreeSet::new()));
+        let (group, seen) = (group.clone(), seen_holding.clone());
+        let find: Find = Arc::new(move |processes| {
+            let mut family = group.family(processes);
             if !is_read.load(Ordering::Relaxed) {
-                let holders = Running::holders(processes, pipe);
-                let mut seen = seen_holding.lock().unwrap_or_else(PoisonError::into_inner);
+                let holders = Running::holders(processes, &pipe);
+                let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
                 seen.extend(holders.iter().map(|holder| holder.pid));
                 let strangers: Vec<Process> =
                     holders.into_iter().filter(|holder| !family.contains(holder)).collect();
                 family.extend(strangers);
             }
             family
-        };
+        });
         let patience = self.shutdown_timeouts(self.times.output, stopped);
         let ended = reading.beside(end_leftovers(find, patience, &self.runner.interrupt)).await;
-        let seen = seen_holding.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let seen = seen_holding.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let held = ended.processes.iter().any(|process| seen.contains(&process.pid));
         let what = if held { "holding its output open" } else { "running" };
         self.tell(ended, what).await;
@@ -413,7 +411,7 @@ impl<'a> Reading<'a> {
             if self.is_over.load(Ordering::Relaxed) || timeout(wait, self.pump.as_mut()).await.is_ok() {
                 return true;
             }
-            if activity.silent() >= wait {
+            if activity.clock.silent() >= wait {
                 return false;
             }
         }

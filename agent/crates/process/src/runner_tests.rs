@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use super::*;
+use crate::processes::Processes;
 use crate::{UntilStopped, User, prepare_process};
 use agent_types::error::Class;
 use agent_types::events::{Event, Level, channel};
@@ -295,8 +296,65 @@ async fn silence_is_told_then_pictured_then_ended() {
     let heartbeats: Vec<String> = events.iter().filter_map(running).collect();
     assert!(heartbeats.iter().any(|running| running.starts_with("sh -c echo begin;")), "{heartbeats:?}");
     let told = serde_json::to_string(&events).unwrap();
-    assert!(told.contains("printed nothing for") && told.contains("sleep 100"), "{told}");
+    assert!(told.contains("was silent for") && told.contains("sleep 100"), "{told}");
     assert!(!told.contains("hunter2"), "{told}");
+}
+
+/// A tool waits for a program that the agent runs for it. What that one prints is no silence of the tool, its own
+/// silence ends the tool, and it has no limit of its own.
+#[tokio::test]
+async fn who_waits_for_a_busy_command_is_not_silent() {
+    let mut bench = Bench::new();
+    let mut tool = bench.sh("while ! [ -e done ]; do sleep 0.05; done");
+    tool.stall = Some(Duration::from_secs(1));
+    // Silent for less than the limit, and busy for much longer.
+    let busy = "for n in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do echo $n; sleep 0.2; done; : >done";
+    let busy = bench.sh(busy).on_behalf_of(&tool.activity);
+    let (ended, _) = tokio::join!(bench.run(tool), bench.run(busy));
+    assert_eq!(ended.end, ExitReason::Exited(0));
+
+    let mut tool = bench.sh("sleep 100");
+    tool.stall = Some(Duration::from_secs(1));
+    let mut hanging = bench.sh("echo begin; sleep 101; true").on_behalf_of(&tool.activity);
+    hanging.status = Some("hanging".into());
+    let other = bench.sh("sleep 102; true");
+    let stopping = tool.stopping.clone();
+    let part = Runner { interrupt: bench.runner.interrupt.child(), ..bench.runner.clone() };
+    let stop = async {
+        stopping.cancelled().await;
+        part.interrupt.signal();
+    };
+    let (mut first, mut second) = ((), ());
+    let (ended, worked, _, ()) = tokio::join!(
+        bench.run(tool),
+        part.run_with(hanging, &mut first, QUICK),
+        part.run_with(other, &mut second, QUICK),
+        stop
+    );
+    assert!(matches!(ended.end, ExitReason::Stalled(_)), "{:?}", ended.end);
+    assert_eq!(worked.unwrap().end, ExitReason::Cancelled, "it is ended by whoever ends the tool");
+    let told = bench.warnings();
+    assert!(told.contains("sleep 100") && told.contains("sleep 101"), "{told}");
+    assert!(!told.contains("sleep 102"), "another command is none of its business: {told}");
+}
+
+/// Events that come another way than the output are signs of life, too.
+#[tokio::test]
+async fn whoever_sees_a_command_work_may_say_so() {
+    let bench = Bench::new();
+    let mut command = bench.sh("sleep 3");
+    command.stall = Some(Duration::from_secs(1));
+    let clock = command.activity.clone();
+    let touch = async {
+        loop {
+            clock.touch();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::select! {
+        ended = bench.run(command) => assert_eq!(ended.end, ExitReason::Exited(0)),
+        () = touch => {}
+    }
 }
 
 /// Neither a path of a store nor a process id means anything to people.

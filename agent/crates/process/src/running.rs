@@ -22,17 +22,17 @@ use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{Pid, geteuid, getpgrp, getpid};
 
-use super::control_group;
 use super::processes::{Process, Processes};
+use super::{ActivityClock, control_group, signals};
 
 /// The variable that marks a command's descendants.
 pub const MARKER: &str = "BUILD_AGENT_COMMAND";
 
-/// Process group (the pid of its leader) and marker of each command that runs. Held while a child
+/// The clock of each command that runs, by its process group (the pid of its leader). Held while a child
 /// is being started, so that nobody mistakes it for an adopted one before its group is known.
-static RUNNING: Mutex<BTreeMap<i32, String>> = Mutex::new(BTreeMap::new());
+static RUNNING: Mutex<BTreeMap<i32, ActivityClock>> = Mutex::new(BTreeMap::new());
 
-fn running() -> MutexGuard<'static, BTreeMap<i32, String>> {
+fn running() -> MutexGuard<'static, BTreeMap<i32, ActivityClock>> {
     // A panic elsewhere leaves the map whole.
     RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -99,47 +99,29 @@ pub(super) fn give_up<'a>(processes: impl IntoIterator<Item = &'a Process>) {
     given_up().extend(processes.into_iter().map(|one| (one.pid, one.started)));
 }
 
-/// A command that runs, until it is dropped or has left.
-#[derive(Debug)]
-pub(super) struct Running {
-    pub group: i32,
+/// How the processes of one command are told from all others.
+#[derive(Clone, Debug)]
+pub(super) struct Group {
+    /// The process group: the pid of its leader, the command's child.
+    pub number: i32,
+    /// When the leader was started.
+    started: u64,
     /// `BUILD_AGENT_COMMAND=…`
     marker: String,
-    started: u64,
-    over: bool,
+    clock: ActivityClock,
 }
 
-impl Running {
-    /// Starts the child in a process group of its own.
-    pub fn start(
-        command: &mut tokio::process::Command,
-        number: u32,
-    ) -> std::io::Result<(tokio::process::Child, Running)> {
-        // Pid and start time of the agent make it unique on this machine, the number within the job.
-        let agent = Process::find(getpid().as_raw()).map_or(0, |agent| agent.started);
-        let value = format!("{}-{agent}-{number}-{:p}", getpid(), command);
-        command.env(MARKER, &value).process_group(0);
-        let mut running = running();
-        let child = command.spawn()?;
-        // A child that was not waited for has a pid.
-        let group = child.id().map_or(0, |pid| pid as i32);
-        let marker = format!("{MARKER}={value}");
-        running.insert(group, marker.clone());
-        control_group::join(group);
-        let started = Process::find(group).map_or(0, |leader| leader.started);
-        Ok((child, Running { group, marker, started, over: false }))
-    }
-
+impl Group {
     /// Those of the process group that still run. A group of this number in another session is
     /// another group: the number was given away again.
     pub fn members<'a>(&self, processes: &'a Processes) -> impl Iterator<Item = &'a Process> {
         let session = processes.get(getpid().as_raw()).map(|agent| agent.session);
-        let group = self.group;
+        let group = self.number;
         processes.alive().filter(move |one| one.group == group && Some(one.session) == session)
     }
 
     /// All that is certainly this command's and still runs: its group, those with its marker, and
-    /// what descends from them.
+    /// what descends from them. Blocks.
     pub fn family(&self, processes: &Processes) -> Vec<Process> {
         let marked = processes
             .alive()
@@ -149,7 +131,59 @@ impl Running {
         alive(processes, roots)
     }
 
-    /// Those that hold `pipe` (`pipe:[4711]`) open, besides the agent.
+    /// Sends the signal to all members. Blocks when the leader is gone.
+    pub fn signal(&self, signal: Signal) {
+        let own = getpid().as_raw();
+        let leader = Process::find(self.number)
+            .filter(|leader| leader.started == self.started && leader.parent == own);
+        match leader {
+            // It was not waited for, so that neither its number nor the group's is given away.
+            Some(leader) => {
+                let _ = killpg(Pid::from_raw(self.number), signal);
+                // A leader that went over to another group is still the one to end.
+                if leader.group != self.number {
+                    signals::signal(&leader, signal);
+                }
+            }
+            None => {
+                for member in self.members(&Processes::now()) {
+                    signals::signal(member, signal);
+                }
+            }
+        }
+    }
+}
+
+/// A command that runs, until it is dropped or has left.
+#[derive(Debug)]
+pub(super) struct Running {
+    pub group: Group,
+    over: bool,
+}
+
+impl Running {
+    /// Starts the child in a process group of its own.
+    pub fn start(
+        command: &mut tokio::process::Command,
+        number: u32,
+        clock: &ActivityClock,
+    ) -> std::io::Result<(tokio::process::Child, Running)> {
+        // Pid and start time of the agent make it unique on this machine, the number within the job.
+        let agent = Process::find(getpid().as_raw()).map_or(0, |agent| agent.started);
+        let value = format!("{}-{agent}-{number}-{:p}", getpid(), command);
+        command.env(MARKER, &value).process_group(0);
+        let mut running = running();
+        let child = command.spawn()?;
+        // A child that was not waited for has a pid.
+        let number = child.id().map_or(0, |pid| pid as i32);
+        running.insert(number, clock.clone());
+        control_group::join(number);
+        let started = Process::find(number).map_or(0, |leader| leader.started);
+        let group = Group { number, started, marker: format!("{MARKER}={value}"), clock: clock.clone() };
+        Ok((child, Running { group, over: false }))
+    }
+
+    /// Those that hold `pipe` (`pipe:[4711]`) open, besides the agent. Blocks.
     pub fn holders(processes: &Processes, pipe: &std::path::Path) -> Vec<Process> {
         let own = getpid().as_raw();
         let holds = |one: &&Process| {
@@ -168,16 +202,15 @@ impl Drop for Running {
     fn drop(&mut self) {
         // Whoever waited for the command is gone, by a panic or because it took too long: it must not go
         // on unseen, nor hold up others.
-        let processes = Processes::now();
-        if !self.over && self.members(&processes).next().is_some() {
-            let _ = killpg(Pid::from_raw(self.group), Signal::SIGKILL);
-            give_up(self.members(&processes));
+        if !self.over {
+            self.group.signal(Signal::SIGKILL);
+            give_up(self.group.members(&Processes::now()));
         }
-        running().remove(&self.group);
+        running().remove(&self.group.number);
     }
 }
 
-/// The adopted processes that nobody claims, with all below them; none while commands run.
+/// The adopted processes that nobody claims, with all below them; none while commands run. Blocks.
 pub(super) fn unclaimed(processes: &Processes) -> Vec<Process> {
     let running = running();
     if !running.is_empty() {
@@ -191,12 +224,15 @@ pub(super) fn unclaimed(processes: &Processes) -> Vec<Process> {
     alive(processes, processes.alive().filter(is_orphan).map(|one| one.pid))
 }
 
-/// What runs below the agent and is in no other command's group: the picture for people of what a
-/// silent command is doing, BitBake's server included.
-pub(super) fn below(processes: &Processes, command: &Running) -> Vec<Process> {
+/// What runs below the agent and in no group of another command, except for those that work for this one: the
+/// picture for people of what a silent command is doing, BitBake's server included.
+pub(super) fn below(processes: &Processes, command: &Group) -> Vec<Process> {
     let running = running();
     let own = getpid().as_raw();
-    let others = |one: &Process| one.group != command.group && running.contains_key(&one.group);
+    let others = |one: &Process| {
+        let clock = running.get(&one.group).filter(|_| one.group != command.number);
+        clock.is_some_and(|clock| !clock.works_for(&command.clock))
+    };
     let roots = processes.alive().filter(|one| one.parent == own && !is_librarys(one) && !others(one));
     alive(processes, roots.map(|one| one.pid))
 }

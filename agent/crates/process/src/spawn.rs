@@ -62,7 +62,7 @@ pub(super) fn spawn(command: &Command, number: u32) -> Result<Spawned> {
         None => Stdio::null(),
     };
     child.stdin(stdin).stdout(writer.try_clone().map_err(unpiped)?).stderr(writer);
-    let started = Running::start(&mut child, number);
+    let started = Running::start(&mut child, number, &command.activity);
     // It holds the pipe's other end.
     drop(child);
     let (child, running) = started.map_err(|error| explain(command, program, error))?;

@@ -1,19 +1,21 @@
 //! Ends processes: politely, then less so, and always within a bounded time.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use tokio::process::Child;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use agent_types::error::{Error, Result};
 
 use super::Interrupt;
+use super::blocking::blocking;
 use super::forkers;
-use super::kill_report::{self, KillReport, signal};
+use super::kill_report::KillReport;
 use super::processes::{Process, Processes};
-use super::running::{Running, give_up, reap, unclaimed};
+use super::running::{Group, give_up, reap, unclaimed};
+use super::signals::signal;
 
 /// Between two looks at the process table.
 const LOOK: Duration = Duration::from_millis(50);
@@ -31,55 +33,60 @@ const KILLED: Duration = Duration::from_secs(10);
 /// When something of the group is still there after SIGKILL.
 pub(super) async fn stop_group(
     child: &mut Child,
-    running: &Running,
+    group: &Group,
     grace: Duration,
     interrupt: &Interrupt,
 ) -> Result<()> {
     let start = Instant::now();
     let steps = [(Signal::SIGINT, grace / 4), (Signal::SIGINT, grace / 2), (Signal::SIGTERM, grace)];
     for (signal, until) in steps {
-        signal_group(child, running, signal);
+        signal_group(group, signal).await;
         tokio::select! {
             biased;
             () = interrupt.force_kill() => break,
-            gone = group_gone(child, running, start + until) => if gone { return Ok(()) },
+            gone = group_gone(child, group, start + until, None) => if gone { return Ok(()) },
         }
     }
-    signal_group(child, running, Signal::SIGKILL);
-    if group_gone(child, running, Instant::now() + KILLED).await {
+    signal_group(group, Signal::SIGKILL).await;
+    if group_gone(child, group, Instant::now() + KILLED, Some(Signal::SIGKILL)).await {
         return Ok(());
     }
-    let processes = Processes::now();
-    let left: Vec<String> =
-        running.members(&processes).map(|one| format!("{} in state {}", one.label(), one.state)).collect();
+    let left: Vec<String> = members(group)
+        .await
+        .into_iter()
+        .map(|one| format!("{} in state {}", one.label(), one.state))
+        .collect();
     Err(Error::machine(format!("cannot end {}, not even by SIGKILL", left.join(", "))).hint(
         "state D means that the kernel waits for a disk or a file server: look at the mounts of this machine",
     ))
 }
 
-fn signal_group(child: &Child, running: &Running, signal: Signal) {
-    let processes = Processes::now();
-    if running.members(&processes).next().is_some() {
-        let _ = killpg(Pid::from_raw(running.group), signal);
-    }
-    // A leader that went over to another group is still the one to end.
-    let leader = child.id().and_then(|pid| processes.get(pid as i32));
-    if let Some(leader) = leader.filter(|leader| leader.group != running.group) {
-        kill_report::signal(leader, signal);
-    }
+async fn signal_group(group: &Group, signal: Signal) {
+    let group = group.clone();
+    blocking(move || group.signal(signal)).await;
 }
 
-/// Waits until the leader has ended and nobody else of the group runs; `false` at `until`.
-async fn group_gone(child: &mut Child, running: &Running, until: Instant) -> bool {
+async fn members(group: &Group) -> Vec<Process> {
+    let group = group.clone();
+    blocking(move || group.members(&Processes::now()).cloned().collect()).await
+}
+
+/// Waits until the leader has ended and nobody else of the group runs; `false` at `until`. Those that run on
+/// are sent the signal again and again.
+async fn group_gone(child: &mut Child, group: &Group, until: Instant, each: Option<Signal>) -> bool {
     if timeout_at(until, child.wait()).await.is_err() {
         return false;
     }
     loop {
-        if running.members(&Processes::now()).next().is_none() {
+        let left = members(group).await;
+        if left.is_empty() {
             return true;
         }
         if Instant::now() >= until {
             return false;
+        }
+        if let Some(each) = each {
+            left.iter().for_each(|process| _ = signal(process, each));
         }
         sleep(LOOK).await;
     }
@@ -95,30 +102,29 @@ pub(super) struct ShutdownTimeouts {
 /// Between SIGKILL to the family of a command and what is done about those that fork too fast for it.
 const FAMILY_KILLED: Duration = Duration::from_secs(3);
 
+/// Looks for processes in the table of all. Blocks.
+pub(super) type Find = Arc<dyn Fn(&Processes) -> Vec<Process> + Send + Sync>;
+
 /// Waits for processes to go by themselves, ends them when they don't, and says which were ended.
 /// `find` looks who is there; it is asked again and again, because the children of the ended turn
 /// up late.
 pub(super) async fn end_leftovers(
-    find: impl Fn(&Processes) -> Vec<Process>,
+    find: Find,
     timeouts: ShutdownTimeouts,
     interrupt: &Interrupt,
 ) -> KillReport {
     let mut ended = KillReport::default();
-    let leftovers = || {
-        reap();
-        find(&Processes::now())
-    };
-    if terminate(&leftovers, timeouts, interrupt, &mut ended).await {
+    if terminate(&find, timeouts, interrupt, &mut ended).await {
         return ended;
     }
     let mut at_once = |left: &[Process]| {
-        left.iter().for_each(|process| signal(process, Signal::SIGKILL));
+        left.iter().for_each(|process| _ = signal(process, Signal::SIGKILL));
         ended.add(left);
     };
     // No second signal can make this any faster.
     let never = Interrupt::new(None);
-    if !wait_gone(&leftovers, FAMILY_KILLED, &never, &mut at_once).await {
-        ended.still_there = leftovers();
+    if !wait_gone(&find, FAMILY_KILLED, &never, &mut at_once).await {
+        ended.still_there = look(&find).await;
         give_up(&ended.still_there);
     }
     ended
@@ -127,24 +133,30 @@ pub(super) async fn end_leftovers(
 /// Ends what all commands together left behind, unless one of them still runs.
 pub(super) async fn end_daemons(timeouts: ShutdownTimeouts, interrupt: &Interrupt) -> KillReport {
     let mut ended = KillReport::default();
-    let leftovers = || {
-        reap();
-        unclaimed(&Processes::now())
-    };
-    terminate(&leftovers, timeouts, interrupt, &mut ended).await;
+    let find: Find = Arc::new(unclaimed);
+    terminate(&find, timeouts, interrupt, &mut ended).await;
     forkers::end(&mut ended, KILLED).await;
     give_up(&ended.still_there);
     ended
 }
 
+async fn look(find: &Find) -> Vec<Process> {
+    let find = find.clone();
+    blocking(move || {
+        reap();
+        find(&Processes::now())
+    })
+    .await
+}
+
 /// Waits for processes to go by themselves, then asks them to go. Whether they have gone.
 async fn terminate(
-    leftovers: &impl Fn() -> Vec<Process>,
+    find: &Find,
     timeouts: ShutdownTimeouts,
     interrupt: &Interrupt,
     ended: &mut KillReport,
 ) -> bool {
-    if wait_gone(leftovers, timeouts.grace, interrupt, &mut |_| {}).await {
+    if wait_gone(find, timeouts.grace, interrupt, &mut |_| {}).await {
         return true;
     }
     let mut send_term = |left: &[Process]| {
@@ -153,20 +165,20 @@ async fn terminate(
         }
         ended.add(left);
     };
-    wait_gone(leftovers, timeouts.term_grace, interrupt, &mut send_term).await
+    wait_gone(find, timeouts.term_grace, interrupt, &mut send_term).await
 }
 
 /// Does `act` to those that are there until there are none (`true`) or the time is over. A second
 /// signal to the job ends the wait.
 async fn wait_gone(
-    leftovers: &impl Fn() -> Vec<Process>,
+    find: &Find,
     time: Duration,
     interrupt: &Interrupt,
     act: &mut (dyn FnMut(&[Process]) + Send),
 ) -> bool {
     let until = Instant::now() + time;
     loop {
-        let left = leftovers();
+        let left = look(find).await;
         if left.is_empty() {
             return true;
         }
@@ -179,5 +191,28 @@ async fn wait_gone(
             () = interrupt.force_kill() => return false,
             () = sleep(LOOK.min(time)) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::thread;
+
+    use super::*;
+
+    /// Reading the process table takes long on a large machine. A thread of the runtime drives nothing else meanwhile.
+    #[tokio::test]
+    async fn the_process_table_is_read_on_a_thread_that_may_block() {
+        let (sender, readers) = channel();
+        let find: Find = Arc::new(move |_| {
+            let _ = sender.send(thread::current().id());
+            Vec::new()
+        });
+        let timeouts = ShutdownTimeouts { grace: Duration::ZERO, term_grace: Duration::ZERO };
+        end_leftovers(find, timeouts, &Interrupt::new(None)).await;
+        // This runtime has one thread, which is the test's.
+        let readers: Vec<_> = readers.try_iter().collect();
+        assert!(!readers.is_empty() && !readers.contains(&thread::current().id()), "{readers:?}");
     }
 }

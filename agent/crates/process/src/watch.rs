@@ -1,6 +1,5 @@
 //! Watches a child until it ends or a limit says that it has to.
 
-use std::collections::BTreeSet;
 use std::process::ExitStatus;
 use std::time::Duration;
 
@@ -9,13 +8,17 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use agent_types::events::{Emitter, EventKind, Level};
 
-use super::lines::Activity;
+use super::activity::Activity;
+use super::blocking::blocking;
 use super::processes::Processes;
-use super::running::{Running, below, reap};
+use super::running::{Group, below, reap};
 use super::{Interrupt, Interrupted, Redactor};
 
 /// Lines of the picture of what runs in a child that has gone silent.
 const PICTURE: usize = 40;
+
+/// The stop does not wait longer for the picture.
+const DRAW: Duration = Duration::from_secs(2);
 
 /// Listeners that take longer than this for a word about a child miss it: the word must not keep
 /// the agent from stopping the child.
@@ -42,7 +45,7 @@ pub(super) struct Watch<'a> {
     pub events: &'a Emitter,
     /// What the command does, redacted, for people.
     pub name: &'a str,
-    pub running: &'a Running,
+    pub group: &'a Group,
     pub activity: &'a Activity,
     pub timeout: Option<Duration>,
     pub stall: Duration,
@@ -79,14 +82,15 @@ impl Watch<'_> {
         loop {
             ticks.tick().await;
             if last.elapsed() > tick + HELD {
-                self.activity.touch();
+                self.activity.clock.touch();
             }
             last = Instant::now();
             reap();
-            let silent = self.activity.silent();
+            let silent = self.activity.clock.silent();
             if silent >= self.stall {
                 let seconds = Duration::from_secs(silent.as_secs());
-                self.tell(self.stalled(seconds)).await;
+                let notice = self.stalled(seconds).await;
+                self.tell(notice).await;
                 return seconds;
             }
             if silent < told {
@@ -101,12 +105,17 @@ impl Watch<'_> {
     }
 
     /// What runs in it now, before it is stopped and nobody can tell any more.
-    fn stalled(&self, silent: Duration) -> EventKind {
-        let processes = Processes::now();
-        let pids: BTreeSet<i32> = below(&processes, self.running).iter().map(|process| process.pid).collect();
-        let picture = processes.tree(&pids, PICTURE).join("\n");
+    async fn stalled(&self, silent: Duration) -> EventKind {
+        let group = self.group.clone();
+        let draw = move || {
+            let processes = Processes::now();
+            let pids = below(&processes, &group).iter().map(|process| process.pid).collect();
+            processes.tree(&pids, PICTURE).join("\n")
+        };
+        let drawn = timeout(DRAW, blocking(draw)).await;
+        let picture = drawn.unwrap_or_else(|_| "/proc gave no answer in time".into());
         let message = format!(
-            "`{}` printed nothing for {} and is stopped; what runs in it (pid, state, age, command):\n{}",
+            "`{}` was silent for {} and is stopped; what runs in it (pid, state, age, command):\n{}",
             self.name,
             humantime::format_duration(silent),
             self.redactor.redact(&picture),

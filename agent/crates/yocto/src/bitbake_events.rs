@@ -3,20 +3,16 @@
 //! Layer code runs in the same processes and can tell whatever it likes. So all of this is for display and for
 //! names; the exit status and the console's closing lines make the verdict.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use serde::Deserialize;
 
-use agent_fs::read;
 use agent_types::events::{
     EventKind, Phase, Progress, REPORTED_AS_FAILED, Running, Task, TaskFinished, Unit,
 };
 use agent_types::outcome::Outcome;
 use agent_types::sanitize::clean;
-
-/// The part of the starter that tells the events.
-pub const PROGRAM: &str = include_str!("bitbake_events.py");
 
 /// How many running tasks are known by name, and how much of each name.
 const RUNNING_KEPT: usize = 256;
@@ -95,33 +91,6 @@ pub fn is_setscene(task: &Task) -> bool {
 
 /// For people, where there is no stream.
 pub const NO_EVENTS: &str = "BitBake's events cannot be read";
-
-/// The first line of a script that the starter starts just as the kernel does.
-const FIRST_LINE: &str = "#!/usr/bin/env python3";
-
-/// No script is longer.
-const LONGEST_SCRIPT: u64 = 4 << 20;
-
-/// Whether the starter can let this BitBake (the path of its script) tell its events.
-///
-/// # Errors
-/// Why it cannot.
-pub fn can_tell_events(bitbake: &Path) -> Result<(), String> {
-    let text = |path: &Path| {
-        let bytes = read::whole(path, LONGEST_SCRIPT).map_err(|error| error.to_string())?;
-        Ok::<_, String>(String::from_utf8_lossy(&bytes).into_owned())
-    };
-    let script = fs_err::canonicalize(bitbake).map_err(|error| error.to_string())?;
-    if text(&script)?.lines().next().map(str::trim_end) != Some(FIRST_LINE) {
-        return Err(format!("the first line of {} is not `{FIRST_LINE}`", bitbake.display()));
-    }
-    let console = script.ancestors().nth(2).unwrap_or(Path::new("/")).join("lib/bb/ui/knotty.py");
-    let code = text(&console)?;
-    if !["def main(server, eventHandler, params", "_evt_list = "].iter().all(|words| code.contains(words)) {
-        return Err(format!("{} is not the console that the agent knows", console.display()));
-    }
-    Ok(())
-}
 
 /// Follows one BitBake.
 #[derive(Debug)]

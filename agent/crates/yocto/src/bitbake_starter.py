@@ -5,7 +5,6 @@
 #   --discard-signature-files  leave the signature files (sigdata, sigbasedata) empty. BitBake still
 #                              computes and compares all hashes, and creates every file.
 #   --events                   tell what BitBake does on the socket that is standard input (bitbake_events.py)
-#   --probe                    start nothing; print why this BitBake cannot be started in this way, if so.
 #
 # BitBake must not notice: its arguments, module path, environment, output, exit status, task hashes and
 # caches are the same as without this script. From release 1.50 on BitBake executes its server as a program
@@ -17,7 +16,7 @@ import os
 import sys
 import types
 
-OPTIONS = ("--discard-signature-files", "--events", "--probe")
+OPTIONS = ("--discard-signature-files", "--events")
 
 
 class AfterImport:
@@ -145,28 +144,12 @@ def without_starter(kind, error, trace):
     sys.__excepthook__(kind, error, trace)
 
 
-def probe(script):
-    """Why this BitBake cannot be started in this way; `None` if it can."""
-    with open(script, "rb") as stream:
-        first = stream.readline().split()
-    if first != [b"#!/usr/bin/env", b"python3"]:
-        return "it is not started with `#!/usr/bin/env python3`"
-    siggen = os.path.join(os.path.dirname(script), "..", "lib", "bb", "siggen.py")
-    with open(siggen, "rb") as stream:
-        text = stream.read()
-    if b"json.dump(" not in text and b"pickle.dump(" not in text:
-        return "lib/bb/siggen.py writes signature files in an unknown way"
-    return None
-
-
 def main():
     end = sys.argv.index("--")
     options, arguments = sys.argv[1:end], sys.argv[end + 1:]
     unknown = [option for option in options if option not in OPTIONS]
     if unknown or not arguments:
         sys.exit("bitbake_starter.py: unknown option %s" % unknown[0] if unknown else "no script")
-    if "--probe" in options:
-        sys.exit(probe(arguments[0]))
     after_import = AfterImport()
     if "--discard-signature-files" in options:
         after_import.call("bb.siggen", discard_signature_files)

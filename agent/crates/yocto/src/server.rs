@@ -20,7 +20,7 @@ use nix::unistd::{geteuid, getpid};
 use tokio::time::{Instant, sleep};
 
 use agent_process::processes::{Process, Processes};
-use agent_process::{User, reap, signal};
+use agent_process::{User, blocking, reap, signal};
 use agent_types::error::{Error, Result};
 
 use super::starter;
@@ -67,16 +67,20 @@ pub async fn stop_server_apart(
     grace: Duration,
 ) -> Result<Stopped> {
     let Some(pid) = read_lock(&build_dir.join(LOCK)) else { return Ok(Stopped::NotRunning) };
-    let processes = Processes::now();
-    let Some(server) = processes.get(pid).filter(|server| !server.is_dead()) else {
-        return Ok(Stopped::NotRunning);
-    };
     let uid = user.map_or(geteuid().as_raw(), |user| user.uid);
-    if let Err(why) = verify(server, &processes, known_as, uid) {
-        return Ok(Stopped::NotOurs(why));
-    }
-    let mut family = Family { uid, server: server.clone(), members: Vec::new() };
-    family.look();
+    let known_as = known_as.to_owned();
+    let look = move || {
+        let processes = Processes::now();
+        let server = processes.get(pid).filter(|server| !server.is_dead())?;
+        Some(verify(server, &processes, &known_as, uid).map(|()| server.clone()))
+    };
+    let server = match blocking(look).await {
+        None => return Ok(Stopped::NotRunning),
+        Some(Err(why)) => return Ok(Stopped::NotOurs(why)),
+        Some(Ok(server)) => server,
+    };
+    let mut family = Family { uid, server, members: Vec::new() };
+    family.look().await;
     // Its workers end with it, and have their own ways to stop their tasks.
     signal(&family.server, Signal::SIGTERM);
     if family.gone(grace, None).await {
@@ -167,9 +171,9 @@ struct Family {
 
 impl Family {
     /// Drops the dead and adds the new.
-    fn look(&mut self) {
+    async fn look(&mut self) {
         reap();
-        let processes = Processes::now();
+        let processes = blocking(Processes::now).await;
         if self.server.is_alive() && self.members.is_empty() {
             self.members.push(self.server.clone());
         }
@@ -186,12 +190,12 @@ impl Family {
     async fn gone(&mut self, time: Duration, each: Option<Signal>) -> bool {
         let until = Instant::now() + time;
         loop {
-            self.look();
+            self.look().await;
             if self.members.is_empty() {
                 return true;
             }
             if let Some(each) = each {
-                self.members.iter().for_each(|one| signal(one, each));
+                self.members.iter().for_each(|one| _ = signal(one, each));
             }
             if Instant::now() >= until {
                 return false;

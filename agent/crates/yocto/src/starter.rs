@@ -7,15 +7,29 @@ use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 
-use super::bitbake_events;
+use agent_fs::read;
 
 /// The script. It is written for every Python that BitBake supports.
 const SCRIPT: &str = include_str!("bitbake_starter.py");
 
 const NAME: &str = "bitbake_starter.py";
 
-/// Beside the script, which loads it.
-const EVENTS: &str = "bitbake_events.py";
+/// The part that tells the events. It lies beside the script, which loads it.
+const EVENTS: &str = include_str!("bitbake_events.py");
+
+const EVENTS_NAME: &str = "bitbake_events.py";
+
+/// The first line of every BitBake that the starter can start.
+const FIRST_LINE: &str = "#!/usr/bin/env python3";
+
+/// How `dump_sigtask` writes signature files: as pickles up to release 1.52, as JSON from 2.0 on.
+const WRITES: [&str; 2] = ["pickle.dump(", "json.dump("];
+
+/// How BitBake's console begins, and where it lists the events that it wants.
+const CONSOLE: [&str; 2] = ["def main(server, eventHandler, params", "_evt_list = "];
+
+/// No file of BitBake is larger.
+const LONGEST: u64 = 4 << 20;
 
 /// Between the starter's options and BitBake's script.
 const END_OF_OPTIONS: &str = "--";
@@ -28,8 +42,6 @@ pub enum Addition {
     /// BitBake tells what it does on the socket that is its standard input
     /// ([`Command::listen_to_events`](agent_process::Command::listen_to_events)).
     Events,
-    /// BitBake is not started. The exit status says whether it could be, and the output why not.
-    Probe,
 }
 
 impl Addition {
@@ -37,7 +49,6 @@ impl Addition {
         match self {
             Addition::DiscardSignatureFiles => "--discard-signature-files",
             Addition::Events => "--events",
-            Addition::Probe => "--probe",
         }
     }
 }
@@ -47,12 +58,15 @@ impl Addition {
 pub struct Starter(PathBuf);
 
 impl Starter {
-    /// Writes the script into the directory, readable for everybody and writable for its owner alone.
+    /// Writes the script into the directory, readable for everybody and writable for its owner alone. A BitBake
+    /// that reads it meanwhile sees the whole script.
     pub fn write(directory: &Path) -> std::io::Result<Starter> {
-        for (name, program) in [(NAME, SCRIPT), (EVENTS, bitbake_events::PROGRAM)] {
+        for (name, script) in [(EVENTS_NAME, EVENTS), (NAME, SCRIPT)] {
             let path = directory.join(name);
-            fs::write(&path, program)?;
-            fs::set_permissions(&path, PermissionsExt::from_mode(0o644))?;
+            let new = path.with_extension("new");
+            fs::write(&new, script)?;
+            fs::set_permissions(&new, PermissionsExt::from_mode(0o644))?;
+            fs::rename(&new, &path)?;
         }
         Ok(Starter(directory.join(NAME)))
     }
@@ -65,6 +79,47 @@ impl Starter {
         arguments.extend([END_OF_OPTIONS.into(), bitbake.into()]);
         ("/usr/bin/env".into(), arguments)
     }
+}
+
+/// Whether the starter can leave the signature files of this BitBake empty. `bitbake` is the path of its script.
+///
+/// # Errors
+/// Why it cannot.
+pub fn can_discard_signature_files(bitbake: &Path) -> Result<(), String> {
+    let siggen = top_of(bitbake)?.join("lib/bb/siggen.py");
+    let code = text(&siggen)?;
+    if !WRITES.iter().any(|words| code.contains(words)) {
+        return Err(format!("{} writes signature files in an unknown way", siggen.display()));
+    }
+    Ok(())
+}
+
+/// Whether the starter can let this BitBake tell its events. `bitbake` is the path of its script.
+///
+/// # Errors
+/// Why it cannot.
+pub fn can_tell_events(bitbake: &Path) -> Result<(), String> {
+    let console = top_of(bitbake)?.join("lib/bb/ui/knotty.py");
+    let code = text(&console)?;
+    if !CONSOLE.iter().all(|words| code.contains(words)) {
+        return Err(format!("{} is not the console that the agent knows", console.display()));
+    }
+    Ok(())
+}
+
+/// The directory of a BitBake that the starter can start, by the path of its script.
+fn top_of(bitbake: &Path) -> Result<PathBuf, String> {
+    // A link in the place of the script is followed, as the kernel does.
+    let script = fs::canonicalize(bitbake).map_err(|error| error.to_string())?;
+    if text(&script)?.lines().next().map(str::trim_end) != Some(FIRST_LINE) {
+        return Err(format!("the first line of {} is not `{FIRST_LINE}`", bitbake.display()));
+    }
+    Ok(script.ancestors().nth(2).unwrap_or(Path::new("/")).to_owned())
+}
+
+fn text(path: &Path) -> Result<String, String> {
+    let bytes = read::whole(path, LONGEST).map_err(|error| error.to_string())?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// A command line without the starter: what BitBake would have been started with.
@@ -107,6 +162,29 @@ mod tests {
             ("python3", "python3"),
         ] {
             assert_eq!(without(&words(line)), words(wanted), "{line}");
+        }
+    }
+
+    #[test]
+    fn only_a_known_bitbake_is_started_by_the_starter() {
+        let top = tempfile::tempdir().unwrap();
+        let at = |path: &str| top.path().join(path);
+        let discards = || can_discard_signature_files(&at("bin/bitbake"));
+        assert!(discards().is_err(), "there is none");
+        fs::create_dir_all(at("bin")).unwrap();
+        fs::create_dir_all(at("lib/bb")).unwrap();
+        for (script, siggen, wanted) in [
+            ("#!/usr/bin/env python3\n#\n", "    json.dump(data, f, sort_keys=True)\n", true),
+            ("#!/usr/bin/env python3\n", "    p = pickle.dump(data, stream, -1)\n", true),
+            ("#!/usr/bin/env python3\n", "    f.write(data)\n", false),
+            ("#!/usr/bin/python3\n", "json.dump(", false),
+            ("#!/usr/bin/env python3 -s\n", "json.dump(", false),
+            ("#!/bin/sh\nexec python3 bitbake.py\n", "json.dump(", false),
+            ("", "json.dump(", false),
+        ] {
+            fs::write(at("bin/bitbake"), script).unwrap();
+            fs::write(at("lib/bb/siggen.py"), siggen).unwrap();
+            assert_eq!(discards().is_ok(), wanted, "{script:?} {siggen:?}");
         }
     }
 

@@ -31,6 +31,8 @@ pub(crate) fn settings(bench: &Bench, release: &str, repos: Vec<Repo>) -> Settin
             keep_going: false,
             side_by_side: None,
             memo: true,
+            prefetch: true,
+            write_signatures: false,
         },
         build: Build { targets: Vec::new(), fresh: false },
         cache: Cache {

@@ -45,7 +45,7 @@ pub struct Admission {
     pub conf: WrittenConf,
     /// Layers that the tool may add, the one under test among them.
     pub may_add: BTreeSet<PathBuf>,
-    /// What the tool gets, with the PATH that BitBake gets.
+    /// What the tool gets, with the PATH as it is without the shim.
     pub environment: BTreeMap<OsString, OsString>,
     /// Holds `scripts/`.
     pub oe_core: PathBuf,

@@ -4,6 +4,7 @@
 //! Apart means a [`ScratchBuildDir`]: a directory of its own with the check's configuration, which BitBake sees at
 //! the path of the check's build directory. A recipe that uses TOPDIR has the same signature there.
 
+use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
@@ -16,13 +17,14 @@ use tokio::task::spawn_blocking;
 
 use agent_fs::remove;
 use agent_process::{
-    Command, CommandOutcome, ExitReason, Interrupt, LineHandler, MARKER, MountNamespace, Runner, User, cgroup,
+    ActivityClock, Command, CommandOutcome, ExitReason, Interrupt, LineHandler, MARKER, MountNamespace,
+    Runner, User, cgroup,
 };
 use agent_types::events::{EventKind, Phase, Progress, Unit};
 use agent_types::stage::Stage;
-use agent_yocto::bitbake_events::{Follower, NO_EVENTS, can_tell_events};
+use agent_yocto::bitbake_events::{Follower, NO_EVENTS};
 use agent_yocto::server;
-use agent_yocto::starter::{Addition, Starter};
+use agent_yocto::starter::{Addition, Starter, can_discard_signature_files, can_tell_events};
 
 use super::bitbake_shim::SIGNATURES;
 use super::protocol::{BitbakeOutcome, LONGEST};
@@ -72,11 +74,17 @@ pub struct BitbakeRunner {
     check: String,
     /// How many BitBakes the manifest allows side by side.
     most: Option<NonZeroUsize>,
+    /// The clock of the tool that waits for BitBake's answers.
+    tool: ActivityClock,
     number: AtomicUsize,
-    /// Lets BitBake tell its events; otherwise why it cannot.
+    /// The script that starts BitBake; otherwise why it could not be written.
     starter: Result<Starter, String>,
+    /// Why BitBake does not tell its events.
+    no_events: Option<String>,
     /// That there are no events is told once.
     told_no_events: AtomicBool,
+    /// Whether BitBake leaves its signature files empty.
+    discards_signature_files: bool,
 }
 
 /// What a BitBake gave that the agent started.
@@ -145,15 +153,13 @@ impl BitbakeRunner {
         work: &Path,
         layer: &str,
         most: Option<NonZeroUsize>,
-    ) -> CacheResult<BitbakeRunner> {
-        remove::remove_tree(&scratch_root, work).map_err(|error| NotCacheable(error.message))?;
+    ) -> BitbakeRunner {
         let (runner, place, user, work) = (runner.clone(), place.clone(), user.cloned(), work.to_owned());
         let (check, log) = (format!("yocto-check-layer {layer}"), format!("yocto-check-layer-{layer}"));
-        let starter = can_tell_events(&place.bitbake.join("bin/bitbake"));
-        let starter = starter.and_then(|()| Starter::write(&work).map_err(|error| error.to_string()));
-        Ok(BitbakeRunner {
-            starter,
-            told_no_events: AtomicBool::new(false),
+        let starter = Starter::write(&work).map_err(|error| error.to_string());
+        let script = place.bitbake.join("bin/bitbake");
+        let no_events = starter.as_ref().err().cloned().or_else(|| can_tell_events(&script).err());
+        BitbakeRunner {
             runner,
             place,
             user,
@@ -162,8 +168,55 @@ impl BitbakeRunner {
             log,
             check,
             most,
+            tool: ActivityClock::default(),
             number: AtomicUsize::new(0),
-        })
+            starter,
+            no_events,
+            told_no_events: AtomicBool::new(false),
+            discards_signature_files: false,
+        }
+    }
+
+    /// Counts what each BitBake does as activity of the tool with this clock.
+    pub fn on_behalf_of(self, tool: &ActivityClock) -> BitbakeRunner {
+        BitbakeRunner { tool: tool.clone(), ..self }
+    }
+
+    /// The agent did something for the tool that waits.
+    pub fn touch(&self) {
+        self.tool.touch();
+    }
+
+    /// From now on BitBake leaves its signature files empty. Tens of thousands of them cost more than all else
+    /// but parsing, and nobody reads one unless the check fails.
+    ///
+    /// # Errors
+    /// Why this BitBake writes them all the same.
+    pub fn discard_signature_files(&mut self) -> CacheResult<()> {
+        self.starter.as_ref().map_err(|reason| NotCacheable(reason.clone()))?;
+        can_discard_signature_files(&self.bitbake_script()).map_err(NotCacheable)?;
+        self.discards_signature_files = true;
+        Ok(())
+    }
+
+    /// Whether BitBake leaves its signature files empty.
+    pub fn discards_signature_files(&self) -> bool {
+        self.discards_signature_files
+    }
+
+    fn bitbake_script(&self) -> PathBuf {
+        self.place.bitbake.join("bin/bitbake")
+    }
+
+    /// What starts BitBake, and the arguments before BitBake's own.
+    fn program(&self) -> (PathBuf, Vec<OsString>) {
+        let mut additions = Vec::new();
+        additions.extend(self.no_events.is_none().then_some(Addition::Events));
+        additions.extend(self.discards_signature_files.then_some(Addition::DiscardSignatureFiles));
+        match &self.starter {
+            Ok(starter) if !additions.is_empty() => starter.command(&self.bitbake_script(), &additions),
+            _ => (self.bitbake_script(), Vec::new()),
+        }
     }
 
     /// For a part of the work that can be stopped alone.
@@ -248,14 +301,13 @@ impl BitbakeRunner {
         stop: &Interrupt,
     ) -> CacheResult<Ran> {
         let at = scratch_dir.map_or(self.place.build.as_path(), ScratchBuildDir::path);
-        let script = self.place.bitbake.join("bin/bitbake");
-        let (program, before) = match &self.starter {
-            Ok(starter) => starter.command(&script, &[Addition::Events]),
-            Err(_) => (script, Vec::new()),
-        };
+        let (program, before) = self.program();
         let log = format!("{}-{}", self.log, if scratch_dir.is_some() { "ahead" } else { "bitbake" });
-        let mut command = Command::new(program, &invocation.cwd, log).args(before).args(&invocation.argv);
-        let mut no_events = self.starter.as_ref().err().cloned();
+        let mut command = Command::new(program, &invocation.cwd, log)
+            .args(before)
+            .args(&invocation.argv)
+            .on_behalf_of(&self.tool);
+        let mut no_events = self.no_events.clone();
         if no_events.is_none() {
             no_events = command.listen_to_events().err().map(|error| error.to_string());
         }
@@ -266,8 +318,6 @@ impl BitbakeRunner {
         }
         command.user = self.user.clone();
         command.mount_namespace = scratch_dir.map(|scratch_dir| self.mount_namespace(scratch_dir));
-        // The tool that waits for it has a limit of its own, which comes first.
-        command.stall = Some(self.runner.stall.saturating_mul(3));
         let result = at.join(SIGNATURES);
         let clear = || remove::remove_file(&result, at).map_err(|error| NotCacheable(error.message));
         // An earlier question may have left one, and this one none.
@@ -336,10 +386,14 @@ impl BitbakeRunner {
         }
     }
 
-    /// Removes the place of the scratch directories.
-    pub fn close(&self) {
-        // The next run makes it anew in any case.
-        let _ = remove::remove_tree(&self.scratch_root, &self.work);
+    /// Removes all scratch directories: before the first one is made, those of an earlier run that was killed.
+    ///
+    /// # Errors
+    /// When something of them cannot be removed.
+    pub async fn remove_scratch_dirs(&self) -> CacheResult<()> {
+        let (scratch_root, work) = (self.scratch_root.clone(), self.work.clone());
+        let removed = agent_process::blocking(move || remove::remove_tree(&scratch_root, &work)).await;
+        removed.map_err(|error| NotCacheable(error.message))
     }
 }
 

@@ -2,8 +2,7 @@
 //! shim under another name.
 //!
 //! It becomes the real BitBake for everything but a recognised question, and whenever nobody is there
-//! to ask. The real BitBake sees neither its directory on the PATH nor any other trace of it but the quick
-//! `zstd`.
+//! to ask. The real BitBake sees neither its directory on the PATH nor any other trace of it.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal, Write};
@@ -17,7 +16,7 @@ use nix::sys::stat::fstat;
 use agent_process::{ExecSpec, ExitReason};
 
 use super::protocol::{BitbakeOutcome, Reply, receive, send};
-use super::{CacheableQuery, Invocation, path_of_bitbake};
+use super::{CacheableQuery, Invocation};
 
 /// The name under which it runs.
 pub const NAME: &str = "bitbake";
@@ -49,10 +48,7 @@ pub fn main(argv: Vec<OsString>, mut environment: Vec<(OsString, OsString)>) -> 
     };
     for (name, value) in &mut environment {
         if name == "PATH" {
-            *value = match &ways.shim_dir {
-                Some(shim_dir) => path_of_bitbake(shim_dir, &ways.rest),
-                None => ways.rest.clone(),
-            };
+            value.clone_from(&ways.rest);
         } else if name == "_" {
             // Some shells tell a program its own path.
             *value = program.clone().into_os_string();

@@ -16,12 +16,13 @@ use super::protocol::Encoder;
 use super::stat_cache::StatCache;
 use super::tree::Surroundings;
 use super::{
-    CacheResult, Invocation, NotCacheable, admission, hermeticity, home, host, layers, query, quick, tree,
+    CacheResult, Invocation, NotCacheable, admission, hermeticity, home, host, layers, python_packages,
+    query, tree,
 };
 use agent_fs::read;
 
 /// Raised when a key of the same inputs must not be the same any more.
-const FORMAT: &str = "4";
+const FORMAT: &str = "5";
 
 /// No configuration file is larger.
 const LONGEST_CONF: u64 = 4 << 20;
@@ -69,7 +70,7 @@ pub fn collect_at(
     at: &Path,
     place: &Place,
     invocation: &Invocation,
-    cache: &mut StatCache,
+    cache: &StatCache,
 ) -> CacheResult<Inputs> {
     let build = real(&place.build)?;
     if invocation.cwd != build {
@@ -88,10 +89,9 @@ pub fn collect_at(
     add_configuration(&mut inputs, &build, &conf, &trees)?;
     let path =
         invocation.variable("PATH").ok_or_else(|| NotCacheable("BitBake was called without PATH".into()))?;
-    // What the agent itself puts on the PATH decides no answer.
-    let own = place.own.iter().map(|own| quick::directory(own));
-    host::add(&mut inputs, path, &trees.iter().cloned().chain(own).collect::<Vec<_>>())?;
+    host::add(&mut inputs, path, &trees)?;
     home::add(&mut inputs, &place.user.home)?;
+    python_packages::add(&mut inputs, invocation, place.user.uid)?;
     let mut real_layers = Vec::new();
     for layer in &layers {
         real_layers.push(real(layer)?);
@@ -100,12 +100,12 @@ pub fn collect_at(
     for root in &trees {
         let around = Surroundings { skip: &place.own, trees: &trees };
         let is_immutable = place.immutable.iter().any(|store| root.starts_with(store));
-        let mut tree = match cache.immutable.get(root) {
-            Some(tree) => tree.clone(),
+        let mut tree = match cache.immutable(root) {
+            Some(tree) => tree,
             None => tree::read(root, &around, cache)?,
         };
         if is_immutable {
-            cache.immutable.insert(root.clone(), tree.clone());
+            cache.add_immutable(root, &tree);
         }
         // OE-Core always asks for its own commit.
         tree.tracked.asks_git |= real(&place.oe_core)?.starts_with(root);
@@ -120,7 +120,7 @@ pub fn trees_of(
     place: &Place,
     layers: &[PathBuf],
     around: &[PathBuf],
-    cache: &mut StatCache,
+    cache: &StatCache,
 ) -> BTreeMap<String, Digest> {
     let all: Vec<PathBuf> = layers.iter().chain(around).cloned().collect();
     let Ok(trees) = trees(place, &all) else { return BTreeMap::new() };

@@ -81,7 +81,7 @@ impl Scene {
     }
 
     fn inputs(&self) -> CacheResult<Inputs> {
-        collect_at(&self.place.build, &self.place, &self.invocation, &mut StatCache::default())
+        collect_at(&self.place.build, &self.place, &self.invocation, &StatCache::default())
     }
 
     fn key(&self) -> Key {
@@ -236,10 +236,10 @@ proptest! {
     #[test]
     fn two_keys_are_the_same_exactly_when_all_files_are(edits in proptest::collection::vec(edit(), 1..16)) {
         let scene = Scene::new();
-        let mut cache = StatCache::default();
+        let cache = StatCache::default();
         let mut seen: Vec<(_, Key)> = Vec::new();
         for edit in edits {
-            let Ok(inputs) = collect_at(&scene.place.build, &scene.place, &scene.invocation, &mut cache) else {
+            let Ok(inputs) = collect_at(&scene.place.build, &scene.place, &scene.invocation, &cache) else {
                 // A link that leads nowhere, a list of layers that is not there.
                 edit.make(&scene);
                 continue;
@@ -368,9 +368,9 @@ fn layers_behind_links_count_as_what_they_are() {
 #[test]
 fn only_checkouts_that_never_change_are_read_once() {
     let mut scene = Scene::new();
-    let mut cache = StatCache::default();
-    let mut key = |scene: &Scene| {
-        collect_at(&scene.place.build, &scene.place, &scene.invocation, &mut cache).unwrap().key()
+    let cache = StatCache::default();
+    let key = |scene: &Scene| {
+        collect_at(&scene.place.build, &scene.place, &scene.invocation, &cache).unwrap().key()
     };
     scene.place.immutable = vec![scene.at("poky")];
     let before = key(&scene);

@@ -6,6 +6,7 @@ use agent_process::ExitReason;
 
 use super::bitbake_runner::Ran;
 use super::key::Inputs;
+use super::parse_cache::OfUse;
 use super::protocol::Answer;
 use super::server::{Shared, lock};
 use super::store::Store;
@@ -77,7 +78,7 @@ impl Shared {
             Err(reason) if *restored || !is_plain_failure(ran) => Err(reason.clone()),
             _ => Ok(()),
         })?;
-        let after = inputs::collect_at(at, &self.place, invocation, &mut lock(&self.stat_cache))?;
+        let after = inputs::collect_at(at, &self.place, invocation, &self.stat_cache)?;
         if after.key() != before.key() {
             let what = difference::in_words(&after, before.parts(), before.listings());
             return Err(NotCacheable(format!("an input changed while BitBake ran: {what}")));
@@ -103,9 +104,15 @@ impl Shared {
         }
         // `-p` alone leaves a cache that is not whole. A file that was only touched is no other input, but
         // BitBake may have seen either time.
-        if self.keep_parses && query.leaves_signatures && after == *before {
-            let kept = self.parse_caches.insert(before, at);
-            return Ok(kept.map_or_else(Kept::Answer, |()| Kept::Whole));
+        // What rests on a stored parse cache is not this check's own.
+        let of_use = OfUse { for_later_jobs: self.keep_parses, for_reruns: !restored };
+        if of_use.is_any() && query.leaves_signatures && after == *before {
+            let kept = self.parse_caches.insert(before, at, of_use);
+            return Ok(match kept {
+                Err(reason) if self.keep_parses => Kept::Answer(reason),
+                // At the worst a rerun parses everything.
+                _ => Kept::Whole,
+            });
         }
         Ok(Kept::Whole)
     }

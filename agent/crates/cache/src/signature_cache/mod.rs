@@ -9,7 +9,7 @@
 //! At some questions it is known which ones come next. Those are asked ahead ([`query_plan`], [`prefetcher`],
 //! [`bitbake_runner`]), and answered from the store when they come.
 //!
-//! A wrong answer would be a wrong verdict. So whatever is not understood is not reused, and says why:
+//! An answer to other inputs would be a wrong verdict. So whatever is not understood is not reused, and says why:
 //! a [`NotCacheable`] is no error, the real BitBake runs. What comes over the socket is only a question, never
 //! an answer; layer code may ask as well, and learns nothing that it could not compute.
 
@@ -33,9 +33,9 @@ mod prefetcher;
 mod progress;
 mod protocol;
 mod provenance;
+mod python_packages;
 mod query;
 mod query_plan;
-mod quick;
 mod server;
 mod shim_dir;
 mod stat_cache;
@@ -51,7 +51,6 @@ pub use key::{Inputs, Key};
 pub use provenance::{ProvenanceSummary, Rerun};
 pub use query::{CacheableQuery, Invocation};
 pub use query_plan::QueryPlan;
-pub use quick::{SigdataMode, path_of_bitbake};
 pub use server::{CacheServer, RunOptions};
 pub use shim_dir::ShimDir;
 pub use stat_cache::StatCache;

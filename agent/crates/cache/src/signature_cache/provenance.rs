@@ -13,7 +13,8 @@ use super::server::{LookupResult, Shared, lock};
 use super::{CacheResult, Key, NotCacheable};
 
 /// A run after one whose verdict was no pass and rested on other answers than fresh ones. What is not asked
-/// anew may be answered from the stores; nothing is asked ahead, and BitBake gets no parse cache.
+/// anew may be answered from the stores; nothing is asked ahead, and BitBake gets no parse cache but those
+/// that this very check made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rerun {
     /// How many runs came before; none: this is the first.
@@ -31,6 +32,8 @@ pub struct ProvenanceSummary {
     pub stored: Kinds,
     /// BitBake's files of signatures for them are not in the check's own build directory.
     pub elsewhere: Kinds,
+    /// BitBake left its signature files empty.
+    pub discarded: bool,
 }
 
 #[derive(Debug, Default)]
@@ -88,7 +91,7 @@ impl Provenance {
 
     pub fn given(&self) -> ProvenanceSummary {
         let stored = if self.restored { Kinds::from(Kind::ALL) } else { self.given.stored.clone() };
-        ProvenanceSummary { stored, elsewhere: self.given.elsewhere.clone() }
+        ProvenanceSummary { stored, ..self.given.clone() }
     }
 }
 

@@ -21,7 +21,7 @@ use super::key::{Inputs, Key};
 use super::parse_cache::{ParseCaches, Restored};
 use super::prefetcher::Prefetcher;
 use super::progress::{FreshOutcome, Progress};
-use super::protocol::{Reply, length_from, length_of};
+use super::protocol::{Reply, length_of};
 use super::provenance::{Provenance, ProvenanceSummary, Rerun};
 use super::stat_cache::StatCache;
 use super::store::{Found, Stores};
@@ -29,8 +29,15 @@ use super::{
     Admission, CacheResult, CacheableQuery, Invocation, NotCacheable, Place, QueryPlan, inputs, parse_cache,
 };
 
-/// More callers at once are layer code at play.
-const MOST_CALLERS: usize = 32;
+/// The tool asks one question after the other. More concurrent callers can only be layer code.
+const MAX_CALLERS: usize = 4;
+
+/// The longest query: some words and an environment. A BitBake with more than this is started by its caller.
+const MAX_QUERY_BYTES: usize = 1 << 20;
+
+/// The pauses between two tries to accept a caller while the kernel refuses, for want of file descriptors or
+/// memory: they grow from the first to the second of these.
+const ACCEPT_BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
 /// A caller that says nothing for so long is hung up on.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -48,6 +55,8 @@ pub struct RunOptions {
     pub admission: Admission,
     /// Whether BitBake's parse caches are kept for later jobs, in which other versions of the layers may use them.
     pub keep_parses: bool,
+    /// Where the parse caches of this check are kept for its reruns: a directory that only the agent can write.
+    pub own_parses: PathBuf,
 }
 
 /// Open during one run.
@@ -80,7 +89,7 @@ pub(super) struct Shared {
     pub(super) provenance: Mutex<Provenance>,
     /// Where the digests of files are kept between runs.
     stat_cache_file: PathBuf,
-    pub(super) stat_cache: Mutex<StatCache>,
+    pub(super) stat_cache: StatCache,
     /// Why nothing more is reused or kept in this run.
     pub(super) off: Mutex<Option<NotCacheable>>,
 }
@@ -95,9 +104,9 @@ impl CacheServer {
         unit: &Unit,
         events: &Emitter,
     ) -> CacheServer {
-        let stat_cache = Mutex::new(StatCache::load(&stat_cache_file));
-        let parse_caches = ParseCaches::new(&stores, &place.user);
-        let RunOptions { bitbake, plan, rerun, admission, keep_parses } = options;
+        let stat_cache = StatCache::load(&stat_cache_file);
+        let RunOptions { bitbake, plan, rerun, admission, keep_parses, own_parses } = options;
+        let parse_caches = ParseCaches::new(&stores, own_parses, &place.user);
         let stop = bitbake.interrupt();
         let prefetcher = plan.map(|plan| Prefetcher::new(plan, stop.child()));
         let shared = Arc::new(Shared {
@@ -139,11 +148,12 @@ impl CacheServer {
         if let Some(prefetcher) = &self.shared.prefetcher {
             prefetcher.close().await;
         }
-        self.shared.bitbake.close();
+        // The next run removes them in any case.
+        let _ = self.shared.bitbake.remove_scratch_dirs().await;
         let shared = self.shared.clone();
         // Without it the next run reads all files again, and nothing else.
         let _ = spawn_blocking(move || {
-            let cache = lock(&shared.stat_cache);
+            let cache = &shared.stat_cache;
             if !cache.is_used() {
                 return Ok(());
             }
@@ -152,7 +162,8 @@ impl CacheServer {
             fs_err::write(&beside, bytes).and_then(|()| fs_err::rename(&beside, &shared.stat_cache_file))
         })
         .await;
-        lock(&self.shared.provenance).given()
+        let discarded = self.shared.bitbake.discards_signature_files();
+        ProvenanceSummary { discarded, ..lock(&self.shared.provenance).given() }
     }
 }
 
@@ -172,15 +183,26 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 async fn serve(listener: UnixListener, shared: Arc<Shared>) {
     let mut callers = JoinSet::new();
     loop {
+        let (stream, _) = next_caller(|| listener.accept()).await;
         while callers.try_join_next().is_some() {}
-        let Ok((stream, _)) = listener.accept().await else { continue };
         let known = stream.peer_cred().is_ok_and(|peer| peer.uid() == shared.place.user.uid);
-        if known && callers.len() < MOST_CALLERS {
+        if known && callers.len() < MAX_CALLERS {
             callers.spawn(caller(stream, shared.clone()));
         } else if known {
             // One that hears nothing would take it for the end.
             callers.spawn(turn_away(stream));
         }
+    }
+}
+
+async fn next_caller<T, F: Future<Output = io::Result<T>>>(mut accept: impl FnMut() -> F) -> T {
+    let (mut pause, longest) = ACCEPT_BACKOFF;
+    loop {
+        if let Ok(caller) = accept().await {
+            return caller;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(longest);
     }
 }
 
@@ -194,11 +216,16 @@ async fn turn_away(mut stream: UnixStream) {
 }
 
 async fn answer(mut stream: UnixStream, shared: &Arc<Shared>) -> io::Result<()> {
-    let message = tokio::time::timeout(PATIENCE, receive(&mut stream)).await??;
+    let Some(message) = tokio::time::timeout(PATIENCE, receive_query(&mut stream)).await?? else {
+        return send(&mut stream, &Reply::Pass).await;
+    };
     let invocation = Invocation::decode(&message)?;
+    drop(message);
     let Some(query) = CacheableQuery::recognise(&invocation) else {
         return send(&mut stream, &Reply::Pass).await;
     };
+    // The tool is silent while the agent answers, and the agent may have to read whole layers for that.
+    shared.bitbake.touch();
     let since = Instant::now();
     let (kind, is_first) = lock(&shared.progress).note(&invocation, &query);
     let looked =
@@ -247,7 +274,9 @@ async fn answer(mut stream: UnixStream, shared: &Arc<Shared>) -> io::Result<()> 
         }
     };
     shared.events.emit(EventKind::Memo(memo)).await;
-    send(&mut stream, &reply).await
+    shared.bitbake.touch();
+    // Whoever does not take it must not hold it in memory for ever.
+    tokio::time::timeout(PATIENCE, send(&mut stream, &reply)).await?
 }
 
 /// A question that BitBake has to answer.
@@ -388,7 +417,7 @@ impl Shared {
         if !invocation.joined || invocation.umask != UMASK {
             return Err(NotCacheable("BitBake was called in another way than yocto-check-layer does".into()));
         }
-        let inputs = inputs::collect_at(at, &self.place, invocation, &mut lock(&self.stat_cache))?;
+        let inputs = inputs::collect_at(at, &self.place, invocation, &self.stat_cache)?;
         let key = inputs.key();
         let mut damaged = None;
         for store in &self.stores.read {
@@ -406,10 +435,13 @@ impl Shared {
         Ok(LookupResult { inputs, found: None, fresh: None, why })
     }
 
-    /// Gives the real BitBake `at` this build directory what was parsed before, unless what it says is to be
-    /// plain. Blocks.
+    /// Gives the real BitBake `at` this build directory what was parsed before: in a rerun only what BitBake parsed
+    /// in this very check, and nothing after it failed with what was stored earlier. Blocks.
     pub(super) fn restore(&self, at: &Path, inputs: &Inputs) -> Restored {
-        if self.rerun.attempt > 0 || lock(&self.provenance).has_failed_with_cache() {
+        if self.rerun.attempt > 0 {
+            return self.parse_caches.restore_own(inputs, at);
+        }
+        if lock(&self.provenance).has_failed_with_cache() {
             return Restored::Nothing;
         }
         let restored = self.parse_caches.restore(inputs, at);
@@ -426,13 +458,23 @@ async fn send(stream: &mut UnixStream, reply: &Reply) -> io::Result<()> {
     stream.write_all(&message).await
 }
 
-async fn receive(stream: &mut UnixStream) -> io::Result<Vec<u8>> {
+/// A query; `None` when it is too long to be one. Memory grows with what comes and not with what is promised.
+async fn receive_query(stream: &mut UnixStream) -> io::Result<Option<Vec<u8>>> {
     let mut length = [0; 4];
     stream.read_exact(&mut length).await?;
-    let length = length_from(length)?;
+    let length = u32::from_be_bytes(length) as usize;
+    let mut from = stream.take(length as u64);
     let mut message = Vec::new();
-    stream.take(length as u64).read_to_end(&mut message).await?;
-    if message.len() == length { Ok(message) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+    let received = if length <= MAX_QUERY_BYTES {
+        from.read_to_end(&mut message).await?
+    } else {
+        // The caller hears the reply only when it has said all.
+        tokio::io::copy(&mut from, &mut tokio::io::sink()).await? as usize
+    };
+    if received < length {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok((length <= MAX_QUERY_BYTES).then_some(message))
 }
 
 #[cfg(test)]

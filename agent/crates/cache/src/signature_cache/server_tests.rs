@@ -5,10 +5,10 @@ use std::path::Path;
 
 use tempfile::TempDir;
 
-use super::super::protocol::BitbakeOutcome;
+use super::super::protocol::{BitbakeOutcome, length_from};
 use super::super::{Store, WrittenConf};
 use super::*;
-use agent_process::{ExitReason, Redactor, Runner, User};
+use agent_process::{ActivityClock, ExitReason, Redactor, Runner, User};
 use agent_types::events;
 use agent_types::stage::Stage;
 use agent_yocto::check_layer::Kinds;
@@ -23,6 +23,8 @@ struct Scene {
     server: CacheServer,
     events: tokio::sync::mpsc::Receiver<events::Event>,
     environment: Vec<(OsString, OsString)>,
+    /// The clock of the tool that asks.
+    tool: ActivityClock,
 }
 
 impl Scene {
@@ -49,13 +51,14 @@ impl Scene {
         fs::write(at("bitbake/bin/bitbake"), program).unwrap();
         fs::set_permissions(at("bitbake/bin/bitbake"), fs::Permissions::from_mode(0o755)).unwrap();
         let (emitter, events) = events::channel();
-        let server = Scene::open(top.path(), Rerun::default(), &emitter);
+        let tool = ActivityClock::default();
+        let server = Scene::open(top.path(), Rerun::default(), &emitter, &tool);
         let environment =
             vec![("PATH".into(), "".into()), ("BB_SIGNATURE_HANDLER".into(), "OEBasicHash".into())];
-        Scene { top, server, events, environment }
+        Scene { top, server, events, environment, tool }
     }
 
-    fn open(top: &Path, rerun: Rerun, emitter: &Emitter) -> CacheServer {
+    fn open(top: &Path, rerun: Rerun, emitter: &Emitter, tool: &ActivityClock) -> CacheServer {
         let at = |path: &str| top.join(path);
         let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
         let place = Place {
@@ -81,8 +84,8 @@ impl Scene {
             log_limit: agent_process::LOG_LIMIT,
             commands: Arc::default(),
         };
-        let bitbake =
-            BitbakeRunner::new(&runner, &place, None, at("work/ahead"), &at("work"), "x", None).unwrap();
+        let bitbake = BitbakeRunner::new(&runner, &place, None, at("work/ahead"), &at("work"), "x", None);
+        let bitbake = bitbake.on_behalf_of(tool);
         let admission = Admission {
             layer: at("meta"),
             conf: WrittenConf { bblayers: conf::bblayers(&[at("meta")]).unwrap(), local: String::new() },
@@ -90,7 +93,8 @@ impl Scene {
             oe_core: at("meta"),
             ..Admission::default()
         };
-        let options = RunOptions { bitbake, plan: None, rerun, admission, keep_parses: true };
+        let options =
+            RunOptions { bitbake, plan: None, rerun, admission, keep_parses: true, own_parses: at("own") };
         CacheServer::open(listener, place, stores, at("stat-cache"), options, &unit, emitter)
     }
 
@@ -98,7 +102,7 @@ impl Scene {
     async fn open_again(&mut self, rerun: Rerun) {
         let top = self.top.path().to_owned();
         fs::remove_file(top.join("desk")).unwrap();
-        let next = Scene::open(&top, rerun, &self.server.shared.events.clone());
+        let next = Scene::open(&top, rerun, &self.server.shared.events.clone(), &self.tool);
         std::mem::replace(&mut self.server, next).close().await;
     }
 
@@ -144,6 +148,15 @@ async fn say(stream: &mut UnixStream, invocation: &Invocation) {
     let message = invocation.encode();
     stream.write_all(&length_of(&message).unwrap()).await.unwrap();
     stream.write_all(&message).await.unwrap();
+}
+
+/// A reply.
+async fn receive(stream: &mut UnixStream) -> io::Result<Vec<u8>> {
+    let mut length = [0; 4];
+    stream.read_exact(&mut length).await?;
+    let mut message = vec![0; length_from(length)?];
+    stream.read_exact(&mut message).await?;
+    Ok(message)
 }
 
 fn good() -> Reply {
@@ -239,7 +252,7 @@ async fn what_failed_rests_on_no_stored_answer() {
         scene.ask_well(invocation).await;
         let memo = scene.memo().await;
         assert_eq!((memo.outcome, memo.seconds_saved), (MemoOutcome::Hit, Some(0.0)), "it made good nothing");
-        let wanted = ProvenanceSummary { stored: given.clone(), elsewhere: given };
+        let wanted = ProvenanceSummary { stored: given.clone(), elsewhere: given, discarded: false };
         assert_eq!(lock(&scene.server.shared.provenance).given(), wanted);
     }
 }
@@ -337,7 +350,7 @@ async fn nonsense_gets_no_answer_and_harms_nobody() {
     assert!(receive(&mut stream).await.is_err(), "nobody asked for a result");
     let silent: Vec<UnixStream> = {
         let mut silent = Vec::new();
-        for _ in 0..MOST_CALLERS / 2 {
+        for _ in 0..MAX_CALLERS / 2 {
             silent.push(scene.connect().await);
         }
         silent
@@ -356,6 +369,61 @@ async fn nonsense_gets_no_answer_and_harms_nobody() {
     scene.ask_well(&scene.invocation(&scene.build())).await;
     drop(silent);
     assert_eq!(scene.server.close().await, ProvenanceSummary::default());
+}
+
+/// The tool prints nothing while the agent reads the layers for it.
+#[tokio::test]
+async fn an_answer_is_activity_of_the_tool() {
+    let scene = Scene::new();
+    let invocation = scene.invocation(&scene.build());
+    scene.ask_well(&invocation).await;
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(scene.tool.silent() >= Duration::from_millis(200));
+    let since = Instant::now();
+    // A hit: no BitBake runs that could be heard.
+    scene.ask_well(&invocation).await;
+    let silent = scene.tool.silent();
+    assert!(silent <= since.elapsed() + Duration::from_millis(1), "{silent:?}");
+}
+
+/// It is not kept in memory: all callers together could promise and send gigabytes.
+#[tokio::test]
+async fn what_is_too_long_for_a_question_is_not_taken() {
+    let scene = Scene::new();
+    let invocation = scene.invocation(&scene.build());
+    let long = |length: usize| {
+        let words = vec!["-S".into(), OsString::from("x".repeat(length))];
+        Invocation { argv: words, ..invocation.clone() }
+    };
+    let rest = long(0).encode().len();
+    for (length, is_taken) in [(MAX_QUERY_BYTES, true), (MAX_QUERY_BYTES + 1, false), (64 << 20, false)] {
+        let message = long(length - rest).encode();
+        assert_eq!(message.len(), length);
+        let (mut own, mut other) = UnixStream::pair().unwrap();
+        let send = async {
+            own.write_all(&length_of(&message).unwrap()).await.unwrap();
+            own.write_all(&message).await.unwrap();
+        };
+        let (taken, ()) = tokio::join!(receive_query(&mut other), send);
+        assert_eq!(taken.unwrap(), is_taken.then_some(message), "{length} bytes");
+        // The caller starts BitBake itself.
+        assert_eq!(scene.ask(&long(length - rest)).await.unwrap(), Reply::Pass, "{length} bytes");
+    }
+    scene.ask_well(&invocation).await;
+}
+
+/// Without a pause it would take a processor until a descriptor is free, and the job needs that.
+#[tokio::test]
+async fn a_caller_that_the_kernel_does_not_give_is_waited_for() {
+    let (mut tries, since) = (0, Instant::now());
+    let accept = || {
+        tries += 1;
+        let emfile = io::Error::from_raw_os_error(nix::errno::Errno::EMFILE as i32);
+        std::future::ready(if tries <= 5 { Err(emfile) } else { Ok("caller") })
+    };
+    assert_eq!(next_caller(accept).await, "caller");
+    assert_eq!(tries, 6);
+    assert!(since.elapsed() >= ACCEPT_BACKOFF.0 * (1 + 2 + 4 + 8 + 16), "{:?}", since.elapsed());
 }
 
 #[tokio::test]

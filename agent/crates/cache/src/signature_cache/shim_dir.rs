@@ -1,5 +1,5 @@
 //! The directory that stands first on the PATH of one yocto-check-layer run: the agent's shim as
-//! `bitbake`, and the socket of its cache server; beside it the quick `zstd`.
+//! `bitbake`, and the socket of its cache server.
 
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use agent_fs::remove;
 use agent_process::User;
 
 use super::bitbake_shim::{NAME, SOCKET, STOPPING};
-use super::{CacheResult, NotCacheable, SigdataMode, quick};
+use super::{CacheResult, NotCacheable};
 
 /// `sun_path` of unix(7) with its final zero.
 const LONGEST_SOCKET: usize = 107;
@@ -26,15 +26,11 @@ pub struct ShimDir {
 
 impl ShimDir {
     /// Makes it in the agent's `work` directory for layer code that runs as `user`; `None`: as the
-    /// agent itself. BitBake's files of signatures become what `sigdata` says.
+    /// agent itself.
     ///
     /// # Errors
     /// When the user could not use it.
-    pub fn make(
-        work: &Path,
-        user: Option<&User>,
-        sigdata: SigdataMode,
-    ) -> CacheResult<(ShimDir, UnixListener)> {
+    pub fn make(work: &Path, user: Option<&User>) -> CacheResult<(ShimDir, UnixListener)> {
         let own = agent_process::shim()
             .map_err(|error| NotCacheable(format!("the agent's own binary is not to be found: {error}")))?;
         if let Some(user) = user
@@ -63,7 +59,6 @@ impl ShimDir {
         fs::set_permissions(&directory, PermissionsExt::from_mode(0o755))?;
         symlink(&own, directory.join(NAME))?;
         let shim_dir = ShimDir { directory, work: work.to_owned() };
-        quick::make(work, &own, user, sigdata)?;
         let listener = UnixListener::bind(&socket)?;
         fs::set_permissions(&socket, PermissionsExt::from_mode(0o600))?;
         if let Some(user) = user {
@@ -81,23 +76,17 @@ impl ShimDir {
         // Should it fail, what is started now is ended with its process group a moment later.
         let _ = fs::write(self.directory.join(STOPPING), "");
     }
-
-    /// Whether BitBake's files of signatures are left empty.
-    pub fn forgets_signatures(&self) -> bool {
-        quick::forgets(&self.work)
-    }
 }
 
 impl Drop for ShimDir {
     fn drop(&mut self) {
         // The next run makes it anew in any case.
         let _ = remove::remove_tree(&self.directory, &self.work);
-        let _ = quick::remove(&self.work);
     }
 }
 
 /// What keeps the user from running the program.
-pub(super) fn barrier(program: &Path, user: &User) -> Option<Barrier> {
+fn barrier(program: &Path, user: &User) -> Option<Barrier> {
     Credentials::of(user.uid, user.gid).barrier(program, Permission::RUN)
 }
 
@@ -111,13 +100,13 @@ mod tests {
         let work = tempfile::tempdir().unwrap();
         let left = work.path().join("front/left");
         std::fs::create_dir_all(&left).unwrap();
-        let (shim_dir, _listener) = ShimDir::make(work.path(), None, SigdataMode::Discard).unwrap();
+        let (shim_dir, _listener) = ShimDir::make(work.path(), None).unwrap();
         assert!(!left.exists() && shim_dir.directory().join(NAME).is_file());
         let path = shim_dir.directory().to_owned();
         drop(shim_dir);
         assert!(!path.exists());
         let deep = work.path().join("d".repeat(100));
         std::fs::create_dir(&deep).unwrap();
-        assert!(ShimDir::make(&deep, None, SigdataMode::Discard).is_err());
+        assert!(ShimDir::make(&deep, None).is_err());
     }
 }

@@ -9,6 +9,7 @@ use std::io::{self, ErrorKind, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use sha2::{Digest as _, Sha256};
@@ -43,34 +44,53 @@ pub struct Content {
 /// decides what reaches out of the tree.
 type Stamp = [i128; 6];
 
+/// For many readers at once: it is locked for one entry at a time, and never while a file is read.
 #[derive(Debug, Default)]
-pub struct StatCache {
+pub struct StatCache(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
     entries: HashMap<PathBuf, (Stamp, Content)>,
     /// Those that were asked for. Only these are written again: paths of checkouts come and go.
     used: HashSet<PathBuf>,
     /// Trees that never change, for this run alone.
-    pub immutable: HashMap<PathBuf, Tree>,
+    immutable: HashMap<PathBuf, Tree>,
     /// Files that were really read.
-    pub read: usize,
+    read: usize,
 }
 
 impl StatCache {
     /// Reads it back; a damaged one is as good as none.
     pub fn load(path: &Path) -> StatCache {
         let entries = read::whole(path, LONGEST).ok().and_then(|bytes| decode(&bytes).ok());
-        StatCache { entries: entries.unwrap_or_default(), ..StatCache::default() }
+        StatCache(Mutex::new(Known { entries: entries.unwrap_or_default(), ..Known::default() }))
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // A panic elsewhere leaves entries that are each whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A tree that never changes, if it was read in this run.
+    pub fn immutable(&self, root: &Path) -> Option<Tree> {
+        self.known().immutable.get(root).cloned()
+    }
+
+    pub fn add_immutable(&self, root: &Path, tree: &Tree) {
+        self.known().immutable.insert(root.to_owned(), tree.clone());
     }
 
     /// Whether there is anything new to write.
     pub fn is_used(&self) -> bool {
-        !self.used.is_empty()
+        !self.known().used.is_empty()
     }
 
     /// The bytes that [`StatCache::load`] reads, with a digest of themselves at the end.
     pub fn encode(&self) -> Vec<u8> {
         let mut encoder = Encoder::default();
         encoder.bytes(FORMAT).bytes(hermeticity::RULES.as_bytes());
-        for (path, (stamp, content)) in self.entries.iter().filter(|(path, _)| self.used.contains(*path)) {
+        let known = self.known();
+        for (path, (stamp, content)) in known.entries.iter().filter(|(path, _)| known.used.contains(*path)) {
             encoder.bytes(path.as_os_str().as_bytes());
             for number in stamp {
                 encoder.bytes(&number.to_be_bytes());
@@ -90,22 +110,33 @@ impl StatCache {
     /// # Errors
     /// When it cannot be read, or changes while it is read.
     pub fn content(
-        &mut self,
+        &self,
         path: &Path,
         relative: &Path,
         known: Option<&Metadata>,
     ) -> Result<Content, NotCacheable> {
-        self.used.insert(path.to_owned());
-        if let Some(known) = known
-            && let Some(content) = self.find(path, &stamp_of(known, relative))
-        {
+        self.content_by(path, relative, known, || {})
+    }
+
+    /// `reading` is called while the file is read.
+    fn content_by(
+        &self,
+        path: &Path,
+        relative: &Path,
+        known: Option<&Metadata>,
+        reading: impl FnOnce(),
+    ) -> Result<Content, NotCacheable> {
+        if let Some(content) = self.known().look_up(path, known.map(|known| stamp_of(known, relative))) {
             return Ok(content);
         }
         let (mut file, before) = read::open(path)?;
         let stamp = stamp_of(&before, relative);
-        if let Some(content) = self.find(path, &stamp).filter(|_| known.is_none()) {
+        if known.is_none()
+            && let Some(content) = self.known().find(path, &stamp)
+        {
             return Ok(content);
         }
+        reading();
         let is_metadata = hermeticity::is_metadata(relative);
         let content = if is_metadata || hermeticity::is_python(relative) {
             let mut bytes = Vec::new();
@@ -115,15 +146,23 @@ impl StatCache {
         } else {
             Content { digest: digest_of(&mut file)?, reaches_out: None, asks_git: false }
         };
-        self.read += 1;
+        self.known().read += 1;
         let after = stamp_of(&file.metadata()?, relative);
         if stamp != after || known.is_some_and(|known| stamp != stamp_of(known, relative)) {
             return Err(NotCacheable(format!("{} changed while it was read", path.display())));
         }
         if is_settled(&before, SystemTime::now()) {
-            self.entries.insert(path.to_owned(), (stamp, content.clone()));
+            self.known().entries.insert(path.to_owned(), (stamp, content.clone()));
         }
         Ok(content)
+    }
+}
+
+impl Known {
+    /// Takes note that the file was asked for. What it holds, if the directory's word for it is enough.
+    fn look_up(&mut self, path: &Path, stamp: Option<Stamp>) -> Option<Content> {
+        self.used.insert(path.to_owned());
+        self.find(path, &stamp?)
     }
 
     fn find(&self, path: &Path, stamp: &Stamp) -> Option<Content> {
@@ -199,13 +238,13 @@ mod tests {
 
     use super::*;
 
-    fn content(cache: &mut StatCache, path: &Path) -> Digest {
+    fn content(cache: &StatCache, path: &Path) -> Digest {
         let metadata = path.symlink_metadata().unwrap();
         let told = cache.content(path, Path::new("x"), Some(&metadata)).unwrap();
-        let read = cache.read;
+        let read = cache.known().read;
         let itself = cache.content(path, Path::new("x"), None).unwrap();
         assert_eq!(told, itself);
-        cache.read = read;
+        cache.known().read = read;
         told.digest
     }
 
@@ -221,10 +260,11 @@ mod tests {
         fs::write(&path, "one").unwrap();
         // Its change time stays young.
         set_old(&path);
-        let mut cache = StatCache::default();
-        let first = content(&mut cache, &path);
-        assert_eq!(content(&mut cache, &path), first);
-        assert_eq!((cache.read, cache.entries.len()), (2, 0));
+        let cache = StatCache::default();
+        let first = content(&cache, &path);
+        assert_eq!(content(&cache, &path), first);
+        let known = cache.known();
+        assert_eq!((known.read, known.entries.len()), (2, 0));
     }
 
     #[test]
@@ -240,9 +280,9 @@ mod tests {
             }
             let wrong = Content { digest: Digest::of(b"wrong"), reaches_out: None, asks_git: false };
             let entries = HashMap::from([(path.clone(), (other, wrong.clone()))]);
-            let mut cache = StatCache { entries, ..StatCache::default() };
+            let cache = StatCache(Mutex::new(Known { entries, ..Known::default() }));
             let wanted = if number < 6 { Digest::of(b"one") } else { wrong.digest };
-            assert_eq!(content(&mut cache, &path), wanted, "number {number}");
+            assert_eq!(content(&cache, &path), wanted, "number {number}");
         }
     }
 
@@ -254,22 +294,48 @@ mod tests {
             Content { digest: Digest::of(b"x"), reaches_out: Some("line 3: é".into()), asks_git: true };
         let entries = HashMap::from([(PathBuf::from("/a\nb"), ([1, -2, 3, i128::MAX, 5, 6], content))]);
         let used = HashSet::from([PathBuf::from("/a\nb")]);
-        let mut cache = StatCache { entries, used, ..StatCache::default() };
+        let other = entries.clone();
+        let cache = StatCache(Mutex::new(Known { entries, used, ..Known::default() }));
         let bytes = cache.encode();
-        cache.entries.insert("/not/used".into(), cache.entries[Path::new("/a\nb")].clone());
+        cache.known().entries.insert("/not/used".into(), other[Path::new("/a\nb")].clone());
         assert_eq!(cache.encode(), bytes, "what nobody asks for is forgotten");
-        cache.entries.remove(Path::new("/not/used"));
         fs::write(&path, &bytes).unwrap();
-        assert_eq!(StatCache::load(&path).entries, cache.entries);
+        let load = |path: &Path| StatCache::load(path).0.into_inner().unwrap().entries;
+        assert_eq!(load(&path), other);
         for place in 0..bytes.len() {
             let mut damaged = bytes.clone();
             damaged[place] ^= 1;
             fs::write(&path, &damaged).unwrap();
-            assert!(StatCache::load(&path).entries.is_empty(), "byte {place}");
+            assert!(load(&path).is_empty(), "byte {place}");
         }
         fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
-        assert!(StatCache::load(&path).entries.is_empty());
-        assert!(StatCache::load(&directory.path().join("none")).entries.is_empty());
+        assert!(load(&path).is_empty());
+        assert!(load(&directory.path().join("none")).is_empty());
+    }
+
+    /// One question reads a large tree on a slow file server; another one must not wait for that.
+    #[test]
+    fn a_file_that_is_being_read_holds_nobody_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let [slow, other] = ["slow", "other"].map(|name| directory.path().join(name));
+        fs::write(&slow, "slow").unwrap();
+        fs::write(&other, "other").unwrap();
+        let cache = StatCache::default();
+        let (sender, received) = std::sync::mpsc::channel();
+        let meanwhile = std::thread::scope(|scope| {
+            let mut meanwhile = None;
+            let ask_another = || {
+                scope.spawn(|| {
+                    let content = cache.content(&other, Path::new("x"), None);
+                    let _ = sender.send(content.unwrap().digest);
+                });
+                meanwhile = received.recv_timeout(Duration::from_secs(60)).ok();
+            };
+            let content = cache.content_by(&slow, Path::new("x"), None, ask_another).unwrap();
+            assert_eq!(content.digest, Digest::of(b"slow"));
+            meanwhile
+        });
+        assert_eq!(meanwhile, Some(Digest::of(b"other")));
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub struct Surroundings<'a> {
 ///
 /// # Errors
 /// When something cannot be read, changes meanwhile, or leads to files that no key covers.
-pub fn read(root: &Path, around: &Surroundings, cache: &mut StatCache) -> CacheResult<Tree> {
+pub fn read(root: &Path, around: &Surroundings, cache: &StatCache) -> CacheResult<Tree> {
     let mut listing = Listing::default();
     let mut tracked = Tracked::default();
     let mut repositories = Vec::new();
@@ -138,7 +138,7 @@ mod tests {
             let trees = [self.root()];
             let skip = [self.at("out")];
             let around = Surroundings { skip: &skip, trees: &trees };
-            read(&self.root(), &around, &mut StatCache::default()).map(|tree| tree.listing)
+            read(&self.root(), &around, &StatCache::default()).map(|tree| tree.listing)
         }
     }
 

@@ -122,7 +122,7 @@ def act_daemons(number):
             os.wait()
 
 
-def act_forker(width):
+def act_forker(width, then="pass"):
     """So many chains of processes that fork and exit on and on, in new sessions, without an environment."""
     program = os.path.join(TOP, "scripts", "lib", "forker.py")
     beat = os.path.join(os.environ["BUILDDIR"], "beat")
@@ -130,6 +130,8 @@ def act_forker(width):
         os.execve(sys.executable, ["python3", program, beat, width], {})
     while not os.path.exists(beat):
         time.sleep(0.01)
+    if then == "hang":
+        begin.hang()
 
 
 def act_deep(depth):

@@ -11,7 +11,7 @@ mod configuration;
 mod record;
 mod store;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use regex::Regex;
@@ -33,6 +33,9 @@ pub use store::ParseCacheStore;
 /// fresh. A layer that was cloned anew is small beside those it stands on.
 const FRESH: usize = 4;
 
+/// A check has one configuration for each of its worlds.
+const MOST_OWN: usize = 64;
+
 /// What became of the wish for a cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Restored {
@@ -40,33 +43,66 @@ pub enum Restored {
     Nothing,
     /// There was one, and why it was not used.
     Refused(NotCacheable),
-    /// BitBake finds one now.
+    /// BitBake finds one now that an earlier job may have made.
     Put,
+    /// BitBake finds one now that it made in this very check, without a stored one.
+    Own,
 }
 
-/// The caches of the stores of one run.
+/// Who may use a cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OfUse {
+    /// Jobs with other versions of the layers.
+    pub for_later_jobs: bool,
+    /// Reruns of this check.
+    pub for_reruns: bool,
+}
+
+impl OfUse {
+    pub fn is_any(self) -> bool {
+        self.for_later_jobs || self.for_reruns
+    }
+}
+
+/// The caches of the stores of one run, and those of the check itself.
 #[derive(Clone, Debug)]
 pub struct ParseCaches {
     read: Vec<ParseCacheStore>,
     write: Vec<ParseCacheStore>,
+    own: ParseCacheStore,
     /// Runs BitBake.
     user: User,
 }
 
 impl ParseCaches {
-    pub fn new(stores: &Stores, user: &User) -> ParseCaches {
+    /// `own` is a directory for the caches of this check alone.
+    pub fn new(stores: &Stores, own: PathBuf, user: &User) -> ParseCaches {
         let open = |stores: &[super::Store]| stores.iter().map(super::Store::parse_caches).collect();
-        ParseCaches { read: open(&stores.read), write: open(&stores.write), user: user.clone() }
+        let own = ParseCacheStore { store: own, most: MOST_OWN, writable: true };
+        ParseCaches { read: open(&stores.read), write: open(&stores.write), own, user: user.clone() }
     }
 
-    /// Puts the cache that fits best into the build directory, before BitBake runs there. `build` need not
+    /// Puts the stored cache that fits best into the build directory, before BitBake runs there. `build` need not
     /// be the path that BitBake sees. Blocks.
     pub fn restore(&self, inputs: &Inputs, build: &Path) -> Restored {
+        self.restore_from(&self.read, inputs, build)
+    }
+
+    /// The same with a cache of this very check, as BitBake would find it there had it asked all its questions in
+    /// one build directory. Blocks.
+    pub fn restore_own(&self, inputs: &Inputs, build: &Path) -> Restored {
+        match self.restore_from(std::slice::from_ref(&self.own), inputs, build) {
+            Restored::Put => Restored::Own,
+            other => other,
+        }
+    }
+
+    fn restore_from(&self, stores: &[ParseCacheStore], inputs: &Inputs, build: &Path) -> Restored {
         let (_, key) = configuration::of(inputs);
         let now = Record::of(inputs);
         let mut best: Option<(Use, &ParseCacheStore, Entry)> = None;
         let mut refused = None;
-        for store in &self.read {
+        for store in stores {
             for entry in store.entries(&key) {
                 let entry = match entry {
                     Ok(entry) => entry,
@@ -121,11 +157,13 @@ impl ParseCaches {
     ///
     /// # Errors
     /// When there is nothing to keep, or it cannot be kept.
-    pub fn insert(&self, inputs: &Inputs, build: &Path) -> CacheResult<()> {
+    pub fn insert(&self, inputs: &Inputs, build: &Path, of_use: OfUse) -> CacheResult<()> {
         let (parts, key) = configuration::of(inputs);
         let record = Record::of(inputs);
+        let later = self.write.iter().filter(|_| of_use.for_later_jobs);
+        let own = std::iter::once(&self.own).filter(|_| of_use.for_reruns);
         let lacking: Vec<&ParseCacheStore> =
-            self.write.iter().filter(|store| !store.has(&key, &record)).collect();
+            later.chain(own).filter(|store| !store.has(&key, &record)).collect();
         if lacking.is_empty() {
             return Ok(());
         }

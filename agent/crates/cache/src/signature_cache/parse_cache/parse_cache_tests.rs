@@ -22,7 +22,7 @@ impl Scene {
         let user = User { name: "me".into(), uid, gid, home: "/".into() };
         let store = Store::local(top.path().join("store"));
         let stores = Stores { read: vec![store.clone()], write: vec![store] };
-        let scene = Scene { parse_caches: ParseCaches::new(&stores, &user), top };
+        let scene = Scene { parse_caches: ParseCaches::new(&stores, top.path().join("own"), &user), top };
         for name in ["a", "b", "c", "d"] {
             scene.write(&format!("layer/recipes-x/{name}.bb"), name);
             scene.age(&format!("layer/recipes-x/{name}.bb"), 100);
@@ -49,7 +49,7 @@ impl Scene {
         let root = self.at("layer");
         let around = tree::Surroundings { skip: &[], trees: std::slice::from_ref(&root) };
         let mut inputs = Inputs::default();
-        inputs.add_tree("files of layer", tree::read(&root, &around, &mut Default::default()).unwrap());
+        inputs.add_tree("files of layer", tree::read(&root, &around, &Default::default()).unwrap());
         inputs
     }
 
@@ -62,6 +62,19 @@ impl Scene {
         let _ = fs::remove_file(&link);
         std::os::unix::fs::symlink(format!("bb_cache.dat.{HASH}"), link).unwrap();
         self.write(&format!("{build}/cache/bb_codeparser.dat"), "code");
+    }
+
+    fn insert(&self, build: &str) -> CacheResult<()> {
+        self.insert_for(build, OfUse { for_later_jobs: true, for_reruns: true })
+    }
+
+    fn insert_for(&self, build: &str, of_use: OfUse) -> CacheResult<()> {
+        self.parse_caches.insert(&self.inputs(), &self.at(build), of_use)
+    }
+
+    fn restore_own(&self, build: &str) -> Restored {
+        fs::create_dir_all(self.at(build)).unwrap();
+        self.parse_caches.restore_own(&self.inputs(), &self.at(build))
     }
 
     fn restore(&self, build: &str) -> Restored {
@@ -90,7 +103,7 @@ fn what_one_run_parsed_the_next_one_finds() {
     let scene = Scene::new();
     assert_eq!(scene.restore("one"), Restored::Nothing);
     scene.parse("one", "first");
-    scene.parse_caches.insert(&scene.inputs(), &scene.at("one")).unwrap();
+    scene.insert("one").unwrap();
     assert_eq!(scene.restore("one"), Restored::Nothing, "its own cache is newer");
     assert_eq!(scene.restore("two"), Restored::Put);
     assert_eq!(scene.restored("two"), "first");
@@ -106,12 +119,12 @@ fn what_one_run_parsed_the_next_one_finds() {
 fn the_entry_that_fits_best_is_taken() {
     let scene = Scene::new();
     scene.parse("one", "first");
-    scene.parse_caches.insert(&scene.inputs(), &scene.at("one")).unwrap();
+    scene.insert("one").unwrap();
     for name in ["a", "b"] {
         scene.write(&format!("layer/recipes-x/{name}.bb"), "changed");
     }
     scene.parse("two", "second");
-    scene.parse_caches.insert(&scene.inputs(), &scene.at("two")).unwrap();
+    scene.insert("two").unwrap();
     scene.write("layer/recipes-x/c.bb", "changed as well");
     assert_eq!(scene.restore("three"), Restored::Put);
     assert_eq!(scene.restored("three"), "second");
@@ -121,7 +134,7 @@ fn the_entry_that_fits_best_is_taken() {
 fn what_would_be_wrong_or_useless_is_refused_with_its_reason() {
     let scene = Scene::new();
     scene.parse("one", "first");
-    scene.parse_caches.insert(&scene.inputs(), &scene.at("one")).unwrap();
+    scene.insert("one").unwrap();
     scene.write("layer/recipes-x/a.bb", "x");
     scene.age("layer/recipes-x/a.bb", 100);
     scene.assert_refused("two", "a.bb changed without a new time");
@@ -140,7 +153,7 @@ fn what_would_be_wrong_or_useless_is_refused_with_its_reason() {
 fn a_damaged_cache_is_told_and_gone_and_leaves_nothing() {
     let scene = Scene::new();
     scene.parse("one", "first");
-    scene.parse_caches.insert(&scene.inputs(), &scene.at("one")).unwrap();
+    scene.insert("one").unwrap();
     let entry = fs::read_dir(scene.at("store/parses")).unwrap().next().unwrap().unwrap().path();
     fs::write(entry.join("1"), zstd::encode_all(&b"other"[..], 1).unwrap()).unwrap();
     scene.assert_refused("two", "damaged");
@@ -153,7 +166,7 @@ fn nothing_is_kept_where_bitbake_left_no_whole_cache() {
     let scene = Scene::new();
     scene.parse("one", "first");
     fs::remove_file(scene.at(&format!("one/tmp/cache/bb_cache.dat.{HASH}"))).unwrap();
-    assert!(scene.parse_caches.insert(&scene.inputs(), &scene.at("one")).is_err());
+    assert!(scene.insert("one").is_err());
     assert!(!scene.at("store/parses").exists());
 }
 
@@ -168,4 +181,21 @@ fn bitbake_is_believed_how_much_it_parsed() {
     let line = "Parsing recipes...done.\nParsing of 4012 .bb files complete (4009 cached, 3 parsed). 6000 targets, 1 skipped, 0 masked, 0 errors.\n";
     assert_eq!(count(&ran(line)), Some(Recipes { cached: 4009, parsed: 3 }));
     assert_eq!(count(&ran("Loaded 4012 entries from dependency cache.\n")), None);
+}
+
+/// A rerun gets what this check made, and nothing of an earlier job; a later job gets what may be kept for it.
+#[test]
+fn caches_serve_those_for_whom_they_are_of_use() {
+    for (for_later_jobs, for_reruns) in [(true, true), (true, false), (false, true)] {
+        let scene = Scene::new();
+        scene.parse("one", "first");
+        scene.insert_for("one", OfUse { for_later_jobs, for_reruns }).unwrap();
+        let wanted = |is_there: bool, restored| if is_there { restored } else { Restored::Nothing };
+        assert_eq!(scene.restore("two"), wanted(for_later_jobs, Restored::Put));
+        assert_eq!(scene.restore_own("three"), wanted(for_reruns, Restored::Own));
+        for (build, is_there) in [("two", for_later_jobs), ("three", for_reruns)] {
+            let content = is_there.then(|| scene.restored(build));
+            assert_eq!(content.as_deref(), is_there.then_some("first"));
+        }
+    }
 }
