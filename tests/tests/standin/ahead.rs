@@ -186,9 +186,8 @@ fn a_failure_ahead_that_may_be_the_machines_is_asked_again() {
     std::fs::write(asking.note("starve"), "").unwrap();
     let result = asking.run(0);
     let told = memo(&result);
-    // Whichever of those that run side by side comes first.
-    let in_vain = told.iter().filter(|(_, why)| why.contains("asked ahead in vain: BitBake failed"));
-    assert_eq!(in_vain.count(), 1, "{told:#?}");
+    // Whichever of those that run side by side comes first, and what waits for it.
+    assert!(told.iter().any(|(_, why)| why.contains("asked ahead in vain: BitBake failed")), "{told:#?}");
     asking.assert_gone();
 }
 
