@@ -190,9 +190,9 @@ fn a_failed_prefetch_that_the_machine_may_have_caused_is_repeated() {
     std::fs::write(check.note("starve"), "").unwrap();
     let result = check.run(0);
     let reported = queries(&result);
-    // Either of the parallel queries can be the first.
-    let in_vain = reported.iter().filter(|(_, why)| why.contains("asked ahead in vain: BitBake failed"));
-    assert_eq!(in_vain.count(), 1, "{reported:#?}");
+    // Either of the parallel queries can be the first, and a third one waits for it.
+    let failed = |why: &str| why.contains("asked ahead in vain: BitBake failed");
+    assert!(reported.iter().any(|(_, why)| failed(why)), "{reported:#?}");
     check.assert_gone();
 }
 
