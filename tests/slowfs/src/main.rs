@@ -95,7 +95,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let source = arguments.source.canonicalize()?;
     let mountpoint = arguments.mountpoint.canonicalize()?;
     if mountpoint.starts_with(&source) || source.starts_with(&mountpoint) {
-        return Err("one of the two directories lies in the other".into());
+        return Err("one of the two directories is in the other".into());
     }
     // Before the first thread, so that all threads inherit it.
     let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGUSR1, Signal::SIGUSR2]);

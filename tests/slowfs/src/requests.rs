@@ -48,7 +48,9 @@ impl Filesystem for Share {
         let size = kernel.set_max_write(1 << 20);
         let waiting = kernel.set_max_background(64);
         if parallel.is_err() || size.is_err() || waiting.is_err() {
-            return Err(io::Error::other("this kernel's FUSE is too old: it takes no requests side by side"));
+            return Err(io::Error::other(
+                "this kernel's FUSE is too old: it does not process requests in parallel",
+            ));
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 
 use crate::signature_cache::{CHANGED, COLD, CheckJob, outcomes, queries};
 
-const ONE_AFTER_ANOTHER: [&str; 5] = ["miss", "miss", "ahead", "ahead", "miss"];
+const SERIAL: [&str; 5] = ["miss", "miss", "ahead", "ahead", "miss"];
 
 const WORLD: &str = "-S lockedsigs world";
 /// The same query, as it is prefetched.
@@ -18,9 +18,9 @@ const CLASS: &str = "-S lockedsigs world yocto-check-layer";
 impl CheckJob {
     /// The arguments of each call, and the build directory that it saw.
     fn build_dirs(&self) -> Vec<(String, String)> {
-        let places = std::fs::read_to_string(self.note("places")).unwrap_or_default();
-        let parts = places.lines().map(|line| line.split_once(' ').unwrap());
-        parts.map(|(place, words)| (words.to_owned(), place.to_owned())).collect()
+        let build_dirs = std::fs::read_to_string(self.note("places")).unwrap_or_default();
+        let parts = build_dirs.lines().map(|line| line.split_once(' ').unwrap());
+        parts.map(|(directory, words)| (words.to_owned(), directory.to_owned())).collect()
     }
 
     fn arguments(&self) -> Vec<String> {
@@ -38,7 +38,7 @@ impl CheckJob {
     #[track_caller]
     fn assert_gone(&self) {
         self.0.assert_nothing_runs();
-        assert!(!self.work_dir().join("ahead/meta-tested").exists(), "the rooms are gone");
+        assert!(!self.work_dir().join("ahead/meta-tested").exists(), "the scratch directories are gone");
     }
 }
 
@@ -49,12 +49,12 @@ fn the_world_and_the_class_are_prefetched_in_scratch_build_dirs() {
     };
     let result = check.run(0);
     assert_eq!(outcomes(&result), COLD);
-    let places = check.build_dirs();
-    let [first, rest @ ..] = places.as_slice() else { panic!("nobody was asked") };
+    let build_dirs = check.build_dirs();
+    let [first, rest @ ..] = build_dirs.as_slice() else { panic!("no BitBake call") };
     assert_eq!(first.0, WORLD);
     let of = |words: &str| &rest.iter().find(|(other, _)| other == words).unwrap().1;
-    assert_eq!(of(LENIENT), of("-p"), "it finds what the world has parsed: {places:#?}");
-    assert!(rest.len() == 3 && rest.iter().all(|(_, place)| *place != first.1), "{places:#?}");
+    assert_eq!(of(LENIENT), of("-p"), "it finds what the world has parsed: {build_dirs:#?}");
+    assert!(rest.len() == 3 && rest.iter().all(|(_, place)| *place != first.1), "{build_dirs:#?}");
     assert!(rest.iter().position(|one| one.0 == LENIENT) < rest.iter().position(|one| one.0 == "-p"));
     let saved: Vec<f64> = result["units"]
         .as_array()
@@ -110,10 +110,10 @@ fn without_namespaces_the_world_is_prefetched_serially() {
     let ran = check.run_by(Command::new(repository().join("tests/stand-ins/without-unshare.py")));
     ran.assert_code(&[0]);
     ran.assert_says(&["not side by side: build-agent-apart: the kernel refuses namespaces"]);
-    assert_eq!(outcomes(&check.0.result()), ONE_AFTER_ANOTHER);
+    assert_eq!(outcomes(&check.0.result()), SERIAL);
     assert_eq!(check.arguments(), [WORLD, LENIENT, "-p", CLASS]);
-    let places = check.build_dirs();
-    assert!(places.iter().all(|(_, place)| *place == places[0].1), "{places:#?}");
+    let build_dirs = check.build_dirs();
+    assert!(build_dirs.iter().all(|(_, place)| *place == build_dirs[0].1), "{build_dirs:#?}");
     check.assert_gone();
 }
 
@@ -153,7 +153,7 @@ fn with_little_memory_the_world_is_prefetched_serially() {
     let ran = check.run_by(unshare);
     ran.assert_code(&[0]);
     ran.assert_says(&["3.8 GiB of memory are free"]);
-    assert_eq!(outcomes(&check.0.result()), ONE_AFTER_ANOTHER);
+    assert_eq!(outcomes(&check.0.result()), SERIAL);
     assert_eq!(check.arguments(), [WORLD, LENIENT, "-p", CLASS]);
 }
 
@@ -294,6 +294,6 @@ fn one_bitbake_at_a_time_prefetches_serially() {
     let ran = check.0.run();
     ran.assert_code(&[0]);
     ran.assert_says(&["not side by side: [check] side_by_side is 1"]);
-    assert_eq!(outcomes(&check.0.result()), ONE_AFTER_ANOTHER);
+    assert_eq!(outcomes(&check.0.result()), SERIAL);
     assert_eq!(check.arguments(), [WORLD, LENIENT, "-p", CLASS]);
 }

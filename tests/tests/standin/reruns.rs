@@ -64,19 +64,19 @@ fn only_the_queries_of_a_failed_test_are_repeated() {
         ("test_world_inherit_class", &[4]),
         ("test_world_inherit_class test_parse", &[1, 4]),
     ];
-    for (tests, anew) in table {
+    for (tests, repeated) in table {
         let notes = check.note("").display().to_string();
         // A commit of the upstream, so that the cache has no entry at first.
         check.0.behaviour(&format!("yocto-check-layer ask {tests}\nbitbake notes {notes}"));
-        let again: Vec<_> = (0..5).map(|n| if anew.contains(&n) { "miss" } else { "hit" }).collect();
+        let again: Vec<_> = (0..5).map(|n| if repeated.contains(&n) { "miss" } else { "hit" }).collect();
         for (first, asked) in [(COLD, 4), (["hit"; 5], 0)] {
             // Results of this run are good enough, except for signature files.
             let repeats = asked == 0 || tests == "test_signatures";
-            let (again, anew) = if repeats { (again.as_slice(), anew.len()) } else { (&[][..], 0) };
+            let (again, repeated) = if repeats { (again.as_slice(), repeated.len()) } else { (&[][..], 0) };
             let before = check.calls().len();
             let result = check.run(1);
             assert_eq!(outcomes(&result), [&first[..], again].concat(), "{tests}: {:#?}", queries(&result));
-            assert_eq!(check.calls().len() - before, asked + anew, "{tests}");
+            assert_eq!(check.calls().len() - before, asked + repeated, "{tests}");
         }
     }
 }
