@@ -1,8 +1,8 @@
-//! Starts BitBake for the questions of yocto-check-layer: for one that it asks in the check's own build directory
-//! while nobody else uses it, and for one that it has not asked yet apart, where it does not disturb the check.
+//! Runs BitBake for the queries of yocto-check-layer: for a query that came in the check's own build directory, while
+//! nobody else uses it, and for a prefetched one in a [`ScratchBuildDir`], where it does not disturb the check.
 //!
-//! Apart means a [`ScratchBuildDir`]: a directory of its own with the check's configuration, which BitBake sees at
-//! the path of the check's build directory. A recipe that uses TOPDIR has the same signature there.
+//! A [`ScratchBuildDir`] has a copy of the check's configuration, and BitBake sees it at the path of the check's build
+//! directory. A recipe that uses TOPDIR has the same signature there.
 
 use std::num::NonZeroUsize;
 use std::os::unix::fs::chown;
@@ -46,7 +46,7 @@ const CUT: &[u8] = b"\nbuild-agent: BitBake printed more, see its log\n";
 /// For copying some files of configuration.
 const COPY: Duration = Duration::from_secs(60);
 
-/// How questions can be asked ahead.
+/// How queries can be prefetched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Concurrency {
     /// So many at once.
@@ -55,7 +55,7 @@ pub enum Concurrency {
     Serial(String),
 }
 
-/// Asks BitBake for one run of yocto-check-layer.
+/// Runs BitBake for one run of yocto-check-layer.
 #[derive(Debug)]
 pub struct BitbakeRunner {
     runner: Runner,
@@ -69,11 +69,13 @@ pub struct BitbakeRunner {
     log: String,
     /// Its name, for people: `yocto-check-layer meta-x`.
     check: String,
-    /// How many BitBakes the manifest allows side by side.
+    /// How many BitBakes the manifest allows in parallel.
     most: Option<NonZeroUsize>,
     /// The clock of the tool that waits for BitBake's answers.
     tool: ActivityClock,
     number: AtomicUsize,
+    /// Held while BitBake runs in the check's own build directory.
+    build_dir: tokio::sync::Mutex<()>,
     /// Starts BitBake so that it leaves its signature files empty; `None`: BitBake writes them.
     discarding: Option<Starter>,
 }
@@ -82,7 +84,7 @@ pub struct BitbakeRunner {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ran {
     pub outcome: BitbakeOutcome,
-    /// Whether its output was not too long to be kept.
+    /// Whether its output was not truncated.
     pub whole: bool,
     pub seconds: f64,
 }
@@ -103,16 +105,16 @@ impl LineHandler for Capture {
         if self.is_cut {
             return;
         }
-        let scratch_dir = OUTPUT - self.bytes.len();
-        self.bytes.extend_from_slice(&bytes[..bytes.len().min(scratch_dir)]);
-        if bytes.len() > scratch_dir {
+        let left = OUTPUT - self.bytes.len();
+        self.bytes.extend_from_slice(&bytes[..bytes.len().min(left)]);
+        if bytes.len() > left {
             self.is_cut = true;
             self.bytes.extend_from_slice(CUT);
         }
     }
 }
 
-/// A build directory apart.
+/// A build directory beside the check's own.
 #[derive(Debug)]
 pub struct ScratchBuildDir(PathBuf);
 
@@ -123,7 +125,7 @@ impl ScratchBuildDir {
 }
 
 impl BitbakeRunner {
-    /// For the check of the layer of that name. `scratch_root` lies below `work`; `most` BitBakes run side by side,
+    /// For the check of the layer of that name. `scratch_root` lies below `work`; `most` BitBakes run in parallel,
     /// one for each processor when nothing is said.
     ///
     /// # Errors
@@ -140,7 +142,21 @@ impl BitbakeRunner {
         let (runner, place, user, work) = (runner.clone(), place.clone(), user.cloned(), work.to_owned());
         let (check, log) = (format!("yocto-check-layer {layer}"), format!("yocto-check-layer-{layer}"));
         let (tool, number, discarding) = (ActivityClock::default(), AtomicUsize::new(0), None);
-        BitbakeRunner { runner, place, user, scratch_root, work, log, check, most, tool, number, discarding }
+        let build_dir = tokio::sync::Mutex::default();
+        BitbakeRunner {
+            runner,
+            place,
+            user,
+            scratch_root,
+            work,
+            log,
+            check,
+            most,
+            tool,
+            number,
+            build_dir,
+            discarding,
+        }
     }
 
     /// Counts what each BitBake does as activity of the tool with this clock.
@@ -167,6 +183,11 @@ impl BitbakeRunner {
     /// Whether BitBake leaves its signature files empty.
     pub fn discards_signature_files(&self) -> bool {
         self.discarding.is_some()
+    }
+
+    /// Waits until no BitBake runs in the check's own build directory, and keeps others away from there.
+    pub async fn lock_build_dir(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.build_dir.lock().await
     }
 
     fn bitbake_script(&self) -> PathBuf {
@@ -240,7 +261,7 @@ impl BitbakeRunner {
         }
     }
 
-    /// What BitBake gives to the question of that name, and the seconds that it took: in the scratch directory, or
+    /// What BitBake gives to the query of that name, and the seconds that it took: in the scratch directory, or
     /// in the check's own build directory while nobody else uses it. `stop` ends it at once.
     ///
     /// The agent starts it and reads its result by itself, so that nobody can tell what BitBake never gave.
@@ -265,7 +286,7 @@ impl BitbakeRunner {
             .args(before)
             .args(&invocation.argv)
             .on_behalf_of(&self.tool);
-        let when = if scratch_dir.is_some() { ", ahead of the check" } else { "" };
+        let when = if scratch_dir.is_some() { ", prefetching" } else { "" };
         command.status = Some(format!("{}{when}: {query}", self.check));
         for (name, value) in invocation.environment.iter().filter(|(name, _)| name != MARKER) {
             command.environment.set(name, value);
@@ -274,7 +295,7 @@ impl BitbakeRunner {
         command.mount_namespace = scratch_dir.map(|scratch_dir| self.mount_namespace(scratch_dir));
         let result = at.join(SIGNATURES);
         let clear = || remove::remove_file(&result, at).map_err(|error| NotCacheable(error.message));
-        // An earlier question may have left one, and this one none.
+        // An earlier query may have left one, and this one none.
         clear()?;
         let runner = Runner { interrupt: stop.child(), ..self.runner.clone() };
         let mut output = Capture::default();
@@ -340,7 +361,7 @@ fn last_line(finished: &CommandOutcome) -> String {
     finished.tail.last().cloned().unwrap_or_else(|| finished.end.to_string())
 }
 
-/// How many BitBakes may run side by side; otherwise why not as many as are `wanted`.
+/// How many BitBakes may run in parallel; otherwise why not as many as are `wanted`.
 fn at_once(
     wanted: usize,
     most: Option<NonZeroUsize>,
