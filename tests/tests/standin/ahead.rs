@@ -11,7 +11,7 @@ use crate::memo::{Asking, CHANGED, COLD, memo, outcomes};
 const ONE_AFTER_ANOTHER: [&str; 5] = ["miss", "miss", "ahead", "ahead", "miss"];
 
 const WORLD: &str = "-S lockedsigs world";
-/// As it is asked ahead.
+/// As it is prefetched.
 const LENIENT: &str = "-k -S lockedsigs world";
 const CLASS: &str = "-S lockedsigs world yocto-check-layer";
 
@@ -38,7 +38,7 @@ impl Asking {
     #[track_caller]
     fn assert_gone(&self) {
         self.0.assert_nothing_runs();
-        assert!(!self.job().join("ahead/meta-tested").exists(), "the rooms are gone");
+        assert!(!self.job().join("ahead/meta-tested").exists(), "the scratch directories are gone");
     }
 }
 
@@ -80,8 +80,8 @@ fn what_is_under_way_is_waited_for_and_not_asked_again() {
 }
 
 #[test]
-fn only_what_is_not_known_is_asked_ahead() {
-    let Some(asking) = Asking::new("only_what_is_not_known_is_asked_ahead") else { return };
+fn only_what_is_not_known_is_prefetched() {
+    let Some(asking) = Asking::new("only_what_is_not_known_is_prefetched") else { return };
     asking.run(0);
     for (left, wanted, calls) in [
         ("with INHERIT", ["hit", "hit", "hit", "hit", "miss"], vec![CLASS]),
@@ -107,7 +107,7 @@ fn without_namespaces_the_world_comes_before_the_question() {
     }
     let ran = asking.run_by(Command::new(repository().join("tests/stand-ins/without-unshare.py")));
     ran.assert_code(&[0]);
-    ran.assert_says(&["not side by side: build-agent-apart: the kernel refuses namespaces"]);
+    ran.assert_says(&["not in parallel: build-agent-apart: the kernel refuses namespaces"]);
     assert_eq!(outcomes(&asking.0.result()), ONE_AFTER_ANOTHER);
     assert_eq!(asking.words(), [WORLD, LENIENT, "-p", CLASS]);
     let places = asking.places();
@@ -164,7 +164,7 @@ fn a_failure_ahead_is_the_verdict_of_this_run() {
     let told = memo(&fast);
     assert_eq!(outcomes(&fast), COLD);
     for (_, why) in &told[1..] {
-        assert!(why.contains("not kept: BitBake failed"), "{told:#?}");
+        assert!(why.contains("not stored: BitBake failed"), "{told:#?}");
     }
     let mut words = asking.words();
     assert_eq!(words[0], WORLD);
@@ -186,7 +186,7 @@ fn a_failure_ahead_that_may_be_the_machines_is_asked_again() {
     std::fs::write(asking.note("starve"), "").unwrap();
     let result = asking.run(0);
     let told = memo(&result);
-    assert!(told[1].1.contains("asked ahead in vain: BitBake failed"), "{told:#?}");
+    assert!(told[1].1.contains("prefetch failed: BitBake failed"), "{told:#?}");
     asking.assert_gone();
 }
 
@@ -263,8 +263,8 @@ fn the_world_without_the_layer_is_asked_alone() {
 
 /// Nothing is known of such answers but what BitBake said now.
 #[test]
-fn answers_of_a_layer_that_is_added_in_another_way_are_not_kept() {
-    let test = "answers_of_a_layer_that_is_added_in_another_way_are_not_kept";
+fn answers_of_a_layer_that_is_added_in_another_way_are_not_stored() {
+    let test = "answers_of_a_layer_that_is_added_in_another_way_are_not_stored";
     let Some(asking) = Asking::new(test) else { return };
     let init = asking.0.upstream().join("scripts/lib/checklayer/__init__.py");
     let text = std::fs::read_to_string(&init).unwrap();
@@ -287,7 +287,7 @@ fn one_side_by_side_is_one_after_another() {
     let Some(asking) = Asking::side_by_side("one_side_by_side_is_one_after_another", 1) else { return };
     let ran = asking.0.run();
     ran.assert_code(&[0]);
-    ran.assert_says(&["not side by side: [check] side_by_side is 1"]);
+    ran.assert_says(&["not in parallel: [check] side_by_side is 1"]);
     assert_eq!(outcomes(&asking.0.result()), ONE_AFTER_ANOTHER);
     assert_eq!(asking.words(), [WORLD, LENIENT, "-p", CLASS]);
 }

@@ -15,7 +15,7 @@ impl Asking {
         Asking::side_by_side(test, 2)
     }
 
-    /// So many BitBakes may run side by side, whatever this machine has.
+    /// So many BitBakes may run in parallel, whatever this machine has.
     pub fn side_by_side(test: &str, bitbakes: u64) -> Option<Asking> {
         if let Some(reason) = no_rooms(bitbakes) {
             skip(test, &reason);
@@ -120,7 +120,7 @@ fn the_second_check_of_the_same_asks_bitbake_nothing() {
     well_formed_xml(&asking.0.out().join("junit.xml"), "testcase");
     let junit = std::fs::read_to_string(asking.0.out().join("junit.xml")).unwrap();
     assert!(junit.contains("5 of 5 used"), "{junit}");
-    assert!(!asking.job().join("front").exists(), "what stood before BitBake is gone");
+    assert!(!asking.job().join("shim").exists(), "the shim is gone");
     asking.0.assert_nothing_runs();
 }
 
@@ -158,7 +158,7 @@ fn signature_files_are_written_when_somebody_may_read_them() {
     begin();
     asking.run(0);
     let fast = asking.signature_files();
-    // Each world once, and those with the layer side by side.
+    // Each world once, and those with the layer in parallel.
     assert_eq!(recipes(&fast), [recipes(&plain)[0], recipes(&plain)[1], recipes(&plain)[3]]);
     assert!(fast.iter().all(|(_, written)| *written == 0), "{fast:?}");
     begin();
@@ -334,8 +334,8 @@ fn what_changed_is_named() {
 }
 
 #[test]
-fn a_damaged_answer_is_asked_anew() {
-    let Some(asking) = Asking::new("a_damaged_answer_is_asked_anew") else { return };
+fn after_a_damaged_answer_bitbake_runs() {
+    let Some(asking) = Asking::new("after_a_damaged_answer_bitbake_runs") else { return };
     asking.run(0);
     for answer in asking.answers() {
         std::fs::write(answer.join("signatures"), "SIGGEN_LOCKEDSIGS_t-x = \"\"").unwrap();
@@ -348,8 +348,8 @@ fn a_damaged_answer_is_asked_anew() {
 }
 
 #[test]
-fn a_recipe_that_asks_a_server_keeps_everything_from_being_kept() {
-    let test = "a_recipe_that_asks_a_server_keeps_everything_from_being_kept";
+fn after_a_recipe_that_asks_a_server_nothing_is_stored() {
+    let test = "after_a_recipe_that_asks_a_server_nothing_is_stored";
     let Some(asking) = Asking::new(test) else { return };
     std::fs::write(asking.in_layer("recipes-hello/hello/hello_1.0.bb"), "SRCREV = \"${AUTOREV}\"\n").unwrap();
     for _ in 0..2 {

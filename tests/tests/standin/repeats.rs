@@ -83,16 +83,13 @@ fn only_what_a_failure_rests_on_is_asked_anew() {
 
 /// What the first question shows holds for all: in vain is slower than plain.
 #[test]
-fn nothing_is_asked_ahead_after_a_first_answer_that_was_not_kept() {
-    let test = "nothing_is_asked_ahead_after_a_first_answer_that_was_not_kept";
+fn nothing_is_prefetched_after_a_first_answer_that_was_not_stored() {
+    let test = "nothing_is_prefetched_after_a_first_answer_that_was_not_stored";
     let Some(asking) = Asking::new(test) else { return };
     std::fs::write(asking.note("doubt"), "").unwrap();
     let ran = asking.0.run();
     ran.assert_code(&[0]);
-    ran.assert_says(&[
-        "nothing more is asked ahead, because the first answer was not kept",
-        "basehash value changed",
-    ]);
+    ran.assert_says(&["prefetch stopped: the first answer was not stored", "basehash value changed"]);
     assert_eq!(outcomes(&asking.0.result()), ["miss"; 5]);
     assert_eq!(asking.calls().len(), 5);
 }
@@ -139,7 +136,7 @@ fn a_wrong_failure_is_mended_by_the_plain_run() {
     let result = asking.run(0);
     let again = ["miss", "hit", "miss", "off", "off"];
     assert_eq!(outcomes(&result), [["hit"; 5], again].concat(), "{:#?}", memo(&result));
-    assert!(memo(&result)[7].1.contains("another answer to the same question"), "{:#?}", memo(&result));
+    assert!(memo(&result)[7].1.contains("another answer to the same query"), "{:#?}", memo(&result));
     assert_eq!(asking.calls().len(), 4 + 4);
     assert_eq!(outcomes(&asking.run(0)), ["hit", "hit", "miss", "hit", "hit"]);
 }

@@ -49,10 +49,10 @@ fn the_stand_in_alone_is_the_real_bitbake() {
     }
 }
 
-/// A desk that gives the same outcome to everybody; none: it hangs up.
-fn desk(fronted: &Fronted, outcome: Option<Vec<Vec<u8>>>) {
+/// A cache server that gives the same outcome to everybody; none: it hangs up.
+fn cache_server(fronted: &Fronted, outcome: Option<Vec<Vec<u8>>>) {
     use std::io::{Read, Write};
-    let socket = fronted.0.path().join("front/desk");
+    let socket = fronted.0.path().join("front/agent.sock");
     let _ = std::fs::remove_file(&socket);
     let listener = std::os::unix::net::UnixListener::bind(socket).unwrap();
     std::thread::spawn(move || {
@@ -75,7 +75,7 @@ fn desk(fronted: &Fronted, outcome: Option<Vec<Vec<u8>>>) {
 
 /// The agent has run BitBake: whoever called it must not notice.
 #[test]
-fn what_the_desk_tells_is_what_bitbake_gave() {
+fn what_the_cache_server_sends_is_what_bitbake_gave() {
     let long = "yes a long line of output | head -c 9000000";
     let programs = [
         ("printf '\\377\\000x'; echo error >&2; exit 7", "exited", 7, b"\xff\0x".to_vec(), "error\n", None),
@@ -106,7 +106,7 @@ fn what_the_desk_tells_is_what_bitbake_gave() {
             u64::from(signatures.is_some()).to_be_bytes().to_vec(),
             signatures.unwrap_or_default().as_bytes().to_vec(),
         ];
-        desk(&fronted, Some(outcome));
+        cache_server(&fronted, Some(outcome));
         assert_eq!(fronted.call(true, "-S lockedsigs world"), plain, "{program}");
         assert_eq!(std::fs::read_to_string(&file).ok(), left, "{program}");
     }
@@ -115,10 +115,10 @@ fn what_the_desk_tells_is_what_bitbake_gave() {
 /// Whatever it is asked, and whether somebody answers or not.
 #[test]
 fn the_stand_in_starts_nothing_when_the_job_is_being_stopped() {
-    for desk in [false, true] {
+    for serves in [false, true] {
         let fronted = Fronted::new("echo started");
-        if desk {
-            self::desk(&fronted, None);
+        if serves {
+            cache_server(&fronted, None);
         }
         std::fs::write(fronted.0.path().join("front/stopping"), "").unwrap();
         for words in ["-e", "-p", "--version", "-S lockedsigs world"] {
@@ -132,9 +132,9 @@ fn the_stand_in_starts_nothing_when_the_job_is_being_stopped() {
 
 /// The check is being stopped: nothing new starts.
 #[test]
-fn a_desk_that_hangs_up_ends_the_stand_in() {
+fn a_cache_server_that_hangs_up_ends_the_shim() {
     let fronted = Fronted::new("echo started");
-    desk(&fronted, None);
+    cache_server(&fronted, None);
     let output = fronted.call(true, "-p");
     assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(143), &b""[..]), "{output:?}");
 }

@@ -250,9 +250,9 @@ impl SignatureCache {
             return Err(NotCacheable(format!("an input changed while BitBake ran: {what}")));
         }
         if *at == self.place.build {
-            lock(&self.provenance).asked_here(before.key());
+            lock(&self.provenance).answered_here(before.key());
         } else if !restored {
-            lock(&self.provenance).asked_apart(before.key());
+            lock(&self.provenance).answered_in_scratch_dir(before.key());
         }
         let (answer, admitted) = (answer, self.admission.check(*is_first, at, invocation, before));
         let answer = match answer.and_then(|answer| admitted.map(|()| answer)) {

@@ -61,7 +61,7 @@ impl Provenance {
     }
 
     /// BitBake answered in the check's own build directory.
-    pub fn asked_here(&mut self, key: Key) {
+    pub fn answered_here(&mut self, key: Key) {
         if !self.restored {
             self.fresh.insert(key.clone());
             self.here.insert(key);
@@ -69,7 +69,7 @@ impl Provenance {
     }
 
     /// BitBake answered in a scratch directory, without a parse cache.
-    pub fn asked_apart(&mut self, key: Key) {
+    pub fn answered_in_scratch_dir(&mut self, key: Key) {
         self.fresh.insert(key);
     }
 

@@ -389,7 +389,7 @@ async fn an_answer_is_activity_of_the_tool() {
     assert!(silent <= since.elapsed() + Duration::from_millis(1), "{silent:?}");
 }
 
-/// It is not kept in memory: all callers together could promise and send gigabytes.
+/// It is not held in memory: all callers together could promise and send gigabytes.
 #[tokio::test]
 async fn what_is_too_long_for_a_query_is_not_taken() {
     let scene = Scene::new();

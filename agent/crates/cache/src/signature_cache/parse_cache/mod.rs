@@ -30,7 +30,7 @@ use store::{Bundle, Entry};
 pub use store::ParseCacheStore;
 
 /// Below this share of all recipes, loading a cache costs more than it saves: one in so many must be
-/// fresh. A layer that was cloned anew is small beside those it stands on.
+/// fresh. A layer that was cloned again is small beside those it depends on.
 const FRESH: usize = 4;
 
 /// A check has one configuration for each of its worlds.
@@ -118,7 +118,7 @@ impl ParseCaches {
                 match entry.record.use_for(&now) {
                     Err(reason) => refused = Some(reason),
                     Ok(usage) if usage.fresh == 0 || usage.fresh * FRESH < usage.of => {
-                        refused = Some(NotCacheable("most layers were checked out anew".into()));
+                        refused = Some(NotCacheable("most layers were checked out again".into()));
                     }
                     Ok(usage) if best.as_ref().is_none_or(|(known, ..)| known.fresh < usage.fresh) => {
                         best = Some((usage, store, entry));
@@ -184,9 +184,9 @@ impl ParseCaches {
             }
         }
         // One store may be full or gone; the others still get it.
-        let kept: Vec<Result<()>> =
+        let inserted: Vec<Result<()>> =
             lacking.iter().map(|store| store.insert(&parts, &record, &bundle)).collect();
-        kept.into_iter().collect::<Result<()>>().map_err(told)
+        inserted.into_iter().collect::<Result<()>>().map_err(told)
     }
 }
 

@@ -146,7 +146,7 @@ fn what_would_be_wrong_or_useless_is_refused_with_its_reason() {
     for name in ["b", "c", "d"] {
         scene.age(&format!("layer/recipes-x/{name}.bb"), 20);
     }
-    scene.assert_refused("five", "anew");
+    scene.assert_refused("five", "checked out again");
 }
 
 #[test]
@@ -183,7 +183,7 @@ fn bitbake_is_believed_how_much_it_parsed() {
     assert_eq!(count(&ran("Loaded 4012 entries from dependency cache.\n")), None);
 }
 
-/// A rerun gets what this check made, and nothing of an earlier job; a later job gets what may be kept for it.
+/// A rerun gets what this check made, and nothing of an earlier job; a later job gets what may be stored for it.
 #[test]
 fn caches_serve_those_for_whom_they_are_of_use() {
     for (later_jobs, reruns) in [(true, true), (true, false), (false, true)] {
