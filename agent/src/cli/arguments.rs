@@ -368,6 +368,9 @@ impl ReportFormat {
 pub struct Report {
     /// events.jsonl or result.json
     pub source: PathBuf,
+    /// The job, where the source holds the merged events of several
+    #[arg(long, value_name = "ID")]
+    pub job: Option<String>,
     /// What to write [default: all]
     #[arg(long, value_enum, value_delimiter = ',')]
     pub format: Vec<ReportFormat>,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::AgentEnvironment;
 use crate::job::StopNotice;
-use crate::report::{self, Plain, Sink};
+use crate::report::{self, Plain};
 use crate::stages;
 use agent_cache::publish::{Published, Sources};
 use agent_process::{Interrupt, Interrupted, Redactor};
@@ -30,8 +30,8 @@ pub async fn command(args: arguments::CachePublish, environment: &AgentEnvironme
     let interrupt = Interrupt::new(None).with_grace(LAST_WAIT);
     listen_for_signals(&interrupt)?;
     let notice = StopNotice::watch(&interrupt, &emitter, LAST_WAIT);
-    let console: Vec<Box<dyn Sink>> = vec![Box::new(Plain::new(std::io::stdout(), style(environment)))];
-    let listener = tokio::spawn(report::record(receiver, Redactor::new(environment.secrets()), console));
+    let console = Box::new(Plain::new(std::io::stdout(), style(environment)));
+    let listener = tokio::spawn(report::show(receiver, Redactor::new(environment.secrets()), console));
     let published = stages::publish::cache::run(sources, &tiers, &emitter, &interrupt).await;
     let outcome = outcome(&published, &interrupt);
     let exit = match &outcome {

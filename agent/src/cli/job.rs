@@ -1,16 +1,21 @@
 //! `run` and `check`: a job from its settings to its exit status.
 
 use std::io::IsTerminal;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use futures_util::FutureExt;
 use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, AgentEnvironment, Request, Secret, Settings, remote};
 use crate::job::{self, DirLock, Plan, Selection};
-use crate::report::{self, Json, Plain, Sink, Style, Terminal, ThreadedSink};
+use crate::report::{
+    self, Durations, Json, Plain, Recorded, Recording, Reports, Sink, Style, Terminal, ThreadedSink,
+};
 use agent_artifacts::aws;
 use agent_fs::untrusted;
 use agent_git::Access;
@@ -224,32 +229,47 @@ async fn job(
     let notices: Vec<String> = redactor.skipped().into_iter().map(too_short).collect();
     let interrupt = started.interrupt.limited(settings.limits.job).with_grace(settings.limits.grace);
     let style = style(environment);
-    let console = ThreadedSink::new(console(output, environment), interrupt.clone());
-    let sinks: Vec<Box<dyn Sink>> = vec![Box::new(events_file), Box::new(console)];
-    let recorder = tokio::spawn(report::record(receiver, redactor.clone(), sinks));
+    let last_run = Durations::of_last_run(&settings.paths.work, &settings.job);
+    let events_file =
+        ThreadedSink::new(Box::new(events_file), interrupt.clone()).with_deadline(report::FILE_DEADLINE);
+    let console = ThreadedSink::new(console(output, environment, last_run), interrupt.clone());
+    let over = CancellationToken::new();
+    let recording = Recording {
+        redactor: redactor.clone(),
+        sinks: vec![Box::new(events_file), Box::new(console)],
+        reports: Reports::files(&settings.paths.out),
+        interrupt: interrupt.clone(),
+        over: over.clone(),
+    };
+    let recorder = tokio::spawn(report::record(receiver, recording));
     let runner = runner(settings, emitter, interrupt.clone(), redactor);
-    job::run(settings, &notices, &plan, &runner, &servers.access).await;
-    // The runner holds the last emitter: without it, the recorder drains all events and ends.
+    // The panic itself has told where. The reports of what was done until then are made all the same.
+    if AssertUnwindSafe(job::run(settings, &notices, &plan, &runner, &servers.access))
+        .catch_unwind()
+        .await
+        .is_err()
+    {
+        let error =
+            Error::internal("the agent broke").hint("please report it with the text on standard error");
+        runner.events.emit(events::EventKind::Error { stage: None, error }).await;
+        over.cancel();
+    }
+    // The last emitter is gone with the runner; then the recorder has seen everything, and makes the reports.
     drop(runner);
-    let summary =
-        recorder.await.map_err(|error| Error::internal("the event recorder panicked").because(&error))?;
-    let written = report::write_all(&summary, &settings.paths.out);
+    let Recorded { summary, exit, lost } =
+        recorder.await.map_err(|error| Error::internal("the recorder of events broke").because(&error))?;
+    // Without them the next run has no estimate, and nothing else.
+    let _ = Durations::keep(&settings.paths.work, &summary);
     if output != Output::Json {
         let final_summary = report::final_summary(&summary, &settings.paths.out, style);
         // The verdict is in the reports; a failing console must not change it.
         report::with_output_timeout(&interrupt, move || drop(print::text(&format!("\n{final_summary}"))));
     }
-    Ok(with_reports(summary.exit, written))
-}
-
-/// The job's exit status. A pass without reports becomes an error.
-fn with_reports(exit: ExitStatus, written: Result<()>) -> ExitStatus {
-    let Err(error) = written else { return exit };
-    print::diagnostic(format_args!("error: cannot write the reports of this job: {error}"));
-    match exit {
-        ExitStatus::Passed => error.class.exit_status(),
-        verdict => verdict,
+    // The console may have been lost with them.
+    for error in lost {
+        print::diagnostic(format_args!("error: a report of this job is missing: {error}"));
     }
+    Ok(exit)
 }
 
 /// A runner for all commands of the job.
@@ -292,17 +312,17 @@ pub fn listen_for_signals(interrupt: &Interrupt) -> Result<()> {
     Ok(())
 }
 
-fn console(output: Output, environment: &AgentEnvironment) -> Box<dyn Sink> {
+fn console(output: Output, environment: &AgentEnvironment, last_run: Durations) -> Box<dyn Sink> {
     let style = style(environment);
     let can_draw = std::io::stdout().is_terminal() && !is_dumb(environment);
     match output {
         Output::Json => Box::new(Json::new(std::io::stdout())),
         Output::Auto if can_draw => {
-            let terminal = Terminal::new(style);
+            let terminal = Terminal::new(style, last_run);
             diagnostics::print_above(terminal.screen());
             Box::new(terminal)
         }
-        Output::Auto | Output::Plain => Box::new(Plain::new(std::io::stdout(), style)),
+        Output::Auto | Output::Plain => Box::new(Plain::new(std::io::stdout(), style).after(last_run)),
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::config::{AgentEnvironment, ArtifactRule, Destination};
 use crate::job::StopNotice;
-use crate::report::{self, Plain, Sink};
+use crate::report::{self, Plain};
 use crate::stages;
 use agent_artifacts::aws::S3Address;
 use agent_artifacts::store::Publication;
@@ -30,9 +30,9 @@ pub async fn command(args: arguments::Publish, environment: &AgentEnvironment) -
     let interrupt = Interrupt::new(None).with_grace(LAST_WAIT);
     listen_for_signals(&interrupt)?;
     let notice = StopNotice::watch(&interrupt, &emitter, LAST_WAIT);
-    let console: Vec<Box<dyn Sink>> = vec![Box::new(Plain::new(std::io::stdout(), style(environment)))];
+    let console = Box::new(Plain::new(std::io::stdout(), style(environment)));
     let redactor = Redactor::new(environment.secrets());
-    let listener = tokio::spawn(report::record(receiver, redactor, console));
+    let listener = tokio::spawn(report::show(receiver, redactor, console));
     let published =
         publish(&args.dir, &args.destination, args.kms_key_id.as_deref(), &emitter, &interrupt).await;
     let exit = published.as_ref().map_or_else(|error| error.class.exit_status(), ExitStatus::of);

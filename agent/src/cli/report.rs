@@ -7,6 +7,7 @@ use crate::config::AgentEnvironment;
 use crate::job::DirLock;
 use crate::report::{self, Recheck, Style, Summary, Torn};
 use agent_types::error::{Error, Result};
+use agent_types::job_id::JobId;
 use agent_types::outcome::ExitStatus;
 
 use super::arguments::{self, ReportFormat as Format};
@@ -25,7 +26,8 @@ pub fn command(args: &arguments::Report, environment: &AgentEnvironment) -> Resu
         let message = format!("{holder} still writes `{}`", args.source.display());
         return Err(Error::machine(message).hint("wait until it ends; it then writes these reports itself"));
     }
-    let reported = report(&args.source, formats, args.out.as_deref(), style(environment))?;
+    let job = args.job.as_deref().map(JobId::from);
+    let reported = report(&args.source, job.as_ref(), formats, args.out.as_deref(), style(environment))?;
     if let Some(torn) = &reported.torn {
         print::diagnostic(format_args!("warning: {torn}"));
     }
@@ -51,8 +53,14 @@ pub struct Reported {
 /// # Errors
 /// If the file is neither, is damaged, has another schema or is not that of one job; if a result contradicts
 /// itself; or if a report cannot be written. The reports show events that contradict themselves.
-pub fn report(path: &Path, formats: &[Format], out: Option<&Path>, style: Style) -> Result<Reported> {
-    let (summary, torn) = summary(path)?;
+pub fn report(
+    path: &Path,
+    job: Option<&JobId>,
+    formats: &[Format],
+    out: Option<&Path>,
+    style: Style,
+) -> Result<Reported> {
+    let (summary, torn) = summary(path, job)?;
     let out = out.or(path.parent()).unwrap_or(Path::new("."));
     fs_err::create_dir_all(out)?;
     let mut text = None;
@@ -66,12 +74,19 @@ pub fn report(path: &Path, formats: &[Format], out: Option<&Path>, style: Style)
     Ok(Reported { summary, text, torn })
 }
 
-fn summary(path: &Path) -> Result<(Summary, Option<Torn>)> {
+fn summary(path: &Path, job: Option<&JobId>) -> Result<(Summary, Option<Torn>)> {
     if !holds_events(path)? {
+        if let Some(job) = job {
+            return Err(Error::usage(format!("--job {job}: `{}` is a result of one job", path.display()))
+                .hint("leave out --job, or name an events.jsonl"));
+        }
         return Ok((report::recheck_result(report::read_result(path)?)?, None));
     }
     let mut recheck = Recheck::default();
-    let torn = report::read_events(path, |event| recheck.take(event))?;
+    let torn = match job {
+        None => report::read_events(path, |event| recheck.take(event))?,
+        Some(job) => report::read_job(path, job, |event| recheck.take(event))?,
+    };
     Ok((recheck.finish(), torn))
 }
 
@@ -105,7 +120,7 @@ mod tests {
         recorded(&out, usize::MAX);
         write_all(&reduce(&failing_job()), &out).unwrap();
         for source in ["events.jsonl", "result.json"] {
-            let reported = report(&out.join(source), &Format::ALL, Some(&again), Style::PLAIN).unwrap();
+            let reported = report(&out.join(source), None, &Format::ALL, Some(&again), Style::PLAIN).unwrap();
             assert!(reported.text.unwrap().starts_with("ERROR  meta-x on scarthgap"));
             assert_eq!(reported.torn, None);
             for name in ["result.json", "junit.xml"] {
@@ -123,7 +138,7 @@ mod tests {
         let mut text = fs_err::read_to_string(&path).unwrap();
         text.push_str("{\"time\":\"20");
         fs_err::write(&path, text).unwrap();
-        let reported = report(&path, &Format::ALL, None, Style::PLAIN).unwrap();
+        let reported = report(&path, None, &Format::ALL, None, Style::PLAIN).unwrap();
         assert!(reported.text.unwrap().starts_with("INTERRUPTED  meta-x on scarthgap"));
         assert_eq!(reported.torn.map(|torn| torn.bytes), Some(11));
         let result = report::read_result(&directory.path().join("result.json")).unwrap();

@@ -5,7 +5,7 @@ use tokio::task::JoinHandle;
 
 use crate::config::Settings;
 use crate::job::{self, StopNotice};
-use crate::report::{self, Plain, Sink, Style, Summary};
+use crate::report::{self, Plain, Recorded, Style};
 use agent_process::{Redactor, Runner};
 use agent_types::error::{Error, Result};
 use agent_types::events::{self, EventKind};
@@ -17,7 +17,7 @@ use super::job::{listen_for_signals, runner};
 pub struct UnrecordedRun {
     pub runner: Runner,
     notice: StopNotice,
-    listener: JoinHandle<Summary>,
+    listener: JoinHandle<Recorded>,
     /// Deleted at the end. Reports and logs of an earlier job are not changed.
     _logs: TempDir,
 }
@@ -31,8 +31,8 @@ impl UnrecordedRun {
         let (emitter, receiver) = events::channel();
         let interrupt = job::interrupt(settings);
         listen_for_signals(&interrupt)?;
-        let console: Vec<Box<dyn Sink>> = vec![Box::new(Plain::new(std::io::stderr(), Style::PLAIN))];
-        let listener = tokio::spawn(report::record(receiver, redactor.clone(), console));
+        let console = Box::new(Plain::new(std::io::stderr(), Style::PLAIN));
+        let listener = tokio::spawn(report::show(receiver, redactor.clone(), console));
         let notice = StopNotice::watch(&interrupt, &emitter, settings.limits.grace);
         let mut runner = runner(settings, emitter, interrupt, redactor);
         runner.logs = logs.path().to_path_buf();

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use agent_fs::untrusted;
 use agent_types::error::{Error, Result};
 use agent_types::events::JobIdentity;
+use agent_types::job_id::JobId;
 use agent_types::release::Release;
 use agent_types::secrets;
 use agent_yocto::layer_conf::LayerConf;
@@ -215,6 +216,7 @@ fn settings(
     let store = paths::work_dir(request.work_dir.as_deref(), env, cwd)?.join("layers");
     let (cache, cache_notices) = shared::cache(&sections.cache, trust, codebuild, store, &paths);
     let job = JobIdentity {
+        id: JobId::new(now),
         name: sections.name,
         release: release.name.to_owned(),
         commit: None,
@@ -222,6 +224,7 @@ fn settings(
         build: codebuild
             .and_then(|build| build.build_number)
             .map_or_else(|| build_id(now), |number| number.to_string()),
+        codebuild: codebuild.and_then(|build| build.build_id.clone()),
         layer: project_root.checkout.clone(),
         manifest: project_root.manifest_name.clone(),
         reproduce: reproduce(request, &project_root, only),

@@ -7,7 +7,7 @@ mod stale_processes;
 mod stop_notice;
 
 pub use dir_lock::DirLock;
-pub use plan::{Plan, Selection};
+pub use plan::{Plan, Selection, Step};
 pub use run::{interrupt, run};
 pub use stale_processes::end_leftovers;
 pub use stop_notice::StopNotice;

@@ -20,7 +20,25 @@ pub struct Plan {
     pub stages: Vec<Planned>,
 }
 
+/// What the job does next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step<'a> {
+    /// The first step of the check stage. It needs nothing but the layer's files, so it comes before the checkout:
+    /// a hopeless change fails in the first second.
+    Preflight,
+    Stage(&'a Planned),
+}
+
 impl Plan {
+    /// All that the job does, in its order. The report stage is not among it: who listens to the job's events
+    /// makes the reports, when there are no more events. A skipped one is: nobody else would say so.
+    pub fn steps(&self, settings: &Settings) -> Vec<Step<'_>> {
+        let preflight = self.runs(Stage::Check) && settings.check.yocto_check_layer;
+        let stages =
+            self.stages.iter().filter(|planned| planned.stage != Stage::Report || planned.skip.is_some());
+        preflight.then_some(Step::Preflight).into_iter().chain(stages.map(Step::Stage)).collect()
+    }
+
     /// # Errors
     /// Usage, when nothing would be done that could pass or fail: an empty job must not be green.
     pub fn new(settings: &Settings, selection: &Selection) -> Result<Plan> {

@@ -1,5 +1,6 @@
 //! Runs the stages of a plan, one after another, each with the outputs of the earlier ones.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use tracing::Instrument;
@@ -18,7 +19,7 @@ use agent_types::outcome::Outcome;
 use agent_types::tiers::Tiers;
 
 use super::plan::uses_share;
-use super::{Plan, StopNotice, end_leftovers};
+use super::{Plan, Step, StopNotice, end_leftovers};
 use agent_types::stage::Stage;
 
 /// What the stages have handed over so far.
@@ -30,6 +31,8 @@ struct Outputs {
     lease: Option<Lease>,
     checkout: Option<checkout::Checkout>,
     configured: Option<configure::BuildEnvironment>,
+    /// The check stage's first step, if it has one.
+    preflight: Option<Outcome>,
     usage: Usage,
 }
 
@@ -52,14 +55,22 @@ pub async fn run(settings: &Settings, notices: &[String], plan: &Plan, runner: &
         events.warn(lost, Some(hint.clone())).await;
     }
 
-    let mut job =
-        Job { settings, runner, access, outputs: Outputs::default(), stopped: None, finished_early: None };
+    let mut job = Job {
+        settings,
+        runner,
+        access,
+        outputs: Outputs::default(),
+        outcomes: BTreeMap::new(),
+        stopped: None,
+    };
     job.clear_the_place().await;
     job.look_at_machine(plan).await;
     job.look_at_checkout().await;
-    job.early_preflight(plan).await;
-    for planned in &plan.stages {
-        job.stage(planned.stage, planned.skip.as_deref()).await;
+    for step in plan.steps(settings) {
+        match step {
+            Step::Preflight => job.preflight().await,
+            Step::Stage(planned) => job.stage(planned.stage, planned.skip.as_deref()).await,
+        }
     }
     if let Some(lease) = job.outputs.lease.take() {
         share::notes::release(lease, events).await;
@@ -73,10 +84,10 @@ struct Job<'a> {
     /// How git gets to the servers.
     access: &'a Access,
     outputs: Outputs,
+    /// Of the stages that are over.
+    outcomes: BTreeMap<Stage, Outcome>,
     /// Why later stages do not run.
     stopped: Option<String>,
-    /// A stage whose outcome was known before its turn.
-    finished_early: Option<Stage>,
 }
 
 impl Job<'_> {
@@ -95,10 +106,9 @@ impl Job<'_> {
         }
     }
 
-    /// What the layer's own files already say, before anything is cloned: a hopeless change fails
-    /// in the first second.
-    async fn early_preflight(&mut self, plan: &Plan) {
-        if self.stopped.is_some() || !plan.runs(Stage::Check) || !self.settings.check.yocto_check_layer {
+    /// What the layer's own files already say. A failure ends the check stage before its turn.
+    async fn preflight(&mut self) {
+        if self.stopped.is_some() {
             return;
         }
         let outcome = match check::preflight(self.settings, self.runner).await {
@@ -112,10 +122,12 @@ impl Job<'_> {
             }
         };
         if !outcome.is_success() && !self.settings.check.keep_going {
-            self.finish(Stage::Check, outcome).await;
-            self.finished_early = Some(Stage::Check);
-            self.stopped = Some("the preflight failed; --keep-going runs the rest all the same".into());
+            let why = "the preflight failed; --keep-going runs the rest all the same";
+            self.units_not_run(Stage::Check, why).await;
+            self.finish(Stage::Check, outcome.clone()).await;
+            self.stopped = Some(why.into());
         }
+        self.outputs.preflight = Some(outcome);
     }
 
     /// Nothing starts beside what a killed agent left running.
@@ -139,15 +151,15 @@ impl Job<'_> {
     }
 
     async fn stage(&mut self, stage: Stage, skip: Option<&str>) {
+        if self.outcomes.contains_key(&stage) {
+            return;
+        }
         if let Some(why) = skip {
             return self.finish(stage, Outcome::Skipped(why.into())).await;
         }
         if let Some(why) = self.stopped.clone().filter(|_| !stage.survives_failure()) {
             self.units_not_run(stage, &why).await;
-            if self.finished_early != Some(stage) {
-                self.finish(stage, Outcome::NotRun(why)).await;
-            }
-            return;
+            return self.finish(stage, Outcome::NotRun(why)).await;
         }
         self.runner.events.emit(EventKind::StageStarted { stage }).await;
         let span = tracing::info_span!("stage", name = stage.name(), outcome = Empty);
@@ -198,7 +210,7 @@ impl Job<'_> {
             }
             Stage::Check => {
                 let configured = needs(&outputs.configured, Stage::Configure, stage)?;
-                check::run(settings, configured, runner).await
+                check::run(settings, configured, outputs.preflight.as_ref(), runner).await
             }
             Stage::Build => {
                 let configured = needs(&outputs.configured, Stage::Configure, stage)?;
@@ -207,8 +219,9 @@ impl Job<'_> {
                 Ok(builds.outcome)
             }
             Stage::Publish => self.publish().await,
-            // The reports are made from the events, by who listens to them, after the last one.
-            Stage::Report => Ok(Outcome::Passed),
+            Stage::Report => {
+                Err(Error::internal("the report stage is the listener's: it comes after all others"))
+            }
             Stage::Test => Err(Error::internal("a plan let the test stage run, and nothing asks for tests")),
         }
     }
@@ -278,7 +291,8 @@ impl Job<'_> {
         Pending::new(units, &self.runner.events).not_run(why).await;
     }
 
-    async fn finish(&self, stage: Stage, outcome: Outcome) {
+    async fn finish(&mut self, stage: Stage, outcome: Outcome) {
+        self.outcomes.insert(stage, outcome.clone());
         self.runner.events.emit(EventKind::StageFinished { stage, outcome }).await;
     }
 }

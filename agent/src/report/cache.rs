@@ -1,34 +1,10 @@
 //! What a job had to do with the caches: the share folded by tier, and words and numbers for the reports.
 
-use std::path::PathBuf;
-
-use serde::{Deserialize, Serialize};
-
 use agent_types::events::{CacheCounts, CacheTier, Sstate};
-use agent_types::tiers::State;
 use agent_types::tiers::TierKind;
 use agent_types::traffic::Traffic;
 
-use super::summary::{Summary, whole_milliseconds};
-
-/// One tier of the share.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct TierResult {
-    pub tier: TierKind,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub path: Option<PathBuf>,
-    /// `None` when it was not looked at.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub state: Option<State>,
-    /// Why it is less than was hoped for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-    /// The sum of all parts of the job.
-    pub traffic: Traffic,
-    /// `None` when nothing was to be published there.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub published: Option<CacheCounts>,
-}
+use super::summary::{Summary, TierResult, whole_milliseconds};
 
 impl Summary {
     pub(super) fn cache_tier(&mut self, found: &CacheTier) {
@@ -122,6 +98,7 @@ mod tests {
     use super::*;
     use crate::report::sample::{at, reduce, with_share};
     use agent_types::events::EventKind;
+    use agent_types::tiers::State;
 
     #[test]
     fn the_parts_of_a_job_add_up_by_tier() {

@@ -1,16 +1,18 @@
 //! `events.jsonl`: one event a line, each on disk as soon as it happened, so that a job that was
 //! killed can still be told.
 
-use std::io::{BufRead, BufReader, Write};
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use serde_json::Value;
 
 use agent_types::error::{Error, Result};
 use agent_types::events::{Event, EventKind, SCHEMA};
+use agent_types::job_id::JobId;
 
-use super::output;
-use super::recorder::Sink;
+use super::output_file;
+use super::sink::Sink;
 
 /// Writes the file.
 #[derive(Debug)]
@@ -26,13 +28,17 @@ impl EventsFile {
     /// # Errors
     /// When it cannot be written.
     pub fn create(out: &Path) -> Result<EventsFile> {
-        Ok(EventsFile { file: output::create(&out.join(Self::NAME))? })
+        Ok(EventsFile { file: output_file::create(&out.join(Self::NAME))? })
     }
 }
 
 impl Sink for EventsFile {
     fn name(&self) -> &'static str {
         Self::NAME
+    }
+
+    fn is_required(&self) -> bool {
+        true
     }
 
     fn event(&mut self, event: &Event) -> std::io::Result<()> {
@@ -66,7 +72,7 @@ impl std::fmt::Display for Torn {
     }
 }
 
-/// Reads the file from its start and hands over one event after the other.
+/// Reads the file of one job from its start and hands over one event after the other.
 ///
 /// # Errors
 /// When the file cannot be read, is no event file or not that of one job, is of another layout, or is
@@ -74,22 +80,19 @@ impl std::fmt::Display for Torn {
 pub fn read(path: &Path, mut each: impl FnMut(&Event)) -> Result<Option<Torn>> {
     let mut reader = BufReader::new(fs_err::File::open(path)?);
     let mut line = Vec::new();
-    let mut ended = false;
+    let mut reading = OneJob::default();
     for number in 1u64.. {
         line.clear();
         if reader.read_until(b'\n', &mut line)? == 0 {
             return match number {
-                1 => Err(Error::usage(format!("{}: empty", path.display()))
-                    .hint("the agent was killed before its first event; the job has to run again")),
+                1 => Err(empty(path)),
                 _ => Ok(None),
             };
         }
         let whole = line.ends_with(b"\n");
-        match parse(&line, number == 1).and_then(|event| one_job(event, number, ended)) {
-            Ok(event) => {
-                ended |= matches!(event.what, EventKind::JobFinished { .. });
-                each(&event);
-            }
+        let value = serde_json::from_slice(&line).map_err(Bad::Json);
+        match value.and_then(|value| reading.next(value)) {
+            Ok(event) => each(&event),
             Err(Bad::Json(_)) if !whole && number > 1 => {
                 return Ok(Some(Torn { line: number, bytes: line.len() }));
             }
@@ -99,29 +102,130 @@ pub fn read(path: &Path, mut each: impl FnMut(&Event)) -> Result<Option<Torn>> {
     Ok(None)
 }
 
+/// The same for one job of a file with the merged events of several. They may be in any order, and an event may be
+/// there twice: their numbers tell.
+///
+/// # Errors
+/// As [`read`], and when the file has no events of the job.
+pub fn read_job(path: &Path, job: &JobId, mut each: impl FnMut(&Event)) -> Result<Option<Torn>> {
+    let mut reader = BufReader::new(fs_err::File::open(path)?);
+    let mut line = Vec::new();
+    let (mut offset, mut torn) = (0, None);
+    let mut found: Vec<Place> = Vec::new();
+    let mut others = BTreeSet::new();
+    for number in 1u64.. {
+        line.clear();
+        let bytes = reader.read_until(b'\n', &mut line)?;
+        if bytes == 0 {
+            break;
+        }
+        match serde_json::from_slice::<Value>(&line) {
+            Ok(value) if id_of(&value) == Some(job.as_str()) => {
+                let seq = value.get("seq").and_then(Value::as_u64).unwrap_or(number);
+                found.push(Place { seq, offset, line: number });
+            }
+            Ok(value) => {
+                let other = id_of(&value).filter(|_| others.len() < IDS_TOLD);
+                others.extend(other.map(str::to_owned));
+            }
+            Err(_) if !line.ends_with(b"\n") && number > 1 => {
+                torn = Some(Torn { line: number, bytes: line.len() });
+            }
+            Err(error) => return Err(Bad::Json(error).at(path, number)),
+        }
+        offset += bytes as u64;
+    }
+    if found.is_empty() {
+        return Err(no_such_job(path, job, &others));
+    }
+    found.sort_by_key(|place| place.seq);
+    found.dedup_by_key(|place| place.seq);
+    let mut reading = OneJob::default();
+    for Place { offset, line: number, .. } in found {
+        reader.seek(SeekFrom::Start(offset))?;
+        line.clear();
+        reader.read_until(b'\n', &mut line)?;
+        let value = serde_json::from_slice(&line).map_err(Bad::Json);
+        let event = value.and_then(|value| reading.next(value)).map_err(|bad| bad.at(path, number))?;
+        each(&event);
+    }
+    Ok(torn)
+}
+
+/// Where a job's event stands in a file.
+struct Place {
+    seq: u64,
+    offset: u64,
+    /// Counts from 1.
+    line: u64,
+}
+
+fn empty(path: &Path) -> Error {
+    Error::usage(format!("{}: empty", path.display()))
+        .hint("the agent was killed before its first event; the job has to run again")
+}
+
+/// Ids of other jobs that a message lists.
+const IDS_TOLD: usize = 20;
+
+fn no_such_job(path: &Path, job: &JobId, others: &BTreeSet<String>) -> Error {
+    let error = Error::usage(format!("{}: no event of the job `{job}`", path.display()));
+    match others.len() {
+        0 => error.hint("the events have no job ids; leave out --job"),
+        _ => error.hint(format!(
+            "it holds events of {}",
+            others.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
+        )),
+    }
+}
+
+fn id_of(value: &Value) -> Option<&str> {
+    value.get("job_id")?.as_str()
+}
+
+/// What was read of one job.
+#[derive(Default)]
+struct OneJob {
+    lines: u64,
+    id: Option<String>,
+    ended: bool,
+}
+
+impl OneJob {
+    /// The event of the next line, if it can be one of the job that the first line began. After its end there are
+    /// only words about listeners that broke.
+    fn next(&mut self, value: Value) -> Result<Event, Bad> {
+        self.lines += 1;
+        let id = id_of(&value).map(str::to_owned);
+        let event = parse(value, self.lines == 1)?;
+        match &event.what {
+            EventKind::JobStarted(_) if self.lines > 1 => {
+                return Err(Bad::SecondJob([self.id.take(), id].into_iter().flatten().collect()));
+            }
+            EventKind::Notice { .. } => {}
+            _ if self.ended => return Err(Bad::AfterTheEnd),
+            _ => {}
+        }
+        if self.lines == 1 {
+            self.id = id;
+        }
+        self.ended |= matches!(event.what, EventKind::JobFinished { .. });
+        Ok(event)
+    }
+}
+
 /// What is wrong with a line.
 enum Bad {
     Json(serde_json::Error),
     NoHead,
     Schema(String),
     Event(String, serde_json::Error),
-    SecondJob,
+    /// With the ids of both.
+    SecondJob(Vec<String>),
     AfterTheEnd,
 }
 
-/// The event, if it can be one of the job that the first line began. After its end there are only words
-/// about listeners that broke.
-fn one_job(event: Event, number: u64, ended: bool) -> Result<Event, Bad> {
-    match event.what {
-        EventKind::JobStarted(_) if number > 1 => Err(Bad::SecondJob),
-        EventKind::Notice { .. } => Ok(event),
-        _ if ended => Err(Bad::AfterTheEnd),
-        _ => Ok(event),
-    }
-}
-
-fn parse(line: &[u8], first: bool) -> Result<Event, Bad> {
-    let value: Value = serde_json::from_slice(line).map_err(Bad::Json)?;
+fn parse(value: Value, first: bool) -> Result<Event, Bad> {
     let text = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
     let (kind, schema) = (text("event"), text("schema"));
     if first && kind != "job-started" {
@@ -147,8 +251,10 @@ impl Bad {
                 "{place}: its schema is `{schema}`, and this build-agent {this} reads `{SCHEMA}`"
             ))
             .hint("use the build-agent that wrote it, or a newer one"),
-            Bad::SecondJob => Error::usage(format!("{place}: a second job begins here"))
-                .hint("an event file has one job: cut the file before this line, and report on each part"),
+            Bad::SecondJob(ids) => Error::usage(format!("{place}: a second job begins here")).hint(match &ids[..] {
+                [first, second] if first != second => format!("choose one: --job {first} or --job {second}"),
+                _ => "an event file has one job: cut the file before this line, and report on each part".into(),
+            }),
             Bad::AfterTheEnd => Error::usage(format!("{place}: this line comes after the end of the job"))
                 .hint("the file was put together or changed; name an events.jsonl as build-agent has written it"),
             Bad::Event(kind, error) => Error::usage(format!(
@@ -168,7 +274,7 @@ impl Bad {
 mod tests {
 
     use super::*;
-    use crate::report::sample::{failing_job, reduce};
+    use crate::report::sample::{failing_job, passing_job, reduce};
     use crate::report::{Summary, result};
 
     fn lines(events: &[Event]) -> String {
@@ -269,6 +375,50 @@ mod tests {
             assert!(error.message.contains(wanted), "{wanted}: {error}");
             assert!(error.hint.is_some(), "{error}");
         }
+    }
+
+    /// Two jobs that ran at the same time, and whose events were sorted by time.
+    #[test]
+    fn the_merged_events_of_several_jobs_are_told_apart() {
+        let stamped = |mut events: Vec<Event>, id: &str| {
+            for (number, event) in (1..).zip(&mut events) {
+                (event.job_id, event.seq) = (Some(id.into()), Some(number));
+                if let EventKind::JobStarted(job) = &mut event.what {
+                    job.job.id = id.into();
+                }
+            }
+            events
+        };
+        let (first, second) = (stamped(failing_job(), "a"), stamped(passing_job(), "b"));
+        let mut both = [first.clone(), second.clone()].concat();
+        both.sort_by_key(|event| event.time);
+        assert_ne!(both[..first.len()], first[..], "they are mixed");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("merged.jsonl");
+        let one_job = |id: &str| {
+            let mut summary = Summary::default();
+            read_job(&path, &id.into(), |event| summary.apply(event)).map(|torn| (summary, torn))
+        };
+        let (wanted_first, wanted_second) = (reduce(&first), reduce(&second));
+        // In this order or another, and with lines that come twice.
+        let mut shuffled = both.clone();
+        shuffled.reverse();
+        shuffled.extend_from_slice(&both[3..9]);
+        for events in [&both, &shuffled] {
+            fs_err::write(&path, lines(events)).unwrap();
+            assert_eq!(one_job("a").unwrap(), (wanted_first.clone(), None));
+            assert_eq!(one_job("b").unwrap(), (wanted_second.clone(), None));
+        }
+        let error = one_job("c").unwrap_err();
+        assert!(error.message.ends_with("no event of the job `c`"), "{error}");
+        assert_eq!(error.hint.as_deref(), Some("it holds events of a, b"));
+        let error = read_text(lines(&both).as_bytes()).unwrap_err();
+        assert_eq!(error.hint.as_deref(), Some("choose one: --job a or --job b"));
+        fs_err::write(&path, lines(&both) + "{\"ti").unwrap();
+        assert_eq!(one_job("b").unwrap().1, Some(Torn { line: both.len() as u64 + 1, bytes: 4 }));
+        // Its first event is missing.
+        fs_err::write(&path, lines(&first[1..])).unwrap();
+        assert!(one_job("a").unwrap_err().message.contains("the first event is not `job-started`"));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use agent_types::outcome::Outcome;
 
 use super::cache::{sstate_numbers, tier_words};
 use super::console::finding_line;
-use super::output::replace;
+use super::output_file::replace;
 use super::summary::{MemoResult, Summary, UnitResult};
 use super::totals::{AGENT, Status, Suite, Test, suites};
 use agent_types::sanitize::clean;

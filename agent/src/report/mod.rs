@@ -1,34 +1,45 @@
 //! What happened, for people and for other programs.
 //!
 //! The recorder is the one listener of a job: it redacts each event, appends it to `events.jsonl`,
-//! shows it on the console and folds it into a [`Summary`]. Every report is a pure function of that
+//! shows it on the console and folds it into a [`Summary`]. Last it runs the report stage. Every report is a pure function of that
 //! summary, so `build-agent report events.jsonl` rebuilds them all after the machine was killed.
 
 mod cache;
 mod console;
+mod durations;
 mod events_file;
 mod junit;
 mod output;
+mod output_file;
 mod recheck;
 mod recorder;
 mod reducer;
+mod report_files;
+mod reports;
 mod result;
+mod sink;
 mod summary;
+mod timeline;
 mod totals;
 pub mod verdict;
 
 #[cfg(test)]
 pub mod sample;
 
-pub use cache::TierResult;
 pub use console::{Json, Plain, Style, Terminal, ThreadedSink, final_summary, with_output_timeout};
-pub use events_file::{EventsFile, Torn, read as read_events};
+pub use durations::Durations;
+pub use events_file::{EventsFile, Torn, read as read_events, read_job};
 pub use junit::write as write_junit;
-pub use output::{AGENT_LOG, begin, begin_log, prepare_out, replace, write_all};
+pub use output::{AGENT_LOG, begin, begin_log, prepare_out, write_all};
+pub use output_file::replace;
 pub use recheck::{Recheck, recheck_result};
-pub use recorder::{Sink, record};
+pub use recorder::{Recorded, Recording, record, show};
+pub use report_files::FILE_DEADLINE;
+pub use reports::{Report, Reports};
 pub use result::{read as read_result, write as write_result};
+pub use sink::Sink;
 pub use summary::{
-    At, CaseResult, CommandResult, Notice, Published, StageError, StageResult, Summary, UnitResult,
+    At, CaseResult, CommandResult, Notice, Published, StageError, StageResult, Summary, TierResult,
+    UnitResult,
 };
 pub use totals::{Status, Suite, Test, Totals};

@@ -16,7 +16,9 @@ impl Summary {
         let at = At::of(event);
         let started = *self.started.get_or_insert(at);
         self.last_event = Some(at);
-        self.seconds = started.seconds_until(at);
+        if !self.reports_started() {
+            self.seconds = started.seconds_until(at);
+        }
         match &event.what {
             EventKind::JobStarted(job) => self.job_started(job),
             EventKind::UnderTest { commit, dirty } => {
@@ -29,7 +31,9 @@ impl Summary {
             EventKind::UnitFinished { unit, outcome, log, excerpt } => {
                 let outcome = self.cut_outcome(outcome);
                 let excerpt = self.cut_lines(excerpt);
-                let unit = self.unit(unit, at);
+                let index = self.unit_index(unit, at);
+                self.timeline.settle(Some(index), &unfinished_task(&outcome));
+                let unit = &mut self.units[index];
                 unit.seconds = Some(unit.started.seconds_until(at));
                 unit.outcome = Some(outcome);
                 unit.log = log.clone();
@@ -64,7 +68,16 @@ impl Summary {
             }
             // For the console only.
             EventKind::Progress { .. } | EventKind::Heartbeat { .. } => {}
-            EventKind::Task { unit, .. } => self.unit(unit, at).tasks += 1,
+            EventKind::TaskStarted(task) => {
+                let unit = self.unit_index(&task.unit, at);
+                self.timeline.started(unit, task, started.milliseconds_until(at));
+            }
+            EventKind::TaskFinished(done) => {
+                let outcome = self.cut_outcome(&done.outcome);
+                let unit = self.unit_index(&done.task.unit, at);
+                self.units[unit].tasks += 1;
+                self.timeline.finished(unit, &done.task, started.milliseconds_until(at), &outcome);
+            }
             EventKind::TaskFailed(failed) => {
                 let excerpt = self.cut_lines(&failed.excerpt);
                 self.failed_tasks.push(TaskFailed { excerpt, ..failed.clone() });
@@ -104,7 +117,7 @@ impl Summary {
                 self.complete = true;
                 self.exit = *exit;
                 self.outcome = self.cut_outcome(outcome);
-                // A report cannot tell how its own making ended.
+                // A report that was made before the report stage ended knows nothing of it.
                 self.stages.retain(|stage| stage.stage != Stage::Report || stage.outcome.is_some());
                 self.settle("the job ended before it");
             }
@@ -170,9 +183,18 @@ impl Summary {
         &mut self.stages[index]
     }
 
+    fn reports_started(&self) -> bool {
+        self.stages.iter().any(|stage| stage.stage == Stage::Report && stage.started.is_some())
+    }
+
     /// The unit's entry, made at its first mention.
     fn unit(&mut self, unit: &Unit, at: At) -> &mut UnitResult {
-        let index = self.units.iter().rposition(|known| known.is(unit)).unwrap_or_else(|| {
+        let index = self.unit_index(unit, at);
+        &mut self.units[index]
+    }
+
+    fn unit_index(&mut self, unit: &Unit, at: At) -> usize {
+        self.units.iter().rposition(|known| known.is(unit)).unwrap_or_else(|| {
             self.units.push(UnitResult {
                 stage: unit.stage,
                 name: unit.name.clone(),
@@ -187,12 +209,12 @@ impl Summary {
                 memo: Vec::new(),
             });
             self.units.len() - 1
-        });
-        &mut self.units[index]
+        })
     }
 
     fn settle(&mut self, reason: &str) {
         let now = self.last_event;
+        self.timeline.settle(None, &Outcome::NotRun(format!("it did not finish: {reason}")));
         for unit in self.units.iter_mut().filter(|unit| unit.outcome.is_none()) {
             unit.outcome = Some(Outcome::NotRun(format!("it did not finish: {reason}")));
             unit.seconds = now.map(|now| unit.started.seconds_until(now));
@@ -227,6 +249,14 @@ impl Summary {
             | Outcome::Cancelled(why) => self.bytes_cut += truncate::middle(why, truncate::TEXT),
         }
         outcome
+    }
+}
+
+/// What became of a task that ran when its unit ended.
+fn unfinished_task(unit: &Outcome) -> Outcome {
+    match unit {
+        stopped if stopped.was_stopped() => stopped.clone(),
+        _ => Outcome::NotRun("it did not finish before its step ended".to_owned()),
     }
 }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use agent_types::error::{Error, Result};
 
-use super::output::replace;
+use super::output_file::replace;
 use super::summary::Summary;
 use super::totals::Totals;
 

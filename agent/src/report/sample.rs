@@ -4,9 +4,11 @@ use std::time::{Duration, SystemTime};
 
 use agent_types::error::Error;
 use agent_types::events::{
-    Artifact, CacheCounts, CacheTier, Case, Event, EventKind, Finding, JobIdentity, JobStarted, Level,
-    Planned, RepoReady, SCHEMA, Sstate, TaskFailed, Unit,
+    Artifact, CacheCounts, CacheTier, Case, Event, EventKind, Finding, JobIdentity, JobStarted, Level, Phase,
+    Planned, Progress, REPORTED_AS_FAILED, RepoReady, Running, SCHEMA, Sstate, Task, TaskFailed,
+    TaskFinished, Unit,
 };
+use agent_types::job_id::JobId;
 use agent_types::outcome::{ExitStatus, Outcome};
 use agent_types::stage::Stage;
 use agent_types::tiers::State;
@@ -20,9 +22,14 @@ pub fn start() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_323_045)
 }
 
+/// The id of the sample's job.
+pub fn job_id() -> JobId {
+    "20260102T030405Z-0f5d7e0c91b2a3d4".into()
+}
+
 /// An event so many milliseconds after the start.
 pub fn at(milliseconds: u64, what: EventKind) -> Event {
-    Event { time: start() + Duration::from_millis(milliseconds), clock: None, what }
+    Event::at(start() + Duration::from_millis(milliseconds), None, what)
 }
 
 pub fn reduce(events: &[Event]) -> Summary {
@@ -40,11 +47,13 @@ pub fn job_started(left_out: &[Stage]) -> EventKind {
         schema: SCHEMA.into(),
         agent: "0.1.0".into(),
         job: JobIdentity {
+            id: job_id(),
             name: "meta-x".into(),
             release: "scarthgap".into(),
             commit: Some("3f2a1b4c5d6e7f8091a2b3c4d5e6f708192a3b4c".into()),
             dirty: false,
             build: "17".into(),
+            codebuild: None,
             layer: "/src/meta-x".into(),
             manifest: "build-agent.toml".into(),
             reproduce: ["build-agent", "run", "it's here.toml"].map(str::to_owned).to_vec(),
@@ -101,8 +110,9 @@ pub fn image() -> Unit {
 /// build fails, and publishing finds AWS out of reach.
 pub fn failing_job() -> Vec<Event> {
     let failed = |why: &str| Outcome::Failed(why.to_owned());
-    let task =
-        |task: &str, ok| EventKind::Task { unit: image(), recipe: "zlib".into(), task: task.into(), ok };
+    let task = |task: &str, outcome| {
+        EventKind::TaskFinished(TaskFinished { task: Task::new(image(), "zlib", task), outcome, log: None })
+    };
     vec![
         at(0, job_started(&[Stage::Test])),
         at(0, started(Stage::Checkout)),
@@ -183,15 +193,15 @@ pub fn failing_job() -> Vec<Event> {
         ),
         at(
             130_000,
-            EventKind::Progress {
-                unit: image(),
+            EventKind::Progress(Progress {
                 done: 1,
                 total: 50,
-                running: vec!["zlib:do_compile".into()],
-            },
+                running: vec![Running { name: "zlib:do_compile".into(), seconds: 2 }],
+                ..Progress::new(&image(), "", Phase::Tasks)
+            }),
         ),
-        at(140_000, task("do_configure", true)),
-        at(150_000, task("do_compile", false)),
+        at(140_000, task("do_configure", Outcome::Passed)),
+        at(150_000, task("do_compile", failed(REPORTED_AS_FAILED))),
         at(
             150_000,
             EventKind::TaskFailed(TaskFailed {

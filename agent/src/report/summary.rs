@@ -8,13 +8,15 @@ use serde::{Deserialize, Serialize};
 
 use agent_types::error::Error;
 use agent_types::events::{
-    Artifact, Event, Finding, JobIdentity, Level, MemoOutcome, Planned, Recipes, RepoReady, Sstate,
-    TaskFailed, Unit,
+    Artifact, CacheCounts, Event, Finding, JobIdentity, Level, MemoOutcome, Planned, Recipes, RepoReady,
+    Sstate, TaskFailed, Unit,
 };
 use agent_types::outcome::{ExitStatus, Outcome};
 use agent_types::stage::Stage;
+use agent_types::tiers::{State, TierKind};
+use agent_types::traffic::Traffic;
 
-use super::cache::TierResult;
+use super::timeline::Timeline;
 
 /// A point in time; RFC 3339 with milliseconds in files.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -32,14 +34,27 @@ impl At {
         At { time: event.time, clock: event.clock }
     }
 
+    pub fn now() -> At {
+        At { time: SystemTime::now(), clock: Some(agent_types::events::clock_now()) }
+    }
+
     /// Seconds until `later`, to the millisecond, whatever happened to the wall clock in between. Without
     /// another clock 0 when it was set back.
     pub fn seconds_until(self, later: At) -> f64 {
+        whole_milliseconds(self.until(later).as_secs_f64())
+    }
+
+    /// The same in milliseconds.
+    pub fn milliseconds_until(self, later: At) -> u64 {
+        (self.until(later).as_secs_f64() * 1000.0).round() as u64
+    }
+
+    fn until(self, later: At) -> Duration {
         let took = match (self.clock, later.clock) {
             (Some(from), Some(to)) => to.checked_sub(from),
             _ => later.time.duration_since(self.time).ok(),
         };
-        whole_milliseconds(took.unwrap_or(Duration::ZERO).as_secs_f64())
+        took.unwrap_or(Duration::ZERO)
     }
 }
 
@@ -76,7 +91,7 @@ pub struct Summary {
     pub started: Option<At>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_event: Option<At>,
-    /// From the first event to the last.
+    /// From the first event to the last before the report stage: reports that know nothing later agree with this.
     pub seconds: f64,
     pub plan: Vec<Planned>,
     /// In the plan's order. The report stage is here only when it has something to tell.
@@ -85,6 +100,9 @@ pub struct Summary {
     pub units: Vec<UnitResult>,
     pub findings: Vec<Finding>,
     pub failed_tasks: Vec<TaskFailed>,
+    /// When the BitBake tasks of all units ran.
+    #[serde(default, skip_serializing_if = "Timeline::is_empty")]
+    pub timeline: Timeline,
     pub errors: Vec<StageError>,
     pub notices: Vec<Notice>,
     pub repos: Vec<RepoReady>,
@@ -116,6 +134,7 @@ impl Default for Summary {
             units: Vec::new(),
             findings: Vec::new(),
             failed_tasks: Vec::new(),
+            timeline: Timeline::default(),
             errors: Vec::new(),
             notices: Vec::new(),
             repos: Vec::new(),
@@ -128,7 +147,37 @@ impl Default for Summary {
     }
 }
 
+/// One tier of the share.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TierResult {
+    pub tier: TierKind,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// `None` when it was not looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<State>,
+    /// Why it is less than was hoped for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The sum of all parts of the job.
+    pub traffic: Traffic,
+    /// `None` when nothing was to be published there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub published: Option<CacheCounts>,
+}
+
 impl Summary {
+    /// The outcome of a stage that has ended.
+    pub fn stage_outcome(&self, stage: Stage) -> Option<&Outcome> {
+        self.stages.iter().find(|known| known.stage == stage)?.outcome.as_ref()
+    }
+
+    /// The units that have not finished.
+    pub fn open_units(&self) -> impl Iterator<Item = Unit> {
+        let open = self.units.iter().filter(|unit| unit.outcome.is_none());
+        open.map(|unit| Unit::new(unit.stage, unit.name.clone()))
+    }
+
     pub fn units_of(&self, stage: Stage) -> impl Iterator<Item = &UnitResult> {
         self.units.iter().filter(move |unit| unit.stage == stage)
     }

@@ -68,10 +68,11 @@ impl Status<'_> {
 
 /// All tests of a job. A unit with cases counts by its cases, and by itself only when it is not
 /// fine although no case says why: they are fine, or the agent stopped them with the unit. A unit
-/// without cases counts by itself; so does a stage without units.
+/// without cases counts by itself; so does a stage without units. The report stage is left out: `junit.xml` is
+/// made before it ends. A report that was lost is an error of the agent.
 pub fn suites(summary: &Summary) -> Vec<Suite<'_>> {
     let own = agent_suite(summary);
-    let units = summary.units.iter().map(unit_suite);
+    let units = summary.units.iter().filter(|unit| unit.stage != Stage::Report).map(unit_suite);
     units.chain((!own.tests.is_empty()).then_some(own)).collect()
 }
 
@@ -110,7 +111,8 @@ fn unit_suite(unit: &UnitResult) -> Suite<'_> {
 }
 
 fn agent_suite(summary: &Summary) -> Suite<'_> {
-    let stages = summary.stages.iter().filter(|stage| counts_by_itself(stage, summary)).filter_map(|stage| {
+    let counted = |stage: &&StageResult| stage.stage != Stage::Report && counts_by_itself(stage, summary);
+    let stages = summary.stages.iter().filter(counted).filter_map(|stage| {
         Some(Test {
             unit: None,
             class: "stages",

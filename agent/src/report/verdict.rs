@@ -11,6 +11,9 @@
 //! 7. *failed*: the layer, the build or a test.
 //!
 //! The guard: what did nothing, or contradicts itself, is never a pass.
+//!
+//! The report stage has no part in the outcome. A job that passes and loses a report ends with the status of that
+//! error, so that nobody waits for a report that is not there.
 
 use agent_types::error::Error;
 use agent_types::events::Level;
@@ -33,10 +36,16 @@ const ORDER: [ExitStatus; 8] = [
 
 /// What the job ends with, as far as its events go: they need not hold its end yet.
 pub fn outcome(summary: &Summary) -> (Outcome, ExitStatus) {
-    let mut errors: Vec<Error> = summary.errors.iter().map(|error| error.error.clone()).collect();
+    let (lost, errors): (Vec<&StageError>, Vec<&StageError>) =
+        summary.errors.iter().partition(|error| error.stage == Some(Stage::Report));
+    let mut errors: Vec<Error> = errors.into_iter().map(|error| error.error.clone()).collect();
     errors.extend(contradictions(summary).into_iter().map(|error| error.error));
 
-    let decided = summary.stages.iter().filter_map(|stage| Some((stage.stage, stage.outcome.as_ref()?)));
+    let decided = summary
+        .stages
+        .iter()
+        .filter(|stage| stage.stage != Stage::Report)
+        .filter_map(|stage| Some((stage.stage, stage.outcome.as_ref()?)));
     let worst = Outcome::worst(decided.clone().map(|(_, outcome)| outcome));
     let stage = worst.and_then(|found| decided.clone().find(|(_, outcome)| outcome == &found));
     let outcome = match (stage, errors.first()) {
@@ -47,8 +56,22 @@ pub fn outcome(summary: &Summary) -> (Outcome, ExitStatus) {
         (None, None) => Outcome::NotRun("nothing ran".into()),
     };
     let all = errors.iter().map(|error| error.class.exit_status()).chain([ExitStatus::of(&outcome)]);
-    let exit = all.min_by_key(|exit| ORDER.iter().position(|known| known == exit));
-    (outcome, exit.unwrap_or(ExitStatus::Internal))
+    let exit = match worst_of(all) {
+        Some(ExitStatus::Passed) => {
+            worst_exit(lost.into_iter().map(|error| &error.error)).unwrap_or(ExitStatus::Passed)
+        }
+        exit => exit.unwrap_or(ExitStatus::Internal),
+    };
+    (outcome, exit)
+}
+
+/// The exit status of the worst of these errors.
+pub fn worst_exit<'a>(errors: impl IntoIterator<Item = &'a Error>) -> Option<ExitStatus> {
+    worst_of(errors.into_iter().map(|error| error.class.exit_status()))
+}
+
+fn worst_of(all: impl Iterator<Item = ExitStatus>) -> Option<ExitStatus> {
+    all.min_by_key(|exit| ORDER.iter().position(|known| known == exit))
 }
 
 fn in_stage(stage: Stage, outcome: &Outcome) -> Outcome {
@@ -66,13 +89,16 @@ fn in_stage(stage: Stage, outcome: &Outcome) -> Outcome {
 /// What cannot be true at once, or did nothing and calls it a pass.
 pub fn contradictions(summary: &Summary) -> Vec<StageError> {
     let mut found: Vec<StageError> = Vec::new();
-    for stage in &summary.stages {
+    for stage in summary.stages.iter().filter(|stage| stage.stage != Stage::Report) {
         if stage.outcome == Some(Outcome::Passed) {
             found.extend(false_pass(summary, stage.stage).map(|why| contradiction(Some(stage.stage), why)));
         }
     }
-    let went_well = summary.errors.is_empty()
-        && summary.stages.iter().all(|stage| stage.outcome.as_ref().is_none_or(Outcome::is_success));
+    let of_report = |stage: Option<Stage>| stage == Some(Stage::Report);
+    let went_well = summary.errors.iter().all(|error| of_report(error.stage))
+        && summary.stages.iter().all(|stage| {
+            of_report(Some(stage.stage)) || stage.outcome.as_ref().is_none_or(Outcome::is_success)
+        });
     if went_well && let Some(why) = unfinished_business(&summary.stages) {
         found.push(contradiction(None, why));
     }

@@ -14,8 +14,10 @@ use agent_types::events::{EventKind, Level, Sstate, TaskFailed, Unit};
 use agent_types::outcome::Outcome;
 use agent_types::stage::Stage;
 use agent_yocto::bitbake::{Build, Failure};
+use agent_yocto::bitbake_events::NO_EVENTS;
 use agent_yocto::excerpt::relevant_lines;
 use agent_yocto::host;
+use agent_yocto::starter::{Addition, Starter, can_tell_events};
 
 use super::cleanup::{ServerEnd, UnitEnd};
 use super::configure::BuildEnvironment;
@@ -108,7 +110,16 @@ async fn machine_build(
     machine: &str,
 ) -> (Result<Built>, ServerEnd) {
     let bitbake = configured.tools.bitbake.join("bin/bitbake");
-    let mut command = Command::new(bitbake, &configured.build, format!("build-{machine}"));
+    let starter = starter(settings, &bitbake);
+    let (program, before) = match &starter {
+        Ok(starter) => starter.command(&bitbake, &[Addition::Events]),
+        Err(_) => (bitbake, Vec::new()),
+    };
+    let mut command = Command::new(program, &configured.build, format!("build-{machine}")).args(before);
+    let mut no_events = starter.err();
+    if no_events.is_none() {
+        no_events = command.listen_to_events().err().map(|error| error.to_string());
+    }
     if settings.check.keep_going {
         command = command.arg("-k");
     }
@@ -123,21 +134,34 @@ async fn machine_build(
     let ended = runner.run(command, &mut build).await;
     let server = ServerEnd::stop(&configured.build, configured.user.as_ref(), runner).await;
     let built = match ended {
-        Ok(finished) => report_build(build.lines, &finished, configured, runner, unit).await,
+        Ok(finished) => report_build(build.lines, &finished, no_events, configured, runner, unit).await,
         Err(error) => Err(error),
     };
     (built, server)
 }
 
-/// The failed tasks as events, and the verdict.
+/// The failed tasks as events, and the verdict. `no_events` says why BitBake was not asked for its events.
 async fn report_build(
     build: Build,
     finished: &CommandOutcome,
+    mut no_events: Option<String>,
     configured: &BuildEnvironment,
     runner: &Runner,
     unit: &Unit,
 ) -> Result<Built> {
-    for failure in &build.failures {
+    if no_events.is_none() && !build.has_events() {
+        no_events = Some("it told none".into());
+    }
+    if let Some(why) = no_events {
+        let message = format!("{}: {NO_EVENTS} ({why}); progress comes from its output", unit.name);
+        runner.events.info(message).await;
+    }
+    if build.dropped_events() > 0 {
+        let message =
+            format!("{} events of BitBake tasks were lost: they came too fast", build.dropped_events());
+        runner.events.warn(message, None).await;
+    }
+    for failure in build.failed_tasks(finished.success()).0 {
         let failed = task_failed(unit, failure, &configured.build, runner);
         runner.events.emit(EventKind::TaskFailed(failed)).await;
     }
@@ -152,12 +176,23 @@ async fn report_build(
     let excerpt = match &outcome {
         Outcome::Passed | Outcome::Cancelled(_) => Vec::new(),
         // A build that never got to a task has its story in its own lines.
-        _ if build.failures.is_empty() && build.errors.is_empty() => finished.tail.clone(),
-        _ if build.failures.is_empty() => build.errors.clone(),
+        _ if build.failed_tasks(finished.success()).0.is_empty() && build.errors.is_empty() => {
+            finished.tail.clone()
+        }
+        _ if build.failed_tasks(finished.success()).0.is_empty() => build.errors.clone(),
         _ => Vec::new(),
     };
     let log = Some(runner.relative_log(&finished.log));
     Ok(Built { outcome, log, excerpt, sstate: build.sstate })
+}
+
+/// The starter script for this BitBake.
+///
+/// # Errors
+/// Why it cannot be used.
+fn starter(settings: &Settings, bitbake: &Path) -> std::result::Result<Starter, String> {
+    can_tell_events(bitbake)?;
+    Starter::write(&settings.paths.work).map_err(|error| error.to_string())
 }
 
 /// The verdict guard of a build: the exit status and BitBake's own summary must agree.
@@ -166,8 +201,9 @@ fn judge(build: &Build, finished: &CommandOutcome) -> Result<Outcome> {
     if let (ExitReason::Exited(1..), Some(trouble)) = (finished.end, host::trouble(&said)) {
         return Err(trouble);
     }
-    let named = build.failures.first().map(|first| {
-        let more = build.failures_total.saturating_sub(1);
+    let (failures, failures_total) = build.failed_tasks(finished.success());
+    let named = failures.first().map(|first| {
+        let more = failures_total.saturating_sub(1);
         let and = if more > 0 { format!(" and {more} more") } else { String::new() };
         format!("{}:{} failed{and}", first.recipe, first.task)
     });

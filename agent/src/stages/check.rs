@@ -65,10 +65,15 @@ fn bitbake_layers_unit(words: &[String]) -> Unit {
     Unit::new(Stage::Check, format!("bitbake-layers {}", words.join(" ")))
 }
 
-/// Runs all checks that the manifest asks for; the gravest outcome decides.
-pub async fn run(settings: &Settings, configured: &BuildEnvironment, runner: &Runner) -> Result<Outcome> {
+/// Runs all checks that the manifest asks for; the gravest outcome decides, that of the preflight with them.
+pub async fn run(
+    settings: &Settings,
+    configured: &BuildEnvironment,
+    preflight: Option<&Outcome>,
+    runner: &Runner,
+) -> Result<Outcome> {
     let mut pending = Pending::new(units(settings), &runner.events);
-    let outcome = run_pending(settings, configured, runner, &mut pending).await;
+    let outcome = run_pending(settings, configured, preflight, runner, &mut pending).await;
     pending.not_run_after(outcome.as_ref()).await;
     outcome
 }
@@ -76,10 +81,11 @@ pub async fn run(settings: &Settings, configured: &BuildEnvironment, runner: &Ru
 async fn run_pending(
     settings: &Settings,
     configured: &BuildEnvironment,
+    preflight: Option<&Outcome>,
     runner: &Runner,
     pending: &mut Pending<'_>,
 ) -> Result<Outcome> {
-    let mut outcomes = Vec::new();
+    let mut outcomes: Vec<Outcome> = preflight.cloned().into_iter().collect();
     // Before anything runs layer code.
     let untouched = check_layer::Untouched::of(settings, configured, &runner.interrupt).await;
     if settings.check.yocto_check_layer {

@@ -19,6 +19,14 @@ fn recipes_build_publish_and_build_again_from_sstate() {
     assert!(first["missed"].as_u64() > Some(0) && first["local"] == 0, "{first}");
 
     let result = fixture.result();
+    // BitBake told its own events: nothing is said of the old way, and every task has a start and an end.
+    let notices = result["notices"].to_string();
+    assert!(!notices.contains("events cannot be read"), "{notices}");
+    let runs = result["timeline"]["runs"].as_array().unwrap();
+    println!("{} tasks in the timeline", runs.len());
+    assert!(!runs.is_empty());
+    assert!(runs.iter().all(|run| run[3].is_u64() && run[3].as_u64() <= run[4].as_u64()), "{runs:?}");
+
     let published = &result["published"];
     let index = json(Path::new(published["index"].as_str().unwrap()));
     let objects = index["objects"].as_array().unwrap();
@@ -29,6 +37,11 @@ fn recipes_build_publish_and_build_again_from_sstate() {
     );
 
     fixture.call(&["run", "--set", &narrow, "--only", "build"]).assert_code(&[0]);
+    let kept = sstate(fixture.result());
+    assert_eq!(kept["wanted"], 0, "everything is still in the build directory: {kept}");
+    assert_eq!(kept["current"], first["wanted"], "{kept}");
+
+    fixture.call(&["run", "--set", &narrow, "--only", "build", "--fresh"]).assert_code(&[0]);
     let second = sstate(fixture.result());
     assert_eq!(second["missed"], 0, "{second}");
     assert_eq!(second["local"], first["wanted"], "{second}");

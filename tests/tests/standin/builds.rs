@@ -1,6 +1,7 @@
 //! Builds and what they publish.
 
-use build_agent_tests::{Sandbox, json};
+use build_agent_tests::{Sandbox, commit, json};
+use serde_json::Value;
 
 /// A job that builds `hello` and publishes what it deploys, without the checks.
 pub fn builder(test: &str) -> Option<Sandbox> {
@@ -66,10 +67,122 @@ fn a_required_rule_that_matches_nothing_fails() {
     assert_ne!(sandbox.result()["outcome"], "passed");
 }
 
+/// The events of a job, as `--output json` prints them.
+fn told(sandbox: &Sandbox) -> Vec<Value> {
+    let mut command = sandbox.run_command();
+    command.args(["--output", "json"]);
+    let ran = sandbox.start(command).wait();
+    let lines = ran.stdout.lines().map(|line| serde_json::from_str(line).unwrap());
+    lines.collect()
+}
+
+fn of_kind<'a>(events: &'a [Value], kind: &str) -> Vec<&'a Value> {
+    events.iter().filter(|event| event["event"] == kind).collect()
+}
+
+/// Phase, done and total of each progress event.
+fn progress(events: &[Value]) -> Vec<(String, u64, u64)> {
+    let build = of_kind(events, "progress").into_iter().filter(|event| event["unit"]["stage"] == "build");
+    let number = |value: &Value| value.as_u64().unwrap();
+    build
+        .map(|event| {
+            (event["phase"].as_str().unwrap().into(), number(&event["done"]), number(&event["total"]))
+        })
+        .collect()
+}
+
+/// The tasks that ended, each with its outcome.
+fn ended(events: &[Value]) -> Vec<(String, String)> {
+    let word = |value: &Value| value.as_str().unwrap().to_owned();
+    of_kind(events, "task-finished")
+        .iter()
+        .map(|event| (word(&event["task"]), word(&event["outcome"])))
+        .collect()
+}
+
+fn notices<'a>(events: &'a [Value], words: &str) -> Vec<&'a str> {
+    let messages = of_kind(events, "notice").into_iter().filter_map(|event| event["message"].as_str());
+    messages.filter(|message| message.contains(words)).collect()
+}
+
+#[test]
+fn bitbakes_own_events_tell_how_far_a_build_is() {
+    let Some(sandbox) = builder("bitbakes_own_events_tell_how_far_a_build_is") else { return };
+    let passed = |task: &str| (task.to_owned(), "passed".to_owned());
+    let all = [passed("do_fetch"), passed("do_compile"), passed("do_deploy")];
+    let events = told(&sandbox);
+    assert_eq!(sandbox.result()["outcome"], "passed");
+    assert_eq!(ended(&events), all);
+    let started: Vec<&Value> = of_kind(&events, "task-started").iter().map(|event| &event["task"]).collect();
+    assert_eq!(started, ["do_fetch", "do_compile", "do_deploy"]);
+    assert!(notices(&events, "events cannot be read").is_empty());
+    let all_progress = progress(&events);
+    assert!(
+        all_progress.iter().any(|(phase, _, total)| phase == "parsing" && *total == 7),
+        "{all_progress:?}"
+    );
+    assert_eq!(all_progress.last(), Some(&("tasks".to_owned(), 3, 3)));
+    // Nothing of it is kept.
+    assert!(!std::fs::read_to_string(sandbox.out().join("events.jsonl")).unwrap().contains("\"progress\""));
+    // The console of BitBake knows nothing of it.
+    assert!(!sandbox.logs().contains("Unknown event"));
+
+    sandbox.behaviour("bitbake fail do_compile");
+    let events = told(&sandbox);
+    assert_eq!(ended(&events), [passed("do_fetch"), ("do_compile".into(), "failed".into())]);
+    let result = sandbox.result();
+    assert_eq!(result["outcome"], "failed");
+    let failed = result["failed_tasks"].as_array().unwrap();
+    assert_eq!(failed.len(), 1, "{failed:?}");
+    assert_eq!((&failed[0]["recipe"], &failed[0]["task"]), (&"hello-1.0-r0".into(), &"do_compile".into()));
+    assert!(failed[0]["log"].is_string(), "the log is found: {}", failed[0]);
+}
+
+/// Layer code can fire events as well.
+#[test]
+fn events_that_layer_code_makes_up_decide_nothing() {
+    let Some(sandbox) = builder("events_that_layer_code_makes_up_decide_nothing") else { return };
+    let log = |sandbox: &Sandbox| {
+        let log = std::fs::read_to_string(sandbox.out().join("logs/build-qemux86-64.log")).unwrap();
+        log.replace(|char: char| char.is_ascii_digit(), "0")
+    };
+    sandbox.run().assert_code(&[0]);
+    let plain = log(&sandbox);
+    sandbox.behaviour("bitbake fake-events");
+    let ran = sandbox.run();
+    ran.assert_code(&[0]);
+    assert!(!ran.output().contains('\u{1b}'), "{}", ran.output());
+    let result = sandbox.result();
+    assert_eq!(result["outcome"], "passed");
+    assert_eq!(result["failed_tasks"], serde_json::json!([]));
+    assert_eq!(log(&sandbox), plain);
+}
+
+/// The old way: from what BitBake prints.
+#[test]
+fn without_events_the_output_tells_of_the_tasks() {
+    let Some(sandbox) = builder("without_events_the_output_tells_of_the_tasks") else { return };
+    let console = sandbox.upstream().join("bitbake/lib/bb/ui/knotty.py");
+    let text = std::fs::read_to_string(&console).unwrap();
+    std::fs::write(
+        &console,
+        text.replace("def main(server, eventHandler, params", "def main(server, queue, params"),
+    )
+    .unwrap();
+    let text = std::fs::read_to_string(&console).unwrap();
+    std::fs::write(&console, text.replace("eventHandler.", "queue.")).unwrap();
+    commit(&sandbox.upstream(), "Another console");
+    let events = told(&sandbox);
+    assert_eq!(sandbox.result()["outcome"], "passed");
+    assert_eq!(ended(&events).len(), 3);
+    assert_eq!(notices(&events, "events cannot be read").len(), 1, "{events:?}");
+    assert_eq!(progress(&events).last().map(|(phase, ..)| phase.as_str()), Some("tasks"));
+}
+
 /// Unit and outcome with its reason, in the order of the reports.
 fn units(sandbox: &Sandbox) -> Vec<(String, String)> {
     let result = sandbox.result();
-    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let units = result["units"].as_array().expect("units").iter();
     units
         .map(|unit| {

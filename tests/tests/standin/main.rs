@@ -22,4 +22,5 @@ mod shared_memory;
 mod shares;
 mod stand_in;
 mod stops;
+mod timeline;
 mod verdicts;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,6 +53,9 @@ pub struct Command {
     pub stall: Option<Duration>,
     /// When it last did something: each output touches it, and so may anybody who sees the command work.
     pub activity: ActivityClock,
+    /// The agent's end of the socket on which the child tells what it does: see
+    /// [`Command::listen_to_events`].
+    pub(crate) events: Option<Arc<UnixStream>>,
     /// What the child has as its stdin; `None`: `/dev/null`.
     pub stdin: Option<Arc<OwnedFd>>,
     /// Stands before `argv` when the child is started, as an interpreter does; reports do not show it.
@@ -78,6 +82,7 @@ impl Command {
             mount_namespace: None,
             stall: None,
             activity: ActivityClock::default(),
+            events: None,
             stdin: None,
             launcher: Vec::new(),
             status: None,

@@ -16,6 +16,7 @@ pub mod cgroup;
 mod command;
 mod control_group;
 mod decoder;
+mod event_channel;
 mod exec_spec;
 mod exit_reason;
 mod forkers;

@@ -11,6 +11,7 @@ use agent_types::events::{Emitter, EventKind};
 
 use super::activity::Activity;
 use super::decoder::Decoder;
+use super::event_channel::EventChannel;
 use super::log::Log;
 use super::redact::{Redactor, Stream};
 
@@ -25,6 +26,12 @@ pub trait LineHandler: Send {
     /// no flood of events.
     fn progress(&mut self) -> Option<EventKind> {
         None
+    }
+
+    /// A line of the child's event socket (see [`Command::listen_to_events`](super::Command::listen_to_events)),
+    /// not redacted. The events that it means are emitted in order, as those of [`line`](LineHandler::line).
+    fn event(&mut self, _: &str) -> Vec<EventKind> {
+        Vec::new()
     }
 
     /// Output as the child printed it, before anything is decoded or redacted. For whoever has to hand
@@ -96,33 +103,49 @@ impl Output {
     pub async fn pump(
         &mut self,
         mut from: pipe::Receiver,
+        mut channel: EventChannel,
         lines: &mut dyn LineHandler,
         events: &Emitter,
         activity: &Activity,
     ) -> std::io::Result<()> {
         let mut buffer = vec![0; BATCH];
         loop {
-            let length = from.read(&mut buffer).await?;
+            let mut length = None;
+            // Neither may keep the other waiting, whatever layer code sends.
+            let told = tokio::select! {
+                read = from.read(&mut buffer) => {
+                    length = Some(read?);
+                    if length == Some(0) { channel.rest() } else { channel.ready() }
+                }
+                told = channel.next() => told,
+            };
             activity.clock.touch();
-            if length == 0 {
-                return Ok(());
-            }
             // It is not the child that is slow while its output waits for the listeners.
             let held = activity.clock.hold();
-            self.bytes += length as u64;
-            lines.raw(&buffer[..length]);
-            let clear = self.secrets.feed(&buffer[..length]);
-            let text = self.decoder.feed(&clear);
-            self.log.write(&text);
-            tell_trouble(&mut self.log, events).await;
-            let (told, count) = (&mut self.told, &mut self.lines);
-            let mut to = Listener { lines, tail: &mut self.tail, events, told, count };
-            self.splitter.feed(&text, &mut to).await;
+            let (told_bytes, count) = (&mut self.told, &mut self.lines);
+            let mut to = Listener { lines, tail: &mut self.tail, events, told: told_bytes, count };
+            for line in told {
+                to.pass_event(&line).await;
+            }
+            if let Some(length @ 1..) = length {
+                self.bytes += length as u64;
+                lines.raw(&buffer[..length]);
+                let clear = self.secrets.feed(&buffer[..length]);
+                let text = self.decoder.feed(&clear);
+                self.log.write(&text);
+                tell_trouble(&mut self.log, events).await;
+                let (told, count) = (&mut self.told, &mut self.lines);
+                let mut to = Listener { lines, tail: &mut self.tail, events, told, count };
+                self.splitter.feed(&text, &mut to).await;
+            }
             if let Some(progress) = lines.progress() {
                 events.emit(progress).await;
             }
             activity.set_status(lines.status());
             drop(held);
+            if length == Some(0) {
+                return Ok(());
+            }
             // A child that prints without end is always ready to be read.
             yield_now().await;
         }
@@ -170,7 +193,17 @@ struct Listener<'a> {
 impl Listener<'_> {
     async fn pass(&mut self, line: &str) {
         self.tail.push(line);
-        for what in self.lines.line(line) {
+        let events = self.lines.line(line);
+        self.emit(line, events).await;
+    }
+
+    async fn pass_event(&mut self, line: &str) {
+        let events = self.lines.event(line);
+        self.emit(line, events).await;
+    }
+
+    async fn emit(&mut self, line: &str, events: Vec<EventKind>) {
+        for what in events {
             let before = *self.told;
             *self.told += line.len() as u64 + EVENT;
             if *self.told <= EVENT_BYTES {
@@ -269,8 +302,8 @@ impl Tail {
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
-    use crate::ActivityClock;
     use crate::log::LOG_LIMIT;
+    use crate::{ActivityClock, Command};
     use agent_types::events::{Event, channel};
     use agent_types::secret::Secret;
     use tokio::sync::mpsc;
@@ -301,7 +334,9 @@ mod tests {
         let mut output = Output::new(log, &Redactor::new(secrets));
         let mut lines = Collect::default();
         let from = pipe::Receiver::from_owned_fd(reader.into()).unwrap();
-        output.pump(from, &mut lines, &events, &Activity::new(ActivityClock::default())).await.unwrap();
+        let activity = Activity::new(ActivityClock::default());
+        let channel = EventChannel::of(&Command::new("x", "/", "x"));
+        output.pump(from, channel, &mut lines, &events, &activity).await.unwrap();
         output.finish(&mut lines, &events).await;
         feeder.join().unwrap();
         (lines.0, output, received)

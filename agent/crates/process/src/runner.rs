@@ -18,6 +18,7 @@ use agent_types::events::{Emitter, EventKind};
 use agent_types::stage::Stage;
 
 use super::activity::Activity;
+use super::event_channel::EventChannel;
 use super::exit_reason::ExitReason;
 use super::kill_report::KillReport;
 use super::lines::Output;
@@ -238,7 +239,8 @@ impl Job<'_> {
         self.command.activity.touch();
         let activity = Activity::new(self.command.activity.clone());
         activity.set_status(lines.status());
-        let pump = pin!(output.pump(from, lines, &self.runner.events, &activity));
+        let channel = EventChannel::of(self.command);
+        let pump = pin!(output.pump(from, channel, lines, &self.runner.events, &activity));
         let mut reading = Reading::new(pump);
         let watch = Watch {
             interrupt: &self.runner.interrupt,

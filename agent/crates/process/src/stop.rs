@@ -193,3 +193,26 @@ async fn wait_gone(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::thread;
+
+    use super::*;
+
+    /// Reading the process table takes long on a large machine. A thread of the runtime drives nothing else meanwhile.
+    #[tokio::test]
+    async fn the_process_table_is_read_on_a_thread_that_may_block() {
+        let (sender, readers) = channel();
+        let find: Find = Arc::new(move |_| {
+            let _ = sender.send(thread::current().id());
+            Vec::new()
+        });
+        let timeouts = ShutdownTimeouts { grace: Duration::ZERO, term_grace: Duration::ZERO };
+        end_leftovers(find, timeouts, &Interrupt::new(None)).await;
+        // This runtime has one thread, which is the test's.
+        let readers: Vec<_> = readers.try_iter().collect();
+        assert!(!readers.is_empty() && !readers.contains(&thread::current().id()), "{readers:?}");
+    }
+}

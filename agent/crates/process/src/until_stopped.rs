@@ -26,6 +26,14 @@ impl<L: LineHandler> LineHandler for UntilStopped<L> {
         if self.stopping.is_cancelled() { Vec::new() } else { self.lines.line(line) }
     }
 
+    fn event(&mut self, line: &str) -> Vec<EventKind> {
+        if self.stopping.is_cancelled() { Vec::new() } else { self.lines.event(line) }
+    }
+
+    fn progress(&mut self) -> Option<EventKind> {
+        self.lines.progress()
+    }
+
     fn status(&self) -> Option<String> {
         self.lines.status()
     }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::job_id::JobId;
 use crate::outcome::{ExitStatus, Outcome};
 use crate::stage::Stage;
 use crate::tiers::State;
@@ -20,8 +21,12 @@ use crate::tiers::TierKind;
 use crate::traffic::Traffic;
 
 mod channel;
+mod progress;
+mod task;
 
 pub use channel::{Emitter, channel};
+pub use progress::{Phase, Progress, Running};
+pub use task::{REPORTED_AS_FAILED, Task, TaskFinished};
 
 /// Names the layout of `events.jsonl`; raised when a reader of the old layout would go wrong.
 pub const SCHEMA: &str = "build-agent/events/v1";
@@ -35,6 +40,13 @@ pub struct Event {
     /// the times. Older files do not have it.
     #[serde(default, with = "clock", skip_serializing_if = "Option::is_none")]
     pub clock: Option<Duration>,
+    /// The job that it belongs to, so that the streams of several jobs can be merged. The recorder sets it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job_id: Option<JobId>,
+    /// Counts up from 1 within the job, in the order in which all listeners see the events, whatever the clocks say.
+    /// The recorder sets it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seq: Option<u64>,
     #[serde(flatten)]
     pub what: EventKind,
 }
@@ -42,9 +54,18 @@ pub struct Event {
 /// When the agent made its first event.
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
+/// The present [`Event::clock`].
+pub fn clock_now() -> Duration {
+    START.elapsed()
+}
+
 impl Event {
+    pub fn at(time: SystemTime, clock: Option<Duration>, what: EventKind) -> Event {
+        Event { time, clock, job_id: None, seq: None, what }
+    }
+
     pub fn now(what: EventKind) -> Event {
-        Event { time: SystemTime::now(), clock: Some(START.elapsed()), what }
+        Event::at(SystemTime::now(), Some(clock_now()), what)
     }
 }
 
@@ -110,27 +131,19 @@ pub enum EventKind {
         /// Bytes of output.
         bytes: u64,
     },
-    /// Where a long unit is. For the console; the fold keeps nothing of it.
-    Progress {
-        unit: Unit,
-        done: u64,
-        total: u64,
-        /// What runs now, e.g. `zlib-native:do_compile`.
-        running: Vec<String>,
-    },
-    /// A BitBake task finished; `ok` tells how.
-    Task {
-        unit: Unit,
-        recipe: String,
-        task: String,
-        ok: bool,
-    },
+    /// How far a long step is.
+    Progress(Progress),
+    /// A BitBake task started. Only if BitBake said so: a start is never guessed.
+    TaskStarted(Task),
+    /// A BitBake task finished. Older agents called the event `task`.
+    #[serde(alias = "task")]
+    TaskFinished(TaskFinished),
     /// Nothing was heard for `silent_seconds`, and the job still lives.
     Heartbeat {
         silent_seconds: u64,
         running: String,
     },
-    /// A BitBake task that failed, with its own log's lines that matter.
+    /// More on a BitBake task that failed: the relevant lines of its log. Its end is an event of its own.
     TaskFailed(TaskFailed),
     /// What became of a question that yocto-check-layer asked BitBake.
     Memo(Memo),
@@ -190,6 +203,9 @@ pub struct JobStarted {
 /// What the job is about, as far as it enters reports and artifact keys.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct JobIdentity {
+    /// Unique among all jobs of all machines.
+    #[serde(default, skip_serializing_if = "JobId::is_empty")]
+    pub id: JobId,
     pub name: String,
     pub release: String,
     /// The commit of the layer under test; `None` when it is not in git.
@@ -200,6 +216,9 @@ pub struct JobIdentity {
     pub dirty: bool,
     /// Distinguishes builds of one commit: CodeBuild's build number or a local time stamp.
     pub build: String,
+    /// CodeBuild's id of the build that runs the job; several jobs of one build have the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub codebuild: Option<String>,
     pub layer: PathBuf,
     pub manifest: String,
     /// The command that repeats this job elsewhere.
@@ -456,23 +475,26 @@ mod tests {
     #[test]
     fn an_event_is_one_line_and_comes_back_the_same() {
         let unit = Unit::new(Stage::Check, "yocto-check-layer meta-x");
+        let what = EventKind::UnitFinished {
+            unit,
+            outcome: Outcome::Failed("line one\nline two".into()),
+            log: Some("logs/1.log".into()),
+            excerpt: vec!["a".into()],
+        };
+        let time = humantime::parse_rfc3339("2026-01-02T03:04:05.678Z").unwrap();
         let event = Event {
-            time: humantime::parse_rfc3339("2026-01-02T03:04:05.678Z").unwrap(),
-            clock: Some(Duration::from_millis(61_007)),
-            what: EventKind::UnitFinished {
-                unit,
-                outcome: Outcome::Failed("line one\nline two".into()),
-                log: Some("logs/1.log".into()),
-                excerpt: vec!["a".into()],
-            },
+            job_id: Some("20260102T030405Z-0f5d7e0c91b2a3d4".into()),
+            seq: Some(7),
+            ..Event::at(time, Some(Duration::from_millis(61_007)), what)
         };
         let line = serde_json::to_string(&event).unwrap();
         assert!(!line.contains('\n'), "{line}");
-        let head = r#"{"time":"2026-01-02T03:04:05.678Z","clock":61.007,"event":"unit-finished""#;
-        assert!(line.starts_with(head), "{line}");
+        let stamp = r#""clock":61.007,"job_id":"20260102T030405Z-0f5d7e0c91b2a3d4","seq":7,"#;
+        let head = format!(r#"{{"time":"2026-01-02T03:04:05.678Z",{stamp}"event":"unit-finished""#);
+        assert!(line.starts_with(&head), "{line}");
         assert_eq!(serde_json::from_str::<Event>(&line).unwrap(), event);
-        // Files of older agents have no such clock.
-        let older = line.replace(r#""clock":61.007,"#, "");
-        assert_eq!(serde_json::from_str::<Event>(&older).unwrap(), Event { clock: None, ..event });
+        // Files of older agents have neither such a clock nor ids.
+        let older = line.replace(stamp, "");
+        assert_eq!(serde_json::from_str::<Event>(&older).unwrap(), Event::at(time, None, event.what));
     }
 }

@@ -6,6 +6,7 @@ pub mod artifact;
 pub mod diagnostic;
 pub mod error;
 pub mod events;
+pub mod job_id;
 pub mod listing;
 pub mod outcome;
 pub mod release;

@@ -1,12 +1,19 @@
-//! Understands what `bitbake` says while it builds (its plain, non-interactive output).
+//! Follows `bitbake` while it builds: by its own events where they can be had, and by its plain, non-interactive
+//! output.
 
 use std::path::PathBuf;
 use std::sync::LazyLock;
+use std::time::Instant;
 
 use regex::Regex;
 
 use agent_process::LineHandler;
-use agent_types::events::{EventKind, Sstate, Unit};
+use agent_types::events::{
+    EventKind, Phase, Progress, REPORTED_AS_FAILED, Running, Sstate, Task, TaskFinished, Unit,
+};
+use agent_types::outcome::Outcome;
+
+use super::bitbake_events::{Follower, is_setscene};
 
 /// How many failed tasks are kept; more are counted only.
 const FAILURES_KEPT: usize = 50;
@@ -39,16 +46,22 @@ pub struct TasksSummary {
     pub failed: u64,
 }
 
-/// Follows a build line by line.
+/// Follows a build by its events and line by line.
 #[derive(Debug)]
 pub struct Build {
     unit: Unit,
+    /// Of the events. While there are some, the text tells nothing of tasks.
+    follower: Follower,
+    /// Failed tasks by their events, the first ones.
+    told_failures: Vec<Failure>,
+    told_failures_total: u64,
     /// In the order of their starts.
-    running: Vec<String>,
+    running: Vec<(String, Instant)>,
     done: u64,
     total: u64,
     /// Something of the above has changed since it was last told.
     changed: bool,
+    /// Failed tasks by the text.
     pub failures: Vec<Failure>,
     pub failures_total: u64,
     /// Shared state that could not be used, so that the task ran instead: a warning, no failure.
@@ -98,6 +111,9 @@ fn regex(pattern: &str) -> Regex {
 impl Build {
     pub fn new(unit: Unit) -> Build {
         Build {
+            follower: Follower::new(&unit, ""),
+            told_failures: Vec::new(),
+            told_failures_total: 0,
             unit,
             running: Vec::new(),
             done: 0,
@@ -113,24 +129,60 @@ impl Build {
         }
     }
 
+    /// Whether BitBake told its events.
+    pub fn has_events(&self) -> bool {
+        self.follower.is_heard()
+    }
+
+    /// Events of tasks that were lost.
+    pub fn dropped_events(&self) -> u64 {
+        self.follower.dropped()
+    }
+
+    /// The failed tasks, the first ones, and how many there are: by the events if they tell of some, otherwise
+    /// by the text. Layer code can make up events, so they count for nothing when BitBake `ended_well`.
+    pub fn failed_tasks(&self, ended_well: bool) -> (&[Failure], u64) {
+        if self.told_failures.is_empty() || ended_well {
+            (&self.failures, self.failures_total)
+        } else {
+            (&self.told_failures, self.told_failures_total)
+        }
+    }
+
+    fn note_failure(&mut self, finished: &TaskFinished) {
+        let TaskFinished { task, outcome, log } = finished;
+        // When a task of shared state fails the real one runs.
+        if !outcome.is_success() && !is_setscene(task) {
+            self.told_failures_total += 1;
+            if self.told_failures.len() < FAILURES_KEPT {
+                let (recipe, task) = (task.recipe.clone(), task.task.clone());
+                self.told_failures.push(Failure { recipe, task, log: log.clone() });
+            }
+        }
+    }
+
     fn task(&mut self, recipe: &str, task: &str, state: &str) -> Vec<EventKind> {
         self.changed = true;
         let name = cut(&format!("{recipe}:{task}"), NAME_BYTES).to_owned();
-        let known = self.running.iter().position(|running| *running == name);
+        let known = self.running.iter().position(|(running, _)| *running == name);
+        let event = Task::new(self.unit.clone(), cut(recipe, NAME_BYTES), cut(task, NAME_BYTES));
         if state == "Started" {
-            if known.is_none() && self.running.len() < RUNNING_KEPT {
-                self.running.push(name);
+            if known.is_some() || self.running.len() >= RUNNING_KEPT {
+                return Vec::new();
             }
-            return Vec::new();
+            self.running.push((name, Instant::now()));
+            return vec![EventKind::TaskStarted(event)];
         }
         if let Some(known) = known {
             self.running.remove(known);
         }
-        let ok = state == "Succeeded";
-        if !ok {
+        let outcome = if state == "Succeeded" {
+            Outcome::Passed
+        } else {
             self.failure(recipe, task);
-        }
-        vec![EventKind::Task { unit: self.unit.clone(), recipe: recipe.into(), task: task.into(), ok }]
+            Outcome::Failed(REPORTED_AS_FAILED.into())
+        };
+        vec![EventKind::TaskFinished(TaskFinished { task: event, outcome, log: None })]
     }
 
     /// BitBake tells of a failed task up to three times, each time with another part of the story.
@@ -174,6 +226,9 @@ impl Build {
 
 impl LineHandler for Build {
     fn line(&mut self, line: &str) -> Vec<EventKind> {
+        if self.has_events() && (STARTED.is_match(line) || RUNNING.is_match(line)) {
+            return Vec::new();
+        }
         if let Some(found) = STARTED.captures(line) {
             return self.task(&found[1], &found[2], &found[3]);
         }
@@ -216,17 +271,37 @@ impl LineHandler for Build {
         Vec::new()
     }
 
+    fn event(&mut self, line: &str) -> Vec<EventKind> {
+        let told = self.follower.take(line);
+        if let Some(EventKind::TaskFinished(finished)) = &told {
+            self.note_failure(finished);
+        }
+        told.into_iter().collect()
+    }
+
     fn progress(&mut self) -> Option<EventKind> {
-        std::mem::take(&mut self.changed).then(|| EventKind::Progress {
-            unit: self.unit.clone(),
-            done: self.done,
-            total: self.total,
-            running: self.running.clone(),
+        if self.has_events() {
+            return self.follower.progress().map(EventKind::Progress);
+        }
+        std::mem::take(&mut self.changed).then(|| {
+            let running = self
+                .running
+                .iter()
+                .map(|(name, since)| Running { name: name.clone(), seconds: since.elapsed().as_secs() });
+            EventKind::Progress(Progress {
+                done: self.done,
+                total: self.total,
+                running: running.collect(),
+                ..Progress::new(&self.unit, "", Phase::Tasks)
+            })
         })
     }
 
     fn status(&self) -> Option<String> {
-        let tasks = self.running.iter().take(4).cloned().collect::<Vec<_>>().join(", ");
+        if self.has_events() {
+            return self.follower.status();
+        }
+        let tasks = self.running.iter().take(4).map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
         (!tasks.is_empty()).then(|| format!("{tasks} ({} of {} tasks done)", self.done, self.total))
     }
 }
@@ -273,7 +348,10 @@ mod tests {
         );
         assert_eq!(build.failures_total, 1);
         assert_eq!(build.summary, Some(TasksSummary { attempted: 12, not_needed: 3, failed: 1 }));
-        assert!(events.iter().any(|event| matches!(event, EventKind::Task { ok: false, .. })), "{events:?}");
+        let task = Task::new(Unit::new(Stage::Build, "x"), "hello-1.0-r0", "do_compile");
+        let outcome = Outcome::Failed(REPORTED_AS_FAILED.into());
+        let end = TaskFinished { task: task.clone(), outcome, log: None };
+        assert_eq!(events, [EventKind::TaskStarted(task), EventKind::TaskFinished(end)]);
     }
 
     #[test]
@@ -311,9 +389,45 @@ mod tests {
              NOTE: recipe b-1-r0: task do_fetch: Started\n\
              NOTE: recipe a-1-r0: task do_compile: Succeeded\n",
         );
-        let Some(EventKind::Progress { done, total, running, .. }) = build.progress() else { panic!() };
-        assert_eq!((done, total, &running[..]), (4, 9, &["b-1-r0:do_fetch".to_string()][..]));
+        let Some(EventKind::Progress(progress)) = build.progress() else { panic!() };
+        let running = [Running { name: "b-1-r0:do_fetch".into(), seconds: 0 }];
+        assert_eq!((progress.done, progress.total, &progress.running[..]), (4, 9, &running[..]));
         assert_eq!(build.progress(), None, "nothing has changed since");
+    }
+
+    /// The same failure in both: the console prints text for what the events tell.
+    #[test]
+    fn events_replace_what_the_text_says_of_tasks() {
+        let task = |what: &str, more: &str| {
+            let name = r#""pn":"hello","pf":"hello-1.0-r0","task":"do_compile""#;
+            format!(r#"{{"e":"task","what":"{what}","id":"/m/hello_1.0.bb:do_compile",{name}{more}}}"#)
+        };
+        let mut build = Build::new(Unit::new(Stage::Build, "x"));
+        assert_eq!((build.event(r#"{"e":"hello"}"#), build.has_events()), (vec![], true));
+        assert!(matches!(&build.event(&task("started", ""))[..], [EventKind::TaskStarted(_)]));
+        assert_eq!(build.line("NOTE: recipe hello-1.0-r0: task do_compile: Started"), []);
+        assert_eq!(build.line("NOTE: Running task 5 of 9 (/m/hello_1.0.bb:do_compile)"), []);
+        build.event(r#"{"e":"queue","what":"started","id":"/m/hello_1.0.bb:do_compile","tasks":[3,0,9]}"#);
+        let Some(EventKind::Progress(progress)) = build.progress() else { panic!() };
+        assert_eq!((progress.done, progress.total, &*progress.running[0].name), (3, 9, "hello:do_compile"));
+        let events = build.event(&task("failed", r#","log":"/w/log.do_compile.7""#));
+        let [EventKind::TaskFinished(TaskFinished { outcome: Outcome::Failed(_), .. })] = &events[..] else {
+            panic!("{events:?}")
+        };
+        let text = "ERROR: Logfile of failure stored in: /w/log.do_compile.7\n\
+            NOTE: recipe hello-1.0-r0: task do_compile: Failed\n\
+            ERROR: Task (/m/hello_1.0.bb:do_compile) failed with exit code '1'";
+        assert!(text.lines().all(|line| build.line(line).is_empty()));
+        let failure = Failure {
+            recipe: "hello-1.0-r0".into(),
+            task: "do_compile".into(),
+            log: Some("/w/log.do_compile.7".into()),
+        };
+        assert_eq!(build.failed_tasks(false), (&[failure][..], 1));
+        // A setscene task that fails is no failure.
+        let mut build = Build::new(Unit::new(Stage::Build, "x"));
+        build.event(&task("failed", "").replace("do_compile", "do_deploy_setscene"));
+        assert_eq!(build.failed_tasks(false).1, 0);
     }
 
     #[test]
@@ -321,7 +435,8 @@ mod tests {
         let mut build = Build::new(Unit::new(Stage::Build, "x"));
         let long = "é".repeat(30_000);
         for number in 0..100_000 {
-            assert_eq!(build.line(&format!("NOTE: recipe x{number}: task do_y: Started")), []);
+            let told = build.line(&format!("NOTE: recipe x{number}: task do_y: Started"));
+            assert!(number < RUNNING_KEPT || told.is_empty(), "{told:?}");
             build.line(&format!("NOTE: recipe {number}{}: task do_y: Started", &long[..400]));
             build.line("NOTE: recipe same: task do_y: Started");
         }
@@ -330,9 +445,9 @@ mod tests {
             build.line(&format!("ERROR: Logfile of failure stored in: /{number}"));
             build.line(&format!("ERROR: Task (/m/a_{number}.bb:do_x{number}) failed with exit code '1'"));
         }
-        let Some(EventKind::Progress { running, .. }) = build.progress() else { panic!() };
+        let Some(EventKind::Progress(Progress { running, .. })) = build.progress() else { panic!() };
         assert_eq!(running.len(), RUNNING_KEPT);
-        assert!(running.iter().all(|name| name.len() <= NAME_BYTES));
+        assert!(running.iter().all(|running| running.name.len() <= NAME_BYTES));
         assert_eq!((build.errors.len(), build.failures.len()), (ERRORS_KEPT, FAILURES_KEPT));
         assert!(build.errors.iter().all(|error| error.len() <= ERROR_BYTES));
         assert!(build.status().unwrap().len() < 5 * NAME_BYTES);

@@ -4,6 +4,7 @@
 #
 #   --discard-signature-files  leave the signature files (sigdata, sigbasedata) empty. BitBake still
 #                              computes and compares all hashes, and creates every file.
+#   --events                   tell what BitBake does on the socket that is standard input (bitbake_events.py)
 #
 # BitBake must not notice: its arguments, module path, environment, output, exit status, task hashes and
 # caches are the same as without this script. From release 1.50 on BitBake executes its server as a program
@@ -15,7 +16,7 @@ import os
 import sys
 import types
 
-OPTIONS = ("--discard-signature-files",)
+OPTIONS = ("--discard-signature-files", "--events")
 
 
 class AfterImport:
@@ -91,6 +92,8 @@ def start_server_with(options):
     """Comes in front of the program `bitbake-server`, with the same options."""
     execute = os.execl
     starter = os.path.abspath(__file__)
+    # The server has another standard input.
+    options = [option for option in options if option != "--events"]
 
     def execl(program, *arguments):
         # The first argument is the process's name, the second one the server's script.
@@ -99,6 +102,21 @@ def start_server_with(options):
         execute(program, *arguments)
 
     os.execl = execl
+
+
+def tell_events(after_import):
+    """Lets the console of BitBake tell its events. Whatever goes wrong, BitBake does not notice."""
+    try:
+        path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "bitbake_events.py")
+        with open(path, "rb") as stream:
+            code = compile(stream.read(), path, "exec")
+        events = types.ModuleType("bitbake_events")
+        exec(code, events.__dict__)
+        channel = events.take_stdin()
+        if channel is not None:
+            after_import.call("bb.ui.knotty", lambda knotty: events.watch(knotty, channel))
+    except Exception:
+        pass
 
 
 def run(arguments):
@@ -135,6 +153,8 @@ def main():
     after_import = AfterImport()
     if "--discard-signature-files" in options:
         after_import.call("bb.siggen", discard_signature_files)
+    if "--events" in options:
+        tell_events(after_import)
     sys.meta_path.insert(0, after_import)
     start_server_with(options)
     run(arguments)

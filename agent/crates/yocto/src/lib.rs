@@ -5,6 +5,7 @@
 
 pub mod base_layers;
 pub mod bitbake;
+pub mod bitbake_events;
 pub mod bitbake_layers;
 pub mod check_layer;
 pub mod conf;

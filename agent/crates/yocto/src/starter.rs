@@ -14,11 +14,19 @@ const SCRIPT: &str = include_str!("bitbake_starter.py");
 
 const NAME: &str = "bitbake_starter.py";
 
+/// The part that tells the events. It lies beside the script, which loads it.
+const EVENTS: &str = include_str!("bitbake_events.py");
+
+const EVENTS_NAME: &str = "bitbake_events.py";
+
 /// The first line of every BitBake that the starter can start.
 const FIRST_LINE: &str = "#!/usr/bin/env python3";
 
 /// How `dump_sigtask` writes signature files: as pickles up to release 1.52, as JSON from 2.0 on.
 const WRITES: [&str; 2] = ["pickle.dump(", "json.dump("];
+
+/// How BitBake's console begins, and where it lists the events that it wants.
+const CONSOLE: [&str; 2] = ["def main(server, eventHandler, params", "_evt_list = "];
 
 /// No file of BitBake is larger.
 const LONGEST: u64 = 4 << 20;
@@ -31,12 +39,16 @@ const END_OF_OPTIONS: &str = "--";
 pub enum Addition {
     /// Signature files stay empty. BitBake computes and compares all hashes, and creates every file.
     DiscardSignatureFiles,
+    /// BitBake tells what it does on the socket that is its standard input
+    /// ([`Command::listen_to_events`](agent_process::Command::listen_to_events)).
+    Events,
 }
 
 impl Addition {
     fn option(self) -> &'static str {
         match self {
             Addition::DiscardSignatureFiles => "--discard-signature-files",
+            Addition::Events => "--events",
         }
     }
 }
@@ -49,12 +61,14 @@ impl Starter {
     /// Writes the script into the directory, readable for everybody and writable for its owner alone. A BitBake
     /// that reads it meanwhile sees the whole script.
     pub fn write(directory: &Path) -> std::io::Result<Starter> {
-        let path = directory.join(NAME);
-        let new = path.with_extension("new");
-        fs::write(&new, SCRIPT)?;
-        fs::set_permissions(&new, PermissionsExt::from_mode(0o644))?;
-        fs::rename(&new, &path)?;
-        Ok(Starter(path))
+        for (name, script) in [(EVENTS_NAME, EVENTS), (NAME, SCRIPT)] {
+            let path = directory.join(name);
+            let new = path.with_extension("new");
+            fs::write(&new, script)?;
+            fs::set_permissions(&new, PermissionsExt::from_mode(0o644))?;
+            fs::rename(&new, &path)?;
+        }
+        Ok(Starter(directory.join(NAME)))
     }
 
     /// The program and the arguments that start `bitbake` (the path of its script) with these additions, as its
@@ -67,27 +81,45 @@ impl Starter {
     }
 }
 
-/// Why the starter cannot leave the signature files of this BitBake empty. `bitbake` is the path of its script.
+/// Whether the starter can leave the signature files of this BitBake empty. `bitbake` is the path of its script.
 ///
 /// # Errors
-/// With the reason.
+/// Why it cannot.
 pub fn can_discard_signature_files(bitbake: &Path) -> Result<(), String> {
-    let text = |path: &Path| {
-        let bytes = read::whole(path, LONGEST).map_err(|error| error.to_string())?;
-        Ok::<_, String>(String::from_utf8_lossy(&bytes).into_owned())
-    };
+    let siggen = top_of(bitbake)?.join("lib/bb/siggen.py");
+    let code = text(&siggen)?;
+    if !WRITES.iter().any(|words| code.contains(words)) {
+        return Err(format!("{} writes signature files in an unknown way", siggen.display()));
+    }
+    Ok(())
+}
+
+/// Whether the starter can let this BitBake tell its events. `bitbake` is the path of its script.
+///
+/// # Errors
+/// Why it cannot.
+pub fn can_tell_events(bitbake: &Path) -> Result<(), String> {
+    let console = top_of(bitbake)?.join("lib/bb/ui/knotty.py");
+    let code = text(&console)?;
+    if !CONSOLE.iter().all(|words| code.contains(words)) {
+        return Err(format!("{} is not the console that the agent knows", console.display()));
+    }
+    Ok(())
+}
+
+/// The directory of a BitBake that the starter can start, by the path of its script.
+fn top_of(bitbake: &Path) -> Result<PathBuf, String> {
     // A link in the place of the script is followed, as the kernel does.
     let script = fs::canonicalize(bitbake).map_err(|error| error.to_string())?;
     if text(&script)?.lines().next().map(str::trim_end) != Some(FIRST_LINE) {
         return Err(format!("the first line of {} is not `{FIRST_LINE}`", bitbake.display()));
     }
-    let top = script.ancestors().nth(2).unwrap_or(Path::new("/"));
-    let siggen = top.join("lib/bb/siggen.py");
-    let siggen_text = text(&siggen)?;
-    if !WRITES.iter().any(|words| siggen_text.contains(words)) {
-        return Err(format!("{} writes signature files in an unknown way", siggen.display()));
-    }
-    Ok(())
+    Ok(script.ancestors().nth(2).unwrap_or(Path::new("/")).to_owned())
+}
+
+fn text(path: &Path) -> Result<String, String> {
+    let bytes = read::whole(path, LONGEST).map_err(|error| error.to_string())?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// A command line without the starter: what BitBake would have been started with.

@@ -7,8 +7,7 @@ use crate::report::totals::{Status, Suite, Test};
 use agent_types::events::{Level, TaskFailed};
 use agent_types::outcome::Outcome;
 
-use super::format::level_word;
-use super::steps::finding_line;
+use super::format::{finding_line, level_word};
 
 /// Lines of one failure's log or message.
 const LINES: usize = 60;

@@ -2,15 +2,14 @@
 
 use std::path::Path;
 
-use crate::report::cache::{TierResult, counts_by_name};
-use crate::report::summary::{StageError, StageResult, Summary};
+use crate::report::cache::counts_by_name;
+use crate::report::summary::{StageError, StageResult, Summary, TierResult};
 use crate::report::totals::{Suite, Totals, suites};
 use agent_types::events::{JobIdentity, Level};
 use agent_types::outcome::{ExitStatus, Outcome};
 
 use super::failures::{Failure, failures};
-use super::format::{Style, duration, level_word};
-use super::steps::finding_line;
+use super::format::{Style, duration, finding_line, level_word, short_commit};
 use agent_types::sanitize::{sanitize, sanitize_line};
 use agent_types::words::{bytes, count};
 
@@ -61,16 +60,11 @@ impl Text {
 /// `meta-x on scarthgap (3f2a1b4c5d6e)`.
 pub fn job_name(job: &JobIdentity) -> String {
     let commit = match &job.commit {
-        Some(commit) if job.dirty => format!("{}, with uncommitted changes", short(commit)),
-        Some(commit) => short(commit),
+        Some(commit) if job.dirty => format!("{}, with uncommitted changes", short_commit(commit)),
+        Some(commit) => short_commit(commit),
         None => "not in git".to_owned(),
     };
     format!("{} on {} ({commit})", sanitize_line(&job.name), sanitize_line(&job.release))
-}
-
-/// The first twelve digits of a commit, which is what people compare.
-pub fn short(commit: &str) -> String {
-    sanitize_line(commit).chars().take(12).collect()
 }
 
 fn verdict(summary: &Summary, failures: &[Failure], style: Style) -> String {

@@ -1,9 +1,10 @@
-//! How outcomes and times are written for people.
+//! How outcomes, times, commits and findings are written for people.
 
 use std::time::Duration;
 
-use agent_types::events::Level;
+use agent_types::events::{Finding, Level};
 use agent_types::outcome::Outcome;
+use agent_types::sanitize::sanitize_line;
 
 /// Colours, or none of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +82,24 @@ fn whole(seconds: u64) -> String {
         (0, m, s) => format!("{m}m{s:02}s"),
         (h, m, s) => format!("{h}h{m:02}m{s:02}s"),
     }
+}
+
+/// The first twelve digits of a commit, which is what people compare.
+pub fn short_commit(commit: &str) -> String {
+    sanitize_line(commit).chars().take(12).collect()
+}
+
+/// `path:line: level: message [rule]`, as compilers and editors have it. `word` is the level.
+pub fn finding_line(finding: &Finding, word: &str) -> String {
+    let mut place = String::new();
+    if let Some(file) = &finding.file {
+        place = format!("{}:", sanitize_line(&file.to_string_lossy()));
+        if let Some(line) = finding.line {
+            place += &format!("{line}:");
+        }
+        place.push(' ');
+    }
+    format!("{place}{word}: {} [{}]", sanitize_line(&finding.message), sanitize_line(&finding.rule))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use crate::report::recorder::Sink;
+use crate::report::sink::Sink;
 use agent_types::events::Event;
 
 pub struct Json<W> {

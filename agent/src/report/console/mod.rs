@@ -6,6 +6,7 @@ mod format;
 mod json;
 mod output_timeout;
 mod plain;
+mod progress;
 mod steps;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
@@ -15,9 +16,9 @@ mod tty;
 
 pub use final_summary::final_summary;
 pub use format::Style;
+pub(super) use format::finding_line;
 pub use json::Json;
 pub use output_timeout::with_output_timeout;
 pub use plain::Plain;
-pub(super) use steps::finding_line;
 pub use threaded_sink::ThreadedSink;
 pub use tty::Terminal;

@@ -19,9 +19,11 @@ pub fn with_output_timeout(interrupt: &Interrupt, print: impl FnOnce() + Send + 
     }
 }
 
-/// How long to wait for a reader: as long as the job may go on, and a moment longer.
+/// How long to wait for a reader: as long as the job may go on and a moment longer, or up to a deadline.
 pub(super) struct OutputTimeout<'a> {
     interrupt: &'a Interrupt,
+    /// For one that stands still while the job goes on; `None`: it may.
+    deadline: Option<Duration>,
     /// How far the reader was when it was last seen to read, and when that was.
     seen: (u64, Instant),
 }
@@ -33,15 +35,25 @@ impl<'a> OutputTimeout<'a> {
     const NOW: Duration = Duration::from_millis(500);
 
     pub fn new(interrupt: &'a Interrupt) -> OutputTimeout<'a> {
-        OutputTimeout { interrupt, seen: (0, Instant::now()) }
+        OutputTimeout { interrupt, deadline: None, seen: (0, Instant::now()) }
+    }
+
+    pub fn with_deadline(self, deadline: Option<Duration>) -> OutputTimeout<'a> {
+        OutputTimeout { deadline, ..self }
     }
 
     /// Whether to wait on for a reader who is `far`.
     pub fn lasts(&mut self, far: u64) -> bool {
-        if self.interrupt.state().is_none() || self.seen.0 != far {
+        let goes_on = self.interrupt.state().is_none();
+        if (goes_on && self.deadline.is_none()) || self.seen.0 != far {
             self.seen = (far, Instant::now());
         }
-        let limit = if self.interrupt.is_urgent() { Self::NOW } else { Self::STOPPED };
+        let stopped = if self.interrupt.is_urgent() { Self::NOW } else { Self::STOPPED };
+        let limit = match self.deadline {
+            Some(deadline) if goes_on => deadline,
+            Some(deadline) => deadline.min(stopped),
+            None => stopped,
+        };
         self.seen.1.elapsed() < limit
     }
 }

@@ -10,7 +10,7 @@ use agent_types::listing;
 use agent_types::outcome::Outcome;
 use agent_types::stage::Stage;
 
-use super::format::{Style, duration, level_word, offset};
+use super::format::{Style, duration, finding_line, level_word, offset, short_commit};
 use agent_types::sanitize::sanitize_line;
 use agent_types::words::count;
 
@@ -63,11 +63,8 @@ impl Steps {
             }
             EventKind::UnderTest { commit: Some(commit), dirty } => {
                 let and = if *dirty { ", with uncommitted changes" } else { "" };
-                let text = format!(
-                    "{:<9}  under test: commit {}{and}",
-                    Stage::Checkout,
-                    super::final_summary::short(commit)
-                );
+                let text =
+                    format!("{:<9}  under test: commit {}{and}", Stage::Checkout, short_commit(commit));
                 vec![self.stamped(event, &text)]
             }
             EventKind::UnitStarted { unit } => {
@@ -83,6 +80,10 @@ impl Steps {
             }
             EventKind::UnitFinished { unit, outcome, .. } => {
                 let mut lines = self.more_findings(unit);
+                // Each job writes the same reports; only one that is missing is news.
+                if unit.stage == Stage::Report && outcome.is_success() {
+                    return lines;
+                }
                 lines.push(self.unit_line(event, unit, outcome));
                 lines
             }
@@ -143,7 +144,8 @@ impl Steps {
             EventKind::CommandStarted { .. }
             | EventKind::CommandFinished { .. }
             | EventKind::Progress { .. }
-            | EventKind::Task { .. }
+            | EventKind::TaskStarted(_)
+            | EventKind::TaskFinished(_)
             | EventKind::Heartbeat { .. }
             | EventKind::Sstate { .. }
             | EventKind::CacheTier(_)
@@ -157,7 +159,11 @@ impl Steps {
 
     /// The text with the time since the job's start before it.
     pub fn stamped(&self, event: &Event, text: &str) -> String {
-        let since = self.job.map_or(0.0, |job| job.seconds_until(At::of(event)));
+        self.stamped_at(At::of(event), text)
+    }
+
+    pub fn stamped_at(&self, at: At, text: &str) -> String {
+        let since = self.job.map_or(0.0, |job| job.seconds_until(at));
         format!("{} {text}", self.style.dim(&offset(since)))
     }
 
@@ -260,19 +266,6 @@ impl Steps {
     }
 }
 
-/// `path:line: level: message [rule]`, as compilers and editors have it. `word` is the level.
-pub fn finding_line(finding: &Finding, word: &str) -> String {
-    let mut place = String::new();
-    if let Some(file) = &finding.file {
-        place = format!("{}:", sanitize_line(&file.to_string_lossy()));
-        if let Some(line) = finding.line {
-            place += &format!("{line}:");
-        }
-        place.push(' ');
-    }
-    format!("{place}{word}: {} [{}]", sanitize_line(&finding.message), sanitize_line(&finding.rule))
-}
-
 /// `signatures of the world: known already (4m51s saved)`, `…, again: asked BitBake, because …`.
 fn memo_words(memo: &Memo) -> String {
     let mut text = sanitize_line(&memo.question).into_owned();
@@ -312,7 +305,7 @@ fn repo_line(repo: &RepoReady) -> String {
         text += &format!(" {}", sanitize_line(wanted));
     }
     match &repo.commit {
-        Some(commit) => text += &format!(" at {}", super::final_summary::short(commit)),
+        Some(commit) => text += &format!(" at {}", short_commit(commit)),
         None => text += &format!(" from {}", sanitize_line(&repo.path.to_string_lossy())),
     }
     text

@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex};
 
 use super::*;
 use crate::report::Summary;
-use crate::report::recorder::Sink;
 use crate::report::sample::{
     at, case, check_layer, failing_job, image, job_started, passing_job, reduce, with_share,
 };
+use crate::report::sink::Sink;
 use agent_types::events::{Event, EventKind, Level, TaskFailed};
 use agent_types::outcome::{ExitStatus, Outcome};
 
@@ -225,10 +225,11 @@ fn the_live_console_of_a_failing_job() {
 recipes-x/x/files/fix.patch:1: warning: the patch has no Upstream-Status [upstream-status]
     hint: add a line like `Upstream-Status: Pending`
 [     12s] check      preflight meta-x: passed (0.0s)
-[   1m12s] still running, silent for 1m00s: yocto-check-layer meta-x
+[   1m12s] check: yocto-check-layer meta-x for 1m00s, no output for 1m00s: yocto-check-layer meta-x
 [   2m00s] check      common.CommonCheckLayer.test_readme: FAILED: AssertionError: README is empty
 [   2m02s] check      yocto-check-layer meta-x: FAILED (1m50s, 1 of 2 tests not passed): 1 of 2 tests failed
 [   2m03s] check      FAILED (1m50s): yocto-check-layer meta-x failed
+[   2m20s] build: core-image-minimal for 17s, task 1 of 50, running: zlib:do_compile (12s)
 [   2m30s] build      zlib:do_compile: FAILED
     | zlib.c:3:1: error: expected ';'
     | make: *** [Makefile:9: zlib.o] Error 1

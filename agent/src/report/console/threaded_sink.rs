@@ -1,65 +1,105 @@
-//! A console on a thread of its own, so that a reader who does not read cannot keep a job from
-//! stopping.
+//! A sink on a thread of its own, so that neither a reader who does not read nor a disk that does not answer can
+//! keep a job.
 
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
-use crate::report::recorder::Sink;
+use crate::report::sink::Sink;
 use agent_process::Interrupt;
 use agent_types::events::{Event, EventKind};
 
 use super::output_timeout::{LOOK, OutputTimeout};
 
-/// Events on their way to the console.
+/// Events on their way to the sink.
 const ROOM: usize = 256;
 
+/// The console can tell what runs although nothing happens.
+const TICK: Duration = Duration::from_secs(1);
+
 /// Passes events on to another sink, in order. While the job goes on, it waits for that sink as long
-/// as it takes; a job that has to stop does not.
+/// as it takes, or as its deadline allows; a job that has to stop does not.
 pub struct ThreadedSink {
     name: &'static str,
+    required: bool,
+    /// For a sink that stands still.
+    deadline: Option<Duration>,
     /// `None` after the last event.
     sender: Option<SyncSender<Event>>,
     thread: Option<JoinHandle<io::Result<()>>>,
-    /// Events that the sink has taken.
+    /// Events that were passed on, and those that the sink has taken.
+    passed_on: u64,
     taken: Arc<AtomicU64>,
     interrupt: Interrupt,
 }
 
 impl ThreadedSink {
     pub fn new(mut sink: Box<dyn Sink>, interrupt: Interrupt) -> ThreadedSink {
-        let name = sink.name();
+        let (name, required) = (sink.name(), sink.is_required());
         let (sender, receiver) = sync_channel::<Event>(ROOM);
         let taken = Arc::new(AtomicU64::new(0));
         let count = taken.clone();
         let thread = thread::spawn(move || {
-            for event in receiver {
-                sink.event(&event)?;
+            loop {
+                match receiver.recv_timeout(TICK) {
+                    Ok(event) => sink.event(&event)?,
+                    Err(RecvTimeoutError::Timeout) => {
+                        sink.tick()?;
+                        continue;
+                    }
+                    Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                }
                 count.fetch_add(1, Ordering::Relaxed);
             }
-            Ok(())
         });
-        ThreadedSink { name, sender: Some(sender), thread: Some(thread), taken, interrupt }
+        ThreadedSink {
+            name,
+            required,
+            deadline: None,
+            sender: Some(sender),
+            thread: Some(thread),
+            passed_on: 0,
+            taken,
+            interrupt,
+        }
     }
 
-    fn pass_on(&self, mut event: Event) -> io::Result<()> {
+    /// Gives the sink up when it takes nothing for so long.
+    pub fn with_deadline(self, deadline: Duration) -> ThreadedSink {
+        ThreadedSink { deadline: Some(deadline), ..self }
+    }
+
+    fn pass_on(&mut self, mut event: Event) -> io::Result<()> {
         let Some(sender) = &self.sender else { return Ok(()) };
-        let mut timeout = OutputTimeout::new(&self.interrupt);
+        let mut timeout = self.timeout();
         loop {
             event = match sender.try_send(event) {
-                Ok(()) => return Ok(()),
+                Ok(()) => break,
                 Err(TrySendError::Full(event)) => event,
                 Err(TrySendError::Disconnected(_)) => return Err(ErrorKind::BrokenPipe.into()),
             };
             self.wait(&mut timeout)?;
         }
+        self.passed_on += 1;
+        Ok(())
+    }
+
+    fn timeout(&self) -> OutputTimeout<'_> {
+        OutputTimeout::new(&self.interrupt).with_deadline(self.deadline)
     }
 
     fn wait(&self, timeout: &mut OutputTimeout) -> io::Result<()> {
         if !timeout.lasts(self.taken.load(Ordering::Relaxed)) {
-            return Err(io::Error::new(ErrorKind::TimedOut, "nobody reads it, and the job has to stop"));
+            let why = match self.deadline {
+                Some(deadline) if self.interrupt.state().is_none() => {
+                    format!("nothing could be written for {}", humantime::format_duration(deadline))
+                }
+                _ => "nobody reads it, and the job has to stop".to_owned(),
+            };
+            return Err(io::Error::new(ErrorKind::TimedOut, why));
         }
         thread::sleep(LOOK);
         Ok(())
@@ -68,7 +108,7 @@ impl ThreadedSink {
     /// Waits until the sink has taken all, and says what went wrong with it.
     fn end(&mut self) -> io::Result<()> {
         self.sender = None;
-        let mut timeout = OutputTimeout::new(&self.interrupt);
+        let mut timeout = self.timeout();
         while self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
             self.wait(&mut timeout)?;
         }
@@ -83,6 +123,21 @@ impl ThreadedSink {
 impl Sink for ThreadedSink {
     fn name(&self) -> &'static str {
         self.name
+    }
+
+    fn is_required(&self) -> bool {
+        self.required
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let mut timeout = self.timeout();
+        while self.taken.load(Ordering::Relaxed) < self.passed_on {
+            if self.thread.as_ref().is_none_or(JoinHandle::is_finished) {
+                return self.end().and_then(|()| Err(ErrorKind::BrokenPipe.into()));
+            }
+            self.wait(&mut timeout)?;
+        }
+        Ok(())
     }
 
     fn event(&mut self, event: &Event) -> io::Result<()> {

@@ -1,46 +1,87 @@
-//! The console of a terminal: the finished steps scroll by, and below them stands what runs now.
+//! The console of a terminal: the finished steps scroll by. Below them one line says how far the job is, and another
+//! one which tasks run.
 
 use std::io;
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::report::recorder::Sink;
+use crate::report::durations::Durations;
+use crate::report::sink::Sink;
 use crate::report::summary::At;
-use agent_types::events::{Event, EventKind, Unit};
-use agent_types::stage::Stage;
+use agent_types::events::{Event, EventKind};
 
-use super::format::{Style, duration};
+use super::format::Style;
+use super::progress::JobProgress;
 use super::steps::Steps;
-use agent_types::sanitize::sanitize_line;
 
 /// Draws on standard output. Nothing is drawn when that is no terminal.
 pub struct Terminal {
     steps: Steps,
-    now: Now,
+    progress: JobProgress,
     screen: MultiProgress,
     status: ProgressBar,
-    tasks: ProgressBar,
+    /// Whether the line has a bar now.
+    has_bar: bool,
+    /// The line of the running tasks, while there are some.
+    tasks: Option<ProgressBar>,
 }
 
 impl Terminal {
-    pub fn new(style: Style) -> Terminal {
+    /// `last_run`: of the same job.
+    pub fn new(style: Style, last_run: Durations) -> Terminal {
         let screen = MultiProgress::with_draw_target(ProgressDrawTarget::stdout());
         let status = screen.add(ProgressBar::no_length());
-        // The templates are fixed texts; were one wrong, the default is still readable.
-        let progress_style = ProgressStyle::with_template("{spinner} {elapsed_precise}  {wide_msg}");
-        status.set_style(progress_style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+        status.set_style(line_style(WITHOUT_BAR));
         status.enable_steady_tick(Duration::from_millis(200));
-        let tasks = screen.add(ProgressBar::no_length());
-        let progress_style = ProgressStyle::with_template("{wide_msg}");
-        tasks.set_style(progress_style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
-        Terminal { steps: Steps::new(style), now: Now::default(), screen, status, tasks }
+        let progress = JobProgress::after(last_run);
+        Terminal { steps: Steps::new(style), progress, screen, status, has_bar: false, tasks: None }
     }
 
     /// For others who print on the same terminal.
     pub fn screen(&self) -> MultiProgress {
         self.screen.clone()
     }
+
+    fn draw(&mut self, now: At) {
+        let bar = self.progress.bar();
+        if bar.is_some() != self.has_bar {
+            self.has_bar = bar.is_some();
+            self.status.set_style(line_style(if self.has_bar { WITH_BAR } else { WITHOUT_BAR }));
+        }
+        if let Some((done, total)) = bar {
+            self.status.set_length(total);
+            self.status.set_position(done);
+        }
+        self.status.set_message(self.progress.numbers_first(now).unwrap_or_else(|| "starting".into()));
+        self.draw_tasks(self.progress.running(now));
+    }
+
+    fn draw_tasks(&mut self, running: Option<String>) {
+        let Some(running) = running else {
+            if let Some(tasks) = self.tasks.take() {
+                tasks.finish_and_clear();
+                self.screen.remove(&tasks);
+            }
+            return;
+        };
+        let screen = &self.screen;
+        let tasks = self
+            .tasks
+            .get_or_insert_with(|| screen.add(ProgressBar::no_length().with_style(line_style(TASKS))));
+        tasks.set_message(running);
+    }
+}
+
+/// Of 60 columns, the numbers and the estimate still fit beside it.
+const WITH_BAR: &str = "{spinner} {elapsed_precise} [{bar:10}] {wide_msg}";
+const WITHOUT_BAR: &str = "{spinner} {elapsed_precise}  {wide_msg}";
+const TASKS: &str = "  {wide_msg}";
+
+fn line_style(template: &str) -> ProgressStyle {
+    // The templates are fixed texts; were one wrong, the default is still readable.
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner());
+    style.progress_chars("=> ")
 }
 
 impl Sink for Terminal {
@@ -52,119 +93,20 @@ impl Sink for Terminal {
         for line in self.steps.lines(event) {
             self.screen.println(line)?;
         }
-        if self.now.take(event) {
-            self.status.set_message(self.now.status(At::of(event)));
-            self.tasks.set_message(self.now.tasks());
+        if self.progress.take(event) {
+            self.draw(At::of(event));
         }
         if matches!(event.what, EventKind::JobFinished { .. }) {
-            self.tasks.finish_and_clear();
+            self.draw_tasks(None);
             self.status.finish_and_clear();
         }
         Ok(())
     }
-}
 
-/// What runs now.
-#[derive(Default)]
-struct Now {
-    stage: Option<Stage>,
-    /// In the order of their starts.
-    units: Vec<(Unit, At)>,
-    progress: Option<(Unit, u64, u64)>,
-    running: Vec<String>,
-    silent: Option<u64>,
-}
-
-impl Now {
-    /// Whether the event changed anything.
-    fn take(&mut self, event: &Event) -> bool {
-        if !matches!(event.what, EventKind::Heartbeat { .. }) {
-            self.silent = None;
+    fn tick(&mut self) -> io::Result<()> {
+        if !self.status.is_finished() {
+            self.draw(At::now());
         }
-        match &event.what {
-            EventKind::StageStarted { stage } => *self = Now { stage: Some(*stage), ..Now::default() },
-            EventKind::UnitStarted { unit } => self.units.push((unit.clone(), At::of(event))),
-            EventKind::UnitFinished { unit, .. } => {
-                self.units.retain(|(known, _)| known != unit);
-                if self.progress.as_ref().is_some_and(|(known, ..)| known == unit) {
-                    self.progress = None;
-                    self.running.clear();
-                }
-            }
-            EventKind::Progress { unit, done, total, running } => {
-                self.progress = Some((unit.clone(), *done, *total));
-                self.running.clone_from(running);
-            }
-            EventKind::Heartbeat { silent_seconds, running } => {
-                self.silent = Some(*silent_seconds);
-                if self.running.is_empty() {
-                    self.running = vec![running.clone()];
-                }
-            }
-            _ => return false,
-        }
-        true
-    }
-
-    /// `build: core-image-minimal for 2m03s  812 of 3412  silent for 5m00s`.
-    fn status(&self, now: At) -> String {
-        let mut text = self.stage.map_or("starting", Stage::name).to_owned();
-        if let Some((unit, since)) = self.units.first() {
-            let took = duration(since.seconds_until(now));
-            text += &format!(": {} for {took}", sanitize_line(&unit.name));
-        }
-        if self.units.len() > 1 {
-            text += &format!(" and {} more", self.units.len() - 1);
-        }
-        if let Some((_, done, total)) = &self.progress {
-            text += &format!("  {done} of {total}");
-        }
-        if let Some(silent) = self.silent {
-            text += &format!("  silent for {}", duration(silent as f64));
-        }
-        text
-    }
-
-    /// `2 running: zlib:do_compile, bash:do_fetch`.
-    fn tasks(&self) -> String {
-        let names: Vec<_> = self.running.iter().map(|task| sanitize_line(task)).collect();
-        match names.len() {
-            0 => String::new(),
-            number => format!("  {number} running: {}", names.join(", ")),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::report::sample::{at, image, poky, started, unit_finished, unit_started};
-    use agent_types::outcome::Outcome;
-
-    #[test]
-    fn the_status_follows_the_events() {
-        let progress = EventKind::Progress {
-            unit: image(),
-            done: 812,
-            total: 3412,
-            running: vec!["zlib:do_compile".into(), "\u{1b}[2Jbash:do_fetch".into()],
-        };
-        let heartbeat = EventKind::Heartbeat { silent_seconds: 300, running: "bitbake".into() };
-        let running = "  2 running: zlib:do_compile, bash:do_fetch";
-        let script = [
-            (started(Stage::Build), "build", ""),
-            (unit_started(&image()), "build: core-image-minimal for 0.0s", ""),
-            (progress, "build: core-image-minimal for 1s  812 of 3412", running),
-            (heartbeat, "build: core-image-minimal for 2s  812 of 3412  silent for 5m00s", running),
-            (unit_started(&poky()), "build: core-image-minimal for 3s and 1 more  812 of 3412", running),
-            (unit_finished(&image(), Outcome::Passed, None), "build: poky for 1s", ""),
-            (started(Stage::Publish), "publish", ""),
-        ];
-        let mut now = Now::default();
-        for (second, (what, status, tasks)) in script.into_iter().enumerate() {
-            let event = at(second as u64 * 1000, what);
-            assert!(now.take(&event));
-            assert_eq!((&*now.status(At::of(&event)), &*now.tasks()), (status, tasks));
-        }
+        Ok(())
     }
 }

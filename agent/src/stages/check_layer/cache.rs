@@ -109,7 +109,7 @@ impl CacheOpener<'_> {
         let trust = &settings.cache.trust;
         let local = Store::local(settings.paths.signatures(trust));
         make_private(local.root())?;
-        let place = place(settings, self.configured, &settings.paths.check(&self.name));
+        let place = place(settings, self.configured, &settings.paths.check(self.name));
         let stores = self.stores(local);
         let first = rerun.attempt == 0;
         let user = self.configured.user.as_ref();
@@ -117,10 +117,10 @@ impl CacheOpener<'_> {
         let admission = self.admission(&place, conf, alone)?;
         let prefetches = first && settings.check.prefetch;
         let plan = prefetches.then(|| QueryPlan::read(&place.oe_core, &settings.check.machines));
-        let scratch_root = settings.paths.ahead(&self.name);
+        let scratch_root = settings.paths.ahead(self.name);
         let most = settings.check.side_by_side;
         let work = &settings.paths.work;
-        let mut bitbake = BitbakeRunner::new(self.runner, &place, user, scratch_root, work, &self.name, most)
+        let mut bitbake = BitbakeRunner::new(self.runner, &place, user, scratch_root, work, self.name, most)
             .on_behalf_of(tool);
         bitbake.remove_scratch_dirs().await?;
         if first
@@ -132,11 +132,11 @@ impl CacheOpener<'_> {
         }
         // Other versions of a layer use them: what one version's code wrote must be trusted with the next one.
         let store_parse_caches = trust.is_trusted() || user.is_none();
-        let own_parse_caches = settings.paths.own_parses(&self.name);
+        let own_parse_caches = settings.paths.own_parses(self.name);
         let options = CacheOptions { rerun: rerun.clone(), admission, store_parse_caches, own_parse_caches };
         let cache = Arc::new(SignatureCache::open(place, stores, stat_cache(settings), options));
         let events = &self.runner.events;
-        let cache_server = CacheServer::open(listener, cache, bitbake, plan, &self.unit, events);
+        let cache_server = CacheServer::open(listener, cache, bitbake, plan, self.unit, events);
         Ok((shim_dir, cache_server))
     }
 

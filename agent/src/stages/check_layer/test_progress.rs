@@ -1,5 +1,5 @@
 use agent_process::LineHandler;
-use agent_types::events::{EventKind, Unit};
+use agent_types::events::{EventKind, Phase, Progress, Running, Unit};
 use agent_yocto::check_layer::OutputParser;
 
 /// Follows the tests of yocto-check-layer, and tells which one runs: each takes minutes.
@@ -26,12 +26,13 @@ impl LineHandler for Tests<'_> {
         }
         self.running = running.map(str::to_owned);
         self.started += usize::from(self.running.is_some());
-        vec![EventKind::Progress {
-            unit: self.unit.clone(),
+        let running = self.running.iter().map(|test| Running { name: test.clone(), seconds: 0 });
+        vec![EventKind::Progress(Progress {
             done: self.started.saturating_sub(1) as u64,
             total: self.total as u64,
-            running: self.running.iter().cloned().collect(),
-        }]
+            running: running.collect(),
+            ..Progress::new(self.unit, "", Phase::Tests)
+        })]
     }
 
     fn status(&self) -> Option<String> {

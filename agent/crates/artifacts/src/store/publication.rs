@@ -22,7 +22,7 @@ use agent_fs::tree::{LinkTarget, Tree};
 use agent_process::{Interrupt, Interrupted};
 use agent_types::artifact::{ArtifactRule, Destination};
 use agent_types::error::{Class, Error, Result};
-use agent_types::events::{Artifact, Emitter, EventKind, Finding, JobIdentity, Level, Unit};
+use agent_types::events::{Artifact, Emitter, EventKind, Finding, JobIdentity, Level, Phase, Progress, Unit};
 use agent_types::outcome::Outcome;
 
 /// Maximum number of parallel uploads. Small files wait more for answers than for bandwidth; the bytes in
@@ -236,12 +236,11 @@ impl Publication<'_> {
                     objects.push(object(file, meta));
                     let done = objects.len() as u64;
                     events
-                        .emit(EventKind::Progress {
-                            unit: self.unit.clone(),
+                        .emit(EventKind::Progress(Progress {
                             done,
                             total,
-                            running: Vec::new(),
-                        })
+                            ..Progress::new(&self.unit, "", Phase::Uploading)
+                        }))
                         .await;
                 }
                 Some((_, Err(Failure::File(problem)))) => problems.push(problem),

@@ -4,11 +4,12 @@
 //! A [`ScratchBuildDir`] has a copy of the check's configuration, and BitBake sees it at the path of the check's build
 //! directory. A recipe that uses TOPDIR has the same signature there.
 
+use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use fs_err as fs;
@@ -19,18 +20,17 @@ use agent_process::{
     ActivityClock, Command, CommandOutcome, ExitReason, Interrupt, LineHandler, MARKER, MountNamespace,
     Runner, User, cgroup,
 };
-use agent_types::events::EventKind;
+use agent_types::events::{EventKind, Phase, Progress, Unit};
+use agent_types::stage::Stage;
+use agent_yocto::bitbake_events::{Follower, NO_EVENTS};
 use agent_yocto::server;
-use agent_yocto::starter::{Addition, Starter, can_discard_signature_files};
+use agent_yocto::starter::{Addition, Starter, can_discard_signature_files, can_tell_events};
 
 use super::bitbake_shim::SIGNATURES;
+use super::concurrency::{Concurrency, at_once};
 use super::protocol::{BitbakeOutcome, LONGEST};
 use super::{CacheResult, Invocation, NotCacheable, Place};
 use agent_fs::read;
-
-/// What BitBake takes for the world of OE-Core and some layers, its parsers counted: 2 GiB, and some
-/// more for large layers.
-const MEMORY: u64 = 3 << 30;
 
 /// BitBake's server writes its caches when its last client has gone.
 const SERVER: Duration = Duration::from_secs(10);
@@ -45,15 +45,6 @@ const CUT: &[u8] = b"\nbuild-agent: BitBake printed more, see its log\n";
 
 /// For copying some files of configuration.
 const COPY: Duration = Duration::from_secs(60);
-
-/// How queries can be prefetched.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Concurrency {
-    /// So many at once.
-    Parallel(usize),
-    /// Because of this.
-    Serial(String),
-}
 
 /// Runs BitBake for one run of yocto-check-layer.
 #[derive(Debug)]
@@ -76,8 +67,14 @@ pub struct BitbakeRunner {
     number: AtomicUsize,
     /// Held while BitBake runs in the check's own build directory.
     build_dir: tokio::sync::Mutex<()>,
-    /// Starts BitBake so that it leaves its signature files empty; `None`: BitBake writes them.
-    discarding: Option<Starter>,
+    /// The script that starts BitBake; otherwise why it could not be written.
+    starter: Result<Starter, String>,
+    /// Why BitBake does not tell its events.
+    no_events: Option<String>,
+    /// That there are no events is told once.
+    told_no_events: AtomicBool,
+    /// Whether BitBake leaves its signature files empty.
+    discards_signature_files: bool,
 }
 
 /// What a BitBake gave that the agent started.
@@ -89,16 +86,24 @@ pub struct Ran {
     pub seconds: f64,
 }
 
-/// The beginning of a child's output as it was printed, with a word where it was cut.
-#[derive(Default)]
+/// The beginning of a child's output as it was printed, with a word where it was cut; beside it how far BitBake is.
 struct Capture {
     bytes: Vec<u8>,
     is_cut: bool,
+    follower: Follower,
 }
 
 impl LineHandler for Capture {
     fn line(&mut self, _: &str) -> Vec<EventKind> {
         Vec::new()
+    }
+
+    fn event(&mut self, line: &str) -> Vec<EventKind> {
+        self.follower.take(line).into_iter().collect()
+    }
+
+    fn progress(&mut self) -> Option<EventKind> {
+        self.follower.progress().map(EventKind::Progress)
     }
 
     fn raw(&mut self, bytes: &[u8]) {
@@ -141,8 +146,9 @@ impl BitbakeRunner {
     ) -> BitbakeRunner {
         let (runner, place, user, work) = (runner.clone(), place.clone(), user.cloned(), work.to_owned());
         let (check, log) = (format!("yocto-check-layer {layer}"), format!("yocto-check-layer-{layer}"));
-        let (tool, number, discarding) = (ActivityClock::default(), AtomicUsize::new(0), None);
-        let build_dir = tokio::sync::Mutex::default();
+        let starter = Starter::write(&work).map_err(|error| error.to_string());
+        let script = place.bitbake.join("bin/bitbake");
+        let no_events = starter.as_ref().err().cloned().or_else(|| can_tell_events(&script).err());
         BitbakeRunner {
             runner,
             place,
@@ -152,10 +158,13 @@ impl BitbakeRunner {
             log,
             check,
             most,
-            tool,
-            number,
-            build_dir,
-            discarding,
+            tool: ActivityClock::default(),
+            number: AtomicUsize::new(0),
+            build_dir: tokio::sync::Mutex::default(),
+            starter,
+            no_events,
+            told_no_events: AtomicBool::new(false),
+            discards_signature_files: false,
         }
     }
 
@@ -175,14 +184,15 @@ impl BitbakeRunner {
     /// # Errors
     /// Why this BitBake writes them all the same.
     pub fn discard_signature_files(&mut self) -> CacheResult<()> {
+        self.starter.as_ref().map_err(|reason| NotCacheable(reason.clone()))?;
         can_discard_signature_files(&self.bitbake_script()).map_err(NotCacheable)?;
-        self.discarding = Some(Starter::write(&self.work)?);
+        self.discards_signature_files = true;
         Ok(())
     }
 
     /// Whether BitBake leaves its signature files empty.
     pub fn discards_signature_files(&self) -> bool {
-        self.discarding.is_some()
+        self.discards_signature_files
     }
 
     /// Waits until no BitBake runs in the check's own build directory, and keeps others away from there.
@@ -192,6 +202,17 @@ impl BitbakeRunner {
 
     fn bitbake_script(&self) -> PathBuf {
         self.place.bitbake.join("bin/bitbake")
+    }
+
+    /// What starts BitBake, and the arguments before BitBake's own.
+    fn program(&self) -> (PathBuf, Vec<OsString>) {
+        let mut additions = Vec::new();
+        additions.extend(self.no_events.is_none().then_some(Addition::Events));
+        additions.extend(self.discards_signature_files.then_some(Addition::DiscardSignatureFiles));
+        match &self.starter {
+            Ok(starter) if !additions.is_empty() => starter.command(&self.bitbake_script(), &additions),
+            _ => (self.bitbake_script(), Vec::new()),
+        }
     }
 
     /// For a part of the work that can be stopped alone.
@@ -276,16 +297,16 @@ impl BitbakeRunner {
         stop: &Interrupt,
     ) -> CacheResult<Ran> {
         let at = scratch_dir.map_or(self.place.build.as_path(), ScratchBuildDir::path);
-        let script = self.bitbake_script();
-        let (program, before) = match &self.discarding {
-            Some(starter) => starter.command(&script, &[Addition::DiscardSignatureFiles]),
-            None => (script, Vec::new()),
-        };
+        let (program, before) = self.program();
         let log = format!("{}-{}", self.log, if scratch_dir.is_some() { "ahead" } else { "bitbake" });
         let mut command = Command::new(program, &invocation.cwd, log)
             .args(before)
             .args(&invocation.argv)
             .on_behalf_of(&self.tool);
+        let mut no_events = self.no_events.clone();
+        if no_events.is_none() {
+            no_events = command.listen_to_events().err().map(|error| error.to_string());
+        }
         let when = if scratch_dir.is_some() { ", prefetching" } else { "" };
         command.status = Some(format!("{}{when}: {query}", self.check));
         for (name, value) in invocation.environment.iter().filter(|(name, _)| name != MARKER) {
@@ -298,7 +319,10 @@ impl BitbakeRunner {
         // An earlier query may have left one, and this one none.
         clear()?;
         let runner = Runner { interrupt: stop.child(), ..self.runner.clone() };
-        let mut output = Capture::default();
+        let unit = Unit::new(Stage::Check, &*self.check);
+        let part = format!("{query}{when}");
+        let follower = Follower::new(&unit, &part);
+        let mut output = Capture { bytes: Vec::new(), is_cut: false, follower };
         let ended = {
             let mut running = pin!(runner.run(command, &mut output));
             tokio::select! {
@@ -312,7 +336,19 @@ impl BitbakeRunner {
                 }
             }
         };
+        let progress = Progress::new(&unit, &part, Phase::Ended);
+        self.runner.events.emit(EventKind::Progress(progress)).await;
         let finished = ended.map_err(|error| NotCacheable(error.message))?;
+        if no_events.is_none() && finished.success() && !output.follower.is_heard() {
+            no_events = Some("it told none".into());
+        }
+        if let Some(why) = no_events
+            && !self.told_no_events.swap(true, Ordering::Relaxed)
+        {
+            let check = &self.check;
+            let message = format!("{check}: {NO_EVENTS} ({why}); how far BitBake is remains unknown");
+            self.runner.events.info(message).await;
+        }
         if !matches!(finished.end, ExitReason::Exited(_) | ExitReason::Signalled(_)) {
             return Err(NotCacheable(format!("BitBake did not come to its end: {}", finished.end)));
         }
@@ -359,59 +395,4 @@ impl BitbakeRunner {
 
 fn last_line(finished: &CommandOutcome) -> String {
     finished.tail.last().cloned().unwrap_or_else(|| finished.end.to_string())
-}
-
-/// How many BitBakes may run in parallel; otherwise why not as many as are `wanted`.
-fn at_once(
-    wanted: usize,
-    most: Option<NonZeroUsize>,
-    processors: usize,
-    free_memory: u64,
-) -> Result<usize, String> {
-    let allowed = most.map_or(processors, usize::from);
-    if allowed < wanted {
-        return Err(match (most, processors) {
-            (Some(most), _) => format!("[check] side_by_side is {most}"),
-            (None, 0 | 1) => "there is one processor".into(),
-            (None, processors) => format!("there are {processors} processors"),
-        });
-    }
-    let fitting = usize::try_from(free_memory / MEMORY).unwrap_or(usize::MAX);
-    if fitting < wanted {
-        let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
-        let (free, takes) = (gib(free_memory), gib(MEMORY * wanted as u64));
-        return Err(format!("{free:.1} GiB of memory are free, and {wanted} BitBakes take {takes}"));
-    }
-    Ok(allowed.min(fitting))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn many_at_once_need_processors_and_memory() {
-        for (wanted, most, processors, gib, allowed) in [
-            (2, None, 2, 6, Ok(2)),
-            (2, None, 2, 64, Ok(2)),
-            (2, None, 8, 9, Ok(3)),
-            (2, None, 64, 13, Ok(4)),
-            (2, None, 1, 64, Err("there is one processor")),
-            (2, None, 0, 0, Err("there is one processor")),
-            (2, None, 16, 5, Err("5.0 GiB of memory are free, and 2 BitBakes take 6")),
-            (3, None, 2, 64, Err("there are 2 processors")),
-            (3, None, 3, 9, Ok(3)),
-            (3, None, 8, 8, Err("8.0 GiB of memory are free, and 3 BitBakes take 9")),
-            (3, Some(3), 2, 9, Ok(3)),
-            (3, Some(3), 2, 8, Err("8.0 GiB of memory are free, and 3 BitBakes take 9")),
-            (2, Some(1), 64, 64, Err("[check] side_by_side is 1")),
-            (2, Some(2), 1, 64, Ok(2)),
-            (3, Some(2), 64, 64, Err("[check] side_by_side is 2")),
-            (2, Some(5), 64, 64, Ok(5)),
-        ] {
-            let most = most.and_then(NonZeroUsize::new);
-            let found = at_once(wanted, most, processors, gib << 30);
-            assert_eq!(found, allowed.map_err(str::to_owned), "{wanted} {most:?} {processors} {gib}");
-        }
-    }
 }

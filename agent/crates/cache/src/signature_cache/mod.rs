@@ -23,6 +23,7 @@ mod autorev;
 mod bitbake_runner;
 pub mod bitbake_shim;
 mod cache;
+mod concurrency;
 mod difference;
 mod digest;
 mod git_state;

@@ -18,8 +18,9 @@ use tokio::task::JoinSet;
 use agent_process::{ExitReason, Interrupt};
 use agent_types::events::{Emitter, Recipes};
 
-use super::bitbake_runner::{BitbakeRunner, Concurrency, ScratchBuildDir};
+use super::bitbake_runner::{BitbakeRunner, ScratchBuildDir};
 use super::cache::{Answered, Inserted, LookupResult, SignatureCache};
+use super::concurrency::Concurrency;
 use super::key::{Inputs, Key};
 use super::lock::lock;
 use super::parse_cache::{self, Restored};

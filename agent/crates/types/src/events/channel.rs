@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 
 use crate::stage::Stage;
 
-use super::{Event, EventKind, Level, Unit};
+use super::{Event, EventKind, Level, Progress, Unit};
 
 /// The stages' end of the channel. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -33,9 +33,9 @@ impl Activity {
             EventKind::StageFinished { stage, .. } if self.stage == Some(*stage) => self.stage = None,
             EventKind::UnitStarted { unit } => self.units.push((unit.clone(), Vec::new())),
             EventKind::UnitFinished { unit, .. } => self.units.retain(|(known, _)| known != unit),
-            EventKind::Progress { unit, running, .. } => {
+            EventKind::Progress(Progress { unit, running, part, .. }) if part.is_empty() => {
                 if let Some((_, known)) = self.units.iter_mut().find(|(known, _)| known == unit) {
-                    known.clone_from(running);
+                    *known = running.iter().map(|running| running.name.clone()).collect();
                 }
             }
             _ => {}
@@ -98,6 +98,7 @@ pub fn channel() -> (Emitter, mpsc::Receiver<Event>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::events::{Phase, Running};
     use crate::outcome::Outcome;
 
     #[tokio::test]
@@ -105,11 +106,12 @@ mod tests {
         let (events, _received) = channel();
         let check = Unit::new(Stage::Check, "yocto-check-layer meta-x");
         let image = Unit::new(Stage::Build, "core-image-minimal");
-        let progress = |unit: &Unit, running: &[&str]| EventKind::Progress {
-            unit: unit.clone(),
-            done: 1,
-            total: 9,
-            running: running.iter().map(|name| (*name).to_owned()).collect(),
+        let progress = |unit: &Unit, running: &[&str]| {
+            let running = running.iter().map(|name| Running { name: (*name).to_owned(), seconds: 1 });
+            EventKind::Progress(Progress {
+                running: running.collect(),
+                ..Progress::new(unit, "", Phase::Tasks)
+            })
         };
         let finished = |unit: &Unit| EventKind::UnitFinished {
             unit: unit.clone(),

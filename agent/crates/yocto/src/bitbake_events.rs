@@ -1,0 +1,388 @@
+//! BitBake's own events, as `bitbake_events.py` tells them: what BitBake does, and how far it is.
+//!
+//! Layer code runs in the same processes and can tell whatever it likes. So all of this is for display and for
+//! names; the exit status and the console's closing lines make the verdict.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use serde::Deserialize;
+
+use agent_types::events::{
+    EventKind, Phase, Progress, REPORTED_AS_FAILED, Running, Task, TaskFinished, Unit,
+};
+use agent_types::outcome::Outcome;
+use agent_types::sanitize::clean;
+
+/// How many running tasks are known by name, and how much of each name.
+const RUNNING_KEPT: usize = 256;
+const NAME_BYTES: usize = 200;
+
+/// A line of the stream.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "e", rename_all = "kebab-case")]
+enum Line {
+    /// The console starts, with the stream beside it.
+    Hello,
+    Cache {
+        n: u64,
+        of: u64,
+    },
+    Parse {
+        n: u64,
+        of: u64,
+    },
+    Parsed {
+        cached: u64,
+        parsed: u64,
+    },
+    Process {
+        name: String,
+        n: u64,
+    },
+    Signatures,
+    Queue(Queue),
+    Task(TaskLine),
+    Dropped {
+        n: u64,
+    },
+}
+
+/// Something happened in BitBake's queue of tasks.
+#[derive(Debug, Deserialize)]
+struct Queue {
+    what: What,
+    /// `[mc:NAME:]FILE:TASK`
+    id: String,
+    /// Completed, failed, total.
+    tasks: Option<(u64, u64, u64)>,
+    /// Done, total.
+    scene: Option<(u64, u64)>,
+    exit: Option<i64>,
+}
+
+/// Told by the process of a task.
+#[derive(Debug, Deserialize)]
+struct TaskLine {
+    what: What,
+    id: String,
+    /// The recipe's name; with version and revision.
+    pn: Option<String>,
+    pf: Option<String>,
+    task: String,
+    mc: Option<String>,
+    log: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum What {
+    Started,
+    Completed,
+    Succeeded,
+    Skipped,
+    Failed,
+}
+
+/// Whether it takes its result from shared state. When it fails the real task runs.
+pub fn is_setscene(task: &Task) -> bool {
+    task.task.ends_with("_setscene")
+}
+
+/// For people, where there is no stream.
+pub const NO_EVENTS: &str = "BitBake's events cannot be read";
+
+/// Follows one BitBake.
+#[derive(Debug)]
+pub struct Follower {
+    progress: Progress,
+    running: Vec<RunningTask>,
+    heard: bool,
+    changed: bool,
+    dropped: u64,
+}
+
+#[derive(Debug)]
+struct RunningTask {
+    id: String,
+    task: Task,
+    /// For people.
+    label: String,
+    since: Instant,
+}
+
+impl Follower {
+    /// Of a BitBake that works for `unit`; `part` tells it apart from others that do.
+    pub fn new(unit: &Unit, part: &str) -> Follower {
+        let progress = Progress::new(unit, part, Phase::Starting);
+        Follower { progress, running: Vec::new(), heard: false, changed: false, dropped: 0 }
+    }
+
+    /// Whether there is a stream of events.
+    pub fn is_heard(&self) -> bool {
+        self.heard
+    }
+
+    /// Events of tasks that were lost because the agent did not read them in time.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// Takes a line; a task that started or ended. What makes no sense is ignored.
+    pub fn take(&mut self, line: &str) -> Option<EventKind> {
+        let line = serde_json::from_str(line).ok()?;
+        self.heard = true;
+        self.changed = true;
+        match line {
+            Line::Hello => self.enter(Phase::Starting, 0, 0),
+            Line::Cache { n, of } => self.enter(Phase::LoadingCache, n, of),
+            Line::Parse { n, of } => self.enter(Phase::Parsing, n, of),
+            Line::Parsed { cached, parsed } => {
+                let all = cached.saturating_add(parsed);
+                self.enter(Phase::Parsing, all, all);
+            }
+            Line::Process { name, n } => match name.as_str() {
+                "Initialising tasks" => self.enter(Phase::Preparing, n, 100),
+                "Checking sstate mirror object availability" => self.enter(Phase::CheckingSstate, n, 100),
+                _ => {}
+            },
+            Line::Signatures => self.enter(Phase::WritingSignatures, 0, 0),
+            Line::Queue(queue) => return self.queue(queue),
+            Line::Task(task) => return self.task(task),
+            Line::Dropped { n } => self.dropped = self.dropped.saturating_add(n),
+        }
+        None
+    }
+
+    fn enter(&mut self, phase: Phase, done: u64, total: u64) {
+        let progress = &mut self.progress;
+        (progress.phase, progress.done, progress.total) = (phase, done.min(total), total);
+    }
+
+    fn queue(&mut self, queue: Queue) -> Option<EventKind> {
+        if let Some((completed, failed, total)) = queue.tasks {
+            self.enter(Phase::Tasks, completed.saturating_add(failed), total);
+            self.progress.failed = failed.min(total);
+        } else if let Some((done, total)) = queue.scene
+            && self.progress.phase != Phase::Tasks
+        {
+            self.enter(Phase::SetsceneTasks, done, total);
+        }
+        // One that was killed does not tell its end by itself.
+        let known = self.running.iter().position(|running| running.id == queue.id)?;
+        if queue.what == What::Started {
+            return None;
+        }
+        let task = self.running.remove(known).task;
+        let outcome = match queue.what {
+            What::Failed => Outcome::Failed(match queue.exit {
+                Some(exit) => format!("exit code {exit}"),
+                None => REPORTED_AS_FAILED.into(),
+            }),
+            _ => Outcome::Passed,
+        };
+        Some(EventKind::TaskFinished(TaskFinished { task, outcome, log: None }))
+    }
+
+    fn task(&mut self, line: TaskLine) -> Option<EventKind> {
+        let TaskLine { what, id, pn, pf, task, mc, log } = line;
+        let pf = pf.or_else(|| pn.clone()).unwrap_or_else(|| "?".into());
+        let unit = self.progress.unit.clone();
+        let task = Task { mc: mc.map(|mc| name(&mc)), ..Task::new(unit, name(&pf), name(&task)) };
+        let known = self.running.iter().position(|running| running.id == id);
+        if what == What::Started {
+            if known.is_some() || self.running.len() >= RUNNING_KEPT {
+                return None;
+            }
+            let pn = pn.map_or_else(|| task.recipe.clone(), |pn| name(&pn));
+            let label = format!("{pn}:{}", task.task);
+            self.running.push(RunningTask { id, task: task.clone(), label, since: Instant::now() });
+            return Some(EventKind::TaskStarted(task));
+        }
+        if let Some(known) = known {
+            self.running.remove(known);
+        }
+        let outcome = match what {
+            What::Succeeded => Outcome::Passed,
+            _ => Outcome::Failed(REPORTED_AS_FAILED.into()),
+        };
+        Some(EventKind::TaskFinished(TaskFinished { task, outcome, log }))
+    }
+
+    /// How far it is, when that has changed since the last time.
+    pub fn progress(&mut self) -> Option<Progress> {
+        std::mem::take(&mut self.changed)
+            .then(|| Progress { running: self.running(), ..self.progress.clone() })
+    }
+
+    fn running(&self) -> Vec<Running> {
+        let running = self.running.iter().map(|running| Running {
+            name: running.label.clone(),
+            seconds: running.since.elapsed().as_secs(),
+        });
+        running.collect()
+    }
+
+    /// For a message about a stalled BitBake.
+    pub fn status(&self) -> Option<String> {
+        let tasks = self.running.iter().take(4).map(|running| running.label.as_str()).collect::<Vec<_>>();
+        let Progress { done, total, .. } = self.progress;
+        (!tasks.is_empty()).then(|| format!("{} ({done} of {total} tasks done)", tasks.join(", ")))
+    }
+}
+
+/// A harmless name of bounded length.
+fn name(text: &str) -> String {
+    let text = clean(text);
+    text[..text.floor_char_boundary(NAME_BYTES)].to_owned()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+    use agent_types::stage::Stage;
+
+    fn follower() -> Follower {
+        Follower::new(&Unit::new(Stage::Build, "x"), "")
+    }
+
+    fn started(id: &str, pn: &str) -> String {
+        format!(
+            r#"{{"e":"task","what":"started","id":"{id}:do_compile","pn":"{pn}","pf":"{pn}-1-r0","task":"do_compile","mc":null}}"#
+        )
+    }
+
+    #[test]
+    fn every_line_gives_its_phase_and_numbers() {
+        let mut follower = follower();
+        assert!(!follower.is_heard());
+        assert_eq!(follower.progress(), None);
+        for (line, phase, done, total, failed) in [
+            (r#"{"e":"hello"}"#, Phase::Starting, 0, 0, 0),
+            (r#"{"e":"cache","n":3,"of":9}"#, Phase::LoadingCache, 3, 9, 0),
+            (r#"{"e":"parse","n":512,"of":920}"#, Phase::Parsing, 512, 920, 0),
+            (r#"{"e":"parsed","cached":900,"parsed":20}"#, Phase::Parsing, 920, 920, 0),
+            (r#"{"e":"process","name":"Initialising tasks","n":44}"#, Phase::Preparing, 44, 100, 0),
+            (r#"{"e":"process","name":"something else","n":4}"#, Phase::Preparing, 44, 100, 0),
+            (
+                r#"{"e":"process","name":"Checking sstate mirror object availability","n":7}"#,
+                Phase::CheckingSstate,
+                7,
+                100,
+                0,
+            ),
+            (
+                r#"{"e":"queue","what":"started","id":"a:do_x_setscene","scene":[1,8]}"#,
+                Phase::SetsceneTasks,
+                1,
+                8,
+                0,
+            ),
+            (r#"{"e":"queue","what":"started","id":"a:do_x","tasks":[4,0,10]}"#, Phase::Tasks, 4, 10, 0),
+            (
+                r#"{"e":"queue","what":"completed","id":"a:do_y_setscene","scene":[2,8]}"#,
+                Phase::Tasks,
+                4,
+                10,
+                0,
+            ),
+            (r#"{"e":"queue","what":"skipped","id":"b:do_x","tasks":[5,0,10]}"#, Phase::Tasks, 5, 10, 0),
+            (
+                r#"{"e":"queue","what":"failed","id":"a:do_x","tasks":[5,1,10],"exit":1}"#,
+                Phase::Tasks,
+                6,
+                10,
+                1,
+            ),
+            // Made up.
+            (
+                r#"{"e":"queue","what":"failed","id":"a:do_x","tasks":[99,99,10],"exit":1}"#,
+                Phase::Tasks,
+                10,
+                10,
+                10,
+            ),
+            (r#"{"e":"signatures"}"#, Phase::WritingSignatures, 0, 0, 10),
+        ] {
+            assert_eq!(follower.take(line), None, "{line}");
+            let progress = follower.progress().unwrap();
+            let found = (progress.phase, progress.done, progress.total, progress.failed);
+            assert_eq!(found, (phase, done, total, failed), "{line}");
+            assert_eq!(follower.progress(), None, "nothing has changed since");
+        }
+        assert!(follower.is_heard());
+    }
+
+    #[test]
+    fn tasks_have_a_start_and_an_end() {
+        let mut follower = follower();
+        let zlib = Task::new(Unit::new(Stage::Build, "x"), "zlib-1-r0", "do_compile");
+        let musl = Task { mc: Some("musl".into()), ..zlib.clone() };
+        let ended = |task: &Task, outcome, log: Option<&str>| {
+            let (task, log) = (task.clone(), log.map(PathBuf::from));
+            Some(EventKind::TaskFinished(TaskFinished { task, outcome, log }))
+        };
+        assert_eq!(follower.take(&started("/z.bb", "zlib")), Some(EventKind::TaskStarted(zlib.clone())));
+        let other = started("mc:musl:/z.bb", "zlib").replace("null", r#""musl""#);
+        assert_eq!(follower.take(&other), Some(EventKind::TaskStarted(musl.clone())));
+        let running = follower.progress().unwrap().running;
+        assert_eq!(running, vec![Running { name: "zlib:do_compile".into(), seconds: 0 }; 2]);
+        let end = |what: &str| started("/z.bb", "zlib").replace("started", what);
+        assert_eq!(follower.take(&end("succeeded")), ended(&zlib, Outcome::Passed, None));
+        // The queue's own event comes after it.
+        assert_eq!(
+            follower.take(r#"{"e":"queue","what":"completed","id":"/z.bb:do_compile","tasks":[1,0,2]}"#),
+            None
+        );
+        assert_eq!(follower.progress().unwrap().running.len(), 1);
+        // One that was killed.
+        let killed =
+            r#"{"e":"queue","what":"failed","id":"mc:musl:/z.bb:do_compile","tasks":[1,1,2],"exit":137}"#;
+        let why = Outcome::Failed("exit code 137".into());
+        assert_eq!(follower.take(killed), ended(&musl, why, None));
+        assert_eq!(follower.progress().unwrap().running, []);
+        // One whose start was lost.
+        let failed = end("failed").replace(r#""mc""#, r#""log":"/w/log.do_compile.1","mc""#);
+        let why = Outcome::Failed(REPORTED_AS_FAILED.into());
+        assert_eq!(follower.take(&failed), ended(&zlib, why, Some("/w/log.do_compile.1")));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_ignored() {
+        let mut follower = follower();
+        for line in [
+            "",
+            "x",
+            "[]",
+            "{}",
+            r#"{"e":"unknown"}"#,
+            r#"{"e":"parse"}"#,
+            r#"{"e":"parse","n":-1,"of":2}"#,
+            r#"{"e":"parse","n":1.5,"of":2}"#,
+            r#"{"e":"parse","n":99999999999999999999999,"of":2}"#,
+            r#"{"e":"task","what":"started"}"#,
+            r#"{"e":"task","what":"exploded","id":"a","task":"b"}"#,
+            r#"{"e":"task","what":"started","id":"a","task":null}"#,
+        ] {
+            assert_eq!(follower.take(line), None, "{line}");
+            assert!(!follower.is_heard(), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_flood_is_bounded_and_harmless() {
+        let mut follower = follower();
+        let long = "é".repeat(600);
+        for number in 0..10_000 {
+            follower.take(&started(&number.to_string(), &format!("\\u001b[2J{number}{long}")));
+        }
+        follower.take(r#"{"e":"dropped","n":3}"#);
+        follower.take(&format!(r#"{{"e":"dropped","n":{}}}"#, u64::MAX));
+        assert_eq!(follower.dropped(), u64::MAX);
+        let running = follower.progress().unwrap().running;
+        assert_eq!(running.len(), RUNNING_KEPT);
+        assert!(running.iter().all(|one| one.name.len() <= 2 * NAME_BYTES && !one.name.contains('\u{1b}')));
+        assert!(follower.status().unwrap().len() < 10 * NAME_BYTES);
+    }
+}
