@@ -31,8 +31,8 @@ use test_progress::Tests;
 
 pub use cache::Untouched;
 
-/// From the first signal to SIGKILL. The tool ignores all other signals, and its build directory is made anew
-/// for every run.
+/// From the first signal to SIGKILL. The tool ignores all other signals, and every run gets a new build
+/// directory.
 const GRACE: Duration = Duration::from_secs(4);
 
 /// The check of the layer.
@@ -107,7 +107,7 @@ impl Check<'_> {
             rerun.attempt += 1;
             rerun.wasted += ran.finished.elapsed;
             rerun.bypass.extend(doubtful.iter().flat_map(|cause| &cause.kinds));
-            events.info(self.why_again(&ran, &doubtful, &rerun.bypass)).await;
+            events.info(self.why_rerun(&ran, &doubtful, &rerun.bypass)).await;
             ran = self.once(&rerun, server).await?;
         }
         self.remove_own_parses().await;
@@ -127,16 +127,16 @@ impl Check<'_> {
         }
     }
 
-    fn why_again(&self, ran: &Ran, doubtful: &[&FailureCause], bypass: &Kinds) -> String {
+    fn why_rerun(&self, ran: &Ran, doubtful: &[&FailureCause], bypass: &Kinds) -> String {
         let what: Vec<_> = doubtful.iter().map(|cause| cause.what.as_str()).collect();
-        let rest = if what.len() == 1 { "rests" } else { "rest" };
+        let depend = if what.len() == 1 { "depends" } else { "depend" };
         let on = if doubtful.iter().any(|cause| ran.was_given(cause)) {
-            "stored answers"
+            "cached answers"
         } else {
-            "files of signatures that were not written"
+            "signature files that were not written"
         };
         format!(
-            "yocto-check-layer did not pass {}: {} {rest} on {on}; it runs again, and BitBake answers {} anew",
+            "yocto-check-layer did not pass {}: {} {depend} on {on}; it runs again, and BitBake itself answers {}",
             self.name,
             what.join(", "),
             check_layer::kind::in_words(bypass)

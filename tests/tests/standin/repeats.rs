@@ -1,4 +1,4 @@
-//! What becomes of a failure when answers were stored: no verdict but a pass rests on them.
+//! What becomes of a failure when answers were stored: no verdict but a pass depends on them.
 
 use serde_json::Value;
 
@@ -17,16 +17,16 @@ fn a_failing_verdict_never_rests_on_a_stored_answer() {
     std::fs::write(asking.in_layer("recipes-hello/zlib_%.bbappend"), "A = \"1\"\n").unwrap();
     let again = ["miss", "hit", "miss", "hit", "hit"];
     // Of a cold run the answers are fresh, and what is missing are files to compare.
-    let on = ["files of signatures that were not written", "stored answers"];
+    let on = ["signature files that were not written", "cached answers"];
     for ((first, calls), on) in [(COLD, 4 + 2), (["hit"; 5], 4 + 2 + 2)].into_iter().zip(on) {
         let ran = asking.0.run();
         ran.assert_code(&[1]);
         ran.assert_says(&[
             &format!(
-                "test_signatures rests on {on}; it runs again, and BitBake answers the world \
-             without the layer and the world with the layer anew"
+                "test_signatures depends on {on}; it runs again, and BitBake itself answers the world \
+             without the layer and the world with the layer"
             ),
-            "signatures of the world, again: asked BitBake, because what failed rests on it",
+            "signatures of the world, again: asked BitBake, because what failed depends on it",
         ]);
         let result = asking.0.result();
         assert_eq!(outcomes(&result), [first, again].concat());
@@ -46,7 +46,7 @@ fn a_difference_is_explained_from_files_that_are_whole() {
     std::fs::write(asking.in_layer("recipes-hello/zlib_%.bbappend"), "A = \"1\"\n").unwrap();
     let ran = asking.0.run();
     ran.assert_code(&[1]);
-    ran.assert_says(&["test_signatures rests on files of signatures that were not written; it runs again"]);
+    ran.assert_says(&["test_signatures depends on signature files that were not written; it runs again"]);
     let result = asking.0.result();
     assert_eq!(repeats(&result), [[0; 5], [1; 5]].concat());
     assert_eq!(outcomes(&result)[5..], ["miss", "hit", "miss", "hit", "hit"]);
@@ -54,8 +54,8 @@ fn a_difference_is_explained_from_files_that_are_whole() {
 
 /// Of each test alone; the answers themselves are well.
 #[test]
-fn only_what_a_failure_rests_on_is_asked_anew() {
-    let Some(asking) = Asking::new("only_what_a_failure_rests_on_is_asked_anew") else { return };
+fn only_what_a_failure_depends_on_is_asked_again() {
+    let Some(asking) = Asking::new("only_what_a_failure_depends_on_is_asked_again") else { return };
     let table = [
         ("test_parse", [1].as_slice()),
         ("test_signatures", &[0, 2]),
@@ -108,10 +108,10 @@ fn a_failure_without_the_world_is_not_repeated() {
         assert_eq!(asking.calls().len(), 4);
     }
     assert!(!asking.0.out().join("logs/yocto-check-layer-meta-tested-again.log").exists());
-    // One of each: what the one rests on.
+    // One of each: what the one depends on.
     std::fs::write(asking.in_layer("recipes-hello/zlib_%.bbappend"), "A = \"1\"\n").unwrap();
     let ran = asking.0.run();
-    ran.assert_says(&["meta-tested: test_signatures rests on", "test_layerseries_compat", "it runs again"]);
+    ran.assert_says(&["meta-tested: test_signatures depends on", "test_layerseries_compat", "it runs again"]);
 }
 
 /// A stored answer that makes a layer fail which would pass: BitBake decides, and the answer is gone.

@@ -181,7 +181,7 @@ impl SignatureCache {
         if !self.rerun.bypass.contains(&kind) || lock(&self.provenance).is_here(&looked.inputs.key()) {
             return looked;
         }
-        LookupResult { found: None, why: "what failed rests on it".into(), ..looked }
+        LookupResult { found: None, why: "what failed depends on it".into(), ..looked }
     }
 
     /// The tool gets an answer that BitBake gave before.

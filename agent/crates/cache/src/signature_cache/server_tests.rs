@@ -234,9 +234,9 @@ async fn bitbake_finds_what_it_parsed_before() {
     assert_eq!(scene.server.close().await.stored, Kinds::from(Kind::ALL));
 }
 
-/// What failed rests on the first world: BitBake is asked for it, once, and finds nothing parsed.
+/// What failed depends on the first world: BitBake is asked for it, once, and finds nothing parsed.
 #[tokio::test]
-async fn what_failed_rests_on_no_stored_answer() {
+async fn what_failed_depends_on_no_stored_answer() {
     let mut scene = Scene::new();
     let invocation = scene.invocation(&scene.build());
     let class = ("INHERIT".into(), "yocto-check-layer".into());
