@@ -20,19 +20,19 @@ use nix::unistd::{User, chown, geteuid, mkfifo};
 use tempfile::TempDir;
 
 /// A share, the local directories of a build, and a directory for the output of agents.
-struct Place {
+struct PublishFixture {
     base: TempDir,
 }
 
-impl Place {
+impl PublishFixture {
     /// Below /var/tmp and readable by all users, because other users must be able to enter it.
-    fn new() -> Place {
+    fn new() -> PublishFixture {
         let base = tempfile::Builder::new().prefix("build-agent-test-").tempdir_in("/var/tmp").unwrap();
         std::fs::set_permissions(base.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         for directory in ["share", "mount", "out", "sstate", "downloads"] {
             std::fs::create_dir(base.path().join(directory)).unwrap();
         }
-        Place { base }
+        PublishFixture { base }
     }
 
     fn path(&self, below: &str) -> PathBuf {
@@ -190,62 +190,62 @@ impl Drop for Mount {
 #[test]
 fn a_publish_killed_at_any_moment_leaves_only_whole_objects() {
     const ROUNDS: u32 = 200;
-    let place = Place::new();
-    place.fill(150);
-    let share = place.path("share");
+    let fixture = PublishFixture::new();
+    fixture.fill(150);
+    let share = fixture.path("share");
     let begun = Instant::now();
-    place.publish(&share).assert_code(&[0]);
+    fixture.publish(&share).assert_code(&[0]);
     let usual = begun.elapsed();
-    place.assert_complete(&share);
-    let all = place.expected().len();
+    fixture.assert_complete(&share);
+    let all = fixture.expected().len();
     let mut random = Random(0x5eed);
     let mut amid = 0;
     for round in 0..ROUNDS {
         // Starts again when everything is published; the rounds in between continue after the killed agent.
-        if place.assert_whole(&share) == all {
+        if fixture.assert_whole(&share) == all {
             std::fs::remove_dir_all(&share).unwrap();
             std::fs::create_dir(&share).unwrap();
         }
-        let running = place.start(&share);
+        let running = fixture.start(&share);
         std::thread::sleep(usual.mul_f64(random.next() as f64 / u64::MAX as f64));
         running.signal(Signal::SIGKILL);
         running.wait();
-        let found = place.assert_whole(&share);
+        let found = fixture.assert_whole(&share);
         let parts = files(&share).keys().filter(|path| is_part(path)).count();
         amid += u32::from((found > 0 && found < all) || parts > 0);
         assert!(found <= all, "round {round}");
     }
     assert!(amid > ROUNDS / 20, "only {amid} of {ROUNDS} kills came while objects were on their way");
-    place.publish(&share).assert_code(&[0]);
-    place.assert_complete(&share);
+    fixture.publish(&share).assert_code(&[0]);
+    fixture.assert_complete(&share);
 }
 
 #[test]
 fn two_agents_at_once_complete_one_share() {
-    let place = Place::new();
-    place.fill(300);
-    let share = place.path("share");
-    let both = [place.start(&share), place.start(&share)];
+    let fixture = PublishFixture::new();
+    fixture.fill(300);
+    let share = fixture.path("share");
+    let both = [fixture.start(&share), fixture.start(&share)];
     for running in both {
         running.wait().assert_code(&[0]);
     }
-    place.assert_complete(&share);
+    fixture.assert_complete(&share);
     assert!(!files(&share).keys().any(|path| is_part(path)));
 }
 
 #[test]
 fn a_share_without_hard_links_is_published_by_rename() {
-    let place = Place::new();
-    place.fill(100);
+    let fixture = PublishFixture::new();
+    fixture.fill(100);
     let (source, options) =
-        (place.path("share"), ["--metadata-ms", "0", "--create-ms", "1", "--no-hard-links"]);
+        (fixture.path("share"), ["--metadata-ms", "0", "--create-ms", "1", "--no-hard-links"]);
     let test = "a_share_without_hard_links_is_published_by_rename";
-    let Some(slow) = SlowFs::mount(test, &source, &place.path("mount"), &options) else { return };
-    let both = [place.start(slow.path()), place.start(slow.path())];
+    let Some(slow) = SlowFs::mount(test, &source, &fixture.path("mount"), &options) else { return };
+    let both = [fixture.start(slow.path()), fixture.start(slow.path())];
     for running in both {
         running.wait().assert_code(&[0]);
     }
-    place.assert_complete(&source);
+    fixture.assert_complete(&source);
     assert!(!files(&source).keys().any(|path| is_part(path)));
 }
 
@@ -259,17 +259,17 @@ fn an_operation_that_succeeded_despite_an_error_counts_as_done() {
         &["--no-hard-links", "--late", "rename:5:ENOENT"],
     ];
     for fault in table {
-        let place = Place::new();
-        place.fill(40);
+        let fixture = PublishFixture::new();
+        fixture.fill(40);
         let options = [&["--metadata-ms", "0", "--create-ms", "0"], fault].concat();
-        let Some(slow) = SlowFs::mount(test, &place.path("share"), &place.path("mount"), &options) else {
+        let Some(slow) = SlowFs::mount(test, &fixture.path("share"), &fixture.path("mount"), &options) else {
             return;
         };
-        let ran = place.publish(slow.path());
+        let ran = fixture.publish(slow.path());
         ran.assert_code(&[0]);
         ran.assert_says(&["44 objects"]);
-        place.assert_complete(&place.path("share"));
-        assert!(!files(&place.path("share")).keys().any(|path| is_part(path)), "{fault:?}");
+        fixture.assert_complete(&fixture.path("share"));
+        assert!(!files(&fixture.path("share")).keys().any(|path| is_part(path)), "{fault:?}");
     }
 }
 
@@ -292,35 +292,35 @@ fn a_faulty_share_has_only_whole_objects_and_is_completed_later() {
         ("unlink:EIO:every=3", 0, "99 objects"),
     ];
     for (fault, code, says) in table {
-        let place = Place::new();
-        place.fill(90);
-        let share = place.path("share");
+        let fixture = PublishFixture::new();
+        fixture.fill(90);
+        let share = fixture.path("share");
         let options = ["--metadata-ms", "0", "--create-ms", "0", "--fault", fault];
-        let Some(slow) = SlowFs::mount(test, &share, &place.path("mount"), &options) else { return };
-        let ran = place.publish(slow.path());
+        let Some(slow) = SlowFs::mount(test, &share, &fixture.path("mount"), &options) else { return };
+        let ran = fixture.publish(slow.path());
         println!("{fault}:\n{}", ran.output());
         ran.assert_code(&[code]);
         ran.assert_says(&[says]);
         drop(slow);
-        place.assert_whole(&share);
-        place.publish(&share).assert_code(&[0]);
-        place.assert_complete(&share);
+        fixture.assert_whole(&share);
+        fixture.publish(&share).assert_code(&[0]);
+        fixture.assert_complete(&share);
     }
 }
 
 #[test]
 fn a_hanging_share_does_not_block_the_agent() {
-    let place = Place::new();
-    place.fill(20);
+    let fixture = PublishFixture::new();
+    fixture.fill(20);
     let options = ["--metadata-ms", "0", "--create-ms", "0", "--hang", "fsync"];
     let test = "a_hanging_share_does_not_block_the_agent";
-    let share = place.path("share");
-    let Some(slow) = SlowFs::mount(test, &share, &place.path("mount"), &options) else { return };
-    let mut running = place.start(slow.path());
+    let share = fixture.path("share");
+    let Some(slow) = SlowFs::mount(test, &share, &fixture.path("mount"), &options) else { return };
+    let mut running = fixture.start(slow.path());
     running.wait_until("a file on its way", || files(&share).keys().any(|path| is_part(path)));
     running.signal(Signal::SIGTERM);
     let says = |word: &str| {
-        files(&place.path("out"))
+        files(&fixture.path("out"))
             .values()
             .any(|output_text| String::from_utf8_lossy(output_text).contains(word))
     };
@@ -328,19 +328,19 @@ fn a_hanging_share_does_not_block_the_agent() {
     // Unlike NFS, FUSE does not release a process that waits for it, not even a killed one.
     drop(slow);
     running.wait().assert_code(&[130]);
-    assert_eq!(place.assert_whole(&share), 0);
+    assert_eq!(fixture.assert_whole(&share), 0);
 }
 
 #[test]
 fn a_full_share_keeps_published_objects_and_is_reported() {
-    let place = Place::new();
-    place.fill(150);
-    let share = place.path("share");
+    let fixture = PublishFixture::new();
+    fixture.fill(150);
+    let share = fixture.path("share");
     let test = "a_full_share_keeps_published_objects_and_is_reported";
     let Some(mount) = Mount::new(test, &share, &["-t", "tmpfs", "-o", "size=3m", "build-agent-test"]) else {
         return;
     };
-    let ran = place.publish(&share);
+    let ran = fixture.publish(&share);
     ran.assert_code(&[3]);
     ran.assert_says(&[
         "the share did not take all",
@@ -349,23 +349,23 @@ fn a_full_share_keeps_published_objects_and_is_reported() {
         "left",
         "cache prune",
     ]);
-    assert!(place.assert_whole(&share) > 0, "{}", ran.output());
+    assert!(fixture.assert_whole(&share) > 0, "{}", ran.output());
     assert!(!files(&share).keys().any(|path| is_part(path)), "what did not fit takes no room");
     mount.remount("remount,size=200m");
-    place.publish(&share).assert_code(&[0]);
-    place.assert_complete(&share);
+    fixture.publish(&share).assert_code(&[0]);
+    fixture.assert_complete(&share);
 }
 
 #[test]
 fn a_read_only_share_is_reported() {
-    let place = Place::new();
-    place.fill(60);
-    let share = place.path("share");
+    let fixture = PublishFixture::new();
+    fixture.fill(60);
+    let share = fixture.path("share");
     let bound = share.to_str().unwrap().to_owned();
     let test = "a_read_only_share_is_reported";
-    let Some(mount) = Mount::new(test, &place.path("mount"), &["--bind", &bound]) else { return };
+    let Some(mount) = Mount::new(test, &fixture.path("mount"), &["--bind", &bound]) else { return };
     mount.remount("remount,bind,ro");
-    let ran = place.publish(&place.path("mount"));
+    let ran = fixture.publish(&fixture.path("mount"));
     ran.assert_code(&[3]);
     ran.assert_says(&["Read-only file system", "0 objects (0 bytes) published"]);
     drop(mount);
@@ -386,11 +386,11 @@ fn other_user(test: &str) -> Option<User> {
 fn a_share_of_another_user_is_reported() {
     let test = "a_share_of_another_user_is_reported";
     let Some(user) = other_user(test) else { return };
-    let place = Place::new();
-    place.fill(60);
-    let mut command = place.command(&place.path("share"));
+    let fixture = PublishFixture::new();
+    fixture.fill(60);
+    let mut command = fixture.command(&fixture.path("share"));
     command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
-    let ran = Running::start(command, &place.path("out")).wait();
+    let ran = Running::start(command, &fixture.path("out")).wait();
     ran.assert_code(&[3]);
     ran.assert_says(&["Permission denied", "0 objects (0 bytes) published", "docs/trust.md"]);
 }
@@ -399,12 +399,12 @@ fn a_share_of_another_user_is_reported() {
 fn planted_links_in_local_caches_are_not_followed() {
     let test = "planted_links_in_local_caches_are_not_followed";
     let Some(user) = other_user(test) else { return };
-    let place = Place::new();
-    place.fill(3);
-    let secret = place.path("secret");
+    let fixture = PublishFixture::new();
+    fixture.fill(3);
+    let secret = fixture.path("secret");
     std::fs::write(&secret, "nobody else may read this").unwrap();
     std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
-    place.download("honest.tar.gz", b"source");
+    fixture.download("honest.tar.gz", b"source");
     for (name, plant) in [
         ("linked.tar.gz", &(|path: &Path| symlink(&secret, path).unwrap()) as &dyn Fn(&Path)),
         ("shared.tar.gz", &|path| std::fs::hard_link(&secret, path).unwrap()),
@@ -413,20 +413,20 @@ fn planted_links_in_local_caches_are_not_followed() {
         ("two\nlines.tar.gz", &|path| std::fs::write(path, "x").unwrap()),
         ("\u{1b}[31mred.tar.gz", &|path| std::fs::write(path, "x").unwrap()),
     ] {
-        plant(&place.path("downloads").join(name));
-        std::fs::write(place.path("downloads").join(format!("{name}.done")), "").unwrap();
+        plant(&fixture.path("downloads").join(name));
+        std::fs::write(fixture.path("downloads").join(format!("{name}.done")), "").unwrap();
     }
     let long = format!("{}.tar.gz", "n".repeat(243));
-    place.download(&long, b"long");
+    fixture.download(&long, b"long");
     // All of the shared state is a link to another directory.
-    std::fs::create_dir(place.path("elsewhere")).unwrap();
-    symlink(place.path("elsewhere"), place.path("sstate/zz")).unwrap();
+    std::fs::create_dir(fixture.path("elsewhere")).unwrap();
+    symlink(fixture.path("elsewhere"), fixture.path("sstate/zz")).unwrap();
     for path in ["downloads", "sstate"] {
-        chown(&place.path(path), Some(user.uid), Some(user.gid)).unwrap();
+        chown(&fixture.path(path), Some(user.uid), Some(user.gid)).unwrap();
     }
-    let ran = place.publish(&place.path("share"));
+    let ran = fixture.publish(&fixture.path("share"));
     ran.assert_says(&["shared.tar.gz: it belongs to another user", "neither a file nor a link"]);
-    let found: BTreeSet<_> = files(&place.path("share/downloads")).into_keys().collect();
+    let found: BTreeSet<_> = files(&fixture.path("share/downloads")).into_keys().collect();
     let expected = ["honest.tar.gz", "source-0.tar.gz", &long].map(PathBuf::from);
     assert_eq!(found, expected.into());
     assert!(!ran.output().contains('\u{1b}') || ran.output().contains("\u{1b}[0m"), "{:?}", ran.output());
@@ -434,16 +434,17 @@ fn planted_links_in_local_caches_are_not_followed() {
 
 #[test]
 fn a_file_that_grows_while_it_is_read_is_not_published() {
-    let place = Place::new();
+    let fixture = PublishFixture::new();
     let name = "growing.tar.gz";
-    place.download(name, &vec![b'x'; 100 << 20]);
+    fixture.download(name, &vec![b'x'; 100 << 20]);
     // Newer than everything that is written from now on.
     let stamp =
-        std::fs::File::options().write(true).open(place.path("downloads/growing.tar.gz.done")).unwrap();
+        std::fs::File::options().write(true).open(fixture.path("downloads/growing.tar.gz.done")).unwrap();
     stamp.set_modified(SystemTime::now() + Duration::from_secs(3600)).unwrap();
-    let mut growing = std::fs::File::options().append(true).open(place.path("downloads").join(name)).unwrap();
-    let share = place.path("share");
-    let running = place.start(&share);
+    let mut growing =
+        std::fs::File::options().append(true).open(fixture.path("downloads").join(name)).unwrap();
+    let share = fixture.path("share");
+    let running = fixture.start(&share);
     let ended = AtomicBool::new(false);
     let ran = std::thread::scope(|scope| {
         // Many times while this many bytes are read.

@@ -60,7 +60,7 @@ fn run(options: &[&str], words: &[&str]) -> Output {
 }
 
 /// Changes the owner of the tree, if the tests may do that.
-fn give(directory: &Path, owner: u32) {
+fn chown(directory: &Path, owner: u32) {
     if nix::unistd::geteuid().is_root() {
         let status = Command::new("chown").arg("-R").arg(format!("{owner}:{owner}")).arg(directory).status();
         assert!(status.unwrap().success());
@@ -87,16 +87,16 @@ impl Mounted {
         let owner = if root { owner } else { nix::unistd::geteuid().as_raw() };
         let mounted =
             Mounted { volume: format!("build-agent-test-{}-{test}", std::process::id()), sandbox, owner };
-        give(&mounted.sandbox.layer(), owner);
-        give(&mounted.sandbox.upstream(), owner);
+        chown(&mounted.sandbox.layer(), owner);
+        chown(&mounted.sandbox.upstream(), owner);
         Some(mounted)
     }
 
     /// Sets what the stand-ins do.
     fn behaviour(&self, text: &str) {
-        give(&self.sandbox.upstream(), nix::unistd::geteuid().as_raw());
+        chown(&self.sandbox.upstream(), nix::unistd::geteuid().as_raw());
         self.sandbox.behaviour(text);
-        give(&self.sandbox.upstream(), self.owner);
+        chown(&self.sandbox.upstream(), self.owner);
     }
 
     fn options(&self) -> Vec<String> {
@@ -346,7 +346,7 @@ fn buildspecs_run_as_in_codebuild() {
         for user in ["root", "builder"] {
             let Some(mounted) = Mounted::new("buildspecs_run_as_in_codebuild", 0) else { return };
             // root owns CodeBuild's checkout; the stand-in for the server must belong to the caller.
-            give(&mounted.sandbox.upstream(), if user == "root" { 0 } else { 1000 });
+            chown(&mounted.sandbox.upstream(), if user == "root" { 0 } else { 1000 });
             let tools = repository().join("tests/codebuild");
             let specs = repository().join("buildspecs");
             let tools = format!("{}:/tests/codebuild:ro", tools.display());

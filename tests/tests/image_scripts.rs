@@ -10,16 +10,16 @@ use build_agent_tests::{commit, copy_tree, git, repository};
 use tempfile::TempDir;
 
 /// A repository with the scripts, and an engine that records its calls.
-struct Place(TempDir);
+struct ScriptFixture(TempDir);
 
-impl Place {
-    fn new() -> Place {
-        let place = Place(tempfile::tempdir().unwrap());
-        copy_tree(&repository().join("docker"), &place.sources().join("docker"));
-        std::fs::copy(repository().join("Cargo.toml"), place.sources().join("Cargo.toml")).unwrap();
-        git(&place.sources(), ["init", "--quiet", "--initial-branch", "main"]);
-        commit(&place.sources(), "Begin");
-        place
+impl ScriptFixture {
+    fn new() -> ScriptFixture {
+        let fixture = ScriptFixture(tempfile::tempdir().unwrap());
+        copy_tree(&repository().join("docker"), &fixture.sources().join("docker"));
+        std::fs::copy(repository().join("Cargo.toml"), fixture.sources().join("Cargo.toml")).unwrap();
+        git(&fixture.sources(), ["init", "--quiet", "--initial-branch", "main"]);
+        commit(&fixture.sources(), "Begin");
+        fixture
     }
 
     fn sources(&self) -> PathBuf {
@@ -73,10 +73,10 @@ fn current_commit(directory: &Path) -> String {
 
 #[test]
 fn seed_moves_stable_only_after_build_test_and_push() {
-    let place = Place::new();
-    let output = place.seed().output().unwrap();
+    let fixture = ScriptFixture::new();
+    let output = fixture.seed().output().unwrap();
     assert!(output.status.success(), "{}", output_text(&output));
-    let (notes, commit) = (place.notes(), current_commit(&place.sources()));
+    let (notes, commit) = (fixture.notes(), current_commit(&fixture.sources()));
     let order = [
         format!("build --tag build-agent:{commit} "),
         "doctor --release dunfell".into(),
@@ -106,95 +106,100 @@ fn seed_pushes_nothing_if_a_step_fails() {
         ("no way to ECR", &[("IMAGE_REPOSITORY", "123456789012.dkr.ecr.eu-west-1.amazonaws.com/x")], "ECR"),
     ];
     for (name, variables, words) in table {
-        let place = Place::new();
-        let output = place.seed().envs(variables.iter().copied()).output().unwrap();
+        let fixture = ScriptFixture::new();
+        let output = fixture.seed().envs(variables.iter().copied()).output().unwrap();
         assert!(!output.status.success(), "{name}: {}", output_text(&output));
         assert!(output_text(&output).contains(words), "{name}: {}", output_text(&output));
-        assert_eq!(place.calls("push"), [""; 0], "{name}");
-        assert_eq!(place.calls("tag"), [""; 0], "{name}");
+        assert_eq!(fixture.calls("push"), [""; 0], "{name}");
+        assert_eq!(fixture.calls("tag"), [""; 0], "{name}");
     }
 }
 
 #[test]
 fn seed_does_not_move_stable_when_the_push_of_the_commit_fails() {
-    let place = Place::new();
-    let commit = current_commit(&place.sources());
+    let fixture = ScriptFixture::new();
+    let commit = current_commit(&fixture.sources());
     let failing = format!("push localhost:5000/build-agent:{commit}");
-    let output = place.seed().env("ENGINE_FAILS", failing).output().unwrap();
+    let output = fixture.seed().env("ENGINE_FAILS", failing).output().unwrap();
     assert!(!output.status.success());
-    assert!(place.notes().iter().all(|note| !note.contains(":stable")), "{:#?}", place.notes());
+    assert!(fixture.notes().iter().all(|note| !note.contains(":stable")), "{:#?}", fixture.notes());
 }
 
 #[test]
 fn seed_rejects_a_work_tree_that_differs_from_the_commit() {
-    let place = Place::new();
-    std::fs::write(place.sources().join("new"), "x").unwrap();
-    let output = place.seed().output().unwrap();
+    let fixture = ScriptFixture::new();
+    std::fs::write(fixture.sources().join("new"), "x").unwrap();
+    let output = fixture.seed().output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(
         output_text(&output).contains("not clean") && output_text(&output).contains("?? new"),
         "{}",
         output_text(&output)
     );
-    assert_eq!(place.notes(), [""; 0]);
+    assert_eq!(fixture.notes(), [""; 0]);
 
-    let place = Place::new();
-    let output = place.command("seed").output().unwrap();
+    let fixture = ScriptFixture::new();
+    let output = fixture.command("seed").output().unwrap();
     assert!(
         !output.status.success() && output_text(&output).contains("IMAGE_REPOSITORY"),
         "{}",
         output_text(&output)
     );
-    assert_eq!(place.notes(), [""; 0]);
+    assert_eq!(fixture.notes(), [""; 0]);
 }
 
 #[test]
 fn passwords_reach_the_engine_on_standard_input_and_are_removed_at_the_end() {
     for fails in ["", "doctor"] {
-        let place = Place::new();
-        let mut seed = place.seed();
+        let fixture = ScriptFixture::new();
+        let mut seed = fixture.seed();
         seed.env("DOCKERHUB_USERNAME", "hub").env("DOCKERHUB_PASSWORD", "hub-password");
         seed.env("REGISTRY_USERNAME", "own").env("REGISTRY_PASSWORD", "own-password");
         let output = seed.env("ENGINE_FAILS", fails).output().unwrap();
         assert_eq!(output.status.success(), fails.is_empty(), "{}", output_text(&output));
         assert!(!output_text(&output).contains("-password"), "{}", output_text(&output));
         let (read, called): (Vec<_>, Vec<_>) =
-            place.notes().into_iter().partition(|note| note.starts_with("password "));
+            fixture.notes().into_iter().partition(|note| note.starts_with("password "));
         assert!(called.iter().all(|note| !note.contains("hub-password") && !note.contains("own-password")));
         assert!(read[0].starts_with("password hub-password kept in "), "{read:?}");
-        assert_eq!(place.calls("login")[0], "login --username hub --password-stdin docker.io");
+        assert_eq!(fixture.calls("login")[0], "login --username hub --password-stdin docker.io");
         let configuration = Path::new(read[0].rsplit(' ').next().unwrap());
-        assert!(configuration.starts_with(place.0.path()), "not in the user's home: {configuration:?}");
+        assert!(configuration.starts_with(fixture.0.path()), "not in the user's home: {configuration:?}");
         assert!(!configuration.exists(), "left behind: {configuration:?}");
     }
 }
 
 #[test]
 fn an_image_of_another_architecture_has_its_own_stable_tag() {
-    let place = Place::new();
-    let output = place.seed().env("ENGINE_ARCHITECTURE", "arm64").output().unwrap();
+    let fixture = ScriptFixture::new();
+    let output = fixture.seed().env("ENGINE_ARCHITECTURE", "arm64").output().unwrap();
     assert!(output.status.success(), "{}", output_text(&output));
     assert_eq!(
-        place.calls("push localhost:5000/build-agent:stable"),
+        fixture.calls("push localhost:5000/build-agent:stable"),
         ["push localhost:5000/build-agent:stable-arm64"]
     );
 }
 
 /// Runs `docker/run` with these arguments in this directory; returns the output and the last call of the engine.
-fn run(place: &Place, directory: &Path, words: &[&str], variables: &[(&str, &str)]) -> (Output, String) {
-    let mut command = place.command("run");
+fn run(
+    fixture: &ScriptFixture,
+    directory: &Path,
+    words: &[&str],
+    variables: &[(&str, &str)],
+) -> (Output, String) {
+    let mut command = fixture.command("run");
     let output = command.current_dir(directory).args(words).envs(variables.iter().copied()).output().unwrap();
-    (output, place.notes().pop().unwrap_or_default())
+    (output, fixture.notes().pop().unwrap_or_default())
 }
 
 #[test]
 fn run_mounts_the_work_tree_and_keeps_the_current_directory() {
-    let place = Place::new();
-    let layer = place.0.path().join("my layers/meta-x");
+    let fixture = ScriptFixture::new();
+    let layer = fixture.0.path().join("my layers/meta-x");
     std::fs::create_dir_all(layer.join("conf")).unwrap();
     git(&layer, ["init", "--quiet"]);
     let top = layer.canonicalize().unwrap();
-    let (output, call) = run(&place, &layer.join("conf"), &["check", "--release", "scarthgap"], &[]);
+    let (output, call) = run(&fixture, &layer.join("conf"), &["check", "--release", "scarthgap"], &[]);
     assert!(output.status.success(), "{}", output_text(&output));
     let mount = format!("type=bind,source={},target=/src/meta-x --workdir /src/meta-x/conf ", top.display());
     assert!(call.contains(&mount), "{call}");
@@ -202,18 +207,18 @@ fn run_mounts_the_work_tree_and_keeps_the_current_directory() {
     assert!(call.ends_with(" build-agent check --release scarthgap"), "{call}");
     assert!(!call.contains("--tty"), "there is no terminal: {call}");
     assert!(!call.contains("--userns"), "{call}");
-    assert_eq!(place.calls("build "), [""; 0], "the image was there");
+    assert_eq!(fixture.calls("build "), [""; 0], "the image was there");
 }
 
 #[test]
 fn run_mounts_what_a_linked_work_tree_and_a_submodule_need() {
-    let place = Place::new();
-    let main = place.0.path().join("main");
+    let fixture = ScriptFixture::new();
+    let main = fixture.0.path().join("main");
     std::fs::create_dir(&main).unwrap();
     git(&main, ["init", "--quiet"]);
     commit(&main, "Begin");
     git(&main, ["worktree", "add", "--quiet", "../linked"]);
-    let (_, call) = run(&place, &place.0.path().join("linked"), &["plan"], &[]);
+    let (_, call) = run(&fixture, &fixture.0.path().join("linked"), &["plan"], &[]);
     let git_dir = main.join(".git").canonicalize().unwrap();
     assert!(call.contains(&format!("source={0},target={0},readonly", git_dir.display())), "{call}");
     assert!(call.contains("linked,target=/src/linked --workdir /src/linked "), "{call}");
@@ -221,17 +226,17 @@ fn run_mounts_what_a_linked_work_tree_and_a_submodule_need() {
     let submodule = main.join("layers/meta-x");
     std::fs::create_dir_all(&submodule).unwrap();
     std::fs::write(submodule.join(".git"), "gitdir: ../../.git/modules/meta-x\n").unwrap();
-    let (_, call) = run(&place, &submodule, &["plan"], &[]);
+    let (_, call) = run(&fixture, &submodule, &["plan"], &[]);
     assert!(call.contains("main,target=/src/main --workdir /src/main/layers/meta-x "), "{call}");
 
-    let odd = place.0.path().join("my layer");
+    let odd = fixture.0.path().join("my layer");
     std::fs::create_dir(&odd).unwrap();
-    let (_, call) = run(&place, &odd, &["plan"], &[]);
+    let (_, call) = run(&fixture, &odd, &["plan"], &[]);
     assert!(call.contains("my layer,target=/src/layer --workdir /src/layer "), "{call}");
 
-    let plain = place.0.path().join("plain");
+    let plain = fixture.0.path().join("plain");
     std::fs::create_dir(&plain).unwrap();
-    let (_, call) = run(&place, &plain, &["plan"], &[]);
+    let (_, call) = run(&fixture, &plain, &["plan"], &[]);
     assert!(call.contains("plain,target=/src/plain --workdir /src/plain "), "{call}");
 }
 
@@ -240,19 +245,20 @@ fn run_warns_if_the_host_forbids_isolation() {
     let unshare = ("ENGINE_FAILS", "unshare");
     let table = [("1", "this host forbids user namespaces", true), ("125", "refuses to run without", false)];
     for (status, words, unconfined) in table {
-        let place = Place::new();
-        let (output, call) = run(&place, &place.sources(), &["check"], &[unshare, ("ENGINE_STATUS", status)]);
+        let fixture = ScriptFixture::new();
+        let (output, call) =
+            run(&fixture, &fixture.sources(), &["check"], &[unshare, ("ENGINE_STATUS", status)]);
         assert!(output.status.success() && output_text(&output).contains(words), "{}", output_text(&output));
         assert_eq!(call.contains("seccomp=unconfined"), unconfined, "{call}");
     }
     // An engine that cannot start anything does not complain about the profile: the job's own error is printed.
-    let place = Place::new();
+    let fixture = ScriptFixture::new();
     let broken = [("ENGINE_FAILS", "run --rm"), ("ENGINE_STATUS", "125")];
-    let (output, _) = run(&place, &place.sources(), &["check"], &broken);
+    let (output, _) = run(&fixture, &fixture.sources(), &["check"], &broken);
     assert_eq!((output.status.code(), &*output_text(&output)), (Some(125), "the stand-in engine fails\n"));
 
-    let place = Place::new();
-    let (output, call) = run(&place, &place.sources(), &["schema"], &[unshare]);
+    let fixture = ScriptFixture::new();
+    let (output, call) = run(&fixture, &fixture.sources(), &["schema"], &[unshare]);
     assert_eq!(output_text(&output), "", "nothing of a layer runs");
     assert!(!call.contains("unconfined"), "{call}");
 }
@@ -260,41 +266,41 @@ fn run_warns_if_the_host_forbids_isolation() {
 #[test]
 fn run_gets_a_missing_image() {
     let missing = ("ENGINE_FAILS", "image inspect");
-    let place = Place::new();
-    let (output, _) = run(&place, &place.sources(), &["plan"], &[missing]);
+    let fixture = ScriptFixture::new();
+    let (output, _) = run(&fixture, &fixture.sources(), &["plan"], &[missing]);
     assert!(output.status.success(), "{}", output_text(&output));
-    assert!(place.calls("build --tag build-agent ").len() == 1, "{:#?}", place.notes());
+    assert!(fixture.calls("build --tag build-agent ").len() == 1, "{:#?}", fixture.notes());
 
-    let place = Place::new();
+    let fixture = ScriptFixture::new();
     let other = ("BUILD_AGENT_IMAGE", "registry.example/build-agent:stable");
-    run(&place, &place.sources(), &["plan"], &[missing, other]);
-    assert_eq!(place.calls("pull"), ["pull registry.example/build-agent:stable"]);
-    assert_eq!(place.calls("build "), [""; 0]);
+    run(&fixture, &fixture.sources(), &["plan"], &[missing, other]);
+    assert_eq!(fixture.calls("pull"), ["pull registry.example/build-agent:stable"]);
+    assert_eq!(fixture.calls("build "), [""; 0]);
 
-    let place = Place::new();
-    let (output, _) = run(&place, &place.sources(), &["--help"], &[missing]);
+    let fixture = ScriptFixture::new();
+    let (output, _) = run(&fixture, &fixture.sources(), &["--help"], &[missing]);
     assert!(
         output.status.success() && output_text(&output).contains("BUILD_AGENT_OPTIONS"),
         "{}",
         output_text(&output)
     );
-    assert_eq!(place.calls("build "), [""; 0], "help builds nothing");
+    assert_eq!(fixture.calls("build "), [""; 0], "help builds nothing");
 }
 
 #[test]
 fn run_passes_secrets_by_name_and_options_by_word() {
-    let place = Place::new();
+    let fixture = ScriptFixture::new();
     let variables = [("GITHUB_TOKEN", "hunter22"), ("BUILD_AGENT_OPTIONS", "--cpus=4 --memory=16g")];
-    let (_, call) = run(&place, &place.sources(), &["check"], &variables);
+    let (_, call) = run(&fixture, &fixture.sources(), &["check"], &variables);
     assert!(call.contains("--env GITHUB_TOKEN ") && !call.contains("hunter22"), "{call}");
     assert!(call.contains(" --cpus=4 --memory=16g "), "{call}");
 }
 
 #[test]
 fn rootless_podman_keeps_the_user() {
-    let place = Place::new();
+    let fixture = ScriptFixture::new();
     let podman = [("ENGINE_VERSION", "podman version 5.4.2")];
-    let (_, call) = run(&place, &place.sources(), &["plan"], &podman);
+    let (_, call) = run(&fixture, &fixture.sources(), &["plan"], &podman);
     let root = nix::unistd::geteuid().is_root();
     assert_eq!(call.contains("--userns keep-id"), !root, "{call}");
 }

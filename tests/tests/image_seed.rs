@@ -38,14 +38,14 @@ fn image() -> Result<String, String> {
 }
 
 /// A registry on the loopback, and sources whose image is made from `image`.
-struct Place {
+struct SeedFixture {
     directory: TempDir,
     port: u16,
     _registry: Running,
 }
 
-impl Place {
-    fn new(image: &str) -> Place {
+impl SeedFixture {
+    fn new(image: &str) -> SeedFixture {
         let directory = tempfile::tempdir().unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let top = directory.path().display().to_string();
@@ -60,12 +60,12 @@ impl Place {
         command.arg("serve").arg(directory.path().join("registry.yml"));
         let mut registry = Running::start(command, directory.path());
         registry.wait_until("the registry answers", || TcpStream::connect(("127.0.0.1", port)).is_ok());
-        let place = Place { directory, port, _registry: registry };
-        copy_tree(&repository().join("docker"), &place.sources().join("docker"));
-        std::fs::copy(repository().join("Cargo.toml"), place.sources().join("Cargo.toml")).unwrap();
-        git(&place.sources(), ["init", "--quiet", "--initial-branch", "main"]);
-        place.change(&format!("FROM {image}\nLABEL build-agent.releases=scarthgap\n"));
-        place
+        let fixture = SeedFixture { directory, port, _registry: registry };
+        copy_tree(&repository().join("docker"), &fixture.sources().join("docker"));
+        std::fs::copy(repository().join("Cargo.toml"), fixture.sources().join("Cargo.toml")).unwrap();
+        git(&fixture.sources(), ["init", "--quiet", "--initial-branch", "main"]);
+        fixture.change(&format!("FROM {image}\nLABEL build-agent.releases=scarthgap\n"));
+        fixture
     }
 
     fn sources(&self) -> PathBuf {
@@ -119,7 +119,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for SeedFixture {
     fn drop(&mut self) {
         let commits =
             Command::new("git").args(["log", "--format=%H"]).current_dir(self.sources()).output().unwrap();
@@ -145,39 +145,39 @@ fn seed_pushes_with_a_password_and_moves_stable_only_to_a_good_image() {
         Ok(image) => image,
         Err(reason) => return skip_without(Part::Docker, test, &reason),
     };
-    let place = Place::new(&image);
+    let fixture = SeedFixture::new(&image);
 
-    let output = place.seed("wrong");
+    let output = fixture.seed("wrong");
     assert!(
         !output.status.success() && output_text(&output).contains("login to"),
         "{}",
         output_text(&output)
     );
-    assert_eq!(place.tags(), [""; 0]);
+    assert_eq!(fixture.tags(), [""; 0]);
 
-    let output = place.seed(PASSWORD);
+    let output = fixture.seed(PASSWORD);
     assert!(output.status.success(), "{}", output_text(&output));
     assert!(!output_text(&output).contains(PASSWORD), "{}", output_text(&output));
-    let good = git(&place.sources(), ["rev-parse", "HEAD"]);
-    let tags = place.tags();
+    let good = git(&fixture.sources(), ["rev-parse", "HEAD"]);
+    let tags = fixture.tags();
     let own = tags.iter().find(|tag| tag.starts_with(&format!("{good}-20"))).expect("the commit's tag");
     let stable = tags.iter().find(|tag| tag.starts_with("stable")).expect("stable");
-    let digest = place.digest(stable).expect("what stable names");
-    assert_eq!(place.digest(own).as_ref(), Some(&digest));
+    let digest = fixture.digest(stable).expect("what stable names");
+    assert_eq!(fixture.digest(own).as_ref(), Some(&digest));
     assert!(output_text(&output).contains(&digest), "it is told: {}", output_text(&output));
 
     // An image whose doctor finds a missing program.
-    let sick = place.sources().join("sick");
+    let sick = fixture.sources().join("sick");
     std::fs::write(&sick, "#!/bin/sh\necho 'no gawk here'\nexit 3\n").unwrap();
     std::fs::set_permissions(&sick, std::fs::Permissions::from_mode(0o755)).unwrap();
-    place.change(&format!("FROM {image}\nCOPY sick /usr/local/bin/build-agent\n"));
-    let output = place.seed(PASSWORD);
+    fixture.change(&format!("FROM {image}\nCOPY sick /usr/local/bin/build-agent\n"));
+    let output = fixture.seed(PASSWORD);
     assert!(
         !output.status.success() && output_text(&output).contains("the smoke test failed"),
         "{}",
         output_text(&output)
     );
-    assert_eq!(place.tags(), tags, "nothing was pushed");
-    assert_eq!(place.digest(stable), Some(digest), "stable stays where it is");
-    assert_eq!(left(place.directory.path(), "tmp."), 0, "no configuration with a password is left");
+    assert_eq!(fixture.tags(), tags, "nothing was pushed");
+    assert_eq!(fixture.digest(stable), Some(digest), "stable stays where it is");
+    assert_eq!(left(fixture.directory.path(), "tmp."), 0, "no configuration with a password is left");
 }

@@ -19,21 +19,21 @@ use tempfile::TempDir;
 const FAST: [&str; 4] = ["--metadata-ms", "0", "--create-ms", "0"];
 
 /// A mount, its source, and the directory of both.
-struct Place {
+struct Mounted {
     slow: SlowFs,
     source: PathBuf,
     _directory: TempDir,
 }
 
 /// `None`, with a SKIPPED line, if mounting is not possible.
-fn place(test: &str, options: &[&str], prepare: impl FnOnce(&Path)) -> Option<Place> {
+fn mounted(test: &str, options: &[&str], prepare: impl FnOnce(&Path)) -> Option<Mounted> {
     let directory = tempfile::tempdir().unwrap();
     let (source, mountpoint) = (directory.path().join("source"), directory.path().join("mount"));
     fs::create_dir(&source).unwrap();
     fs::create_dir(&mountpoint).unwrap();
     prepare(&source);
     let slow = SlowFs::mount(test, &source, &mountpoint, options)?;
-    Some(Place { slow, source, _directory: directory })
+    Some(Mounted { slow, source, _directory: directory })
 }
 
 fn errno<T>(result: std::io::Result<T>) -> Option<Errno> {
@@ -42,8 +42,8 @@ fn errno<T>(result: std::io::Result<T>) -> Option<Errno> {
 
 #[test]
 fn changes_in_the_mount_appear_in_the_source() {
-    let Some(place) = place("changes_in_the_mount_appear_in_the_source", &FAST, |_| ()) else { return };
-    let (mount, source) = (place.slow.path(), &place.source);
+    let Some(mounted) = mounted("changes_in_the_mount_appear_in_the_source", &FAST, |_| ()) else { return };
+    let (mount, source) = (mounted.slow.path(), &mounted.source);
     fs::create_dir_all(mount.join("ab/cd")).unwrap();
     let mut file =
         OpenOptions::new().write(true).create_new(true).mode(0o640).open(mount.join("ab/cd/new")).unwrap();
@@ -86,8 +86,8 @@ fn changes_in_the_mount_appear_in_the_source() {
 
 #[test]
 fn mode_owner_and_times_are_kept() {
-    let Some(place) = place("mode_owner_and_times_are_kept", &FAST, |_| ()) else { return };
-    let (file, behind) = (place.slow.path().join("file"), place.source.join("file"));
+    let Some(mounted) = mounted("mode_owner_and_times_are_kept", &FAST, |_| ()) else { return };
+    let (file, behind) = (mounted.slow.path().join("file"), mounted.source.join("file"));
     fs::write(&file, "x").unwrap();
     let then = SystemTime::UNIX_EPOCH + Duration::new(1_500_000_000, 123_456_789);
     File::options().write(true).open(&file).unwrap().set_modified(then).unwrap();
@@ -96,11 +96,11 @@ fn mode_owner_and_times_are_kept() {
     assert_eq!((facts.mode() & 0o7777, facts.modified().unwrap()), (0o604, then));
     assert_eq!(fs::metadata(&file).unwrap().modified().unwrap(), then);
 
-    let link = place.slow.path().join("link");
+    let link = mounted.slow.path().join("link");
     symlink("nowhere", &link).unwrap();
     let time = TimeSpec::new(1_400_000_000, 5);
     utimensat(nix::fcntl::AT_FDCWD, &link, &time, &time, UtimensatFlags::NoFollowSymlink).unwrap();
-    let facts = fs::symlink_metadata(place.source.join("link")).unwrap();
+    let facts = fs::symlink_metadata(mounted.source.join("link")).unwrap();
     assert_eq!((facts.mtime(), facts.mtime_nsec()), (1_400_000_000, 5));
 
     if nix::unistd::geteuid().is_root() {
@@ -110,14 +110,14 @@ fn mode_owner_and_times_are_kept() {
             (fs::metadata(&behind).unwrap().uid(), fs::metadata(&behind).unwrap().gid()),
             (4_711, 4_712)
         );
-        assert_eq!(fs::symlink_metadata(place.source.join("link")).unwrap().uid(), 4_713);
+        assert_eq!(fs::symlink_metadata(mounted.source.join("link")).unwrap().uid(), 4_713);
     }
 }
 
 #[test]
 fn a_deleted_file_can_be_used_while_it_is_open() {
-    let Some(place) = place("a_deleted_file_can_be_used_while_it_is_open", &FAST, |_| ()) else { return };
-    let path = place.slow.path().join("file");
+    let Some(mounted) = mounted("a_deleted_file_can_be_used_while_it_is_open", &FAST, |_| ()) else { return };
+    let path = mounted.slow.path().join("file");
     let mut file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
     fs::remove_file(&path).unwrap();
     file.write_all(b"still here").unwrap();
@@ -134,21 +134,21 @@ fn another_user_owns_its_files_and_permissions_apply() {
     if !nix::unistd::geteuid().is_root() {
         return build_agent_tests::skip(test, "only root can be another user");
     }
-    let Some(place) = place(test, &FAST, |_| ()) else { return };
-    let directory = place.slow.path().join("theirs");
+    let Some(mounted) = mounted(test, &FAST, |_| ()) else { return };
+    let directory = mounted.slow.path().join("theirs");
     fs::create_dir(&directory).unwrap();
-    fs::write(place.slow.path().join("ours"), "").unwrap();
-    for above in [place._directory.path(), &place.source] {
+    fs::write(mounted.slow.path().join("ours"), "").unwrap();
+    for above in [mounted._directory.path(), &mounted.source] {
         fs::set_permissions(above, Permissions::from_mode(0o755)).unwrap();
     }
     chown(&directory, Some(65_534), Some(65_534)).unwrap();
-    fs::set_permissions(place.slow.path().join("ours"), Permissions::from_mode(0o600)).unwrap();
+    fs::set_permissions(mounted.slow.path().join("ours"), Permissions::from_mode(0o600)).unwrap();
     let run = |script: &str| {
         use std::os::unix::process::CommandExt;
         let mut shell = Command::new("sh");
         shell
             .args(["-c", script])
-            .current_dir(place.slow.path())
+            .current_dir(mounted.slow.path())
             .uid(65_534)
             .gid(65_534)
             .stderr(Stdio::null());
@@ -156,7 +156,7 @@ fn another_user_owns_its_files_and_permissions_apply() {
     };
     assert!(run("umask 022; echo hello > theirs/file; mkdir theirs/directory"));
     for name in ["theirs/file", "theirs/directory"] {
-        let facts = fs::metadata(place.source.join(name)).unwrap();
+        let facts = fs::metadata(mounted.source.join(name)).unwrap();
         assert_eq!((facts.uid(), facts.gid(), facts.mode() & 0o022), (65_534, 65_534, 0), "{name}");
     }
     assert!(!run("cat ours"));
@@ -167,18 +167,18 @@ fn another_user_owns_its_files_and_permissions_apply() {
 fn operations_wait_in_parallel() {
     let prepare = |source: &Path| (0..64).for_each(|at| fs::write(source.join(at.to_string()), "").unwrap());
     let options = ["--metadata-ms", "400"];
-    let Some(mut place) = place("operations_wait_in_parallel", &options, prepare) else { return };
+    let Some(mut mounted) = mounted("operations_wait_in_parallel", &options, prepare) else { return };
     let start = Barrier::new(64);
     std::thread::scope(|scope| {
         for at in 0..64 {
-            let (start, path) = (&start, place.slow.path().join(at.to_string()));
+            let (start, path) = (&start, mounted.slow.path().join(at.to_string()));
             scope.spawn(move || {
                 start.wait();
                 fs::metadata(path).unwrap();
             });
         }
     });
-    let counts = place.slow.counts();
+    let counts = mounted.slow.counts();
     assert_eq!(counts["operations"]["lookup"], 64, "a stat is one operation: {counts}");
     // In series it would be 1. It is not always the maximum, because some operations may start late.
     assert!(counts["max_in_flight"].as_u64().unwrap() >= 32, "{counts}");
@@ -190,16 +190,16 @@ fn each_access_to_a_file_name_costs_an_operation() {
         fs::create_dir(source.join("directory")).unwrap();
         (0..10).for_each(|at| fs::write(source.join(format!("directory/{at}")), "").unwrap());
     };
-    let Some(mut place) = place("each_access_to_a_file_name_costs_an_operation", &FAST, prepare) else {
+    let Some(mut mounted) = mounted("each_access_to_a_file_name_costs_an_operation", &FAST, prepare) else {
         return;
     };
-    let directory = place.slow.path().join("directory");
+    let directory = mounted.slow.path().join("directory");
     for _ in 0..2 {
         for entry in fs::read_dir(&directory).unwrap() {
             entry.unwrap().metadata().unwrap();
         }
     }
-    let counts = place.slow.counts();
+    let counts = mounted.slow.counts();
     assert_eq!(counts["operations"]["lookup"], 21, "the directory once, each file twice: {counts}");
     assert_eq!(counts["operations"]["readdir"], 2, "{counts}");
 }
@@ -215,12 +215,12 @@ fn faults_occur_as_configured() {
         "write:ENOSPC:after=1",
     ];
     let options = [&FAST[..], &options[..]].concat();
-    let Some(place) = place("faults_occur_as_configured", &options, |_| ()) else { return };
-    let [a, b] = ["a", "b"].map(|name| place.slow.path().join(name));
+    let Some(mounted) = mounted("faults_occur_as_configured", &options, |_| ()) else { return };
+    let [a, b] = ["a", "b"].map(|name| mounted.slow.path().join(name));
     fs::write(&a, "x").unwrap();
     fs::write(&a, "x").unwrap();
     assert_eq!(errno(fs::hard_link(&a, &b)), Some(Errno::EPERM));
-    place.slow.enable_faults();
+    mounted.slow.enable_faults();
     // The signal may still be pending, so the first operations may have no faults.
     let deadline = Instant::now() + Duration::from_secs(60);
     while errno(fs::rename(&a, &b).and_then(|()| fs::rename(&b, &a))) != Some(Errno::EIO) {
@@ -233,14 +233,14 @@ fn faults_occur_as_configured() {
 #[test]
 fn a_late_reply_can_deny_an_operation_that_succeeded() {
     let options = [&FAST[..], &["--late", "rename:20:ENOENT"][..]].concat();
-    let Some(place) = place("a_late_reply_can_deny_an_operation_that_succeeded", &options, |_| ()) else {
+    let Some(mounted) = mounted("a_late_reply_can_deny_an_operation_that_succeeded", &options, |_| ()) else {
         return;
     };
-    fs::write(place.slow.path().join("a"), "x").unwrap();
-    let answer = fs::rename(place.slow.path().join("a"), place.slow.path().join("b"));
+    fs::write(mounted.slow.path().join("a"), "x").unwrap();
+    let answer = fs::rename(mounted.slow.path().join("a"), mounted.slow.path().join("b"));
     assert_eq!(errno(answer), Some(Errno::ENOENT));
-    assert_eq!(fs::read_to_string(place.slow.path().join("b")).unwrap(), "x");
-    assert!(!place.source.join("a").exists());
+    assert_eq!(fs::read_to_string(mounted.slow.path().join("b")).unwrap(), "x");
+    assert!(!mounted.source.join("a").exists());
 }
 
 /// Hanging operations block even SIGKILL, as on a hard NFS mount. Unmounting ends them, and more hangs than
@@ -248,54 +248,56 @@ fn a_late_reply_can_deny_an_operation_that_succeeded() {
 #[test]
 fn hanging_operations_end_with_the_mount() {
     let options = [&FAST[..], &["--hang", "statfs", "--slots", "4"][..]].concat();
-    let Some(mut place) = place("hanging_operations_end_with_the_mount", &options, |_| ()) else {
+    let Some(mut mounted) = mounted("hanging_operations_end_with_the_mount", &options, |_| ()) else {
         return;
     };
     let stat = |_| {
         let mut stat = Command::new("stat");
-        stat.arg("--file-system").arg(place.slow.path()).stdout(Stdio::null()).stderr(Stdio::null());
+        stat.arg("--file-system").arg(mounted.slow.path()).stdout(Stdio::null()).stderr(Stdio::null());
         stat.spawn().unwrap()
     };
     let mut hung: Vec<_> = (0..8).map(stat).collect();
     let deadline = Instant::now() + Duration::from_secs(60);
-    while place.slow.counts()["operations"]["statfs"] != 8 {
+    while mounted.slow.counts()["operations"]["statfs"] != 8 {
         assert!(Instant::now() < deadline, "not all of them asked");
         std::thread::sleep(Duration::from_millis(20));
     }
-    fs::write(place.slow.path().join("file"), "x").unwrap();
+    fs::write(mounted.slow.path().join("file"), "x").unwrap();
     hung.iter_mut().for_each(|child| child.kill().unwrap());
     let state = |pid| fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     while !hung.iter().all(|child| state(child.id()).contains(") D ")) {
         assert!(Instant::now() < deadline, "not all of them are beyond SIGKILL");
         std::thread::sleep(Duration::from_millis(20));
     }
-    drop(place);
+    drop(mounted);
     assert!(hung.iter_mut().all(|child| !child.wait().unwrap().success()));
 }
 
 #[test]
 fn nothing_stays_mounted() {
-    let Some(place) = place("nothing_stays_mounted", &FAST, |_| ()) else { return };
-    let mountpoint = place.slow.path().to_path_buf();
-    let mounted =
+    let Some(mounted) = mounted("nothing_stays_mounted", &FAST, |_| ()) else { return };
+    let mountpoint = mounted.slow.path().to_path_buf();
+    let is_mounted =
         || fs::read_to_string("/proc/self/mounts").unwrap().contains(&*mountpoint.to_string_lossy());
     let in_use = File::create(mountpoint.join("file")).unwrap();
-    assert!(mounted());
-    let Place { slow, _directory: directory, .. } = place;
+    assert!(is_mounted());
+    let Mounted { slow, _directory: directory, .. } = mounted;
     drop(slow);
-    assert!(!mounted());
+    assert!(!is_mounted());
     drop((in_use, directory));
 }
 
 /// As on NFS, where the reply to the change contains the directory's new state.
 #[test]
 fn a_change_of_a_directory_costs_one_operation() {
-    let Some(mut place) = place("a_change_of_a_directory_costs_one_operation", &FAST, |_| ()) else { return };
-    fs::create_dir(place.slow.path().join("directory")).unwrap();
+    let Some(mut mounted) = mounted("a_change_of_a_directory_costs_one_operation", &FAST, |_| ()) else {
+        return;
+    };
+    fs::create_dir(mounted.slow.path().join("directory")).unwrap();
     for at in 0..10 {
-        fs::create_dir(place.slow.path().join(format!("directory/{at}"))).unwrap();
+        fs::create_dir(mounted.slow.path().join(format!("directory/{at}"))).unwrap();
     }
-    let operations = place.slow.counts()["operations"].clone();
+    let operations = mounted.slow.counts()["operations"].clone();
     assert_eq!(
         operations,
         serde_json::json!({"getattr": 1, "lookup": 11, "mkdir": 11}),

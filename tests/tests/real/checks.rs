@@ -34,7 +34,7 @@ fn a_good_layer_passes_on_master() {
 fn a_layer_below_unusual_directories_passes() {
     let test = "a_layer_below_unusual_directories_passes";
     let Some(fixture) = Fixture::long(test, "meta-good", &[POKY]) else { return };
-    let odd = fixture.place.path().join("job@2/~user/100%/a,b;c=d");
+    let odd = fixture.directory.path().join("job@2/~user/100%/a,b;c=d");
     std::fs::create_dir_all(&odd).unwrap();
     std::fs::rename(fixture.layer(), odd.join("meta-good")).unwrap();
     let small_world = format!("config.local_conf={SMALL_WORLD}");
@@ -50,7 +50,7 @@ fn a_layer_without_readme_fails_before_anything_is_cloned() {
     let ran = fixture.call(&["run"]);
     ran.assert_code(&[1]);
     ran.assert_says(&["readme-missing", "test_readme"]);
-    assert!(!fixture.place.path().join("work/layers").exists());
+    assert!(!fixture.directory.path().join("work/layers").exists());
 }
 
 #[test]

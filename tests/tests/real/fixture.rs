@@ -36,7 +36,7 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 /// A fixture in its own checkout, and directories for its jobs.
 pub struct Fixture {
     name: &'static str,
-    pub place: TempDir,
+    pub directory: TempDir,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -51,10 +51,10 @@ impl Fixture {
             return None;
         }
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-        let place = tempfile::Builder::new().prefix("build-agent-real-").tempdir_in("/var/tmp").unwrap();
+        let directory = tempfile::Builder::new().prefix("build-agent-real-").tempdir_in("/var/tmp").unwrap();
         use std::os::unix::fs::PermissionsExt;
-        std::fs::set_permissions(place.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-        let fixture = Fixture { name, place, _turn: turn };
+        std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let fixture = Fixture { name, directory, _turn: turn };
         copy_tree(&repository().join("layers-fixtures").join(name), &fixture.layer());
         git(&fixture.layer(), ["init", "--quiet", "--initial-branch", "main"]);
         commit(&fixture.layer(), "Begin");
@@ -67,11 +67,11 @@ impl Fixture {
     }
 
     pub fn layer(&self) -> PathBuf {
-        self.place.path().join(self.name)
+        self.directory.path().join(self.name)
     }
 
     pub fn out(&self) -> PathBuf {
-        self.place.path().join("out")
+        self.directory.path().join("out")
     }
 
     pub fn call(&self, words: &[&str]) -> Ran {
@@ -90,8 +90,8 @@ impl Fixture {
     fn start_in(&self, layer: &Path, words: &[&str]) -> Running {
         let mut command = agent();
         command.current_dir(layer).args(words);
-        command.arg("--work-dir").arg(self.place.path().join("work")).arg("--out").arg(self.out());
-        Running::start(command, self.place.path())
+        command.arg("--work-dir").arg(self.directory.path().join("work")).arg("--out").arg(self.out());
+        Running::start(command, self.directory.path())
     }
 
     /// The fixture's own manifest, with a small world.

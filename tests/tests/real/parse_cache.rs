@@ -23,7 +23,7 @@ fn counts(result: &Value) -> Vec<Option<(u64, u64)>> {
 }
 
 /// The queries in the report.
-fn whys(result: &Value) -> String {
+fn reasons(result: &Value) -> String {
     let units = result["units"].as_array().unwrap();
     units.iter().map(|unit| format!("{:#}", unit["memo"])).collect()
 }
@@ -62,7 +62,7 @@ fn only_changed_recipes_are_parsed_again() {
     let first = narrow.run(&["--trusted"], 0);
     // Nothing is cached at first: the world without the layer, then with it. `-p` comes between them, and BitBake
     // takes the recipes from the world's cache.
-    let [Some((0, 1)), None, Some((0, of)), ..] = counts(&first)[..] else { panic!("{}", whys(&first)) };
+    let [Some((0, 1)), None, Some((0, of)), ..] = counts(&first)[..] else { panic!("{}", reasons(&first)) };
     // The change, the number of recipes that BitBake parses for the world with the layer and with the class (all of
     // them if the cache is not used, for the given reason), and whether the plain tool runs as well.
     type Case = (&'static str, Change, Result<u64, &'static str>, bool);
@@ -86,9 +86,13 @@ fn only_changed_recipes_are_parsed_again() {
         assert_eq!(counts[0], None, "{name}: the world without the layer is known");
         for question in [2, 4] {
             let parsed = expected.unwrap_or(of);
-            let whys = whys(&fast);
-            assert_eq!(counts[question], Some((of - parsed, parsed)), "{name}, question {question}: {whys}");
-            assert!(whys.contains(expected.err().unwrap_or_default()), "{name}: {whys}");
+            let reasons = reasons(&fast);
+            assert_eq!(
+                counts[question],
+                Some((of - parsed, parsed)),
+                "{name}, question {question}: {reasons}"
+            );
+            assert!(reasons.contains(expected.err().unwrap_or_default()), "{name}: {reasons}");
         }
         if plainly {
             assert_eq!(test_results(&fast), test_results(&narrow.run(&["--no-memo"], 0)), "{name}");

@@ -15,8 +15,8 @@ fn signatures_in_a_scratch_build_directory_are_the_same() {
     narrow.recipe(TOPDIR);
     let fast = narrow.run(&[], 0);
     assert_eq!(outcomes(&fast), ["miss", "ahead", "ahead", "ahead", "ahead"]);
-    let job = narrow.0.place.path().join("work/meta-deploy-scarthgap");
-    let job = if job.is_dir() { job } else { narrow.0.place.path().join("work") };
+    let job = narrow.0.directory.path().join("work/meta-deploy-scarthgap");
+    let job = if job.is_dir() { job } else { narrow.0.directory.path().join("work") };
     let stored = signatures_with_the_class(&job);
     let plain = narrow.run(&["--no-memo"], 0);
     assert_eq!(test_results(&fast), test_results(&plain));

@@ -15,16 +15,16 @@ use crate::fixture::{Fixture, NARROW_BUILD, TIMEOUT, sstate};
 /// A build machine with its own work directory and output directory.
 struct Machine<'a> {
     fixture: &'a Fixture,
-    place: PathBuf,
+    directory: PathBuf,
 }
 
 impl<'a> Machine<'a> {
     /// BitBake sorts a task's files by their paths: all work directories come before the layer, and the share comes
     /// after it.
     fn new(fixture: &'a Fixture, name: &str) -> Machine<'a> {
-        let place = fixture.place.path().join(format!("machine-{name}"));
-        std::fs::create_dir(&place).unwrap();
-        Machine { fixture, place }
+        let directory = fixture.directory.path().join(format!("machine-{name}"));
+        std::fs::create_dir(&directory).unwrap();
+        Machine { fixture, directory }
     }
 
     /// Builds, and publishes if the source may do so.
@@ -38,17 +38,17 @@ impl<'a> Machine<'a> {
         command.args(["run", "--only", "build,publish"]);
         command.args(["--set", &format!("config.local_conf={NARROW_BUILD}")]);
         command.args(["--set", &format!("cache.share={}", share(self.fixture).display())]);
-        command.arg("--work-dir").arg(self.place.join("work")).arg("--out").arg(self.out());
+        command.arg("--work-dir").arg(self.directory.join("work")).arg("--out").arg(self.out());
         command.args(words);
         command
     }
 
     fn start(&self, command: Command) -> Running {
-        Running::start(command, &self.place)
+        Running::start(command, &self.directory)
     }
 
     fn out(&self) -> PathBuf {
-        self.place.join("out")
+        self.directory.join("out")
     }
 
     fn result(&self) -> Value {
@@ -62,7 +62,7 @@ impl<'a> Machine<'a> {
 }
 
 fn share(fixture: &Fixture) -> PathBuf {
-    fixture.place.path().join("share")
+    fixture.directory.path().join("share")
 }
 
 /// A fixture with a share beside it.
@@ -159,7 +159,7 @@ fn prune(fixture: &Fixture, words: &[&str]) -> Ran {
     let mut command = agent();
     command.args(["cache", "prune", "--sstate-max-age", "0s", "--downloads-max-age", "0s", "--grace", "0s"]);
     command.arg("--share").arg(share(fixture)).args(words);
-    Running::start(command, fixture.place.path()).wait()
+    Running::start(command, fixture.directory.path()).wait()
 }
 
 /// Mounts the share as an account would for pull requests: read-only, except for their own part.
@@ -173,7 +173,7 @@ fn a_pull_request_writes_only_its_own_directory() {
         return skip(test, "only root can mount");
     }
     let Some(fixture) = fixture(test) else { return };
-    let part = fixture.place.path().join("pull-requests");
+    let part = fixture.directory.path().join("pull-requests");
     std::fs::create_dir(&part).unwrap();
     std::fs::create_dir(share(&fixture).join("pr")).unwrap();
     Machine::new(&fixture, "trusted").build(&["--trusted"]).assert_code(&[0]);

@@ -86,7 +86,7 @@ impl Narrow {
     }
 
     fn base(&self, path: &str) -> PathBuf {
-        self.0.place.path().join("meta-base").join(path)
+        self.0.directory.path().join("meta-base").join(path)
     }
 
     pub fn layer(&self, path: &str) -> PathBuf {
@@ -120,7 +120,12 @@ pub fn test_results(result: &Value) -> Vec<String> {
     let cases = units.iter().filter_map(|unit| unit["cases"].as_array()).flatten();
     let mut test_results: Vec<String> = cases
         .map(|case| {
-            format!("{} {} {}", case["name"], case["outcome"], steady(case["message"].as_str().unwrap_or("")))
+            format!(
+                "{} {} {}",
+                case["name"],
+                case["outcome"],
+                without_display_lines(case["message"].as_str().unwrap_or(""))
+            )
         })
         .collect();
     test_results.sort();
@@ -129,7 +134,7 @@ pub fn test_results(result: &Value) -> Vec<String> {
 }
 
 /// Removes the lines of BitBake's display, which differ between two plain runs as well.
-fn steady(message: &str) -> String {
+fn without_display_lines(message: &str) -> String {
     let display = ["Loaded ", "Loading cache", "Parsing ", "Initialising", "NOTE: ", "done."];
     let is_display = |line: &&str| display.iter().any(|word| line.trim_start().starts_with(word));
     message.lines().filter(|line| !is_display(line)).collect::<Vec<_>>().join("\n")
@@ -277,7 +282,7 @@ fn an_autorev_recipe_is_detected() {
         return;
     }
     let Some(narrow) = Narrow::new(test) else { return };
-    let source = narrow.0.place.path().join("source");
+    let source = narrow.0.directory.path().join("source");
     std::fs::create_dir(&source).unwrap();
     git(&source, ["init", "--quiet", "--initial-branch", "main"]);
     commit(&source, "Begin");

@@ -53,8 +53,8 @@ fn assert_only_signature_files_differ(test: &str, releases: &[&str]) {
         // Fetched before BitBake parses; otherwise BitBake prints an error.
         let remove = if UNDERSCORES.contains(release) { "_remove" } else { ":remove" };
         narrow.write_manifest_for(release, &format!("INHERIT{remove} = \"uninative\"\n"), "");
-        let place = narrow.0.place.path();
-        let at = |path: &str| place.join("results").join(path);
+        let directory = narrow.0.directory.path();
+        let at = |path: &str| directory.join("results").join(path);
         std::fs::create_dir(at("")).unwrap();
         std::fs::set_permissions(at(""), PermissionsExt::from_mode(0o777)).unwrap();
         let script = repository().join("agent/crates/yocto/src/bitbake_starter.py");
@@ -62,7 +62,7 @@ fn assert_only_signature_files_differ(test: &str, releases: &[&str]) {
         std::fs::write(at("ask"), ASK).unwrap();
         let (results, starter) = (at("").display().to_string(), at("starter.py").display().to_string());
         let handler = if UNTIL_LANGDALE.contains(release) { "none" } else { "lockedsigs" };
-        let work = place.join("work").display().to_string();
+        let work = directory.join("work").display().to_string();
         let command = format!("cd {results} && sh ./ask {starter} {handler}");
         narrow.0.call(&["shell", "--work-dir", &work, "--", "sh", "-c", &command]).assert_code(&[0]);
         let text = |name: &str, file: &str| {

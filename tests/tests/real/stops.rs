@@ -32,5 +32,5 @@ fn a_signal_fails_no_test() {
     let cases = cases(&result);
     assert!(cases.iter().all(|(_, outcome)| outcome != "failed"), "{cases:?}");
     assert!(cases.contains(&("test_world_inherit_class".into(), "cancelled".into())), "{cases:?}");
-    assert_eq!(survivors(fixture.place.path()), []);
+    assert_eq!(survivors(fixture.directory.path()), []);
 }

@@ -3,30 +3,30 @@
 use std::os::unix::fs::{PermissionsExt, symlink};
 
 /// A directory with the agent's binary as `bitbake`, and a directory with the real program.
-struct Fronted(tempfile::TempDir);
+struct ShimFixture(tempfile::TempDir);
 
-impl Fronted {
-    fn new(program: &str) -> Fronted {
-        let place = Fronted(tempfile::tempdir().unwrap());
+impl ShimFixture {
+    fn new(program: &str) -> ShimFixture {
+        let fixture = ShimFixture(tempfile::tempdir().unwrap());
         for directory in ["front", "real"] {
-            std::fs::create_dir(place.0.path().join(directory)).unwrap();
+            std::fs::create_dir(fixture.0.path().join(directory)).unwrap();
         }
-        symlink(build_agent_tests::agent().get_program(), place.0.path().join("front/bitbake")).unwrap();
-        let real = place.0.path().join("real/bitbake");
+        symlink(build_agent_tests::agent().get_program(), fixture.0.path().join("front/bitbake")).unwrap();
+        let real = fixture.0.path().join("real/bitbake");
         std::fs::write(&real, format!("#!/bin/sh\n{program}\n")).unwrap();
         std::fs::set_permissions(real, std::fs::Permissions::from_mode(0o755)).unwrap();
-        place
+        fixture
     }
 
     /// Calls it in a shell, like yocto-check-layer; with or without the shim first on PATH.
     fn call(&self, with: bool, words: &str) -> std::process::Output {
-        let place = self.0.path().display();
-        let front = if with { format!("{place}/front:") } else { String::new() };
+        let fixture = self.0.path().display();
+        let front = if with { format!("{fixture}/front:") } else { String::new() };
         let mut shell = std::process::Command::new("/bin/sh");
         shell.args(["-c", &format!("echo input | BB_SIGNATURE_HANDLER=OEBasicHash bitbake {words}")]);
         shell
             .env_clear()
-            .env("PATH", format!("{front}{place}/real:/usr/bin:/bin"))
+            .env("PATH", format!("{front}{fixture}/real:/usr/bin:/bin"))
             .current_dir(self.0.path());
         shell.output().unwrap()
     }
@@ -42,17 +42,17 @@ fn the_shim_without_a_server_acts_as_the_real_bitbake() {
         "printf '\\377\\000x'",
     ];
     for program in programs {
-        let fronted = Fronted::new(program);
+        let fixture = ShimFixture::new(program);
         for words in ["-e", "-p", "-S lockedsigs world", "-S none world", "'a b' '' '*'"] {
-            assert_eq!(fronted.call(true, words), fronted.call(false, words), "{program}: {words}");
+            assert_eq!(fixture.call(true, words), fixture.call(false, words), "{program}: {words}");
         }
     }
 }
 
 /// A server that returns the same outcome to every caller. With `None`, it closes the connection.
-fn cache_server(fronted: &Fronted, outcome: Option<Vec<Vec<u8>>>) {
+fn cache_server(fixture: &ShimFixture, outcome: Option<Vec<Vec<u8>>>) {
     use std::io::{Read, Write};
-    let socket = fronted.0.path().join("front/agent.sock");
+    let socket = fixture.0.path().join("front/agent.sock");
     let _ = std::fs::remove_file(&socket);
     let listener = std::os::unix::net::UnixListener::bind(socket).unwrap();
     std::thread::spawn(move || {
@@ -92,9 +92,9 @@ fn the_shim_returns_the_servers_result_unchanged() {
         ),
     ];
     for (program, word, number, stdout, stderr, signatures) in programs {
-        let fronted = Fronted::new(program);
-        let plain = fronted.call(false, "-S lockedsigs world");
-        let file = fronted.0.path().join("locked-sigs.inc");
+        let fixture = ShimFixture::new(program);
+        let plain = fixture.call(false, "-S lockedsigs world");
+        let file = fixture.0.path().join("locked-sigs.inc");
         let left = std::fs::read_to_string(&file).ok();
         assert_eq!(left.as_deref(), signatures, "{program}");
         let _ = std::fs::remove_file(&file);
@@ -106,8 +106,8 @@ fn the_shim_returns_the_servers_result_unchanged() {
             u64::from(signatures.is_some()).to_be_bytes().to_vec(),
             signatures.unwrap_or_default().as_bytes().to_vec(),
         ];
-        cache_server(&fronted, Some(outcome));
-        assert_eq!(fronted.call(true, "-S lockedsigs world"), plain, "{program}");
+        cache_server(&fixture, Some(outcome));
+        assert_eq!(fixture.call(true, "-S lockedsigs world"), plain, "{program}");
         assert_eq!(std::fs::read_to_string(&file).ok(), left, "{program}");
     }
 }
@@ -116,13 +116,13 @@ fn the_shim_returns_the_servers_result_unchanged() {
 #[test]
 fn the_shim_starts_nothing_while_the_job_is_being_stopped() {
     for has_server in [false, true] {
-        let fronted = Fronted::new("echo started");
+        let fixture = ShimFixture::new("echo started");
         if has_server {
-            cache_server(&fronted, None);
+            cache_server(&fixture, None);
         }
-        std::fs::write(fronted.0.path().join("front/stopping"), "").unwrap();
+        std::fs::write(fixture.0.path().join("front/stopping"), "").unwrap();
         for words in ["-e", "-p", "--version", "-S lockedsigs world"] {
-            let output = fronted.call(true, words);
+            let output = fixture.call(true, words);
             assert_eq!((output.status.code(), &*output.stdout), (Some(130), &b""[..]), "{words}");
             let output_text = String::from_utf8_lossy(&output.stderr);
             assert!(
@@ -136,17 +136,17 @@ fn the_shim_starts_nothing_while_the_job_is_being_stopped() {
 /// The check is being stopped: nothing new starts.
 #[test]
 fn the_shim_ends_if_the_server_closes_the_connection() {
-    let fronted = Fronted::new("echo started");
-    cache_server(&fronted, None);
-    let output = fronted.call(true, "-p");
+    let fixture = ShimFixture::new("echo started");
+    cache_server(&fixture, None);
+    let output = fixture.call(true, "-p");
     assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(143), &b""[..]), "{output:?}");
 }
 
 #[test]
 fn the_shim_reports_a_missing_bitbake() {
-    let fronted = Fronted::new("");
-    std::fs::remove_file(fronted.0.path().join("real/bitbake")).unwrap();
-    let output = fronted.call(true, "-p");
+    let fixture = ShimFixture::new("");
+    std::fs::remove_file(fixture.0.path().join("real/bitbake")).unwrap();
+    let output = fixture.call(true, "-p");
     assert_eq!(output.status.code(), Some(127));
     assert!(String::from_utf8_lossy(&output.stderr).contains("not found"));
 }

@@ -27,7 +27,7 @@ fn command(sandbox: &Sandbox, more: &[&str]) -> Command {
 }
 
 /// The tasks whose objects are in the share, and the downloads.
-fn kept(sandbox: &Sandbox) -> Vec<String> {
+fn published_files(sandbox: &Sandbox) -> Vec<String> {
     let files = ["sstate", "downloads"].into_iter().flat_map(|part| files(&share(sandbox).join(part)));
     let task = |name: String| name.rsplit_once('_').map(|(_, task)| task.to_owned()).unwrap_or(name);
     let mut found: Vec<String> = files.map(task).collect();
@@ -61,7 +61,7 @@ fn a_trusted_build_publishes_its_objects_and_finds_them_the_next_time() {
     let ran = sandbox.start(command(&sandbox, &["--trusted"])).wait();
     ran.assert_code(&[0]);
     ran.assert_says(&["4 objects", "cache publish"]);
-    assert_eq!(kept(&sandbox), [&COMPILED[..], &DEPLOYED, &FETCHED].concat());
+    assert_eq!(published_files(&sandbox), [&COMPILED[..], &DEPLOYED, &FETCHED].concat());
     let counts = |name: &str| sandbox.result()["cache"][0]["published"][name].clone();
     assert_eq!(
         (counts("published"), counts("failed")),
@@ -98,7 +98,7 @@ fn an_untrusted_build_publishes_nothing() {
     let Some(sandbox) = job("an_untrusted_build_publishes_nothing") else { return };
     let ran = sandbox.start(command(&sandbox, &[])).wait();
     ran.assert_code(&[0]);
-    assert_eq!(kept(&sandbox), [] as [&str; 0]);
+    assert_eq!(published_files(&sandbox), [] as [&str; 0]);
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn a_failed_build_publishes_finished_objects_and_stays_failed() {
     sandbox.behaviour("bitbake fail do_deploy");
     sandbox.start(command(&sandbox, &["--trusted"])).wait().assert_code(&[1]);
     assert_eq!(sandbox.result()["outcome"], "failed");
-    assert_eq!(kept(&sandbox), [&COMPILED[..], &FETCHED].concat());
+    assert_eq!(published_files(&sandbox), [&COMPILED[..], &FETCHED].concat());
 }
 
 #[test]
@@ -120,8 +120,11 @@ fn a_cancelled_build_publishes_finished_objects_within_the_grace() {
     running.signal(Signal::SIGTERM);
     running.wait().assert_code(&[130]);
     assert_eq!(sandbox.result()["outcome"], "cancelled");
-    let kept = kept(&sandbox);
-    assert!(FETCHED.iter().all(|name| kept.iter().any(|kept| kept == name)), "{kept:?}");
+    let published_files = published_files(&sandbox);
+    assert!(
+        FETCHED.iter().all(|name| published_files.iter().any(|published_files| published_files == name)),
+        "{published_files:?}"
+    );
     sandbox.assert_nothing_runs();
 }
 
