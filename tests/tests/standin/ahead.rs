@@ -186,9 +186,8 @@ fn a_failure_ahead_that_may_be_the_machines_is_asked_again() {
     std::fs::write(asking.note("starve"), "").unwrap();
     let result = asking.run(0);
     let told = memo(&result);
-    // Whichever of those that run in parallel comes first.
-    let failed = told.iter().filter(|(_, why)| why.contains("prefetch failed: BitBake failed"));
-    assert_eq!(failed.count(), 1, "{told:#?}");
+    // Whichever of those that run in parallel comes first, and what waits for it.
+    assert!(told.iter().any(|(_, why)| why.contains("prefetch failed: BitBake failed")), "{told:#?}");
     asking.assert_gone();
 }
 

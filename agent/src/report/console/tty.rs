@@ -11,6 +11,7 @@ use crate::report::sink::Sink;
 use crate::report::summary::At;
 use agent_types::events::{Event, EventKind};
 
+use super::echo::WithoutControlEcho;
 use super::format::Style;
 use super::progress::JobProgress;
 use super::steps::Steps;
@@ -25,6 +26,8 @@ pub struct Terminal {
     has_bar: bool,
     /// The line of the running tasks, while there are some.
     tasks: Option<ProgressBar>,
+    /// While something is drawn.
+    echo: Option<WithoutControlEcho>,
 }
 
 impl Terminal {
@@ -35,7 +38,15 @@ impl Terminal {
         status.set_style(line_style(WITHOUT_BAR));
         status.enable_steady_tick(Duration::from_millis(200));
         let progress = JobProgress::after(last_run);
-        Terminal { steps: Steps::new(style), progress, screen, status, has_bar: false, tasks: None }
+        Terminal {
+            steps: Steps::new(style),
+            progress,
+            screen,
+            status,
+            has_bar: false,
+            tasks: None,
+            echo: Some(WithoutControlEcho::new()),
+        }
     }
 
     /// For others who print on the same terminal.
@@ -99,6 +110,7 @@ impl Sink for Terminal {
         if matches!(event.what, EventKind::JobFinished { .. }) {
             self.draw_tasks(None);
             self.status.finish_and_clear();
+            self.echo = None;
         }
         Ok(())
     }
