@@ -111,7 +111,8 @@ fn cycles_of_files_are_found() {
         ("a/d/inner.rs", "use super::super::Error;\n"),
     ];
     // What makes a cycle, and between which files.
-    let table: [(&[(&str, &str)], &[&str]); 6] = [
+    type Case<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str]);
+    let table: [Case; 6] = [
         (&[], &[]),
         (&[("a/d.rs", "use super::c::C;\n"), ("a/c.rs", "use super::d;\n")], &["a/c.rs", "a/d.rs"]),
         (&[("a/d.rs", "use super::c;\n")], &["a/b.rs", "a/c.rs", "a/d.rs"]),
