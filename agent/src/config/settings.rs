@@ -182,7 +182,7 @@ pub struct Limits {
 ///   build.json          what it was made by
 ///   dependencies/       throw-away build directory for dependencies that only BitBake can compute
 ///   check/<layer>/      throw-away build directory of one yocto-check-layer run
-///   front/              what stands before BitBake while yocto-check-layer runs
+///   shim/               the BitBake shim while yocto-check-layer runs
 ///   downloads/ sstate/  local caches
 ///   signatures/         answers that BitBake gave to yocto-check-layer; the agent's alone
 ///   pr-<N>/ trusted/    the same three of pull request N and of trusted sources: what an untrusted build left

@@ -15,13 +15,13 @@ use agent_yocto::bitbake_layers::LayersOutput;
 use agent_yocto::check_layer::{crash, forgiving};
 use agent_yocto::host;
 use agent_yocto::layer_conf::{LayerConf, certain_words};
-use agent_yocto::layer_fault::KnownLayers;
 use agent_yocto::preflight::{self, PreflightCase};
 
 use super::blocking;
 use super::check_layer;
 use super::cleanup::{ServerEnd, UnitEnd};
 use super::configure::BuildEnvironment;
+use super::layers::{known_layers, name, names};
 use super::pending::Pending;
 
 /// What the layers' own files say, without anything else. Runs before the checkout, so that a
@@ -281,12 +281,6 @@ async fn bitbake_layers(
     }
 }
 
-/// The layers that may be at fault when BitBake stops.
-pub(super) fn known_layers(settings: &Settings, configured: &BuildEnvironment) -> KnownLayers {
-    let tools = [configured.tools.bitbake.clone(), configured.tools.oe_core.clone()];
-    KnownLayers::read(&settings.layers, &configured.repo_layers, &tools)
-}
-
 /// Hands the output of bitbake-layers to who understands it.
 struct Layers(LayersOutput);
 
@@ -310,14 +304,4 @@ fn ended_badly(tool: &str, finished: &CommandOutcome) -> Outcome {
             Outcome::TimedOut(format!("{tool} was silent for {}", humantime::format_duration(silent)))
         }
     }
-}
-
-/// The layers by name: `meta-a, meta-b`.
-pub(super) fn names(layers: &[PathBuf]) -> String {
-    layers.iter().map(|layer| name(layer)).collect::<Vec<_>>().join(", ")
-}
-
-/// The layer's directory name, which is also what yocto-check-layer calls it.
-pub(super) fn name(layer: &Path) -> String {
-    layer.file_name().map_or_else(|| "layer".into(), |name| name.to_string_lossy().into_owned())
 }

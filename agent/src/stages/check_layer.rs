@@ -1,36 +1,38 @@
-//! yocto-check-layer for one layer: unmodified, and its verdict is the verdict. Its questions to BitBake
-//! may be answered from the store of earlier answers; a verdict other than a pass never rests on one.
+//! yocto-check-layer for one layer: unmodified, and its verdict is the verdict. Its queries to BitBake may be
+//! answered from the signature cache; a reported failure never depends on a cached answer.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod cache;
+mod ran;
+mod test_progress;
+
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use tracing::Instrument;
 
 use crate::config::Settings;
-use agent_cache::signature_cache::{
-    Admission, BitbakeRunner, CacheResult, CacheServer, Digest, NotCacheable, Place, ProvenanceSummary,
-    QueryPlan, Rerun, RunOptions, ShimDir, StatCache, Store, Stores, WrittenConf, runs_code, trees_of,
-};
-use agent_process::{
-    ActivityClock, Command, CommandOutcome, ExitReason, Interrupt, LineHandler, Runner, UntilStopped,
-};
+use agent_cache::signature_cache::{ProvenanceSummary, Rerun};
+use agent_process::{Command, CommandOutcome, ExitReason, Runner, UntilStopped};
 use agent_types::error::Result;
-use agent_types::events::{Case, Emitter, EventKind, Finding, Phase, Progress, Running, Unit};
+use agent_types::events::{Case, Emitter, EventKind, Unit};
 use agent_types::outcome::Outcome;
 use agent_types::stage::Stage;
-use agent_types::tiers::Tier;
 use agent_yocto::check_layer::{self, FailureCause, Kinds, OutputParser};
 use agent_yocto::conf::Purpose;
 
-use super::check::{known_layers, name};
 use super::cleanup::{ServerEnd, UnitEnd};
 use super::configure::BuildEnvironment;
+use super::layers::{dependencies, known_layers, name};
+use cache::CacheOpener;
+use ran::Ran;
+use test_progress::Tests;
 
-/// From the first signal to SIGKILL. The tool ignores all other signals, and its build directory is made anew
-/// for every run.
+pub use cache::Untouched;
+
+/// From the first signal to SIGKILL. The tool ignores all other signals, and every run gets a new build
+/// directory.
 const GRACE: Duration = Duration::from_secs(4);
 
 /// The check of the layer.
@@ -76,47 +78,6 @@ struct Check<'a> {
     untouched: &'a Untouched,
 }
 
-/// The checkouts of the layers under test, as they were before any layer code ran.
-pub struct Untouched(BTreeMap<String, Digest>);
-
-impl Untouched {
-    pub async fn of(settings: &Settings, configured: &BuildEnvironment, interrupt: &Interrupt) -> Untouched {
-        if !settings.check.memo || !settings.check.yocto_check_layer {
-            return Untouched(BTreeMap::new());
-        }
-        let (place, layers) = (place(settings, configured, Path::new("")), settings.layers.clone());
-        let around = configured.repo_layers.clone();
-        let stat_cache = stat_cache(settings);
-        let read = move || Ok(trees_of(&place, &layers, &around, &StatCache::load(&stat_cache)));
-        // Without them nothing is stored.
-        let trees = super::blocking(interrupt, "the layers were read", read).await;
-        Untouched(trees.unwrap_or_default())
-    }
-}
-
-/// Where digests of files are kept between runs.
-fn stat_cache(settings: &Settings) -> PathBuf {
-    settings.paths.signatures(&settings.cache.trust).join("stat-cache")
-}
-
-/// Where BitBake runs for the check in this build directory.
-fn place(settings: &Settings, configured: &BuildEnvironment, build: &Path) -> Place {
-    Place {
-        build: build.to_owned(),
-        bitbake: configured.tools.bitbake.clone(),
-        oe_core: configured.tools.oe_core.clone(),
-        user: configured.whoami.clone(),
-        own: vec![settings.paths.work.clone(), settings.paths.out.clone()],
-        immutable: immutable_stores(configured),
-    }
-}
-
-/// The share's layer stores, as the paths of their checkouts begin.
-fn immutable_stores(configured: &BuildEnvironment) -> Vec<PathBuf> {
-    let stores = configured.tiers.read.iter().map(|tier| tier.share.layers());
-    stores.filter_map(|store| fs_err::canonicalize(store).ok()).collect()
-}
-
 /// How long something that an earlier step left may take to go, before its end is no longer waited for.
 const ALONE: Duration = Duration::from_secs(2);
 
@@ -132,66 +93,6 @@ async fn is_alone() -> bool {
     true
 }
 
-/// One run of the tool.
-struct Ran {
-    verdict: check_layer::Verdict,
-    /// What the known failures made of it.
-    findings: Vec<Finding>,
-    /// Whether the tool itself found nothing wrong.
-    passed: bool,
-    /// Otherwise what it found wrong.
-    failure_causes: Vec<FailureCause>,
-    finished: CommandOutcome,
-    /// What its answers stood on.
-    given: ProvenanceSummary,
-}
-
-impl Ran {
-    /// What of this verdict may not be reported, because it rests on other answers than fresh ones or on
-    /// files that are empty or not there. A run that was stopped is no verdict, and is never repeated: see
-    /// [`Ran::withdraw_unproved`].
-    fn doubtful(&self) -> Vec<&FailureCause> {
-        if self.passed || !matches!(self.finished.end, ExitReason::Exited(_) | ExitReason::Signalled(_)) {
-            return Vec::new();
-        }
-        let is_doubtful = |cause: &&FailureCause| self.was_given(cause) || self.has_no_files(cause);
-        self.failure_causes.iter().filter(is_doubtful).collect()
-    }
-
-    fn was_given(&self, cause: &FailureCause) -> bool {
-        !cause.kinds.is_disjoint(&self.given.stored)
-    }
-
-    /// Whether it compares files of signatures that are not where the tool looks for them.
-    fn has_no_files(&self, cause: &FailureCause) -> bool {
-        cause.uses_sigdata && (self.given.discarded || !cause.kinds.is_disjoint(&self.given.elsewhere))
-    }
-
-    /// A test that failed before the run was stopped stays failed, unless it rests on a cached answer: the run
-    /// would have been repeated without it.
-    fn withdraw_unproved(&mut self) {
-        let why = |stopped: &str| {
-            format!("it failed with a cached answer, and {stopped} before the check was repeated without")
-        };
-        let outcome = match self.finished.end {
-            ExitReason::Cancelled => Outcome::Cancelled(why("the job was stopped")),
-            ExitReason::TimedOut => Outcome::TimedOut(why("the job was stopped")),
-            ExitReason::Stalled(silent) => {
-                let silent = humantime::format_duration(silent);
-                Outcome::TimedOut(why(&format!("yocto-check-layer was stopped after {silent} of silence")))
-            }
-            ExitReason::Exited(_) | ExitReason::Signalled(_) => return,
-        };
-        for case in &mut self.verdict.cases {
-            let is_given =
-                !check_layer::kind::depends_on(&case.name, &case.message).is_disjoint(&self.given.stored);
-            if is_given && matches!(case.outcome, Outcome::Failed(_)) {
-                case.outcome = outcome.clone();
-            }
-        }
-    }
-}
-
 impl Check<'_> {
     async fn to_its_verdict(&self, server: &mut ServerEnd) -> Result<(Outcome, CommandOutcome)> {
         let events = &self.runner.events;
@@ -199,14 +100,14 @@ impl Check<'_> {
         // A killed job left some.
         self.remove_own_parses().await;
         let mut ran = self.once(&rerun, server).await?;
-        // What is asked anew has plain answers and files that are whole, so that each time there is more of it.
+        // What BitBake answers itself is fresh, with whole files, so that each rerun has more of that.
         while let doubtful = ran.doubtful()
             && !doubtful.is_empty()
         {
             rerun.attempt += 1;
             rerun.wasted += ran.finished.elapsed;
             rerun.bypass.extend(doubtful.iter().flat_map(|cause| &cause.kinds));
-            events.info(self.why_again(&ran, &doubtful, &rerun.bypass)).await;
+            events.info(self.why_rerun(&ran, &doubtful, &rerun.bypass)).await;
             ran = self.once(&rerun, server).await?;
         }
         self.remove_own_parses().await;
@@ -226,129 +127,32 @@ impl Check<'_> {
         }
     }
 
-    fn why_again(&self, ran: &Ran, doubtful: &[&FailureCause], bypass: &Kinds) -> String {
+    fn why_rerun(&self, ran: &Ran, doubtful: &[&FailureCause], bypass: &Kinds) -> String {
         let what: Vec<_> = doubtful.iter().map(|cause| cause.what.as_str()).collect();
-        let rest = if what.len() == 1 { "rests" } else { "rest" };
+        let depend = if what.len() == 1 { "depends" } else { "depend" };
         let on = if doubtful.iter().any(|cause| ran.was_given(cause)) {
-            "stored answers"
+            "cached answers"
         } else {
-            "files of signatures that were not written"
+            "signature files that were not written"
         };
         format!(
-            "yocto-check-layer did not pass {}: {} {rest} on {on}; it runs again, and BitBake answers {} anew",
+            "yocto-check-layer did not pass {}: {} {depend} on {on}; it runs again, and BitBake itself answers {}",
             self.name,
             what.join(", "),
             check_layer::kind::in_words(bypass)
         )
     }
 
-    /// What stands before BitBake, where it can be of use.
-    async fn before(
-        &self,
-        rerun: &Rerun,
-        conf: WrittenConf,
-        alone: bool,
-        tool: &ActivityClock,
-    ) -> Option<(ShimDir, CacheServer)> {
-        match self.cache_server(rerun, conf, alone, tool).await {
-            Ok(opened) => Some(opened),
-            Err(refusal) => {
-                if self.settings.check.memo {
-                    let message = format!("stored signatures are not used for {}: {refusal}", self.name);
-                    self.runner.events.info(message).await;
-                }
-                None
-            }
+    fn cache_opener(&self) -> CacheOpener<'_> {
+        CacheOpener {
+            settings: self.settings,
+            configured: self.configured,
+            runner: self.runner,
+            layer: self.layer,
+            name: &self.name,
+            unit: &self.unit,
+            untouched: self.untouched,
         }
-    }
-
-    async fn cache_server(
-        &self,
-        rerun: &Rerun,
-        conf: WrittenConf,
-        alone: bool,
-        tool: &ActivityClock,
-    ) -> CacheResult<(ShimDir, CacheServer)> {
-        if !self.settings.check.memo {
-            return Err(NotCacheable("--no-memo".into()));
-        }
-        let known = &self.settings.check.known_failures;
-        let is_here = |layer: &Option<String>| layer.as_ref().is_none_or(|layer| *layer == self.name);
-        if known.iter().any(|known| !known.expired && is_here(&known.layer)) {
-            return Err(NotCacheable("it has known failures, so that its verdict is no plain pass".into()));
-        }
-        let settings = self.settings;
-        let trust = &settings.cache.trust;
-        let local = Store::local(settings.paths.signatures(trust));
-        agent_cache::signature_cache::make_private(local.root())?;
-        let place = place(settings, self.configured, &settings.paths.check(&self.name));
-        let stores = self.stores(local);
-        let first = rerun.attempt == 0;
-        let user = self.configured.user.as_ref();
-        let (shim_dir, listener) = ShimDir::make(&settings.paths.work, user)?;
-        let admission = self.admission(&place, conf, alone)?;
-        let prefetches = first && settings.check.prefetch;
-        let plan = prefetches.then(|| QueryPlan::read(&place.oe_core, &settings.check.machines));
-        let scratch_root = settings.paths.ahead(&self.name);
-        let most = settings.check.side_by_side;
-        let work = &settings.paths.work;
-        let mut bitbake = BitbakeRunner::new(self.runner, &place, user, scratch_root, work, &self.name, most)
-            .on_behalf_of(tool);
-        bitbake.remove_scratch_dirs().await?;
-        if first
-            && !settings.check.write_signatures
-            && let Err(reason) = bitbake.discard_signature_files()
-        {
-            let message = format!("BitBake writes its signature files, which takes longer: {reason}");
-            self.runner.events.info(message).await;
-        }
-        // Other versions of a layer use them: what one version's code wrote must be trusted with the next one.
-        let keep_parses = trust.is_trusted() || user.is_none();
-        let own_parses = settings.paths.own_parses(&self.name);
-        let options = RunOptions { bitbake, plan, rerun: rerun.clone(), admission, keep_parses, own_parses };
-        let stat_cache = stat_cache(settings);
-        let cache_server =
-            CacheServer::open(listener, place, stores, stat_cache, options, &self.unit, &self.runner.events);
-        Ok((shim_dir, cache_server))
-    }
-
-    /// What must be so of an answer that is kept.
-    fn admission(&self, place: &Place, conf: WrittenConf, alone: bool) -> std::io::Result<Admission> {
-        let given = self.configured.environment(&place.build);
-        let environment = given.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-        let mut may_add = BTreeSet::new();
-        let mut runs_early = Vec::new();
-        for layer in self.dependencies().iter().map(PathBuf::as_path).chain([self.layer]) {
-            let layer = fs_err::canonicalize(layer)?;
-            let conf =
-                agent_fs::untrusted::read_text(&layer.join("conf/layer.conf"), agent_fs::untrusted::PAGE);
-            let why = match conf {
-                Ok(text) => runs_code(&text),
-                Err(error) => Some(error.to_string()),
-            };
-            runs_early.extend(why.map(|why| (layer.clone(), why)));
-            may_add.insert(layer);
-        }
-        Ok(Admission {
-            layer: fs_err::canonicalize(self.layer)?,
-            conf,
-            may_add,
-            environment,
-            oe_core: place.oe_core.clone(),
-            machines: self.settings.check.machines.clone(),
-            runs_early,
-            not_alone: (!alone).then(|| "something that an earlier step started was still running".into()),
-            trees: self.untouched.0.clone(),
-        })
-    }
-
-    /// The local store first, then the tiers of the share that are really there, by their rules of trust.
-    fn stores(&self, local: Store) -> Stores {
-        let tiers = &self.configured.tiers;
-        let shared = |tier: &Tier| Store::shared(tier.share.signatures(), tiers.write.as_ref() == Some(tier));
-        let read = [local.clone()].into_iter().chain(tiers.read.iter().map(shared)).collect();
-        let write = [local].into_iter().chain(tiers.write.iter().map(shared)).collect();
-        Stores { read, write }
     }
 
     /// One run in a fresh build directory. `server` gets the end of its BitBake server.
@@ -361,7 +165,7 @@ impl Check<'_> {
         let purpose = Purpose::CheckLayer;
         let conf = configured.empty_directory(settings, &build, layers, purpose, runner).await?;
         let mut command = self.command(&build, rerun.attempt);
-        let before = self.before(rerun, conf, alone, &command.activity).await;
+        let before = self.cache_opener().open(rerun, conf, alone, &command.activity).await;
         if let Some((shim_dir, _)) = &before {
             let path = command.environment.get("PATH").unwrap_or_default();
             let path = [shim_dir.directory().as_os_str(), path].join(&OsString::from(":"));
@@ -369,13 +173,8 @@ impl Check<'_> {
         }
         let recorder = check_layer::Recorder::attach(&mut command)?;
         let expected = check_layer::expected(&configured.tools.oe_core)?;
-        let tests = Tests {
-            unit: &self.unit,
-            total: expected.len(),
-            parser: OutputParser::until(recorder.as_ref().map(|recorder| recorder.sentinel.clone())),
-            running: None,
-            started: 0,
-        };
+        let parser = OutputParser::until(recorder.as_ref().map(|recorder| recorder.sentinel.clone()));
+        let tests = Tests::new(&self.unit, expected.len(), parser);
         let stopping = command.stopping.clone();
         let mut tests = UntilStopped::new(tests, &stopping);
         let ended = {
@@ -418,13 +217,6 @@ impl Check<'_> {
         Ok(Ran { verdict, findings, passed, failure_causes, finished, given })
     }
 
-    /// All layers but OE-Core's and the one under test.
-    fn dependencies(&self) -> Vec<PathBuf> {
-        let siblings = self.settings.layers.iter().filter(|other| *other != self.layer);
-        let repos = self.configured.repo_layers.iter().filter(|path| **path != self.configured.core);
-        repos.chain(siblings).cloned().collect()
-    }
-
     /// `run`: how many there were before.
     fn command(&self, build: &Path, run: u64) -> Command {
         let (settings, configured) = (self.settings, self.configured);
@@ -436,7 +228,7 @@ impl Check<'_> {
         };
         let mut command = Command::new(script, build, log).args(check_layer::arguments(
             self.layer,
-            &self.dependencies(),
+            &dependencies(settings, configured, self.layer),
             &settings.check.machines,
         ));
         command.environment = configured.environment(build);
@@ -472,95 +264,6 @@ impl Check<'_> {
                     seconds: None,
                 }))
                 .await;
-        }
-    }
-}
-
-/// Follows the tests of yocto-check-layer, and tells which one runs: each takes minutes.
-struct Tests<'a> {
-    unit: &'a Unit,
-    total: usize,
-    parser: OutputParser,
-    running: Option<String>,
-    started: usize,
-}
-
-impl LineHandler for Tests<'_> {
-    fn line(&mut self, line: &str) -> Vec<EventKind> {
-        self.parser.line(line);
-        let running = self.parser.running();
-        if running == self.running.as_deref() {
-            return Vec::new();
-        }
-        self.running = running.map(str::to_owned);
-        self.started += usize::from(self.running.is_some());
-        let running = self.running.iter().map(|test| Running { name: test.clone(), seconds: 0 });
-        vec![EventKind::Progress(Progress {
-            done: self.started.saturating_sub(1) as u64,
-            total: self.total as u64,
-            running: running.collect(),
-            ..Progress::new(self.unit, "", Phase::Tests)
-        })]
-    }
-
-    fn status(&self) -> Option<String> {
-        // Before the first test the world is asked for its signatures without the layer.
-        let status = self.running.as_deref().unwrap_or("the signatures of the world without the layer");
-        Some(format!("{}: {status}", self.unit.name))
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used)]
-mod tests {
-    use super::*;
-    use agent_yocto::check_layer::{JudgedCase, Kind, Verdict};
-
-    /// A failure may not be reported from a cached answer, and the run that would have shown it is not made.
-    #[test]
-    fn of_a_stopped_run_only_failures_without_cached_answers_stay() {
-        let silent = ExitReason::Stalled(Duration::from_secs(60));
-        for (end, given, wanted) in [
-            (ExitReason::Cancelled, vec![], ["failed", "failed", "passed"]),
-            (ExitReason::Cancelled, vec![Kind::World], ["failed", "failed", "passed"]),
-            (ExitReason::Cancelled, vec![Kind::Parses], ["failed", "cancelled", "passed"]),
-            (ExitReason::TimedOut, vec![Kind::Parses], ["failed", "timed-out", "passed"]),
-            (silent, vec![Kind::Parses], ["failed", "timed-out", "passed"]),
-            // These are repeated.
-            (ExitReason::Exited(2), vec![Kind::Parses], ["failed", "failed", "passed"]),
-            (ExitReason::Signalled(9), vec![Kind::Parses], ["failed", "failed", "passed"]),
-        ] {
-            let bad = || Outcome::Failed("bad".into());
-            let cases = [("test_readme", bad()), ("test_parse", bad()), ("test_world", Outcome::Passed)];
-            let case = |(name, outcome): (&str, Outcome)| JudgedCase {
-                class: "common.CommonCheckLayer".into(),
-                name: name.into(),
-                outcome,
-                message: String::new(),
-            };
-            let verdict = Verdict {
-                outcome: Ok(Outcome::Cancelled("x".into())),
-                cases: cases.map(case).to_vec(),
-                tool_verdict: String::new(),
-                by_cases: false,
-            };
-            let elapsed = Duration::ZERO;
-            let finished = CommandOutcome { end, log: "/x".into(), bytes: 0, elapsed, tail: Vec::new() };
-            let cause = FailureCause {
-                what: "test_parse".into(),
-                kinds: Kinds::from([Kind::Parses]),
-                uses_sigdata: true,
-            };
-            let (passed, failure_causes) = (false, vec![cause]);
-            let given =
-                ProvenanceSummary { stored: given.into_iter().collect(), ..ProvenanceSummary::default() };
-            let findings = Vec::new();
-            let mut ran = Ran { verdict, findings, passed, failure_causes, finished, given };
-            let is_repeated = matches!(end, ExitReason::Exited(_) | ExitReason::Signalled(_));
-            assert_eq!(!ran.doubtful().is_empty(), is_repeated, "{end:?}");
-            ran.withdraw_unproved();
-            let words: Vec<_> = ran.verdict.cases.iter().map(|case| case.outcome.word()).collect();
-            assert_eq!(words, wanted, "{end:?}");
         }
     }
 }

@@ -50,9 +50,9 @@ fn the_shim_without_a_server_acts_as_the_real_bitbake() {
 }
 
 /// A server that returns the same outcome to every caller. With `None`, it closes the connection.
-fn desk(fixture: &ShimFixture, outcome: Option<Vec<Vec<u8>>>) {
+fn cache_server(fixture: &ShimFixture, outcome: Option<Vec<Vec<u8>>>) {
     use std::io::{Read, Write};
-    let socket = fixture.0.path().join("front/desk");
+    let socket = fixture.0.path().join("front/agent.sock");
     let _ = std::fs::remove_file(&socket);
     let listener = std::os::unix::net::UnixListener::bind(socket).unwrap();
     std::thread::spawn(move || {
@@ -106,7 +106,7 @@ fn the_shim_returns_the_servers_result_unchanged() {
             u64::from(signatures.is_some()).to_be_bytes().to_vec(),
             signatures.unwrap_or_default().as_bytes().to_vec(),
         ];
-        desk(&fixture, Some(outcome));
+        cache_server(&fixture, Some(outcome));
         assert_eq!(fixture.call(true, "-S lockedsigs world"), plain, "{program}");
         assert_eq!(std::fs::read_to_string(&file).ok(), left, "{program}");
     }
@@ -115,10 +115,10 @@ fn the_shim_returns_the_servers_result_unchanged() {
 /// Whatever the call, and with or without a server.
 #[test]
 fn the_shim_starts_nothing_while_the_job_is_being_stopped() {
-    for desk in [false, true] {
+    for has_server in [false, true] {
         let fixture = ShimFixture::new("echo started");
-        if desk {
-            self::desk(&fixture, None);
+        if has_server {
+            cache_server(&fixture, None);
         }
         std::fs::write(fixture.0.path().join("front/stopping"), "").unwrap();
         for words in ["-e", "-p", "--version", "-S lockedsigs world"] {
@@ -137,7 +137,7 @@ fn the_shim_starts_nothing_while_the_job_is_being_stopped() {
 #[test]
 fn the_shim_ends_if_the_server_closes_the_connection() {
     let fixture = ShimFixture::new("echo started");
-    desk(&fixture, None);
+    cache_server(&fixture, None);
     let output = fixture.call(true, "-p");
     assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(143), &b""[..]), "{output:?}");
 }

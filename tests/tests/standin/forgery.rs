@@ -42,12 +42,12 @@ def number(value):
 def maybe(content):
     return number(1) + part(content)
 
-def send(desk, message):
-    desk.sendall(struct.pack(">I", len(message)) + message)
+def send(server, message):
+    server.sendall(struct.pack(">I", len(message)) + message)
 
-def receive(desk):
-    length = struct.unpack(">I", desk.recv(4, socket.MSG_WAITALL))[0]
-    return desk.recv(length, socket.MSG_WAITALL)
+def receive(server):
+    length = struct.unpack(">I", server.recv(4, socket.MSG_WAITALL))[0]
+    return server.recv(length, socket.MSG_WAITALL)
 
 EMPTY = b'SIGGEN_LOCKEDSIGS_t-x = "\\\n    "\n'
 
@@ -63,18 +63,18 @@ def ask(at):
             with open(f"{at}/locked-sigs.inc", "wb") as file:
                 file.write(EMPTY)
             time.sleep(0.0005)
-    with socket.socket(socket.AF_UNIX) as desk:
-        desk.settimeout(3)
-        desk.connect(os.path.join(os.path.dirname(os.path.dirname(build)), "front", "desk"))
+    with socket.socket(socket.AF_UNIX) as server:
+        server.settimeout(3)
+        server.connect(os.path.join(os.path.dirname(os.path.dirname(build)), "shim", "agent.sock"))
         racer = threading.Thread(target=race)
         racer.start()
         try:
-            send(desk, message)
-            reply = receive(desk)
+            send(server, message)
+            reply = receive(server)
             if reply == part(b"run"):
                 told = part(b"ran") + maybe(struct.pack(">i", 0))
-                send(desk, told + maybe(b"NOTE: done\n") + maybe(b"") + maybe(EMPTY))
-                receive(desk)
+                send(server, told + maybe(b"NOTE: done\n") + maybe(b"") + maybe(EMPTY))
+                receive(server)
         finally:
             over.append(True)
             racer.join()
@@ -243,7 +243,7 @@ fn code_before_the_first_query_prevents_storing_its_result() {
         let result = check.run(0);
         assert_eq!(outcomes(&result), expected, "{:#?}", queries(&result));
         assert!(
-            queries(&result)[0].1.contains("runs code before the first question"),
+            queries(&result)[0].1.contains("runs code before the first query"),
             "{:#?}",
             queries(&result)
         );

@@ -109,7 +109,7 @@ fn without_namespaces_the_world_is_prefetched_serially() {
     }
     let ran = check.run_by(Command::new(repository().join("tests/stand-ins/without-unshare.py")));
     ran.assert_code(&[0]);
-    ran.assert_says(&["not side by side: build-agent-apart: the kernel refuses namespaces"]);
+    ran.assert_says(&["not in parallel: build-agent-apart: the kernel refuses namespaces"]);
     assert_eq!(outcomes(&check.0.result()), SERIAL);
     assert_eq!(check.arguments(), [WORLD, LENIENT, "-p", CLASS]);
     let build_dirs = check.build_dirs();
@@ -166,7 +166,7 @@ fn a_failed_prefetch_gives_the_verdict_of_this_run() {
     let reported = queries(&fast);
     assert_eq!(outcomes(&fast), COLD);
     for (_, why) in &reported[1..] {
-        assert!(why.contains("not kept: BitBake failed"), "{reported:#?}");
+        assert!(why.contains("not stored: BitBake failed"), "{reported:#?}");
     }
     let mut words = check.arguments();
     assert_eq!(words[0], WORLD);
@@ -191,7 +191,7 @@ fn a_failed_prefetch_that_the_machine_may_have_caused_is_repeated() {
     let result = check.run(0);
     let reported = queries(&result);
     // Either of the parallel queries can be the first, and a third one waits for it.
-    let failed = |why: &str| why.contains("asked ahead in vain: BitBake failed");
+    let failed = |why: &str| why.contains("prefetch failed: BitBake failed");
     assert!(reported.iter().any(|(_, why)| failed(why)), "{reported:#?}");
     check.assert_gone();
 }
@@ -293,7 +293,7 @@ fn one_bitbake_at_a_time_prefetches_serially() {
     let Some(check) = CheckJob::with_bitbakes("one_bitbake_at_a_time_prefetches_serially", 1) else { return };
     let ran = check.0.run();
     ran.assert_code(&[0]);
-    ran.assert_says(&["not side by side: [check] side_by_side is 1"]);
+    ran.assert_says(&["not in parallel: [check] side_by_side is 1"]);
     assert_eq!(outcomes(&check.0.result()), SERIAL);
     assert_eq!(check.arguments(), [WORLD, LENIENT, "-p", CLASS]);
 }

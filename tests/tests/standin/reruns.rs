@@ -17,16 +17,16 @@ fn a_failure_never_depends_on_a_cached_result() {
     std::fs::write(check.in_layer("recipes-hello/zlib_%.bbappend"), "A = \"1\"\n").unwrap();
     let again = ["miss", "hit", "miss", "hit", "hit"];
     // In a cold run the results are fresh; only the files to compare are missing.
-    let on = ["files of signatures that were not written", "stored answers"];
+    let on = ["signature files that were not written", "cached answers"];
     for ((first, calls), on) in [(COLD, 4 + 2), (["hit"; 5], 4 + 2 + 2)].into_iter().zip(on) {
         let ran = check.0.run();
         ran.assert_code(&[1]);
         ran.assert_says(&[
             &format!(
-                "test_signatures rests on {on}; it runs again, and BitBake answers the world \
-             without the layer and the world with the layer anew"
+                "test_signatures depends on {on}; it runs again, and BitBake itself answers the world \
+             without the layer and the world with the layer"
             ),
-            "signatures of the world, again: asked BitBake, because what failed rests on it",
+            "signatures of the world, again: asked BitBake, because what failed depends on it",
         ]);
         let result = check.0.result();
         assert_eq!(outcomes(&result), [first, again].concat());
@@ -46,7 +46,7 @@ fn a_signature_change_is_explained_from_complete_files() {
     std::fs::write(check.in_layer("recipes-hello/zlib_%.bbappend"), "A = \"1\"\n").unwrap();
     let ran = check.0.run();
     ran.assert_code(&[1]);
-    ran.assert_says(&["test_signatures rests on files of signatures that were not written; it runs again"]);
+    ran.assert_says(&["test_signatures depends on signature files that were not written; it runs again"]);
     let result = check.0.result();
     assert_eq!(repeats(&result), [[0; 5], [1; 5]].concat());
     assert_eq!(outcomes(&result)[5..], ["miss", "hit", "miss", "hit", "hit"]);
@@ -89,10 +89,7 @@ fn prefetch_stops_if_the_first_result_cannot_be_stored() {
     std::fs::write(check.note("doubt"), "").unwrap();
     let ran = check.0.run();
     ran.assert_code(&[0]);
-    ran.assert_says(&[
-        "nothing more is asked ahead, because the first answer was not kept",
-        "basehash value changed",
-    ]);
+    ran.assert_says(&["prefetch stopped: the first answer was not stored", "basehash value changed"]);
     assert_eq!(outcomes(&check.0.result()), ["miss"; 5]);
     assert_eq!(check.calls().len(), 5);
 }
@@ -114,7 +111,7 @@ fn a_failure_without_queries_causes_no_rerun() {
     // One failure of each kind: the message names what one of them depends on.
     std::fs::write(check.in_layer("recipes-hello/zlib_%.bbappend"), "A = \"1\"\n").unwrap();
     let ran = check.0.run();
-    ran.assert_says(&["meta-tested: test_signatures rests on", "test_layerseries_compat", "it runs again"]);
+    ran.assert_says(&["meta-tested: test_signatures depends on", "test_layerseries_compat", "it runs again"]);
 }
 
 /// A wrong cached result fails a layer that should pass: BitBake decides, and the entry is removed.
@@ -138,7 +135,7 @@ fn a_wrong_cached_failure_is_fixed_by_the_rerun() {
     let result = check.run(0);
     let again = ["miss", "hit", "miss", "off", "off"];
     assert_eq!(outcomes(&result), [["hit"; 5], again].concat(), "{:#?}", queries(&result));
-    assert!(queries(&result)[7].1.contains("another answer to the same question"), "{:#?}", queries(&result));
+    assert!(queries(&result)[7].1.contains("another answer to the same query"), "{:#?}", queries(&result));
     assert_eq!(check.calls().len(), 4 + 4);
     assert_eq!(outcomes(&check.run(0)), ["hit", "hit", "miss", "hit", "hit"]);
 }

@@ -123,7 +123,7 @@ fn the_second_check_of_the_same_layer_does_not_run_bitbake() {
     well_formed_xml(&check.0.out().join("junit.xml"), "testcase");
     let junit = std::fs::read_to_string(check.0.out().join("junit.xml")).unwrap();
     assert!(junit.contains("5 of 5 used"), "{junit}");
-    assert!(!check.work_dir().join("front").exists(), "what stood before BitBake is gone");
+    assert!(!check.work_dir().join("shim").exists(), "the shim is gone");
     check.0.assert_nothing_runs();
 }
 

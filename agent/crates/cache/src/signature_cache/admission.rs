@@ -1,9 +1,9 @@
-//! Which answers may be kept for later jobs: those that no code could forge but that of the question's own layers.
+//! Which answers may be stored for later jobs: those that no code but that of the query's own layers could forge.
 //!
 //! Layer code runs as the build user while BitBake parses. It can write the build directory, ask the cache server,
 //! and leave processes behind. An answer is found by its inputs, and a later job believes it. So code may only have a
 //! hand in answers of which it is an input itself: everything whose code can have run since the check began must be
-//! among the layers of the question, with the content that it had when the job began. The rest of the inputs must be what
+//! among the layers of the query, with the content that it had when the job began. The rest of the inputs must be what
 //! the agent gave to yocto-check-layer, and what that tool is known to add.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,7 +21,7 @@ use agent_fs::read;
 /// How `add_layers` in `checklayer/__init__.py` of all releases adds a layer to `conf/bblayers.conf`.
 const ADDS: &str = r#"f.write("\nBBLAYERS += \"%s\"\n" % path)"#;
 
-/// The questions of `get_signatures` there, by which the first one is known. All releases have one of them.
+/// The queries of `get_signatures` there, by which the first one is known. All releases have one of them.
 const ASKS: [&str; 2] = ["-S lockedsigs world", "-S none world"];
 
 /// Variables that hold the list of variables which BitBake takes from its environment.
@@ -50,7 +50,7 @@ pub struct Admission {
     /// Holds `scripts/`.
     pub oe_core: PathBuf,
     pub machines: Vec<String>,
-    /// Layers whose `conf/layer.conf` runs code in the tool itself before its first question, and why.
+    /// Layers whose `conf/layer.conf` runs code in the tool itself before its first query, and why.
     pub runs_early: Vec<(PathBuf, String)>,
     /// Why something of an earlier step may still run beside the tool.
     pub not_alone: Option<String>,
@@ -60,7 +60,7 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// Whether an answer of a BitBake that found the directory `at` in the place of the build directory may be kept.
+    /// Whether an answer of a BitBake that found the directory `at` in the place of the build directory may be stored.
     /// `is_first`: nothing was asked before in this run of the tool.
     ///
     /// # Errors
@@ -80,19 +80,19 @@ impl Admission {
         if let Some((layer, why)) = self.runs_early.iter().find(|(layer, _)| !layers.contains(layer)) {
             let layer = layer.display();
             return Err(NotCacheable(format!(
-                "{layer}/conf/layer.conf runs code before the first question ({why})"
+                "{layer}/conf/layer.conf runs code before the first query ({why})"
             )));
         }
         let comes_before_layer = is_first && self.knows_tool();
         if !layers.contains(&self.layer) && !comes_before_layer {
             return Err(NotCacheable(
-                "the layer under test is not part of the question, and its code may run".into(),
+                "the layer under test is not part of the query, and its code may run".into(),
             ));
         }
         self.check_trees(inputs)
     }
 
-    /// Whether the first question is recognised, so that the layer under test is added after it and not before.
+    /// Whether the first query is recognised, so that the layer under test is added after it and not before.
     fn knows_tool(&self) -> bool {
         let says = |words: &str| query_plan::tool_says(&self.oe_core, "__init__.py", words);
         says(ADDS) && ASKS.iter().any(|words| says(words))
@@ -134,7 +134,7 @@ impl Admission {
         }
     }
 
-    /// The real paths of the question's layers.
+    /// The real paths of the query's layers.
     fn check_conf(&self, at: &Path, inputs: &Inputs) -> CacheResult<BTreeSet<PathBuf>> {
         let changed =
             |file: &str| NotCacheable(format!("{file} is not as the agent and yocto-check-layer write it"));

@@ -6,7 +6,7 @@ use super::*;
 
 const LIST: &str = "BB_ENV_PASSTHROUGH_ADDITIONS";
 
-/// A check of the layer `x` over `core`, and a question in it.
+/// A check of the layer `x` over `core`, and a query in it.
 struct Scene {
     top: TempDir,
     admission: Admission,
@@ -77,7 +77,7 @@ type Change = fn(&mut Scene);
 
 /// What yocto-check-layer asks itself.
 #[test]
-fn honest_questions_are_admitted() {
+fn honest_queries_are_admitted() {
     let table: [(&str, bool, Change); 7] = [
         ("the first", true, |_| {}),
         ("with a dependency", true, |s| s.add("dep")),
@@ -100,7 +100,7 @@ fn honest_questions_are_admitted() {
             s.set("SHLVL", "1");
             s.set("_", "/p/bin/bitbake");
         }),
-        ("code in layer.conf of the layer itself, which is part of the question", false, |s| {
+        ("code in layer.conf of the layer itself, which is part of the query", false, |s| {
             s.admission.runs_early = vec![(s.at("x"), "line 1".into())];
             s.add("x");
         }),
@@ -115,7 +115,7 @@ fn honest_questions_are_admitted() {
 /// What layer code could ask.
 #[test]
 fn everything_else_is_refused() {
-    let part = "not part of the question";
+    let part = "not part of the query";
     let conf = "is not as the agent and yocto-check-layer write it";
     let variable = "is not as yocto-check-layer sets it";
     let table: [(&str, bool, Change, &str); 17] = [
@@ -163,12 +163,12 @@ fn everything_else_is_refused() {
         ("another class", true, |s| s.set("INHERIT", "mine"), variable),
         ("one less", true, |s| s.invocation.environment.retain(|(name, _)| name != "PATH"), "is missing"),
         (
-            "code before the first question",
+            "code before the first query",
             true,
             |s| {
                 s.admission.runs_early = vec![(s.at("x"), "line 1".into())];
             },
-            "runs code before the first question (line 1)",
+            "runs code before the first query (line 1)",
         ),
         (
             "not alone",

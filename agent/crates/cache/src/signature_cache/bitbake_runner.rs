@@ -1,8 +1,8 @@
-//! Starts BitBake for the questions of yocto-check-layer: for one that it asks in the check's own build directory
-//! while nobody else uses it, and for one that it has not asked yet apart, where it does not disturb the check.
+//! Runs BitBake for the queries of yocto-check-layer: for a query that came in the check's own build directory, while
+//! nobody else uses it, and for a prefetched one in a [`ScratchBuildDir`], where it does not disturb the check.
 //!
-//! Apart means a [`ScratchBuildDir`]: a directory of its own with the check's configuration, which BitBake sees at
-//! the path of the check's build directory. A recipe that uses TOPDIR has the same signature there.
+//! A [`ScratchBuildDir`] has a copy of the check's configuration, and BitBake sees it at the path of the check's build
+//! directory. A recipe that uses TOPDIR has the same signature there.
 
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
@@ -27,13 +27,10 @@ use agent_yocto::server;
 use agent_yocto::starter::{Addition, Starter, can_discard_signature_files, can_tell_events};
 
 use super::bitbake_shim::SIGNATURES;
+use super::concurrency::{Concurrency, at_once};
 use super::protocol::{BitbakeOutcome, LONGEST};
 use super::{CacheResult, Invocation, NotCacheable, Place};
 use agent_fs::read;
-
-/// What BitBake takes for the world of OE-Core and some layers, its parsers counted: 2 GiB, and some
-/// more for large layers.
-const MEMORY: u64 = 3 << 30;
 
 /// BitBake's server writes its caches when its last client has gone.
 const SERVER: Duration = Duration::from_secs(10);
@@ -49,16 +46,7 @@ const CUT: &[u8] = b"\nbuild-agent: BitBake printed more, see its log\n";
 /// For copying some files of configuration.
 const COPY: Duration = Duration::from_secs(60);
 
-/// How questions can be asked ahead.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Concurrency {
-    /// So many at once.
-    Parallel(usize),
-    /// Because of this.
-    Serial(String),
-}
-
-/// Asks BitBake for one run of yocto-check-layer.
+/// Runs BitBake for one run of yocto-check-layer.
 #[derive(Debug)]
 pub struct BitbakeRunner {
     runner: Runner,
@@ -72,11 +60,13 @@ pub struct BitbakeRunner {
     log: String,
     /// Its name, for people: `yocto-check-layer meta-x`.
     check: String,
-    /// How many BitBakes the manifest allows side by side.
+    /// How many BitBakes the manifest allows in parallel.
     most: Option<NonZeroUsize>,
     /// The clock of the tool that waits for BitBake's answers.
     tool: ActivityClock,
     number: AtomicUsize,
+    /// Held while BitBake runs in the check's own build directory.
+    build_dir: tokio::sync::Mutex<()>,
     /// The script that starts BitBake; otherwise why it could not be written.
     starter: Result<Starter, String>,
     /// Why BitBake does not tell its events.
@@ -91,7 +81,7 @@ pub struct BitbakeRunner {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ran {
     pub outcome: BitbakeOutcome,
-    /// Whether its output was not too long to be kept.
+    /// Whether its output was not truncated.
     pub whole: bool,
     pub seconds: f64,
 }
@@ -120,16 +110,16 @@ impl LineHandler for Capture {
         if self.is_cut {
             return;
         }
-        let scratch_dir = OUTPUT - self.bytes.len();
-        self.bytes.extend_from_slice(&bytes[..bytes.len().min(scratch_dir)]);
-        if bytes.len() > scratch_dir {
+        let left = OUTPUT - self.bytes.len();
+        self.bytes.extend_from_slice(&bytes[..bytes.len().min(left)]);
+        if bytes.len() > left {
             self.is_cut = true;
             self.bytes.extend_from_slice(CUT);
         }
     }
 }
 
-/// A build directory apart.
+/// A build directory beside the check's own.
 #[derive(Debug)]
 pub struct ScratchBuildDir(PathBuf);
 
@@ -140,7 +130,7 @@ impl ScratchBuildDir {
 }
 
 impl BitbakeRunner {
-    /// For the check of the layer of that name. `scratch_root` lies below `work`; `most` BitBakes run side by side,
+    /// For the check of the layer of that name. `scratch_root` lies below `work`; `most` BitBakes run in parallel,
     /// one for each processor when nothing is said.
     ///
     /// # Errors
@@ -170,6 +160,7 @@ impl BitbakeRunner {
             most,
             tool: ActivityClock::default(),
             number: AtomicUsize::new(0),
+            build_dir: tokio::sync::Mutex::default(),
             starter,
             no_events,
             told_no_events: AtomicBool::new(false),
@@ -202,6 +193,11 @@ impl BitbakeRunner {
     /// Whether BitBake leaves its signature files empty.
     pub fn discards_signature_files(&self) -> bool {
         self.discards_signature_files
+    }
+
+    /// Waits until no BitBake runs in the check's own build directory, and keeps others away from there.
+    pub async fn lock_build_dir(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.build_dir.lock().await
     }
 
     fn bitbake_script(&self) -> PathBuf {
@@ -286,7 +282,7 @@ impl BitbakeRunner {
         }
     }
 
-    /// What BitBake gives to the question of that name, and the seconds that it took: in the scratch directory, or
+    /// What BitBake gives to the query of that name, and the seconds that it took: in the scratch directory, or
     /// in the check's own build directory while nobody else uses it. `stop` ends it at once.
     ///
     /// The agent starts it and reads its result by itself, so that nobody can tell what BitBake never gave.
@@ -311,7 +307,7 @@ impl BitbakeRunner {
         if no_events.is_none() {
             no_events = command.listen_to_events().err().map(|error| error.to_string());
         }
-        let when = if scratch_dir.is_some() { ", ahead of the check" } else { "" };
+        let when = if scratch_dir.is_some() { ", prefetching" } else { "" };
         command.status = Some(format!("{}{when}: {query}", self.check));
         for (name, value) in invocation.environment.iter().filter(|(name, _)| name != MARKER) {
             command.environment.set(name, value);
@@ -320,7 +316,7 @@ impl BitbakeRunner {
         command.mount_namespace = scratch_dir.map(|scratch_dir| self.mount_namespace(scratch_dir));
         let result = at.join(SIGNATURES);
         let clear = || remove::remove_file(&result, at).map_err(|error| NotCacheable(error.message));
-        // An earlier question may have left one, and this one none.
+        // An earlier query may have left one, and this one none.
         clear()?;
         let runner = Runner { interrupt: stop.child(), ..self.runner.clone() };
         let unit = Unit::new(Stage::Check, &*self.check);
@@ -399,59 +395,4 @@ impl BitbakeRunner {
 
 fn last_line(finished: &CommandOutcome) -> String {
     finished.tail.last().cloned().unwrap_or_else(|| finished.end.to_string())
-}
-
-/// How many BitBakes may run side by side; otherwise why not as many as are `wanted`.
-fn at_once(
-    wanted: usize,
-    most: Option<NonZeroUsize>,
-    processors: usize,
-    free_memory: u64,
-) -> Result<usize, String> {
-    let allowed = most.map_or(processors, usize::from);
-    if allowed < wanted {
-        return Err(match (most, processors) {
-            (Some(most), _) => format!("[check] side_by_side is {most}"),
-            (None, 0 | 1) => "there is one processor".into(),
-            (None, processors) => format!("there are {processors} processors"),
-        });
-    }
-    let fitting = usize::try_from(free_memory / MEMORY).unwrap_or(usize::MAX);
-    if fitting < wanted {
-        let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
-        let (free, takes) = (gib(free_memory), gib(MEMORY * wanted as u64));
-        return Err(format!("{free:.1} GiB of memory are free, and {wanted} BitBakes take {takes}"));
-    }
-    Ok(allowed.min(fitting))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn many_at_once_need_processors_and_memory() {
-        for (wanted, most, processors, gib, allowed) in [
-            (2, None, 2, 6, Ok(2)),
-            (2, None, 2, 64, Ok(2)),
-            (2, None, 8, 9, Ok(3)),
-            (2, None, 64, 13, Ok(4)),
-            (2, None, 1, 64, Err("there is one processor")),
-            (2, None, 0, 0, Err("there is one processor")),
-            (2, None, 16, 5, Err("5.0 GiB of memory are free, and 2 BitBakes take 6")),
-            (3, None, 2, 64, Err("there are 2 processors")),
-            (3, None, 3, 9, Ok(3)),
-            (3, None, 8, 8, Err("8.0 GiB of memory are free, and 3 BitBakes take 9")),
-            (3, Some(3), 2, 9, Ok(3)),
-            (3, Some(3), 2, 8, Err("8.0 GiB of memory are free, and 3 BitBakes take 9")),
-            (2, Some(1), 64, 64, Err("[check] side_by_side is 1")),
-            (2, Some(2), 1, 64, Ok(2)),
-            (3, Some(2), 64, 64, Err("[check] side_by_side is 2")),
-            (2, Some(5), 64, 64, Ok(5)),
-        ] {
-            let most = most.and_then(NonZeroUsize::new);
-            let found = at_once(wanted, most, processors, gib << 30);
-            assert_eq!(found, allowed.map_err(str::to_owned), "{wanted} {most:?} {processors} {gib}");
-        }
-    }
 }

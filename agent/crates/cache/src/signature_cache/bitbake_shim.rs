@@ -1,7 +1,7 @@
 //! The program that stands before `bitbake` on the PATH of one yocto-check-layer run: the agent's
 //! shim under another name.
 //!
-//! It becomes the real BitBake for everything but a recognised question, and whenever nobody is there
+//! It becomes the real BitBake for everything but a recognised query, and whenever nobody is there
 //! to ask. The real BitBake sees neither its directory on the PATH nor any other trace of it.
 
 use std::ffi::{OsStr, OsString};
@@ -22,7 +22,7 @@ use super::{CacheableQuery, Invocation};
 pub const NAME: &str = "bitbake";
 
 /// The socket, in the same directory.
-pub const SOCKET: &str = "desk";
+pub const SOCKET: &str = "agent.sock";
 
 /// What BitBake writes and yocto-check-layer reads.
 pub const SIGNATURES: &str = "locked-sigs.inc";

@@ -8,7 +8,7 @@ use super::listing::Listing;
 /// So many names are told; the rest is counted.
 const NAMES: usize = 5;
 
-/// How far two questions are from each other: different parts, then different files.
+/// How far two queries are from each other: different parts, then different files.
 pub fn distance(now: &Inputs, then: &Parts) -> usize {
     differing(now.parts(), then).len()
 }

@@ -1,7 +1,7 @@
 //! What BitBake can see of the machine: its kind, its distribution, the programs on the PATH.
 //!
 //! Programs count by name, size and time and not by content: hashing a whole `/usr/bin` for each
-//! question would cost more than it could find. BitBake's interpreter is one of them.
+//! query would cost more than it could find. BitBake's interpreter is one of them.
 
 use std::ffi::OsStr;
 use std::fs;

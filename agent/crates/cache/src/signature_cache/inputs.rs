@@ -1,4 +1,4 @@
-//! Reads every input of a question from disk.
+//! Reads every input of a query from disk.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -168,7 +168,7 @@ fn add_environment(inputs: &mut Inputs, invocation: &Invocation, trees: &[PathBu
 
 /// Variables by which the agent lets git read directories of another owner (`safe.directory`), where
 /// these are none of the trees. The checkout under test lies at another path in each CodeBuild build,
-/// and has no part in questions about the layers beside it.
+/// and has no part in queries about the layers beside it.
 fn foreign_directories(invocation: &Invocation, trees: &[PathBuf]) -> BTreeSet<OsString> {
     let mut foreign = BTreeSet::new();
     for number in 0..invocation.environment.len() {

@@ -24,7 +24,7 @@ pub type Parts = BTreeMap<String, Digest>;
 /// The part that lists the layers.
 pub const LAYERS: &str = "the list of layers";
 
-/// Every input of one question.
+/// Every input of one query.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inputs {
     parts: Parts,

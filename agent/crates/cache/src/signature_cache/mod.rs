@@ -1,22 +1,29 @@
-//! The fast layer check: answers that BitBake already gave to exactly the same question.
+//! The signature cache: answers that BitBake already gave to exactly the same query, for a faster layer check.
 //!
-//! yocto-check-layer asks BitBake for the signatures of the whole world several times. For one run of
-//! it the agent stands before `bitbake` on the PATH ([`ShimDir`], [`bitbake_shim`]). The shim sends a
-//! query that it recognises ([`CacheableQuery`]) to the agent's [`CacheServer`], which reads every input
-//! from disk ([`inputs`]), makes a key of them ([`Inputs`]) and answers from the [`Store`], or starts the
-//! real BitBake ([`BitbakeRunner`]), gives what it gave, and keeps that if nobody can have forged it ([`Admission`]).
+//! yocto-check-layer asks BitBake for the signatures of the whole world several times. During one run of it the agent
+//! puts a shim before `bitbake` on the PATH ([`ShimDir`], [`bitbake_shim`]). The shim sends each query that it
+//! recognises ([`CacheableQuery`]) to the agent's [`CacheServer`]. The server asks the [`SignatureCache`], which reads
+//! every input from disk ([`inputs`]), makes a key of them ([`Inputs`]) and looks for it in the [`Stores`]. On a miss
+//! the server runs the real BitBake ([`BitbakeRunner`]), passes its answer on, and inserts it into the cache, if nobody
+//! can have forged it ([`Admission`]).
 //!
-//! At some questions it is known which ones come next. Those are asked ahead ([`query_plan`], [`prefetcher`],
-//! [`bitbake_runner`]), and answered from the store when they come.
+//! Some queries tell which ones come next. The [`prefetcher`] runs BitBake for those before they come
+//! ([`query_plan`]).
 //!
-//! An answer to other inputs would be a wrong verdict. So whatever is not understood is not reused, and says why:
-//! a [`NotCacheable`] is no error, the real BitBake runs. What comes over the socket is only a question, never
-//! an answer; layer code may ask as well, and learns nothing that it could not compute.
+//! An answer to other inputs would be a wrong verdict. So whatever is not understood is not answered from the cache, and
+//! says why: a [`NotCacheable`] is no error, the real BitBake runs. Over the socket comes only a query, never an answer.
+//! Layer code may ask as well, and learns nothing that it could not compute.
+//!
+//! ```text
+//! server → query_handler → prefetcher → cache → store, key, provenance
+//! ```
 
 mod admission;
 mod autorev;
 mod bitbake_runner;
 pub mod bitbake_shim;
+mod cache;
+mod concurrency;
 mod difference;
 mod digest;
 mod git_state;
@@ -24,17 +31,21 @@ mod hermeticity;
 mod home;
 mod host;
 mod inputs;
-mod insert;
 mod key;
 mod layers;
 mod listing;
+mod lock;
+mod not_cacheable;
 mod parse_cache;
+mod plausibility;
+mod prefetch_table;
 mod prefetcher;
-mod progress;
 mod protocol;
 mod provenance;
 mod python_packages;
 mod query;
+mod query_handler;
+mod query_log;
 mod query_plan;
 mod server;
 mod shim_dir;
@@ -45,38 +56,15 @@ mod tree;
 
 pub use admission::{Admission, WrittenConf, runs_code};
 pub use bitbake_runner::BitbakeRunner;
+pub use cache::{CacheOptions, SignatureCache};
 pub use digest::Digest;
 pub use inputs::{Place, trees_of};
 pub use key::{Inputs, Key};
+pub use not_cacheable::{CacheResult, NotCacheable};
 pub use provenance::{ProvenanceSummary, Rerun};
 pub use query::{CacheableQuery, Invocation};
 pub use query_plan::QueryPlan;
-pub use server::{CacheServer, RunOptions};
+pub use server::CacheServer;
 pub use shim_dir::ShimDir;
 pub use stat_cache::StatCache;
 pub use store::{Store, Stores, make_private};
-
-/// Why answers are not reused or not kept, as a sentence for people.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NotCacheable(pub String);
-
-/// A result that a refusal cuts short.
-pub type CacheResult<T> = std::result::Result<T, NotCacheable>;
-
-impl std::fmt::Display for NotCacheable {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl From<nix::errno::Errno> for NotCacheable {
-    fn from(errno: nix::errno::Errno) -> NotCacheable {
-        std::io::Error::from(errno).into()
-    }
-}
-
-impl From<std::io::Error> for NotCacheable {
-    fn from(error: std::io::Error) -> NotCacheable {
-        NotCacheable(error.to_string())
-    }
-}

@@ -1,67 +1,94 @@
-//! What is asked ahead, and when: at a question without an answer the next ones are known as well.
+//! Runs BitBake for queries before the tool makes them: a query without a stored answer tells which ones come next.
 //!
-//! Whether all recipes parse is asked before the world with the layer. BitBake's caches of the world serve
-//! it, and not the other way round: so the world comes first. Side by side, the world (and then that
-//! question) is asked in one scratch directory and the world with the class in another. One after another, the world
-//! is asked in the check's own build directory, before the question that was asked.
+//! Whether all recipes parse is queried before the world with the layer. BitBake's parse caches of the world serve
+//! it, and not the other way round: so the world comes first. In parallel, the world (and then that query) runs in one
+//! scratch directory and the world with the class in another. In series, the world runs in the check's own build
+//! directory, before the query that came.
 //!
-//! The world without the layer is asked alone: beside it no code of the layer may run, or its answer could not be
-//! kept for later jobs.
+//! Nothing runs beside the world without the layer: it would be code of the layer, and the answer could not be stored
+//! for later jobs.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, watch};
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::task::JoinSet;
 
 use agent_process::{ExitReason, Interrupt};
-use agent_yocto::check_layer::Kind;
+use agent_types::events::{Emitter, Recipes};
 
-use super::bitbake_runner::{Concurrency, ScratchBuildDir};
-use super::insert::{Answered, Kept};
+use super::bitbake_runner::{BitbakeRunner, ScratchBuildDir};
+use super::cache::{Answered, Inserted, LookupResult, SignatureCache};
+use super::concurrency::Concurrency;
 use super::key::{Inputs, Key};
+use super::lock::lock;
 use super::parse_cache::{self, Restored};
-use super::progress::{FreshOutcome, Prediction, Prefetched};
+use super::prefetch_table::{FreshOutcome, Prediction, PrefetchTable, Prefetched};
 use super::query_plan::{Next, OfLayer, QueryPlan};
-use super::server::{LookupResult, Shared, lock};
-use super::{CacheResult, CacheableQuery, Invocation, NotCacheable, difference};
+use super::{CacheResult, CacheableQuery, Invocation, NotCacheable};
 
-/// Asking ahead in one run.
+/// Prefetching in one run of the tool.
 #[derive(Debug)]
 pub struct Prefetcher {
     plan: QueryPlan,
+    cache: Arc<SignatureCache>,
+    bitbake: Arc<BitbakeRunner>,
+    events: Emitter,
     /// Ends all of it.
     stop: Interrupt,
     lanes: tokio::sync::Mutex<JoinSet<()>>,
+    table: Mutex<PrefetchTable>,
 }
 
-/// A question to be asked ahead.
+/// What prefetching brought for a query.
+pub struct PrefetchResult {
+    pub looked: LookupResult,
+    /// What BitBake gave in this run and is in no store.
+    pub fresh: Option<FreshOutcome>,
+    /// How long the query waited without an answer.
+    pub wasted: Duration,
+}
+
+impl PrefetchResult {
+    /// Nothing was waited for.
+    pub fn at_once(looked: LookupResult) -> PrefetchResult {
+        PrefetchResult { looked, fresh: None, wasted: Duration::ZERO }
+    }
+}
+
+/// A query to be prefetched.
 struct Planned {
     invocation: Invocation,
     query: CacheableQuery,
     inputs: Inputs,
-    /// Dropped when it is over.
+    /// Dropped when BitBake has answered.
     done: watch::Sender<()>,
 }
 
-/// Questions for one scratch directory, one after another.
+/// Queries for one scratch directory, one after another.
 struct Lane {
-    invocation: Vec<Invocation>,
-    /// What is asked at the end when BitBake fails at the first one: the same without `-k`, which has another
+    invocations: Vec<Invocation>,
+    /// What runs at the end when BitBake fails at the first one: the same without `-k`, which has another
     /// answer then.
     if_first_fails: Option<Invocation>,
 }
 
 impl Lane {
-    fn of(invocation: Vec<Invocation>) -> Lane {
-        Lane { invocation, if_first_fails: None }
+    fn of(invocations: Vec<Invocation>) -> Lane {
+        Lane { invocations, if_first_fails: None }
     }
 }
 
 impl Prefetcher {
-    pub fn new(plan: QueryPlan, stop: Interrupt) -> Prefetcher {
-        Prefetcher { plan, stop, lanes: tokio::sync::Mutex::default() }
+    pub fn new(
+        plan: QueryPlan,
+        cache: Arc<SignatureCache>,
+        bitbake: Arc<BitbakeRunner>,
+        events: Emitter,
+        stop: Interrupt,
+    ) -> Prefetcher {
+        Prefetcher { plan, cache, bitbake, events, stop, lanes: Default::default(), table: Mutex::default() }
     }
 
     /// Ends what is under way.
@@ -70,164 +97,141 @@ impl Prefetcher {
         let mut lanes = self.lanes.lock().await;
         while lanes.join_next().await.is_some() {}
     }
-}
 
-impl Shared {
-    /// What there is for a question that had no answer, after the answers that are under way or can be
-    /// had by asking ahead have been waited for.
-    pub async fn prefetched(
-        self: &Arc<Shared>,
+    /// What there is for a query that had no stored answer, after prefetches that are under way or begin now have
+    /// been waited for. `first` is the first query for signatures.
+    ///
+    /// # Errors
+    /// Why nothing more is looked up.
+    pub async fn wait_for(
+        self: &Arc<Self>,
+        first: Option<&Invocation>,
         invocation: &Invocation,
         query: &CacheableQuery,
         looked: LookupResult,
-    ) -> CacheResult<LookupResult> {
-        let Some(prefetcher) = &self.prefetcher else { return Ok(looked) };
+    ) -> CacheResult<PrefetchResult> {
         let key = looked.inputs.key();
-        let fresh = || lock(&self.progress).outcome(&key, invocation);
+        let fresh = || lock(&self.table).outcome(&key, invocation);
         if let Some(fresh) = fresh() {
-            return Ok(LookupResult { fresh: Some(fresh), ..looked });
+            return Ok(PrefetchResult { fresh: Some(fresh), ..PrefetchResult::at_once(looked) });
         }
         let since = Instant::now();
-        let known = lock(&self.progress).receiver(&key);
-        let answered = match known {
-            Some(_) => true,
-            None => {
-                self.stop_what_is_not_asked(prefetcher, query, &looked.inputs).await;
-                let begun = self.begin(prefetcher, invocation).await;
-                if let Some(prefetched) = lock(&self.progress).prefetched.get_mut(&key) {
-                    prefetched.why.clone_from(&looked.why);
-                }
-                begun
-            }
+        let is_known = lock(&self.table).contains(&key);
+        let may_be_answered = is_known || {
+            self.stop_on_other_inputs(query, &looked.inputs).await;
+            let begun = self.begin(first, invocation).await;
+            lock(&self.table).update(&key, |prefetched| prefetched.why.clone_from(&looked.why));
+            begun
         };
-        let under_way = lock(&self.progress).receiver(&key);
+        let under_way = lock(&self.table).receiver(&key);
         if let Some(mut under_way) = under_way {
             // An error is the end that is waited for.
             while under_way.changed().await.is_ok() {}
         }
-        let looked = if answered { self.lookup(invocation, query).await? } else { looked };
+        let looked = if may_be_answered { self.cache.lookup(invocation, query).await? } else { looked };
         if looked.found.is_some() {
-            return Ok(looked);
+            return Ok(PrefetchResult::at_once(looked));
         }
         // Still of the same inputs.
         if looked.inputs.key() == key
             && let Some(fresh) = fresh()
         {
-            return Ok(LookupResult { fresh: Some(fresh), ..looked });
+            return Ok(PrefetchResult { fresh: Some(fresh), ..PrefetchResult::at_once(looked) });
         }
-        let mut progress = lock(&self.progress);
-        progress.debt += since.elapsed().as_secs_f64();
-        let failure = progress.prefetched.get(&key).and_then(|prefetched| prefetched.failure.as_ref());
-        let why = match failure {
-            Some(reason) => format!("{}; asked ahead in vain: {reason}", looked.why),
+        let why = match lock(&self.table).failure(&key) {
+            Some(reason) => format!("{}; prefetch failed: {reason}", looked.why),
             None => looked.why,
         };
-        Ok(LookupResult { why, ..looked })
+        let looked = LookupResult { why, ..looked };
+        Ok(PrefetchResult { looked, fresh: None, wasted: since.elapsed() })
     }
 
-    /// After the world without the layer had no answer to keep: the other worlds will have none either, so
-    /// nothing more is asked ahead.
-    pub async fn not_kept(&self, kind: Kind, reason: &NotCacheable) {
-        // What a stop broke is no news.
-        let Some(prefetcher) = self.prefetcher.as_ref().filter(|_| kind == Kind::Base) else { return };
-        if prefetcher.stop.state().is_some() {
+    /// If an answer was prefetched in this run: why BitBake had to run for it, and what it parsed.
+    pub fn origin(&self, key: &Key) -> Option<(String, Option<Recipes>)> {
+        lock(&self.table).origin(key)
+    }
+
+    /// After the answer for the world without the layer could not be stored: those for the other worlds could not
+    /// be stored either, so nothing more is prefetched.
+    pub async fn give_up(&self, reason: &NotCacheable) {
+        // A stop breaks things, and that is no news.
+        if self.stop.state().is_some() {
             return;
         }
-        lock(&self.progress).begun = Prediction::ALL.into();
-        self.events
-            .info(format!("nothing more is asked ahead, because the first answer was not kept: {reason}"))
-            .await;
+        lock(&self.table).begin_nothing_more();
+        self.events.info(format!("prefetch stopped: the first answer was not stored: {reason}")).await;
     }
 
-    /// Ends what is under way when the same question comes with other inputs than were predicted.
-    async fn stop_what_is_not_asked(&self, prefetcher: &Prefetcher, query: &CacheableQuery, inputs: &Inputs) {
-        let other = {
-            let progress = lock(&self.progress);
-            let running = |prefetched: &&Prefetched| {
-                prefetched.name == query.name && prefetched.under_way.has_changed().is_ok()
-            };
-            progress.prefetched.values().find(running).map(|prefetched| {
-                difference::in_words(inputs, prefetched.inputs.parts(), prefetched.inputs.listings())
-            })
-        };
-        if let Some(other) = other {
-            prefetcher.stop.signal();
-            let message = format!("{} was asked ahead with other inputs: {other}", query.name);
+    /// Ends what is under way when the same query comes with other inputs than were predicted.
+    async fn stop_on_other_inputs(&self, query: &CacheableQuery, inputs: &Inputs) {
+        let difference = lock(&self.table).difference_from_running(&query.name, inputs);
+        if let Some(difference) = difference {
+            self.stop.signal();
+            let message = format!("prefetch stopped: {} came with other inputs: {difference}", query.name);
             self.events.info(message).await;
         }
     }
 
-    /// Predicts what comes after this question and begins to ask it, once for each kind. Whether the
-    /// question itself may have an answer then.
-    async fn begin(self: &Arc<Shared>, prefetcher: &Prefetcher, invocation: &Invocation) -> bool {
-        if prefetcher.stop.state().is_some() {
+    /// Predicts what comes after this query and begins to prefetch it, once for each prediction. Whether the
+    /// query itself may have an answer then.
+    async fn begin(self: &Arc<Self>, first: Option<&Invocation>, invocation: &Invocation) -> bool {
+        if self.stop.state().is_some() {
             return false;
         }
-        let (next, kind) = {
-            let mut progress = lock(&self.progress);
-            let next = progress.first.as_ref().and_then(|first| prefetcher.plan.next(invocation, first));
-            let Some(next) = next else { return false };
-            let kind = match &next {
-                Next::Layer(_) => Prediction::Layer,
-                Next::Machines(_) => Prediction::Machines,
-            };
-            if !progress.begun.insert(kind) {
-                return false;
-            }
-            (next, kind)
+        let Some(next) = first.and_then(|first| self.plan.next(invocation, first)) else { return false };
+        let prediction = match &next {
+            Next::Layer(_) => Prediction::Layer,
+            Next::Machines(_) => Prediction::Machines,
         };
+        if !lock(&self.table).begin(prediction) {
+            return false;
+        }
         match (self.bitbake.concurrency(2).await, next) {
             (Concurrency::Parallel(most), Next::Layer(of_layer)) => {
                 let OfLayer { world, strict_world, parse, class } = *of_layer;
                 let mut lanes =
-                    vec![Lane { invocation: vec![world, parse], if_first_fails: Some(strict_world) }];
+                    vec![Lane { invocations: vec![world, parse], if_first_fails: Some(strict_world) }];
                 lanes.extend(class.map(|class| Lane::of(vec![class])));
-                self.side_by_side(prefetcher, lanes, most).await;
-                kind == Prediction::Layer
+                self.begin_lanes(lanes, most).await;
+                true
             }
             (Concurrency::Parallel(most), Next::Machines(all)) => {
                 let lanes = all.into_iter().map(|one| Lane::of(vec![one])).collect();
-                self.side_by_side(prefetcher, lanes, most).await;
+                self.begin_lanes(lanes, most).await;
                 true
             }
             (Concurrency::Serial(why), Next::Layer(of_layer)) => {
-                let _ = self.before(prefetcher, &of_layer.world, &why).await;
+                let _ = self.prefetch_in_series(&of_layer.world, &why).await;
                 false
             }
             (Concurrency::Serial(_), Next::Machines(_)) => false,
         }
     }
 
-    /// Asks in the check's own build directory: what is asked next finds everything parsed.
-    async fn before(
-        self: &Arc<Shared>,
-        prefetcher: &Prefetcher,
-        world: &Invocation,
-        why: &str,
-    ) -> CacheResult<()> {
-        let Some(planned) = self.plan(world, &self.place.build).await? else { return Ok(()) };
-        let message = format!("{} is asked ahead, not side by side: {why}", planned.query.name);
-        self.events.info(message).await;
-        let _own = self.own_directory().await;
-        self.ask_ahead(planned, None, &prefetcher.stop).await.map(drop)
+    /// Prefetches in the check's own build directory: the query that came finds everything parsed.
+    async fn prefetch_in_series(self: &Arc<Self>, world: &Invocation, why: &str) -> CacheResult<()> {
+        let Some(planned) = self.plan(world, self.cache.build_dir()).await? else { return Ok(()) };
+        self.events.info(format!("prefetching {}, not in parallel: {why}", planned.query.name)).await;
+        let _build_dir = self.bitbake.lock_build_dir().await;
+        self.prefetch(planned, None, &self.stop).await.map(drop)
     }
 
-    /// Begins to ask each lane in a room of its own, `most` of them at once.
-    async fn side_by_side(self: &Arc<Shared>, prefetcher: &Prefetcher, lanes: Vec<Lane>, most: usize) {
+    /// Begins each lane in a scratch directory of its own, `most` of them at once.
+    async fn begin_lanes(self: &Arc<Self>, lanes: Vec<Lane>, most: usize) {
         let permits = Arc::new(Semaphore::new(most));
         let mut names = Vec::new();
         for lane in lanes {
             let scratch_dir = match self.bitbake.scratch_dir().await {
                 Ok(scratch_dir) => scratch_dir,
                 Err(reason) => {
-                    self.events.info(format!("nothing is asked ahead: {reason}")).await;
+                    self.events.info(format!("nothing is prefetched: {reason}")).await;
                     break;
                 }
             };
             let mut planned = Vec::new();
-            for (place, invocation) in lane.invocation.iter().enumerate() {
-                // Without the world before it a question is better asked by the check itself.
-                if place == 0 || !planned.is_empty() {
+            for (index, invocation) in lane.invocations.iter().enumerate() {
+                // Without the world before it a query is better left to the check itself.
+                if index == 0 || !planned.is_empty() {
                     planned.extend(self.plan(invocation, scratch_dir.path()).await.ok().flatten());
                 }
             }
@@ -236,40 +240,36 @@ impl Shared {
                 continue;
             }
             names.extend(planned.iter().map(|planned| planned.query.name.clone()));
-            let (shared, permits, stop) = (self.clone(), permits.clone(), prefetcher.stop.child());
-            prefetcher.lanes.lock().await.spawn(async move {
+            let (prefetcher, permits, stop) = (self.clone(), permits.clone(), self.stop.child());
+            self.lanes.lock().await.spawn(async move {
                 let _permit = permits.acquire_owned().await;
-                shared.lane(scratch_dir, planned, lane.if_first_fails, &stop).await;
+                prefetcher.run_lane(scratch_dir, planned, lane.if_first_fails, &stop).await;
             });
         }
         if !names.is_empty() {
-            self.events.info(format!("asked ahead, side by side: {}", names.join("; "))).await;
+            self.events.info(format!("prefetching in parallel: {}", names.join("; "))).await;
         }
     }
 
-    /// Takes note of a question that is to be asked ahead `at` this build directory; `None` when its answer
+    /// Enters a query that is to be prefetched `at` this build directory into the table; `None` when its answer
     /// is known or under way.
-    async fn plan(self: &Arc<Shared>, invocation: &Invocation, at: &Path) -> CacheResult<Option<Planned>> {
+    async fn plan(&self, invocation: &Invocation, at: &Path) -> CacheResult<Option<Planned>> {
         let Some(query) = CacheableQuery::recognise(invocation) else { return Ok(None) };
-        let LookupResult { inputs, found, why, .. } = self.lookup_at(at, invocation, &query).await?;
-        let mut progress = lock(&self.progress);
+        let LookupResult { inputs, found, why } = self.cache.lookup_at(at, invocation, &query).await?;
+        let mut table = lock(&self.table);
         let key = inputs.key();
-        if found.is_some() || progress.prefetched.contains_key(&key) {
+        if found.is_some() || table.contains(&key) {
             return Ok(None);
         }
-        let (done, under_way) = watch::channel(());
-        let name = query.name.clone();
-        let inputs_of = inputs.clone();
-        let (recipes, failure, outcomes) = (None, None, Vec::new());
-        let prefetched = Prefetched { name, inputs: inputs_of, under_way, why, recipes, failure, outcomes };
-        progress.prefetched.insert(key, prefetched);
+        let (prefetched, done) = Prefetched::begin(query.name.clone(), inputs.clone(), why);
+        table.insert(key, prefetched);
         Ok(Some(Planned { invocation: invocation.clone(), query, inputs, done }))
     }
 
-    /// Asks some questions one after another in a scratch directory of their own. After one that could not be asked the
-    /// rest is not asked.
-    async fn lane(
-        self: &Arc<Shared>,
+    /// Prefetches some queries one after another in a scratch directory. After one for which BitBake could not run
+    /// the rest is skipped.
+    async fn run_lane(
+        &self,
         scratch_dir: ScratchBuildDir,
         lane: Vec<Planned>,
         if_first_fails: Option<Invocation>,
@@ -277,111 +277,74 @@ impl Shared {
     ) {
         let mut trouble = None;
         let mut last = None;
-        for (place, planned) in lane.into_iter().enumerate() {
+        for (index, planned) in lane.into_iter().enumerate() {
             if let Some(reason) = &trouble {
-                self.failure(&planned.inputs.key(), NotCacheable::clone(reason));
+                lock(&self.table).fail(&planned.inputs.key(), NotCacheable::clone(reason));
                 continue;
             }
             let (query, inputs) = (planned.query.clone(), planned.inputs.clone());
-            match self.ask_ahead(planned, Some(&scratch_dir), stop).await {
-                Ok(false) if place == 0 => {
-                    let planned = if_first_fails.clone().map(|invocation| {
-                        let done = self.under_way_again(&inputs.key());
+            match self.prefetch(planned, Some(&scratch_dir), stop).await {
+                Ok(false) if index == 0 => {
+                    last = if_first_fails.clone().map(|invocation| {
+                        let done = lock(&self.table).begin_again(&inputs.key());
                         Planned { invocation, query, inputs, done }
                     });
-                    last = planned;
                 }
                 Ok(_) => {}
                 Err(reason) => trouble = Some(reason),
             }
         }
         if let Some(planned) = last.filter(|_| trouble.is_none()) {
-            let _ = self.ask_ahead(planned, Some(&scratch_dir), stop).await;
+            let _ = self.prefetch(planned, Some(&scratch_dir), stop).await;
         }
         self.bitbake.clear(scratch_dir).await;
     }
 
-    /// Asks BitBake; whether it ended well.
-    async fn ask_ahead(
-        self: &Arc<Shared>,
+    /// Runs BitBake for one query, and inserts its answer into the cache; whether it ended well.
+    async fn prefetch(
+        &self,
         planned: Planned,
         scratch_dir: Option<&ScratchBuildDir>,
         stop: &Interrupt,
     ) -> CacheResult<bool> {
         let Planned { invocation, query, inputs, done } = planned;
         let key = inputs.key();
-        let at = scratch_dir.map_or(&*self.place.build, ScratchBuildDir::path).to_owned();
-        let restored = self.restore_ahead(&key, &at, &inputs).await;
+        let at = scratch_dir.map_or(self.cache.build_dir(), ScratchBuildDir::path).to_owned();
+        let restored = self.cache.restore(&at, &inputs).await;
+        if let Restored::Refused(reason) = &restored {
+            lock(&self.table).add_to_why(&key, &format!("the stored parse cache is not used: {reason}"));
+        }
+        let restored = restored == Restored::Put;
         let ran = match self.bitbake.ask(&invocation, &query.name, scratch_dir, stop).await {
             Ok(ran) => ran,
             Err(reason) => {
-                self.failure(&key, reason.clone());
+                lock(&self.table).fail(&key, reason.clone());
                 return Err(reason);
             }
         };
         let is_well = ran.outcome.end == ExitReason::Exited(0);
         if restored && !is_well {
-            lock(&self.provenance).failed_with_cache();
+            self.cache.record_failure_with_parse_cache();
         }
-        if let Some(prefetched) = lock(&self.progress).prefetched.get_mut(&key) {
-            prefetched.recipes = parse_cache::count(&ran.outcome).or(prefetched.recipes);
-        }
+        let recipes = parse_cache::count(&ran.outcome);
+        lock(&self.table).update(&key, |prefetched| prefetched.recipes = recipes.or(prefetched.recipes));
         let (argv, outcome, seconds) = (invocation.argv.clone(), ran.outcome.clone(), ran.seconds);
         let answered = Answered { at, invocation, inputs, query, ran, is_first: false, restored };
-        let shared = self.clone();
-        let kept = spawn_blocking(move || shared.insert(&answered)).await;
-        match kept.unwrap_or_else(|error| Err(NotCacheable(error.to_string()))) {
-            Ok(Kept::Whole) => {}
-            Ok(Kept::Answer(reason)) => {
-                self.add_to_why(&key, &format!("its parse cache was not kept: {reason}"));
+        match self.cache.insert(answered).await {
+            Ok(Inserted::All) => {}
+            Ok(Inserted::AnswerOnly(reason)) => {
+                lock(&self.table).add_to_why(&key, &format!("its parse cache was not stored: {reason}"));
             }
-            Ok(Kept::Nothing(why)) => {
-                if let Some(prefetched) = lock(&self.progress).prefetched.get_mut(&key) {
-                    prefetched.outcomes.push(FreshOutcome { argv, outcome, seconds, why });
-                }
+            Ok(Inserted::Nothing(why)) => {
+                let fresh = FreshOutcome { argv, outcome, seconds, why };
+                lock(&self.table).update(&key, |prefetched| prefetched.outcomes.push(fresh));
             }
             Err(reason) => {
-                self.failure(&key, reason.clone());
+                lock(&self.table).fail(&key, reason.clone());
                 return Err(reason);
             }
         }
         drop(done);
         Ok(is_well)
-    }
-
-    /// A question of these inputs is asked once more, in other words: whoever asks so waits for it.
-    fn under_way_again(&self, key: &Key) -> watch::Sender<()> {
-        let (done, under_way) = watch::channel(());
-        if let Some(prefetched) = lock(&self.progress).prefetched.get_mut(key) {
-            prefetched.under_way = under_way;
-        }
-        done
-    }
-
-    /// What was parsed before is not parsed again ahead either.
-    async fn restore_ahead(self: &Arc<Shared>, key: &Key, at: &Path, inputs: &Inputs) -> bool {
-        let (shared, at, inputs) = (self.clone(), at.to_owned(), inputs.clone());
-        let restored = spawn_blocking(move || shared.restore(&at, &inputs)).await;
-        match restored {
-            Ok(Restored::Refused(reason)) => {
-                self.add_to_why(key, &format!("the stored parse cache is not used: {reason}"));
-                false
-            }
-            Ok(restored) => restored == Restored::Put,
-            Err(_) => false,
-        }
-    }
-
-    fn add_to_why(&self, key: &Key, words: &str) {
-        if let Some(prefetched) = lock(&self.progress).prefetched.get_mut(key) {
-            prefetched.why += "; ";
-            prefetched.why += words;
-        }
-    }
-
-    fn failure(&self, key: &Key, reason: NotCacheable) {
-        if let Some(prefetched) = lock(&self.progress).prefetched.get_mut(key) {
-            prefetched.failure = Some(reason);
-        }
     }
 }

@@ -15,7 +15,7 @@ use super::Invocation;
 pub const LONGEST: usize = 256 << 20;
 
 /// What BitBake gave. Only the agent makes one, from a BitBake that it started itself: what the shim sends is
-/// a question and nothing else.
+/// a query and nothing else.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BitbakeOutcome {
     /// [`ExitReason::Exited`] or [`ExitReason::Signalled`].
@@ -35,7 +35,7 @@ pub enum Reply {
     Outcome(BitbakeOutcome),
 }
 
-/// What BitBake gave to this question before; it ended with status 0.
+/// What BitBake gave to this query before; it ended with status 0.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     pub stdout: Vec<u8>,
@@ -246,7 +246,7 @@ mod tests {
         }
     }
 
-    /// Layer code may send anything, and no message but a question means anything.
+    /// Layer code may send anything, and no message but a query means anything.
     #[test]
     fn no_part_of_a_message_is_taken_for_a_message() {
         let message = invocation().encode();

@@ -62,7 +62,7 @@ impl CacheableQuery {
 /// is missing (`TaskData.add_provider`, `remove_buildtarget`, `add_unresolved`), where no task is left to
 /// run, and where one failed (`runqueue.py`); the same from dunfell to master. A missing provider gives
 /// status 1 either way (`NoProvider` in `knotty.py`). Only a choice between providers at run time leaves
-/// a target out with status 0, and says so: such an answer is not kept.
+/// a target out with status 0, and says so: such an answer is not stored.
 pub fn decisive<S: AsRef<OsStr>>(argv: &[S]) -> &[S] {
     match argv {
         [first, rest @ ..] if first.as_ref() == "-k" => rest,
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_world_as_a_whole_is_a_question() {
+    fn only_the_world_as_a_whole_is_a_query() {
         let basic = ("BB_SIGNATURE_HANDLER", "OEBasicHash");
         let inherit = ("INHERIT", "yocto-check-layer");
         let machine = ("MACHINE", "qemuarm");

@@ -1,4 +1,4 @@
-//! Which questions yocto-check-layer will ask next, word for word.
+//! Predicts which queries yocto-check-layer will make next, word for word.
 //!
 //! From `get_signatures` and the cases in `scripts/lib/checklayer` of the releases, in the order of their
 //! tests: for a BSP layer the world of each machine (twice each), then whether all recipes parse, the world
@@ -12,12 +12,12 @@ use std::path::Path;
 use super::{CacheableQuery, Invocation, query};
 use agent_fs::read;
 
-/// The variables that set a question for signatures apart from a plain call. The second is the list of
+/// The variables that set a query for signatures apart from a plain call. The second is the list of
 /// variables that BitBake takes from its environment, and its name up to honister.
 const OF_SIGNATURES: [&str; 3] =
     ["BB_SIGNATURE_HANDLER", "BB_ENV_PASSTHROUGH_ADDITIONS", "BB_ENV_EXTRAWHITE"];
 
-/// What decides the questions, besides those that were asked.
+/// What decides the queries, besides those that came.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct QueryPlan {
     /// Whether it asks for the world with the class as well.
@@ -26,7 +26,7 @@ pub struct QueryPlan {
     pub machines: Vec<String>,
 }
 
-/// What follows a question.
+/// What follows a query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next {
     Layer(Box<OfLayer>),
@@ -53,9 +53,9 @@ impl QueryPlan {
         QueryPlan { with_class, machines: machines.to_vec() }
     }
 
-    /// `first` is the first question for signatures, without the layer.
+    /// `first` is the first query for signatures, without the layer.
     pub fn next(&self, invocation: &Invocation, first: &Invocation) -> Option<Next> {
-        // What runs ahead has one stream, and the agent's own umask and place.
+        // A prefetched query has one stream, and the agent's own umask and place.
         if (first.umask, &first.cwd, first.joined) != (invocation.umask, &invocation.cwd, true)
             || !invocation.joined
         {
@@ -156,7 +156,7 @@ mod tests {
 
     /// The shell itself says what the tool's command lines make of the environment.
     #[test]
-    fn the_world_and_the_class_are_asked_as_the_shell_would() {
+    fn the_world_and_the_class_are_predicted_as_the_shell_would_call_them() {
         let before = "BB_ENV_PASSTHROUGH_ADDITIONS=\"$BB_ENV_PASSTHROUGH_ADDITIONS BB_SIGNATURE_HANDLER\" \
                       BB_SIGNATURE_HANDLER=\"OEBasicHash\"";
         let class_too = "BB_ENV_PASSTHROUGH_ADDITIONS=\"$BB_ENV_PASSTHROUGH_ADDITIONS INHERIT\" \
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn machines_are_asked_together() {
+    fn machines_are_predicted_together() {
         let basic = ("BB_SIGNATURE_HANDLER", "OEBasicHash");
         let first = invocation("-S none world", &[basic]);
         let one = invocation("-k -S none world", &[basic, ("MACHINE", "a")]);

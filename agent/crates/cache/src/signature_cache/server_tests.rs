@@ -1,17 +1,18 @@
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use tempfile::TempDir;
 
 use super::super::protocol::{BitbakeOutcome, length_from};
-use super::super::{Store, WrittenConf};
+use super::super::{Admission, CacheOptions, Place, Rerun, Store, Stores, WrittenConf};
 use super::*;
-use agent_process::{ActivityClock, ExitReason, Redactor, Runner, User};
-use agent_types::events;
+use agent_process::{ActivityClock, ExitReason, Interrupt, Redactor, Runner, User};
+use agent_types::events::{self, EventKind, Memo, MemoOutcome};
 use agent_types::stage::Stage;
-use agent_yocto::check_layer::Kinds;
+use agent_yocto::check_layer::{Kind, Kinds};
 use agent_yocto::conf;
 
 /// What the stand-in for BitBake writes.
@@ -21,6 +22,7 @@ const SIGNATURES: &str = "SIGGEN_LOCKEDSIGS_t-x = \"x:do_build:1\"";
 struct Scene {
     top: TempDir,
     server: CacheServer,
+    emitter: Emitter,
     events: tokio::sync::mpsc::Receiver<events::Event>,
     environment: Vec<(OsString, OsString)>,
     /// The clock of the tool that asks.
@@ -55,7 +57,7 @@ impl Scene {
         let server = Scene::open(top.path(), Rerun::default(), &emitter, &tool);
         let environment =
             vec![("PATH".into(), "".into()), ("BB_SIGNATURE_HANDLER".into(), "OEBasicHash".into())];
-        Scene { top, server, events, environment, tool }
+        Scene { top, server, emitter, events, environment, tool }
     }
 
     fn open(top: &Path, rerun: Rerun, emitter: &Emitter, tool: &ActivityClock) -> CacheServer {
@@ -69,7 +71,7 @@ impl Scene {
             own: vec![at("work")],
             immutable: Vec::new(),
         };
-        let listener = UnixListener::bind(at("desk")).unwrap();
+        let listener = UnixListener::bind(at("agent.sock")).unwrap();
         let store = Store::local(at("store"));
         let stores = Stores { read: vec![store.clone()], write: vec![store] };
         let unit = Unit::new(Stage::Check, "yocto-check-layer x");
@@ -84,7 +86,7 @@ impl Scene {
             log_limit: agent_process::LOG_LIMIT,
             commands: Arc::default(),
         };
-        let bitbake = BitbakeRunner::new(&runner, &place, None, at("work/ahead"), &at("work"), "x", None);
+        let bitbake = BitbakeRunner::new(&runner, &place, None, at("work/scratch"), &at("work"), "x", None);
         let bitbake = bitbake.on_behalf_of(tool);
         let admission = Admission {
             layer: at("meta"),
@@ -93,16 +95,17 @@ impl Scene {
             oe_core: at("meta"),
             ..Admission::default()
         };
-        let options =
-            RunOptions { bitbake, plan: None, rerun, admission, keep_parses: true, own_parses: at("own") };
-        CacheServer::open(listener, place, stores, at("stat-cache"), options, &unit, emitter)
+        let own_parse_caches = at("own");
+        let options = CacheOptions { rerun, admission, store_parse_caches: true, own_parse_caches };
+        let cache = Arc::new(SignatureCache::open(place, stores, at("stat-cache"), options));
+        CacheServer::open(listener, cache, bitbake, None, &unit, emitter)
     }
 
     /// The cache server of the next run of the tool, in a fresh build directory.
     async fn open_again(&mut self, rerun: Rerun) {
         let top = self.top.path().to_owned();
-        fs::remove_file(top.join("desk")).unwrap();
-        let next = Scene::open(&top, rerun, &self.server.shared.events.clone(), &self.tool);
+        fs::remove_file(top.join("agent.sock")).unwrap();
+        let next = Scene::open(&top, rerun, &self.emitter.clone(), &self.tool);
         std::mem::replace(&mut self.server, next).close().await;
     }
 
@@ -116,7 +119,7 @@ impl Scene {
     }
 
     async fn connect(&self) -> UnixStream {
-        UnixStream::connect(self.top.path().join("desk")).await.unwrap()
+        UnixStream::connect(self.top.path().join("agent.sock")).await.unwrap()
     }
 
     async fn ask(&self, invocation: &Invocation) -> io::Result<Reply> {
@@ -219,7 +222,7 @@ async fn bitbake_finds_what_it_parsed_before() {
     std::os::unix::fs::symlink(&name, cache.join("bb_cache.dat")).unwrap();
     let invocation = scene.invocation(&scene.build());
     scene.ask_well(&invocation).await;
-    assert_eq!(scene.memo().await.why.unwrap(), "it was not asked of these layers before");
+    assert_eq!(scene.memo().await.why.unwrap(), "no answer for these layers is stored yet");
     // The next run begins with an empty build directory.
     fs::remove_dir_all(scene.build().join("tmp")).unwrap();
     scene.open_again(Rerun::default()).await;
@@ -231,9 +234,9 @@ async fn bitbake_finds_what_it_parsed_before() {
     assert_eq!(scene.server.close().await.stored, Kinds::from(Kind::ALL));
 }
 
-/// What failed rests on the first world: BitBake is asked for it, once, and finds nothing parsed.
+/// What failed depends on the first world: BitBake is asked for it, once, and finds nothing parsed.
 #[tokio::test]
-async fn what_failed_rests_on_no_stored_answer() {
+async fn what_failed_depends_on_no_stored_answer() {
     let mut scene = Scene::new();
     let invocation = scene.invocation(&scene.build());
     let class = ("INHERIT".into(), "yocto-check-layer".into());
@@ -253,11 +256,11 @@ async fn what_failed_rests_on_no_stored_answer() {
         let memo = scene.memo().await;
         assert_eq!((memo.outcome, memo.seconds_saved), (MemoOutcome::Hit, Some(0.0)), "it made good nothing");
         let wanted = ProvenanceSummary { stored: given.clone(), elsewhere: given, discarded: false };
-        assert_eq!(lock(&scene.server.shared.provenance).given(), wanted);
+        assert_eq!(scene.server.cache.provenance(), wanted);
     }
 }
 
-/// Something on which an answer depends is not known: nothing more is given or kept.
+/// Something on which an answer depends is not known: nothing more is looked up or stored.
 #[tokio::test]
 async fn another_answer_than_before_ends_it() {
     let mut scene = Scene::new();
@@ -268,13 +271,13 @@ async fn another_answer_than_before_ends_it() {
     scene.open_again(rerun).await;
     scene.order("echo 'SIGGEN_LOCKEDSIGS_t-x = \"x:do_build:2\"' >locked-sigs.inc");
     scene.ask(&invocation).await.unwrap();
-    assert!(scene.memo().await.why.unwrap().contains("another answer to the same question"));
+    assert!(scene.memo().await.why.unwrap().contains("another answer to the same query"));
     assert_eq!(scene.ask(&invocation).await.unwrap(), Reply::Pass);
     assert_eq!(fs::read_dir(scene.top.path().join("store/answers")).unwrap().count(), 0);
 }
 
 #[tokio::test]
-async fn what_may_not_come_again_is_not_kept() {
+async fn what_may_not_come_again_is_not_stored() {
     let table = [
         ("failed", "echo 'ERROR: x'; exit 1", "BitBake failed"),
         ("signal", "kill -KILL $$", "BitBake failed"),
@@ -300,15 +303,15 @@ async fn what_may_not_come_again_is_not_kept() {
         scene.order(&plan.replace("TOP", &scene.top.path().display().to_string()));
         scene.ask(&invocation).await.unwrap();
         let why = scene.memo().await.why.unwrap();
-        assert!(why.contains("not kept") && why.contains(wanted), "{name}: {why}");
+        assert!(why.contains("not stored") && why.contains(wanted), "{name}: {why}");
         assert!(!scene.top.path().join("store/answers").exists(), "{name}");
     }
 }
 
 /// Layer code that puts the configuration into the state that a later job will have, and asks for the world without
-/// the layer: BitBake itself answers, and its answer is not kept.
+/// the layer: BitBake itself answers, and its answer is not stored.
 #[tokio::test]
-async fn what_layer_code_asks_is_not_kept() {
+async fn what_layer_code_asks_is_not_stored() {
     let mut scene = Scene::new();
     let invocation = scene.invocation(&scene.build());
     let path = scene.build().join("conf/bblayers.conf");
@@ -325,7 +328,7 @@ async fn what_layer_code_asks_is_not_kept() {
         let environment: Vec<(OsString, OsString)> = [scene.environment.clone(), more].concat();
         scene.ask(&Invocation { environment, ..invocation.clone() }).await.unwrap();
         let why = scene.memo().await.why.unwrap();
-        assert!(why.contains("not kept") && why.contains(wanted), "{name}: {why}");
+        assert!(why.contains("not stored") && why.contains(wanted), "{name}: {why}");
         assert_eq!(fs::read_dir(scene.top.path().join("store/answers")).unwrap().count(), 1, "{name}");
     }
 }
@@ -386,9 +389,9 @@ async fn an_answer_is_activity_of_the_tool() {
     assert!(silent <= since.elapsed() + Duration::from_millis(1), "{silent:?}");
 }
 
-/// It is not kept in memory: all callers together could promise and send gigabytes.
+/// It is not held in memory: all callers together could promise and send gigabytes.
 #[tokio::test]
-async fn what_is_too_long_for_a_question_is_not_taken() {
+async fn what_is_too_long_for_a_query_is_not_taken() {
     let scene = Scene::new();
     let invocation = scene.invocation(&scene.build());
     let long = |length: usize| {

@@ -43,7 +43,7 @@ impl ShimDir {
                 closed.path.display()
             )));
         }
-        let directory = work.join("front");
+        let directory = work.join("shim");
         let socket = directory.join(SOCKET);
         if socket.as_os_str().len() > LONGEST_SOCKET
             || directory.as_os_str().as_encoded_bytes().contains(&b':')
@@ -98,7 +98,7 @@ mod tests {
     #[tokio::test]
     async fn it_is_made_and_gone_again() {
         let work = tempfile::tempdir().unwrap();
-        let left = work.path().join("front/left");
+        let left = work.path().join("shim/left");
         std::fs::create_dir_all(&left).unwrap();
         let (shim_dir, _listener) = ShimDir::make(work.path(), None).unwrap();
         assert!(!left.exists() && shim_dir.directory().join(NAME).is_file());

@@ -313,7 +313,7 @@ mod tests {
         assert!(load(&directory.path().join("none")).is_empty());
     }
 
-    /// One question reads a large tree on a slow file server; another one must not wait for that.
+    /// One query reads a large tree on a slow file server; another one must not wait for that.
     #[test]
     fn a_file_that_is_being_read_holds_nobody_up() {
         let directory = tempfile::tempdir().unwrap();

@@ -22,13 +22,13 @@ use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
 use agent_fs::remove;
-use agent_process::ExitReason;
+use agent_process::{ExitReason, User};
 use agent_types::error::{Error, Result};
 
 use super::digest::Digest;
 use super::key::{Inputs, Key, LAYERS, Parts, key_of};
 use super::listing::Listing;
-use super::parse_cache::ParseCacheStore;
+use super::parse_cache::{ParseCacheStore, ParseCaches};
 use super::protocol::{Answer, BitbakeOutcome};
 use super::{CacheableQuery, difference};
 use agent_fs::read;
@@ -36,14 +36,14 @@ use agent_fs::read;
 /// Names the layout of `answer.json`.
 const SCHEMA: &str = "build-agent/signatures/v1";
 
-/// So many answers are kept for one job, the latest used. A layer asks five questions, a BSP layer two
+/// So many answers are stored for one job, the latest used. A layer has five queries, a BSP layer two
 /// more for each machine.
 const MOST_ANSWERS: usize = 48;
 
 /// Likewise on a share, for the jobs of many layers.
 const MOST_SHARED_ANSWERS: usize = 240;
 
-/// Questions of one configuration share a parse cache, which is much larger than an answer.
+/// Queries of one configuration share a parse cache, which is much larger than an answer.
 const ANSWERS_TO_A_PARSE: usize = 4;
 
 /// What is still being written after this time was left behind.
@@ -57,7 +57,7 @@ const FILES: [&str; 3] = ["signatures", "stdout", "stderr"];
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Description {
     schema: String,
-    /// The question, for people.
+    /// The query, for people.
     question: String,
     /// How long the real BitBake took.
     seconds: f64,
@@ -75,9 +75,9 @@ pub struct Found {
 
 impl Found {
     /// What BitBake gave then.
-    pub fn outcome(self, question: &CacheableQuery) -> BitbakeOutcome {
+    pub fn outcome(self, query: &CacheableQuery) -> BitbakeOutcome {
         let Answer { stdout, stderr, signatures } = self.answer;
-        let signatures = question.leaves_signatures.then_some(signatures);
+        let signatures = query.leaves_signatures.then_some(signatures);
         BitbakeOutcome { end: ExitReason::Exited(0), stdout, stderr, signatures }
     }
 }
@@ -99,6 +99,14 @@ pub struct Stores {
     pub write: Vec<Store>,
 }
 
+impl Stores {
+    /// The parse caches beside the answers. `own` is a directory for the parse caches of this check alone.
+    pub(super) fn parse_caches(&self, own: PathBuf, user: &User) -> ParseCaches {
+        let beside = |stores: &[Store]| stores.iter().map(Store::parse_caches).collect();
+        ParseCaches::new(beside(&self.read), beside(&self.write), own, user)
+    }
+}
+
 impl Store {
     /// One of a single job. Nothing is asked of the disk.
     pub fn local(root: impl Into<PathBuf>) -> Store {
@@ -111,7 +119,7 @@ impl Store {
     }
 
     /// The parse caches beside the answers.
-    pub(super) fn parse_caches(&self) -> ParseCacheStore {
+    fn parse_caches(&self) -> ParseCacheStore {
         ParseCacheStore {
             store: self.root.clone(),
             most: self.most / ANSWERS_TO_A_PARSE,
@@ -167,11 +175,11 @@ impl Store {
         differs
     }
 
-    /// Keeps an answer, and lets the least used go.
+    /// Stores an answer, and evicts the least used ones.
     ///
     /// # Errors
     /// When it cannot be written; the store is then as before.
-    pub fn insert(&self, inputs: &Inputs, question: &str, answer: &Answer, seconds: f64) -> Result<()> {
+    pub fn insert(&self, inputs: &Inputs, query: &str, answer: &Answer, seconds: f64) -> Result<()> {
         if !self.writable {
             return Err(Error::internal(format!("{} may not be written", self.root.display())));
         }
@@ -180,11 +188,11 @@ impl Store {
         let key = inputs.key();
         let place = self.answers().join(key.as_str());
         let new = tempfile::Builder::new().prefix("new-").tempdir_in(&self.root)?.keep();
-        let kept = self.write_answer(&new, &place, inputs, question, answer, seconds);
-        if !matches!(kept, Ok(true)) {
+        let written = self.write_answer(&new, &place, inputs, query, answer, seconds);
+        if !matches!(written, Ok(true)) {
             remove::remove_tree(&new, &self.root)?;
         }
-        kept?;
+        written?;
         self.evict()
     }
 
@@ -204,7 +212,7 @@ impl Store {
         new: &Path,
         place: &Path,
         inputs: &Inputs,
-        question: &str,
+        query: &str,
         answer: &Answer,
         seconds: f64,
     ) -> Result<bool> {
@@ -218,7 +226,7 @@ impl Store {
         }
         let description = Description {
             schema: SCHEMA.into(),
-            question: question.into(),
+            question: query.into(),
             seconds,
             parts: inputs.parts().clone(),
             files,
@@ -249,12 +257,11 @@ impl Store {
         Ok(fs::rename(&written, &place)?)
     }
 
-    /// Which input keeps the nearest stored answer to the same question of the same layers from being
-    /// used.
-    pub fn why_not(&self, inputs: &Inputs, question: &str) -> Option<String> {
+    /// Which input keeps the nearest stored answer to the same query of the same layers from being used.
+    pub fn why_not(&self, inputs: &Inputs, query: &str) -> Option<String> {
         let stored = self.descriptions().into_iter().map(|(_, description)| description);
         let same = stored.filter(|description| {
-            description.question == question && description.parts.get(LAYERS) == inputs.parts().get(LAYERS)
+            description.question == query && description.parts.get(LAYERS) == inputs.parts().get(LAYERS)
         });
         let nearest = same.min_by_key(|description| difference::distance(inputs, &description.parts))?;
         let listing = |digest: &Digest| {

@@ -29,7 +29,7 @@ fn an_answer_comes_back_for_its_key_alone() {
         store.why_not(&inputs("2"), "world").unwrap(),
         "conf/local.conf changed; files of /l changed: a b"
     );
-    assert_eq!(store.why_not(&inputs("2"), "another question"), None);
+    assert_eq!(store.why_not(&inputs("2"), "another query"), None);
 }
 
 /// Every byte of every file, and every file that is missing: damaged, told, and gone.

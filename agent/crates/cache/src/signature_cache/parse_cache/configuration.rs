@@ -1,4 +1,4 @@
-//! What must be the same for a parse cache to be of use: the inputs of a question, less the words of the
+//! What must be the same for a parse cache to be of use: the inputs of a query, less the words of the
 //! call and the files that BitBake looks at itself.
 
 use std::fmt::Write;

@@ -1,10 +1,10 @@
-//! BitBake's parse caches, kept by configuration and put into new build directories, so that a question
-//! that is asked of the real BitBake at least does not parse what was parsed before.
+//! BitBake's parse caches, stored by configuration and put into new build directories, so that a query
+//! that the real BitBake answers at least does not parse what was parsed before.
 //!
 //! BitBake itself decides for each recipe whether what the cache holds is valid. This module sees to it
 //! that it can: what BitBake does not look at must be the same ([`configuration`]), and what it does look
 //! at must not have changed in a way that it would not see ([`Record`]). Caches of a run in which a server
-//! was asked for a revision are never kept: a recipe from the cache asks no more.
+//! was asked for a revision are never stored: a recipe from the cache asks no more.
 
 mod build;
 mod configuration;
@@ -23,20 +23,20 @@ use agent_types::events::Recipes;
 
 use super::key::Inputs;
 use super::protocol::BitbakeOutcome;
-use super::{CacheResult, NotCacheable, Stores};
+use super::{CacheResult, NotCacheable};
 use record::{Record, Use};
 use store::{Bundle, Entry};
 
 pub use store::ParseCacheStore;
 
 /// Below this share of all recipes, loading a cache costs more than it saves: one in so many must be
-/// fresh. A layer that was cloned anew is small beside those it stands on.
+/// fresh. A layer that was cloned again is small beside those it depends on.
 const FRESH: usize = 4;
 
 /// A check has one configuration for each of its worlds.
 const MOST_OWN: usize = 64;
 
-/// What became of the wish for a cache.
+/// What BitBake finds of a parse cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Restored {
     /// There was none for this configuration, or the build directory has one already.
@@ -51,16 +51,16 @@ pub enum Restored {
 
 /// Who may use a cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OfUse {
+pub struct Users {
     /// Jobs with other versions of the layers.
-    pub for_later_jobs: bool,
+    pub later_jobs: bool,
     /// Reruns of this check.
-    pub for_reruns: bool,
+    pub reruns: bool,
 }
 
-impl OfUse {
+impl Users {
     pub fn is_any(self) -> bool {
-        self.for_later_jobs || self.for_reruns
+        self.later_jobs || self.reruns
     }
 }
 
@@ -76,10 +76,14 @@ pub struct ParseCaches {
 
 impl ParseCaches {
     /// `own` is a directory for the caches of this check alone.
-    pub fn new(stores: &Stores, own: PathBuf, user: &User) -> ParseCaches {
-        let open = |stores: &[super::Store]| stores.iter().map(super::Store::parse_caches).collect();
+    pub fn new(
+        read: Vec<ParseCacheStore>,
+        write: Vec<ParseCacheStore>,
+        own: PathBuf,
+        user: &User,
+    ) -> ParseCaches {
         let own = ParseCacheStore { store: own, most: MOST_OWN, writable: true };
-        ParseCaches { read: open(&stores.read), write: open(&stores.write), own, user: user.clone() }
+        ParseCaches { read, write, own, user: user.clone() }
     }
 
     /// Puts the stored cache that fits best into the build directory, before BitBake runs there. `build` need not
@@ -88,7 +92,7 @@ impl ParseCaches {
         self.restore_from(&self.read, inputs, build)
     }
 
-    /// The same with a cache of this very check, as BitBake would find it there had it asked all its questions in
+    /// The same with a cache of this very check, as BitBake would find it there had it answered all its queries in
     /// one build directory. Blocks.
     pub fn restore_own(&self, inputs: &Inputs, build: &Path) -> Restored {
         match self.restore_from(std::slice::from_ref(&self.own), inputs, build) {
@@ -114,7 +118,7 @@ impl ParseCaches {
                 match entry.record.use_for(&now) {
                     Err(reason) => refused = Some(reason),
                     Ok(usage) if usage.fresh == 0 || usage.fresh * FRESH < usage.of => {
-                        refused = Some(NotCacheable("most layers were checked out anew".into()));
+                        refused = Some(NotCacheable("most layers were checked out again".into()));
                     }
                     Ok(usage) if best.as_ref().is_none_or(|(known, ..)| known.fresh < usage.fresh) => {
                         best = Some((usage, store, entry));
@@ -152,16 +156,16 @@ impl ParseCaches {
         build::put(places, &self.user).map(|()| true)
     }
 
-    /// Keeps the caches that BitBake left in the build directory when it answered a question with these
+    /// Stores the caches that BitBake left in the build directory when it answered a query with these
     /// inputs: it ended well, and none of them changed meanwhile. Blocks.
     ///
     /// # Errors
-    /// When there is nothing to keep, or it cannot be kept.
-    pub fn insert(&self, inputs: &Inputs, build: &Path, of_use: OfUse) -> CacheResult<()> {
+    /// When there is nothing to store, or it cannot be stored.
+    pub fn insert(&self, inputs: &Inputs, build: &Path, users: Users) -> CacheResult<()> {
         let (parts, key) = configuration::of(inputs);
         let record = Record::of(inputs);
-        let later = self.write.iter().filter(|_| of_use.for_later_jobs);
-        let own = std::iter::once(&self.own).filter(|_| of_use.for_reruns);
+        let later = self.write.iter().filter(|_| users.later_jobs);
+        let own = std::iter::once(&self.own).filter(|_| users.reruns);
         let lacking: Vec<&ParseCacheStore> =
             later.chain(own).filter(|store| !store.has(&key, &record)).collect();
         if lacking.is_empty() {
@@ -180,9 +184,9 @@ impl ParseCaches {
             }
         }
         // One store may be full or gone; the others still get it.
-        let kept: Vec<Result<()>> =
+        let inserted: Vec<Result<()>> =
             lacking.iter().map(|store| store.insert(&parts, &record, &bundle)).collect();
-        kept.into_iter().collect::<Result<()>>().map_err(told)
+        inserted.into_iter().collect::<Result<()>>().map_err(told)
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
 
 use super::*;
-use crate::signature_cache::{Store, tree};
+use crate::signature_cache::{Store, Stores, tree};
 
 const HASH: &str = "00000000000000000000000000000001";
 
@@ -22,7 +22,7 @@ impl Scene {
         let user = User { name: "me".into(), uid, gid, home: "/".into() };
         let store = Store::local(top.path().join("store"));
         let stores = Stores { read: vec![store.clone()], write: vec![store] };
-        let scene = Scene { parse_caches: ParseCaches::new(&stores, top.path().join("own"), &user), top };
+        let scene = Scene { parse_caches: stores.parse_caches(top.path().join("own"), &user), top };
         for name in ["a", "b", "c", "d"] {
             scene.write(&format!("layer/recipes-x/{name}.bb"), name);
             scene.age(&format!("layer/recipes-x/{name}.bb"), 100);
@@ -65,10 +65,10 @@ impl Scene {
     }
 
     fn insert(&self, build: &str) -> CacheResult<()> {
-        self.insert_for(build, OfUse { for_later_jobs: true, for_reruns: true })
+        self.insert_for(build, Users { later_jobs: true, reruns: true })
     }
 
-    fn insert_for(&self, build: &str, of_use: OfUse) -> CacheResult<()> {
+    fn insert_for(&self, build: &str, of_use: Users) -> CacheResult<()> {
         self.parse_caches.insert(&self.inputs(), &self.at(build), of_use)
     }
 
@@ -146,7 +146,7 @@ fn what_would_be_wrong_or_useless_is_refused_with_its_reason() {
     for name in ["b", "c", "d"] {
         scene.age(&format!("layer/recipes-x/{name}.bb"), 20);
     }
-    scene.assert_refused("five", "anew");
+    scene.assert_refused("five", "checked out again");
 }
 
 #[test]
@@ -183,17 +183,17 @@ fn bitbake_is_believed_how_much_it_parsed() {
     assert_eq!(count(&ran("Loaded 4012 entries from dependency cache.\n")), None);
 }
 
-/// A rerun gets what this check made, and nothing of an earlier job; a later job gets what may be kept for it.
+/// A rerun gets what this check made, and nothing of an earlier job; a later job gets what may be stored for it.
 #[test]
 fn caches_serve_those_for_whom_they_are_of_use() {
-    for (for_later_jobs, for_reruns) in [(true, true), (true, false), (false, true)] {
+    for (later_jobs, reruns) in [(true, true), (true, false), (false, true)] {
         let scene = Scene::new();
         scene.parse("one", "first");
-        scene.insert_for("one", OfUse { for_later_jobs, for_reruns }).unwrap();
+        scene.insert_for("one", Users { later_jobs, reruns }).unwrap();
         let wanted = |is_there: bool, restored| if is_there { restored } else { Restored::Nothing };
-        assert_eq!(scene.restore("two"), wanted(for_later_jobs, Restored::Put));
-        assert_eq!(scene.restore_own("three"), wanted(for_reruns, Restored::Own));
-        for (build, is_there) in [("two", for_later_jobs), ("three", for_reruns)] {
+        assert_eq!(scene.restore("two"), wanted(later_jobs, Restored::Put));
+        assert_eq!(scene.restore_own("three"), wanted(reruns, Restored::Own));
+        for (build, is_there) in [("two", later_jobs), ("three", reruns)] {
             let content = is_there.then(|| scene.restored(build));
             assert_eq!(content.as_deref(), is_there.then_some("first"));
         }

@@ -135,7 +135,7 @@ impl Entry {
 pub struct ParseCacheStore {
     /// The store's.
     pub store: PathBuf,
-    /// So many entries are kept, the latest used.
+    /// So many entries are stored, the latest used.
     pub most: usize,
     /// Where not, nothing is changed, not even the time of last use.
     pub writable: bool,
@@ -180,7 +180,7 @@ impl ParseCacheStore {
     /// Lets a damaged entry go, where this may be written.
     pub fn discard(&self, directory: &Path) {
         if self.writable {
-            // The next one that keeps something tries again.
+            // The next insert tries again.
             let _ = remove::remove_tree(directory, &self.store);
         }
     }
@@ -207,7 +207,7 @@ impl ParseCacheStore {
         is_there
     }
 
-    /// Keeps an entry, and lets the least used go.
+    /// Stores an entry, and evicts the least used ones.
     ///
     /// # Errors
     /// When it cannot be written; the store is then as before.
@@ -220,11 +220,11 @@ impl ParseCacheStore {
         made.map_err(|error| Error::machine(format!("cannot make {}", root.display())).because(&error))?;
         self.clear_abandoned();
         let new = tempfile::Builder::new().prefix("new-").tempdir_in(&root)?.keep();
-        let kept = self.write(&new, parts, record, bundle);
-        if !matches!(kept, Ok(true)) {
+        let written = self.write(&new, parts, record, bundle);
+        if !matches!(written, Ok(true)) {
             remove::remove_tree(&new, &self.store)?;
         }
-        kept?;
+        written?;
         for path in self.all().iter().skip(self.most) {
             remove::remove_tree(path, &self.store)?;
         }
