@@ -155,7 +155,7 @@ for bad in [
     url + "commit='abc'\n", branch + "path='x'\n", repo + "path='x'\nbranch='b'\n", branch + "layers=[]\n",
     branch + "layers=['a','a']\n", branch + "layer=['a']\n", branch + "[limits]\njob='4'\n",
     branch + "[config]\nmachines=['a b']\n", branch + "[check]\nbitbake_layers=['add-layer x']\n",
-    branch + "[check]\nside_by_side=0\n",
+    branch + "[check]\nmax_parallel_bitbakes=0\n",
     branch + "[build]\ntargets=['-k']\n", branch + "[[artifacts.rules]]\nrequired=true\n", branch + "[chek]\n",
 ]:
     assert not validator.is_valid(tomllib.loads(bad)), bad

@@ -106,13 +106,13 @@ pub struct JobArgs {
     #[arg(short, long)]
     pub keep_going: bool,
     /// Disable the signature cache: run BitBake for every query of yocto-check-layer
-    #[arg(long)]
-    pub no_memo: bool,
+    #[arg(long, alias = "no-memo")]
+    pub no_signature_cache: bool,
     /// Ask BitBake only when yocto-check-layer asks; for measurements (slower)
-    #[arg(long, hide_short_help = true, conflicts_with = "no_memo")]
+    #[arg(long, hide_short_help = true, conflicts_with = "no_signature_cache")]
     pub no_prefetch: bool,
     /// Let BitBake write signature files that only a failing check needs; for measurements (slower)
-    #[arg(long, hide_short_help = true, conflicts_with = "no_memo")]
+    #[arg(long, hide_short_help = true, conflicts_with = "no_signature_cache")]
     pub write_signatures: bool,
     /// Empty the build directory first, including the results of earlier builds [default: only in CI]
     #[arg(long)]

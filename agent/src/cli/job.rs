@@ -65,7 +65,7 @@ pub async fn check(args: Check, environment: &AgentEnvironment) -> Result<ExitSt
 fn for_job(request: Request, args: &JobArgs, selection: &Selection) -> Request {
     let mut options = Vec::new();
     for (is_set, flag) in [
-        (args.no_memo, "--no-memo"),
+        (args.no_signature_cache, "--no-signature-cache"),
         (args.no_prefetch, "--no-prefetch"),
         (args.write_signatures, "--write-signatures"),
     ] {
@@ -76,7 +76,7 @@ fn for_job(request: Request, args: &JobArgs, selection: &Selection) -> Request {
     }
     Request {
         keep_going: args.keep_going,
-        no_memo: args.no_memo,
+        no_signature_cache: args.no_signature_cache,
         no_prefetch: args.no_prefetch,
         write_signatures: args.write_signatures,
         fresh: args.fresh.then_some(true),

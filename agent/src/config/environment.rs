@@ -245,7 +245,7 @@ mod tests {
         for name in secret {
             assert_eq!(values(&[(name, "hunter22")]), ["hunter22"], "{name}");
         }
-        let harmless = [
+        let not_secret = [
             "AWS_ACCESS_KEY_ID",
             "CODEBUILD_KMS_KEY_ID",
             "AWS_WEB_IDENTITY_TOKEN_FILE",
@@ -256,7 +256,7 @@ mod tests {
             "KEYMAP",
             "MONKEY",
         ];
-        for name in harmless {
+        for name in not_secret {
             assert!(values(&[(name, "hunter22")]).is_empty(), "{name}");
         }
         // The same token under two names is listed once.

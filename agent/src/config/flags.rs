@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::old_keys;
 use super::problem::{Diagnostic, Place, Problems};
 use super::tree::{Entry, Node, Value, parse_value};
 
@@ -14,12 +15,14 @@ pub fn apply(tree: &mut Node, flags: &[String], problems: &mut Problems) {
         if let Err(mistake) = apply_one(tree, flag, &place) {
             problems.add(place, None, mistake);
         }
+        // The value may be a whole table.
+        old_keys::rename(tree);
     }
 }
 
 fn apply_one(tree: &mut Node, flag: &str, place: &Place) -> Result<(), Diagnostic> {
     let (key, value) = split(flag)?;
-    let (steps, value) = (steps(key)?, value.trim());
+    let (steps, value) = (old_keys::new_path(steps(key)?), value.trim());
     let node = parse_value(value, place).unwrap_or_else(|| Node {
         place: place.clone(),
         text: toml::Value::String(value.to_owned()).to_string(),

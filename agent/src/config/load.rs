@@ -26,7 +26,7 @@ use super::tree::{self, Node};
 use super::trust::{self, TrustInputs};
 use super::validate::{self, Sections};
 use super::validator::Validator;
-use super::{flags, known_failures, lock, shared, structure};
+use super::{flags, known_failures, lock, old_keys, shared, structure};
 
 /// Loads the settings of a job. `cwd` is the current directory, `now` the current time.
 ///
@@ -92,6 +92,7 @@ fn read(
     problems: &mut Problems,
 ) -> Option<Read> {
     let mut tree = tree::parse_bytes(&project_root.manifest_name, bytes, problems)?;
+    old_keys::rename(&mut tree);
     flags::apply(&mut tree, &request.set, problems);
     let (raw, meant): (UnvalidatedManifest, _) = structure::read(&tree, problems);
     let mut check = Validator { tree: &tree, problems, meant };
@@ -242,10 +243,10 @@ fn settings(
             bitbake_layers: sections.bitbake_layers,
             yocto_check_layer: yocto_check_layer || request.check_layers || only.is_some(),
             machines: sections.check_machines,
-            side_by_side: sections.side_by_side,
+            max_parallel_bitbakes: sections.max_parallel_bitbakes,
             known_failures,
             keep_going: request.keep_going,
-            memo: !request.no_memo,
+            signature_cache: !request.no_signature_cache,
             prefetch: !request.no_prefetch,
             write_signatures: request.write_signatures,
         },
@@ -352,7 +353,7 @@ fn day(now: SystemTime) -> String {
 /// `20260102T030405Z-0f5d7e0c`: sorts by time, and differs for two builds in one second.
 pub fn build_id(now: SystemTime) -> String {
     let time = humantime::format_rfc3339_seconds(now).to_string().replace(['-', ':'], "");
-    // Seeded anew in each process and for each state: <https://doc.rust-lang.org/std/hash/struct.RandomState.html>.
+    // Seeded in each process and for each state: <https://doc.rust-lang.org/std/hash/struct.RandomState.html>.
     let mut chance = RandomState::new().build_hasher();
     chance.write_u32(std::process::id());
     chance.write_u32(now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().subsec_nanos());

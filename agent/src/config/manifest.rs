@@ -131,7 +131,7 @@ pub struct UnvalidatedCheck {
     /// Maximum number of BitBakes that answer yocto-check-layer in parallel, as far as memory allows.
     /// Default: one per processor. 1: one after another.
     #[schemars(extend("minimum" = 1))]
-    pub side_by_side: Option<i64>,
+    pub max_parallel_bitbakes: Option<i64>,
     /// A TOML file of known test failures, relative to the manifest.
     pub known_failures: Option<String>,
 }

@@ -43,12 +43,24 @@ fn each_mistake_alone_is_told_with_its_place_key_and_remedy() {
         ("\"meta-poky\"]", "7]", "8:19: [repos.poky] layers: must be a string, not an integer", &[]),
         (
             "",
-            "[check]\nside_by_side = 0",
-            "10:16: [check] side_by_side: is 0",
+            "[check]\nmax_parallel_bitbakes = 0",
+            "10:25: [check] max_parallel_bitbakes: is 0",
             &["1 means one after another"],
         ),
-        ("", "[check]\nside_by_side = -3", "10:16: [check] side_by_side: is -3", &[]),
-        ("", "[check]\nside_by_side = '3'", "10:16: [check] side_by_side: must be an integer", &[]),
+        ("", "[check]\nmax_parallel_bitbakes = -3", "10:25: [check] max_parallel_bitbakes: is -3", &[]),
+        ("", "[check]\nside_by_side = -3", "10:16: [check] max_parallel_bitbakes: is -3", &[]),
+        (
+            "",
+            "[check]\nside_by_side = 3\nmax_parallel_bitbakes = 3",
+            "10:1: [check] side_by_side: unknown",
+            &[],
+        ),
+        (
+            "",
+            "[check]\nmax_parallel_bitbakes = '3'",
+            "10:25: [check] max_parallel_bitbakes: must be an integer",
+            &[],
+        ),
         (
             "",
             "[check]\nyocto_check_layer = 'yes'",

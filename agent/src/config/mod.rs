@@ -11,6 +11,7 @@ mod known_failures;
 mod load;
 pub mod lock;
 mod manifest;
+mod old_keys;
 mod paths;
 mod problem;
 pub mod remote;

@@ -15,7 +15,7 @@ use agent_types::error::{Error, Result};
 /// Maximum size in bytes. A manifest is a page of text.
 const LIMIT: usize = untrusted::PAGE as usize;
 /// Time limit for the whole answer.
-const PATIENCE: Duration = Duration::from_secs(30);
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
 const REDIRECTS: usize = 5;
 
 /// A downloaded manifest.
@@ -45,7 +45,7 @@ pub async fn fetch(address: &str, sha256: Option<&str>) -> Result<Remote> {
     let wanted = sha256.map(digest).transpose()?;
     let bytes = if address.starts_with("s3://") {
         let read = aws::read_object(address, LIMIT);
-        tokio::time::timeout(PATIENCE, read).await.map_err(|_| too_slow(address))??.to_vec()
+        tokio::time::timeout(READ_TIMEOUT, read).await.map_err(|_| too_slow(address))??.to_vec()
     } else {
         download(address).await?
     };
@@ -88,7 +88,7 @@ async fn download(address: &str) -> Result<Vec<u8>> {
             .hint("check the URL and the network (HTTPS_PROXY)")
     };
     let client = reqwest::Client::builder()
-        .timeout(PATIENCE)
+        .timeout(READ_TIMEOUT)
         .redirect(redirect::Policy::custom(follow))
         .user_agent(concat!("build-agent/", env!("CARGO_PKG_VERSION")))
         .build()
@@ -134,7 +134,7 @@ fn too_slow(address: &str) -> Error {
     Error::upstream(format!(
         "{} did not answer within {}",
         shown(address),
-        humantime::format_duration(PATIENCE)
+        humantime::format_duration(READ_TIMEOUT)
     ))
     .hint("check the network (HTTPS_PROXY)")
 }

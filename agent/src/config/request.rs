@@ -19,8 +19,8 @@ pub struct Request {
     pub keep_going: bool,
     /// Whether the build directory is emptied first; `None`: only in CI.
     pub fresh: Option<bool>,
-    /// `--no-memo`
-    pub no_memo: bool,
+    /// `--no-signature-cache`
+    pub no_signature_cache: bool,
     /// `--no-prefetch`
     pub no_prefetch: bool,
     /// `--write-signatures`

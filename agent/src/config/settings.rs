@@ -70,12 +70,12 @@ pub struct Check {
     /// For `yocto-check-layer --machines`.
     pub machines: Vec<String>,
     /// How many BitBakes may run side by side for one check; `None`: one for each processor.
-    pub side_by_side: Option<NonZeroUsize>,
+    pub max_parallel_bitbakes: Option<NonZeroUsize>,
     pub known_failures: Vec<KnownFailure>,
     /// `--keep-going`: run yocto-check-layer even when the preflight has already failed.
     pub keep_going: bool,
-    /// Whether questions to BitBake may be answered with what it answered before; not with `--no-memo`.
-    pub memo: bool,
+    /// Whether cached answers of BitBake may be used; false with `--no-signature-cache`.
+    pub signature_cache: bool,
     /// Whether BitBake may be asked before yocto-check-layer asks; not with `--no-prefetch`.
     pub prefetch: bool,
     /// Whether BitBake writes signature files that are read only if the check fails: `--write-signatures`.
@@ -99,7 +99,7 @@ pub struct Cache {
     pub sstate: PathBuf,
     /// The local store of layer checkouts, of all jobs below the same `--work-dir`; absolute.
     pub layers: PathBuf,
-    /// Decides who may write the share and report to the hash server, and keeps the local directories apart.
+    /// Decides who may write the share and report to the hash server, and separates the local directories.
     pub trust: Trust,
     /// The commit that the trust is for, where CodeBuild names one.
     pub commit: Option<String>,

@@ -126,7 +126,7 @@ fn defaults() {
     assert_eq!(settings.limits.grace, Duration::from_secs(60));
     assert_eq!(settings.limits.log, 2 << 30);
     assert!(settings.check.yocto_check_layer && settings.check.bitbake_layers.is_empty());
-    assert_eq!(settings.check.side_by_side, None);
+    assert_eq!(settings.check.max_parallel_bitbakes, None);
     assert_eq!(settings.paths.work, Path::new("/home/me/.cache/build-agent/meta-x-scarthgap"));
     assert_eq!(settings.paths.out, top.join("build-agent-out"));
     assert_eq!(settings.artifacts.destination, Destination::Directory(top.join("build-agent-out")));
@@ -163,7 +163,7 @@ local_conf = 'INHERIT += "rm_work"'
 bitbake_layers    = ["show-layers", "show-overlayed", "show-cross-depends"]
 yocto_check_layer = true
 machines          = []
-side_by_side      = 3
+max_parallel_bitbakes      = 3
 known_failures    = "known-failures.toml"
 [build]
 targets = ["core-image-minimal"]
@@ -195,7 +195,7 @@ log = "500MiB"
     let RepoSource::Git(poky) = &settings.repos[0].source else { panic!() };
     assert!(matches!(&poky.wanted, Wanted::CommitOnBranch { branch, .. } if branch == "scarthgap"));
     assert!(settings.check.known_failures[0].expired, "today is the day");
-    assert_eq!(settings.check.side_by_side.map(usize::from), Some(3));
+    assert_eq!(settings.check.max_parallel_bitbakes.map(usize::from), Some(3));
     assert_eq!(settings.limits.log, 500 << 20);
     assert_eq!(
         settings.artifacts.destination,

@@ -26,7 +26,7 @@ pub struct Sections {
     pub local_conf: String,
     pub bitbake_layers: Vec<Vec<String>>,
     pub check_machines: Vec<String>,
-    pub side_by_side: Option<NonZeroUsize>,
+    pub max_parallel_bitbakes: Option<NonZeroUsize>,
     /// Absolute.
     pub known_failures: Option<PathBuf>,
     pub targets: Vec<String>,
@@ -80,7 +80,7 @@ pub fn validate(
             raw.check.machines.as_ref(),
             owned(values::conf_name),
         ),
-        side_by_side: side_by_side(check, raw),
+        max_parallel_bitbakes: max_parallel_bitbakes(check, raw),
         known_failures: check.one(
             &section("check").key("known_failures"),
             raw.check.known_failures.as_ref(),
@@ -113,12 +113,12 @@ fn owned(rule: impl Fn(&str) -> Result<(), Diagnostic>) -> impl Fn(&str) -> Resu
     move |text| rule(text).map(|()| text.to_owned())
 }
 
-fn side_by_side(check: &mut Validator, raw: &UnvalidatedManifest) -> Option<NonZeroUsize> {
-    let number = raw.check.side_by_side?;
+fn max_parallel_bitbakes(check: &mut Validator, raw: &UnvalidatedManifest) -> Option<NonZeroUsize> {
+    let number = raw.check.max_parallel_bitbakes?;
     let most = usize::try_from(number).ok().and_then(NonZeroUsize::new);
     if most.is_none() {
         let mistake = Diagnostic::new(format!("is {number}")).hint("1 means one after another");
-        check.value(&section("check").key("side_by_side"), mistake);
+        check.value(&section("check").key("max_parallel_bitbakes"), mistake);
     }
     most
 }

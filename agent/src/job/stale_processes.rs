@@ -40,7 +40,7 @@ pub async fn end_leftovers(settings: &Settings, runner: &Runner) -> Result<()> {
     let inside = work.clone();
     let retry = move || agent_fs::remove::retry_set_aside(&inside);
     for left in stages::blocking(&runner.interrupt, "leftovers of earlier jobs were deleted", retry).await? {
-        let hint = "it is of an earlier job and only takes room";
+        let hint = "an earlier job left it; it only takes disk space";
         runner.events.warn(left.to_string().replace('\n', " "), Some(hint.into())).await;
     }
     if orphans.still_there.is_empty() {
@@ -61,8 +61,8 @@ fn build_directories(settings: &Settings) -> Vec<(PathBuf, PathBuf)> {
     let mut directories = own.map(|directory| (directory.clone(), directory)).to_vec();
     for check in below(settings.paths.work.join("check")) {
         directories.push((check.path(), check.path()));
-        let rooms = below(settings.paths.work.join("ahead").join(check.file_name()));
-        directories.extend(rooms.map(|room| (room.path(), check.path())));
+        let scratch_dirs = below(settings.paths.work.join("ahead").join(check.file_name()));
+        directories.extend(scratch_dirs.map(|scratch_dir| (scratch_dir.path(), check.path())));
     }
     directories
 }

@@ -66,7 +66,7 @@ impl std::fmt::Display for Torn {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "line {} was cut off after {} bytes and is left out: its writer was killed, or its disk was full",
+            "line {} was cut off after {} bytes and is skipped: its writer was killed, or its disk was full",
             self.line, self.bytes
         )
     }

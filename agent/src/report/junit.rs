@@ -11,14 +11,14 @@ use std::time::Duration;
 use quick_junit::{NonSuccessKind, Property, Report, TestCase, TestCaseStatus, TestSuite};
 
 use agent_types::error::{Class, Error, Result};
-use agent_types::events::{Level, MemoOutcome};
+use agent_types::events::{CacheOutcome, Level};
 use agent_types::listing;
 use agent_types::outcome::Outcome;
 
 use super::cache::{sstate_numbers, tier_words};
 use super::console::finding_line;
 use super::output_file::replace;
-use super::summary::{MemoResult, Summary, UnitResult};
+use super::summary::{CacheQueryResult, Summary, UnitResult};
 use super::totals::{AGENT, Status, Suite, Test, suites};
 use agent_types::sanitize::clean;
 
@@ -66,8 +66,8 @@ fn test_suite(suite: &Suite, summary: &Summary, explained: bool) -> TestSuite {
     if let Some(log) = suite.log {
         made.add_property(Property::new("log", text(&log.to_string_lossy())));
     }
-    if !suite.memo.is_empty() {
-        made.add_property(Property::new("stored-answers", stored_answers(suite.memo)));
+    if !suite.cache_queries.is_empty() {
+        made.add_property(Property::new("stored-answers", cache_summary(suite.cache_queries)));
     }
     let numbers = suite.sstate.iter().flat_map(sstate_numbers);
     made.add_properties(numbers.map(|(name, number)| Property::new(name, number.to_string())));
@@ -87,12 +87,12 @@ fn test_case(test: &Test, summary: &Summary, explained: bool) -> TestCase {
 }
 
 /// `3 of 4 used, 873 seconds saved`, in the run that gave the verdict.
-fn stored_answers(memo: &[MemoResult]) -> String {
-    let last = memo.iter().map(|memo| memo.repeat).max();
-    let memo: Vec<_> = memo.iter().filter(|memo| Some(memo.repeat) == last).collect();
-    let hits = memo.iter().filter(|memo| memo.outcome == MemoOutcome::Hit).count();
-    let saved: f64 = memo.iter().filter_map(|memo| memo.seconds_saved).sum();
-    format!("{hits} of {} used, {saved:.0} seconds saved", memo.len())
+fn cache_summary(queries: &[CacheQueryResult]) -> String {
+    let last = queries.iter().map(|query| query.rerun).max();
+    let queries: Vec<_> = queries.iter().filter(|query| Some(query.rerun) == last).collect();
+    let hits = queries.iter().filter(|query| query.outcome == CacheOutcome::Hit).count();
+    let saved: f64 = queries.iter().filter_map(|query| query.seconds_saved).sum();
+    format!("{hits} of {} used, {saved:.0} seconds saved", queries.len())
 }
 
 /// `stage.unit.class`, as far as there is one.
@@ -179,7 +179,7 @@ mod tests {
     use super::*;
     use crate::report::sample::{self, at, case, check_layer, failing_job, reduce};
     use crate::report::totals::Totals;
-    use agent_types::events::{Event, EventKind, Memo, Unit};
+    use agent_types::events::{CacheQuery, Event, EventKind, Unit};
     use agent_types::outcome::ExitStatus;
     use agent_types::stage::Stage;
 
@@ -356,23 +356,23 @@ make: *** [Makefile:9: zlib.o] Error 1</failure>
     }
 
     #[test]
-    fn stored_answers_are_counted() {
-        let memo = |repeat, outcome, seconds_saved| {
-            EventKind::Memo(Memo {
+    fn cache_hits_are_counted() {
+        let query = |rerun, outcome, seconds_saved| {
+            EventKind::CacheQuery(CacheQuery {
                 unit: check_layer(),
-                question: "signatures of the world".into(),
+                query: "signatures of the world".into(),
                 outcome,
                 why: Some("because".into()),
                 seconds_saved,
                 recipes: None,
-                repeat,
+                rerun,
             })
         };
         let summary = reduce(&[
-            at(0, memo(0, MemoOutcome::Hit, Some(77.0))),
-            at(1, memo(1, MemoOutcome::Hit, Some(290.6))),
-            at(2, memo(1, MemoOutcome::Miss, None)),
-            at(3, memo(1, MemoOutcome::Hit, Some(10.0))),
+            at(0, query(0, CacheOutcome::Hit, Some(77.0))),
+            at(1, query(1, CacheOutcome::Hit, Some(290.6))),
+            at(2, query(1, CacheOutcome::Miss, None)),
+            at(3, query(1, CacheOutcome::Hit, Some(10.0))),
             at(4, sample::unit_finished(&check_layer(), Outcome::Passed, None)),
         ]);
         let text = render(&summary).unwrap();

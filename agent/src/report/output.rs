@@ -35,7 +35,7 @@ pub fn prepare_out(out: &Path) -> Result<()> {
 /// When the directory cannot be written, with nothing of the old verdict left where it could be
 /// deleted.
 pub fn begin(out: &Path) -> Result<EventsFile> {
-    // Deleting takes microseconds and no room; writing may take longer or fail.
+    // Deleting takes microseconds and no disk space; writing may take longer or fail.
     for name in ["result.json", EventsFile::NAME] {
         remove_file(&out.join(name), out)?;
     }

@@ -5,7 +5,7 @@ use agent_types::outcome::{ExitStatus, Outcome};
 use agent_types::stage::Stage;
 
 use super::summary::{
-    At, CaseResult, CommandResult, MemoResult, Notice, Published, StageError, StageResult, Summary,
+    At, CacheQueryResult, CaseResult, CommandResult, Notice, Published, StageError, StageResult, Summary,
     UnitResult, whole_milliseconds,
 };
 use agent_types::truncate;
@@ -82,15 +82,15 @@ impl Summary {
                 let excerpt = self.cut_lines(&failed.excerpt);
                 self.failed_tasks.push(TaskFailed { excerpt, ..failed.clone() });
             }
-            EventKind::Memo(memo) => {
-                let why = memo.why.as_deref().map(|why| self.cut_text(why));
-                self.unit(&memo.unit, at).memo.push(MemoResult {
-                    question: memo.question.clone(),
-                    outcome: memo.outcome,
+            EventKind::CacheQuery(query) => {
+                let why = query.why.as_deref().map(|why| self.cut_text(why));
+                self.unit(&query.unit, at).cache_queries.push(CacheQueryResult {
+                    query: query.query.clone(),
+                    outcome: query.outcome,
                     why,
-                    seconds_saved: memo.seconds_saved.map(whole_milliseconds),
-                    recipes: memo.recipes,
-                    repeat: memo.repeat,
+                    seconds_saved: query.seconds_saved.map(whole_milliseconds),
+                    recipes: query.recipes,
+                    rerun: query.rerun,
                 });
             }
             EventKind::Sstate { unit, summary } => self.unit(unit, at).sstate = Some(*summary),
@@ -206,7 +206,7 @@ impl Summary {
                 cases: Vec::new(),
                 tasks: 0,
                 sstate: None,
-                memo: Vec::new(),
+                cache_queries: Vec::new(),
             });
             self.units.len() - 1
         })
@@ -352,7 +352,7 @@ mod tests {
         let case = &summary.units[0].cases[0];
         assert!(case.message.len() <= truncate::TEXT && case.message.contains("bytes cut out"));
         assert!(case.outcome.reason().unwrap().len() <= truncate::TEXT);
-        // Both lost the surplus and the room of the word that stands for it.
+        // Both were truncated, and lost as many characters more as the mark of the truncation takes.
         assert_eq!(summary.bytes_cut, 2 * (1000 + 64));
     }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use agent_types::error::Error;
 use agent_types::events::{
-    Artifact, CacheCounts, Event, Finding, JobIdentity, Level, MemoOutcome, Planned, Recipes, RepoReady,
+    Artifact, CacheCounts, CacheOutcome, Event, Finding, JobIdentity, Level, Planned, Recipes, RepoReady,
     Sstate, TaskFailed, Unit,
 };
 use agent_types::outcome::{ExitStatus, Outcome};
@@ -217,9 +217,9 @@ pub struct UnitResult {
     pub tasks: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sstate: Option<Sstate>,
-    /// Questions to BitBake whose answers may have been known.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub memo: Vec<MemoResult>,
+    /// Queries of yocto-check-layer that the signature cache may answer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", rename = "memo")]
+    pub cache_queries: Vec<CacheQueryResult>,
 }
 
 impl UnitResult {
@@ -232,19 +232,20 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-/// See [`agent_types::events::Memo`].
+/// See [`agent_types::events::CacheQuery`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct MemoResult {
-    pub question: String,
-    pub outcome: MemoOutcome,
+pub struct CacheQueryResult {
+    #[serde(rename = "question")]
+    pub query: String,
+    pub outcome: CacheOutcome,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds_saved: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recipes: Option<Recipes>,
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub repeat: u64,
+    #[serde(default, skip_serializing_if = "is_zero", rename = "repeat")]
+    pub rerun: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

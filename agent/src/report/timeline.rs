@@ -195,7 +195,7 @@ fn without_reason(outcome: &Outcome) -> Outcome {
     }
 }
 
-/// The name's place in its table; `None` if there is no room for a new one.
+/// The name's place in its table; `None` if the table is full.
 fn intern(
     name: &str,
     table: &mut Vec<String>,

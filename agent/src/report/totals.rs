@@ -10,7 +10,7 @@ use agent_types::events::{Level, Sstate};
 use agent_types::outcome::Outcome;
 use agent_types::stage::Stage;
 
-use super::summary::{At, CaseResult, MemoResult, StageResult, Summary, UnitResult};
+use super::summary::{At, CacheQueryResult, CaseResult, StageResult, Summary, UnitResult};
 
 /// The suite of what is no unit's: stages without units, and the agent's own errors.
 pub const AGENT: &str = "build-agent";
@@ -25,7 +25,7 @@ pub struct Suite<'a> {
     /// Relative to the output directory.
     pub log: Option<&'a Path>,
     /// Questions to BitBake whose answers may have been known.
-    pub memo: &'a [MemoResult],
+    pub cache_queries: &'a [CacheQueryResult],
     /// BitBake's numbers, of a build.
     pub sstate: Option<Sstate>,
     pub tests: Vec<Test<'a>>,
@@ -68,7 +68,7 @@ impl Status<'_> {
 
 /// All tests of a job. A unit with cases counts by its cases, and by itself only when it is not
 /// fine although no case says why: they are fine, or the agent stopped them with the unit. A unit
-/// without cases counts by itself; so does a stage without units. The report stage is left out: `junit.xml` is
+/// without cases counts by itself; so does a stage without units. The report stage is skipped: `junit.xml` is
 /// made before it ends. A report that was lost is an error of the agent.
 pub fn suites(summary: &Summary) -> Vec<Suite<'_>> {
     let own = agent_suite(summary);
@@ -104,7 +104,7 @@ fn unit_suite(unit: &UnitResult) -> Suite<'_> {
         started: Some(unit.started),
         seconds: unit.seconds,
         log: unit.log.as_deref(),
-        memo: &unit.memo,
+        cache_queries: &unit.cache_queries,
         sstate: unit.sstate,
         tests: cases.chain(itself).collect(),
     }
@@ -147,7 +147,7 @@ fn agent_suite(summary: &Summary) -> Suite<'_> {
         started: summary.started,
         seconds: None,
         log: None,
-        memo: &[],
+        cache_queries: &[],
         sstate: None,
         tests: stages.chain(errors).chain(unfinished).collect(),
     }

@@ -1,6 +1,6 @@
 //! From what happened to the word and the exit status that the job ends with.
 //!
-//! The outcome is that of the gravest stage. The exit status says what a person must know first:
+//! The outcome is that of the worst stage. The exit status says what a person must know first:
 //!
 //! 1. *cancelled*: somebody wanted it to stop, and all that went wrong after that may come from it;
 //! 2. *internal*: nothing else that the agent says can be relied upon;
@@ -22,7 +22,7 @@ use agent_types::stage::Stage;
 
 use super::summary::{StageError, StageResult, Summary};
 
-/// The gravest first.
+/// The worst first.
 const ORDER: [ExitStatus; 8] = [
     ExitStatus::Cancelled,
     ExitStatus::Internal,

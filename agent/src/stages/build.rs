@@ -31,7 +31,7 @@ const TASK_LOG_LIMIT: u64 = 4 << 20;
 /// What came of the builds of all machines.
 #[derive(Clone, Debug)]
 pub struct Builds {
-    /// The gravest.
+    /// The worst.
     pub outcome: Outcome,
     /// How well the caches served them, in sum.
     pub usage: Usage,

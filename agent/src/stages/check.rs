@@ -65,7 +65,7 @@ fn bitbake_layers_unit(words: &[String]) -> Unit {
     Unit::new(Stage::Check, format!("bitbake-layers {}", words.join(" ")))
 }
 
-/// Runs all checks that the manifest asks for; the gravest outcome decides, that of the preflight with them.
+/// Runs all checks that the manifest asks for; the worst outcome decides, including that of the preflight.
 pub async fn run(
     settings: &Settings,
     configured: &BuildEnvironment,

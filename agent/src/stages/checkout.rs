@@ -104,7 +104,7 @@ pub async fn run(settings: &Settings, tiers: &Tiers, runner: &Runner, access: &A
     Ok(Checkout { repos, bitbake: found.bitbake, oe_core: found.oe_core, shared_entries })
 }
 
-/// Rounds of questions: a layer that an answer brought may compute its dependencies as well.
+/// Maximum rounds of queries: a layer that was found in one round may compute its dependencies, too.
 const MOST_ROUNDS: usize = 4;
 
 /// Adds the repos and layers that only BitBake can name.

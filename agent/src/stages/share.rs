@@ -57,7 +57,7 @@ pub async fn look(settings: &Settings, runner: &Runner) -> Result<Tiers> {
     Ok(left)
 }
 
-/// Reports what a part of the job did on the tiers; a tier where nothing was done is left out.
+/// Reports what a part of the job did on the tiers; a tier where nothing was done is skipped.
 pub async fn tell_traffic(done: impl IntoIterator<Item = (TierKind, Traffic)>, events: &Emitter) {
     for (tier, traffic) in done {
         if traffic != Traffic::default() {

@@ -18,7 +18,7 @@ fn signatures_in_a_scratch_build_directory_are_the_same() {
     let job = narrow.0.directory.path().join("work/meta-deploy-scarthgap");
     let job = if job.is_dir() { job } else { narrow.0.directory.path().join("work") };
     let stored = signatures_with_the_class(&job);
-    let plain = narrow.run(&["--no-memo"], 0);
+    let plain = narrow.run(&["--no-signature-cache"], 0);
     assert_eq!(test_results(&fast), test_results(&plain));
     // The last query is the world with the class.
     let left = std::fs::read_to_string(job.join("check/meta-deploy/locked-sigs.inc")).unwrap();

@@ -62,7 +62,7 @@ impl Narrow {
     /// `check` is added to `[check]`.
     pub fn write_manifest_for(&self, release: &str, more: &str, check: &str) {
         // Independent of the number of processors.
-        let most = if check.contains("side_by_side") { "" } else { "side_by_side = 2\n" };
+        let most = if check.contains("max_parallel_bitbakes") { "" } else { "max_parallel_bitbakes = 2\n" };
         let (repos, distro) = match release {
             "master" => {
                 let core =
@@ -162,7 +162,7 @@ fn every_change_gives_the_plain_verdict() {
     let Some(narrow) = Narrow::new("every_change_gives_the_plain_verdict") else { return };
     let first = narrow.run(&[], 0);
     assert_eq!(outcomes(&first), ["miss", "ahead", "ahead", "ahead", "ahead"]);
-    assert_eq!(test_results(&first), test_results(&narrow.run(&["--no-memo"], 0)));
+    assert_eq!(test_results(&first), test_results(&narrow.run(&["--no-signature-cache"], 0)));
     let all = ["hit"; 5];
     let base = ["hit", "ahead", "ahead", "ahead", "ahead"];
     let none = ["miss", "ahead", "ahead", "ahead", "ahead"];
@@ -263,7 +263,7 @@ fn every_change_gives_the_plain_verdict() {
         println!("{name}");
         change(&narrow);
         let fast = narrow.run(&[], code);
-        let plain = narrow.run(&["--no-memo"], code);
+        let plain = narrow.run(&["--no-signature-cache"], code);
         assert_eq!(test_results(&fast), test_results(&plain), "{name}");
         assert_eq!(fast["outcome"], plain["outcome"], "{name}");
         assert_eq!(outcomes(&fast), expected, "{name}");
@@ -323,7 +323,7 @@ fn the_cache_works_for_other_releases() {
         assert_eq!(outcomes(&cold), COLD, "{release}");
         let again = narrow.run(&[], 0);
         assert_eq!(outcomes(&again), ["hit"; 5], "{release}");
-        let plain = narrow.run(&["--no-memo"], 0);
+        let plain = narrow.run(&["--no-signature-cache"], 0);
         assert_eq!(
             [test_results(&cold), test_results(&again)],
             [test_results(&plain), test_results(&plain)],
@@ -349,10 +349,10 @@ fn each_machine_of_a_layer_is_queried_once() {
     let cold = narrow.run(&[], 0);
     let four_of_machines = ["ahead"; 4];
     assert_eq!(outcomes(&cold), [&COLD[..1], &four_of_machines, &COLD[1..]].concat());
-    assert_eq!(test_results(&cold), test_results(&narrow.run(&["--no-memo"], 0)));
+    assert_eq!(test_results(&cold), test_results(&narrow.run(&["--no-signature-cache"], 0)));
     std::fs::write(narrow.layer("conf/machine/fixture-two.conf"), "require conf/machine/qemuarm64.conf\n")
         .unwrap();
     let changed = narrow.run(&[], 0);
     assert_eq!(outcomes(&changed), [&["hit"], &outcomes(&cold)[1..]].concat());
-    assert_eq!(test_results(&changed), test_results(&narrow.run(&["--no-memo"], 0)));
+    assert_eq!(test_results(&changed), test_results(&narrow.run(&["--no-signature-cache"], 0)));
 }

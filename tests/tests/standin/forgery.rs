@@ -134,7 +134,7 @@ impl CheckJob {
     fn run_with(&self, share: bool, trusted: bool, plainly: bool, code: i32) -> serde_json::Value {
         let mut command = self.command(share, trusted);
         if plainly {
-            command.arg("--no-memo");
+            command.arg("--no-signature-cache");
         }
         self.0.start(command).wait().assert_code(&[code]);
         self.0.result()

@@ -73,7 +73,7 @@ fn a_running_prefetch_is_awaited_and_not_repeated() {
     let Some(check) = CheckJob::new("a_running_prefetch_is_awaited_and_not_repeated") else { return };
     std::fs::write(check.note("hold yocto-check-layer"), "").unwrap();
     let mut running = check.0.start(check.0.run_command());
-    running.wait_until("four questions", || check.build_dirs().len() == 4);
+    running.wait_until("four queries", || check.build_dirs().len() == 4);
     std::fs::remove_file(check.note("hold yocto-check-layer")).unwrap();
     running.wait().assert_code(&[0]);
     assert_eq!(outcomes(&check.0.result()), COLD);
@@ -109,7 +109,7 @@ fn without_namespaces_the_world_is_prefetched_serially() {
     }
     let ran = check.run_by(Command::new(repository().join("tests/stand-ins/without-unshare.py")));
     ran.assert_code(&[0]);
-    ran.assert_says(&["not in parallel: build-agent-apart: the kernel refuses namespaces"]);
+    ran.assert_says(&["not in parallel: build-agent-sandbox: the kernel refuses namespaces"]);
     assert_eq!(outcomes(&check.0.result()), SERIAL);
     assert_eq!(check.arguments(), [WORLD, LENIENT, "-p", CLASS]);
     let build_dirs = check.build_dirs();
@@ -260,7 +260,7 @@ fn the_world_without_the_layer_runs_alone() {
     let hold = check.note("hold 2 layers");
     std::fs::write(&hold, "").unwrap();
     let mut running = check.0.start(check.0.run_command());
-    running.wait_until("the first question", || check.build_dirs().len() == 1);
+    running.wait_until("the first query", || check.build_dirs().len() == 1);
     std::fs::remove_file(hold).unwrap();
     running.wait().assert_code(&[0]);
     assert_eq!(outcomes(&check.0.result()), COLD);
@@ -293,7 +293,7 @@ fn one_bitbake_at_a_time_prefetches_serially() {
     let Some(check) = CheckJob::with_bitbakes("one_bitbake_at_a_time_prefetches_serially", 1) else { return };
     let ran = check.0.run();
     ran.assert_code(&[0]);
-    ran.assert_says(&["not in parallel: [check] side_by_side is 1"]);
+    ran.assert_says(&["not in parallel: [check] max_parallel_bitbakes is 1"]);
     assert_eq!(outcomes(&check.0.result()), SERIAL);
     assert_eq!(check.arguments(), [WORLD, LENIENT, "-p", CLASS]);
 }

@@ -26,7 +26,7 @@ fn a_failure_never_depends_on_a_cached_result() {
                 "test_signatures depends on {on}; it runs again, and BitBake itself answers the world \
              without the layer and the world with the layer"
             ),
-            "signatures of the world, again: asked BitBake, because what failed depends on it",
+            "signatures of the world, in a rerun: cache miss, because what failed depends on it",
         ]);
         let result = check.0.result();
         assert_eq!(outcomes(&result), [first, again].concat());

@@ -43,7 +43,7 @@ impl CheckJob {
     #[track_caller]
     pub fn run_without_cache(&self, code: i32) -> Value {
         let mut command = self.0.run_command();
-        command.arg("--no-memo");
+        command.arg("--no-signature-cache");
         self.0.start(command).wait().assert_code(&[code]);
         self.0.result()
     }
@@ -388,7 +388,7 @@ fn a_kill_while_bitbake_runs_stores_no_result() {
     for signal in [Signal::SIGTERM, Signal::SIGKILL] {
         let before = check.calls().len();
         let mut running = check.0.start(check.0.run_command());
-        running.wait_until("a question to BitBake", || check.calls().len() > before);
+        running.wait_until("a query to BitBake", || check.calls().len() > before);
         running.signal(signal);
         running.wait();
         assert_eq!(check.cached_results().len(), known);

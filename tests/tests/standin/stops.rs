@@ -88,7 +88,7 @@ fn tests_that_a_signal_breaks_are_cancelled_and_nothing_new_starts() {
         sandbox.change_manifest("grace = \"2s\"", "grace = \"30s\"");
         let mut command = sandbox.run_command();
         if !queries {
-            command.arg("--no-memo");
+            command.arg("--no-signature-cache");
         }
         let mut running = sandbox.start(command);
         sandbox.wait_for_log(&mut running, "hanging");

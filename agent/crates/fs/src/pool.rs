@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn slow_jobs_run_side_by_side_and_never_more_than_the_width() {
+    fn slow_jobs_run_in_parallel_and_never_more_than_the_width() {
         let (now, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let work = |_, _: &mut Output<'_, usize, ()>| {
             most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);

@@ -32,7 +32,7 @@ pub fn remove_tree(path: &Path, inside: &Path) -> Result<()> {
     }
 }
 
-/// Deletes as [`remove_tree`] does, or makes room all the same: what cannot be deleted is moved to
+/// Deletes as [`remove_tree`] does, or frees the name all the same: what cannot be deleted is moved to
 /// `set-aside/` below `inside`. Says so when that happened.
 ///
 /// # Errors

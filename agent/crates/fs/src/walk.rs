@@ -127,7 +127,7 @@ impl Walk<'_> {
     /// Opens a directory and reads the names in it.
     fn list(&self, parent: &DirHandle, path: &Path) -> io::Result<(DirHandle, Vec<Entry>)> {
         self.count(2);
-        // The root has no name below itself. Opened anew, because the place of reading belongs to the
+        // The root has no name below itself. Opened again, because the place of reading belongs to the
         // open file, which the caller may use as well.
         let directory = match path.file_name() {
             Some(name) => parent.open_dir(name)?,

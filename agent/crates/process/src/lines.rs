@@ -176,7 +176,7 @@ impl Output {
 async fn tell_trouble(log: &mut Log, events: &Emitter) {
     if let Some(trouble) = log.take_trouble() {
         let message = format!("the log {} is incomplete: {trouble}", log.path.display());
-        let hint = "the command goes on and its outcome counts; make room on that disk";
+        let hint = "the command goes on and its outcome counts; free space on that disk";
         events.warn(message, Some(hint.into())).await;
     }
 }

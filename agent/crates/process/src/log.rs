@@ -92,13 +92,13 @@ impl Log {
     }
 
     /// Appends. What cannot be written is counted; the next call tries again, because the disk may
-    /// have room by then.
+    /// have space by then.
     ///
     /// The file is written without the detour by tokio's thread pool: it goes to the page cache.
     pub fn write(&mut self, mut text: &str) {
         while !text.is_empty() {
-            let room = (self.limit / 2).saturating_sub(self.written);
-            let (now, later) = text.split_at(fitting(text, room, self.written));
+            let space = (self.limit / 2).saturating_sub(self.written);
+            let (now, later) = text.split_at(fitting(text, space, self.written));
             let Some(file) = self.file.as_mut().filter(|_| !now.is_empty() && self.rest.is_none()) else {
                 return self.write_rest(text);
             };
@@ -121,8 +121,8 @@ impl Log {
         }
         while let Some(rest) = self.rest.as_mut().filter(|_| !text.is_empty()) {
             let part = &mut rest.parts[rest.newer];
-            let room = (self.limit / 4).saturating_sub(part.bytes);
-            let (now, later) = text.split_at(fitting(text, room, part.bytes));
+            let space = (self.limit / 4).saturating_sub(part.bytes);
+            let (now, later) = text.split_at(fitting(text, space, part.bytes));
             let (written, error) = write_all(&mut part.file, now.as_bytes());
             part.bytes += written;
             let turned = if now.is_empty() { rest.turn() } else { Ok(0) };
@@ -209,9 +209,11 @@ fn make(path: &Path) -> std::io::Result<fs::File> {
 
 /// How much of the text fits behind what was written, in bytes. A line that does not fit goes on to the
 /// next part, unless it would not fit there either.
-fn fitting(text: &str, room: u64, written: u64) -> usize {
-    let Some(room) = usize::try_from(room).ok().filter(|room| *room < text.len()) else { return text.len() };
-    let end = text.floor_char_boundary(room);
+fn fitting(text: &str, space: u64, written: u64) -> usize {
+    let Some(space) = usize::try_from(space).ok().filter(|space| *space < text.len()) else {
+        return text.len();
+    };
+    let end = text.floor_char_boundary(space);
     let otherwise = if written == 0 { end } else { 0 };
     text[..end].rfind('\n').map_or(otherwise, |line| line + 1)
 }

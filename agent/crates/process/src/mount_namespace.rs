@@ -23,7 +23,7 @@ use super::shim::shim;
 use super::{ExecSpec, User};
 
 /// The name under which it runs.
-pub const NAME: &str = "build-agent-apart";
+pub const NAME: &str = "build-agent-sandbox";
 
 /// Before the name of each variable of the command.
 const PREFIX: &str = "BUILD_AGENT_APART_";
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn words_that_make_no_sense_are_refused() {
-        for words in ["", "apart", "apart /a /b /c 1 2", "apart /a /b /c x 2 true"] {
+        for words in ["", "sandbox", "sandbox /a /b /c 1 2", "sandbox /a /b /c x 2 true"] {
             let argv: Vec<OsString> = words.split_whitespace().map(Into::into).collect();
             assert!(become_program(&argv, Vec::new()).is_err(), "{words}");
         }

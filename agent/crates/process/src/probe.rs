@@ -84,8 +84,8 @@ impl Prober {
         command.stall = Some(limit);
         let mut kept = Kept(Vec::new());
         // A process in uninterruptible sleep survives even SIGKILL, so its end is not waited for.
-        let patience = limit + self.runner.grace * 4;
-        let ended = tokio::time::timeout(patience, self.runner.run(command, &mut kept)).await;
+        let timeout = limit + self.runner.grace * 4;
+        let ended = tokio::time::timeout(timeout, self.runner.run(command, &mut kept)).await;
         let too_late = || Answer::Nothing(format!("`{program}` gave no answer within {}s", limit.as_secs()));
         match ended {
             Err(_) => too_late(),

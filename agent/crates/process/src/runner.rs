@@ -299,8 +299,8 @@ impl Job<'_> {
             }
             family
         });
-        let patience = self.shutdown_timeouts(self.times.output, stopped);
-        let ended = reading.beside(end_leftovers(find, patience, &self.runner.interrupt)).await;
+        let timeouts = self.shutdown_timeouts(self.times.output, stopped);
+        let ended = reading.beside(end_leftovers(find, timeouts, &self.runner.interrupt)).await;
         let seen = seen_holding.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let held = ended.processes.iter().any(|process| seen.contains(&process.pid));
         let what = if held { "holding its output open" } else { "running" };
@@ -308,8 +308,8 @@ impl Job<'_> {
     }
 
     async fn end_daemons(&self, reading: &mut Reading<'_>, stopped: bool) {
-        let patience = self.shutdown_timeouts(self.times.daemons, stopped);
-        let ended = reading.beside(end_daemons(patience, &self.runner.interrupt)).await;
+        let timeouts = self.shutdown_timeouts(self.times.daemons, stopped);
+        let ended = reading.beside(end_daemons(timeouts, &self.runner.interrupt)).await;
         self.tell(ended, "running as a daemon").await;
     }
 
@@ -419,7 +419,7 @@ impl<'a> Reading<'a> {
     }
 }
 
-/// The patience with listeners that are behind, in waits for the end of output.
+/// How long to wait for listeners that are behind, in waits for the end of output.
 const ROUNDS: u32 = 12;
 
 #[cfg(test)]

@@ -248,7 +248,7 @@ async fn members_get_the_sequence_though_their_leader_is_gone() {
 #[tokio::test]
 async fn a_second_signal_means_now() {
     let mut bench = Bench::new();
-    // Without the second signal this would outlast any patience.
+    // Without the second signal this would outlast every timeout.
     bench.runner.grace = Duration::from_secs(3600);
     let interrupt = bench.runner.interrupt.clone();
     let mut lines = OnLine(|line: &str| {
@@ -488,7 +488,7 @@ async fn what_goes_by_itself_is_no_news() {
 }
 
 #[tokio::test]
-async fn commands_side_by_side_leave_each_other_alone() {
+async fn parallel_commands_leave_each_other_alone() {
     let bench = Bench::new();
     let slow = "setsid sh -c 'sleep 1; echo daemon' & sleep 1.2; echo slow";
     let quick = async {

@@ -1,7 +1,7 @@
 //! The commands that run now, in the whole process: who of the agent's children is whose.
 //!
 //! The agent is a subreaper: a descendant that loses its parent becomes the agent's own child,
-//! whichever command it came from. The commands are told apart like this:
+//! whichever command it came from. The commands are distinguished like this:
 //!
 //! - A process of a command's process group is that command's.
 //! - A process whose environment holds the command's marker (`BUILD_AGENT_COMMAND=…`, set for every

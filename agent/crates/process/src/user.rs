@@ -123,19 +123,19 @@ fn not_root(user: User) -> Result<User> {
 }
 
 fn owner(checkout: &Path) -> Result<User> {
-    let mend = format!("make a user for builds: `useradd -m {DEFAULT}`, or name one with --build-user");
+    let fix = format!("make a user for builds: `useradd -m {DEFAULT}`, or name one with --build-user");
     let uid = fs_err::metadata(checkout)?.uid();
     if uid == 0 {
         let message = format!(
             "the agent runs as root, there is no user `{DEFAULT}`, and {} belongs to root",
             checkout.display()
         );
-        return Err(Error::machine(message).hint(format!("BitBake refuses root; {mend}")));
+        return Err(Error::machine(message).hint(format!("BitBake refuses root; {fix}")));
     }
     User::by_uid(uid)?.ok_or_else(|| {
         let message =
             format!("{} belongs to uid {uid}, which has no entry in the passwd database", checkout.display());
-        Error::machine(message).hint(format!("`useradd -m -u {uid} {DEFAULT}`, or {mend}"))
+        Error::machine(message).hint(format!("`useradd -m -u {uid} {DEFAULT}`, or {fix}"))
     })
 }
 

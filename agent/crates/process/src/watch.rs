@@ -25,7 +25,7 @@ const DRAW: Duration = Duration::from_secs(2);
 const TELL: Duration = Duration::from_secs(2);
 
 /// A watch that comes later than this was itself held (Ctrl-Z, a frozen container): it cannot tell
-/// what the child printed meanwhile, so the silence begins anew.
+/// what the child printed meanwhile, so the silence starts again.
 const HELD: Duration = Duration::from_secs(2);
 
 /// Why the wait for a child is over.

@@ -105,7 +105,7 @@ pub enum EventKind {
     },
     /// A test case inside a unit.
     Case(Case),
-    /// Something to mend, at a place in a file where there is one.
+    /// Something to fix, at a place in a file where there is one.
     Finding(Finding),
     /// A sentence for people: a default that was chosen, a key without effect, a warning.
     Notice {
@@ -145,8 +145,9 @@ pub enum EventKind {
     },
     /// More on a BitBake task that failed: the relevant lines of its log. Its end is an event of its own.
     TaskFailed(TaskFailed),
-    /// What became of a question that yocto-check-layer asked BitBake.
-    Memo(Memo),
+    /// What became of a query of yocto-check-layer to BitBake.
+    #[serde(rename = "memo")]
+    CacheQuery(CacheQuery),
     /// BitBake's line about its shared state.
     Sstate {
         unit: Unit,
@@ -274,7 +275,7 @@ pub enum Level {
     Error,
 }
 
-/// Something to mend. Findings of level `Error` fail their unit; others only tell.
+/// Something to fix. Findings of level `Error` fail their unit; others only tell.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Finding {
     pub unit: Unit,
@@ -321,26 +322,27 @@ pub struct TaskFailed {
     pub excerpt: Vec<String>,
 }
 
-/// A question of yocto-check-layer to BitBake, and whether its answer was known already.
+/// A query of yocto-check-layer to BitBake, and where its answer came from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Memo {
+pub struct CacheQuery {
     pub unit: Unit,
     /// E.g. `signatures of the world, with INHERIT=yocto-check-layer`.
-    pub question: String,
-    pub outcome: MemoOutcome,
-    /// Why the answer was not in the store, or why it was not even looked for.
+    #[serde(rename = "question")]
+    pub query: String,
+    pub outcome: CacheOutcome,
+    /// Why there was no cache hit, or no lookup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
-    /// Of an answer that was given: what the real BitBake took, less what was waited for it. Time that
-    /// was waited for one answer while BitBake worked on others counts against those.
+    /// How long BitBake took for this answer, less the time that the tool waited for it. Time waited for one
+    /// answer while BitBake worked on others is subtracted from those.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds_saved: Option<f64>,
     /// What BitBake parsed, where it ran and said so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recipes: Option<Recipes>,
-    /// How many runs of the tool came before the one that asked, for the same verdict.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub repeat: u64,
+    /// How many runs of the tool came before this one for the same verdict.
+    #[serde(default, skip_serializing_if = "is_zero", rename = "repeat")]
+    pub rerun: u64,
 }
 
 fn is_zero(number: &u64) -> bool {
@@ -356,14 +358,15 @@ pub struct Recipes {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum MemoOutcome {
-    /// Answered from the store.
+pub enum CacheOutcome {
+    /// The answer was in the cache.
     Hit,
-    /// BitBake was asked in this run, before yocto-check-layer did.
-    Ahead,
+    /// BitBake ran in this job, before yocto-check-layer asked.
+    #[serde(rename = "ahead")]
+    Prefetched,
     /// BitBake ran.
     Miss,
-    /// BitBake ran, because an answer could not have been trusted.
+    /// BitBake ran, because no cached answer could be trusted.
     Off,
 }
 

@@ -16,9 +16,9 @@ pub fn middle(text: &mut String, limit: usize) -> u64 {
         return 0;
     }
     // The replacement text has at most 64 bytes with any number.
-    let room = limit.saturating_sub(64);
-    let mut head = room / 2;
-    let mut tail = text.len() - (room - room / 2);
+    let budget = limit.saturating_sub(64);
+    let mut head = budget / 2;
+    let mut tail = text.len() - (budget - budget / 2);
     // A cut must not split a character; the start and the end of a text never do.
     while !text.is_char_boundary(head) {
         head -= 1;

@@ -112,7 +112,7 @@ struct RunningTask {
 }
 
 impl Follower {
-    /// Of a BitBake that works for `unit`; `part` tells it apart from others that do.
+    /// Of a BitBake that works for `unit`; `part` distinguishes it from others that do.
     pub fn new(unit: &Unit, part: &str) -> Follower {
         let progress = Progress::new(unit, part, Phase::Starting);
         Follower { progress, running: Vec::new(), heard: false, changed: false, dropped: 0 }
@@ -231,7 +231,7 @@ impl Follower {
     }
 }
 
-/// A harmless name of bounded length.
+/// A sanitized name of bounded length.
 fn name(text: &str) -> String {
     let text = clean(text);
     text[..text.floor_char_boundary(NAME_BYTES)].to_owned()

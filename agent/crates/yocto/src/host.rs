@@ -11,7 +11,7 @@ const SIGNS: [(&str, &str); 6] = [
     ),
     ("Please use a locale setting which supports UTF-8", "install the locale en_US.UTF-8"),
     ("Do not use Bitbake as root", "name another user with --build-user"),
-    ("No space left on device", "make room, or move the work with --work-dir"),
+    ("No space left on device", "free disk space, or move the work with --work-dir"),
     ("User namespaces are not usable by BitBake", "`build-agent doctor` names the host's setting"),
     ("Sorry, python 3.", "use a host or container with a newer Python"),
 ];

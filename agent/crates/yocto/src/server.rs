@@ -98,10 +98,10 @@ pub async fn stop_server_apart(
 }
 
 /// Waits until the server of that build directory has gone by itself, as it does soon after its last
-/// client: it writes its caches then. `false` when it is still there after `patience`.
-pub async fn server_gone(build_dir: &Path, patience: Duration) -> bool {
+/// client: it writes its caches then. `false` when it is still there after `timeout`.
+pub async fn server_gone(build_dir: &Path, timeout: Duration) -> bool {
     let Some(server) = read_lock(&build_dir.join(LOCK)).and_then(Process::find) else { return true };
-    let until = Instant::now() + patience;
+    let until = Instant::now() + timeout;
     loop {
         reap();
         if !server.is_alive() {

@@ -16,7 +16,7 @@ const LIMIT: u64 = 16 << 20;
 const LAST_LINE: u64 = 512;
 
 /// Bytes of records that wait for the file to be opened: a job has no output directory at first.
-const ROOM: usize = 1 << 20;
+const MAX_EARLY_BYTES: usize = 1 << 20;
 
 /// Writes the file, and keeps the first records until there is one.
 pub struct LogFile {
@@ -65,7 +65,7 @@ impl LogFile {
             return;
         }
         if self.lost > 0 {
-            // The disk may have room again.
+            // The disk may have space again.
             let message = format!("{} lines could not be written: {}", self.lost, self.trouble);
             let told = Record::own(Level::WARN, message).json(&Redactor::default());
             if !self.append(&told) {
@@ -104,7 +104,7 @@ impl Writer for LogFile {
             return self.line(record);
         }
         self.early_bytes += record.bytes();
-        if self.early_bytes > ROOM {
+        if self.early_bytes > MAX_EARLY_BYTES {
             self.lost += 1;
             self.trouble = "there was no file yet, and too much was recorded".into();
         } else {
@@ -185,9 +185,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("agent.log");
         log.file = Some(fs_err::File::create(&path).unwrap());
-        log.write(&info("room again"));
+        log.write(&info("space again"));
         let said: Vec<Value> = lines(&path).iter().map(|line| line["message"].clone()).collect();
         assert!(said[0].as_str().unwrap().starts_with("3 lines could not be written: "), "{said:?}");
-        assert_eq!(said[1], "room again");
+        assert_eq!(said[1], "space again");
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::record::Record;
 
 /// Bytes of records that may wait. What comes faster than it can be written is dropped, and counted.
-const ROOM: usize = 4 << 20;
+const MAX_QUEUE_BYTES: usize = 4 << 20;
 
 /// Takes records on the queue's thread.
 pub trait Writer: Send + 'static {
@@ -59,7 +59,7 @@ impl Queue {
     pub fn push(&self, record: Record) {
         let bytes = record.bytes();
         let mut waiting = self.lock();
-        if waiting.bytes + bytes > ROOM {
+        if waiting.bytes + bytes > MAX_QUEUE_BYTES {
             waiting.dropped += 1;
             return;
         }
@@ -157,7 +157,7 @@ mod tests {
         let (go, go_on) = sync_channel(0);
         let written: Arc<Mutex<Vec<String>>> = Arc::default();
         let queue = Queue::start(Slow { go_on, written: written.clone() }).unwrap();
-        // The writer stands still. One of these may be with it already; of the others, 4 MiB have room.
+        // The writer stands still. One of these may be with it already; of the others, 4 MiB fit.
         let record = || Record::own(Level::INFO, "x".repeat(1 << 16));
         (0..200).for_each(|_| queue.push(record()));
         drop(go);

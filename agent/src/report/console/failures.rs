@@ -14,7 +14,7 @@ const LINES: usize = 60;
 /// Lines of one failure's reason.
 const REASON: usize = 5;
 
-/// Something that ran and went wrong. Its texts are as the tools gave them, not yet harmless.
+/// Something that ran and went wrong. Its texts come from the tools and are not sanitized yet.
 pub struct Failure<'a> {
     /// For the verdict line: `common.CommonCheckLayer.test_readme`, `zlib:do_compile`.
     pub name: String,
@@ -103,7 +103,7 @@ fn shortened(mut lines: Vec<String>) -> Vec<String> {
     if lines.len() > LINES {
         let head = LINES / 3;
         let tail = lines.len() - (LINES - head - 1);
-        let word = format!("[… {} lines left out …]", tail - head);
+        let word = format!("[… {} lines omitted …]", tail - head);
         lines.splice(head..tail, [word]);
     }
     lines

@@ -245,7 +245,7 @@ fn tier_line(tier: &TierResult) -> String {
     )
 }
 
-/// The numbers, and the errors by place: those are what to mend.
+/// The numbers, and the errors with their places: these must be fixed.
 fn findings(summary: &Summary) -> Vec<String> {
     if summary.findings.is_empty() {
         return Vec::new();

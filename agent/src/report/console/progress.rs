@@ -184,6 +184,7 @@ fn position(progress: &Progress) -> String {
     let Progress { phase, done, total, failed, running, .. } = progress;
     let mut text = match phase {
         Phase::Starting => "BitBake starts".to_owned(),
+        Phase::LoadingCache if *total == 0 => "loading the parse cache".to_owned(),
         Phase::LoadingCache => format!("loading the parse cache: {done} of {total}"),
         Phase::Parsing => format!("parsing {done} of {total}"),
         Phase::Preparing => format!("preparing tasks: {done}%"),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::report::summary::At;
 use agent_types::events::{
-    Event, EventKind, Finding, JobIdentity, JobStarted, Memo, MemoOutcome, RepoReady, TaskFailed, Unit,
+    CacheOutcome, CacheQuery, Event, EventKind, Finding, JobIdentity, JobStarted, RepoReady, TaskFailed, Unit,
 };
 use agent_types::listing;
 use agent_types::outcome::Outcome;
@@ -41,7 +41,7 @@ impl Steps {
         Steps { style, job: None, stages: HashMap::new(), units: HashMap::new(), told: None }
     }
 
-    /// The lines that the event is worth, without ends and harmless.
+    /// The lines for an event, sanitized, without line ends.
     pub fn lines(&mut self, event: &Event) -> Vec<String> {
         self.job.get_or_insert(At::of(event));
         match &event.what {
@@ -111,12 +111,12 @@ impl Steps {
             }
             EventKind::Repo(repo) => vec![self.stamped(event, &repo_line(repo))],
             EventKind::TaskFailed(failed) => self.task_failed(event, failed),
-            EventKind::Memo(memo) => {
+            EventKind::CacheQuery(query) => {
                 let text = format!(
                     "{:<9}  {}: {}",
-                    memo.unit.stage,
-                    sanitize_line(&memo.unit.name),
-                    memo_words(memo)
+                    query.unit.stage,
+                    sanitize_line(&query.unit.name),
+                    query_words(query)
                 );
                 vec![self.stamped(event, &text)]
             }
@@ -183,7 +183,7 @@ impl Steps {
         for planned in &job.plan {
             if let Some(why) = &planned.skip {
                 lines.push(
-                    self.stamped(event, &format!("{:<9}  left out: {}", planned.stage, sanitize_line(why))),
+                    self.stamped(event, &format!("{:<9}  skipped: {}", planned.stage, sanitize_line(why))),
                 );
             }
         }
@@ -266,31 +266,31 @@ impl Steps {
     }
 }
 
-/// `signatures of the world: known already (4m51s saved)`, `…, again: asked BitBake, because …`.
-fn memo_words(memo: &Memo) -> String {
-    let mut text = sanitize_line(&memo.question).into_owned();
-    if memo.repeat > 0 {
-        text += ", again";
+/// `signatures of the world: cache hit (4m51s saved)`, `…, in a rerun: cache miss, because …`.
+fn query_words(query: &CacheQuery) -> String {
+    let mut text = sanitize_line(&query.query).into_owned();
+    if query.rerun > 0 {
+        text += ", in a rerun";
     }
-    text += match memo.outcome {
-        MemoOutcome::Hit => ": known already",
-        MemoOutcome::Ahead => ": asked BitBake ahead",
-        MemoOutcome::Miss => ": asked BitBake",
-        MemoOutcome::Off => ": asked BitBake, answers are not reused",
+    text += match query.outcome {
+        CacheOutcome::Hit => ": cache hit",
+        CacheOutcome::Prefetched => ": prefetched",
+        CacheOutcome::Miss => ": cache miss",
+        CacheOutcome::Off => ": BitBake ran without the cache",
     };
-    if let Some(recipes) = memo.recipes {
+    if let Some(recipes) = query.recipes {
         text += &format!(" ({} of {} recipes parsed)", recipes.parsed, recipes.cached + recipes.parsed);
     }
-    if let Some(saved) = memo.seconds_saved {
+    if let Some(saved) = query.seconds_saved {
         text += &format!(" ({} saved)", duration(saved));
     }
-    if let Some(why) = &memo.why {
+    if let Some(why) = &query.why {
         text += &format!(", because {}", sanitize_line(why));
     }
     text
 }
 
-/// The first line of the reason, harmless.
+/// The first line of the reason, sanitized.
 fn first_line(outcome: &Outcome) -> Option<String> {
     outcome.reason()?.lines().next().map(|why| sanitize_line(why).into_owned())
 }

@@ -161,7 +161,7 @@ fn many_and_long_failures_are_cut_to_what_a_person_reads() {
     assert_eq!(shown("   | "), 3 * 60, "three in full, sixty lines each");
     assert_eq!(shown("   | line 0"), 3, "the first line of each is there");
     assert_eq!(shown("   | line 149"), 3, "and the last");
-    assert_eq!(shown("   | [… 91 lines left out …]"), 3, "the first 20 and the last 39 stay");
+    assert_eq!(shown("   | [… 91 lines omitted …]"), 3, "the first 20 and the last 39 stay");
     assert!(
         text.contains("\n17 failures more:\n   build / core-image-minimal / recipe03:do_compile\n"),
         "{text}"
@@ -217,7 +217,7 @@ fn the_live_console_of_a_failing_job() {
     let wanted = "\
 [      0s] build-agent 0.1.0: meta-x on scarthgap, build 17
 [      0s] will run: checkout, configure, check, build, publish, report
-[      0s] test       left out: nothing asks for test
+[      0s] test       skipped: nothing asks for test
 [     11s] checkout   poky: cloned scarthgap at aaaabbbbcccc
 [     12s] checkout   poky: passed (12s)
 [     12s] checkout   passed (12s)

@@ -15,7 +15,7 @@ use agent_types::events::{Event, EventKind};
 use super::output_timeout::{LOOK, OutputTimeout};
 
 /// Events on their way to the sink.
-const ROOM: usize = 256;
+const QUEUE_LENGTH: usize = 256;
 
 /// The console can tell what runs although nothing happens.
 const TICK: Duration = Duration::from_secs(1);
@@ -39,7 +39,7 @@ pub struct ThreadedSink {
 impl ThreadedSink {
     pub fn new(mut sink: Box<dyn Sink>, interrupt: Interrupt) -> ThreadedSink {
         let (name, required) = (sink.name(), sink.is_required());
-        let (sender, receiver) = sync_channel::<Event>(ROOM);
+        let (sender, receiver) = sync_channel::<Event>(QUEUE_LENGTH);
         let taken = Arc::new(AtomicU64::new(0));
         let count = taken.clone();
         let thread = thread::spawn(move || {
@@ -193,9 +193,10 @@ mod tests {
         let (go, go_on) = mpsc::channel();
         let mut sink =
             ThreadedSink::new(Box::new(Slow { heard: heard.clone(), go_on }), Interrupt::new(None));
-        let mut events: Vec<Event> = (0..3 * ROOM).map(|number| notice(&number.to_string())).collect();
+        let mut events: Vec<Event> =
+            (0..3 * QUEUE_LENGTH).map(|number| notice(&number.to_string())).collect();
         events.push(last());
-        let going = thread::spawn(move || (0..=3 * ROOM).for_each(|_| go.send(()).unwrap()));
+        let going = thread::spawn(move || (0..=3 * QUEUE_LENGTH).for_each(|_| go.send(()).unwrap()));
         events.iter().for_each(|event| sink.event(event).unwrap());
         going.join().unwrap();
         assert_eq!(*heard.lock().unwrap(), events);
@@ -206,8 +207,8 @@ mod tests {
         let (_go, go_on) = mpsc::channel();
         let interrupt = Interrupt::new(None);
         let mut sink = ThreadedSink::new(Box::new(Slow { heard: Arc::default(), go_on }), interrupt.clone());
-        // One is with the sink, the others wait; there is no room for more.
-        (0..=ROOM).for_each(|_| sink.event(&notice("x")).unwrap());
+        // One is with the sink, the others wait; the queue is full.
+        (0..=QUEUE_LENGTH).for_each(|_| sink.event(&notice("x")).unwrap());
         interrupt.signal();
         interrupt.signal();
         let error = (0..2).find_map(|_| sink.event(&notice("y")).err()).expect("it gives up");

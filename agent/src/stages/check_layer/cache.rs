@@ -21,7 +21,7 @@ pub struct Untouched(BTreeMap<String, Digest>);
 
 impl Untouched {
     pub async fn of(settings: &Settings, configured: &BuildEnvironment, interrupt: &Interrupt) -> Untouched {
-        if !settings.check.memo || !settings.check.yocto_check_layer {
+        if !settings.check.signature_cache || !settings.check.yocto_check_layer {
             return Untouched(BTreeMap::new());
         }
         let (place, layers) = (place(settings, configured, Path::new("")), settings.layers.clone());
@@ -81,7 +81,7 @@ impl CacheOpener<'_> {
         match self.try_open(rerun, conf, alone, tool).await {
             Ok(opened) => Some(opened),
             Err(refusal) => {
-                if self.settings.check.memo {
+                if self.settings.check.signature_cache {
                     let message = format!("stored signatures are not used for {}: {refusal}", self.name);
                     self.runner.events.info(message).await;
                 }
@@ -97,8 +97,8 @@ impl CacheOpener<'_> {
         alone: bool,
         tool: &ActivityClock,
     ) -> CacheResult<(ShimDir, CacheServer)> {
-        if !self.settings.check.memo {
-            return Err(NotCacheable("--no-memo".into()));
+        if !self.settings.check.signature_cache {
+            return Err(NotCacheable("--no-signature-cache".into()));
         }
         let known = &self.settings.check.known_failures;
         let is_here = |layer: &Option<String>| layer.as_ref().is_none_or(|layer| *layer == self.name);
@@ -118,7 +118,7 @@ impl CacheOpener<'_> {
         let prefetches = first && settings.check.prefetch;
         let plan = prefetches.then(|| QueryPlan::read(&place.oe_core, &settings.check.machines));
         let scratch_root = settings.paths.ahead(self.name);
-        let most = settings.check.side_by_side;
+        let most = settings.check.max_parallel_bitbakes;
         let work = &settings.paths.work;
         let mut bitbake = BitbakeRunner::new(self.runner, &place, user, scratch_root, work, self.name, most)
             .on_behalf_of(tool);

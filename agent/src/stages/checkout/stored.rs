@@ -233,7 +233,7 @@ impl FetchRequest<'_> {
             Err(damage) => {
                 let place = entry.directory();
                 let message = format!(
-                    "the stored checkout `{}` cannot be relied on and is made anew: {damage}",
+                    "the stored checkout `{}` is damaged and is made again: {damage}",
                     place.display()
                 );
                 self.runner.events.warn(message, None).await;

@@ -216,8 +216,7 @@ async fn whatever_happened_to_an_entry_it_is_found_and_made_anew() {
         assert_eq!((mended.how, mended.entry.tree()), (Origin::Cloned, entry.tree()), "{name}");
         assert_eq!(fs::read_to_string(entry.tree().join("README")).unwrap(), "read\n", "{name}");
         let notices = bench.notices().await;
-        let told =
-            notices.iter().filter(|notice| notice.contains("cannot be relied on and is made anew")).count();
+        let told = notices.iter().filter(|notice| notice.contains("is damaged and is made again")).count();
         assert_eq!(told, number + 1, "{name}: {notices:#?}");
     }
     assert_eq!(get(&bench, other(), &source).await.unwrap().how, Origin::Stored);
@@ -327,7 +326,7 @@ async fn hostile_trees_are_stored_as_they_are() {
 }
 
 /// What the commit's id cannot prove has only the record's word. Where layer code could have written
-/// that, the checkout is made anew each time.
+/// that, the checkout is made again each time.
 #[tokio::test]
 async fn attributes_submodules_and_odd_commits_are_kept_on_the_records_word() {
     let bench = Bench::new();

@@ -125,7 +125,7 @@ impl BuildDir {
         let recorded = [record.bblayers.as_str(), record.local.as_str()];
         let found = self.conf_on_disk();
         let is_as = |conf: [&str; 2]| found.as_ref().is_some_and(|found| found.iter().eq(conf.iter()));
-        // Not written without need: BitBake parses all anew after it.
+        // Written only if it differs: BitBake parses everything again after a change.
         let is_fine = is_as(wanted) || edits == Edits::Keep && recorded == wanted && found.is_some();
         if !is_fine {
             self.replace_conf(!is_as(recorded) && found.is_some(), &mut said)?;

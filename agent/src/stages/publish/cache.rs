@@ -59,13 +59,13 @@ async fn work(
 ) -> Result<(), String> {
     let (theirs, stop) = (Arc::clone(tally), interrupt.clone());
     let mut working = tokio::task::spawn_blocking(move || publish::publish(&sources, &tiers, &stop, &theirs));
-    let patience = async {
+    let timeout = async {
         interrupt.interrupted().await;
         tokio::time::sleep(interrupt.last_wait(LAST)).await;
     };
     tokio::select! {
         done = &mut working => done.map_err(|error| format!("publishing to the share broke: {error}")),
-        () = patience => Err("the share does not answer, and the time is over".into()),
+        () = timeout => Err("the share did not answer in time".into()),
     }
 }
 

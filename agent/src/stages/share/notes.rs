@@ -10,7 +10,7 @@ use agent_types::events::Emitter;
 use agent_types::tiers::Tiers;
 
 /// A note is a small file. On a share that hangs it is never written.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Machines' clocks differ, and a job's last words take their time.
 const MARGIN: Duration = Duration::from_secs(10 * 60);
@@ -52,9 +52,9 @@ pub async fn usage(settings: &Settings, tiers: &Tiers, usage: Usage, events: &Em
 }
 
 async fn patiently<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    match tokio::time::timeout(PATIENCE, tokio::task::spawn_blocking(work)).await {
+    match tokio::time::timeout(TIMEOUT, tokio::task::spawn_blocking(work)).await {
         Ok(Ok(done)) => done,
         Ok(Err(error)) => Err(Error::internal("a note on the share broke").because(&error)),
-        Err(_) => Err(Error::machine(format!("the share did not answer within {}s", PATIENCE.as_secs()))),
+        Err(_) => Err(Error::machine(format!("the share did not answer within {}s", TIMEOUT.as_secs()))),
     }
 }

@@ -36,7 +36,7 @@ use agent_fs::read;
 const SERVER: Duration = Duration::from_secs(10);
 
 /// For a server whose build directory is thrown away.
-const HURRY: Duration = Duration::from_secs(1);
+const STOP_GRACE: Duration = Duration::from_secs(1);
 
 /// Longer output is cut. A run that is well prints some kilobytes.
 const OUTPUT: usize = 64 << 20;
@@ -361,7 +361,7 @@ impl BitbakeRunner {
     }
 
     async fn stop_server(&self, at: &Path) {
-        let grace = HURRY.min(self.runner.grace_left());
+        let grace = STOP_GRACE.min(self.runner.grace_left());
         let known_as = &self.place.build;
         if let Err(error) = server::stop_server_apart(at, known_as, self.user.as_ref(), grace).await {
             self.runner.events.warn(error.message, error.hint).await;

@@ -25,7 +25,7 @@ pub fn at_once(
     let allowed = most.map_or(processors, usize::from);
     if allowed < wanted {
         return Err(match (most, processors) {
-            (Some(most), _) => format!("[check] side_by_side is {most}"),
+            (Some(most), _) => format!("[check] max_parallel_bitbakes is {most}"),
             (None, 0 | 1) => "there is one processor".into(),
             (None, processors) => format!("there are {processors} processors"),
         });
@@ -58,9 +58,9 @@ mod tests {
             (3, None, 8, 8, Err("8.0 GiB of memory are free, and 3 BitBakes take 9")),
             (3, Some(3), 2, 9, Ok(3)),
             (3, Some(3), 2, 8, Err("8.0 GiB of memory are free, and 3 BitBakes take 9")),
-            (2, Some(1), 64, 64, Err("[check] side_by_side is 1")),
+            (2, Some(1), 64, 64, Err("[check] max_parallel_bitbakes is 1")),
             (2, Some(2), 1, 64, Ok(2)),
-            (3, Some(2), 64, 64, Err("[check] side_by_side is 2")),
+            (3, Some(2), 64, 64, Err("[check] max_parallel_bitbakes is 2")),
             (2, Some(5), 64, 64, Ok(5)),
         ] {
             let most = most.and_then(NonZeroUsize::new);

@@ -32,7 +32,7 @@ const SANITY: [(&str, &str); 2] = [
 ];
 
 /// Adds the machine. `path` is BitBake's PATH; directories of it that lie in one of the `known` ones
-/// are left out.
+/// are skipped.
 pub fn add(inputs: &mut Inputs, path: &OsStr, known: &[PathBuf]) -> CacheResult<()> {
     let names = nix::sys::utsname::uname().map_err(std::io::Error::from)?;
     let names = [names.sysname(), names.release(), names.machine()];
@@ -61,7 +61,7 @@ pub fn add(inputs: &mut Inputs, path: &OsStr, known: &[PathBuf]) -> CacheResult<
 }
 
 /// The programs of a directory by name, kind, size and time; links by their target, because package
-/// managers make them anew each time.
+/// managers write them again each time.
 fn programs(directory: &Path) -> CacheResult<Vec<u8>> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,

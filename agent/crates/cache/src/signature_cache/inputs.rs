@@ -114,7 +114,7 @@ pub fn collect_at(
     Ok(inputs)
 }
 
-/// The trees of these layers as they are now, by the names of their parts; one that cannot be read is left out.
+/// The trees of these layers as they are now, by the names of their parts; one that cannot be read is skipped.
 /// `around` are layers to which their links may lead.
 pub fn trees_of(
     place: &Place,

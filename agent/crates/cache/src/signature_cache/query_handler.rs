@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use agent_process::Interrupt;
-use agent_types::events::{Emitter, EventKind, Memo, MemoOutcome, Recipes, Unit};
+use agent_types::events::{CacheOutcome, CacheQuery, Emitter, EventKind, Recipes, Unit};
 use agent_yocto::check_layer::Kind;
 
 use super::bitbake_runner::BitbakeRunner;
@@ -106,42 +106,42 @@ impl QueryHandler {
         self.bitbake.touch();
         let since = Instant::now();
         let (kind, is_first) = lock(&self.queries).record(&invocation, &query);
-        let told = |outcome, why, seconds_saved| Memo {
+        let told = |outcome, why, seconds_saved| CacheQuery {
             unit: self.unit.clone(),
-            question: query.name.clone(),
+            query: query.name.clone(),
             outcome,
             why,
             seconds_saved,
             recipes: None,
-            repeat: self.cache.rerun().attempt,
+            rerun: self.cache.rerun().attempt,
         };
-        let (reply, memo) = match self.lookup(kind, &invocation, &query).await {
-            Err(reason) => (Some(Reply::Pass), told(MemoOutcome::Off, Some(reason.0), None)),
+        let (reply, report) = match self.lookup(kind, &invocation, &query).await {
+            Err(reason) => (Some(Reply::Pass), told(CacheOutcome::Off, Some(reason.0), None)),
             Ok(PrefetchResult { looked: LookupResult { inputs, found: Some(found), .. }, .. }) => {
                 let (origin, saved) = self.record_hit(kind, &inputs.key(), found.seconds, since.elapsed());
-                let memo = match origin {
+                let report = match origin {
                     Some((why, recipes)) => {
-                        Memo { recipes, ..told(MemoOutcome::Ahead, Some(why), Some(saved)) }
+                        CacheQuery { recipes, ..told(CacheOutcome::Prefetched, Some(why), Some(saved)) }
                     }
-                    None => told(MemoOutcome::Hit, None, Some(saved)),
+                    None => told(CacheOutcome::Hit, None, Some(saved)),
                 };
-                (Some(Reply::Outcome(found.outcome(&query))), memo)
+                (Some(Reply::Outcome(found.outcome(&query))), report)
             }
             Ok(PrefetchResult { looked, fresh: Some(fresh), .. }) => {
                 let key = looked.inputs.key();
                 let (origin, saved) = self.record_hit(kind, &key, fresh.seconds, since.elapsed());
                 let (why, recipes) = origin.unwrap_or((looked.why, None));
                 let why = format!("{why}; it is not stored: {}", fresh.why);
-                let memo = Memo { recipes, ..told(MemoOutcome::Ahead, Some(why), Some(saved)) };
-                (Some(Reply::Outcome(fresh.outcome)), memo)
+                let report = CacheQuery { recipes, ..told(CacheOutcome::Prefetched, Some(why), Some(saved)) };
+                (Some(Reply::Outcome(fresh.outcome)), report)
             }
             Ok(PrefetchResult { looked, .. }) => {
                 let miss = Miss { invocation, query: &query, kind, is_first, looked };
                 let Asked { reply, why, recipes } = self.ask_bitbake(miss, pin!(hung_up)).await;
-                (reply, Memo { recipes, ..told(MemoOutcome::Miss, Some(why), None) })
+                (reply, CacheQuery { recipes, ..told(CacheOutcome::Miss, Some(why), None) })
             }
         };
-        self.events.emit(EventKind::Memo(memo)).await;
+        self.events.emit(EventKind::CacheQuery(report)).await;
         self.bitbake.touch();
         reply
     }

@@ -10,7 +10,7 @@ use super::super::protocol::{BitbakeOutcome, length_from};
 use super::super::{Admission, CacheOptions, Place, Rerun, Store, Stores, WrittenConf};
 use super::*;
 use agent_process::{ActivityClock, ExitReason, Interrupt, Redactor, Runner, User};
-use agent_types::events::{self, EventKind, Memo, MemoOutcome};
+use agent_types::events::{self, CacheOutcome, CacheQuery, EventKind};
 use agent_types::stage::Stage;
 use agent_yocto::check_layer::{Kind, Kinds};
 use agent_yocto::conf;
@@ -138,10 +138,10 @@ impl Scene {
         assert_eq!(self.ask(invocation).await.unwrap(), good());
     }
 
-    async fn memo(&mut self) -> Memo {
+    async fn query_report(&mut self) -> CacheQuery {
         loop {
-            if let EventKind::Memo(memo) = self.events.recv().await.unwrap().what {
-                return memo;
+            if let EventKind::CacheQuery(query) = self.events.recv().await.unwrap().what {
+                return query;
             }
         }
     }
@@ -176,10 +176,10 @@ async fn what_bitbake_gave_is_given_again() {
     let mut scene = Scene::new();
     let invocation = scene.invocation(&scene.build());
     scene.ask_well(&invocation).await;
-    assert_eq!(scene.memo().await.outcome, MemoOutcome::Miss);
+    assert_eq!(scene.query_report().await.outcome, CacheOutcome::Miss);
     scene.order("exit 1");
     scene.ask_well(&invocation).await;
-    assert_eq!(scene.memo().await.outcome, MemoOutcome::Hit);
+    assert_eq!(scene.query_report().await.outcome, CacheOutcome::Hit);
     fs::write(scene.top.path().join("meta/x.bb"), "A = \"2\"\n").unwrap();
     let Reply::Outcome(failed) = scene.ask(&invocation).await.unwrap() else { panic!() };
     assert_eq!((failed.end, failed.signatures.is_some()), (ExitReason::Exited(1), true), "byte for byte");
@@ -199,7 +199,7 @@ async fn what_bitbake_gave_is_read_by_the_agent() {
     scene.order("/bin/rm locked-sigs.inc; /bin/ln -s /etc/hostname locked-sigs.inc");
     let Reply::Outcome(outcome) = scene.ask(&invocation).await.unwrap() else { panic!() };
     assert_eq!(outcome.signatures, None, "what lay there before, and where a link leads, is not BitBake's");
-    assert!(scene.memo().await.why.unwrap().contains("wrote no signatures"));
+    assert!(scene.query_report().await.why.unwrap().contains("wrote no signatures"));
     assert!(!scene.top.path().join("store/answers").exists());
 }
 
@@ -222,7 +222,7 @@ async fn bitbake_finds_what_it_parsed_before() {
     std::os::unix::fs::symlink(&name, cache.join("bb_cache.dat")).unwrap();
     let invocation = scene.invocation(&scene.build());
     scene.ask_well(&invocation).await;
-    assert_eq!(scene.memo().await.why.unwrap(), "no answer for these layers is stored yet");
+    assert_eq!(scene.query_report().await.why.unwrap(), "no answer for these layers is stored yet");
     // The next run begins with an empty build directory.
     fs::remove_dir_all(scene.build().join("tmp")).unwrap();
     scene.open_again(Rerun::default()).await;
@@ -230,7 +230,7 @@ async fn bitbake_finds_what_it_parsed_before() {
     scene.order("echo 'Parsing of 2 .bb files complete (1 cached, 1 parsed). 2 targets'");
     scene.ask(&invocation).await.unwrap();
     assert_eq!(fs::read_to_string(cache.join(&name)).unwrap(), "core");
-    assert_eq!(scene.memo().await.recipes, Some(events::Recipes { cached: 1, parsed: 1 }));
+    assert_eq!(scene.query_report().await.recipes, Some(events::Recipes { cached: 1, parsed: 1 }));
     assert_eq!(scene.server.close().await.stored, Kinds::from(Kind::ALL));
 }
 
@@ -244,17 +244,21 @@ async fn what_failed_depends_on_no_stored_answer() {
         Invocation { environment: [scene.environment.clone(), vec![class]].concat(), ..invocation.clone() };
     for invocation in [&invocation, &other] {
         scene.ask_well(invocation).await;
-        scene.memo().await;
+        scene.query_report().await;
     }
     let rerun = Rerun { attempt: 1, bypass: Kinds::from([Kind::Base]), wasted: Duration::from_secs(7) };
     scene.open_again(rerun).await;
     scene.ask_well(&invocation).await;
-    let memo = scene.memo().await;
-    assert_eq!((memo.outcome, memo.repeat), (MemoOutcome::Miss, 1), "{memo:?}");
+    let query_report = scene.query_report().await;
+    assert_eq!((query_report.outcome, query_report.rerun), (CacheOutcome::Miss, 1), "{query_report:?}");
     for (invocation, given) in [(&invocation, Kinds::new()), (&other, Kinds::from([Kind::Class]))] {
         scene.ask_well(invocation).await;
-        let memo = scene.memo().await;
-        assert_eq!((memo.outcome, memo.seconds_saved), (MemoOutcome::Hit, Some(0.0)), "it made good nothing");
+        let query_report = scene.query_report().await;
+        assert_eq!(
+            (query_report.outcome, query_report.seconds_saved),
+            (CacheOutcome::Hit, Some(0.0)),
+            "it made good nothing"
+        );
         let wanted = ProvenanceSummary { stored: given.clone(), elsewhere: given, discarded: false };
         assert_eq!(scene.server.cache.provenance(), wanted);
     }
@@ -266,12 +270,12 @@ async fn another_answer_than_before_ends_it() {
     let mut scene = Scene::new();
     let invocation = scene.invocation(&scene.build());
     scene.ask_well(&invocation).await;
-    scene.memo().await;
+    scene.query_report().await;
     let rerun = Rerun { attempt: 1, bypass: Kinds::from([Kind::Base]), ..Rerun::default() };
     scene.open_again(rerun).await;
     scene.order("echo 'SIGGEN_LOCKEDSIGS_t-x = \"x:do_build:2\"' >locked-sigs.inc");
     scene.ask(&invocation).await.unwrap();
-    assert!(scene.memo().await.why.unwrap().contains("another answer to the same query"));
+    assert!(scene.query_report().await.why.unwrap().contains("another answer to the same query"));
     assert_eq!(scene.ask(&invocation).await.unwrap(), Reply::Pass);
     assert_eq!(fs::read_dir(scene.top.path().join("store/answers")).unwrap().count(), 0);
 }
@@ -287,7 +291,7 @@ async fn what_may_not_come_again_is_not_stored() {
         ("basehash", "echo 'the basehash value changed from'", "basehash value"),
         ("taskhash", "echo 'Bitbake: taskhash mismatch 1' >&2", "taskhash mismatch"),
         (
-            "a choice that was left out",
+            "a choice that was omitted",
             "echo \"NOTE: Runtime target 'x' is unbuildable, removing...\"",
             "unbuildable",
         ),
@@ -302,7 +306,7 @@ async fn what_may_not_come_again_is_not_stored() {
         let invocation = scene.invocation(&scene.build());
         scene.order(&plan.replace("TOP", &scene.top.path().display().to_string()));
         scene.ask(&invocation).await.unwrap();
-        let why = scene.memo().await.why.unwrap();
+        let why = scene.query_report().await.why.unwrap();
         assert!(why.contains("not stored") && why.contains(wanted), "{name}: {why}");
         assert!(!scene.top.path().join("store/answers").exists(), "{name}");
     }
@@ -317,7 +321,7 @@ async fn what_layer_code_asks_is_not_stored() {
     let path = scene.build().join("conf/bblayers.conf");
     let honest = fs::read_to_string(&path).unwrap();
     scene.ask_well(&invocation).await;
-    scene.memo().await;
+    scene.query_report().await;
     let table = [
         ("another layer", honest.replace("meta", "meta/scripts"), Vec::new(), "conf/bblayers.conf"),
         ("an option", honest.clone() + "BBFILES ?= \"\"\n", Vec::new(), "conf/bblayers.conf"),
@@ -327,7 +331,7 @@ async fn what_layer_code_asks_is_not_stored() {
         fs::write(&path, text).unwrap();
         let environment: Vec<(OsString, OsString)> = [scene.environment.clone(), more].concat();
         scene.ask(&Invocation { environment, ..invocation.clone() }).await.unwrap();
-        let why = scene.memo().await.why.unwrap();
+        let why = scene.query_report().await.why.unwrap();
         assert!(why.contains("not stored") && why.contains(wanted), "{name}: {why}");
         assert_eq!(fs::read_dir(scene.top.path().join("store/answers")).unwrap().count(), 1, "{name}");
     }
@@ -440,6 +444,6 @@ async fn a_caller_that_goes_away_leaves_nothing() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     drop(stream);
-    assert!(scene.memo().await.why.unwrap().contains("did not come to its end"));
+    assert!(scene.query_report().await.why.unwrap().contains("did not come to its end"));
     assert!(!scene.top.path().join("store/answers").exists());
 }

@@ -80,7 +80,7 @@ impl ShimDir {
 
 impl Drop for ShimDir {
     fn drop(&mut self) {
-        // The next run makes it anew in any case.
+        // The next run replaces it in any case.
         let _ = remove::remove_tree(&self.directory, &self.work);
     }
 }

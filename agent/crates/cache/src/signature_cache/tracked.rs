@@ -19,7 +19,7 @@ const CODE: [&str; 9] =
 /// What recipes are made of.
 const METADATA: [&str; 3] = ["bb", "bbappend", "inc"];
 
-/// What a recipe hands on without a look at it. BitBake makes its checksums anew each time.
+/// What a recipe hands on without a look at it. BitBake computes its checksums each time.
 const PAYLOAD: [&str; 9] = ["patch", "diff", "service", "socket", "timer", "sh", "c", "h", "cpp"];
 
 /// What is for people.

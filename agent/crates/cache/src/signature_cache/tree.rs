@@ -1,5 +1,5 @@
 //! What a directory tree holds, as far as BitBake can see it: names, kinds, owners, permission bits,
-//! contents, targets of links. Byte code of Python is left out, because the runs themselves write it.
+//! contents, targets of links. Byte code of Python is skipped, because the runs themselves write it.
 
 use std::ffi::OsStr;
 use std::fs;

@@ -124,7 +124,7 @@ impl DirHandle {
         Ok(at)
     }
 
-    /// Opens the same directory anew, with a position of its own for listing.
+    /// Opens the same directory again, with a position of its own for listing.
     pub(crate) fn reopen(&self) -> io::Result<DirHandle> {
         Ok(DirHandle::of(openat(&*self.fd, ".", Access::Read.flags(), Mode::empty())?))
     }

@@ -83,14 +83,14 @@ fn find(text: &str, reading: Reading) -> Vec<Range<usize>> {
     tokens(text, &mut found);
     found.retain(|range| !range.is_empty());
     found.sort_by_key(|range| (range.start, range.end));
-    let mut apart: Vec<Range<usize>> = Vec::new();
+    let mut disjoint: Vec<Range<usize>> = Vec::new();
     for range in found {
-        match apart.last_mut() {
+        match disjoint.last_mut() {
             Some(last) if range.start < last.end => last.end = last.end.max(range.end),
-            _ => apart.push(range),
+            _ => disjoint.push(range),
         }
     }
-    apart
+    disjoint
 }
 
 fn pattern(text: &str) -> Option<Regex> {

@@ -1,4 +1,4 @@
-//! The kinds of questions that yocto-check-layer asks BitBake, and which of its tests rest on which.
+//! The kinds of queries of yocto-check-layer to BitBake, and which of its tests depend on which.
 //!
 //! From `scripts/yocto-check-layer`, `scripts/lib/checklayer/__init__.py` and the cases beside it, dunfell to
 //! master. `bitbake -e` (`test_show_environment`, `get_bb_var`) reads the configuration alone, and

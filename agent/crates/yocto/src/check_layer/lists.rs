@@ -86,7 +86,7 @@ pub fn shortened(test: &str, message: &str) -> String {
     }
     if lines.len() > 2 * ENDS {
         let (head, tail) = (ENDS, lines.len() - ENDS);
-        let gap = format!("… {} lines left out, see the log …", tail - head);
+        let gap = format!("… {} lines omitted, see the log …", tail - head);
         lines.splice(head..tail, [gap]);
     }
     lines.join("\n")
@@ -153,7 +153,7 @@ mod tests {
         let text: Vec<String> = (0..1000).map(|n| format!("line {n}")).collect();
         let short = shortened("test_world", &text.join("\n"));
         assert!(short.starts_with("line 0\n") && short.ends_with("\nline 999"), "{short}");
-        assert!(short.contains("line 199\n… 600 lines left out, see the log …\nline 800\n"), "{short}");
+        assert!(short.contains("line 199\n… 600 lines omitted, see the log …\nline 800\n"), "{short}");
         assert_eq!(shortened("test_world", "short\n\ntext"), "short\n\ntext");
     }
 }

@@ -29,13 +29,13 @@ impl Message {
         self.tail.push_back(line);
     }
 
-    /// The same, and more lines of the beginning stay for as long as there is room, in bytes: a list that a
+    /// The same, and more lines of the beginning stay for as long as the budget lasts, in bytes: a list that a
     /// test gives is wanted whole.
-    pub fn push_within(&mut self, line: &str, room: &mut usize) {
+    pub fn push_within(&mut self, line: &str, budget: &mut usize) {
         let more = self.head.len() >= KEPT && self.tail.is_empty();
         let size = line.len().min(LINE) + size_of::<String>();
-        if more && *room >= size {
-            *room -= size;
+        if more && *budget >= size {
+            *budget -= size;
             self.head.push(short(line));
         } else {
             self.push(line);
@@ -52,7 +52,7 @@ impl Message {
 
     /// The kept lines, without empty ones at the end.
     pub fn text(&self) -> String {
-        let gap = (self.dropped > 0).then(|| format!("… {} lines left out, see the log …", self.dropped));
+        let gap = (self.dropped > 0).then(|| format!("… {} lines omitted, see the log …", self.dropped));
         let lines = self.head.iter().chain(gap.iter()).chain(self.tail.iter());
         let text = lines.map(String::as_str).collect::<Vec<_>>().join("\n");
         text.trim_end().to_owned()
@@ -84,7 +84,7 @@ mod tests {
         let text = message.text();
         assert!(text.starts_with("line 0\n") && text.ends_with("line 999"), "{text}");
         // 1001 lines came, 2 * 200 stay.
-        assert!(text.contains("… 601 lines left out"), "{text}");
+        assert!(text.contains("… 601 lines omitted"), "{text}");
         assert_eq!(text.lines().count(), 400);
     }
 

@@ -100,7 +100,7 @@ pub struct OutputParser {
     in_traceback: bool,
     summaries: usize,
     /// What is left of [`LONG_MESSAGES`].
-    room: usize,
+    budget: usize,
     /// The line that the tool's process prints last.
     sentinel: Option<String>,
     /// The tool itself has ended: others print now.
@@ -115,7 +115,7 @@ impl Default for OutputParser {
             current: None,
             in_traceback: false,
             summaries: 0,
-            room: LONG_MESSAGES,
+            budget: LONG_MESSAGES,
             sentinel: None,
             over: false,
         }
@@ -416,7 +416,7 @@ impl OutputParser {
         if let Some(case) = self.current.and_then(|current| self.parsed.cases.get_mut(current)) {
             // The reason of a skip comes a second time.
             if !matches!(&case.verdict, CaseVerdict::Skipped(reason) if reason == line) {
-                case.message.push_within(line, &mut self.room);
+                case.message.push_within(line, &mut self.budget);
             }
         }
     }

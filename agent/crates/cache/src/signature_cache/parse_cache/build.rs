@@ -42,7 +42,7 @@ pub const LARGEST: u64 = 1 << 30;
 pub const MOST_FILES: usize = 64;
 
 /// BitBake's server writes its caches and is gone soon after the program that asked it.
-const PATIENCE: Duration = Duration::from_secs(10);
+const MAX_WAIT: Duration = Duration::from_secs(10);
 
 /// The server removes its lock when it ends; one that lies for so long was left by a killed one.
 const LEFT_BEHIND: Duration = Duration::from_secs(3);
@@ -147,7 +147,7 @@ fn wait_for_end(top: &DirHandle) -> CacheResult<()> {
             }
             Ok(_) => {}
         }
-        if since.elapsed() > PATIENCE {
+        if since.elapsed() > MAX_WAIT {
             return Err(NotCacheable("BitBake's server still runs".into()));
         }
         std::thread::sleep(Duration::from_millis(20));
@@ -179,7 +179,7 @@ pub struct Place {
     pub file: File,
 }
 
-/// Makes room for caches; `None` when there are some of the same configuration.
+/// Prepares the directory for caches; `None` when there are some of the same configuration.
 ///
 /// # Errors
 /// When something stands in the way.
