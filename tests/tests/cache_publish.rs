@@ -324,7 +324,7 @@ fn a_hanging_share_does_not_block_the_agent() {
             .values()
             .any(|output_text| String::from_utf8_lossy(output_text).contains(word))
     };
-    running.wait_until("its last word", || says("the share does not answer"));
+    running.wait_until("its last word", || says("the share did not answer in time"));
     // Unlike NFS, FUSE does not release a process that waits for it, not even a killed one.
     drop(slow);
     running.wait().assert_code(&[130]);
