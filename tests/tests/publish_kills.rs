@@ -63,6 +63,19 @@ fn wait_for_parts(child: &mut Child, destination: &Path) -> Vec<PathBuf> {
     }
 }
 
+/// SIGSTOP takes effect in each thread only after its system call.
+fn wait_until_stopped(pid: u32) {
+    let deadline = Instant::now() + Duration::from_secs(120);
+    let is_stopped = |thread: std::fs::DirEntry| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, fields)| fields.starts_with('T'))
+    };
+    while !std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().all(|thread| is_stopped(thread.unwrap())) {
+        assert!(Instant::now() < deadline, "process {pid} did not stop");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
 #[test]
 fn the_next_publication_removes_files_of_a_killed_one() {
     let (large, small, destination) = (large_tree(), small_tree(), tempfile::tempdir().unwrap());
@@ -86,6 +99,7 @@ fn a_running_publication_keeps_its_files() {
     // Stopped, so that none of its files gets its final name in the meantime.
     let pid = nix::unistd::Pid::from_raw(slow.id().cast_signed());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    wait_until_stopped(slow.id());
     let held = parts(destination.path());
     assert_eq!(publish(small.path(), destination.path()).wait().unwrap().code(), Some(0));
     assert_eq!(parts(destination.path()).len(), held.len(), "{before:?}");
