@@ -1,4 +1,4 @@
-//! Manifest keys of earlier versions. They are still read under the name that they have now.
+//! Manifest keys that have a new name. The old names are still read.
 
 use super::tree::{Node, Value};
 

@@ -14,7 +14,7 @@ use agent_types::events::{EventKind, Level, Sstate, TaskFailed, Unit};
 use agent_types::outcome::Outcome;
 use agent_types::stage::Stage;
 use agent_yocto::bitbake::{Build, Failure};
-use agent_yocto::bitbake_events::NO_EVENTS;
+use agent_yocto::bitbake_events::{NO_EVENTS, NONE_RECEIVED};
 use agent_yocto::excerpt::relevant_lines;
 use agent_yocto::host;
 use agent_yocto::starter::{Addition, Starter, can_tell_events};
@@ -150,7 +150,7 @@ async fn report_build(
     unit: &Unit,
 ) -> Result<Built> {
     if no_events.is_none() && !build.has_events() {
-        no_events = Some("it told none".into());
+        no_events = Some(NONE_RECEIVED.into());
     }
     if let Some(why) = no_events {
         let message = format!("{}: {NO_EVENTS} ({why}); progress comes from its output", unit.name);

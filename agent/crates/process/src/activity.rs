@@ -1,4 +1,4 @@
-//! When a command last did something: the stall limit and the word about silence go by it.
+//! When a command last did something. The stall limit and the notice about silence use it.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,9 +7,8 @@ use std::time::{Duration, Instant};
 /// The time of the last sign of life of a command. All clones are the same clock, and anybody who sees the
 /// command work may [`touch`](ActivityClock::touch) it: the reader of its output, or whoever receives its events.
 ///
-/// A command that waits for others has a clock with [`child`](ActivityClock::child) clocks. Whatever touches
-/// a child touches the one that waits, too, but not the other way round: a program that waits for a busy
-/// one is not silent, and a busy one says nothing about those that it started.
+/// A command that waits for others has a clock with [`child`](ActivityClock::child) clocks. Touching a child also
+/// touches the clock of the waiting command, but not the reverse: a program that waits for a busy one is not silent.
 #[derive(Clone, Debug)]
 pub struct ActivityClock(Arc<Clock>);
 
@@ -114,45 +113,55 @@ impl Activity {
 mod tests {
     use super::*;
 
-    /// A clock that was last touched an hour ago.
-    fn silent(waiting: Option<ActivityClock>) -> ActivityClock {
-        let hour = Duration::from_secs(3600);
-        // A machine that was started just now has no such time.
-        let start = Instant::now().checked_sub(hour).unwrap_or_else(Instant::now);
-        let clock = Clock { start, last: 0.into(), held: 0.into(), waiting };
-        ActivityClock(Arc::new(clock))
+    /// Clocks count milliseconds.
+    const TICK: Duration = Duration::from_millis(1);
+    const SILENCE: Duration = Duration::from_millis(50);
+
+    /// Whether each clock was touched after this moment, and not [`SILENCE`] before it.
+    fn touched_since<const N: usize>(start: Instant, clocks: [&ActivityClock; N]) -> [bool; N] {
+        clocks.map(|clock| {
+            loop {
+                let before = start.elapsed();
+                let silent = clock.silent();
+                let after = start.elapsed();
+                // Otherwise the machine was busy in between, and the numbers say nothing.
+                if after - before < SILENCE / 2 {
+                    return silent <= after + TICK;
+                }
+            }
+        })
     }
 
     #[test]
-    fn who_waits_for_a_busy_command_is_not_silent() {
-        const LONG: Duration = Duration::from_secs(1800);
-        let tool = silent(None);
-        if tool.silent() < LONG {
-            return;
-        }
-        let [first, second] = [silent(Some(tool.clone())), silent(Some(tool.clone()))];
-        let below = silent(Some(second.clone()));
+    fn a_child_touches_its_waiting_command_and_not_the_reverse() {
+        let tool = ActivityClock::default();
+        let [first, second] = [tool.child(), tool.child()];
+        let below = second.child();
+        std::thread::sleep(SILENCE);
+        let start = Instant::now();
         below.touch();
-        let quiet = [&tool, &first, &second, &below].map(|clock| clock.silent() >= LONG);
-        assert_eq!(quiet, [false, true, false, false]);
-        let tool = silent(None);
-        let child = silent(Some(tool.clone()));
+        assert_eq!(touched_since(start, [&tool, &first, &second, &below]), [true, false, true, true]);
+        std::thread::sleep(SILENCE);
+        let start = Instant::now();
         tool.touch();
-        assert!(tool.silent() < LONG && child.silent() >= LONG);
+        assert_eq!(touched_since(start, [&tool, &first, &second, &below]), [true, false, false, false]);
     }
 
     #[test]
-    fn nobody_is_silent_while_the_agent_holds_it_up() {
-        let tool = silent(None);
-        let child = silent(Some(tool.clone()));
+    fn a_command_is_not_silent_while_the_agent_holds_it_up() {
+        let tool = ActivityClock::default();
+        let child = tool.child();
         let holds = [child.hold(), child.hold()];
+        std::thread::sleep(SILENCE);
         assert_eq!((tool.silent(), child.silent()), (Duration::ZERO, Duration::ZERO));
         let [first, second] = holds;
         drop(first);
+        std::thread::sleep(SILENCE);
         assert_eq!((tool.silent(), child.silent()), (Duration::ZERO, Duration::ZERO));
+        let start = Instant::now();
         drop(second);
+        assert_eq!(touched_since(start, [&tool, &child]), [true, true], "the silence starts again");
         assert_eq!(child.0.held.load(Ordering::Relaxed) + tool.0.held.load(Ordering::Relaxed), 0);
-        assert!(tool.silent() < Duration::from_secs(1800), "it counts from then on");
     }
 
     #[test]

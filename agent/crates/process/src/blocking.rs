@@ -1,9 +1,9 @@
-//! Work that blocks, away from the few threads that drive everything else.
+//! Runs work that blocks on threads of its own.
 
 use tokio::task::spawn_blocking;
 
-/// Does the work on a thread that may block. Reading `/proc` does on a large machine, as long as a stop
-/// waits for it.
+/// Does the work on a thread that may block, so that the runtime's few threads stay free. On a large machine, reading
+/// `/proc` takes long.
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match spawn_blocking(work).await {
         Ok(done) => done,

@@ -92,6 +92,9 @@ pub fn is_setscene(task: &Task) -> bool {
 /// For people, where there is no stream.
 pub const NO_EVENTS: &str = "BitBake's events cannot be read";
 
+/// Why there is no stream, if BitBake was started with one.
+pub const NONE_RECEIVED: &str = "it sent none";
+
 /// Follows one BitBake.
 #[derive(Debug)]
 pub struct Follower {

@@ -80,9 +80,9 @@ impl CacheOpener<'_> {
     ) -> Option<(ShimDir, CacheServer)> {
         match self.try_open(rerun, conf, alone, tool).await {
             Ok(opened) => Some(opened),
-            Err(refusal) => {
+            Err(reason) => {
                 if self.settings.check.signature_cache {
-                    let message = format!("stored signatures are not used for {}: {refusal}", self.name);
+                    let message = format!("the signature cache is not used for {}: {reason}", self.name);
                     self.runner.events.info(message).await;
                 }
                 None

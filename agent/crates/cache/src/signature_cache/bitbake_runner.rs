@@ -22,7 +22,7 @@ use agent_process::{
 };
 use agent_types::events::{EventKind, Phase, Progress, Unit};
 use agent_types::stage::Stage;
-use agent_yocto::bitbake_events::{Follower, NO_EVENTS};
+use agent_yocto::bitbake_events::{Follower, NO_EVENTS, NONE_RECEIVED};
 use agent_yocto::server;
 use agent_yocto::starter::{Addition, Starter, can_discard_signature_files, can_tell_events};
 
@@ -71,8 +71,8 @@ pub struct BitbakeRunner {
     starter: Result<Starter, String>,
     /// Why BitBake does not tell its events.
     no_events: Option<String>,
-    /// That there are no events is told once.
-    told_no_events: AtomicBool,
+    /// Whether the notice about missing events was emitted; it comes once.
+    warned_of_no_events: AtomicBool,
     /// Whether BitBake leaves its signature files empty.
     discards_signature_files: bool,
 }
@@ -163,7 +163,7 @@ impl BitbakeRunner {
             build_dir: tokio::sync::Mutex::default(),
             starter,
             no_events,
-            told_no_events: AtomicBool::new(false),
+            warned_of_no_events: AtomicBool::new(false),
             discards_signature_files: false,
         }
     }
@@ -340,13 +340,13 @@ impl BitbakeRunner {
         self.runner.events.emit(EventKind::Progress(progress)).await;
         let finished = ended.map_err(|error| NotCacheable(error.message))?;
         if no_events.is_none() && finished.success() && !output.follower.is_heard() {
-            no_events = Some("it told none".into());
+            no_events = Some(NONE_RECEIVED.into());
         }
         if let Some(why) = no_events
-            && !self.told_no_events.swap(true, Ordering::Relaxed)
+            && !self.warned_of_no_events.swap(true, Ordering::Relaxed)
         {
             let check = &self.check;
-            let message = format!("{check}: {NO_EVENTS} ({why}); how far BitBake is remains unknown");
+            let message = format!("{check}: {NO_EVENTS} ({why}); its progress is not shown");
             self.runner.events.info(message).await;
         }
         if !matches!(finished.end, ExitReason::Exited(_) | ExitReason::Signalled(_)) {
