@@ -11,14 +11,14 @@ use std::time::Duration;
 use quick_junit::{NonSuccessKind, Property, Report, TestCase, TestCaseStatus, TestSuite};
 
 use agent_types::error::{Class, Error, Result};
-use agent_types::events::{CacheOutcome, Level};
+use agent_types::events::{CacheOutcome, CacheQuery, Level};
 use agent_types::listing;
 use agent_types::outcome::Outcome;
 
 use super::cache::{sstate_numbers, tier_words};
 use super::console::finding_line;
 use super::output_file::replace;
-use super::summary::{CacheQueryResult, Summary, UnitResult};
+use super::summary::{Summary, UnitResult};
 use super::totals::{AGENT, Status, Suite, Test, suites};
 use agent_types::sanitize::clean;
 
@@ -87,7 +87,7 @@ fn test_case(test: &Test, summary: &Summary, explained: bool) -> TestCase {
 }
 
 /// `3 of 4 used, 873 seconds saved`, in the run that gave the verdict.
-fn cache_summary(queries: &[CacheQueryResult]) -> String {
+fn cache_summary(queries: &[CacheQuery]) -> String {
     let last = queries.iter().map(|query| query.rerun).max();
     let queries: Vec<_> = queries.iter().filter(|query| Some(query.rerun) == last).collect();
     let hits = queries.iter().filter(|query| query.outcome == CacheOutcome::Hit).count();
@@ -179,7 +179,7 @@ mod tests {
     use super::*;
     use crate::report::sample::{self, at, case, check_layer, failing_job, reduce};
     use crate::report::totals::Totals;
-    use agent_types::events::{CacheQuery, Event, EventKind, Unit};
+    use agent_types::events::{Event, EventKind, Unit};
     use agent_types::outcome::ExitStatus;
     use agent_types::stage::Stage;
 
@@ -358,15 +358,15 @@ make: *** [Makefile:9: zlib.o] Error 1</failure>
     #[test]
     fn cache_hits_are_counted() {
         let query = |rerun, outcome, seconds_saved| {
-            EventKind::CacheQuery(CacheQuery {
-                unit: check_layer(),
+            let query = CacheQuery {
                 query: "signatures of the world".into(),
                 outcome,
                 why: Some("because".into()),
                 seconds_saved,
                 recipes: None,
                 rerun,
-            })
+            };
+            EventKind::CacheQuery { unit: check_layer(), query }
         };
         let summary = reduce(&[
             at(0, query(0, CacheOutcome::Hit, Some(77.0))),

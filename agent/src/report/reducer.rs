@@ -1,12 +1,12 @@
 //! Events in, [`Summary`] out. Pure: the same events give the same summary, live or from a file.
 
-use agent_types::events::{Case, Event, EventKind, JobStarted, TaskFailed, Unit};
+use agent_types::events::{CacheQuery, Case, Event, EventKind, JobStarted, TaskFailed, Unit};
 use agent_types::outcome::{ExitStatus, Outcome};
 use agent_types::stage::Stage;
 
 use super::summary::{
-    At, CacheQueryResult, CaseResult, CommandResult, Notice, Published, StageError, StageResult, Summary,
-    UnitResult, whole_milliseconds,
+    At, CaseResult, CommandResult, Notice, Published, StageError, StageResult, Summary, UnitResult,
+    whole_milliseconds,
 };
 use agent_types::truncate;
 
@@ -82,16 +82,11 @@ impl Summary {
                 let excerpt = self.cut_lines(&failed.excerpt);
                 self.failed_tasks.push(TaskFailed { excerpt, ..failed.clone() });
             }
-            EventKind::CacheQuery(query) => {
+            EventKind::CacheQuery { unit, query } => {
                 let why = query.why.as_deref().map(|why| self.cut_text(why));
-                self.unit(&query.unit, at).cache_queries.push(CacheQueryResult {
-                    query: query.query.clone(),
-                    outcome: query.outcome,
-                    why,
-                    seconds_saved: query.seconds_saved.map(whole_milliseconds),
-                    recipes: query.recipes,
-                    rerun: query.rerun,
-                });
+                let seconds_saved = query.seconds_saved.map(whole_milliseconds);
+                let query = CacheQuery { why, seconds_saved, ..query.clone() };
+                self.unit(unit, at).cache_queries.push(query);
             }
             EventKind::Sstate { unit, summary } => self.unit(unit, at).sstate = Some(*summary),
             EventKind::CacheTier(found) => self.cache_tier(found),

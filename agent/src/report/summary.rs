@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use agent_types::error::Error;
 use agent_types::events::{
-    Artifact, CacheCounts, CacheOutcome, Event, Finding, JobIdentity, Level, Planned, Recipes, RepoReady,
-    Sstate, TaskFailed, Unit,
+    Artifact, CacheCounts, CacheQuery, Event, Finding, JobIdentity, Level, Planned, RepoReady, Sstate,
+    TaskFailed, Unit,
 };
 use agent_types::outcome::{ExitStatus, Outcome};
 use agent_types::stage::Stage;
@@ -219,7 +219,7 @@ pub struct UnitResult {
     pub sstate: Option<Sstate>,
     /// Queries of yocto-check-layer that the signature cache may answer.
     #[serde(default, skip_serializing_if = "Vec::is_empty", rename = "memo")]
-    pub cache_queries: Vec<CacheQueryResult>,
+    pub cache_queries: Vec<CacheQuery>,
 }
 
 impl UnitResult {
@@ -230,22 +230,6 @@ impl UnitResult {
 
 fn is_zero(number: &u64) -> bool {
     *number == 0
-}
-
-/// See [`agent_types::events::CacheQuery`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct CacheQueryResult {
-    #[serde(rename = "question")]
-    pub query: String,
-    pub outcome: CacheOutcome,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub why: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub seconds_saved: Option<f64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub recipes: Option<Recipes>,
-    #[serde(default, skip_serializing_if = "is_zero", rename = "repeat")]
-    pub rerun: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -6,11 +6,11 @@ use std::path::Path;
 use serde::Serialize;
 
 use agent_types::error::Error;
-use agent_types::events::{Level, Sstate};
+use agent_types::events::{CacheQuery, Level, Sstate};
 use agent_types::outcome::Outcome;
 use agent_types::stage::Stage;
 
-use super::summary::{At, CacheQueryResult, CaseResult, StageResult, Summary, UnitResult};
+use super::summary::{At, CaseResult, StageResult, Summary, UnitResult};
 
 /// The suite of what is no unit's: stages without units, and the agent's own errors.
 pub const AGENT: &str = "build-agent";
@@ -25,7 +25,7 @@ pub struct Suite<'a> {
     /// Relative to the output directory.
     pub log: Option<&'a Path>,
     /// Questions to BitBake whose answers may have been known.
-    pub cache_queries: &'a [CacheQueryResult],
+    pub cache_queries: &'a [CacheQuery],
     /// BitBake's numbers, of a build.
     pub sstate: Option<Sstate>,
     pub tests: Vec<Test<'a>>,

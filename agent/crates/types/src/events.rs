@@ -147,7 +147,11 @@ pub enum EventKind {
     TaskFailed(TaskFailed),
     /// What became of a query of yocto-check-layer to BitBake.
     #[serde(rename = "memo")]
-    CacheQuery(CacheQuery),
+    CacheQuery {
+        unit: Unit,
+        #[serde(flatten)]
+        query: CacheQuery,
+    },
     /// BitBake's line about its shared state.
     Sstate {
         unit: Unit,
@@ -325,7 +329,6 @@ pub struct TaskFailed {
 /// A query of yocto-check-layer to BitBake, and where its answer came from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CacheQuery {
-    pub unit: Unit,
     /// E.g. `signatures of the world, with INHERIT=yocto-check-layer`.
     #[serde(rename = "question")]
     pub query: String,

@@ -111,13 +111,9 @@ impl Steps {
             }
             EventKind::Repo(repo) => vec![self.stamped(event, &repo_line(repo))],
             EventKind::TaskFailed(failed) => self.task_failed(event, failed),
-            EventKind::CacheQuery(query) => {
-                let text = format!(
-                    "{:<9}  {}: {}",
-                    query.unit.stage,
-                    sanitize_line(&query.unit.name),
-                    query_words(query)
-                );
+            EventKind::CacheQuery { unit, query } => {
+                let text =
+                    format!("{:<9}  {}: {}", unit.stage, sanitize_line(&unit.name), query_words(query));
                 vec![self.stamped(event, &text)]
             }
             EventKind::Published { destination, objects, bytes, .. } => {

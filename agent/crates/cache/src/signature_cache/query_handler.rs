@@ -107,7 +107,6 @@ impl QueryHandler {
         let since = Instant::now();
         let (kind, is_first) = lock(&self.queries).record(&invocation, &query);
         let told = |outcome, why, seconds_saved| CacheQuery {
-            unit: self.unit.clone(),
             query: query.name.clone(),
             outcome,
             why,
@@ -141,7 +140,7 @@ impl QueryHandler {
                 (reply, CacheQuery { recipes, ..told(CacheOutcome::Miss, Some(why), None) })
             }
         };
-        self.events.emit(EventKind::CacheQuery(report)).await;
+        self.events.emit(EventKind::CacheQuery { unit: self.unit.clone(), query: report }).await;
         self.bitbake.touch();
         reply
     }

@@ -140,7 +140,7 @@ impl Scene {
 
     async fn query_report(&mut self) -> CacheQuery {
         loop {
-            if let EventKind::CacheQuery(query) = self.events.recv().await.unwrap().what {
+            if let EventKind::CacheQuery { query, .. } = self.events.recv().await.unwrap().what {
                 return query;
             }
         }
