@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::config::AgentEnvironment;
+use crate::config::{AgentEnvironment, SharedCache};
 use agent_cache::prune::{self, Names, Options, Pruned};
 use agent_cache::stats::{self, Stats};
 use agent_cache::verify::{self, Verified};
@@ -48,7 +48,10 @@ async fn share_settings(args: &ShareArgs, environment: &AgentEnvironment) -> Res
     let settings = load(&args.manifest, environment).await?;
     let share = match (&args.share, settings.cache.share) {
         (Some(directory), _) => share_at(directory)?,
-        (None, Some(shared)) => shared.share,
+        (None, Some(SharedCache::Directory(shared))) => shared.share,
+        (None, Some(SharedCache::Bucket(shared))) => {
+            return Err(Error::usage(format!("{} is maintained by its lifecycle rules", shared.share)));
+        }
         (None, None) => {
             return Err(Error::usage("the manifest names no share")
                 .hint("set `[cache] share`, or pass the directory with --share"));

@@ -7,7 +7,7 @@ use crate::job;
 use agent_types::error::Result;
 use agent_types::outcome::ExitStatus;
 use agent_types::stage::Stage;
-use agent_types::tiers::{Tier, Trust};
+use agent_types::tiers::{TierKind, Trust};
 
 use super::arguments;
 use super::job::load;
@@ -63,21 +63,22 @@ fn cache(cache: &Cache) -> String {
     let (Trust::Trusted { why } | Trust::Untrusted { why, .. }) = &cache.trust;
     let trust = if cache.trust.is_trusted() { "trusted" } else { "not trusted" };
     let mut text = format!("\ncache\n  {:<12} {trust}: {why}\n", "source");
-    for tier in &shared.tiers.read {
-        let written = shared.tiers.write.as_ref() == Some(tier);
-        let how = if written { "read and write" } else { "read only" };
-        text += &format!("  {:<12} {} ({how})\n", tier.kind.word(), tier.share.root().display());
+    let written = shared.writes();
+    for tier in shared.reads() {
+        let how = if written.as_ref() == Some(&tier) { "read and write" } else { "read only" };
+        text += &format!("  {:<12} {} ({how})\n", tier.0.word(), tier.1);
     }
     text
 }
 
 fn cache_json(cache: &Cache) -> serde_json::Value {
     let tiers = cache.share.iter().flat_map(|shared| {
-        let tier = |tier: &Tier| {
-            let write = shared.tiers.write.as_ref() == Some(tier);
-            json!({ "tier": tier.kind, "path": tier.share.root(), "write": write })
+        let written = shared.writes();
+        let tier = |tier: (TierKind, String)| {
+            let write = written.as_ref() == Some(&tier);
+            json!({ "tier": tier.0, "path": tier.1, "write": write })
         };
-        shared.tiers.read.iter().map(tier)
+        shared.reads().into_iter().map(tier).collect::<Vec<_>>()
     });
     let (Trust::Trusted { why } | Trust::Untrusted { why, .. }) = &cache.trust;
     json!({ "trusted": cache.trust.is_trusted(), "why": why, "tiers": tiers.collect::<Vec<_>>() })

@@ -7,12 +7,12 @@ use crate::config::{AgentEnvironment, ArtifactRule, Destination};
 use crate::job::StopNotice;
 use crate::report::{self, Plain};
 use crate::stages;
-use agent_artifacts::aws::S3Address;
 use agent_artifacts::store::Publication;
 use agent_process::{Interrupt, Redactor};
 use agent_types::error::{Error, Result};
 use agent_types::events::{self, Emitter, EventKind, Unit};
 use agent_types::outcome::{ExitStatus, Outcome};
+use agent_types::s3_address::S3Address;
 use agent_types::stage::Stage;
 
 use super::arguments;

@@ -6,10 +6,11 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use agent_types::bucket_share::BucketShare;
 use agent_types::events::JobIdentity;
 use agent_types::release::Release;
 use agent_types::share::Share;
-use agent_types::tiers::{Access, Tiers, Trust};
+use agent_types::tiers::{Access, Tier, TierKind, TieredShare, Tiers, Trust};
 
 pub use agent_types::artifact::{ArtifactRule, Destination};
 pub use agent_types::secret::Secret;
@@ -112,23 +113,70 @@ pub struct Cache {
     pub hash_server: HashServer,
 }
 
-/// The share, and what this build may do with it.
+/// The share: a directory, or a prefix of a bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SharedCache {
-    pub share: Share,
+pub enum SharedCache {
+    Directory(Shared<Share>),
+    Bucket(Shared<BucketShare>),
+}
+
+/// A share, and what this build may do with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shared<S> {
+    pub share: S,
     pub access: Access,
     /// By the rules alone; what is really there is found out by the configure stage.
-    pub tiers: Tiers,
+    pub tiers: Tiers<S>,
+}
+
+impl<S: TieredShare> Shared<S> {
+    pub(super) fn new(share: S, access: Access) -> Shared<S> {
+        Shared { share, access, tiers: Tiers::default() }
+    }
+
+    fn judged(&self, trust: &Trust) -> Shared<S> {
+        Shared { tiers: Tiers::new(&self.share, self.access, trust), ..self.clone() }
+    }
+}
+
+impl SharedCache {
+    fn judged(&self, trust: &Trust) -> SharedCache {
+        match self {
+            SharedCache::Directory(shared) => SharedCache::Directory(shared.judged(trust)),
+            SharedCache::Bucket(shared) => SharedCache::Bucket(shared.judged(trust)),
+        }
+    }
+
+    /// The share as the manifest names it.
+    pub fn location(&self) -> String {
+        match self {
+            SharedCache::Directory(shared) => shared.share.to_string(),
+            SharedCache::Bucket(shared) => shared.share.to_string(),
+        }
+    }
+
+    /// The tiers that a build reads, in lookup order, each with its place.
+    pub fn reads(&self) -> Vec<(TierKind, String)> {
+        match self {
+            SharedCache::Directory(shared) => shared.tiers.read.iter().map(Tier::named).collect(),
+            SharedCache::Bucket(shared) => shared.tiers.read.iter().map(Tier::named).collect(),
+        }
+    }
+
+    /// The tier that a build writes.
+    pub fn writes(&self) -> Option<(TierKind, String)> {
+        match self {
+            SharedCache::Directory(shared) => shared.tiers.write.as_ref().map(Tier::named),
+            SharedCache::Bucket(shared) => shared.tiers.write.as_ref().map(Tier::named),
+        }
+    }
 }
 
 impl Cache {
     /// The same cache for a source of this trust.
     #[must_use]
     pub(super) fn judged(&self, trust: Trust, paths: &Paths) -> Cache {
-        let share = self.share.as_ref().map(|shared| SharedCache {
-            tiers: Tiers::new(&shared.share, shared.access, &trust),
-            ..shared.clone()
-        });
+        let share = self.share.as_ref().map(|shared| shared.judged(&trust));
         let local = paths.caches(&trust);
         let (downloads, sstate) = (local.join("downloads"), local.join("sstate"));
         Cache { downloads, sstate, share, trust, ..self.clone() }

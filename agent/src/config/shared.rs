@@ -4,16 +4,24 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use agent_types::bucket_share::BucketShare;
 use agent_types::share::Share;
-use agent_types::tiers::{Access, TierKind, Tiers, Trust};
+use agent_types::tiers::{Access, TierKind, Trust};
 
 use super::codebuild::CodeBuild;
-use super::settings::{Cache, HashServer, Paths, SharedCache};
+use super::settings::{Cache, HashServer, Paths, Shared, SharedCache};
+
+/// `[cache] share`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ShareLocation {
+    Directory(Share),
+    Bucket(BucketShare),
+}
 
 /// `[cache]` of the manifest, before trust is applied.
 #[derive(Debug)]
 pub struct RawCache {
-    pub share: Option<PathBuf>,
+    pub share: Option<ShareLocation>,
     pub access: Access,
     /// Whether the manifest requests write access explicitly.
     pub asks_to_write: bool,
@@ -30,11 +38,10 @@ pub fn cache(
     layers: PathBuf,
     paths: &Paths,
 ) -> (Cache, Vec<String>) {
-    let root = words.share.as_ref().filter(|_| words.access != Access::Off);
-    let share = root.map(|root| SharedCache {
-        share: Share::new(root),
-        access: words.access,
-        tiers: Tiers::default(),
+    let location = words.share.clone().filter(|_| words.access != Access::Off);
+    let share = location.map(|location| match location {
+        ShareLocation::Directory(share) => SharedCache::Directory(Shared::new(share, words.access)),
+        ShareLocation::Bucket(share) => SharedCache::Bucket(Shared::new(share, words.access)),
     });
     let cache = Cache {
         downloads: paths.work.join("downloads"),
@@ -73,8 +80,8 @@ fn sentence(cache: &Cache, asks_to_write: bool) -> Option<String> {
 }
 
 fn what_it_may(shared: &SharedCache) -> String {
-    let share = shared.share.root().display();
-    match shared.tiers.write.as_ref().map(|tier| (tier.kind, tier.share.root().display())) {
+    let share = shared.location();
+    match shared.writes() {
         Some((TierKind::Shared, _)) => format!("reads and writes {share}"),
         Some((TierKind::PullRequest, own)) => format!("reads {share} and writes only {own}"),
         None => format!("reads {share} and writes nothing there"),

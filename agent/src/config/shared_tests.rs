@@ -55,8 +55,7 @@ fn what_a_source_may_write_and_where_it_works_follow_from_its_trust() {
     ];
     for (variables, trusted, write, local) in table {
         let settings = in_codebuild(SHARE, trusted, variables).unwrap();
-        let tiers = &settings.cache.share.as_ref().unwrap().tiers;
-        let written = tiers.write.as_ref().map(|tier| tier.share.root().display().to_string());
+        let written = settings.cache.share.as_ref().unwrap().writes().map(|(_, place)| place);
         assert_eq!(written.as_deref(), write, "{variables:?}");
         assert_eq!(settings.cache.sstate, PathBuf::from(format!("{work}/{local}sstate")), "{variables:?}");
         assert_eq!(settings.cache.downloads, PathBuf::from(format!("{work}/{local}downloads")));
@@ -67,7 +66,7 @@ fn what_a_source_may_write_and_where_it_works_follow_from_its_trust() {
 #[test]
 fn access_only_takes_away() {
     let access = |word: &str| format!("{SHARE}access = '{word}'");
-    let writes = |settings: &Settings| settings.cache.share.as_ref().map(|share| share.tiers.write.is_some());
+    let writes = |settings: &Settings| settings.cache.share.as_ref().map(|share| share.writes().is_some());
     for (word, of_push, of_pull_request) in [
         ("auto", Some(true), Some(true)),
         ("read-write", Some(true), Some(true)),
@@ -110,7 +109,7 @@ fn another_commit_than_the_trusted_one_takes_the_trust_and_the_place() {
     ] {
         let settings = in_codebuild_at(SHARE, false, &PUSH, head).unwrap();
         let place = if lost.is_none() { "trusted/sstate" } else { "meta-x-scarthgap/sstate" };
-        assert_eq!(settings.cache.share.unwrap().tiers.write.is_some(), lost.is_none(), "{head:?}");
+        assert_eq!(settings.cache.share.unwrap().writes().is_some(), lost.is_none(), "{head:?}");
         assert!(settings.cache.sstate.ends_with(place), "{:?}", settings.cache.sstate);
         let (said, hint) = settings.distrust.unzip();
         assert_eq!(said.is_some(), lost.is_some());

@@ -4,10 +4,14 @@
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
+use agent_types::bucket_share::BucketShare;
+use agent_types::s3_address::S3Address;
+use agent_types::share::Share;
 use agent_yocto::path_rules::{self, PathUse};
 
 use super::problem::Diagnostic;
 use super::settings::HashServer;
+use super::shared::ShareLocation;
 
 type Result<T> = std::result::Result<T, Diagnostic>;
 
@@ -219,10 +223,31 @@ pub fn hash_server(text: &str) -> Result<HashServer> {
 
 /// Validates the directory of a share: absolute, and without characters that have a special meaning in
 /// BitBake's configuration or in its mirror patterns.
-pub fn share(text: &str) -> Result<PathBuf> {
+pub fn share(text: &str) -> Result<ShareLocation> {
+    if text.starts_with("s3://") {
+        let address = S3Address::parse(text).map_err(|error| Diagnostic::new(error.message))?;
+        return bucket_share(address).map(ShareLocation::Bucket);
+    }
+    directory_share(text).map(|path| ShareLocation::Directory(Share::new(path)))
+}
+
+/// Keys become parts of URLs: only letters, digits and some punctuation are the same there.
+fn bucket_share(address: S3Address) -> Result<BucketShare> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
+    let odd_part = |part: &str| part.is_empty() || part == "." || part == "..";
+    let key = &address.key;
+    if !key.chars().all(plain) || !key.is_empty() && key.split('/').any(odd_part) {
+        return Err(Diagnostic::new(format!("`{address}` has a prefix that the share cannot use"))
+            .hint("use letters, digits, `.`, `_`, `-` and single slashes"));
+    }
+    Ok(BucketShare::new(address))
+}
+
+fn directory_share(text: &str) -> Result<PathBuf> {
     let path = normal(Path::new(text));
     if !path.is_absolute() {
-        return Err(Diagnostic::new(format!("`{text}` is not an absolute path")).hint("such as /efs"));
+        return Err(Diagnostic::new(format!("`{text}` is neither an absolute path nor an s3:// URL"))
+            .hint("use a directory such as /efs, or s3://BUCKET/PREFIX"));
     }
     if path.parent().is_none() {
         return Err(
@@ -398,7 +423,7 @@ pub mod tests {
                 "/x/PATHS",
             ],
         );
-        assert_eq!(share("/a/../efs/.").unwrap(), Path::new("/efs"));
+        assert_eq!(share("/a/../efs/.").unwrap(), ShareLocation::Directory(Share::new("/efs")));
     }
 
     #[test]

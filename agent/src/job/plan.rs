@@ -78,7 +78,7 @@ impl Plan {
 
 /// Whether a build has anything to do with the share: publish to it, or count what it used.
 pub fn uses_share(settings: &Settings) -> bool {
-    let reads = |shared: &SharedCache| !shared.tiers.read.is_empty();
+    let reads = |shared: &SharedCache| !shared.reads().is_empty();
     !settings.build.targets.is_empty() && settings.cache.share.as_ref().is_some_and(reads)
 }
 

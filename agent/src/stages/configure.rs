@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use fs_err as fs;
 
-use crate::config::Settings;
+use crate::config::{Settings, SharedCache};
 use agent_cache::dangling;
 use agent_cache::signature_cache::WrittenConf;
 use agent_fs::access::{Barrier, Credentials, Permission};
@@ -271,7 +271,7 @@ pub async fn look_at_shared_memory(settings: &Settings, runner: &Runner) -> Resu
 
 /// Clears the local caches of links to what is no longer in the share.
 async fn sweep(settings: &Settings, tiers: &Tiers, events: &Emitter) -> Result<()> {
-    let Some(shared) = &settings.cache.share else { return Ok(()) };
+    let Some(SharedCache::Directory(shared)) = &settings.cache.share else { return Ok(()) };
     let (share, tiers) = (shared.share.clone(), tiers.clone());
     let local = [settings.cache.sstate.clone(), settings.cache.downloads.clone()];
     let all = move || local.iter().map(|local| dangling::sweep(local, &share, &tiers)).sum::<Result<u64>>();

@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use crate::config::{Settings, SharedCache};
+use crate::config::{Settings, Shared, SharedCache};
 use agent_cache::probe::{Judgement, Look, judge};
 use agent_process::{Answer, Environment, PROBE_LIMIT, Prober, Runner, User};
 use agent_types::error::Result;
 use agent_types::events::{CacheTier, Emitter, EventKind};
+use agent_types::share::Share;
 use agent_types::tiers::State;
 use agent_types::tiers::{Tier, TierKind, Tiers};
 use agent_types::traffic::Traffic;
@@ -32,7 +33,7 @@ const GRACE: Duration = Duration::from_secs(1);
 /// # Errors
 /// Those of [`exec::build_user`].
 pub async fn look(settings: &Settings, runner: &Runner) -> Result<Tiers> {
-    let Some(shared) = &settings.cache.share else { return Ok(Tiers::default()) };
+    let Some(SharedCache::Directory(shared)) = &settings.cache.share else { return Ok(Tiers::default()) };
     let user = agent_process::build_user(settings.build_user.as_deref(), &settings.checkout)?;
     let prober = Prober {
         runner: Runner { grace: GRACE, ..runner.clone() },
@@ -67,7 +68,7 @@ pub async fn tell_traffic(done: impl IntoIterator<Item = (TierKind, Traffic)>, e
 }
 
 async fn judged(
-    shared: &SharedCache,
+    shared: &Shared<Share>,
     tier: &Tier,
     wanted: bool,
     user: Option<&User>,
@@ -84,7 +85,7 @@ async fn judged(
 
 /// One look, by a child as that user.
 async fn ask(
-    shared: &SharedCache,
+    shared: &Shared<Share>,
     tier: &Tier,
     write: bool,
     user: Option<&User>,

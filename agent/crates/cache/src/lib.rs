@@ -10,6 +10,7 @@
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))] // they panic if the reader is gone
 
 pub mod areas;
+pub mod bucket;
 pub mod dangling;
 pub mod layers;
 pub mod lease;

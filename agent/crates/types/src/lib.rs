@@ -3,6 +3,7 @@
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))] // they panic if the reader is gone
 
 pub mod artifact;
+pub mod bucket_share;
 pub mod diagnostic;
 pub mod error;
 pub mod events;
@@ -10,6 +11,7 @@ pub mod job_id;
 pub mod listing;
 pub mod outcome;
 pub mod release;
+pub mod s3_address;
 pub mod sanitize;
 pub mod secret;
 pub mod secrets;

@@ -1,6 +1,9 @@
 //! The directory layout of a share.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
+
+use crate::tiers::TieredShare;
 
 /// The directory that all build machines mount, or the tier of one pull request in it. Both have the same
 /// layout.
@@ -71,9 +74,16 @@ impl Share {
     pub fn pull_requests(&self) -> PathBuf {
         self.root.join("pr")
     }
+}
 
-    /// The tier that builds of one pull request may write.
-    pub fn pull_request(&self, number: u64) -> Share {
+impl TieredShare for Share {
+    fn pull_request(&self, number: u64) -> Share {
         Share::new(self.pull_requests().join(number.to_string()))
+    }
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.root.display().fmt(f)
     }
 }

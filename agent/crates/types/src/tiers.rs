@@ -36,11 +36,25 @@ pub enum Access {
     Off,
 }
 
+/// A share that has a level of its own for each pull request.
+pub trait TieredShare: Clone {
+    /// The level that builds of one pull request may write.
+    #[must_use]
+    fn pull_request(&self, number: u64) -> Self;
+}
+
 /// One level of the share.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tier {
+pub struct Tier<S = Share> {
     pub kind: TierKind,
-    pub share: Share,
+    pub share: S,
+}
+
+impl<S: fmt::Display> Tier<S> {
+    /// Its kind and its place, for people.
+    pub fn named(&self) -> (TierKind, String) {
+        (self.kind, self.share.to_string())
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -63,18 +77,24 @@ impl TierKind {
 }
 
 /// The tiers that a build may use.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Tiers {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tiers<S = Share> {
     /// In lookup order.
-    pub read: Vec<Tier>,
+    pub read: Vec<Tier<S>>,
     /// One of the tiers in `read`, or none.
-    pub write: Option<Tier>,
+    pub write: Option<Tier<S>>,
 }
 
-impl Tiers {
+impl<S> Default for Tiers<S> {
+    fn default() -> Tiers<S> {
+        Tiers { read: Vec::new(), write: None }
+    }
+}
+
+impl<S: TieredShare> Tiers<S> {
     /// Applies the rules. A trusted build reads and writes only the shared tier. An untrusted build reads the
     /// shared tier and its own, and writes its own. Without a pull request it writes nothing.
-    pub fn new(share: &Share, access: Access, trust: &Trust) -> Tiers {
+    pub fn new(share: &S, access: Access, trust: &Trust) -> Tiers<S> {
         let shared = Tier { kind: TierKind::Shared, share: share.clone() };
         let (read, write) = match (access, trust) {
             (Access::Off, _) => (Vec::new(), None),

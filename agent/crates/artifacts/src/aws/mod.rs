@@ -9,7 +9,7 @@ mod credentials;
 mod objects;
 mod secrets;
 
-pub use objects::{S3Address, bucket, is_loopback, read_object, upstream};
+pub use objects::{bucket, is_loopback, read_object, upstream};
 pub use secrets::secret;
 
 use aws_config::{BehaviorVersion, SdkConfig};

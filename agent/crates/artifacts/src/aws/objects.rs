@@ -15,38 +15,11 @@ use url::{Host, Url};
 
 use super::credentials::{Credentials, NO_CREDENTIALS};
 use agent_types::error::{Error, Result};
+use agent_types::s3_address::S3Address;
 
 /// Time limit of one request. A part has at most 64 MiB, unless the file is larger than 600 GiB, so this
 /// allows about 1 Mbit/s for each of a few parallel parts.
 const REQUEST: Duration = Duration::from_secs(10 * 60);
-
-/// The parts of an `s3://bucket/key` URL. The key may be empty.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct S3Address {
-    pub bucket: String,
-    /// Without slashes at its ends; not percent-decoded.
-    pub key: String,
-}
-
-impl S3Address {
-    /// # Errors
-    /// Usage, if it is not an `s3://` URL or the bucket's name is invalid.
-    pub fn parse(address: &str) -> Result<S3Address> {
-        let rest = address
-            .strip_prefix("s3://")
-            .ok_or_else(|| Error::usage(format!("`{address}` is not an s3:// URL")))?;
-        let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
-        // https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html; old buckets
-        // also have upper-case letters and underscores.
-        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
-        if bucket.is_empty() || !bucket.chars().all(fits) {
-            return Err(
-                Error::usage(format!("`{address}` has no valid bucket name")).hint("use s3://BUCKET/PREFIX")
-            );
-        }
-        Ok(S3Address { bucket: bucket.to_owned(), key: key.trim_matches('/').to_owned() })
-    }
-}
 
 /// Opens a bucket with the credentials, region and endpoint that the SDK finds. Objects stay private: no ACL
 /// is sent. Every request has a SHA-256 that S3 verifies.
@@ -180,24 +153,6 @@ fn retries() -> RetryConfig {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn parses_s3_urls() {
-        let table = [
-            ("s3://b", Some(("b", ""))),
-            ("s3://b/", Some(("b", ""))),
-            ("s3://my-bucket/builds/x/", Some(("my-bucket", "builds/x"))),
-            ("s3://my.bucket/a b%20c+d", Some(("my.bucket", "a b%20c+d"))),
-            ("s3:///key", None),
-            ("s3://user@host/key", None),
-            ("https://b/key", None),
-        ];
-        for (given, wanted) in table {
-            let got = S3Address::parse(given).ok();
-            let got = got.as_ref().map(|a| (a.bucket.as_str(), a.key.as_str()));
-            assert_eq!(got, wanted, "{given}");
-        }
-    }
 
     #[test]
     fn is_loopback_accepts_only_this_machine() {

@@ -8,9 +8,9 @@ use super::bucket::Bucket;
 use super::directory::Directory;
 use super::failure::Failure;
 use super::names;
-use super::retry::Retries;
 use super::source::{Source, SourceMeta};
 use crate::aws;
+use agent_objects::retry::Retries;
 use agent_types::artifact::Destination;
 use agent_types::error::{Error, Result};
 

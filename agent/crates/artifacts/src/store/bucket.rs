@@ -14,10 +14,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::collect::Problem;
 use super::failure::Failure;
-use super::names::LONGEST_KEY;
-use super::retry::{Retries, is_transient};
 use super::source::{Source, SourceMeta};
 use crate::aws;
+use agent_objects::key::exact;
+use agent_objects::retry::{Retries, is_transient};
 use agent_types::error::{Error, Result};
 
 const MIB: u64 = 1024 * 1024;
@@ -254,18 +254,6 @@ fn check_part(
         Ok(Ok(())) => Ok(()),
         Ok(Err(source)) => Err(failed(&source).into()),
         Err(error) => Err(Error::internal("an upload task panicked").because(&error).into()),
-    }
-}
-
-/// Converts the key without any change, or says why S3 or its client does not support it.
-fn exact(key: &str) -> Result<Key, String> {
-    if key.len() > LONGEST_KEY {
-        return Err(format!("its key is longer than S3's {LONGEST_KEY} bytes: `{key}`"));
-    }
-    match Key::parse(key) {
-        Ok(path) if path.as_ref() == key && !key.is_empty() => Ok(path),
-        Ok(_) => Err(format!("`{key}` is not a valid key: it begins or ends with `/`")),
-        Err(error) => Err(format!("`{key}` is not a valid key: {error}")),
     }
 }
 

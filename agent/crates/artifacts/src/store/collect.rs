@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use super::names::LONGEST_KEY;
 use super::rules::Rule;
 use agent_fs::dir::{Identity, Kind, is_absent};
 use agent_fs::names::text;
 use agent_fs::tree::{LinkTarget, Tree};
+use agent_objects::key::LONGEST_KEY;
 
 /// What the rules selected from a tree.
 #[derive(Debug, Default, PartialEq, Eq)]

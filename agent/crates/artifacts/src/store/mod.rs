@@ -15,7 +15,6 @@ pub mod index;
 mod names;
 
 mod publication;
-mod retry;
 mod rules;
 mod source;
 mod stale_temp_files;

@@ -9,9 +9,6 @@ pub use agent_fs::names::{encoded, plain, text};
 /// The name of the index below the prefix.
 pub const INDEX: &str = "index.json";
 
-/// Maximum bytes in an S3 key: <https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html>.
-pub const LONGEST_KEY: usize = 1024;
-
 const IN_PARTS: &AsciiSet = &CONTROLS.add(b'%').add(b'/');
 
 /// The prefix of a job: `<name>/<release>/<commit>[-dirty]/<build>`. Without git, the commit is `unversioned`.

@@ -89,6 +89,8 @@ pub fn read(
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
+    use agent_types::tiers::TieredShare;
+
     use super::*;
     use agent_types::share::Share;
     use agent_types::tiers::TierKind;

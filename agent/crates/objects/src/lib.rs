@@ -1,0 +1,13 @@
+//! Objects in a bucket: keys, retries, conditional writes, counted requests.
+//!
+//! This crate knows `object_store` and no AWS: whoever has the credentials opens the bucket and hands it over.
+
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))] // they panic if the reader is gone
+
+pub mod key;
+pub mod meter;
+pub mod objects;
+pub mod retry;
+
+pub use meter::{Meter, Requests};
+pub use objects::{Created, Objects};

@@ -1,0 +1,188 @@
+//! One bucket, with retries, and with a meter that counts every request.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use futures_util::{StreamExt, TryStreamExt};
+use object_store::path::Path;
+use object_store::{
+    Error, GetOptions, GetResult, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, Result,
+};
+
+use crate::meter::{Meter, RequestClass};
+use crate::retry::{Retries, is_transient};
+
+/// Whether a new object was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Created {
+    New,
+    /// One with this content was there.
+    Equal,
+    /// One with other content was there; it stays.
+    Different,
+}
+
+/// A bucket.
+#[derive(Clone, Debug)]
+pub struct Objects {
+    store: Arc<dyn ObjectStore>,
+    retries: Retries,
+    meter: Arc<Meter>,
+}
+
+impl Objects {
+    pub fn new(store: Arc<dyn ObjectStore>, retries: Retries) -> Objects {
+        Objects { store, retries, meter: Arc::default() }
+    }
+
+    pub fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    /// The bucket without retries and meter.
+    pub fn store(&self) -> &Arc<dyn ObjectStore> {
+        &self.store
+    }
+
+    /// What is known of the object; `None`, if it does not exist. S3 also says "forbidden" for what does not exist
+    /// to a role that may not list: that stays an error.
+    pub async fn head(&self, key: &Path) -> Result<Option<ObjectMeta>> {
+        there(self.retries.run(|| self.counted(RequestClass::Read, self.store.head(key))).await)
+    }
+
+    /// Starts to read an object, or the part of it that the options name; `None`, if it does not exist. The caller
+    /// counts the bytes with [`Meter::read`].
+    pub async fn get(&self, key: &Path, options: GetOptions) -> Result<Option<GetResult>> {
+        let get = || self.counted(RequestClass::Read, self.store.get_opts(key, options.clone()));
+        there(self.retries.run(get).await)
+    }
+
+    /// Reads a whole object of at most `limit` bytes; `None`, if it does not exist.
+    pub async fn read(&self, key: &Path, limit: u64) -> Result<Option<Bytes>> {
+        let read = || async {
+            let got = self.counted(RequestClass::Read, self.store.get(key)).await?;
+            if got.meta.size > limit {
+                let words = format!("{key} has {} bytes, more than {limit}", got.meta.size);
+                return Err(Error::NotSupported { source: words.into() });
+            }
+            got.bytes().await
+        };
+        let found = there(self.retries.run(read).await)?;
+        self.meter.read(found.as_ref().map_or(0, |bytes| bytes.len() as u64));
+        Ok(found)
+    }
+
+    /// Writes a new object (`If-None-Match: *`); one that is there stays.
+    ///
+    /// The answer to a successful request may get lost. So what is there is read before a retry.
+    pub async fn create(&self, key: &Path, content: Bytes) -> Result<Created> {
+        let mut retry = self.retries.begin();
+        loop {
+            let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+            let put = self.store.put_opts(key, content.clone().into(), options);
+            let Err(error) = self.counted(RequestClass::WriteOrList, put).await else {
+                self.meter.wrote(content.len() as u64);
+                return Ok(Created::New);
+            };
+            let exists = matches!(error, Error::AlreadyExists { .. });
+            if !exists && !is_transient(&error) {
+                return Err(error);
+            }
+            match self.read(key, content.len() as u64).await {
+                Ok(Some(there)) if there == content => return Ok(Created::Equal),
+                Ok(Some(_)) | Err(Error::NotSupported { .. }) => return Ok(Created::Different),
+                // It existed for a moment and is gone again, or never got there.
+                Ok(None) => {}
+                Err(other) if exists => return Err(other),
+                Err(_) => {}
+            }
+            if !retry.delay().await {
+                return Err(error);
+            }
+        }
+    }
+
+    /// Writes the object, whatever was there.
+    pub async fn replace(&self, key: &Path, content: Bytes) -> Result<()> {
+        let put = || self.counted(RequestClass::WriteOrList, self.store.put(key, content.clone().into()));
+        self.retries.run(put).await?;
+        self.meter.wrote(content.len() as u64);
+        Ok(())
+    }
+
+    /// All objects whose keys begin with `prefix` and a slash, in the order of their keys. A thousand cost one
+    /// request.
+    pub fn list(&self, prefix: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
+        let meter = Arc::clone(&self.meter);
+        let counted = move |(index, object)| {
+            if index % 1000 == 0 {
+                meter.count(RequestClass::WriteOrList, Instant::now());
+            }
+            object
+        };
+        self.store.list(Some(prefix)).enumerate().map(counted).boxed()
+    }
+
+    /// The objects and prefixes directly below `prefix`.
+    pub async fn list_level(&self, prefix: &Path) -> Result<object_store::ListResult> {
+        let list = || self.counted(RequestClass::WriteOrList, self.store.list_with_delimiter(Some(prefix)));
+        self.retries.run(list).await
+    }
+
+    /// Deletes objects, a thousand with one request. Gives each key or its error; one that is already gone counts
+    /// as deleted.
+    pub fn delete(&self, keys: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        let meter = Arc::clone(&self.meter);
+        self.store
+            .delete_stream(keys)
+            .inspect_ok(move |_| meter.count(RequestClass::Delete, Instant::now()))
+            .boxed()
+    }
+
+    async fn counted<T>(&self, class: RequestClass, request: impl Future<Output = Result<T>>) -> Result<T> {
+        let begun = Instant::now();
+        let answer = request.await;
+        self.meter.count(class, begun);
+        answer
+    }
+}
+
+fn there<T>(answer: Result<T>) -> Result<Option<T>> {
+    match answer {
+        Ok(found) => Ok(Some(found)),
+        Err(Error::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::time::Duration;
+
+    use object_store::memory::InMemory;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_new_object_never_replaces_another() {
+        let objects = Objects::new(Arc::new(InMemory::new()), Retries::within(Duration::ZERO));
+        let key = Path::from("a/b");
+        assert_eq!(objects.read(&key, 9).await.unwrap(), None);
+        assert_eq!(objects.head(&key).await.unwrap(), None);
+        for (content, wanted) in [
+            ("one", Created::New),
+            ("one", Created::Equal),
+            ("two", Created::Different),
+            ("2", Created::Different),
+        ] {
+            assert_eq!(objects.create(&key, content.into()).await.unwrap(), wanted, "{content}");
+        }
+        assert_eq!(objects.read(&key, 9).await.unwrap().unwrap(), "one");
+        assert!(objects.read(&key, 2).await.is_err());
+        let counted = objects.meter().so_far();
+        assert_eq!((counted.writes_and_lists, counted.bytes_written), (4, 3));
+    }
+}
