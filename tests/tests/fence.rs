@@ -65,8 +65,9 @@ impl Machine {
 
     /// Runs this shell script with the words `$1` and so on; `$AGENT` is the agent.
     fn run(&self, script: &str, words: &[&str]) -> Ran {
+        let file = self.script("script", script);
         let mut command = Command::new(repository().join("tests/fence/machine"));
-        command.arg(self.sandbox.path().join("root")).args(["sh", "-ec", script, "sh"]).args(words);
+        command.arg(self.sandbox.path().join("root")).args(["sh", "-e", &file]).args(words);
         command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
         command
             .env("SERVERS", self.servers)
@@ -75,6 +76,13 @@ impl Machine {
             .env("HOME", "/root");
         command.current_dir(self.sandbox.layer());
         self.sandbox.start(command).wait()
+    }
+
+    /// Writes a script. On a command line, everybody could read its text.
+    fn script(&self, name: &str, text: &str) -> String {
+        let path = self.sandbox.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
     }
 
     /// The doctor's finding, with these words before its command.
@@ -268,29 +276,27 @@ fn a_job_of_strangers_warns_if_credentials_can_be_reached() {
 fn a_secret_in_the_environment_of_the_same_user_is_found_and_one_in_the_file_is_not() {
     let test = "a_secret_in_the_environment_of_the_same_user_is_found_and_one_in_the_file_is_not";
     let Some(machine) = Machine::new(test, "") else { return };
-    let shell = r#"setpriv --reuid=builder --regid=builder --clear-groups sh -ec "$1""#;
-    let doctor = r#""$AGENT" doctor --release scarthgap --json; exit 0"#;
-    let ran = machine.run(shell, &[&format!("export GITHUB_TOKEN=hunter22; sh -c '{doctor}'; exit 0")]);
-    Finding::of(&ran).assert_says(
-        "yes: ",
-        &["the environment of sh (pid ", "GITHUB_TOKEN"],
-        "start the agent as root",
-    );
+    let as_builder = |text: &str| {
+        let script = machine.script("script-of-builder", text);
+        machine.run(r#"setpriv --reuid=builder --regid=builder --clear-groups sh -e "$1""#, &[&script])
+    };
+    let doctor = r#""$AGENT" doctor --release scarthgap --json || :"#;
+    let ran = as_builder(&format!("export GITHUB_TOKEN=hunter22\nsh -c '{doctor}'\n:"));
+    let found = ["the environment of sh (pid ", "GITHUB_TOKEN"];
+    Finding::of(&ran).assert_says("yes: ", &found, "start the agent as root");
 
     // The agent itself shows nothing, whichever way it got its secrets.
-    let ran =
-        machine.run(shell, &[r#"GITHUB_TOKEN=hunter22 exec "$AGENT" doctor --release scarthgap --json"#]);
+    let ran = as_builder("export GITHUB_TOKEN=hunter22\nexec \"$AGENT\" doctor --release scarthgap --json");
     Finding::of(&ran).assert_says("no: ", &[], "");
 
-    let file = r#"file=$(mktemp /tmp/build-agent-secrets.XXXXXX)
-        printf 'GITHUB_TOKEN=%s\0AWS_ACCESS_KEY_ID=a\0AWS_SECRET_ACCESS_KEY=%s\0' hunter22 hunter22 >"$file"
-        export BUILD_AGENT_SECRETS_FILE="$file""#;
-    let ran = machine.run(shell, &[&format!("{file}; {doctor}")]);
-    Finding::of(&ran).assert_says("no: ", &[], "");
-    let ran = machine.run(
-        shell,
-        &[&format!("{file}; {doctor}; test ! -e \"$file\"").replace("; exit 0", " >/dev/null || :")],
+    let secrets = r"GITHUB_TOKEN=%s\0AWS_ACCESS_KEY_ID=a\0AWS_SECRET_ACCESS_KEY=%s\0";
+    let file = format!(
+        "export BUILD_AGENT_SECRETS_FILE=$(mktemp /tmp/build-agent-secrets.XXXXXX)
+         printf '{secrets}' hunter22 hunter22 >$BUILD_AGENT_SECRETS_FILE"
     );
+    let ran = as_builder(&format!("{file}\n{doctor}"));
+    Finding::of(&ran).assert_says("no: ", &[], "");
+    let ran = as_builder(&format!("{file}\n{doctor} >/dev/null\ntest ! -e $BUILD_AGENT_SECRETS_FILE"));
     ran.assert_code(&[0]);
 }
 
