@@ -237,6 +237,37 @@ fn any_user_works() {
     assert_eq!(output_text(&output), format!("{} True\n", mounted.owner));
 }
 
+/// Also where all processes of the container are of one user, whose environment each of them can read.
+#[test]
+fn secrets_reach_the_agent_and_no_layer_code() {
+    need_image!("secrets_reach_the_agent_and_no_layer_code");
+    let test = "secrets_reach_the_agent_and_no_layer_code";
+    let Some(mounted) = Mounted::new(test, STRANGER) else { return };
+    let user = format!("{0}:{0}", mounted.owner);
+    let file = ["--env", "BUILD_AGENT_SECRETS_FILE=/run/build-agent/secrets"];
+    let variable = ["--env", "GITHUB_TOKEN=hunter22"];
+    for (options, answer) in [
+        (&file[..], "no: "),
+        (&[&file[..], &["--user", &user]].concat(), "no: "),
+        (&variable[..], "no: "),
+        (&[&variable[..], &["--user", &user]].concat(), "yes: "),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let secrets = directory.path().join("secrets");
+        std::fs::write(&secrets, "GITHUB_TOKEN=hunter22\0").unwrap();
+        chown(directory.path(), mounted.owner);
+        let mount = format!("{}:/run/build-agent", directory.path().display());
+        let options = [&["--volume", &*mount][..], options].concat();
+        let output = mounted.run(&options, &["doctor", "--release", "scarthgap", "--json"]);
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect(&output_text(&output));
+        let findings = report["findings"].as_array().unwrap();
+        let finding = findings.iter().find(|finding| finding["name"] == "credentials").unwrap();
+        assert!(finding["found"].as_str().unwrap().starts_with(answer), "{options:?}: {finding}");
+        assert!(!output_text(&output).contains("hunter22"), "{}", output_text(&output));
+        assert_eq!(secrets.exists(), !options.contains(&file[1]), "{options:?}");
+    }
+}
+
 #[test]
 fn the_second_passwd_database_gives_nobody_more_rights() {
     need_image!("the_second_passwd_database_gives_nobody_more_rights");

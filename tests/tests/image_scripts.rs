@@ -287,13 +287,62 @@ fn run_gets_a_missing_image() {
     assert_eq!(fixture.calls("build "), [""; 0], "help builds nothing");
 }
 
+/// Not on the command line and not in the container's environment, which all processes of one user can read.
 #[test]
-fn run_passes_secrets_by_name_and_options_by_word() {
+fn run_passes_secrets_in_a_file_that_is_gone_afterwards() {
+    let secrets = [
+        ("GITHUB_TOKEN", "hunter22 $x"),
+        ("AWS_SECRET_ACCESS_KEY", "hunter33"),
+        ("AWS_SESSION_TOKEN", "hunter44"),
+    ];
+    for version in ["Docker version 28.2.2", "podman version 5.4.2"] {
+        let fixture = ScriptFixture::new();
+        let variables = [
+            ("ENGINE_VERSION", version),
+            ("AWS_REGION", "eu-west-1"),
+            ("BUILD_AGENT_OPTIONS", "--cpus=4 --memory=16g"),
+        ];
+        let (output, call) =
+            run(&fixture, &fixture.sources(), &["check"], &[&secrets[..], &variables].concat());
+        assert!(output.status.success(), "{}", output_text(&output));
+        let file = "--env BUILD_AGENT_SECRETS_FILE=/run/build-agent/secrets ";
+        assert!(call.contains(file) && call.contains("--env AWS_REGION "), "{call}");
+        assert!(call.contains(" --cpus=4 --memory=16g "), "{call}");
+        for (name, value) in secrets {
+            assert!(!call.contains(value) && !call.contains(&format!("--env {name}")), "{name}: {call}");
+        }
+        let read = fixture.calls("secret ");
+        assert_eq!(read, secrets.map(|(name, value)| format!("secret {name}={value}")));
+        assert_eq!(fixture.calls("directory "), ["directory 700"]);
+        assert_no_secrets_are_left(&fixture);
+    }
+}
+
+#[test]
+fn run_removes_secrets_that_nobody_has_read_and_writes_no_empty_file() {
     let fixture = ScriptFixture::new();
-    let variables = [("GITHUB_TOKEN", "hunter22"), ("BUILD_AGENT_OPTIONS", "--cpus=4 --memory=16g")];
-    let (_, call) = run(&fixture, &fixture.sources(), &["check"], &variables);
-    assert!(call.contains("--env GITHUB_TOKEN ") && !call.contains("hunter22"), "{call}");
-    assert!(call.contains(" --cpus=4 --memory=16g "), "{call}");
+    // The engine ends without a container.
+    let variables =
+        [("GITHUB_TOKEN", "hunter22"), ("ENGINE_IGNORES", "secrets"), ("ENGINE_FAILS", "run --rm --inter")];
+    let (output, _) = run(&fixture, &fixture.sources(), &["plan"], &variables);
+    assert!(!output.status.success());
+    assert_no_secrets_are_left(&fixture);
+    let (_, call) = run(&fixture, &fixture.sources(), &["plan"], &[("GITHUB_TOKEN", "")]);
+    assert!(!call.contains("secrets"), "{call}");
+}
+
+/// The script removes the directory in the background.
+#[track_caller]
+fn assert_no_secrets_are_left(fixture: &ScriptFixture) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    let left = || {
+        let names = std::fs::read_dir(fixture.0.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name.to_string_lossy().contains("secrets")).count()
+    };
+    while left() > 0 {
+        assert!(std::time::Instant::now() < deadline, "the secrets are still there");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
 }
 
 #[test]

@@ -55,6 +55,9 @@ pub enum Command {
     /// Probe a directory of a share: the agent runs this in a child process, which may block
     #[command(hide = true)]
     ProbeShare(ProbeShare),
+    /// Look for credentials that this user can reach: the agent runs this in a child process as the build user
+    #[command(hide = true, name = agent_process::credentials::COMMAND)]
+    ProbeCredentials(ProbeCredentials),
 }
 
 /// The arguments of all commands that read a manifest.
@@ -386,6 +389,12 @@ pub struct ProbeShare {
     pub part: PathBuf,
     #[arg(long)]
     pub write: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ProbeCredentials {
+    /// KIND=VALUE
+    pub sources: Vec<String>,
 }
 
 fn exit_statuses() -> String {

@@ -34,6 +34,7 @@ pub async fn command(args: arguments::Doctor, environment: &AgentEnvironment) ->
         environment: probe_environment(environment, build_user.as_ref().ok()),
         build_user,
         home_variable: environment.home.clone(),
+        credentials: environment.credential_sources.clone(),
         runner: doctor::runner(
             logs.path().to_path_buf(),
             interrupt.clone(),

@@ -244,11 +244,9 @@ async fn job(
     let recorder = tokio::spawn(report::record(receiver, recording));
     let runner = runner(settings, emitter, interrupt.clone(), redactor);
     // The panic itself has told where. The reports of what was done until then are made all the same.
-    if AssertUnwindSafe(job::run(settings, &notices, &plan, &runner, &servers.access))
-        .catch_unwind()
-        .await
-        .is_err()
-    {
+    let sources = &environment.credential_sources;
+    let run = job::run(settings, &notices, &plan, &runner, &servers.access, sources);
+    if AssertUnwindSafe(run).catch_unwind().await.is_err() {
         let error =
             Error::internal("the agent broke").hint("please report it with the text on standard error");
         runner.events.emit(events::EventKind::Error { stage: None, error }).await;

@@ -24,6 +24,7 @@ use clap::Parser;
 
 use crate::config::{self, AgentEnvironment};
 use crate::shim;
+use agent_process::credentials;
 use agent_types::error::{Error, Result};
 use agent_types::outcome::ExitStatus;
 
@@ -34,9 +35,23 @@ pub fn main() -> ExitCode {
     shim::become_program(config::whole_environment());
     let argv: Vec<_> = std::env::args_os().collect();
     let words: Vec<_> = argv.iter().map(|word| word.to_string_lossy()).collect();
-    let environment = AgentEnvironment::from_process().with_command_line(words.iter().map(AsRef::as_ref));
-    print::hide(environment.secrets());
     std::panic::set_hook(Box::new(print_panic));
+    let environment = match AgentEnvironment::from_process() {
+        Ok(environment) => environment.with_command_line(words.iter().map(AsRef::as_ref)),
+        Err(error) => {
+            output_dir::invalidate_after_usage_error(argv.get(1..).unwrap_or_default());
+            print::diagnostic(format_args!("error: {error}"));
+            return error.class.exit_status().into();
+        }
+    };
+    print::hide(environment.secrets());
+    if let Some(keys) = &environment.aws_keys {
+        agent_artifacts::aws::use_keys(
+            &keys.access_key_id,
+            &keys.secret_access_key,
+            keys.session_token.as_deref(),
+        );
+    }
     let arguments = match Arguments::try_parse_from(&argv) {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -131,6 +146,13 @@ async fn dispatch(arguments: Arguments, environment: &AgentEnvironment) -> Resul
         Command::ProbeShare(probe) => {
             let look = agent_cache::probe::look(&probe.root, &probe.part, probe.write);
             print::raw(&format!("{}\n", serde_json::json!(look)))?;
+            Ok(ExitStatus::Passed)
+        }
+        Command::ProbeCredentials(probe) => {
+            let sources: credentials::CredentialSources = probe.sources.iter().map(String::as_str).collect();
+            let look = move || credentials::look(&sources, &config::whole_environment());
+            let facts = agent_process::blocking(look).await;
+            print::raw(&format!("{}\n", serde_json::json!(facts)))?;
             Ok(ExitStatus::Passed)
         }
         Command::Schema => {

@@ -5,11 +5,15 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 
+use agent_process::credentials::CredentialSources;
+use agent_types::error::Result;
 use agent_types::secrets;
 
 use super::codebuild::CodeBuild;
+use super::secrets_file::{self, AwsKeys, VARIABLE as SECRETS_FILE};
 use super::settings::Secret;
 use super::variables::Variables;
 
@@ -45,6 +49,10 @@ pub struct AgentEnvironment {
     /// The way to the user's ssh keys, for git.
     pub ssh_auth_sock: Option<PathBuf>,
     pub github_token: Option<Secret>,
+    /// AWS keys from the file of `BUILD_AGENT_SECRETS_FILE`. The SDK finds those of the environment by itself.
+    pub aws_keys: Option<AwsKeys>,
+    /// Where credentials are, as the variables say.
+    pub credential_sources: CredentialSources,
     /// The way to servers, by the variables' names as they are set: proxies (`http_proxy`,
     /// `HTTPS_PROXY`, `no_proxy` …) and certificates.
     pub network: BTreeMap<String, String>,
@@ -68,11 +76,27 @@ impl std::fmt::Debug for AgentEnvironment {
 }
 
 impl AgentEnvironment {
-    /// Captures the environment of this process.
-    pub fn from_process() -> AgentEnvironment {
+    /// Captures the environment of this process, and reads and deletes the file of `BUILD_AGENT_SECRETS_FILE`.
+    ///
+    /// # Errors
+    /// Usage, if that file cannot be read, or has something else than secrets.
+    pub fn from_process() -> Result<AgentEnvironment> {
         let lossy = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
-        let variables = std::env::vars_os().map(|(name, value)| (lossy(name), value));
-        AgentEnvironment { root: nix::unistd::geteuid().is_root(), ..AgentEnvironment::from_map(variables) }
+        let variables = std::env::vars_os().map(|(name, value)| (lossy(name), value)).collect();
+        let root = nix::unistd::geteuid().is_root();
+        Ok(AgentEnvironment { root, ..AgentEnvironment::with_secrets_file(variables)? })
+    }
+
+    /// Adds the variables of the file that `BUILD_AGENT_SECRETS_FILE` names. Whatever is in the environment can be
+    /// read in `/proc` by all processes of the same user; what is in this file only by the agent, which deletes it.
+    fn with_secrets_file(mut variables: BTreeMap<String, OsString>) -> Result<AgentEnvironment> {
+        let Some(file) = variables.get(SECRETS_FILE).filter(|file| !file.is_empty()) else {
+            return Ok(AgentEnvironment::from_map(variables));
+        };
+        let secrets = secrets_file::take(Path::new(file))?;
+        let aws_keys = secrets_file::aws_keys(&secrets)?;
+        variables.extend(secrets.into_iter().map(|(name, value)| (name, value.into())));
+        Ok(AgentEnvironment { aws_keys, ..AgentEnvironment::from_map(variables) })
     }
 
     /// Makes it from names and values, for a user that is not root.
@@ -103,6 +127,8 @@ impl AgentEnvironment {
                 .text("GITHUB_TOKEN")
                 .map(|value| Secret { origin: "variable GITHUB_TOKEN".into(), value }),
             network: variables.network(),
+            aws_keys: None,
+            credential_sources: credential_sources(&variables),
             codebuild,
             secrets: secrets_of(&variables),
             notices,
@@ -124,6 +150,40 @@ impl AgentEnvironment {
     pub fn secrets(&self) -> &[Secret] {
         &self.secrets
     }
+}
+
+/// Where the variables say that credentials are.
+fn credential_sources(variables: &Variables) -> CredentialSources {
+    const FILES: [&str; 5] = [
+        "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+        "AWS_SHARED_CREDENTIALS_FILE",
+        "AWS_WEB_IDENTITY_TOKEN_FILE",
+        "GOOGLE_APPLICATION_CREDENTIALS",
+        SECRETS_FILE,
+    ];
+    const ENDPOINTS: [&str; 2] = ["AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_EC2_METADATA_SERVICE_ENDPOINT"];
+    CredentialSources {
+        variables: variables
+            .iter()
+            .filter(|(name, value)| secrets::is_secret(name, value))
+            .map(|(name, _)| name.to_owned())
+            .collect(),
+        files: FILES.iter().filter_map(|name| Some(((*name).to_owned(), variables.path(name)?))).collect(),
+        endpoints: ENDPOINTS.iter().filter_map(|name| endpoint(&variables.text(name)?)).collect(),
+        homes: variables.path("HOME").into_iter().collect(),
+    }
+}
+
+/// The address in a URL; a name other than `localhost` is not looked up.
+fn endpoint(text: &str) -> Option<SocketAddr> {
+    let url = url::Url::parse(text).ok()?;
+    let address = match url.host()? {
+        url::Host::Ipv4(address) => IpAddr::V4(address),
+        url::Host::Ipv6(address) => IpAddr::V6(address),
+        url::Host::Domain("localhost") => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        url::Host::Domain(_) => return None,
+    };
+    Some(SocketAddr::new(address, url.port_or_known_default()?))
 }
 
 /// Values of variables with the name of a secret, and values in the others that look like a secret.
@@ -323,6 +383,50 @@ mod tests {
         ]);
         let names: Vec<_> = environment.network.keys().map(String::as_str).collect();
         assert_eq!(names, ["HTTPS_PROXY", "SSL_CERT_FILE", "no_proxy"]);
+    }
+
+    #[test]
+    fn places_of_credentials_are_found_by_the_variables_that_name_them() {
+        let environment = AgentEnvironment::from_map([
+            ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://localhost:1338/x"),
+            ("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://[fd00:ec2::254]"),
+            ("AWS_WEB_IDENTITY_TOKEN_FILE", "/run/token"),
+            ("DB_PASSWORD", "hunter22"),
+            ("USE_TOKEN", "true"),
+            ("https_proxy", "http://me:hunter22@proxy"),
+            ("HOME", "/root"),
+        ]);
+        let sources = environment.credential_sources;
+        assert_eq!(sources.variables, ["DB_PASSWORD"], "layer code gets the proxy on purpose");
+        assert_eq!(sources.files, [("AWS_WEB_IDENTITY_TOKEN_FILE".to_owned(), "/run/token".into())]);
+        let endpoints = ["127.0.0.1:1338", "[fd00:ec2::254]:80"].map(|text| text.parse().unwrap());
+        assert_eq!((sources.endpoints, sources.homes), (endpoints.to_vec(), vec!["/root".into()]));
+        for text in ["", "x", "https://credentials.example/x", "http://"] {
+            assert_eq!(endpoint(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn secrets_of_the_file_count_like_variables_and_the_file_is_gone() {
+        let place = tempfile::tempdir().unwrap();
+        let file = place.path().join("secrets");
+        fs_err::write(
+            &file,
+            "GITHUB_TOKEN=hunter22\0AWS_ACCESS_KEY_ID=AKIA\0AWS_SECRET_ACCESS_KEY=hunter33\0",
+        )
+        .unwrap();
+        let variables: BTreeMap<String, OsString> =
+            [(SECRETS_FILE.to_owned(), file.clone().into()), ("GITHUB_TOKEN".into(), "old".into())].into();
+        let environment = AgentEnvironment::with_secrets_file(variables.clone()).unwrap();
+        assert_eq!(environment.github_token.as_ref().unwrap().value, "hunter22");
+        assert_eq!(environment.aws_keys.as_ref().unwrap().secret_access_key, "hunter33");
+        let hidden: Vec<_> = environment.secrets().iter().map(|secret| secret.value.as_str()).collect();
+        assert!(hidden.contains(&"hunter22") && hidden.contains(&"hunter33"), "{hidden:?}");
+        assert!(!file.exists());
+        let error = AgentEnvironment::with_secrets_file(variables).err().unwrap();
+        assert!(error.message.contains(SECRETS_FILE), "{error}");
+        let none = [(SECRETS_FILE.to_owned(), OsString::new())].into();
+        assert!(AgentEnvironment::with_secrets_file(none).unwrap().aws_keys.is_none());
     }
 
     #[test]

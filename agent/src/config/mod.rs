@@ -19,6 +19,7 @@ mod repo_notation;
 mod repos;
 mod request;
 mod requests;
+mod secrets_file;
 mod settings;
 mod shared;
 mod structure;
@@ -37,6 +38,7 @@ pub use manifest::{FILE_NAME, schema};
 pub use paths::{is_text, out_dir, work_dir, work_tree};
 pub use problem::{Place, Problem, Problems};
 pub use request::Request;
+pub use secrets_file::AwsKeys;
 pub use settings::*;
 pub use shared::ShareLocation;
 

@@ -8,6 +8,7 @@ use url::Url;
 
 use crate::config::{RepoSource, Settings};
 use agent_fs::untrusted;
+use agent_process::credentials::CredentialSources;
 use agent_process::{Environment, Interrupt, Redactor, Runner, User, shared_memory};
 use agent_types::error::Result;
 use agent_types::events;
@@ -17,7 +18,7 @@ use agent_yocto::conf_syntax::Variables;
 use agent_yocto::layer_conf::certain_words;
 
 use super::finding::{Finding, Findings};
-use super::{isolation, machine, sources, tools, user, workdir};
+use super::{credentials, isolation, machine, sources, tools, user, workdir};
 use agent_process::Prober;
 
 /// What the machine is checked for.
@@ -100,6 +101,8 @@ pub struct DoctorInput {
     pub build_user: Result<User>,
     /// `HOME` in the agent's own environment.
     pub home_variable: Option<PathBuf>,
+    /// Where credentials are, as the agent's environment says.
+    pub credentials: CredentialSources,
     /// The environment of a job's child processes.
     pub environment: Environment,
     pub runner: Runner,
@@ -140,12 +143,14 @@ pub async fn run_checks(input: &DoctorInput) -> Findings {
             None => Vec::<Finding>::new(),
         }
     };
-    let (user_facts, tool_facts, workdir_facts, memory_facts, isolation_facts, of_checkout) = tokio::join!(
+    let kept = checkout.iter().map(|(top, _)| top.clone()).chain([work.clone()]).collect();
+    let (user_facts, tool_facts, workdir_facts, memory_facts, isolation_facts, access, of_checkout) = tokio::join!(
         user::gather(&prober, user, &home, input.home_variable.clone()),
         tools::gather(&prober, user, release, programs),
         workdir::gather(&prober, work),
         shared_memory::look(&prober, user),
         isolation::gather(&prober, user),
+        credentials::gather(&prober, user, &input.credentials, kept),
         of_checkout,
     );
     let mut findings = user::judge(input.agent_is_root, &input.build_user, &user_facts);
@@ -157,6 +162,7 @@ pub async fn run_checks(input: &DoctorInput) -> Findings {
     });
     findings.extend(machine::judge(release, *builds, &machine::gather()));
     findings.push(isolation::judge(release, &isolation_facts));
+    findings.push(credentials::judge(access));
     findings.extend(of_checkout);
     Findings::new(findings)
 }
@@ -188,6 +194,7 @@ mod tests {
             agent_is_root: false,
             build_user: Ok(User { name: me.name, uid: me.uid.as_raw(), gid: me.gid.as_raw(), home: me.dir }),
             home_variable: None,
+            credentials: CredentialSources::default(),
             environment,
             runner: runner(logs.path().into(), Interrupt::new(None), Redactor::default()),
         };
@@ -197,7 +204,7 @@ mod tests {
         assert_eq!(state("git checkout"), Some(State::Warning), "{findings:#?}");
         assert_eq!(state("layers"), Some(State::Failed), "{findings:#?}");
         assert_eq!(state("remote gone"), Some(State::Failed), "{findings:#?}");
-        assert!(state("/dev/shm").is_some());
+        assert!(state("/dev/shm").is_some() && state("credentials").is_some());
         assert!(state("disk space").is_some() && state("file system").is_some(), "{findings:#?}");
         assert!(state("python3").is_some() || state("host tools") == Some(State::Failed), "{findings:#?}");
         // The checks leave no files and do not create the work directory.

@@ -1,11 +1,13 @@
 //! The job: which stages run, in which order, and what one hands to the next.
 
+mod credentials;
 mod dir_lock;
 mod plan;
 mod run;
 mod stale_processes;
 mod stop_notice;
 
+pub use credentials::set_up_fence;
 pub use dir_lock::DirLock;
 pub use plan::{Plan, Selection, Step};
 pub use run::{interrupt, run};

@@ -12,12 +12,14 @@ use crate::stages::pending::Pending;
 use crate::stages::{self, build, check, checkout, configure, publish, share};
 use agent_cache::{Lease, Usage};
 use agent_git::Access;
+use agent_process::credentials::CredentialSources;
 use agent_process::{Interrupt, Runner};
 use agent_types::error::{Error, Result};
 use agent_types::events::{EventKind, JobIdentity, JobStarted, SCHEMA};
 use agent_types::outcome::Outcome;
 use agent_types::tiers::Tiers;
 
+use super::credentials::{CredentialCheck, start_check};
 use super::plan::uses_share;
 use super::{Plan, Step, StopNotice, end_leftovers};
 use agent_types::stage::Stage;
@@ -38,7 +40,14 @@ struct Outputs {
 
 /// Runs the job to its end, and emits these notices after those of the settings. Everything that happens is an event
 /// on `runner.events`; the verdict is computed from them.
-pub async fn run(settings: &Settings, notices: &[String], plan: &Plan, runner: &Runner, access: &Access) {
+pub async fn run(
+    settings: &Settings,
+    notices: &[String],
+    plan: &Plan,
+    runner: &Runner,
+    access: &Access,
+    credentials: &CredentialSources,
+) {
     let events = &runner.events;
     let started = JobStarted {
         schema: SCHEMA.into(),
@@ -64,12 +73,19 @@ pub async fn run(settings: &Settings, notices: &[String], plan: &Plan, runner: &
         stopped: None,
     };
     job.clear_the_place().await;
+    let mut check = job.keep_from_credentials(plan, credentials);
     job.look_at_machine(plan).await;
     job.look_at_checkout().await;
     for step in plan.steps(settings) {
         match step {
             Step::Preflight => job.preflight().await,
-            Step::Stage(planned) => job.stage(planned.stage, planned.skip.as_deref()).await,
+            Step::Stage(planned) => {
+                // The first stages may run layer code already.
+                if let Some(check) = check.take() {
+                    check.report(settings, runner).await;
+                }
+                job.stage(planned.stage, planned.skip.as_deref()).await;
+            }
         }
     }
     if let Some(lease) = job.outputs.lease.take() {
@@ -136,6 +152,15 @@ impl Job<'_> {
             self.stopped = Some(error.message.clone());
             self.runner.events.emit(EventKind::Error { stage: None, error }).await;
         }
+    }
+
+    /// Closes the build's credentials to layer code before any of it runs, and tries whether that worked.
+    fn keep_from_credentials(&self, plan: &Plan, credentials: &CredentialSources) -> Option<CredentialCheck> {
+        let stages = [Stage::Checkout, Stage::Configure, Stage::Check, Stage::Build, Stage::Test];
+        if self.stopped.is_some() || !stages.into_iter().any(|stage| plan.runs(stage)) {
+            return None;
+        }
+        Some(start_check(self.settings, credentials, self.runner))
     }
 
     /// Without shared memory BitBake fails late, and with words that name everything else.

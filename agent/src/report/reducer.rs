@@ -49,6 +49,7 @@ impl Summary {
                 let message = self.cut_text(message);
                 self.notices.push(Notice { level: *level, message, hint: hint.clone() });
             }
+            EventKind::CredentialAccess(access) => self.credentials = Some(access.clone()),
             EventKind::Repo(repo) => self.repos.push(repo.clone()),
             EventKind::CommandStarted { stage, command, argv, log } => self.commands.push(CommandResult {
                 command: *command,

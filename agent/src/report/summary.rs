@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use agent_types::credentials::CredentialAccess;
 use agent_types::error::Error;
 use agent_types::events::{
     Artifact, CacheCounts, CacheQuery, Event, Finding, JobIdentity, Level, Planned, RepoReady, Sstate,
@@ -105,6 +106,9 @@ pub struct Summary {
     pub timeline: Timeline,
     pub errors: Vec<StageError>,
     pub notices: Vec<Notice>,
+    /// Whether layer code could reach the build's credentials; `None` if the job ran none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<CredentialAccess>,
     pub repos: Vec<RepoReady>,
     pub commands: Vec<CommandResult>,
     pub artifacts: Vec<Artifact>,
@@ -137,6 +141,7 @@ impl Default for Summary {
             timeline: Timeline::default(),
             errors: Vec::new(),
             notices: Vec::new(),
+            credentials: None,
             repos: Vec::new(),
             commands: Vec::new(),
             artifacts: Vec::new(),

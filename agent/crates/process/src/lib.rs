@@ -12,13 +12,16 @@
 
 mod activity;
 mod blocking;
+mod capabilities;
 pub mod cgroup;
 mod command;
 mod control_group;
+pub mod credentials;
 mod decoder;
 mod event_channel;
 mod exec_spec;
 mod exit_reason;
+mod fence;
 mod forkers;
 mod interactive;
 mod interrupt;
@@ -48,6 +51,7 @@ pub use blocking::blocking;
 pub use command::{Command, Environment};
 pub use exec_spec::{ExecSpec, exit_like};
 pub use exit_reason::ExitReason;
+pub use fence::Fence;
 pub use interactive::interactive;
 pub use interrupt::{Interrupt, Interrupted};
 pub use lines::LineHandler;

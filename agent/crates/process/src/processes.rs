@@ -91,6 +91,12 @@ impl Process {
         line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
     }
 
+    /// The environment that it was started with, as `NAME=value` entries that end in a zero byte; empty if it may not
+    /// be read. Blocks, for a bounded time.
+    pub fn environment(&self) -> Vec<u8> {
+        self.read_memory("environ").unwrap_or_default()
+    }
+
     /// The value of a variable of the environment that it was started with; `None` also when that
     /// may not be read. Blocks, for a bounded time.
     pub fn variable(&self, name: &str) -> Option<String> {

@@ -4,6 +4,7 @@
 
 pub mod artifact;
 pub mod bucket_share;
+pub mod credentials;
 pub mod diagnostic;
 pub mod error;
 pub mod events;

@@ -145,6 +145,7 @@ impl Steps {
             | EventKind::Heartbeat { .. }
             | EventKind::Sstate { .. }
             | EventKind::CacheTier(_)
+            | EventKind::CredentialAccess(_)
             | EventKind::CacheTraffic { .. }
             | EventKind::CachePublished { .. }
             | EventKind::Artifact(_)

@@ -3,7 +3,7 @@
 //! `aws-config` finds credentials, region and endpoints as all AWS SDKs do: in the process environment
 //! (`AWS_*`), the shared profile files, SSO's cache and the container endpoint. This is the only exception to
 //! the rule that only `config::environment` reads the environment: the agent must find what the `aws` command
-//! finds.
+//! finds. Keys that the agent was given in another way ([`use_keys`]) come before all of these.
 
 mod credentials;
 mod objects;
@@ -12,11 +12,27 @@ mod secrets;
 pub use objects::{bucket, is_loopback, read_object, upstream};
 pub use secrets::secret;
 
+use std::sync::OnceLock;
+
 use aws_config::{BehaviorVersion, SdkConfig};
+use aws_credential_types::Credentials as Keys;
+
+/// Keys that are not in the process environment.
+static KEYS: OnceLock<Keys> = OnceLock::new();
+
+/// From now on uses these keys instead of those that the SDK finds. Only the first call counts.
+pub fn use_keys(access_key_id: &str, secret_access_key: &str, session_token: Option<&str>) {
+    let token = session_token.map(str::to_owned);
+    let _ = KEYS.set(Keys::new(access_key_id, secret_access_key, token, None, "build-agent"));
+}
 
 /// Loads the SDK's configuration from environment, profile and container.
 async fn sdk() -> SdkConfig {
-    aws_config::load_defaults(BehaviorVersion::latest()).await
+    let loader = aws_config::defaults(BehaviorVersion::latest());
+    match KEYS.get() {
+        Some(keys) => loader.credentials_provider(keys.clone()).load().await,
+        None => loader.load().await,
+    }
 }
 
 /// The hint for an error code in AWS's answer; `action` is the IAM action that the request needs.
