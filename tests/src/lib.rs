@@ -5,6 +5,7 @@
 
 #![allow(clippy::expect_used)] // a harness fails by panicking
 
+pub mod github;
 mod processes;
 mod results;
 mod running;

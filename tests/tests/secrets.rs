@@ -61,7 +61,7 @@ impl Moto {
         ]
     }
 
-    /// A job whose tool prints the token. The agent can get the token only from this server.
+    /// A trusted job whose tool prints the token. The agent can get the token only from this server.
     fn run(&self, sandbox: &Sandbox, secret: &str) -> Ran {
         sandbox.write_manifest(&format!(
             "{}\n[github]\nrepository = \"example/meta-tested\"\ntoken_secret = \"{secret}\"\n",
@@ -69,7 +69,7 @@ impl Moto {
         ));
         sandbox.behaviour(&format!("yocto-check-layer say {TOKEN}"));
         let mut command = sandbox.run_command();
-        command.envs(self.environment());
+        command.envs(self.environment()).arg("--trusted");
         sandbox.start(command).wait()
     }
 }

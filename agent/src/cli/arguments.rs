@@ -26,7 +26,16 @@ pub struct Arguments {
 impl Command {
     /// Whether it writes `agent.log` beside its reports.
     pub fn has_log(&self) -> bool {
-        matches!(self, Command::Run(_) | Command::Check(_))
+        self.job_output().is_some()
+    }
+
+    /// How it shows its progress, if it is a job.
+    pub fn job_output(&self) -> Option<Output> {
+        match self {
+            Command::Run(run) => Some(run.job.output),
+            Command::Check(check) => Some(check.job.output),
+            _ => None,
+        }
     }
 }
 
@@ -125,10 +134,24 @@ pub struct JobArgs {
     pub output: Output,
 }
 
+/// Where the manifest, its lock and its known failures come from.
+#[derive(Debug, Args)]
+pub struct RulesArgs {
+    /// Judge the checkout by the manifest, lock and known failures of this base, such as origin/main [default: the
+    /// target branch of a pull request]
+    #[arg(long, value_name = "REF")]
+    pub base: Option<String>,
+    /// Judge a pull request by its own manifest, lock and known failures; not in a build that a webhook starts
+    #[arg(long)]
+    pub accept_manifest: bool,
+}
+
 #[derive(Debug, Args)]
 pub struct Run {
     #[command(flatten)]
     pub manifest: ManifestArgs,
+    #[command(flatten)]
+    pub rules: RulesArgs,
     #[command(flatten)]
     pub selection: SelectionArgs,
     #[command(flatten)]
@@ -162,6 +185,8 @@ pub struct Check {
     #[command(flatten)]
     pub common: CommonArgs,
     #[command(flatten)]
+    pub rules: RulesArgs,
+    #[command(flatten)]
     pub job: JobArgs,
 }
 
@@ -169,6 +194,8 @@ pub struct Check {
 pub struct Plan {
     #[command(flatten)]
     pub manifest: ManifestArgs,
+    #[command(flatten)]
+    pub rules: RulesArgs,
     #[command(flatten)]
     pub selection: SelectionArgs,
     /// Print JSON

@@ -1,44 +1,65 @@
-//! The commit that is checked out in CodeBuild: the trust in a source is for that commit alone.
+//! What is known of the source before anything else is read: the event of GitHub, and the commit that is checked
+//! out. The trust in a source is for that commit alone.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tempfile::TempDir;
+
 use crate::config::{self, AgentEnvironment};
 use agent_process::{Interrupt, Redactor, Runner};
+use agent_types::error::{Error, Result};
 use agent_types::events;
 use agent_types::stage::Stage;
+
+use super::current_dir::current_dir;
 
 /// Git reads a file or two.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// The same environment, with the commit that git finds, where the trust depends on it. What git cannot tell in
-/// time is not known, and then the source is not trusted.
+/// The same environment, with the event of GitHub's run, and with the commit that git finds, where the trust depends
+/// on it. What git cannot tell in time is not known, and then the source is not trusted.
 pub async fn with_commit(environment: &AgentEnvironment) -> AgentEnvironment {
     let mut environment = environment.clone();
+    if let Some(run) = &mut environment.github_actions {
+        let tree = current_dir().ok().and_then(|here| fs_err::canonicalize(here).ok());
+        let tree = tree.map(|here| config::work_tree(&here)).unwrap_or_default();
+        environment.notices.extend(run.look(&tree));
+    }
     if let Some(checkout) = config::commit_to_confirm(&environment).map(ToOwned::to_owned) {
-        let redactor = Redactor::new(environment.secrets());
-        let commit = commit(&checkout, redactor).await;
-        if let Some(build) = &mut environment.codebuild {
-            build.checked_out = commit;
-        }
+        let commit = commit(&checkout, Redactor::new(environment.secrets())).await;
+        environment.set_checked_out(commit);
     }
     environment
 }
 
-async fn commit(checkout: &std::path::Path, redactor: Redactor) -> Option<String> {
-    let logs = tempfile::Builder::new().prefix("build-agent-").tempdir().ok()?;
-    // Nobody listens: the job looks again, and reports what git said.
+async fn commit(checkout: &Path, redactor: Redactor) -> Option<String> {
+    let (runner, _logs) = quiet_runner(redactor, LIMIT).ok()?;
+    agent_git::head(&runner, "head", checkout).await.ok()?
+}
+
+/// A runner for git before there is a job, and the directory of its logs. Nobody listens: what matters is reported
+/// by the caller.
+///
+/// # Errors
+/// If there is no directory for the logs.
+pub fn quiet_runner(redactor: Redactor, limit: Duration) -> Result<(Runner, TempDir)> {
+    let logs = tempfile::Builder::new()
+        .prefix("build-agent-")
+        .tempdir()
+        .map_err(|error| Error::machine("cannot create a temporary directory").because(&error))?;
     let (events, _) = events::channel();
     let runner = Runner {
         stage: Stage::Checkout,
         events,
-        interrupt: Interrupt::new(None).limited(LIMIT),
+        interrupt: Interrupt::new(None).limited(limit),
         redactor,
         logs: logs.path().to_path_buf(),
-        stall: LIMIT,
+        stall: limit,
         grace: Duration::from_secs(1),
         log_limit: 1 << 20,
         commands: Arc::default(),
     };
-    agent_git::head(&runner, "head", checkout).await.ok()?
+    Ok((runner, logs))
 }

@@ -11,32 +11,34 @@ use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{self, AgentEnvironment, Request, Secret, Settings, remote};
+use crate::config::{self, AgentEnvironment, Request, Settings, remote};
 use crate::job::{self, DirLock, Plan, Selection};
+use crate::report::github_actions::{self, Annotations, FenceGuard, JobSummary, Stream};
 use crate::report::{
     self, Durations, Json, Plain, Recorded, Recording, Reports, Sink, Style, Terminal, ThreadedSink,
 };
-use agent_artifacts::aws;
 use agent_fs::untrusted;
-use agent_git::Access;
-use agent_process::{Interrupt, Interrupted, Redactor, Runner, User};
+use agent_process::{Interrupt, Interrupted, Redactor, Runner};
 use agent_types::error::{Class, Error, Result};
 use agent_types::events;
 use agent_types::outcome::ExitStatus;
 use agent_types::stage::Stage;
 
-use super::arguments::{Check, CommonArgs, JobArgs, ManifestArgs, Output, Run};
+use super::arguments::{Check, CommonArgs, JobArgs, ManifestArgs, Output, RulesArgs, Run};
+use super::base_rules::with_rules;
 use super::current_dir::current_dir;
 use super::diagnostics;
 use super::output_dir::OutputDir;
 use super::print;
+use super::servers::{reader, servers};
 
 pub async fn run(args: Run, environment: &AgentEnvironment) -> Result<ExitStatus> {
     let started = StartedJob::new(&args.manifest.common)?;
     let selection = Selection::from(&args.selection);
     let load = async {
-        let request = for_job(request(&args.manifest).await?, &args.job, &selection);
-        load_request(&request, environment)
+        let request = with_rules_args(request(&args.manifest).await?, &args.rules);
+        let ruled = with_rules(for_job(request, &args.job, &selection), &[], environment).await?;
+        load_request(&ruled.request, environment)
     };
     let settings = started.interrupt.or(load).await.map_err(stopped)??;
     job(&settings, &selection, started, args.job.output, environment).await
@@ -44,21 +46,35 @@ pub async fn run(args: Run, environment: &AgentEnvironment) -> Result<ExitStatus
 
 pub async fn check(args: Check, environment: &AgentEnvironment) -> Result<ExitStatus> {
     let started = StartedJob::new(&args.common)?;
-    // The manifest names the layers below its directory.
     let here = current_dir()?.join(config::FILE_NAME);
-    let by_manifest = args.layers.is_empty() && args.release.is_none() && here.is_file();
-    let only = if by_manifest { vec![Stage::Check] } else { Vec::new() };
-    let selection = Selection { only, skip: Vec::new() };
-    let request = Request { check_layers: true, ..for_job(with_common(&args.common), &args.job, &selection) };
-    let settings = if by_manifest {
-        load_request(&request, environment)?
-    } else {
-        let layers = if args.layers.is_empty() { vec![".".into()] } else { args.layers.clone() };
-        let release = args.release.as_deref();
-        limit_reading(&request, environment)?;
-        config::for_layers(&layers, release, &request, environment, &current_dir()?, SystemTime::now())?
+    let request = with_rules_args(with_common(&args.common), &args.rules);
+    let load = async {
+        let ruled = with_rules(request, &args.layers, environment).await?;
+        // The manifest names the layers below its directory.
+        let by_manifest = args.layers.is_empty() && args.release.is_none() && ruled.request.rules.has(&here);
+        let only = if by_manifest { vec![Stage::Check] } else { Vec::new() };
+        let selection = Selection { only, skip: Vec::new() };
+        let request = for_job(ruled.request.clone(), &args.job, &selection);
+        let request = Request { check_layers: true, ..request };
+        let settings = if by_manifest {
+            let manifest = Some(config::FILE_NAME.to_owned());
+            load_request(&Request { manifest, ..request }, environment)?
+        } else {
+            let layers = if args.layers.is_empty() { vec![".".into()] } else { args.layers.clone() };
+            let release = args.release.as_deref();
+            limit_reading(&request, environment)?;
+            let now = SystemTime::now();
+            config::for_layers(&layers, release, &request, environment, &current_dir()?, now)?
+        };
+        Ok::<_, Error>((settings, selection))
     };
+    let (settings, selection) = started.interrupt.or(load).await.map_err(stopped)??;
     job(&settings, &selection, started, args.job.output, environment).await
+}
+
+/// Adds the source of the rules to the request.
+pub fn with_rules_args(request: Request, args: &RulesArgs) -> Request {
+    Request { base: args.base.clone(), accept_manifest: args.accept_manifest, ..request }
 }
 
 /// Adds the job's own options to the request.
@@ -148,47 +164,6 @@ fn with_common(common: &CommonArgs) -> Request {
     }
 }
 
-/// The credentials for git servers.
-pub struct Servers {
-    pub access: Access,
-    /// The manifest's token, to be redacted like the settings' secrets.
-    pub token: Option<Secret>,
-}
-
-impl Servers {
-    /// Redacts all secrets of the job.
-    pub fn redactor(&self, settings: &Settings) -> Redactor {
-        let all: Vec<Secret> = settings.secrets.iter().chain(&self.token).cloned().collect();
-        Redactor::new(&all)
-    }
-}
-
-/// How git gets to the servers.
-pub async fn servers(settings: &Settings, environment: &AgentEnvironment) -> Result<Servers> {
-    let named = settings.github.as_ref().and_then(|github| github.token_secret.as_ref());
-    let token = match named {
-        Some(name) if environment.github_token.is_none() => {
-            let secret = Secret { origin: format!("secret {name}"), value: aws::secret(name, None).await? };
-            print::hide(std::slice::from_ref(&secret));
-            Some(secret)
-        }
-        _ => None,
-    };
-    let mut variables: Vec<_> =
-        settings.network.iter().map(|(name, value)| (name.into(), value.into())).collect();
-    variables.extend(environment.ssh_auth_sock.iter().map(|path| ("SSH_AUTH_SOCK".into(), path.into())));
-    let reader = environment.root.then(|| reader(settings.build_user.as_deref(), &settings.checkout));
-    let github_token = environment.github_token.clone().or_else(|| token.clone());
-    Ok(Servers { access: Access { variables, github_token, reader }, token })
-}
-
-/// The user with whose rights root reads files that an untrusted source names.
-fn reader(build_user: Option<&str>, checkout: &Path) -> User {
-    let nobody = || User { name: "nobody".into(), uid: 65534, gid: 65534, home: "/nonexistent".into() };
-    // Without a build user no layer code runs; the stage configure reports that.
-    agent_process::build_user(build_user, checkout).ok().flatten().unwrap_or_else(nobody)
-}
-
 /// Makes the agent read files that the source names with the build user's rights, unless the source is
 /// trusted.
 pub fn limit_reading(request: &Request, environment: &AgentEnvironment) -> Result<()> {
@@ -196,15 +171,15 @@ pub fn limit_reading(request: &Request, environment: &AgentEnvironment) -> Resul
         return Ok(());
     }
     let here = current_dir()?;
-    let source = environment.codebuild.as_ref().and_then(|build| build.src_dir.clone());
-    let checkout = source.unwrap_or_else(|| here.clone());
+    let checkout = environment.source_dir().map_or(here.as_path(), |(_, directory)| directory).to_owned();
     let user = reader(request.build_user.as_deref(), &checkout);
     let manifest = request.manifest.as_ref().and_then(|path| Some(here.join(path).parent()?.to_owned()));
     let layers = config::work_dir(request.work_dir.as_deref(), environment, &here).ok();
     let own =
         [Some(checkout), manifest, layers.map(|work| work.join("layers")), Some(config::work_tree(&here))];
+    let own = own.into_iter().flatten().chain(request.rules.roots().map(Path::to_owned));
     let real = |path: PathBuf| fs_err::canonicalize(path).ok().filter(|path| path.parent().is_some());
-    let own = own.into_iter().flatten().filter_map(real).collect();
+    let own = own.filter_map(real).collect();
     untrusted::read_named_as(untrusted::Reader { uid: user.uid, gid: user.gid, own });
     Ok(())
 }
@@ -226,18 +201,20 @@ async fn job(
     let redactor = servers.redactor(settings);
     let too_short =
         |origin| format!("the secret from {origin} is too short to redact, so it may appear in the output");
-    let notices: Vec<String> = redactor.skipped().into_iter().map(too_short).collect();
+    let notices = redactor.skipped().into_iter().map(too_short).chain(servers.notice.clone());
+    let notices: Vec<String> = notices.collect();
     let interrupt = started.interrupt.limited(settings.limits.job).with_grace(settings.limits.grace);
     let style = style(environment);
     let last_run = Durations::of_last_run(&settings.paths.work, &settings.job);
     let events_file =
         ThreadedSink::new(Box::new(events_file), interrupt.clone()).with_deadline(report::FILE_DEADLINE);
+    let fence = environment.github_actions.as_ref().map(|_| FenceGuard::stop(commands_stream(output)));
     let console = ThreadedSink::new(console(output, environment, last_run), interrupt.clone());
     let over = CancellationToken::new();
     let recording = Recording {
         redactor: redactor.clone(),
         sinks: vec![Box::new(events_file), Box::new(console)],
-        reports: Reports::files(&settings.paths.out),
+        reports: reports(settings, environment, fence.as_ref()),
         interrupt: interrupt.clone(),
         over: over.clone(),
     };
@@ -268,6 +245,39 @@ async fn job(
         print::diagnostic(format_args!("error: a report of this job is missing: {error}"));
     }
     Ok(exit)
+}
+
+/// The reports of the job: files, and on GitHub annotations and the job summary.
+fn reports(settings: &Settings, environment: &AgentEnvironment, fence: Option<&FenceGuard>) -> Reports {
+    let mut reports = Reports::files(&settings.paths.out);
+    if let Some(guard) = fence {
+        reports.reports.push(Box::new(Annotations { fence: guard.fence.clone() }));
+    }
+    if let Some(path) = environment.github_actions.as_ref().and_then(|run| run.step_summary.clone()) {
+        reports.reports.push(Box::new(JobSummary { path }));
+    }
+    reports
+}
+
+/// Where commands for GitHub's runner do not disturb the output.
+fn commands_stream(output: Output) -> Stream {
+    if output == Output::Json { Stream::Stderr } else { Stream::Stdout }
+}
+
+/// Tells GitHub of an error before there was a job: at the line of the manifest where there is one.
+pub fn annotate_early_error(error: &Error, output: Output, environment: &AgentEnvironment) {
+    let Some(run) = &environment.github_actions else { return };
+    let text = print::redactor().redact(&error.to_string()).into_owned();
+    let here = current_dir().unwrap_or_default();
+    let commands = github_actions::early_error(&text, &config::work_tree(&here), &here);
+    let lines = commands.join("\n") + "\n";
+    match commands_stream(output) {
+        Stream::Stdout => drop(print::raw(&lines)),
+        Stream::Stderr => print::raw_to_stderr(&lines),
+    }
+    if let Some(path) = &run.step_summary {
+        github_actions::append_early_error(path, &text);
+    }
 }
 
 /// A runner for all commands of the job.

@@ -14,8 +14,9 @@ use agent_types::outcome::ExitStatus;
 
 use super::arguments;
 use super::current_dir::current_dir;
-use super::job::{limit_reading, load_request, request, servers};
+use super::job::{limit_reading, load_request, request};
 use super::print;
+use super::servers::servers;
 use super::unrecorded::UnrecordedRun;
 
 /// Maximum number of servers that are asked in parallel.
@@ -47,6 +48,9 @@ pub async fn command(args: arguments::Lock, environment: &AgentEnvironment) -> R
     let servers = servers(&settings, environment).await?;
     let access = servers.access.for_source(settings.cache.trust.is_trusted());
     let unrecorded = UnrecordedRun::new(&settings, servers.redactor(&settings))?;
+    if let Some(notice) = &servers.notice {
+        unrecorded.runner.events.info(notice).await;
+    }
     let pins = resolve(&settings, &unrecorded.runner, &access, moved, |name, source| {
         let locked = previous.repos.get(name)?;
         (*locked == Locked::new(source, &locked.commit)).then(|| locked.commit.clone())

@@ -1,6 +1,7 @@
 //! The command line: parses it, runs the command, and maps the result to an exit status.
 
 mod arguments;
+mod base_rules;
 mod cache;
 mod cache_publish;
 mod current_dir;
@@ -14,6 +15,7 @@ mod plan;
 mod print;
 mod publish;
 mod report;
+mod servers;
 mod shell;
 mod unrecorded;
 
@@ -73,7 +75,13 @@ pub fn main() -> ExitCode {
         return error.class.exit_status().into();
     }
     tracing::info!(version = env!("CARGO_PKG_VERSION"), argv = ?words, root = environment.root, "started");
-    run_and_flush(|| command(arguments, &environment)).into()
+    let output = arguments.command.job_output();
+    let annotate = |error: &Error| {
+        if let Some(output) = output {
+            job::annotate_early_error(error, output, &environment);
+        }
+    };
+    run_and_flush(|| command(arguments, &environment).inspect_err(annotate)).into()
 }
 
 /// Runs a command, also when it panics, until all that it recorded is written.

@@ -10,11 +10,14 @@ use agent_types::stage::Stage;
 use agent_types::tiers::{TierKind, Trust};
 
 use super::arguments;
-use super::job::load;
+use super::base_rules::with_rules;
+use super::job::{load_request, request, with_rules_args};
 use super::print;
 
 pub async fn command(args: arguments::Plan, environment: &AgentEnvironment) -> Result<ExitStatus> {
-    let settings = load(&args.manifest, environment).await?;
+    let request = with_rules_args(request(&args.manifest).await?, &args.rules);
+    let ruled = with_rules(request, &[], environment).await?;
+    let settings = load_request(&ruled.request, environment)?;
     let plan = job::Plan::new(&settings, &job::Selection::from(&args.selection))?;
     if args.json {
         print::json(as_json(&settings, &plan))?;
@@ -49,8 +52,8 @@ fn as_text(settings: &Settings, plan: &job::Plan) -> String {
         settings.paths.work.display(),
         settings.paths.out.display()
     );
-    let distrust = settings.distrust.iter().map(|(lost, _)| lost);
-    for notice in settings.notices.iter().chain(distrust) {
+    let warnings = settings.warnings.iter().map(|(warning, _)| warning);
+    for notice in settings.notices.iter().chain(warnings) {
         text += &format!("\nnote: {notice}\n");
     }
     // Remove the trailing spaces of empty details.

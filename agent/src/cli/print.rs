@@ -75,6 +75,11 @@ pub fn to_stderr(text: &str) {
     let _ = io::stderr().lock().write_all(presentable(text, &redactor()).as_bytes());
 }
 
+/// Prints text on standard error as it is.
+pub fn raw_to_stderr(text: &str) {
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+}
+
 fn presentable(text: &str, redactor: &Redactor) -> String {
     let mut all = String::new();
     for line in redactor.redact(text).lines() {

@@ -11,8 +11,9 @@ use agent_types::outcome::ExitStatus;
 use agent_yocto::server;
 
 use super::arguments;
-use super::job::{load_request, request, servers};
+use super::job::{load_request, request};
 use super::print;
+use super::servers::servers;
 use super::unrecorded::UnrecordedRun;
 
 pub async fn command(args: arguments::Shell, environment: &AgentEnvironment) -> Result<ExitStatus> {
@@ -22,6 +23,9 @@ pub async fn command(args: arguments::Shell, environment: &AgentEnvironment) -> 
     let _exclusive = DirLock::work(&settings.paths.work)?;
     let servers = servers(&settings, environment).await?;
     let unrecorded = UnrecordedRun::new(&settings, servers.redactor(&settings))?;
+    if let Some(notice) = &servers.notice {
+        unrecorded.runner.events.info(notice).await;
+    }
     let prepared = async {
         job::end_leftovers(&settings, &unrecorded.runner).await?;
         job::set_up_fence(&settings, &environment.credential_sources, &unrecorded.runner).await;

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use url::Url;
 
 use super::values;
-use super::variables::Variables;
+use super::variables::{Typed, Variables};
 
 /// The build of CodeBuild that runs the agent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub struct CodeBuild {
     pub src_dir: Option<PathBuf>,
     /// The secondary sources by identifier: `CODEBUILD_SRC_DIR_<id>`.
     pub secondary: BTreeMap<String, PathBuf>,
+    /// The repository of the primary source.
+    pub source_url: Option<Url>,
     /// What was requested: `pr/N`, a branch, a tag, a commit, an S3 ARN.
     pub source_version: Option<String>,
     /// The commit that CodeBuild resolved; for `pr/N` it may differ from HEAD.
@@ -60,7 +62,7 @@ impl CodeBuild {
         if !webhook && others.iter().all(|name| variables.text(name).is_none()) {
             return None;
         }
-        let mut typed = Typed { variables, notices };
+        let mut typed = Typed { variables, notices, service: "CodeBuild" };
         let base = typed.read("CODEBUILD_WEBHOOK_BASE_REF", reference);
         let head = typed.read("CODEBUILD_WEBHOOK_HEAD_REF", reference);
         Some(CodeBuild {
@@ -68,6 +70,8 @@ impl CodeBuild {
             build_number: typed.read("CODEBUILD_BUILD_NUMBER", |text| text.parse().ok()),
             src_dir: variables.path("CODEBUILD_SRC_DIR"),
             secondary: variables.paths_of("CODEBUILD_SRC_DIR_"),
+            // Other kinds of sources have other texts here, so this is not an error.
+            source_url: variables.text("CODEBUILD_SOURCE_REPO_URL").and_then(|text| Url::parse(&text).ok()),
             source_version: variables.text("CODEBUILD_SOURCE_VERSION"),
             // S3 sources have another kind of version here, so this is not an error.
             resolved_commit: variables
@@ -100,25 +104,6 @@ impl CodeBuild {
             .get_key_value(repo)
             .or_else(|| self.secondary.get_key_value(&id))
             .map(|(id, dir)| (id.as_str(), dir))
-    }
-}
-
-struct Typed<'a> {
-    variables: &'a Variables,
-    notices: &'a mut Vec<String>,
-}
-
-impl Typed<'_> {
-    /// Ignores a variable with an unexpected value, and reports it.
-    fn read<T>(&mut self, name: &str, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
-        let text = self.variables.text(name)?;
-        let value = parse(&text);
-        if value.is_none() {
-            self.notices.push(format!(
-                "the variable {name} is ignored: {text:?} is not a value that CodeBuild documents"
-            ));
-        }
-        value
     }
 }
 

@@ -20,6 +20,7 @@ use super::load::load;
 use super::manifest;
 use super::paths;
 use super::request::{OnlyLayers, Request};
+use super::rules::Rules;
 use super::settings::Settings;
 
 /// Settings to check only these layers; without layers, the current directory. A `build-agent.toml` in or
@@ -53,6 +54,15 @@ pub fn for_layers(
             return Ok(settings);
         }
         notices.push(format!("{} is for {}, so it is ignored", file.display(), settings.release.name));
+    }
+    if let Rules::OfBase(base) = &request.rules
+        && let Some(file) = layers.files_above().find(|file| file.is_file() && !request.rules.has(file))
+    {
+        let shown = file.strip_prefix(&layers.checkout).unwrap_or(&file).display();
+        notices.push(format!(
+            "this change brings `{shown}`, which is ignored: the base {} has none",
+            base.shown()
+        ));
     }
     let release = match release {
         Some(release) => release,
@@ -90,9 +100,7 @@ fn grounded(
     };
     let mut env = env.clone();
     env.work_dir = env.work_dir.map(|directory| cwd.join(directory));
-    if let Some(build) = &mut env.codebuild {
-        build.src_dir = build.src_dir.take().filter(|directory| layers.checkout.starts_with(directory));
-    }
+    env.retain_source_dir(|directory| layers.checkout.starts_with(directory));
     (request, env)
 }
 
@@ -125,7 +133,7 @@ impl Layers {
                 layers.push(path);
             }
         }
-        let checkout = match paths::codebuild_checkout(env)? {
+        let checkout = match paths::service_checkout(env)? {
             Some(checkout) if layers.iter().all(|layer| layer.starts_with(&checkout)) => checkout,
             _ => common(layers.iter().map(|layer| paths::work_tree(layer))),
         };
@@ -137,8 +145,15 @@ impl Layers {
         if let Some(given) = &request.manifest {
             return Some(cwd.join(given));
         }
-        let above = self.layers.first()?.ancestors().take_while(|above| above.starts_with(&self.checkout));
-        above.map(|above| above.join(manifest::FILE_NAME)).find(|file| file.is_file())
+        self.files_above().find(|file| request.rules.has(file))
+    }
+
+    /// Where a manifest could be: above the first layer, in the checkout.
+    fn files_above(&self) -> impl Iterator<Item = PathBuf> {
+        let above = self.layers.first().into_iter().flat_map(|layer| layer.ancestors());
+        above
+            .take_while(|above| above.starts_with(&self.checkout))
+            .map(|above| above.join(manifest::FILE_NAME))
     }
 
     /// The series that all layers support.
@@ -190,7 +205,9 @@ pub fn known_release(name: &str) -> Result<&'static Release> {
 fn choose_release(layers: &Layers, env: &AgentEnvironment) -> Result<(&'static Release, String)> {
     let series = layers.series();
     let names_it = |release: &Release| release.series.iter().any(|name| series.contains(*name));
-    let base = env.codebuild.as_ref().and_then(|build| build.base_branch.clone());
+    let by_codebuild = || env.codebuild.as_ref()?.base_branch.clone();
+    let by_github = env.github_actions.as_ref().and_then(|run| run.base_branch());
+    let base = by_github.map(str::to_owned).or_else(by_codebuild);
     let branches = [
         (git_branch(&layers.checkout), "the checkout is on the branch of this name"),
         (base, "the pull request targets the branch of this name"),

@@ -13,6 +13,7 @@ use agent_types::error::Result;
 use agent_types::secrets;
 
 use super::codebuild::CodeBuild;
+use super::github_actions::{self, GitHubActions};
 use super::secrets_file::{self, AwsKeys, VARIABLE as SECRETS_FILE};
 use super::settings::Secret;
 use super::variables::Variables;
@@ -58,6 +59,8 @@ pub struct AgentEnvironment {
     pub network: BTreeMap<String, String>,
     /// Present if CodeBuild runs the agent.
     pub codebuild: Option<CodeBuild>,
+    /// Present if GitHub Actions runs the agent, also on a runner in CodeBuild.
+    pub github_actions: Option<GitHubActions>,
     /// Messages about ignored variables with invalid values.
     pub notices: Vec<String>,
     secrets: Vec<Secret>,
@@ -108,6 +111,7 @@ impl AgentEnvironment {
         let mut notices = Vec::new();
         let is_set = |name| variables.text(name).is_some_and(|value| value != "false" && value != "0");
         let codebuild = CodeBuild::from_variables(&variables, &mut notices);
+        let github_actions = GitHubActions::from_variables(&variables, &mut notices);
         AgentEnvironment {
             root: false,
             home: variables.path("HOME"),
@@ -121,7 +125,7 @@ impl AgentEnvironment {
             lc_all: variables.text("LC_ALL"),
             term: variables.text("TERM"),
             no_color: variables.text("NO_COLOR").is_some(),
-            ci: codebuild.is_some() || is_set("CI") || is_set("GITHUB_ACTIONS"),
+            ci: codebuild.is_some() || github_actions.is_some() || is_set("CI"),
             ssh_auth_sock: variables.path("SSH_AUTH_SOCK"),
             github_token: variables
                 .text("GITHUB_TOKEN")
@@ -130,6 +134,7 @@ impl AgentEnvironment {
             aws_keys: None,
             credential_sources: credential_sources(&variables),
             codebuild,
+            github_actions,
             secrets: secrets_of(&variables),
             notices,
         }
@@ -144,6 +149,46 @@ impl AgentEnvironment {
             }
         }
         self
+    }
+
+    /// The directory of the source under test that the service has checked out, and the variable that names it. On
+    /// GitHub's runner in CodeBuild, GitHub's variable decides.
+    pub fn source_dir(&self) -> Option<(&'static str, &Path)> {
+        match (&self.github_actions, &self.codebuild) {
+            (Some(run), _) => Some((github_actions::WORKSPACE, run.source_dir.as_deref()?)),
+            (None, build) => Some(("CODEBUILD_SRC_DIR", build.as_ref()?.src_dir.as_deref()?)),
+        }
+    }
+
+    /// Forgets the service's source if this says that the layers under test are from elsewhere.
+    pub fn retain_source_dir(&mut self, is_under_test: impl Fn(&Path) -> bool) {
+        for directory in [
+            self.github_actions.as_mut().map(|run| &mut run.source_dir),
+            self.codebuild.as_mut().map(|build| &mut build.src_dir),
+        ] {
+            if let Some(directory) = directory {
+                *directory = directory.take().filter(|directory| is_under_test(directory));
+            }
+        }
+    }
+
+    /// The commit of the source under test, as the service names it.
+    pub fn source_commit(&self) -> Option<&str> {
+        // A commit of a source that is not under test says nothing about the layers.
+        self.source_dir()?;
+        match (&self.github_actions, &self.codebuild) {
+            (Some(run), _) => run.commit.as_deref(),
+            (None, build) => build.as_ref()?.resolved_commit.as_deref(),
+        }
+    }
+
+    /// Records which commit git finds checked out in [`source_dir`](Self::source_dir).
+    pub fn set_checked_out(&mut self, commit: Option<String>) {
+        match (&mut self.github_actions, &mut self.codebuild) {
+            (Some(run), _) => run.checked_out = commit,
+            (None, Some(build)) => build.checked_out = commit,
+            (None, None) => {}
+        }
     }
 
     /// Every value that must never be shown.

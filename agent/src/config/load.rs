@@ -10,15 +10,20 @@ use agent_types::events::JobIdentity;
 use agent_types::job_id::JobId;
 use agent_types::release::Release;
 use agent_types::secrets;
+use agent_types::tiers::Access;
 use agent_yocto::layer_conf::LayerConf;
 use agent_yocto::path_rules::{self, PatternFault};
+use url::Url;
 
 use super::environment::AgentEnvironment;
+use super::github_actions::GitHubActions;
 use super::manifest::UnvalidatedManifest;
 use super::paths::{self, ProjectRoot};
 use super::problem::{Diagnostic, KeyPath, Problems};
 use super::repos::{self, Repos, Surroundings};
 use super::request::{OnlyLayers, Request};
+use super::rules::Rules;
+use super::rules_report::{self, RulesReport};
 use super::settings::{
     Artifacts, Build, BuildConfig, Check, Destination, KnownFailure, Repo, RepoSource, Secret, Settings,
 };
@@ -43,16 +48,21 @@ pub fn load(request: &Request, env: &AgentEnvironment, cwd: &Path, now: SystemTi
     let mut problems = Problems::default();
     let read = read(&bytes, request, env, cwd, &project_root, now, &mut problems);
     if !problems.is_empty() {
-        return Err(problems.into());
+        let error = Error::from(problems);
+        return Err(match &project_root.rules {
+            Rules::OfBase(base) => error.hint(format!("these files are those of the base {}", base.shown())),
+            Rules::OfCheckout | Rules::NoBase { .. } => error,
+        });
     }
     // Without a problem, the manifest was read.
     let read = read.ok_or_else(|| Error::internal("the manifest was not read, and nothing says why"))?;
     settings(read, request, env, cwd, project_root, now)
 }
 
-fn evidence<'a>(request: &Request, env: &'a AgentEnvironment) -> TrustInputs<'a> {
+/// All that speaks for or against the source.
+pub(super) fn evidence<'a>(request: &Request, env: &'a AgentEnvironment) -> TrustInputs<'a> {
     let (codebuild, branches) = (env.codebuild.as_ref(), env.trusted_branches.as_deref());
-    TrustInputs { codebuild, branches, trusted_flag: request.trusted }
+    TrustInputs { codebuild, github: env.github_actions.as_ref(), branches, trusted_flag: request.trusted }
 }
 
 /// Whether the source is trusted; known before any of its files is read.
@@ -61,11 +71,10 @@ pub fn is_trusted(request: &Request, env: &AgentEnvironment) -> bool {
     trust::judge(&evidence(request, env)).is_ok_and(|judged| judged.trust.is_trusted())
 }
 
-/// The directory whose commit decides about the trust, where CodeBuild resolved one and the source may be trusted.
+/// The directory whose commit decides about the trust, where the service resolved one and the source may be trusted.
 pub fn commit_to_confirm(env: &AgentEnvironment) -> Option<&Path> {
-    let build = env.codebuild.as_ref()?;
-    let decides = trust::depends_on_commit(build, env.trusted_branches.as_deref());
-    build.src_dir.as_deref().filter(|_| decides)
+    let decides = trust::depends_on_commit(&evidence(&Request::default(), env));
+    env.source_dir().map(|(_, directory)| directory).filter(|_| decides)
 }
 
 /// An unreadable file counts as an invalid manifest.
@@ -80,6 +89,7 @@ struct Read {
     sections: Sections,
     yocto_check_layer: bool,
     known_failures: Vec<KnownFailure>,
+    rules: RulesReport,
 }
 
 fn read(
@@ -104,12 +114,14 @@ fn read(
     if !request.ignore_lock {
         apply_lock(project_root, &tree, &mut repos, problems);
     }
+    let rules = rules_report::report(project_root, sections.known_failures.as_deref());
     Some(Read {
         release: Release::find(raw.release.as_deref()?)?,
         repos,
         sections,
         yocto_check_layer: raw.check.yocto_check_layer.unwrap_or(true),
         known_failures,
+        rules,
     })
 }
 
@@ -127,7 +139,7 @@ fn read_known_failures(
     check: &mut Validator,
 ) -> Vec<KnownFailure> {
     let Some(file) = &sections.known_failures else { return Vec::new() };
-    match untrusted::read_named(file, untrusted::PAGE) {
+    match untrusted::read_named(&project_root.rules_file(file), untrusted::PAGE) {
         Ok(bytes) => {
             let name = beside(project_root, file);
             known_failures::read(&name, &bytes, &day(now), check.problems)
@@ -144,12 +156,13 @@ fn read_known_failures(
 
 fn apply_lock(project_root: &ProjectRoot, tree: &Node, repos: &mut Repos, problems: &mut Problems) {
     let Some(file) = lock_file(project_root) else { return };
+    let of_rules = project_root.rules_file(&file);
     // A dangling link is not a lock, but must not disable pinning either.
-    if fs_err::symlink_metadata(&file).is_err() {
+    if fs_err::symlink_metadata(&of_rules).is_err() {
         return;
     }
     let name = beside(project_root, &file);
-    let written = match untrusted::read_named(&file, untrusted::PAGE) {
+    let written = match untrusted::read_named(&of_rules, untrusted::PAGE) {
         Ok(bytes) => lock::read(&name, &bytes, problems),
         Err(error) => {
             let mistake = Diagnostic::new(format!("cannot read {name}: {error}"));
@@ -203,7 +216,7 @@ fn settings(
     project_root: ProjectRoot,
     now: SystemTime,
 ) -> Result<Settings> {
-    let Read { release, repos, sections, yocto_check_layer, known_failures } = read;
+    let Read { release, repos, mut sections, yocto_check_layer, known_failures, rules } = read;
     let Repos { repos, secrets, notices } = repos;
     let paths = paths::resolve(request, env, cwd, &sections.name, release)?;
     let only = request.layers.as_ref();
@@ -215,21 +228,22 @@ fn settings(
     let codebuild = env.codebuild.as_ref();
     let trust::Judgement { trust, lost } = trust::judge(&evidence(request, env))?;
     let store = paths::work_dir(request.work_dir.as_deref(), env, cwd)?.join("layers");
-    let (cache, cache_notices) = shared::cache(&sections.cache, trust, codebuild, store, &paths);
+    if rules.closed.is_some() && sections.cache.access == Access::ReadWrite {
+        sections.cache.access = Access::ReadOnly;
+    }
+    let (cache, cache_notices) = shared::cache(&sections.cache, trust, env.source_commit(), store, &paths);
     let job = JobIdentity {
         id: JobId::new(now),
         name: sections.name,
         release: release.name.to_owned(),
         commit: None,
         dirty: false,
-        build: codebuild
-            .and_then(|build| build.build_number)
-            .map_or_else(|| build_id(now), |number| number.to_string()),
+        build: build_name(env, now),
         codebuild: codebuild.and_then(|build| build.build_id.clone()),
         layer: project_root.checkout.clone(),
         manifest: project_root.manifest_name.clone(),
         reproduce: reproduce(request, &project_root, only),
-        url: codebuild.and_then(|build| build.public_url.as_ref()).map(ToString::to_string),
+        url: page(env).map(|url| url.to_string()),
     };
     Ok(Settings {
         release,
@@ -273,9 +287,15 @@ fn settings(
             sections.notices,
             cache_notices,
             patterns,
+            rules.notices,
         ]
         .concat(),
-        distrust: lost.map(|why| (format!("the source is not trusted: {why}"), trust::HINT.to_owned())),
+        warnings: lost
+            .map(|lost| (format!("the source is not trusted: {}", lost.why), lost.hint.to_owned()))
+            .into_iter()
+            .chain(rules.warnings)
+            .collect(),
+        publishes_nothing: rules.closed,
     })
 }
 
@@ -350,12 +370,35 @@ fn day(now: SystemTime) -> String {
     humantime::format_rfc3339_seconds(now).to_string().chars().take(10).collect()
 }
 
+/// Distinguishes builds of one commit: the service's number, or a time.
+fn build_name(env: &AgentEnvironment, now: SystemTime) -> String {
+    let number = env.codebuild.as_ref().and_then(|build| build.build_number);
+    let run = env.github_actions.as_ref().and_then(|run| Some((run.run_id?, run.run_attempt.unwrap_or(1))));
+    match (number, run) {
+        // On GitHub's runner in CodeBuild, each job is a build of its own.
+        (Some(number), _) => number.to_string(),
+        // The jobs of a matrix have the same run and attempt.
+        (None, Some((run, attempt))) => format!("{run}-{attempt}-{:08x}", chance(now)),
+        (None, None) => build_id(now),
+    }
+}
+
+/// The service's page of this build.
+fn page(env: &AgentEnvironment) -> Option<Url> {
+    let by_codebuild = || env.codebuild.as_ref()?.public_url.clone();
+    env.github_actions.as_ref().and_then(GitHubActions::url).or_else(by_codebuild)
+}
+
 /// `20260102T030405Z-0f5d7e0c`: sorts by time, and differs for two builds in one second.
 pub fn build_id(now: SystemTime) -> String {
     let time = humantime::format_rfc3339_seconds(now).to_string().replace(['-', ':'], "");
+    format!("{time}-{:08x}", chance(now))
+}
+
+fn chance(now: SystemTime) -> u32 {
     // Seeded in each process and for each state: <https://doc.rust-lang.org/std/hash/struct.RandomState.html>.
     let mut chance = RandomState::new().build_hasher();
     chance.write_u32(std::process::id());
     chance.write_u32(now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().subsec_nanos());
-    format!("{time}-{:08x}", chance.finish() as u32)
+    chance.finish() as u32
 }

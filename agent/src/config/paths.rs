@@ -7,8 +7,10 @@ use agent_types::release::Release;
 use agent_yocto::path_rules::{self, PathUse};
 
 use super::environment::AgentEnvironment;
+use super::github_actions::WORKSPACE;
 use super::manifest;
 use super::request::Request;
+use super::rules::Rules;
 use super::settings::Paths;
 use super::values;
 
@@ -22,59 +24,101 @@ pub struct ProjectRoot {
     pub manifest: Option<PathBuf>,
     /// The manifest's name in messages.
     pub manifest_name: String,
+    /// Where the rules come from.
+    pub rules: Rules,
 }
 
-/// Finds checkout and manifest. The checkout is `CODEBUILD_SRC_DIR`, else the git work tree with the
+impl ProjectRoot {
+    /// The file with the rules that a path in the checkout names: the base's, if the rules come from there.
+    pub fn rules_file(&self, path: &Path) -> PathBuf {
+        match &self.rules {
+            Rules::OfBase(base) => base.file(path),
+            Rules::OfCheckout | Rules::NoBase { .. } => path.to_owned(),
+        }
+    }
+}
+
+/// Finds checkout and manifest. The checkout is the service's, else the git work tree with the
 /// manifest, else the manifest's directory. For a downloaded manifest it is the one of `cwd`.
 ///
 /// # Errors
-/// If there is no manifest, or `CODEBUILD_SRC_DIR` is not a directory.
+/// If there is no manifest, or the service's checkout is not a directory.
 pub fn find(request: &Request, env: &AgentEnvironment, cwd: &Path) -> Result<ProjectRoot> {
     let cwd = canonical("the current directory", cwd)?;
-    let codebuild = codebuild_checkout(env)?;
+    let service = service_checkout(env)?;
     if let Some((name, _)) = &request.manifest_text {
-        let checkout = codebuild.unwrap_or_else(|| work_tree(&cwd));
+        let checkout = service.unwrap_or_else(|| work_tree(&cwd));
         return Ok(ProjectRoot {
             base: checkout.clone(),
             checkout,
             manifest: None,
             manifest_name: name.clone(),
+            rules: request.rules.clone(),
         });
     }
     let file = match &request.manifest {
         Some(path) => cwd.join(path),
-        None => default_manifest(codebuild.as_deref(), &cwd),
+        None => default_manifest(service.as_deref(), &cwd, &request.rules),
     };
-    let file = if file.is_dir() { file.join(manifest::FILE_NAME) } else { file };
+    let file = if names_directory(&file, &request.rules) { file.join(manifest::FILE_NAME) } else { file };
+    let manifest_name = match &request.manifest {
+        Some(given) if cwd.join(given) == file => given.clone(),
+        _ => file.strip_prefix(&cwd).unwrap_or(&file).display().to_string(),
+    };
+    let mut rules = request.rules.clone();
+    if let Rules::OfBase(files) = &request.rules
+        && let Some(inner) = files.inner(&file)
+    {
+        if let Some(tree) = files.tree_with(&inner) {
+            let base = files.checkout.join(inner.parent().unwrap_or(Path::new("")));
+            let checkout = service.unwrap_or_else(|| files.checkout.clone());
+            let rules = Rules::OfBase(files.narrowed(tree));
+            let manifest = Some(tree.root.join(inner));
+            return Ok(ProjectRoot { checkout, base, manifest, manifest_name, rules });
+        }
+        rules = Rules::NoBase {
+            why: format!("the base {} has no `{manifest_name}`", files.shown()),
+            hint: "once the file is on the base branch, its rules count".to_owned(),
+        };
+    }
     if !file.is_file() {
         let what = if file.exists() { "is not a regular file" } else { "does not exist" };
         return Err(Error::usage(format!("the manifest `{}` {what}", file.display()))
             .hint("write one (docs/manifest.md), or check a layer without one: build-agent check LAYER"));
     }
     let base = canonical("the manifest's directory", file.parent().unwrap_or(&cwd))?;
-    let checkout = codebuild.unwrap_or_else(|| work_tree(&base));
-    let manifest_name = match &request.manifest {
-        Some(given) if !cwd.join(given).is_dir() => given.clone(),
-        _ => file.strip_prefix(&cwd).unwrap_or(&file).display().to_string(),
-    };
-    Ok(ProjectRoot { checkout, base, manifest: Some(file), manifest_name })
+    let checkout = service.unwrap_or_else(|| work_tree(&base));
+    Ok(ProjectRoot { checkout, base, manifest: Some(file), manifest_name, rules })
 }
 
-/// `CODEBUILD_SRC_DIR`, if CodeBuild runs the agent.
+/// Whether the path is a directory with a manifest. Where the base of a change has a file, it is none, whatever the
+/// change made of it.
+fn names_directory(path: &Path, rules: &Rules) -> bool {
+    if rules.has(path) {
+        return false;
+    }
+    let in_base = match rules {
+        Rules::OfBase(files) => files.file(path).is_dir(),
+        Rules::OfCheckout | Rules::NoBase { .. } => false,
+    };
+    in_base || path.is_dir()
+}
+
+/// The checkout that the service made, if one runs the agent: `CODEBUILD_SRC_DIR` or `GITHUB_WORKSPACE`.
 ///
 /// # Errors
 /// If it is not a directory.
-pub fn codebuild_checkout(env: &AgentEnvironment) -> Result<Option<PathBuf>> {
-    let Some(directory) = env.codebuild.as_ref().and_then(|build| build.src_dir.as_ref()) else {
-        return Ok(None);
-    };
-    is_text("CODEBUILD_SRC_DIR", directory)?;
+pub fn service_checkout(env: &AgentEnvironment) -> Result<Option<PathBuf>> {
+    let Some((variable, directory)) = env.source_dir() else { return Ok(None) };
+    is_text(variable, directory)?;
     if !directory.is_absolute() || !directory.is_dir() {
-        let message = format!("CODEBUILD_SRC_DIR is `{}`, which is not a directory", directory.display());
-        return Err(Error::machine(message)
-            .hint("CodeBuild sets it after its DOWNLOAD_SOURCE phase; do not change it"));
+        let message = format!("{variable} is `{}`, which is not a directory", directory.display());
+        return Err(Error::machine(message).hint(match variable {
+            WORKSPACE => "let actions/checkout run first; a container needs the directory at the same path",
+            _ => "CodeBuild sets it after its DOWNLOAD_SOURCE phase; do not change it",
+        }));
     }
-    canonical("CODEBUILD_SRC_DIR", directory).map(Some)
+    canonical(variable, directory).map(Some)
 }
 
 /// The path without links, as text.
@@ -85,12 +129,12 @@ fn canonical(what: &str, path: &Path) -> Result<PathBuf> {
 }
 
 /// Beside the work at hand, or at the top of its git work tree.
-fn default_manifest(codebuild: Option<&Path>, cwd: &Path) -> PathBuf {
-    match codebuild {
+fn default_manifest(service: Option<&Path>, cwd: &Path, rules: &Rules) -> PathBuf {
+    match service {
         Some(checkout) => checkout.join(manifest::FILE_NAME),
         None => {
             let here = cwd.join(manifest::FILE_NAME);
-            if here.is_file() { here } else { work_tree(cwd).join(manifest::FILE_NAME) }
+            if rules.has(&here) { here } else { work_tree(cwd).join(manifest::FILE_NAME) }
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use super::rules::Rules;
+
 /// The options of the command line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Request {
@@ -33,6 +35,12 @@ pub struct Request {
     pub options: Vec<String>,
     /// `--trusted`: the user trusts the source.
     pub trusted: bool,
+    /// `--base`: the revision that the change is based on.
+    pub base: Option<String>,
+    /// `--accept-manifest`: the user accepts the rules that the change brings.
+    pub accept_manifest: bool,
+    /// Where the manifest, its lock and its known failures are read from.
+    pub rules: Rules,
     /// Notices about the download of the manifest.
     pub notices: Vec<String>,
     /// Whether the lock is ignored, because it is being replaced.

@@ -49,8 +49,11 @@ pub struct Settings {
     pub secrets: Vec<Secret>,
     /// Sentences for people that arose while reading: defaults chosen, keys without effect.
     pub notices: Vec<String>,
-    /// Why the source lost its trust, and what to do.
-    pub distrust: Option<(String, String)>,
+    /// What people must know about the source: that it lost its trust, that it edits its own rules. Each with what to
+    /// do.
+    pub warnings: Vec<(String, String)>,
+    /// Why nothing may be published: the rules that decide about it are not known.
+    pub publishes_nothing: Option<String>,
 }
 
 /// A source beside the layer under test.
@@ -102,7 +105,7 @@ pub struct Cache {
     pub layers: PathBuf,
     /// Decides who may write the share and report to the hash server, and separates the local directories.
     pub trust: Trust,
-    /// The commit that the trust is for, where CodeBuild names one.
+    /// The commit that the trust is for, where the build service names one.
     pub commit: Option<String>,
     /// `None` without a share, and where `access = "off"` leaves it aside.
     pub share: Option<SharedCache>,

@@ -8,7 +8,6 @@ use agent_types::bucket_share::BucketShare;
 use agent_types::share::Share;
 use agent_types::tiers::{Access, TierKind, Trust};
 
-use super::codebuild::CodeBuild;
 use super::settings::{Cache, HashServer, Paths, Shared, SharedCache};
 
 /// `[cache] share`
@@ -30,11 +29,12 @@ pub struct RawCache {
     pub hash_server: HashServer,
 }
 
-/// The caches of a job, with notices. `layers` is the local store of layer checkouts.
+/// The caches of a job, with notices. `commit` is the one that the service names for the source; `layers` is the
+/// local store of layer checkouts.
 pub fn cache(
     words: &RawCache,
     trust: Trust,
-    codebuild: Option<&CodeBuild>,
+    commit: Option<&str>,
     layers: PathBuf,
     paths: &Paths,
 ) -> (Cache, Vec<String>) {
@@ -48,10 +48,7 @@ pub fn cache(
         sstate: paths.work.join("sstate"),
         layers,
         trust: trust.clone(),
-        // A commit of a source that is not under test says nothing about the layers.
-        commit: codebuild
-            .filter(|build| build.src_dir.is_some())
-            .and_then(|build| build.resolved_commit.clone()),
+        commit: commit.map(str::to_owned),
         share,
         downloads_max_age: words.downloads_max_age,
         sstate_max_age: words.sstate_max_age,

@@ -111,14 +111,14 @@ fn another_commit_than_the_trusted_one_takes_the_trust_and_the_place() {
         let place = if lost.is_none() { "trusted/sstate" } else { "meta-x-scarthgap/sstate" };
         assert_eq!(settings.cache.share.unwrap().writes().is_some(), lost.is_none(), "{head:?}");
         assert!(settings.cache.sstate.ends_with(place), "{:?}", settings.cache.sstate);
-        let (said, hint) = settings.distrust.unzip();
+        let (said, hint) = settings.warnings.into_iter().next().unzip();
         assert_eq!(said.is_some(), lost.is_some());
         assert!(lost.is_none_or(|lost| said.unwrap().contains(lost) && hint.unwrap().contains("--trusted")));
     }
     // A person vouches for a source without a commit.
     let settings = in_codebuild_at(SHARE, true, &[], None).unwrap();
-    assert!(settings.cache.trust.is_trusted() && settings.distrust.is_none());
+    assert!(settings.cache.trust.is_trusted() && settings.warnings.is_empty());
     // What nobody called trusted has lost nothing.
     let settings = in_codebuild_at(SHARE, false, &[], None).unwrap();
-    assert!(!settings.cache.trust.is_trusted() && settings.distrust.is_none());
+    assert!(!settings.cache.trust.is_trusted() && settings.warnings.is_empty());
 }

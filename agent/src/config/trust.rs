@@ -1,4 +1,4 @@
-//! Whether the source of a build is trusted: a pure function of what CodeBuild says, of the branches
+//! Whether the source of a build is trusted: a pure function of what CodeBuild and GitHub say, of the branches
 //! that the account's owner names, and of a person's word. The manifest has no say: a pull request
 //! brings its own.
 //!
@@ -11,12 +11,17 @@ use agent_types::tiers::Trust;
 
 use super::codebuild::{CodeBuild, Trigger};
 use super::environment::TRUSTED_BRANCHES as BRANCHES;
+use super::github_actions::GitHubActions;
+
+mod github;
 
 /// All that speaks for or against a source.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TrustInputs<'a> {
     /// Present in CodeBuild.
     pub codebuild: Option<&'a CodeBuild>,
+    /// Present on a runner of GitHub Actions, also in CodeBuild.
+    pub github: Option<&'a GitHubActions>,
     /// The regular expression of the trusted branches, as it is written.
     pub branches: Option<&'a str>,
     /// `--trusted`.
@@ -31,7 +36,7 @@ pub struct TrustInputs<'a> {
 pub fn judge(evidence: &TrustInputs) -> Result<Judgement> {
     let claimed = claimed(evidence)?;
     Ok(match not_established(evidence).filter(|_| claimed.is_trusted()) {
-        Some(why) => Judgement { trust: untrusted(why.clone()), lost: Some(why) },
+        Some(lost) => Judgement { trust: untrusted(lost.why.clone()), lost: Some(lost) },
         None => Judgement { trust: claimed, lost: None },
     })
 }
@@ -40,54 +45,118 @@ pub fn judge(evidence: &TrustInputs) -> Result<Judgement> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Judgement {
     pub trust: Trust,
-    /// Why a source is not trusted that would be, if it were known to be what CodeBuild resolved.
-    pub lost: Option<String>,
+    /// For a source that would be trusted if it were known to be what the service resolved.
+    pub lost: Option<Lost>,
+}
+
+/// Why a source lost its trust, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lost {
+    pub why: String,
+    pub hint: &'static str,
 }
 
 /// Whether the commit that is checked out could decide: somebody has to look.
-pub fn depends_on_commit(build: &CodeBuild, branches: Option<&str>) -> bool {
-    let claimed = |trusted_flag| claimed(&TrustInputs { codebuild: Some(build), branches, trusted_flag });
-    let known = build.src_dir.is_some() && build.resolved_commit.is_some();
+pub fn depends_on_commit(evidence: &TrustInputs) -> bool {
+    let known = match (evidence.github, evidence.codebuild) {
+        (Some(run), _) => run.source_dir.is_some() && run.commit.is_some(),
+        (None, Some(build)) => build.src_dir.is_some() && build.resolved_commit.is_some(),
+        (None, None) => false,
+    };
+    let claimed = |trusted_flag| claimed(&TrustInputs { trusted_flag, ..*evidence });
     known && [false, true].into_iter().any(|flag| claimed(flag).is_ok_and(|trust| trust.is_trusted()))
 }
 
-/// How a build becomes trusted whose commit was not what CodeBuild resolved, or is not known.
-pub const HINT: &str = "let CodeBuild clone the source with git (CodePipeline: `full clone`), and let no command before the \
-     agent check out something else; if you vouch for what is there, pass --trusted in a build that no webhook starts";
-
-/// The trust in what CodeBuild resolved, or in what a person vouches for.
-fn claimed(evidence: &TrustInputs) -> Result<Trust> {
-    let branches = evidence.branches.map(trusted_branches).transpose()?;
-    let Some(build) = evidence.codebuild else { return Ok(by_word(evidence.trusted_flag, NOBODY)) };
-    if let Some(trust) = pull_request(build) {
-        return refuse_word(trust, evidence.trusted_flag);
-    }
-    if build.webhook {
-        return refuse_word(by_webhook(build, branches.as_ref()), evidence.trusted_flag);
-    }
-    Ok(by_word(
-        evidence.trusted_flag,
-        "CodeBuild names no webhook event: started by hand, a schedule or a pipeline",
-    ))
+/// Whether anything at all says that the source is a pull request.
+pub fn is_pull_request(evidence: &TrustInputs) -> bool {
+    evidence.github.is_some_and(|run| github::pull_request(run).is_some())
+        || evidence.codebuild.is_some_and(|build| pull_request(build).is_some())
 }
 
-/// Why it is not established that what is checked out is what CodeBuild resolved: trust goes to that commit, and
-/// to no other that a command before the agent has checked out. A person's word also stands for a source whose
-/// commit nobody knows, but not for another commit.
-fn not_established(evidence: &TrustInputs) -> Option<String> {
+/// Whether a webhook started the build, and no person who could vouch for anything.
+pub fn is_started_by_webhook(evidence: &TrustInputs) -> bool {
+    match (evidence.github, evidence.codebuild) {
+        (Some(run), _) => !run.is_started_by_hand(),
+        (None, build) => build.is_some_and(|build| build.webhook),
+    }
+}
+
+/// How a build becomes trusted whose commit was not what CodeBuild resolved, or is not known.
+const HINT: &str = "let CodeBuild clone the source with git (CodePipeline: `full clone`), and let no command before the \
+     agent check out something else; if you vouch for what is there, pass --trusted in a build that no webhook starts";
+
+/// The trust in what the service resolved, or in what a person vouches for.
+fn claimed(evidence: &TrustInputs) -> Result<Trust> {
+    let branches = evidence.branches.map(trusted_branches).transpose()?;
+    let flag = evidence.trusted_flag;
+    match (evidence.github, evidence.codebuild) {
+        (None, None) => Ok(by_word(flag, NOBODY)),
+        (None, Some(build)) => by_codebuild(build, branches.as_ref(), flag),
+        (Some(run), build) => {
+            let trust = github::claimed(run, branches.as_ref(), flag)?;
+            match build.and_then(|build| taken_away(build, &trust, branches.as_ref())) {
+                Some(less) => refuse_word(less, flag),
+                None => Ok(trust),
+            }
+        }
+    }
+}
+
+fn by_codebuild(build: &CodeBuild, branches: Option<&Regex>, flag: bool) -> Result<Trust> {
+    if let Some(trust) = pull_request(build) {
+        return refuse_word(trust, flag);
+    }
+    if build.webhook {
+        return refuse_word(by_webhook(build, branches), flag);
+    }
+    Ok(by_word(flag, "CodeBuild names no webhook event: started by hand, a schedule or a pipeline"))
+}
+
+/// On GitHub's runner in CodeBuild, GitHub's variables decide. CodeBuild's never grant more; `Some`, if they say that
+/// this is less than what GitHub's say.
+fn taken_away(build: &CodeBuild, trust: &Trust, branches: Option<&Regex>) -> Option<Trust> {
+    let by_github = match trust {
+        Trust::Trusted { .. } => None,
+        Trust::Untrusted { pull_request, .. } => Some(*pull_request),
+    };
+    if let Some(proposed) = pull_request(build) {
+        let Trust::Untrusted { pull_request: number, .. } = &proposed else { return Some(proposed) };
+        return match by_github {
+            Some(known) if known.is_none() || known == *number => None,
+            Some(_) => {
+                Some(untrusted("it is a pull request, and CodeBuild and GitHub do not agree on its number"))
+            }
+            None => Some(proposed),
+        };
+    }
+    let is_runner = build.event.as_deref() == Some("WORKFLOW_JOB_QUEUED");
+    if build.webhook && !is_runner && by_github.is_none() {
+        return Some(by_webhook(build, branches)).filter(|trust| !trust.is_trusted());
+    }
+    None
+}
+
+/// Why it is not established that what is checked out is what the service resolved: trust goes to that commit, and
+/// to no other that a command before the agent has checked out. In CodeBuild, a person's word also stands for a source
+/// whose commit nobody knows, but not for another commit.
+fn not_established(evidence: &TrustInputs) -> Option<Lost> {
+    if let Some(run) = evidence.github {
+        return github::not_established(run);
+    }
+    let lost = |why| Some(Lost { why, hint: HINT });
     let build = evidence.codebuild?;
     // A commit of a source that is not under test says nothing about the layers that are.
     let resolved = build.resolved_commit.as_ref().filter(|_| build.src_dir.is_some());
     match (resolved, &build.checked_out) {
         (Some(resolved), Some(head)) if resolved == head => None,
         (Some(resolved), Some(head)) => {
-            Some(format!("CodeBuild resolved the source to {resolved}, and {head} is checked out"))
+            lost(format!("CodeBuild resolved the source to {resolved}, and {head} is checked out"))
         }
         _ if evidence.trusted_flag => None,
-        (Some(resolved), None) => Some(format!(
+        (Some(resolved), None) => lost(format!(
             "CodeBuild resolved the source to {resolved}, and git cannot tell which commit is checked out"
         )),
-        (None, _) => Some(
+        (None, _) => lost(
             "CodeBuild does not name the commit of the source (CODEBUILD_RESOLVED_SOURCE_VERSION)".to_owned(),
         ),
     }
@@ -106,7 +175,7 @@ fn by_word(word: bool, otherwise: &str) -> Trust {
     }
 }
 
-/// A person vouches for a build that a person starts. A webhook's build is judged by what it tells.
+/// A person vouches for a build that a person starts. A webhook's build is judged by what it says.
 fn refuse_word(trust: Trust, word: bool) -> Result<Trust> {
     match &trust {
         Trust::Untrusted { why, .. } if word => Err(Error::usage(format!(
@@ -132,13 +201,18 @@ fn pull_request(build: &CodeBuild) -> Option<Trust> {
     if signs.is_empty() {
         return None;
     }
-    let mut numbers = signs.into_iter().flatten();
-    let number = numbers.next().filter(|first| numbers.all(|other| other == *first));
+    let number = agreed(&signs);
     let why = match number {
         Some(number) => format!("it is pull request {number}"),
         None => "it is a pull request, and CodeBuild's variables do not agree on its number".to_owned(),
     };
     Some(Trust::Untrusted { why, pull_request: number })
+}
+
+/// The number of the pull request, if all signs that have one have the same.
+fn agreed(signs: &[Option<u64>]) -> Option<u64> {
+    let mut numbers = signs.iter().copied().flatten();
+    numbers.next().filter(|first| numbers.all(|other| other == *first))
 }
 
 /// `pr/N`, `refs/pull/N/head`, `pr/N^{COMMIT}` and the like of other hosts: `Some` with the number where
@@ -162,6 +236,11 @@ fn by_webhook(build: &CodeBuild, branches: Option<&Regex>) -> Trust {
     if build.src_dir.is_none() {
         return untrusted("the layers under test are not CodeBuild's primary source");
     }
+    by_branch(branch, branches)
+}
+
+/// The trust in a push to this branch.
+fn by_branch(branch: &str, branches: Option<&Regex>) -> Trust {
     match branches {
         None => untrusted(format!("no branch is trusted, because the variable {BRANCHES} is not set")),
         Some(trusted) if trusted.is_match(branch) => {
@@ -210,7 +289,7 @@ mod tests {
             build.checked_out = head.map(str::to_owned);
         }
         let codebuild = environment.codebuild.as_ref();
-        let judged = judge(&TrustInputs { codebuild, branches, trusted_flag: word });
+        let judged = judge(&TrustInputs { codebuild, branches, trusted_flag: word, github: None });
         let lost = judged.as_ref().is_ok_and(|judged| judged.lost.is_some());
         assert!(!lost || judged.as_ref().is_ok_and(|judged| !judged.trust.is_trusted()), "{judged:?}");
         match judged.map(|judged| judged.trust) {

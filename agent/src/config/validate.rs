@@ -10,6 +10,7 @@ use agent_types::tiers::Access;
 use super::manifest::{CacheAccess, UnvalidatedManifest};
 use super::paths::ProjectRoot;
 use super::problem::{Diagnostic, KeyPath};
+use super::rules::Rules;
 use super::settings::{ArtifactRule, Destination, GitHub, HashServer, Limits};
 use super::shared::RawCache;
 use super::validator::Validator;
@@ -84,7 +85,7 @@ pub fn validate(
         known_failures: check.one(
             &section("check").key("known_failures"),
             raw.check.known_failures.as_ref(),
-            |text| inside(text, project_root, |path| path.is_file(), "no such file"),
+            |text| known_failures(text, project_root),
         ),
         targets: check.list(
             &section("build").key("targets"),
@@ -147,6 +148,18 @@ fn layers(check: &mut Validator, raw: &UnvalidatedManifest, project_root: &Proje
     layers
 }
 
+/// The file with the known failures. If the rules come from the base of a change, the path is followed there.
+fn known_failures(text: &str, project_root: &ProjectRoot) -> Result<PathBuf, Diagnostic> {
+    if let Rules::OfBase(_) = &project_root.rules {
+        let path = below_checkout(text, project_root)?;
+        return match project_root.rules_file(&path).is_file() {
+            true => Ok(path),
+            false => Err(Diagnostic::new(format!("`{text}`: no such file in the base of this change"))),
+        };
+    }
+    inside(text, project_root, |path| path.is_file(), "no such file")
+}
+
 /// A path of the manifest that must be in the checkout (or next to a manifest outside of it), also after
 /// links are resolved.
 fn inside(
@@ -155,6 +168,20 @@ fn inside(
     exists: fn(&Path) -> bool,
     missing: &str,
 ) -> Result<PathBuf, Diagnostic> {
+    let path = below_checkout(text, project_root)?;
+    if !exists(&path) {
+        return Err(
+            Diagnostic::new(format!("`{text}`: {missing}")).hint(format!("looked for {}", path.display()))
+        );
+    }
+    match path.canonicalize() {
+        Ok(real) if real.starts_with(&project_root.checkout) => Ok(real),
+        _ => Err(outside(text, "is a link that leads out of", project_root)),
+    }
+}
+
+/// The path that a key names, without a look at the disk.
+fn below_checkout(text: &str, project_root: &ProjectRoot) -> Result<PathBuf, Diagnostic> {
     if text.is_empty() {
         return Err(Diagnostic::new("is empty"));
     }
@@ -164,22 +191,15 @@ fn inside(
         &project_root.checkout
     };
     let path = values::normal(&base.join(text));
-    let outside = |how: &str| {
-        Err(Diagnostic::new(format!("`{text}` {how} the checkout under test"))
-            .hint(format!("the checkout is {}", project_root.checkout.display())))
-    };
-    if !path.starts_with(&project_root.checkout) {
-        return outside("lies outside");
+    match path.starts_with(&project_root.checkout) {
+        true => Ok(path),
+        false => Err(outside(text, "lies outside", project_root)),
     }
-    if !exists(&path) {
-        return Err(
-            Diagnostic::new(format!("`{text}`: {missing}")).hint(format!("looked for {}", path.display()))
-        );
-    }
-    match path.canonicalize() {
-        Ok(real) if real.starts_with(&project_root.checkout) => Ok(real),
-        _ => outside("is a link that leads out of"),
-    }
+}
+
+fn outside(text: &str, how: &str, project_root: &ProjectRoot) -> Diagnostic {
+    Diagnostic::new(format!("`{text}` {how} the checkout under test"))
+        .hint(format!("the checkout is {}", project_root.checkout.display()))
 }
 
 fn machines(check: &mut Validator, table: &str, raw: Option<&Vec<String>>) -> Option<Vec<String>> {

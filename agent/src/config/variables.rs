@@ -51,3 +51,26 @@ impl Variables {
             .collect()
     }
 }
+
+/// Reads variables with values of known types.
+pub(super) struct Typed<'a> {
+    pub variables: &'a Variables,
+    pub notices: &'a mut Vec<String>,
+    /// The service that sets the variables.
+    pub service: &'static str,
+}
+
+impl Typed<'_> {
+    /// Ignores a variable with an unexpected value, and reports it.
+    pub fn read<T>(&mut self, name: &str, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
+        let text = self.variables.text(name)?;
+        let value = parse(&text);
+        if value.is_none() {
+            self.notices.push(format!(
+                "the variable {name} is ignored: {text:?} is not a value that {} documents",
+                self.service
+            ));
+        }
+        value
+    }
+}

@@ -112,6 +112,7 @@ fn why_skipped(stage: Stage, settings: &Settings, selection: &Selection) -> Opti
         Stage::Publish if settings.artifacts.rules.is_empty() && !uses_share(settings) => {
             Some("[artifacts] has no rules".into())
         }
+        Stage::Publish => settings.publishes_nothing.clone(),
         _ => None,
     }
 }

@@ -60,8 +60,8 @@ pub async fn run(
     for notice in settings.notices.iter().chain(notices) {
         events.info(notice).await;
     }
-    if let Some((lost, hint)) = &settings.distrust {
-        events.warn(lost, Some(hint.clone())).await;
+    for (warning, hint) in &settings.warnings {
+        events.warn(warning, Some(hint.clone())).await;
     }
 
     let mut job = Job {

@@ -8,6 +8,7 @@ mod cache;
 mod console;
 mod durations;
 mod events_file;
+pub mod github_actions;
 mod junit;
 mod output;
 mod output_file;

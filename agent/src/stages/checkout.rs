@@ -290,8 +290,9 @@ pub async fn look(settings: &Settings, runner: &Runner) -> Result<UnderTest> {
             runner.events.warn(message, Some("run `build-agent doctor`".into())).await;
         }
         (None, None) if resolved.is_some() => {
-            let message =
-                format!("the checkout under test {place} has no git commit; reports name CodeBuild's");
+            let message = format!(
+                "the checkout under test {place} has no git commit; reports name the build service's"
+            );
             runner.events.info(message).await;
         }
         (None, None) => {

@@ -133,7 +133,7 @@ fn everything_is_recorded_and_no_secret_at_any_level() {
             ("AWS_CONTAINER_CREDENTIALS_FULL_URI", &*credentials),
             ("AWS_CONTAINER_AUTHORIZATION_TOKEN", "swordfish-authorization"),
         ];
-        let ran = sandbox.start(with(&sandbox, &["--log-level", filter], &variables)).wait();
+        let ran = sandbox.start(with(&sandbox, &["--trusted", "--log-level", filter], &variables)).wait();
         ran.assert_code(&[0]);
         let secrets: Vec<String> =
             [KNOWN, PASSWORD, "swordfish"].into_iter().chain(AWS).map(str::to_owned).collect();

@@ -8,6 +8,7 @@ mod build_dirs;
 mod builds;
 mod diagnostics;
 mod forgery;
+mod github;
 mod hostile;
 mod kills;
 mod layer_confs;

@@ -222,7 +222,7 @@ pub struct JobIdentity {
     /// Whether the checkout has uncommitted changes.
     #[serde(default)]
     pub dirty: bool,
-    /// Distinguishes builds of one commit: CodeBuild's build number or a local time stamp.
+    /// Distinguishes builds of one commit: CodeBuild's build number, GitHub's run, or a local time stamp.
     pub build: String,
     /// CodeBuild's id of the build that runs the job; several jobs of one build have the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -232,7 +232,7 @@ pub struct JobIdentity {
     /// The command that repeats this job elsewhere.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reproduce: Vec<String>,
-    /// CodeBuild's address of this build, when it has one.
+    /// The page of this build at CodeBuild or GitHub, when it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
 }

@@ -68,6 +68,17 @@ pub fn job_name(job: &JobIdentity) -> String {
 }
 
 fn verdict(summary: &Summary, failures: &[Failure], style: Style) -> String {
+    let (word, about) = plain_verdict(summary, failures);
+    let word = match word {
+        "PASSED" => style.good(word),
+        "NOT RUN" => style.warn(word),
+        _ => style.bad(word),
+    };
+    format!("{word}  {about}")
+}
+
+/// The verdict in one word, and what it is about in one line, sanitized.
+pub fn plain_verdict(summary: &Summary, failures: &[Failure]) -> (&'static str, String) {
     let why = || {
         sanitize_line(summary.outcome.reason().unwrap_or_default().lines().next().unwrap_or_default())
             .into_owned()
@@ -81,18 +92,17 @@ fn verdict(summary: &Summary, failures: &[Failure], style: Style) -> String {
             .map_or_else(why, said)
     };
     let (word, about) = match summary.exit {
-        _ if !summary.complete => (style.bad("INTERRUPTED"), why()),
-        ExitStatus::Passed => (style.good("PASSED"), numbers(&Totals::of(summary))),
-        ExitStatus::Failed if matches!(summary.outcome, Outcome::NotRun(_)) => (style.warn("NOT RUN"), why()),
-        ExitStatus::Failed => (style.bad("FAILED"), names(failures).unwrap_or_else(why)),
-        ExitStatus::OutOfTime => (style.bad("TIMED OUT"), decisive()),
-        ExitStatus::Cancelled => (style.bad("CANCELLED"), decisive()),
+        _ if !summary.complete => ("INTERRUPTED", why()),
+        ExitStatus::Passed => ("PASSED", numbers(&Totals::of(summary))),
+        ExitStatus::Failed if matches!(summary.outcome, Outcome::NotRun(_)) => ("NOT RUN", why()),
+        ExitStatus::Failed => ("FAILED", names(failures).unwrap_or_else(why)),
+        ExitStatus::OutOfTime => ("TIMED OUT", decisive()),
+        ExitStatus::Cancelled => ("CANCELLED", decisive()),
         ExitStatus::Usage | ExitStatus::Machine | ExitStatus::Upstream | ExitStatus::Internal => {
-            let meaning = summary.exit.meaning();
-            (style.bad("ERROR"), format!("{meaning}: {}", decisive()))
+            ("ERROR", format!("{}: {}", summary.exit.meaning(), decisive()))
         }
     };
-    format!("{word}  {}: {about}", job_name(&summary.job))
+    (word, format!("{}: {about}", job_name(&summary.job)))
 }
 
 fn said(error: &StageError) -> String {
@@ -268,7 +278,7 @@ fn findings(summary: &Summary) -> Vec<String> {
 }
 
 /// The word as a shell takes it back unchanged.
-fn shell_word(word: &str) -> String {
+pub fn shell_word(word: &str) -> String {
     let sanitize = |char: char| char.is_ascii_alphanumeric() || "_@%+=:,./-".contains(char);
     if !word.is_empty() && word.chars().all(sanitize) {
         word.to_owned()

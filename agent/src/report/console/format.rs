@@ -93,11 +93,9 @@ pub fn short_commit(commit: &str) -> String {
 pub fn finding_line(finding: &Finding, word: &str) -> String {
     let mut place = String::new();
     if let Some(file) = &finding.file {
-        place = format!("{}:", sanitize_line(&file.to_string_lossy()));
-        if let Some(line) = finding.line {
-            place += &format!("{line}:");
-        }
-        place.push(' ');
+        let line = finding.line.map(|line| format!("{line}:")).unwrap_or_default();
+        // As a whole: a file may be named `:`, and two of them begin a command for the log service.
+        place = format!("{} ", sanitize_line(&format!("{}:{line}", file.to_string_lossy())));
     }
     format!("{place}{word}: {} [{}]", sanitize_line(&finding.message), sanitize_line(&finding.rule))
 }

@@ -21,9 +21,10 @@ impl<W: Write + Send> Sink for Json<W> {
     }
 
     fn event(&mut self, event: &Event) -> io::Result<()> {
-        let mut line = serde_json::to_vec(event)?;
-        line.push(b'\n');
-        self.to.write_all(&line)?;
+        // The older form of a command for a log service may be anywhere in a line. In JSON it can only be in a text.
+        let line =
+            serde_json::to_string(event)?.replace("##[", "#\\u0023[").replace("##vso[", "#\\u0023vso[");
+        writeln!(self.to, "{line}")?;
         self.to.flush()
     }
 }

@@ -15,9 +15,11 @@ mod tests;
 mod threaded_sink;
 mod tty;
 
+pub(super) use failures::{Failure, failures};
 pub use final_summary::final_summary;
+pub(super) use final_summary::{plain_verdict, shell_word};
 pub use format::Style;
-pub(super) use format::finding_line;
+pub(super) use format::{duration, finding_line, level_word};
 pub use json::Json;
 pub use output_timeout::with_output_timeout;
 pub use plain::Plain;

@@ -256,10 +256,13 @@ fn colours_are_only_there_when_they_are_wanted() {
 fn the_json_console_prints_every_event_on_a_line() {
     let screen = Screen::default();
     let mut json = Json::new(screen.clone());
-    let events = failing_job();
+    let mut events = failing_job();
+    let message = "a ##[error]b ##vso[x]".to_owned();
+    events.push(at(200_000, EventKind::Notice { level: Level::Info, message, hint: None }));
     events.iter().for_each(|event| json.event(event).unwrap());
     let text = String::from_utf8(screen.0.lock().unwrap().clone()).unwrap();
     let read: Vec<Event> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(read, events);
+    assert!(!text.contains("##"), "{text}");
     assert!(events.iter().any(|event| matches!(event.what, EventKind::Progress { .. })));
 }

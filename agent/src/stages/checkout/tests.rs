@@ -63,7 +63,8 @@ pub(crate) fn settings(bench: &Bench, release: &str, repos: Vec<Repo>) -> Settin
         network: Vec::new(),
         secrets: Vec::new(),
         notices: Vec::new(),
-        distrust: None,
+        warnings: Vec::new(),
+        publishes_nothing: None,
         checkout,
     }
 }
@@ -254,7 +255,7 @@ async fn without_git_the_commit_is_the_one_that_codebuild_resolved() {
     settings.cache.commit = Some("c".repeat(40));
     let found = look(&settings, &bench.runner).await.unwrap();
     assert_eq!(found, UnderTest { commit: Some("c".repeat(40)), dirty: false, branch: None });
-    assert!(bench.notices().await.iter().any(|notice| notice.contains("reports name CodeBuild's")));
+    assert!(bench.notices().await.iter().any(|notice| notice.contains("reports name the build service's")));
     // Where git knows better, it does.
     let layer = bench.upstream("layer", &[("a", "")]).await;
     let head = layer.git(&["rev-parse", "HEAD"]).await;

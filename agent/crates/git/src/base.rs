@@ -1,0 +1,359 @@
+//! The base of a change: the commit of the target branch in which the change began, and its files.
+//!
+//! The checkout of a change is mostly shallow, so its own repository cannot tell. Then the commits are fetched from
+//! the repository of the base, without files. The change decides nothing here: if its history cannot be had, or has
+//! nothing in common with the branch, the newest commit of the branch is its base.
+
+use std::path::{Path, PathBuf};
+
+use url::Url;
+
+use agent_process::{Runner, lesser_owner};
+use agent_types::error::{Error, Result};
+use agent_types::source::{GitSource, Wanted, is_commit};
+
+use super::access::Access;
+use super::address::bare;
+use super::clone::clone;
+use super::failure::Failure;
+use super::program::Git;
+
+/// Depths of history that are tried in order; the last is git's "infinite" depth.
+const DEPTHS: [&str; 3] = ["50", "1000", "2147483647"];
+
+const BASE: &str = "refs/build-agent/base";
+const HEAD: &str = "refs/build-agent/head";
+
+/// What to look for.
+#[derive(Clone, Copy, Debug)]
+pub struct BaseQuery<'a> {
+    /// The top of the work tree with the change. It is only read.
+    pub checkout: &'a Path,
+    /// Names of the base in the repository of the checkout, best first.
+    pub local: &'a [String],
+    /// The repository of the base and its branch.
+    pub remote: Option<(&'a Url, &'a str)>,
+}
+
+/// A commit and the directory with its files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommitFiles {
+    pub commit: String,
+    pub root: PathBuf,
+}
+
+/// The commits of the base.
+#[derive(Debug)]
+struct Commits {
+    /// The newest one of the branch.
+    tip: String,
+    /// The one in which the change began; the same as `tip` if that is not known.
+    start: String,
+}
+
+/// Checks out the base into `scratch`, an empty directory: first the commit in which the change began, then the newest
+/// one of the base if that is another one.
+///
+/// # Errors
+/// If neither the checkout nor the server has the base.
+pub async fn base_of(
+    runner: &Runner,
+    access: &Access,
+    query: &BaseQuery<'_>,
+    scratch: &Path,
+) -> Result<Vec<CommitFiles>> {
+    let checkout = Checkout::new(runner, query.checkout)?;
+    let local = checkout.base(query.local).await?;
+    // In a shallow repository the beginning of the change may be cut away.
+    if let Some((commits, false)) = &local {
+        return checkout.files(commits, scratch).await;
+    }
+    let Some((url, branch)) = query.remote else {
+        let Some((commits, _)) = local else { return Err(unknown(query)) };
+        return checkout.files(&commits, scratch).await;
+    };
+    let git = Git::new(runner, access, "base", Some(url), &[])?;
+    let commits = match fetched(&git, url, branch, checkout.head().await?.as_deref(), scratch).await {
+        Ok(commits) => commits,
+        Err(failure) => {
+            let error = into_error(failure, url);
+            let Some((commits, _)) = local else { return Err(error) };
+            // What the checkout has of the base branch is the base's, too.
+            tracing::info!("{error}");
+            return checkout.files(&commits, scratch).await;
+        }
+    };
+    files(&git, url, &commits, scratch).await
+}
+
+fn unknown(query: &BaseQuery) -> Error {
+    let names: Vec<_> = query.local.iter().map(|name| format!("`{name}`")).collect();
+    Error::usage(format!("git knows no {} in {}", names.join(" and no "), query.checkout.display()))
+        .hint("fetch the branch first, such as `git fetch origin main`")
+}
+
+fn into_error(failure: Failure, url: &Url) -> Error {
+    failure.into_error("base", Some(url))
+}
+
+/// The repository of the change. Git runs with the rights of its owner.
+struct Checkout<'a> {
+    git: Git<'a>,
+    runner: &'a Runner,
+    top: &'a Path,
+}
+
+impl<'a> Checkout<'a> {
+    fn new(runner: &'a Runner, top: &'a Path) -> Result<Checkout<'a>> {
+        let git = Git::for_inspection(runner, "change", top, &[top.to_path_buf()], None)?;
+        Ok(Checkout { git, runner, top })
+    }
+
+    async fn head(&self) -> Result<Option<String>> {
+        found(self.git.commit_of(self.top, "HEAD").await)
+    }
+
+    /// The base by the first of these names that is known, and whether history is missing.
+    async fn base(&self, names: &[String]) -> Result<Option<(Commits, bool)>> {
+        for name in names {
+            let Some(tip) = found(self.git.commit_of(self.top, name).await)? else { continue };
+            let shallow = found(self.git.local(self.top, ["rev-parse", "--is-shallow-repository"]).await)?;
+            let is_shallow = shallow.is_none_or(|text| text.lines().last().map(str::trim) != Some("false"));
+            let start = merge_base(&self.git, self.top, &tip, "HEAD").await?;
+            return Ok(Some((Commits { start: start.unwrap_or_else(|| tip.clone()), tip }, is_shallow)));
+        }
+        Ok(None)
+    }
+
+    async fn files(&self, commits: &Commits, scratch: &Path) -> Result<Vec<CommitFiles>> {
+        let url = Url::from_file_path(self.top)
+            .map_err(|()| Error::internal(format!("`{}` is not absolute", self.top.display())))?;
+        let dot_git = self.top.join(".git");
+        let reader = lesser_owner([dot_git.join("config").as_path(), &dot_git, self.top])?;
+        let access = Access { reader, ..Access::default() };
+        files(&Git::new(self.runner, &access, "base", Some(&url), &[])?, &url, commits, scratch).await
+    }
+}
+
+/// Fetches the history of the branch and of the change, without files, until they meet.
+async fn fetched(
+    git: &Git<'_>,
+    url: &Url,
+    branch: &str,
+    head: Option<&str>,
+    scratch: &Path,
+) -> Result<Commits, Failure> {
+    let history = scratch.join("history");
+    git.local(scratch, ["init", "--quiet", "--bare", "history"]).await?;
+    let of_base = format!("+refs/heads/{branch}:{BASE}");
+    fetch(git, &history, url, "1", &[&of_base]).await?;
+    let tip = git.commit_of(&history, BASE).await?;
+    let only_tip = || Ok(Commits { start: tip.clone(), tip: tip.clone() });
+    let Some(head) = head else { return only_tip() };
+    let of_head = format!("+{head}:{HEAD}");
+    for depth in DEPTHS {
+        // The server may refuse the change's commit, and the time may be over: the branch is known.
+        if let Err(failure) = fetch(git, &history, url, depth, &[&of_base, &of_head]).await {
+            tracing::info!("the history of the change is not known: {}", failure.brief());
+            return only_tip();
+        }
+        if let Some(start) = merge_base(git, &history, BASE, HEAD).await? {
+            return Ok(Commits { start, tip });
+        }
+        if !history.join("shallow").exists() {
+            break;
+        }
+    }
+    only_tip()
+}
+
+async fn fetch(git: &Git<'_>, repo: &Path, url: &Url, depth: &str, refs: &[&str]) -> Result<(), Failure> {
+    let (address, depth) = (bare(url), format!("--depth={depth}"));
+    let mut args =
+        vec!["fetch", "--progress", "--no-tags", "--no-recurse-submodules", "--filter=tree:0", &depth];
+    args.push(address.as_str());
+    args.extend(refs);
+    git.network(repo, args).await.map(drop)
+}
+
+/// The best common ancestor, if there is one.
+async fn merge_base(git: &Git<'_>, repo: &Path, one: &str, other: &str) -> Result<Option<String>> {
+    let said = found(git.local(repo, ["merge-base", one, other]).await)?;
+    Ok(said.and_then(|said| said.lines().map(str::trim).find(|line| is_commit(line)).map(str::to_owned)))
+}
+
+/// What git says; nothing if git fails.
+fn found<T>(said: Result<T, Failure>) -> Result<Option<T>> {
+    match said {
+        Ok(said) => Ok(Some(said)),
+        Err(Failure::Git { .. }) => Ok(None),
+        Err(Failure::Error(error)) => Err(error),
+    }
+}
+
+async fn files(git: &Git<'_>, url: &Url, commits: &Commits, scratch: &Path) -> Result<Vec<CommitFiles>> {
+    let mut all = Vec::new();
+    for (name, commit) in [("start", &commits.start), ("tip", &commits.tip)] {
+        if all.iter().any(|known: &CommitFiles| known.commit == *commit) {
+            continue;
+        }
+        let source = GitSource { url: url.clone(), wanted: Wanted::Commit(commit.clone()), locked: None };
+        let root = scratch.join(name);
+        clone(git, &root, "base", &source, None).await?;
+        all.push(CommitFiles { commit: commit.clone(), root });
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use std::process::Command;
+
+    use super::super::fixture::Bench;
+    use super::*;
+
+    /// Runs git, and returns what it prints.
+    fn git(directory: &Path, words: &[&str]) -> String {
+        let mut command = Command::new("git");
+        command.current_dir(directory).args(["-c", "user.name=t", "-c", "user.email=t@example.org"]);
+        command.args(["-c", "init.defaultBranch=main", "-c", "protocol.file.allow=always"]);
+        let output = command.args(words).env("GIT_CONFIG_NOSYSTEM", "1").output().unwrap();
+        assert!(output.status.success(), "git {words:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    fn commit(directory: &Path, file: &str, text: &str) -> String {
+        fs_err::write(directory.join(file), text).unwrap();
+        git(directory, &["add", "--all"]);
+        git(directory, &["commit", "--quiet", "-m", text]);
+        git(directory, &["rev-parse", "HEAD"])
+    }
+
+    /// A repository whose branch `main` went on after the branch `change` began.
+    struct History {
+        bench: Bench,
+        server: PathBuf,
+        start: String,
+        tip: String,
+    }
+
+    impl History {
+        fn new() -> History {
+            let bench = Bench::new();
+            let server = bench.path("server");
+            fs_err::create_dir_all(&server).unwrap();
+            fs_err::create_dir_all(bench.path("scratch")).unwrap();
+            git(&server, &["init", "--quiet"]);
+            git(&server, &["config", "uploadpack.allowFilter", "true"]);
+            commit(&server, "rules", "first");
+            let start = commit(&server, "rules", "of the base");
+            git(&server, &["switch", "--quiet", "-c", "change"]);
+            commit(&server, "rules", "of the change");
+            commit(&server, "more", "of the change");
+            git(&server, &["switch", "--quiet", "main"]);
+            let tip = commit(&server, "rules", "newest");
+            History { bench, server, start, tip }
+        }
+
+        fn url(&self) -> Url {
+            Url::from_file_path(&self.server).unwrap()
+        }
+
+        fn clone(&self, words: &[&str]) -> PathBuf {
+            let checkout = self.bench.path("checkout");
+            let url = self.url();
+            let all: Vec<&str> =
+                ["clone", "--quiet"].iter().chain(words).copied().chain([url.as_str(), "checkout"]).collect();
+            git(self.bench.root.path(), &all);
+            checkout
+        }
+
+        async fn base(
+            &self,
+            checkout: &Path,
+            local: &[&str],
+            remote: Option<(&Url, &str)>,
+        ) -> Result<Vec<(String, String)>> {
+            let local: Vec<String> = local.iter().map(ToString::to_string).collect();
+            let query = BaseQuery { checkout, local: &local, remote };
+            let found =
+                base_of(&self.bench.runner, &self.bench.access, &query, &self.bench.path("scratch")).await?;
+            let rules = |files: CommitFiles| {
+                (files.commit, fs_err::read_to_string(files.root.join("rules")).unwrap())
+            };
+            Ok(found.into_iter().map(rules).collect())
+        }
+
+        fn wanted(&self) -> Vec<(String, String)> {
+            vec![(self.start.clone(), "of the base".into()), (self.tip.clone(), "newest".into())]
+        }
+    }
+
+    #[tokio::test]
+    async fn a_whole_clone_knows_the_base_itself() {
+        let history = History::new();
+        let checkout = history.clone(&["--branch", "change"]);
+        let gone = Url::parse("file:///nowhere").unwrap();
+        let found = history.base(&checkout, &["refs/remotes/origin/main"], Some((&gone, "main"))).await;
+        assert_eq!(found.unwrap(), history.wanted());
+    }
+
+    #[tokio::test]
+    async fn for_a_shallow_clone_the_server_is_asked() {
+        let history = History::new();
+        let checkout = history.clone(&["--depth=1", "--branch", "change"]);
+        let found =
+            history.base(&checkout, &["refs/remotes/origin/main"], Some((&history.url(), "main"))).await;
+        assert_eq!(found.unwrap(), history.wanted());
+        let log = git(&checkout, &["rev-list", "--all"]);
+        assert_eq!(log.lines().count(), 1, "the checkout stays as it is");
+    }
+
+    #[tokio::test]
+    async fn a_merge_of_both_is_based_on_the_newest() {
+        let history = History::new();
+        git(&history.server, &["switch", "--quiet", "-c", "merged"]);
+        git(&history.server, &["merge", "--quiet", "-s", "ours", "-m", "merge", "change"]);
+        let checkout = history.clone(&["--depth=1", "--branch", "merged"]);
+        let found = history.base(&checkout, &[], Some((&history.url(), "main"))).await;
+        assert_eq!(found.unwrap(), [(history.tip.clone(), "newest".into())]);
+    }
+
+    /// Whatever history the change has, the rules are those of the branch.
+    #[tokio::test]
+    async fn a_change_without_a_common_history_is_based_on_the_newest() {
+        let history = History::new();
+        let checkout = history.bench.path("checkout");
+        fs_err::create_dir(&checkout).unwrap();
+        git(&checkout, &["init", "--quiet"]);
+        commit(&checkout, "rules", "of nobody");
+        let newest = [(history.tip.clone(), "newest".to_owned())];
+        // The server does not know the commit.
+        let found = history.base(&checkout, &[], Some((&history.url(), "main"))).await;
+        assert_eq!(found.unwrap(), newest);
+        // It knows it, and the histories do not meet.
+        git(&history.server, &["fetch", "--quiet", checkout.to_str().unwrap(), "HEAD:refs/pull/7/head"]);
+        fs_err::remove_dir_all(history.bench.path("scratch")).unwrap();
+        fs_err::create_dir(history.bench.path("scratch")).unwrap();
+        let found = history.base(&checkout, &[], Some((&history.url(), "main"))).await;
+        assert_eq!(found.unwrap(), newest);
+    }
+
+    #[tokio::test]
+    async fn a_base_that_cannot_be_had_is_an_error() {
+        let history = History::new();
+        let checkout = history.clone(&["--depth=1", "--branch", "change"]);
+        let gone = Url::parse("file:///nowhere").unwrap();
+        let error = history.base(&checkout, &["refs/remotes/origin/main"], Some((&gone, "main"))).await;
+        assert_eq!(error.unwrap_err().class, agent_types::error::Class::Upstream);
+        fs_err::remove_dir_all(history.bench.path("scratch")).unwrap();
+        fs_err::create_dir(history.bench.path("scratch")).unwrap();
+        let error = history.base(&checkout, &["gone"], None).await.unwrap_err();
+        assert!(error.message.contains("git knows no `gone`"), "{error}");
+        // What a shallow clone has of the base branch is the base's.
+        git(&checkout, &["fetch", "--quiet", "--depth=1", "origin", "main:refs/remotes/origin/main"]);
+        let found = history.base(&checkout, &["refs/remotes/origin/main"], Some((&gone, "main"))).await;
+        assert_eq!(found.unwrap(), [(history.tip.clone(), "newest".into())]);
+    }
+}

@@ -1,0 +1,99 @@
+//! Brings the rules of a change into place before they are read: those of a pull request come from its base.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tempfile::TempDir;
+use url::Url;
+
+use crate::config::{self, AgentEnvironment, BaseFiles, BaseTree, Request, Rules, RulesSource};
+use agent_git::{BaseQuery, Git};
+use agent_process::{Redactor, Runner};
+use agent_types::error::{Class, Error, Result};
+
+use super::current_dir::current_dir;
+use super::head::quiet_runner;
+use super::servers::access;
+
+/// All that git does for it: a few fetches of commits, and of one commit's files.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// A request with the source of its rules. The files of the base are there as long as this is.
+pub struct RuledRequest {
+    pub request: Request,
+    _files: Option<TempDir>,
+}
+
+/// Finds out where the request's rules come from, and gets them. `layers` are those of the command line.
+///
+/// # Errors
+/// Usage, if the command line says what it cannot; cancelled. A base that cannot be had is none: then nothing
+/// privileged happens, and the job says so.
+pub async fn with_rules(
+    request: Request,
+    layers: &[PathBuf],
+    environment: &AgentEnvironment,
+) -> Result<RuledRequest> {
+    let here = current_dir()?;
+    let change = config::change_dir(&request, layers, environment, &here);
+    let change = fs_err::canonicalize(&change).map_or(change, |real| config::work_tree(&real));
+    let (runner, _logs) = quiet_runner(Redactor::new(environment.secrets()), LIMIT)?;
+    let own_url = own_url(&runner, &change).await;
+    let without_files = |request| Ok(RuledRequest { request, _files: None });
+    match config::rules_source(&request, environment, || own_url)? {
+        RulesSource::Checkout(notice) => {
+            let notices = request.notices.iter().cloned().chain(notice).collect();
+            without_files(Request { notices, ..request })
+        }
+        RulesSource::NoBase => {
+            let why = "the target branch of this pull request is not known".to_owned();
+            let rules = Rules::NoBase { why, hint: config::NO_BASE_HINT.to_owned() };
+            without_files(Request { rules, ..request })
+        }
+        RulesSource::Base(base) => {
+            let scratch = tempfile::Builder::new()
+                .prefix("build-agent-base-")
+                .tempdir()
+                .map_err(|error| Error::machine("cannot create a temporary directory").because(&error))?;
+            let root = fs_err::canonicalize(scratch.path())?;
+            let remote = base.remote.as_ref().map(|(url, branch)| (url, branch.as_str()));
+            let query = BaseQuery { checkout: &change, local: &base.local, remote };
+            let access = access(&request, environment);
+            match agent_git::base_of(&runner, &access, &query, &root).await {
+                Ok(trees) => {
+                    let tree =
+                        |files: agent_git::CommitFiles| BaseTree { commit: files.commit, root: files.root };
+                    let trees = trees.into_iter().map(tree).collect();
+                    let rules = Rules::OfBase(BaseFiles { checkout: change, name: base.name, trees });
+                    Ok(RuledRequest { request: Request { rules, ..request }, _files: Some(scratch) })
+                }
+                Err(error) => {
+                    without_files(Request { rules: not_had(&base.name, error, &request)?, ..request })
+                }
+            }
+        }
+    }
+}
+
+/// What a base that cannot be had means. Who names it with `--base` wants it or nothing.
+fn not_had(name: &str, error: Error, request: &Request) -> Result<Rules> {
+    if request.base.is_some() || error.class == Class::Cancelled {
+        return Err(error);
+    }
+    Ok(Rules::NoBase {
+        why: format!("the base branch `{name}` cannot be read: {}", error.message),
+        hint: "clone with the whole history (CodeBuild: git clone depth 0; actions/checkout: fetch-depth: 0), or let git reach \
+               the repository"
+            .to_owned(),
+    })
+}
+
+/// The repository that the checkout was cloned from.
+async fn own_url(runner: &Runner, change: &Path) -> Option<Url> {
+    if !change.join(".git").exists() {
+        return None;
+    }
+    let git = Git::for_inspection(runner, "origin", change, &[change.to_path_buf()], None).ok()?;
+    let said = git.local(change, ["config", "--get", "remote.origin.url"]).await.ok()?;
+    Url::parse(said.lines().last()?.trim()).ok()
+}

@@ -1,0 +1,235 @@
+//! Decides where the rules of a job have to come from: a pure function of the request and of what the service says.
+
+use std::path::PathBuf;
+
+use url::Url;
+
+use agent_types::error::{Error, Result};
+
+use super::environment::AgentEnvironment;
+use super::load::evidence;
+use super::request::Request;
+use super::trust;
+
+/// Where the rules have to come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RulesSource {
+    /// The checkout under test; with a sentence for people, if somebody decided so.
+    Checkout(Option<String>),
+    Base(BaseOfChange),
+    /// The source is a pull request whose base nobody names.
+    NoBase,
+}
+
+/// The base of a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BaseOfChange {
+    /// For people.
+    pub name: String,
+    /// What to ask git in the checkout for, best first.
+    pub local: Vec<String>,
+    /// The repository of the base and the branch in it.
+    pub remote: Option<(Url, String)>,
+}
+
+/// What to do if nobody names the base of a pull request.
+pub const NO_BASE_HINT: &str =
+    "name the target branch with --base, or start the build by the webhook of the pull request";
+
+/// Decides for a request. `own_url` is the repository of the checkout, where git knows one.
+///
+/// # Errors
+/// Usage, if `--base` is no revision, or if `--accept-manifest` would speak for everybody who proposes a change.
+pub fn rules_source(
+    request: &Request,
+    env: &AgentEnvironment,
+    own_url: impl FnOnce() -> Option<Url>,
+) -> Result<RulesSource> {
+    let evidence = evidence(request, env);
+    let is_change = request.base.is_some() || trust::is_pull_request(&evidence);
+    if request.accept_manifest {
+        return accepted(is_change, is_change && trust::is_started_by_webhook(&evidence));
+    }
+    // A manifest from elsewhere is not the change's; its known failures are in the checkout.
+    if !is_change || (request.manifest_text.is_some() && !names_known_failures(request)) {
+        return Ok(RulesSource::Checkout(None));
+    }
+    if let Some(revision) = &request.base {
+        return named(revision).map(RulesSource::Base);
+    }
+    let (branch, url) = match (&env.github_actions, &env.codebuild) {
+        (Some(run), _) => (run.base_branch().map(str::to_owned), run.repository_url()),
+        (None, Some(build)) => (build.base_branch.clone(), build.source_url.clone().or_else(own_url)),
+        (None, None) => (None, None),
+    };
+    let Some(branch) = branch else { return Ok(RulesSource::NoBase) };
+    Ok(RulesSource::Base(BaseOfChange {
+        name: branch.clone(),
+        // A branch of the checkout's own could be the change's.
+        local: vec![format!("refs/remotes/origin/{branch}")],
+        remote: url.map(|url| (url, branch)),
+    }))
+}
+
+fn accepted(is_change: bool, by_webhook: bool) -> Result<RulesSource> {
+    if by_webhook {
+        return Err(Error::usage("--accept-manifest cannot speak for a build that a webhook starts").hint(
+            "a flag in a buildspec or a workflow would let every pull request bring its own rules; leave it out, and \
+             start a build of this pull request by hand with it",
+        ));
+    }
+    Ok(RulesSource::Checkout(Some(match is_change {
+        true => {
+            "the rules are the change's own, because a person accepts them (--accept-manifest)".to_owned()
+        }
+        false => "--accept-manifest has no effect: the rules come from the checkout anyway".to_owned(),
+    })))
+}
+
+/// `--base`
+fn named(revision: &str) -> Result<BaseOfChange> {
+    let bad = |c: char| c.is_control() || c.is_whitespace() || "?*[\\".contains(c);
+    if revision.is_empty() || revision.starts_with('-') || revision.contains(bad) || revision.contains("..") {
+        return Err(Error::usage(format!("--base {revision:?} is not a branch or commit"))
+            .hint("write a name that git knows in the checkout, such as origin/main"));
+    }
+    Ok(BaseOfChange {
+        name: revision.to_owned(),
+        local: vec![format!("refs/remotes/origin/{revision}"), revision.to_owned()],
+        remote: None,
+    })
+}
+
+/// Whether a manifest from elsewhere, or a flag, names known failures.
+fn names_known_failures(request: &Request) -> bool {
+    let text = request.manifest_text.iter().map(|(_, text)| text.as_str());
+    text.chain(request.set.iter().map(String::as_str)).any(|text| text.contains("known_failures"))
+}
+
+/// The directory whose work tree is the change, as far as it is known before the manifest is found.
+pub fn change_dir(
+    request: &Request,
+    layers: &[PathBuf],
+    env: &AgentEnvironment,
+    cwd: &std::path::Path,
+) -> PathBuf {
+    if let Some((_, directory)) = env.source_dir() {
+        return directory.to_owned();
+    }
+    let manifest = request.manifest.as_ref().map(|path| cwd.join(path));
+    let of_manifest = manifest.and_then(|path| match path.is_dir() {
+        true => Some(path),
+        false => path.parent().map(std::path::Path::to_owned),
+    });
+    of_manifest.or_else(|| layers.first().map(|layer| cwd.join(layer))).unwrap_or_else(|| cwd.to_owned())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::super::github_actions::EventPayload;
+    use super::*;
+
+    const PULL: [(&str, &str); 5] = [
+        ("GITHUB_EVENT_NAME", "pull_request"),
+        ("GITHUB_REF", "refs/pull/7/merge"),
+        ("GITHUB_BASE_REF", "release/1"),
+        ("GITHUB_SERVER_URL", "https://github.com"),
+        ("GITHUB_REPOSITORY", "owner/meta-x"),
+    ];
+    const IN_CODEBUILD: [(&str, &str); 4] = [
+        ("CODEBUILD_WEBHOOK_EVENT", "PULL_REQUEST_UPDATED"),
+        ("CODEBUILD_WEBHOOK_TRIGGER", "pr/7"),
+        ("CODEBUILD_WEBHOOK_BASE_REF", "refs/heads/main"),
+        ("CODEBUILD_SOURCE_REPO_URL", "https://github.com/owner/meta-x.git"),
+    ];
+
+    fn source(variables: &[(&str, &str)], request: &Request) -> Result<RulesSource> {
+        let env = AgentEnvironment::from_map(variables.iter().copied());
+        rules_source(request, &env, || Url::parse("https://own.example/x").ok())
+    }
+
+    /// `checkout`, `no base`, `refused`, or `NAME from URL`.
+    fn word(source: Result<RulesSource>) -> String {
+        match source {
+            Ok(RulesSource::Checkout(_)) => "checkout".into(),
+            Ok(RulesSource::NoBase) => "no base".into(),
+            Ok(RulesSource::Base(base)) => {
+                let url = base.remote.map_or("the checkout".into(), |(url, _)| url.to_string());
+                format!("{} from {url}", base.name)
+            }
+            Err(_) => "refused".into(),
+        }
+    }
+
+    #[test]
+    fn the_rules_of_a_pull_request_come_from_its_base() {
+        let plain = Request::default();
+        let by_hand = [("CODEBUILD_BUILD_ID", "p:1"), ("CODEBUILD_SOURCE_VERSION", "pr/7")];
+        let comment = [("GITHUB_EVENT_NAME", "issue_comment"), ("GITHUB_REF", "refs/pull/7/head")];
+        let push = [("GITHUB_EVENT_NAME", "push"), ("GITHUB_REF", "refs/heads/main")];
+        let table: [(&[(&str, &str)], &str); 7] = [
+            (&PULL, "release/1 from https://github.com/owner/meta-x"),
+            (&IN_CODEBUILD, "main from https://github.com/owner/meta-x.git"),
+            (&IN_CODEBUILD[..3], "main from https://own.example/x"),
+            (&by_hand, "no base"),
+            (&comment, "no base"),
+            (&push, "checkout"),
+            (&[], "checkout"),
+        ];
+        for (variables, wanted) in table {
+            assert_eq!(word(source(variables, &plain)), wanted, "{variables:?}");
+            // A person who names the base decides.
+            let request = Request { base: Some("origin/x".into()), ..Request::default() };
+            assert_eq!(word(source(variables, &request)), "origin/x from the checkout", "{variables:?}");
+        }
+    }
+
+    #[test]
+    fn variable_and_event_have_to_agree_on_the_base() {
+        let mut env = AgentEnvironment::from_map(PULL);
+        let run = env.github_actions.as_mut().unwrap();
+        run.payload = EventPayload { base_branch: Some("other".into()), ..EventPayload::default() };
+        let found = rules_source(&Request::default(), &env, || None);
+        assert_eq!(word(found), "no base");
+    }
+
+    #[test]
+    fn a_manifest_from_elsewhere_is_not_the_changes_but_its_known_failures_are() {
+        let remote = |text: &str| Request {
+            manifest_text: Some(("s3://b/m.toml".into(), text.into())),
+            ..Request::default()
+        };
+        assert_eq!(word(source(&IN_CODEBUILD, &remote("version = 1"))), "checkout");
+        let with_list = remote("[check]\nknown_failures = 'k.toml'");
+        assert!(word(source(&IN_CODEBUILD, &with_list)).starts_with("main from"));
+        let by_flag = Request { set: vec!["check.known_failures=k".into()], ..remote("version = 1") };
+        assert!(word(source(&IN_CODEBUILD, &by_flag)).starts_with("main from"));
+    }
+
+    /// As for `--trusted`: a flag in a buildspec would speak for everybody.
+    #[test]
+    fn the_owners_word_does_not_count_in_a_build_of_a_webhook() {
+        let accept = Request { accept_manifest: true, ..Request::default() };
+        let by_hand = [("CODEBUILD_BUILD_ID", "p:1"), ("CODEBUILD_SOURCE_VERSION", "pr/7")];
+        let dispatch = [("GITHUB_EVENT_NAME", "workflow_dispatch"), ("GITHUB_REF", "refs/heads/fix")];
+        let table: [(&[(&str, &str)], &str); 5] = [
+            (&PULL, "refused"),
+            (&IN_CODEBUILD, "refused"),
+            (&by_hand, "checkout"),
+            (&dispatch, "checkout"),
+            (&[], "checkout"),
+        ];
+        for (variables, wanted) in table {
+            assert_eq!(word(source(variables, &accept)), wanted, "{variables:?}");
+        }
+    }
+
+    #[test]
+    fn the_base_is_a_revision_and_no_option_of_git() {
+        for bad in ["", "--all", "-x", "a b", "a..b", "a\nb", "x*"] {
+            let request = Request { base: Some(bad.into()), ..Request::default() };
+            assert_eq!(word(source(&[], &request)), "refused", "{bad:?}");
+        }
+    }
+}

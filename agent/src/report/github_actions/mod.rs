@@ -1,0 +1,10 @@
+//! The reports of a run of GitHub Actions: annotations at the lines to fix, and the job summary.
+
+mod annotations;
+mod job_summary;
+mod markdown;
+mod workflow_commands;
+
+pub use annotations::{Annotations, early_error};
+pub use job_summary::{JobSummary, append_early_error};
+pub use workflow_commands::{FenceGuard, Stream};

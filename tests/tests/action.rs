@@ -1,0 +1,309 @@
+//! `action.yml`: its steps run as GitHub's runner runs them, on recorded events of a push, a pull request and a fork.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use build_agent_tests::{BUILD_USER, Sandbox, agent, commit, git, github, repository, skip};
+use serde_json::{Value, json};
+
+/// A workspace with the layer, and a runner.
+struct Runner {
+    sandbox: Sandbox,
+    programs: PathBuf,
+}
+
+/// What the steps of the action did.
+struct Steps(Value);
+
+impl Steps {
+    fn output(&self) -> &str {
+        self.0["output"].as_str().unwrap()
+    }
+
+    #[track_caller]
+    fn assert_verdict(&self, verdict: &str, status: i64) {
+        assert_eq!(self.0["outputs"]["verdict"], verdict, "{}", self.output());
+        assert_eq!(self.0["outputs"]["exit-status"], status.to_string());
+        assert_eq!(self.0["status"], status);
+    }
+
+    #[track_caller]
+    fn assert_says(&self, words: &[&str]) {
+        for words in words {
+            assert!(self.output().contains(words), "no {words:?} in\n{}", self.output());
+        }
+    }
+}
+
+impl Runner {
+    fn new(test: &str) -> Option<Runner> {
+        let has_yaml = Command::new("python3")
+            .args(["-c", "import yaml"])
+            .output()
+            .is_ok_and(|run| run.status.success());
+        if !has_yaml {
+            skip(test, "python3 has no module yaml (apt-get install -y python3-yaml)");
+            return None;
+        }
+        let sandbox = Sandbox::new(test)?;
+        commit(&sandbox.layer(), "Add the manifest");
+        let programs = Path::new(agent().get_program()).parent().unwrap().to_owned();
+        std::fs::create_dir(sandbox.path().join("temp")).unwrap();
+        Some(Runner { sandbox, programs })
+    }
+
+    fn binary(&self) -> String {
+        self.programs.join("build-agent").display().to_string()
+    }
+
+    fn notes(&self) -> String {
+        std::fs::read_to_string(self.sandbox.path().join("notes")).unwrap_or_default()
+    }
+
+    fn command(&self, event: &str, inputs: &Value) -> Command {
+        let workspace = self.sandbox.layer();
+        let head = git(&workspace, ["rev-parse", "HEAD"]);
+        let mut command = Command::new(repository().join("tests/action"));
+        command
+            .arg(repository())
+            .arg(&workspace)
+            .arg(self.sandbox.path().join("temp"))
+            .arg(inputs.to_string());
+        let stand_ins = repository().join("tests/stand-ins");
+        let path = std::env::var("PATH").unwrap();
+        let path =
+            format!("{}:{}:{path}", stand_ins.join("runner").display(), stand_ins.join("engine").display());
+        command.env_clear().env("PATH", path).envs(github::variables(event, &workspace, &head));
+        command.env("HOME", self.sandbox.path()).env("RUNNER_ENVIRONMENT", "github-hosted");
+        command.env("GITHUB_SERVER_URL", "file:///nowhere");
+        command.env("RUNNER_NOTES", self.sandbox.path().join("notes"));
+        command.env("ENGINE_NOTES", self.sandbox.path().join("notes"));
+        command
+    }
+
+    fn run_command(&self, mut command: Command) -> Steps {
+        let ran = command.output().unwrap();
+        let text = String::from_utf8(ran.stdout).unwrap();
+        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+        assert!(!Path::new("/tmp/hostile").exists(), "a text of the event was executed");
+        Steps(serde_json::from_str(&text).unwrap())
+    }
+
+    fn run(&self, event: &str, inputs: Value) -> Steps {
+        self.run_command(self.command(event, &inputs))
+    }
+
+    /// The inputs of a job with the agent under test and the manifest.
+    fn inputs(&self, more: Value) -> Value {
+        let mut inputs = json!({
+            "binary": self.binary(),
+            "manifest": "build-agent.toml",
+            "work-dir": self.sandbox.work(),
+        });
+        inputs.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        inputs
+    }
+}
+
+#[test]
+fn the_action_runs_a_job_for_each_event() {
+    let Some(runner) = Runner::new("the_action_runs_a_job_for_each_event") else { return };
+    for (event, trust) in [("push", "main"), ("pull_request", "pull request 7"), ("fork", "pull request 7")] {
+        let share = runner.sandbox.path().join("share");
+        let _ = std::fs::create_dir(&share);
+        let inputs = runner.inputs(json!({ "share": share, "trusted-branches": "main" }));
+        let steps = runner.run(event, inputs);
+        steps.assert_verdict("passed", 0);
+        let trusted = if event == "push" { "is trusted" } else { "is not trusted" };
+        steps.assert_says(&["build-agent 0.", trusted, trust]);
+        let result = steps.0["outputs"]["result"].as_str().unwrap();
+        assert_eq!(Path::new(result), runner.sandbox.layer().join("build-agent-out/result.json"));
+        let result: Value = serde_json::from_str(&std::fs::read_to_string(result).unwrap()).unwrap();
+        assert_eq!(result["outcome"], "passed");
+        assert_eq!(result["job"]["build"].as_str().unwrap().split('-').next(), Some("4711"), "{event}");
+        assert!(steps.0["summary"].as_str().unwrap().starts_with("### build-agent: **PASSED**"));
+        assert_eq!(steps.0["used"], json!([]), "nothing is uploaded");
+    }
+}
+
+#[test]
+fn a_failing_layer_fails_the_step_and_is_annotated() {
+    let Some(runner) = Runner::new("a_failing_layer_fails_the_step_and_is_annotated") else { return };
+    runner.sandbox.behaviour("yocto-check-layer fail test_world");
+    let steps = runner.run("fork", runner.inputs(json!({})));
+    steps.assert_verdict("failed", 1);
+    let commands = github::obeyed_in(steps.output());
+    assert!(
+        commands
+            .iter()
+            .any(|command| command.starts_with("::error title=") && command.contains("test_world")),
+        "{commands:#?}"
+    );
+    assert!(steps.0["summary"].as_str().unwrap().contains("test_world"));
+    // A layer elsewhere in the workspace, and a check without a manifest.
+    let Some(runner) = Runner::new("a_failing_layer_fails_the_step_and_is_annotated") else { return };
+    let steps = runner.run("push", json!({ "binary": runner.binary(), "layer": ".", "release": "nonesuch" }));
+    steps.assert_verdict("error", 2);
+    steps.assert_says(&["--release \"nonesuch\" is not one of"]);
+    let early = github::obeyed_in(steps.output());
+    assert!(
+        early.iter().any(|command| command.starts_with("::error title=build-agent::--release")),
+        "{early:?}"
+    );
+}
+
+/// What anybody writes into an input is a value, and never a part of a command.
+#[test]
+fn inputs_are_never_executed() {
+    let Some(runner) = Runner::new("inputs_are_never_executed") else { return };
+    let hostile = "'; touch /tmp/hostile; '$(touch /tmp/hostile)`touch /tmp/hostile`\n::error::x";
+    let names = [
+        "layer",
+        "release",
+        "command",
+        "manifest",
+        "only",
+        "skip",
+        "set",
+        "share",
+        "trusted-branches",
+        "trusted",
+        "base",
+        "arguments",
+        "out",
+        "work-dir",
+        "token",
+        "manifest-sha256",
+        "accept-manifest",
+    ];
+    for name in names {
+        let mut inputs = runner.inputs(json!({}));
+        inputs[name] = hostile.into();
+        let ran = runner.command("fork", &inputs).output().unwrap();
+        assert!(!Path::new("/tmp/hostile").exists(), "the input {name} was executed");
+        let steps = Steps(serde_json::from_slice(&ran.stdout).unwrap());
+        let commands = github::obeyed_in(steps.output());
+        assert!(!commands.iter().any(|command| command == "::error::x"), "{name}: {commands:#?}");
+        let outside = runner.sandbox.path().join("hostile");
+        assert!(!outside.exists());
+    }
+    for (inputs, words) in [
+        (json!({ "layer": "../upstream/poky" }), "is not in the workspace"),
+        (json!({ "layer": "gone" }), "does not exist"),
+        (json!({ "trusted": "yes" }), "write true or false"),
+        (json!({ "command": "shell" }), "write check or run"),
+        (json!({ "command": "check", "only": "build", "manifest": "" }), "need \"command: run\""),
+        (json!({ "binary": "/dev/null" }), "names no program"),
+        (json!({ "image": "x" }), "exclude each other"),
+    ] {
+        let steps = runner.run("fork", runner.inputs(inputs));
+        assert_eq!(steps.0["status"], 2, "{}", steps.output());
+        steps.assert_says(&[words]);
+    }
+    // A link of the layer leads nowhere else.
+    std::os::unix::fs::symlink(runner.sandbox.upstream().join("meta"), runner.sandbox.layer().join("linked"))
+        .unwrap();
+    let steps =
+        runner.run("fork", json!({ "binary": runner.binary(), "layer": "linked", "release": "scarthgap" }));
+    assert_eq!(steps.0["status"], 2);
+    steps.assert_says(&["is not in the workspace"]);
+}
+
+#[test]
+fn the_program_is_kept_in_the_cache_by_its_sources() {
+    let Some(runner) = Runner::new("the_program_is_kept_in_the_cache_by_its_sources") else { return };
+    let inputs = || {
+        let mut inputs = runner.inputs(json!({}));
+        inputs.as_object_mut().unwrap().remove("binary");
+        inputs
+    };
+    let mut command = runner.command("push", &inputs());
+    command.env("CACHED_PROGRAMS_OF_TEST", &runner.programs);
+    let steps = runner.run_command(command);
+    steps.assert_verdict("passed", 0);
+    assert_eq!(steps.0["used"], json!(["actions/cache@v4"]));
+}
+
+#[test]
+fn an_image_runs_with_names_of_variables_on_its_command_line() {
+    let Some(runner) = Runner::new("an_image_runs_with_names_of_variables_on_its_command_line") else {
+        return;
+    };
+    let inputs = json!({ "image": "registry.example/build-agent:v1", "manifest": "build-agent.toml", "token": "hunter22-token" });
+    let steps = runner.run("fork", inputs);
+    steps.assert_verdict("passed", 0);
+    let notes = runner.notes();
+    let call = notes
+        .lines()
+        .find(|line| line.contains(" run ") || line.starts_with("run "))
+        .unwrap_or_else(|| panic!("{notes}"));
+    let layer = runner.sandbox.layer().display().to_string();
+    for words in [
+        "--env GITHUB_EVENT_PATH",
+        "--env GITHUB_TOKEN",
+        &format!("--mount type=bind,source={layer},target={layer}"),
+        "fork.json,readonly",
+        &format!("--workdir {layer}"),
+        "--entrypoint build-agent registry.example/build-agent:v1 run build-agent.toml",
+    ] {
+        assert!(call.contains(words), "no {words:?} in\n{call}");
+    }
+    assert!(!call.contains("hunter22"), "{call}");
+}
+
+/// On GitHub's machines the runner is no root, and may use sudo.
+#[test]
+fn without_root_the_agent_gets_it_with_the_variables_that_it_needs() {
+    const TEST: &str = "without_root_the_agent_gets_it_with_the_variables_that_it_needs";
+    if !nix::unistd::geteuid().is_root() {
+        return skip(TEST, "only root can become another user");
+    }
+    let Some(runner) = Runner::new(TEST) else { return };
+    let owner = |path: &Path| {
+        let status = Command::new("chown").args(["-R", BUILD_USER]).arg(path).status();
+        assert!(status.unwrap().success());
+    };
+    let share_mode = |path: &Path| {
+        let status = Command::new("chmod").args(["-R", "a+rX"]).arg(path).status();
+        assert!(status.unwrap().success());
+    };
+    owner(runner.sandbox.path());
+    // The user must be able to start the program and the scripts of the action.
+    let program = runner.sandbox.path().join("build-agent");
+    for name in ["build-agent", "build-agent-shim"] {
+        std::fs::copy(runner.programs.join(name), runner.sandbox.path().join(name)).unwrap();
+    }
+    let sources = runner.sandbox.path().join("sources");
+    std::fs::create_dir(&sources).unwrap();
+    for name in ["action.yml", ".ci", "tests/stand-ins/runner"] {
+        let to = sources.join(name);
+        std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+        let status = Command::new("cp").arg("-r").arg(repository().join(name)).arg(&to).status();
+        assert!(status.unwrap().success());
+    }
+    std::fs::copy(github::event_path("fork"), sources.join("fork.json")).unwrap();
+    std::fs::copy(repository().join("tests/action"), sources.join("action")).unwrap();
+    share_mode(runner.sandbox.path());
+    let mut inputs = runner.inputs(json!({ "share": "" }));
+    inputs["binary"] = program.display().to_string().into();
+    let plain = runner.command("fork", &inputs);
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", BUILD_USER, "--regid", BUILD_USER, "--init-groups"]).arg(sources.join("action"));
+    command.arg(&sources).args(plain.get_args().skip(1)).env_clear();
+    command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let path = std::env::var("PATH").unwrap();
+    command.env("PATH", format!("{}:{path}", sources.join("tests/stand-ins/runner").display()));
+    command.env("GITHUB_EVENT_PATH", sources.join("fork.json"));
+    let steps = runner.run_command(command);
+    steps.assert_verdict("passed", 0);
+    let notes = runner.notes();
+    let start =
+        notes.lines().find(|line| line.contains("--preserve-env=")).unwrap_or_else(|| panic!("{notes}"));
+    let names = start.split("--preserve-env=").nth(1).unwrap().split(' ').next().unwrap();
+    for name in ["GITHUB_ACTIONS", "GITHUB_EVENT_PATH", "GITHUB_SHA", "GITHUB_STEP_SUMMARY", "GITHUB_TOKEN"] {
+        assert!(names.split(',').any(|one| one == name), "no {name} in {names}");
+    }
+    assert!(!names.contains("INPUT_") && !names.contains("GITHUB_OUTPUT"), "{names}");
+}

@@ -1,0 +1,347 @@
+//! Jobs in GitHub Actions: who is trusted, whose rules count, and what GitHub's runner gets to see.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use build_agent_tests::{Ran, Sandbox, commit, git, github};
+
+/// A checkout as `actions/checkout` makes it for one of the recorded events, and the server that it came from.
+struct Run {
+    sandbox: Sandbox,
+    event: &'static str,
+}
+
+impl Run {
+    /// The layer with its manifest is on the branch `main`; `change` is committed on top for a pull request.
+    fn new(test: &str, event: &'static str, change: impl FnOnce(&Path)) -> Option<Run> {
+        let sandbox = Sandbox::new(test)?;
+        commit(&sandbox.layer(), "Add the manifest");
+        let run = Run { sandbox, event };
+        std::fs::rename(run.sandbox.layer(), run.server()).unwrap();
+        git(&run.server(), ["switch", "--quiet", "-c", "change"]);
+        change(&run.server());
+        commit(&run.server(), "Change something");
+        git(&run.server(), ["switch", "--quiet", "main"]);
+        let branch = if event == "push" { "main" } else { "change" };
+        run.check_out(&["--depth=1", "--branch", branch]);
+        Some(run)
+    }
+
+    /// Where GitHub's server would be.
+    fn server(&self) -> PathBuf {
+        self.sandbox.path().join("example/meta-tested")
+    }
+
+    fn check_out(&self, words: &[&str]) {
+        let _ = std::fs::remove_dir_all(self.sandbox.layer());
+        let server = format!("file://{}", self.server().display());
+        let all = ["clone", "--quiet"].iter().chain(words).copied().chain([server.as_str(), "meta-tested"]);
+        git(self.sandbox.path(), all);
+    }
+
+    fn summary(&self) -> PathBuf {
+        self.sandbox.path().join("summary.md")
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = self.sandbox.run_command();
+        let head = git(&self.sandbox.layer(), ["rev-parse", "HEAD"]);
+        command.envs(github::variables(self.event, &self.sandbox.layer(), &head));
+        command.env("GITHUB_SERVER_URL", format!("file://{}", self.sandbox.path().display()));
+        command.env("GITHUB_STEP_SUMMARY", self.summary());
+        command.args(words);
+        command
+    }
+
+    fn run(&self, words: &[&str]) -> Ran {
+        let _ = std::fs::remove_file(self.summary());
+        self.sandbox.start(self.command(words)).wait()
+    }
+}
+
+fn write(directory: &Path, name: &str, text: &str) {
+    std::fs::create_dir_all(directory.join(name).parent().unwrap()).unwrap();
+    std::fs::write(directory.join(name), text).unwrap();
+}
+
+fn edit(directory: &Path, from: &str, to: &str) {
+    let text = std::fs::read_to_string(directory.join("build-agent.toml")).unwrap();
+    assert!(text.contains(from), "{from:?} is not in the manifest");
+    write(directory, "build-agent.toml", &text.replace(from, to));
+}
+
+#[test]
+fn findings_become_annotations_at_their_lines_and_the_job_has_a_summary() {
+    let test = "findings_become_annotations_at_their_lines_and_the_job_has_a_summary";
+    let change = |layer: &Path| {
+        let text = std::fs::read_to_string(layer.join("conf/layer.conf")).unwrap();
+        write(layer, "conf/layer.conf", &format!("{text}LAYERDEPENDS_tested = 'core (~12)'\n"));
+    };
+    let Some(run) = Run::new(test, "pull_request", change) else { return };
+    let ran = run.run(&[]);
+    ran.assert_code(&[1]);
+    let commands = github::obeyed(&ran);
+    let line = std::fs::read_to_string(run.sandbox.layer().join("conf/layer.conf")).unwrap().lines().count();
+    let place = format!("::error file=conf/layer.conf,line={line},title=depends-version::");
+    assert!(commands.iter().any(|command| command.starts_with(&place)), "{place} in {commands:#?}");
+    let summary = std::fs::read_to_string(run.summary()).unwrap();
+    assert!(summary.starts_with("### build-agent: **FAILED**\n"), "{summary}");
+    assert!(summary.contains(&format!("- `conf/layer.conf:{line}: error: ")), "{summary}");
+    assert!(summary.contains("| check | failed |"), "{summary}");
+    // JSON stays JSON.
+    let ran = run.run(&["--output", "json"]);
+    for line in ran.stdout.lines() {
+        serde_json::from_str::<serde_json::Value>(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+    }
+    assert!(github::obeyed(&ran).iter().any(|command| command.starts_with(&place)), "{}", ran.output());
+}
+
+/// Layer code prints commands in all forms; GitHub's runner obeys only the agent's.
+#[test]
+fn layer_code_cannot_give_commands_to_githubs_runner() {
+    let test = "layer_code_cannot_give_commands_to_githubs_runner";
+    let Some(run) = Run::new(test, "pull_request", |_| {}) else { return };
+    let hostile = [
+        "::set-env name=A::b",
+        "  ::add-path::/x",
+        "##[add-matcher]x",
+        "x ##[set-output name=a]b",
+        "::stop-commands::x",
+    ];
+    for words in hostile {
+        for behaviour in [format!("say {words}"), format!("fail {}", words.replace(' ', "_"))] {
+            run.sandbox.behaviour(&format!("yocto-check-layer {behaviour}\nbitbake-layers say {words}"));
+            for output in ["plain", "json"] {
+                let ran = run.run(&["--output", output, "--log-level", "debug"]);
+                let commands = github::obeyed(&ran);
+                let own =
+                    |command: &String| ["::error ", "::warning "].iter().any(|own| command.starts_with(own));
+                assert!(commands.iter().all(own), "{behaviour}: {commands:#?}");
+                // Commands of the next program in the step are obeyed again.
+                let after = format!("{}\n::notice::of the next program\n", ran.output());
+                let all = github::obeyed_in(&after);
+                assert_eq!(all.last().map(String::as_str), Some("::notice::of the next program"), "{after}");
+            }
+        }
+    }
+}
+
+#[test]
+fn mistakes_in_the_manifest_are_annotated_at_their_lines() {
+    let test = "mistakes_in_the_manifest_are_annotated_at_their_lines";
+    let Some(run) = Run::new(test, "push", |_| {}) else { return };
+    edit(&run.sandbox.layer(), "branch = ", "brunch = ");
+    let ran = run.run(&[]);
+    ran.assert_code(&[2]);
+    let commands = github::obeyed(&ran);
+    assert!(
+        commands[0].starts_with("::error file=build-agent.toml,line=7,title=build-agent::"),
+        "{commands:#?}"
+    );
+    let summary = std::fs::read_to_string(run.summary()).unwrap();
+    assert!(summary.contains("nothing was run") && summary.contains("brunch: unknown key"), "{summary}");
+}
+
+#[test]
+fn only_a_push_to_a_protected_branch_writes_the_share() {
+    let test = "only_a_push_to_a_protected_branch_writes_the_share";
+    // The event, further variables and the tier that is written.
+    let protected = ("GITHUB_REF_PROTECTED", "true");
+    let table: [(&'static str, &[(&str, &str)], &str); 5] = [
+        ("push", &[protected], "shared read-write"),
+        ("push", &[("GITHUB_REF_PROTECTED", "false")], "shared read-only"),
+        (
+            "push",
+            &[protected, ("GITHUB_SHA", "ffffffffffffffffffffffffffffffffffffffff")],
+            "shared read-only",
+        ),
+        ("pull_request", &[protected], "pull-request read-write"),
+        ("fork", &[protected], "pull-request read-write"),
+    ];
+    for (event, variables, wanted) in table {
+        let Some(run) = Run::new(test, event, |_| {}) else { return };
+        let share = run.sandbox.path().join("share");
+        std::fs::create_dir(&share).unwrap();
+        let share = format!("cache.share={}", share.display());
+        let more = ["--set", &share, "--set", "build.targets=[\"hello\"]", "--only", "build"];
+        let mut command = run.command(&more);
+        command.env("BUILD_AGENT_TRUSTED_BRANCHES", "main").envs(variables.iter().copied());
+        let ran = run.sandbox.start(command).wait();
+        ran.assert_code(&[0]);
+        let result = run.sandbox.result();
+        let first = &result["cache"][0];
+        let found = format!("{} {}", first["tier"].as_str().unwrap(), first["state"].as_str().unwrap());
+        assert_eq!(found, wanted, "{event} {variables:?}\n{}", ran.output());
+        if event != "push" {
+            let mut command = run.command(&[&more[..], &["--trusted"]].concat());
+            command.env("BUILD_AGENT_TRUSTED_BRANCHES", "main").envs(variables.iter().copied());
+            let refused = run.sandbox.start(command).wait();
+            refused.assert_code(&[2]);
+            refused.assert_says(&["--trusted cannot make this source trusted", "pull request 7"]);
+        }
+    }
+}
+
+/// A change that fails, with a list of known failures that would hide it.
+fn edits_its_rules(layer: &Path) {
+    let entry = "[[failure]]\ntest = 'test_world'\nreason = 'r'\nexpires = '2999-01-01'\n";
+    write(layer, "known.toml", entry);
+    edit(layer, "yocto_check_layer = true", "yocto_check_layer = true\nknown_failures = \"known.toml\"");
+}
+
+#[test]
+fn a_pull_request_is_judged_by_the_rules_of_its_base() {
+    let test = "a_pull_request_is_judged_by_the_rules_of_its_base";
+    let Some(run) = Run::new(test, "pull_request", edits_its_rules) else { return };
+    run.sandbox.behaviour("yocto-check-layer fail test_world");
+    let words = ["this change edits its own rules: build-agent.toml", "judged by those of the base main ("];
+    let ran = run.run(&[]);
+    ran.assert_code(&[1]);
+    ran.assert_says(&words);
+    let summary = std::fs::read_to_string(run.summary()).unwrap();
+    assert!(summary.contains("this change edits its own rules"), "{summary}");
+    assert!(github::obeyed(&ran).iter().any(|command| command.contains("edits its own rules")));
+    // Nobody can speak for every pull request.
+    let refused = run.run(&["--accept-manifest"]);
+    refused.assert_code(&[2]);
+    refused.assert_says(&["--accept-manifest cannot speak for a build that a webhook starts"]);
+    // A person can speak for this one.
+    let mut by_hand = run.command(&["--accept-manifest"]);
+    by_hand.env("GITHUB_EVENT_NAME", "workflow_dispatch").env("GITHUB_REF", "refs/heads/change");
+    for absent in ["GITHUB_BASE_REF", "GITHUB_HEAD_REF", "GITHUB_EVENT_PATH"] {
+        by_hand.env_remove(absent);
+    }
+    run.sandbox.start(by_hand).wait().assert_code(&[0]);
+    // With the whole history the server is not asked.
+    run.check_out(&["--branch", "change"]);
+    let mut command = run.command(&[]);
+    command.env("GITHUB_SERVER_URL", "file:///nowhere");
+    let ran = run.sandbox.start(command).wait();
+    ran.assert_code(&[1]);
+    ran.assert_says(&words);
+}
+
+/// What a change can do to the files that judge it.
+#[test]
+fn no_change_of_the_files_brings_other_rules() {
+    let test = "no_change_of_the_files_brings_other_rules";
+    let weak = |layer: &Path| edit(layer, "yocto_check_layer = true", "yocto_check_layer = false");
+    let changes: [(&str, Box<dyn Fn(&Path)>); 5] = [
+        ("weakened", Box::new(weak)),
+        ("removed", Box::new(|layer: &Path| std::fs::remove_file(layer.join("build-agent.toml")).unwrap())),
+        (
+            "a link",
+            Box::new(move |layer: &Path| {
+                weak(layer);
+                std::fs::rename(layer.join("build-agent.toml"), layer.join("other.toml")).unwrap();
+                std::os::unix::fs::symlink("other.toml", layer.join("build-agent.toml")).unwrap();
+            }),
+        ),
+        (
+            "a directory",
+            Box::new(move |layer: &Path| {
+                weak(layer);
+                std::fs::rename(layer.join("build-agent.toml"), layer.join("aside")).unwrap();
+                std::fs::create_dir(layer.join("build-agent.toml")).unwrap();
+                std::fs::rename(layer.join("aside"), layer.join("build-agent.toml/build-agent.toml"))
+                    .unwrap();
+            }),
+        ),
+        (
+            "before there were rules",
+            Box::new(move |layer: &Path| {
+                weak(layer);
+                let text = std::fs::read(layer.join("build-agent.toml")).unwrap();
+                let first = git(layer, ["rev-list", "--max-parents=0", "HEAD"]);
+                git(layer, ["reset", "--quiet", "--hard", &first]);
+                std::fs::write(layer.join("build-agent.toml"), text).unwrap();
+            }),
+        ),
+    ];
+    for (name, change) in changes {
+        let Some(run) = Run::new(test, "pull_request", change) else { return };
+        run.sandbox.behaviour("yocto-check-layer fail test_world");
+        for command in ["run", "check"] {
+            let mut agent = run.sandbox.command([command]);
+            let words: Vec<_> = run.command(&[]).get_args().map(|word| word.to_owned()).collect();
+            let words = words
+                .into_iter()
+                .skip(1)
+                .filter(|word| command == "run" || !word.to_string_lossy().ends_with(".toml"));
+            agent.args(words);
+            for (key, value) in run.command(&[]).get_envs() {
+                agent.env(key, value.unwrap_or_default());
+            }
+            let ran = run.sandbox.start(agent).wait();
+            assert_eq!(ran.code, Some(1), "{name}, {command}: {}", ran.output());
+            ran.assert_says(&["test_world", "this change edits its own rules: build-agent.toml"]);
+        }
+    }
+}
+
+#[test]
+fn without_the_base_nothing_is_published() {
+    let test = "without_the_base_nothing_is_published";
+    let Some(run) = Run::new(test, "fork", |layer| {
+        let rules = "\n[[artifacts.rules]]\ninclude = \"conf/**\"\n\n[limits]";
+        edit(layer, "\n[limits]", rules);
+    }) else {
+        return;
+    };
+    let mut command = run.command(&[]);
+    command.env("GITHUB_SERVER_URL", "file:///nowhere");
+    let ran = run.sandbox.start(command).wait();
+    ran.assert_code(&[0]);
+    ran.assert_says(&["the base branch `main` cannot be read", "nothing is published", "fetch-depth: 0"]);
+    assert!(!run.sandbox.artifacts().exists(), "something was published");
+    // On a person's machine it is an error: the person wants these rules or none.
+    run.sandbox.call(["plan", "--base", "gone"]).assert_code(&[2]);
+}
+
+#[test]
+fn the_base_can_be_named_on_a_persons_machine() {
+    let test = "the_base_can_be_named_on_a_persons_machine";
+    let Some(run) = Run::new(test, "pull_request", edits_its_rules) else { return };
+    run.check_out(&["--branch", "change"]);
+    let ran = run.sandbox.call(["plan", "--base", "main"]);
+    ran.assert_code(&[0]);
+    ran.assert_says(&["this change edits its own rules: build-agent.toml", "the base main ("]);
+    let ran = run.sandbox.call(["plan", "--base", "main", "--accept-manifest"]);
+    ran.assert_code(&[0]);
+    ran.assert_says(&["a person accepts them"]);
+    run.sandbox.call(["plan"]).assert_code(&[0]);
+}
+
+/// CodeBuild names the base, too.
+#[test]
+fn codebuild_judges_by_the_base_as_well() {
+    let test = "codebuild_judges_by_the_base_as_well";
+    let Some(run) = Run::new(test, "pull_request", edits_its_rules) else { return };
+    run.sandbox.behaviour("yocto-check-layer fail test_world");
+    let mut command = run.sandbox.run_command();
+    let head = git(&run.sandbox.layer(), ["rev-parse", "HEAD"]);
+    command.env("CODEBUILD_BUILD_ID", "p:1").env("CODEBUILD_SRC_DIR", run.sandbox.layer());
+    command.env("CODEBUILD_RESOLVED_SOURCE_VERSION", head).env("CODEBUILD_SOURCE_VERSION", "pr/7");
+    command.env("CODEBUILD_WEBHOOK_EVENT", "PULL_REQUEST_UPDATED").env("CODEBUILD_WEBHOOK_TRIGGER", "pr/7");
+    command.env("CODEBUILD_WEBHOOK_BASE_REF", "refs/heads/main");
+    command.env("CODEBUILD_SOURCE_REPO_URL", format!("file://{}", run.server().display()));
+    let ran = run.sandbox.start(command).wait();
+    ran.assert_code(&[1]);
+    ran.assert_says(&["this change edits its own rules: build-agent.toml"]);
+}
+
+/// The role of pull requests may not read the secret; the job goes on without.
+#[test]
+fn a_pull_request_does_not_ask_for_the_token() {
+    let test = "a_pull_request_does_not_ask_for_the_token";
+    let Some(run) = Run::new(test, "fork", |_| {}) else { return };
+    let token = ["github.repository=example/meta-tested", "github.token_secret=build-agent/github"];
+    let words: Vec<&str> = token.iter().flat_map(|set| ["--set", *set]).collect();
+    let mut command = run.command(&words);
+    // Nobody answers there.
+    command.env("AWS_ENDPOINT_URL", "http://127.0.0.1:1").env("AWS_REGION", "eu-central-1");
+    command.env("AWS_ACCESS_KEY_ID", "AKIATEST").env("AWS_SECRET_ACCESS_KEY", "key-of-the-tests");
+    let ran = run.sandbox.start(command).wait();
+    ran.assert_code(&[0]);
+    ran.assert_says(&["git clones without a token: `build-agent/github` is only read for a trusted source"]);
+}
