@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use agent_types::error::Error;
 use agent_types::events::{
     Artifact, CacheCounts, CacheOutcome, Event, Finding, JobIdentity, Level, Planned, Recipes, RepoReady,
-    Sstate, TaskFailed, Unit,
+    Retry, Sstate, TaskFailed, Unit,
 };
 use agent_types::outcome::{ExitStatus, Outcome};
 use agent_types::stage::Stage;
@@ -105,6 +105,9 @@ pub struct Summary {
     pub timeline: Timeline,
     pub errors: Vec<StageError>,
     pub notices: Vec<Notice>,
+    /// The steps that were retried because an upstream server failed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retries: Vec<Retry>,
     pub repos: Vec<RepoReady>,
     pub commands: Vec<CommandResult>,
     pub artifacts: Vec<Artifact>,
@@ -137,6 +140,7 @@ impl Default for Summary {
             timeline: Timeline::default(),
             errors: Vec::new(),
             notices: Vec::new(),
+            retries: Vec::new(),
             repos: Vec::new(),
             commands: Vec::new(),
             artifacts: Vec::new(),
