@@ -14,7 +14,8 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{self, AgentEnvironment, Request, Secret, Settings, remote};
 use crate::job::{self, DirLock, Plan, Selection};
 use crate::report::{
-    self, Durations, Json, Plain, Recorded, Recording, Reports, Sink, Style, Terminal, ThreadedSink,
+    self, Dimensions, Durations, Json, Metrics, Plain, Recorded, Recording, Reports, Sink, Style, Terminal,
+    ThreadedSink,
 };
 use agent_artifacts::aws;
 use agent_fs::untrusted;
@@ -237,7 +238,7 @@ async fn job(
     let recording = Recording {
         redactor: redactor.clone(),
         sinks: vec![Box::new(events_file), Box::new(console)],
-        reports: Reports::files(&settings.paths.out),
+        reports: reports(settings, environment, output),
         interrupt: interrupt.clone(),
         over: over.clone(),
     };
@@ -270,6 +271,23 @@ async fn job(
         print::diagnostic(format_args!("error: a report of this job is missing: {error}"));
     }
     Ok(exit)
+}
+
+fn reports(settings: &Settings, environment: &AgentEnvironment, output: Output) -> Reports {
+    let mut reports = Reports::files(&settings.paths.out);
+    if environment.metrics {
+        let build = environment.codebuild.as_ref();
+        let dimensions = Dimensions {
+            project: build.and_then(|build| build.project()).map(str::to_owned),
+            layer: build.and_then(|build| build.repository.clone()),
+            release: settings.release.name.into(),
+            trusted: settings.cache.trust.is_trusted(),
+        };
+        // CodeBuild keeps both in one log; programs read events from standard output.
+        let print = if output == Output::Json { print::text_on_stderr } else { print::text };
+        reports.reports.push(Box::new(Metrics { dimensions, print }));
+    }
+    reports
 }
 
 /// A runner for all commands of the job.

@@ -14,6 +14,7 @@ mod plan;
 mod print;
 mod publish;
 mod report;
+mod share_tier;
 mod shell;
 mod unrecorded;
 
@@ -133,6 +134,7 @@ async fn dispatch(arguments: Arguments, environment: &AgentEnvironment) -> Resul
             print::raw(&format!("{}\n", serde_json::json!(look)))?;
             Ok(ExitStatus::Passed)
         }
+        Command::ShareTier(tier) => share_tier::command(tier, environment),
         Command::Schema => {
             print::raw(&format!("{:#}\n", config::schema()))?;
             Ok(ExitStatus::Passed)

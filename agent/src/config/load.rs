@@ -10,6 +10,7 @@ use agent_types::events::JobIdentity;
 use agent_types::job_id::JobId;
 use agent_types::release::Release;
 use agent_types::secrets;
+use agent_types::tiers::Trust;
 use agent_yocto::layer_conf::LayerConf;
 use agent_yocto::path_rules::{self, PatternFault};
 
@@ -59,6 +60,14 @@ fn evidence<'a>(request: &Request, env: &'a AgentEnvironment) -> TrustInputs<'a>
 pub fn is_trusted(request: &Request, env: &AgentEnvironment) -> bool {
     // Errors in it are reported when the manifest is read.
     trust::judge(&evidence(request, env)).is_ok_and(|judged| judged.trust.is_trusted())
+}
+
+/// The trust in the source of this build, which no person vouches for. Needs no manifest.
+///
+/// # Errors
+/// Usage, when the variable of the trusted branches is no regular expression.
+pub fn source_trust(env: &AgentEnvironment) -> Result<Trust> {
+    Ok(trust::judge(&evidence(&Request::default(), env))?.trust)
 }
 
 /// The directory whose commit decides about the trust, where CodeBuild resolved one and the source may be trusted.

@@ -9,6 +9,7 @@ mod console;
 mod durations;
 mod events_file;
 mod junit;
+mod metrics;
 mod output;
 mod output_file;
 mod recheck;
@@ -30,6 +31,7 @@ pub use console::{Json, Plain, Style, Terminal, ThreadedSink, final_summary, wit
 pub use durations::Durations;
 pub use events_file::{EventsFile, Torn, read as read_events, read_job};
 pub use junit::write as write_junit;
+pub use metrics::{Dimensions, Metrics};
 pub use output::{AGENT_LOG, begin, begin_log, prepare_out, write_all};
 pub use output_file::replace;
 pub use recheck::{Recheck, recheck_result};

@@ -49,6 +49,12 @@ impl At {
         (self.until(later).as_secs_f64() * 1000.0).round() as u64
     }
 
+    /// Milliseconds since 1970.
+    pub fn unix_milliseconds(self) -> u64 {
+        let since = self.time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
+
     fn until(self, later: At) -> Duration {
         let took = match (self.clock, later.clock) {
             (Some(from), Some(to)) => to.checked_sub(from),
