@@ -4,7 +4,8 @@
 usage: upstream.py PORT_FILE REQUESTS DIRECTORY FAILURES
 
 Serves the git repositories of DIRECTORY below /git/, and S3 objects (in memory) below /bucket/. The first FAILURES
-requests are refused as a server refuses a client that has no access, which neither git nor the S3 client retries.
+requests of git and writes to the bucket are refused as a server refuses a client that has no access, which neither git
+nor the S3 client retries.
 """
 
 import http.server
@@ -34,8 +35,9 @@ class Answers(http.server.BaseHTTPRequestHandler):
     def handle_request(self):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         with lock:
-            refused = left[0] > 0
-            left[0] -= 1
+            counts = self.command == "PUT" or self.path.startswith("/git/")
+            refused = counts and left[0] > 0
+            left[0] -= counts
             with open(REQUESTS, "a", encoding="utf-8") as requests:
                 print(self.command, self.path, "refused" if refused else "", file=requests)
         path, _, query = self.path.partition("?")

@@ -239,7 +239,11 @@ fn any_user_works() {
     }
     let output = run(&["--user", &group], &["python3", "-c", python]);
     assert_eq!(output.status.code(), Some(3), "{}", output_text(&output));
-    assert!(output_text(&output).contains(&format!("--user {user} without a group")), "{}", output_text(&output));
+    assert!(
+        output_text(&output).contains(&format!("--user {user} without a group")),
+        "{}",
+        output_text(&output)
+    );
 }
 
 /// In CodeBuild, the image's entrypoint does not run.
@@ -251,7 +255,9 @@ fn without_the_entrypoint_layer_code_writes_to_no_file_of_the_image() {
     let find = "find / -xdev \\( -type f -o -type d ! -perm -1000 \\) -perm -0002 2>/dev/null; echo done";
     assert_eq!(shell(find), "done\n", "no file, and only sticky directories");
     let builder = "setpriv --reuid builder --regid builder --init-groups sh -c";
-    let write = format!("{builder} 'echo \"new:*:4711:4711::/:/bin/sh\" >>/var/lib/extrausers/passwd; getent passwd 4711; id -Gn'");
+    let write = format!(
+        "{builder} 'echo \"new:*:4711:4711::/:/bin/sh\" >>/var/lib/extrausers/passwd; getent passwd 4711; id -Gn'"
+    );
     let output = shell(&write);
     assert!(output.contains("Permission denied") && output.ends_with("\nbuilder\n"), "{output}");
 }

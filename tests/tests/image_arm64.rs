@@ -28,7 +28,9 @@ fn options() -> Result<String, &'static str> {
     }
     let emulates = Path::new("/proc/sys/fs/binfmt_misc/qemu-aarch64").exists();
     if !emulates && std::env::consts::ARCH != "aarch64" {
-        return Err("this machine does not emulate arm64 (apt-get install -y qemu-user-static binfmt-support)");
+        return Err(
+            "this machine does not emulate arm64 (apt-get install -y qemu-user-static binfmt-support)",
+        );
     }
     Ok(options)
 }

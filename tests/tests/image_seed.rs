@@ -136,7 +136,8 @@ impl SeedFixture {
 
     /// The JSON of a manifest.
     fn manifest(&self, reference: &str) -> Value {
-        serde_json::from_str(self.asked(&format!("manifests/{reference}")).split_once("\r\n\r\n").unwrap().1).unwrap()
+        serde_json::from_str(self.asked(&format!("manifests/{reference}")).split_once("\r\n\r\n").unwrap().1)
+            .unwrap()
     }
 
     /// The content of a layer. Fails unless the size and the digest are right.
@@ -277,11 +278,20 @@ fn the_image_has_an_sbom_a_provenance_and_a_signature() {
     assert_eq!(sbom["spdxVersion"], "SPDX-2.3");
     let packages = sbom["packages"].as_array().unwrap();
     let purl = |start: &str| {
-        packages.iter().any(|one| one["externalRefs"][0]["referenceLocator"].as_str().unwrap().starts_with(start))
+        packages
+            .iter()
+            .any(|one| one["externalRefs"][0]["referenceLocator"].as_str().unwrap().starts_with(start))
     };
     let oci = format!("pkg:oci/build-agent@{}", digest.replace(':', "%3A"));
     let efs_utils = format!("pkg:github/aws/efs-utils@{EFS_UTILS}");
-    for start in [oci.as_str(), "pkg:deb/debian/git@", "pkg:cargo/tokio@", "pkg:cargo/agent-types@", "pkg:pypi/kas@", &efs_utils] {
+    for start in [
+        oci.as_str(),
+        "pkg:deb/debian/git@",
+        "pkg:cargo/tokio@",
+        "pkg:cargo/agent-types@",
+        "pkg:pypi/kas@",
+        &efs_utils,
+    ] {
         assert!(purl(start), "{start}");
     }
     assert!(!purl("pkg:cargo/fuser@"), "only the tests need it");
@@ -315,13 +325,19 @@ fn the_image_has_an_sbom_a_provenance_and_a_signature() {
 
     // And `cosign verify-attestation`: DSSE envelopes of the same documents.
     let attestations = fixture.manifest(&format!("{tag}.att"));
-    for (layer, predicate) in
-        attestations["layers"].as_array().unwrap().iter().zip(["https://spdx.dev/Document", "https://slsa.dev/provenance/v1"])
+    for (layer, predicate) in attestations["layers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .zip(["https://spdx.dev/Document", "https://slsa.dev/provenance/v1"])
     {
         let envelope: Value = serde_json::from_str(&fixture.blob(layer)).unwrap();
-        let decode = fixture.openssl(&["base64", "-d", "-A"]).stdin(file_of(&fixture, &envelope["payload"])).output();
+        let decode =
+            fixture.openssl(&["base64", "-d", "-A"]).stdin(file_of(&fixture, &envelope["payload"])).output();
         let payload = decode.unwrap().stdout;
-        let encoded = [format!("DSSEv1 28 application/vnd.in-toto+json {} ", payload.len()).as_bytes(), &payload].concat();
+        let encoded =
+            [format!("DSSEv1 28 application/vnd.in-toto+json {} ", payload.len()).as_bytes(), &payload]
+                .concat();
         assert!(fixture.verifies(&encoded, envelope["signatures"][0]["sig"].as_str().unwrap()));
         assert_eq!(serde_json::from_slice::<Value>(&payload).unwrap()["predicateType"], predicate);
         assert_eq!(layer["annotations"]["predicateType"], predicate);
@@ -332,7 +348,11 @@ fn the_image_has_an_sbom_a_provenance_and_a_signature() {
     std::fs::copy(fixture.key("other.pem", "secp384r1"), fixture.directory.path().join("key.pem")).unwrap();
     let output = fixture.seed(PASSWORD);
     assert!(!output.status.success(), "{}", output_text(&output));
-    assert!(output_text(&output).contains("is not a PEM file with an ECDSA P-256 key"), "{}", output_text(&output));
+    assert!(
+        output_text(&output).contains("is not a PEM file with an ECDSA P-256 key"),
+        "{}",
+        output_text(&output)
+    );
     assert_eq!(fixture.digest(stable), Some(digest), "stable stays where it is");
 }
 

@@ -10,7 +10,9 @@ fn lines(file: &str) -> Vec<String> {
 
 /// The sources of `COPY` that are in the build context, not in another stage.
 fn copied() -> Vec<String> {
-    let copies = lines("docker/Dockerfile").into_iter().filter(|line| line.starts_with("COPY ") && !line.contains("--from="));
+    let copies = lines("docker/Dockerfile")
+        .into_iter()
+        .filter(|line| line.starts_with("COPY ") && !line.contains("--from="));
     let words: Vec<Vec<String>> =
         copies.map(|line| line.split_whitespace().skip(1).map(str::to_owned).collect()).collect();
     words.into_iter().flat_map(|words| words[..words.len() - 1].to_vec()).collect()
@@ -59,16 +61,23 @@ fn an_edit_does_not_change_the_layer_of_the_dependencies() {
         }
         std::fs::write(top.path().join("agent/src/main.rs"), edit).unwrap();
         std::fs::write(top.path().join("agent/src/new.rs"), edit).unwrap();
-        let output = std::process::Command::new("sh").args(["-ec", &script]).current_dir(top.path()).output().unwrap();
+        let output =
+            std::process::Command::new("sh").args(["-ec", &script]).current_dir(top.path()).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let list = "find . -type f | sort | xargs sha256sum";
-        let list = std::process::Command::new("sh").args(["-c", list]).current_dir(top.path()).output().unwrap();
+        let list =
+            std::process::Command::new("sh").args(["-c", list]).current_dir(top.path()).output().unwrap();
         String::from_utf8(list.stdout).unwrap()
     };
     let before = made("fn main() {}");
     assert_eq!(before, made("fn main() { todo!() }"));
     let names: Vec<&str> = before.lines().map(|line| line.split("  ./").nth(1).unwrap()).collect();
-    for name in ["Cargo.lock", "agent/Cargo.toml", "agent/crates/types/Cargo.toml", "agent/src/bin/build-agent-shim.rs"] {
+    for name in [
+        "Cargo.lock",
+        "agent/Cargo.toml",
+        "agent/crates/types/Cargo.toml",
+        "agent/src/bin/build-agent-shim.rs",
+    ] {
         assert!(names.contains(&name), "{name} in {names:?}");
     }
     assert!(names.iter().all(|name| !name.ends_with(".py") && !name.ends_with("new.rs")), "{names:?}");

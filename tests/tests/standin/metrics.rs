@@ -46,15 +46,13 @@ fn a_job_in_codebuild_prints_one_line_of_metrics() {
 
 #[test]
 fn metrics_are_printed_by_request_and_not_among_the_events() {
-    let Some(sandbox) = Sandbox::new("metrics_are_printed_by_request_and_not_among_the_events") else { return };
+    let Some(sandbox) = Sandbox::new("metrics_are_printed_by_request_and_not_among_the_events") else {
+        return;
+    };
     let asked = ("BUILD_AGENT_METRICS", "emf");
     let off: [(&str, &str); 4] = [CODEBUILD[0], CODEBUILD[1], CODEBUILD[2], ("BUILD_AGENT_METRICS", "off")];
-    let table: [(&[(&str, &str)], &[&str], usize, usize); 4] = [
-        (&[], &[], 0, 0),
-        (&off, &[], 0, 0),
-        (&[asked], &[], 1, 0),
-        (&[asked], &["--output", "json"], 0, 1),
-    ];
+    let table: [(&[(&str, &str)], &[&str], usize, usize); 4] =
+        [(&[], &[], 0, 0), (&off, &[], 0, 0), (&[asked], &[], 1, 0), (&[asked], &["--output", "json"], 0, 1)];
     for (variables, words, on_stdout, on_stderr) in table {
         let ran = run(&sandbox, variables, words);
         ran.assert_code(&[0]);

@@ -70,7 +70,10 @@ impl Upstream {
         let text = |value: &Value| value.as_str().unwrap().to_owned();
         all.iter()
             .map(|retry| {
-                assert!(!text(&retry["reason"]).is_empty() && retry["pause"].as_f64() >= Some(1.0), "{retry}");
+                assert!(
+                    !text(&retry["reason"]).is_empty() && retry["pause"].as_f64() >= Some(1.0),
+                    "{retry}"
+                );
                 (text(&retry["unit"]["stage"]), text(&retry["unit"]["name"]))
             })
             .collect()
@@ -102,7 +105,9 @@ fn a_checkout_that_fails_once_is_retried_and_passes() {
 
 #[test]
 fn a_checkout_that_always_fails_is_retried_once() {
-    let Some(upstream) = Upstream::new("a_checkout_that_always_fails_is_retried_once", ALWAYS) else { return };
+    let Some(upstream) = Upstream::new("a_checkout_that_always_fails_is_retried_once", ALWAYS) else {
+        return;
+    };
     upstream.clone_from_it();
     let ran = upstream.run();
     ran.assert_code(&[4]);
