@@ -5,7 +5,8 @@ usage: upstream.py PORT_FILE REQUESTS DIRECTORY FAILURES
 
 Serves the git repositories of DIRECTORY below /git/, and S3 objects (in memory) below /bucket/. The first FAILURES
 requests of git and writes to the bucket are refused as a server refuses a client that has no access, which neither git
-nor the S3 client retries.
+nor the S3 client retries. If FAILURES is `index`, only the first two requests for `index.json` that are no HEAD are
+refused, but a write among them is executed: as if its answer got lost.
 """
 
 import http.server
@@ -15,7 +16,7 @@ import sys
 import threading
 
 PORT_FILE, REQUESTS, DIRECTORY, FAILURES = sys.argv[1:]
-objects, lock, left = {}, threading.Lock(), [int(FAILURES)]
+objects, lock, left = {}, threading.Lock(), [2 if FAILURES == "index" else int(FAILURES)]
 
 
 class Answers(http.server.BaseHTTPRequestHandler):
@@ -36,6 +37,10 @@ class Answers(http.server.BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         with lock:
             counts = self.command == "PUT" or self.path.startswith("/git/")
+            if FAILURES == "index":
+                counts = self.path.endswith("/index.json") and self.command != "HEAD"
+                if counts and self.command == "PUT":
+                    objects.setdefault(self.path, body)
             refused = counts and left[0] > 0
             left[0] -= counts
             with open(REQUESTS, "a", encoding="utf-8") as requests:

@@ -14,16 +14,16 @@ struct Upstream {
 }
 
 /// Refuses everything.
-const ALWAYS: u32 = 1_000_000;
+const ALWAYS: &str = "1000000";
 
 impl Upstream {
-    fn new(test: &str, failures: u32) -> Option<Upstream> {
+    fn new(test: &str, failures: &str) -> Option<Upstream> {
         let sandbox = Sandbox::new(test)?;
         let port_file = sandbox.path().join("port");
         let mut command = Command::new("python3");
         command.arg(repository().join("tests/stand-ins/upstream.py")).arg(&port_file);
         command.arg(sandbox.path().join("requests")).arg(sandbox.upstream().parent().unwrap());
-        command.arg(failures.to_string());
+        command.arg(failures);
         let mut server = Running::start(command, sandbox.path());
         server.wait_until("the server listens", || port_file.exists());
         let port = std::fs::read_to_string(&port_file).unwrap();
@@ -86,7 +86,9 @@ fn step(stage: &str, name: &str) -> (String, String) {
 
 #[test]
 fn a_checkout_that_fails_once_is_retried_and_passes() {
-    let Some(upstream) = Upstream::new("a_checkout_that_fails_once_is_retried_and_passes", 1) else { return };
+    let Some(upstream) = Upstream::new("a_checkout_that_fails_once_is_retried_and_passes", "1") else {
+        return;
+    };
     upstream.clone_from_it();
     let ran = upstream.run();
     ran.assert_code(&[0]);
@@ -120,7 +122,9 @@ fn a_checkout_that_always_fails_is_retried_once() {
 
 #[test]
 fn an_upload_that_fails_once_is_retried_and_passes() {
-    let Some(upstream) = Upstream::new("an_upload_that_fails_once_is_retried_and_passes", 1) else { return };
+    let Some(upstream) = Upstream::new("an_upload_that_fails_once_is_retried_and_passes", "1") else {
+        return;
+    };
     upstream.publish_to_it();
     let ran = upstream.run();
     ran.assert_code(&[0]);
@@ -130,6 +134,21 @@ fn an_upload_that_fails_once_is_retried_and_passes() {
         result["artifacts"].as_array().unwrap().iter().map(|one| one["path"].as_str().unwrap()).collect();
     assert_eq!(paths, ["conf/local.conf"]);
     assert_eq!(result["published"]["objects"], 1);
+}
+
+/// The retry finds an index, and sees that it is its own.
+#[test]
+fn an_index_whose_answer_got_lost_is_no_other_publication() {
+    let Some(upstream) = Upstream::new("an_index_whose_answer_got_lost_is_no_other_publication", "index")
+    else {
+        return;
+    };
+    upstream.publish_to_it();
+    let ran = upstream.run();
+    ran.assert_code(&[0]);
+    assert_eq!(upstream.retries(&ran), [step("publish", "publish")]);
+    assert_eq!(upstream.refused().len(), 2);
+    assert_eq!(upstream.sandbox.result()["published"]["objects"], 1);
 }
 
 #[test]
@@ -144,7 +163,7 @@ fn an_upload_that_always_fails_is_retried_once() {
 #[test]
 fn a_failing_layer_and_a_missing_branch_are_not_retried() {
     let test = "a_failing_layer_and_a_missing_branch_are_not_retried";
-    let Some(upstream) = Upstream::new(test, 0) else { return };
+    let Some(upstream) = Upstream::new(test, "0") else { return };
     upstream.clone_from_it();
     upstream.sandbox.behaviour("yocto-check-layer fail test_world");
     let ran = upstream.run();
