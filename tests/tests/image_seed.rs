@@ -99,11 +99,53 @@ impl SeedFixture {
     }
 
     fn seed(&self, password: &str) -> Output {
+        self.seed_with(password, &self.key("key.pem", "prime256v1"))
+    }
+
+    /// The same with another signing key.
+    fn seed_with(&self, password: &str, key: &Path) -> Output {
         let mut command = Command::new(self.sources().join("docker/seed"));
         command.env("IMAGE_REPOSITORY", self.repository()).env("TMPDIR", self.directory.path());
         command.env("REGISTRY_USERNAME", "me").env("REGISTRY_PASSWORD", password);
         command.env("BUILD_AGENT_ENGINE", "docker").env_remove("DOCKERHUB_USERNAME");
-        command.env("IMAGE_SIGNING_KEY", self.key("key.pem", "prime256v1")).output().unwrap()
+        let path =
+            format!("{}:{}", self.directory.path().join("bin").display(), std::env::var("PATH").unwrap());
+        command.env("IMAGE_SIGNING_KEY", key).env("PATH", path).output().unwrap()
+    }
+
+    /// The signature layer of the image that `stable` names, if its signature is right.
+    #[track_caller]
+    fn signature(&self) -> (String, Value) {
+        let tags = self.tags();
+        let stable = tags.iter().find(|tag| tag.starts_with("stable")).expect("stable");
+        let digest = self.digest(stable).expect("what stable names");
+        let signed = self.manifest(&format!("{}.sig", digest.replace(':', "-")))["layers"][0].clone();
+        let payload = self.blob(&signed);
+        let critical = &serde_json::from_str::<Value>(&payload).unwrap()["critical"];
+        assert_eq!(critical["image"]["docker-manifest-digest"], digest.as_str());
+        assert_eq!(critical["identity"]["docker-reference"], self.repository());
+        assert_eq!(critical["type"], "cosign container image signature");
+        let signature = signed["annotations"]["dev.cosignproject.cosign/signature"].as_str().unwrap();
+        assert!(self.verifies(payload.as_bytes(), signature));
+        assert!(!self.verifies(payload.replace("sha256:", "sha256:0").as_bytes(), signature));
+        (digest, signed)
+    }
+
+    /// `aws kms sign` with the fixture's key, like version 2 of the AWS CLI.
+    fn stand_in_for_kms(&self) {
+        let script = r#"#!/bin/sh
+set -eu
+[ "$1 $2 $3 $4" = "kms sign --key-id alias/build-agent" ]
+case "$*" in *"--message-type DIGEST --signing-algorithm ECDSA_SHA_256"*) ;; *) exit 1 ;; esac
+cd "$TMPDIR"
+while [ "$1" != --message ]; do shift; done
+printf %s "$2" | openssl base64 -d -A >digest
+openssl pkeyutl -sign -inkey key.pem -in digest -pkeyopt digest:sha256 | openssl base64 -A
+"#;
+        let bin = self.directory.path().join("bin");
+        std::fs::create_dir(&bin).unwrap();
+        std::fs::write(bin.join("aws"), script).unwrap();
+        std::fs::set_permissions(bin.join("aws"), std::fs::Permissions::from_mode(0o755)).unwrap();
     }
 
     /// A private key on this curve; made if it is not there.
@@ -312,16 +354,9 @@ fn the_image_has_an_sbom_a_provenance_and_a_signature() {
     assert!(!contents.concat().contains("hunter22"), "no password of an address");
 
     // What `cosign verify --key` checks: the payload names the image, and the key has signed the payload.
-    let signed = &fixture.manifest(&format!("{tag}.sig"))["layers"][0];
+    let (signed_digest, signed) = fixture.signature();
+    assert_eq!(signed_digest, digest);
     assert_eq!(signed["mediaType"], "application/vnd.dev.cosign.simplesigning.v1+json");
-    let payload = fixture.blob(signed);
-    let critical = &serde_json::from_str::<Value>(&payload).unwrap()["critical"];
-    assert_eq!(critical["image"]["docker-manifest-digest"], digest.as_str());
-    assert_eq!(critical["identity"]["docker-reference"], fixture.repository());
-    assert_eq!(critical["type"], "cosign container image signature");
-    let signature = signed["annotations"]["dev.cosignproject.cosign/signature"].as_str().unwrap();
-    assert!(fixture.verifies(payload.as_bytes(), signature));
-    assert!(!fixture.verifies(payload.replace("sha256:", "sha256:0").as_bytes(), signature));
 
     // And `cosign verify-attestation`: DSSE envelopes of the same documents.
     let attestations = fixture.manifest(&format!("{tag}.att"));
@@ -343,6 +378,14 @@ fn the_image_has_an_sbom_a_provenance_and_a_signature() {
         assert_eq!(layer["annotations"]["predicateType"], predicate);
     }
 
+    // A key in KMS, which is a stand-in with the same key.
+    fixture.change(&format!("FROM {image}\nLABEL build-agent.releases=scarthgap kms=1\n"));
+    fixture.stand_in_for_kms();
+    let output = fixture.seed_with(PASSWORD, Path::new("awskms:///alias/build-agent"));
+    assert!(output.status.success(), "{}", output_text(&output));
+    let (by_kms, _) = fixture.signature();
+    assert_ne!(by_kms, digest);
+
     // A key that cosign cannot read signs nothing.
     fixture.change(&format!("FROM {image}\nLABEL build-agent.releases=scarthgap again=1\n"));
     std::fs::copy(fixture.key("other.pem", "secp384r1"), fixture.directory.path().join("key.pem")).unwrap();
@@ -353,7 +396,7 @@ fn the_image_has_an_sbom_a_provenance_and_a_signature() {
         "{}",
         output_text(&output)
     );
-    assert_eq!(fixture.digest(stable), Some(digest), "stable stays where it is");
+    assert_eq!(fixture.digest(stable), Some(by_kms), "stable stays where it is");
 }
 
 fn file_of(fixture: &SeedFixture, text: &Value) -> std::fs::File {

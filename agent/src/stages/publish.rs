@@ -7,8 +7,6 @@ use std::path::Path;
 
 use tracing::Instrument;
 
-use super::retry;
-
 use crate::config::Settings;
 use agent_artifacts::store::{Publication, layout};
 use agent_process::Interrupt;
@@ -16,6 +14,8 @@ use agent_types::error::Result;
 use agent_types::events::{Emitter, EventKind, JobIdentity, Unit};
 use agent_types::outcome::Outcome;
 use agent_types::stage::Stage;
+
+use super::retry;
 
 /// Publishes from `root`, the build directory; once more, if an upstream server failed. `incomplete` says why not all
 /// may be there, after an earlier stage did not pass. `job` is the interrupt of the whole job, `saving` that of work

@@ -53,6 +53,20 @@ impl Upstream {
         self.sandbox.start(command).wait()
     }
 
+    /// Fails unless the artifact is in `result.json`, once.
+    #[track_caller]
+    fn assert_published(&self) {
+        let result = self.sandbox.result();
+        let artifacts = result["artifacts"].as_array().unwrap();
+        let paths: Vec<&str> = artifacts.iter().map(|one| one["path"].as_str().unwrap()).collect();
+        assert_eq!(paths, ["conf/local.conf"]);
+        assert!(
+            artifacts[0]["bytes"].as_u64() > Some(0) && artifacts[0]["sha256"].is_string(),
+            "{artifacts:?}"
+        );
+        assert_eq!(result["published"]["objects"], 1);
+    }
+
     /// The requests that were refused.
     fn refused(&self) -> Vec<String> {
         let requests: PathBuf = self.sandbox.path().join("requests");
@@ -129,11 +143,7 @@ fn an_upload_that_fails_once_is_retried_and_passes() {
     let ran = upstream.run();
     ran.assert_code(&[0]);
     assert_eq!(upstream.retries(&ran), [step("publish", "publish")]);
-    let result = upstream.sandbox.result();
-    let paths: Vec<&str> =
-        result["artifacts"].as_array().unwrap().iter().map(|one| one["path"].as_str().unwrap()).collect();
-    assert_eq!(paths, ["conf/local.conf"]);
-    assert_eq!(result["published"]["objects"], 1);
+    upstream.assert_published();
 }
 
 /// The retry finds an index, and sees that it is its own.
@@ -148,7 +158,7 @@ fn an_index_whose_answer_got_lost_is_no_other_publication() {
     ran.assert_code(&[0]);
     assert_eq!(upstream.retries(&ran), [step("publish", "publish")]);
     assert_eq!(upstream.refused().len(), 2);
-    assert_eq!(upstream.sandbox.result()["published"]["objects"], 1);
+    upstream.assert_published();
 }
 
 #[test]

@@ -99,6 +99,9 @@ impl Publication<'_> {
             let Some(index) = self.own_index(&store, &index_key).await else {
                 return Err(already_there(&store.shown(&index_key)));
             };
+            for object in &index.objects {
+                events.emit(EventKind::Artifact(artifact(object))).await;
+            }
             emit_published(&index, &store, &index_key, events).await;
             return Ok(Outcome::Passed);
         }
@@ -318,6 +321,16 @@ impl Publication<'_> {
         let names =
             problems.iter().map(|problem| format!("`{}` ({})", shown(&problem.path), problem.message));
         Outcome::Failed(format!("not published, so no index was written: {}", listed(names)))
+    }
+}
+
+fn artifact(object: &Object) -> Artifact {
+    Artifact {
+        path: object.path.clone().into(),
+        key: object.key.clone(),
+        bytes: object.bytes.unwrap_or_default(),
+        sha256: object.sha256.clone(),
+        link: object.link.clone(),
     }
 }
 
