@@ -227,14 +227,39 @@ fn a_job_leaves_no_files_of_root_on_a_workstation() {
 fn any_user_works() {
     need_image!("any_user_works");
     let Some(mounted) = Mounted::new("any_user_works", STRANGER) else { return };
-    let user = format!("{0}:{0}", mounted.owner);
+    let (user, group) = (mounted.owner.to_string(), format!("{0}:{0}", mounted.owner));
     // Like CodeBuild's `run-as`, HOME has another value.
     let output = mounted.run(&["--user", &user, "--env", "HOME=/root"], &["run"]);
     assert_eq!(output.status.code(), Some(0), "{}", output_text(&output));
     mounted.assert_owned();
     let python = "import getpass, os, pwd; e = pwd.getpwuid(os.getuid()); print(e.pw_uid, os.access(e.pw_dir, os.W_OK))";
-    let output = run(&["--user", &user], &["python3", "-c", python]);
-    assert_eq!(output_text(&output), format!("{} True\n", mounted.owner));
+    for options in [&["--user", &*user][..], &["--user", &group, "--group-add", "0"]] {
+        let output = run(options, &["python3", "-c", python]);
+        assert_eq!(output_text(&output), format!("{} True\n", mounted.owner), "{options:?}");
+    }
+    let output = run(&["--user", &group], &["python3", "-c", python]);
+    assert_eq!(output.status.code(), Some(3), "{}", output_text(&output));
+    assert!(
+        output_text(&output).contains(&format!("--user {user} without a group")),
+        "{}",
+        output_text(&output)
+    );
+}
+
+/// In CodeBuild, the image's entrypoint does not run.
+#[test]
+fn without_the_entrypoint_layer_code_writes_to_no_file_of_the_image() {
+    need_image!("without_the_entrypoint_layer_code_writes_to_no_file_of_the_image");
+    let shell = |script: &str| output_text(&run(&["--entrypoint", "sh"], &["-c", script]));
+    assert_eq!(shell("stat -c '%a %U:%G' /var/lib/extrausers/passwd"), "664 root:root\n");
+    let find = "find / -xdev \\( -type f -o -type d ! -perm -1000 \\) -perm -0002 2>/dev/null; echo done";
+    assert_eq!(shell(find), "done\n", "no file, and only sticky directories");
+    let builder = "setpriv --reuid builder --regid builder --init-groups sh -c";
+    let write = format!(
+        "{builder} 'echo \"new:*:4711:4711::/:/bin/sh\" >>/var/lib/extrausers/passwd; getent passwd 4711; id -Gn'"
+    );
+    let output = shell(&write);
+    assert!(output.contains("Permission denied") && output.ends_with("\nbuilder\n"), "{output}");
 }
 
 /// Also where all processes of the container are of one user, whose environment each of them can read.

@@ -129,5 +129,5 @@ fn a_good_layer_passes_in_the_image_as_any_user() {
     };
     // As in CodeBuild: the agent stays root and runs layer code as another user.
     passes(&image, &poky, 0, &[]);
-    passes(&image, &poky, STRANGER, &["--user", &format!("{STRANGER}:{STRANGER}")]);
+    passes(&image, &poky, STRANGER, &["--user", &STRANGER.to_string()]);
 }

@@ -16,7 +16,12 @@ impl ScriptFixture {
     fn new() -> ScriptFixture {
         let fixture = ScriptFixture(tempfile::tempdir().unwrap());
         copy_tree(&repository().join("docker"), &fixture.sources().join("docker"));
-        std::fs::copy(repository().join("Cargo.toml"), fixture.sources().join("Cargo.toml")).unwrap();
+        for name in ["Cargo.toml", "Cargo.lock"] {
+            std::fs::copy(repository().join(name), fixture.sources().join(name)).unwrap();
+        }
+        // There is no registry: `image_seed.rs` has one.
+        let attach = "#!/bin/sh\necho \"attach $*\" >>\"$ENGINE_NOTES\"\nexit \"${ATTACH_STATUS:-0}\"\n";
+        std::fs::write(fixture.sources().join("docker/attach"), attach).unwrap();
         git(&fixture.sources(), ["init", "--quiet", "--initial-branch", "main"]);
         commit(&fixture.sources(), "Begin");
         fixture
@@ -82,6 +87,8 @@ fn seed_moves_stable_only_after_build_test_and_push() {
         "doctor --release dunfell".into(),
         "doctor --release scarthgap".into(),
         format!("push localhost:5000/build-agent:{commit}-20"),
+        "--entrypoint python3".into(),
+        format!("attach localhost:5000/build-agent sha256:{:064} ", 7),
         "push localhost:5000/build-agent:stable".into(),
     ];
     let places: Vec<usize> = order.iter().map(|words| position(&notes, words)).collect();
@@ -123,6 +130,32 @@ fn seed_does_not_move_stable_when_the_push_of_the_commit_fails() {
     let output = fixture.seed().env("ENGINE_FAILS", failing).output().unwrap();
     assert!(!output.status.success());
     assert!(fixture.notes().iter().all(|note| !note.contains(":stable")), "{:#?}", fixture.notes());
+}
+
+#[test]
+fn seed_does_not_move_stable_to_an_image_without_its_documents() {
+    for (name, variables, words) in [
+        ("SBOM", ("ENGINE_FAILS", "--entrypoint python3"), "the SBOM cannot be made"),
+        ("registry", ("ATTACH_STATUS", "1"), "nothing or not everything is attached"),
+    ] {
+        let fixture = ScriptFixture::new();
+        let output = fixture.seed().env(variables.0, variables.1).output().unwrap();
+        assert!(!output.status.success(), "{name}: {}", output_text(&output));
+        assert!(output_text(&output).contains(words), "{name}: {}", output_text(&output));
+        assert!(fixture.notes().iter().all(|note| !note.contains(":stable")), "{:#?}", fixture.notes());
+    }
+}
+
+/// The attachments' program gets the options of the build, of which it publishes only those that pin a source.
+#[test]
+fn seed_passes_the_options_of_the_build_on() {
+    let fixture = ScriptFixture::new();
+    let output = fixture.seed().args(["--build-arg", "BASE_IMAGE=x@sha256:1"]).output().unwrap();
+    assert!(output.status.success(), "{}", output_text(&output));
+    let [call] = fixture.calls("attach ").try_into().unwrap();
+    let commit = current_commit(&fixture.sources());
+    assert!(call.contains(&format!("/sbom.json {commit} 20")), "{call}");
+    assert!(call.ends_with("Z --build-arg BASE_IMAGE=x@sha256:1"), "{call}");
 }
 
 #[test]

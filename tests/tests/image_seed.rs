@@ -11,11 +11,20 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use build_agent_tests::{Part, Running, commit, copy_tree, git, repository, skip_without};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use tempfile::TempDir;
+
+/// The media types of manifests.
+const MANIFESTS: &str = "application/vnd.docker.distribution.manifest.v2+json, \
+                         application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json";
 
 /// The output of `htpasswd -Bbn me hunter22secret`, and the same login as an HTTP client sends it.
 const PASSWORD: &str = "hunter22secret";
 const HTPASSWD: &str = "me:$2y$05$wd6Nhi.RUEo6vSipHqySX.5xJMYcW/pEkqMwOPF0lHJrDyOPKt0OS\n";
+/// A commit, which the provenance names.
+const EFS_UTILS: &str = "def6e74fbbe891d07212b5bcd82109d5e5b59be7";
+
 const BASIC: &str = "bWU6aHVudGVyMjJzZWNyZXQ=";
 
 fn docker(words: &[&str]) -> Option<Output> {
@@ -62,9 +71,15 @@ impl SeedFixture {
         registry.wait_until("the registry answers", || TcpStream::connect(("127.0.0.1", port)).is_ok());
         let fixture = SeedFixture { directory, port, _registry: registry };
         copy_tree(&repository().join("docker"), &fixture.sources().join("docker"));
-        std::fs::copy(repository().join("Cargo.toml"), fixture.sources().join("Cargo.toml")).unwrap();
+        for name in ["Cargo.toml", "Cargo.lock"] {
+            std::fs::copy(repository().join(name), fixture.sources().join(name)).unwrap();
+        }
         git(&fixture.sources(), ["init", "--quiet", "--initial-branch", "main"]);
-        fixture.change(&format!("FROM {image}\nLABEL build-agent.releases=scarthgap\n"));
+        let pinned = "a".repeat(64);
+        fixture.change(&format!(
+            "ARG BASE_IMAGE=docker.io/library/debian:12@sha256:{pinned}\nFROM {image}\n\
+             ARG EFS_UTILS_COMMIT={EFS_UTILS}\nLABEL build-agent.releases=scarthgap\n"
+        ));
         fixture
     }
 
@@ -84,19 +99,106 @@ impl SeedFixture {
     }
 
     fn seed(&self, password: &str) -> Output {
+        self.seed_with(password, &self.key("key.pem", "prime256v1"))
+    }
+
+    /// The same with another signing key.
+    fn seed_with(&self, password: &str, key: &Path) -> Output {
         let mut command = Command::new(self.sources().join("docker/seed"));
         command.env("IMAGE_REPOSITORY", self.repository()).env("TMPDIR", self.directory.path());
         command.env("REGISTRY_USERNAME", "me").env("REGISTRY_PASSWORD", password);
-        command.env("BUILD_AGENT_ENGINE", "docker").env_remove("DOCKERHUB_USERNAME").output().unwrap()
+        command.env("BUILD_AGENT_ENGINE", "docker").env_remove("DOCKERHUB_USERNAME");
+        let path =
+            format!("{}:{}", self.directory.path().join("bin").display(), std::env::var("PATH").unwrap());
+        command.env("IMAGE_SIGNING_KEY", key).env("PATH", path).output().unwrap()
+    }
+
+    /// The signature layer of the image that `stable` names, if its signature is right.
+    #[track_caller]
+    fn signature(&self) -> (String, Value) {
+        let tags = self.tags();
+        let stable = tags.iter().find(|tag| tag.starts_with("stable")).expect("stable");
+        let digest = self.digest(stable).expect("what stable names");
+        let signed = self.manifest(&format!("{}.sig", digest.replace(':', "-")))["layers"][0].clone();
+        let payload = self.blob(&signed);
+        let critical = &serde_json::from_str::<Value>(&payload).unwrap()["critical"];
+        assert_eq!(critical["image"]["docker-manifest-digest"], digest.as_str());
+        assert_eq!(critical["identity"]["docker-reference"], self.repository());
+        assert_eq!(critical["type"], "cosign container image signature");
+        let signature = signed["annotations"]["dev.cosignproject.cosign/signature"].as_str().unwrap();
+        assert!(self.verifies(payload.as_bytes(), signature));
+        assert!(!self.verifies(payload.replace("sha256:", "sha256:0").as_bytes(), signature));
+        (digest, signed)
+    }
+
+    /// `aws kms sign` with the fixture's key, like version 2 of the AWS CLI.
+    fn stand_in_for_kms(&self) {
+        let script = r#"#!/bin/sh
+set -eu
+[ "$1 $2 $3 $4" = "kms sign --key-id alias/build-agent" ]
+case "$*" in *"--message-type DIGEST --signing-algorithm ECDSA_SHA_256"*) ;; *) exit 1 ;; esac
+cd "$TMPDIR"
+while [ "$1" != --message ]; do shift; done
+printf %s "$2" | openssl base64 -d -A >digest
+openssl pkeyutl -sign -inkey key.pem -in digest -pkeyopt digest:sha256 | openssl base64 -A
+"#;
+        let bin = self.directory.path().join("bin");
+        std::fs::create_dir(&bin).unwrap();
+        std::fs::write(bin.join("aws"), script).unwrap();
+        std::fs::set_permissions(bin.join("aws"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    /// A private key on this curve; made if it is not there.
+    fn key(&self, name: &str, curve: &str) -> PathBuf {
+        let path = self.directory.path().join(name);
+        if !path.exists() {
+            self.openssl(&["genpkey", "-algorithm", "EC", "-pkeyopt", &format!("ec_paramgen_curve:{curve}")])
+                .args(["-out".as_ref(), path.as_os_str()])
+                .status()
+                .unwrap();
+        }
+        path
+    }
+
+    fn openssl(&self, words: &[&str]) -> Command {
+        let mut command = Command::new("openssl");
+        command.args(words).current_dir(self.directory.path()).stderr(std::process::Stdio::null());
+        command
+    }
+
+    /// Whether the public half of the key accepts the signature (base64).
+    fn verifies(&self, content: &[u8], signature: &str) -> bool {
+        let top = self.directory.path();
+        std::fs::write(top.join("content"), content).unwrap();
+        std::fs::write(top.join("signature.txt"), signature).unwrap();
+        let all = "openssl pkey -in key.pem -pubout -out pub.pem && openssl base64 -d -A -in signature.txt -out signature \
+                   && openssl dgst -sha256 -verify pub.pem -signature signature content";
+        Command::new("sh").args(["-c", all]).current_dir(top).output().unwrap().status.success()
+    }
+
+    /// The JSON of a manifest.
+    fn manifest(&self, reference: &str) -> Value {
+        serde_json::from_str(self.asked(&format!("manifests/{reference}")).split_once("\r\n\r\n").unwrap().1)
+            .unwrap()
+    }
+
+    /// The content of a layer. Fails unless the size and the digest are right.
+    fn blob(&self, descriptor: &Value) -> String {
+        let digest = descriptor["digest"].as_str().unwrap();
+        let answer = self.asked(&format!("blobs/{digest}"));
+        let content = answer.split_once("\r\n\r\n").unwrap().1.to_owned();
+        assert_eq!(descriptor["size"], content.len());
+        let hex: String = Sha256::digest(&content).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(digest, format!("sha256:{hex}"));
+        content
     }
 
     /// The registry's reply, with its headers.
     fn asked(&self, what: &str) -> String {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
-        let accept = "application/vnd.docker.distribution.manifest.v2+json";
         write!(
             stream,
-            "GET /v2/build-agent/{what} HTTP/1.0\r\nAccept: {accept}\r\nAuthorization: Basic {BASIC}\r\n\r\n"
+            "GET /v2/build-agent/{what} HTTP/1.0\r\nAccept: {MANIFESTS}\r\nAuthorization: Basic {BASIC}\r\n\r\n"
         )
         .unwrap();
         let mut answer = String::new();
@@ -180,4 +282,125 @@ fn seed_pushes_with_a_password_and_moves_stable_only_to_a_good_image() {
     assert_eq!(fixture.tags(), tags, "nothing was pushed");
     assert_eq!(fixture.digest(stable), Some(digest), "stable stays where it is");
     assert_eq!(left(fixture.directory.path(), "tmp."), 0, "no configuration with a password is left");
+}
+
+#[test]
+fn the_image_has_an_sbom_a_provenance_and_a_signature() {
+    let test = "the_image_has_an_sbom_a_provenance_and_a_signature";
+    let image = match image() {
+        Ok(image) => image,
+        Err(reason) => return skip_without(Part::Docker, test, &reason),
+    };
+    let fixture = SeedFixture::new(&image);
+    git(&fixture.sources(), ["remote", "add", "origin", "https://me:hunter22@git.example/build-agent.git"]);
+    let output = fixture.seed(PASSWORD);
+    assert!(output.status.success(), "{}", output_text(&output));
+    let tags = fixture.tags();
+    let stable = tags.iter().find(|tag| tag.starts_with("stable")).expect("stable");
+    let digest = fixture.digest(stable).unwrap();
+    let tag = digest.replace(':', "-");
+
+    // The list of referrers, where the registry has none of its own.
+    let index = fixture.manifest(&tag);
+    let documents: Vec<&Value> = index["manifests"].as_array().unwrap().iter().collect();
+    let kinds: Vec<&str> = documents.iter().map(|entry| entry["artifactType"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["application/spdx+json", "application/vnd.in-toto+json"]);
+    let contents: Vec<String> = documents
+        .iter()
+        .map(|entry| {
+            let manifest = fixture.manifest(entry["digest"].as_str().unwrap());
+            assert_eq!(manifest["subject"]["digest"], digest.as_str());
+            assert_eq!(manifest["artifactType"], entry["artifactType"]);
+            fixture.blob(&manifest["config"]);
+            fixture.blob(&manifest["layers"][0])
+        })
+        .collect();
+
+    let sbom: Value = serde_json::from_str(&contents[0]).unwrap();
+    assert_eq!(sbom["spdxVersion"], "SPDX-2.3");
+    let packages = sbom["packages"].as_array().unwrap();
+    let purl = |start: &str| {
+        packages
+            .iter()
+            .any(|one| one["externalRefs"][0]["referenceLocator"].as_str().unwrap().starts_with(start))
+    };
+    let oci = format!("pkg:oci/build-agent@{}", digest.replace(':', "%3A"));
+    let efs_utils = format!("pkg:github/aws/efs-utils@{EFS_UTILS}");
+    for start in [
+        oci.as_str(),
+        "pkg:deb/debian/git@",
+        "pkg:cargo/tokio@",
+        "pkg:cargo/agent-types@",
+        "pkg:pypi/kas@",
+        &efs_utils,
+    ] {
+        assert!(purl(start), "{start}");
+    }
+    assert!(!purl("pkg:cargo/fuser@"), "only the tests need it");
+    let mut ids: Vec<&str> = packages.iter().map(|one| one["SPDXID"].as_str().unwrap()).collect();
+    let all = ids.len();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!((ids.len(), sbom["relationships"].as_array().unwrap().len()), (all, all), "ids are unique");
+
+    let statement: Value = serde_json::from_str(&contents[1]).unwrap();
+    let commit = git(&fixture.sources(), ["rev-parse", "HEAD"]);
+    assert_eq!(statement["subject"][0]["digest"]["sha256"], digest["sha256:".len()..]);
+    let build = &statement["predicate"]["buildDefinition"];
+    let source = json!({"uri": "git+https://git.example/build-agent.git", "digest": {"gitCommit": commit}});
+    let base = json!({"uri": "docker://docker.io/library/debian:12", "digest": {"sha256": "a".repeat(64)}});
+    assert_eq!(build["externalParameters"]["source"], source);
+    assert_eq!(build["resolvedDependencies"].as_array().unwrap()[..2], [source, base]);
+    assert!(!contents.concat().contains("hunter22"), "no password of an address");
+
+    // What `cosign verify --key` checks: the payload names the image, and the key has signed the payload.
+    let (signed_digest, signed) = fixture.signature();
+    assert_eq!(signed_digest, digest);
+    assert_eq!(signed["mediaType"], "application/vnd.dev.cosign.simplesigning.v1+json");
+
+    // And `cosign verify-attestation`: DSSE envelopes of the same documents.
+    let attestations = fixture.manifest(&format!("{tag}.att"));
+    for (layer, predicate) in attestations["layers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .zip(["https://spdx.dev/Document", "https://slsa.dev/provenance/v1"])
+    {
+        let envelope: Value = serde_json::from_str(&fixture.blob(layer)).unwrap();
+        let decode =
+            fixture.openssl(&["base64", "-d", "-A"]).stdin(file_of(&fixture, &envelope["payload"])).output();
+        let payload = decode.unwrap().stdout;
+        let encoded =
+            [format!("DSSEv1 28 application/vnd.in-toto+json {} ", payload.len()).as_bytes(), &payload]
+                .concat();
+        assert!(fixture.verifies(&encoded, envelope["signatures"][0]["sig"].as_str().unwrap()));
+        assert_eq!(serde_json::from_slice::<Value>(&payload).unwrap()["predicateType"], predicate);
+        assert_eq!(layer["annotations"]["predicateType"], predicate);
+    }
+
+    // A key in KMS, which is a stand-in with the same key.
+    fixture.change(&format!("FROM {image}\nLABEL build-agent.releases=scarthgap kms=1\n"));
+    fixture.stand_in_for_kms();
+    let output = fixture.seed_with(PASSWORD, Path::new("awskms:///alias/build-agent"));
+    assert!(output.status.success(), "{}", output_text(&output));
+    let (by_kms, _) = fixture.signature();
+    assert_ne!(by_kms, digest);
+
+    // A key that cosign cannot read signs nothing.
+    fixture.change(&format!("FROM {image}\nLABEL build-agent.releases=scarthgap again=1\n"));
+    std::fs::copy(fixture.key("other.pem", "secp384r1"), fixture.directory.path().join("key.pem")).unwrap();
+    let output = fixture.seed(PASSWORD);
+    assert!(!output.status.success(), "{}", output_text(&output));
+    assert!(
+        output_text(&output).contains("is not a PEM file with an ECDSA P-256 key"),
+        "{}",
+        output_text(&output)
+    );
+    assert_eq!(fixture.digest(stable), Some(by_kms), "stable stays where it is");
+}
+
+fn file_of(fixture: &SeedFixture, text: &Value) -> std::fs::File {
+    let path = fixture.directory.path().join("text");
+    std::fs::write(&path, text.as_str().unwrap()).unwrap();
+    std::fs::File::open(path).unwrap()
 }

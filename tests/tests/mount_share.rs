@@ -2,10 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use build_agent_tests::repository;
+use build_agent_tests::{agent, repository};
 use tempfile::TempDir;
 
 /// A build machine with the variables of the projects of `cloudformation/check_layer.yml`.
@@ -22,7 +22,9 @@ impl Machine {
 
     fn run(&self, words: &[&str], variables: &[(&str, &str)]) -> Output {
         let stand_ins = repository().join("tests/stand-ins/machine");
-        let path = std::env::var("PATH").unwrap();
+        let agent = agent();
+        let programs = Path::new(agent.get_program()).parent().unwrap();
+        let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
         Command::new(repository().join("docker/mount-share"))
             .env_clear()
             .env("PATH", format!("{}:{path}", stand_ins.display()))
@@ -91,19 +93,86 @@ fn a_pull_request_mounts_its_own_directory_and_a_prune_mounts_all() {
     }
 }
 
+/// The directory that `mount-share` mounts for writing, with the variables of the build.
+#[track_caller]
+fn writable(version: &str, variables: &[(&str, &str)]) -> Option<String> {
+    let machine = Machine::new();
+    let output = machine.run(&["ro", version], &[variables, &[PULL_REQUEST]].concat());
+    assert!(output.status.success(), "{version}: {}", output_text(&output));
+    let mounts = machine.mounts();
+    let own = mounts.get(2).map(|mount| mount.rsplit_once("/efs/").unwrap().1.to_owned());
+    let reported = output_text(&output).contains(&format!("{version} is not a pull request"));
+    assert_eq!((mounts.len(), reported), if own.is_some() { (3, false) } else { (1, true) }, "{version}");
+    own
+}
+
+/// As `build-agent share-tier` prints it, with these variables.
+fn share_tier(words: &[&str], variables: &[(&str, &str)]) -> String {
+    let output = agent().arg("share-tier").args(words).envs(variables.iter().copied()).output().unwrap();
+    assert!(output.status.success(), "{}", output_text(&output));
+    output_text(&output).trim_end().to_owned()
+}
+
+const VERSION: &str = "CODEBUILD_SOURCE_VERSION";
+const TRIGGER: &str = "CODEBUILD_WEBHOOK_TRIGGER";
+
+#[test]
+fn every_form_of_a_pull_requests_source_version_is_understood() {
+    for (version, number) in [
+        ("pr/7", 7),
+        ("pr/007", 7),
+        ("pr/7^{0123456789abcdef0123456789abcdef01234567}", 7),
+        ("pr/7/8", 7),
+        ("refs/pull/12/head", 12),
+        ("refs/pull/12/merge", 12),
+        ("refs/pull/12/head^{0123456}", 12),
+        ("pull/12/head", 12),
+        ("refs/pull-requests/12/from", 12),
+        ("refs/merge-requests/3/head", 3),
+    ] {
+        assert_eq!(writable(version, &[]), Some(format!("pr/{number}")), "{version}");
+        // What the agent itself writes to, by the variable.
+        assert_eq!(share_tier(&[], &[(VERSION, version)]), format!("pr/{number}"), "{version}");
+    }
+    assert_eq!(writable("pr/7", &[(TRIGGER, "pr/7"), (VERSION, "pr/7")]), Some("pr/7".into()));
+}
+
 #[test]
 fn only_a_pull_request_gets_a_writable_directory() {
-    for version in
-        ["main", "refs/heads/main", "0123abc", "pr", "pr/", "pr/x", "pr/7x", "pr/../builds", "pr/7/8"]
-    {
-        let machine = Machine::new();
-        let output = machine.run(&["ro", version], &[PULL_REQUEST]);
-        assert!(output.status.success(), "{}", output_text(&output));
-        let mounts = machine.mounts();
-        assert_eq!(mounts.len() == 1, version != "pr", "{version}: {mounts:?}");
-        let reported = output_text(&output).contains(&format!("{version} is not a pull request"));
-        assert_eq!(reported, version != "pr", "{version}: {}", output_text(&output));
+    for version in [
+        "main",
+        "refs/heads/main",
+        "refs/heads/pr/7",
+        "0123abc",
+        "pr/",
+        "pr/x",
+        "pr/7x",
+        "pr/-7",
+        "pr/../builds",
+        "pr/7\n8",
+        "pr/99999999999999999999999",
+        "--help",
+        "arn:aws:s3:::bucket/pr/7",
+    ] {
+        assert_eq!(writable(version, &[]), None, "{version}");
+        assert_eq!(share_tier(&[], &[(VERSION, version)]), "none", "{version}");
     }
+    assert_eq!(writable("pr/7", &[(TRIGGER, "pr/8")]), None, "the variables do not agree");
+    assert_eq!(share_tier(&[], &[]), "none");
+    let machine = Machine::new();
+    assert!(machine.run(&["ro", "pr"], &[PULL_REQUEST]).status.success());
+    assert_eq!(machine.mounts().len(), 3, "all pull requests, for a prune");
+}
+
+/// An agent that fails is no reason to mount less than was asked for, without a word.
+#[test]
+fn without_the_agents_answer_nothing_is_mounted() {
+    let machine = Machine::new();
+    let variables = [PULL_REQUEST, ("BUILD_AGENT_TRUSTED_BRANCHES", "[")];
+    let output = machine.run(&["ro", "pr/7"], &variables);
+    assert_eq!(output.status.code(), Some(1), "{}", output_text(&output));
+    assert!(output_text(&output).contains("nothing is mounted"), "{}", output_text(&output));
+    assert_eq!((machine.mounts(), machine.share().exists()), (vec![], false));
 }
 
 #[test]

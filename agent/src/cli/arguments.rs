@@ -61,6 +61,9 @@ pub enum Command {
     Report(Report),
     /// Print the JSON Schema of the manifest
     Schema,
+    /// Print the part of the share that this build may write: `shared`, `pr/NUMBER` or `none`
+    #[command(hide = true)]
+    ShareTier(ShareTier),
     /// Probe a directory of a share: the agent runs this in a child process, which may block
     #[command(hide = true)]
     ProbeShare(ProbeShare),
@@ -407,6 +410,13 @@ pub struct Report {
     /// Directory for the reports [default: the directory of the source]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct ShareTier {
+    /// Use this source version instead of the variable CODEBUILD_SOURCE_VERSION
+    #[arg(long, value_name = "VERSION", value_parser = OsStringValueParser::new().try_map(utf8))]
+    pub source_version: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -15,7 +15,8 @@ use crate::config::{self, AgentEnvironment, Request, Settings, remote};
 use crate::job::{self, DirLock, Plan, Selection};
 use crate::report::github_actions::{self, Annotations, FenceGuard, JobSummary, Stream};
 use crate::report::{
-    self, Durations, Json, Plain, Recorded, Recording, Reports, Sink, Style, Terminal, ThreadedSink,
+    self, Dimensions, Durations, Json, Metrics, Plain, Recorded, Recording, Reports, Sink, Style, Terminal,
+    ThreadedSink,
 };
 use agent_fs::untrusted;
 use agent_process::{Interrupt, Interrupted, Redactor, Runner};
@@ -214,7 +215,7 @@ async fn job(
     let recording = Recording {
         redactor: redactor.clone(),
         sinks: vec![Box::new(events_file), Box::new(console)],
-        reports: reports(settings, environment, fence.as_ref()),
+        reports: reports(settings, environment, fence.as_ref(), output),
         interrupt: interrupt.clone(),
         over: over.clone(),
     };
@@ -247,14 +248,31 @@ async fn job(
     Ok(exit)
 }
 
-/// The reports of the job: files, and on GitHub annotations and the job summary.
-fn reports(settings: &Settings, environment: &AgentEnvironment, fence: Option<&FenceGuard>) -> Reports {
+/// The reports of the job: files, metrics, and on GitHub annotations and the job summary.
+fn reports(
+    settings: &Settings,
+    environment: &AgentEnvironment,
+    fence: Option<&FenceGuard>,
+    output: Output,
+) -> Reports {
     let mut reports = Reports::files(&settings.paths.out);
     if let Some(guard) = fence {
         reports.reports.push(Box::new(Annotations { fence: guard.fence.clone() }));
     }
     if let Some(path) = environment.github_actions.as_ref().and_then(|run| run.step_summary.clone()) {
         reports.reports.push(Box::new(JobSummary { path }));
+    }
+    if environment.metrics {
+        let build = environment.codebuild.as_ref();
+        let dimensions = Dimensions {
+            project: build.and_then(|build| build.project()).map(str::to_owned),
+            layer: build.and_then(|build| build.repository.clone()),
+            release: settings.release.name.into(),
+            trusted: settings.cache.trust.is_trusted(),
+        };
+        // CodeBuild keeps both in one log; programs read events from standard output.
+        let print = if output == Output::Json { print::text_on_stderr } else { print::text };
+        reports.reports.push(Box::new(Metrics { dimensions, print }));
     }
     reports
 }

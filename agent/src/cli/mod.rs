@@ -16,6 +16,7 @@ mod print;
 mod publish;
 mod report;
 mod servers;
+mod share_tier;
 mod shell;
 mod unrecorded;
 
@@ -163,6 +164,7 @@ async fn dispatch(arguments: Arguments, environment: &AgentEnvironment) -> Resul
             print::raw(&format!("{}\n", serde_json::json!(facts)))?;
             Ok(ExitStatus::Passed)
         }
+        Command::ShareTier(tier) => share_tier::command(tier, environment),
         Command::Schema => {
             print::raw(&format!("{:#}\n", config::schema()))?;
             Ok(ExitStatus::Passed)

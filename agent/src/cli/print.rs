@@ -34,6 +34,15 @@ pub fn text(text: &str) -> Result<()> {
     raw(&redactor().redact(text))
 }
 
+/// The same on standard error.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn text_on_stderr(text: &str) -> Result<()> {
+    let written = io::stderr().lock().write_all(redactor().redact(text).as_bytes());
+    written.map_err(|error| Error::machine("cannot write to standard error").because(&error))
+}
+
 /// Prints JSON with its strings redacted.
 ///
 /// # Errors

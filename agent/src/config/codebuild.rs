@@ -17,6 +17,9 @@ use super::variables::{Typed, Variables};
 pub struct CodeBuild {
     /// `project:uuid`; not suitable for file names.
     pub build_id: Option<String>,
+    /// The name of the repository of the primary source. CodeBuild knows it from the project, so no pull request can
+    /// change it.
+    pub repository: Option<String>,
     /// Absent in batch builds.
     pub build_number: Option<u64>,
     /// The checkout of the primary source.
@@ -67,6 +70,7 @@ impl CodeBuild {
         let head = typed.read("CODEBUILD_WEBHOOK_HEAD_REF", reference);
         Some(CodeBuild {
             build_id: variables.text("CODEBUILD_BUILD_ID"),
+            repository: variables.text("CODEBUILD_SOURCE_REPO_URL").as_deref().and_then(repository),
             build_number: typed.read("CODEBUILD_BUILD_NUMBER", |text| text.parse().ok()),
             src_dir: variables.path("CODEBUILD_SRC_DIR"),
             secondary: variables.paths_of("CODEBUILD_SRC_DIR_"),
@@ -96,6 +100,11 @@ impl CodeBuild {
         })
     }
 
+    /// The project that runs the build.
+    pub fn project(&self) -> Option<&str> {
+        self.build_id.as_deref()?.split(':').next()
+    }
+
     /// The secondary source for a repository. Identifiers have only letters, digits and `_`, so `meta_aws` is
     /// the one of `meta-aws`.
     pub fn secondary_source(&self, repo: &str) -> Option<(&str, &PathBuf)> {
@@ -115,6 +124,13 @@ fn trigger(text: &str) -> Option<Trigger> {
         "tag" => values::git_ref(rest).ok().map(|()| Trigger::Tag(rest.into())),
         _ => None,
     }
+}
+
+/// `meta-aws` of `https://github.com/aws4embeddedlinux/meta-aws.git`.
+fn repository(url: &str) -> Option<String> {
+    let url = Url::parse(url).ok()?;
+    let name = url.path().trim_end_matches('/').rsplit('/').next()?;
+    Some(name.strip_suffix(".git").unwrap_or(name).to_owned()).filter(|name| !name.is_empty())
 }
 
 /// The target of a webhook's reference.
@@ -184,6 +200,22 @@ mod tests {
         assert_eq!(started, "2026-01-02T03:04:05Z", "milliseconds since 1970");
         assert_eq!(build.secondary_source("meta-aws").unwrap().0, "meta_aws");
         assert_eq!(build.secondary_source("poky"), None);
+    }
+
+    #[test]
+    fn names_the_project_and_the_repository() {
+        for (url, wanted) in [
+            ("https://github.com/aws4embeddedlinux/meta-aws", Some("meta-aws")),
+            ("https://github.com/aws4embeddedlinux/meta-aws.git", Some("meta-aws")),
+            ("https://git-codecommit.eu-west-1.amazonaws.com/v1/repos/meta-x/", Some("meta-x")),
+            ("https://github.com", None),
+            ("bucket/key.zip", None),
+            ("", None),
+        ] {
+            let (build, notices) = read(&[("CODEBUILD_SOURCE_REPO_URL", url)]);
+            assert_eq!((build.repository.as_deref(), build.project()), (wanted, Some("project")), "{url}");
+            assert!(notices.is_empty(), "{notices:?}");
+        }
     }
 
     #[test]

@@ -24,6 +24,9 @@ pub const TRUSTED_BRANCHES: &str = "BUILD_AGENT_TRUSTED_BRANCHES";
 /// The variable with the filter of the diagnostics.
 pub const LOG_VARIABLE: &str = "BUILD_AGENT_LOG";
 
+/// The variable that turns the metrics on and off.
+const METRICS: &str = "BUILD_AGENT_METRICS";
+
 /// The agent's input from its environment, captured once at the start.
 #[derive(Clone, Default)]
 pub struct AgentEnvironment {
@@ -47,6 +50,8 @@ pub struct AgentEnvironment {
     pub no_color: bool,
     /// Whether a service runs the agent: CodeBuild, GitHub Actions, or another one that sets `CI`.
     pub ci: bool,
+    /// Whether a job prints its metrics for CloudWatch. The default is yes if CodeBuild keeps the log.
+    pub metrics: bool,
     /// The way to the user's ssh keys, for git.
     pub ssh_auth_sock: Option<PathBuf>,
     pub github_token: Option<Secret>,
@@ -126,6 +131,11 @@ impl AgentEnvironment {
             term: variables.text("TERM"),
             no_color: variables.text("NO_COLOR").is_some(),
             ci: codebuild.is_some() || github_actions.is_some() || is_set("CI"),
+            metrics: metrics(&variables, &mut notices).unwrap_or_else(|| {
+                // The output of a CodeBuild machine that is GitHub's runner goes to GitHub.
+                let started = codebuild.as_ref().is_some_and(|build| build.build_id.is_some());
+                started && github_actions.is_none()
+            }),
             ssh_auth_sock: variables.path("SSH_AUTH_SOCK"),
             github_token: variables
                 .text("GITHUB_TOKEN")
@@ -231,6 +241,18 @@ fn endpoint(text: &str) -> Option<SocketAddr> {
     Some(SocketAddr::new(address, url.port_or_known_default()?))
 }
 
+/// What the variable says, if it says something.
+fn metrics(variables: &Variables, notices: &mut Vec<String>) -> Option<bool> {
+    match variables.text(METRICS)?.as_str() {
+        "emf" => Some(true),
+        "off" => Some(false),
+        other => {
+            notices.push(format!("the variable {METRICS} is ignored: {other:?} is neither `emf` nor `off`"));
+            None
+        }
+    }
+}
+
 /// Values of variables with the name of a secret, and values in the others that look like a secret.
 fn secrets_of(variables: &Variables) -> Vec<Secret> {
     let mut all: Vec<Secret> = Vec::new();
@@ -331,6 +353,28 @@ mod tests {
         assert!(!environment.no_color && !environment.ci);
         assert!(environment.codebuild.is_none() && environment.work_dir.is_none());
         assert!(environment.secrets().is_empty());
+    }
+
+    #[test]
+    fn metrics_are_for_the_log_of_codebuild_or_by_request() {
+        let build = ("CODEBUILD_BUILD_ID", "check-meta-x:1");
+        let runner = ("GITHUB_ACTIONS", "true");
+        let table: [(&[(&str, &str)], bool); 8] = [
+            (&[], false),
+            (&[("CI", "true")], false),
+            (&[build], true),
+            (&[build, runner], false),
+            (&[build, runner, ("BUILD_AGENT_METRICS", "emf")], true),
+            (&[build, ("BUILD_AGENT_METRICS", "off")], false),
+            (&[("BUILD_AGENT_METRICS", "emf")], true),
+            (&[("CODEBUILD_SRC_DIR", "/src")], false),
+        ];
+        for (variables, wanted) in table {
+            let environment = AgentEnvironment::from_map(variables.iter().copied());
+            assert_eq!((environment.metrics, environment.notices.len()), (wanted, 0), "{variables:?}");
+        }
+        let environment = AgentEnvironment::from_map([build, ("BUILD_AGENT_METRICS", "xml")]);
+        assert_eq!((environment.metrics, environment.notices.len()), (true, 1));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use agent_types::events::JobIdentity;
 use agent_types::job_id::JobId;
 use agent_types::release::Release;
 use agent_types::secrets;
-use agent_types::tiers::Access;
+use agent_types::tiers::{Access, Trust};
 use agent_yocto::layer_conf::LayerConf;
 use agent_yocto::path_rules::{self, PatternFault};
 use url::Url;
@@ -69,6 +69,14 @@ pub(super) fn evidence<'a>(request: &Request, env: &'a AgentEnvironment) -> Trus
 pub fn is_trusted(request: &Request, env: &AgentEnvironment) -> bool {
     // Errors in it are reported when the manifest is read.
     trust::judge(&evidence(request, env)).is_ok_and(|judged| judged.trust.is_trusted())
+}
+
+/// The trust in the source of this build, which no person vouches for. Needs no manifest.
+///
+/// # Errors
+/// Usage, when the variable of the trusted branches is no regular expression.
+pub fn source_trust(env: &AgentEnvironment) -> Result<Trust> {
+    Ok(trust::judge(&evidence(&Request::default(), env))?.trust)
 }
 
 /// The directory whose commit decides about the trust, where the service resolved one and the source may be trusted.

@@ -38,7 +38,7 @@ pub use codebuild::{CodeBuild, Trigger};
 pub use embedded::{for_layers, known_release};
 pub use environment::{AgentEnvironment, LOG_VARIABLE, whole as whole_environment};
 pub use github_actions::GitHubActions;
-pub use load::{commit_to_confirm, is_trusted, load, lock_path};
+pub use load::{commit_to_confirm, is_trusted, load, lock_path, source_trust};
 pub use manifest::{FILE_NAME, schema};
 pub use paths::{is_text, out_dir, work_dir, work_tree};
 pub use problem::{Place, Problem, Problems};

@@ -270,7 +270,8 @@ impl Job<'_> {
             match self.settings.artifacts.rules.is_empty() {
                 true => Ok(Outcome::Skipped("[artifacts] has no rules".into())),
                 false => {
-                    publish::run(self.settings, &identity, &configured.build, events, &saving, stopped).await
+                    let build = &configured.build;
+                    publish::run(self.settings, &identity, build, events, (interrupt, &saving), stopped).await
                 }
             }
         };

@@ -10,6 +10,7 @@ mod durations;
 mod events_file;
 pub mod github_actions;
 mod junit;
+mod metrics;
 mod output;
 mod output_file;
 mod recheck;
@@ -31,6 +32,7 @@ pub use console::{Json, Plain, Style, Terminal, ThreadedSink, final_summary, wit
 pub use durations::Durations;
 pub use events_file::{EventsFile, Torn, read as read_events, read_job};
 pub use junit::write as write_junit;
+pub use metrics::{Dimensions, Metrics};
 pub use output::{AGENT_LOG, begin, begin_log, prepare_out, write_all};
 pub use output_file::replace;
 pub use recheck::{Recheck, recheck_result};

@@ -1,6 +1,6 @@
 //! Events in, [`Summary`] out. Pure: the same events give the same summary, live or from a file.
 
-use agent_types::events::{CacheQuery, Case, Event, EventKind, JobStarted, TaskFailed, Unit};
+use agent_types::events::{CacheQuery, Case, Event, EventKind, JobStarted, Retry, TaskFailed, Unit};
 use agent_types::outcome::{ExitStatus, Outcome};
 use agent_types::stage::Stage;
 
@@ -51,6 +51,7 @@ impl Summary {
             }
             EventKind::CredentialAccess(access) => self.credentials = Some(access.clone()),
             EventKind::Repo(repo) => self.repos.push(repo.clone()),
+            EventKind::Retry(retry) => self.retry(retry),
             EventKind::CommandStarted { stage, command, argv, log } => self.commands.push(CommandResult {
                 command: *command,
                 stage: *stage,
@@ -157,6 +158,16 @@ impl Summary {
         let stage = self.stage(stage);
         stage.seconds = stage.started.map(|started| started.seconds_until(at));
         stage.outcome = Some(outcome);
+    }
+
+    /// The retry of an upload reports each artifact again.
+    fn retry(&mut self, retry: &Retry) {
+        if retry.unit.stage == Stage::Publish {
+            self.artifacts.clear();
+        }
+        let reason = self.cut_text(&retry.reason);
+        let (seconds, pause) = (whole_milliseconds(retry.seconds), whole_milliseconds(retry.pause));
+        self.retries.push(Retry { unit: retry.unit.clone(), reason, seconds, pause });
     }
 
     fn case(&mut self, case: &Case, at: At) {

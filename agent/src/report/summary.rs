@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use agent_types::credentials::CredentialAccess;
 use agent_types::error::Error;
 use agent_types::events::{
-    Artifact, CacheCounts, CacheQuery, Event, Finding, JobIdentity, Level, Planned, RepoReady, Sstate,
+    Artifact, CacheCounts, CacheQuery, Event, Finding, JobIdentity, Level, Planned, RepoReady, Retry, Sstate,
     TaskFailed, Unit,
 };
 use agent_types::outcome::{ExitStatus, Outcome};
@@ -48,6 +48,12 @@ impl At {
     /// The same in milliseconds.
     pub fn milliseconds_until(self, later: At) -> u64 {
         (self.until(later).as_secs_f64() * 1000.0).round() as u64
+    }
+
+    /// Milliseconds since 1970.
+    pub fn unix_milliseconds(self) -> u64 {
+        let since = self.time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     }
 
     fn until(self, later: At) -> Duration {
@@ -109,6 +115,9 @@ pub struct Summary {
     /// Whether layer code could reach the build's credentials; `None` if the job ran none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<CredentialAccess>,
+    /// The steps that were retried because an upstream server failed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retries: Vec<Retry>,
     pub repos: Vec<RepoReady>,
     pub commands: Vec<CommandResult>,
     pub artifacts: Vec<Artifact>,
@@ -142,6 +151,7 @@ impl Default for Summary {
             errors: Vec::new(),
             notices: Vec::new(),
             credentials: None,
+            retries: Vec::new(),
             repos: Vec::new(),
             commands: Vec::new(),
             artifacts: Vec::new(),

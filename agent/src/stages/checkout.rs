@@ -28,6 +28,7 @@ use agent_types::stage::Stage;
 use agent_types::tiers::{TierKind, Tiers};
 use agent_types::traffic::Traffic;
 
+use super::retry;
 use stored::Stores;
 
 /// How many repos are fetched at once.
@@ -162,7 +163,9 @@ async fn unit(
 ) -> Result<ReadyRepo> {
     let unit = Unit::new(Stage::Checkout, format!("repo {}", repo.name));
     runner.events.emit(EventKind::UnitStarted { unit: unit.clone() }).await;
-    let answer = ready(settings, stores, runner, access, repo).instrument(super::step(&unit)).await;
+    let attempt = async || ready(settings, stores, runner, access, repo).await;
+    let answer = retry::once(&unit, &runner.events, &runner.interrupt, attempt);
+    let answer = answer.instrument(super::step(&unit)).await;
     let outcome = match &answer {
         Ok((_, event)) => {
             runner.events.emit(EventKind::Repo(event.clone())).await;

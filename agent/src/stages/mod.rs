@@ -10,6 +10,7 @@ pub mod configure;
 mod layers;
 pub mod pending;
 pub mod publish;
+mod retry;
 pub mod share;
 
 use agent_process::{CommandOutcome, Interrupt, Interrupted};

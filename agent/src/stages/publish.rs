@@ -15,8 +15,11 @@ use agent_types::events::{Emitter, EventKind, JobIdentity, Unit};
 use agent_types::outcome::Outcome;
 use agent_types::stage::Stage;
 
-/// Publishes from `root`, the build directory. `incomplete` says why not all may be there, after an
-/// earlier stage did not pass.
+use super::retry;
+
+/// Publishes from `root`, the build directory; once more, if an upstream server failed. `incomplete` says why not all
+/// may be there, after an earlier stage did not pass. `job` is the interrupt of the whole job, `saving` that of work
+/// that saves what is done.
 ///
 /// # Errors
 /// When the destination cannot be written, or something was published there already; see
@@ -26,7 +29,7 @@ pub async fn run(
     identity: &JobIdentity,
     root: &Path,
     events: &Emitter,
-    interrupt: &Interrupt,
+    (job, saving): (&Interrupt, &Interrupt),
     incomplete: Option<&str>,
 ) -> Result<Outcome> {
     let unit = Unit::new(Stage::Publish, "publish");
@@ -41,7 +44,8 @@ pub async fn run(
         incomplete,
         grace: settings.limits.grace,
     };
-    publish(&publication, events, interrupt).await
+    as_unit(&unit, events, retry::once(&unit, events, job, async || publication.run(events, saving).await))
+        .await
 }
 
 /// Runs a publication as one unit of its stage.
@@ -53,13 +57,21 @@ pub async fn publish(
     events: &Emitter,
     interrupt: &Interrupt,
 ) -> Result<Outcome> {
-    let unit = publication.unit.clone();
+    as_unit(&publication.unit, events, publication.run(events, interrupt)).await
+}
+
+async fn as_unit(
+    unit: &Unit,
+    events: &Emitter,
+    publishing: impl Future<Output = Result<Outcome>>,
+) -> Result<Outcome> {
     events.emit(EventKind::UnitStarted { unit: unit.clone() }).await;
-    let result = publication.run(events, interrupt).instrument(super::step(&unit)).await;
+    let result = publishing.instrument(super::step(unit)).await;
     let outcome = match &result {
         Ok(outcome) => outcome.clone(),
         Err(error) => Outcome::NotRun(error.message.clone()),
     };
+    let unit = unit.clone();
     events.emit(EventKind::UnitFinished { unit, outcome, log: None, excerpt: Vec::new() }).await;
     result
 }

@@ -129,6 +129,11 @@ impl Interrupt {
         self.grace.map_or(most, |grace| most.min(self.grace_left(grace)))
     }
 
+    /// The rest of the job's time; `None`: no limit.
+    pub fn time_left(&self) -> Option<Duration> {
+        self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+
     /// Whether work has to stop, and why.
     pub fn state(&self) -> Option<Interrupted> {
         if self.cancel.is_cancelled() {

@@ -119,6 +119,8 @@ pub enum EventKind {
     CredentialAccess(CredentialAccess),
     /// A source that lies ready.
     Repo(RepoReady),
+    /// A step failed because of an upstream server. The agent retries it once.
+    Retry(Retry),
     CommandStarted {
         stage: Stage,
         /// Counts up from 1 within the job; ties the finish to the start.
@@ -316,6 +318,18 @@ pub struct RepoReady {
     pub path: PathBuf,
     /// `cloned`, `stored`, `local`.
     pub how: String,
+}
+
+/// A retry of a step, before it starts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Retry {
+    pub unit: Unit,
+    /// Why the first attempt failed.
+    pub reason: String,
+    /// Duration of the first attempt, in seconds.
+    pub seconds: f64,
+    /// Pause before the retry, in seconds.
+    pub pause: f64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

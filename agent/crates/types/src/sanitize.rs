@@ -26,6 +26,11 @@ pub fn sanitize(line: &str) -> Cow<'_, str> {
     if text.trim_start().starts_with("::") {
         text = text.replacen("::", ": :", 1).into();
     }
+    // CloudWatch makes metrics of a line that is a JSON object with the member `_aws`. A `\u` may hide its name.
+    let start = text.trim_start();
+    if start.starts_with('{') && (start.contains("_aws") || start.contains("\\u")) {
+        text = text.replacen('{', "'{", 1).into();
+    }
     for command in ["##[", "##vso[", "##teamcity["] {
         if text.contains(command) {
             text = text.replace(command, &command.replacen("##", "# #", 1)).into();
@@ -92,6 +97,10 @@ mod tests {
             ("see a::b", "see a::b"),
             ("x ##[error]y ##vso[task]", "x # #[error]y # #vso[task]"),
             ("## heading", "## heading"),
+            ("{\"_aws\":{}}", "'{\"_aws\":{}}"),
+            ("\u{1b}[0m  {\"\\u005faws\":{}}", "  '{\"\\u005faws\":{}}"),
+            ("{\"a\":1}", "{\"a\":1}"),
+            ("see {\"_aws\":{}}", "see {\"_aws\":{}}"),
         ];
         for (given, wanted) in table {
             assert_eq!(sanitize_line(given), wanted, "{given:?}");

@@ -110,6 +110,17 @@ impl Steps {
                 lines
             }
             EventKind::Repo(repo) => vec![self.stamped(event, &repo_line(repo))],
+            EventKind::Retry(retry) => {
+                let word = self.style.warn("retrying once");
+                let text = format!(
+                    "{:<9}  {}: {word} in {}, because an upstream server failed: {}",
+                    retry.unit.stage,
+                    sanitize_line(&retry.unit.name),
+                    duration(retry.pause),
+                    sanitize_line(&retry.reason)
+                );
+                vec![self.stamped(event, &text)]
+            }
             EventKind::TaskFailed(failed) => self.task_failed(event, failed),
             EventKind::CacheQuery { unit, query } => {
                 let text =

@@ -83,6 +83,15 @@ impl ArtifactStore {
         }
     }
 
+    /// Reads an object of a bucket. `None`: it cannot be read, or the destination is a directory, where no answer
+    /// gets lost.
+    pub async fn read(&self, key: &str) -> Option<Vec<u8>> {
+        match self {
+            ArtifactStore::Bucket { bucket, .. } => bucket.content(key).await,
+            ArtifactStore::Directory { .. } => None,
+        }
+    }
+
     /// Writes a file of the published tree.
     pub async fn put(
         &self,

@@ -96,7 +96,14 @@ impl Publication<'_> {
             Err(why) => return Ok(stopped(why)),
         };
         if is_there {
-            return Err(already_there(&store.shown(&index_key)));
+            let Some(index) = self.own_index(&store, &index_key).await else {
+                return Err(already_there(&store.shown(&index_key)));
+            };
+            for object in &index.objects {
+                events.emit(EventKind::Artifact(artifact(object))).await;
+            }
+            emit_published(&index, &store, &index_key, events).await;
+            return Ok(Outcome::Passed);
         }
 
         let (files, mut problems) = plan(&collected, &store);
@@ -120,16 +127,15 @@ impl Publication<'_> {
             return Ok(stopped(interrupted));
         }
         self.write_index(&store, &index_key, content, interrupt).await?;
-        events
-            .emit(EventKind::Published {
-                destination: store.shown(&store.key("")),
-                index: store.shown(&index_key),
-                objects: index.totals.objects,
-                bytes: index.totals.bytes,
-                links: index.totals.links,
-            })
-            .await;
+        emit_published(&index, &store, &index_key, events).await;
         Ok(Outcome::Passed)
+    }
+
+    /// The index, if an earlier attempt of the same job wrote it and got no answer.
+    async fn own_index(&self, store: &ArtifactStore, key: &str) -> Option<Index> {
+        let job = self.job.filter(|job| !job.id.is_empty())?;
+        let index: Index = serde_json::from_slice(&store.read(key).await?).ok()?;
+        index.job.as_ref().is_some_and(|found| found.id == job.id).then_some(index)
     }
 
     /// Opens the destination. Returns it with the key of its index, and whether that index exists already.
@@ -316,6 +322,27 @@ impl Publication<'_> {
             problems.iter().map(|problem| format!("`{}` ({})", shown(&problem.path), problem.message));
         Outcome::Failed(format!("not published, so no index was written: {}", listed(names)))
     }
+}
+
+fn artifact(object: &Object) -> Artifact {
+    Artifact {
+        path: object.path.clone().into(),
+        key: object.key.clone(),
+        bytes: object.bytes.unwrap_or_default(),
+        sha256: object.sha256.clone(),
+        link: object.link.clone(),
+    }
+}
+
+async fn emit_published(index: &Index, store: &ArtifactStore, key: &str, events: &Emitter) {
+    let published = EventKind::Published {
+        destination: store.shown(&store.key("")),
+        index: store.shown(key),
+        objects: index.totals.objects,
+        bytes: index.totals.bytes,
+        links: index.totals.links,
+    };
+    events.emit(published).await;
 }
 
 /// Ends when the time for uploads in progress is over after a stop, or at a second signal.
