@@ -63,13 +63,17 @@ impl Moto {
 
     /// A trusted job whose tool prints the token. The agent can get the token only from this server.
     fn run(&self, sandbox: &Sandbox, secret: &str) -> Ran {
+        self.run_with(sandbox, secret, &self.environment())
+    }
+
+    fn run_with(&self, sandbox: &Sandbox, secret: &str, environment: &[(&str, &str)]) -> Ran {
         sandbox.write_manifest(&format!(
             "{}\n[github]\nrepository = \"example/meta-tested\"\ntoken_secret = \"{secret}\"\n",
             sandbox.manifest_text()
         ));
         sandbox.behaviour(&format!("yocto-check-layer say {TOKEN}"));
         let mut command = sandbox.run_command();
-        command.envs(self.environment()).arg("--trusted");
+        command.envs(environment.iter().copied()).arg("--trusted");
         sandbox.start(command).wait()
     }
 }
@@ -103,6 +107,35 @@ fn the_token_is_fetched_and_never_shown() {
         assert!(leaks.is_empty(), "{secret}: {leaks:?}");
         assert!(!ran.output().contains(TOKEN), "{secret}: {}", ran.output());
     }
+}
+
+/// In the environment, every process of the agent's user could read them.
+#[test]
+fn keys_of_aws_come_from_the_file_of_secrets() {
+    const KEY: &str = "key-that-nobody-may-see";
+    let test = "keys_of_aws_come_from_the_file_of_secrets";
+    let (Some(sandbox), Some(moto)) = (Sandbox::new(test), Moto::start(test)) else { return };
+    moto.store("build-agent/plain", TOKEN);
+    let file = sandbox.path().join("secrets");
+    let environment = [
+        ("AWS_ENDPOINT_URL", moto.endpoint.as_str()),
+        ("AWS_REGION", "eu-central-1"),
+        ("AWS_EC2_METADATA_DISABLED", "true"),
+        ("BUILD_AGENT_SECRETS_FILE", file.to_str().unwrap()),
+    ];
+    // Nothing else gives keys.
+    moto.run_with(&sandbox, "build-agent/plain", &environment[..3]).assert_code(&[4]);
+    std::fs::write(&file, format!("AWS_ACCESS_KEY_ID=AKIATEST\0AWS_SECRET_ACCESS_KEY={KEY}\0")).unwrap();
+    let ran = moto.run_with(&sandbox, "build-agent/plain", &environment);
+    ran.assert_code(&[0]);
+    assert!(!file.exists());
+    assert!(sandbox.logs().contains("[redacted]"), "the tool printed the token");
+    let leaks = leaks_of(&[TOKEN.to_owned(), KEY.to_owned()], &sandbox.out());
+    assert!(leaks.is_empty(), "{leaks:?}");
+    // A second command finds no file, and does nothing without its secrets.
+    let ran = moto.run_with(&sandbox, "build-agent/plain", &environment);
+    ran.assert_code(&[2]);
+    ran.assert_says(&["BUILD_AGENT_SECRETS_FILE"]);
 }
 
 #[test]
