@@ -1,5 +1,6 @@
 """Loads the templates, evaluates them for given parameters, and starts servers for the tests."""
 
+import functools
 import re
 import shutil
 import socket
@@ -48,7 +49,9 @@ def function(loader, suffix, node):
 Loader.add_multi_constructor("!", function)
 
 
+@functools.cache
 def load(name):
+    """Returns the template; nobody may change it."""
     return yaml.load((TEMPLATES / f"{name}.yml").read_text(), Loader)
 
 
