@@ -67,7 +67,7 @@ class Superseded(unittest.TestCase):
                 state_task_service_aws_sdk,
             )
         except ImportError as error:
-            raise unittest.SkipTest(f"no moto with Step Functions (pip install 'moto[server,stepfunctions]'): {error}")
+            raise unittest.SkipTest(f"no moto with Step Functions (pip install 'moto[server]'): {error}")
         cls.integration = state_task_service_aws_sdk
         machine = Stack("check_layer", Name="meta-x", Repository="example/meta-x").properties("SupersededMachine")
         aws = mock_aws(config={"stepfunctions": {"execute_state_machine": True}})
