@@ -304,9 +304,9 @@ class Command(Moto):
         builds = account.client("codebuild").list_builds_for_project(projectName="build-agent-image")["ids"]
         self.assertEqual(len(builds), 1, "the image is built before the command ends")
         # A further layer: nothing asks again, and nothing that the first call set is lost.
-        ran = self.run_deploy("us-east-1", "--layer", "example/meta-2")
+        ran = self.run_deploy("us-east-1", "--layer", "example/meta_2.x")
         self.assertEqual(ran.returncode, 0, ran.stdout + ran.stderr)
-        self.assertEqual(set(self.stacks(account)), wanted | {"build-agent-meta-2"})
+        self.assertEqual(set(self.stacks(account)), wanted | {"build-agent-meta-2-x"})
         formation = account.client("cloudformation")
         [alerts] = formation.describe_stacks(StackName="build-agent-alerts")["Stacks"]
         self.assertIn({"ParameterKey": "Email", "ParameterValue": "me@example.com"}, alerts["Parameters"])
@@ -367,21 +367,27 @@ class Command(Moto):
         table = {
             (): "which layer?",
             ("--layer", "meta-x"): "which layer?",
-            ("--layer", "a/b", "--share", "nfs"): "--share nfs",
-            ("--layer", "a/b", "--mode", "x"): "--mode x",
-            ("--layer", "a/b", "--set", "Share"): "--set Share",
-            ("--layer", "a/b", "--branches"): "--branches is not an option, or its value is missing",
-            ("--layer", "a/b", "--what", "x"): "--what is not an option",
-            ("--layer", "a/b", "--cpu", "x86"): "--cpu x86",
-            ("--layer", "a/b", "--mode", "runner", "--branches", "main|release-.*"): "these are names",
-            ("--layer", "a/b", "--source", "git@example.com:x/y"): "CodeBuild needs an https address",
+            ("--layer", "a/bb", "--share", "nfs"): "--share nfs",
+            ("--layer", "a/bb", "--mode", "x"): "--mode x",
+            ("--layer", "a/bb", "--set", "Share"): "--set Share",
+            ("--layer", "a/bb", "--branches"): "--branches is not an option, or its value is missing",
+            ("--layer", "a/bb", "--what", "x"): "--what is not an option",
+            ("--layer", "a/bb", "--name", "x.y"): "--name x.y",
+            ("--layer", "a/bb", "--name", "x"): "--name x",
+            ("--layer", f"a/{'b' * 40}"): "longer than 39 characters",
+            ("--layer", "a/bb", "--prefix", "Test-"): "--prefix Test-",
+            ("--layer", "a/bb", "--prefix", "test"): "--prefix test",
+            ("--layer", "a/bb", "--prefix", ""): "--prefix ",
+            ("--layer", "a/bb", "--cpu", "x86"): "--cpu x86",
+            ("--layer", "a/bb", "--mode", "runner", "--branches", "main|release-.*"): "these are names",
+            ("--layer", "a/bb", "--source", "git@example.com:x/y"): "CodeBuild needs an https address",
         }
         for words, message in table.items():
             ran = self.run_deploy("sa-east-1", *words)
             self.assertEqual(ran.returncode, 1, words)
             self.assertIn(message, ran.stderr, words)
         for token in ("", "\n", 'a"b\n', "two words\n"):
-            ran = self.run_deploy("sa-east-1", "--layer", "a/b", token=token)
+            ran = self.run_deploy("sa-east-1", "--layer", "a/bb", token=token)
             self.assertEqual(ran.returncode, 1, token)
             self.assertIn("this is not a GitHub token", ran.stderr)
         self.assertEqual(self.stacks(self.region("sa-east-1")), [])
