@@ -346,12 +346,24 @@ class Structure(unittest.TestCase):
     def test_only_stable_moves_and_it_is_kept(self):
         repository = Stack("seed_image", **IMAGE).properties("Repository")
         self.assertEqual(repository["ImageScanningConfiguration"], {"ScanOnPush": True})
-        [moving] = calls(repository, "ImageTagMutabilityExclusionFilterValue")
-        first, *others = json.loads(repository["LifecyclePolicy"]["LifecyclePolicyText"])["rules"]
-        self.assertEqual((first["rulePriority"], first["selection"]["tagPatternList"]), (1, [moving]))
+        moving = calls(repository, "ImageTagMutabilityExclusionFilterValue")
+        self.assertEqual(moving, ["stable*", "sha256-*"])
+        first, signatures, *others = json.loads(repository["LifecyclePolicy"]["LifecyclePolicyText"])["rules"]
+        self.assertEqual((first["rulePriority"], first["selection"]["tagPatternList"]), (1, ["stable*"]))
         # `stable` and `stable-arm64` are two images.
         self.assertEqual((first["selection"]["countType"], first["selection"]["countNumber"]), ("imageCountMoreThan", 2))
-        self.assertTrue(all(rule["rulePriority"] > 1 for rule in others))
+        # An earlier rule matches signatures, so that they are not counted as images.
+        self.assertEqual((signatures["rulePriority"], signatures["selection"]["tagPatternList"]), (2, ["sha256-*"]))
+        self.assertEqual(signatures["selection"]["countType"], "sinceImagePushed")
+        self.assertEqual([rule["rulePriority"] for rule in others], [3, 4])
+
+    def test_the_image_is_signed_with_the_key(self):
+        key = "arn:aws:kms:eu-west-1:123456789012:key/0123"
+        stack = Stack("seed_image", **IMAGE, SigningKeyArn=key)
+        self.assertEqual(stack.variables("Project")["IMAGE_SIGNING_KEY"], f"awskms:///{key}")
+        [sign] = [it for it in statements(stack.properties("Role")["Policies"]) if it["Action"] == "kms:Sign"]
+        self.assertEqual(sign["Resource"], key)
+        self.assertNotIn("IMAGE_SIGNING_KEY", Stack("seed_image", **IMAGE).variables("Project"))
 
     def test_which_failures_are_told(self):
         """The event pattern as EventBridge matches it, for the names that projects really have."""
