@@ -346,7 +346,11 @@ class Roles(unittest.TestCase):
             self.assertEqual("SupersededRole" in stack.resources, stack.parameters["Mode"] == "webhook")
         role = roles(Stack("check_layer", **GIVEN["check_layer"]))["SupersededRole"]
         [it] = rights(role)
-        self.assertEqual(it["Resource"], "<PullRequestProject.Arn>")
+        stack = Stack("check_layer", **GIVEN["check_layer"])
+        project = stack.properties("PullRequestProject")["Name"]
+        self.assertEqual(it["Resource"], f"arn:aws:codebuild:{ACCOUNT}:project/{project}")
+        event = stack.properties("SupersededRule")["EventPattern"]["detail"]
+        self.assertEqual(event, {"build-status": ["IN_PROGRESS"], "project-name": [project]})
         trust = role["AssumeRolePolicyDocument"]["Statement"][0]["Principal"]
         self.assertEqual(trust, {"Service": "states.amazonaws.com"}, "no machine with layer code gets it")
 

@@ -37,7 +37,7 @@ class CodeBuild:
         self.calls = []
 
     def list_builds_for_project(self, ProjectName, SortOrder):
-        assert (ProjectName, SortOrder) == ("<PullRequestProject>", "DESCENDING")
+        assert (ProjectName, SortOrder) == (PROJECT, "DESCENDING")
         newest = sorted(self.builds.values(), key=lambda it: -it["BuildNumber"])
         return {"Ids": [it["Id"] for it in newest[:100]], "NextToken": "more"}
 
@@ -68,26 +68,28 @@ class Superseded(unittest.TestCase):
             )
         except ImportError as error:
             raise unittest.SkipTest(f"no moto with Step Functions (pip install 'moto[server]'): {error}")
-        cls.integration = state_task_service_aws_sdk
+        cls.integration, cls.aws, cls.boto3 = state_task_service_aws_sdk, staticmethod(mock_aws), boto3
         machine = Stack("check_layer", Name="meta-x", Repository="example/meta-x").properties("SupersededMachine")
-        aws = mock_aws(config={"stepfunctions": {"execute_state_machine": True}})
-        aws.start()
-        cls.addClassCleanup(aws.stop)
-        keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
-        cls.states = boto3.client("stepfunctions", region_name="eu-west-1", **keys)
         # Without waiting for the retries of calls that fail.
-        definition = machine["DefinitionString"].replace('"MaxAttempts": 4', '"MaxAttempts": 0')
-        role = "arn:aws:iam::123456789012:role/stop"
-        cls.arn = cls.states.create_state_machine(name="stop", definition=definition, roleArn=role)["stateMachineArn"]
+        cls.definition = machine["DefinitionString"].replace('"MaxAttempts": 4', '"MaxAttempts": 0')
 
     def run_for(self, number, codebuild, fails=False):
         """What the rule's event of this build starts."""
         [new] = [it for it in codebuild.builds.values() if it["BuildNumber"] == number]
-        with mock.patch.object(self.integration, "boto_client_for", lambda **_: codebuild):
-            given = json.dumps({"build": new["Arn"]})
-            execution = self.states.start_execution(stateMachineArn=self.arn, input=given)["executionArn"]
+        given = json.dumps({"build": new["Arn"]})
+        integration = mock.patch.object(self.integration, "boto_client_for", lambda **_: codebuild)
+        # A new account for each execution: moto cannot start a second one.
+        with integration, self.aws(config={"stepfunctions": {"execute_state_machine": True}}):
+            keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
+            states = self.boto3.client("stepfunctions", region_name="eu-west-1", **keys)
+            role = "arn:aws:iam::123456789012:role/stop"
+            machine = states.create_state_machine(name="stop", definition=self.definition, roleArn=role)
+            execution = states.start_execution(stateMachineArn=machine["stateMachineArn"], input=given)
             end = time.monotonic() + 60
-            while (answer := self.states.describe_execution(executionArn=execution))["status"] == "RUNNING":
+            while True:
+                answer = states.describe_execution(executionArn=execution["executionArn"])
+                if answer["status"] != "RUNNING":
+                    break
                 self.assertLess(time.monotonic(), end, "the state machine does not end")
                 time.sleep(0.02)
         self.assertEqual(answer["status"], "FAILED" if fails else "SUCCEEDED", answer)

@@ -139,7 +139,8 @@ class Stack:
             return it
         if len(it) == 1:
             [(name, argument)] = it.items()
-            if name in ("Ref", "Condition") or name.startswith("Fn::"):
+            # `Condition` is a function in conditions; a policy's `Condition` is not a name.
+            if name == "Ref" or name.startswith("Fn::") or (name == "Condition" and isinstance(argument, str)):
                 return self.call(name, argument)
         values = {key: self.value(value) for key, value in it.items()}
         return {key: value for key, value in values.items() if value is not NOTHING}
