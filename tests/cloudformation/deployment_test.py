@@ -1,21 +1,71 @@
-"""Deploys the stacks one after another to moto's server."""
+"""Deploys the stacks to moto's server: one after another, and with `cloudformation/deploy`."""
 
 import ast
 import json
+import os
 import subprocess
+import sys
+import tempfile
 import unittest
+from pathlib import Path
 
-from templates import ORDER, TEMPLATES, free_port, listens, program, wait_for
+from templates import DEFAULT, ORDER, TEMPLATES, free_port, listens, program, wait_for
 
 # Parameters without a default.
 PARAMETERS = {
     "seed_image": {"SourceUrl": "https://github.com/example/build-agent.git"},
     "check_layer": {"Name": "meta-example", "Repository": "example/meta-example"},
 }
+STACKS = {
+    "source_credential": "credential",
+    "ci_network": "network",
+    "efs": "efs",
+    "cache": "cache",
+    "seed_image": "image",
+    "alerts": "alerts",
+    "prune_cache": "prune",
+    "hash_server": "hash-scarthgap",
+    "check_layer": "meta-example",
+}
 
 
-class Deployment(unittest.TestCase):
-    """Deploys the stacks one after another to moto's empty account."""
+class Account:
+    """One region of moto's account; regions do not see each other."""
+
+    def __init__(self, boto3, address, region):
+        self.session, self.address, self.region = boto3.Session("test", "test", region_name=region), address, region
+
+    def client(self, service):
+        return self.session.client(service, endpoint_url=self.address)
+
+    def deploy(self, template, suffix="", /, **parameters):
+        prefix = parameters.get("Prefix", "build-agent-")
+        stack = f"{prefix}{STACKS[template]}{suffix}"
+        formation = self.client("cloudformation")
+        formation.create_stack(
+            StackName=stack,
+            TemplateBody=(TEMPLATES / f"{template}.yml").read_text(),
+            Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
+            Capabilities=["CAPABILITY_IAM"],
+        )
+        return self.outputs(stack)
+
+    def outputs(self, stack):
+        [found] = self.client("cloudformation").describe_stacks(StackName=stack)["Stacks"]
+        assert found["StackStatus"] in ("CREATE_COMPLETE", "UPDATE_COMPLETE"), found
+        return {it["OutputKey"]: it["OutputValue"] for it in found.get("Outputs", [])}
+
+    def policies(self, role_arn):
+        iam = self.client("iam")
+        role = role_arn.rsplit("/", 1)[1]
+        for policy in iam.list_role_policies(RoleName=role)["PolicyNames"]:
+            document = iam.get_role_policy(RoleName=role, PolicyName=policy)["PolicyDocument"]
+            # moto stores a policy of CloudFormation in Python's notation.
+            yield from (ast.literal_eval(document) if isinstance(document, str) else document)["Statement"]
+
+
+class Moto(unittest.TestCase):
+    """A server of moto with an empty account."""
 
     @classmethod
     def setUpClass(cls):
@@ -32,60 +82,83 @@ class Deployment(unittest.TestCase):
         )
         cls.addClassCleanup(cls.stop)
         wait_for("moto_server", lambda: listens(port), cls.server)
-        cls.session = boto3.Session("test", "test", region_name="eu-west-1")
         cls.address = f"http://127.0.0.1:{port}"
-        cls.client("secretsmanager").create_secret(Name="build-agent/github", SecretString='{"token": "t"}')
-        cls.outputs = {}
-        for name in ORDER:
-            cls.outputs[name] = cls.deploy(name, **PARAMETERS.get(name, {}))
+        cls.region = staticmethod(lambda region: Account(boto3, cls.address, region))
 
     @classmethod
     def stop(cls):
         cls.server.terminate()
         cls.server.wait()
 
-    @classmethod
-    def client(cls, service):
-        return cls.session.client(service, endpoint_url=cls.address)
+
+class Deployment(Moto):
+    """The steps of docs/aws.md."""
 
     @classmethod
-    def deploy(cls, template, suffix="", /, **parameters):
-        stack = f"{parameters.get('Prefix', '')}build-agent-{template.replace('_', '-')}{suffix}"
-        formation = cls.client("cloudformation")
-        formation.create_stack(
-            StackName=stack,
-            TemplateBody=(TEMPLATES / f"{template}.yml").read_text(),
-            Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
-            Capabilities=["CAPABILITY_IAM"],
-        )
-        [found] = formation.describe_stacks(StackName=stack)["Stacks"]
-        assert found["StackStatus"] == "CREATE_COMPLETE", found
-        return {it["OutputKey"]: it["OutputValue"] for it in found.get("Outputs", [])}
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.account = cls.region("eu-west-1")
+        secret = {"Name": "build-agent/github", "SecretString": '{"token": "t"}'}
+        cls.account.client("secretsmanager").create_secret(**secret)
+        cls.outputs = {name: cls.account.deploy(name, **PARAMETERS.get(name, {})) for name in ORDER}
+
+    def client(self, service):
+        return self.account.client(service)
+
+    def test_the_default_needs_no_optional_stack(self):
+        account = self.region("eu-central-1")
+        account.client("secretsmanager").create_secret(Name="build-agent/github", SecretString='{"token": "t"}')
+        for name in DEFAULT:
+            account.deploy(name, **PARAMETERS.get(name, {}))
+        self.assertEqual(account.client("efs").describe_file_systems()["FileSystems"], [])
+        self.assertEqual(account.client("ec2").describe_nat_gateways()["NatGateways"], [])
+
+    def test_a_runner(self):
+        account = self.region("eu-west-2")
+        for name in ("cache", "seed_image", "alerts"):
+            account.deploy(name, **PARAMETERS.get(name, {}))
+        subjects = "repo:example/meta-example:ref:refs/heads/main"
+        outputs = account.deploy("check_layer", **PARAMETERS["check_layer"], Mode="runner", TrustedSubjects=subjects)
+        self.assertNotIn("BuildProject", outputs)
+        role = outputs["BuildRole"].rsplit("/", 1)[1]
+        trust = account.client("iam").get_role(RoleName=role)["Role"]["AssumeRolePolicyDocument"]
+        self.assertIn(subjects, str(trust))
 
     def test_the_network(self):
         network = self.outputs["ci_network"]
         ec2 = self.client("ec2")
         in_vpc = [{"Name": "vpc-id", "Values": [network["VPC"]]}]
         subnets = ec2.describe_subnets(Filters=in_vpc)["Subnets"]
-        self.assertEqual(len(subnets), 4)
+        self.assertEqual(len(subnets), 6)
         self.assertEqual(len({it["AvailabilityZone"] for it in subnets}), 2)
-        self.assertEqual(len(ec2.describe_nat_gateways(Filters=in_vpc)["NatGateways"]), 2)
-        routes = [it for table in ec2.describe_route_tables(Filters=in_vpc)["RouteTables"] for it in table["Routes"]]
-        self.assertEqual(len({it["NatGatewayId"] for it in routes if it.get("NatGatewayId")}), 2)
+        self.assertEqual(len(ec2.describe_nat_gateways(Filters=in_vpc)["NatGateways"]), 1)
         groups = [network["NoIngressSecurityGroup"], network["TrustedSecurityGroup"]]
         for group in ec2.describe_security_groups(GroupIds=groups)["SecurityGroups"]:
             self.assertEqual(group["IpPermissions"], [])
 
-    def test_a_second_network_with_one_nat(self):
-        network = self.deploy("ci_network", Prefix="second-", NatGateways="1")
+    def test_a_second_network_with_two_nats_in_other_zones(self):
+        zones = {"Zone1": "eu-west-1c", "Zone2": "eu-west-1a"}
+        network = self.account.deploy("ci_network", Prefix="second-", NatGateways="2", **zones)
+        ec2 = self.client("ec2")
         in_vpc = [{"Name": "vpc-id", "Values": [network["VPC"]]}]
-        self.assertEqual(len(self.client("ec2").describe_nat_gateways(Filters=in_vpc)["NatGateways"]), 1)
+        subnets = ec2.describe_subnets(Filters=in_vpc)["Subnets"]
+        self.assertEqual({it["AvailabilityZone"] for it in subnets}, set(zones.values()))
+        self.assertEqual(len(ec2.describe_nat_gateways(Filters=in_vpc)["NatGateways"]), 2)
+        routes = [it for table in ec2.describe_route_tables(Filters=in_vpc)["RouteTables"] for it in table["Routes"]]
+        self.assertEqual(len({it["NatGatewayId"] for it in routes if it.get("NatGatewayId")}), 2)
 
-    def test_the_cache(self):
+    def test_the_buckets(self):
+        # moto ignores most properties of a bucket and its policy; roles_test judges them.
         cache = self.outputs["cache"]
-        [files] = self.client("efs").describe_file_systems(FileSystemId=cache["FileSystem"])["FileSystems"]
+        self.assertNotEqual(cache["Bucket"], cache["ShareBucket"])
+        names = {it["Name"] for it in self.client("s3").list_buckets()["Buckets"]}
+        self.assertLessEqual({cache["Bucket"], cache["ShareBucket"]}, names)
+
+    def test_the_file_system(self):
+        efs = self.outputs["efs"]
+        [files] = self.client("efs").describe_file_systems(FileSystemId=efs["FileSystem"])["FileSystems"]
         self.assertTrue(files["Encrypted"])
-        points = self.client("efs").describe_access_points(FileSystemId=cache["FileSystem"])["AccessPoints"]
+        points = self.client("efs").describe_access_points(FileSystemId=efs["FileSystem"])["AccessPoints"]
         # By their names, because moto has no ids for them.
         found = {it["Tags"][0]["Value"]: (it["RootDirectory"]["Path"], it["PosixUser"]["Uid"]) for it in points}
         self.assertEqual(found["shared"], ("/shared", 1000))
@@ -96,51 +169,250 @@ class Deployment(unittest.TestCase):
         info = part["RootDirectory"]["CreationInfo"]
         self.assertEqual((info["OwnerUid"], info["OwnerGid"], info["Permissions"]), (1001, 1001, "0750"))
         self.assertEqual(found["hash server"], ("/hash-server", 1002))
-        targets = self.client("efs").describe_mount_targets(FileSystemId=cache["FileSystem"])["MountTargets"]
+        targets = self.client("efs").describe_mount_targets(FileSystemId=efs["FileSystem"])["MountTargets"]
         network = self.outputs["ci_network"]
         self.assertEqual({it["SubnetId"] for it in targets}, {network["PrivateSubnet1"], network["PrivateSubnet2"]})
 
     def test_the_image(self):
         [repository] = self.client("ecr").describe_repositories()["repositories"]
+        self.assertEqual(repository["repositoryName"], "build-agent-image")
         self.assertEqual(repository["repositoryUri"], self.outputs["seed_image"]["RepositoryUri"])
         self.assertEqual(repository["imageTagMutability"], "IMMUTABLE_WITH_EXCLUSION")
 
-    def test_the_image_build_and_the_prune_are_scheduled(self):
-        rules = self.client("events").list_rules()["Rules"]
+    def test_the_rules(self):
+        rules = {it["Name"]: it for it in self.client("events").list_rules()["Rules"]}
         # moto cannot tell which CodeBuild project they start.
-        self.assertEqual({it["ScheduleExpression"] for it in rules}, {"cron(0 3 ? * SUN *)", "cron(30 2 * * ? *)"})
-        self.assertEqual({it["State"] for it in rules}, {"ENABLED"})
+        schedules = {name: it["ScheduleExpression"] for name, it in rules.items() if it.get("ScheduleExpression")}
+        wanted = {"build-agent-image": "cron(0 3 1 * ? *)", "build-agent-prune": "cron(30 2 ? * SUN *)"}
+        self.assertEqual(schedules, wanted)
+        alerts = {"build-agent-alert-build", "build-agent-alert-image", "build-agent-alert-prune"}
+        self.assertLessEqual(alerts | {"build-agent-meta-example-stop"}, set(rules))
+        self.assertEqual({it["State"] for it in rules.values()}, {"ENABLED"})
+        for name in alerts:
+            [target] = self.client("events").list_targets_by_rule(Rule=name)["Targets"]
+            self.assertEqual(target["Arn"], self.outputs["alerts"]["Topic"])
+        [target] = self.client("events").list_targets_by_rule(Rule="build-agent-meta-example-stop")["Targets"]
+        machines = self.client("stepfunctions").list_state_machines()["stateMachines"]
+        self.assertIn(target["Arn"], {it["stateMachineArn"] for it in machines})
 
     def test_a_second_layer_with_all_options(self):
-        host = self.outputs["hash_server"]["Host"]
-        settings = {"ImportToken": "false", "Share": "/efs", "HashServer": host, "Release": "scarthgap"}
-        outputs = self.deploy("check_layer", "-2", Name="meta-2", Repository="example/meta-2", **settings)
-        iam = self.client("iam")
-        role = outputs["PullRequestRole"].rsplit("/", 1)[1]
-        policy = iam.get_role_policy(RoleName=role, PolicyName="check")["PolicyDocument"]
-        # moto stores a policy of CloudFormation in Python's notation.
-        policy = ast.literal_eval(policy) if isinstance(policy, str) else policy
-        sids = {it["Sid"] for it in policy["Statement"] if it}
-        self.assertLessEqual({"ReadTheCache", "WriteThePullRequestsPart"}, sids)
-        self.assertNotIn("CloneThroughTheConnection", sids)
+        settings = {
+            "Share": "efs",
+            "HashServer": self.outputs["hash_server"]["Host"],
+            "Release": "scarthgap",
+            "Manifest": "s3://manifests/meta-2.toml",
+            "TokenSecret": "build-agent/github",
+            "KmsKeyArn": "arn:aws:kms:eu-west-1:123456789012:key/0123",
+        }
+        outputs = self.account.deploy("check_layer", "-2", Name="meta-2", Repository="example/meta-2", **settings)
+        sids = {it["Sid"] for it in self.account.policies(outputs["PullRequestRole"]) if it}
+        self.assertLessEqual({"MountTheShare", "MountThePullRequestsPart", "ReadTheManifest", "EncryptArtifacts"}, sids)
+        self.assertFalse({"CloneThroughTheConnection", "ReadTheShare", "ReadItsCredential"} & sids)
 
     def test_the_hash_server(self):
         host = self.outputs["hash_server"]["Host"]
-        self.assertEqual(host, "hash.scarthgap.build-agent.internal")
+        self.assertEqual(host, "hash.build-agent-scarthgap.internal")
+        namespaces = self.client("servicediscovery").list_namespaces()["Namespaces"]
+        if namespaces:  # moto does not make them for CloudFormation
+            self.assertEqual([it["Name"] for it in namespaces], ["build-agent-scarthgap.internal"])
         families = self.client("ecs").list_task_definition_families()["families"]
-        self.assertEqual(families, ["hash-server-scarthgap"])
+        self.assertEqual(families, ["build-agent-hash-server-scarthgap"])
 
     def test_roles_name_existing_resources(self):
         """In the deployed policies, every resource is in this account, and every reference is resolved."""
         iam = self.client("iam")
-        roles = {it["RoleName"] for it in iam.list_roles()["Roles"]}
-        self.assertGreaterEqual(len(roles), 6)
-        documents = []
-        for role in roles:
-            for policy in iam.list_role_policies(RoleName=role)["PolicyNames"]:
-                documents.append(iam.get_role_policy(RoleName=role, PolicyName=policy)["PolicyDocument"])
-        text = json.dumps(documents)
+        roles = [it["Arn"] for it in iam.list_roles()["Roles"]]
+        self.assertGreaterEqual(len(roles), 8)
+        text = json.dumps([list(self.account.policies(role)) for role in roles])
         self.assertIn(f'{self.outputs["cache"]["BucketArn"]}/pull-requests/meta-example/*', text)
-        self.assertIn(":secret:build-agent/github-??????", text)
+        self.assertIn(f'{self.outputs["cache"]["ShareBucketArn"]}/share/pr/*', text)
         self.assertNotIn("${", text)
         self.assertNotIn("Fn::", text)
+
+
+# Notes all calls of the AWS CLI, and passes them on, except those that moto cannot answer.
+STAND_IN = """
+import os, sys
+words = sys.argv[1:]
+with open(os.environ["AWS_CALLS"], "a") as calls:
+    print(*words, file=calls)
+if words[:2] == ["codebuild", "list-source-credentials"]:
+    print(os.environ["CREDENTIALS"])
+elif words[:2] == ["cloudformation", "deploy"]:
+    # The CLI uses change sets, and moto forgets the exports of their stacks. Like it, a parameter that is not given keeps
+    # its value.
+    import boto3
+    position = words.index("--parameter-overrides")
+    options = {word: words[index + 1] for index, word in enumerate(words[:position]) if word.startswith("--")}
+    given = dict(word.split("=", 1) for word in words[position + 1:])
+    template = open(options["--template-file"]).read()
+    client = boto3.client("cloudformation", region_name=os.environ["AWS_REGION"], endpoint_url=os.environ["AWS_ENDPOINT_URL"])
+    name = options["--stack-name"]
+    known = {parameter["ParameterKey"] for parameter in client.validate_template(TemplateBody=template)["Parameters"]}
+    if not set(given) <= known:
+        sys.exit(f"{name} has no parameter {set(given) - known}")
+    try:
+        [stack] = client.describe_stacks(StackName=name)["Stacks"]
+        given = {it["ParameterKey"]: it["ParameterValue"] for it in stack["Parameters"]} | given
+        call = client.update_stack
+    except client.exceptions.ClientError:
+        call = client.create_stack
+    parameters = [{"ParameterKey": key, "ParameterValue": value} for key, value in given.items()]
+    call(StackName=name, TemplateBody=template, Parameters=parameters, Capabilities=[options["--capabilities"]])
+else:
+    os.execv(CLI, [CLI, *words])
+"""
+
+
+class Command(Moto):
+    """`cloudformation/deploy` with the AWS CLI."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        if not program("aws"):
+            raise unittest.SkipTest("no AWS CLI (pip install awscli)")
+        directory = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(directory.cleanup)
+        cls.directory = Path(directory.name)
+        stand_in = cls.directory / "aws"
+        stand_in.write_text(f"#!{sys.executable}\nCLI = {program('aws')!r}\n{STAND_IN}")
+        stand_in.chmod(0o755)
+
+    def prepare(self, region):
+        """moto makes no CodeBuild project for CloudFormation, so the one that the command starts is made here."""
+        account = self.region(region)
+        account.client("codebuild").create_project(
+            name="build-agent-image",
+            source={"type": "GITHUB", "location": "https://github.com/example/build-agent.git"},
+            artifacts={"type": "NO_ARTIFACTS"},
+            environment={"type": "LINUX_CONTAINER", "image": "x", "computeType": "BUILD_GENERAL1_LARGE"},
+            serviceRole="arn:aws:iam::123456789012:role/service-role/image",
+        )
+        return account
+
+    def calls(self, region, *texts):
+        """The calls of the AWS CLI that have one of the texts, in their order."""
+        lines = (self.directory / region).read_text().splitlines()
+        return [line for line in lines if any(text in line for text in texts)]
+
+    def run_deploy(self, region, *words, token="", credentials="0"):
+        environment = {
+            "PATH": f"{self.directory}:{os.environ['PATH']}",
+            "AWS_CALLS": str(self.directory / region),
+            "CREDENTIALS": credentials,
+            "HOME": "/nonexistent",
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_REGION": region,
+            "AWS_DEFAULT_REGION": region,
+            "AWS_ENDPOINT_URL": self.address,
+        }
+        source = ["--source", "https://github.com/example/build-agent.git"]
+        return subprocess.run(
+            [TEMPLATES / "deploy", *source, *words], env=environment, input=token, capture_output=True, text=True
+        )
+
+    def stacks(self, account):
+        return [it["StackName"] for it in reversed(account.client("cloudformation").describe_stacks()["Stacks"])]
+
+    def test_from_nothing_and_again(self):
+        account = self.prepare("us-east-1")
+        words = ["--layer", "example/meta-example", "--branches", "scarthgap|master", "--email", "me@example.com"]
+        ran = self.run_deploy("us-east-1", *words, token="github_pat_1aB\n")
+        self.assertEqual(ran.returncode, 0, ran.stdout + ran.stderr)
+        self.assertNotIn("github_pat", ran.stdout + ran.stderr)
+        wanted = {f"build-agent-{STACKS[name]}" for name in DEFAULT}
+        self.assertEqual(set(self.stacks(account)), wanted)
+        secret = account.client("secretsmanager").get_secret_value(SecretId="build-agent/github")["SecretString"]
+        self.assertEqual(secret, '{"token":"github_pat_1aB"}')
+        builds = account.client("codebuild").list_builds_for_project(projectName="build-agent-image")["ids"]
+        self.assertEqual(len(builds), 1, "the image is built before the command ends")
+        # A further layer: nothing asks again, and nothing that the first call set is lost.
+        ran = self.run_deploy("us-east-1", "--layer", "example/meta_2.x")
+        self.assertEqual(ran.returncode, 0, ran.stdout + ran.stderr)
+        self.assertEqual(set(self.stacks(account)), wanted | {"build-agent-meta-2-x"})
+        formation = account.client("cloudformation")
+        [alerts] = formation.describe_stacks(StackName="build-agent-alerts")["Stacks"]
+        self.assertIn({"ParameterKey": "Email", "ParameterValue": "me@example.com"}, alerts["Parameters"])
+
+    def test_everything(self):
+        account = self.prepare("us-west-2")
+        words = ["--layer", "example/meta-example", "--share", "efs", "--hash-server", "scarthgap"]
+        ran = self.run_deploy("us-west-2", *words, token="ghp_1\n")
+        self.assertEqual(ran.returncode, 0, ran.stdout + ran.stderr)
+        self.assertEqual(set(self.stacks(account)), {f"build-agent-{name}" for name in STACKS.values()})
+        [layer] = account.client("cloudformation").describe_stacks(StackName="build-agent-meta-example")["Stacks"]
+        parameters = {it["ParameterKey"]: it["ParameterValue"] for it in layer["Parameters"]}
+        self.assertEqual(parameters["Share"], "efs")
+        self.assertEqual(parameters["HashServer"], "hash.build-agent-scarthgap.internal")
+        # The role of ECS comes before the first cluster, and the image before the task that needs it.
+        calls = self.calls(
+            "us-west-2", "create-service-linked-role", "batch-get-builds", "deploy --stack-name build-agent-hash"
+        )
+        kinds = [next(kind for kind in ("linked-role", "batch-get", "hash") if kind in call) for call in calls]
+        self.assertEqual(kinds, ["linked-role", "batch-get", "hash"])
+
+    def test_a_runner(self):
+        account = self.prepare("eu-north-1")
+        words = ["--layer", "example/meta-example", "--mode", "runner", "--branches", "main|scarthgap"]
+        ran = self.run_deploy("eu-north-1", *words, token="ghp_1\n")
+        self.assertEqual(ran.returncode, 0, ran.stdout + ran.stderr)
+        providers = account.client("iam").list_open_id_connect_providers()["OpenIDConnectProviderList"]
+        [arn] = [it["Arn"] for it in providers]
+        self.assertTrue(arn.endswith(":oidc-provider/token.actions.githubusercontent.com"), arn)
+        outputs = account.outputs("build-agent-meta-example")
+        role = account.client("iam").get_role(RoleName=outputs["BuildRole"].rsplit("/", 1)[1])["Role"]
+        for branch in ("main", "scarthgap"):
+            self.assertIn(f"repo:example/meta-example:ref:refs/heads/{branch}", str(role["AssumeRolePolicyDocument"]))
+        again = self.run_deploy("eu-north-1", *words)
+        self.assertEqual(again.returncode, 0, again.stdout + again.stderr)
+
+    def test_an_account_that_has_a_credential(self):
+        account = self.prepare("eu-west-3")
+        ran = self.run_deploy("eu-west-3", "--layer", "example/meta-example", credentials="1")
+        self.assertEqual(ran.returncode, 0, ran.stdout + ran.stderr)
+        self.assertIn("CodeBuild has a GitHub credential in this account and region already", ran.stderr)
+        wanted = {f"build-agent-{STACKS[name]}" for name in DEFAULT if name != "source_credential"}
+        self.assertEqual(set(self.stacks(account)), wanted)
+        self.assertEqual(account.client("secretsmanager").list_secrets()["SecretList"], [], "nobody was asked")
+
+    def test_a_dry_run_changes_nothing(self):
+        words = ["--layer", "example/meta-example", "--share", "efs", "--hash-server", "scarthgap", "--dry-run"]
+        ran = self.run_deploy("eu-south-1", *words)
+        self.assertEqual(ran.returncode, 0, ran.stdout + ran.stderr)
+        self.assertEqual(self.stacks(self.region("eu-south-1")), [])
+        changes = ("create-", "deploy", "start-", "delete-", "put-")
+        self.assertEqual(self.calls("eu-south-1", *changes), [])
+        for name in STACKS.values():
+            self.assertIn(f"--stack-name build-agent-{name} ", ran.stdout)
+        self.assertIn("aws secretsmanager create-secret", ran.stdout)
+
+    def test_mistakes_are_told_before_anything_is_deployed(self):
+        table = {
+            (): "which layer?",
+            ("--layer", "meta-x"): "which layer?",
+            ("--layer", "a/bb", "--share", "nfs"): "--share nfs",
+            ("--layer", "a/bb", "--mode", "x"): "--mode x",
+            ("--layer", "a/bb", "--set", "Share"): "--set Share",
+            ("--layer", "a/bb", "--branches"): "--branches is not an option, or its value is missing",
+            ("--layer", "a/bb", "--what", "x"): "--what is not an option",
+            ("--layer", "a/bb", "--name", "x.y"): "--name x.y",
+            ("--layer", "a/bb", "--name", "x"): "--name x",
+            ("--layer", f"a/{'b' * 40}"): "longer than 39 characters",
+            ("--layer", "a/bb", "--prefix", "Test-"): "--prefix Test-",
+            ("--layer", "a/bb", "--prefix", "test"): "--prefix test",
+            ("--layer", "a/bb", "--prefix", ""): "--prefix : lower case letters",
+            ("--layer", "a/bb", "--cpu", "x86"): "--cpu x86",
+            ("--layer", "a/bb", "--mode", "runner", "--branches", "main|release-.*"): "these are names",
+            ("--layer", "a/bb", "--source", "git@example.com:x/y"): "CodeBuild needs an https address",
+        }
+        for words, message in table.items():
+            ran = self.run_deploy("sa-east-1", *words)
+            self.assertEqual(ran.returncode, 1, words)
+            self.assertIn(message, ran.stderr, words)
+        for token in ("", "\n", 'a"b\n', "two words\n"):
+            ran = self.run_deploy("sa-east-1", "--layer", "a/bb", token=token)
+            self.assertEqual(ran.returncode, 1, token)
+            self.assertIn("this is not a GitHub token", ran.stderr)
+        self.assertEqual(self.stacks(self.region("sa-east-1")), [])

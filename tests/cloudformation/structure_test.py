@@ -5,14 +5,37 @@ import re
 import shutil
 import subprocess
 import unittest
-from pathlib import Path
 
 import yaml
 
-from templates import ORDER, TEMPLATES, TOP, calls, hash_server_script, listed, load, program, resources, statements
+from templates import (
+    DEFAULT,
+    ORDER,
+    TEMPLATES,
+    TOP,
+    Stack,
+    calls,
+    hash_server_script,
+    load,
+    program,
+    resources,
+    statements,
+)
 
-# The prefixes in the names of each project and its role.
-UNTRUSTED, TRUSTED = "PullRequest", "Build"
+LAYER = {"Name": "meta-x", "Repository": "example/meta-x"}
+IMAGE = {"SourceUrl": "https://github.com/example/build-agent.git"}
+# The smallest and the largest installation.
+NEEDED = {"seed_image": IMAGE, "check_layer": LAYER}
+EVERYTHING = NEEDED | {
+    "seed_image": IMAGE | {"DockerHubSecret": "build-agent/dockerhub"},
+    "alerts": {"Email": "me@example.com"},
+    "prune_cache": {"Share": "efs"},
+    "check_layer": LAYER | {"Share": "efs", "HashServer": "hash.internal", "Release": "scarthgap"},
+}
+
+
+def layer(**options):
+    return Stack("check_layer", **LAYER, **options)
 
 
 class Structure(unittest.TestCase):
@@ -21,22 +44,58 @@ class Structure(unittest.TestCase):
         cls.templates = {name: load(name) for name in ORDER}
 
     def test_these_are_all_templates(self):
-        self.assertEqual({path.stem for path in TEMPLATES.iterdir()}, set(ORDER))
+        self.assertEqual({path.stem for path in TEMPLATES.glob("*.yml")}, set(ORDER))
+        self.assertEqual({path.name for path in TEMPLATES.iterdir() if path.suffix != ".yml"}, {"deploy"})
+
+    def test_templates_fit_into_a_request(self):
+        """Larger ones need a bucket before the first stack."""
+        for name in ORDER:
+            self.assertLessEqual((TEMPLATES / f"{name}.yml").stat().st_size, 51_200, name)
+
+    def test_templates_use_no_yaml_that_cloudformation_does_not_read(self):
+        for name in ORDER:
+            for event in yaml.parse((TEMPLATES / f"{name}.yml").read_text()):
+                self.assertFalse(isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None), name)
 
     def test_every_import_is_exported_by_an_earlier_stack(self):
-        exported = set()
+        for order, parameters in ((DEFAULT, NEEDED), (ORDER, EVERYTHING)):
+            exported = set()
+            for name in order:
+                stack = Stack(name, **parameters.get(name, {}))
+                self.assertLessEqual(stack.imports, exported, name)
+                self.assertFalse(stack.exports() & exported, "two stacks export the same")
+                exported |= stack.exports()
+            self.assertTrue(all(name.startswith("build-agent-") for name in exported))
+
+    def test_a_second_installation_has_other_names(self):
+        """Exports, and names that an account or a region has once."""
+        keys = ("Name", "ClusterName", "Family", "TopicName", "DashboardName", "RepositoryName", "StateMachineName", "AlarmName")
         for name in ORDER:
-            template = self.templates[name]
-            for imported in calls(template, "Fn::ImportValue"):
-                self.assertIn(imported["Fn::Sub"], exported, name)
-            for output in template["Outputs"].values():
-                if "Export" in output:
-                    export = output["Export"]["Name"]["Fn::Sub"]
-                    self.assertTrue(export.startswith("${Prefix}"), export)
-                    self.assertNotIn(export, exported, "two stacks export the same")
-                    exported.add(export)
-        for wanted in ("VPC", "PrivateSubnet1", "PrivateSubnet2"):
-            self.assertIn(f"${{Prefix}}{wanted}", exported)
+            if "Prefix" not in self.templates[name]["Parameters"]:
+                continue
+            given = EVERYTHING.get(name, {})
+            first, second = Stack(name, **given), Stack(name, **given, Prefix="second-")
+            self.assertFalse(first.exports() & second.exports(), name)
+            for resource, it in first.resources.items():
+                other = second.resources[resource]["Properties"]
+                for key in keys:
+                    own = it["Properties"].get(key)
+                    # The service is in a cluster or namespace of its own.
+                    if isinstance(own, str) and it["Type"] != "AWS::ServiceDiscovery::Service":
+                        self.assertNotEqual(own, other[key], f"{name}: {resource}")
+                        self.assertTrue(other[key].removeprefix("/aws/codebuild/").startswith("second-"), other[key])
+
+    def test_a_prefix_is_lower_case_and_never_empty(self):
+        for bad in ("", "A-", "build-agent", "-", "a--", "a_b-", "-a-"):
+            with self.assertRaises(AssertionError, msg=bad):
+                Stack("cache", Prefix=bad)
+        for name in ORDER:
+            prefix = self.templates[name]["Parameters"].get("Prefix")
+            self.assertIn(prefix, (None, self.templates["cache"]["Parameters"]["Prefix"]), name)
+
+    def test_the_repository_of_images_has_a_valid_name(self):
+        name = Stack("seed_image", **IMAGE).properties("Repository")["RepositoryName"]
+        self.assertRegex(name, r"^(?:[a-z0-9]+(?:[._-][a-z0-9]+)*/)*[a-z0-9]+(?:[._-][a-z0-9]+)*$")
 
     def test_private_subnets_reach_the_internet_only_through_nat(self):
         network = self.templates["ci_network"]
@@ -48,8 +107,18 @@ class Structure(unittest.TestCase):
         self.assertEqual(set(tables), set(resources(network, "AWS::EC2::Subnet")))
         for subnet, table in tables.items():
             [way] = [it for it in routes if it["RouteTableId"] == table]
-            self.assertEqual("NatGatewayId" in way, subnet.startswith("Private"), subnet)
+            self.assertEqual("NatGatewayId" in way, not subnet.startswith("Public"), subnet)
         self.assertNotEqual(tables["PrivateSubnet1"], tables["PrivateSubnet2"])
+        self.assertNotEqual(tables["PullRequestSubnet1"], tables["PullRequestSubnet2"])
+
+    def test_zones_are_the_first_two_or_those_that_are_given(self):
+        for given, zones in (({}, {"zone-a", "zone-b"}), ({"Zone1": "x", "Zone2": "y"}, {"x", "y"})):
+            stack = Stack("ci_network", **given)
+            subnets = resources(stack.template, "AWS::EC2::Subnet")
+            self.assertEqual(len(subnets), 6)
+            self.assertEqual({stack.properties(it)["AvailabilityZone"] for it in subnets}, zones)
+            ranges = {stack.properties(it)["CidrBlock"] for it in subnets}
+            self.assertEqual(len(ranges), 6)
 
     def test_no_group_allows_inbound_traffic_from_the_internet(self):
         for name, template in self.templates.items():
@@ -61,47 +130,14 @@ class Structure(unittest.TestCase):
         for group in ("NoIngressSecurityGroup", "TrustedSecurityGroup"):
             self.assertNotIn("SecurityGroupIngress", self.templates["ci_network"]["Resources"][group]["Properties"])
 
-    def test_no_statement_allows_everything(self):
-        seen = 0
-        for name, template in self.templates.items():
-            for statement in statements(template):
-                seen += 1
-                if statement["Effect"] != "Allow":
-                    continue
-                actions = listed(statement["Action"])
-                self.assertFalse([action for action in actions if "*" in action], f"{name}: {statement}")
-                self.assertNotIn("NotAction", statement)
-                if "*" in listed(statement.get("Resource", [])):
-                    # Calls that have no resource.
-                    free = [a for a in actions if a == "ecr:GetAuthorizationToken" or a.startswith("ec2:Describe")]
-                    self.assertEqual(free, actions, f"{name}: {statement}")
-        self.assertGreater(seen, 20)
-
     def test_every_statement_of_a_role_is_documented(self):
         page = (TOP / "docs/aws.md").read_text()
         for name, template in self.templates.items():
             for kind in ("AWS::IAM::Role", "AWS::IAM::ManagedPolicy"):
                 for role, resource in resources(template, kind).items():
-                    for statement in statements(resource["Properties"].get("Policies", [])):
-                        self.assertIn(f"`{statement['Sid']}`", page, f"{name}: {role}")
-
-    def test_the_commands_of_the_docs_match_the_templates(self):
-        page = (TOP / "docs/aws.md").read_text().replace("\\\n", " ")
-        seen = []
-        for line in page.splitlines():
-            if not line.startswith("aws cloudformation deploy"):
-                continue
-            words = line.split()
-            name = Path(words[words.index("--template-file") + 1]).stem
-            seen.append(name)
-            given = words[words.index("--parameter-overrides") + 1 :] if "--parameter-overrides" in words else []
-            parameters = self.templates[name]["Parameters"]
-            given = {word.split("=")[0] for word in given}
-            self.assertLessEqual(given, set(parameters), line)
-            self.assertLessEqual({key for key, it in parameters.items() if "Default" not in it}, given, line)
-            makes_roles = bool(resources(self.templates[name], "AWS::IAM::Role"))
-            self.assertEqual("CAPABILITY_IAM" in words, makes_roles, line)
-        self.assertEqual(set(seen), set(ORDER))
+                    found = resource["Properties"].get("Policies") or resource["Properties"]["PolicyDocument"]
+                    for statement in statements(found):
+                        self.assertTrue(f"`{statement['Sid']}`" in page, f"{name}: {role}: {statement['Sid']}")
 
     def test_every_parameter_and_output_has_a_description(self):
         for name, template in self.templates.items():
@@ -109,92 +145,146 @@ class Structure(unittest.TestCase):
             self.assertLessEqual(len(template["Description"]), 1024, "CloudFormation's limit")
             for parameter, it in template["Parameters"].items():
                 self.assertIn("Description", it, f"{name}: {parameter}")
+                self.assertLessEqual(len(it["Description"]), 4000, "CloudFormation's limit")
 
-    def rights(self, role):
-        resource = self.templates["check_layer"]["Resources"][f"{role}Role"]
-        policies = [self.templates["seed_image"]["Resources"]["MachinePolicy"], resource["Properties"]["Policies"]]
-        return [statement for policy in policies for statement in statements(policy)]
+    def test_privileged_machines_never_build_for_everybody(self):
+        for mode in ("webhook", "runner"):
+            for share in ("s3", "efs", "none"):
+                for approval in ("DISABLED", "FORK_PULL_REQUESTS", "ALL_PULL_REQUESTS"):
+                    stack = layer(Mode=mode, Share=share, CommentApproval=approval)
+                    broken = set(stack.broken_rules())
+                    wanted = set()
+                    if share == "efs" and approval == "DISABLED":
+                        wanted.add("StrangersGetNoPrivilegedMachine")
+                    if share == "efs" and mode == "runner":
+                        wanted.add("RunnerMountsNothing")
+                    self.assertEqual(broken, wanted, (mode, share, approval))
+                    privileged = stack.properties("PullRequestProject")["Environment"]["PrivilegedMode"]
+                    self.assertEqual(privileged, share == "efs")
 
-    def test_a_pull_request_writes_nothing_that_others_read(self):
-        for statement in self.rights(UNTRUSTED):
-            text = json.dumps(statement)
-            actions = listed(statement["Action"])
-            self.assertNotIn("/builds/", text)
-            self.assertNotIn("secretsmanager", text)
-            self.assertNotIn("TrustedSecurityGroup", text)
-            if "elasticfilesystem:ClientWrite" in actions:
-                self.assertIn("${Prefix}PullRequestAccessPointArn", text)
-                self.assertNotIn("Shared", text)
-            if any(action.startswith("elasticfilesystem:") for action in actions):
-                self.assertIn("elasticfilesystem:AccessPointArn", statement["Condition"]["StringEquals"])
-            if "s3:PutObject" in actions:
-                self.assertEqual(statement["Resource"]["Fn::Sub"][0], "${Bucket}/pull-requests/${Name}/*")
-            self.assertFalse([a for a in actions if a.startswith("ecr:Put")])
-        writers = [s for s in self.rights(TRUSTED) if "elasticfilesystem:ClientWrite" in s["Action"]]
-        self.assertIn("${Prefix}SharedAccessPointArn", json.dumps(writers))
+    def test_the_default_needs_neither_a_network_nor_privileged_mode(self):
+        for stack in (layer(), Stack("prune_cache")):
+            for project, it in stack.resources.items():
+                if it["Type"] == "AWS::CodeBuild::Project":
+                    self.assertFalse(it["Properties"]["Environment"]["PrivilegedMode"], project)
+                    self.assertNotIn("VpcConfig", it["Properties"])
+                    self.assertEqual(stack.variables(project)["SHARE"], "s3://<build-agent-ShareBucket>/share")
+                    self.assertNotIn("FILE_SYSTEM", stack.variables(project))
 
     def test_a_pull_request_is_distinguished_from_a_push(self):
-        template = self.templates["check_layer"]
-        found = {}
-        for name, project in resources(template, "AWS::CodeBuild::Project").items():
-            [group] = project["Properties"]["Triggers"]["FilterGroups"]
-            found[name] = {it["Type"]: it["Pattern"] for it in group}
-            for image in calls(project, "PrivilegedMode"):
-                self.assertEqual(image, {"Fn::If": ["WithShare", True, False]})
-        branches = {"Fn::Sub": "^refs/heads/(${ProtectedBranches})$"}
+        stack = layer(ProtectedBranches="scarthgap|master")
+        found, projects = {}, {}
+        for name, it in stack.resources.items():
+            if it["Type"] == "AWS::CodeBuild::Project":
+                projects[name] = it["Properties"]
+                [group] = it["Properties"]["Triggers"]["FilterGroups"]
+                found[name] = {filter["Type"]: filter["Pattern"] for filter in group}
+        branches = "^refs/heads/(scarthgap|master)$"
         # The agent trusts the same pushes, and none in the other project.
-        trusted = {name: self.variables("check_layer", name).get("BUILD_AGENT_TRUSTED_BRANCHES") for name in found}
-        self.assertEqual(trusted, {"PullRequestProject": None, "BuildProject": {"Ref": "ProtectedBranches"}})
+        trusted = {name: stack.variables(name).get("BUILD_AGENT_TRUSTED_BRANCHES") for name in found}
+        self.assertEqual(trusted, {"PullRequestProject": None, "BuildProject": "scarthgap|master"})
         events = "PULL_REQUEST_CREATED, PULL_REQUEST_UPDATED, PULL_REQUEST_REOPENED"
         self.assertEqual(found["PullRequestProject"], {"EVENT": events, "BASE_REF": branches})
         self.assertEqual(found["BuildProject"], {"EVENT": "PUSH", "HEAD_REF": branches})
-        roles = [it["Properties"]["ServiceRole"] for it in resources(template, "AWS::CodeBuild::Project").values()]
-        self.assertNotEqual(*roles)
+        self.assertNotEqual(*(it["ServiceRole"] for it in projects.values()))
+        policy = projects["PullRequestProject"]["Triggers"]["PullRequestBuildPolicy"]
+        self.assertEqual(policy, {"RequiresCommentApproval": "FORK_PULL_REQUESTS"})
 
-    def variables(self, template, project):
-        environment = self.templates[template]["Resources"][project]["Properties"]["Environment"]
-        return {it["Name"]: it["Value"] for it in environment["EnvironmentVariables"]}
+    def test_a_runner_gets_jobs_and_has_no_trusted_project(self):
+        stack = layer(Mode="runner")
+        project = stack.properties("PullRequestProject")
+        self.assertEqual(project["Name"], "build-agent-meta-x-runner")
+        self.assertEqual(project["Triggers"]["FilterGroups"], [[{"Type": "EVENT", "Pattern": "WORKFLOW_JOB_QUEUED"}]])
+        self.assertNotIn("PullRequestBuildPolicy", project["Triggers"])
+        self.assertFalse(project["Source"]["ReportBuildStatus"])
+        self.assertNotIn("BuildStatusConfig", project["Source"])
+        self.assertNotIn("Auth", project["Source"])
+        for absent in ("BuildProject", "BuildRole", "SupersededMachine", "PullRequestReports", "ColdCache"):
+            self.assertNotIn(absent, stack.resources)
+        trusted = layer(Mode="runner", TrustedSubjects="repo:example/meta-x:ref:refs/heads/main")
+        self.assertIn("BuildRole", trusted.resources)
+        self.assertNotIn("BuildProject", trusted.resources)
+        for bad in ("repo:example/*:ref:refs/heads/main", "repo:example/meta-x:pull_request", "main", "*"):
+            with self.assertRaises(AssertionError, msg=bad):
+                layer(Mode="runner", TrustedSubjects=bad)
 
-    def buildspec(self, template, project):
-        text = self.templates[template]["Resources"][project]["Properties"]["Source"]["BuildSpec"]
-        if isinstance(text, dict):
-            # Like Fn::Sub.
-            values = {"Prefix": "", "Name": "meta-x"}
-            text = re.sub(r"\$\{([\w:]+)\}", lambda it: values.get(it[1], it[1].lower().replace("::", "-")), text["Fn::Sub"])
-        return yaml.safe_load(text.replace("${!", "${"))
+    def test_projects_never_retry_and_are_limited(self):
+        self.assertEqual(calls(self.templates, "AutoRetryLimit"), [])
+        stack = layer(ConcurrentPullRequests="3")
+        self.assertEqual(stack.properties("PullRequestProject")["ConcurrentBuildLimit"], "3")
+        # CodeBuild rejects what is above the limit, and a commit that was merged must be built.
+        self.assertNotIn("ConcurrentBuildLimit", stack.properties("BuildProject"))
 
-    def start(self, phase, template, project, environment):
+    def test_credentials_of_a_project(self):
+        secret = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:meta-x-AbCdEf"
+        connection = "arn:aws:codeconnections:eu-west-1:123456789012:connection/0123"
+        own = {"Type": "SECRETS_MANAGER", "Resource": secret}
+        shared = {"Type": "CODECONNECTIONS", "Resource": connection}
+        table = [
+            ({}, None, None),
+            ({"ConnectionArn": connection}, shared, shared),
+            ({"PullRequestCredential": secret}, own, None),
+            ({"BuildCredential": secret, "ConnectionArn": connection}, shared, own),
+        ]
+        for given, *wanted in table:
+            stack = layer(**given)
+            found = [stack.properties(it)["Source"].get("Auth") for it in ("PullRequestProject", "BuildProject")]
+            self.assertEqual(found, wanted, given)
+
+    def test_the_credential_of_the_account(self):
+        table = {
+            "": ("PERSONAL_ACCESS_TOKEN", "{{resolve:secretsmanager:build-agent/github:SecretString:token}}"),
+            "arn:aws:codeconnections:eu-west-1:123456789012:connection/0123": ("CODECONNECTIONS", None),
+        }
+        for connection, (kind, token) in table.items():
+            it = Stack("source_credential", ConnectionArn=connection).properties("Credential")
+            self.assertEqual((it["AuthType"], it["Token"]), (kind, token or connection))
+
+    def start(self, stack, phase, project, environment):
         """Runs a phase with stand-ins that print their arguments and exit with STATUS."""
-        [command] = self.buildspec(template, project)["phases"][phase]["commands"]
+        [command] = stack.buildspec(project)["phases"][phase]["commands"]
         says = 'printf "%s\\n" "${FUNCNAME[0]}" "$@"; return "${STATUS:-0}"'
         checkout = 'stable-path-checkout() { "$@"; }'
         script = f"mount-share() {{ {says}; }}\nbuild-agent() {{ {says}; }}\n{checkout}\n{command}"
-        return subprocess.run(["bash", "-euc", script], env=environment, capture_output=True, text=True)
-
-    def build(self, project, environment):
-        """Returns the words of the agent's command line in the build phase."""
-        environment = {"RELEASE": "", "SHARE": "", "HASH_SERVER": "", "MANIFEST": "m", "DESTINATION": "d"} | environment
-        ran = self.start("build", "check_layer", project, environment)
-        self.assertEqual(ran.returncode, 0, ran.stderr)
-        return ran.stdout.splitlines()
+        return subprocess.run(["bash", "-ec", script], env=environment, capture_output=True, text=True)
 
     def test_the_buildspecs_call_the_agent(self):
-        for project in ("PullRequestProject", "BuildProject"):
-            plain = ["build-agent", "run", "m", "--out", "/tmp/build-agent-out", "--set", "artifacts.destination=d"]
-            self.assertEqual(self.build(project, {}), plain)
-            # The command line does not set `access`: the agent derives it from the trust.
-            settings = ["release=scarthgap", "cache.share=/efs", "cache.hash_server=h:8686"]
-            set_all = [word for setting in settings for word in ("--set", setting)]
-            environment = {"RELEASE": "scarthgap", "SHARE": "/efs", "HASH_SERVER": "h:8686"}
-            self.assertEqual(self.build(project, environment), plain + set_all)
-            [(group, report)] = self.buildspec("check_layer", project)["reports"].items()
-            reports = self.templates["check_layer"]["Resources"][project.removesuffix("Project") + "Reports"]
-            name = reports["Properties"]["Name"]["Fn::Sub"].replace("${Prefix}", "").replace("${Name}", "meta-x")
-            self.assertEqual(group, f"arn:aws-partition:codebuild:aws-region:aws-accountid:report-group/{name}")
+        sha = "0123456789abcdef" * 4
+        for project, kind, port in (("PullRequestProject", "pull-requests", 8686), ("BuildProject", "builds", 8687)):
+            destination = f"artifacts.destination=s3://<build-agent-Bucket>/{kind}/meta-x"
+            call = ["build-agent", "run", "build-agent.toml", "--out", "/tmp/build-agent-out"]
+            table = [
+                ({"Share": "none"}, [*call, "--set", destination]),
+                # The command line does not set `access`: the agent derives it from the trust.
+                ({}, [*call, "--set", destination, "--set", "cache.share=s3://<build-agent-ShareBucket>/share"]),
+                (
+                    {"Share": "efs", "HashServer": "h.internal", "Release": "scarthgap"},
+                    [*call, "--set", destination, "--set", "release=scarthgap", "--set", "cache.share=/efs"]
+                    + ["--set", f"cache.hash_server=h.internal:{port}"],
+                ),
+                (
+                    {"Share": "none", "Manifest": "s3://b/m.toml", "ManifestSha256": sha},
+                    ["build-agent", "run", "s3://b/m.toml", "--out", "/tmp/build-agent-out", "--manifest-sha256", sha]
+                    + ["--set", destination],
+                ),
+            ]
+            for options, words in table:
+                stack = layer(**options)
+                # All values are texts that are not empty.
+                variables = stack.variables(project)
+                self.assertTrue(all(variables.values()), variables)
+                ran = self.start(stack, "build", project, variables)
+                self.assertEqual(ran.returncode, 0, ran.stderr)
+                self.assertEqual(ran.stdout.splitlines(), words, options)
+            [(group, report)] = stack.buildspec(project)["reports"].items()
+            name = stack.properties(project.removesuffix("Project") + "Reports")["Name"]
+            self.assertEqual(group, f"arn:aws:codebuild:eu-west-1:123456789012:report-group/{name}")
             self.assertEqual(report["file-format"], "JUNITXML")
 
     def test_who_mounts_what(self):
-        """Returns the words, whether the machine mounts pull requests, and whether it continues without a share."""
+        """The words, whether the machine mounts pull requests, and whether it continues without a share."""
+        efs = {"check_layer": layer(Share="efs"), "prune_cache": Stack("prune_cache", Share="efs")}
+        s3 = {"check_layer": layer(), "prune_cache": Stack("prune_cache")}
         table = {
             ("check_layer", "PullRequestProject"): (["ro", "pr/7"], "SharedReadOnlyAccessPoint", True, True),
             ("check_layer", "BuildProject"): (["rw"], "SharedAccessPoint", False, True),
@@ -206,46 +296,38 @@ class Structure(unittest.TestCase):
             for project in resources(template, "AWS::CodeBuild::Project")
         }
         self.assertEqual(projects, set(table) | {("seed_image", "Project")})
-        source = {"CODEBUILD_SOURCE_VERSION": "pr/7"}
-        for (template, project), (words, shared, part, goes_on) in table.items():
-            ran = self.start("install", template, project, source)
+        for (name, project), (words, shared, part, goes_on) in table.items():
+            variables = efs[name].variables(project)
+            source = variables | {"CODEBUILD_SOURCE_VERSION": "pr/7"}
+            ran = self.start(efs[name], "install", project, source)
             self.assertEqual(ran.stdout.splitlines(), ["mount-share", *words])
-            failing = self.start("install", template, project, source | {"STATUS": "1"})
+            failing = self.start(efs[name], "install", project, source | {"STATUS": "1"})
             self.assertEqual(failing.returncode == 0, goes_on, failing)
-            variables = self.variables(template, project)
-            self.assertEqual(variables["SHARED_ACCESS_POINT"]["Fn::ImportValue"]["Fn::Sub"], f"${{Prefix}}{shared}")
+            self.assertEqual(variables["SHARE"], "/efs")
+            self.assertEqual(variables["SHARED_ACCESS_POINT"], f"<build-agent-{shared}>")
             self.assertEqual("PULL_REQUEST_ACCESS_POINT" in variables, part, project)
+            without = self.start(s3[name], "install", project, s3[name].variables(project))
+            self.assertEqual((without.returncode, without.stdout), (0, ""), "nothing is mounted")
 
-    def test_the_prune_is_bounded_and_has_no_other_permissions(self):
-        environment = {
-            "SHARE": "/efs", "SSTATE_MAX_AGE": "30d", "DOWNLOADS_MAX_AGE": "60d", "PULL_REQUESTS_MAX_AGE": "14d"
-        }
-        self.assertLessEqual(set(environment), set(self.variables("prune_cache", "Project")))
-        words = self.start("build", "prune_cache", "Project", environment).stdout.splitlines()
-        self.assertEqual(words[:3], ["build-agent", "cache", "prune"])
-        options = dict(zip(words[3::2], words[4::2], strict=True))
-        self.assertEqual(
-            options,
-            {
-                "--share": "/efs",
-                "--time-limit": "1h",
-                "--sstate-max-age": "30d",
-                "--downloads-max-age": "60d",
-                "--pull-requests-max-age": "14d",
-            },
-        )
-        role = self.templates["prune_cache"]["Resources"]["Role"]
-        actions = {action for statement in statements(role["Properties"]["Policies"]) for action in listed(statement["Action"])}
-        logs = {"logs:CreateLogStream", "logs:PutLogEvents"}
-        self.assertEqual(actions, logs | {"elasticfilesystem:ClientMount", "elasticfilesystem:ClientWrite"})
+    def test_the_prune_is_bounded(self):
+        for given, share in (({}, "s3://<build-agent-ShareBucket>/share"), ({"Share": "efs"}, "/efs")):
+            stack = Stack("prune_cache", **given)
+            words = self.start(stack, "build", "Project", stack.variables("Project")).stdout.splitlines()
+            self.assertEqual(words[:3], ["build-agent", "cache", "prune"])
+            options = dict(zip(words[3::2], words[4::2], strict=True))
+            ages = {"--sstate-max-age": "30d", "--downloads-max-age": "60d", "--pull-requests-max-age": "14d"}
+            self.assertEqual(options, {"--share": share, "--time-limit": "1h"} | ages)
+            self.assertEqual(stack.properties("Project")["ConcurrentBuildLimit"], 1)
 
     def test_scripts_are_shellcheck_clean(self):
         if not shutil.which("shellcheck"):
             self.skipTest("no shellcheck")
         scripts = [hash_server_script()]
-        for template, project in (("check_layer", "PullRequestProject"), ("check_layer", "BuildProject"), ("prune_cache", "Project")):
-            phases = self.buildspec(template, project)["phases"]
-            scripts += [command for phase in phases.values() for command in phase["commands"]]
+        for stack in (layer(), layer(Mode="runner"), Stack("prune_cache")):
+            for name, it in stack.resources.items():
+                if it["Type"] == "AWS::CodeBuild::Project":
+                    phases = stack.buildspec(name)["phases"]
+                    scripts += [command for phase in phases.values() for command in phase["commands"]]
         for script in scripts:
             # SC2154: the variables are the project's environment.
             check = ["shellcheck", "--shell=bash", "--exclude=SC2154", "-"]
@@ -253,7 +335,7 @@ class Structure(unittest.TestCase):
             self.assertEqual(ran.returncode, 0, ran.stdout)
 
     def test_the_file_system_requires_iam_and_tls(self):
-        files = self.templates["cache"]["Resources"]["FileSystem"]["Properties"]
+        files = self.templates["efs"]["Resources"]["FileSystem"]["Properties"]
         self.assertTrue(files["Encrypted"])
         self.assertEqual(files["BackupPolicy"], {"Status": "DISABLED"})
         # Without an Allow, an identity without IAM permissions of its own has no access.
@@ -262,23 +344,66 @@ class Structure(unittest.TestCase):
         self.assertLessEqual({"OnlyEncryptedInTransit", "OnlyThroughAccessPoints", "NobodyIsRoot"}, set(effects))
 
     def test_only_stable_moves_and_it_is_kept(self):
-        repository = self.templates["seed_image"]["Resources"]["Repository"]["Properties"]
+        repository = Stack("seed_image", **IMAGE).properties("Repository")
         self.assertEqual(repository["ImageScanningConfiguration"], {"ScanOnPush": True})
-        [moving] = calls(repository, "ImageTagMutabilityExclusionFilterValue")
-        text = repository["LifecyclePolicy"]["LifecyclePolicyText"]["Fn::Sub"].replace("${KeepImages}", "20")
-        first, *others = json.loads(text)["rules"]
-        self.assertEqual((first["rulePriority"], first["selection"]["tagPatternList"]), (1, [moving]))
+        moving = calls(repository, "ImageTagMutabilityExclusionFilterValue")
+        self.assertEqual(moving, ["stable*", "sha256-*"])
+        first, signatures, *others = json.loads(repository["LifecyclePolicy"]["LifecyclePolicyText"])["rules"]
+        self.assertEqual((first["rulePriority"], first["selection"]["tagPatternList"]), (1, ["stable*"]))
         # `stable` and `stable-arm64` are two images.
         self.assertEqual((first["selection"]["countType"], first["selection"]["countNumber"]), ("imageCountMoreThan", 2))
-        self.assertTrue(all(rule["rulePriority"] > 1 for rule in others))
+        # An earlier rule matches signatures, so that they are not counted as images.
+        self.assertEqual((signatures["rulePriority"], signatures["selection"]["tagPatternList"]), (2, ["sha256-*"]))
+        self.assertEqual(signatures["selection"]["countType"], "sinceImagePushed")
+        self.assertEqual([rule["rulePriority"] for rule in others], [3, 4])
 
-    def test_the_bucket_is_private(self):
-        bucket = self.templates["cache"]["Resources"]["Bucket"]["Properties"]
-        self.assertEqual(set(bucket["PublicAccessBlockConfiguration"].values()), {True})
-        rules = bucket["LifecycleConfiguration"]["Rules"]
-        self.assertTrue([rule for rule in rules if "AbortIncompleteMultipartUpload" in rule])
-        [expiring] = [rule for rule in rules if "ExpirationInDays" in rule]
-        self.assertEqual(expiring["Prefix"], "pull-requests/")
+    def test_the_image_is_signed_with_the_key(self):
+        key = "arn:aws:kms:eu-west-1:123456789012:key/0123"
+        stack = Stack("seed_image", **IMAGE, SigningKeyArn=key)
+        self.assertEqual(stack.variables("Project")["IMAGE_SIGNING_KEY"], f"awskms:///{key}")
+        [sign] = [it for it in statements(stack.properties("Role")["Policies"]) if it["Action"] == "kms:Sign"]
+        self.assertEqual(sign["Resource"], key)
+        self.assertNotIn("IMAGE_SIGNING_KEY", Stack("seed_image", **IMAGE).variables("Project"))
+
+    def test_which_failures_are_told(self):
+        """The event pattern as EventBridge matches it, for the names that projects really have."""
+        alerts, stack = Stack("alerts"), layer()
+        names = {
+            "build": stack.properties("BuildProject")["Name"],
+            "image": Stack("seed_image", **IMAGE).properties("Project")["Name"],
+            "prune": Stack("prune_cache").properties("Project")["Name"],
+        }
+        quiet = [stack.properties("PullRequestProject")["Name"], layer(Mode="runner").properties("PullRequestProject")["Name"]]
+        for rule in resources(alerts.template, "AWS::Events::Rule"):
+            properties = alerts.properties(rule)
+            kind = properties["Name"].removeprefix("build-agent-alert-")
+            detail = properties["EventPattern"]["detail"]
+            self.assertEqual(set(detail["build-status"]), {"FAILED", "FAULT", "TIMED_OUT"})
+            [pattern] = detail["project-name"]
+            pattern = re.escape(pattern["wildcard"]).replace(r"\*", ".*") if isinstance(pattern, dict) else re.escape(pattern)
+            matched = [name for name in [*names.values(), *quiet] if re.fullmatch(pattern, name)]
+            self.assertEqual(matched, [names.pop(kind)], rule)
+        self.assertEqual(names, {})
+
+    def test_metrics_have_the_names_that_the_agent_prints(self):
+        body = Stack("alerts").properties("Dashboard")["DashboardBody"]
+        for widget in json.loads(body)["widgets"]:
+            self.assertEqual(widget["type"], "metric")
+        used = set(re.findall(r'MetricName=\\"(\w+)\\"', body)) - {"Duration"}
+        alarms = json.dumps([it for it in layer().resources.values() if it["Type"] == "AWS::CloudWatch::Alarm"])
+        used |= set(re.findall(r"\((\w+)\) FROM BuildAgent", alarms))
+        self.assertIn("SstateHitPercent", used)
+        source = TOP / "agent/src/report/metrics.rs"
+        if not source.exists():
+            self.skipTest(f"no {source}")
+        code = source.read_text()
+        stages = {f"{stage}Seconds" for stage in ("Checkout", "Configure", "Check", "Build", "Test", "Publish")}
+        for name in used - stages:
+            self.assertIn(f'"{name}"', code)
+        self.assertIn("Seconds", code)
+        [sets] = set(re.findall(r"\{(BuildAgent,[^}]*)\}", body))
+        for dimension in sets.split(",")[1:]:
+            self.assertIn(f'"{dimension}"', code)
 
     def test_cfn_lint(self):
         lint = program("cfn-lint")

@@ -1,0 +1,411 @@
+"""Judges the policies of all roles: what each may never do, and what each must be able to do."""
+
+import functools
+import itertools
+import re
+import unittest
+from fnmatch import fnmatchcase
+
+from templates import ORDER, Stack, listed, resources, statements
+
+SHARE = "<build-agent-ShareBucketArn>"
+BUCKET = "<build-agent-BucketArn>"
+ACCOUNT = "eu-west-1:123456789012"
+CREDENTIAL = f"arn:aws:secretsmanager:{ACCOUNT}:secret:meta-x-AbCdEf"
+KEY = f"arn:aws:kms:{ACCOUNT}:key/0123"
+CONNECTION = f"arn:aws:codeconnections:{ACCOUNT}:connection/0123"
+SUBJECTS = "repo:example/meta-x:ref:refs/heads/main,repo:example/meta-x:ref:refs/heads/scarthgap"
+
+GIVEN = {
+    "seed_image": {"SourceUrl": "https://github.com/example/build-agent.git"},
+    "check_layer": {"Name": "meta-x", "Repository": "example/meta-x"},
+}
+# Every option of a template that changes the rights of a role, in all combinations.
+OPTIONS = {
+    "seed_image": {"DockerHubSecret": ["", "build-agent/dockerhub"], "ConnectionArn": ["", CONNECTION]},
+    "prune_cache": {"Share": ["s3", "efs"]},
+    "check_layer": {
+        "Mode": ["webhook", "runner"],
+        "Share": ["s3", "efs", "none"],
+        "HashServer": ["", "hash.internal"],
+        "PullRequestCredential": ["", CREDENTIAL],
+        "TokenSecret": ["", "build-agent/github"],
+        "Manifest": ["build-agent.toml", "s3://manifests/meta-x.toml"],
+        "TrustedSubjects": ["", SUBJECTS],
+    },
+}
+
+
+@functools.cache
+def stacks(name):
+    options = OPTIONS.get(name, {})
+    combinations = itertools.product(*options.values())
+    all_stacks = [Stack(name, **GIVEN.get(name, {}), **dict(zip(options, values))) for values in combinations]
+    return [stack for stack in all_stacks if not stack.broken_rules()]
+
+
+def roles(stack):
+    return {name: it["Properties"] for name, it in stack.resources.items() if it["Type"] == "AWS::IAM::Role"}
+
+
+def managed():
+    """The managed policies of all stacks, by the export that names them."""
+    return {
+        f"<build-agent-{name}Arn>": it["Properties"]["PolicyDocument"]["Statement"]
+        for template in ("seed_image", "ci_network")
+        for name, it in Stack(template, **GIVEN.get(template, {})).resources.items()
+        if it["Type"] == "AWS::IAM::ManagedPolicy"
+    }
+
+
+MANAGED = managed()
+
+
+def rights(role):
+    inline = list(statements(role.get("Policies", [])))
+    return inline + [it for arn in role.get("ManagedPolicyArns", []) for it in MANAGED[arn]]
+
+
+def holds(condition, context):
+    tests = {
+        "StringEquals": lambda given, wanted: given == wanted,
+        "ArnEquals": lambda given, wanted: given == wanted,
+        "StringLike": fnmatchcase,
+        "ArnLike": fnmatchcase,
+    }
+    for kind, keys in condition.items():
+        for key, wanted in keys.items():
+            given = context.get(key)
+            if given is None or not any(tests[kind](given, it) for it in listed(wanted)):
+                return False
+    return True
+
+
+def allows(role, action, resource, **context):
+    """Judges like IAM: an explicit Deny wins. The keys of the context have `__` for `:`."""
+    context = {key.replace("__", ":"): value for key, value in context.items()}
+    verdict = False
+    for it in rights(role):
+        if not any(fnmatchcase(action, pattern) for pattern in listed(it["Action"])):
+            continue
+        if not any(fnmatchcase(resource, pattern) for pattern in listed(it["Resource"])):
+            continue
+        if not holds(it.get("Condition", {}), context):
+            continue
+        if it["Effect"] == "Deny":
+            return False
+        verdict = True
+    return verdict
+
+
+class Roles(unittest.TestCase):
+    def layers(self):
+        return stacks("check_layer")
+
+    def test_the_judge(self):
+        policy = lambda *statements: {"Policies": [{"Statement": list(statements)}]}
+        allow = {"Effect": "Allow", "Action": "s3:GetObject", "Resource": "a/*"}
+        deny = {"Effect": "Deny", "Action": "s3:*", "Resource": "a/pr/*"}
+        self.assertTrue(allows(policy(allow, deny), "s3:GetObject", "a/b"))
+        self.assertFalse(allows(policy(allow, deny), "s3:GetObject", "a/pr/b"))
+        self.assertFalse(allows(policy(allow), "s3:PutObject", "a/b"))
+        self.assertFalse(allows(policy(), "s3:GetObject", "a/b"))
+        only = allow | {"Condition": {"StringLike": {"k:v": "x*"}}}
+        self.assertEqual([allows(policy(only), "s3:GetObject", "a/b", k__v=v) for v in ("xy", "y")], [True, False])
+        self.assertFalse(allows(policy(only), "s3:GetObject", "a/b"))
+
+    def test_nobody_may_do_these(self):
+        """Not even trusted builds: whoever takes over one of these machines gets its role."""
+        never = re.compile(
+            r"iam:|sts:AssumeRole|organizations:|cloudformation:|lambda:|ecr:Delete|ecr:PutLifecycle"
+            r"|s3:(Put|Delete)Bucket|s3:DeleteObjectVersion|s3:PutLifecycle|s3:PutObjectAcl|s3:BypassGovernance"
+            r"|secretsmanager:(Put|Create|Delete|Update|List)|logs:Delete|logs:PutRetention"
+            r"|codebuild:(Create|Update|Delete|Import|Invalidate|Retry)(?!Report)|events:|states:(Create|Update|Delete)"
+            r"|elasticfilesystem:ClientRootAccess|elasticfilesystem:(Create|Delete|Put|Modify)|ec2:Run|ec2:Authorize"
+        )
+        seen = set()
+        for name in ORDER:
+            for stack in stacks(name):
+                for role, properties in roles(stack).items():
+                    for it in rights(properties):
+                        for action in listed(it["Action"]) if it["Effect"] == "Allow" else []:
+                            self.assertNotIn("*", action, f"{name}: {role}")
+                            self.assertNotRegex(action, never, f"{name}: {role}")
+                            seen.add((name, role))
+        self.assertGreaterEqual(len(seen), 10)
+
+    def test_only_calls_without_a_resource_have_none(self):
+        for name in ORDER:
+            for stack in stacks(name):
+                for role, properties in roles(stack).items():
+                    for it in rights(properties):
+                        self.assertNotIn("NotAction", it)
+                        self.assertNotIn("NotResource", it)
+                        if "*" in listed(it["Resource"]):
+                            free = [a for a in listed(it["Action"]) if re.match("ecr:GetAuth|ec2:Describe", a)]
+                            self.assertEqual(free, listed(it["Action"]), f"{name}: {role}")
+
+    def test_who_may_assume_a_role(self):
+        """Every service proves for which of this account's resources it works."""
+        for name in ORDER:
+            for stack in stacks(name):
+                for role, properties in roles(stack).items():
+                    [it] = properties["AssumeRolePolicyDocument"]["Statement"]
+                    where = f"{name}: {role}"
+                    if "Federated" in it["Principal"]:
+                        self.assertEqual(it["Action"], "sts:AssumeRoleWithWebIdentity", where)
+                        condition = it["Condition"]["StringEquals"]
+                        issuer = "token.actions.githubusercontent.com"
+                        self.assertEqual(condition[f"{issuer}:aud"], "sts.amazonaws.com")
+                        for subject in condition[f"{issuer}:sub"]:
+                            self.assertRegex(subject, r"^repo:example/meta-x:ref:refs/heads/[a-z]+$")
+                        continue
+                    self.assertEqual(it["Action"], "sts:AssumeRole", where)
+                    [(kind, keys)] = [pair for pair in it["Condition"].items() if "aws:SourceArn" in pair[1]]
+                    self.assertIn(":123456789012:", keys["aws:SourceArn"], where)
+                    service = it["Principal"]["Service"]
+                    self.assertEqual(kind == "ArnLike", service == "ecs-tasks.amazonaws.com", where)
+                    self.assertEqual("*" in keys["aws:SourceArn"], service == "ecs-tasks.amazonaws.com", where)
+
+    def test_a_role_names_the_project_or_rule_that_uses_it(self):
+        """A wrong name in the trust would only show when the first build starts."""
+        seen = set()
+        for name in ORDER:
+            for stack in stacks(name):
+                for user, it in stack.resources.items():
+                    uses = [("ServiceRole", "project"), ("RoleArn", "stateMachine")]
+                    found = [(it["Properties"].get(key), kind) for key, kind in uses if it["Type"] != "AWS::Events::Rule"]
+                    for target in it["Properties"].get("Targets", []):
+                        found.append((target.get("RoleArn"), "rule"))
+                    for role, kind in found:
+                        if role is None:
+                            continue
+                        trust = stack.resources[role.strip("<>").removesuffix(".Arn")]["Properties"]
+                        [statement] = trust["AssumeRolePolicyDocument"]["Statement"]
+                        [keys] = [keys for keys in statement["Condition"].values() if "aws:SourceArn" in keys]
+                        own = it["Properties"].get("Name") or it["Properties"]["StateMachineName"]
+                        self.assertRegex(keys["aws:SourceArn"], f":{kind}[/:]{re.escape(own)}$", f"{name}: {user}")
+                        self.assertLessEqual(len(own), 64, "the limit for a rule")
+                        seen.add((name, user))
+        self.assertGreaterEqual(len(seen), 8)
+
+    def test_names_fit_into_the_limits_of_aws(self):
+        longest = {"Name": "n" * 39, "Prefix": "p" * 19 + "-"}
+        stack = Stack("check_layer", **{**GIVEN["check_layer"], **longest})
+        for it in stack.resources.values():
+            if it["Type"] == "AWS::Events::Rule":
+                self.assertLessEqual(len(it["Properties"]["Name"]), 64)
+            if it["Type"] == "AWS::StepFunctions::StateMachine":
+                self.assertLessEqual(len(it["Properties"]["StateMachineName"]), 80)
+
+    # ---- pull requests and runners ----------------------------------------------------------------------------
+
+    def test_a_pull_request_never_writes_what_others_read(self):
+        for stack in self.layers():
+            role = roles(stack)["PullRequestRole"]
+            for action in ("s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"):
+                for key in ("sstate/x", "downloads/x", "signatures/x", "index/x", "layers/x", "leases/x", "prx", "x", ""):
+                    self.assertFalse(allows(role, action, f"{SHARE}/share/{key}"), (action, key))
+                self.assertFalse(allows(role, action, f"{SHARE}/x"))
+                self.assertFalse(allows(role, action, f"{BUCKET}/builds/meta-x/x"))
+                self.assertFalse(allows(role, action, f"{BUCKET}/pull-requests/meta-y/x"))
+            for point in ("SharedAccessPoint", "SharedReadOnlyAccessPoint", "HashServerAccessPoint"):
+                context = {"elasticfilesystem__AccessPointArn": f"<build-agent-{point}Arn>"}
+                files = "<build-agent-FileSystemArn>"
+                self.assertFalse(allows(role, "elasticfilesystem:ClientWrite", files, **context), point)
+            self.assertFalse(allows(role, "elasticfilesystem:ClientMount", "<build-agent-FileSystemArn>"))
+            self.assertFalse(allows(role, "ecr:PutImage", "<build-agent-SeedRepositoryArn>"))
+            for group in ("pull-requests", "builds"):
+                project = f"arn:aws:codebuild:{ACCOUNT}:project/build-agent-meta-x-{group}"
+                for action in ("codebuild:StartBuild", "codebuild:StopBuild", "codebuild:BatchGetBuilds"):
+                    self.assertFalse(allows(role, action, project))
+            reports = f"arn:aws:codebuild:{ACCOUNT}:report-group/build-agent-meta-x-builds"
+            self.assertFalse(allows(role, "codebuild:CreateReport", reports))
+            trusted = f"arn:aws:ec2:{ACCOUNT}:security-group/<build-agent-TrustedSecurityGroup>"
+            self.assertFalse(allows(role, "ec2:CreateNetworkInterface", trusted))
+
+    def test_a_pull_request_reads_no_secret_but_its_own_credential(self):
+        for stack in self.layers():
+            role = roles(stack)["PullRequestRole"]
+            for secret in ("build-agent/github-AbCdEf", "build-agent/dockerhub-AbCdEf", "x-AbCdEf"):
+                arn = f"arn:aws:secretsmanager:{ACCOUNT}:secret:{secret}"
+                self.assertFalse(allows(role, "secretsmanager:GetSecretValue", arn))
+            given = stack.parameters["PullRequestCredential"]
+            self.assertEqual(allows(role, "secretsmanager:GetSecretValue", CREDENTIAL), given == CREDENTIAL)
+            self.assertFalse(allows(role, "s3:GetObject", f"{BUCKET}/builds/meta-x/index.json"))
+            self.assertFalse(allows(role, "s3:GetObject", "arn:aws:s3:::manifests/other.toml"))
+            self.assertFalse(allows(role, "codeconnections:GetConnectionToken", CONNECTION))
+
+    def test_a_pull_request_works(self):
+        for stack in self.layers():
+            role, share = roles(stack)["PullRequestRole"], stack.parameters["Share"]
+            for action in ("s3:PutObject", "s3:GetObject"):
+                self.assertTrue(allows(role, action, f"{BUCKET}/pull-requests/meta-x/1/index.json"))
+            on_s3 = share == "s3"
+            self.assertEqual(allows(role, "s3:GetObject", f"{SHARE}/share/sstate/x"), on_s3)
+            for action in ("s3:GetObject", "s3:PutObject", "s3:DeleteObject"):
+                self.assertEqual(allows(role, action, f"{SHARE}/share/pr/7/sstate/x"), on_s3)
+            self.assertEqual(allows(role, "s3:ListBucket", SHARE, s3__prefix="share/sstate/"), on_s3)
+            self.assertFalse(allows(role, "s3:ListBucket", SHARE, s3__prefix=""))
+            self.assertFalse(allows(role, "s3:ListBucket", SHARE))
+            point = {"elasticfilesystem__AccessPointArn": "<build-agent-PullRequestAccessPointArn>"}
+            files = "<build-agent-FileSystemArn>"
+            self.assertEqual(allows(role, "elasticfilesystem:ClientWrite", files, **point), share == "efs")
+            in_s3 = stack.parameters["Manifest"].startswith("s3:")
+            self.assertEqual(allows(role, "s3:GetObject", "arn:aws:s3:::manifests/meta-x.toml"), in_s3)
+
+    def test_without_a_network_no_role_has_a_right_of_ec2(self):
+        for stack in self.layers():
+            in_network = stack.parameters["Share"] == "efs" or stack.parameters["HashServer"] != ""
+            for name, role in roles(stack).items():
+                actions = [action for it in rights(role) for action in listed(it["Action"])]
+                uses = any(action.startswith("ec2:") for action in actions)
+                runner_role = name == "BuildRole" and stack.parameters["Mode"] == "runner"
+                machine = name in ("PullRequestRole", "BuildRole") and not runner_role
+                self.assertEqual(uses, in_network and machine, f"{name} {stack.parameters}")
+            for name, it in stack.resources.items():
+                if it["Type"] == "AWS::CodeBuild::Project":
+                    self.assertEqual("VpcConfig" in it["Properties"], in_network, name)
+
+    def test_machines_enter_only_their_own_subnets(self):
+        subnet = lambda name: f"arn:aws:ec2:{ACCOUNT}:subnet/<{name}>"
+        interface = f"arn:aws:ec2:{ACCOUNT}:network-interface/eni-1"
+        table = {"PullRequestNetworkPolicy": "PullRequestSubnet", "NetworkPolicy": "PrivateSubnet"}
+        for policy, own in table.items():
+            role = {"ManagedPolicyArns": [f"<build-agent-{policy}Arn>"]}
+            for name in ("PullRequestSubnet", "PrivateSubnet"):
+                for number in "12":
+                    there = subnet(f"{name}{number}")
+                    self.assertEqual(allows(role, "ec2:CreateNetworkInterface", there), name == own)
+                    context = {"ec2__Subnet": there}
+                    self.assertEqual(allows(role, "ec2:DeleteNetworkInterface", interface, **context), name == own)
+                    lent = context | {"ec2__AuthorizedService": "codebuild.amazonaws.com"}
+                    lends = "ec2:CreateNetworkInterfacePermission"
+                    self.assertEqual(allows(role, lends, interface, **lent), name == own)
+            self.assertFalse(allows(role, "ec2:DeleteNetworkInterface", interface))
+            other = {"ec2__Subnet": subnet(f"{own}1"), "ec2__AuthorizedService": "ec2.amazonaws.com"}
+            self.assertFalse(allows(role, "ec2:CreateNetworkInterfacePermission", interface, **other))
+        for stack in stacks("check_layer"):
+            for project in ("PullRequestProject", "BuildProject"):
+                if project in stack.resources and "VpcConfig" in stack.properties(project):
+                    subnets = stack.properties(project)["VpcConfig"]["Subnets"]
+                    own = "PullRequestSubnet" if project == "PullRequestProject" else "PrivateSubnet"
+                    self.assertEqual(subnets, [f"<build-agent-{own}1>", f"<build-agent-{own}2>"])
+
+    # ---- trusted builds ---------------------------------------------------------------------------------------
+
+    def test_a_trusted_build_never_touches_the_part_of_pull_requests(self):
+        seen = 0
+        for stack in self.layers():
+            role = roles(stack).get("BuildRole")
+            if role is None:
+                self.assertEqual((stack.parameters["Mode"], stack.parameters["TrustedSubjects"]), ("runner", [""]))
+                continue
+            on_s3, seen = stack.parameters["Share"] == "s3", seen + 1
+            for action in ("s3:GetObject", "s3:PutObject", "s3:DeleteObject"):
+                self.assertFalse(allows(role, action, f"{SHARE}/share/pr/7/sstate/x"))
+                self.assertFalse(allows(role, action, f"{BUCKET}/pull-requests/meta-x/x"))
+            for key in ("sstate/x", "downloads/x", "index/scarthgap/x", "signatures/x", "leases/x"):
+                for action in ("s3:GetObject", "s3:PutObject"):
+                    self.assertEqual(allows(role, action, f"{SHARE}/share/{key}"), on_s3, key)
+                deletes = on_s3 and key == "leases/x"
+                self.assertEqual(allows(role, "s3:DeleteObject", f"{SHARE}/share/{key}"), deletes, key)
+            self.assertTrue(allows(role, "s3:PutObject", f"{BUCKET}/builds/meta-x/1/index.json"))
+            self.assertFalse(allows(role, "s3:PutObject", f"{BUCKET}/builds/meta-y/1/index.json"))
+            self.assertFalse(allows(role, "s3:DeleteObject", f"{BUCKET}/builds/meta-x/1/index.json"))
+            token = f"arn:aws:secretsmanager:{ACCOUNT}:secret:build-agent/github-AbCdEf"
+            given = stack.parameters["TokenSecret"] != ""
+            self.assertEqual(allows(role, "secretsmanager:GetSecretValue", token), given)
+            for other in ("build-agent/github2-AbCdEf", "x-AbCdEf", "build-agent/github-AbCdEfG"):
+                arn = f"arn:aws:secretsmanager:{ACCOUNT}:secret:{other}"
+                self.assertFalse(allows(role, "secretsmanager:GetSecretValue", arn), other)
+        self.assertGreater(seen, 20)
+
+    def test_options_of_a_layer_give_only_their_right(self):
+        key = {"kms__ViaService": "s3.eu-west-1.amazonaws.com"}
+        for given in ({}, {"KmsKeyArn": KEY}, {"ConnectionArn": CONNECTION}, {"BuildCredential": CREDENTIAL}):
+            stack = Stack("check_layer", **GIVEN["check_layer"], **given)
+            for name in ("PullRequestRole", "BuildRole"):
+                role = roles(stack)[name]
+                for action in ("kms:GenerateDataKey", "kms:Decrypt"):
+                    self.assertEqual(allows(role, action, KEY, **key), "KmsKeyArn" in given)
+                    self.assertFalse(allows(role, action, KEY), "only through S3")
+                    self.assertFalse(allows(role, action, KEY + "x", **key))
+                token = allows(role, "codeconnections:GetConnectionToken", CONNECTION)
+                self.assertEqual(token, "ConnectionArn" in given)
+                secret = allows(role, "secretsmanager:GetSecretValue", CREDENTIAL)
+                self.assertEqual(secret, "BuildCredential" in given and name == "BuildRole")
+
+    # ---- everything else --------------------------------------------------------------------------------------
+
+    def test_only_one_role_stops_builds_and_only_of_its_project(self):
+        for stack in self.layers():
+            for name, role in roles(stack).items():
+                actions = {action for it in rights(role) for action in listed(it["Action"])}
+                self.assertEqual("codebuild:StopBuild" in actions, name == "SupersededRole")
+            self.assertEqual("SupersededRole" in stack.resources, stack.parameters["Mode"] == "webhook")
+        role = roles(Stack("check_layer", **GIVEN["check_layer"]))["SupersededRole"]
+        [it] = rights(role)
+        stack = Stack("check_layer", **GIVEN["check_layer"])
+        project = stack.properties("PullRequestProject")["Name"]
+        self.assertEqual(it["Resource"], f"arn:aws:codebuild:{ACCOUNT}:project/{project}")
+        event = stack.properties("SupersededRule")["EventPattern"]["detail"]
+        self.assertEqual(event, {"build-status": ["IN_PROGRESS"], "project-name": [project]})
+        trust = role["AssumeRolePolicyDocument"]["Statement"][0]["Principal"]
+        self.assertEqual(trust, {"Service": "states.amazonaws.com"}, "no machine with layer code gets it")
+
+    def test_the_prune_deletes_only_from_the_share(self):
+        for stack in stacks("prune_cache"):
+            role, on_s3 = roles(stack)["Role"], stack.parameters["Share"] == "s3"
+            for key in ("share/sstate/x", "share/pr/7/x"):
+                self.assertEqual(allows(role, "s3:DeleteObject", f"{SHARE}/{key}"), on_s3)
+            self.assertFalse(allows(role, "s3:DeleteObject", f"{BUCKET}/builds/meta-x/x"))
+            actions = {action.split(":")[0] for it in rights(role) for action in listed(it["Action"])}
+            self.assertEqual(actions, {"logs", "ecr", "s3"} if on_s3 else {"logs", "ecr", "elasticfilesystem", "ec2"})
+
+    def test_the_buckets(self):
+        stack = Stack("cache")
+        for bucket in ("Bucket", "ShareBucket"):
+            properties = stack.properties(bucket)
+            self.assertEqual(set(properties["PublicAccessBlockConfiguration"].values()), {True})
+            self.assertEqual(properties["OwnershipControls"]["Rules"], [{"ObjectOwnership": "BucketOwnerEnforced"}])
+            self.assertTrue(properties["BucketEncryption"])
+            tls = stack.properties(f"{bucket}Policy")["PolicyDocument"]["Statement"][0]
+            self.assertEqual((tls["Effect"], tls["Principal"], tls["Action"]), ("Deny", "*", "s3:*"))
+            self.assertEqual(tls["Resource"], [f"<{bucket}.Arn>", f"<{bucket}.Arn>/*"])
+            self.assertEqual(tls["Condition"], {"Bool": {"aws:SecureTransport": "false"}})
+            for statement in stack.properties(f"{bucket}Policy")["PolicyDocument"]["Statement"]:
+                self.assertEqual(statement["Effect"], "Deny", "rights come from the roles")
+        rules = {it["Id"]: it for it in stack.properties("ShareBucket")["LifecycleConfiguration"]["Rules"]}
+        self.assertEqual(set(rules), {"unfinished-uploads", "pull-requests"}, "the prune decides about all else")
+        self.assertEqual(rules["pull-requests"]["Prefix"], "share/pr/")
+        self.assertNotIn("ExpirationInDays", rules["unfinished-uploads"])
+
+    def test_artifacts_of_a_build_stay_as_they_are(self):
+        stack = Stack("cache")
+        bucket = stack.properties("Bucket")
+        self.assertEqual(bucket["VersioningConfiguration"], {"Status": "Enabled"})
+        for rule in bucket["LifecycleConfiguration"]["Rules"]:
+            if "AbortIncompleteMultipartUpload" not in rule:
+                self.assertEqual(rule["Prefix"], "pull-requests/", "versions of builds/ never expire")
+        [final] = [it for it in statements(stack.properties("BucketPolicy")) if it["Sid"] == "IndexesAreFinal"]
+        self.assertEqual((final["Effect"], final["Principal"], final["Action"]), ("Deny", "*", "s3:PutObject"))
+        self.assertEqual(final["Resource"], "<Bucket.Arn>/builds/*/index.json")
+        # As in "Enforce conditional writes on Amazon S3 buckets" of the S3 user guide.
+        condition = {"Null": {"s3:if-none-match": "true"}, "Bool": {"s3:ObjectCreationOperation": "true"}}
+        self.assertEqual(final["Condition"], condition)
+        for layer in self.layers():
+            for role in roles(layer).values():
+                for action in ("s3:DeleteObject", "s3:DeleteObjectVersion"):
+                    self.assertFalse(allows(role, action, f"{BUCKET}/builds/meta-x/1/x"))
+
+    def test_the_topic_takes_messages_only_of_this_installation(self):
+        stack = Stack("alerts")
+        for it in statements(stack.properties("TopicPolicy")):
+            source = it["Condition"]["ArnLike"]["aws:SourceArn"]
+            self.assertRegex(source, rf"^arn:aws:(events:{ACCOUNT}:rule/build-agent-alert-\*|cloudwatch:{ACCOUNT}:alarm:build-agent-\*)$")
+        for rule in resources(stack.template, "AWS::Events::Rule"):
+            self.assertTrue(stack.properties(rule)["Name"].startswith("build-agent-alert-"))
+        layer = Stack("check_layer", **GIVEN["check_layer"])
+        for alarm in resources(layer.template, "AWS::CloudWatch::Alarm"):
+            self.assertTrue(layer.properties(alarm)["AlarmName"].startswith("build-agent-"))
