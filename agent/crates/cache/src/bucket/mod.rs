@@ -1,5 +1,7 @@
 //! A share in a bucket. It has the tiers and the rules of a share in a directory.
 
+pub mod endpoint;
+pub mod index;
 pub mod usage;
 
 use agent_objects::Objects;
