@@ -2,7 +2,12 @@
 
 pub mod endpoint;
 pub mod index;
+mod layout;
+pub mod prune;
+pub mod stats;
 pub mod usage;
+pub mod verify;
+mod walk;
 
 use agent_objects::Objects;
 use agent_types::bucket_share::BucketShare;
