@@ -2,6 +2,7 @@
 
 pub mod endpoint;
 pub mod index;
+pub mod usage;
 
 use agent_objects::Objects;
 use agent_types::bucket_share::BucketShare;
