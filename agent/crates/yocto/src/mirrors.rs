@@ -115,7 +115,9 @@ fn of_endpoint(endpoint: &EndpointMirrors, release: &Release) -> String {
 /// unexpanded value with its own.
 fn allowed_networks() -> String {
     let text = |length: usize| {
-        format!("${{@' {LOOPBACK}' if len(d.getVar('BB_ALLOWED_NETWORKS', False) or '') > {length:02} else ''}}")
+        format!(
+            "${{@' {LOOPBACK}' if len(d.getVar('BB_ALLOWED_NETWORKS', False) or '') > {length:02} else ''}}"
+        )
     };
     text(text(0).len())
 }
@@ -159,7 +161,8 @@ mod tests {
 
     #[test]
     fn own_tier_comes_first_in_the_syntax_of_the_release() {
-        let text = render(&tiers(Some(7), None, Access::ReadWrite), Release::find("scarthgap").unwrap()).unwrap();
+        let text =
+            render(&tiers(Some(7), None, Access::ReadWrite), Release::find("scarthgap").unwrap()).unwrap();
         let wanted = r#"
 # The share is read as a mirror; what is new stays local until it is published.
 SSTATE_MIRRORS:prepend = "\
@@ -179,7 +182,8 @@ BB_GENERATE_MIRROR_TARBALLS = "1"
 "#;
         assert_eq!(text, wanted);
         for (release, wanted) in [("dunfell", "_prepend"), ("honister", ":prepend"), ("master", ":prepend")] {
-            let text = render(&tiers(None, Access::ReadWrite), None, Release::find(release).unwrap()).unwrap();
+            let text =
+                render(&tiers(None, Access::ReadWrite), None, Release::find(release).unwrap()).unwrap();
             assert_eq!(text.matches(wanted).count(), 2, "{release}: {text}");
             assert!(text.contains(&format!("file:///efs/sstate/{release}/PATH")), "{text}");
         }

@@ -74,7 +74,11 @@ impl ObjectStore for Faulty {
         self.memory.put_opts(key, content, options).await
     }
 
-    async fn put_multipart_opts(&self, key: &Path, o: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+    async fn put_multipart_opts(
+        &self,
+        key: &Path,
+        o: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
         self.memory.put_multipart_opts(key, o).await
     }
 
@@ -94,7 +98,8 @@ impl ObjectStore for Faulty {
         if head || fault == Fault::No {
             return Ok(got);
         }
-        let (meta, attributes, extensions) = (got.meta.clone(), got.attributes.clone(), got.extensions.clone());
+        let (meta, attributes, extensions) =
+            (got.meta.clone(), got.attributes.clone(), got.extensions.clone());
         let mut range = got.range.clone();
         let content = got.bytes().await?;
         let half = content.slice(..content.len() / 2);
@@ -137,8 +142,11 @@ struct Bench {
 impl Bench {
     /// With objects below the share's prefix.
     async fn new(objects: &[(&str, &[u8])], pull_request: bool) -> Bench {
-        let store =
-            Arc::new(Faulty { memory: InMemory::new(), fault: Mutex::new(Fault::No), gets: AtomicU64::new(0) });
+        let store = Arc::new(Faulty {
+            memory: InMemory::new(),
+            fault: Mutex::new(Fault::No),
+            gets: AtomicU64::new(0),
+        });
         let share = BucketShare::new(S3Address::parse("s3://bucket/prefix").unwrap());
         let open = || Objects::new(Arc::clone(&store) as _, Retries::within(Duration::ZERO));
         for (key, content) in objects {
@@ -146,7 +154,8 @@ impl Bench {
             open().replace(&key, Bytes::copy_from_slice(content)).await.unwrap();
         }
         let shared = BucketTier { kind: TierKind::Shared, share: share.clone(), objects: open() };
-        let own = || BucketTier { kind: TierKind::PullRequest, share: share.pull_request(7), objects: open() };
+        let own =
+            || BucketTier { kind: TierKind::PullRequest, share: share.pull_request(7), objects: open() };
         let read = pull_request.then(own).into_iter().chain([shared]).collect();
         let tiers = BucketTiers { read, write: None };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -269,7 +278,8 @@ async fn serves_objects_to_head_get_and_ranges_on_one_connection() {
             assert_eq!(client.ask(method, &shared(path), "").await.unwrap().status, 404, "{path}");
         }
     }
-    let (served, name) = (&bench.tier(TierKind::Shared).served, OBJECT.strip_prefix("sstate/scarthgap/").unwrap());
+    let (served, name) =
+        (&bench.tier(TierKind::Shared).served, OBJECT.strip_prefix("sstate/scarthgap/").unwrap());
     assert!(served.contains(Area::Sstate, name) && served.contains(Area::Downloads, "a+b.tar.gz"));
     assert_eq!(served.names().len(), 2);
     assert_eq!(served.totals(), Totals { objects: 2, bytes: 17, failures: 0 });
@@ -359,7 +369,11 @@ async fn everything_else_is_refused() {
         let start: String = request.chars().take(100).collect();
         match client.reply(false).await {
             Ok(reply) => {
-                assert!(reply.status == status || status == 431 && reply.status >= 400, "{} {start}", reply.status);
+                assert!(
+                    reply.status == status || status == 431 && reply.status >= 400,
+                    "{} {start}",
+                    reply.status
+                );
                 assert_eq!(reply.body.unwrap_or_default(), b"", "{start}");
             }
             Err(error) => assert_eq!(status, 431, "{error}: {start}"),
@@ -385,7 +399,8 @@ fn survives_any_bytes() {
         Just(b"\r\n\r\n".to_vec()),
         proptest::collection::vec(any::<u8>(), 0..40),
     ];
-    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig { cases: 300, ..Default::default() });
+    let mut runner =
+        proptest::test_runner::TestRunner::new(ProptestConfig { cases: 300, ..Default::default() });
     let fuzzed = runner.run(&proptest::collection::vec(part, 0..8), |parts| {
         runtime.block_on(async {
             let mut client = bench.connect().await;

@@ -150,13 +150,14 @@ struct Failing {
 }
 
 impl agent_objects::ListKeys for Failing {
-    fn page(
-        &self,
-        _: PageRequest,
-    ) -> futures_util::future::BoxFuture<'_, Result<agent_objects::keys::Page>> {
+    fn page(&self, _: PageRequest) -> futures_util::future::BoxFuture<'_, Result<agent_objects::keys::Page>> {
         let left = self.left.fetch_sub(1, Ordering::Relaxed);
         let failed = Err(generic(io::Error::other("status code: 503")));
-        Box::pin(std::future::ready(if left == 0 { failed } else { Ok(agent_objects::keys::Page::default()) }))
+        Box::pin(std::future::ready(if left == 0 {
+            failed
+        } else {
+            Ok(agent_objects::keys::Page::default())
+        }))
     }
 
     fn uploads(&self, _: String) -> futures_util::future::BoxFuture<'_, Result<Vec<agent_objects::Upload>>> {
