@@ -166,6 +166,9 @@ pub struct UnvalidatedCache {
     pub sstate_max_age: Option<String>,
     /// "off", "auto", "host:port", "ws://…" or "wss://…"; "off" by default.
     pub hash_server: Option<String>,
+    /// The port on 127.0.0.1 from which BitBake reads a share in a bucket; default 28463.
+    #[schemars(extend("minimum" = 1024, "maximum" = 65528))]
+    pub endpoint_port: Option<i64>,
 }
 
 /// How the builds of a manifest use the share. It can only remove rights: a manifest cannot grant any.

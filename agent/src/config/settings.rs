@@ -111,6 +111,8 @@ pub struct Cache {
     /// Likewise for shared state.
     pub sstate_max_age: Duration,
     pub hash_server: HashServer,
+    /// Where BitBake reads a share in a bucket, on the loopback address.
+    pub endpoint_port: u16,
 }
 
 /// The share: a directory, or a prefix of a bucket.

@@ -28,6 +28,7 @@ pub struct RawCache {
     pub downloads_max_age: Duration,
     pub sstate_max_age: Duration,
     pub hash_server: HashServer,
+    pub endpoint_port: u16,
 }
 
 /// The caches of a job, with notices. `layers` is the local store of layer checkouts.
@@ -56,6 +57,7 @@ pub fn cache(
         downloads_max_age: words.downloads_max_age,
         sstate_max_age: words.sstate_max_age,
         hash_server: words.hash_server.clone(),
+        endpoint_port: words.endpoint_port,
     }
     .judged(trust, paths);
     let notices = sentence(&cache, words.asks_to_write).into_iter().collect();
