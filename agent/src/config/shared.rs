@@ -1,6 +1,7 @@
 //! Applies the trust of the source to `[cache]`: what a build may do with the share, and the notices about
 //! it.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,6 +17,15 @@ use super::settings::{Cache, HashServer, Paths, Shared, SharedCache};
 pub enum ShareLocation {
     Directory(Share),
     Bucket(BucketShare),
+}
+
+impl fmt::Display for ShareLocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ShareLocation::Directory(share) => share.fmt(f),
+            ShareLocation::Bucket(share) => share.fmt(f),
+        }
+    }
 }
 
 /// `[cache]` of the manifest, before trust is applied.

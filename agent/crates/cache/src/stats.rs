@@ -140,7 +140,9 @@ impl Stats {
             Seen::Trouble(trouble) => {
                 self.trouble.add(|| format!("{}: {}", shown(&path.join(&trouble.path)), trouble.error));
             }
-            Seen::Directory(contents) => directories.extend(self.contents(contents, &mut release, &path, now)),
+            Seen::Directory(contents) => {
+                directories.extend(self.contents(contents, &mut release, &path, now))
+            }
         });
         for unit in directories {
             let measure = Measure::of_unit(root, &path, &unit, walk);

@@ -12,8 +12,18 @@ use agent_fs::walk::{Entry, Listing};
 
 /// The suffixes of a unit's parts, in the order in which a prune removes them: no reader may find an archive
 /// whose sidecar files are gone.
-pub const SUFFIXES: [&str; 10] =
-    ["", ".tar.zst", ".sig", ".siginfo", ".resolved", ".json", ".sig.done", ".siginfo.done", ".done", ".used"];
+pub const SUFFIXES: [&str; 10] = [
+    "",
+    ".tar.zst",
+    ".sig",
+    ".siginfo",
+    ".resolved",
+    ".json",
+    ".sig.done",
+    ".siginfo.done",
+    ".done",
+    ".used",
+];
 
 /// Files that belong together.
 #[derive(Clone, Debug, PartialEq, Eq)]

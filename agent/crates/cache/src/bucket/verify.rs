@@ -84,7 +84,9 @@ struct Checking<'a> {
 
 /// What was found in an object.
 enum Checked {
-    Good { unpacked: bool },
+    Good {
+        unpacked: bool,
+    },
     Bad(&'static str),
     Trouble(String),
     /// It is gone.
@@ -95,7 +97,9 @@ impl Checking<'_> {
     async fn area(&mut self, area: &Area) -> Result<()> {
         let top = prefix(self.share, area);
         let place = area.path();
-        let no_disk = |error: io::Error| Error::machine("cannot write to the directory for temporary files").because(&error);
+        let no_disk = |error: io::Error| {
+            Error::machine("cannot write to the directory for temporary files").because(&error)
+        };
         let mut spill = NameSpill::new().map_err(no_disk)?;
         let (mut found, mut full_disk) = (Vec::new(), None);
         let (verified, bad) = (&mut self.verified, &mut self.bad);
@@ -174,7 +178,9 @@ impl Checking<'_> {
                 None => self.verified.moved += 1,
                 Some((key, error)) => {
                     let why = match is_denied(error) {
-                        true => "access denied: allow s3:DeleteObject on the share to the role of these credentials",
+                        true => {
+                            "access denied: allow s3:DeleteObject on the share to the role of these credentials"
+                        }
                         false => &*shown(&error.to_string()),
                     };
                     self.verified.failures.push(format!("{}: {why}", shown(key.as_ref())));
@@ -259,9 +265,11 @@ async fn check(objects: &Objects, key: &Path, (size, class, full): (u64, Class, 
         (false, true) if packed == Packed::Zstd => whole::zstd(&begin[..], size),
         (false, true) => whole::gzip(&begin[..], size),
         (false, false) => {
-            let magic: &[u8] = if packed == Packed::Zstd { &[0x28, 0xB5, 0x2F, 0xFD] } else { &[0x1F, 0x8B, 8] };
+            let magic: &[u8] =
+                if packed == Packed::Zstd { &[0x28, 0xB5, 0x2F, 0xFD] } else { &[0x1F, 0x8B, 8] };
             // pzstd begins with a frame for other programs.
-            let skippable = packed == Packed::Zstd && begin[0] & 0xF0 == 0x50 && begin[1..4] == [0x2A, 0x4D, 0x18];
+            let skippable =
+                packed == Packed::Zstd && begin[0] & 0xF0 == 0x50 && begin[1..4] == [0x2A, 0x4D, 0x18];
             Ok((!skippable && !begin.starts_with(magic)).then_some(Wrong::Damaged))
         }
     };

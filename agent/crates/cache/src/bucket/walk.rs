@@ -84,7 +84,11 @@ pub struct Folders {
 
 impl Folders {
     /// `prefix` ends with a slash. `used`: when an object was used that was not changed since.
-    pub fn new(prefix: &str, objects: Vec<ListedObject>, used: impl Fn(&ListedObject) -> Option<i64>) -> Folders {
+    pub fn new(
+        prefix: &str,
+        objects: Vec<ListedObject>,
+        used: impl Fn(&ListedObject) -> Option<i64>,
+    ) -> Folders {
         let mut all = Folders::default();
         for object in objects {
             let exact = agent_objects::key::exact(&object.key).is_ok();
@@ -193,8 +197,10 @@ mod tests {
     #[tokio::test]
     async fn finds_every_object_once_however_many_there_are() {
         for number in [0, 1, 2, 15, 16, 17, 100] {
-            let mut keys: Vec<String> =
-                (0..number).map(|n| format!("p/{:02}/{n:03}", n % 7)).chain(["p/x".into(), "q/y".into()]).collect();
+            let mut keys: Vec<String> = (0..number)
+                .map(|n| format!("p/{:02}/{n:03}", n % 7))
+                .chain(["p/x".into(), "q/y".into()])
+                .collect();
             keys.sort();
             let lister = Arc::new(SmallPages { keys: keys.clone(), ..SmallPages::default() });
             let objects = Objects::new(Arc::new(InMemory::new()), Retries::within(Duration::ZERO));
@@ -214,7 +220,18 @@ mod tests {
 
     #[test]
     fn groups_by_directory_and_tells_odd_keys() {
-        let keys = ["p/a/1", "p/b/1", "p/2", "p/a//3", "p/a/../4", "p/", "p/a/", "p/a/\u{1b}[31m", "p/a/./5", "p/ä b"];
+        let keys = [
+            "p/a/1",
+            "p/b/1",
+            "p/2",
+            "p/a//3",
+            "p/a/../4",
+            "p/",
+            "p/a/",
+            "p/a/\u{1b}[31m",
+            "p/a/./5",
+            "p/ä b",
+        ];
         let found = Folders::new("p/", keys.map(object).to_vec(), |_| None);
         let folders: Vec<String> = found
             .folders

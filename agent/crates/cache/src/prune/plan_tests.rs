@@ -41,7 +41,8 @@ fn removes_nothing_without_rules() {
 
 #[test]
 fn leases_protect_units_without_cost_for_others() {
-    let leased = Group { too_old: Some(100), too_old_by_leases: Some(50), leased: true, limit: Some(0), ..NONE };
+    let leased =
+        Group { too_old: Some(100), too_old_by_leases: Some(50), leased: true, limit: Some(0), ..NONE };
     let free = Group { leased: false, too_old_by_leases: Some(100), ..leased };
     let units = vec![
         unit(1, 40, 1, 0),

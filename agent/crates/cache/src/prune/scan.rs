@@ -149,6 +149,7 @@ impl Scanner<'_> {
         }
         ended
     }
+}
 
 /// The leases of a share and of its pull requests.
 #[derive(Default)]

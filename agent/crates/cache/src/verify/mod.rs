@@ -398,7 +398,9 @@ pub(crate) fn packed_by(name: &str, class: Class, begin: &[u8]) -> Option<Packed
         Class::Temporary => false,
     };
     match name {
-        _ if name.ends_with(".siginfo") => begin.starts_with(&[0x28, 0xB5, 0x2F, 0xFD]).then_some(Packed::Zstd),
+        _ if name.ends_with(".siginfo") => {
+            begin.starts_with(&[0x28, 0xB5, 0x2F, 0xFD]).then_some(Packed::Zstd)
+        }
         _ if !own => None,
         _ if name.ends_with(".tar.zst") => Some(Packed::Zstd),
         _ if name.ends_with(".tgz") || name.ends_with(".tar.gz") => Some(Packed::Gzip),

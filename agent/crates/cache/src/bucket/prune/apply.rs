@@ -78,7 +78,12 @@ impl Apply<'_> {
     }
 
     /// Leaves out what is gone, or may be used since the plan was made.
-    async fn check(&self, batch: &[Candidate], uses: &mut LastUses, applied: &mut Applied) -> Result<Vec<Doomed>> {
+    async fn check(
+        &self,
+        batch: &[Candidate],
+        uses: &mut LastUses,
+        applied: &mut Applied,
+    ) -> Result<Vec<Doomed>> {
         let leases = match self.rules.options.ignore_leases {
             true => Vec::new(),
             false => {
@@ -210,11 +215,16 @@ impl Apply<'_> {
             applied.denied |= is_denied(error);
             // A request for many objects has all their names in its error.
             let why = match is_denied(error) {
-                true => "access denied: allow s3:DeleteObject on the share to the role of these credentials".into(),
+                true => "access denied: allow s3:DeleteObject on the share to the role of these credentials"
+                    .into(),
                 false => shown(&error.to_string()).chars().take(300).collect::<String>(),
             };
             if applied.failures.len() < TOLD {
-                let below = key.as_ref().strip_prefix(&directory(self.share.root())).unwrap_or(key.as_ref()).to_owned();
+                let below = key
+                    .as_ref()
+                    .strip_prefix(&directory(self.share.root()))
+                    .unwrap_or(key.as_ref())
+                    .to_owned();
                 applied.failures.push(format!("{}: {why}", shown(&below)));
             }
         }

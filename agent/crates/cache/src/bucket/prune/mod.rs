@@ -188,8 +188,12 @@ impl Run<'_> {
                 records.into_iter().enumerate().partition(|(index, record)| is_old(*index, record));
             // Statistics show the last builds, however old they are.
             let shown = crate::usage::KEPT.saturating_sub(new.len());
-            let past: Vec<Path> =
-                past.iter().rev().skip(shown).filter_map(|(_, record)| Path::parse(&record.key).ok()).collect();
+            let past: Vec<Path> = past
+                .iter()
+                .rev()
+                .skip(shown)
+                .filter_map(|(_, record)| Path::parse(&record.key).ok())
+                .collect();
             old.extend(past);
             let new: Vec<_> = new.into_iter().map(|(_, record)| record).collect();
             uses.read(self.objects, &new, self.options.width).await.map_err(failed)?;
@@ -207,7 +211,8 @@ impl Run<'_> {
             }
         };
         let old = |begun: SystemTime| self.now.duration_since(begun).is_ok_and(|age| age > UNFINISHED);
-        let (old, all): (Vec<_>, u64) = (found.iter().filter(|one| old(one.begun)).cloned().collect(), found.len() as u64);
+        let (old, all): (Vec<_>, u64) =
+            (found.iter().filter(|one| old(one.begun)).cloned().collect(), found.len() as u64);
         if all > 0 {
             let sum = |units| Sum { units, bytes: 0 };
             pruned.areas.push(PrunedArea {

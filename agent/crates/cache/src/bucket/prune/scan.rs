@@ -61,7 +61,12 @@ impl Scanner<'_> {
             let top = directory(self.share.root());
             let each = |found: Vec<ListedObject>| {
                 let used = |object: &ListedObject| self.uses.of(object.key.strip_prefix(&top)?);
-                self.add(area, groups, Folders::new(&prefix(self.share, area), found, used), &mut scan.gathering);
+                self.add(
+                    area,
+                    groups,
+                    Folders::new(&prefix(self.share, area), found, used),
+                    &mut scan.gathering,
+                );
             };
             let walked = walk(self.objects, prefix(self.share, area), self.width(), self.stop, each).await;
             match walked.map_err(|error| failed(format!("cannot list {area}"), &error, "s3:ListBucket"))? {
@@ -104,7 +109,9 @@ impl Scanner<'_> {
             }
         }
         if too_many {
-            scan.gathering.trouble.add(|| format!("pr/{number}: too many objects, the rest was not looked at"));
+            scan.gathering
+                .trouble
+                .add(|| format!("pr/{number}: too many objects, the rest was not looked at"));
         }
         let newest = found.iter().map(|object| nanoseconds(object.modified)).max();
         if newest.is_some_and(|used| self.rules.takes_tier(number, used)) {
@@ -157,7 +164,13 @@ impl Scanner<'_> {
         (units, scan.group(format!("{area}: unfinished"), leftovers, Whose::Leftovers))
     }
 
-    fn add(&self, area: &Area, (group, leftovers): (usize, usize), folders: Folders, gathering: &mut Gathering) {
+    fn add(
+        &self,
+        area: &Area,
+        (group, leftovers): (usize, usize),
+        folders: Folders,
+        gathering: &mut Gathering,
+    ) {
         let place = area.path();
         folders.odd.iter().for_each(|key| gathering.unknown.add(|| key.clone()));
         for (path, entries) in &folders.folders {
