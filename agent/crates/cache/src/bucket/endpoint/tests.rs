@@ -476,7 +476,8 @@ async fn clients_that_send_or_read_slowly_do_not_stop_others() {
     }
     let begun = Instant::now();
     for _ in 0..3 {
-        let asked = bench.ask("GET", &shared(OBJECT), "");
+        let path = shared(OBJECT);
+        let asked = bench.ask("GET", &path, "");
         let reply = tokio::time::timeout(Duration::from_secs(60), asked).await.unwrap();
         assert_eq!(reply, (200, CONTENT.to_vec()), "{:?}", begun.elapsed());
     }
