@@ -5,17 +5,21 @@
 
 #![allow(clippy::expect_used)] // a harness fails by panicking
 
+mod fake_s3;
 mod processes;
 mod results;
 mod running;
 mod sandbox;
+mod seaweed;
 mod skipping;
 mod slow;
 
+pub use fake_s3::{FakeS3, Fault, S3Request};
 pub use processes::{Survivor, survivors};
 pub use results::{cases, json, leaks_of, well_formed_xml};
 pub use running::{Ran, Running};
 pub use sandbox::{BUILD_USER, Sandbox, commit, copy_tree, git, unmet_requirement};
+pub use seaweed::SeaweedFs;
 pub use skipping::{Part, is_left_to_the_long_run, skip, skip_without};
 pub use slow::SlowFs;
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::config::AgentEnvironment;
 use crate::job::StopNotice;
 use crate::report::{self, Plain};
-use crate::stages;
+use crate::stages::{self, share::OpenShare};
 use agent_cache::publish::{Published, Sources};
 use agent_process::{Interrupt, Interrupted, Redactor};
 use agent_types::error::{Error, Result};
@@ -32,7 +32,8 @@ pub async fn command(args: arguments::CachePublish, environment: &AgentEnvironme
     let notice = StopNotice::watch(&interrupt, &emitter, LAST_WAIT);
     let console = Box::new(Plain::new(std::io::stdout(), style(environment)));
     let listener = tokio::spawn(report::show(receiver, Redactor::new(environment.secrets()), console));
-    let published = stages::publish::cache::run(sources, &tiers, &emitter, &interrupt).await;
+    let share = OpenShare { tiers, ..OpenShare::default() };
+    let published = stages::publish::cache::run(sources, &share, &[], &emitter, &interrupt).await;
     let outcome = outcome(&published, &interrupt);
     let exit = match &outcome {
         Outcome::NotRun(_) => ExitStatus::Machine,

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use agent_objects::Prices;
 use agent_types::bucket_share::BucketShare;
 use agent_types::share::Share;
 use agent_types::tiers::{Access, TierKind, Trust};
@@ -28,6 +29,7 @@ pub struct RawCache {
     pub downloads_max_age: Duration,
     pub sstate_max_age: Duration,
     pub hash_server: HashServer,
+    pub prices: Prices,
 }
 
 /// The caches of a job, with notices. `layers` is the local store of layer checkouts.
@@ -56,6 +58,7 @@ pub fn cache(
         downloads_max_age: words.downloads_max_age,
         sstate_max_age: words.sstate_max_age,
         hash_server: words.hash_server.clone(),
+        prices: words.prices,
     }
     .judged(trust, paths);
     let notices = sentence(&cache, words.asks_to_write).into_iter().collect();

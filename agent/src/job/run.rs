@@ -11,7 +11,7 @@ use crate::stages::configure::Edits;
 use crate::stages::pending::Pending;
 use crate::stages::share::OpenShare;
 use crate::stages::{self, build, check, checkout, configure, publish, share};
-use agent_cache::{Lease, Usage};
+use agent_cache::Usage;
 use agent_git::Access;
 use agent_process::{Interrupt, Runner};
 use agent_types::error::{Error, Result};
@@ -28,7 +28,7 @@ struct Outputs {
     under_test: checkout::UnderTest,
     share: OpenShare,
     /// Held until the last stage that uses the share is over.
-    lease: Option<Lease>,
+    lease: Option<share::notes::JobLease>,
     checkout: Option<checkout::Checkout>,
     configured: Option<configure::BuildEnvironment>,
     /// The check stage's first step, if it has one.
@@ -75,6 +75,7 @@ pub async fn run(settings: &Settings, notices: &[String], plan: &Plan, runner: &
     if let Some(lease) = job.outputs.lease.take() {
         share::notes::release(lease, events).await;
     }
+    share::bucket::tell_requests(&job.outputs.share.bucket, &settings.cache.prices, events).await;
     notice.end().await;
 }
 
@@ -276,9 +277,9 @@ impl Job<'_> {
             release: self.settings.release.name.into(),
         };
         let events = &self.runner.events;
-        publish::cache::run(sources, &share.tiers, events, interrupt).await;
-        share::notes::usage(self.settings, share, self.outputs.usage, events).await;
-        share.is_writable()
+        publish::cache::run(sources, share, &[], events, interrupt).await;
+        share::notes::usage(self.settings, share, &[], self.outputs.usage, events).await;
+        share.writes().is_some()
     }
 
     /// Each check and each build that the manifest asks for has an outcome, also in a stage that is not reached.

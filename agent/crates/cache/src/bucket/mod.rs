@@ -2,6 +2,9 @@
 
 pub mod endpoint;
 pub mod index;
+pub mod lease;
+pub mod probe;
+pub mod publish;
 pub mod usage;
 
 use agent_objects::Objects;
