@@ -167,6 +167,9 @@ pub struct UnvalidatedCache {
     pub sstate_max_age: Option<String>,
     /// "off", "auto", "host:port", "ws://…" or "wss://…"; "off" by default.
     pub hash_server: Option<String>,
+    /// The port on 127.0.0.1 from which BitBake reads a share in a bucket; default 28463.
+    #[schemars(extend("minimum" = 1024, "maximum" = 65528))]
+    pub endpoint_port: Option<i64>,
     /// What S3 charges, for the reports of a share in S3; the default is S3 Standard in us-east-1.
     #[serde(default)]
     pub prices: UnvalidatedPrices,

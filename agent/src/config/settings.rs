@@ -114,6 +114,8 @@ pub struct Cache {
     pub hash_server: HashServer,
     /// For the reports of a share in S3.
     pub prices: Prices,
+    /// Where BitBake reads a share in a bucket, on the loopback address.
+    pub endpoint_port: u16,
 }
 
 /// The share: a directory, or a prefix of a bucket.

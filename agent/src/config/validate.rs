@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use agent_artifacts::store::artifact_pattern::{artifact_pattern, excludes_all};
 use agent_objects::Prices;
+use agent_cache::bucket::endpoint::{PORT, PORTS};
 use agent_types::tiers::Access;
 
 use super::manifest::{CacheAccess, UnvalidatedManifest};
@@ -291,7 +292,20 @@ fn cache(check: &mut Validator, raw: &UnvalidatedManifest) -> RawCache {
         sstate_max_age,
         hash_server: server.unwrap_or(HashServer::Off),
         prices,
+        endpoint_port: endpoint_port(check, raw),
     }
+}
+
+/// Some ports after it must exist, too: they are tried if it is used.
+fn endpoint_port(check: &mut Validator, raw: &UnvalidatedManifest) -> u16 {
+    let Some(number) = raw.cache.endpoint_port else { return PORT };
+    let port = u16::try_from(number).ok().filter(|port| (1024..=u16::MAX - PORTS + 1).contains(port));
+    if port.is_none() {
+        let mistake = Diagnostic::new(format!("`{number}` is not a port that the agent may use"))
+            .hint(format!("use a number from 1024 to {}", u16::MAX - PORTS + 1));
+        check.value(&section("cache").key("endpoint_port"), mistake);
+    }
+    port.unwrap_or(PORT)
 }
 
 /// Reports keys that have no effect, because their stage does not exist yet.

@@ -6,7 +6,7 @@
 //! untrusted tiers is not read; only their existence, release and time count.
 
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::names;
 use super::stamp::{self, nanoseconds};
-use agent_fs::dir::{DirHandle, FileMeta, Kind};
+use agent_fs::dir::{DirHandle, Kind};
 use agent_fs::remove;
 use agent_fs::walk::{Entry, Listing, Seen, Walk};
 use agent_types::error::{Error, Result};
@@ -28,7 +28,7 @@ use agent_types::share::Share;
 pub const LONGEST: Duration = Duration::from_secs(48 * 3600);
 
 /// Maximum size of a lease file; thousands of layers fit.
-const LARGEST: u64 = 256 * 1024;
+pub const LARGEST: u64 = 256 * 1024;
 
 const SCHEMA: &str = "build-agent/lease/v1";
 
@@ -167,7 +167,7 @@ impl LiveLease {
 pub struct Leases {
     pub live: Vec<LiveLease>,
     /// File names of expired leases and of unfinished ones, which a prune removes.
-    pub dead: Vec<(std::ffi::OsString, FileMeta)>,
+    pub dead: Vec<OsString>,
     /// Unreadable leases, for people.
     pub unreadable: Vec<String>,
 }
@@ -199,36 +199,50 @@ pub fn read(tier: &DirHandle, author: Author, now: SystemTime, operations: &Atom
             leases.unreadable.push(shown(&name));
             continue;
         };
-        let written = facts.used();
-        let old =
-            nanoseconds(now).saturating_sub(written) > i64::try_from(LONGEST.as_nanos()).unwrap_or(i64::MAX);
-        if names::is_part(&name) {
-            // A lease that is being written protects nothing yet.
-            leases.dead.extend(old.then_some((name, facts)));
-            continue;
-        }
         let file = match author {
-            Author::Trusted => read_file(&directory, &name),
-            Author::Stranger => Ok(None),
+            Author::Trusted if !names::is_part(&name) => Some(directory.read(&name, LARGEST)),
+            _ => None,
         };
+        leases.add(&name, facts.used(), author, file, now);
+    }
+    Ok(leases)
+}
+
+impl Leases {
+    /// Adds a lease that was written at this time, in nanoseconds since 1970. `content`: `None`, if nobody reads it.
+    pub fn add(
+        &mut self,
+        name: &OsStr,
+        written: i64,
+        author: Author,
+        content: Option<io::Result<Vec<u8>>>,
+        now: SystemTime,
+    ) {
+        let age = nanoseconds(now).saturating_sub(written);
+        let old = age > i64::try_from(LONGEST.as_nanos()).unwrap_or(i64::MAX);
+        if names::is_part(name) {
+            // A lease that is being written protects nothing yet.
+            self.dead.extend(old.then(|| name.to_owned()));
+            return;
+        }
+        let file = content.map(|content| parse(name, &content?)).transpose();
         if file.is_err() && !old {
-            leases.unreadable.push(shown(&name));
+            self.unreadable.push(shown(name));
         }
         let file = file.ok().flatten();
         let ended = file.as_ref().is_some_and(|file| stamp::time(nanos(file.end)) <= now);
         if old || ended {
-            leases.dead.push((name, facts));
-            continue;
+            self.dead.push(name.to_owned());
+            return;
         }
-        leases.live.push(LiveLease {
+        self.live.push(LiveLease {
             author,
-            release: release_of(&name),
+            release: release_of(name),
             // A start too long ago would protect nothing.
             since: file.as_ref().map_or(written, |file| nanos(file.start).min(written)).max(oldest(now)),
             layers: file.map(|file| file.layers),
         });
     }
-    Ok(leases)
 }
 
 fn nanos(seconds: u64) -> i64 {
@@ -244,13 +258,12 @@ fn release_of(name: &OsStr) -> Option<String> {
     names::is_release(release).then(|| release.to_owned())
 }
 
-/// Reads a lease file.
-fn read_file(directory: &DirHandle, name: &OsStr) -> io::Result<Option<LeaseFile>> {
-    let file: LeaseFile = serde_json::from_slice(&directory.read(name, LARGEST)?)?;
+fn parse(name: &OsStr, content: &[u8]) -> io::Result<LeaseFile> {
+    let file: LeaseFile = serde_json::from_slice(content)?;
     let fits = file.schema == SCHEMA
         && release_of(name).as_ref() == Some(&file.release)
         && file.layers.iter().all(|entry| is_layer(entry));
-    if fits { Ok(Some(file)) } else { Err(io::Error::other("not a lease")) }
+    if fits { Ok(file) } else { Err(io::Error::other("not a lease")) }
 }
 
 fn shown(name: &OsStr) -> String {
