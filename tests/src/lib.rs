@@ -5,7 +5,7 @@
 
 #![allow(clippy::expect_used)] // a harness fails by panicking
 
-mod fake_s3;
+pub mod fake_s3;
 mod processes;
 mod results;
 mod running;
@@ -14,7 +14,6 @@ mod seaweed;
 mod skipping;
 mod slow;
 
-pub use fake_s3::{FakeS3, Fault, S3Request};
 pub use processes::{Survivor, survivors};
 pub use results::{cases, json, leaks_of, well_formed_xml};
 pub use running::{Ran, Running};

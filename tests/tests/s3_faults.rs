@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::process::Output;
 
-use build_agent_tests::{FakeS3, Fault};
+use build_agent_tests::fake_s3::{FakeS3, Fault};
 
 fn publish(server: &FakeS3, tree: &Path, prefix: &str) -> Output {
     let mut command = build_agent_tests::agent();

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use agent_artifacts::store::artifact_pattern::{artifact_pattern, excludes_all};
-use agent_objects::Prices;
 use agent_cache::bucket::endpoint::{PORT, PORTS};
+use agent_objects::Prices;
 use agent_types::tiers::Access;
 
 use super::manifest::{CacheAccess, UnvalidatedManifest};

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use build_agent_tests::{FakeS3, Fault, Ran, S3Request, Sandbox, SeaweedFs};
+use build_agent_tests::fake_s3::{FakeS3, Fault, S3Request};
+use build_agent_tests::{Ran, Sandbox, SeaweedFs};
 use nix::sys::signal::Signal;
 
 /// A job that builds `hello` with a share in a bucket.

@@ -7,6 +7,7 @@ use futures_util::future::join_all;
 
 use crate::config::Shared;
 use agent_artifacts::aws;
+use agent_cache::bucket::endpoint::ReadTier;
 use agent_cache::bucket::probe::{self, Failure, LIMIT, Look, Writing};
 use agent_cache::bucket::{BucketTier, BucketTiers};
 use agent_cache::probe::Judgement;
@@ -15,7 +16,7 @@ use agent_objects::{Objects, Prices};
 use agent_types::bucket_share::BucketShare;
 use agent_types::error::{Error, Result};
 use agent_types::events::Emitter;
-use agent_types::tiers::State;
+use agent_types::tiers::{State, Tiers};
 use agent_types::traffic::Traffic;
 
 /// How long failed requests are retried. A job goes on without its share.
@@ -23,7 +24,7 @@ const RETRIES: Retries = Retries { within: Duration::from_secs(20), delay: Durat
 
 /// Probes all tiers at once. Takes at most twice the limit of a probe.
 pub async fn look(shared: &Shared<BucketShare>, events: &Emitter) -> BucketTiers {
-    let tiers = match open(shared).await {
+    let tiers = match open(shared.share.bucket(), &shared.tiers).await {
         Ok(tiers) => tiers,
         Err(error) => {
             let reason = [vec![error.message], error.causes].concat().join(": ");
@@ -54,12 +55,12 @@ pub async fn look(shared: &Shared<BucketShare>, events: &Emitter) -> BucketTiers
 ///
 /// # Errors
 /// Usage, if the region is unknown or the endpoint is not a URL. Nothing is sent.
-pub async fn open(shared: &Shared<BucketShare>) -> Result<BucketTiers> {
-    let store = Arc::new(aws::share_bucket(shared.share.bucket()).await?);
+pub async fn open(bucket: &str, tiers: &Tiers<BucketShare>) -> Result<BucketTiers> {
+    let store = Arc::new(aws::share_bucket(bucket).await?);
     let no_client = |error| Error::machine("cannot list S3 buckets").because(&error);
     let keys = Arc::new(aws::BucketKeys::new(Arc::clone(&store)).map_err(no_client)?);
     let objects = || Objects::new(Arc::clone(&store) as _, RETRIES).listed_by(Arc::clone(&keys) as _);
-    Ok(BucketTiers::new(&shared.tiers, objects))
+    Ok(BucketTiers::new(tiers, objects))
 }
 
 /// What a tier can be used for.
@@ -101,11 +102,15 @@ fn told(failure: &Failure) -> (String, String) {
     }
 }
 
-/// Reports the requests of the whole job to each tier, and their price.
-pub async fn tell_requests(tiers: &BucketTiers, prices: &Prices, events: &Emitter) {
+/// Reports what BitBake read from each tier, the requests of the whole job, and their price.
+pub async fn tell_traffic(tiers: &BucketTiers, served: &[Arc<ReadTier>], prices: &Prices, events: &Emitter) {
     let of = |tier: &BucketTier| {
         let requests = tier.objects.meter().so_far();
+        let served = served.iter().find(|served| served.bucket.kind == tier.kind);
+        let read = served.map(|served| served.served.totals()).unwrap_or_default();
         let traffic = Traffic {
+            objects_read: read.objects,
+            bytes_read: read.bytes,
             operations: requests.number(),
             seconds_waited: requests.waited.as_secs_f64(),
             usd: prices.money(&requests),

@@ -218,7 +218,9 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 /// A failure of the bucket, as the publisher for directories reports it.
 fn share_error(error: Error) -> std::io::Error {
     let kind = match &error {
-        Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => std::io::ErrorKind::PermissionDenied,
+        Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => {
+            std::io::ErrorKind::PermissionDenied
+        }
         Error::NotFound { .. } => std::io::ErrorKind::NotFound,
         _ => std::io::ErrorKind::Other,
     };
