@@ -34,7 +34,10 @@ const RETRIES: Retries = Retries { within: Duration::from_secs(60), delay: Durat
 pub async fn command(command: CacheCommand, environment: &AgentEnvironment) -> Result<ExitStatus> {
     match command {
         CacheCommand::Stats(args) => stats(args, environment).await,
-        CacheCommand::Publish(args) => cache_publish::command(args, environment).await,
+        CacheCommand::Publish(args) => {
+            let share = share_at(&args.share)?;
+            cache_publish::command(args, &share, environment).await
+        }
         CacheCommand::Prune(args) => prune(args, environment).await,
         CacheCommand::Verify(args) => verify(args, environment).await,
     }
@@ -68,12 +71,12 @@ async fn share_settings(args: &ShareArgs, environment: &AgentEnvironment) -> Res
         }
     };
     let (sstate, downloads) = (settings.cache.sstate_max_age, settings.cache.downloads_max_age);
-    let prices = Prices::default();
+    let prices = settings.cache.prices;
     Ok(ShareSettings { share, sstate_max_age: Some(sstate), downloads_max_age: Some(downloads), prices })
 }
 
 /// The share with this name: `s3://BUCKET/PREFIX`, else a directory.
-pub fn share_at(name: &Path) -> Result<ShareLocation> {
+fn share_at(name: &Path) -> Result<ShareLocation> {
     if let Some(address) = name.to_str().filter(|name| name.starts_with("s3://")) {
         return Ok(ShareLocation::Bucket(BucketShare::new(S3Address::parse(address)?)));
     }

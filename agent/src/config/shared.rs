@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use agent_objects::Prices;
 use agent_types::bucket_share::BucketShare;
 use agent_types::share::Share;
 use agent_types::tiers::{Access, TierKind, Trust};
@@ -38,6 +39,7 @@ pub struct RawCache {
     pub downloads_max_age: Duration,
     pub sstate_max_age: Duration,
     pub hash_server: HashServer,
+    pub prices: Prices,
     pub endpoint_port: u16,
 }
 
@@ -67,6 +69,7 @@ pub fn cache(
         downloads_max_age: words.downloads_max_age,
         sstate_max_age: words.sstate_max_age,
         hash_server: words.hash_server.clone(),
+        prices: words.prices,
         endpoint_port: words.endpoint_port,
     }
     .judged(trust, paths);

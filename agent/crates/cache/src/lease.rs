@@ -64,23 +64,11 @@ impl Lease {
         until: SystemTime,
         layers: impl IntoIterator<Item = String>,
     ) -> Result<Lease> {
-        let seconds =
-            |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        let layers: BTreeSet<String> = layers.into_iter().collect();
-        if !names::is_release(release) || !layers.iter().all(|entry| is_layer(entry)) {
-            return Err(Error::internal(format!("invalid names for a lease: `{release}` and {layers:?}")));
-        }
-        let now = SystemTime::now();
-        let start = seconds(now);
-        let file =
-            LeaseFile { schema: SCHEMA.into(), release: release.into(), start, end: seconds(until), layers };
-        let text = serde_json::to_vec(&file)
-            .map_err(|error| Error::internal("cannot serialize a lease").because(&error))?;
+        let text = content(release, until, layers)?;
         let directory = tier.leases();
         fs::create_dir_all(&directory)?;
-        let random = stamp::random();
-        let begun = directory.join(names::part(&random));
-        let path = directory.join(format!("{release}.{}-{}-{random}", host(), std::process::id()));
+        let begun = directory.join(names::part(&stamp::random()));
+        let path = directory.join(name(release));
         let written = write_new(&begun, &text).and_then(|()| fs::rename(&begun, &path));
         if let Err(error) = written {
             // A prune removes the rest.
@@ -103,6 +91,28 @@ impl Drop for Lease {
     fn drop(&mut self) {
         let _ = remove::remove_file(&self.path, &self.share);
     }
+}
+
+/// The content of a lease that begins now. See [`Lease::take`].
+pub(crate) fn content(
+    release: &str,
+    until: SystemTime,
+    layers: impl IntoIterator<Item = String>,
+) -> Result<Vec<u8>> {
+    let seconds =
+        |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let layers: BTreeSet<String> = layers.into_iter().collect();
+    if !names::is_release(release) || !layers.iter().all(|entry| is_layer(entry)) {
+        return Err(Error::internal(format!("invalid names for a lease: `{release}` and {layers:?}")));
+    }
+    let (start, end) = (seconds(SystemTime::now()), seconds(until));
+    let file = LeaseFile { schema: SCHEMA.into(), release: release.into(), start, end, layers };
+    serde_json::to_vec(&file).map_err(|error| Error::internal("cannot serialize a lease").because(&error))
+}
+
+/// A new name for a lease of this process.
+pub(crate) fn name(release: &str) -> String {
+    format!("{release}.{}-{}-{}", host(), std::process::id(), stamp::random())
 }
 
 fn write_new(path: &Path, text: &[u8]) -> io::Result<()> {

@@ -8,10 +8,12 @@ pub mod key;
 pub mod keys;
 pub mod meter;
 pub mod objects;
+pub mod parts;
 pub mod prices;
 pub mod retry;
 
 pub use keys::{ListKeys, ListedObject, Upload};
 pub use meter::{Meter, Requests};
+pub use object_store::Error;
 pub use objects::{Created, Objects};
 pub use prices::Prices;

@@ -3,7 +3,10 @@
 pub mod endpoint;
 pub mod index;
 mod layout;
+pub mod lease;
+pub mod probe;
 pub mod prune;
+pub mod publish;
 pub mod stats;
 pub mod usage;
 pub mod verify;
