@@ -41,7 +41,8 @@ impl Share {
 
     /// The record of a build that ended so many days ago.
     fn used(&self, keys: &[&str], days: u32) {
-        let hashes: Vec<String> = keys.iter().map(|key| format!("\"{}\"", &hex(key.as_bytes())[..16])).collect();
+        let hashes: Vec<String> =
+            keys.iter().map(|key| format!("\"{}\"", &hex(key.as_bytes())[..16])).collect();
         let text = format!(
             "{{\"schema\":\"build-agent/bucket-usage/v1\",\"usage\":{{\"wanted\":10,\"local\":0,\"mirrors\":8,\
              \"missed\":2}},\"objects\":[{}]}}",
@@ -142,7 +143,10 @@ fn what_builds_use_stays_and_the_rest_goes() {
     found.retain(|key| !key.starts_with("usage/"));
     assert_eq!(found, left, "{unused}");
     let index = share.index();
-    assert!(index.contains(&object(1)) && index.contains(&object(2)) && !index.contains(&object(3)), "{index}");
+    assert!(
+        index.contains(&object(1)) && index.contains(&object(2)) && !index.contains(&object(3)),
+        "{index}"
+    );
 }
 
 #[test]
@@ -170,7 +174,8 @@ fn json_has_the_fields_of_a_directory() {
     std::fs::create_dir_all(directory.path().join("sstate/scarthgap")).unwrap();
     for command in ["stats", "prune", "verify"] {
         let bucket = share.json(&[command], 0);
-        let output = agent().args(["cache", command, "--json", "--share"]).arg(directory.path()).output().unwrap();
+        let output =
+            agent().args(["cache", command, "--json", "--share"]).arg(directory.path()).output().unwrap();
         let other: Value = serde_json::from_slice(&output.stdout).unwrap();
         for field in other.as_object().unwrap().keys() {
             assert!(bucket.get(field).is_some(), "{command}: {field}");
@@ -190,7 +195,10 @@ fn a_lease_protects_a_running_build() {
     share.write("leases/scarthgap.host-1-0123456789abcdef", lease.to_string().as_bytes(), 0);
     let prune = ["prune", "--max-size", "0", "--grace", "0s"];
     let pruned = share.json(&prune, 0);
-    assert_eq!((pruned["leases"].as_array().unwrap().len(), &pruned["held_by_leases"]["units"]), (1, &1.into()));
+    assert_eq!(
+        (pruned["leases"].as_array().unwrap().len(), &pruned["held_by_leases"]["units"]),
+        (1, &1.into())
+    );
     assert!(share.keys().contains(&own) && !share.keys().contains(&other));
     share.json(&[&prune[..], &["--ignore-leases"]].concat(), 0);
     assert!(!share.keys().contains(&own));
@@ -283,7 +291,8 @@ fn two_prunes_and_a_publisher_at_once_lose_nothing() {
         }
     }
     // While they run, objects that both plan to delete are written again, as by a build that made them anew.
-    let again: Vec<String> = (1..400).step_by(20).map(|n| format!("sstate/scarthgap/{}", object(n))).collect();
+    let again: Vec<String> =
+        (1..400).step_by(20).map(|n| format!("sstate/scarthgap/{}", object(n))).collect();
     let (s3, keys, done) = (share.s3.clone(), again.clone(), AtomicU64::new(0));
     share.s3.faults(move |_, request| {
         // Between the plan and the deletion: at the first look at an object.
