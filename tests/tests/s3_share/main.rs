@@ -4,4 +4,5 @@
 
 mod endpoint;
 mod jobs;
+mod keep;
 mod kills;
