@@ -1,23 +1,25 @@
 //! Runs the stages of a plan, one after another, each with the outputs of the earlier ones.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use tracing::Instrument;
 use tracing::field::Empty;
 
 use crate::config::Settings;
-use crate::stages::configure::Edits;
+use crate::stages::configure::{BuildEnvironment, Edits};
 use crate::stages::pending::Pending;
+use crate::stages::share::OpenShare;
 use crate::stages::{self, build, check, checkout, configure, publish, share};
-use agent_cache::{Lease, Usage};
+use agent_cache::Usage;
+use agent_cache::bucket::endpoint::ReadTier;
 use agent_git::Access;
 use agent_process::credentials::CredentialSources;
 use agent_process::{Interrupt, Runner};
 use agent_types::error::{Error, Result};
 use agent_types::events::{EventKind, JobIdentity, JobStarted, SCHEMA};
 use agent_types::outcome::Outcome;
-use agent_types::tiers::Tiers;
 
 use super::credentials::{CredentialCheck, start_check};
 use super::plan::uses_share;
@@ -28,9 +30,9 @@ use agent_types::stage::Stage;
 #[derive(Default)]
 struct Outputs {
     under_test: checkout::UnderTest,
-    tiers: Tiers,
+    share: OpenShare,
     /// Held until the last stage that uses the share is over.
-    lease: Option<Lease>,
+    lease: Option<share::notes::JobLease>,
     checkout: Option<checkout::Checkout>,
     configured: Option<configure::BuildEnvironment>,
     /// The check stage's first step, if it has one.
@@ -91,6 +93,8 @@ pub async fn run(
     if let Some(lease) = job.outputs.lease.take() {
         share::notes::release(lease, events).await;
     }
+    let served = job.outputs.configured.as_ref().map_or(&[][..], BuildEnvironment::served);
+    share::bucket::tell_traffic(&job.outputs.share.bucket, served, &settings.cache.prices, events).await;
     notice.end().await;
 }
 
@@ -219,10 +223,10 @@ impl Job<'_> {
         let runner = &runner.for_stage(stage);
         match stage {
             Stage::Checkout => {
-                outputs.tiers = share::look(settings, runner).await?;
-                let checkout = checkout::run(settings, &outputs.tiers, runner, access).await?;
+                outputs.share = share::look(settings, runner).await?;
+                let checkout = checkout::run(settings, &outputs.share, runner, access).await?;
                 outputs.lease =
-                    share::notes::lease(settings, &outputs.tiers, &checkout.shared_entries, &runner.events)
+                    share::notes::lease(settings, &outputs.share, &checkout.shared_entries, &runner.events)
                         .await;
                 outputs.checkout = Some(checkout);
                 Ok(Outcome::Passed)
@@ -230,7 +234,7 @@ impl Job<'_> {
             Stage::Configure => {
                 let checkout = needs(&outputs.checkout, Stage::Checkout, stage)?;
                 outputs.configured =
-                    Some(configure::run(settings, checkout, &outputs.tiers, Edits::Overwrite, runner).await?);
+                    Some(configure::run(settings, checkout, &outputs.share, Edits::Overwrite, runner).await?);
                 Ok(Outcome::Passed)
             }
             Stage::Check => {
@@ -275,7 +279,7 @@ impl Job<'_> {
                 }
             }
         };
-        let both = async { tokio::join!(artifacts, self.publish_caches(&saving)) };
+        let both = async { tokio::join!(artifacts, self.publish_caches(configured.served(), &saving)) };
         let end = async {
             interrupt.end_of_saving(&saving, grace).await;
             std::future::pending().await
@@ -291,9 +295,9 @@ impl Job<'_> {
     }
 
     /// Whether there was a tier to publish to. What became of it changes no verdict.
-    async fn publish_caches(&self, interrupt: &Interrupt) -> bool {
-        let (cache, tiers) = (&self.settings.cache, &self.outputs.tiers);
-        if tiers.read.is_empty() || !uses_share(self.settings) {
+    async fn publish_caches(&self, served: &[Arc<ReadTier>], interrupt: &Interrupt) -> bool {
+        let (cache, share) = (&self.settings.cache, &self.outputs.share);
+        if share.is_empty() || !uses_share(self.settings) {
             return false;
         }
         let sources = publish::cache::Sources {
@@ -302,9 +306,9 @@ impl Job<'_> {
             release: self.settings.release.name.into(),
         };
         let events = &self.runner.events;
-        publish::cache::run(sources, tiers, events, interrupt).await;
-        share::notes::usage(self.settings, tiers, self.outputs.usage, events).await;
-        tiers.write.is_some()
+        publish::cache::run(sources, share, served, events, interrupt).await;
+        share::notes::usage(self.settings, share, served, self.outputs.usage, events).await;
+        share.writes().is_some()
     }
 
     /// Each check and each build that the manifest asks for has an outcome, also in a stage that is not reached.

@@ -6,10 +6,12 @@
 //! finds. Keys that the agent was given in another way ([`use_keys`]) come before all of these.
 
 mod credentials;
+mod keys;
 mod objects;
 mod secrets;
 
-pub use objects::{bucket, is_loopback, read_object, upstream};
+pub use keys::BucketKeys;
+pub use objects::{bucket, is_loopback, read_object, share_bucket, upstream};
 pub use secrets::secret;
 
 use std::sync::OnceLock;
@@ -40,7 +42,7 @@ async fn sdk() -> SdkConfig {
 pub fn refusal_hint(answer: &str, action: &str) -> String {
     let known: [(&str, &str); 12] = [
         ("RequestTimeTooSkewed", "set this machine's clock: it is more than 15 minutes off"),
-        ("NoSuchBucket", "create the bucket, or fix its name in [artifacts] destination"),
+        ("NoSuchBucket", "create the bucket, or fix its name in the manifest"),
         ("PermanentRedirect", "set AWS_REGION to the bucket's region"),
         ("incorrectly configured region", "set AWS_REGION to the bucket's region"),
         ("AuthorizationHeaderMalformed", "set AWS_REGION to the bucket's region"),

@@ -1,5 +1,17 @@
 //! A share in a bucket. It has the tiers and the rules of a share in a directory.
 
+pub mod endpoint;
+pub mod index;
+mod layout;
+pub mod lease;
+pub mod probe;
+pub mod prune;
+pub mod publish;
+pub mod stats;
+pub mod usage;
+pub mod verify;
+mod walk;
+
 use agent_objects::Objects;
 use agent_types::bucket_share::BucketShare;
 use agent_types::tiers::{Tier, TierKind, Tiers};
