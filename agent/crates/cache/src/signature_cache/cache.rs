@@ -8,10 +8,10 @@ use tokio::task::spawn_blocking;
 
 use agent_yocto::check_layer::Kind;
 
-use super::bitbake_runner::Ran;
+use super::bitbake_runner::{BitbakeRunner, Ran};
 use super::key::{Inputs, Key};
 use super::lock::lock;
-use super::parse_cache::{ParseCaches, Restored, Users};
+use super::parse_cache::{ParseCaches, Restored, Unpacking, Users};
 use super::plausibility::{is_plain_failure, plausible};
 use super::protocol::Answer;
 use super::provenance::{Provenance, ProvenanceSummary, Rerun};
@@ -200,25 +200,52 @@ impl SignatureCache {
     }
 
     /// Gives the real BitBake `at` this build directory what was parsed before: in a rerun only what BitBake parsed
-    /// in this very check, and nothing after it failed with what was stored earlier.
-    pub async fn restore(self: &Arc<Self>, at: &Path, inputs: &Inputs) -> Restored {
-        let (cache, at, inputs) = (self.clone(), at.to_owned(), inputs.clone());
-        let restored = spawn_blocking(move || cache.restore_blocking(&at, &inputs)).await;
-        restored.unwrap_or_else(|error| Restored::Refused(NotCacheable(error.to_string())))
-    }
-
-    fn restore_blocking(&self, at: &Path, inputs: &Inputs) -> Restored {
-        if self.rerun.attempt > 0 {
-            return self.parse_caches.restore_own(inputs, at);
-        }
-        if lock(&self.provenance).has_failed_with_cache() {
-            return Restored::Nothing;
-        }
-        let restored = self.parse_caches.restore(inputs, at);
+    /// in this very check, and nothing after it failed with what was stored earlier. Where files have other stat data
+    /// than then, `bitbake` rebases it with the environment of the call.
+    pub async fn restore(
+        self: &Arc<Self>,
+        at: &Path,
+        inputs: &Inputs,
+        invocation: &Invocation,
+        bitbake: &BitbakeRunner,
+    ) -> Restored {
+        let lost = |error: tokio::task::JoinError| Restored::Refused(NotCacheable(error.to_string()));
+        let (cache, to, inputs) = (self.clone(), at.to_owned(), inputs.clone());
+        let unpacking = spawn_blocking(move || cache.unpack_blocking(&to, &inputs)).await;
+        let restored = match unpacking {
+            Ok(Unpacking::Done(restored)) => restored,
+            Ok(Unpacking::Unpacked(mut unpacked)) => {
+                let mut rebased = Ok(());
+                for rebase in unpacked.take_rebases() {
+                    if rebased.is_ok() {
+                        rebased = bitbake.rebase(invocation, at, rebase.input, &rebase.target).await;
+                    }
+                }
+                let put = spawn_blocking(move || match rebased {
+                    Ok(()) => unpacked.put(),
+                    Err(NotCacheable(reason)) => {
+                        unpacked.give_up();
+                        Restored::Refused(NotCacheable(format!("it cannot be rebased: {reason}")))
+                    }
+                });
+                put.await.unwrap_or_else(lost)
+            }
+            Err(error) => lost(error),
+        };
         if restored == Restored::Put && at == self.place.build {
             lock(&self.provenance).restored();
         }
         restored
+    }
+
+    fn unpack_blocking(&self, at: &Path, inputs: &Inputs) -> Unpacking {
+        if self.rerun.attempt > 0 {
+            return Unpacking::Done(self.parse_caches.restore_own(inputs, at));
+        }
+        if lock(&self.provenance).has_failed_with_cache() {
+            return Unpacking::Done(Restored::Nothing);
+        }
+        self.parse_caches.unpack(inputs, at)
     }
 
     /// Stores what the real BitBake answered, if it would answer so again.

@@ -191,7 +191,8 @@ impl QueryHandler {
         if self.stop.state().is_some() {
             return without_answer(None, format!("{why}; the check is being stopped"));
         }
-        let restored = self.cache.restore(self.cache.build_dir(), &inputs).await;
+        let at = self.cache.build_dir();
+        let restored = self.cache.restore(at, &inputs, &invocation, &self.bitbake).await;
         if let Restored::Refused(reason) = &restored {
             why += &format!("; the stored parse cache is not used: {reason}");
         }

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
 
 use super::*;
-use crate::signature_cache::{Store, Stores, tree};
+use crate::signature_cache::{Store, Stores, admission, tree};
 
 const HASH: &str = "00000000000000000000000000000001";
 
@@ -49,7 +49,10 @@ impl Scene {
         let root = self.at("layer");
         let around = tree::Surroundings { skip: &[], trees: std::slice::from_ref(&root) };
         let mut inputs = Inputs::default();
-        inputs.add_tree("files of layer", tree::read(&root, &around, &Default::default()).unwrap());
+        inputs.add_tree(
+            admission::part_of_tree(&root),
+            tree::read(&root, &around, &Default::default()).unwrap(),
+        );
         inputs
     }
 
@@ -77,9 +80,19 @@ impl Scene {
         self.parse_caches.restore_own(&self.inputs(), &self.at(build))
     }
 
-    fn restore(&self, build: &str) -> Restored {
+    fn unpack(&self, build: &str) -> Unpacking {
         fs::create_dir_all(self.at(build)).unwrap();
-        self.parse_caches.restore(&self.inputs(), &self.at(build))
+        self.parse_caches.unpack(&self.inputs(), &self.at(build))
+    }
+
+    fn restore(&self, build: &str) -> Restored {
+        match self.unpack(build) {
+            Unpacking::Done(restored) => restored,
+            Unpacking::Unpacked(mut unpacked) => {
+                assert_eq!(unpacked.take_rebases().len(), 0);
+                unpacked.put()
+            }
+        }
     }
 
     #[track_caller]
@@ -144,9 +157,38 @@ fn what_would_be_wrong_or_useless_is_refused_with_its_reason() {
     scene.assert_refused("four", "new.inc is new");
     fs::remove_file(scene.at("layer/recipes-x/new.inc")).unwrap();
     for name in ["b", "c", "d"] {
+        scene.write(&format!("layer/recipes-x/{name}.bb"), "changed");
+    }
+    scene.assert_refused("five", "most recipes are other ones");
+}
+
+/// As after a fresh clone. What the program makes of it is tested with real BitBake.
+#[test]
+fn a_cache_of_moved_files_is_rebased_and_only_the_core_cache_is() {
+    let scene = Scene::new();
+    scene.parse("one", "first");
+    scene.insert("one").unwrap();
+    for name in ["b", "c", "d"] {
         scene.age(&format!("layer/recipes-x/{name}.bb"), 20);
     }
-    scene.assert_refused("five", "checked out again");
+    scene.write("layer/recipes-x/a.bb", "changed");
+    let Unpacking::Unpacked(mut unpacked) = scene.unpack("two") else { panic!("nothing was unpacked") };
+    let [rebase] = &mut unpacked.take_rebases()[..] else { panic!("one cache is rebased") };
+    let mut input = String::new();
+    std::io::Read::read_to_string(&mut rebase.input, &mut input).unwrap();
+    let lines: Vec<&str> = input.lines().collect();
+    assert_eq!((lines[0], lines.len(), lines[4]), ("3", 5, "first"));
+    for (line, name) in lines[1..4].iter().zip(["b", "c", "d"]) {
+        let old = 1_700_000_000 - 100;
+        let path = scene.at(&format!("layer/recipes-x/{name}.bb"));
+        assert!(line.starts_with(&format!("{old} 0 1 ")) && line.ends_with(path.to_str().unwrap()), "{line}");
+        assert!(line.contains(&format!(" {} 0 1 ", 1_700_000_000 - 20)), "{line}");
+    }
+    fs::write(&rebase.target, "rebased").unwrap();
+    assert_eq!(unpacked.put(), Restored::Put);
+    assert_eq!(scene.restored("two"), "first");
+    let core = scene.at(&format!("two/tmp/cache/bb_cache.dat.{HASH}"));
+    assert_eq!(fs::read_to_string(core).unwrap(), "rebased");
 }
 
 #[test]
