@@ -24,9 +24,9 @@ pub async fn command(args: arguments::Shell, environment: &AgentEnvironment) -> 
     let unrecorded = UnrecordedRun::new(&settings, servers.redactor(&settings))?;
     let prepared = async {
         job::end_leftovers(&settings, &unrecorded.runner).await?;
-        let tiers = share::look(&settings, &unrecorded.runner).await?;
-        let checkout = checkout::run(&settings, &tiers, &unrecorded.runner, &servers.access).await?;
-        configure::run(&settings, &checkout, &tiers, Edits::Keep, &unrecorded.runner).await
+        let share = share::look(&settings, &unrecorded.runner).await?;
+        let checkout = checkout::run(&settings, &share, &unrecorded.runner, &servers.access).await?;
+        configure::run(&settings, &checkout, &share, Edits::Keep, &unrecorded.runner).await
     };
     let prepared = prepared.await;
     let configured = after(prepared, unrecorded.end().await)?;

@@ -9,6 +9,7 @@ use tracing::field::Empty;
 use crate::config::Settings;
 use crate::stages::configure::Edits;
 use crate::stages::pending::Pending;
+use crate::stages::share::OpenShare;
 use crate::stages::{self, build, check, checkout, configure, publish, share};
 use agent_cache::{Lease, Usage};
 use agent_git::Access;
@@ -16,7 +17,6 @@ use agent_process::{Interrupt, Runner};
 use agent_types::error::{Error, Result};
 use agent_types::events::{EventKind, JobIdentity, JobStarted, SCHEMA};
 use agent_types::outcome::Outcome;
-use agent_types::tiers::Tiers;
 
 use super::plan::uses_share;
 use super::{Plan, Step, StopNotice, end_leftovers};
@@ -26,7 +26,7 @@ use agent_types::stage::Stage;
 #[derive(Default)]
 struct Outputs {
     under_test: checkout::UnderTest,
-    tiers: Tiers,
+    share: OpenShare,
     /// Held until the last stage that uses the share is over.
     lease: Option<Lease>,
     checkout: Option<checkout::Checkout>,
@@ -194,10 +194,10 @@ impl Job<'_> {
         let runner = &runner.for_stage(stage);
         match stage {
             Stage::Checkout => {
-                outputs.tiers = share::look(settings, runner).await?;
-                let checkout = checkout::run(settings, &outputs.tiers, runner, access).await?;
+                outputs.share = share::look(settings, runner).await?;
+                let checkout = checkout::run(settings, &outputs.share, runner, access).await?;
                 outputs.lease =
-                    share::notes::lease(settings, &outputs.tiers, &checkout.shared_entries, &runner.events)
+                    share::notes::lease(settings, &outputs.share, &checkout.shared_entries, &runner.events)
                         .await;
                 outputs.checkout = Some(checkout);
                 Ok(Outcome::Passed)
@@ -205,7 +205,7 @@ impl Job<'_> {
             Stage::Configure => {
                 let checkout = needs(&outputs.checkout, Stage::Checkout, stage)?;
                 outputs.configured =
-                    Some(configure::run(settings, checkout, &outputs.tiers, Edits::Overwrite, runner).await?);
+                    Some(configure::run(settings, checkout, &outputs.share, Edits::Overwrite, runner).await?);
                 Ok(Outcome::Passed)
             }
             Stage::Check => {
@@ -266,8 +266,8 @@ impl Job<'_> {
 
     /// Whether there was a tier to publish to. What became of it changes no verdict.
     async fn publish_caches(&self, interrupt: &Interrupt) -> bool {
-        let (cache, tiers) = (&self.settings.cache, &self.outputs.tiers);
-        if tiers.read.is_empty() || !uses_share(self.settings) {
+        let (cache, share) = (&self.settings.cache, &self.outputs.share);
+        if share.is_empty() || !uses_share(self.settings) {
             return false;
         }
         let sources = publish::cache::Sources {
@@ -276,9 +276,9 @@ impl Job<'_> {
             release: self.settings.release.name.into(),
         };
         let events = &self.runner.events;
-        publish::cache::run(sources, tiers, events, interrupt).await;
-        share::notes::usage(self.settings, tiers, self.outputs.usage, events).await;
-        tiers.write.is_some()
+        publish::cache::run(sources, &share.tiers, events, interrupt).await;
+        share::notes::usage(self.settings, share, self.outputs.usage, events).await;
+        share.is_writable()
     }
 
     /// Each check and each build that the manifest asks for has an outcome, also in a stage that is not reached.

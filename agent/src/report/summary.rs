@@ -151,8 +151,9 @@ impl Default for Summary {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TierResult {
     pub tier: TierKind,
+    /// A directory, or `s3://bucket/prefix`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub path: Option<PathBuf>,
+    pub path: Option<String>,
     /// `None` when it was not looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<State>,

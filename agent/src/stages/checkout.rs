@@ -25,9 +25,10 @@ use agent_types::error::{Class, Error, Result};
 use agent_types::events::{EventKind, RepoReady, Unit};
 use agent_types::outcome::Outcome;
 use agent_types::stage::Stage;
-use agent_types::tiers::{TierKind, Tiers};
+use agent_types::tiers::TierKind;
 use agent_types::traffic::Traffic;
 
+use super::share::OpenShare;
 use stored::Stores;
 
 /// How many repos are fetched at once.
@@ -74,17 +75,22 @@ pub struct UnderTest {
     pub branch: Option<String>,
 }
 
-/// Brings all sources into place. `tiers` is what the job may do with the share.
+/// Brings all sources into place. `share` is what the job may do with the share.
 ///
 /// # Errors
 /// The first repo's that could not be had, in the manifest's order, after all were tried; usage when
 /// a layer, BitBake or OE-Core is not where the manifest says or is there twice.
-pub async fn run(settings: &Settings, tiers: &Tiers, runner: &Runner, access: &Access) -> Result<Checkout> {
+pub async fn run(
+    settings: &Settings,
+    share: &OpenShare,
+    runner: &Runner,
+    access: &Access,
+) -> Result<Checkout> {
     // Where there is none, configure says what is wrong.
     let layer_user =
         agent_process::build_user(settings.build_user.as_deref(), &settings.checkout).ok().flatten();
     let access = &access.for_source(settings.cache.trust.is_trusted());
-    let stores = Stores::new(settings.cache.layers.clone(), tiers, layer_user)?;
+    let stores = Stores::new(settings.cache.layers.clone(), &share.tiers, layer_user)?;
     let jobs = settings.repos.iter().map(|repo| unit(settings, &stores, runner, access, repo));
     let mut answers: Vec<Result<ReadyRepo>> = stream::iter(jobs).buffered(PARALLEL).collect().await;
     if settings.completes_repos {

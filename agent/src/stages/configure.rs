@@ -13,6 +13,7 @@ use std::time::Duration;
 use fs_err as fs;
 
 use crate::config::{Settings, SharedCache};
+use agent_cache::bucket::BucketTiers;
 use agent_cache::dangling;
 use agent_cache::signature_cache::WrittenConf;
 use agent_fs::access::{Barrier, Credentials, Permission};
@@ -31,6 +32,7 @@ use agent_yocto::unreadable::Unreadable;
 
 use super::blocking;
 use super::checkout::Checkout;
+use super::share::OpenShare;
 
 pub use build_dir::Edits;
 use build_dir::{BuildDir, MadeBy, hand_over};
@@ -53,6 +55,8 @@ pub struct BuildEnvironment {
     pub build: PathBuf,
     /// Those of the share that are really there.
     pub tiers: Tiers,
+    /// Likewise of a share in a bucket.
+    pub bucket: BucketTiers,
     hash_server: Serve,
     network: Vec<(String, String)>,
     git: Vec<(OsString, OsString)>,
@@ -176,12 +180,12 @@ impl BuildEnvironment {
 /// Each local link costs one look at the share; a hundred thousand of them on a slow one take this long.
 const SWEEP_LIMIT: Duration = Duration::from_secs(120);
 
-/// Prepares everything that BitBake needs. `tiers` are those of the share that are really there; `edits`: what
-/// becomes of a person's changes to the configuration of the build directory.
+/// Prepares everything that BitBake needs. `share`: what is really there; `edits`: what becomes of a person's
+/// changes to the configuration of the build directory.
 pub async fn run(
     settings: &Settings,
     checkout: &Checkout,
-    tiers: &Tiers,
+    share: &OpenShare,
     edits: Edits,
     runner: &Runner,
 ) -> Result<BuildEnvironment> {
@@ -226,13 +230,14 @@ pub async fn run(
         core,
         base_layers: plain,
         build: settings.paths.build(),
-        tiers: tiers.clone(),
+        tiers: share.tiers.clone(),
+        bucket: share.bucket.clone(),
         hash_server,
         network: settings.network.clone(),
         threads: std::thread::available_parallelism().map_or(1, usize::from),
     };
     configured.local_caches(settings)?;
-    sweep(settings, tiers, events).await?;
+    sweep(settings, &share.tiers, events).await?;
     let (work, repos) = (settings.paths.clone(), checkout.repos.clone());
     let links =
         blocking(&runner.interrupt, "links to the checkouts were made", move || Links::make(&work, &repos))

@@ -1,6 +1,7 @@
 //! Which tiers of the share are really there: looked at before any stage that uses them. One that is
 //! missing, hangs or cannot be written costs a warning, and the job goes on with what is left.
 
+mod bucket;
 pub mod notes;
 
 use std::path::Path;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use crate::config::{Settings, Shared, SharedCache};
+use agent_cache::bucket::BucketTiers;
 use agent_cache::probe::{Judgement, Look, judge};
 use agent_process::{Answer, Environment, PROBE_LIMIT, Prober, Runner, User};
 use agent_types::error::Result;
@@ -27,13 +29,43 @@ pub const COMMAND: &str = "probe-share";
 /// How long a probe that gave no answer may take to end; one in uninterruptible sleep never does.
 const GRACE: Duration = Duration::from_secs(1);
 
+/// What the job may use of the share: the tiers that are really there. At most one of the two has any.
+#[derive(Clone, Debug, Default)]
+pub struct OpenShare {
+    /// Those of a share in a directory.
+    pub tiers: Tiers,
+    /// Those of a share in a bucket.
+    pub bucket: BucketTiers,
+}
+
+impl OpenShare {
+    pub fn is_empty(&self) -> bool {
+        self.tiers.read.is_empty() && self.bucket.read.is_empty()
+    }
+
+    pub fn is_writable(&self) -> bool {
+        self.tiers.write.is_some() || self.bucket.write.is_some()
+    }
+}
+
 /// Looks at all tiers at once; none without a share. Nobody waits longer than the limit of a probe and a
 /// few seconds.
 ///
 /// # Errors
 /// Those of [`exec::build_user`].
-pub async fn look(settings: &Settings, runner: &Runner) -> Result<Tiers> {
-    let Some(SharedCache::Directory(shared)) = &settings.cache.share else { return Ok(Tiers::default()) };
+pub async fn look(settings: &Settings, runner: &Runner) -> Result<OpenShare> {
+    Ok(match &settings.cache.share {
+        None => OpenShare::default(),
+        Some(SharedCache::Directory(shared)) => {
+            OpenShare { tiers: look_at_directories(settings, shared, runner).await?, ..OpenShare::default() }
+        }
+        Some(SharedCache::Bucket(shared)) => {
+            OpenShare { bucket: bucket::look(shared, &runner.events).await, ..OpenShare::default() }
+        }
+    })
+}
+
+async fn look_at_directories(settings: &Settings, shared: &Shared<Share>, runner: &Runner) -> Result<Tiers> {
     let user = agent_process::build_user(settings.build_user.as_deref(), &settings.checkout)?;
     let prober = Prober {
         runner: Runner { grace: GRACE, ..runner.clone() },
@@ -110,12 +142,12 @@ async fn ask(
 }
 
 async fn tell(tier: &Tier, judgement: &Judgement, events: &Emitter) {
-    let path = tier.share.root().to_path_buf();
+    let path = tier.share.to_string();
     let Judgement { state, reason, fix } = judgement;
     let event = CacheTier { tier: tier.kind, path: path.clone(), state: *state, reason: reason.clone() };
     events.emit(EventKind::CacheTier(event)).await;
     if let (Some(reason), Some(_)) = (reason, fix) {
-        let message = format!("the {} cache {} is {state}: {reason}", tier.kind.word(), path.display());
+        let message = format!("the {} cache {path} is {state}: {reason}", tier.kind.word());
         events.warn(message, fix.clone()).await;
     }
 }

@@ -5,9 +5,13 @@
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))] // they panic if the reader is gone
 
 pub mod key;
+pub mod keys;
 pub mod meter;
 pub mod objects;
+pub mod prices;
 pub mod retry;
 
+pub use keys::{ListKeys, ListedObject, Upload};
 pub use meter::{Meter, Requests};
 pub use objects::{Created, Objects};
+pub use prices::Prices;

@@ -11,6 +11,7 @@ use object_store::{
     Error, GetOptions, GetResult, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, Result,
 };
 
+use crate::keys::{ListKeys, ListedObject, Page, PageRequest, StoreKeys, Upload};
 use crate::meter::{Meter, RequestClass};
 use crate::retry::{Retries, is_transient};
 
@@ -28,13 +29,21 @@ pub enum Created {
 #[derive(Clone, Debug)]
 pub struct Objects {
     store: Arc<dyn ObjectStore>,
+    keys: Arc<dyn ListKeys>,
     retries: Retries,
     meter: Arc<Meter>,
 }
 
 impl Objects {
     pub fn new(store: Arc<dyn ObjectStore>, retries: Retries) -> Objects {
-        Objects { store, retries, meter: Arc::default() }
+        let keys = Arc::new(StoreKeys(Arc::clone(&store)));
+        Objects { store, keys, retries, meter: Arc::default() }
+    }
+
+    /// Lists with `keys`, which finds every key, also those that `object_store` cannot express.
+    #[must_use]
+    pub fn listed_by(self, keys: Arc<dyn ListKeys>) -> Objects {
+        Objects { keys, ..self }
     }
 
     pub fn meter(&self) -> &Meter {
@@ -141,6 +150,85 @@ impl Objects {
             .boxed()
     }
 
+    /// Deletes up to a thousand objects with one request. Gives the keys that may still exist, each with its error;
+    /// an object that is already gone counts as deleted.
+    pub async fn delete_batch(&self, keys: Vec<Path>) -> Vec<(Path, Arc<Error>)> {
+        let mut retry = self.retries.begin();
+        let (mut left, mut refused) = (keys, Vec::new());
+        loop {
+            let begun = Instant::now();
+            let request = futures_util::stream::iter(left.clone()).map(Ok).boxed();
+            let answers: Vec<Result<Path>> = self.store.delete_stream(request).collect().await;
+            self.meter.count(RequestClass::Delete, begun);
+            let answered = answers.len() == left.len();
+            let mut errors = answers.into_iter().map(|answer| answer.err().map(Arc::new));
+            let failed: Vec<(Path, Arc<Error>)> = if answered {
+                left.into_iter().zip(errors).filter_map(|(key, error)| Some((key, error?))).collect()
+            } else if let Some(error) = errors.find_map(|error| error) {
+                // The request failed as a whole.
+                left.into_iter().map(|key| (key, Arc::clone(&error))).collect()
+            } else {
+                return refused;
+            };
+            let failed = failed.into_iter().filter(|(_, error)| !matches!(**error, Error::NotFound { .. }));
+            let (again, permanent): (Vec<_>, Vec<_>) = failed.partition(|(_, error)| is_transient(error));
+            refused.extend(permanent);
+            if again.is_empty() || !retry.delay().await {
+                refused.extend(again);
+                return refused;
+            }
+            left = again.into_iter().map(|(key, _)| key).collect();
+        }
+    }
+
+    /// One page of a list of keys.
+    pub async fn page(&self, request: &PageRequest) -> Result<Page> {
+        let page = || self.counted(RequestClass::WriteOrList, self.keys.page(request.clone()));
+        self.retries.run(page).await
+    }
+
+    /// The objects and prefixes directly below a prefix, which is empty or ends with a slash.
+    pub async fn level(&self, prefix: &str) -> Result<Page> {
+        let mut level = Page::default();
+        let mut request = PageRequest { prefix: prefix.to_owned(), one_level: true, token: None };
+        loop {
+            let page = self.page(&request).await?;
+            level.objects.extend(page.objects);
+            level.prefixes.extend(page.prefixes);
+            request.token = page.token;
+            if request.token.is_none() {
+                return Ok(level);
+            }
+        }
+    }
+
+    /// All objects below a prefix, which is empty or ends with a slash, in the order of their keys. Unlike
+    /// [`list`](Objects::list), this finds every key.
+    pub async fn below(&self, prefix: &str) -> Result<Vec<ListedObject>> {
+        let mut objects = Vec::new();
+        let mut request = PageRequest { prefix: prefix.to_owned(), ..PageRequest::default() };
+        loop {
+            let page = self.page(&request).await?;
+            objects.extend(page.objects);
+            request.token = page.token;
+            if request.token.is_none() {
+                return Ok(objects);
+            }
+        }
+    }
+
+    /// The first thousand unfinished multipart uploads below a prefix.
+    pub async fn uploads(&self, prefix: &str) -> Result<Vec<Upload>> {
+        let uploads = || self.counted(RequestClass::WriteOrList, self.keys.uploads(prefix.to_owned()));
+        self.retries.run(uploads).await
+    }
+
+    /// Removes what an unfinished multipart upload left behind. One that is gone is no error.
+    pub async fn abort(&self, upload: &Upload) -> Result<()> {
+        let abort = || self.counted(RequestClass::Delete, self.keys.abort(upload.clone()));
+        there(self.retries.run(abort).await).map(|_| ())
+    }
+
     async fn counted<T>(&self, class: RequestClass, request: impl Future<Output = Result<T>>) -> Result<T> {
         let begun = Instant::now();
         let answer = request.await;
@@ -184,5 +272,23 @@ mod tests {
         assert!(objects.read(&key, 2).await.is_err());
         let counted = objects.meter().so_far();
         assert_eq!((counted.writes_and_lists, counted.bytes_written), (4, 3));
+    }
+
+    #[tokio::test]
+    async fn lists_and_deletes_below_a_prefix() {
+        let objects = Objects::new(Arc::new(InMemory::new()), Retries::within(Duration::ZERO));
+        for key in ["a/1", "a/b/2", "a/b/3", "ab/4", "5"] {
+            objects.create(&Path::from(key), "x".into()).await.unwrap();
+        }
+        let keys = |objects: &[ListedObject]| objects.iter().map(|o| o.key.clone()).collect::<Vec<_>>();
+        assert_eq!(keys(&objects.below("a/").await.unwrap()), ["a/1", "a/b/2", "a/b/3"]);
+        assert_eq!(objects.below("").await.unwrap().len(), 5);
+        let level = objects.level("a/").await.unwrap();
+        assert_eq!((keys(&level.objects), level.prefixes), (vec!["a/1".to_owned()], vec!["a/b/".to_owned()]));
+        let level = objects.level("").await.unwrap();
+        assert_eq!((keys(&level.objects), level.prefixes.len()), (vec!["5".to_owned()], 2));
+        let gone = ["a/1", "a/b/2", "never"].map(Path::from).to_vec();
+        assert!(objects.delete_batch(gone).await.is_empty());
+        assert_eq!(keys(&objects.below("").await.unwrap()), ["5", "a/b/3", "ab/4"]);
     }
 }

@@ -71,8 +71,17 @@ pub fn is_transient(error: &Error) -> bool {
     let Error::Generic { .. } = error else { return false };
     // The client reports only text. 4xx other than these are permanent.
     let words = error.to_string();
-    let refused = words.contains("status code: 4");
-    let later = ["status code: 408", "status code: 409", "status code: 429", "RequestTimeout", "SlowDown"];
+    // A request that deletes many objects has an answer for each.
+    let refused = words.contains("status code: 4") || words.contains("(code: ");
+    let later = [
+        "(code: InternalError)",
+        "(code: ServiceUnavailable)",
+        "status code: 408",
+        "status code: 409",
+        "status code: 429",
+        "RequestTimeout",
+        "SlowDown",
+    ];
     !refused || later.iter().any(|word| words.contains(word))
 }
 
@@ -95,6 +104,9 @@ mod tests {
             (generic("Server returned non-2xx status code: 409 Conflict: ConditionalRequestConflict"), true),
             (generic("Server returned non-2xx status code: 400 Bad Request: RequestTimeout"), true),
             (generic("Server returned non-2xx status code: 400 Bad Request: InvalidRequest"), false),
+            (generic("DeleteObjects request failed for key k: Access Denied (code: AccessDenied)"), false),
+            (generic("DeleteObjects request failed for key k: try again (code: InternalError)"), true),
+            (generic("DeleteObjects request failed for key k: slower (code: SlowDown)"), true),
             (Error::NotFound { path: "x".into(), source: "gone".into() }, false),
             (Error::AlreadyExists { path: "x".into(), source: "there".into() }, false),
         ] {

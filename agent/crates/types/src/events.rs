@@ -399,7 +399,8 @@ pub struct Artifact {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CacheTier {
     pub tier: TierKind,
-    pub path: PathBuf,
+    /// A directory, or `s3://bucket/prefix`.
+    pub path: String,
     pub state: State,
     /// Why it is less than was hoped for.
     #[serde(default, skip_serializing_if = "Option::is_none")]

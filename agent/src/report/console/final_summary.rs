@@ -234,7 +234,7 @@ fn tier_line(tier: &TierResult) -> String {
     }
     parts.push(count(traffic.operations, "operation"));
     parts.push(format!("waited {}", duration(traffic.seconds_waited)));
-    let path = tier.path.as_deref().map(|path| format!(" {}", sanitize(&path.to_string_lossy())));
+    let path = tier.path.as_deref().map(|path| format!(" {}", sanitize(path)));
     let state = tier.state.map(|state| format!(" ({state})"));
     format!(
         "cache      {}{}{}: {}",

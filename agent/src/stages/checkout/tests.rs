@@ -107,7 +107,7 @@ async fn repos_come_into_place_and_bitbake_is_found_in_them() {
         repo("local", RepoSource::Path(local.clone()), &["."]),
     ];
     let settings = settings(&bench, "scarthgap", repos);
-    let checkout = run(&settings, &Tiers::default(), &bench.runner, &bench.access).await.unwrap();
+    let checkout = run(&settings, &OpenShare::default(), &bench.runner, &bench.access).await.unwrap();
     let clone = stored(&settings, &checkout, 0);
     assert_eq!(checkout.bitbake, clone.join("bitbake"));
     assert_eq!(checkout.oe_core, clone);
@@ -148,7 +148,7 @@ async fn the_parts_of_a_release_may_be_repositories_of_their_own() {
     let core = bench.upstream("core", &[("oe-init-build-env", ""), ("meta/conf/layer.conf", names)]).await;
     let repos = vec![repo("bitbake", main_of(&bitbake), &[]), repo("core", main_of(&core), &["meta"])];
     let settings = settings(&bench, "wrynose", repos);
-    let checkout = run(&settings, &Tiers::default(), &bench.runner, &bench.access).await.unwrap();
+    let checkout = run(&settings, &OpenShare::default(), &bench.runner, &bench.access).await.unwrap();
     assert_eq!(checkout.bitbake, stored(&settings, &checkout, 0));
     assert_eq!(checkout.oe_core, stored(&settings, &checkout, 1));
 }
@@ -179,7 +179,7 @@ async fn bitbake_nowhere_or_twice_is_the_manifests_fault() {
         ),
     ] {
         let settings = settings(&bench, release, repos);
-        let error = run(&settings, &Tiers::default(), &bench.runner, &bench.access).await.unwrap_err();
+        let error = run(&settings, &OpenShare::default(), &bench.runner, &bench.access).await.unwrap_err();
         assert_eq!(error.class, Class::Usage);
         assert!(error.message.contains(said), "{error}");
         assert!(error.hint.as_ref().unwrap().contains(hint), "{error}");
@@ -187,7 +187,7 @@ async fn bitbake_nowhere_or_twice_is_the_manifests_fault() {
     // The same directory by two names is one place.
     let path = || RepoSource::Path(poky.path.clone());
     let twice = settings(&bench, "scarthgap", vec![repo("a", path(), &[]), repo("b", path(), &[])]);
-    assert!(run(&twice, &Tiers::default(), &bench.runner, &bench.access).await.is_ok());
+    assert!(run(&twice, &OpenShare::default(), &bench.runner, &bench.access).await.is_ok());
 }
 
 #[tokio::test]
@@ -212,7 +212,7 @@ async fn oe_core_is_of_the_release_that_the_manifest_names() {
         }
         let repos = vec![repo("poky", RepoSource::Path(poky.clone()), &["meta"])];
         let settings = settings(&bench, release, repos);
-        let found = run(&settings, &Tiers::default(), &bench.runner, &bench.access).await;
+        let found = run(&settings, &OpenShare::default(), &bench.runner, &bench.access).await;
         match wanted {
             None => assert!(found.is_ok(), "{release} {lines}: {found:?}"),
             Some(words) => {
@@ -235,7 +235,7 @@ async fn all_mistakes_are_told_at_once_with_what_is_there() {
         repo("away", RepoSource::Path(bench.path("away")), &[]),
     ];
     let settings = settings(&bench, "scarthgap", repos);
-    let error = run(&settings, &Tiers::default(), &bench.runner, &bench.access).await.unwrap_err();
+    let error = run(&settings, &OpenShare::default(), &bench.runner, &bench.access).await.unwrap_err();
     assert_eq!(error.class, Class::Usage);
     assert!(error.message.contains("no conf/layer.conf in `meta-pokey`"), "{error}");
     assert!(error.hint.as_ref().unwrap().starts_with("layers there are: meta-poky"), "{error}");
@@ -274,7 +274,7 @@ async fn pointers_of_git_lfs_are_told() {
         repo("local", RepoSource::Path(local.path.clone()), &[]),
     ];
     let settings = settings(&bench, "scarthgap", repos);
-    run(&settings, &Tiers::default(), &bench.runner, &bench.access).await.unwrap();
+    run(&settings, &OpenShare::default(), &bench.runner, &bench.access).await.unwrap();
     look(&settings, &bench.runner).await.unwrap();
     let notices = bench.notices().await;
     for whose in ["repo poky has Git LFS pointers", "repo local has", "the checkout under test"] {
@@ -282,7 +282,7 @@ async fn pointers_of_git_lfs_are_told() {
         assert_eq!(notices.iter().filter(told).count(), 1, "{whose}: {notices:?}");
     }
     // Another job finds it stored, and it still holds pointers.
-    run(&settings, &Tiers::default(), &bench.runner, &bench.access).await.unwrap();
+    run(&settings, &OpenShare::default(), &bench.runner, &bench.access).await.unwrap();
     assert_eq!(bench.notices().await.iter().filter(|notice| notice.starts_with("repo poky")).count(), 2);
 }
 

@@ -3,11 +3,11 @@
 
 use std::time::{Duration, SystemTime};
 
+use super::OpenShare;
 use crate::config::Settings;
 use agent_cache::{Lease, Usage};
 use agent_types::error::{Error, Result};
 use agent_types::events::Emitter;
-use agent_types::tiers::Tiers;
 
 /// A note is a small file. On a share that hangs it is never written.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -19,8 +19,13 @@ const MARGIN: Duration = Duration::from_secs(10 * 60);
 /// are the entries of the share's layer store that it uses.
 ///
 /// Who may write no tier can leave no lease: it lives on the pruner's grace period.
-pub async fn lease(settings: &Settings, tiers: &Tiers, layers: &[String], events: &Emitter) -> Option<Lease> {
-    let tier = tiers.write.clone()?.share;
+pub async fn lease(
+    settings: &Settings,
+    share: &OpenShare,
+    layers: &[String],
+    events: &Emitter,
+) -> Option<Lease> {
+    let tier = share.tiers.write.clone()?.share;
     let (release, layers) = (settings.release.name, layers.to_vec());
     let until = SystemTime::now() + settings.limits.job + settings.limits.grace + MARGIN;
     match patiently(move || Lease::take(&tier, release, until, layers)).await {
@@ -42,8 +47,8 @@ pub async fn release(lease: Lease, events: &Emitter) {
 }
 
 /// Notes for `cache stats` how well the caches served the builds of this job.
-pub async fn usage(settings: &Settings, tiers: &Tiers, usage: Usage, events: &Emitter) {
-    let Some(tier) = tiers.write.clone().filter(|_| usage != Usage::default()) else { return };
+pub async fn usage(settings: &Settings, share: &OpenShare, usage: Usage, events: &Emitter) {
+    let Some(tier) = share.tiers.write.clone().filter(|_| usage != Usage::default()) else { return };
     let release = settings.release.name;
     let written = patiently(move || usage.write(&tier.share, release, SystemTime::now())).await;
     if let Err(error) = written {
