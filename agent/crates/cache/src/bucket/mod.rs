@@ -1,5 +1,7 @@
 //! A share in a bucket. It has the tiers and the rules of a share in a directory.
 
+pub mod archive;
+
 use agent_objects::Objects;
 use agent_types::bucket_share::BucketShare;
 use agent_types::tiers::{Tier, TierKind, Tiers};

@@ -225,6 +225,11 @@ impl BitbakeRunner {
         self.runner.interrupt.child()
     }
 
+    /// Whether the job has to stop.
+    pub fn job_stops(&self) -> bool {
+        self.runner.interrupt.state().is_some()
+    }
+
     /// What the machine allows now to so many BitBakes.
     pub async fn concurrency(&self, wanted: usize) -> Concurrency {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);

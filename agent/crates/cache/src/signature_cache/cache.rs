@@ -9,6 +9,7 @@ use tokio::task::spawn_blocking;
 use agent_yocto::check_layer::Kind;
 
 use super::bitbake_runner::{BitbakeRunner, Ran};
+use super::bucket_store::Published;
 use super::key::{Inputs, Key};
 use super::lock::lock;
 use super::parse_cache::{ParseCaches, Restored, Unpacking, Users};
@@ -16,7 +17,7 @@ use super::plausibility::{is_plain_failure, plausible};
 use super::protocol::Answer;
 use super::provenance::{Provenance, ProvenanceSummary, Rerun};
 use super::stat_cache::StatCache;
-use super::store::{Found, Store, Stores};
+use super::store::{Found, Stores};
 use super::{
     Admission, CacheResult, CacheableQuery, Invocation, NotCacheable, Place, autorev, difference, inputs,
 };
@@ -160,19 +161,15 @@ impl SignatureCache {
         }
         let inputs = inputs::collect_at(at, &self.place, invocation, &self.stat_cache)?;
         let key = inputs.key();
-        let mut damaged = None;
-        for store in &self.stores.read {
-            match store.find(&key) {
-                Ok(Some(found)) => {
-                    return Ok(LookupResult { inputs, found: Some(found), why: String::new() });
-                }
-                Ok(None) => {}
-                Err(error) => damaged = Some(error.message),
+        let wrong = match self.stores.find(&key) {
+            Ok(Some(found)) => {
+                return Ok(LookupResult { inputs, found: Some(found), why: String::new() });
             }
-        }
-        let nearest = || self.stores.read.iter().find_map(|store| store.why_not(&inputs, &query.name));
-        let why =
-            damaged.or_else(nearest).unwrap_or_else(|| "no answer for these layers is stored yet".into());
+            Ok(None) => None,
+            Err(why) => Some(why),
+        };
+        let nearest = || self.stores.why_not(&inputs, &query.name);
+        let why = wrong.or_else(nearest).unwrap_or_else(|| "no answer for these layers is stored yet".into());
         Ok(LookupResult { inputs, found: None, why })
     }
 
@@ -289,10 +286,7 @@ impl SignatureCache {
         if self.rerun.attempt > 0 {
             self.check_consistency(&before.key(), &answer)?;
         }
-        // One store may be full or gone; the others still get it.
-        let insert = |store: &Store| store.insert(before, &query.name, &answer, ran.seconds);
-        let inserted: Vec<_> = self.stores.write.iter().map(insert).collect();
-        if let Err(error) = inserted.into_iter().collect::<Result<(), _>>() {
+        if let Err(error) = self.stores.insert(before, &query.name, &answer, ran.seconds) {
             return Ok(Inserted::Nothing(NotCacheable(error.message)));
         }
         // `-p` alone leaves a parse cache that is not whole. A file that was only touched is the same input, but
@@ -311,13 +305,17 @@ impl SignatureCache {
 
     /// What BitBake answers in a rerun may contradict what is stored. Then nothing more is looked up or stored.
     fn check_consistency(&self, key: &Key, answer: &Answer) -> CacheResult<()> {
-        let stores = self.stores.write.iter().chain(&self.stores.read);
-        if stores.filter(|store| store.contradicts(key, answer)).count() == 0 {
+        if !self.stores.contradicts(key, answer) {
             return Ok(());
         }
         let reason = NotCacheable("BitBake gave another answer to the same query before".into());
         *lock(&self.off) = Some(reason.clone());
         Err(reason)
+    }
+
+    /// Publishes in a bucket what this run stored; what was done there.
+    pub async fn publish(&self) -> Published {
+        self.stores.publish().await
     }
 
     /// Stores the digests of the files that were read. Without them the next run reads all files again.

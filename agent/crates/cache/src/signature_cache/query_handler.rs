@@ -83,6 +83,11 @@ impl QueryHandler {
         self.stop.signal();
     }
 
+    /// Whether the job has to stop.
+    pub fn job_stops(&self) -> bool {
+        self.bitbake.job_stops()
+    }
+
     /// Waits until no BitBake runs in the check's own build directory.
     pub async fn build_dir_is_free(&self) {
         drop(self.bitbake.lock_build_dir().await);

@@ -18,8 +18,9 @@ mod rebase;
 mod record;
 mod store;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use regex::Regex;
 
@@ -27,7 +28,8 @@ use agent_process::User;
 use agent_types::error::{Error, Result};
 use agent_types::events::Recipes;
 
-use super::key::Inputs;
+use super::bucket_store::BucketStore;
+use super::key::{Inputs, Key};
 use super::protocol::BitbakeOutcome;
 use super::{CacheResult, NotCacheable};
 use build::Place;
@@ -109,38 +111,63 @@ impl Users {
     }
 }
 
+/// What the stores have for a configuration.
+struct Search<'a> {
+    best: Option<(Use, &'a ParseCacheStore, Entry)>,
+    /// Why another one is not used.
+    refused: Option<NotCacheable>,
+    /// The digests of all entries' contents.
+    contents: BTreeSet<String>,
+}
+
 /// The caches of the stores of one run, and those of the check itself.
 #[derive(Clone, Debug)]
 pub struct ParseCaches {
-    read: Vec<ParseCacheStore>,
-    write: Vec<ParseCacheStore>,
+    /// The local one first.
+    stores: Vec<ParseCacheStore>,
+    bucket: Option<Arc<BucketStore>>,
     own: ParseCacheStore,
     /// Runs BitBake.
     user: User,
 }
 
 impl ParseCaches {
-    /// `own` is a directory for the caches of this check alone.
+    /// `stores` begin with the local one. `own` is a directory for the caches of this check alone.
     pub fn new(
-        read: Vec<ParseCacheStore>,
-        write: Vec<ParseCacheStore>,
+        stores: Vec<ParseCacheStore>,
+        bucket: Option<Arc<BucketStore>>,
         own: PathBuf,
         user: &User,
     ) -> ParseCaches {
         let own = ParseCacheStore { store: own, most: MOST_OWN, writable: true };
-        ParseCaches { read, write, own, user: user.clone() }
+        ParseCaches { stores, bucket, own, user: user.clone() }
     }
 
     /// Unpacks the stored cache that fits best in the build directory, before BitBake runs there. `build` need not
     /// be the path that BitBake sees. Blocks.
     pub fn unpack(&self, inputs: &Inputs, build: &Path) -> Unpacking {
-        self.unpack_from(&self.read, inputs, build)
+        let (_, key) = configuration::of(inputs);
+        let now = Record::of(inputs);
+        let mut search = self.search(&self.stores, &key, &now);
+        if let (Some(bucket), Some(local)) = (&self.bucket, self.stores.first())
+            && search.best.as_ref().is_none_or(|(usage, ..)| usage.is_poor())
+        {
+            match bucket.fetch_parse_caches(&key, &search.contents, local) {
+                Ok(true) => search = self.search(&self.stores, &key, &now),
+                Ok(false) => {}
+                Err(why) => search.refused = Some(NotCacheable(why)),
+            }
+        }
+        self.unpack_best(search, &now, build)
     }
 
     /// The same with a cache of this very check, as BitBake would find it there had it answered all its queries in
     /// one build directory. Blocks.
     pub fn restore_own(&self, inputs: &Inputs, build: &Path) -> Restored {
-        match self.unpack_from(std::slice::from_ref(&self.own), inputs, build) {
+        let (_, key) = configuration::of(inputs);
+        let now = Record::of(inputs);
+        let search = self.search(std::slice::from_ref(&self.own), &key, &now);
+        match self.unpack_best(search, &now, build) {
             Unpacking::Done(restored) => restored,
             Unpacking::Unpacked(unpacked) => match unpacked.put() {
                 Restored::Put => Restored::Own,
@@ -149,36 +176,41 @@ impl ParseCaches {
         }
     }
 
-    fn unpack_from(&self, stores: &[ParseCacheStore], inputs: &Inputs, build: &Path) -> Unpacking {
-        let (_, key) = configuration::of(inputs);
-        let now = Record::of(inputs);
-        let mut best: Option<(Use, &ParseCacheStore, Entry)> = None;
-        let mut refused = None;
+    /// The entry that fits best.
+    fn search<'a>(&self, stores: &'a [ParseCacheStore], key: &Key, now: &Record) -> Search<'a> {
+        let mut search = Search { best: None, refused: None, contents: BTreeSet::new() };
         for store in stores {
-            for entry in store.entries(&key) {
+            for entry in store.entries(key) {
                 let entry = match entry {
                     Ok(entry) => entry,
                     Err(error) => {
-                        refused = Some(NotCacheable(error.message));
+                        search.refused = Some(NotCacheable(error.message));
                         continue;
                     }
                 };
-                match entry.record.use_for(&now) {
-                    Err(reason) => refused = Some(reason),
+                search.contents.insert(entry.record.content().as_str().to_owned());
+                match entry.record.use_for(now) {
+                    Err(reason) => search.refused = Some(reason),
                     Ok(usage) if usage.saved() == 0 || usage.saved() * FRESH < usage.of => {
-                        refused = Some(NotCacheable("most recipes are other ones".into()));
+                        search.refused = Some(NotCacheable("most recipes are other ones".into()));
                     }
-                    Ok(usage) if best.as_ref().is_none_or(|(known, ..)| known.saved() < usage.saved()) => {
-                        best = Some((usage, store, entry));
+                    Ok(usage)
+                        if search.best.as_ref().is_none_or(|(known, ..)| known.saved() < usage.saved()) =>
+                    {
+                        search.best = Some((usage, store, entry));
                     }
                     Ok(_) => {}
                 }
             }
         }
-        let Some((usage, store, entry)) = best else {
-            return Unpacking::Done(refused.map_or(Restored::Nothing, Restored::Refused));
+        search
+    }
+
+    fn unpack_best(&self, search: Search, now: &Record, build: &Path) -> Unpacking {
+        let Some((usage, store, entry)) = search.best else {
+            return Unpacking::Done(search.refused.map_or(Restored::Nothing, Restored::Refused));
         };
-        let moved = if usage.wants_rebase() { entry.record.moved(&now) } else { Vec::new() };
+        let moved = if usage.wants_rebase() { entry.record.moved(now) } else { Vec::new() };
         match self.try_unpack(store, &entry, &moved, build) {
             Ok(Some(unpacked)) => Unpacking::Unpacked(unpacked),
             Ok(None) => Unpacking::Done(Restored::Nothing),
@@ -225,8 +257,11 @@ impl ParseCaches {
     pub fn insert(&self, inputs: &Inputs, build: &Path, users: Users) -> CacheResult<()> {
         let (parts, key) = configuration::of(inputs);
         let record = Record::of(inputs);
-        let later = self.write.iter().filter(|_| users.later_jobs);
+        let later = self.stores.iter().filter(|store| store.writable && users.later_jobs);
         let own = std::iter::once(&self.own).filter(|_| users.reruns);
+        if let Some(bucket) = self.bucket.as_ref().filter(|_| users.later_jobs) {
+            bucket.add_parse_cache(&key, &record.content());
+        }
         let lacking: Vec<&ParseCacheStore> =
             later.chain(own).filter(|store| !store.has(&key, &record)).collect();
         if lacking.is_empty() {

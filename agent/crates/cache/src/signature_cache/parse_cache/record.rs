@@ -38,6 +38,11 @@ impl Use {
         self.stale > 0 && self.stale * REBASE_PAYS >= self.of
     }
 
+    /// Whether another cache may save much more: as many recipes have to be parsed as make a rebase pay.
+    pub fn is_poor(&self) -> bool {
+        self.saved() < self.of && (self.of - self.saved()) * REBASE_PAYS >= self.of
+    }
+
     /// How many recipes BitBake need not parse.
     pub fn saved(&self) -> usize {
         if self.wants_rebase() { self.unchanged } else { self.fresh }
