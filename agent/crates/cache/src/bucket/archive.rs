@@ -83,7 +83,7 @@ mod tests {
             assert!(truncated.is_err() || truncated.unwrap().len() < 2, "{length}");
         }
         assert!(unpack(&whole[..], known, 17).is_err(), "larger than the limit");
-        for name in ["c", "a/b", "./a", "A"] {
+        for name in ["c", "a/b", "A"] {
             assert!(unpack(&pack(&files(&[(name, "1")])).unwrap()[..], known, 100).is_err(), "{name}");
         }
         let special = |kind, name: &str, size: u64| {
@@ -104,6 +104,7 @@ mod tests {
             (tar::EntryType::Fifo, "a", 0),
             (tar::EntryType::Regular, "../a", 1),
             (tar::EntryType::Regular, "/a", 1),
+            (tar::EntryType::Regular, "./a", 1),
             // Memory grows with what comes and not with what is promised.
             (tar::EntryType::Regular, "a", 1 << 40),
             (tar::EntryType::Regular, "a", 90),

@@ -157,14 +157,12 @@ fn nothing_leads_out_of_the_new_directory() {
     let outside = scene.directory.path().canonicalize().unwrap().join("outside");
     fs_err::create_dir(&outside).unwrap();
     let absolute = outside.to_str().unwrap();
-    let deep = vec!["d"; 70].join("/");
     for (kind, name, target, size, wanted) in [
         (Regular, "../x", "", 1, "does not belong"),
         (Regular, "/x", "", 1, "does not belong"),
         (Regular, "meta-x/../../x", "", 1, "does not belong"),
         (Directory, "..", "", 0, "does not belong"),
         (Regular, ".", "", 0, "does not belong"),
-        (Directory, &deep, "", 0, "does not belong"),
         (Regular, "missing/x", "", 1, "no directory of the archive"),
         (Symlink, "meta-x", absolute, 0, "leads out"),
         (Symlink, "meta-x", "..", 0, "leads out"),
@@ -186,6 +184,12 @@ fn nothing_leads_out_of_the_new_directory() {
         scene.assert_refused(&with(&packed, kind, name, target, size), wanted);
         assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0);
     }
+    let mut archive = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(0);
+    archive.append_data(&mut header, vec!["d"; 70].join("/"), io::empty()).unwrap();
+    let deep = zstd::encode_all(&archive.into_inner().unwrap()[..], 1).unwrap();
+    scene.assert_refused(&deep, "does not belong");
     // A link in the place of a directory that later files lie in.
     let mut archive = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
