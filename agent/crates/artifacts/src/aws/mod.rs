@@ -6,9 +6,11 @@
 //! finds.
 
 mod credentials;
+mod keys;
 mod objects;
 mod secrets;
 
+pub use keys::BucketKeys;
 pub use objects::{bucket, is_loopback, read_object, upstream};
 pub use secrets::secret;
 

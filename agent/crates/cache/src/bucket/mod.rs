@@ -1,6 +1,9 @@
 //! A share in a bucket. It has the tiers and the rules of a share in a directory.
 
 pub mod archive;
+pub mod endpoint;
+pub mod index;
+pub mod usage;
 
 use agent_objects::Objects;
 use agent_types::bucket_share::BucketShare;
