@@ -5,10 +5,12 @@
 
 #![allow(clippy::expect_used)] // a harness fails by panicking
 
+pub mod fake_s3;
 mod processes;
 mod results;
 mod running;
 mod sandbox;
+mod seaweed;
 mod skipping;
 mod slow;
 
@@ -16,6 +18,7 @@ pub use processes::{Survivor, survivors};
 pub use results::{cases, json, leaks_of, well_formed_xml};
 pub use running::{Ran, Running};
 pub use sandbox::{BUILD_USER, Sandbox, commit, copy_tree, git, unmet_requirement};
+pub use seaweed::SeaweedFs;
 pub use skipping::{Part, is_left_to_the_long_run, skip, skip_without};
 pub use slow::SlowFs;
 

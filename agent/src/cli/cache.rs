@@ -1,18 +1,25 @@
 //! `build-agent cache stats|publish|prune|verify`: maintains a share.
 
-use std::path::PathBuf;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::config::{AgentEnvironment, SharedCache};
+use crate::config::{AgentEnvironment, ShareLocation, SharedCache};
+use agent_cache::bucket;
 use agent_cache::prune::{self, Names, Options, Pruned};
 use agent_cache::stats::{self, Stats};
 use agent_cache::verify::{self, Verified};
+use agent_objects::prices::usd;
+use agent_objects::retry::Retries;
+use agent_objects::{Objects, Prices};
 use agent_process::Interrupt;
+use agent_types::bucket_share::BucketShare;
 use agent_types::error::{Error, Result};
 use agent_types::outcome::ExitStatus;
+use agent_types::s3_address::S3Address;
 use agent_types::share::Share;
 use agent_types::words::{bytes, count};
 
@@ -21,86 +28,124 @@ use super::cache_publish;
 use super::job::{listen_for_signals, load};
 use super::print;
 
+/// A scheduled prune has time: it outlives a restart of the server.
+const RETRIES: Retries = Retries { within: Duration::from_secs(60), delay: Duration::from_millis(250) };
+
 pub async fn command(command: CacheCommand, environment: &AgentEnvironment) -> Result<ExitStatus> {
     match command {
         CacheCommand::Stats(args) => stats(args, environment).await,
-        CacheCommand::Publish(args) => cache_publish::command(args, environment).await,
+        CacheCommand::Publish(args) => {
+            let share = share_at(&args.share)?;
+            cache_publish::command(args, &share, environment).await
+        }
         CacheCommand::Prune(args) => prune(args, environment).await,
         CacheCommand::Verify(args) => verify(args, environment).await,
     }
 }
 
-/// A share and the maximum ages that the manifest sets for it.
+/// A share and what the manifest says about it.
 struct ShareSettings {
-    share: Share,
+    share: ShareLocation,
     sstate_max_age: Option<Duration>,
     downloads_max_age: Option<Duration>,
+    prices: Prices,
 }
 
 async fn share_settings(args: &ShareArgs, environment: &AgentEnvironment) -> Result<ShareSettings> {
-    if let (Some(directory), None) = (&args.share, &args.manifest.manifest) {
+    if let (Some(share), None) = (&args.share, &args.manifest.manifest) {
         return Ok(ShareSettings {
-            share: share_at(directory)?,
+            share: share_at(share)?,
             sstate_max_age: None,
             downloads_max_age: None,
+            prices: Prices::default(),
         });
     }
     let settings = load(&args.manifest, environment).await?;
     let share = match (&args.share, settings.cache.share) {
-        (Some(directory), _) => share_at(directory)?,
-        (None, Some(SharedCache::Directory(shared))) => shared.share,
-        (None, Some(SharedCache::Bucket(shared))) => {
-            return Err(Error::usage(format!("{} is maintained by its lifecycle rules", shared.share)));
-        }
+        (Some(share), _) => share_at(share)?,
+        (None, Some(SharedCache::Directory(shared))) => ShareLocation::Directory(shared.share),
+        (None, Some(SharedCache::Bucket(shared))) => ShareLocation::Bucket(shared.share),
         (None, None) => {
             return Err(Error::usage("the manifest names no share")
-                .hint("set `[cache] share`, or pass the directory with --share"));
+                .hint("set `[cache] share`, or pass a directory or s3://BUCKET/PREFIX with --share"));
         }
     };
     let (sstate, downloads) = (settings.cache.sstate_max_age, settings.cache.downloads_max_age);
-    Ok(ShareSettings { share, sstate_max_age: Some(sstate), downloads_max_age: Some(downloads) })
+    let prices = settings.cache.prices;
+    Ok(ShareSettings { share, sstate_max_age: Some(sstate), downloads_max_age: Some(downloads), prices })
 }
 
-fn share_at(directory: &PathBuf) -> Result<Share> {
-    let path = std::path::absolute(directory).map_err(|error| {
-        Error::usage(format!("`{}` is not a directory", directory.display())).because(&error)
-    })?;
-    Ok(Share::new(path))
+/// The share with this name: `s3://BUCKET/PREFIX`, else a directory.
+fn share_at(name: &Path) -> Result<ShareLocation> {
+    if let Some(address) = name.to_str().filter(|name| name.starts_with("s3://")) {
+        return Ok(ShareLocation::Bucket(BucketShare::new(S3Address::parse(address)?)));
+    }
+    let path = std::path::absolute(name)
+        .map_err(|error| Error::usage(format!("`{}` is not a directory", name.display())).because(&error))?;
+    Ok(ShareLocation::Directory(Share::new(path)))
 }
 
-/// Runs blocking work. A second signal returns at once, because a file server may never answer.
-async fn blocking<T: Send + 'static>(
-    limit: Option<Duration>,
-    work: impl FnOnce(&Interrupt) -> Result<T> + Send + 'static,
-) -> Result<(T, Interrupt)> {
+fn interrupt(limit: Option<Duration>) -> Result<Interrupt> {
     let mut interrupt = Interrupt::new(None);
     if let Some(limit) = limit {
         interrupt = interrupt.limited(limit);
     }
     listen_for_signals(&interrupt)?;
+    Ok(interrupt)
+}
+
+/// Works on a bucket. A second signal returns at once.
+async fn on_bucket<T>(
+    share: &BucketShare,
+    interrupt: &Interrupt,
+    work: impl AsyncFnOnce(Objects) -> Result<T>,
+) -> Result<T> {
+    let bucket = Arc::new(agent_artifacts::aws::bucket(share.bucket(), None).await?);
+    let keys = agent_artifacts::aws::BucketKeys::new(Arc::clone(&bucket))
+        .map_err(|error| Error::machine(format!("cannot use {share}")).because(&error))?;
+    let objects = Objects::new(bucket, RETRIES).listed_by(Arc::new(keys));
+    tokio::select! {
+        done = work(objects) => done,
+        () = interrupt.force_kill() => Err(Error::new(agent_types::error::Class::Cancelled, "cancelled")),
+    }
+}
+
+/// Runs blocking work. A second signal returns at once, because a file server may never answer.
+async fn blocking<T: Send + 'static>(
+    interrupt: &Interrupt,
+    work: impl FnOnce(&Interrupt) -> Result<T> + Send + 'static,
+) -> Result<T> {
     let inner = interrupt.clone();
     let work = tokio::task::spawn_blocking(move || work(&inner));
-    let done = tokio::select! {
-        done = work => done.map_err(|error| Error::internal("the work on the share panicked").because(&error))??,
-        () = interrupt.force_kill() => return Err(Error::new(agent_types::error::Class::Cancelled, "cancelled")),
-    };
-    Ok((done, interrupt))
+    tokio::select! {
+        done = work => done.map_err(|error| Error::internal("the work on the share panicked").because(&error))?,
+        () = interrupt.force_kill() => Err(Error::new(agent_types::error::Class::Cancelled, "cancelled")),
+    }
 }
 
 async fn stats(args: ShareArgs, environment: &AgentEnvironment) -> Result<ExitStatus> {
-    let ShareSettings { share, .. } = share_settings(&args, environment).await?;
-    let (root, width) = (share.clone(), args.width);
-    let work = move |interrupt: &Interrupt| stats::stats(&share, width, interrupt, SystemTime::now());
-    let (stats, interrupt) = blocking(None, work).await?;
+    let ShareSettings { share, prices, .. } = share_settings(&args, environment).await?;
+    let (width, now, interrupt) = (args.width, SystemTime::now(), interrupt(None)?);
+    let stats = match share.clone() {
+        ShareLocation::Directory(share) => {
+            blocking(&interrupt, move |interrupt| stats::stats(&share, width, interrupt, now)).await?
+        }
+        ShareLocation::Bucket(share) => {
+            on_bucket(&share, &interrupt, async |objects| {
+                bucket::stats::stats(&objects, &share, (width, &prices), &interrupt, now).await
+            })
+            .await?
+        }
+    };
     match args.json {
-        true => print::json(with_schema("stats", &root, &stats)?)?,
-        false => print::text(&sanitize(&stats_text(&root, &stats)))?,
+        true => print::json(with_schema("stats", &share, &stats)?)?,
+        false => print::text(&sanitize(&stats_text(&share, &stats)))?,
     }
     Ok(if interrupt.state().is_some() { ExitStatus::Cancelled } else { ExitStatus::Passed })
 }
 
 async fn prune(args: arguments::Prune, environment: &AgentEnvironment) -> Result<ExitStatus> {
-    let ShareSettings { share, sstate_max_age, downloads_max_age } =
+    let ShareSettings { share, sstate_max_age, downloads_max_age, .. } =
         share_settings(&args.share, environment).await?;
     let default = Options::default();
     let options = Options {
@@ -115,12 +160,21 @@ async fn prune(args: arguments::Prune, environment: &AgentEnvironment) -> Result
         dry_run: args.dry_run,
         width: args.share.width,
     };
-    let (root, shown) = (share.clone(), options.clone());
-    let work = move |interrupt: &Interrupt| prune::prune(&share, &options, interrupt, SystemTime::now());
-    let (pruned, _) = blocking(args.time_limit, work).await?;
+    let (now, interrupt, shown) = (SystemTime::now(), interrupt(args.time_limit)?, options.clone());
+    let pruned = match share.clone() {
+        ShareLocation::Directory(share) => {
+            blocking(&interrupt, move |interrupt| prune::prune(&share, &options, interrupt, now)).await?
+        }
+        ShareLocation::Bucket(share) => {
+            on_bucket(&share, &interrupt, async |objects| {
+                bucket::prune::prune(&objects, &share, &options, &interrupt, now).await
+            })
+            .await?
+        }
+    };
     match args.share.json {
-        true => print::json(with_schema("prune", &root, &pruned)?)?,
-        false => print::text(&sanitize(&prune_text(&root, &shown, &pruned)))?,
+        true => print::json(with_schema("prune", &share, &pruned)?)?,
+        false => print::text(&sanitize(&prune_text(&share, &shown, &pruned)))?,
     }
     Ok(match pruned.stopped {
         Some("cancelled") => ExitStatus::Cancelled,
@@ -133,12 +187,21 @@ async fn prune(args: arguments::Prune, environment: &AgentEnvironment) -> Result
 async fn verify(args: arguments::Verify, environment: &AgentEnvironment) -> Result<ExitStatus> {
     let ShareSettings { share, .. } = share_settings(&args.share, environment).await?;
     let options = verify::Options { full: args.full, remove_bad: args.remove_bad, width: args.share.width };
-    let root = share.clone();
-    let work = move |interrupt: &Interrupt| verify::verify(&share, &options, interrupt, SystemTime::now());
-    let (verified, interrupt) = blocking(args.time_limit, work).await?;
+    let (now, interrupt) = (SystemTime::now(), interrupt(args.time_limit)?);
+    let verified = match share.clone() {
+        ShareLocation::Directory(share) => {
+            blocking(&interrupt, move |interrupt| verify::verify(&share, &options, interrupt, now)).await?
+        }
+        ShareLocation::Bucket(share) => {
+            on_bucket(&share, &interrupt, async |objects| {
+                bucket::verify::verify(&objects, &share, &options, &interrupt).await
+            })
+            .await?
+        }
+    };
     match args.share.json {
-        true => print::json(with_schema("verify", &root, &verified)?)?,
-        false => print::text(&sanitize(&verify_text(&root, &verified)))?,
+        true => print::json(with_schema("verify", &share, &verified)?)?,
+        false => print::text(&sanitize(&verify_text(&share, &verified)))?,
     }
     Ok(match interrupt.state() {
         Some(agent_process::Interrupted::Cancelled) => ExitStatus::Cancelled,
@@ -148,12 +211,12 @@ async fn verify(args: arguments::Verify, environment: &AgentEnvironment) -> Resu
     })
 }
 
-fn with_schema(command: &str, share: &Share, value: &impl Serialize) -> Result<Value> {
+fn with_schema(command: &str, share: &ShareLocation, value: &impl Serialize) -> Result<Value> {
     let mut value = serde_json::to_value(value)
         .map_err(|error| Error::internal("the result cannot be written as JSON").because(&error))?;
     if let Some(object) = value.as_object_mut() {
         object.insert("schema".into(), json!(format!("build-agent/cache-{command}/v1")));
-        object.insert("share".into(), json!(share.root()));
+        object.insert("share".into(), json!(share.to_string()));
     }
     Ok(value)
 }
@@ -171,8 +234,8 @@ fn age(duration: Duration) -> humantime::FormattedDuration {
     humantime::format_duration(duration)
 }
 
-fn prune_text(share: &Share, options: &Options, pruned: &Pruned) -> String {
-    let mut text = format!("share {}\n", share.root().display());
+fn prune_text(share: &ShareLocation, options: &Options, pruned: &Pruned) -> String {
+    let mut text = format!("share {share}\n");
     for area in &pruned.areas {
         text += &format!("  {:<28} {}", area.area, units(area.all, "unit"));
         for (sum, why) in [(area.by_age, "too old"), (area.by_size, "above the limit")] {
@@ -182,10 +245,15 @@ fn prune_text(share: &Share, options: &Options, pruned: &Pruned) -> String {
         }
         text += "\n";
     }
-    let (verb, trash) = match pruned.dry_run {
+    let place = match share {
+        ShareLocation::Directory(share) => Some(share.trash()),
+        ShareLocation::Bucket(_) => None,
+    };
+    let (moved, trash) = match pruned.dry_run {
         true => ("would be moved to the trash", "would be deleted"),
         false => ("moved to the trash", "deleted"),
     };
+    let verb = if place.is_some() { moved } else { trash };
     text += &format!("\n{} {verb}\n", units(pruned.taken, "unit"));
     let waits = match options.grace.is_zero() {
         true => String::new(),
@@ -198,8 +266,15 @@ fn prune_text(share: &Share, options: &Options, pruned: &Pruned) -> String {
         };
         text += &format!("trash of {} {trash}{files}\n", count(pruned.trash.runs_deleted, "run"));
     }
-    if pruned.taken.units > 0 && !pruned.dry_run {
-        text += &format!("the trash is `{}`{waits}\n", share.trash().display());
+    if let Some(place) = place.filter(|_| pruned.taken.units > 0 && !pruned.dry_run) {
+        text += &format!("the trash is `{}`{waits}\n", place.display());
+    }
+    if pruned.held_by_grace.units > 0 {
+        text += &format!(
+            "{} above the limits kept, because they were used within {}\n",
+            units(pruned.held_by_grace, "unit"),
+            age(options.grace)
+        );
     }
     if let Some(oldest) = pruned.oldest_lease.as_ref().filter(|_| pruned.held_by_leases.units > 0) {
         let held = units(pruned.held_by_leases, "unit");
@@ -249,8 +324,8 @@ fn names(names: &Names, what: &str) -> String {
     text
 }
 
-fn stats_text(share: &Share, stats: &Stats) -> String {
-    let mut text = format!("share {}\n", share.root().display());
+fn stats_text(share: &ShareLocation, stats: &Stats) -> String {
+    let mut text = format!("share {share}\n");
     for release in &stats.sstate {
         text += &format!("\nsstate {}\n", release.release);
         for (version, sum) in &release.versions {
@@ -292,11 +367,15 @@ fn stats_text(share: &Share, stats: &Stats) -> String {
         text +=
             &format!("  {:<20} {}, {}\n", request.number, count(request.files, "file"), bytes(request.bytes));
     }
-    text += &format!(
-        "trash                  {}, {}\n",
-        count(stats.trash.units, "file"),
-        bytes(stats.trash.bytes)
-    );
+    if let Some(signatures) = stats.signatures {
+        text += &format!("signatures             {}\n", units(signatures, "object"));
+    }
+    if let ShareLocation::Directory(_) = share {
+        text += &format!("trash                  {}\n", units(stats.trash, "file"));
+    }
+    if let Some(amount) = stats.usd_per_month {
+        text += &format!("storage costs about    {} a month\n", usd(amount));
+    }
     text += &format!("leases                 {}\n", stats.leases.len());
     for lease in &stats.leases {
         text += &format!("  {lease}\n");
@@ -312,8 +391,8 @@ fn ages(ages: &[stats::Age]) -> String {
     used.map(|age| format!("  used {:<15} {}\n", age.used, units(age.sum, "unit"))).collect()
 }
 
-fn verify_text(share: &Share, verified: &Verified) -> String {
-    let mut text = format!("share {}\n{} checked", share.root().display(), count(verified.files, "file"));
+fn verify_text(share: &ShareLocation, verified: &Verified) -> String {
+    let mut text = format!("share {share}\n{} checked", count(verified.files, "file"));
     if verified.unpacked > 0 {
         text += &format!(", {} decompressed", count(verified.unpacked, "archive"));
     }
@@ -336,16 +415,20 @@ fn verify_text(share: &Share, verified: &Verified) -> String {
     text += &names(&verified.unknown, "unknown");
     text += &names(&verified.trouble, "not readable by this user");
     if verified.moved > 0 {
-        text += &format!("{} moved to `{}`\n", count(verified.moved, "unit"), share.trash().display());
+        let verb = match share {
+            ShareLocation::Directory(share) => format!("moved to `{}`", share.trash().display()),
+            ShareLocation::Bucket(_) => "deleted".into(),
+        };
+        text += &format!("{} {verb}\n", count(verified.moved, "unit"));
     }
     for failure in &verified.failures {
         text += &format!("error: {failure}\n");
     }
     if verified.can_be_removed() {
-        text += &format!("fix: build-agent cache verify --share {} --remove-bad\n", share.root().display());
+        text += &format!("fix: build-agent cache verify --share {share} --remove-bad\n");
     }
     if verified.bad.contains_key(verify::CLOSED) {
-        text += &format!("fix: chmod -R a+rX {}\n", share.root().display());
+        text += &format!("fix: chmod -R a+rX {share}\n");
     }
     text += &format!("{} in {:.1} s\n", count(verified.operations, "operation"), verified.seconds);
     if !verified.complete {

@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::config::AgentEnvironment;
+use crate::config::{AgentEnvironment, ShareLocation};
 use crate::job::StopNotice;
 use crate::report::{self, Plain};
 use crate::stages;
+use crate::stages::share::{OpenShare, bucket};
 use agent_cache::publish::{Published, Sources};
 use agent_process::{Interrupt, Interrupted, Redactor};
 use agent_types::error::{Error, Result};
@@ -13,7 +14,7 @@ use agent_types::events::{self, EventKind};
 use agent_types::outcome::{ExitStatus, Outcome};
 use agent_types::release::Release;
 use agent_types::share::Share;
-use agent_types::tiers::{Access, Tiers, Trust};
+use agent_types::tiers::{Access, TieredShare, Tiers, Trust};
 
 use super::arguments;
 use super::job::{listen_for_signals, style};
@@ -21,18 +22,29 @@ use super::publish::LAST_WAIT;
 
 /// Publishes and prints the outcome. Unlike in a job, an incomplete publication is an error: the user asked
 /// for nothing else.
-pub async fn command(args: arguments::CachePublish, environment: &AgentEnvironment) -> Result<ExitStatus> {
+pub async fn command(
+    args: arguments::CachePublish,
+    share: &ShareLocation,
+    environment: &AgentEnvironment,
+) -> Result<ExitStatus> {
     let sources = sources(&args)?;
-    let share = Share::new(directory(&args.share)?);
-    let trust = Trust::Trusted { why: "`cache publish` was run by hand".into() };
-    let tiers = Tiers::new(&share, Access::ReadWrite, &trust);
+    let share = match share {
+        ShareLocation::Directory(_) => {
+            let share = Share::new(directory(&args.share)?);
+            OpenShare { tiers: tiers(&share), ..OpenShare::default() }
+        }
+        ShareLocation::Bucket(share) => {
+            let bucket = bucket::open(share.bucket(), &tiers(share)).await?;
+            OpenShare { bucket, ..OpenShare::default() }
+        }
+    };
     let (emitter, receiver) = events::channel();
     let interrupt = Interrupt::new(None).with_grace(LAST_WAIT);
     listen_for_signals(&interrupt)?;
     let notice = StopNotice::watch(&interrupt, &emitter, LAST_WAIT);
     let console = Box::new(Plain::new(std::io::stdout(), style(environment)));
     let listener = tokio::spawn(report::show(receiver, Redactor::new(environment.secrets()), console));
-    let published = stages::publish::cache::run(sources, &tiers, &emitter, &interrupt).await;
+    let published = stages::publish::cache::run(sources, &share, &[], &emitter, &interrupt).await;
     let outcome = outcome(&published, &interrupt);
     let exit = match &outcome {
         Outcome::NotRun(_) => ExitStatus::Machine,
@@ -42,6 +54,12 @@ pub async fn command(args: arguments::CachePublish, environment: &AgentEnvironme
     drop((notice, emitter));
     listener.await.map_err(|error| Error::internal("the event listener panicked").because(&error))?;
     Ok(exit)
+}
+
+/// A user who publishes by hand is trusted.
+fn tiers<S: TieredShare>(share: &S) -> Tiers<S> {
+    let trust = Trust::Trusted { why: "`cache publish` was run by hand".into() };
+    Tiers::new(share, Access::ReadWrite, &trust)
 }
 
 fn outcome(published: &Published, interrupt: &Interrupt) -> Outcome {

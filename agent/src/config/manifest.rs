@@ -153,8 +153,9 @@ pub struct UnvalidatedBuild {
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Cache")]
 pub struct UnvalidatedCache {
-    /// The absolute path of the directory that all build machines mount. Without it, caches are local.
-    #[schemars(extend("pattern" = "^/"))]
+    /// What all build machines share: the absolute path of a directory that they mount, or s3://BUCKET/PREFIX.
+    /// Without it, caches are local.
+    #[schemars(extend("pattern" = "^(/|s3://)"))]
     pub share: Option<String>,
     /// How the builds of this manifest use the share; default "auto".
     pub access: Option<CacheAccess>,
@@ -166,6 +167,28 @@ pub struct UnvalidatedCache {
     pub sstate_max_age: Option<String>,
     /// "off", "auto", "host:port", "ws://…" or "wss://…"; "off" by default.
     pub hash_server: Option<String>,
+    /// The port on 127.0.0.1 from which BitBake reads a share in a bucket; default 28463.
+    #[schemars(extend("minimum" = 1024, "maximum" = 65528))]
+    pub endpoint_port: Option<i64>,
+    /// What S3 charges, for the reports of a share in S3; the default is S3 Standard in us-east-1.
+    #[serde(default)]
+    pub prices: UnvalidatedPrices,
+}
+
+/// Prices of S3 in USD: <https://aws.amazon.com/s3/pricing/>.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Prices")]
+pub struct UnvalidatedPrices {
+    /// 1,000 PUT, COPY, POST or LIST requests; default 0.005.
+    #[schemars(range(min = 0))]
+    pub thousand_writes: Option<f64>,
+    /// 1,000 GET or HEAD requests; default 0.0004.
+    #[schemars(range(min = 0))]
+    pub thousand_reads: Option<f64>,
+    /// One GB stored for a month; default 0.023.
+    #[schemars(range(min = 0))]
+    pub gb_month: Option<f64>,
 }
 
 /// How the builds of a manifest use the share. It can only remove rights: a manifest cannot grant any.

@@ -213,6 +213,18 @@ fn each_mistake_alone_is_told_with_its_place_key_and_remedy() {
         ),
         (
             "",
+            "[cache]\nendpoint_port = 80",
+            "10:17: [cache] endpoint_port: `80` is not a port that the agent may use",
+            &["from 1024 to 65528"],
+        ),
+        (
+            "",
+            "[cache]\nendpoint_port = 65529",
+            "10:17: [cache] endpoint_port: `65529` is not a port that the agent may use",
+            &["from 1024 to 65528"],
+        ),
+        (
+            "",
             "[artifacts]\ndestination = 'file:///x'",
             "10:15: [artifacts] destination: ",
             &["without a scheme: `/x`"],

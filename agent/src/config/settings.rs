@@ -6,6 +6,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use agent_objects::Prices;
 use agent_types::bucket_share::BucketShare;
 use agent_types::events::JobIdentity;
 use agent_types::release::Release;
@@ -111,6 +112,10 @@ pub struct Cache {
     /// Likewise for shared state.
     pub sstate_max_age: Duration,
     pub hash_server: HashServer,
+    /// For the reports of a share in S3.
+    pub prices: Prices,
+    /// Where BitBake reads a share in a bucket, on the loopback address.
+    pub endpoint_port: u16,
 }
 
 /// The share: a directory, or a prefix of a bucket.

@@ -1,9 +1,11 @@
 //! Applies the trust of the source to `[cache]`: what a build may do with the share, and the notices about
 //! it.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use agent_objects::Prices;
 use agent_types::bucket_share::BucketShare;
 use agent_types::share::Share;
 use agent_types::tiers::{Access, TierKind, Trust};
@@ -18,6 +20,15 @@ pub enum ShareLocation {
     Bucket(BucketShare),
 }
 
+impl fmt::Display for ShareLocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ShareLocation::Directory(share) => share.fmt(f),
+            ShareLocation::Bucket(share) => share.fmt(f),
+        }
+    }
+}
+
 /// `[cache]` of the manifest, before trust is applied.
 #[derive(Debug)]
 pub struct RawCache {
@@ -28,6 +39,8 @@ pub struct RawCache {
     pub downloads_max_age: Duration,
     pub sstate_max_age: Duration,
     pub hash_server: HashServer,
+    pub prices: Prices,
+    pub endpoint_port: u16,
 }
 
 /// The caches of a job, with notices. `layers` is the local store of layer checkouts.
@@ -56,6 +69,8 @@ pub fn cache(
         downloads_max_age: words.downloads_max_age,
         sstate_max_age: words.sstate_max_age,
         hash_server: words.hash_server.clone(),
+        prices: words.prices,
+        endpoint_port: words.endpoint_port,
     }
     .judged(trust, paths);
     let notices = sentence(&cache, words.asks_to_write).into_iter().collect();

@@ -48,6 +48,9 @@ impl<'a> Walk<'a> {
             }
             ("boolean", Value::Boolean(boolean)) => Some(Json::Bool(*boolean)),
             ("integer", Value::Integer(integer)) => self.constant(Json::from(*integer), schema, path),
+            ("number", Value::Integer(integer)) => Some(Json::from(*integer)),
+            // What is not finite is no number in JSON.
+            ("number", Value::Float(float)) if float.is_finite() => Some(Json::from(*float)),
             ("string", Value::String(string)) => self.choice(string, schema, path),
             // `--set repos.bitbake.branch=2.8`: shell users often omit quotes.
             ("string", Value::Integer(_) | Value::Float(_) | Value::Boolean(_) | Value::Datetime)
@@ -143,7 +146,9 @@ impl<'a> Walk<'a> {
                 mistake.hint("it is not a list in TOML; quote it for the shell: --set 'KEY=[\"a\", \"b\"]'");
         } else if kind(schema) == "array" && !node.text.is_empty() {
             mistake = mistake.hint(format!("put it in brackets: [{}]", node.text));
-        } else if let ("object", [Step::Key(table), Step::Key(_)]) = (kind(schema), path.steps()) {
+        } else if let ("object", [Step::Key(table), Step::Key(_)]) = (kind(schema), path.steps())
+            && self.resolve(&self.root["properties"][table.as_str()])["additionalProperties"].is_object()
+        {
             // For example `url` directly below [repos].
             mistake = mistake.hint(format!("each table here has a name of its own: [{table}.NAME]"));
         }
@@ -166,6 +171,7 @@ impl<'a> Walk<'a> {
             "string" => "a string".into(),
             "boolean" => "true or false".into(),
             "integer" => "an integer".into(),
+            "number" => "a number".into(),
             "array" => match kind(self.resolve(&schema["items"])) {
                 "object" => "a list of tables".into(),
                 kind => format!("a list of {kind}s").into(),

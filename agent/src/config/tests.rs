@@ -138,6 +138,7 @@ fn defaults() {
     let days = |days: u64| Duration::from_secs(days * 86400);
     assert_eq!((settings.cache.downloads_max_age, settings.cache.sstate_max_age), (days(60), days(30)));
     assert_eq!((settings.cache.share, settings.cache.hash_server), (None, HashServer::Off));
+    assert_eq!(settings.cache.endpoint_port, 28463);
     let separate = checkout.load(&["repos.poky.layers=[\"meta\"]"]).unwrap();
     assert_eq!(separate.config.distro, "nodistro", "without meta-poky");
 }
@@ -174,6 +175,7 @@ access    = "auto"
 downloads_max_age = "60d"
 sstate_max_age    = "30d"
 hash_server       = "off"
+endpoint_port     = 20000
 [artifacts]
 destination = "s3://my-bucket/builds"
 [[artifacts.rules]]
@@ -197,6 +199,7 @@ log = "500MiB"
     assert!(settings.check.known_failures[0].expired, "today is the day");
     assert_eq!(settings.check.max_parallel_bitbakes.map(usize::from), Some(3));
     assert_eq!(settings.limits.log, 500 << 20);
+    assert_eq!(settings.cache.endpoint_port, 20000);
     assert_eq!(
         settings.artifacts.destination,
         Destination::S3 { bucket: "my-bucket".into(), prefix: "builds".into() }

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use agent_artifacts::store::artifact_pattern::{artifact_pattern, excludes_all};
+use agent_cache::bucket::endpoint::{PORT, PORTS};
+use agent_objects::Prices;
 use agent_types::tiers::Access;
 
 use super::manifest::{CacheAccess, UnvalidatedManifest};
@@ -264,6 +266,19 @@ fn cache(check: &mut Validator, raw: &UnvalidatedManifest) -> RawCache {
     };
     let downloads_max_age = age("downloads_max_age", cache.downloads_max_age.as_ref(), 60);
     let sstate_max_age = age("sstate_max_age", cache.sstate_max_age.as_ref(), 30);
+    let defaults = Prices::default();
+    let mut price = |key: &str, usd: Option<f64>, default: f64| {
+        let is_price = usd.is_none_or(|usd| usd >= 0.0);
+        if !is_price {
+            check.value(&path.key("prices").key(key), Diagnostic::new("a price must not be negative"));
+        }
+        usd.filter(|_| is_price).unwrap_or(default)
+    };
+    let prices = Prices {
+        thousand_writes: price("thousand_writes", cache.prices.thousand_writes, defaults.thousand_writes),
+        thousand_reads: price("thousand_reads", cache.prices.thousand_reads, defaults.thousand_reads),
+        gb_month: price("gb_month", cache.prices.gb_month, defaults.gb_month),
+    };
     let server = check.one(&path.key("hash_server"), cache.hash_server.as_ref(), values::hash_server);
     RawCache {
         share,
@@ -276,7 +291,21 @@ fn cache(check: &mut Validator, raw: &UnvalidatedManifest) -> RawCache {
         downloads_max_age,
         sstate_max_age,
         hash_server: server.unwrap_or(HashServer::Off),
+        prices,
+        endpoint_port: endpoint_port(check, raw),
     }
+}
+
+/// Some ports after it must exist, too: they are tried if it is used.
+fn endpoint_port(check: &mut Validator, raw: &UnvalidatedManifest) -> u16 {
+    let Some(number) = raw.cache.endpoint_port else { return PORT };
+    let port = u16::try_from(number).ok().filter(|port| (1024..=u16::MAX - PORTS + 1).contains(port));
+    if port.is_none() {
+        let mistake = Diagnostic::new(format!("`{number}` is not a port that the agent may use"))
+            .hint(format!("use a number from 1024 to {}", u16::MAX - PORTS + 1));
+        check.value(&section("cache").key("endpoint_port"), mistake);
+    }
+    port.unwrap_or(PORT)
 }
 
 /// Reports keys that have no effect, because their stage does not exist yet.

@@ -1,17 +1,19 @@
 //! Runs the stages of a plan, one after another, each with the outputs of the earlier ones.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use tracing::Instrument;
 use tracing::field::Empty;
 
 use crate::config::Settings;
-use crate::stages::configure::Edits;
+use crate::stages::configure::{BuildEnvironment, Edits};
 use crate::stages::pending::Pending;
 use crate::stages::share::OpenShare;
 use crate::stages::{self, build, check, checkout, configure, publish, share};
-use agent_cache::{Lease, Usage};
+use agent_cache::Usage;
+use agent_cache::bucket::endpoint::ReadTier;
 use agent_git::Access;
 use agent_process::{Interrupt, Runner};
 use agent_types::error::{Error, Result};
@@ -28,7 +30,7 @@ struct Outputs {
     under_test: checkout::UnderTest,
     share: OpenShare,
     /// Held until the last stage that uses the share is over.
-    lease: Option<Lease>,
+    lease: Option<share::notes::JobLease>,
     checkout: Option<checkout::Checkout>,
     configured: Option<configure::BuildEnvironment>,
     /// The check stage's first step, if it has one.
@@ -75,6 +77,8 @@ pub async fn run(settings: &Settings, notices: &[String], plan: &Plan, runner: &
     if let Some(lease) = job.outputs.lease.take() {
         share::notes::release(lease, events).await;
     }
+    let served = job.outputs.configured.as_ref().map_or(&[][..], BuildEnvironment::served);
+    share::bucket::tell_traffic(&job.outputs.share.bucket, served, &settings.cache.prices, events).await;
     notice.end().await;
 }
 
@@ -249,7 +253,7 @@ impl Job<'_> {
                 }
             }
         };
-        let both = async { tokio::join!(artifacts, self.publish_caches(&saving)) };
+        let both = async { tokio::join!(artifacts, self.publish_caches(configured.served(), &saving)) };
         let end = async {
             interrupt.end_of_saving(&saving, grace).await;
             std::future::pending().await
@@ -265,7 +269,7 @@ impl Job<'_> {
     }
 
     /// Whether there was a tier to publish to. What became of it changes no verdict.
-    async fn publish_caches(&self, interrupt: &Interrupt) -> bool {
+    async fn publish_caches(&self, served: &[Arc<ReadTier>], interrupt: &Interrupt) -> bool {
         let (cache, share) = (&self.settings.cache, &self.outputs.share);
         if share.is_empty() || !uses_share(self.settings) {
             return false;
@@ -276,9 +280,9 @@ impl Job<'_> {
             release: self.settings.release.name.into(),
         };
         let events = &self.runner.events;
-        publish::cache::run(sources, &share.tiers, events, interrupt).await;
-        share::notes::usage(self.settings, share, self.outputs.usage, events).await;
-        share.is_writable()
+        publish::cache::run(sources, share, served, events, interrupt).await;
+        share::notes::usage(self.settings, share, served, self.outputs.usage, events).await;
+        share.writes().is_some()
     }
 
     /// Each check and each build that the manifest asks for has an outcome, also in a stage that is not reached.

@@ -18,6 +18,7 @@ impl Summary {
         let sum = &mut self.tier(tier).traffic;
         *sum += traffic;
         sum.seconds_waited = whole_milliseconds(sum.seconds_waited);
+        sum.usd = whole_micros(sum.usd);
     }
 
     pub(super) fn cache_published(&mut self, tier: TierKind, counts: CacheCounts) {
@@ -41,6 +42,11 @@ impl Summary {
     }
 }
 
+/// Money in millionths; a sum of binary fractions has more digits.
+fn whole_micros(usd: f64) -> f64 {
+    (usd * 1e6).round() / 1e6
+}
+
 /// BitBake's numbers as pairs of name and number.
 pub fn sstate_numbers(sstate: &Sstate) -> [(&'static str, u64); 5] {
     let Sstate { wanted, local, mirrors, missed, current } = *sstate;
@@ -55,7 +61,7 @@ pub fn sstate_numbers(sstate: &Sstate) -> [(&'static str, u64); 5] {
 
 /// All that is known of a tier, as pairs of name and text.
 pub fn tier_words(tier: &TierResult) -> Vec<(String, String)> {
-    let Traffic { objects_read, bytes_read, objects_written, bytes_written, operations, seconds_waited } =
+    let Traffic { objects_read, bytes_read, objects_written, bytes_written, operations, seconds_waited, usd } =
         tier.traffic;
     let mut words = Vec::new();
     let mut say = |name: &str, text: String| words.push((format!("cache.{}.{name}", tier.tier.word()), text));
@@ -72,6 +78,9 @@ pub fn tier_words(tier: &TierResult) -> Vec<(String, String)> {
         say(name, number.to_string());
     }
     say("seconds_waited", format!("{seconds_waited:.3}"));
+    if usd > 0.0 {
+        say("usd", format!("{usd:.6}"));
+    }
     if let Some(counts) = &tier.published {
         for (name, number) in counts_by_name(counts) {
             say(name, number.to_string());

@@ -2,18 +2,21 @@
 
 mod build_dir;
 mod computed;
+mod endpoint;
 mod hash_server;
 mod links;
 
 use std::ffi::OsString;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use fs_err as fs;
 
 use crate::config::{Settings, SharedCache};
 use agent_cache::bucket::BucketTiers;
+use agent_cache::bucket::endpoint::{Endpoint, ReadTier};
 use agent_cache::dangling;
 use agent_cache::signature_cache::WrittenConf;
 use agent_fs::access::{Barrier, Credentials, Permission};
@@ -25,7 +28,9 @@ use agent_types::stage::Stage;
 use agent_types::tiers::Tiers;
 use agent_yocto::base_layers::{BaseLayers, Candidate, base_layers};
 use agent_yocto::conf::{self, LocalConf, Purpose};
-use agent_yocto::environment::{HOST_PATH, Tools, bitbake_environment, bitbake_version};
+use agent_yocto::environment::{
+    HOST_PATH, Tools, bitbake_environment, bitbake_version, with_direct_loopback,
+};
 use agent_yocto::hash_server::Serve;
 use agent_yocto::layer_conf::LayerConf;
 use agent_yocto::unreadable::Unreadable;
@@ -57,6 +62,8 @@ pub struct BuildEnvironment {
     pub tiers: Tiers,
     /// Likewise of a share in a bucket.
     pub bucket: BucketTiers,
+    /// From which BitBake reads the bucket.
+    endpoint: Option<Arc<Endpoint>>,
     hash_server: Serve,
     network: Vec<(String, String)>,
     git: Vec<(OsString, OsString)>,
@@ -67,6 +74,11 @@ impl BuildEnvironment {
     /// The environment for BitBake in `build_dir`.
     pub fn environment(&self, build_dir: &Path) -> Environment {
         bitbake_environment(&self.tools, build_dir, &self.whoami, &self.network, &self.git)
+    }
+
+    /// The tiers of a bucket that BitBake reads, with what it read so far.
+    pub fn served(&self) -> &[Arc<ReadTier>] {
+        self.endpoint.as_ref().map_or(&[], |endpoint| endpoint.tiers())
     }
 
     /// Makes an empty build directory with the given layers, in place of what was there; what was written there.
@@ -140,6 +152,7 @@ impl BuildEnvironment {
             Purpose::CheckLayer => [&own[0], &own[1]],
         };
         let bblayers = conf::bblayers(layers)?;
+        let endpoint = self.endpoint.as_ref().map(|endpoint| endpoint::mirrors(endpoint, &self.bucket));
         let local = conf::local(&LocalConf {
             release: settings.release,
             purpose,
@@ -149,6 +162,7 @@ impl BuildEnvironment {
             downloads,
             sstate,
             tiers: &self.tiers,
+            endpoint: endpoint.as_ref(),
             hash_server: &self.hash_server,
             threads: self.threads,
         })?;
@@ -221,6 +235,12 @@ pub async fn run(
     let hash_server =
         hash_server::choose(settings, &tools.bitbake_version, user.as_ref(), &prober, events).await;
 
+    let endpoint = endpoint::start(settings, &share.bucket, events).await;
+    let network = match &endpoint {
+        Some(_) => with_direct_loopback(&settings.network),
+        None => settings.network.clone(),
+    };
+
     let mut configured = BuildEnvironment {
         tools,
         git: git_access(settings, checkout, &whoami),
@@ -232,8 +252,9 @@ pub async fn run(
         build: settings.paths.build(),
         tiers: share.tiers.clone(),
         bucket: share.bucket.clone(),
+        endpoint,
         hash_server,
-        network: settings.network.clone(),
+        network,
         threads: std::thread::available_parallelism().map_or(1, usize::from),
     };
     configured.local_caches(settings)?;

@@ -1,7 +1,7 @@
 //! Which tiers of the share are really there: looked at before any stage that uses them. One that is
 //! missing, hangs or cannot be written costs a warning, and the job goes on with what is left.
 
-mod bucket;
+pub mod bucket;
 pub mod notes;
 
 use std::path::Path;
@@ -43,8 +43,10 @@ impl OpenShare {
         self.tiers.read.is_empty() && self.bucket.read.is_empty()
     }
 
-    pub fn is_writable(&self) -> bool {
-        self.tiers.write.is_some() || self.bucket.write.is_some()
+    /// The tier that is written, and its place.
+    pub fn writes(&self) -> Option<(TierKind, String)> {
+        let directory = self.tiers.write.as_ref().map(Tier::named);
+        directory.or_else(|| self.bucket.write.as_ref().map(|tier| (tier.kind, tier.share.to_string())))
     }
 }
 
@@ -79,7 +81,7 @@ async fn look_at_directories(settings: &Settings, shared: &Shared<Share>, runner
     let judgements = join_all(looks).await;
     let mut left = Tiers::default();
     for (tier, judgement) in shared.tiers.read.iter().zip(judgements) {
-        tell(tier, &judgement, &runner.events).await;
+        tell(tier.kind, tier.share.to_string(), &judgement, &runner.events).await;
         if judgement.state != State::Unusable {
             left.read.push(tier.clone());
         }
@@ -141,13 +143,12 @@ async fn ask(
     }
 }
 
-async fn tell(tier: &Tier, judgement: &Judgement, events: &Emitter) {
-    let path = tier.share.to_string();
+async fn tell(tier: TierKind, path: String, judgement: &Judgement, events: &Emitter) {
     let Judgement { state, reason, fix } = judgement;
-    let event = CacheTier { tier: tier.kind, path: path.clone(), state: *state, reason: reason.clone() };
+    let event = CacheTier { tier, path: path.clone(), state: *state, reason: reason.clone() };
     events.emit(EventKind::CacheTier(event)).await;
     if let (Some(reason), Some(_)) = (reason, fix) {
-        let message = format!("the {} cache {path} is {state}: {reason}", tier.kind.word());
+        let message = format!("the {} cache {path} is {state}: {reason}", tier.word());
         events.warn(message, fix.clone()).await;
     }
 }

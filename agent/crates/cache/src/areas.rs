@@ -26,6 +26,8 @@ pub enum AreaKind {
     Sstate(String),
     Downloads,
     Layers,
+    /// Only in a bucket: in a directory, the layer check manages these.
+    Signatures,
 }
 
 /// The areas and tiers of a share.
@@ -114,6 +116,7 @@ impl Area {
             AreaKind::Sstate(release) => tier.join("sstate").join(release),
             AreaKind::Downloads => tier.join("downloads"),
             AreaKind::Layers => tier.join("layers"),
+            AreaKind::Signatures => tier.join("signatures"),
         }
     }
 
@@ -136,6 +139,7 @@ impl Area {
             AreaKind::Sstate(_) => walk.run(&root, units::enter_sstate, units::sstate, each),
             AreaKind::Downloads => walk.run(&root, units::enter_downloads, units::downloads, each),
             AreaKind::Layers => walk.run(&root, units::enter_layers, units::layers, each),
+            AreaKind::Signatures => agent_fs::pool::Ended::Complete,
         }
     }
 }
@@ -152,7 +156,7 @@ pub fn tier(pull_request: Option<u64>) -> PathBuf {
 }
 
 /// Parses the number of a pull request in its canonical form.
-fn pull_request(name: &str) -> Option<u64> {
+pub fn pull_request(name: &str) -> Option<u64> {
     name.parse().ok().filter(|number: &u64| number.to_string() == name)
 }
 

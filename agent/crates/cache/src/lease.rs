@@ -6,7 +6,7 @@
 //! untrusted tiers is not read; only their existence, release and time count.
 
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::names;
 use super::stamp::{self, nanoseconds};
-use agent_fs::dir::{DirHandle, FileMeta, Kind};
+use agent_fs::dir::{DirHandle, Kind};
 use agent_fs::remove;
 use agent_fs::walk::{Entry, Listing, Seen, Walk};
 use agent_types::error::{Error, Result};
@@ -28,7 +28,7 @@ use agent_types::share::Share;
 pub const LONGEST: Duration = Duration::from_secs(48 * 3600);
 
 /// Maximum size of a lease file; thousands of layers fit.
-const LARGEST: u64 = 256 * 1024;
+pub const LARGEST: u64 = 256 * 1024;
 
 const SCHEMA: &str = "build-agent/lease/v1";
 
@@ -64,23 +64,11 @@ impl Lease {
         until: SystemTime,
         layers: impl IntoIterator<Item = String>,
     ) -> Result<Lease> {
-        let seconds =
-            |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        let layers: BTreeSet<String> = layers.into_iter().collect();
-        if !names::is_release(release) || !layers.iter().all(|entry| is_layer(entry)) {
-            return Err(Error::internal(format!("invalid names for a lease: `{release}` and {layers:?}")));
-        }
-        let now = SystemTime::now();
-        let start = seconds(now);
-        let file =
-            LeaseFile { schema: SCHEMA.into(), release: release.into(), start, end: seconds(until), layers };
-        let text = serde_json::to_vec(&file)
-            .map_err(|error| Error::internal("cannot serialize a lease").because(&error))?;
+        let text = content(release, until, layers)?;
         let directory = tier.leases();
         fs::create_dir_all(&directory)?;
-        let random = stamp::random();
-        let begun = directory.join(names::part(&random));
-        let path = directory.join(format!("{release}.{}-{}-{random}", host(), std::process::id()));
+        let begun = directory.join(names::part(&stamp::random()));
+        let path = directory.join(name(release));
         let written = write_new(&begun, &text).and_then(|()| fs::rename(&begun, &path));
         if let Err(error) = written {
             // A prune removes the rest.
@@ -103,6 +91,28 @@ impl Drop for Lease {
     fn drop(&mut self) {
         let _ = remove::remove_file(&self.path, &self.share);
     }
+}
+
+/// The content of a lease that begins now. See [`Lease::take`].
+pub(crate) fn content(
+    release: &str,
+    until: SystemTime,
+    layers: impl IntoIterator<Item = String>,
+) -> Result<Vec<u8>> {
+    let seconds =
+        |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let layers: BTreeSet<String> = layers.into_iter().collect();
+    if !names::is_release(release) || !layers.iter().all(|entry| is_layer(entry)) {
+        return Err(Error::internal(format!("invalid names for a lease: `{release}` and {layers:?}")));
+    }
+    let (start, end) = (seconds(SystemTime::now()), seconds(until));
+    let file = LeaseFile { schema: SCHEMA.into(), release: release.into(), start, end, layers };
+    serde_json::to_vec(&file).map_err(|error| Error::internal("cannot serialize a lease").because(&error))
+}
+
+/// A new name for a lease of this process.
+pub(crate) fn name(release: &str) -> String {
+    format!("{release}.{}-{}-{}", host(), std::process::id(), stamp::random())
 }
 
 fn write_new(path: &Path, text: &[u8]) -> io::Result<()> {
@@ -157,7 +167,7 @@ impl LiveLease {
 pub struct Leases {
     pub live: Vec<LiveLease>,
     /// File names of expired leases and of unfinished ones, which a prune removes.
-    pub dead: Vec<(std::ffi::OsString, FileMeta)>,
+    pub dead: Vec<OsString>,
     /// Unreadable leases, for people.
     pub unreadable: Vec<String>,
 }
@@ -189,36 +199,50 @@ pub fn read(tier: &DirHandle, author: Author, now: SystemTime, operations: &Atom
             leases.unreadable.push(shown(&name));
             continue;
         };
-        let written = facts.used();
-        let old =
-            nanoseconds(now).saturating_sub(written) > i64::try_from(LONGEST.as_nanos()).unwrap_or(i64::MAX);
-        if names::is_part(&name) {
-            // A lease that is being written protects nothing yet.
-            leases.dead.extend(old.then_some((name, facts)));
-            continue;
-        }
         let file = match author {
-            Author::Trusted => read_file(&directory, &name),
-            Author::Stranger => Ok(None),
+            Author::Trusted if !names::is_part(&name) => Some(directory.read(&name, LARGEST)),
+            _ => None,
         };
+        leases.add(&name, facts.used(), author, file, now);
+    }
+    Ok(leases)
+}
+
+impl Leases {
+    /// Adds a lease that was written at this time, in nanoseconds since 1970. `content`: `None`, if nobody reads it.
+    pub fn add(
+        &mut self,
+        name: &OsStr,
+        written: i64,
+        author: Author,
+        content: Option<io::Result<Vec<u8>>>,
+        now: SystemTime,
+    ) {
+        let age = nanoseconds(now).saturating_sub(written);
+        let old = age > i64::try_from(LONGEST.as_nanos()).unwrap_or(i64::MAX);
+        if names::is_part(name) {
+            // A lease that is being written protects nothing yet.
+            self.dead.extend(old.then(|| name.to_owned()));
+            return;
+        }
+        let file = content.map(|content| parse(name, &content?)).transpose();
         if file.is_err() && !old {
-            leases.unreadable.push(shown(&name));
+            self.unreadable.push(shown(name));
         }
         let file = file.ok().flatten();
         let ended = file.as_ref().is_some_and(|file| stamp::time(nanos(file.end)) <= now);
         if old || ended {
-            leases.dead.push((name, facts));
-            continue;
+            self.dead.push(name.to_owned());
+            return;
         }
-        leases.live.push(LiveLease {
+        self.live.push(LiveLease {
             author,
-            release: release_of(&name),
+            release: release_of(name),
             // A start too long ago would protect nothing.
             since: file.as_ref().map_or(written, |file| nanos(file.start).min(written)).max(oldest(now)),
             layers: file.map(|file| file.layers),
         });
     }
-    Ok(leases)
 }
 
 fn nanos(seconds: u64) -> i64 {
@@ -234,13 +258,12 @@ fn release_of(name: &OsStr) -> Option<String> {
     names::is_release(release).then(|| release.to_owned())
 }
 
-/// Reads a lease file.
-fn read_file(directory: &DirHandle, name: &OsStr) -> io::Result<Option<LeaseFile>> {
-    let file: LeaseFile = serde_json::from_slice(&directory.read(name, LARGEST)?)?;
+fn parse(name: &OsStr, content: &[u8]) -> io::Result<LeaseFile> {
+    let file: LeaseFile = serde_json::from_slice(content)?;
     let fits = file.schema == SCHEMA
         && release_of(name).as_ref() == Some(&file.release)
         && file.layers.iter().all(|entry| is_layer(entry));
-    if fits { Ok(Some(file)) } else { Err(io::Error::other("not a lease")) }
+    if fits { Ok(file) } else { Err(io::Error::other("not a lease")) }
 }
 
 fn shown(name: &OsStr) -> String {

@@ -21,7 +21,7 @@ use agent_types::error::Result;
 use agent_types::share::Share;
 
 /// Number of builds whose records are summed up.
-const BUILDS: usize = 20;
+pub const BUILDS: usize = 20;
 
 const DAY: u64 = 24 * 3600;
 
@@ -51,6 +51,12 @@ pub struct Stats {
     pub unknown: Names,
     pub locks: u64,
     pub trouble: Names,
+    /// In a bucket: the objects of the signature cache.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signatures: Option<Sum>,
+    /// In a bucket: what storing everything costs per month, in USD.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usd_per_month: Option<f64>,
     pub operations: u64,
     pub seconds: f64,
 }
@@ -134,16 +140,8 @@ impl Stats {
             Seen::Trouble(trouble) => {
                 self.trouble.add(|| format!("{}: {}", shown(&path.join(&trouble.path)), trouble.error));
             }
-            Seen::Directory(Contents { units, unknown, locks }) => {
-                self.locks += locks;
-                unknown.iter().for_each(|name| self.unknown.add(|| shown(&path.join(name))));
-                for unit in units {
-                    match unit.class {
-                        Class::Object { .. } => release.add(&unit, now),
-                        _ if unit.is_directory() => directories.push(unit),
-                        _ => self.add(&unit, unit.size(), now),
-                    }
-                }
+            Seen::Directory(contents) => {
+                directories.extend(self.contents(contents, &mut release, &path, now))
             }
         });
         for unit in directories {
@@ -151,13 +149,31 @@ impl Stats {
             self.add(&unit, unit.size() + measure.bytes, now);
         }
         if let AreaKind::Sstate(name) = &area.kind {
-            let records = usage::last(root, name, BUILDS, walk.operations);
-            release.release.clone_from(name);
-            release.builds = records.len() as u64;
-            records.into_iter().for_each(|record| release.usage += record);
-            release.hit_rate = release.usage.hit_rate();
+            release.used_by(name, usage::last(root, name, BUILDS, walk.operations));
             self.sstate.push(release);
         }
+    }
+
+    /// Counts the units of a directory; returns those whose size is not known yet.
+    pub(crate) fn contents(
+        &mut self,
+        contents: Contents,
+        release: &mut Release,
+        area: &Path,
+        now: SystemTime,
+    ) -> Vec<Unit> {
+        let Contents { units, unknown, locks } = contents;
+        self.locks += locks;
+        unknown.iter().for_each(|name| self.unknown.add(|| shown(&area.join(name))));
+        let mut directories = Vec::new();
+        for unit in units {
+            match unit.class {
+                Class::Object { .. } => release.add(&unit, now),
+                _ if unit.is_directory() => directories.push(unit),
+                _ => self.add(&unit, unit.size(), now),
+            }
+        }
+        directories
     }
 
     fn add(&mut self, unit: &Unit, bytes: u64, now: SystemTime) {
@@ -167,12 +183,21 @@ impl Stats {
                 add_age(&mut self.downloads_ages, unit, bytes, now);
             }
             Class::Layer => self.layers.add(bytes),
+            Class::Signature => self.signatures.get_or_insert_default().add(bytes),
             Class::Temporary | Class::Object { .. } => self.temporary.add(bytes),
         }
     }
 }
 
 impl Release {
+    /// Sums up the last builds of the release with this name.
+    pub(crate) fn used_by(&mut self, name: &str, builds: Vec<Usage>) {
+        name.clone_into(&mut self.release);
+        self.builds = builds.len() as u64;
+        builds.into_iter().for_each(|record| self.usage += record);
+        self.hit_rate = self.usage.hit_rate();
+    }
+
     fn add(&mut self, unit: &Unit, now: SystemTime) {
         if let Class::Object { version } = unit.class
             && unit.has("")
@@ -185,7 +210,7 @@ impl Release {
     }
 }
 
-fn no_ages() -> Vec<Age> {
+pub(crate) fn no_ages() -> Vec<Age> {
     AGES.iter().map(|(used, _)| Age { used, sum: Sum::default() }).collect()
 }
 

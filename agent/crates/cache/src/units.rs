@@ -7,13 +7,23 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::names::{self, Beside, DownloadKind, DownloadPart, Role};
-use agent_fs::dir::Kind;
+use agent_fs::dir::{DirHandle, Kind};
 use agent_fs::walk::{Entry, Listing};
 
 /// The suffixes of a unit's parts, in the order in which a prune removes them: no reader may find an archive
 /// whose sidecar files are gone.
-pub const SUFFIXES: [&str; 9] =
-    ["", ".sig", ".siginfo", ".resolved", ".json", ".sig.done", ".siginfo.done", ".done", ".used"];
+pub const SUFFIXES: [&str; 10] = [
+    "",
+    ".tar.zst",
+    ".sig",
+    ".siginfo",
+    ".resolved",
+    ".json",
+    ".sig.done",
+    ".siginfo.done",
+    ".done",
+    ".used",
+];
 
 /// Files that belong together.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +45,8 @@ pub enum Class {
     Download(DownloadKind),
     /// A checkout in the layer store, with the files next to it.
     Layer,
+    /// An object of the signature cache in a bucket.
+    Signature,
     /// An unfinished file.
     Temporary,
 }
@@ -107,9 +119,14 @@ pub fn enter_downloads(path: &Path) -> bool {
 
 /// The units in a directory of an `SSTATE_DIR`.
 pub fn sstate(listing: Listing) -> Contents {
-    let mut gathering = Gathering::new(&listing);
-    for entry in &listing.entries {
-        let path = listing.path.join(&entry.name);
+    sstate_in(&Folder::of(&listing))
+}
+
+/// The units in a folder of shared state.
+pub fn sstate_in(folder: &Folder<'_>) -> Contents {
+    let mut gathering = Gathering::new(folder);
+    for entry in folder.entries {
+        let path = folder.path.join(&entry.name);
         if entry.kind == Kind::Directory && enter_sstate(&path) {
             continue;
         }
@@ -133,9 +150,14 @@ pub fn sstate(listing: Listing) -> Contents {
 
 /// The units in a directory of a `DL_DIR`. The content of clones is not read.
 pub fn downloads(listing: Listing) -> Contents {
-    let mut gathering = Gathering::new(&listing);
-    for entry in &listing.entries {
-        let path = listing.path.join(&entry.name);
+    downloads_in(&Folder::of(&listing))
+}
+
+/// The units in a folder of downloads.
+pub fn downloads_in(folder: &Folder<'_>) -> Contents {
+    let mut gathering = Gathering::new(folder);
+    for entry in folder.entries {
+        let path = folder.path.join(&entry.name);
         if entry.kind == Kind::Directory && enter_downloads(&path) {
             continue;
         }
@@ -175,7 +197,8 @@ pub fn enter_layers(path: &Path) -> bool {
 /// The entries `<commit>/` of a repository in a layer store, each with `<commit>.json` and `<commit>.used`.
 /// The time of the latter is that of the last use.
 pub fn layers(listing: Listing) -> Contents {
-    let mut gathering = Gathering::new(&listing);
+    let folder = Folder::of(&listing);
+    let mut gathering = Gathering::new(&folder);
     for entry in &listing.entries {
         let path = listing.path.join(&entry.name);
         if entry.kind == Kind::Directory && enter_layers(&path) {
@@ -196,24 +219,69 @@ pub fn layers(listing: Listing) -> Contents {
     gathering.end()
 }
 
+/// The entries `<commit>.tar.zst` of a repository among the layers of a bucket, each with `<commit>.json`.
+pub fn packed_layers_in(folder: &Folder<'_>) -> Contents {
+    let mut gathering = Gathering::new(folder);
+    let in_repo = enter_layers(folder.path);
+    for entry in folder.entries {
+        let name = entry.name.to_str().unwrap_or_default();
+        let split = [".tar.zst", ".json"].into_iter().find_map(|end| Some((name.strip_suffix(end)?, end)));
+        match split.filter(|(commit, _)| in_repo && names::is_commit(commit)) {
+            Some((commit, suffix)) => gathering.add(commit, suffix, Class::Layer, entry),
+            None => gathering.contents.unknown.push(folder.path.join(name)),
+        }
+    }
+    gathering.end()
+}
+
+/// The objects of the signature cache of a bucket. Each of them is a unit: what belongs together is written together,
+/// and an incomplete answer is none.
+pub fn signatures_in(folder: &Folder<'_>) -> Contents {
+    let mut gathering = Gathering::new(folder);
+    for entry in folder.entries {
+        gathering.add(entry.name.to_str().unwrap_or_default(), "", Class::Signature, entry);
+    }
+    gathering.end()
+}
+
+/// The entries directly in a directory.
+#[derive(Clone, Copy)]
+pub struct Folder<'a> {
+    /// Relative to the root of the walk.
+    pub path: &'a Path,
+    pub entries: &'a [Entry],
+    /// `None` in a bucket, where all entries are files with known facts.
+    directory: Option<&'a DirHandle>,
+}
+
+impl<'a> Folder<'a> {
+    pub fn in_bucket(path: &'a Path, entries: &'a [Entry]) -> Folder<'a> {
+        Folder { path, entries, directory: None }
+    }
+
+    fn of(listing: &'a Listing) -> Folder<'a> {
+        Folder { path: &listing.path, entries: &listing.entries, directory: Some(&listing.directory) }
+    }
+}
+
 struct Gathering<'a> {
-    listing: &'a Listing,
+    folder: Folder<'a>,
     units: BTreeMap<&'a str, Unit>,
     contents: Contents,
 }
 
 impl<'a> Gathering<'a> {
-    fn new(listing: &'a Listing) -> Gathering<'a> {
-        Gathering { listing, units: BTreeMap::new(), contents: Contents::default() }
+    fn new(folder: &Folder<'a>) -> Gathering<'a> {
+        Gathering { folder: *folder, units: BTreeMap::new(), contents: Contents::default() }
     }
 
     fn add(&mut self, unit: &str, suffix: &str, class: Class, entry: &'a Entry) {
         // The key is a part of the entry's name, which lives as long as the listing.
         let Some(name) = entry.name.to_str().and_then(|name| name.get(..unit.len())) else { return };
         let Some(part) = self.part(suffix, entry) else { return };
-        let directory = &self.listing.path;
+        let directory = self.folder.path;
         let unit = self.units.entry(name).or_insert_with(|| Unit {
-            directory: directory.clone(),
+            directory: directory.to_owned(),
             name: name.to_owned(),
             class,
             parts: Vec::new(),
@@ -236,12 +304,12 @@ impl<'a> Gathering<'a> {
         let Some(part) = self.part("", entry) else { return };
         match entry.name.to_str() {
             Some(name) => self.contents.units.push(Unit {
-                directory: self.listing.path.clone(),
+                directory: self.folder.path.to_owned(),
                 name: name.to_owned(),
                 class: Class::Temporary,
                 parts: vec![part],
             }),
-            None => self.contents.unknown.push(self.listing.path.join(&entry.name)),
+            None => self.contents.unknown.push(self.folder.path.join(&entry.name)),
         }
     }
 
@@ -250,7 +318,7 @@ impl<'a> Gathering<'a> {
         let facts = match entry.facts {
             Some(facts) => facts,
             // The walk does not stat directories, because most are not units.
-            None => self.listing.directory.metadata(&entry.name).ok()?,
+            None => self.folder.directory?.metadata(&entry.name).ok()?,
         };
         let suffix = SUFFIXES.iter().position(|known| *known == suffix)?;
         let size = if entry.kind == Kind::File { facts.size } else { 0 };

@@ -8,11 +8,13 @@ pub mod key;
 pub mod keys;
 pub mod meter;
 pub mod objects;
+pub mod parts;
 pub mod prices;
 pub mod retry;
 
 pub use keys::{ListKeys, ListedObject, Upload};
 pub use meter::{Meter, Requests};
 pub use object_store::path::Path as ObjectPath;
+pub use object_store::Error;
 pub use objects::{Created, Objects};
 pub use prices::Prices;

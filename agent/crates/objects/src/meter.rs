@@ -1,6 +1,7 @@
 //! Counts the requests to a bucket: they are what it costs.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -16,8 +17,15 @@ pub struct Requests {
     pub deletes: u64,
     pub bytes_read: u64,
     pub bytes_written: u64,
-    /// The sum of all requests' times; parallel requests count each.
+    /// The time in which at least one request was under way.
     pub waited: Duration,
+}
+
+impl Requests {
+    /// All requests.
+    pub const fn number(&self) -> u64 {
+        self.writes_and_lists + self.reads + self.deletes
+    }
 }
 
 /// The counters of one bucket; shared by all that use it.
@@ -28,7 +36,16 @@ pub struct Meter {
     deletes: AtomicU64,
     bytes_read: AtomicU64,
     bytes_written: AtomicU64,
-    waited_micros: AtomicU64,
+    under_way: Mutex<UnderWay>,
+}
+
+#[derive(Debug, Default)]
+struct UnderWay {
+    requests: u64,
+    /// Since when there is at least one.
+    since: Option<Instant>,
+    /// Before that.
+    waited: Duration,
 }
 
 /// The price class of a request.
@@ -40,16 +57,23 @@ pub enum RequestClass {
 }
 
 impl Meter {
-    /// Counts a request, and its time from `begun` until now.
-    pub fn count(&self, class: RequestClass, begun: Instant) {
+    /// Counts a request, and its time until the returned value is dropped.
+    pub fn request(&self, class: RequestClass) -> Waiting<'_> {
+        self.count(class);
+        let mut under_way = self.under_way();
+        under_way.requests += 1;
+        under_way.since.get_or_insert_with(Instant::now);
+        Waiting(self)
+    }
+
+    /// Counts a request whose time is unknown.
+    pub fn count(&self, class: RequestClass) {
         let counter = match class {
             RequestClass::WriteOrList => &self.writes_and_lists,
             RequestClass::Read => &self.reads,
             RequestClass::Delete => &self.deletes,
         };
         counter.fetch_add(1, Ordering::Relaxed);
-        let micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.waited_micros.fetch_add(micros, Ordering::Relaxed);
     }
 
     pub fn read(&self, bytes: u64) {
@@ -62,13 +86,57 @@ impl Meter {
 
     /// All that was counted so far.
     pub fn so_far(&self) -> Requests {
+        let waited = {
+            let under_way = self.under_way();
+            under_way.waited + under_way.since.map_or(Duration::ZERO, |since| since.elapsed())
+        };
         Requests {
             writes_and_lists: self.writes_and_lists.load(Ordering::Relaxed),
             reads: self.reads.load(Ordering::Relaxed),
             deletes: self.deletes.load(Ordering::Relaxed),
             bytes_read: self.bytes_read.load(Ordering::Relaxed),
             bytes_written: self.bytes_written.load(Ordering::Relaxed),
-            waited: Duration::from_micros(self.waited_micros.load(Ordering::Relaxed)),
+            waited,
         }
+    }
+
+    fn under_way(&self) -> MutexGuard<'_, UnderWay> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A request that is under way.
+#[derive(Debug)]
+pub struct Waiting<'a>(&'a Meter);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut under_way = self.0.under_way();
+        under_way.requests -= 1;
+        if under_way.requests == 0
+            && let Some(since) = under_way.since.take()
+        {
+            under_way.waited += since.elapsed();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parallel_requests_count_the_time_once() {
+        let meter = Meter::default();
+        let begun = Instant::now();
+        let all: Vec<_> = (0..100).map(|_| meter.request(RequestClass::Read)).collect();
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(meter.so_far().waited >= Duration::from_millis(20));
+        drop(all);
+        let waited = meter.so_far().waited;
+        assert!(waited >= Duration::from_millis(20) && waited <= begun.elapsed(), "{waited:?}");
+        std::thread::sleep(Duration::from_millis(5));
+        assert_eq!(meter.so_far(), Requests { reads: 100, waited, ..Requests::default() });
+        assert_eq!(meter.so_far().number(), 100);
     }
 }

@@ -1,7 +1,6 @@
 //! One bucket, with retries, and with a meter that counts every request.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
@@ -44,6 +43,12 @@ impl Objects {
     #[must_use]
     pub fn listed_by(self, keys: Arc<dyn ListKeys>) -> Objects {
         Objects { keys, ..self }
+    }
+
+    /// The same bucket and meter, with other retries.
+    #[must_use]
+    pub fn with_retries(&self, retries: Retries) -> Objects {
+        Objects { retries, ..self.clone() }
     }
 
     pub fn meter(&self) -> &Meter {
@@ -127,7 +132,7 @@ impl Objects {
         let meter = Arc::clone(&self.meter);
         let counted = move |(index, object)| {
             if index % 1000 == 0 {
-                meter.count(RequestClass::WriteOrList, Instant::now());
+                meter.count(RequestClass::WriteOrList);
             }
             object
         };
@@ -144,10 +149,7 @@ impl Objects {
     /// as deleted.
     pub fn delete(&self, keys: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
         let meter = Arc::clone(&self.meter);
-        self.store
-            .delete_stream(keys)
-            .inspect_ok(move |_| meter.count(RequestClass::Delete, Instant::now()))
-            .boxed()
+        self.store.delete_stream(keys).inspect_ok(move |_| meter.count(RequestClass::Delete)).boxed()
     }
 
     /// Deletes up to a thousand objects with one request. Gives the keys that may still exist, each with its error;
@@ -156,10 +158,10 @@ impl Objects {
         let mut retry = self.retries.begin();
         let (mut left, mut refused) = (keys, Vec::new());
         loop {
-            let begun = Instant::now();
+            let waiting = self.meter.request(RequestClass::Delete);
             let request = futures_util::stream::iter(left.clone()).map(Ok).boxed();
             let answers: Vec<Result<Path>> = self.store.delete_stream(request).collect().await;
-            self.meter.count(RequestClass::Delete, begun);
+            drop(waiting);
             let answered = answers.len() == left.len();
             let mut errors = answers.into_iter().map(|answer| answer.err().map(Arc::new));
             let failed: Vec<(Path, Arc<Error>)> = if answered {
@@ -229,11 +231,18 @@ impl Objects {
         there(self.retries.run(abort).await).map(|_| ())
     }
 
-    async fn counted<T>(&self, class: RequestClass, request: impl Future<Output = Result<T>>) -> Result<T> {
-        let begun = Instant::now();
-        let answer = request.await;
-        self.meter.count(class, begun);
-        answer
+    /// How long failed requests are retried.
+    pub fn retries(&self) -> &Retries {
+        &self.retries
+    }
+
+    pub(crate) async fn counted<T>(
+        &self,
+        class: RequestClass,
+        request: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let _waiting = self.meter.request(class);
+        request.await
     }
 }
 

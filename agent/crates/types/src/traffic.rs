@@ -13,10 +13,18 @@ pub struct Traffic {
     /// Objects that were published to this tier; sidecar files count with their archive.
     pub objects_written: u64,
     pub bytes_written: u64,
-    /// File system operations of the agent itself: they are the cost on NFS.
+    /// What the agent itself did: operations on a file system, or requests to S3.
     pub operations: u64,
     /// Seconds in which the agent waited for the share, counted once for parallel operations.
     pub seconds_waited: f64,
+    /// What S3 charges for the requests, in USD.
+    #[serde(default, skip_serializing_if = "is_nothing")]
+    pub usd: f64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref)] // serde's signature
+fn is_nothing(usd: &f64) -> bool {
+    *usd <= 0.0
 }
 
 impl AddAssign for Traffic {
@@ -27,5 +35,6 @@ impl AddAssign for Traffic {
         self.bytes_written += other.bytes_written;
         self.operations += other.operations;
         self.seconds_waited += other.seconds_waited;
+        self.usd += other.usd;
     }
 }

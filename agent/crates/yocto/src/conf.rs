@@ -7,7 +7,7 @@ use agent_types::error::Result;
 use agent_types::tiers::Tiers;
 
 use super::hash_server::Serve;
-use super::mirrors;
+use super::mirrors::{self, EndpointMirrors};
 use super::path::{plain_path, text_of};
 use super::path_rules::PathUse;
 use agent_types::release::Release;
@@ -45,6 +45,8 @@ pub struct LocalConf<'a> {
     pub sstate: &'a PathBuf,
     /// Which parts of the share are read, and which one is written.
     pub tiers: &'a Tiers,
+    /// The agent's server, if the share is in a bucket.
+    pub endpoint: Option<&'a EndpointMirrors>,
     pub hash_server: &'a Serve,
     /// Processors that the job may use.
     pub threads: usize,
@@ -119,7 +121,7 @@ pub fn local(conf: &LocalConf) -> Result<String> {
         threads = conf.threads,
     );
     match conf.purpose {
-        Purpose::Build => text += &mirrors::render(conf.tiers, conf.release)?,
+        Purpose::Build => text += &mirrors::render(conf.tiers, conf.endpoint, conf.release)?,
         Purpose::CheckLayer => {
             let separator = conf.release.overrides.separator();
             let _ = write!(
@@ -167,6 +169,7 @@ mod tests {
                 Access::ReadWrite,
                 &Trust::Trusted { why: String::new() },
             ),
+            endpoint: None,
             hash_server: &Serve::Address("hash:8686".into()),
             threads: 3,
         })

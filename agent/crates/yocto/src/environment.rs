@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use agent_process::{Environment, User};
 
+use super::mirrors::LOOPBACK;
 use agent_types::release::Release;
 
 /// The directories of the job's tools.
@@ -104,6 +105,24 @@ pub fn bitbake_environment(
     environment
 }
 
+/// The variables for server access of a job that reads a share in a bucket: no proxy is asked for the agent's own
+/// server. Both spellings, because wget knows only the one in lower case. BitBake's configuration hash ignores them
+/// (`BB_HASHCONFIG_IGNORE_VARS`, dunfell to master).
+pub fn with_direct_loopback(network: &[(String, String)]) -> Vec<(String, String)> {
+    const NAMES: [&str; 2] = ["no_proxy", "NO_PROXY"];
+    let value = |name: &str| network.iter().find(|(given, _)| given == name).map(|(_, value)| value.as_str());
+    // An empty element would match every host in wget.
+    let given = NAMES.iter().find_map(|name| value(name)).unwrap_or_default();
+    let hosts = given.split(',').map(str::trim).filter(|host| !host.is_empty() && *host != LOOPBACK);
+    let mut hosts: Vec<&str> = hosts.collect();
+    // Python understands "all hosts" only if nothing else is there.
+    if hosts != ["*"] {
+        hosts.push(LOOPBACK);
+    }
+    let others = network.iter().filter(|(name, _)| !NAMES.contains(&name.as_str())).cloned();
+    others.chain(NAMES.map(|name| (name.to_owned(), hosts.join(",")))).collect()
+}
+
 /// Finds `__version__` in the text of `lib/bb/__init__.py`.
 pub fn bitbake_version(init_py: &str) -> Option<&str> {
     let assignment = init_py.lines().find_map(|line| line.strip_prefix("__version__"))?;
@@ -116,6 +135,25 @@ pub fn bitbake_version(init_py: &str) -> Option<&str> {
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_proxy_is_asked_for_the_loopback_address() {
+        let pairs = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
+            pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+        };
+        for (given, wanted) in [
+            (vec![], "127.0.0.1"),
+            (vec![("no_proxy", "")], "127.0.0.1"),
+            (vec![("no_proxy", "a.example,127.0.0.1,, b.example ,")], "a.example,b.example,127.0.0.1"),
+            (vec![("NO_PROXY", "c")], "c,127.0.0.1"),
+            (vec![("NO_PROXY", "c"), ("no_proxy", "d")], "d,127.0.0.1"),
+            (vec![("no_proxy", "*")], "*"),
+        ] {
+            let all = [vec![("http_proxy", "http://p:3128")], given].concat();
+            let wanted = [("http_proxy", "http://p:3128"), ("no_proxy", wanted), ("NO_PROXY", wanted)];
+            assert_eq!(with_direct_loopback(&pairs(&all)), pairs(&wanted), "{all:?}");
+        }
+    }
 
     fn environment(version: &str) -> Environment {
         let tools = Tools {

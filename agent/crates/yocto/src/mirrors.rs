@@ -1,33 +1,68 @@
 //! How BitBake is told to look into a share: `SSTATE_MIRRORS` and `PREMIRRORS`, from the tiers that a
 //! build reads.
 //!
-//! Confirmed in `mirror_from_string`, `uri_replace` and `build_mirroruris` of
-//! `bitbake/lib/bb/fetch2/__init__.py` and `own-mirrors.bbclass` of OE-Core, dunfell to master:
+//! Confirmed in `mirror_from_string`, `uri_replace`, `encodeurl` and `build_mirroruris` of
+//! `bitbake/lib/bb/fetch2/__init__.py`, `own-mirrors.bbclass` and `uninative.bbclass` of OE-Core, dunfell to master:
 //! - a list of mirrors is read as pairs of words; the literal `\n` of older texts counts as a blank;
 //! - `PATH` is the object's path below `SSTATE_DIR`; a `file://` mirror needs no `downloadfilename`,
-//!   because BitBake links to the object from its own place of that path;
+//!   because BitBake links to the object from its own place of that path; an `http://` mirror does;
 //! - of a download the mirror holds what `DL_DIR` holds, by its name alone: archives, and mirror tarballs
-//!   of repositories.
+//!   of repositories. The class uninative looks for `uninative/<hash>/` only below mirrors whose pattern begins with
+//!   `http`.
+//!
+//! A bucket is read through the agent's HTTP server on the loopback address. Who asks, in all releases:
+//! - BitBake's server, with HEAD and one connection for each of `BB_NUMBER_THREADS` threads (`sstate_checkhashes` in
+//!   `sstate.bbclass`), without a look at `BB_NO_NETWORK`;
+//! - `do_*_setscene`, with HEAD and wget (`pstaging_fetch`), which needs `SSTATE_MIRROR_ALLOW_NETWORK` if
+//!   `BB_NO_NETWORK` is set. These tasks have the flag `network` (kirkstone and later: `sstate.bbclass`, python
+//!   function at its top), so they see the loopback device;
+//! - `do_fetch`, with wget. With `BB_NO_NETWORK`, one http mirror in PREMIRRORS makes it fail (`check_network_access`
+//!   raises, and `try_mirror_url` does not go on to the next mirror), so then there is none;
+//! - `trusted_network` skips mirrors that `BB_ALLOWED_NETWORKS` does not name.
+//!
+//! None of these variables is part of a task's hash. All are part of BitBake's configuration hash, so the text must be
+//! the same in every job: it has no name of a share and no path of a machine.
 
 use std::fmt::Write;
 
 use agent_types::error::{Error, Result};
-use agent_types::tiers::Tiers;
+use agent_types::tiers::{TierKind, Tiers};
 
 use super::path::plain_path;
 use agent_types::release::Release;
 
 /// All schemes of `own-mirrors.bbclass` of any release; a scheme that a release does not know matches
-/// nothing there. The npm pattern differs: its addresses may have no path.
-const PREMIRROR_PATTERNS: [&str; 2] =
-    ["(cvs|svn|git|gitsm|hg|bzr|p4|osc|https?|ftp|s3|crate|gs)://.*/.*", "npm://.*/?.*"];
+/// nothing there. The first pattern begins with `http` because uninative.bbclass looks for that. The npm pattern
+/// differs: its addresses may have no path.
+const PREMIRROR_PATTERNS: [&str; 3] =
+    ["https?://.*/.*", "(cvs|svn|git|gitsm|hg|bzr|p4|osc|ftp|s3|crate|gs)://.*/.*", "npm://.*/?.*"];
+
+/// The host of the agent's server. It has no name that could be resolved to something else.
+pub const LOOPBACK: &str = "127.0.0.1";
+
+/// The agent's server, from which BitBake reads a share in a bucket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointMirrors {
+    pub port: u16,
+    /// In lookup order.
+    pub tiers: Vec<TierKind>,
+    /// Whether a tier is written.
+    pub writes: bool,
+}
 
 /// The lines for `local.conf`; empty, if no tier is read. They come before the mirrors of the manifest and
-/// the distro, which still work.
+/// the distro, which still work. `endpoint` takes the place of `tiers`, if the share is in a bucket.
 ///
 /// # Errors
 /// If a path has characters that a list of mirrors does not support.
-pub fn render(tiers: &Tiers, release: &Release) -> Result<String> {
+pub fn render(tiers: &Tiers, endpoint: Option<&EndpointMirrors>, release: &Release) -> Result<String> {
+    match endpoint {
+        Some(endpoint) => Ok(of_endpoint(endpoint, release)),
+        None => of_directories(tiers, release),
+    }
+}
+
+fn of_directories(tiers: &Tiers, release: &Release) -> Result<String> {
     if tiers.read.is_empty() {
         return Ok(String::new());
     }
@@ -37,22 +72,67 @@ pub fn render(tiers: &Tiers, release: &Release) -> Result<String> {
     for tier in &tiers.read {
         let directory = mirror_path(&tier.share.sstate(release.name))?;
         let _ = writeln!(sstate, "    file://.* file://{directory}/PATH \\");
-        let directory = mirror_path(&tier.share.downloads())?;
-        for pattern in PREMIRROR_PATTERNS {
-            let _ = writeln!(downloads, "    {pattern} file://{directory}/ \\");
-        }
+        downloads += &premirrors(&format!("file://{}/", mirror_path(&tier.share.downloads())?));
     }
-    let mut text = format!(
+    let text = format!(
         "\n# The share is read as a mirror; what is new stays local until it is published.\n\
          SSTATE_MIRRORS{separator}prepend = \"\\\n{sstate}\"\n\
          PREMIRRORS{separator}prepend = \"\\\n{downloads}\"\n"
     );
-    if tiers.write.is_some() {
-        text.push_str(
-            "# Repositories can be published as tarballs only.\nBB_GENERATE_MIRROR_TARBALLS = \"1\"\n",
-        );
+    Ok(text + tarballs(tiers.write.is_some()))
+}
+
+fn of_endpoint(endpoint: &EndpointMirrors, release: &Release) -> String {
+    if endpoint.tiers.is_empty() {
+        return String::new();
     }
-    Ok(text)
+    let separator = release.overrides.separator();
+    let mut sstate = String::new();
+    let mut downloads = String::new();
+    for tier in &endpoint.tiers {
+        let base = format!("http://{LOOPBACK}:{}/{}", endpoint.port, tier.word());
+        let _ =
+            writeln!(sstate, "    file://.* {base}/sstate/{}/PATH;downloadfilename=PATH \\", release.name);
+        downloads += &premirrors(&format!("{base}/downloads/"));
+    }
+    let text = format!(
+        "\n# The share is a bucket. The agent reads it and serves it here; what is new stays local until it is \
+         published.\n\
+         SSTATE_MIRRORS{separator}prepend = \"\\\n{sstate}\"\n\
+         SSTATE_MIRROR_ALLOW_NETWORK ?= \"1\"\n\
+         BUILD_AGENT_PREMIRRORS = \"\\\n{downloads}\"\n\
+         # Without a network, a mirror by http makes a fetch fail.\n\
+         PREMIRRORS{separator}prepend = \"${{@'' if bb.utils.to_boolean(d.getVar('BB_NO_NETWORK')) else \
+         d.getVar('BUILD_AGENT_PREMIRRORS')}} \"\n\
+         # If it has a value, it must name this server, too.\n\
+         BB_ALLOWED_NETWORKS{separator}append = \"{allowed}\"\n",
+        allowed = allowed_networks(),
+    );
+    text + tarballs(endpoint.writes)
+}
+
+/// Adds the loopback address to a list that has other text than this: the expression compares the length of the
+/// unexpanded value with its own.
+fn allowed_networks() -> String {
+    let text = |length: usize| {
+        format!(
+            "${{@' {LOOPBACK}' if len(d.getVar('BB_ALLOWED_NETWORKS', False) or '') > {length:02} else ''}}"
+        )
+    };
+    text(text(0).len())
+}
+
+/// The pairs of a mirror of downloads.
+fn premirrors(mirror: &str) -> String {
+    PREMIRROR_PATTERNS.map(|pattern| format!("    {pattern} {mirror} \\\n")).concat()
+}
+
+fn tarballs(writes: bool) -> &'static str {
+    if writes {
+        "# Repositories can be published as tarballs only.\nBB_GENERATE_MIRROR_TARBALLS = \"1\"\n"
+    } else {
+        ""
+    }
 }
 
 /// The path as text, if neither the configuration nor a URL changes its meaning.
@@ -81,7 +161,8 @@ mod tests {
 
     #[test]
     fn own_tier_comes_first_in_the_syntax_of_the_release() {
-        let text = render(&tiers(Some(7), Access::ReadWrite), Release::find("scarthgap").unwrap()).unwrap();
+        let text =
+            render(&tiers(Some(7), None, Access::ReadWrite), Release::find("scarthgap").unwrap()).unwrap();
         let wanted = r#"
 # The share is read as a mirror; what is new stays local until it is published.
 SSTATE_MIRRORS:prepend = "\
@@ -89,9 +170,11 @@ SSTATE_MIRRORS:prepend = "\
     file://.* file:///efs/sstate/scarthgap/PATH \
 "
 PREMIRRORS:prepend = "\
-    (cvs|svn|git|gitsm|hg|bzr|p4|osc|https?|ftp|s3|crate|gs)://.*/.* file:///efs/pr/7/downloads/ \
+    https?://.*/.* file:///efs/pr/7/downloads/ \
+    (cvs|svn|git|gitsm|hg|bzr|p4|osc|ftp|s3|crate|gs)://.*/.* file:///efs/pr/7/downloads/ \
     npm://.*/?.* file:///efs/pr/7/downloads/ \
-    (cvs|svn|git|gitsm|hg|bzr|p4|osc|https?|ftp|s3|crate|gs)://.*/.* file:///efs/downloads/ \
+    https?://.*/.* file:///efs/downloads/ \
+    (cvs|svn|git|gitsm|hg|bzr|p4|osc|ftp|s3|crate|gs)://.*/.* file:///efs/downloads/ \
     npm://.*/?.* file:///efs/downloads/ \
 "
 # Repositories can be published as tarballs only.
@@ -99,7 +182,8 @@ BB_GENERATE_MIRROR_TARBALLS = "1"
 "#;
         assert_eq!(text, wanted);
         for (release, wanted) in [("dunfell", "_prepend"), ("honister", ":prepend"), ("master", ":prepend")] {
-            let text = render(&tiers(None, Access::ReadWrite), Release::find(release).unwrap()).unwrap();
+            let text =
+                render(&tiers(None, Access::ReadWrite), None, Release::find(release).unwrap()).unwrap();
             assert_eq!(text.matches(wanted).count(), 2, "{release}: {text}");
             assert!(text.contains(&format!("file:///efs/sstate/{release}/PATH")), "{text}");
         }
@@ -108,9 +192,48 @@ BB_GENERATE_MIRROR_TARBALLS = "1"
     #[test]
     fn writes_tarballs_and_mirrors_only_if_the_share_is_used() {
         let release = Release::find("kirkstone").unwrap();
-        let text = render(&tiers(None, Access::ReadOnly), release).unwrap();
+        let text = render(&tiers(None, Access::ReadOnly), None, release).unwrap();
         assert!(text.contains("SSTATE_MIRRORS") && !text.contains("TARBALLS"), "{text}");
-        assert_eq!(render(&tiers(Some(1), Access::Off), release).unwrap(), "");
+        assert_eq!(render(&tiers(Some(1), Access::Off), None, release).unwrap(), "");
+    }
+
+    #[test]
+    fn a_bucket_is_read_through_the_endpoint() {
+        let tiers = vec![TierKind::PullRequest, TierKind::Shared];
+        let endpoint = EndpointMirrors { port: 28463, tiers, writes: false };
+        let none = Tiers::default();
+        let of = |release: &str| {
+            let (endpoint, release) = (Some(&endpoint), Release::find(release).unwrap());
+            render(&none, endpoint, release).unwrap()
+        };
+        let wanted = r#"
+# The share is a bucket. The agent reads it and serves it here; what is new stays local until it is published.
+SSTATE_MIRRORS:prepend = "\
+    file://.* http://127.0.0.1:28463/pull-request/sstate/scarthgap/PATH;downloadfilename=PATH \
+    file://.* http://127.0.0.1:28463/shared/sstate/scarthgap/PATH;downloadfilename=PATH \
+"
+SSTATE_MIRROR_ALLOW_NETWORK ?= "1"
+BUILD_AGENT_PREMIRRORS = "\
+    https?://.*/.* http://127.0.0.1:28463/pull-request/downloads/ \
+    (cvs|svn|git|gitsm|hg|bzr|p4|osc|ftp|s3|crate|gs)://.*/.* http://127.0.0.1:28463/pull-request/downloads/ \
+    npm://.*/?.* http://127.0.0.1:28463/pull-request/downloads/ \
+    https?://.*/.* http://127.0.0.1:28463/shared/downloads/ \
+    (cvs|svn|git|gitsm|hg|bzr|p4|osc|ftp|s3|crate|gs)://.*/.* http://127.0.0.1:28463/shared/downloads/ \
+    npm://.*/?.* http://127.0.0.1:28463/shared/downloads/ \
+"
+# Without a network, a mirror by http makes a fetch fail.
+PREMIRRORS:prepend = "${@'' if bb.utils.to_boolean(d.getVar('BB_NO_NETWORK')) else d.getVar('BUILD_AGENT_PREMIRRORS')} "
+# If it has a value, it must name this server, too.
+BB_ALLOWED_NETWORKS:append = "${@' 127.0.0.1' if len(d.getVar('BB_ALLOWED_NETWORKS', False) or '') > 82 else ''}"
+"#;
+        assert_eq!(of("scarthgap"), wanted);
+        assert_eq!(of("dunfell").matches("_prepend = ").count(), 2);
+        assert!(of("dunfell").contains("BB_ALLOWED_NETWORKS_append"), "{}", of("dunfell"));
+        let writes = EndpointMirrors { writes: true, ..endpoint.clone() };
+        let text = render(&none, Some(&writes), Release::find("master").unwrap()).unwrap();
+        assert!(text.contains("/sstate/master/PATH") && text.contains("TARBALLS"), "{text}");
+        let empty = EndpointMirrors { tiers: Vec::new(), ..writes };
+        assert_eq!(render(&none, Some(&empty), Release::find("master").unwrap()).unwrap(), "");
     }
 
     #[test]
@@ -118,7 +241,7 @@ BB_GENERATE_MIRROR_TARBALLS = "1"
         for bad in ["/a b", "/a;b=c", "/a\\1", "/a\"\nX = \"1", "/a${X}", "/a(b)"] {
             let mut tiers = tiers(None, Access::ReadWrite);
             tiers.read[0].share = Share::new(bad);
-            assert!(render(&tiers, Release::find("scarthgap").unwrap()).is_err(), "{bad:?}");
+            assert!(render(&tiers, None, Release::find("scarthgap").unwrap()).is_err(), "{bad:?}");
         }
     }
 }

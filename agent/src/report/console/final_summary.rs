@@ -5,6 +5,7 @@ use std::path::Path;
 use crate::report::cache::counts_by_name;
 use crate::report::summary::{StageError, StageResult, Summary, TierResult};
 use crate::report::totals::{Suite, Totals, suites};
+use agent_objects::prices::usd;
 use agent_types::events::{JobIdentity, Level};
 use agent_types::outcome::{ExitStatus, Outcome};
 
@@ -232,8 +233,12 @@ fn tier_line(tier: &TierResult) -> String {
         let rest = counts_by_name(counts).into_iter().filter(|(name, _)| *name != "published");
         parts.extend(rest.filter(|(_, number)| *number > 0).map(|(name, number)| format!("{number} {name}")));
     }
-    parts.push(count(traffic.operations, "operation"));
+    let is_bucket = tier.path.as_ref().is_some_and(|path| path.starts_with("s3://"));
+    parts.push(count(traffic.operations, if is_bucket { "request" } else { "operation" }));
     parts.push(format!("waited {}", duration(traffic.seconds_waited)));
+    if traffic.usd > 0.0 {
+        parts.push(usd(traffic.usd));
+    }
     let path = tier.path.as_deref().map(|path| format!(" {}", sanitize(path)));
     let state = tier.state.map(|state| format!(" ({state})"));
     format!(

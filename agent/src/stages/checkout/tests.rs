@@ -45,6 +45,8 @@ pub(crate) fn settings(bench: &Bench, release: &str, repos: Vec<Repo>) -> Settin
             downloads_max_age: Duration::from_secs(1),
             sstate_max_age: Duration::from_secs(1),
             hash_server: HashServer::Off,
+            prices: Default::default(),
+            endpoint_port: 0,
         },
         artifacts: Artifacts {
             destination: Destination::Directory(bench.path("a")),

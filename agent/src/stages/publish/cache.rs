@@ -2,14 +2,17 @@
 //!
 //! A share is a help and no part of the verdict: what goes wrong there is told and the job goes on.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tracing::Instrument;
 
 use crate::stages;
-use agent_cache::publish::{self, Published, Tally};
+use crate::stages::share::OpenShare;
+use agent_artifacts::aws;
+use agent_cache::bucket::endpoint::ReadTier;
+use agent_cache::bucket::{self, BucketTiers};
+use agent_cache::publish::{self, Published, Tally, TroubleKind};
 use agent_process::Interrupt;
 use agent_types::events::{Emitter, EventKind, Unit};
 use agent_types::outcome::Outcome;
@@ -23,26 +26,41 @@ pub use agent_cache::publish::Sources;
 /// For the operations under way when the job has to stop. A share that hangs never ends them.
 const LAST: Duration = Duration::from_secs(10);
 
-/// Publishes to the tier that may be written and counts what was used from those that are read. What it
-/// returns is all that was done, also when the share hung and not everything is known.
-pub async fn run(sources: Sources, tiers: &Tiers, events: &Emitter, interrupt: &Interrupt) -> Published {
+/// Publishes to the tier that may be written and counts what was used from those that are read in a directory.
+/// `served` are the tiers of a bucket that BitBake read. What it returns is all that was done, also when the share
+/// hung and not everything is known.
+pub async fn run(
+    sources: Sources,
+    share: &OpenShare,
+    served: &[Arc<ReadTier>],
+    events: &Emitter,
+    interrupt: &Interrupt,
+) -> Published {
     let unit = Unit::new(Stage::Publish, "cache publish");
-    if tiers.write.is_some() {
+    let writes = share.writes();
+    if writes.is_some() {
         events.emit(EventKind::UnitStarted { unit: unit.clone() }).await;
     }
     let begun = Instant::now();
     let tally = Arc::new(Tally::default());
-    let hung = work(sources, tiers.clone(), interrupt, &tally).instrument(stages::step(&unit)).await.err();
+    let working = async {
+        match share.bucket.write {
+            Some(_) => to_bucket(&sources, &share.bucket, served, interrupt, &tally).await,
+            None => to_directory(sources, share.tiers.clone(), interrupt, &tally).await,
+        }
+    };
+    let hung = working.instrument(stages::step(&unit)).await.err();
     let published = tally.so_far();
     if let Some(why) = &hung {
-        events.warn(why, Some("look at the mount; the next build publishes what is missing".into())).await;
+        let look = if share.bucket.write.is_some() { "check the network" } else { "look at the mount" };
+        events.warn(why, Some(format!("{look}; the next build publishes what is missing"))).await;
     }
     stages::share::tell_traffic(published.traffic.iter().map(|(tier, traffic)| (*tier, *traffic)), events)
         .await;
-    if let Some(tier) = &tiers.write {
+    if let Some((tier, place)) = writes {
         let counts = published.counts;
-        events.emit(EventKind::CachePublished { tier: tier.kind, counts }).await;
-        tell(&published, tier.share.root(), begun.elapsed(), events).await;
+        events.emit(EventKind::CachePublished { tier, counts }).await;
+        tell(&published, &place, begun.elapsed(), events).await;
         let outcome = outcome(&published, hung);
         events.emit(EventKind::UnitFinished { unit, outcome, log: None, excerpt: Vec::new() }).await;
     }
@@ -51,7 +69,26 @@ pub async fn run(sources: Sources, tiers: &Tiers, events: &Emitter, interrupt: &
 
 /// # Errors
 /// Why the end was not waited for, in a sentence.
-async fn work(
+async fn to_bucket(
+    sources: &Sources,
+    tiers: &BucketTiers,
+    served: &[Arc<ReadTier>],
+    interrupt: &Interrupt,
+    tally: &Arc<Tally>,
+) -> Result<(), String> {
+    let timeout = async {
+        interrupt.interrupted().await;
+        tokio::time::sleep(interrupt.last_wait(LAST)).await;
+    };
+    tokio::select! {
+        () = bucket::publish::publish(sources, tiers, served, interrupt, tally) => Ok(()),
+        () = timeout => Err("the share did not answer in time".into()),
+    }
+}
+
+/// # Errors
+/// Why the end was not waited for, in a sentence.
+async fn to_directory(
     sources: Sources,
     tiers: Tiers,
     interrupt: &Interrupt,
@@ -80,8 +117,7 @@ fn outcome(published: &Published, hung: Option<String>) -> Outcome {
     }
 }
 
-async fn tell(published: &Published, share: &Path, took: Duration, events: &Emitter) {
-    let share = share.display();
+async fn tell(published: &Published, share: &str, took: Duration, events: &Emitter) {
     let counts = published.counts;
     let rest = counts.failed + counts.left;
     let mut message = format!(
@@ -100,7 +136,13 @@ async fn tell(published: &Published, share: &Path, took: Duration, events: &Emit
     match &published.trouble {
         Some(trouble) => {
             let message = format!("the share did not take all: {message}; {}", trouble.reason);
-            events.warn(sanitize(&message), Some(trouble.kind.hint().into())).await;
+            let hint = match trouble.kind {
+                TroubleKind::Denied => {
+                    aws::refusal_hint(&trouble.reason, &format!("s3:PutObject on {share}/*"))
+                }
+                kind => kind.hint().to_owned(),
+            };
+            events.warn(sanitize(&message), Some(hint)).await;
         }
         None if counts.left > 0 => {
             let hint = "the next build publishes the rest; [limits] grace is the time for it after a stop";

@@ -85,7 +85,8 @@ impl BucketKeys {
     /// GET of the bucket itself, with these parameters.
     async fn get(&self, query: Vec<(&'static str, String)>) -> Result<Vec<u8>> {
         let options = SignedUrlOptions::new().with_query(query);
-        let url = self.bucket.signed_url_opts(reqwest::Method::GET, &Path::default(), VALID, &options).await?;
+        let url =
+            self.bucket.signed_url_opts(reqwest::Method::GET, &Path::default(), VALID, &options).await?;
         let mut answer = self.client.get(url).send().await.map_err(|error| generic(error.without_url()))?;
         let status = answer.status();
         let mut body = Vec::new();
@@ -205,7 +206,8 @@ mod tests {
 
     #[test]
     fn decodes_only_what_the_server_encoded() {
-        let answer = b"<ListBucketResult><Contents><Key>a+b%20</Key><LastModified>2026-01-02T03:04:05Z</LastModified>\
+        let answer =
+            b"<ListBucketResult><Contents><Key>a+b%20</Key><LastModified>2026-01-02T03:04:05Z</LastModified>\
                        <Size>1</Size></Contents></ListBucketResult>";
         assert_eq!(page(answer).unwrap().objects[0].key, "a+b%20");
         assert_eq!(page(b"<ListBucketResult></ListBucketResult>").unwrap(), Page::default());

@@ -11,7 +11,7 @@ mod objects;
 mod secrets;
 
 pub use keys::BucketKeys;
-pub use objects::{bucket, is_loopback, read_object, upstream};
+pub use objects::{bucket, is_loopback, read_object, share_bucket, upstream};
 pub use secrets::secret;
 
 use aws_config::{BehaviorVersion, SdkConfig};
@@ -26,7 +26,7 @@ async fn sdk() -> SdkConfig {
 pub fn refusal_hint(answer: &str, action: &str) -> String {
     let known: [(&str, &str); 12] = [
         ("RequestTimeTooSkewed", "set this machine's clock: it is more than 15 minutes off"),
-        ("NoSuchBucket", "create the bucket, or fix its name in [artifacts] destination"),
+        ("NoSuchBucket", "create the bucket, or fix its name in the manifest"),
         ("PermanentRedirect", "set AWS_REGION to the bucket's region"),
         ("incorrectly configured region", "set AWS_REGION to the bucket's region"),
         ("AuthorizationHeaderMalformed", "set AWS_REGION to the bucket's region"),

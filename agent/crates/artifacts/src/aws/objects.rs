@@ -4,13 +4,17 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use aws_config::SdkConfig;
 use aws_types::service_config::ServiceConfigKey;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use object_store::aws::{AmazonS3, AmazonS3Builder, Checksum};
+use object_store::client::{
+    HttpClient, HttpConnector, HttpError, HttpRequest, HttpResponse, HttpService, ReqwestConnector,
+};
 use object_store::path::Path;
-use object_store::{BackoffConfig, ClientOptions, ObjectStoreExt, RetryConfig};
+use object_store::{BackoffConfig, ClientOptions, HeaderValue, ObjectStoreExt, RetryConfig};
 use url::{Host, Url};
 
 use super::credentials::{Credentials, NO_CREDENTIALS};
@@ -21,18 +25,46 @@ use agent_types::s3_address::S3Address;
 /// allows about 1 Mbit/s for each of a few parallel parts.
 const REQUEST: Duration = Duration::from_secs(10 * 60);
 
+/// Time limit for the next bytes of a server, in addition to [`REQUEST`].
+const SILENCE: Duration = Duration::from_secs(120);
+
 /// Opens a bucket with the credentials, region and endpoint that the SDK finds. Objects stay private: no ACL
 /// is sent. Every request has a SHA-256 that S3 verifies.
 ///
 /// # Errors
 /// Usage, if the region is unknown or the endpoint is not a URL.
 pub async fn bucket(name: &str, kms_key_id: Option<&str>) -> Result<AmazonS3> {
-    let sdk = super::sdk().await;
-    let mut builder = AmazonS3Builder::new()
-        .with_bucket_name(name)
-        .with_checksum_algorithm(Checksum::SHA256)
+    let builder = AmazonS3Builder::new()
         .with_client_options(ClientOptions::new().with_timeout(REQUEST))
         .with_retry(retries());
+    open(builder, name, kms_key_id).await
+}
+
+/// Opens the bucket of a share. A job goes on without its share, so failures are reported sooner than by
+/// [`bucket`]. Uploads in parts create objects, and never replace one.
+///
+/// # Errors
+/// As [`bucket`].
+pub async fn share_bucket(name: &str) -> Result<AmazonS3> {
+    let options = ClientOptions::new().with_timeout(REQUEST).with_read_timeout(SILENCE);
+    let builder = AmazonS3Builder::new()
+        .with_client_options(options)
+        .with_retry(RetryConfig {
+            backoff: BackoffConfig {
+                init_backoff: Duration::from_millis(100),
+                max_backoff: Duration::from_secs(1),
+                base: 2.,
+            },
+            max_retries: 2,
+            retry_timeout: Duration::from_secs(10),
+        })
+        .with_http_connector(CreateOnly);
+    open(builder, name, None).await
+}
+
+async fn open(builder: AmazonS3Builder, name: &str, kms_key_id: Option<&str>) -> Result<AmazonS3> {
+    let sdk = super::sdk().await;
+    let mut builder = builder.with_bucket_name(name).with_checksum_algorithm(Checksum::SHA256);
     if let Some(chain) = sdk.credentials_provider() {
         builder = builder.with_credentials(Arc::new(Credentials::new(chain)));
     }
@@ -65,6 +97,33 @@ pub async fn bucket(name: &str, kms_key_id: Option<&str>) -> Result<AmazonS3> {
         }
     };
     builder.build().map_err(|source| Error::usage(format!("cannot use s3://{name}")).because(&source))
+}
+
+/// A client whose uploads in parts are completed only if the object does not exist. `object_store` has no option for
+/// that. S3 accepts headers that are not signed.
+#[derive(Debug)]
+struct CreateOnly;
+
+impl HttpConnector for CreateOnly {
+    fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
+        let client = ReqwestConnector::default().connect(options)?;
+        Ok(HttpClient::new(CreateOnlyClient(client)))
+    }
+}
+
+#[derive(Debug)]
+struct CreateOnlyClient(HttpClient);
+
+#[async_trait]
+impl HttpService for CreateOnlyClient {
+    async fn call(&self, mut request: HttpRequest) -> std::result::Result<HttpResponse, HttpError> {
+        let query = request.uri().query().unwrap_or_default();
+        let completes = query.split('&').any(|parameter| parameter.starts_with("uploadId="));
+        if request.method().as_str() == "POST" && completes {
+            request.headers_mut().insert("if-none-match", HeaderValue::from_static("*"));
+        }
+        self.0.execute(request).await
+    }
 }
 
 /// Reads one object completely.

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::collect::Problem;
 use agent_fs::dir::FileMeta;
+use agent_objects::parts::Pieces;
 
 /// An open file of the published tree.
 #[derive(Debug)]
@@ -85,6 +86,24 @@ impl Source {
 
     fn changed(&self) -> Problem {
         Problem::new(&self.path, "it changed during the publication")
+    }
+}
+
+impl Pieces for Source {
+    type Done = SourceMeta;
+    type Error = Problem;
+
+    fn length(&self) -> u64 {
+        self.len()
+    }
+
+    async fn next(self, most: usize) -> Result<(Source, Bytes), Problem> {
+        // The method of the type itself.
+        Source::next(self, most).await
+    }
+
+    fn finish(self) -> Result<SourceMeta, Problem> {
+        Source::finish(self)
     }
 }
 

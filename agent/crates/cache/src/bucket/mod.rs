@@ -3,7 +3,15 @@
 pub mod archive;
 pub mod endpoint;
 pub mod index;
+mod layout;
+pub mod lease;
+pub mod probe;
+pub mod prune;
+pub mod publish;
+pub mod stats;
 pub mod usage;
+pub mod verify;
+mod walk;
 
 use agent_objects::Objects;
 use agent_types::bucket_share::BucketShare;

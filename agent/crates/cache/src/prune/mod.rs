@@ -10,8 +10,9 @@
 //! has seen, so together they remove no more than the first alone.
 
 mod apply;
-mod name_spill;
-mod plan;
+pub(crate) mod name_spill;
+pub(crate) mod plan;
+pub(crate) mod rules;
 mod scan;
 mod trash;
 
@@ -23,7 +24,8 @@ use std::time::{Duration, Instant, SystemTime};
 use serde::Serialize;
 
 use self::apply::{Applied, Apply};
-use self::plan::Why;
+use self::plan::{Plan, Why};
+use self::rules::{Found, Leases};
 use self::scan::{AllLeases, Scanner};
 use self::trash::{Lying, Trashes};
 use super::areas::Layout;
@@ -37,7 +39,7 @@ use agent_types::error::{Error, Result};
 use agent_types::share::Share;
 
 pub use self::plan::Sum;
-pub use self::scan::Names;
+pub use self::rules::Names;
 pub use self::trash::{HOMES as TRASHES, Trash};
 
 /// The options of a prune.
@@ -52,7 +54,7 @@ pub struct Options {
     pub max_size: Option<u64>,
     /// Maximum bytes of all pull requests together.
     pub pull_requests_max_size: Option<u64>,
-    /// How long units stay in the trash.
+    /// How long units stay in the trash; in a bucket, which has none, how long units are kept after their last use.
     pub grace: Duration,
     pub ignore_leases: bool,
     /// Only report what would be removed.
@@ -91,6 +93,8 @@ pub struct Pruned {
     pub areas: Vec<PrunedArea>,
     /// Units that would be removed without leases.
     pub held_by_leases: Sum,
+    /// In a bucket: units that would be removed if they had not been used within the grace period.
+    pub held_by_grace: Sum,
     pub oldest_lease: Option<String>,
     /// Removed units; in a dry run those that would be removed.
     pub taken: Sum,
@@ -128,7 +132,33 @@ pub struct PrunedTrash {
 }
 
 impl Pruned {
-    fn stop(&mut self, interrupt: &Interrupt) {
+    /// Records what a plan removes from these groups and what it keeps.
+    pub(crate) fn planned(&mut self, groups: Vec<Found>, plan: &Plan, named_by_leases: u64) {
+        let area = |found: Found| PrunedArea { area: found.label, all: found.all, ..PrunedArea::default() };
+        self.areas = groups.into_iter().map(area).collect();
+        for unit in &plan.take {
+            if let Some(area) = self.areas.get_mut(unit.group as usize) {
+                let sum = if unit.goes == Some(Why::Age) { &mut area.by_age } else { &mut area.by_size };
+                sum.add(unit.size);
+            }
+        }
+        self.areas.retain(|area| area.all.units > 0);
+        (self.held_by_leases, self.held_by_grace) = (plan.held, plan.held_by_grace);
+        self.held_by_leases.units += named_by_leases;
+    }
+
+    /// Describes live leases for people.
+    pub(crate) fn tell_leases(&mut self, live: &Leases) {
+        let told = |(tier, lease): &(Option<u64>, LiveLease)| match tier {
+            Some(number) => format!("pull request {number}, {lease}"),
+            None => lease.to_string(),
+        };
+        self.leases = live.iter().map(told).collect();
+        let oldest = live.iter().map(|(_, lease)| stamp::time(lease.since)).min();
+        self.oldest_lease = oldest.map(|since| humantime::format_rfc3339_seconds(since).to_string());
+    }
+
+    pub(crate) fn stop(&mut self, interrupt: &Interrupt) {
         self.stopped = Some(match interrupt.state() {
             Some(Interrupted::Cancelled) => "cancelled",
             _ => "out of time",
@@ -199,23 +229,10 @@ impl Run<'_> {
         })?;
         let rules: Vec<_> = scan.groups.iter().map(|found| found.rules).collect();
         let plan = plan::plan(scan.candidates, &rules, &scan.limits);
-        pruned.areas = scan
-            .groups
-            .into_iter()
-            .map(|found| PrunedArea { area: found.label, all: found.all, ..PrunedArea::default() })
-            .collect();
-        for unit in &plan.take {
-            if let Some(area) = pruned.areas.get_mut(unit.group as usize) {
-                let sum = if unit.goes == Some(Why::Age) { &mut area.by_age } else { &mut area.by_size };
-                sum.add(unit.size);
-            }
-        }
-        pruned.areas.retain(|area| area.all.units > 0);
+        pruned.planned(scan.groups, &plan, scan.named_by_leases);
         pruned.unknown = scan.unknown;
         pruned.locks = scan.locks;
         pruned.trouble = scan.trouble;
-        pruned.held_by_leases = plan.held;
-        pruned.held_by_leases.units += scan.named_by_leases;
         // Check again: an incomplete scan would make an incomplete plan.
         if scan.ended == Ended::Early || (self.walk.stop)() {
             pruned.stop(self.interrupt);
@@ -269,13 +286,7 @@ impl Run<'_> {
                     .hint("it is unknown what running builds use; --ignore-leases prunes anyway")
             })?,
         };
-        let told = |(tier, lease): &(Option<u64>, LiveLease)| match tier {
-            Some(number) => format!("pull request {number}, {lease}"),
-            None => lease.to_string(),
-        };
-        pruned.leases = all.live.iter().map(told).collect();
-        let oldest = all.live.iter().map(|(_, lease)| stamp::time(lease.since)).min();
-        pruned.oldest_lease = oldest.map(|since| humantime::format_rfc3339_seconds(since).to_string());
+        pruned.tell_leases(&all.live);
         pruned.unreadable_leases.clone_from(&all.unreadable);
         Ok(all)
     }

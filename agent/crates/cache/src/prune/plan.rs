@@ -24,6 +24,8 @@ pub struct Group {
     pub too_old: Option<i64>,
     /// The same at the start of the oldest build that has a lease on the group.
     pub too_old_by_leases: Option<i64>,
+    /// Units that were used at this time or later stay, whatever the other rules say.
+    pub kept_since: Option<i64>,
     /// Whether a lease protects the group from the size rule.
     pub leased: bool,
     /// Index of the limit that its units count against.
@@ -57,6 +59,8 @@ pub struct Plan {
     pub take: Vec<Candidate>,
     /// Units that would be removed without leases.
     pub held: Sum,
+    /// Units that would be removed if they had not been used so recently.
+    pub held_by_grace: Sum,
 }
 
 /// Makes the plan. Units that are too old are removed. If the rest is above a limit, the least recently used
@@ -66,16 +70,18 @@ pub struct Plan {
 /// rest may exceed the limit by what leases protect.
 pub fn plan(mut candidates: Vec<Candidate>, groups: &[Group], limits: &[u64]) -> Plan {
     candidates.sort_unstable_by_key(|unit| (unit.used, unit.key));
-    let mut held = Sum::default();
+    let (mut held, mut held_by_grace) = (Sum::default(), Sum::default());
     let older = |unit: &Candidate, than: Option<i64>| than.is_some_and(|time| unit.used < time);
     let mut left: Vec<u128> = vec![0; limits.len()];
     let group = |unit: &Candidate| &groups[unit.group as usize];
     for unit in &mut candidates {
         let group = group(unit);
-        if older(unit, group.too_old_by_leases) {
-            unit.goes = Some(Why::Age);
-        } else if older(unit, group.too_old) {
-            held.add(unit.size);
+        if older(unit, group.too_old) {
+            match () {
+                () if recent(unit, group) => held_by_grace.add(unit.size),
+                () if older(unit, group.too_old_by_leases) => unit.goes = Some(Why::Age),
+                () => held.add(unit.size),
+            }
         } else if let Some(limit) = group.limit {
             left[limit] += u128::from(unit.size);
         }
@@ -89,14 +95,19 @@ pub fn plan(mut candidates: Vec<Candidate>, groups: &[Group], limits: &[u64]) ->
             continue;
         };
         excess[limit] = excess[limit].saturating_sub(u128::from(unit.size));
-        match group.leased {
-            true => held.add(unit.size),
-            false => unit.goes = Some(Why::Size),
+        match () {
+            () if recent(unit, group) => held_by_grace.add(unit.size),
+            () if group.leased => held.add(unit.size),
+            () => unit.goes = Some(Why::Size),
         }
     }
     // Works in place, because there may be a million units.
     candidates.retain(|unit| unit.goes.is_some());
-    Plan { take: candidates, held }
+    Plan { take: candidates, held, held_by_grace }
+}
+
+fn recent(unit: &Candidate, group: &Group) -> bool {
+    group.kept_since.is_some_and(|time| unit.used >= time)
 }
 
 #[cfg(test)]

@@ -6,7 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-const NONE: Group = Group { too_old: None, too_old_by_leases: None, leased: false, limit: None };
+const NONE: Group =
+    Group { too_old: None, too_old_by_leases: None, kept_since: None, leased: false, limit: None };
 
 fn unit(key: u64, used: i64, size: u64, group: u32) -> Candidate {
     Candidate { key, size, used, group, goes: None }
@@ -40,7 +41,8 @@ fn removes_nothing_without_rules() {
 
 #[test]
 fn leases_protect_units_without_cost_for_others() {
-    let leased = Group { too_old: Some(100), too_old_by_leases: Some(50), leased: true, limit: Some(0) };
+    let leased =
+        Group { too_old: Some(100), too_old_by_leases: Some(50), leased: true, limit: Some(0), ..NONE };
     let free = Group { leased: false, too_old_by_leases: Some(100), ..leased };
     let units = vec![
         unit(1, 40, 1, 0),
@@ -62,6 +64,21 @@ fn each_limit_applies_to_its_own_groups() {
     assert_eq!(taken(&plan(units, &groups, &[10, 10])), [(2, Why::Size)]);
 }
 
+#[test]
+fn recently_used_units_stay_whatever_the_rules_say() {
+    let group = Group {
+        too_old: Some(100),
+        too_old_by_leases: Some(100),
+        kept_since: Some(60),
+        limit: Some(0),
+        ..NONE
+    };
+    let units = vec![unit(1, 50, 1, 0), unit(2, 60, 2, 0), unit(3, 110, 4, 0)];
+    let plan = plan(units, &[group], &[0]);
+    assert_eq!(taken(&plan), [(1, Why::Age)]);
+    assert_eq!((plan.held, plan.held_by_grace), (Sum::default(), Sum { units: 2, bytes: 6 }));
+}
+
 fn candidates() -> impl Strategy<Value = Vec<Candidate>> {
     let one = (0i64..1000, 0u64..1 << 40, 0u32..4);
     prop::collection::vec(one, 0..200).prop_map(|units| {
@@ -77,6 +94,7 @@ fn group() -> impl Strategy<Value = Group> {
             too_old_by_leases: too_old.map(|time| if leased { time - earlier } else { time }),
             leased,
             limit,
+            ..NONE
         },
     )
 }

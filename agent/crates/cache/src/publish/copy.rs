@@ -10,7 +10,7 @@ use agent_fs::dir::FileMeta;
 const CHUNK: usize = 256 * 1024;
 
 /// Bytes per sample in a comparison of two files.
-const WINDOW: u64 = 64 * 1024;
+pub(crate) const WINDOW: u64 = 64 * 1024;
 
 /// Why a file was not copied.
 #[derive(Debug)]
@@ -61,12 +61,16 @@ pub fn copy(
     }
 }
 
+/// The samples of a file that are compared: start and length.
+pub(crate) fn samples(bytes: u64) -> [(u64, u64); 3] {
+    [0, bytes / 2, bytes.saturating_sub(WINDOW)].map(|from| (from, WINDOW.min(bytes - from)))
+}
+
 /// Whether samples of two files of the same size are equal: at the start, in the middle and at the end. It is
 /// a cheap test whether two sources have the same name; BitBake verifies the checksum of what it uses from a
 /// mirror.
 pub fn look_alike(ours: &File, theirs: &File, bytes: u64) -> Result<bool, Failure> {
-    for from in [0, bytes / 2, bytes.saturating_sub(WINDOW)] {
-        let length = WINDOW.min(bytes - from);
+    for (from, length) in samples(bytes) {
         if window(ours, from, length).map_err(Failure::Source)?
             != window(theirs, from, length).map_err(Failure::Share)?
         {
@@ -76,13 +80,13 @@ pub fn look_alike(ours: &File, theirs: &File, bytes: u64) -> Result<bool, Failur
     Ok(true)
 }
 
-fn window(file: &File, from: u64, length: u64) -> io::Result<Vec<u8>> {
+pub(crate) fn window(file: &File, from: u64, length: u64) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
     file.read_exact_at(&mut bytes, from)?;
     Ok(bytes)
 }
 
-fn changed() -> io::Error {
+pub(crate) fn changed() -> io::Error {
     io::Error::other("it changed during the copy")
 }
 

@@ -18,6 +18,16 @@ pub enum Area {
     Downloads,
 }
 
+impl Area {
+    /// Its directory in a tier.
+    pub fn part(self, release: &str) -> PathBuf {
+        match self {
+            Area::Sstate => Path::new("sstate").join(release),
+            Area::Downloads => "downloads".into(),
+        }
+    }
+}
+
 /// An object: files that are useful only together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Object {
@@ -34,6 +44,14 @@ pub struct Object {
     pub stamp: Option<String>,
     /// Whether BitBake used it from a mirror: its files are symbolic links.
     pub linked: bool,
+}
+
+impl Object {
+    /// Whether different content under its name should be reported.
+    pub fn is_alarming(&self) -> bool {
+        self.area == Area::Downloads
+            && names::download(Path::new(&self.primary)).is_some_and(|file| file.kind == DownloadKind::File)
+    }
 }
 
 /// Iterates over the objects of the local directories.

@@ -8,9 +8,9 @@
 //! operation of the server, after all its bytes were written. A killed publisher leaves only temporary files,
 //! which readers ignore. The next run continues, because it skips existing objects.
 
-mod copy;
-mod local;
-mod put;
+pub(crate) mod copy;
+pub(crate) mod local;
+pub(crate) mod put;
 mod tally;
 mod target;
 mod used;
@@ -24,7 +24,6 @@ use nix::errno::Errno;
 
 pub use tally::{Published, Tally, Trouble, TroubleKind};
 
-use super::names;
 use agent_fs::pool::{self, WIDTH};
 use agent_fs::tree::Tree;
 use agent_process::Interrupt;
@@ -54,29 +53,35 @@ pub struct Sources {
 /// `interrupt` stops it between two pieces of a file.
 pub fn publish(sources: &Sources, tiers: &Tiers, interrupt: &Interrupt, tally: &Tally) {
     let begun = Instant::now();
-    let trees = Trees {
-        sstate: open_local(&sources.sstate, tally),
-        downloads: open_local(&sources.downloads, tally),
-    };
+    let trees = Trees::open(sources, tally);
     let mut local = Local::new(trees.sstate.as_ref(), trees.downloads.as_ref());
     let publisher = Publisher::new(sources, tiers, &trees, interrupt, tally);
     let handle = |object, _: &mut pool::Output<'_, Object, ()>| publisher.handle(&object);
     // Remaining objects are counted after a stop, so the workers and not the pool handle the stop.
     let _ = pool::run(WIDTH, &mut local, || false, handle, |()| {});
     publisher.large();
-    let odd = local.skipped();
-    for path in odd.no_files {
-        tally.refuse(format!("{}: neither a file nor a link", path.display()));
-    }
-    for (path, why) in odd.unreadable {
-        tally.refuse(format!("{}: {why}", path.display()));
-    }
+    tally.skip(local.skipped());
     publisher.sum_up(begun);
 }
 
-struct Trees {
-    sstate: Option<Tree>,
-    downloads: Option<Tree>,
+/// The local directories.
+pub(crate) struct Trees {
+    pub sstate: Option<Tree>,
+    pub downloads: Option<Tree>,
+}
+
+impl Trees {
+    pub fn open(sources: &Sources, tally: &Tally) -> Trees {
+        let (sstate, downloads) = (&sources.sstate, &sources.downloads);
+        Trees { sstate: open_local(sstate, tally), downloads: open_local(downloads, tally) }
+    }
+
+    pub fn of(&self, area: Area) -> Option<&Tree> {
+        match area {
+            Area::Sstate => self.sstate.as_ref(),
+            Area::Downloads => self.downloads.as_ref(),
+        }
+    }
 }
 
 /// A directory that does not exist is empty.
@@ -131,13 +136,6 @@ impl<'a> Publisher<'a> {
         }
     }
 
-    fn tree(&self, area: Area) -> Option<&'a Tree> {
-        match area {
-            Area::Sstate => self.trees.sstate.as_ref(),
-            Area::Downloads => self.trees.downloads.as_ref(),
-        }
-    }
-
     fn stopped(&self) -> bool {
         self.tally.has_ended() || self.interrupt.state().is_some()
     }
@@ -153,7 +151,7 @@ impl<'a> Publisher<'a> {
         if self.interrupt.state().is_some() {
             return;
         }
-        let Some(tree) = self.tree(object.area) else { return };
+        let Some(tree) = self.trees.of(object.area) else { return };
         let read = used::read(tree, object, (self.tiers, &self.targets), self.writer);
         // A failure to count bytes is ignored.
         if let Ok(Some(read)) = read {
@@ -163,14 +161,11 @@ impl<'a> Publisher<'a> {
 
     /// Defers objects of at least `large` bytes.
     fn publish(&self, object: &Object, large: u64) {
-        let (Some(writer), Some(tree)) = (self.writer, self.tree(object.area)) else { return };
+        let (Some(writer), Some(tree)) = (self.writer, self.trees.of(object.area)) else { return };
         let Some(target) = self.targets[writer].as_ref().filter(|_| !self.stopped()) else {
             return self.tally.leave();
         };
-        let part = match object.area {
-            Area::Sstate => Path::new("sstate").join(self.release),
-            Area::Downloads => "downloads".into(),
-        };
+        let part = object.area.part(self.release);
         let way = Upload { local: tree, target, part: &part };
         let stop = || self.stopped();
         let put = match way.put(object, large, &stop) {
@@ -185,11 +180,8 @@ impl<'a> Publisher<'a> {
             let mut later = self.later.lock().unwrap_or_else(PoisonError::into_inner);
             return later.push((bytes, object.clone()));
         }
-        let alarming = object.area == Area::Downloads
-            && names::download(Path::new(&object.primary))
-                .is_some_and(|file| file.kind == names::DownloadKind::File);
         let name = part.join(&object.to).join(&object.primary);
-        self.tally.add(&name.display().to_string(), alarming, put);
+        self.tally.add(&name.display().to_string(), object.is_alarming(), put);
     }
 
     /// Publishes the deferred objects, smallest first, so that more are published before the time is over.

@@ -154,7 +154,7 @@ impl Upload<'_> {
 }
 
 /// Opens a local regular file that the owner of the tree may read.
-fn open(here: &Tree, name: &str) -> Result<(File, FileMeta), Failure> {
+pub(crate) fn open(here: &Tree, name: &str) -> Result<(File, FileMeta), Failure> {
     let name = Path::new(name);
     let opened = here.metadata(name).and_then(|seen| here.open_file(name, seen.identity()));
     opened.map_err(Failure::Source)
@@ -162,7 +162,7 @@ fn open(here: &Tree, name: &str) -> Result<(File, FileMeta), Failure> {
 
 /// Rejects a file that is newer than its stamp: the stamp belongs to an earlier file of that name. BitBake
 /// does not accept it either (`verify_donestamp`).
-fn check_stamp(here: &Tree, stamp: &str, file: &FileMeta) -> Result<(), Failure> {
+pub(crate) fn check_stamp(here: &Tree, stamp: &str, file: &FileMeta) -> Result<(), Failure> {
     let (_, stamp) = open(here, stamp)?;
     match stamp.modified >= file.modified {
         true => Ok(()),

@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use nix::errno::Errno;
 
 use super::copy::Failure;
+use super::local::Skipped;
 use super::put::PutOutcome;
 use agent_types::events::CacheCounts;
 use agent_types::tiers::TierKind;
@@ -53,6 +54,8 @@ pub enum TroubleKind {
     Full,
     ReadOnly,
     Refused,
+    /// The bucket allows this role no writes.
+    Denied,
     Other,
 }
 
@@ -62,13 +65,14 @@ impl TroubleKind {
             Some(Errno::ENOSPC | Errno::EDQUOT) => TroubleKind::Full,
             Some(Errno::EROFS) => TroubleKind::ReadOnly,
             Some(Errno::EACCES | Errno::EPERM) => TroubleKind::Refused,
+            None if error.kind() == io::ErrorKind::PermissionDenied => TroubleKind::Denied,
             _ => TroubleKind::Other,
         }
     }
 
     /// Whether every other object would fail, too.
     const fn ends_all(self) -> bool {
-        matches!(self, TroubleKind::Full | TroubleKind::ReadOnly)
+        matches!(self, TroubleKind::Full | TroubleKind::ReadOnly | TroubleKind::Denied)
     }
 
     /// The fix.
@@ -82,6 +86,9 @@ impl TroubleKind {
             }
             TroubleKind::Refused => {
                 "make the user of the builds' access point the owner of the directories; see docs/trust.md"
+            }
+            TroubleKind::Denied => {
+                "allow the role of the build to write there: s3:PutObject and s3:GetObject"
             }
             TroubleKind::Other => "the next build publishes the missing objects",
         }
@@ -108,7 +115,7 @@ impl Tally {
     }
 
     /// Adds the result of one object. `alarming`: different content under its name should be reported.
-    pub(super) fn add(&self, name: &str, alarming: bool, put: Result<PutOutcome, Failure>) {
+    pub(crate) fn add(&self, name: &str, alarming: bool, put: Result<PutOutcome, Failure>) {
         match put {
             Ok(put) => {
                 self.consecutive_failures.store(0, Ordering::Relaxed);
@@ -127,12 +134,12 @@ impl Tally {
     }
 
     /// Counts an object that was not tried.
-    pub(super) fn leave(&self) {
+    pub(crate) fn leave(&self) {
         self.with(|sum| sum.counts.left += 1);
     }
 
     /// Counts an object that was used from a tier.
-    pub(super) fn read(&self, tier: TierKind, bytes: u64) {
+    pub(crate) fn read(&self, tier: TierKind, bytes: u64) {
         self.with(|sum| {
             let traffic = sum.traffic.entry(tier).or_default();
             traffic.objects_read += 1;
@@ -141,7 +148,7 @@ impl Tally {
     }
 
     /// Counts a failure of the share.
-    pub(super) fn trouble(&self, name: &str, error: &io::Error) {
+    pub(crate) fn trouble(&self, name: &str, error: &io::Error) {
         let kind = TroubleKind::of(error);
         let consecutive_failures = self.consecutive_failures.fetch_add(1, Ordering::Relaxed) + 1;
         if kind.ends_all() || consecutive_failures >= MAX_CONSECUTIVE_FAILURES {
@@ -153,13 +160,13 @@ impl Tally {
     }
 
     /// Records that the share accepts nothing.
-    pub(super) fn end(&self, name: &str, error: &io::Error) {
+    pub(crate) fn end(&self, name: &str, error: &io::Error) {
         self.trouble(name, error);
         self.ended.store(true, Ordering::Relaxed);
     }
 
     /// Counts a local file that was rejected.
-    pub(super) fn refuse(&self, why: String) {
+    pub(crate) fn refuse(&self, why: String) {
         self.with(|sum| {
             sum.refusals += 1;
             if sum.refused.len() < SHOWN {
@@ -168,7 +175,17 @@ impl Tally {
         });
     }
 
-    pub(super) fn with<T>(&self, work: impl FnOnce(&mut Published) -> T) -> T {
+    /// Records what was skipped in the local directories.
+    pub(crate) fn skip(&self, skipped: Skipped) {
+        for path in skipped.no_files {
+            self.refuse(format!("{}: neither a file nor a link", path.display()));
+        }
+        for (path, why) in skipped.unreadable {
+            self.refuse(format!("{}: {why}", path.display()));
+        }
+    }
+
+    pub(crate) fn with<T>(&self, work: impl FnOnce(&mut Published) -> T) -> T {
         work(&mut self.sum.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

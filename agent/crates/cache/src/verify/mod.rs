@@ -1,7 +1,7 @@
 //! Finds damaged files on a share: objects in the wrong directory, links and other entries in place of files,
 //! incomplete archives, files that other users cannot read.
 
-mod whole;
+pub(crate) mod whole;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -36,11 +36,11 @@ pub struct Options {
     pub width: usize,
 }
 
-const MISPLACED: &str = "in a directory that is not that of its hash";
+pub(crate) const MISPLACED: &str = "in a directory that is not that of its hash";
 const NO_FILE: &str = "a link, directory or pipe in the place of a file";
-const EMPTY: &str = "empty";
-const TRUNCATED: &str = "not whole";
-const DAMAGED: &str = "damaged";
+pub(crate) const EMPTY: &str = "empty";
+pub(crate) const TRUNCATED: &str = "not whole";
+pub(crate) const DAMAGED: &str = "damaged";
 const LAYER: &str = "damaged layer checkout";
 /// Only the mode of the file is wrong: builds run as another user than the one who published it.
 pub const CLOSED: &str = "not readable for everybody";
@@ -113,7 +113,7 @@ pub fn verify(share: &Share, options: &Options, interrupt: &Interrupt, now: Syst
 
 /// Results for a directory or a unit.
 #[derive(Default)]
-struct Finding {
+pub(crate) struct Finding {
     files: u64,
     unpacked: u64,
     siginfo_only: u64,
@@ -244,6 +244,7 @@ impl Checking<'_> {
                 |listing| self.later(units::layers(listing)),
                 &mut each,
             ),
+            AreaKind::Signatures => Ended::Complete,
         };
         let work = |unit: Unit, out: &mut Output<'_, Unit, Finding>| {
             let mut finding = Finding::default();
@@ -376,7 +377,7 @@ impl Checking<'_> {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Packed {
+pub(crate) enum Packed {
     Zstd,
     Gzip,
 }
@@ -384,20 +385,25 @@ enum Packed {
 /// The compression of a file that BitBake compressed itself. An upstream `.tar.gz` may be anything with the
 /// right checksum. A `.siginfo` is compressed from BitBake 2.0 on, which its content shows.
 fn packed(file: &File, name: &str, class: Class) -> io::Result<Option<Packed>> {
-    let by_bitbake = match class {
-        Class::Object { .. } => true,
+    let mut magic = [0; 4];
+    let read = if name.ends_with(".siginfo") { file.read_at(&mut magic, 0)? } else { 0 };
+    Ok(packed_by(name, class, magic.get(..read).unwrap_or_default()))
+}
+
+/// The same for a file with this beginning. In a bucket, the agent packs layers and answers.
+pub(crate) fn packed_by(name: &str, class: Class, begin: &[u8]) -> Option<Packed> {
+    let own = match class {
+        Class::Object { .. } | Class::Layer | Class::Signature => true,
         Class::Download(kind) => matches!(kind, DownloadKind::GitTarball | DownloadKind::ShallowTarball),
-        Class::Layer | Class::Temporary => false,
+        Class::Temporary => false,
     };
-    if name.ends_with(".siginfo") {
-        let mut magic = [0; 4];
-        let read = file.read_at(&mut magic, 0)?;
-        return Ok((read == 4 && magic == [0x28, 0xB5, 0x2F, 0xFD]).then_some(Packed::Zstd));
-    }
-    Ok(match name {
-        _ if !by_bitbake => None,
+    match name {
+        _ if name.ends_with(".siginfo") => {
+            begin.starts_with(&[0x28, 0xB5, 0x2F, 0xFD]).then_some(Packed::Zstd)
+        }
+        _ if !own => None,
         _ if name.ends_with(".tar.zst") => Some(Packed::Zstd),
         _ if name.ends_with(".tgz") || name.ends_with(".tar.gz") => Some(Packed::Gzip),
         _ => None,
-    })
+    }
 }

@@ -13,6 +13,29 @@ pub enum Wrong {
     Damaged,
 }
 
+/// An archive of which any part can be read.
+pub trait ReadAt {
+    /// # Errors
+    /// If it cannot be read, or ends before.
+    fn read_exact_at(&self, to: &mut [u8], at: u64) -> io::Result<()>;
+}
+
+impl ReadAt for File {
+    fn read_exact_at(&self, to: &mut [u8], at: u64) -> io::Result<()> {
+        FileExt::read_exact_at(self, to, at)
+    }
+}
+
+impl ReadAt for [u8] {
+    fn read_exact_at(&self, to: &mut [u8], at: u64) -> io::Result<()> {
+        let at = usize::try_from(at).unwrap_or(usize::MAX);
+        let end = at.checked_add(to.len());
+        let part = end.and_then(|end| self.get(at..end)).ok_or(io::ErrorKind::UnexpectedEof)?;
+        to.copy_from_slice(part);
+        Ok(())
+    }
+}
+
 const ZSTD: u32 = 0xFD2F_B528;
 
 /// `0x184D2A50` to `…5F`: frames for other programs, as pzstd writes them.
@@ -25,7 +48,7 @@ const WINDOW_LOG: u32 = 27;
 ///
 /// # Errors
 /// If the file cannot be read.
-pub fn zstd(file: &File, size: u64) -> io::Result<Option<Wrong>> {
+pub fn zstd(file: &(impl ReadAt + ?Sized), size: u64) -> io::Result<Option<Wrong>> {
     let mut at = 0;
     let mut frames = 0;
     while at < size {
@@ -49,7 +72,7 @@ pub fn zstd(file: &File, size: u64) -> io::Result<Option<Wrong>> {
 }
 
 /// The end of the frame whose header is at this offset; `None`, if the file ends before.
-fn zstd_frame(file: &File, header: u64) -> io::Result<Option<u64>> {
+fn zstd_frame(file: &(impl ReadAt + ?Sized), header: u64) -> io::Result<Option<u64>> {
     let Some(descriptor) = number(file, header, 1)? else { return Ok(None) };
     let single_segment = descriptor & 0x20 != 0;
     let has_checksum = descriptor & 0x04 != 0;
@@ -80,7 +103,7 @@ fn zstd_frame(file: &File, header: u64) -> io::Result<Option<u64>> {
 ///
 /// # Errors
 /// If the file cannot be read.
-pub fn gzip(file: &File, size: u64) -> io::Result<Option<Wrong>> {
+pub fn gzip(file: &(impl ReadAt + ?Sized), size: u64) -> io::Result<Option<Wrong>> {
     match number(file, 0, 3)? {
         Some(0x08_8B_1F) => {}
         Some(_) => return Ok(Some(Wrong::Damaged)),
@@ -97,7 +120,7 @@ pub fn gzip(file: &File, size: u64) -> io::Result<Option<Wrong>> {
 ///
 /// # Errors
 /// If the file cannot be read.
-pub fn unpacked(file: File, is_zstd: bool) -> io::Result<Option<Wrong>> {
+pub fn unpacked(file: impl Read, is_zstd: bool) -> io::Result<Option<Wrong>> {
     let file = BufReader::with_capacity(1 << 20, Noting { file, failed: false });
     let (result, failed) = if is_zstd {
         let mut decoder = zstd::stream::read::Decoder::with_buffer(file)?;
@@ -118,12 +141,12 @@ pub fn unpacked(file: File, is_zstd: bool) -> io::Result<Option<Wrong>> {
 }
 
 /// Distinguishes read errors from decompression errors.
-struct Noting {
-    file: File,
+struct Noting<R> {
+    file: R,
     failed: bool,
 }
 
-impl Read for Noting {
+impl<R: Read> Read for Noting<R> {
     fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
         let read = self.file.read(to);
         self.failed |= read.is_err();
@@ -132,7 +155,7 @@ impl Read for Noting {
 }
 
 /// Reads a little-endian number; `None`, if the file ends before.
-fn number(file: &File, at: u64, bytes: usize) -> io::Result<Option<u64>> {
+fn number(file: &(impl ReadAt + ?Sized), at: u64, bytes: usize) -> io::Result<Option<u64>> {
     let mut number = [0; 8];
     match file.read_exact_at(&mut number[..bytes], at) {
         Ok(()) => Ok(Some(u64::from_le_bytes(number))),

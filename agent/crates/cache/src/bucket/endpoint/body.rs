@@ -14,8 +14,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::connections::Busy;
-use super::tier::ReadTier;
 use super::target::Target;
+use super::tier::ReadTier;
 
 /// Time in which the bucket must send some bytes. Shorter than wget's limit in every release (30 s).
 const STALL: Duration = Duration::from_secs(25);
@@ -106,7 +106,10 @@ impl Content {
             return Poll::Ready(None);
         }
         if Instant::now() > self.end {
-            return Poll::Ready(Some(Err(io::Error::new(io::ErrorKind::TimedOut, "the client reads too slowly"))));
+            return Poll::Ready(Some(Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "the client reads too slowly",
+            ))));
         }
         loop {
             match self.stream.as_mut().poll_next(context) {

@@ -209,7 +209,11 @@ impl AsyncRead for TimedStream {
 }
 
 impl AsyncWrite for TimedStream {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.written(written, context)
     }
@@ -281,7 +285,10 @@ mod tests {
         served.read_exact(&mut byte).await.unwrap();
         drop(slot.request());
         tokio::time::pause();
-        assert!(tokio::time::timeout(2 * HEADER, served.read(&mut byte)).await.is_err(), "idle, not in a header");
+        assert!(
+            tokio::time::timeout(2 * HEADER, served.read(&mut byte)).await.is_err(),
+            "idle, not in a header"
+        );
     }
 
     #[tokio::test]

@@ -130,7 +130,8 @@ impl Service {
     fn find<B>(&self, request: &Request<B>) -> Result<Found<'_>, Refused> {
         let uri = request.uri();
         let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
-        let is_for_us = host.is_some_and(|host| self.hosts.iter().any(|ours| ours.eq_ignore_ascii_case(host)));
+        let is_for_us =
+            host.is_some_and(|host| self.hosts.iter().any(|ours| ours.eq_ignore_ascii_case(host)));
         if uri.scheme().is_some() || uri.authority().is_some() || uri.query().is_some() || !is_for_us {
             return Err(NOT_FOUND);
         }

@@ -88,7 +88,8 @@ mod tests {
                           ab12000000000000000000000000000000000000000000000000000000000000_compile.tar.zst";
 
     fn name(path: &str) -> Option<String> {
-        parse(path, "scarthgap").map(|target| format!("{} {:?} {}", target.tier.word(), target.area, target.name))
+        parse(path, "scarthgap")
+            .map(|target| format!("{} {:?} {}", target.tier.word(), target.area, target.name))
     }
 
     #[test]

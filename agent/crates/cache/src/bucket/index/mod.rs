@@ -13,20 +13,20 @@
 pub mod segment;
 mod table;
 
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, stream};
 use object_store::path::Path;
-use object_store::{Error, ObjectMeta, Result};
+use object_store::{Error, Result};
 use tokio::sync::watch;
 
 use super::BucketTier;
 use crate::names;
-use agent_objects::{Created, key};
+use agent_objects::keys::PageRequest;
+use agent_objects::{Created, ListedObject, key};
 use agent_types::tiers::TierKind;
 use agent_types::words::count;
 use segment::{CLOCK_SKEW, Encoder, Kind, MAX_COMPRESSED};
@@ -67,7 +67,7 @@ struct Contents {
     /// When the listing of the newest base began.
     base: Option<SystemTime>,
     /// The base and what was published since.
-    keys: Vec<ObjectMeta>,
+    keys: Vec<Path>,
 }
 
 impl Index {
@@ -169,7 +169,7 @@ impl Index {
     /// Reads base and additions. Returns the time of the base.
     async fn load_contents(&self) -> Result<Option<SystemTime>> {
         let contents = contents(&self.tier, &self.release, SystemTime::now()).await?;
-        let reads = contents.keys.into_iter().map(|object| self.load_object(object.location));
+        let reads = contents.keys.into_iter().map(|key| self.load_object(key));
         let read: Vec<Result<()>> = stream::iter(reads).buffer_unordered(PARALLEL).collect().await;
         let mut failed = read.into_iter().filter_map(Result::err);
         if let Some(first) = failed.next() {
@@ -199,11 +199,14 @@ impl Index {
         let mut table = Table::like(&self.state.read().unwrap_or_else(PoisonError::into_inner).table);
         let mut encoder = Encoder::new().map_err(generic)?;
         let mut fits = true;
-        let mut files = list_files(&self.tier, &self.release)?;
-        while let Some((path, size)) = files.try_next().await? {
-            table.insert(&path, size);
-            fits = fits && encoder.add(&path, size).is_ok();
-        }
+        let prefix = format!("{}/", self.tier.share.sstate(&self.release));
+        each_object(&self.tier, &prefix, table::MAX_ENTRIES, |path, object| {
+            if names::sstate(path.as_ref()).is_some() {
+                table.insert(path, object.size);
+                fits = fits && encoder.add(path, object.size).is_ok();
+            }
+        })
+        .await?;
         {
             let mut state = self.write();
             for (path, size) in std::mem::take(&mut state.published) {
@@ -272,8 +275,7 @@ pub async fn obsolete(tier: &BucketTier, release: &str) -> Result<Vec<Path>> {
     let Some(base) = newest_base(&listed) else { return Ok(Vec::new()) };
     // A job that began before the new base may be reading the one before it.
     let needed = base.checked_sub(2 * CLOCK_SKEW).unwrap_or(base);
-    let old = listed.into_iter().filter(|(time, _, _)| *time < needed);
-    Ok(old.map(|(_, _, object)| object.location).collect())
+    Ok(listed.into_iter().filter(|object| object.time < needed).map(|object| object.key).collect())
 }
 
 async fn create(
@@ -292,27 +294,28 @@ async fn create(
     }
 }
 
-type Listed = (SystemTime, Kind, ObjectMeta);
+/// An object of an index.
+struct Listed {
+    time: SystemTime,
+    kind: Kind,
+    key: Path,
+    size: u64,
+}
 
 /// All objects of the index.
 async fn listed(tier: &BucketTier, release: &str, now: SystemTime) -> Result<Vec<Listed>> {
-    let prefix = Path::from(tier.share.index(release));
-    let parsed = |object: ObjectMeta| {
-        let (kind, time) = segment::parse_name(object.location.filename()?, now)?;
-        let is_direct = object.location.prefix_matches(&prefix)
-            && object.location.parts().count() == prefix.parts().count() + 1;
-        is_direct.then_some((time, kind, object))
-    };
-    tier.objects
-        .list(&prefix)
-        .take(MAX_LISTED)
-        .try_filter_map(|object| std::future::ready(Ok(parsed(object))))
-        .try_collect()
-        .await
+    let mut listed = Vec::new();
+    let prefix = format!("{}/", tier.share.index(release));
+    each_object(tier, &prefix, MAX_LISTED, |name, object| {
+        let parsed = segment::parse_name(name, now).zip(key::exact(&object.key).ok());
+        listed.extend(parsed.map(|((kind, time), key)| Listed { time, kind, key, size: object.size }));
+    })
+    .await?;
+    Ok(listed)
 }
 
 fn newest_base(listed: &[Listed]) -> Option<SystemTime> {
-    listed.iter().filter(|(_, kind, _)| *kind == Kind::Base).map(|(time, _, _)| *time).max()
+    listed.iter().filter(|object| object.kind == Kind::Base).map(|object| object.time).max()
 }
 
 /// Chooses what to read: the newest base and all additions since, as far as the limits allow.
@@ -320,42 +323,45 @@ async fn contents(tier: &BucketTier, release: &str, now: SystemTime) -> Result<C
     let listed = listed(tier, release, now).await?;
     let base = newest_base(&listed);
     let since = base.and_then(|base| base.checked_sub(CLOCK_SKEW));
-    // By time, the newest first; the base before everything else.
-    let mut wanted = BTreeMap::new();
-    for (time, kind, object) in listed {
-        let is_wanted = match kind {
-            Kind::Base => base == Some(time),
-            Kind::Additions => since.is_none_or(|since| time >= since),
-        };
-        if is_wanted && object.size <= MAX_COMPRESSED {
-            let rank = (kind == Kind::Base, time, object.location.clone());
-            wanted.insert(rank, object);
-        }
-    }
+    let is_wanted = |object: &Listed| match object.kind {
+        Kind::Base => base == Some(object.time),
+        Kind::Additions => since.is_none_or(|since| object.time >= since),
+    };
+    let mut wanted: Vec<Listed> = listed.into_iter().filter(is_wanted).collect();
+    // The base first, then the newest.
+    wanted.sort_by_key(|object| std::cmp::Reverse((object.kind == Kind::Base, object.time)));
     let mut bytes = 0;
-    let fits = |object: &ObjectMeta| {
+    let fits = |object: &Listed| {
         bytes += object.size;
         bytes <= MAX_READ_BYTES
     };
-    let keys = wanted.into_values().rev().take(MAX_READ).take_while(fits).collect();
+    let small = wanted.into_iter().filter(|object| object.size <= MAX_COMPRESSED);
+    let keys = small.take(MAX_READ).take_while(fits).map(|object| object.key).collect();
     Ok(Contents { base, keys })
 }
 
-/// All files of shared state, as paths below `sstate/<release>/` with their sizes.
-fn list_files(
+/// Lists the objects below a prefix, with the rest of each key. Stops after `limit` of them.
+async fn each_object(
     tier: &BucketTier,
-    release: &str,
-) -> Result<impl futures_util::TryStream<Ok = (String, u64), Error = Error> + Unpin> {
-    let below = tier.share.sstate(release);
-    let prefix = key::exact(&below).map_err(|error| generic(io::Error::other(error)))?;
-    let start = format!("{below}/");
-    let file = move |object: ObjectMeta| {
-        let path = object.location.as_ref().strip_prefix(&start)?;
-        names::sstate(path.as_ref())?;
-        Some((path.to_owned(), object.size))
-    };
-    let files = tier.objects.list(&prefix).try_filter_map(move |object| std::future::ready(Ok(file(object))));
-    Ok(files.take(table::MAX_ENTRIES).boxed())
+    prefix: &str,
+    limit: usize,
+    mut take: impl FnMut(&str, &ListedObject),
+) -> Result<()> {
+    let mut request = PageRequest { prefix: prefix.to_owned(), ..PageRequest::default() };
+    let mut left = limit;
+    loop {
+        let page = tier.objects.page(&request).await?;
+        for object in page.objects.iter().take(left) {
+            if let Some(rest) = object.key.strip_prefix(prefix) {
+                take(rest, object);
+            }
+        }
+        left = left.saturating_sub(page.objects.len());
+        request.token = page.token;
+        if request.token.is_none() || left == 0 {
+            return Ok(());
+        }
+    }
 }
 
 fn generic(error: io::Error) -> Error {

@@ -1,0 +1,7 @@
+//! Jobs with a share in a bucket: the real binary against S3 servers on loopback.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod endpoint;
+mod jobs;
+mod kills;
