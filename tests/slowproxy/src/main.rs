@@ -59,7 +59,8 @@ async fn connection(client: TcpStream, server: u16, delay: Duration) {
     if client.set_nodelay(true).and_then(|()| server.set_nodelay(true)).is_err() {
         return;
     }
-    let ((from_client, mut to_client), (mut from_server, to_server)) = (client.into_split(), server.into_split());
+    let ((from_client, mut to_client), (mut from_server, to_server)) =
+        (client.into_split(), server.into_split());
     let requests = tokio::spawn(delayed(from_client, to_server, delay));
     // Either side may end first.
     let _ = tokio::io::copy(&mut from_server, &mut to_client).await;

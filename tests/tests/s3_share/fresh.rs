@@ -40,7 +40,9 @@ impl Check {
         let check = Check { sandbox, s3: FakeS3::new() };
         std::fs::create_dir(check.note("")).unwrap();
         std::fs::set_permissions(check.note(""), PermissionsExt::from_mode(0o777)).unwrap();
-        check.sandbox.behaviour(&format!("yocto-check-layer ask\nbitbake notes {}", check.note("").display()));
+        check
+            .sandbox
+            .behaviour(&format!("yocto-check-layer ask\nbitbake notes {}", check.note("").display()));
         Some(check)
     }
 
@@ -147,13 +149,18 @@ fn a_fresh_machine_with_a_share_neither_clones_nor_runs_bitbake() {
         check.fresh_machine();
         check.s3.faults(|_, _| Fault::No);
         let result = check.run(source);
-        assert_eq!((outcomes(&result), check.origin()), (vec!["hit".to_owned(); 5], "stored".into()), "{source:?}");
+        assert_eq!(
+            (outcomes(&result), check.origin()),
+            (vec!["hit".to_owned(); 5], "stored".into()),
+            "{source:?}"
+        );
         assert_eq!((check.calls(), cases(&result)), (calls, cases(&first)), "{source:?}");
         assert_eq!(check.signatures(""), answers, "{source:?}");
         assert_eq!(check.signatures("pr/7/"), Vec::<String>::new(), "{source:?}");
         // One request for each answer, and for a pull request's own tier.
         let requests = check.s3.requests();
-        let got = requests.iter().filter(|(method, key)| method == "GET" && key.contains("/answers/")).count();
+        let got =
+            requests.iter().filter(|(method, key)| method == "GET" && key.contains("/answers/")).count();
         assert_eq!(got, if matches!(source, Trusted) { 4 } else { 8 }, "{requests:?}");
     }
 }
@@ -165,9 +172,9 @@ fn a_pull_request_finds_what_it_added_and_nobody_else_does() {
     check.run(Trusted);
     let shared = (check.signatures(""), check.checkouts());
     check.fresh_machine();
-    std::fs::write(check.sandbox.layer().join("recipes-tested/new.inc"), "A = \"1\"\n").or_else(|_| {
-        std::fs::write(check.sandbox.layer().join("conf/new.inc"), "A = \"1\"\n")
-    }).unwrap();
+    std::fs::write(check.sandbox.layer().join("recipes-tested/new.inc"), "A = \"1\"\n")
+        .or_else(|_| std::fs::write(check.sandbox.layer().join("conf/new.inc"), "A = \"1\"\n"))
+        .unwrap();
     commit(&check.sandbox.layer(), "Change the layer");
     for (source, expected) in [
         (PullRequest(7), CHANGED),
@@ -192,7 +199,9 @@ fn a_pull_request_finds_what_it_added_and_nobody_else_does() {
 /// Whatever lies in the tier, and however the bucket fails: the verdict is that of BitBake, and it comes.
 #[test]
 fn a_damaged_tier_and_a_failing_bucket_cost_time_and_no_verdict() {
-    let Some(check) = Check::new("a_damaged_tier_and_a_failing_bucket_cost_time_and_no_verdict") else { return };
+    let Some(check) = Check::new("a_damaged_tier_and_a_failing_bucket_cost_time_and_no_verdict") else {
+        return;
+    };
     let first = check.run(Trusted);
     let whole = check.s3.objects("share/");
     let is_cached = |key: &str| key.contains("/signatures/") || key.contains("/layers/");

@@ -3,5 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod endpoint;
+mod fresh;
 mod jobs;
 mod kills;
