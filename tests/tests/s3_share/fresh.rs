@@ -231,11 +231,8 @@ fn a_damaged_tier_and_a_failing_bucket_cost_time_and_no_verdict() {
     }
     with(&|content| content.to_vec());
     let gets = |request: &S3Request| request.method == "GET" && is_cached(&format!("/{}", request.key));
-    let faults: [(&str, Fault); 3] = [
-        ("refused", Fault::Refused(403, "AccessDenied")),
-        ("broken", Fault::Truncated),
-        ("failing", Fault::Refused(500, "InternalError")),
-    ];
+    let faults: [(&str, Fault); 2] =
+        [("refused", Fault::Refused(403, "AccessDenied")), ("broken", Fault::Truncated)];
     for (name, fault) in faults {
         check.s3.faults(move |_, request| if gets(request) { fault.clone() } else { Fault::No });
         check.fresh_machine();

@@ -5,6 +5,8 @@
 //! layers/<repo>/<commit>.json       the branches on which the commit was seen
 //! ```
 
+use std::collections::BTreeSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use agent_cache::bucket::{BucketTier, BucketTiers};
@@ -18,6 +20,9 @@ use super::stored::blocking;
 /// A clone takes about as long.
 const LIMIT: Duration = Duration::from_secs(5 * 60);
 
+/// For the list of branches; the git server is asked otherwise.
+const PROOFS: Duration = Duration::from_secs(30);
+
 /// No packed checkout is larger: it has to fit into memory.
 const LARGEST: u64 = 512 << 20;
 
@@ -29,6 +34,8 @@ pub struct BucketLayers {
     tier: BucketTier,
     /// Whether the job may add to it.
     pub adds: bool,
+    /// Objects that are not whole: the next ones under their names replace them.
+    damaged: Mutex<BTreeSet<String>>,
 }
 
 impl BucketLayers {
@@ -36,7 +43,8 @@ impl BucketLayers {
     pub fn of(tiers: &BucketTiers) -> Option<BucketLayers> {
         let is_shared = |tier: &&BucketTier| tier.kind == TierKind::Shared;
         let tier = tiers.read.iter().find(is_shared)?.clone();
-        Some(BucketLayers { tier, adds: tiers.write.as_ref().is_some_and(|tier| is_shared(&tier)) })
+        let adds = tiers.write.as_ref().is_some_and(|tier| is_shared(&tier));
+        Some(BucketLayers { tier, adds, damaged: Mutex::default() })
     }
 
     fn at(&self, entry: &Entry, suffix: &str) -> Result<ObjectPath, String> {
@@ -62,12 +70,22 @@ impl BucketLayers {
         *traffic += Traffic { objects_read: 1, bytes_read: packed.len() as u64, ..Traffic::default() };
         let to = entry.clone();
         let made = blocking(move || archive::unpack(&packed[..], &to)).await;
-        made.map(|_| true).map_err(|error| format!("s3://{}/{path}: {error}", self.tier.share.bucket()))
+        made.map(|_| true).map_err(|error| {
+            self.damaged().insert(path.to_string());
+            format!("s3://{}/{path}: {error}", self.tier.share.bucket())
+        })
+    }
+
+    fn damaged(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.damaged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the bucket has it; if nobody can tell, too, so that nothing is packed for nothing.
     pub async fn has(&self, entry: &Entry) -> bool {
         let Ok(path) = self.at(entry, ".tar.zst") else { return true };
+        if self.damaged().contains(path.as_ref()) {
+            return false;
+        }
         !matches!(self.tier.objects.head(&path).await, Ok(None))
     }
 
@@ -96,7 +114,12 @@ impl BucketLayers {
             return Err(format!("it has {bytes} bytes, more than {LARGEST}"));
         }
         self.export_proofs(entry).await?;
-        let created = self.tier.objects.create(&self.at(entry, ".tar.zst")?, packed.into()).await;
+        let path = self.at(entry, ".tar.zst")?;
+        let is_damaged = self.damaged().remove(path.as_ref());
+        let created = match is_damaged {
+            true => self.tier.objects.replace(&path, packed.into()).await.map(|()| Created::New),
+            false => self.tier.objects.create(&path, packed.into()).await,
+        };
         if created.map_err(|error| error.to_string())? == Created::New {
             *traffic += Traffic { objects_written: 1, bytes_written: bytes, ..Traffic::default() };
         }
@@ -114,7 +137,7 @@ impl BucketLayers {
     /// git server is asked.
     pub async fn import_proof(&self, entry: &Entry, proof: &BranchMembership) {
         let Ok(path) = self.at(entry, ".json") else { return };
-        let read = tokio::time::timeout(LIMIT, self.tier.objects.read(&path, LARGEST_PROOFS)).await;
+        let read = tokio::time::timeout(PROOFS, self.tier.objects.read(&path, LARGEST_PROOFS)).await;
         if let Ok(Ok(Some(object))) = read {
             let (entry, proof) = (entry.clone(), proof.clone());
             let _ = blocking(move || entry.import_proof(&object, &proof)).await;

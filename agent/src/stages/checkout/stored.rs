@@ -225,7 +225,7 @@ impl FetchRequest<'_> {
             Ok(false) => return Ok(None),
             Err(why) => {
                 let message = format!("the checkout of {} in the share is not used: {why}", self.name);
-                let hint = "a trusted build stores it again after it was deleted from the share";
+                let hint = "if it is damaged, the next trusted build replaces it";
                 self.runner.events.warn(message, Some(hint.into())).await;
                 return Ok(None);
             }

@@ -148,4 +148,8 @@ async fn what_is_wrong_with_an_object_costs_a_clone() {
         assert_eq!(made.how, Origin::Cloned, "{number}");
         assert_eq!(layers::verify(&made.entry.directory(), Witness::CommitAlone), Ok(()));
     }
+    // A trusted job replaces it.
+    job_with(&bench, "two", &bucket.trusted(), other(), &source).await.0.unwrap();
+    let (fetched, _) = job_with(&bench, "three", &bucket.pull_request(), other(), &source).await;
+    assert_eq!(fetched.unwrap().how, Origin::Stored);
 }

@@ -71,6 +71,8 @@ struct State {
     off: Option<String>,
     answers: BTreeSet<String>,
     parse_caches: BTreeSet<(String, String)>,
+    /// Objects that are not whole: what this run adds under their names replaces them.
+    damaged: BTreeSet<String>,
     traffic: BTreeMap<TierKind, Traffic>,
 }
 
@@ -102,7 +104,7 @@ impl BucketStore {
             let Some(packed) = self.read(tier, &path, LARGEST_ANSWER, LOOKUP)? else { continue };
             match into.install(key, &packed) {
                 Ok(()) => return Ok(true),
-                Err(error) => damaged = Some(damaged_at(tier, &path, &error.message)),
+                Err(error) => damaged = Some(self.damaged_at(tier, &path, &error.message)),
             }
         }
         damaged.map_or(Ok(false), Err)
@@ -137,7 +139,7 @@ impl BucketStore {
                 let Some(packed) = self.read(tier, &path, LARGEST_PARSE_CACHE, FETCH)? else { continue };
                 match into.install(configuration, &packed) {
                     Ok(()) => came += 1,
-                    Err(error) => damaged = Some(damaged_at(tier, &path, &error.message)),
+                    Err(error) => damaged = Some(self.damaged_at(tier, &path, &error.message)),
                 }
             }
         }
@@ -244,6 +246,12 @@ impl BucketStore {
         published
     }
 
+    /// Remembers an object that is not whole, and says so.
+    fn damaged_at(&self, tier: &BucketTier, path: &Path, why: &str) -> String {
+        lock(&self.state).damaged.insert(path.to_string());
+        format!("s3://{}/{path} is damaged and not used: {why}", tier.share.bucket())
+    }
+
     /// Replaces the inputs of the last answers, for which this machine has all files. They are words for people: what
     /// fails is no trouble.
     async fn replace_inputs(&self, tier: &BucketTier, local: &Store, answers: BTreeSet<String>) {
@@ -261,10 +269,12 @@ impl BucketStore {
         let failed = |error: &dyn std::fmt::Display| {
             format!("{}/signatures/{at} cannot be written: {error}", tier.share)
         };
+        let path = exact(&format!("{}/{at}", tier.share.signatures()))?;
         // Most are there. To read one of this machine takes longer than to ask.
         for tier in &self.tiers.read {
             let path = exact(&format!("{}/{at}", tier.share.signatures()))?;
-            if tier.objects.head(&path).await.map_err(|error| failed(&error))?.is_some() {
+            let is_damaged = lock(&self.state).damaged.contains(path.as_ref());
+            if !is_damaged && tier.objects.head(&path).await.map_err(|error| failed(&error))?.is_some() {
                 return Ok(0);
             }
         }
@@ -272,7 +282,11 @@ impl BucketStore {
             spawn_blocking(pack).await.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
         let Some(packed) = packed else { return Ok(0) };
         let bytes = packed.len() as u64;
-        let path = exact(&format!("{}/{at}", tier.share.signatures()))?;
+        let is_damaged = lock(&self.state).damaged.contains(path.as_ref());
+        if is_damaged {
+            let replaced = tier.objects.replace(&path, packed.into()).await;
+            return replaced.map(|()| bytes).map_err(|error| failed(&error));
+        }
         match tier.objects.create(&path, packed.into()).await {
             Ok(Created::New) => Ok(bytes),
             Ok(Created::Equal | Created::Different) => Ok(0),
@@ -341,10 +355,6 @@ fn latest_at(tier: &BucketTier, name: &Digest) -> String {
 
 fn exact(text: &str) -> Result<Path, String> {
     key::exact(text)
-}
-
-fn damaged_at(tier: &BucketTier, path: &Path, why: &str) -> String {
-    format!("s3://{}/{path} is damaged and not used: {why}", tier.share.bucket())
 }
 
 #[cfg(test)]

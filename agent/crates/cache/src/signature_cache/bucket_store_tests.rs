@@ -217,6 +217,21 @@ async fn a_damaged_or_foreign_object_is_no_answer() {
     }
 }
 
+/// The next trusted run that computes the answer puts it in the place of a damaged one.
+#[tokio::test]
+async fn a_damaged_answer_is_replaced() {
+    let scene = Scene::new();
+    add(&scene, "one", &trusted(), "1", "one").await;
+    let key = Path::from(scene.answers().await[0].as_str());
+    scene.objects().replace(&key, "damaged".into()).await.unwrap();
+    let stores = scene.stores("two", &trusted());
+    assert!(find(&stores, "1").await.is_err());
+    let inserting = stores.clone();
+    on_thread(move || inserting.insert(&inputs("1"), "world", &answer("one"), 3.0)).await.unwrap();
+    stores.publish().await;
+    assert_eq!(find(&scene.stores("three", &pull_request(7)), "1").await, Ok(Some(answer("one"))));
+}
+
 #[tokio::test]
 async fn other_signatures_of_the_same_query_are_deleted_and_nothing_is_published() {
     let scene = Scene::new();
