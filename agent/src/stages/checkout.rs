@@ -5,6 +5,7 @@
 //! directories and the checkout under test are used as they are and nothing in them is changed.
 
 mod asked;
+mod bucket;
 mod contents;
 mod stored;
 mod usable;
@@ -91,7 +92,7 @@ pub async fn run(
     let layer_user =
         agent_process::build_user(settings.build_user.as_deref(), &settings.checkout).ok().flatten();
     let access = &access.for_source(settings.cache.trust.is_trusted());
-    let stores = Stores::new(settings.cache.layers.clone(), &share.tiers, layer_user)?;
+    let stores = Stores::new(settings.cache.layers.clone(), share, layer_user)?;
     let jobs = settings.repos.iter().map(|repo| unit(settings, &stores, runner, access, repo));
     let mut answers: Vec<Result<ReadyRepo>> = stream::iter(jobs).buffered(PARALLEL).collect().await;
     if settings.completes_repos {

@@ -6,6 +6,7 @@ use build_agent_tests::is_left_to_the_long_run;
 use serde_json::Value;
 
 use crate::signature_cache::{Narrow, test_results};
+use crate::{BITBAKE, OE_CORE, POKY};
 
 /// With the same handler for all queries, BitBake treats them as one configuration.
 const HANDLER: &str = "BB_SIGNATURE_HANDLER = \"OEBasicHash\"\n";
@@ -102,4 +103,96 @@ fn only_changed_recipes_are_parsed_again() {
             );
         }
     }
+}
+
+/// Copies what was cloned, so that every file has another inode and another time. Also the layer under test.
+fn clone_again(narrow: &Narrow) {
+    let directory = narrow.0.directory.path();
+    for name in ["work/layers", "meta-deploy", "meta-base"] {
+        let (path, old) = (directory.join(name), directory.join("old"));
+        std::fs::rename(&path, &old).unwrap();
+        let mut copy = std::process::Command::new("cp");
+        copy.args(["-r", "--preserve=mode,ownership,links", "--"]).arg(&old).arg(&path);
+        assert!(copy.status().unwrap().success());
+        let removed = std::process::Command::new("rm").arg("-rf").arg(&old).status();
+        assert!(removed.unwrap().success());
+    }
+}
+
+/// BitBake's parse caches are rebased: a fresh clone costs no parsing, and what changed is parsed as always.
+fn assert_fresh_clone_parses_only_what_changed(test: &str, releases: &[&str]) {
+    for release in releases {
+        let Some(narrow) = Narrow::with(test, &[POKY, OE_CORE, BITBAKE]) else { return };
+        println!("{release}");
+        narrow.write_manifest_for(release, HANDLER, "");
+        std::fs::write(narrow.layer("recipes-fixture/shared.inc"), "A = \"1\"\n").unwrap();
+        for recipe in RECIPES {
+            change(&narrow, recipe, "\nrequire recipes-fixture/shared.inc\n");
+        }
+        let first = narrow.run(&["--trusted"], 0);
+        let parsed =
+            |result: &Value| -> Vec<u64> { counts(result).into_iter().flatten().map(|it| it.1).collect() };
+        assert!(parsed(&first).iter().any(|parsed| *parsed > 2), "{release}: {}", reasons(&first));
+        // The answers are keyed by content.
+        clone_again(&narrow);
+        let unchanged = narrow.run(&["--trusted"], 0);
+        let hits = reasons(&unchanged).matches("\"outcome\": \"hit\"").count();
+        assert_eq!((hits, parsed(&unchanged).len()), (5, 0), "{release}: {}", reasons(&unchanged));
+        assert_eq!(test_results(&unchanged), test_results(&first), "{release}");
+        type Case = (&'static str, Change, Result<u64, &'static str>);
+        let table: [Case; 3] = [
+            ("recipe", |n| change(n, RECIPES[0], "X = \"1\"\n"), Ok(1)),
+            ("include", |n| change(n, "recipes-fixture/shared.inc", "X = \"1\"\n"), Ok(2)),
+            (
+                "same size",
+                |n| n.change(RECIPES[1], &n.0.layer(), |old| old.replace("sparse", "SPARSE")),
+                Ok(1),
+            ),
+        ];
+        for (name, change, expected) in table {
+            clone_again(&narrow);
+            change(&narrow);
+            assert_parses(&narrow, &format!("{release}, {name}"), expected);
+        }
+        // The size and the time that the file had when BitBake parsed it, and other content.
+        let file = narrow.layer(RECIPES[1]);
+        let time = std::fs::metadata(&file).unwrap().modified().unwrap();
+        clone_again(&narrow);
+        narrow.change(RECIPES[1], &narrow.0.layer(), |old| old.replace("SPARSE", "Sparse"));
+        std::fs::File::options().write(true).open(&file).unwrap().set_modified(time).unwrap();
+        assert_parses(&narrow, &format!("{release}, same size and time"), Err("without a new time"));
+    }
+}
+
+/// Runs a trusted job: how many recipes BitBake parses for each world, or why it parses all; and the verdict is that of
+/// a plain run.
+#[track_caller]
+fn assert_parses(narrow: &Narrow, name: &str, expected: Result<u64, &str>) {
+    let fast = narrow.run(&["--trusted"], 0);
+    let (counts, reasons) = (counts(&fast), reasons(&fast));
+    let worlds: Vec<(u64, u64)> = counts.into_iter().flatten().filter(|(_, parsed)| *parsed > 0).collect();
+    assert!(worlds.len() >= 2, "{name}: {reasons}");
+    for (cached, parsed) in worlds {
+        match expected {
+            Ok(expected) => assert_eq!(parsed, expected, "{name}: {reasons}"),
+            Err(why) => assert!(cached == 0 && reasons.contains(why), "{name}: {reasons}"),
+        }
+    }
+    assert_eq!(test_results(&fast), test_results(&narrow.run(&["--no-signature-cache"], 0)), "{name}");
+}
+
+/// BitBake of scarthgap compares the time in nanoseconds, the size and the inode.
+#[test]
+fn a_fresh_clone_parses_only_what_changed() {
+    assert_fresh_clone_parses_only_what_changed("a_fresh_clone_parses_only_what_changed", &["scarthgap"]);
+}
+
+/// BitBake of mickledore compares seconds.
+#[test]
+fn a_fresh_clone_parses_only_what_changed_in_other_releases() {
+    let test = "a_fresh_clone_parses_only_what_changed_in_other_releases";
+    if is_left_to_the_long_run(test) {
+        return;
+    }
+    assert_fresh_clone_parses_only_what_changed(test, &["kirkstone", "mickledore", "master"]);
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod endpoint;
+mod fresh;
 mod jobs;
 mod keep;
 mod kills;

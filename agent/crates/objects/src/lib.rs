@@ -15,5 +15,6 @@ pub mod retry;
 pub use keys::{ListKeys, ListedObject, Upload};
 pub use meter::{Meter, Requests};
 pub use object_store::Error;
+pub use object_store::path::Path as ObjectPath;
 pub use objects::{Created, Objects};
 pub use prices::Prices;

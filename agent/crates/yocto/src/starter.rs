@@ -19,6 +19,11 @@ const EVENTS: &str = include_str!("bitbake_events.py");
 
 const EVENTS_NAME: &str = "bitbake_events.py";
 
+/// The program that rebases parse caches. It is independent of the script, and is started in the same way.
+const REBASE: &str = include_str!("rebase_parse_cache.py");
+
+const REBASE_NAME: &str = "rebase_parse_cache.py";
+
 /// The first line of every BitBake that the starter can start.
 const FIRST_LINE: &str = "#!/usr/bin/env python3";
 
@@ -61,7 +66,7 @@ impl Starter {
     /// Writes the script into the directory, readable for everybody and writable for its owner alone. A BitBake
     /// that reads it meanwhile sees the whole script.
     pub fn write(directory: &Path) -> std::io::Result<Starter> {
-        for (name, script) in [(EVENTS_NAME, EVENTS), (NAME, SCRIPT)] {
+        for (name, script) in [(EVENTS_NAME, EVENTS), (REBASE_NAME, REBASE), (NAME, SCRIPT)] {
             let path = directory.join(name);
             let new = path.with_extension("new");
             fs::write(&new, script)?;
@@ -77,6 +82,14 @@ impl Starter {
         let mut arguments: Vec<OsString> = vec!["python3".into(), self.0.clone().into()];
         arguments.extend(additions.iter().map(|addition| addition.option().into()));
         arguments.extend([END_OF_OPTIONS.into(), bitbake.into()]);
+        ("/usr/bin/env".into(), arguments)
+    }
+
+    /// The program and the arguments that rebase a parse cache with the BitBake in `library`. It reads its standard
+    /// input, and creates `target`.
+    pub fn rebase_command(&self, library: &Path, target: &Path) -> (PathBuf, Vec<OsString>) {
+        let program = self.0.with_file_name(REBASE_NAME);
+        let arguments = vec!["python3".into(), program.into(), library.into(), target.into()];
         ("/usr/bin/env".into(), arguments)
     }
 }

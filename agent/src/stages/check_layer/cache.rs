@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use agent_cache::signature_cache::{
-    Admission, BitbakeRunner, CacheOptions, CacheResult, CacheServer, Digest, NotCacheable, Place, QueryPlan,
-    Rerun, ShimDir, SignatureCache, StatCache, Store, Stores, WrittenConf, make_private, runs_code, trees_of,
+    Admission, BitbakeRunner, BucketStore, CacheOptions, CacheResult, CacheServer, Digest, NotCacheable,
+    Place, QueryPlan, Rerun, ShimDir, SignatureCache, StatCache, Store, Stores, WrittenConf, make_private,
+    runs_code, trees_of,
 };
 use agent_process::{ActivityClock, Interrupt, Runner};
 use agent_types::events::Unit;
@@ -179,8 +180,7 @@ impl CacheOpener<'_> {
     fn stores(&self, local: Store) -> Stores {
         let tiers = &self.configured.tiers;
         let shared = |tier: &Tier| Store::shared(tier.share.signatures(), tiers.write.as_ref() == Some(tier));
-        let read = [local.clone()].into_iter().chain(tiers.read.iter().map(shared)).collect();
-        let write = [local].into_iter().chain(tiers.write.iter().map(shared)).collect();
-        Stores { read, write }
+        let bucket = BucketStore::new(self.configured.bucket.clone());
+        Stores::new(local, tiers.read.iter().map(shared).collect(), bucket)
     }
 }

@@ -12,10 +12,12 @@ use agent_git::{Access, Git, Seed};
 use agent_process::{Runner, User};
 use agent_types::error::{Class, Error, Result};
 use agent_types::share::Share;
-use agent_types::tiers::{Tier, TierKind, Tiers};
+use agent_types::tiers::{Tier, TierKind};
 use agent_types::traffic::Traffic;
 use agent_yocto::path_rules;
 
+use super::super::share::OpenShare;
+use super::bucket::BucketLayers;
 use super::usable::{usable_here, usable_on_share};
 
 /// Where checkouts are kept, and what this job may do there.
@@ -24,6 +26,8 @@ pub struct Stores {
     shared: Option<LayerStore>,
     /// Whether the job may add to it.
     adds: bool,
+    /// Likewise of a share in a bucket.
+    bucket: Option<BucketLayers>,
     local: LayerStore,
     /// Runs layer code; `None`: the agent's own user does.
     layer_user: Option<User>,
@@ -73,7 +77,8 @@ impl Stores {
     ///
     /// # Errors
     /// When there is no place for the local store; usage when the share is a link to where OE-Core cannot lie.
-    pub fn new(local: PathBuf, tiers: &Tiers, layer_user: Option<User>) -> Result<Stores> {
+    pub fn new(local: PathBuf, share: &OpenShare, layer_user: Option<User>) -> Result<Stores> {
+        let tiers = &share.tiers;
         fs_err::create_dir_all(&local)?;
         // Git and BitBake resolve links, and a file's path has to be one and the same.
         let real = |tier: &Tier| fs_err::canonicalize(tier.share.root()).ok();
@@ -86,6 +91,7 @@ impl Stores {
         Ok(Stores {
             shared: shared.map(|root| LayerStore::new(Share::new(root).layers())),
             adds: tiers.write.as_ref().is_some_and(|tier| tier.kind == TierKind::Shared),
+            bucket: BucketLayers::of(&share.bucket),
             local: LayerStore::new(fs_err::canonicalize(local)?),
             layer_user,
             traffic: Mutex::default(),
@@ -165,11 +171,27 @@ impl FetchRequest<'_> {
     }
 
     async fn find(&self, commit: &str) -> Result<Option<ResolvedRepo>> {
-        let Some(entry) = self.in_stores(commit).await? else { return Ok(None) };
+        let entry = match self.in_stores(commit).await? {
+            Some(entry) => entry,
+            None => match self.in_bucket(commit).await? {
+                Some(entry) => entry,
+                None => return Ok(None),
+            },
+        };
         let is_shared = self.is_shared(&entry);
+        if let (Some(bucket), Some(proof)) = (&self.stores.bucket, self.asked_proof())
+            && !is_shared
+            && !entry.is_proven(&proof)
+        {
+            bucket.import_proof(&entry, &proof).await;
+        }
         if let Some(proof) = self.asked_proof().filter(|proof| !entry.is_proven(proof)) {
             self.prove(&entry).await?;
             self.note(&entry, proof).await;
+            if let Some(bucket) = self.stores.bucket.as_ref().filter(|bucket| bucket.adds && !is_shared) {
+                // It can be shown again.
+                let _ = bucket.export_proofs(&entry).await;
+            }
         }
         if !is_shared {
             self.share(&entry, false).await;
@@ -190,6 +212,26 @@ impl FetchRequest<'_> {
             return Ok(Some(entry));
         }
         self.in_local(self.stores.local.entry(&self.repo, commit)).await
+    }
+
+    /// Fetches the checkout from the bucket into the local store. What does not work there is cloned.
+    async fn in_bucket(&self, commit: &str) -> Result<Option<Entry>> {
+        let Some(bucket) = &self.stores.bucket else { return Ok(None) };
+        let entry = self.stores.local.entry(&self.repo, commit);
+        let (fetched, traffic) = bucket.fetch(&entry).await;
+        self.stores.count(traffic);
+        match fetched {
+            Ok(true) => {}
+            Ok(false) => return Ok(None),
+            Err(why) => {
+                let message = format!("the checkout of {} in the share is not used: {why}", self.name);
+                let hint = "if it is damaged, the next trusted build replaces it";
+                self.runner.events.warn(message, Some(hint.into())).await;
+                return Ok(None);
+            }
+        }
+        // Another job of this machine may have been faster, and its entry may be damaged.
+        self.in_local(entry).await
     }
 
     /// A share that makes trouble is no share.
@@ -326,6 +368,7 @@ impl FetchRequest<'_> {
     /// Adds an entry of this machine to the share, for the next builds. That it cannot be done costs
     /// them time and is no fault of this job.
     async fn share(&self, entry: &Entry, just_made: bool) {
+        self.add_to_bucket(entry, just_made).await;
         let Some(store) = self.stores.shared.as_ref().filter(|_| self.stores.adds) else { return };
         match self.try_to_share(entry, store, just_made).await {
             Ok(()) => {}
@@ -339,6 +382,33 @@ impl FetchRequest<'_> {
         }
     }
 
+    /// The same for a share in a bucket.
+    async fn add_to_bucket(&self, entry: &Entry, just_made: bool) {
+        let Some(bucket) = self.stores.bucket.as_ref().filter(|bucket| bucket.adds) else { return };
+        if bucket.has(entry).await {
+            return;
+        }
+        if !just_made && let Err(why) = self.check_objects(entry).await {
+            self.runner.events.warn(why.message, why.hint).await;
+            return;
+        }
+        let (added, traffic) = bucket.add(entry).await;
+        self.stores.count(traffic);
+        if let Err(why) = added {
+            let message = format!("the checkout of {} could not be added to the share: {why}", self.name);
+            self.runner.events.warn(message, None).await;
+        }
+    }
+
+    /// Whether git's objects of a checkout that another job made are whole.
+    async fn check_objects(&self, entry: &Entry) -> Result<()> {
+        let git = self.git(&[entry.tree()])?;
+        match agent_git::find_corruption(&git, &entry.tree()).await? {
+            Some(damage) => Err(Error::machine(format!("`{}` is damaged: {damage}", entry.tree().display()))),
+            None => Ok(()),
+        }
+    }
+
     async fn try_to_share(&self, entry: &Entry, store: &LayerStore, just_made: bool) -> Result<()> {
         let shared = store.entry(&self.repo, &entry.commit);
         let there = shared.clone();
@@ -346,10 +416,7 @@ impl FetchRequest<'_> {
             return Ok(());
         }
         if !just_made {
-            let git = self.git(&[entry.tree()])?;
-            if let Some(damage) = agent_git::find_corruption(&git, &entry.tree()).await? {
-                return Err(Error::machine(format!("`{}` is damaged: {damage}", entry.tree().display())));
-            }
+            self.check_objects(entry).await?;
         }
         let (from, to, interrupt) = (entry.clone(), store.clone(), self.runner.interrupt.clone());
         // What layer code could have changed since it was made has to prove itself once more.
@@ -371,7 +438,9 @@ fn seed(entry: &Entry) -> Seed {
 }
 
 /// Work that waits for files, out of the way of everything else.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
     let done = tokio::task::spawn_blocking(work).await;
     done.unwrap_or_else(|error| Err(Error::internal("work on the layer store broke").because(&error)))
 }
@@ -383,3 +452,7 @@ mod tests;
 #[cfg(test)]
 #[path = "stored_share_tests.rs"]
 mod share_tests;
+
+#[cfg(test)]
+#[path = "stored_bucket_tests.rs"]
+mod bucket_tests;

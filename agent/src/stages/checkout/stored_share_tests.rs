@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use fs_err as fs;
 
 use agent_git::fixture::{Bench, write};
-use agent_types::tiers::{Access as ShareAccess, Trust};
+use agent_types::tiers::{Access as ShareAccess, Tiers, Trust};
 
 use super::tests::{HARM, Harm, change, get, job, main_of, other, pinned, state, two_files};
 use super::*;

@@ -13,6 +13,7 @@ use walkdir::WalkDir;
 
 use crate::config::GitSource;
 use agent_git::fixture::{Bench, Upstream, write};
+use agent_types::tiers::Tiers;
 
 use super::*;
 
@@ -46,7 +47,18 @@ pub(super) async fn job(
     user: Option<User>,
     source: &GitSource,
 ) -> (Result<ResolvedRepo>, Traffic) {
-    let stores = Stores::new(bench.path(machine), tiers, user).unwrap();
+    let share = OpenShare { tiers: tiers.clone(), ..OpenShare::default() };
+    job_with(bench, machine, &share, user, source).await
+}
+
+pub(super) async fn job_with(
+    bench: &Bench,
+    machine: &str,
+    share: &OpenShare,
+    user: Option<User>,
+    source: &GitSource,
+) -> (Result<ResolvedRepo>, Traffic) {
+    let stores = Stores::new(bench.path(machine), share, user).unwrap();
     let obtained = stores.obtain(&bench.runner, &bench.access, "x", source).await;
     (obtained, stores.into_traffic())
 }

@@ -1,5 +1,6 @@
 //! A share in a bucket. It has the tiers and the rules of a share in a directory.
 
+pub mod archive;
 pub mod endpoint;
 pub mod index;
 mod layout;

@@ -37,6 +37,21 @@ impl Entry {
         self.proofs().seen_on.contains(proof)
     }
 
+    /// All proofs as one object; `None`, if there are none.
+    pub fn exported_proofs(&self) -> Option<Vec<u8>> {
+        let proofs = self.proofs();
+        if proofs.seen_on.is_empty() { None } else { serde_json::to_vec(&proofs).ok() }
+    }
+
+    /// Adds this proof, if an object of [`Entry::exported_proofs`] has it.
+    ///
+    /// # Errors
+    /// If the store cannot be written.
+    pub fn import_proof(&self, object: &[u8], proof: &BranchMembership) -> Result<()> {
+        let known: Proofs = serde_json::from_slice(object).unwrap_or_default();
+        if known.seen_on.contains(proof) { self.prove(proof.clone()) } else { Ok(()) }
+    }
+
     /// Adds a proof. If two jobs add one at once, one may get lost and is added again later.
     ///
     /// # Errors

@@ -8,6 +8,7 @@
 //! The commit's id proves the content ([`tree`]); [`check`] verifies the structure. This module never starts
 //! git; the callers that make entries do.
 
+pub mod archive;
 mod check;
 mod copy;
 mod damage;

@@ -110,6 +110,23 @@ impl StagingEntry {
         self.become_entry(&record.commit)
     }
 
+    /// Makes what was written here, record included, the entry of the commit, if it is whole by the word of `witness`.
+    /// Returns false if another process was faster; its entry stays.
+    ///
+    /// # Errors
+    /// If it is damaged or another checkout, or cannot be renamed.
+    pub(super) fn adopt(self, commit: &str, witness: Witness) -> Result<(Entry, bool)> {
+        let damaged = |damage: Damage| Error::machine("the stored checkout is damaged").because(&damage);
+        let record = Record::read(&self.path).map_err(damaged)?;
+        if record.commit != commit || record.name != self.repo.short() {
+            return Err(damaged(Damage::new(format!("it has commit {}", record.commit))));
+        }
+        make_read_only(&self.path)?;
+        let owner = fs::symlink_metadata(&self.path)?.uid();
+        check::whole(&self.path, &record, owner, witness).map_err(damaged)?;
+        self.become_entry(commit)
+    }
+
     /// Renames this to the entry of the commit; false, if another process was faster.
     ///
     /// # Errors

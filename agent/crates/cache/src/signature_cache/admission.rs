@@ -260,9 +260,17 @@ fn plain_references(text: &str) -> bool {
     true
 }
 
+/// Before the path in the name of a tree's part.
+const FILES_OF: &str = "files of ";
+
 /// Names that no two paths share.
 pub fn part_of_tree(root: &Path) -> String {
-    format!("files of {}", root.as_os_str().as_bytes().escape_ascii())
+    format!("{FILES_OF}{}", root.as_os_str().as_bytes().escape_ascii())
+}
+
+/// The other way round; the path is still escaped.
+pub fn root_of_part(name: &str) -> Option<&str> {
+    name.strip_prefix(FILES_OF)
 }
 
 #[cfg(test)]

@@ -5,10 +5,12 @@
 //! directory. A recipe that uses TOPDIR has the same signature there.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::num::NonZeroUsize;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -45,6 +47,9 @@ const CUT: &[u8] = b"\nbuild-agent: BitBake printed more, see its log\n";
 
 /// For copying some files of configuration.
 const COPY: Duration = Duration::from_secs(60);
+
+/// For a rebase, which takes seconds.
+const REBASE: Duration = Duration::from_secs(5 * 60);
 
 /// Runs BitBake for one run of yocto-check-layer.
 #[derive(Debug)]
@@ -220,6 +225,11 @@ impl BitbakeRunner {
         self.runner.interrupt.child()
     }
 
+    /// Whether the job has to stop.
+    pub fn job_stops(&self) -> bool {
+        self.runner.interrupt.state().is_some()
+    }
+
     /// What the machine allows now to so many BitBakes.
     pub async fn concurrency(&self, wanted: usize) -> Concurrency {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
@@ -358,6 +368,37 @@ impl BitbakeRunner {
         let outcome =
             BitbakeOutcome { end: finished.end, stdout: output.bytes, stderr: Vec::new(), signatures };
         Ok(Ran { outcome, whole: !output.is_cut, seconds: finished.elapsed.as_secs_f64() })
+    }
+
+    /// Lets the build user's Python rebase a parse cache for the build directory `at`: it reads the input, and creates
+    /// the target.
+    ///
+    /// # Errors
+    /// What it said.
+    pub async fn rebase(
+        &self,
+        invocation: &Invocation,
+        at: &Path,
+        input: File,
+        target: &Path,
+    ) -> CacheResult<()> {
+        let starter = self.starter.as_ref().map_err(|reason| NotCacheable(reason.clone()))?;
+        let (program, arguments) = starter.rebase_command(&self.place.bitbake.join("lib"), target);
+        let mut command = Command::new(program, at, format!("{}-rebase", self.log))
+            .args(arguments)
+            .status(format!("{}: rebases BitBake's parse cache", self.check))
+            .on_behalf_of(&self.tool);
+        for (name, value) in invocation.environment.iter().filter(|(name, _)| name != MARKER) {
+            command.environment.set(name, value);
+        }
+        // BitBake's checkout must not change.
+        command.environment.set("PYTHONDONTWRITEBYTECODE", "1");
+        command.user = self.user.clone();
+        command.timeout = Some(REBASE);
+        command.stdin = Some(Arc::new(input.into()));
+        let finished =
+            self.runner.run(command, &mut ()).await.map_err(|error| NotCacheable(error.message))?;
+        if finished.success() { Ok(()) } else { Err(NotCacheable(last_line(&finished))) }
     }
 
     async fn stop_server(&self, at: &Path) {

@@ -8,15 +8,16 @@ use tokio::task::spawn_blocking;
 
 use agent_yocto::check_layer::Kind;
 
-use super::bitbake_runner::Ran;
+use super::bitbake_runner::{BitbakeRunner, Ran};
+use super::bucket_store::Published;
 use super::key::{Inputs, Key};
 use super::lock::lock;
-use super::parse_cache::{ParseCaches, Restored, Users};
+use super::parse_cache::{ParseCaches, Restored, Unpacking, Users};
 use super::plausibility::{is_plain_failure, plausible};
 use super::protocol::Answer;
 use super::provenance::{Provenance, ProvenanceSummary, Rerun};
 use super::stat_cache::StatCache;
-use super::store::{Found, Store, Stores};
+use super::store::{Found, Stores};
 use super::{
     Admission, CacheResult, CacheableQuery, Invocation, NotCacheable, Place, autorev, difference, inputs,
 };
@@ -160,19 +161,15 @@ impl SignatureCache {
         }
         let inputs = inputs::collect_at(at, &self.place, invocation, &self.stat_cache)?;
         let key = inputs.key();
-        let mut damaged = None;
-        for store in &self.stores.read {
-            match store.find(&key) {
-                Ok(Some(found)) => {
-                    return Ok(LookupResult { inputs, found: Some(found), why: String::new() });
-                }
-                Ok(None) => {}
-                Err(error) => damaged = Some(error.message),
+        let wrong = match self.stores.find(&key) {
+            Ok(Some(found)) => {
+                return Ok(LookupResult { inputs, found: Some(found), why: String::new() });
             }
-        }
-        let nearest = || self.stores.read.iter().find_map(|store| store.why_not(&inputs, &query.name));
-        let why =
-            damaged.or_else(nearest).unwrap_or_else(|| "no answer for these layers is stored yet".into());
+            Ok(None) => None,
+            Err(why) => Some(why),
+        };
+        let nearest = || self.stores.why_not(&inputs, &query.name);
+        let why = wrong.or_else(nearest).unwrap_or_else(|| "no answer for these layers is stored yet".into());
         Ok(LookupResult { inputs, found: None, why })
     }
 
@@ -200,25 +197,52 @@ impl SignatureCache {
     }
 
     /// Gives the real BitBake `at` this build directory what was parsed before: in a rerun only what BitBake parsed
-    /// in this very check, and nothing after it failed with what was stored earlier.
-    pub async fn restore(self: &Arc<Self>, at: &Path, inputs: &Inputs) -> Restored {
-        let (cache, at, inputs) = (self.clone(), at.to_owned(), inputs.clone());
-        let restored = spawn_blocking(move || cache.restore_blocking(&at, &inputs)).await;
-        restored.unwrap_or_else(|error| Restored::Refused(NotCacheable(error.to_string())))
-    }
-
-    fn restore_blocking(&self, at: &Path, inputs: &Inputs) -> Restored {
-        if self.rerun.attempt > 0 {
-            return self.parse_caches.restore_own(inputs, at);
-        }
-        if lock(&self.provenance).has_failed_with_cache() {
-            return Restored::Nothing;
-        }
-        let restored = self.parse_caches.restore(inputs, at);
+    /// in this very check, and nothing after it failed with what was stored earlier. Where files have other stat data
+    /// than then, `bitbake` rebases it with the environment of the call.
+    pub async fn restore(
+        self: &Arc<Self>,
+        at: &Path,
+        inputs: &Inputs,
+        invocation: &Invocation,
+        bitbake: &BitbakeRunner,
+    ) -> Restored {
+        let lost = |error: tokio::task::JoinError| Restored::Refused(NotCacheable(error.to_string()));
+        let (cache, to, inputs) = (self.clone(), at.to_owned(), inputs.clone());
+        let unpacking = spawn_blocking(move || cache.unpack_blocking(&to, &inputs)).await;
+        let restored = match unpacking {
+            Ok(Unpacking::Done(restored)) => restored,
+            Ok(Unpacking::Unpacked(mut unpacked)) => {
+                let mut rebased = Ok(());
+                for rebase in unpacked.take_rebases() {
+                    if rebased.is_ok() {
+                        rebased = bitbake.rebase(invocation, at, rebase.input, &rebase.target).await;
+                    }
+                }
+                let put = spawn_blocking(move || match rebased {
+                    Ok(()) => unpacked.put(),
+                    Err(NotCacheable(reason)) => {
+                        unpacked.give_up();
+                        Restored::Refused(NotCacheable(format!("it cannot be rebased: {reason}")))
+                    }
+                });
+                put.await.unwrap_or_else(lost)
+            }
+            Err(error) => lost(error),
+        };
         if restored == Restored::Put && at == self.place.build {
             lock(&self.provenance).restored();
         }
         restored
+    }
+
+    fn unpack_blocking(&self, at: &Path, inputs: &Inputs) -> Unpacking {
+        if self.rerun.attempt > 0 {
+            return Unpacking::Done(self.parse_caches.restore_own(inputs, at));
+        }
+        if lock(&self.provenance).has_failed_with_cache() {
+            return Unpacking::Done(Restored::Nothing);
+        }
+        self.parse_caches.unpack(inputs, at)
     }
 
     /// Stores what the real BitBake answered, if it would answer so again.
@@ -262,10 +286,7 @@ impl SignatureCache {
         if self.rerun.attempt > 0 {
             self.check_consistency(&before.key(), &answer)?;
         }
-        // One store may be full or gone; the others still get it.
-        let insert = |store: &Store| store.insert(before, &query.name, &answer, ran.seconds);
-        let inserted: Vec<_> = self.stores.write.iter().map(insert).collect();
-        if let Err(error) = inserted.into_iter().collect::<Result<(), _>>() {
+        if let Err(error) = self.stores.insert(before, &query.name, &answer, ran.seconds) {
             return Ok(Inserted::Nothing(NotCacheable(error.message)));
         }
         // `-p` alone leaves a parse cache that is not whole. A file that was only touched is the same input, but
@@ -284,13 +305,17 @@ impl SignatureCache {
 
     /// What BitBake answers in a rerun may contradict what is stored. Then nothing more is looked up or stored.
     fn check_consistency(&self, key: &Key, answer: &Answer) -> CacheResult<()> {
-        let stores = self.stores.write.iter().chain(&self.stores.read);
-        if stores.filter(|store| store.contradicts(key, answer)).count() == 0 {
+        if !self.stores.contradicts(key, answer) {
             return Ok(());
         }
         let reason = NotCacheable("BitBake gave another answer to the same query before".into());
         *lock(&self.off) = Some(reason.clone());
         Err(reason)
+    }
+
+    /// Publishes in a bucket what this run stored; what was done there.
+    pub async fn publish(&self) -> Published {
+        self.stores.publish().await
     }
 
     /// Stores the digests of the files that were read. Without them the next run reads all files again.

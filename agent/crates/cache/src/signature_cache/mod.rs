@@ -22,6 +22,7 @@ mod admission;
 mod autorev;
 mod bitbake_runner;
 pub mod bitbake_shim;
+mod bucket_store;
 mod cache;
 mod concurrency;
 mod difference;
@@ -56,6 +57,7 @@ mod tree;
 
 pub use admission::{Admission, WrittenConf, runs_code};
 pub use bitbake_runner::BitbakeRunner;
+pub use bucket_store::BucketStore;
 pub use cache::{CacheOptions, SignatureCache};
 pub use digest::Digest;
 pub use inputs::{Place, trees_of};

@@ -310,7 +310,7 @@ impl Prefetcher {
         let Planned { invocation, query, inputs, done } = planned;
         let key = inputs.key();
         let at = scratch_dir.map_or(self.cache.build_dir(), ScratchBuildDir::path).to_owned();
-        let restored = self.cache.restore(&at, &inputs).await;
+        let restored = self.cache.restore(&at, &inputs, &invocation, &self.bitbake).await;
         if let Restored::Refused(reason) = &restored {
             lock(&self.table).add_to_why(&key, &format!("the stored parse cache is not used: {reason}"));
         }

@@ -83,6 +83,11 @@ impl QueryHandler {
         self.stop.signal();
     }
 
+    /// Whether the job has to stop.
+    pub fn job_stops(&self) -> bool {
+        self.bitbake.job_stops()
+    }
+
     /// Waits until no BitBake runs in the check's own build directory.
     pub async fn build_dir_is_free(&self) {
         drop(self.bitbake.lock_build_dir().await);
@@ -190,7 +195,8 @@ impl QueryHandler {
         if self.stop.state().is_some() {
             return without_answer(None, format!("{why}; the check is being stopped"));
         }
-        let restored = self.cache.restore(self.cache.build_dir(), &inputs).await;
+        let at = self.cache.build_dir();
+        let restored = self.cache.restore(at, &inputs, &invocation, &self.bitbake).await;
         if let Restored::Refused(reason) = &restored {
             why += &format!("; the stored parse cache is not used: {reason}");
         }

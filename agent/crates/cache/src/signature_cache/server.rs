@@ -9,9 +9,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::{JoinHandle, JoinSet};
 
-use agent_types::events::{Emitter, Unit};
+use agent_types::events::{Emitter, EventKind, Unit};
 
 use super::bitbake_runner::BitbakeRunner;
+use super::bucket_store::Published;
 use super::cache::SignatureCache;
 use super::protocol::{Reply, length_of};
 use super::query_handler::QueryHandler;
@@ -36,6 +37,7 @@ pub struct CacheServer {
     serving: JoinHandle<()>,
     handler: Arc<QueryHandler>,
     cache: Arc<SignatureCache>,
+    events: Emitter,
 }
 
 impl CacheServer {
@@ -50,7 +52,7 @@ impl CacheServer {
     ) -> CacheServer {
         let handler = Arc::new(QueryHandler::new(cache.clone(), bitbake, plan, unit, events));
         let serving = tokio::spawn(serve(listener, cache.user(), handler.clone()));
-        CacheServer { serving, handler, cache }
+        CacheServer { serving, handler, cache, events: events.clone() }
     }
 
     /// Ends every BitBake of this run, and starts nothing more.
@@ -66,7 +68,26 @@ impl CacheServer {
         let _ = (&mut self.serving).await;
         let discarded = self.handler.close().await;
         self.cache.close().await;
+        self.publish().await;
         ProvenanceSummary { discarded, ..self.cache.provenance() }
+    }
+
+    /// Publishes in a bucket what this run stored, and reports what was done there.
+    async fn publish(&self) {
+        // A job that has to stop has no time for it. The next one publishes what it finds.
+        if self.handler.job_stops() {
+            return;
+        }
+        let Published { traffic, trouble } = self.cache.publish().await;
+        for (tier, traffic) in traffic {
+            self.events.emit(EventKind::CacheTraffic { tier, traffic }).await;
+        }
+        for why in trouble {
+            let message = format!("the signature cache of the share was not used in full: {why}");
+            self.events
+                .warn(message, Some("run `build-agent cache stats` to see whether the share answers".into()))
+                .await;
+        }
     }
 }
 

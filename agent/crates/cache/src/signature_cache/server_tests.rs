@@ -73,7 +73,7 @@ impl Scene {
         };
         let listener = UnixListener::bind(at("agent.sock")).unwrap();
         let store = Store::local(at("store"));
-        let stores = Stores { read: vec![store.clone()], write: vec![store] };
+        let stores = Stores::new(store, Vec::new(), None);
         let unit = Unit::new(Stage::Check, "yocto-check-layer x");
         let runner = Runner {
             stage: Stage::Check,

@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fs_err as fs;
@@ -25,6 +26,9 @@ use agent_fs::remove;
 use agent_process::{ExitReason, User};
 use agent_types::error::{Error, Result};
 
+use crate::bucket::archive::{self, Files};
+
+use super::bucket_store::{BucketStore, Published};
 use super::digest::Digest;
 use super::key::{Inputs, Key, LAYERS, Parts, key_of};
 use super::listing::Listing;
@@ -51,6 +55,11 @@ const LEFT_BEHIND: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// No file of an answer is larger.
 const LONGEST: u64 = super::protocol::LONGEST as u64;
+
+const DESCRIPTION: &str = "answer.json";
+
+/// Signatures are hexadecimal numbers: more effort saves nothing.
+const PACKING: i32 = 3;
 
 const FILES: [&str; 3] = ["signatures", "stdout", "stderr"];
 
@@ -91,19 +100,100 @@ pub struct Store {
 }
 
 /// The stores of a run.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Stores {
-    /// In the order in which they are asked.
-    pub read: Vec<Store>,
-    /// Those to which new answers go.
-    pub write: Vec<Store>,
+    local: Store,
+    /// Those of a share in a directory, in the order in which they are asked.
+    shared: Vec<Store>,
+    /// A share in a bucket. What comes from there goes into the local store first.
+    bucket: Option<Arc<BucketStore>>,
 }
 
 impl Stores {
+    /// `shared` are those of a share in a directory.
+    pub fn new(local: Store, shared: Vec<Store>, bucket: Option<BucketStore>) -> Stores {
+        Stores { local, shared, bucket: bucket.map(Arc::new) }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Store> {
+        [&self.local].into_iter().chain(&self.shared)
+    }
+
+    /// The answer of this key. Blocks.
+    ///
+    /// # Errors
+    /// What was wrong with the one that there was, for people.
+    pub(super) fn find(&self, key: &Key) -> std::result::Result<Option<Found>, String> {
+        let mut wrong = None;
+        for store in self.all() {
+            match store.find(key) {
+                Ok(Some(found)) => {
+                    // It may have been found before there was a bucket.
+                    if let Some(bucket) = &self.bucket {
+                        bucket.add_answer(key);
+                    }
+                    return Ok(Some(found));
+                }
+                Ok(None) => {}
+                Err(error) => wrong = Some(error.message),
+            }
+        }
+        match self.bucket.as_ref().map(|bucket| bucket.fetch_answer(key, &self.local)) {
+            Some(Ok(true)) => match self.local.find(key) {
+                Ok(Some(found)) => return Ok(Some(found)),
+                Ok(None) => {}
+                Err(error) => wrong = Some(error.message),
+            },
+            Some(Err(why)) => wrong = Some(why),
+            Some(Ok(false)) | None => {}
+        }
+        wrong.map_or(Ok(None), Err)
+    }
+
+    /// Which input keeps the nearest stored answer from being used. Blocks.
+    pub(super) fn why_not(&self, inputs: &Inputs, query: &str) -> Option<String> {
+        let here = self.all().find_map(|store| store.why_not(inputs, query));
+        here.or_else(|| self.bucket.as_ref()?.why_not(inputs, query))
+    }
+
+    /// Stores an answer wherever that is allowed. One store may be full or gone; the others still get it. Blocks.
+    ///
+    /// # Errors
+    /// The first store's that could not be written.
+    pub(super) fn insert(&self, inputs: &Inputs, query: &str, answer: &Answer, seconds: f64) -> Result<()> {
+        let writable = self.all().filter(|store| store.writable);
+        let inserted: Vec<_> = writable.map(|store| store.insert(inputs, query, answer, seconds)).collect();
+        if let Some(bucket) =
+            self.bucket.as_ref().filter(|_| inserted.first().is_some_and(|local| local.is_ok()))
+        {
+            bucket.add_answer(&inputs.key());
+        }
+        inserted.into_iter().collect()
+    }
+
+    /// Whether a store has other signatures for this key, which are gone afterwards where it may be written. Blocks.
+    pub(super) fn contradicts(&self, key: &Key, answer: &Answer) -> bool {
+        let stored = self.all().filter(|store| store.contradicts(key, answer)).count() > 0;
+        let Some(bucket) = &self.bucket else { return stored };
+        let contradicts = bucket.contradicts(key, answer) || stored;
+        if contradicts {
+            bucket.forget();
+        }
+        contradicts
+    }
+
+    /// Publishes in the bucket what this run added.
+    pub(super) async fn publish(&self) -> Published {
+        match &self.bucket {
+            Some(bucket) => bucket.publish(&self.local).await,
+            None => Published::default(),
+        }
+    }
+
     /// The parse caches beside the answers. `own` is a directory for the parse caches of this check alone.
     pub(super) fn parse_caches(&self, own: PathBuf, user: &User) -> ParseCaches {
-        let beside = |stores: &[Store]| stores.iter().map(Store::parse_caches).collect();
-        ParseCaches::new(beside(&self.read), beside(&self.write), own, user)
+        let stores = self.all().map(Store::parse_caches).collect();
+        ParseCaches::new(stores, self.bucket.clone(), own, user)
     }
 }
 
@@ -119,7 +209,7 @@ impl Store {
     }
 
     /// The parse caches beside the answers.
-    fn parse_caches(&self) -> ParseCacheStore {
+    pub(super) fn parse_caches(&self) -> ParseCacheStore {
         ParseCacheStore {
             store: self.root.clone(),
             most: self.most / ANSWERS_TO_A_PARSE,
@@ -196,6 +286,55 @@ impl Store {
         self.evict()
     }
 
+    /// All of an answer as one object; `None`, if there is no whole one.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub(super) fn pack(&self, key: &str) -> Result<Option<Vec<u8>>> {
+        let directory = self.answers().join(key);
+        let is_whole = describe(&directory)
+            .is_ok_and(|description| open_answer(&directory, &key_of(&description.parts)).is_ok());
+        if !is_whole {
+            return Ok(None);
+        }
+        let mut files = Files::new();
+        for name in FILES.into_iter().chain([DESCRIPTION]) {
+            files.insert(name.into(), read::whole(&directory.join(name), LONGEST)?);
+        }
+        Ok(Some(zstd::encode_all(&archive::pack(&files)?[..], PACKING)?))
+    }
+
+    /// Reads an object of [`Store::pack`], and checks it as an answer of this store.
+    ///
+    /// # Errors
+    /// When it is not whole, or another answer.
+    pub(super) fn unpacked(key: &Key, packed: &[u8]) -> Result<Found> {
+        check_answer(&unpack(packed)?, key)
+    }
+
+    /// Stores the answer that an object of [`Store::pack`] holds.
+    ///
+    /// # Errors
+    /// When it is not whole, another answer, or cannot be written.
+    pub(super) fn install(&self, key: &Key, packed: &[u8]) -> Result<()> {
+        let files = unpack(packed)?;
+        check_answer(&files, key)?;
+        self.prepare()?;
+        let new = tempfile::Builder::new().prefix("new-").tempdir_in(&self.root)?.keep();
+        let written = files.iter().try_for_each(|(name, content)| write_synced(&new.join(name), content));
+        let place = self.answers().join(key.as_str());
+        let put = written.and_then(|()| match std::fs::rename(&new, &place) {
+            // Another run was faster.
+            Err(_) if place.is_dir() => Ok(remove::remove_tree(&new, &self.root)?),
+            done => Ok(done?),
+        });
+        if put.is_err() {
+            remove::remove_tree(&new, &self.root)?;
+        }
+        put?;
+        self.evict()
+    }
+
     fn prepare(&self) -> Result<()> {
         for directory in [&self.root, &self.answers(), &self.root.join("trees")] {
             let made = std::fs::DirBuilder::new().recursive(true).mode(0o755).create(directory);
@@ -233,7 +372,7 @@ impl Store {
         };
         let text = serde_json::to_vec_pretty(&description)
             .map_err(|error| Error::internal("cannot render an answer").because(&error))?;
-        write_synced(&new.join("answer.json"), &text)?;
+        write_synced(&new.join(DESCRIPTION), &text)?;
         fs::File::open(new)?.sync_all()?;
         match std::fs::rename(new, place) {
             Ok(()) => {
@@ -264,14 +403,22 @@ impl Store {
             description.question == query && description.parts.get(LAYERS) == inputs.parts().get(LAYERS)
         });
         let nearest = same.min_by_key(|description| difference::distance(inputs, &description.parts))?;
-        let listing = |digest: &Digest| {
-            let text = String::from_utf8(read::whole(&self.tree(digest), LONGEST).ok()?).ok()?;
-            Listing::parse(&text).filter(|listing| listing.digest() == *digest)
-        };
-        let trees = inputs.listings().keys();
-        let listings =
-            trees.filter_map(|name| Some((name.clone(), listing(nearest.parts.get(name)?)?))).collect();
-        Some(difference::in_words(inputs, &nearest.parts, &listings))
+        Some(difference_from(inputs, &nearest, |digest| read::whole(&self.tree(digest), LONGEST).ok()))
+    }
+
+    /// The inputs of an answer as one object, and a name that answers to the same query of the same layers have in
+    /// common. Nothing, if this store does not have all of it.
+    pub(super) fn pack_inputs(&self, key: &str) -> Option<(Digest, Vec<u8>)> {
+        let text = read::whole(&self.answers().join(key).join(DESCRIPTION), LONGEST).ok()?;
+        let description = description(&text).ok()?;
+        let mut files = Files::from([(DESCRIPTION.to_owned(), text)]);
+        for digest in description.parts.values() {
+            if let Ok(tree) = read::whole(&self.tree(digest), LONGEST) {
+                files.insert(digest.as_str().to_owned(), tree);
+            }
+        }
+        let packed = zstd::encode_all(&archive::pack(&files).ok()?[..], PACKING).ok()?;
+        Some((name_of_inputs(&description.question, &description.parts)?, packed))
     }
 
     /// All whole descriptions with their directories.
@@ -285,7 +432,7 @@ impl Store {
     fn evict(&self) -> Result<()> {
         let mut answers = self.descriptions();
         let used = |directory: &Path| {
-            let metadata = directory.join("answer.json").symlink_metadata();
+            let metadata = directory.join(DESCRIPTION).symlink_metadata();
             metadata.and_then(|metadata| metadata.modified()).unwrap_or(SystemTime::UNIX_EPOCH)
         };
         answers.sort_by_cached_key(|(directory, _)| std::cmp::Reverse(used(directory)));
@@ -317,6 +464,38 @@ impl Store {
     }
 }
 
+/// What differs from the inputs of an answer. `tree` reads the files of a tree.
+fn difference_from(
+    inputs: &Inputs,
+    description: &Description,
+    tree: impl Fn(&Digest) -> Option<Vec<u8>>,
+) -> String {
+    let listing = |digest: &Digest| {
+        let text = String::from_utf8(tree(digest)?).ok()?;
+        Listing::parse(&text).filter(|listing| listing.digest() == *digest)
+    };
+    let trees = inputs.listings().keys();
+    let listings =
+        trees.filter_map(|name| Some((name.clone(), listing(description.parts.get(name)?)?))).collect();
+    difference::in_words(inputs, &description.parts, &listings)
+}
+
+/// Stands for a query of some layers.
+pub(super) fn name_of_inputs(query: &str, parts: &Parts) -> Option<Digest> {
+    Some(Digest::of(format!("{} {query}", parts.get(LAYERS)?).as_bytes()))
+}
+
+/// What differs from the inputs in an object of [`Store::pack_inputs`].
+pub(super) fn difference_from_packed(inputs: &Inputs, query: &str, packed: &[u8]) -> Option<String> {
+    let is_expected = |name: &str| name == DESCRIPTION || Digest::parse(name).is_some();
+    let decoder = zstd::stream::read::Decoder::new(packed).ok()?;
+    let files = archive::unpack(decoder, is_expected, LONGEST).ok()?;
+    let description = description(files.get(DESCRIPTION)?).ok()?;
+    let is_same =
+        description.question == query && description.parts.get(LAYERS) == inputs.parts().get(LAYERS);
+    is_same.then(|| difference_from(inputs, &description, |digest| files.get(digest.as_str()).cloned()))
+}
+
 /// Makes a directory that nobody but the agent's user can enter.
 pub fn make_private(directory: &Path) -> std::io::Result<()> {
     fs::create_dir_all(directory)?;
@@ -325,7 +504,7 @@ pub fn make_private(directory: &Path) -> std::io::Result<()> {
 
 /// The file's time tells when the answer was used last.
 fn used(directory: &Path) {
-    if let Ok(file) = std::fs::File::options().write(true).open(directory.join("answer.json")) {
+    if let Ok(file) = std::fs::File::options().write(true).open(directory.join(DESCRIPTION)) {
         let _ = file.set_modified(SystemTime::now());
     }
 }
@@ -342,8 +521,11 @@ fn write_synced(path: &Path, content: &[u8]) -> Result<()> {
 }
 
 fn describe(directory: &Path) -> std::io::Result<Description> {
-    let text = read::whole(&directory.join("answer.json"), LONGEST)?;
-    let description: Description = serde_json::from_slice(&text)?;
+    description(&read::whole(&directory.join(DESCRIPTION), LONGEST)?)
+}
+
+fn description(text: &[u8]) -> std::io::Result<Description> {
+    let description: Description = serde_json::from_slice(text)?;
     if description.schema != SCHEMA {
         return Err(std::io::Error::new(ErrorKind::InvalidData, "it has another layout"));
     }
@@ -352,20 +534,39 @@ fn describe(directory: &Path) -> std::io::Result<Description> {
 
 /// Reads an answer and checks all of it.
 fn open_answer(directory: &Path, key: &Key) -> Result<Found> {
-    let description = describe(directory)?;
+    let mut files = Files::new();
+    for name in FILES.into_iter().chain([DESCRIPTION]) {
+        files.insert(name.into(), read::whole(&directory.join(name), LONGEST)?);
+    }
+    check_answer(&files, key)
+}
+
+fn check_answer(files: &Files, key: &Key) -> Result<Found> {
+    let file = |name: &str| {
+        let content = files.get(name).ok_or_else(|| Error::machine(format!("there is no `{name}`")))?;
+        Ok::<_, Error>(&content[..])
+    };
+    let description = description(file(DESCRIPTION)?)?;
     if key_of(&description.parts) != *key {
         return Err(Error::machine("its inputs are not those of its name"));
     }
     let checked = |name: &str| -> Result<Vec<u8>> {
-        let content = read::whole(&directory.join(name), LONGEST)?;
-        if description.files.get(name) != Some(&Digest::of(&content)) {
+        let content = file(name)?;
+        if description.files.get(name) != Some(&Digest::of(content)) {
             return Err(Error::machine(format!("the digest of `{name}` is another")));
         }
-        Ok(content)
+        Ok(content.to_vec())
     };
     let answer =
         Answer { signatures: checked("signatures")?, stdout: checked("stdout")?, stderr: checked("stderr")? };
     Ok(Found { answer, seconds: description.seconds })
+}
+
+fn unpack(packed: &[u8]) -> Result<Files> {
+    let is_expected = |name: &str| name == DESCRIPTION || FILES.contains(&name);
+    let files = zstd::stream::read::Decoder::new(packed)
+        .and_then(|decoder| archive::unpack(decoder, is_expected, LONGEST));
+    files.map_err(|error| Error::machine(error.to_string()))
 }
 
 #[cfg(test)]

@@ -16,6 +16,9 @@ use std::path::Path;
 const CODE: [&str; 9] =
     ["bitbake", "classes", "classes-global", "classes-recipe", "conf", "files", "lib", "licenses", "scripts"];
 
+/// What BitBake writes down the stat data of, for each recipe that is made of it.
+const COMPARED: [&str; 5] = ["bb", "bbappend", "bbclass", "conf", "inc"];
+
 /// What recipes are made of.
 const METADATA: [&str; 3] = ["bb", "bbappend", "inc"];
 
@@ -37,7 +40,7 @@ pub struct Stamp {
 /// What else than its listing is known of a tree.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tracked {
-    /// By the paths of the listing.
+    /// By the paths of the listing: what may change although a parse cache is used, and what else BitBake compares.
     pub stamps: BTreeMap<String, Stamp>,
     /// Whether its metadata may ask for the state of its repository.
     pub asks_git: bool,
@@ -48,7 +51,7 @@ impl Tracked {
     pub fn add(&mut self, path: &Path, metadata: &Metadata, asks_git: bool) {
         self.asks_git |= asks_git;
         let path = path.as_os_str().as_bytes().escape_ascii().to_string();
-        if is_tracked(&path) {
+        if is_tracked(&path) || COMPARED.contains(&extension(&path)) {
             let (seconds, nanoseconds) = (metadata.mtime(), metadata.mtime_nsec());
             let stamp = Stamp { seconds, nanoseconds, size: metadata.size(), inode: metadata.ino() };
             self.stamps.insert(path, stamp);

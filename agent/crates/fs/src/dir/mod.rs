@@ -25,7 +25,7 @@ use nix::sys::stat::{
     FchmodatFlags, Mode, UtimensatFlags, fchmod, fchmodat, fstat, fstatat, mkdirat, utimensat,
 };
 use nix::sys::time::TimeSpec;
-use nix::unistd::{UnlinkatFlags, Whence, linkat, lseek, unlinkat};
+use nix::unistd::{UnlinkatFlags, Whence, linkat, lseek, symlinkat, unlinkat};
 
 use super::names;
 use super::read::bounded;
@@ -243,6 +243,11 @@ impl DirHandle {
             };
         }
         Ok(at)
+    }
+
+    /// Creates a symbolic link with this text, where nothing is yet.
+    pub fn symlink(&self, target: &Path, name: impl AsRef<OsStr>) -> io::Result<()> {
+        Ok(symlinkat(target, &*self.fd, one_name(name.as_ref())?)?)
     }
 
     /// Gives a file a second name, which nothing has yet.

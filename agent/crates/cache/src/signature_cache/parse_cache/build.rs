@@ -177,6 +177,8 @@ pub struct Place {
     name: OsString,
     wanted: OsString,
     pub file: File,
+    /// The path of the unfinished file.
+    path: PathBuf,
 }
 
 /// Prepares the directory for caches; `None` when there are some of the same configuration.
@@ -192,18 +194,19 @@ pub fn make_room(build: &Path, paths: &[&Path], user: &User) -> CacheResult<Opti
             let directory = top.create_dirs(above, Mode::from_bits_truncate(0o755))?;
             let name = path.file_name().unwrap_or_default();
             if directory.metadata(name).is_err() {
-                directories.push((directory, name));
+                directories.push((directory, build.join(above), name));
             } else if *path != Path::new(CODE) {
                 return Ok(None);
             }
         }
         let mut places = Vec::new();
-        for (number, (directory, wanted)) in directories.into_iter().enumerate() {
+        for (number, (directory, above, wanted)) in directories.into_iter().enumerate() {
             let name = OsString::from(format!(".restored-{}-{number}", std::process::id()));
             // A killed agent of the same number left one.
             directory.remove_file(&name)?;
             let file = directory.create_file(&name, Mode::from_bits_truncate(0o644))?;
-            places.push(Place { directory, name, wanted: wanted.to_owned(), file });
+            let path = above.join(&name);
+            places.push(Place { directory, name, wanted: wanted.to_owned(), file, path });
         }
         Ok(Some(places))
     })
@@ -234,6 +237,21 @@ impl Place {
     /// Its name in the directory, once it is whole.
     pub fn is_for(&self, path: &Path) -> bool {
         path.file_name() == Some(&self.wanted)
+    }
+
+    /// Whether it is for the cache in which BitBake writes down stat data of files (`CoreRecipeInfo` in bb/cache.py);
+    /// the other caches have none.
+    pub fn is_core(&self) -> bool {
+        self.wanted.as_bytes().starts_with(b"bb_cache.dat.")
+    }
+
+    /// Removes the unfinished file, for a program of the build user that makes it by itself. Its path.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn vacate(&self, user: &User) -> CacheResult<&Path> {
+        as_user(user, || Ok(self.directory.remove_file(&self.name).map(drop)?))?;
+        Ok(&self.path)
     }
 }
 

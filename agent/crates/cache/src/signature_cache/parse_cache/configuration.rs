@@ -9,7 +9,7 @@ use super::super::listing::Listing;
 use super::super::tracked::Tracked;
 
 /// Raised when entries of the same configuration must not be used any more.
-const FORMAT: &[u8] = b"parse caches 2";
+const FORMAT: &[u8] = b"parse caches 3";
 
 /// Inputs that no recipe can see. The handler of signatures is in BitBake's own hash of the
 /// configuration, and the list of variables that it lets in is not, but their values are.

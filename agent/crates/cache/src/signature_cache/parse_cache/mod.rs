@@ -5,26 +5,36 @@
 //! that it can: what BitBake does not look at must be the same ([`configuration`]), and what it does look
 //! at must not have changed in a way that it would not see ([`Record`]). Caches of a run in which a server
 //! was asked for a revision are never stored: a recipe from the cache asks no more.
+//!
+//! On a fresh clone no file has the stat data of the time when the cache was made, and BitBake would parse everything:
+//! it compares seconds up to honister, in langdale, mickledore and nanbield; the modification time in nanoseconds, the
+//! size and the inode in kirkstone and from scarthgap on. No file can be given an inode, so that setting the times of
+//! the checkout's files would not do. Instead the cache is rebased ([`rebase`]): stat data of files whose content is
+//! what it was becomes today's.
 
 mod build;
 mod configuration;
+mod rebase;
 mod record;
 mod store;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use regex::Regex;
 
 use agent_process::User;
-use agent_types::error::Result;
-
+use agent_types::error::{Error, Result};
 use agent_types::events::Recipes;
 
-use super::key::Inputs;
+use super::bucket_store::BucketStore;
+use super::key::{Inputs, Key};
 use super::protocol::BitbakeOutcome;
 use super::{CacheResult, NotCacheable};
-use record::{Record, Use};
+use build::Place;
+use rebase::Rebase;
+use record::{Moved, Record, Use};
 use store::{Bundle, Entry};
 
 pub use store::ParseCacheStore;
@@ -49,6 +59,43 @@ pub enum Restored {
     Own,
 }
 
+/// What came of unpacking.
+#[derive(Debug)]
+pub enum Unpacking {
+    /// There is nothing to put in place.
+    Done(Restored),
+    Unpacked(Unpacked),
+}
+
+/// A stored cache, whole in the build directory but for its names.
+#[derive(Debug)]
+pub struct Unpacked {
+    places: Vec<Place>,
+    /// What the build user has to do before it is put in place.
+    rebases: Vec<Rebase>,
+    user: User,
+}
+
+impl Unpacked {
+    /// The rebases that are still to be done.
+    pub fn take_rebases(&mut self) -> Vec<Rebase> {
+        std::mem::take(&mut self.rebases)
+    }
+
+    /// Puts it where BitBake finds it.
+    pub fn put(self) -> Restored {
+        match build::put(self.places, &self.user) {
+            Ok(()) => Restored::Put,
+            Err(reason) => Restored::Refused(reason),
+        }
+    }
+
+    /// Removes it.
+    pub fn give_up(&self) {
+        build::give_up(&self.places, &self.user);
+    }
+}
+
 /// Who may use a cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Users {
@@ -64,96 +111,142 @@ impl Users {
     }
 }
 
+/// What the stores have for a configuration.
+struct Search<'a> {
+    best: Option<(Use, &'a ParseCacheStore, Entry)>,
+    /// Why another one is not used.
+    refused: Option<NotCacheable>,
+    /// The digests of all entries' contents.
+    contents: BTreeSet<String>,
+}
+
 /// The caches of the stores of one run, and those of the check itself.
 #[derive(Clone, Debug)]
 pub struct ParseCaches {
-    read: Vec<ParseCacheStore>,
-    write: Vec<ParseCacheStore>,
+    /// The local one first.
+    stores: Vec<ParseCacheStore>,
+    bucket: Option<Arc<BucketStore>>,
     own: ParseCacheStore,
     /// Runs BitBake.
     user: User,
 }
 
 impl ParseCaches {
-    /// `own` is a directory for the caches of this check alone.
+    /// `stores` begin with the local one. `own` is a directory for the caches of this check alone.
     pub fn new(
-        read: Vec<ParseCacheStore>,
-        write: Vec<ParseCacheStore>,
+        stores: Vec<ParseCacheStore>,
+        bucket: Option<Arc<BucketStore>>,
         own: PathBuf,
         user: &User,
     ) -> ParseCaches {
         let own = ParseCacheStore { store: own, most: MOST_OWN, writable: true };
-        ParseCaches { read, write, own, user: user.clone() }
+        ParseCaches { stores, bucket, own, user: user.clone() }
     }
 
-    /// Puts the stored cache that fits best into the build directory, before BitBake runs there. `build` need not
+    /// Unpacks the stored cache that fits best in the build directory, before BitBake runs there. `build` need not
     /// be the path that BitBake sees. Blocks.
-    pub fn restore(&self, inputs: &Inputs, build: &Path) -> Restored {
-        self.restore_from(&self.read, inputs, build)
+    pub fn unpack(&self, inputs: &Inputs, build: &Path) -> Unpacking {
+        let (_, key) = configuration::of(inputs);
+        let now = Record::of(inputs);
+        let mut search = self.search(&self.stores, &key, &now);
+        if let (Some(bucket), Some(local)) = (&self.bucket, self.stores.first())
+            && search.best.as_ref().is_none_or(|(usage, ..)| usage.is_poor())
+        {
+            match bucket.fetch_parse_caches(&key, &search.contents, local) {
+                Ok(true) => search = self.search(&self.stores, &key, &now),
+                Ok(false) => {}
+                Err(why) => search.refused = Some(NotCacheable(why)),
+            }
+        }
+        self.unpack_best(search, &now, build)
     }
 
     /// The same with a cache of this very check, as BitBake would find it there had it answered all its queries in
     /// one build directory. Blocks.
     pub fn restore_own(&self, inputs: &Inputs, build: &Path) -> Restored {
-        match self.restore_from(std::slice::from_ref(&self.own), inputs, build) {
-            Restored::Put => Restored::Own,
-            other => other,
+        let (_, key) = configuration::of(inputs);
+        let now = Record::of(inputs);
+        let search = self.search(std::slice::from_ref(&self.own), &key, &now);
+        match self.unpack_best(search, &now, build) {
+            Unpacking::Done(restored) => restored,
+            Unpacking::Unpacked(unpacked) => match unpacked.put() {
+                Restored::Put => Restored::Own,
+                other => other,
+            },
         }
     }
 
-    fn restore_from(&self, stores: &[ParseCacheStore], inputs: &Inputs, build: &Path) -> Restored {
-        let (_, key) = configuration::of(inputs);
-        let now = Record::of(inputs);
-        let mut best: Option<(Use, &ParseCacheStore, Entry)> = None;
-        let mut refused = None;
+    /// The entry that fits best.
+    fn search<'a>(&self, stores: &'a [ParseCacheStore], key: &Key, now: &Record) -> Search<'a> {
+        let mut search = Search { best: None, refused: None, contents: BTreeSet::new() };
         for store in stores {
-            for entry in store.entries(&key) {
+            for entry in store.entries(key) {
                 let entry = match entry {
                     Ok(entry) => entry,
                     Err(error) => {
-                        refused = Some(NotCacheable(error.message));
+                        search.refused = Some(NotCacheable(error.message));
                         continue;
                     }
                 };
-                match entry.record.use_for(&now) {
-                    Err(reason) => refused = Some(reason),
-                    Ok(usage) if usage.fresh == 0 || usage.fresh * FRESH < usage.of => {
-                        refused = Some(NotCacheable("most layers were checked out again".into()));
+                search.contents.insert(entry.record.content().as_str().to_owned());
+                match entry.record.use_for(now) {
+                    Err(reason) => search.refused = Some(reason),
+                    Ok(usage) if usage.saved() == 0 || usage.saved() * FRESH < usage.of => {
+                        search.refused = Some(NotCacheable("most recipes are other ones".into()));
                     }
-                    Ok(usage) if best.as_ref().is_none_or(|(known, ..)| known.fresh < usage.fresh) => {
-                        best = Some((usage, store, entry));
+                    Ok(usage)
+                        if search.best.as_ref().is_none_or(|(known, ..)| known.saved() < usage.saved()) =>
+                    {
+                        search.best = Some((usage, store, entry));
                     }
                     Ok(_) => {}
                 }
             }
         }
-        let Some((_, store, entry)) = best else {
-            return refused.map_or(Restored::Nothing, Restored::Refused);
+        search
+    }
+
+    fn unpack_best(&self, search: Search, now: &Record, build: &Path) -> Unpacking {
+        let Some((usage, store, entry)) = search.best else {
+            return Unpacking::Done(search.refused.map_or(Restored::Nothing, Restored::Refused));
         };
-        match self.put(store, &entry, build) {
-            Ok(true) => Restored::Put,
-            Ok(false) => Restored::Nothing,
-            Err(reason) => Restored::Refused(reason),
+        let moved = if usage.wants_rebase() { entry.record.moved(now) } else { Vec::new() };
+        match self.try_unpack(store, &entry, &moved, build) {
+            Ok(Some(unpacked)) => Unpacking::Unpacked(unpacked),
+            Ok(None) => Unpacking::Done(Restored::Nothing),
+            Err(reason) => Unpacking::Done(Restored::Refused(reason)),
         }
     }
 
-    /// Whether it was put there; not when there is one.
-    fn put(&self, store: &ParseCacheStore, entry: &Entry, build: &Path) -> CacheResult<bool> {
+    /// `None` when the build directory has one.
+    fn try_unpack(
+        &self,
+        store: &ParseCacheStore,
+        entry: &Entry,
+        moved: &[Moved],
+        build: &Path,
+    ) -> CacheResult<Option<Unpacked>> {
         let paths = entry.paths();
-        let Some(mut places) = build::make_room(build, &paths, &self.user)? else { return Ok(false) };
-        let unpacked: Result<()> =
-            places.iter_mut().try_for_each(|place| match paths.iter().find(|path| place.is_for(path)) {
-                Some(path) => entry.unpack(path, &mut place.file),
-                None => Ok(()),
-            });
-        if let Err(error) = unpacked {
-            build::give_up(&places, &self.user);
+        let Some(places) = build::make_room(build, &paths, &self.user)? else { return Ok(None) };
+        let mut unpacked = Unpacked { places, rebases: Vec::new(), user: self.user.clone() };
+        let done: Result<()> = unpacked.places.iter_mut().try_for_each(|place| {
+            let Some(path) = paths.iter().find(|path| place.is_for(path)) else { return Ok(()) };
+            if moved.is_empty() || !place.is_core() {
+                return entry.unpack(path, &mut place.file);
+            }
+            let input = rebase::input(moved, |file| entry.unpack(path, file))?;
+            let target = place.vacate(&self.user).map_err(|reason| Error::machine(reason.0))?.to_owned();
+            unpacked.rebases.push(Rebase { input, target });
+            Ok(())
+        });
+        if let Err(error) = done {
+            unpacked.give_up();
             store.discard_entry(entry);
             let why = format!("a stored parse cache is damaged and not used: {error}");
             return Err(NotCacheable(why));
         }
         store.used(entry);
-        build::put(places, &self.user).map(|()| true)
+        Ok(Some(unpacked))
     }
 
     /// Stores the caches that BitBake left in the build directory when it answered a query with these
@@ -164,8 +257,11 @@ impl ParseCaches {
     pub fn insert(&self, inputs: &Inputs, build: &Path, users: Users) -> CacheResult<()> {
         let (parts, key) = configuration::of(inputs);
         let record = Record::of(inputs);
-        let later = self.write.iter().filter(|_| users.later_jobs);
+        let later = self.stores.iter().filter(|store| store.writable && users.later_jobs);
         let own = std::iter::once(&self.own).filter(|_| users.reruns);
+        if let Some(bucket) = self.bucket.as_ref().filter(|_| users.later_jobs) {
+            bucket.add_parse_cache(&key, &record.content());
+        }
         let lacking: Vec<&ParseCacheStore> =
             later.chain(own).filter(|store| !store.has(&key, &record)).collect();
         if lacking.is_empty() {

@@ -1,11 +1,12 @@
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tempfile::TempDir;
 
 use super::*;
-use crate::signature_cache::{Store, Stores, tree};
+use crate::signature_cache::{Store, Stores, admission, tree};
 
 const HASH: &str = "00000000000000000000000000000001";
 
@@ -21,7 +22,7 @@ impl Scene {
         let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
         let user = User { name: "me".into(), uid, gid, home: "/".into() };
         let store = Store::local(top.path().join("store"));
-        let stores = Stores { read: vec![store.clone()], write: vec![store] };
+        let stores = Stores::new(store, Vec::new(), None);
         let scene = Scene { parse_caches: stores.parse_caches(top.path().join("own"), &user), top };
         for name in ["a", "b", "c", "d"] {
             scene.write(&format!("layer/recipes-x/{name}.bb"), name);
@@ -49,7 +50,10 @@ impl Scene {
         let root = self.at("layer");
         let around = tree::Surroundings { skip: &[], trees: std::slice::from_ref(&root) };
         let mut inputs = Inputs::default();
-        inputs.add_tree("files of layer", tree::read(&root, &around, &Default::default()).unwrap());
+        inputs.add_tree(
+            admission::part_of_tree(&root),
+            tree::read(&root, &around, &Default::default()).unwrap(),
+        );
         inputs
     }
 
@@ -77,9 +81,19 @@ impl Scene {
         self.parse_caches.restore_own(&self.inputs(), &self.at(build))
     }
 
-    fn restore(&self, build: &str) -> Restored {
+    fn unpack(&self, build: &str) -> Unpacking {
         fs::create_dir_all(self.at(build)).unwrap();
-        self.parse_caches.restore(&self.inputs(), &self.at(build))
+        self.parse_caches.unpack(&self.inputs(), &self.at(build))
+    }
+
+    fn restore(&self, build: &str) -> Restored {
+        match self.unpack(build) {
+            Unpacking::Done(restored) => restored,
+            Unpacking::Unpacked(mut unpacked) => {
+                assert_eq!(unpacked.take_rebases().len(), 0);
+                unpacked.put()
+            }
+        }
     }
 
     #[track_caller]
@@ -144,9 +158,38 @@ fn what_would_be_wrong_or_useless_is_refused_with_its_reason() {
     scene.assert_refused("four", "new.inc is new");
     fs::remove_file(scene.at("layer/recipes-x/new.inc")).unwrap();
     for name in ["b", "c", "d"] {
+        scene.write(&format!("layer/recipes-x/{name}.bb"), "changed");
+    }
+    scene.assert_refused("five", "most recipes are other ones");
+}
+
+/// As after a fresh clone. What the program makes of it is tested with real BitBake.
+#[test]
+fn a_cache_of_moved_files_is_rebased_and_only_the_core_cache_is() {
+    let scene = Scene::new();
+    scene.parse("one", "first");
+    scene.insert("one").unwrap();
+    for name in ["b", "c", "d"] {
         scene.age(&format!("layer/recipes-x/{name}.bb"), 20);
     }
-    scene.assert_refused("five", "checked out again");
+    scene.write("layer/recipes-x/a.bb", "changed");
+    let Unpacking::Unpacked(mut unpacked) = scene.unpack("two") else { panic!("nothing was unpacked") };
+    let [rebase] = &mut unpacked.take_rebases()[..] else { panic!("one cache is rebased") };
+    let mut input = String::new();
+    std::io::Read::read_to_string(&mut rebase.input, &mut input).unwrap();
+    let lines: Vec<&str> = input.lines().collect();
+    assert_eq!((lines[0], lines.len(), lines[4]), ("3", 5, "first"));
+    for (line, name) in lines[1..4].iter().zip(["b", "c", "d"]) {
+        let old = 1_700_000_000 - 100;
+        let path = scene.at(&format!("layer/recipes-x/{name}.bb"));
+        assert!(line.starts_with(&format!("{old} 0 1 ")) && line.ends_with(path.to_str().unwrap()), "{line}");
+        assert!(line.contains(&format!(" {} 0 1 ", 1_700_000_000 - 20)), "{line}");
+    }
+    fs::write(&rebase.target, "rebased").unwrap();
+    assert_eq!(unpacked.put(), Restored::Put);
+    assert_eq!(scene.restored("two"), "first");
+    let core = scene.at(&format!("two/tmp/cache/bb_cache.dat.{HASH}"));
+    assert_eq!(fs::read_to_string(core).unwrap(), "rebased");
 }
 
 #[test]
@@ -197,5 +240,84 @@ fn caches_serve_those_for_whom_they_are_of_use() {
             let content = is_there.then(|| scene.restored(build));
             assert_eq!(content.as_deref(), is_there.then_some("first"));
         }
+    }
+}
+
+/// The parse caches of a trusted run are found on a machine that has only the bucket, where the same files have other
+/// stat data; an untrusted run cannot add any there.
+#[tokio::test]
+async fn a_fresh_machine_finds_a_parse_cache_in_the_bucket() {
+    use crate::bucket::BucketTiers;
+    use crate::signature_cache::BucketStore;
+    use agent_objects::{Objects, retry::Retries};
+    use agent_types::bucket_share::BucketShare;
+    use agent_types::s3_address::S3Address;
+    use agent_types::tiers::{Access, Tiers, Trust};
+
+    let bucket = Arc::new(object_store::memory::InMemory::new());
+    let objects = || Objects::new(bucket.clone(), Retries::within(Duration::ZERO));
+    let stores = |scene: &Scene, machine: &str, trust: &Trust| {
+        let share = BucketShare::new(S3Address::parse("s3://b/p").unwrap());
+        let tiers = BucketTiers::new(&Tiers::new(&share, Access::ReadWrite, trust), objects);
+        Stores::new(Store::local(scene.at(machine)), Vec::new(), BucketStore::new(tiers))
+    };
+    let keys =
+        || async { objects().below("").await.unwrap().into_iter().map(|it| it.key).collect::<Vec<_>>() };
+    let trusted = Trust::Trusted { why: String::new() };
+    let untrusted = Trust::Untrusted { why: String::new(), pull_request: Some(7) };
+    let mut scene = Scene::new();
+    let user = scene.parse_caches.user.clone();
+    scene.parse("one", "first");
+    // Whoever may not store parse caches for later jobs publishes none.
+    for (trust, later_jobs, count) in [(&untrusted, false, 0), (&trusted, true, 1), (&trusted, true, 1)] {
+        let stores = stores(&scene, &format!("machine of {trust:?}"), trust);
+        let caches = stores.parse_caches(scene.at("own"), &user);
+        let (inputs, build) = (scene.inputs(), scene.at("one"));
+        let users = Users { later_jobs, reruns: false };
+        tokio::task::spawn_blocking(move || caches.insert(&inputs, &build, users)).await.unwrap().unwrap();
+        assert_eq!(stores.publish().await.trouble, Vec::<String>::new());
+        assert_eq!(keys().await.len(), count, "{trust:?}");
+        // As after a fresh clone: the same content has the same name.
+        for name in ["a", "b", "c", "d"] {
+            scene.age(&format!("layer/recipes-x/{name}.bb"), 50 + count as u64);
+        }
+    }
+    scene.write("layer/recipes-x/a.bb", "changed");
+    let fresh = stores(&scene, "fresh", &untrusted);
+    let unpack = |stores: &Stores, scene: &Scene, build: &str| {
+        let (caches, inputs, build) =
+            (stores.parse_caches(scene.at("own"), &user), scene.inputs(), scene.at(build));
+        fs::create_dir_all(&build).unwrap();
+        tokio::task::spawn_blocking(move || caches.unpack(&inputs, &build))
+    };
+    let Unpacking::Unpacked(mut unpacked) = unpack(&fresh, &scene, "two").await.unwrap() else {
+        panic!("none")
+    };
+    assert_eq!(unpacked.take_rebases().len(), 1);
+    assert_eq!(fresh.publish().await.traffic[&agent_types::tiers::TierKind::Shared].objects_read, 1);
+    // It is on this machine now.
+    scene.parse_caches =
+        Stores::new(Store::local(scene.at("fresh")), Vec::new(), None).parse_caches(scene.at("own"), &user);
+    let Unpacking::Unpacked(_) = scene.unpack("three") else { panic!("none") };
+    // Another configuration has none; a damaged object is told and leaves nothing.
+    let key = agent_objects::ObjectPath::from(keys().await[0].as_str());
+    let whole = objects().read(&key, 1 << 20).await.unwrap().unwrap();
+    for (number, content) in
+        [whole.slice(..whole.len() - 1024), "x".into(), "".into()].into_iter().enumerate()
+    {
+        let is_whole = content.len() + 1024 == whole.len();
+        objects().replace(&key, content).await.unwrap();
+        let machine = format!("machine {number}");
+        match unpack(&stores(&scene, &machine, &untrusted), &scene, &format!("build {number}")).await.unwrap()
+        {
+            Unpacking::Done(Restored::Refused(reason)) => assert!(reason.0.contains("damaged"), "{reason}"),
+            // The end of an archive is padding.
+            Unpacking::Unpacked(_) if is_whole => continue,
+            other => panic!("{number}: {other:?}"),
+        }
+        assert!(
+            !scene.at(&machine).join("parses").exists()
+                || fs::read_dir(scene.at(&machine).join("parses")).unwrap().next().is_none()
+        );
     }
 }

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 
+use super::super::digest::Digest;
 use super::super::key::Inputs;
 use super::super::protocol::{Decoder, Encoder};
 use super::super::tracked::{Stamp, is_included, is_recipe};
-use super::super::{CacheResult, NotCacheable};
+use super::super::{CacheResult, NotCacheable, admission};
 
 /// By tree and path: the entry of its listing, and what BitBake compares.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,8 +18,44 @@ pub struct Record(BTreeMap<String, BTreeMap<String, (String, Stamp)>>);
 pub struct Use {
     /// Recipes whose own file BitBake takes as unchanged.
     pub fresh: usize,
+    /// Recipes whose own file has the same content.
+    pub unchanged: usize,
+    /// Those of them that BitBake parses again only because files have other stat data.
+    pub stale: usize,
     /// All recipes that are there now.
     pub of: usize,
+}
+
+/// A rebase reads and writes entries of all recipes. To parse one recipe takes about as long as for so many.
+const REBASE_PAYS: usize = 32;
+
+/// Every recipe inherits it.
+const BASE_CLASS: &str = "base.bbclass";
+
+impl Use {
+    /// Whether the cache is worth a rebase.
+    pub fn wants_rebase(&self) -> bool {
+        self.stale > 0 && self.stale * REBASE_PAYS >= self.of
+    }
+
+    /// Whether another cache may save much more: as many recipes have to be parsed as make a rebase pay.
+    pub fn is_poor(&self) -> bool {
+        self.saved() < self.of && (self.of - self.saved()) * REBASE_PAYS >= self.of
+    }
+
+    /// How many recipes BitBake need not parse.
+    pub fn saved(&self) -> usize {
+        if self.wants_rebase() { self.unchanged } else { self.fresh }
+    }
+}
+
+/// A file with the content that it had when a cache was made, and other stat data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// Its real path, escaped.
+    pub path: String,
+    pub old: Stamp,
+    pub new: Stamp,
 }
 
 impl Record {
@@ -41,13 +78,18 @@ impl Record {
     /// When BitBake could take something for unchanged that is not.
     pub fn use_for(&self, now: &Record) -> CacheResult<Use> {
         let mut usage = Use::default();
+        let mut all_are_stale = false;
         for (tree, files) in &now.0 {
+            let (mut unchanged, mut is_moved) = (0, false);
             for (path, (entry, stamp)) in files {
                 let before = self.0.get(tree).and_then(|files| files.get(path));
                 usage.of += usize::from(is_recipe(path));
                 let why = match before {
                     Some((known, old)) if known == entry => {
                         usage.fresh += usize::from(is_recipe(path) && old == stamp);
+                        unchanged += usize::from(is_recipe(path));
+                        is_moved |= old != stamp;
+                        all_are_stale |= old != stamp && path.rsplit('/').next() == Some(BASE_CLASS);
                         continue;
                     }
                     Some((_, old)) if old.seconds == stamp.seconds => "changed without a new time",
@@ -58,8 +100,44 @@ impl Record {
                 };
                 return Err(NotCacheable(format!("{path} {why}, which BitBake would not see")));
             }
+            usage.unchanged += unchanged;
+            usage.stale += if is_moved { unchanged } else { 0 };
+        }
+        if all_are_stale {
+            usage.stale = usage.unchanged;
         }
         Ok(usage)
+    }
+
+    /// The files that have the same content `now` and other stat data. One with an unusual name is skipped: BitBake
+    /// parses again what is made of it.
+    pub fn moved(&self, now: &Record) -> Vec<Moved> {
+        let mut moved = Vec::new();
+        for (tree, files) in &now.0 {
+            let (Some(root), Some(before)) = (admission::root_of_part(tree), self.0.get(tree)) else {
+                continue;
+            };
+            for (path, (entry, new)) in files {
+                let Some((known, old)) = before.get(path) else { continue };
+                let path = format!("{root}/{path}");
+                if known == entry && old != new && !path.contains('\\') {
+                    moved.push(Moved { path, old: *old, new: *new });
+                }
+            }
+        }
+        moved
+    }
+
+    /// The digest of the files' contents, whatever their stat data.
+    pub fn content(&self) -> Digest {
+        let mut encoder = Encoder::default();
+        for (tree, files) in &self.0 {
+            encoder.bytes(tree.as_bytes()).number(files.len() as u64);
+            for (path, (entry, _)) in files {
+                encoder.bytes(path.as_bytes()).bytes(entry.as_bytes());
+            }
+        }
+        Digest::of(encoder.finish())
     }
 
     pub fn encode(&self) -> Vec<u8> {
@@ -144,7 +222,63 @@ mod tests {
         ];
         for (name, now, wanted) in table {
             let told = before.use_for(&record(now)).ok();
-            assert_eq!(told, wanted.map(|(fresh, of)| Use { fresh, of }), "{name}");
+            assert_eq!(told.map(|usage| (usage.fresh, usage.of)), wanted, "{name}");
+        }
+    }
+
+    /// As after a fresh clone, in which one file changed.
+    #[test]
+    fn files_with_the_same_content_are_moved_whatever_their_stat_data() {
+        let before = record(&[("a.bb", "1", 100, 1), ("b.bb", "1", 100, 2), ("c.inc", "1", 100, 3)]);
+        let now = record(&[
+            ("a.bb", "1", 200, 1),
+            ("b.bb", "2", 200, 2),
+            ("c.inc", "1", 100, 4),
+            ("d.bb", "1", 9, 5),
+        ]);
+        let usage = before.use_for(&now).unwrap();
+        assert_eq!(usage, Use { fresh: 0, unchanged: 1, stale: 1, of: 3 });
+        assert!(usage.wants_rebase());
+        assert_eq!(usage.saved(), 1);
+        let moved: Vec<_> = before
+            .moved(&now)
+            .into_iter()
+            .map(|it| (it.path, it.old.seconds, it.new.seconds, it.new.inode))
+            .collect();
+        assert_eq!(moved, [("/l/a.bb".to_owned(), 100, 200, 1), ("/l/c.inc".to_owned(), 100, 100, 4)]);
+        assert_eq!(before.moved(&before), []);
+        assert_eq!(before.use_for(&before).unwrap().stale, 0);
+        // The name of a stored cache in a bucket does not depend on stat data.
+        let touched = record(&[("a.bb", "1", 7, 9), ("b.bb", "1", 7, 9), ("c.inc", "1", 7, 9)]);
+        assert_eq!(touched.content(), before.content());
+        assert_ne!(now.content(), before.content());
+    }
+
+    #[test]
+    fn a_rebase_has_to_pay() {
+        let with = |stale, unchanged, of| Use { fresh: 7, unchanged, stale, of };
+        for (usage, wanted) in [
+            (with(0, 100, 100), 7),
+            (with(1, 100, 100), 7),
+            (with(3, 100, 100), 7),
+            (with(4, 100, 100), 100),
+            (with(1, 3, 4), 3),
+        ] {
+            assert_eq!(usage.saved(), wanted, "{usage:?}");
+        }
+    }
+
+    #[test]
+    fn another_base_class_makes_all_recipes_stale() {
+        let with = |class: &str, seconds| {
+            let mut record = record(&[("a.bb", "1", 100, 1)]);
+            let core = self::record(&[("b.bb", "1", 100, 3), (class, "1", seconds, 2)]);
+            record.0.insert("files of /core".into(), core.0["files of /l"].clone());
+            record
+        };
+        for (class, stale) in [("classes-global/base.bbclass", 2), ("classes/other.bbclass", 1)] {
+            let usage = with(class, 100).use_for(&with(class, 200)).unwrap();
+            assert_eq!((usage.fresh, usage.unchanged, usage.stale), (2, 2, stale), "{class}");
         }
     }
 

@@ -22,6 +22,8 @@ use sha2::{Digest as _, Sha256};
 use agent_fs::remove;
 use agent_types::error::{Error, Result};
 
+use crate::bucket::archive::{self, Files};
+
 use super::super::digest::Digest;
 use super::super::key::{Key, Parts, key_of};
 use super::build::{LARGEST, MOST_FILES, is_cache};
@@ -36,6 +38,12 @@ const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// No description and no packed file is larger.
 const LONGEST: u64 = 256 << 20;
+
+/// The files of an entry beside its caches.
+const ENTRY: [&str; 2] = ["entry.json", "record"];
+
+/// All files of an entry together are not larger.
+const MOST_PACKED: u64 = 2 * LONGEST;
 
 /// Of one configuration so many entries are looked at, the latest used.
 const MOST_LOOKED_AT: usize = 4;
@@ -109,6 +117,15 @@ impl Entry {
         self.description.files.iter().map(|file| file.path.as_path()).collect()
     }
 
+    /// Checks the digests of all caches.
+    ///
+    /// # Errors
+    /// When one is damaged.
+    fn check(&self) -> Result<()> {
+        let files = self.description.files.iter().enumerate();
+        files.into_iter().try_for_each(|(number, wanted)| self.copy(number, wanted, &mut io::sink()))
+    }
+
     /// Unpacks one of [`Entry::paths`].
     ///
     /// # Errors
@@ -118,13 +135,17 @@ impl Entry {
         let (number, wanted) = files
             .find(|(_, file)| file.path == path)
             .ok_or_else(|| Error::internal(format!("there is no cache {}", path.display())))?;
+        self.copy(number, wanted, into)
+    }
+
+    fn copy(&self, number: usize, wanted: &Packed, into: &mut impl Write) -> Result<()> {
         let (packed, _) = read::open(&self.directory.join(number.to_string()))?;
         let decoder = zstd::stream::read::Decoder::new(packed)?;
         let mut hashing = Hashing { inner: decoder.take(wanted.bytes + 1), hash: Sha256::new(), bytes: 0 };
         io::copy(&mut hashing, into)?;
         let digest = Digest::from(hashing.hash.finalize().as_slice());
         if hashing.bytes != wanted.bytes || digest != wanted.digest {
-            return Err(Error::machine(format!("the digest of {} is another", path.display())));
+            return Err(Error::machine(format!("the digest of {} is another", wanted.path.display())));
         }
         Ok(())
     }
@@ -215,11 +236,7 @@ impl ParseCacheStore {
         if !self.writable {
             return Err(Error::internal(format!("{} may not be written", self.store.display())));
         }
-        let root = self.root();
-        let made = std::fs::DirBuilder::new().recursive(true).mode(0o755).create(&root);
-        made.map_err(|error| Error::machine(format!("cannot make {}", root.display())).because(&error))?;
-        self.clear_abandoned();
-        let new = tempfile::Builder::new().prefix("new-").tempdir_in(&root)?.keep();
+        let new = self.begin()?;
         let written = self.write(&new, parts, record, bundle);
         if !matches!(written, Ok(true)) {
             remove::remove_tree(&new, &self.store)?;
@@ -248,8 +265,71 @@ impl ParseCacheStore {
             .map_err(|error| Error::internal("cannot render a parse cache's entry").because(&error))?;
         write_synced(&new.join("entry.json"), &text)?;
         fs::File::open(new)?.sync_all()?;
-        let place = self.place(&key_of(parts), &description.record);
-        match std::fs::rename(new, &place) {
+        self.place_new(new, &self.place(&key_of(parts), &description.record))
+    }
+
+    /// The files of an entry as one object; `None`, if there is none of this configuration and content. Its caches are
+    /// compressed already.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn pack(&self, configuration: &str, content: &str) -> Result<Option<Vec<u8>>> {
+        for directory in self.all() {
+            let name = directory.file_name().unwrap_or_default();
+            if !name.as_encoded_bytes().starts_with(configuration.as_bytes()) {
+                continue;
+            }
+            let Ok(entry) = open_described(&directory, |key| key.as_str() == configuration) else { continue };
+            if entry.record.content().as_str() != content {
+                continue;
+            }
+            let mut files = Files::new();
+            let numbers = (0..entry.description.files.len()).map(|number| number.to_string());
+            for name in ENTRY.map(str::to_owned).into_iter().chain(numbers) {
+                let content = read::whole(&directory.join(&name), LONGEST)?;
+                files.insert(name, content);
+            }
+            return Ok(Some(archive::pack(&files)?));
+        }
+        Ok(None)
+    }
+
+    /// Stores the entry that an object of [`ParseCacheStore::pack`] holds.
+    ///
+    /// # Errors
+    /// When it is none of this configuration, not whole, or cannot be written.
+    pub fn install(&self, configuration: &Key, packed: &[u8]) -> Result<()> {
+        let is_expected = |name: &str| {
+            ENTRY.contains(&name) || name.parse::<usize>().is_ok_and(|number| number <= MOST_FILES)
+        };
+        let files = archive::unpack(packed, is_expected, MOST_PACKED)?;
+        let new = self.begin()?;
+        let put = files
+            .iter()
+            .try_for_each(|(name, content)| write_synced(&new.join(name), content))
+            .and_then(|()| {
+                let entry = open_entry(&new, configuration)?;
+                entry.check()?;
+                self.place_new(&new, &self.place(configuration, &entry.description.record))
+            });
+        if !matches!(put, Ok(true)) {
+            remove::remove_tree(&new, &self.store)?;
+        }
+        put.map(drop)
+    }
+
+    /// A directory for an entry that is being written.
+    fn begin(&self) -> Result<PathBuf> {
+        let root = self.root();
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o755).create(&root);
+        made.map_err(|error| Error::machine(format!("cannot make {}", root.display())).because(&error))?;
+        self.clear_abandoned();
+        Ok(tempfile::Builder::new().prefix("new-").tempdir_in(&root)?.keep())
+    }
+
+    /// Puts a whole entry in its place; false, if another run was faster.
+    fn place_new(&self, new: &Path, place: &Path) -> Result<bool> {
+        match std::fs::rename(new, place) {
             Ok(()) => {
                 fs::File::open(self.root())?.sync_all()?;
                 Ok(true)
@@ -275,13 +355,17 @@ impl ParseCacheStore {
 
 /// Reads an entry and checks all of it but the caches.
 fn open_entry(directory: &Path, key: &Key) -> Result<Entry> {
+    open_described(directory, |found| found == key)
+}
+
+fn open_described(directory: &Path, is_wanted: impl FnOnce(&Key) -> bool) -> Result<Entry> {
     let text = read::whole(&directory.join("entry.json"), LONGEST)?;
     let description: Description =
         serde_json::from_slice(&text).map_err(|error| Error::machine("it makes no sense").because(&error))?;
     if description.schema != SCHEMA {
         return Err(Error::machine("it has another layout"));
     }
-    if key_of(&description.parts) != *key {
+    if !is_wanted(&key_of(&description.parts)) {
         return Err(Error::machine("its inputs are not those of its name"));
     }
     let files = &description.files;
