@@ -243,7 +243,7 @@ impl Job<'_> {
         // Side by side: neither shall use up the other's part of the grace.
         let artifacts = async {
             match self.settings.artifacts.rules.is_empty() {
-                true => Ok(Outcome::Skipped("[artifacts] has no rules".into())),
+                true => Ok(Outcome::Skipped(self.settings.why_no_artifacts())),
                 false => {
                     publish::run(self.settings, &identity, &configured.build, events, &saving, stopped).await
                 }
