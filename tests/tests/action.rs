@@ -269,9 +269,12 @@ fn without_root_the_agent_gets_it_with_the_variables_that_it_needs() {
         let status = Command::new("chmod").args(["-R", "a+rX"]).arg(path).status();
         assert!(status.unwrap().success());
     };
+    let program = runner.sandbox.path().join("build-agent");
+    let mut inputs = runner.inputs(json!({ "share": "" }));
+    inputs["binary"] = program.display().to_string().into();
+    let plain = runner.command("fork", &inputs);
     owner(runner.sandbox.path());
     // The user must be able to start the program and the scripts of the action.
-    let program = runner.sandbox.path().join("build-agent");
     for name in ["build-agent", "build-agent-shim"] {
         std::fs::copy(runner.programs.join(name), runner.sandbox.path().join(name)).unwrap();
     }
@@ -286,9 +289,6 @@ fn without_root_the_agent_gets_it_with_the_variables_that_it_needs() {
     std::fs::copy(github::event_path("fork"), sources.join("fork.json")).unwrap();
     std::fs::copy(repository().join("tests/action"), sources.join("action")).unwrap();
     share_mode(runner.sandbox.path());
-    let mut inputs = runner.inputs(json!({ "share": "" }));
-    inputs["binary"] = program.display().to_string().into();
-    let plain = runner.command("fork", &inputs);
     let mut command = Command::new("setpriv");
     command.args(["--reuid", BUILD_USER, "--regid", BUILD_USER, "--init-groups"]).arg(sources.join("action"));
     command.arg(&sources).args(plain.get_args().skip(1)).env_clear();

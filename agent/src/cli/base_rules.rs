@@ -8,7 +8,7 @@ use url::Url;
 
 use crate::config::{self, AgentEnvironment, BaseFiles, BaseTree, Request, Rules, RulesSource};
 use agent_git::{BaseQuery, Git};
-use agent_process::{Redactor, Runner};
+use agent_process::Redactor;
 use agent_types::error::{Class, Error, Result};
 
 use super::current_dir::current_dir;
@@ -37,8 +37,8 @@ pub async fn with_rules(
     let here = current_dir()?;
     let change = config::change_dir(&request, layers, environment, &here);
     let change = fs_err::canonicalize(&change).map_or(change, |real| config::work_tree(&real));
-    let (runner, _logs) = quiet_runner(Redactor::new(environment.secrets()), LIMIT)?;
-    let own_url = own_url(&runner, &change).await;
+    let needs_url = environment.codebuild.as_ref().is_some_and(|build| build.source_url.is_none());
+    let own_url = if needs_url { own_url(&change, environment).await } else { None };
     let without_files = |request| Ok(RuledRequest { request, _files: None });
     match config::rules_source(&request, environment, || own_url)? {
         RulesSource::Checkout(notice) => {
@@ -46,7 +46,7 @@ pub async fn with_rules(
             without_files(Request { notices, ..request })
         }
         RulesSource::NoBase => {
-            let why = "the target branch of this pull request is not known".to_owned();
+            let why = "nobody names the base of this change".to_owned();
             let rules = Rules::NoBase { why, hint: config::NO_BASE_HINT.to_owned() };
             without_files(Request { rules, ..request })
         }
@@ -59,6 +59,7 @@ pub async fn with_rules(
             let remote = base.remote.as_ref().map(|(url, branch)| (url, branch.as_str()));
             let query = BaseQuery { checkout: &change, local: &base.local, remote };
             let access = access(&request, environment);
+            let (runner, _logs) = quiet_runner(Redactor::new(environment.secrets()), LIMIT)?;
             match agent_git::base_of(&runner, &access, &query, &root).await {
                 Ok(trees) => {
                     let tree =
@@ -89,11 +90,12 @@ fn not_had(name: &str, error: Error, request: &Request) -> Result<Rules> {
 }
 
 /// The repository that the checkout was cloned from.
-async fn own_url(runner: &Runner, change: &Path) -> Option<Url> {
+async fn own_url(change: &Path, environment: &AgentEnvironment) -> Option<Url> {
     if !change.join(".git").exists() {
         return None;
     }
-    let git = Git::for_inspection(runner, "origin", change, &[change.to_path_buf()], None).ok()?;
+    let (runner, _logs) = quiet_runner(Redactor::new(environment.secrets()), LIMIT).ok()?;
+    let git = Git::for_inspection(&runner, "origin", change, &[change.to_path_buf()], None).ok()?;
     let said = git.local(change, ["config", "--get", "remote.origin.url"]).await.ok()?;
     Url::parse(said.lines().last()?.trim()).ok()
 }

@@ -172,13 +172,10 @@ impl AgentEnvironment {
 
     /// Forgets the service's source if this says that the layers under test are from elsewhere.
     pub fn retain_source_dir(&mut self, is_under_test: impl Fn(&Path) -> bool) {
-        for directory in [
-            self.github_actions.as_mut().map(|run| &mut run.source_dir),
-            self.codebuild.as_mut().map(|build| &mut build.src_dir),
-        ] {
-            if let Some(directory) = directory {
-                *directory = directory.take().filter(|directory| is_under_test(directory));
-            }
+        let by_github = self.github_actions.as_mut().map(|run| &mut run.source_dir);
+        let by_codebuild = self.codebuild.as_mut().map(|build| &mut build.src_dir);
+        for directory in by_github.into_iter().chain(by_codebuild) {
+            *directory = directory.take().filter(|directory| is_under_test(directory));
         }
     }
 

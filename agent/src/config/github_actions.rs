@@ -126,6 +126,14 @@ impl GitHubActions {
         matches!(self.event.as_deref(), Some("workflow_dispatch" | "schedule"))
     }
 
+    /// Whether people of the repository caused the event by something in it. What others cause (comments, runs after
+    /// other runs), and what is not known, may check out anything.
+    pub fn is_of_repository(&self) -> bool {
+        const OWN: [&str; 6] =
+            ["push", "release", "create", "repository_dispatch", "deployment", "merge_group"];
+        self.is_started_by_hand() || self.event.as_deref().is_some_and(|event| OWN.contains(&event))
+    }
+
     /// The target branch of the pull request, if the variable and the event agree.
     pub fn base_branch(&self) -> Option<&str> {
         let by_event = self.payload.base_branch.as_deref();

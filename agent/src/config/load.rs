@@ -10,7 +10,7 @@ use agent_types::events::JobIdentity;
 use agent_types::job_id::JobId;
 use agent_types::release::Release;
 use agent_types::secrets;
-use agent_types::tiers::{Access, Trust};
+use agent_types::tiers::Trust;
 use agent_yocto::layer_conf::LayerConf;
 use agent_yocto::path_rules::{self, PatternFault};
 use url::Url;
@@ -224,7 +224,7 @@ fn settings(
     project_root: ProjectRoot,
     now: SystemTime,
 ) -> Result<Settings> {
-    let Read { release, repos, mut sections, yocto_check_layer, known_failures, rules } = read;
+    let Read { release, repos, sections, yocto_check_layer, known_failures, rules } = read;
     let Repos { repos, secrets, notices } = repos;
     let paths = paths::resolve(request, env, cwd, &sections.name, release)?;
     let only = request.layers.as_ref();
@@ -236,9 +236,6 @@ fn settings(
     let codebuild = env.codebuild.as_ref();
     let trust::Judgement { trust, lost } = trust::judge(&evidence(request, env))?;
     let store = paths::work_dir(request.work_dir.as_deref(), env, cwd)?.join("layers");
-    if rules.closed.is_some() && sections.cache.access == Access::ReadWrite {
-        sections.cache.access = Access::ReadOnly;
-    }
     let (cache, cache_notices) = shared::cache(&sections.cache, trust, env.source_commit(), store, &paths);
     let job = JobIdentity {
         id: JobId::new(now),
@@ -279,7 +276,7 @@ fn settings(
         cache,
         artifacts: Artifacts {
             destination: sections.destination.unwrap_or_else(|| Destination::Directory(paths.out.clone())),
-            rules: if only.is_some() { Vec::new() } else { sections.rules },
+            rules: if only.is_some() || rules.closed.is_some() { Vec::new() } else { sections.rules },
             kms_key_id: sections.kms_key_id,
         },
         github: sections.github,
@@ -303,7 +300,7 @@ fn settings(
             .into_iter()
             .chain(rules.warnings)
             .collect(),
-        publishes_nothing: rules.closed,
+        artifacts_closed: rules.closed.clone(),
     })
 }
 

@@ -13,7 +13,7 @@ pub enum Rules {
     OfCheckout,
     /// The base of a change.
     OfBase(BaseFiles),
-    /// The checkout under test, because the base of the change cannot be read: nothing privileged may happen.
+    /// The checkout under test, because the base of the change cannot be read: no artifacts are published.
     NoBase { why: String, hint: String },
 }
 

@@ -14,7 +14,7 @@ pub struct RulesReport {
     pub notices: Vec<String>,
     /// Each with what to do.
     pub warnings: Vec<(String, String)>,
-    /// Why nothing may be published.
+    /// Why no artifacts may be published.
     pub closed: Option<String>,
 }
 
@@ -24,7 +24,7 @@ pub fn report(project_root: &ProjectRoot, known_failures: Option<&Path>) -> Rule
         Rules::OfCheckout => RulesReport::default(),
         Rules::NoBase { why, hint } => RulesReport {
             warnings: vec![(
-                format!("the rules are the change's own, because {why}; so nothing is published"),
+                format!("the rules are the change's own, because {why}; so no artifacts are published"),
                 hint.clone(),
             )],
             closed: Some(format!("the rules of the base are not known: {why}")),

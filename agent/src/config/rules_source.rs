@@ -17,7 +17,7 @@ pub enum RulesSource {
     /// The checkout under test; with a sentence for people, if somebody decided so.
     Checkout(Option<String>),
     Base(BaseOfChange),
-    /// The source is a pull request whose base nobody names.
+    /// The source is, or may be, a change whose base nobody names.
     NoBase,
 }
 
@@ -32,7 +32,7 @@ pub struct BaseOfChange {
     pub remote: Option<(Url, String)>,
 }
 
-/// What to do if nobody names the base of a pull request.
+/// What to do if nobody names the base of a change.
 pub const NO_BASE_HINT: &str =
     "name the target branch with --base, or start the build by the webhook of the pull request";
 
@@ -46,7 +46,8 @@ pub fn rules_source(
     own_url: impl FnOnce() -> Option<Url>,
 ) -> Result<RulesSource> {
     let evidence = evidence(request, env);
-    let is_change = request.base.is_some() || trust::is_pull_request(&evidence);
+    let may_be_change = env.github_actions.as_ref().is_some_and(|run| !run.is_of_repository());
+    let is_change = request.base.is_some() || trust::is_pull_request(&evidence) || may_be_change;
     if request.accept_manifest {
         return accepted(is_change, is_change && trust::is_started_by_webhook(&evidence));
     }
@@ -168,7 +169,12 @@ mod tests {
         let by_hand = [("CODEBUILD_BUILD_ID", "p:1"), ("CODEBUILD_SOURCE_VERSION", "pr/7")];
         let comment = [("GITHUB_EVENT_NAME", "issue_comment"), ("GITHUB_REF", "refs/pull/7/head")];
         let push = [("GITHUB_EVENT_NAME", "push"), ("GITHUB_REF", "refs/heads/main")];
-        let table: [(&[(&str, &str)], &str); 7] = [
+        let after_another = [("GITHUB_EVENT_NAME", "workflow_run"), ("GITHUB_REF", "refs/heads/main")];
+        let release = [("GITHUB_EVENT_NAME", "release"), ("GITHUB_REF", "refs/tags/v1")];
+        let table: [(&[(&str, &str)], &str); 10] = [
+            (&after_another, "no base"),
+            (&[("GITHUB_ACTIONS", "true")], "no base"),
+            (&release, "checkout"),
             (&PULL, "release/1 from https://github.com/owner/meta-x"),
             (&IN_CODEBUILD, "main from https://github.com/owner/meta-x.git"),
             (&IN_CODEBUILD[..3], "main from https://own.example/x"),

@@ -53,8 +53,8 @@ pub struct Settings {
     /// What people must know about the source: that it lost its trust, that it edits its own rules. Each with what to
     /// do.
     pub warnings: Vec<(String, String)>,
-    /// Why nothing may be published: the rules that decide about it are not known.
-    pub publishes_nothing: Option<String>,
+    /// Why there are no rules of artifacts: those that count are not known.
+    pub artifacts_closed: Option<String>,
 }
 
 /// A source beside the layer under test.
@@ -177,6 +177,13 @@ impl SharedCache {
             SharedCache::Directory(shared) => shared.tiers.write.as_ref().map(Tier::named),
             SharedCache::Bucket(shared) => shared.tiers.write.as_ref().map(Tier::named),
         }
+    }
+}
+
+impl Settings {
+    /// Why no artifacts are published, if there are no rules for any.
+    pub fn why_no_artifacts(&self) -> String {
+        self.artifacts_closed.clone().unwrap_or_else(|| "[artifacts] has no rules".to_owned())
     }
 }
 

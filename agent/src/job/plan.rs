@@ -110,9 +110,8 @@ fn why_skipped(stage: Stage, settings: &Settings, selection: &Selection) -> Opti
         // Tests in images and on devices are later work; the stage keeps its place in the order.
         Stage::Test => Some("nothing asks for tests".into()),
         Stage::Publish if settings.artifacts.rules.is_empty() && !uses_share(settings) => {
-            Some("[artifacts] has no rules".into())
+            Some(settings.why_no_artifacts())
         }
-        Stage::Publish => settings.publishes_nothing.clone(),
         _ => None,
     }
 }

@@ -272,7 +272,7 @@ impl Job<'_> {
         // Side by side: neither shall use up the other's part of the grace.
         let artifacts = async {
             match self.settings.artifacts.rules.is_empty() {
-                true => Ok(Outcome::Skipped("[artifacts] has no rules".into())),
+                true => Ok(Outcome::Skipped(self.settings.why_no_artifacts())),
                 false => {
                     let build = &configured.build;
                     publish::run(self.settings, &identity, build, events, (interrupt, &saving), stopped).await

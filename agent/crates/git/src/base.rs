@@ -5,6 +5,7 @@
 //! nothing in common with the branch, the newest commit of the branch is its base.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use url::Url;
 
@@ -20,6 +21,9 @@ use super::program::Git;
 
 /// Depths of history that are tried in order; the last is git's "infinite" depth.
 const DEPTHS: [&str; 3] = ["50", "1000", "2147483647"];
+
+/// For the history. A change can bring one of any size, which must not use up the time for the files of the base.
+const HISTORY_LIMIT: Duration = Duration::from_secs(100);
 
 const BASE: &str = "refs/build-agent/base";
 const HEAD: &str = "refs/build-agent/head";
@@ -73,7 +77,11 @@ pub async fn base_of(
         return checkout.files(&commits, scratch).await;
     };
     let git = Git::new(runner, access, "base", Some(url), &[])?;
-    let commits = match fetched(&git, url, branch, checkout.head().await?.as_deref(), scratch).await {
+    let interrupt = runner.interrupt.child().limited(HISTORY_LIMIT);
+    let limited = Runner { interrupt, ..runner.clone() };
+    let history = Git::new(&limited, access, "base", Some(url), &[])?;
+    let head = checkout.head().await?;
+    let commits = match fetched(&git, &history, url, branch, head.as_deref(), scratch).await {
         Ok(commits) => commits,
         Err(failure) => {
             let error = into_error(failure, url);
@@ -136,8 +144,11 @@ impl<'a> Checkout<'a> {
 }
 
 /// Fetches the history of the branch and of the change, without files, until they meet.
+///
+/// `limited` is git with less time, for what the change decides.
 async fn fetched(
     git: &Git<'_>,
+    limited: &Git<'_>,
     url: &Url,
     branch: &str,
     head: Option<&str>,
@@ -153,12 +164,17 @@ async fn fetched(
     let of_head = format!("+{head}:{HEAD}");
     for depth in DEPTHS {
         // The server may refuse the change's commit, and the time may be over: the branch is known.
-        if let Err(failure) = fetch(git, &history, url, depth, &[&of_base, &of_head]).await {
-            tracing::info!("the history of the change is not known: {}", failure.brief());
-            return only_tip();
-        }
-        if let Some(start) = merge_base(git, &history, BASE, HEAD).await? {
-            return Ok(Commits { start, tip });
+        let met = async {
+            fetch(limited, &history, url, depth, &[&of_base, &of_head]).await?;
+            Ok::<_, Failure>(merge_base(limited, &history, BASE, HEAD).await?)
+        };
+        match met.await {
+            Ok(Some(start)) => return Ok(Commits { start, tip }),
+            Ok(None) => {}
+            Err(failure) => {
+                tracing::info!("the history of the change is not known: {}", failure.brief());
+                return only_tip();
+            }
         }
         if !history.join("shallow").exists() {
             break;

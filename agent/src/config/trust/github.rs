@@ -100,6 +100,8 @@ mod tests {
     use super::*;
     use agent_types::error::Class;
 
+    type Variables<'a> = &'a [(&'a str, &'a str)];
+
     const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
     const EVENT: &str = "GITHUB_EVENT_NAME";
     const REF: &str = "GITHUB_REF";
@@ -148,7 +150,7 @@ mod tests {
     #[test]
     fn a_push_to_a_protected_branch_is_trusted_and_no_other_event() {
         let push = (EVENT, "push");
-        let table: [(&[(&str, &str)], &str, &str); 16] = [
+        let table: [(Variables, &str, &str); 16] = [
             (&[push, MAIN, PROTECTED], "{}", "trusted"),
             (&[push, MAIN, PROTECTED], r#"{"ref":"refs/heads/main"}"#, "trusted"),
             (&[push, (REF, "refs/heads/release/1"), PROTECTED], "{}", "trusted"),
@@ -185,7 +187,7 @@ mod tests {
     fn a_pull_request_is_never_trusted_whatever_else_is_said() {
         let seven = r#"{"number":7,"pull_request":{"number":7},"repository":{"full_name":"Owner/meta-x"}}"#;
         let merge = (REF, "refs/pull/7/merge");
-        let table: [(&[(&str, &str)], &str, &str); 15] = [
+        let table: [(Variables, &str, &str); 15] = [
             (&[(EVENT, "pull_request"), merge], seven, "pr 7"),
             (&[(EVENT, "pull_request"), merge], "{}", "pr 7"),
             (&[(EVENT, "pull_request"), merge], "no JSON", "pr 7"),
@@ -259,7 +261,7 @@ mod tests {
         let version = |text| ("CODEBUILD_SOURCE_VERSION", text);
         let good = [(EVENT, "push"), MAIN, PROTECTED];
         let pull = [(EVENT, "pull_request"), (REF, "refs/pull/7/merge"), PROTECTED];
-        let table: [(&[(&str, &str)], &[(&str, &str)], &str); 11] = [
+        let table: [(Variables, Variables, &str); 11] = [
             (&good, &[queued], "trusted"),
             (&good, &[], "trusted"),
             (&good, &[queued, version("pr/7")], "pr 7"),

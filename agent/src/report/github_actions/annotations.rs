@@ -77,10 +77,13 @@ fn places(text: &str, top: &Path, here: &Path) -> Vec<Annotation> {
     static PLACE: LazyLock<Option<Regex>> =
         LazyLock::new(|| Regex::new(r"^([^:\s][^:]*):(\d+):\d+: (.+)$").ok());
     let Some(place) = &*PLACE else { return Vec::new() };
-    let found = text.lines().filter_map(|line| {
+    let lines: Vec<&str> = text.lines().collect();
+    let found = lines.iter().enumerate().filter_map(|(at, line)| {
         let parts = place.captures(line)?;
+        let hint = lines.get(at + 1).map(|next| next.trim()).filter(|next| next.starts_with("hint: "));
+        let message = [Some(&parts[3]), hint].into_iter().flatten().collect::<Vec<_>>().join("\n");
         let file = here.join(&parts[1]);
-        let mut one = Annotation::new(Level::Error, "build-agent", &parts[3]);
+        let mut one = Annotation::new(Level::Error, "build-agent", &message);
         one.file = relative(file.strip_prefix(top).ok()?);
         one.line = parts[2].parse().ok();
         Some(one)
@@ -309,7 +312,7 @@ mod tests {
         assert_eq!(
             found.iter().map(Annotation::command).collect::<Vec<_>>(),
             [
-                "::error file=sub/ci/build-agent.toml,line=7,title=build-agent::[repos.poky] brunch: unknown key"
+                "::error file=sub/ci/build-agent.toml,line=7,title=build-agent::[repos.poky] brunch: unknown key%0Ahint: did you mean `branch`?"
             ]
         );
         assert!(places(text, Path::new("/other"), Path::new("/w")).is_empty());

@@ -113,8 +113,8 @@ fn parts(summary: &Summary) -> Vec<String> {
 fn failure(failure: &Failure) -> String {
     let mut text = format!("**{}** {}\n\n", failure.outcome.word(), code(&failure.title));
     // The reason is often a line of the output.
-    let reason = failure.reason.iter().filter(|line| !failure.lines.contains(line));
-    let lines: Vec<&str> = reason.chain(&failure.lines).map(String::as_str).collect();
+    let others = failure.lines.iter().filter(|line| !failure.reason.contains(line));
+    let lines: Vec<&str> = failure.reason.iter().chain(others).map(String::as_str).collect();
     if !lines.is_empty() {
         text += &block(lines.into_iter());
     }

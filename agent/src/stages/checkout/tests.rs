@@ -66,7 +66,7 @@ pub(crate) fn settings(bench: &Bench, release: &str, repos: Vec<Repo>) -> Settin
         secrets: Vec::new(),
         notices: Vec::new(),
         warnings: Vec::new(),
-        publishes_nothing: None,
+        artifacts_closed: None,
         checkout,
     }
 }
