@@ -131,7 +131,7 @@ impl SeedFixture {
         (digest, signed)
     }
 
-    /// `aws kms sign` with the fixture's key, like version 2 of the AWS CLI.
+    /// `aws kms sign` with the fixture's key.
     fn stand_in_for_kms(&self) {
         let script = r#"#!/bin/sh
 set -eu
@@ -139,11 +139,14 @@ set -eu
 case "$*" in *"--message-type DIGEST --signing-algorithm ECDSA_SHA_256"*) ;; *) exit 1 ;; esac
 cd "$TMPDIR"
 while [ "$1" != --message ]; do shift; done
-printf %s "$2" | openssl base64 -d -A >digest
-openssl pkeyutl -sign -inkey key.pem -in digest -pkeyopt digest:sha256 | openssl base64 -A
+openssl pkeyutl -sign -inkey key.pem -in "${2#fileb://}" -pkeyopt digest:sha256 | openssl base64 -A
 "#;
         let bin = self.directory.path().join("bin");
         std::fs::create_dir(&bin).unwrap();
+        // pyenv's `python3` would look for `aws` in its own directory first.
+        let python = ["-c", "import sys; print(sys.executable)"];
+        let python = Command::new("python3").args(python).output().unwrap().stdout;
+        std::os::unix::fs::symlink(String::from_utf8(python).unwrap().trim(), bin.join("python3")).unwrap();
         std::fs::write(bin.join("aws"), script).unwrap();
         std::fs::set_permissions(bin.join("aws"), std::fs::Permissions::from_mode(0o755)).unwrap();
     }

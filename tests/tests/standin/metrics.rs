@@ -51,7 +51,8 @@ fn metrics_are_printed_by_request_and_not_among_the_events() {
     };
     let asked = ("BUILD_AGENT_METRICS", "emf");
     let off: [(&str, &str); 4] = [CODEBUILD[0], CODEBUILD[1], CODEBUILD[2], ("BUILD_AGENT_METRICS", "off")];
-    let table: [(&[(&str, &str)], &[&str], usize, usize); 4] =
+    type Variables<'a> = &'a [(&'a str, &'a str)];
+    let table: [(Variables, &[&str], usize, usize); 4] =
         [(&[], &[], 0, 0), (&off, &[], 0, 0), (&[asked], &[], 1, 0), (&[asked], &["--output", "json"], 0, 1)];
     for (variables, words, on_stdout, on_stderr) in table {
         let ran = run(&sandbox, variables, words);
