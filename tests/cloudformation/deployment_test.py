@@ -232,7 +232,7 @@ class Deployment(Moto):
 
 # Notes all calls of the AWS CLI, and passes them on, except those that moto cannot answer.
 STAND_IN = """
-import os, sys
+import os, re, sys
 words = sys.argv[1:]
 with open(os.environ["AWS_CALLS"], "a") as calls:
     print(*words, file=calls)
@@ -248,7 +248,8 @@ elif words[:2] == ["cloudformation", "deploy"]:
     template = open(options["--template-file"]).read()
     client = boto3.client("cloudformation", region_name=os.environ["AWS_REGION"], endpoint_url=os.environ["AWS_ENDPOINT_URL"])
     name = options["--stack-name"]
-    known = {parameter["ParameterKey"] for parameter in client.validate_template(TemplateBody=template)["Parameters"]}
+    section = re.split(r"\\n(?=\\S)", template.split("\\nParameters:\\n", 1)[1])[0]
+    known = set(re.findall(r"(?m)^  (\\w+):$", section))
     if not set(given) <= known:
         sys.exit(f"{name} has no parameter {set(given) - known}")
     try:
