@@ -47,7 +47,6 @@ pub use rules::{BaseFiles, BaseTree, Rules};
 pub use rules_source::{BaseOfChange, NO_BASE_HINT, RulesSource, change_dir, rules_source};
 pub use secrets_file::AwsKeys;
 pub use settings::*;
-pub use shared::ShareLocation;
 
 #[cfg(test)]
 mod embedded_tests;
