@@ -6,9 +6,8 @@ use std::process::Output;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use build_agent_tests::agent;
 use build_agent_tests::fake_s3::{FakeS3, Fault};
-use build_agent_tests::seaweed::SeaweedFs;
+use build_agent_tests::{SeaweedFs, agent};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
