@@ -38,7 +38,6 @@ pub use paths::{is_text, out_dir, work_dir, work_tree};
 pub use problem::{Place, Problem, Problems};
 pub use request::Request;
 pub use settings::*;
-pub use shared::ShareLocation;
 
 #[cfg(test)]
 mod embedded_tests;

@@ -2,6 +2,7 @@
 //! environment or at the manifest. [`load`](super::load) builds it once, and nothing changes it afterwards: what
 //! is found out later is an argument or has a type of its own.
 
+use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -116,6 +117,22 @@ pub struct Cache {
     pub prices: Prices,
     /// Where BitBake reads a share in a bucket, on the loopback address.
     pub endpoint_port: u16,
+}
+
+/// `[cache] share`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ShareLocation {
+    Directory(Share),
+    Bucket(BucketShare),
+}
+
+impl fmt::Display for ShareLocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ShareLocation::Directory(share) => share.fmt(f),
+            ShareLocation::Bucket(share) => share.fmt(f),
+        }
+    }
 }
 
 /// The share: a directory, or a prefix of a bucket.

@@ -1,33 +1,14 @@
 //! Applies the trust of the source to `[cache]`: what a build may do with the share, and the notices about
 //! it.
 
-use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use agent_objects::Prices;
-use agent_types::bucket_share::BucketShare;
-use agent_types::share::Share;
 use agent_types::tiers::{Access, TierKind, Trust};
 
 use super::codebuild::CodeBuild;
-use super::settings::{Cache, HashServer, Paths, Shared, SharedCache};
-
-/// `[cache] share`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ShareLocation {
-    Directory(Share),
-    Bucket(BucketShare),
-}
-
-impl fmt::Display for ShareLocation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ShareLocation::Directory(share) => share.fmt(f),
-            ShareLocation::Bucket(share) => share.fmt(f),
-        }
-    }
-}
+use super::settings::{Cache, HashServer, Paths, ShareLocation, Shared, SharedCache};
 
 /// `[cache]` of the manifest, before trust is applied.
 #[derive(Debug)]

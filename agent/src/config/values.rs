@@ -10,8 +10,7 @@ use agent_types::share::Share;
 use agent_yocto::path_rules::{self, PathUse};
 
 use super::problem::Diagnostic;
-use super::settings::HashServer;
-use super::shared::ShareLocation;
+use super::settings::{HashServer, ShareLocation};
 
 type Result<T> = std::result::Result<T, Diagnostic>;
 

@@ -124,7 +124,7 @@ fn a_publication_that_is_killed_at_any_moment_leaves_whole_objects() {
     for moment in 0..MOMENTS {
         let pid = Arc::new(AtomicI32::new(0));
         let victim = Arc::clone(&pid);
-        let (last, how) = (random.next() % 40, random.next() % 3);
+        let (last, how) = (random.next() % 250, random.next() % 3);
         s3.faults(move |number, _| {
             let pid = victim.load(Ordering::Relaxed);
             if number < last || pid == 0 {

@@ -3,8 +3,6 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::tiers::TieredShare;
-
 /// The directory that all build machines mount, or the tier of one pull request in it. Both have the same
 /// layout.
 ///
@@ -73,12 +71,6 @@ impl Share {
     /// The tiers of all pull requests.
     pub fn pull_requests(&self) -> PathBuf {
         self.root.join("pr")
-    }
-}
-
-impl TieredShare for Share {
-    fn pull_request(&self, number: u64) -> Share {
-        Share::new(self.pull_requests().join(number.to_string()))
     }
 }
 

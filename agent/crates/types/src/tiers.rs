@@ -43,6 +43,12 @@ pub trait TieredShare: Clone {
     fn pull_request(&self, number: u64) -> Self;
 }
 
+impl TieredShare for Share {
+    fn pull_request(&self, number: u64) -> Share {
+        Share::new(self.pull_requests().join(number.to_string()))
+    }
+}
+
 /// One level of the share.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tier<S = Share> {

@@ -43,7 +43,7 @@ const QUEUE: usize = 512;
 const BUDGET: u64 = 64 << 20;
 
 /// Files after which their names are written to the index, so that a killed publisher leaves few that are not in it.
-const INDEX_AFTER: usize = 5000;
+const INDEX_AFTER: usize = 1000;
 
 /// Publishes new objects to the tier that may be written; without one it does nothing. `served` are the tiers that
 /// the job read through its endpoint, if there was one. `tally` has the state at any moment and at the end.
