@@ -9,10 +9,10 @@ use hyper::header::{
 use hyper::{Method, Request, Response, StatusCode};
 use object_store::path::Path;
 use object_store::{Error, GetOptions, GetRange, GetResult};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::body::ReplyBody;
+use super::body::{ReplyBody, Source};
 use super::connections::Busy;
 use super::limits::Limits;
 use super::range::{Wanted, wanted};
@@ -70,6 +70,7 @@ impl Service {
             Err(Refused(status)) => {
                 let mut response = Response::new(ReplyBody::empty(busy));
                 *response.status_mut() = status;
+                response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(0));
                 if status == StatusCode::METHOD_NOT_ALLOWED {
                     response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
                 }
@@ -122,7 +123,8 @@ impl Service {
             return Err(Refused(StatusCode::BAD_GATEWAY));
         }
         let Found { tier, target, .. } = found;
-        Ok(Reply::object(result, part.is_some(), Arc::clone(tier), target, permit, self.limits))
+        let source = Source { tier: Arc::clone(tier), target, permit, limits: self.limits };
+        Ok(Reply::object(result, part.is_some(), source))
     }
 
     /// The object that the request names, without a look at the bucket.
@@ -213,14 +215,7 @@ impl Reply {
         reply
     }
 
-    fn object(
-        result: GetResult,
-        is_part: bool,
-        tier: Arc<ReadTier>,
-        target: Target,
-        permit: OwnedSemaphorePermit,
-        limits: Limits,
-    ) -> Reply {
+    fn object(result: GetResult, is_part: bool, source: Source) -> Reply {
         let (size, range) = (result.meta.size, result.range.clone());
         let length = range.end - range.start;
         let mut reply = Reply::head(length);
@@ -230,8 +225,7 @@ impl Reply {
         }
         let completes = (range.end == size).then_some(size);
         let stream = result.into_stream();
-        let body =
-            move |busy| ReplyBody::stream(stream, length, completes, tier, target, permit, limits, busy);
+        let body = move |busy| ReplyBody::stream(stream, length, completes, source, busy);
         reply.content = Some(Box::new(body));
         reply
     }
