@@ -162,7 +162,7 @@ mod tests {
     #[test]
     fn own_tier_comes_first_in_the_syntax_of_the_release() {
         let text =
-            render(&tiers(Some(7), None, Access::ReadWrite), Release::find("scarthgap").unwrap()).unwrap();
+            render(&tiers(Some(7), Access::ReadWrite), None, Release::find("scarthgap").unwrap()).unwrap();
         let wanted = r#"
 # The share is read as a mirror; what is new stays local until it is published.
 SSTATE_MIRRORS:prepend = "\

@@ -70,6 +70,7 @@ impl Service {
             Err(Refused(status)) => {
                 let mut response = Response::new(ReplyBody::empty(busy));
                 *response.status_mut() = status;
+                response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(0));
                 if status == StatusCode::METHOD_NOT_ALLOWED {
                     response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
                 }
