@@ -87,9 +87,10 @@ fn fixture(test: &str) -> Option<Fixture> {
     Fixture::new(test, "meta-deploy", &[POKY])
 }
 
+/// BitBake sorts a task's files by their paths: all work directories come before the layer.
 fn machine<'a>(fixture: &Fixture, name: &str, s3: &'a FakeS3) -> Machine<'a> {
-    // Also without BB_NO_NETWORK's exception a mirror by http must not be asked for downloads.
-    Machine::new(&fixture.layer(), fixture.directory.path().join(name), NARROW_BUILD, Some(s3))
+    let directory = fixture.directory.path().join(format!("machine-{name}"));
+    Machine::new(&fixture.layer(), directory, NARROW_BUILD, Some(s3))
 }
 
 #[test]
@@ -216,7 +217,7 @@ fn hashes_do_not_depend_on_the_share_in_any_release() {
              BB_ALLOWED_NETWORKS = \"nowhere.invalid\"\n"
         );
         let s3 = FakeS3::new();
-        let place = |name: &str| fixture.directory.path().join(format!("{release}-{name}"));
+        let place = |name: &str| fixture.directory.path().join(format!("a-machine-{release}-{name}"));
         let without = Machine::new(&layer, place("without"), &conf, None);
         let built = without.build(&["--trusted"]);
         if built.code != Some(0) {

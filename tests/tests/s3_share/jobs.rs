@@ -203,7 +203,8 @@ fn a_bucket_that_cannot_be_reached_changes_no_verdict() {
     let nonsense = |command: &mut Command| {
         command.env("AWS_ENDPOINT_URL_S3", "no URL");
     };
-    let table: [(&dyn Fn(&mut Command), &str); 3] =
+    type Change<'a> = &'a dyn Fn(&mut Command);
+    let table: [(Change, &str); 3] =
         [(&none, "set credentials"), (&down, "check the network"), (&nonsense, "AWS_ENDPOINT_URL_S3")];
     for (change, fix) in table {
         let mut command = job.command(&["--trusted"]);

@@ -26,18 +26,26 @@ pub struct ReplyBody {
     _busy: Busy,
 }
 
+/// Where the bytes come from.
+pub struct Source {
+    pub tier: Arc<ReadTier>,
+    pub target: Target,
+    /// Limits how many objects are downloaded in parallel.
+    pub permit: OwnedSemaphorePermit,
+    pub limits: Limits,
+}
+
 /// Bytes that are still to come.
 struct Content {
     stream: BoxStream<'static, object_store::Result<Bytes>>,
     left: u64,
-    limits: Limits,
+    source: Source,
+    /// Whether the stream had no bytes when it was asked last, and until when it must have some.
+    waits: bool,
     stall: Pin<Box<Sleep>>,
     end: Instant,
-    tier: Arc<ReadTier>,
-    target: Target,
     /// The size of the object, if this answer ends where the object ends.
     completes: Option<u64>,
-    _permit: OwnedSemaphorePermit,
 }
 
 impl ReplyBody {
@@ -50,16 +58,12 @@ impl ReplyBody {
         stream: BoxStream<'static, object_store::Result<Bytes>>,
         length: u64,
         completes: Option<u64>,
-        tier: Arc<ReadTier>,
-        target: Target,
-        permit: OwnedSemaphorePermit,
-        limits: Limits,
+        source: Source,
         busy: Busy,
     ) -> ReplyBody {
-        let end = Instant::now() + limits.answer + Duration::from_secs(length / SLOWEST);
-        let stall = Box::pin(sleep(limits.stall));
-        let (left, _permit) = (length, permit);
-        let content = Content { stream, left, limits, stall, end, tier, target, completes, _permit };
+        let end = Instant::now() + source.limits.answer + Duration::from_secs(length / SLOWEST);
+        let stall = Box::pin(sleep(source.limits.stall));
+        let content = Content { stream, left: length, source, waits: false, stall, end, completes };
         ReplyBody { content: Some(content), _busy: busy }
     }
 }
@@ -81,10 +85,7 @@ impl Body for ReplyBody {
                 content.is_complete();
                 self.content = None;
             }
-            Poll::Ready(Some(Err(error))) => {
-                content.failed(error);
-                self.content = None;
-            }
+            Poll::Ready(Some(Err(_))) => self.content = None,
             Poll::Pending => {}
         }
         polled.map_ok(Frame::data)
@@ -105,42 +106,49 @@ impl Content {
             return Poll::Ready(None);
         }
         if Instant::now() > self.end {
-            return Poll::Ready(Some(Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                "the client reads too slowly",
-            ))));
+            // The client's fault, not the bucket's.
+            let error = io::Error::new(io::ErrorKind::TimedOut, "the client reads too slowly");
+            return Poll::Ready(Some(Err(error)));
         }
-        loop {
+        let answer = loop {
             match self.stream.as_mut().poll_next(context) {
                 Poll::Ready(Some(Ok(bytes))) if bytes.is_empty() => {}
-                Poll::Ready(Some(Ok(mut bytes))) => {
-                    self.stall.as_mut().reset(Instant::now() + self.limits.stall);
-                    // A server may send more than it announced.
-                    bytes.truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
-                    self.left -= bytes.len() as u64;
-                    self.tier.bucket.objects.meter().read(bytes.len() as u64);
-                    return Poll::Ready(Some(Ok(bytes)));
-                }
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(io::Error::other(error)))),
-                Poll::Ready(None) => {
-                    let words = format!("it ended {} bytes early", self.left);
-                    return Poll::Ready(Some(Err(io::Error::new(io::ErrorKind::UnexpectedEof, words))));
-                }
+                Poll::Ready(answer) => break answer,
                 Poll::Pending => {
-                    let stalled = || Some(Err(io::Error::new(io::ErrorKind::TimedOut, "no bytes came")));
-                    return self.stall.as_mut().poll(context).map(|()| stalled());
+                    // Only the time in which the client waits for the bucket counts.
+                    if !std::mem::replace(&mut self.waits, true) {
+                        self.stall.as_mut().reset(Instant::now() + self.source.limits.stall);
+                    }
+                    let stalled = self.stall.as_mut().poll(context);
+                    return stalled.map(|()| Some(Err(self.failed("no more bytes came"))));
                 }
             }
-        }
+        };
+        self.waits = false;
+        Poll::Ready(Some(match answer {
+            Some(Ok(mut bytes)) => {
+                // A server may send more than it announced.
+                bytes.truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
+                self.left -= bytes.len() as u64;
+                self.source.tier.bucket.objects.meter().read(bytes.len() as u64);
+                Ok(bytes)
+            }
+            Some(Err(error)) => Err(self.failed(&error.to_string())),
+            None => Err(self.failed(&format!("it ended {} bytes early", self.left))),
+        }))
     }
 
     fn is_complete(&self) {
         if let Some(size) = self.completes {
-            self.tier.served.complete(self.target.area, &self.target.name, size);
+            let Source { tier, target, .. } = &self.source;
+            tier.served.complete(target.area, &target.name, size);
         }
     }
 
-    fn failed(&self, error: &io::Error) {
-        self.tier.failed(format!("{}: {error}", self.target.name));
+    /// The bucket did not send all bytes.
+    fn failed(&self, why: &str) -> io::Error {
+        let Source { tier, target, .. } = &self.source;
+        tier.failed(format!("{}: {why}", target.name));
+        io::Error::other(why.to_owned())
     }
 }

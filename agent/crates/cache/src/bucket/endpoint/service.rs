@@ -9,10 +9,10 @@ use hyper::header::{
 use hyper::{Method, Request, Response, StatusCode};
 use object_store::path::Path;
 use object_store::{Error, GetOptions, GetRange, GetResult};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::body::ReplyBody;
+use super::body::{ReplyBody, Source};
 use super::connections::Busy;
 use super::limits::Limits;
 use super::range::{Wanted, wanted};
@@ -123,7 +123,8 @@ impl Service {
             return Err(Refused(StatusCode::BAD_GATEWAY));
         }
         let Found { tier, target, .. } = found;
-        Ok(Reply::object(result, part.is_some(), Arc::clone(tier), target, permit, self.limits))
+        let source = Source { tier: Arc::clone(tier), target, permit, limits: self.limits };
+        Ok(Reply::object(result, part.is_some(), source))
     }
 
     /// The object that the request names, without a look at the bucket.
@@ -214,14 +215,7 @@ impl Reply {
         reply
     }
 
-    fn object(
-        result: GetResult,
-        is_part: bool,
-        tier: Arc<ReadTier>,
-        target: Target,
-        permit: OwnedSemaphorePermit,
-        limits: Limits,
-    ) -> Reply {
+    fn object(result: GetResult, is_part: bool, source: Source) -> Reply {
         let (size, range) = (result.meta.size, result.range.clone());
         let length = range.end - range.start;
         let mut reply = Reply::head(length);
@@ -231,8 +225,7 @@ impl Reply {
         }
         let completes = (range.end == size).then_some(size);
         let stream = result.into_stream();
-        let body =
-            move |busy| ReplyBody::stream(stream, length, completes, tier, target, permit, limits, busy);
+        let body = move |busy| ReplyBody::stream(stream, length, completes, source, busy);
         reply.content = Some(Box::new(body));
         reply
     }

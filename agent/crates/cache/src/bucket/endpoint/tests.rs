@@ -547,7 +547,10 @@ async fn a_whole_answer_has_a_time_limit() {
     let large = vec![b'x'; 32 << 20];
     let limits = Limits { answer: Duration::ZERO, ..Limits::default() };
     let bench = Bench::with_limits(&[(OBJECT, CONTENT), ("downloads/a.tar.gz", &large)], false, limits).await;
-    assert_eq!(bench.whole(&shared(OBJECT)).await, None, "its time is over before it begins");
+    for _ in 0..9 {
+        assert_eq!(bench.whole(&shared(OBJECT)).await, None, "its time is over before it begins");
+    }
+    assert_eq!(bench.tier(TierKind::Shared).served.totals().failures, 0, "the bucket did nothing wrong");
     let reply = bench.ask("GET", "/shared/downloads/a.tar.gz", "").await;
     assert_eq!((reply.0, reply.1.len()), (200, large.len()), "it has 512 s");
 }
