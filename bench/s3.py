@@ -23,7 +23,7 @@ import objects
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 RELEASE = "scarthgap"
-KEY, SECRET, BUCKET = "bench", "bench-secret", "bucket"
+KEY, SECRET, BUCKET = "bench", "bench", "bucket"  # the keys of bench/existence
 CONNECTIONS = 256  # what s5cmd uses
 
 
@@ -94,6 +94,7 @@ class Proxy:
 class Bench:
     def __init__(self, options, directory):
         self.options, self.directory = options, directory
+        os.chmod(directory, 0o755)  # the build user of a job works below it
         self.new = os.path.join(directory, "new")
         self.tree = objects.Tree(2, options.new, options.mebibytes, only_new=True)
         self.tree.write(self.new)

@@ -92,7 +92,9 @@ impl Reading<'_> {
             }
         };
         let walked = walk(self.objects, prefix.clone(), self.width, self.stop, each).await;
-        walked.map_err(|error| failed(format!("cannot list {area}"), &error, "s3:ListBucket"))?;
+        // An interrupt ends it early.
+        let _ended =
+            walked.map_err(|error| failed(format!("cannot list {area}"), &error, "s3:ListBucket"))?;
         if let AreaKind::Sstate(name) = &area.kind {
             match usage::last(self.objects, self.share, name, BUILDS).await {
                 Ok(builds) => release.used_by(name, builds),
@@ -117,7 +119,7 @@ impl Reading<'_> {
             }
         };
         let top = directory(layout::tier(self.share, Some(number)).root());
-        walk(self.objects, top, self.width, self.stop, each).await?;
+        let _ended = walk(self.objects, top, self.width, self.stop, each).await?;
         let changed = newest.map(|newest| humantime::format_rfc3339_seconds(time(newest)).to_string());
         Ok(PullRequest { changed, ..request })
     }

@@ -54,7 +54,6 @@ pub struct Apply<'a> {
 
 /// A unit that is about to be deleted.
 struct Doomed {
-    unit: Unit,
     /// The keys of its objects that exist, the archive first, with their sizes.
     keys: Vec<(Path, u64)>,
 }
@@ -184,7 +183,7 @@ impl Apply<'_> {
                 Err(error) => return Err(format!("{}: {}", shown(&below), shown(&error.to_string()))),
             }
         }
-        Ok(Some(Doomed { unit, keys }))
+        Ok(Some(Doomed { keys }))
     }
 
     /// Deletes the archives, and then the sidecar files of those that are gone: no build may find an archive whose

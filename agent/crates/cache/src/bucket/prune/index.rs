@@ -77,7 +77,7 @@ impl Removed {
             }
         };
         let walked = walk(&tier.objects, top.clone(), width, &|| false, each).await;
-        walked.map_err(cannot("s3:ListBucket"))?;
+        let _complete = walked.map_err(cannot("s3:ListBucket"))?;
         let written = files.iter().map(|(path, size)| (path.as_str(), *size));
         index::publish_base(tier, release, since, written).await.map_err(cannot("s3:PutObject"))?;
         Ok(())

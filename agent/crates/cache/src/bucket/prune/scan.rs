@@ -113,9 +113,15 @@ impl Scanner<'_> {
                 .trouble
                 .add(|| format!("pr/{number}: too many objects, the rest was not looked at"));
         }
-        let newest = found.iter().map(|object| nanoseconds(object.modified)).max();
-        if newest.is_some_and(|used| self.rules.takes_tier(number, used)) {
-            self.whole_tier(number, &top, found, scan);
+        // A prune writes the index itself, which is no use of the tier.
+        let index = format!("{top}index/");
+        let is_index = |object: &ListedObject| object.key.starts_with(&index);
+        let others = found.iter().filter(|object| !is_index(object));
+        let newest = others.map(|object| nanoseconds(object.modified)).max().unwrap_or(i64::MIN);
+        if !found.is_empty() && self.rules.takes_tier(number, newest) {
+            // Those of the index first.
+            found.sort_by_key(|object| !is_index(object));
+            self.whole_tier(number, newest, &top, found, scan);
             return Ended::Complete;
         }
         let mut areas: BTreeMap<Area, Vec<ListedObject>> = BTreeMap::new();
@@ -135,12 +141,10 @@ impl Scanner<'_> {
         Ended::Complete
     }
 
-    /// Adds all objects of a tier that nobody uses any more, those of its index first.
-    fn whole_tier(&self, number: u64, top: &str, mut found: Vec<ListedObject>, scan: &mut Scan) {
+    /// Adds all objects of a tier that nobody uses any more, in this order.
+    fn whole_tier(&self, number: u64, newest: i64, top: &str, found: Vec<ListedObject>, scan: &mut Scan) {
         let too_old = before(self.rules.now, self.rules.options.pull_requests_max_age);
         let group = scan.group(format!("pr/{number}"), self.rules.only_age(too_old), Whose::Tier(number));
-        let is_index = |object: &ListedObject| object.key[top.len()..].starts_with("index/");
-        found.sort_by_key(|object| !is_index(object));
         let tier = PathBuf::from(format!("pr/{number}"));
         for object in found {
             let folders = Folders::new(top, vec![object], |_| None);
@@ -151,7 +155,7 @@ impl Scanner<'_> {
                 let contents = units::signatures_in(&Folder::in_bucket(&path, &entries));
                 for mut unit in contents.units {
                     unit.directory = tier.join(&unit.directory);
-                    scan.gathering.add(&unit, group, unit.size(), unit.used());
+                    scan.gathering.add(&unit, group, unit.size(), unit.used().min(newest));
                 }
             }
         }
