@@ -10,7 +10,9 @@
 //! local store is published after the check. Answers and parse caches never change. `<content>` stands for the files that BitBake
 //! looks at, whatever their stat data: a fresh clone of the same commits adds nothing.
 //!
-//! The rules of trust are those of the tiers: whoever can write one decides the verdicts of those who read it.
+//! The rules of trust are those of the tiers: whoever can write one decides the verdicts of those who read it. A parse cache
+//! is a pickle, which can run code. So parse caches are only in the tier of trusted builds: one pull request may be able to
+//! write into the tier of another.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
@@ -122,7 +124,7 @@ impl BucketStore {
         into: &ParseCacheStore,
     ) -> Result<bool, String> {
         let (mut came, mut damaged) = (0, None);
-        for tier in &self.tiers.read {
+        for tier in self.tiers.read.iter().filter(|tier| tier.kind == TierKind::Shared) {
             let prefix = format!("{}/", parse_caches_at(tier, configuration));
             let request = PageRequest { prefix: prefix.clone(), ..PageRequest::default() };
             let page = self.wait(tier, FETCH, tier.objects.page(&request))?;
@@ -210,7 +212,7 @@ impl BucketStore {
             let (local, at) = (local.clone(), format!("answers/{name}.tar.zst"));
             jobs.push((at, Box::new(move || local.pack(&name)) as Pack));
         }
-        for (configuration, content) in parse_caches {
+        for (configuration, content) in parse_caches.into_iter().filter(|_| tier.kind == TierKind::Shared) {
             let at = format!("parses/{configuration}/{content}.tar");
             let local = local.parse_caches();
             jobs.push((at, Box::new(move || local.pack(&configuration, &content)) as Pack));
