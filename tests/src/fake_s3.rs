@@ -129,6 +129,11 @@ impl FakeS3 {
         self.state().insert(key, 0, content.to_vec());
     }
 
+    /// Writes an object, as if it had been written at that time.
+    pub fn put_at(&self, key: &str, content: &[u8], written: SystemTime) {
+        self.state().objects.insert(key.to_owned(), Object { tag: 0, written, content: content.to_vec() });
+    }
+
     /// Deletes all objects and uploads.
     pub fn clear(&self) {
         let mut state = self.state();

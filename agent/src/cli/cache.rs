@@ -100,7 +100,7 @@ async fn on_bucket<T>(
     interrupt: &Interrupt,
     work: impl AsyncFnOnce(Objects) -> Result<T>,
 ) -> Result<T> {
-    let bucket = Arc::new(agent_artifacts::aws::bucket(share.bucket(), None).await?);
+    let bucket = Arc::new(agent_artifacts::aws::share_bucket(share.bucket()).await?);
     let keys = agent_artifacts::aws::BucketKeys::new(Arc::clone(&bucket))
         .map_err(|error| Error::machine(format!("cannot use {share}")).because(&error))?;
     let objects = Objects::new(bucket, RETRIES).listed_by(Arc::new(keys));

@@ -198,7 +198,12 @@ fn each_mistake_alone_is_told_with_its_place_key_and_remedy() {
         ),
         ("", "[build]\ntargets = ['x', 'x']", "10:17: [build] targets: `x` is listed twice", &[]),
         // Cache, artifacts, GitHub.
-        ("", "[cache]\nshare = 'efs'", "10:9: [cache] share: `efs` is not an absolute path", &[]),
+        (
+            "",
+            "[cache]\nshare = 'efs'",
+            "10:9: [cache] share: `efs` is neither an absolute path",
+            &["s3://BUCKET/PREFIX"],
+        ),
         (
             "",
             "[cache]\nsstate_max_age = '30'",
@@ -211,6 +216,15 @@ fn each_mistake_alone_is_told_with_its_place_key_and_remedy() {
             "10:15: [cache] hash_server: `on` is not a hash server",
             &["host:port"],
         ),
+        (
+            "",
+            "[cache.prices]\ngb_month = -1",
+            "10:12: [cache.prices] gb_month: a price must not be negative",
+            &[],
+        ),
+        ("", "[cache.prices]\ngb_month = '1'", "10:12: [cache.prices] gb_month: must be a number", &[]),
+        ("", "[cache.prices]\ngb_month = inf", "10:12: [cache.prices] gb_month: must be a number", &[]),
+        ("", "[cache]\nprices = 1", "10:10: [cache] prices: must be a table", &[]),
         (
             "",
             "[cache]\nendpoint_port = 80",

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
 
 use super::*;
+use agent_objects::Prices;
 use agent_types::error::{Class, Error};
 
 /// 2026-01-02T03:04:05Z
@@ -139,6 +140,7 @@ fn defaults() {
     assert_eq!((settings.cache.downloads_max_age, settings.cache.sstate_max_age), (days(60), days(30)));
     assert_eq!((settings.cache.share, settings.cache.hash_server), (None, HashServer::Off));
     assert_eq!(settings.cache.endpoint_port, 28463);
+    assert_eq!(settings.cache.prices, Prices::default());
     let separate = checkout.load(&["repos.poky.layers=[\"meta\"]"]).unwrap();
     assert_eq!(separate.config.distro, "nodistro", "without meta-poky");
 }
@@ -176,6 +178,7 @@ downloads_max_age = "60d"
 sstate_max_age    = "30d"
 hash_server       = "off"
 endpoint_port     = 20000
+prices            = { thousand_writes = 0.01, thousand_reads = 0 }
 [artifacts]
 destination = "s3://my-bucket/builds"
 [[artifacts.rules]]
@@ -200,6 +203,8 @@ log = "500MiB"
     assert_eq!(settings.check.max_parallel_bitbakes.map(usize::from), Some(3));
     assert_eq!(settings.limits.log, 500 << 20);
     assert_eq!(settings.cache.endpoint_port, 20000);
+    let prices = Prices { thousand_writes: 0.01, thousand_reads: 0.0, ..Prices::default() };
+    assert_eq!(settings.cache.prices, prices);
     assert_eq!(
         settings.artifacts.destination,
         Destination::S3 { bucket: "my-bucket".into(), prefix: "builds".into() }

@@ -259,6 +259,14 @@ make: *** [Makefile:9: zlib.o] Error 1</failure>
     }
 
     #[test]
+    fn the_costs_of_a_bucket_are_properties() {
+        let xml = render(&reduce(&sample::with_bucket())).unwrap();
+        assert!(xml.contains(r#"<property name="cache.shared.usd" value="0.000300"/>"#), "{xml}");
+        let xml = render(&reduce(&sample::with_share())).unwrap();
+        assert!(!xml.contains(".usd"), "{xml}");
+    }
+
+    #[test]
     fn each_outcome_has_its_element() {
         let unit = check_layer();
         let why = || "why".to_owned();

@@ -289,6 +289,20 @@ pub fn passing_job() -> Vec<Event> {
     ]
 }
 
+/// A job with a share in a bucket.
+pub fn with_bucket() -> Vec<Event> {
+    let (tier, path) = (TierKind::Shared, "s3://bucket/yocto".to_owned());
+    let found = CacheTier { tier, path, state: State::ReadWrite, reason: None };
+    let traffic = |usd| Traffic { operations: 7, seconds_waited: 0.5, usd, ..Traffic::default() };
+    let mut events = passing_job();
+    events.extend([
+        at(6000, EventKind::CacheTier(found)),
+        at(6100, EventKind::CacheTraffic { tier, traffic: traffic(0.000_1) }),
+        at(6200, EventKind::CacheTraffic { tier, traffic: traffic(0.000_2) }),
+    ]);
+    events
+}
+
 /// A job of a pull request that reads two tiers and publishes to its own.
 pub fn with_share() -> Vec<Event> {
     let found = |tier: TierKind, path: &str, state: State| {

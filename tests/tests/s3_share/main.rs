@@ -5,4 +5,5 @@
 mod endpoint;
 mod fresh;
 mod jobs;
+mod keep;
 mod kills;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use super::*;
 use crate::report::Summary;
 use crate::report::sample::{
-    at, case, check_layer, failing_job, image, job_started, passing_job, reduce, with_share,
+    at, case, check_layer, failing_job, image, job_started, passing_job, reduce, with_bucket, with_share,
 };
 use crate::report::sink::Sink;
 use agent_types::events::{Event, EventKind, Level, TaskFailed};
@@ -71,6 +71,14 @@ fn the_end_tells_what_the_share_was_good_for() {
     ] {
         assert!(text.contains(wanted), "no {wanted:?} in\n{text}");
     }
+}
+
+#[test]
+fn the_end_tells_what_a_bucket_costs() {
+    let text = end(&reduce(&with_bucket()));
+    let wanted = "cache      shared s3://bucket/yocto (read-write): 0 objects read (0 bytes), 14 requests, \
+                  waited 1s, 0.00030 USD\n";
+    assert!(text.contains(wanted), "no {wanted:?} in\n{text}");
 }
 
 #[test]

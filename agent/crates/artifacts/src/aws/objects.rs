@@ -55,7 +55,7 @@ pub async fn share_bucket(name: &str) -> Result<AmazonS3> {
                 max_backoff: Duration::from_secs(1),
                 base: 2.,
             },
-            max_retries: 2,
+            max_retries: 4,
             retry_timeout: Duration::from_secs(10),
         })
         .with_http_connector(CreateOnly);

@@ -192,7 +192,7 @@ mod tests {
             ] {
                 objects.create(&object_store::path::Path::from(share.key(key)), "x".into()).await.unwrap();
             }
-            objects.create(&Path::from("outside/downloads/x"), "x".into()).await.unwrap();
+            objects.create(&object_store::path::Path::from("outside/downloads/x"), "x".into()).await.unwrap();
             let layout = Layout::read(&objects, &share).await.unwrap();
             let areas: Vec<_> = layout.areas.iter().map(ToString::to_string).collect();
             assert_eq!(areas, ["sstate/scarthgap", "downloads", "signatures"]);

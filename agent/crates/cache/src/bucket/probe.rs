@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use object_store::path::Path;
-use object_store::{Error, GetOptions, GetRange, ObjectMeta};
+use object_store::{Error, GetOptions, GetRange};
 
 use super::BucketTier;
 use crate::{names, stamp};
 use agent_objects::key::exact;
+use agent_objects::keys::PageRequest;
 use agent_objects::retry::Retries;
 use agent_objects::{Created, Objects};
 
@@ -59,21 +59,23 @@ async fn within_limit<T>(work: impl Future<Output = Result<T, Failure>>) -> Resu
     tokio::time::timeout(LIMIT, work).await.unwrap_or(Err(Failure::Timeout))
 }
 
-/// Lists the index, and reads from one of its objects. Only builds that may write the tier write there: in other
-/// parts of a share, strangers may write names that a client cannot list.
+/// Lists the index, and reads from one of its objects: what every reader does first.
 async fn try_reading(tier: &BucketTier, objects: &Objects) -> Result<(), Failure> {
-    let below = Path::from(tier.share.key("index"));
-    let first = objects.list(&below).next().await.transpose();
+    let request = PageRequest { prefix: tier.share.key("index/"), ..PageRequest::default() };
+    let listed = objects.page(&request).await;
     let refused = |error, action, resource: String| Failure::Refused { error, action, resource };
     let bucket = || format!("s3://{}", tier.share.bucket());
-    let first: Option<ObjectMeta> = first.map_err(|error| refused(error, "s3:ListBucket", bucket()))?;
+    let listed = listed.map_err(|error| refused(error, "s3:ListBucket", bucket()))?;
+    let mut plain =
+        listed.objects.into_iter().filter_map(|object| Some((exact(&object.key).ok()?, object.size)));
+    let first = plain.next();
     let readable = || format!("{}/*", tier.share);
     let key = match &first {
-        Some(object) => object.location.clone(),
+        Some((key, _)) => key.clone(),
         // S3 refuses to say that an object does not exist to a role that may not read it.
         None => Path::from(tier.share.key("index/none")),
     };
-    let range = first.filter(|object| object.size > 0).map(|_| GetRange::Bounded(0..1));
+    let range = first.filter(|(_, size)| *size > 0).map(|_| GetRange::Bounded(0..1));
     let got = objects.get(&key, GetOptions { range, ..GetOptions::default() }).await;
     let read = match got {
         Ok(Some(got)) => got.bytes().await.map(|_| ()),

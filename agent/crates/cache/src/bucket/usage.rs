@@ -75,7 +75,7 @@ impl UsageRecord {
         if !names::is_release(release) {
             return Err(Error::internal(format!("`{release}` is not the name of a release")));
         }
-        let failed = |error: &dyn std::error::Error| {
+        let failed = |error: &(dyn std::error::Error + 'static)| {
             Error::upstream(format!("cannot write a usage record to {}", tier.share)).because(error)
         };
         let key = format!("{}/{}{SUFFIX}", tier.share.usage(release), stamp::stamp(now));

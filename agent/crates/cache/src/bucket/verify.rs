@@ -178,10 +178,8 @@ impl Checking<'_> {
                 None => self.verified.moved += 1,
                 Some((key, error)) => {
                     let why = match is_denied(error) {
-                        true => {
-                            "access denied: allow s3:DeleteObject on the share to the role of these credentials"
-                        }
-                        false => &*shown(&error.to_string()),
+                        true => "access denied: allow s3:DeleteObject on the share to this role".to_owned(),
+                        false => shown(&error.to_string()),
                     };
                     self.verified.failures.push(format!("{}: {why}", shown(key.as_ref())));
                 }

@@ -113,7 +113,7 @@ pub fn verify(share: &Share, options: &Options, interrupt: &Interrupt, now: Syst
 
 /// Results for a directory or a unit.
 #[derive(Default)]
-pub(crate) struct Finding {
+struct Finding {
     files: u64,
     unpacked: u64,
     siginfo_only: u64,

@@ -7,21 +7,17 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::Stream;
 use futures_util::stream::BoxStream;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::connections::Busy;
+use super::limits::Limits;
 use super::target::Target;
 use super::tier::ReadTier;
 
-/// Time in which the bucket must send some bytes. Shorter than wget's limit in every release (30 s).
-const STALL: Duration = Duration::from_secs(25);
-
-/// Time of a whole answer: this, and a second for each [`SLOWEST`] bytes.
-const ANSWER: Duration = Duration::from_secs(120);
+/// Bytes per second that every client can read.
 const SLOWEST: u64 = 64 << 10;
 
 /// The body of an answer. The request ends when it is dropped.
@@ -34,6 +30,7 @@ pub struct ReplyBody {
 struct Content {
     stream: BoxStream<'static, object_store::Result<Bytes>>,
     left: u64,
+    limits: Limits,
     stall: Pin<Box<Sleep>>,
     end: Instant,
     tier: Arc<ReadTier>,
@@ -56,11 +53,13 @@ impl ReplyBody {
         tier: Arc<ReadTier>,
         target: Target,
         permit: OwnedSemaphorePermit,
+        limits: Limits,
         busy: Busy,
     ) -> ReplyBody {
-        let end = Instant::now() + ANSWER + Duration::from_secs(length / SLOWEST);
-        let stall = Box::pin(sleep(STALL));
-        let content = Content { stream, left: length, stall, end, tier, target, completes, _permit: permit };
+        let end = Instant::now() + limits.answer + Duration::from_secs(length / SLOWEST);
+        let stall = Box::pin(sleep(limits.stall));
+        let (left, _permit) = (length, permit);
+        let content = Content { stream, left, limits, stall, end, tier, target, completes, _permit };
         ReplyBody { content: Some(content), _busy: busy }
     }
 }
@@ -115,7 +114,7 @@ impl Content {
             match self.stream.as_mut().poll_next(context) {
                 Poll::Ready(Some(Ok(bytes))) if bytes.is_empty() => {}
                 Poll::Ready(Some(Ok(mut bytes))) => {
-                    self.stall.as_mut().reset(Instant::now() + STALL);
+                    self.stall.as_mut().reset(Instant::now() + self.limits.stall);
                     // A server may send more than it announced.
                     bytes.truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
                     self.left -= bytes.len() as u64;

@@ -8,6 +8,7 @@
 mod body;
 mod breaker;
 mod connections;
+mod limits;
 mod range;
 mod served;
 mod service;
@@ -29,7 +30,8 @@ use tokio::task::JoinHandle;
 
 use super::BucketTiers;
 use super::index::{self, Filling, Index};
-use connections::{Connections, IDLE, Slot, TimedStream};
+use connections::{Connections, Slot, TimedStream};
+use limits::Limits;
 use service::Service;
 
 pub use served::{Served, Totals};
@@ -78,7 +80,16 @@ pub async fn bind(wanted: u16) -> io::Result<(TcpListener, u16)> {
 
 impl Endpoint {
     /// Serves the tiers that are read, and starts to fill their indexes.
-    pub fn start((listener, port): (TcpListener, u16), tiers: &BucketTiers, release: &str) -> Endpoint {
+    pub fn start(bound: (TcpListener, u16), tiers: &BucketTiers, release: &str) -> Endpoint {
+        Endpoint::with_limits(bound, tiers, release, Limits::default())
+    }
+
+    fn with_limits(
+        (listener, port): (TcpListener, u16),
+        tiers: &BucketTiers,
+        release: &str,
+        limits: Limits,
+    ) -> Endpoint {
         let indexes: Vec<_> =
             tiers.read.iter().map(|tier| Arc::new(Index::new(tier.clone(), release))).collect();
         let writes = |index: &Index| tiers.write.as_ref().is_some_and(|write| write.kind == index.kind());
@@ -86,11 +97,12 @@ impl Endpoint {
         let filling = indexes.iter().map(fill).collect();
         let read = tiers.read.iter().zip(indexes);
         let tiers = read.map(|(tier, index)| Arc::new(ReadTier::new(tier.clone(), index))).collect();
-        let service = Arc::new(Service::new(tiers, release, port));
+        let service = Arc::new(Service::new(tiers, release, port, limits));
         let open_files = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
         let limit = usize::try_from((open_files / 4).clamp(16, CONNECTIONS)).unwrap_or(16);
         let connections = Connections::new(limit);
-        let accepting = tokio::spawn(accept(listener, Arc::clone(&service), Arc::clone(&connections)));
+        let accepting =
+            tokio::spawn(accept(listener, Arc::clone(&service), Arc::clone(&connections), limits));
         Endpoint { port, service, connections, accepting, _filling: filling }
     }
 
@@ -111,13 +123,13 @@ impl Drop for Endpoint {
     }
 }
 
-async fn accept(listener: TcpListener, service: Arc<Service>, connections: Arc<Connections>) {
+async fn accept(listener: TcpListener, service: Arc<Service>, connections: Arc<Connections>, limits: Limits) {
     loop {
         connections.room().await;
         match listener.accept().await {
             Ok((stream, _)) => {
                 let service = Arc::clone(&service);
-                connections.spawn(|slot| serve(stream, slot, service));
+                connections.spawn(|slot| serve(stream, slot, service, limits));
             }
             // The client is gone, or the agent has no file descriptor left.
             Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
@@ -126,16 +138,16 @@ async fn accept(listener: TcpListener, service: Arc<Service>, connections: Arc<C
 }
 
 /// Serves one connection to its end. Its errors are the client's.
-async fn serve(stream: TcpStream, slot: Arc<Slot>, service: Arc<Service>) {
+async fn serve(stream: TcpStream, slot: Arc<Slot>, service: Arc<Service>, limits: Limits) {
     let _ = stream.set_nodelay(true);
-    let stream = TokioIo::new(TimedStream::new(stream, Arc::clone(&slot)));
+    let stream = TokioIo::new(TimedStream::new(stream, Arc::clone(&slot), limits));
     let answer = service_fn(move |request| {
         let (service, busy) = (Arc::clone(&service), slot.request());
         async move { Ok::<_, Infallible>(service.answer(&request, busy).await) }
     });
     let _ = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(IDLE)
+        .header_read_timeout(limits.idle)
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEADER_BYTES)
         .serve_connection(stream, answer)

@@ -1,7 +1,7 @@
 //! Answers one request.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use hyper::header::{
     ACCEPT_RANGES, ALLOW, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HOST, HeaderValue, IF_RANGE, RANGE,
@@ -9,21 +9,16 @@ use hyper::header::{
 use hyper::{Method, Request, Response, StatusCode};
 use object_store::path::Path;
 use object_store::{Error, GetOptions, GetRange, GetResult};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::body::ReplyBody;
 use super::connections::Busy;
+use super::limits::Limits;
 use super::range::{Wanted, wanted};
 use super::target::{self, Area, Target};
 use super::tier::ReadTier;
 use agent_objects::key;
-
-/// Time for the bucket to begin an answer. BitBake gives up after 30 s, in every release.
-const BUCKET: Duration = Duration::from_secs(20);
-
-/// Time that a question about existence waits for the index. With an answer "missing", BitBake builds.
-const INDEX: Duration = Duration::from_secs(20);
 
 /// Objects that are downloaded in parallel.
 const DOWNLOADS: usize = 64;
@@ -37,6 +32,7 @@ pub struct Service {
     /// their own.
     hosts: [String; 2],
     downloads: Arc<Semaphore>,
+    limits: Limits,
 }
 
 /// An answer without the object's bytes.
@@ -49,15 +45,17 @@ struct Found<'a> {
     tier: &'a Arc<ReadTier>,
     target: Target,
     key: Path,
+    limits: Limits,
 }
 
 impl Service {
-    pub fn new(tiers: Vec<Arc<ReadTier>>, release: &str, port: u16) -> Service {
+    pub fn new(tiers: Vec<Arc<ReadTier>>, release: &str, port: u16, limits: Limits) -> Service {
         Service {
             tiers,
             release: release.to_owned(),
             hosts: ["127.0.0.1", "localhost"].map(|host| format!("{host}:{port}")),
             downloads: Arc::new(Semaphore::new(DOWNLOADS)),
+            limits,
         }
     }
 
@@ -101,19 +99,20 @@ impl Service {
                 return Err(NOT_FOUND);
             }
         }
-        let permit = timeout(BUCKET, Arc::clone(&self.downloads).acquire_owned());
+        let permit = timeout(self.limits.bucket, Arc::clone(&self.downloads).acquire_owned());
         let Ok(Ok(permit)) = permit.await else { return Err(Refused(StatusCode::SERVICE_UNAVAILABLE)) };
         // `If-Range` compares with an ETag, and none is ever sent.
         let range = request.headers().get(RANGE).filter(|_| !request.headers().contains_key(IF_RANGE));
         let part = match range.and_then(|range| range.to_str().ok()) {
             None => None,
-            Some(range) => match found.size().await? {
-                size => match wanted(range, size) {
+            Some(range) => {
+                let size = found.size().await?;
+                match wanted(range, size) {
                     Wanted::Whole => None,
                     Wanted::Part(part) => Some(part),
                     Wanted::Unsatisfiable => return Ok(Reply::unsatisfiable(size)),
-                },
-            },
+                }
+            }
         };
         let options = GetOptions { range: part.clone().map(GetRange::Bounded), ..GetOptions::default() };
         let result = found.ask(found.tier.bucket.objects.get(&found.key, options)).await?;
@@ -123,7 +122,7 @@ impl Service {
             return Err(Refused(StatusCode::BAD_GATEWAY));
         }
         let Found { tier, target, .. } = found;
-        Ok(Reply::object(result, part.is_some(), Arc::clone(tier), target, permit))
+        Ok(Reply::object(result, part.is_some(), Arc::clone(tier), target, permit, self.limits))
     }
 
     /// The object that the request names, without a look at the bucket.
@@ -138,12 +137,12 @@ impl Service {
         let target = target::parse(uri.path(), &self.release).ok_or(NOT_FOUND)?;
         let tier = self.tiers.iter().find(|tier| tier.bucket.kind == target.tier).ok_or(NOT_FOUND)?;
         let key = key::exact(&tier.key(target.area, &target.name, &self.release)).map_err(|_| NOT_FOUND)?;
-        Ok(Found { tier, target, key })
+        Ok(Found { tier, target, key, limits: self.limits })
     }
 
     /// Waits for the index.
     async fn indexed(&self, found: &Found<'_>) -> Result<(), Refused> {
-        match found.tier.index.is_ready() || found.tier.index.ready(INDEX).await {
+        match found.tier.index.is_ready() || found.tier.index.ready(self.limits.index).await {
             true => Ok(()),
             false => Err(NOT_FOUND),
         }
@@ -163,7 +162,7 @@ impl Found<'_> {
         if !self.tier.breaker.lets_through(Instant::now()) {
             return Err(Refused(StatusCode::SERVICE_UNAVAILABLE));
         }
-        let (why, status) = match timeout(BUCKET, request).await {
+        let (why, status) = match timeout(self.limits.bucket, request).await {
             Ok(Ok(Some(answer))) => {
                 self.tier.breaker.succeeded();
                 return Ok(answer);
@@ -177,7 +176,9 @@ impl Found<'_> {
                 return Err(NOT_FOUND);
             }
             Ok(Err(error)) => (error.to_string(), StatusCode::BAD_GATEWAY),
-            Err(_) => (format!("no answer within {} s", BUCKET.as_secs()), StatusCode::GATEWAY_TIMEOUT),
+            Err(_) => {
+                (format!("no answer within {} s", self.limits.bucket.as_secs()), StatusCode::GATEWAY_TIMEOUT)
+            }
         };
         self.tier.failed(format!("{}: {why}", self.target.name));
         Err(Refused(status))
@@ -217,7 +218,8 @@ impl Reply {
         is_part: bool,
         tier: Arc<ReadTier>,
         target: Target,
-        permit: tokio::sync::OwnedSemaphorePermit,
+        permit: OwnedSemaphorePermit,
+        limits: Limits,
     ) -> Reply {
         let (size, range) = (result.meta.size, result.range.clone());
         let length = range.end - range.start;
@@ -228,7 +230,8 @@ impl Reply {
         }
         let completes = (range.end == size).then_some(size);
         let stream = result.into_stream();
-        let body = move |busy| ReplyBody::stream(stream, length, completes, tier, target, permit, busy);
+        let body =
+            move |busy| ReplyBody::stream(stream, length, completes, tier, target, permit, limits, busy);
         reply.content = Some(Box::new(body));
         reply
     }

@@ -142,6 +142,10 @@ struct Bench {
 impl Bench {
     /// With objects below the share's prefix.
     async fn new(objects: &[(&str, &[u8])], pull_request: bool) -> Bench {
+        Bench::with_limits(objects, pull_request, Limits::default()).await
+    }
+
+    async fn with_limits(objects: &[(&str, &[u8])], pull_request: bool, limits: Limits) -> Bench {
         let store = Arc::new(Faulty {
             memory: InMemory::new(),
             fault: Mutex::new(Fault::No),
@@ -160,7 +164,7 @@ impl Bench {
         let tiers = BucketTiers { read, write: None };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let endpoint = Endpoint::start((listener, port), &tiers, RELEASE);
+        let endpoint = Endpoint::with_limits((listener, port), &tiers, RELEASE, limits);
         for tier in endpoint.tiers() {
             assert!(tier.index.ready(Duration::from_secs(30)).await);
         }
@@ -418,8 +422,15 @@ fn survives_any_bytes() {
     assert_eq!(reply, (200, CONTENT.to_vec()));
 }
 
+/// Clients and server are one process here.
+fn many_open_files() {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    nix::sys::resource::setrlimit(Resource::RLIMIT_NOFILE, hard.min(65536), hard).unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_clients_at_once_get_everything() {
+    many_open_files();
     let large = vec![b'x'; 100_000];
     let bench = Arc::new(Bench::new(&[(OBJECT, &large), ("downloads/a.tar.gz", b"archive")], false).await);
     let clients = (0..1000).map(|number: u32| {
@@ -445,6 +456,7 @@ async fn a_thousand_clients_at_once_get_everything() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_that_send_or_read_slowly_do_not_stop_others() {
+    many_open_files();
     let large = vec![b'x'; 16 << 20];
     let bench = Bench::new(&[(OBJECT, CONTENT), ("downloads/large.tar.gz", &large)], false).await;
     let mut held = Vec::new();
@@ -464,7 +476,8 @@ async fn clients_that_send_or_read_slowly_do_not_stop_others() {
     }
     let begun = Instant::now();
     for _ in 0..3 {
-        let asked = bench.ask("GET", &shared(OBJECT), "");
+        let path = shared(OBJECT);
+        let asked = bench.ask("GET", &path, "");
         let reply = tokio::time::timeout(Duration::from_secs(60), asked).await.unwrap();
         assert_eq!(reply, (200, CONTENT.to_vec()), "{:?}", begun.elapsed());
     }
@@ -509,21 +522,34 @@ async fn a_download_that_broke_can_be_continued() {
     assert_eq!(bench.totals(), (1, 10));
 }
 
-/// The clock jumps to the next time limit whenever everything waits.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_silent_bucket_costs_a_bounded_time() {
+    let default = Limits::default();
+    assert!(
+        default.bucket.max(default.stall).max(default.index) < Duration::from_secs(30),
+        "wget of dunfell"
+    );
+    let short = Duration::from_millis(50);
     for (fault, status) in [(Fault::Silent, 504), (Fault::Stalls, 200)] {
-        let bench = bench().await;
+        let limits = Limits { bucket: short, stall: short, ..default };
+        let bench = Bench::with_limits(&[(OBJECT, CONTENT)], false, limits).await;
         bench.fault(fault);
-        let mut client = bench.connect().await;
-        tokio::time::pause();
-        let begun = tokio::time::Instant::now();
-        let reply = client.ask("GET", &shared(OBJECT), "").await.unwrap();
+        let reply = bench.connect().await.ask("GET", &shared(OBJECT), "").await.unwrap();
         assert_eq!(reply.status, status);
         assert_eq!(reply.body.is_some(), fault == Fault::Silent);
-        assert!(begun.elapsed() < Duration::from_secs(30), "wget of dunfell gives up after 30 s");
-        tokio::time::resume();
     }
+}
+
+/// The time for an answer grows with its size.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_whole_answer_has_a_time_limit() {
+    let large = vec![b'x'; 32 << 20];
+    let limits = Limits { answer: Duration::ZERO, ..Limits::default() };
+    let bench = Bench::with_limits(&[(OBJECT, CONTENT), ("downloads/a.tar.gz", &large)], false, limits).await;
+    let reply = bench.connect().await.ask("GET", &shared(OBJECT), "").await.unwrap();
+    assert_eq!((reply.status, reply.body), (200, None), "its time is over before it begins");
+    let reply = bench.ask("GET", "/shared/downloads/a.tar.gz", "").await;
+    assert_eq!((reply.0, reply.1.len()), (200, large.len()), "it has 512 s");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -199,7 +199,8 @@ impl Apply<'_> {
             doomed.iter().flat_map(|unit| unit.keys.iter().skip(1).map(|(key, _)| key.clone())).collect();
         for batch in rest.chunks(BATCH) {
             // The next run finds them as units without an archive.
-            applied.failed += self.delete_batch(batch.to_vec(), applied).await.len() as u64;
+            let refused = self.delete_batch(batch.to_vec(), applied).await.len();
+            applied.failed += refused as u64;
         }
         for unit in doomed {
             applied.taken.add(unit.keys.iter().map(|(_, size)| size).sum());

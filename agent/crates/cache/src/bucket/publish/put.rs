@@ -2,7 +2,7 @@
 //!
 //! 1. A download that a tier has under the same name is compared with it.
 //! 2. The sidecar files are created, then the primary file. The bucket refuses each that exists.
-//! 3. If the primary file is new, sidecar files with other content are replaced: they come from an interrupted
+//! 3. If the primary file is this one, sidecar files with other content are replaced: they come from an interrupted
 //!    publisher, or from one that runs now. The publisher of the primary file decides which are right.
 
 use std::sync::Arc;
@@ -67,14 +67,14 @@ impl Publisher {
             Primary::Content(content) => self.or_stop(async { self.create(&key, content).await }).await?,
             Primary::File(file) => self.create_in_parts(&key, file).await?,
         };
-        let outcome = match created {
-            Created::New => {
-                for (key, content) in different {
-                    let replaced = self.writer.objects.replace(&key, content.clone());
-                    self.or_stop(async { replaced.await.map_err(share_failure) }).await?;
-                }
-                PutOutcome::Published { bytes }
+        if created != Created::Different {
+            // A stop waits for this: without it, the archive keeps the sidecar files of another one.
+            for (key, content) in different {
+                self.writer.objects.replace(&key, content.clone()).await.map_err(share_failure)?;
             }
+        }
+        let outcome = match created {
+            Created::New => PutOutcome::Published { bytes },
             Created::Equal => PutOutcome::Present,
             Created::Different => {
                 let there = async { self.writer.objects.head(&key).await.map_err(share_failure) };
