@@ -93,7 +93,7 @@ pub struct Build {
 }
 
 /// `[cache]`
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Cache {
     /// `DL_DIR`, absolute, local.
     pub downloads: PathBuf,
