@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use build_agent_tests::{FakeS3, Running, agent, is_left_to_the_long_run};
+use build_agent_tests::fake_s3::FakeS3;
+use build_agent_tests::{Running, agent, is_left_to_the_long_run};
 use serde_json::Value;
 
 use crate::fixture::TIMEOUT;

@@ -4,9 +4,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use build_agent_tests::{
-    FakeS3, Fault, S3Request, Sandbox, cannot_run_parallel, cases, commit, copy_tree, skip,
-};
+use build_agent_tests::fake_s3::{FakeS3, Fault, S3Request};
+use build_agent_tests::{Sandbox, cannot_run_parallel, cases, commit, copy_tree, skip};
 use serde_json::Value;
 
 /// A job that checks a layer; its BitBake notes its calls.
