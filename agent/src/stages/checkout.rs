@@ -5,6 +5,7 @@
 //! directories and the checkout under test are used as they are and nothing in them is changed.
 
 mod asked;
+mod blocking;
 mod bucket;
 mod contents;
 mod stored;

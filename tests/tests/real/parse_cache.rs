@@ -2,9 +2,11 @@
 
 use std::path::Path;
 
-use build_agent_tests::is_left_to_the_long_run;
+use build_agent_tests::fake_s3::FakeS3;
+use build_agent_tests::{Running, agent, is_left_to_the_long_run};
 use serde_json::Value;
 
+use crate::fixture::TIMEOUT;
 use crate::signature_cache::{Narrow, test_results};
 use crate::{BITBAKE, OE_CORE, POKY};
 
@@ -195,4 +197,61 @@ fn a_fresh_clone_parses_only_what_changed_in_other_releases() {
         return;
     }
     assert_fresh_clone_parses_only_what_changed(test, &["kirkstone", "mickledore", "master"]);
+}
+
+/// A machine with an empty disk that has only a share in a bucket: nothing is cloned and nothing is parsed that another
+/// machine parsed.
+#[test]
+fn a_fresh_machine_with_a_share_in_a_bucket_parses_only_what_changed() {
+    let test = "a_fresh_machine_with_a_share_in_a_bucket_parses_only_what_changed";
+    if is_left_to_the_long_run(test) {
+        return;
+    }
+    let Some(narrow) = Narrow::new(test) else { return };
+    let s3 = FakeS3::new();
+    narrow.write_manifest(HANDLER);
+    let directory = narrow.0.directory.path();
+    let run = |words: &[&str]| -> Value {
+        let mut command = agent();
+        command.current_dir(narrow.0.layer()).arg("run").args(words);
+        command.args(["--set", "cache.share=s3://bucket/share"]);
+        command.arg("--work-dir").arg(directory.join("work")).arg("--out").arg(narrow.0.out());
+        s3.configure(&mut command);
+        Running::start(command, directory).wait_for(TIMEOUT).assert_code(&[0]);
+        narrow.0.result()
+    };
+    let fresh_machine = || {
+        clone_again(&narrow);
+        let removed = std::process::Command::new("rm").arg("-rf").arg(directory.join("work")).status();
+        assert!(removed.unwrap().success());
+    };
+    let first = run(&["--trusted"]);
+    let parse_caches = s3.objects("share/signatures/parses/").len();
+    assert!(parse_caches > 0, "{:?}", s3.objects("").keys());
+    fresh_machine();
+    let unchanged = run(&[]);
+    let hits = reasons(&unchanged).matches("\"outcome\": \"hit\"").count();
+    assert_eq!((hits, test_results(&unchanged)), (5, test_results(&first)), "{}", reasons(&unchanged));
+    let events = std::fs::read_to_string(narrow.0.out().join("events.jsonl")).unwrap();
+    assert!(
+        events.contains("\"how\":\"stored\"") && !events.contains("\"how\":\"cloned\""),
+        "poky was cloned"
+    );
+    // A pull request that changes a recipe.
+    fresh_machine();
+    change(&narrow, RECIPES[0], "X = \"1\"\n");
+    let changed = run(&[]);
+    let counts: Vec<(u64, u64)> = counts(&changed).into_iter().flatten().collect();
+    let parsed = counts.iter().filter(|(_, parsed)| *parsed > 0).count();
+    assert!(
+        parsed >= 2 && counts.iter().all(|(cached, parsed)| *parsed <= 1 && *cached > 1),
+        "{}",
+        reasons(&changed)
+    );
+    assert_eq!(
+        s3.objects("share/signatures/parses/").len(),
+        parse_caches,
+        "only trusted jobs add parse caches"
+    );
+    assert_eq!(test_results(&changed), test_results(&narrow.run(&["--no-signature-cache"], 0)));
 }

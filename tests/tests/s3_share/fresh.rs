@@ -4,9 +4,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use build_agent_tests::{
-    FakeS3, Fault, S3Request, Sandbox, cannot_run_parallel, cases, commit, copy_tree, skip,
-};
+use build_agent_tests::fake_s3::{FakeS3, Fault, S3Request};
+use build_agent_tests::{Sandbox, cannot_run_parallel, cases, commit, copy_tree, skip};
 use serde_json::Value;
 
 /// A job that checks a layer; its BitBake notes its calls.
@@ -204,7 +203,7 @@ fn a_damaged_tier_and_a_failing_bucket_cost_time_and_no_verdict() {
     };
     let first = check.run(Trusted);
     let whole = check.s3.objects("share/");
-    let is_cached = |key: &str| key.contains("/signatures/") || key.contains("/layers/");
+    let is_cached = |key: &str| -> bool { key.contains("/signatures/") || key.contains("/layers/") };
     let with = |change: &dyn Fn(&[u8]) -> Vec<u8>| {
         for (key, content) in whole.iter().filter(|(key, _)| is_cached(key)) {
             check.s3.put(key, &change(content));
@@ -230,7 +229,7 @@ fn a_damaged_tier_and_a_failing_bucket_cost_time_and_no_verdict() {
         }
     }
     with(&|content| content.to_vec());
-    let gets = |request: &S3Request| request.method == "GET" && is_cached(&format!("/{}", request.key));
+    let gets = move |request: &S3Request| request.method == "GET" && is_cached(&format!("/{}", request.key));
     let faults: [(&str, Fault); 2] =
         [("refused", Fault::Refused(403, "AccessDenied")), ("broken", Fault::Truncated)];
     for (name, fault) in faults {

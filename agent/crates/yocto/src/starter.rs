@@ -201,6 +201,26 @@ mod tests {
         }
     }
 
+    /// With a stand-in for BitBake's library; the caches of real ones are rebased in the tests with real BitBake.
+    #[test]
+    fn a_parse_cache_is_rebased_onto_files_with_the_same_content() {
+        let top = tempfile::tempdir().unwrap();
+        let library = top.path().join("lib");
+        fs::create_dir_all(library.join("bb")).unwrap();
+        fs::write(library.join("bb/__init__.py"), "__version__ = '2.8.1'\n").unwrap();
+        let cache = "__cache_version__ = '155'\nclass CoreRecipeInfo:\n    pass\n";
+        fs::write(library.join("bb/cache.py"), cache).unwrap();
+        let starter = Starter::write(top.path()).unwrap();
+        let (_, arguments) = starter.rebase_command(&library, Path::new("/x"));
+        let mut test = std::process::Command::new("python3");
+        test.args(["-B", "-c", include_str!("rebase_test.py")])
+            .arg(&library)
+            .arg(top.path())
+            .arg(&arguments[1]);
+        let ran = test.output().unwrap();
+        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    }
+
     #[test]
     fn the_command_is_read_back() {
         let directory = tempfile::tempdir().unwrap();

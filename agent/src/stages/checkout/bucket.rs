@@ -15,7 +15,7 @@ use agent_objects::{Created, ObjectPath, key};
 use agent_types::tiers::TierKind;
 use agent_types::traffic::Traffic;
 
-use super::stored::blocking;
+use super::blocking::blocking;
 
 /// A clone takes about as long.
 const LIMIT: Duration = Duration::from_secs(5 * 60);

@@ -17,6 +17,7 @@ use agent_types::traffic::Traffic;
 use agent_yocto::path_rules;
 
 use super::super::share::OpenShare;
+use super::blocking::blocking;
 use super::bucket::BucketLayers;
 use super::usable::{usable_here, usable_on_share};
 
@@ -435,14 +436,6 @@ impl FetchRequest<'_> {
 
 fn seed(entry: &Entry) -> Seed {
     Seed { path: entry.tree(), commit: entry.commit.clone() }
-}
-
-/// Work that waits for files, out of the way of everything else.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|error| Err(Error::internal("work on the layer store broke").because(&error)))
 }
 
 #[cfg(test)]

@@ -10,9 +10,12 @@
 //! local store is published after the check. Answers and parse caches never change. `<content>` stands for the files that BitBake
 //! looks at, whatever their stat data: a fresh clone of the same commits adds nothing.
 //!
-//! The rules of trust are those of the tiers: whoever can write one decides the verdicts of those who read it.
+//! The rules of trust are those of the tiers: whoever can write one decides the verdicts of those who read it. A parse cache
+//! is a pickle, which can run code. So parse caches are only in the tier of trusted builds: one pull request may be able to
+//! write into the tier of another.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -28,12 +31,9 @@ use tokio::task::spawn_blocking;
 
 use crate::bucket::{BucketTier, BucketTiers};
 
-use super::Digest;
-use super::key::{Inputs, Key};
+use super::digest::Digest;
+use super::key::Key;
 use super::lock::lock;
-use super::parse_cache::ParseCacheStore;
-use super::protocol::Answer;
-use super::store::{self, Store};
 
 /// A tool waits for an answer. A bucket that takes longer for it is not asked again in this run.
 const LOOKUP: Duration = Duration::from_secs(30);
@@ -69,11 +69,47 @@ pub struct BucketStore {
 struct State {
     /// Why it is not asked any more.
     off: Option<String>,
-    answers: BTreeSet<String>,
-    parse_caches: BTreeSet<(String, String)>,
+    /// By their keys below `signatures/`.
+    answers: BTreeMap<String, Pack>,
+    parse_caches: BTreeMap<String, Pack>,
+    /// By the keys of the answers.
+    inputs: BTreeMap<String, PackInputs>,
     /// Objects that are not whole: what this run adds under their names replaces them.
     damaged: BTreeSet<String>,
     traffic: BTreeMap<TierKind, Traffic>,
+}
+
+/// What came of putting an object into the local store.
+pub(super) type Installed = agent_types::error::Result<()>;
+
+/// Reads an entry of the local store and packs it; `None`, if it is gone by then.
+pub(super) struct Pack(Box<dyn FnOnce() -> agent_types::error::Result<Option<Vec<u8>>> + Send>);
+
+/// The same for the inputs of an answer, with their name.
+pub(super) struct PackInputs(Box<dyn FnOnce() -> Option<(Digest, Vec<u8>)> + Send>);
+
+impl Pack {
+    pub fn new(pack: impl FnOnce() -> agent_types::error::Result<Option<Vec<u8>>> + Send + 'static) -> Pack {
+        Pack(Box::new(pack))
+    }
+}
+
+impl PackInputs {
+    pub fn new(pack: impl FnOnce() -> Option<(Digest, Vec<u8>)> + Send + 'static) -> PackInputs {
+        PackInputs(Box::new(pack))
+    }
+}
+
+impl fmt::Debug for Pack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Pack")
+    }
+}
+
+impl fmt::Debug for PackInputs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PackInputs")
+    }
 }
 
 /// What a run published.
@@ -92,17 +128,21 @@ impl BucketStore {
         is_used.then(|| BucketStore { tiers, runtime: Handle::current(), state: Mutex::default() })
     }
 
-    /// Fetches the answer of this key into the local store, from the first tier that has it. Whether one came.
-    /// Blocks.
+    /// Fetches the answer of this key from the first tier that has it; `install` puts it into the local store. Whether one
+    /// came. Blocks.
     ///
     /// # Errors
     /// Why nothing came although there may be one, for people.
-    pub(super) fn fetch_answer(&self, key: &Key, into: &Store) -> Result<bool, String> {
+    pub(super) fn fetch_answer(
+        &self,
+        key: &Key,
+        install: impl Fn(&[u8]) -> Installed,
+    ) -> Result<bool, String> {
         let mut damaged = None;
         for tier in &self.tiers.read {
             let path = answer_at(tier, key)?;
             let Some(packed) = self.read(tier, &path, LARGEST_ANSWER, LOOKUP)? else { continue };
-            match into.install(key, &packed) {
+            match install(&packed) {
                 Ok(()) => return Ok(true),
                 Err(error) => damaged = Some(self.damaged_at(tier, &path, &error.message)),
             }
@@ -110,8 +150,8 @@ impl BucketStore {
         damaged.map_or(Ok(false), Err)
     }
 
-    /// Fetches the newest parse caches of a configuration into the local store; `known` are contents that are not
-    /// needed. Whether one came. Blocks.
+    /// Fetches the newest parse caches of a configuration; `known` are contents that are not needed, `install` puts one
+    /// into the local store. Whether one came. Blocks.
     ///
     /// # Errors
     /// As [`BucketStore::fetch_answer`].
@@ -119,10 +159,10 @@ impl BucketStore {
         &self,
         configuration: &Key,
         known: &BTreeSet<String>,
-        into: &ParseCacheStore,
+        install: impl Fn(&[u8]) -> Installed,
     ) -> Result<bool, String> {
         let (mut came, mut damaged) = (0, None);
-        for tier in &self.tiers.read {
+        for tier in self.tiers.read.iter().filter(|tier| tier.kind == TierKind::Shared) {
             let prefix = format!("{}/", parse_caches_at(tier, configuration));
             let request = PageRequest { prefix: prefix.clone(), ..PageRequest::default() };
             let page = self.wait(tier, FETCH, tier.objects.page(&request))?;
@@ -137,7 +177,7 @@ impl BucketStore {
                 }
                 let path = exact(&object.key)?;
                 let Some(packed) = self.read(tier, &path, LARGEST_PARSE_CACHE, FETCH)? else { continue };
-                match into.install(configuration, &packed) {
+                match install(&packed) {
                     Ok(()) => came += 1,
                     Err(error) => damaged = Some(self.damaged_at(tier, &path, &error.message)),
                 }
@@ -146,24 +186,21 @@ impl BucketStore {
         if came == 0 { damaged.map_or(Ok(false), Err) } else { Ok(true) }
     }
 
-    /// What differs from the inputs of the last answer to the same query of the same layers. Blocks.
-    pub(super) fn why_not(&self, inputs: &Inputs, query: &str) -> Option<String> {
-        let name = store::name_of_inputs(query, inputs.parts())?;
+    /// What `read` makes of the inputs of the last answer to a query of some layers, which `name` stands for. Blocks.
+    pub(super) fn read_inputs<T>(&self, name: &Digest, read: impl Fn(&[u8]) -> Option<T>) -> Option<T> {
         self.tiers.read.iter().find_map(|tier| {
-            let path = exact(&latest_at(tier, &name)).ok()?;
-            let packed = self.read(tier, &path, LARGEST_ANSWER, LOOKUP).ok()??;
-            store::difference_from_packed(inputs, query, &packed)
+            let path = exact(&inputs_at(tier, name)).ok()?;
+            read(&self.read(tier, &path, LARGEST_ANSWER, LOOKUP).ok()??)
         })
     }
 
-    /// Whether a tier has other signatures for this key. They are deleted where the tier may be written. Blocks.
-    pub(super) fn contradicts(&self, key: &Key, answer: &Answer) -> bool {
+    /// Whether a tier has an answer of this key that differs. It is deleted where the tier may be written. Blocks.
+    pub(super) fn contradicts(&self, key: &Key, differs: impl Fn(&[u8]) -> bool) -> bool {
         let mut contradicts = false;
         for tier in &self.tiers.read {
             let Ok(path) = answer_at(tier, key) else { continue };
             let Ok(Some(packed)) = self.read(tier, &path, LARGEST_ANSWER, LOOKUP) else { continue };
-            let Ok(found) = Store::unpacked(key, &packed) else { continue };
-            if found.answer.signatures == answer.signatures {
+            if !differs(&packed) {
                 continue;
             }
             contradicts = true;
@@ -176,52 +213,48 @@ impl BucketStore {
     }
 
     /// Remembers an answer of the local store, to publish it.
-    pub(super) fn add_answer(&self, key: &Key) {
-        lock(&self.state).answers.insert(key.as_str().to_owned());
+    pub(super) fn add_answer(&self, key: &Key, pack: Pack) {
+        lock(&self.state).answers.insert(format!("answers/{}.tar.zst", key.as_str()), pack);
+    }
+
+    /// Remembers the inputs of an answer, which come with it.
+    pub(super) fn add_inputs(&self, key: &Key, pack: PackInputs) {
+        lock(&self.state).inputs.insert(key.as_str().to_owned(), pack);
     }
 
     /// Remembers a parse cache of the local store.
-    pub(super) fn add_parse_cache(&self, configuration: &Key, content: &Digest) {
-        lock(&self.state)
-            .parse_caches
-            .insert((configuration.as_str().to_owned(), content.as_str().to_owned()));
+    pub(super) fn add_parse_cache(&self, configuration: &Key, content: &Digest, pack: Pack) {
+        let at = format!("parses/{}/{content}.tar", configuration.as_str());
+        lock(&self.state).parse_caches.insert(at, pack);
     }
 
     /// Forgets what was to be published: something about it is wrong.
     pub(super) fn forget(&self) {
         let mut state = lock(&self.state);
         state.answers.clear();
+        state.inputs.clear();
         state.parse_caches.clear();
     }
 
     /// Publishes what was remembered, where there is a tier to write, and tells what was done in this run.
-    pub(super) async fn publish(&self, local: &Store) -> Published {
-        let (answers, parse_caches, traffic) = {
+    pub(super) async fn publish(&self) -> Published {
+        let (off, mut jobs, inputs, parse_caches, traffic) = {
             let mut state = lock(&self.state);
-            let State { answers, parse_caches, traffic, .. } = &mut *state;
-            (std::mem::take(answers), std::mem::take(parse_caches), std::mem::take(traffic))
+            let State { off, answers, inputs, parse_caches, traffic, .. } = &mut *state;
+            let taken = (std::mem::take(answers), std::mem::take(inputs), std::mem::take(parse_caches));
+            (off.clone(), taken.0, taken.1, taken.2, std::mem::take(traffic))
         };
-        let mut published = Published { traffic, trouble: Vec::from_iter(lock(&self.state).off.clone()) };
+        let mut published = Published { traffic, trouble: Vec::from_iter(off) };
         let Some(tier) = self.tiers.write.as_ref().filter(|_| published.trouble.is_empty()) else {
             return published;
         };
-        let mut jobs = Vec::new();
-        for name in answers.clone() {
-            let (local, at) = (local.clone(), format!("answers/{name}.tar.zst"));
-            jobs.push((at, Box::new(move || local.pack(&name)) as Pack));
-        }
-        for (configuration, content) in parse_caches {
-            let at = format!("parses/{configuration}/{content}.tar");
-            let local = local.parse_caches();
-            jobs.push((at, Box::new(move || local.pack(&configuration, &content)) as Pack));
+        if tier.kind == TierKind::Shared {
+            jobs.extend(parse_caches);
         }
         let put = stream::iter(jobs).map(|(at, pack)| self.create(tier, at, pack)).buffer_unordered(PARALLEL);
         let put = async {
             let done: Vec<_> = put.collect().await;
-            // In the order of `jobs` no more; but when something is new, these are new, too.
-            if done.iter().any(|one| one.as_ref().is_ok_and(|bytes| *bytes > 0)) {
-                self.replace_inputs(tier, local, answers).await;
-            }
+            replace_inputs(tier, inputs).await;
             done
         };
         let begun = Instant::now();
@@ -252,18 +285,6 @@ impl BucketStore {
         format!("s3://{}/{path} is damaged and not used: {why}", tier.share.bucket())
     }
 
-    /// Replaces the inputs of the last answers, for which this machine has all files. They are words for people: what
-    /// fails is no trouble.
-    async fn replace_inputs(&self, tier: &BucketTier, local: &Store, answers: BTreeSet<String>) {
-        let packing = local.clone();
-        let pack = move || answers.iter().filter_map(|key| packing.pack_inputs(key)).collect::<Vec<_>>();
-        for (name, packed) in spawn_blocking(pack).await.unwrap_or_default() {
-            if let Ok(path) = exact(&latest_at(tier, &name)) {
-                let _ = tier.objects.replace(&path, packed.into()).await;
-            }
-        }
-    }
-
     /// Creates an object below `signatures/` of the tier, unless a tier has it; how many bytes were written.
     async fn create(&self, tier: &BucketTier, at: String, pack: Pack) -> Result<u64, String> {
         let failed = |error: &dyn std::fmt::Display| {
@@ -279,7 +300,7 @@ impl BucketStore {
             }
         }
         let packed =
-            spawn_blocking(pack).await.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
+            spawn_blocking(pack.0).await.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
         let Some(packed) = packed else { return Ok(0) };
         let bytes = packed.len() as u64;
         let is_damaged = lock(&self.state).damaged.contains(path.as_ref());
@@ -338,8 +359,15 @@ impl BucketStore {
     }
 }
 
-/// Reads a stored entry and packs it; `None`, if it is gone by now.
-type Pack = Box<dyn FnOnce() -> agent_types::error::Result<Option<Vec<u8>>> + Send>;
+/// Replaces the inputs of the last answers. They are words for people: what fails is no trouble.
+async fn replace_inputs(tier: &BucketTier, inputs: BTreeMap<String, PackInputs>) {
+    let pack = move || inputs.into_values().filter_map(|pack| (pack.0)()).collect::<Vec<_>>();
+    for (name, packed) in spawn_blocking(pack).await.unwrap_or_default() {
+        if let Ok(path) = exact(&inputs_at(tier, &name)) {
+            let _ = tier.objects.replace(&path, packed.into()).await;
+        }
+    }
+}
 
 fn answer_at(tier: &BucketTier, key: &Key) -> Result<Path, String> {
     exact(&format!("{}/answers/{}.tar.zst", tier.share.signatures(), key.as_str()))
@@ -349,7 +377,7 @@ fn parse_caches_at(tier: &BucketTier, configuration: &Key) -> String {
     format!("{}/parses/{}", tier.share.signatures(), configuration.as_str())
 }
 
-fn latest_at(tier: &BucketTier, name: &Digest) -> String {
+fn inputs_at(tier: &BucketTier, name: &Digest) -> String {
     format!("{}/latest/{name}.tar.zst", tier.share.signatures())
 }
 

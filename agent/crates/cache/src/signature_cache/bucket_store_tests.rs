@@ -10,7 +10,8 @@ use tempfile::TempDir;
 
 use super::super::key::Inputs;
 use super::super::listing::Listing;
-use super::super::store::Stores;
+use super::super::protocol::Answer;
+use super::super::store::{Store, Stores};
 use super::*;
 
 /// A bucket, and the local stores of machines.

@@ -22,7 +22,7 @@ use super::{
 use agent_fs::read;
 
 /// Raised when a key of the same inputs must not be the same any more.
-const FORMAT: &str = "5";
+const FORMAT: &str = "6";
 
 /// No configuration file is larger.
 const LONGEST_CONF: u64 = 4 << 20;
@@ -91,7 +91,7 @@ pub fn collect_at(
         invocation.variable("PATH").ok_or_else(|| NotCacheable("BitBake was called without PATH".into()))?;
     host::add(&mut inputs, path, &trees)?;
     home::add(&mut inputs, &place.user.home)?;
-    python_packages::add(&mut inputs, invocation, place.user.uid)?;
+    python_packages::add(&mut inputs, invocation, place.user.uid, &trees)?;
     let mut real_layers = Vec::new();
     for layer in &layers {
         real_layers.push(real(layer)?);

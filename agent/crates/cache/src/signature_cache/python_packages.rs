@@ -1,6 +1,9 @@
 //! The Python packages that BitBake's interpreter finds, and what it runs when it starts (`sitecustomize.py`,
 //! `.pth` files). They count by name, size and time and not by content, as programs on the PATH do.
 //!
+//! A directory in one of the repositories that are inputs, such as BitBake's own `lib`, counts there by content. A time
+//! would make it another one after each clone. Only byte code that layer code could have written counts here.
+//!
 //! Where Python looks is known from where its program lies (sys.path of the module `site`); starting it to ask
 //! would cost more than reading the directories.
 
@@ -29,33 +32,35 @@ const LONGEST_PTH: u64 = 64 << 10;
 /// `local`.
 const LIBRARIES: [&str; 4] = ["lib", "lib64", "local/lib", "local/lib64"];
 
+/// The directory of byte code beside its sources.
+const BYTE_CODE: &str = "__pycache__";
+
 /// What holds packages, below `python3.11`.
 const PACKAGES: [&str; 2] = ["site-packages", "dist-packages"];
 
-/// Adds the packages for a BitBake that is started so and runs as this user.
+/// Adds the packages for a BitBake that is started so and runs as this user. The files of `trees` are inputs already.
 ///
 /// # Errors
 /// When there are too many, or they cannot be listed.
-pub fn add(inputs: &mut Inputs, invocation: &Invocation, user: u32) -> CacheResult<()> {
-    let mut listed: BTreeMap<PathBuf, Vec<u8>> = BTreeMap::new();
-    let mut files = 0;
+pub fn add(inputs: &mut Inputs, invocation: &Invocation, user: u32, trees: &[PathBuf]) -> CacheResult<()> {
+    let mut list = Listed { directories: BTreeMap::new(), files: 0, user, trees };
     for prefix in prefixes(invocation) {
         for library in LIBRARIES.iter().flat_map(|library| versions(&prefix.join(library))) {
             // The standard library itself comes with the interpreter, which is among the programs. Only what
             // lies at its top may be put there for a machine, as `sitecustomize.py` is.
-            list(&mut listed, &mut files, &library, 1, user)?;
+            list.add(&library, 1)?;
             for packages in PACKAGES.map(|name| library.join(name)) {
-                list(&mut listed, &mut files, &packages, usize::MAX, user)?;
+                list.add(&packages, usize::MAX)?;
                 for more in added_by_pth(&packages) {
-                    list(&mut listed, &mut files, &more, usize::MAX, user)?;
+                    list.add(&more, usize::MAX)?;
                 }
             }
         }
     }
     for directory in variable_paths(invocation, "PYTHONPATH") {
-        list(&mut listed, &mut files, &invocation.cwd.join(directory), usize::MAX, user)?;
+        list.add(&invocation.cwd.join(directory), usize::MAX)?;
     }
-    for (directory, list) in listed {
+    for (directory, list) in list.directories {
         inputs.add(format!("Python packages in {}", readable(directory.as_os_str())), &list);
     }
     Ok(())
@@ -118,53 +123,67 @@ fn added_by_pth(packages: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Lists a directory once; one that is not there is not listed.
-fn list(
-    listed: &mut BTreeMap<PathBuf, Vec<u8>>,
-    files: &mut usize,
-    directory: &Path,
-    depth: usize,
+/// Directories of packages, each listed once.
+struct Listed<'a> {
+    directories: BTreeMap<PathBuf, Vec<u8>>,
+    files: usize,
     user: u32,
-) -> CacheResult<()> {
-    let directory = match fs::canonicalize(directory) {
-        Ok(directory) => directory,
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(()),
-        Err(error) => return Err(NotCacheable(format!("{}: {error}", directory.display()))),
-    };
-    if listed.contains_key(&directory) {
-        return Ok(());
-    }
-    let walk = WalkDir::new(&directory).max_depth(depth).follow_links(true).sort_by_file_name();
-    let mut encoder = Encoder::default();
-    // Byte code is written when anybody with the right to do so imports a module. Python checks it against the
-    // source's time and size; where layer code could write it, it counts as well.
-    let counts = |entry: &walkdir::DirEntry| {
-        let is_byte_code = entry.file_name() == OsStr::new("__pycache__");
-        !is_byte_code || entry.metadata().is_ok_and(|metadata| metadata.uid() == user)
-    };
-    for entry in walk.into_iter().filter_entry(counts) {
-        *files += 1;
-        if *files > MOST_FILES {
-            return Err(NotCacheable(format!("Python finds more than {MOST_FILES} files of packages")));
+    trees: &'a [PathBuf],
+}
+
+impl Listed<'_> {
+    /// Lists a directory; one that is not there is not listed.
+    fn add(&mut self, directory: &Path, depth: usize) -> CacheResult<()> {
+        let directory = match fs::canonicalize(directory) {
+            Ok(directory) => directory,
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                return Ok(());
+            }
+            Err(error) => return Err(NotCacheable(format!("{}: {error}", directory.display()))),
+        };
+        if self.directories.contains_key(&directory) {
+            return Ok(());
         }
-        match entry {
-            Ok(entry) => {
-                let metadata = entry.metadata().map_err(|error| NotCacheable(error.to_string()))?;
-                if depth == 1 && metadata.is_dir() {
-                    continue;
+        let in_tree = self.trees.iter().any(|tree| directory.starts_with(tree));
+        let walk = WalkDir::new(&directory).max_depth(depth).follow_links(true).sort_by_file_name();
+        let mut encoder = Encoder::default();
+        // Byte code is written when anybody with the right to do so imports a module. Python checks it against the
+        // source's time and size; where layer code could write it, it counts as well.
+        let user = self.user;
+        let is_own =
+            |entry: &walkdir::DirEntry| entry.metadata().is_ok_and(|metadata| metadata.uid() == user);
+        let counts = |entry: &walkdir::DirEntry| entry.file_name() != OsStr::new(BYTE_CODE) || is_own(entry);
+        for entry in walk.into_iter().filter_entry(counts) {
+            self.files += 1;
+            if self.files > MOST_FILES {
+                return Err(NotCacheable(format!("Python finds more than {MOST_FILES} files of packages")));
+            }
+            match entry {
+                Ok(entry) if in_tree && !(is_byte_code(entry.path()) && is_own(&entry)) => {}
+                Ok(entry) => {
+                    let metadata = entry.metadata().map_err(|error| NotCacheable(error.to_string()))?;
+                    if depth == 1 && metadata.is_dir() {
+                        continue;
+                    }
+                    encoder.bytes(relative(entry.path(), &directory));
+                    stamp(&mut encoder, &metadata);
                 }
-                encoder.bytes(relative(entry.path(), &directory));
-                stamp(&mut encoder, &metadata);
-            }
-            // A link that leads nowhere or in a circle: nobody imports it.
-            Err(error) => {
-                let path = error.path().ok_or_else(|| NotCacheable(error.to_string()))?;
-                encoder.bytes(relative(path, &directory)).bytes(link(path).as_bytes());
+                Err(_) if in_tree => {}
+                // A link that leads nowhere or in a circle: nobody imports it.
+                Err(error) => {
+                    let path = error.path().ok_or_else(|| NotCacheable(error.to_string()))?;
+                    encoder.bytes(relative(path, &directory)).bytes(link(path).as_bytes());
+                }
             }
         }
+        self.directories.insert(directory, encoder.finish().to_vec());
+        Ok(())
     }
-    listed.insert(directory, encoder.finish().to_vec());
-    Ok(())
+}
+
+/// As [`tree`](super::tree) skips it.
+fn is_byte_code(path: &Path) -> bool {
+    path.extension() == Some(OsStr::new("pyc")) || path.components().any(|step| step.as_os_str() == BYTE_CODE)
 }
 
 fn relative<'a>(path: &'a Path, directory: &Path) -> &'a [u8] {
@@ -204,17 +223,19 @@ mod tests {
         fs::create_dir_all(at("venv/bin")).unwrap();
         symlink(at("usr/bin/python3"), at("venv/bin/python3")).unwrap();
         fs::create_dir(at("empty")).unwrap();
+        write(&at("tree/lib/bb/__init__.py"), "1");
         let own = nix::unistd::geteuid().as_raw();
         let key_as = |user: u32| {
             let path = [at("empty"), at("venv/bin"), at("usr/bin")];
             let environment = vec![
                 ("PATH".into(), std::env::join_paths(path).unwrap()),
-                ("PYTHONPATH".into(), at("more").into_os_string()),
+                ("PYTHONPATH".into(), std::env::join_paths([at("more"), at("tree/lib")]).unwrap()),
             ];
             let invocation =
                 Invocation { argv: Vec::new(), cwd: "/".into(), umask: 0o22, joined: true, environment };
             let mut inputs = Inputs::default();
-            add(&mut inputs, &invocation, user).unwrap();
+            let tree = at("tree").canonicalize().unwrap();
+            add(&mut inputs, &invocation, user, &[tree]).unwrap();
             inputs.key()
         };
         let key = || key_as(own + 1);
@@ -234,6 +255,11 @@ mod tests {
             ("venv/lib/python3.11/site-packages/a.py", "1", true),
             ("elsewhere/a.py", "1", false),
             ("more/a.py", "1", true),
+            // The tree is an input by itself, by content.
+            ("tree/lib/bb/__init__.py", "22", false),
+            ("tree/lib/bb/new.py", "1", false),
+            ("tree/lib/bb/__pycache__/new.pyc", "1", false),
+            ("tree/lib/bb/new.pyc", "1", false),
         ] {
             write(&at(path), text);
             let after = key();
@@ -254,6 +280,9 @@ mod tests {
         before = key_as(own);
         write(&at("usr/lib/python3.11/site-packages/a/__pycache__/a.pyc"), "22");
         assert_ne!(key_as(own), before);
+        before = key_as(own);
+        write(&at("tree/lib/bb/__pycache__/new.pyc"), "22");
+        assert_ne!(key_as(own), before);
     }
 
     #[test]
@@ -266,7 +295,7 @@ mod tests {
         let invocation =
             Invocation { argv: Vec::new(), cwd: "/".into(), umask: 0o22, joined: true, environment };
         let mut inputs = Inputs::default();
-        add(&mut inputs, &invocation, 1).unwrap();
+        add(&mut inputs, &invocation, 1, &[]).unwrap();
         let name = format!("Python packages in {}", packages.display());
         assert!(inputs.parts().contains_key(&name), "{:?}", inputs.parts());
     }

@@ -28,7 +28,7 @@ use agent_types::error::{Error, Result};
 
 use crate::bucket::archive::{self, Files};
 
-use super::bucket_store::{BucketStore, Published};
+use super::bucket_store::{BucketStore, Pack, PackInputs, Published};
 use super::digest::Digest;
 use super::key::{Inputs, Key, LAYERS, Parts, key_of};
 use super::listing::Listing;
@@ -129,16 +129,14 @@ impl Stores {
             match store.find(key) {
                 Ok(Some(found)) => {
                     // It may have been found before there was a bucket.
-                    if let Some(bucket) = &self.bucket {
-                        bucket.add_answer(key);
-                    }
+                    self.add_to_bucket(key);
                     return Ok(Some(found));
                 }
                 Ok(None) => {}
                 Err(error) => wrong = Some(error.message),
             }
         }
-        match self.bucket.as_ref().map(|bucket| bucket.fetch_answer(key, &self.local)) {
+        match self.fetch(key) {
             Some(Ok(true)) => match self.local.find(key) {
                 Ok(Some(found)) => return Ok(Some(found)),
                 Ok(None) => {}
@@ -153,7 +151,24 @@ impl Stores {
     /// Which input keeps the nearest stored answer from being used. Blocks.
     pub(super) fn why_not(&self, inputs: &Inputs, query: &str) -> Option<String> {
         let here = self.all().find_map(|store| store.why_not(inputs, query));
-        here.or_else(|| self.bucket.as_ref()?.why_not(inputs, query))
+        here.or_else(|| {
+            let name = name_of_inputs(query, inputs.parts())?;
+            let read = |packed: &[u8]| difference_from_packed(inputs, query, packed);
+            self.bucket.as_ref()?.read_inputs(&name, read)
+        })
+    }
+
+    /// Whether an answer of this key came from the bucket into the local store.
+    fn fetch(&self, key: &Key) -> Option<std::result::Result<bool, String>> {
+        let bucket = self.bucket.as_ref()?;
+        Some(bucket.fetch_answer(key, |packed| self.local.install(key, packed)))
+    }
+
+    /// Lets an answer of the local store be published.
+    fn add_to_bucket(&self, key: &Key) {
+        let Some(bucket) = &self.bucket else { return };
+        let (local, name) = (self.local.clone(), key.as_str().to_owned());
+        bucket.add_answer(key, Pack::new(move || local.pack(&name)));
     }
 
     /// Stores an answer wherever that is allowed. One store may be full or gone; the others still get it. Blocks.
@@ -163,10 +178,12 @@ impl Stores {
     pub(super) fn insert(&self, inputs: &Inputs, query: &str, answer: &Answer, seconds: f64) -> Result<()> {
         let writable = self.all().filter(|store| store.writable);
         let inserted: Vec<_> = writable.map(|store| store.insert(inputs, query, answer, seconds)).collect();
-        if let Some(bucket) =
-            self.bucket.as_ref().filter(|_| inserted.first().is_some_and(|local| local.is_ok()))
-        {
-            bucket.add_answer(&inputs.key());
+        let is_here = inserted.first().is_some_and(|local| local.is_ok());
+        if let Some(bucket) = self.bucket.as_ref().filter(|_| is_here) {
+            let (local, key) = (self.local.clone(), inputs.key());
+            self.add_to_bucket(&key);
+            let name = key.as_str().to_owned();
+            bucket.add_inputs(&key, PackInputs::new(move || local.pack_inputs(&name)));
         }
         inserted.into_iter().collect()
     }
@@ -175,7 +192,10 @@ impl Stores {
     pub(super) fn contradicts(&self, key: &Key, answer: &Answer) -> bool {
         let stored = self.all().filter(|store| store.contradicts(key, answer)).count() > 0;
         let Some(bucket) = &self.bucket else { return stored };
-        let contradicts = bucket.contradicts(key, answer) || stored;
+        let differs = |packed: &[u8]| {
+            Store::unpacked(key, packed).is_ok_and(|found| found.answer.signatures != answer.signatures)
+        };
+        let contradicts = bucket.contradicts(key, differs) || stored;
         if contradicts {
             bucket.forget();
         }
@@ -185,7 +205,7 @@ impl Stores {
     /// Publishes in the bucket what this run added.
     pub(super) async fn publish(&self) -> Published {
         match &self.bucket {
-            Some(bucket) => bucket.publish(&self.local).await,
+            Some(bucket) => bucket.publish().await,
             None => Published::default(),
         }
     }
@@ -481,12 +501,12 @@ fn difference_from(
 }
 
 /// Stands for a query of some layers.
-pub(super) fn name_of_inputs(query: &str, parts: &Parts) -> Option<Digest> {
+fn name_of_inputs(query: &str, parts: &Parts) -> Option<Digest> {
     Some(Digest::of(format!("{} {query}", parts.get(LAYERS)?).as_bytes()))
 }
 
 /// What differs from the inputs in an object of [`Store::pack_inputs`].
-pub(super) fn difference_from_packed(inputs: &Inputs, query: &str, packed: &[u8]) -> Option<String> {
+fn difference_from_packed(inputs: &Inputs, query: &str, packed: &[u8]) -> Option<String> {
     let is_expected = |name: &str| name == DESCRIPTION || Digest::parse(name).is_some();
     let decoder = zstd::stream::read::Decoder::new(packed).ok()?;
     let files = archive::unpack(decoder, is_expected, LONGEST).ok()?;

@@ -28,7 +28,7 @@ use agent_process::User;
 use agent_types::error::{Error, Result};
 use agent_types::events::Recipes;
 
-use super::bucket_store::BucketStore;
+use super::bucket_store::{BucketStore, Pack};
 use super::key::{Inputs, Key};
 use super::protocol::BitbakeOutcome;
 use super::{CacheResult, NotCacheable};
@@ -152,7 +152,8 @@ impl ParseCaches {
         if let (Some(bucket), Some(local)) = (&self.bucket, self.stores.first())
             && search.best.as_ref().is_none_or(|(usage, ..)| usage.is_poor())
         {
-            match bucket.fetch_parse_caches(&key, &search.contents, local) {
+            let install = |packed: &[u8]| local.install(&key, packed);
+            match bucket.fetch_parse_caches(&key, &search.contents, install) {
                 Ok(true) => search = self.search(&self.stores, &key, &now),
                 Ok(false) => {}
                 Err(why) => search.refused = Some(NotCacheable(why)),
@@ -259,8 +260,13 @@ impl ParseCaches {
         let record = Record::of(inputs);
         let later = self.stores.iter().filter(|store| store.writable && users.later_jobs);
         let own = std::iter::once(&self.own).filter(|_| users.reruns);
-        if let Some(bucket) = self.bucket.as_ref().filter(|_| users.later_jobs) {
-            bucket.add_parse_cache(&key, &record.content());
+        if let (Some(bucket), Some(local)) =
+            (self.bucket.as_ref().filter(|_| users.later_jobs), self.stores.first().cloned())
+        {
+            let (content, configuration) = (record.content(), key.clone());
+            let wanted = content.clone();
+            let pack = move || local.pack(configuration.as_str(), wanted.as_str());
+            bucket.add_parse_cache(&key, &content, Pack::new(pack));
         }
         let lacking: Vec<&ParseCacheStore> =
             later.chain(own).filter(|store| !store.has(&key, &record)).collect();
