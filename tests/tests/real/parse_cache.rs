@@ -103,3 +103,18 @@ fn only_changed_recipes_are_parsed_again() {
         }
     }
 }
+
+/// Without prefetching, the query that only parses comes before the world, in the same build directory.
+#[test]
+fn parse_caches_also_serve_a_check_without_prefetching() {
+    let Some(narrow) = Narrow::new("parse_caches_also_serve_a_check_without_prefetching") else { return };
+    narrow.write_manifest(HANDLER);
+    let first = narrow.run(&["--trusted", "--no-prefetch"], 0);
+    let [_, Some((0, of)), ..] = counts(&first)[..] else { panic!("{}", reasons(&first)) };
+    change(&narrow, RECIPES[0], "SUMMARY = \"changed\"\n");
+    let fast = narrow.run(&["--trusted", "--no-prefetch"], 0);
+    let reasons = reasons(&fast);
+    // The world without the layer is known; then `-p`, and the world with the layer.
+    assert_eq!(counts(&fast)[..3], [None, Some((of - 1, 1)), Some((of - 1, 1))], "{reasons}");
+    assert!(!reasons.contains("\"repeat\""), "{reasons}");
+}

@@ -11,7 +11,7 @@ use agent_yocto::check_layer::Kind;
 use super::bitbake_runner::Ran;
 use super::key::{Inputs, Key};
 use super::lock::lock;
-use super::parse_cache::{ParseCaches, Restored, Users};
+use super::parse_cache::{Keeps, ParseCaches, Restored, Users};
 use super::plausibility::{is_plain_failure, plausible};
 use super::protocol::Answer;
 use super::provenance::{Provenance, ProvenanceSummary, Rerun};
@@ -201,20 +201,40 @@ impl SignatureCache {
 
     /// Gives the real BitBake `at` this build directory what was parsed before: in a rerun only what BitBake parsed
     /// in this very check, and nothing after it failed with what was stored earlier.
-    pub async fn restore(self: &Arc<Self>, at: &Path, inputs: &Inputs) -> Restored {
+    pub async fn restore(self: &Arc<Self>, at: &Path, inputs: &Inputs, query: &CacheableQuery) -> Restored {
         let (cache, at, inputs) = (self.clone(), at.to_owned(), inputs.clone());
-        let restored = spawn_blocking(move || cache.restore_blocking(&at, &inputs)).await;
+        let keeps = if query.leaves_signatures { Keeps::RecipesAndSignatures } else { Keeps::Recipes };
+        let restored = spawn_blocking(move || cache.restore_blocking(&at, &inputs, keeps)).await;
         restored.unwrap_or_else(|error| Restored::Refused(NotCacheable(error.to_string())))
     }
 
-    fn restore_blocking(&self, at: &Path, inputs: &Inputs) -> Restored {
+    /// After a query that keeps no signature data, removes the cache that was restored for it: the next query gets a
+    /// whole one.
+    ///
+    /// # Errors
+    /// When it cannot be removed. Then BitBake parses everything for the next query.
+    pub async fn take_away(
+        self: &Arc<Self>,
+        restored: &Restored,
+        query: &CacheableQuery,
+        at: &Path,
+    ) -> CacheResult<()> {
+        if query.leaves_signatures || !matches!(restored, Restored::Put | Restored::Own) {
+            return Ok(());
+        }
+        let (cache, at) = (self.clone(), at.to_owned());
+        let removed = spawn_blocking(move || cache.parse_caches.take_away(&at)).await;
+        removed.unwrap_or_else(|error| Err(NotCacheable(error.to_string())))
+    }
+
+    fn restore_blocking(&self, at: &Path, inputs: &Inputs, keeps: Keeps) -> Restored {
         if self.rerun.attempt > 0 {
-            return self.parse_caches.restore_own(inputs, at);
+            return self.parse_caches.restore_own(inputs, at, keeps);
         }
         if lock(&self.provenance).has_failed_with_cache() {
             return Restored::Nothing;
         }
-        let restored = self.parse_caches.restore(inputs, at);
+        let restored = self.parse_caches.restore(inputs, at, keeps);
         if restored == Restored::Put && at == self.place.build {
             lock(&self.provenance).restored();
         }

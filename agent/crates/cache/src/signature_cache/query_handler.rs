@@ -190,7 +190,7 @@ impl QueryHandler {
         if self.stop.state().is_some() {
             return without_answer(None, format!("{why}; the check is being stopped"));
         }
-        let restored = self.cache.restore(self.cache.build_dir(), &inputs).await;
+        let restored = self.cache.restore(self.cache.build_dir(), &inputs, query).await;
         if let Restored::Refused(reason) = &restored {
             why += &format!("; the stored parse cache is not used: {reason}");
         }
@@ -216,9 +216,21 @@ impl QueryHandler {
         };
         let (recipes, reply) = (parse_cache::count(&ran.outcome), Reply::Outcome(ran.outcome.clone()));
         let (at, query) = (self.cache.build_dir().to_owned(), query.clone());
-        let restored = restored == Restored::Put;
-        let answered = Answered { at, invocation, inputs, query, ran, is_first, restored };
-        let why = match self.cache.insert(answered).await {
+        let is_restored = restored == Restored::Put;
+        let answered = Answered {
+            at: at.clone(),
+            invocation,
+            inputs,
+            query: query.clone(),
+            ran,
+            is_first,
+            restored: is_restored,
+        };
+        let inserted = self.cache.insert(answered).await;
+        if let Err(reason) = self.cache.take_away(&restored, &query, &at).await {
+            why += &format!("; the next query parses everything: {reason}");
+        }
+        let why = match inserted {
             Ok(Inserted::All) => why,
             Ok(Inserted::AnswerOnly(reason)) => format!("{why}; its parse cache was not stored: {reason}"),
             Ok(Inserted::Nothing(reason)) => not_stored(&why, &reason),

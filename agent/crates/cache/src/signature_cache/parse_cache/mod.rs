@@ -49,6 +49,22 @@ pub enum Restored {
     Own,
 }
 
+/// What the BitBake that finds a cache keeps up to date. It takes a cache for valid by the recipes' own file alone, and
+/// reads the file of signature data only when it writes signatures (`RECIPE_SIGGEN_INFO` in bb/cooker.py). Without that,
+/// it would parse a changed recipe anew, and leave the old signature data beside it: "Basehash mismatch" in the next run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keeps {
+    Recipes,
+    RecipesAndSignatures,
+}
+
+impl Keeps {
+    /// Whether it may find this file of a cache.
+    fn covers(self, path: &Path) -> bool {
+        self == Keeps::RecipesAndSignatures || !build::is_signature_data(path)
+    }
+}
+
 /// Who may use a cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Users {
@@ -88,20 +104,35 @@ impl ParseCaches {
 
     /// Puts the stored cache that fits best into the build directory, before BitBake runs there. `build` need not
     /// be the path that BitBake sees. Blocks.
-    pub fn restore(&self, inputs: &Inputs, build: &Path) -> Restored {
-        self.restore_from(&self.read, inputs, build)
+    pub fn restore(&self, inputs: &Inputs, build: &Path, keeps: Keeps) -> Restored {
+        self.restore_from(&self.read, inputs, build, keeps)
     }
 
     /// The same with a cache of this very check, as BitBake would find it there had it answered all its queries in
     /// one build directory. Blocks.
-    pub fn restore_own(&self, inputs: &Inputs, build: &Path) -> Restored {
-        match self.restore_from(std::slice::from_ref(&self.own), inputs, build) {
+    pub fn restore_own(&self, inputs: &Inputs, build: &Path, keeps: Keeps) -> Restored {
+        match self.restore_from(std::slice::from_ref(&self.own), inputs, build, keeps) {
             Restored::Put => Restored::Own,
             other => other,
         }
     }
 
-    fn restore_from(&self, stores: &[ParseCacheStore], inputs: &Inputs, build: &Path) -> Restored {
+    /// Removes the cache that BitBake used last in the build directory, once BitBake's server is gone: what was put there
+    /// for one query does not serve the next one. Blocks.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn take_away(&self, build: &Path) -> CacheResult<()> {
+        build::remove_newest(build, &self.user)
+    }
+
+    fn restore_from(
+        &self,
+        stores: &[ParseCacheStore],
+        inputs: &Inputs,
+        build: &Path,
+        keeps: Keeps,
+    ) -> Restored {
         let (_, key) = configuration::of(inputs);
         let now = Record::of(inputs);
         let mut best: Option<(Use, &ParseCacheStore, Entry)> = None;
@@ -130,7 +161,7 @@ impl ParseCaches {
         let Some((_, store, entry)) = best else {
             return refused.map_or(Restored::Nothing, Restored::Refused);
         };
-        match self.put(store, &entry, build) {
+        match self.put(store, &entry, build, keeps) {
             Ok(true) => Restored::Put,
             Ok(false) => Restored::Nothing,
             Err(reason) => Restored::Refused(reason),
@@ -138,8 +169,9 @@ impl ParseCaches {
     }
 
     /// Whether it was put there; not when there is one.
-    fn put(&self, store: &ParseCacheStore, entry: &Entry, build: &Path) -> CacheResult<bool> {
-        let paths = entry.paths();
+    fn put(&self, store: &ParseCacheStore, entry: &Entry, build: &Path, keeps: Keeps) -> CacheResult<bool> {
+        let mut paths = entry.paths();
+        paths.retain(|path| keeps.covers(path));
         let Some(mut places) = build::make_room(build, &paths, &self.user)? else { return Ok(false) };
         let unpacked: Result<()> =
             places.iter_mut().try_for_each(|place| match paths.iter().find(|path| place.is_for(path)) {
