@@ -255,3 +255,18 @@ fn a_fresh_machine_with_a_share_in_a_bucket_parses_only_what_changed() {
     );
     assert_eq!(test_results(&changed), test_results(&narrow.run(&["--no-signature-cache"], 0)));
 }
+
+/// Without prefetching, the query that only parses comes before the world, in the same build directory.
+#[test]
+fn parse_caches_also_serve_a_check_without_prefetching() {
+    let Some(narrow) = Narrow::new("parse_caches_also_serve_a_check_without_prefetching") else { return };
+    narrow.write_manifest(HANDLER);
+    let first = narrow.run(&["--trusted", "--no-prefetch"], 0);
+    let [_, Some((0, of)), ..] = counts(&first)[..] else { panic!("{}", reasons(&first)) };
+    change(&narrow, RECIPES[0], "SUMMARY = \"changed\"\n");
+    let fast = narrow.run(&["--trusted", "--no-prefetch"], 0);
+    let reasons = reasons(&fast);
+    // The world without the layer is known; then `-p`, and the world with the layer.
+    assert_eq!(counts(&fast)[..3], [None, Some((of - 1, 1)), Some((of - 1, 1))], "{reasons}");
+    assert!(!reasons.contains("\"repeat\""), "{reasons}");
+}

@@ -12,7 +12,7 @@ use super::bitbake_runner::{BitbakeRunner, Ran};
 use super::bucket_store::Published;
 use super::key::{Inputs, Key};
 use super::lock::lock;
-use super::parse_cache::{ParseCaches, Restored, Unpacking, Users};
+use super::parse_cache::{Keeps, ParseCaches, Restored, Unpacking, Users};
 use super::plausibility::{is_plain_failure, plausible};
 use super::protocol::Answer;
 use super::provenance::{Provenance, ProvenanceSummary, Rerun};
@@ -202,13 +202,13 @@ impl SignatureCache {
     pub async fn restore(
         self: &Arc<Self>,
         at: &Path,
-        inputs: &Inputs,
-        invocation: &Invocation,
+        (inputs, invocation, query): (&Inputs, &Invocation, &CacheableQuery),
         bitbake: &BitbakeRunner,
     ) -> Restored {
         let lost = |error: tokio::task::JoinError| Restored::Refused(NotCacheable(error.to_string()));
         let (cache, to, inputs) = (self.clone(), at.to_owned(), inputs.clone());
-        let unpacking = spawn_blocking(move || cache.unpack_blocking(&to, &inputs)).await;
+        let keeps = if query.leaves_signatures { Keeps::RecipesAndSignatures } else { Keeps::Recipes };
+        let unpacking = spawn_blocking(move || cache.unpack_blocking(&to, &inputs, keeps)).await;
         let restored = match unpacking {
             Ok(Unpacking::Done(restored)) => restored,
             Ok(Unpacking::Unpacked(mut unpacked)) => {
@@ -235,14 +235,33 @@ impl SignatureCache {
         restored
     }
 
-    fn unpack_blocking(&self, at: &Path, inputs: &Inputs) -> Unpacking {
+    /// After a query that keeps no signature data, removes the cache that was restored for it: the next query gets a
+    /// whole one.
+    ///
+    /// # Errors
+    /// When it cannot be removed. Then BitBake parses everything for the next query.
+    pub async fn take_away(
+        self: &Arc<Self>,
+        restored: &Restored,
+        query: &CacheableQuery,
+        at: &Path,
+    ) -> CacheResult<()> {
+        if query.leaves_signatures || !matches!(restored, Restored::Put | Restored::Own) {
+            return Ok(());
+        }
+        let (cache, at) = (self.clone(), at.to_owned());
+        let removed = spawn_blocking(move || cache.parse_caches.take_away(&at)).await;
+        removed.unwrap_or_else(|error| Err(NotCacheable(error.to_string())))
+    }
+
+    fn unpack_blocking(&self, at: &Path, inputs: &Inputs, keeps: Keeps) -> Unpacking {
         if self.rerun.attempt > 0 {
-            return Unpacking::Done(self.parse_caches.restore_own(inputs, at));
+            return Unpacking::Done(self.parse_caches.restore_own(inputs, at, keeps));
         }
         if lock(&self.provenance).has_failed_with_cache() {
             return Unpacking::Done(Restored::Nothing);
         }
-        self.parse_caches.unpack(inputs, at)
+        self.parse_caches.unpack(inputs, at, keeps)
     }
 
     /// Stores what the real BitBake answered, if it would answer so again.

@@ -310,11 +310,11 @@ impl Prefetcher {
         let Planned { invocation, query, inputs, done } = planned;
         let key = inputs.key();
         let at = scratch_dir.map_or(self.cache.build_dir(), ScratchBuildDir::path).to_owned();
-        let restored = self.cache.restore(&at, &inputs, &invocation, &self.bitbake).await;
+        let restored = self.cache.restore(&at, (&inputs, &invocation, &query), &self.bitbake).await;
         if let Restored::Refused(reason) = &restored {
             lock(&self.table).add_to_why(&key, &format!("the stored parse cache is not used: {reason}"));
         }
-        let restored = restored == Restored::Put;
+        let is_restored = restored == Restored::Put;
         let ran = match self.bitbake.ask(&invocation, &query.name, scratch_dir, stop).await {
             Ok(ran) => ran,
             Err(reason) => {
@@ -323,14 +323,26 @@ impl Prefetcher {
             }
         };
         let is_well = ran.outcome.end == ExitReason::Exited(0);
-        if restored && !is_well {
+        if is_restored && !is_well {
             self.cache.record_failure_with_parse_cache();
         }
         let recipes = parse_cache::count(&ran.outcome);
         lock(&self.table).update(&key, |prefetched| prefetched.recipes = recipes.or(prefetched.recipes));
         let (argv, outcome, seconds) = (invocation.argv.clone(), ran.outcome.clone(), ran.seconds);
-        let answered = Answered { at, invocation, inputs, query, ran, is_first: false, restored };
-        match self.cache.insert(answered).await {
+        let answered = Answered {
+            at: at.clone(),
+            invocation,
+            inputs,
+            query: query.clone(),
+            ran,
+            is_first: false,
+            restored: is_restored,
+        };
+        let inserted = self.cache.insert(answered).await;
+        if let Err(reason) = self.cache.take_away(&restored, &query, &at).await {
+            lock(&self.table).add_to_why(&key, &format!("the next query parses everything: {reason}"));
+        }
+        match inserted {
             Ok(Inserted::All) => {}
             Ok(Inserted::AnswerOnly(reason)) => {
                 lock(&self.table).add_to_why(&key, &format!("its parse cache was not stored: {reason}"));

@@ -196,7 +196,7 @@ impl QueryHandler {
             return without_answer(None, format!("{why}; the check is being stopped"));
         }
         let at = self.cache.build_dir();
-        let restored = self.cache.restore(at, &inputs, &invocation, &self.bitbake).await;
+        let restored = self.cache.restore(at, (&inputs, &invocation, query), &self.bitbake).await;
         if let Restored::Refused(reason) = &restored {
             why += &format!("; the stored parse cache is not used: {reason}");
         }
@@ -222,9 +222,21 @@ impl QueryHandler {
         };
         let (recipes, reply) = (parse_cache::count(&ran.outcome), Reply::Outcome(ran.outcome.clone()));
         let (at, query) = (self.cache.build_dir().to_owned(), query.clone());
-        let restored = restored == Restored::Put;
-        let answered = Answered { at, invocation, inputs, query, ran, is_first, restored };
-        let why = match self.cache.insert(answered).await {
+        let is_restored = restored == Restored::Put;
+        let answered = Answered {
+            at: at.clone(),
+            invocation,
+            inputs,
+            query: query.clone(),
+            ran,
+            is_first,
+            restored: is_restored,
+        };
+        let inserted = self.cache.insert(answered).await;
+        if let Err(reason) = self.cache.take_away(&restored, &query, &at).await {
+            why += &format!("; the next query parses everything: {reason}");
+        }
+        let why = match inserted {
             Ok(Inserted::All) => why,
             Ok(Inserted::AnswerOnly(reason)) => format!("{why}; its parse cache was not stored: {reason}"),
             Ok(Inserted::Nothing(reason)) => not_stored(&why, &reason),

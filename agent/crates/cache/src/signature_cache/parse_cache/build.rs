@@ -92,6 +92,28 @@ pub fn is_cache(path: &Path) -> bool {
     plain && path.components().count() <= DEEPEST + 3 && (in_tmp || path == Path::new(CODE))
 }
 
+/// Whether the file holds the signature data of recipes: `bb_cache_SiggenRecipeInfo.dat.0123…`.
+pub fn is_signature_data(path: &Path) -> bool {
+    let name = path.file_name().map_or(&[][..], OsStrExt::as_bytes);
+    name.starts_with(b"bb_cache_SiggenRecipeInfo.dat")
+}
+
+/// Removes the caches of the configuration that was parsed last.
+///
+/// # Errors
+/// When BitBake is still at it, or they cannot be removed.
+pub fn remove_newest(build: &Path, user: &User) -> CacheResult<()> {
+    as_user(user, || {
+        let top = open_directory(build)?;
+        wait_for_end(&top)?;
+        let Some((directory, _, hash)) = newest(&top)? else { return Ok(()) };
+        for name in names(&directory)?.iter().filter(|name| hash_of(name) == Some(&hash)) {
+            directory.remove_file(name)?;
+        }
+        Ok(())
+    })
+}
+
 /// The hash of the configuration that ends the name of a cache, e.g. `bb_cache.dat.0123…`.
 fn hash_of(name: &OsStr) -> Option<&str> {
     let name = name.to_str().filter(|name| name.starts_with("bb_cache") && name.contains(".dat."))?;

@@ -96,6 +96,22 @@ impl Unpacked {
     }
 }
 
+/// What the BitBake that finds a cache keeps up to date. It takes a cache for valid by the recipes' own file alone, and
+/// reads the file of signature data only when it writes signatures (`RECIPE_SIGGEN_INFO` in bb/cooker.py). Without that,
+/// it would parse a changed recipe anew, and leave the old signature data beside it: "Basehash mismatch" in the next run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keeps {
+    Recipes,
+    RecipesAndSignatures,
+}
+
+impl Keeps {
+    /// Whether it may find this file of a cache.
+    fn covers(self, path: &Path) -> bool {
+        self == Keeps::RecipesAndSignatures || !build::is_signature_data(path)
+    }
+}
+
 /// Who may use a cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Users {
@@ -145,7 +161,7 @@ impl ParseCaches {
 
     /// Unpacks the stored cache that fits best in the build directory, before BitBake runs there. `build` need not
     /// be the path that BitBake sees. Blocks.
-    pub fn unpack(&self, inputs: &Inputs, build: &Path) -> Unpacking {
+    pub fn unpack(&self, inputs: &Inputs, build: &Path, keeps: Keeps) -> Unpacking {
         let (_, key) = configuration::of(inputs);
         let now = Record::of(inputs);
         let mut search = self.search(&self.stores, &key, &now);
@@ -159,22 +175,31 @@ impl ParseCaches {
                 Err(why) => search.refused = Some(NotCacheable(why)),
             }
         }
-        self.unpack_best(search, &now, build)
+        self.unpack_best(search, &now, build, keeps)
     }
 
     /// The same with a cache of this very check, as BitBake would find it there had it answered all its queries in
     /// one build directory. Blocks.
-    pub fn restore_own(&self, inputs: &Inputs, build: &Path) -> Restored {
+    pub fn restore_own(&self, inputs: &Inputs, build: &Path, keeps: Keeps) -> Restored {
         let (_, key) = configuration::of(inputs);
         let now = Record::of(inputs);
         let search = self.search(std::slice::from_ref(&self.own), &key, &now);
-        match self.unpack_best(search, &now, build) {
+        match self.unpack_best(search, &now, build, keeps) {
             Unpacking::Done(restored) => restored,
             Unpacking::Unpacked(unpacked) => match unpacked.put() {
                 Restored::Put => Restored::Own,
                 other => other,
             },
         }
+    }
+
+    /// Removes the cache that BitBake used last in the build directory, once BitBake's server is gone: what was put there
+    /// for one query does not serve the next one. Blocks.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn take_away(&self, build: &Path) -> CacheResult<()> {
+        build::remove_newest(build, &self.user)
     }
 
     /// The entry that fits best.
@@ -207,12 +232,12 @@ impl ParseCaches {
         search
     }
 
-    fn unpack_best(&self, search: Search, now: &Record, build: &Path) -> Unpacking {
+    fn unpack_best(&self, search: Search, now: &Record, build: &Path, keeps: Keeps) -> Unpacking {
         let Some((usage, store, entry)) = search.best else {
             return Unpacking::Done(search.refused.map_or(Restored::Nothing, Restored::Refused));
         };
         let moved = if usage.wants_rebase() { entry.record.moved(now) } else { Vec::new() };
-        match self.try_unpack(store, &entry, &moved, build) {
+        match self.try_unpack((store, &entry), &moved, build, keeps) {
             Ok(Some(unpacked)) => Unpacking::Unpacked(unpacked),
             Ok(None) => Unpacking::Done(Restored::Nothing),
             Err(reason) => Unpacking::Done(Restored::Refused(reason)),
@@ -222,12 +247,13 @@ impl ParseCaches {
     /// `None` when the build directory has one.
     fn try_unpack(
         &self,
-        store: &ParseCacheStore,
-        entry: &Entry,
+        (store, entry): (&ParseCacheStore, &Entry),
         moved: &[Moved],
         build: &Path,
+        keeps: Keeps,
     ) -> CacheResult<Option<Unpacked>> {
-        let paths = entry.paths();
+        let mut paths = entry.paths();
+        paths.retain(|path| keeps.covers(path));
         let Some(places) = build::make_room(build, &paths, &self.user)? else { return Ok(None) };
         let mut unpacked = Unpacked { places, rebases: Vec::new(), user: self.user.clone() };
         let done: Result<()> = unpacked.places.iter_mut().try_for_each(|place| {

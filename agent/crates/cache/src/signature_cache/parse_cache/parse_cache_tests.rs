@@ -78,16 +78,24 @@ impl Scene {
 
     fn restore_own(&self, build: &str) -> Restored {
         fs::create_dir_all(self.at(build)).unwrap();
-        self.parse_caches.restore_own(&self.inputs(), &self.at(build))
+        self.parse_caches.restore_own(&self.inputs(), &self.at(build), Keeps::RecipesAndSignatures)
     }
 
     fn unpack(&self, build: &str) -> Unpacking {
+        self.unpack_for(build, Keeps::RecipesAndSignatures)
+    }
+
+    fn unpack_for(&self, build: &str, keeps: Keeps) -> Unpacking {
         fs::create_dir_all(self.at(build)).unwrap();
-        self.parse_caches.unpack(&self.inputs(), &self.at(build))
+        self.parse_caches.unpack(&self.inputs(), &self.at(build), keeps)
     }
 
     fn restore(&self, build: &str) -> Restored {
-        match self.unpack(build) {
+        self.restore_for(build, Keeps::RecipesAndSignatures)
+    }
+
+    fn restore_for(&self, build: &str, keeps: Keeps) -> Restored {
+        match self.unpack_for(build, keeps) {
             Unpacking::Done(restored) => restored,
             Unpacking::Unpacked(mut unpacked) => {
                 assert_eq!(unpacked.take_rebases().len(), 0);
@@ -127,6 +135,30 @@ fn what_one_run_parsed_the_next_one_finds() {
     assert_eq!(scene.restore("three"), Restored::Put);
     scene.write("layer/conf/layer.conf", "2");
     assert_eq!(scene.restore("four"), Restored::Nothing);
+}
+
+/// BitBake that only parses (`-p`) leaves an old file of signature data as it is, beside a newer file of recipes. Seen
+/// with scarthgap on meta-aws: "Basehash mismatch" in the next query.
+#[test]
+fn signature_data_is_never_older_than_the_recipes() {
+    let scene = Scene::new();
+    scene.parse("one", "first");
+    scene.insert("one").unwrap();
+    scene.write("layer/recipes-x/a.bb", "changed");
+    assert_eq!(scene.restore_for("two", Keeps::Recipes), Restored::Put);
+    let file = |name: &str| scene.at(&format!("two/tmp/cache/{name}.{HASH}"));
+    let (recipes, signatures) = (file("bb_cache.dat"), file("bb_cache_SiggenRecipeInfo.dat"));
+    assert!(recipes.exists() && !signatures.exists());
+    // What BitBake leaves is not whole, so no other job gets it.
+    fs::write(&recipes, "second").unwrap();
+    let link = scene.at("two/tmp/cache/bb_cache.dat");
+    std::os::unix::fs::symlink(format!("bb_cache.dat.{HASH}"), link).unwrap();
+    assert!(scene.insert("two").unwrap_err().0.contains("no whole parse cache"));
+    // The next query gets a whole one.
+    scene.parse_caches.take_away(&scene.at("two")).unwrap();
+    assert!(!recipes.exists());
+    assert_eq!(scene.restore("two"), Restored::Put);
+    assert_eq!(scene.restored("two"), "first");
 }
 
 #[test]

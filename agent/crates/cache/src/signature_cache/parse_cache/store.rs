@@ -31,7 +31,7 @@ use super::record::Record;
 use agent_fs::read;
 
 /// Names the layout of `entry.json`.
-const SCHEMA: &str = "build-agent/parses/v1";
+const SCHEMA: &str = "build-agent/parses/v2";
 
 /// What is still being written after this time was left behind.
 const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
