@@ -284,7 +284,8 @@ fn secrets_reach_the_agent_and_no_layer_code() {
         let mount = format!("{}:/run/build-agent", directory.path().display());
         let options = [&["--volume", &*mount][..], options].concat();
         let output = mounted.run(&options, &["doctor", "--release", "scarthgap", "--json"]);
-        let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect(&output_text(&output));
+        let report: serde_json::Value =
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", output_text(&output)));
         let findings = report["findings"].as_array().unwrap();
         let finding = findings.iter().find(|finding| finding["name"] == "credentials").unwrap();
         assert!(finding["found"].as_str().unwrap().starts_with(answer), "{options:?}: {finding}");

@@ -251,15 +251,15 @@ mod tests {
         assert_eq!(root["Exit"], json!("upstream"));
         let mut events = with_share();
         let query = |outcome| {
-            EventKind::CacheQuery(CacheQuery {
-                unit: check_layer(),
+            let query = CacheQuery {
                 query: "signatures of the world".into(),
                 outcome,
                 why: None,
                 seconds_saved: None,
                 recipes: None,
                 rerun: 0,
-            })
+            };
+            EventKind::CacheQuery { unit: check_layer(), query }
         };
         use CacheOutcome::{Hit, Miss, Off, Prefetched};
         events.extend([Hit, Miss, Off, Prefetched].map(|outcome| at(7000, query(outcome))));

@@ -102,7 +102,7 @@ impl Bucket {
     /// The content of an object, if it can be read.
     pub async fn content(&self, key: &str) -> Option<Vec<u8>> {
         let path = exact(key).ok()?;
-        self.retries.run(|| self.read(&path)).await.ok().map(Into::into)
+        self.objects.retries().run(|| self.read(&path)).await.ok().map(Into::into)
     }
 
     async fn read(&self, path: &Key) -> object_store::Result<bytes::Bytes> {

@@ -124,8 +124,6 @@ pub fn before(now: SystemTime, age: Duration) -> i64 {
     nanoseconds(now).saturating_sub(span(age))
 }
 
-/// The units of a share that may be removed.
-
 /// Units with the same rules.
 pub struct Found {
     /// The directory, relative to the share.

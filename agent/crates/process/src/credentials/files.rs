@@ -54,12 +54,15 @@ pub fn in_directory(directory: &Path, wanted: &Wanted<'_>) -> Vec<Clue> {
     clues
 }
 
+/// Whether the text of a file contains credentials.
+type Recognize = fn(&str) -> bool;
+
 /// Files of the home directories in which AWS and git keep credentials.
 pub fn in_homes(homes: &[PathBuf]) -> Vec<Clue> {
     const AWS: &str = "AWS credentials";
     let always = |_: &str| true;
     let has_key = |text: &str| text.contains("aws_secret_access_key") || text.contains("credential_process");
-    let kinds: [(&str, &str, fn(&str) -> bool); 5] = [
+    let kinds: [(&str, &str, Recognize); 5] = [
         (".aws/credentials", AWS, always),
         (".aws/config", AWS, has_key),
         (".git-credentials", "git credentials", always),

@@ -189,7 +189,8 @@ mod tests {
         let pod = |answers| server("169.254.170.23", Server::PodIdentity, answers);
         use Answers::{No, WithoutCredentials, Yes};
         use Reachable as R;
-        let table: [(Vec<Endpoint>, Vec<Clue>, R, &[&str]); 11] = [
+        type Case = (Vec<Endpoint>, Vec<Clue>, R, &'static [&'static str]);
+        let table: [Case; 11] = [
             (vec![], vec![], R::No, &[]),
             (vec![container(No), pod(No), instance(No)], vec![], R::No, &[]),
             (

@@ -31,7 +31,7 @@ pub struct Source {
     pub tier: Arc<ReadTier>,
     pub target: Target,
     /// Limits how many objects are downloaded in parallel.
-    pub permit: OwnedSemaphorePermit,
+    pub _permit: OwnedSemaphorePermit,
     pub limits: Limits,
 }
 

@@ -123,7 +123,7 @@ impl Service {
             return Err(Refused(StatusCode::BAD_GATEWAY));
         }
         let Found { tier, target, .. } = found;
-        let source = Source { tier: Arc::clone(tier), target, permit, limits: self.limits };
+        let source = Source { tier: Arc::clone(tier), target, _permit: permit, limits: self.limits };
         Ok(Reply::object(result, part.is_some(), source))
     }
 

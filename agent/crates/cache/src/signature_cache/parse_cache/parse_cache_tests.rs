@@ -320,7 +320,7 @@ async fn a_fresh_machine_finds_a_parse_cache_in_the_bucket() {
         let (caches, inputs, build) =
             (stores.parse_caches(scene.at("own"), &user), scene.inputs(), scene.at(build));
         fs::create_dir_all(&build).unwrap();
-        tokio::task::spawn_blocking(move || caches.unpack(&inputs, &build))
+        tokio::task::spawn_blocking(move || caches.unpack(&inputs, &build, Keeps::RecipesAndSignatures))
     };
     let Unpacking::Unpacked(mut unpacked) = unpack(&fresh, &scene, "two").await.unwrap() else {
         panic!("none")
