@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod bucket;
+mod bucket_builds;
+mod bucket_hashes;
 mod builds;
 mod checks;
 mod fixture;

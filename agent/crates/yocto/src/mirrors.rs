@@ -20,8 +20,9 @@
 //!   raises, and `try_mirror_url` does not go on to the next mirror), so then there is none;
 //! - `trusted_network` skips mirrors that `BB_ALLOWED_NETWORKS` does not name.
 //!
-//! None of these variables is part of a task's hash. All are part of BitBake's configuration hash, so the text must be
-//! the same in every job: it has no name of a share and no path of a machine.
+//! None of these variables is part of a task's hash. All are part of BitBake's configuration hash, unexpanded
+//! (`get_hash` in `bb/data_smart.py`), so the text must be the same in every job: it has no name of a share and no path of
+//! a machine. The port is in a variable that does not count.
 
 use std::fmt::Write;
 
@@ -39,6 +40,9 @@ const PREMIRROR_PATTERNS: [&str; 3] =
 
 /// The host of the agent's server. It has no name that could be resolved to something else.
 pub const LOOPBACK: &str = "127.0.0.1";
+
+/// The variable of BitBake that holds the port of the agent's server.
+const PORT: &str = "BUILD_AGENT_PORT";
 
 /// The agent's server, from which BitBake reads a share in a bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,7 +94,7 @@ fn of_endpoint(endpoint: &EndpointMirrors, release: &Release) -> String {
     let mut sstate = String::new();
     let mut downloads = String::new();
     for tier in &endpoint.tiers {
-        let base = format!("http://{LOOPBACK}:{}/{}", endpoint.port, tier.word());
+        let base = format!("http://{LOOPBACK}:${{{PORT}}}/{}", tier.word());
         let _ =
             writeln!(sstate, "    file://.* {base}/sstate/{}/PATH;downloadfilename=PATH \\", release.name);
         downloads += &premirrors(&format!("{base}/downloads/"));
@@ -98,6 +102,9 @@ fn of_endpoint(endpoint: &EndpointMirrors, release: &Release) -> String {
     let text = format!(
         "\n# The share is a bucket. The agent reads it and serves it here; what is new stays local until it is \
          published.\n\
+         {PORT} = \"{port}\"\n\
+         # With another port, BitBake need not parse all recipes again.\n\
+         {ignored}{separator}append = \" {PORT}\"\n\
          SSTATE_MIRRORS{separator}prepend = \"\\\n{sstate}\"\n\
          SSTATE_MIRROR_ALLOW_NETWORK ?= \"1\"\n\
          BUILD_AGENT_PREMIRRORS = \"\\\n{downloads}\"\n\
@@ -106,6 +113,8 @@ fn of_endpoint(endpoint: &EndpointMirrors, release: &Release) -> String {
          d.getVar('BUILD_AGENT_PREMIRRORS')}} \"\n\
          # If it has a value, it must name this server, too.\n\
          BB_ALLOWED_NETWORKS{separator}append = \"{allowed}\"\n",
+        port = endpoint.port,
+        ignored = release.hash_config_ignore_vars(),
         allowed = allowed_networks(),
     );
     text + tarballs(endpoint.writes)
@@ -208,18 +217,21 @@ BB_GENERATE_MIRROR_TARBALLS = "1"
         };
         let wanted = r#"
 # The share is a bucket. The agent reads it and serves it here; what is new stays local until it is published.
+BUILD_AGENT_PORT = "28463"
+# With another port, BitBake need not parse all recipes again.
+BB_HASHCONFIG_IGNORE_VARS:append = " BUILD_AGENT_PORT"
 SSTATE_MIRRORS:prepend = "\
-    file://.* http://127.0.0.1:28463/pull-request/sstate/scarthgap/PATH;downloadfilename=PATH \
-    file://.* http://127.0.0.1:28463/shared/sstate/scarthgap/PATH;downloadfilename=PATH \
+    file://.* http://127.0.0.1:${BUILD_AGENT_PORT}/pull-request/sstate/scarthgap/PATH;downloadfilename=PATH \
+    file://.* http://127.0.0.1:${BUILD_AGENT_PORT}/shared/sstate/scarthgap/PATH;downloadfilename=PATH \
 "
 SSTATE_MIRROR_ALLOW_NETWORK ?= "1"
 BUILD_AGENT_PREMIRRORS = "\
-    https?://.*/.* http://127.0.0.1:28463/pull-request/downloads/ \
-    (cvs|svn|git|gitsm|hg|bzr|p4|osc|ftp|s3|crate|gs)://.*/.* http://127.0.0.1:28463/pull-request/downloads/ \
-    npm://.*/?.* http://127.0.0.1:28463/pull-request/downloads/ \
-    https?://.*/.* http://127.0.0.1:28463/shared/downloads/ \
-    (cvs|svn|git|gitsm|hg|bzr|p4|osc|ftp|s3|crate|gs)://.*/.* http://127.0.0.1:28463/shared/downloads/ \
-    npm://.*/?.* http://127.0.0.1:28463/shared/downloads/ \
+    https?://.*/.* http://127.0.0.1:${BUILD_AGENT_PORT}/pull-request/downloads/ \
+    (cvs|svn|git|gitsm|hg|bzr|p4|osc|ftp|s3|crate|gs)://.*/.* http://127.0.0.1:${BUILD_AGENT_PORT}/pull-request/downloads/ \
+    npm://.*/?.* http://127.0.0.1:${BUILD_AGENT_PORT}/pull-request/downloads/ \
+    https?://.*/.* http://127.0.0.1:${BUILD_AGENT_PORT}/shared/downloads/ \
+    (cvs|svn|git|gitsm|hg|bzr|p4|osc|ftp|s3|crate|gs)://.*/.* http://127.0.0.1:${BUILD_AGENT_PORT}/shared/downloads/ \
+    npm://.*/?.* http://127.0.0.1:${BUILD_AGENT_PORT}/shared/downloads/ \
 "
 # Without a network, a mirror by http makes a fetch fail.
 PREMIRRORS:prepend = "${@'' if bb.utils.to_boolean(d.getVar('BB_NO_NETWORK')) else d.getVar('BUILD_AGENT_PREMIRRORS')} "
@@ -228,7 +240,10 @@ BB_ALLOWED_NETWORKS:append = "${@' 127.0.0.1' if len(d.getVar('BB_ALLOWED_NETWOR
 "#;
         assert_eq!(of("scarthgap"), wanted);
         assert_eq!(of("dunfell").matches("_prepend = ").count(), 2);
-        assert!(of("dunfell").contains("BB_ALLOWED_NETWORKS_append"), "{}", of("dunfell"));
+        for words in ["BB_ALLOWED_NETWORKS_append", "BB_HASHCONFIG_WHITELIST_append = \" BUILD_AGENT_PORT\""]
+        {
+            assert!(of("dunfell").contains(words), "{words}: {}", of("dunfell"));
+        }
         let writes = EndpointMirrors { writes: true, ..endpoint.clone() };
         let text = render(&none, Some(&writes), Release::find("master").unwrap()).unwrap();
         assert!(text.contains("/sstate/master/PATH") && text.contains("TARBALLS"), "{text}");
