@@ -79,6 +79,12 @@ class Seaweed:
         self.log.close()
 
 
+def processor_seconds(pid):
+    with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
+        fields = file.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 class Proxy:
     def __init__(self, binary, server, delay):
         self.child = subprocess.Popen(
@@ -96,6 +102,7 @@ class Bench:
         self.options, self.directory = options, directory
         os.chmod(directory, 0o755)  # the build user of a job works below it
         self.new = os.path.join(directory, "new")
+        self.used = []
         self.tree = objects.Tree(2, options.new, options.mebibytes, only_new=True)
         self.tree.write(self.new)
         self.paths = sorted(self.tree.paths())
@@ -120,11 +127,19 @@ class Bench:
 
     def call(self, command, port, cwd=None):
         """Seconds until the command ends well."""
-        start = time.perf_counter()
+        before, start = self.processor(), time.perf_counter()
         done = subprocess.run(command, env=self.environment(port), cwd=cwd, capture_output=True, text=True)
+        seconds = time.perf_counter() - start
         if done.returncode:
             sys.exit(f"{' '.join(command[:6])}: status {done.returncode}\n{(done.stdout + done.stderr)[-2000:]}")
-        return time.perf_counter() - start
+        self.used = [after - one for one, after in zip(before, self.processor())]
+        return seconds
+
+    def processor(self):
+        """Processor seconds so far: of the ended programs, the S3 server, and the proxy."""
+        ended = os.times()
+        return [ended.children_user + ended.children_system,
+                *(processor_seconds(child.child.pid) for child in (self.server, self.proxy))]
 
     # Publish
 
@@ -140,7 +155,9 @@ class Bench:
         else:
             target = f"s3://{BUCKET}/{top}/sstate/{RELEASE}/"
             seconds = self.call([self.s5cmd, "--log", "error", "cp", self.new + "/", target], self.proxy.port)
+        used = self.used
         self.fetch(top, self.server.port)
+        self.used = used
         return seconds
 
     # Download
@@ -211,21 +228,36 @@ class Bench:
                 missing = [path.replace(":r0:", ":r9:") for path in self.paths]
                 asked = [path for pair in zip(self.paths, missing) for path in pair]
                 threads = len(os.sched_getaffinity(0))
-                plain = f"/{BUCKET}/share/sstate/{RELEASE}/"
-                self.row(f"{len(asked)} questions", {
-                    "build-agent, its endpoint": lambda: module.parallel(
-                        self.endpoint, f"/shared/sstate/{RELEASE}/", asked, threads),
-                    "HEAD of plain HTTP": lambda: module.parallel(self.proxy.port, plain, asked, threads),
-                })
+                shared, plain = f"/shared/sstate/{RELEASE}/", f"/{BUCKET}/share/sstate/{RELEASE}/"
+                programs = {
+                    "build-agent, its endpoint": lambda: module.parallel(self.endpoint, shared, asked, threads),
+                }
+                if self.options.bitbake:
+                    programs["BitBake, the endpoint"] = lambda: self.by_bitbake(
+                        module, f"127.0.0.1:{self.endpoint}{shared}", asked, threads)
+                    programs["BitBake, plain HTTP"] = lambda: self.by_bitbake(
+                        module, f"127.0.0.1:{self.proxy.port}{plain}", asked, threads)
+                else:
+                    programs["HEAD of plain HTTP"] = lambda: module.parallel(
+                        self.proxy.port, plain, asked, threads)
+                self.row(f"{len(asked)} questions", programs, once=list(programs)[1:])
         finally:
             shell.end()
 
-    def row(self, task, programs):
+    def by_bitbake(self, module, address, asked, threads):
+        scratch = tempfile.mkdtemp(dir=self.directory)
+        return module.by_bitbake(self.options.bitbake, f"http://{address.rstrip('/')}", asked, threads, scratch)
+
+    def row(self, task, programs, once=()):
+        """Measures the programs in turns; those of `once` only once, because they take minutes."""
         times = {program: [] for program in programs}
-        for _ in range(self.options.runs):
+        for number in range(self.options.runs):
             for program, measure in programs.items():
+                if program in once and number > 0:
+                    continue
                 times[program].append(measure())
-                print(f"  {task}, {program}: {times[program][-1]:.2f} s", file=sys.stderr)
+                used = ", ".join(f"{name} {seconds:.1f}" for name, seconds in zip(("program", "server", "proxy"), self.used))
+                print(f"  {task}, {program}: {times[program][-1]:.2f} s; processor s: {used}", file=sys.stderr)
         medians = {program: statistics.median(runs) for program, runs in times.items()}
         peer = list(medians.values())[-1]
         for program, seconds in medians.items():

@@ -293,8 +293,9 @@ async fn a_fresh_machine_finds_a_parse_cache_in_the_bucket() {
         let tiers = BucketTiers::new(&Tiers::new(&share, Access::ReadWrite, trust), objects);
         Stores::new(Store::local(scene.at(machine)), Vec::new(), BucketStore::new(tiers))
     };
-    let keys =
-        || async { objects().below("").await.unwrap().into_iter().map(|it| it.key).collect::<Vec<_>>() };
+    let keys = || async {
+        objects().below("", usize::MAX).await.unwrap().into_iter().map(|it| it.key).collect::<Vec<_>>()
+    };
     let trusted = Trust::Trusted { why: String::new() };
     let untrusted = Trust::Untrusted { why: String::new(), pull_request: Some(7) };
     let mut scene = Scene::new();
