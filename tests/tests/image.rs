@@ -254,6 +254,7 @@ fn without_the_entrypoint_layer_code_writes_to_no_file_of_the_image() {
     assert_eq!(shell("stat -c '%a %U:%G' /var/lib/extrausers/passwd"), "664 root:root\n");
     let find = "find / -xdev \\( -type f -o -type d ! -perm -1000 \\) -perm -0002 2>/dev/null; echo done";
     assert_eq!(shell(find), "done\n", "no file, and only sticky directories");
+    assert_eq!(shell("find / -xdev -type f -perm /6000; echo done"), "done\n", "no setuid program");
     let builder = "setpriv --reuid builder --regid builder --init-groups sh -c";
     let write = format!(
         "{builder} 'echo \"new:*:4711:4711::/:/bin/sh\" >>/var/lib/extrausers/passwd; getent passwd 4711; id -Gn'"
