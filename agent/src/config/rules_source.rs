@@ -213,6 +213,25 @@ mod tests {
         assert!(word(source(&IN_CODEBUILD, &by_flag)).starts_with("main from"));
     }
 
+    /// A merge group is made of pull requests: their rules do not count there, either.
+    #[test]
+    fn the_rules_of_a_merge_group_come_from_its_base() {
+        let variables = [
+            ("GITHUB_EVENT_NAME", "merge_group"),
+            ("GITHUB_REF", "refs/heads/gh-readonly-queue/main/pr-7-x"),
+            ("GITHUB_SERVER_URL", "https://github.com"),
+            ("GITHUB_REPOSITORY", "owner/meta-x"),
+        ];
+        assert_eq!(word(source(&variables, &Request::default())), "no base");
+        let mut env = AgentEnvironment::from_map(variables);
+        let event = br#"{"merge_group":{"base_ref":"refs/heads/main"}}"#;
+        env.github_actions.as_mut().unwrap().payload = EventPayload::parse(event).unwrap();
+        let found = rules_source(&Request::default(), &env, || None);
+        assert_eq!(word(found), "main from https://github.com/owner/meta-x");
+        let accept = Request { accept_manifest: true, ..Request::default() };
+        assert_eq!(word(rules_source(&accept, &env, || None)), "refused");
+    }
+
     /// As for `--trusted`: a flag in a buildspec would speak for everybody.
     #[test]
     fn the_owners_word_does_not_count_in_a_build_of_a_webhook() {
