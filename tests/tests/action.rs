@@ -49,6 +49,10 @@ impl Runner {
         }
         let sandbox = Sandbox::new(test)?;
         commit(&sandbox.layer(), "Add the manifest");
+        // Where GitHub's server would be: the rules of a pull request come from there.
+        let words = ["clone", "--quiet", "--bare", "meta-tested", "example/meta-tested"];
+        git(sandbox.path(), words);
+        git(&sandbox.path().join("example/meta-tested"), ["branch", "--quiet", "--force", "main", "HEAD"]);
         let programs = Path::new(agent().get_program()).parent().unwrap().to_owned();
         std::fs::create_dir(sandbox.path().join("temp")).unwrap();
         Some(Runner { sandbox, programs })
@@ -77,7 +81,7 @@ impl Runner {
             format!("{}:{}:{path}", stand_ins.join("runner").display(), stand_ins.join("engine").display());
         command.env_clear().env("PATH", path).envs(github::variables(event, &workspace, &head));
         command.env("HOME", self.sandbox.path()).env("RUNNER_ENVIRONMENT", "github-hosted");
-        command.env("GITHUB_SERVER_URL", "file:///nowhere");
+        command.env("GITHUB_SERVER_URL", format!("file://{}", self.sandbox.path().display()));
         command.env("RUNNER_NOTES", self.sandbox.path().join("notes"));
         command.env("ENGINE_NOTES", self.sandbox.path().join("notes"));
         command
@@ -354,9 +358,10 @@ fn layer_code_in_the_image_is_not_the_owner_of_the_workspace() {
         return skip(test, "only root can give the workspace away");
     }
     let Some(runner) = Runner::new(test) else { return };
-    std::os::unix::fs::chown(runner.sandbox.layer(), Some(1000), None).unwrap();
     let inputs = json!({ "image": "registry.example/build-agent:v1", "manifest": "build-agent.toml" });
-    runner.run("fork", inputs).assert_verdict("passed", 0);
+    let command = runner.command("fork", &inputs);
+    std::os::unix::fs::chown(runner.sandbox.layer(), Some(1000), None).unwrap();
+    runner.run_command(command).assert_verdict("passed", 0);
     let words = "--entrypoint sh registry.example/build-agent:v1 -c usermod --uid 61000 builder && exec build-agent \"$@\" \
                  build-agent run build-agent.toml";
     assert!(runner.notes().contains(words), "{}", runner.notes());
