@@ -133,6 +133,16 @@ impl GitHubActions {
         self.is_started_by_hand() || self.event.as_deref().is_some_and(|event| OWN.contains(&event))
     }
 
+    /// Whether another commit than the run's is checked out, such as that of a pull request in a run that a comment or a
+    /// dispatch has started. A person who starts a run may check out what they want.
+    pub fn has_other_commit(&self) -> bool {
+        let differs = match (&self.commit, &self.checked_out) {
+            (Some(commit), Some(checked_out)) => commit != checked_out,
+            _ => false,
+        };
+        differs && !self.is_started_by_hand()
+    }
+
     /// The target branch of the pull request, if the variable and the event agree.
     pub fn base_branch(&self) -> Option<&str> {
         let by_event = self.payload.base_branch.as_deref();
