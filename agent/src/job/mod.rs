@@ -7,7 +7,7 @@ mod run;
 mod stale_processes;
 mod stop_notice;
 
-pub use credentials::set_up_fence;
+pub use credentials::{end_isolation, isolate_credentials};
 pub use dir_lock::DirLock;
 pub use plan::{Plan, Selection, Step};
 pub use run::{interrupt, run};

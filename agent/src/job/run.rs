@@ -16,12 +16,12 @@ use agent_cache::Usage;
 use agent_cache::bucket::endpoint::ReadTier;
 use agent_git::Access;
 use agent_process::credentials::CredentialSources;
-use agent_process::{Interrupt, Runner};
+use agent_process::{Interrupt, JobRules, Runner};
 use agent_types::error::{Error, Result};
 use agent_types::events::{EventKind, JobIdentity, JobStarted, SCHEMA};
 use agent_types::outcome::Outcome;
 
-use super::credentials::{CredentialCheck, start_check};
+use super::credentials::{CredentialCheck, end_isolation, start_check};
 use super::plan::uses_share;
 use super::{Plan, Step, StopNotice, end_leftovers};
 use agent_types::stage::Stage;
@@ -76,6 +76,7 @@ pub async fn run(
     };
     job.clear_the_place().await;
     let mut check = job.keep_from_credentials(plan, credentials);
+    let mut rules = JobRules::default();
     job.look_at_machine(plan).await;
     job.look_at_checkout().await;
     for step in plan.steps(settings) {
@@ -84,12 +85,13 @@ pub async fn run(
             Step::Stage(planned) => {
                 // The first stages may run layer code already.
                 if let Some(check) = check.take() {
-                    check.report(settings, runner).await;
+                    rules = check.report(settings, runner).await;
                 }
                 job.stage(planned.stage, planned.skip.as_deref()).await;
             }
         }
     }
+    end_isolation(rules, settings, runner).await;
     if let Some(lease) = job.outputs.lease.take() {
         share::notes::release(lease, events).await;
     }
