@@ -55,11 +55,11 @@ impl<S: Server> Machine<'_, S> {
     }
 
     pub fn build_without_share(&self, words: &[&str]) -> Ran {
-        self.start(self.without_share(words)).wait_for(TIMEOUT)
+        self.start(self.only("build", words)).wait_for(TIMEOUT)
     }
 
     pub fn command(&self, words: &[&str]) -> Command {
-        let mut command = self.without_share(words);
+        let mut command = self.only("build,publish", words);
         self.s3.configure(&mut command);
         // The server of the test may have its own.
         command.env("HOME", std::env::var_os("HOME").unwrap_or_default());
@@ -67,9 +67,9 @@ impl<S: Server> Machine<'_, S> {
         command
     }
 
-    fn without_share(&self, words: &[&str]) -> Command {
+    fn only(&self, stages: &str, words: &[&str]) -> Command {
         let mut command = agent();
-        command.current_dir(&self.layer).args(["run", "--only", "build,publish"]);
+        command.current_dir(&self.layer).args(["run", "--only", stages]);
         command.args(["--set", &format!("config.local_conf={}", self.conf)]);
         command.arg("--work-dir").arg(self.directory.join("work")).arg("--out").arg(self.out()).args(words);
         command

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -55,7 +54,8 @@ SRCREV_FORMAT = "repository"
 S = "${WORKDIR}/fetched-1.0"
 INHIBIT_DEFAULT_DEPS = "1"
 PACKAGE_ARCH = "${MACHINE_ARCH}"
-deltask do_patch
+PATCHDEPENDENCY = ""
+PATCHDEPENDENCY:remove = "patch-replacement-native:do_populate_sysroot"
 deltask do_configure
 deltask do_compile
 deltask do_install

@@ -58,7 +58,7 @@ fn assert_hashes_do_not_depend_on_the_share(fixture: &Fixture, release: &str) ->
     let Some(layer) = layer(fixture, release, bitbake, series) else { return false };
     let conf = format!(
         "BBMASK = \"/meta/recipes- /meta-poky/recipes-\"\n\
-         ASSUME_PROVIDED += \"virtual/fakeroot-native quilt-native\"\n\
+         ASSUME_PROVIDED += \"virtual/fakeroot-native quilt-native patch-replacement-native\"\n\
          INHERIT{separator}remove = \"uninative\"\n\
          BB_ALLOWED_NETWORKS = \"nowhere.invalid\"\n"
     );

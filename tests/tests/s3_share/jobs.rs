@@ -48,7 +48,7 @@ impl Job {
     }
 }
 
-fn sandbox(test: &str, share: &str) -> Option<Sandbox> {
+pub fn sandbox(test: &str, share: &str) -> Option<Sandbox> {
     let sandbox = Sandbox::new(test)?;
     let text = sandbox.manifest_text();
     sandbox
