@@ -269,7 +269,8 @@ fn secrets_reach_the_agent_and_no_layer_code() {
     need_image!("secrets_reach_the_agent_and_no_layer_code");
     let test = "secrets_reach_the_agent_and_no_layer_code";
     let Some(mounted) = Mounted::new(test, STRANGER) else { return };
-    let user = format!("{0}:{0}", mounted.owner);
+    // Without a group: the group root may add the passwd entry.
+    let user = mounted.owner.to_string();
     let file = ["--env", "BUILD_AGENT_SECRETS_FILE=/run/build-agent/secrets"];
     let variable = ["--env", "GITHUB_TOKEN=hunter22"];
     for (options, answer) in [
@@ -498,6 +499,11 @@ fn buildspecs_run_as_in_codebuild() {
     for buildspec in ["check-layer.yml", "build.yml"] {
         for user in ["root", "builder"] {
             let Some(mounted) = Mounted::new("buildspecs_run_as_in_codebuild", 0) else { return };
+            // A clone with the whole history knows the base of the pull request.
+            build_agent_tests::git(
+                &mounted.sandbox.layer(),
+                ["update-ref", "refs/remotes/origin/main", "HEAD"],
+            );
             // root owns CodeBuild's checkout; the stand-in for the server must belong to the caller.
             chown(&mounted.sandbox.upstream(), if user == "root" { 0 } else { 1000 });
             let tools = repository().join("tests/codebuild");

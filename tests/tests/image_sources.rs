@@ -81,7 +81,7 @@ fn an_edit_does_not_change_the_layer_of_the_dependencies() {
         assert!(names.contains(&name), "{name} in {names:?}");
     }
     // Without one of them, cargo refuses the workspace.
-    let tracked = build_agent_tests::git(&repository(), ["ls-files", "Cargo.toml", "*/Cargo.toml"]);
+    let tracked = build_agent_tests::git(repository(), ["ls-files", "Cargo.toml", "*/Cargo.toml"]);
     assert!(tracked.lines().count() > 5, "{tracked}");
     for manifest in tracked.lines() {
         assert!(names.contains(&manifest), "{manifest} in {names:?}");
