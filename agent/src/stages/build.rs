@@ -197,6 +197,10 @@ fn starter(settings: &Settings, bitbake: &Path) -> std::result::Result<Starter, 
 
 /// The verdict guard of a build: the exit status and BitBake's own summary must agree.
 fn judge(build: &Build, finished: &CommandOutcome) -> Result<Outcome> {
+    // A cache never fails a build.
+    if finished.end == ExitReason::Exited(1) && build.fails_only_for_shared_state() {
+        return Ok(Outcome::Passed);
+    }
     let said = build.errors.iter().chain(&finished.tail).map(String::as_str).collect::<Vec<_>>().join("\n");
     if let (ExitReason::Exited(1..), Some(trouble)) = (finished.end, host::trouble(&said)) {
         return Err(trouble);
@@ -346,6 +350,36 @@ mod tests {
         assert_eq!(judged(&inside, ExitReason::Exited(0)).unwrap_err().class, Class::Internal);
         let nothing = DONE.replace("Attempted 5", "Attempted 0");
         assert!(matches!(judged(&nothing, ExitReason::Exited(0)).unwrap(), Outcome::Failed(_)));
+    }
+
+    /// As when a mirror says that it has an object, and then fails to send it.
+    #[test]
+    fn shared_state_that_cannot_be_had_fails_no_build() {
+        let error =
+            "ERROR: a-1-r0 do_deploy_setscene: Fetcher failure: Unable to find file file://ab/12/sstate:a";
+        let warning = "WARNING: Setscene task (/m/a_1.bb:do_deploy_setscene) failed with exit code '1' - real task \
+            will be run instead";
+        let sum = |errors: &str| format!("Summary: There {errors}, returning a non-zero exit code.");
+        let one = sum("was 1 ERROR message");
+        let table = [
+            (format!("{error}\n{warning}\n{DONE}\n{one}"), true),
+            (format!("{error}\n{error}\n{warning}\n{DONE}\n{}", sum("were 2 ERROR messages")), true),
+            (format!("{error}\n{warning}\n{DONE}\n{}", sum("was 1 ERROR message shown")), true),
+            (format!("{error}\n{warning}\n{DONE}\n{}", sum("were 2 ERROR messages")), false),
+            (format!("{error}\n{warning}\nERROR: a-1-r0 do_compile: x\n{DONE}\n{one}"), false),
+            (format!("{error}\n{warning}\nERROR: x\n{DONE}\n{one}"), false),
+            (format!("{error}\n{warning}\n{FAILED}\n{one}"), false),
+            (format!("{error}\n{warning}\n{one}"), false),
+            (format!("{error}\n{warning}\n{DONE}"), false),
+            (format!("{error}\n{DONE}\n{one}"), false),
+            (format!("{warning}\n{DONE}\n{one}"), false),
+        ];
+        for (output, passes) in table {
+            let outcome = judged(&output, ExitReason::Exited(1)).unwrap();
+            assert_eq!(outcome.is_success(), passes, "{output}: {outcome:?}");
+        }
+        let interrupted = format!("{error}\n{warning}\n{DONE}\n{one}");
+        assert!(!judged(&interrupted, ExitReason::Exited(130)).unwrap().is_success());
     }
 
     #[test]

@@ -99,7 +99,10 @@ impl<S: Server> Machine<'_, S> {
 
     /// What BitBake printed.
     pub fn log(&self) -> String {
-        std::fs::read_to_string(self.out().join("logs/build-qemux86-64.log")).unwrap()
+        let result = self.result();
+        let units = result["units"].as_array().unwrap();
+        let build = units.iter().find(|unit| unit["sstate"].is_object()).expect("a build");
+        std::fs::read_to_string(self.out().join(build["log"].as_str().unwrap())).unwrap()
     }
 
     /// The tasks that BitBake ran, e.g. `fetched-1.0-r0 do_fetch`.

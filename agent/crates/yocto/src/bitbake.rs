@@ -66,6 +66,10 @@ pub struct Build {
     pub failures_total: u64,
     /// Shared state that could not be used, so that the task ran instead: a warning, no failure.
     pub setscene_failures: u64,
+    /// `ERROR:` lines of tasks that get shared state. A mirror that fails to have what it said makes BitBake's fetcher
+    /// print them, and BitBake end with status 1 although all tasks succeeded (`Fetch.download` in bb/fetch2, dunfell to
+    /// master).
+    setscene_errors: u64,
     pub summary: Option<TasksSummary>,
     /// What BitBake says only of a build that failed; a build that passed has none of it.
     pub admits_failure: Option<String>,
@@ -83,6 +87,8 @@ static FAILED: LazyLock<Regex> =
     LazyLock::new(|| regex(r"^ERROR: Task (?:\d+ )?\((.*\.bb):(do_\w+)\) failed with exit code"));
 static SETSCENE: LazyLock<Regex> =
     LazyLock::new(|| regex(r"^WARNING: (?:Logfile .*)?Setscene task (?:\d+ )?\(.*\) failed with exit code"));
+static SETSCENE_ERROR: LazyLock<Regex> = LazyLock::new(|| regex(r"^ERROR: \S+ do_\w+_setscene: "));
+static ERRORS: LazyLock<Regex> = LazyLock::new(|| regex(r"^Summary: There (?:was|were) (\d+) ERROR message"));
 static SSTATE: LazyLock<Regex> = LazyLock::new(|| {
     regex(
         r"Sstate summary: Wanted (\d+) (?:Local (\d+) Mirrors (\d+)|Found (\d+)) Missed (\d+) Current (\d+)",
@@ -122,6 +128,7 @@ impl Build {
             failures: Vec::new(),
             failures_total: 0,
             setscene_failures: 0,
+            setscene_errors: 0,
             summary: None,
             admits_failure: None,
             sstate: None,
@@ -147,6 +154,17 @@ impl Build {
         } else {
             (&self.told_failures, self.told_failures_total)
         }
+    }
+
+    /// Whether all tasks succeeded, and every error is that of shared state whose task ran instead.
+    pub fn fails_only_for_shared_state(&self) -> bool {
+        let admitted = self.admits_failure.as_deref().unwrap_or_default();
+        let errors = ERRORS.captures(admitted).map(|found| number(&found, 1));
+        self.summary.is_some_and(|summary| summary.attempted > 0 && summary.failed == 0)
+            && self.failures_total + self.told_failures_total == 0
+            && self.errors.is_empty()
+            && self.setscene_failures > 0
+            && errors.is_some_and(|errors| errors > 0 && errors <= self.setscene_errors)
     }
 
     fn note_failure(&mut self, finished: &TaskFinished) {
@@ -265,6 +283,8 @@ impl LineHandler for Build {
             self.task_error(&found[1], &found[2]);
         } else if SETSCENE.is_match(line) {
             self.setscene_failures += 1;
+        } else if SETSCENE_ERROR.is_match(line) {
+            self.setscene_errors += 1;
         } else if line.starts_with("ERROR: ") && self.errors.len() < ERRORS_KEPT {
             self.errors.push(cut(line, ERROR_BYTES).to_owned());
         }
