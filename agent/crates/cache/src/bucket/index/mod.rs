@@ -311,12 +311,12 @@ impl BaseWriter {
     /// # Errors
     /// If the compressor fails.
     pub fn add(&mut self, path: &str, size: u64) -> Result<()> {
-        if self.encoder.len() + PART_MARGIN > self.left {
+        if self.encoder.written() + PART_MARGIN > self.left {
             return Ok(());
         }
-        if self.encoder.len() >= self.part_bytes {
+        if self.encoder.written() >= self.part_bytes {
             let full = std::mem::replace(&mut self.encoder, Encoder::new().map_err(generic)?);
-            self.left = self.left.saturating_sub(full.len() + PART_MARGIN);
+            self.left = self.left.saturating_sub(full.written() + PART_MARGIN);
             let (tier, release, since) = (self.tier.clone(), self.release.clone(), self.since);
             self.parts.spawn(async move { create(&tier, &release, Kind::Part, since, full).await });
         }

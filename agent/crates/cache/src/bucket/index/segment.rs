@@ -82,14 +82,14 @@ impl Encoder {
     }
 
     /// Bytes of the content so far, without those that the compressor has not written yet.
-    pub fn len(&self) -> u64 {
+    pub fn written(&self) -> u64 {
         self.encoder.get_ref().len() as u64
     }
 
     /// # Errors
     /// If the content gets too large for readers.
     pub fn add(&mut self, path: &str, size: u64) -> io::Result<()> {
-        if self.len() > MAX_COMPRESSED - (1 << 20) {
+        if self.written() > MAX_COMPRESSED - (1 << 20) {
             return Err(io::Error::other("the index is larger than its limit"));
         }
         writeln!(self.encoder, "{size} {path}")
