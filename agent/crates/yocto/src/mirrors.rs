@@ -44,6 +44,14 @@ pub const LOOPBACK: &str = "127.0.0.1";
 /// The variable of BitBake that holds the port of the agent's server.
 const PORT: &str = "BUILD_AGENT_PORT";
 
+/// Whether BitBake checks certificates. It makes an SSL context for each question about an object, also without SSL, and
+/// reads all certificate authorities for it: about 17 ms of processor time (`checkstatus` in
+/// `bitbake/lib/bb/fetch2/wget.py`, kirkstone to master). While it looks for shared state, `DL_DIR` is `SSTATE_DIR`, and
+/// `PREMIRRORS` are the mirrors of shared state (`sstate_checkhashes` and `pstaging_fetch` in `sstate.bbclass`). If none
+/// of these can have a certificate, there is none to check. Elsewhere `PREMIRRORS` has the pattern `https?`.
+const CHECK_CERTIFICATES: &str = "${@'0' if d.getVar('DL_DIR') == d.getVar('SSTATE_DIR') and 's://' not in \
+    d.getVar('PREMIRRORS') and 'https' not in d.getVar('PREMIRRORS') else '1'}";
+
 /// The agent's server, from which BitBake reads a share in a bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointMirrors {
@@ -111,10 +119,14 @@ fn of_endpoint(endpoint: &EndpointMirrors, release: &Release) -> String {
          # Without a network, a mirror by http makes a fetch fail.\n\
          PREMIRRORS{separator}prepend = \"${{@'' if bb.utils.to_boolean(d.getVar('BB_NO_NETWORK')) else \
          d.getVar('BUILD_AGENT_PREMIRRORS')}} \"\n\
+         # Otherwise BitBake reads all certificate authorities for each question about shared state. Mirrors with \
+         certificates are still checked.\n\
+         BB_CHECK_SSL_CERTS ?= \"{certificates}\"\n\
          # If it has a value, it must name this server, too.\n\
          BB_ALLOWED_NETWORKS{separator}append = \"{allowed}\"\n",
         port = endpoint.port,
         ignored = release.hash_config_ignore_vars(),
+        certificates = CHECK_CERTIFICATES,
         allowed = allowed_networks(),
     );
     text + tarballs(endpoint.writes)
@@ -235,6 +247,8 @@ BUILD_AGENT_PREMIRRORS = "\
 "
 # Without a network, a mirror by http makes a fetch fail.
 PREMIRRORS:prepend = "${@'' if bb.utils.to_boolean(d.getVar('BB_NO_NETWORK')) else d.getVar('BUILD_AGENT_PREMIRRORS')} "
+# Otherwise BitBake reads all certificate authorities for each question about shared state. Mirrors with certificates are still checked.
+BB_CHECK_SSL_CERTS ?= "${@'0' if d.getVar('DL_DIR') == d.getVar('SSTATE_DIR') and 's://' not in d.getVar('PREMIRRORS') and 'https' not in d.getVar('PREMIRRORS') else '1'}"
 # If it has a value, it must name this server, too.
 BB_ALLOWED_NETWORKS:append = "${@' 127.0.0.1' if len(d.getVar('BB_ALLOWED_NETWORKS', False) or '') > 82 else ''}"
 "#;
@@ -249,6 +263,33 @@ BB_ALLOWED_NETWORKS:append = "${@' 127.0.0.1' if len(d.getVar('BB_ALLOWED_NETWOR
         assert!(text.contains("/sstate/master/PATH") && text.contains("TARBALLS"), "{text}");
         let empty = EndpointMirrors { tiers: Vec::new(), ..writes };
         assert_eq!(render(&none, Some(&empty), Release::find("master").unwrap()).unwrap(), "");
+    }
+
+    /// The expression, as Python evaluates it.
+    #[test]
+    fn certificates_are_left_unchecked_only_where_there_can_be_none() {
+        let ours = "file://.* http://127.0.0.1:28463/shared/sstate/x/PATH;downloadfilename=PATH";
+        let table = [
+            ("/sstate", ours.to_owned(), "0"),
+            ("/sstate", format!("{ours} file://.* file:///other/PATH"), "0"),
+            ("/sstate", format!("{ours} file://.* https://example.org/PATH"), "1"),
+            ("/sstate", format!("{ours} file://.* ftps://example.org/PATH"), "1"),
+            ("/downloads", ours.to_owned(), "1"),
+            // The same directory for both: the mirrors of downloads.
+            ("/sstate", "https?://.*/.* http://127.0.0.1:28463/shared/downloads/".to_owned(), "1"),
+        ];
+        let expression = CHECK_CERTIFICATES.strip_prefix("${@").unwrap().strip_suffix('}').unwrap();
+        for (downloads, mirrors, wanted) in table {
+            let program = format!(
+                "import sys\nclass D:\n  def getVar(self, n): return dict(DL_DIR=sys.argv[1], SSTATE_DIR='/sstate', \
+                 PREMIRRORS=sys.argv[2])[n]\nd = D()\nprint({expression})"
+            );
+            let ran =
+                std::process::Command::new("python3").args(["-c", &program, downloads, &mirrors]).output();
+            let ran = ran.unwrap();
+            assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+            assert_eq!(String::from_utf8_lossy(&ran.stdout).trim(), wanted, "{downloads} {mirrors}");
+        }
     }
 
     #[test]
