@@ -234,9 +234,9 @@ class Bench:
                 }
                 if self.options.bitbake:
                     programs["BitBake, the endpoint"] = lambda: self.by_bitbake(
-                        module, f"127.0.0.1:{self.endpoint}{shared}", asked, threads)
+                        module, f"127.0.0.1:{self.endpoint}{shared}", asked, threads, "0")
                     programs["BitBake, plain HTTP"] = lambda: self.by_bitbake(
-                        module, f"127.0.0.1:{self.proxy.port}{plain}", asked, threads)
+                        module, f"127.0.0.1:{self.proxy.port}{plain}", asked, threads, "1")
                 else:
                     programs["HEAD of plain HTTP"] = lambda: module.parallel(
                         self.proxy.port, plain, asked, threads)
@@ -244,9 +244,9 @@ class Bench:
         finally:
             shell.end()
 
-    def by_bitbake(self, module, address, asked, threads):
-        scratch = tempfile.mkdtemp(dir=self.directory)
-        return module.by_bitbake(self.options.bitbake, f"http://{address.rstrip('/')}", asked, threads, scratch)
+    def by_bitbake(self, module, address, asked, threads, check_certificates):
+        base, scratch = f"http://{address.rstrip('/')}", tempfile.mkdtemp(dir=self.directory)
+        return module.by_bitbake(self.options.bitbake, base, asked, threads, scratch, check_certificates)
 
     def row(self, task, programs, once=()):
         """Measures the programs in turns; those of `once` only once, because they take minutes."""
