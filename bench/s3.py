@@ -6,8 +6,6 @@ BitBake asks a mirror.
 """
 
 import filecmp
-import importlib.machinery
-import importlib.util
 import json
 import os
 import shutil
@@ -20,19 +18,12 @@ import time
 import urllib.parse
 
 import objects
+import questions
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 RELEASE = "scarthgap"
-KEY, SECRET, BUCKET = "bench", "bench", "bucket"  # the keys of bench/existence
+KEY, SECRET, BUCKET = "bench", "bench", "bucket"
 CONNECTIONS = 256  # what s5cmd uses
-
-
-def existence():
-    """bench/existence, which has no suffix."""
-    loader = importlib.machinery.SourceFileLoader("existence", os.path.join(HERE, "existence"))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("existence", loader))
-    loader.exec_module(module)
-    return module
 
 
 def free_ports(number):
@@ -202,17 +193,16 @@ class Bench:
             self.reading()
 
     def reading(self):
-        module = existence()
-        module.PORT = self.endpoint = free_ports(1)[0]
-        module.MANIFEST += f"endpoint_port = {self.endpoint}\n"
+        questions.PORT = self.endpoint = free_ports(1)[0]
+        questions.MANIFEST += f"endpoint_port = {self.endpoint}\n"
         project = os.path.join(self.directory, "project")
         os.makedirs(project)
-        module.prepare(project)
+        questions.prepare(project)
         command = [self.options.agent, "cache", "publish", "--share", f"s3://{BUCKET}/share", "--release", RELEASE]
         self.call(command + ["--sstate", self.new], self.server.port)
         probe = f"/shared/sstate/{RELEASE}/" + urllib.parse.quote(self.paths[0])
         os.environ.update({"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET})
-        shell = module.Shell(self.options.agent, project, self.proxy.port, "work", probe)
+        shell = questions.Shell(self.options.agent, project, self.proxy.port, "work", probe)
         try:
             if "download" in self.options.only:
                 self.row("download", {
@@ -230,23 +220,23 @@ class Bench:
                 threads = len(os.sched_getaffinity(0))
                 shared, plain = f"/shared/sstate/{RELEASE}/", f"/{BUCKET}/share/sstate/{RELEASE}/"
                 programs = {
-                    "build-agent, its endpoint": lambda: module.parallel(self.endpoint, shared, asked, threads),
+                    "build-agent, its endpoint": lambda: questions.parallel(self.endpoint, shared, asked, threads),
                 }
                 if self.options.bitbake:
                     programs["BitBake, the endpoint"] = lambda: self.by_bitbake(
-                        module, f"127.0.0.1:{self.endpoint}{shared}", asked, threads, "0")
+                        f"127.0.0.1:{self.endpoint}{shared}", asked, threads, "0")
                     programs["BitBake, plain HTTP"] = lambda: self.by_bitbake(
-                        module, f"127.0.0.1:{self.proxy.port}{plain}", asked, threads, "1")
+                        f"127.0.0.1:{self.proxy.port}{plain}", asked, threads, "1")
                 else:
-                    programs["HEAD of plain HTTP"] = lambda: module.parallel(
+                    programs["HEAD of plain HTTP"] = lambda: questions.parallel(
                         self.proxy.port, plain, asked, threads)
                 self.row(f"{len(asked)} questions", programs, once=list(programs)[1:])
         finally:
             shell.end()
 
-    def by_bitbake(self, module, address, asked, threads, check_certificates):
+    def by_bitbake(self, address, asked, threads, check_certificates):
         base, scratch = f"http://{address.rstrip('/')}", tempfile.mkdtemp(dir=self.directory)
-        return module.by_bitbake(self.options.bitbake, base, asked, threads, scratch, check_certificates)
+        return questions.by_bitbake(self.options.bitbake, base, asked, threads, scratch, check_certificates)
 
     def row(self, task, programs, once=()):
         """Measures the programs in turns; those of `once` only once, because they take minutes."""
