@@ -101,7 +101,7 @@ impl<S: Server> Machine<'_, S> {
     pub fn log(&self) -> String {
         let result = self.result();
         let units = result["units"].as_array().unwrap();
-        let build = units.iter().find(|unit| unit["sstate"].is_object()).expect("a build");
+        let build = units.iter().find(|unit| unit["stage"] == "build").expect("a build");
         std::fs::read_to_string(self.out().join(build["log"].as_str().unwrap())).unwrap()
     }
 
