@@ -24,6 +24,16 @@ const LOOK: Duration = Duration::from_millis(50);
 /// disk.
 const KILLED: Duration = Duration::from_secs(10);
 
+/// How the grace is divided between the signals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// A quarter for each SIGINT, half for SIGTERM.
+    Even,
+    /// Three quarters for the first SIGINT, so that BitBake can finish the running tasks. A signal to the job ends
+    /// this wait.
+    FinishRunning,
+}
+
 /// Stops a command's whole process group: SIGINT, SIGINT (BitBake takes the first as "finish the
 /// running tasks" and the second as "stop now"), SIGTERM, SIGKILL, with the grace time divided
 /// between them. A second signal to the job goes straight to SIGKILL. Members get the rest of the
@@ -35,15 +45,29 @@ pub(super) async fn stop_group(
     child: &mut Child,
     group: &Group,
     grace: Duration,
+    pace: Pace,
     interrupt: &Interrupt,
 ) -> Result<()> {
     let start = Instant::now();
-    let steps = [(Signal::SIGINT, grace / 4), (Signal::SIGINT, grace / 2), (Signal::SIGTERM, grace)];
+    let (first, second) = match pace {
+        Pace::Even => (grace / 4, grace / 2),
+        Pace::FinishRunning => (grace * 3 / 4, grace * 7 / 8),
+    };
+    let steps = [(Signal::SIGINT, first), (Signal::SIGINT, second), (Signal::SIGTERM, grace)];
+    let mut is_patient = pace == Pace::FinishRunning;
     for (signal, until) in steps {
         signal_group(group, signal).await;
+        let hurry = async {
+            if std::mem::take(&mut is_patient) {
+                interrupt.cancelled().await
+            } else {
+                std::future::pending().await
+            }
+        };
         tokio::select! {
             biased;
             () = interrupt.force_kill() => break,
+            () = hurry => {}
             gone = group_gone(child, group, start + until, None) => if gone { return Ok(()) },
         }
     }
