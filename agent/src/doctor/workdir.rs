@@ -7,6 +7,7 @@ use std::path::Path;
 use super::finding::{Finding, State};
 use super::machine::gib;
 use agent_process::{Answer, Prober};
+use agent_yocto::conf::SPACE_TO_BUILD;
 use agent_yocto::path_rules::{self, PathUse};
 
 #[derive(Clone, Debug)]
@@ -112,8 +113,7 @@ fn judge_usable(work: &Path, answer: &Answer) -> Option<Finding> {
     None
 }
 
-/// An image build of poky takes about 50 GB with `rm_work` and caches; a check only parses.
-const SPACE_TO_BUILD: u64 = 50_000_000_000;
+/// A check only parses.
 const SPACE_TO_CHECK: u64 = 5_000_000_000;
 /// An image build leaves several million files, a check several ten thousand.
 const INODES_TO_BUILD: u64 = 3_000_000;

@@ -23,6 +23,7 @@ use agent_types::events::{EventKind, JobIdentity, JobStarted, SCHEMA};
 use agent_types::outcome::Outcome;
 
 use super::credentials::{CredentialCheck, start_check};
+use super::machine_check::check_machine;
 use super::plan::uses_share;
 use super::{Plan, Step, StopNotice, end_leftovers};
 use agent_types::stage::Stage;
@@ -170,14 +171,14 @@ impl Job<'_> {
         Some(start_check(self.settings, credentials, self.runner))
     }
 
-    /// Without shared memory BitBake fails late, and with words that name everything else.
+    /// On a machine that is not ready, BitBake fails late, and with words that name everything else.
     async fn look_at_machine(&mut self, plan: &Plan) {
         let runs_bitbake =
             [Stage::Check, Stage::Build, Stage::Test].into_iter().any(|stage| plan.runs(stage));
         if self.stopped.is_some() || !runs_bitbake {
             return;
         }
-        let Err(error) = configure::look_at_shared_memory(self.settings, self.runner).await else { return };
+        let Err(error) = check_machine(self.settings, self.runner).await else { return };
         self.stopped = Some(error.message.clone());
         self.runner.events.emit(EventKind::Error { stage: None, error }).await;
     }
@@ -238,7 +239,11 @@ impl Job<'_> {
     async fn dispatch(&mut self, stage: Stage) -> Result<Outcome> {
         // `[check]` may come to ask for it as well, at the end of its stage.
         if stage == Stage::Build && self.settings.needs_affected() {
-            self.find_affected(stage).await?;
+            let found = self.find_affected(stage).await;
+            if let Err(error) = found {
+                self.units_not_run(stage, &format!("not started: {}", error.message)).await;
+                return Err(error);
+            }
         }
         let Job { settings, runner, access, outputs, .. } = self;
         let runner = &runner.for_stage(stage);
@@ -264,7 +269,8 @@ impl Job<'_> {
             }
             Stage::Build => {
                 let configured = needs(&outputs.configured, Stage::Configure, stage)?;
-                let builds = build::run(settings, configured, runner).await?;
+                let affected = outputs.affected.as_ref().filter(|_| settings.build.changed);
+                let builds = build::run(settings, configured, affected, runner).await?;
                 outputs.usage = builds.usage;
                 Ok(builds.outcome)
             }

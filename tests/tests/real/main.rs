@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod bucket;
+mod build_limits;
 mod builds;
 mod checks;
 mod fixture;

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod bitbake_shim;
+mod build_causes;
 mod build_dirs;
 mod builds;
 mod diagnostics;

@@ -46,6 +46,13 @@ pub fn free_memory(root: &Path) -> Option<u64> {
     [host.map(|kib| kib * 1024), groups.bytes].into_iter().flatten().min()
 }
 
+/// The memory of the host, in bytes. `root` as in [`Limits::read`].
+pub fn host_memory(root: &Path) -> Option<u64> {
+    let meminfo = fs_err::read_to_string(root.join("proc/meminfo")).ok()?;
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
 /// How many processes the kernel has killed because memory ran out: in the group of this process and below it, or on
 /// the whole host where the group does not count them. `None` when nothing tells it. `root` as in [`Limits::read`].
 pub fn memory_kills(root: &Path) -> Option<u64> {
@@ -287,5 +294,10 @@ mod tests {
             assert_eq!(free_memory(root.path()), Some(wanted), "{files:?}");
         }
         assert_eq!(free_memory(Path::new("/nonexistent")), None);
+        let root = tempfile::tempdir().unwrap();
+        fs_err::create_dir_all(root.path().join("proc")).unwrap();
+        fs_err::write(root.path().join(host.0), host.1).unwrap();
+        assert_eq!(host_memory(root.path()), Some(9000 * 1024));
+        assert_eq!(host_memory(Path::new("/nonexistent")), None);
     }
 }

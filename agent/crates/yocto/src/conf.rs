@@ -22,6 +22,10 @@ pub enum Purpose {
     CheckLayer,
 }
 
+/// An image build of poky takes about so much disk space with `rm_work` and caches, in bytes. With less, builds delete
+/// the work directories of finished recipes.
+pub const SPACE_TO_BUILD: u64 = 50_000_000_000;
+
 /// `[config]` of the manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BuildConfig {
