@@ -34,11 +34,17 @@ fn recipe(layer: &Path, name: &str, compile: &str, more: &str) {
     std::fs::write(directory.join(format!("{name}_1.0.bb")), text).unwrap();
 }
 
-fn build(fixture: &Fixture, local_conf: &str, words: &[&str]) {
+fn build(fixture: &Fixture, release: &str, local_conf: &str, words: &[&str]) -> Value {
     let narrow = NARROW_BUILD.replace(" rm_work", "");
+    let [release, branch] = ["release", "repos.poky.branch"].map(|key| format!("{key}={release}"));
     let local_conf = format!("config.local_conf={narrow}{local_conf}");
-    let all = ["run", "--only", "build", "--set", "build.targets=[\"parallel\"]", "--set", &local_conf];
-    fixture.call(&[&all[..], words].concat()).assert_code(&[0]);
+    let mut all = vec!["run", "--only", "build", "--set", "build.targets=[\"parallel\"]"];
+    for set in [&release, &branch, &local_conf] {
+        all.extend(["--set", set]);
+    }
+    all.extend(words);
+    fixture.call(&all).assert_code(&[0]);
+    sstate(fixture.result())
 }
 
 fn log(fixture: &Fixture) -> String {
@@ -50,13 +56,10 @@ fn log(fixture: &Fixture) -> String {
 fn no_limit_of_parallelism_changes_a_hash() {
     let test = "no_limit_of_parallelism_changes_a_hash";
     let Some(fixture) = Fixture::new(test, "meta-deploy", &[POKY]) else { return };
-    let compile = "    bbplain \"this is ${PARALLEL_MAKE} of ${BB_NUMBER_THREADS} ${EXTRA_OEMAKE} ${XZ_DEFAULTS} ${ZSTD_THREADS}\"\n    touch ${B}/parallel";
+    let compile = "    bbplain \"this is ${PARALLEL_MAKE} of ${BB_NUMBER_THREADS} for ${EXTRA_OEMAKE} ${XZ_DEFAULTS} \
+        ${ZSTD_THREADS}\"\n    touch ${B}/parallel";
     recipe(&fixture.layer(), "parallel", compile, "");
     commit(&fixture.layer(), "Add a recipe");
-    build(&fixture, "", &[]);
-    let first = sstate(fixture.result());
-    assert!(first["missed"].as_u64() > Some(0), "{first}");
-    assert!(log(&fixture).contains("this is -j "), "{}", log(&fixture));
     // All that the agent writes on a machine with little memory and disk space, and in a retry.
     let little = "BB_NUMBER_THREADS = \"1\"\n\
         BB_NUMBER_PARSE_THREADS = \"1\"\n\
@@ -67,14 +70,19 @@ fn no_limit_of_parallelism_changes_a_hash() {
         XZ_THREADS = \"2\"\n\
         ZSTD_THREADS = \"2\"\n\
         INHERIT += \"rm_work\"\n";
-    build(&fixture, little, &["--fresh"]);
-    let second = sstate(fixture.result());
-    assert_eq!(second["missed"], 0, "{second}");
-    assert_eq!(second["local"], first["wanted"], "{second}");
-    // They do arrive.
-    std::fs::remove_dir_all(fixture.directory.path().join("work/meta-deploy-scarthgap/sstate")).unwrap();
-    build(&fixture, little, &["--fresh"]);
-    assert!(log(&fixture).contains("this is -j 3 of 1 "), "{}", log(&fixture));
+    for release in ["kirkstone", "scarthgap"] {
+        let first = build(&fixture, release, "", &[]);
+        assert!(first["missed"].as_u64() > Some(0), "{release}: {first}");
+        assert!(log(&fixture).contains("this is -j "), "{release}: {}", log(&fixture));
+        let second = build(&fixture, release, little, &["--fresh"]);
+        assert_eq!(second["missed"], 0, "{release}: {second}");
+        assert_eq!(second["local"], first["wanted"], "{release}: {second}");
+        // They do arrive.
+        let work = fixture.directory.path().join(format!("work/meta-deploy-{release}"));
+        std::fs::remove_dir_all(work.join("sstate")).unwrap();
+        build(&fixture, release, little, &["--fresh"]);
+        assert!(log(&fixture).contains("this is -j 3 of 1 for "), "{release}: {}", log(&fixture));
+    }
 }
 
 /// A machine that builds a pull request.
