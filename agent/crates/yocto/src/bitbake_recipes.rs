@@ -15,8 +15,6 @@ const TEXT_BYTES: usize = 1000;
 /// The tasks of which it is known that BitBake reached them.
 const FOLLOWED: [&str; 2] = ["do_build", "do_fetch"];
 
-static RUNS: LazyLock<Regex> =
-    LazyLock::new(|| regex(r"^NOTE: Running (?:noexec )?task \d+ of \d+ \((.+)\)$"));
 static FAILED: LazyLock<Regex> =
     LazyLock::new(|| regex(r"^ERROR: Task (?:\d+ )?\((.+\.bb:do_\w+)\) failed with exit code '?(-?\d+)'?"));
 static NO_PROVIDER: LazyLock<Regex> = LazyLock::new(|| {
@@ -87,7 +85,8 @@ pub struct RecipeLog {
 impl RecipeLog {
     /// Takes a line of the console.
     pub fn line(&mut self, line: &str) {
-        if !line.starts_with("ERROR: ") && !line.starts_with("NOTE: ") {
+        let is_error = line.starts_with("ERROR: ");
+        if !is_error && !line.starts_with("NOTE: ") {
             if std::mem::take(&mut self.has_open_provider) && line.contains(" was skipped: ") {
                 self.has_open_provider = true;
                 let open = self.no_providers.last_mut().filter(|open| open.reasons.len() < 20);
@@ -96,8 +95,8 @@ impl RecipeLog {
             return;
         }
         self.has_open_provider = false;
-        if let Some(found) = RUNS.captures(line) {
-            self.reached(&found[1]);
+        if !is_error {
+            running_task(line).into_iter().for_each(|id| self.reached(id));
         } else if let Some(found) = FAILED.captures(line) {
             if self.failed.len() < KEPT {
                 self.failed.insert(cut(&found[1]), found[2].parse().unwrap_or(1));
@@ -225,6 +224,14 @@ impl RecipeLog {
             }
         }
     }
+}
+
+/// The identity of the task in `NOTE: Running task 3 of 9 (ID)`, also of one that executes nothing. Builds have very many
+/// of these lines.
+fn running_task(line: &str) -> Option<&str> {
+    let rest = line.strip_prefix("NOTE: Running ")?;
+    let rest = rest.strip_prefix("noexec ").unwrap_or(rest).strip_prefix("task ")?;
+    rest.split_once(" (")?.1.strip_suffix(')')
 }
 
 /// `mc:NAME:REST` as NAME and REST.
