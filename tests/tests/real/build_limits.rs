@@ -85,6 +85,29 @@ fn no_limit_of_parallelism_changes_a_hash() {
     }
 }
 
+/// The retry overrides what the manifest sets, and repeats only what failed.
+#[test]
+fn a_recipe_that_lacks_memory_is_built_with_less_at_the_same_time() {
+    let test = "a_recipe_that_lacks_memory_is_built_with_less_at_the_same_time";
+    if !std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1) {
+        build_agent_tests::skip(test, "there is one processor");
+        return;
+    }
+    let Some(fixture) = Fixture::new(test, "meta-deploy", &[POKY]) else { return };
+    let compile = "    if [ \"${PARALLEL_MAKE}\" != \"-j 1\" ]; then\n\
+        echo \"virtual memory exhausted: Cannot allocate memory\"\n\
+        exit 1\n    fi\n    touch ${B}/parallel";
+    recipe(&fixture.layer(), "parallel", compile, "");
+    commit(&fixture.layer(), "Add a recipe");
+    build(&fixture, "scarthgap", "PARALLEL_MAKE = \"-j 2\"\n", &[]);
+    let result = fixture.result();
+    assert_eq!(result["outcome"], "passed");
+    let retries = result["retries"].as_array().unwrap();
+    assert!(matches!(&retries[..], [retry] if retry["cause"] == "memory"), "{retries:?}");
+    let again = fixture.out().join("logs/build-qemux86-64-again.log");
+    assert!(!std::fs::read_to_string(again).unwrap().contains("task do_unpack: Started"));
+}
+
 /// A machine that builds a pull request.
 struct Machine<'a> {
     fixture: &'a Fixture,

@@ -5,6 +5,8 @@ mod bitbake;
 mod changed;
 mod failed_task;
 mod fetch;
+#[cfg(test)]
+mod tests;
 mod verdict;
 
 use std::path::PathBuf;
