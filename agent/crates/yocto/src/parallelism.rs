@@ -143,10 +143,12 @@ impl Parallelism {
         [(TASKS, self.tasks.to_string()), (JOBS, format!("-j {}", self.jobs))]
     }
 
-    /// The lines of `local.conf`. What the manifest sets itself counts.
+    /// The lines of `local.conf`. What the manifest sets itself counts. Some classes of older releases let the hashes of
+    /// their tasks depend on `BB_NUMBER_THREADS`; the flag ends that.
     pub fn render(self, release: &Release, manifest: &str) -> String {
         let mut text = format!(
             "{TASKS} ?= \"{}\"\n\
+             {TASKS}[vardepvalue] = \"1\"\n\
              BB_NUMBER_PARSE_THREADS ?= \"{}\"\n\
              {JOBS} ?= \"-j {}\"\n",
             self.tasks, self.parsers, self.jobs
@@ -162,11 +164,12 @@ impl Parallelism {
         if let Some(bytes) = self.resources.bytes.filter(|_| self.resources.is_limited) {
             // Half of the memory, as OE-Core has it: xz itself sees the memory of the host.
             let mib = bytes / 2 / (1 << 20);
-            let threads = self.resources.cores.max(2);
-            let _ = write!(
-                text,
-                "XZ_MEMLIMIT ?= \"{mib}MiB\"\nXZ_THREADS ?= \"{threads}\"\nZSTD_THREADS ?= \"{threads}\"\n"
-            );
+            let _ = writeln!(text, "XZ_MEMLIMIT ?= \"{mib}MiB\"");
+            // Before kirkstone they are part of hashes.
+            if !release.bitbake.starts_with("1.") {
+                let threads = self.resources.cores.max(2);
+                let _ = write!(text, "XZ_THREADS ?= \"{threads}\"\nZSTD_THREADS ?= \"{threads}\"\n");
+            }
         }
         text
     }
@@ -317,7 +320,9 @@ mod tests {
     #[test]
     fn compression_sees_the_limit_of_the_container() {
         let resources = Resources { cores: 1, bytes: Some(4 * GIB), is_limited: true };
-        let text = Parallelism::of(resources).render(Release::find("scarthgap").unwrap(), "");
+        let render = |release: &str| Parallelism::of(resources).render(Release::find(release).unwrap(), "");
+        assert!(render("honister").ends_with("XZ_MEMLIMIT ?= \"2048MiB\"\n"));
+        let text = render("scarthgap");
         assert!(
             text.ends_with("XZ_MEMLIMIT ?= \"2048MiB\"\nXZ_THREADS ?= \"2\"\nZSTD_THREADS ?= \"2\"\n"),
             "{text}"
