@@ -24,5 +24,6 @@ pub mod path_rules;
 pub mod preflight;
 mod python;
 pub mod server;
+pub mod signatures;
 pub mod starter;
 pub mod unreadable;
