@@ -63,6 +63,7 @@ pub use admission::{Admission, WrittenConf, runs_code};
 pub use bitbake_runner::{BitbakeRunner, ScratchBuildDir, TaskFiles};
 pub use bucket_store::BucketStore;
 pub use cache::{CacheOptions, SignatureCache};
+pub use concurrency::Concurrency;
 pub use digest::Digest;
 pub use inputs::{Place, Replaced, trees_of};
 pub use key::{Inputs, Key};
