@@ -278,6 +278,7 @@ pub struct Limits {
 ///   build.json          what it was made by
 ///   dependencies/       throw-away build directory for dependencies that only BitBake can compute
 ///   check/<layer>/      throw-away build directory of one yocto-check-layer run
+///   affected/           the base of a change, and throw-away build directories that compare it with the head
 ///   shim/               the BitBake shim while yocto-check-layer runs
 ///   downloads/ sstate/  local caches
 ///   signatures/         answers that BitBake gave to yocto-check-layer; the agent's alone
@@ -329,6 +330,11 @@ impl Paths {
     /// Where build directories lie that BitBake sees in the place of the check's.
     pub fn ahead(&self, layer: &str) -> PathBuf {
         self.work.join("ahead").join(layer)
+    }
+
+    /// Where the base of a change lies, and the build directory in which its tasks and those of the head are compared.
+    pub fn affected(&self) -> PathBuf {
+        self.work.join("affected")
     }
 
     /// Where BitBake's parse caches of this layer's check are kept until the check ends.

@@ -231,7 +231,6 @@ impl Job<'_> {
         let runner = &self.runner.for_stage(stage);
         let dirty = self.outputs.under_test.dirty;
         let found = affected::find(self.settings, configured, runner, self.access, dirty).await?;
-        runner.events.emit(EventKind::Affected(Box::new(found.clone()))).await;
         self.outputs.affected = Some(found);
         Ok(())
     }

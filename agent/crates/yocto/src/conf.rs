@@ -20,6 +20,8 @@ pub enum Purpose {
     Build,
     /// yocto-check-layer: only signatures are computed, nothing is fetched or run.
     CheckLayer,
+    /// Signatures of what a build would build.
+    Signatures,
 }
 
 /// An image build of poky takes about so much disk space with `rm_work` and caches, in bytes. With less, builds delete
@@ -95,12 +97,12 @@ pub fn local(conf: &LocalConf) -> Result<String> {
     let hash_server = match conf.purpose {
         Purpose::Build => conf.hash_server.render()?,
         // Signatures do not depend on it, and it must not make the check fail.
-        Purpose::CheckLayer => Serve::Nothing.render()?,
+        Purpose::CheckLayer | Purpose::Signatures => Serve::Nothing.render()?,
     };
     let parallelism = match conf.purpose {
         Purpose::Build => conf.parallelism.render(conf.release, &conf.config.local_conf),
-        // The check compiles nothing.
-        Purpose::CheckLayer => {
+        // They compile nothing.
+        Purpose::CheckLayer | Purpose::Signatures => {
             let cores = conf.parallelism.resources.cores;
             format!("BB_NUMBER_THREADS ?= \"{cores}\"\nPARALLEL_MAKE ?= \"-j {cores}\"\n")
         }
@@ -139,7 +141,7 @@ pub fn local(conf: &LocalConf) -> Result<String> {
                 text.push_str("\n# Disk space is short.\nINHERIT += \"rm_work\"\n");
             }
         }
-        Purpose::CheckLayer => {
+        Purpose::CheckLayer | Purpose::Signatures => {
             let separator = conf.release.overrides.separator();
             let _ = write!(
                 text,

@@ -26,6 +26,7 @@ pub mod path_rules;
 pub mod preflight;
 mod python;
 pub mod server;
+pub mod signatures;
 pub mod starter;
 pub mod task_failure;
 pub mod unreadable;
