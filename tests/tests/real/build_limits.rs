@@ -85,6 +85,53 @@ fn no_limit_of_parallelism_changes_a_hash() {
     }
 }
 
+/// Every recipe has its own outcome, and a dead server is no failed layer.
+#[test]
+fn changed_recipes_have_their_own_outcomes() {
+    let test = "changed_recipes_have_their_own_outcomes";
+    let Some(fixture) = Fixture::new(test, "meta-deploy", &[POKY]) else { return };
+    let dead = "SRC_URI = \"http://127.0.0.1:1/x.tar.gz\"\n\
+        SRC_URI[sha256sum] = \"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\"";
+    let commit_all = |version: u32| {
+        let touch = |name: &str| format!("    : {version}\n    touch ${{B}}/{name}");
+        recipe(&fixture.layer(), "good", &touch("good"), "");
+        recipe(&fixture.layer(), "bad", &format!("    : {version}\n    exit 1"), "");
+        recipe(&fixture.layer(), "needs-bad", &touch("needs-bad"), "do_compile[depends] = \"bad:do_deploy\"");
+        recipe(&fixture.layer(), "other-machine", &touch("x"), "COMPATIBLE_MACHINE = \"qemuarm64\"");
+        recipe(&fixture.layer(), "dead", &touch("dead"), dead);
+        recipe(&fixture.layer(), "same", "    touch ${B}/same", "");
+        commit(&fixture.layer(), "Change recipes");
+    };
+    commit_all(1);
+    commit_all(2);
+    let local_conf = format!("{NARROW_BUILD}BB_NO_NETWORK = \"0\"\nMIRRORS = \"\"\nPREMIRRORS = \"\"\n");
+    let local_conf = format!("config.local_conf={local_conf}");
+    let words = ["run", "--only", "build", "--set", "build.targets=[]", "--set", "build.changed=true"];
+    let ran = fixture.call(&[&words[..], &["--set", &local_conf]].concat());
+    ran.assert_code(&[4]);
+    ran.assert_says(&["a source cannot be fetched, because its server does not answer: dead"]);
+    let result = fixture.result();
+    let units = result["units"].as_array().unwrap();
+    let outcome = |name: &str| {
+        let unit = units.iter().find(|unit| unit["name"] == format!("{name} (qemux86-64)").as_str());
+        unit.map(|unit| unit["outcome"].as_str().unwrap())
+    };
+    for (name, wanted) in [
+        ("good", Some("passed")),
+        ("bad", Some("failed")),
+        ("needs-bad", Some("not-run")),
+        ("other-machine", Some("skipped")),
+        ("dead", Some("not-run")),
+        ("same", None),
+        ("fetch", Some("not-run")),
+        ("changed recipes", Some("failed")),
+    ] {
+        assert_eq!(outcome(name), wanted, "{name}: {units:#?}");
+    }
+    let retries = result["retries"].as_array().unwrap();
+    assert_eq!(retries.len(), 2, "{retries:?}");
+}
+
 /// The retry overrides what the manifest sets, and repeats only what failed.
 #[test]
 fn a_recipe_that_lacks_memory_is_built_with_less_at_the_same_time() {
