@@ -70,7 +70,7 @@ fn failed_task(ran: &Ran, failure: &Failure, build_dir: &Path, runner: &Runner) 
 }
 
 /// Reports them.
-pub async fn report(tasks: &[FailedTask], unit: &Unit, runner: &Runner) {
+pub async fn report(tasks: impl IntoIterator<Item = &FailedTask>, unit: &Unit, runner: &Runner) {
     for FailedTask { failure, log, excerpt, .. } in tasks {
         let failed = TaskFailed {
             unit: unit.clone(),

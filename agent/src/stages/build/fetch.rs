@@ -16,7 +16,7 @@ use super::attempts::{Attempted, tell};
 use super::bitbake::{Machine, Ran, Request};
 use super::changed::Wanted;
 use super::failed_task::{FailedTask, failed_tasks, report};
-use super::verdict::{judge, no_source};
+use super::verdict::{excerpt, judge, no_source};
 use crate::stages::cleanup::{ServerEnd, UnitEnd};
 use crate::stages::{error_outcome, retry};
 
@@ -45,16 +45,14 @@ pub fn unit(machine: &str) -> Unit {
 pub async fn fetch(machine: &Machine<'_>, wanted: Vec<Wanted>) -> Result<Fetched> {
     let unit = unit(machine.name);
     machine.emit(EventKind::UnitStarted { unit: unit.clone() }).await;
-    let mut phase = Phase { machine, unit: &unit, servers: Vec::new(), log: None };
+    let mut phase = Phase { machine, unit: &unit, servers: Vec::new(), log: None, excerpt: Vec::new() };
     let result = phase.run(wanted).await;
-    let Phase { servers, log, .. } = phase;
+    let Phase { servers, log, excerpt, .. } = phase;
     let outcome = match &result {
         Ok(fetched) => fetched.outcome.clone(),
         Err(error) => error_outcome(error),
     };
-    UnitEnd { unit, outcome, log, excerpt: Vec::new() }
-        .report(ServerEnd::default(), &machine.runner.events)
-        .await;
+    UnitEnd { unit, outcome, log, excerpt }.report(ServerEnd::default(), &machine.runner.events).await;
     Attempted::report_servers(servers, machine).await;
     result
 }
@@ -64,6 +62,8 @@ struct Phase<'a> {
     unit: &'a Unit,
     servers: Vec<ServerEnd>,
     log: Option<PathBuf>,
+    /// Lines for a run that says nothing about a task.
+    excerpt: Vec<String>,
 }
 
 /// A run and what failed in it.
@@ -98,7 +98,15 @@ impl Phase<'_> {
                 }
             };
             if outcome.was_stopped() || !ended_by_itself(&ran) {
+                // Recipes ask servers for revisions while they are parsed.
+                if let Err(error) = &judged
+                    && self.waits_for_retry(error, spent, &mut retries).await
+                {
+                    asked = others;
+                    continue;
+                }
                 report(&failed, self.unit, self.machine.runner).await;
+                self.excerpt = excerpt(&ran, &outcome);
                 let upstream = judged.err();
                 let of_recipe = not_built(&outcome);
                 decided.extend(others.into_iter().chain(build).map(|wanted| (wanted, of_recipe.clone())));
@@ -124,11 +132,9 @@ impl Phase<'_> {
                 break;
             };
             let error = no_source(&format!("{}: {line}", first.target));
-            let pause = retry::pause_before(&error, spent, &self.machine.runner.interrupt);
-            if let Some(pause) = pause.filter(|_| retries < RETRIES) {
-                retries += 1;
-                tell(self.machine, self.unit, RetryCause::Upstream, error.message, spent, pause).await;
-                retry::wait(pause, &self.machine.runner.interrupt).await;
+            if self.waits_for_retry(&error, spent, &mut retries).await {
+                let of_servers = |task: &&FailedTask| matches!(task.cause, TaskFailure::Upstream(_));
+                report(failed.iter().filter(|task| !of_servers(task)), self.unit, self.machine.runner).await;
                 asked = dead.into_iter().map(|(wanted, ..)| wanted).collect();
                 continue;
             }
@@ -141,6 +147,18 @@ impl Phase<'_> {
         let worst = Outcome::worst(outcomes.filter(|one| !one.is_success()));
         let outcome = worst.cloned().unwrap_or(Outcome::Passed);
         Ok(Fetched { build, decided, upstream, outcome })
+    }
+
+    /// Whether there is a retry after this error; waits for its time.
+    async fn waits_for_retry(&self, error: &Error, spent: Duration, retries: &mut usize) -> bool {
+        let interrupt = &self.machine.runner.interrupt;
+        let Some(pause) = retry::pause_before(error, spent, interrupt).filter(|_| *retries < RETRIES) else {
+            return false;
+        };
+        *retries += 1;
+        tell(self.machine, self.unit, RetryCause::Upstream, error.message.clone(), spent, pause).await;
+        retry::wait(pause, interrupt).await;
+        true
     }
 
     async fn fetch(&mut self, wanted: &[Wanted]) -> Result<Fetch> {

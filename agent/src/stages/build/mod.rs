@@ -17,7 +17,7 @@ use crate::config::Settings;
 use agent_cache::Usage;
 use agent_process::Runner;
 use agent_types::affected::{Affected, Evidence};
-use agent_types::error::{Error, Result};
+use agent_types::error::{Class, Error, Result};
 use agent_types::events::{EventKind, Sstate, Unit};
 use agent_types::outcome::Outcome;
 use agent_types::stage::Stage;
@@ -27,7 +27,7 @@ use super::configure::BuildEnvironment;
 use super::error_outcome;
 use super::pending::Pending;
 use attempts::Attempted;
-use bitbake::{Machine, Ran};
+use bitbake::Machine;
 use changed::Wanted;
 use failed_task::FailedTask;
 
@@ -127,7 +127,8 @@ async fn target_build(machine: &Machine<'_>, unit: Unit) -> Result<Built> {
         Ok((ran, failed)) => {
             failed_task::report(failed, &unit, machine.runner).await;
             let judged = verdict::judge(ran, failed);
-            let excerpt = judged.as_ref().map_or_else(|_| Vec::new(), |outcome| excerpt(ran, outcome));
+            let excerpt =
+                judged.as_ref().map_or_else(|_| Vec::new(), |outcome| verdict::excerpt(ran, outcome));
             (judged, Some(machine.runner.relative_log(&ran.finished.log)), excerpt, ran.build.sstate)
         }
         Err(error) => (Err(error.clone()), None, Vec::new(), None),
@@ -209,15 +210,13 @@ async fn recipes_build(machine: &Machine<'_>, unit: Unit, recipes: Vec<Wanted>) 
         tell_what_is_done(machine, &outcomes[1..]).await;
     }
     let log = Some(machine.runner.relative_log(&ran.finished.log));
-    let excerpt = judged.as_ref().map_or_else(|_| Vec::new(), |outcome| excerpt(&ran, outcome));
+    let excerpt = judged.as_ref().map_or_else(|_| Vec::new(), |outcome| verdict::excerpt(&ran, outcome));
     finish(machine, unit, &judged, log, excerpt, servers).await;
     let outcome = Outcome::worst(&outcomes).cloned().unwrap_or(run);
     let sstate = ran.build.sstate;
     match judged {
         Ok(_) => Ok(Built { outcome, sstate, upstream: None }),
-        Err(error) if error.class == agent_types::error::Class::Upstream => {
-            Ok(Built { outcome, sstate, upstream: Some(error) })
-        }
+        Err(error) if error.class == Class::Upstream => Ok(Built { outcome, sstate, upstream: Some(error) }),
         Err(error) => Err(error),
     }
 }
@@ -249,18 +248,6 @@ fn nothing_to_build(affected: &Affected) -> String {
         Evidence::Signatures if affected.tasks == 0 => "the change affects 0 tasks".into(),
         Evidence::Signatures => "the change affects nothing that is built for this machine".into(),
         Evidence::Files(_) => "the files of the change belong to no recipe".into(),
-    }
-}
-
-/// Lines for a build that says nothing about a task.
-fn excerpt(ran: &Ran, outcome: &Outcome) -> Vec<String> {
-    let failed_tasks = ran.build.failed_tasks(ran.finished.success()).0;
-    match outcome {
-        Outcome::Passed | Outcome::Cancelled(_) => Vec::new(),
-        _ if !failed_tasks.is_empty() => Vec::new(),
-        // A build that never got to a task has its story in its own lines.
-        _ if ran.build.errors.is_empty() => ran.finished.tail.clone(),
-        _ => ran.build.errors.clone(),
     }
 }
 

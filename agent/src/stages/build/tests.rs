@@ -13,7 +13,6 @@ use crate::stages::configure::{self, Edits};
 use crate::stages::share::OpenShare;
 use agent_git::fixture::{Bench, write};
 use agent_types::affected::{AffectedRecipe, Change, SkippedRecipe};
-use agent_types::error::Class;
 use agent_types::source::RepoSource;
 
 /// A job whose layer has the recipes `a`, `b` and `c`.

@@ -138,6 +138,18 @@ pub fn no_source(why: &str) -> Error {
         .hint("run the job again later; a share keeps downloads, so that builds do not depend on the server")
 }
 
+/// Lines for a build that says nothing about a task.
+pub fn excerpt(ran: &Ran, outcome: &Outcome) -> Vec<String> {
+    let failed_tasks = ran.build.failed_tasks(ran.finished.success()).0;
+    match outcome {
+        Outcome::Passed | Outcome::Cancelled(_) => Vec::new(),
+        _ if !failed_tasks.is_empty() => Vec::new(),
+        // A build that never got to a task has its story in its own lines.
+        _ if ran.build.errors.is_empty() => ran.finished.tail.clone(),
+        _ => ran.build.errors.clone(),
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
