@@ -57,10 +57,12 @@ impl Job {
     async fn build(&self, affected: &Affected) -> (Result<Builds>, Vec<String>) {
         let built = run(&self.settings, &self.configured, Some(affected), &self.bench.runner).await;
         let finished = |event: EventKind| match event {
-            EventKind::UnitFinished { unit, outcome, .. } => Some(match outcome.reason() {
-                Some(why) => format!("{}: {}: {why}", unit.name, outcome.word()),
-                None => format!("{}: {}", unit.name, outcome.word()),
-            }),
+            EventKind::UnitFinished { unit, outcome, .. } if unit.stage == Stage::Build => {
+                Some(match outcome.reason() {
+                    Some(why) => format!("{}: {}: {why}", unit.name, outcome.word()),
+                    None => format!("{}: {}", unit.name, outcome.word()),
+                })
+            }
             _ => None,
         };
         let units = self.bench.events().await.into_iter().filter_map(finished).collect();
