@@ -219,7 +219,8 @@ mod tests {
     #[test]
     fn kills_are_counted_where_the_kernel_counts_them() {
         let host = ("proc/vmstat", "nr_free_pages 7\noom_kill 9\n");
-        let tables: [(&[(&str, &str)], Option<u64>); 6] = [
+        type Case<'a> = (&'a [(&'a str, &'a str)], Option<u64>);
+        let tables: [Case; 6] = [
             (
                 &[
                     host,

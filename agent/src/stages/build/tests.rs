@@ -91,7 +91,8 @@ async fn each_recipe_is_a_unit_with_its_own_outcome() {
     let skipped = "b was skipped: incompatible with machine m (not in COMPATIBLE_MACHINE)";
     let dead = "do_fetch: the server of its source does not answer: wget: unable to resolve host address 'example.org'";
     let no_memory = "do_compile: memory ran out: virtual memory exhausted: Cannot allocate memory";
-    let table: [(&str, Vec<String>, &str, Option<Class>); 8] = [
+    type Case<'a> = (&'a str, Vec<String>, &'a str, Option<Class>);
+    let table: [Case; 8] = [
         (
             "pass",
             lines(&["fetch (m): passed", "a (m): passed", "b (m): passed", "changed recipes (m): passed"]),
