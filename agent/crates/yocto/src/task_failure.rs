@@ -83,8 +83,6 @@ static SERVER_SIGNS: LazyLock<RegexSet> = LazyLock::new(|| {
         r"(?i)cannot verify .*'s certificate|server certificate verification failed|SSL certificate problem",
         r"(?i)certificate has expired",
         r"kex_exchange_identification|E170013|E175002|E670002",
-        // wget itself: 4 network failure, 5 TLS.
-        r"\bwget .* failed with exit code [45],",
     ])
 });
 
@@ -113,7 +111,10 @@ static OTHER_FETCH_ERROR: LazyLock<RegexSet> = LazyLock::new(|| {
     ])
 });
 
-static CLOCK: LazyLock<Regex> = LazyLock::new(|| one(r"^(?:DEBUG|NOTE|WARNING|ERROR): "));
+/// wget's own exit codes: 4 for the network, 5 for TLS. Its words may be in any language.
+static WGET_EXIT: LazyLock<Regex> = LazyLock::new(|| one(r"\bwget .* failed with exit code [45],"));
+
+static LEVEL: LazyLock<Regex> = LazyLock::new(|| one(r"^(?:DEBUG|NOTE|WARNING|ERROR): "));
 
 #[allow(
     clippy::expect_used,
@@ -164,6 +165,7 @@ pub fn fetch_failure(log: &str) -> TaskFailure {
         return TaskFailure::Layer;
     }
     let sign = upstream.iter().find(|line| SERVER_SIGNS.is_match(line));
+    let sign = sign.or_else(|| upstream.iter().find(|line| WGET_EXIT.is_match(line)));
     sign.map_or(TaskFailure::Layer, |line| TaskFailure::Upstream(brief(line)))
 }
 
@@ -173,7 +175,7 @@ fn of_upstream(log: &str) -> Vec<&str> {
     let mut lines = Vec::new();
     let mut is_mirror = false;
     for line in log.lines() {
-        let message = CLOCK.find(line).map_or(line, |level| &line[level.end()..]);
+        let message = LEVEL.find(line).map_or(line, |level| &line[level.end()..]);
         if message.starts_with("Trying PREMIRRORS") || message.starts_with("Trying MIRRORS") {
             is_mirror = true;
         } else if message.starts_with("Trying Upstream") || line.starts_with("ERROR: ") {
@@ -261,6 +263,9 @@ mod tests {
             ("1", "no idea", "layer"),
         ] {
             let log = DEAD.replace("EXIT", exit).replace("SAYS", says);
+            if let TaskFailure::Upstream(line) = task_failure("do_fetch", Some(1), &log, None) {
+                assert!(line == says || says.contains("another language"), "the program's own words: {line}");
+            }
             assert_eq!(kind(&task_failure("do_fetch", Some(1), &log, Some(false))), wanted, "{exit} {says}");
             // The same words of another task say nothing of a server.
             assert_eq!(task_failure("do_compile", Some(1), &log, Some(false)), TaskFailure::Layer, "{says}");
