@@ -263,6 +263,9 @@ impl Job<'_> {
             }
             Stage::Build => {
                 let configured = needs(&outputs.configured, Stage::Configure, stage)?;
+                if settings.build.targets.is_empty() {
+                    return Ok(Outcome::Passed);
+                }
                 let builds = build::run(settings, configured, runner).await?;
                 outputs.usage = builds.usage;
                 Ok(builds.outcome)
