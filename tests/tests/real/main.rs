@@ -8,6 +8,8 @@
 mod bucket;
 mod build_limits;
 mod builds;
+mod changed;
+mod changed_edits;
 mod checks;
 mod fixture;
 mod parse_cache;

@@ -7,6 +7,7 @@ mod bitbake_shim;
 mod build_causes;
 mod build_dirs;
 mod builds;
+mod changed;
 mod changed_builds;
 mod diagnostics;
 mod forgery;
