@@ -61,6 +61,8 @@ pub struct EventPayload {
     pub base_branch: Option<String>,
     /// The reference of a push.
     pub git_ref: Option<String>,
+    /// The branch's commit before the push; only zeros for a new branch.
+    pub before: Option<String>,
     /// The repository that the event happened in.
     pub repository: Option<String>,
 }
@@ -188,6 +190,7 @@ impl EventPayload {
             pull_request,
             base_branch: base.or(of_group).and_then(named),
             git_ref: event.git_ref.as_deref().and_then(full_ref),
+            before: event.before.and_then(|commit| values::commit(&commit).ok()),
             repository: event.repository.and_then(|found| found.full_name),
         })
     }
@@ -202,6 +205,7 @@ struct Event {
     merge_group: Option<MergeGroup>,
     #[serde(rename = "ref")]
     git_ref: Option<String>,
+    before: Option<String>,
     repository: Option<Repository>,
 }
 

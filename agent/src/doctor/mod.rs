@@ -15,5 +15,5 @@ mod tools;
 mod user;
 mod workdir;
 
-pub use checks::{DoctorInput, Subject, run_checks, runner};
+pub use checks::{DoctorInput, Subject, before_job, run_checks, runner};
 pub use finding::{Finding, Findings, State};

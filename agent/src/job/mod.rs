@@ -2,6 +2,7 @@
 
 mod credentials;
 mod dir_lock;
+mod machine_check;
 mod plan;
 mod run;
 mod stale_processes;

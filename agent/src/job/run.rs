@@ -11,17 +11,19 @@ use crate::config::Settings;
 use crate::stages::configure::{BuildEnvironment, Edits};
 use crate::stages::pending::Pending;
 use crate::stages::share::OpenShare;
-use crate::stages::{self, build, check, checkout, configure, publish, share};
+use crate::stages::{self, affected, build, check, checkout, configure, publish, share};
 use agent_cache::Usage;
 use agent_cache::bucket::endpoint::ReadTier;
 use agent_git::Access;
 use agent_process::credentials::CredentialSources;
 use agent_process::{Interrupt, JobRules, Runner};
+use agent_types::affected::Affected;
 use agent_types::error::{Error, Result};
 use agent_types::events::{EventKind, JobIdentity, JobStarted, SCHEMA};
 use agent_types::outcome::Outcome;
 
 use super::credentials::{CredentialCheck, end_isolation, start_check};
+use super::machine_check::check_machine;
 use super::plan::uses_share;
 use super::{Plan, Step, StopNotice, end_leftovers};
 use agent_types::stage::Stage;
@@ -35,6 +37,8 @@ struct Outputs {
     lease: Option<share::notes::JobLease>,
     checkout: Option<checkout::Checkout>,
     configured: Option<configure::BuildEnvironment>,
+    /// What the change affects, once a stage asked.
+    affected: Option<Affected>,
     /// The check stage's first step, if it has one.
     preflight: Option<Outcome>,
     usage: Usage,
@@ -169,14 +173,14 @@ impl Job<'_> {
         Some(start_check(self.settings, credentials, self.runner))
     }
 
-    /// Without shared memory BitBake fails late, and with words that name everything else.
+    /// On a machine that is not ready, BitBake fails late, and with words that name everything else.
     async fn look_at_machine(&mut self, plan: &Plan) {
         let runs_bitbake =
             [Stage::Check, Stage::Build, Stage::Test].into_iter().any(|stage| plan.runs(stage));
         if self.stopped.is_some() || !runs_bitbake {
             return;
         }
-        let Err(error) = configure::look_at_shared_memory(self.settings, self.runner).await else { return };
+        let Err(error) = check_machine(self.settings, self.runner).await else { return };
         self.stopped = Some(error.message.clone());
         self.runner.events.emit(EventKind::Error { stage: None, error }).await;
     }
@@ -220,7 +224,28 @@ impl Job<'_> {
         result
     }
 
+    /// Finds out what the change affects, unless an earlier stage did.
+    async fn find_affected(&mut self, stage: Stage) -> Result<()> {
+        if self.outputs.affected.is_some() {
+            return Ok(());
+        }
+        let configured = needs(&self.outputs.configured, Stage::Configure, stage)?;
+        let runner = &self.runner.for_stage(stage);
+        let dirty = self.outputs.under_test.dirty;
+        let found = affected::find(self.settings, configured, runner, self.access, dirty).await?;
+        self.outputs.affected = Some(found);
+        Ok(())
+    }
+
     async fn dispatch(&mut self, stage: Stage) -> Result<Outcome> {
+        // `[check]` may come to ask for it as well, at the end of its stage.
+        if stage == Stage::Build && self.settings.needs_affected() {
+            let found = self.find_affected(stage).await;
+            if let Err(error) = found {
+                self.units_not_run(stage, &format!("not started: {}", error.message)).await;
+                return Err(error);
+            }
+        }
         let Job { settings, runner, access, outputs, .. } = self;
         let runner = &runner.for_stage(stage);
         match stage {
@@ -245,7 +270,8 @@ impl Job<'_> {
             }
             Stage::Build => {
                 let configured = needs(&outputs.configured, Stage::Configure, stage)?;
-                let builds = build::run(settings, configured, runner).await?;
+                let affected = outputs.affected.as_ref().filter(|_| settings.build.changed);
+                let builds = build::run(settings, configured, affected, runner).await?;
                 outputs.usage = builds.usage;
                 Ok(builds.outcome)
             }

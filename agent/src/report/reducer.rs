@@ -49,6 +49,7 @@ impl Summary {
                 let message = self.cut_text(message);
                 self.notices.push(Notice { level: *level, message, hint: hint.clone() });
             }
+            EventKind::Affected(affected) => self.affected = Some((**affected).clone()),
             EventKind::CredentialAccess(access) => self.credentials = Some(access.clone()),
             EventKind::Repo(repo) => self.repos.push(repo.clone()),
             EventKind::Retry(retry) => self.retry(retry),
@@ -167,7 +168,7 @@ impl Summary {
         }
         let reason = self.cut_text(&retry.reason);
         let (seconds, pause) = (whole_milliseconds(retry.seconds), whole_milliseconds(retry.pause));
-        self.retries.push(Retry { unit: retry.unit.clone(), reason, seconds, pause });
+        self.retries.push(Retry { unit: retry.unit.clone(), cause: retry.cause, reason, seconds, pause });
     }
 
     fn case(&mut self, case: &Case, at: At) {

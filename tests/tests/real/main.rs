@@ -8,7 +8,10 @@
 mod bucket;
 mod bucket_builds;
 mod bucket_hashes;
+mod build_limits;
 mod builds;
+mod changed;
+mod changed_edits;
 mod checks;
 mod fixture;
 mod parse_cache;

@@ -2,6 +2,7 @@
 
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))] // they panic if the reader is gone
 
+pub mod affected;
 pub mod artifact;
 pub mod bucket_share;
 pub mod credentials;
