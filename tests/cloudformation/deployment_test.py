@@ -150,7 +150,7 @@ class Deployment(Moto):
         self.assertEqual(len({it["NatGatewayId"] for it in routes if it.get("NatGatewayId")}), 2)
 
     def test_the_buckets(self):
-        # moto ignores most properties of a bucket and its policy; roles_test judges them.
+        # moto ignores most properties of a bucket and its policy; roles_test checks them.
         cache = self.outputs["cache"]
         self.assertNotEqual(cache["Bucket"], cache["ShareBucket"])
         names = {it["Name"] for it in self.client("s3").list_buckets()["Buckets"]}
@@ -232,7 +232,7 @@ class Deployment(Moto):
         self.assertNotIn("Fn::", text)
 
 
-# Notes all calls of the AWS CLI, and passes them on, except those that moto cannot answer.
+# Records all calls of the AWS CLI, and forwards them, except those that moto does not support.
 STAND_IN = """
 import ast, os, re, sys
 words = sys.argv[1:]
@@ -351,7 +351,7 @@ class Command(Moto):
         self.assertEqual(secret, '{"token":"github_pat_1aB"}')
         builds = account.client("codebuild").list_builds_for_project(projectName="build-agent-image")["ids"]
         self.assertEqual(len(builds), 1, "the image is built before the command ends")
-        # A further layer: nothing asks again, and nothing that the first call set is lost.
+        # A further layer: the command asks no question again, and the settings of the first call stay.
         ran = self.run_deploy("us-east-1", "--layer", "example/meta_2.x")
         self.assertEqual(ran.returncode, 0, ran.stdout + ran.stderr)
         self.assertEqual(set(self.stacks(account)), wanted | {"build-agent-meta-2-x"})
@@ -420,7 +420,7 @@ class Command(Moto):
         self.assertEqual({name: self.parameters(account, name) for name in self.stacks(account)}, before)
 
     def test_the_cli_itself_deploys_a_stack(self):
-        """With the words of the command. Only one stack, and once: moto's change sets lose exports, and moto refuses one
+        """With the arguments of the command. Only one stack, and once: moto's change sets lose exports, and moto refuses one
         without changes, where AWS makes one that failed."""
         words = ["--layer", "example/meta-example", "--dry-run"]
         printed = self.run_deploy("ca-central-1", *words).stdout.splitlines()
@@ -430,7 +430,7 @@ class Command(Moto):
         self.assertEqual(ran.returncode, 0, ran.stdout + ran.stderr)
         self.assertIn("Successfully created/updated stack - build-agent-cache", ran.stdout)
 
-    def test_the_page_to_the_letter(self):
+    def test_the_commands_of_the_page(self):
         """All commands of docs/aws.md, in their order, in an empty account. `sleep` does not wait."""
         account = self.prepare("ap-northeast-1")
         blocks = [it for it in docs_test.blocks() if not re.search(r"^(cloudformation/deploy|git|gh) ", it, re.MULTILINE)]
@@ -462,7 +462,7 @@ class Command(Moto):
         self.assertIn("CodeBuild has a GitHub credential in this account and region already", ran.stderr)
         wanted = {f"build-agent-{STACKS[name]}" for name in DEFAULT if name != "source_credential"}
         self.assertEqual(set(self.stacks(account)), wanted)
-        self.assertEqual(account.client("secretsmanager").list_secrets()["SecretList"], [], "nobody was asked")
+        self.assertEqual(account.client("secretsmanager").list_secrets()["SecretList"], [], "no token was asked for")
 
     def test_a_dry_run_changes_nothing(self):
         words = ["--layer", "example/meta-example", "--share", "efs", "--hash-server", "scarthgap", "--dry-run"]
@@ -475,10 +475,10 @@ class Command(Moto):
             self.assertIn(f"--stack-name build-agent-{name} ", ran.stdout)
         self.assertIn("aws secretsmanager create-secret", ran.stdout)
 
-    def test_mistakes_are_told_before_anything_is_deployed(self):
+    def test_errors_are_reported_before_anything_is_deployed(self):
         table = {
-            (): "which layer?",
-            ("--layer", "meta-x"): "which layer?",
+            (): "the layer is missing",
+            ("--layer", "meta-x"): "the layer is missing",
             ("--layer", "a/bb", "--share", "nfs"): "--share nfs",
             ("--layer", "a/bb", "--mode", "x"): "--mode x",
             ("--layer", "a/bb", "--set", "Share"): "--set Share",

@@ -5,8 +5,8 @@ usage: upstream.py PORT_FILE REQUESTS DIRECTORY FAILURES
 
 Serves the git repositories of DIRECTORY below /git/, and S3 objects (in memory) below /bucket/. The first FAILURES
 requests of git and writes to the bucket are refused as a server refuses a client that has no access, which neither git
-nor the S3 client retries. If FAILURES is `index`, only the first two requests for `index.json` that are no HEAD are
-refused, but a write among them is executed: as if its answer got lost.
+nor the S3 client retries. If FAILURES is `index`, only the first two requests for `index.json` that are not HEAD are
+refused, but a write among them is executed, as if its response were lost.
 """
 
 import http.server

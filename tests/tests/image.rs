@@ -263,7 +263,7 @@ fn without_the_entrypoint_layer_code_writes_to_no_file_of_the_image() {
     assert!(output.contains("Permission denied") && output.starts_with("builder\n"), "{output}");
 }
 
-/// Also where all processes of the container are of one user, whose environment each of them can read.
+/// Also if all processes of the container run as one user, and so can read each other's environment.
 #[test]
 fn secrets_reach_the_agent_and_no_layer_code() {
     need_image!("secrets_reach_the_agent_and_no_layer_code");
@@ -311,7 +311,7 @@ impl Neighbour {
         let started = docker([&start[..], options, &[&image, "600"]].concat());
         assert!(started.status.success(), "{}", output_text(&started));
         let pid = output_text(&docker(["inspect", "--format", "{{.State.Pid}}", &name]));
-        // The address is behind a cable: one of the container itself would not be routed.
+        // The address is in another network namespace: the kernel does not route one of the container itself.
         let script = r#"set -e
             unshare --net sleep 600 & neighbour=$!
             trap 'kill $neighbour' EXIT
@@ -353,7 +353,7 @@ impl Drop for Neighbour {
     }
 }
 
-/// In CodeBuild without privileged mode there is no such right; with it, the agent closes the addresses.
+/// In CodeBuild without privileged mode this right is missing; with privileged mode, the agent closes the addresses.
 #[test]
 fn the_finding_about_credentials_is_right_with_and_without_the_network_right() {
     need_image!("the_finding_about_credentials_is_right_with_and_without_the_network_right");
@@ -365,7 +365,7 @@ fn the_finding_about_credentials_is_right_with_and_without_the_network_right() {
     for (number, (options, address, answer, reached)) in [
         (&[][..], "169.254.169.254", "yes: layer code can reach", true),
         (&["--cap-add", "NET_ADMIN"][..], "169.254.169.254", "no: layer code cannot reach", false),
-        // Without its path, this server gives nothing.
+        // Without its path, this server gives no credentials.
         (&[][..], "169.254.170.2", "no: layer code cannot reach", true),
         (&["--cap-add", "NET_ADMIN"][..], "169.254.170.2", "no: layer code cannot reach", false),
     ]
@@ -499,7 +499,7 @@ fn buildspecs_run_as_in_codebuild() {
     for buildspec in ["check-layer.yml", "build.yml"] {
         for user in ["root", "builder"] {
             let Some(mounted) = Mounted::new("buildspecs_run_as_in_codebuild", 0) else { return };
-            // A clone with the whole history knows the base of the pull request.
+            // A clone with the full history has the base of the pull request.
             build_agent_tests::git(
                 &mounted.sandbox.layer(),
                 ["update-ref", "refs/remotes/origin/main", "HEAD"],

@@ -145,11 +145,11 @@ pub struct JobArgs {
 /// Where the manifest, its lock and its known failures come from.
 #[derive(Debug, Args)]
 pub struct RulesArgs {
-    /// Judge the checkout by the manifest, lock and known failures of this base, such as origin/main [default: the
+    /// Apply the manifest, lock and known failures of this base to the checkout, such as origin/main [default: the
     /// target branch of a pull request]
     #[arg(long, value_name = "REF")]
     pub base: Option<String>,
-    /// Judge a pull request by its own manifest, lock and known failures; not in a build that a webhook starts
+    /// Apply a pull request's own manifest, lock and known failures; not in a build that a webhook starts
     #[arg(long)]
     pub accept_manifest: bool,
 }

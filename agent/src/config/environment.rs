@@ -55,9 +55,9 @@ pub struct AgentEnvironment {
     /// The way to the user's ssh keys, for git.
     pub ssh_auth_sock: Option<PathBuf>,
     pub github_token: Option<Secret>,
-    /// AWS keys from the file of `BUILD_AGENT_SECRETS_FILE`. The SDK finds those of the environment by itself.
+    /// AWS keys from the file of `BUILD_AGENT_SECRETS_FILE`. The AWS SDK itself reads keys in the environment.
     pub aws_keys: Option<AwsKeys>,
-    /// Where credentials are, as the variables say.
+    /// The places of credentials that the variables name.
     pub credential_sources: CredentialSources,
     /// The way to servers, by the variables' names as they are set: proxies (`http_proxy`,
     /// `HTTPS_PROXY`, `no_proxy` …) and certificates.
@@ -87,7 +87,7 @@ impl AgentEnvironment {
     /// Captures the environment of this process, and reads and deletes the file of `BUILD_AGENT_SECRETS_FILE`.
     ///
     /// # Errors
-    /// Usage, if that file cannot be read, or has something else than secrets.
+    /// Usage, if that file cannot be read, or contains anything but secrets.
     pub fn from_process() -> Result<AgentEnvironment> {
         let lossy = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
         let variables = std::env::vars_os().map(|(name, value)| (lossy(name), value)).collect();
@@ -95,8 +95,8 @@ impl AgentEnvironment {
         Ok(AgentEnvironment { root, ..AgentEnvironment::with_secrets_file(variables)? })
     }
 
-    /// Adds the variables of the file that `BUILD_AGENT_SECRETS_FILE` names. Whatever is in the environment can be
-    /// read in `/proc` by all processes of the same user; what is in this file only by the agent, which deletes it.
+    /// Adds the variables of the file that `BUILD_AGENT_SECRETS_FILE` names. All processes of the same user can read the
+    /// agent's environment in `/proc`. Only the agent can read this file, because it deletes the file.
     fn with_secrets_file(mut variables: BTreeMap<String, OsString>) -> Result<AgentEnvironment> {
         let Some(file) = variables.get(SECRETS_FILE).filter(|file| !file.is_empty()) else {
             return Ok(AgentEnvironment::from_map(variables));
@@ -171,7 +171,7 @@ impl AgentEnvironment {
         }
     }
 
-    /// Forgets the service's source if this says that the layers under test are from elsewhere.
+    /// Drops the service's source if the layers under test are not in it.
     pub fn retain_source_dir(&mut self, is_under_test: impl Fn(&Path) -> bool) {
         let by_github = self.github_actions.as_mut().map(|run| &mut run.source_dir);
         let by_codebuild = self.codebuild.as_mut().map(|build| &mut build.src_dir);
@@ -182,7 +182,7 @@ impl AgentEnvironment {
 
     /// The commit of the source under test, as the service names it.
     pub fn source_commit(&self) -> Option<&str> {
-        // A commit of a source that is not under test says nothing about the layers.
+        // The commit of a source that is not under test is not the commit of the layers.
         self.source_dir()?;
         match (&self.github_actions, &self.codebuild) {
             (Some(run), _) => run.commit.as_deref(),
@@ -205,7 +205,7 @@ impl AgentEnvironment {
     }
 }
 
-/// Where the variables say that credentials are.
+/// The places of credentials that the variables name.
 fn credential_sources(variables: &Variables) -> CredentialSources {
     const FILES: [&str; 5] = [
         "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
@@ -228,7 +228,7 @@ fn credential_sources(variables: &Variables) -> CredentialSources {
     }
 }
 
-/// The address in a URL; a name other than `localhost` is not looked up.
+/// The address in a URL; a name other than `localhost` is not resolved.
 fn endpoint(text: &str) -> Option<SocketAddr> {
     let url = url::Url::parse(text).ok()?;
     let address = match url.host()? {
@@ -240,7 +240,7 @@ fn endpoint(text: &str) -> Option<SocketAddr> {
     Some(SocketAddr::new(address, url.port_or_known_default()?))
 }
 
-/// What the variable says, if it says something.
+/// The value of the variable, if it is set and valid.
 fn metrics(variables: &Variables, notices: &mut Vec<String>) -> Option<bool> {
     match variables.text(METRICS)?.as_str() {
         "emf" => Some(true),
@@ -474,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn places_of_credentials_are_found_by_the_variables_that_name_them() {
+    fn credential_sources_are_the_values_of_known_variables() {
         let environment = AgentEnvironment::from_map([
             ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://localhost:1338/x"),
             ("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://[fd00:ec2::254]"),
@@ -495,7 +495,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_of_the_file_count_like_variables_and_the_file_is_gone() {
+    fn secrets_of_the_file_count_like_variables_and_the_file_is_deleted() {
         let place = tempfile::tempdir().unwrap();
         let file = place.path().join("secrets");
         fs_err::write(

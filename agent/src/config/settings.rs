@@ -51,10 +51,9 @@ pub struct Settings {
     pub secrets: Vec<Secret>,
     /// Sentences for people that arose while reading: defaults chosen, keys without effect.
     pub notices: Vec<String>,
-    /// What people must know about the source: that it lost its trust, that it edits its own rules. Each with what to
-    /// do.
+    /// Warnings about the source, each with a hint: it is not trusted, or it edits its own rules.
     pub warnings: Vec<(String, String)>,
-    /// Why there are no rules of artifacts: those that count are not known.
+    /// Why no artifacts may be published: the rules that apply are not known.
     pub artifacts_closed: Option<String>,
 }
 
@@ -198,7 +197,7 @@ impl SharedCache {
 }
 
 impl Settings {
-    /// Why no artifacts are published, if there are no rules for any.
+    /// Why no artifacts are published.
     pub fn why_no_artifacts(&self) -> String {
         self.artifacts_closed.clone().unwrap_or_else(|| "[artifacts] has no rules".to_owned())
     }

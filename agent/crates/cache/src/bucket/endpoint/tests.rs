@@ -195,8 +195,8 @@ impl Bench {
         Client { stream: BufReader::new(stream), port: self.endpoint.port() }
     }
 
-    /// Asks for an object; `None`, if the connection breaks before all of it came. What came until then does not
-    /// matter: wget continues from there.
+    /// Requests an object; `None`, if the connection breaks before the end. The bytes before that do not matter: wget
+    /// continues after them.
     async fn whole(&self, path: &str) -> Option<(u16, Vec<u8>)> {
         let reply = self.connect().await.ask("GET", path, "").await.ok()?;
         Some((reply.status, reply.body?))
@@ -552,7 +552,7 @@ async fn a_whole_answer_has_a_time_limit() {
     for _ in 0..9 {
         assert_eq!(bench.whole(&shared(OBJECT)).await, None, "its time is over before it begins");
     }
-    assert_eq!(bench.tier(TierKind::Shared).served.totals().failures, 0, "the bucket did nothing wrong");
+    assert_eq!(bench.tier(TierKind::Shared).served.totals().failures, 0, "the bucket did not fail");
     let reply = bench.ask("GET", "/shared/downloads/a.tar.gz", "").await;
     assert_eq!((reply.0, reply.1.len()), (200, large.len()), "it has 512 s");
 }
