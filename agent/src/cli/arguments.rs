@@ -145,7 +145,7 @@ pub struct JobArgs {
 /// Where the manifest, its lock and its known failures come from.
 #[derive(Debug, Args)]
 pub struct RulesArgs {
-    /// Apply the manifest, lock and known failures of this base to the checkout, such as origin/main [default: the
+    /// Judge the checkout by the manifest, lock and known failures of this base, such as origin/main [default: the
     /// target branch of a pull request]
     #[arg(long, value_name = "REF")]
     pub base: Option<String>,

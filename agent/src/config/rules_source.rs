@@ -24,15 +24,15 @@ pub enum RulesSource {
 /// The base of a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BaseOfChange {
-    /// For messages.
+    /// For people.
     pub name: String,
-    /// Names of the base in the checkout's repository, best first.
+    /// What to ask git in the checkout for, best first.
     pub local: Vec<String>,
     /// The repository of the base and the branch in it.
     pub remote: Option<(Url, String)>,
 }
 
-/// The hint if the base of a change is not known.
+/// What to do if nobody names the base of a change.
 pub const NO_BASE_HINT: &str =
     "name the target branch with --base, or start the build by the webhook of the pull request";
 

@@ -197,7 +197,7 @@ impl SharedCache {
 }
 
 impl Settings {
-    /// Why no artifacts are published.
+    /// Why no artifacts are published, if there are no rules for any.
     pub fn why_no_artifacts(&self) -> String {
         self.artifacts_closed.clone().unwrap_or_else(|| "[artifacts] has no rules".to_owned())
     }

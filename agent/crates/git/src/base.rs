@@ -338,7 +338,7 @@ mod tests {
         assert_eq!(found.unwrap(), [(history.tip.clone(), "newest".into())]);
     }
 
-    /// The history of the change does not influence which rules apply: they come from the branch.
+    /// Whatever history the change has, the rules are those of the branch.
     #[tokio::test]
     async fn a_change_without_a_common_history_is_based_on_the_newest() {
         let history = History::new();
