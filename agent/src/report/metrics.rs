@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use serde_json::{Map, Value, json};
 
+use agent_process::blocking;
 use agent_types::error::Result;
 use agent_types::events::CacheOutcome;
 use agent_types::outcome::{ExitStatus, Outcome};
@@ -83,10 +84,7 @@ impl Report for Metrics {
 
     fn write(&self, summary: Arc<Summary>) -> BoxFuture<'static, Result<()>> {
         let (line, print) = (line(&summary, &self.dimensions), self.print);
-        let printing = tokio::task::spawn_blocking(move || print(&line));
-        Box::pin(async {
-            printing.await.unwrap_or_else(|broken| std::panic::resume_unwind(broken.into_panic()))
-        })
+        Box::pin(blocking(move || print(&line)))
     }
 }
 

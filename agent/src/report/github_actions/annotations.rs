@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use regex::Regex;
 
+use agent_process::blocking;
 use agent_types::error::{Error, Result};
 use agent_types::events::{Finding, Level};
 use agent_types::outcome::ExitStatus;
@@ -52,10 +53,8 @@ impl Report for Annotations {
 
     fn write(&self, summary: Arc<Summary>) -> BoxFuture<'static, Result<()>> {
         let printer = self.commands.clone();
-        let printing = tokio::task::spawn_blocking(move || printer.print(&commands(&summary)));
-        Box::pin(async {
-            let printed =
-                printing.await.unwrap_or_else(|broken| std::panic::resume_unwind(broken.into_panic()));
+        Box::pin(async move {
+            let printed = blocking(move || printer.print(&commands(&summary))).await;
             printed.map_err(|error| Error::machine("cannot print the annotations").because(&error))
         })
     }

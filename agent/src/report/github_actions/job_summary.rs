@@ -11,6 +11,7 @@ use fs_err::os::unix::fs::OpenOptionsExt;
 use futures_util::future::BoxFuture;
 
 use agent_fs::read::NO_FOLLOW;
+use agent_process::blocking;
 use agent_types::error::{Error, Result};
 use agent_types::events::Level;
 use agent_types::words::count;
@@ -52,10 +53,7 @@ impl Report for JobSummary {
 
     fn write(&self, summary: Arc<Summary>) -> BoxFuture<'static, Result<()>> {
         let path = self.path.clone();
-        let writing = tokio::task::spawn_blocking(move || append(&path, &parts(&summary)));
-        Box::pin(async {
-            writing.await.unwrap_or_else(|broken| std::panic::resume_unwind(broken.into_panic()))
-        })
+        Box::pin(blocking(move || append(&path, &parts(&summary))))
     }
 }
 
