@@ -296,6 +296,11 @@ mod tests {
         let judged = judge(&TrustInputs { codebuild, branches, trusted_flag: word, github: None });
         let lost = judged.as_ref().is_ok_and(|judged| judged.lost.is_some());
         assert!(!lost || judged.as_ref().is_ok_and(|judged| !judged.trust.is_trusted()), "{judged:?}");
+        outcome(judged)
+    }
+
+    /// `trusted`, `untrusted`, `pr N`, or `refused`.
+    pub fn outcome(judged: Result<Judgement>) -> String {
         match judged.map(|judged| judged.trust) {
             Ok(Trust::Trusted { .. }) => "trusted".into(),
             Ok(Trust::Untrusted { pull_request: Some(number), .. }) => format!("pr {number}"),

@@ -96,9 +96,9 @@ pub fn not_established(run: &GitHubActions) -> Option<Lost> {
 mod tests {
     use super::super::super::AgentEnvironment;
     use super::super::super::github_actions::EventPayload;
+    use super::super::tests::outcome;
     use super::super::{TrustInputs, judge};
     use super::*;
-    use agent_types::error::Class;
 
     type Variables<'a> = &'a [(&'a str, &'a str)];
 
@@ -124,15 +124,7 @@ mod tests {
         }
         let (github, codebuild) = (environment.github_actions.as_ref(), environment.codebuild.as_ref());
         let judged = judge(&TrustInputs { codebuild, github, branches, trusted_flag: flag });
-        match judged.map(|judged| judged.trust) {
-            Ok(Trust::Trusted { .. }) => "trusted".into(),
-            Ok(Trust::Untrusted { pull_request: Some(number), .. }) => format!("pr {number}"),
-            Ok(Trust::Untrusted { .. }) => "untrusted".into(),
-            Err(error) => {
-                assert_eq!(error.class, Class::Usage, "{error}");
-                "refused".into()
-            }
-        }
+        outcome(judged)
     }
 
     const ALWAYS: [(&str, &str); 4] = [
