@@ -32,6 +32,7 @@ mod trust;
 mod validate;
 mod validator;
 mod values;
+mod variable_secrets;
 mod variables;
 
 pub use codebuild::{CodeBuild, Trigger};
