@@ -1,6 +1,6 @@
 //! `docker/seed` with a real engine and a real registry that requires a password: Debian's docker-registry.
 //!
-//! The built image is a copy of the one in `image.rs`, or a broken copy, so a build takes seconds.
+//! The built image is a copy of the one in `image/`, or a broken copy, so a build takes seconds.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
