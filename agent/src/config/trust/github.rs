@@ -98,7 +98,6 @@ mod tests {
     use super::super::super::github_actions::EventPayload;
     use super::super::tests::outcome;
     use super::super::{TrustInputs, judge};
-    use super::*;
 
     type Variables<'a> = &'a [(&'a str, &'a str)];
 
