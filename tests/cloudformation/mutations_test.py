@@ -1,4 +1,4 @@
-"""Proves that the judge of roles_test and structure_test finds mistakes: each change of a template must fail a test."""
+"""Checks that roles_test and structure_test find errors: each of these changes of a template must fail a test."""
 
 import os
 import shutil
@@ -11,8 +11,8 @@ from pathlib import Path
 from templates import TOP
 
 HERE = Path(__file__).resolve().parent
-# The tests that judge the text of the templates, without a server.
-JUDGES = ["roles_test.Roles", "structure_test.Structure"]
+# The tests that check the text of the templates, without a server.
+CHECKS = ["roles_test.Roles", "structure_test.Structure"]
 SLOW = {"test_cfn_lint", "test_scripts_are_shellcheck_clean", "test_the_mutations"}
 
 STATEMENT = """
@@ -99,7 +99,7 @@ MUTATIONS = {
     "every machine is privileged": (
         "check_layer", "PullRequestProject:", "PrivilegedMode: !If [OnEfs, true, false]", "PrivilegedMode: true"
     ),
-    "strangers get a privileged machine": (
+    "unapproved pull requests get a privileged machine": (
         "check_layer", "StrangersGetNoPrivilegedMachine:", "!Equals [!Ref CommentApproval, DISABLED]", "!Equals [a, b]"
     ),
     "builds are retried": (
@@ -144,15 +144,15 @@ MUTATIONS = {
 }
 
 
-def judged(directory):
+def accepts(directory):
     """Whether the tests accept the templates of the directory, and the output of the first that does not."""
     environment = os.environ | {"BUILD_AGENT_TEST_TEMPLATES": str(directory), "PYTHONDONTWRITEBYTECODE": "1"}
     code = f"""
 import sys, unittest
 sys.path.insert(0, {str(HERE)!r})
 suite = unittest.TestSuite()
-for judge in {JUDGES!r}:
-    for test in unittest.defaultTestLoader.loadTestsFromName(judge):
+for module in {CHECKS!r}:
+    for test in unittest.defaultTestLoader.loadTestsFromName(module):
         if test._testMethodName not in {SLOW!r}:
             suite.addTest(test)
 sys.exit(not unittest.TextTestRunner(failfast=True).run(suite).wasSuccessful())
@@ -166,7 +166,7 @@ class Mutations(unittest.TestCase):
         with tempfile.TemporaryDirectory() as place:
             copy = Path(place) / "templates"
             shutil.copytree(TOP / "cloudformation", copy)
-            accepted, output = judged(copy)
+            accepted, output = accepts(copy)
             self.assertTrue(accepted, output)
             for what, (template, before, old, new) in MUTATIONS.items():
                 path = copy / f"{template}.yml"
@@ -175,9 +175,9 @@ class Mutations(unittest.TestCase):
                 self.assertGreater(at, 0, f"{what}: nothing to change")
                 path.write_text(text[:at] + new + text[at + len(old) :])
                 with self.subTest(what):
-                    accepted, output = judged(copy)
+                    accepted, output = accepts(copy)
                     self.assertFalse(accepted, "no test found this")
-                    # A template that does not load any more would prove nothing.
+                    # A template that does not load would fail every test.
                     self.assertRegex(output, r"(?m)^(FAIL|ERROR): test_\w+ \((roles|structure)_test")
                     self.assertNotIn("yaml.", output)
                 path.write_text(text)

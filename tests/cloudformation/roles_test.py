@@ -1,4 +1,4 @@
-"""Judges the policies of all roles: what each may never do, and what each must be able to do."""
+"""Checks the policies of all roles: what each may never do, and what each must be able to do."""
 
 import functools
 import itertools
@@ -96,7 +96,7 @@ def holds(condition, context):
 
 
 def allows(role, action, resource, **context):
-    """Judges like IAM: an explicit Deny wins. The keys of the context have `__` for `:`."""
+    """Evaluates like IAM: an explicit Deny wins. The keys of the context have `__` for `:`."""
     context = {key.replace("__", ":"): value for key, value in context.items()}
     verdict = False
     for it in rights(role):
@@ -116,7 +116,7 @@ class Roles(unittest.TestCase):
     def layers(self):
         return stacks("check_layer")
 
-    def test_the_judge(self):
+    def test_the_evaluation(self):
         policy = lambda *statements: {"Policies": [{"Statement": list(statements)}]}
         allow = {"Effect": "Allow", "Action": "s3:GetObject", "Resource": "a/*"}
         deny = {"Effect": "Deny", "Action": "s3:*", "Resource": "a/pr/*"}
@@ -128,8 +128,8 @@ class Roles(unittest.TestCase):
         self.assertEqual([allows(policy(only), "s3:GetObject", "a/b", k__v=v) for v in ("xy", "y")], [True, False])
         self.assertFalse(allows(policy(only), "s3:GetObject", "a/b"))
 
-    def test_nobody_may_do_these(self):
-        """Not even trusted builds: whoever takes over one of these machines gets its role."""
+    def test_no_role_may_do_these(self):
+        """Also no trusted build: code that takes over one of these machines gets its role."""
         never = re.compile(
             r"iam:|sts:AssumeRole|organizations:|cloudformation:|lambda:|ecr:Delete|ecr:PutLifecycle"
             r"|s3:(Put|Delete)Bucket|s3:DeleteObjectVersion|s3:PutLifecycle|s3:PutObjectAcl|s3:BypassGovernance"
@@ -162,7 +162,7 @@ class Roles(unittest.TestCase):
                             self.assertEqual(free, listed(it["Action"]), f"{name}: {role}")
 
     def test_who_may_assume_a_role(self):
-        """Every service proves for which of this account's resources it works."""
+        """The trust names the resource of this account for which a service may act."""
         for name in ORDER:
             for stack in stacks(name):
                 for role, properties in roles(stack).items():
@@ -266,8 +266,8 @@ class Roles(unittest.TestCase):
                     self.assertEqual(allows(role, action, f"{SHARE}/share/pr/7/{key}"), on_s3)
                 deletes = on_s3 and key in DELETED_BY_BUILDS
                 self.assertEqual(allows(role, "s3:DeleteObject", f"{SHARE}/share/pr/7/{key}"), deletes, key)
-            # For an object that does not exist, S3 says 404 to those who may list its key as a prefix, and 403 to others.
-            # An empty share must not look like one that is closed.
+            # For an object that does not exist, S3 returns 404 to a role that may list its key as a prefix, and 403 to others.
+            # An empty share must not look like one without access.
             for prefix in ("share/index/", "share/pr/7/index/", "share/index/none", "share/pr/7/index/none"):
                 self.assertEqual(allows(role, "s3:ListBucket", SHARE, s3__prefix=prefix), on_s3, prefix)
             self.assertFalse(allows(role, "s3:ListBucket", SHARE, s3__prefix="x/"))
@@ -412,7 +412,7 @@ class Roles(unittest.TestCase):
             for statement in stack.properties(f"{bucket}Policy")["PolicyDocument"]["Statement"]:
                 self.assertEqual(statement["Effect"], "Deny", "rights come from the roles")
         rules = {it["Id"]: it for it in stack.properties("ShareBucket")["LifecycleConfiguration"]["Rules"]}
-        self.assertEqual(set(rules), {"unfinished-uploads", "pull-requests"}, "the prune decides about all else")
+        self.assertEqual(set(rules), {"unfinished-uploads", "pull-requests"}, "the prune deletes everything else")
         self.assertEqual(rules["pull-requests"]["Prefix"], "share/pr/")
         self.assertNotIn("ExpirationInDays", rules["unfinished-uploads"])
 

@@ -152,7 +152,7 @@ class Structure(unittest.TestCase):
                 self.assertIn("Description", it, f"{name}: {parameter}")
                 self.assertLessEqual(len(it["Description"]), 4000, "CloudFormation's limit")
 
-    def test_privileged_machines_never_build_for_everybody(self):
+    def test_privileged_machines_never_build_without_an_approval(self):
         for mode in ("webhook", "runner"):
             for share in ("s3", "efs", "none"):
                 for approval in ("DISABLED", "FORK_PULL_REQUESTS", "ALL_PULL_REQUESTS"):
@@ -370,7 +370,7 @@ class Structure(unittest.TestCase):
         self.assertEqual(sign["Resource"], key)
         self.assertNotIn("IMAGE_SIGNING_KEY", Stack("seed_image", **IMAGE).variables("Project"))
 
-    def test_which_failures_are_told(self):
+    def test_which_failures_send_a_message(self):
         """The event pattern as EventBridge matches it, for the names that projects really have."""
         alerts, stack = Stack("alerts"), layer()
         names = {

@@ -1,4 +1,4 @@
-"""Runs the state machine that stops superseded builds, in moto's interpreter, with answers of CodeBuild."""
+"""Runs the state machine that stops superseded builds, in moto's interpreter, with responses of CodeBuild."""
 
 import json
 import time
@@ -109,7 +109,7 @@ class Superseded(unittest.TestCase):
             ]
         )
         self.run_for(8, codebuild)
-        self.assertEqual(codebuild.stopped(), [1, 7], "9 is newer, and the others are of something else or over")
+        self.assertEqual(codebuild.stopped(), [1, 7], "9 is newer, and the others have ended or have another source version")
 
     def test_the_commit_in_a_source_version_does_not_matter(self):
         table = {
@@ -129,7 +129,7 @@ class Superseded(unittest.TestCase):
             self.run_for(3, codebuild)
             self.assertEqual(codebuild.stopped(), [], version)
 
-    def test_of_many_builds_the_hundred_newest_are_looked_at(self):
+    def test_of_many_builds_the_hundred_newest_are_checked(self):
         codebuild = CodeBuild([build(number, "pr/7") for number in range(1, 151)])
         self.run_for(150, codebuild)
         self.assertEqual(codebuild.stopped(), list(range(51, 150)))

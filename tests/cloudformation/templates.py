@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 TOP = Path(__file__).resolve().parent.parent.parent
-# The mutation test judges changed copies.
+# The mutation test checks changed copies.
 TEMPLATES = Path(os.environ.get("BUILD_AGENT_TEST_TEMPLATES") or TOP / "cloudformation")
 # In the order in which `cloudformation/deploy` and docs/aws.md deploy them. Without the optional ones this is the
 # default.
@@ -53,7 +53,7 @@ Loader.add_multi_constructor("!", function)
 
 @functools.cache
 def load(name):
-    """Returns the template; nobody may change it."""
+    """Returns the template. It is shared: do not change it."""
     return yaml.load((TEMPLATES / f"{name}.yml").read_text(), Loader)
 
 

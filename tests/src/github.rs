@@ -1,5 +1,5 @@
-//! GitHub's runner, as far as the agent sees it: the variables and events of a run, and the commands that a step's output
-//! gives.
+//! The parts of GitHub's runner that matter to the agent: the variables and events of a run, and the commands in a step's
+//! output.
 
 use std::path::{Path, PathBuf};
 
@@ -33,16 +33,16 @@ pub fn variables(event: &str, workspace: &Path, commit: &str) -> Vec<(&'static s
     variables
 }
 
-/// The commands that the runner obeys in the output of a step.
-pub fn obeyed(ran: &Ran) -> Vec<String> {
+/// The commands in the output of a step that the runner executes.
+pub fn executed(ran: &Ran) -> Vec<String> {
     // The runner reads both streams in the order in which they are written; no order may make a difference.
-    obeyed_in(&format!("{}{}", ran.stdout, ran.stderr))
+    executed_in(&format!("{}{}", ran.stdout, ran.stderr))
 }
 
 /// As the runner reads a line (`ActionCommand.cs`, `ActionCommandManager.cs`): the newer form at the start of a line,
 /// after white space, and the older one anywhere.
-pub fn obeyed_in(output: &str) -> Vec<String> {
-    let mut obeyed = Vec::new();
+pub fn executed_in(output: &str) -> Vec<String> {
+    let mut executed = Vec::new();
     let mut word: Option<String> = None;
     for line in output.lines() {
         let Some((name, data)) = newer(line).or_else(|| older(line)) else { continue };
@@ -50,10 +50,10 @@ pub fn obeyed_in(output: &str) -> Vec<String> {
             Some(stopped) if name == *stopped => word = None,
             Some(_) => {}
             None if name == "stop-commands" => word = Some(data),
-            None => obeyed.push(line.trim_start().to_owned()),
+            None => executed.push(line.trim_start().to_owned()),
         }
     }
-    obeyed
+    executed
 }
 
 fn newer(line: &str) -> Option<(String, String)> {

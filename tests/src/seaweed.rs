@@ -18,7 +18,7 @@ pub struct SeaweedFs {
     weed: PathBuf,
     child: Child,
     s3: u16,
-    /// The port of its own interface, which knows no identities.
+    /// The port of its own interface, which needs no key.
     filer: u16,
     home: tempfile::TempDir,
 }
@@ -190,7 +190,7 @@ fn escaped(key: &str) -> String {
     key.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }
 
-/// The other way round; a listing may also write a blank as `+`.
+/// The reverse; a listing may also write a space as `+`.
 fn decoded(key: &str) -> String {
     let mut bytes = Vec::new();
     let mut rest = key.bytes();

@@ -5,33 +5,24 @@ usage: upstream.py PORT_FILE REQUESTS DIRECTORY FAILURES
 
 Serves the git repositories of DIRECTORY below /git/, and S3 objects (in memory) below /bucket/. The first FAILURES
 requests of git and writes to the bucket are refused as a server refuses a client that has no access, which neither git
-nor the S3 client retries. If FAILURES is `index`, only the first two requests for `index.json` that are no HEAD are
-refused, but a write among them is executed: as if its answer got lost.
+nor the S3 client retries. If FAILURES is `index`, only the first two requests for `index.json` that are not HEAD are
+refused, but a write among them is executed, as if its response were lost.
 """
 
-import http.server
 import os
 import subprocess
 import sys
 import threading
 
+sys.dont_write_bytecode = True
+import loopback
+
 PORT_FILE, REQUESTS, DIRECTORY, FAILURES = sys.argv[1:]
 objects, lock, left = {}, threading.Lock(), [2 if FAILURES == "index" else int(FAILURES)]
 
 
-class Answers(http.server.BaseHTTPRequestHandler):
+class Answers(loopback.Handler):
     protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_):
-        pass
-
-    def answer(self, status, body=b"", **headers):
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **headers}.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
 
     def handle_request(self):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -88,9 +79,4 @@ class Answers(http.server.BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_POST = do_PUT = handle_request
 
 
-server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers)
-server.daemon_threads = True
-with open(PORT_FILE + ".new", "w", encoding="utf-8") as port:
-    port.write(str(server.server_port))
-os.rename(PORT_FILE + ".new", PORT_FILE)
-server.serve_forever()
+loopback.serve(Answers, PORT_FILE)

@@ -4,23 +4,14 @@
 usage: web.py PORT_FILE MANIFEST [CERTIFICATE KEY]
 """
 
-import http.server
-import os
 import ssl
 import sys
 
+sys.dont_write_bytecode = True
+import loopback
 
-class Answers(http.server.BaseHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
 
-    def answer(self, status, body=b"", **headers):
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **headers}.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        self.wfile.write(body)
-
+class Answers(loopback.Handler):
     def do_GET(self):
         path = self.path.split("?")[0]
         with open(sys.argv[2], "rb") as manifest:
@@ -44,12 +35,8 @@ class Answers(http.server.BaseHTTPRequestHandler):
             self.answer(404)
 
 
-server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+context = None
 if len(sys.argv) > 3:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*sys.argv[3:5])
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-with open(sys.argv[1] + ".new", "w") as port:
-    port.write(str(server.server_port))
-os.rename(sys.argv[1] + ".new", sys.argv[1])
-server.serve_forever()
+loopback.serve(Answers, sys.argv[1], context)

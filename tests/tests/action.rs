@@ -49,7 +49,7 @@ impl Runner {
         }
         let sandbox = Sandbox::new(test)?;
         commit(&sandbox.layer(), "Add the manifest");
-        // Where GitHub's server would be: the rules of a pull request come from there.
+        // In place of GitHub's server: the rules of a pull request come from there.
         let words = ["clone", "--quiet", "--bare", "meta-tested", "example/meta-tested"];
         git(sandbox.path(), words);
         git(&sandbox.path().join("example/meta-tested"), ["branch", "--quiet", "--force", "main", "HEAD"]);
@@ -138,7 +138,7 @@ fn a_failing_layer_fails_the_step_and_is_annotated() {
     runner.sandbox.behaviour("yocto-check-layer fail test_world");
     let steps = runner.run("fork", runner.inputs(json!({})));
     steps.assert_verdict("failed", 1);
-    let commands = github::obeyed_in(steps.output());
+    let commands = github::executed_in(steps.output());
     assert!(
         commands
             .iter()
@@ -151,14 +151,14 @@ fn a_failing_layer_fails_the_step_and_is_annotated() {
     let steps = runner.run("push", json!({ "binary": runner.binary(), "layer": ".", "release": "nonesuch" }));
     steps.assert_verdict("error", 2);
     steps.assert_says(&["--release \"nonesuch\" is not one of"]);
-    let early = github::obeyed_in(steps.output());
+    let early = github::executed_in(steps.output());
     assert!(
         early.iter().any(|command| command.starts_with("::error title=build-agent::--release")),
         "{early:?}"
     );
 }
 
-/// What anybody writes into an input is a value, and never a part of a command.
+/// The text of an input is a value, and never a part of a command.
 #[test]
 fn inputs_are_never_executed() {
     let Some(runner) = Runner::new("inputs_are_never_executed") else { return };
@@ -188,25 +188,25 @@ fn inputs_are_never_executed() {
         let ran = runner.command("fork", &inputs).output().unwrap();
         assert!(!Path::new("/tmp/hostile").exists(), "the input {name} was executed");
         let steps = Steps(serde_json::from_slice(&ran.stdout).unwrap());
-        let commands = github::obeyed_in(steps.output());
+        let commands = github::executed_in(steps.output());
         assert!(!commands.iter().any(|command| command == "::error::x"), "{name}: {commands:#?}");
         let outside = runner.sandbox.path().join("hostile");
         assert!(!outside.exists());
     }
     for (inputs, words) in [
         (json!({ "layer": "../upstream/poky" }), "is not in the workspace"),
-        (json!({ "layer": "gone" }), "does not exist"),
+        (json!({ "layer": "missing" }), "does not exist"),
         (json!({ "trusted": "yes" }), "write true or false"),
         (json!({ "command": "shell" }), "write check or run"),
         (json!({ "command": "check", "only": "build", "manifest": "" }), "need \"command: run\""),
-        (json!({ "binary": "/dev/null" }), "names no program"),
+        (json!({ "binary": "/dev/null" }), "is not an executable file"),
         (json!({ "image": "x" }), "exclude each other"),
     ] {
         let steps = runner.run("fork", runner.inputs(inputs));
         assert_eq!(steps.0["status"], 2, "{}", steps.output());
         steps.assert_says(&[words]);
     }
-    // A link of the layer leads nowhere else.
+    // A link of the layer to a directory outside of the workspace is refused.
     std::os::unix::fs::symlink(runner.sandbox.upstream().join("meta"), runner.sandbox.layer().join("linked"))
         .unwrap();
     let steps =
@@ -257,7 +257,7 @@ fn an_image_runs_with_names_of_variables_on_its_command_line() {
     assert!(!call.contains("hunter22"), "{call}");
 }
 
-/// On GitHub's machines the runner is no root, and may use sudo.
+/// On GitHub's machines the runner is not root, and may use sudo.
 #[test]
 fn without_root_the_agent_gets_it_with_the_variables_that_it_needs() {
     const TEST: &str = "without_root_the_agent_gets_it_with_the_variables_that_it_needs";
@@ -330,7 +330,7 @@ fn the_token_of_the_checkout_is_hidden_while_layer_code_runs() {
     runner.sandbox.behaviour(&format!("yocto-check-layer file {}", config.display()));
     for (inputs, verdict, status) in [
         (runner.inputs(json!({})), "passed", 0),
-        (runner.inputs(json!({ "manifest": "gone.toml" })), "error", 2),
+        (runner.inputs(json!({ "manifest": "missing.toml" })), "error", 2),
     ] {
         let mut command = runner.command("fork", &inputs);
         command.env("RUNNER_TEMP", &temp);
@@ -350,7 +350,7 @@ fn the_token_of_the_checkout_is_hidden_while_layer_code_runs() {
     }
 }
 
-/// On a runner of one's own, the runner may have the uid that layer code has in the image.
+/// On a self-hosted runner, the runner may have the uid that layer code has in the image.
 #[test]
 fn layer_code_in_the_image_is_not_the_owner_of_the_workspace() {
     let test = "layer_code_in_the_image_is_not_the_owner_of_the_workspace";

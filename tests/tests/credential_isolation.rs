@@ -1,5 +1,5 @@
-//! Layer code and the build's credentials, with real users, namespaces of their own, and a stand-in for the servers that
-//! give credentials: `tests/credential_isolation/machine`.
+//! Layer code and the build's credentials, with real users, separate namespaces, and a stand-in for the servers that
+//! provide credentials: `tests/credential_isolation/machine`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -14,13 +14,13 @@ const CONTAINER: &str = "169.254.170.2";
 const INSTANCE: &str = "169.254.169.254";
 const ALL: &str = "169.254.170.2 169.254.170.23 169.254.169.254 fd00:ec2::23 fd00:ec2::254";
 
-/// The path on the container's server, which never leaves its file.
+/// The path on the container's server. It must appear in no output.
 const PATH_CANARY: &str = "canary-of-the-path";
 
 /// Runs a command as the build user.
 const AS_BUILDER: [&str; 5] = ["setpriv", "--reuid=builder", "--regid=builder", "--clear-groups", "--"];
 
-/// Takes the right to administer the network from a command.
+/// Runs a command without the right to administer the network.
 const WITHOUT_NETWORK: [&str; 4] = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin", "--"];
 
 /// Tries the addresses and prints those that answer.
@@ -52,7 +52,7 @@ struct Machine {
 }
 
 impl Machine {
-    /// `None`, with a SKIPPED line, where there can be none.
+    /// `None`, with a SKIPPED line, where it cannot be made.
     fn new(test: &str, servers: &'static str) -> Option<Machine> {
         if !nix::unistd::geteuid().is_root() {
             skip(test, "only root can make network namespaces with servers, and become the build user");
@@ -90,7 +90,7 @@ impl Machine {
         self.sandbox.start(command).wait()
     }
 
-    /// Writes a script. On a command line, everybody could read its text.
+    /// Writes a script. On a command line, all users could read its text.
     fn script(&self, name: &str, text: &str) -> String {
         let path = self.sandbox.path().join(name);
         std::fs::write(&path, text).unwrap();
@@ -160,7 +160,7 @@ impl Finding {
     }
 }
 
-/// What nothing protects is reached; this is what the other tests rely on.
+/// Without isolation, the addresses are reachable. The other tests rely on that.
 #[test]
 fn without_isolation_the_addresses_answer_the_build_user() {
     let Some(machine) = Machine::new("without_isolation_the_addresses_answer_the_build_user", ALL) else {
@@ -232,12 +232,12 @@ fn files_and_addresses_are_closed_to_the_build_user_and_not_to_the_agent() {
 }
 
 #[test]
-fn the_doctor_tells_whether_it_holds() {
+fn the_doctor_reports_whether_the_isolation_works() {
     let Some(machine) = Machine::new("the_doctor_tells_whether_it_holds", ALL) else { return };
     machine.finding(&[]).assert_says("no: ", &["cannot reach the build's credentials"], "");
     let finding = machine.finding(&WITHOUT_NETWORK);
     finding.assert_says("yes: ", &[INSTANCE, "fd00:ec2::254", "role of the machine"], "CAP_NET_ADMIN");
-    // The file with the path is closed all the same.
+    // The file with the path is closed anyway.
     assert!(!finding.found.contains(CONTAINER), "{finding:?}");
     let finding = machine.finding(&AS_BUILDER);
     let path =
@@ -256,7 +256,7 @@ fn an_address_without_its_path_gives_nothing() {
 }
 
 #[test]
-fn a_job_of_strangers_warns_if_credentials_can_be_reached() {
+fn a_job_of_an_untrusted_source_warns_if_credentials_can_be_reached() {
     let test = "a_job_of_strangers_warns_if_credentials_can_be_reached";
     let Some(machine) = Machine::new(test, INSTANCE) else { return };
     let notices = |result: &Value| -> Vec<(String, String)> {
@@ -278,17 +278,20 @@ fn a_job_of_strangers_warns_if_credentials_can_be_reached() {
     ] {
         let (ran, result) = machine.job(before, flags);
         assert_eq!(result["credentials"]["reachable"], reachable, "{before:?} {flags:?}: {}", ran.output());
-        let told = notices(&result);
-        assert!(told.len() == 1 && told[0].0 == level && told[0].1.contains(words), "{told:?}");
-        assert_eq!(told[0].1.contains("not trusted"), level == "warning", "{told:?}");
+        let reported = notices(&result);
+        assert!(
+            reported.len() == 1 && reported[0].0 == level && reported[0].1.contains(words),
+            "{reported:?}"
+        );
+        assert_eq!(reported[0].1.contains("not trusted"), level == "warning", "{reported:?}");
         ran.assert_says(&[words]);
-        // Told before anything of a layer ran.
+        // Reported before any layer code ran.
         let at = |words: &str| ran.output().find(words);
         assert!(at("the build's credentials") < at("yocto-check-layer meta"), "{}", ran.output());
     }
 }
 
-/// `run-as`, `--user` and `--userns keep-id`: the shell above the agent is of the same user.
+/// `run-as`, `--user` and `--userns keep-id`: the shell that started the agent runs as the same user.
 #[test]
 fn a_secret_in_the_environment_of_the_same_user_is_found_and_one_in_the_file_is_not() {
     let test = "a_secret_in_the_environment_of_the_same_user_is_found_and_one_in_the_file_is_not";
@@ -302,7 +305,7 @@ fn a_secret_in_the_environment_of_the_same_user_is_found_and_one_in_the_file_is_
     let found = ["the environment of sh (pid ", "GITHUB_TOKEN"];
     Finding::of(&ran).assert_says("yes: ", &found, "start the agent as root");
 
-    // The agent itself shows nothing, whichever way it got its secrets.
+    // Layer code cannot read the agent's own environment, with and without the file.
     let ran = as_builder("export GITHUB_TOKEN=hunter22\nexec \"$AGENT\" doctor --release scarthgap --json");
     Finding::of(&ran).assert_says("no: ", &[], "");
 
@@ -339,7 +342,7 @@ fn files_with_credentials_are_found_by_trying_to_read_them() {
     found().assert_says("no: ", &[], "");
 }
 
-/// The user may have another purpose there, such as being the person; and another job may run at the same time.
+/// The build user may be the person's own account there, and another job may run at the same time.
 #[test]
 fn on_a_persons_machine_the_rules_end_with_the_job_and_those_of_others_stay() {
     let test = "on_a_persons_machine_the_rules_end_with_the_job_and_those_of_others_stay";

@@ -1,7 +1,7 @@
 //! A check with real BitBake in the image, without network. `BUILD_AGENT_TEST_POKY` is a clone of poky on this
 //! machine, which replaces the manifest's address.
 //!
-//! Takes minutes on all cores; the image is that of `image.rs`.
+//! Takes minutes on all cores; the image is that of `image/`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 

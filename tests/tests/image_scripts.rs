@@ -322,7 +322,7 @@ fn run_gets_a_missing_image() {
 
 /// Not on the command line and not in the container's environment, which all processes of one user can read.
 #[test]
-fn run_passes_secrets_in_a_file_that_is_gone_afterwards() {
+fn run_passes_secrets_in_a_file_and_deletes_it() {
     let secrets = [
         ("GITHUB_TOKEN", "hunter22 $x"),
         ("AWS_SECRET_ACCESS_KEY", "hunter33"),
@@ -352,7 +352,7 @@ fn run_passes_secrets_in_a_file_that_is_gone_afterwards() {
 }
 
 #[test]
-fn run_removes_secrets_that_nobody_has_read_and_writes_no_empty_file() {
+fn run_removes_unread_secrets_and_writes_no_empty_file() {
     let fixture = ScriptFixture::new();
     // The engine ends without a container.
     let variables =

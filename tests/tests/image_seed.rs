@@ -1,6 +1,6 @@
 //! `docker/seed` with a real engine and a real registry that requires a password: Debian's docker-registry.
 //!
-//! The built image is a copy of the one in `image.rs`, or a broken copy, so a build takes seconds.
+//! The built image is a copy of the one in `image/`, or a broken copy, so a build takes seconds.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -354,7 +354,7 @@ fn the_image_has_an_sbom_a_provenance_and_a_signature() {
     let base = json!({"uri": "docker://docker.io/library/debian:12", "digest": {"sha256": "a".repeat(64)}});
     assert_eq!(build["externalParameters"]["source"], source);
     assert_eq!(build["resolvedDependencies"].as_array().unwrap()[..2], [source, base]);
-    assert!(!contents.concat().contains("hunter22"), "no password of an address");
+    assert!(!contents.concat().contains("hunter22"), "the password of the address is not published");
 
     // What `cosign verify --key` checks: the payload names the image, and the key has signed the payload.
     let (signed_digest, signed) = fixture.signature();

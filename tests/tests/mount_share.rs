@@ -164,7 +164,7 @@ fn only_a_pull_request_gets_a_writable_directory() {
     assert_eq!(machine.mounts().len(), 3, "all pull requests, for a prune");
 }
 
-/// An agent that fails is no reason to mount less than was asked for, without a word.
+/// If the agent fails, the script fails too, and does not mount only a part.
 #[test]
 fn without_the_agents_answer_nothing_is_mounted() {
     let machine = Machine::new();

@@ -112,7 +112,7 @@ fn the_token_is_fetched_and_never_shown() {
 /// In the environment, every process of the agent's user could read them.
 #[test]
 fn keys_of_aws_come_from_the_file_of_secrets() {
-    const KEY: &str = "key-that-nobody-may-see";
+    const KEY: &str = "key-that-must-stay-secret";
     let test = "keys_of_aws_come_from_the_file_of_secrets";
     let (Some(sandbox), Some(moto)) = (Sandbox::new(test), Moto::start(test)) else { return };
     moto.store("build-agent/plain", TOKEN);
@@ -123,7 +123,7 @@ fn keys_of_aws_come_from_the_file_of_secrets() {
         ("AWS_EC2_METADATA_DISABLED", "true"),
         ("BUILD_AGENT_SECRETS_FILE", file.to_str().unwrap()),
     ];
-    // Nothing else gives keys.
+    // There is no other source of keys.
     moto.run_with(&sandbox, "build-agent/plain", &environment[..3]).assert_code(&[4]);
     std::fs::write(&file, format!("AWS_ACCESS_KEY_ID=AKIATEST\0AWS_SECRET_ACCESS_KEY={KEY}\0")).unwrap();
     let ran = moto.run_with(&sandbox, "build-agent/plain", &environment);
@@ -132,7 +132,7 @@ fn keys_of_aws_come_from_the_file_of_secrets() {
     assert!(sandbox.logs().contains("[redacted]"), "the tool printed the token");
     let leaks = leaks_of(&[TOKEN.to_owned(), KEY.to_owned()], &sandbox.out());
     assert!(leaks.is_empty(), "{leaks:?}");
-    // A second command finds no file, and does nothing without its secrets.
+    // A second command finds no file, and fails without its secrets.
     let ran = moto.run_with(&sandbox, "build-agent/plain", &environment);
     ran.assert_code(&[2]);
     ran.assert_says(&["BUILD_AGENT_SECRETS_FILE"]);

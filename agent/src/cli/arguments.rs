@@ -149,7 +149,7 @@ pub struct RulesArgs {
     /// target branch of a pull request]
     #[arg(long, value_name = "REF")]
     pub base: Option<String>,
-    /// Judge a pull request by its own manifest, lock and known failures; not in a build that a webhook starts
+    /// Apply a pull request's own manifest, lock and known failures; not in a build that a webhook starts
     #[arg(long)]
     pub accept_manifest: bool,
 }

@@ -1,4 +1,4 @@
-//! Brings the rules of a change into place before they are read: those of a pull request come from its base.
+//! Gets the rules of a change before they are read: the rules of a pull request come from its base.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,13 +12,13 @@ use agent_process::Redactor;
 use agent_types::error::{Class, Error, Result};
 
 use super::current_dir::current_dir;
-use super::head::quiet_runner;
+use super::head::unrecorded_runner;
 use super::servers::access;
 
-/// All that git does for it: a few fetches of commits, and of one commit's files.
+/// Time limit of git, for a few fetches of commits and of one commit's files.
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// A request with the source of its rules. The files of the base are there as long as this is.
+/// A request with the source of its rules. Dropping it deletes the files of the base.
 pub struct RuledRequest {
     pub request: Request,
     _files: Option<TempDir>,
@@ -27,9 +27,9 @@ pub struct RuledRequest {
 /// Finds out where the request's rules come from, and gets them. `layers` are those of the command line.
 ///
 /// # Errors
-/// Usage, if the command line says what it cannot; cancelled; upstream, if the base cannot be read: a change must not be
-/// judged by its own rules because a server does not answer. Where nobody names the base, nothing privileged happens, and
-/// the job says so.
+/// Usage, if the options are not allowed for this build; cancelled; upstream, if the base cannot be read: a change's own
+/// rules must not apply because a server does not answer. If the base is not known, the job publishes no artifacts, and
+/// reports that.
 pub async fn with_rules(
     request: Request,
     layers: &[PathBuf],
@@ -49,7 +49,7 @@ pub async fn with_rules(
             without_files(Request { notices, ..request })
         }
         RulesSource::NoBase => {
-            let why = "nobody names the base of this change".to_owned();
+            let why = "neither the build service nor --base names the base of this change".to_owned();
             let rules = Rules::NoBase { why, hint: config::NO_BASE_HINT.to_owned() };
             without_files(Request { rules, ..request })
         }
@@ -62,7 +62,7 @@ pub async fn with_rules(
             let remote = base.remote.as_ref().map(|(url, branch)| (url, branch.as_str()));
             let query = BaseQuery { checkout: &change, local: &base.local, remote };
             let access = access(&request, environment);
-            let (runner, _logs) = quiet_runner(Redactor::new(environment.secrets()), LIMIT)?;
+            let (runner, _logs) = unrecorded_runner(Redactor::new(environment.secrets()), LIMIT)?;
             match agent_git::base_of(&runner, &access, &query, &root).await {
                 Ok(trees) => {
                     let tree =
@@ -90,9 +90,9 @@ fn unreadable(name: &str, error: Error, request: &Request) -> Error {
         return error;
     }
     let message =
-        format!("the base branch `{name}`, whose rules judge this change, cannot be read: {}", error.message);
+        format!("cannot read the base branch `{name}`, whose rules apply to this change: {}", error.message);
     Error { class: Class::Upstream, message, ..error }.hint(
-        "clone with the whole history (CodeBuild: git clone depth 0; actions/checkout: fetch-depth: 0), or let git reach the \
+        "clone with the full history (CodeBuild: git clone depth 0; actions/checkout: fetch-depth: 0), or let git reach the \
          repository",
     )
 }
@@ -102,7 +102,7 @@ async fn own_url(change: &Path, environment: &AgentEnvironment) -> Option<Url> {
     if !change.join(".git").exists() {
         return None;
     }
-    let (runner, _logs) = quiet_runner(Redactor::new(environment.secrets()), LIMIT).ok()?;
+    let (runner, _logs) = unrecorded_runner(Redactor::new(environment.secrets()), LIMIT).ok()?;
     let git = Git::for_inspection(&runner, "origin", change, &[change.to_path_buf()], None).ok()?;
     let said = git.local(change, ["config", "--get", "remote.origin.url"]).await.ok()?;
     Url::parse(said.lines().last()?.trim()).ok()

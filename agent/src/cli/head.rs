@@ -1,5 +1,5 @@
-//! What is known of the source before anything else is read: the event of GitHub, and the commit that is checked
-//! out. The trust in a source is for that commit alone.
+//! Reads GitHub's event and the commit that is checked out, before anything else of the source. The trust in a source
+//! is for that commit alone.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,13 +19,13 @@ use super::current_dir::current_dir;
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// The same environment, with the event of GitHub's run, and with the commit that git finds, where the trust depends
-/// on it. What git cannot tell in time is not known, and then the source is not trusted.
+/// on it. If git does not answer in time, the commit is unknown, and the source is not trusted.
 pub async fn with_commit(environment: &AgentEnvironment) -> AgentEnvironment {
     let mut environment = environment.clone();
     if let Some(run) = &mut environment.github_actions {
         let tree = current_dir().ok().and_then(|here| fs_err::canonicalize(here).ok());
         let tree = tree.map(|here| config::work_tree(&here)).unwrap_or_default();
-        environment.notices.extend(run.look(&tree));
+        environment.notices.extend(run.read_event(&tree));
     }
     if let Some(checkout) = config::commit_to_confirm(&environment).map(ToOwned::to_owned) {
         let commit = commit(&checkout, Redactor::new(environment.secrets())).await;
@@ -35,16 +35,16 @@ pub async fn with_commit(environment: &AgentEnvironment) -> AgentEnvironment {
 }
 
 async fn commit(checkout: &Path, redactor: Redactor) -> Option<String> {
-    let (runner, _logs) = quiet_runner(redactor, LIMIT).ok()?;
+    let (runner, _logs) = unrecorded_runner(redactor, LIMIT).ok()?;
     agent_git::head(&runner, "head", checkout).await.ok()?
 }
 
-/// A runner for git before there is a job, and the directory of its logs. Nobody listens: what matters is reported
-/// by the caller.
+/// A runner for git before there is a job, and the directory of its logs. Its events are dropped: the caller reports
+/// the result.
 ///
 /// # Errors
 /// If there is no directory for the logs.
-pub fn quiet_runner(redactor: Redactor, limit: Duration) -> Result<(Runner, TempDir)> {
+pub fn unrecorded_runner(redactor: Redactor, limit: Duration) -> Result<(Runner, TempDir)> {
     let logs = tempfile::Builder::new()
         .prefix("build-agent-")
         .tempdir()

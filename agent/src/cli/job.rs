@@ -278,12 +278,12 @@ fn reports(
     reports
 }
 
-/// Where commands for GitHub's runner do not disturb the output.
+/// The stream for commands to GitHub's runner that does not mix them with JSON.
 fn commands_stream(output: Output) -> Stream {
     if output == Output::Json { Stream::Stderr } else { Stream::Stdout }
 }
 
-/// Tells GitHub of an error before there was a job: at the line of the manifest where there is one.
+/// Reports an error before the job to GitHub, at the line of the manifest if there is one.
 pub fn annotate_early_error(error: &Error, output: Output, environment: &AgentEnvironment) {
     let Some(run) = &environment.github_actions else { return };
     let text = print::redactor().redact(&error.to_string()).into_owned();

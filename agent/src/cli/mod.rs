@@ -163,9 +163,9 @@ async fn dispatch(arguments: Arguments, environment: &AgentEnvironment) -> Resul
         }
         Command::ProbeCredentials(probe) => {
             let sources: credentials::CredentialSources = probe.sources.iter().map(String::as_str).collect();
-            let look = move || credentials::look(&sources, &config::whole_environment());
-            let facts = agent_process::blocking(look).await;
-            print::raw(&format!("{}\n", serde_json::json!(facts)))?;
+            let search = move || credentials::probe(&sources, &config::whole_environment());
+            let findings = agent_process::blocking(search).await;
+            print::raw(&format!("{}\n", serde_json::json!(findings)))?;
             Ok(ExitStatus::Passed)
         }
         Command::ShareTier(tier) => share_tier::command(tier, environment),

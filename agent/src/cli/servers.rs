@@ -1,4 +1,4 @@
-//! How git gets to the servers, and with which credentials.
+//! How git reaches its servers, and with which credentials.
 
 use std::path::Path;
 
@@ -16,7 +16,7 @@ pub struct Servers {
     pub access: Access,
     /// The manifest's token, to be redacted like the settings' secrets.
     pub token: Option<Secret>,
-    /// That the manifest's token is not used.
+    /// Reports that the manifest's token is not used.
     pub notice: Option<String>,
 }
 
@@ -28,8 +28,8 @@ impl Servers {
     }
 }
 
-/// How git gets to the servers. Only a trusted source gets the token that its manifest names: others name what they
-/// like, and their role may not read it.
+/// How git reaches its servers. Only a trusted source gets the token that its manifest names: the manifest of an untrusted
+/// source can name any secret, and the role of such a build may not read it.
 pub async fn servers(settings: &Settings, environment: &AgentEnvironment) -> Result<Servers> {
     let named = settings.github.as_ref().and_then(|github| github.token_secret.as_ref());
     let named = named.filter(|_| environment.github_token.is_none());
@@ -53,7 +53,7 @@ pub async fn servers(settings: &Settings, environment: &AgentEnvironment) -> Res
     Ok(Servers { access, token, notice })
 }
 
-/// How git gets to the servers before the manifest is read.
+/// How git reaches its servers before the manifest is read.
 pub fn access(request: &Request, environment: &AgentEnvironment) -> Access {
     let here = current_dir().unwrap_or_default();
     let checkout = environment.source_dir().map_or(here.as_path(), |(_, directory)| directory);

@@ -11,7 +11,7 @@ use agent_types::outcome::ExitStatus;
 use agent_yocto::server;
 
 use super::arguments;
-use super::head::quiet_runner;
+use super::head::unrecorded_runner;
 use super::job::{load_request, request};
 use super::print;
 use super::servers::servers;
@@ -67,9 +67,9 @@ pub async fn command(args: arguments::Shell, environment: &AgentEnvironment) -> 
     })
 }
 
-/// When nothing of a layer runs any more.
+/// Removes the job's rules, after all layer code has ended.
 async fn end_isolation(rules: JobRules, settings: &Settings, environment: &AgentEnvironment) -> Result<()> {
-    let (runner, _logs) = quiet_runner(Redactor::new(environment.secrets()), settings.limits.grace)?;
+    let (runner, _logs) = unrecorded_runner(Redactor::new(environment.secrets()), settings.limits.grace)?;
     job::end_isolation(rules, settings, &runner).await;
     Ok(())
 }

@@ -60,7 +60,7 @@ pub fn for_layers(
     {
         let shown = file.strip_prefix(&layers.checkout).unwrap_or(&file).display();
         notices.push(format!(
-            "this change brings `{shown}`, which is ignored: the base {} has none",
+            "this change adds `{shown}`, which is ignored: the base {} has no such file",
             base.shown()
         ));
     }

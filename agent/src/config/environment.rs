@@ -16,6 +16,7 @@ use super::codebuild::CodeBuild;
 use super::github_actions::{self, GitHubActions};
 use super::secrets_file::{self, AwsKeys, VARIABLE as SECRETS_FILE};
 use super::settings::Secret;
+use super::variable_secrets::{MIN_LENGTH, secrets_of};
 use super::variables::Variables;
 
 /// The variable that names the branches whose pushes are trusted.
@@ -55,9 +56,9 @@ pub struct AgentEnvironment {
     /// The way to the user's ssh keys, for git.
     pub ssh_auth_sock: Option<PathBuf>,
     pub github_token: Option<Secret>,
-    /// AWS keys from the file of `BUILD_AGENT_SECRETS_FILE`. The SDK finds those of the environment by itself.
+    /// AWS keys from the file of `BUILD_AGENT_SECRETS_FILE`. The AWS SDK itself reads keys in the environment.
     pub aws_keys: Option<AwsKeys>,
-    /// Where credentials are, as the variables say.
+    /// The places of credentials that the variables name.
     pub credential_sources: CredentialSources,
     /// The way to servers, by the variables' names as they are set: proxies (`http_proxy`,
     /// `HTTPS_PROXY`, `no_proxy` …) and certificates.
@@ -87,7 +88,7 @@ impl AgentEnvironment {
     /// Captures the environment of this process, and reads and deletes the file of `BUILD_AGENT_SECRETS_FILE`.
     ///
     /// # Errors
-    /// Usage, if that file cannot be read, or has something else than secrets.
+    /// Usage, if that file cannot be read, or contains anything but secrets.
     pub fn from_process() -> Result<AgentEnvironment> {
         let lossy = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
         let variables = std::env::vars_os().map(|(name, value)| (lossy(name), value)).collect();
@@ -95,8 +96,8 @@ impl AgentEnvironment {
         Ok(AgentEnvironment { root, ..AgentEnvironment::with_secrets_file(variables)? })
     }
 
-    /// Adds the variables of the file that `BUILD_AGENT_SECRETS_FILE` names. Whatever is in the environment can be
-    /// read in `/proc` by all processes of the same user; what is in this file only by the agent, which deletes it.
+    /// Adds the variables of the file that `BUILD_AGENT_SECRETS_FILE` names. All processes of the same user can read the
+    /// agent's environment in `/proc`. Only the agent can read this file, because it deletes the file.
     fn with_secrets_file(mut variables: BTreeMap<String, OsString>) -> Result<AgentEnvironment> {
         let Some(file) = variables.get(SECRETS_FILE).filter(|file| !file.is_empty()) else {
             return Ok(AgentEnvironment::from_map(variables));
@@ -155,7 +156,7 @@ impl AgentEnvironment {
     /// programs that get it.
     pub fn with_command_line<'a>(mut self, words: impl IntoIterator<Item = &'a str>) -> AgentEnvironment {
         for value in words.into_iter().flat_map(secrets::values_of_word) {
-            if value.len() >= PART && !self.secrets.iter().any(|known| known.value == value) {
+            if value.len() >= MIN_LENGTH && !self.secrets.iter().any(|known| known.value == value) {
                 self.secrets.push(Secret { origin: "command line".into(), value });
             }
         }
@@ -171,7 +172,7 @@ impl AgentEnvironment {
         }
     }
 
-    /// Forgets the service's source if this says that the layers under test are from elsewhere.
+    /// Drops the service's source if the layers under test are not in it.
     pub fn retain_source_dir(&mut self, is_under_test: impl Fn(&Path) -> bool) {
         let by_github = self.github_actions.as_mut().map(|run| &mut run.source_dir);
         let by_codebuild = self.codebuild.as_mut().map(|build| &mut build.src_dir);
@@ -182,7 +183,7 @@ impl AgentEnvironment {
 
     /// The commit of the source under test, as the service names it.
     pub fn source_commit(&self) -> Option<&str> {
-        // A commit of a source that is not under test says nothing about the layers.
+        // The commit of a source that is not under test is not the commit of the layers.
         self.source_dir()?;
         match (&self.github_actions, &self.codebuild) {
             (Some(run), _) => run.commit.as_deref(),
@@ -205,7 +206,7 @@ impl AgentEnvironment {
     }
 }
 
-/// Where the variables say that credentials are.
+/// The places of credentials that the variables name.
 fn credential_sources(variables: &Variables) -> CredentialSources {
     const FILES: [&str; 5] = [
         "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
@@ -228,7 +229,7 @@ fn credential_sources(variables: &Variables) -> CredentialSources {
     }
 }
 
-/// The address in a URL; a name other than `localhost` is not looked up.
+/// The address in a URL; a name other than `localhost` is not resolved.
 fn endpoint(text: &str) -> Option<SocketAddr> {
     let url = url::Url::parse(text).ok()?;
     let address = match url.host()? {
@@ -240,7 +241,7 @@ fn endpoint(text: &str) -> Option<SocketAddr> {
     Some(SocketAddr::new(address, url.port_or_known_default()?))
 }
 
-/// What the variable says, if it says something.
+/// The value of the variable, if it is set and valid.
 fn metrics(variables: &Variables, notices: &mut Vec<String>) -> Option<bool> {
     match variables.text(METRICS)?.as_str() {
         "emf" => Some(true),
@@ -252,91 +253,10 @@ fn metrics(variables: &Variables, notices: &mut Vec<String>) -> Option<bool> {
     }
 }
 
-/// Values of variables with the name of a secret, and values in the others that look like a secret.
-fn secrets_of(variables: &Variables) -> Vec<Secret> {
-    let mut all: Vec<Secret> = Vec::new();
-    for (name, value) in variables.iter() {
-        let origin = format!("variable {name}");
-        let value: &str = &value;
-        let mut found = Vec::new();
-        if secrets::is_secret(name, value) {
-            found.push(value.to_owned());
-            found.extend(parts(value));
-        } else {
-            found.extend(secrets::webhook_parts(name, value));
-            found.extend(url_secrets(value, &origin).into_iter().map(|secret| secret.value));
-        }
-        found.extend(secrets::values(value));
-        for value in found {
-            if !all.iter().any(|known| known.value == value) {
-                all.push(Secret { origin: origin.clone(), value });
-            }
-        }
-    }
-    all
-}
-
-/// Parts of a secret value that are secrets, too: `Bearer TOKEN`, `user:password`, cookies, and the fields of
-/// JSON.
-fn parts(value: &str) -> Vec<String> {
-    let value = value.trim();
-    let mut parts: Vec<&str> = Vec::new();
-    if let Ok(json) = serde_json::from_str::<serde_json::Value>(value) {
-        return json_secrets("", &json);
-    }
-    let scheme = |word: &str| ["basic", "bearer", "token", "digest", "negotiate"].contains(&word);
-    let rest = value.split_once(' ').filter(|(word, _)| scheme(&word.to_ascii_lowercase()));
-    parts.extend(rest.map(|(_, rest)| rest.trim()));
-    if value.contains(';') {
-        parts.extend(value.split(';').filter_map(|cookie| Some(cookie.split_once('=')?.1.trim())));
-    } else if let Some((user, password)) = value.split_once(':')
-        && !user.contains(char::is_whitespace)
-        && !password.starts_with("//")
-    {
-        parts.push(password);
-    }
-    // Shorter ones would be told as too short to be hidden, and nobody has named them.
-    parts.into_iter().filter(|part| part.len() >= PART).map(str::to_owned).collect()
-}
-
-/// Minimum length of a part that counts as a secret.
-const PART: usize = 8;
-
-fn json_secrets(name: &str, json: &serde_json::Value) -> Vec<String> {
-    use serde_json::Value;
-    match json {
-        Value::Object(fields) => fields.iter().flat_map(|(name, value)| json_secrets(name, value)).collect(),
-        Value::Array(values) => values.iter().flat_map(|value| json_secrets(name, value)).collect(),
-        Value::String(text) if text.len() >= PART && secrets::is_secret(name, text) => vec![text.clone()],
-        _ => Vec::new(),
-    }
-}
-
-/// The user name or password in a URL, both as written and decoded.
-pub fn url_secrets(text: &str, origin: &str) -> Vec<Secret> {
-    let Ok(url) = url::Url::parse(text) else { return Vec::new() };
-    // A user alone is the token in `https://TOKEN@host`; with ssh it is a user name.
-    let name_is_secret =
-        matches!(url.scheme(), "http" | "https") && matches!(url.password(), None | Some("x-oauth-basic"));
-    let secret = if name_is_secret { Some(url.username()) } else { url.password() };
-    let Some(written) = secret.filter(|secret| !secret.is_empty()) else { return Vec::new() };
-    let decoded = percent_encoding::percent_decode_str(written).decode_utf8_lossy().into_owned();
-    let mut values = vec![decoded];
-    if values[0] != written {
-        values.push(written.into());
-    }
-    values.into_iter().map(|value| Secret { origin: origin.into(), value }).collect()
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
-
-    fn values(variables: &[(&str, &str)]) -> Vec<String> {
-        let environment = AgentEnvironment::from_map(variables.iter().copied());
-        environment.secrets().iter().map(|secret| secret.value.clone()).collect()
-    }
 
     #[test]
     fn empty_variable_is_absent() {
@@ -377,83 +297,6 @@ mod tests {
     }
 
     #[test]
-    fn recognizes_secrets_by_variable_name() {
-        let secret = [
-            "AWS_SECRET_ACCESS_KEY",
-            "AWS_SESSION_TOKEN",
-            "AWS_CONTAINER_AUTHORIZATION_TOKEN",
-            "GITHUB_TOKEN",
-            "DB_PASSWORD",
-            "SOCKS5_PASSWD",
-            "CLIENT_SECRET",
-            "SECRET_SAUCE",
-            "NVD_API_KEY",
-            "npm_token",
-        ];
-        for name in secret {
-            assert_eq!(values(&[(name, "hunter22")]), ["hunter22"], "{name}");
-        }
-        let not_secret = [
-            "AWS_ACCESS_KEY_ID",
-            "CODEBUILD_KMS_KEY_ID",
-            "AWS_WEB_IDENTITY_TOKEN_FILE",
-            "SECRET_ARN",
-            "GPG_KEY",
-            "SSH_AUTH_SOCK",
-            "PATH",
-            "KEYMAP",
-            "MONKEY",
-        ];
-        for name in not_secret {
-            assert!(values(&[(name, "hunter22")]).is_empty(), "{name}");
-        }
-        // The same token under two names is listed once.
-        assert_eq!(values(&[("GH_TOKEN", "hunter22"), ("GITHUB_TOKEN", "hunter22")]), ["hunter22"]);
-        assert!(values(&[("USE_TOKEN", "true")]).is_empty(), "a word that says nothing");
-    }
-
-    #[test]
-    fn finds_passwords_in_urls() {
-        let table: [(&str, &[&str]); 6] = [
-            ("http://user:p%40ss@proxy:3128", &["p@ss", "p%40ss"]),
-            ("https://tokentoken@host/x", &["tokentoken"]),
-            ("https://tokentoken:x-oauth-basic@host/x", &["tokentoken"]),
-            ("https://oauth2:tokentoken@host/x", &["tokentoken"]),
-            ("ssh://git@host/x", &[]),
-            ("http://proxy:3128", &[]),
-        ];
-        for (address, wanted) in table {
-            assert_eq!(values(&[("https_proxy", address)]), wanted, "{address}");
-        }
-    }
-
-    #[test]
-    fn finds_parts_of_secrets() {
-        let table: [(&str, &str, &[&str]); 9] = [
-            ("AUTHORIZATION", "Bearer hunter22", &["Bearer hunter22", "hunter22"]),
-            ("BASIC_AUTH", "me:hunter22", &["me:hunter22", "hunter22"]),
-            ("COOKIE", "a=b; session=hunter22", &["a=b; session=hunter22", "hunter22"]),
-            (
-                "DB_SECRET",
-                r#"{"username":"someone-else","password":"hunter22"}"#,
-                &[r#"{"username":"someone-else","password":"hunter22"}"#, "hunter22"],
-            ),
-            ("SLACK_WEBHOOK_URL", "https://h.example/hunter22", &["https://h.example/hunter22", "hunter22"]),
-            ("MANIFEST", "https://h.example/m?token=hunter22", &["hunter22"]),
-            ("PIP_EXTRA_INDEX_URL", "https://a:hunter22@x https://b:hunter33@y", &["hunter22", "hunter33"]),
-            ("CURL_HEADER", "Authorization: token hunter22", &["token hunter22"]),
-            ("OLDPWD", "/hunter22/hunter22", &[]),
-        ];
-        for (name, value, wanted) in table {
-            let found = values(&[(name, value)]);
-            for secret in wanted {
-                assert!(found.iter().any(|value| value == secret), "{name}: {secret} in {found:?}");
-            }
-            assert!(!wanted.is_empty() || found.is_empty(), "{name}: {found:?}");
-        }
-    }
-
-    #[test]
     fn finds_secrets_of_the_command_line() {
         let words = ["run", "--set", "repos.poky.url=https://me:hunter22@host/x", "--set=a=https://u:p@h/x"];
         let environment = AgentEnvironment::default().with_command_line(words);
@@ -474,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn places_of_credentials_are_found_by_the_variables_that_name_them() {
+    fn credential_sources_are_the_values_of_known_variables() {
         let environment = AgentEnvironment::from_map([
             ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://localhost:1338/x"),
             ("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://[fd00:ec2::254]"),
@@ -495,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_of_the_file_count_like_variables_and_the_file_is_gone() {
+    fn secrets_of_the_file_count_like_variables_and_the_file_is_deleted() {
         let place = tempfile::tempdir().unwrap();
         let file = place.path().join("secrets");
         fs_err::write(

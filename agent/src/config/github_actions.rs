@@ -2,7 +2,7 @@
 //! <https://docs.github.com/en/actions/reference/workflows-and-actions/variables>
 //!
 //! They decide on a runner of GitHub and on one in CodeBuild (`WORKFLOW_JOB_QUEUED`), which sets CodeBuild's, too.
-//! The event's file holds what somebody wrote into a pull request: it is read as untrusted text.
+//! The event's file contains text that the author of a pull request wrote, so it is read as untrusted text.
 
 use std::path::{Path, PathBuf};
 
@@ -26,7 +26,7 @@ pub struct GitHubActions {
     pub event: Option<String>,
     /// The file with the event.
     pub event_path: Option<PathBuf>,
-    /// What the file says, once it was read.
+    /// The content of the file, after it was read.
     pub payload: EventPayload,
     /// `refs/heads/main`, `refs/pull/7/merge` …
     pub git_ref: Option<String>,
@@ -69,7 +69,7 @@ pub struct EventPayload {
 
 impl GitHubActions {
     pub(super) fn from_variables(variables: &Variables, notices: &mut Vec<String>) -> Option<GitHubActions> {
-        // A part of them is enough: what is not known is not trusted.
+        // Some of the variables are enough: an unknown value is never trusted.
         let own = ["GITHUB_EVENT_NAME", "GITHUB_EVENT_PATH", "GITHUB_RUN_ID"];
         let is_on = variables.text("GITHUB_ACTIONS").is_some_and(|text| text != "false" && text != "0");
         if !is_on && own.iter().all(|name| variables.text(name).is_none()) {
@@ -104,7 +104,7 @@ impl GitHubActions {
     /// Reads the event, and finds the work tree under test: `actions/checkout` puts it at the top of the workspace,
     /// or with `path:` below it. `tree` is the work tree of the current directory. Returns a notice if the event cannot
     /// be read.
-    pub fn look(&mut self, tree: &Path) -> Option<String> {
+    pub fn read_event(&mut self, tree: &Path) -> Option<String> {
         if let Some(workspace) = &self.source_dir
             && !workspace.join(".git").exists()
             && fs_err::canonicalize(workspace).is_ok_and(|workspace| tree.starts_with(workspace))
@@ -128,15 +128,15 @@ impl GitHubActions {
         matches!(self.event.as_deref(), Some("workflow_dispatch" | "schedule"))
     }
 
-    /// Whether people of the repository caused the event by something in it. A merge group has the changes of pull
-    /// requests. What others cause (comments, runs after other runs), and what is not known, may check out anything.
+    /// Whether users with write access caused the event. A merge group has the changes of pull requests. All other events
+    /// (comments, runs after other runs), and unknown ones, may check out anything.
     pub fn is_of_repository(&self) -> bool {
         const OWN: [&str; 5] = ["push", "release", "create", "repository_dispatch", "deployment"];
         self.is_started_by_hand() || self.event.as_deref().is_some_and(|event| OWN.contains(&event))
     }
 
     /// Whether another commit than the run's is checked out, such as that of a pull request in a run that a comment or a
-    /// dispatch has started. A person who starts a run may check out what they want.
+    /// dispatch has started. In a run that a person starts, every commit is allowed.
     pub fn has_other_commit(&self) -> bool {
         let differs = match (&self.commit, &self.checked_out) {
             (Some(commit), Some(checked_out)) => commit != checked_out,
@@ -173,7 +173,7 @@ impl EventPayload {
     /// <https://docs.github.com/en/webhooks/webhook-events-and-payloads>.
     ///
     /// # Errors
-    /// If it is no event.
+    /// If it is not an event.
     pub fn parse(bytes: &[u8]) -> serde_json::Result<EventPayload> {
         let event: Event = serde_json::from_slice(bytes)?;
         let by_issue = event.issue.as_ref().filter(|issue| issue.pull_request.is_some());
@@ -328,7 +328,7 @@ mod tests {
         assert_eq!(pull(r#"{"pull_request":{"number":8}}"#), Some(Some(8)));
         assert_eq!(pull(r#"{"pull_request":{}}"#), Some(None));
         assert_eq!(pull(r#"{"issue":{"number":9,"pull_request":{"url":"x"}}}"#), Some(Some(9)));
-        assert_eq!(pull(r#"{"issue":{"number":9}}"#), None, "an issue is no pull request");
+        assert_eq!(pull(r#"{"issue":{"number":9}}"#), None, "an issue is not a pull request");
         assert_eq!(pull(r#"{"ref":"refs/heads/main","unknown":[{}]}"#), None);
         let group = read(r#"{"merge_group":{"base_ref":"refs/heads/release/1","head_ref":"x"}}"#).unwrap();
         assert_eq!((group.pull_request, group.base_branch.as_deref()), (None, Some("release/1")));
@@ -344,14 +344,14 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("event.json");
         let mut run = GitHubActions { event_path: Some(path.clone()), ..GitHubActions::default() };
-        assert!(run.look(directory.path()).unwrap().contains("cannot be read"));
+        assert!(run.read_event(directory.path()).unwrap().contains("cannot be read"));
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        assert!(run.look(directory.path()).is_some());
+        assert!(run.read_event(directory.path()).is_some());
         fs_err::remove_file(&path).unwrap();
         fs_err::File::create(&path).unwrap().set_len(EVENT_LIMIT + 1).unwrap();
-        assert!(run.look(directory.path()).unwrap().contains("larger than"));
+        assert!(run.read_event(directory.path()).unwrap().contains("larger than"));
         fs_err::write(&path, r#"{"pull_request":{"number":7}}"#).unwrap();
-        assert_eq!(run.look(directory.path()), None);
+        assert_eq!(run.read_event(directory.path()), None);
         assert_eq!(run.payload.pull_request, Some(Some(7)));
     }
 
@@ -364,7 +364,7 @@ mod tests {
         let looked = |workspace: &Path, cwd: &Path| {
             let mut run =
                 GitHubActions { source_dir: Some(workspace.to_owned()), ..GitHubActions::default() };
-            run.look(&super::super::work_tree(cwd));
+            run.read_event(&super::super::work_tree(cwd));
             run.source_dir.unwrap()
         };
         assert_eq!(looked(&top, &top.join("layer/sub")), top.join("layer"));

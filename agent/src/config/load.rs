@@ -59,7 +59,7 @@ pub fn load(request: &Request, env: &AgentEnvironment, cwd: &Path, now: SystemTi
     settings(read, request, env, cwd, project_root, now)
 }
 
-/// All that speaks for or against the source.
+/// All inputs for the trust in the source.
 pub(super) fn evidence<'a>(request: &Request, env: &'a AgentEnvironment) -> TrustInputs<'a> {
     let (codebuild, branches) = (env.codebuild.as_ref(), env.trusted_branches.as_deref());
     TrustInputs { codebuild, github: env.github_actions.as_ref(), branches, trusted_flag: request.trusted }
@@ -71,10 +71,10 @@ pub fn is_trusted(request: &Request, env: &AgentEnvironment) -> bool {
     trust::judge(&evidence(request, env)).is_ok_and(|judged| judged.trust.is_trusted())
 }
 
-/// The trust in the source of this build, which no person vouches for. Needs no manifest.
+/// The trust in the source of this build without `--trusted`. Needs no manifest.
 ///
 /// # Errors
-/// Usage, when the variable of the trusted branches is no regular expression.
+/// Usage, when the variable of the trusted branches is not a regular expression.
 pub fn source_trust(env: &AgentEnvironment) -> Result<Trust> {
     Ok(trust::judge(&evidence(&Request::default(), env))?.trust)
 }

@@ -34,6 +34,7 @@ mod trust;
 mod validate;
 mod validator;
 mod values;
+mod variable_secrets;
 mod variables;
 
 pub use change::{BaseOfChange, ChangeBase};

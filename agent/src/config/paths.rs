@@ -78,7 +78,7 @@ pub fn find(request: &Request, env: &AgentEnvironment, cwd: &Path) -> Result<Pro
         }
         rules = Rules::NoBase {
             why: format!("the base {} has no `{manifest_name}`", files.shown()),
-            hint: "once the file is on the base branch, its rules count".to_owned(),
+            hint: "when the file is on the base branch, its rules apply".to_owned(),
         };
     }
     if !file.is_file() {
@@ -91,8 +91,8 @@ pub fn find(request: &Request, env: &AgentEnvironment, cwd: &Path) -> Result<Pro
     Ok(ProjectRoot { checkout, base, manifest: Some(file), manifest_name, rules })
 }
 
-/// Whether the path is a directory with a manifest. Where the base of a change has a file, it is none, whatever the
-/// change made of it.
+/// Whether the path is a directory with a manifest. If the base of a change has a file there, the path is not one, even if
+/// the change made it a directory.
 fn names_directory(path: &Path, rules: &Rules) -> bool {
     if rules.has(path) {
         return false;

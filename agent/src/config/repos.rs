@@ -6,12 +6,12 @@ use agent_yocto::path_rules::PathUse;
 
 use super::address;
 use super::codebuild::CodeBuild;
-use super::environment::url_secrets;
 use super::manifest::{UnvalidatedManifest, UnvalidatedRepo};
 use super::problem::{Diagnostic, KeyPath};
 use super::settings::{GitSource, Repo, RepoSource, Secret, Wanted};
 use super::validator::Validator;
 use super::values;
+use super::variable_secrets::url_secrets;
 
 /// The context of the validation.
 pub struct Surroundings<'a> {

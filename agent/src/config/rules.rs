@@ -1,5 +1,5 @@
-//! Where the rules of a job come from: the manifest, its lock and its known failures. They decide about the verdict,
-//! so those of a pull request come from the commit that the pull request is based on.
+//! The source of a job's rules: the manifest, its lock and its known failures. They decide the verdict, so the rules of a
+//! pull request come from the commit that the pull request is based on.
 
 use std::path::{Path, PathBuf};
 
@@ -22,12 +22,12 @@ pub enum Rules {
 pub struct BaseFiles {
     /// The top of the work tree with the change, absolute and without links.
     pub checkout: PathBuf,
-    /// For people: the branch or the revision.
+    /// The branch or the revision, for messages.
     pub name: String,
-    /// First the newest commit of the base branch: whoever proposes a change chooses where it begins, and may choose an
-    /// old commit with other rules. Then the commit in which the change began, for rules that the branch no longer has.
+    /// First the newest commit of the base branch: the author of a change chooses the commit in which it begins, and may
+    /// choose an old one with other rules. Then that commit, for rules that the branch no longer has.
     pub trees: Vec<BaseTree>,
-    /// The commit in which the change began: what differs from it is the change's.
+    /// The commit in which the change began: the change made all differences from it.
     pub began: Option<BaseTree>,
 }
 
@@ -39,7 +39,7 @@ pub struct BaseTree {
 }
 
 impl BaseFiles {
-    /// The part of a path below the checkout. Links in that part are not followed: the change brings them.
+    /// The part of a path below the checkout. Links in that part are not followed: the change may have made them.
     pub fn inner(&self, path: &Path) -> Option<PathBuf> {
         let path = values::normal(path);
         let above: Vec<&Path> = path.ancestors().collect();
@@ -69,14 +69,14 @@ impl BaseFiles {
         }
     }
 
-    /// Where the base's version of a file is. A file outside of the checkout is not the change's.
+    /// The path of the base's version of a file. A file outside of the checkout does not belong to the change.
     pub fn file(&self, path: &Path) -> PathBuf {
         let Some(inner) = self.inner(path) else { return path.to_owned() };
         let tree = self.tree_with(&inner).or(self.trees.first());
         tree.map_or_else(|| path.to_owned(), |tree| tree.root.join(inner))
     }
 
-    /// `main (0123456789ab)`, for people.
+    /// `main (0123456789ab)`, for messages.
     pub fn shown(&self) -> String {
         let commit = self.trees.first().map(|tree| tree.commit.get(..12).unwrap_or(&tree.commit));
         format!("{} ({})", self.name, commit.unwrap_or("no commit"))
@@ -125,7 +125,7 @@ mod tests {
             ("layer/out/passwd", Some("out/passwd")),
             ("layer/round/x.toml", Some("round/x.toml")),
             ("linked/ci/x.toml", Some("ci/x.toml")),
-            ("layer/gone/x.toml", Some("gone/x.toml")),
+            ("layer/missing/x.toml", Some("missing/x.toml")),
             ("x.toml", None),
             ("layer/../x.toml", None),
         ] {

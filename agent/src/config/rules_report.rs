@@ -1,4 +1,4 @@
-//! What a job says about the source of its rules, and whether a change edits its own.
+//! What a job reports about the source of its rules, and whether a change edits its own rules.
 
 use std::path::Path;
 
@@ -8,11 +8,11 @@ use super::lock;
 use super::paths::ProjectRoot;
 use super::rules::{BaseFiles, Rules};
 
-/// What the source of the rules means for the job.
+/// The consequences of the rules' source for the job.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct RulesReport {
     pub notices: Vec<String>,
-    /// Each with what to do.
+    /// Each with a hint.
     pub warnings: Vec<(String, String)>,
     /// Why no artifacts may be published.
     pub closed: Option<String>,
@@ -61,14 +61,14 @@ fn of_base(base: &BaseFiles, project_root: &ProjectRoot, known_failures: Option<
         return RulesReport { notices: notice.into_iter().collect(), ..RulesReport::default() };
     }
     let warning = format!(
-        "this change edits its own rules: {}; it is judged by those of the base {shown}",
+        "this change edits its own rules: {}; the rules of the base {shown} apply",
         edited.join(", ")
     );
     let hint = "merge the change of the rules first, or start a build of it by hand with --accept-manifest";
     RulesReport { warnings: vec![(warning, hint.to_owned())], ..RulesReport::default() }
 }
 
-/// The text of a file; what cannot be read is something else than what can.
+/// The content of a file, or the kind of error for one that cannot be read; `None` without a file.
 fn content(path: &Path) -> Option<Result<Vec<u8>, std::io::ErrorKind>> {
     match untrusted::read_named(path, untrusted::PAGE) {
         Ok(bytes) => Some(Ok(bytes)),

@@ -1,4 +1,4 @@
-//! Decides where the rules of a job have to come from: a pure function of the request and of what the service says.
+//! Decides the source of a job's rules: a pure function of the request and of the service's variables.
 
 use std::path::PathBuf;
 
@@ -13,13 +13,13 @@ use super::load::evidence;
 use super::request::Request;
 use super::trust;
 
-/// Where the rules have to come from.
+/// The source that the rules must come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RulesSource {
-    /// The checkout under test; with a sentence for people, if somebody decided so.
+    /// The checkout under test; with a notice, if `--accept-manifest` was given.
     Checkout(Option<String>),
     Base(BaseOfChange),
-    /// The source is, or may be, a change whose base nobody names.
+    /// The source is, or may be, a change whose base is not known.
     NoBase,
 }
 
@@ -30,7 +30,7 @@ pub const NO_BASE_HINT: &str =
 /// Decides for a request. `own_url` is the repository of the checkout, where git knows one.
 ///
 /// # Errors
-/// Usage, if `--base` is no revision, or if `--accept-manifest` would speak for everybody who proposes a change.
+/// Usage, if `--base` is not a revision, or if `--accept-manifest` would apply to every pull request.
 pub fn rules_source(
     request: &Request,
     env: &AgentEnvironment,
@@ -53,9 +53,9 @@ pub fn rules_source(
 
 fn accepted(is_change: bool, by_webhook: bool) -> Result<RulesSource> {
     if by_webhook {
-        return Err(Error::usage("--accept-manifest cannot speak for a build that a webhook starts").hint(
-            "a flag in a buildspec or a workflow would let every pull request bring its own rules; leave it out, and \
-             start a build of this pull request by hand with it",
+        return Err(Error::usage("--accept-manifest is not allowed in a build that a webhook starts").hint(
+            "a flag in a buildspec or a workflow would apply the own rules of every pull request; remove it, and use it in a \
+            build of this pull request that you start by hand",
         ));
     }
     Ok(RulesSource::Checkout(Some(match is_change {
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manifest_from_elsewhere_is_not_the_changes_but_its_known_failures_are() {
+    fn a_manifest_from_elsewhere_is_applied_and_its_known_failures_come_from_the_base() {
         let remote = |text: &str| Request {
             manifest_text: Some(("s3://b/m.toml".into(), text.into())),
             ..Request::default()
@@ -207,7 +207,7 @@ mod tests {
         }
     }
 
-    /// A merge group is made of pull requests: their rules do not count there, either.
+    /// A merge group consists of pull requests, so their rules do not apply there, either.
     #[test]
     fn the_rules_of_a_merge_group_come_from_its_base() {
         let variables = [
@@ -226,9 +226,9 @@ mod tests {
         assert_eq!(word(rules_source(&accept, &env, || None)), "refused");
     }
 
-    /// As for `--trusted`: a flag in a buildspec would speak for everybody.
+    /// As for `--trusted`: a flag in a buildspec would apply to every pull request.
     #[test]
-    fn the_owners_word_does_not_count_in_a_build_of_a_webhook() {
+    fn accept_manifest_is_refused_in_a_build_of_a_webhook() {
         let accept = Request { accept_manifest: true, ..Request::default() };
         let by_hand = [("CODEBUILD_BUILD_ID", "p:1"), ("CODEBUILD_SOURCE_VERSION", "pr/7")];
         let dispatch = [("GITHUB_EVENT_NAME", "workflow_dispatch"), ("GITHUB_REF", "refs/heads/fix")];
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn the_base_is_a_revision_and_no_option_of_git() {
+    fn the_base_is_a_revision_and_not_an_option_of_git() {
         for bad in ["", "--all", "-x", "a b", "a..b", "a\nb", "x*"] {
             let request = Request { base: Some(bad.into()), ..Request::default() };
             assert_eq!(word(source(&[], &request)), "refused", "{bad:?}");

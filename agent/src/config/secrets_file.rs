@@ -1,5 +1,5 @@
-//! The file with the agent's secrets, for machines on which layer code runs as the agent's user. All processes of that
-//! user, such as a container's first one, would show a secret of their environment in `/proc`.
+//! The file with the agent's secrets, for machines on which layer code runs as the agent's user. Layer code could read
+//! a secret in the environment of any process of that user, such as a container's first one, in `/proc`.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -10,10 +10,10 @@ use agent_types::error::{Error, Result};
 /// The variable that names the file.
 pub const VARIABLE: &str = "BUILD_AGENT_SECRETS_FILE";
 
-/// Bytes.
+/// Maximum size of the file.
 const LIMIT: u64 = 1 << 20;
 
-/// The variables that the AWS SDK would read from the environment, and that the agent gives it instead.
+/// The variables that the AWS SDK would read from the environment. The agent passes their values to the SDK.
 const AWS: [&str; 3] = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"];
 
 /// Keys of AWS.
@@ -28,7 +28,7 @@ pub struct AwsKeys {
 /// be a pipe, or an inherited descriptor: `/proc/self/fd/N`. A descriptor is closed, so that no child gets it.
 ///
 /// # Errors
-/// Usage, if it cannot be read or deleted, or is not in this form. Messages have no value.
+/// Usage, if it cannot be read or deleted, or is not in this form. No message contains a value.
 pub fn take(path: &Path) -> Result<BTreeMap<String, String>> {
     let failed = |what: &str, error: &std::io::Error| {
         let message = format!("{}: {} cannot be {what}", VARIABLE, path.display());
@@ -40,7 +40,7 @@ pub fn take(path: &Path) -> Result<BTreeMap<String, String>> {
     let file = std::fs::File::open(path).map_err(|error| failed("read", &error))?;
     file.take(LIMIT).read_to_end(&mut bytes).map_err(|error| failed("read", &error))?;
     match descriptor(path) {
-        // The standard streams have other uses.
+        // Descriptors 0 to 2 are the standard streams.
         Some(..=2) => {}
         Some(number) => nix::unistd::close(number).map_err(|errno| failed("closed", &errno.into()))?,
         None => std::fs::remove_file(path).map_err(|error| failed("deleted", &error))?,
@@ -67,7 +67,7 @@ fn variable(entry: &str) -> Result<(String, String)> {
         None => Err(bad("an entry that is not NAME=value")),
         // The SDK would not see it.
         Some((name, _)) if name.starts_with("AWS_") && !AWS.contains(&name) => {
-            Err(bad(&format!("the variable {name}, which is no secret: leave it in the environment")))
+            Err(bad(&format!("the variable {name}, which is not a secret: leave it in the environment")))
         }
         Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
     }
@@ -76,7 +76,7 @@ fn variable(entry: &str) -> Result<(String, String)> {
 /// The keys of AWS among the secrets.
 ///
 /// # Errors
-/// Usage, if only one half is there.
+/// Usage, if only one of the two keys is set.
 pub fn aws_keys(secrets: &BTreeMap<String, String>) -> Result<Option<AwsKeys>> {
     let [id, secret, token] = AWS.map(|name| secrets.get(name).filter(|value| !value.is_empty()).cloned());
     match (id, secret) {
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_secret_is_an_error_without_its_value() {
+    fn an_entry_that_is_not_a_secret_is_an_error_without_its_value() {
         for (text, words) in [
             ("hunter22", "not NAME=value"),
             ("=hunter22", "not NAME=value"),

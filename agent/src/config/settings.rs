@@ -58,10 +58,9 @@ pub struct Settings {
     pub secrets: Vec<Secret>,
     /// Sentences for people that arose while reading: defaults chosen, keys without effect.
     pub notices: Vec<String>,
-    /// What people must know about the source: that it lost its trust, that it edits its own rules. Each with what to
-    /// do.
+    /// Warnings about the source, each with a hint: it is not trusted, or it edits its own rules.
     pub warnings: Vec<(String, String)>,
-    /// Why there are no rules of artifacts: those that count are not known.
+    /// Why no artifacts may be published: the rules that apply are not known.
     pub artifacts_closed: Option<String>,
 }
 

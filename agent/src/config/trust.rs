@@ -45,7 +45,7 @@ pub fn judge(evidence: &TrustInputs) -> Result<Judgement> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Judgement {
     pub trust: Trust,
-    /// For a source that would be trusted if it were known to be what the service resolved.
+    /// For a source that would be trusted if the commit that the service resolved were checked out.
     pub lost: Option<Lost>,
 }
 
@@ -56,7 +56,7 @@ pub struct Lost {
     pub hint: &'static str,
 }
 
-/// Whether the commit that is checked out could decide about trust or rules: somebody has to look.
+/// Whether the commit that is checked out could decide about trust or rules. Then the caller must read it.
 pub fn depends_on_commit(evidence: &TrustInputs) -> bool {
     let known = match (evidence.github, evidence.codebuild) {
         (Some(run), _) => run.source_dir.is_some() && run.commit.is_some(),
@@ -71,13 +71,13 @@ pub fn depends_on_commit(evidence: &TrustInputs) -> bool {
     known && [false, true].into_iter().any(|flag| claimed(flag).is_ok_and(|trust| trust.is_trusted()))
 }
 
-/// Whether anything at all says that the source is a pull request.
+/// Whether any variable, or the event, indicates a pull request.
 pub fn is_pull_request(evidence: &TrustInputs) -> bool {
     evidence.github.is_some_and(|run| github::pull_request(run).is_some())
         || evidence.codebuild.is_some_and(|build| pull_request(build).is_some())
 }
 
-/// Whether a webhook started the build, and no person who could vouch for anything.
+/// Whether a webhook, and not a person or a schedule, started the build.
 pub fn is_started_by_webhook(evidence: &TrustInputs) -> bool {
     match (evidence.github, evidence.codebuild) {
         (Some(run), _) => !run.is_started_by_hand(),
@@ -89,7 +89,7 @@ pub fn is_started_by_webhook(evidence: &TrustInputs) -> bool {
 const HINT: &str = "let CodeBuild clone the source with git (CodePipeline: `full clone`), and let no command before the \
      agent check out something else; if you vouch for what is there, pass --trusted in a build that no webhook starts";
 
-/// The trust in what the service resolved, or in what a person vouches for.
+/// The trust in the commit that the service resolved, or in a source that a person started with `--trusted`.
 fn claimed(evidence: &TrustInputs) -> Result<Trust> {
     let branches = evidence.branches.map(trusted_branches).transpose()?;
     let flag = evidence.trusted_flag;
@@ -98,7 +98,7 @@ fn claimed(evidence: &TrustInputs) -> Result<Trust> {
         (None, Some(build)) => by_codebuild(build, branches.as_ref(), flag),
         (Some(run), build) => {
             let trust = github::claimed(run, branches.as_ref(), flag)?;
-            match build.and_then(|build| taken_away(build, &trust, branches.as_ref())) {
+            match build.and_then(|build| reduced_by_codebuild(build, &trust, branches.as_ref())) {
                 Some(less) => refuse_word(less, flag),
                 None => Ok(trust),
             }
@@ -116,9 +116,9 @@ fn by_codebuild(build: &CodeBuild, branches: Option<&Regex>, flag: bool) -> Resu
     Ok(by_word(flag, "CodeBuild names no webhook event: started by hand, a schedule or a pipeline"))
 }
 
-/// On GitHub's runner in CodeBuild, GitHub's variables decide. CodeBuild's never grant more; `Some`, if they say that
-/// this is less than what GitHub's say.
-fn taken_away(build: &CodeBuild, trust: &Trust, branches: Option<&Regex>) -> Option<Trust> {
+/// On GitHub's runner in CodeBuild, GitHub's variables decide. CodeBuild's variables can only reduce the trust; `Some` if
+/// they do.
+fn reduced_by_codebuild(build: &CodeBuild, trust: &Trust, branches: Option<&Regex>) -> Option<Trust> {
     let by_github = match trust {
         Trust::Trusted { .. } => None,
         Trust::Untrusted { pull_request, .. } => Some(*pull_request),
@@ -140,9 +140,9 @@ fn taken_away(build: &CodeBuild, trust: &Trust, branches: Option<&Regex>) -> Opt
     None
 }
 
-/// Why it is not established that what is checked out is what the service resolved: trust goes to that commit, and
-/// to no other that a command before the agent has checked out. In CodeBuild, a person's word also stands for a source
-/// whose commit nobody knows, but not for another commit.
+/// Why another commit than the one that the service resolved may be checked out. The trust is for the resolved commit
+/// alone, not for one that a command before the agent has checked out. In CodeBuild, `--trusted` is also for a source
+/// whose commit is not known, but not for another commit.
 fn not_established(evidence: &TrustInputs) -> Option<Lost> {
     if let Some(run) = evidence.github {
         return github::not_established(run);
@@ -179,7 +179,7 @@ fn by_word(word: bool, otherwise: &str) -> Trust {
     }
 }
 
-/// A person vouches for a build that a person starts. A webhook's build is judged by what it says.
+/// `--trusted` is only for builds that a person starts; in a webhook's build it is an error.
 fn refuse_word(trust: Trust, word: bool) -> Result<Trust> {
     match &trust {
         Trust::Untrusted { why, .. } if word => Err(Error::usage(format!(
@@ -296,6 +296,11 @@ mod tests {
         let judged = judge(&TrustInputs { codebuild, branches, trusted_flag: word, github: None });
         let lost = judged.as_ref().is_ok_and(|judged| judged.lost.is_some());
         assert!(!lost || judged.as_ref().is_ok_and(|judged| !judged.trust.is_trusted()), "{judged:?}");
+        outcome(judged)
+    }
+
+    /// `trusted`, `untrusted`, `pr N`, or `refused`.
+    pub fn outcome(judged: Result<Judgement>) -> String {
         match judged.map(|judged| judged.trust) {
             Ok(Trust::Trusted { .. }) => "trusted".into(),
             Ok(Trust::Untrusted { pull_request: Some(number), .. }) => format!("pr {number}"),

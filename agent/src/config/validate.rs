@@ -208,7 +208,7 @@ fn inside(
     }
 }
 
-/// The path that a key names, without a look at the disk.
+/// The path that a key names, without reading the disk.
 fn below_checkout(text: &str, project_root: &ProjectRoot) -> Result<PathBuf, Diagnostic> {
     if text.is_empty() {
         return Err(Diagnostic::new("is empty"));

@@ -101,7 +101,7 @@ pub struct DoctorInput {
     pub build_user: Result<User>,
     /// `HOME` in the agent's own environment.
     pub home_variable: Option<PathBuf>,
-    /// Where credentials are, as the agent's environment says.
+    /// The places of credentials that the agent's environment names.
     pub credentials: CredentialSources,
     /// The environment of a job's child processes.
     pub environment: Environment,

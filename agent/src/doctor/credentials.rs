@@ -9,17 +9,17 @@ use agent_types::credentials::{CredentialAccess, Reachable};
 use super::finding::Finding;
 use crate::config;
 
-/// Tries it as the build user, after closing the credentials as each job does. Otherwise the answer would not be that of
-/// a job. The build user needs the directories `keep`.
+/// Tests it as the build user, after closing the credentials as each job does: so the result is that of a job. The build
+/// user needs the directories `needed`.
 pub async fn gather(
     prober: &Prober,
     user: Option<&User>,
     sources: &CredentialSources,
-    keep: Vec<PathBuf>,
+    needed: Vec<PathBuf>,
 ) -> CredentialAccess {
-    let checkouts = keep.iter().map(|path| config::work_tree(path)).collect();
+    let checkouts = needed.iter().map(|path| config::work_tree(path)).collect();
     let rules = match user {
-        Some(user) => CredentialIsolation { user, sources, keep }.set_up(prober).await,
+        Some(user) => CredentialIsolation { user, sources, needed }.set_up(prober).await,
         None => JobRules::default(),
     };
     let access = try_access(prober, user, &sources.with_homes(user).with_checkouts(checkouts)).await;

@@ -1,7 +1,7 @@
 //! Checks whether this machine can build. Every finding comes with its fix.
 //!
 //! Each topic has one file with two halves. `gather` collects facts within a time limit. `judge` is a pure
-//! function from facts to findings. The checks leave no files, and change one thing: as root, `credentials` closes the
+//! function from facts to findings. The checks leave no files, and change one setting: as root, `credentials` closes the
 //! credentials to the build user as each job does.
 
 mod checks;

@@ -1,4 +1,4 @@
-//! Keeps layer code from the build's credentials, and reports whether it can reach them.
+//! Isolates the build's credentials from layer code, and reports whether layer code can reach them.
 
 use std::path::PathBuf;
 
@@ -12,20 +12,20 @@ use agent_types::events::{Emitter, EventKind, Level};
 use agent_types::stage::Stage;
 use agent_yocto::environment::HOST_PATH;
 
-/// Root closes the credentials to the build user, who then tries to reach them. Nothing of a layer may run before the
-/// answer is there: it could reach credentials, or disturb the trial.
+/// Root closes the credentials to the build user, who then tries to reach them. No layer code may run before the result:
+/// it could reach credentials, or disturb the test.
 pub struct CredentialCheck(JoinHandle<(CredentialAccess, JobRules)>);
 
-/// Closes the credentials to the build user, if the agent is root. Nothing of a layer may run before.
+/// Closes the credentials to the build user, if the agent is root. No layer code may run before.
 pub async fn isolate_credentials(
     settings: &Settings,
     sources: &CredentialSources,
     runner: &Runner,
 ) -> JobRules {
-    isolate(build_user(settings).as_ref(), sources, kept(settings), &prober(settings, runner)).await
+    isolate(build_user(settings).as_ref(), sources, needed(settings), &prober(settings, runner)).await
 }
 
-/// Ends what [`isolate_credentials`] has set up for this job alone, when no layer code runs any more.
+/// Removes the rules that [`isolate_credentials`] added for this job alone, after all layer code has ended.
 pub async fn end_isolation(rules: JobRules, settings: &Settings, runner: &Runner) {
     rules.remove(&prober(settings, runner)).await;
 }
@@ -33,27 +33,27 @@ pub async fn end_isolation(rules: JobRules, settings: &Settings, runner: &Runner
 async fn isolate(
     user: Option<&User>,
     sources: &CredentialSources,
-    keep: Vec<PathBuf>,
+    needed: Vec<PathBuf>,
     prober: &Prober,
 ) -> JobRules {
     match user {
-        Some(user) => CredentialIsolation { user, sources, keep }.set_up(prober).await,
+        Some(user) => CredentialIsolation { user, sources, needed }.set_up(prober).await,
         None => JobRules::default(),
     }
 }
 
-/// Starts both, beside what else the job does first.
+/// Starts the isolation and the test, in parallel with the first steps of the job.
 pub fn start_check(settings: &Settings, sources: &CredentialSources, runner: &Runner) -> CredentialCheck {
-    let (prober, user, keep) = (prober(settings, runner), build_user(settings), kept(settings));
+    let (prober, user, needed) = (prober(settings, runner), build_user(settings), needed(settings));
     let sources = sources.with_homes(user.as_ref()).with_checkouts(checkouts(settings));
     CredentialCheck(tokio::spawn(async move {
-        let rules = isolate(user.as_ref(), &sources, keep, &prober).await;
+        let rules = isolate(user.as_ref(), &sources, needed, &prober).await;
         (try_access(&prober, user.as_ref(), &sources).await, rules)
     }))
 }
 
 impl CredentialCheck {
-    /// Waits for the answer and reports it: as a warning if nobody vouches for the source. Returns what ends with the
+    /// Waits for the result and reports it: as a warning if the source is not trusted. Returns the rules that end with the
     /// job.
     pub async fn report(self, settings: &Settings, runner: &Runner) -> JobRules {
         let Ok((access, rules)) = self.0.await else { return JobRules::default() };
@@ -81,8 +81,8 @@ fn build_user(settings: &Settings) -> Option<User> {
     agent_process::build_user(settings.build_user.as_deref(), &settings.checkout).ok().flatten()
 }
 
-/// What the build user has to reach.
-fn kept(settings: &Settings) -> Vec<PathBuf> {
+/// The directories that the build user needs.
+fn needed(settings: &Settings) -> Vec<PathBuf> {
     let own = [&settings.checkout, &settings.paths.work, &settings.paths.out];
     let all = own.into_iter().chain(&settings.layers);
     all.flat_map(|path| [Some(path.clone()), path.canonicalize().ok()]).flatten().collect()
@@ -127,10 +127,11 @@ mod tests {
             let access = CredentialAccess { reachable, reasons, hint: Some("close it".into()) };
             report(access.clone(), trusted, &emitter).await;
             assert_eq!(events.recv().await.unwrap().what, EventKind::CredentialAccess(access));
-            let EventKind::Notice { level: told, message, hint } = events.recv().await.unwrap().what else {
+            let EventKind::Notice { level: reported, message, hint } = events.recv().await.unwrap().what
+            else {
                 panic!("no notice")
             };
-            assert_eq!((told, hint.as_deref()), (level, Some("close it")), "{reachable:?} {trusted}");
+            assert_eq!((reported, hint.as_deref()), (level, Some("close it")), "{reachable:?} {trusted}");
             assert!(message.contains("/x/env.sh"), "{message}");
             assert_eq!(message.contains("not trusted"), level == Level::Warning, "{message}");
         }

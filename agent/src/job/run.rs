@@ -164,7 +164,7 @@ impl Job<'_> {
         }
     }
 
-    /// Closes the build's credentials to layer code before any of it runs, and tries whether that worked.
+    /// Closes the build's credentials to layer code before any of it runs, and tests the result.
     fn keep_from_credentials(&self, plan: &Plan, credentials: &CredentialSources) -> Option<CredentialCheck> {
         let stages = [Stage::Checkout, Stage::Configure, Stage::Check, Stage::Build, Stage::Test];
         if self.stopped.is_some() || !stages.into_iter().any(|stage| plan.runs(stage)) {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use serde_json::{Map, Value, json};
 
+use agent_process::blocking;
 use agent_types::error::Result;
 use agent_types::events::CacheOutcome;
 use agent_types::outcome::{ExitStatus, Outcome};
@@ -32,7 +33,7 @@ const SSTATE_HIT: &str = "SstateHitPercent";
 pub struct Dimensions {
     /// The CodeBuild project, if any.
     pub project: Option<String>,
-    /// The repository of the layer, as CodeBuild names it. A pull request cannot change it; a manifest it can.
+    /// The repository of the layer, as CodeBuild names it. A pull request cannot change this name.
     pub layer: Option<String>,
     /// The code name.
     pub release: String,
@@ -60,7 +61,7 @@ fn value(text: &str) -> String {
     if usual { text } else { "other" }.to_owned()
 }
 
-/// Prints the metrics. A job is not worse without them.
+/// Prints the metrics. If that fails, the job's result is the same.
 pub struct Metrics {
     pub dimensions: Dimensions,
     /// Prints a line.
@@ -72,7 +73,7 @@ impl Report for Metrics {
         "metrics"
     }
 
-    /// For a reader of standard output that is slow.
+    /// Allows for a slow reader of standard output.
     fn deadline(&self) -> Duration {
         Duration::from_secs(10)
     }
@@ -83,10 +84,7 @@ impl Report for Metrics {
 
     fn write(&self, summary: Arc<Summary>) -> BoxFuture<'static, Result<()>> {
         let (line, print) = (line(&summary, &self.dimensions), self.print);
-        let printing = tokio::task::spawn_blocking(move || print(&line));
-        Box::pin(async {
-            printing.await.unwrap_or_else(|broken| std::panic::resume_unwind(broken.into_panic()))
-        })
+        Box::pin(blocking(move || print(&line)))
     }
 }
 
@@ -140,7 +138,7 @@ impl Metric {
     }
 }
 
-/// What is known. A stage that did not run and a cache that was not used have no metric: a zero would be a lie.
+/// The known values. A stage that did not run and a cache that was not used have no metric: a zero would be wrong.
 fn metrics(summary: &Summary) -> Vec<Metric> {
     let passed = summary.exit == ExitStatus::Passed && summary.outcome == Outcome::Passed;
     let mut all = vec![
@@ -201,7 +199,7 @@ mod tests {
     #[track_caller]
     fn assert_valid(line: &str) -> Value {
         assert_eq!(line.matches('\n').count(), 1, "{line}");
-        // The service allows 1 MiB. A pipe writes so many bytes in one piece, whoever else writes.
+        // The service allows 1 MiB. A pipe writes 4096 bytes at once, so that no other output comes in between.
         assert!(line.len() <= 4096, "{} bytes: {line}", line.len());
         let root: Value = serde_json::from_str(line).unwrap();
         let head = &root["_aws"];
@@ -321,7 +319,7 @@ mod tests {
 
     /// Also of a job that was killed before its first event.
     #[test]
-    fn hostile_names_are_no_dimensions_and_numbers_that_are_none_are_no_metrics() {
+    fn hostile_names_are_not_dimensions_and_nan_is_not_a_metric() {
         let long = "x".repeat(129);
         for hostile in ["", "a b", "a\"b", "a\n{\"_aws\":1}", ":a", "ä", "a{b}", "\u{1b}[1m", &long] {
             let dimensions = Dimensions {

@@ -302,7 +302,7 @@ pub async fn look(settings: &Settings, runner: &Runner) -> Result<UnderTest> {
         }
         (None, None) if resolved.is_some() => {
             let message = format!(
-                "the checkout under test {place} has no git commit; reports name the build service's"
+                "the checkout under test {place} has no git commit; reports name the build service's commit"
             );
             runner.events.info(message).await;
         }

@@ -1,4 +1,4 @@
-//! Builds with a share in a bucket of a real S3 server: downloads, objects that are gone, pull requests, and a prune.
+//! Builds with a share in a bucket of a real S3 server: downloads, missing objects, pull requests, and a prune.
 
 use std::collections::BTreeSet;
 use std::net::{TcpListener, TcpStream};
@@ -113,7 +113,7 @@ fn server(fixture: &Fixture, test: &str) -> Option<SeaweedFs> {
     Some(server)
 }
 
-/// Three machines: all comes from the bucket; and where it fails to have what its index says, sources come from it.
+/// Three machines: everything comes from the bucket; if an indexed object is missing, its sources come from the bucket.
 #[test]
 fn shared_state_and_downloads_come_from_a_real_server() {
     let test = "shared_state_and_downloads_come_from_a_real_server";
@@ -140,23 +140,23 @@ fn shared_state_and_downloads_come_from_a_real_server() {
     second.build(&[]).assert_code(&[0]);
     second.assert_all_from_the_mirror();
 
-    // Its index still has what is deleted here.
+    // The index still has the deleted object.
     let objects = server.keys("share", "cache/sstate/");
     let is_deployed = |key: &&String| key.contains("sstate:fetched:") && key.ends_with("_deploy.tar.zst");
-    let gone: Vec<_> = objects.iter().filter(is_deployed).collect();
-    let [gone] = gone[..] else { panic!("{objects:?}") };
-    server.delete("share", gone);
+    let deployed: Vec<_> = objects.iter().filter(is_deployed).collect();
+    let [deployed] = deployed[..] else { panic!("{objects:?}") };
+    server.delete("share", deployed);
     let third = machine("third");
     third.build(&["--trusted"]).assert_code(&[0]);
     let summary = third.sstate();
-    assert_eq!(summary["mirrors"], summary["wanted"], "the index said so: {summary}");
+    assert_eq!(summary["mirrors"], summary["wanted"], "the index has it: {summary}");
     let ran = third.tasks();
     let of_fetched = |task: &&String| task.starts_with("fetched-") && !task.ends_with("_setscene");
     let ran: Vec<_> = ran.iter().filter(of_fetched).filter_map(|task| task.split_once(' ')).collect();
     let ran: BTreeSet<_> = ran.into_iter().map(|(_, task)| task).collect();
     assert_eq!(ran, BTreeSet::from(["do_deploy", "do_fetch", "do_unpack"]), "{}", third.log());
     assert_eq!(third.files(|name| name == "fetched.txt").len(), 1, "{}", third.log());
-    // Nobody else has them any more.
+    // Only the bucket has the sources now.
     let fetched = third.files(|name| {
         (name == "fetched-1.0.tar.gz" || name.starts_with("git2_")) && name.ends_with(".tar.gz")
     });
@@ -164,14 +164,14 @@ fn shared_state_and_downloads_come_from_a_real_server() {
         fetched.iter().map(|name| format!("cache/downloads/{name}")).collect::<BTreeSet<_>>(),
         expected
     );
-    // What was gone is there again, and nothing is there twice.
+    // The deleted object is there again, and no object is there twice.
     assert_eq!(server.keys("share", "cache/sstate/"), objects);
     assert_eq!(server.keys("share", "cache/downloads/"), expected);
     let published = &third.result()["cache"][0]["published"];
     assert_eq!((&published["failed"], &published["differing"]), (&0.into(), &0.into()), "{published}");
 }
 
-/// The server knows two roles; that of the pull request may write only its own tier.
+/// The server has two roles; that of the pull request may write only its own tier.
 #[test]
 fn a_pull_request_reads_the_shared_tier_and_writes_its_own() {
     let test = "a_pull_request_reads_the_shared_tier_and_writes_its_own";
@@ -199,12 +199,12 @@ fn a_pull_request_reads_the_shared_tier_and_writes_its_own() {
     second.start(of_pull_request(&fixture, &server, &second)).wait_for(TIMEOUT).assert_code(&[0]);
     second.assert_all_from_the_mirror();
 
-    // The agent is told a lie, and S3 refuses to write.
-    let lie = machine(&fixture, "lie", &server);
-    let mut command = lie.command(&["--trusted"]);
+    // The agent takes the source for trusted, and S3 refuses to write.
+    let misled = machine(&fixture, "misled", &server);
+    let mut command = misled.command(&["--trusted"]);
     server.configure_for_pull_request(&mut command);
-    lie.start(command).wait_for(TIMEOUT).assert_code(&[0]);
-    assert_eq!(lie.result()["cache"][0]["state"], "read-only", "{:#}", lie.result()["cache"]);
+    misled.start(command).wait_for(TIMEOUT).assert_code(&[0]);
+    assert_eq!(misled.result()["cache"][0]["state"], "read-only", "{:#}", misled.result()["cache"]);
     assert_eq!(&server.keys("share", "cache/") - &server.keys("share", "cache/pr/"), shared);
 
     // After the merge, everything that the pull request had changed is built again.

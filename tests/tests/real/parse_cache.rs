@@ -158,12 +158,12 @@ fn assert_fresh_clone_parses_only_what_changed(test: &str, releases: &[&str]) {
         clone_again(&narrow);
         narrow.change(RECIPES[1], &narrow.0.layer(), |old| old.replace("SPARSE", "Sparse"));
         std::fs::File::options().write(true).open(&file).unwrap().set_modified(time).unwrap();
-        // The cache of that time is refused. In the one before it the file has another time.
+        // The newest cache is refused. In the one before it the file has another time.
         assert_parses(&narrow, &format!("{release}, same size and time"), 1);
     }
 }
 
-/// Runs a trusted job: how many recipes BitBake parses for each world; and the verdict is that of a plain run.
+/// Runs a trusted job. Checks how many recipes BitBake parses for each world, and that the verdict is that of a plain run.
 #[track_caller]
 fn assert_parses(narrow: &Narrow, name: &str, expected: u64) {
     let fast = narrow.run(&["--trusted"], 0);

@@ -1,4 +1,5 @@
-//! A server that enforces the role of a pull request: whatever the agent is told, S3 says who may write where.
+//! A server that enforces the role of a pull request: S3 decides what a job may write, also if the agent takes the source
+//! for trusted.
 
 use std::process::{Command, Stdio};
 
@@ -35,9 +36,9 @@ fn the_role_of_a_pull_request_writes_only_its_own_tier() {
     assert!(shared.iter().any(|key| key.starts_with("cache/sstate/")), "{shared:?}");
 
     // The agent takes the source for trusted.
-    let mut lie = job(&["--trusted"]);
-    server.configure_for_pull_request(&mut lie);
-    let cache = run(lie);
+    let mut misled = job(&["--trusted"]);
+    server.configure_for_pull_request(&mut misled);
+    let cache = run(misled);
     assert_eq!(cache[0]["state"], "read-only", "{cache:#}");
     assert_eq!(server.keys("share", "cache/"), shared);
 

@@ -1,4 +1,4 @@
-//! Jobs in GitHub Actions: who is trusted, whose rules count, and what GitHub's runner gets to see.
+//! Jobs in GitHub Actions: who is trusted, which rules apply, and which commands GitHub's runner executes.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -28,7 +28,7 @@ impl Run {
         Some(run)
     }
 
-    /// Where GitHub's server would be.
+    /// The repository in place of GitHub's server.
     fn server(&self) -> PathBuf {
         self.sandbox.path().join("example/meta-tested")
     }
@@ -81,7 +81,7 @@ fn findings_become_annotations_at_their_lines_and_the_job_has_a_summary() {
     let Some(run) = Run::new(test, "pull_request", change) else { return };
     let ran = run.run(&[]);
     ran.assert_code(&[1]);
-    let commands = github::obeyed(&ran);
+    let commands = github::executed(&ran);
     let line = std::fs::read_to_string(run.sandbox.layer().join("conf/layer.conf")).unwrap().lines().count();
     let place = format!("::error file=conf/layer.conf,line={line},title=depends-version::");
     assert!(commands.iter().any(|command| command.starts_with(&place)), "{place} in {commands:#?}");
@@ -94,10 +94,10 @@ fn findings_become_annotations_at_their_lines_and_the_job_has_a_summary() {
     for line in ran.stdout.lines() {
         serde_json::from_str::<serde_json::Value>(line).unwrap_or_else(|error| panic!("{error}: {line}"));
     }
-    assert!(github::obeyed(&ran).iter().any(|command| command.starts_with(&place)), "{}", ran.output());
+    assert!(github::executed(&ran).iter().any(|command| command.starts_with(&place)), "{}", ran.output());
 }
 
-/// Layer code prints commands in all forms; GitHub's runner obeys only the agent's.
+/// Layer code prints commands in all forms; GitHub's runner executes only the agent's.
 #[test]
 fn layer_code_cannot_give_commands_to_githubs_runner() {
     let test = "layer_code_cannot_give_commands_to_githubs_runner";
@@ -117,24 +117,24 @@ fn layer_code_cannot_give_commands_to_githubs_runner() {
         run.sandbox.behaviour(&behaviour);
         let output = if number % 2 == 0 { "plain" } else { "json" };
         let ran = run.run(&["--output", output, "--log-level", "debug"]);
-        let commands = github::obeyed(&ran);
+        let commands = github::executed(&ran);
         let own = |command: &String| ["::error ", "::warning "].iter().any(|own| command.starts_with(own));
         assert!(commands.iter().all(own), "{behaviour}: {commands:#?}");
-        // Commands of the next program in the step are obeyed again.
+        // Commands of the next program in the step are executed again.
         let after = format!("{}\n::notice::of the next program\n", ran.output());
-        let all = github::obeyed_in(&after);
+        let all = github::executed_in(&after);
         assert_eq!(all.last().map(String::as_str), Some("::notice::of the next program"), "{after}");
     }
 }
 
 #[test]
-fn mistakes_in_the_manifest_are_annotated_at_their_lines() {
+fn errors_in_the_manifest_are_annotated_at_their_lines() {
     let test = "mistakes_in_the_manifest_are_annotated_at_their_lines";
     let Some(run) = Run::new(test, "push", |_| {}) else { return };
     edit(&run.sandbox.layer(), "branch = ", "brunch = ");
     let ran = run.run(&[]);
     ran.assert_code(&[2]);
-    let commands = github::obeyed(&ran);
+    let commands = github::executed(&ran);
     let place =
         "::error file=build-agent.toml,line=7,title=build-agent::[repos.poky] brunch: unknown key%0Ahint: ";
     assert!(commands.iter().any(|command| command.starts_with(place)), "{commands:#?}");
@@ -191,29 +191,29 @@ fn edits_its_rules(layer: &Path) {
 }
 
 #[test]
-fn a_pull_request_is_judged_by_the_rules_of_its_base() {
+fn the_rules_of_the_base_apply_to_a_pull_request() {
     let test = "a_pull_request_is_judged_by_the_rules_of_its_base";
     let Some(run) = Run::new(test, "pull_request", edits_its_rules) else { return };
     run.sandbox.behaviour("yocto-check-layer fail test_world");
-    let words = ["this change edits its own rules: build-agent.toml", "judged by those of the base main ("];
+    let words = ["this change edits its own rules: build-agent.toml", "the rules of the base main ("];
     let ran = run.run(&[]);
     ran.assert_code(&[1]);
     ran.assert_says(&words);
     let summary = std::fs::read_to_string(run.summary()).unwrap();
     assert!(summary.contains("this change edits its own rules"), "{summary}");
-    assert!(github::obeyed(&ran).iter().any(|command| command.contains("edits its own rules")));
-    // Nobody can speak for every pull request.
+    assert!(github::executed(&ran).iter().any(|command| command.contains("edits its own rules")));
+    // A flag must not apply to every pull request.
     let refused = run.run(&["--accept-manifest"]);
     refused.assert_code(&[2]);
-    refused.assert_says(&["--accept-manifest cannot speak for a build that a webhook starts"]);
-    // A person can speak for this one.
+    refused.assert_says(&["--accept-manifest is not allowed in a build that a webhook starts"]);
+    // A person can accept the rules of this one.
     let mut by_hand = run.command(&["--accept-manifest"]);
     by_hand.env("GITHUB_EVENT_NAME", "workflow_dispatch").env("GITHUB_REF", "refs/heads/change");
     for absent in ["GITHUB_BASE_REF", "GITHUB_HEAD_REF", "GITHUB_EVENT_PATH"] {
         by_hand.env_remove(absent);
     }
     run.sandbox.start(by_hand).wait().assert_code(&[0]);
-    // With the whole history the server is not asked.
+    // With the full history, the server gets no request.
     run.check_out(&["--branch", "change"]);
     let mut command = run.command(&[]);
     command.env("GITHUB_SERVER_URL", "file:///nowhere");
@@ -225,7 +225,7 @@ fn a_pull_request_is_judged_by_the_rules_of_its_base() {
 /// Changes the layer in a directory.
 type Change = Box<dyn Fn(&Path)>;
 
-/// What a change can do to the files that judge it.
+/// What a change can do to the files with the rules.
 #[test]
 fn no_change_of_the_files_brings_other_rules() {
     let test = "no_change_of_the_files_brings_other_rules";
@@ -283,9 +283,9 @@ fn no_change_of_the_files_brings_other_rules() {
     }
 }
 
-/// A change must not be judged by its own rules because a server does not answer.
+/// A change's own rules must not apply because a server does not answer.
 #[test]
-fn without_the_base_nothing_is_judged() {
+fn without_the_base_nothing_runs() {
     let test = "without_the_base_nothing_is_judged";
     let Some(run) = Run::new(test, "fork", edits_its_rules) else { return };
     run.sandbox.behaviour("yocto-check-layer fail test_world");
@@ -294,17 +294,17 @@ fn without_the_base_nothing_is_judged() {
     let ran = run.sandbox.start(command).wait();
     ran.assert_code(&[4]);
     ran.assert_says(&[
-        "the base branch `main`, whose rules judge this change, cannot be read",
+        "cannot read the base branch `main`, whose rules apply to this change",
         "fetch-depth: 0",
     ]);
-    assert!(github::obeyed(&ran).iter().any(|command| command.starts_with("::error ")), "{}", ran.output());
-    // On a person's machine it is an error: the person wants these rules or none.
-    run.sandbox.call(["plan", "--base", "gone"]).assert_code(&[2]);
+    assert!(github::executed(&ran).iter().any(|command| command.starts_with("::error ")), "{}", ran.output());
+    // On a person's machine it is an error: the person named the base.
+    run.sandbox.call(["plan", "--base", "missing"]).assert_code(&[2]);
 }
 
-/// After another run, by a comment, by hand: there nobody knows which branch counts.
+/// After another run, by a comment, by hand: the target branch is not known.
 #[test]
-fn where_nobody_names_the_base_no_artifacts_are_published() {
+fn without_a_known_base_no_artifacts_are_published() {
     let test = "where_nobody_names_the_base_no_artifacts_are_published";
     let Some(run) = Run::new(test, "fork", |layer| {
         let rules = "\n[[artifacts.rules]]\ninclude = \"conf/**\"\n\n[limits]";
@@ -319,13 +319,16 @@ fn where_nobody_names_the_base_no_artifacts_are_published() {
     }
     let ran = run.sandbox.start(command).wait();
     ran.assert_code(&[0]);
-    ran.assert_says(&["nobody names the base of this change", "no artifacts are published"]);
+    ran.assert_says(&[
+        "neither the build service nor --base names the base of this change",
+        "no artifacts are published",
+    ]);
     assert!(!run.sandbox.artifacts().exists(), "something was published");
 }
 
-/// Whoever proposes a change chooses where it begins.
+/// The author of a change chooses the commit in which it begins.
 #[test]
-fn the_rules_of_an_old_commit_do_not_count() {
+fn the_rules_of_an_old_commit_do_not_apply() {
     let test = "the_rules_of_an_old_commit_do_not_count";
     let Some(run) = Run::new(test, "pull_request", |_| {}) else { return };
     // The manifest of the first commit hid the failure; the branch has a stricter one by now.
@@ -353,7 +356,7 @@ fn the_rules_of_an_old_commit_do_not_count() {
 
 /// A merge group has the changes of pull requests.
 #[test]
-fn a_merge_group_is_judged_by_the_rules_of_its_base() {
+fn the_rules_of_the_base_apply_to_a_merge_group() {
     let test = "a_merge_group_is_judged_by_the_rules_of_its_base";
     let Some(run) = Run::new(test, "pull_request", edits_its_rules) else { return };
     run.sandbox.behaviour("yocto-check-layer fail test_world");
@@ -386,7 +389,7 @@ fn the_base_can_be_named_on_a_persons_machine() {
 
 /// CodeBuild names the base, too.
 #[test]
-fn codebuild_judges_by_the_base_as_well() {
+fn the_rules_of_the_base_apply_in_codebuild_as_well() {
     let test = "codebuild_judges_by_the_base_as_well";
     let Some(run) = Run::new(test, "pull_request", edits_its_rules) else { return };
     run.sandbox.behaviour("yocto-check-layer fail test_world");
@@ -402,7 +405,7 @@ fn codebuild_judges_by_the_base_as_well() {
     ran.assert_says(&["this change edits its own rules: build-agent.toml"]);
 }
 
-/// The role of pull requests may not read the secret; the job goes on without.
+/// The role of pull requests may not read the secret; the job continues without it.
 #[test]
 fn a_pull_request_does_not_ask_for_the_token() {
     let test = "a_pull_request_does_not_ask_for_the_token";
@@ -410,7 +413,7 @@ fn a_pull_request_does_not_ask_for_the_token() {
     let token = ["github.repository=example/meta-tested", "github.token_secret=build-agent/github"];
     let words: Vec<&str> = token.iter().flat_map(|set| ["--set", *set]).collect();
     let mut command = run.command(&words);
-    // Nobody answers there.
+    // No server answers at this address.
     command.env("AWS_ENDPOINT_URL", "http://127.0.0.1:1").env("AWS_REGION", "eu-central-1");
     command.env("AWS_ACCESS_KEY_ID", "AKIATEST").env("AWS_SECRET_ACCESS_KEY", "key-of-the-tests");
     let ran = run.sandbox.start(command).wait();

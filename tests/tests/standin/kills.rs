@@ -36,7 +36,7 @@ fn reports_are_rebuilt_after_a_kill_at_any_moment() {
         std::thread::sleep(std::time::Duration::from_millis(milliseconds));
         end(running);
         let reports = ["result.json", "junit.xml"].map(|name| sandbox.out().join(name));
-        // The verdict of the earlier job goes before the first report of this one comes.
+        // The reports of the earlier job are deleted before this job writes its first one.
         if reports[0].exists() {
             let result = json(&reports[0]);
             assert_eq!(result["outcome"], "not-run", "killed after {milliseconds} ms: {result:#}");

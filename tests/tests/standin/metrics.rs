@@ -62,7 +62,7 @@ fn metrics_are_printed_by_request_and_not_among_the_events() {
     }
 }
 
-/// Each new dimension value is a new metric on the bill.
+/// AWS bills a new metric for each new dimension value.
 #[test]
 fn a_pull_request_makes_no_metrics_of_its_own() {
     let Some(sandbox) = Sandbox::new("a_pull_request_makes_no_metrics_of_its_own") else { return };

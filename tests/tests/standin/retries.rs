@@ -111,7 +111,7 @@ fn a_checkout_that_fails_once_is_retried_and_passes() {
     let result = upstream.sandbox.result();
     assert_eq!(result["outcome"], "passed");
     assert_eq!(result["errors"], Value::Array(vec![]));
-    // The events tell the same.
+    // The events contain the same.
     let events = upstream.sandbox.out().join("events.jsonl");
     let report = ["report", events.to_str().unwrap(), "--out", upstream.sandbox.path().to_str().unwrap()];
     upstream.sandbox.call(report).assert_code(&[0]);
@@ -148,7 +148,7 @@ fn an_upload_that_fails_once_is_retried_and_passes() {
 
 /// The retry finds an index, and sees that it is its own.
 #[test]
-fn an_index_whose_answer_got_lost_is_no_other_publication() {
+fn an_index_whose_response_was_lost_is_not_another_publication() {
     let Some(upstream) = Upstream::new("an_index_whose_answer_got_lost_is_no_other_publication", "index")
     else {
         return;

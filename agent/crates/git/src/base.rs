@@ -1,8 +1,8 @@
 //! The base of a change: the commit of the target branch in which the change began, and its files.
 //!
-//! The checkout of a change is mostly shallow, so its own repository cannot tell. Then the commits are fetched from
-//! the repository of the base, without files. The change decides nothing here: if its history cannot be had, or has
-//! nothing in common with the branch, the newest commit of the branch is its base.
+//! The checkout of a change is mostly shallow and lacks the base. Then the commits are fetched from the repository of the
+//! base, without files. The change cannot influence the result: if its history cannot be fetched, or has no commit in
+//! common with the branch, the newest commit of the branch is the base.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,13 +22,14 @@ use super::program::Git;
 /// Depths of history that are tried in order; the last is git's "infinite" depth.
 const DEPTHS: [&str; 3] = ["50", "1000", "2147483647"];
 
-/// For the history. A change can bring one of any size, which must not use up the time for the files of the base.
+/// Time limit for the history. A change can have a history of any size, and must not use up the time for the files of
+/// the base.
 const HISTORY_LIMIT: Duration = Duration::from_secs(100);
 
 const BASE: &str = "refs/build-agent/base";
 const HEAD: &str = "refs/build-agent/head";
 
-/// What to look for.
+/// Describes the base to find.
 #[derive(Clone, Copy, Debug)]
 pub struct BaseQuery<'a> {
     /// The top of the work tree with the change. It is only read.
@@ -49,14 +50,14 @@ pub struct CommitFiles {
 /// The commits of the base.
 #[derive(Debug)]
 struct Commits {
-    /// The newest one of the branch.
+    /// The newest commit of the branch.
     tip: String,
-    /// The one in which the change began; the same as `tip` if that is not known.
+    /// The commit in which the change began; the same as `tip` if that is not known.
     start: String,
 }
 
 /// Checks out the base into `scratch`, an empty directory: first the commit in which the change began, then the newest
-/// one of the base if that is another one.
+/// commit of the base if that differs.
 ///
 /// # Errors
 /// If neither the checkout nor the server has the base.
@@ -68,7 +69,7 @@ pub async fn base_of(
 ) -> Result<Vec<CommitFiles>> {
     let checkout = Checkout::new(runner, query.checkout)?;
     let local = checkout.base(query.local).await?;
-    // In a shallow repository the beginning of the change may be cut away.
+    // A shallow repository may lack the commit in which the change began.
     if let Some((commits, false)) = &local {
         return checkout.files(commits, scratch).await;
     }
@@ -86,7 +87,7 @@ pub async fn base_of(
         Err(failure) => {
             let error = into_error(failure, url);
             let Some((commits, _)) = local else { return Err(error) };
-            // What the checkout has of the base branch is the base's, too.
+            // The checkout's copy of the base branch is the second choice.
             tracing::info!("{error}");
             return checkout.files(&commits, scratch).await;
         }
@@ -124,7 +125,7 @@ pub async fn base_files(
 
 fn unknown(query: &BaseQuery) -> Error {
     let names: Vec<_> = query.local.iter().map(|name| format!("`{name}`")).collect();
-    Error::usage(format!("git knows no {} in {}", names.join(" and no "), query.checkout.display()))
+    Error::usage(format!("git does not find {} in {}", names.join(" or "), query.checkout.display()))
         .hint("fetch the branch first, such as `git fetch origin main`")
 }
 
@@ -191,7 +192,7 @@ async fn fetched(
     let Some(head) = head else { return only_tip() };
     let of_head = format!("+{head}:{HEAD}");
     for depth in DEPTHS {
-        // The server may refuse the change's commit, and the time may be over: the branch is known.
+        // If the server refuses the change's commit, or the time is over, the commit of the branch is enough.
         let met = async {
             fetch(limited, &history, url, depth, &[&of_base, &of_head]).await?;
             Ok::<_, Failure>(merge_base(limited, &history, BASE, HEAD).await?)
@@ -222,14 +223,14 @@ async fn fetch(git: &Git<'_>, repo: &Path, url: &Url, depth: &str, refs: &[&str]
 
 /// The best common ancestor, if there is one.
 async fn merge_base(git: &Git<'_>, repo: &Path, one: &str, other: &str) -> Result<Option<String>> {
-    let said = found(git.local(repo, ["merge-base", one, other]).await)?;
-    Ok(said.and_then(|said| said.lines().map(str::trim).find(|line| is_commit(line)).map(str::to_owned)))
+    let output = found(git.local(repo, ["merge-base", one, other]).await)?;
+    Ok(output.and_then(|text| text.lines().map(str::trim).find(|line| is_commit(line)).map(str::to_owned)))
 }
 
-/// What git says; nothing if git fails.
-fn found<T>(said: Result<T, Failure>) -> Result<Option<T>> {
-    match said {
-        Ok(said) => Ok(Some(said)),
+/// The result of git; `None` if git fails.
+fn found<T>(result: Result<T, Failure>) -> Result<Option<T>> {
+    match result {
+        Ok(found) => Ok(Some(found)),
         Err(Failure::Git { .. }) => Ok(None),
         Err(Failure::Error(error)) => Err(error),
     }
@@ -335,11 +336,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_whole_clone_knows_the_base_itself() {
+    async fn a_full_clone_has_the_base() {
         let history = History::new();
         let checkout = history.clone(&["--branch", "change"]);
-        let gone = Url::parse("file:///nowhere").unwrap();
-        let found = history.base(&checkout, &["refs/remotes/origin/main"], Some((&gone, "main"))).await;
+        let unreachable = Url::parse("file:///nowhere").unwrap();
+        let found =
+            history.base(&checkout, &["refs/remotes/origin/main"], Some((&unreachable, "main"))).await;
         assert_eq!(found.unwrap(), history.wanted());
     }
 
@@ -399,12 +401,12 @@ mod tests {
         let checkout = history.bench.path("checkout");
         fs_err::create_dir(&checkout).unwrap();
         git(&checkout, &["init", "--quiet"]);
-        commit(&checkout, "rules", "of nobody");
+        commit(&checkout, "rules", "of the change");
         let newest = [(history.tip.clone(), "newest".to_owned())];
         // The server does not know the commit.
         let found = history.base(&checkout, &[], Some((&history.url(), "main"))).await;
         assert_eq!(found.unwrap(), newest);
-        // It knows it, and the histories do not meet.
+        // The server has the commit, and the histories have no commit in common.
         git(&history.server, &["fetch", "--quiet", checkout.to_str().unwrap(), "HEAD:refs/pull/7/head"]);
         fs_err::remove_dir_all(history.bench.path("scratch")).unwrap();
         fs_err::create_dir(history.bench.path("scratch")).unwrap();
@@ -413,19 +415,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_base_that_cannot_be_had_is_an_error() {
+    async fn a_base_that_cannot_be_fetched_is_an_error() {
         let history = History::new();
         let checkout = history.clone(&["--depth=1", "--branch", "change"]);
-        let gone = Url::parse("file:///nowhere").unwrap();
-        let error = history.base(&checkout, &["refs/remotes/origin/main"], Some((&gone, "main"))).await;
+        let unreachable = Url::parse("file:///nowhere").unwrap();
+        let error =
+            history.base(&checkout, &["refs/remotes/origin/main"], Some((&unreachable, "main"))).await;
         assert_eq!(error.unwrap_err().class, agent_types::error::Class::Upstream);
         fs_err::remove_dir_all(history.bench.path("scratch")).unwrap();
         fs_err::create_dir(history.bench.path("scratch")).unwrap();
-        let error = history.base(&checkout, &["gone"], None).await.unwrap_err();
-        assert!(error.message.contains("git knows no `gone`"), "{error}");
-        // What a shallow clone has of the base branch is the base's.
+        let error = history.base(&checkout, &["missing"], None).await.unwrap_err();
+        assert!(error.message.contains("git does not find `missing`"), "{error}");
+        // The shallow clone's copy of the base branch is used.
         git(&checkout, &["fetch", "--quiet", "--depth=1", "origin", "main:refs/remotes/origin/main"]);
-        let found = history.base(&checkout, &["refs/remotes/origin/main"], Some((&gone, "main"))).await;
+        let found =
+            history.base(&checkout, &["refs/remotes/origin/main"], Some((&unreachable, "main"))).await;
         assert_eq!(found.unwrap(), [(history.tip.clone(), "newest".into())]);
     }
 }

@@ -169,7 +169,7 @@ impl Objects {
     }
 
     /// The objects and prefixes directly below a prefix, which is empty or ends with a slash. Stops after about `most`
-    /// of them, and then has a token: strangers write as many keys as they like.
+    /// of them, because a pull request may write any number of keys; the page then has a token.
     pub async fn level(&self, prefix: &str, most: usize) -> Result<Page> {
         let mut level = Page::default();
         let mut request = PageRequest { prefix: prefix.to_owned(), one_level: true, token: None };

@@ -2,30 +2,30 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The answer, tried as the user that runs layer code.
+/// The result of the test as the user that runs layer code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reachable {
     Yes,
     No,
-    /// It could not be tried.
+    /// The test could not run.
     Unknown,
 }
 
-/// The answer with its reasons. Names places and variables, never a value.
+/// The result with its reasons. Contains paths and names of variables, never a value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CredentialAccess {
     pub reachable: Reachable,
-    /// If reachable: every way. If not: what protects a credential that is close. If unknown: why.
+    /// If reachable: how. If not: what protects a credential whose server answers. If unknown: why.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reasons: Vec<String>,
-    /// What to change.
+    /// How to fix it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
 }
 
 impl CredentialAccess {
-    /// One sentence for people.
+    /// One sentence for the console and reports.
     pub fn message(&self) -> String {
         let reasons = self.reasons.join("; ");
         match (self.reachable, reasons.as_str()) {

@@ -71,9 +71,8 @@ pub struct Build {
     pub failures_total: u64,
     /// Shared state that could not be used, so that the task ran instead: a warning, no failure.
     pub setscene_failures: u64,
-    /// `ERROR:` lines of tasks that get shared state. A mirror that fails to have what it said makes BitBake's fetcher
-    /// print them, and BitBake end with status 1 although all tasks succeeded (`Fetch.download` in bb/fetch2, dunfell to
-    /// master).
+    /// `ERROR:` lines of tasks that get shared state. If a mirror lacks an object that it announced, BitBake's fetcher prints
+    /// them, and BitBake ends with status 1 although all tasks succeeded (`Fetch.download` in bb/fetch2, dunfell to master).
     setscene_errors: u64,
     pub summary: Option<TasksSummary>,
     /// What BitBake says only of a build that failed; a build that passed has none of it.
@@ -177,7 +176,7 @@ impl Build {
         }
     }
 
-    /// Whether all tasks succeeded, and every error is that of shared state whose task ran instead.
+    /// Whether all tasks succeeded, and every error is about shared state whose real task ran instead.
     pub fn fails_only_for_shared_state(&self) -> bool {
         let admitted = self.admits_failure.as_deref().unwrap_or_default();
         let errors = ERRORS.captures(admitted).map(|found| number(&found, 1));

@@ -44,8 +44,8 @@ pub const LOOPBACK: &str = "127.0.0.1";
 /// The variable of BitBake that holds the port of the agent's server.
 const PORT: &str = "BUILD_AGENT_PORT";
 
-/// Whether BitBake checks certificates. It makes an SSL context for each question about an object, also without SSL, and
-/// reads all certificate authorities for it: about 17 ms of processor time (`checkstatus` in
+/// Whether BitBake checks certificates. It creates an SSL context for each existence check of an object, also without
+/// SSL, and reads all certificate authorities for it: about 17 ms of processor time (`checkstatus` in
 /// `bitbake/lib/bb/fetch2/wget.py`, kirkstone to master). While it looks for shared state, `DL_DIR` is `SSTATE_DIR`, and
 /// `PREMIRRORS` are the mirrors of shared state (`sstate_checkhashes` and `pstaging_fetch` in `sstate.bbclass`). If none
 /// of these can have a certificate, there is none to check. Elsewhere `PREMIRRORS` has the pattern `https?`.
@@ -119,7 +119,7 @@ fn of_endpoint(endpoint: &EndpointMirrors, release: &Release) -> String {
          # Without a network, a mirror by http makes a fetch fail.\n\
          PREMIRRORS{separator}prepend = \"${{@'' if bb.utils.to_boolean(d.getVar('BB_NO_NETWORK')) else \
          d.getVar('BUILD_AGENT_PREMIRRORS')}} \"\n\
-         # Otherwise BitBake reads all certificate authorities for each question about shared state. Mirrors with \
+         # Otherwise BitBake reads all certificate authorities for each existence check of shared state. Mirrors with \
          certificates are still checked.\n\
          BB_CHECK_SSL_CERTS ?= \"{certificates}\"\n\
          # If it has a value, it must name this server, too.\n\
@@ -247,7 +247,7 @@ BUILD_AGENT_PREMIRRORS = "\
 "
 # Without a network, a mirror by http makes a fetch fail.
 PREMIRRORS:prepend = "${@'' if bb.utils.to_boolean(d.getVar('BB_NO_NETWORK')) else d.getVar('BUILD_AGENT_PREMIRRORS')} "
-# Otherwise BitBake reads all certificate authorities for each question about shared state. Mirrors with certificates are still checked.
+# Otherwise BitBake reads all certificate authorities for each existence check of shared state. Mirrors with certificates are still checked.
 BB_CHECK_SSL_CERTS ?= "${@'0' if d.getVar('DL_DIR') == d.getVar('SSTATE_DIR') and 's://' not in d.getVar('PREMIRRORS') and 'https' not in d.getVar('PREMIRRORS') else '1'}"
 # If it has a value, it must name this server, too.
 BB_ALLOWED_NETWORKS:append = "${@' 127.0.0.1' if len(d.getVar('BB_ALLOWED_NETWORKS', False) or '') > 82 else ''}"

@@ -1,9 +1,9 @@
 //! The trust that GitHub's variables and event give.
 //!
-//! On GitHub, anybody can start a run: by a pull request, by a comment on it, by another run that they started
-//! (`workflow_run`). `pull_request_target` and these run with the rights of the repository, whatever they check out. So
-//! only two kinds of runs can be trusted: a push to a protected branch, and what a person or a schedule starts with
-//! `--trusted`.
+//! On GitHub, every user can start a run: by a pull request, by a comment on it, by another run that they started
+//! (`workflow_run`). `pull_request_target` and these have the rights of the repository, regardless of what they check
+//! out. So only two kinds of runs can be trusted: a push to a protected branch, and a run that a person or a schedule
+//! starts with `--trusted`.
 
 use regex::Regex;
 
@@ -13,7 +13,7 @@ use agent_types::tiers::Trust;
 use super::super::github_actions::GitHubActions;
 use super::{Lost, agreed, by_branch, by_word, proposed, refuse_word, untrusted};
 
-/// How a run becomes trusted whose commit was not that of the event.
+/// The hint for a run whose commit is not that of the event.
 const HINT: &str = "let actions/checkout check out the event's own commit (no `ref:`), and let no step before the agent check \
      out something else";
 
@@ -25,20 +25,20 @@ pub fn claimed(run: &GitHubActions, branches: Option<&Regex>, flag: bool) -> Res
     match run.event.as_deref() {
         Some("push") => refuse_word(by_push(run, branches), flag),
         Some(event) if run.is_started_by_hand() => {
-            Ok(by_word(flag, &format!("the event is `{event}`, and nobody vouches for it; --trusted does")))
+            Ok(by_word(flag, &format!("the event is `{event}`, which is trusted only with --trusted")))
         }
         Some(event) => {
-            refuse_word(untrusted(format!("the event `{event}` is no push to a protected branch")), flag)
+            refuse_word(untrusted(format!("the event `{event}` is not a push to a protected branch")), flag)
         }
         None => refuse_word(untrusted("the event is not known (GITHUB_EVENT_NAME)"), flag),
     }
 }
 
-/// Whether anything at all says that this is a pull request. One sign is enough.
+/// Whether any variable, or the event, indicates a pull request. One of them is enough.
 pub fn pull_request(run: &GitHubActions) -> Option<Trust> {
     let by_event = run.event.as_ref().filter(|event| event.starts_with("pull_request")).map(|_| None);
     let by_ref = run.git_ref.as_deref().and_then(proposed);
-    // The number of another repository's pull request is none here.
+    // A pull request of another repository has no number in this one.
     let is_here = match (&run.payload.repository, &run.repository) {
         (Some(one), Some(other)) => one.eq_ignore_ascii_case(other),
         _ => true,
@@ -61,7 +61,7 @@ pub fn pull_request(run: &GitHubActions) -> Option<Trust> {
 
 fn by_push(run: &GitHubActions, branches: Option<&Regex>) -> Trust {
     let Some(branch) = run.git_ref.as_deref().and_then(|name| name.strip_prefix("refs/heads/")) else {
-        return untrusted("the event is no push to a branch");
+        return untrusted("the event is not a push to a branch");
     };
     if run.payload.git_ref.as_ref().is_some_and(|pushed| Some(pushed) != run.git_ref.as_ref()) {
         return untrusted(format!("GITHUB_REF and the event do not agree on the branch `{branch}`"));
@@ -75,7 +75,7 @@ fn by_push(run: &GitHubActions, branches: Option<&Regex>) -> Trust {
     by_branch(branch, branches)
 }
 
-/// Why it is not established that the commit of the run is checked out.
+/// Why another commit than that of the run may be checked out.
 pub fn not_established(run: &GitHubActions) -> Option<Lost> {
     let resolved = run.commit.as_ref().filter(|_| run.source_dir.is_some());
     let why = match (resolved, &run.checked_out) {
@@ -96,9 +96,8 @@ pub fn not_established(run: &GitHubActions) -> Option<Lost> {
 mod tests {
     use super::super::super::AgentEnvironment;
     use super::super::super::github_actions::EventPayload;
+    use super::super::tests::outcome;
     use super::super::{TrustInputs, judge};
-    use super::*;
-    use agent_types::error::Class;
 
     type Variables<'a> = &'a [(&'a str, &'a str)];
 
@@ -124,15 +123,7 @@ mod tests {
         }
         let (github, codebuild) = (environment.github_actions.as_ref(), environment.codebuild.as_ref());
         let judged = judge(&TrustInputs { codebuild, github, branches, trusted_flag: flag });
-        match judged.map(|judged| judged.trust) {
-            Ok(Trust::Trusted { .. }) => "trusted".into(),
-            Ok(Trust::Untrusted { pull_request: Some(number), .. }) => format!("pr {number}"),
-            Ok(Trust::Untrusted { .. }) => "untrusted".into(),
-            Err(error) => {
-                assert_eq!(error.class, Class::Usage, "{error}");
-                "refused".into()
-            }
-        }
+        outcome(judged)
     }
 
     const ALWAYS: [(&str, &str); 4] = [
@@ -184,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pull_request_is_never_trusted_whatever_else_is_said() {
+    fn a_pull_request_is_never_trusted_regardless_of_other_variables() {
         let seven = r#"{"number":7,"pull_request":{"number":7},"repository":{"full_name":"Owner/meta-x"}}"#;
         let merge = (REF, "refs/pull/7/merge");
         let table: [(Variables, &str, &str); 15] = [
@@ -219,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_persons_word_counts_for_what_a_person_or_a_schedule_starts() {
+    fn the_flag_counts_for_runs_that_a_person_or_a_schedule_starts() {
         for event in ["workflow_dispatch", "schedule"] {
             assert_eq!(on_github(&[(EVENT, event), MAIN], "{}", false), "untrusted", "{event}");
             assert_eq!(on_github(&[(EVENT, event), MAIN], "{}", true), "trusted", "{event}");
@@ -280,7 +271,7 @@ mod tests {
             let with_flag = if wanted == "trusted" { "trusted" } else { "refused" };
             assert_eq!(on_github(&all, "{}", true), with_flag, "--trusted, {github:?} {more:?}");
         }
-        // Without GitHub's variables, a runner's build is no push.
+        // Without GitHub's variables, a runner's build is not a push.
         let all: Vec<_> = codebuild.iter().copied().chain([queued, trigger("branch/main")]).collect();
         assert_eq!(judged(&all, "{}", BRANCHES, false, Some(COMMIT)), "untrusted");
         assert_eq!(judged(&all, "{}", BRANCHES, true, Some(COMMIT)), "refused");

@@ -78,7 +78,7 @@ fn verdict(summary: &Summary, failures: &[Failure], style: Style) -> String {
     format!("{word}  {about}")
 }
 
-/// The verdict in one word, and what it is about in one line, sanitized.
+/// The verdict in one word, and its subject in one line, sanitized.
 pub fn plain_verdict(summary: &Summary, failures: &[Failure]) -> (&'static str, String) {
     let why = || {
         sanitize_line(summary.outcome.reason().unwrap_or_default().lines().next().unwrap_or_default())

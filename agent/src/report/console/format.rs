@@ -94,7 +94,7 @@ pub fn finding_line(finding: &Finding, word: &str) -> String {
     let mut place = String::new();
     if let Some(file) = &finding.file {
         let line = finding.line.map(|line| format!("{line}:")).unwrap_or_default();
-        // As a whole: a file may be named `:`, and two of them begin a command for the log service.
+        // Sanitized as a whole: a file may be named `:`, and two colons begin a command for the log service.
         place = format!("{} ", sanitize_line(&format!("{}:{line}", file.to_string_lossy())));
     }
     format!("{place}{word}: {} [{}]", sanitize_line(&finding.message), sanitize_line(&finding.rule))

@@ -1,4 +1,4 @@
-//! Annotations: what is to fix, at its line in the change. GitHub shows ten errors and ten warnings of a step, so the
+//! Annotations: each problem at its line in the change. GitHub shows ten errors and ten warnings of a step, so the
 //! most important ones come first.
 
 use std::path::{Component, Path};
@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use regex::Regex;
 
+use agent_process::blocking;
 use agent_types::error::{Error, Result};
 use agent_types::events::{Finding, Level};
 use agent_types::outcome::ExitStatus;
@@ -20,16 +21,16 @@ use crate::report::reports::Report;
 use crate::report::summary::{StageError, Summary};
 use crate::report::totals::suites;
 
-/// Errors, and warnings, that GitHub shows of one step.
+/// The number of errors, and of warnings, that GitHub shows for one step.
 const SHOWN: usize = 10;
 
-/// Bytes of a message. GitHub cuts longer ones.
+/// Maximum bytes of a message. GitHub truncates longer ones.
 const MESSAGE: usize = 4096;
 
-/// Lines of a failing test or task.
+/// Maximum lines of a failing test or task.
 const LINES: usize = 20;
 
-/// The runner reads at once; a pipe that nobody reads must not keep the job.
+/// The runner reads at once. A pipe without a reader must not delay the job.
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Prints the annotations of a job.
@@ -52,19 +53,17 @@ impl Report for Annotations {
 
     fn write(&self, summary: Arc<Summary>) -> BoxFuture<'static, Result<()>> {
         let printer = self.commands.clone();
-        let printing = tokio::task::spawn_blocking(move || printer.print(&commands(&summary)));
-        Box::pin(async {
-            let printed =
-                printing.await.unwrap_or_else(|broken| std::panic::resume_unwind(broken.into_panic()));
+        Box::pin(async move {
+            let printed = blocking(move || printer.print(&commands(&summary))).await;
             printed.map_err(|error| Error::machine("cannot print the annotations").because(&error))
         })
     }
 }
 
-/// The annotations for the error of a command that did not become a job, such as a mistake in the manifest. `top` is
-/// the top of the repository, `here` the current directory.
+/// The annotations for an error before the job, such as an error in the manifest. `top` is the top of the repository,
+/// `here` the current directory.
 pub fn early_error(error: &str, top: &Path, here: &Path) -> Vec<String> {
-    let mut commands: Vec<String> = places(error, top, here).iter().map(Annotation::command).collect();
+    let mut commands: Vec<String> = in_manifest(error, top, here).iter().map(Annotation::command).collect();
     if commands.is_empty() {
         commands.push(Annotation::new(Level::Error, "build-agent", error).command());
     }
@@ -73,13 +72,13 @@ pub fn early_error(error: &str, top: &Path, here: &Path) -> Vec<String> {
 }
 
 /// The problems of a manifest, each at its line: `build-agent.toml:3:1: [repos.x] brunch: unknown key`.
-fn places(text: &str, top: &Path, here: &Path) -> Vec<Annotation> {
-    static PLACE: LazyLock<Option<Regex>> =
+fn in_manifest(text: &str, top: &Path, here: &Path) -> Vec<Annotation> {
+    static POSITION: LazyLock<Option<Regex>> =
         LazyLock::new(|| Regex::new(r"^([^:\s][^:]*):(\d+):\d+: (.+)$").ok());
-    let Some(place) = &*PLACE else { return Vec::new() };
+    let Some(position) = &*POSITION else { return Vec::new() };
     let lines: Vec<&str> = text.lines().collect();
     let found = lines.iter().enumerate().filter_map(|(at, line)| {
-        let parts = place.captures(line)?;
+        let parts = position.captures(line)?;
         let hint = lines.get(at + 1).map(|next| next.trim()).filter(|next| next.starts_with("hint: "));
         let message = [Some(&parts[3]), hint].into_iter().flatten().collect::<Vec<_>>().join("\n");
         let file = here.join(&parts[1]);
@@ -91,7 +90,7 @@ fn places(text: &str, top: &Path, here: &Path) -> Vec<Annotation> {
     found.collect()
 }
 
-/// Something to fix.
+/// A problem at a line of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Annotation {
     level: Level,
@@ -185,7 +184,7 @@ fn relative(path: &Path) -> Option<String> {
     Some(sanitize_line(&clean.to_string_lossy()).into_owned()).filter(|text| inside && !text.is_empty())
 }
 
-/// Failed tests and tasks. A unit that failed by its findings is told by them.
+/// Failed tests and tasks without findings. For the others, the findings are the annotations.
 fn unexplained(summary: &Summary) -> Vec<Failure<'_>> {
     let explained: Vec<String> = summary
         .findings
@@ -281,7 +280,10 @@ mod tests {
         assert_eq!(found[1], "::error file=g,line=3,title=one::m");
         let of = |name: &str| found.iter().filter(|line| line.starts_with(name)).count();
         assert_eq!((of("::error "), of("::warning "), found.len()), (10, 10, 20));
-        assert!(!found.iter().any(|line| line.contains("preflight")), "its findings tell why: {found:#?}");
+        assert!(
+            !found.iter().any(|line| line.contains("preflight")),
+            "its findings are shown instead: {found:#?}"
+        );
     }
 
     #[test]
@@ -305,17 +307,17 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_in_a_manifest_are_told_at_their_lines() {
+    fn errors_in_a_manifest_are_shown_at_their_lines() {
         let text = "ci/build-agent.toml:7:1: [repos.poky] brunch: unknown key\n  hint: did you mean `branch`?\n\
                     --set x=1: unknown key\n2 problems; nothing was run";
-        let found = places(text, Path::new("/w/layer"), Path::new("/w/layer/sub"));
+        let found = in_manifest(text, Path::new("/w/layer"), Path::new("/w/layer/sub"));
         assert_eq!(
             found.iter().map(Annotation::command).collect::<Vec<_>>(),
             [
                 "::error file=sub/ci/build-agent.toml,line=7,title=build-agent::[repos.poky] brunch: unknown key%0Ahint: did you mean `branch`?"
             ]
         );
-        assert!(places(text, Path::new("/other"), Path::new("/w")).is_empty());
+        assert!(in_manifest(text, Path::new("/other"), Path::new("/w")).is_empty());
         assert_eq!(
             early_error("no manifest\n  hint: write one", Path::new("/w"), Path::new("/w")),
             ["::error title=build-agent::no manifest%0A  hint: write one"]

@@ -1,4 +1,4 @@
-//! The job summary: what broke and why, on the page of the run. It can be read in ten seconds.
+//! The job summary: what failed and why, on the page of the run. It is short.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -11,6 +11,7 @@ use fs_err::os::unix::fs::OpenOptionsExt;
 use futures_util::future::BoxFuture;
 
 use agent_fs::read::NO_FOLLOW;
+use agent_process::blocking;
 use agent_types::error::{Error, Result};
 use agent_types::events::Level;
 use agent_types::words::count;
@@ -22,14 +23,14 @@ use crate::report::reports::Report;
 use crate::report::summary::Summary;
 use crate::report::totals::suites;
 
-/// Bytes of the file that GitHub shows; it shows nothing of a larger one.
+/// Maximum bytes of the file. GitHub does not show a larger one.
 const LIMIT: u64 = 1 << 20;
 
-/// Failures with their lines, and entries of a list.
+/// Maximum number of failures with their lines, and of entries of a list.
 const IN_FULL: usize = 5;
 const NAMES: usize = 20;
 
-/// Bytes of one part of the summary.
+/// Maximum bytes of one part of the summary.
 const PART: usize = 64 << 10;
 
 /// Appends the summary of a job to the file of the step.
@@ -52,17 +53,14 @@ impl Report for JobSummary {
 
     fn write(&self, summary: Arc<Summary>) -> BoxFuture<'static, Result<()>> {
         let path = self.path.clone();
-        let writing = tokio::task::spawn_blocking(move || append(&path, &parts(&summary)));
-        Box::pin(async {
-            writing.await.unwrap_or_else(|broken| std::panic::resume_unwind(broken.into_panic()))
-        })
+        Box::pin(blocking(move || append(&path, &parts(&summary))))
     }
 }
 
-/// Appends the error of a command that did not become a job.
+/// Appends an error before the job.
 pub fn append_early_error(path: &Path, error: &str) {
     let part = format!("### build-agent: **ERROR**, nothing was run\n\n{}", block(error.lines()));
-    // The error is on the console as well.
+    // The console shows the error, too.
     let _ = append(path, &[part]);
 }
 
@@ -75,15 +73,15 @@ fn append(path: &Path, parts: &[String]) -> Result<()> {
         return Err(Error::machine(format!("`{}` is not a regular file", path.display())));
     }
     const REST: &str = "\nThe rest does not fit here; `result.json` has it.\n";
-    let mut room = LIMIT.saturating_sub(found.len());
+    let mut left = LIMIT.saturating_sub(found.len());
     let mut text = String::new();
     for part in parts {
         let length = (part.len() + 1 + REST.len()) as u64;
-        if length > room {
-            text.push_str(if room > REST.len() as u64 { REST } else { "" });
+        if length > left {
+            text.push_str(if left > REST.len() as u64 { REST } else { "" });
             break;
         }
-        room -= part.len() as u64 + 1;
+        left -= part.len() as u64 + 1;
         text.push_str(part);
         text.push('\n');
     }
@@ -131,7 +129,7 @@ fn more(failures: &[Failure]) -> Option<String> {
     Some(text)
 }
 
-/// The findings that have to be fixed, with their places and hints.
+/// The findings that are errors, with their lines and hints.
 fn findings(summary: &Summary) -> Option<String> {
     let errors: Vec<_> = summary.findings.iter().filter(|finding| finding.level == Level::Error).collect();
     if errors.is_empty() {

@@ -1,5 +1,5 @@
-//! Text of others in Markdown. A layer or a tool wrote it, so it is always shown as code: there is no link, no HTML, no
-//! `@name` and no `#123` in it.
+//! Untrusted text in Markdown. A layer or a tool wrote it, so it is always shown as code: it cannot contain links, HTML,
+//! `@name` or `#123`.
 
 use agent_types::sanitize::sanitize_line;
 
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_of_others_is_markdown() {
+    fn untrusted_text_is_never_markdown() {
         for (text, wanted) in [
             ("plain", "`plain`"),
             ("a `b` c", "``a `b` c``"),

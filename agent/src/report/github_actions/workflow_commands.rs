@@ -1,9 +1,9 @@
 //! Commands that a step prints for GitHub's runner, such as `::error file=…::…`:
 //! <https://docs.github.com/en/actions/reference/workflows-and-actions/workflow-commands>.
 //!
-//! The runner obeys every line of a step that looks like a command, whoever wrote it. The text of layers and tools
-//! reaches the console, so the agent stops the commands for as long as it prints anything else (`stop-commands`), with
-//! a word that nobody else knows. Besides, every line is [sanitized](agent_types::sanitize).
+//! The runner executes every line of a step that looks like a command. The text of layers and tools reaches the console,
+//! so the agent disables commands while it prints anything else (`stop-commands`, with a secret random word). In
+//! addition, every line is [sanitized](agent_types::sanitize).
 
 use std::io::Write;
 use std::sync::Arc;
@@ -38,33 +38,33 @@ pub enum Stream {
     Stderr,
 }
 
-/// Prints commands that the runner obeys, while it obeys no other line of the job.
+/// Prints commands that the runner executes; it executes no other line of the job.
 #[derive(Clone, Debug)]
 pub struct WorkflowCommands {
     word: Arc<str>,
     stream: Stream,
 }
 
-/// `stop-commands`: while it lives, the runner obeys only what [`WorkflowCommands`] prints.
+/// `stop-commands`: until it is dropped, the runner executes only what [`WorkflowCommands`] prints.
 #[derive(Debug)]
 pub struct StopCommands {
     pub commands: WorkflowCommands,
 }
 
 impl StopCommands {
-    /// Stops the commands from here on.
+    /// Disables commands from now on.
     pub fn new(stream: Stream) -> StopCommands {
-        // 128 random bits; nobody has seen them before the runner.
+        // 128 random bits, so layer code cannot guess the word.
         let random = [JobId::new(SystemTime::now()), JobId::new(SystemTime::now())];
         let random = random.map(|id| id.as_str().rsplit('-').next().unwrap_or_default().to_owned());
         let commands = WorkflowCommands { word: format!("build-agent-{}", random.concat()).into(), stream };
-        // Without a reader nothing obeys, either.
+        // If nothing reads the stream, no command is executed.
         let _ = commands.write(&format!("{}\n", commands.stop_line()));
         StopCommands { commands }
     }
 }
 
-/// Lets the runner obey the commands of others again.
+/// Enables the commands of other programs again.
 impl Drop for StopCommands {
     fn drop(&mut self) {
         let _ = self.commands.write(&format!("{}\n", self.commands.resume_line()));
@@ -72,7 +72,7 @@ impl Drop for StopCommands {
 }
 
 impl WorkflowCommands {
-    /// Prints commands that the runner obeys.
+    /// Prints commands that the runner executes.
     ///
     /// # Errors
     /// If the stream cannot be written.
@@ -80,7 +80,7 @@ impl WorkflowCommands {
         self.write(&self.around(commands))
     }
 
-    /// In one piece, so that nothing of somebody else comes in between.
+    /// One text for one write, so that no other output comes between its lines.
     fn around(&self, commands: &[String]) -> String {
         let lines = [&[self.resume_line()], commands, &[self.stop_line()]].concat();
         lines.join("\n") + "\n"
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn only_printed_commands_are_obeyed() {
+    fn only_printed_commands_are_executed() {
         let commands = WorkflowCommands { word: "word".into(), stream: Stream::Stderr };
         let text = commands.around(&["::error::a".to_owned(), "::error::b".to_owned()]);
         assert_eq!(text, "::word::\n::error::a\n::error::b\n::stop-commands::word\n");

@@ -29,8 +29,8 @@ const REQUEST: Duration = Duration::from_secs(10 * 60);
 const SILENCE: Duration = Duration::from_secs(120);
 
 /// Opens a bucket with the credentials, region and endpoint that the SDK finds. Objects stay private: no ACL
-/// is sent. Every request has a SHA-256 that S3 verifies, and keeps as the object's checksum. Uploads in parts never
-/// replace an object in a directory that is named `kept`.
+/// is sent. Every request has a SHA-256 that S3 verifies and stores as the object's checksum. An upload in parts never
+/// replaces an object whose key ends with the name `kept`.
 ///
 /// # Errors
 /// Usage, if the region is unknown or the endpoint is not a URL.
@@ -44,7 +44,7 @@ pub async fn bucket(name: &str, kms_key_id: Option<&str>, kept: &'static str) ->
 }
 
 /// Opens the bucket of a share. A job goes on without its share, so failures are reported sooner than by
-/// [`bucket`]. Uploads in parts create objects, and never replace one. S3 verifies the SHA-256 in the signature of each
+/// [`bucket`]. Uploads in parts never replace an object. S3 verifies the SHA-256 in the signature of each
 /// request; a second one for the same bytes would cost time on both sides.
 ///
 /// # Errors
@@ -103,7 +103,7 @@ async fn open(builder: AmazonS3Builder, name: &str, kms_key_id: Option<&str>) ->
     builder.build().map_err(|source| Error::usage(format!("cannot use s3://{name}")).because(&source))
 }
 
-/// A client whose uploads in parts are completed only if the object does not exist: all, or those with this name.
+/// Completes an upload in parts only if the object does not exist: for all objects, or for those with this name.
 /// `object_store` has no option for that. S3 accepts headers that are not signed.
 #[derive(Clone, Copy, Debug)]
 enum CreateOnly {

@@ -83,8 +83,8 @@ impl ArtifactStore {
         }
     }
 
-    /// Reads an object of a bucket. `None`: it cannot be read, or the destination is a directory, where no answer
-    /// gets lost.
+    /// Reads an object of a bucket. `None`: it cannot be read, or the destination is a directory, where no response
+    /// can be lost.
     pub async fn read(&self, key: &str) -> Option<Vec<u8>> {
         match self {
             ArtifactStore::Bucket { bucket, .. } => bucket.content(key).await,

@@ -131,7 +131,7 @@ impl Publication<'_> {
         Ok(Outcome::Passed)
     }
 
-    /// The index, if an earlier attempt of the same job wrote it and got no answer.
+    /// The index, if an earlier attempt of the same job wrote it and got no response.
     async fn own_index(&self, store: &ArtifactStore, key: &str) -> Option<Index> {
         let job = self.job.filter(|job| !job.id.is_empty())?;
         let index: Index = serde_json::from_slice(&store.read(key).await?).ok()?;

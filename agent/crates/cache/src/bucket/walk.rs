@@ -21,8 +21,8 @@ use agent_objects::{ListedObject, Objects};
 /// Number of pages of one prefix that are read before it is divided.
 const PAGES: usize = 8;
 
-/// No prefix of a share has as many objects and prefixes directly in it. Strangers may fill theirs; the rest is not
-/// looked at.
+/// No prefix of a share has as many objects and prefixes directly in it. Only a pull request can write more; they are
+/// skipped.
 pub const MOST: usize = 200_000;
 
 /// Whether it is a regular file; the permissions mean nothing in a bucket.

@@ -243,12 +243,12 @@ impl SignatureCache {
         restored
     }
 
-    /// After a query that keeps no signature data, removes the cache that was restored for it: the next query gets a
-    /// whole one.
+    /// After a query that does not update signature data, removes the parse cache that was restored for it: the next query
+    /// gets a complete one.
     ///
     /// # Errors
     /// When it cannot be removed. Then BitBake parses everything for the next query.
-    pub async fn take_away(
+    pub async fn remove_restored(
         self: &Arc<Self>,
         restored: &Restored,
         query: &CacheableQuery,
@@ -258,7 +258,7 @@ impl SignatureCache {
             return Ok(());
         }
         let (cache, at) = (self.clone(), at.to_owned());
-        let removed = spawn_blocking(move || cache.parse_caches.take_away(&at)).await;
+        let removed = spawn_blocking(move || cache.parse_caches.remove_restored(&at)).await;
         removed.unwrap_or_else(|error| Err(NotCacheable(error.to_string())))
     }
 

@@ -339,7 +339,7 @@ impl Prefetcher {
             restored: is_restored,
         };
         let inserted = self.cache.insert(answered).await;
-        if let Err(reason) = self.cache.take_away(&restored, &query, &at).await {
+        if let Err(reason) = self.cache.remove_restored(&restored, &query, &at).await {
             lock(&self.table).add_to_why(&key, &format!("the next query parses everything: {reason}"));
         }
         match inserted {

@@ -233,7 +233,7 @@ impl QueryHandler {
             restored: is_restored,
         };
         let inserted = self.cache.insert(answered).await;
-        if let Err(reason) = self.cache.take_away(&restored, &query, &at).await {
+        if let Err(reason) = self.cache.remove_restored(&restored, &query, &at).await {
             why += &format!("; the next query parses everything: {reason}");
         }
         let why = match inserted {

@@ -14,16 +14,16 @@ const STATE: &str = "env.sh";
 const DEPTH: usize = 4;
 
 /// Closes `<root>/output/tmp`, and every directory below `root` with an `env.sh`, to all users but root. A directory
-/// that holds one of `keep` stays open, but not its files. Returns what could not be closed.
-pub fn close(root: &Path, user: u32, keep: &[PathBuf]) -> Vec<String> {
+/// that contains one of `needed` stays open, but not its files. Returns what could not be closed.
+pub fn close(root: &Path, user: u32, needed: &[PathBuf]) -> Vec<String> {
     let mut directories = vec![root.join("output/tmp")];
-    find(root, DEPTH, keep, &mut directories);
+    find(root, DEPTH, needed, &mut directories);
     directories.sort();
     directories.dedup();
     let mut open = Vec::new();
     for directory in directories {
-        let needed = keep.iter().any(|one| one.starts_with(&directory));
-        let targets = if needed { files_in(&directory) } else { vec![directory] };
+        let stays_open = needed.iter().any(|one| one.starts_with(&directory));
+        let targets = if stays_open { files_in(&directory) } else { vec![directory] };
         for target in targets {
             match close_one(&target, user) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -37,13 +37,13 @@ pub fn close(root: &Path, user: u32, keep: &[PathBuf]) -> Vec<String> {
 }
 
 /// Adds the directories with an `env.sh`. Skips the checkout, where a layer may have one of its own.
-fn find(directory: &Path, depth: usize, keep: &[PathBuf], found: &mut Vec<PathBuf>) {
-    if depth == 0 || keep.iter().any(|one| one == directory) {
+fn find(directory: &Path, depth: usize, needed: &[PathBuf], found: &mut Vec<PathBuf>) {
+    if depth == 0 || needed.iter().any(|one| one == directory) {
         return;
     }
     for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
         match entry.file_type() {
-            Ok(kind) if kind.is_dir() => find(&entry.path(), depth - 1, keep, found),
+            Ok(kind) if kind.is_dir() => find(&entry.path(), depth - 1, needed, found),
             Ok(kind) if kind.is_file() && entry.file_name() == STATE => found.push(directory.to_owned()),
             _ => {}
         }
@@ -56,7 +56,7 @@ fn files_in(directory: &Path) -> Vec<PathBuf> {
     files.map(|entry| entry.path()).collect()
 }
 
-/// Takes it from the build user, and takes the rights of group and others.
+/// Gives the path to root if the build user owns it, and removes the rights of group and others.
 fn close_one(path: &Path, user: u32) -> io::Result<()> {
     let file: File = OpenOptions::new().read(true).custom_flags(NO_FOLLOW).open(path)?;
     let metadata = file.metadata()?;
@@ -82,7 +82,7 @@ mod tests {
         fs::metadata(path).unwrap().mode() & 0o777
     }
 
-    /// CodeBuild's directories, with all rights for everybody.
+    /// CodeBuild's directories, with all rights for all users.
     fn codebuild() -> (tempfile::TempDir, PathBuf, PathBuf) {
         let top = tempfile::tempdir().unwrap();
         let source = top.path().join("output/src1/src/layer");

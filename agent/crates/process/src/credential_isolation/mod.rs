@@ -1,5 +1,5 @@
-//! Keeps the user that runs layer code from the build's credentials: root closes CodeBuild's files, and the addresses
-//! that give credentials, before any layer code starts.
+//! Denies the user that runs layer code access to the build's credentials: before any layer code starts, root closes
+//! CodeBuild's files and the addresses of the servers that provide credentials.
 
 mod files;
 mod rules;
@@ -11,21 +11,21 @@ use super::{Prober, User, blocking};
 
 pub use rules::JobRules;
 
-/// What it needs to know.
+/// The user to isolate, and what the isolation covers.
 pub struct CredentialIsolation<'a> {
     /// The user that runs layer code; not the agent's own.
     pub user: &'a User,
     pub sources: &'a CredentialSources,
     /// Directories that this user needs: never closed.
-    pub keep: Vec<PathBuf>,
+    pub needed: Vec<PathBuf>,
 }
 
 impl CredentialIsolation<'_> {
-    /// Closes files and addresses. What could not be closed is logged. Only root can do this. The files stay closed; the
-    /// returned rules are for this job alone.
+    /// Closes files and addresses, and logs what it could not close. Needs root. The files stay closed; the returned rules
+    /// are for this job alone.
     pub async fn set_up(&self, prober: &Prober) -> JobRules {
-        let (uid, keep) = (self.user.uid, self.keep.clone());
-        let open = blocking(move || files::close(CODEBUILD.as_ref(), uid, &keep)).await;
+        let (uid, needed) = (self.user.uid, self.needed.clone());
+        let open = blocking(move || files::close(CODEBUILD.as_ref(), uid, &needed)).await;
         for one in open {
             tracing::warn!("{one}");
         }

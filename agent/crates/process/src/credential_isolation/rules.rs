@@ -1,11 +1,11 @@
-//! Routing rules of the kernel that refuse the addresses of credentials to the build user.
+//! Routing rules of the kernel that block the addresses of credential servers for the build user.
 //!
 //! A rule matches the user id that the kernel knows, so it also holds inside of user namespaces. In a network
 //! namespace of its own a process has no route to these addresses.
 //!
-//! Where a service runs the agent, and in a container, the rules stay: the machine is there for builds, and a process
-//! that outlives the job runs as the same user. On a person's machine the user may have another purpose, so the rules end
-//! with the job. There each job has rules of its own, so that the end of one job opens nothing to another.
+//! Where a service runs the agent, and in a container, the rules stay: the machine serves only builds, and a process that
+//! outlives the job runs as the same user. On a person's machine the user may have another purpose, so the rules end with
+//! the job. There each job has its own rules, so that the end of one job does not open the addresses for another job.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -13,12 +13,12 @@ use std::path::Path;
 use crate::capabilities::may_administer_network;
 use crate::{Interrupt, Prober, Runner, User};
 
-/// The priorities of rules that stay, and of a job's own. They are before the kernel's own rules for the main table
-/// (32766), and after the one for local addresses (0).
-const STAYS: [&str; 2] = ["100", "100"];
-const OF_JOB: [&str; 2] = ["101", "199"];
+/// First and last priority of rules that stay, and of a job's own rules. They are before the kernel's own rules for the
+/// main table (32766), and after the one for local addresses (0).
+const PERSISTENT: [&str; 2] = ["100", "100"];
+const PER_JOB: [&str; 2] = ["101", "199"];
 
-/// Where users have ranges of more ids, which they can use in user namespaces.
+/// Lists further ids of users, which they can use in user namespaces.
 const SUBORDINATE_IDS: &str = "/etc/subuid";
 
 /// `$1` and `$2` are the first and the last priority, each further word is `-4|-6 ADDRESS FIRST-LAST`. The kernel refuses
@@ -64,9 +64,12 @@ impl JobRules {
             return;
         }
         let words: Vec<&str> = self.0.iter().map(String::as_str).collect();
-        let answer = to_the_end(prober).script("credential-rules", REMOVE, &words, None).await;
+        let answer = uninterrupted(prober).script("credential-rules", REMOVE, &words, None).await;
         if answer.lines().is_none_or(|lines| !lines.is_empty()) {
-            tracing::warn!("rules of `ip` are left until the next boot: {}", answer.complaint());
+            tracing::warn!(
+                "cannot remove rules of `ip`, which stay until the next boot: {}",
+                answer.complaint()
+            );
         }
     }
 }
@@ -76,30 +79,31 @@ pub fn in_container() -> bool {
     ["/.dockerenv", "/run/.containerenv"].iter().any(|file| Path::new(file).exists())
 }
 
-/// Adds the rules, and returns those that do not stay. Adds none if the right to administer the network is missing,
-/// because the finding about the credentials says so if it matters.
+/// Adds the rules, and returns those that end with the job. Adds none without the right to administer the network; the
+/// finding about the credentials reports that if it matters.
 pub async fn add(prober: &Prober, user: &User, addresses: &[IpAddr], stay: bool) -> JobRules {
     if !may_administer_network() {
         return JobRules::default();
     }
     let subordinate = std::fs::read_to_string(SUBORDINATE_IDS).unwrap_or_default();
     let rules = rules(addresses, &ranges(user, &subordinate));
-    let priorities = if stay { STAYS } else { OF_JOB };
+    let priorities = if stay { PERSISTENT } else { PER_JOB };
     let words: Vec<&str> = priorities.into_iter().chain(rules.iter().map(String::as_str)).collect();
-    let answer = to_the_end(prober).script("credential-rules", ADD, &words, None).await;
+    let answer = uninterrupted(prober).script("credential-rules", ADD, &words, None).await;
     let Some(lines) = answer.lines() else {
         tracing::warn!("`ip rule` failed: {}", answer.complaint());
         return JobRules::default();
     };
     for line in lines.iter().filter_map(|line| line.strip_prefix("failed ")) {
-        tracing::warn!("no rule of `ip` for {line}");
+        tracing::warn!("cannot add a rule of `ip` for {line}");
     }
     let added = lines.iter().filter_map(|line| line.strip_prefix("added ")).map(str::to_owned);
     JobRules(if stay { Vec::new() } else { added.collect() })
 }
 
-/// The same, also in a job that is being stopped: rules that are half added or half removed help nobody.
-fn to_the_end(prober: &Prober) -> Prober {
+/// The same prober without the job's interrupt, so that all rules are added or removed also in a job that is being
+/// stopped.
+fn uninterrupted(prober: &Prober) -> Prober {
     let runner = Runner { interrupt: Interrupt::new(None), ..prober.runner.clone() };
     Prober { runner, ..prober.clone() }
 }
@@ -122,7 +126,7 @@ fn ranges(user: &User, subordinate: &str) -> Vec<(u32, u32)> {
         let owner = fields.next()?;
         let (first, count) = (fields.next()?.parse::<u32>().ok()?, fields.next()?.parse::<u32>().ok()?);
         let last = first.checked_add(count.checked_sub(1)?)?;
-        // A range with root would close the addresses to the agent.
+        // A range with root would block the agent itself.
         (first > 0 && (owner == user.name || owner == uid)).then_some((first, last))
     };
     [(user.uid, user.uid)].into_iter().chain(subordinate.lines().filter_map(range)).collect()

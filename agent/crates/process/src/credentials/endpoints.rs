@@ -1,19 +1,19 @@
-//! Tries to connect to the servers that give credentials.
+//! Tries to connect to the servers that provide credentials.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::facts::{Answers, Endpoint, Server};
+use super::findings::{Answers, Endpoint, Server};
 
-/// These servers are on the machine or next to it.
+/// The servers are on the machine or in its network, so they answer at once.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Of docker without TLS.
+/// Docker's port without TLS.
 const ENGINE_PORT: u16 = 2375;
 
-/// The head of an answer is shorter.
+/// Maximum bytes of a response; the head is shorter.
 const HEAD: u64 = 4096;
 
 /// The addresses that AWS documents.
@@ -43,7 +43,7 @@ pub fn try_all(named: &[SocketAddr]) -> Vec<Endpoint> {
             .map(|&(address, kind)| (address, kind, scope.spawn(move || try_one(address, kind))))
             .collect();
         let joined = threads.into_iter().map(|(address, kind, thread)| {
-            // A panic is no proof that the address is closed.
+            // After a panic, the address counts as open.
             Endpoint { address, kind, answers: thread.join().unwrap_or(Answers::Yes) }
         });
         joined.collect()
@@ -58,7 +58,7 @@ fn try_one(address: SocketAddr, kind: Server) -> Answers {
     Answers::Yes
 }
 
-/// An engine of containers that listens without a password, as AWS's documentation starts dockerd in CodeBuild.
+/// A container engine that listens without a password, as in AWS's documentation of docker in CodeBuild.
 pub fn engine() -> Option<PathBuf> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, ENGINE_PORT));
     is_engine(address).then(|| format!("tcp://{address}").into())
@@ -70,7 +70,8 @@ fn is_engine(address: SocketAddr) -> bool {
     answer.is_some_and(|answer| header(&answer, "api-version").is_some())
 }
 
-/// Whether a server of metadata says that the machine has no identity. Only servers that name themselves are believed.
+/// Whether a metadata server reports that the machine has no identity. Only responses with the header of a known cloud
+/// count.
 fn has_no_role(connection: TcpStream, address: SocketAddr) -> bool {
     const SESSION: &str = "PUT /latest/api/token HTTP/1.1\r\nHost: 169.254.169.254\r\n\
         X-aws-ec2-metadata-token-ttl-seconds: 60\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
@@ -87,7 +88,7 @@ fn has_no_role(connection: TcpStream, address: SocketAddr) -> bool {
     let Some(answer) = ask(&role) else { return false };
     match cloud(&answer) {
         Some(Cloud::Aws) => status(&answer) == Some("404"),
-        // Azure answers 400 if the machine has no identity.
+        // Azure returns 400 if the machine has no identity.
         Some(Cloud::Azure) => ask(AZURE).is_some_and(|answer| matches!(status(&answer), Some("400" | "404"))),
         // Google lists the accounts.
         Some(Cloud::Google) => ask(GOOGLE).is_some_and(|answer| match status(&answer) {
@@ -112,7 +113,7 @@ enum Cloud {
     Google,
 }
 
-/// Whose server of metadata gave the answer.
+/// The cloud whose metadata server sent the response.
 fn cloud(answer: &str) -> Option<Cloud> {
     match (header(answer, "server"), header(answer, "metadata-flavor")) {
         (_, Some("Google")) => Some(Cloud::Google),
@@ -133,18 +134,18 @@ fn header<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
     headers.find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
 }
 
-/// Sends a request; returns what comes back in time.
+/// Sends a request; returns what the server sends in time.
 fn exchange(mut connection: TcpStream, request: &str) -> Option<String> {
     connection.set_read_timeout(Some(TIMEOUT)).ok()?;
     connection.set_write_timeout(Some(TIMEOUT)).ok()?;
     connection.write_all(request.as_bytes()).ok()?;
     let mut answer = Vec::new();
-    // What came before an error counts.
+    // Bytes before an error count.
     let _ = connection.take(HEAD).read_to_end(&mut answer);
     Some(String::from_utf8_lossy(&answer).into_owned())
 }
 
-/// The token of a session in the answer to its request.
+/// The token in the response to the request for a session.
 fn session(answer: &str) -> Option<&str> {
     let (head, token) = answer.split_once("\r\n\r\n")?;
     let is_token = |token: &str| !token.is_empty() && token.chars().all(|c| c.is_ascii_graphic());
@@ -157,7 +158,7 @@ mod tests {
     use super::*;
     use std::net::TcpListener;
 
-    /// A server that gives these answers, one for each connection. Returns the requests.
+    /// A server that sends these responses, one for each connection. Returns the requests.
     fn served(answers: &'static [&'static str]) -> (SocketAddr, std::thread::JoinHandle<Vec<String>>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -176,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_server_that_names_itself_can_say_that_there_is_no_identity() {
+    fn only_the_server_of_a_known_cloud_can_report_that_there_is_no_identity() {
         use Answers::{WithoutCredentials, Yes};
         const AWS_404: &str = "HTTP/1.1 404 Not Found\r\nServer: EC2ws\r\n\r\n";
         const AZURE_400: &str = "HTTP/1.1 400 Bad Request\r\nServer: IMDS/150.870.65.1854\r\n\r\n";
@@ -201,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn an_engine_that_listens_for_everybody_is_recognized() {
+    fn an_engine_without_a_password_is_recognized() {
         for (answer, wanted) in [
             (&["HTTP/1.0 200 OK\r\nApi-Version: 1.41\r\n\r\nOK"][..], true),
             (&["HTTP/1.0 200 OK\r\n\r\nApi-Version: 1"], false),

@@ -6,20 +6,20 @@ use std::path::{Path, PathBuf};
 use agent_fs::untrusted;
 use nix::unistd::{AccessFlags, access};
 
-use super::facts::{Clue, Place};
+use super::findings::{ExposedSecret, LocationKind};
 use super::variables::Wanted;
 
-/// Bytes: the state of a shell is smaller.
+/// Maximum size of a file; the state of a shell is smaller.
 const LIMIT: u64 = 1 << 20;
 
 /// CodeBuild's own files are less deep, and its checkouts deeper.
 const DEPTH: usize = 4;
 
-/// Entries of CodeBuild's directories that are looked at.
+/// Maximum number of entries of CodeBuild's directories that are read.
 const MOST: usize = 10_000;
 
-fn file(path: &Path, holds: Vec<String>) -> Clue {
-    Clue { place: path.display().to_string(), kind: Place::File, holds }
+fn file(path: &Path, holds: Vec<String>) -> ExposedSecret {
+    ExposedSecret { location: path.display().to_string(), kind: LocationKind::File, holds }
 }
 
 /// What is directly below a directory.
@@ -34,8 +34,8 @@ pub fn text(path: &Path) -> Option<String> {
 }
 
 /// The files below the directory that set one of the variables.
-pub fn in_directory(directory: &Path, wanted: &Wanted<'_>) -> Vec<Clue> {
-    let mut clues = Vec::new();
+pub fn in_directory(directory: &Path, wanted: &Wanted<'_>) -> Vec<ExposedSecret> {
+    let mut secrets = Vec::new();
     let mut left = vec![(directory.to_owned(), DEPTH)];
     let mut seen = 0;
     while let Some((directory, depth)) = left.pop() {
@@ -43,27 +43,27 @@ pub fn in_directory(directory: &Path, wanted: &Wanted<'_>) -> Vec<Clue> {
             seen += 1;
             let path = entry.path();
             match entry.file_type() {
-                _ if seen > MOST => return clues,
+                _ if seen > MOST => return secrets,
                 Ok(kind) if kind.is_dir() && depth > 1 => left.push((path, depth - 1)),
                 Ok(kind) if kind.is_file() => {
                     let holds = text(&path).map(|text| wanted.of_text(&text)).unwrap_or_default();
                     if !holds.is_empty() {
-                        clues.push(file(&path, holds));
+                        secrets.push(file(&path, holds));
                     }
                 }
                 _ => {}
             }
         }
     }
-    clues.sort_by(|one, other| one.place.cmp(&other.place));
-    clues
+    secrets.sort_by(|one, other| one.location.cmp(&other.location));
+    secrets
 }
 
 /// Whether the text of a file contains credentials.
 type Recognize = fn(&str) -> bool;
 
 /// Files of the home directories in which usual programs keep credentials.
-pub fn in_homes(homes: &[PathBuf]) -> Vec<Clue> {
+pub fn in_homes(homes: &[PathBuf]) -> Vec<ExposedSecret> {
     const AWS: &str = "AWS credentials";
     let always = |_: &str| true;
     let has_key = |text: &str| text.contains("aws_secret_access_key") || text.contains("credential_process");
@@ -88,31 +88,31 @@ pub fn in_homes(homes: &[PathBuf]) -> Vec<Clue> {
         (".cargo/credentials.toml", "a token of a Cargo registry", |text| text.contains("token")),
         (".pypirc", "a password of PyPI", |text| text.contains("password")),
     ];
-    let mut clues = Vec::new();
+    let mut secrets = Vec::new();
     for home in homes {
         for (name, what, is_it) in kinds {
             let path = home.join(name);
             if text(&path).is_some_and(|text| is_it(&text)) {
-                clues.push(file(&path, vec![what.into()]));
+                secrets.push(file(&path, vec![what.into()]));
             }
         }
         let mut keys: Vec<PathBuf> = below(&home.join(".ssh"));
         keys.retain(|path| text(path).is_some_and(|text| text.contains("PRIVATE KEY-----")));
         keys.sort();
-        clues.extend(keys.iter().map(|path| file(path, vec!["a private key of ssh".into()])));
+        secrets.extend(keys.iter().map(|path| file(path, vec!["a private key of ssh".into()])));
         for cache in [".aws/sso/cache", ".aws/cli/cache"].map(|name| home.join(name)) {
             let files = std::fs::read_dir(&cache).into_iter().flatten().flatten().map(|entry| entry.path());
             let mut files: Vec<PathBuf> = files.filter(|path| text(path).is_some()).collect();
             files.sort();
-            clues.extend(files.iter().map(|path| file(path, vec!["AWS credentials of a session".into()])));
+            secrets.extend(files.iter().map(|path| file(path, vec!["AWS credentials of a session".into()])));
         }
     }
-    clues.dedup();
-    clues
+    secrets.dedup();
+    secrets
 }
 
 /// The files that variables of the agent name.
-pub fn named(files: &[(String, PathBuf)]) -> Vec<Clue> {
+pub fn named(files: &[(String, PathBuf)]) -> Vec<ExposedSecret> {
     let readable = files.iter().filter(|(_, path)| text(path).is_some());
     readable.map(|(variable, path)| file(path, vec![variable.clone()])).collect()
 }
@@ -149,8 +149,8 @@ mod tests {
             fs::write(path, text).unwrap();
         };
         let found = || -> Vec<String> {
-            let clues = in_homes(&[home.path().to_owned()]);
-            clues.iter().map(|clue| clue.place.rsplit('/').next().unwrap().to_owned()).collect()
+            let secrets = in_homes(&[home.path().to_owned()]);
+            secrets.iter().map(|secret| secret.location.rsplit('/').next().unwrap().to_owned()).collect()
         };
         assert_eq!(found(), [""; 0]);
         write(".aws/config", "[default]\nregion = eu-west-1\n");
@@ -175,8 +175,8 @@ mod tests {
 
     #[test]
     fn files_that_variables_name_count_if_they_can_be_read() {
-        let place = tempfile::tempdir().unwrap();
-        let token = place.path().join("token");
+        let location = tempfile::tempdir().unwrap();
+        let token = location.path().join("token");
         let files = [("AWS_WEB_IDENTITY_TOKEN_FILE".to_owned(), token.clone())];
         assert!(named(&files).is_empty());
         fs::write(&token, "hunter22").unwrap();
@@ -192,7 +192,7 @@ mod tests {
             fs::write(directory.join("env.sh"), "GITHUB_TOKEN=hunter22").unwrap();
         }
         let places: Vec<String> =
-            in_directory(top.path(), &Wanted::new(&[])).into_iter().map(|clue| clue.place).collect();
+            in_directory(top.path(), &Wanted::new(&[])).into_iter().map(|secret| secret.location).collect();
         assert_eq!(places, [deep.with_file_name("env.sh").display().to_string()]);
     }
 }

@@ -1,23 +1,24 @@
-//! Tokens in the configuration of git's work trees. `actions/checkout` leaves one there for later steps, and whoever
-//! reads the checkout can read it.
+//! Tokens in the configuration of git's work trees. `actions/checkout` leaves one there for later steps, and every user
+//! who can read the checkout can read it.
 
 use std::path::{Path, PathBuf};
 
-use super::facts::{Clue, Place};
 use super::files;
+use super::findings::{ExposedSecret, LocationKind};
 
-/// Directories of submodules in submodules that are looked at.
+/// Maximum depth of submodules in submodules that are searched.
 const DEPTH: usize = 4;
 
 /// The configuration of these work trees and their submodules.
-pub fn in_checkouts(checkouts: &[PathBuf]) -> Vec<Clue> {
-    let mut clues: Vec<Clue> = checkouts.iter().flat_map(|checkout| in_checkout(checkout)).collect();
-    clues.sort_by(|one, other| one.place.cmp(&other.place));
-    clues.dedup();
-    clues
+pub fn in_checkouts(checkouts: &[PathBuf]) -> Vec<ExposedSecret> {
+    let mut secrets: Vec<ExposedSecret> =
+        checkouts.iter().flat_map(|checkout| in_checkout(checkout)).collect();
+    secrets.sort_by(|one, other| one.location.cmp(&other.location));
+    secrets.dedup();
+    secrets
 }
 
-fn in_checkout(checkout: &Path) -> Vec<Clue> {
+fn in_checkout(checkout: &Path) -> Vec<ExposedSecret> {
     let git = git_directory(checkout);
     let common = files::text(&git.join("commondir")).map(|path| git.join(path.trim()));
     let mut configs: Vec<PathBuf> =
@@ -28,12 +29,12 @@ fn in_checkout(checkout: &Path) -> Vec<Clue> {
         [config].into_iter().chain(included)
     });
     let has_token = |config: &PathBuf| files::text(config).is_some_and(|text| has_token(&text));
-    let clue = |config: PathBuf| Clue {
-        place: config.display().to_string(),
-        kind: Place::GitConfig,
+    let secret = |config: PathBuf| ExposedSecret {
+        location: config.display().to_string(),
+        kind: LocationKind::GitConfig,
         holds: vec!["a token of git".into()],
     };
-    with_included.filter(has_token).map(clue).collect()
+    with_included.filter(has_token).map(secret).collect()
 }
 
 /// `.git`, or the directory that the file `.git` of a linked work tree or submodule names.
@@ -84,7 +85,7 @@ fn has_token(text: &str) -> bool {
     }) || text.lines().any(|line| line.trim_start().starts_with("[url ") && has_password(line))
 }
 
-/// `https://TOKEN@host` or `scheme://user:password@host`. A user alone is none for ssh.
+/// `https://TOKEN@host` or `scheme://user:password@host`. For ssh, a user alone is not a password.
 fn has_password(text: &str) -> bool {
     let Some((scheme, rest)) = text.split_once("://") else { return false };
     let authority = rest.split(['/', '"', ' ']).next().unwrap_or_default();
@@ -147,15 +148,16 @@ mod tests {
         };
         let token = "[http]\n\textraheader = AUTHORIZATION: basic eA==\n";
         let found = |checkout: &str| -> Vec<String> {
-            let clues = in_checkouts(&[top.path().join(checkout)]);
-            let name =
-                |clue: Clue| Path::new(&clue.place).strip_prefix(top.path()).unwrap().display().to_string();
-            clues.into_iter().map(name).collect()
+            let secrets = in_checkouts(&[top.path().join(checkout)]);
+            let name = |secret: ExposedSecret| {
+                Path::new(&secret.location).strip_prefix(top.path()).unwrap().display().to_string()
+            };
+            secrets.into_iter().map(name).collect()
         };
         write("a/.git/HEAD", "ref: refs/heads/main\n");
         write("a/.git/config", "[core]\n\tbare = false\n");
         assert_eq!(found("a"), [""; 0]);
-        assert_eq!(found("gone"), [""; 0]);
+        assert_eq!(found("missing"), [""; 0]);
         write("a/.git/modules/deep/sub/HEAD", "x");
         write("a/.git/modules/deep/sub/config", token);
         assert_eq!(found("a"), ["a/.git/modules/deep/sub/config"]);

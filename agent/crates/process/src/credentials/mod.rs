@@ -1,12 +1,12 @@
-//! Whether layer code can reach the build's credentials: tried by a child process that runs as the build user.
+//! Tests whether layer code can reach the build's credentials, in a child process that runs as the build user.
 //!
-//! [`look`] is the child's part, `judge` is pure. No value of a secret leaves the child.
+//! [`probe`] runs in the child, `assess` is pure. No value of a secret leaves the child.
 
+mod assess;
 mod endpoints;
-mod facts;
 mod files;
+mod findings;
 mod git_config;
-mod judge;
 mod variables;
 
 use std::ffi::OsString;
@@ -18,32 +18,32 @@ use agent_types::credentials::{CredentialAccess, Reachable};
 use super::capabilities::may_administer_network;
 use super::{Answer, PROBE_LIMIT, Prober, User, agent_user};
 
-pub use facts::Facts;
-pub use judge::Rights;
+pub use assess::Rights;
+pub use findings::ProbeFindings;
 
 /// Where CodeBuild keeps its own files.
 pub const CODEBUILD: &str = "/codebuild";
 
-/// The hidden command that calls [`look`].
+/// The hidden command that calls [`probe`].
 pub const COMMAND: &str = "probe-credentials";
 
-/// The agent itself, whatever is at its path now.
+/// The running program of the agent, also if its path has another file by now.
 const OWN_PROGRAM: &str = "/proc/self/exe";
 
-/// Where the agent's own environment says that credentials are. Has no secret.
+/// The places of credentials that the agent's own environment names. Contains no secret.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CredentialSources {
     /// The names of the agent's variables with secrets.
     pub variables: Vec<String>,
     /// Files with secrets, and the variables that name them.
     pub files: Vec<(String, PathBuf)>,
-    /// Servers that give credentials, besides those that AWS documents.
+    /// Servers that provide credentials, besides those that AWS documents.
     pub endpoints: Vec<SocketAddr>,
-    /// Home directories whose credentials count, besides those in `/home`.
+    /// Home directories that are searched, besides those in `/home`.
     pub homes: Vec<PathBuf>,
-    /// Work trees of git whose configuration counts.
+    /// Work trees of git whose configuration is searched.
     pub checkouts: Vec<PathBuf>,
-    /// Whether a service runs the agent, on a machine for builds. The child does not need to know.
+    /// Whether a service runs the agent, on a machine for builds. Not passed to the child.
     pub by_service: bool,
 }
 
@@ -90,7 +90,7 @@ impl CredentialSources {
     }
 }
 
-/// The sources of the words that the agent passes to its child; others are ignored.
+/// Parses the arguments that the agent passes to its child; other words are ignored.
 impl<'a> FromIterator<&'a str> for CredentialSources {
     fn from_iter<I: IntoIterator<Item = &'a str>>(words: I) -> CredentialSources {
         let mut sources = CredentialSources::default();
@@ -110,29 +110,29 @@ impl<'a> FromIterator<&'a str> for CredentialSources {
     }
 }
 
-/// Looks with the rights of this process, whose environment is `own`. Takes a few seconds at most.
-pub fn look(sources: &CredentialSources, own: &[(OsString, OsString)]) -> Facts {
+/// Searches with the rights of this process, whose environment is `own`. Takes a few seconds at most.
+pub fn probe(sources: &CredentialSources, own: &[(OsString, OsString)]) -> ProbeFindings {
     let mut sources = sources.clone();
     sources.homes.extend(files::below("/home".as_ref()));
     sources.homes.sort();
     sources.homes.dedup();
-    look_below(Path::new(CODEBUILD), &sources, own)
+    probe_below(Path::new(CODEBUILD), &sources, own)
 }
 
-fn look_below(codebuild: &Path, sources: &CredentialSources, own: &[(OsString, OsString)]) -> Facts {
+fn probe_below(codebuild: &Path, sources: &CredentialSources, own: &[(OsString, OsString)]) -> ProbeFindings {
     let wanted = variables::Wanted::new(&sources.variables);
-    let mut clues: Vec<_> = variables::of_own_environment(&wanted, own).into_iter().collect();
-    clues.extend(variables::of_processes(&wanted));
-    clues.extend(files::in_directory(codebuild, &wanted));
-    clues.extend(files::in_homes(&sources.homes));
-    clues.extend(git_config::in_checkouts(&sources.checkouts));
-    clues.extend(files::named(&sources.files));
+    let mut secrets: Vec<_> = variables::of_own_environment(&wanted, own).into_iter().collect();
+    secrets.extend(variables::of_processes(&wanted));
+    secrets.extend(files::in_directory(codebuild, &wanted));
+    secrets.extend(files::in_homes(&sources.homes));
+    secrets.extend(git_config::in_checkouts(&sources.checkouts));
+    secrets.extend(files::named(&sources.files));
     let endpoints = endpoints::try_all(&sources.endpoints);
     let sockets = files::engine_sockets().into_iter().chain(endpoints::engine()).collect();
-    Facts { endpoints, clues, sockets }
+    ProbeFindings { endpoints, secrets, sockets }
 }
 
-/// Looks as the user that runs layer code (`None`: as the agent itself), and judges.
+/// Tests as the user that runs layer code (`None`: as the agent itself), and assesses the result.
 pub async fn try_access(
     prober: &Prober,
     user: Option<&User>,
@@ -143,12 +143,12 @@ pub async fn try_access(
         [OWN_PROGRAM, COMMAND].into_iter().chain(words.iter().map(String::as_str)).collect();
     let answer = prober.ask("credentials", &argv, user, &prober.environment, PROBE_LIMIT).await;
     let rights = Rights { other_user: user.is_some(), network: may_administer_network() };
-    let facts = match &answer {
+    let findings = match &answer {
         Answer::Said { ok: true, lines } => lines.iter().find_map(|line| serde_json::from_str(line).ok()),
         _ => None,
     };
-    match facts {
-        Some(facts) => judge::judge(&facts, rights),
+    match findings {
+        Some(findings) => assess::assess(&findings, rights),
         None => CredentialAccess {
             reachable: Reachable::Unknown,
             reasons: vec![format!("the test as the build user failed: {}", answer.complaint())],
@@ -190,7 +190,7 @@ mod tests {
         assert_eq!(all, [&known[..], &["fd00::1", "fd00:ec2::23", "fd00:ec2::254"]].concat());
     }
 
-    /// The whole of what the child does, on this machine.
+    /// The complete search of the child, on this machine.
     #[test]
     fn the_child_finds_what_codebuild_leaves() {
         let codebuild = tempfile::tempdir().unwrap();
@@ -199,12 +199,13 @@ mod tests {
         let state = tmp.join("env.sh");
         std::fs::write(&state, "export AWS_CONTAINER_CREDENTIALS_RELATIVE_URI='/v2/credentials/canary'\n")
             .unwrap();
-        let facts = look_below(codebuild.path(), &CredentialSources::default(), &[]);
-        let clue = facts.clues.iter().find(|clue| clue.place == state.display().to_string()).unwrap();
-        assert_eq!(clue.holds, ["AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"]);
-        assert_eq!(facts.endpoints.len(), endpoints::known().len());
-        let text = serde_json::to_string(&facts).unwrap();
+        let findings = probe_below(codebuild.path(), &CredentialSources::default(), &[]);
+        let secret =
+            findings.secrets.iter().find(|secret| secret.location == state.display().to_string()).unwrap();
+        assert_eq!(secret.holds, ["AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"]);
+        assert_eq!(findings.endpoints.len(), endpoints::known().len());
+        let text = serde_json::to_string(&findings).unwrap();
         assert!(!text.contains("canary"), "{text}");
-        assert_eq!(serde_json::from_str::<Facts>(&text).unwrap(), facts);
+        assert_eq!(serde_json::from_str::<ProbeFindings>(&text).unwrap(), findings);
     }
 }

@@ -1,10 +1,10 @@
-//! Secrets in environments: of all processes that this user can look into, and in the text of files.
+//! Secrets in the environments of all processes that this user can read, and in the text of files.
 
 use std::ffi::OsString;
 
 use agent_types::secrets;
 
-use super::facts::{Clue, Place};
+use super::findings::{ExposedSecret, LocationKind};
 use crate::processes::{Process, Processes};
 
 /// Variables with the credentials of a build, on the services that run builds.
@@ -21,7 +21,7 @@ const NAMES: [&str; 10] = [
     "GIT_TOKEN",
 ];
 
-/// The path on CodeBuild's and ECS's server of credentials.
+/// Names the path on the credential server of CodeBuild and ECS.
 pub const CONTAINER_PATH: &str = "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI";
 
 /// The names to look for.
@@ -80,31 +80,31 @@ fn sorted(mut names: Vec<String>) -> Vec<String> {
 }
 
 /// The environment of this process, which is that of layer code.
-pub fn of_own_environment(wanted: &Wanted<'_>, own: &[(OsString, OsString)]) -> Option<Clue> {
+pub fn of_own_environment(wanted: &Wanted<'_>, own: &[(OsString, OsString)]) -> Option<ExposedSecret> {
     let text = |word: &OsString| word.to_string_lossy().into_owned();
     let held = own.iter().map(|(name, value)| (text(name), text(value)));
     let holds =
         sorted(held.filter(|(name, value)| wanted.is_held(name, value)).map(|(name, _)| name).collect());
-    let place = "the environment of layer code".to_owned();
-    (!holds.is_empty()).then_some(Clue { place, kind: Place::Own, holds })
+    let location = "the environment of layer code".to_owned();
+    (!holds.is_empty()).then_some(ExposedSecret { location, kind: LocationKind::Own, holds })
 }
 
 /// All other processes whose environment or arguments have one of the variables, as far as this user can read them.
-pub fn of_processes(wanted: &Wanted<'_>) -> Vec<Clue> {
+pub fn of_processes(wanted: &Wanted<'_>) -> Vec<ExposedSecret> {
     let own = std::process::id() as i32;
     let processes = Processes::now();
-    let clue = |process: &Process| {
+    let secret = |process: &Process| {
         let in_environment = wanted.of_entries(&process.environment());
-        // Everybody can read these.
+        // All users can read these.
         let words = process.arguments();
         let in_arguments: Vec<String> =
             words.iter().flat_map(|word| wanted.of_text(&word.to_string_lossy())).collect();
         let part = if in_environment.is_empty() { "command line" } else { "environment" };
         let holds = sorted([in_environment, in_arguments].concat());
-        let place = format!("the {part} of {}", process.label());
-        (!holds.is_empty()).then_some(Clue { place, kind: Place::Process, holds })
+        let location = format!("the {part} of {}", process.label());
+        (!holds.is_empty()).then_some(ExposedSecret { location, kind: LocationKind::Process, holds })
     };
-    processes.alive().filter(|process| process.pid != own).filter_map(clue).collect()
+    processes.alive().filter(|process| process.pid != own).filter_map(secret).collect()
 }
 
 #[cfg(test)]
@@ -132,7 +132,7 @@ mod tests {
         let environment =
             [variable("PATH", "/bin"), variable("GH_TOKEN", "hunter22"), variable("DB_PASSWORD", "")];
         assert_eq!(
-            of_own_environment(&wanted, &environment).map(|clue| clue.holds),
+            of_own_environment(&wanted, &environment).map(|secret| secret.holds),
             Some(vec!["GH_TOKEN".into()])
         );
         assert_eq!(of_own_environment(&wanted, &environment[..1]), None);

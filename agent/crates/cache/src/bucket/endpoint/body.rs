@@ -40,7 +40,7 @@ struct Content {
     stream: BoxStream<'static, object_store::Result<Bytes>>,
     left: u64,
     source: Source,
-    /// Whether the stream had no bytes when it was asked last, and until when it must have some.
+    /// Whether the last poll of the stream returned no bytes. `stall` is the deadline for the next ones.
     waits: bool,
     stall: Pin<Box<Sleep>>,
     end: Instant,
@@ -120,7 +120,7 @@ impl Content {
                         self.stall.as_mut().reset(Instant::now() + self.source.limits.stall);
                     }
                     let stalled = self.stall.as_mut().poll(context);
-                    return stalled.map(|()| Some(Err(self.failed("no more bytes came"))));
+                    return stalled.map(|()| Some(Err(self.failed("it sent no more bytes"))));
                 }
             }
         };

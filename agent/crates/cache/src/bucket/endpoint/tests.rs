@@ -1,22 +1,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::fmt;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::stream::BoxStream;
-use futures_util::{StreamExt, stream};
-use object_store::memory::InMemory;
 use object_store::path::Path;
-use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
-    ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
-};
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+
+use faulty_bucket::{Fault, FaultyBucket};
 
 use super::*;
 use crate::bucket::BucketTier;
@@ -26,118 +17,16 @@ use agent_types::bucket_share::BucketShare;
 use agent_types::s3_address::S3Address;
 use agent_types::tiers::{TierKind, TieredShare};
 
+mod faulty_bucket;
+
 const RELEASE: &str = "scarthgap";
 
 const OBJECT: &str = "sstate/scarthgap/ab/12/sstate:zlib:x:1.3:r0:x:12:\
                       ab12000000000000000000000000000000000000000000000000000000000000_compile.tar.zst";
 
-/// How the bucket answers a GET.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fault {
-    No,
-    Error,
-    /// The connection breaks in the middle.
-    Breaks,
-    /// It ends early, and says nothing of it.
-    Truncated,
-    /// More bytes than announced.
-    Longer,
-    /// Another part than the one that was asked for.
-    OtherRange,
-    /// No answer at all.
-    Silent,
-    /// Half of the bytes, and then nothing.
-    Stalls,
-    /// Role without the right to list.
-    Forbidden,
-}
-
-/// A bucket in memory with faults.
-#[derive(Debug)]
-struct Faulty {
-    memory: InMemory,
-    fault: Mutex<Fault>,
-    gets: AtomicU64,
-}
-
-impl fmt::Display for Faulty {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("faulty")
-    }
-}
-
-fn broken() -> Error {
-    Error::Generic { store: "S3", source: "connection reset by peer".into() }
-}
-
-#[async_trait]
-impl ObjectStore for Faulty {
-    async fn put_opts(&self, key: &Path, content: PutPayload, options: PutOptions) -> Result<PutResult> {
-        self.memory.put_opts(key, content, options).await
-    }
-
-    async fn put_multipart_opts(
-        &self,
-        key: &Path,
-        o: PutMultipartOptions,
-    ) -> Result<Box<dyn MultipartUpload>> {
-        self.memory.put_multipart_opts(key, o).await
-    }
-
-    async fn get_opts(&self, key: &Path, options: GetOptions) -> Result<GetResult> {
-        let fault = *self.fault.lock().unwrap();
-        let head = options.head;
-        self.gets.fetch_add(u64::from(!head), Ordering::Relaxed);
-        match fault {
-            Fault::Error => return Err(broken()),
-            Fault::Silent => std::future::pending().await,
-            Fault::Forbidden => {
-                return Err(Error::PermissionDenied { path: key.to_string(), source: "403".into() });
-            }
-            _ => {}
-        }
-        let got = self.memory.get_opts(key, options).await?;
-        if head || fault == Fault::No {
-            return Ok(got);
-        }
-        let (meta, attributes, extensions) =
-            (got.meta.clone(), got.attributes.clone(), got.extensions.clone());
-        let mut range = got.range.clone();
-        let content = got.bytes().await?;
-        let half = content.slice(..content.len() / 2);
-        let parts: BoxStream<'static, Result<Bytes>> = match fault {
-            Fault::Breaks => stream::iter([Ok(half), Err(broken())]).boxed(),
-            Fault::Truncated => stream::iter([Ok(half)]).boxed(),
-            Fault::Longer => stream::iter([Ok(content), Ok(Bytes::from_static(b"more"))]).boxed(),
-            Fault::Stalls => stream::iter([Ok(half)]).chain(stream::pending()).boxed(),
-            _ => {
-                range = range.start + 1..range.end;
-                stream::iter([Ok(content.slice(1..))]).boxed()
-            }
-        };
-        Ok(GetResult { payload: GetResultPayload::Stream(parts), meta, range, attributes, extensions })
-    }
-
-    fn delete_stream(&self, keys: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        self.memory.delete_stream(keys)
-    }
-
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.memory.list(prefix)
-    }
-
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.memory.list_with_delimiter(prefix).await
-    }
-
-    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        self.memory.copy_opts(from, to, options).await
-    }
-}
-
 /// An endpoint and the bucket behind it.
 struct Bench {
-    store: Arc<Faulty>,
+    store: Arc<FaultyBucket>,
     endpoint: Endpoint,
 }
 
@@ -148,11 +37,7 @@ impl Bench {
     }
 
     async fn with_limits(objects: &[(&str, &[u8])], pull_request: bool, limits: Limits) -> Bench {
-        let store = Arc::new(Faulty {
-            memory: InMemory::new(),
-            fault: Mutex::new(Fault::No),
-            gets: AtomicU64::new(0),
-        });
+        let store = Arc::new(FaultyBucket::default());
         let share = BucketShare::new(S3Address::parse("s3://bucket/prefix").unwrap());
         let open = || Objects::new(Arc::clone(&store) as _, Retries::within(Duration::ZERO));
         for (key, content) in objects {
@@ -174,11 +59,11 @@ impl Bench {
     }
 
     fn fault(&self, fault: Fault) {
-        *self.store.fault.lock().unwrap() = fault;
+        self.store.set_fault(fault);
     }
 
     fn gets(&self) -> u64 {
-        self.store.gets.load(Ordering::Relaxed)
+        self.store.gets()
     }
 
     fn tier(&self, kind: TierKind) -> &ReadTier {
@@ -195,8 +80,8 @@ impl Bench {
         Client { stream: BufReader::new(stream), port: self.endpoint.port() }
     }
 
-    /// Asks for an object; `None`, if the connection breaks before all of it came. What came until then does not
-    /// matter: wget continues from there.
+    /// Requests an object; `None`, if the connection breaks before the end. The bytes before that do not matter: wget
+    /// continues after them.
     async fn whole(&self, path: &str) -> Option<(u16, Vec<u8>)> {
         let reply = self.connect().await.ask("GET", path, "").await.ok()?;
         Some((reply.status, reply.body?))
@@ -552,7 +437,7 @@ async fn a_whole_answer_has_a_time_limit() {
     for _ in 0..9 {
         assert_eq!(bench.whole(&shared(OBJECT)).await, None, "its time is over before it begins");
     }
-    assert_eq!(bench.tier(TierKind::Shared).served.totals().failures, 0, "the bucket did nothing wrong");
+    assert_eq!(bench.tier(TierKind::Shared).served.totals().failures, 0, "the bucket did not fail");
     let reply = bench.ask("GET", "/shared/downloads/a.tar.gz", "").await;
     assert_eq!((reply.0, reply.1.len()), (200, large.len()), "it has 512 s");
 }

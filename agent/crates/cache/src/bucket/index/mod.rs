@@ -46,9 +46,9 @@ const MAX_READ_BYTES: u64 = 2 * MAX_COMPRESSED;
 const PARALLEL: usize = 8;
 /// Compressed bytes after which a base gets another object: about 250,000 files.
 const PART_BYTES: u64 = 16 << 20;
-/// What a compressor may still write at the end.
+/// Bytes that a compressor may still write at its end.
 const PART_MARGIN: u64 = 1 << 20;
-/// Lists that run in parallel when all files are listed.
+/// Listings that run in parallel when all files are listed.
 const LISTS: usize = 16;
 
 /// The index of one tier and one release. Can be asked at any time; until it is [`Index::ready`] it knows nothing.
@@ -65,7 +65,7 @@ struct State {
     table: Table,
     /// What this job published before the index was filled: a listing may lack it.
     published: Vec<(String, u64)>,
-    /// Whether no listing comes any more.
+    /// Whether the index needs no further listing.
     is_filled: bool,
     /// Why the index is incomplete.
     trouble: Option<String>,
@@ -233,7 +233,7 @@ impl Index {
             }
         };
         let stop = || listed.load(Ordering::Relaxed) >= table::MAX_ENTRIES;
-        // The first files of a share that is too large for an index are better than none.
+        // An index of a part of the files is better than none.
         let _ended = walk(&self.tier.objects, prefix.clone(), LISTS, &stop, each).await?;
         {
             let mut state = self.write();
@@ -306,7 +306,7 @@ impl BaseWriter {
         })
     }
 
-    /// Adds a file by its path below `sstate/<release>/`. Those that no reader would read are left out.
+    /// Adds a file by its path below `sstate/<release>/`. Skips files beyond the limit of readers.
     ///
     /// # Errors
     /// If the compressor fails.

@@ -84,7 +84,7 @@ async fn a_missing_or_old_base_is_replaced_by_a_listing() {
     assert_eq!(index.len(), 4);
     index.insert(&file(8), 8);
     assert_eq!(known(&index, 8..9), [8]);
-    assert!(index.write().published.is_empty(), "names cost no memory when no listing comes any more");
+    assert!(index.write().published.is_empty(), "without a further listing, no names are stored twice");
 
     // The next reader needs no listing: the base is there. Additions of about the same time are read with it,
     // because clocks differ.
@@ -159,9 +159,9 @@ async fn a_base_that_is_too_large_for_one_object_has_parts() {
     assert_eq!(Index::load(&tier, RELEASE).await.unwrap().len(), 0);
 }
 
-/// More files than readers accept do not make a prune impossible, which needs a new base.
+/// A prune needs a new base, also if there are more files than readers accept.
 #[tokio::test]
-async fn files_beyond_the_limit_are_left_out() {
+async fn files_beyond_the_limit_are_skipped() {
     let tier = tier();
     let mut base = BaseWriter::new(&tier, RELEASE, SystemTime::now()).unwrap();
     (base.part_bytes, base.left) = (20_000, PART_MARGIN + 60_000);

@@ -52,11 +52,8 @@ pub struct Apply<'a> {
     pub stop: &'a (dyn Fn() -> bool + Sync),
 }
 
-/// A unit that is about to be deleted.
-struct Doomed {
-    /// The keys of its objects that exist, the archive first, with their sizes.
-    keys: Vec<(Path, u64)>,
-}
+/// The existing objects of a unit that is about to be deleted: keys and sizes, the archive first.
+type UnitObjects = Vec<(Path, u64)>;
 
 impl Apply<'_> {
     /// # Errors
@@ -67,8 +64,8 @@ impl Apply<'_> {
             if (self.stop)() {
                 return Ok((applied, Ended::Early));
             }
-            let doomed = self.check(batch, uses, &mut applied).await?;
-            self.delete(doomed, &mut applied).await;
+            let units = self.check(batch, uses, &mut applied).await?;
+            self.delete(units, &mut applied).await;
             if applied.denied {
                 break;
             }
@@ -82,7 +79,7 @@ impl Apply<'_> {
         batch: &[Candidate],
         uses: &mut LastUses,
         applied: &mut Applied,
-    ) -> Result<Vec<Doomed>> {
+    ) -> Result<Vec<UnitObjects>> {
         let leases = match self.rules.options.ignore_leases {
             true => Vec::new(),
             false => {
@@ -111,16 +108,16 @@ impl Apply<'_> {
         }
         let look = wanted.into_iter().map(|unit| self.look(unit));
         let mut looked = stream::iter(look).buffered(self.rules.options.width.max(1));
-        let mut doomed = Vec::new();
+        let mut units = Vec::new();
         while let Some(fate) = looked.next().await {
             match fate {
-                Ok(Some(unit)) if unit.keys.is_empty() => applied.gone += 1,
-                Ok(Some(unit)) => doomed.push(unit),
+                Ok(Some(unit)) if unit.is_empty() => applied.gone += 1,
+                Ok(Some(unit)) => units.push(unit),
                 Ok(None) => applied.used += 1,
                 Err(why) => applied.fail(why),
             }
         }
-        Ok(doomed)
+        Ok(units)
     }
 
     fn whose(&self, candidate: &Candidate) -> Option<&Whose> {
@@ -167,7 +164,7 @@ impl Apply<'_> {
     }
 
     /// Looks at each object of a unit. `None`, if one was written again since it was listed.
-    async fn look(&self, unit: Unit) -> Result<Option<Doomed>, String> {
+    async fn look(&self, unit: Unit) -> Result<Option<UnitObjects>, String> {
         let mut keys = Vec::new();
         for (below, part) in self.keys(&unit).zip(&unit.parts) {
             let key = agent_objects::key::exact(&self.share.key(&below))?;
@@ -183,26 +180,26 @@ impl Apply<'_> {
                 Err(error) => return Err(format!("{}: {}", shown(&below), shown(&error.to_string()))),
             }
         }
-        Ok(Some(Doomed { keys }))
+        Ok(Some(keys))
     }
 
     /// Deletes the archives, and then the sidecar files of those that are gone: no build may find an archive whose
     /// sidecar files are missing.
-    async fn delete(&self, doomed: Vec<Doomed>, applied: &mut Applied) {
-        let first = doomed.iter().filter_map(|unit| Some(unit.keys.first()?.0.clone())).collect();
+    async fn delete(&self, units: Vec<UnitObjects>, applied: &mut Applied) {
+        let first = units.iter().filter_map(|unit| Some(unit.first()?.0.clone())).collect();
         let refused = self.delete_batch(first, applied).await;
-        let deleted = |unit: &Doomed| !unit.keys.first().is_some_and(|(key, _)| refused.contains(key));
-        let (doomed, kept): (Vec<_>, Vec<_>) = doomed.into_iter().partition(deleted);
+        let is_deleted = |unit: &UnitObjects| !unit.first().is_some_and(|(key, _)| refused.contains(key));
+        let (deleted, kept): (Vec<_>, Vec<_>) = units.into_iter().partition(is_deleted);
         applied.failed += kept.len() as u64;
         let rest: Vec<Path> =
-            doomed.iter().flat_map(|unit| unit.keys.iter().skip(1).map(|(key, _)| key.clone())).collect();
+            deleted.iter().flat_map(|unit| unit.iter().skip(1).map(|(key, _)| key.clone())).collect();
         for batch in rest.chunks(BATCH) {
             // The next run finds them as units without an archive.
             let refused = self.delete_batch(batch.to_vec(), applied).await.len();
             applied.failed += refused as u64;
         }
-        for unit in doomed {
-            applied.taken.add(unit.keys.iter().map(|(_, size)| size).sum());
+        for unit in deleted {
+            applied.taken.add(unit.iter().map(|(_, size)| size).sum());
         }
     }
 

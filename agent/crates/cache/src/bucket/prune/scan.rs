@@ -95,12 +95,12 @@ impl Scanner<'_> {
         let tier = layout::tier(self.share, Some(number));
         let top = directory(tier.root());
         let mut found: Vec<ListedObject> = Vec::new();
-        // Strangers may fill their tier: listing all of it takes hours, and money.
+        // A pull request may write any number of objects. Listing all of them would take hours and cost money.
         let too_many = AtomicBool::new(false);
         let each = |part: Vec<ListedObject>| {
-            let room = MOST.saturating_sub(found.len());
-            too_many.fetch_or(part.len() > room, Ordering::Relaxed);
-            found.extend(part.into_iter().take(room));
+            let left = MOST.saturating_sub(found.len());
+            too_many.fetch_or(part.len() > left, Ordering::Relaxed);
+            found.extend(part.into_iter().take(left));
         };
         let stop = || (self.stop)() || too_many.load(Ordering::Relaxed);
         match walk(self.objects, top.clone(), self.width(), &stop, each).await {
@@ -112,17 +112,15 @@ impl Scanner<'_> {
             }
         }
         if too_many.into_inner() {
-            scan.gathering
-                .trouble
-                .add(|| format!("pr/{number}: too many objects, the rest was not looked at"));
+            scan.gathering.trouble.add(|| format!("pr/{number}: too many objects, the rest was skipped"));
         }
-        // A prune writes the index itself, which is no use of the tier.
+        // The prune itself writes the index. That does not count as a use of the tier.
         let index = format!("{top}index/");
         let is_index = |object: &ListedObject| object.key.starts_with(&index);
         let others = found.iter().filter(|object| !is_index(object));
         let newest = others.map(|object| nanoseconds(object.modified)).max().unwrap_or(i64::MIN);
         if !found.is_empty() && self.rules.takes_tier(number, newest) {
-            // Those of the index first.
+            // The objects of the index come first.
             found.sort_by_key(|object| !is_index(object));
             self.whole_tier(number, newest, &top, found, scan);
             return Ended::Complete;
@@ -144,7 +142,7 @@ impl Scanner<'_> {
         Ended::Complete
     }
 
-    /// Adds all objects of a tier that nobody uses any more, in this order.
+    /// Adds all objects of an unused tier, in this order.
     fn whole_tier(&self, number: u64, newest: i64, top: &str, found: Vec<ListedObject>, scan: &mut Scan) {
         let too_old = before(self.rules.now, self.rules.options.pull_requests_max_age);
         let group = scan.group(format!("pr/{number}"), self.rules.only_age(too_old), Whose::Tier(number));

@@ -336,7 +336,7 @@ async fn an_interrupt_before_the_plan_is_complete_deletes_nothing() {
     assert_eq!(bucket.all().await.len(), 2);
 }
 
-/// The tier of a pull request that never ends: prefixes with three objects each, and leases.
+/// A tier of a pull request whose listing has no end: prefixes with three objects each, and leases.
 #[derive(Debug, Default)]
 struct Flooded {
     pages: AtomicU64,

@@ -3,8 +3,8 @@
 //! 1. A download that a tier has under the same name is compared with it.
 //! 2. The sidecar files are created, then the primary file. The bucket refuses each that exists.
 //! 3. If the primary file is this one, sidecar files with other content are replaced: they come from an interrupted
-//!    publisher, or from one that runs now. The publisher of the primary file decides which are right. Those with the
-//!    same content are created again, because they may be what a prune is about to delete.
+//!    publisher, or from one that runs now. The publisher of the primary file decides which are right. Sidecar files with
+//!    the same content are created again, because a prune may be about to delete them.
 
 use std::sync::Arc;
 

@@ -219,7 +219,7 @@ async fn the_publisher_of_the_archive_decides_about_its_sidecars() {
     assert_eq!(place.read(&key(&format!("{other}.sig"))).await, "their signature");
 }
 
-/// A prune that deletes an archive deletes its sidecar files a moment later, when the archive may be there again.
+/// A prune deletes an archive, and then its sidecar files. A publisher may create the archive again in between.
 #[derive(Debug)]
 struct Pruning(Arc<InMemory>);
 

@@ -39,8 +39,8 @@ const MOST_DIRECTORIES: usize = 100;
 /// No file of a cache is larger; meta-aws with all that it stands on makes 100 megabytes.
 pub const LARGEST: u64 = 1 << 30;
 
-/// No file of BitBake's code is larger.
-const LONGEST_CODE: u64 = 4 << 20;
+/// Maximum size of a file of BitBake's code.
+const MAX_CODE_BYTES: u64 = 4 << 20;
 
 /// A run of many configurations at once has two files for each.
 pub const MOST_FILES: usize = 64;
@@ -60,7 +60,7 @@ pub struct Cache {
     pub metadata: Metadata,
 }
 
-/// What a whole cache consists of.
+/// The kinds of files of a complete parse cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kinds {
     /// Recipes only: BitBake up to langdale has the signature data with them.
@@ -70,11 +70,11 @@ pub enum Kinds {
 }
 
 impl Kinds {
-    /// Those of the BitBake in this directory.
+    /// The kinds that the BitBake in this directory writes.
     pub fn of(bitbake: &Path) -> Kinds {
-        let code = read::whole(&bitbake.join("lib/bb/cache.py"), LONGEST_CODE).unwrap_or_default();
+        let code = read::whole(&bitbake.join("lib/bb/cache.py"), MAX_CODE_BYTES).unwrap_or_default();
         let has = |words: &str| code.windows(words.len()).any(|window| window == words.as_bytes());
-        // Of an unknown BitBake, nothing is stored that may not be whole.
+        // For an unknown BitBake, a cache is stored only with both kinds of files.
         match has("class CoreRecipeInfo(") && !has("class SiggenRecipeInfo(") {
             true => Kinds::Recipes,
             false => Kinds::RecipesAndSignatures,
@@ -101,7 +101,7 @@ pub fn find(build: &Path, user: &User, kinds: Kinds) -> CacheResult<Vec<Cache>> 
         for name in names(&directory)?.iter().filter(|name| hash_of(name) == Some(&hash)) {
             caches.push(open_cache(&directory, path.join(name), user)?);
         }
-        // BitBake would parse everything all the same.
+        // With an incomplete cache, BitBake would parse everything anyway.
         if !kinds.are_in(&caches) || caches.len() > MOST_FILES {
             return Ok(Vec::new());
         }
@@ -137,7 +137,7 @@ fn is_core(name: &OsStr) -> bool {
 /// Removes the caches of the configuration that was parsed last.
 ///
 /// # Errors
-/// When BitBake is still at it, or they cannot be removed.
+/// When BitBake still uses them, or they cannot be removed.
 pub fn remove_newest(build: &Path, user: &User) -> CacheResult<()> {
     as_user(user, || {
         let top = open_directory(build)?;

@@ -92,7 +92,7 @@ fn half_a_cache_is_none() {
 
 /// Up to langdale, BitBake has one file.
 #[test]
-fn bitbake_says_which_kinds_it_has() {
+fn the_kinds_are_read_from_bitbakes_code() {
     let bitbake = tempfile::tempdir().unwrap();
     assert_eq!(Kinds::of(bitbake.path()), Kinds::RecipesAndSignatures);
     fs::create_dir_all(bitbake.path().join("lib/bb")).unwrap();

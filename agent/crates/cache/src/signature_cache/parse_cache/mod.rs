@@ -96,9 +96,10 @@ impl Unpacked {
     }
 }
 
-/// What the BitBake that finds a cache keeps up to date. It takes a cache for valid by the recipes' own file alone, and
-/// reads the file of signature data only when it writes signatures (`RECIPE_SIGGEN_INFO` in bb/cooker.py). Without that,
-/// it would parse a changed recipe anew, and leave the old signature data beside it: "Basehash mismatch" in the next run.
+/// Which files of a parse cache the next BitBake updates. It checks only the file of recipes to decide whether a cache is
+/// valid, and reads the file of signature data only if it writes signatures (`RECIPE_SIGGEN_INFO` in bb/cooker.py).
+/// Otherwise it would parse a changed recipe again, and not update the old signature data: "Basehash mismatch" in the
+/// next run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keeps {
     Recipes,
@@ -106,7 +107,7 @@ pub enum Keeps {
 }
 
 impl Keeps {
-    /// Whether it may find this file of a cache.
+    /// Whether this file of a cache may be restored.
     fn covers(self, path: &Path) -> bool {
         self == Keeps::RecipesAndSignatures || !build::is_signature_data(path)
     }
@@ -193,12 +194,12 @@ impl ParseCaches {
         }
     }
 
-    /// Removes the cache that BitBake used last in the build directory, once BitBake's server is gone: what was put there
-    /// for one query does not serve the next one. Blocks.
+    /// Removes the cache that BitBake used last in the build directory, after BitBake's server has ended: a cache that was
+    /// restored for one query may be incomplete for the next one. Blocks.
     ///
     /// # Errors
     /// When it cannot be removed.
-    pub fn take_away(&self, build: &Path) -> CacheResult<()> {
+    pub fn remove_restored(&self, build: &Path) -> CacheResult<()> {
         build::remove_newest(build, &self.user)
     }
 

@@ -149,13 +149,13 @@ fn signature_data_is_never_older_than_the_recipes() {
     let file = |name: &str| scene.at(&format!("two/tmp/cache/{name}.{HASH}"));
     let (recipes, signatures) = (file("bb_cache.dat"), file("bb_cache_SiggenRecipeInfo.dat"));
     assert!(recipes.exists() && !signatures.exists());
-    // What BitBake leaves is not whole, so no other job gets it.
+    // BitBake leaves an incomplete cache, so no other job gets it.
     fs::write(&recipes, "second").unwrap();
     let link = scene.at("two/tmp/cache/bb_cache.dat");
     std::os::unix::fs::symlink(format!("bb_cache.dat.{HASH}"), link).unwrap();
     assert!(scene.insert("two").unwrap_err().0.contains("no whole parse cache"));
-    // The next query gets a whole one.
-    scene.parse_caches.take_away(&scene.at("two")).unwrap();
+    // The next query gets a complete one.
+    scene.parse_caches.remove_restored(&scene.at("two")).unwrap();
     assert!(!recipes.exists());
     assert_eq!(scene.restore("two"), Restored::Put);
     assert_eq!(scene.restored("two"), "first");

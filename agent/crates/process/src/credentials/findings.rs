@@ -1,4 +1,4 @@
-//! What the child found; without any value of a secret.
+//! The findings of the child, without any value of a secret.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -6,35 +6,35 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Facts {
+pub struct ProbeFindings {
     pub endpoints: Vec<Endpoint>,
-    pub clues: Vec<Clue>,
-    /// Sockets and addresses of container engines that can be used: who uses one is root on the machine.
+    pub secrets: Vec<ExposedSecret>,
+    /// Sockets and addresses of container engines that can be used: a user of one is root on the machine.
     pub sockets: Vec<PathBuf>,
 }
 
-/// A place where layer code can read a secret.
+/// A secret that layer code can read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Clue {
+pub struct ExposedSecret {
     /// A path, or `the environment of sh (pid 12)`.
-    pub place: String,
-    pub kind: Place,
+    pub location: String,
+    pub kind: LocationKind,
     /// Names of variables, or what the file is.
     pub holds: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Place {
+pub enum LocationKind {
     File,
     /// The configuration of git in a work tree.
     GitConfig,
     Process,
-    /// The environment that layer code itself gets.
+    /// The environment of layer code itself.
     Own,
 }
 
-/// A server of credentials.
+/// A server that provides credentials.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {
     pub address: SocketAddr,
@@ -42,11 +42,11 @@ pub struct Endpoint {
     pub answers: Answers,
 }
 
-/// What a server asks for.
+/// What a server requires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Server {
-    /// A path that nobody can guess (`AWS_CONTAINER_CREDENTIALS_RELATIVE_URI`): CodeBuild and ECS.
+    /// A random path (`AWS_CONTAINER_CREDENTIALS_RELATIVE_URI`): CodeBuild and ECS.
     Container,
     /// A token (`AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE`): EKS.
     PodIdentity,
@@ -61,6 +61,6 @@ pub enum Server {
 pub enum Answers {
     Yes,
     No,
-    /// It answers, and says that it has no credentials.
+    /// It answers that it has no credentials.
     WithoutCredentials,
 }

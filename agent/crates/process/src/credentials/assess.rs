@@ -1,14 +1,14 @@
-//! From what the child found to yes or no, with reasons and a hint.
+//! Assesses the findings of the child: whether layer code can reach credentials, with reasons and a hint.
 
 use agent_types::credentials::{CredentialAccess, Reachable};
 
-use super::facts::{Answers, Clue, Endpoint, Facts, Place, Server};
+use super::findings::{Answers, Endpoint, ExposedSecret, LocationKind, ProbeFindings, Server};
 use super::variables::CONTAINER_PATH;
 
-/// More ways say nothing new.
-const MOST: usize = 5;
+/// Maximum number of reasons that are shown.
+const MAX_REASONS: usize = 5;
 
-/// What the agent can do about it.
+/// What the agent can do to isolate credentials.
 #[derive(Clone, Copy, Debug)]
 pub struct Rights {
     /// Whether layer code runs as another user than the agent.
@@ -17,46 +17,51 @@ pub struct Rights {
     pub network: bool,
 }
 
-/// What a secret is good for.
+/// What a secret gives access to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Opens {
-    /// Something by itself.
-    Itself,
-    /// Only this server.
+enum SecretUse {
+    /// Something, without a further condition.
+    Direct,
+    /// Only this server, if it answers.
     Server(Server),
 }
 
-fn opens(name: &str) -> Opens {
+fn secret_use(name: &str) -> SecretUse {
     match name {
-        CONTAINER_PATH => Opens::Server(Server::Container),
+        CONTAINER_PATH => SecretUse::Server(Server::Container),
         "AWS_CONTAINER_AUTHORIZATION_TOKEN" | "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE" => {
-            Opens::Server(Server::PodIdentity)
+            SecretUse::Server(Server::PodIdentity)
         }
-        _ => Opens::Itself,
+        _ => SecretUse::Direct,
     }
 }
 
 /// Whether, and how, layer code can reach credentials.
-pub fn judge(facts: &Facts, rights: Rights) -> CredentialAccess {
-    let mut ways = Ways::default();
-    for clue in &facts.clues {
-        let names: Vec<&str> =
-            clue.holds.iter().map(String::as_str).filter(|name| opens(name) == Opens::Itself).collect();
+pub fn assess(findings: &ProbeFindings, rights: Rights) -> CredentialAccess {
+    let mut reasons = Reasons::default();
+    for secret in &findings.secrets {
+        let names: Vec<&str> = secret
+            .holds
+            .iter()
+            .map(String::as_str)
+            .filter(|name| secret_use(name) == SecretUse::Direct)
+            .collect();
         if !names.is_empty() {
-            ways.add(format!("{} can be read ({})", clue.place, names.join(", ")), cause(clue.kind));
+            reasons
+                .add(format!("{} can be read ({})", secret.location, names.join(", ")), cause(secret.kind));
         }
     }
-    for endpoint in facts.endpoints.iter().filter(|endpoint| endpoint.answers == Answers::Yes) {
-        ways.endpoint(endpoint, &facts.clues);
+    for endpoint in findings.endpoints.iter().filter(|endpoint| endpoint.answers == Answers::Yes) {
+        reasons.endpoint(endpoint, &findings.secrets);
     }
-    for socket in &facts.sockets {
-        let way = format!("{} can be used, which makes root of its users", socket.display());
-        ways.add(way, Cause::Engine);
+    for socket in &findings.sockets {
+        let reason = format!("{} can be used, and its users are root", socket.display());
+        reasons.add(reason, Cause::Engine);
     }
-    ways.into_access(rights)
+    reasons.into_access(rights)
 }
 
-/// What has to change.
+/// What makes a credential reachable; each cause has its own fix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Cause {
     Process,
@@ -68,30 +73,30 @@ enum Cause {
     Engine,
 }
 
-fn cause(place: Place) -> Cause {
-    match place {
-        Place::File => Cause::File,
-        Place::GitConfig => Cause::GitConfig,
-        Place::Process => Cause::Process,
-        Place::Own => Cause::OwnEnvironment,
+fn cause(location: LocationKind) -> Cause {
+    match location {
+        LocationKind::File => Cause::File,
+        LocationKind::GitConfig => Cause::GitConfig,
+        LocationKind::Process => Cause::Process,
+        LocationKind::Own => Cause::OwnEnvironment,
     }
 }
 
 #[derive(Default)]
-struct Ways {
-    open: Vec<String>,
+struct Reasons {
+    reachable: Vec<String>,
     causes: Vec<Cause>,
-    /// Servers that answer, but ask for what layer code does not have.
-    locked: Vec<String>,
+    /// Servers that answer, but require what layer code does not have.
+    protected: Vec<String>,
 }
 
-impl Ways {
-    fn add(&mut self, way: String, cause: Cause) {
-        self.open.push(way);
+impl Reasons {
+    fn add(&mut self, reason: String, cause: Cause) {
+        self.reachable.push(reason);
         self.causes.push(cause);
     }
 
-    fn endpoint(&mut self, endpoint: &Endpoint, clues: &[Clue]) {
+    fn endpoint(&mut self, endpoint: &Endpoint, secrets: &[ExposedSecret]) {
         let address = match endpoint.address.port() {
             80 => endpoint.address.ip().to_string(),
             _ => endpoint.address.to_string(),
@@ -107,32 +112,36 @@ impl Ways {
             false => Cause::Address,
         };
         let Some(needs) = needs else { return self.add(format!("{address} answers and {gives}"), closes) };
-        let has_key =
-            |clue: &&Clue| clue.holds.iter().any(|name| opens(name) == Opens::Server(endpoint.kind));
-        match clues.iter().find(has_key) {
-            Some(clue) => {
-                self.add(format!("{address} {gives}, and the {needs} can be read: {}", clue.place), closes);
-                self.causes.push(cause(clue.kind));
+        let has_key = |secret: &&ExposedSecret| {
+            secret.holds.iter().any(|name| secret_use(name) == SecretUse::Server(endpoint.kind))
+        };
+        match secrets.iter().find(has_key) {
+            Some(secret) => {
+                self.add(
+                    format!("{address} {gives}, and the {needs} can be read: {}", secret.location),
+                    closes,
+                );
+                self.causes.push(cause(secret.kind));
             }
-            None => self.locked.push(format!("{address} answers, but layer code cannot read the {needs}")),
+            None => self.protected.push(format!("{address} answers, but layer code cannot read the {needs}")),
         }
     }
 
     fn into_access(mut self, rights: Rights) -> CredentialAccess {
-        if self.open.is_empty() {
-            return CredentialAccess { reachable: Reachable::No, reasons: self.locked, hint: None };
+        if self.reachable.is_empty() {
+            return CredentialAccess { reachable: Reachable::No, reasons: self.protected, hint: None };
         }
         self.causes.sort();
         self.causes.dedup();
         let mut hints: Vec<&str> = self.causes.iter().map(|&cause| hint(cause, rights)).collect();
         hints.dedup();
-        hints.push("for sources of strangers give the build a role without rights, or use the runner mode (docs/trust.md)");
-        let more = self.open.len().saturating_sub(MOST);
-        self.open.truncate(MOST);
+        hints.push("for untrusted sources give the build a role without rights, or use the runner mode (docs/trust.md)");
+        let more = self.reachable.len().saturating_sub(MAX_REASONS);
+        self.reachable.truncate(MAX_REASONS);
         if more > 0 {
-            self.open.push(format!("and {more} more"));
+            self.reachable.push(format!("and {more} more"));
         }
-        CredentialAccess { reachable: Reachable::Yes, reasons: self.open, hint: Some(hints.join("; ")) }
+        CredentialAccess { reachable: Reachable::Yes, reasons: self.reachable, hint: Some(hints.join("; ")) }
     }
 }
 
@@ -145,14 +154,14 @@ fn hint(cause: Cause, rights: Rights) -> &'static str {
             "remove the token from the configuration of git: `persist-credentials: false` of actions/checkout, or `git config \
              --unset-all`"
         }
-        (Cause::OwnEnvironment, _) => "take the secret out of the variables that layer code gets",
+        (Cause::OwnEnvironment, _) => "remove the secret from the variables that layer code gets",
         (Cause::LocalAddress, _) => {
             "remove AWS_CONTAINER_CREDENTIALS_FULL_URI: this server cannot be closed to one user"
         }
         (_, Rights { other_user: false, .. }) => BE_ROOT,
         (Cause::Process, _) => "stop that process, or start it as another user than the build user",
         (Cause::File, _) => {
-            "close the file to the build user: `chmod go-rwx`, and an owner other than the build user"
+            "make the file unreadable for the build user: `chmod go-rwx`, and an owner other than the build user"
         }
         (Cause::Address, Rights { network: false, .. }) => {
             "let the agent close the address: give the container the right CAP_NET_ADMIN (docker: --cap-add NET_ADMIN)"
@@ -176,8 +185,12 @@ mod tests {
         Endpoint { address: format!("{address}:80").parse().unwrap(), kind, answers }
     }
 
-    fn clue(place: &str, kind: Place, holds: &[&str]) -> Clue {
-        Clue { place: place.into(), kind, holds: holds.iter().map(|&name| name.to_owned()).collect() }
+    fn secret(location: &str, kind: LocationKind, holds: &[&str]) -> ExposedSecret {
+        ExposedSecret {
+            location: location.into(),
+            kind,
+            holds: holds.iter().map(|&name| name.to_owned()).collect(),
+        }
     }
 
     fn container(answers: Answers) -> Endpoint {
@@ -189,13 +202,13 @@ mod tests {
     }
 
     #[test]
-    fn a_way_needs_all_of_its_parts() {
-        let path = || clue("/codebuild/output/tmp/env.sh", Place::File, &[CONTAINER_PATH]);
-        let token = || clue("/run/token", Place::File, &["AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"]);
+    fn a_server_is_reachable_only_with_its_path_or_token() {
+        let path = || secret("/codebuild/output/tmp/env.sh", LocationKind::File, &[CONTAINER_PATH]);
+        let token = || secret("/run/token", LocationKind::File, &["AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"]);
         let pod = |answers| server("169.254.170.23", Server::PodIdentity, answers);
         use Answers::{No, WithoutCredentials, Yes};
         use Reachable as R;
-        type Case = (Vec<Endpoint>, Vec<Clue>, R, &'static [&'static str]);
+        type Case = (Vec<Endpoint>, Vec<ExposedSecret>, R, &'static [&'static str]);
         let table: [Case; 11] = [
             (vec![], vec![], R::No, &[]),
             (vec![container(No), pod(No), instance(No)], vec![], R::No, &[]),
@@ -235,65 +248,74 @@ mod tests {
             (vec![instance(WithoutCredentials)], vec![], R::No, &[]),
             (
                 vec![container(No)],
-                vec![clue("/x/env.sh", Place::File, &[CONTAINER_PATH, "DB_PASSWORD", "GITHUB_TOKEN"])],
+                vec![secret(
+                    "/x/env.sh",
+                    LocationKind::File,
+                    &[CONTAINER_PATH, "DB_PASSWORD", "GITHUB_TOKEN"],
+                )],
                 R::Yes,
                 &["/x/env.sh can be read (DB_PASSWORD, GITHUB_TOKEN)"],
             ),
             (
                 vec![],
-                vec![clue("the environment of sh (pid 1)", Place::Process, &["AWS_SESSION_TOKEN"])],
+                vec![secret("the environment of sh (pid 1)", LocationKind::Process, &["AWS_SESSION_TOKEN"])],
                 R::Yes,
                 &["the environment of sh (pid 1) can be read (AWS_SESSION_TOKEN)"],
             ),
         ];
-        for (endpoints, clues, reachable, reasons) in table {
-            let facts = Facts { endpoints, clues, sockets: Vec::new() };
-            let access = judge(&facts, ROOT);
+        for (endpoints, secrets, reachable, reasons) in table {
+            let findings = ProbeFindings { endpoints, secrets, sockets: Vec::new() };
+            let access = assess(&findings, ROOT);
             assert_eq!(
                 (access.reachable, access.reasons),
                 (reachable, reasons.iter().map(|&r| r.to_owned()).collect()),
-                "{facts:?}"
+                "{findings:?}"
             );
-            assert_eq!(access.hint.is_some(), reachable == R::Yes, "{facts:?}");
+            assert_eq!(access.hint.is_some(), reachable == R::Yes, "{findings:?}");
         }
     }
 
     #[test]
     fn the_hint_fits_the_cause_and_the_rights() {
-        let file = clue("/root/.aws/credentials", Place::File, &["AWS credentials"]);
-        let process = clue("the environment of sh (pid 1)", Place::Process, &["GITHUB_TOKEN"]);
-        let git = clue("/src/.git/config", Place::GitConfig, &["a token of git"]);
-        let own = clue("the environment of layer code", Place::Own, &["GITHUB_TOKEN"]);
-        let of = |clue: &Clue| Facts { clues: vec![clue.clone()], ..Facts::default() };
-        let address = Facts { endpoints: vec![instance(Answers::Yes)], ..Facts::default() };
+        let file = secret("/root/.aws/credentials", LocationKind::File, &["AWS credentials"]);
+        let process = secret("the environment of sh (pid 1)", LocationKind::Process, &["GITHUB_TOKEN"]);
+        let git = secret("/src/.git/config", LocationKind::GitConfig, &["a token of git"]);
+        let own = secret("the environment of layer code", LocationKind::Own, &["GITHUB_TOKEN"]);
+        let of = |secret: &ExposedSecret| ProbeFindings {
+            secrets: vec![secret.clone()],
+            ..ProbeFindings::default()
+        };
+        let address = ProbeFindings { endpoints: vec![instance(Answers::Yes)], ..ProbeFindings::default() };
         let mut local = address.clone();
         local.endpoints[0].kind = Server::Named;
         local.endpoints[0].address = std::net::SocketAddr::from(([127, 0, 0, 1], 1338));
-        let socket = Facts { sockets: vec!["/var/run/docker.sock".into()], ..Facts::default() };
-        for (facts, rights, words) in [
+        let socket =
+            ProbeFindings { sockets: vec!["/var/run/docker.sock".into()], ..ProbeFindings::default() };
+        for (findings, rights, words) in [
             (of(&file), ROOT, "chmod go-rwx"),
             (of(&file), SAME_USER, "start the agent as root"),
             (of(&git), ROOT, "persist-credentials: false"),
             (of(&git), SAME_USER, "persist-credentials: false"),
             (of(&process), ROOT, "stop that process"),
             (of(&process), SAME_USER, "start the agent as root"),
-            (of(&own), SAME_USER, "out of the variables"),
+            (of(&own), SAME_USER, "remove the secret from the variables"),
             (address.clone(), ROOT_WITHOUT_NETWORK, "CAP_NET_ADMIN"),
             (address.clone(), ROOT, "hop limit"),
             (address, SAME_USER, "start the agent as root"),
             (local, ROOT, "AWS_CONTAINER_CREDENTIALS_FULL_URI"),
             (socket, ROOT, "privileged mode off"),
         ] {
-            let hint = judge(&facts, rights).hint.unwrap_or_default();
-            assert!(hint.contains(words), "{facts:?} {rights:?}: {hint}");
+            let hint = assess(&findings, rights).hint.unwrap_or_default();
+            assert!(hint.contains(words), "{findings:?} {rights:?}: {hint}");
             assert!(hint.contains("a role without rights") && hint.contains("docs/trust.md"), "{hint}");
         }
     }
 
     #[test]
-    fn many_ways_are_counted() {
-        let clues = (1..=8).map(|n| clue(&format!("/{n}"), Place::File, &["GITHUB_TOKEN"])).collect();
-        let access = judge(&Facts { clues, ..Facts::default() }, SAME_USER);
+    fn further_reasons_are_counted() {
+        let secrets =
+            (1..=8).map(|n| secret(&format!("/{n}"), LocationKind::File, &["GITHUB_TOKEN"])).collect();
+        let access = assess(&ProbeFindings { secrets, ..ProbeFindings::default() }, SAME_USER);
         assert_eq!(
             (access.reasons.len(), access.reasons.last().map(String::as_str)),
             (6, Some("and 3 more"))

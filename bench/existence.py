@@ -1,8 +1,8 @@
-"""Questions about the existence of shared state: who asks, and the job whose endpoint answers.
+"""Existence checks of shared state: the clients, and a job with an endpoint.
 
-One question is a HEAD request on a connection that stays open, from as many clients at once as BitBake has threads
-(BB_NUMBER_THREADS), or a question of BitBake's own fetcher (`checkstatus` of fetch2/wget.py) in the threads of
-`sstate_checkhashes`. Half of the questions name objects that do not exist. Every answer is checked.
+One check is a HEAD request on a connection that stays open, from as many parallel clients as BitBake has threads
+(BB_NUMBER_THREADS), or a call of BitBake's own fetcher (`checkstatus` of fetch2/wget.py) in the threads of
+`sstate_checkhashes`. Half of the checks name objects that do not exist. Every response is checked.
 """
 
 import http.client
@@ -31,8 +31,8 @@ share = "s3://bucket/share"
 """
 
 
-def ask(port, prefix, part, result):
-    """Asks on one connection, as fast as the other side answers; counts the objects that exist."""
+def check(port, prefix, part, result):
+    """Sends requests on one connection, as fast as the responses come; counts the objects that exist."""
     requests = [
         f"HEAD {prefix}{urllib.parse.quote(path)} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode() for path in part
     ]
@@ -50,12 +50,12 @@ def ask(port, prefix, part, result):
 
 
 def parallel(port, prefix, paths, threads):
-    """Seconds until all questions are answered."""
+    """Seconds for all existence checks."""
     clients = []
     for number in range(threads):
         ours, theirs = multiprocessing.Pipe()
         part = paths[number::threads]
-        process = multiprocessing.Process(target=ask, args=(port, prefix, part, theirs))
+        process = multiprocessing.Process(target=check, args=(port, prefix, part, theirs))
         process.start()
         clients.append((process, ours))
     for _, pipe in clients:
@@ -68,7 +68,7 @@ def parallel(port, prefix, paths, threads):
     for process, _ in clients:
         process.join()
     if found != (len(paths) + 1) // 2:
-        sys.exit(f"wrong: {found} of {len(paths)} objects were said to exist")
+        sys.exit(f"wrong: {found} of {len(paths)} objects were reported to exist")
     return seconds
 
 
@@ -116,7 +116,7 @@ def by_bitbake(tree, base, paths, threads, scratch, check_certificates):
 
 
 class Shell:
-    """A `build-agent shell` on a machine of its own; in it runs nothing, until the end."""
+    """A `build-agent shell` on a machine of its own. It waits until the end."""
 
     def __init__(self, agent, scratch, port, work, probe):
         environment = dict(
@@ -137,7 +137,7 @@ class Shell:
         connection = http.client.HTTPConnection("127.0.0.1", PORT)
         connection.request("HEAD", probe)
         if connection.getresponse().status != 200:
-            sys.exit("the endpoint does not know the first object")
+            sys.exit("the endpoint does not have the first object")
         self.first = time.perf_counter() - start
 
     def end(self):
