@@ -412,8 +412,8 @@ pub enum CacheOutcome {
     Off,
 }
 
-/// The numbers of `Sstate summary: …`. Releases before mickledore say `Found` for `Local` and
-/// `Mirrors` together; it is kept as `local`.
+/// The numbers of `Sstate summary: …`. Up to gatesgarth, BitBake prints one number, `Found`, for local objects and
+/// those on mirrors; it is kept as `local`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sstate {
     pub wanted: u64,

@@ -93,9 +93,10 @@ static SETSCENE: LazyLock<Regex> =
     LazyLock::new(|| regex(r"^WARNING: (?:Logfile .*)?Setscene task (?:\d+ )?\(.*\) failed with exit code"));
 static SETSCENE_ERROR: LazyLock<Regex> = LazyLock::new(|| regex(r"^ERROR: \S+ do_\w+_setscene: "));
 static ERRORS: LazyLock<Regex> = LazyLock::new(|| regex(r"^Summary: There (?:was|were) (\d+) ERROR message"));
+/// `meta/classes/sstate.bbclass` of OE-Core: `Found` up to gatesgarth, `Network` in hardknott and honister, `Mirrors` later.
 static SSTATE: LazyLock<Regex> = LazyLock::new(|| {
     regex(
-        r"Sstate summary: Wanted (\d+) (?:Local (\d+) Mirrors (\d+)|Found (\d+)) Missed (\d+) Current (\d+)",
+        r"Sstate summary: Wanted (\d+) (?:Local (\d+) (?:Mirrors|Network) (\d+)|Found (\d+)) Missed (\d+) Current (\d+)",
     )
 });
 static SUMMARY: LazyLock<Regex> = LazyLock::new(|| {
@@ -432,22 +433,24 @@ mod tests {
     }
 
     #[test]
-    fn both_forms_of_the_sstate_line_are_understood() {
-        for (line, wanted) in [
-            (
-                "Initialising tasks...Sstate summary: Wanted 10 Local 4 Mirrors 3 Missed 3 Current 2 (70% match, 75% complete)",
-                Sstate { wanted: 10, local: 4, mirrors: 3, missed: 3, current: 2 },
-            ),
-            (
-                "Sstate summary: Wanted 10 Found 7 Missed 3 Current 0 (70% match, 0% complete)",
-                Sstate { wanted: 10, local: 7, mirrors: 0, missed: 3, current: 0 },
-            ),
-        ] {
-            let (_, events) = follow(line);
-            assert!(
-                matches!(&events[..], [EventKind::Sstate { summary, .. }] if *summary == wanted),
-                "{events:?}"
-            );
+    fn the_sstate_line_of_every_release_is_understood() {
+        let table = [
+            ("Found 7", "dunfell, gatesgarth", 7, 0),
+            ("Local 4 Network 3", "hardknott, honister", 4, 3),
+            ("Local 4 Mirrors 3", "kirkstone to master", 4, 3),
+        ];
+        for (found, releases, local, mirrors) in table {
+            let wanted = Sstate { wanted: 10, local, mirrors, missed: 3, current: 2 };
+            for before in ["", "Initialising tasks..."] {
+                let line = format!(
+                    "{before}Sstate summary: Wanted 10 {found} Missed 3 Current 2 (70% match, 75% complete)"
+                );
+                let (_, events) = follow(&line);
+                assert!(
+                    matches!(&events[..], [EventKind::Sstate { summary, .. }] if *summary == wanted),
+                    "{releases}: {events:?}"
+                );
+            }
         }
     }
 
