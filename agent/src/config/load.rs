@@ -25,7 +25,7 @@ use super::request::{OnlyLayers, Request};
 use super::rules::Rules;
 use super::rules_report::{self, RulesReport};
 use super::settings::{
-    Artifacts, Build, BuildConfig, Check, Destination, KnownFailure, Repo, RepoSource, Secret, Settings,
+    Artifacts, Build, BuildConfig, Check, Destination, KnownFailure, Repo, RepoSource, Secret, Settings, Test,
 };
 use super::tree::{self, Node};
 use super::trust::{self, TrustInputs};
@@ -273,6 +273,7 @@ fn settings(
             targets: if only.is_some() { Vec::new() } else { sections.targets },
             fresh: request.fresh.unwrap_or(env.ci),
         },
+        test: if only.is_some() { Test::default() } else { sections.test },
         cache,
         artifacts: Artifacts {
             destination: sections.destination.unwrap_or_else(|| Destination::Directory(paths.out.clone())),

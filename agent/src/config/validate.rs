@@ -13,10 +13,10 @@ use super::manifest::{CacheAccess, UnvalidatedManifest};
 use super::paths::ProjectRoot;
 use super::problem::{Diagnostic, KeyPath};
 use super::rules::Rules;
-use super::settings::{ArtifactRule, Destination, GitHub, HashServer, Limits};
+use super::settings::{ArtifactRule, Destination, GitHub, HashServer, Limits, Test};
 use super::shared::RawCache;
 use super::validator::Validator;
-use super::{address, requests, values};
+use super::{address, requests, tests_section, values};
 
 /// The validated sections. A default replaces an invalid value; it is never used, because problems end the
 /// reading.
@@ -33,6 +33,7 @@ pub struct Sections {
     /// Absolute.
     pub known_failures: Option<PathBuf>,
     pub targets: Vec<String>,
+    pub test: Test,
     pub destination: Option<Destination>,
     pub kms_key_id: Option<String>,
     pub rules: Vec<ArtifactRule>,
@@ -94,6 +95,7 @@ pub fn validate(
             raw.build.targets.as_ref(),
             owned(requests::target),
         ),
+        test: tests_section::validate(check, raw),
         destination: destination(check, raw, project_root, cwd),
         kms_key_id: check.one(
             &section("artifacts").key("kms_key_id"),

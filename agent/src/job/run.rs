@@ -11,7 +11,7 @@ use crate::config::Settings;
 use crate::stages::configure::{BuildEnvironment, Edits};
 use crate::stages::pending::Pending;
 use crate::stages::share::OpenShare;
-use crate::stages::{self, build, check, checkout, configure, publish, share};
+use crate::stages::{self, build, check, checkout, configure, publish, share, test};
 use agent_cache::Usage;
 use agent_cache::bucket::endpoint::ReadTier;
 use agent_git::Access;
@@ -251,7 +251,10 @@ impl Job<'_> {
             Stage::Report => {
                 Err(Error::internal("the report stage is the listener's: it comes after all others"))
             }
-            Stage::Test => Err(Error::internal("a plan let the test stage run, and nothing asks for tests")),
+            Stage::Test => {
+                let configured = needs(&outputs.configured, Stage::Configure, stage)?;
+                test::run(settings, configured, None, runner).await
+            }
         }
     }
 
@@ -316,6 +319,7 @@ impl Job<'_> {
         let units = match stage {
             Stage::Check => check::units(self.settings),
             Stage::Build => build::units(self.settings),
+            Stage::Test => test::units(self.settings),
             _ => return,
         };
         Pending::new(units, &self.runner.events).not_run(why).await;

@@ -190,13 +190,13 @@ async fn report_build(
 ///
 /// # Errors
 /// Why it cannot be used.
-fn starter(settings: &Settings, bitbake: &Path) -> std::result::Result<Starter, String> {
+pub(super) fn starter(settings: &Settings, bitbake: &Path) -> std::result::Result<Starter, String> {
     can_tell_events(bitbake)?;
     Starter::write(&settings.paths.work).map_err(|error| error.to_string())
 }
 
 /// The verdict guard of a build: the exit status and BitBake's own summary must agree.
-fn judge(build: &Build, finished: &CommandOutcome) -> Result<Outcome> {
+pub(super) fn judge(build: &Build, finished: &CommandOutcome) -> Result<Outcome> {
     let said = build.errors.iter().chain(&finished.tail).map(String::as_str).collect::<Vec<_>>().join("\n");
     if let (ExitReason::Exited(1..), Some(trouble)) = (finished.end, host::trouble(&said)) {
         return Err(trouble);
@@ -253,7 +253,7 @@ fn judge(build: &Build, finished: &CommandOutcome) -> Result<Outcome> {
 
 /// The failed task with the lines of its log that matter. The log's path comes from output that
 /// layer code can write, so it is read only below the build directory and through no link.
-fn task_failed(unit: &Unit, failure: &Failure, build_dir: &Path, runner: &Runner) -> TaskFailed {
+pub(super) fn task_failed(unit: &Unit, failure: &Failure, build_dir: &Path, runner: &Runner) -> TaskFailed {
     let text =
         failure.log.as_deref().and_then(|log| read_end(build_dir, log.strip_prefix(build_dir).ok()?).ok());
     let (log, excerpt) = match text {

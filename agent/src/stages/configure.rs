@@ -56,6 +56,8 @@ pub struct BuildEnvironment {
     /// OE-Core's `meta`.
     pub core: PathBuf,
     pub base_layers: BaseLayers,
+    /// All layers of a build, in their order.
+    pub layers: Vec<PathBuf>,
     /// The build directory with all layers.
     pub build: PathBuf,
     /// Those of the share that are really there.
@@ -91,6 +93,30 @@ impl BuildEnvironment {
         runner: &Runner,
     ) -> Result<WrittenConf> {
         let conf = self.conf(settings, dir, layers, purpose)?;
+        self.empty(settings, dir, conf, runner).await
+    }
+
+    /// Makes an empty build directory for builds with the given layers, with these lines at the end of `local.conf`.
+    pub async fn empty_directory_with(
+        &self,
+        settings: &Settings,
+        dir: &Path,
+        layers: &[PathBuf],
+        lines: &str,
+        runner: &Runner,
+    ) -> Result<()> {
+        let mut conf = self.conf(settings, dir, layers, Purpose::Build)?;
+        conf.local += lines;
+        self.empty(settings, dir, conf, runner).await.map(|_| ())
+    }
+
+    async fn empty(
+        &self,
+        settings: &Settings,
+        dir: &Path,
+        conf: WrittenConf,
+        runner: &Runner,
+    ) -> Result<WrittenConf> {
         let (dir, work, user) = (dir.to_owned(), settings.paths.work.clone(), self.user.clone());
         let (conf, aside) = blocking(&runner.interrupt, "the build directory was emptied", move || {
             let aside = build_dir::empty(&dir, &work, &conf, user.as_ref())?;
@@ -247,6 +273,7 @@ pub async fn run(
         user,
         whoami,
         repo_layers,
+        layers: Vec::new(),
         core,
         base_layers: plain,
         build: settings.paths.build(),
@@ -276,6 +303,7 @@ pub async fn run(
         configured.base_layers = base_layers(core, &candidates, machine, distro);
     }
     configured.job_directory(settings, &layers, edits, runner).await?;
+    configured.layers = layers;
     Ok(configured)
 }
 

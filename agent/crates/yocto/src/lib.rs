@@ -25,4 +25,5 @@ pub mod preflight;
 mod python;
 pub mod server;
 pub mod starter;
+pub mod testimage;
 pub mod unreadable;

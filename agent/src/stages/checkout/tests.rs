@@ -35,6 +35,7 @@ pub(crate) fn settings(bench: &Bench, release: &str, repos: Vec<Repo>) -> Settin
             write_signatures: false,
         },
         build: Build { targets: Vec::new(), fresh: false },
+        test: crate::config::Test::default(),
         cache: Cache {
             downloads: bench.path("d"),
             sstate: bench.path("s"),
