@@ -9,6 +9,7 @@ mod bucket;
 mod builds;
 mod checks;
 mod fixture;
+mod guest;
 mod parse_cache;
 mod prefetch;
 mod share;

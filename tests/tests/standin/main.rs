@@ -25,5 +25,6 @@ mod shared_memory;
 mod shares;
 mod signature_cache;
 mod stops;
+mod test_stage;
 mod timeline;
 mod verdicts;

@@ -194,10 +194,6 @@ impl Setup {
         configured.empty_directory_with(settings, &dir, &layers, &lines, runner).await?;
         Ok(Setup { target, layer, suites, guest_memory })
     }
-
-    fn is_ssh(&self) -> bool {
-        matches!(self.target, Target::Ssh(_))
-    }
 }
 
 /// Where the tests run, as BitBake has to be told.
