@@ -12,7 +12,7 @@ use super::super::cleanup::{ServerEnd, UnitEnd};
 use super::super::configure::BuildEnvironment;
 use super::super::pending::Pending;
 use super::image::ImageEnd;
-use super::{Setup, has_ptest_images, image_unit, ptest_image, ptests_unit};
+use super::{Setup, has_ptest_images, image_unit, machine_units, ptest_image, ptests_unit};
 use crate::config::Settings;
 
 /// What of a test's own words a report shows, in bytes; the end tells most.
@@ -37,8 +37,19 @@ impl MachineTests<'_> {
     ) -> Result<(Vec<(Unit, Outcome)>, bool)> {
         let test = &self.settings.test;
         let question = Question { images: test.images.clone(), recipes: recipes.to_vec() };
-        let answers = self.ask(&question).await?;
         let mut outcomes = Vec::new();
+        let answers = match self.ask(&question).await? {
+            Ok(answers) => answers,
+            Err(why) => {
+                let Some(unit) = machine_units(self.settings, self.machine).into_iter().next() else {
+                    return Ok((outcomes, true));
+                };
+                pending.start(&unit);
+                self.runner.events.emit(EventKind::UnitStarted { unit: unit.clone() }).await;
+                let outcome = self.report(&unit, Ok(ImageEnd::of(Outcome::Failed(why)))).await?;
+                return Ok((vec![(unit, outcome)], true));
+            }
+        };
         for name in &test.images {
             let unit = image_unit(name, self.machine);
             pending.start(&unit);
@@ -69,8 +80,9 @@ impl MachineTests<'_> {
         !outcome.is_success() && (!self.settings.check.keep_going || outcome.was_stopped())
     }
 
-    /// Asks BitBake about images and recipes. This parses all recipes; the runs of BitBake after it need not.
-    pub async fn ask(&self, question: &Question) -> Result<Answers> {
+    /// Asks BitBake about images and recipes; its answers, or why it has none. This parses all recipes; the runs of BitBake
+    /// after it need not.
+    pub async fn ask(&self, question: &Question) -> Result<std::result::Result<Answers, String>> {
         let (configured, runner, dir) = (self.configured, self.runner, self.settings.paths.test());
         let file = self.setup.layer.path().join("question.json");
         let text = serde_json::to_string(question)
@@ -97,15 +109,18 @@ impl MachineTests<'_> {
         }
         let missing = said.0.missing(question);
         if finished.end == ExitReason::Exited(0) && missing.is_empty() {
-            return Ok(said.0);
+            return Ok(Ok(said.0));
         }
         let tail = finished.tail.join("\n");
         let line = finished.tail.iter().rev().find(|line| line.contains("ERROR") || line.contains("Error: "));
         let why = line.map_or_else(|| "its log says why".to_owned(), |line| line.trim().to_owned());
-        Err(host::trouble(&tail).unwrap_or_else(|| {
-            Error::usage(format!("BitBake cannot tell of the images and recipes to be tested: {why}"))
-                .hint(format!("read `{}`", runner.relative_log(&finished.log).display()))
-        }))
+        match host::trouble(&tail) {
+            Some(trouble) => Err(trouble),
+            None => {
+                let log = runner.relative_log(&finished.log);
+                Ok(Err(format!("BitBake cannot tell of what is to be tested: {why} ({})", log.display())))
+            }
+        }
     }
 
     /// Tells of the tests of a unit, and of its end.

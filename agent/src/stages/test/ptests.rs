@@ -76,7 +76,11 @@ impl MachineTests<'_> {
         let message =
             format!("{}: the ptests of {} recipes run in {} images", unit.name, recipes.len(), groups.len());
         self.runner.events.info(message).await;
-        let answers = self.ask(&Question { images: names.clone(), recipes: Vec::new() }).await?;
+        let question = Question { images: names.clone(), recipes: Vec::new() };
+        let answers = match self.ask(&question).await? {
+            Ok(answers) => answers,
+            Err(why) => return Ok(ImageEnd::of(Outcome::Failed(why))),
+        };
         let mut all: Option<ImageEnd> = None;
         for (name, group) in names.iter().zip(&groups) {
             let image = answers.images.iter().find(|image| image.name == *name);

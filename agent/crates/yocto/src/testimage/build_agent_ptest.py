@@ -19,7 +19,7 @@ RESULT = {"PASSED": re.compile(r"^PASS:(.+)"), "FAILED": re.compile(r"^FAIL:([^(
 EXIT = re.compile(r"^ERROR: Exit status is (.+)")
 DURATION = re.compile(r"^DURATION: (.+)")
 PANIC = re.compile(r"Kernel panic - not syncing|BUG: unable to handle|BUG: kernel NULL pointer|Unable to handle kernel|watchdog: BUG: soft lockup")
-KILLED = re.compile(r"Out of memory: Kill|Memory cgroup out of memory: Kill|oom-kill:")
+KILLED = re.compile(r"Out of memory: Kill|Memory cgroup out of memory: Kill")
 
 # Ends a process of the guest and all below it. PPid is in every kernel; ps of busybox does not print it.
 KILL = """kids() ( for d in /proc/[0-9]*; do
