@@ -120,7 +120,9 @@ fn details(settings: &Settings, stage: Stage) -> String {
             words.join(", ")
         }
         Stage::Build => {
-            format!("{} for {}", settings.build.targets.join(" "), settings.config.machines.join(", "))
+            let changed = settings.build.changed.then_some("what the change affects");
+            let what: Vec<&str> = settings.build.targets.iter().map(String::as_str).chain(changed).collect();
+            format!("{} for {}", what.join(" "), settings.config.machines.join(", "))
         }
         Stage::Publish => match &settings.artifacts.destination {
             Destination::Directory(dir) => format!("to {}", dir.display()),

@@ -271,9 +271,13 @@ fn settings(
         },
         build: Build {
             targets: if only.is_some() { Vec::new() } else { sections.targets },
+            changed: sections.changed && only.is_none(),
+            reverse_dependencies: sections.reverse_dependencies,
             fresh: request.fresh.unwrap_or(env.ci),
         },
         test: if only.is_some() { Test::default() } else { sections.test },
+        change_base: request.change_base.clone(),
+        has_rules_of_base: matches!(project_root.rules, Rules::OfBase(_)),
         cache,
         artifacts: Artifacts {
             destination: sections.destination.unwrap_or_else(|| Destination::Directory(paths.out.clone())),

@@ -14,7 +14,10 @@ use agent_types::release::Release;
 use agent_types::share::Share;
 use agent_types::tiers::{Access, Tier, TierKind, TieredShare, Tiers, Trust};
 
+use super::change::ChangeBase;
+
 pub use super::manifest::{FlakyTests, TestRunner};
+pub use agent_types::affected::ReverseDependencies;
 pub use agent_types::artifact::{ArtifactRule, Destination};
 pub use agent_types::secret::Secret;
 pub use agent_types::source::{GitSource, RepoSource, Wanted};
@@ -41,6 +44,10 @@ pub struct Settings {
     pub check: Check,
     pub build: Build,
     pub test: Test,
+    /// What the checkout under test is compared with.
+    pub change_base: ChangeBase,
+    /// Whether manifest and lock are those of the change's base.
+    pub has_rules_of_base: bool,
     pub cache: Cache,
     pub artifacts: Artifacts,
     pub github: Option<GitHub>,
@@ -95,6 +102,10 @@ pub struct Check {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Build {
     pub targets: Vec<String>,
+    /// Whether the recipes that the change affects are built.
+    pub changed: bool,
+    /// Which recipes of other layers are built with them.
+    pub reverse_dependencies: ReverseDependencies,
     /// Whether the job starts with an empty build directory, instead of the one that an earlier job left.
     pub fresh: bool,
 }
@@ -264,6 +275,11 @@ impl SharedCache {
 }
 
 impl Settings {
+    /// Whether some stage needs to know what the change affects.
+    pub fn needs_affected(&self) -> bool {
+        self.build.changed || self.test.ptest == Ptest::Changed
+    }
+
     /// Why no artifacts are published, if there are no rules for any.
     pub fn why_no_artifacts(&self) -> String {
         self.artifacts_closed.clone().unwrap_or_else(|| "[artifacts] has no rules".to_owned())
@@ -330,6 +346,7 @@ pub struct Limits {
 ///   test-layer/         the layer that the agent writes for them
 ///   dependencies/       throw-away build directory for dependencies that only BitBake can compute
 ///   check/<layer>/      throw-away build directory of one yocto-check-layer run
+///   affected/           the base of a change, and throw-away build directories that compare it with the head
 ///   shim/               the BitBake shim while yocto-check-layer runs
 ///   downloads/ sstate/  local caches
 ///   signatures/         answers that BitBake gave to yocto-check-layer; the agent's alone
@@ -391,6 +408,11 @@ impl Paths {
     /// Where build directories lie that BitBake sees in the place of the check's.
     pub fn ahead(&self, layer: &str) -> PathBuf {
         self.work.join("ahead").join(layer)
+    }
+
+    /// Where the base of a change lies, and the build directory in which its tasks and those of the head are compared.
+    pub fn affected(&self) -> PathBuf {
+        self.work.join("affected")
     }
 
     /// Where BitBake's parse caches of this layer's check are kept until the check ends.

@@ -171,6 +171,7 @@ known_failures    = "known-failures.toml"
 [build]
 targets = ["core-image-minimal"]
 changed = true
+reverse_dependencies = 20
 [cache]
 share     = "/efs"
 access    = "auto"
@@ -210,11 +211,13 @@ log = "500MiB"
         Destination::S3 { bucket: "my-bucket".into(), prefix: "builds".into() }
     );
     assert_eq!(settings.github.unwrap().token_secret.as_deref(), Some("build-agent/github"));
-    for key in ["[build] changed", "[github] repository", "the source is not trusted"] {
+    assert!(settings.build.changed);
+    assert_eq!(settings.build.reverse_dependencies, ReverseDependencies::AtMost(20));
+    for key in ["[github] repository", "the source is not trusted"] {
         let said = settings.notices.iter().filter(|notice| notice.contains(key)).count();
         assert_eq!(said, 1, "{key}: {:?}", settings.notices);
     }
-    assert_eq!(settings.notices.len(), 3, "{:?}", settings.notices);
+    assert_eq!(settings.notices.len(), 2, "{:?}", settings.notices);
 }
 
 #[test]

@@ -79,8 +79,8 @@ impl Plan {
 /// Whether a build has anything to do with the share: publish to it, or count what it used.
 pub fn uses_share(settings: &Settings) -> bool {
     let reads = |shared: &SharedCache| !shared.reads().is_empty();
-    (!settings.build.targets.is_empty() || settings.test.asks())
-        && settings.cache.share.as_ref().is_some_and(reads)
+    let builds = !settings.build.targets.is_empty() || settings.build.changed || settings.test.asks();
+    builds && settings.cache.share.as_ref().is_some_and(reads)
 }
 
 fn why_skipped(stage: Stage, settings: &Settings, selection: &Selection) -> Option<String> {
@@ -107,7 +107,9 @@ fn why_skipped(stage: Stage, settings: &Settings, selection: &Selection) -> Opti
         Stage::Check if !settings.check.yocto_check_layer && settings.check.bitbake_layers.is_empty() => {
             Some("[check] asks for nothing".into())
         }
-        Stage::Build if settings.build.targets.is_empty() => Some("[build] names no targets".into()),
+        Stage::Build if settings.build.targets.is_empty() && !settings.build.changed => {
+            Some("[build] names no targets".into())
+        }
         Stage::Test if !settings.test.asks() => Some("[test] names no images and no ptests".into()),
         Stage::Publish if settings.artifacts.rules.is_empty() && !uses_share(settings) => {
             Some(settings.why_no_artifacts())

@@ -7,16 +7,17 @@ use std::time::Instant;
 use tracing::Instrument;
 use tracing::field::Empty;
 
-use crate::config::Settings;
+use crate::config::{Ptest, Settings};
 use crate::stages::configure::{BuildEnvironment, Edits};
 use crate::stages::pending::Pending;
 use crate::stages::share::OpenShare;
-use crate::stages::{self, build, check, checkout, configure, publish, share, test};
+use crate::stages::{self, affected, build, check, checkout, configure, publish, share, test};
 use agent_cache::Usage;
 use agent_cache::bucket::endpoint::ReadTier;
 use agent_git::Access;
 use agent_process::credentials::CredentialSources;
 use agent_process::{Interrupt, Runner};
+use agent_types::affected::Affected;
 use agent_types::error::{Error, Result};
 use agent_types::events::{EventKind, JobIdentity, JobStarted, SCHEMA};
 use agent_types::outcome::Outcome;
@@ -35,6 +36,8 @@ struct Outputs {
     lease: Option<share::notes::JobLease>,
     checkout: Option<checkout::Checkout>,
     configured: Option<configure::BuildEnvironment>,
+    /// What the change affects, once a stage asked.
+    affected: Option<Affected>,
     /// The check stage's first step, if it has one.
     preflight: Option<Outcome>,
     usage: Usage,
@@ -218,7 +221,29 @@ impl Job<'_> {
         result
     }
 
+    /// Finds out what the change affects, unless an earlier stage did.
+    async fn find_affected(&mut self, stage: Stage) -> Result<()> {
+        if self.outputs.affected.is_some() {
+            return Ok(());
+        }
+        let configured = needs(&self.outputs.configured, Stage::Configure, stage)?;
+        let runner = &self.runner.for_stage(stage);
+        let dirty = self.outputs.under_test.dirty;
+        let found = affected::find(self.settings, configured, runner, self.access, dirty).await?;
+        self.outputs.affected = Some(found);
+        Ok(())
+    }
+
     async fn dispatch(&mut self, stage: Stage) -> Result<Outcome> {
+        // `[check]` may come to ask for it as well, at the end of its stage.
+        let needs = match stage {
+            Stage::Build => self.settings.build.changed,
+            Stage::Test => self.settings.test.ptest == Ptest::Changed,
+            _ => false,
+        };
+        if needs {
+            self.find_affected(stage).await?;
+        }
         let Job { settings, runner, access, outputs, .. } = self;
         let runner = &runner.for_stage(stage);
         match stage {
@@ -253,7 +278,7 @@ impl Job<'_> {
             }
             Stage::Test => {
                 let configured = needs(&outputs.configured, Stage::Configure, stage)?;
-                test::run(settings, configured, None, runner).await
+                test::run(settings, configured, outputs.affected.as_ref(), runner).await
             }
         }
     }

@@ -93,7 +93,8 @@ impl BuildEnvironment {
         runner: &Runner,
     ) -> Result<WrittenConf> {
         let conf = self.conf(settings, dir, layers, purpose)?;
-        self.empty(settings, dir, conf, runner).await
+        self.empty_with(settings, dir, &conf, runner).await?;
+        Ok(conf)
     }
 
     /// Makes an empty build directory for builds with the given layers, with these lines at the end of `local.conf`.
@@ -107,26 +108,37 @@ impl BuildEnvironment {
     ) -> Result<()> {
         let mut conf = self.conf(settings, dir, layers, Purpose::Build)?;
         conf.local += lines;
-        self.empty(settings, dir, conf, runner).await.map(|_| ())
+        self.empty_with(settings, dir, &conf, runner).await
     }
 
-    async fn empty(
+    /// The configuration of a build directory in which signatures of the job's builds are computed: with all layers of
+    /// the repos and these.
+    pub fn signatures_conf(
         &self,
         settings: &Settings,
         dir: &Path,
-        conf: WrittenConf,
-        runner: &Runner,
+        under_test: &[PathBuf],
     ) -> Result<WrittenConf> {
+        let layers = with_layers_under_test(&self.repo_layers, under_test);
+        self.conf(settings, dir, &layers, Purpose::Signatures)
+    }
+
+    /// Makes an empty build directory with this configuration, in place of what was there.
+    pub async fn empty_with(
+        &self,
+        settings: &Settings,
+        dir: &Path,
+        conf: &WrittenConf,
+        runner: &Runner,
+    ) -> Result<()> {
         let (dir, work, user) = (dir.to_owned(), settings.paths.work.clone(), self.user.clone());
-        let (conf, aside) = blocking(&runner.interrupt, "the build directory was emptied", move || {
-            let aside = build_dir::empty(&dir, &work, &conf, user.as_ref())?;
-            Ok((conf, aside))
-        })
-        .await?;
+        let conf = conf.clone();
+        let empty = move || build_dir::empty(&dir, &work, &conf, user.as_ref());
+        let aside = blocking(&runner.interrupt, "the build directory was emptied", empty).await?;
         if let Some(aside) = aside {
             runner.events.warn(aside.to_string(), Some(aside.hint())).await;
         }
-        Ok(conf)
+        Ok(())
     }
 
     /// Makes the build directory of the job ready: see [`build_dir`].
@@ -168,14 +180,16 @@ impl BuildEnvironment {
         purpose: Purpose,
     ) -> Result<WrittenConf> {
         let (machine, distro) = match purpose {
-            Purpose::Build => (first_machine(settings), settings.config.distro.as_str()),
+            Purpose::Build | Purpose::Signatures => {
+                (first_machine(settings), settings.config.distro.as_str())
+            }
             Purpose::CheckLayer => (self.base_layers.machine.as_str(), self.base_layers.distro.as_str()),
         };
         // Signatures need neither. In the directory itself they are empty, and the same whoever asks.
         let own = [dir.join("downloads"), dir.join("sstate-cache")];
         let [downloads, sstate] = match purpose {
             Purpose::Build => [&settings.cache.downloads, &settings.cache.sstate],
-            Purpose::CheckLayer => [&own[0], &own[1]],
+            Purpose::CheckLayer | Purpose::Signatures => [&own[0], &own[1]],
         };
         let bblayers = conf::bblayers(layers)?;
         let endpoint = self.endpoint.as_ref().map(|endpoint| endpoint::mirrors(endpoint, &self.bucket));

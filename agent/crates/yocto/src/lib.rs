@@ -24,6 +24,7 @@ pub mod path_rules;
 pub mod preflight;
 mod python;
 pub mod server;
+pub mod signatures;
 pub mod starter;
 pub mod testimage;
 pub mod unreadable;

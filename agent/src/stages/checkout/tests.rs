@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use fs_err as fs;
 
-use crate::config::{Artifacts, Build, BuildConfig, Cache, Check, Destination, HashServer, Limits, Paths};
+use crate::config::{
+    Artifacts, Build, BuildConfig, Cache, ChangeBase, Check, Destination, HashServer, Limits, Paths,
+    ReverseDependencies,
+};
 use agent_git::fixture::{Bench, Upstream, write};
 use agent_types::release::Release;
 use agent_types::tiers::Trust;
@@ -34,8 +37,15 @@ pub(crate) fn settings(bench: &Bench, release: &str, repos: Vec<Repo>) -> Settin
             prefetch: true,
             write_signatures: false,
         },
-        build: Build { targets: Vec::new(), fresh: false },
+        build: Build {
+            targets: Vec::new(),
+            changed: false,
+            reverse_dependencies: ReverseDependencies::Layer,
+            fresh: false,
+        },
         test: crate::config::Test::default(),
+        change_base: ChangeBase::Previous,
+        has_rules_of_base: false,
         cache: Cache {
             downloads: bench.path("d"),
             sstate: bench.path("s"),
