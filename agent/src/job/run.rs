@@ -7,7 +7,7 @@ use std::time::Instant;
 use tracing::Instrument;
 use tracing::field::Empty;
 
-use crate::config::{Ptest, Settings};
+use crate::config::Settings;
 use crate::stages::configure::{BuildEnvironment, Edits};
 use crate::stages::pending::Pending;
 use crate::stages::share::OpenShare;
@@ -236,12 +236,7 @@ impl Job<'_> {
 
     async fn dispatch(&mut self, stage: Stage) -> Result<Outcome> {
         // `[check]` may come to ask for it as well, at the end of its stage.
-        let needs = match stage {
-            Stage::Build => self.settings.build.changed,
-            Stage::Test => self.settings.test.ptest == Ptest::Changed,
-            _ => false,
-        };
-        if needs {
+        if matches!(stage, Stage::Build | Stage::Test) && self.settings.needs_affected() {
             self.find_affected(stage).await?;
         }
         let Job { settings, runner, access, outputs, .. } = self;
