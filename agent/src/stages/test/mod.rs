@@ -80,7 +80,6 @@ async fn run_pending(
     runner: &Runner,
     pending: &mut Pending<'_>,
 ) -> Result<Outcome> {
-    let recipes = recipes(settings, affected)?;
     let setup = Setup::make(settings, configured, runner).await?;
     let mut outcomes: Vec<(Unit, Outcome)> = Vec::new();
     for machine in &settings.config.machines {
@@ -88,6 +87,7 @@ async fn run_pending(
             return Ok(super::interrupted(why));
         }
         let tests = MachineTests { settings, configured, runner, setup: &setup, machine };
+        let recipes = recipes(settings, affected, machine)?;
         let (done, stopped) = tests.run(&recipes, pending).await?;
         outcomes.extend(done);
         let failed = outcomes.iter().any(|(_, outcome)| !outcome.is_success());
@@ -122,8 +122,8 @@ fn reasons(outcomes: &[(Unit, Outcome)], image: &str) -> String {
     of_image.filter_map(|(_, outcome)| outcome.reason()).next().unwrap_or("it was skipped").to_owned()
 }
 
-/// The recipes whose ptests shall run, if they have some.
-fn recipes(settings: &Settings, affected: Option<&Affected>) -> Result<Vec<String>> {
+/// The recipes whose ptests shall run on this machine, if they have some.
+fn recipes(settings: &Settings, affected: Option<&Affected>, machine: &str) -> Result<Vec<String>> {
     match &settings.test.ptest {
         Ptest::Off => Ok(Vec::new()),
         Ptest::Recipes(recipes) => Ok(recipes.clone()),
@@ -132,15 +132,16 @@ fn recipes(settings: &Settings, affected: Option<&Affected>) -> Result<Vec<Strin
                 Error::internal("[test] ptest = \"changed\" needs to know what the change affects")
                     .hint("name the recipes in [test] ptest instead")
             })?;
-            Ok(changed_recipes(affected))
+            Ok(changed_recipes(affected, machine))
         }
     }
 }
 
-/// Recipes of the layers under test that the change affects. What runs on the build machine has no ptests.
-fn changed_recipes(affected: &Affected) -> Vec<String> {
+/// Recipes of the layers under test that the change affects on this machine. What runs on the build machine has no ptests.
+fn changed_recipes(affected: &Affected, machine: &str) -> Vec<String> {
     // A multiconfig's recipe is tested with its plain name: the tests have one configuration.
-    let names = affected.recipes.iter().map(|recipe| recipe.name.rsplit(':').next().unwrap_or_default());
+    let changed = affected.recipes.iter().filter(|recipe| recipe.is_for(machine));
+    let names = changed.map(|recipe| recipe.name.rsplit(':').next().unwrap_or_default());
     let on_host =
         |name: &str| name.ends_with("-native") || name.starts_with("nativesdk-") || name.contains("-cross-");
     let mut names: Vec<String> = names.filter(|name| !on_host(name)).map(str::to_owned).collect();
@@ -269,10 +270,13 @@ mod tests {
             layer: "x".into(),
             change: Change::Changed,
             tasks: Vec::new(),
+            machines: Vec::new(),
         };
         let names =
             ["zlib", "zlib-native", "nativesdk-zlib", "mc:board:curl", "gcc-cross-arm", "curl", "native-x"];
-        let affected = Affected { recipes: names.map(recipe).into(), ..Affected::default() };
-        assert_eq!(changed_recipes(&affected), ["curl", "native-x", "zlib"]);
+        let mut affected = Affected { recipes: names.map(recipe).into(), ..Affected::default() };
+        affected.recipes[0].machines = vec!["qemuarm64".into()];
+        assert_eq!(changed_recipes(&affected, "qemuarm64"), ["curl", "native-x", "zlib"]);
+        assert_eq!(changed_recipes(&affected, "qemux86-64"), ["curl", "native-x"]);
     }
 }
