@@ -7,6 +7,8 @@ GUEST ?= "/nonexistent"
 GUEST_PTESTS ?= "good"
 
 INHIBIT_DEFAULT_DEPS = "1"
+PATCHDEPENDENCY = ""
+PATCHDEPENDENCY:remove = "patch-replacement-native:do_populate_sysroot"
 PACKAGE_ARCH = "${MACHINE_ARCH}"
 IMAGE_BASENAME = "${PN}"
 IMAGE_NAME = "${PN}-${MACHINE}"

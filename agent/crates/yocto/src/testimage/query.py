@@ -6,6 +6,7 @@ usage: query.py QUERIES, a JSON file with {"images": [...], "recipes": [...]}. E
 import json
 import sys
 
+import bb.data
 import bb.tinfoil
 import bb.utils
 
