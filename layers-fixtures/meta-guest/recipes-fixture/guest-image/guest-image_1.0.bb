@@ -17,8 +17,9 @@ IMAGE_FSTYPES = "ext4"
 # The kernel's console, and the one on which OE-Core logs in.
 SERIAL_CONSOLES = "115200;ttyS0 115200;ttyS1"
 
-inherit testimage nopackages
+inherit testimage testexport nopackages
 do_testimage[depends] = ""
+do_testexport[depends] = ""
 
 # `runqemu`
 PATH:prepend = "${THISDIR}/${BPN}/bin:"
