@@ -17,6 +17,7 @@ mod metrics;
 mod odd_files;
 mod prefetch;
 mod private_files;
+mod ptest_suite;
 mod readers;
 mod reruns;
 mod retries;
