@@ -89,7 +89,6 @@ impl MachineTests<'_> {
         if built.judgement.outcome != Ok(Outcome::Passed) {
             return Ok(built);
         }
-        let mut findings = Vec::new();
         match recipes {
             Some(recipes) => match ptests::testable(self.settings, recipes) {
                 Testable::Recipes(recipes) => {
@@ -113,9 +112,7 @@ impl MachineTests<'_> {
             None => {}
         }
         image_tests.expected.suites = suites;
-        let mut end = image_tests.run().await?;
-        findings.append(&mut end.findings);
-        Ok(ImageEnd { findings, ..end })
+        image_tests.run().await
     }
 }
 
@@ -258,7 +255,7 @@ impl ImageTests<'_> {
         rerun: u32,
     ) -> Result<(Judgement, ToolEnd)> {
         let (mut remaining, mut boot) = (ptests, 0);
-        let (mut end, mut runs, mut faults) = self.boot(remaining.clone(), rerun, boot).await?;
+        let Boot { mut end, mut runs, mut faults } = self.boot(remaining.clone(), rerun, boot).await?;
         while let (Ok(done), Some(wanted), Target::Qemu { .. }) =
             (&runs, &remaining, &self.tests.setup.target)
         {
@@ -275,10 +272,10 @@ impl ImageTests<'_> {
                 format!("{}: the system broke; it is started again for {}", self.unit.name, left.join(", "));
             self.tests.runner.events.info(message).await;
             remaining = Some(left);
-            let (next, more, more_faults) = self.boot(remaining.clone(), rerun, boot).await?;
-            runs = runs.and_then(|runs| Ok([runs, more?].concat()));
-            faults.extend(more_faults);
-            end = worse(end, next);
+            let next = self.boot(remaining.clone(), rerun, boot).await?;
+            runs = runs.and_then(|runs| Ok([runs, next.runs?].concat()));
+            faults.extend(next.faults);
+            end = worse(end, next.end);
         }
         let evidence = Evidence { tool: end.verdict.clone(), runs, only_tests_failed: end.only_tests_failed };
         let mut judgement = judge(expected, &evidence);
@@ -307,13 +304,8 @@ impl ImageTests<'_> {
         }
     }
 
-    /// Starts the system once and tests it: the end of the tool, the results, and what broke by the console.
-    async fn boot(
-        &self,
-        ptests: Option<Vec<String>>,
-        rerun: u32,
-        boot: u32,
-    ) -> Result<(ToolEnd, std::result::Result<Vec<Run>, String>, Vec<(String, String)>)> {
+    /// Starts the system once and tests it.
+    async fn boot(&self, ptests: Option<Vec<String>>, rerun: u32, boot: u32) -> Result<Boot> {
         let (tests, name) = (self.tests, &self.image.name);
         let settings = tests.settings;
         let exports = settings.test.runner == TestRunner::OeTest;
@@ -370,8 +362,16 @@ impl ImageTests<'_> {
             faults.extend(found.panic.map(|panic| ("kernel".to_owned(), panic)));
             faults.extend(found.out_of_memory.into_iter().next().map(|line| ("memory".to_owned(), line)));
         }
-        Ok((end, runs, faults))
+        Ok(Boot { end, runs, faults })
     }
+}
+
+/// What one start of the system brought.
+struct Boot {
+    end: ToolEnd,
+    runs: std::result::Result<Vec<Run>, String>,
+    /// What broke by the console: a name, and the kernel's words.
+    faults: Vec<(String, String)>,
 }
 
 /// The end that is worse; of equal ones the first.
