@@ -94,7 +94,7 @@ impl MachineTests<'_> {
                 Testable::Recipes(recipes) => {
                     image_tests.expected.ptests =
                         recipes.iter().flat_map(|recipe| recipe_ptests(recipe)).collect();
-                    image_tests.ptests = Some(single_sections(&image_tests.expected).unwrap_or_default());
+                    image_tests.ptests = single_sections(&image_tests.expected);
                 }
                 Testable::Nothing(Outcome::Skipped(_)) => {
                     image_tests.ptests = Some(Vec::new());
