@@ -17,7 +17,7 @@ import subprocess
 import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-MODULES = ["virtio", "virtio_ring", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "failover", "net_failover", "virtio_net"]
+MODULES = ["virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "failover", "net_failover", "virtio_net"]
 
 
 class Archive:
@@ -75,7 +75,7 @@ def libraries(program, packages):
 
 
 def main():
-    packages, target = sys.argv[1:]
+    packages, target = map(os.path.abspath, sys.argv[1:])
     kernel = first(packages + "/boot/vmlinuz-*-cloud-amd64")
     version = os.path.basename(kernel)[len("vmlinuz-"):]
     busybox = first(packages + "/bin/busybox", packages + "/usr/bin/busybox")
@@ -89,7 +89,7 @@ def main():
         # What is not there is part of the kernel.
         for path in glob.glob(f"{packages}/lib/modules/{version}/kernel/**/{module}.ko", recursive=True):
             archive.copy(path, f"modules/{module}.ko")
-    archive.file("modules/order", "\n".join(MODULES).encode())
+    archive.file("modules/order", ("\n".join(MODULES) + "\n").encode())
     for name in ["init", "ptest-runner"]:
         archive.copy(os.path.join(HERE, name), "init" if name == "init" else "usr/bin/ptest-runner")
     for directory in ["proc", "sys", "dev", "tmp", "root", "run", "usr/lib", "etc/dropbear", "var/log"]:

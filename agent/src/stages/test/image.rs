@@ -92,8 +92,7 @@ impl MachineTests<'_> {
         match recipes {
             Some(recipes) => match ptests::testable(self.settings, recipes) {
                 Testable::Recipes(recipes) => {
-                    image_tests.expected.ptests =
-                        recipes.iter().flat_map(|recipe| recipe_ptests(recipe)).collect();
+                    image_tests.expected.ptests = recipes.iter().flat_map(recipe_ptests).collect();
                     image_tests.ptests = single_sections(&image_tests.expected);
                 }
                 Testable::Nothing(Outcome::Skipped(_)) => {

@@ -42,7 +42,7 @@ python do_facts() {
     deploy = d.getVar("DEPLOY_DIR_IMAGE")
     bb.utils.mkdirhier(deploy)
     base = os.path.join(deploy, d.getVar("IMAGE_LINK_NAME"))
-    names = "MACHINE DISTRO DISTRO_FEATURES IMAGE_BASENAME IMAGE_FEATURES IMAGE_PKGTYPE TOPDIR TMPDIR WORKDIR TEST_LOG_DIR libdir"
+    names = "MACHINE MLPREFIX DISTRO DISTRO_FEATURES IMAGE_BASENAME IMAGE_FEATURES IMAGE_PKGTYPE TOPDIR TMPDIR WORKDIR TEST_LOG_DIR libdir"
     facts = {name: d.getVar(name) or "" for name in names.split()}
     with open(base + ".testdata.json", "w") as file:
         json.dump(facts, file)

@@ -80,7 +80,9 @@ fn nothing_that_did_nothing_or_contradicts_itself_is_green() {
             r#""ptest.PtestRunnerTest.test_ptestrunner_expectfail": {{"status": "{status}", "log": "{log}"}}"#
         )
     };
-    let table: Vec<(&str, Result<Outcome>, String, &[&str], &[&str], &str)> = vec![
+    // What it is, the tool's end, the results, the suites and the ptests that were asked for, the outcome.
+    type Row<'a> = (&'a str, Result<Outcome>, String, &'a [&'a str], &'a [&'a str], &'a str);
+    let table: Vec<Row> = vec![
         ("0 tests", passed(), String::new(), &[], &[], "failed: not a single test ran"),
         (
             "only skipped",
