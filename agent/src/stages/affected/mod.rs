@@ -20,7 +20,7 @@ use agent_types::error::{Class, Error, Result};
 use agent_types::events::{EventKind, Unit};
 use agent_types::outcome::Outcome;
 use agent_yocto::layer_conf::LayerConf;
-use agent_yocto::signatures::{self, ChangedFile, Checkout, Sides, TaskList, seen_by_bitbake};
+use agent_yocto::signatures::{self, ChangedFile, Checkout, Sides, TaskList};
 
 use super::blocking;
 use super::cleanup::UnitEnd;
@@ -92,11 +92,6 @@ impl Search<'_> {
             // Everything may be affected then.
             Err(error) => return self.everything(&top, "", &error.message).await,
         };
-        if base.changed.iter().all(|file| !seen_by_bitbake(&file.path)) {
-            let message = "no file that BitBake reads changed, so no task changes";
-            self.runner.events.info(message).await;
-            return Ok(Affected { base: base.commit, ..Affected::default() });
-        }
         if let Some(why) = self.other_rules(&top, &base) {
             return self.everything(&top, &base.commit, &why).await;
         }

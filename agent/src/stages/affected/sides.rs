@@ -6,18 +6,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use agent_cache::signature_cache::{
-    BitbakeRunner, CacheResult, Invocation, NotCacheable, Place, Replaced, Side, SideInputs, Store,
-    TASK_LIST, TaskFiles, TaskQueries, TaskRun, WrittenConf, make_private,
+    BitbakeRunner, CacheResult, Concurrency, Invocation, NotCacheable, Place, Replaced, Side, SideInputs,
+    Store, TASK_LIST, TaskFiles, TaskQueries, TaskRun, WrittenConf, make_private,
 };
-use agent_process::Environment;
-use agent_types::error::{Error, Result};
+use agent_process::{Environment, Interrupted};
+use agent_types::error::{Class, Error, Result};
 use agent_types::events::{CacheOutcome, CacheQuery, EventKind};
 use agent_types::release::Release;
 use agent_yocto::signatures::{Query, TaskList};
 
+use super::super::blocking;
 use super::super::check_layer::{is_alone, place, stat_cache, stores};
 use super::super::cleanup::ServerEnd;
-use super::super::{blocking, interrupted};
 use super::{Base, Search};
 
 /// What is asked about a side, and where.
@@ -91,14 +91,14 @@ impl OfMachine<'_> {
             .as_ref()
             .zip(before.inputs.as_ref())
             .is_some_and(|(one, other)| one.key() == other.key());
-        let [head_answer, base_answer] =
-            [self.look_up(queries, &head).await?, self.look_up(queries, &before).await?];
         if same {
             // The same inputs have the same answer, whatever it is.
-            let message = "base and head are the same to BitBake, so no task changes";
+            let message = "no file that BitBake reads changed, so no task changes";
             self.search.runner.events.info(message).await;
             return Ok(Ok(None));
         }
+        let [head_answer, base_answer] =
+            [self.look_up(queries, &head).await?, self.look_up(queries, &before).await?];
         let (head_answer, base_answer) = match (head_answer, base_answer) {
             (Answer::Missing(why_head), Answer::Missing(why_base)) => {
                 self.both(queries, (&head, why_head), (&before, why_base)).await
@@ -112,12 +112,11 @@ impl OfMachine<'_> {
             (Answer::Found(one), Answer::Found(other)) => (Ok(one), Ok(other)),
         };
         if let Some(why) = self.search.runner.interrupt.state() {
-            let outcome = interrupted(why);
-            let class = match outcome.word() {
-                "cancelled" => agent_types::error::Class::Cancelled,
-                _ => agent_types::error::Class::OutOfTime,
+            let class = match why {
+                Interrupted::Cancelled => Class::Cancelled,
+                Interrupted::OutOfTime => Class::OutOfTime,
             };
-            return Err(Error::new(class, outcome.reason().unwrap_or_default()));
+            return Err(Error::new(class, format!("the job was stopped before it knew {}", super::UNIT)));
         }
         let of = |what: &str, NotCacheable(why): NotCacheable| {
             format!("the tasks of the {what} cannot be had: {why}")
@@ -127,10 +126,12 @@ impl OfMachine<'_> {
             (Err(why), _) => return Ok(Err(of("head", why))),
             (_, Err(why)) => return Ok(Err(of("base", why))),
         };
-        let parse = move || Ok((TaskList::parse(&before)?, TaskList::parse(&head)?));
-        blocking(&self.search.runner.interrupt, "the task lists were read", parse)
-            .await
-            .map(|lists| Ok(Some(lists)))
+        let parse = move || {
+            let parse = |bytes: &[u8]| TaskList::parse(bytes).map_err(|error| error.message);
+            // Layer code can write to the file as well: a bad one is no fault of the agent.
+            Ok(parse(&before).and_then(|before| Ok(Some((before, parse(&head)?)))))
+        };
+        blocking(&self.search.runner.interrupt, "the task lists were read", parse).await
     }
 
     async fn queries(&self) -> CacheResult<Arc<TaskQueries>> {
@@ -286,7 +287,6 @@ impl OfMachine<'_> {
         (head, why_head): (&Asked, String),
         (base, why_base): (&Asked, String),
     ) -> (CacheResult<Vec<u8>>, CacheResult<Vec<u8>>) {
-        use agent_cache::signature_cache::Concurrency;
         let bitbake = self.bitbake(base);
         match bitbake.concurrency(2).await {
             Concurrency::Parallel(_) => {

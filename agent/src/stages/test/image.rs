@@ -22,7 +22,7 @@ use agent_yocto::testimage::verdict::{
 use super::super::blocking;
 use super::machine::MachineTests;
 use super::ptests::{self, Testable};
-use super::tool::{BitBakeRun, ToolEnd};
+use super::tool::{TestTask, ToolEnd};
 use crate::config::{FlakyTests, TestRunner};
 
 /// Besides the limit of the manifest: a system needs time to boot, and OE-Core to write its results.
@@ -145,13 +145,7 @@ impl ImageTests<'_> {
     /// Builds the image; passed, or why there is nothing to test.
     pub async fn build(&self) -> Result<ImageEnd> {
         let name = &self.image.name;
-        let run = BitBakeRun {
-            words: vec![name.clone()],
-            log: format!("test-build-{name}-{}", self.machine()),
-            timeout: None,
-            logs: None,
-        };
-        let end = self.tests.bitbake(self.unit, run).await?;
+        let end = self.tests.build_image(self.unit, name).await?;
         let outcome = match end.verdict {
             Ok(Outcome::Failed(why)) => Ok(Outcome::Failed(format!("{name} could not be built: {why}"))),
             other => other,
@@ -332,13 +326,9 @@ impl ImageTests<'_> {
             (rerun, boot) => format!("-again-{rerun}-{boot}"),
         };
         let task = if exports { "testexport" } else { "testimage" };
-        let run = BitBakeRun {
-            words: vec!["-c".into(), task.into(), name.clone()],
-            log: format!("{task}-{name}-{}{again}", self.machine()),
-            timeout: Some(timeout),
-            logs: Some(&logs),
-        };
-        let mut end = tests.bitbake(self.unit, run).await?;
+        let log = format!("{task}-{name}-{}{again}", self.machine());
+        let run = TestTask { image: name, name: task, log, timeout, logs: &logs };
+        let mut end = tests.run_task(self.unit, run).await?;
         if exports && end.verdict == Ok(Outcome::Passed) {
             let Target::Ssh(target) = &tests.setup.target else {
                 return Err(Error::internal("oe-test has no system that answers ssh"));

@@ -11,6 +11,7 @@ mod ptests;
 mod tool;
 
 use std::net::{ToSocketAddrs, UdpSocket};
+use std::path::PathBuf;
 
 use agent_process::{PROBE_LIMIT, Prober, Runner, cgroup};
 use agent_types::affected::Affected;
@@ -152,6 +153,8 @@ fn changed_recipes(affected: &Affected, machine: &str) -> Vec<String> {
 
 /// What all machines have in common: the build directory of the tests, and the layer that the agent writes.
 struct Setup {
+    /// The build directory of the tests.
+    dir: PathBuf,
     target: Target,
     layer: TestLayer,
     /// The suites that run, in the words of OE-Core.
@@ -193,7 +196,7 @@ impl Setup {
         let layers: Vec<_> = configured.layers.iter().cloned().chain([layer.path().to_owned()]).collect();
         let dir = settings.paths.test();
         configured.empty_directory_with(settings, &dir, &layers, &lines, runner).await?;
-        Ok(Setup { target, layer, suites, guest_memory })
+        Ok(Setup { dir, target, layer, suites, guest_memory })
     }
 }
 

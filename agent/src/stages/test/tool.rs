@@ -5,25 +5,21 @@ use std::time::Duration;
 
 use tracing::Instrument;
 
-use agent_process::{ActivityClock, Command, CommandOutcome, ExitReason, LineHandler, UntilStopped};
+use agent_process::{ActivityClock, Command, CommandOutcome, ExitReason};
 use agent_types::error::Result;
-use agent_types::events::{EventKind, Unit};
+use agent_types::events::Unit;
 use agent_types::outcome::Outcome;
-use agent_yocto::bitbake::Build;
+use agent_yocto::task_failure::TEST_TASKS;
 use agent_yocto::testimage::conf::{EXPORT, RESULTS, SshTarget};
 use agent_yocto::testimage::{cases, layer::TestLayer};
 
-use super::super::cleanup::ServerEnd;
-use super::super::{build, excerpt, step};
+use super::super::build::attempts::{self, Attempted};
+use super::super::build::bitbake::{Machine, Ran, Request, TestLimits};
+use super::super::build::failed_task::{self, FailedTask};
+use super::super::build::verdict;
+use super::super::{excerpt, step};
 use super::files::BuildFiles;
 use super::machine::MachineTests;
-use agent_yocto::starter::Addition;
-
-/// The tasks that run or export tests.
-const TEST_TASKS: [&str; 2] = ["do_testimage", "do_testexport"];
-
-/// What OE-Core says when the tests of an image took too long.
-const OVERALL_TIMEOUT: &str = "Global test timeout reached";
 
 /// How often the logs of the tests are looked at: they grow while BitBake is silent.
 const LOOK: Duration = Duration::from_secs(2);
@@ -38,72 +34,82 @@ pub struct ToolEnd {
     pub excerpt: Vec<String>,
 }
 
-/// A run of BitBake.
-pub struct BitBakeRun<'a> {
-    pub words: Vec<String>,
+/// A task that runs the tests of an image, or exports them.
+pub struct TestTask<'a> {
+    pub image: &'a str,
+    /// `testimage` or `testexport`
+    pub name: &'static str,
     /// The name of its log.
     pub log: String,
-    /// For the tests of one image, with the boot of its system; `None`: no limit of its own.
-    pub timeout: Option<Duration>,
+    /// For all tests, with the boot of the system.
+    pub timeout: Duration,
     /// Where the logs of the tests grow.
-    pub logs: Option<&'a Path>,
+    pub logs: &'a Path,
 }
 
 impl MachineTests<'_> {
-    /// Runs BitBake in the build directory of the tests.
-    pub async fn bitbake(&self, unit: &Unit, run: BitBakeRun<'_>) -> Result<ToolEnd> {
-        let (settings, configured, runner) = (self.settings, self.configured, self.runner);
-        let dir = settings.paths.test();
-        let bitbake = configured.tools.bitbake.join("bin/bitbake");
-        let starter = build::starter(settings, &bitbake);
-        let (program, before) = match &starter {
-            Ok(starter) => starter.command(&bitbake, &[Addition::Events]),
-            Err(_) => (bitbake, Vec::new()),
+    /// BitBake in the build directory of the tests.
+    fn machine(&self) -> Machine<'_> {
+        let MachineTests { settings, configured, runner, setup, machine: name } = *self;
+        Machine { name, settings, configured, dir: &setup.dir, runner }
+    }
+
+    /// Builds an image.
+    pub async fn build_image(&self, unit: &Unit, image: &str) -> Result<ToolEnd> {
+        let machine = self.machine();
+        let log = format!("test-build-{image}-{}", self.machine);
+        let built = attempts::build(&machine, unit, &log, false, &[image.to_owned()]);
+        let Attempted { result, servers } = built.instrument(step(unit)).await;
+        Attempted::report_servers(servers, &machine).await;
+        let (ran, failed) = result?;
+        Ok(self.end_of(unit, &ran, &failed, verdict::judge(&ran, &failed)).await)
+    }
+
+    /// Runs the task.
+    pub async fn run_task(&self, unit: &Unit, task: TestTask<'_>) -> Result<ToolEnd> {
+        let machine = self.machine();
+        let activity = ActivityClock::default();
+        let limits =
+            TestLimits { timeout: task.timeout, stall: self.stall(), activity: activity.clone() };
+        let request = Request {
+            unit,
+            log: task.log,
+            keep_going: false,
+            targets: vec![format!("{}:do_{}", task.image, task.name)],
+            postread: None,
+            limits: Some(limits),
         };
-        let mut command = Command::new(program, &dir, run.log).args(before);
-        if starter.is_ok() {
-            // Without them the text tells enough.
-            let _ = command.listen_to_events();
-        }
-        command = command.args(&run.words);
-        command.environment = configured.environment(&dir);
-        command.environment.set("MACHINE", self.machine);
-        command.user = configured.user.clone();
-        command.status = Some(format!("bitbake {}", run.words.join(" ")));
-        self.limit(&mut command, run.timeout);
-        let handler = Follower { build: Build::new(unit.clone()), timed_out: false };
-        let mut lines = UntilStopped::new(handler, &command.stopping);
-        let watch = self.touch_while_logs_grow(run.logs, command.activity.clone());
-        let ended = tokio::select! {
+        let (ran, server) = tokio::select! {
             biased;
-            ended = runner.run(command, &mut lines).instrument(step(unit)) => ended,
-            never = watch => never,
+            ended = machine.bitbake(request).instrument(step(unit)) => ended,
+            never = self.touch_while_logs_grow(task.logs, activity) => never,
         };
-        let server = ServerEnd::stop(&dir, configured.user.as_ref(), runner).await;
-        server.report(&runner.events).await;
-        let finished = ended?;
-        let Follower { build, timed_out } = lines.lines;
-        let failures = build.failed_tasks(finished.success()).0;
-        for failure in failures {
-            let of_tests = failure.log.as_ref().is_none_or(|log| log.starts_with(&dir));
-            let root = if of_tests { &dir } else { &configured.build };
-            let failed = build::task_failed(unit, failure, root, runner);
-            runner.events.emit(EventKind::TaskFailed(failed)).await;
-        }
-        let is_test = |task: &str| TEST_TASKS.contains(&task);
-        let only_tests_failed =
-            !failures.is_empty() && failures.iter().all(|failure| is_test(failure.task.as_str()));
-        let verdict = match self.own_limit(&finished, timed_out) {
+        server.report(&self.runner.events).await;
+        let ran = ran?;
+        let failed = failed_task::failed_tasks(&ran, &machine);
+        let verdict = match self.own_limit(&ran.finished, ran.build.tests_timed_out) {
             Some(outcome) => Ok(outcome),
-            None => build::judge(&build, &finished),
+            None => verdict::judge(&ran, &failed),
         };
-        let shown = match &verdict {
-            // The failed task has its own excerpt.
-            Ok(outcome) if failures.is_empty() => excerpt(outcome, &finished),
-            _ => Vec::new(),
-        };
-        let log = runner.relative_log(&finished.log);
-        Ok(ToolEnd { verdict, only_tests_failed, log, excerpt: shown })
+        Ok(self.end_of(unit, &ran, &failed, verdict).await)
+    }
+
+    /// Reports the failed tasks, and makes the end of a run.
+    async fn end_of(
+        &self,
+        unit: &Unit,
+        ran: &Ran,
+        failed: &[FailedTask],
+        verdict: Result<Outcome>,
+    ) -> ToolEnd {
+        failed_task::report(failed, unit, self.runner).await;
+        let is_test = |task: &FailedTask| TEST_TASKS.contains(&task.failure.task.as_str());
+        ToolEnd {
+            only_tests_failed: !failed.is_empty() && failed.iter().all(is_test),
+            log: self.runner.relative_log(&ran.finished.log),
+            excerpt: verdict.as_ref().map_or_else(|_| Vec::new(), |outcome| verdict::excerpt(ran, outcome)),
+            verdict,
+        }
     }
 
     /// Runs the exported tests of an image: OE-Core's test runner without BitBake.
@@ -130,9 +136,10 @@ impl MachineTests<'_> {
         command.environment.set(cases::PLAN_VARIABLE, layer.plan());
         command.user = configured.user.clone();
         command.status = Some(format!("oe-test {image}"));
-        self.limit(&mut command, Some(timeout));
+        command.timeout = Some(timeout);
+        command.stall = Some(self.stall());
         let (logs, mut lines) = (self.export_logs(image), ());
-        let watch = self.touch_while_logs_grow(Some(&logs), command.activity.clone());
+        let watch = self.touch_while_logs_grow(&logs, command.activity.clone());
         let ended = tokio::select! {
             biased;
             ended = runner.run(command, &mut lines).instrument(step(unit)) => ended,
@@ -155,12 +162,10 @@ impl MachineTests<'_> {
         self.settings.paths.test().join(agent_yocto::testimage::conf::LOGS).join(image)
     }
 
-    fn limit(&self, command: &mut Command, timeout: Option<Duration>) {
-        let Some(timeout) = timeout else { return };
-        command.timeout = Some(timeout);
-        // The suite for ptests must have the time to stop a silent one, and to say so.
-        let patience = self.settings.test.silence * 2 + Duration::from_secs(120);
-        command.stall = Some(self.settings.limits.stall.max(patience));
+    /// The suite for ptests must have the time to stop a silent one, and to say so.
+    fn stall(&self) -> Duration {
+        let stops = self.settings.test.silence * 2 + Duration::from_secs(120);
+        self.settings.limits.stall.max(stops)
     }
 
     /// The outcome of tests that took longer than the manifest allows.
@@ -174,8 +179,7 @@ impl MachineTests<'_> {
     }
 
     /// Never ends. Tests are silent for BitBake until the last of them is over; their logs are not.
-    async fn touch_while_logs_grow<T>(&self, logs: Option<&Path>, activity: ActivityClock) -> T {
-        let Some(logs) = logs else { return std::future::pending().await };
+    async fn touch_while_logs_grow<T>(&self, logs: &Path, activity: ActivityClock) -> T {
         let mut last = 0;
         loop {
             tokio::time::sleep(LOOK).await;
@@ -193,30 +197,5 @@ impl MachineTests<'_> {
         let of_tests = self.settings.paths.test();
         let of_tests = Some(of_tests).filter(|dir| path.starts_with(dir) || path.is_relative());
         BuildFiles::new(of_tests.unwrap_or_else(|| self.configured.build.clone()))
-    }
-}
-
-/// Follows BitBake, and notices when OE-Core itself stops the tests.
-struct Follower {
-    build: Build,
-    timed_out: bool,
-}
-
-impl LineHandler for Follower {
-    fn line(&mut self, line: &str) -> Vec<EventKind> {
-        self.timed_out |= line.starts_with("WARNING: ") && line.contains(OVERALL_TIMEOUT);
-        self.build.line(line)
-    }
-
-    fn progress(&mut self) -> Option<EventKind> {
-        self.build.progress()
-    }
-
-    fn event(&mut self, line: &str) -> Vec<EventKind> {
-        self.build.event(line)
-    }
-
-    fn status(&self) -> Option<String> {
-        self.build.status()
     }
 }
