@@ -189,7 +189,7 @@ impl TaskQueries {
         let users = Users { later_jobs: self.store_parse_caches, reruns: false };
         // A failed target leaves the same parse cache, but nothing is known of the failure.
         if users.is_any() && end == ExitReason::Exited(0) && after == inputs.whole {
-            self.parse_caches.insert(&inputs.whole, &side.at, users)?;
+            self.parse_caches.insert(&inputs.whole, &side.place.bitbake, &side.at, users)?;
         }
         Ok(())
     }
