@@ -15,7 +15,7 @@ fn tester(test: &str, section: &str) -> Option<Sandbox> {
 
 const IMAGE: &str = "images = [\"img\"]\n";
 
-/// What `bitbake -c testimage` does, one run after another, and what recipes there are.
+/// What `bitbake img:do_testimage` does, one run after another, and what recipes there are.
 fn behave(sandbox: &Sandbox, runs: Value, recipes: Value) {
     std::fs::write(sandbox.upstream().join("testimage.json"), runs.to_string()).unwrap();
     std::fs::write(sandbox.upstream().join("recipes.json"), recipes.to_string()).unwrap();

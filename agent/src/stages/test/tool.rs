@@ -58,8 +58,9 @@ impl MachineTests<'_> {
     pub async fn build_image(&self, unit: &Unit, image: &str) -> Result<ToolEnd> {
         let machine = self.machine();
         let log = format!("test-build-{image}-{}", self.machine);
-        let built = attempts::build(&machine, unit, &log, false, &[image.to_owned()]);
-        let Attempted { result, servers } = built.instrument(step(unit)).await;
+        let targets = [image.to_owned()];
+        let built = attempts::build(&machine, unit, &log, false, &targets).instrument(step(unit)).await;
+        let Attempted { result, servers } = built;
         Attempted::report_servers(servers, &machine).await;
         let (ran, failed) = result?;
         Ok(self.end_of(unit, &ran, &failed, verdict::judge(&ran, &failed)).await)
@@ -69,8 +70,7 @@ impl MachineTests<'_> {
     pub async fn run_task(&self, unit: &Unit, task: TestTask<'_>) -> Result<ToolEnd> {
         let machine = self.machine();
         let activity = ActivityClock::default();
-        let limits =
-            TestLimits { timeout: task.timeout, stall: self.stall(), activity: activity.clone() };
+        let limits = TestLimits { timeout: task.timeout, stall: self.stall(), activity: activity.clone() };
         let request = Request {
             unit,
             log: task.log,
