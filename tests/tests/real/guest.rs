@@ -122,7 +122,7 @@ fn a_ptest_that_breaks_the_guest_does_not_take_the_others_with_it() {
     assert_nothing_runs(&fixture);
 }
 
-/// A system that answers ssh, started by somebody else.
+/// A running system that answers ssh.
 struct Device(Child);
 
 impl Drop for Device {

@@ -1,6 +1,6 @@
 //! The test stage: what OE-Core's task and its results say, and what the agent makes of it.
 
-use build_agent_tests::{Sandbox, commit};
+use build_agent_tests::{Sandbox, commit, git};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -230,6 +230,29 @@ fn known_failures_of_the_test_stage_are_skipped() {
     // An entry of the check stage.
     entry("");
     sandbox.run().assert_code(&[1]);
+}
+
+/// A change that does not want its tests, or wants them less strict.
+#[test]
+fn a_change_is_tested_as_its_base_wants() {
+    let Some(sandbox) = tester("a_change_is_tested_as_its_base_wants", IMAGE) else { return };
+    commit(&sandbox.layer(), "Add the manifest");
+    let failed = json!({"result": with(ssh(), json!({"a.B.test_c": {"status": "FAILED"}})), "exit": 1});
+    let passed = json!({"result": with(ssh(), json!({"a.B.test_c": {"status": "PASSED"}}))});
+    behave(&sandbox, json!([failed, passed]), json!({}));
+    for section in ["", "[test]\nimages = [\"img\"]\nreruns = 1\nflaky = \"pass\"\n"] {
+        git(&sandbox.layer(), ["switch", "--quiet", "-C", "change", "main"]);
+        let text = std::fs::read_to_string(sandbox.manifest()).unwrap();
+        let (rest, _) = text.split_once("[test]").unwrap();
+        sandbox.write_manifest(&format!("{rest}{section}"));
+        commit(&sandbox.layer(), "Want other tests");
+        let mut command = sandbox.run_command();
+        command.args(["--base", "main"]);
+        let ran = sandbox.start(command).wait();
+        ran.assert_code(&[1]);
+        ran.assert_says(&["this change edits its own rules: build-agent.toml"]);
+        assert_eq!(tests(&sandbox), ["a.B.test_c: failed", "ssh.SSHTest.test_ssh: passed"], "{section}");
+    }
 }
 
 /// Recipes with ptests: which images, which suite, and what is missing.

@@ -14,10 +14,9 @@ use agent_yocto::testimage::console;
 use agent_yocto::testimage::query::{
     Answers, RecipeAnswer, TestedImage, ptest_packages, sections_of_files, sections_of_name,
 };
+use agent_yocto::testimage::reruns::{apply_known, merge_rerun};
 use agent_yocto::testimage::results::Run;
-use agent_yocto::testimage::verdict::{
-    Evidence, Expected, JudgedTest, Judgement, apply_known, judge, merge_rerun,
-};
+use agent_yocto::testimage::verdict::{Evidence, Expected, JudgedTest, Judgement, judge};
 
 use super::super::blocking;
 use super::machine::MachineTests;
@@ -29,7 +28,7 @@ use crate::config::{FlakyTests, TestRunner};
 const BOOT: Duration = Duration::from_secs(1200);
 const SLOW_BOOT: Duration = Duration::from_secs(3300);
 
-/// What came of the tests of an image.
+/// The result of the tests of an image.
 pub struct ImageEnd {
     pub judgement: Judgement,
     pub log: Option<PathBuf>,
@@ -45,7 +44,7 @@ impl ImageEnd {
     }
 }
 
-/// One image on its way to a verdict.
+/// The tests of one image.
 pub struct ImageTests<'a> {
     pub tests: &'a MachineTests<'a>,
     pub unit: &'a Unit,
@@ -65,7 +64,7 @@ impl MachineTests<'_> {
         recipes: Option<&[RecipeAnswer]>,
     ) -> Result<ImageEnd> {
         let Some(image) = answers.images.iter().find(|image| image.name == name) else {
-            return Err(Error::internal(format!("BitBake said nothing of {name}")));
+            return Err(Error::internal(format!("BitBake gave no answer about {name}")));
         };
         if let Some(why) = &image.skipped {
             return Ok(ImageEnd::of(Outcome::Skipped(why.clone())));
@@ -158,7 +157,7 @@ impl ImageTests<'_> {
     fn ptests_of_manifest(&self) -> std::result::Result<BTreeMap<String, BTreeSet<String>>, String> {
         let manifest = PathBuf::from(format!("{}.manifest", self.image.files));
         let text = self.tests.files(&manifest).text(&manifest).ok_or_else(|| {
-            format!("`{}` cannot be read, so nobody knows which ptests should run", manifest.display())
+            format!("`{}` cannot be read, so the ptests that should run are not known", manifest.display())
         })?;
         let of = |package: &String| -> BTreeSet<String> {
             let file = self.image.pkgdata.as_ref().map(|dir| Path::new(dir).join("runtime").join(package));
@@ -197,7 +196,7 @@ impl ImageTests<'_> {
         Ok(ImageEnd { judgement, log: Some(end.log), excerpt: end.excerpt, findings })
     }
 
-    /// What a rerun has to test: the ptests that failed alone, if nothing else did.
+    /// What a rerun tests: only the ptests that failed, if nothing else failed.
     fn what_failed(&self, judgement: &Judgement) -> (Expected, Option<Vec<String>>) {
         let failed: Vec<&JudgedTest> =
             judgement.tests.iter().filter(|test| !test.outcome.is_success()).collect();
@@ -213,7 +212,7 @@ impl ImageTests<'_> {
         (expected, Some(wanted))
     }
 
-    /// A finding for each flaky test; what they mean is the manifest's word.
+    /// A finding for each flaky test. The policy of the manifest decides what they mean.
     fn flaky(&self, judgement: &mut Judgement) -> Vec<Finding> {
         let flaky = judgement.tests.iter().filter(|test| matches!(test.outcome, Outcome::Flaky(_)));
         let findings: Vec<Finding> = flaky
@@ -256,7 +255,7 @@ impl ImageTests<'_> {
                 |name: &String| done.iter().flat_map(|run| run.sections.keys()).any(|id| id.name == *name);
             let left: Vec<String> = wanted.iter().filter(|name| !has(name)).cloned().collect();
             let was_stopped = matches!(&end.verdict, Ok(outcome) if outcome.was_stopped());
-            // Each boot must have brought something.
+            // Each boot must have results.
             if left.is_empty() || left.len() == wanted.len() || was_stopped || end.verdict.is_err() {
                 break;
             }
@@ -276,11 +275,11 @@ impl ImageTests<'_> {
         Ok((judgement, end))
     }
 
-    /// What the kernel said on the console and no ptest has told.
+    /// Adds the faults on the console that no ptest reports.
     fn add_faults(&self, judgement: &mut Judgement, faults: Vec<(String, String)>) {
         for (name, what) in faults {
-            let told = |test: &JudgedTest| test.outcome.reason().is_some_and(|why| why.contains(&what));
-            if judgement.tests.iter().any(told) {
+            let has_it = |test: &JudgedTest| test.outcome.reason().is_some_and(|why| why.contains(&what));
+            if judgement.tests.iter().any(has_it) {
                 continue;
             }
             let outcome = Outcome::Failed(what.clone());
@@ -355,11 +354,11 @@ impl ImageTests<'_> {
     }
 }
 
-/// What one start of the system brought.
+/// The results of one boot of the system.
 struct Boot {
     end: ToolEnd,
     runs: std::result::Result<Vec<Run>, String>,
-    /// What broke by the console: a name, and the kernel's words.
+    /// Faults on the console: a name, and the kernel's message.
     faults: Vec<(String, String)>,
 }
 

@@ -15,7 +15,7 @@ use super::image::ImageEnd;
 use super::{Setup, has_ptest_images, image_unit, machine_units, ptest_image, ptests_unit};
 use crate::config::Settings;
 
-/// What of a test's own words a report shows, in bytes; the end tells most.
+/// Bytes of a test's log that a report shows, from its end.
 const MESSAGE: usize = 16 * 1024;
 
 /// The tests of one machine.
@@ -94,9 +94,9 @@ impl MachineTests<'_> {
         command.environment.set("MACHINE", self.machine);
         command.environment.set("PYTHONDONTWRITEBYTECODE", "1");
         command.user = configured.user.clone();
-        command.status = Some(format!("BitBake tells of images and recipes for {}", self.machine));
-        let mut said = Said(Answers::default());
-        let ended = runner.run(command, &mut said).await;
+        command.status = Some(format!("query of images and recipes for {}", self.machine));
+        let mut reader = AnswerReader(Answers::default());
+        let ended = runner.run(command, &mut reader).await;
         ServerEnd::stop(&dir, configured.user.as_ref(), runner).await.report(&runner.events).await;
         let finished = ended?;
         if let Some(why) = runner.interrupt.state() {
@@ -107,9 +107,9 @@ impl MachineTests<'_> {
             };
             return Err(Error::new(class, outcome.reason().unwrap_or_default()));
         }
-        let missing = said.0.missing(question);
+        let missing = reader.0.missing(question);
         if finished.end == ExitReason::Exited(0) && missing.is_empty() {
-            return Ok(Ok(said.0));
+            return Ok(Ok(reader.0));
         }
         let tail = finished.tail.join("\n");
         let line = finished.tail.iter().rev().find(|line| line.contains("ERROR") || line.contains("Error: "));
@@ -118,12 +118,15 @@ impl MachineTests<'_> {
             Some(trouble) => Err(trouble),
             None => {
                 let log = runner.relative_log(&finished.log);
-                Ok(Err(format!("BitBake cannot tell of what is to be tested: {why} ({})", log.display())))
+                Ok(Err(format!(
+                    "the query of the images and recipes to test failed: {why} ({})",
+                    log.display()
+                )))
             }
         }
     }
 
-    /// Tells of the tests of a unit, and of its end.
+    /// Reports the tests of a unit and its end.
     async fn report(&self, unit: &Unit, ended: Result<ImageEnd>) -> Result<Outcome> {
         let events = &self.runner.events;
         let end = match ended {
@@ -170,9 +173,9 @@ fn end_of(text: &str) -> &str {
 }
 
 /// Collects the answers.
-struct Said(Answers);
+struct AnswerReader(Answers);
 
-impl LineHandler for Said {
+impl LineHandler for AnswerReader {
     fn line(&mut self, line: &str) -> Vec<EventKind> {
         self.0.line(line);
         Vec::new()

@@ -20,7 +20,7 @@ pub enum Testable {
     Nothing(Outcome),
 }
 
-/// The recipes with ptests among these. What cannot be tested is never passed over in silence.
+/// The recipes with ptests among these. A recipe that cannot be tested is never ignored.
 pub fn testable(settings: &Settings, answers: &[RecipeAnswer]) -> Testable {
     of_answers(answers, matches!(settings.test.ptest, Ptest::Recipes(_)))
 }
@@ -84,7 +84,8 @@ impl MachineTests<'_> {
         let mut all: Option<ImageEnd> = None;
         for (name, group) in names.iter().zip(&groups) {
             let image = answers.images.iter().find(|image| image.name == *name);
-            let image = image.ok_or_else(|| Error::internal(format!("BitBake said nothing of {name}")))?;
+            let image =
+                image.ok_or_else(|| Error::internal(format!("BitBake gave no answer about {name}")))?;
             if let Some(why) = image.skipped.as_ref().or(image.error.as_ref()) {
                 let outcome =
                     Outcome::Failed(format!("BitBake cannot build {name} ({}): {why}", group_names(group)));
@@ -148,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_tested_is_said() {
+    fn recipes_that_cannot_be_tested_are_reported() {
         let zlib = || answer("zlib", &["zlib-ptest"]);
         let none = || answer("base-files", &[]);
         let disabled = || RecipeAnswer { disabled: true, ..none() };

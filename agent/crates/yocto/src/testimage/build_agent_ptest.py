@@ -40,7 +40,7 @@ class Console:
         for path in glob.glob(self.pattern):
             self.read[path] = os.path.getsize(path)
 
-    def news(self):
+    def new_text(self):
         text = ""
         for path in glob.glob(self.pattern):
             try:
@@ -55,7 +55,7 @@ class Console:
 
 
 class PtestTest(OERuntimeTestCase):
-    def ask(self, command, limit):
+    def call(self, command, limit):
         """The status and the output of a short command; None without an answer."""
         words = self.target.ssh + [self.target.ip, "export PATH=/usr/sbin:/sbin:/usr/bin:/bin; " + command]
         try:
@@ -68,11 +68,11 @@ class PtestTest(OERuntimeTestCase):
         return None if done.returncode == 255 else (done.returncode, output)
 
     def is_alive(self):
-        return any(self.ask("true", 20) is not None for _ in range(3))
+        return any(self.call("true", 20) is not None for _ in range(3))
 
     def kills(self):
         """What the kernel said so far about killed processes."""
-        answer = self.ask("dmesg", 30)
+        answer = self.call("dmesg", 30)
         return [line for line in (answer[1] if answer else "").splitlines() if KILLED.search(line)]
 
     def test_ptests(self):
@@ -88,7 +88,7 @@ class PtestTest(OERuntimeTestCase):
         self.directories = " ".join(dict.fromkeys(["/usr/lib", self.td.get("libdir") or "/usr/lib"]))
         answer = None
         for _ in range(5):
-            answer = self.ask('ptest-runner -l -d "%s"' % self.directories, 60)
+            answer = self.call('ptest-runner -l -d "%s"' % self.directories, 60)
             if answer is not None:
                 break
             time.sleep(5)
@@ -103,7 +103,7 @@ class PtestTest(OERuntimeTestCase):
         for name in wanted:
             if name in listed:
                 section = self.run_one(name)
-                self.tell(name, section)
+                self.record(name, section)
                 if section["bad"]:
                     bad.append(name)
                 if section["dead"]:
@@ -111,7 +111,7 @@ class PtestTest(OERuntimeTestCase):
         self.assertTrue(self.sections, "not a single ptest ran; the image has: %s" % (", ".join(listed) or "none"))
         self.assertEqual(bad, [], "failed ptests: " + ", ".join(bad))
 
-    def tell(self, name, section):
+    def record(self, name, section):
         known = {key: section[key] for key in ["log", "duration", "exitcode", "timeout", "oom", "panic"] if key in section}
         self.sections[name] = known
         extras = self.tc.extraresults
@@ -126,7 +126,7 @@ class PtestTest(OERuntimeTestCase):
         """Runs one ptest and watches its output and the console."""
         self.logger.info("ptest %s" % name)
         kills = self.kills()
-        self.console.news()
+        self.console.new_text()
         command = "export PATH=/usr/sbin:/sbin:/usr/bin:/bin; echo BUILD-AGENT-PID $$; exec ptest-runner -t %d -d \"%s\" %s"
         command = command % (self.silence * 2, self.directories, name)
         path = os.path.join(self.logs, "ptest-%s.log" % name)
@@ -149,7 +149,7 @@ class PtestTest(OERuntimeTestCase):
                         log.write(data)
                         log.flush()
                         last = time.monotonic()
-                    news = self.console.news()
+                    news = self.console.new_text()
                     if news:
                         last = time.monotonic()
                         if PANIC.search(news):
@@ -167,7 +167,7 @@ class PtestTest(OERuntimeTestCase):
                     self.stop(path, child, section, log)
         self.read(path, child.returncode, section)
         section["duration"] = "%.1f" % (time.monotonic() - start)
-        news = self.console.news()
+        news = self.console.new_text()
         if PANIC.search(news):
             section["panic"] = news[PANIC.search(news).start():].splitlines()[0]
         section["dead"] = "panic" in section or not self.is_alive()
@@ -186,11 +186,11 @@ class PtestTest(OERuntimeTestCase):
         with open(path, "rb") as file:
             pid = re.search(rb"BUILD-AGENT-PID (\d+)", file.read(4096))
         if "panic" not in section:
-            dump = self.ask(DUMP, 30)
+            dump = self.call(DUMP, 30)
             if dump:
                 log.write(b"\nbuild-agent: it is stopped; what runs, and the end of dmesg:\n" + dump[1].encode())
             if pid:
-                self.ask(KILL % (int(pid.group(1)), int(pid.group(1))), 30)
+                self.call(KILL % (int(pid.group(1)), int(pid.group(1))), 30)
         child.kill()
         child.wait()
 

@@ -1,4 +1,4 @@
-//! The lines of `local.conf` that tests on a running system need, in the words of the release.
+//! The lines of `local.conf` that tests on a running system need, in the syntax of the release.
 
 use std::fmt::Write;
 use std::path::Path;

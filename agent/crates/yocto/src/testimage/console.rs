@@ -1,6 +1,6 @@
-//! What the kernel says on the serial console of a guest, or in `dmesg`, when it breaks.
+//! Finds kernel panics and out-of-memory kills in the log of a serial console or in `dmesg`.
 
-/// How the lines of a kernel begin that has given up.
+/// How a line of a kernel panic begins.
 const PANICS: [&str; 6] = [
     "Kernel panic - not syncing",
     "Unable to handle kernel",
@@ -13,7 +13,7 @@ const PANICS: [&str; 6] = [
 /// How it says that it kills a process for lack of memory.
 const OUT_OF_MEMORY: [&str; 2] = ["Out of memory: Kill", "Memory cgroup out of memory: Kill"];
 
-/// What broke, as the kernel says it.
+/// The faults, as the kernel reports them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConsoleFaults {
     /// The first line of a panic.
@@ -25,28 +25,28 @@ pub struct ConsoleFaults {
 const MOST: usize = 10;
 const LONGEST: usize = 300;
 
-/// Reads the text of a console. It comes from the guest: never more than words for people.
+/// Reads the text of a console. It comes from the guest, so it is only shown to people.
 pub fn faults(text: &str) -> ConsoleFaults {
     let mut found = ConsoleFaults::default();
     for line in text.lines() {
         let has = |signs: &[&str]| signs.iter().any(|sign| line.contains(sign));
         if found.panic.is_none() && has(&PANICS) {
-            found.panic = Some(words(line));
+            found.panic = Some(message(line));
         }
         if found.out_of_memory.len() < MOST && has(&OUT_OF_MEMORY) {
-            found.out_of_memory.push(words(line));
+            found.out_of_memory.push(message(line));
         }
     }
     found
 }
 
 /// Without the kernel's time, which differs each time.
-fn words(line: &str) -> String {
+fn message(line: &str) -> String {
     let line = line.trim();
     let after = line.strip_prefix('[').and_then(|rest| rest.split_once("] ")).filter(|(time, _)| {
         time.trim().chars().all(|char| char.is_ascii_digit() || char == '.') && !time.trim().is_empty()
     });
-    let line = after.map_or(line, |(_, words)| words);
+    let line = after.map_or(line, |(_, message)| message);
     line[..line.floor_char_boundary(LONGEST)].to_owned()
 }
 

@@ -1,4 +1,4 @@
-//! Whether guests can use KVM here. OE-Core takes KVM whenever the architectures fit, and does not look at the device.
+//! Whether guests can use KVM on this machine. OE-Core uses KVM if the architectures fit, and does not check the device.
 
 /// Runs one instruction in a virtual processor; its only line begins with [`WORKS`] or [`FAILS`].
 pub const SCRIPT: &str = include_str!("kvm_probe.py");
@@ -23,7 +23,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_whole_word_is_a_yes() {
+    fn only_the_exact_answer_counts() {
         let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
         assert_eq!(judge(&lines("warning: x\nkvm works")), Ok(()));
         for (said, why) in [

@@ -11,7 +11,7 @@ use super::conf::{LOGIN_FEATURES, SshServer};
 use super::conflicts::TestedRecipe;
 use super::query;
 
-/// The first words of each image for ptests; a number follows.
+/// How the name of each image for ptests begins; a number follows.
 pub const IMAGE: &str = "build-agent-ptests-";
 
 /// The layer on disk.
@@ -50,7 +50,7 @@ impl TestLayer {
         self.0.join("lib/oeqa/runtime/cases")
     }
 
-    /// The script that asks BitBake.
+    /// The script that queries BitBake.
     pub fn query_script(&self) -> PathBuf {
         self.0.join(query::FILE_NAME)
     }

@@ -8,5 +8,6 @@ pub mod console;
 pub mod kvm;
 pub mod layer;
 pub mod query;
+pub mod reruns;
 pub mod results;
 pub mod verdict;

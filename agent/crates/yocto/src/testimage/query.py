@@ -1,4 +1,4 @@
-"""Asks BitBake about images and about recipes with ptests. Written by build-agent.
+"""Queries BitBake for images and about recipes with ptests. Written by build-agent.
 
 usage: query.py QUERIES, a JSON file with {"images": [...], "recipes": [...]}. Each answer is a line of JSON.
 """

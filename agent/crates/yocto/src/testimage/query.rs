@@ -1,10 +1,10 @@
-//! What BitBake says about images and about recipes with ptests: only BitBake knows it, the text does not.
+//! Queries BitBake for images and for recipes with ptests: their text alone does not say what they need.
 
 use serde::{Deserialize, Serialize};
 
 use super::conflicts::TestedRecipe;
 
-/// Asks BitBake in the current build directory, with `bb` on Python's path; its arguments are those of a script in
+/// Queries BitBake in the current build directory, with `bb` on Python's path; its arguments are those of a script in
 /// Python.
 pub const SCRIPT: &str = include_str!("query.py");
 
@@ -44,12 +44,12 @@ pub struct TestedImage {
     /// BitBake's reason why this machine does not build it.
     #[serde(default)]
     pub skipped: Option<String>,
-    /// Why BitBake could not tell.
+    /// Why BitBake has no answer.
     #[serde(default)]
     pub error: Option<String>,
 }
 
-/// A recipe, or why BitBake could not tell.
+/// A recipe, or why BitBake has no answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct RecipeAnswer {
     #[serde(flatten)]

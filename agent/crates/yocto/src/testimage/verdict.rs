@@ -1,4 +1,4 @@
-//! What a run of tests on a running system proves: a pure function of all that tells about it.
+//! The verdict on tests of a running system: a pure function of their evidence.
 //!
 //! BitBake's end, the results in `testresults.json`, the results of ptests in it, and what was asked for must agree.
 //! What did nothing is never passed: no test, only skipped tests, a test that was never reached, a ptest without a
@@ -8,14 +8,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use agent_types::error::{Error, Result};
-use agent_types::events::{Finding, Level, Unit};
 use agent_types::outcome::Outcome;
-use agent_types::stage::Stage;
 
 use super::results::{OeTest, Run, Section, SectionId, Status};
-use crate::check_layer::{KNOWN_FAILURE, KnownFailure, names_test};
 
-/// OE-Core's tests that run all ptests, and the agent's own. What they say is said by the ptests one by one.
+/// OE-Core's tests that run all ptests, and the agent's own. The cases of the ptests say the same one by one.
 const SUMMARIES: [&str; 4] = [
     "ptest.PtestRunnerTest.test_ptestrunner",
     "ptest.PtestRunnerTest.test_ptestrunner_expectsuccess",
@@ -24,7 +21,7 @@ const SUMMARIES: [&str; 4] = [
 ];
 
 /// How the reason of a ptest begins that ended with a status other than 0.
-const ENDED_WITH: &str = "it ended with status ";
+pub const ENDED_WITH: &str = "it ended with status ";
 
 /// The name of the case that stands for a whole ptest.
 pub const RUN_PTEST: &str = "run-ptest";
@@ -40,7 +37,7 @@ pub struct Expected {
     pub ptests: BTreeMap<String, BTreeSet<String>>,
 }
 
-/// All that tells about what happened.
+/// The evidence of a run.
 #[derive(Clone, Debug)]
 pub struct Evidence {
     /// What the exit status, the output and the events of BitBake (or of `oe-test`) say.
@@ -57,7 +54,7 @@ pub struct JudgedTest {
     pub class: String,
     pub name: String,
     pub outcome: Outcome,
-    /// The tool's own words.
+    /// The log.
     pub message: String,
     pub seconds: Option<f64>,
 }
@@ -247,7 +244,7 @@ impl<'a> Results<'a> {
 }
 
 /// Whether a test belongs to a suite: `ssh`, `ssh.SSHTest` or `ssh.SSHTest.test_ssh`.
-fn is_of_suite(id: &str, suite: &str) -> bool {
+pub fn is_of_suite(id: &str, suite: &str) -> bool {
     id.strip_prefix(suite).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
@@ -341,7 +338,7 @@ fn section_fault(section: &Section) -> Option<Outcome> {
 }
 
 /// The outcome of the image, by its tests.
-fn outcome_of(tests: &[JudgedTest], expected: &Expected) -> Outcome {
+pub fn outcome_of(tests: &[JudgedTest], expected: &Expected) -> Outcome {
     let failed: Vec<&JudgedTest> = tests.iter().filter(|test| !test.outcome.is_success()).collect();
     // A test that was skipped because another one failed is no cause.
     let first = failed.iter().find(|test| matches!(test.outcome, Outcome::Failed(_) | Outcome::TimedOut(_)));
@@ -368,123 +365,6 @@ fn outcome_of(tests: &[JudgedTest], expected: &Expected) -> Outcome {
     Outcome::Passed
 }
 
-/// Applies the known failures of the test stage. The findings name entries that are of no use any more, and tests that
-/// were skipped although the manifest asks for them.
-pub fn apply_known(
-    judgement: &mut Judgement,
-    known: &[KnownFailure],
-    expected: &Expected,
-    unit: &Unit,
-) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    for entry in known.iter().filter(|entry| entry.stage == Stage::Test) {
-        for test in &mut judgement.tests {
-            if !names_test(&entry.test, &test.id()) {
-                continue;
-            }
-            match &test.outcome {
-                Outcome::Failed(why) => test.outcome = entry.forgive(why),
-                Outcome::Passed => findings.push(finding(
-                    unit,
-                    "known-failure-passes",
-                    format!("`{}` is a known failure, but it passes now", entry.test),
-                    "remove the entry from the known failures",
-                )),
-                _ => {}
-            }
-        }
-    }
-    forgive_status(&mut judgement.tests);
-    for suite in &expected.suites {
-        let of_suite: Vec<&JudgedTest> =
-            judgement.tests.iter().filter(|test| is_of_suite(&test.id(), suite)).collect();
-        let skipped = of_suite.iter().filter(|test| matches!(test.outcome, Outcome::Skipped(_)));
-        if !of_suite.is_empty() && skipped.count() == of_suite.len() {
-            let why = of_suite.first().and_then(|test| test.outcome.reason()).unwrap_or_default();
-            findings.push(finding(
-                unit,
-                "suite-skipped",
-                format!(
-                    "the manifest asks for the suite `{suite}`, and all of its tests were skipped: {why}"
-                ),
-                "let the image have what the suite needs, or remove it from [test] suites",
-            ));
-        }
-    }
-    if judgement.by_tests {
-        judgement.outcome = Ok(outcome_of(&judgement.tests, expected));
-    }
-    findings
-}
-
-/// A ptest ends with a status other than 0 because tests in it failed. If all of these are known failures, so is that.
-fn forgive_status(tests: &mut [JudgedTest]) {
-    for index in 0..tests.len() {
-        let ptest = &tests[index];
-        let by_status = matches!(&ptest.outcome, Outcome::Failed(why) if why.starts_with(ENDED_WITH));
-        if ptest.name != RUN_PTEST || !by_status {
-            continue;
-        }
-        let inner = || tests.iter().filter(|test| test.class == ptest.class && test.name != RUN_PTEST);
-        let is_known = |test: &JudgedTest| matches!(&test.outcome, Outcome::Skipped(why) if why.starts_with(KNOWN_FAILURE));
-        if inner().all(|test| test.outcome.is_success()) && inner().any(is_known) {
-            tests[index].outcome = Outcome::Skipped("all of its failures are known failures".into());
-        }
-    }
-}
-
-/// Puts the results of a rerun to those of the runs before. A test that passed once and failed once is flaky.
-pub fn merge_rerun(earlier: &mut Judgement, rerun: Judgement, expected: &Expected) {
-    for test in rerun.tests {
-        let same = |known: &&mut JudgedTest| known.class == test.class && known.name == test.name;
-        let Some(known) = earlier.tests.iter_mut().find(same) else {
-            earlier.tests.push(test);
-            continue;
-        };
-        known.outcome = match (&known.outcome, &test.outcome) {
-            (Outcome::Flaky(why), _) => Outcome::Flaky(why.clone()),
-            (Outcome::Passed, bad) if is_failure(bad) => Outcome::Flaky(format!(
-                "passed, then failed in a rerun: {}",
-                bad.reason().unwrap_or_default()
-            )),
-            (bad, Outcome::Passed) if is_failure(bad) => Outcome::Flaky(format!(
-                "failed, then passed in a rerun: {}",
-                bad.reason().unwrap_or_default()
-            )),
-            // Not reached before.
-            (Outcome::NotRun(_), newer) => newer.clone(),
-            (Outcome::Skipped(_), bad) if is_failure(bad) => bad.clone(),
-            (known, _) => known.clone(),
-        };
-        if known.message.is_empty() {
-            known.message = test.message;
-        }
-    }
-    earlier.by_tests &= rerun.by_tests;
-    earlier.outcome = match (&earlier.outcome, rerun.outcome) {
-        _ if earlier.by_tests => Ok(outcome_of(&earlier.tests, expected)),
-        (_, Err(error)) => Err(error),
-        (Ok(_), Ok(stopped)) if stopped.was_stopped() => Ok(stopped),
-        (first, _) => first.clone(),
-    };
-}
-
-fn is_failure(outcome: &Outcome) -> bool {
-    matches!(outcome, Outcome::Failed(_) | Outcome::TimedOut(_))
-}
-
-fn finding(unit: &Unit, rule: &str, message: String, hint: &str) -> Finding {
-    Finding {
-        unit: unit.clone(),
-        level: Level::Warning,
-        rule: rule.to_owned(),
-        message,
-        file: None,
-        line: None,
-        hint: Some(hint.to_owned()),
-    }
-}
-
 /// Of a traceback, the line that says what was wrong.
 fn last_line(log: &str) -> Option<&str> {
     let lines = || log.lines().map(str::trim).filter(|line| !line.is_empty());
@@ -500,4 +380,4 @@ fn contradiction(expected: &Expected, what: &str) -> Error {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 #[path = "verdict_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -2,7 +2,7 @@ use super::super::results::parse;
 use super::*;
 use agent_types::error::Class;
 
-fn expected(suites: &[&str], ptests: &[&str]) -> Expected {
+pub fn expected(suites: &[&str], ptests: &[&str]) -> Expected {
     Expected {
         image: "img".into(),
         machine: "qemux86-64".into(),
@@ -15,25 +15,25 @@ fn expected(suites: &[&str], ptests: &[&str]) -> Expected {
 }
 
 /// The runs of a file with these results, as OE-Core writes it.
-fn runs(results: &str) -> Result<Vec<Run>, String> {
+pub fn runs(results: &str) -> Result<Vec<Run>, String> {
     let configuration = r#"{"TEST_TYPE": "runtime", "IMAGE_BASENAME": "img", "MACHINE": "qemux86-64"}"#;
     parse(&format!(r#"{{"runtime_img_1": {{"configuration": {configuration}, "result": {{{results}}}}}}}"#))
 }
 
-fn failed() -> Result<Outcome> {
+pub fn failed() -> Result<Outcome> {
     Ok(Outcome::Failed("img:do_testimage failed".into()))
 }
 
-fn passed() -> Result<Outcome> {
+pub fn passed() -> Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
-fn judged(expected: &Expected, tool: Result<Outcome>, results: &str) -> Judgement {
+pub fn judged(expected: &Expected, tool: Result<Outcome>, results: &str) -> Judgement {
     judge(expected, &Evidence { tool, runs: runs(results), only_tests_failed: true })
 }
 
 /// The outcome as one text: `passed`, `failed: …`, `error: …`.
-fn said(judgement: &Judgement) -> String {
+pub fn said(judgement: &Judgement) -> String {
     match &judgement.outcome {
         Ok(outcome) => match outcome.reason() {
             Some(why) => format!("{}: {why}", outcome.word()),
@@ -46,10 +46,10 @@ fn said(judgement: &Judgement) -> String {
     }
 }
 
-const SSH: &str = r#""ssh.SSHTest.test_ssh": {"status": "PASSED", "duration": 1.5}"#;
-const BROKEN: &str =
+pub const SSH: &str = r#""ssh.SSHTest.test_ssh": {"status": "PASSED", "duration": 1.5}"#;
+pub const BROKEN: &str =
     r#""ping.PingTest.test_ping": {"status": "FAILED", "log": "Traceback\nAssertionError: no route"}"#;
-const ZLIB: &str = r#""ptestresult.sections": {"zlib": {"log": "l", "duration": "3"}}, "ptestresult.zlib.one": {"status": "PASSED"}"#;
+pub const ZLIB: &str = r#""ptestresult.sections": {"zlib": {"log": "l", "duration": "3"}}, "ptestresult.zlib.one": {"status": "PASSED"}"#;
 
 #[test]
 fn a_run_passes_when_all_sources_agree() {
@@ -380,122 +380,4 @@ fn a_guest_that_broke_and_was_started_again_has_one_set_of_results() {
         judgement.tests.iter().filter(|test| !test.outcome.is_success()).map(JudgedTest::id).collect();
     assert_eq!(failed, ["ptest.bad.run-ptest"]);
     assert!(said(&judgement).starts_with("failed: ptest.bad.run-ptest: the kernel broke"));
-}
-
-fn entry(test: &str, expired: bool) -> KnownFailure {
-    KnownFailure {
-        test: test.into(),
-        stage: Stage::Test,
-        layer: None,
-        reason: "waits".into(),
-        expires: "2030-01-01".into(),
-        expired,
-    }
-}
-
-fn applied(
-    tool: Result<Outcome>,
-    results: &str,
-    known: &[KnownFailure],
-    only: bool,
-) -> (String, Vec<String>) {
-    let expected = expected(&["ssh"], &[]);
-    let evidence = Evidence { tool, runs: runs(results), only_tests_failed: only };
-    let mut judgement = judge(&expected, &evidence);
-    let findings = apply_known(&mut judgement, known, &expected, &Unit::new(Stage::Test, "u"));
-    (said(&judgement), findings.into_iter().map(|finding| finding.rule).collect())
-}
-
-#[test]
-fn known_failures_forgive_what_failed_and_nothing_else() {
-    let broken = format!("{SSH}, {BROKEN}");
-    for name in ["test_ping", "PingTest.test_ping", "ping.PingTest.test_ping"] {
-        assert_eq!(
-            applied(failed(), &broken, &[entry(name, false)], true),
-            ("passed".into(), vec![]),
-            "{name}"
-        );
-    }
-    // The failure of a ptest shows in the test that runs all ptests, too.
-    let ptest = format!(
-        r#"{SSH}, "ptestresult.sections": {{"zlib": {{"log": ""}}}}, "ptestresult.zlib.a": {{"status": "FAILED"}},
-           "ptestresult.zlib.b": {{"status": "PASSED"}},
-           "ptest.PtestRunnerTest.test_ptestrunner_expectsuccess": {{"status": "FAILED", "log": "Failed ptests"}}"#
-    );
-    assert_eq!(applied(failed(), &ptest, &[entry("ptest.zlib.a", false)], true).0, "passed");
-    // So does its exit status.
-    let with_status = ptest.replace(r#""zlib": {"log": ""}"#, r#""zlib": {"log": "", "exitcode": "1"}"#);
-    assert_eq!(applied(failed(), &with_status, &[entry("ptest.zlib.a", false)], true).0, "passed");
-    let all_passed = with_status.replace("FAILED", "PASSED");
-    assert!(applied(failed(), &all_passed, &[], true).0.starts_with("failed: ptest.zlib.run-ptest"));
-    let (expired, _) = applied(failed(), &broken, &[entry("test_ping", true)], true);
-    assert!(expired.contains("no route (known failure, but expired on 2030-01-01: waits)"), "{expired}");
-    // Of another stage, of another test; not run; the tool failed for more than its tests.
-    let of_check = KnownFailure { stage: Stage::Check, ..entry("test_ping", false) };
-    assert!(applied(failed(), &broken, &[of_check], true).0.starts_with("failed: ping.PingTest"));
-    assert!(
-        applied(failed(), &broken, &[entry("est_ping", false)], true).0.starts_with("failed: ping.PingTest")
-    );
-    let unknown = format!(r#"{SSH}, "a.B.test_c": {{"status": "UNKNOWN"}}"#);
-    assert!(applied(failed(), &unknown, &[entry("test_c", false)], true).0.starts_with("failed: a.B.test_c"));
-    let more = applied(failed(), &broken, &[entry("test_ping", false)], false).0;
-    assert_eq!(more, "failed: img:do_testimage failed");
-    assert!(applied(passed(), &broken, &[entry("test_ping", false)], true).0.starts_with("error: "));
-    // All that ran is forgiven: nothing was proved.
-    assert!(applied(failed(), BROKEN, &[entry("test_ping", false)], true).0.starts_with("failed: ssh.suite"));
-    assert_eq!(applied(passed(), SSH, &[entry("test_ssh", false)], true).1, ["known-failure-passes"]);
-}
-
-#[test]
-fn a_suite_that_was_skipped_whole_is_a_warning() {
-    let results = r#""ssh.SSHTest.test_ssh": {"status": "SKIPPED", "log": "no sshd"}, "a.B.test_c": {"status": "PASSED"}"#;
-    assert_eq!(applied(passed(), results, &[], true), ("passed".into(), vec!["suite-skipped".into()]));
-}
-
-#[test]
-fn a_rerun_shows_what_is_flaky_and_hides_nothing() {
-    let table = [
-        ("FAILED", "PASSED", "flaky: failed, then passed in a rerun"),
-        ("ERROR", "PASSED", "flaky: failed, then passed in a rerun"),
-        ("PASSED", "FAILED", "flaky: passed, then failed in a rerun"),
-        ("FAILED", "FAILED", "failed"),
-        ("FAILED", "SKIPPED", "failed"),
-        ("FAILED", "UNKNOWN", "failed"),
-        ("UNKNOWN", "PASSED", "passed"),
-        ("UNKNOWN", "FAILED", "failed"),
-        ("PASSED", "UNKNOWN", "passed"),
-        ("SKIPPED", "FAILED", "failed"),
-    ];
-    for (first, second, wanted) in table {
-        let results = |status: &str| format!(r#"{SSH}, "a.B.test_c": {{"status": "{status}"}}"#);
-        let tool =
-            |status: &str| if ["FAILED", "ERROR", "UNKNOWN"].contains(&status) { failed() } else { passed() };
-        let expected = expected(&[], &[]);
-        let mut judgement = judged(&expected, tool(first), &results(first));
-        merge_rerun(&mut judgement, judged(&expected, tool(second), &results(second)), &expected);
-        let test = judgement.tests.iter().find(|test| test.name == "test_c").unwrap();
-        let outcome = format!("{}: {}", test.outcome.word(), test.outcome.reason().unwrap_or_default());
-        assert!(outcome.starts_with(wanted), "{first} {second}: {outcome}");
-        let is_fine = test.outcome.is_success();
-        assert_eq!(judgement.outcome.as_ref().unwrap().is_success(), is_fine, "{first} {second}");
-    }
-}
-
-#[test]
-fn a_rerun_that_broke_is_no_pass() {
-    let expected = expected(&[], &[]);
-    let broken = format!("{SSH}, {BROKEN}");
-    for (rerun, wanted) in [
-        (Err(Error::internal("x")), "error: x"),
-        (Ok(Outcome::TimedOut("30m".into())), "timed-out: 30m"),
-        (Ok(Outcome::Cancelled("signal".into())), "cancelled: signal"),
-    ] {
-        let mut judgement = judged(&expected, failed(), &broken);
-        merge_rerun(&mut judgement, judged(&expected, rerun, ""), &expected);
-        assert_eq!(said(&judgement), wanted);
-    }
-    let mut judgement = judged(&expected, failed(), &broken);
-    let nothing = Evidence { tool: failed(), runs: Ok(Vec::new()), only_tests_failed: true };
-    merge_rerun(&mut judgement, judge(&expected, &nothing), &expected);
-    assert!(said(&judgement).starts_with("failed: ping.PingTest.test_ping"));
 }
