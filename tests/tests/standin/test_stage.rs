@@ -93,24 +93,14 @@ fn malformed_and_contradicting_results_never_pass() {
         ("no results", json!({}), 70, "there are no results"),
         ("no results, and it failed", json!({"exit": 1}), 1, "there are no results of its tests"),
         ("no JSON", json!({"raw": "PASSED"}), 70, "cannot be read: it is not JSON"),
-        ("a cut file", json!({"raw": "{\"x\": {\"configuration\""}), 70, "cannot be read"),
-        ("no table", json!({"raw": "[]"}), 70, "no table"),
-        ("an empty table", json!({"raw": "{}"}), 70, "there are no results"),
         ("another image's", json!({"result": ssh(), "image": "other"}), 70, "there are no results"),
         ("0 tests", json!({"result": {}}), 1, "not a single test ran"),
-        (
-            "only skipped",
-            json!({"result": {"a.B.test_c": {"status": "SKIPPED"}}}),
-            1,
-            "every test was skipped",
-        ),
         (
             "never reached",
             json!({"result": with(ssh(), json!({"a.B.test_c": {"status": "UNKNOWN"}}))}),
             1,
             "never reached",
         ),
-        ("no status", json!({"result": with(ssh(), json!({"a.B.test_c": {}}))}), 70, "has no status"),
         ("failed with status 0", json!({"result": {"a.B.test_c": {"status": "FAILED"}}}), 70, "contradict"),
         ("passed with status 1", json!({"result": ssh(), "exit": 1}), 1, "no test says that it failed"),
         (
@@ -133,28 +123,10 @@ fn malformed_and_contradicting_results_never_pass() {
             "without the result of a single test",
         ),
         (
-            "a section that hung",
-            json!({"result": with(section(json!({"log": "", "timeout": true})), one("PASSED"))}),
-            1,
-            "silent",
-        ),
-        (
-            "a section with a status",
-            json!({"result": with(section(json!({"log": "", "exitcode": "3"})), one("PASSED"))}),
-            1,
-            "status 3",
-        ),
-        (
             "a panic on the console",
             json!({"result": ssh(), "console": "[ 1.0] Kernel panic - not syncing: x\n"}),
             1,
             "Kernel panic - not syncing: x",
-        ),
-        (
-            "a killed process on the console",
-            json!({"result": ssh(), "console": "Out of memory: Killed process 7 (x)\n"}),
-            1,
-            "Out of memory",
         ),
     ];
     for (what, run, code, words) in table {
