@@ -353,6 +353,17 @@ mod tests {
     }
 
     #[test]
+    fn what_a_system_under_test_prints_is_no_fault_of_this_machine() {
+        let log = "Out of memory: Killed process 7 (x)\nKilled\nsh: write error: No space left on device\n";
+        for task in TEST_TASKS {
+            for (has_killed, wanted) in [(None, "layer"), (Some(false), "layer"), (Some(true), "memory")] {
+                let found = task_failure(task, Some(1), log, has_killed);
+                assert_eq!(kind(&found), wanted, "{task} {has_killed:?}");
+            }
+        }
+    }
+
+    #[test]
     fn a_full_disk_is_named_before_all_else() {
         for line in
             ["ld: final link failed: No space left on device", "OSError: [Errno 28] No space left on device"]
