@@ -293,6 +293,28 @@ fn ptests_of_recipes_run_in_as_few_images_as_conflicts_allow() {
     }
 }
 
+/// Those that this machine builds are tested, and the others are reported as skipped.
+#[test]
+fn a_recipe_that_the_machine_does_not_build_does_not_skip_the_others() {
+    let test = "a_recipe_that_the_machine_does_not_build_does_not_skip_the_others";
+    let Some(sandbox) = tester(test, "ptest = [\"aws-a\", \"zlib\"]\n") else { return };
+    let skipped = json!({"SKIPPED": "incompatible with machine qemux86-64"});
+    let zlib =
+        json!({"PACKAGES": "zlib zlib-ptest", "INHERITS": "ptest", "PTEST_PATH": "/usr/lib/zlib/ptest"});
+    let results = json!({
+        "ptestresult.sections": {"zlib": {"log": "l", "duration": "2"}},
+        "ptestresult.zlib.one": {"status": "PASSED"},
+    });
+    behave(&sandbox, json!([{"result": results}]), json!({"aws-a": skipped, "zlib": zlib}));
+    sandbox.run().assert_code(&[0]);
+    let wanted = ["ptest.zlib.run-ptest: passed", "ptest.zlib.one: passed", "ptest.aws-a.run-ptest: skipped"];
+    assert_eq!(tests(&sandbox), wanted);
+    behave(&sandbox, json!([{"result": results}]), json!({"aws-a": skipped, "zlib": skipped}));
+    let ran = sandbox.run();
+    ran.assert_code(&[1]);
+    ran.assert_says(&["no machine tested ptests: aws-a: incompatible with machine qemux86-64"]);
+}
+
 #[test]
 fn an_image_that_no_machine_builds_is_not_green() {
     let Some(sandbox) = tester("an_image_that_no_machine_builds_is_not_green", IMAGE) else { return };
@@ -301,7 +323,7 @@ fn an_image_that_no_machine_builds_is_not_green() {
     behave(&sandbox, json!([{"result": ssh()}]), skipped);
     let ran = sandbox.run();
     ran.assert_code(&[1]);
-    ran.assert_says(&["img was tested on no machine: incompatible with machine qemux86-64"]);
+    ran.assert_says(&["no machine tested img: incompatible with machine qemux86-64"]);
     assert_eq!(unit(&sandbox).0, "skipped");
 }
 

@@ -19,8 +19,8 @@ use agent_yocto::testimage::results::Run;
 use agent_yocto::testimage::verdict::{Evidence, Expected, JudgedTest, Judgement, judge};
 
 use super::super::blocking;
-use super::machine::MachineTests;
-use super::ptests::{self, Testable};
+use super::context::MachineTests;
+use super::testable::{Testable, testable};
 use super::tool::{TestTask, ToolEnd};
 use crate::config::{FlakyTests, TestRunner};
 
@@ -89,7 +89,7 @@ impl MachineTests<'_> {
             return Ok(built);
         }
         match recipes {
-            Some(recipes) => match ptests::testable(self.settings, recipes) {
+            Some(recipes) => match testable(self.settings, recipes) {
                 Testable::Recipes(recipes) => {
                     image_tests.expected.ptests = recipes.iter().flat_map(recipe_ptests).collect();
                     image_tests.ptests = single_sections(&image_tests.expected);

@@ -1,31 +1,19 @@
 //! All tests on one machine.
 
-use agent_process::{Command, ExitReason, LineHandler, Runner};
-use agent_types::error::{Error, Result};
+use agent_types::error::Result;
 use agent_types::events::{Case, EventKind, Unit};
 use agent_types::outcome::Outcome;
-use agent_yocto::host;
-use agent_yocto::testimage::query::{Answers, Question};
+use agent_yocto::testimage::query::Question;
 use agent_yocto::testimage::verdict::Judgement;
 
 use super::super::cleanup::{ServerEnd, UnitEnd};
-use super::super::configure::BuildEnvironment;
 use super::super::pending::Pending;
+use super::context::MachineTests;
 use super::image::ImageEnd;
-use super::{Setup, has_ptest_images, image_unit, machine_units, ptest_image, ptests_unit};
-use crate::config::Settings;
+use super::{has_ptest_images, image_unit, machine_units, ptest_image, ptests_unit};
 
 /// Bytes of a test's log that a report shows, from its end.
 const MESSAGE: usize = 16 * 1024;
-
-/// The tests of one machine.
-pub struct MachineTests<'a> {
-    pub settings: &'a Settings,
-    pub configured: &'a BuildEnvironment,
-    pub runner: &'a Runner,
-    pub setup: &'a Setup,
-    pub machine: &'a str,
-}
 
 impl MachineTests<'_> {
     /// Runs them. The units that ran with their outcomes, and whether the stage has to stop. `recipes`: whose ptests
@@ -80,52 +68,6 @@ impl MachineTests<'_> {
         !outcome.is_success() && (!self.settings.check.keep_going || outcome.was_stopped())
     }
 
-    /// Asks BitBake about images and recipes; its answers, or why it has none. This parses all recipes; the runs of BitBake
-    /// after it need not.
-    pub async fn ask(&self, question: &Question) -> Result<std::result::Result<Answers, String>> {
-        let (configured, runner, dir) = (self.configured, self.runner, self.settings.paths.test());
-        let file = self.setup.layer.path().join("question.json");
-        let text = serde_json::to_string(question)
-            .map_err(|error| Error::internal("cannot write a question to BitBake").because(&error))?;
-        fs_err::write(&file, text)?;
-        let log = format!("test-query-{}", self.machine);
-        let mut command = Command::new("python3", &dir, log).arg(self.setup.layer.query_script()).arg(file);
-        command.environment = configured.environment(&dir);
-        command.environment.set("MACHINE", self.machine);
-        command.environment.set("PYTHONDONTWRITEBYTECODE", "1");
-        command.user = configured.user.clone();
-        command.status = Some(format!("query of images and recipes for {}", self.machine));
-        let mut reader = AnswerReader(Answers::default());
-        let ended = runner.run(command, &mut reader).await;
-        ServerEnd::stop(&dir, configured.user.as_ref(), runner).await.report(&runner.events).await;
-        let finished = ended?;
-        if let Some(why) = runner.interrupt.state() {
-            let outcome = super::super::interrupted(why);
-            let class = match why {
-                agent_process::Interrupted::Cancelled => agent_types::error::Class::Cancelled,
-                agent_process::Interrupted::OutOfTime => agent_types::error::Class::OutOfTime,
-            };
-            return Err(Error::new(class, outcome.reason().unwrap_or_default()));
-        }
-        let missing = reader.0.missing(question);
-        if finished.end == ExitReason::Exited(0) && missing.is_empty() {
-            return Ok(Ok(reader.0));
-        }
-        let tail = finished.tail.join("\n");
-        let line = finished.tail.iter().rev().find(|line| line.contains("ERROR") || line.contains("Error: "));
-        let why = line.map_or_else(|| "its log says why".to_owned(), |line| line.trim().to_owned());
-        match host::trouble(&tail) {
-            Some(trouble) => Err(trouble),
-            None => {
-                let log = runner.relative_log(&finished.log);
-                Ok(Err(format!(
-                    "the query of the images and recipes to test failed: {why} ({})",
-                    log.display()
-                )))
-            }
-        }
-    }
-
     /// Reports the tests of a unit and its end.
     async fn report(&self, unit: &Unit, ended: Result<ImageEnd>) -> Result<Outcome> {
         let events = &self.runner.events;
@@ -170,14 +112,4 @@ impl MachineTests<'_> {
 /// The end of a text, in whole characters.
 fn end_of(text: &str) -> &str {
     &text[text.ceil_char_boundary(text.len().saturating_sub(MESSAGE))..]
-}
-
-/// Collects the answers.
-struct AnswerReader(Answers);
-
-impl LineHandler for AnswerReader {
-    fn line(&mut self, line: &str) -> Vec<EventKind> {
-        self.0.line(line);
-        Vec::new()
-    }
 }

@@ -4,10 +4,12 @@
 //! QEMU have a build directory of their own; what is built is taken from shared state. A system that answers ssh runs an
 //! image of the job's build, which is tested as it is.
 
+mod context;
 mod files;
 mod image;
 mod machine;
 mod ptests;
+mod testable;
 mod tool;
 
 use std::net::{ToSocketAddrs, UdpSocket};
@@ -27,7 +29,7 @@ use super::blocking;
 use super::configure::BuildEnvironment;
 use super::pending::Pending;
 use crate::config::{Ptest, Settings, TestRunner, TestTarget};
-use machine::MachineTests;
+use context::MachineTests;
 
 /// The tests that the manifest asks for: one unit for each image and machine, and one for the ptests of each machine.
 pub fn units(settings: &Settings) -> Vec<Unit> {
@@ -56,8 +58,11 @@ fn image_unit(image: &str, machine: &str) -> Unit {
     Unit::new(Stage::Test, format!("{image} ({machine})"))
 }
 
+/// What the unit of a machine's ptests has in the place of an image.
+const PTESTS: &str = "ptests";
+
 fn ptests_unit(machine: &str) -> Unit {
-    Unit::new(Stage::Test, format!("ptests ({machine})"))
+    image_unit(PTESTS, machine)
 }
 
 /// Runs all tests that the manifest asks for; the worst outcome decides. `affected`: what the change affects, where it
@@ -99,28 +104,26 @@ async fn run_pending(
     let all = outcomes.iter().map(|(_, outcome)| outcome);
     let worst = Outcome::worst(all).cloned();
     let worst = worst.ok_or_else(|| Error::internal("the test stage ran and tested nothing"))?;
-    Ok(match never_tested(settings, &outcomes) {
-        Some(image) if worst.is_success() => {
-            Outcome::Failed(format!("{image} was tested on no machine: {}", reasons(&outcomes, image)))
+    Ok(never_tested(settings, &outcomes).filter(|_| worst.is_success()).unwrap_or(worst))
+}
+
+/// The failure, if no machine tested an image or the recipes that the manifest names.
+fn never_tested(settings: &Settings, outcomes: &[(Unit, Outcome)]) -> Option<Outcome> {
+    let are_named = has_ptest_images(settings) && matches!(settings.test.ptest, Ptest::Recipes(_));
+    let ptests = are_named.then_some(PTESTS).into_iter();
+    settings.test.images.iter().map(String::as_str).chain(ptests).find_map(|name| {
+        let mut why = None;
+        for machine in &settings.config.machines {
+            let unit = image_unit(name, machine);
+            match outcomes.iter().find(|(known, _)| *known == unit) {
+                Some((_, Outcome::Skipped(reason))) => why = why.or(Some(reason.as_str())),
+                Some(_) => return None,
+                None => {}
+            }
         }
-        _ => worst,
+        let why = why.unwrap_or("it was skipped");
+        Some(Outcome::Failed(format!("no machine tested {name}: {why}")))
     })
-}
-
-/// An image of the manifest that no machine tested.
-fn never_tested<'a>(settings: &'a Settings, outcomes: &[(Unit, Outcome)]) -> Option<&'a String> {
-    let tested = |image: &&String| {
-        settings.config.machines.iter().any(|machine| {
-            let unit = image_unit(image, machine);
-            outcomes.iter().any(|(known, outcome)| *known == unit && !matches!(outcome, Outcome::Skipped(_)))
-        })
-    };
-    settings.test.images.iter().find(|image| !tested(image))
-}
-
-fn reasons(outcomes: &[(Unit, Outcome)], image: &str) -> String {
-    let of_image = outcomes.iter().filter(|(unit, _)| unit.name.starts_with(&format!("{image} (")));
-    of_image.filter_map(|(_, outcome)| outcome.reason()).next().unwrap_or("it was skipped").to_owned()
 }
 
 /// The recipes whose ptests shall run on this machine, if they have some.

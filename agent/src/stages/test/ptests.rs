@@ -5,64 +5,18 @@ use agent_types::events::{Finding, Unit};
 use agent_types::outcome::Outcome;
 use agent_yocto::testimage::conflicts::{TestedRecipe, images};
 use agent_yocto::testimage::layer::ImageConf;
-use agent_yocto::testimage::query::{Answers, Question, RecipeAnswer};
+use agent_yocto::testimage::query::{Answers, Question};
 use agent_yocto::testimage::verdict::{Expected, Judgement};
 
+use super::context::MachineTests;
 use super::image::{ImageEnd, ImageTests, recipe_ptests, single_sections};
-use super::machine::MachineTests;
-use crate::config::{Ptest, Settings};
-
-/// What there is to test.
-#[derive(Debug, PartialEq)]
-pub enum Testable {
-    Recipes(Vec<TestedRecipe>),
-    /// Nothing, and what that means.
-    Nothing(Outcome),
-}
-
-/// The recipes with ptests among these. A recipe that cannot be tested is never ignored.
-pub fn testable(settings: &Settings, answers: &[RecipeAnswer]) -> Testable {
-    of_answers(answers, matches!(settings.test.ptest, Ptest::Recipes(_)))
-}
-
-/// `named`: a person has named the recipes, so that each must have ptests.
-fn of_answers(answers: &[RecipeAnswer], named: bool) -> Testable {
-    if let Some(broken) = answers.iter().find(|answer| answer.error.is_some()) {
-        let why = broken.error.as_deref().unwrap_or_default();
-        return Testable::Nothing(Outcome::Failed(format!(
-            "BitBake cannot read {}: {why}",
-            broken.recipe.name
-        )));
-    }
-    let disabled: Vec<&str> =
-        answers.iter().filter(|answer| answer.disabled).map(|answer| answer.recipe.name.as_str()).collect();
-    if !disabled.is_empty() {
-        return Testable::Nothing(Outcome::NotRun(format!(
-            "DISTRO_FEATURES has no `ptest`, so that the ptests of {} are not built; add it in [config] local_conf",
-            disabled.join(", ")
-        )));
-    }
-    let has_ptests =
-        |answer: &&RecipeAnswer| !answer.recipe.ptests.is_empty() && answer.recipe.skipped.is_none();
-    if named && let Some(without) = answers.iter().find(|answer| !has_ptests(answer)) {
-        let name = &without.recipe.name;
-        return Testable::Nothing(match &without.recipe.skipped {
-            Some(why) => Outcome::Skipped(format!("{name}: {why}")),
-            None => Outcome::Failed(format!("{name} has no ptests, and [test] ptest names it")),
-        });
-    }
-    let recipes: Vec<TestedRecipe> =
-        answers.iter().filter(has_ptests).map(|answer| answer.recipe.clone()).collect();
-    match recipes.is_empty() {
-        true => Testable::Nothing(Outcome::Skipped("no recipe that the change affects has ptests".into())),
-        false => Testable::Recipes(recipes),
-    }
-}
+use super::testable::{Testable, skipped, testable};
 
 impl MachineTests<'_> {
     /// Makes the images and tests them, one after another.
     pub async fn ptests(&self, unit: &Unit, answers: &Answers) -> Result<ImageEnd> {
-        let recipes = match testable(self.settings, &answers.recipes) {
+        let recipe_answers = &answers.recipes;
+        let recipes = match testable(self.settings, recipe_answers) {
             Testable::Recipes(recipes) => recipes,
             Testable::Nothing(outcome) => return Ok(ImageEnd::of(outcome)),
         };
@@ -111,7 +65,10 @@ impl MachineTests<'_> {
                 break;
             }
         }
-        all.ok_or_else(|| Error::internal("there are recipes with ptests, and no image for them"))
+        let mut end =
+            all.ok_or_else(|| Error::internal("there are recipes with ptests, and no image for them"))?;
+        end.judgement.tests.extend(skipped(self.settings, recipe_answers));
+        Ok(end)
     }
 }
 
@@ -141,44 +98,6 @@ fn joined(first: Option<ImageEnd>, second: ImageEnd) -> ImageEnd {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn answer(name: &str, ptests: &[&str]) -> RecipeAnswer {
-        let ptests = ptests.iter().map(|name| (*name).to_owned()).collect();
-        let recipe = TestedRecipe { name: name.into(), ptests, ..TestedRecipe::default() };
-        RecipeAnswer { recipe, ..RecipeAnswer::default() }
-    }
-
-    #[test]
-    fn recipes_that_cannot_be_tested_are_reported() {
-        let zlib = || answer("zlib", &["zlib-ptest"]);
-        let none = || answer("base-files", &[]);
-        let disabled = || RecipeAnswer { disabled: true, ..none() };
-        let broken = || RecipeAnswer { error: Some("ParseError".into()), ..none() };
-        let mut skipped = zlib();
-        skipped.recipe.skipped = Some("incompatible with machine x".into());
-        let table: [(&[RecipeAnswer], bool, &str); 9] = [
-            (&[], false, "skipped: no recipe that the change affects has ptests"),
-            (&[none()], false, "skipped: no recipe that the change affects has ptests"),
-            (&[none(), zlib()], false, "zlib"),
-            (&[zlib(), disabled()], false, "not-run: DISTRO_FEATURES has no `ptest`"),
-            (&[zlib(), broken()], false, "failed: BitBake cannot read base-files: ParseError"),
-            (&[none(), zlib()], true, "failed: base-files has no ptests, and [test] ptest names it"),
-            (&[skipped.clone()], true, "skipped: zlib: incompatible with machine x"),
-            (&[skipped], false, "skipped: no recipe that the change affects has ptests"),
-            (&[zlib()], true, "zlib"),
-        ];
-        for (answers, named, wanted) in table {
-            let found = match of_answers(answers, named) {
-                Testable::Recipes(recipes) => {
-                    recipes.iter().map(|recipe| recipe.name.as_str()).collect::<Vec<_>>().join(" ")
-                }
-                Testable::Nothing(outcome) => {
-                    format!("{}: {}", outcome.word(), outcome.reason().unwrap_or_default())
-                }
-            };
-            assert!(found.starts_with(wanted), "wanted {wanted}, got {found}");
-        }
-    }
 
     #[test]
     fn images_are_one_unit_with_the_worst_outcome() {

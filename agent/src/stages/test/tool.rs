@@ -18,8 +18,8 @@ use super::super::build::bitbake::{Machine, Ran, Request, TestLimits};
 use super::super::build::failed_task::{self, FailedTask};
 use super::super::build::verdict;
 use super::super::{excerpt, step};
+use super::context::MachineTests;
 use super::files::BuildFiles;
-use super::machine::MachineTests;
 
 /// How often the logs of the tests are looked at: they grow while BitBake is silent.
 const LOOK: Duration = Duration::from_secs(2);
