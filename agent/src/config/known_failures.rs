@@ -3,13 +3,16 @@
 //! ```toml
 //! [[failure]]
 //! test = "common.CommonCheckLayer.test_readme"   # or test_readme
-//! layer = "meta-x"                               # optional: the layer directory's name
+//! stage = "check"                                # optional: check (default) or test
+//! layer = "meta-x"                               # optional: the layer directory's name; not with stage = "test"
 //! reason = "waits for https://example.org/1"
 //! expires = "2026-06-30"                         # from this day on it fails again
 //! ```
 
 use schemars::JsonSchema;
 use serde::Deserialize;
+
+use agent_types::stage::Stage;
 
 use super::problem::{Diagnostic, KeyPath, Problems};
 use super::settings::KnownFailure;
@@ -31,6 +34,8 @@ struct UnvalidatedFailure {
     /// The test, as class.test_name or test_name.
     #[schemars(required)]
     test: Option<String>,
+    /// The stage whose test it is; check by default.
+    stage: Option<FailureStage>,
     /// The layer directory's name, if it applies to one layer only.
     layer: Option<String>,
     /// Why it fails and who will fix it.
@@ -39,6 +44,15 @@ struct UnvalidatedFailure {
     /// The day from which it fails again, YYYY-MM-DD.
     #[schemars(required)]
     expires: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+enum FailureStage {
+    /// A test of yocto-check-layer.
+    Check,
+    /// A test on a running system, such as parselogs.ParseLogsTest.test_parselogs or ptest.zlib.run-ptest.
+    Test,
 }
 
 /// Reads the file; `today` is `YYYY-MM-DD` in UTC.
@@ -50,8 +64,11 @@ pub fn read(file: &str, bytes: &[u8], today: &str, problems: &mut Problems) -> V
     for (index, raw) in raw.failure.iter().flatten().enumerate() {
         let path = KeyPath::root().key("failure").index(index);
         let Some(failure) = failure(&mut check, &path, raw, today) else { continue };
-        let same =
-            |other: &&KnownFailure| other.layer == failure.layer && same_test(&other.test, &failure.test);
+        let same = |other: &&KnownFailure| {
+            other.stage == failure.stage
+                && other.layer == failure.layer
+                && same_test(&other.test, &failure.test)
+        };
         if let Some(other) = known.iter().find(same) {
             let as_what = if other.test == failure.test {
                 String::new()
@@ -72,7 +89,18 @@ fn failure(
     raw: &UnvalidatedFailure,
     today: &str,
 ) -> Option<KnownFailure> {
-    let test = check.one(&path.key("test"), raw.test.as_ref(), test_id);
+    let stage = match raw.stage {
+        None | Some(FailureStage::Check) => Stage::Check,
+        Some(FailureStage::Test) => Stage::Test,
+    };
+    if stage == Stage::Test && raw.layer.is_some() {
+        let mistake =
+            Diagnostic::new("has no effect with `stage = \"test\"`: such a test is of no single layer");
+        check.value(&path.key("layer"), mistake.hint("remove it"));
+    }
+    let rule: fn(&str) -> Result<String, Diagnostic> =
+        if stage == Stage::Test { running_test_id } else { test_id };
+    let test = check.one(&path.key("test"), raw.test.as_ref(), rule);
     let layer = check.one(&path.key("layer"), raw.layer.as_ref(), directory_name);
     let reason = check.one(&path.key("reason"), raw.reason.as_ref(), |text| match text.trim() {
         "" => Err(Diagnostic::new("is empty").hint("say why the test fails and who will fix it")),
@@ -86,7 +114,7 @@ fn failure(
     let expires = expires?;
     // Days in this format sort as text.
     let expired = today >= expires.as_str();
-    Some(KnownFailure { test: test?, layer, reason: reason?, expires, expired })
+    Some(KnownFailure { test: test?, stage, layer, reason: reason?, expires, expired })
 }
 
 /// One test has several spellings: `test_x`, `Class.test_x` and `module.Class.test_x`.
@@ -102,6 +130,17 @@ fn test_id(text: &str) -> Result<String, Diagnostic> {
     } else {
         Err(Diagnostic::new(format!("`{text}` is not a test"))
             .hint("write test_name or class.test_name, such as common.CommonCheckLayer.test_readme"))
+    }
+}
+
+/// The name of a test on a running system. A ptest names its tests as it likes.
+fn running_test_id(text: &str) -> Result<String, Diagnostic> {
+    let bad = |c: char| c.is_whitespace() || c.is_control();
+    match text.is_empty() || text.contains(bad) {
+        true => Err(Diagnostic::new(format!("{text:?} is not a test")).hint(
+            "write it as the reports do, such as ptest.zlib.run-ptest; they have `_` in the place of blanks",
+        )),
+        false => Ok(text.to_owned()),
     }
 }
 
@@ -162,6 +201,28 @@ mod tests {
                 "0 problems; nothing was run",
                 "different tests"
             );
+        }
+    }
+
+    #[test]
+    fn an_entry_is_for_one_stage() {
+        let entry = |test: &str, more: &str| {
+            format!("[[failure]]\ntest = '{test}'\nreason = 'r'\nexpires = '2026-03-01'\n{more}\n")
+        };
+        let text = entry("test_x", "")
+            + &entry("test_x", "stage = 'test'")
+            + &entry("ptest.a/b[1]", "stage = 'test'");
+        let (known, said) = failures(&text, "2026-01-01");
+        let stages: Vec<_> = known.iter().map(|entry| entry.stage).collect();
+        assert_eq!(stages, [Stage::Check, Stage::Test, Stage::Test], "{said}");
+        for (text, wanted) in [
+            (entry("a/b", ""), "`a/b` is not a test"),
+            (entry("a b", "stage = 'test'"), "\"a b\" is not a test"),
+            (entry("test_x", "stage = 'test'\nlayer = 'meta-x'"), "layer: has no effect with `stage"),
+            (entry("test_x", "stage = 'build'"), "`build` is not one of check, test"),
+        ] {
+            let (_, said) = failures(&text, "2026-01-01");
+            assert!(said.contains(wanted), "{wanted} not in {said}");
         }
     }
 

@@ -25,7 +25,7 @@ use super::request::{OnlyLayers, Request};
 use super::rules::Rules;
 use super::rules_report::{self, RulesReport};
 use super::settings::{
-    Artifacts, Build, BuildConfig, Check, Destination, KnownFailure, Repo, RepoSource, Secret, Settings,
+    Artifacts, Build, BuildConfig, Check, Destination, KnownFailure, Repo, RepoSource, Secret, Settings, Test,
 };
 use super::tree::{self, Node};
 use super::trust::{self, TrustInputs};
@@ -275,6 +275,7 @@ fn settings(
             reverse_dependencies: sections.reverse_dependencies,
             fresh: request.fresh.unwrap_or(env.ci),
         },
+        test: if only.is_some() { Test::default() } else { sections.test },
         change_base: request.change_base.clone(),
         has_rules_of_base: matches!(project_root.rules, Rules::OfBase(_)),
         cache,

@@ -29,6 +29,7 @@ mod secrets_file;
 mod settings;
 mod shared;
 mod structure;
+mod tests_section;
 mod tree;
 mod trust;
 mod validate;

@@ -16,6 +16,7 @@ use agent_types::tiers::{Access, Tier, TierKind, TieredShare, Tiers, Trust};
 
 use super::change::ChangeBase;
 
+pub use super::manifest::{FlakyTests, TestRunner};
 pub use agent_types::affected::ReverseDependencies;
 pub use agent_types::artifact::{ArtifactRule, Destination};
 pub use agent_types::secret::Secret;
@@ -23,6 +24,7 @@ pub use agent_types::source::{GitSource, RepoSource, Wanted};
 pub use agent_yocto::check_layer::KnownFailure;
 pub use agent_yocto::conf::BuildConfig;
 pub use agent_yocto::hash_server::HashServer;
+pub use agent_yocto::testimage::conf::SshServer;
 
 /// Everything that a job needs to know, checked.
 #[derive(Clone, Debug)]
@@ -41,6 +43,7 @@ pub struct Settings {
     pub config: BuildConfig,
     pub check: Check,
     pub build: Build,
+    pub test: Test,
     /// What the checkout under test is compared with.
     pub change_base: ChangeBase,
     /// Whether manifest and lock are those of the change's base.
@@ -104,6 +107,69 @@ pub struct Build {
     pub reverse_dependencies: ReverseDependencies,
     /// Whether the job starts with an empty build directory, instead of the one that an earlier job left.
     pub fresh: bool,
+}
+
+/// `[test]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Test {
+    pub images: Vec<String>,
+    /// Empty: those of each image.
+    pub suites: Vec<String>,
+    pub ptest: Ptest,
+    pub target: TestTarget,
+    pub runner: TestRunner,
+    pub ssh_server: SshServer,
+    /// For the tests of one image.
+    pub timeout: Duration,
+    /// After which a silent ptest is stopped.
+    pub silence: Duration,
+    /// How often the tests of an image are run again after a failure.
+    pub reruns: u32,
+    pub flaky: FlakyTests,
+}
+
+/// Which ptests run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Ptest {
+    #[default]
+    Off,
+    /// Those of the recipes that a change affects.
+    Changed,
+    /// Those of these recipes.
+    Recipes(Vec<String>),
+}
+
+/// Where the tests run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum TestTarget {
+    #[default]
+    Qemu,
+    /// Root logs in there.
+    Ssh { host: String, port: u16 },
+}
+
+impl Default for Test {
+    fn default() -> Test {
+        Test {
+            images: Vec::new(),
+            suites: Vec::new(),
+            ptest: Ptest::Off,
+            target: TestTarget::Qemu,
+            runner: TestRunner::default(),
+            ssh_server: SshServer::default(),
+            timeout: Duration::from_secs(30 * 60),
+            silence: Duration::from_secs(10 * 60),
+            reruns: 0,
+            flaky: FlakyTests::default(),
+        }
+    }
+}
+
+impl Test {
+    /// Whether anything is to be tested on a running system.
+    pub fn asks(&self) -> bool {
+        !self.images.is_empty() || self.ptest != Ptest::Off
+    }
 }
 
 /// `[cache]`
@@ -210,7 +276,7 @@ impl SharedCache {
 impl Settings {
     /// Whether some stage needs to know what the change affects.
     pub fn needs_affected(&self) -> bool {
-        self.build.changed
+        self.build.changed || self.test.ptest == Ptest::Changed
     }
 
     /// Why no artifacts are published, if there are no rules for any.
@@ -275,6 +341,8 @@ pub struct Limits {
 ///   repos/<name>        links to the checkouts, for builds
 ///   build/              the build directory of bitbake-layers and builds; outlives the job
 ///   build.json          what it was made by
+///   test/               throw-away build directory of the tests on a running system
+///   test-layer/         the layer that the agent writes for them
 ///   dependencies/       throw-away build directory for dependencies that only BitBake can compute
 ///   check/<layer>/      throw-away build directory of one yocto-check-layer run
 ///   affected/           the base of a change, and throw-away build directories that compare it with the head
@@ -300,6 +368,16 @@ impl Paths {
 
     pub fn build(&self) -> PathBuf {
         self.work.join("build")
+    }
+
+    /// The throw-away build directory of the tests on a running system.
+    pub fn test(&self) -> PathBuf {
+        self.work.join("test")
+    }
+
+    /// The layer that the agent writes for these tests.
+    pub fn test_layer(&self) -> PathBuf {
+        self.work.join("test-layer")
     }
 
     /// The throw-away build directory in which BitBake computes what layers depend on.

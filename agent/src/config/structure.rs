@@ -39,6 +39,15 @@ impl<'a> Walk<'a> {
     /// The value as JSON; `None`, if it was wrong and is skipped.
     fn value(&mut self, node: &Node, schema: &'a Json, path: &KeyPath) -> Option<Json> {
         let schema = self.resolve(schema);
+        if let Some(alternatives) = schema["anyOf"].as_array()
+            && alternatives.iter().any(|one| kind(self.resolve(one)) == "array")
+        {
+            // A word or a list.
+            let is_list = matches!(node.value, Value::Array(_));
+            let fits = |one: &&'a Json| (kind(self.resolve(one)) == "array") == is_list;
+            let fitting = alternatives.iter().find(fits).or(alternatives.first());
+            return fitting.and_then(|one| self.value(node, one, path));
+        }
         match (kind(schema), &node.value) {
             ("object", Value::Table(_)) => Some(self.table(node, schema, path)),
             ("array", Value::Array(items)) => {

@@ -13,10 +13,10 @@ use super::manifest::{CacheAccess, UnvalidatedManifest, UnvalidatedReverseDepend
 use super::paths::ProjectRoot;
 use super::problem::{Diagnostic, KeyPath};
 use super::rules::Rules;
-use super::settings::{ArtifactRule, Destination, GitHub, HashServer, Limits, ReverseDependencies};
+use super::settings::{ArtifactRule, Destination, GitHub, HashServer, Limits, ReverseDependencies, Test};
 use super::shared::RawCache;
 use super::validator::Validator;
-use super::{address, requests, values};
+use super::{address, requests, tests_section, values};
 
 /// The validated sections. A default replaces an invalid value; it is never used, because problems end the
 /// reading.
@@ -33,6 +33,7 @@ pub struct Sections {
     /// Absolute.
     pub known_failures: Option<PathBuf>,
     pub targets: Vec<String>,
+    pub test: Test,
     pub changed: bool,
     pub reverse_dependencies: ReverseDependencies,
     pub destination: Option<Destination>,
@@ -96,6 +97,7 @@ pub fn validate(
             raw.build.targets.as_ref(),
             owned(requests::target),
         ),
+        test: tests_section::validate(check, raw),
         changed: raw.build.changed.unwrap_or(false),
         reverse_dependencies: reverse_dependencies(check, raw),
         destination: destination(check, raw, project_root, cwd),

@@ -11,7 +11,7 @@ use crate::config::Settings;
 use crate::stages::configure::{BuildEnvironment, Edits};
 use crate::stages::pending::Pending;
 use crate::stages::share::OpenShare;
-use crate::stages::{self, affected, build, check, checkout, configure, publish, share};
+use crate::stages::{self, affected, build, check, checkout, configure, publish, share, test};
 use agent_cache::Usage;
 use agent_cache::bucket::endpoint::ReadTier;
 use agent_git::Access;
@@ -239,7 +239,7 @@ impl Job<'_> {
 
     async fn dispatch(&mut self, stage: Stage) -> Result<Outcome> {
         // `[check]` may come to ask for it as well, at the end of its stage.
-        if stage == Stage::Build && self.settings.needs_affected() {
+        if matches!(stage, Stage::Build | Stage::Test) && self.settings.needs_affected() {
             let found = self.find_affected(stage).await;
             if let Err(error) = found {
                 self.units_not_run(stage, &format!("not started: {}", error.message)).await;
@@ -279,7 +279,10 @@ impl Job<'_> {
             Stage::Report => {
                 Err(Error::internal("the report stage is the listener's: it comes after all others"))
             }
-            Stage::Test => Err(Error::internal("a plan let the test stage run, and nothing asks for tests")),
+            Stage::Test => {
+                let configured = needs(&outputs.configured, Stage::Configure, stage)?;
+                test::run(settings, configured, outputs.affected.as_ref(), runner).await
+            }
         }
     }
 
@@ -344,6 +347,7 @@ impl Job<'_> {
         let units = match stage {
             Stage::Check => check::units(self.settings),
             Stage::Build => build::units(self.settings),
+            Stage::Test => test::units(self.settings),
             _ => return,
         };
         Pending::new(units, &self.runner.events).not_run(why).await;

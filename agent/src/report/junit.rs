@@ -8,7 +8,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use quick_junit::{NonSuccessKind, Property, Report, TestCase, TestCaseStatus, TestSuite};
+use quick_junit::{NonSuccessKind, Property, Report, TestCase, TestCaseStatus, TestRerun, TestSuite};
 
 use agent_types::error::{Class, Error, Result};
 use agent_types::events::{CacheOutcome, CacheQuery, Level};
@@ -108,6 +108,7 @@ fn class_name(test: &Test) -> String {
 fn status(test: &Test, summary: &Summary, explained: bool) -> TestCaseStatus {
     let (mut status, kind, reason) = match test.status {
         Status::Outcome(Outcome::Passed) => return TestCaseStatus::success(),
+        Status::Outcome(Outcome::Flaky(why)) => return flaky(why, test.message),
         Status::Outcome(outcome) => {
             let status = match outcome {
                 Outcome::Skipped(_) => TestCaseStatus::skipped(),
@@ -130,6 +131,17 @@ fn status(test: &Test, summary: &Summary, explained: bool) -> TestCaseStatus {
         .extend(test.unit.filter(|_| test.is_unit()).into_iter().flat_map(|unit| explanation(unit, summary)));
     words.retain(|words| !words.is_empty());
     status.set_description(text(&words.join("\n")));
+    status
+}
+
+/// A test that passed in the end, with the run in which it failed.
+fn flaky(why: &str, message: &str) -> TestCaseStatus {
+    let mut failed = TestRerun::new(NonSuccessKind::Failure);
+    failed.set_message(text(why.lines().next().unwrap_or_default()));
+    failed.set_type("flaky");
+    failed.set_description(text(&[why, message].join("\n")));
+    let mut status = TestCaseStatus::success();
+    status.add_rerun(failed);
     status
 }
 
@@ -272,6 +284,7 @@ make: *** [Makefile:9: zlib.o] Error 1</failure>
         let why = || "why".to_owned();
         let table = [
             (Outcome::Passed, None),
+            (Outcome::Flaky(why()), Some("<flakyFailure message=\"why\" type=\"flaky\">")),
             (Outcome::Failed(why()), Some("<failure message=\"why\" type=\"failed\">")),
             (Outcome::Skipped(why()), Some("<skipped message=\"why\" type=\"skipped\">")),
             (Outcome::NotRun(why()), Some("<error message=\"why\" type=\"not-run\">")),
@@ -289,7 +302,10 @@ make: *** [Makefile:9: zlib.o] Error 1</failure>
                 },
             ));
             let xml = render(&reduce(&events)).unwrap();
-            let found = ["<failure", "<skipped", "<error"].iter().filter(|tag| xml.contains(**tag)).count();
+            let found = ["<failure", "<flakyFailure", "<skipped", "<error"]
+                .iter()
+                .filter(|tag| xml.contains(**tag))
+                .count();
             assert_eq!(found, element.iter().count(), "{xml}");
             assert!(element.is_none_or(|element| xml.contains(element)), "{xml}");
         }

@@ -250,7 +250,8 @@ impl Summary {
         let mut outcome = outcome.clone();
         match &mut outcome {
             Outcome::Passed => {}
-            Outcome::Failed(why)
+            Outcome::Flaky(why)
+            | Outcome::Failed(why)
             | Outcome::Skipped(why)
             | Outcome::NotRun(why)
             | Outcome::TimedOut(why)

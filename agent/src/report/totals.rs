@@ -173,6 +173,7 @@ fn counts_by_itself(stage: &StageResult, summary: &Summary) -> bool {
 pub struct Totals {
     pub tests: u64,
     pub passed: u64,
+    pub flaky: u64,
     pub failed: u64,
     pub skipped: u64,
     pub not_run: u64,
@@ -198,6 +199,7 @@ impl Totals {
             totals.tests += 1;
             *match test.status {
                 Status::Outcome(Outcome::Passed) => &mut totals.passed,
+                Status::Outcome(Outcome::Flaky(_)) => &mut totals.flaky,
                 Status::Outcome(Outcome::Failed(_)) => &mut totals.failed,
                 Status::Outcome(Outcome::Skipped(_)) => &mut totals.skipped,
                 Status::Outcome(Outcome::NotRun(_)) => &mut totals.not_run,

@@ -78,6 +78,7 @@ fn in_stage(stage: Stage, outcome: &Outcome) -> Outcome {
     let said = |why: &String| format!("{stage}: {why}");
     match outcome {
         Outcome::Passed => Outcome::Passed,
+        Outcome::Flaky(why) => Outcome::Flaky(said(why)),
         Outcome::Failed(why) => Outcome::Failed(said(why)),
         Outcome::Skipped(why) => Outcome::Skipped(said(why)),
         Outcome::NotRun(why) => Outcome::NotRun(said(why)),

@@ -291,7 +291,7 @@ impl LineHandler for Layers {
     }
 }
 
-fn ended_badly(tool: &str, finished: &CommandOutcome) -> Outcome {
+pub(super) fn ended_badly(tool: &str, finished: &CommandOutcome) -> Outcome {
     match finished.end {
         ExitReason::Exited(status) => Outcome::Failed(format!("{tool} ended with exit status {status}")),
         ExitReason::Signalled(9) => {

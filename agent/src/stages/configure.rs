@@ -56,6 +56,8 @@ pub struct BuildEnvironment {
     /// OE-Core's `meta`.
     pub core: PathBuf,
     pub base_layers: BaseLayers,
+    /// All layers of a build, in their order.
+    pub layers: Vec<PathBuf>,
     /// The build directory with all layers.
     pub build: PathBuf,
     /// Those of the share that are really there.
@@ -96,6 +98,20 @@ impl BuildEnvironment {
         let conf = self.conf(settings, dir, layers, purpose)?;
         self.empty_with(settings, dir, &conf, runner).await?;
         Ok(conf)
+    }
+
+    /// Makes an empty build directory for builds with the given layers, with these lines at the end of `local.conf`.
+    pub async fn empty_directory_with(
+        &self,
+        settings: &Settings,
+        dir: &Path,
+        layers: &[PathBuf],
+        lines: &str,
+        runner: &Runner,
+    ) -> Result<()> {
+        let mut conf = self.conf(settings, dir, layers, Purpose::Build)?;
+        conf.local += lines;
+        self.empty_with(settings, dir, &conf, runner).await
     }
 
     /// The configuration of a build directory in which signatures of the job's builds are computed: with all layers of
@@ -275,6 +291,7 @@ pub async fn run(
         user,
         whoami,
         repo_layers,
+        layers: Vec::new(),
         core,
         base_layers: plain,
         build: settings.paths.build(),
@@ -308,6 +325,7 @@ pub async fn run(
         configured.base_layers = base_layers(core, &candidates, machine, distro);
     }
     configured.job_directory(settings, &layers, edits, runner).await?;
+    configured.layers = layers;
     Ok(configured)
 }
 

@@ -13,6 +13,7 @@ pub mod pending;
 pub mod publish;
 mod retry;
 pub mod share;
+pub mod test;
 
 use agent_process::{CommandOutcome, Interrupt, Interrupted};
 use agent_types::error::{Class, Error, Result};

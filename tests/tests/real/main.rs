@@ -14,6 +14,7 @@ mod changed;
 mod changed_edits;
 mod checks;
 mod fixture;
+mod guest;
 mod parse_cache;
 mod prefetch;
 mod share;

@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 pub enum Outcome {
     /// It ran, and the checks passed.
     Passed,
+    /// It failed, and passed when it was run again without a change. Counts as a success, and is never reported as
+    /// passed.
+    Flaky(String),
     /// It ran, and the layer, the build or the test failed.
     Failed(String),
     /// It was skipped on purpose.
@@ -28,6 +31,7 @@ impl Outcome {
     pub fn word(&self) -> &'static str {
         match self {
             Outcome::Passed => "passed",
+            Outcome::Flaky(_) => "flaky",
             Outcome::Failed(_) => "failed",
             Outcome::Skipped(_) => "skipped",
             Outcome::NotRun(_) => "not-run",
@@ -39,7 +43,8 @@ impl Outcome {
     pub fn reason(&self) -> Option<&str> {
         match self {
             Outcome::Passed => None,
-            Outcome::Failed(why)
+            Outcome::Flaky(why)
+            | Outcome::Failed(why)
             | Outcome::Skipped(why)
             | Outcome::NotRun(why)
             | Outcome::TimedOut(why)
@@ -47,9 +52,9 @@ impl Outcome {
         }
     }
 
-    /// Whether later stages may depend on it: passed, or skipped on purpose.
+    /// Whether later stages may depend on it: passed, if only in a rerun, or skipped on purpose.
     pub fn is_success(&self) -> bool {
-        matches!(self, Outcome::Passed | Outcome::Skipped(_))
+        matches!(self, Outcome::Passed | Outcome::Flaky(_) | Outcome::Skipped(_))
     }
 
     /// Whether the agent stopped it before it ended on its own.
@@ -71,10 +76,11 @@ impl Outcome {
         match self {
             Outcome::Skipped(_) => 0,
             Outcome::Passed => 1,
-            Outcome::NotRun(_) => 2,
-            Outcome::Failed(_) => 3,
-            Outcome::TimedOut(_) => 4,
-            Outcome::Cancelled(_) => 5,
+            Outcome::Flaky(_) => 2,
+            Outcome::NotRun(_) => 3,
+            Outcome::Failed(_) => 4,
+            Outcome::TimedOut(_) => 5,
+            Outcome::Cancelled(_) => 6,
         }
     }
 }
@@ -143,7 +149,7 @@ impl ExitStatus {
     /// The exit status of a job with this outcome, if no error occurred.
     pub fn of(outcome: &Outcome) -> ExitStatus {
         match outcome {
-            Outcome::Passed | Outcome::Skipped(_) => ExitStatus::Passed,
+            Outcome::Passed | Outcome::Flaky(_) | Outcome::Skipped(_) => ExitStatus::Passed,
             Outcome::Failed(_) | Outcome::NotRun(_) => ExitStatus::Failed,
             Outcome::TimedOut(_) => ExitStatus::OutOfTime,
             Outcome::Cancelled(_) => ExitStatus::Cancelled,

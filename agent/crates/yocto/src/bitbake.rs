@@ -78,9 +78,14 @@ pub struct Build {
     /// What BitBake says only of a build that failed; a build that passed has none of it.
     pub admits_failure: Option<String>,
     pub sstate: Option<Sstate>,
+    /// Whether OE-Core stopped the tests of an image at `TEST_OVERALL_TIMEOUT`.
+    pub tests_timed_out: bool,
     /// `ERROR:` lines, the first ones.
     pub errors: Vec<String>,
 }
+
+/// What `testimage.bbclass` warns of at the end of `TEST_OVERALL_TIMEOUT`.
+const TESTS_TIMED_OUT: &str = "Global test timeout reached";
 
 static STARTED: LazyLock<Regex> =
     LazyLock::new(|| regex(r"^NOTE: recipe (\S+): task (do_\w+|\w+): (Started|Succeeded|Failed)$"));
@@ -138,6 +143,7 @@ impl Build {
             summary: None,
             admits_failure: None,
             sstate: None,
+            tests_timed_out: false,
             errors: Vec::new(),
         }
     }
@@ -325,6 +331,8 @@ impl LineHandler for Build {
             self.task_error(&found[1], &found[2]);
         } else if SETSCENE.is_match(line) {
             self.setscene_failures += 1;
+        } else if line.starts_with("WARNING: ") && line.contains(TESTS_TIMED_OUT) {
+            self.tests_timed_out = true;
         } else if SETSCENE_ERROR.is_match(line) {
             self.setscene_errors += 1;
         } else if line.starts_with("ERROR: ") && self.errors.len() < ERRORS_KEPT {

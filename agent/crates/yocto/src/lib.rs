@@ -29,4 +29,5 @@ pub mod server;
 pub mod signatures;
 pub mod starter;
 pub mod task_failure;
+pub mod testimage;
 pub mod unreadable;

@@ -23,6 +23,10 @@ pub enum TaskFailure {
 /// The exit code of a task whose own process was killed: 128 and SIGKILL, as BitBake's worker has it.
 const KILLED: i64 = 128 + 9;
 
+/// The tasks that run or export the tests of an image. What their logs say of memory and disks is said by the system
+/// under test.
+pub const TEST_TASKS: [&str; 2] = ["do_testimage", "do_testexport"];
+
 /// A full disk ends a task at once, so it is at the end of the log. Programs have the same words in their texts.
 const END_BYTES: usize = 64 << 10;
 
@@ -132,6 +136,12 @@ fn one(pattern: &str) -> Regex {
 /// Why the task failed. `exit` is its exit code, where BitBake named it. `has_killed` says whether the kernel killed a
 /// process for its memory while the task ran; `None`: unknown.
 pub fn task_failure(task: &str, exit: Option<i64>, log: &str, has_killed: Option<bool>) -> TaskFailure {
+    if TEST_TASKS.contains(&task) {
+        return match has_killed {
+            Some(true) => TaskFailure::Memory("this machine killed a process while the tests ran".into()),
+            _ => TaskFailure::Layer,
+        };
+    }
     let sign_in =
         |log: &str, signs: &RegexSet| log.lines().rev().find(|line| signs.is_match(line)).map(brief);
     let sign = |signs: &RegexSet| sign_in(log, signs);
@@ -339,6 +349,17 @@ mod tests {
             "1 Killed test",
         ] {
             assert_eq!(task_failure("do_x", Some(1), line, Some(true)), TaskFailure::Layer, "{line}");
+        }
+    }
+
+    #[test]
+    fn what_a_system_under_test_prints_is_no_fault_of_this_machine() {
+        let log = "Out of memory: Killed process 7 (x)\nKilled\nsh: write error: No space left on device\n";
+        for task in TEST_TASKS {
+            for (has_killed, wanted) in [(None, "layer"), (Some(false), "layer"), (Some(true), "memory")] {
+                let found = task_failure(task, Some(1), log, has_killed);
+                assert_eq!(kind(&found), wanted, "{task} {has_killed:?}");
+            }
         }
     }
 

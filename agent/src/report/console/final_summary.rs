@@ -120,6 +120,9 @@ fn names(failures: &[Failure]) -> Option<String> {
 
 fn numbers(totals: &Totals) -> String {
     let mut text = format!("{} passed", count(totals.passed, "step"));
+    if totals.flaky > 0 {
+        text += &format!(", {} flaky", totals.flaky);
+    }
     if totals.skipped > 0 {
         text += &format!(", {} skipped", totals.skipped);
     }

@@ -36,7 +36,7 @@ impl Style {
         match outcome {
             Outcome::Passed => self.good(text),
             Outcome::Skipped(_) => self.dim(text),
-            Outcome::NotRun(_) => self.warn(text),
+            Outcome::Flaky(_) | Outcome::NotRun(_) => self.warn(text),
             Outcome::Failed(_) | Outcome::TimedOut(_) | Outcome::Cancelled(_) => self.bad(text),
         }
     }

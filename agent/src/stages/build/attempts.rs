@@ -55,6 +55,7 @@ pub async fn build(
             keep_going,
             targets: targets.to_vec(),
             postread: postread.clone(),
+            limits: None,
         };
         let began = Instant::now();
         let (ran, server) = machine.bitbake(request).await;
@@ -64,7 +65,7 @@ pub async fn build(
             Err(error) => return Attempted { result: Err(error), servers },
         };
         machine.read_back(&ran.build, parallelism).await;
-        let failed = failed_tasks(&ran, &machine.configured.build, machine.runner);
+        let failed = failed_tasks(&ran, machine);
         log += "-again";
         if let Some(reason) = lacked_memory(&ran, &failed).filter(|_| postread.is_none()) {
             let less = parallelism.limited_by(|name| ran.build.variable(name));

@@ -1,11 +1,12 @@
-//! One run of BitBake for one machine.
+//! One run of BitBake for one machine: a build, or tests of an image.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Settings;
-use agent_process::{Command, CommandOutcome, LineHandler, Runner, cgroup};
+use agent_process::{ActivityClock, Command, CommandOutcome, LineHandler, Runner, cgroup};
 use agent_types::error::Result;
 use agent_types::events::{EventKind, Unit};
 use agent_yocto::bitbake::Build;
@@ -23,6 +24,8 @@ pub struct Machine<'a> {
     pub name: &'a str,
     pub settings: &'a Settings,
     pub configured: &'a BuildEnvironment,
+    /// The build directory.
+    pub dir: &'a Path,
     pub runner: &'a Runner,
 }
 
@@ -36,6 +39,18 @@ pub struct Request<'a> {
     pub targets: Vec<String>,
     /// A file that BitBake reads after all others.
     pub postread: Option<PathBuf>,
+    /// `None`: a build, which has the limits of the job.
+    pub limits: Option<TestLimits>,
+}
+
+/// The limits of a run that tests an image.
+#[derive(Clone, Debug)]
+pub struct TestLimits {
+    pub timeout: Duration,
+    /// Time without activity.
+    pub stall: Duration,
+    /// Also touched by the logs of the tests: BitBake prints nothing until the last of them is over.
+    pub activity: ActivityClock,
 }
 
 /// A run that has ended.
@@ -49,14 +64,14 @@ pub struct Ran {
 impl Machine<'_> {
     /// Runs BitBake, and ends its server.
     pub async fn bitbake(&self, request: Request<'_>) -> (Result<Ran>, ServerEnd) {
-        let Machine { name, settings, configured, runner } = *self;
+        let Machine { name, settings, configured, dir, runner } = *self;
         let bitbake = configured.tools.bitbake.join("bin/bitbake");
         let starter = starter(settings, &bitbake);
         let (program, before) = match &starter {
             Ok(starter) => starter.command(&bitbake, &[Addition::Events]),
             Err(_) => (bitbake, Vec::new()),
         };
-        let mut command = Command::new(program, &configured.build, request.log).args(before);
+        let mut command = Command::new(program, dir, request.log).args(before);
         let mut no_events = starter.err();
         if no_events.is_none() {
             no_events = command.listen_to_events().err().map(|error| error.to_string());
@@ -68,18 +83,26 @@ impl Machine<'_> {
             command = command.arg("-R").arg(file);
         }
         command = command.args(&request.targets);
-        command.environment = configured.environment(&configured.build);
+        command.environment = configured.environment(dir);
         command.environment.set("MACHINE", name);
         command.user = configured.user.clone();
         command.status = Some(format!("bitbake {}", request.unit.name));
-        command.finish_running = true;
+        match request.limits {
+            None => command.finish_running = true,
+            Some(TestLimits { timeout, stall, activity }) => {
+                command.status = Some(format!("bitbake {}", request.targets.join(" ")));
+                command.timeout = Some(timeout);
+                command.stall = Some(stall);
+                command.activity = activity;
+            }
+        }
 
         let kills = || cgroup::memory_kills(Path::new("/"));
         let before = kills();
         let mut lines =
             WhileStopping { build: Build::new(request.unit.clone()), stopping: command.stopping.clone() };
         let ended = runner.run(command, &mut lines).await;
-        let server = ServerEnd::stop(&configured.build, configured.user.as_ref(), runner).await;
+        let server = ServerEnd::stop(dir, configured.user.as_ref(), runner).await;
         let has_killed = before.zip(kills()).map(|(before, after)| after > before);
         let build = lines.build;
         match ended {

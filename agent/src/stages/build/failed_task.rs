@@ -11,7 +11,7 @@ use agent_yocto::bitbake::Failure;
 use agent_yocto::excerpt::relevant_lines;
 use agent_yocto::task_failure::{TaskFailure, task_failure};
 
-use super::bitbake::Ran;
+use super::bitbake::{Machine, Ran};
 
 /// Lines of a failed task's log that a report shows.
 const EXCERPT_LINES: usize = 60;
@@ -39,17 +39,16 @@ impl FailedTask {
 }
 
 /// The first failed tasks of a run, with the ends of their logs, which are copied to the output directory.
-pub fn failed_tasks(ran: &Ran, build_dir: &Path, runner: &Runner) -> Vec<FailedTask> {
+pub fn failed_tasks(ran: &Ran, machine: &Machine<'_>) -> Vec<FailedTask> {
     let (failures, _) = ran.build.failed_tasks(ran.finished.success());
-    failures.iter().map(|failure| failed_task(ran, failure, build_dir, runner)).collect()
+    failures.iter().map(|failure| failed_task(ran, failure, machine)).collect()
 }
 
-/// The log's path comes from output that layer code can write, so it is read only below the build directory and
-/// through no link.
-fn failed_task(ran: &Ran, failure: &Failure, build_dir: &Path, runner: &Runner) -> FailedTask {
-    let failure = failure.clone();
-    let text =
-        failure.log.as_deref().and_then(|log| read_end(build_dir, log.strip_prefix(build_dir).ok()?).ok());
+fn failed_task(ran: &Ran, failure: &Failure, machine: &Machine<'_>) -> FailedTask {
+    let (failure, runner) = (failure.clone(), machine.runner);
+    // Tests of a system that answers ssh run an image of the job's build.
+    let roots = [machine.dir, &machine.configured.build];
+    let text = failure.log.as_deref().and_then(|log| read_log(&roots, log));
     let text = text.map(|bytes| runner.redactor.redact(&String::from_utf8_lossy(&bytes)).into_owned());
     let exit = ran.build.recipes().all_failures().find(|(id, _)| Some(*id) == failure.id.as_deref());
     let cause = task_failure(
@@ -81,6 +80,13 @@ pub async fn report(tasks: impl IntoIterator<Item = &FailedTask>, unit: &Unit, r
         };
         runner.events.emit(EventKind::TaskFailed(failed)).await;
     }
+}
+
+/// The end of a log. Its path comes from output that layer code can write, so it is read only below these directories
+/// and through no link.
+fn read_log(roots: &[&Path], log: &Path) -> Option<Vec<u8>> {
+    let mut below = roots.iter().filter_map(|root| Some((root, log.strip_prefix(root).ok()?)));
+    below.next().and_then(|(root, relative)| read_end(root, relative).ok())
 }
 
 /// The last bytes of a file below `root`, reached through no link.

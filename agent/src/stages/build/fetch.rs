@@ -170,13 +170,14 @@ impl Phase<'_> {
             keep_going: true,
             targets: wanted.iter().map(Wanted::fetch_target).collect(),
             postread: None,
+            limits: None,
         };
         let began = Instant::now();
         let (ran, server) = self.machine.bitbake(request).await;
         self.servers.push(server);
         let ran = ran?;
         self.log = Some(self.machine.runner.relative_log(&ran.finished.log));
-        let failed = failed_tasks(&ran, &self.machine.configured.build, self.machine.runner);
+        let failed = failed_tasks(&ran, self.machine);
         Ok((ran, failed, began.elapsed()))
     }
 

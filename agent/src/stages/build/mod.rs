@@ -1,13 +1,13 @@
 //! Build: BitBake on the targets, or on what a change affects, once for each machine.
 
-mod attempts;
-mod bitbake;
+pub mod attempts;
+pub mod bitbake;
 mod changed;
-mod failed_task;
+pub mod failed_task;
 mod fetch;
 #[cfg(test)]
 mod tests;
-mod verdict;
+pub mod verdict;
 
 use std::path::PathBuf;
 
@@ -78,7 +78,7 @@ async fn run_pending(
     for name in &settings.config.machines {
         let unit = unit(settings, name);
         pending.start(&unit);
-        let machine = Machine { name, settings, configured, runner };
+        let machine = Machine { name, settings, configured, dir: &configured.build, runner };
         let step = super::step(&unit);
         let built = match affected {
             Some(affected) => changed_build(&machine, unit, affected).instrument(step).await,

@@ -43,6 +43,7 @@ pub(crate) fn settings(bench: &Bench, release: &str, repos: Vec<Repo>) -> Settin
             reverse_dependencies: ReverseDependencies::Layer,
             fresh: false,
         },
+        test: crate::config::Test::default(),
         change_base: ChangeBase::Previous,
         has_rules_of_base: false,
         cache: Cache {

@@ -126,6 +126,7 @@ impl Truth {
         }
         let known = KnownFailure {
             test: TESTS[self.known].into(),
+            stage: Stage::Check,
             layer: None,
             reason: "r".into(),
             expires: "2030-01-01".into(),

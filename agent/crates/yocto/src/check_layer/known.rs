@@ -2,6 +2,7 @@
 
 use agent_types::events::{Finding, Level, Unit};
 use agent_types::outcome::Outcome;
+use agent_types::stage::Stage;
 
 use super::verdict::Verdict;
 
@@ -10,6 +11,8 @@ use super::verdict::Verdict;
 pub struct KnownFailure {
     /// `class.test_name` or `test_name`.
     pub test: String,
+    /// The stage whose test it is: check or test.
+    pub stage: Stage,
     /// Restricts it to one layer, by its directory's name.
     pub layer: Option<String>,
     pub reason: String,
@@ -17,6 +20,21 @@ pub struct KnownFailure {
     pub expires: String,
     /// Whether that day has come.
     pub expired: bool,
+}
+
+/// How the reason of a forgiven failure begins.
+pub const KNOWN_FAILURE: &str = "known failure";
+
+impl KnownFailure {
+    /// What becomes of a failure with this reason.
+    pub fn forgive(&self, why: &str) -> Outcome {
+        let KnownFailure { reason, expires, .. } = self;
+        if self.expired {
+            Outcome::Failed(format!("{why} (known failure, but expired on {expires}: {reason})"))
+        } else {
+            Outcome::Skipped(format!("{KNOWN_FAILURE} until {expires}: {reason}"))
+        }
+    }
 }
 
 /// Applies the known failures to the verdict on the layer of that directory name. The tool's own
@@ -33,10 +51,10 @@ pub fn apply_known(
     let mut findings = Vec::new();
     for entry in known.iter().filter(|entry| is_for(entry, layer_name)) {
         let mut met = false;
-        for case in verdict.cases.iter_mut().filter(|case| names(&entry.test, &case.id())) {
+        for case in verdict.cases.iter_mut().filter(|case| names_test(&entry.test, &case.id())) {
             met = true;
             match &case.outcome {
-                Outcome::Failed(why) => case.outcome = forgiven(entry, why),
+                Outcome::Failed(why) => case.outcome = entry.forgive(why),
                 Outcome::Passed => findings.push(of_no_use(
                     unit,
                     "known-failure-passes",
@@ -62,25 +80,16 @@ pub fn apply_known(
 /// The entry that forgives the failure of a test of the layer, by the test's whole id; an expired one
 /// forgives nothing.
 pub fn forgiving<'a>(known: &'a [KnownFailure], id: &str, layer_name: &str) -> Option<&'a KnownFailure> {
-    known.iter().find(|entry| !entry.expired && is_for(entry, layer_name) && names(&entry.test, id))
+    known.iter().find(|entry| !entry.expired && is_for(entry, layer_name) && names_test(&entry.test, id))
 }
 
 fn is_for(entry: &KnownFailure, layer_name: &str) -> bool {
-    entry.layer.as_deref().is_none_or(|layer| layer == layer_name)
+    entry.stage == Stage::Check && entry.layer.as_deref().is_none_or(|layer| layer == layer_name)
 }
 
-/// `test_readme`, `CommonCheckLayer.test_readme` or the whole id.
-fn names(test: &str, id: &str) -> bool {
+/// Whether an entry's test is this one: `test_readme`, `CommonCheckLayer.test_readme` or the whole id.
+pub fn names_test(test: &str, id: &str) -> bool {
     id == test || id.strip_suffix(test).is_some_and(|before| before.ends_with('.'))
-}
-
-fn forgiven(entry: &KnownFailure, why: &str) -> Outcome {
-    let KnownFailure { reason, expires, .. } = entry;
-    if entry.expired {
-        Outcome::Failed(format!("{why} (known failure, but expired on {expires}: {reason})"))
-    } else {
-        Outcome::Skipped(format!("known failure until {expires}: {reason}"))
-    }
 }
 
 fn of_no_use(unit: &Unit, rule: &str, message: String) -> Finding {
@@ -128,6 +137,7 @@ mod tests {
     fn only_a_living_entry_for_this_layer_forgives() {
         let entry = |test: &str, layer: Option<&str>, expired| KnownFailure {
             test: test.into(),
+            stage: Stage::Check,
             layer: layer.map(str::to_owned),
             reason: "r".into(),
             expires: "2030-01-01".into(),
@@ -157,6 +167,7 @@ mod tests {
     fn known(test: &str, expired: bool) -> KnownFailure {
         KnownFailure {
             test: test.into(),
+            stage: Stage::Check,
             layer: None,
             reason: "waits for upstream".into(),
             expires: "2030-01-01".into(),

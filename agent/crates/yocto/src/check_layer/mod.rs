@@ -22,7 +22,7 @@ pub use argv::arguments;
 pub use cases::{ExpectedCase, expected};
 pub use findings::findings;
 pub use kind::{Kind, Kinds};
-pub use known::{KnownFailure, apply_known, forgiving};
+pub use known::{KNOWN_FAILURE, KnownFailure, apply_known, forgiving, names_test};
 pub use lists::shortened;
 pub use output::{CaseVerdict, OutputParser, Parsed, TestCase};
 pub use recorder::{Recorder, confirm};

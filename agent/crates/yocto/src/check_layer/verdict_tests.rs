@@ -276,6 +276,7 @@ fn a_message_cannot_speak_for_the_tool() {
         let verdict = judged(&text, ExitReason::Exited(2));
         let known = crate::check_layer::KnownFailure {
             test: "test_parse".into(),
+            stage: agent_types::stage::Stage::Check,
             layer: None,
             reason: "r".into(),
             expires: "2030-01-01".into(),

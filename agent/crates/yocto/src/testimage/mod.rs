@@ -1,0 +1,13 @@
+//! What there is to know of OE-Core's tests on a running system (`testimage`, `testexport`, ptests): their
+//! configuration, their results, and what follows from these.
+
+pub mod cases;
+pub mod conf;
+pub mod conflicts;
+pub mod console;
+pub mod kvm;
+pub mod layer;
+pub mod query;
+pub mod reruns;
+pub mod results;
+pub mod verdict;

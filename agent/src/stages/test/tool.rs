@@ -1,0 +1,201 @@
+//! Runs BitBake or `oe-test` for tests, and says what its end, its output and its events prove.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tracing::Instrument;
+
+use agent_process::{ActivityClock, Command, CommandOutcome, ExitReason};
+use agent_types::error::Result;
+use agent_types::events::Unit;
+use agent_types::outcome::Outcome;
+use agent_yocto::task_failure::TEST_TASKS;
+use agent_yocto::testimage::conf::{EXPORT, RESULTS, SshTarget};
+use agent_yocto::testimage::{cases, layer::TestLayer};
+
+use super::super::build::attempts::{self, Attempted};
+use super::super::build::bitbake::{Machine, Ran, Request, TestLimits};
+use super::super::build::failed_task::{self, FailedTask};
+use super::super::build::verdict;
+use super::super::{excerpt, step};
+use super::context::MachineTests;
+use super::files::BuildFiles;
+
+/// How often the logs of the tests are looked at: they grow while BitBake is silent.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// How a program ended.
+#[derive(Debug)]
+pub struct ToolEnd {
+    pub verdict: Result<Outcome>,
+    /// Whether nothing else failed than a task that runs tests.
+    pub only_tests_failed: bool,
+    pub log: PathBuf,
+    pub excerpt: Vec<String>,
+}
+
+/// A task that runs the tests of an image, or exports them.
+pub struct TestTask<'a> {
+    pub image: &'a str,
+    /// `testimage` or `testexport`
+    pub name: &'static str,
+    /// The name of its log.
+    pub log: String,
+    /// For all tests, with the boot of the system.
+    pub timeout: Duration,
+    /// Where the logs of the tests grow.
+    pub logs: &'a Path,
+}
+
+impl MachineTests<'_> {
+    /// BitBake in the build directory of the tests.
+    fn machine(&self) -> Machine<'_> {
+        let MachineTests { settings, configured, runner, setup, machine: name } = *self;
+        Machine { name, settings, configured, dir: &setup.dir, runner }
+    }
+
+    /// Builds an image.
+    pub async fn build_image(&self, unit: &Unit, image: &str) -> Result<ToolEnd> {
+        let machine = self.machine();
+        let log = format!("test-build-{image}-{}", self.machine);
+        let targets = [image.to_owned()];
+        let built = attempts::build(&machine, unit, &log, false, &targets).instrument(step(unit)).await;
+        let Attempted { result, servers } = built;
+        Attempted::report_servers(servers, &machine).await;
+        let (ran, failed) = result?;
+        Ok(self.end_of(unit, &ran, &failed, verdict::judge(&ran, &failed)).await)
+    }
+
+    /// Runs the task.
+    pub async fn run_task(&self, unit: &Unit, task: TestTask<'_>) -> Result<ToolEnd> {
+        let machine = self.machine();
+        let activity = ActivityClock::default();
+        let limits = TestLimits { timeout: task.timeout, stall: self.stall(), activity: activity.clone() };
+        let request = Request {
+            unit,
+            log: task.log,
+            keep_going: false,
+            targets: vec![format!("{}:do_{}", task.image, task.name)],
+            postread: None,
+            limits: Some(limits),
+        };
+        let (ran, server) = tokio::select! {
+            biased;
+            ended = machine.bitbake(request).instrument(step(unit)) => ended,
+            never = self.touch_while_logs_grow(task.logs, activity) => never,
+        };
+        server.report(&self.runner.events).await;
+        let ran = ran?;
+        let failed = failed_task::failed_tasks(&ran, &machine);
+        let verdict = match self.own_limit(&ran.finished, ran.build.tests_timed_out) {
+            Some(outcome) => Ok(outcome),
+            None => verdict::judge(&ran, &failed),
+        };
+        Ok(self.end_of(unit, &ran, &failed, verdict).await)
+    }
+
+    /// Reports the failed tasks, and makes the end of a run.
+    async fn end_of(
+        &self,
+        unit: &Unit,
+        ran: &Ran,
+        failed: &[FailedTask],
+        verdict: Result<Outcome>,
+    ) -> ToolEnd {
+        failed_task::report(failed, unit, self.runner).await;
+        let is_test = |task: &FailedTask| TEST_TASKS.contains(&task.failure.task.as_str());
+        ToolEnd {
+            only_tests_failed: !failed.is_empty() && failed.iter().all(is_test),
+            log: self.runner.relative_log(&ran.finished.log),
+            excerpt: verdict.as_ref().map_or_else(|_| Vec::new(), |outcome| verdict::excerpt(ran, outcome)),
+            verdict,
+        }
+    }
+
+    /// Runs the exported tests of an image: OE-Core's test runner without BitBake.
+    pub async fn oe_test(
+        &self,
+        unit: &Unit,
+        image: &str,
+        target: &SshTarget,
+        layer: &TestLayer,
+        timeout: Duration,
+    ) -> Result<ToolEnd> {
+        let (configured, runner, dir) = (self.configured, self.runner, self.settings.paths.test());
+        let export = dir.join(EXPORT).join(image);
+        let log = format!("oe-test-{image}-{}", self.machine);
+        let address = format!("{}:{}", target.host, target.port);
+        let mut command = Command::new(export.join("oe-test"), &export, log)
+            .args(["runtime", "--json-result-dir"])
+            .arg(dir.join(RESULTS))
+            .arg("--output-log")
+            .arg(dir.join("oe-test.log"))
+            .args(["--target-type", "simpleremote", "--target-ip", &address, "--server-ip", &target.server])
+            .args(["--packages-manifest", "data/manifest", "--test-data-file", "data/testdata.json"]);
+        command.environment = configured.environment(&dir);
+        command.environment.set(cases::PLAN_VARIABLE, layer.plan());
+        command.user = configured.user.clone();
+        command.status = Some(format!("oe-test {image}"));
+        command.timeout = Some(timeout);
+        command.stall = Some(self.stall());
+        let (logs, mut lines) = (self.export_logs(image), ());
+        let watch = self.touch_while_logs_grow(&logs, command.activity.clone());
+        let ended = tokio::select! {
+            biased;
+            ended = runner.run(command, &mut lines).instrument(step(unit)) => ended,
+            never = watch => never,
+        };
+        let finished = ended?;
+        let verdict = match (self.own_limit(&finished, false), finished.end) {
+            (Some(outcome), _) => outcome,
+            (None, ExitReason::Exited(0)) => Outcome::Passed,
+            (None, ExitReason::Exited(1)) => Outcome::Failed("oe-test ended with exit status 1".into()),
+            (None, _) => super::super::check::ended_badly("oe-test", &finished),
+        };
+        let only_tests_failed = finished.end == ExitReason::Exited(1);
+        let (log, excerpt) = (runner.relative_log(&finished.log), excerpt(&verdict, &finished));
+        Ok(ToolEnd { verdict: Ok(verdict), only_tests_failed, log, excerpt })
+    }
+
+    /// Where the suite for ptests keeps its logs when BitBake does not run it.
+    pub fn export_logs(&self, image: &str) -> PathBuf {
+        self.settings.paths.test().join(agent_yocto::testimage::conf::LOGS).join(image)
+    }
+
+    /// The suite for ptests must have the time to stop a silent one, and to say so.
+    fn stall(&self) -> Duration {
+        let stops = self.settings.test.silence * 2 + Duration::from_secs(120);
+        self.settings.limits.stall.max(stops)
+    }
+
+    /// The outcome of tests that took longer than the manifest allows.
+    fn own_limit(&self, finished: &CommandOutcome, timed_out: bool) -> Option<Outcome> {
+        if self.runner.interrupt.state().is_some() {
+            return None;
+        }
+        let limit = humantime::format_duration(self.settings.test.timeout);
+        let why = format!("its tests did not end within {limit}, the limit of [test] timeout");
+        (timed_out || finished.end == ExitReason::TimedOut).then_some(Outcome::TimedOut(why))
+    }
+
+    /// Never ends. Tests are silent for BitBake until the last of them is over; their logs are not.
+    async fn touch_while_logs_grow<T>(&self, logs: &Path, activity: ActivityClock) -> T {
+        let mut last = 0;
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let (files, logs) = (self.files(logs), logs.to_owned());
+            let size = tokio::task::spawn_blocking(move || files.size(&logs)).await.unwrap_or(last);
+            if size != last {
+                activity.touch();
+            }
+            last = size;
+        }
+    }
+
+    /// The files of the directory in which this path lies: that of the tests, or that of the job's build.
+    pub fn files(&self, path: &Path) -> BuildFiles {
+        let of_tests = self.settings.paths.test();
+        let of_tests = Some(of_tests).filter(|dir| path.starts_with(dir) || path.is_relative());
+        BuildFiles::new(of_tests.unwrap_or_else(|| self.configured.build.clone()))
+    }
+}

@@ -1,0 +1,3 @@
+"""The module's name from 2023 on."""
+
+from . import QEMUMonitorProtocol, QMPConnectError, QMPError
