@@ -8,6 +8,7 @@ pub mod embedded;
 mod environment;
 mod flags;
 mod github_actions;
+mod hooks;
 mod known_failures;
 mod load;
 pub mod lock;

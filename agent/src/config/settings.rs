@@ -12,8 +12,10 @@ use agent_types::bucket_share::BucketShare;
 use agent_types::events::JobIdentity;
 use agent_types::release::Release;
 use agent_types::share::Share;
+use agent_types::stage::Stage;
 use agent_types::tiers::{Access, Tier, TierKind, TieredShare, Tiers, Trust};
 
+pub use super::manifest::CheckScope;
 pub use agent_types::artifact::{ArtifactRule, Destination};
 pub use agent_types::secret::Secret;
 pub use agent_types::source::{GitSource, RepoSource, Wanted};
@@ -42,6 +44,10 @@ pub struct Settings {
     pub artifacts: Artifacts,
     pub github: Option<GitHub>,
     pub limits: Limits,
+    /// In the manifest's order.
+    pub hooks: Vec<Hook>,
+    /// Why none of the hooks may run.
+    pub hooks_closed: Option<String>,
     pub paths: Paths,
     /// `--build-user`: the user that runs layer code when the agent runs as root.
     pub build_user: Option<String>,
@@ -78,6 +84,13 @@ pub struct Check {
     /// How many BitBakes may run side by side for one check; `None`: one for each processor.
     pub max_parallel_bitbakes: Option<NonZeroUsize>,
     pub known_failures: Vec<KnownFailure>,
+    /// Machines for which BitBake parses all recipes.
+    pub parse_machines: Vec<String>,
+    pub oelint: CheckScope,
+    pub patches: CheckScope,
+    pub cve: CheckScope,
+    /// Absolute: a file or a directory.
+    pub cve_database: Option<PathBuf>,
     /// `--keep-going`: run yocto-check-layer even when the preflight has already failed.
     pub keep_going: bool,
     /// Whether cached answers of BitBake may be used; false with `--no-signature-cache`.
@@ -86,6 +99,58 @@ pub struct Check {
     pub prefetch: bool,
     /// Whether BitBake writes signature files that are read only if the check fails: `--write-signatures`.
     pub write_signatures: bool,
+}
+
+impl Check {
+    /// Whether the manifest asks for any check.
+    pub fn is_wanted(&self) -> bool {
+        let scopes = [self.oelint, self.patches, self.cve];
+        self.yocto_check_layer
+            || !self.bitbake_layers.is_empty()
+            || !self.parse_machines.is_empty()
+            || scopes.iter().any(|scope| *scope != CheckScope::Off)
+    }
+
+    /// Whether a check compares with the base of the change.
+    pub fn needs_base(&self) -> bool {
+        [self.oelint, self.patches].contains(&CheckScope::Changed) || self.cve != CheckScope::Off
+    }
+}
+
+/// `[[hooks]]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hook {
+    /// Unique.
+    pub name: String,
+    /// The program and its arguments.
+    pub argv: Vec<String>,
+    pub moment: Moment,
+    /// A limit of its own, besides the job's.
+    pub timeout: Option<Duration>,
+}
+
+/// When a hook runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    Before(Stage),
+    After(Stage),
+}
+
+impl Moment {
+    pub fn stage(self) -> Stage {
+        match self {
+            Moment::Before(stage) | Moment::After(stage) => stage,
+        }
+    }
+}
+
+impl fmt::Display for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Moment::Before(stage) => write!(f, "before {stage}"),
+            Moment::After(stage) => write!(f, "after {stage}"),
+        }
+    }
 }
 
 /// `[build]`

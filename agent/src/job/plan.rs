@@ -103,9 +103,7 @@ fn why_skipped(stage: Stage, settings: &Settings, selection: &Selection) -> Opti
         return Some("not named by --only".into());
     }
     match stage {
-        Stage::Check if !settings.check.yocto_check_layer && settings.check.bitbake_layers.is_empty() => {
-            Some("[check] asks for nothing".into())
-        }
+        Stage::Check if !settings.check.is_wanted() => Some("[check] asks for nothing".into()),
         Stage::Build if settings.build.targets.is_empty() => Some("[build] names no targets".into()),
         // Tests in images and on devices are later work; the stage keeps its place in the order.
         Stage::Test => Some("nothing asks for tests".into()),

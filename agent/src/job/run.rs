@@ -7,11 +7,11 @@ use std::time::Instant;
 use tracing::Instrument;
 use tracing::field::Empty;
 
-use crate::config::Settings;
+use crate::config::{Moment, Settings};
 use crate::stages::configure::{BuildEnvironment, Edits};
 use crate::stages::pending::Pending;
 use crate::stages::share::OpenShare;
-use crate::stages::{self, build, check, checkout, configure, publish, share};
+use crate::stages::{self, build, check, checkout, configure, hooks, publish, share};
 use agent_cache::Usage;
 use agent_cache::bucket::endpoint::ReadTier;
 use agent_git::Access;
@@ -184,10 +184,12 @@ impl Job<'_> {
             return;
         }
         if let Some(why) = skip {
-            return self.finish(stage, Outcome::Skipped(why.into())).await;
+            let outcome = Outcome::Skipped(why.into());
+            self.settle_hooks(stage, [true, true], &outcome).await;
+            return self.finish(stage, outcome).await;
         }
         if let Some(why) = self.stopped.clone().filter(|_| !stage.survives_failure()) {
-            self.units_not_run(stage, &why).await;
+            self.not_reached(stage, &why).await;
             return self.finish(stage, Outcome::NotRun(why)).await;
         }
         self.runner.events.emit(EventKind::StageStarted { stage }).await;
@@ -196,7 +198,7 @@ impl Job<'_> {
         let outcome = match interrupted.filter(|_| !stage.survives_failure()) {
             Some(why) => {
                 let outcome = stages::interrupted(why);
-                self.units_not_run(stage, outcome.reason().unwrap_or_default()).await;
+                self.not_reached(stage, outcome.reason().unwrap_or_default()).await;
                 Ok(outcome)
             }
             None => self.run(stage).instrument(span.clone()).await,
@@ -210,12 +212,75 @@ impl Job<'_> {
     }
 
     async fn run(&mut self, stage: Stage) -> Result<Outcome> {
-        let result = self.dispatch(stage).await;
+        let result = self.between_hooks(stage).await;
         if let Err(error) = &result {
             tracing::error!("{error}");
             self.runner.events.emit(EventKind::Error { stage: Some(stage), error: error.clone() }).await;
         }
         result
+    }
+
+    /// The stage, with its hooks before and after it.
+    async fn between_hooks(&mut self, stage: Stage) -> Result<Outcome> {
+        let runner = self.runner.for_stage(stage);
+        // What is done is saved all the same after a stop.
+        if let Some(why) = runner.interrupt.state() {
+            let stopped = stages::interrupted(why);
+            self.settle_hooks(stage, [true, true], &stopped).await;
+            let outcome = self.dispatch(stage).await?;
+            return Ok(self.with_hooks(stage, outcome, Some(stopped)));
+        }
+        let before = self.hooks(Moment::Before(stage), &runner).await;
+        let hindered = match &before {
+            Ok(outcome) => outcome.as_ref().filter(|outcome| !outcome.is_success()).and_then(Outcome::reason),
+            Err(error) => Some(error.message.as_str()),
+        };
+        if let Some(why) = hindered {
+            let why = format!("not started: {why}");
+            self.units_not_run(stage, &why).await;
+            self.settle_hooks(stage, [false, true], &Outcome::NotRun(why)).await;
+            return before.map(|outcome| outcome.unwrap_or(Outcome::Passed));
+        }
+        let outcome = self.dispatch(stage).await;
+        let failed = match &outcome {
+            Ok(outcome) if outcome.is_success() => None,
+            Ok(outcome) => outcome.reason().map(str::to_owned),
+            Err(error) => Some(error.message.clone()),
+        };
+        if let Some(why) = failed {
+            let why = Outcome::NotRun(format!("not started: {why}"));
+            self.settle_hooks(stage, [false, true], &why).await;
+            return outcome;
+        }
+        let after = self.hooks(Moment::After(stage), &runner).await?;
+        Ok(self.with_hooks(stage, outcome?, after))
+    }
+
+    async fn hooks(&self, moment: Moment, runner: &Runner) -> Result<Option<Outcome>> {
+        hooks::run(self.settings, self.outputs.configured.as_ref(), moment, runner).await
+    }
+
+    /// A stage's outcome is worse than its own only if a hook did not succeed: a hook proves nothing.
+    fn with_hooks(&self, stage: Stage, outcome: Outcome, hooks: Option<Outcome>) -> Outcome {
+        let has_hooks = self.settings.hooks.iter().any(|hook| hook.moment.stage() == stage);
+        match hooks.filter(|hooks| has_hooks && !hooks.is_success()) {
+            Some(hooks) => Outcome::worst([&outcome, &hooks]).cloned().unwrap_or(outcome),
+            None => outcome,
+        }
+    }
+
+    /// `which`: those before, those after.
+    async fn settle_hooks(&self, stage: Stage, which: [bool; 2], outcome: &Outcome) {
+        let runner = self.runner.for_stage(stage);
+        for (moment, _) in [Moment::Before(stage), Moment::After(stage)].into_iter().zip(which).filter(|(_, is)| *is) {
+            hooks::settle(self.settings, moment, outcome, &runner).await;
+        }
+    }
+
+    /// A stage that is not reached.
+    async fn not_reached(&self, stage: Stage, why: &str) {
+        self.units_not_run(stage, why).await;
+        self.settle_hooks(stage, [true, true], &Outcome::NotRun(why.to_owned())).await;
     }
 
     async fn dispatch(&mut self, stage: Stage) -> Result<Outcome> {

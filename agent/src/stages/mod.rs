@@ -7,6 +7,7 @@ mod check_layer;
 pub mod checkout;
 pub mod cleanup;
 pub mod configure;
+pub mod hooks;
 mod layers;
 pub mod pending;
 pub mod publish;
