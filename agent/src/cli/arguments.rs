@@ -140,7 +140,7 @@ pub struct JobArgs {
 /// Where the manifest, its lock and its known failures come from.
 #[derive(Debug, Args)]
 pub struct RulesArgs {
-    /// Judge the checkout by the manifest, lock and known failures of this base, such as origin/main [default: the
+    /// Compare the checkout with this base, and judge it by its manifest, lock and known failures [default: the
     /// target branch of a pull request]
     #[arg(long, value_name = "REF")]
     pub base: Option<String>,

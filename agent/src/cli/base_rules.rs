@@ -6,7 +6,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use url::Url;
 
-use crate::config::{self, AgentEnvironment, BaseFiles, BaseTree, Request, Rules, RulesSource};
+use crate::config::{self, AgentEnvironment, BaseFiles, BaseTree, ChangeBase, Request, Rules, RulesSource};
 use agent_git::{BaseQuery, Git};
 use agent_process::Redactor;
 use agent_types::error::{Class, Error, Result};
@@ -39,6 +39,8 @@ pub async fn with_rules(
     let change = fs_err::canonicalize(&change).map_or(change, |real| config::work_tree(&real));
     let needs_url = environment.codebuild.as_ref().is_some_and(|build| build.source_url.is_none());
     let own_url = if needs_url { own_url(&change, environment).await } else { None };
+    let change_base = config::change_base(&request, environment, || own_url.clone())?;
+    let request = Request { change_base, ..request };
     let without_files = |request| Ok(RuledRequest { request, _files: None });
     match config::rules_source(&request, environment, || own_url)? {
         RulesSource::Checkout(notice) => {
@@ -64,7 +66,11 @@ pub async fn with_rules(
                 Ok(trees) => {
                     let tree =
                         |files: agent_git::CommitFiles| BaseTree { commit: files.commit, root: files.root };
-                    let trees = trees.into_iter().map(tree).collect();
+                    let trees: Vec<BaseTree> = trees.into_iter().map(tree).collect();
+                    let mut request = request;
+                    if let ChangeBase::Base(base) = &mut request.change_base {
+                        base.commit = trees.first().map(|tree| tree.commit.clone());
+                    }
                     let rules = Rules::OfBase(BaseFiles { checkout: change, name: base.name, trees });
                     Ok(RuledRequest { request: Request { rules, ..request }, _files: Some(scratch) })
                 }

@@ -47,7 +47,8 @@ fn as_text(settings: &Settings, plan: &job::Plan) -> String {
                 let hooks = settings.hooks.iter().filter(|hook| hook.moment.stage() == planned.stage);
                 for hook in hooks {
                     let closed = if settings.hooks_closed.is_some() { " (does not run)" } else { "" };
-                    text += &format!("    hook {} {}: {}{closed}\n", hook.name, hook.moment, hook.argv.join(" "));
+                    text +=
+                        &format!("    hook {} {}: {}{closed}\n", hook.name, hook.moment, hook.argv.join(" "));
                 }
             }
             Some(why) => text += &format!("  {:<10} skip  {why}\n", planned.stage),
@@ -135,7 +136,9 @@ fn details(settings: &Settings, stage: Stage) -> String {
             words.join(", ")
         }
         Stage::Build => {
-            format!("{} for {}", settings.build.targets.join(" "), settings.config.machines.join(", "))
+            let changed = settings.build.changed.then_some("what the change affects");
+            let what: Vec<&str> = settings.build.targets.iter().map(String::as_str).chain(changed).collect();
+            format!("{} for {}", what.join(" "), settings.config.machines.join(", "))
         }
         Stage::Publish => match &settings.artifacts.destination {
             Destination::Directory(dir) => format!("to {}", dir.display()),

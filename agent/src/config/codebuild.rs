@@ -45,6 +45,8 @@ pub struct CodeBuild {
     pub head_branch: Option<String>,
     /// The tag that was pushed, if it is not a branch.
     pub head_tag: Option<String>,
+    /// The branch's commit before the push; only zeros for a new branch.
+    pub previous_commit: Option<String>,
     pub started: Option<SystemTime>,
     pub log_path: Option<String>,
     pub public_url: Option<Url>,
@@ -90,6 +92,7 @@ impl CodeBuild {
             base_branch: base.as_ref().and_then(Reference::branch),
             head_branch: head.as_ref().and_then(Reference::branch),
             head_tag: head.as_ref().and_then(Reference::tag),
+            previous_commit: typed.read("CODEBUILD_WEBHOOK_PREV_COMMIT", |text| values::commit(text).ok()),
             started: typed.read("CODEBUILD_START_TIME", |text| {
                 SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(text.parse().ok()?))
             }),
@@ -103,6 +106,14 @@ impl CodeBuild {
     /// The project that runs the build.
     pub fn project(&self) -> Option<&str> {
         self.build_id.as_deref()?.split(':').next()
+    }
+
+    /// The branch that was pushed to.
+    pub fn branch(&self) -> Option<String> {
+        match &self.trigger {
+            Some(Trigger::Branch(branch)) => Some(branch.clone()),
+            _ => None,
+        }
     }
 
     /// The secondary source for a repository. Identifiers have only letters, digits and `_`, so `meta_aws` is

@@ -61,6 +61,8 @@ pub struct EventPayload {
     pub base_branch: Option<String>,
     /// The reference of a push.
     pub git_ref: Option<String>,
+    /// The branch's commit before the push; only zeros for a new branch.
+    pub before: Option<String>,
     /// The repository that the event happened in.
     pub repository: Option<String>,
 }
@@ -177,6 +179,7 @@ impl EventPayload {
             pull_request,
             base_branch: base.and_then(|base| base.git_ref).and_then(named),
             git_ref: event.git_ref.as_deref().and_then(full_ref),
+            before: event.before.and_then(|commit| values::commit(&commit).ok()),
             repository: event.repository.and_then(|found| found.full_name),
         })
     }
@@ -190,6 +193,7 @@ struct Event {
     issue: Option<Issue>,
     #[serde(rename = "ref")]
     git_ref: Option<String>,
+    before: Option<String>,
     repository: Option<Repository>,
 }
 

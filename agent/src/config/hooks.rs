@@ -37,9 +37,8 @@ fn hook(check: &mut Validator, raw: &UnvalidatedHook, path: &KeyPath) -> Option<
     let argv = argv(check, raw, &path.key("argv"));
     let moment = moment(check, raw, path);
     let timeout = check.one(&path.key("timeout"), raw.timeout.as_ref(), values::duration);
-    let name = check.one(&path.key("name"), raw.name.as_ref(), |text| {
-        values::name(text).map(|()| text.to_owned())
-    });
+    let name =
+        check.one(&path.key("name"), raw.name.as_ref(), |text| values::name(text).map(|()| text.to_owned()));
     let argv = argv?;
     let name = match (name, &raw.name) {
         (Some(name), _) => name,

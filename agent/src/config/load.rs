@@ -25,7 +25,8 @@ use super::request::{OnlyLayers, Request};
 use super::rules::Rules;
 use super::rules_report::{self, RulesReport};
 use super::settings::{
-    Artifacts, Build, BuildConfig, Check, CheckScope, Destination, KnownFailure, Repo, RepoSource, Secret, Settings,
+    Artifacts, Build, BuildConfig, Check, CheckScope, Destination, KnownFailure, Repo, RepoSource, Secret,
+    Settings,
 };
 use super::tree::{self, Node};
 use super::trust::{self, TrustInputs};
@@ -291,8 +292,12 @@ fn settings(
         },
         build: Build {
             targets: if only.is_some() { Vec::new() } else { sections.targets },
+            changed: sections.changed && only.is_none(),
+            reverse_dependencies: sections.reverse_dependencies,
             fresh: request.fresh.unwrap_or(env.ci),
         },
+        change_base: request.change_base.clone(),
+        has_rules_of_base: matches!(project_root.rules, Rules::OfBase(_)),
         cache,
         artifacts: Artifacts {
             destination: sections.destination.unwrap_or_else(|| Destination::Directory(paths.out.clone())),
@@ -334,7 +339,8 @@ fn hooks_closed(request: &Request, project_root: &ProjectRoot, trust: &Trust) ->
         || request.manifest_text.is_some()
         || request.accept_manifest
         || trust.is_trusted();
-    let hint = "once the base branch has the hooks, they run; by hand: --trusted, --base REF or --accept-manifest";
+    let hint =
+        "once the base branch has the hooks, they run; by hand: --trusted, --base REF or --accept-manifest";
     (!vouched).then(|| ("the source is not trusted, and the hooks are its own".to_owned(), hint.to_owned()))
 }
 

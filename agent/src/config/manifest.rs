@@ -5,6 +5,7 @@
 //! Every field is optional for serde, also those that the schema requires: an error in one key must not hide
 //! errors in others.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use schemars::generate::SchemaSettings;
@@ -198,8 +199,34 @@ pub struct UnvalidatedBuild {
     /// BitBake targets, such as "core-image-minimal" or "virtual/kernel:do_deploy".
     #[schemars(extend("uniqueItems" = true, "items" = words("^[A-Za-z0-9._+][A-Za-z0-9._+/:-]*$")))]
     pub targets: Option<Vec<String>>,
-    /// Whether the recipes that a change affects are built.
+    /// Whether the recipes that a change affects are built; false by default.
     pub changed: Option<bool>,
+    /// Which recipes of other layers are built because of the change: "layer" (default) for none, "all", or a
+    /// number: all of them, if they are not more than that.
+    pub reverse_dependencies: Option<UnvalidatedReverseDependencies>,
+}
+
+/// A word or a number.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum UnvalidatedReverseDependencies {
+    AtMost(i64),
+    Word(String),
+}
+
+impl JsonSchema for UnvalidatedReverseDependencies {
+    fn schema_name() -> Cow<'static, str> {
+        "ReverseDependencies".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> Schema {
+        let word = json!({ "type": "string", "enum": ["layer", "all"] });
+        schemars::json_schema!({ "anyOf": [word, { "type": "integer", "minimum": 0 }] })
+    }
 }
 
 /// Shared state and downloads.

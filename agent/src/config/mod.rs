@@ -2,6 +2,8 @@
 //! positions; nothing runs before they are fixed.
 
 mod address;
+mod change;
+mod change_base;
 mod codebuild;
 pub mod collections;
 pub mod embedded;
@@ -35,6 +37,8 @@ mod validator;
 mod values;
 mod variables;
 
+pub use change::{BaseOfChange, ChangeBase};
+pub use change_base::change_base;
 pub use codebuild::{CodeBuild, Trigger};
 pub use embedded::{for_layers, known_release};
 pub use environment::{AgentEnvironment, LOG_VARIABLE, whole as whole_environment};
@@ -45,7 +49,7 @@ pub use paths::{is_text, out_dir, work_dir, work_tree};
 pub use problem::{Place, Problem, Problems};
 pub use request::Request;
 pub use rules::{BaseFiles, BaseTree, Rules};
-pub use rules_source::{BaseOfChange, NO_BASE_HINT, RulesSource, change_dir, rules_source};
+pub use rules_source::{NO_BASE_HINT, RulesSource, change_dir, rules_source};
 pub use secrets_file::AwsKeys;
 pub use settings::*;
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::change::ChangeBase;
 use super::rules::Rules;
 
 /// The options of the command line.
@@ -41,6 +42,8 @@ pub struct Request {
     pub accept_manifest: bool,
     /// Where the manifest, its lock and its known failures are read from.
     pub rules: Rules,
+    /// What the checkout is compared with, where the job asks for what a change affects.
+    pub change_base: ChangeBase,
     /// Notices about the download of the manifest.
     pub notices: Vec<String>,
     /// Whether the lock is ignored, because it is being replaced.

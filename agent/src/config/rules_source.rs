@@ -6,6 +6,8 @@ use url::Url;
 
 use agent_types::error::{Error, Result};
 
+use super::change::BaseOfChange;
+use super::change_base::base_of_change;
 use super::environment::AgentEnvironment;
 use super::load::evidence;
 use super::request::Request;
@@ -19,17 +21,6 @@ pub enum RulesSource {
     Base(BaseOfChange),
     /// The source is, or may be, a change whose base nobody names.
     NoBase,
-}
-
-/// The base of a change.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BaseOfChange {
-    /// For people.
-    pub name: String,
-    /// What to ask git in the checkout for, best first.
-    pub local: Vec<String>,
-    /// The repository of the base and the branch in it.
-    pub remote: Option<(Url, String)>,
 }
 
 /// What to do if nobody names the base of a change.
@@ -55,21 +46,8 @@ pub fn rules_source(
     if !is_change || (request.manifest_text.is_some() && !names_known_failures(request)) {
         return Ok(RulesSource::Checkout(None));
     }
-    if let Some(revision) = &request.base {
-        return named(revision).map(RulesSource::Base);
-    }
-    let (branch, url) = match (&env.github_actions, &env.codebuild) {
-        (Some(run), _) => (run.base_branch().map(str::to_owned), run.repository_url()),
-        (None, Some(build)) => (build.base_branch.clone(), build.source_url.clone().or_else(own_url)),
-        (None, None) => (None, None),
-    };
-    let Some(branch) = branch else { return Ok(RulesSource::NoBase) };
-    Ok(RulesSource::Base(BaseOfChange {
-        name: branch.clone(),
-        // A branch of the checkout's own could be the change's.
-        local: vec![format!("refs/remotes/origin/{branch}")],
-        remote: url.map(|url| (url, branch)),
-    }))
+    let base = base_of_change(request, env, own_url)?;
+    Ok(base.map_or(RulesSource::NoBase, RulesSource::Base))
 }
 
 fn accepted(is_change: bool, by_webhook: bool) -> Result<RulesSource> {
@@ -85,20 +63,6 @@ fn accepted(is_change: bool, by_webhook: bool) -> Result<RulesSource> {
         }
         false => "the rules come from the checkout, with or without --accept-manifest".to_owned(),
     })))
-}
-
-/// `--base`
-fn named(revision: &str) -> Result<BaseOfChange> {
-    let bad = |c: char| c.is_control() || c.is_whitespace() || "?*[\\".contains(c);
-    if revision.is_empty() || revision.starts_with('-') || revision.contains(bad) || revision.contains("..") {
-        return Err(Error::usage(format!("--base {revision:?} is not a branch or commit"))
-            .hint("write a name that git knows in the checkout, such as origin/main"));
-    }
-    Ok(BaseOfChange {
-        name: revision.to_owned(),
-        local: vec![format!("refs/remotes/origin/{revision}"), revision.to_owned()],
-        remote: None,
-    })
 }
 
 /// Whether a manifest from elsewhere, or a flag, names known failures.

@@ -15,7 +15,10 @@ use agent_types::share::Share;
 use agent_types::stage::Stage;
 use agent_types::tiers::{Access, Tier, TierKind, TieredShare, Tiers, Trust};
 
+use super::change::ChangeBase;
+
 pub use super::manifest::CheckScope;
+pub use agent_types::affected::ReverseDependencies;
 pub use agent_types::artifact::{ArtifactRule, Destination};
 pub use agent_types::secret::Secret;
 pub use agent_types::source::{GitSource, RepoSource, Wanted};
@@ -40,6 +43,10 @@ pub struct Settings {
     pub config: BuildConfig,
     pub check: Check,
     pub build: Build,
+    /// What the checkout under test is compared with.
+    pub change_base: ChangeBase,
+    /// Whether manifest and lock are those of the change's base.
+    pub has_rules_of_base: bool,
     pub cache: Cache,
     pub artifacts: Artifacts,
     pub github: Option<GitHub>,
@@ -157,6 +164,10 @@ impl fmt::Display for Moment {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Build {
     pub targets: Vec<String>,
+    /// Whether the recipes that the change affects are built.
+    pub changed: bool,
+    /// Which recipes of other layers are built with them.
+    pub reverse_dependencies: ReverseDependencies,
     /// Whether the job starts with an empty build directory, instead of the one that an earlier job left.
     pub fresh: bool,
 }
@@ -263,6 +274,11 @@ impl SharedCache {
 }
 
 impl Settings {
+    /// Whether some stage needs to know what the change affects.
+    pub fn needs_affected(&self) -> bool {
+        self.build.changed
+    }
+
     /// Why no artifacts are published, if there are no rules for any.
     pub fn why_no_artifacts(&self) -> String {
         self.artifacts_closed.clone().unwrap_or_else(|| "[artifacts] has no rules".to_owned())

@@ -47,6 +47,11 @@ impl<'a> Walk<'a> {
                 Some(Json::Array(items.iter().enumerate().filter_map(walk).collect()))
             }
             ("boolean", Value::Boolean(boolean)) => Some(Json::Bool(*boolean)),
+            (WORD_OR_NUMBER, Value::String(string)) => {
+                let word = schema["anyOf"].as_array()?.iter().find(|choice| kind(choice) == "string")?;
+                self.choice(string, word, path)
+            }
+            (WORD_OR_NUMBER, Value::Integer(integer)) => Some(Json::from(*integer)),
             ("integer", Value::Integer(integer)) => self.constant(Json::from(*integer), schema, path),
             ("number", Value::Integer(integer)) => Some(Json::from(*integer)),
             // What is not finite is no number in JSON.
@@ -171,6 +176,7 @@ impl<'a> Walk<'a> {
             "string" => "a string".into(),
             "boolean" => "true or false".into(),
             "integer" => "an integer".into(),
+            WORD_OR_NUMBER => "a string or an integer".into(),
             "number" => "a number".into(),
             "array" => match kind(self.resolve(&schema["items"])) {
                 "object" => "a list of tables".into(),
@@ -181,8 +187,14 @@ impl<'a> Walk<'a> {
     }
 }
 
+/// The type of a value that may be either.
+const WORD_OR_NUMBER: &str = "word or number";
+
 /// The schema's type. Enums with a description for each choice have none.
 fn kind(schema: &Json) -> &str {
+    if schema["anyOf"].as_array().is_some_and(|types| types.iter().any(|one| one["type"] == "integer")) {
+        return WORD_OR_NUMBER;
+    }
     schema["type"].as_str().unwrap_or(if schema["oneOf"].is_array() { "string" } else { "object" })
 }
 

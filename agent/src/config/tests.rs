@@ -171,6 +171,7 @@ known_failures    = "known-failures.toml"
 [build]
 targets = ["core-image-minimal"]
 changed = true
+reverse_dependencies = 20
 [cache]
 share     = "/efs"
 access    = "auto"
@@ -210,11 +211,13 @@ log = "500MiB"
         Destination::S3 { bucket: "my-bucket".into(), prefix: "builds".into() }
     );
     assert_eq!(settings.github.unwrap().token_secret.as_deref(), Some("build-agent/github"));
-    for key in ["[build] changed", "[github] repository", "the source is not trusted"] {
+    assert!(settings.build.changed);
+    assert_eq!(settings.build.reverse_dependencies, ReverseDependencies::AtMost(20));
+    for key in ["[github] repository", "the source is not trusted"] {
         let said = settings.notices.iter().filter(|notice| notice.contains(key)).count();
         assert_eq!(said, 1, "{key}: {:?}", settings.notices);
     }
-    assert_eq!(settings.notices.len(), 3, "{:?}", settings.notices);
+    assert_eq!(settings.notices.len(), 2, "{:?}", settings.notices);
 }
 
 #[test]
@@ -387,7 +390,10 @@ fn checks_and_hooks_are_off_by_default_and_read_as_written() {
     assert!(settings.check.is_wanted() && settings.check.needs_base());
     let [first, second] = &settings.hooks[..] else { panic!("{:?}", settings.hooks) };
     assert_eq!((first.name.as_str(), first.moment.to_string()), ("x.sh", "before build".into()));
-    assert_eq!((&first.argv[..], first.timeout), (&["ci/x.sh".into(), "--all".into()][..], Some(Duration::from_secs(300))));
+    assert_eq!(
+        (&first.argv[..], first.timeout),
+        (&["ci/x.sh".into(), "--all".into()][..], Some(Duration::from_secs(300)))
+    );
     assert_eq!((second.name.as_str(), second.moment.to_string()), ("other", "after publish".into()));
 }
 

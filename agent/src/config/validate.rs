@@ -9,11 +9,11 @@ use agent_cache::bucket::endpoint::{PORT, PORTS};
 use agent_objects::Prices;
 use agent_types::tiers::Access;
 
-use super::manifest::{CacheAccess, UnvalidatedManifest};
+use super::manifest::{CacheAccess, UnvalidatedManifest, UnvalidatedReverseDependencies};
 use super::paths::ProjectRoot;
 use super::problem::{Diagnostic, KeyPath};
 use super::rules::Rules;
-use super::settings::{ArtifactRule, Destination, GitHub, HashServer, Hook, Limits};
+use super::settings::{ArtifactRule, Destination, GitHub, HashServer, Hook, Limits, ReverseDependencies};
 use super::shared::RawCache;
 use super::validator::Validator;
 use super::{address, hooks, requests, values};
@@ -36,6 +36,8 @@ pub struct Sections {
     pub cve_database: Option<PathBuf>,
     pub hooks: Vec<Hook>,
     pub targets: Vec<String>,
+    pub changed: bool,
+    pub reverse_dependencies: ReverseDependencies,
     pub destination: Option<Destination>,
     pub kms_key_id: Option<String>,
     pub rules: Vec<ArtifactRule>,
@@ -108,6 +110,8 @@ pub fn validate(
             raw.build.targets.as_ref(),
             owned(requests::target),
         ),
+        changed: raw.build.changed.unwrap_or(false),
+        reverse_dependencies: reverse_dependencies(check, raw),
         destination: destination(check, raw, project_root, cwd),
         kms_key_id: check.one(
             &section("artifacts").key("kms_key_id"),
@@ -138,6 +142,28 @@ fn max_parallel_bitbakes(check: &mut Validator, raw: &UnvalidatedManifest) -> Op
         check.value(&section("check").key("max_parallel_bitbakes"), mistake);
     }
     most
+}
+
+fn reverse_dependencies(check: &mut Validator, raw: &UnvalidatedManifest) -> ReverseDependencies {
+    let path = section("build").key("reverse_dependencies");
+    let Some(value) = &raw.build.reverse_dependencies else { return ReverseDependencies::Layer };
+    if raw.build.changed != Some(true) {
+        let mistake = Diagnostic::new("has no effect without `changed = true`");
+        check.value(&path, mistake.hint("add `changed = true` to [build], or leave the key out"));
+    }
+    match value {
+        UnvalidatedReverseDependencies::Word(word) if word == "all" => ReverseDependencies::All,
+        UnvalidatedReverseDependencies::Word(_) => ReverseDependencies::Layer,
+        UnvalidatedReverseDependencies::AtMost(most) => match u64::try_from(*most) {
+            Ok(most) => ReverseDependencies::AtMost(most),
+            Err(_) => {
+                let mistake = Diagnostic::new(format!("is {most}"));
+                check
+                    .value(&path, mistake.hint("write \"layer\", \"all\", or the highest number of recipes"));
+                ReverseDependencies::Layer
+            }
+        },
+    }
 }
 
 fn layers(check: &mut Validator, raw: &UnvalidatedManifest, project_root: &ProjectRoot) -> Vec<PathBuf> {
@@ -346,9 +372,6 @@ fn endpoint_port(check: &mut Validator, raw: &UnvalidatedManifest) -> u16 {
 fn without_effect(raw: &UnvalidatedManifest) -> Vec<String> {
     let mut notices = Vec::new();
     let mut say = |key: &str, instead: &str| notices.push(format!("{key} has no effect yet: {instead}"));
-    if raw.build.changed == Some(true) {
-        say("[build] changed", "only `targets` are built");
-    }
     if raw.github.is_some() {
         say("[github] repository", "results are not posted; the token is only used to clone from github.com");
     }

@@ -79,7 +79,8 @@ impl Plan {
 /// Whether a build has anything to do with the share: publish to it, or count what it used.
 pub fn uses_share(settings: &Settings) -> bool {
     let reads = |shared: &SharedCache| !shared.reads().is_empty();
-    !settings.build.targets.is_empty() && settings.cache.share.as_ref().is_some_and(reads)
+    let builds = !settings.build.targets.is_empty() || settings.build.changed;
+    builds && settings.cache.share.as_ref().is_some_and(reads)
 }
 
 fn why_skipped(stage: Stage, settings: &Settings, selection: &Selection) -> Option<String> {
@@ -104,7 +105,9 @@ fn why_skipped(stage: Stage, settings: &Settings, selection: &Selection) -> Opti
     }
     match stage {
         Stage::Check if !settings.check.is_wanted() => Some("[check] asks for nothing".into()),
-        Stage::Build if settings.build.targets.is_empty() => Some("[build] names no targets".into()),
+        Stage::Build if settings.build.targets.is_empty() && !settings.build.changed => {
+            Some("[build] names no targets".into())
+        }
         // Tests in images and on devices are later work; the stage keeps its place in the order.
         Stage::Test => Some("nothing asks for tests".into()),
         Stage::Publish if settings.artifacts.rules.is_empty() && !uses_share(settings) => {

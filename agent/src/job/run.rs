@@ -11,12 +11,13 @@ use crate::config::{Moment, Settings};
 use crate::stages::configure::{BuildEnvironment, Edits};
 use crate::stages::pending::Pending;
 use crate::stages::share::OpenShare;
-use crate::stages::{self, build, check, checkout, configure, hooks, publish, share};
+use crate::stages::{self, affected, build, check, checkout, configure, hooks, publish, share};
 use agent_cache::Usage;
 use agent_cache::bucket::endpoint::ReadTier;
 use agent_git::Access;
 use agent_process::credentials::CredentialSources;
 use agent_process::{Interrupt, Runner};
+use agent_types::affected::Affected;
 use agent_types::error::{Error, Result};
 use agent_types::events::{EventKind, JobIdentity, JobStarted, SCHEMA};
 use agent_types::outcome::Outcome;
@@ -35,6 +36,8 @@ struct Outputs {
     lease: Option<share::notes::JobLease>,
     checkout: Option<checkout::Checkout>,
     configured: Option<configure::BuildEnvironment>,
+    /// What the change affects, once a stage asked.
+    affected: Option<Affected>,
     /// The check stage's first step, if it has one.
     preflight: Option<Outcome>,
     usage: Usage,
@@ -185,7 +188,7 @@ impl Job<'_> {
         }
         if let Some(why) = skip {
             let outcome = Outcome::Skipped(why.into());
-            self.settle_hooks(stage, [true, true], &outcome).await;
+            self.settle_hooks(&[Moment::Before(stage), Moment::After(stage)], &outcome).await;
             return self.finish(stage, outcome).await;
         }
         if let Some(why) = self.stopped.clone().filter(|_| !stage.survives_failure()) {
@@ -220,26 +223,35 @@ impl Job<'_> {
         result
     }
 
-    /// The stage, with its hooks before and after it.
+    /// Finds out what the change affects, unless an earlier stage did.
+    async fn find_affected(&mut self, stage: Stage) -> Result<()> {
+        if self.outputs.affected.is_some() {
+            return Ok(());
+        }
+        let configured = needs(&self.outputs.configured, Stage::Configure, stage)?;
+        let runner = &self.runner.for_stage(stage);
+        let dirty = self.outputs.under_test.dirty;
+        let found = affected::find(self.settings, configured, runner, self.access, dirty).await?;
+        runner.events.emit(EventKind::Affected(Box::new(found.clone()))).await;
+        self.outputs.affected = Some(found);
+        Ok(())
+    }
+
+    /// The stage, with its hooks before and after it. What is done is saved after a stop, whatever the hooks do.
     async fn between_hooks(&mut self, stage: Stage) -> Result<Outcome> {
         let runner = self.runner.for_stage(stage);
-        // What is done is saved all the same after a stop.
-        if let Some(why) = runner.interrupt.state() {
-            let stopped = stages::interrupted(why);
-            self.settle_hooks(stage, [true, true], &stopped).await;
-            let outcome = self.dispatch(stage).await?;
-            return Ok(self.with_hooks(stage, outcome, Some(stopped)));
-        }
-        let before = self.hooks(Moment::Before(stage), &runner).await;
-        let hindered = match &before {
+        let (before, after) = (Moment::Before(stage), Moment::After(stage));
+        let started = self.hooks(before, &runner).await;
+        let hindered = match &started {
             Ok(outcome) => outcome.as_ref().filter(|outcome| !outcome.is_success()).and_then(Outcome::reason),
             Err(error) => Some(error.message.as_str()),
         };
-        if let Some(why) = hindered {
+        let saves = stage.survives_failure() && runner.interrupt.state().is_some();
+        if let Some(why) = hindered.filter(|_| !saves) {
             let why = format!("not started: {why}");
             self.units_not_run(stage, &why).await;
-            self.settle_hooks(stage, [false, true], &Outcome::NotRun(why)).await;
-            return before.map(|outcome| outcome.unwrap_or(Outcome::Passed));
+            self.settle_hooks(&[after], &Outcome::NotRun(why)).await;
+            return started.map(|outcome| outcome.unwrap_or(Outcome::Passed));
         }
         let outcome = self.dispatch(stage).await;
         let failed = match &outcome {
@@ -248,42 +260,39 @@ impl Job<'_> {
             Err(error) => Some(error.message.clone()),
         };
         if let Some(why) = failed {
-            let why = Outcome::NotRun(format!("not started: {why}"));
-            self.settle_hooks(stage, [false, true], &why).await;
+            self.settle_hooks(&[after], &Outcome::NotRun(format!("not started: {why}"))).await;
             return outcome;
         }
-        let after = self.hooks(Moment::After(stage), &runner).await?;
-        Ok(self.with_hooks(stage, outcome?, after))
+        let ended = self.hooks(after, &runner).await?;
+        // A hook proves nothing: it can only make the outcome worse.
+        let outcome = outcome?;
+        let hooks = [started?, ended].into_iter().flatten().filter(|hook| !hook.is_success());
+        let all: Vec<Outcome> = std::iter::once(outcome.clone()).chain(hooks).collect();
+        Ok(Outcome::worst(&all).cloned().unwrap_or(outcome))
     }
 
     async fn hooks(&self, moment: Moment, runner: &Runner) -> Result<Option<Outcome>> {
         hooks::run(self.settings, self.outputs.configured.as_ref(), moment, runner).await
     }
 
-    /// A stage's outcome is worse than its own only if a hook did not succeed: a hook proves nothing.
-    fn with_hooks(&self, stage: Stage, outcome: Outcome, hooks: Option<Outcome>) -> Outcome {
-        let has_hooks = self.settings.hooks.iter().any(|hook| hook.moment.stage() == stage);
-        match hooks.filter(|hooks| has_hooks && !hooks.is_success()) {
-            Some(hooks) => Outcome::worst([&outcome, &hooks]).cloned().unwrap_or(outcome),
-            None => outcome,
-        }
-    }
-
-    /// `which`: those before, those after.
-    async fn settle_hooks(&self, stage: Stage, which: [bool; 2], outcome: &Outcome) {
-        let runner = self.runner.for_stage(stage);
-        for (moment, _) in [Moment::Before(stage), Moment::After(stage)].into_iter().zip(which).filter(|(_, is)| *is) {
-            hooks::settle(self.settings, moment, outcome, &runner).await;
+    async fn settle_hooks(&self, moments: &[Moment], outcome: &Outcome) {
+        for moment in moments {
+            hooks::settle(self.settings, *moment, outcome, &self.runner.for_stage(moment.stage())).await;
         }
     }
 
     /// A stage that is not reached.
     async fn not_reached(&self, stage: Stage, why: &str) {
         self.units_not_run(stage, why).await;
-        self.settle_hooks(stage, [true, true], &Outcome::NotRun(why.to_owned())).await;
+        let outcome = Outcome::NotRun(why.to_owned());
+        self.settle_hooks(&[Moment::Before(stage), Moment::After(stage)], &outcome).await;
     }
 
     async fn dispatch(&mut self, stage: Stage) -> Result<Outcome> {
+        // `[check]` may come to ask for it as well, at the end of its stage.
+        if stage == Stage::Build && self.settings.needs_affected() {
+            self.find_affected(stage).await?;
+        }
         let Job { settings, runner, access, outputs, .. } = self;
         let runner = &runner.for_stage(stage);
         match stage {

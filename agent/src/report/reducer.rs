@@ -49,6 +49,7 @@ impl Summary {
                 let message = self.cut_text(message);
                 self.notices.push(Notice { level: *level, message, hint: hint.clone() });
             }
+            EventKind::Affected(affected) => self.affected = Some((**affected).clone()),
             EventKind::CredentialAccess(access) => self.credentials = Some(access.clone()),
             EventKind::Repo(repo) => self.repos.push(repo.clone()),
             EventKind::Retry(retry) => self.retry(retry),

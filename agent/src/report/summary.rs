@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use agent_types::affected::Affected;
 use agent_types::credentials::CredentialAccess;
 use agent_types::error::Error;
 use agent_types::events::{
@@ -115,6 +116,9 @@ pub struct Summary {
     /// Whether layer code could reach the build's credentials; `None` if the job ran none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<CredentialAccess>,
+    /// What the change affects; `None` if nothing asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub affected: Option<Affected>,
     /// The steps that were retried because an upstream server failed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub retries: Vec<Retry>,
@@ -151,6 +155,7 @@ impl Default for Summary {
             errors: Vec::new(),
             notices: Vec::new(),
             credentials: None,
+            affected: None,
             retries: Vec::new(),
             repos: Vec::new(),
             commands: Vec::new(),

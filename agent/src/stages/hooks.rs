@@ -49,7 +49,8 @@ pub async fn run(
             (None, None) => {
                 let unit = unit(hook);
                 runner.events.emit(EventKind::UnitStarted { unit: unit.clone() }).await;
-                match run_one(settings, configured, hook, &unit, runner).instrument(super::step(&unit)).await {
+                match run_one(settings, configured, hook, &unit, runner).instrument(super::step(&unit)).await
+                {
                     Ok(outcome) => outcome,
                     Err(error) => {
                         let outcome = super::error_outcome(&error);
@@ -105,7 +106,9 @@ async fn run_one(
     let outcome = judge(hook, &finished);
     let log = Some(runner.relative_log(&finished.log));
     let excerpt = super::excerpt(&outcome, &finished);
-    UnitEnd { unit: unit.clone(), outcome: outcome.clone(), log, excerpt }.report(server, &runner.events).await;
+    UnitEnd { unit: unit.clone(), outcome: outcome.clone(), log, excerpt }
+        .report(server, &runner.events)
+        .await;
     Ok(outcome)
 }
 
@@ -114,9 +117,10 @@ fn command(settings: &Settings, configured: Option<&BuildEnvironment>, hook: &Ho
         Some(configured) => (configured.environment(&configured.build), configured.user.clone()),
         None => alone(settings)?,
     };
-    let (program, arguments) = hook.argv.split_first().map_or((String::new(), &[][..]), |(program, rest)| {
-        (in_checkout(&settings.checkout, program), rest)
-    });
+    let (program, arguments) = hook
+        .argv
+        .split_first()
+        .map_or((String::new(), &[][..]), |(program, rest)| (in_checkout(&settings.checkout, program), rest));
     let mut command = Command::new(program, &settings.checkout, format!("hook-{}", hook.name));
     command = command.args(arguments).status(format!("hook {}", hook.name));
     command.environment = environment;
@@ -150,13 +154,17 @@ fn judge(hook: &Hook, finished: &CommandOutcome) -> Outcome {
         ExitReason::Exited(status) => Outcome::Failed(format!("hook {name} ended with exit status {status}")),
         ExitReason::Signalled(signal) => Outcome::Failed(format!("hook {name} was ended by signal {signal}")),
         ExitReason::Cancelled => Outcome::Cancelled("a signal stopped the job".into()),
-        ExitReason::TimedOut => Outcome::TimedOut(match hook.timeout.filter(|limit| finished.elapsed >= *limit) {
-            Some(limit) => format!("hook {name} took longer than its timeout of {}", humantime::format_duration(limit)),
-            None => "[limits] job is over".into(),
-        }),
+        ExitReason::TimedOut => {
+            Outcome::TimedOut(match hook.timeout.filter(|limit| finished.elapsed >= *limit) {
+                Some(limit) => format!(
+                    "hook {name} took longer than its timeout of {}",
+                    humantime::format_duration(limit)
+                ),
+                None => "[limits] job is over".into(),
+            })
+        }
         ExitReason::Stalled(silent) => {
             Outcome::TimedOut(format!("hook {name} was silent for {}", humantime::format_duration(silent)))
         }
     }
 }
-

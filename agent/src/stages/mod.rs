@@ -1,6 +1,7 @@
 //! The stages, one file each. A stage takes the settings and the earlier stages' outputs and
 //! returns its own; it emits events and never formats a report.
 
+pub mod affected;
 pub mod build;
 pub mod check;
 mod check_layer;

@@ -26,8 +26,34 @@ pub struct Affected {
     pub newly_skipped: Vec<SkippedRecipe>,
     /// Recipes that BitBake skipped at the base and does not at the head.
     pub no_longer_skipped: Vec<String>,
-    /// Recipes that changed and that this machine does not build, with BitBake's reason.
+    /// Recipes that changed and that a machine does not build, with BitBake's reason.
     pub not_buildable: Vec<SkippedRecipe>,
+    /// Targets of the manifest with changed tasks, as the manifest writes them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub targets: Vec<String>,
+}
+
+impl Affected {
+    /// The recipes to build for this machine: those of the layers under test, and as many of the others as wanted.
+    pub fn to_build(&self, machine: &str, reverse: ReverseDependencies) -> Vec<&AffectedRecipe> {
+        let elsewhere = match reverse {
+            ReverseDependencies::All => &self.elsewhere[..],
+            ReverseDependencies::AtMost(most) if self.elsewhere.len() as u64 <= most => &self.elsewhere,
+            ReverseDependencies::Layer | ReverseDependencies::AtMost(_) => &[],
+        };
+        self.recipes.iter().chain(elsewhere).filter(|recipe| recipe.is_for(machine)).collect()
+    }
+}
+
+/// Which recipes of other layers are built because of a change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReverseDependencies {
+    /// None.
+    #[default]
+    Layer,
+    All,
+    /// All of them, if they are not more than this; otherwise none.
+    AtMost(u64),
 }
 
 /// What the answer rests on.
@@ -53,6 +79,16 @@ pub struct AffectedRecipe {
     pub change: Change,
     /// The changed tasks, e.g. `do_compile`, sorted.
     pub tasks: Vec<String>,
+    /// The machines on which it changed; empty: all of the job.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub machines: Vec<String>,
+}
+
+impl AffectedRecipe {
+    /// Whether it changed on this machine.
+    pub fn is_for(&self, machine: &str) -> bool {
+        self.machines.is_empty() || self.machines.iter().any(|name| name == machine)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,4 +114,43 @@ pub struct SkippedRecipe {
     pub name: String,
     /// BitBake's words.
     pub reason: String,
+    /// The machine that does not build it, where the job has several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recipe(name: &str, machines: &[&str]) -> AffectedRecipe {
+        AffectedRecipe {
+            name: name.into(),
+            file: None,
+            layer: "x".into(),
+            change: Change::Changed,
+            tasks: Vec::new(),
+            machines: machines.iter().map(|&name| name.to_owned()).collect(),
+        }
+    }
+
+    #[test]
+    fn reverse_dependencies_are_built_as_far_as_wanted() {
+        let affected = Affected {
+            recipes: vec![recipe("a", &[]), recipe("b", &["arm"])],
+            elsewhere: vec![recipe("c", &[]), recipe("d", &["x86"])],
+            ..Affected::default()
+        };
+        for (machine, reverse, wanted) in [
+            ("x86", ReverseDependencies::Layer, &["a"][..]),
+            ("arm", ReverseDependencies::Layer, &["a", "b"]),
+            ("x86", ReverseDependencies::All, &["a", "c", "d"]),
+            ("arm", ReverseDependencies::AtMost(2), &["a", "b", "c"]),
+            ("arm", ReverseDependencies::AtMost(1), &["a", "b"]),
+        ] {
+            let names: Vec<&str> =
+                affected.to_build(machine, reverse).iter().map(|recipe| recipe.name.as_str()).collect();
+            assert_eq!(names, wanted, "{machine} {reverse:?}");
+        }
+    }
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use crate::affected::Affected;
 use crate::credentials::CredentialAccess;
 use crate::error::Error;
 use crate::job_id::JobId;
@@ -115,6 +116,8 @@ pub enum EventKind {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         hint: Option<String>,
     },
+    /// What the change under test affects.
+    Affected(Box<Affected>),
     /// Whether layer code can reach the build's credentials; comes before any layer code runs.
     CredentialAccess(CredentialAccess),
     /// A source that lies ready.

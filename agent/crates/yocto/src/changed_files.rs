@@ -97,7 +97,8 @@ impl Changes {
 pub fn files(root: &Path, directories: &[PathBuf]) -> BTreeSet<PathBuf> {
     let mut found = BTreeSet::new();
     for directory in directories {
-        let walk = WalkDir::new(root.join(directory)).into_iter().filter_entry(|entry| entry.file_name() != ".git");
+        let walk =
+            WalkDir::new(root.join(directory)).into_iter().filter_entry(|entry| entry.file_name() != ".git");
         let paths = walk.filter_map(Result::ok).map(walkdir::DirEntry::into_path);
         let regular = paths.filter(|path| path.metadata().is_ok_and(|metadata| metadata.is_file()));
         found.extend(regular.filter_map(|path| path.strip_prefix(root).ok().map(Path::to_owned)));
@@ -232,7 +233,12 @@ mod tests {
         let text = "SUMMARY = \"a\"\nLICENSE = \"MIT\"\nPV = \"1\"\nX = \"1\"\n";
         let upgraded = text.replace("PV = \"1\"", "PV = \"2\"");
         let trees = Trees::new(
-            &[("r/a/a_1.0.bb", text), ("r/b/b_1.0.bb", text), ("r/c/c_1.0.bb", text), ("r/old/m.patch", "p\nq\n")],
+            &[
+                ("r/a/a_1.0.bb", text),
+                ("r/b/b_1.0.bb", text),
+                ("r/c/c_1.0.bb", text),
+                ("r/old/m.patch", "p\nq\n"),
+            ],
             &[
                 ("r/a/a_1.1.bb", &upgraded),
                 ("r/b/b_1.0.bb", text),

@@ -158,7 +158,9 @@ mod tests {
     #[test]
     fn only_recipes_that_were_read_are_a_proof() {
         let summary = |files: u64, errors: u64| {
-            format!("Parsing of {files} .bb files complete (0 cached, {files} parsed). 5 targets, 0 skipped, 0 masked, {errors} errors.\n")
+            format!(
+                "Parsing of {files} .bb files complete (0 cached, {files} parsed). 5 targets, 0 skipped, 0 masked, {errors} errors.\n"
+            )
         };
         for (output, proof) in [
             (summary(5, 0), true),
@@ -192,7 +194,12 @@ mod tests {
         let file = |name: &str| Some(name.to_owned());
         assert_eq!(
             places,
-            [(file("/l/a_1.bb"), Some(3)), (file("/l/b_1.bb"), None), (file("/l/c_1.bb"), None), (None, None)]
+            [
+                (file("/l/a_1.bb"), Some(3)),
+                (file("/l/b_1.bb"), None),
+                (file("/l/c_1.bb"), None),
+                (None, None)
+            ]
         );
         assert!(read.errors[1].message.ends_with("line 3, in y"), "{:?}", read.errors[1]);
         assert_eq!(read.errors[3].message, "Nothing is known\n");

@@ -56,15 +56,20 @@ pub fn review(path: &str, bytes: &[u8], release: &Release) -> Vec<Remark> {
     remarks.extend(signed_off(name, &text));
     if (CVE.is_match(path) || CVE.is_match(&text)) && !CVE_TAG.is_match(&text) {
         let message = format!("`{name}` names a CVE and has no CVE tag");
-        remarks.push(Remark { rule: "patch-cve-tag", level: Level::Warning, message, line: None, hint: CVE_HINT });
+        remarks.push(Remark {
+            rule: "patch-cve-tag",
+            level: Level::Warning,
+            message,
+            line: None,
+            hint: CVE_HINT,
+        });
     }
     remarks
 }
 
 fn status(name: &str, text: &str, release: &Release) -> Option<Remark> {
-    let error = |rule, message, line| {
-        Some(Remark { rule, level: Level::Error, message, line, hint: STATUS_HINT })
-    };
+    let error =
+        |rule, message, line| Some(Remark { rule, level: Level::Error, message, line, hint: STATUS_HINT });
     let Some(found) = STATUS.captures(text) else {
         return error("upstream-status-missing", format!("`{name}` has no Upstream-Status"), None);
     };
@@ -127,10 +132,7 @@ mod tests {
             ("Upstream-Status: Backport[https://x]\n", Some(("upstream-status-malformed", Some(2)))),
             ("Upstream-Status: Foo\n", Some(("upstream-status-malformed", Some(2)))),
             ("a\r\nUpstream-Status:\r\n", Some(("upstream-status-malformed", Some(3)))),
-            (
-                "Upstream-Status: Foo\nUpstream-Status: Pending\n",
-                Some(("upstream-status-unknown", Some(2))),
-            ),
+            ("Upstream-Status: Foo\nUpstream-Status: Pending\n", Some(("upstream-status-unknown", Some(2)))),
         ] {
             for release in ["dunfell", "kirkstone", "scarthgap", "master"] {
                 let found = rules("x.patch", &format!("{SOB}{text}"), release);

@@ -1,5 +1,6 @@
 //! What people see while a job runs and when it ends.
 
+mod affected;
 mod echo;
 mod failures;
 mod final_summary;

@@ -109,6 +109,10 @@ impl Steps {
                 lines.extend(hint.as_deref().map(hint_line));
                 lines
             }
+            EventKind::Affected(affected) => {
+                let lines = super::affected::lines(affected).into_iter();
+                lines.map(|line| self.stamped(event, &line)).collect()
+            }
             EventKind::Repo(repo) => vec![self.stamped(event, &repo_line(repo))],
             EventKind::Retry(retry) => {
                 let word = self.style.warn("retrying once");

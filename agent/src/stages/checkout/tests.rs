@@ -6,7 +6,8 @@ use std::time::Duration;
 use fs_err as fs;
 
 use crate::config::{
-    Artifacts, Build, BuildConfig, Cache, Check, CheckScope, Destination, HashServer, Limits, Paths,
+    Artifacts, Build, BuildConfig, Cache, ChangeBase, Check, CheckScope, Destination, HashServer, Limits,
+    Paths, ReverseDependencies,
 };
 use agent_git::fixture::{Bench, Upstream, write};
 use agent_types::release::Release;
@@ -41,7 +42,14 @@ pub(crate) fn settings(bench: &Bench, release: &str, repos: Vec<Repo>) -> Settin
             prefetch: true,
             write_signatures: false,
         },
-        build: Build { targets: Vec::new(), fresh: false },
+        build: Build {
+            targets: Vec::new(),
+            changed: false,
+            reverse_dependencies: ReverseDependencies::Layer,
+            fresh: false,
+        },
+        change_base: ChangeBase::Previous,
+        has_rules_of_base: false,
         cache: Cache {
             downloads: bench.path("d"),
             sstate: bench.path("s"),

@@ -51,7 +51,8 @@ impl Method {
     /// # Errors
     /// Why it cannot check at all.
     pub fn of(core: &Path) -> Result<Method, String> {
-        let class = |name: &str| untrusted::read_text(&core.join("classes").join(name), untrusted::SOURCE).ok();
+        let class =
+            |name: &str| untrusted::read_text(&core.join("classes").join(name), untrusted::SOURCE).ok();
         match (class("cve-check.bbclass"), class("vex.bbclass")) {
             (Some(text), _) if text.contains("CVE_CHECK_RECIPE_FILE_JSON") => Ok(Method::CveCheck),
             (Some(_), None) => {

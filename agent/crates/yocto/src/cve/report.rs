@@ -82,7 +82,8 @@ impl From<Package> for Report {
 impl From<RawIssue> for Issue {
     fn from(raw: RawIssue) -> Issue {
         let scores = [raw.scorev4, raw.scorev3, raw.scorev2];
-        let score = scores.into_iter().flatten().find(|score| score.parse::<f64>().is_ok_and(|score| score > 0.0));
+        let score =
+            scores.into_iter().flatten().find(|score| score.parse::<f64>().is_ok_and(|score| score > 0.0));
         Issue { is_unpatched: raw.status == "Unpatched", score, summary: raw.summary.unwrap_or_default() }
     }
 }
@@ -146,7 +147,10 @@ mod tests {
 
     #[test]
     fn only_unpatched_cves_that_the_base_has_not_are_new() {
-        let head = report("a", &[("C-1", "Unpatched"), ("C-2", "Unpatched"), ("C-3", "Patched"), ("C-4", "Ignored")]);
+        let head = report(
+            "a",
+            &[("C-1", "Unpatched"), ("C-2", "Unpatched"), ("C-3", "Patched"), ("C-4", "Ignored")],
+        );
         let base = report("a", &[("C-1", "Unpatched"), ("C-2", "Patched"), ("C-3", "Unpatched")]);
         let ids = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect::<BTreeSet<_>>();
         let compared = compare(&head, Some(&base));

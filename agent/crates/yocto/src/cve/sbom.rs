@@ -79,10 +79,13 @@ pub fn config(database: &Path, scratch: &Path) -> Result<String, String> {
 /// The arguments; all paths are in `directory`, where [`files`] are in `sbom`.
 pub fn arguments(directory: &Path) -> Vec<OsString> {
     let at = |name: &str| directory.join(name).into_os_string();
-    let mut words: Vec<OsString> = vec!["--ignore-default-config".into(), "--config".into(), at("config.toml")];
+    let mut words: Vec<OsString> =
+        vec!["--ignore-default-config".into(), "--config".into(), at("config.toml")];
     words.extend(["--sbom-type", "spdx2", "--ignore-sbom-annotations", "--sbom-path"].map(OsString::from));
     words.extend([at("sbom"), "--yocto-vex-manifest".into(), at("vex.json")]);
-    words.extend(["--offline-mode", "--disable-auto-updates", "--export-process-native", "both"].map(OsString::from));
+    words.extend(
+        ["--offline-mode", "--disable-auto-updates", "--export-process-native", "both"].map(OsString::from),
+    );
     words.extend(["--export-type", "yocto-cve-check-manifest", "--export-path"].map(OsString::from));
     words.push(at("report.json"));
     words
@@ -105,8 +108,7 @@ mod tests {
         let files = files(&[report]);
         let names: Vec<_> = files.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["recipe-greeting.spdx.json", "package-greeting.spdx.json"]);
-        let [recipe, package] =
-            [0, 1].map(|index| serde_json::from_str::<Value>(&files[index].1).unwrap());
+        let [recipe, package] = [0, 1].map(|index| serde_json::from_str::<Value>(&files[index].1).unwrap());
         assert_eq!(recipe["packages"][0]["externalRefs"][0]["referenceLocator"], cpe);
         assert_eq!(recipe["documentNamespace"], package["externalDocumentRefs"][0]["spdxDocument"]);
     }
@@ -126,6 +128,9 @@ mod tests {
         let text = config(top.path(), Path::new("/s")).unwrap();
         let path = format!("path = \"{}/nvd-fkie\"\n", top.path().display());
         assert!(text.starts_with("databases-lockdir = \"/s\"\n") && text.contains(&path), "{text}");
-        assert!(text.contains("cache_index_path = \"/s/nvd-fkie.json\"\n") && !text.contains("cvelist"), "{text}");
+        assert!(
+            text.contains("cache_index_path = \"/s/nvd-fkie.json\"\n") && !text.contains("cvelist"),
+            "{text}"
+        );
     }
 }
