@@ -310,6 +310,7 @@ fn settings(
         hooks_closed: hooks_closed.as_ref().map(|(why, _)| why.clone()),
         paths,
         build_user: request.build_user.clone(),
+        program_path: env.path.clone(),
         network: env.network.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
         secrets: env.secrets().iter().cloned().chain(secrets).collect(),
         notices: [

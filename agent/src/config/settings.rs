@@ -58,6 +58,8 @@ pub struct Settings {
     pub paths: Paths,
     /// `--build-user`: the user that runs layer code when the agent runs as root.
     pub build_user: Option<String>,
+    /// The agent's own PATH: where programs are searched that BitBake does not need.
+    pub program_path: Option<String>,
     /// Proxy and certificate variables of the agent's environment, for git and BitBake's fetchers.
     pub network: Vec<(String, String)>,
     /// Values that must never be shown, with the name of where each came from.
@@ -343,6 +345,8 @@ pub struct Limits {
 ///   build.json          what it was made by
 ///   dependencies/       throw-away build directory for dependencies that only BitBake can compute
 ///   check/<layer>/      throw-away build directory of one yocto-check-layer run
+///   checks/<check>/     throw-away directories of the other checks
+///   base-files/         the files of the change's base, for checks that compare
 ///   shim/               the BitBake shim while yocto-check-layer runs
 ///   downloads/ sstate/  local caches
 ///   signatures/         answers that BitBake gave to yocto-check-layer; the agent's alone
@@ -389,6 +393,16 @@ impl Paths {
     /// `layer` is the layer directory's name.
     pub fn check(&self, layer: &str) -> PathBuf {
         self.work.join("check").join(layer)
+    }
+
+    /// The files of the change's base.
+    pub fn base_files(&self) -> PathBuf {
+        self.work.join("base-files")
+    }
+
+    /// The throw-away directory of one of the other checks.
+    pub fn check_scratch(&self, check: &str) -> PathBuf {
+        self.work.join("checks").join(check)
     }
 
     /// Where build directories lie that BitBake sees in the place of the check's.

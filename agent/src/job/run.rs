@@ -146,7 +146,7 @@ impl Job<'_> {
         };
         if !outcome.is_success() && !self.settings.check.keep_going {
             let why = "the preflight failed; --keep-going runs the rest all the same";
-            self.units_not_run(Stage::Check, why).await;
+            self.not_reached(Stage::Check, why).await;
             self.finish(Stage::Check, outcome.clone()).await;
             self.stopped = Some(why.into());
         }
@@ -164,7 +164,8 @@ impl Job<'_> {
     /// Closes the build's credentials to layer code before any of it runs, and tries whether that worked.
     fn keep_from_credentials(&self, plan: &Plan, credentials: &CredentialSources) -> Option<CredentialCheck> {
         let stages = [Stage::Checkout, Stage::Configure, Stage::Check, Stage::Build, Stage::Test];
-        if self.stopped.is_some() || !stages.into_iter().any(|stage| plan.runs(stage)) {
+        let runs_code = stages.into_iter().any(|stage| plan.runs(stage)) || !self.settings.hooks.is_empty();
+        if self.stopped.is_some() || !runs_code {
             return None;
         }
         Some(start_check(self.settings, credentials, self.runner))
@@ -313,7 +314,12 @@ impl Job<'_> {
             }
             Stage::Check => {
                 let configured = needs(&outputs.configured, Stage::Configure, stage)?;
-                check::run(settings, configured, outputs.preflight.as_ref(), runner).await
+                let before = check::Before {
+                    preflight: outputs.preflight.as_ref(),
+                    dirty: outputs.under_test.dirty,
+                    access,
+                };
+                check::run(settings, configured, before, runner).await
             }
             Stage::Build => {
                 let configured = needs(&outputs.configured, Stage::Configure, stage)?;

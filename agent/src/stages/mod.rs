@@ -2,6 +2,7 @@
 //! returns its own; it emits events and never formats a report.
 
 pub mod affected;
+mod base_files;
 pub mod build;
 pub mod check;
 mod check_layer;

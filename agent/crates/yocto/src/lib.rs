@@ -7,7 +7,7 @@ pub mod base_layers;
 pub mod bitbake;
 pub mod bitbake_events;
 pub mod bitbake_layers;
-pub mod changed_files;
+pub mod changed_lines;
 pub mod check_layer;
 pub mod conf;
 pub mod conf_syntax;

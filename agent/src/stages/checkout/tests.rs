@@ -79,6 +79,7 @@ pub(crate) fn settings(bench: &Bench, release: &str, repos: Vec<Repo>) -> Settin
         hooks_closed: None,
         paths: Paths { work: bench.path("work"), out: checkout.join("build-agent-out") },
         build_user: None,
+        program_path: None,
         network: Vec::new(),
         secrets: Vec::new(),
         notices: Vec::new(),

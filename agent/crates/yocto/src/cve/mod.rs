@@ -5,6 +5,7 @@
 //! sbom-cve-check compares them with the database ([`sbom`]). The tasks of both classes work on metadata alone, and here
 //! they fetch nothing: [`CLASS`] removes their dependency on the download of the database.
 
+mod recipes;
 mod report;
 pub mod sbom;
 
@@ -13,6 +14,7 @@ use std::path::Path;
 
 use agent_fs::untrusted;
 
+pub use recipes::RecipeList;
 pub use report::{Compared, Issue, Report, compare};
 
 /// How a release can check its recipes.

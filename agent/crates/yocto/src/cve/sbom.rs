@@ -2,7 +2,7 @@
 //! with nothing else in it; and the statements of `vex.bbclass`.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -60,6 +60,7 @@ pub fn config(database: &Path, scratch: &Path) -> Result<String, String> {
     let quoted = |path: &Path| json!(path.to_string_lossy()).to_string();
     let mut text = format!("databases-lockdir = {}\n", quoted(scratch));
     let there = DATABASES.iter().filter(|(_, directory)| database.join(directory).is_dir());
+    // The tool itself would clone one that is missing.
     let count = there
         .map(|(kind, directory)| {
             let (path, index) = (database.join(directory), scratch.join(format!("{directory}.json")));
@@ -76,9 +77,17 @@ pub fn config(database: &Path, scratch: &Path) -> Result<String, String> {
     }
 }
 
-/// The arguments; all paths are in `directory`, where [`files`] are in `sbom`.
-pub fn arguments(directory: &Path) -> Vec<OsString> {
-    let at = |name: &str| directory.join(name).into_os_string();
+/// The git clones of the prepared database.
+pub fn databases(database: &Path) -> Vec<PathBuf> {
+    DATABASES.iter().map(|(_, directory)| database.join(directory)).filter(|path| path.is_dir()).collect()
+}
+
+/// The name of the report in the output directory.
+pub const REPORT: &str = "report.json";
+
+/// The arguments. `input` holds the configuration, the statements, and the [`files`] in `sbom`.
+pub fn arguments(input: &Path, output: &Path) -> Vec<OsString> {
+    let at = |name: &str| input.join(name).into_os_string();
     let mut words: Vec<OsString> =
         vec!["--ignore-default-config".into(), "--config".into(), at("config.toml")];
     words.extend(["--sbom-type", "spdx2", "--ignore-sbom-annotations", "--sbom-path"].map(OsString::from));
@@ -87,7 +96,7 @@ pub fn arguments(directory: &Path) -> Vec<OsString> {
         ["--offline-mode", "--disable-auto-updates", "--export-process-native", "both"].map(OsString::from),
     );
     words.extend(["--export-type", "yocto-cve-check-manifest", "--export-path"].map(OsString::from));
-    words.push(at("report.json"));
+    words.push(output.join(REPORT).into_os_string());
     words
 }
 

@@ -121,7 +121,7 @@ fn origin<'a>(
     let with_text = candidates.filter_map(|old| Some((*old, content(base, old)?)));
     let mut best: Option<(f32, &PathBuf, Vec<u8>)> = None;
     for (old, text) in with_text {
-        let likeness = if text == now {
+        let likeness = if text == now && old.file_name() == file.file_name() {
             1.0
         } else if old.parent() == file.parent() && stem(old) == stem(file) {
             likeness(&text, now)
@@ -149,7 +149,7 @@ fn lines(text: &[u8]) -> Vec<&[u8]> {
 fn likeness(old: &[u8], new: &[u8]) -> f32 {
     let [old, new] = [old, new].map(lines);
     let ops = similar::capture_diff_slices_deadline(Algorithm::Myers, &old, &new, deadline());
-    similar::get_diff_ratio(&ops, old.len(), new.len())
+    similar::diff_ratio(&ops, old.len(), new.len())
 }
 
 fn deadline() -> Option<Instant> {
