@@ -6,9 +6,11 @@
 mod bitbake_shim;
 mod build_dirs;
 mod builds;
+mod checks;
 mod diagnostics;
 mod forgery;
 mod github;
+mod hooks;
 mod hostile;
 mod kills;
 mod layer_confs;
