@@ -9,6 +9,7 @@ mod bucket;
 mod builds;
 mod checks;
 mod fixture;
+mod more_checks;
 mod parse_cache;
 mod prefetch;
 mod share;

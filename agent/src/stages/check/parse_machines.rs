@@ -62,7 +62,7 @@ pub async fn run(
     if let (Outcome::Passed, Some(parsed)) = (&outcome, output.parsed) {
         let files = count(parsed.files, "recipe file");
         let message = format!(
-            "{machine}: {files} parse ({} from the cache), {} recipes are skipped",
+            "{machine}: {files} parsed ({} from the cache), {} recipes skipped",
             parsed.cached, parsed.skipped
         );
         runner.events.info(message).await;
