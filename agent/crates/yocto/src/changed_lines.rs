@@ -92,13 +92,23 @@ impl Changes {
     }
 }
 
+/// What the agent makes in a checkout.
+const OUTPUT: &str = "build-agent-out";
+
+/// Whether a directory holds no files of the layer: a repository of its own (as kas makes them), or a build directory.
+fn is_foreign(entry: &walkdir::DirEntry) -> bool {
+    let has = |name: &str| entry.path().join(name).exists();
+    let inner = entry.depth() > 0 && entry.file_type().is_dir();
+    entry.file_name() == ".git"
+        || (inner && (entry.file_name() == OUTPUT || has(".git") || has("conf/bblayers.conf")))
+}
+
 /// The files below these directories, relative to the root: also links to files, but nothing through links to
-/// directories.
+/// directories, and nothing of other repositories and of build directories.
 pub fn files(root: &Path, directories: &[PathBuf]) -> BTreeSet<PathBuf> {
     let mut found = BTreeSet::new();
     for directory in directories {
-        let walk =
-            WalkDir::new(root.join(directory)).into_iter().filter_entry(|entry| entry.file_name() != ".git");
+        let walk = WalkDir::new(root.join(directory)).into_iter().filter_entry(|entry| !is_foreign(entry));
         let paths = walk.filter_map(Result::ok).map(walkdir::DirEntry::into_path);
         let regular = paths.filter(|path| path.metadata().is_ok_and(|metadata| metadata.is_file()));
         found.extend(regular.filter_map(|path| path.strip_prefix(root).ok().map(Path::to_owned)));
@@ -267,7 +277,16 @@ mod tests {
     fn only_the_layers_count_and_no_repository() {
         let trees = Trees::new(
             &[("meta-a/x.bb", "1"), ("meta-b/x.bb", "1")],
-            &[("meta-a/x.bb", "2"), ("meta-b/x.bb", "2"), ("meta-a/.git/config", "x")],
+            &[
+                ("meta-a/x.bb", "2"),
+                ("meta-b/x.bb", "2"),
+                ("meta-a/.git/config", "x"),
+                ("meta-a/poky/.git", "gitdir: x"),
+                ("meta-a/poky/meta/z.bb", "x"),
+                ("meta-a/build/conf/bblayers.conf", "x"),
+                ("meta-a/build/tmp/z.patch", "x"),
+                ("meta-a/build-agent-out/z.bb", "x"),
+            ],
         );
         symlink("/", trees.head().join("meta-a/out")).unwrap();
         symlink("x.bb", trees.head().join("meta-a/y.bb")).unwrap();
