@@ -347,6 +347,7 @@ pub struct Limits {
 ///   check/<layer>/      throw-away build directory of one yocto-check-layer run
 ///   checks/<check>/     throw-away directories of the other checks
 ///   base-files/         the files of the change's base, for checks that compare
+///   affected/           the base of a change, and throw-away build directories that compare it with the head
 ///   shim/               the BitBake shim while yocto-check-layer runs
 ///   downloads/ sstate/  local caches
 ///   signatures/         answers that BitBake gave to yocto-check-layer; the agent's alone
@@ -408,6 +409,11 @@ impl Paths {
     /// Where build directories lie that BitBake sees in the place of the check's.
     pub fn ahead(&self, layer: &str) -> PathBuf {
         self.work.join("ahead").join(layer)
+    }
+
+    /// Where the base of a change lies, and the build directory in which its tasks and those of the head are compared.
+    pub fn affected(&self) -> PathBuf {
+        self.work.join("affected")
     }
 
     /// Where BitBake's parse caches of this layer's check are kept until the check ends.

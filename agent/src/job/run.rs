@@ -233,7 +233,6 @@ impl Job<'_> {
         let runner = &self.runner.for_stage(stage);
         let dirty = self.outputs.under_test.dirty;
         let found = affected::find(self.settings, configured, runner, self.access, dirty).await?;
-        runner.events.emit(EventKind::Affected(Box::new(found.clone()))).await;
         self.outputs.affected = Some(found);
         Ok(())
     }
@@ -323,6 +322,9 @@ impl Job<'_> {
             }
             Stage::Build => {
                 let configured = needs(&outputs.configured, Stage::Configure, stage)?;
+                if settings.build.targets.is_empty() {
+                    return Ok(Outcome::Passed);
+                }
                 let builds = build::run(settings, configured, runner).await?;
                 outputs.usage = builds.usage;
                 Ok(builds.outcome)

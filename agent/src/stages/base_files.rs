@@ -2,7 +2,7 @@
 
 use crate::config::{BaseOfChange, BaseTree, ChangeBase, Settings};
 use agent_fs::remove::remove_tree;
-use agent_git::{Access, BaseQuery};
+use agent_git::{Access, BaseQuery, CommitFiles};
 use agent_process::Runner;
 use agent_types::error::{Class, Result};
 
@@ -19,12 +19,12 @@ pub async fn check_out(
     runner: &Runner,
     access: &Access,
 ) -> Result<std::result::Result<BaseTree, String>> {
-    let (local, remote) = match &settings.change_base {
+    let (local, remote, commit) = match &settings.change_base {
         ChangeBase::Base(BaseOfChange { local, remote, commit, .. }) => {
-            (commit.iter().chain(local).cloned().collect(), remote.as_ref())
+            (local.clone(), remote.as_ref(), commit.as_deref())
         }
         ChangeBase::Unknown(why) => return Ok(Err(why.clone())),
-        ChangeBase::Previous => (vec![if dirty { "HEAD" } else { "HEAD^1" }.to_owned()], None),
+        ChangeBase::Previous => (vec![if dirty { "HEAD" } else { "HEAD^1" }.to_owned()], None, None),
     };
     let (scratch, work) = (settings.paths.base_files(), settings.paths.work.clone());
     let empty = scratch.clone();
@@ -37,12 +37,8 @@ pub async fn check_out(
     let remote = remote.map(|(url, branch)| (url, branch.as_str()));
     let query = BaseQuery { checkout: &settings.checkout, local: &local, remote };
     let access = access.for_source(settings.cache.trust.is_trusted());
-    match agent_git::base_of(runner, &access, &query, &scratch).await {
-        Ok(found) => {
-            let first = found.into_iter().next();
-            let tree = first.map(|files| BaseTree { commit: files.commit, root: files.root });
-            Ok(tree.ok_or_else(|| "git found no commit".to_owned()))
-        }
+    match agent_git::base_files(runner, &access, &query, commit, &scratch).await {
+        Ok(CommitFiles { commit, root }) => Ok(Ok(BaseTree { commit, root })),
         Err(error) if matches!(error.class, Class::Cancelled | Class::OutOfTime) => Err(error),
         Err(error) => Ok(Err(error.message)),
     }

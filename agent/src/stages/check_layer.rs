@@ -29,7 +29,7 @@ use cache::CacheOpener;
 use ran::Ran;
 use test_progress::Tests;
 
-pub use cache::Untouched;
+pub use cache::{Untouched, place, stat_cache, stores};
 
 /// From the first signal to SIGKILL. The tool ignores all other signals, and every run gets a new build
 /// directory.
@@ -82,7 +82,7 @@ struct Check<'a> {
 const ALONE: Duration = Duration::from_secs(2);
 
 /// Whether nothing runs that this job started. What does may be layer code.
-async fn is_alone() -> bool {
+pub async fn is_alone() -> bool {
     let until = Instant::now() + ALONE;
     while !agent_process::nothing_runs() {
         if Instant::now() > until {

@@ -92,16 +92,38 @@ impl BuildEnvironment {
         runner: &Runner,
     ) -> Result<WrittenConf> {
         let conf = self.conf(settings, dir, layers, purpose)?;
+        self.empty_with(settings, dir, &conf, runner).await?;
+        Ok(conf)
+    }
+
+    /// The configuration of a build directory in which signatures of the job's builds are computed: with all layers of
+    /// the repos and these.
+    pub fn signatures_conf(
+        &self,
+        settings: &Settings,
+        dir: &Path,
+        under_test: &[PathBuf],
+    ) -> Result<WrittenConf> {
+        let layers = with_layers_under_test(&self.repo_layers, under_test);
+        self.conf(settings, dir, &layers, Purpose::Signatures)
+    }
+
+    /// Makes an empty build directory with this configuration, in place of what was there.
+    pub async fn empty_with(
+        &self,
+        settings: &Settings,
+        dir: &Path,
+        conf: &WrittenConf,
+        runner: &Runner,
+    ) -> Result<()> {
         let (dir, work, user) = (dir.to_owned(), settings.paths.work.clone(), self.user.clone());
-        let (conf, aside) = blocking(&runner.interrupt, "the build directory was emptied", move || {
-            let aside = build_dir::empty(&dir, &work, &conf, user.as_ref())?;
-            Ok((conf, aside))
-        })
-        .await?;
+        let conf = conf.clone();
+        let empty = move || build_dir::empty(&dir, &work, &conf, user.as_ref());
+        let aside = blocking(&runner.interrupt, "the build directory was emptied", empty).await?;
         if let Some(aside) = aside {
             runner.events.warn(aside.to_string(), Some(aside.hint())).await;
         }
-        Ok(conf)
+        Ok(())
     }
 
     /// Makes an empty directory for `user`, in place of what was there; `None`: only the agent writes there.
@@ -160,14 +182,16 @@ impl BuildEnvironment {
         purpose: Purpose,
     ) -> Result<WrittenConf> {
         let (machine, distro) = match purpose {
-            Purpose::Build => (first_machine(settings), settings.config.distro.as_str()),
+            Purpose::Build | Purpose::Signatures => {
+                (first_machine(settings), settings.config.distro.as_str())
+            }
             Purpose::CheckLayer => (self.base_layers.machine.as_str(), self.base_layers.distro.as_str()),
         };
         // Signatures need neither. In the directory itself they are empty, and the same whoever asks.
         let own = [dir.join("downloads"), dir.join("sstate-cache")];
         let [downloads, sstate] = match purpose {
             Purpose::Build => [&settings.cache.downloads, &settings.cache.sstate],
-            Purpose::CheckLayer => [&own[0], &own[1]],
+            Purpose::CheckLayer | Purpose::Signatures => [&own[0], &own[1]],
         };
         let bblayers = conf::bblayers(layers)?;
         let endpoint = self.endpoint.as_ref().map(|endpoint| endpoint::mirrors(endpoint, &self.bucket));

@@ -7,6 +7,8 @@
 
 mod bucket;
 mod builds;
+mod changed;
+mod changed_edits;
 mod checks;
 mod fixture;
 mod more_checks;

@@ -6,6 +6,7 @@
 mod bitbake_shim;
 mod build_dirs;
 mod builds;
+mod changed;
 mod checks;
 mod diagnostics;
 mod forgery;

@@ -94,6 +94,34 @@ pub async fn base_of(
     files(&git, url, &commits, scratch).await
 }
 
+/// Checks out the commit in which a change began into `scratch`, an empty directory: this one, if it is known.
+///
+/// # Errors
+/// If neither the checkout nor the server has it.
+pub async fn base_files(
+    runner: &Runner,
+    access: &Access,
+    query: &BaseQuery<'_>,
+    commit: Option<&str>,
+    scratch: &Path,
+) -> Result<CommitFiles> {
+    let nothing = || Error::internal("git names no base");
+    let Some(commit) = commit else {
+        return base_of(runner, access, query, scratch).await?.into_iter().next().ok_or_else(nothing);
+    };
+    let commits = Commits { tip: commit.to_owned(), start: commit.to_owned() };
+    let checkout = Checkout::new(runner, query.checkout)?;
+    let tree = format!("{commit}^{{tree}}");
+    let files = if checkout.git.succeeds(query.checkout, ["cat-file", "-e", tree.as_str()]).await? {
+        checkout.files(&commits, scratch).await?
+    } else if let Some((url, _)) = query.remote {
+        files(&Git::new(runner, access, "base", Some(url), &[])?, url, &commits, scratch).await?
+    } else {
+        return Err(unknown(query));
+    };
+    files.into_iter().next().ok_or_else(nothing)
+}
+
 fn unknown(query: &BaseQuery) -> Error {
     let names: Vec<_> = query.local.iter().map(|name| format!("`{name}`")).collect();
     Error::usage(format!("git knows no {} in {}", names.join(" and no "), query.checkout.display()))
@@ -334,6 +362,34 @@ mod tests {
         let checkout = history.clone(&["--depth=1", "--branch", "merged"]);
         let found = history.base(&checkout, &[], Some((&history.url(), "main"))).await;
         assert_eq!(found.unwrap(), [(history.tip.clone(), "newest".into())]);
+    }
+
+    /// A push names the commit before it, which need not be in the history of the checkout.
+    #[tokio::test]
+    async fn a_known_commit_is_taken_from_the_checkout_or_from_the_server() {
+        let history = History::new();
+        let url = history.url();
+        let nowhere = Url::parse("file:///nowhere").unwrap();
+        for (words, remote, wanted) in [
+            (&["--branch", "change"][..], &nowhere, true),
+            (&["--depth=1", "--branch", "change"], &url, true),
+            (&["--depth=1", "--branch", "change"], &nowhere, false),
+        ] {
+            let checkout = history.clone(words);
+            let query = BaseQuery { checkout: &checkout, local: &[], remote: Some((remote, "main")) };
+            let scratch = history.bench.path("scratch");
+            let (bench, start) = (&history.bench, Some(history.start.as_str()));
+            let found = base_files(&bench.runner, &bench.access, &query, start, &scratch).await;
+            assert_eq!(found.is_ok(), wanted, "{words:?} {remote}: {found:?}");
+            if let Ok(files) = found {
+                assert_eq!(files.commit, history.start);
+                assert_eq!(fs_err::read_to_string(files.root.join("rules")).unwrap(), "of the base");
+            }
+            for directory in [checkout, scratch.clone()] {
+                fs_err::remove_dir_all(directory).unwrap();
+            }
+            fs_err::create_dir(&scratch).unwrap();
+        }
     }
 
     /// Whatever history the change has, the rules are those of the branch.

@@ -56,7 +56,7 @@ pub use interactive::interactive;
 pub use interrupt::{Interrupt, Interrupted};
 pub use lines::LineHandler;
 pub use log::LOG_LIMIT;
-pub use mount_namespace::{MountNamespace, NAME as SANDBOX, main as sandbox};
+pub use mount_namespace::{Mount, MountNamespace, NAME as SANDBOX, main as sandbox};
 pub use orphans::{Orphans, end_orphan_group, end_orphans};
 pub use prepare::{is_ignored, prepare_process, survive_signals};
 pub use probe::{Answer, PROBE_LIMIT, Prober};

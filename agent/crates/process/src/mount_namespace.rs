@@ -28,9 +28,15 @@ pub const NAME: &str = "build-agent-sandbox";
 /// Before the name of each variable of the command.
 const PREFIX: &str = "BUILD_AGENT_APART_";
 
-/// Which directory is seen where. Both exist.
+/// Which directory is seen where, in the order of the mounts. All of them exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MountNamespace {
+    pub mounts: Vec<Mount>,
+}
+
+/// The directory, with what is mounted in it, takes the place of another one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
     pub directory: PathBuf,
     pub over: PathBuf,
 }
@@ -47,7 +53,8 @@ impl MountNamespace {
         let own = shim()
             .map_err(|error| Error::machine("the agent's own binary is not to be found").because(&error))?;
         let mut child = tokio::process::Command::new(own);
-        child.arg0(NAME).arg(&self.directory).arg(&self.over).arg(cwd);
+        child.arg0(NAME).arg(self.mounts.len().to_string());
+        child.args(self.mounts.iter().flat_map(|mount| [&mount.directory, &mount.over])).arg(cwd);
         let ids = user.map_or((geteuid().as_raw(), getegid().as_raw()), |user| (user.uid, user.gid));
         child.arg(ids.0.to_string()).arg(ids.1.to_string()).args(argv);
         child.env_clear().envs(environment.map(|(name, value)| {
@@ -68,10 +75,14 @@ pub fn main(argv: Vec<OsString>, environment: Vec<(OsString, OsString)>) -> ! {
 
 /// Comes back only with the reason why it could not.
 fn become_program(argv: &[OsString], environment: Vec<(OsString, OsString)>) -> Result<(), String> {
-    let [_, directory, over, cwd, uid, gid, program, ..] = argv else {
-        return Err("this name is for the agent itself".into());
-    };
     let number = |word: &OsStr| word.to_str().and_then(|word| word.parse().ok()).ok_or("no number");
+    let nothing = || String::from("this name is for the agent itself");
+    let [_, count, rest @ ..] = argv else { return Err(nothing()) };
+    let count = number(count)? as usize;
+    let (mounts, rest) =
+        count.checked_mul(2).and_then(|words| rest.split_at_checked(words)).ok_or_else(nothing)?;
+    let [cwd, uid, gid, argv @ ..] = rest else { return Err(nothing()) };
+    let program = argv.first().ok_or_else(nothing)?;
     let (uid, gid) = (Uid::from_raw(number(uid)?), Gid::from_raw(number(gid)?));
     own_namespace(uid, gid)?;
     let no_type: Option<&str> = None;
@@ -79,13 +90,16 @@ fn become_program(argv: &[OsString], environment: Vec<(OsString, OsString)>) -> 
     // Nothing of this comes back to the namespace of everybody else.
     mount(no_type, "/", no_type, MsFlags::MS_REC | MsFlags::MS_PRIVATE, no_type)
         .map_err(|errno| failed("cannot make the mounts private", errno))?;
-    mount(Some(Path::new(directory)), Path::new(over), no_type, MsFlags::MS_BIND, no_type)
-        .map_err(|errno| failed("cannot mount the directory", errno))?;
+    for pair in mounts.chunks_exact(2) {
+        let (directory, over) = (Path::new(&pair[0]), Path::new(&pair[1]));
+        mount(Some(directory), over, no_type, MsFlags::MS_BIND | MsFlags::MS_REC, no_type)
+            .map_err(|errno| failed("cannot mount the directory", errno))?;
+    }
     drop_rights(uid, gid)?;
     prctl::set_no_new_privs().map_err(|errno| failed("cannot keep programs from gaining rights", errno))?;
     // Whatever it was before, it may lie below the mount.
     std::env::set_current_dir(cwd).map_err(|error| format!("{}: {error}", Path::new(cwd).display()))?;
-    let real = ExecSpec { program: program.into(), argv: argv[6..].to_vec(), environment: own(environment) };
+    let real = ExecSpec { program: program.into(), argv: argv.to_vec(), environment: own(environment) };
     Err(format!("{}: {}", Path::new(program).display(), real.replace()))
 }
 
@@ -151,7 +165,15 @@ mod tests {
 
     #[test]
     fn words_that_make_no_sense_are_refused() {
-        for words in ["", "sandbox", "sandbox /a /b /c 1 2", "sandbox /a /b /c x 2 true"] {
+        for words in [
+            "",
+            "sandbox",
+            "sandbox 0",
+            "sandbox 1 /a /b /c 1 2",
+            "sandbox 1 /a /b /c x 2 true",
+            "sandbox 2 /a /b /c 1 2 true",
+            "sandbox 4294967295 /a /b /c 1 2 true",
+        ] {
             let argv: Vec<OsString> = words.split_whitespace().map(Into::into).collect();
             assert!(become_program(&argv, Vec::new()).is_err(), "{words}");
         }

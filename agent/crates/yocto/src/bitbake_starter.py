@@ -4,6 +4,7 @@
 #
 #   --discard-signature-files  leave the signature files (sigdata, sigbasedata) empty. BitBake still
 #                              computes and compares all hashes, and creates every file.
+#   --tasks=FILE               write down the tasks and their signatures: the query in the file (bitbake_tasks.py)
 #   --events                   tell what BitBake does on the socket that is standard input (bitbake_events.py)
 #
 # BitBake must not notice: its arguments, module path, environment, output, exit status, task hashes and
@@ -17,6 +18,8 @@ import sys
 import types
 
 OPTIONS = ("--discard-signature-files", "--events")
+
+TASKS = "--tasks="
 
 
 class AfterImport:
@@ -104,14 +107,20 @@ def start_server_with(options):
     os.execl = execl
 
 
+def load(name):
+    """The part of that name, which lies beside this script."""
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), name + ".py")
+    with open(path, "rb") as stream:
+        code = compile(stream.read(), path, "exec")
+    part = types.ModuleType(name)
+    exec(code, part.__dict__)
+    return part
+
+
 def tell_events(after_import):
     """Lets the console of BitBake tell its events. Whatever goes wrong, BitBake does not notice."""
     try:
-        path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "bitbake_events.py")
-        with open(path, "rb") as stream:
-            code = compile(stream.read(), path, "exec")
-        events = types.ModuleType("bitbake_events")
-        exec(code, events.__dict__)
+        events = load("bitbake_events")
         channel = events.take_stdin()
         if channel is not None:
             after_import.call("bb.ui.knotty", lambda knotty: events.watch(knotty, channel))
@@ -147,7 +156,7 @@ def without_starter(kind, error, trace):
 def main():
     end = sys.argv.index("--")
     options, arguments = sys.argv[1:end], sys.argv[end + 1:]
-    unknown = [option for option in options if option not in OPTIONS]
+    unknown = [option for option in options if option not in OPTIONS and not option.startswith(TASKS)]
     if unknown or not arguments:
         sys.exit("bitbake_starter.py: unknown option %s" % unknown[0] if unknown else "no script")
     after_import = AfterImport()
@@ -155,6 +164,9 @@ def main():
         after_import.call("bb.siggen", discard_signature_files)
     if "--events" in options:
         tell_events(after_import)
+    for option in options:
+        if option.startswith(TASKS):
+            load("bitbake_tasks").watch(option[len(TASKS):], after_import)
     sys.meta_path.insert(0, after_import)
     start_server_with(options)
     run(arguments)

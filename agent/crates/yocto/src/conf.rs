@@ -19,6 +19,8 @@ pub enum Purpose {
     Build,
     /// yocto-check-layer: only signatures are computed, nothing is fetched or run.
     CheckLayer,
+    /// Signatures of what a build would build.
+    Signatures,
 }
 
 /// `[config]` of the manifest.
@@ -89,7 +91,7 @@ pub fn local(conf: &LocalConf) -> Result<String> {
     let hash_server = match conf.purpose {
         Purpose::Build => conf.hash_server.render()?,
         // Signatures do not depend on it, and it must not make the check fail.
-        Purpose::CheckLayer => Serve::Nothing.render()?,
+        Purpose::CheckLayer | Purpose::Signatures => Serve::Nothing.render()?,
     };
     let mut text = format!(
         "# Written by build-agent for this job.\n\
@@ -122,7 +124,7 @@ pub fn local(conf: &LocalConf) -> Result<String> {
     );
     match conf.purpose {
         Purpose::Build => text += &mirrors::render(conf.tiers, conf.endpoint, conf.release)?,
-        Purpose::CheckLayer => {
+        Purpose::CheckLayer | Purpose::Signatures => {
             let separator = conf.release.overrides.separator();
             let _ = write!(
                 text,

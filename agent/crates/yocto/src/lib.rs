@@ -29,5 +29,6 @@ pub mod path_rules;
 pub mod preflight;
 mod python;
 pub mod server;
+pub mod signatures;
 pub mod starter;
 pub mod unreadable;

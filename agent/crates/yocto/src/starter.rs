@@ -19,6 +19,11 @@ const EVENTS: &str = include_str!("bitbake_events.py");
 
 const EVENTS_NAME: &str = "bitbake_events.py";
 
+/// The part that writes down the tasks of a query. It lies beside the script, which loads it.
+const TASKS: &str = include_str!("bitbake_tasks.py");
+
+const TASKS_NAME: &str = "bitbake_tasks.py";
+
 /// The program that rebases parse caches. It is independent of the script, and is started in the same way.
 const REBASE: &str = include_str!("rebase_parse_cache.py");
 
@@ -40,20 +45,28 @@ const LONGEST: u64 = 4 << 20;
 const END_OF_OPTIONS: &str = "--";
 
 /// What the starter adds to BitBake.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Addition {
     /// Signature files stay empty. BitBake computes and compares all hashes, and creates every file.
     DiscardSignatureFiles,
     /// BitBake tells what it does on the socket that is its standard input
     /// ([`Command::listen_to_events`](agent_process::Command::listen_to_events)).
     Events,
+    /// BitBake writes down the tasks of a query and their signatures, and nothing else: see
+    /// [`signatures`](crate::signatures). The file of the query.
+    Tasks(PathBuf),
 }
 
 impl Addition {
-    fn option(self) -> &'static str {
+    fn option(&self) -> OsString {
         match self {
-            Addition::DiscardSignatureFiles => "--discard-signature-files",
-            Addition::Events => "--events",
+            Addition::DiscardSignatureFiles => "--discard-signature-files".into(),
+            Addition::Events => "--events".into(),
+            Addition::Tasks(query) => {
+                let mut option = OsString::from("--tasks=");
+                option.push(query);
+                option
+            }
         }
     }
 }
@@ -66,7 +79,9 @@ impl Starter {
     /// Writes the script into the directory, readable for everybody and writable for its owner alone. A BitBake
     /// that reads it meanwhile sees the whole script.
     pub fn write(directory: &Path) -> std::io::Result<Starter> {
-        for (name, script) in [(EVENTS_NAME, EVENTS), (REBASE_NAME, REBASE), (NAME, SCRIPT)] {
+        for (name, script) in
+            [(EVENTS_NAME, EVENTS), (TASKS_NAME, TASKS), (REBASE_NAME, REBASE), (NAME, SCRIPT)]
+        {
             let path = directory.join(name);
             let new = path.with_extension("new");
             fs::write(&new, script)?;
@@ -80,7 +95,7 @@ impl Starter {
     /// first line does it: with the `python3` that is found on the PATH. BitBake's own arguments come after them.
     pub fn command(&self, bitbake: &Path, additions: &[Addition]) -> (PathBuf, Vec<OsString>) {
         let mut arguments: Vec<OsString> = vec!["python3".into(), self.0.clone().into()];
-        arguments.extend(additions.iter().map(|addition| addition.option().into()));
+        arguments.extend(additions.iter().map(Addition::option));
         arguments.extend([END_OF_OPTIONS.into(), bitbake.into()]);
         ("/usr/bin/env".into(), arguments)
     }

@@ -36,12 +36,12 @@ impl Untouched {
 }
 
 /// Where digests of files are stored between runs.
-fn stat_cache(settings: &Settings) -> PathBuf {
+pub fn stat_cache(settings: &Settings) -> PathBuf {
     settings.paths.signatures(&settings.cache.trust).join("stat-cache")
 }
 
 /// Where BitBake runs for the check in this build directory.
-fn place(settings: &Settings, configured: &BuildEnvironment, build: &Path) -> Place {
+pub fn place(settings: &Settings, configured: &BuildEnvironment, build: &Path) -> Place {
     Place {
         build: build.to_owned(),
         bitbake: configured.tools.bitbake.clone(),
@@ -49,6 +49,7 @@ fn place(settings: &Settings, configured: &BuildEnvironment, build: &Path) -> Pl
         user: configured.whoami.clone(),
         own: vec![settings.paths.work.clone(), settings.paths.out.clone()],
         immutable: immutable_stores(configured),
+        replaced: None,
     }
 }
 
@@ -111,7 +112,7 @@ impl CacheOpener<'_> {
         let local = Store::local(settings.paths.signatures(trust));
         make_private(local.root())?;
         let place = place(settings, self.configured, &settings.paths.check(self.name));
-        let stores = self.stores(local);
+        let stores = stores(self.configured, local);
         let first = rerun.attempt == 0;
         let user = self.configured.user.as_ref();
         let (shim_dir, listener) = ShimDir::make(&settings.paths.work, user)?;
@@ -175,12 +176,12 @@ impl CacheOpener<'_> {
             trees: self.untouched.0.clone(),
         })
     }
+}
 
-    /// The local store first, then the tiers of the share that are really there, by their rules of trust.
-    fn stores(&self, local: Store) -> Stores {
-        let tiers = &self.configured.tiers;
-        let shared = |tier: &Tier| Store::shared(tier.share.signatures(), tiers.write.as_ref() == Some(tier));
-        let bucket = BucketStore::new(self.configured.bucket.clone());
-        Stores::new(local, tiers.read.iter().map(shared).collect(), bucket)
-    }
+/// The local store first, then the tiers of the share that are really there, by their rules of trust.
+pub fn stores(configured: &BuildEnvironment, local: Store) -> Stores {
+    let tiers = &configured.tiers;
+    let shared = |tier: &Tier| Store::shared(tier.share.signatures(), tiers.write.as_ref() == Some(tier));
+    let bucket = BucketStore::new(configured.bucket.clone());
+    Stores::new(local, tiers.read.iter().map(shared).collect(), bucket)
 }

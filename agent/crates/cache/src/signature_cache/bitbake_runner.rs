@@ -19,8 +19,8 @@ use tokio::task::spawn_blocking;
 
 use agent_fs::remove;
 use agent_process::{
-    ActivityClock, Command, CommandOutcome, ExitReason, Interrupt, LineHandler, MARKER, MountNamespace,
-    Runner, User, cgroup,
+    ActivityClock, Command, CommandOutcome, ExitReason, Interrupt, LineHandler, MARKER, Mount,
+    MountNamespace, Runner, User, cgroup,
 };
 use agent_types::events::{EventKind, Phase, Progress, Unit};
 use agent_types::stage::Stage;
@@ -31,7 +31,7 @@ use agent_yocto::starter::{Addition, Starter, can_discard_signature_files, can_t
 use super::bitbake_shim::SIGNATURES;
 use super::concurrency::{Concurrency, at_once};
 use super::protocol::{BitbakeOutcome, LONGEST};
-use super::{CacheResult, Invocation, NotCacheable, Place};
+use super::{CacheResult, Invocation, NotCacheable, Place, WrittenConf};
 use agent_fs::read;
 
 /// BitBake's server writes its caches when its last client has gone.
@@ -63,8 +63,11 @@ pub struct BitbakeRunner {
     /// The agent's work directory.
     work: PathBuf,
     log: String,
-    /// Its name, for people: `yocto-check-layer meta-x`.
+    /// The stage of the check, and its name, for people: `yocto-check-layer meta-x`.
+    stage: Stage,
     check: String,
+    /// The query for tasks that it answers instead of one for signatures, and the file with the answer.
+    tasks: Option<TaskFiles>,
     /// How many BitBakes the manifest allows in parallel.
     most: Option<NonZeroUsize>,
     /// The clock of the tool that waits for BitBake's answers.
@@ -80,6 +83,14 @@ pub struct BitbakeRunner {
     warned_of_no_events: AtomicBool,
     /// Whether BitBake leaves its signature files empty.
     discards_signature_files: bool,
+}
+
+/// The files of a query for tasks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskFiles {
+    pub query: PathBuf,
+    /// The name in the build directory.
+    pub answer: &'static str,
 }
 
 /// What a BitBake gave that the agent started.
@@ -161,7 +172,9 @@ impl BitbakeRunner {
             scratch_root,
             work,
             log,
+            stage: Stage::Check,
             check,
+            tasks: None,
             most,
             tool: ActivityClock::default(),
             number: AtomicUsize::new(0),
@@ -176,6 +189,12 @@ impl BitbakeRunner {
     /// Counts what each BitBake does as activity of the tool with this clock.
     pub fn on_behalf_of(self, tool: &ActivityClock) -> BitbakeRunner {
         BitbakeRunner { tool: tool.clone(), ..self }
+    }
+
+    /// For a query for tasks, under this name, as a step of this stage.
+    pub fn for_tasks(self, unit: &Unit, log: &str, files: TaskFiles) -> BitbakeRunner {
+        let (check, log) = (unit.name.clone(), log.to_owned());
+        BitbakeRunner { stage: unit.stage, check, log, tasks: Some(files), ..self }
     }
 
     /// The agent did something for the tool that waits.
@@ -214,6 +233,7 @@ impl BitbakeRunner {
         let mut additions = Vec::new();
         additions.extend(self.no_events.is_none().then_some(Addition::Events));
         additions.extend(self.discards_signature_files.then_some(Addition::DiscardSignatureFiles));
+        additions.extend(self.tasks.as_ref().map(|files| Addition::Tasks(files.query.clone())));
         match &self.starter {
             Ok(starter) if !additions.is_empty() => starter.command(&self.bitbake_script(), &additions),
             _ => (self.bitbake_script(), Vec::new()),
@@ -258,7 +278,9 @@ impl BitbakeRunner {
     }
 
     fn mount_namespace(&self, scratch_dir: &ScratchBuildDir) -> MountNamespace {
-        MountNamespace { directory: scratch_dir.0.clone(), over: self.place.build.clone() }
+        let mut mounts = self.place.mounts_of_replaced();
+        mounts.push(Mount { directory: scratch_dir.0.clone(), over: self.place.build.clone() });
+        MountNamespace { mounts }
     }
 
     fn empty_scratch_dir(&self) -> CacheResult<ScratchBuildDir> {
@@ -292,6 +314,27 @@ impl BitbakeRunner {
         }
     }
 
+    /// A scratch directory with this configuration.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn scratch_dir_with(&self, written: &WrittenConf) -> CacheResult<ScratchBuildDir> {
+        let scratch_dir = self.empty_scratch_dir()?;
+        let conf = scratch_dir.path().join("conf");
+        fs::create_dir(&conf)?;
+        let files =
+            [(conf.join("bblayers.conf"), &written.bblayers), (conf.join("local.conf"), &written.local)];
+        for (path, text) in &files {
+            fs::write(path, text)?;
+        }
+        if let Some(user) = &self.user {
+            for path in [&files[0].0, &files[1].0, &conf] {
+                chown(path, Some(user.uid), Some(user.gid))?;
+            }
+        }
+        Ok(scratch_dir)
+    }
+
     /// What BitBake gives to the query of that name, and the seconds that it took: in the scratch directory, or
     /// in the check's own build directory while nobody else uses it. `stop` ends it at once.
     ///
@@ -317,19 +360,19 @@ impl BitbakeRunner {
         if no_events.is_none() {
             no_events = command.listen_to_events().err().map(|error| error.to_string());
         }
-        let when = if scratch_dir.is_some() { ", prefetching" } else { "" };
+        let when = if scratch_dir.is_some() && self.tasks.is_none() { ", prefetching" } else { "" };
         command.status = Some(format!("{}{when}: {query}", self.check));
         for (name, value) in invocation.environment.iter().filter(|(name, _)| name != MARKER) {
             command.environment.set(name, value);
         }
         command.user = self.user.clone();
         command.mount_namespace = scratch_dir.map(|scratch_dir| self.mount_namespace(scratch_dir));
-        let result = at.join(SIGNATURES);
+        let result = at.join(self.tasks.as_ref().map_or(SIGNATURES, |files| files.answer));
         let clear = || remove::remove_file(&result, at).map_err(|error| NotCacheable(error.message));
         // An earlier query may have left one, and this one none.
         clear()?;
         let runner = Runner { interrupt: stop.child(), ..self.runner.clone() };
-        let unit = Unit::new(Stage::Check, &*self.check);
+        let unit = Unit::new(self.stage, &*self.check);
         let part = format!("{query}{when}");
         let follower = Follower::new(&unit, &part);
         let mut output = Capture { bytes: Vec::new(), is_cut: false, follower };

@@ -12,7 +12,7 @@ use super::bitbake_runner::{BitbakeRunner, Ran};
 use super::bucket_store::Published;
 use super::key::{Inputs, Key};
 use super::lock::lock;
-use super::parse_cache::{Keeps, ParseCaches, Restored, Unpacking, Users};
+use super::parse_cache::{Keeps, ParseCaches, Restored, Unpacked, Unpacking, Users};
 use super::plausibility::{is_plain_failure, plausible};
 use super::protocol::Answer;
 use super::provenance::{Provenance, ProvenanceSummary, Rerun};
@@ -82,6 +82,29 @@ pub enum Inserted {
     AnswerOnly(NotCacheable),
     /// Nothing for later jobs, and why; but what BitBake gave is its answer in this run.
     Nothing(NotCacheable),
+}
+
+/// Lets `bitbake` rebase what was unpacked in this build directory, and puts it in place.
+pub(super) async fn put_rebased(
+    mut unpacked: Unpacked,
+    invocation: &Invocation,
+    at: &Path,
+    bitbake: &BitbakeRunner,
+) -> Restored {
+    let mut rebased = Ok(());
+    for rebase in unpacked.take_rebases() {
+        if rebased.is_ok() {
+            rebased = bitbake.rebase(invocation, at, rebase.input, &rebase.target).await;
+        }
+    }
+    let put = spawn_blocking(move || match rebased {
+        Ok(()) => unpacked.put(),
+        Err(NotCacheable(reason)) => {
+            unpacked.give_up();
+            Restored::Refused(NotCacheable(format!("it cannot be rebased: {reason}")))
+        }
+    });
+    put.await.unwrap_or_else(|error| Restored::Refused(NotCacheable(error.to_string())))
 }
 
 impl SignatureCache {
@@ -211,22 +234,7 @@ impl SignatureCache {
         let unpacking = spawn_blocking(move || cache.unpack_blocking(&to, &inputs, keeps)).await;
         let restored = match unpacking {
             Ok(Unpacking::Done(restored)) => restored,
-            Ok(Unpacking::Unpacked(mut unpacked)) => {
-                let mut rebased = Ok(());
-                for rebase in unpacked.take_rebases() {
-                    if rebased.is_ok() {
-                        rebased = bitbake.rebase(invocation, at, rebase.input, &rebase.target).await;
-                    }
-                }
-                let put = spawn_blocking(move || match rebased {
-                    Ok(()) => unpacked.put(),
-                    Err(NotCacheable(reason)) => {
-                        unpacked.give_up();
-                        Restored::Refused(NotCacheable(format!("it cannot be rebased: {reason}")))
-                    }
-                });
-                put.await.unwrap_or_else(lost)
-            }
+            Ok(Unpacking::Unpacked(unpacked)) => put_rebased(unpacked, invocation, at, bitbake).await,
             Err(error) => lost(error),
         };
         if restored == Restored::Put && at == self.place.build {

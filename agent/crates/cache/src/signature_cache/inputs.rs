@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use walkdir::WalkDir;
 
-use agent_process::User;
+use agent_process::{Mount, User};
 
 use super::digest::Digest;
 use super::key::{Inputs, LAYERS, readable};
@@ -59,6 +59,47 @@ pub struct Place {
     pub own: Vec<PathBuf>,
     /// Stores on the share whose checkouts never change: each is read once in a run.
     pub immutable: Vec<PathBuf>,
+    /// A tree in the place of which BitBake sees another one.
+    pub replaced: Option<Replaced>,
+}
+
+/// A tree that BitBake sees at the path of another one, with the agent's own directories that lie there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replaced {
+    pub directory: PathBuf,
+    /// The real path of the top of a work tree.
+    pub seen_at: PathBuf,
+}
+
+impl Place {
+    /// Where the tree lies that BitBake sees at this path.
+    fn directory_of(&self, root: &Path) -> PathBuf {
+        match &self.replaced {
+            Some(replaced) if replaced.seen_at == root => replaced.directory.clone(),
+            _ => root.to_owned(),
+        }
+    }
+
+    /// The mounts that let BitBake see it: first the agent's own directories, which would be hidden otherwise.
+    pub(super) fn mounts_of_replaced(&self) -> Vec<Mount> {
+        let Some(replaced) = &self.replaced else { return Vec::new() };
+        let mut mounts: Vec<Mount> = replaced
+            .own_below(&self.own)
+            .map(|(own, inner)| Mount { directory: own.clone(), over: inner })
+            .collect();
+        mounts.push(Mount { directory: replaced.directory.clone(), over: replaced.seen_at.clone() });
+        mounts
+    }
+}
+
+impl Replaced {
+    /// Those of the agent's own directories that lie in the replaced tree, each with its place in the other one.
+    pub fn own_below<'a>(&'a self, own: &'a [PathBuf]) -> impl Iterator<Item = (&'a PathBuf, PathBuf)> + 'a {
+        own.iter().filter_map(|own| {
+            let inner = own.strip_prefix(&self.seen_at).ok().filter(|inner| *inner != Path::new(""))?;
+            own.is_dir().then(|| (own, self.directory.join(inner)))
+        })
+    }
 }
 
 /// Everything that the answer of a BitBake depends on that finds the directory `at` in the place of the
@@ -97,12 +138,19 @@ pub fn collect_at(
         real_layers.push(real(layer)?);
     }
     inputs.add_list(LAYERS, layers.iter().chain(&real_layers).map(|layer| layer.as_os_str().as_bytes()));
+    let mut skip = place.own.clone();
+    let mut readable = trees.clone();
+    if let Some(replaced) = &place.replaced {
+        skip.extend(replaced.own_below(&place.own).map(|(_, inner)| inner));
+        readable.push(replaced.directory.clone());
+    }
     for root in &trees {
-        let around = Surroundings { skip: &place.own, trees: &trees };
+        let around = Surroundings { skip: &skip, trees: &readable };
+        let directory = place.directory_of(root);
         let is_immutable = place.immutable.iter().any(|store| root.starts_with(store));
         let mut tree = match cache.immutable(root) {
             Some(tree) => tree,
-            None => tree::read(root, &around, cache)?,
+            None => tree::read(&directory, &around, cache)?,
         };
         if is_immutable {
             cache.add_immutable(root, &tree);

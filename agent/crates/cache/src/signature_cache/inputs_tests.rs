@@ -68,6 +68,7 @@ impl Scene {
             user,
             own: vec![base.join("work")],
             immutable: Vec::new(),
+            replaced: None,
         };
         Scene { top, invocation, place }
     }

@@ -59,6 +59,12 @@ impl Inputs {
         &self.parts
     }
 
+    /// The same with another text in the place of a tree's listing.
+    pub(super) fn replace_tree(&mut self, name: &str, listing: Listing) {
+        self.parts.insert(name.to_owned(), listing.digest());
+        self.listings.insert(name.to_owned(), listing);
+    }
+
     pub fn listings(&self) -> &BTreeMap<String, Listing> {
         &self.listings
     }

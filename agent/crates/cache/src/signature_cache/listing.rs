@@ -68,6 +68,11 @@ impl Listing {
         self.0.iter().map(|(path, entry)| (path.as_str(), entry.as_str()))
     }
 
+    /// From entries and their paths.
+    pub(super) fn from_entries(entries: impl IntoIterator<Item = (String, String)>) -> Listing {
+        Listing(entries.into_iter().collect())
+    }
+
     pub(super) fn entry(&self, path: &str) -> Option<&str> {
         self.0.get(path).map(String::as_str)
     }

@@ -14,6 +14,8 @@
 //! says why: a [`NotCacheable`] is no error, the real BitBake runs. Over the socket comes only a query, never an answer.
 //! Layer code may ask as well, and learns nothing that it could not compute.
 //!
+//! A job that asks what a change affects queries the tasks of its base and head ([`TaskQueries`]).
+//!
 //! ```text
 //! server → query_handler → prefetcher → cache → store, key, provenance
 //! ```
@@ -48,19 +50,22 @@ mod query;
 mod query_handler;
 mod query_log;
 mod query_plan;
+mod seen;
 mod server;
 mod shim_dir;
 mod stat_cache;
 mod store;
+mod task_query;
 mod tracked;
 mod tree;
 
 pub use admission::{Admission, WrittenConf, runs_code};
-pub use bitbake_runner::BitbakeRunner;
+pub use bitbake_runner::{BitbakeRunner, ScratchBuildDir, TaskFiles};
 pub use bucket_store::BucketStore;
 pub use cache::{CacheOptions, SignatureCache};
+pub use concurrency::Concurrency;
 pub use digest::Digest;
-pub use inputs::{Place, trees_of};
+pub use inputs::{Place, Replaced, trees_of};
 pub use key::{Inputs, Key};
 pub use not_cacheable::{CacheResult, NotCacheable};
 pub use provenance::{ProvenanceSummary, Rerun};
@@ -70,3 +75,4 @@ pub use server::CacheServer;
 pub use shim_dir::ShimDir;
 pub use stat_cache::StatCache;
 pub use store::{Store, Stores, make_private};
+pub use task_query::{ANSWER as TASK_LIST, Side, SideInputs, TaskQueries, TaskRun};

@@ -70,6 +70,7 @@ impl Scene {
             user: User { name: "me".into(), uid, gid, home: "/".into() },
             own: vec![at("work")],
             immutable: Vec::new(),
+            replaced: None,
         };
         let listener = UnixListener::bind(at("agent.sock")).unwrap();
         let store = Store::local(at("store"));

@@ -1,0 +1,18 @@
+//! What a change affects, by the signatures of its tasks before and after it.
+//!
+//! BitBake writes down its tasks and their signatures for the base and for the head ([`TaskList`], `bitbake_tasks.py`).
+//! [`affected`] compares the two lists. Where there are none, [`by_files`] decides by the files of the change. All of it
+//! is pure.
+
+mod by_files;
+mod causes;
+mod changed_files;
+mod difference;
+mod merge;
+mod task_list;
+
+pub use by_files::{Checkout, by_files, every_recipe, recipes_in};
+pub use changed_files::{ChangedFile, FileChange, seen_by_bitbake, with_renames};
+pub use difference::{Sides, affected};
+pub use merge::merge;
+pub use task_list::{Query, TaskList};
