@@ -120,9 +120,10 @@ impl Check {
             || scopes.iter().any(|scope| *scope != CheckScope::Off)
     }
 
-    /// Whether a check compares with the base of the change.
+    /// Whether a check compares with the base of the change, or reads its files.
     pub fn needs_base(&self) -> bool {
-        [self.oelint, self.patches].contains(&CheckScope::Changed) || self.cve != CheckScope::Off
+        self.patches == CheckScope::Changed
+            || [self.oelint, self.cve].iter().any(|scope| *scope != CheckScope::Off)
     }
 }
 

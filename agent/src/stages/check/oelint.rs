@@ -150,9 +150,11 @@ impl Lint<'_> {
 
     /// The configuration file, if there is one.
     fn config(&self) -> Result<Option<PathBuf>> {
-        let root = match &self.comparison.base {
-            Ok(base) if self.settings.has_rules_of_base => &base.root,
-            _ => &self.settings.checkout,
+        let root = match (&self.comparison.base, self.settings.has_rules_of_base) {
+            (Ok(base), true) => &base.root,
+            // Never the change's.
+            (Err(_), true) => return Ok(None),
+            (_, false) => &self.settings.checkout,
         };
         let config = root.join(CONFIG);
         match untrusted::read_named(&config, untrusted::PAGE) {

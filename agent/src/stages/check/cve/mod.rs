@@ -170,7 +170,9 @@ impl CveCheck<'_> {
             Err(_) => return Ok(Ok(None)),
         };
         let directories = layer_directories(self.settings);
-        let layers = directories.iter().map(|layer| base.root.join(layer));
+        // Without a slash at its end, which would belong to the layer's name.
+        let in_base = |layer: &PathBuf| base.root.join(layer).components().collect::<PathBuf>();
+        let layers = directories.iter().map(in_base);
         let layers: Vec<PathBuf> = layers.filter(|layer| layer.join("conf/layer.conf").is_file()).collect();
         if layers.is_empty() {
             return Ok(Ok(Some(Reports::new())));
