@@ -6,8 +6,6 @@ BitBake asks a mirror.
 """
 
 import filecmp
-import importlib.machinery
-import importlib.util
 import json
 import os
 import shutil
@@ -20,19 +18,12 @@ import time
 import urllib.parse
 
 import objects
+import questions
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 RELEASE = "scarthgap"
-KEY, SECRET, BUCKET = "bench", "bench", "bucket"  # the keys of bench/existence
+KEY, SECRET, BUCKET = "bench", "bench", "bucket"
 CONNECTIONS = 256  # what s5cmd uses
-
-
-def existence():
-    """bench/existence, which has no suffix."""
-    loader = importlib.machinery.SourceFileLoader("existence", os.path.join(HERE, "existence"))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("existence", loader))
-    loader.exec_module(module)
-    return module
 
 
 def free_ports(number):
@@ -79,6 +70,12 @@ class Seaweed:
         self.log.close()
 
 
+def processor_seconds(pid):
+    with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
+        fields = file.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 class Proxy:
     def __init__(self, binary, server, delay):
         self.child = subprocess.Popen(
@@ -96,6 +93,7 @@ class Bench:
         self.options, self.directory = options, directory
         os.chmod(directory, 0o755)  # the build user of a job works below it
         self.new = os.path.join(directory, "new")
+        self.used = []
         self.tree = objects.Tree(2, options.new, options.mebibytes, only_new=True)
         self.tree.write(self.new)
         self.paths = sorted(self.tree.paths())
@@ -120,11 +118,19 @@ class Bench:
 
     def call(self, command, port, cwd=None):
         """Seconds until the command ends well."""
-        start = time.perf_counter()
+        before, start = self.processor(), time.perf_counter()
         done = subprocess.run(command, env=self.environment(port), cwd=cwd, capture_output=True, text=True)
+        seconds = time.perf_counter() - start
         if done.returncode:
             sys.exit(f"{' '.join(command[:6])}: status {done.returncode}\n{(done.stdout + done.stderr)[-2000:]}")
-        return time.perf_counter() - start
+        self.used = [after - one for one, after in zip(before, self.processor())]
+        return seconds
+
+    def processor(self):
+        """Processor seconds so far: of the ended programs, the S3 server, and the proxy."""
+        ended = os.times()
+        return [ended.children_user + ended.children_system,
+                *(processor_seconds(child.child.pid) for child in (self.server, self.proxy))]
 
     # Publish
 
@@ -140,7 +146,9 @@ class Bench:
         else:
             target = f"s3://{BUCKET}/{top}/sstate/{RELEASE}/"
             seconds = self.call([self.s5cmd, "--log", "error", "cp", self.new + "/", target], self.proxy.port)
+        used = self.used
         self.fetch(top, self.server.port)
+        self.used = used
         return seconds
 
     # Download
@@ -185,17 +193,16 @@ class Bench:
             self.reading()
 
     def reading(self):
-        module = existence()
-        module.PORT = self.endpoint = free_ports(1)[0]
-        module.MANIFEST += f"endpoint_port = {self.endpoint}\n"
+        questions.PORT = self.endpoint = free_ports(1)[0]
+        questions.MANIFEST += f"endpoint_port = {self.endpoint}\n"
         project = os.path.join(self.directory, "project")
         os.makedirs(project)
-        module.prepare(project)
+        questions.prepare(project)
         command = [self.options.agent, "cache", "publish", "--share", f"s3://{BUCKET}/share", "--release", RELEASE]
         self.call(command + ["--sstate", self.new], self.server.port)
         probe = f"/shared/sstate/{RELEASE}/" + urllib.parse.quote(self.paths[0])
         os.environ.update({"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET})
-        shell = module.Shell(self.options.agent, project, self.proxy.port, "work", probe)
+        shell = questions.Shell(self.options.agent, project, self.proxy.port, "work", probe)
         try:
             if "download" in self.options.only:
                 self.row("download", {
@@ -211,21 +218,36 @@ class Bench:
                 missing = [path.replace(":r0:", ":r9:") for path in self.paths]
                 asked = [path for pair in zip(self.paths, missing) for path in pair]
                 threads = len(os.sched_getaffinity(0))
-                plain = f"/{BUCKET}/share/sstate/{RELEASE}/"
-                self.row(f"{len(asked)} questions", {
-                    "build-agent, its endpoint": lambda: module.parallel(
-                        self.endpoint, f"/shared/sstate/{RELEASE}/", asked, threads),
-                    "HEAD of plain HTTP": lambda: module.parallel(self.proxy.port, plain, asked, threads),
-                })
+                shared, plain = f"/shared/sstate/{RELEASE}/", f"/{BUCKET}/share/sstate/{RELEASE}/"
+                programs = {
+                    "build-agent, its endpoint": lambda: questions.parallel(self.endpoint, shared, asked, threads),
+                }
+                if self.options.bitbake:
+                    programs["BitBake, the endpoint"] = lambda: self.by_bitbake(
+                        f"127.0.0.1:{self.endpoint}{shared}", asked, threads, "0")
+                    programs["BitBake, plain HTTP"] = lambda: self.by_bitbake(
+                        f"127.0.0.1:{self.proxy.port}{plain}", asked, threads, "1")
+                else:
+                    programs["HEAD of plain HTTP"] = lambda: questions.parallel(
+                        self.proxy.port, plain, asked, threads)
+                self.row(f"{len(asked)} questions", programs, once=list(programs)[1:])
         finally:
             shell.end()
 
-    def row(self, task, programs):
+    def by_bitbake(self, address, asked, threads, check_certificates):
+        base, scratch = f"http://{address.rstrip('/')}", tempfile.mkdtemp(dir=self.directory)
+        return questions.by_bitbake(self.options.bitbake, base, asked, threads, scratch, check_certificates)
+
+    def row(self, task, programs, once=()):
+        """Measures the programs in turns; those of `once` only once, because they take minutes."""
         times = {program: [] for program in programs}
-        for _ in range(self.options.runs):
+        for number in range(self.options.runs):
             for program, measure in programs.items():
+                if program in once and number > 0:
+                    continue
                 times[program].append(measure())
-                print(f"  {task}, {program}: {times[program][-1]:.2f} s", file=sys.stderr)
+                used = ", ".join(f"{name} {seconds:.1f}" for name, seconds in zip(("program", "server", "proxy"), self.used))
+                print(f"  {task}, {program}: {times[program][-1]:.2f} s; processor s: {used}", file=sys.stderr)
         medians = {program: statistics.median(runs) for program, runs in times.items()}
         peer = list(medians.values())[-1]
         for program, seconds in medians.items():

@@ -16,6 +16,20 @@ KEY = f"arn:aws:kms:{ACCOUNT}:key/0123"
 CONNECTION = f"arn:aws:codeconnections:{ACCOUNT}:connection/0123"
 SUBJECTS = "repo:example/meta-x:ref:refs/heads/main,repo:example/meta-x:ref:refs/heads/scarthgap"
 
+# The directories of a tier, as the agent names them, with a key in each.
+KEYS = (
+    "sstate/scarthgap/ab/12/x",
+    "downloads/x",
+    "index/scarthgap/x.add.zst",
+    "signatures/answers/x.tar.zst",
+    "signatures/parses/x/y.tar",
+    "layers/x/y.tar.zst",
+    "usage/scarthgap/x.zst",
+    "leases/x",
+)
+# What the agent deletes during a build: its lease, and a cached result that contradicts another one.
+DELETED_BY_BUILDS = ("signatures/answers/x.tar.zst", "leases/x")
+
 GIVEN = {
     "seed_image": {"SourceUrl": "https://github.com/example/build-agent.git"},
     "check_layer": {"Name": "meta-x", "Repository": "example/meta-x"},
@@ -131,6 +145,8 @@ class Roles(unittest.TestCase):
                         for action in listed(it["Action"]) if it["Effect"] == "Allow" else []:
                             self.assertNotIn("*", action, f"{name}: {role}")
                             self.assertNotRegex(action, never, f"{name}: {role}")
+                            if re.match("ecr:(Put|Initiate|Upload|Complete)", action):
+                                self.assertEqual((name, role), ("seed_image", "Role"), "only one role pushes images")
                             seen.add((name, role))
         self.assertGreaterEqual(len(seen), 10)
 
@@ -204,17 +220,19 @@ class Roles(unittest.TestCase):
         for stack in self.layers():
             role = roles(stack)["PullRequestRole"]
             for action in ("s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"):
-                for key in ("sstate/x", "downloads/x", "signatures/x", "index/x", "layers/x", "leases/x", "prx", "x", ""):
+                for key in (*KEYS, "prx/7/sstate/x", "prx", "x", ""):
                     self.assertFalse(allows(role, action, f"{SHARE}/share/{key}"), (action, key))
                 self.assertFalse(allows(role, action, f"{SHARE}/x"))
                 self.assertFalse(allows(role, action, f"{BUCKET}/builds/meta-x/x"))
                 self.assertFalse(allows(role, action, f"{BUCKET}/pull-requests/meta-y/x"))
+            for key in ("share/pr/7/sstate/scarthgap/x", "share/pr/7/leases", "share/pr/7/signatures/parses/x"):
+                self.assertFalse(allows(role, "s3:DeleteObject", f"{SHARE}/{key}"), key)
+            self.assertFalse(allows(role, "s3:DeleteObject", f"{BUCKET}/pull-requests/meta-x/x"))
             for point in ("SharedAccessPoint", "SharedReadOnlyAccessPoint", "HashServerAccessPoint"):
                 context = {"elasticfilesystem__AccessPointArn": f"<build-agent-{point}Arn>"}
                 files = "<build-agent-FileSystemArn>"
                 self.assertFalse(allows(role, "elasticfilesystem:ClientWrite", files, **context), point)
             self.assertFalse(allows(role, "elasticfilesystem:ClientMount", "<build-agent-FileSystemArn>"))
-            self.assertFalse(allows(role, "ecr:PutImage", "<build-agent-SeedRepositoryArn>"))
             for group in ("pull-requests", "builds"):
                 project = f"arn:aws:codebuild:{ACCOUNT}:project/build-agent-meta-x-{group}"
                 for action in ("codebuild:StartBuild", "codebuild:StopBuild", "codebuild:BatchGetBuilds"):
@@ -242,10 +260,17 @@ class Roles(unittest.TestCase):
             for action in ("s3:PutObject", "s3:GetObject"):
                 self.assertTrue(allows(role, action, f"{BUCKET}/pull-requests/meta-x/1/index.json"))
             on_s3 = share == "s3"
-            self.assertEqual(allows(role, "s3:GetObject", f"{SHARE}/share/sstate/x"), on_s3)
-            for action in ("s3:GetObject", "s3:PutObject", "s3:DeleteObject"):
-                self.assertEqual(allows(role, action, f"{SHARE}/share/pr/7/sstate/x"), on_s3)
-            self.assertEqual(allows(role, "s3:ListBucket", SHARE, s3__prefix="share/sstate/"), on_s3)
+            for key in KEYS:
+                self.assertEqual(allows(role, "s3:GetObject", f"{SHARE}/share/{key}"), on_s3)
+                for action in ("s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload"):
+                    self.assertEqual(allows(role, action, f"{SHARE}/share/pr/7/{key}"), on_s3)
+                deletes = on_s3 and key in DELETED_BY_BUILDS
+                self.assertEqual(allows(role, "s3:DeleteObject", f"{SHARE}/share/pr/7/{key}"), deletes, key)
+            # For an object that does not exist, S3 says 404 to those who may list its key as a prefix, and 403 to others.
+            # An empty share must not look like one that is closed.
+            for prefix in ("share/index/", "share/pr/7/index/", "share/index/none", "share/pr/7/index/none"):
+                self.assertEqual(allows(role, "s3:ListBucket", SHARE, s3__prefix=prefix), on_s3, prefix)
+            self.assertFalse(allows(role, "s3:ListBucket", SHARE, s3__prefix="x/"))
             self.assertFalse(allows(role, "s3:ListBucket", SHARE, s3__prefix=""))
             self.assertFalse(allows(role, "s3:ListBucket", SHARE))
             point = {"elasticfilesystem__AccessPointArn": "<build-agent-PullRequestAccessPointArn>"}
@@ -305,10 +330,12 @@ class Roles(unittest.TestCase):
             for action in ("s3:GetObject", "s3:PutObject", "s3:DeleteObject"):
                 self.assertFalse(allows(role, action, f"{SHARE}/share/pr/7/sstate/x"))
                 self.assertFalse(allows(role, action, f"{BUCKET}/pull-requests/meta-x/x"))
-            for key in ("sstate/x", "downloads/x", "index/scarthgap/x", "signatures/x", "leases/x"):
-                for action in ("s3:GetObject", "s3:PutObject"):
+            for prefix in ("share/index/", "share/index/none"):
+                self.assertEqual(allows(role, "s3:ListBucket", SHARE, s3__prefix=prefix), on_s3, prefix)
+            for key in KEYS:
+                for action in ("s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload"):
                     self.assertEqual(allows(role, action, f"{SHARE}/share/{key}"), on_s3, key)
-                deletes = on_s3 and key == "leases/x"
+                deletes = on_s3 and key in DELETED_BY_BUILDS
                 self.assertEqual(allows(role, "s3:DeleteObject", f"{SHARE}/share/{key}"), deletes, key)
             self.assertTrue(allows(role, "s3:PutObject", f"{BUCKET}/builds/meta-x/1/index.json"))
             self.assertFalse(allows(role, "s3:PutObject", f"{BUCKET}/builds/meta-y/1/index.json"))
@@ -357,8 +384,16 @@ class Roles(unittest.TestCase):
     def test_the_prune_deletes_only_from_the_share(self):
         for stack in stacks("prune_cache"):
             role, on_s3 = roles(stack)["Role"], stack.parameters["Share"] == "s3"
-            for key in ("share/sstate/x", "share/pr/7/x"):
-                self.assertEqual(allows(role, "s3:DeleteObject", f"{SHARE}/{key}"), on_s3)
+            for key in (*KEYS, "pr/7/x"):
+                for action in ("s3:GetObject", "s3:DeleteObject", "s3:AbortMultipartUpload"):
+                    self.assertEqual(allows(role, action, f"{SHARE}/share/{key}"), on_s3)
+                # It writes only the index again.
+                writes = on_s3 and key.startswith("index/")
+                self.assertEqual(allows(role, "s3:PutObject", f"{SHARE}/share/{key}"), writes, key)
+            self.assertEqual(allows(role, "s3:PutObject", f"{SHARE}/share/pr/7/index/scarthgap/x"), on_s3)
+            self.assertEqual(allows(role, "s3:ListBucket", SHARE, s3__prefix="share/"), on_s3)
+            self.assertEqual(allows(role, "s3:ListBucketMultipartUploads", SHARE), on_s3)
+            self.assertFalse(allows(role, "s3:ListBucketMultipartUploads", BUCKET))
             self.assertFalse(allows(role, "s3:DeleteObject", f"{BUCKET}/builds/meta-x/x"))
             actions = {action.split(":")[0] for it in rights(role) for action in listed(it["Action"])}
             self.assertEqual(actions, {"logs", "ecr", "s3"} if on_s3 else {"logs", "ecr", "elasticfilesystem", "ec2"})

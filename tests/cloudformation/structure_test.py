@@ -43,6 +43,11 @@ class Structure(unittest.TestCase):
     def setUpClass(cls):
         cls.templates = {name: load(name) for name in ORDER}
 
+    def test_the_share_is_pruned_where_it_is_written(self):
+        shares = {Stack("prune_cache").variables("Project")["SHARE"]}
+        shares |= {layer().variables(project)["SHARE"] for project in ("PullRequestProject", "BuildProject")}
+        self.assertEqual(len(shares), 1, shares)
+
     def test_these_are_all_templates(self):
         self.assertEqual({path.stem for path in TEMPLATES.glob("*.yml")}, set(ORDER))
         self.assertEqual({path.name for path in TEMPLATES.iterdir() if path.suffix != ".yml"}, {"deploy"})
@@ -391,16 +396,27 @@ class Structure(unittest.TestCase):
             self.assertEqual(widget["type"], "metric")
         used = set(re.findall(r'MetricName=\\"(\w+)\\"', body)) - {"Duration"}
         alarms = json.dumps([it for it in layer().resources.values() if it["Type"] == "AWS::CloudWatch::Alarm"])
-        used |= set(re.findall(r"\((\w+)\) FROM BuildAgent", alarms))
-        self.assertIn("SstateHitPercent", used)
-        source = TOP / "agent/src/report/metrics.rs"
-        if not source.exists():
-            self.skipTest(f"no {source}")
-        code = source.read_text()
-        stages = {f"{stage}Seconds" for stage in ("Checkout", "Configure", "Check", "Build", "Test", "Publish")}
+        # CloudWatch evaluates an alarm on a query of Metrics Insights only for the last three hours.
+        self.assertNotIn("SELECT", alarms)
+        code = (TOP / "agent/src/report/metrics.rs").read_text()
+        names = (TOP / "agent/crates/types/src/stage.rs").read_text().split("fn name")[1].split("}")[0]
+        stages = {f"{stage.capitalize()}Seconds" for stage in re.findall(r'=> "(\w+)"', names)}
+        self.assertIn("CheckoutSeconds", stages)
+        self.assertIn('format!("{name}Seconds")', code)
+        self.assertLessEqual({"SstateHitPercent", "ShareUsd", "Passed", "CheckSeconds"}, used)
         for name in used - stages:
             self.assertIn(f'"{name}"', code)
-        self.assertIn("Seconds", code)
+        # Alarms name all dimensions of a metric.
+        found = [it for it in json.loads(alarms) if it["Properties"].get("Namespace") == "BuildAgent"]
+        self.assertEqual([it["Properties"]["MetricName"] for it in found], ["SstateHitPercent"])
+        project = layer().properties("BuildProject")["Name"]
+        self.assertEqual(found[0]["Properties"]["Dimensions"], [{"Name": "Project", "Value": project}])
+        self.assertIn('const SSTATE_HIT: &str = "SstateHitPercent";', code)
+        self.assertIn("const OF_THE_PROJECT: [&str; 1] = [SSTATE_HIT];", code)
+        for alarm in json.loads(alarms):
+            properties = alarm["Properties"]
+            period = properties.get("Period") or properties["Metrics"][1]["MetricStat"]["Period"]
+            self.assertLessEqual(period * properties["EvaluationPeriods"], 86400, "the limit of CloudWatch")
         [sets] = set(re.findall(r"\{(BuildAgent,[^}]*)\}", body))
         for dimension in sets.split(",")[1:]:
             self.assertIn(f'"{dimension}"', code)

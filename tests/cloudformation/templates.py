@@ -1,6 +1,7 @@
 """Loads the templates, evaluates them for given parameters, and starts servers for the tests."""
 
 import functools
+import os
 import re
 import shutil
 import socket
@@ -11,7 +12,8 @@ from pathlib import Path
 import yaml
 
 TOP = Path(__file__).resolve().parent.parent.parent
-TEMPLATES = TOP / "cloudformation"
+# The mutation test judges changed copies.
+TEMPLATES = Path(os.environ.get("BUILD_AGENT_TEST_TEMPLATES") or TOP / "cloudformation")
 # In the order in which `cloudformation/deploy` and docs/aws.md deploy them. Without the optional ones this is the
 # default.
 OPTIONAL = ["ci_network", "efs", "hash_server"]

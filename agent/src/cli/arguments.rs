@@ -29,6 +29,11 @@ impl Command {
         self.job_output().is_some()
     }
 
+    /// Whether code of layers runs below it.
+    pub fn runs_layer_code(&self) -> bool {
+        matches!(self, Command::Run(_) | Command::Check(_) | Command::Shell(_) | Command::Doctor(_))
+    }
+
     /// How it shows its progress, if it is a job.
     pub fn job_output(&self) -> Option<Output> {
         match self {

@@ -27,8 +27,9 @@ pub struct RuledRequest {
 /// Finds out where the request's rules come from, and gets them. `layers` are those of the command line.
 ///
 /// # Errors
-/// Usage, if the command line says what it cannot; cancelled. A base that cannot be had is none: then nothing
-/// privileged happens, and the job says so.
+/// Usage, if the command line says what it cannot; cancelled; upstream, if the base cannot be read: a change must not be
+/// judged by its own rules because a server does not answer. Where nobody names the base, nothing privileged happens, and
+/// the job says so.
 pub async fn with_rules(
     request: Request,
     layers: &[PathBuf],
@@ -66,33 +67,34 @@ pub async fn with_rules(
                 Ok(trees) => {
                     let tree =
                         |files: agent_git::CommitFiles| BaseTree { commit: files.commit, root: files.root };
-                    let trees: Vec<BaseTree> = trees.into_iter().map(tree).collect();
+                    let mut trees: Vec<BaseTree> = trees.into_iter().map(tree).collect();
+                    let began = trees.first().cloned();
+                    trees.reverse();
                     let mut request = request;
                     if let ChangeBase::Base(base) = &mut request.change_base {
-                        base.commit = trees.first().map(|tree| tree.commit.clone());
+                        base.commit = began.as_ref().map(|tree| tree.commit.clone());
                     }
-                    let rules = Rules::OfBase(BaseFiles { checkout: change, name: base.name, trees });
+                    let files = BaseFiles { checkout: change, name: base.name, trees, began };
+                    let rules = Rules::OfBase(files);
                     Ok(RuledRequest { request: Request { rules, ..request }, _files: Some(scratch) })
                 }
-                Err(error) => {
-                    without_files(Request { rules: not_had(&base.name, error, &request)?, ..request })
-                }
+                Err(error) => Err(unreadable(&base.name, error, &request)),
             }
         }
     }
 }
 
-/// What a base that cannot be had means. Who names it with `--base` wants it or nothing.
-fn not_had(name: &str, error: Error, request: &Request) -> Result<Rules> {
+/// The error for a base that cannot be read.
+fn unreadable(name: &str, error: Error, request: &Request) -> Error {
     if request.base.is_some() || error.class == Class::Cancelled {
-        return Err(error);
+        return error;
     }
-    Ok(Rules::NoBase {
-        why: format!("the base branch `{name}` cannot be read: {}", error.message),
-        hint: "clone with the whole history (CodeBuild: git clone depth 0; actions/checkout: fetch-depth: 0), or let git reach \
-               the repository"
-            .to_owned(),
-    })
+    let message =
+        format!("the base branch `{name}`, whose rules judge this change, cannot be read: {}", error.message);
+    Error { class: Class::Upstream, message, ..error }.hint(
+        "clone with the whole history (CodeBuild: git clone depth 0; actions/checkout: fetch-depth: 0), or let git reach the \
+         repository",
+    )
 }
 
 /// The repository that the checkout was cloned from.

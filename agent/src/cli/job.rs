@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, AgentEnvironment, Request, Settings, remote};
 use crate::job::{self, DirLock, Plan, Selection};
-use crate::report::github_actions::{self, Annotations, FenceGuard, JobSummary, Stream};
+use crate::report::github_actions::{self, Annotations, JobSummary, StopCommands, Stream};
 use crate::report::{
     self, Dimensions, Durations, Json, Metrics, Plain, Recorded, Recording, Reports, Sink, Style, Terminal,
     ThreadedSink,
@@ -209,13 +209,14 @@ async fn job(
     let last_run = Durations::of_last_run(&settings.paths.work, &settings.job);
     let events_file =
         ThreadedSink::new(Box::new(events_file), interrupt.clone()).with_deadline(report::FILE_DEADLINE);
-    let fence = environment.github_actions.as_ref().map(|_| FenceGuard::stop(commands_stream(output)));
+    let stop_commands =
+        environment.github_actions.as_ref().map(|_| StopCommands::new(commands_stream(output)));
     let console = ThreadedSink::new(console(output, environment, last_run), interrupt.clone());
     let over = CancellationToken::new();
     let recording = Recording {
         redactor: redactor.clone(),
         sinks: vec![Box::new(events_file), Box::new(console)],
-        reports: reports(settings, environment, fence.as_ref(), output),
+        reports: reports(settings, environment, stop_commands.as_ref(), output),
         interrupt: interrupt.clone(),
         over: over.clone(),
     };
@@ -252,12 +253,12 @@ async fn job(
 fn reports(
     settings: &Settings,
     environment: &AgentEnvironment,
-    fence: Option<&FenceGuard>,
+    stop_commands: Option<&StopCommands>,
     output: Output,
 ) -> Reports {
     let mut reports = Reports::files(&settings.paths.out);
-    if let Some(guard) = fence {
-        reports.reports.push(Box::new(Annotations { fence: guard.fence.clone() }));
+    if let Some(stopped) = stop_commands {
+        reports.reports.push(Box::new(Annotations { commands: stopped.commands.clone() }));
     }
     if let Some(path) = environment.github_actions.as_ref().and_then(|run| run.step_summary.clone()) {
         reports.reports.push(Box::new(JobSummary { path }));

@@ -65,6 +65,10 @@ pub fn main() -> ExitCode {
             return not_parsed(&error);
         }
     };
+    if arguments.command.runs_layer_code() {
+        // Before the agent opens files of its own.
+        agent_process::close_inherited_descriptors();
+    }
     let diagnostics = diagnostics::start(
         arguments.log_level.as_deref(),
         environment.log.as_deref(),

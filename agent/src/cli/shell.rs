@@ -1,16 +1,17 @@
 //! `build-agent shell`: opens the prepared BitBake environment, or runs one command in it.
 
-use crate::config::{AgentEnvironment, Request};
+use crate::config::{AgentEnvironment, Request, Settings};
 use crate::job::{self, DirLock};
 use crate::stages::cleanup::after;
 use crate::stages::configure::Edits;
 use crate::stages::{checkout, configure, share};
-use agent_process::{Command, ExitReason};
+use agent_process::{Command, ExitReason, JobRules, Redactor};
 use agent_types::error::Result;
 use agent_types::outcome::ExitStatus;
 use agent_yocto::server;
 
 use super::arguments;
+use super::head::quiet_runner;
 use super::job::{load_request, request};
 use super::print;
 use super::servers::servers;
@@ -26,15 +27,23 @@ pub async fn command(args: arguments::Shell, environment: &AgentEnvironment) -> 
     if let Some(notice) = &servers.notice {
         unrecorded.runner.events.info(notice).await;
     }
+    let mut rules = JobRules::default();
     let prepared = async {
         job::end_leftovers(&settings, &unrecorded.runner).await?;
-        job::set_up_fence(&settings, &environment.credential_sources, &unrecorded.runner).await;
+        rules =
+            job::isolate_credentials(&settings, &environment.credential_sources, &unrecorded.runner).await;
         let share = share::look(&settings, &unrecorded.runner).await?;
         let checkout = checkout::run(&settings, &share, &unrecorded.runner, &servers.access).await?;
         configure::run(&settings, &checkout, &share, Edits::Keep, &unrecorded.runner).await
     };
     let prepared = prepared.await;
-    let configured = after(prepared, unrecorded.end().await)?;
+    let configured = match after(prepared, unrecorded.end().await) {
+        Ok(configured) => configured,
+        Err(error) => {
+            end_isolation(rules, &settings, environment).await?;
+            return Err(error);
+        }
+    };
 
     let mut words = args.command.into_iter();
     let program = words.next().unwrap_or_else(|| "/bin/bash".into());
@@ -51,8 +60,16 @@ pub async fn command(args: arguments::Shell, environment: &AgentEnvironment) -> 
     if let Err(error) = stopped {
         print::diagnostic(format_args!("warning: {error}"));
     }
+    end_isolation(rules, &settings, environment).await?;
     Ok(match end? {
         ExitReason::Exited(0) => ExitStatus::Passed,
         _ => ExitStatus::Failed,
     })
+}
+
+/// When nothing of a layer runs any more.
+async fn end_isolation(rules: JobRules, settings: &Settings, environment: &AgentEnvironment) -> Result<()> {
+    let (runner, _logs) = quiet_runner(Redactor::new(environment.secrets()), settings.limits.grace)?;
+    job::end_isolation(rules, settings, &runner).await;
+    Ok(())
 }

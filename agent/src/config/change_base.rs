@@ -137,7 +137,9 @@ mod tests {
         ];
         let pull = [("GITHUB_EVENT_NAME", "pull_request"), ("GITHUB_REF", "refs/pull/7/merge")];
         let at_url = "main of https://github.com/o/meta-x.git";
-        let table: [(&[(&str, &str)], Option<&str>, Option<&str>, String); 12] = [
+        // Variables, the commit before as GitHub's event has it, `--base`, and what is wanted.
+        type Case<'a> = (&'a [(&'a str, &'a str)], Option<&'a str>, Option<&'a str>, String);
+        let table: [Case; 12] = [
             (&[], None, None, "previous".into()),
             (&[], None, Some("origin/main"), "origin/main (here)".into()),
             (&github, Some(COMMIT), Some("x"), "x (here)".into()),

@@ -117,6 +117,7 @@ impl AgentEnvironment {
         let is_set = |name| variables.text(name).is_some_and(|value| value != "false" && value != "0");
         let codebuild = CodeBuild::from_variables(&variables, &mut notices);
         let github_actions = GitHubActions::from_variables(&variables, &mut notices);
+        let ci = codebuild.is_some() || github_actions.is_some() || is_set("CI");
         AgentEnvironment {
             root: false,
             home: variables.path("HOME"),
@@ -130,7 +131,7 @@ impl AgentEnvironment {
             lc_all: variables.text("LC_ALL"),
             term: variables.text("TERM"),
             no_color: variables.text("NO_COLOR").is_some(),
-            ci: codebuild.is_some() || github_actions.is_some() || is_set("CI"),
+            ci,
             metrics: metrics(&variables, &mut notices).unwrap_or_else(|| {
                 // The output of a CodeBuild machine that is GitHub's runner goes to GitHub.
                 let started = codebuild.as_ref().is_some_and(|build| build.build_id.is_some());
@@ -142,7 +143,7 @@ impl AgentEnvironment {
                 .map(|value| Secret { origin: "variable GITHUB_TOKEN".into(), value }),
             network: variables.network(),
             aws_keys: None,
-            credential_sources: credential_sources(&variables),
+            credential_sources: CredentialSources { by_service: ci, ..credential_sources(&variables) },
             codebuild,
             github_actions,
             secrets: secrets_of(&variables),
@@ -223,6 +224,7 @@ fn credential_sources(variables: &Variables) -> CredentialSources {
         files: FILES.iter().filter_map(|name| Some(((*name).to_owned(), variables.path(name)?))).collect(),
         endpoints: ENDPOINTS.iter().filter_map(|name| endpoint(&variables.text(name)?)).collect(),
         homes: variables.path("HOME").into_iter().collect(),
+        ..CredentialSources::default()
     }
 }
 

@@ -57,7 +57,7 @@ pub struct GitHubActions {
 pub struct EventPayload {
     /// The event is about a pull request; its number, if there is one.
     pub pull_request: Option<Option<u64>>,
-    /// The target branch of the pull request.
+    /// The target branch of the pull request or merge group.
     pub base_branch: Option<String>,
     /// The reference of a push.
     pub git_ref: Option<String>,
@@ -128,12 +128,21 @@ impl GitHubActions {
         matches!(self.event.as_deref(), Some("workflow_dispatch" | "schedule"))
     }
 
-    /// Whether people of the repository caused the event by something in it. What others cause (comments, runs after
-    /// other runs), and what is not known, may check out anything.
+    /// Whether people of the repository caused the event by something in it. A merge group has the changes of pull
+    /// requests. What others cause (comments, runs after other runs), and what is not known, may check out anything.
     pub fn is_of_repository(&self) -> bool {
-        const OWN: [&str; 6] =
-            ["push", "release", "create", "repository_dispatch", "deployment", "merge_group"];
+        const OWN: [&str; 5] = ["push", "release", "create", "repository_dispatch", "deployment"];
         self.is_started_by_hand() || self.event.as_deref().is_some_and(|event| OWN.contains(&event))
+    }
+
+    /// Whether another commit than the run's is checked out, such as that of a pull request in a run that a comment or a
+    /// dispatch has started. A person who starts a run may check out what they want.
+    pub fn has_other_commit(&self) -> bool {
+        let differs = match (&self.commit, &self.checked_out) {
+            (Some(commit), Some(checked_out)) => commit != checked_out,
+            _ => false,
+        };
+        differs && !self.is_started_by_hand()
     }
 
     /// The target branch of the pull request, if the variable and the event agree.
@@ -174,10 +183,12 @@ impl EventPayload {
             (None, Some(issue)) => Some(issue.number),
         };
         let named = |text: String| values::git_ref(&text).ok().map(|()| text);
-        let base = event.pull_request.and_then(|pull| pull.base);
+        let base = event.pull_request.and_then(|pull| pull.base).and_then(|base| base.git_ref);
+        let of_group = event.merge_group.and_then(|group| group.base_ref);
+        let of_group = of_group.and_then(|text| text.strip_prefix("refs/heads/").map(str::to_owned));
         Ok(EventPayload {
             pull_request,
-            base_branch: base.and_then(|base| base.git_ref).and_then(named),
+            base_branch: base.or(of_group).and_then(named),
             git_ref: event.git_ref.as_deref().and_then(full_ref),
             before: event.before.and_then(|commit| values::commit(&commit).ok()),
             repository: event.repository.and_then(|found| found.full_name),
@@ -191,6 +202,7 @@ struct Event {
     number: Option<u64>,
     pull_request: Option<PullRequest>,
     issue: Option<Issue>,
+    merge_group: Option<MergeGroup>,
     #[serde(rename = "ref")]
     git_ref: Option<String>,
     before: Option<String>,
@@ -207,6 +219,12 @@ struct PullRequest {
 struct Base {
     #[serde(rename = "ref")]
     git_ref: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct MergeGroup {
+    /// `refs/heads/main`
+    base_ref: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -312,6 +330,8 @@ mod tests {
         assert_eq!(pull(r#"{"issue":{"number":9,"pull_request":{"url":"x"}}}"#), Some(Some(9)));
         assert_eq!(pull(r#"{"issue":{"number":9}}"#), None, "an issue is no pull request");
         assert_eq!(pull(r#"{"ref":"refs/heads/main","unknown":[{}]}"#), None);
+        let group = read(r#"{"merge_group":{"base_ref":"refs/heads/release/1","head_ref":"x"}}"#).unwrap();
+        assert_eq!((group.pull_request, group.base_branch.as_deref()), (None, Some("release/1")));
         let hostile = read(r#"{"pull_request":{"number":1,"base":{"ref":"a b"}}}"#).unwrap();
         assert_eq!(hostile.base_branch, None);
         for bad in ["", "[", "7", r#"{"number":-1}"#, r#"{"pull_request":7}"#] {

@@ -24,9 +24,11 @@ pub struct BaseFiles {
     pub checkout: PathBuf,
     /// For people: the branch or the revision.
     pub name: String,
-    /// First the commit in which the change began; then the newest one of the base branch, for a change that began
-    /// before there were rules.
+    /// First the newest commit of the base branch: whoever proposes a change chooses where it begins, and may choose an
+    /// old commit with other rules. Then the commit in which the change began, for rules that the branch no longer has.
     pub trees: Vec<BaseTree>,
+    /// The commit in which the change began: what differs from it is the change's.
+    pub began: Option<BaseTree>,
 }
 
 /// The files of one commit.
@@ -57,6 +59,14 @@ impl BaseFiles {
     #[must_use]
     pub fn narrowed(&self, tree: &BaseTree) -> BaseFiles {
         BaseFiles { trees: vec![tree.clone()], ..self.clone() }
+    }
+
+    /// The file as it was where the change began.
+    pub fn before(&self, path: &Path) -> PathBuf {
+        match (self.inner(path), &self.began) {
+            (Some(inner), Some(began)) => began.root.join(inner),
+            _ => self.file(path),
+        }
     }
 
     /// Where the base's version of a file is. A file outside of the checkout is not the change's.
@@ -107,7 +117,8 @@ mod tests {
         symlink("/etc", top.join("layer/out")).unwrap();
         symlink(".", top.join("layer/round")).unwrap();
         symlink(top.join("layer"), top.join("linked")).unwrap();
-        let base = BaseFiles { checkout: top.join("layer"), name: "main".into(), trees: Vec::new() };
+        let base =
+            BaseFiles { checkout: top.join("layer"), name: "main".into(), trees: Vec::new(), began: None };
         for (path, inner) in [
             ("layer/x.toml", Some("x.toml")),
             ("layer/ci/../ci/x.toml", Some("ci/x.toml")),
@@ -131,14 +142,18 @@ mod tests {
         }
         fs_err::write(top.join("new/rules.toml"), "").unwrap();
         fs_err::write(top.join("layer/own.toml"), "").unwrap();
+        fs_err::write(top.join("old/removed.toml"), "").unwrap();
         let tree = |name: &str| BaseTree { commit: name.into(), root: top.join(name) };
         let base = BaseFiles {
             checkout: top.join("layer"),
             name: "main".into(),
-            trees: vec![tree("old"), tree("new")],
+            trees: vec![tree("new"), tree("old")],
+            began: Some(tree("old")),
         };
         assert_eq!(base.file(&top.join("layer/rules.toml")), top.join("new/rules.toml"));
-        assert_eq!(base.file(&top.join("layer/own.toml")), top.join("old/own.toml"), "never the change's");
+        assert_eq!(base.file(&top.join("layer/removed.toml")), top.join("old/removed.toml"));
+        assert_eq!(base.before(&top.join("layer/rules.toml")), top.join("old/rules.toml"));
+        assert_eq!(base.file(&top.join("layer/own.toml")), top.join("new/own.toml"), "never the change's");
         assert_eq!(base.file(Path::new("/etc/passwd")), Path::new("/etc/passwd"));
         let rules = Rules::OfBase(base);
         assert!(rules.has(&top.join("layer/rules.toml")) && !rules.has(&top.join("layer/own.toml")));

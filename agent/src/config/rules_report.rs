@@ -43,13 +43,21 @@ fn of_base(base: &BaseFiles, project_root: &ProjectRoot, known_failures: Option<
     let edited: Vec<String> = files
         .into_iter()
         .flatten()
-        .filter(|path| content(path) != content(&project_root.rules_file(path)))
+        .filter(|path| {
+            let now = content(path);
+            now != content(&base.before(path)) && now != content(&project_root.rules_file(path))
+        })
         .map(|path| path.strip_prefix(&base.checkout).unwrap_or(path).display().to_string())
         .collect();
     let shown = base.shown();
     if edited.is_empty() {
         let has_rules = files.iter().any(Option::is_some);
-        let notice = has_rules.then(|| format!("the rules are those of the base {shown}"));
+        let differs = |path: &&Path| content(path) != content(&project_root.rules_file(path));
+        let older = match files.iter().flatten().any(differs) {
+            true => ", which has other rules than the commit in which this change began",
+            false => "",
+        };
+        let notice = has_rules.then(|| format!("the rules are those of the base {shown}{older}"));
         return RulesReport { notices: notice.into_iter().collect(), ..RulesReport::default() };
     }
     let warning = format!(

@@ -37,7 +37,8 @@ pub fn rules_source(
     own_url: impl FnOnce() -> Option<Url>,
 ) -> Result<RulesSource> {
     let evidence = evidence(request, env);
-    let may_be_change = env.github_actions.as_ref().is_some_and(|run| !run.is_of_repository());
+    let may_be_change =
+        env.github_actions.as_ref().is_some_and(|run| !run.is_of_repository() || run.has_other_commit());
     let is_change = request.base.is_some() || trust::is_pull_request(&evidence) || may_be_change;
     if request.accept_manifest {
         return accepted(is_change, is_change && trust::is_started_by_webhook(&evidence));
@@ -175,6 +176,54 @@ mod tests {
         assert!(word(source(&IN_CODEBUILD, &with_list)).starts_with("main from"));
         let by_flag = Request { set: vec!["check.known_failures=k".into()], ..remote("version = 1") };
         assert!(word(source(&IN_CODEBUILD, &by_flag)).starts_with("main from"));
+    }
+
+    /// A dispatch or a push whose workflow checks out a pull request.
+    #[test]
+    fn another_commit_than_the_runs_may_be_a_change() {
+        let (sha, other) = ("0".repeat(40), "f".repeat(40));
+        for (event, head, wanted) in [
+            ("repository_dispatch", &sha, "checkout"),
+            ("repository_dispatch", &other, "no base"),
+            ("push", &other, "no base"),
+            ("release", &other, "no base"),
+            ("workflow_dispatch", &other, "checkout"),
+            ("schedule", &other, "checkout"),
+        ] {
+            let mut env = AgentEnvironment::from_map([
+                ("GITHUB_EVENT_NAME", event),
+                ("GITHUB_REF", "refs/heads/main"),
+                ("GITHUB_SHA", sha.as_str()),
+                ("GITHUB_WORKSPACE", "/w"),
+            ]);
+            assert_eq!(
+                super::super::load::commit_to_confirm(&env),
+                Some(std::path::Path::new("/w")),
+                "{event}"
+            );
+            env.set_checked_out(Some(head.clone()));
+            let found = rules_source(&Request::default(), &env, || None);
+            assert_eq!(word(found), wanted, "{event} {head}");
+        }
+    }
+
+    /// A merge group is made of pull requests: their rules do not count there, either.
+    #[test]
+    fn the_rules_of_a_merge_group_come_from_its_base() {
+        let variables = [
+            ("GITHUB_EVENT_NAME", "merge_group"),
+            ("GITHUB_REF", "refs/heads/gh-readonly-queue/main/pr-7-x"),
+            ("GITHUB_SERVER_URL", "https://github.com"),
+            ("GITHUB_REPOSITORY", "owner/meta-x"),
+        ];
+        assert_eq!(word(source(&variables, &Request::default())), "no base");
+        let mut env = AgentEnvironment::from_map(variables);
+        let event = br#"{"merge_group":{"base_ref":"refs/heads/main"}}"#;
+        env.github_actions.as_mut().unwrap().payload = EventPayload::parse(event).unwrap();
+        let found = rules_source(&Request::default(), &env, || None);
+        assert_eq!(word(found), "main from https://github.com/owner/meta-x");
+        let accept = Request { accept_manifest: true, ..Request::default() };
+        assert_eq!(word(rules_source(&accept, &env, || None)), "refused");
     }
 
     /// As for `--trusted`: a flag in a buildspec would speak for everybody.

@@ -56,13 +56,17 @@ pub struct Lost {
     pub hint: &'static str,
 }
 
-/// Whether the commit that is checked out could decide: somebody has to look.
+/// Whether the commit that is checked out could decide about trust or rules: somebody has to look.
 pub fn depends_on_commit(evidence: &TrustInputs) -> bool {
     let known = match (evidence.github, evidence.codebuild) {
         (Some(run), _) => run.source_dir.is_some() && run.commit.is_some(),
         (None, Some(build)) => build.src_dir.is_some() && build.resolved_commit.is_some(),
         (None, None) => false,
     };
+    // On GitHub it also decides about the rules.
+    if evidence.github.is_some() {
+        return known;
+    }
     let claimed = |trusted_flag| claimed(&TrustInputs { trusted_flag, ..*evidence });
     known && [false, true].into_iter().any(|flag| claimed(flag).is_ok_and(|trust| trust.is_trusted()))
 }

@@ -61,7 +61,7 @@ impl From<&Settings> for Subject {
             checkout: Some((settings.checkout.clone(), settings.layers.clone())),
             sources,
             programs: programs(settings),
-            builds: !settings.build.targets.is_empty(),
+            builds: settings.build.changed || !settings.build.targets.is_empty(),
         }
     }
 }
@@ -165,6 +165,23 @@ pub async fn run_checks(input: &DoctorInput) -> Findings {
     findings.push(credentials::judge(access));
     findings.extend(of_checkout);
     Findings::new(findings)
+}
+
+/// The checks that come before each job: what would end it late, or with words that name everything but the cause. They
+/// ask no server, and take a fraction of a second. Only failures are returned, as an error of the machine.
+pub async fn before_job(subject: &Subject, prober: &Prober, user: Option<&User>) -> Result<()> {
+    let Subject { release, work, programs, builds, .. } = subject;
+    let (memory_facts, workdir_facts, tool_facts) = tokio::join!(
+        shared_memory::look(prober, user),
+        workdir::gather(prober, work),
+        tools::gather_presence(prober, user, release, programs),
+    );
+    if let Some(unusable) = shared_memory::judge(&memory_facts) {
+        return Err(unusable.into());
+    }
+    let mut findings = workdir::judge(work, *builds, &workdir_facts);
+    findings.extend(tools::judge_installed(release, programs, &tool_facts));
+    Findings::new(findings).error().map_or(Ok(()), Err)
 }
 
 #[cfg(test)]

@@ -3,23 +3,28 @@
 use std::path::PathBuf;
 
 use agent_process::credentials::{CredentialSources, try_access};
-use agent_process::{Fence, Prober, User};
+use agent_process::{CredentialIsolation, JobRules, Prober, User};
 use agent_types::credentials::{CredentialAccess, Reachable};
 
 use super::finding::Finding;
+use crate::config;
 
-/// Tries it as the build user, behind the fence that a job sets up. Without the fence, the answer would be that of
-/// another machine than the job's. The build user needs the directories `keep`.
+/// Tries it as the build user, after closing the credentials as each job does. Otherwise the answer would not be that of
+/// a job. The build user needs the directories `keep`.
 pub async fn gather(
     prober: &Prober,
     user: Option<&User>,
     sources: &CredentialSources,
     keep: Vec<PathBuf>,
 ) -> CredentialAccess {
-    if let Some(user) = user {
-        Fence { user, sources, keep }.set_up(prober).await;
-    }
-    try_access(prober, user, &sources.with_homes(user)).await
+    let checkouts = keep.iter().map(|path| config::work_tree(path)).collect();
+    let rules = match user {
+        Some(user) => CredentialIsolation { user, sources, keep }.set_up(prober).await,
+        None => JobRules::default(),
+    };
+    let access = try_access(prober, user, &sources.with_homes(user).with_checkouts(checkouts)).await;
+    rules.remove(prober).await;
+    access
 }
 
 pub fn judge(access: CredentialAccess) -> Finding {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
-use agent_types::error::Class;
+use agent_types::error::{Class, Error};
 use agent_types::outcome::ExitStatus;
 
 /// Names the layout of `doctor --json`. Its number rises when old readers could not read the new layout.
@@ -123,6 +123,22 @@ impl Findings {
         } else {
             ExitStatus::Passed
         }
+    }
+
+    /// The failures as one error; `None`, if there are none.
+    pub fn error(&self) -> Option<Error> {
+        let failed: Vec<&Finding> = self.0.iter().filter(|finding| finding.state == State::Failed).collect();
+        let first = failed.first()?;
+        let mut error =
+            Error::new(first.class, format!("this machine is not ready: {}: {}", first.name, first.found));
+        error.hint = first.fix.clone();
+        error.causes = failed[1..]
+            .iter()
+            .map(|one| {
+                format!("{}: {}; fix: {}", one.name, one.found, one.fix.as_deref().unwrap_or_default())
+            })
+            .collect();
+        Some(error)
     }
 
     /// The document of `--json`.

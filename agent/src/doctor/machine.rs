@@ -4,7 +4,7 @@ use std::path::Path;
 
 use nix::sys::resource::{Resource, getrlimit};
 
-use agent_process::cgroup::Limits;
+use agent_process::cgroup::{Limits, host_memory};
 use agent_types::release::Release;
 
 use super::finding::Finding;
@@ -40,10 +40,9 @@ const HIGH_MMAP: u64 = 65_536;
 
 pub fn gather() -> MachineFacts {
     let number = |path: &str| fs_err::read_to_string(path).ok()?.trim().parse::<u64>().ok();
-    let meminfo = fs_err::read_to_string("/proc/meminfo").unwrap_or_default();
     let online = fs_err::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
     MachineFacts {
-        host_bytes: mem_total(&meminfo),
+        host_bytes: host_memory(Path::new("/")),
         host_cores: count_of_list(&online),
         own_cores: std::thread::available_parallelism().ok().map(|cores| cores.get() as u64),
         limits: Limits::read(Path::new("/")),
@@ -51,11 +50,6 @@ pub fn gather() -> MachineFacts {
         inotify_watches: number("/proc/sys/fs/inotify/max_user_watches"),
         mmap_min_addr: number("/proc/sys/vm/mmap_min_addr"),
     }
-}
-
-fn mem_total(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
 /// Counts the numbers in a list of the kernel, such as `0-3,8,10-11`.
@@ -164,9 +158,7 @@ mod tests {
     use crate::doctor::State::{Ok as Fine, Warning};
 
     #[test]
-    fn parses_meminfo_and_cpu_lists() {
-        assert_eq!(mem_total("MemTotal:       16 kB\nMemFree: 1 kB\n"), Some(16 * 1024));
-        assert_eq!(mem_total("MemFree: 1 kB\n"), None);
+    fn parses_cpu_lists() {
         let lists = [
             ("0-3\n", Some(4)),
             ("0", Some(1)),

@@ -1,8 +1,8 @@
 //! Checks whether this machine can build. Every finding comes with its fix.
 //!
 //! Each topic has one file with two halves. `gather` collects facts within a time limit. `judge` is a pure
-//! function from facts to findings. The checks leave no files, and change one thing: as root, `credentials` sets up the
-//! fence that each job sets up.
+//! function from facts to findings. The checks leave no files, and change one thing: as root, `credentials` closes the
+//! credentials to the build user as each job does.
 
 mod checks;
 mod credentials;
@@ -15,5 +15,5 @@ mod tools;
 mod user;
 mod workdir;
 
-pub use checks::{DoctorInput, Subject, run_checks, runner};
+pub use checks::{DoctorInput, Subject, before_job, run_checks, runner};
 pub use finding::{Finding, Findings, State};

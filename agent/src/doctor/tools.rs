@@ -48,8 +48,7 @@ const PERL: &str = "use Text::ParseWords; use Thread::Queue; use Data::Dumper; u
 
 /// `named`: additional programs of the manifest.
 pub async fn gather(prober: &Prober, user: Option<&User>, release: &Release, named: &[String]) -> ToolFacts {
-    let of_release = wanted(release).flat_map(|package| package.programs).copied();
-    let programs: Vec<&str> = of_release.chain(named.iter().map(String::as_str)).collect();
+    let programs = programs(release, named);
     let aged: Vec<&str> = MINIMA.iter().map(|minimum| minimum.program).collect();
     let (present, versions, perl) = tokio::join!(
         prober.script("tools", PRESENT, &programs, user),
@@ -59,10 +58,37 @@ pub async fn gather(prober: &Prober, user: Option<&User>, release: &Release, nam
     ToolFacts { present, versions, perl }
 }
 
-pub fn judge(release: &Release, named: &[String], facts: &ToolFacts) -> Vec<Finding> {
+/// The same without their versions.
+pub async fn gather_presence(
+    prober: &Prober,
+    user: Option<&User>,
+    release: &Release,
+    named: &[String],
+) -> ToolFacts {
+    let programs = programs(release, named);
+    let (present, perl) = tokio::join!(
+        prober.script("tools", PRESENT, &programs, user),
+        prober.ask("perl", &["perl", "-e", PERL], user, &prober.environment, PROBE_LIMIT),
+    );
+    ToolFacts { present, versions: Answer::Nothing("not asked".into()), perl }
+}
+
+fn programs<'a>(release: &Release, named: &'a [String]) -> Vec<&'a str> {
+    let of_release = wanted(release).flat_map(|package| package.programs).copied();
+    of_release.chain(named.iter().map(String::as_str)).collect()
+}
+
+/// Checks whether they are installed.
+pub fn judge_installed(release: &Release, named: &[String], facts: &ToolFacts) -> Vec<Finding> {
     let missing = missing(&facts.present);
     let mut findings = judge_presence(release, facts, &missing);
     findings.extend(judge_named(named, &missing));
+    findings
+}
+
+pub fn judge(release: &Release, named: &[String], facts: &ToolFacts) -> Vec<Finding> {
+    let missing = missing(&facts.present);
+    let mut findings = judge_installed(release, named, facts);
     let versions = facts.versions.lines().unwrap_or_default();
     for minimum in MINIMA.iter().filter(|minimum| !missing.contains(minimum.program)) {
         findings.extend(judge_age(release, minimum, versions));

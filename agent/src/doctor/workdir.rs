@@ -7,6 +7,7 @@ use std::path::Path;
 use super::finding::{Finding, State};
 use super::machine::gib;
 use agent_process::{Answer, Prober};
+use agent_yocto::conf::SPACE_TO_BUILD;
 use agent_yocto::path_rules::{self, PathUse};
 
 #[derive(Clone, Debug)]
@@ -112,8 +113,9 @@ fn judge_usable(work: &Path, answer: &Answer) -> Option<Finding> {
     None
 }
 
-/// An image build of poky takes about 50 GB with `rm_work` and caches; a check only parses.
-const SPACE_TO_BUILD: u64 = 50_000_000_000;
+/// BitBake starts no task with less (`BB_DISKMON_DIRS`).
+const SPACE_FOR_A_TASK: u64 = 1 << 30;
+/// A check only parses.
 const SPACE_TO_CHECK: u64 = 5_000_000_000;
 /// An image build leaves several million files, a check several ten thousand.
 const INODES_TO_BUILD: u64 = 3_000_000;
@@ -133,7 +135,10 @@ fn judge_space(work: &Path, builds: bool, space: Option<&str>) -> Vec<Finding> {
     };
     let bytes = blocks.saturating_mul(block_size);
     let free = format!("{} free", gib(bytes));
-    let mut findings = vec![if bytes < bytes_wanted {
+    let mut findings = vec![if builds && bytes < SPACE_FOR_A_TASK {
+        let found = format!("{free}; BitBake starts no task with less than {}", gib(SPACE_FOR_A_TASK));
+        Finding::failed("disk space", found, "free some, or use a larger volume")
+    } else if bytes < bytes_wanted {
         let found = format!("{free}; {purpose} needs about {}", gib(bytes_wanted));
         Finding::warning("disk space", found, "free some, use a larger volume, or INHERIT += \"rm_work\"")
     } else {
@@ -333,7 +338,9 @@ rubbish
     #[test]
     fn space_and_inode_limits_differ_for_builds_and_checks() {
         // (answer, builds, states)
-        let table: [(&str, bool, &[State]); 6] = [
+        let table: [(&str, bool, &[State]); 8] = [
+            ("262143 4096 9000000 9900000", true, &[Failed, Fine]),
+            ("262143 4096 9000000 9900000", false, &[Warning, Fine]),
             ("10000000 4096 9000000 9900000", false, &[Fine, Fine]),
             ("10000000 4096 9000000 9900000", true, &[Warning, Fine]),
             ("90000000 4096 100 9900000", true, &[Fine, Warning]),

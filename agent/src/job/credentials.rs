@@ -4,49 +4,64 @@ use std::path::PathBuf;
 
 use tokio::task::JoinHandle;
 
-use crate::config::Settings;
+use crate::config::{self, RepoSource, Settings};
 use agent_process::credentials::{CredentialSources, try_access};
-use agent_process::{Environment, Fence, Prober, Runner, User};
+use agent_process::{CredentialIsolation, Environment, JobRules, Prober, Runner, User};
 use agent_types::credentials::{CredentialAccess, Reachable};
 use agent_types::events::{Emitter, EventKind, Level};
 use agent_types::stage::Stage;
 use agent_yocto::environment::HOST_PATH;
 
-/// The fence goes up, and then the build user tries it. Nothing of a layer may run before the answer is there: it could
-/// reach credentials, or disturb the trial.
-pub struct CredentialCheck(JoinHandle<CredentialAccess>);
+/// Root closes the credentials to the build user, who then tries to reach them. Nothing of a layer may run before the
+/// answer is there: it could reach credentials, or disturb the trial.
+pub struct CredentialCheck(JoinHandle<(CredentialAccess, JobRules)>);
 
-/// Sets up the fence, if the agent is root. Nothing of a layer may run before.
-pub async fn set_up_fence(settings: &Settings, sources: &CredentialSources, runner: &Runner) {
-    let Some(user) = build_user(settings) else { return };
-    fence(&user, sources, kept(settings), &prober(settings, runner)).await;
+/// Closes the credentials to the build user, if the agent is root. Nothing of a layer may run before.
+pub async fn isolate_credentials(
+    settings: &Settings,
+    sources: &CredentialSources,
+    runner: &Runner,
+) -> JobRules {
+    isolate(build_user(settings).as_ref(), sources, kept(settings), &prober(settings, runner)).await
 }
 
-async fn fence(user: &User, sources: &CredentialSources, keep: Vec<PathBuf>, prober: &Prober) {
-    // What could not be closed matters only if it can be reached, and then the answer says so.
-    Fence { user, sources, keep }.set_up(prober).await;
+/// Ends what [`isolate_credentials`] has set up for this job alone, when no layer code runs any more.
+pub async fn end_isolation(rules: JobRules, settings: &Settings, runner: &Runner) {
+    rules.remove(&prober(settings, runner)).await;
+}
+
+async fn isolate(
+    user: Option<&User>,
+    sources: &CredentialSources,
+    keep: Vec<PathBuf>,
+    prober: &Prober,
+) -> JobRules {
+    match user {
+        Some(user) => CredentialIsolation { user, sources, keep }.set_up(prober).await,
+        None => JobRules::default(),
+    }
 }
 
 /// Starts both, beside what else the job does first.
 pub fn start_check(settings: &Settings, sources: &CredentialSources, runner: &Runner) -> CredentialCheck {
     let (prober, user, keep) = (prober(settings, runner), build_user(settings), kept(settings));
-    let sources = sources.with_homes(user.as_ref());
+    let sources = sources.with_homes(user.as_ref()).with_checkouts(checkouts(settings));
     CredentialCheck(tokio::spawn(async move {
-        if let Some(user) = &user {
-            fence(user, &sources, keep, &prober).await;
-        }
-        try_access(&prober, user.as_ref(), &sources).await
+        let rules = isolate(user.as_ref(), &sources, keep, &prober).await;
+        (try_access(&prober, user.as_ref(), &sources).await, rules)
     }))
 }
 
 impl CredentialCheck {
-    /// Waits for the answer and reports it: as a warning if nobody vouches for the source.
-    pub async fn report(self, settings: &Settings, runner: &Runner) {
-        let Ok(access) = self.0.await else { return };
+    /// Waits for the answer and reports it: as a warning if nobody vouches for the source. Returns what ends with the
+    /// job.
+    pub async fn report(self, settings: &Settings, runner: &Runner) -> JobRules {
+        let Ok((access, rules)) = self.0.await else { return JobRules::default() };
         // A job that is being stopped runs no layer code.
         if runner.interrupt.state().is_none() {
             report(access, settings.cache.trust.is_trusted(), &runner.events).await;
         }
+        rules
     }
 }
 
@@ -71,6 +86,16 @@ fn kept(settings: &Settings) -> Vec<PathBuf> {
     let own = [&settings.checkout, &settings.paths.work, &settings.paths.out];
     let all = own.into_iter().chain(&settings.layers);
     all.flat_map(|path| [Some(path.clone()), path.canonicalize().ok()]).flatten().collect()
+}
+
+/// Work trees whose configuration of git may have a token.
+fn checkouts(settings: &Settings) -> Vec<PathBuf> {
+    let of_repos = settings.repos.iter().filter_map(|repo| match &repo.source {
+        RepoSource::Path(path) => Some(path),
+        RepoSource::Git(_) => None,
+    });
+    let all = [&settings.checkout].into_iter().chain(&settings.layers).chain(of_repos);
+    all.map(|path| config::work_tree(path)).collect()
 }
 
 fn prober(settings: &Settings, runner: &Runner) -> Prober {

@@ -2,12 +2,13 @@
 
 mod credentials;
 mod dir_lock;
+mod machine_check;
 mod plan;
 mod run;
 mod stale_processes;
 mod stop_notice;
 
-pub use credentials::set_up_fence;
+pub use credentials::{end_isolation, isolate_credentials};
 pub use dir_lock::DirLock;
 pub use plan::{Plan, Selection, Step};
 pub use run::{interrupt, run};

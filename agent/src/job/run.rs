@@ -16,13 +16,14 @@ use agent_cache::Usage;
 use agent_cache::bucket::endpoint::ReadTier;
 use agent_git::Access;
 use agent_process::credentials::CredentialSources;
-use agent_process::{Interrupt, Runner};
+use agent_process::{Interrupt, JobRules, Runner};
 use agent_types::affected::Affected;
 use agent_types::error::{Error, Result};
 use agent_types::events::{EventKind, JobIdentity, JobStarted, SCHEMA};
 use agent_types::outcome::Outcome;
 
-use super::credentials::{CredentialCheck, start_check};
+use super::credentials::{CredentialCheck, end_isolation, start_check};
+use super::machine_check::check_machine;
 use super::plan::uses_share;
 use super::{Plan, Step, StopNotice, end_leftovers};
 use agent_types::stage::Stage;
@@ -79,6 +80,7 @@ pub async fn run(
     };
     job.clear_the_place().await;
     let mut check = job.keep_from_credentials(plan, credentials);
+    let mut rules = JobRules::default();
     job.look_at_machine(plan).await;
     job.look_at_checkout().await;
     for step in plan.steps(settings) {
@@ -87,12 +89,13 @@ pub async fn run(
             Step::Stage(planned) => {
                 // The first stages may run layer code already.
                 if let Some(check) = check.take() {
-                    check.report(settings, runner).await;
+                    rules = check.report(settings, runner).await;
                 }
                 job.stage(planned.stage, planned.skip.as_deref()).await;
             }
         }
     }
+    end_isolation(rules, settings, runner).await;
     if let Some(lease) = job.outputs.lease.take() {
         share::notes::release(lease, events).await;
     }
@@ -171,14 +174,14 @@ impl Job<'_> {
         Some(start_check(self.settings, credentials, self.runner))
     }
 
-    /// Without shared memory BitBake fails late, and with words that name everything else.
+    /// On a machine that is not ready, BitBake fails late, and with words that name everything else.
     async fn look_at_machine(&mut self, plan: &Plan) {
         let runs_bitbake =
             [Stage::Check, Stage::Build, Stage::Test].into_iter().any(|stage| plan.runs(stage));
         if self.stopped.is_some() || !runs_bitbake {
             return;
         }
-        let Err(error) = configure::look_at_shared_memory(self.settings, self.runner).await else { return };
+        let Err(error) = check_machine(self.settings, self.runner).await else { return };
         self.stopped = Some(error.message.clone());
         self.runner.events.emit(EventKind::Error { stage: None, error }).await;
     }
@@ -291,7 +294,11 @@ impl Job<'_> {
     async fn dispatch(&mut self, stage: Stage) -> Result<Outcome> {
         // `[check]` may come to ask for it as well, at the end of its stage.
         if stage == Stage::Build && self.settings.needs_affected() {
-            self.find_affected(stage).await?;
+            let found = self.find_affected(stage).await;
+            if let Err(error) = found {
+                self.units_not_run(stage, &format!("not started: {}", error.message)).await;
+                return Err(error);
+            }
         }
         let Job { settings, runner, access, outputs, .. } = self;
         let runner = &runner.for_stage(stage);
@@ -322,10 +329,8 @@ impl Job<'_> {
             }
             Stage::Build => {
                 let configured = needs(&outputs.configured, Stage::Configure, stage)?;
-                if settings.build.targets.is_empty() {
-                    return Ok(Outcome::Passed);
-                }
-                let builds = build::run(settings, configured, runner).await?;
+                let affected = outputs.affected.as_ref().filter(|_| settings.build.changed);
+                let builds = build::run(settings, configured, affected, runner).await?;
                 outputs.usage = builds.usage;
                 Ok(builds.outcome)
             }

@@ -18,6 +18,14 @@ use super::summary::{At, Summary};
 
 const NAMESPACE: &str = "BuildAgent";
 
+const PROJECT: &str = "Project";
+
+/// Metrics that there are also with `Project` as the only dimension: an alarm names every dimension, and does not know
+/// the release.
+const OF_THE_PROJECT: [&str; 1] = [SSTATE_HIT];
+
+const SSTATE_HIT: &str = "SstateHitPercent";
+
 /// Each combination of dimension values is a metric that AWS bills. So all values come from short lists: a layer
 /// cannot make new ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +42,7 @@ pub struct Dimensions {
 impl Dimensions {
     fn pairs(&self) -> [(&'static str, String); 4] {
         [
-            ("Project", value(self.project.as_deref().unwrap_or("none"))),
+            (PROJECT, value(self.project.as_deref().unwrap_or("none"))),
             ("Layer", value(self.layer.as_deref().unwrap_or("none"))),
             ("Release", value(&self.release)),
             ("Trust", if self.trusted { "trusted" } else { "untrusted" }.into()),
@@ -87,17 +95,23 @@ fn line(summary: &Summary, dimensions: &Dimensions) -> String {
     let pairs = dimensions.pairs();
     let measured: Vec<Metric> =
         metrics(summary).into_iter().filter(|metric| metric.value.is_finite()).collect();
-    let definitions: Vec<Value> = measured.iter().map(Metric::definition).collect();
+    let directive = |dimensions: &[&str], is_wanted: &dyn Fn(&Metric) -> bool| {
+        let definitions: Vec<Value> =
+            measured.iter().filter(|metric| is_wanted(metric)).map(Metric::definition).collect();
+        let wanted = !definitions.is_empty();
+        wanted.then(|| json!({ "Namespace": NAMESPACE, "Dimensions": [dimensions], "Metrics": definitions }))
+    };
+    let all = pairs.each_ref().map(|(name, _)| *name);
+    let directives = [
+        directive(&all, &|_| true),
+        directive(&[PROJECT], &|metric| OF_THE_PROJECT.contains(&metric.name.as_str())),
+    ];
     let mut members = Map::new();
     members.insert(
         "_aws".into(),
         json!({
             "Timestamp": summary.last_event.unwrap_or_else(At::now).unix_milliseconds(),
-            "CloudWatchMetrics": [{
-                "Namespace": NAMESPACE,
-                "Dimensions": [pairs.each_ref().map(|(name, _)| *name)],
-                "Metrics": definitions,
-            }],
+            "CloudWatchMetrics": directives.into_iter().flatten().collect::<Vec<Value>>(),
         }),
     );
     members.extend(pairs.into_iter().map(|(name, value)| (name.to_owned(), Value::from(value))));
@@ -148,7 +162,7 @@ fn metrics(summary: &Summary) -> Vec<Metric> {
     percent("SignatureCacheHitPercent", hits as u64, queries().count() as u64);
     let sstate = || summary.units.iter().filter_map(|unit| unit.sstate);
     let found = sstate().map(|sstate| sstate.local + sstate.mirrors).sum();
-    percent("SstateHitPercent", found, sstate().map(|sstate| sstate.wanted).sum());
+    percent(SSTATE_HIT, found, sstate().map(|sstate| sstate.wanted).sum());
     if !summary.cache.is_empty() {
         let traffic = || summary.cache.iter().map(|tier| tier.traffic);
         let bytes = |sum: u64| sum as f64;
@@ -158,6 +172,11 @@ fn metrics(summary: &Summary) -> Vec<Metric> {
             "Bytes",
             bytes(traffic().map(|it| it.bytes_written).sum()),
         ));
+        let usd: f64 = traffic().map(|it| it.usd).sum();
+        // Only a bucket charges for requests.
+        if usd > 0.0 {
+            all.push(Metric::new("ShareUsd", "None", usd));
+        }
     }
     all
 }
@@ -166,7 +185,7 @@ fn metrics(summary: &Summary) -> Vec<Metric> {
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
-    use crate::report::sample::{at, check_layer, failing_job, passing_job, reduce, with_share};
+    use crate::report::sample::{at, check_layer, failing_job, passing_job, reduce, with_bucket, with_share};
     use agent_types::events::{CacheQuery, EventKind};
 
     fn dimensions() -> Dimensions {
@@ -187,25 +206,56 @@ mod tests {
         let root: Value = serde_json::from_str(line).unwrap();
         let head = &root["_aws"];
         assert!(head["Timestamp"].as_u64().unwrap() > 1_500_000_000_000, "milliseconds: {line}");
-        let [directive] = head["CloudWatchMetrics"].as_array().unwrap().as_slice() else { panic!("{line}") };
-        assert_eq!(directive["Namespace"], "BuildAgent");
-        let [set] = directive["Dimensions"].as_array().unwrap().as_slice() else { panic!("{line}") };
-        for name in set.as_array().unwrap() {
-            let value = root[name.as_str().unwrap()].as_str().expect("a dimension is a text");
-            assert!((1..=1024).contains(&value.len()) && !value.starts_with(':'), "{value:?}");
-            assert!(value.bytes().all(|byte| byte.is_ascii_graphic()), "{value:?}");
-        }
-        let metrics = directive["Metrics"].as_array().unwrap();
-        assert!((1..=100).contains(&metrics.len()));
-        for metric in metrics {
-            let name = metric["Name"].as_str().unwrap();
-            assert!(root[name].as_f64().expect("a number").is_finite(), "{name}");
-            assert!(
-                ["None", "Seconds", "Percent", "Bytes"].contains(&metric["Unit"].as_str().unwrap()),
-                "{name}"
-            );
+        let directives = head["CloudWatchMetrics"].as_array().unwrap();
+        assert!((1..=2).contains(&directives.len()), "{line}");
+        for directive in directives {
+            assert_eq!(directive["Namespace"], "BuildAgent");
+            let [set] = directive["Dimensions"].as_array().unwrap().as_slice() else { panic!("{line}") };
+            for name in set.as_array().unwrap() {
+                let value = root[name.as_str().unwrap()].as_str().expect("a dimension is a text");
+                assert!((1..=1024).contains(&value.len()) && !value.starts_with(':'), "{value:?}");
+                assert!(value.bytes().all(|byte| byte.is_ascii_graphic()), "{value:?}");
+            }
+            let metrics = directive["Metrics"].as_array().unwrap();
+            assert!((1..=100).contains(&metrics.len()));
+            for metric in metrics {
+                let name = metric["Name"].as_str().unwrap();
+                assert!(root[name].as_f64().expect("a number").is_finite(), "{name}");
+                assert!(
+                    ["None", "Seconds", "Percent", "Bytes"].contains(&metric["Unit"].as_str().unwrap()),
+                    "{name}"
+                );
+            }
         }
         root
+    }
+
+    /// The names of the metrics that have exactly these dimensions.
+    fn with_dimensions(root: &Value, dimensions: &[&str]) -> Vec<String> {
+        let directives = root["_aws"]["CloudWatchMetrics"].as_array().unwrap();
+        let of = directives.iter().filter(|directive| directive["Dimensions"][0] == json!(dimensions));
+        let metrics = of.flat_map(|directive| directive["Metrics"].as_array().unwrap());
+        metrics.map(|metric| metric["Name"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// cloudformation/check_layer.yml has the alarm.
+    #[test]
+    fn the_metric_of_an_alarm_has_only_the_project_as_dimension() {
+        let root = assert_valid(&line(&reduce(&failing_job()), &dimensions()));
+        assert_eq!(with_dimensions(&root, &["Project"]), ["SstateHitPercent"]);
+        let all = with_dimensions(&root, &["Project", "Layer", "Release", "Trust"]);
+        assert!(all.contains(&"SstateHitPercent".to_owned()) && all.len() > 2, "{all:?}");
+        let root = assert_valid(&line(&reduce(&passing_job()), &dimensions()));
+        assert!(with_dimensions(&root, &["Project"]).is_empty(), "no shared state was wanted");
+    }
+
+    #[test]
+    fn requests_to_a_bucket_have_a_price() {
+        let root = assert_valid(&line(&reduce(&with_bucket()), &dimensions()));
+        let usd = root["ShareUsd"].as_f64().unwrap();
+        assert!((usd - 0.000_3).abs() < 1e-12, "{usd}");
+        let root = assert_valid(&line(&reduce(&with_share()), &dimensions()));
+        assert_eq!(root["ShareUsd"], Value::Null, "a directory");
     }
 
     #[test]

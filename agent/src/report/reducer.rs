@@ -168,7 +168,7 @@ impl Summary {
         }
         let reason = self.cut_text(&retry.reason);
         let (seconds, pause) = (whole_milliseconds(retry.seconds), whole_milliseconds(retry.pause));
-        self.retries.push(Retry { unit: retry.unit.clone(), reason, seconds, pause });
+        self.retries.push(Retry { unit: retry.unit.clone(), cause: retry.cause, reason, seconds, pause });
     }
 
     fn case(&mut self, case: &Case, at: At) {

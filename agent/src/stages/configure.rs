@@ -2,6 +2,7 @@
 
 mod build_dir;
 mod computed;
+mod disk_space;
 mod endpoint;
 mod hash_server;
 mod links;
@@ -22,18 +23,17 @@ use agent_cache::signature_cache::WrittenConf;
 use agent_fs::access::{Barrier, Credentials, Permission};
 use agent_fs::remove::remove_tree;
 use agent_fs::untrusted;
-use agent_process::{Environment, Prober, Runner, User, shared_memory};
+use agent_process::cgroup::{self, Limits};
+use agent_process::{Environment, Prober, Runner, User};
 use agent_types::error::{Error, Result};
 use agent_types::events::Emitter;
-use agent_types::stage::Stage;
 use agent_types::tiers::Tiers;
 use agent_yocto::base_layers::{BaseLayers, Candidate, base_layers};
 use agent_yocto::conf::{self, LocalConf, Purpose};
-use agent_yocto::environment::{
-    HOST_PATH, Tools, bitbake_environment, bitbake_version, with_direct_loopback,
-};
+use agent_yocto::environment::{Tools, bitbake_environment, bitbake_version, with_direct_loopback};
 use agent_yocto::hash_server::Serve;
 use agent_yocto::layer_conf::LayerConf;
+use agent_yocto::parallelism::{Parallelism, Resources};
 use agent_yocto::unreadable::Unreadable;
 
 use super::blocking;
@@ -68,7 +68,10 @@ pub struct BuildEnvironment {
     hash_server: Serve,
     network: Vec<(String, String)>,
     git: Vec<(OsString, OsString)>,
-    threads: usize,
+    /// How much BitBake runs at the same time.
+    pub parallelism: Parallelism,
+    /// Whether builds delete their work directories.
+    rm_work: bool,
 }
 
 impl BuildEnvironment {
@@ -206,7 +209,8 @@ impl BuildEnvironment {
             tiers: &self.tiers,
             endpoint: endpoint.as_ref(),
             hash_server: &self.hash_server,
-            threads: self.threads,
+            parallelism: self.parallelism,
+            rm_work: self.rm_work,
         })?;
         Ok(WrittenConf { bblayers, local })
     }
@@ -297,8 +301,12 @@ pub async fn run(
         endpoint,
         hash_server,
         network,
-        threads: std::thread::available_parallelism().map_or(1, usize::from),
+        parallelism: Parallelism::of(resources()),
+        rm_work: disk_space::is_short(settings, runner).await?,
     };
+    if builds(settings) {
+        tell_parallelism(configured.parallelism, events).await;
+    }
     configured.local_caches(settings)?;
     sweep(settings, &share.tiers, events).await?;
     let (work, repos) = (settings.paths.clone(), checkout.repos.clone());
@@ -321,19 +329,28 @@ pub async fn run(
     Ok(configured)
 }
 
-/// Checks `/dev/shm` before anything runs.
-///
-/// # Errors
-/// When BitBake cannot use it.
-pub async fn look_at_shared_memory(settings: &Settings, runner: &Runner) -> Result<()> {
-    // Where there is no build user, configure says what is wrong.
-    let user = agent_process::build_user(settings.build_user.as_deref(), &settings.checkout).ok().flatten();
-    let mut environment = Environment::default();
-    environment.set("PATH", HOST_PATH).set("LC_ALL", "C");
-    let prober = Prober { runner: runner.for_stage(Stage::Configure), environment, log: "probe" };
-    match shared_memory::judge(&shared_memory::look(&prober, user.as_ref()).await) {
-        Some(unusable) if runner.interrupt.state().is_none() => Err(unusable.into()),
-        _ => Ok(()),
+/// What a build may use of this machine.
+fn resources() -> Resources {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let (root, limits) = (Path::new("/"), Limits::read(Path::new("/")));
+    let host = cgroup::host_memory(root);
+    let bytes = [host, limits.bytes].into_iter().flatten().min();
+    Resources { cores, bytes, is_limited: limits.bytes.is_some() && bytes == limits.bytes && bytes != host }
+}
+
+/// Whether the job builds anything.
+fn builds(settings: &Settings) -> bool {
+    settings.build.changed || !settings.build.targets.is_empty()
+}
+
+/// Tells if memory, and not the processors, limits the build.
+async fn tell_parallelism(parallelism: Parallelism, events: &Emitter) {
+    let Resources { cores, bytes, .. } = parallelism.resources;
+    if let Some(bytes) = bytes.filter(|_| parallelism.jobs < cores) {
+        let what = parallelism.describe();
+        let gib = bytes as f64 / f64::from(1 << 30);
+        let message = format!("{gib:.1} GiB of memory limit the build on {cores} processors: {what}");
+        events.info(message).await;
     }
 }
 

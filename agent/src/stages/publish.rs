@@ -33,10 +33,15 @@ pub async fn run(
     incomplete: Option<&str>,
 ) -> Result<Outcome> {
     let unit = Unit::new(Stage::Publish, "publish");
+    let mut rules = settings.artifacts.rules.clone();
+    if settings.build.changed {
+        // What the change does not affect is not built.
+        rules.iter_mut().for_each(|rule| rule.required = false);
+    }
     let publication = Publication {
         unit: unit.clone(),
         root,
-        rules: &settings.artifacts.rules,
+        rules: &rules,
         destination: &settings.artifacts.destination,
         below: layout(identity),
         kms_key_id: settings.artifacts.kms_key_id.as_deref(),

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use agent_process::Interrupt;
-use agent_types::error::{Class, Result};
-use agent_types::events::{Emitter, EventKind, Retry, Unit};
+use agent_types::error::{Class, Error, Result};
+use agent_types::events::{Emitter, EventKind, Retry, RetryCause, Unit};
 
 /// A failed attempt that took this long is not repeated: a second one may take as long.
 const MAX_SPENT: Duration = Duration::from_secs(5 * 60);
@@ -26,25 +26,37 @@ pub async fn once<T>(
 ) -> Result<T> {
     let began = Instant::now();
     let error = match attempt().await {
-        Err(error) if error.class == Class::Upstream && job.state().is_none() => error,
+        Err(error) => error,
         answer => return answer,
     };
     let spent = began.elapsed();
-    let Some(pause) = pause(spent, job.time_left()) else { return Err(error) };
+    let Some(pause) = pause_before(&error, spent, job) else { return Err(error) };
     events
         .emit(EventKind::Retry(Retry {
             unit: unit.clone(),
+            cause: RetryCause::Upstream,
             reason: error.message,
             seconds: spent.as_secs_f64(),
             pause: pause.as_secs_f64(),
         }))
         .await;
+    wait(pause, job).await;
+    attempt().await
+}
+
+/// The pause before a retry after this error; `None`, if there is none. `spent`: the time of the failed attempt.
+pub fn pause_before(error: &Error, spent: Duration, job: &Interrupt) -> Option<Duration> {
+    let is_worth_it = error.class == Class::Upstream && job.state().is_none();
+    pause(spent, job.time_left()).filter(|_| is_worth_it)
+}
+
+/// Waits; a stop of the job ends the wait.
+pub async fn wait(pause: Duration, job: &Interrupt) {
     tokio::select! {
         () = tokio::time::sleep(pause) => {}
         // The next attempt ends at once and reports the reason.
         _ = job.interrupted() => {}
     }
-    attempt().await
 }
 
 /// The pause before the retry, or `None` if there is no retry. `left` is the rest of the job's time.
@@ -60,7 +72,6 @@ mod tests {
     use std::cell::Cell;
 
     use super::*;
-    use agent_types::error::Error;
     use agent_types::events;
     use agent_types::stage::Stage;
 

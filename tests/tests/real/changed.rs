@@ -15,6 +15,7 @@ const NARROW_WORLD: &str = r#"
 BBMASK = "/meta/recipes- /meta-poky/recipes-"
 ASSUME_PROVIDED += "virtual/fakeroot-native quilt-native patch-replacement-native"
 CONNECTIVITY_CHECK_URIS = ""
+INHERIT:remove = "uninative"
 BB_NO_NETWORK = "1"
 "#;
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::changed::Changed;
 
-const TARGETS: [&str; 8] = ["alpha", "alpha-native", "alone", "beta", "delta", "foo", "gamma", "thing"];
+const TARGETS: [&str; 7] = ["alpha", "alone", "beta", "delta", "foo", "gamma", "thing"];
 
 /// Numbers that look random and are the same in each run (a linear congruential generator).
 struct Random(u64);
@@ -61,6 +61,9 @@ fn bitbake_runs_the_tasks_again_that_the_signatures_name() {
     let test = "bitbake_runs_the_tasks_again_that_the_signatures_name";
     let is_long = std::env::var_os("BUILD_AGENT_TEST_ALL").is_some_and(|value| value == "1");
     let Some(changed) = Changed::new(test, "scarthgap") else { return };
+    // Signatures alone are compared elsewhere: a native recipe that is built needs more of OE-Core.
+    let alpha = std::fs::read_to_string(changed.layer("recipes-x/alpha/alpha_1.0.bb")).unwrap();
+    changed.write("recipes-x/alpha/alpha_1.0.bb", &alpha.replace("BBCLASSEXTEND", "# BBCLASSEXTEND"));
     // It runs in each build.
     std::fs::remove_dir_all(changed.layer("recipes-x/always")).unwrap();
     commit(&changed.0.layer(), "Nothing that always runs");

@@ -24,11 +24,12 @@ pub const SMALL_WORLD: &str = "EXCLUDE_FROM_WORLD = \"1\"\n\
     EXCLUDE_FROM_WORLD:pn-greeting = \"\"\n\
     EXCLUDE_FROM_WORLD:pn-broken = \"\"\n";
 
-/// Masks what the recipes of meta-deploy do not need: a build takes seconds instead of minutes.
+/// Masks what the recipes of meta-deploy do not need: a build takes seconds instead of minutes. What a build keeps does not
+/// depend on the disk of the machine.
 pub const NARROW_BUILD: &str = "BBMASK = \"/meta/recipes- /meta-poky/recipes-\"\n\
     ASSUME_PROVIDED += \"virtual/fakeroot-native quilt-native\"\n\
     CONNECTIVITY_CHECK_URIS = \"\"\n\
-    INHERIT:remove = \"uninative\"\n\
+    INHERIT:remove = \"uninative rm_work\"\n\
     BB_NO_NETWORK = \"1\"\n";
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());

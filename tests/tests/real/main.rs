@@ -6,6 +6,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod bucket;
+mod bucket_builds;
+mod bucket_hashes;
+mod build_limits;
 mod builds;
 mod changed;
 mod changed_edits;

@@ -48,7 +48,7 @@ impl Job {
     }
 }
 
-fn sandbox(test: &str, share: &str) -> Option<Sandbox> {
+pub fn sandbox(test: &str, share: &str) -> Option<Sandbox> {
     let sandbox = Sandbox::new(test)?;
     let text = sandbox.manifest_text();
     sandbox
@@ -100,7 +100,11 @@ fn a_trusted_build_publishes_to_a_bucket_and_sends_nothing_the_second_time() {
     assert_eq!((job.count("published"), job.count("failed")), (4, 0));
     let number = |name: &str| tier["traffic"][name].as_f64().unwrap_or_default();
     let requests = job.s3.requests();
-    assert_eq!(number("objects_written"), 4.0);
+    // The four of the build, and the checkout of each layer that was cloned.
+    let is_checkout = |key: &&String| key.starts_with("yocto/cache/layers/") && key.ends_with(".tar.zst");
+    let layers = objects.keys().filter(is_checkout).count();
+    assert!(layers > 0, "{:?}", objects.keys());
+    assert_eq!(number("objects_written"), (4 + layers) as f64, "{:?}", objects.keys());
     // The lease is released after the report of the requests.
     assert!(number("operations") >= 10.0 && number("operations") <= requests.len() as f64 + 5.0, "{tier:#}");
     assert!(number("usd") > 0.000_05 && number("usd") < 0.01 && number("seconds_waited") > 0.0, "{tier:#}");

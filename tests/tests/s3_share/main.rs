@@ -7,3 +7,4 @@ mod fresh;
 mod jobs;
 mod keep;
 mod kills;
+mod trust;

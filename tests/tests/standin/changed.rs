@@ -107,15 +107,16 @@ fn the_base_of_a_shallow_clone_is_fetched() {
     let url = format!("file://{}", server.display());
     git(sandbox.path(), ["clone", "--quiet", "--depth=1", &url, "meta-tested"]);
     let head = git(&sandbox.layer(), ["rev-parse", "HEAD"]);
+    let layer = sandbox.layer().display().to_string();
     let mut command = sandbox.run_command();
     for (name, value) in [
         ("CODEBUILD_BUILD_ID", "p:1"),
         ("CODEBUILD_WEBHOOK_EVENT", "PUSH"),
         ("CODEBUILD_WEBHOOK_TRIGGER", "branch/main"),
-        ("CODEBUILD_WEBHOOK_PREV_COMMIT", &before),
-        ("CODEBUILD_SOURCE_REPO_URL", &url),
-        ("CODEBUILD_RESOLVED_SOURCE_VERSION", &head),
-        ("CODEBUILD_SRC_DIR", &sandbox.layer().display().to_string()),
+        ("CODEBUILD_WEBHOOK_PREV_COMMIT", before.as_str()),
+        ("CODEBUILD_SOURCE_REPO_URL", url.as_str()),
+        ("CODEBUILD_RESOLVED_SOURCE_VERSION", head.as_str()),
+        ("CODEBUILD_SRC_DIR", layer.as_str()),
     ] {
         command.env(name, value);
     }

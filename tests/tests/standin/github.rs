@@ -283,9 +283,29 @@ fn no_change_of_the_files_brings_other_rules() {
     }
 }
 
+/// A change must not be judged by its own rules because a server does not answer.
 #[test]
-fn without_the_base_no_artifacts_are_published() {
-    let test = "without_the_base_no_artifacts_are_published";
+fn without_the_base_nothing_is_judged() {
+    let test = "without_the_base_nothing_is_judged";
+    let Some(run) = Run::new(test, "fork", edits_its_rules) else { return };
+    run.sandbox.behaviour("yocto-check-layer fail test_world");
+    let mut command = run.command(&[]);
+    command.env("GITHUB_SERVER_URL", "file:///nowhere");
+    let ran = run.sandbox.start(command).wait();
+    ran.assert_code(&[4]);
+    ran.assert_says(&[
+        "the base branch `main`, whose rules judge this change, cannot be read",
+        "fetch-depth: 0",
+    ]);
+    assert!(github::obeyed(&ran).iter().any(|command| command.starts_with("::error ")), "{}", ran.output());
+    // On a person's machine it is an error: the person wants these rules or none.
+    run.sandbox.call(["plan", "--base", "gone"]).assert_code(&[2]);
+}
+
+/// After another run, by a comment, by hand: there nobody knows which branch counts.
+#[test]
+fn where_nobody_names_the_base_no_artifacts_are_published() {
+    let test = "where_nobody_names_the_base_no_artifacts_are_published";
     let Some(run) = Run::new(test, "fork", |layer| {
         let rules = "\n[[artifacts.rules]]\ninclude = \"conf/**\"\n\n[limits]";
         edit(layer, "\n[limits]", rules);
@@ -293,17 +313,61 @@ fn without_the_base_no_artifacts_are_published() {
         return;
     };
     let mut command = run.command(&[]);
-    command.env("GITHUB_SERVER_URL", "file:///nowhere");
+    command.env("GITHUB_EVENT_NAME", "workflow_run").env("GITHUB_REF", "refs/heads/main");
+    for absent in ["GITHUB_BASE_REF", "GITHUB_HEAD_REF", "GITHUB_EVENT_PATH"] {
+        command.env_remove(absent);
+    }
     let ran = run.sandbox.start(command).wait();
     ran.assert_code(&[0]);
-    ran.assert_says(&[
-        "the base branch `main` cannot be read",
-        "no artifacts are published",
-        "fetch-depth: 0",
-    ]);
+    ran.assert_says(&["nobody names the base of this change", "no artifacts are published"]);
     assert!(!run.sandbox.artifacts().exists(), "something was published");
-    // On a person's machine it is an error: the person wants these rules or none.
-    run.sandbox.call(["plan", "--base", "gone"]).assert_code(&[2]);
+}
+
+/// Whoever proposes a change chooses where it begins.
+#[test]
+fn the_rules_of_an_old_commit_do_not_count() {
+    let test = "the_rules_of_an_old_commit_do_not_count";
+    let Some(run) = Run::new(test, "pull_request", |_| {}) else { return };
+    // The manifest of the first commit hid the failure; the branch has a stricter one by now.
+    let server = run.server();
+    git(&server, ["switch", "--quiet", "-c", "old", "main"]);
+    edits_its_rules(&server);
+    commit(&server, "The rules of the past");
+    git(&server, ["branch", "--quiet", "--force", "change", "old"]);
+    edit(&server, "\nknown_failures = \"known.toml\"", "");
+    commit(&server, "Stricter rules");
+    git(&server, ["branch", "--quiet", "--force", "main", "HEAD"]);
+    git(&server, ["switch", "--quiet", "change"]);
+    write(&server, "conf/new.conf", "# the change");
+    commit(&server, "Change something");
+    git(&server, ["switch", "--quiet", "main"]);
+    run.sandbox.behaviour("yocto-check-layer fail test_world");
+    for words in [&["--depth=1", "--branch", "change"][..], &["--branch", "change"]] {
+        run.check_out(words);
+        let ran = run.run(&[]);
+        assert_eq!(ran.code, Some(1), "{}", ran.output());
+        ran.assert_says(&["test_world", "which has other rules than the commit in which this change began"]);
+        assert!(!ran.output().contains("edits its own rules"), "{}", ran.output());
+    }
+}
+
+/// A merge group has the changes of pull requests.
+#[test]
+fn a_merge_group_is_judged_by_the_rules_of_its_base() {
+    let test = "a_merge_group_is_judged_by_the_rules_of_its_base";
+    let Some(run) = Run::new(test, "pull_request", edits_its_rules) else { return };
+    run.sandbox.behaviour("yocto-check-layer fail test_world");
+    let event = run.sandbox.path().join("event.json");
+    let text =
+        r#"{"merge_group":{"base_ref":"refs/heads/main"},"repository":{"full_name":"example/meta-tested"}}"#;
+    std::fs::write(&event, text).unwrap();
+    let mut command = run.command(&[]);
+    command.env("GITHUB_EVENT_NAME", "merge_group").env("GITHUB_EVENT_PATH", &event);
+    command.env("GITHUB_REF", "refs/heads/gh-readonly-queue/main/pr-7-x");
+    command.env_remove("GITHUB_BASE_REF").env_remove("GITHUB_HEAD_REF");
+    let ran = run.sandbox.start(command).wait();
+    ran.assert_code(&[1]);
+    ran.assert_says(&["this change edits its own rules: build-agent.toml"]);
 }
 
 #[test]

@@ -4,9 +4,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod bitbake_shim;
+mod build_causes;
 mod build_dirs;
 mod builds;
 mod changed;
+mod changed_builds;
 mod checks;
 mod diagnostics;
 mod forgery;

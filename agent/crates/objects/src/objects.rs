@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::stream::BoxStream;
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::StreamExt;
 use object_store::path::Path;
 use object_store::{
     Error, GetOptions, GetResult, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, Result,
@@ -81,7 +80,13 @@ impl Objects {
                 let words = format!("{key} has {} bytes, more than {limit}", got.meta.size);
                 return Err(Error::NotSupported { source: words.into() });
             }
-            got.bytes().await
+            let size = got.meta.size;
+            let bytes = got.bytes().await?;
+            if bytes.len() as u64 != size {
+                let words = format!("{key} has {size} bytes, but {} came", bytes.len());
+                return Err(Error::Generic { store: "S3", source: words.into() });
+            }
+            Ok(bytes)
         };
         let found = there(self.retries.run(read).await)?;
         self.meter.read(found.as_ref().map_or(0, |bytes| bytes.len() as u64));
@@ -126,32 +131,6 @@ impl Objects {
         Ok(())
     }
 
-    /// All objects whose keys begin with `prefix` and a slash, in the order of their keys. A thousand cost one
-    /// request.
-    pub fn list(&self, prefix: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
-        let meter = Arc::clone(&self.meter);
-        let counted = move |(index, object)| {
-            if index % 1000 == 0 {
-                meter.count(RequestClass::WriteOrList);
-            }
-            object
-        };
-        self.store.list(Some(prefix)).enumerate().map(counted).boxed()
-    }
-
-    /// The objects and prefixes directly below `prefix`.
-    pub async fn list_level(&self, prefix: &Path) -> Result<object_store::ListResult> {
-        let list = || self.counted(RequestClass::WriteOrList, self.store.list_with_delimiter(Some(prefix)));
-        self.retries.run(list).await
-    }
-
-    /// Deletes objects, a thousand with one request. Gives each key or its error; one that is already gone counts
-    /// as deleted.
-    pub fn delete(&self, keys: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        let meter = Arc::clone(&self.meter);
-        self.store.delete_stream(keys).inspect_ok(move |_| meter.count(RequestClass::Delete)).boxed()
-    }
-
     /// Deletes up to a thousand objects with one request. Gives the keys that may still exist, each with its error;
     /// an object that is already gone counts as deleted.
     pub async fn delete_batch(&self, keys: Vec<Path>) -> Vec<(Path, Arc<Error>)> {
@@ -189,34 +168,50 @@ impl Objects {
         self.retries.run(page).await
     }
 
-    /// The objects and prefixes directly below a prefix, which is empty or ends with a slash.
-    pub async fn level(&self, prefix: &str) -> Result<Page> {
+    /// The objects and prefixes directly below a prefix, which is empty or ends with a slash. Stops after about `most`
+    /// of them, and then has a token: strangers write as many keys as they like.
+    pub async fn level(&self, prefix: &str, most: usize) -> Result<Page> {
         let mut level = Page::default();
         let mut request = PageRequest { prefix: prefix.to_owned(), one_level: true, token: None };
         loop {
             let page = self.page(&request).await?;
             level.objects.extend(page.objects);
             level.prefixes.extend(page.prefixes);
+            level.token.clone_from(&page.token);
             request.token = page.token;
-            if request.token.is_none() {
+            if request.token.is_none() || level.objects.len() + level.prefixes.len() >= most {
                 return Ok(level);
             }
         }
     }
 
-    /// All objects below a prefix, which is empty or ends with a slash, in the order of their keys. Unlike
-    /// [`list`](Objects::list), this finds every key.
-    pub async fn below(&self, prefix: &str) -> Result<Vec<ListedObject>> {
-        let mut objects = Vec::new();
+    /// Passes the first `most` objects below a prefix to `take`, in the order of their keys. The prefix is empty or ends
+    /// with a slash. A thousand cost one request.
+    pub async fn each_below(
+        &self,
+        prefix: &str,
+        most: usize,
+        mut take: impl FnMut(ListedObject),
+    ) -> Result<()> {
         let mut request = PageRequest { prefix: prefix.to_owned(), ..PageRequest::default() };
+        let mut left = most;
         loop {
             let page = self.page(&request).await?;
-            objects.extend(page.objects);
+            let some = left.min(page.objects.len());
+            page.objects.into_iter().take(some).for_each(&mut take);
+            left -= some;
             request.token = page.token;
-            if request.token.is_none() {
-                return Ok(objects);
+            if request.token.is_none() || left == 0 {
+                return Ok(());
             }
         }
+    }
+
+    /// The first `most` objects below a prefix, see [`each_below`](Objects::each_below).
+    pub async fn below(&self, prefix: &str, most: usize) -> Result<Vec<ListedObject>> {
+        let mut objects = Vec::new();
+        self.each_below(prefix, most, |object| objects.push(object)).await?;
+        Ok(objects)
     }
 
     /// The first thousand unfinished multipart uploads below a prefix.
@@ -257,9 +252,16 @@ fn there<T>(answer: Result<T>) -> Result<Option<T>> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
     use std::time::Duration;
 
+    use async_trait::async_trait;
+    use futures_util::stream::BoxStream;
     use object_store::memory::InMemory;
+    use object_store::{
+        CopyOptions, GetResultPayload, ListResult, MultipartUpload, PutMultipartOptions, PutPayload,
+        PutResult,
+    };
 
     use super::*;
 
@@ -283,6 +285,74 @@ mod tests {
         assert_eq!((counted.writes_and_lists, counted.bytes_written), (4, 3));
     }
 
+    /// Sends only half of the bytes that it announces, this many times.
+    #[derive(Debug)]
+    struct Truncating {
+        memory: InMemory,
+        times: AtomicU64,
+    }
+
+    impl std::fmt::Display for Truncating {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("truncating")
+        }
+    }
+
+    #[async_trait]
+    impl ObjectStore for Truncating {
+        async fn put_opts(&self, key: &Path, content: PutPayload, options: PutOptions) -> Result<PutResult> {
+            self.memory.put_opts(key, content, options).await
+        }
+
+        async fn put_multipart_opts(
+            &self,
+            key: &Path,
+            options: PutMultipartOptions,
+        ) -> Result<Box<dyn MultipartUpload>> {
+            self.memory.put_multipart_opts(key, options).await
+        }
+
+        async fn get_opts(&self, key: &Path, options: GetOptions) -> Result<GetResult> {
+            let mut got = self.memory.get_opts(key, options).await?;
+            let left = self.times.load(Ordering::Relaxed);
+            if left > 0 {
+                self.times.store(left - 1, Ordering::Relaxed);
+                let half = Bytes::from(vec![b'x'; got.meta.size as usize / 2]);
+                got.payload = GetResultPayload::Stream(futures_util::stream::iter([Ok(half)]).boxed());
+            }
+            Ok(got)
+        }
+
+        fn delete_stream(&self, keys: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+            self.memory.delete_stream(keys)
+        }
+
+        fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+            self.memory.list(prefix)
+        }
+
+        async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+            self.memory.list_with_delimiter(prefix).await
+        }
+
+        async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+            self.memory.copy_opts(from, to, options).await
+        }
+    }
+
+    #[tokio::test]
+    async fn a_part_is_never_taken_for_the_whole() {
+        for (times, within) in [(u64::MAX, Duration::ZERO), (1, Duration::from_secs(60))] {
+            let store = Arc::new(Truncating { memory: InMemory::new(), times: AtomicU64::new(times) });
+            let retries = Retries { within, delay: Duration::from_millis(1) };
+            let objects = Objects::new(store, retries);
+            let key = Path::from("a");
+            objects.replace(&key, "content".into()).await.unwrap();
+            let read = objects.read(&key, 9).await;
+            assert_eq!(read.ok(), (times == 1).then(|| Some("content".into())), "it is read again");
+        }
+    }
+
     #[tokio::test]
     async fn lists_and_deletes_below_a_prefix() {
         let objects = Objects::new(Arc::new(InMemory::new()), Retries::within(Duration::ZERO));
@@ -290,14 +360,15 @@ mod tests {
             objects.create(&Path::from(key), "x".into()).await.unwrap();
         }
         let keys = |objects: &[ListedObject]| objects.iter().map(|o| o.key.clone()).collect::<Vec<_>>();
-        assert_eq!(keys(&objects.below("a/").await.unwrap()), ["a/1", "a/b/2", "a/b/3"]);
-        assert_eq!(objects.below("").await.unwrap().len(), 5);
-        let level = objects.level("a/").await.unwrap();
+        assert_eq!(keys(&objects.below("a/", 9).await.unwrap()), ["a/1", "a/b/2", "a/b/3"]);
+        assert_eq!(objects.below("", 9).await.unwrap().len(), 5);
+        let level = objects.level("a/", 9).await.unwrap();
         assert_eq!((keys(&level.objects), level.prefixes), (vec!["a/1".to_owned()], vec!["a/b/".to_owned()]));
-        let level = objects.level("").await.unwrap();
+        let level = objects.level("", 9).await.unwrap();
         assert_eq!((keys(&level.objects), level.prefixes.len()), (vec!["5".to_owned()], 2));
         let gone = ["a/1", "a/b/2", "never"].map(Path::from).to_vec();
         assert!(objects.delete_batch(gone).await.is_empty());
-        assert_eq!(keys(&objects.below("").await.unwrap()), ["5", "a/b/3", "ab/4"]);
+        assert_eq!(keys(&objects.below("", 9).await.unwrap()), ["5", "a/b/3", "ab/4"]);
+        assert_eq!(keys(&objects.below("", 2).await.unwrap()), ["5", "a/b/3"]);
     }
 }

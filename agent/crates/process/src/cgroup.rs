@@ -46,6 +46,42 @@ pub fn free_memory(root: &Path) -> Option<u64> {
     [host.map(|kib| kib * 1024), groups.bytes].into_iter().flatten().min()
 }
 
+/// The memory of the host, in bytes. `root` as in [`Limits::read`].
+pub fn host_memory(root: &Path) -> Option<u64> {
+    let meminfo = fs_err::read_to_string(root.join("proc/meminfo")).ok()?;
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+/// How many processes the kernel has killed because memory ran out: in the group of this process and below it, or on
+/// the whole host where the group does not count them. `None` when nothing tells it. `root` as in [`Limits::read`].
+pub fn memory_kills(root: &Path) -> Option<u64> {
+    let own = fs_err::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
+    let mounted = root.join("sys/fs/cgroup");
+    let of_groups = own.lines().find_map(|line| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (parts.next()?, parts.next()?);
+        // In a container the path may be the host's, while its own group is mounted at the top.
+        let count = |mounted: &Path, file: &str| {
+            let groups = [mounted.join(path.trim_start_matches('/')), mounted.to_owned()];
+            groups.iter().find_map(|group| counter(&value(group, file)?))
+        };
+        match controllers {
+            "" => count(&mounted, "memory.events"),
+            names if names.split(',').any(|name| name == "memory") => {
+                count(&mounted.join("memory"), "memory.oom_control")
+            }
+            _ => None,
+        }
+    });
+    of_groups.or_else(|| counter(&fs_err::read_to_string(root.join("proc/vmstat")).ok()?))
+}
+
+/// The line `oom_kill N`.
+fn counter(text: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
+}
+
 /// What a group leaves of its limit. Pages of files that nobody uses are given back when memory is short.
 fn left_of(group: &Path, limits: Limits, usage: &str, idle: &str) -> Limits {
     let number = |text: String| text.parse::<u64>().ok();
@@ -181,6 +217,57 @@ mod tests {
     }
 
     #[test]
+    fn kills_are_counted_where_the_kernel_counts_them() {
+        let host = ("proc/vmstat", "nr_free_pages 7\noom_kill 9\n");
+        type Case<'a> = (&'a [(&'a str, &'a str)], Option<u64>);
+        let tables: [Case; 6] = [
+            (
+                &[
+                    host,
+                    ("proc/self/cgroup", "0::/a\n"),
+                    (
+                        "sys/fs/cgroup/a/memory.events",
+                        "low 0\nhigh 1\nmax 5\noom 2\noom_kill 3\noom_group_kill 0\n",
+                    ),
+                    ("sys/fs/cgroup/memory.events", "oom_kill 4\n"),
+                ],
+                Some(3),
+            ),
+            (
+                &[
+                    host,
+                    ("proc/self/cgroup", "0::/of/the/host\n"),
+                    ("sys/fs/cgroup/memory.events", "oom_kill 4\n"),
+                ],
+                Some(4),
+            ),
+            (
+                &[
+                    host,
+                    ("proc/self/cgroup", "4:cpu:/x\n5:memory:/x\n"),
+                    (
+                        "sys/fs/cgroup/memory/x/memory.oom_control",
+                        "oom_kill_disable 0\nunder_oom 0\noom_kill 5\n",
+                    ),
+                ],
+                Some(5),
+            ),
+            (&[host, ("proc/self/cgroup", "0::/\n")], Some(9)),
+            (&[host], Some(9)),
+            (&[("proc/self/cgroup", "0::/\n")], None),
+        ];
+        for (files, wanted) in tables {
+            let root = tempfile::tempdir().unwrap();
+            for (path, text) in files {
+                let path = root.path().join(path);
+                fs_err::create_dir_all(path.parent().unwrap()).unwrap();
+                fs_err::write(path, text).unwrap();
+            }
+            assert_eq!(memory_kills(root.path()), wanted, "{files:?}");
+        }
+    }
+
+    #[test]
     fn free_memory_is_what_host_and_groups_leave() {
         let host = ("proc/meminfo", "MemTotal: 9000 kB\nMemAvailable:    8000 kB\n");
         let groups: [&[(&str, &str)]; 3] = [
@@ -208,5 +295,10 @@ mod tests {
             assert_eq!(free_memory(root.path()), Some(wanted), "{files:?}");
         }
         assert_eq!(free_memory(Path::new("/nonexistent")), None);
+        let root = tempfile::tempdir().unwrap();
+        fs_err::create_dir_all(root.path().join("proc")).unwrap();
+        fs_err::write(root.path().join(host.0), host.1).unwrap();
+        assert_eq!(host_memory(root.path()), Some(9000 * 1024));
+        assert_eq!(host_memory(Path::new("/nonexistent")), None);
     }
 }

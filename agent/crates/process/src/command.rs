@@ -66,6 +66,9 @@ pub struct Command {
     /// A shorter time from the first signal to SIGKILL than the job's grace, for a program whose work is
     /// worth nothing once it was stopped.
     pub grace: Option<Duration>,
+    /// At the end of the job's time, the first SIGINT gets most of the grace: BitBake then ends the tasks that run,
+    /// and what they made can be saved.
+    pub finish_running: bool,
     /// Cancelled as soon as the agent begins to stop it: what fails from then on fails because of that.
     pub stopping: CancellationToken,
 }
@@ -87,6 +90,7 @@ impl Command {
             launcher: Vec::new(),
             status: None,
             grace: None,
+            finish_running: false,
             stopping: CancellationToken::new(),
         }
     }

@@ -169,6 +169,11 @@ impl Interrupt {
         }
     }
 
+    /// Waits for a signal, whatever else is over.
+    pub async fn cancelled(&self) {
+        self.cancel.cancelled().await;
+    }
+
     /// Waits for the second signal.
     pub async fn force_kill(&self) {
         self.force.cancelled().await;

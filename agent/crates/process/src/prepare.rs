@@ -31,6 +31,18 @@ pub fn survive_signals() {
     let _ = tokio::signal::unix::signal(SignalKind::from_raw(Signal::SIGXFSZ as i32));
 }
 
+/// Closes all descriptors but the standard streams. The process that started the agent may have left open what layer code
+/// must not read: a descriptor needs no permission any more, and all children would inherit it. To be called before the
+/// agent opens anything.
+pub fn close_inherited_descriptors() {
+    let open = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    let numbers: Vec<i32> = open.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    for number in numbers.into_iter().filter(|number| *number > 2) {
+        // One of them was that of the directory, which is closed already.
+        let _ = nix::unistd::close(number);
+    }
+}
+
 /// Prepares this process, and through it all of its children: to be called once, at the start.
 ///
 /// - umask 0022, which BitBake's sanity check wants.

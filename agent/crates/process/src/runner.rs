@@ -26,7 +26,7 @@ use super::log::{LOG_LIMIT, Log};
 use super::processes::Process;
 use super::running::{Group, Running};
 use super::spawn::{Spawned, spawn};
-use super::stop::{Find, ShutdownTimeouts, end_daemons, end_leftovers, stop_group};
+use super::stop::{Find, Pace, ShutdownTimeouts, end_daemons, end_leftovers, stop_group};
 use super::watch::{WaitOutcome, Watch};
 use super::{Command, Interrupt, Interrupted, LineHandler, Redactor};
 
@@ -267,7 +267,8 @@ impl Job<'_> {
         };
         if stopped {
             self.command.stopping.cancel();
-            let stop = stop_group(&mut child, &running.group, self.grace(), &self.runner.interrupt);
+            let grace = self.grace();
+            let stop = stop_group(&mut child, &running.group, grace, self.pace(), &self.runner.interrupt);
             reading.beside(stop).await?;
         }
         let at = Instant::now();
@@ -336,6 +337,11 @@ impl Job<'_> {
             None => self.runner.grace,
         };
         self.command.grace.map_or(left, |own| own.min(left))
+    }
+
+    fn pace(&self) -> Pace {
+        let out_of_time = self.runner.interrupt.state() == Some(Interrupted::OutOfTime);
+        if self.command.finish_running && out_of_time { Pace::FinishRunning } else { Pace::Even }
     }
 
     /// What was told to stop has had its time.

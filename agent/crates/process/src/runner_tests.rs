@@ -235,6 +235,28 @@ async fn the_sequence_is_interrupt_twice_and_terminate() {
     assert_eq!(told, ["int", "int", "term"]);
 }
 
+/// At the end of the job's time a command that may finish has nearly all of the grace, unless somebody is in a hurry.
+#[tokio::test]
+async fn a_signal_ends_the_wait_for_running_work() {
+    let mut bench = Bench::new();
+    // Without the signals this would outlast every timeout.
+    bench.runner.grace = Duration::from_secs(3600);
+    let mut command = bench.sh("trap 'echo int' INT; trap '' TERM; echo ready; while :; do sleep 0.05; done");
+    command.finish_running = true;
+    // The command is started before the end of the time.
+    let interrupt = Interrupt::new(Some(Instant::now() + Duration::from_secs(3)));
+    bench.runner.interrupt = interrupt.clone();
+    let mut lines = OnLine(|line: &str| {
+        if line == "int" {
+            interrupt.signal();
+        }
+    });
+    let finished = bench.runner.run_with(command, &mut lines, QUICK).await.unwrap();
+    assert_eq!(finished.end, ExitReason::TimedOut);
+    let told = finished.tail.iter().filter(|line| *line == "int").count();
+    assert_eq!(told, 2, "{:?}", finished.tail);
+}
+
 #[tokio::test]
 async fn members_get_the_sequence_though_their_leader_is_gone() {
     let bench = Bench::new();

@@ -24,6 +24,27 @@ const LOOK: Duration = Duration::from_millis(50);
 /// disk.
 const KILLED: Duration = Duration::from_secs(10);
 
+/// How the grace is divided between the signals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// A quarter for each SIGINT, half for SIGTERM.
+    Even,
+    /// Three quarters for the first SIGINT, so that BitBake can finish the running tasks. A signal to the job ends
+    /// this wait.
+    FinishRunning,
+}
+
+impl Pace {
+    /// The signals, each with the time until the next one, counted from the first.
+    fn steps(self, grace: Duration) -> [(Signal, Duration); 3] {
+        let (first, second) = match self {
+            Pace::Even => (grace / 4, grace / 2),
+            Pace::FinishRunning => (grace * 3 / 4, grace * 7 / 8),
+        };
+        [(Signal::SIGINT, first), (Signal::SIGINT, second), (Signal::SIGTERM, grace)]
+    }
+}
+
 /// Stops a command's whole process group: SIGINT, SIGINT (BitBake takes the first as "finish the
 /// running tasks" and the second as "stop now"), SIGTERM, SIGKILL, with the grace time divided
 /// between them. A second signal to the job goes straight to SIGKILL. Members get the rest of the
@@ -35,15 +56,24 @@ pub(super) async fn stop_group(
     child: &mut Child,
     group: &Group,
     grace: Duration,
+    pace: Pace,
     interrupt: &Interrupt,
 ) -> Result<()> {
     let start = Instant::now();
-    let steps = [(Signal::SIGINT, grace / 4), (Signal::SIGINT, grace / 2), (Signal::SIGTERM, grace)];
-    for (signal, until) in steps {
+    let mut is_patient = pace == Pace::FinishRunning;
+    for (signal, until) in pace.steps(grace) {
         signal_group(group, signal).await;
+        let hurry = async {
+            if std::mem::take(&mut is_patient) {
+                interrupt.cancelled().await
+            } else {
+                std::future::pending().await
+            }
+        };
         tokio::select! {
             biased;
             () = interrupt.force_kill() => break,
+            () = hurry => {}
             gone = group_gone(child, group, start + until, None) => if gone { return Ok(()) },
         }
     }
@@ -200,6 +230,13 @@ mod tests {
     use std::thread;
 
     use super::*;
+
+    #[test]
+    fn the_grace_is_divided_between_the_signals() {
+        let seconds = |pace: Pace| pace.steps(Duration::from_secs(80)).map(|(_, until)| until.as_secs());
+        assert_eq!(seconds(Pace::Even), [20, 40, 80]);
+        assert_eq!(seconds(Pace::FinishRunning), [60, 70, 80]);
+    }
 
     /// Reading the process table takes long on a large machine. A thread of the runtime drives nothing else meanwhile.
     #[tokio::test]

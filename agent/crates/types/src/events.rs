@@ -122,7 +122,7 @@ pub enum EventKind {
     CredentialAccess(CredentialAccess),
     /// A source that lies ready.
     Repo(RepoReady),
-    /// A step failed because of an upstream server. The agent retries it once.
+    /// A step failed, not because of the layer. The agent retries it.
     Retry(Retry),
     CommandStarted {
         stage: Stage,
@@ -327,12 +327,31 @@ pub struct RepoReady {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Retry {
     pub unit: Unit,
+    #[serde(default, skip_serializing_if = "RetryCause::is_upstream")]
+    pub cause: RetryCause,
     /// Why the first attempt failed.
     pub reason: String,
     /// Duration of the first attempt, in seconds.
     pub seconds: f64,
     /// Pause before the retry, in seconds.
     pub pause: f64,
+}
+
+/// What a step is retried for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RetryCause {
+    /// A server failed.
+    #[default]
+    Upstream,
+    /// A task was killed because memory ran out. The retry does less at the same time.
+    Memory,
+}
+
+impl RetryCause {
+    fn is_upstream(&self) -> bool {
+        *self == RetryCause::Upstream
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

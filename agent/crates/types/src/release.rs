@@ -53,6 +53,16 @@ impl Release {
         if self.bitbake.as_bytes()[0] == b'1' { "ABORT" } else { "HALT" }
     }
 
+    /// The list of variables that do not count for the hash of BitBake's configuration. From 2.0 on the old name is an
+    /// error; older versions ignore the new name.
+    pub const fn hash_config_ignore_vars(&self) -> &'static str {
+        if self.bitbake.as_bytes()[0] == b'1' {
+            "BB_HASHCONFIG_WHITELIST"
+        } else {
+            "BB_HASHCONFIG_IGNORE_VARS"
+        }
+    }
+
     /// The variable that passes environment variables to BitBake, by the version of the tree in use
     /// (`bb.__version__`, e.g. `2.8.1`). From 2.0 on the old name is an error; older versions ignore the new
     /// name.

@@ -14,6 +14,7 @@ use agent_types::events::{
 use agent_types::outcome::Outcome;
 
 use super::bitbake_events::{Follower, is_setscene};
+use super::bitbake_recipes::RecipeLog;
 
 /// How many failed tasks are kept; more are counted only.
 const FAILURES_KEPT: usize = 50;
@@ -35,6 +36,8 @@ pub struct Failure {
     pub task: String,
     /// `Logfile of failure stored in`. Layer code may have written this line: not to be trusted.
     pub log: Option<PathBuf>,
+    /// `[mc:NAME:]FILE:TASK`, where BitBake says it.
+    pub id: Option<String>,
 }
 
 /// The sum at the end: `Tasks Summary: Attempted …`.
@@ -61,11 +64,17 @@ pub struct Build {
     total: u64,
     /// Something of the above has changed since it was last told.
     changed: bool,
+    /// Whether the agent has begun to stop BitBake.
+    stopping: bool,
     /// Failed tasks by the text.
     pub failures: Vec<Failure>,
     pub failures_total: u64,
     /// Shared state that could not be used, so that the task ran instead: a warning, no failure.
     pub setscene_failures: u64,
+    /// `ERROR:` lines of tasks that get shared state. A mirror that fails to have what it said makes BitBake's fetcher
+    /// print them, and BitBake end with status 1 although all tasks succeeded (`Fetch.download` in bb/fetch2, dunfell to
+    /// master).
+    setscene_errors: u64,
     pub summary: Option<TasksSummary>,
     /// What BitBake says only of a build that failed; a build that passed has none of it.
     pub admits_failure: Option<String>,
@@ -83,6 +92,8 @@ static FAILED: LazyLock<Regex> =
     LazyLock::new(|| regex(r"^ERROR: Task (?:\d+ )?\((.*\.bb):(do_\w+)\) failed with exit code"));
 static SETSCENE: LazyLock<Regex> =
     LazyLock::new(|| regex(r"^WARNING: (?:Logfile .*)?Setscene task (?:\d+ )?\(.*\) failed with exit code"));
+static SETSCENE_ERROR: LazyLock<Regex> = LazyLock::new(|| regex(r"^ERROR: \S+ do_\w+_setscene: "));
+static ERRORS: LazyLock<Regex> = LazyLock::new(|| regex(r"^Summary: There (?:was|were) (\d+) ERROR message"));
 static SSTATE: LazyLock<Regex> = LazyLock::new(|| {
     regex(
         r"Sstate summary: Wanted (\d+) (?:Local (\d+) Mirrors (\d+)|Found (\d+)) Missed (\d+) Current (\d+)",
@@ -119,9 +130,11 @@ impl Build {
             done: 0,
             total: 0,
             changed: false,
+            stopping: false,
             failures: Vec::new(),
             failures_total: 0,
             setscene_failures: 0,
+            setscene_errors: 0,
             summary: None,
             admits_failure: None,
             sstate: None,
@@ -132,6 +145,21 @@ impl Build {
     /// Whether BitBake told its events.
     pub fn has_events(&self) -> bool {
         self.follower.is_heard()
+    }
+
+    /// From now on BitBake is stopped: what succeeds still counts, and what fails may fail because of the stop.
+    pub fn stop(&mut self) {
+        self.stopping = true;
+    }
+
+    /// What it did for single recipes.
+    pub fn recipes(&self) -> &RecipeLog {
+        &self.follower.recipes
+    }
+
+    /// The value of a variable of the configuration, as far as BitBake says.
+    pub fn variable(&self, name: &str) -> Option<&str> {
+        self.follower.variable(name)
     }
 
     /// Events of tasks that were lost.
@@ -149,6 +177,17 @@ impl Build {
         }
     }
 
+    /// Whether all tasks succeeded, and every error is that of shared state whose task ran instead.
+    pub fn fails_only_for_shared_state(&self) -> bool {
+        let admitted = self.admits_failure.as_deref().unwrap_or_default();
+        let errors = ERRORS.captures(admitted).map(|found| number(&found, 1));
+        self.summary.is_some_and(|summary| summary.attempted > 0 && summary.failed == 0)
+            && self.failures_total + self.told_failures_total == 0
+            && self.errors.is_empty()
+            && self.setscene_failures > 0
+            && errors.is_some_and(|errors| errors > 0 && errors <= self.setscene_errors)
+    }
+
     fn note_failure(&mut self, finished: &TaskFinished) {
         let TaskFinished { task, outcome, log } = finished;
         // When a task of shared state fails the real one runs.
@@ -156,7 +195,8 @@ impl Build {
             self.told_failures_total += 1;
             if self.told_failures.len() < FAILURES_KEPT {
                 let (recipe, task) = (task.recipe.clone(), task.task.clone());
-                self.told_failures.push(Failure { recipe, task, log: log.clone() });
+                let id = self.follower.failed_id().map(str::to_owned);
+                self.told_failures.push(Failure { recipe, task, log: log.clone(), id });
             }
         }
     }
@@ -194,7 +234,7 @@ impl Build {
         }
         self.failures_total += 1;
         if self.failures.len() < FAILURES_KEPT {
-            self.failures.push(Failure { recipe: recipe.into(), task: task.into(), log: None });
+            self.failures.push(Failure { recipe: recipe.into(), task: task.into(), ..Failure::default() });
         }
     }
 
@@ -210,22 +250,42 @@ impl Build {
     fn task_error(&mut self, file: &str, task: &str) {
         let recipe = file.rsplit('/').next().unwrap_or(file).trim_end_matches(".bb");
         let name = recipe.split('_').next().unwrap_or(recipe);
-        let known = |failure: &&mut Failure| {
+        let known = |failure: &Failure| {
             failure.recipe.is_empty() || (failure.task == task && failure.recipe.contains(name))
         };
-        match self.failures.iter_mut().find(known) {
-            Some(failure) if failure.recipe.is_empty() => {
-                failure.recipe = recipe.into();
-                failure.task = task.into();
+        if !self.failures.iter().any(known) {
+            self.failure(recipe, task);
+        }
+        let Some(index) = self.failures.iter().position(known) else { return };
+        let failure = &mut self.failures[index];
+        if failure.recipe.is_empty() {
+            failure.recipe = recipe.into();
+            failure.task = task.into();
+        }
+        failure.id.get_or_insert_with(|| format!("{file}:{task}"));
+    }
+}
+
+impl Build {
+    fn line_while_stopping(&mut self, line: &str) -> Vec<EventKind> {
+        if line.starts_with("NOTE: ") {
+            self.follower.recipes.line(line);
+        }
+        match STARTED.captures(line) {
+            Some(found) if !self.has_events() && &found[3] == "Succeeded" => {
+                self.task(&found[1], &found[2], &found[3])
             }
-            Some(_) => {}
-            None => self.failure(recipe, task),
+            _ => Vec::new(),
         }
     }
 }
 
 impl LineHandler for Build {
     fn line(&mut self, line: &str) -> Vec<EventKind> {
+        if self.stopping {
+            return self.line_while_stopping(line);
+        }
+        self.follower.recipes.line(line);
         if self.has_events() && (STARTED.is_match(line) || RUNNING.is_match(line)) {
             return Vec::new();
         }
@@ -265,6 +325,8 @@ impl LineHandler for Build {
             self.task_error(&found[1], &found[2]);
         } else if SETSCENE.is_match(line) {
             self.setscene_failures += 1;
+        } else if SETSCENE_ERROR.is_match(line) {
+            self.setscene_errors += 1;
         } else if line.starts_with("ERROR: ") && self.errors.len() < ERRORS_KEPT {
             self.errors.push(cut(line, ERROR_BYTES).to_owned());
         }
@@ -273,6 +335,9 @@ impl LineHandler for Build {
 
     fn event(&mut self, line: &str) -> Vec<EventKind> {
         let told = self.follower.take(line);
+        if self.stopping {
+            return told.into_iter().filter(is_no_failure).collect();
+        }
         if let Some(EventKind::TaskFinished(finished)) = &told {
             self.note_failure(finished);
         }
@@ -306,6 +371,10 @@ impl LineHandler for Build {
     }
 }
 
+fn is_no_failure(event: &EventKind) -> bool {
+    !matches!(event, EventKind::TaskFinished(finished) if !finished.outcome.is_success())
+}
+
 /// The beginning of the text, at most that many bytes, with whole characters.
 fn cut(text: &str, bytes: usize) -> &str {
     &text[..text.floor_char_boundary(bytes)]
@@ -320,6 +389,7 @@ fn number(found: &regex::Captures, group: usize) -> u64 {
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
+    use crate::bitbake_recipes::Recipe;
     use agent_types::stage::Stage;
 
     fn follow(text: &str) -> (Build, Vec<EventKind>) {
@@ -344,6 +414,7 @@ mod tests {
                 recipe: "hello-1.0-r0".into(),
                 task: "do_compile".into(),
                 log: Some("/w/build/tmp/work/hello/1.0/temp/log.do_compile.7".into()),
+                id: Some("/w/meta-x/recipes/hello/hello_1.0.bb:do_compile".into()),
             }]
         );
         assert_eq!(build.failures_total, 1);
@@ -422,12 +493,53 @@ mod tests {
             recipe: "hello-1.0-r0".into(),
             task: "do_compile".into(),
             log: Some("/w/log.do_compile.7".into()),
+            id: Some("/m/hello_1.0.bb:do_compile".into()),
         };
         assert_eq!(build.failed_tasks(false), (&[failure][..], 1));
         // A setscene task that fails is no failure.
         let mut build = Build::new(Unit::new(Stage::Build, "x"));
         build.event(&task("failed", "").replace("do_compile", "do_deploy_setscene"));
         assert_eq!(build.failed_tasks(false).1, 0);
+    }
+
+    /// Tasks that end by themselves while BitBake is stopped are done; the others fail because of the stop.
+    #[test]
+    fn only_success_counts_while_bitbake_is_stopped() {
+        let task = |what: &str, name: &str| {
+            format!(
+                r#"{{"e":"task","what":"{what}","id":"/m/{name}_1.bb:do_build","pn":"{name}","pf":"{name}-1-r0","task":"do_build","mc":null}}"#
+            )
+        };
+        for has_events in [true, false] {
+            let mut build = Build::new(Unit::new(Stage::Build, "x"));
+            for name in ["a", "b"] {
+                if has_events {
+                    build.event(&task("started", name));
+                }
+                build.line(&format!("NOTE: recipe {name}-1-r0: task do_build: Started"));
+            }
+            build.stop();
+            let mut told = Vec::new();
+            for (name, what, word) in [("a", "succeeded", "Succeeded"), ("b", "failed", "Failed")] {
+                if has_events {
+                    told.extend(build.event(&task(what, name)));
+                }
+                told.extend(build.line(&format!("NOTE: recipe {name}-1-r0: task do_build: {word}")));
+            }
+            let text = "ERROR: Task (/m/b_1.bb:do_build) failed with exit code '1'\n\
+                NOTE: Running noexec task 2 of 3 (/m/c_1.bb:do_build)\n\
+                Execution was interrupted, returning a non-zero exit code.";
+            told.extend(text.lines().flat_map(|line| build.line(line)));
+            let [EventKind::TaskFinished(TaskFinished { task, outcome: Outcome::Passed, .. })] = &told[..]
+            else {
+                panic!("{has_events}: {told:?}")
+            };
+            assert_eq!(task.recipe, "a-1-r0");
+            assert_eq!((build.failed_tasks(false).1, build.recipes().all_failures().count()), (0, 0));
+            assert!(build.errors.is_empty() && build.admits_failure.is_none());
+            let c = Recipe { name: "c".into(), file: None };
+            assert!(build.recipes().has_reached(&c, "do_build"));
+        }
     }
 
     #[test]

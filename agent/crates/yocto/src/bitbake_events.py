@@ -20,6 +20,10 @@ EXTRA = (
     "bb.runqueue.runQueueTaskSkipped",
     "bb.runqueue.sceneQueueTaskCompleted",
 )
+# Tasks whose end says that a recipe was built or fetched: their events are not dropped.
+FOLLOWED = (":do_build", ":do_fetch")
+# Variables of the configuration whose values are told.
+READ_BACK = ("BB_NUMBER_THREADS", "PARALLEL_MAKE")
 # Characters of a text that are told; events come from layer code, too.
 LONGEST_TEXT = 1000
 # Bytes that wait while the agent does not read.
@@ -195,7 +199,7 @@ class Queue:
             line["tasks"] = [number(stats.completed), number(stats.failed), number(stats.total)]
         if name.endswith("Failed"):
             line["exit"] = number(event.exitcode)
-        self._channel.send(line, name.endswith("Failed"))
+        self._channel.send(line, name.endswith("Failed") or line["id"].endswith(FOLLOWED))
 
     def _task_event(self, name, event):
         if name not in ("TaskStarted", "TaskSucceeded", "TaskFailed", "TaskFailedSilent"):
@@ -214,6 +218,26 @@ class Queue:
         self._channel.send(line, True)
 
 
+def read_back(params, channel):
+    """Tells the values of variables once BitBake has its whole configuration, before it is told what to do."""
+    original = params.updateFromServer
+
+    def updateFromServer(server, *args, **kwargs):
+        result = original(server, *args, **kwargs)
+        try:
+            values = {}
+            for name in READ_BACK:
+                value, error = server.runCommand(["getVariable", name])
+                if not error and value is not None:
+                    values[name] = text(value)
+            channel.send({"e": "variables", "values": values}, True)
+        except Exception:
+            pass
+        return result
+
+    params.updateFromServer = updateFromServer
+
+
 def watch(knotty, channel):
     """Lets the console of the module run beside the agent's channel."""
     original = knotty.main
@@ -226,6 +250,7 @@ def watch(knotty, channel):
             dumps_signatures = bool(getattr(params.options, "dump_signatures", None))
             eventHandler = Queue(eventHandler, channel, missing, dumps_signatures)
             channel.send({"e": "hello"}, True)
+            read_back(params, channel)
         except Exception:
             pass
         try:

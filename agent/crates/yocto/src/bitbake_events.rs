@@ -3,6 +3,7 @@
 //! Layer code runs in the same processes and can tell whatever it likes. So all of this is for display and for
 //! names; the exit status and the console's closing lines make the verdict.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -13,6 +14,8 @@ use agent_types::events::{
 };
 use agent_types::outcome::Outcome;
 use agent_types::sanitize::clean;
+
+use super::bitbake_recipes::RecipeLog;
 
 /// How many running tasks are known by name, and how much of each name.
 const RUNNING_KEPT: usize = 256;
@@ -41,6 +44,10 @@ enum Line {
         n: u64,
     },
     Signatures,
+    /// Of the configuration.
+    Variables {
+        values: BTreeMap<String, String>,
+    },
     Queue(Queue),
     Task(TaskLine),
     Dropped {
@@ -103,6 +110,11 @@ pub struct Follower {
     heard: bool,
     changed: bool,
     dropped: u64,
+    variables: BTreeMap<String, String>,
+    /// Of the last task that failed.
+    failed: Option<String>,
+    /// What the events and the console say of single recipes.
+    pub recipes: RecipeLog,
 }
 
 #[derive(Debug)]
@@ -118,7 +130,26 @@ impl Follower {
     /// Of a BitBake that works for `unit`; `part` distinguishes it from others that do.
     pub fn new(unit: &Unit, part: &str) -> Follower {
         let progress = Progress::new(unit, part, Phase::Starting);
-        Follower { progress, running: Vec::new(), heard: false, changed: false, dropped: 0 }
+        Follower {
+            progress,
+            running: Vec::new(),
+            heard: false,
+            changed: false,
+            dropped: 0,
+            variables: BTreeMap::new(),
+            failed: None,
+            recipes: RecipeLog::default(),
+        }
+    }
+
+    /// The value of a variable of the configuration, as far as BitBake says.
+    pub fn variable(&self, name: &str) -> Option<&str> {
+        self.variables.get(name).map(String::as_str)
+    }
+
+    /// The identity of the task of which [`Follower::take`] said last that it failed.
+    pub fn failed_id(&self) -> Option<&str> {
+        self.failed.as_deref()
     }
 
     /// Whether there is a stream of events.
@@ -150,6 +181,7 @@ impl Follower {
                 _ => {}
             },
             Line::Signatures => self.enter(Phase::WritingSignatures, 0, 0),
+            Line::Variables { values } => self.variables = values,
             Line::Queue(queue) => return self.queue(queue),
             Line::Task(task) => return self.task(task),
             Line::Dropped { n } => self.dropped = self.dropped.saturating_add(n),
@@ -171,12 +203,16 @@ impl Follower {
         {
             self.enter(Phase::SetsceneTasks, done, total);
         }
+        if matches!(queue.what, What::Completed | What::Skipped) {
+            self.recipes.reached(&queue.id);
+        }
         // One that was killed does not tell its end by itself.
         let known = self.running.iter().position(|running| running.id == queue.id)?;
         if queue.what == What::Started {
             return None;
         }
         let task = self.running.remove(known).task;
+        self.failed = (queue.what == What::Failed).then_some(queue.id);
         let outcome = match queue.what {
             What::Failed => Outcome::Failed(match queue.exit {
                 Some(exit) => format!("exit code {exit}"),
@@ -189,6 +225,9 @@ impl Follower {
 
     fn task(&mut self, line: TaskLine) -> Option<EventKind> {
         let TaskLine { what, id, pn, pf, task, mc, log } = line;
+        if let Some(pn) = &pn {
+            self.recipes.named(&id, &name(pn));
+        }
         let pf = pf.or_else(|| pn.clone()).unwrap_or_else(|| "?".into());
         let unit = self.progress.unit.clone();
         let task = Task { mc: mc.map(|mc| name(&mc)), ..Task::new(unit, name(&pf), name(&task)) };
@@ -205,6 +244,7 @@ impl Follower {
         if let Some(known) = known {
             self.running.remove(known);
         }
+        self.failed = (what == What::Failed).then_some(id);
         let outcome = match what {
             What::Succeeded => Outcome::Passed,
             _ => Outcome::Failed(REPORTED_AS_FAILED.into()),
@@ -244,6 +284,7 @@ fn name(text: &str) -> String {
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
+    use crate::bitbake_recipes::Recipe;
     use agent_types::stage::Stage;
 
     fn follower() -> Follower {
@@ -254,6 +295,26 @@ mod tests {
         format!(
             r#"{{"e":"task","what":"started","id":"{id}:do_compile","pn":"{pn}","pf":"{pn}-1-r0","task":"do_compile","mc":null}}"#
         )
+    }
+
+    #[test]
+    fn what_recipes_reached_and_how_they_are_called_is_known() {
+        let mut follower = follower();
+        follower.take(&started("/m/a_1.bb", "own-name"));
+        let queue = |what: &str, task: &str| {
+            format!(r#"{{"e":"queue","what":"{what}","id":"/m/a_1.bb:{task}","tasks":[1,0,2],"exit":1}}"#)
+        };
+        follower.take(&queue("failed", "do_compile"));
+        assert_eq!(follower.failed_id(), Some("/m/a_1.bb:do_compile"));
+        let recipe = Recipe { name: "own-name".into(), file: None };
+        assert!(!follower.recipes.has_reached(&recipe, "do_build"));
+        follower.take(&queue("started", "do_build"));
+        assert!(!follower.recipes.has_reached(&recipe, "do_build"), "it may still fail");
+        follower.take(&queue("skipped", "do_build"));
+        assert!(follower.recipes.has_reached(&recipe, "do_build"));
+        assert_eq!(follower.recipes.name_of("/m/a_1.bb:do_x"), "own-name");
+        follower.take(r#"{"e":"variables","values":{"PARALLEL_MAKE":"-j 4"}}"#);
+        assert_eq!((follower.variable("PARALLEL_MAKE"), follower.variable("X")), (Some("-j 4"), None));
     }
 
     #[test]

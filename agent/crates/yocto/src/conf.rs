@@ -8,6 +8,7 @@ use agent_types::tiers::Tiers;
 
 use super::hash_server::Serve;
 use super::mirrors::{self, EndpointMirrors};
+use super::parallelism::Parallelism;
 use super::path::{plain_path, text_of};
 use super::path_rules::PathUse;
 use agent_types::release::Release;
@@ -22,6 +23,10 @@ pub enum Purpose {
     /// Signatures of what a build would build.
     Signatures,
 }
+
+/// An image build of poky takes about so much disk space with `rm_work` and caches, in bytes. With less, builds delete
+/// the work directories of finished recipes.
+pub const SPACE_TO_BUILD: u64 = 50_000_000_000;
 
 /// `[config]` of the manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,8 +55,9 @@ pub struct LocalConf<'a> {
     /// The agent's server, if the share is in a bucket.
     pub endpoint: Option<&'a EndpointMirrors>,
     pub hash_server: &'a Serve,
-    /// Processors that the job may use.
-    pub threads: usize,
+    pub parallelism: Parallelism,
+    /// Whether builds delete their work directories, because the disk is short.
+    pub rm_work: bool,
 }
 
 /// Generates `bblayers.conf` with the layers in the given order.
@@ -93,6 +99,14 @@ pub fn local(conf: &LocalConf) -> Result<String> {
         // Signatures do not depend on it, and it must not make the check fail.
         Purpose::CheckLayer | Purpose::Signatures => Serve::Nothing.render()?,
     };
+    let parallelism = match conf.purpose {
+        Purpose::Build => conf.parallelism.render(conf.release, &conf.config.local_conf),
+        // They compile nothing.
+        Purpose::CheckLayer | Purpose::Signatures => {
+            let cores = conf.parallelism.resources.cores;
+            format!("BB_NUMBER_THREADS ?= \"{cores}\"\nPARALLEL_MAKE ?= \"-j {cores}\"\n")
+        }
+    };
     let mut text = format!(
         "# Written by build-agent for this job.\n\
          CONF_VERSION = \"${{LOCALCONF_VERSION}}\"\n\
@@ -102,8 +116,7 @@ pub fn local(conf: &LocalConf) -> Result<String> {
          \n\
          DL_DIR ?= \"{downloads}\"\n\
          SSTATE_DIR ?= \"{sstate}\"\n\
-         BB_NUMBER_THREADS ?= \"{threads}\"\n\
-         PARALLEL_MAKE ?= \"-j {threads}\"\n\
+         {parallelism}\
          PATCHRESOLVE = \"noop\"\n\
          \n\
          {hash_server}\
@@ -120,10 +133,14 @@ pub fn local(conf: &LocalConf) -> Result<String> {
          CONNECTIVITY_CHECK_URIS ?= \"\"\n",
         machine = conf.machine,
         distro = conf.distro,
-        threads = conf.threads,
     );
     match conf.purpose {
-        Purpose::Build => text += &mirrors::render(conf.tiers, conf.endpoint, conf.release)?,
+        Purpose::Build => {
+            text += &mirrors::render(conf.tiers, conf.endpoint, conf.release)?;
+            if conf.rm_work {
+                text.push_str("\n# Disk space is short.\nINHERIT += \"rm_work\"\n");
+            }
+        }
         Purpose::CheckLayer | Purpose::Signatures => {
             let separator = conf.release.overrides.separator();
             let _ = write!(
@@ -149,10 +166,15 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::parallelism::Resources;
     use agent_types::share::Share;
     use agent_types::tiers::{Access, Trust};
 
     fn render(release: &str, purpose: Purpose, local_conf: &str) -> String {
+        render_with(release, purpose, local_conf, false)
+    }
+
+    fn render_with(release: &str, purpose: Purpose, local_conf: &str, rm_work: bool) -> String {
         let config = BuildConfig {
             machines: vec!["qemuarm64".into()],
             distro: "poky".into(),
@@ -173,7 +195,8 @@ mod tests {
             ),
             endpoint: None,
             hash_server: &Serve::Address("hash:8686".into()),
-            threads: 3,
+            parallelism: Parallelism::of(Resources { cores: 3, bytes: None, is_limited: false }),
+            rm_work,
         })
         .unwrap()
     }
@@ -209,6 +232,16 @@ mod tests {
             }
             assert_eq!(text.contains("BB_HASHSERVE = \"\""), !uses, "{text}");
             assert!(text.contains("SSTATE_DIR ?= \"/w/sstate\""), "local in any case: {text}");
+        }
+    }
+
+    #[test]
+    fn builds_on_a_short_disk_delete_their_work() {
+        for (purpose, short, has) in
+            [(Purpose::Build, true, true), (Purpose::Build, false, false), (Purpose::CheckLayer, true, false)]
+        {
+            let text = render_with("scarthgap", purpose, "", short);
+            assert_eq!(text.contains("\nINHERIT += \"rm_work\"\n"), has, "{purpose:?} {short}: {text}");
         }
     }
 

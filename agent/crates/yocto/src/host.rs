@@ -4,13 +4,18 @@ use agent_types::error::Error;
 
 /// BitBake's messages and their fixes. Sources: `lib/bb/utils.py`, `lib/bb/__init__.py`, `bin/bitbake-worker`
 /// of BitBake; `sanity.bbclass` and `base.bbclass` of OE-Core.
-const SIGNS: [(&str, &str); 6] = [
+const SIGNS: [(&str, &str); 7] = [
     (
         "Please make sure locale 'en_US.UTF-8' is available",
         "install it: localedef -i en_US -f UTF-8 en_US.UTF-8 (Debian's package `locales`)",
     ),
     ("Please use a locale setting which supports UTF-8", "install the locale en_US.UTF-8"),
     ("Do not use Bitbake as root", "name another user with --build-user"),
+    // lib/bb/monitordisk.py
+    (
+        "since the disk space monitor action is",
+        "free disk space, or move the work with --work-dir; the lines before it name the file system",
+    ),
     ("No space left on device", "free disk space, or move the work with --work-dir"),
     ("User namespaces are not usable by BitBake", "`build-agent doctor` names the host's setting"),
     ("Sorry, python 3.", "use a host or container with a newer Python"),
@@ -100,6 +105,15 @@ mod tests {
             (
                 "    sl = self._semlock = _multiprocessing.SemLock(\n         ^^^\nOSError: [Errno 30] Read-only file system\n",
                 "Read-only file system",
+            ),
+            (
+                "WARNING: The free space of /w/tmp (/dev/sda1) is running low (0.900GB left)\n\
+                 ERROR: No new tasks can be executed since the disk space monitor action is \"STOPTASKS\"!\n",
+                "No new tasks can be executed",
+            ),
+            (
+                "ERROR: Immediately abort since the disk space monitor action is \"ABORT\"!\n",
+                "disk space monitor",
             ),
             ("x\nOSError: [Errno 28] No space left on device: '/w'\n", "No space left"),
         ] {

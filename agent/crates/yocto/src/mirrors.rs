@@ -20,8 +20,9 @@
 //!   raises, and `try_mirror_url` does not go on to the next mirror), so then there is none;
 //! - `trusted_network` skips mirrors that `BB_ALLOWED_NETWORKS` does not name.
 //!
-//! None of these variables is part of a task's hash. All are part of BitBake's configuration hash, so the text must be
-//! the same in every job: it has no name of a share and no path of a machine.
+//! None of these variables is part of a task's hash. All are part of BitBake's configuration hash, unexpanded
+//! (`get_hash` in `bb/data_smart.py`), so the text must be the same in every job: it has no name of a share and no path of
+//! a machine. The port is in a variable that does not count.
 
 use std::fmt::Write;
 
@@ -39,6 +40,17 @@ const PREMIRROR_PATTERNS: [&str; 3] =
 
 /// The host of the agent's server. It has no name that could be resolved to something else.
 pub const LOOPBACK: &str = "127.0.0.1";
+
+/// The variable of BitBake that holds the port of the agent's server.
+const PORT: &str = "BUILD_AGENT_PORT";
+
+/// Whether BitBake checks certificates. It makes an SSL context for each question about an object, also without SSL, and
+/// reads all certificate authorities for it: about 17 ms of processor time (`checkstatus` in
+/// `bitbake/lib/bb/fetch2/wget.py`, kirkstone to master). While it looks for shared state, `DL_DIR` is `SSTATE_DIR`, and
+/// `PREMIRRORS` are the mirrors of shared state (`sstate_checkhashes` and `pstaging_fetch` in `sstate.bbclass`). If none
+/// of these can have a certificate, there is none to check. Elsewhere `PREMIRRORS` has the pattern `https?`.
+const CHECK_CERTIFICATES: &str = "${@'0' if d.getVar('DL_DIR') == d.getVar('SSTATE_DIR') and 's://' not in \
+    d.getVar('PREMIRRORS') and 'https' not in d.getVar('PREMIRRORS') else '1'}";
 
 /// The agent's server, from which BitBake reads a share in a bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,7 +102,7 @@ fn of_endpoint(endpoint: &EndpointMirrors, release: &Release) -> String {
     let mut sstate = String::new();
     let mut downloads = String::new();
     for tier in &endpoint.tiers {
-        let base = format!("http://{LOOPBACK}:{}/{}", endpoint.port, tier.word());
+        let base = format!("http://{LOOPBACK}:${{{PORT}}}/{}", tier.word());
         let _ =
             writeln!(sstate, "    file://.* {base}/sstate/{}/PATH;downloadfilename=PATH \\", release.name);
         downloads += &premirrors(&format!("{base}/downloads/"));
@@ -98,14 +110,23 @@ fn of_endpoint(endpoint: &EndpointMirrors, release: &Release) -> String {
     let text = format!(
         "\n# The share is a bucket. The agent reads it and serves it here; what is new stays local until it is \
          published.\n\
+         {PORT} = \"{port}\"\n\
+         # With another port, BitBake need not parse all recipes again.\n\
+         {ignored}{separator}append = \" {PORT}\"\n\
          SSTATE_MIRRORS{separator}prepend = \"\\\n{sstate}\"\n\
          SSTATE_MIRROR_ALLOW_NETWORK ?= \"1\"\n\
          BUILD_AGENT_PREMIRRORS = \"\\\n{downloads}\"\n\
          # Without a network, a mirror by http makes a fetch fail.\n\
          PREMIRRORS{separator}prepend = \"${{@'' if bb.utils.to_boolean(d.getVar('BB_NO_NETWORK')) else \
          d.getVar('BUILD_AGENT_PREMIRRORS')}} \"\n\
+         # Otherwise BitBake reads all certificate authorities for each question about shared state. Mirrors with \
+         certificates are still checked.\n\
+         BB_CHECK_SSL_CERTS ?= \"{certificates}\"\n\
          # If it has a value, it must name this server, too.\n\
          BB_ALLOWED_NETWORKS{separator}append = \"{allowed}\"\n",
+        port = endpoint.port,
+        ignored = release.hash_config_ignore_vars(),
+        certificates = CHECK_CERTIFICATES,
         allowed = allowed_networks(),
     );
     text + tarballs(endpoint.writes)
@@ -208,32 +229,67 @@ BB_GENERATE_MIRROR_TARBALLS = "1"
         };
         let wanted = r#"
 # The share is a bucket. The agent reads it and serves it here; what is new stays local until it is published.
+BUILD_AGENT_PORT = "28463"
+# With another port, BitBake need not parse all recipes again.
+BB_HASHCONFIG_IGNORE_VARS:append = " BUILD_AGENT_PORT"
 SSTATE_MIRRORS:prepend = "\
-    file://.* http://127.0.0.1:28463/pull-request/sstate/scarthgap/PATH;downloadfilename=PATH \
-    file://.* http://127.0.0.1:28463/shared/sstate/scarthgap/PATH;downloadfilename=PATH \
+    file://.* http://127.0.0.1:${BUILD_AGENT_PORT}/pull-request/sstate/scarthgap/PATH;downloadfilename=PATH \
+    file://.* http://127.0.0.1:${BUILD_AGENT_PORT}/shared/sstate/scarthgap/PATH;downloadfilename=PATH \
 "
 SSTATE_MIRROR_ALLOW_NETWORK ?= "1"
 BUILD_AGENT_PREMIRRORS = "\
-    https?://.*/.* http://127.0.0.1:28463/pull-request/downloads/ \
-    (cvs|svn|git|gitsm|hg|bzr|p4|osc|ftp|s3|crate|gs)://.*/.* http://127.0.0.1:28463/pull-request/downloads/ \
-    npm://.*/?.* http://127.0.0.1:28463/pull-request/downloads/ \
-    https?://.*/.* http://127.0.0.1:28463/shared/downloads/ \
-    (cvs|svn|git|gitsm|hg|bzr|p4|osc|ftp|s3|crate|gs)://.*/.* http://127.0.0.1:28463/shared/downloads/ \
-    npm://.*/?.* http://127.0.0.1:28463/shared/downloads/ \
+    https?://.*/.* http://127.0.0.1:${BUILD_AGENT_PORT}/pull-request/downloads/ \
+    (cvs|svn|git|gitsm|hg|bzr|p4|osc|ftp|s3|crate|gs)://.*/.* http://127.0.0.1:${BUILD_AGENT_PORT}/pull-request/downloads/ \
+    npm://.*/?.* http://127.0.0.1:${BUILD_AGENT_PORT}/pull-request/downloads/ \
+    https?://.*/.* http://127.0.0.1:${BUILD_AGENT_PORT}/shared/downloads/ \
+    (cvs|svn|git|gitsm|hg|bzr|p4|osc|ftp|s3|crate|gs)://.*/.* http://127.0.0.1:${BUILD_AGENT_PORT}/shared/downloads/ \
+    npm://.*/?.* http://127.0.0.1:${BUILD_AGENT_PORT}/shared/downloads/ \
 "
 # Without a network, a mirror by http makes a fetch fail.
 PREMIRRORS:prepend = "${@'' if bb.utils.to_boolean(d.getVar('BB_NO_NETWORK')) else d.getVar('BUILD_AGENT_PREMIRRORS')} "
+# Otherwise BitBake reads all certificate authorities for each question about shared state. Mirrors with certificates are still checked.
+BB_CHECK_SSL_CERTS ?= "${@'0' if d.getVar('DL_DIR') == d.getVar('SSTATE_DIR') and 's://' not in d.getVar('PREMIRRORS') and 'https' not in d.getVar('PREMIRRORS') else '1'}"
 # If it has a value, it must name this server, too.
 BB_ALLOWED_NETWORKS:append = "${@' 127.0.0.1' if len(d.getVar('BB_ALLOWED_NETWORKS', False) or '') > 82 else ''}"
 "#;
         assert_eq!(of("scarthgap"), wanted);
         assert_eq!(of("dunfell").matches("_prepend = ").count(), 2);
-        assert!(of("dunfell").contains("BB_ALLOWED_NETWORKS_append"), "{}", of("dunfell"));
+        for words in ["BB_ALLOWED_NETWORKS_append", "BB_HASHCONFIG_WHITELIST_append = \" BUILD_AGENT_PORT\""]
+        {
+            assert!(of("dunfell").contains(words), "{words}: {}", of("dunfell"));
+        }
         let writes = EndpointMirrors { writes: true, ..endpoint.clone() };
         let text = render(&none, Some(&writes), Release::find("master").unwrap()).unwrap();
         assert!(text.contains("/sstate/master/PATH") && text.contains("TARBALLS"), "{text}");
         let empty = EndpointMirrors { tiers: Vec::new(), ..writes };
         assert_eq!(render(&none, Some(&empty), Release::find("master").unwrap()).unwrap(), "");
+    }
+
+    /// The expression, as Python evaluates it.
+    #[test]
+    fn certificates_are_left_unchecked_only_where_there_can_be_none() {
+        let ours = "file://.* http://127.0.0.1:28463/shared/sstate/x/PATH;downloadfilename=PATH";
+        let table = [
+            ("/sstate", ours.to_owned(), "0"),
+            ("/sstate", format!("{ours} file://.* file:///other/PATH"), "0"),
+            ("/sstate", format!("{ours} file://.* https://example.org/PATH"), "1"),
+            ("/sstate", format!("{ours} file://.* ftps://example.org/PATH"), "1"),
+            ("/downloads", ours.to_owned(), "1"),
+            // The same directory for both: the mirrors of downloads.
+            ("/sstate", "https?://.*/.* http://127.0.0.1:28463/shared/downloads/".to_owned(), "1"),
+        ];
+        let expression = CHECK_CERTIFICATES.strip_prefix("${@").unwrap().strip_suffix('}').unwrap();
+        for (downloads, mirrors, wanted) in table {
+            let program = format!(
+                "import sys\nclass D:\n  def getVar(self, n): return dict(DL_DIR=sys.argv[1], SSTATE_DIR='/sstate', \
+                 PREMIRRORS=sys.argv[2])[n]\nd = D()\nprint({expression})"
+            );
+            let ran =
+                std::process::Command::new("python3").args(["-c", &program, downloads, &mirrors]).output();
+            let ran = ran.unwrap();
+            assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+            assert_eq!(String::from_utf8_lossy(&ran.stdout).trim(), wanted, "{downloads} {mirrors}");
+        }
     }
 
     #[test]

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use crate::report::summary::At;
 use agent_types::events::{
-    CacheOutcome, CacheQuery, Event, EventKind, Finding, JobIdentity, JobStarted, RepoReady, TaskFailed, Unit,
+    CacheOutcome, CacheQuery, Event, EventKind, Finding, JobIdentity, JobStarted, RepoReady, RetryCause,
+    TaskFailed, Unit,
 };
 use agent_types::listing;
 use agent_types::outcome::Outcome;
@@ -115,14 +116,19 @@ impl Steps {
             }
             EventKind::Repo(repo) => vec![self.stamped(event, &repo_line(repo))],
             EventKind::Retry(retry) => {
-                let word = self.style.warn("retrying once");
-                let text = format!(
-                    "{:<9}  {}: {word} in {}, because an upstream server failed: {}",
-                    retry.unit.stage,
-                    sanitize_line(&retry.unit.name),
-                    duration(retry.pause),
-                    sanitize_line(&retry.reason)
-                );
+                let what = format!("{:<9}  {}", retry.unit.stage, sanitize_line(&retry.unit.name));
+                let reason = sanitize_line(&retry.reason);
+                let text = match retry.cause {
+                    RetryCause::Upstream => format!(
+                        "{what}: {} in {}, because an upstream server failed: {reason}",
+                        self.style.warn("retrying once"),
+                        duration(retry.pause)
+                    ),
+                    RetryCause::Memory => format!(
+                        "{what}: {} with half the parallelism, because memory ran out: {reason}",
+                        self.style.warn("retrying once")
+                    ),
+                };
                 vec![self.stamped(event, &text)]
             }
             EventKind::TaskFailed(failed) => self.task_failed(event, failed),

@@ -14,7 +14,7 @@ use agent_types::outcome::ExitStatus;
 use agent_types::sanitize::sanitize_line;
 use agent_types::truncate;
 
-use super::workflow_commands::{Fence, command};
+use super::workflow_commands::{WorkflowCommands, command};
 use crate::report::console::{Failure, failures};
 use crate::report::reports::Report;
 use crate::report::summary::{StageError, Summary};
@@ -34,7 +34,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Prints the annotations of a job.
 pub struct Annotations {
-    pub fence: Fence,
+    pub commands: WorkflowCommands,
 }
 
 impl Report for Annotations {
@@ -51,8 +51,8 @@ impl Report for Annotations {
     }
 
     fn write(&self, summary: Arc<Summary>) -> BoxFuture<'static, Result<()>> {
-        let fence = self.fence.clone();
-        let printing = tokio::task::spawn_blocking(move || fence.commands(&commands(&summary)));
+        let printer = self.commands.clone();
+        let printing = tokio::task::spawn_blocking(move || printer.print(&commands(&summary)));
         Box::pin(async {
             let printed =
                 printing.await.unwrap_or_else(|broken| std::panic::resume_unwind(broken.into_panic()));

@@ -7,4 +7,4 @@ mod workflow_commands;
 
 pub use annotations::{Annotations, early_error};
 pub use job_summary::{JobSummary, append_early_error};
-pub use workflow_commands::{FenceGuard, Stream};
+pub use workflow_commands::{StopCommands, Stream};

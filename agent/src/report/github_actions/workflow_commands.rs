@@ -38,46 +38,46 @@ pub enum Stream {
     Stderr,
 }
 
-/// Keeps the runner from obeying what a job prints.
+/// Prints commands that the runner obeys, while it obeys no other line of the job.
 #[derive(Clone, Debug)]
-pub struct Fence {
+pub struct WorkflowCommands {
     word: Arc<str>,
     stream: Stream,
 }
 
-/// Stops the commands for as long as it lives.
+/// `stop-commands`: while it lives, the runner obeys only what [`WorkflowCommands`] prints.
 #[derive(Debug)]
-pub struct FenceGuard {
-    pub fence: Fence,
+pub struct StopCommands {
+    pub commands: WorkflowCommands,
 }
 
-impl FenceGuard {
+impl StopCommands {
     /// Stops the commands from here on.
-    pub fn stop(stream: Stream) -> FenceGuard {
+    pub fn new(stream: Stream) -> StopCommands {
         // 128 random bits; nobody has seen them before the runner.
         let random = [JobId::new(SystemTime::now()), JobId::new(SystemTime::now())];
         let random = random.map(|id| id.as_str().rsplit('-').next().unwrap_or_default().to_owned());
-        let fence = Fence { word: format!("build-agent-{}", random.concat()).into(), stream };
+        let commands = WorkflowCommands { word: format!("build-agent-{}", random.concat()).into(), stream };
         // Without a reader nothing obeys, either.
-        let _ = fence.print(&format!("{}\n", fence.stop_line()));
-        FenceGuard { fence }
+        let _ = commands.write(&format!("{}\n", commands.stop_line()));
+        StopCommands { commands }
     }
 }
 
 /// Lets the runner obey the commands of others again.
-impl Drop for FenceGuard {
+impl Drop for StopCommands {
     fn drop(&mut self) {
-        let _ = self.fence.print(&format!("{}\n", self.fence.resume_line()));
+        let _ = self.commands.write(&format!("{}\n", self.commands.resume_line()));
     }
 }
 
-impl Fence {
+impl WorkflowCommands {
     /// Prints commands that the runner obeys.
     ///
     /// # Errors
     /// If the stream cannot be written.
-    pub fn commands(&self, commands: &[String]) -> std::io::Result<()> {
-        self.print(&self.around(commands))
+    pub fn print(&self, commands: &[String]) -> std::io::Result<()> {
+        self.write(&self.around(commands))
     }
 
     /// In one piece, so that nothing of somebody else comes in between.
@@ -94,7 +94,7 @@ impl Fence {
         format!("::{}::", self.word)
     }
 
-    fn print(&self, text: &str) -> std::io::Result<()> {
+    fn write(&self, text: &str) -> std::io::Result<()> {
         fn write(mut to: impl Write, text: &str) -> std::io::Result<()> {
             to.write_all(text.as_bytes())?;
             to.flush()
@@ -130,11 +130,11 @@ mod tests {
     }
 
     #[test]
-    fn commands_are_obeyed_between_two_fences_only() {
-        let fence = Fence { word: "word".into(), stream: Stream::Stderr };
-        let text = fence.around(&["::error::a".to_owned(), "::error::b".to_owned()]);
+    fn only_printed_commands_are_obeyed() {
+        let commands = WorkflowCommands { word: "word".into(), stream: Stream::Stderr };
+        let text = commands.around(&["::error::a".to_owned(), "::error::b".to_owned()]);
         assert_eq!(text, "::word::\n::error::a\n::error::b\n::stop-commands::word\n");
-        let words: Vec<_> = (0..3).map(|_| FenceGuard::stop(Stream::Stderr).fence.word.clone()).collect();
+        let words: Vec<_> = (0..3).map(|_| StopCommands::new(Stream::Stderr).commands.word.clone()).collect();
         assert!(words.iter().all(|word| word.len() == "build-agent-".len() + 32), "{words:?}");
         assert!(words[0] != words[1] && words[1] != words[2], "{words:?}");
     }

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use agent_cache::signature_cache::{
-    BitbakeRunner, CacheResult, Invocation, NotCacheable, Place, Replaced, Side, SideInputs, Store,
-    TASK_LIST, TaskFiles, TaskQueries, TaskRun, WrittenConf, make_private,
+    BitbakeRunner, CacheResult, Concurrency, Invocation, NotCacheable, Place, Replaced, Side, SideInputs,
+    Store, TASK_LIST, TaskFiles, TaskQueries, TaskRun, WrittenConf, make_private,
 };
 use agent_process::{Environment, Interrupted};
 use agent_types::error::{Class, Error, Result};
@@ -287,7 +287,6 @@ impl OfMachine<'_> {
         (head, why_head): (&Asked, String),
         (base, why_base): (&Asked, String),
     ) -> (CacheResult<Vec<u8>>, CacheResult<Vec<u8>>) {
-        use agent_cache::signature_cache::Concurrency;
         let bitbake = self.bitbake(base);
         match bitbake.concurrency(2).await {
             Concurrency::Parallel(_) => {

@@ -45,7 +45,7 @@ impl Bucket {
     }
 
     async fn keys(&self) -> Vec<String> {
-        let listed = self.objects().below("").await.unwrap();
+        let listed = self.objects().below("", usize::MAX).await.unwrap();
         listed.into_iter().map(|object| object.key).collect()
     }
 

@@ -14,10 +14,8 @@ pub async fn start(settings: &Settings, tiers: &BucketTiers, events: &Emitter) -
         return None;
     }
     let wanted = settings.cache.endpoint_port;
-    let hint = format!(
-        "`ss -ltnp` shows what uses port {wanted}; `[cache] endpoint_port` chooses another one, which should be the \
-         same in all jobs"
-    );
+    let hint =
+        format!("`ss -ltnp` shows what uses port {wanted}; `[cache] endpoint_port` chooses another one");
     let (listener, port) = match endpoint::bind(wanted).await {
         Ok(bound) => bound,
         Err(error) => {
@@ -30,11 +28,9 @@ pub async fn start(settings: &Settings, tiers: &BucketTiers, events: &Emitter) -
         }
     };
     if port != wanted {
-        let message = format!(
-            "port {wanted} of 127.0.0.1 is in use, so BitBake reads the share from port {port}; with another \
-             address in its configuration, it parses all recipes again"
-        );
-        events.warn(message, Some(hint)).await;
+        let message =
+            format!("port {wanted} of 127.0.0.1 is in use: BitBake reads the share from port {port}");
+        events.info(message).await;
     }
     Some(Arc::new(Endpoint::start((listener, port), tiers, settings.release.name)))
 }

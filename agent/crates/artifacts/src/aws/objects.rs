@@ -29,19 +29,23 @@ const REQUEST: Duration = Duration::from_secs(10 * 60);
 const SILENCE: Duration = Duration::from_secs(120);
 
 /// Opens a bucket with the credentials, region and endpoint that the SDK finds. Objects stay private: no ACL
-/// is sent. Every request has a SHA-256 that S3 verifies.
+/// is sent. Every request has a SHA-256 that S3 verifies, and keeps as the object's checksum. Uploads in parts never
+/// replace an object in a directory that is named `kept`.
 ///
 /// # Errors
 /// Usage, if the region is unknown or the endpoint is not a URL.
-pub async fn bucket(name: &str, kms_key_id: Option<&str>) -> Result<AmazonS3> {
+pub async fn bucket(name: &str, kms_key_id: Option<&str>, kept: &'static str) -> Result<AmazonS3> {
     let builder = AmazonS3Builder::new()
         .with_client_options(ClientOptions::new().with_timeout(REQUEST))
-        .with_retry(retries());
+        .with_checksum_algorithm(Checksum::SHA256)
+        .with_retry(retries())
+        .with_http_connector(CreateOnly::Named(kept));
     open(builder, name, kms_key_id).await
 }
 
 /// Opens the bucket of a share. A job goes on without its share, so failures are reported sooner than by
-/// [`bucket`]. Uploads in parts create objects, and never replace one.
+/// [`bucket`]. Uploads in parts create objects, and never replace one. S3 verifies the SHA-256 in the signature of each
+/// request; a second one for the same bytes would cost time on both sides.
 ///
 /// # Errors
 /// As [`bucket`].
@@ -58,13 +62,13 @@ pub async fn share_bucket(name: &str) -> Result<AmazonS3> {
             max_retries: 4,
             retry_timeout: Duration::from_secs(10),
         })
-        .with_http_connector(CreateOnly);
+        .with_http_connector(CreateOnly::All);
     open(builder, name, None).await
 }
 
 async fn open(builder: AmazonS3Builder, name: &str, kms_key_id: Option<&str>) -> Result<AmazonS3> {
     let sdk = super::sdk().await;
-    let mut builder = builder.with_bucket_name(name).with_checksum_algorithm(Checksum::SHA256);
+    let mut builder = builder.with_bucket_name(name);
     if let Some(chain) = sdk.credentials_provider() {
         builder = builder.with_credentials(Arc::new(Credentials::new(chain)));
     }
@@ -99,30 +103,44 @@ async fn open(builder: AmazonS3Builder, name: &str, kms_key_id: Option<&str>) ->
     builder.build().map_err(|source| Error::usage(format!("cannot use s3://{name}")).because(&source))
 }
 
-/// A client whose uploads in parts are completed only if the object does not exist. `object_store` has no option for
-/// that. S3 accepts headers that are not signed.
-#[derive(Debug)]
-struct CreateOnly;
+/// A client whose uploads in parts are completed only if the object does not exist: all, or those with this name.
+/// `object_store` has no option for that. S3 accepts headers that are not signed.
+#[derive(Clone, Copy, Debug)]
+enum CreateOnly {
+    All,
+    Named(&'static str),
+}
+
+impl CreateOnly {
+    fn concerns(self, request: &HttpRequest) -> bool {
+        let query = request.uri().query().unwrap_or_default();
+        let completes = query.split('&').any(|parameter| parameter.starts_with("uploadId="));
+        let last = request.uri().path().rsplit('/').next().unwrap_or_default();
+        let is_named = match self {
+            CreateOnly::All => true,
+            CreateOnly::Named(name) => last == name,
+        };
+        request.method().as_str() == "POST" && completes && is_named
+    }
+}
 
 impl HttpConnector for CreateOnly {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
         let client = ReqwestConnector::default().connect(options)?;
-        Ok(HttpClient::new(CreateOnlyClient(client)))
+        Ok(HttpClient::new(CreateOnlyClient(*self, client)))
     }
 }
 
 #[derive(Debug)]
-struct CreateOnlyClient(HttpClient);
+struct CreateOnlyClient(CreateOnly, HttpClient);
 
 #[async_trait]
 impl HttpService for CreateOnlyClient {
     async fn call(&self, mut request: HttpRequest) -> std::result::Result<HttpResponse, HttpError> {
-        let query = request.uri().query().unwrap_or_default();
-        let completes = query.split('&').any(|parameter| parameter.starts_with("uploadId="));
-        if request.method().as_str() == "POST" && completes {
+        if self.0.concerns(&request) {
             request.headers_mut().insert("if-none-match", HeaderValue::from_static("*"));
         }
-        self.0.execute(request).await
+        self.1.execute(request).await
     }
 }
 
@@ -138,7 +156,10 @@ pub async fn read_object(address: &str, limit: usize) -> Result<Bytes> {
         .ok()
         .filter(|path| path.as_ref() == key && !key.is_empty())
         .ok_or_else(|| Error::usage(format!("`{address}` is not the URL of an object")))?;
-    let store = bucket(&name, None).await?;
+    let builder = AmazonS3Builder::new()
+        .with_client_options(ClientOptions::new().with_timeout(REQUEST))
+        .with_retry(retries());
+    let store = open(builder, &name, None).await?;
     let failed = |source: object_store::Error| match source {
         object_store::Error::NotFound { .. } => Error::usage(format!("{address} does not exist"))
             .because(&source)
@@ -212,6 +233,34 @@ fn retries() -> RetryConfig {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_end_of_an_upload_is_conditional() {
+        let request = |method: &str, uri: &str| {
+            let mut request = HttpRequest::new(Vec::new().into());
+            *request.method_mut() = method.parse().unwrap();
+            *request.uri_mut() = uri.parse().unwrap();
+            request
+        };
+        let named = CreateOnly::Named("index.json");
+        for (method, uri, of_all, of_named) in [
+            ("POST", "https://b.s3.amazonaws.com/builds/1/oci/index.json?uploadId=x", true, true),
+            ("POST", "https://b.s3.amazonaws.com/builds/1/an-index.json?uploadId=x", true, false),
+            ("POST", "https://b.s3.amazonaws.com/builds/1/index.json/a?uploadId=x", true, false),
+            (
+                "PUT",
+                "https://b.s3.amazonaws.com/builds/1/oci/index.json?partNumber=1&uploadId=x",
+                false,
+                false,
+            ),
+            ("POST", "https://b.s3.amazonaws.com/builds/1/oci/index.json?uploads", false, false),
+            ("POST", "https://b.s3.amazonaws.com/?delete", false, false),
+        ] {
+            let request = request(method, uri);
+            assert_eq!(CreateOnly::All.concerns(&request), of_all, "{method} {uri}");
+            assert_eq!(named.concerns(&request), of_named, "{method} {uri}");
+        }
+    }
 
     #[test]
     fn is_loopback_accepts_only_this_machine() {

@@ -41,7 +41,7 @@ impl ArtifactStore {
     ) -> Result<ArtifactStore> {
         match destination {
             Destination::S3 { bucket, prefix } => {
-                let store = aws::bucket(bucket, kms_key_id).await?;
+                let store = aws::bucket(bucket, kms_key_id, names::INDEX).await?;
                 Ok(ArtifactStore::Bucket {
                     bucket: Bucket::new(Arc::new(store), bucket, retries),
                     prefix: names::join(prefix, below),

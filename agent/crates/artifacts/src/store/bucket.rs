@@ -10,12 +10,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::collect::Problem;
 use super::failure::Failure;
+use super::names::INDEX;
 use super::source::{Source, SourceMeta};
 use crate::aws;
-use agent_objects::Objects;
 use agent_objects::key::exact;
 use agent_objects::parts::{self, MAX_SINGLE_PUT, MemoryBudget, Mode, PartsError};
 use agent_objects::retry::{Retries, is_transient};
+use agent_objects::{Created, Objects};
 use agent_types::error::{Error, Result};
 
 /// Memory for all content in flight.
@@ -51,6 +52,9 @@ impl Bucket {
     }
 
     /// Uploads the file. Replaces an object that an earlier, failed attempt left.
+    ///
+    /// The policy of a bucket can make indexes final, and knows them by their names only (cloudformation/cache.yml). So
+    /// a file with that name in a directory, such as that of an OCI image, is created by a conditional request.
     #[tracing::instrument(name = "s3", skip_all, fields(call = "put", bucket = self.name, key, bytes = source.len()))]
     pub async fn put(
         &self,
@@ -115,7 +119,14 @@ impl Bucket {
         // One byte more, to notice that the file grew.
         let (source, content) = source.next(to_usize(length)?.saturating_add(1)).await?;
         let facts = source.finish()?;
-        match self.objects.replace(key, content).await {
+        let written = match key.filename() == Some(INDEX) {
+            true => match self.objects.create(key, content.clone()).await {
+                Ok(Created::Different) => self.objects.replace(key, content).await,
+                created => created.map(|_| ()),
+            },
+            false => self.objects.replace(key, content).await,
+        };
+        match written {
             Ok(()) => Ok(facts),
             Err(source) => Err(self.failed("write", key.as_ref(), &source, "s3:PutObject").into()),
         }
@@ -136,7 +147,12 @@ impl Bucket {
             Err(PartsError::Store(source)) => {
                 Err(self.failed("write", key.as_ref(), &source, "s3:PutObject").into())
             }
-            Err(PartsError::Exists) => Err(Error::internal(format!("{key} was not replaced")).into()),
+            Err(PartsError::Exists) => {
+                let shown = self.shown(key.as_ref());
+                Err(Error::usage(format!("{shown} exists, and an index is never replaced"))
+                    .hint("publish to another destination, or use another build number")
+                    .into())
+            }
         }
     }
 
@@ -154,7 +170,70 @@ fn to_usize(bytes: u64) -> Result<usize, Failure> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::fmt;
+    use std::time::Duration;
+
+    use async_trait::async_trait;
+    use futures_util::stream::BoxStream;
+    use object_store::memory::InMemory;
+    use object_store::{
+        CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, PutMultipartOptions,
+        PutPayload, PutResult, Result,
+    };
+
     use super::*;
+    use agent_fs::dir::FileMeta;
+
+    /// A bucket with the policy of cloudformation/cache.yml: indexes are created and never replaced.
+    #[derive(Debug)]
+    struct FinalIndexes(InMemory);
+
+    impl fmt::Display for FinalIndexes {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("final indexes")
+        }
+    }
+
+    #[async_trait]
+    impl ObjectStore for FinalIndexes {
+        async fn put_opts(&self, key: &Key, content: PutPayload, options: PutOptions) -> Result<PutResult> {
+            if key.filename() == Some(INDEX) && options.mode != PutMode::Create {
+                return Err(object_store::Error::PermissionDenied {
+                    path: key.to_string(),
+                    source: "explicit deny".into(),
+                });
+            }
+            self.0.put_opts(key, content, options).await
+        }
+
+        async fn put_multipart_opts(
+            &self,
+            key: &Key,
+            options: PutMultipartOptions,
+        ) -> Result<Box<dyn MultipartUpload>> {
+            self.0.put_multipart_opts(key, options).await
+        }
+
+        async fn get_opts(&self, key: &Key, options: GetOptions) -> Result<GetResult> {
+            self.0.get_opts(key, options).await
+        }
+
+        fn delete_stream(&self, keys: BoxStream<'static, Result<Key>>) -> BoxStream<'static, Result<Key>> {
+            self.0.delete_stream(keys)
+        }
+
+        fn list(&self, prefix: Option<&Key>) -> BoxStream<'static, Result<ObjectMeta>> {
+            self.0.list(prefix)
+        }
+
+        async fn list_with_delimiter(&self, prefix: Option<&Key>) -> Result<ListResult> {
+            self.0.list_with_delimiter(prefix).await
+        }
+
+        async fn copy_opts(&self, from: &Key, to: &Key, options: CopyOptions) -> Result<()> {
+            self.0.copy_opts(from, to, options).await
+        }
+    }
 
     #[test]
     fn accepts_keys_unchanged_or_rejects_them() {
@@ -164,5 +243,36 @@ mod tests {
         for key in ["", "/a", "a/", "a//b", "a/../b", "a/./b", "a\nb", &"x".repeat(1025)] {
             assert!(exact(key).is_err(), "{key}");
         }
+    }
+
+    fn source(content: &str) -> Source {
+        let mut file = tempfile::tempfile().unwrap();
+        std::io::Write::write_all(&mut file, content.as_bytes()).unwrap();
+        std::io::Seek::rewind(&mut file).unwrap();
+        let meta = FileMeta::of(&nix::sys::stat::fstat(&file).unwrap());
+        Source::new(std::path::Path::new("x"), file, meta)
+    }
+
+    #[tokio::test]
+    async fn a_file_with_the_name_of_an_index_can_be_published_where_indexes_are_final() {
+        let put = async |bucket: &Bucket, key: &str, content: &str| {
+            bucket.put(key, source(content), &CancellationToken::new()).await.is_ok()
+        };
+        let retries = Retries::within(Duration::ZERO);
+        let guarded = Bucket::new(Arc::new(FinalIndexes(InMemory::new())), "b", retries);
+        let plain = Bucket::new(Arc::new(InMemory::new()), "b", retries);
+        for (key, content, of_guarded) in [
+            ("builds/1/oci/index.json", "one", true),
+            // Another attempt of the same job.
+            ("builds/1/oci/index.json", "one", true),
+            ("builds/1/oci/index.json", "two", false),
+            ("builds/1/image.bin", "one", true),
+            ("builds/1/image.bin", "two", true),
+        ] {
+            assert_eq!(put(&guarded, key, content).await, of_guarded, "{key} {content}");
+            assert!(put(&plain, key, content).await, "{key} {content}");
+        }
+        assert_eq!(guarded.content("builds/1/oci/index.json").await.unwrap(), b"one");
+        assert_eq!(plain.content("builds/1/oci/index.json").await.unwrap(), b"two");
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use object_store::Error as StoreError;
 
-use super::walk::shown;
+use super::walk::{MOST, shown};
 use crate::areas::{Area, AreaKind, pull_request};
 use crate::names;
 use crate::units::{self, Contents, Folder};
@@ -76,11 +76,14 @@ impl Layout {
     /// The names of the prefixes directly below one. Objects there are unknown.
     async fn level(&mut self, objects: &Objects, share: &BucketShare, below: &str) -> Result<Vec<String>> {
         let prefix = directory(&share.key(below));
-        let listed = objects.level(&prefix).await;
+        let listed = objects.level(&prefix, MOST).await;
         let page = listed.map_err(|error| failed(format!("cannot list {share}"), &error, "s3:ListBucket"))?;
         let root = directory(share.root());
         let relative = |key: &str| shown(key.strip_prefix(&root).unwrap_or(key));
         self.unknown.extend(page.objects.iter().map(|object| relative(&object.key)));
+        if page.token.is_some() {
+            self.unknown.push(format!("more below {}", shown(&prefix)));
+        }
         let name = |key: &String| key.strip_prefix(&prefix)?.strip_suffix('/').map(str::to_owned);
         Ok(page.prefixes.iter().filter_map(name).collect())
     }

@@ -61,7 +61,6 @@ mod tests {
     use agent_types::bucket_share::BucketShare;
     use agent_types::s3_address::S3Address;
     use agent_types::tiers::TierKind;
-    use futures_util::TryStreamExt;
     use object_store::memory::InMemory;
 
     use super::*;
@@ -74,13 +73,11 @@ mod tests {
         let until = SystemTime::UNIX_EPOCH + Duration::from_secs(4_000_000_000);
         let layer = format!("poky-0a/{}", "0".repeat(40));
         let lease = BucketLease::take(&tier, "scarthgap", until, [layer.clone()]).await.unwrap();
-        let list = async || -> Vec<_> {
-            tier.objects.list(&Path::from("leases")).try_collect::<Vec<_>>().await.unwrap()
-        };
+        let list = async || tier.objects.below("leases/", usize::MAX).await.unwrap();
         let listed = list().await;
         let [object] = listed.as_slice() else { panic!("{listed:?}") };
-        assert!(object.location.filename().unwrap().starts_with("scarthgap."), "{object:?}");
-        let content = tier.objects.read(&object.location, 1000).await.unwrap().unwrap();
+        assert!(object.key.starts_with("leases/scarthgap."), "{object:?}");
+        let content = tier.objects.read(&Path::from(object.key.as_str()), 1000).await.unwrap().unwrap();
         let content: serde_json::Value = serde_json::from_slice(&content).unwrap();
         assert_eq!(
             (&content["schema"], &content["end"], &content["layers"][0]),

@@ -120,7 +120,6 @@ mod tests {
     use agent_types::bucket_share::BucketShare;
     use agent_types::s3_address::S3Address;
     use agent_types::tiers::TierKind;
-    use futures_util::TryStreamExt;
     use object_store::memory::InMemory;
 
     use super::*;
@@ -139,8 +138,7 @@ mod tests {
         let look = look(&tier, true).await;
         assert!(look.reading.is_ok(), "{look:?}");
         assert!(matches!(look.writing, Some(Ok(Writing { undeleted: None }))), "{look:?}");
-        let left: Vec<_> = tier.objects.list(&Path::from("p")).try_collect().await.unwrap();
-        assert_eq!(left, []);
+        assert_eq!(tier.objects.below("p/", usize::MAX).await.unwrap(), []);
     }
 
     #[tokio::test]

@@ -168,7 +168,7 @@ pub async fn records(
     release: &str,
 ) -> object_store::Result<Vec<ListedObject>> {
     let prefix = format!("{}/", share.usage(release));
-    let mut found = objects.below(&prefix).await?;
+    let mut found = objects.below(&prefix, usize::MAX).await?;
     found.retain(|object| object.key.strip_prefix(&prefix).is_some_and(is_record));
     Ok(found)
 }

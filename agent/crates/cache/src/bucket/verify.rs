@@ -169,7 +169,10 @@ impl Checking<'_> {
         if self.bad.is_empty() {
             return Ok(());
         }
-        removed.leave_index(self.objects, self.share, self.options.width).await?;
+        let written = removed.leave_index(self.objects, self.share, self.options.width, self.stop).await?;
+        if written == Ended::Early {
+            return Ok(());
+        }
         for (_, unit) in &self.bad {
             // Archives before sidecar files: the parts are in this order, and a request deletes few of them.
             let keys: Vec<Path> =

@@ -21,7 +21,8 @@ use agent_objects::{ListedObject, Objects};
 /// Number of pages of one prefix that are read before it is divided.
 const PAGES: usize = 8;
 
-/// No prefix of a share has as many objects directly in it. Strangers may fill theirs; the rest is not looked at.
+/// No prefix of a share has as many objects and prefixes directly in it. Strangers may fill theirs; the rest is not
+/// looked at.
 pub const MOST: usize = 200_000;
 
 /// Whether it is a regular file; the permissions mean nothing in a bucket.
@@ -68,8 +69,7 @@ async fn read(objects: &Objects, prefix: String) -> Result<(Vec<ListedObject>, V
             return Ok((found, Vec::new()));
         }
     }
-    let mut level = objects.level(&request.prefix).await?;
-    level.objects.truncate(MOST);
+    let level = objects.level(&request.prefix, MOST).await?;
     Ok((level.objects, level.prefixes))
 }
 

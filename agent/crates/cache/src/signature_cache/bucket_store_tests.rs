@@ -67,7 +67,7 @@ impl Scene {
     }
 
     async fn keys(&self) -> Vec<String> {
-        self.objects().below("").await.unwrap().into_iter().map(|object| object.key).collect()
+        self.objects().below("", usize::MAX).await.unwrap().into_iter().map(|object| object.key).collect()
     }
 }
 

@@ -321,7 +321,7 @@ impl SignatureCache {
         // What depends on a stored parse cache is not this check's own.
         let users = Users { later_jobs: self.store_parse_caches, reruns: !restored };
         if users.is_any() && query.leaves_signatures && after == *before {
-            return Ok(match self.parse_caches.insert(before, at, users) {
+            return Ok(match self.parse_caches.insert(before, &self.place.bitbake, at, users) {
                 Err(reason) if self.store_parse_caches => Inserted::AnswerOnly(reason),
                 // At the worst a rerun parses everything.
                 _ => Inserted::All,

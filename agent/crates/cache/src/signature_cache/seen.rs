@@ -117,6 +117,7 @@ mod tests {
             std::fs::write(path, text).unwrap();
         };
         write(".git/HEAD", "ref: refs/heads/main\n");
+        std::fs::create_dir(top.path().join(".git/refs")).unwrap();
         write("recipes/a/a.bb", "LIC_FILES_CHKSUM = \"file://README.md\"\n# ${LAYERDIR}/docs/a.md\n");
         write("recipes/a/files/a.sh", "x");
         write("README.md", "1");

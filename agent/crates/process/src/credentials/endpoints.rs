@@ -2,12 +2,16 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::facts::{Answers, Endpoint, Server};
 
 /// These servers are on the machine or next to it.
 const TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Of docker without TLS.
+const ENGINE_PORT: u16 = 2375;
 
 /// The head of an answer is shorter.
 const HEAD: u64 = 4096;
@@ -54,7 +58,19 @@ fn try_one(address: SocketAddr, kind: Server) -> Answers {
     Answers::Yes
 }
 
-/// Whether a server of metadata says that there is no role. Only servers that name themselves are believed.
+/// An engine of containers that listens without a password, as AWS's documentation starts dockerd in CodeBuild.
+pub fn engine() -> Option<PathBuf> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, ENGINE_PORT));
+    is_engine(address).then(|| format!("tcp://{address}").into())
+}
+
+fn is_engine(address: SocketAddr) -> bool {
+    let connection = TcpStream::connect_timeout(&address, TIMEOUT).ok();
+    let answer = connection.and_then(|connection| exchange(connection, "GET /_ping HTTP/1.0\r\n\r\n"));
+    answer.is_some_and(|answer| header(&answer, "api-version").is_some())
+}
+
+/// Whether a server of metadata says that the machine has no identity. Only servers that name themselves are believed.
 fn has_no_role(connection: TcpStream, address: SocketAddr) -> bool {
     const SESSION: &str = "PUT /latest/api/token HTTP/1.1\r\nHost: 169.254.169.254\r\n\
         X-aws-ec2-metadata-token-ttl-seconds: 60\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
@@ -64,8 +80,57 @@ fn has_no_role(connection: TcpStream, address: SocketAddr) -> bool {
         "GET /latest/meta-data/iam/security-credentials/ HTTP/1.1\r\nHost: 169.254.169.254\r\n\
          {header}Connection: close\r\n\r\n"
     );
-    let connection = TcpStream::connect_timeout(&address, TIMEOUT).ok();
-    connection.and_then(|connection| exchange(connection, &role)).is_some_and(|head| says_no_role(&head))
+    let ask = |request: &str| {
+        let connection = TcpStream::connect_timeout(&address, TIMEOUT).ok();
+        connection.and_then(|connection| exchange(connection, request))
+    };
+    let Some(answer) = ask(&role) else { return false };
+    match cloud(&answer) {
+        Some(Cloud::Aws) => status(&answer) == Some("404"),
+        // Azure answers 400 if the machine has no identity.
+        Some(Cloud::Azure) => ask(AZURE).is_some_and(|answer| matches!(status(&answer), Some("400" | "404"))),
+        // Google lists the accounts.
+        Some(Cloud::Google) => ask(GOOGLE).is_some_and(|answer| match status(&answer) {
+            Some("404") => true,
+            Some("200") => answer.split_once("\r\n\r\n").is_some_and(|(_, list)| list.trim().is_empty()),
+            _ => false,
+        }),
+        None => false,
+    }
+}
+
+const AZURE: &str = "GET /metadata/identity/oauth2/token?api-version=2018-02-01&resource=https%3A%2F%2Fmanagement.azure.com%2F \
+     HTTP/1.1\r\nHost: 169.254.169.254\r\nMetadata: true\r\nConnection: close\r\n\r\n";
+
+const GOOGLE: &str = "GET /computeMetadata/v1/instance/service-accounts/ HTTP/1.1\r\nHost: metadata.google.internal\r\n\
+     Metadata-Flavor: Google\r\nConnection: close\r\n\r\n";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cloud {
+    Aws,
+    Azure,
+    Google,
+}
+
+/// Whose server of metadata gave the answer.
+fn cloud(answer: &str) -> Option<Cloud> {
+    match (header(answer, "server"), header(answer, "metadata-flavor")) {
+        (_, Some("Google")) => Some(Cloud::Google),
+        (Some("EC2ws"), _) => Some(Cloud::Aws),
+        (Some(name), _) if name.starts_with("IMDS/") => Some(Cloud::Azure),
+        _ => None,
+    }
+}
+
+fn status(answer: &str) -> Option<&str> {
+    answer.lines().next()?.split(' ').nth(1)
+}
+
+/// The value of a header; the name is in lower case.
+fn header<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
+    let headers = answer.lines().skip(1).take_while(|line| !line.is_empty());
+    let mut headers = headers.filter_map(|line| line.split_once(':'));
+    headers.find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
 }
 
 /// Sends a request; returns what comes back in time.
@@ -86,41 +151,67 @@ fn session(answer: &str) -> Option<&str> {
     (head.split(' ').nth(1) == Some("200") && is_token(token)).then_some(token)
 }
 
-/// AWS answers 404. Other clouds have the same address and no credentials of AWS.
-fn says_no_role(head: &str) -> bool {
-    let mut lines = head.lines();
-    let status = lines.next().and_then(|line| line.split(' ').nth(1)).unwrap_or_default();
-    let headers = lines.take_while(|line| !line.is_empty()).filter_map(|line| line.split_once(':'));
-    headers.into_iter().any(|(name, value)| {
-        let value = value.trim();
-        match name.to_ascii_lowercase().as_str() {
-            "server" => (value == "EC2ws" && status == "404") || value.starts_with("IMDS/"),
-            "metadata-flavor" => value == "Google",
-            _ => false,
-        }
-    })
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use std::net::TcpListener;
 
+    /// A server that gives these answers, one for each connection. Returns the requests.
+    fn served(answers: &'static [&'static str]) -> (SocketAddr, std::thread::JoinHandle<Vec<String>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let thread = std::thread::spawn(move || {
+            let mut requests = Vec::new();
+            for answer in answers {
+                let (mut connection, _) = listener.accept().unwrap();
+                let mut request = [0; 512];
+                let read = connection.read(&mut request).unwrap();
+                requests.push(String::from_utf8_lossy(&request[..read]).into_owned());
+                let _ = connection.write_all(answer.as_bytes());
+            }
+            requests
+        });
+        (address, thread)
+    }
+
     #[test]
-    fn only_a_server_that_names_itself_has_no_role() {
-        for (head, wanted) in [
-            ("HTTP/1.1 404 Not Found\r\nServer: EC2ws\r\n\r\n", true),
-            ("HTTP/1.1 200 OK\r\nServer: EC2ws\r\n\r\nthe-role", false),
-            ("HTTP/1.1 401 Unauthorized\r\nServer: EC2ws\r\n\r\n", false),
-            ("HTTP/1.1 400 Bad Request\r\nServer: IMDS/150.870.65.1854\r\n\r\n", true),
-            ("HTTP/1.1 404 Not Found\r\nMetadata-Flavor: Google\r\n\r\n", true),
-            ("HTTP/1.0 404 File not found\r\nServer: SimpleHTTP/0.6\r\n\r\n", false),
-            ("HTTP/1.1 200 OK\r\n\r\nServer: IMDS/1", false),
-            ("", false),
-        ] {
-            assert_eq!(says_no_role(head), wanted, "{head:?}");
+    fn only_a_server_that_names_itself_can_say_that_there_is_no_identity() {
+        use Answers::{WithoutCredentials, Yes};
+        const AWS_404: &str = "HTTP/1.1 404 Not Found\r\nServer: EC2ws\r\n\r\n";
+        const AZURE_400: &str = "HTTP/1.1 400 Bad Request\r\nServer: IMDS/150.870.65.1854\r\n\r\n";
+        const GOOGLE_404: &str = "HTTP/1.1 404 Not Found\r\nMetadata-Flavor: Google\r\n\r\n";
+        let table: [(&'static [&'static str], Answers); 9] = [
+            (&["", AWS_404], WithoutCredentials),
+            (&["", "HTTP/1.1 200 OK\r\nServer: EC2ws\r\n\r\nthe-role"], Yes),
+            (&["", "HTTP/1.1 401 Unauthorized\r\nServer: EC2ws\r\n\r\n"], Yes),
+            (&["", "HTTP/1.0 404 File not found\r\nServer: SimpleHTTP/0.6\r\n\r\n"], Yes),
+            (&["", "HTTP/1.1 200 OK\r\n\r\nServer: IMDS/1"], Yes),
+            (&["", AZURE_400, AZURE_400], WithoutCredentials),
+            (&["", AZURE_400, "HTTP/1.1 200 OK\r\nServer: IMDS/1\r\n\r\n{\"access_token\":\"x\"}"], Yes),
+            (&["", GOOGLE_404, "HTTP/1.1 200 OK\r\nMetadata-Flavor: Google\r\n\r\n"], WithoutCredentials),
+            (&["", GOOGLE_404, "HTTP/1.1 200 OK\r\nMetadata-Flavor: Google\r\n\r\ndefault/\n"], Yes),
+        ];
+        for (answers, wanted) in table {
+            let (address, thread) = served(answers);
+            assert_eq!(try_one(address, Server::Instance), wanted, "{answers:?}");
+            let requests = thread.join().unwrap();
+            assert!(requests[0].starts_with("PUT /latest/api/token "), "{requests:?}");
         }
+    }
+
+    #[test]
+    fn an_engine_that_listens_for_everybody_is_recognized() {
+        for (answer, wanted) in [
+            (&["HTTP/1.0 200 OK\r\nApi-Version: 1.41\r\n\r\nOK"][..], true),
+            (&["HTTP/1.0 200 OK\r\n\r\nApi-Version: 1"], false),
+        ] {
+            let (address, thread) = served(answer);
+            assert_eq!(is_engine(address), wanted, "{answer:?}");
+            thread.join().unwrap();
+        }
+        let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        assert!(!is_engine(closed));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub struct Facts {
     pub endpoints: Vec<Endpoint>,
     pub clues: Vec<Clue>,
-    /// Sockets of container engines that can be written: who uses one is root on the machine.
+    /// Sockets and addresses of container engines that can be used: who uses one is root on the machine.
     pub sockets: Vec<PathBuf>,
 }
 
@@ -27,6 +27,8 @@ pub struct Clue {
 #[serde(rename_all = "kebab-case")]
 pub enum Place {
     File,
+    /// The configuration of git in a work tree.
+    GitConfig,
     Process,
     /// The environment that layer code itself gets.
     Own,

@@ -22,8 +22,13 @@ fn file(path: &Path, holds: Vec<String>) -> Clue {
     Clue { place: path.display().to_string(), kind: Place::File, holds }
 }
 
+/// What is directly below a directory.
+pub fn below(directory: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+}
+
 /// The text of a file; `None` if this user cannot read it, or if it is empty.
-fn text(path: &Path) -> Option<String> {
+pub fn text(path: &Path) -> Option<String> {
     let bytes = untrusted::read(path, LIMIT).ok().filter(|bytes| !bytes.is_empty())?;
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
@@ -57,17 +62,31 @@ pub fn in_directory(directory: &Path, wanted: &Wanted<'_>) -> Vec<Clue> {
 /// Whether the text of a file contains credentials.
 type Recognize = fn(&str) -> bool;
 
-/// Files of the home directories in which AWS and git keep credentials.
+/// Files of the home directories in which usual programs keep credentials.
 pub fn in_homes(homes: &[PathBuf]) -> Vec<Clue> {
     const AWS: &str = "AWS credentials";
     let always = |_: &str| true;
     let has_key = |text: &str| text.contains("aws_secret_access_key") || text.contains("credential_process");
-    let kinds: [(&str, &str, Recognize); 5] = [
+    let kinds: [(&str, &str, Recognize); 15] = [
         (".aws/credentials", AWS, always),
         (".aws/config", AWS, has_key),
         (".git-credentials", "git credentials", always),
         (".config/git/credentials", "git credentials", always),
         (".config/gh/hosts.yml", "a GitHub token", |text| text.contains("oauth_token")),
+        (".netrc", "passwords of servers", |text| text.contains("password")),
+        (".docker/config.json", "passwords of registries", |text| {
+            text.contains("\"auth\"") || text.contains("\"identitytoken\"")
+        }),
+        (".config/containers/auth.json", "passwords of registries", |text| text.contains("\"auth\"")),
+        (".kube/config", "Kubernetes credentials", |text| {
+            ["token:", "client-key-data:", "password:"].iter().any(|key| text.contains(key))
+        }),
+        (".azure/msal_token_cache.json", "Azure credentials", always),
+        (".azure/accessTokens.json", "Azure credentials", always),
+        (".config/gcloud/application_default_credentials.json", "Google credentials", always),
+        (".npmrc", "a token of npm", |text| text.contains("_authToken=")),
+        (".cargo/credentials.toml", "a token of a Cargo registry", |text| text.contains("token")),
+        (".pypirc", "a password of PyPI", |text| text.contains("password")),
     ];
     let mut clues = Vec::new();
     for home in homes {
@@ -77,6 +96,10 @@ pub fn in_homes(homes: &[PathBuf]) -> Vec<Clue> {
                 clues.push(file(&path, vec![what.into()]));
             }
         }
+        let mut keys: Vec<PathBuf> = below(&home.join(".ssh"));
+        keys.retain(|path| text(path).is_some_and(|text| text.contains("PRIVATE KEY-----")));
+        keys.sort();
+        clues.extend(keys.iter().map(|path| file(path, vec!["a private key of ssh".into()])));
         for cache in [".aws/sso/cache", ".aws/cli/cache"].map(|name| home.join(name)) {
             let files = std::fs::read_dir(&cache).into_iter().flatten().flatten().map(|entry| entry.path());
             let mut files: Vec<PathBuf> = files.filter(|path| text(path).is_some()).collect();
@@ -96,8 +119,14 @@ pub fn named(files: &[(String, PathBuf)]) -> Vec<Clue> {
 
 /// The sockets of container engines that this user can write.
 pub fn engine_sockets() -> Vec<PathBuf> {
-    const SOCKETS: [&str; 3] =
-        ["/var/run/docker.sock", "/run/containerd/containerd.sock", "/run/podman/podman.sock"];
+    const SOCKETS: [&str; 6] = [
+        "/var/run/docker.sock",
+        "/run/containerd/containerd.sock",
+        "/run/podman/podman.sock",
+        "/run/crio/crio.sock",
+        "/run/buildkit/buildkitd.sock",
+        "/var/lib/incus/unix.socket",
+    ];
     let usable = |path: &PathBuf| {
         std::fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
             && access(path.as_path(), AccessFlags::W_OK).is_ok()
@@ -133,6 +162,15 @@ mod tests {
         write(".aws/sso/cache/x.json", "{}");
         write(".git-credentials", "https://me:hunter22@host\n");
         assert_eq!(found(), ["credentials", "config", ".git-credentials", "x.json"]);
+        write(".netrc", "machine host login me\n");
+        write(".docker/config.json", "{\"auths\":{},\"credsStore\":\"desktop\"}");
+        write(".ssh/id_ed25519.pub", "ssh-ed25519 AAAA me\n");
+        assert_eq!(found().len(), 4, "no secret in these");
+        write(".netrc", "machine host login me password hunter22\n");
+        write(".docker/config.json", "{\"auths\":{\"host\":{\"auth\":\"eA==\"}}}");
+        write(".ssh/id_ed25519", "-----BEGIN OPENSSH PRIVATE KEY-----\nx\n");
+        let all = found();
+        assert_eq!(all[3..6], [".netrc", "config.json", "id_ed25519"], "{all:?}");
     }
 
     #[test]

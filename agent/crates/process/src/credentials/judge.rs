@@ -61,6 +61,7 @@ pub fn judge(facts: &Facts, rights: Rights) -> CredentialAccess {
 enum Cause {
     Process,
     File,
+    GitConfig,
     OwnEnvironment,
     Address,
     LocalAddress,
@@ -70,6 +71,7 @@ enum Cause {
 fn cause(place: Place) -> Cause {
     match place {
         Place::File => Cause::File,
+        Place::GitConfig => Cause::GitConfig,
         Place::Process => Cause::Process,
         Place::Own => Cause::OwnEnvironment,
     }
@@ -139,6 +141,10 @@ fn hint(cause: Cause, rights: Rights) -> &'static str {
         "start the agent as root, without `run-as` and `--user`, so that layer code runs as another user";
     match (cause, rights) {
         (Cause::Engine, _) => "keep the engine's socket out of the build, and turn privileged mode off",
+        (Cause::GitConfig, _) => {
+            "remove the token from the configuration of git: `persist-credentials: false` of actions/checkout, or `git config \
+             --unset-all`"
+        }
         (Cause::OwnEnvironment, _) => "take the secret out of the variables that layer code gets",
         (Cause::LocalAddress, _) => {
             "remove AWS_CONTAINER_CREDENTIALS_FULL_URI: this server cannot be closed to one user"
@@ -152,7 +158,7 @@ fn hint(cause: Cause, rights: Rights) -> &'static str {
             "let the agent close the address: give the container the right CAP_NET_ADMIN (docker: --cap-add NET_ADMIN)"
         }
         (Cause::Address, _) => {
-            "`ip rule` did not close the address: see the log probe-fence; on EC2 set the hop limit of the metadata to 1"
+            "`ip rule` did not close the address: see `agent.log`; on EC2 set the hop limit of the metadata to 1"
         }
     }
 }
@@ -256,6 +262,7 @@ mod tests {
     fn the_hint_fits_the_cause_and_the_rights() {
         let file = clue("/root/.aws/credentials", Place::File, &["AWS credentials"]);
         let process = clue("the environment of sh (pid 1)", Place::Process, &["GITHUB_TOKEN"]);
+        let git = clue("/src/.git/config", Place::GitConfig, &["a token of git"]);
         let own = clue("the environment of layer code", Place::Own, &["GITHUB_TOKEN"]);
         let of = |clue: &Clue| Facts { clues: vec![clue.clone()], ..Facts::default() };
         let address = Facts { endpoints: vec![instance(Answers::Yes)], ..Facts::default() };
@@ -266,6 +273,8 @@ mod tests {
         for (facts, rights, words) in [
             (of(&file), ROOT, "chmod go-rwx"),
             (of(&file), SAME_USER, "start the agent as root"),
+            (of(&git), ROOT, "persist-credentials: false"),
+            (of(&git), SAME_USER, "persist-credentials: false"),
             (of(&process), ROOT, "stop that process"),
             (of(&process), SAME_USER, "start the agent as root"),
             (of(&own), SAME_USER, "out of the variables"),

@@ -5,6 +5,7 @@
 mod endpoints;
 mod facts;
 mod files;
+mod git_config;
 mod judge;
 mod variables;
 
@@ -38,8 +39,12 @@ pub struct CredentialSources {
     pub files: Vec<(String, PathBuf)>,
     /// Servers that give credentials, besides those that AWS documents.
     pub endpoints: Vec<SocketAddr>,
-    /// Home directories whose credentials count.
+    /// Home directories whose credentials count, besides those in `/home`.
     pub homes: Vec<PathBuf>,
+    /// Work trees of git whose configuration counts.
+    pub checkouts: Vec<PathBuf>,
+    /// Whether a service runs the agent, on a machine for builds. The child does not need to know.
+    pub by_service: bool,
 }
 
 impl CredentialSources {
@@ -65,13 +70,23 @@ impl CredentialSources {
         sources
     }
 
+    /// The same sources, with these work trees.
+    #[must_use]
+    pub fn with_checkouts(mut self, mut checkouts: Vec<PathBuf>) -> CredentialSources {
+        checkouts.sort();
+        checkouts.dedup();
+        self.checkouts = checkouts;
+        self
+    }
+
     /// The arguments of [`COMMAND`], from which [`FromIterator`] makes the sources again.
     fn words(&self) -> Vec<String> {
         let variables = self.variables.iter().map(|name| format!("variable={name}"));
         let files = self.files.iter().map(|(name, path)| format!("file={name}={}", path.display()));
         let endpoints = self.endpoints.iter().map(|address| format!("endpoint={address}"));
         let homes = self.homes.iter().map(|home| format!("home={}", home.display()));
-        variables.chain(files).chain(endpoints).chain(homes).collect()
+        let checkouts = self.checkouts.iter().map(|checkout| format!("checkout={}", checkout.display()));
+        variables.chain(files).chain(endpoints).chain(homes).chain(checkouts).collect()
     }
 }
 
@@ -87,6 +102,7 @@ impl<'a> FromIterator<&'a str> for CredentialSources {
                 }
                 "endpoint" => sources.endpoints.extend(value.parse::<SocketAddr>().ok()),
                 "home" => sources.homes.push(value.into()),
+                "checkout" => sources.checkouts.push(value.into()),
                 _ => {}
             }
         }
@@ -96,7 +112,11 @@ impl<'a> FromIterator<&'a str> for CredentialSources {
 
 /// Looks with the rights of this process, whose environment is `own`. Takes a few seconds at most.
 pub fn look(sources: &CredentialSources, own: &[(OsString, OsString)]) -> Facts {
-    look_below(Path::new(CODEBUILD), sources, own)
+    let mut sources = sources.clone();
+    sources.homes.extend(files::below("/home".as_ref()));
+    sources.homes.sort();
+    sources.homes.dedup();
+    look_below(Path::new(CODEBUILD), &sources, own)
 }
 
 fn look_below(codebuild: &Path, sources: &CredentialSources, own: &[(OsString, OsString)]) -> Facts {
@@ -105,8 +125,11 @@ fn look_below(codebuild: &Path, sources: &CredentialSources, own: &[(OsString, O
     clues.extend(variables::of_processes(&wanted));
     clues.extend(files::in_directory(codebuild, &wanted));
     clues.extend(files::in_homes(&sources.homes));
+    clues.extend(git_config::in_checkouts(&sources.checkouts));
     clues.extend(files::named(&sources.files));
-    Facts { endpoints: endpoints::try_all(&sources.endpoints), clues, sockets: files::engine_sockets() }
+    let endpoints = endpoints::try_all(&sources.endpoints);
+    let sockets = files::engine_sockets().into_iter().chain(endpoints::engine()).collect();
+    Facts { endpoints, clues, sockets }
 }
 
 /// Looks as the user that runs layer code (`None`: as the agent itself), and judges.
@@ -147,6 +170,8 @@ mod tests {
             files: vec![("AWS_WEB_IDENTITY_TOKEN_FILE".into(), "/var/run/a=b/token".into())],
             endpoints: vec!["127.0.0.1:1338".parse().unwrap(), "[fd00::1]:80".parse().unwrap()],
             homes: vec!["/root".into()],
+            checkouts: vec!["/src/meta-x".into()],
+            by_service: false,
         }
     }
 

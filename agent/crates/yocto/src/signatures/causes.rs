@@ -7,7 +7,7 @@ use std::path::Path;
 use agent_types::affected::Root;
 
 use super::changed_files::{ChangedFile, FileChange};
-use super::difference::{Difference, Key, Sides};
+use super::sides::{Difference, Key, Sides};
 use super::task_list::{Task, TaskList};
 
 /// More causes than this are told together, whatever recipe they are of.

@@ -1,80 +1,14 @@
-//! The difference of the task lists of base and head.
+//! What the difference between the task lists of base and head means for recipes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use agent_types::affected::{Affected, AffectedRecipe, Change, Evidence, SkippedRecipe};
 
 use super::causes;
-use super::changed_files::{ChangedFile, FileChange};
+use super::changed_files::FileChange;
+use super::sides::{Difference, Sides};
 use super::task_list::{Recipe, Skipped, TaskList};
-
-/// Base and head of a change on one machine.
-#[derive(Clone, Copy, Debug)]
-pub struct Sides<'a> {
-    pub base: &'a TaskList,
-    pub head: &'a TaskList,
-    /// Relative to `top`.
-    pub changed: &'a [ChangedFile],
-    /// The top of the work tree under test, as BitBake sees it.
-    pub top: &'a Path,
-    /// The layers under test.
-    pub under_test: &'a [PathBuf],
-    /// All layers with their names.
-    pub layers: &'a [(PathBuf, String)],
-    /// The manifest's.
-    pub targets: &'a [String],
-}
-
-/// A task by the names of its recipe and itself.
-pub type Key<'a> = (&'a str, &'a str);
-
-/// The tasks that differ.
-#[derive(Debug, Default)]
-pub struct Difference<'a> {
-    /// In both, with other signatures: their numbers at the base and at the head.
-    pub changed: BTreeMap<Key<'a>, (usize, usize)>,
-    /// Only at the head: their numbers there.
-    pub added: BTreeMap<Key<'a>, usize>,
-    /// Only at the base.
-    pub removed: BTreeSet<Key<'a>>,
-}
-
-impl<'a> Difference<'a> {
-    fn of(base: &'a TaskList, head: &'a TaskList) -> Difference<'a> {
-        let (base, head) = (keys(base), keys(head));
-        let mut difference = Difference::default();
-        for (key, (number, hash)) in &head {
-            match base.get(key) {
-                Some((_, old)) if old == hash => {}
-                Some((old, _)) => drop(difference.changed.insert(*key, (*old, *number))),
-                None => drop(difference.added.insert(*key, *number)),
-            }
-        }
-        difference.removed = base.keys().filter(|key| !head.contains_key(*key)).copied().collect();
-        difference
-    }
-
-    fn len(&self) -> usize {
-        self.changed.len() + self.added.len() + self.removed.len()
-    }
-
-    fn all(&self) -> impl Iterator<Item = Key<'a>> {
-        self.changed.keys().chain(self.added.keys()).chain(&self.removed).copied()
-    }
-}
-
-/// Number and signature of each task.
-fn keys(list: &TaskList) -> HashMap<Key<'_>, (usize, &str)> {
-    list.tasks
-        .iter()
-        .enumerate()
-        .map(|(number, task)| {
-            let recipe = &list.recipes[task.recipe];
-            ((recipe.name.as_str(), task.name.as_str()), (number, task.hash.as_str()))
-        })
-        .collect()
-}
 
 /// What the change from `base` (a commit) affects.
 pub fn affected(sides: &Sides, base: &str) -> Affected {
@@ -107,7 +41,7 @@ pub fn affected(sides: &Sides, base: &str) -> Affected {
     Affected {
         base: base.to_owned(),
         evidence: Evidence::Signatures,
-        tasks: difference.len() as u64,
+        tasks: difference.count() as u64,
         recipes,
         elsewhere,
         roots: causes::roots(sides, &difference),
@@ -138,20 +72,10 @@ fn is_of_sdk(name: &str) -> bool {
 }
 
 impl<'a> Sides<'a> {
-    /// For people: relative to the checkout under test where it lies inside.
-    pub fn shown(&self, path: &Path) -> PathBuf {
-        path.strip_prefix(self.top).unwrap_or(path).to_owned()
-    }
-
     fn layer_of(&self, file: &Path) -> String {
         let holders = self.layers.iter().filter(|(path, _)| file.starts_with(path));
         let nearest = holders.max_by_key(|(path, _)| path.components().count());
         nearest.map(|(_, name)| name.clone()).unwrap_or_default()
-    }
-
-    /// Whether the base does not know a recipe of that name, not even as a skipped one.
-    pub fn is_new(&self, name: &str) -> bool {
-        !self.base.has_recipe(name) && !self.base.skipped.iter().any(|skipped| skipped.name == name)
     }
 
     /// Recipes of the layers under test that only the head has, whether BitBake finds tasks for them or not.

@@ -9,10 +9,12 @@ mod causes;
 mod changed_files;
 mod difference;
 mod merge;
+mod sides;
 mod task_list;
 
 pub use by_files::{Checkout, by_files, every_recipe, recipes_in};
 pub use changed_files::{ChangedFile, FileChange, seen_by_bitbake, with_renames};
-pub use difference::{Sides, affected};
+pub use difference::affected;
 pub use merge::merge;
+pub use sides::Sides;
 pub use task_list::{Query, TaskList};

@@ -218,6 +218,22 @@ def act_hunt(*roots):
     say("hunt is over")
 
 
+def act_descriptors():
+    links = []
+    for fd in sorted(map(int, os.listdir("/proc/self/fd"))):
+        try:
+            links.append(f"{fd}={os.readlink(f'/proc/self/fd/{fd}')}")
+        except OSError:
+            pass  # that of the directory
+    say(f"descriptors {' '.join(links)}")
+
+
+def act_file(path):
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            say(f"file: {line.rstrip()}")
+
+
 def act_outside(*paths):
     for path in paths:
         try:
@@ -276,6 +292,8 @@ ACTS = {
     "deep": act_deep,
     "started": act_started,
     "spy": act_spy,
+    "descriptors": act_descriptors,
+    "file": act_file,
     "outside": act_outside,
     "crash": act_crash,
     "memory": act_memory,

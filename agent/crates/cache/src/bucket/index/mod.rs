@@ -14,6 +14,7 @@ pub mod segment;
 mod table;
 
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::{Duration, SystemTime};
 
@@ -22,10 +23,11 @@ use futures_util::{StreamExt, stream};
 use object_store::path::Path;
 use object_store::{Error, Result};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use super::BucketTier;
+use super::walk::walk;
 use crate::names;
-use agent_objects::keys::PageRequest;
 use agent_objects::{Created, ListedObject, key};
 use agent_types::tiers::TierKind;
 use agent_types::words::count;
@@ -42,6 +44,12 @@ const MAX_READ: usize = 2_000;
 const MAX_READ_BYTES: u64 = 2 * MAX_COMPRESSED;
 /// Objects of the index that are read in parallel.
 const PARALLEL: usize = 8;
+/// Compressed bytes after which a base gets another object: about 250,000 files.
+const PART_BYTES: u64 = 16 << 20;
+/// What a compressor may still write at the end.
+const PART_MARGIN: u64 = 1 << 20;
+/// Lists that run in parallel when all files are listed.
+const LISTS: usize = 16;
 
 /// The index of one tier and one release. Can be asked at any time; until it is [`Index::ready`] it knows nothing.
 #[derive(Debug)]
@@ -55,8 +63,10 @@ pub struct Index {
 #[derive(Debug, Default)]
 struct State {
     table: Table,
-    /// What this job published since a listing began: the listing may lack it.
+    /// What this job published before the index was filled: a listing may lack it.
     published: Vec<(String, u64)>,
+    /// Whether no listing comes any more.
+    is_filled: bool,
     /// Why the index is incomplete.
     trouble: Option<String>,
 }
@@ -83,6 +93,7 @@ impl Index {
     pub async fn load(tier: &BucketTier, release: &str) -> Result<Index> {
         let index = Index::new(tier.clone(), release);
         index.load_contents().await?;
+        index.write().is_filled = true;
         index.ready.send_replace(true);
         Ok(index)
     }
@@ -90,6 +101,12 @@ impl Index {
     /// Reads the objects of the index; lists all files if there is no base, or it is older than `max_age`. Then
     /// `writes` says whether the new base is written. Failures are kept for [`Index::trouble`].
     pub async fn fill(&self, max_age: Duration, writes: bool) {
+        self.fill_unless_current(max_age, writes).await;
+        let mut state = self.write();
+        (state.is_filled, state.published) = (true, Vec::new());
+    }
+
+    async fn fill_unless_current(&self, max_age: Duration, writes: bool) {
         let base = match self.load_contents().await {
             Ok(base) => base,
             Err(error) => {
@@ -147,7 +164,9 @@ impl Index {
     pub fn insert(&self, path: &str, size: u64) {
         let mut state = self.write();
         state.table.insert(path, size);
-        state.published.push((path.to_owned(), size));
+        if !state.is_filled {
+            state.published.push((path.to_owned(), size));
+        }
     }
 
     /// Number of files.
@@ -195,18 +214,27 @@ impl Index {
 
     /// Lists all files, in place of what was known.
     async fn refresh(&self, writes: bool) -> Result<()> {
-        let begun = SystemTime::now();
         let mut table = Table::like(&self.state.read().unwrap_or_else(PoisonError::into_inner).table);
-        let mut encoder = Encoder::new().map_err(generic)?;
-        let mut fits = true;
+        let mut base = match writes {
+            true => Some(BaseWriter::new(&self.tier, &self.release, SystemTime::now())?),
+            false => None,
+        };
+        let (listed, mut failed) = (AtomicUsize::new(0), None);
         let prefix = format!("{}/", self.tier.share.sstate(&self.release));
-        each_object(&self.tier, &prefix, table::MAX_ENTRIES, |path, object| {
-            if names::sstate(path.as_ref()).is_some() {
-                table.insert(path, object.size);
-                fits = fits && encoder.add(path, object.size).is_ok();
+        let each = |objects: Vec<ListedObject>| {
+            listed.fetch_add(objects.len(), Ordering::Relaxed);
+            for object in &objects {
+                let path = object.key.strip_prefix(&prefix).unwrap_or_default();
+                if names::sstate(path.as_ref()).is_some() {
+                    table.insert(path, object.size);
+                    let added = base.as_mut().map_or(Ok(()), |base| base.add(path, object.size));
+                    failed = failed.take().or(added.err());
+                }
             }
-        })
-        .await?;
+        };
+        let stop = || listed.load(Ordering::Relaxed) >= table::MAX_ENTRIES;
+        // The first files of a share that is too large for an index are better than none.
+        let _ended = walk(&self.tier.objects, prefix.clone(), LISTS, &stop, each).await?;
         {
             let mut state = self.write();
             for (path, size) in std::mem::take(&mut state.published) {
@@ -214,10 +242,11 @@ impl Index {
             }
             state.table = table;
         }
-        if writes && fits {
-            create(&self.tier, &self.release, Kind::Base, begun, encoder).await?;
+        match (base, failed) {
+            (_, Some(error)) => Err(error),
+            (Some(base), None) => base.finish().await.map(|_| ()),
+            (None, None) => Ok(()),
         }
-        Ok(())
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, State> {
@@ -247,22 +276,63 @@ pub async fn publish_additions<'a>(
     create(tier, release, Kind::Additions, SystemTime::now(), encoder).await.map(Some)
 }
 
-/// Writes all files as a new base, e.g. after a prune: paths below `sstate/<release>/`, with their sizes. `since` is
-/// the time before their listing began.
-///
-/// # Errors
-/// If the object cannot be written.
-pub async fn publish_base<'a>(
-    tier: &BucketTier,
-    release: &str,
+/// Writes a new base while its files are listed. Memory does not grow with their number.
+pub struct BaseWriter {
+    tier: BucketTier,
+    release: String,
     since: SystemTime,
-    files: impl IntoIterator<Item = (&'a str, u64)>,
-) -> Result<Path> {
-    let mut encoder = Encoder::new().map_err(generic)?;
-    for (path, size) in files {
-        encoder.add(path, size).map_err(generic)?;
+    encoder: Encoder,
+    /// Parts that are being written.
+    parts: JoinSet<Result<Path>>,
+    /// Compressed bytes of one object and of all, which readers accept.
+    part_bytes: u64,
+    left: u64,
+}
+
+impl BaseWriter {
+    /// `since` is the time before the listing begins.
+    ///
+    /// # Errors
+    /// If the compressor cannot be set up.
+    pub fn new(tier: &BucketTier, release: &str, since: SystemTime) -> Result<BaseWriter> {
+        Ok(BaseWriter {
+            tier: tier.clone(),
+            release: release.to_owned(),
+            since,
+            encoder: Encoder::new().map_err(generic)?,
+            parts: JoinSet::new(),
+            part_bytes: PART_BYTES,
+            left: MAX_READ_BYTES,
+        })
     }
-    create(tier, release, Kind::Base, since, encoder).await
+
+    /// Adds a file by its path below `sstate/<release>/`. Those that no reader would read are left out.
+    ///
+    /// # Errors
+    /// If the compressor fails.
+    pub fn add(&mut self, path: &str, size: u64) -> Result<()> {
+        if self.encoder.written() + PART_MARGIN > self.left {
+            return Ok(());
+        }
+        if self.encoder.written() >= self.part_bytes {
+            let full = std::mem::replace(&mut self.encoder, Encoder::new().map_err(generic)?);
+            self.left = self.left.saturating_sub(full.written() + PART_MARGIN);
+            let (tier, release, since) = (self.tier.clone(), self.release.clone(), self.since);
+            self.parts.spawn(async move { create(&tier, &release, Kind::Part, since, full).await });
+        }
+        self.encoder.add(path, size).map_err(generic)
+    }
+
+    /// Writes the rest. The base appears last, when all of its parts exist.
+    ///
+    /// # Errors
+    /// If an object cannot be written.
+    pub async fn finish(mut self) -> Result<Path> {
+        while let Some(part) = self.parts.join_next().await {
+            part.map_err(|error| generic(io::Error::other(error)))??;
+        }
+        create(&self.tier, &self.release, Kind::Base, self.since, self.encoder).await
+    }
 }
 
 /// The objects of the index that no reader needs any more, because a newer base has their files. They may be deleted.
@@ -306,11 +376,12 @@ struct Listed {
 async fn listed(tier: &BucketTier, release: &str, now: SystemTime) -> Result<Vec<Listed>> {
     let mut listed = Vec::new();
     let prefix = format!("{}/", tier.share.index(release));
-    each_object(tier, &prefix, MAX_LISTED, |name, object| {
+    let take = |object: ListedObject| {
+        let name = object.key.strip_prefix(&prefix).unwrap_or_default();
         let parsed = segment::parse_name(name, now).zip(key::exact(&object.key).ok());
         listed.extend(parsed.map(|((kind, time), key)| Listed { time, kind, key, size: object.size }));
-    })
-    .await?;
+    };
+    tier.objects.each_below(&prefix, MAX_LISTED, take).await?;
     Ok(listed)
 }
 
@@ -324,12 +395,12 @@ async fn contents(tier: &BucketTier, release: &str, now: SystemTime) -> Result<C
     let base = newest_base(&listed);
     let since = base.and_then(|base| base.checked_sub(CLOCK_SKEW));
     let is_wanted = |object: &Listed| match object.kind {
-        Kind::Base => base == Some(object.time),
+        Kind::Base | Kind::Part => base == Some(object.time),
         Kind::Additions => since.is_none_or(|since| object.time >= since),
     };
     let mut wanted: Vec<Listed> = listed.into_iter().filter(is_wanted).collect();
     // The base first, then the newest.
-    wanted.sort_by_key(|object| std::cmp::Reverse((object.kind == Kind::Base, object.time)));
+    wanted.sort_by_key(|object| std::cmp::Reverse((object.kind != Kind::Additions, object.time)));
     let mut bytes = 0;
     let fits = |object: &Listed| {
         bytes += object.size;
@@ -338,30 +409,6 @@ async fn contents(tier: &BucketTier, release: &str, now: SystemTime) -> Result<C
     let small = wanted.into_iter().filter(|object| object.size <= MAX_COMPRESSED);
     let keys = small.take(MAX_READ).take_while(fits).map(|object| object.key).collect();
     Ok(Contents { base, keys })
-}
-
-/// Lists the objects below a prefix, with the rest of each key. Stops after `limit` of them.
-async fn each_object(
-    tier: &BucketTier,
-    prefix: &str,
-    limit: usize,
-    mut take: impl FnMut(&str, &ListedObject),
-) -> Result<()> {
-    let mut request = PageRequest { prefix: prefix.to_owned(), ..PageRequest::default() };
-    let mut left = limit;
-    loop {
-        let page = tier.objects.page(&request).await?;
-        for object in page.objects.iter().take(left) {
-            if let Some(rest) = object.key.strip_prefix(prefix) {
-                take(rest, object);
-            }
-        }
-        left = left.saturating_sub(page.objects.len());
-        request.token = page.token;
-        if request.token.is_none() || left == 0 {
-            return Ok(());
-        }
-    }
 }
 
 fn generic(error: io::Error) -> Error {

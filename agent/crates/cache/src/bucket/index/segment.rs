@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! index/<release>/20261129T113000Z-0123456789abcdef.base.zst   all files, as they were listed at that time
+//! index/<release>/20261129T113000Z-0f1e2d3c4b5a6978.part.zst   a part of them, if they do not fit into one object
 //! index/<release>/20261129T120000Z-fedcba9876543210.add.zst    the files that one build published
 //! ```
 //!
@@ -33,8 +34,10 @@ pub const CLOCK_SKEW: Duration = Duration::from_secs(60 * 60);
 /// What an object of the index contains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// All files.
+    /// All files, with the parts of the same time.
     Base,
+    /// Some of the files of the base that has the same time. It is written before the base.
+    Part,
     /// Files that a build published.
     Additions,
 }
@@ -43,6 +46,7 @@ impl Kind {
     const fn suffix(self) -> &'static str {
         match self {
             Kind::Base => ".base.zst",
+            Kind::Part => ".part.zst",
             Kind::Additions => ".add.zst",
         }
     }
@@ -56,7 +60,7 @@ pub fn name(kind: Kind, since: SystemTime) -> String {
 /// Parses the name of an object of the index. `None` also for times in the future: a base from there would never be
 /// replaced.
 pub fn parse_name(name: &str, now: SystemTime) -> Option<(Kind, SystemTime)> {
-    let (kind, stamp) = [Kind::Base, Kind::Additions]
+    let (kind, stamp) = [Kind::Base, Kind::Part, Kind::Additions]
         .into_iter()
         .find_map(|kind| Some((kind, name.strip_suffix(kind.suffix())?)))?;
     let time = stamp::time_of(stamp)?;
@@ -77,10 +81,15 @@ impl Encoder {
         Ok(Encoder { encoder })
     }
 
+    /// Bytes of the content so far, without those that the compressor has not written yet.
+    pub fn written(&self) -> u64 {
+        self.encoder.get_ref().len() as u64
+    }
+
     /// # Errors
     /// If the content gets too large for readers.
     pub fn add(&mut self, path: &str, size: u64) -> io::Result<()> {
-        if self.encoder.get_ref().len() as u64 > MAX_COMPRESSED - (1 << 20) {
+        if self.written() > MAX_COMPRESSED - (1 << 20) {
             return Err(io::Error::other("the index is larger than its limit"));
         }
         writeln!(self.encoder, "{size} {path}")
@@ -221,7 +230,7 @@ mod tests {
     #[test]
     fn names_tell_kind_and_time() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_763_832_900);
-        for kind in [Kind::Base, Kind::Additions] {
+        for kind in [Kind::Base, Kind::Part, Kind::Additions] {
             assert_eq!(parse_name(&name(kind, now), now), Some((kind, now)));
             assert_eq!(parse_name(&name(kind, now + 2 * CLOCK_SKEW), now), None);
         }

@@ -82,6 +82,9 @@ async fn a_missing_or_old_base_is_replaced_by_a_listing() {
     assert!(index.is_ready());
     assert_eq!(known(&index, 0..10), [1, 2, 3, 9], "what was published while it was listed stays");
     assert_eq!(index.len(), 4);
+    index.insert(&file(8), 8);
+    assert_eq!(known(&index, 8..9), [8]);
+    assert!(index.write().published.is_empty(), "names cost no memory when no listing comes any more");
 
     // The next reader needs no listing: the base is there. Additions of about the same time are read with it,
     // because clocks differ.
@@ -92,10 +95,10 @@ async fn a_missing_or_old_base_is_replaced_by_a_listing() {
     // It is too old for a reader with another limit, who may not write.
     tokio::time::sleep(Duration::from_millis(1100)).await;
     let index = Index::new(tier.clone(), RELEASE);
-    let objects = tier.objects.below("some/prefix/index/").await.unwrap().len();
+    let objects = tier.objects.below("some/prefix/index/", usize::MAX).await.unwrap().len();
     index.fill(Duration::from_millis(1), false).await;
     assert_eq!(known(&index, 0..10), [1, 2, 3, 7]);
-    assert_eq!(tier.objects.below("some/prefix/index/").await.unwrap().len(), objects);
+    assert_eq!(tier.objects.below("some/prefix/index/", usize::MAX).await.unwrap().len(), objects);
 }
 
 #[tokio::test]
@@ -106,7 +109,9 @@ async fn a_newer_base_makes_others_obsolete() {
         let tier = tier.clone();
         async move {
             let path = file(number);
-            publish_base(&tier, RELEASE, now - age, [(path.as_str(), number)]).await.unwrap()
+            let mut base = BaseWriter::new(&tier, RELEASE, now - age).unwrap();
+            base.add(&path, number).unwrap();
+            base.finish().await.unwrap()
         }
     };
     let day = 24 * CLOCK_SKEW;
@@ -124,6 +129,49 @@ async fn a_newer_base_makes_others_obsolete() {
     let mut wanted = vec![first, old];
     wanted.sort();
     assert_eq!(obsolete, wanted);
+}
+
+#[tokio::test]
+async fn a_base_that_is_too_large_for_one_object_has_parts() {
+    let tier = tier();
+    let since = SystemTime::now();
+    let mut base = BaseWriter::new(&tier, RELEASE, since).unwrap();
+    base.part_bytes = 20_000;
+    for number in 0..20_000 {
+        base.add(&file(number), number).unwrap();
+    }
+    assert_eq!(
+        Index::load(&tier, RELEASE).await.unwrap().len(),
+        0,
+        "without the base, its parts do not count"
+    );
+    base.finish().await.unwrap();
+    let objects = tier.objects.below("some/prefix/index/", usize::MAX).await.unwrap();
+    assert!((3..100).contains(&objects.len()), "{}", objects.len());
+    assert!(objects.iter().all(|object| object.size < 100_000), "{objects:?}");
+    let index = Index::load(&tier, RELEASE).await.unwrap();
+    assert_eq!((index.len(), index.trouble()), (20_000, None));
+    assert_eq!(known(&index, 0..20_001).len(), 20_000);
+
+    // A newer base replaces all of them.
+    let later = since + Duration::from_secs(1);
+    BaseWriter::new(&tier, RELEASE, later).unwrap().finish().await.unwrap();
+    assert_eq!(Index::load(&tier, RELEASE).await.unwrap().len(), 0);
+}
+
+/// More files than readers accept do not make a prune impossible, which needs a new base.
+#[tokio::test]
+async fn files_beyond_the_limit_are_left_out() {
+    let tier = tier();
+    let mut base = BaseWriter::new(&tier, RELEASE, SystemTime::now()).unwrap();
+    (base.part_bytes, base.left) = (20_000, PART_MARGIN + 60_000);
+    for number in 0..20_000 {
+        base.add(&file(number), number).unwrap();
+    }
+    base.finish().await.unwrap();
+    let known = known(&Index::load(&tier, RELEASE).await.unwrap(), 0..20_000);
+    assert!(known.len() > 1000 && known.len() < 20_000, "{}", known.len());
+    assert!(known.iter().copied().eq(0..known.len() as u64), "the first files");
 }
 
 /// A pull request writes anything into its own index.
@@ -152,7 +200,10 @@ struct Failing {
 }
 
 impl agent_objects::ListKeys for Failing {
-    fn page(&self, _: PageRequest) -> futures_util::future::BoxFuture<'_, Result<agent_objects::keys::Page>> {
+    fn page(
+        &self,
+        _: agent_objects::keys::PageRequest,
+    ) -> futures_util::future::BoxFuture<'_, Result<agent_objects::keys::Page>> {
         let left = self.left.fetch_sub(1, Ordering::Relaxed);
         let failed = Err(generic(io::Error::other("status code: 503")));
         Box::pin(std::future::ready(if left == 0 {

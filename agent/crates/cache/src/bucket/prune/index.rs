@@ -5,11 +5,13 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path as FilePath;
 use std::time::SystemTime;
 
+use super::super::BucketTier;
+use super::super::index::BaseWriter;
 use super::super::layout::{self, contents, failed, prefix};
 use super::super::walk::{Folders, walk};
-use super::super::{BucketTier, index};
 use crate::areas::{Area, AreaKind};
 use crate::units::{SUFFIXES, Unit};
+use agent_fs::pool::Ended;
 use agent_objects::Objects;
 use agent_types::bucket_share::BucketShare;
 use agent_types::error::Result;
@@ -35,19 +37,27 @@ impl Removed {
     }
 
     /// Writes each of these releases' index again, from a new list and without the removed units. So it also lacks
-    /// what others removed meanwhile.
+    /// what others removed meanwhile. Nothing may be deleted unless this is complete.
     ///
     /// # Errors
-    /// If the bucket fails. Then nothing may be deleted.
-    pub async fn leave_index(&self, objects: &Objects, share: &BucketShare, width: usize) -> Result<()> {
+    /// If the bucket fails.
+    pub async fn leave_index(
+        &self,
+        objects: &Objects,
+        share: &BucketShare,
+        width: usize,
+        stop: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Ended> {
         for (area, units) in &self.by_area {
             let AreaKind::Sstate(release) = &area.kind else { continue };
             let kind = if area.pull_request.is_some() { TierKind::PullRequest } else { TierKind::Shared };
             let share = layout::tier(share, area.pull_request);
             let tier = BucketTier { kind, share, objects: objects.clone() };
-            self.leave(&tier, area, release, units, width).await?;
+            if self.leave(&tier, area, release, units, (width, stop)).await? == Ended::Early {
+                return Ok(Ended::Early);
+            }
         }
-        Ok(())
+        Ok(Ended::Complete)
     }
 
     async fn leave(
@@ -56,8 +66,8 @@ impl Removed {
         area: &Area,
         release: &str,
         units: &HashSet<u64>,
-        width: usize,
-    ) -> Result<()> {
+        (width, stop): (usize, &(dyn Fn() -> bool + Sync)),
+    ) -> Result<Ended> {
         let cannot = |action| {
             let message = format!("cannot write the index of {area}; nothing was deleted");
             move |error: object_store::Error| failed(message, &error, action)
@@ -65,22 +75,28 @@ impl Removed {
         // The area's own place in its tier, and in the share.
         let own = Area { pull_request: None, kind: area.kind.clone() };
         let (place, top) = (area.path(), prefix(&tier.share, &own));
-        let since = SystemTime::now();
-        let mut files: Vec<(String, u64)> = Vec::new();
+        let written = BaseWriter::new(tier, release, SystemTime::now());
+        let mut written = written.map_err(cannot("s3:PutObject"))?;
+        let mut failed = None;
         let each = |found| {
             for (path, entries) in &Folders::new(&top, found, |_| None).folders {
                 for unit in contents(&area.kind, path, entries).units {
                     if !units.contains(&hash(&place.join(&unit.directory).join(&unit.name))) {
-                        files.extend(names(&unit));
+                        let added = names(&unit).try_for_each(|(path, size)| written.add(&path, size));
+                        failed = failed.take().or(added.err());
                     }
                 }
             }
         };
-        let walked = walk(&tier.objects, top.clone(), width, &|| false, each).await;
-        let _complete = walked.map_err(cannot("s3:ListBucket"))?;
-        let written = files.iter().map(|(path, size)| (path.as_str(), *size));
-        index::publish_base(tier, release, since, written).await.map_err(cannot("s3:PutObject"))?;
-        Ok(())
+        let walked = walk(&tier.objects, top.clone(), width, stop, each).await;
+        if walked.map_err(cannot("s3:ListBucket"))? == Ended::Early {
+            return Ok(Ended::Early);
+        }
+        if let Some(error) = failed {
+            return Err(cannot("s3:PutObject")(error));
+        }
+        written.finish().await.map_err(cannot("s3:PutObject"))?;
+        Ok(Ended::Complete)
     }
 }
 

@@ -8,6 +8,7 @@ use futures_util::{StreamExt, stream};
 use object_store::path::Path;
 
 use super::super::layout::{directory, failed, tier};
+use super::super::walk::MOST;
 use crate::lease::{Author, LARGEST, Leases, LiveLease};
 use crate::stamp::nanoseconds;
 use agent_objects::{ListedObject, Objects};
@@ -62,7 +63,7 @@ async fn of_tier(
         move |error: object_store::Error| failed(message, &error, action)
     };
     let mut leases = Leases::default();
-    let listed = objects.below(&prefix).await.map_err(cannot("s3:ListBucket"))?;
+    let listed = objects.below(&prefix, MOST).await.map_err(cannot("s3:ListBucket"))?;
     for object in listed {
         let Some(name) = object.key.strip_prefix(&prefix).filter(|name| !name.is_empty()) else { continue };
         let written = nanoseconds(object.modified);

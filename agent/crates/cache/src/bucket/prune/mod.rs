@@ -126,7 +126,11 @@ impl Run<'_> {
                     removed.add(area, &unit.directory, &unit.name);
                 }
             }
-            removed.leave_index(self.objects, self.share, self.options.width).await?;
+            let width = self.options.width;
+            if removed.leave_index(self.objects, self.share, width, self.stop).await? == Ended::Early {
+                pruned.stop(self.interrupt);
+                return Ok(());
+            }
             let releases: Vec<String> = layout.releases.iter().cloned().collect();
             let apply = Apply {
                 objects: self.objects,
@@ -145,7 +149,7 @@ impl Run<'_> {
             if used + failed > 0 {
                 // They are not in the index any more, but still there.
                 removed.keep_all();
-                let _ = removed.leave_index(self.objects, self.share, self.options.width).await;
+                let _ = removed.leave_index(self.objects, self.share, width, &|| false).await;
             }
             if ended == Ended::Early {
                 pruned.stop(self.interrupt);

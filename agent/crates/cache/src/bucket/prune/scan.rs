@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::super::layout::{self, Layout, contents, directory, failed, prefix};
 use super::super::usage::LastUses;
@@ -94,21 +95,23 @@ impl Scanner<'_> {
         let tier = layout::tier(self.share, Some(number));
         let top = directory(tier.root());
         let mut found: Vec<ListedObject> = Vec::new();
-        let mut too_many = false;
+        // Strangers may fill their tier: listing all of it takes hours, and money.
+        let too_many = AtomicBool::new(false);
         let each = |part: Vec<ListedObject>| {
-            too_many |= found.len() + part.len() > MOST;
             let room = MOST.saturating_sub(found.len());
+            too_many.fetch_or(part.len() > room, Ordering::Relaxed);
             found.extend(part.into_iter().take(room));
         };
-        match walk(self.objects, top.clone(), self.width(), self.stop, each).await {
-            Ok(Ended::Complete) => {}
-            Ok(Ended::Early) => return Ended::Early,
+        let stop = || (self.stop)() || too_many.load(Ordering::Relaxed);
+        match walk(self.objects, top.clone(), self.width(), &stop, each).await {
+            Ok(Ended::Early) if (self.stop)() => return Ended::Early,
+            Ok(_) => {}
             Err(error) => {
                 scan.gathering.trouble.add(|| format!("pr/{number}: {}", shown(&error.to_string())));
                 return Ended::Complete;
             }
         }
-        if too_many {
+        if too_many.into_inner() {
             scan.gathering
                 .trouble
                 .add(|| format!("pr/{number}: too many objects, the rest was not looked at"));

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use futures_util::future::BoxFuture;
@@ -104,7 +105,7 @@ impl Bucket {
 
     /// All keys below the share, without the index.
     async fn all(&self) -> BTreeSet<String> {
-        let found = self.tier.objects.below("p/").await.unwrap();
+        let found = self.tier.objects.below("p/", usize::MAX).await.unwrap();
         let keys = found.into_iter().map(|object| object.key["p/".len()..].to_owned());
         keys.filter(|key| !key.starts_with("index/") && !self.keys.hostile.contains(&format!("p/{key}")))
             .collect()
@@ -333,4 +334,60 @@ async fn an_interrupt_before_the_plan_is_complete_deletes_nothing() {
     let pruned = prune(&bucket.tier.objects, &bucket.tier.share, &no_grace(), &interrupt, now).await.unwrap();
     assert_eq!(pruned.stopped, Some("cancelled"));
     assert_eq!(bucket.all().await.len(), 2);
+}
+
+/// The tier of a pull request that never ends: prefixes with three objects each, and leases.
+#[derive(Debug, Default)]
+struct Flooded {
+    pages: AtomicU64,
+}
+
+impl ListKeys for Flooded {
+    fn page(&self, request: PageRequest) -> BoxFuture<'_, object_store::Result<Page>> {
+        self.pages.fetch_add(1, Ordering::Relaxed);
+        let number: u64 = request.token.as_deref().map_or(0, |token| token.parse().unwrap());
+        let prefix = request.prefix.as_str();
+        let many = || (0..1000).map(|below| format!("{prefix}{number}-{below}"));
+        let object = |key| ListedObject { key, size: 3, modified: SystemTime::UNIX_EPOCH, tag: None };
+        let next = Some((number + 1).to_string());
+        let page = match (prefix, request.one_level) {
+            ("p/", true) => Page { prefixes: vec!["p/pr/".into()], ..Page::default() },
+            ("p/pr/", true) => Page { prefixes: vec!["p/pr/7/".into()], ..Page::default() },
+            ("p/pr/7/", true) => {
+                Page { prefixes: many().map(|key| key + "/").collect(), token: next, ..Page::default() }
+            }
+            ("p/pr/7/" | "p/pr/7/leases/", false) => Page {
+                objects: many().map(|key| object(key + "/x")).collect(),
+                token: next,
+                ..Page::default()
+            },
+            (below, false) if below.starts_with("p/pr/7/") => {
+                Page { objects: many().take(3).map(object).collect(), ..Page::default() }
+            }
+            _ => Page::default(),
+        };
+        Box::pin(std::future::ready(Ok(page)))
+    }
+
+    fn uploads(&self, _: String) -> BoxFuture<'_, object_store::Result<Vec<Upload>>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
+
+    fn abort(&self, _: Upload) -> BoxFuture<'_, object_store::Result<()>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+}
+
+#[tokio::test]
+async fn a_flooded_tier_costs_a_bounded_number_of_requests() {
+    let (bucket, keys) = (Bucket::new(), Arc::new(Flooded::default()));
+    let objects = bucket.tier.objects.clone().listed_by(keys.clone());
+    let (options, interrupt) = (Options { dry_run: true, ..no_grace() }, Interrupt::new(None));
+    let pruned = prune(&objects, &bucket.tier.share, &options, &interrupt, SystemTime::now()).await.unwrap();
+    assert!(pruned.stopped.is_none(), "{pruned:?}");
+    let trouble = format!("{:?}", pruned.trouble);
+    assert!(trouble.contains("pr/7: too many objects"), "{trouble}");
+    // 200,000 objects, in prefixes of three; 200 pages for the prefixes, and as many for leases.
+    let pages = keys.pages.load(Ordering::Relaxed);
+    assert!(pages < 70_000, "{pages}");
 }

@@ -69,19 +69,21 @@ impl Opened {
 }
 
 impl LocalFile {
-    /// The whole content.
+    /// The names and whole contents of files, in the same order.
     ///
     /// # Errors
-    /// If it cannot be read or changes meanwhile.
-    pub async fn content(self) -> Result<Bytes, Failure> {
-        blocking(move || {
-            // One byte more, to detect growth.
-            let most = usize::try_from(self.facts.size).unwrap_or(usize::MAX).saturating_add(1);
-            let (file, content) = self.piece(most)?;
-            file.check()?;
-            Ok(content)
-        })
-        .await
+    /// If one of them cannot be read or changes meanwhile.
+    pub async fn contents(files: Vec<LocalFile>) -> Result<Vec<(String, Bytes)>, Failure> {
+        blocking(move || files.into_iter().map(LocalFile::content).collect()).await
+    }
+
+    fn content(self) -> Result<(String, Bytes), Failure> {
+        // One byte more, to detect growth.
+        let most = usize::try_from(self.facts.size).unwrap_or(usize::MAX).saturating_add(1);
+        let (mut file, content) = self.piece(most)?;
+        let name = std::mem::take(&mut file.name);
+        file.check()?;
+        Ok((name, content))
     }
 
     /// The samples of the file at these places.

@@ -8,13 +8,14 @@ use std::time::Duration;
 use super::below;
 use crate::bucket::endpoint::{self, ReadTier};
 use crate::bucket::index::{self, Index};
+use crate::bucket::walk::MOST;
 use crate::bucket::{BucketTier, BucketTiers};
 use crate::publish::Trees;
 use crate::publish::copy::Failure;
 use crate::publish::local::{Area, Object};
 use crate::publish::put::PutOutcome;
-use agent_objects::Objects;
 use agent_objects::key::exact;
+use agent_objects::{ListedObject, Objects};
 use agent_types::tiers::TierKind;
 
 /// How long a publisher waits for an index that is being listed. Without it, each object costs a request.
@@ -137,11 +138,15 @@ async fn known_tier(
     };
     let downloads_prefix = format!("{}/", tier.share.downloads());
     let downloads = async {
-        let listed = tier.objects.below(&downloads_prefix).await.unwrap_or_default();
-        let plain = listed.into_iter().filter(|object| exact(&object.key).is_ok());
-        let named = plain
-            .filter_map(|object| Some((object.key.strip_prefix(&downloads_prefix)?.to_owned(), object.size)));
-        named.filter(|(path, _)| crate::names::download(Path::new(path)).is_some()).collect()
+        let mut found = HashMap::new();
+        let take = |object: ListedObject| {
+            let path = object.key.strip_prefix(&downloads_prefix).filter(|_| exact(&object.key).is_ok());
+            if let Some(path) = path.filter(|path| crate::names::download(Path::new(path)).is_some()) {
+                found.insert(path.to_owned(), object.size);
+            }
+        };
+        let _ = tier.objects.each_below(&downloads_prefix, MOST, take).await;
+        found
     };
     let (index, downloads) = tokio::join!(index, downloads);
     let (objects, served) = (tier.objects.clone(), served.cloned());

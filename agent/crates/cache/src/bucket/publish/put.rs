@@ -3,7 +3,8 @@
 //! 1. A download that a tier has under the same name is compared with it.
 //! 2. The sidecar files are created, then the primary file. The bucket refuses each that exists.
 //! 3. If the primary file is this one, sidecar files with other content are replaced: they come from an interrupted
-//!    publisher, or from one that runs now. The publisher of the primary file decides which are right.
+//!    publisher, or from one that runs now. The publisher of the primary file decides which are right. Those with the
+//!    same content are created again, because they may be what a prune is about to delete.
 
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use super::file::{LocalFile, Opened};
 use super::known::KnownDownload;
 use super::{Publisher, below, share_failure};
 use crate::publish::Trees;
-use crate::publish::copy::{Failure, samples};
+use crate::publish::copy::{Failure, changed, samples};
 use crate::publish::local::{Area, Object};
 use crate::publish::put::PutOutcome;
 use agent_objects::key::exact;
@@ -42,24 +43,30 @@ impl Publisher {
             return Ok(PutOutcome::Large(opened.primary.facts.size));
         }
         let bytes = opened.bytes();
-        let Opened { primary, sidecars } = opened;
+        let Opened { primary, sidecars: mut small } = opened;
         let is_small = primary.facts.size <= MAX_SINGLE_PUT;
         let in_memory: u64 = if is_small { bytes } else { bytes - primary.facts.size };
         let _reserved = self.small.reserve(in_memory).await;
         let (primary_name, primary_size) = (primary.name.clone(), primary.facts.size);
-        let mut contents = Vec::new();
-        for file in sidecars {
-            contents.push((file.name.clone(), file.content().await?));
-        }
-        let primary =
-            if is_small { Primary::Content(primary.content().await?) } else { Primary::File(primary) };
+        let large = if is_small {
+            small.push(primary);
+            None
+        } else {
+            Some(primary)
+        };
+        let mut contents = LocalFile::contents(small).await?;
+        let primary = match large {
+            Some(file) => Some(Primary::File(file)),
+            None => contents.pop().map(|(_, content)| Primary::Content(content)),
+        };
+        let Some(primary) = primary else { return Err(Failure::Source(changed())) };
 
-        let mut different = Vec::new();
+        let mut existed = Vec::new();
         for (name, content) in &contents {
             let key = self.key(object, name)?;
             let created = self.or_stop(async { self.create(&key, content.clone()).await }).await?;
-            if created == Created::Different {
-                different.push((key, content));
+            if created != Created::New {
+                existed.push((key, content, created));
             }
         }
         let key = self.key(object, &primary_name)?;
@@ -69,8 +76,12 @@ impl Publisher {
         };
         if created != Created::Different {
             // A stop waits for this: without it, the archive keeps the sidecar files of another one.
-            for (key, content) in different {
-                self.writer.objects.replace(&key, content.clone()).await.map_err(share_failure)?;
+            for (key, content, was) in existed {
+                if was == Created::Different {
+                    self.writer.objects.replace(&key, content.clone()).await.map_err(share_failure)?;
+                } else if created == Created::New {
+                    self.create(&key, content.clone()).await?;
+                }
             }
         }
         let outcome = match created {

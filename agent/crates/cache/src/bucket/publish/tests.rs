@@ -2,20 +2,24 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use agent_objects::Objects;
 use agent_objects::retry::Retries;
+use agent_objects::{ListedObject, Objects};
 use agent_types::bucket_share::BucketShare;
 use agent_types::events::CacheCounts;
 use agent_types::s3_address::S3Address;
 use agent_types::tiers::{Access, TierKind, Tiers, Trust};
+use async_trait::async_trait;
 use fs_err as fs;
-use futures_util::TryStreamExt;
-use object_store::ObjectMeta;
+use futures_util::stream::BoxStream;
 use object_store::memory::InMemory;
 use object_store::path::Path as Key;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult,
+};
 
 use super::*;
-use crate::bucket::index::Index;
+use crate::bucket::index::{BaseWriter, Index};
 use crate::publish::{Published, TroubleKind};
 
 const HASH: &str = "ab12000000000000000000000000000000000000000000000000000000000000";
@@ -83,9 +87,9 @@ impl Place {
     }
 
     /// All objects but those of the index, by key.
-    async fn all(&self) -> BTreeMap<String, ObjectMeta> {
-        let listed: Vec<ObjectMeta> = self.objects().list(&Key::from("p")).try_collect().await.unwrap();
-        let named = listed.into_iter().map(|object| (object.location.to_string(), object));
+    async fn all(&self) -> BTreeMap<String, ListedObject> {
+        let listed = self.objects().below("p/", usize::MAX).await.unwrap();
+        let named = listed.into_iter().map(|object| (object.key.clone(), object));
         named.filter(|(key, _)| !key.contains("/index/")).collect()
     }
 
@@ -128,7 +132,7 @@ async fn publishes_whole_objects_and_sends_nothing_the_second_time() {
         wanted
     });
     assert_eq!(place.read(&key(&name)).await, "archive");
-    assert!(all[&siginfo].last_modified <= all[&key(&name)].last_modified);
+    assert!(all[&siginfo].modified <= all[&key(&name)].modified);
     // The next job finds the files in the index.
     let index = Index::load(&place.tiers(None).read[0], "scarthgap").await.unwrap();
     let path = |name: &str| format!("ab/12/{name}");
@@ -150,12 +154,13 @@ async fn an_object_that_is_not_in_the_index_is_found() {
     fs::write(place.sstate(&same), "archive").unwrap();
     fs::write(place.sstate(&other), "archive").unwrap();
     place.publish().await;
-    let index: Vec<ObjectMeta> = place.objects().list(&Key::from("p/index")).try_collect().await.unwrap();
+    let index = place.objects().below("p/index/", usize::MAX).await.unwrap();
     assert!(!index.is_empty());
     // A new base without the files is believed: they may have been pruned.
     let since = std::time::SystemTime::now();
-    crate::bucket::index::publish_base(&place.tiers(None).read[0], "scarthgap", since, []).await.unwrap();
-    let additions = index.into_iter().map(|object| object.location).collect();
+    let base = BaseWriter::new(&place.tiers(None).read[0], "scarthgap", since).unwrap();
+    base.finish().await.unwrap();
+    let additions = index.into_iter().map(|object| Key::parse(object.key).unwrap()).collect();
     assert!(place.objects().delete_batch(additions).await.is_empty());
     fs::write(place.sstate(&other), "another size").unwrap();
     let published = place.publish().await;
@@ -214,6 +219,84 @@ async fn the_publisher_of_the_archive_decides_about_its_sidecars() {
     assert_eq!(place.read(&key(&format!("{other}.sig"))).await, "their signature");
 }
 
+/// A prune that deletes an archive deletes its sidecar files a moment later, when the archive may be there again.
+#[derive(Debug)]
+struct Pruning(Arc<InMemory>);
+
+impl std::fmt::Display for Pruning {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("pruning")
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Pruning {
+    async fn put_opts(
+        &self,
+        key: &Key,
+        content: PutPayload,
+        options: PutOptions,
+    ) -> object_store::Result<PutResult> {
+        let put = self.0.put_opts(key, content, options).await;
+        if key.as_ref().ends_with(".tar.zst") {
+            self.0.delete(&Key::parse(format!("{key}.siginfo"))?).await?;
+        }
+        put
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        key: &Key,
+        options: PutMultipartOptions,
+    ) -> object_store::Result<Box<dyn MultipartUpload>> {
+        self.0.put_multipart_opts(key, options).await
+    }
+
+    async fn get_opts(&self, key: &Key, options: GetOptions) -> object_store::Result<GetResult> {
+        self.0.get_opts(key, options).await
+    }
+
+    fn delete_stream(
+        &self,
+        keys: BoxStream<'static, object_store::Result<Key>>,
+    ) -> BoxStream<'static, object_store::Result<Key>> {
+        self.0.delete_stream(keys)
+    }
+
+    fn list(&self, prefix: Option<&Key>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
+        self.0.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Key>) -> object_store::Result<ListResult> {
+        self.0.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Key, to: &Key, options: CopyOptions) -> object_store::Result<()> {
+        self.0.copy_opts(from, to, options).await
+    }
+}
+
+#[tokio::test]
+async fn an_archive_has_its_sidecars_although_a_prune_deletes_those_that_were_there() {
+    let place = Place::new();
+    let name = archive("compile");
+    let siginfo = format!("{name}.siginfo");
+    place.write(&key(&siginfo), "same").await;
+    fs::write(place.sstate(&name), "archive").unwrap();
+    fs::write(place.sstate(&siginfo), "same").unwrap();
+    let mut tiers = place.tiers(None);
+    let pruning = Arc::new(Pruning(place.store.clone()));
+    let objects = Objects::new(pruning, Retries::within(Duration::ZERO));
+    tiers.read[0].objects = objects.clone();
+    tiers.write.as_mut().unwrap().objects = objects;
+    let published = place.publish_to(&tiers, &Interrupt::new(None)).await;
+    assert_eq!(counts(&published), (1, 0, 0, 0, 0), "{published:?}");
+    assert_eq!(
+        (place.read(&key(&name)).await, place.read(&key(&siginfo)).await),
+        ("archive".into(), "same".into())
+    );
+}
+
 #[tokio::test]
 async fn a_pull_request_publishes_only_what_the_share_lacks_and_only_to_its_tier() {
     let place = Place::new();
@@ -253,7 +336,7 @@ async fn large_objects_come_in_parts() {
     let all = place.all().await;
     assert_eq!(all.len(), 2);
     assert_eq!(all[&key(&name)].size, large.len() as u64);
-    assert!(all[&key(&format!("{name}.siginfo"))].last_modified <= all[&key(&name)].last_modified);
+    assert!(all[&key(&format!("{name}.siginfo"))].modified <= all[&key(&name)].modified);
     assert_eq!(counts(&place.publish().await), (0, 1, 0, 1, 0));
 }
 

@@ -16,6 +16,7 @@ use nix::unistd::geteuid;
 
 use agent_fs::access::Credentials;
 use agent_fs::dir::{Access, DirHandle, Links, errno};
+use agent_fs::read;
 use agent_process::User;
 
 use super::super::{CacheResult, NotCacheable};
@@ -38,6 +39,9 @@ const MOST_DIRECTORIES: usize = 100;
 /// No file of a cache is larger; meta-aws with all that it stands on makes 100 megabytes.
 pub const LARGEST: u64 = 1 << 30;
 
+/// No file of BitBake's code is larger.
+const LONGEST_CODE: u64 = 4 << 20;
+
 /// A run of many configurations at once has two files for each.
 pub const MOST_FILES: usize = 64;
 
@@ -56,11 +60,39 @@ pub struct Cache {
     pub metadata: Metadata,
 }
 
-/// The caches of the configuration that was parsed last; empty when they are not whole.
+/// What a whole cache consists of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kinds {
+    /// Recipes only: BitBake up to langdale has the signature data with them.
+    Recipes,
+    /// Also signature data, in a file of its own.
+    RecipesAndSignatures,
+}
+
+impl Kinds {
+    /// Those of the BitBake in this directory.
+    pub fn of(bitbake: &Path) -> Kinds {
+        let code = read::whole(&bitbake.join("lib/bb/cache.py"), LONGEST_CODE).unwrap_or_default();
+        let has = |words: &str| code.windows(words.len()).any(|window| window == words.as_bytes());
+        // Of an unknown BitBake, nothing is stored that may not be whole.
+        match has("class CoreRecipeInfo(") && !has("class SiggenRecipeInfo(") {
+            true => Kinds::Recipes,
+            false => Kinds::RecipesAndSignatures,
+        }
+    }
+
+    /// Whether these are files of all kinds.
+    fn are_in(self, caches: &[Cache]) -> bool {
+        let core = caches.iter().any(|cache| is_core(cache.path.file_name().unwrap_or_default()));
+        core && (self == Kinds::Recipes || caches.iter().any(|cache| is_signature_data(&cache.path)))
+    }
+}
+
+/// The caches of the configuration that was parsed last; empty when they are not of all these kinds.
 ///
 /// # Errors
 /// When BitBake is still at it, or something lies there that it did not make.
-pub fn find(build: &Path, user: &User) -> CacheResult<Vec<Cache>> {
+pub fn find(build: &Path, user: &User, kinds: Kinds) -> CacheResult<Vec<Cache>> {
     as_user(user, || {
         let top = open_directory(build)?;
         wait_for_end(&top)?;
@@ -69,8 +101,8 @@ pub fn find(build: &Path, user: &User) -> CacheResult<Vec<Cache>> {
         for name in names(&directory)?.iter().filter(|name| hash_of(name) == Some(&hash)) {
             caches.push(open_cache(&directory, path.join(name), user)?);
         }
-        // One kind alone is of no use: BitBake would parse everything all the same.
-        if caches.len() < 2 || caches.len() > MOST_FILES {
+        // BitBake would parse everything all the same.
+        if !kinds.are_in(&caches) || caches.len() > MOST_FILES {
             return Ok(Vec::new());
         }
         let code = Path::new(CODE);
@@ -96,6 +128,10 @@ pub fn is_cache(path: &Path) -> bool {
 pub fn is_signature_data(path: &Path) -> bool {
     let name = path.file_name().map_or(&[][..], OsStrExt::as_bytes);
     name.starts_with(b"bb_cache_SiggenRecipeInfo.dat")
+}
+
+fn is_core(name: &OsStr) -> bool {
+    name.as_bytes().starts_with(b"bb_cache.dat.")
 }
 
 /// Removes the caches of the configuration that was parsed last.
@@ -264,7 +300,7 @@ impl Place {
     /// Whether it is for the cache in which BitBake writes down stat data of files (`CoreRecipeInfo` in bb/cache.py);
     /// the other caches have none.
     pub fn is_core(&self) -> bool {
-        self.wanted.as_bytes().starts_with(b"bb_cache.dat.")
+        is_core(&self.wanted)
     }
 
     /// Removes the unfinished file, for a program of the build user that makes it by itself. Its path.

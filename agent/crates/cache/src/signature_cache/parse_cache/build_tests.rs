@@ -46,7 +46,11 @@ impl Build {
     }
 
     fn found(&self) -> CacheResult<Vec<String>> {
-        let caches = find(self.top.path(), &self.user)?;
+        self.found_of(Kinds::RecipesAndSignatures)
+    }
+
+    fn found_of(&self, kinds: Kinds) -> CacheResult<Vec<String>> {
+        let caches = find(self.top.path(), &self.user, kinds)?;
         Ok(caches.iter().map(|cache| cache.path.display().to_string()).collect())
     }
 }
@@ -74,9 +78,35 @@ fn half_a_cache_is_none() {
     let build = Build::new("tmp/cache");
     fs::remove_file(build.at(&format!("tmp/cache/bb_cache_SiggenRecipeInfo.dat.{ONE}"))).unwrap();
     assert!(build.found().unwrap().is_empty());
+    let core = [format!("tmp/cache/bb_cache.dat.{ONE}"), CODE.to_owned()];
+    assert_eq!(build.found_of(Kinds::Recipes).unwrap(), core);
+    let build = Build::new("tmp/cache");
+    fs::remove_file(build.at(&format!("tmp/cache/bb_cache.dat.{ONE}"))).unwrap();
+    for kinds in [Kinds::Recipes, Kinds::RecipesAndSignatures] {
+        assert!(build.found_of(kinds).unwrap().is_empty());
+    }
     let build = Build::new("tmp/cache");
     fs::remove_file(build.at("tmp/cache/bb_cache.dat")).unwrap();
     assert!(build.found().unwrap().is_empty());
+}
+
+/// Up to langdale, BitBake has one file.
+#[test]
+fn bitbake_says_which_kinds_it_has() {
+    let bitbake = tempfile::tempdir().unwrap();
+    assert_eq!(Kinds::of(bitbake.path()), Kinds::RecipesAndSignatures);
+    fs::create_dir_all(bitbake.path().join("lib/bb")).unwrap();
+    let core = "class CoreRecipeInfo(RecipeInfoCommon):\n    cachefile = \"bb_cache.dat\"\n";
+    let signatures = "class SiggenRecipeInfo(RecipeInfoCommon):\n";
+    let table = [
+        ("", Kinds::RecipesAndSignatures),
+        (core, Kinds::Recipes),
+        (&format!("{core}\n{signatures}"), Kinds::RecipesAndSignatures),
+    ];
+    for (code, kinds) in table {
+        fs::write(bitbake.path().join("lib/bb/cache.py"), code).unwrap();
+        assert_eq!(Kinds::of(bitbake.path()), kinds, "{code}");
+    }
 }
 
 type Spoil = fn(&Build, &Path);
@@ -122,7 +152,7 @@ fn files_of_others_are_not_read() {
     let build = Build::new("tmp/cache");
     let user = User { name: "other".into(), uid: 65_000, gid: 65_000, home: "/".into() };
     fs::set_permissions(build.top.path(), PermissionsExt::from_mode(0o755)).unwrap();
-    assert!(find(build.top.path(), &user).is_err());
+    assert!(find(build.top.path(), &user, Kinds::Recipes).is_err());
 }
 
 #[test]

@@ -32,7 +32,7 @@ use super::bucket_store::{BucketStore, Pack};
 use super::key::{Inputs, Key};
 use super::protocol::BitbakeOutcome;
 use super::{CacheResult, NotCacheable};
-use build::Place;
+use build::{Kinds, Place};
 use rebase::Rebase;
 use record::{Moved, Record, Use};
 use store::{Bundle, Entry};
@@ -276,12 +276,12 @@ impl ParseCaches {
         Ok(Some(unpacked))
     }
 
-    /// Stores the caches that BitBake left in the build directory when it answered a query with these
+    /// Stores the caches that `bitbake` left in the build directory when it answered a query with these
     /// inputs: it ended well, and none of them changed meanwhile. Blocks.
     ///
     /// # Errors
     /// When there is nothing to store, or it cannot be stored.
-    pub fn insert(&self, inputs: &Inputs, build: &Path, users: Users) -> CacheResult<()> {
+    pub fn insert(&self, inputs: &Inputs, bitbake: &Path, build: &Path, users: Users) -> CacheResult<()> {
         let (parts, key) = configuration::of(inputs);
         let record = Record::of(inputs);
         let later = self.stores.iter().filter(|store| store.writable && users.later_jobs);
@@ -299,7 +299,7 @@ impl ParseCaches {
         if lacking.is_empty() {
             return Ok(());
         }
-        let caches = build::find(build, &self.user)?;
+        let caches = build::find(build, &self.user, Kinds::of(bitbake))?;
         if caches.is_empty() {
             return Err(NotCacheable("BitBake left no whole parse cache".into()));
         }

@@ -73,7 +73,7 @@ impl Scene {
     }
 
     fn insert_for(&self, build: &str, of_use: Users) -> CacheResult<()> {
-        self.parse_caches.insert(&self.inputs(), &self.at(build), of_use)
+        self.parse_caches.insert(&self.inputs(), Path::new("/nowhere"), &self.at(build), of_use)
     }
 
     fn restore_own(&self, build: &str) -> Restored {
@@ -293,8 +293,9 @@ async fn a_fresh_machine_finds_a_parse_cache_in_the_bucket() {
         let tiers = BucketTiers::new(&Tiers::new(&share, Access::ReadWrite, trust), objects);
         Stores::new(Store::local(scene.at(machine)), Vec::new(), BucketStore::new(tiers))
     };
-    let keys =
-        || async { objects().below("").await.unwrap().into_iter().map(|it| it.key).collect::<Vec<_>>() };
+    let keys = || async {
+        objects().below("", usize::MAX).await.unwrap().into_iter().map(|it| it.key).collect::<Vec<_>>()
+    };
     let trusted = Trust::Trusted { why: String::new() };
     let untrusted = Trust::Untrusted { why: String::new(), pull_request: Some(7) };
     let mut scene = Scene::new();
@@ -306,7 +307,8 @@ async fn a_fresh_machine_finds_a_parse_cache_in_the_bucket() {
         let caches = stores.parse_caches(scene.at("own"), &user);
         let (inputs, build) = (scene.inputs(), scene.at("one"));
         let users = Users { later_jobs, reruns: false };
-        tokio::task::spawn_blocking(move || caches.insert(&inputs, &build, users)).await.unwrap().unwrap();
+        let insert = move || caches.insert(&inputs, Path::new("/nowhere"), &build, users);
+        tokio::task::spawn_blocking(insert).await.unwrap().unwrap();
         assert_eq!(stores.publish().await.trouble, Vec::<String>::new());
         assert_eq!(keys().await.len(), count, "{trust:?}");
         // As after a fresh clone: the same content has the same name.

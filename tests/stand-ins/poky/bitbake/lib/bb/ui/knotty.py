@@ -9,6 +9,7 @@ KNOWN = tuple(_evt_list)
 
 
 def main(server, eventHandler, params, tf=None):
+    params.updateFromServer(server)
     unknown = 0
     while True:
         event = eventHandler.waitEvent(0)

@@ -1,5 +1,5 @@
 //! Layer code and the build's credentials, with real users, namespaces of their own, and a stand-in for the servers that
-//! give credentials: `tests/fence/machine`.
+//! give credentials: `tests/credential_isolation/machine`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -25,12 +25,24 @@ const WITHOUT_NETWORK: [&str; 4] = ["setpriv", "--bounding-set=-net_admin", "--i
 
 /// Tries the addresses and prints those that answer.
 const CONNECT: &str = "import socket, sys
+def connect(address, protocol):
+    family = socket.AF_INET6 if ':' in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM, protocol) as one:
+        one.settimeout(3)
+        one.connect((address, 80))
+
 for address in sys.argv[1:]:
     try:
-        socket.create_connection((address, 80), 3).close()
+        connect(address, 0)
         print('open', address)
     except OSError as error:
         print('closed', address, error.strerror)
+    try:
+        # Multipath TCP makes the connection in the kernel.
+        connect(address, 262)
+        print('multipath', address)
+    except OSError:
+        pass
 ";
 
 struct Machine {
@@ -66,7 +78,7 @@ impl Machine {
     /// Runs this shell script with the words `$1` and so on; `$AGENT` is the agent.
     fn run(&self, script: &str, words: &[&str]) -> Ran {
         let file = self.script("script", script);
-        let mut command = Command::new(repository().join("tests/fence/machine"));
+        let mut command = Command::new(repository().join("tests/credential_isolation/machine"));
         command.arg(self.sandbox.path().join("root")).args(["sh", "-e", &file]).args(words);
         command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
         command
@@ -150,8 +162,8 @@ impl Finding {
 
 /// What nothing protects is reached; this is what the other tests rely on.
 #[test]
-fn without_a_fence_the_addresses_answer_the_build_user() {
-    let Some(machine) = Machine::new("without_a_fence_the_addresses_answer_the_build_user", ALL) else {
+fn without_isolation_the_addresses_answer_the_build_user() {
+    let Some(machine) = Machine::new("without_isolation_the_addresses_answer_the_build_user", ALL) else {
         return;
     };
     let words: Vec<&str> = ALL.split(' ').collect();
@@ -162,19 +174,20 @@ fn without_a_fence_the_addresses_answer_the_build_user() {
     );
     ran.assert_code(&[0]);
     let open: Vec<String> = words.iter().map(|address| format!("open {address}")).collect();
-    assert_eq!(ran.stdout.lines().take(words.len()).collect::<Vec<_>>(), open, "{ran:?}");
+    let plain = ran.stdout.lines().filter(|line| !line.starts_with("multipath"));
+    assert_eq!(plain.take(words.len()).collect::<Vec<_>>(), open, "{ran:?}");
     assert!(ran.stdout.contains(PATH_CANARY), "{ran:?}");
 }
 
 #[test]
-fn the_fence_closes_files_and_addresses_to_the_build_user_and_not_to_the_agent() {
-    let test = "the_fence_closes_files_and_addresses_to_the_build_user_and_not_to_the_agent";
+fn files_and_addresses_are_closed_to_the_build_user_and_not_to_the_agent() {
+    let test = "files_and_addresses_are_closed_to_the_build_user_and_not_to_the_agent";
     let Some(machine) = Machine::new(test, ALL) else { return };
     let words: Vec<&str> = ALL.split(' ').collect();
     // A second range of ids, for user namespaces, is closed as well. The first 8 words of `ip rule` name the rule.
     let ran = machine.run(
         r#"echo builder:200000:10 >/tmp/subuid.$$ && mount --bind /tmp/subuid.$$ /etc/subuid && rm /tmp/subuid.$$
-           for run in 1 2; do "$AGENT" doctor --release scarthgap >/dev/null || :; done
+           for run in 1 2; do CI=true "$AGENT" doctor --release scarthgap >/dev/null || :; done
            builder() { setpriv --reuid=builder --regid=builder --clear-groups "$@"; }
            echo builder; builder python3 -c "$CONNECT" "$@"
            echo namespace; builder unshare --user --map-root-user python3 -c "$CONNECT" "$@"
@@ -191,7 +204,8 @@ fn the_fence_closes_files_and_addresses_to_the_build_user_and_not_to_the_agent()
     let mut section = |name: &str| -> Vec<String> {
         assert_eq!(sections.next().map(str::trim), Some(name), "{ran:?}");
         let rest = std::iter::from_fn(|| {
-            let is_one = |line: &&str| ["open ", "closed "].iter().any(|start| line.starts_with(start));
+            let is_one =
+                |line: &&str| ["open ", "closed ", "multipath "].iter().any(|start| line.starts_with(start));
             sections.next_if(is_one)
         });
         rest.map(|line| line.trim().to_owned()).collect()
@@ -208,15 +222,18 @@ fn the_fence_closes_files_and_addresses_to_the_build_user_and_not_to_the_agent()
         "{ran:?}"
     );
     assert_eq!(section("subordinate"), prohibited);
-    assert_eq!(section("agent"), all("open", ""));
+    assert!(!ran.stdout.split("agent\n").next().unwrap().contains("multipath"), "{ran:?}");
+    let of_agent: Vec<String> =
+        section("agent").into_iter().filter(|line| !line.starts_with("multipath")).collect();
+    assert_eq!(of_agent, all("open", ""));
     let rest: Vec<&str> = sections.map(str::trim).collect();
     // One rule for each of five addresses and two ranges, also after the second time.
     assert_eq!(rest, ["files", "700 root", "rules", "10"], "{ran:?}");
 }
 
 #[test]
-fn the_doctor_tells_whether_the_fence_holds() {
-    let Some(machine) = Machine::new("the_doctor_tells_whether_the_fence_holds", ALL) else { return };
+fn the_doctor_tells_whether_it_holds() {
+    let Some(machine) = Machine::new("the_doctor_tells_whether_it_holds", ALL) else { return };
     machine.finding(&[]).assert_says("no: ", &["cannot reach the build's credentials"], "");
     let finding = machine.finding(&WITHOUT_NETWORK);
     finding.assert_says("yes: ", &[INSTANCE, "fd00:ec2::254", "role of the machine"], "CAP_NET_ADMIN");
@@ -320,4 +337,78 @@ fn files_with_credentials_are_found_by_trying_to_read_them() {
     found().assert_says("yes: ", &[&path, "AWS credentials"], "chmod go-rwx");
     std::fs::set_permissions(&credentials, std::fs::Permissions::from_mode(0o600)).unwrap();
     found().assert_says("no: ", &[], "");
+}
+
+/// The user may have another purpose there, such as being the person; and another job may run at the same time.
+#[test]
+fn on_a_persons_machine_the_rules_end_with_the_job_and_those_of_others_stay() {
+    let test = "on_a_persons_machine_the_rules_end_with_the_job_and_those_of_others_stay";
+    let Some(machine) = Machine::new(test, INSTANCE) else { return };
+    let user = nix::unistd::User::from_name(BUILD_USER).unwrap().unwrap().uid.to_string();
+    let words: Vec<String> = ["run", "--work-dir", "--out"].map(str::to_owned).into();
+    let [work, out, manifest] = [machine.sandbox.work(), machine.sandbox.out(), machine.sandbox.manifest()]
+        .map(|path| path.display().to_string());
+    let job = [&words[0], &manifest, &words[1], &work, &words[2], &out].map(String::as_str);
+    let script = r#"uid=$1; shift
+        : >/tmp/subuid.$$ && mount --bind /tmp/subuid.$$ /etc/subuid && rm /tmp/subuid.$$
+        count() { { ip -4 rule; ip -6 rule; } | grep -c prohibit || :; }
+        "$AGENT" doctor --release scarthgap >/dev/null || :
+        echo after the doctor: $(count)
+        "$AGENT" "$@"
+        echo after the job: $(count)
+        ip -4 rule add priority 101 to 169.254.169.254 uidrange $uid-$uid prohibit
+        "$AGENT" "$@" >/dev/null
+        echo beside another job: $(count)
+        ip -4 rule del priority 101
+        CI=true "$AGENT" "$@" >/dev/null
+        echo where a service runs it: $(count)"#;
+    let ran = machine.run(script, &[&[user.as_str()][..], &job].concat());
+    ran.assert_code(&[0]);
+    ran.assert_says(&[
+        "layer code cannot reach the build's credentials",
+        "after the doctor: 0",
+        "after the job: 0",
+        "beside another job: 1",
+        "where a service runs it: 5",
+    ]);
+    assert_eq!(machine.sandbox.result()["credentials"]["reachable"], "no");
+}
+
+/// A descriptor needs no permission any more, and every child would inherit it.
+#[test]
+fn descriptors_of_the_agents_parent_do_not_reach_layer_code() {
+    let test = "descriptors_of_the_agents_parent_do_not_reach_layer_code";
+    let Some(sandbox) = Sandbox::new(test) else { return };
+    sandbox.behaviour("yocto-check-layer descriptors\nbitbake descriptors");
+    let secret = sandbox.path().join("secret");
+    std::fs::write(&secret, "hunter22").unwrap();
+    let run = sandbox.run_command();
+    let mut command = Command::new("sh");
+    command.args(["-c", r#"exec 7<"$1" 9>>"$1"; shift; exec "$@""#, "sh"]).arg(&secret);
+    command.arg(run.get_program()).args(run.get_args()).current_dir(sandbox.layer());
+    command.env_clear().envs(run.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let ran = sandbox.start(command).wait();
+    ran.assert_code(&[0]);
+    let logs = sandbox.logs();
+    let lines: Vec<&str> =
+        logs.lines().filter_map(|line| line.split_once("descriptors ")).map(|(_, rest)| rest).collect();
+    assert!(!lines.is_empty(), "{logs}");
+    for line in lines {
+        assert!(line.starts_with("0=/dev/null ") && !line.contains("secret"), "{line}");
+    }
+}
+
+/// `actions/checkout` leaves its token there.
+#[test]
+fn a_token_in_the_configuration_of_git_is_found() {
+    let test = "a_token_in_the_configuration_of_git_is_found";
+    let Some(machine) = Machine::new(test, "") else { return };
+    let layer = machine.sandbox.layer();
+    let header = ["config", "http.https://github.com/.extraheader", "AUTHORIZATION: basic hunter22"];
+    build_agent_tests::git(&layer, header);
+    let (ran, result) = machine.job(&[], &[]);
+    assert_eq!(result["credentials"]["reachable"], "yes", "{}", ran.output());
+    let reason = format!("{} can be read (a token of git)", layer.join(".git/config").display());
+    assert_eq!(result["credentials"]["reasons"], serde_json::json!([reason]));
+    assert!(result["credentials"]["hint"].as_str().unwrap().contains("persist-credentials: false"));
 }
