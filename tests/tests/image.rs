@@ -178,7 +178,7 @@ fn the_doctor_finds_the_image_fit_for_every_release() {
 #[test]
 fn commands_and_flags_start_the_agent_and_others_are_executed() {
     need_image!("commands_and_flags_start_the_agent_and_others_are_executed");
-    let table: [(&[&str], i32, &str); 11] = [
+    let table: [(&[&str], i32, &str); 13] = [
         (&[], 0, "Usage: build-agent"),
         (&["--version"], 0, "build-agent 0"),
         (&["schema"], 0, "\"$schema\""),

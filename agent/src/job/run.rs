@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use tokio::sync::OnceCell;
 use tracing::Instrument;
 use tracing::field::Empty;
 
@@ -38,7 +39,7 @@ struct Outputs {
     checkout: Option<checkout::Checkout>,
     configured: Option<configure::BuildEnvironment>,
     /// What the change affects, once a stage asked.
-    affected: Option<Affected>,
+    affected: OnceCell<Affected>,
     /// The check stage's first step, if it has one.
     preflight: Option<Outcome>,
     usage: Usage,
@@ -228,15 +229,12 @@ impl Job<'_> {
     }
 
     /// Finds out what the change affects, unless an earlier stage did.
-    async fn find_affected(&mut self, stage: Stage) -> Result<()> {
-        if self.outputs.affected.is_some() {
-            return Ok(());
-        }
+    async fn find_affected(&self, stage: Stage) -> Result<()> {
         let configured = needs(&self.outputs.configured, Stage::Configure, stage)?;
         let runner = &self.runner.for_stage(stage);
         let dirty = self.outputs.under_test.dirty;
-        let found = affected::find(self.settings, configured, runner, self.access, dirty).await?;
-        self.outputs.affected = Some(found);
+        let find = || affected::find(self.settings, configured, runner, self.access, dirty);
+        self.outputs.affected.get_or_try_init(find).await?;
         Ok(())
     }
 
@@ -292,7 +290,6 @@ impl Job<'_> {
     }
 
     async fn dispatch(&mut self, stage: Stage) -> Result<Outcome> {
-        // `[check]` may come to ask for it as well, at the end of its stage.
         if stage == Stage::Build && self.settings.needs_affected() {
             let found = self.find_affected(stage).await;
             if let Err(error) = found {
@@ -324,12 +321,13 @@ impl Job<'_> {
                     preflight: outputs.preflight.as_ref(),
                     dirty: outputs.under_test.dirty,
                     access,
+                    affected: &outputs.affected,
                 };
                 check::run(settings, configured, before, runner).await
             }
             Stage::Build => {
                 let configured = needs(&outputs.configured, Stage::Configure, stage)?;
-                let affected = outputs.affected.as_ref().filter(|_| settings.build.changed);
+                let affected = outputs.affected.get().filter(|_| settings.build.changed);
                 let builds = build::run(settings, configured, affected, runner).await?;
                 outputs.usage = builds.usage;
                 Ok(builds.outcome)

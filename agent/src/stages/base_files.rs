@@ -1,45 +1,50 @@
-//! The files of the change's base, for checks that compare with them.
+//! The files of the base of the change under test.
 
-use crate::config::{BaseOfChange, BaseTree, ChangeBase, Settings};
-use agent_fs::remove::remove_tree;
+use std::path::Path;
+
+use crate::config::{BaseOfChange, ChangeBase, Settings};
 use agent_git::{Access, BaseQuery, CommitFiles};
 use agent_process::Runner;
-use agent_types::error::{Class, Result};
+use agent_types::error::{Class, Error, Result};
 
-use super::blocking;
+/// What is checked out for a comparison.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// The top of the work tree with the change.
+    pub top: &'a Path,
+    /// Whether it has uncommitted changes.
+    pub dirty: bool,
+    /// An empty directory that gets the files.
+    pub scratch: &'a Path,
+}
 
-/// Checks out the base below the work directory, where the build user can read it. `dirty`: the checkout under test
-/// has uncommitted changes. The inner error says why there is no base.
+/// Checks out the commit in which the change began.
 ///
 /// # Errors
-/// When the job is stopped, or the work directory cannot be written.
+/// When the base is not known, or its files cannot be had.
 pub async fn check_out(
     settings: &Settings,
-    dirty: bool,
+    wanted: Wanted<'_>,
     runner: &Runner,
     access: &Access,
-) -> Result<std::result::Result<BaseTree, String>> {
-    let (local, remote, commit) = match &settings.change_base {
-        ChangeBase::Base(BaseOfChange { local, remote, commit, .. }) => {
-            (local.clone(), remote.as_ref(), commit.as_deref())
+) -> Result<CommitFiles> {
+    let base = match &settings.change_base {
+        ChangeBase::Base(base) => base.clone(),
+        ChangeBase::Unknown(why) => {
+            return Err(Error::usage(why.clone()).hint("name the target branch with --base"));
         }
-        ChangeBase::Unknown(why) => return Ok(Err(why.clone())),
-        ChangeBase::Previous => (vec![if dirty { "HEAD" } else { "HEAD^1" }.to_owned()], None, None),
+        ChangeBase::Previous => {
+            let name = if wanted.dirty { "HEAD" } else { "HEAD^" }.to_owned();
+            BaseOfChange { local: vec![name.clone()], name, remote: None, commit: None }
+        }
     };
-    let (scratch, work) = (settings.paths.base_files(), settings.paths.work.clone());
-    let empty = scratch.clone();
-    blocking(&runner.interrupt, "the base was checked out", move || {
-        remove_tree(&empty, &work)?;
-        fs_err::create_dir_all(&empty)?;
-        Ok(())
-    })
-    .await?;
-    let remote = remote.map(|(url, branch)| (url, branch.as_str()));
-    let query = BaseQuery { checkout: &settings.checkout, local: &local, remote };
+    let remote = base.remote.as_ref().map(|(url, branch)| (url, branch.as_str()));
+    let query = BaseQuery { checkout: wanted.top, local: &base.local, remote };
     let access = access.for_source(settings.cache.trust.is_trusted());
-    match agent_git::base_files(runner, &access, &query, commit, &scratch).await {
-        Ok(CommitFiles { commit, root }) => Ok(Ok(BaseTree { commit, root })),
-        Err(error) if matches!(error.class, Class::Cancelled | Class::OutOfTime) => Err(error),
-        Err(error) => Ok(Err(error.message)),
-    }
+    agent_git::base_files(runner, &access, &query, base.commit.as_deref(), wanted.scratch).await
+}
+
+/// Whether the error ends the job, so that nothing can take the place of the base.
+pub fn must_stop(error: &Error) -> bool {
+    matches!(error.class, Class::Cancelled | Class::OutOfTime)
 }

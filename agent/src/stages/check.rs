@@ -2,11 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use tokio::sync::OnceCell;
 use tracing::Instrument;
 
 use crate::config::{CheckScope, Settings};
 use agent_git::Access;
 use agent_process::{Command, CommandOutcome, ExitReason, LineHandler, Runner, UntilStopped};
+use agent_types::affected::Affected;
 use agent_types::error::{Error, Result};
 use agent_types::events::{Case, Emitter, EventKind, Level, Unit};
 use agent_types::listing;
@@ -25,6 +27,7 @@ mod parse_machines;
 mod patches;
 mod programs;
 
+use super::affected;
 use super::blocking;
 use super::check_layer;
 use super::cleanup::{ServerEnd, UnitEnd};
@@ -32,6 +35,7 @@ use super::configure::BuildEnvironment;
 use super::layers::{known_layers, name, names};
 use super::pending::Pending;
 use comparison::Comparison;
+use parse_machines::Parses;
 
 /// What the layers' own files say, without anything else. Runs before the checkout, so that a
 /// hopeless change fails in the first second.
@@ -101,6 +105,8 @@ pub struct Before<'a> {
     pub dirty: bool,
     /// How git gets to the servers.
     pub access: &'a Access,
+    /// What the change affects, once a stage asked.
+    pub affected: &'a OnceCell<Affected>,
 }
 
 async fn run_pending(
@@ -142,13 +148,15 @@ async fn run_pending(
         pending.start(&bitbake_layers_unit(words));
         outcomes.push(bitbake_layers(settings, configured, runner, words).await?);
     }
-    for machine in &settings.check.parse_machines {
+    if !settings.check.parse_machines.is_empty() {
+        let parses = Parses::open(settings, configured, runner).await;
+        let parsed = parse(settings, &parses, runner, pending).await;
+        parses.close().await;
+        outcomes.extend(parsed?);
         if let Some(why) = runner.interrupt.state() {
             outcomes.push(super::interrupted(why));
             return worst(&outcomes);
         }
-        pending.start(&parse_machines::unit(machine));
-        outcomes.push(parse_machines::run(settings, configured, machine, runner).await?);
     }
     if settings.check.yocto_check_layer {
         for layer in &settings.layers {
@@ -165,10 +173,43 @@ async fn run_pending(
             outcomes.push(super::interrupted(why));
             return worst(&outcomes);
         }
+        let affected = affected_set(settings, configured, before, runner).await?;
         pending.start(&cve::unit());
-        outcomes.push(cve::run(settings, configured, &comparison, runner).await?);
+        outcomes.push(cve::run(settings, configured, (&comparison, affected), runner).await?);
     }
     worst(&outcomes)
+}
+
+/// Parses for each machine until the job is stopped.
+async fn parse(
+    settings: &Settings,
+    parses: &Parses<'_>,
+    runner: &Runner,
+    pending: &mut Pending<'_>,
+) -> Result<Vec<Outcome>> {
+    let mut outcomes = Vec::new();
+    for machine in &settings.check.parse_machines {
+        if runner.interrupt.state().is_some() {
+            break;
+        }
+        pending.start(&parse_machines::unit(machine));
+        outcomes.push(parses.run(machine).await?);
+    }
+    Ok(outcomes)
+}
+
+/// What the change affects, where a stage of this job needs to know it and a check can use it.
+async fn affected_set<'a>(
+    settings: &Settings,
+    configured: &BuildEnvironment,
+    before: Before<'a>,
+    runner: &Runner,
+) -> Result<Option<&'a Affected>> {
+    if settings.check.cve != CheckScope::Changed || !settings.needs_affected() {
+        return Ok(None);
+    }
+    let find = || affected::find(settings, configured, runner, before.access, before.dirty);
+    before.affected.get_or_try_init(find).await.map(Some)
 }
 
 /// Nothing checked is never a pass.

@@ -32,12 +32,14 @@ enum Lines {
 pub struct Changes {
     /// Relative to the checkout. `None`: the base is not known, so that everything counts.
     files: Option<BTreeMap<PathBuf, Lines>>,
+    /// Files that only the base has. A moved file is none of them.
+    removed: BTreeSet<PathBuf>,
 }
 
 impl Changes {
     /// For a change without a known base.
     pub fn everything() -> Changes {
-        Changes { files: None }
+        Changes { files: None, removed: BTreeSet::new() }
     }
 
     /// Compares the files below these directories, which are relative to both roots and hold layers. Blocks.
@@ -63,7 +65,8 @@ impl Changes {
                 Some(before) => drop(changed.insert(file.clone(), Lines::Some(differing(&before, &now)))),
             }
         }
-        Changes { files: Some(changed) }
+        let removed = gone.into_iter().cloned().collect();
+        Changes { files: Some(changed), removed }
     }
 
     /// Whether the base is known.
@@ -76,9 +79,10 @@ impl Changes {
         self.files.as_ref().is_none_or(|files| files.contains_key(file))
     }
 
-    /// Whether the change touches a file in this directory or below it.
-    pub fn touches_below(&self, directory: &Path) -> bool {
-        self.files.as_ref().is_none_or(|files| files.keys().any(|file| file.starts_with(directory)))
+    /// The files that the change edits, adds, moves or removes; `None`: the base is not known.
+    pub fn touched(&self) -> Option<impl Iterator<Item = &Path>> {
+        let files = self.files.as_ref()?;
+        Some(files.keys().chain(&self.removed).map(PathBuf::as_path))
     }
 
     /// Whether the change touches the line.
@@ -253,7 +257,7 @@ mod tests {
                 ("r/a/a_1.1.bb", &upgraded),
                 ("r/b/b_1.0.bb", text),
                 ("r/b/b_2.0.bb", text),
-                ("r/c/c_2.0.bb", "nothing\nin\ncommon\n"),
+                ("r/c/c_2.0.bb", "other\ntext\nhere\n"),
                 ("r/new/m.patch", "p\nq\n"),
             ],
         );
@@ -270,7 +274,9 @@ mod tests {
             assert_eq!(touched(&changes, file), lines, "{file}");
         }
         assert!(changes.touches(Path::new("r/new/m.patch")), "it was moved");
-        assert!(changes.touches_below(Path::new("r/new")) && !changes.touches_below(Path::new("r/gone")));
+        let removed: Vec<&Path> = changes.removed.iter().map(PathBuf::as_path).collect();
+        assert_eq!(removed, [Path::new("r/c/c_1.0.bb")]);
+        assert_eq!(changes.touched().map(Iterator::count), Some(5), "a, b_2.0, c, m.patch and the removed c");
     }
 
     #[test]
@@ -298,7 +304,7 @@ mod tests {
     #[test]
     fn without_a_base_everything_is_touched() {
         let changes = Changes::everything();
-        assert!(!changes.is_known() && changes.touches(Path::new("x")));
+        assert!(!changes.is_known() && changes.touches(Path::new("x")) && changes.touched().is_none());
         assert_eq!(touched(&changes, "x"), [1, 2, 3, 4, 5, 6]);
     }
 }

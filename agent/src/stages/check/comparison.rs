@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
-use crate::config::{BaseTree, Settings};
-use crate::stages::{base_files, blocking};
+use crate::config::{Settings, work_tree};
+use crate::stages::base_files::{self, Wanted};
+use crate::stages::blocking;
+use agent_fs::remove::remove_tree;
 use agent_git::Access;
 use agent_process::Runner;
 use agent_types::error::Result;
@@ -12,8 +14,8 @@ use agent_yocto::changed_lines::Changes;
 /// The base of the change, and what the change touches.
 #[derive(Debug)]
 pub struct Comparison {
-    /// Otherwise why it is not known.
-    pub base: std::result::Result<BaseTree, String>,
+    /// The directory of the base that is the checkout's; otherwise why the base is not known.
+    pub base: std::result::Result<PathBuf, String>,
     /// Everything, if the base is not known.
     pub changes: Changes,
 }
@@ -33,10 +35,10 @@ impl Comparison {
             let base = Err("no check compares with it".to_owned());
             return Ok(Comparison { base, changes: Changes::everything() });
         }
-        let base = base_files::check_out(settings, dirty, runner, access).await?;
+        let base = check_out(settings, dirty, runner, access).await?;
         let changes = match &base {
-            Ok(tree) => {
-                let (base, head) = (tree.root.clone(), settings.checkout.clone());
+            Ok(root) => {
+                let (base, head) = (root.clone(), settings.checkout.clone());
                 let layers = layer_directories(settings);
                 let compare = move || Ok(Changes::between(&base, &head, &layers));
                 blocking(&runner.interrupt, "the change was compared with its base", compare).await?
@@ -49,6 +51,32 @@ impl Comparison {
             }
         };
         Ok(Comparison { base, changes })
+    }
+}
+
+/// The directory of the base that is the checkout's. The inner error says why there is none.
+async fn check_out(
+    settings: &Settings,
+    dirty: bool,
+    runner: &Runner,
+    access: &Access,
+) -> Result<std::result::Result<PathBuf, String>> {
+    let top = work_tree(&settings.checkout);
+    let inner = settings.checkout.strip_prefix(&top).map(PathBuf::from).unwrap_or_default();
+    let (scratch, work) = (settings.paths.base_files(), settings.paths.work.clone());
+    let empty = scratch.clone();
+    blocking(&runner.interrupt, "the base was checked out", move || {
+        remove_tree(&empty, &work)?;
+        fs_err::create_dir_all(&empty)?;
+        Ok(())
+    })
+    .await?;
+    let wanted = Wanted { top: &top, dirty, scratch: &scratch };
+    match base_files::check_out(settings, wanted, runner, access).await {
+        // Without a slash at its end, which would belong to a layer's name.
+        Ok(files) => Ok(Ok(files.root.join(inner).components().collect())),
+        Err(error) if base_files::must_stop(&error) => Err(error),
+        Err(error) => Ok(Err(error.message)),
     }
 }
 

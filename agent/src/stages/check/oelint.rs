@@ -151,7 +151,7 @@ impl Lint<'_> {
     /// The configuration file, if there is one.
     fn config(&self) -> Result<Option<PathBuf>> {
         let root = match (&self.comparison.base, self.settings.has_rules_of_base) {
-            (Ok(base), true) => &base.root,
+            (Ok(base), true) => base,
             // Never the change's.
             (Err(_), true) => return Ok(None),
             (_, false) => &self.settings.checkout,

@@ -16,9 +16,11 @@ pub struct RecipeList {
     /// The directory names of the layers that count.
     layers: BTreeSet<String>,
     recipe: Option<String>,
-    /// Recipes that BitBake can build.
+    /// Recipes of these layers that BitBake can build.
     pub recipes: BTreeSet<String>,
-    /// Recipes that it skips.
+    /// Recipes of other layers that BitBake can build.
+    pub others: BTreeSet<String>,
+    /// Recipes of these layers that it skips.
     pub skipped: BTreeSet<String>,
     /// Whether the listing began.
     pub begun: bool,
@@ -27,6 +29,11 @@ pub struct RecipeList {
 impl RecipeList {
     pub fn of(layers: impl IntoIterator<Item = String>) -> RecipeList {
         RecipeList { layers: layers.into_iter().collect(), ..RecipeList::default() }
+    }
+
+    /// Whether BitBake can build a recipe of this name.
+    pub fn has(&self, recipe: &str) -> bool {
+        self.recipes.contains(recipe) || self.others.contains(recipe)
     }
 
     /// Takes in one line, without its newline.
@@ -47,10 +54,13 @@ impl RecipeList {
     fn row(&mut self, row: &str) {
         let Some(recipe) = &self.recipe else { return };
         let mut words = row.split_whitespace();
-        if !words.next().is_some_and(|layer| self.layers.contains(layer)) {
-            return;
-        }
-        let set = if row.contains(" (skipped") { &mut self.skipped } else { &mut self.recipes };
+        let is_here = words.next().is_some_and(|layer| self.layers.contains(layer));
+        let set = match (is_here, row.contains(" (skipped")) {
+            (true, false) => &mut self.recipes,
+            (true, true) => &mut self.skipped,
+            (false, false) => &mut self.others,
+            (false, true) => return,
+        };
         set.insert(recipe.clone());
     }
 }
@@ -80,6 +90,8 @@ mod tests {
         let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
         assert_eq!(list.recipes, set(&["both", "greeting", "lib+c_x.y"]));
         assert_eq!(list.skipped, set(&["board", "both"]));
+        assert_eq!(list.others, set(&["greeting", "zlib"]));
+        assert!(list.has("zlib") && !list.has("board"));
         assert!(list.begun && !RecipeList::default().begun);
     }
 }

@@ -47,13 +47,13 @@ impl Side {
 }
 
 impl CveCheck<'_> {
-    /// Makes the build directory, and lists the recipes of the layers that BitBake builds.
+    /// Makes the build directory, and lists the recipes that BitBake builds.
     pub async fn list(
         &self,
         side: &Side,
         method: Method,
         server: &mut ServerEnd,
-    ) -> Result<std::result::Result<BTreeSet<String>, Checked>> {
+    ) -> Result<std::result::Result<RecipeList, Checked>> {
         self.make_directories(side, method).await?;
         let program = self.configured.tools.bitbake.join("bin/bitbake-layers");
         let mut command = Command::new(program, side.build(), format!("cve-{}-recipes", side.name));
@@ -66,7 +66,7 @@ impl CveCheck<'_> {
         let finished = ended?;
         let list = output.lines.0;
         match finished.end {
-            ExitReason::Exited(0) if list.begun => Ok(Ok(list.recipes)),
+            ExitReason::Exited(0) if list.begun => Ok(Ok(list)),
             ExitReason::Exited(0) => Err(Error::internal("bitbake-layers show-recipes printed no list")
                 .hint(format!("read `{}`", finished.log.display()))),
             _ => self.bad_end("bitbake-layers", None, &finished).map(Err),
@@ -121,7 +121,7 @@ impl CveCheck<'_> {
         let purpose = Purpose::CheckLayer;
         configured.empty_directory(settings, &side.build(), &layers, purpose, runner).await?;
         let reports = side.reports();
-        // Nobody but the agent writes there.
+        // Only the agent writes there.
         let classes = settings.paths.work.join("cve-class");
         let places = Places { classes: &classes, reports: &reports, database: &side.database };
         let (conf, auto) = (method.conf(&places), side.build().join("conf/auto.conf"));
@@ -187,7 +187,7 @@ fn recipe_of(name: &str, wanted: &BTreeSet<String>) -> Option<String> {
     wanted.iter().filter(is_it).max_by_key(|recipe| recipe.len()).cloned()
 }
 
-/// Reads each report by itself; a recipe may have none.
+/// Reads each report separately; a recipe may have none.
 fn read_reports(directory: &Path, wanted: &BTreeSet<String>) -> Result<Reports> {
     let mut reports = Reports::new();
     for recipe in wanted {
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn each_report_is_read_by_itself() {
+    fn each_report_is_read_separately() {
         let top = tempfile::tempdir().unwrap();
         let write = |name: &str, recipe: &str| {
             let text = format!(r#"{{"version": "1", "package": [{{"name": "{recipe}", "issue": []}}]}}"#);

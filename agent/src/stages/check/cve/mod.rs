@@ -5,6 +5,8 @@
 mod bitbake;
 mod database;
 mod sbom;
+mod selection;
+mod totals;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -16,34 +18,34 @@ use crate::stages::blocking;
 use crate::stages::cleanup::{ServerEnd, UnitEnd};
 use crate::stages::configure::BuildEnvironment;
 use agent_process::Runner;
+use agent_types::affected::Affected;
 use agent_types::error::{Error, Result};
 use agent_types::events::{Case, EventKind, Finding, Level, Unit};
 use agent_types::outcome::Outcome;
 use agent_types::stage::Stage;
-use agent_types::words::count;
-use agent_yocto::changed_lines::{self, Changes};
-use agent_yocto::cve::{self, Compared, Method, Report};
+use agent_yocto::cve::{self, Compared, Method, RecipeList, Report};
 
 use super::comparison::{Comparison, layer_directories};
 use bitbake::Side;
+use totals::{Totals, recipe_outcome, sentence};
 
 pub fn unit() -> Unit {
     Unit::new(Stage::Check, "cve")
 }
 
-/// Checks the recipes.
+/// Checks the recipes. `affected`: what the change affects, if the job knows it.
 ///
 /// # Errors
 /// When the machine cannot do its part, or the job is stopped.
 pub async fn run(
     settings: &Settings,
     configured: &BuildEnvironment,
-    comparison: &Comparison,
+    (comparison, affected): (&Comparison, Option<&Affected>),
     runner: &Runner,
 ) -> Result<Outcome> {
     let unit = unit();
     runner.events.emit(EventKind::UnitStarted { unit: unit.clone() }).await;
-    let check = CveCheck { settings, configured, comparison, unit: unit.clone(), runner };
+    let check = CveCheck { settings, configured, comparison, affected, unit: unit.clone(), runner };
     let mut server = ServerEnd::default();
     let checked = check.to_its_outcome(&mut server).instrument(crate::stages::step(&unit)).await;
     let end = match &checked {
@@ -73,6 +75,7 @@ struct CveCheck<'a> {
     settings: &'a Settings,
     configured: &'a BuildEnvironment,
     comparison: &'a Comparison,
+    affected: Option<&'a Affected>,
     unit: Unit,
     runner: &'a Runner,
 }
@@ -122,7 +125,7 @@ impl CveCheck<'_> {
         let wanted = self.wanted(listed).await?;
         if wanted.is_empty() {
             let why = match self.settings.check.cve {
-                CheckScope::Changed => "the change touches no recipe that BitBake builds",
+                CheckScope::Changed => "the change affects no recipe that BitBake builds",
                 CheckScope::Off | CheckScope::All => "the layers have no recipe that BitBake builds",
             };
             return Ok(Outcome::Skipped(why.into()).into());
@@ -140,13 +143,19 @@ impl CveCheck<'_> {
     }
 
     /// The recipes to check.
-    async fn wanted(&self, listed: BTreeSet<String>) -> Result<BTreeSet<String>> {
-        if self.settings.check.cve == CheckScope::All {
-            return Ok(listed);
+    async fn wanted(&self, listed: RecipeList) -> Result<BTreeSet<String>> {
+        let settings = self.settings;
+        if settings.check.cve == CheckScope::All {
+            return Ok(listed.recipes);
         }
-        let (checkout, layers) = (self.settings.checkout.clone(), layer_directories(self.settings));
-        let changes = self.comparison.changes.clone();
-        let choose = move || Ok(changed_recipes(&listed, &checkout, &layers, &changes));
+        let (checkout, layers) = (settings.checkout.clone(), layer_directories(settings));
+        let (changes, base) = (self.comparison.changes.clone(), self.comparison.base.clone().ok());
+        let machine = settings.config.machines.first().map(String::as_str).unwrap_or_default();
+        let affected = self.affected.map(|affected| selection::names(affected, machine));
+        let choose = move || {
+            let change = selection::Change { checkout: &checkout, base: base.as_deref(), changes: &changes };
+            Ok(selection::recipes(&listed, &layers, change, affected.as_ref()))
+        };
         blocking(&self.runner.interrupt, "the changed recipes were chosen", choose).await
     }
 
@@ -171,7 +180,7 @@ impl CveCheck<'_> {
         };
         let directories = layer_directories(self.settings);
         // Without a slash at its end, which would belong to the layer's name.
-        let in_base = |layer: &PathBuf| base.root.join(layer).components().collect::<PathBuf>();
+        let in_base = |layer: &PathBuf| base.join(layer).components().collect::<PathBuf>();
         let layers = directories.iter().map(in_base);
         let layers: Vec<PathBuf> = layers.filter(|layer| layer.join("conf/layer.conf").is_file()).collect();
         if layers.is_empty() {
@@ -196,7 +205,7 @@ impl CveCheck<'_> {
             Ok(listed) => listed,
             Err(checked) => return Ok(Err(of_base(checked))),
         };
-        let wanted: BTreeSet<String> = unpatched.intersection(&listed).cloned().collect();
+        let wanted: BTreeSet<String> = unpatched.into_iter().filter(|recipe| listed.has(recipe)).collect();
         if wanted.is_empty() {
             return Ok(Ok(Some(Reports::new())));
         }
@@ -233,7 +242,8 @@ impl CveCheck<'_> {
 
     /// The result as events. `base`: without one nothing is new.
     async fn tell(&self, wanted: &BTreeSet<String>, now: &SideReports, base: Option<&Reports>) -> Outcome {
-        let files = recipe_files(self.settings);
+        let settings = self.settings;
+        let files = selection::recipe_files(&settings.checkout, &layer_directories(settings));
         let mut totals = Totals::default();
         for recipe in wanted {
             let report = now.reports.get(recipe);
@@ -288,218 +298,9 @@ impl CveCheck<'_> {
     }
 }
 
-/// The recipes whose files the change touches. A class or a configuration file may change every recipe.
-fn changed_recipes(
-    listed: &BTreeSet<String>,
-    checkout: &Path,
-    layers: &[PathBuf],
-    changes: &Changes,
-) -> BTreeSet<String> {
-    let all = changed_lines::files(checkout, layers);
-    let is_kind = |file: &Path, kinds: &[&str]| {
-        file.extension().and_then(|kind| kind.to_str()).is_some_and(|kind| kinds.contains(&kind))
-    };
-    if all.iter().any(|file| is_kind(file, &["bbclass", "conf"]) && changes.touches(file)) {
-        return listed.clone();
-    }
-    let mut with_file = BTreeSet::new();
-    let mut changed = BTreeSet::new();
-    for file in all.iter().filter(|file| is_kind(file, &["bb"])) {
-        let Some(name) = recipe_name(file) else { continue };
-        with_file.insert(name.to_owned());
-        // Its directory holds its patches and included files.
-        if file.parent().is_some_and(|directory| changes.touches_below(directory)) {
-            changed.insert(name.to_owned());
-        }
-    }
-    // A recipe that sets its own name has no file of that name.
-    let unknown =
-        listed.iter().filter(|name| !with_file.contains(*name) && changes.touches_below(Path::new("")));
-    listed.intersection(&changed).chain(unknown).cloned().collect()
-}
-
-/// `PN` by the file's name, as BitBake's default.
-fn recipe_name(file: &Path) -> Option<&str> {
-    let stem = file.file_stem()?.to_str()?;
-    Some(stem.split_once('_').map_or(stem, |(name, _)| name))
-}
-
-/// The file of each recipe, relative to the checkout.
-fn recipe_files(settings: &Settings) -> BTreeMap<String, PathBuf> {
-    let files = changed_lines::files(&settings.checkout, &layer_directories(settings));
-    let recipes = files.into_iter().filter(|file| file.extension().is_some_and(|kind| kind == "bb"));
-    recipes.filter_map(|file| Some((recipe_name(&file)?.to_owned(), file))).collect()
-}
-
-fn recipe_outcome(has_report: bool, is_broken: bool, compared: Option<&Compared>) -> Outcome {
-    match compared {
-        _ if is_broken => Outcome::NotRun("its task failed".into()),
-        _ if !has_report => Outcome::Skipped(
-            "there is no report on it: it has no CVE_PRODUCT, or CVE_CHECK_SKIP_RECIPE names it".into(),
-        ),
-        Some(compared) if !compared.new.is_empty() => {
-            Outcome::Failed(format!("new: {}", list(&compared.new)))
-        }
-        _ => Outcome::Passed,
-    }
-}
-
-fn list(ids: &BTreeSet<String>) -> String {
-    ids.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
-}
-
-/// `new: …; as in the base: …; fixed: …`
-fn sentence(compared: &Compared) -> String {
-    let parts =
-        [("new", &compared.new), ("unpatched as before", &compared.known), ("fixed", &compared.fixed)];
-    let parts = parts.iter().filter(|(_, ids)| !ids.is_empty());
-    parts.map(|(word, ids)| format!("{word}: {}", list(ids))).collect::<Vec<_>>().join("; ")
-}
-
-/// The numbers of the whole check.
-#[derive(Debug, Default)]
-struct Totals {
-    checked: u64,
-    new: u64,
-    known: u64,
-    fixed: u64,
-    /// The first recipe with new CVEs.
-    first: Option<String>,
-    broken: Option<String>,
-}
-
-impl Totals {
-    fn add(&mut self, recipe: &str, has_report: bool, is_broken: bool, compared: Option<&Compared>) {
-        self.checked += u64::from(has_report);
-        if is_broken {
-            self.broken.get_or_insert_with(|| recipe.to_owned());
-        }
-        let Some(compared) = compared else { return };
-        self.new += compared.new.len() as u64;
-        self.known += compared.known.len() as u64;
-        self.fixed += compared.fixed.len() as u64;
-        if let Some(id) = compared.new.first() {
-            self.first.get_or_insert_with(|| format!("{recipe} has {id}"));
-        }
-    }
-
-    fn sentence(&self, has_base: bool) -> String {
-        let checked = count(self.checked, "recipe");
-        match has_base {
-            true => format!(
-                "{checked} checked for CVEs: {} new, {} as in the base, {} fixed",
-                self.new, self.known, self.fixed
-            ),
-            false => format!(
-                "{checked} checked for CVEs: {} unpatched; none counts as new, because the base is not known",
-                self.known
-            ),
-        }
-    }
-
-    fn outcome(&self, wanted: usize) -> Outcome {
-        match (&self.first, &self.broken) {
-            (Some(first), _) => {
-                let more = if self.new > 1 { format!(" and {} more", self.new - 1) } else { String::new() };
-                Outcome::Failed(format!("new CVEs: {first}{more}"))
-            }
-            (None, Some(broken)) => {
-                Outcome::NotRun(format!("{broken} could not be checked: its task failed"))
-            }
-            (None, None) if self.checked == 0 => {
-                Outcome::Failed(format!("no recipe was checked for CVEs, of {wanted} that should have been"))
-            }
-            (None, None) => Outcome::Passed,
-        }
-    }
-}
-
 /// What BitBake's output says about an error that it did not explain by a failed task.
 fn unexplained(first_error: Option<&str>, end: &str) -> Error {
     let said = first_error.map(|error| error.trim_start_matches("ERROR: ").to_owned());
     Error::internal(format!("BitBake ended with {end} and reported no failed task"))
         .hint(said.unwrap_or_else(|| "read its log".into()))
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used)]
-mod tests {
-    use super::*;
-
-    fn set(names: &[&str]) -> BTreeSet<String> {
-        names.iter().map(|name| (*name).to_owned()).collect()
-    }
-
-    #[test]
-    fn the_files_of_a_change_lead_to_its_recipes() {
-        let top = tempfile::tempdir().unwrap();
-        let [base, head] = ["base", "head"].map(|name| top.path().join(name));
-        let write = |root: &Path, name: &str, text: &str| {
-            fs_err::create_dir_all(root.join(name).parent().unwrap()).unwrap();
-            fs_err::write(root.join(name), text).unwrap();
-        };
-        for root in [&base, &head] {
-            for file in [
-                "r/a/a_1.bb",
-                "r/b/b_1.bb",
-                "r/b/files/b.patch",
-                "r/c/odd.bb",
-                "README.md",
-                "classes/x.bbclass",
-            ] {
-                write(root, file, "1\n");
-            }
-        }
-        let listed = set(&["a", "b", "named-by-itself", "odd"]);
-        let changed = |file: Option<&str>| {
-            if let Some(file) = file {
-                write(&head, file, "2\n");
-            }
-            let layers = [PathBuf::new()];
-            let found = changed_recipes(&listed, &head, &layers, &Changes::between(&base, &head, &layers));
-            if let Some(file) = file {
-                write(&head, file, "1\n");
-            }
-            found
-        };
-        assert_eq!(changed(None), set(&[]));
-        assert_eq!(changed(Some("r/a/a_1.bb")), set(&["a", "named-by-itself"]));
-        assert_eq!(changed(Some("r/b/files/b.patch")), set(&["b", "named-by-itself"]));
-        assert_eq!(changed(Some("classes/x.bbclass")), listed);
-    }
-
-    #[test]
-    fn only_new_cves_fail_and_nothing_checked_is_no_pass() {
-        let compared = |new: &[&str], known: &[&str]| Compared {
-            new: set(new),
-            known: set(known),
-            ..Compared::default()
-        };
-        type Row<'a> = (&'a [(&'a str, Option<Compared>, bool)], &'a str);
-        let table: [Row; 6] = [
-            (&[("a", Some(compared(&[], &[])), false)], "passed"),
-            (&[("a", Some(compared(&[], &["C-1"])), false), ("b", None, false)], "passed"),
-            (&[("a", Some(compared(&["C-2"], &["C-1"])), false)], "failed"),
-            (&[("a", None, false)], "failed"),
-            (&[("a", Some(compared(&[], &[])), false), ("b", None, true)], "not-run"),
-            (&[("a", Some(compared(&["C-2"], &[])), false), ("b", None, true)], "failed"),
-        ];
-        for (recipes, wanted) in table {
-            let mut totals = Totals::default();
-            for (name, compared, broken) in recipes {
-                totals.add(name, compared.is_some(), *broken, compared.as_ref());
-            }
-            assert_eq!(totals.outcome(recipes.len()).word(), wanted, "{recipes:?}");
-        }
-    }
-
-    #[test]
-    fn the_outcome_of_a_recipe_says_why() {
-        let compared = Compared { new: set(&["C-1", "C-2"]), known: set(&["C-3"]), fixed: set(&["C-4"]) };
-        assert_eq!(recipe_outcome(true, false, Some(&compared)), Outcome::Failed("new: C-1, C-2".into()));
-        assert_eq!(sentence(&compared), "new: C-1, C-2; unpatched as before: C-3; fixed: C-4");
-        assert_eq!(recipe_outcome(true, false, Some(&Compared::default())), Outcome::Passed);
-        assert_eq!(recipe_outcome(false, false, None).word(), "skipped");
-        assert_eq!(recipe_outcome(false, true, None).word(), "not-run");
-    }
 }
