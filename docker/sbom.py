@@ -2,7 +2,8 @@
 
 python3 sbom.py NAME DIGEST CREATED EFS_UTILS_COMMIT <Cargo.lock >sbom.json
 
-Debian's packages come from dpkg, the crates from Cargo.lock, kas, oelint-adv, sbom-cve-check and their dependencies from their metadata.
+Debian's packages come from dpkg, the crates from Cargo.lock. The metadata of kas, oelint-adv, sbom-cve-check and their
+dependencies names them.
 """
 
 import importlib.metadata

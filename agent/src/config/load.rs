@@ -333,16 +333,16 @@ fn settings(
     })
 }
 
-/// Why the manifest's hooks do not run, and what to do: nobody vouches for them if they are those of an untrusted
-/// source. A manifest from elsewhere or from the base is not the source's.
+/// Why the manifest's hooks do not run, and what to do: hooks of an untrusted source are not trusted either. A manifest
+/// from elsewhere or from the base is not the source's.
 fn hooks_closed(request: &Request, project_root: &ProjectRoot, trust: &Trust) -> Option<(String, String)> {
-    let vouched = matches!(project_root.rules, Rules::OfBase(_))
+    let may_run = matches!(project_root.rules, Rules::OfBase(_))
         || request.manifest_text.is_some()
         || request.accept_manifest
         || trust.is_trusted();
     let hint =
         "once the base branch has the hooks, they run; by hand: --trusted, --base REF or --accept-manifest";
-    (!vouched).then(|| ("the source is not trusted, and the hooks are its own".to_owned(), hint.to_owned()))
+    (!may_run).then(|| ("the source is not trusted, and the hooks are its own".to_owned(), hint.to_owned()))
 }
 
 /// Problems of layers whose `BBFILE_PATTERN` does not match their path; notices, if BitBake continues anyway.

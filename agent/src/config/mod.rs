@@ -4,6 +4,7 @@
 mod address;
 mod change;
 mod change_base;
+mod check_programs;
 mod codebuild;
 pub mod collections;
 pub mod embedded;
@@ -39,6 +40,7 @@ mod variables;
 
 pub use change::{BaseOfChange, ChangeBase};
 pub use change_base::change_base;
+pub use check_programs::{CheckProgram, OELINT, SBOM_CVE_CHECK};
 pub use codebuild::{CodeBuild, Trigger};
 pub use embedded::{for_layers, known_release};
 pub use environment::{AgentEnvironment, LOG_VARIABLE, whole as whole_environment};

@@ -346,7 +346,7 @@ pub struct Limits {
 ///   build.json          what it was made by
 ///   dependencies/       throw-away build directory for dependencies that only BitBake can compute
 ///   check/<layer>/      throw-away build directory of one yocto-check-layer run
-///   checks/<check>/     throw-away directories of the other checks
+///   checks/<check>/     temporary directories of the other checks
 ///   base-files/         the files of the change's base, for checks that compare
 ///   affected/           the base of a change, and throw-away build directories that compare it with the head
 ///   shim/               the BitBake shim while yocto-check-layer runs
@@ -402,7 +402,7 @@ impl Paths {
         self.work.join("base-files")
     }
 
-    /// The throw-away directory of one of the other checks.
+    /// The temporary directory of one of the other checks.
     pub fn check_scratch(&self, check: &str) -> PathBuf {
         self.work.join("checks").join(check)
     }

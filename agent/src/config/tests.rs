@@ -397,7 +397,7 @@ fn checks_and_hooks_are_off_by_default_and_read_as_written() {
     assert_eq!((second.name.as_str(), second.moment.to_string()), ("other", "after publish".into()));
 }
 
-/// Only somebody who vouches for the source, or for the manifest, lets its hooks run.
+/// Hooks run if the source is trusted, or the manifest is not the source's, or a person accepts it.
 #[test]
 fn hooks_of_an_untrusted_source_do_not_run() {
     let text = good_and("[[hooks]]\nargv = ['true']\nbefore = 'check'");

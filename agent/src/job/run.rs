@@ -182,7 +182,9 @@ impl Job<'_> {
         if self.stopped.is_some() || !runs_bitbake {
             return;
         }
-        let Err(error) = check_machine(self.settings, self.runner).await else { return };
+        let Err(error) = check_machine(self.settings, plan.runs(Stage::Check), self.runner).await else {
+            return;
+        };
         self.stopped = Some(error.message.clone());
         self.runner.events.emit(EventKind::Error { stage: None, error }).await;
     }

@@ -25,7 +25,6 @@ mod cve;
 mod oelint;
 mod parse_machines;
 mod patches;
-mod programs;
 
 use super::affected;
 use super::blocking;

@@ -1,13 +1,16 @@
 //! Checks beside yocto-check-layer, with the real tools.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use build_agent_tests::{BUILD_USER, Part, cases, commit, skip_without};
 use serde_json::Value;
 
-use crate::POKY;
 use crate::fixture::{Fixture, NARROW_BUILD};
+use crate::{OE_CORE, POKY};
+
+const META_OE: &str = "https://github.com/openembedded/meta-openembedded";
 
 /// A manifest of meta-good with these checks alone.
 fn checks(fixture: &Fixture, text: &str) {
@@ -31,85 +34,136 @@ fn rules(result: &Value, level: &str) -> Vec<String> {
 }
 
 fn narrow(fixture: &Fixture) -> build_agent_tests::Ran {
-    fixture.call(&["run", "--set", &format!("config.local_conf={NARROW_BUILD}")])
+    // An absolute path in the configuration would keep the stored parse caches out of use.
+    let conf = NARROW_BUILD.replace("/meta/", "meta/").replace("/meta-poky/", "meta-poky/");
+    fixture.call(&["run", "--trusted", "--set", &format!("config.local_conf={conf}")])
 }
 
-/// What patchreview of OE-Core says of each patch is what the check says of it, for all three tags.
+/// What is wrong with a patch, in the words of the script and by the rules of the agent. A status that is malformed and one
+/// that is unknown are one thing.
+const WORDS: [(&str, &str, &[&str]); 5] = [
+    ("missing status", "Missing Upstream-Status tag", &["upstream-status-missing"]),
+    (
+        "wrong status",
+        "Malformed Upstream-Status|Unknown Upstream-Status",
+        &["upstream-status-malformed", "upstream-status-unknown"],
+    ),
+    ("missing sign-off", "Missing Signed-off-by tag", &["signed-off-by-missing"]),
+    ("wrong sign-off", "Malformed Signed-off-by", &["signed-off-by-malformed"]),
+    ("missing CVE", "Missing CVE tag", &["patch-cve-tag"]),
+];
+
+/// By the path in the checkout.
+type Verdicts = BTreeMap<String, BTreeSet<&'static str>>;
+
+fn clone(address: &str, branch: &str, directory: &Path) {
+    let mut git = Command::new("git");
+    git.args(["clone", "--quiet", "--depth", "1", "--branch", branch, address]).arg(directory);
+    assert!(git.status().unwrap().success(), "{git:?}");
+}
+
+/// What the newest patchreview says of the patches.
+fn by_patchreview(fixture: &Fixture, checkout: &Path) -> Verdicts {
+    let core = fixture.directory.path().join("openembedded-core");
+    clone(OE_CORE, "master", &core);
+    let mut review = Command::new("/usr/bin/python3");
+    review.arg("-B").arg(core.join("scripts/contrib/patchreview.py")).arg("--verbose").arg(checkout);
+    let any_owner =
+        [("GIT_CONFIG_COUNT", "1"), ("GIT_CONFIG_KEY_0", "safe.directory"), ("GIT_CONFIG_VALUE_0", "*")];
+    let output = review.envs(any_owner).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mut verdicts = Verdicts::new();
+    let mut word = None;
+    for line in text.lines() {
+        let found =
+            WORDS.iter().find(|(_, starts, _)| starts.split('|').any(|start| line.starts_with(start)));
+        word = found.map(|(word, ..)| *word).or(word);
+        // A message of several lines names the patch at its end.
+        let path = line.rsplit_once('(').and_then(|(_, path)| path.strip_suffix(')')).map(Path::new);
+        let file = path.and_then(|path| path.strip_prefix(checkout).ok());
+        if let (Some(file), Some(word)) = (file, word) {
+            verdicts.entry(file.display().to_string()).or_default().insert(word);
+        }
+    }
+    verdicts
+}
+
+fn by_agent(result: &Value) -> Verdicts {
+    let mut verdicts = Verdicts::new();
+    for finding in result["findings"].as_array().unwrap() {
+        let rule = finding["rule"].as_str().unwrap();
+        let word = WORDS.iter().find(|(.., rules)| rules.contains(&rule));
+        if let (Some((word, ..)), true) = (word, finding["unit"]["name"] == "patches") {
+            verdicts.entry(finding["file"].as_str().unwrap().to_owned()).or_default().insert(word);
+        }
+    }
+    verdicts
+}
+
 #[test]
 fn patches_are_judged_as_by_patchreview() {
     let test = "patches_are_judged_as_by_patchreview";
-    let Some(fixture) = Fixture::new(test, "meta-good", &[POKY]) else { return };
+    let Some(fixture) = Fixture::new(test, "meta-good", &[POKY, OE_CORE]) else { return };
     checks(&fixture, "patches = 'all'");
     let texts = [
-        "",
-        "Upstream-Status: Pending\n",
-        "Upstream-Status: Pending \n",
-        "Upstream-Status: Backport [https://x]\nSigned-off-by: A <a@b>\n",
-        "Upstream-Status: Backport[https://x]\n",
-        "upstream-status: pending\n",
-        "Upstream Status: Pending\n",
-        "Upstream-Status: Accepted\n",
-        "Upstream-Status: Foo\nUpstream-Status: Pending\n",
-        "+Upstream-Status: Pending\n",
-        "Upstream-Status:\n",
-        "\tUpstream-Status: Denied\n",
-        "Upstream-Status: Inactive-Upstream [x]\r\nSigned-Off-By: A\r\n",
-        "Fixes CVE-2024-12345\nUpstream-Status: Submitted\n",
-        "Fixes CVE-2024-12345\nCVE: CVE-2024-12345\nUpstream-Status: Submitted\n",
-        "Signed off by A\n",
-        "Signed-off-by:\n",
-        "\u{e9}\nUpstream-Status: P\u{e9}nding\n",
+        ("", "missing status"),
+        ("Upstream-Status: Pending\n", ""),
+        ("Upstream-Status: Pending \n", "wrong status"),
+        ("Upstream-Status: Backport [https://x]\nSigned-off-by: A <a@b>\n", ""),
+        ("Upstream-Status: Backport[https://x]\n", "wrong status"),
+        ("upstream-status: pending\n", "wrong status"),
+        ("Upstream Status: Pending\n", "wrong status"),
+        ("Upstream-Status: Foo\nUpstream-Status: Pending\n", "wrong status"),
+        ("Upstream-Status: Accepted\n", "wrong status"),
+        ("+Upstream-Status: Pending\n", "missing status"),
+        ("\tUpstream-Status: Denied\n", "wrong status"),
+        ("Upstream-Status: Inactive-Upstream [x]\r\nSigned-Off-By: A\r\n", "wrong sign-off"),
+        ("Fixes CVE-2024-12345\nUpstream-Status: Submitted\n", "missing CVE"),
+        ("Fixes CVE-2024-12345\nCVE: CVE-2024-12345\nUpstream-Status: Submitted\n", ""),
+        ("Signed off by A\n", "wrong sign-off"),
+        ("\u{e9}\nUpstream-Status: P\u{e9}nding\n", "wrong status"),
     ];
-    for (number, text) in texts.iter().enumerate() {
-        write(&fixture, &format!("recipes-fixture/patches/files/{number:02}.patch"), text);
+    let name = |number: usize| format!("recipes-fixture/patches/files/{number:02}.patch");
+    for (number, (text, _)) in texts.iter().enumerate() {
+        write(&fixture, &name(number), text);
     }
     commit(&fixture.layer(), "Add patches");
     narrow(&fixture).assert_code(&[1]);
-    let words = [
-        ("upstream-status-missing", "Missing Upstream-Status tag"),
-        ("upstream-status-malformed", "Malformed Upstream-Status"),
-        ("upstream-status-unknown", "Unknown Upstream-Status"),
-        ("signed-off-by-missing", "Missing Signed-off-by tag"),
-        ("signed-off-by-malformed", "Malformed Signed-off-by"),
-        ("patch-cve-tag", "Missing CVE tag"),
-    ];
-    let script = oe_core(&fixture).join("scripts/contrib/patchreview.py");
-    let mut review = Command::new("/usr/bin/python3");
-    review.args(["-B", script.to_str().unwrap(), "--verbose"]).arg(fixture.layer());
-    review
-        .env("GIT_CONFIG_COUNT", "1")
-        .env("GIT_CONFIG_KEY_0", "safe.directory")
-        .env("GIT_CONFIG_VALUE_0", "*");
-    let output = review.output().unwrap();
-    assert!(output.status.success(), "{output:?}");
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    let result = fixture.result();
-    let findings = result["findings"].as_array().unwrap();
-    for (number, text) in texts.iter().enumerate() {
-        let name = format!("{number:02}.patch");
-        let lines: Vec<&str> = said.lines().filter(|line| line.ends_with(&format!("/{name})"))).collect();
-        let has = |rule: &str| {
-            let of_patch = |one: &&Value| one["file"].as_str().is_some_and(|file| file.ends_with(&name));
-            findings.iter().filter(of_patch).any(|one| one["rule"] == rule)
-        };
-        let wrong_status = |found: &dyn Fn(usize) -> bool| found(1) || found(2);
-        let by_script = |index: usize| lines.iter().any(|line| line.starts_with(words[index].1));
-        let by_agent = |index: usize| has(words[index].0);
-        for index in [0, 3, 4, 5] {
-            assert_eq!(by_agent(index), by_script(index), "{text:?} {}: {lines:?}", words[index].0);
-        }
-        // The script of scarthgap looks only at the tag and its first word; the form is that of newer ones.
-        if wrong_status(&by_script) {
-            assert!(wrong_status(&by_agent), "{text:?}: {lines:?}");
-        }
+    let by_script = by_patchreview(&fixture, &fixture.layer());
+    let by_agent = by_agent(&fixture.result());
+    for (number, (text, wanted)) in texts.iter().enumerate() {
+        let [script, agent] = [&by_script, &by_agent].map(|all| all.get(&name(number)).cloned());
+        assert_eq!(agent, script, "{text:?}");
+        let agent = agent.unwrap_or_default();
+        assert!(wanted.is_empty() || agent.contains(wanted), "{text:?}: {agent:?}");
     }
 }
 
-fn oe_core(fixture: &Fixture) -> PathBuf {
-    let work = fixture.directory.path().join("work");
-    let links = std::fs::read_dir(&work).unwrap().map(|entry| entry.unwrap().path());
-    let repos = links.map(|path| path.join("repos/poky")).find(|path| path.exists());
-    repos.expect("the checkout of poky").canonicalize().unwrap()
+/// The same for 2,700 patches that people wrote.
+#[test]
+fn patches_of_meta_openembedded_are_judged_as_by_patchreview() {
+    let test = "patches_of_meta_openembedded_are_judged_as_by_patchreview";
+    let Some(fixture) = Fixture::long(test, "meta-good", &[POKY, OE_CORE, META_OE]) else { return };
+    let checkout = fixture.directory.path().join("meta-openembedded");
+    clone(META_OE, "scarthgap", &checkout);
+    let directories = std::fs::read_dir(&checkout).unwrap().map(|entry| entry.unwrap().path());
+    let layers = directories.filter(|path| path.join("conf/layer.conf").exists());
+    let mut layers: Vec<_> =
+        layers.map(|path| path.file_name().unwrap().to_string_lossy().into_owned()).collect();
+    layers.sort();
+    let manifest = std::fs::read_to_string(fixture.layer().join("build-agent.toml")).unwrap();
+    let (head, _) = manifest.split_once("\n[check]").unwrap();
+    let head = head.replace("paths = [\".\"]", &format!("paths = {layers:?}"));
+    let text = format!("{head}\n[check]\nyocto_check_layer = false\npatches = 'all'\n");
+    std::fs::write(checkout.join("build-agent.toml"), text).unwrap();
+    fixture.call_in(&checkout, &["run", "--keep-going"]).assert_code(&[0, 1]);
+    let by_script = by_patchreview(&fixture, &checkout);
+    let mut by_agent = by_agent(&fixture.result());
+    // The script does not look into dynamic-layers.
+    by_agent.retain(|file, _| file.split('/').nth(1).is_some_and(|name| name.starts_with("recipes-")));
+    assert!(by_script.len() > 100, "{}", by_script.len());
+    assert_eq!(by_agent, by_script);
 }
 
 #[test]
@@ -127,6 +181,10 @@ fn recipes_parse_for_real_machines() {
     };
     assert_eq!(outcome("parse for qemuarm64").as_deref(), Some("passed"));
     assert_eq!(outcome("parse for no-such-board").as_deref(), Some("failed"));
+    // Another job has an empty build directory, and finds what this one parsed.
+    let ran = narrow(&fixture);
+    ran.assert_code(&[1]);
+    ran.assert_says(&["qemuarm64: 1 recipe taken from the parse cache"]);
     write(&fixture, "recipes-fixture/greeting/broken_1.0.bb", "SUMMARY = \"x\"\n\nthis is no metadata\n");
     let ran = narrow(&fixture);
     ran.assert_code(&[1]);

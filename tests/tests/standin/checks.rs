@@ -75,6 +75,28 @@ fn patches_state_their_upstream_status() {
     );
 }
 
+/// A change cannot switch off the check that would refuse it.
+#[test]
+fn a_change_is_checked_by_the_keys_of_its_base() {
+    let Some(sandbox) = Sandbox::new("a_change_is_checked_by_the_keys_of_its_base") else { return };
+    checks(&sandbox, "patches = 'all'");
+    commit(&sandbox.layer(), "Begin");
+    build_agent_tests::git(&sandbox.layer(), ["switch", "--quiet", "-c", "change"]);
+    checks(&sandbox, "bitbake_layers = ['show-layers']\noelint = 'all'\nparse_machines = ['unknown-board']");
+    write(&sandbox, "recipes-hello/hello/files/bad.patch", "--- a\n");
+    commit(&sandbox.layer(), "Switch the check off");
+    let mut command = sandbox.run_command();
+    command.args(["--base", "main"]);
+    let ran = sandbox.start(command).wait();
+    ran.assert_code(&[1]);
+    ran.assert_says(&["edits its own rules", "bad.patch"]);
+    let result = sandbox.result();
+    let units = result["units"].as_array().unwrap().iter();
+    let checks: Vec<&str> =
+        units.filter(|unit| unit["stage"] == "check").map(|unit| unit["name"].as_str().unwrap()).collect();
+    assert_eq!(checks, ["preflight meta-tested", "patches"]);
+}
+
 /// Writes the findings that the files name in lines `# LINT LEVEL RULE`, as oelint-adv does.
 const LINTER: &str = r##"#!/usr/bin/env python3
 import os, sys
@@ -174,15 +196,25 @@ fn oelint_has_the_configuration_of_the_base_and_changes_nothing() {
 #[test]
 fn a_missing_oelint_is_an_error_of_the_machine() {
     let Some(sandbox) = Sandbox::new("a_missing_oelint_is_an_error_of_the_machine") else { return };
-    checks(&sandbox, "oelint = 'all'");
-    let mut command = sandbox.run_command();
-    command.env("PATH", "/usr/bin:/bin");
     if Path::new("/usr/local/bin/oelint-adv").exists() {
         return;
     }
-    let ran = sandbox.start(command).wait();
+    checks(&sandbox, "oelint = 'all'");
+    let with = |words: &[&str]| {
+        let mut command = sandbox.run_command();
+        command.env("PATH", "/usr/bin:/bin").args(words);
+        sandbox.start(command).wait()
+    };
+    let ran = with(&[]);
     ran.assert_code(&[3]);
-    ran.assert_says(&["`oelint-adv` is not installed", "pip install"]);
+    ran.assert_says(&[
+        "this machine is not ready: oelint-adv: it is not installed",
+        "pip install oelint-adv",
+    ]);
+    assert_eq!(outcome(&sandbox.result(), "oelint-adv"), "not-run");
+    // Another check does not need the program.
+    checks(&sandbox, "patches = 'all'");
+    with(&[]).assert_code(&[0]);
 }
 
 #[test]
@@ -245,6 +277,29 @@ fn only_cves_that_the_base_does_not_have_fail() {
     sandbox.run().assert_code(&[1]);
     let failed = ("hello".to_owned(), "failed".to_owned());
     assert_eq!(cases(&sandbox.result()), [failed, ("other".to_owned(), "passed".to_owned())]);
+    sandbox.assert_nothing_runs();
+}
+
+/// With `[build] changed` the check and the build use the same answer: here by files, because the stand-in has no signatures.
+#[test]
+fn the_cve_check_selects_what_the_change_affects() {
+    let Some(sandbox) = cve_sandbox("the_cve_check_selects_what_the_change_affects") else { return };
+    let manifest = sandbox.manifest_text();
+    sandbox.write_manifest(&format!("{manifest}\n[build]\nchanged = true\n"));
+    write(&sandbox, "recipes-hello/hello/hello_1.0.bb", "# UNPATCHED CVE-2024-1\n");
+    write(&sandbox, "recipes-hello/other/other_1.0.bb", "# UNPATCHED CVE-2024-9\n");
+    commit(&sandbox.layer(), "Begin");
+    write(&sandbox, "recipes-hello/other/other_1.0.bb", "# UNPATCHED CVE-2024-9\nX = \"1\"\n");
+    sandbox.run().assert_code(&[0]);
+    let result = sandbox.result();
+    let names = |list: &Value| -> Vec<String> {
+        let all = list.as_array().unwrap().iter();
+        all.map(|one| one["name"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(names(&result["affected"]["recipes"]), ["other"]);
+    assert_eq!(cases(&result), [("other".to_owned(), "passed".to_owned())]);
+    let searches = names(&result["units"]).into_iter().filter(|name| name == "what the change affects");
+    assert_eq!(searches.count(), 1);
     sandbox.assert_nothing_runs();
 }
 

@@ -85,3 +85,11 @@ pub fn layer_directories(settings: &Settings) -> Vec<PathBuf> {
     let inside = settings.layers.iter().filter_map(|layer| layer.strip_prefix(&settings.checkout).ok());
     inside.map(PathBuf::from).collect()
 }
+
+/// Writes a file of a layer, for tests.
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub fn write(root: &std::path::Path, name: &str, text: &str) {
+    fs_err::create_dir_all(root.join(name).parent().unwrap()).unwrap();
+    fs_err::write(root.join(name), text).unwrap();
+}

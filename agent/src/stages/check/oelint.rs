@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use tracing::Instrument;
 
-use crate::config::{CheckScope, Settings};
+use crate::config::{CheckScope, OELINT, Settings};
 use crate::stages::blocking;
 use crate::stages::cleanup::{ServerEnd, UnitEnd};
 use crate::stages::configure::BuildEnvironment;
@@ -24,10 +24,8 @@ use agent_yocto::environment::host_environment;
 use agent_yocto::oelint::{self, Remark};
 
 use super::comparison::{Comparison, layer_directories};
-use super::programs;
 
-const PROGRAM: &str = "oelint-adv";
-const INSTALL: &str = "use the agent's image, or `pip install oelint-adv` where the build user can run it";
+const PROGRAM: &str = OELINT.name;
 
 /// The tool's configuration, at the top of the checkout.
 const CONFIG: &str = ".oelint.cfg";
@@ -131,7 +129,7 @@ impl Lint<'_> {
     }
 
     fn command(&self, scratch: &Path, report: &Path, files: &[PathBuf]) -> Result<Command> {
-        let program = programs::find(self.settings, PROGRAM, INSTALL)?;
+        let program = self.settings.find_program(OELINT)?;
         let jobs = std::thread::available_parallelism().map_or(1, usize::from);
         let files: Vec<PathBuf> = files.iter().map(|file| self.settings.checkout.join(file)).collect();
         // Not in the checkout, where it would find another configuration.
@@ -271,16 +269,13 @@ fn judge(findings: &[Finding]) -> Outcome {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
+    use super::super::comparison::write;
     use super::*;
 
     #[test]
     fn files_that_include_a_changed_one_are_linted_too() {
         let top = tempfile::tempdir().unwrap();
         let [base, head] = ["base", "head"].map(|name| top.path().join(name));
-        let write = |root: &Path, name: &str, text: &str| {
-            fs_err::create_dir_all(root.join(name).parent().unwrap()).unwrap();
-            fs_err::write(root.join(name), text).unwrap();
-        };
         for root in [&base, &head] {
             write(root, "r/a/a_1.bb", "require a.inc\n");
             write(root, "r/b/b_1.bb", "SUMMARY = \"b\"\n");

@@ -190,7 +190,7 @@ impl TaskQueries {
         &self.parse_caches
     }
 
-    /// For whom parse caches are stored, if for anyone.
+    /// Who may use the parse caches that are stored; `None`: no job may.
     ///
     /// # Errors
     /// Why nothing may be stored.

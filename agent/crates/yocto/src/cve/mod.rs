@@ -13,6 +13,9 @@ use std::fmt::Write;
 use std::path::Path;
 
 use agent_fs::untrusted;
+use agent_types::release::Release;
+
+use crate::preflight::since;
 
 pub use recipes::RecipeList;
 pub use report::{Compared, Issue, Report, compare};
@@ -28,6 +31,11 @@ pub enum Method {
 
 /// The program of [`Method::Vex`].
 pub const PROGRAM: &str = "sbom-cve-check";
+
+/// Whether recipes of the release are checked by [`PROGRAM`].
+pub fn needs_program(release: &Release) -> bool {
+    since::since(release, since::NO_CVE_CHECK)
+}
 
 /// The name of [`CLASS`].
 const CLASS_NAME: &str = "build-agent-cve";

@@ -12,7 +12,7 @@ mod patches;
 mod readme;
 mod repos;
 mod security;
-mod since;
+pub(crate) mod since;
 mod special;
 
 use std::path::{Path, PathBuf};

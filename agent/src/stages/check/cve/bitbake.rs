@@ -1,4 +1,4 @@
-//! What BitBake does for the check, in a throw-away build directory: it lists the recipes, and writes their reports.
+//! What BitBake does for the check, in a temporary build directory: it lists the recipes, and writes their reports.
 
 use std::collections::BTreeSet;
 use std::io::Write;

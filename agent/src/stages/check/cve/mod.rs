@@ -124,11 +124,16 @@ impl CveCheck<'_> {
         };
         let wanted = self.wanted(listed).await?;
         if wanted.is_empty() {
-            let why = match self.settings.check.cve {
-                CheckScope::Changed => "the change affects no recipe that BitBake builds",
-                CheckScope::Off | CheckScope::All => "the layers have no recipe that BitBake builds",
-            };
-            return Ok(Outcome::Skipped(why.into()).into());
+            return Ok(match self.settings.check.cve {
+                CheckScope::Changed => {
+                    Outcome::Skipped("the change affects no recipe that BitBake builds".into()).into()
+                }
+                // Nothing checked is never a pass.
+                CheckScope::Off | CheckScope::All => {
+                    let why = "no recipe was checked for CVEs: the layers have none that BitBake builds";
+                    Outcome::Failed(why.into()).into()
+                }
+            });
         }
         let now = match self.reports(&head, method, &wanted, source, server).await? {
             Ok(now) => now,

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use crate::config::SBOM_CVE_CHECK;
 use crate::stages::blocking;
 use agent_fs::read;
 use agent_process::{Command, ExitReason};
@@ -13,12 +14,9 @@ use agent_types::outcome::Outcome;
 use agent_yocto::cve::{self, Report, sbom};
 use agent_yocto::environment::host_environment;
 
-use super::super::{ended_badly, programs};
+use super::super::ended_badly;
 use super::bitbake::Side;
 use super::{Checked, CveCheck, Reports, SideReports, SideResult};
-
-const INSTALL: &str =
-    "use the agent's image, or `pip install sbom-cve-check` where the build user can run it";
 
 const LONGEST_REPORT: u64 = 256 << 20;
 
@@ -28,7 +26,7 @@ impl CveCheck<'_> {
         if found.reports.is_empty() {
             return Ok(Ok(found));
         }
-        let program = programs::find(self.settings, cve::PROGRAM, INSTALL)?;
+        let program = self.settings.find_program(SBOM_CVE_CHECK)?;
         let (input, output) = (side.directory.join("sbom-input"), side.directory.join("sbom-output"));
         let user = self.configured.user.as_ref();
         self.configured.scratch_directory(self.settings, &input, None, self.runner).await?;

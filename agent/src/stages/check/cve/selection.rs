@@ -118,6 +118,7 @@ fn recipe_name(file: &Path) -> Option<&str> {
 mod tests {
     use agent_types::affected::{AffectedRecipe, Change as Kind};
 
+    use super::super::super::comparison::write;
     use super::*;
 
     fn set(names: &[&str]) -> BTreeSet<String> {
@@ -135,10 +136,6 @@ mod tests {
     fn selected(file: &str, text: Option<&str>, affected: Option<&[&str]>) -> BTreeSet<String> {
         let top = tempfile::tempdir().unwrap();
         let [base, head] = ["base", "head"].map(|name| top.path().join(name));
-        let write = |root: &Path, name: &str, text: &str| {
-            fs_err::create_dir_all(root.join(name).parent().unwrap()).unwrap();
-            fs_err::write(root.join(name), text).unwrap();
-        };
         for root in [&base, &head] {
             for file in [
                 "r/a/a_1.bb",
