@@ -2,7 +2,8 @@
 
 python3 sbom.py NAME DIGEST CREATED EFS_UTILS_COMMIT <Cargo.lock >sbom.json
 
-Debian's packages come from dpkg, the crates from Cargo.lock, kas and its dependencies from their metadata.
+Debian's packages come from dpkg, the crates from Cargo.lock. The metadata of kas, oelint-adv, sbom-cve-check and their
+dependencies names them.
 """
 
 import importlib.metadata
@@ -76,7 +77,7 @@ def crates(lock):
 
 
 def python():
-    paths = [str(path) for path in pathlib.Path("/opt/kas/lib").glob("python*/site-packages")]
+    paths = [str(path) for path in pathlib.Path("/opt").glob("*/lib/python*/site-packages")]
     for found in importlib.metadata.distributions(path=paths):
         title, version = found.metadata["Name"], found.version
         normal = re.sub(r"[-_.]+", "-", title).lower()

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::config::{AgentEnvironment, Cache, Destination, Repo, RepoSource, Settings, Wanted};
+use crate::config::{AgentEnvironment, Cache, CheckScope, Destination, Repo, RepoSource, Settings, Wanted};
 use crate::job;
 use agent_types::error::Result;
 use agent_types::outcome::ExitStatus;
@@ -42,7 +42,15 @@ fn as_text(settings: &Settings, plan: &job::Plan) -> String {
     text += "\nstages\n";
     for planned in &plan.stages {
         match &planned.skip {
-            None => text += &format!("  {:<10} run   {}\n", planned.stage, details(settings, planned.stage)),
+            None => {
+                text += &format!("  {:<10} run   {}\n", planned.stage, details(settings, planned.stage));
+                let hooks = settings.hooks.iter().filter(|hook| hook.moment.stage() == planned.stage);
+                for hook in hooks {
+                    let closed = if settings.hooks_closed.is_some() { " (does not run)" } else { "" };
+                    text +=
+                        &format!("    hook {} {}: {}{closed}\n", hook.name, hook.moment, hook.argv.join(" "));
+                }
+            }
             Some(why) => text += &format!("  {:<10} skip  {why}\n", planned.stage),
         }
     }
@@ -117,6 +125,14 @@ fn details(settings: &Settings, stage: Stage) -> String {
             if settings.check.yocto_check_layer {
                 words.push("yocto-check-layer".into());
             }
+            let check = &settings.check;
+            words.extend(check.parse_machines.iter().map(|machine| format!("parse for {machine}")));
+            let scopes = [("patches", check.patches), ("oelint", check.oelint), ("cve", check.cve)];
+            words.extend(scopes.into_iter().filter_map(|(name, scope)| match scope {
+                CheckScope::Off => None,
+                CheckScope::Changed => Some(format!("{name} (changed)")),
+                CheckScope::All => Some(format!("{name} (all)")),
+            }));
             words.join(", ")
         }
         Stage::Build => {
@@ -138,6 +154,10 @@ fn as_json(settings: &Settings, plan: &job::Plan) -> serde_json::Value {
         .iter()
         .map(|repo| json!({ "name": repo.name, "source": source(repo), "layers": repo.layers }))
         .collect();
+    let hooks = settings
+        .hooks
+        .iter()
+        .map(|hook| json!({ "name": hook.name, "when": hook.moment.to_string(), "argv": hook.argv }));
     json!({
         "schema": "build-agent/plan/v1",
         "job": settings.job,
@@ -146,6 +166,7 @@ fn as_json(settings: &Settings, plan: &job::Plan) -> serde_json::Value {
         "repos": repos,
         "cache": cache_json(&settings.cache),
         "stages": plan.stages,
+        "hooks": hooks.collect::<Vec<_>>(),
         "places": { "work": settings.paths.work, "out": settings.paths.out },
         "notices": settings.notices,
     })

@@ -25,7 +25,8 @@ use super::request::{OnlyLayers, Request};
 use super::rules::Rules;
 use super::rules_report::{self, RulesReport};
 use super::settings::{
-    Artifacts, Build, BuildConfig, Check, Destination, KnownFailure, Repo, RepoSource, Secret, Settings, Test,
+    Artifacts, Build, BuildConfig, Check, CheckScope, Destination, KnownFailure, Repo, RepoSource, Secret,
+    Settings, Test,
 };
 use super::tree::{self, Node};
 use super::trust::{self, TrustInputs};
@@ -96,8 +97,16 @@ struct Read {
     repos: Repos,
     sections: Sections,
     yocto_check_layer: bool,
+    scopes: Scopes,
     known_failures: Vec<KnownFailure>,
     rules: RulesReport,
+}
+
+/// What the checks of `[check]` look at.
+struct Scopes {
+    oelint: CheckScope,
+    patches: CheckScope,
+    cve: CheckScope,
 }
 
 fn read(
@@ -128,6 +137,11 @@ fn read(
         repos,
         sections,
         yocto_check_layer: raw.check.yocto_check_layer.unwrap_or(true),
+        scopes: Scopes {
+            oelint: raw.check.oelint.unwrap_or_default(),
+            patches: raw.check.patches.unwrap_or_default(),
+            cve: raw.check.cve.unwrap_or_default(),
+        },
         known_failures,
         rules,
     })
@@ -224,7 +238,7 @@ fn settings(
     project_root: ProjectRoot,
     now: SystemTime,
 ) -> Result<Settings> {
-    let Read { release, repos, sections, yocto_check_layer, known_failures, rules } = read;
+    let Read { release, repos, sections, yocto_check_layer, scopes, known_failures, rules } = read;
     let Repos { repos, secrets, notices } = repos;
     let paths = paths::resolve(request, env, cwd, &sections.name, release)?;
     let only = request.layers.as_ref();
@@ -235,6 +249,8 @@ fn settings(
     let distro = sections.distro.unwrap_or_else(|| default_distro(&repos).to_owned());
     let codebuild = env.codebuild.as_ref();
     let trust::Judgement { trust, lost } = trust::judge(&evidence(request, env))?;
+    let hooks = if only.is_some() { Vec::new() } else { sections.hooks };
+    let hooks_closed = hooks_closed(request, &project_root, &trust).filter(|_| !hooks.is_empty());
     let store = paths::work_dir(request.work_dir.as_deref(), env, cwd)?.join("layers");
     let (cache, cache_notices) = shared::cache(&sections.cache, trust, env.source_commit(), store, &paths);
     let job = JobIdentity {
@@ -264,6 +280,11 @@ fn settings(
             machines: sections.check_machines,
             max_parallel_bitbakes: sections.max_parallel_bitbakes,
             known_failures,
+            parse_machines: sections.parse_machines,
+            oelint: scopes.oelint,
+            patches: scopes.patches,
+            cve: scopes.cve,
+            cve_database: sections.cve_database,
             keep_going: request.keep_going,
             signature_cache: !request.no_signature_cache,
             prefetch: !request.no_prefetch,
@@ -286,8 +307,11 @@ fn settings(
         },
         github: sections.github,
         limits: sections.limits,
+        hooks,
+        hooks_closed: hooks_closed.as_ref().map(|(why, _)| why.clone()),
         paths,
         build_user: request.build_user.clone(),
+        program_path: env.path.clone(),
         network: env.network.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
         secrets: env.secrets().iter().cloned().chain(secrets).collect(),
         notices: [
@@ -304,9 +328,22 @@ fn settings(
             .map(|lost| (format!("the source is not trusted: {}", lost.why), lost.hint.to_owned()))
             .into_iter()
             .chain(rules.warnings)
+            .chain(hooks_closed.map(|(why, hint)| (format!("no hook runs: {why}"), hint)))
             .collect(),
         artifacts_closed: rules.closed.clone(),
     })
+}
+
+/// Why the manifest's hooks do not run, and what to do: hooks of an untrusted source are not trusted either. A manifest
+/// from elsewhere or from the base is not the source's.
+fn hooks_closed(request: &Request, project_root: &ProjectRoot, trust: &Trust) -> Option<(String, String)> {
+    let may_run = matches!(project_root.rules, Rules::OfBase(_))
+        || request.manifest_text.is_some()
+        || request.accept_manifest
+        || trust.is_trusted();
+    let hint =
+        "once the base branch has the hooks, they run; by hand: --trusted, --base REF or --accept-manifest";
+    (!may_run).then(|| ("the source is not trusted, and the hooks are its own".to_owned(), hint.to_owned()))
 }
 
 /// Problems of layers whose `BBFILE_PATTERN` does not match their path; notices, if BitBake continues anyway.

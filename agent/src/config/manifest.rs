@@ -15,6 +15,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use agent_types::release::Release;
+use agent_types::stage::Stage;
+
+/// The stages with hooks: the report stage comes when nothing may run any more.
+pub const HOOK_STAGES: [Stage; 6] =
+    [Stage::Checkout, Stage::Configure, Stage::Check, Stage::Build, Stage::Test, Stage::Publish];
 
 /// The file name of the manifest in a checkout.
 pub const FILE_NAME: &str = "build-agent.toml";
@@ -69,6 +74,8 @@ pub struct UnvalidatedManifest {
     /// Time limits, such as "4h", "20m", "1h 30m".
     #[serde(default)]
     pub limits: UnvalidatedLimits,
+    /// Programs that run before or after a stage.
+    pub hooks: Option<Vec<UnvalidatedHook>>,
 }
 
 /// A source: either a git repository (`url` with exactly one of branch, tag, commit; or branch and commit,
@@ -138,6 +145,53 @@ pub struct UnvalidatedCheck {
     pub max_parallel_bitbakes: Option<i64>,
     /// A TOML file of known test failures, relative to the manifest.
     pub known_failures: Option<String>,
+    /// Machines for which BitBake parses all recipes; none by default.
+    #[schemars(extend("uniqueItems" = true, "items" = words(CONF_NAME)))]
+    pub parse_machines: Option<Vec<String>>,
+    /// Which findings of oelint-adv count; default "off".
+    pub oelint: Option<CheckScope>,
+    /// Which patches must have a valid Upstream-Status; default "off".
+    pub patches: Option<CheckScope>,
+    /// Which recipes are checked for CVEs; default "off".
+    pub cve: Option<CheckScope>,
+    /// The prepared database for cve: the absolute path of a file (cve-check), or of a directory (sbom-cve-check).
+    #[schemars(extend("pattern" = "^/"))]
+    pub cve_database: Option<String>,
+}
+
+/// What a check looks at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum CheckScope {
+    /// Nothing.
+    #[default]
+    Off,
+    /// What the change touches.
+    Changed,
+    /// All layers under test.
+    All,
+}
+
+/// A program that runs before or after a stage, as the build user.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Hook", extend("oneOf" = one_moment()))]
+pub struct UnvalidatedHook {
+    /// The name in reports and of the log; default: the program's file name.
+    #[schemars(extend("pattern" = NAME))]
+    pub name: Option<String>,
+    /// The program and its arguments; no shell parses them.
+    #[schemars(required, extend("minItems" = 1))]
+    pub argv: Option<Vec<String>>,
+    /// The stage before which it runs; if it fails, the stage does not run.
+    #[schemars(extend("enum" = HOOK_STAGES.map(Stage::name)))]
+    pub before: Option<String>,
+    /// The stage after which it runs, if that passed.
+    #[schemars(extend("enum" = HOOK_STAGES.map(Stage::name)))]
+    pub after: Option<String>,
+    /// A time limit of its own, such as "5m".
+    #[schemars(extend("pattern" = DURATION))]
+    pub timeout: Option<String>,
 }
 
 /// What is built.
@@ -384,6 +438,11 @@ fn words(pattern: &str) -> Value {
 /// A repository has a URL or a path.
 fn one_source() -> Value {
     json!([{ "required": ["url"] }, { "required": ["path"] }])
+}
+
+/// A hook has exactly one moment.
+fn one_moment() -> Value {
+    json!([{ "required": ["before"] }, { "required": ["after"] }])
 }
 
 /// Valid combinations of `branch`, `tag` and `commit`.

@@ -4,12 +4,14 @@
 mod address;
 mod change;
 mod change_base;
+mod check_programs;
 mod codebuild;
 pub mod collections;
 pub mod embedded;
 mod environment;
 mod flags;
 mod github_actions;
+mod hooks;
 mod known_failures;
 mod load;
 pub mod lock;
@@ -40,6 +42,7 @@ mod variables;
 
 pub use change::{BaseOfChange, ChangeBase};
 pub use change_base::change_base;
+pub use check_programs::{CheckProgram, OELINT, SBOM_CVE_CHECK};
 pub use codebuild::{CodeBuild, Trigger};
 pub use embedded::{for_layers, known_release};
 pub use environment::{AgentEnvironment, LOG_VARIABLE, whole as whole_environment};

@@ -1,5 +1,7 @@
 //! Validates what the manifest requests from BitBake's tools: targets, and commands of bitbake-layers.
 
+use std::path::{Path, PathBuf};
+
 use super::problem::Diagnostic;
 
 type Result<T> = std::result::Result<T, Diagnostic>;
@@ -85,6 +87,20 @@ pub fn bitbake_layers(text: &str) -> Result<Vec<String>> {
     }
 }
 
+/// Validates the path of a database, which is written to a configuration file of BitBake.
+pub fn database(text: &str) -> Result<PathBuf> {
+    let path = super::values::normal(Path::new(text));
+    if !path.is_absolute() {
+        return Err(Diagnostic::new(format!("`{text}` is not an absolute path")).hint(
+            "the database is prepared outside of the checkout: write the path at which this machine has it",
+        ));
+    }
+    match text.chars().find(|c| c.is_control() || c.is_whitespace() || "\"'`$\\".contains(*c)) {
+        Some(c) => Err(Diagnostic::new(format!("`{text}` contains {c:?}, which BitBake does not read"))),
+        None => Ok(path),
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
@@ -107,6 +123,16 @@ mod tests {
             let mistake = target(text).unwrap_err();
             assert!(mistake.hint.unwrap().contains("other running builds"), "{text}");
         }
+    }
+
+    #[test]
+    fn a_database_is_outside_of_the_checkout() {
+        accepts(
+            database,
+            &["/efs/cve/nvdcve_2-2.db", "/var/lib/cve"],
+            &["", "cve.db", "../x", "/a b", "/a\"b", "/${HOME}/x"],
+        );
+        assert_eq!(database("/a/../b//c").unwrap(), Path::new("/b/c"));
     }
 
     #[test]

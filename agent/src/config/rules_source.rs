@@ -62,7 +62,7 @@ fn accepted(is_change: bool, by_webhook: bool) -> Result<RulesSource> {
         true => {
             "the rules are the change's own, because a person accepts them (--accept-manifest)".to_owned()
         }
-        false => "--accept-manifest has no effect: the rules come from the checkout anyway".to_owned(),
+        false => "the rules come from the checkout, with or without --accept-manifest".to_owned(),
     })))
 }
 

@@ -12,11 +12,12 @@ use agent_types::bucket_share::BucketShare;
 use agent_types::events::JobIdentity;
 use agent_types::release::Release;
 use agent_types::share::Share;
+use agent_types::stage::Stage;
 use agent_types::tiers::{Access, Tier, TierKind, TieredShare, Tiers, Trust};
 
 use super::change::ChangeBase;
 
-pub use super::manifest::{FlakyTests, TestRunner};
+pub use super::manifest::{CheckScope, FlakyTests, TestRunner};
 pub use agent_types::affected::ReverseDependencies;
 pub use agent_types::artifact::{ArtifactRule, Destination};
 pub use agent_types::secret::Secret;
@@ -52,9 +53,15 @@ pub struct Settings {
     pub artifacts: Artifacts,
     pub github: Option<GitHub>,
     pub limits: Limits,
+    /// In the manifest's order.
+    pub hooks: Vec<Hook>,
+    /// Why none of the hooks may run.
+    pub hooks_closed: Option<String>,
     pub paths: Paths,
     /// `--build-user`: the user that runs layer code when the agent runs as root.
     pub build_user: Option<String>,
+    /// The agent's own PATH: where programs are searched that BitBake does not need.
+    pub program_path: Option<String>,
     /// Proxy and certificate variables of the agent's environment, for git and BitBake's fetchers.
     pub network: Vec<(String, String)>,
     /// Values that must never be shown, with the name of where each came from.
@@ -87,6 +94,13 @@ pub struct Check {
     /// How many BitBakes may run side by side for one check; `None`: one for each processor.
     pub max_parallel_bitbakes: Option<NonZeroUsize>,
     pub known_failures: Vec<KnownFailure>,
+    /// Machines for which BitBake parses all recipes.
+    pub parse_machines: Vec<String>,
+    pub oelint: CheckScope,
+    pub patches: CheckScope,
+    pub cve: CheckScope,
+    /// Absolute: a file or a directory.
+    pub cve_database: Option<PathBuf>,
     /// `--keep-going`: run yocto-check-layer even when the preflight has already failed.
     pub keep_going: bool,
     /// Whether cached answers of BitBake may be used; false with `--no-signature-cache`.
@@ -95,6 +109,59 @@ pub struct Check {
     pub prefetch: bool,
     /// Whether BitBake writes signature files that are read only if the check fails: `--write-signatures`.
     pub write_signatures: bool,
+}
+
+impl Check {
+    /// Whether the manifest asks for any check.
+    pub fn is_wanted(&self) -> bool {
+        let scopes = [self.oelint, self.patches, self.cve];
+        self.yocto_check_layer
+            || !self.bitbake_layers.is_empty()
+            || !self.parse_machines.is_empty()
+            || scopes.iter().any(|scope| *scope != CheckScope::Off)
+    }
+
+    /// Whether a check compares with the base of the change, or reads its files.
+    pub fn needs_base(&self) -> bool {
+        self.patches == CheckScope::Changed
+            || [self.oelint, self.cve].iter().any(|scope| *scope != CheckScope::Off)
+    }
+}
+
+/// `[[hooks]]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hook {
+    /// Unique.
+    pub name: String,
+    /// The program and its arguments.
+    pub argv: Vec<String>,
+    pub moment: Moment,
+    /// A limit of its own, besides the job's.
+    pub timeout: Option<Duration>,
+}
+
+/// When a hook runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    Before(Stage),
+    After(Stage),
+}
+
+impl Moment {
+    pub fn stage(self) -> Stage {
+        match self {
+            Moment::Before(stage) | Moment::After(stage) => stage,
+        }
+    }
+}
+
+impl fmt::Display for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Moment::Before(stage) => write!(f, "before {stage}"),
+            Moment::After(stage) => write!(f, "after {stage}"),
+        }
+    }
 }
 
 /// `[build]`
@@ -345,6 +412,8 @@ pub struct Limits {
 ///   test-layer/         the layer that the agent writes for them
 ///   dependencies/       throw-away build directory for dependencies that only BitBake can compute
 ///   check/<layer>/      throw-away build directory of one yocto-check-layer run
+///   checks/<check>/     temporary directories of the other checks
+///   base-files/         the files of the change's base, for checks that compare
 ///   affected/           the base of a change, and throw-away build directories that compare it with the head
 ///   shim/               the BitBake shim while yocto-check-layer runs
 ///   downloads/ sstate/  local caches
@@ -402,6 +471,16 @@ impl Paths {
     /// `layer` is the layer directory's name.
     pub fn check(&self, layer: &str) -> PathBuf {
         self.work.join("check").join(layer)
+    }
+
+    /// The files of the change's base.
+    pub fn base_files(&self) -> PathBuf {
+        self.work.join("base-files")
+    }
+
+    /// The temporary directory of one of the other checks.
+    pub fn check_scratch(&self, check: &str) -> PathBuf {
+        self.work.join("checks").join(check)
     }
 
     /// Where build directories lie that BitBake sees in the place of the check's.

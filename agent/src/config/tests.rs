@@ -370,3 +370,49 @@ fn secrets_of_manifest_and_environment_are_known() {
     let values: Vec<_> = settings.secrets.iter().map(|s| (s.origin.as_str(), s.value.as_str())).collect();
     assert_eq!(values, [("variable GITHUB_TOKEN", "tokentoken"), ("[repos.poky] url", "hunter22")]);
 }
+
+#[test]
+fn checks_and_hooks_are_off_by_default_and_read_as_written() {
+    let plain = Checkout::new(&[("build-agent.toml", GOOD)]).load(&[]).unwrap();
+    let scopes = |settings: &Settings| [settings.check.oelint, settings.check.patches, settings.check.cve];
+    assert_eq!(scopes(&plain), [CheckScope::Off; 3]);
+    assert!(plain.hooks.is_empty() && plain.hooks_closed.is_none() && !plain.check.needs_base());
+    let text = good_and(
+        "[check]\nyocto_check_layer = false\noelint = 'changed'\npatches = 'all'\ncve = 'changed'\n\
+         cve_database = '/efs/x.db'\nparse_machines = ['a', 'b']\n\
+         [[hooks]]\nargv = ['ci/x.sh', '--all']\nbefore = 'build'\ntimeout = '5m'\n\
+         [[hooks]]\nname = 'other'\nargv = ['ci/x.sh']\nafter = 'publish'",
+    );
+    let settings = Checkout::new(&[("build-agent.toml", &text)]).load(&[]).unwrap();
+    assert_eq!(scopes(&settings), [CheckScope::Changed, CheckScope::All, CheckScope::Changed]);
+    assert_eq!(settings.check.parse_machines, ["a", "b"]);
+    assert_eq!(settings.check.cve_database.as_deref(), Some(Path::new("/efs/x.db")));
+    assert!(settings.check.is_wanted() && settings.check.needs_base());
+    let [first, second] = &settings.hooks[..] else { panic!("{:?}", settings.hooks) };
+    assert_eq!((first.name.as_str(), first.moment.to_string()), ("x.sh", "before build".into()));
+    assert_eq!(
+        (&first.argv[..], first.timeout),
+        (&["ci/x.sh".into(), "--all".into()][..], Some(Duration::from_secs(300)))
+    );
+    assert_eq!((second.name.as_str(), second.moment.to_string()), ("other", "after publish".into()));
+}
+
+/// Hooks run if the source is trusted, or the manifest is not the source's, or a person accepts it.
+#[test]
+fn hooks_of_an_untrusted_source_do_not_run() {
+    let text = good_and("[[hooks]]\nargv = ['true']\nbefore = 'check'");
+    let checkout = Checkout::new(&[("build-agent.toml", &text)]);
+    let remote = Some(("s3://b/m.toml".to_owned(), text.clone()));
+    for (request, open) in [
+        (Request::default(), false),
+        (Request { trusted: true, ..Request::default() }, true),
+        (Request { accept_manifest: true, ..Request::default() }, true),
+        (Request { manifest_text: remote, ..Request::default() }, true),
+    ] {
+        let settings = checkout.load_with(&request, &[]).unwrap();
+        assert_eq!(settings.hooks_closed.is_none(), open, "{request:?}");
+        let warned = settings.warnings.iter().any(|(warning, _)| warning.contains("no hook runs"));
+        assert_eq!(warned, !open, "{request:?}");
+        assert_eq!(settings.hooks.len(), 1, "its unit says why it does not run");
+    }
+}

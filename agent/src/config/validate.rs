@@ -13,10 +13,10 @@ use super::manifest::{CacheAccess, UnvalidatedManifest, UnvalidatedReverseDepend
 use super::paths::ProjectRoot;
 use super::problem::{Diagnostic, KeyPath};
 use super::rules::Rules;
-use super::settings::{ArtifactRule, Destination, GitHub, HashServer, Limits, ReverseDependencies, Test};
+use super::settings::{ArtifactRule, Destination, GitHub, HashServer, Hook, Limits, ReverseDependencies, Test};
 use super::shared::RawCache;
 use super::validator::Validator;
-use super::{address, requests, tests_section, values};
+use super::{address, hooks, requests, tests_section, values};
 
 /// The validated sections. A default replaces an invalid value; it is never used, because problems end the
 /// reading.
@@ -32,6 +32,9 @@ pub struct Sections {
     pub max_parallel_bitbakes: Option<NonZeroUsize>,
     /// Absolute.
     pub known_failures: Option<PathBuf>,
+    pub parse_machines: Vec<String>,
+    pub cve_database: Option<PathBuf>,
+    pub hooks: Vec<Hook>,
     pub targets: Vec<String>,
     pub test: Test,
     pub changed: bool,
@@ -92,6 +95,17 @@ pub fn validate(
             raw.check.known_failures.as_ref(),
             |text| known_failures(text, project_root),
         ),
+        parse_machines: check.list(
+            &section("check").key("parse_machines"),
+            raw.check.parse_machines.as_ref(),
+            owned(values::conf_name),
+        ),
+        cve_database: check.one(
+            &section("check").key("cve_database"),
+            raw.check.cve_database.as_ref(),
+            requests::database,
+        ),
+        hooks: hooks::validate(check, raw),
         targets: check.list(
             &section("build").key("targets"),
             raw.build.targets.as_ref(),

@@ -17,8 +17,9 @@ use agent_types::stage::Stage;
 use agent_yocto::conf_syntax::Variables;
 use agent_yocto::layer_conf::certain_words;
 
+use super::check_programs::Installed;
 use super::finding::{Finding, Findings};
-use super::{credentials, isolation, machine, sources, tools, user, workdir};
+use super::{check_programs, credentials, isolation, machine, sources, tools, user, workdir};
 use agent_process::Prober;
 
 /// What the machine is checked for.
@@ -33,6 +34,8 @@ pub struct Subject {
     pub sources: Vec<(String, Url)>,
     /// Programs that the manifest and its layers need in addition to those of the release.
     pub programs: Vec<String>,
+    /// Programs of `[check]`.
+    pub check_programs: Vec<Installed>,
     /// Whether targets are built. A check alone needs less space and memory.
     pub builds: bool,
 }
@@ -40,7 +43,15 @@ pub struct Subject {
 impl Subject {
     /// The subject without a manifest: any build of the release.
     pub fn of_release(release: &'static Release, work: PathBuf) -> Subject {
-        Subject { release, work, checkout: None, sources: Vec::new(), programs: Vec::new(), builds: true }
+        Subject {
+            release,
+            work,
+            checkout: None,
+            sources: Vec::new(),
+            programs: Vec::new(),
+            check_programs: Vec::new(),
+            builds: true,
+        }
     }
 }
 
@@ -61,6 +72,11 @@ impl From<&Settings> for Subject {
             checkout: Some((settings.checkout.clone(), settings.layers.clone())),
             sources,
             programs: programs(settings),
+            check_programs: settings
+                .check_programs()
+                .into_iter()
+                .map(|program| (program, settings.find_program(program).ok()))
+                .collect(),
             builds: settings.build.changed || !settings.build.targets.is_empty(),
         }
     }
@@ -128,7 +144,7 @@ pub fn runner(logs: PathBuf, interrupt: Interrupt, redactor: Redactor) -> Runner
 
 /// Checks the machine. Every check has a time limit; all together take 30 seconds at most.
 pub async fn run_checks(input: &DoctorInput) -> Findings {
-    let Subject { release, work, checkout, sources, programs, builds } = &input.subject;
+    let Subject { release, work, checkout, sources, programs, check_programs, builds } = &input.subject;
     let prober =
         Prober { runner: input.runner.clone(), environment: input.environment.clone(), log: "doctor" };
     // Only root can switch to another user.
@@ -144,9 +160,10 @@ pub async fn run_checks(input: &DoctorInput) -> Findings {
         }
     };
     let kept = checkout.iter().map(|(top, _)| top.clone()).chain([work.clone()]).collect();
-    let (user_facts, tool_facts, workdir_facts, memory_facts, isolation_facts, access, of_checkout) = tokio::join!(
+    let (user_facts, tool_facts, can_run, workdir_facts, memory_facts, isolation_facts, access, of_checkout) = tokio::join!(
         user::gather(&prober, user, &home, input.home_variable.clone()),
         tools::gather(&prober, user, release, programs),
+        check_programs::gather(&prober, user, check_programs),
         workdir::gather(&prober, work),
         shared_memory::look(&prober, user),
         isolation::gather(&prober, user),
@@ -155,6 +172,7 @@ pub async fn run_checks(input: &DoctorInput) -> Findings {
     );
     let mut findings = user::judge(input.agent_is_root, &input.build_user, &user_facts);
     findings.extend(tools::judge(release, programs, &tool_facts));
+    findings.extend(check_programs::judge(check_programs, &can_run));
     findings.extend(workdir::judge(work, *builds, &workdir_facts));
     findings.push(match shared_memory::judge(&memory_facts) {
         None => Finding::ok("/dev/shm", "writable"),
@@ -170,17 +188,19 @@ pub async fn run_checks(input: &DoctorInput) -> Findings {
 /// The checks that come before each job: what would end it late, or with words that name everything but the cause. They
 /// ask no server, and take a fraction of a second. Only failures are returned, as an error of the machine.
 pub async fn before_job(subject: &Subject, prober: &Prober, user: Option<&User>) -> Result<()> {
-    let Subject { release, work, programs, builds, .. } = subject;
-    let (memory_facts, workdir_facts, tool_facts) = tokio::join!(
+    let Subject { release, work, programs, check_programs, builds, .. } = subject;
+    let (memory_facts, workdir_facts, tool_facts, can_run) = tokio::join!(
         shared_memory::look(prober, user),
         workdir::gather(prober, work),
         tools::gather_presence(prober, user, release, programs),
+        check_programs::gather(prober, user, check_programs),
     );
     if let Some(unusable) = shared_memory::judge(&memory_facts) {
         return Err(unusable.into());
     }
     let mut findings = workdir::judge(work, *builds, &workdir_facts);
     findings.extend(tools::judge_installed(release, programs, &tool_facts));
+    findings.extend(check_programs::judge(check_programs, &can_run));
     Findings::new(findings).error().map_or(Ok(()), Err)
 }
 

@@ -4,6 +4,7 @@
 //! function from facts to findings. The checks leave no files, and change one setting: as root, `credentials` closes the
 //! credentials to the build user as each job does.
 
+mod check_programs;
 mod checks;
 mod credentials;
 mod finding;

@@ -104,9 +104,7 @@ fn why_skipped(stage: Stage, settings: &Settings, selection: &Selection) -> Opti
         return Some("not named by --only".into());
     }
     match stage {
-        Stage::Check if !settings.check.yocto_check_layer && settings.check.bitbake_layers.is_empty() => {
-            Some("[check] asks for nothing".into())
-        }
+        Stage::Check if !settings.check.is_wanted() => Some("[check] asks for nothing".into()),
         Stage::Build if settings.build.targets.is_empty() && !settings.build.changed => {
             Some("[build] names no targets".into())
         }

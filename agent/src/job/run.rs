@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use tokio::sync::OnceCell;
 use tracing::Instrument;
 use tracing::field::Empty;
 
-use crate::config::Settings;
+use crate::config::{Moment, Settings};
 use crate::stages::configure::{BuildEnvironment, Edits};
 use crate::stages::pending::Pending;
 use crate::stages::share::OpenShare;
-use crate::stages::{self, affected, build, check, checkout, configure, publish, share, test};
+use crate::stages::{self, affected, build, check, checkout, configure, hooks, publish, share, test};
 use agent_cache::Usage;
 use agent_cache::bucket::endpoint::ReadTier;
 use agent_git::Access;
@@ -38,7 +39,7 @@ struct Outputs {
     checkout: Option<checkout::Checkout>,
     configured: Option<configure::BuildEnvironment>,
     /// What the change affects, once a stage asked.
-    affected: Option<Affected>,
+    affected: OnceCell<Affected>,
     /// The check stage's first step, if it has one.
     preflight: Option<Outcome>,
     usage: Usage,
@@ -149,7 +150,7 @@ impl Job<'_> {
         };
         if !outcome.is_success() && !self.settings.check.keep_going {
             let why = "the preflight failed; --keep-going runs the rest all the same";
-            self.units_not_run(Stage::Check, why).await;
+            self.not_reached(Stage::Check, why).await;
             self.finish(Stage::Check, outcome.clone()).await;
             self.stopped = Some(why.into());
         }
@@ -167,7 +168,8 @@ impl Job<'_> {
     /// Closes the build's credentials to layer code before any of it runs, and tests the result.
     fn keep_from_credentials(&self, plan: &Plan, credentials: &CredentialSources) -> Option<CredentialCheck> {
         let stages = [Stage::Checkout, Stage::Configure, Stage::Check, Stage::Build, Stage::Test];
-        if self.stopped.is_some() || !stages.into_iter().any(|stage| plan.runs(stage)) {
+        let runs_code = stages.into_iter().any(|stage| plan.runs(stage)) || !self.settings.hooks.is_empty();
+        if self.stopped.is_some() || !runs_code {
             return None;
         }
         Some(start_check(self.settings, credentials, self.runner))
@@ -180,7 +182,9 @@ impl Job<'_> {
         if self.stopped.is_some() || !runs_bitbake {
             return;
         }
-        let Err(error) = check_machine(self.settings, self.runner).await else { return };
+        let Err(error) = check_machine(self.settings, plan.runs(Stage::Check), self.runner).await else {
+            return;
+        };
         self.stopped = Some(error.message.clone());
         self.runner.events.emit(EventKind::Error { stage: None, error }).await;
     }
@@ -190,10 +194,12 @@ impl Job<'_> {
             return;
         }
         if let Some(why) = skip {
-            return self.finish(stage, Outcome::Skipped(why.into())).await;
+            let outcome = Outcome::Skipped(why.into());
+            self.settle_hooks(&[Moment::Before(stage), Moment::After(stage)], &outcome).await;
+            return self.finish(stage, outcome).await;
         }
         if let Some(why) = self.stopped.clone().filter(|_| !stage.survives_failure()) {
-            self.units_not_run(stage, &why).await;
+            self.not_reached(stage, &why).await;
             return self.finish(stage, Outcome::NotRun(why)).await;
         }
         self.runner.events.emit(EventKind::StageStarted { stage }).await;
@@ -202,7 +208,7 @@ impl Job<'_> {
         let outcome = match interrupted.filter(|_| !stage.survives_failure()) {
             Some(why) => {
                 let outcome = stages::interrupted(why);
-                self.units_not_run(stage, outcome.reason().unwrap_or_default()).await;
+                self.not_reached(stage, outcome.reason().unwrap_or_default()).await;
                 Ok(outcome)
             }
             None => self.run(stage).instrument(span.clone()).await,
@@ -216,7 +222,7 @@ impl Job<'_> {
     }
 
     async fn run(&mut self, stage: Stage) -> Result<Outcome> {
-        let result = self.dispatch(stage).await;
+        let result = self.between_hooks(stage).await;
         if let Err(error) = &result {
             tracing::error!("{error}");
             self.runner.events.emit(EventKind::Error { stage: Some(stage), error: error.clone() }).await;
@@ -225,20 +231,67 @@ impl Job<'_> {
     }
 
     /// Finds out what the change affects, unless an earlier stage did.
-    async fn find_affected(&mut self, stage: Stage) -> Result<()> {
-        if self.outputs.affected.is_some() {
-            return Ok(());
-        }
+    async fn find_affected(&self, stage: Stage) -> Result<()> {
         let configured = needs(&self.outputs.configured, Stage::Configure, stage)?;
         let runner = &self.runner.for_stage(stage);
         let dirty = self.outputs.under_test.dirty;
-        let found = affected::find(self.settings, configured, runner, self.access, dirty).await?;
-        self.outputs.affected = Some(found);
+        let find = || affected::find(self.settings, configured, runner, self.access, dirty);
+        self.outputs.affected.get_or_try_init(find).await?;
         Ok(())
     }
 
+    /// The stage, with its hooks before and after it. What is done is saved after a stop, whatever the hooks do.
+    async fn between_hooks(&mut self, stage: Stage) -> Result<Outcome> {
+        let runner = self.runner.for_stage(stage);
+        let (before, after) = (Moment::Before(stage), Moment::After(stage));
+        let started = self.hooks(before, &runner).await;
+        let hindered = match &started {
+            Ok(outcome) => outcome.as_ref().filter(|outcome| !outcome.is_success()).and_then(Outcome::reason),
+            Err(error) => Some(error.message.as_str()),
+        };
+        let saves = stage.survives_failure() && runner.interrupt.state().is_some();
+        if let Some(why) = hindered.filter(|_| !saves) {
+            let why = format!("not started: {why}");
+            self.units_not_run(stage, &why).await;
+            self.settle_hooks(&[after], &Outcome::NotRun(why)).await;
+            return started.map(|outcome| outcome.unwrap_or(Outcome::Passed));
+        }
+        let outcome = self.dispatch(stage).await;
+        let failed = match &outcome {
+            Ok(outcome) if outcome.is_success() => None,
+            Ok(outcome) => outcome.reason().map(str::to_owned),
+            Err(error) => Some(error.message.clone()),
+        };
+        if let Some(why) = failed {
+            self.settle_hooks(&[after], &Outcome::NotRun(format!("not started: {why}"))).await;
+            return outcome;
+        }
+        let ended = self.hooks(after, &runner).await?;
+        // A hook proves nothing: it can only make the outcome worse.
+        let outcome = outcome?;
+        let hooks = [started?, ended].into_iter().flatten().filter(|hook| !hook.is_success());
+        let all: Vec<Outcome> = std::iter::once(outcome.clone()).chain(hooks).collect();
+        Ok(Outcome::worst(&all).cloned().unwrap_or(outcome))
+    }
+
+    async fn hooks(&self, moment: Moment, runner: &Runner) -> Result<Option<Outcome>> {
+        hooks::run(self.settings, self.outputs.configured.as_ref(), moment, runner).await
+    }
+
+    async fn settle_hooks(&self, moments: &[Moment], outcome: &Outcome) {
+        for moment in moments {
+            hooks::settle(self.settings, *moment, outcome, &self.runner.for_stage(moment.stage())).await;
+        }
+    }
+
+    /// A stage that is not reached.
+    async fn not_reached(&self, stage: Stage, why: &str) {
+        self.units_not_run(stage, why).await;
+        let outcome = Outcome::NotRun(why.to_owned());
+        self.settle_hooks(&[Moment::Before(stage), Moment::After(stage)], &outcome).await;
+    }
+
     async fn dispatch(&mut self, stage: Stage) -> Result<Outcome> {
-        // `[check]` may come to ask for it as well, at the end of its stage.
         if matches!(stage, Stage::Build | Stage::Test) && self.settings.needs_affected() {
             let found = self.find_affected(stage).await;
             if let Err(error) = found {
@@ -266,11 +319,17 @@ impl Job<'_> {
             }
             Stage::Check => {
                 let configured = needs(&outputs.configured, Stage::Configure, stage)?;
-                check::run(settings, configured, outputs.preflight.as_ref(), runner).await
+                let before = check::Before {
+                    preflight: outputs.preflight.as_ref(),
+                    dirty: outputs.under_test.dirty,
+                    access,
+                    affected: &outputs.affected,
+                };
+                check::run(settings, configured, before, runner).await
             }
             Stage::Build => {
                 let configured = needs(&outputs.configured, Stage::Configure, stage)?;
-                let affected = outputs.affected.as_ref().filter(|_| settings.build.changed);
+                let affected = outputs.affected.get().filter(|_| settings.build.changed);
                 let builds = build::run(settings, configured, affected, runner).await?;
                 outputs.usage = builds.usage;
                 Ok(builds.outcome)

@@ -1,11 +1,14 @@
-//! Check: what the layer's files say, what bitbake-layers says, what yocto-check-layer says.
+//! Check: what the layer's files say, what bitbake-layers, yocto-check-layer and the other checks say.
 
 use std::path::{Path, PathBuf};
 
+use tokio::sync::OnceCell;
 use tracing::Instrument;
 
-use crate::config::Settings;
+use crate::config::{CheckScope, Settings};
+use agent_git::Access;
 use agent_process::{Command, CommandOutcome, ExitReason, LineHandler, Runner, UntilStopped};
+use agent_types::affected::Affected;
 use agent_types::error::{Error, Result};
 use agent_types::events::{Case, Emitter, EventKind, Level, Unit};
 use agent_types::listing;
@@ -17,12 +20,21 @@ use agent_yocto::host;
 use agent_yocto::layer_conf::{LayerConf, certain_words};
 use agent_yocto::preflight::{self, PreflightCase};
 
+mod comparison;
+mod cve;
+mod oelint;
+mod parse_machines;
+mod patches;
+
+use super::affected;
 use super::blocking;
 use super::check_layer;
 use super::cleanup::{ServerEnd, UnitEnd};
 use super::configure::BuildEnvironment;
 use super::layers::{known_layers, name, names};
 use super::pending::Pending;
+use comparison::Comparison;
+use parse_machines::Parses;
 
 /// What the layers' own files say, without anything else. Runs before the checkout, so that a
 /// hopeless change fails in the first second.
@@ -56,9 +68,15 @@ const READ: &str = "the layers were read";
 
 /// The checks that the manifest asks for. The preflight is not one of them: it is what the agent does first.
 pub fn units(settings: &Settings) -> Vec<Unit> {
-    let layers = settings.layers.iter().filter(|_| settings.check.yocto_check_layer);
-    let bitbake_layers = settings.check.bitbake_layers.iter().map(|words| bitbake_layers_unit(words));
-    bitbake_layers.chain(layers.map(|layer| check_layer::unit(layer))).collect()
+    let check = &settings.check;
+    let wanted = |scope: CheckScope, unit: fn() -> Unit| (scope != CheckScope::Off).then(unit);
+    let first = [wanted(check.patches, patches::unit), wanted(check.oelint, oelint::unit)];
+    let layers = settings.layers.iter().filter(|_| check.yocto_check_layer);
+    let bitbake_layers = check.bitbake_layers.iter().map(|words| bitbake_layers_unit(words));
+    let parses = check.parse_machines.iter().map(|machine| parse_machines::unit(machine));
+    let last = wanted(check.cve, cve::unit);
+    let by_layer = layers.map(|layer| check_layer::unit(layer));
+    first.into_iter().flatten().chain(bitbake_layers).chain(parses).chain(by_layer).chain(last).collect()
 }
 
 fn bitbake_layers_unit(words: &[String]) -> Unit {
@@ -69,23 +87,40 @@ fn bitbake_layers_unit(words: &[String]) -> Unit {
 pub async fn run(
     settings: &Settings,
     configured: &BuildEnvironment,
-    preflight: Option<&Outcome>,
+    before: Before<'_>,
     runner: &Runner,
 ) -> Result<Outcome> {
     let mut pending = Pending::new(units(settings), &runner.events);
-    let outcome = run_pending(settings, configured, preflight, runner, &mut pending).await;
+    let outcome = run_pending(settings, configured, before, runner, &mut pending).await;
     pending.not_run_after(outcome.as_ref()).await;
     outcome
+}
+
+/// What the check stage gets from the job.
+#[derive(Clone, Copy)]
+pub struct Before<'a> {
+    pub preflight: Option<&'a Outcome>,
+    /// Whether the checkout has uncommitted changes.
+    pub dirty: bool,
+    /// How git gets to the servers.
+    pub access: &'a Access,
+    /// What the change affects, once a stage asked.
+    pub affected: &'a OnceCell<Affected>,
 }
 
 async fn run_pending(
     settings: &Settings,
     configured: &BuildEnvironment,
-    preflight: Option<&Outcome>,
+    before: Before<'_>,
     runner: &Runner,
     pending: &mut Pending<'_>,
 ) -> Result<Outcome> {
-    let mut outcomes: Vec<Outcome> = preflight.cloned().into_iter().collect();
+    let mut outcomes: Vec<Outcome> = before.preflight.cloned().into_iter().collect();
+    let comparison = Comparison::of(settings, before.dirty, runner, before.access).await?;
+    if settings.check.patches != CheckScope::Off {
+        pending.start(&patches::unit());
+        outcomes.push(patches::run(settings, &comparison, runner).await?);
+    }
     // Before anything runs layer code.
     let untouched = check_layer::Untouched::of(settings, configured, &runner.interrupt).await;
     if settings.check.yocto_check_layer {
@@ -96,6 +131,14 @@ async fn run_pending(
             return worst(&outcomes);
         }
     }
+    if settings.check.oelint != CheckScope::Off {
+        if let Some(why) = runner.interrupt.state() {
+            outcomes.push(super::interrupted(why));
+            return worst(&outcomes);
+        }
+        pending.start(&oelint::unit());
+        outcomes.push(oelint::run(settings, configured, &comparison, runner).await?);
+    }
     for words in &settings.check.bitbake_layers {
         if let Some(why) = runner.interrupt.state() {
             outcomes.push(super::interrupted(why));
@@ -103,6 +146,16 @@ async fn run_pending(
         }
         pending.start(&bitbake_layers_unit(words));
         outcomes.push(bitbake_layers(settings, configured, runner, words).await?);
+    }
+    if !settings.check.parse_machines.is_empty() {
+        let parses = Parses::open(settings, configured, runner).await;
+        let parsed = parse(settings, &parses, runner, pending).await;
+        parses.close().await;
+        outcomes.extend(parsed?);
+        if let Some(why) = runner.interrupt.state() {
+            outcomes.push(super::interrupted(why));
+            return worst(&outcomes);
+        }
     }
     if settings.check.yocto_check_layer {
         for layer in &settings.layers {
@@ -114,7 +167,48 @@ async fn run_pending(
             outcomes.push(check_layer::run(settings, configured, runner, layer, &untouched).await?);
         }
     }
+    if settings.check.cve != CheckScope::Off {
+        if let Some(why) = runner.interrupt.state() {
+            outcomes.push(super::interrupted(why));
+            return worst(&outcomes);
+        }
+        let affected = affected_set(settings, configured, before, runner).await?;
+        pending.start(&cve::unit());
+        outcomes.push(cve::run(settings, configured, (&comparison, affected), runner).await?);
+    }
     worst(&outcomes)
+}
+
+/// Parses for each machine until the job is stopped.
+async fn parse(
+    settings: &Settings,
+    parses: &Parses<'_>,
+    runner: &Runner,
+    pending: &mut Pending<'_>,
+) -> Result<Vec<Outcome>> {
+    let mut outcomes = Vec::new();
+    for machine in &settings.check.parse_machines {
+        if runner.interrupt.state().is_some() {
+            break;
+        }
+        pending.start(&parse_machines::unit(machine));
+        outcomes.push(parses.run(machine).await?);
+    }
+    Ok(outcomes)
+}
+
+/// What the change affects, where a stage of this job needs to know it and a check can use it.
+async fn affected_set<'a>(
+    settings: &Settings,
+    configured: &BuildEnvironment,
+    before: Before<'a>,
+    runner: &Runner,
+) -> Result<Option<&'a Affected>> {
+    if settings.check.cve != CheckScope::Changed || !settings.needs_affected() {
+        return Ok(None);
+    }
+    let find = || affected::find(settings, configured, runner, before.access, before.dirty);
+    before.affected.get_or_try_init(find).await.map(Some)
 }
 
 /// Nothing checked is never a pass.

@@ -29,7 +29,7 @@ use cache::CacheOpener;
 use ran::Ran;
 use test_progress::Tests;
 
-pub use cache::{Untouched, place, stat_cache, stores};
+pub use cache::{Untouched, close_queries, open_queries, place};
 
 /// From the first signal to SIGKILL. The tool ignores all other signals, and every run gets a new build
 /// directory.

@@ -21,6 +21,7 @@ use agent_cache::bucket::endpoint::{Endpoint, ReadTier};
 use agent_cache::dangling;
 use agent_cache::signature_cache::WrittenConf;
 use agent_fs::access::{Barrier, Credentials, Permission};
+use agent_fs::remove::remove_tree;
 use agent_fs::untrusted;
 use agent_process::cgroup::{self, Limits};
 use agent_process::{Environment, Prober, Runner, User};
@@ -142,6 +143,23 @@ impl BuildEnvironment {
             runner.events.warn(aside.to_string(), Some(aside.hint())).await;
         }
         Ok(())
+    }
+
+    /// Makes an empty directory for `user`, in place of what was there; `None`: only the agent writes there.
+    pub async fn scratch_directory(
+        &self,
+        settings: &Settings,
+        dir: &Path,
+        user: Option<&User>,
+        runner: &Runner,
+    ) -> Result<()> {
+        let (dir, work, user) = (dir.to_owned(), settings.paths.work.clone(), user.cloned());
+        blocking(&runner.interrupt, "a directory was emptied", move || {
+            remove_tree(&dir, &work)?;
+            fs::create_dir_all(&dir)?;
+            hand_over(&dir, user.as_ref())
+        })
+        .await
     }
 
     /// Makes the build directory of the job ready: see [`build_dir`].

@@ -2,12 +2,14 @@
 //! returns its own; it emits events and never formats a report.
 
 pub mod affected;
+mod base_files;
 pub mod build;
 pub mod check;
 mod check_layer;
 pub mod checkout;
 pub mod cleanup;
 pub mod configure;
+pub mod hooks;
 mod layers;
 pub mod pending;
 pub mod publish;

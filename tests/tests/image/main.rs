@@ -180,7 +180,7 @@ fn the_doctor_finds_the_image_fit_for_every_release() {
 #[test]
 fn commands_and_flags_start_the_agent_and_others_are_executed() {
     need_image!("commands_and_flags_start_the_agent_and_others_are_executed");
-    let table: [(&[&str], i32, &str); 11] = [
+    let table: [(&[&str], i32, &str); 13] = [
         (&[], 0, "Usage: build-agent"),
         (&["--version"], 0, "build-agent 0"),
         (&["schema"], 0, "\"$schema\""),
@@ -190,9 +190,11 @@ fn commands_and_flags_start_the_agent_and_others_are_executed() {
         (&["sh", "-c", "echo \"$1\"", "sh", "two  words"], 0, "two  words"),
         (&["build-agent", "--version"], 0, "build-agent 0"),
         (&["kas", "--version"], 0, "kas 5"),
+        (&["oelint-adv", "--version"], 0, "oelint-adv 9"),
+        (&["sbom-cve-check", "--version"], 0, "sbom-cve-check 1"),
         (&["no-such-program"], 127, "no-such-program"),
         // Byte code contains the time of its creation, but every build must make the same files.
-        (&["sh", "-c", "find /opt/kas /usr/sbin -name '*.pyc' | grep . || echo none"], 0, "none"),
+        (&["sh", "-c", "find /opt /usr/sbin -name '*.pyc' | grep . || echo none"], 0, "none"),
     ];
     for (words, code, text) in table {
         let output = run(&[], words);

@@ -15,6 +15,7 @@ mod changed_edits;
 mod checks;
 mod fixture;
 mod guest;
+mod more_checks;
 mod parse_cache;
 mod prefetch;
 mod share;

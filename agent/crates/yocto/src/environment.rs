@@ -62,6 +62,25 @@ const PASSTHROUGH: [&str; 31] = [
     "BB_LOGCONFIG",
 ];
 
+/// The environment of a program that needs no BitBake.
+pub fn host_environment(user: &User, network: &[(String, String)]) -> Environment {
+    let mut environment = Environment::default();
+    environment
+        .set("PATH", HOST_PATH)
+        .set("HOME", &user.home)
+        .set("USER", &user.name)
+        .set("LOGNAME", &user.name)
+        .set("SHELL", "/bin/bash")
+        // No terminal: tools must not draw or prompt.
+        .set("TERM", "dumb")
+        .set("LANG", "en_US.UTF-8")
+        .set("LC_ALL", "en_US.UTF-8");
+    for (name, value) in network {
+        environment.set(name, value);
+    }
+    environment
+}
+
 /// The environment of BitBake and its tools in `build_dir`.
 ///
 /// `network` has the variables for server access (proxies, certificates). `git` (`GIT_CONFIG_COUNT` and the
@@ -74,7 +93,7 @@ pub fn bitbake_environment(
     network: &[(String, String)],
     git: &[(OsString, OsString)],
 ) -> Environment {
-    let mut environment = Environment::default();
+    let mut environment = host_environment(user, network);
     let path = format!(
         "{}:{}:{HOST_PATH}",
         tools.oe_core.join("scripts").display(),
@@ -84,18 +103,7 @@ pub fn bitbake_environment(
         .set("PATH", path)
         .set("PYTHONPATH", tools.bitbake.join("lib"))
         .set("BUILDDIR", build_dir)
-        .set("BBPATH", build_dir)
-        .set("HOME", &user.home)
-        .set("USER", &user.name)
-        .set("LOGNAME", &user.name)
-        .set("SHELL", "/bin/bash")
-        // No terminal: tools must not draw or prompt.
-        .set("TERM", "dumb")
-        .set("LANG", "en_US.UTF-8")
-        .set("LC_ALL", "en_US.UTF-8");
-    for (name, value) in network {
-        environment.set(name, value);
-    }
+        .set("BBPATH", build_dir);
     for (name, value) in git {
         environment.set(name, value);
     }

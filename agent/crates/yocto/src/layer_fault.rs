@@ -124,6 +124,13 @@ impl KnownLayers {
         self.fault_of_conf(output).or_else(|| self.by_file(output))
     }
 
+    /// A fault at this place, if it is in a layer. A link on the way, as to a checkout, is followed.
+    pub fn fault_in(&self, file: &Path, line: Option<u32>, why: &str) -> Option<LayerFault> {
+        let file = fs_err::canonicalize(file).unwrap_or_else(|_| file.to_path_buf());
+        let layer = self.owner(&file)?;
+        Some(LayerFault { file: Some(file), line, ..layer.fault(None, why.to_owned()) })
+    }
+
     /// Parses `RuntimeError: Parsing of layer.conf from layer: PATH failed`.
     fn said_by_the_tool(&self, output: &str) -> Option<LayerFault> {
         let (at, path) = output

@@ -163,3 +163,18 @@ fn other_errors_are_not_faults_of_layers() {
         assert_eq!(known.fault_of_any_file(output), None, "{output}");
     }
 }
+
+#[test]
+fn a_place_belongs_to_its_layer_also_through_a_link() {
+    let top = tempfile::tempdir().unwrap();
+    let known = layers(top.path(), "", "");
+    std::os::unix::fs::symlink(top.path().join("y"), top.path().join("link")).unwrap();
+    for name in ["x", "y"] {
+        fs_err::write(top.path().join(name).join("a_1.bb"), "").unwrap();
+    }
+    for (file, wanted) in [("x/a_1.bb", Some(true)), ("link/a_1.bb", Some(false)), ("z", None)] {
+        let fault = known.fault_in(&top.path().join(file), Some(3), "odd");
+        let wanted = wanted.map(|under_test| (under_test, Some(3)));
+        assert_eq!(fault.map(|fault| (fault.is_under_test, fault.line)), wanted, "{file}");
+    }
+}

@@ -4,7 +4,6 @@
 //! from the signature cache or from BitBake ([`sides`]), which sees the base at the path of the checkout. Where one of
 //! them cannot be had, the files of the change decide ([`files`]), and the answer says why.
 
-mod base;
 mod files;
 mod sides;
 
@@ -12,16 +11,17 @@ use std::path::{Path, PathBuf};
 
 use tracing::Instrument;
 
-use crate::config::{ChangeBase, Settings, work_tree};
+use crate::config::{Settings, work_tree};
 use agent_git::Access;
 use agent_process::Runner;
 use agent_types::affected::{Affected, Evidence};
-use agent_types::error::{Class, Error, Result};
+use agent_types::error::{Error, Result};
 use agent_types::events::{EventKind, Unit};
 use agent_types::outcome::Outcome;
 use agent_yocto::layer_conf::LayerConf;
 use agent_yocto::signatures::{self, ChangedFile, Checkout, Sides, TaskList};
 
+use super::base_files::{self, Wanted, must_stop};
 use super::blocking;
 use super::cleanup::UnitEnd;
 use super::configure::BuildEnvironment;
@@ -130,7 +130,8 @@ impl Search<'_> {
         let scratch = self.settings.paths.affected();
         self.remove_files().await?;
         fs_err::create_dir_all(&scratch)?;
-        let files = base::files(self, top, &scratch).await?;
+        let wanted = Wanted { top, dirty: self.dirty, scratch: &scratch };
+        let files = base_files::check_out(self.settings, wanted, self.runner, self.access).await?;
         let (before, after, skip) = (files.root.clone(), top.to_owned(), self.own());
         let compare = move || files::changed(&before, &after, &skip);
         let changed = blocking(&self.runner.interrupt, "base and head were compared", compare).await?;
@@ -230,17 +231,4 @@ impl Search<'_> {
             tokio::task::spawn_blocking(move || agent_fs::remove::remove_tree(&scratch, &work)).await;
         removed.unwrap_or_else(|error| Err(Error::internal("the agent broke").because(&error)))
     }
-
-    /// The base, for people.
-    fn base_name(&self) -> String {
-        match &self.settings.change_base {
-            ChangeBase::Base(base) => base.name.clone(),
-            ChangeBase::Unknown(_) | ChangeBase::Previous if self.dirty => "HEAD".to_owned(),
-            ChangeBase::Unknown(_) | ChangeBase::Previous => "HEAD^".to_owned(),
-        }
-    }
-}
-
-fn must_stop(error: &Error) -> bool {
-    matches!(error.class, Class::Cancelled | Class::OutOfTime)
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use agent_cache::signature_cache::{
     BitbakeRunner, CacheResult, Concurrency, Invocation, NotCacheable, Place, Replaced, Side, SideInputs,
-    Store, TASK_LIST, TaskFiles, TaskQueries, TaskRun, WrittenConf, make_private,
+    TASK_LIST, TaskFiles, TaskQueries, TaskRun, WrittenConf,
 };
 use agent_process::{Environment, Interrupted};
 use agent_types::error::{Class, Error, Result};
@@ -16,7 +16,7 @@ use agent_types::release::Release;
 use agent_yocto::signatures::{Query, TaskList};
 
 use super::super::blocking;
-use super::super::check_layer::{is_alone, place, stat_cache, stores};
+use super::super::check_layer::{close_queries, open_queries, place};
 use super::super::cleanup::ServerEnd;
 use super::{Base, Search};
 
@@ -68,18 +68,7 @@ impl OfMachine<'_> {
             }
         };
         let lists = self.lists(&queries).await;
-        let closing = queries.clone();
-        let _ = tokio::task::spawn_blocking(move || closing.close()).await;
-        if self.search.runner.interrupt.state().is_none() {
-            let published = queries.publish().await;
-            for (tier, traffic) in published.traffic {
-                self.search.runner.events.emit(EventKind::CacheTraffic { tier, traffic }).await;
-            }
-            for why in published.trouble {
-                let message = format!("the signature cache of the share was not used in full: {why}");
-                self.search.runner.events.warn(message, None).await;
-            }
-        }
+        close_queries(&queries, self.search.runner).await;
         lists
     }
 
@@ -136,21 +125,7 @@ impl OfMachine<'_> {
 
     async fn queries(&self) -> CacheResult<Arc<TaskQueries>> {
         let (settings, configured) = (self.search.settings, self.search.configured);
-        let trust = &settings.cache.trust;
-        let local = Store::local(settings.paths.signatures(trust));
-        make_private(local.root())?;
-        let store_parse_caches = trust.is_trusted() || configured.user.is_none();
-        let why = "something that an earlier step started was still running";
-        let not_alone = (!is_alone().await).then(|| NotCacheable(why.into()));
-        let files = (stat_cache(settings), settings.paths.own_parses("affected"));
-        let place = self.place(None);
-        Ok(Arc::new(TaskQueries::open(
-            &place,
-            stores(configured, local),
-            files,
-            store_parse_caches,
-            not_alone,
-        )))
+        open_queries(settings, configured, &self.place(None), "affected").await
     }
 
     fn place(&self, replaced: Option<Replaced>) -> Place {

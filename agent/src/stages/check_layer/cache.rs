@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use agent_cache::signature_cache::{
     Admission, BitbakeRunner, BucketStore, CacheOptions, CacheResult, CacheServer, Digest, NotCacheable,
-    Place, QueryPlan, Rerun, ShimDir, SignatureCache, StatCache, Store, Stores, WrittenConf, make_private,
-    runs_code, trees_of,
+    Place, QueryPlan, Rerun, ShimDir, SignatureCache, StatCache, Store, Stores, TaskQueries, WrittenConf,
+    make_private, runs_code, trees_of,
 };
 use agent_process::{ActivityClock, Interrupt, Runner};
-use agent_types::events::Unit;
+use agent_types::events::{EventKind, Unit};
 use agent_types::tiers::Tier;
 
 use super::super::configure::BuildEnvironment;
@@ -184,4 +184,43 @@ pub fn stores(configured: &BuildEnvironment, local: Store) -> Stores {
     let shared = |tier: &Tier| Store::shared(tier.share.signatures(), tiers.write.as_ref() == Some(tier));
     let bucket = BucketStore::new(configured.bucket.clone());
     Stores::new(local, tiers.read.iter().map(shared).collect(), bucket)
+}
+
+/// Opens the stored answers and parse caches for BitBakes that the agent itself runs. `own`: names the directory of the
+/// parse caches that only this job uses.
+///
+/// # Errors
+/// When the stores cannot be used.
+pub async fn open_queries(
+    settings: &Settings,
+    configured: &BuildEnvironment,
+    place: &Place,
+    own: &str,
+) -> CacheResult<Arc<TaskQueries>> {
+    let trust = &settings.cache.trust;
+    let local = Store::local(settings.paths.signatures(trust));
+    make_private(local.root())?;
+    let store_parse_caches = trust.is_trusted() || configured.user.is_none();
+    let why = "something that an earlier step started was still running";
+    let not_alone = (!super::is_alone().await).then(|| NotCacheable(why.into()));
+    let files = (stat_cache(settings), settings.paths.own_parses(own));
+    let stores = stores(configured, local);
+    Ok(Arc::new(TaskQueries::open(place, stores, files, store_parse_caches, not_alone)))
+}
+
+/// Publishes in a bucket what these queries stored.
+pub async fn close_queries(queries: &Arc<TaskQueries>, runner: &Runner) {
+    let closing = queries.clone();
+    let _ = tokio::task::spawn_blocking(move || closing.close()).await;
+    if runner.interrupt.state().is_some() {
+        return;
+    }
+    let published = queries.publish().await;
+    for (tier, traffic) in published.traffic {
+        runner.events.emit(EventKind::CacheTraffic { tier, traffic }).await;
+    }
+    for why in published.trouble {
+        let message = format!("the signature cache of the share was not used in full: {why}");
+        runner.events.warn(message, None).await;
+    }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use fs_err as fs;
 
 use crate::config::{
-    Artifacts, Build, BuildConfig, Cache, ChangeBase, Check, Destination, HashServer, Limits, Paths,
-    ReverseDependencies,
+    Artifacts, Build, BuildConfig, Cache, ChangeBase, Check, CheckScope, Destination, HashServer, Limits,
+    Paths, ReverseDependencies,
 };
 use agent_git::fixture::{Bench, Upstream, write};
 use agent_types::release::Release;
@@ -31,6 +31,11 @@ pub(crate) fn settings(bench: &Bench, release: &str, repos: Vec<Repo>) -> Settin
             yocto_check_layer: true,
             machines: Vec::new(),
             known_failures: Vec::new(),
+            parse_machines: Vec::new(),
+            oelint: CheckScope::Off,
+            patches: CheckScope::Off,
+            cve: CheckScope::Off,
+            cve_database: None,
             keep_going: false,
             max_parallel_bitbakes: None,
             signature_cache: true,
@@ -71,8 +76,11 @@ pub(crate) fn settings(bench: &Bench, release: &str, repos: Vec<Repo>) -> Settin
             grace: Duration::from_secs(1),
             log: 2 << 30,
         },
+        hooks: Vec::new(),
+        hooks_closed: None,
         paths: Paths { work: bench.path("work"), out: checkout.join("build-agent-out") },
         build_user: None,
+        program_path: None,
         network: Vec::new(),
         secrets: Vec::new(),
         notices: Vec::new(),

@@ -193,8 +193,13 @@ impl BitbakeRunner {
 
     /// For a query for tasks, under this name, as a step of this stage.
     pub fn for_tasks(self, unit: &Unit, log: &str, files: TaskFiles) -> BitbakeRunner {
+        BitbakeRunner { tasks: Some(files), ..self.for_unit(unit, log) }
+    }
+
+    /// Works for this unit; the names of its logs begin with `log`.
+    pub fn for_unit(self, unit: &Unit, log: &str) -> BitbakeRunner {
         let (check, log) = (unit.name.clone(), log.to_owned());
-        BitbakeRunner { stage: unit.stage, check, log, tasks: Some(files), ..self }
+        BitbakeRunner { stage: unit.stage, check, log, ..self }
     }
 
     /// The agent did something for the tool that waits.

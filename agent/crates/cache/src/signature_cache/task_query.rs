@@ -1,7 +1,7 @@
 //! Queries for the tasks of a world and their signatures, at the base and at the head of a change: found in the stores by
 //! what BitBake can see ([`seen`]), or answered by BitBake, which gets a stored parse cache.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::task::spawn_blocking;
@@ -59,6 +59,14 @@ pub struct TaskRun {
     pub not_stored: Option<NotCacheable>,
 }
 
+/// The inputs of a BitBake in a build directory, and what it keeps of a parse cache.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct InputsOfDir<'a> {
+    pub inputs: &'a Inputs,
+    pub at: &'a Path,
+    pub keeps: Keeps,
+}
+
 /// The stored answers and parse caches of one job.
 #[derive(Debug)]
 pub struct TaskQueries {
@@ -96,7 +104,7 @@ impl TaskQueries {
     /// # Errors
     /// Why no answer can be stored or found.
     pub fn inputs(&self, side: &Side) -> CacheResult<SideInputs> {
-        let whole = inputs::collect_at(&side.at, &side.place, &side.invocation, &self.stat_cache)?;
+        let whole = self.inputs_at(&side.at, &side.place, &side.invocation)?;
         let (seen_at, directory) = (&side.top.0, &side.top.1);
         let mut seen = seen::seen(&whole, (seen_at, directory))?;
         seen.add("the query for tasks", &side.query);
@@ -133,7 +141,9 @@ impl TaskQueries {
     ) -> CacheResult<TaskRun> {
         if let Some(inputs) = inputs {
             // Without it BitBake parses everything.
-            self.restore(side, &inputs.whole, bitbake).await;
+            let whole =
+                InputsOfDir { inputs: &inputs.whole, at: &side.at, keeps: Keeps::RecipesAndSignatures };
+            self.restore(whole, &side.invocation, bitbake).await;
         }
         let ran = bitbake.ask(&side.invocation, &side.name, scratch_dir, stop).await?;
         let recipes = parse_cache::count(&ran.outcome);
@@ -155,16 +165,41 @@ impl TaskQueries {
     }
 
     /// Gives BitBake what was parsed before.
-    async fn restore(&self, side: &Side, inputs: &Inputs, bitbake: &BitbakeRunner) -> Restored {
-        let (caches, inputs, at) = (self.parse_caches.clone(), inputs.clone(), side.at.clone());
-        let unpacking = spawn_blocking(move || caches.unpack(&inputs, &at, Keeps::RecipesAndSignatures));
+    pub(super) async fn restore(
+        &self,
+        of: InputsOfDir<'_>,
+        invocation: &Invocation,
+        bitbake: &BitbakeRunner,
+    ) -> Restored {
+        let (caches, inputs, at) = (self.parse_caches.clone(), of.inputs.clone(), of.at.to_owned());
+        let keeps = of.keeps;
+        let unpacking = spawn_blocking(move || caches.unpack(&inputs, &at, keeps));
         match unpacking.await {
             Ok(Unpacking::Done(restored)) => restored,
-            Ok(Unpacking::Unpacked(unpacked)) => {
-                put_rebased(unpacked, &side.invocation, &side.at, bitbake).await
-            }
+            Ok(Unpacking::Unpacked(unpacked)) => put_rebased(unpacked, invocation, of.at, bitbake).await,
             Err(error) => Restored::Refused(NotCacheable(error.to_string())),
         }
+    }
+
+    /// Everything that a BitBake depends on that finds the directory `at` in the place of the build directory. Blocks.
+    pub(super) fn inputs_at(&self, at: &Path, place: &Place, invocation: &Invocation) -> CacheResult<Inputs> {
+        inputs::collect_at(at, place, invocation, &self.stat_cache)
+    }
+
+    pub(super) fn parse_caches(&self) -> &ParseCaches {
+        &self.parse_caches
+    }
+
+    /// Who may use the parse caches that are stored; `None`: no job may.
+    ///
+    /// # Errors
+    /// Why nothing may be stored.
+    pub(super) fn users(&self) -> CacheResult<Option<Users>> {
+        if let Some(reason) = &self.not_alone {
+            return Err(reason.clone());
+        }
+        let users = Users { later_jobs: self.store_parse_caches, reruns: false };
+        Ok(Some(users).filter(|users| users.is_any()))
     }
 
     fn insert(
@@ -175,20 +210,20 @@ impl TaskQueries {
         seconds: f64,
         end: ExitReason,
     ) -> CacheResult<()> {
-        if let Some(reason) = &self.not_alone {
-            return Err(reason.clone());
-        }
+        let users = self.users()?;
         autorev::asked_nobody(&side.place.bitbake, &side.at)?;
-        let after = inputs::collect_at(&side.at, &side.place, &side.invocation, &self.stat_cache)?;
+        let after = self.inputs_at(&side.at, &side.place, &side.invocation)?;
         if after.key() != inputs.whole.key() {
             let what = difference::in_words(&after, inputs.whole.parts(), inputs.whole.listings());
             return Err(NotCacheable(format!("an input changed while BitBake ran: {what}")));
         }
         let inserted = self.stores.insert(&inputs.seen, &side.name, &answer, seconds);
         inserted.map_err(|error| NotCacheable(error.message))?;
-        let users = Users { later_jobs: self.store_parse_caches, reruns: false };
         // A failed target leaves the same parse cache, but nothing is known of the failure.
-        if users.is_any() && end == ExitReason::Exited(0) && after == inputs.whole {
+        if let Some(users) = users
+            && end == ExitReason::Exited(0)
+            && after == inputs.whole
+        {
             self.parse_caches.insert(&inputs.whole, &side.place.bitbake, &side.at, users)?;
         }
         Ok(())

@@ -12,7 +12,7 @@ mod patches;
 mod readme;
 mod repos;
 mod security;
-mod since;
+pub(crate) mod since;
 mod special;
 
 use std::path::{Path, PathBuf};
@@ -23,6 +23,7 @@ use super::layer::{Layer, LayerType};
 use super::unreadable::Unreadable;
 use agent_types::release::Release;
 
+pub(crate) use patches::is_upstream_status;
 pub use repos::{against_repos, unreadable_dependency};
 
 /// The value of [`PreflightCase::predicts`] if the run ends before its first test.

@@ -109,7 +109,7 @@ enum Status {
 fn status(bytes: &[u8], release: &Release) -> Status {
     let text: String = bytes.utf8_chunks().map(|chunk| chunk.valid()).collect();
     let text = text.replace("\r\n", "\n").replace('\r', "\n");
-    if text.split('\n').any(|line| is_status(line, release)) {
+    if text.split('\n').any(|line| is_upstream_status(line, release)) {
         return Status::Fine;
     }
     let kinda = text.split('\n').zip(1u32..).find(|(line, _)| {
@@ -125,7 +125,7 @@ fn status(bytes: &[u8], release: &Release) -> Status {
 }
 
 /// Whether the line is `Upstream-Status: WORD( .+)?`.
-fn is_status(line: &str, release: &Release) -> bool {
+pub fn is_upstream_status(line: &str, release: &Release) -> bool {
     const WORDS: [&str; 6] =
         ["Pending", "Submitted", "Denied", "Inappropriate", "Backport", "Inactive-Upstream"];
     let Some(rest) = line.strip_prefix("Upstream-Status: ") else { return false };

@@ -1,4 +1,4 @@
-//! The first release of each rule of yocto-check-layer.
+//! The first release of each rule of yocto-check-layer, and of what other checks depend on.
 //!
 //! Source: `scripts/lib/checklayer/cases/common.py` and `scripts/yocto-check-layer` of the release branches
 //! of OE-Core.
@@ -20,6 +20,8 @@ pub const NO_ACCEPTED: &str = "nanbield";
 pub const SECURITY: &str = "walnascar";
 /// `sanity_check_layers`: each collection name exists once.
 pub const DUPLICATE_COLLECTIONS: &str = "kirkstone";
+/// `cve-check.bbclass` no longer exists.
+pub const NO_CVE_CHECK: &str = "wrynose";
 
 /// Whether the release is the named one or a later one.
 pub fn since(release: &Release, first: &str) -> bool {
@@ -42,6 +44,7 @@ mod tests {
             NO_ACCEPTED,
             SECURITY,
             DUPLICATE_COLLECTIONS,
+            NO_CVE_CHECK,
         ] {
             let first_release = Release::find(first).unwrap();
             assert!(since(first_release, first));

@@ -283,6 +283,18 @@ impl ParseCaches {
     /// # Errors
     /// When there is nothing to store, or it cannot be stored.
     pub fn insert(&self, inputs: &Inputs, bitbake: &Path, build: &Path, users: Users) -> CacheResult<()> {
+        self.insert_kinds(inputs, Kinds::of(bitbake), build, users)
+    }
+
+    /// The same after a run that writes no signature data. Blocks.
+    ///
+    /// # Errors
+    /// When there is nothing to store, or it cannot be stored.
+    pub fn insert_recipes(&self, inputs: &Inputs, build: &Path, users: Users) -> CacheResult<()> {
+        self.insert_kinds(inputs, Kinds::Recipes, build, users)
+    }
+
+    fn insert_kinds(&self, inputs: &Inputs, kinds: Kinds, build: &Path, users: Users) -> CacheResult<()> {
         let (parts, key) = configuration::of(inputs);
         let record = Record::of(inputs);
         let later = self.stores.iter().filter(|store| store.writable && users.later_jobs);
@@ -300,7 +312,7 @@ impl ParseCaches {
         if lacking.is_empty() {
             return Ok(());
         }
-        let caches = build::find(build, &self.user, Kinds::of(bitbake))?;
+        let caches = build::find(build, &self.user, kinds)?;
         if caches.is_empty() {
             return Err(NotCacheable("BitBake left no whole parse cache".into()));
         }
