@@ -340,7 +340,7 @@ impl Job<'_> {
             }
             Stage::Test => {
                 let configured = needs(&outputs.configured, Stage::Configure, stage)?;
-                test::run(settings, configured, outputs.affected.as_ref(), runner).await
+                test::run(settings, configured, outputs.affected.get(), runner).await
             }
         }
     }
