@@ -202,7 +202,7 @@ fn a_system_that_answers_ssh_is_tested_with_and_without_bitbake() {
     );
 }
 
-/// At moments over the whole length of the job: no guest and no BitBake is left, and the reports say so.
+/// While a ptest hangs, and at random moments of the job: no guest and no BitBake is left, and the reports say so.
 #[test]
 fn an_interrupt_at_any_moment_leaves_no_guest() {
     let test = "an_interrupt_at_any_moment_leaves_no_guest";
@@ -212,14 +212,27 @@ fn an_interrupt_at_any_moment_leaves_no_guest() {
     let Some(fixture) = guest(test) else { return };
     let words = words(&fixture, "hangs", &["--set", "test.silence=10m"]);
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    // In the first run, the guest has booted and the ptest hangs.
-    for seconds in [90, 5, 20, 35, 50] {
+    let seed = std::time::UNIX_EPOCH.elapsed().unwrap().subsec_millis();
+    let moments = (0..4).map(|number| Some(Duration::from_secs(3 + number * 15 + u64::from(seed) % 15)));
+    for moment in std::iter::once(None).chain(moments) {
         let mut running = fixture.start(&words);
-        let until = Instant::now() + Duration::from_secs(seconds);
-        running.wait_until("the moment of the signal", || Instant::now() > until);
+        match moment {
+            None => running.wait_until("a ptest that hangs", || has_file(&fixture, "ptest-hangs.log")),
+            Some(after) => {
+                let until = Instant::now() + after;
+                running.wait_until("the moment of the signal", || Instant::now() > until);
+            }
+        }
         running.signal(Signal::SIGTERM);
         running.wait_for(Duration::from_secs(120)).assert_code(&[130]);
-        assert_eq!(fixture.result()["outcome"], "cancelled", "after {seconds} s");
+        assert_eq!(fixture.result()["outcome"], "cancelled", "{moment:?}");
         assert_nothing_runs(&fixture);
     }
+}
+
+fn has_file(fixture: &Fixture, name: &str) -> bool {
+    // To walk a build directory takes a while.
+    std::thread::sleep(Duration::from_secs(1));
+    let found = Command::new("find").arg(fixture.directory.path()).args(["-name", name]).output().unwrap();
+    !found.stdout.is_empty()
 }

@@ -293,6 +293,32 @@ fn ptests_of_recipes_run_in_as_few_images_as_conflicts_allow() {
     }
 }
 
+/// A changed recipe, and then a change that affects nothing: BitBake is not queried.
+#[test]
+fn the_ptests_of_a_changed_recipe_run() {
+    let Some(sandbox) = tester("the_ptests_of_a_changed_recipe_run", "ptest = \"changed\"\n") else { return };
+    commit(&sandbox.layer(), "Add the manifest");
+    let append = |name: &str| {
+        let path = sandbox.layer().join(name);
+        let text = std::fs::read_to_string(&path).unwrap() + "\n# More.\n";
+        std::fs::write(path, text).unwrap();
+        commit(&sandbox.layer(), "Change");
+    };
+    append("recipes-hello/hello/hello_1.0.bb");
+    let hello =
+        json!({"PACKAGES": "hello hello-ptest", "INHERITS": "ptest", "PTEST_PATH": "/usr/lib/hello/ptest"});
+    let results = json!({
+        "ptestresult.sections": {"hello": {"log": "l", "duration": "2"}},
+        "ptestresult.hello.one": {"status": "PASSED"},
+    });
+    behave(&sandbox, json!([{"result": results}]), json!({"hello": hello}));
+    sandbox.run().assert_code(&[0]);
+    assert_eq!(tests(&sandbox), ["ptest.hello.run-ptest: passed", "ptest.hello.one: passed"]);
+    append("README.md");
+    sandbox.run().assert_code(&[0]);
+    assert_eq!(unit(&sandbox), ("skipped".into(), "the change affects 0 tasks".into()));
+}
+
 /// Those that this machine builds are tested, and the others are reported as skipped.
 #[test]
 fn a_recipe_that_the_machine_does_not_build_does_not_skip_the_others() {

@@ -16,9 +16,9 @@ use std::net::{ToSocketAddrs, UdpSocket};
 use std::path::PathBuf;
 
 use agent_process::{PROBE_LIMIT, Prober, Runner, cgroup};
-use agent_types::affected::Affected;
+use agent_types::affected::{Affected, Evidence};
 use agent_types::error::{Error, Result};
-use agent_types::events::Unit;
+use agent_types::events::{EventKind, Unit};
 use agent_types::outcome::Outcome;
 use agent_types::stage::Stage;
 use agent_yocto::testimage::conf::{self, SshTarget, Target, TestConf, guest_memory};
@@ -86,14 +86,26 @@ async fn run_pending(
     runner: &Runner,
     pending: &mut Pending<'_>,
 ) -> Result<Outcome> {
-    let setup = Setup::make(settings, configured, runner).await?;
+    let mut setup = None;
     let mut outcomes: Vec<(Unit, Outcome)> = Vec::new();
     for machine in &settings.config.machines {
         if let Some(why) = runner.interrupt.state() {
             return Ok(super::interrupted(why));
         }
-        let tests = MachineTests { settings, configured, runner, setup: &setup, machine };
         let recipes = recipes(settings, affected, machine)?;
+        if recipes.is_empty() && settings.test.images.is_empty() {
+            let unit = ptests_unit(machine);
+            pending.start(&unit);
+            let outcome = Outcome::Skipped(nothing_to_test(affected));
+            skip(unit.clone(), outcome.clone(), runner).await;
+            outcomes.push((unit, outcome));
+            continue;
+        }
+        let setup = match &mut setup {
+            Some(setup) => &*setup,
+            none => &*none.insert(Setup::make(settings, configured, runner).await?),
+        };
+        let tests = MachineTests { settings, configured, runner, setup, machine };
         let (done, stopped) = tests.run(&recipes, pending).await?;
         outcomes.extend(done);
         let failed = outcomes.iter().any(|(_, outcome)| !outcome.is_success());
@@ -105,6 +117,22 @@ async fn run_pending(
     let worst = Outcome::worst(all).cloned();
     let worst = worst.ok_or_else(|| Error::internal("the test stage ran and tested nothing"))?;
     Ok(never_tested(settings, &outcomes).filter(|_| worst.is_success()).unwrap_or(worst))
+}
+
+/// Why there is no recipe whose ptests shall run. BitBake need not be asked which recipes have ptests.
+fn nothing_to_test(affected: Option<&Affected>) -> String {
+    match affected {
+        Some(affected) if affected.evidence == Evidence::Signatures && affected.tasks == 0 => {
+            "the change affects 0 tasks".into()
+        }
+        _ => "the change affects no recipe of the layers for this machine".into(),
+    }
+}
+
+/// Reports a unit that did not run.
+async fn skip(unit: Unit, outcome: Outcome, runner: &Runner) {
+    runner.events.emit(EventKind::UnitStarted { unit: unit.clone() }).await;
+    runner.events.emit(EventKind::UnitFinished { unit, outcome, log: None, excerpt: Vec::new() }).await;
 }
 
 /// The failure, if no machine tested an image or the recipes that the manifest names.
