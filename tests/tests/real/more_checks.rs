@@ -218,7 +218,7 @@ const WITHOUT_TOOLS: &str = "INHIBIT_DEFAULT_DEPS = \"1\"\n\
 #[test]
 fn an_upgrade_that_brings_a_cve_fails() {
     let test = "an_upgrade_that_brings_a_cve_fails";
-    let Some(fixture) = Fixture::new(test, "meta-good", &[POKY]) else { return };
+    let Some(fixture) = Fixture::long(test, "meta-good", &[POKY]) else { return };
     let database = database(&fixture);
     checks(&fixture, &format!("cve = 'changed'\ncve_database = '{}'", database.display()));
     let directory = "recipes-fixture/greeting";
