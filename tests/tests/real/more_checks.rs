@@ -169,7 +169,7 @@ fn patches_of_meta_openembedded_are_judged_as_by_patchreview() {
 #[test]
 fn recipes_parse_for_real_machines() {
     let test = "recipes_parse_for_real_machines";
-    let Some(fixture) = Fixture::new(test, "meta-good", &[POKY]) else { return };
+    let Some(fixture) = Fixture::long(test, "meta-good", &[POKY]) else { return };
     checks(&fixture, "parse_machines = ['qemuarm64', 'no-such-board']");
     let ran = narrow(&fixture);
     ran.assert_code(&[1]);
