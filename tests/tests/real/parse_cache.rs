@@ -142,15 +142,19 @@ fn assert_fresh_clone_parses_only_what_changed(test: &str, releases: &[&str]) {
         assert_eq!((hits, parsed(&unchanged).len()), (5, 0), "{release}: {}", reasons(&unchanged));
         assert_eq!(test_results(&unchanged), test_results(&first), "{release}");
         type Case = (&'static str, Change, u64);
+        let short = is_left_to_the_long_run(&format!("{test}: rows beyond the short table"));
         let table: [Case; 3] = [
             ("recipe", |n| change(n, RECIPES[0], "X = \"1\"\n"), 1),
             ("include", |n| change(n, "recipes-fixture/shared.inc", "X = \"1\"\n"), 2),
             ("same size", |n| n.change(RECIPES[1], &n.0.layer(), |old| old.replace("sparse", "SPARSE")), 1),
         ];
-        for (name, change, expected) in table {
+        for (number, (name, change, expected)) in table.into_iter().enumerate() {
+            if short && number == 1 {
+                continue;
+            }
             clone_again(&narrow);
             change(&narrow);
-            assert_parses(&narrow, &format!("{release}, {name}"), expected);
+            assert_parses(&narrow, release, name, expected);
         }
         // The size and the time that the file had when BitBake parsed it, and other content.
         let file = narrow.layer(RECIPES[1]);
@@ -159,20 +163,22 @@ fn assert_fresh_clone_parses_only_what_changed(test: &str, releases: &[&str]) {
         narrow.change(RECIPES[1], &narrow.0.layer(), |old| old.replace("SPARSE", "Sparse"));
         std::fs::File::options().write(true).open(&file).unwrap().set_modified(time).unwrap();
         // The newest cache is refused. In the one before it the file has another time.
-        assert_parses(&narrow, &format!("{release}, same size and time"), 1);
+        assert_parses(&narrow, release, "same size and time", 1);
     }
 }
 
 /// Runs a trusted job. Checks how many recipes BitBake parses for each world, and that the verdict is that of a plain run.
 #[track_caller]
-fn assert_parses(narrow: &Narrow, name: &str, expected: u64) {
+fn assert_parses(narrow: &Narrow, release: &str, name: &str, expected: u64) {
     let fast = narrow.run(&["--trusted"], 0);
     let (counts, reasons) = (counts(&fast), reasons(&fast));
-    let worlds: Vec<(u64, u64)> = counts.into_iter().flatten().filter(|(_, parsed)| *parsed > 0).collect();
-    assert!(worlds.len() >= 2, "{name}: {reasons}");
-    for (_, parsed) in worlds {
-        assert_eq!(parsed, expected, "{name}: {reasons}");
-    }
+    // BitBake from 2.12 on hashes the code that it keeps in `bb_codeparser.dat` otherwise than code that it has just read.
+    // So the query that only parses does not find the caches that the world of the same directory left.
+    let only_worlds = release == "master";
+    let queries = counts.into_iter().enumerate().filter(|(query, _)| !only_worlds || *query != 1);
+    let parsed: Vec<u64> = queries.filter_map(|(_, count)| count.map(|it| it.1)).filter(|it| *it > 0).collect();
+    assert!(parsed.len() >= 2, "{release}, {name}: {reasons}");
+    assert!(parsed.iter().all(|parsed| *parsed == expected), "{release}, {name}: {parsed:?} {reasons}");
     assert_eq!(test_results(&fast), test_results(&narrow.run(&["--no-signature-cache"], 0)), "{name}");
 }
 
@@ -252,7 +258,11 @@ fn a_fresh_machine_with_a_share_in_a_bucket_parses_only_what_changed() {
 /// Without prefetching, the query that only parses comes before the world, in the same build directory.
 #[test]
 fn parse_caches_also_serve_a_check_without_prefetching() {
-    let Some(narrow) = Narrow::new("parse_caches_also_serve_a_check_without_prefetching") else { return };
+    let test = "parse_caches_also_serve_a_check_without_prefetching";
+    if is_left_to_the_long_run(test) {
+        return;
+    }
+    let Some(narrow) = Narrow::new(test) else { return };
     narrow.write_manifest(HANDLER);
     let first = narrow.run(&["--trusted", "--no-prefetch"], 0);
     let [_, Some((0, of)), ..] = counts(&first)[..] else { panic!("{}", reasons(&first)) };
