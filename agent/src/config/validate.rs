@@ -13,7 +13,9 @@ use super::manifest::{CacheAccess, UnvalidatedManifest, UnvalidatedReverseDepend
 use super::paths::ProjectRoot;
 use super::problem::{Diagnostic, KeyPath};
 use super::rules::Rules;
-use super::settings::{ArtifactRule, Destination, GitHub, HashServer, Hook, Limits, ReverseDependencies, Test};
+use super::settings::{
+    ArtifactRule, Destination, GitHub, HashServer, Hook, Limits, ReverseDependencies, Test,
+};
 use super::shared::RawCache;
 use super::validator::Validator;
 use super::{address, hooks, requests, tests_section, values};

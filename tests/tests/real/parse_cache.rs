@@ -176,7 +176,8 @@ fn assert_parses(narrow: &Narrow, release: &str, name: &str, expected: u64) {
     // So the query that only parses does not find the caches that the world of the same directory left.
     let only_worlds = release == "master";
     let queries = counts.into_iter().enumerate().filter(|(query, _)| !only_worlds || *query != 1);
-    let parsed: Vec<u64> = queries.filter_map(|(_, count)| count.map(|it| it.1)).filter(|it| *it > 0).collect();
+    let parsed: Vec<u64> =
+        queries.filter_map(|(_, count)| count.map(|it| it.1)).filter(|it| *it > 0).collect();
     assert!(parsed.len() >= 2, "{release}, {name}: {reasons}");
     assert!(parsed.iter().all(|parsed| *parsed == expected), "{release}, {name}: {parsed:?} {reasons}");
     assert_eq!(test_results(&fast), test_results(&narrow.run(&["--no-signature-cache"], 0)), "{name}");

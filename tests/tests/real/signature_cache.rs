@@ -149,12 +149,8 @@ pub fn outcomes(result: &Value) -> Vec<&str> {
 type Change = fn(&Narrow);
 
 /// The rows that always run. Each row continues from the state after the earlier ones.
-const SHORT_TABLE: [&str; 4] = [
-    "nothing",
-    "signature of another layer's recipe",
-    "bbappend to nothing",
-    "recipe that does not parse",
-];
+const SHORT_TABLE: [&str; 4] =
+    ["nothing", "signature of another layer's recipe", "bbappend to nothing", "recipe that does not parse"];
 
 #[test]
 fn every_change_gives_the_plain_verdict() {
