@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use build_agent_tests::fake_s3::{FakeS3, Fault};
-use build_agent_tests::{Ran, Running, SeaweedFs, agent, json};
+use build_agent_tests::{Ran, Running, SeaweedFs, agent, is_left_to_the_long_run, json};
 use serde_json::Value;
 
 use crate::POKY;
