@@ -49,7 +49,7 @@ pub async fn with_rules(
             without_files(Request { notices, ..request })
         }
         RulesSource::NoBase => {
-            let why = "neither the build service nor --base names the base of this change".to_owned();
+            let why = config::NO_BASE.to_owned();
             let rules = Rules::NoBase { why, hint: config::NO_BASE_HINT.to_owned() };
             without_files(Request { rules, ..request })
         }

@@ -2,11 +2,14 @@
 
 use url::Url;
 
+/// Why [`ChangeBase::Unknown`], if it is a pull request or another change.
+pub const NO_BASE: &str = "neither the build service nor --base names the base of this change";
+
 /// What the checkout under test is compared with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum ChangeBase {
     Base(BaseOfChange),
-    /// It is a change, and nobody names its base: why.
+    /// It is a change without a known base, with the reason.
     Unknown(String),
     /// The commit before the one that is checked out; of a checkout with uncommitted changes that one itself.
     #[default]
@@ -18,7 +21,7 @@ pub enum ChangeBase {
 pub struct BaseOfChange {
     /// For people.
     pub name: String,
-    /// What to ask git in the checkout for, best first.
+    /// Revisions to look up in the checkout, best first.
     pub local: Vec<String>,
     /// The repository of the base and the branch in it.
     pub remote: Option<(Url, String)>,

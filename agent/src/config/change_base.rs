@@ -1,20 +1,20 @@
-//! Decides what a change is compared with: a pure function of the request and of what the service says.
+//! Decides what a change is compared with: a pure function of the request and of the service's variables.
 
 use url::Url;
 
 use agent_types::error::{Error, Result};
 
-use super::change::{BaseOfChange, ChangeBase};
+use super::change::{BaseOfChange, ChangeBase, NO_BASE};
 use super::environment::AgentEnvironment;
 use super::load::evidence;
 use super::request::Request;
 use super::trust;
 
-/// The base by which a change is judged: that of `--base` or of a pull request. `own_url` is the repository of the
+/// The base whose rules apply to a change: that of `--base` or of a pull request. `own_url` is the repository of the
 /// checkout, where git knows one.
 ///
 /// # Errors
-/// Usage, if `--base` is no revision.
+/// Usage, if `--base` is not a revision.
 pub fn base_of_change(
     request: &Request,
     env: &AgentEnvironment,
@@ -30,7 +30,7 @@ pub fn base_of_change(
     };
     Ok(branch.map(|branch| BaseOfChange {
         name: branch.clone(),
-        // A branch of the checkout's own could be the change's.
+        // A local branch of the checkout could be the change's own.
         local: vec![format!("refs/remotes/origin/{branch}")],
         remote: url.map(|url| (url, branch)),
         commit: None,
@@ -40,7 +40,7 @@ pub fn base_of_change(
 /// What to compare the checkout with.
 ///
 /// # Errors
-/// Usage, if `--base` is no revision.
+/// Usage, if `--base` is not a revision.
 pub fn change_base(
     request: &Request,
     env: &AgentEnvironment,
@@ -50,7 +50,7 @@ pub fn change_base(
         || env.github_actions.as_ref().is_some_and(|run| !run.is_of_repository());
     if request.base.is_some() || is_change {
         let base = base_of_change(request, env, own_url)?;
-        let unknown = || ChangeBase::Unknown("nobody names the base of this change".to_owned());
+        let unknown = || ChangeBase::Unknown(NO_BASE.to_owned());
         return Ok(base.map_or_else(unknown, ChangeBase::Base));
     }
     Ok(push(env, own_url))
@@ -69,7 +69,7 @@ fn push(env: &AgentEnvironment, own_url: impl FnOnce() -> Option<Url>) -> Change
         (None, None) => (None, None, None),
     };
     let Some(before) = before else { return ChangeBase::Previous };
-    // How git writes that there is none.
+    // Git's notation for no commit.
     if before.bytes().all(|digit| digit == b'0') {
         return ChangeBase::Unknown("the branch is new".to_owned());
     }
@@ -137,7 +137,7 @@ mod tests {
         ];
         let pull = [("GITHUB_EVENT_NAME", "pull_request"), ("GITHUB_REF", "refs/pull/7/merge")];
         let at_url = "main of https://github.com/o/meta-x.git";
-        // Variables, the commit before as GitHub's event has it, `--base`, and what is wanted.
+        // Variables, the previous commit in GitHub's event, `--base`, and the expected base.
         type Case<'a> = (&'a [(&'a str, &'a str)], Option<&'a str>, Option<&'a str>, String);
         let table: [Case; 12] = [
             (&[], None, None, "previous".into()),

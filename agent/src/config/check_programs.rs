@@ -1,4 +1,4 @@
-//! Programs of `[check]` that neither BitBake nor OE-Core brings.
+//! Programs of `[check]` that are part of neither BitBake nor OE-Core.
 
 use std::path::PathBuf;
 

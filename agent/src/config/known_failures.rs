@@ -95,7 +95,7 @@ fn failure(
     };
     if stage == Stage::Test && raw.layer.is_some() {
         let mistake =
-            Diagnostic::new("has no effect with `stage = \"test\"`: such a test is of no single layer");
+            Diagnostic::new("has no effect with `stage = \"test\"`: such a test does not belong to a layer");
         check.value(&path.key("layer"), mistake.hint("remove it"));
     }
     let rule: fn(&str) -> Result<String, Diagnostic> =
@@ -133,7 +133,7 @@ fn test_id(text: &str) -> Result<String, Diagnostic> {
     }
 }
 
-/// The name of a test on a running system. A ptest names its tests as it likes.
+/// The name of a test on a running system. A ptest can choose any names for its tests.
 fn running_test_id(text: &str) -> Result<String, Diagnostic> {
     let bad = |c: char| c.is_whitespace() || c.is_control();
     match text.is_empty() || text.contains(bad) {

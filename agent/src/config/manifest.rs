@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use agent_types::release::Release;
 use agent_types::stage::Stage;
 
-/// The stages with hooks: the report stage comes when nothing may run any more.
+/// The stages with hooks. The report stage has none: no program may run any more.
 pub const HOOK_STAGES: [Stage; 6] =
     [Stage::Checkout, Stage::Configure, Stage::Check, Stage::Build, Stage::Test, Stage::Publish];
 
@@ -232,7 +232,7 @@ impl JsonSchema for UnvalidatedReverseDependencies {
     }
 }
 
-/// Tests on a running system: a guest in QEMU, or whatever answers ssh.
+/// Tests on a running system: a guest in QEMU, or any system that answers ssh.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Test")]
@@ -261,7 +261,7 @@ pub struct UnvalidatedTest {
     /// How often the tests of an image are run again after a failure; 0 by default, 5 at most.
     #[schemars(extend("minimum" = 0, "maximum" = 5))]
     pub reruns: Option<i64>,
-    /// What a test means that failed and passed in a rerun; "pass" by default.
+    /// What happens if a test failed and passed in a rerun: the image passes or fails; "pass" by default.
     pub flaky: Option<FlakyTests>,
 }
 
@@ -297,15 +297,15 @@ pub enum TestRunner {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum SshServerWord {
-    /// A small one.
+    /// Small.
     Dropbear,
-    /// For images that have it anyway: the two exclude each other.
+    /// For images that already have it: the two servers conflict.
     Openssh,
     /// The images bring their own.
     None,
 }
 
-/// What a test means that failed, and passed in a rerun. It is reported as flaky in any case.
+/// What happens to an image if a test failed and passed in a rerun. The test is always reported as flaky.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum FlakyTests {

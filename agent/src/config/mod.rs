@@ -40,7 +40,7 @@ mod values;
 mod variable_secrets;
 mod variables;
 
-pub use change::{BaseOfChange, ChangeBase};
+pub use change::{BaseOfChange, ChangeBase, NO_BASE};
 pub use change_base::change_base;
 pub use check_programs::{CheckProgram, OELINT, SBOM_CVE_CHECK};
 pub use codebuild::{CodeBuild, Trigger};

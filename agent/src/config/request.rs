@@ -42,7 +42,7 @@ pub struct Request {
     pub accept_manifest: bool,
     /// Where the manifest, its lock and its known failures are read from.
     pub rules: Rules,
-    /// What the checkout is compared with, where the job asks for what a change affects.
+    /// What the checkout is compared with, if the job needs to know what a change affects.
     pub change_base: ChangeBase,
     /// Notices about the download of the manifest.
     pub notices: Vec<String>,

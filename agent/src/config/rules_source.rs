@@ -23,7 +23,7 @@ pub enum RulesSource {
     NoBase,
 }
 
-/// What to do if nobody names the base of a change.
+/// What to do if the base of a change is not known.
 pub const NO_BASE_HINT: &str =
     "name the target branch with --base, or start the build by the webhook of the pull request";
 

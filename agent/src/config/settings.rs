@@ -112,7 +112,7 @@ pub struct Check {
 }
 
 impl Check {
-    /// Whether the manifest asks for any check.
+    /// Whether the manifest enables any check.
     pub fn is_wanted(&self) -> bool {
         let scopes = [self.oelint, self.patches, self.cve];
         self.yocto_check_layer
@@ -233,8 +233,8 @@ impl Default for Test {
 }
 
 impl Test {
-    /// Whether anything is to be tested on a running system.
-    pub fn asks(&self) -> bool {
+    /// Whether the manifest enables any test on a running system.
+    pub fn is_wanted(&self) -> bool {
         !self.images.is_empty() || self.ptest != Ptest::Off
     }
 }

@@ -42,7 +42,7 @@ impl<'a> Walk<'a> {
         if let Some(alternatives) = schema["anyOf"].as_array()
             && alternatives.iter().any(|one| kind(self.resolve(one)) == "array")
         {
-            // A word or a list.
+            // A string or a list.
             let is_list = matches!(node.value, Value::Array(_));
             let fits = |one: &&'a Json| (kind(self.resolve(one)) == "array") == is_list;
             let fitting = alternatives.iter().find(fits).or(alternatives.first());
@@ -56,11 +56,11 @@ impl<'a> Walk<'a> {
                 Some(Json::Array(items.iter().enumerate().filter_map(walk).collect()))
             }
             ("boolean", Value::Boolean(boolean)) => Some(Json::Bool(*boolean)),
-            (WORD_OR_NUMBER, Value::String(string)) => {
+            (STRING_OR_INTEGER, Value::String(string)) => {
                 let word = schema["anyOf"].as_array()?.iter().find(|choice| kind(choice) == "string")?;
                 self.choice(string, word, path)
             }
-            (WORD_OR_NUMBER, Value::Integer(integer)) => Some(Json::from(*integer)),
+            (STRING_OR_INTEGER, Value::Integer(integer)) => Some(Json::from(*integer)),
             ("integer", Value::Integer(integer)) => self.constant(Json::from(*integer), schema, path),
             ("number", Value::Integer(integer)) => Some(Json::from(*integer)),
             // What is not finite is no number in JSON.
@@ -185,7 +185,7 @@ impl<'a> Walk<'a> {
             "string" => "a string".into(),
             "boolean" => "true or false".into(),
             "integer" => "an integer".into(),
-            WORD_OR_NUMBER => "a string or an integer".into(),
+            STRING_OR_INTEGER => "a string or an integer".into(),
             "number" => "a number".into(),
             "array" => match kind(self.resolve(&schema["items"])) {
                 "object" => "a list of tables".into(),
@@ -196,13 +196,13 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// The type of a value that may be either.
-const WORD_OR_NUMBER: &str = "word or number";
+/// The type of a value that may be a string or an integer.
+const STRING_OR_INTEGER: &str = "word or number";
 
 /// The schema's type. Enums with a description for each choice have none.
 fn kind(schema: &Json) -> &str {
     if schema["anyOf"].as_array().is_some_and(|types| types.iter().any(|one| one["type"] == "integer")) {
-        return WORD_OR_NUMBER;
+        return STRING_OR_INTEGER;
     }
     schema["type"].as_str().unwrap_or(if schema["oneOf"].is_array() { "string" } else { "object" })
 }

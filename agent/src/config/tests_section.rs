@@ -8,8 +8,8 @@ use super::settings::{Ptest, Test, TestTarget};
 use super::validator::Validator;
 use super::{requests, values};
 
-/// Most reruns: with more, one would wait for a test to pass.
-const MOST_RERUNS: u32 = 5;
+/// Maximum number of reruns. More would only repeat a test until it passes.
+const MAX_RERUNS: u32 = 5;
 
 fn key(name: &str) -> KeyPath {
     KeyPath::root().key("test").key(name)
@@ -54,17 +54,17 @@ pub fn validate(check: &mut Validator, raw: &UnvalidatedManifest) -> Test {
 
 fn reruns(check: &mut Validator, raw: Option<i64>) -> u32 {
     let Some(number) = raw else { return 0 };
-    match u32::try_from(number).ok().filter(|reruns| *reruns <= MOST_RERUNS) {
+    match u32::try_from(number).ok().filter(|reruns| *reruns <= MAX_RERUNS) {
         Some(reruns) => reruns,
         None => {
             let mistake = Diagnostic::new(format!("is {number}"));
-            check.value(&key("reruns"), mistake.hint(format!("write a number from 0 to {MOST_RERUNS}")));
+            check.value(&key("reruns"), mistake.hint(format!("write a number from 0 to {MAX_RERUNS}")));
             0
         }
     }
 }
 
-/// What each key alone cannot know.
+/// Checks that involve several keys.
 fn combinations(check: &mut Validator, test: &Test) {
     let is_ssh = matches!(test.target, TestTarget::Ssh { .. });
     if test.runner == TestRunner::OeTest && !is_ssh {
@@ -76,7 +76,7 @@ fn combinations(check: &mut Validator, test: &Test) {
             Diagnostic::new("needs `images`: what runs on the system that answers ssh is one of them");
         check.value(&key("ptest"), mistake.hint("name the image of that system"));
     }
-    if !test.asks() && check.has(&key("suites")) {
+    if !test.is_wanted() && check.has(&key("suites")) {
         let mistake = Diagnostic::new("has no effect without `images`");
         check.value(&key("suites"), mistake.hint("name the images to be tested"));
     }
@@ -117,7 +117,7 @@ fn target(text: &str) -> Result<TestTarget, Diagnostic> {
     };
     let (user, address) = rest.split_once('@').unwrap_or(("root", rest));
     if user.contains(':') {
-        // The message must not repeat it.
+        // The message must not contain the password.
         return Err(
             Diagnostic::new("has a password").hint("write ssh://root@HOST:PORT, and let ssh use a key")
         );
@@ -126,7 +126,7 @@ fn target(text: &str) -> Result<TestTarget, Diagnostic> {
         return Err(mistake("does not log in as root, as the tests of OE-Core do"));
     }
     if address.contains('[') || address.matches(':').count() > 1 {
-        return Err(mistake("is an address of IPv6, which the tests of OE-Core cannot use"));
+        return Err(mistake("is an IPv6 address, which OE-Core's tests do not support"));
     }
     let (host, port) = address.split_once(':').unwrap_or((address, "22"));
     let is_host = !host.is_empty()

@@ -79,7 +79,7 @@ impl Plan {
 /// Whether a build has anything to do with the share: publish to it, or count what it used.
 pub fn uses_share(settings: &Settings) -> bool {
     let reads = |shared: &SharedCache| !shared.reads().is_empty();
-    let builds = !settings.build.targets.is_empty() || settings.build.changed || settings.test.asks();
+    let builds = !settings.build.targets.is_empty() || settings.build.changed || settings.test.is_wanted();
     builds && settings.cache.share.as_ref().is_some_and(reads)
 }
 
@@ -108,7 +108,7 @@ fn why_skipped(stage: Stage, settings: &Settings, selection: &Selection) -> Opti
         Stage::Build if settings.build.targets.is_empty() && !settings.build.changed => {
             Some("[build] names no targets".into())
         }
-        Stage::Test if !settings.test.asks() => Some("[test] names no images and no ptests".into()),
+        Stage::Test if !settings.test.is_wanted() => Some("[test] names no images and no ptests".into()),
         Stage::Publish if settings.artifacts.rules.is_empty() && !uses_share(settings) => {
             Some(settings.why_no_artifacts())
         }

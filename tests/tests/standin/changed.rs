@@ -82,7 +82,7 @@ fn uncommitted_changes_are_a_change() {
     assert_eq!(affected["base"], git(&sandbox.layer(), ["rev-parse", "HEAD"]).as_str());
 }
 
-/// Nothing is ever "not affected" because nobody knows the base.
+/// An unknown base never makes a recipe "not affected".
 #[test]
 fn without_a_base_every_recipe_is_affected() {
     let test = "without_a_base_every_recipe_is_affected";
@@ -93,7 +93,7 @@ fn without_a_base_every_recipe_is_affected() {
     let affected = sandbox.result()["affected"].clone();
     assert_eq!(recipes(&affected), ["hello"], "{affected}\n{}", ran.output());
     assert_eq!(affected["base"], "");
-    ran.assert_says(&["nobody names the base of this change"]);
+    ran.assert_says(&["neither the build service nor --base names the base of this change"]);
 }
 
 /// A base that is not in the checkout is fetched.

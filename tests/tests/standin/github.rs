@@ -305,7 +305,7 @@ fn without_the_base_nothing_runs() {
 /// After another run, by a comment, by hand: the target branch is not known.
 #[test]
 fn without_a_known_base_no_artifacts_are_published() {
-    let test = "where_nobody_names_the_base_no_artifacts_are_published";
+    let test = "without_a_known_base_no_artifacts_are_published";
     let Some(run) = Run::new(test, "fork", |layer| {
         let rules = "\n[[artifacts.rules]]\ninclude = \"conf/**\"\n\n[limits]";
         edit(layer, "\n[limits]", rules);
