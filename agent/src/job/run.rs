@@ -79,10 +79,10 @@ pub async fn run(
         outcomes: BTreeMap::new(),
         stopped: None,
     };
-    job.clear_the_place().await;
+    job.end_stale_processes().await;
     let mut check = job.keep_from_credentials(plan, credentials);
     let mut rules = JobRules::default();
-    job.look_at_machine(plan).await;
+    job.verify_machine(plan).await;
     job.look_at_checkout().await;
     for step in plan.steps(settings) {
         match step {
@@ -157,8 +157,8 @@ impl Job<'_> {
         self.outputs.preflight = Some(outcome);
     }
 
-    /// Nothing starts beside what a killed agent left running.
-    async fn clear_the_place(&mut self) {
+    /// Ends the processes that a killed agent left running.
+    async fn end_stale_processes(&mut self) {
         if let Err(error) = end_leftovers(self.settings, self.runner).await {
             self.stopped = Some(error.message.clone());
             self.runner.events.emit(EventKind::Error { stage: None, error }).await;
@@ -175,8 +175,8 @@ impl Job<'_> {
         Some(start_check(self.settings, credentials, self.runner))
     }
 
-    /// On a machine that is not ready, BitBake fails late, and with words that name everything else.
-    async fn look_at_machine(&mut self, plan: &Plan) {
+    /// Checks the machine first: on one that is not ready, BitBake fails late and with misleading messages.
+    async fn verify_machine(&mut self, plan: &Plan) {
         let runs_bitbake =
             [Stage::Check, Stage::Build, Stage::Test].into_iter().any(|stage| plan.runs(stage));
         if self.stopped.is_some() || !runs_bitbake {
@@ -195,7 +195,7 @@ impl Job<'_> {
         }
         if let Some(why) = skip {
             let outcome = Outcome::Skipped(why.into());
-            self.settle_hooks(&[Moment::Before(stage), Moment::After(stage)], &outcome).await;
+            self.skip_hooks(&[Moment::Before(stage), Moment::After(stage)], &outcome).await;
             return self.finish(stage, outcome).await;
         }
         if let Some(why) = self.stopped.clone().filter(|_| !stage.survives_failure()) {
@@ -240,20 +240,20 @@ impl Job<'_> {
         Ok(())
     }
 
-    /// The stage, with its hooks before and after it. What is done is saved after a stop, whatever the hooks do.
+    /// Runs the stage with its hooks. A stage that saves results after a stop also runs if a hook failed.
     async fn between_hooks(&mut self, stage: Stage) -> Result<Outcome> {
         let runner = self.runner.for_stage(stage);
         let (before, after) = (Moment::Before(stage), Moment::After(stage));
         let started = self.hooks(before, &runner).await;
-        let hindered = match &started {
+        let not_started = match &started {
             Ok(outcome) => outcome.as_ref().filter(|outcome| !outcome.is_success()).and_then(Outcome::reason),
             Err(error) => Some(error.message.as_str()),
         };
         let saves = stage.survives_failure() && runner.interrupt.state().is_some();
-        if let Some(why) = hindered.filter(|_| !saves) {
+        if let Some(why) = not_started.filter(|_| !saves) {
             let why = format!("not started: {why}");
             self.units_not_run(stage, &why).await;
-            self.settle_hooks(&[after], &Outcome::NotRun(why)).await;
+            self.skip_hooks(&[after], &Outcome::NotRun(why)).await;
             return started.map(|outcome| outcome.unwrap_or(Outcome::Passed));
         }
         let outcome = self.dispatch(stage).await;
@@ -263,11 +263,11 @@ impl Job<'_> {
             Err(error) => Some(error.message.clone()),
         };
         if let Some(why) = failed {
-            self.settle_hooks(&[after], &Outcome::NotRun(format!("not started: {why}"))).await;
+            self.skip_hooks(&[after], &Outcome::NotRun(format!("not started: {why}"))).await;
             return outcome;
         }
         let ended = self.hooks(after, &runner).await?;
-        // A hook proves nothing: it can only make the outcome worse.
+        // A hook can only make the outcome worse.
         let outcome = outcome?;
         let hooks = [started?, ended].into_iter().flatten().filter(|hook| !hook.is_success());
         let all: Vec<Outcome> = std::iter::once(outcome.clone()).chain(hooks).collect();
@@ -278,17 +278,17 @@ impl Job<'_> {
         hooks::run(self.settings, self.outputs.configured.as_ref(), moment, runner).await
     }
 
-    async fn settle_hooks(&self, moments: &[Moment], outcome: &Outcome) {
+    async fn skip_hooks(&self, moments: &[Moment], outcome: &Outcome) {
         for moment in moments {
-            hooks::settle(self.settings, *moment, outcome, &self.runner.for_stage(moment.stage())).await;
+            hooks::skip_all(self.settings, *moment, outcome, &self.runner.for_stage(moment.stage())).await;
         }
     }
 
-    /// A stage that is not reached.
+    /// Reports the steps and hooks of a stage that is not reached.
     async fn not_reached(&self, stage: Stage, why: &str) {
         self.units_not_run(stage, why).await;
         let outcome = Outcome::NotRun(why.to_owned());
-        self.settle_hooks(&[Moment::Before(stage), Moment::After(stage)], &outcome).await;
+        self.skip_hooks(&[Moment::Before(stage), Moment::After(stage)], &outcome).await;
     }
 
     async fn dispatch(&mut self, stage: Stage) -> Result<Outcome> {

@@ -21,7 +21,7 @@ pub struct Wanted<'a> {
 /// Checks out the commit in which the change began.
 ///
 /// # Errors
-/// When the base is not known, or its files cannot be had.
+/// When the base is not known, or git cannot get its files.
 pub async fn check_out(
     settings: &Settings,
     wanted: Wanted<'_>,
@@ -44,7 +44,7 @@ pub async fn check_out(
     agent_git::base_files(runner, &access, &query, base.commit.as_deref(), wanted.scratch).await
 }
 
-/// Whether the error ends the job, so that nothing can take the place of the base.
+/// Whether the error ends the job, so that it cannot continue without the base.
 pub fn must_stop(error: &Error) -> bool {
     matches!(error.class, Class::Cancelled | Class::OutOfTime)
 }

@@ -1,4 +1,4 @@
-//! Check: what the layer's files say, what bitbake-layers, yocto-check-layer and the other checks say.
+//! Check: the preflight of the layer's files, bitbake-layers, yocto-check-layer and the other checks.
 
 use std::path::{Path, PathBuf};
 
@@ -96,7 +96,7 @@ pub async fn run(
     outcome
 }
 
-/// What the check stage gets from the job.
+/// The inputs of the check stage from the job.
 #[derive(Clone, Copy)]
 pub struct Before<'a> {
     pub preflight: Option<&'a Outcome>,
@@ -104,7 +104,7 @@ pub struct Before<'a> {
     pub dirty: bool,
     /// How git gets to the servers.
     pub access: &'a Access,
-    /// What the change affects, once a stage asked.
+    /// What the change affects, once a stage has computed it.
     pub affected: &'a OnceCell<Affected>,
 }
 
@@ -197,7 +197,7 @@ async fn parse(
     Ok(outcomes)
 }
 
-/// What the change affects, where a stage of this job needs to know it and a check can use it.
+/// What the change affects, if a later stage needs it and a check can use it.
 async fn affected_set<'a>(
     settings: &Settings,
     configured: &BuildEnvironment,

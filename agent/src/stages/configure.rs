@@ -206,7 +206,7 @@ impl BuildEnvironment {
             }
             Purpose::CheckLayer => (self.base_layers.machine.as_str(), self.base_layers.distro.as_str()),
         };
-        // Signatures need neither. In the directory itself they are empty, and the same whoever asks.
+        // Signatures need neither. In the directory itself they are empty, and the same for all callers.
         let own = [dir.join("downloads"), dir.join("sstate-cache")];
         let [downloads, sstate] = match purpose {
             Purpose::Build => [&settings.cache.downloads, &settings.cache.sstate],
@@ -322,7 +322,7 @@ pub async fn run(
         rm_work: disk_space::is_short(settings, runner).await?,
     };
     if builds(settings) {
-        tell_parallelism(configured.parallelism, events).await;
+        report_parallelism(configured.parallelism, events).await;
     }
     configured.local_caches(settings)?;
     sweep(settings, &share.tiers, events).await?;
@@ -361,8 +361,8 @@ fn builds(settings: &Settings) -> bool {
     settings.build.changed || !settings.build.targets.is_empty()
 }
 
-/// Tells if memory, and not the processors, limits the build.
-async fn tell_parallelism(parallelism: Parallelism, events: &Emitter) {
+/// Reports if memory, and not the processors, limits the build.
+async fn report_parallelism(parallelism: Parallelism, events: &Emitter) {
     let Resources { cores, bytes, .. } = parallelism.resources;
     if let Some(bytes) = bytes.filter(|_| parallelism.jobs < cores) {
         let what = parallelism.describe();

@@ -25,7 +25,7 @@ fn unit(hook: &Hook) -> Unit {
 }
 
 /// Runs the hooks of this moment one after another, until one does not succeed. `None`: there is none.
-/// `configured`: what the configure stage made, if it is over.
+/// `configured`: the result of the configure stage, once it is complete.
 ///
 /// # Errors
 /// When a program cannot be started.
@@ -65,8 +65,8 @@ pub async fn run(
     failed.map(|()| worst)
 }
 
-/// Gives all hooks of this moment this outcome: none of them runs.
-pub async fn settle(settings: &Settings, moment: Moment, outcome: &Outcome, runner: &Runner) {
+/// Reports this outcome for all hooks of this moment, and runs none of them.
+pub async fn skip_all(settings: &Settings, moment: Moment, outcome: &Outcome, runner: &Runner) {
     for hook in of_moment(settings, moment) {
         skip(hook, outcome.clone(), runner).await;
     }
@@ -91,7 +91,7 @@ async fn run_one(
         Ok(command) => runner.run(command, &mut ()).await,
         Err(error) => Err(error),
     };
-    // It may have called BitBake, whose server outlives its callers.
+    // The hook may have started BitBake, whose server keeps running.
     let server = match configured {
         Some(configured) => ServerEnd::stop(&configured.build, configured.user.as_ref(), runner).await,
         None => ServerEnd::default(),
@@ -115,7 +115,7 @@ async fn run_one(
 fn command(settings: &Settings, configured: Option<&BuildEnvironment>, hook: &Hook) -> Result<Command> {
     let (environment, user) = match configured {
         Some(configured) => (configured.environment(&configured.build), configured.user.clone()),
-        None => alone(settings)?,
+        None => environment_without_bitbake(settings)?,
     };
     let (program, arguments) = hook
         .argv
@@ -129,7 +129,7 @@ fn command(settings: &Settings, configured: Option<&BuildEnvironment>, hook: &Ho
     Ok(command)
 }
 
-/// A program with a directory is one of the checkout; another one is searched in PATH.
+/// A program with a `/` is relative to the checkout; others are searched in PATH.
 fn in_checkout(checkout: &Path, program: &str) -> String {
     match program.contains('/') {
         true => checkout.join(program).to_string_lossy().into_owned(),
@@ -137,8 +137,8 @@ fn in_checkout(checkout: &Path, program: &str) -> String {
     }
 }
 
-/// The environment and the user before the configure stage: the same without BitBake.
-fn alone(settings: &Settings) -> Result<(Environment, Option<User>)> {
+/// The environment and the user before the configure stage: as after it, but without BitBake.
+fn environment_without_bitbake(settings: &Settings) -> Result<(Environment, Option<User>)> {
     let user = agent_process::build_user(settings.build_user.as_deref(), &settings.checkout)?;
     let whoami = match &user {
         Some(user) => user.clone(),

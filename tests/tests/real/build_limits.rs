@@ -88,7 +88,7 @@ fn no_limit_of_parallelism_changes_a_hash() {
     }
 }
 
-/// Every recipe has its own outcome, and a dead server is no failed layer.
+/// Every recipe has its own outcome, and a dead server is not a failure of the layer.
 #[test]
 fn changed_recipes_have_their_own_outcomes() {
     let test = "changed_recipes_have_their_own_outcomes";

@@ -1,5 +1,5 @@
 //! What a change affects, with real BitBake and OE-Core. The world has a few recipes without dependencies, so each
-//! query takes seconds. What is expected of each change was written by hand.
+//! query takes seconds. The expected results were written by hand.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -126,7 +126,7 @@ impl Changed {
         std::fs::rename(self.layer(from), self.layer(to)).unwrap();
     }
 
-    /// What the job says about a commit on top of the base with this edit.
+    /// The result for a commit on top of the base with this edit.
     pub fn affected(&self, edit: impl Fn(&Changed)) -> Value {
         git(&self.0.layer(), ["reset", "--quiet", "--hard", "base"]);
         git(&self.0.layer(), ["clean", "--quiet", "-dfx"]);
@@ -167,7 +167,7 @@ fn lists(affected: &Value) -> BTreeMap<String, String> {
 }
 
 type Edit = fn(&Changed);
-/// A change, the lists that it leads to, and a part of its first cause.
+/// A change, the expected lists, and a part of the first cause.
 type Case<'a> = (&'a str, Edit, &'a [(&'a str, &'a str)], &'a str);
 
 fn check(changed: &Changed, cases: &[Case]) {
@@ -191,15 +191,15 @@ const PATCH: Case = (
 );
 
 #[test]
-fn what_a_change_affects_is_told_by_signatures() {
-    let test = "what_a_change_affects_is_told_by_signatures";
+fn what_a_change_affects_is_found_by_signatures() {
+    let test = "what_a_change_affects_is_found_by_signatures";
     let Some(changed) = Changed::new(test, "scarthgap") else { return };
     let readme: Edit = |changed| changed.append("README.md", "More for people.\n");
     check(
         &changed,
         &[
             PATCH,
-            ("a text for people", readme, &[], ""),
+            ("documentation", readme, &[], ""),
             (
                 "an include that two files share, and a recipe that the world leaves out",
                 |changed| {
@@ -211,7 +211,7 @@ fn what_a_change_affects_is_told_by_signatures() {
             ),
         ],
     );
-    // The base is known by now; BitBake answers for the head alone.
+    // The base is in the cache; BitBake runs only for the head.
     let affected = changed.affected(|changed| {
         changed.append("recipes-x/delta/delta_1.0.bb", "COMPATIBLE_MACHINE = \"none\"\n");
     });
@@ -358,21 +358,21 @@ fn all_cases(test: &str, release: &str) {
 }
 
 #[test]
-fn every_kind_of_change_is_told_on_scarthgap() {
-    all_cases("every_kind_of_change_is_told_on_scarthgap", "scarthgap");
+fn every_kind_of_change_is_found_on_scarthgap() {
+    all_cases("every_kind_of_change_is_found_on_scarthgap", "scarthgap");
 }
 
 #[test]
-fn every_kind_of_change_is_told_on_kirkstone() {
-    all_cases("every_kind_of_change_is_told_on_kirkstone", "kirkstone");
+fn every_kind_of_change_is_found_on_kirkstone() {
+    all_cases("every_kind_of_change_is_found_on_kirkstone", "kirkstone");
 }
 
 #[test]
-fn every_kind_of_change_is_told_on_master() {
-    all_cases("every_kind_of_change_is_told_on_master", "master");
+fn every_kind_of_change_is_found_on_master() {
+    all_cases("every_kind_of_change_is_found_on_master", "master");
 }
 
-/// A base that does not parse has no signatures: the files decide, and the report says so.
+/// A base that does not parse has no signatures: the files decide, and the report has the reason.
 #[test]
 fn without_signatures_the_files_decide() {
     let test = "without_signatures_the_files_decide";
@@ -388,7 +388,7 @@ fn without_signatures_the_files_decide() {
     let wanted = [("evidence", "files"), ("recipes", "delta")];
     assert_eq!(lists(&affected), wanted.map(|(key, names)| (key.to_owned(), names.to_owned())).into());
     let why = affected["evidence"]["why"].as_str().unwrap();
-    assert!(why.contains("the tasks of the base cannot be had"), "{why}");
+    assert!(why.contains("cannot get the tasks of the base"), "{why}");
 }
 
 /// Multiconfigs and multilibs have recipes of their own.

@@ -27,7 +27,7 @@ fn edit(changed: &Changed, random: &mut Random, number: usize) -> Vec<&'static s
         let recipe = format!("recipes-x/{}.bb", recipes[random.below(recipes.len())]);
         let (name, path, text) = match random.below(9) {
             0 => ("task", recipe, format!("do_deploy:append() {{\n    : {number}\n}}\n")),
-            1 => ("unused variable", recipe, format!("NOBODY = \"{number}\"\n")),
+            1 => ("unused variable", recipe, format!("UNUSED = \"{number}\"\n")),
             2 => ("comment", recipe, format!("# {number}\n")),
             3 => ("used variable", recipe, format!("USED = \"{number}\"\ndo_deploy[vardeps] += \"USED\"\n")),
             4 => ("file", "recipes-x/alpha/files/alpha.txt".into(), format!("{number}\n")),
@@ -61,7 +61,7 @@ fn bitbake_runs_the_tasks_again_that_the_signatures_name() {
     let test = "bitbake_runs_the_tasks_again_that_the_signatures_name";
     let is_long = std::env::var_os("BUILD_AGENT_TEST_ALL").is_some_and(|value| value == "1");
     let Some(changed) = Changed::new(test, "scarthgap") else { return };
-    // Signatures alone are compared elsewhere: a native recipe that is built needs more of OE-Core.
+    // Other tests compare only signatures: a native recipe that is built needs more of OE-Core.
     let alpha = std::fs::read_to_string(changed.layer("recipes-x/alpha/alpha_1.0.bb")).unwrap();
     changed.write("recipes-x/alpha/alpha_1.0.bb", &alpha.replace("BBCLASSEXTEND", "# BBCLASSEXTEND"));
     // It runs in each build.

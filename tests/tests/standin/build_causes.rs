@@ -50,7 +50,7 @@ fn a_task_that_lacks_memory_is_retried_once_with_half_the_parallelism() {
     assert_eq!(jobs(&log(&sandbox, "build-qemux86-64-again.log")), 1);
     assert_eq!(sandbox.result()["outcome"], "passed");
 
-    // A second time it is an error of the machine, and says so.
+    // The second time, it is an error of the machine.
     let Some(sandbox) = builder(test) else { return };
     sandbox.behaviour("bitbake no-memory 9");
     let ran = sandbox.run();
@@ -61,10 +61,10 @@ fn a_task_that_lacks_memory_is_retried_once_with_half_the_parallelism() {
     sandbox.assert_nothing_runs();
 }
 
-/// What BitBake says, the exit status, the number of retries, and what the console says.
+/// BitBake's output, the exit status, the number of retries, and messages on the console.
 #[test]
-fn a_dead_server_and_a_full_disk_are_no_failures_of_the_layer() {
-    let test = "a_dead_server_and_a_full_disk_are_no_failures_of_the_layer";
+fn a_dead_server_and_a_full_disk_are_not_failures_of_the_layer() {
+    let test = "a_dead_server_and_a_full_disk_are_not_failures_of_the_layer";
     let dead = "a source cannot be fetched, because its server does not answer: hello-1.0-r0:do_fetch";
     for (behaviour, code, retried, says) in [
         ("dead-server 1", 0, 1, "retrying once in 1s, because an upstream server failed"),
@@ -95,10 +95,10 @@ fn what_counts_in_bitbakes_configuration_is_read_back() {
     ran.assert_says(&["BitBake uses BB_NUMBER_THREADS = \"999\", and not \"", "[config] local_conf sets it"]);
 }
 
-/// At the end of the job's time, the running task comes to its end, and counts.
+/// At the end of the job's time, the running task can complete, and counts.
 #[test]
-fn a_running_task_ends_by_itself_after_the_jobs_time() {
-    let Some(sandbox) = builder("a_running_task_ends_by_itself_after_the_jobs_time") else { return };
+fn a_running_task_completes_after_the_jobs_time() {
+    let Some(sandbox) = builder("a_running_task_completes_after_the_jobs_time") else { return };
     sandbox.change_manifest("job = \"5m\"", "job = \"20s\"");
     sandbox.change_manifest("grace = \"2s\"", "grace = \"15s\"");
     sandbox.behaviour("bitbake finish do_compile");

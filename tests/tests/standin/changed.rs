@@ -43,7 +43,7 @@ fn without_signatures_the_files_of_the_change_decide() {
     assert_eq!(recipes(&affected), ["hello"]);
     let base = git(&sandbox.layer(), ["rev-parse", "HEAD^"]);
     assert_eq!(affected["base"], base.as_str());
-    ran.assert_says(&["signatures do not tell what the change affects: the tasks of the"]);
+    ran.assert_says(&["signatures do not show what the change affects: cannot get the tasks of the"]);
     sandbox.assert_nothing_runs();
     assert!(!sandbox.work().join("meta-tested-scarthgap/affected").exists(), "nothing is left");
 }

@@ -76,7 +76,7 @@ fn each_ptest_has_its_own_end_and_the_others_go_on() {
         assert_eq!(results[format!("ptestresult.{test}")]["status"], wanted, "{test}");
     }
     let log = section("hangs", "log").to_string();
-    assert!(log.contains("what runs, and the end of dmesg") && log.contains("sleep"), "{log}");
+    assert!(log.contains("running processes, and the end of dmesg") && log.contains("sleep"), "{log}");
     assert!(log.contains("BEGIN: /usr/lib/hangs/ptest") && !log.contains("BUILD-AGENT-PID"), "{log}");
     let said = answer["said"].to_string();
     for name in ["bad", "empty", "gone", "hangs", "hog", "killed", "panics"] {
@@ -92,7 +92,7 @@ fn without_a_list_all_ptests_run_and_an_empty_list_runs_none() {
     assert_eq!(answer["results"]["ptestresult.sections"].as_object().unwrap().len(), 2);
     let answer = run(&scripts, &json!([]));
     assert_eq!((&answer["skipped"], &answer["results"]), (&json!(1), &json!({})));
-    // Nothing that did nothing passes.
+    // An empty run never passes.
     assert_eq!(run(&[], &Value::Null)["passed"], false);
     assert_eq!(run(&scripts, &json!(["gone"]))["passed"], false);
 }

@@ -1,4 +1,4 @@
-//! The test stage: what OE-Core's task and its results say, and what the agent makes of it.
+//! The test stage: OE-Core's task and its results, and the agent's verdict on them.
 
 use build_agent_tests::{Sandbox, commit, git};
 use nix::sys::signal::Signal;
@@ -81,7 +81,7 @@ fn an_image_is_built_and_tested_and_each_test_is_a_case() {
     sandbox.assert_nothing_runs();
 }
 
-/// Each row: what the task does, the exit statuses, and words of the reason. None of them passes.
+/// Each row: what the task does, the exit status, and a part of the reason. None of them passes.
 #[test]
 fn malformed_and_contradicting_results_never_pass() {
     let test = "malformed_and_contradicting_results_never_pass";
@@ -103,7 +103,7 @@ fn malformed_and_contradicting_results_never_pass() {
             "never reached",
         ),
         ("failed with status 0", json!({"result": {"a.B.test_c": {"status": "FAILED"}}}), 70, "contradict"),
-        ("passed with status 1", json!({"result": ssh(), "exit": 1}), 1, "no test says that it failed"),
+        ("passed with status 1", json!({"result": ssh(), "exit": 1}), 1, "although no test failed"),
         (
             "failed",
             json!({"result": {"a.B.test_c": {"status": "FAILED", "log": "AssertionError: no"}}, "exit": 1}),
@@ -272,7 +272,7 @@ fn ptests_of_recipes_run_in_as_few_images_as_conflicts_allow() {
     ];
     assert_eq!(tests(&sandbox), wanted);
 
-    // A package without a section. A guest that broke is started again for the rest, if it brought anything.
+    // A package without a section. A guest that crashed is restarted for the remaining ptests, if it had any results.
     behave(&sandbox, json!([section(&["aws-a"]), section(&["aws-a"]), section(&["aws-b"])]), recipes.clone());
     sandbox.run().assert_code(&[1]);
     assert!(
@@ -343,8 +343,8 @@ fn a_recipe_that_the_machine_does_not_build_does_not_skip_the_others() {
 }
 
 #[test]
-fn an_image_that_no_machine_builds_is_not_green() {
-    let Some(sandbox) = tester("an_image_that_no_machine_builds_is_not_green", IMAGE) else { return };
+fn an_image_that_no_machine_builds_fails() {
+    let Some(sandbox) = tester("an_image_that_no_machine_builds_fails", IMAGE) else { return };
     let skipped =
         json!({"img": {"SKIPPED": "incompatible with machine qemux86-64 (not in COMPATIBLE_MACHINE)"}});
     behave(&sandbox, json!([{"result": ssh()}]), skipped);
@@ -355,8 +355,8 @@ fn an_image_that_no_machine_builds_is_not_green() {
 }
 
 #[test]
-fn a_build_that_fails_is_told_from_a_test_that_fails() {
-    let Some(sandbox) = tester("a_build_that_fails_is_told_from_a_test_that_fails", IMAGE) else { return };
+fn a_failed_build_is_distinguished_from_a_failed_test() {
+    let Some(sandbox) = tester("a_failed_build_is_distinguished_from_a_failed_test", IMAGE) else { return };
     sandbox.behaviour("bitbake fail do_compile");
     behave(&sandbox, json!([{"result": ssh()}]), json!({}));
     sandbox.run().assert_code(&[1]);

@@ -1,10 +1,10 @@
-//! What a change affects: the difference of task signatures between its base and its head.
+//! The result of comparing the task signatures of a change's base and head.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// The answer to: what can this change have broken?
+/// What a change affects.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Affected {
     /// The commit that the change is compared with.
@@ -34,7 +34,7 @@ pub struct Affected {
 }
 
 impl Affected {
-    /// The recipes to build for this machine: those of the layers under test, and as many of the others as wanted.
+    /// The recipes to build for this machine: those of the layers under test, and those of other layers that `reverse` selects.
     pub fn to_build(&self, machine: &str, reverse: ReverseDependencies) -> Vec<&AffectedRecipe> {
         let elsewhere = match reverse {
             ReverseDependencies::All => &self.elsewhere[..],
@@ -56,13 +56,13 @@ pub enum ReverseDependencies {
     AtMost(u64),
 }
 
-/// What the answer rests on.
+/// What the result is based on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "by", content = "why", rename_all = "kebab-case")]
 pub enum Evidence {
     #[default]
     Signatures,
-    /// The files of the change alone, because signatures could not be had.
+    /// Only the files of the change, with the reason why there are no signatures.
     Files(String),
 }
 
@@ -112,7 +112,7 @@ pub struct Root {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SkippedRecipe {
     pub name: String,
-    /// BitBake's words.
+    /// BitBake's message.
     pub reason: String,
     /// The machine that does not build it, where the job has several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn reverse_dependencies_are_built_as_far_as_wanted() {
+    fn reverse_dependencies_are_selected_by_their_number() {
         let affected = Affected {
             recipes: vec![recipe("a", &[]), recipe("b", &["arm"])],
             elsewhere: vec![recipe("c", &[]), recipe("d", &["x86"])],

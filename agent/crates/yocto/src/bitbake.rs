@@ -36,7 +36,7 @@ pub struct Failure {
     pub task: String,
     /// `Logfile of failure stored in`. Layer code may have written this line: not to be trusted.
     pub log: Option<PathBuf>,
-    /// `[mc:NAME:]FILE:TASK`, where BitBake says it.
+    /// `[mc:NAME:]FILE:TASK`, if BitBake prints it.
     pub id: Option<String>,
 }
 
@@ -153,17 +153,17 @@ impl Build {
         self.follower.is_heard()
     }
 
-    /// From now on BitBake is stopped: what succeeds still counts, and what fails may fail because of the stop.
+    /// The agent stops BitBake: from now on only success counts, because tasks may fail because of the stop.
     pub fn stop(&mut self) {
         self.stopping = true;
     }
 
-    /// What it did for single recipes.
+    /// The log of single recipes.
     pub fn recipes(&self) -> &RecipeLog {
         &self.follower.recipes
     }
 
-    /// The value of a variable of the configuration, as far as BitBake says.
+    /// The value of a variable of the configuration, if BitBake reported it.
     pub fn variable(&self, name: &str) -> Option<&str> {
         self.follower.variable(name)
     }
@@ -344,7 +344,7 @@ impl LineHandler for Build {
     fn event(&mut self, line: &str) -> Vec<EventKind> {
         let told = self.follower.take(line);
         if self.stopping {
-            return told.into_iter().filter(is_no_failure).collect();
+            return told.into_iter().filter(is_not_failure).collect();
         }
         if let Some(EventKind::TaskFinished(finished)) = &told {
             self.note_failure(finished);
@@ -379,7 +379,7 @@ impl LineHandler for Build {
     }
 }
 
-fn is_no_failure(event: &EventKind) -> bool {
+fn is_not_failure(event: &EventKind) -> bool {
     !matches!(event, EventKind::TaskFinished(finished) if !finished.outcome.is_success())
 }
 
@@ -512,7 +512,7 @@ mod tests {
         assert_eq!(build.failed_tasks(false).1, 0);
     }
 
-    /// Tasks that end by themselves while BitBake is stopped are done; the others fail because of the stop.
+    /// Tasks that succeed while BitBake is stopped count; the others fail because of the stop.
     #[test]
     fn only_success_counts_while_bitbake_is_stopped() {
         let task = |what: &str, name: &str| {

@@ -20,9 +20,9 @@ EXTRA = (
     "bb.runqueue.runQueueTaskSkipped",
     "bb.runqueue.sceneQueueTaskCompleted",
 )
-# Tasks whose end says that a recipe was built or fetched: their events are not dropped.
+# The last tasks of a build and of a fetch: their events are not dropped.
 FOLLOWED = (":do_build", ":do_fetch")
-# Variables of the configuration whose values are told.
+# Variables of the configuration whose values are reported.
 READ_BACK = ("BB_NUMBER_THREADS", "PARALLEL_MAKE")
 # Characters of a text that are told; events come from layer code, too.
 LONGEST_TEXT = 1000
@@ -219,7 +219,7 @@ class Queue:
 
 
 def read_back(params, channel):
-    """Tells the values of variables once BitBake has its whole configuration, before it is told what to do."""
+    """Reports the values of variables when BitBake has read its configuration, before it gets its command."""
     original = params.updateFromServer
 
     def updateFromServer(server, *args, **kwargs):

@@ -113,7 +113,7 @@ pub struct Follower {
     variables: BTreeMap<String, String>,
     /// Of the last task that failed.
     failed: Option<String>,
-    /// What the events and the console say of single recipes.
+    /// The log of single recipes, from the events and the console.
     pub recipes: RecipeLog,
 }
 
@@ -142,12 +142,12 @@ impl Follower {
         }
     }
 
-    /// The value of a variable of the configuration, as far as BitBake says.
+    /// The value of a variable of the configuration, if BitBake reported it.
     pub fn variable(&self, name: &str) -> Option<&str> {
         self.variables.get(name).map(String::as_str)
     }
 
-    /// The identity of the task of which [`Follower::take`] said last that it failed.
+    /// The identity of the last failed task that [`Follower::take`] returned.
     pub fn failed_id(&self) -> Option<&str> {
         self.failed.as_deref()
     }
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn what_recipes_reached_and_how_they_are_called_is_known() {
+    fn reached_tasks_and_names_of_recipes_are_recorded() {
         let mut follower = follower();
         follower.take(&started("/m/a_1.bb", "own-name"));
         let queue = |what: &str, task: &str| {

@@ -1,6 +1,6 @@
 //! What BitBake did for single recipes, by the lines of its console and by its events.
 //!
-//! Layer code can print such lines. So they only name things; the exit status makes the verdict.
+//! Layer code can print such lines. So the verdict does not depend on them, but on the exit status.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use regex::Regex;
 const KEPT: usize = 20_000;
 const TEXT_BYTES: usize = 1000;
 
-/// The tasks of which it is known that BitBake reached them.
+/// The tasks that are recorded when BitBake reaches them.
 const FOLLOWED: [&str; 2] = ["do_build", "do_fetch"];
 
 static FAILED: LazyLock<Regex> =
@@ -31,7 +31,7 @@ fn regex(pattern: &str) -> Regex {
     Regex::new(pattern).expect("a valid pattern")
 }
 
-/// A recipe as a build is asked for it.
+/// A recipe that a build was started for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Recipe {
     /// `PN`, with the name of its multiconfig in front (`mc:x:zlib`).
@@ -45,7 +45,7 @@ pub struct Recipe {
 pub struct NoProvider {
     /// A recipe, or a package for `RDEPENDS`.
     pub item: String,
-    /// The files of the recipes that need it; none, if the build was asked for it.
+    /// The files of the recipes that need it; none, if it is a target of the build.
     pub needed_by: Vec<String>,
     /// `foo was skipped: incompatible with machine …`
     pub reasons: Vec<String>,
@@ -76,14 +76,14 @@ pub struct RecipeLog {
     /// `[mc:NAME:]FILE` and the recipe's name.
     names: BTreeMap<String, String>,
     no_providers: Vec<NoProvider>,
-    /// Targets without the task that was asked for.
+    /// Targets without the requested task.
     no_such_task: BTreeSet<String>,
     /// The next lines may be reasons of the last [`NoProvider`].
     has_open_provider: bool,
 }
 
 impl RecipeLog {
-    /// Takes a line of the console.
+    /// Reads a line of the console.
     pub fn line(&mut self, line: &str) {
         let is_error = line.starts_with("ERROR: ");
         if !is_error && !line.starts_with("NOTE: ") {
@@ -115,7 +115,7 @@ impl RecipeLog {
         }
     }
 
-    /// Takes the identity of a task that ran, or did not need to.
+    /// Records the identity of a task that ran, or did not need to.
     pub fn reached(&mut self, id: &str) {
         let is_followed = id.rsplit_once(':').is_some_and(|(_, task)| FOLLOWED.contains(&task));
         if is_followed && self.reached.len() < KEPT {
@@ -123,7 +123,7 @@ impl RecipeLog {
         }
     }
 
-    /// Takes the name of the recipe of a task.
+    /// Records the name of the recipe of a task.
     pub fn named(&mut self, id: &str, recipe: &str) {
         if let Some((file, _)) = id.rsplit_once(':')
             && self.names.len() < KEPT
@@ -158,7 +158,7 @@ impl RecipeLog {
         &self.no_providers
     }
 
-    /// Why nothing can build the recipe, as far as BitBake says.
+    /// Why the recipe cannot be built, if BitBake printed it.
     pub fn why_unbuildable(&self, recipe: &Recipe) -> Option<&NoProvider> {
         let (_, name) = split_context(&recipe.name);
         let own =
@@ -169,7 +169,7 @@ impl RecipeLog {
         })
     }
 
-    /// Whether the recipe has no task of the name that the build was asked for.
+    /// Whether the recipe does not have the requested task.
     pub fn lacks_task(&self, recipe: &Recipe) -> bool {
         self.no_such_task.contains(split_context(&recipe.name).1)
     }
@@ -217,7 +217,7 @@ impl RecipeLog {
                     }
                 }
             }
-            // A recipe may name itself otherwise than its file, but the name of a variant is not its own.
+            // PN may differ from the name of the file, but it is not the name of a variant.
             None => {
                 let is_variant = name.starts_with(&format!("{stem}-")) || name.ends_with(&format!("-{stem}"));
                 name == stem || is_known_file && !is_variant
@@ -226,8 +226,8 @@ impl RecipeLog {
     }
 }
 
-/// The identity of the task in `NOTE: Running task 3 of 9 (ID)`, also of one that executes nothing. Builds have very many
-/// of these lines.
+/// The identity of the task in `NOTE: Running task 3 of 9 (ID)`, also of a `noexec` one. No regular expression, because
+/// builds print very many of these lines.
 fn running_task(line: &str) -> Option<&str> {
     let rest = line.strip_prefix("NOTE: Running ")?;
     let rest = rest.strip_prefix("noexec ").unwrap_or(rest).strip_prefix("task ")?;
@@ -296,7 +296,7 @@ mod tests {
                 assert_eq!(found, [names[index]], "{id} {file}");
             }
         }
-        // The file says more than its name, and what a task says more than both.
+        // The file counts more than its name, and the name from an event more than both.
         let own = log("NOTE: Running task 1 of 3 (/w/recipes/zlib/zlib_1.3.bb:do_fetch)");
         assert!(own.has_reached(&recipe("libz", FILE), "do_fetch"));
         assert!(!own.has_reached(&recipe("libz", ""), "do_fetch"));
@@ -332,7 +332,7 @@ mod tests {
 
     /// As the console prints `NoProvider` of `lib/bb/event.py`.
     #[test]
-    fn what_nothing_provides_is_told_with_its_reasons() {
+    fn missing_providers_are_recorded_with_their_reasons() {
         let log = log("ERROR: Nothing PROVIDES 'a'\n\
             a was skipped: incompatible with machine qemux86-64 (not in COMPATIBLE_MACHINE)\n\
             NOTE: other\n\
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn a_recipe_without_the_task_is_named() {
+    fn a_recipe_without_the_task_is_recorded() {
         let log = log(
             "ERROR: Task do_fetch does not exist for target packagegroup-x (/m/packagegroup-x.bb:do_fetch). Close matches:\n",
         );
@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_of_a_flood_is_bounded() {
+    fn recorded_data_is_bounded() {
         let mut flooded = RecipeLog::default();
         let long = "x".repeat(2 * TEXT_BYTES);
         for number in 0..KEPT + 10 {

@@ -4,7 +4,7 @@
 #
 #   --discard-signature-files  leave the signature files (sigdata, sigbasedata) empty. BitBake still
 #                              computes and compares all hashes, and creates every file.
-#   --tasks=FILE               write down the tasks and their signatures: the query in the file (bitbake_tasks.py)
+#   --tasks=FILE               write the tasks and their signatures, for the query in the file (bitbake_tasks.py)
 #   --events                   tell what BitBake does on the socket that is standard input (bitbake_events.py)
 #
 # BitBake must not notice: its arguments, module path, environment, output, exit status, task hashes and
@@ -108,7 +108,7 @@ def start_server_with(options):
 
 
 def load(name):
-    """The part of that name, which lies beside this script."""
+    """The module of that name in the directory of this script."""
     path = os.path.join(os.path.dirname(os.path.abspath(__file__)), name + ".py")
     with open(path, "rb") as stream:
         code = compile(stream.read(), path, "exec")

@@ -1,25 +1,25 @@
-"""Lets BitBake write down its tasks with their signatures, instead of a file of signature data for each of them.
+"""Writes BitBake's tasks with their signatures to one file, instead of a signature file for each task.
 
-BitBake computes everything. This part adds targets to those of the call, and stops after the task graph is ready. The
-query is a JSON object in a file: "layers" (directories whose recipes are targets, too), "targets" (words of BitBake) and
+BitBake computes everything. This module adds targets to those of the call, and stops when the task graph is ready. The
+query is a JSON object in a file: "layers" (directories whose recipes are targets, too), "targets" (BitBake targets) and
 "output" (the name of the file in the build directory). The lines of the output are JSON objects, in this order:
 
     {"recipe": [MULTICONFIG, PN, FILE, IS_OWN]}         its number is the count of recipes before it
     {"skipped": [MULTICONFIG, PN, FILE, REASON]}
     {"task": [RECIPE, TASK, HASH, BASEHASH, [NUMBERS OF DEPENDENCIES], [[FILE, CHECKSUM]...]]}
-    {"target": [WORD, RECIPE]}
+    {"target": [TARGET, RECIPE]}
     {"variables": [RECIPE, [NAMES], [DIGESTS OF THEIR VALUES], {TASK: [NUMBERS OF NAMES]}]}
     {"end": NUMBER OF LINES BEFORE}
 
-The signature of a task that always runs (nostamp) is random in BitBake, and so are those that depend on it. Here it is
-not, so that two runs can be compared. The code runs with every Python that BitBake supports, from 3.5 on.
+BitBake makes the signature of a task that always runs (nostamp) random, and so those of tasks that depend on it. Here it
+is constant, so that two runs can be compared. The code runs with every Python that BitBake supports, from 3.5 on.
 """
 
 import hashlib
 import json
 import os
 
-# Texts come from layer code.
+# Layer code can make texts of any length.
 LONGEST_TEXT = 2000
 
 
@@ -38,12 +38,12 @@ def digest(value):
 
 
 def spellings(context, target, task):
-    """The words by which a target can be named: with its task, or without the one that is the default."""
+    """The ways to write a target: with its task, or without the default task."""
     name = "mc:%s:%s" % (context, target) if context else target
-    words = {"%s:%s" % (name, task), "%s:%s" % (name, task[len("do_"):])}
+    names = {"%s:%s" % (name, task), "%s:%s" % (name, task[len("do_"):])}
     if task == "do_build":
-        words.add(name)
-    return words
+        names.add(name)
+    return names
 
 
 class Query:
@@ -71,7 +71,7 @@ class Query:
         """The recipes of the layers, of which `world` leaves some out."""
         for context in cooker.multiconfigs:
             for name, recipe in cooker.recipecaches[context].pkg_fn.items():
-                # Nobody builds all of an SDK because of a recipe; what a target needs of it is in its graph.
+                # Recipes of an SDK count only if a target needs them, and then they are in its graph.
                 if recipe.startswith("nativesdk-") or not self.is_own(cooker, context, name):
                     continue
                 yield "mc:%s:%s" % (context, recipe) if context else recipe
@@ -98,27 +98,27 @@ class Query:
         prepare = module.RunQueueData.prepare
         query = self
 
-        def and_write(data):
-            # A layer may have recipes of which a build takes only one: a note instead of an error.
+        def prepare_and_write(data):
+            # Several recipes of a layer may provide the same: BitBake prints a note instead of an error.
             data.warn_multi_bb = True
             result = prepare(data)
             if result != 0:
                 query.write(data, module)
-            # Nothing is left to do.
+            # BitBake has nothing to run.
             return 0
 
-        module.RunQueueData.prepare = and_write
+        module.RunQueueData.prepare = prepare_and_write
 
     def watch_siggen(self, module):
         prepare = module.SignatureGeneratorBasic.prep_taskhash
 
-        def without_chance(siggen, tid, *arguments, **options):
+        def with_constant_taint(siggen, tid, *arguments, **options):
             result = prepare(siggen, tid, *arguments, **options)
             if str(siggen.taints.get(tid, "")).startswith("nostamp:"):
                 siggen.taints[tid] = "nostamp:always"
             return result
 
-        module.SignatureGeneratorBasic.prep_taskhash = without_chance
+        module.SignatureGeneratorBasic.prep_taskhash = with_constant_taint
 
     def write(self, data, runqueue):
         unfinished = self.output + ".new"
@@ -150,10 +150,10 @@ class Query:
             basehash = getattr(siggen, "basehash", {}).get(tid) or ""
             yield {"task": [recipes[name], task, entry.hash, basehash, dependencies, files]}
         for context, target, task, name in data.targets:
-            words = spellings(context, target, task)
-            for asked in self.targets:
-                if asked in words and name in recipes:
-                    yield {"target": [asked, recipes[name]]}
+            names = spellings(context, target, task)
+            for wanted in self.targets:
+                if wanted in names and name in recipes:
+                    yield {"target": [wanted, recipes[name]]}
         for context, name in own:
             variables = self.variables(caches[context], name)
             if variables is not None:
@@ -170,7 +170,7 @@ class Query:
                 yield found, name, skipped
 
     def variables(self, cache, name):
-        """What is known of a recipe's variables: from release 2.2 on."""
+        """The variables of a recipe, from BitBake 2.2 on."""
         values = getattr(cache, "siggen_varvals", {}).get(name)
         used = getattr(cache, "siggen_taskdeps", {}).get(name)
         if values is None or used is None:
@@ -179,13 +179,13 @@ class Query:
         numbers = {variable: number for number, variable in enumerate(names)}
         tasks = {}
         for task, variables in used.items():
-            # What a task does is a value, too.
+            # The code of a task is the value of a variable, too.
             tasks[task] = sorted(numbers[one] for one in set(variables) | {task} if one in numbers)
         return [[text(one) for one in names], [digest(values[one]) for one in names], tasks]
 
 
 def watch(path, after_import):
-    """Answers the query in the file once BitBake has parsed everything."""
+    """Installs the query in the file: it runs once BitBake has parsed everything."""
     query = Query(path)
     after_import.call("bb.cooker", query.watch_cooker)
     after_import.call("bb.runqueue", query.watch_runqueue)

@@ -14,10 +14,10 @@ use walkdir::WalkDir;
 
 use agent_fs::untrusted;
 
-/// For one file. Then all lines after the common beginning count as changed.
+/// Time limit for one file. After it, all lines after the common beginning count as changed.
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// A file that was moved and edited has this part of its lines in common with the old one.
+/// Minimum share of common lines by which a new file counts as a moved and edited one.
 const SIMILAR: f32 = 0.5;
 
 /// The lines of a file that a change touches. They count from 1.
@@ -135,15 +135,15 @@ fn origin<'a>(
     let with_text = candidates.filter_map(|old| Some((*old, content(base, old)?)));
     let mut best: Option<(f32, &PathBuf, Vec<u8>)> = None;
     for (old, text) in with_text {
-        let likeness = if text == now && old.file_name() == file.file_name() {
+        let similarity = if text == now && old.file_name() == file.file_name() {
             1.0
         } else if old.parent() == file.parent() && stem(old) == stem(file) {
-            likeness(&text, now)
+            similarity(&text, now)
         } else {
             continue;
         };
-        if likeness >= SIMILAR && best.as_ref().is_none_or(|(known, ..)| *known < likeness) {
-            best = Some((likeness, old, text));
+        if similarity >= SIMILAR && best.as_ref().is_none_or(|(known, ..)| *known < similarity) {
+            best = Some((similarity, old, text));
         }
     }
     best.map(|(_, old, text)| (old, text))
@@ -160,7 +160,7 @@ fn lines(text: &[u8]) -> Vec<&[u8]> {
     if text.is_empty() { Vec::new() } else { text.split(|byte| *byte == b'\n').collect() }
 }
 
-fn likeness(old: &[u8], new: &[u8]) -> f32 {
+fn similarity(old: &[u8], new: &[u8]) -> f32 {
     let [old, new] = [old, new].map(lines);
     let ops = similar::capture_diff_slices_deadline(Algorithm::Myers, &old, &new, deadline());
     similar::diff_ratio(&ops, old.len(), new.len())

@@ -110,7 +110,7 @@ impl Parallelism {
         }
     }
 
-    /// The same, if the configuration allows less: `of` are the values that count, as BitBake says.
+    /// The same, reduced to what the configuration allows. `of`: the values that BitBake uses.
     #[must_use]
     pub fn limited_by<'a>(self, of: impl Fn(&str) -> Option<&'a str>) -> Parallelism {
         let number = |text: &str| text.trim().parse::<usize>().ok().filter(|number| *number > 0);
@@ -138,12 +138,12 @@ impl Parallelism {
         format!("BB_NUMBER_THREADS {tasks}, PARALLEL_MAKE -j {jobs}{heavy}")
     }
 
-    /// What BitBake says of the variables if nothing overrides them.
+    /// The values that BitBake uses if nothing overrides them.
     pub fn expected(self) -> [(&'static str, String); 2] {
         [(TASKS, self.tasks.to_string()), (JOBS, format!("-j {}", self.jobs))]
     }
 
-    /// The lines of `local.conf`. What the manifest sets itself counts. Some classes of older releases let the hashes of
+    /// The lines of `local.conf`, without the variables that the manifest sets. Some classes of older releases let the hashes of
     /// their tasks depend on `BB_NUMBER_THREADS`; the flag ends that.
     pub fn render(self, release: &Release, manifest: &str) -> String {
         let mut text = format!(
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn the_configuration_speaks_the_language_of_the_release() {
+    fn the_configuration_has_the_syntax_of_the_release() {
         for (release, wanted) in [
             ("dunfell", "PARALLEL_MAKE_pn-llvm-native = \"-j 2\"\n"),
             ("scarthgap", "PARALLEL_MAKE:pn-llvm = \"-j 2\"\n"),
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_manifest_sets_is_not_contradicted() {
+    fn values_of_the_manifest_are_not_overridden() {
         let release = Release::find("scarthgap").unwrap();
         for (manifest, has_caps, limits_compiling) in [
             ("", true, true),

@@ -1,4 +1,4 @@
-//! What `bitbake -p` says: how much it parsed, and what went wrong at which place.
+//! The output of `bitbake -p`: how much it parsed, and the errors with their files and lines.
 //!
 //! Sources: `lib/bb/ui/knotty.py` (the summary), `lib/bb/cooker.py` (the errors) of BitBake, dunfell to master.
 
@@ -38,7 +38,7 @@ pub struct ParseError {
 #[derive(Debug, Default)]
 pub struct ParseOutput {
     pub parsed: Option<Parsed>,
-    /// Entries of the parse cache. If nothing else had to be parsed, BitBake says no more.
+    /// Entries of the parse cache. If nothing else had to be parsed, BitBake prints nothing more.
     pub loaded: Option<u64>,
     /// The first ones.
     pub errors: Vec<ParseError>,
@@ -60,7 +60,7 @@ static LOADED: LazyLock<Regex> = LazyLock::new(|| {
 });
 
 impl ParseOutput {
-    /// Whether BitBake has read recipes, and says that none has an error.
+    /// Whether BitBake has read recipes, and reports no error.
     pub fn read_recipes(&self) -> bool {
         match (self.parsed, self.loaded) {
             (Some(parsed), _) => parsed.files > 0 && parsed.errors == 0,
@@ -68,7 +68,7 @@ impl ParseOutput {
         }
     }
 
-    /// Takes in one line, without its newline.
+    /// Reads one line, without its newline.
     pub fn line(&mut self, line: &str) {
         if let Some(found) = SUMMARY.captures(line) {
             let number = |index| found.get(index).and_then(|text| text.as_str().parse().ok()).unwrap_or(0);
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn the_summary_tells_what_was_parsed() {
+    fn the_summary_has_the_numbers_of_recipes() {
         let output = "Loading cache...done.\nParsing recipes...done.\n\
             Parsing of 923 .bb files complete (900 cached, 23 parsed). 1564 targets, 43 skipped, 2 masked, 0 errors.\n";
         let parsed = Parsed { files: 923, cached: 900, skipped: 43, errors: 0 };
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn only_recipes_that_were_read_are_a_proof() {
+    fn a_parse_without_recipes_does_not_count() {
         let summary = |files: u64, errors: u64| {
             format!(
                 "Parsing of {files} .bb files complete (0 cached, {files} parsed). 5 targets, 0 skipped, 0 masked, {errors} errors.\n"

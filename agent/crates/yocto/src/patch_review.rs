@@ -22,7 +22,7 @@ pub struct Remark {
     pub hint: &'static str,
 }
 
-/// The words of patchreview, in lower case.
+/// The statuses of patchreview, in lower case.
 const STATUSES: [&str; 7] =
     ["accepted", "pending", "inappropriate", "backport", "submitted", "denied", "inactive-upstream"];
 
@@ -46,7 +46,7 @@ fn regex(pattern: &str) -> Regex {
     Regex::new(pattern).expect("a valid pattern")
 }
 
-/// What patchreview says of a patch. `path`: as the report names it; patchreview looks for a CVE in it.
+/// Reviews a patch by the rules of patchreview. `path`: as the report names it; patchreview looks for a CVE in it.
 pub fn review(path: &str, bytes: &[u8], release: &Release) -> Vec<Remark> {
     // As Python reads it: other bytes are skipped, and all three kinds of line endings count.
     let ascii: Vec<u8> = bytes.iter().copied().filter(u8::is_ascii).collect();
@@ -139,7 +139,7 @@ mod tests {
                 assert_eq!(found, wanted.into_iter().collect::<Vec<_>>(), "{release}: {text:?}");
             }
         }
-        // The word that nanbield removed.
+        // Removed in nanbield.
         let accepted = format!("{SOB}Upstream-Status: Accepted\n");
         assert_eq!(rules("x.patch", &accepted, "mickledore"), []);
         assert_eq!(rules("x.patch", &accepted, "nanbield"), [("upstream-status-malformed", Some(2))]);

@@ -19,7 +19,7 @@ const EVENTS: &str = include_str!("bitbake_events.py");
 
 const EVENTS_NAME: &str = "bitbake_events.py";
 
-/// The part that writes down the tasks of a query. It lies beside the script, which loads it.
+/// The module that writes the tasks of a query. The script loads it from its own directory.
 const TASKS: &str = include_str!("bitbake_tasks.py");
 
 const TASKS_NAME: &str = "bitbake_tasks.py";
@@ -52,7 +52,7 @@ pub enum Addition {
     /// BitBake tells what it does on the socket that is its standard input
     /// ([`Command::listen_to_events`](agent_process::Command::listen_to_events)).
     Events,
-    /// BitBake writes down the tasks of a query and their signatures, and nothing else: see
+    /// BitBake writes the tasks of a query and their signatures, and nothing else: see
     /// [`signatures`](crate::signatures). The file of the query.
     Tasks(PathBuf),
 }

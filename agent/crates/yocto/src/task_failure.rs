@@ -23,11 +23,11 @@ pub enum TaskFailure {
 /// The exit code of a task whose own process was killed: 128 and SIGKILL, as BitBake's worker has it.
 const KILLED: i64 = 128 + 9;
 
-/// The tasks that run or export the tests of an image. What their logs say of memory and disks is said by the system
-/// under test.
+/// The tasks that run or export the tests of an image. Messages about memory and disks in their logs are
+/// those of the system under test.
 pub const TEST_TASKS: [&str; 2] = ["do_testimage", "do_testexport"];
 
-/// A full disk ends a task at once, so it is at the end of the log. Programs have the same words in their texts.
+/// A full disk ends a task at once, so the message is at the end of the log. Further up, texts of programs may have it.
 const END_BYTES: usize = 64 << 10;
 
 /// How a message shows that a process was killed by SIGKILL: only the kernel's out-of-memory killer does that to a
@@ -48,7 +48,7 @@ static KILLED_SIGNS: LazyLock<RegexSet> = LazyLock::new(|| {
     ])
 });
 
-/// How a program says that it got no memory.
+/// Messages of programs that got no memory.
 static NO_MEMORY_SIGNS: LazyLock<RegexSet> = LazyLock::new(|| {
     set(&[
         r"(?i)virtual memory exhausted",
@@ -68,7 +68,7 @@ static NO_MEMORY_SIGNS: LazyLock<RegexSet> = LazyLock::new(|| {
 static DISK_SIGNS: LazyLock<RegexSet> =
     LazyLock::new(|| set(&[r"No space left on device", r"Disk quota exceeded", r"\[Errno 28\]"]));
 
-/// How the programs of BitBake's fetchers say that a server gave no answer, or an answer that does not depend on the
+/// Messages of the programs of BitBake's fetchers if a server gave no answer, or an error that does not depend on the
 /// request. Sources: wget, curl, git, ssh, Subversion, Mercurial, npm, OpenSSL.
 static SERVER_SIGNS: LazyLock<RegexSet> = LazyLock::new(|| {
     set(&[
@@ -90,7 +90,7 @@ static SERVER_SIGNS: LazyLock<RegexSet> = LazyLock::new(|| {
     ])
 });
 
-/// How a server says that it does not have this, or not for everybody: the recipe asks for the wrong thing.
+/// Messages of servers that do not have the source, or deny access: the recipe names the wrong source.
 static REFUSAL_SIGNS: LazyLock<RegexSet> = LazyLock::new(|| {
     set(&[
         r"(?i)ERROR (?:400|401|403|404|405|406|410|451)[:.]",
@@ -103,9 +103,9 @@ static REFUSAL_SIGNS: LazyLock<RegexSet> = LazyLock::new(|| {
     ])
 });
 
-/// How BitBake's fetcher ends if it asked servers in vain (`FetchError` of `lib/bb/fetch2`). All its other errors are
+/// Errors of BitBake's fetcher if no server sent the source (`FetchError` of `lib/bb/fetch2`). All its other errors are
 /// faults of the recipe: checksums, malformed addresses, missing parameters, no network allowed.
-const IN_VAIN: [&str; 2] = ["Unable to fetch URL from any source", "Fetch command "];
+const NO_SERVER: [&str; 2] = ["Unable to fetch URL from any source", "Fetch command "];
 
 static OTHER_FETCH_ERROR: LazyLock<RegexSet> = LazyLock::new(|| {
     set(&[
@@ -115,7 +115,7 @@ static OTHER_FETCH_ERROR: LazyLock<RegexSet> = LazyLock::new(|| {
     ])
 });
 
-/// wget's own exit codes: 4 for the network, 5 for TLS. Its words may be in any language.
+/// wget's own exit codes: 4 for the network, 5 for TLS. Its messages may be in any language.
 static WGET_EXIT: LazyLock<Regex> = LazyLock::new(|| one(r"\bwget .* failed with exit code [45],"));
 
 static LEVEL: LazyLock<Regex> = LazyLock::new(|| one(r"^(?:DEBUG|NOTE|WARNING|ERROR): "));
@@ -152,7 +152,7 @@ pub fn task_failure(task: &str, exit: Option<i64>, log: &str, has_killed: Option
     if let Some(line) = sign(&NO_MEMORY_SIGNS) {
         return TaskFailure::Memory(line);
     }
-    // A kernel that says that it killed nothing is right.
+    // If the kernel killed nothing, the cause is another one.
     if has_killed != Some(false) {
         if let Some(line) = sign(&KILLED_SIGNS) {
             return TaskFailure::Memory(line);
@@ -166,7 +166,7 @@ pub fn task_failure(task: &str, exit: Option<i64>, log: &str, has_killed: Option
 
 /// The same for a fetch, or for an error of the fetcher while recipes are parsed.
 pub fn fetch_failure(log: &str) -> TaskFailure {
-    let is_in_vain = IN_VAIN.iter().any(|words| log.contains(words));
+    let is_in_vain = NO_SERVER.iter().any(|words| log.contains(words));
     if !is_in_vain || log.lines().any(|line| OTHER_FETCH_ERROR.is_match(line)) {
         return TaskFailure::Layer;
     }
@@ -277,13 +277,13 @@ mod tests {
                 assert!(line == says || says.contains("another language"), "the program's own words: {line}");
             }
             assert_eq!(kind(&task_failure("do_fetch", Some(1), &log, Some(false))), wanted, "{exit} {says}");
-            // The same words of another task say nothing of a server.
+            // In the log of another task, the same message is not about a server.
             assert_eq!(task_failure("do_compile", Some(1), &log, Some(false)), TaskFailure::Layer, "{says}");
         }
     }
 
     #[test]
-    fn errors_of_the_fetcher_that_no_server_causes_are_the_layers() {
+    fn errors_of_the_fetcher_without_a_server_are_the_layers() {
         for log in [
             "",
             "ERROR: Checksum failure fetching https://example.org/a.tgz\nERROR: Bitbake Fetcher Error: ChecksumError('Checksum mismatch!', 'https://example.org/a.tgz')",
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn tasks_that_lacked_memory_are_told_from_those_that_are_wrong() {
+    fn tasks_that_lacked_memory_are_distinguished_from_wrong_ones() {
         let killed = [
             "x86_64-poky-linux-g++: fatal error: Killed signal terminated program cc1plus",
             "aarch64-poky-linux-g++: internal compiler error: Killed (program cc1plus)",
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_is_named_before_all_else() {
+    fn a_full_disk_is_reported_first() {
         for line in
             ["ld: final link failed: No space left on device", "OSError: [Errno 28] No space left on device"]
         {

@@ -14,10 +14,10 @@ use agent_yocto::signatures::{ChangedFile, FileChange, with_renames};
 const LARGEST: u64 = 256 << 20;
 /// No recipe and no manifest is larger.
 const LARGEST_TEXT: u64 = 4 << 20;
-/// A tree with more is no layer but somebody's home.
+/// A larger tree is not a layer, but for example a home directory.
 const MOST_FILES: usize = 400_000;
 
-/// What a path of a tree is.
+/// The kind of a path in a tree.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     File { runs: bool, size: u64 },
@@ -106,10 +106,10 @@ pub fn recipes(layers: &[PathBuf], skip: &[PathBuf]) -> Vec<PathBuf> {
     files.filter(|file| file.extension() == Some(OsStr::new("bb"))).collect()
 }
 
-/// The keys of a manifest that decide about signatures.
-const DECISIVE: [&str; 4] = ["release", "repos", "layer", "config"];
+/// The keys of a manifest that affect signatures.
+const SIGNATURE_KEYS: [&str; 4] = ["release", "repos", "layer", "config"];
 
-/// Which of the decisive keys differ between two manifests: `repos and config`.
+/// The keys that affect signatures and differ between two manifests: `repos and config`.
 pub fn changed_keys(before: &Path, after: &Path) -> Option<String> {
     let read = |path: &Path| -> Option<toml::Table> {
         let bytes = read::whole(path, LARGEST_TEXT).ok()?;
@@ -119,7 +119,7 @@ pub fn changed_keys(before: &Path, after: &Path) -> Option<String> {
         return Some("everything".to_owned());
     };
     let differing: Vec<&str> =
-        DECISIVE.into_iter().filter(|key| before.get(*key) != after.get(*key)).collect();
+        SIGNATURE_KEYS.into_iter().filter(|key| before.get(*key) != after.get(*key)).collect();
     (!differing.is_empty()).then(|| differing.join(" and "))
 }
 
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_compared_by_content_kind_and_the_right_to_run() {
+    fn files_are_compared_by_content_kind_and_execute_permission() {
         let place = tempfile::tempdir().unwrap();
         let (old, new) = (place.path().join("old"), place.path().join("new"));
         let recipe = "SUMMARY = \"x\"\nLICENSE = \"MIT\"\n";
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn only_keys_that_decide_about_signatures_make_it_another_job() {
+    fn only_keys_that_affect_signatures_count() {
         let place = tempfile::tempdir().unwrap();
         let (old, new) = (place.path().join("old"), place.path().join("new"));
         write(&old, "name = 'x'\n[config]\nmachines = ['a']\n[repos.poky]\nbranch = 'x'\n");

@@ -1,8 +1,8 @@
 //! What the change under test affects: the difference between the task signatures of its base and of its head.
 //!
 //! The base's files are checked out below the work directory. For each machine of the job, the tasks of both sides come
-//! from the signature cache or from BitBake ([`sides`]), which sees the base at the path of the checkout. Where one of
-//! them cannot be had, the files of the change decide ([`files`]), and the answer says why.
+//! from the signature cache or from BitBake ([`sides`]), which sees the base at the path of the checkout. Without one
+//! of them, the files of the change decide ([`files`]), and the result has the reason.
 
 mod files;
 mod sides;
@@ -62,7 +62,7 @@ pub async fn find(
     found
 }
 
-/// The search for what a change affects.
+/// The inputs of the search.
 struct Search<'a> {
     settings: &'a Settings,
     configured: &'a BuildEnvironment,
@@ -72,7 +72,7 @@ struct Search<'a> {
     unit: Unit,
 }
 
-/// The base of the change, ready.
+/// The checked out base of the change.
 struct Base {
     commit: String,
     /// Its files.
@@ -89,7 +89,7 @@ impl Search<'_> {
         let base = match self.base(&top).await {
             Ok(base) => base,
             Err(error) if must_stop(&error) => return Err(error),
-            // Everything may be affected then.
+            // Without a base, everything counts as affected.
             Err(error) => return self.everything(&top, "", &error.message).await,
         };
         if let Some(why) = self.other_rules(&top, &base) {
@@ -138,15 +138,15 @@ impl Search<'_> {
         Ok(Base { commit: files.commit, directory: files.root, changed })
     }
 
-    /// Why the base was another job than this one, if it was: then its signatures say nothing. A change that is judged by
-    /// the rules of its base has the same ones.
+    /// Why the base has other rules than the head: then their signatures cannot be compared. If the rules of the base apply
+    /// to the change, both have the same.
     fn other_rules(&self, top: &Path, base: &Base) -> Option<String> {
         let settings = self.settings;
         let manifest = Path::new(&settings.job.manifest).file_name()?;
         base.changed.iter().find_map(|file| {
             let name = file.path.file_name()?;
             let why = if name == "build-agent.lock" {
-                format!("{} changed, so the other layers may be others", file.path.display())
+                format!("{} changed, so the other layers may have other commits", file.path.display())
             } else if name == manifest {
                 let keys = files::changed_keys(&base.directory.join(&file.path), &top.join(&file.path))?;
                 format!("{keys} of {} changed", file.path.display())
@@ -217,8 +217,8 @@ impl Search<'_> {
         let affected = blocking(&self.runner.interrupt, "the recipes were listed", read).await?;
         if let Evidence::Files(why) = &affected.evidence {
             let hint =
-                "the recipes that these files may be part of are taken for affected: docs/changed-builds.md";
-            let message = format!("signatures do not tell what the change affects: {why}");
+                "all recipes that may use a changed file count as affected: see docs/changed-builds.md";
+            let message = format!("signatures do not show what the change affects: {why}");
             self.runner.events.warn(message, Some(hint.into())).await;
         }
         Ok(affected)

@@ -1,4 +1,4 @@
-//! The task lists of base and head on one machine: from the signature cache, or from BitBake, side by side where the
+//! The task lists of base and head on one machine: from the signature cache, or from BitBake, in parallel if the
 //! machine allows it.
 
 use std::os::unix::fs::PermissionsExt;
@@ -20,24 +20,23 @@ use super::super::check_layer::{close_queries, open_queries, place};
 use super::super::cleanup::ServerEnd;
 use super::{Base, Search};
 
-/// What is asked about a side, and where.
-struct Asked {
+/// The query for the tasks of one side.
+struct SideQuery {
     side: Side,
     conf: WrittenConf,
     query_file: PathBuf,
-    /// `None`: its inputs are not understood, so that nothing of it is found or stored.
+    /// `None`: the cache cannot be used for these inputs.
     inputs: Option<SideInputs>,
 }
 
-/// What became of a side.
-enum Answer {
-    /// A stored one.
-    Found(Vec<u8>),
-    /// None is stored, because of this.
-    Missing(String),
+/// The result of a lookup in the signature cache.
+enum Lookup {
+    Hit(Vec<u8>),
+    /// With the reason.
+    Miss(String),
 }
 
-/// The task lists of base and head; `None` if they are the same; otherwise why one of them cannot be had.
+/// The task lists of base and head; `None` if they are the same; otherwise why one of them is missing.
 type Lists = std::result::Result<Option<(TaskList, TaskList)>, String>;
 
 /// The task lists of base and head.
@@ -45,12 +44,17 @@ type Lists = std::result::Result<Option<(TaskList, TaskList)>, String>;
 /// # Errors
 /// When the job is stopped, or the machine cannot do its part.
 pub async fn task_lists(search: &Search<'_>, top: &Path, base: &Base, machine: &str) -> Result<Lists> {
-    let machine =
-        OfMachine { search, top, base, machine, build: search.settings.paths.affected().join("build") };
+    let machine = MachineComparison {
+        search,
+        top,
+        base,
+        machine,
+        build: search.settings.paths.affected().join("build"),
+    };
     machine.task_lists().await
 }
 
-struct OfMachine<'a> {
+struct MachineComparison<'a> {
     search: &'a Search<'a>,
     top: &'a Path,
     base: &'a Base,
@@ -59,7 +63,7 @@ struct OfMachine<'a> {
     build: PathBuf,
 }
 
-impl OfMachine<'_> {
+impl MachineComparison<'_> {
     async fn task_lists(&self) -> Result<Lists> {
         let queries = match self.queries().await {
             Ok(queries) => queries,
@@ -81,24 +85,24 @@ impl OfMachine<'_> {
             .zip(before.inputs.as_ref())
             .is_some_and(|(one, other)| one.key() == other.key());
         if same {
-            // The same inputs have the same answer, whatever it is.
+            // The same inputs have the same tasks.
             let message = "no file that BitBake reads changed, so no task changes";
             self.search.runner.events.info(message).await;
             return Ok(Ok(None));
         }
         let [head_answer, base_answer] =
-            [self.look_up(queries, &head).await?, self.look_up(queries, &before).await?];
+            [self.lookup(queries, &head).await?, self.lookup(queries, &before).await?];
         let (head_answer, base_answer) = match (head_answer, base_answer) {
-            (Answer::Missing(why_head), Answer::Missing(why_base)) => {
-                self.both(queries, (&head, why_head), (&before, why_base)).await
+            (Lookup::Miss(why_head), Lookup::Miss(why_base)) => {
+                self.query_both(queries, (&head, why_head), (&before, why_base)).await
             }
-            (Answer::Missing(why), Answer::Found(found)) => {
-                (self.ask_head(queries, &head, why).await, Ok(found))
+            (Lookup::Miss(why), Lookup::Hit(found)) => {
+                (self.query_head(queries, &head, why).await, Ok(found))
             }
-            (Answer::Found(found), Answer::Missing(why)) => {
-                (Ok(found), self.ask_base(queries, &before, why).await)
+            (Lookup::Hit(found), Lookup::Miss(why)) => {
+                (Ok(found), self.query_base(queries, &before, why).await)
             }
-            (Answer::Found(one), Answer::Found(other)) => (Ok(one), Ok(other)),
+            (Lookup::Hit(one), Lookup::Hit(other)) => (Ok(one), Ok(other)),
         };
         if let Some(why) = self.search.runner.interrupt.state() {
             let class = match why {
@@ -108,7 +112,7 @@ impl OfMachine<'_> {
             return Err(Error::new(class, format!("the job was stopped before it knew {}", super::UNIT)));
         }
         let of = |what: &str, NotCacheable(why): NotCacheable| {
-            format!("the tasks of the {what} cannot be had: {why}")
+            format!("cannot get the tasks of the {what}: {why}")
         };
         let (head, before) = match (head_answer, base_answer) {
             (Ok(head), Ok(before)) => (head, before),
@@ -117,7 +121,7 @@ impl OfMachine<'_> {
         };
         let parse = move || {
             let parse = |bytes: &[u8]| TaskList::parse(bytes).map_err(|error| error.message);
-            // Layer code can write to the file as well: a bad one is no fault of the agent.
+            // Layer code can write to the file as well: an invalid file is not an error of the agent.
             Ok(parse(&before).and_then(|before| Ok(Some((before, parse(&head)?)))))
         };
         blocking(&self.search.runner.interrupt, "the task lists were read", parse).await
@@ -133,15 +137,15 @@ impl OfMachine<'_> {
     }
 
     /// The head, in the build directory itself.
-    async fn head(&self, queries: &Arc<TaskQueries>) -> Result<Asked> {
+    async fn head(&self, queries: &Arc<TaskQueries>) -> Result<SideQuery> {
         let settings = self.search.settings;
         let conf = self.search.configured.signatures_conf(settings, &self.build, &settings.layers)?;
         self.search.configured.empty_with(settings, &self.build, &conf, self.search.runner).await?;
-        self.asked(queries, "head", conf, self.place(None), self.top.to_owned()).await
+        self.side_query(queries, "head", conf, self.place(None), self.top.to_owned()).await
     }
 
     /// The base, which BitBake sees at the path of the head.
-    async fn base_side(&self, queries: &Arc<TaskQueries>) -> Result<Asked> {
+    async fn base_side(&self, queries: &Arc<TaskQueries>) -> Result<SideQuery> {
         let settings = self.search.settings;
         let directory = fs_err::canonicalize(&self.base.directory)?;
         let has = |layer: &&PathBuf| {
@@ -158,17 +162,17 @@ impl OfMachine<'_> {
                 fs_err::create_dir_all(inner)?;
             }
         }
-        self.asked(queries, "base", conf, place, directory).await
+        self.side_query(queries, "base", conf, place, directory).await
     }
 
-    async fn asked(
+    async fn side_query(
         &self,
         queries: &Arc<TaskQueries>,
         side: &str,
         conf: WrittenConf,
         place: Place,
         directory: PathBuf,
-    ) -> Result<Asked> {
+    ) -> Result<SideQuery> {
         let settings = self.search.settings;
         let query = Query {
             layers: settings.layers.clone(),
@@ -180,7 +184,7 @@ impl OfMachine<'_> {
         let query_file = settings.paths.affected().join(format!("query-{side}.json"));
         fs_err::write(&query_file, &text)?;
         fs_err::set_permissions(&query_file, PermissionsExt::from_mode(0o644))?;
-        // The inputs are read where the configuration lies.
+        // The inputs are read from the directory of the configuration.
         let at = settings.paths.affected().join(format!("conf-{side}"));
         fs_err::create_dir_all(at.join("conf"))?;
         fs_err::write(at.join("conf/bblayers.conf"), &conf.bblayers)?;
@@ -204,7 +208,7 @@ impl OfMachine<'_> {
                 None
             }
         };
-        Ok(Asked { side, conf, query_file, inputs })
+        Ok(SideQuery { side, conf, query_file, inputs })
     }
 
     fn invocation(&self) -> Invocation {
@@ -227,25 +231,31 @@ impl OfMachine<'_> {
         }
     }
 
-    async fn look_up(&self, queries: &Arc<TaskQueries>, asked: &Asked) -> Result<Answer> {
-        let Some(inputs) = asked.inputs.clone() else {
-            return Ok(Answer::Missing("the signature cache is not used".to_owned()));
+    async fn lookup(&self, queries: &Arc<TaskQueries>, query: &SideQuery) -> Result<Lookup> {
+        let Some(inputs) = query.inputs.clone() else {
+            return Ok(Lookup::Miss("the signature cache is not used".to_owned()));
         };
-        let (queries, side) = (queries.clone(), asked.side.clone());
+        let (queries, side) = (queries.clone(), query.side.clone());
         let find = move || Ok(queries.find(&side, &inputs));
         match blocking(&self.search.runner.interrupt, "the cache was read", find).await? {
             Ok(found) => {
-                self.report(asked, CacheOutcome::Hit, None, None).await;
-                Ok(Answer::Found(found))
+                self.report(query, CacheOutcome::Hit, None, None).await;
+                Ok(Lookup::Hit(found))
             }
-            Err(why) => Ok(Answer::Missing(why)),
+            Err(why) => Ok(Lookup::Miss(why)),
         }
     }
 
-    async fn report(&self, asked: &Asked, outcome: CacheOutcome, why: Option<String>, run: Option<&TaskRun>) {
-        let side = if asked.side.place.replaced.is_some() { "base" } else { "head" };
+    async fn report(
+        &self,
+        query: &SideQuery,
+        outcome: CacheOutcome,
+        why: Option<String>,
+        run: Option<&TaskRun>,
+    ) {
+        let side = if query.side.place.replaced.is_some() { "base" } else { "head" };
         let query = CacheQuery {
-            query: format!("{} ({side})", asked.side.name),
+            query: format!("{} ({side})", query.side.name),
             outcome,
             why,
             seconds_saved: None,
@@ -255,71 +265,92 @@ impl OfMachine<'_> {
         self.search.runner.events.emit(EventKind::CacheQuery { unit: self.search.unit.clone(), query }).await;
     }
 
-    /// BitBake answers both, at the same time if the machine has room.
-    async fn both(
+    /// Runs BitBake for both sides, in parallel if the machine allows it.
+    async fn query_both(
         &self,
         queries: &Arc<TaskQueries>,
-        (head, why_head): (&Asked, String),
-        (base, why_base): (&Asked, String),
+        (head, why_head): (&SideQuery, String),
+        (base, why_base): (&SideQuery, String),
     ) -> (CacheResult<Vec<u8>>, CacheResult<Vec<u8>>) {
         let bitbake = self.bitbake(base);
         match bitbake.concurrency(2).await {
             Concurrency::Parallel(_) => {
-                tokio::join!(self.ask_head(queries, head, why_head), self.ask_base(queries, base, why_base))
+                tokio::join!(
+                    self.query_head(queries, head, why_head),
+                    self.query_base(queries, base, why_base)
+                )
             }
             Concurrency::Serial(_) => {
-                let base = self.ask_base(queries, base, why_base).await;
-                // Without the base the head says nothing.
+                let base = self.query_base(queries, base, why_base).await;
+                // Without the base, the head has no use.
                 match base {
-                    Err(why) => (Err(NotCacheable("it was not asked for".into())), Err(why)),
-                    base => (self.ask_head(queries, head, why_head).await, base),
+                    Err(why) => (
+                        Err(NotCacheable("BitBake did not run, because the base has no tasks".into())),
+                        Err(why),
+                    ),
+                    base => (self.query_head(queries, head, why_head).await, base),
                 }
             }
         }
     }
 
-    fn bitbake(&self, asked: &Asked) -> BitbakeRunner {
+    fn bitbake(&self, query: &SideQuery) -> BitbakeRunner {
         let search = self.search;
-        let side = if asked.side.place.replaced.is_some() { "base" } else { "head" };
+        let side = if query.side.place.replaced.is_some() { "base" } else { "head" };
         let (user, work) = (search.configured.user.as_ref(), &search.settings.paths.work);
         let scratch = search.settings.paths.affected().join(format!("scratch-{side}"));
-        let files = TaskFiles { query: asked.query_file.clone(), answer: TASK_LIST };
+        let files = TaskFiles { query: query.query_file.clone(), answer: TASK_LIST };
         let most = search.settings.check.max_parallel_bitbakes;
-        BitbakeRunner::new(search.runner, &asked.side.place, user, scratch, work, "", most).for_tasks(
+        BitbakeRunner::new(search.runner, &query.side.place, user, scratch, work, "", most).for_tasks(
             &search.unit,
             &format!("affected-{side}-{}", self.machine),
             files,
         )
     }
 
-    async fn ask_head(&self, queries: &Arc<TaskQueries>, asked: &Asked, why: String) -> CacheResult<Vec<u8>> {
-        let bitbake = self.bitbake(asked);
-        let side = Side { at: self.build.clone(), ..asked.side.clone() };
+    async fn query_head(
+        &self,
+        queries: &Arc<TaskQueries>,
+        query: &SideQuery,
+        why: String,
+    ) -> CacheResult<Vec<u8>> {
+        let bitbake = self.bitbake(query);
+        let side = Side { at: self.build.clone(), ..query.side.clone() };
         let stop = bitbake.interrupt();
-        let run = queries.ask(&side, asked.inputs.as_ref(), None, &bitbake, &stop).await;
+        let run = queries.ask(&side, query.inputs.as_ref(), None, &bitbake, &stop).await;
         let user = self.search.configured.user.as_ref();
         let server = ServerEnd::stop(&self.build, user, self.search.runner).await;
         server.report(&self.search.runner.events).await;
-        self.told(asked, why, run).await
+        self.report_miss(query, why, run).await
     }
 
-    async fn ask_base(&self, queries: &Arc<TaskQueries>, asked: &Asked, why: String) -> CacheResult<Vec<u8>> {
-        let bitbake = self.bitbake(asked);
-        let scratch_dir = bitbake.scratch_dir_with(&asked.conf)?;
-        let side = Side { at: scratch_dir.path().to_owned(), ..asked.side.clone() };
+    async fn query_base(
+        &self,
+        queries: &Arc<TaskQueries>,
+        query: &SideQuery,
+        why: String,
+    ) -> CacheResult<Vec<u8>> {
+        let bitbake = self.bitbake(query);
+        let scratch_dir = bitbake.scratch_dir_with(&query.conf)?;
+        let side = Side { at: scratch_dir.path().to_owned(), ..query.side.clone() };
         let stop = bitbake.interrupt();
-        let run = queries.ask(&side, asked.inputs.as_ref(), Some(&scratch_dir), &bitbake, &stop).await;
+        let run = queries.ask(&side, query.inputs.as_ref(), Some(&scratch_dir), &bitbake, &stop).await;
         bitbake.clear(scratch_dir).await;
-        self.told(asked, why, run).await
+        self.report_miss(query, why, run).await
     }
 
-    async fn told(&self, asked: &Asked, why: String, run: CacheResult<TaskRun>) -> CacheResult<Vec<u8>> {
+    async fn report_miss(
+        &self,
+        query: &SideQuery,
+        why: String,
+        run: CacheResult<TaskRun>,
+    ) -> CacheResult<Vec<u8>> {
         let run = run?;
         let why = match &run.not_stored {
-            Some(NotCacheable(reason)) => format!("{why}; what BitBake gave was not stored: {reason}"),
+            Some(NotCacheable(reason)) => format!("{why}; the new answer was not stored: {reason}"),
             None => why,
         };
-        self.report(asked, CacheOutcome::Miss, Some(why), Some(&run)).await;
+        self.report(query, CacheOutcome::Miss, Some(why), Some(&run)).await;
         Ok(run.tasks)
     }
 }

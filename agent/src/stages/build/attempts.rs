@@ -19,7 +19,7 @@ use agent_yocto::task_failure::TaskFailure;
 /// The file that limits the parallelism of a retry.
 const POSTREAD: &str = "retry.conf";
 
-/// What came of the last attempt.
+/// The result of the last attempt.
 pub struct Attempted {
     pub result: Result<(Ran, Vec<FailedTask>)>,
     /// Of all attempts; to be reported after the outcome.
@@ -27,7 +27,7 @@ pub struct Attempted {
 }
 
 impl Attempted {
-    /// Reports the ends of the servers.
+    /// Reports how BitBake's servers ended.
     pub async fn report_servers(servers: Vec<ServerEnd>, machine: &Machine<'_>) {
         for server in servers {
             server.report(&machine.runner.events).await;
@@ -45,7 +45,7 @@ pub async fn build(
 ) -> Attempted {
     let mut parallelism = machine.configured.parallelism;
     let mut postread: Option<PathBuf> = None;
-    let mut asked_servers_again = false;
+    let mut retried_for_upstream = false;
     let mut servers = Vec::new();
     let mut log = log.to_owned();
     loop {
@@ -76,16 +76,17 @@ pub async fn build(
                     Err(error) => return Attempted { result: Err(error), servers },
                 }
                 let reason = format!("{reason}; now {}", parallelism.describe());
-                tell(machine, unit, RetryCause::Memory, reason, began.elapsed(), Duration::ZERO).await;
+                report_retry(machine, unit, RetryCause::Memory, reason, began.elapsed(), Duration::ZERO)
+                    .await;
                 continue;
             }
         }
-        if !asked_servers_again
+        if !retried_for_upstream
             && let Err(error) = judge(&ran, &failed)
             && let Some(pause) = retry::pause_before(&error, began.elapsed(), &machine.runner.interrupt)
         {
-            asked_servers_again = true;
-            tell(machine, unit, RetryCause::Upstream, error.message, began.elapsed(), pause).await;
+            retried_for_upstream = true;
+            report_retry(machine, unit, RetryCause::Upstream, error.message, began.elapsed(), pause).await;
             retry::wait(pause, &machine.runner.interrupt).await;
             continue;
         }
@@ -109,7 +110,7 @@ fn write(
 }
 
 /// Reports a retry before it starts.
-pub async fn tell(
+pub async fn report_retry(
     machine: &Machine<'_>,
     unit: &Unit,
     cause: RetryCause,

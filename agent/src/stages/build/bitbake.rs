@@ -18,7 +18,7 @@ use agent_yocto::starter::{Addition, Starter, can_tell_events};
 use crate::stages::cleanup::ServerEnd;
 use crate::stages::configure::BuildEnvironment;
 
-/// What all runs for one machine have in common.
+/// The common inputs of all runs for one machine.
 #[derive(Clone, Copy)]
 pub struct Machine<'a> {
     pub name: &'a str,
@@ -34,7 +34,7 @@ pub struct Request<'a> {
     pub unit: &'a Unit,
     /// The name of its log.
     pub log: String,
-    /// Whether tasks go on after one failed, as far as they do not need it.
+    /// Whether tasks that do not need a failed task still run.
     pub keep_going: bool,
     pub targets: Vec<String>,
     /// A file that BitBake reads after all others.
@@ -49,7 +49,7 @@ pub struct TestLimits {
     pub timeout: Duration,
     /// Time without activity.
     pub stall: Duration,
-    /// Also touched by the logs of the tests: BitBake prints nothing until the last of them is over.
+    /// Also touched by the logs of the tests: BitBake prints nothing until the last test ends.
     pub activity: ActivityClock,
 }
 
@@ -57,7 +57,7 @@ pub struct TestLimits {
 pub struct Ran {
     pub build: Build,
     pub finished: CommandOutcome,
-    /// Whether the kernel killed a process for its memory meanwhile; `None`: it does not say.
+    /// Whether the kernel killed a process for lack of memory meanwhile; `None`: not known.
     pub has_killed: Option<bool>,
 }
 
@@ -107,15 +107,15 @@ impl Machine<'_> {
         let build = lines.build;
         match ended {
             Ok(finished) => {
-                self.tell(request.unit, &build, no_events).await;
+                self.report_notices(request.unit, &build, no_events).await;
                 (Ok(Ran { build, finished, has_killed }), server)
             }
             Err(error) => (Err(error), server),
         }
     }
 
-    /// What people should know of a run, whatever came of it. `no_events`: why it was not asked for its events.
-    async fn tell(&self, unit: &Unit, build: &Build, mut no_events: Option<String>) {
+    /// Reports lost events and unusable shared state of a run. `no_events`: why the run has no events.
+    async fn report_notices(&self, unit: &Unit, build: &Build, mut no_events: Option<String>) {
         let events = &self.runner.events;
         if no_events.is_none() && !build.has_events() {
             no_events = Some(NONE_RECEIVED.into());
@@ -138,7 +138,7 @@ impl Machine<'_> {
         }
     }
 
-    /// Tells if BitBake uses other numbers than these.
+    /// Reports if BitBake uses other values than these.
     pub async fn read_back(&self, build: &Build, wanted: Parallelism) {
         let manifest = Variables::parse(&self.settings.config.local_conf);
         for (name, expected) in wanted.expected() {

@@ -1,4 +1,4 @@
-//! What a change affects, as a build of one machine: which recipes and targets, and what came of each.
+//! Builds what a change affects for one machine: the recipes and targets, and the outcome of each.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use agent_yocto::task_failure::TaskFailure;
 
 use super::failed_task::FailedTask;
 
-/// The task that a target without a task means.
+/// The task of a target that names none.
 const BUILD: &str = "do_build";
 /// The task that fetches.
 pub const FETCH: &str = "do_fetch";
@@ -17,7 +17,7 @@ pub const FETCH: &str = "do_fetch";
 /// A recipe or a target that is built.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
-    /// The words for BitBake.
+    /// As BitBake's argument.
     pub target: String,
     recipe: Recipe,
     task: String,
@@ -27,7 +27,7 @@ pub struct Wanted {
 
 impl Wanted {
     fn recipe(recipe: &AffectedRecipe) -> Wanted {
-        // Elsewhere BitBake may see the file by another path.
+        // BitBake may see a file of another layer by another path.
         let file: Option<PathBuf> = recipe.file.clone().filter(|file| file.is_relative());
         Wanted {
             target: recipe.name.clone(),
@@ -52,7 +52,7 @@ impl Wanted {
         format!("{}:{FETCH}", self.recipe.name)
     }
 
-    /// Whether BitBake reached the end of it.
+    /// Whether BitBake reached its last task.
     fn is_reached(&self, log: &RecipeLog) -> bool {
         log.has_reached(&self.recipe, &self.task)
     }
@@ -72,7 +72,7 @@ impl Wanted {
         log.failures(&self.recipe).into_iter().map(|(id, _)| id).collect()
     }
 
-    /// What failed of it, if something did.
+    /// Its failure, if one of its tasks failed.
     pub fn failure(&self, log: &RecipeLog, failed: &[FailedTask]) -> Option<Outcome> {
         let own = self.failed_ids(log);
         let first = own.first()?;
@@ -92,7 +92,7 @@ impl Wanted {
         })
     }
 
-    /// Why nothing can build it, if BitBake says so. A recipe that is skipped for this machine or distro is no failure.
+    /// Why it cannot be built, if BitBake printed it. A recipe that is skipped for this machine or distro is not a failure.
     pub fn unbuildable(&self, log: &RecipeLog) -> Option<Outcome> {
         let missing = log.why_unbuildable(&self.recipe)?;
         let why = missing.describe();
@@ -101,7 +101,7 @@ impl Wanted {
         Some(if missing.is_skipped() { Outcome::Skipped(needs) } else { Outcome::Failed(needs) })
     }
 
-    /// What came of it in a run with this outcome. `others`: what else failed, for people.
+    /// Its outcome in a run with this outcome. `others`: the other failures, for messages.
     pub fn outcome(&self, run: &Outcome, log: &RecipeLog, failed: &[FailedTask], others: &str) -> Outcome {
         if *run == Outcome::Passed {
             return Outcome::Passed;
@@ -119,7 +119,7 @@ impl Wanted {
     }
 }
 
-/// What a build of one machine is for.
+/// What is built for one machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Selection {
     pub build: Vec<Wanted>,
@@ -200,9 +200,9 @@ mod tests {
         );
     }
 
-    /// The lines of BitBake's console, and what came of the recipe `a`.
+    /// The lines of BitBake's console, and the outcome of the recipe `a`.
     #[test]
-    fn each_recipe_has_the_outcome_that_its_tasks_say() {
+    fn each_recipe_has_the_outcome_of_its_tasks() {
         let done = "NOTE: Running noexec task 9 of 9 (/l/recipes/a/a_1.bb:do_build)";
         let failed = "ERROR: Task (/l/recipes/a/a_1.bb:do_compile) failed with exit code '1'";
         let other = "ERROR: Task (/l/recipes/b/b_1.bb:do_compile) failed with exit code '1'";
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_recipe_is_not_blamed_for_a_server_or_the_machine() {
+    fn faults_of_servers_and_machines_are_not_failures_of_a_recipe() {
         let mut log = RecipeLog::default();
         log.line("ERROR: Task (/l/recipes/a/a_1.bb:do_fetch) failed with exit code '1'");
         let id = Some("/l/recipes/a/a_1.bb:do_fetch".to_owned());

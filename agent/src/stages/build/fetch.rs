@@ -1,5 +1,5 @@
-//! Fetches the sources of the changed recipes before anything is built: a server that does not answer is no failure of
-//! the layer, and ends the job in minutes instead of hours.
+//! Fetches the sources of the changed recipes before anything is built: a server that does not answer is not a failure
+//! of the layer, and ends the job in minutes instead of hours.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use agent_types::stage::Stage;
 use agent_yocto::bitbake_recipes::RecipeLog;
 use agent_yocto::task_failure::TaskFailure;
 
-use super::attempts::{Attempted, tell};
+use super::attempts::{Attempted, report_retry};
 use super::bitbake::{Machine, Ran, Request};
 use super::changed::Wanted;
 use super::failed_task::{FailedTask, failed_tasks, report};
@@ -20,10 +20,10 @@ use super::verdict::{excerpt, judge, no_source};
 use crate::stages::cleanup::{ServerEnd, UnitEnd};
 use crate::stages::{error_outcome, retry};
 
-/// How often servers that did not answer are asked again.
+/// Maximum number of retries if servers do not answer.
 const RETRIES: usize = 2;
 
-/// What came of the fetches.
+/// The result of all fetches.
 pub struct Fetched {
     /// What is left to build.
     pub build: Vec<Wanted>,
@@ -62,7 +62,7 @@ struct Phase<'a> {
     unit: &'a Unit,
     servers: Vec<ServerEnd>,
     log: Option<PathBuf>,
-    /// Lines for a run that says nothing about a task.
+    /// Relevant lines of a run without a failed task.
     excerpt: Vec<String>,
 }
 
@@ -71,38 +71,38 @@ type Fetch = (Ran, Vec<FailedTask>, Duration);
 
 impl Phase<'_> {
     async fn run(&mut self, wanted: Vec<Wanted>) -> Result<Fetched> {
-        let (mut asked, mut build): (Vec<Wanted>, Vec<Wanted>) =
+        let (mut to_fetch, mut build): (Vec<Wanted>, Vec<Wanted>) =
             wanted.into_iter().partition(|wanted| wanted.is_fetched);
         let mut decided = Vec::new();
         let (mut upstream, mut unexplained) = (None, None);
         let mut retries = 0;
-        while !asked.is_empty() {
-            let (ran, failed, spent) = self.fetch(&asked).await?;
+        while !to_fetch.is_empty() {
+            let (ran, failed, spent) = self.fetch(&to_fetch).await?;
             let log = ran.build.recipes();
-            // BitBake ends at once, and names one of them.
+            // BitBake ends at once, and names one recipe without the task.
             let (without, others): (Vec<Wanted>, Vec<Wanted>) =
-                asked.into_iter().partition(|wanted| wanted.lacks_fetch(log));
+                to_fetch.into_iter().partition(|wanted| wanted.lacks_fetch(log));
             if !without.is_empty() {
                 build.extend(without);
-                asked = others;
+                to_fetch = others;
                 continue;
             }
             let judged = judge(&ran, &failed);
             let outcome = match &judged {
                 Ok(outcome) => outcome.clone(),
-                // Those that were fetched are built all the same.
+                // Fetched recipes are still built.
                 Err(error) if error.class == Class::Upstream => error_outcome(error),
                 Err(error) => {
                     report(&failed, self.unit, self.machine.runner).await;
                     return Err(error.clone());
                 }
             };
-            if outcome.was_stopped() || !ended_by_itself(&ran) {
-                // Recipes ask servers for revisions while they are parsed.
+            if outcome.was_stopped() || !is_conclusive(&ran) {
+                // BitBake gets revisions from servers while it parses recipes.
                 if let Err(error) = &judged
                     && self.waits_for_retry(error, spent, &mut retries).await
                 {
-                    asked = others;
+                    to_fetch = others;
                     continue;
                 }
                 report(&failed, self.unit, self.machine.runner).await;
@@ -116,13 +116,13 @@ impl Phase<'_> {
             let has_other_failures = log.all_failures().any(|(id, _)| is_of_others(id));
             let (known, mut dead) = (decided.len(), Vec::new());
             for wanted in others {
-                match self.fate(&wanted, &ran, &failed, &outcome) {
-                    Fate::Build => build.push(wanted),
-                    Fate::Decided(outcome) => decided.push((wanted, outcome)),
-                    Fate::Dead(line, outcome) => dead.push((wanted, line, outcome)),
+                match self.recipe_fetch(&wanted, &ran, &failed, &outcome) {
+                    RecipeFetch::Build => build.push(wanted),
+                    RecipeFetch::Decided(outcome) => decided.push((wanted, outcome)),
+                    RecipeFetch::ServerDown(line, outcome) => dead.push((wanted, line, outcome)),
                 }
             }
-            // Something else went wrong. The build goes on, but this is no pass.
+            // Something else failed. The build goes on, but the fetch does not pass.
             if !outcome.is_success() && (has_other_failures || decided.len() == known && dead.is_empty()) {
                 unexplained = Some(outcome.clone());
             }
@@ -135,7 +135,7 @@ impl Phase<'_> {
             if self.waits_for_retry(&error, spent, &mut retries).await {
                 let of_servers = |task: &&FailedTask| matches!(task.cause, TaskFailure::Upstream(_));
                 report(failed.iter().filter(|task| !of_servers(task)), self.unit, self.machine.runner).await;
-                asked = dead.into_iter().map(|(wanted, ..)| wanted).collect();
+                to_fetch = dead.into_iter().map(|(wanted, ..)| wanted).collect();
                 continue;
             }
             report(&failed, self.unit, self.machine.runner).await;
@@ -149,14 +149,15 @@ impl Phase<'_> {
         Ok(Fetched { build, decided, upstream, outcome })
     }
 
-    /// Whether there is a retry after this error; waits for its time.
+    /// Whether there is a retry after this error; waits for its pause.
     async fn waits_for_retry(&self, error: &Error, spent: Duration, retries: &mut usize) -> bool {
         let interrupt = &self.machine.runner.interrupt;
         let Some(pause) = retry::pause_before(error, spent, interrupt).filter(|_| *retries < RETRIES) else {
             return false;
         };
         *retries += 1;
-        tell(self.machine, self.unit, RetryCause::Upstream, error.message.clone(), spent, pause).await;
+        report_retry(self.machine, self.unit, RetryCause::Upstream, error.message.clone(), spent, pause)
+            .await;
         retry::wait(pause, interrupt).await;
         true
     }
@@ -181,45 +182,45 @@ impl Phase<'_> {
         Ok((ran, failed, began.elapsed()))
     }
 
-    /// What becomes of a recipe after a run that came to its end.
-    fn fate(&self, wanted: &Wanted, ran: &Ran, failed: &[FailedTask], run: &Outcome) -> Fate {
+    /// The result for one recipe of a completed run.
+    fn recipe_fetch(&self, wanted: &Wanted, ran: &Ran, failed: &[FailedTask], run: &Outcome) -> RecipeFetch {
         let log = ran.build.recipes();
         if *run == Outcome::Passed {
-            return Fate::Build;
+            return RecipeFetch::Build;
         }
         if let Some(outcome) = wanted.failure(log, failed) {
             return match dead_server(wanted, log, failed) {
-                Some(line) => Fate::Dead(line, outcome),
-                None => Fate::Decided(outcome),
+                Some(line) => RecipeFetch::ServerDown(line, outcome),
+                None => RecipeFetch::Decided(outcome),
             };
         }
         if wanted.is_source_reached(log) {
-            return Fate::Build;
+            return RecipeFetch::Build;
         }
-        // Nothing of it ran: something that it needs is not there, directly or not.
+        // None of its tasks ran: a direct or indirect dependency is missing.
         if let Some(outcome) = wanted.unbuildable(log) {
-            return Fate::Decided(outcome);
+            return RecipeFetch::Decided(outcome);
         }
         let missing = log.no_providers();
         match (missing.iter().find(|one| !one.is_skipped()), missing.first()) {
-            _ if !ran.build.has_events() => Fate::Build,
-            (Some(missing), _) => Fate::Decided(Outcome::Failed(missing.describe())),
-            (None, Some(skipped)) => Fate::Decided(Outcome::Skipped(skipped.describe())),
-            // A task before the fetch failed; the build says which.
-            (None, None) => Fate::Build,
+            _ if !ran.build.has_events() => RecipeFetch::Build,
+            (Some(missing), _) => RecipeFetch::Decided(Outcome::Failed(missing.describe())),
+            (None, Some(skipped)) => RecipeFetch::Decided(Outcome::Skipped(skipped.describe())),
+            // A task before the fetch failed; the build reports which.
+            (None, None) => RecipeFetch::Build,
         }
     }
 }
 
-/// What becomes of a recipe.
-enum Fate {
+/// The result of the fetch for one recipe.
+enum RecipeFetch {
     Build,
     Decided(Outcome),
-    /// Its server does not answer: the line that says so.
-    Dead(String, Outcome),
+    /// Its server does not answer: the line with the error.
+    ServerDown(String, Outcome),
 }
 
-/// The line that says that a server did not answer, if the recipe could not be fetched because of it.
+/// The error line of a server that did not answer, if the fetch of the recipe failed because of it.
 fn dead_server(wanted: &Wanted, log: &RecipeLog, failed: &[FailedTask]) -> Option<String> {
     let ids = wanted.failed_ids(log);
     failed.iter().find_map(|task| match (&task.cause, &task.failure.id) {
@@ -228,13 +229,13 @@ fn dead_server(wanted: &Wanted, log: &RecipeLog, failed: &[FailedTask]) -> Optio
     })
 }
 
-/// Whether BitBake got as far as its tasks, or found out that there are none that it can run.
-fn ended_by_itself(ran: &Ran) -> bool {
+/// Whether BitBake reached its tasks, or found that it can run none.
+fn is_conclusive(ran: &Ran) -> bool {
     let knows = ran.build.summary.is_some() || !ran.build.recipes().no_providers().is_empty();
     matches!(ran.finished.end, ExitReason::Exited(_)) && knows
 }
 
-/// The outcome of a recipe after a run that did not get to it.
+/// The outcome of a recipe that the run did not reach.
 fn not_built(run: &Outcome) -> Outcome {
     match run {
         stopped if stopped.was_stopped() => stopped.clone(),

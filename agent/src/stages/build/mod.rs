@@ -31,16 +31,16 @@ use bitbake::Machine;
 use changed::Wanted;
 use failed_task::FailedTask;
 
-/// What came of the builds of all machines.
+/// The result of the builds of all machines.
 #[derive(Clone, Debug)]
 pub struct Builds {
-    /// The worst.
+    /// The worst outcome.
     pub outcome: Outcome,
-    /// How well the caches served them, in sum.
+    /// Cache hits and misses of all builds.
     pub usage: Usage,
 }
 
-/// The builds that the manifest asks for: one for each machine.
+/// The builds of the manifest: one for each machine.
 pub fn units(settings: &Settings) -> Vec<Unit> {
     settings.config.machines.iter().map(|machine| unit(settings, machine)).collect()
 }
@@ -52,7 +52,7 @@ fn unit(settings: &Settings, machine: &str) -> Unit {
 }
 
 /// Builds for each machine: what the change affects, if it is given, otherwise the targets. After a build of the
-/// targets that did not pass, the others are not run, unless `--keep-going` asks for them.
+/// targets that did not pass, the others do not run without `--keep-going`.
 pub async fn run(
     settings: &Settings,
     configured: &BuildEnvironment,
@@ -87,7 +87,7 @@ async fn run_pending(
         let Built { outcome, sstate, upstream: error } = built?;
         usage += sstate.map(used).unwrap_or_default();
         upstream = upstream.or(error);
-        // Whether a recipe builds for one machine says nothing of another.
+        // A recipe that fails for one machine may build for another.
         let goes_on = affected.is_some() || settings.check.keep_going;
         let stop = outcome.was_stopped() || !outcome.is_success() && !goes_on;
         outcomes.push(outcome);
@@ -108,11 +108,11 @@ fn used(Sstate { wanted, local, mirrors, missed, current: _ }: Sstate) -> Usage 
     Usage { wanted, local, mirrors, missed }
 }
 
-/// What came of the build of one machine.
+/// The result of the build of one machine.
 struct Built {
     outcome: Outcome,
     sstate: Option<Sstate>,
-    /// The error of servers that did not answer, where other parts of the build went on.
+    /// The error of servers that did not answer, if the build continued without their sources.
     upstream: Option<Error>,
 }
 
@@ -207,7 +207,7 @@ async fn recipes_build(machine: &Machine<'_>, unit: Unit, recipes: Vec<Wanted>) 
         outcomes.push(outcome);
     }
     if run.was_stopped() {
-        tell_what_is_done(machine, &outcomes[1..]).await;
+        report_built_so_far(machine, &outcomes[1..]).await;
     }
     let log = Some(machine.runner.relative_log(&ran.finished.log));
     let excerpt = judged.as_ref().map_or_else(|_| Vec::new(), |outcome| verdict::excerpt(&ran, outcome));
@@ -221,7 +221,7 @@ async fn recipes_build(machine: &Machine<'_>, unit: Unit, recipes: Vec<Wanted>) 
     }
 }
 
-/// What a recipe that was not reached waited for.
+/// Why a recipe was not reached: the failures before it.
 fn others(run: &Outcome, failed: &[FailedTask]) -> String {
     match failed {
         [] => run.reason().unwrap_or("BitBake did not reach it").to_owned(),
@@ -232,11 +232,11 @@ fn others(run: &Outcome, failed: &[FailedTask]) -> String {
     }
 }
 
-/// A build that was stopped: what is done is kept.
-async fn tell_what_is_done(machine: &Machine<'_>, recipes: &[Outcome]) {
+/// Reports how many recipes are built when a build was stopped.
+async fn report_built_so_far(machine: &Machine<'_>, recipes: &[Outcome]) {
     let done = recipes.iter().filter(|outcome| **outcome == Outcome::Passed).count();
     let message = format!(
-        "{done} of {} recipes are built for {}; the next build of this change takes what is done from the cache",
+        "{done} of {} recipes are built for {}; the next build of this change gets completed tasks from the cache",
         recipes.len(),
         machine.name
     );
@@ -251,7 +251,7 @@ fn nothing_to_build(affected: &Affected) -> String {
     }
 }
 
-/// Reports the end of a run, and then those of its servers.
+/// Reports the outcome of a run, and then how its servers ended.
 async fn finish(
     machine: &Machine<'_>,
     unit: Unit,
@@ -272,7 +272,7 @@ async fn finish_at_once(machine: &Machine<'_>, unit: Unit, outcome: Outcome) {
     machine.emit(EventKind::UnitFinished { unit, outcome, log: None, excerpt: Vec::new() }).await;
 }
 
-/// Reports what came of a recipe.
+/// Reports the outcome of a recipe.
 async fn finish_recipe(machine: &Machine<'_>, recipe: &str, outcome: Outcome) {
     let unit = Unit::new(Stage::Build, format!("{recipe} ({})", machine.name));
     finish_at_once(machine, unit, outcome).await;

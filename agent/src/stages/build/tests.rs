@@ -243,7 +243,7 @@ async fn nothing_runs_if_nothing_changed() {
     }
 }
 
-/// The recipes of one machine say nothing of another.
+/// The failure of one machine does not stop the next one.
 #[tokio::test]
 async fn each_machine_is_built() {
     let Some(mut job) = Job::new("fail do_compile b").await else { return };

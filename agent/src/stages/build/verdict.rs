@@ -23,7 +23,7 @@ pub fn judge(ran: &Ran, failed: &[FailedTask]) -> Result<Outcome> {
         return Err(trouble);
     }
     if let (ExitReason::Exited(1..) | ExitReason::Signalled(_), Some(error)) =
-        (finished.end, blameless(ran, failed))
+        (finished.end, external_cause(ran, failed))
     {
         return Err(error);
     }
@@ -45,7 +45,7 @@ pub fn judge(ran: &Ran, failed: &[FailedTask]) -> Result<Outcome> {
             Some(_) if build.admits_failure.is_some() => {
                 let said = build.admits_failure.as_deref().unwrap_or_default();
                 return Err(Error::internal(format!(
-                    "bitbake ended with exit status 0, but it says `{said}`"
+                    "bitbake ended with exit status 0, but it printed `{said}`"
                 ))
                 .hint(format!("read `{}`", finished.log.display())));
             }
@@ -78,8 +78,8 @@ pub fn judge(ran: &Ran, failed: &[FailedTask]) -> Result<Outcome> {
     })
 }
 
-/// The error, if no layer is to blame.
-fn blameless(ran: &Ran, failed: &[FailedTask]) -> Option<Error> {
+/// The error, if a server or the machine is the cause.
+fn external_cause(ran: &Ran, failed: &[FailedTask]) -> Option<Error> {
     if let Some(why) = lacked_memory(ran, failed) {
         return Some(no_memory(&why));
     }
@@ -98,7 +98,7 @@ fn blameless(ran: &Ran, failed: &[FailedTask]) -> Option<Error> {
     if total > 0 || !failed.is_empty() {
         return upstream.filter(|_| is_all && total <= failed.len() as u64);
     }
-    // Recipes ask servers for revisions while they are parsed.
+    // BitBake gets revisions from servers while it parses recipes.
     match task_failure("do_fetch", None, &said(ran), ran.has_killed) {
         TaskFailure::Upstream(line) => Some(no_source(&line)),
         TaskFailure::Disk(line) => Some(full_disk(&line)),
@@ -107,7 +107,7 @@ fn blameless(ran: &Ran, failed: &[FailedTask]) -> Option<Error> {
     }
 }
 
-/// What BitBake says beyond its tasks.
+/// BitBake's messages that belong to no task.
 fn said(ran: &Ran) -> String {
     let lines = ran.build.errors.iter().chain(&ran.finished.tail).map(String::as_str);
     lines.collect::<Vec<_>>().join("\n")
@@ -142,13 +142,13 @@ pub fn no_source(why: &str) -> Error {
         .hint("run the job again later; a share keeps downloads, so that builds do not depend on the server")
 }
 
-/// Lines for a build that says nothing about a task.
+/// Relevant lines of a build without a failed task.
 pub fn excerpt(ran: &Ran, outcome: &Outcome) -> Vec<String> {
     let failed_tasks = ran.build.failed_tasks(ran.finished.success()).0;
     match outcome {
         Outcome::Passed | Outcome::Cancelled(_) => Vec::new(),
         _ if !failed_tasks.is_empty() => Vec::new(),
-        // A build that never got to a task has its story in its own lines.
+        // Without a failed task, BitBake's own output has the cause.
         _ if ran.build.errors.is_empty() => ran.finished.tail.clone(),
         _ => ran.build.errors.clone(),
     }
@@ -223,7 +223,7 @@ mod tests {
         assert!(matches!(judged(&nothing, ExitReason::Exited(0)).unwrap(), Outcome::Failed(_)));
     }
 
-    /// As when a mirror says that it has an object, and then fails to send it.
+    /// For example, a mirror has an object in its index and fails to send it.
     #[test]
     fn shared_state_that_cannot_be_had_fails_no_build() {
         let error =
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn ends_that_are_not_the_builds_own_are_told_apart() {
+    fn stops_and_failures_have_different_outcomes() {
         for (end, word) in [
             (ExitReason::Signalled(9), "failed"),
             (ExitReason::Cancelled, "cancelled"),
@@ -273,7 +273,7 @@ mod tests {
 
     /// Two failed tasks and their causes.
     #[test]
-    fn what_the_machine_or_a_server_causes_is_no_failure_of_the_layer() {
+    fn faults_of_servers_and_machines_are_not_failures_of_the_layer() {
         use TaskFailure::{Disk, Layer, Memory, Upstream};
         let why = || "why".to_owned();
         let table = [
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_killed_bitbake_lacked_memory_if_the_kernel_says_so() {
+    fn a_killed_bitbake_lacked_memory_if_the_kernel_reports_it() {
         for (has_killed, wanted) in [(Some(true), true), (Some(false), false), (None, false)] {
             let ran = ran("", ExitReason::Signalled(9), has_killed);
             assert_eq!(lacked_memory(&ran, &[]).is_some(), wanted, "{has_killed:?}");

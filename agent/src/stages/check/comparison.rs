@@ -54,7 +54,7 @@ impl Comparison {
     }
 }
 
-/// The directory of the base that is the checkout's. The inner error says why there is none.
+/// The directory of the base that is the checkout's. The inner error is the reason why there is none.
 async fn check_out(
     settings: &Settings,
     dirty: bool,

@@ -54,7 +54,7 @@ pub async fn run(
         CheckScope::Off | CheckScope::All => Changes::everything(),
     };
     let lint = Lint { settings, configured, comparison, changes, unit: unit.clone(), runner };
-    let linted = lint.to_its_outcome().instrument(crate::stages::step(&unit)).await;
+    let linted = lint.execute().instrument(crate::stages::step(&unit)).await;
     let end = match &linted {
         Ok((outcome, finished)) => UnitEnd {
             unit,
@@ -82,7 +82,7 @@ struct Lint<'a> {
 }
 
 impl Lint<'_> {
-    async fn to_its_outcome(&self) -> Result<(Outcome, Option<CommandOutcome>)> {
+    async fn execute(&self) -> Result<(Outcome, Option<CommandOutcome>)> {
         let (checkout, layers, changes) =
             (self.settings.checkout.clone(), layer_directories(self.settings), self.changes.clone());
         let choose = move || Ok(files_to_lint(&checkout, &layers, &changes));
@@ -101,7 +101,7 @@ impl Lint<'_> {
         let finished = self.runner.run(self.command(&scratch, &report, &files)?, &mut ()).await?;
         let text = match read::whole(&report, LONGEST_REPORT) {
             Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-            // The tool did not get so far.
+            // The tool ended before it wrote the report.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
             Err(error) => {
                 return Err(Error::internal("the report of oelint-adv cannot be read").because(&error));
@@ -237,10 +237,10 @@ fn includes(text: &str) -> Vec<String> {
     files.flatten().collect()
 }
 
-/// Why the run is no verdict: the exit status must agree with the report.
+/// Why the run has no verdict: the exit status must agree with the report.
 fn no_verdict(end: ExitReason, findings: usize) -> Option<Outcome> {
     match end {
-        // With findings as well: `exit-zero` of the configuration.
+        // Also with findings: `exit-zero` of the configuration.
         ExitReason::Exited(0) => None,
         ExitReason::Exited(1) if findings > 0 => None,
         ExitReason::Exited(status) => {

@@ -1,5 +1,5 @@
 //! `[check] parse_machines`: BitBake parses all recipes for each machine, in an empty build directory with the job's
-//! configuration. It finds what an earlier job parsed.
+//! configuration. It gets a parse cache of an earlier job.
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -63,7 +63,7 @@ pub async fn run(settings: &Settings, comparison: &Comparison, runner: &Runner) 
         runner.events.info(format!("{} reviewed", patches(reviewed.len()))).await;
     }
     for (file, remarks) in reviewed {
-        tell(&unit, file, remarks, runner).await;
+        report(&unit, file, remarks, runner).await;
     }
     let end = UnitEnd { unit, outcome: outcome.clone(), log: None, excerpt: Vec::new() };
     end.report(ServerEnd::default(), &runner.events).await;
@@ -104,7 +104,7 @@ fn judge(scope: CheckScope, reviewed: &[Reviewed]) -> Outcome {
     }
 }
 
-async fn tell(unit: &Unit, file: PathBuf, remarks: Vec<Remark>, runner: &Runner) {
+async fn report(unit: &Unit, file: PathBuf, remarks: Vec<Remark>, runner: &Runner) {
     let outcome = match remarks.iter().find(|remark| is_error(remark)) {
         Some(remark) => Outcome::Failed(remark.message.clone()),
         None => Outcome::Passed,

@@ -1,4 +1,4 @@
-//! Whether the disk is so short that builds delete their work directories.
+//! Whether free disk space is so short that builds delete their work directories.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use agent_process::Runner;
 use agent_types::error::Result;
 use agent_yocto::conf::SPACE_TO_BUILD;
 
-/// Looks at the disk of the work directory if the job builds something, and tells if it is short.
+/// Checks the free space of the work directory if the job builds something, and reports if it is short.
 ///
 /// # Errors
 /// When the job is stopped.
@@ -20,7 +20,7 @@ pub async fn is_short(settings: &Settings, runner: &Runner) -> Result<bool> {
     }
     let work = settings.paths.work.clone();
     let look = move || Ok(free_bytes(&work));
-    let Some(free) = blocking(&runner.interrupt, "the disk was looked at", look).await? else {
+    let Some(free) = blocking(&runner.interrupt, "the free disk space was read", look).await? else {
         return Ok(false);
     };
     if free >= SPACE_TO_BUILD {

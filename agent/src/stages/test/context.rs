@@ -1,10 +1,10 @@
-//! What all tests of one machine have in common, and the query for the images and recipes that they need.
+//! The common inputs of all tests of one machine, and the query for the images and recipes that they need.
 
 use agent_process::{Command, ExitReason, LineHandler, Runner};
 use agent_types::error::{Error, Result};
 use agent_types::events::EventKind;
 use agent_yocto::host;
-use agent_yocto::testimage::query::{Answers, Question};
+use agent_yocto::testimage::query::{Answers, TestQuery};
 
 use super::super::cleanup::ServerEnd;
 use super::super::configure::BuildEnvironment;
@@ -21,13 +21,13 @@ pub struct MachineTests<'a> {
 }
 
 impl MachineTests<'_> {
-    /// Asks BitBake about images and recipes; its answers, or why it has none. This parses all recipes; the runs of BitBake
-    /// after it need not.
-    pub async fn ask(&self, question: &Question) -> Result<std::result::Result<Answers, String>> {
+    /// Queries BitBake for images and recipes; the inner error is the reason why there are no answers. This parses all
+    /// recipes, so that later runs of BitBake need not.
+    pub async fn query(&self, query: &TestQuery) -> Result<std::result::Result<Answers, String>> {
         let (configured, runner, dir) = (self.configured, self.runner, self.settings.paths.test());
-        let file = self.setup.layer.path().join("question.json");
-        let text = serde_json::to_string(question)
-            .map_err(|error| Error::internal("cannot write a question to BitBake").because(&error))?;
+        let file = self.setup.layer.path().join("query.json");
+        let text = serde_json::to_string(query)
+            .map_err(|error| Error::internal("cannot write a query for BitBake").because(&error))?;
         fs_err::write(&file, text)?;
         let log = format!("test-query-{}", self.machine);
         let mut command = Command::new("python3", &dir, log).arg(self.setup.layer.query_script()).arg(file);
@@ -48,13 +48,13 @@ impl MachineTests<'_> {
             };
             return Err(Error::new(class, outcome.reason().unwrap_or_default()));
         }
-        let missing = reader.0.missing(question);
+        let missing = reader.0.missing(query);
         if finished.end == ExitReason::Exited(0) && missing.is_empty() {
             return Ok(Ok(reader.0));
         }
         let tail = finished.tail.join("\n");
         let line = finished.tail.iter().rev().find(|line| line.contains("ERROR") || line.contains("Error: "));
-        let why = line.map_or_else(|| "its log says why".to_owned(), |line| line.trim().to_owned());
+        let why = line.map_or_else(|| "see its log".to_owned(), |line| line.trim().to_owned());
         match host::trouble(&tail) {
             Some(trouble) => Err(trouble),
             None => {

@@ -1,4 +1,4 @@
-//! Reads what tests left in a build directory. Layer code writes there: nothing is followed out of it.
+//! Reads the results of tests in a build directory. Layer code writes there, so no link is followed out of it.
 
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn results_are_read_from_the_build_directory_alone() {
+    fn results_are_read_only_from_the_build_directory() {
         let top = tempfile::tempdir().unwrap();
         let build = top.path().join("build");
         fs_err::create_dir_all(build.join("results")).unwrap();
@@ -118,7 +118,7 @@ mod tests {
         fs_err::write(&path, "{}").unwrap();
         assert_eq!(files.runs(results), Ok(Vec::new()));
         for (content, wanted) in
-            [(&b"{"[..], "it is not JSON"), (b"\xff{}", "it is not UTF-8"), (b"[]", "no table")]
+            [(&b"{"[..], "it is not JSON"), (b"\xff{}", "it is not UTF-8"), (b"[]", "not a table")]
         {
             fs_err::write(&path, content).unwrap();
             let error = files.runs(results).unwrap_err();

@@ -1,4 +1,4 @@
-//! The tests of one image: it is built, its system is tested, and what failed is tested again if the manifest says so.
+//! The tests of one image: it is built, its system is tested, and failed tests run again if the manifest has `reruns`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ use super::testable::{Testable, testable};
 use super::tool::{TestTask, ToolEnd};
 use crate::config::{FlakyTests, TestRunner};
 
-/// Besides the limit of the manifest: a system needs time to boot, and OE-Core to write its results.
+/// Added to the limit of the manifest: a system needs time to boot, and OE-Core to write its results.
 const BOOT: Duration = Duration::from_secs(1200);
 const SLOW_BOOT: Duration = Duration::from_secs(3300);
 
@@ -169,7 +169,7 @@ impl ImageTests<'_> {
         Ok(ptest_packages(&text).into_iter().map(|package| (package.clone(), of(&package))).collect())
     }
 
-    /// Tests the image, and tests it again as often as the manifest says.
+    /// Tests the image, with reruns if tests fail.
     pub async fn run(&self) -> Result<ImageEnd> {
         let settings = self.tests.settings;
         let known = &settings.check.known_failures;
@@ -212,7 +212,7 @@ impl ImageTests<'_> {
         (expected, Some(wanted))
     }
 
-    /// A finding for each flaky test. The policy of the manifest decides what they mean.
+    /// A finding for each flaky test. With `flaky = "fail"`, the image fails.
     fn flaky(&self, judgement: &mut Judgement) -> Vec<Finding> {
         let flaky = judgement.tests.iter().filter(|test| matches!(test.outcome, Outcome::Flaky(_)));
         let findings: Vec<Finding> = flaky
@@ -224,7 +224,8 @@ impl ImageTests<'_> {
                 file: None,
                 line: None,
                 hint: Some(
-                    "find out why it does not always pass; [test] flaky = \"fail\" lets it fail".into(),
+                    "find out why it does not always pass; with [test] flaky = \"fail\", it fails the image"
+                        .into(),
                 ),
             })
             .collect();
@@ -239,7 +240,7 @@ impl ImageTests<'_> {
         findings
     }
 
-    /// Tests the image once. A guest that broke is started again for the ptests that it did not come to.
+    /// Tests the image once. A guest that crashed is restarted for the ptests that it did not reach.
     async fn attempt(
         &self,
         expected: &Expected,
@@ -261,7 +262,7 @@ impl ImageTests<'_> {
             }
             boot += 1;
             let message =
-                format!("{}: the system broke; it is started again for {}", self.unit.name, left.join(", "));
+                format!("{}: the system crashed; it is restarted for {}", self.unit.name, left.join(", "));
             self.tests.runner.events.info(message).await;
             remaining = Some(left);
             let next = self.boot(remaining.clone(), rerun, boot).await?;
@@ -335,10 +336,10 @@ impl ImageTests<'_> {
             end = tests.oe_test(self.unit, name, target, &tests.setup.layer, timeout).await?;
         }
         let files = tests.files(Path::new(RESULTS));
-        // After a stop, what is there is read all the same.
+        // Existing results are also read after a stop.
         let runs = tokio::task::spawn_blocking(move || files.runs(Path::new(RESULTS))).await;
-        let runs =
-            runs.map_err(|error| Error::internal("the reader of the results broke").because(&error))?;
+        let runs = runs
+            .map_err(|error| Error::internal("the thread that reads the results panicked").because(&error))?;
         let text = tests.files(&logs).consoles(&logs);
         let mut faults = Vec::new();
         if !text.trim().is_empty() {

@@ -3,7 +3,7 @@
 use agent_types::error::Result;
 use agent_types::events::{Case, EventKind, Unit};
 use agent_types::outcome::Outcome;
-use agent_yocto::testimage::query::Question;
+use agent_yocto::testimage::query::TestQuery;
 use agent_yocto::testimage::verdict::Judgement;
 
 use super::super::cleanup::{ServerEnd, UnitEnd};
@@ -16,17 +16,17 @@ use super::{has_ptest_images, image_unit, machine_units, ptest_image, ptests_uni
 const MESSAGE: usize = 16 * 1024;
 
 impl MachineTests<'_> {
-    /// Runs them. The units that ran with their outcomes, and whether the stage has to stop. `recipes`: whose ptests
-    /// shall run.
+    /// Runs all tests. Returns the units that ran with their outcomes, and whether the stage has to stop. `recipes`: those
+    /// whose ptests run.
     pub async fn run(
         &self,
         recipes: &[String],
         pending: &mut Pending<'_>,
     ) -> Result<(Vec<(Unit, Outcome)>, bool)> {
         let test = &self.settings.test;
-        let question = Question { images: test.images.clone(), recipes: recipes.to_vec() };
+        let query = TestQuery { images: test.images.clone(), recipes: recipes.to_vec() };
         let mut outcomes = Vec::new();
-        let answers = match self.ask(&question).await? {
+        let answers = match self.query(&query).await? {
             Ok(answers) => answers,
             Err(why) => {
                 let Some(unit) = machine_units(self.settings, self.machine).into_iter().next() else {

@@ -1,8 +1,8 @@
 //! Test: images and ptests on a running system, for each machine.
 //!
 //! What an image or a recipe needs to be tested is not what a product may have (root without a password), so tests in
-//! QEMU have a build directory of their own; what is built is taken from shared state. A system that answers ssh runs an
-//! image of the job's build, which is tested as it is.
+//! QEMU have a build directory of their own; packages come from shared state. A system that answers ssh runs an
+//! image of the job's build, which is tested without changes.
 
 mod context;
 mod files;
@@ -31,7 +31,7 @@ use super::pending::Pending;
 use crate::config::{Ptest, Settings, TestRunner, TestTarget};
 use context::MachineTests;
 
-/// The tests that the manifest asks for: one unit for each image and machine, and one for the ptests of each machine.
+/// The tests of the manifest: one unit for each image and machine, and one for the ptests of each machine.
 pub fn units(settings: &Settings) -> Vec<Unit> {
     let machines = settings.config.machines.iter();
     machines.flat_map(|machine| machine_units(settings, machine)).collect()
@@ -58,15 +58,14 @@ fn image_unit(image: &str, machine: &str) -> Unit {
     Unit::new(Stage::Test, format!("{image} ({machine})"))
 }
 
-/// What the unit of a machine's ptests has in the place of an image.
+/// The name of the ptests' unit instead of an image.
 const PTESTS: &str = "ptests";
 
 fn ptests_unit(machine: &str) -> Unit {
     image_unit(PTESTS, machine)
 }
 
-/// Runs all tests that the manifest asks for; the worst outcome decides. `affected`: what the change affects, where it
-/// is known.
+/// Runs all tests of the manifest; the worst outcome decides. `affected`: what the change affects, if it is known.
 pub async fn run(
     settings: &Settings,
     configured: &BuildEnvironment,
@@ -119,7 +118,7 @@ async fn run_pending(
     Ok(never_tested(settings, &outcomes).filter(|_| worst.is_success()).unwrap_or(worst))
 }
 
-/// Why there is no recipe whose ptests shall run. BitBake need not be asked which recipes have ptests.
+/// Why there is no recipe whose ptests could run. Then BitBake is not queried.
 fn nothing_to_test(affected: Option<&Affected>) -> String {
     match affected {
         Some(affected) if affected.evidence == Evidence::Signatures && affected.tasks == 0 => {
@@ -154,7 +153,7 @@ fn never_tested(settings: &Settings, outcomes: &[(Unit, Outcome)]) -> Option<Out
     })
 }
 
-/// The recipes whose ptests shall run on this machine, if they have some.
+/// The recipes whose ptests run on this machine, if they have some.
 fn recipes(settings: &Settings, affected: Option<&Affected>, machine: &str) -> Result<Vec<String>> {
     match &settings.test.ptest {
         Ptest::Off => Ok(Vec::new()),
@@ -182,13 +181,13 @@ fn changed_recipes(affected: &Affected, machine: &str) -> Vec<String> {
     names
 }
 
-/// What all machines have in common: the build directory of the tests, and the layer that the agent writes.
+/// Common to all machines: the build directory of the tests, and the layer that the agent writes.
 struct Setup {
     /// The build directory of the tests.
     dir: PathBuf,
     target: Target,
     layer: TestLayer,
-    /// The suites that run, in the words of OE-Core.
+    /// The suites that run, by OE-Core's names.
     suites: Vec<String>,
     /// Of a guest, in MiB.
     guest_memory: u64,
@@ -231,7 +230,7 @@ impl Setup {
     }
 }
 
-/// Where the tests run, as BitBake has to be told.
+/// Where the tests run, for BitBake's configuration.
 async fn target(settings: &Settings, configured: &BuildEnvironment, runner: &Runner) -> Result<Target> {
     match &settings.test.target {
         TestTarget::Qemu => {

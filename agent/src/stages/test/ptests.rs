@@ -5,7 +5,7 @@ use agent_types::events::{Finding, Unit};
 use agent_types::outcome::Outcome;
 use agent_yocto::testimage::conflicts::{TestedRecipe, images};
 use agent_yocto::testimage::layer::ImageConf;
-use agent_yocto::testimage::query::{Answers, Question};
+use agent_yocto::testimage::query::{Answers, TestQuery};
 use agent_yocto::testimage::verdict::{Expected, Judgement};
 
 use super::context::MachineTests;
@@ -30,8 +30,8 @@ impl MachineTests<'_> {
         let message =
             format!("{}: the ptests of {} recipes run in {} images", unit.name, recipes.len(), groups.len());
         self.runner.events.info(message).await;
-        let question = Question { images: names.clone(), recipes: Vec::new() };
-        let answers = match self.ask(&question).await? {
+        let query = TestQuery { images: names.clone(), recipes: Vec::new() };
+        let answers = match self.query(&query).await? {
             Ok(answers) => answers,
             Err(why) => return Ok(ImageEnd::of(Outcome::Failed(why))),
         };

@@ -7,11 +7,11 @@ use agent_yocto::testimage::verdict::{JudgedTest, RUN_PTEST};
 
 use crate::config::{Ptest, Settings};
 
-/// What there is to test.
+/// The recipes to test.
 #[derive(Debug, PartialEq)]
 pub enum Testable {
     Recipes(Vec<TestedRecipe>),
-    /// Nothing, and what that means.
+    /// Nothing, with the outcome.
     Nothing(Outcome),
 }
 
@@ -20,7 +20,7 @@ pub fn testable(settings: &Settings, answers: &[RecipeAnswer]) -> Testable {
     of_answers(answers, matches!(settings.test.ptest, Ptest::Recipes(_)))
 }
 
-/// `named`: a person has named the recipes, so that each must have ptests.
+/// `named`: the manifest names the recipes, so that each must have ptests.
 fn of_answers(answers: &[RecipeAnswer], named: bool) -> Testable {
     if let Some(broken) = answers.iter().find(|answer| answer.error.is_some()) {
         let why = broken.error.as_deref().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Runs BitBake or `oe-test` for tests, and says what its end, its output and its events prove.
+//! Runs BitBake or `oe-test` for tests, and judges its exit status, its output and its events.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -21,8 +21,8 @@ use super::super::{excerpt, step};
 use super::context::MachineTests;
 use super::files::BuildFiles;
 
-/// How often the logs of the tests are looked at: they grow while BitBake is silent.
-const LOOK: Duration = Duration::from_secs(2);
+/// Interval at which the size of the tests' logs is read: they grow while BitBake is silent.
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How a program ended.
 #[derive(Debug)]
@@ -94,7 +94,7 @@ impl MachineTests<'_> {
         Ok(self.end_of(unit, &ran, &failed, verdict).await)
     }
 
-    /// Reports the failed tasks, and makes the end of a run.
+    /// Reports the failed tasks, and returns how the run ended.
     async fn end_of(
         &self,
         unit: &Unit,
@@ -162,7 +162,7 @@ impl MachineTests<'_> {
         self.settings.paths.test().join(agent_yocto::testimage::conf::LOGS).join(image)
     }
 
-    /// The suite for ptests must have the time to stop a silent one, and to say so.
+    /// The time limit without activity. The suite for ptests needs time to stop a silent one, and to report it.
     fn stall(&self) -> Duration {
         let stops = self.settings.test.silence * 2 + Duration::from_secs(120);
         self.settings.limits.stall.max(stops)
@@ -178,11 +178,11 @@ impl MachineTests<'_> {
         (timed_out || finished.end == ExitReason::TimedOut).then_some(Outcome::TimedOut(why))
     }
 
-    /// Never ends. Tests are silent for BitBake until the last of them is over; their logs are not.
+    /// Never ends. BitBake prints nothing until the last test ends, but the logs of the tests grow.
     async fn touch_while_logs_grow<T>(&self, logs: &Path, activity: ActivityClock) -> T {
         let mut last = 0;
         loop {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
             let (files, logs) = (self.files(logs), logs.to_owned());
             let size = tokio::task::spawn_blocking(move || files.size(&logs)).await.unwrap_or(last);
             if size != last {
@@ -192,7 +192,7 @@ impl MachineTests<'_> {
         }
     }
 
-    /// The files of the directory in which this path lies: that of the tests, or that of the job's build.
+    /// The files of the build directory that contains this path: that of the tests, or that of the job's build.
     pub fn files(&self, path: &Path) -> BuildFiles {
         let of_tests = self.settings.paths.test();
         let of_tests = Some(of_tests).filter(|dir| path.starts_with(dir) || path.is_relative());

@@ -22,11 +22,11 @@ pub struct KnownFailure {
     pub expired: bool,
 }
 
-/// How the reason of a forgiven failure begins.
+/// Prefix of the reason of a forgiven failure.
 pub const KNOWN_FAILURE: &str = "known failure";
 
 impl KnownFailure {
-    /// What becomes of a failure with this reason.
+    /// The outcome of a known failure that failed with this reason.
     pub fn forgive(&self, why: &str) -> Outcome {
         let KnownFailure { reason, expires, .. } = self;
         if self.expired {

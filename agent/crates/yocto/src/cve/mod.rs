@@ -1,8 +1,8 @@
 //! The CVE check of recipes: how a release can do it, the configuration of BitBake for it, and its reports.
 //!
 //! Up to whinlatter, `cve-check.bbclass` compares each recipe with a prepared database. From wrynose on there is no such
-//! class: `vex.bbclass` tells the product names, the version and the patches of each recipe, and the program
-//! sbom-cve-check compares them with the database ([`sbom`]). The tasks of both classes work on metadata alone, and here
+//! class: `vex.bbclass` lists the product names, the version and the patches of each recipe, and the program
+//! sbom-cve-check compares them with the database ([`sbom`]). The tasks of both classes read only metadata, and here
 //! they fetch nothing: [`CLASS`] removes their dependency on the download of the database.
 
 mod recipes;

@@ -36,7 +36,7 @@ impl RecipeList {
         self.recipes.contains(recipe) || self.others.contains(recipe)
     }
 
-    /// Takes in one line, without its newline.
+    /// Reads one line, without its newline.
     pub fn line(&mut self, line: &str) {
         if line.starts_with("=== ") {
             self.begun = true;

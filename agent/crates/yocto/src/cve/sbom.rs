@@ -30,7 +30,7 @@ pub fn files(reports: &[Report]) -> Vec<(String, String)> {
             "externalDocumentRefs": [{ "spdxDocument": namespace }],
             "packages": [{ "name": name, "versionInfo": report.version }],
         });
-        // A package has the name of its recipe here; "package-" keeps it apart from the names that the tool skips.
+        // A package has the name of its recipe here; the prefix "package-" avoids the names that the tool skips.
         [(format!("recipe-{name}.spdx.json"), recipe), (format!("package-{name}.spdx.json"), package)]
     };
     reports.iter().flat_map(of_recipe).map(|(name, value)| (name, value.to_string())).collect()

@@ -1,5 +1,5 @@
-//! What a change affects by its files alone, where there are no signatures. It names rather too many recipes than too
-//! few.
+//! Finds what a change affects from its files, if there are no signatures. The result rather has too many recipes than
+//! too few.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -22,7 +22,7 @@ pub struct Checkout<'a> {
     pub targets: &'a [String],
 }
 
-/// The recipes that these files may be part of, because signatures could not be had: why.
+/// The recipes that may use these files. `why`: the reason why there are no signatures.
 pub fn by_files(checkout: &Checkout, changed: &[ChangedFile], base: &str, why: &str) -> Affected {
     let seen: Vec<&ChangedFile> = changed.iter().filter(|file| seen_by_bitbake(&file.path)).collect();
     let mut names = BTreeSet::new();
@@ -66,7 +66,7 @@ pub fn by_files(checkout: &Checkout, changed: &[ChangedFile], base: &str, why: &
     }
 }
 
-/// All recipes of the layers under test, because nothing says which of them changed: why.
+/// All recipes of the layers under test. `why`: the reason why it is not known which of them changed.
 pub fn every_recipe(checkout: &Checkout, base: &str, why: &str) -> Affected {
     let mut recipes: Vec<AffectedRecipe> = checkout
         .recipes
@@ -107,7 +107,7 @@ fn affected_by(checkout: &Checkout, path: &Path) -> Option<BTreeSet<String>> {
             Some(names)
         }
         "bbappend" => Some([name_of(path)].into()),
-        // Whatever includes it: most are for the recipes beside them.
+        // Any file can include it, but most are for the recipes in the same directory.
         "bbclass" | "conf" => None,
         _ => {
             let is_above = |file: &Path| file.parent().is_some_and(|above| full.starts_with(above));
@@ -164,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_stands_for_the_recipes_that_it_may_be_part_of() {
+    fn a_file_selects_the_recipes_that_may_use_it() {
         let layers = [(PathBuf::from("/t/meta-x"), "x".to_owned())];
         let files = ["a/a_1.0.bb", "a/a-tools_1.0.bb", "b/b_2.bb", "c/sub/c.bb"];
         let recipes = recipes_in(files.iter().map(|file| Path::new("/t/meta-x/recipes-q").join(file)));

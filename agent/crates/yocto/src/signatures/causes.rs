@@ -10,11 +10,11 @@ use super::changed_files::{ChangedFile, FileChange};
 use super::sides::{Difference, Key, Sides};
 use super::task_list::{Task, TaskList};
 
-/// More causes than this are told together, whatever recipe they are of.
+/// With more causes than this, equal causes of different recipes are reported as one.
 const MOST: usize = 300;
-/// So many are reported.
+/// Maximum number of reported causes.
 const REPORTED: usize = 100;
-/// Names in one cause.
+/// Maximum number of names in one cause.
 const NAMES: usize = 3;
 
 /// The causes, the most far-reaching first.
@@ -50,7 +50,7 @@ pub fn roots(sides: &Sides, difference: &Difference) -> Vec<Root> {
     let dependents = dependents(head, &numbers);
     let root = |(cause, tasks): (String, Vec<(Key, usize)>)| {
         let reached = |from: &[usize]| reached(&dependents, from).len() as u64;
-        // The one that stands for all of them reaches furthest.
+        // The task with the most dependents represents all of them.
         let (key, _) =
             tasks.iter().max_by_key(|(key, number)| (reached(&[*number]), std::cmp::Reverse(*key)))?;
         let all: Vec<usize> = tasks.iter().map(|(_, number)| *number).collect();
@@ -89,7 +89,7 @@ fn reached(dependents: &HashMap<usize, Vec<usize>>, from: &[usize]) -> BTreeSet<
     found
 }
 
-/// Why a task changed none of whose dependencies changed. `tasks`: its numbers at the base and at the head.
+/// Why a task changed although none of its dependencies changed. `tasks`: its numbers at the base and at the head.
 fn cause(sides: &Sides, (old, new): (usize, usize)) -> String {
     let (before, after) = (&sides.base.tasks[old], &sides.head.tasks[new]);
     let mut causes = Vec::new();

@@ -21,14 +21,14 @@ pub enum FileChange {
     Renamed(PathBuf),
 }
 
-/// Directories below which nothing is for people alone.
+/// Directories in which BitBake may read every file.
 const OF_METADATA: [&str; 8] =
     ["classes", "classes-global", "classes-recipe", "conf", "files", "lib", "scripts", "dynamic-layers"];
 
-/// Directories at the top that are for services.
+/// Top directories of services.
 const OF_SERVICES: [&str; 4] = [".github", ".gitlab", ".circleci", ".ci"];
 
-/// Files that are for people and services, and for the agent itself.
+/// Files of documentation, of services and of the agent itself.
 const NAMES: [&str; 16] = [
     ".editorconfig",
     ".gitattributes",
@@ -50,8 +50,8 @@ const NAMES: [&str; 16] = [
 
 const TEXTS: [&str; 4] = ["adoc", "md", "rst", "txt"];
 
-/// Whether BitBake may read the file at this path of a layer's repository: all but what is for people, for services
-/// or for the agent. A file that metadata mentions is seen in any case; that is for the caller to find out.
+/// Whether BitBake may read the file at this path of a layer's repository: all but documentation and the files of
+/// services and of the agent. BitBake also reads a file that metadata mentions: the caller checks that.
 pub fn seen_by_bitbake(path: &Path) -> bool {
     let mut above: Vec<&OsStr> = path.iter().collect();
     let Some(name) = above.pop().and_then(OsStr::to_str) else { return true };
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_for_people_and_services_is_not_seen() {
+    fn only_documentation_and_files_of_services_are_not_seen() {
         for (path, seen) in [
             ("README.md", false),
             ("meta-x/README", false),

@@ -1,4 +1,4 @@
-//! What the difference between the task lists of base and head means for recipes.
+//! Computes what a change affects from the task lists of base and head.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
@@ -23,7 +23,7 @@ pub fn affected(sides: &Sides, base: &str) -> Affected {
     let head: HashMap<&str, &Recipe> = preferred(sides.head);
     let (mut recipes, mut elsewhere) = (Vec::new(), Vec::new());
     for (name, tasks) in &by_recipe {
-        // One that is gone is removed or skipped.
+        // Without a recipe at the head, it is removed or skipped.
         let Some(recipe) = head.get(name) else { continue };
         let entry = AffectedRecipe {
             name: (*name).to_owned(),
@@ -66,7 +66,7 @@ fn preferred(list: &TaskList) -> HashMap<&str, &Recipe> {
     found
 }
 
-/// Recipes of an SDK, which nobody builds by themselves.
+/// Whether it is a recipe of an SDK. Those count only if something else needs them.
 fn is_of_sdk(name: &str) -> bool {
     name.rsplit(':').next().unwrap_or(name).starts_with("nativesdk-")
 }
@@ -115,7 +115,7 @@ impl<'a> Sides<'a> {
     fn newly_skipped(&self) -> Vec<SkippedRecipe> {
         let is_new =
             |skipped: &&Skipped| self.base.has_recipe(&skipped.name) && !self.head.has_recipe(&skipped.name);
-        unique(self.head.skipped.iter().filter(is_new).map(told))
+        unique(self.head.skipped.iter().filter(is_new).map(skipped_recipe))
     }
 
     fn no_longer_skipped(&self) -> Vec<String> {
@@ -155,7 +155,7 @@ impl<'a> Sides<'a> {
             reason: reason.to_owned(),
             machine: None,
         });
-        unique(skipped.map(told).chain(without))
+        unique(skipped.map(skipped_recipe).chain(without))
     }
 
     /// Whether the recipe's file changed, or one in the directories beside it.
@@ -190,7 +190,7 @@ fn prefix(name: &str) -> Option<&str> {
     name.split_once('-').map(|(prefix, _)| prefix).filter(|prefix| prefix.starts_with("lib"))
 }
 
-fn told(skipped: &Skipped) -> SkippedRecipe {
+fn skipped_recipe(skipped: &Skipped) -> SkippedRecipe {
     SkippedRecipe { name: skipped.name.clone(), reason: skipped.reason.clone(), machine: None }
 }
 

@@ -109,7 +109,7 @@ fn the_same_signatures_affect_nothing() {
 }
 
 #[test]
-fn changed_tasks_are_told_by_recipe_and_layer() {
+fn changed_tasks_are_listed_by_recipe_and_layer() {
     let found = compare(
         &["a:do_x 1", "a:do_y 2 <a:do_x", "*b:do_y 3 <a:do_y", "c:do_x 4", "*image:do_build 5 <b:do_y"],
         &["a:do_x 1", "a:do_y 9 <a:do_x", "*b:do_y 8 <a:do_y", "c:do_x 4", "*image:do_build 7 <b:do_y"],
@@ -126,7 +126,7 @@ fn changed_tasks_are_told_by_recipe_and_layer() {
 }
 
 #[test]
-fn added_removed_and_renamed_recipes_are_told_apart() {
+fn added_removed_and_renamed_recipes_are_distinguished() {
     let renamed = FileChange::Renamed("l/recipes/old/old.bb".into());
     let found = compare(
         &["gone:do_x 1", "old:do_x 2", "*far:do_x 3"],
@@ -142,7 +142,7 @@ fn added_removed_and_renamed_recipes_are_told_apart() {
     assert_eq!(causes, ["the recipe is new"].into());
 }
 
-/// A recipe whose dependency is gone has no tasks any more. It must not drop out.
+/// A recipe without its dependency has no tasks any more. It must still be listed.
 #[test]
 fn a_recipe_that_cannot_be_built_any_more_is_affected() {
     let found = compare(&["a:do_x 1", "b:do_x 2 <a:do_x"], &["b"], &[]);
@@ -152,7 +152,7 @@ fn a_recipe_that_cannot_be_built_any_more_is_affected() {
 }
 
 #[test]
-fn recipes_that_become_skipped_or_not_are_told_with_bitbakes_reason() {
+fn newly_skipped_recipes_are_listed_with_bitbakes_reason() {
     let patch = [("l/recipes/s/files/a.patch", FileChange::Changed)];
     let found = compare(
         &["a:do_x 1", "-b no machine", "-s no host", "-q old reason", "-u same"],

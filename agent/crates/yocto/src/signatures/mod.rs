@@ -1,8 +1,8 @@
 //! What a change affects, by the signatures of its tasks before and after it.
 //!
-//! BitBake writes down its tasks and their signatures for the base and for the head ([`TaskList`], `bitbake_tasks.py`).
-//! [`affected`] compares the two lists. Where there are none, [`by_files`] decides by the files of the change. All of it
-//! is pure.
+//! BitBake writes its tasks and their signatures for the base and for the head ([`TaskList`], `bitbake_tasks.py`).
+//! [`affected`] compares the two lists. Without them, [`by_files`] uses the files of the change. All functions
+//! are pure.
 
 mod by_files;
 mod causes;

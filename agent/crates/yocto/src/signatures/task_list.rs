@@ -1,4 +1,4 @@
-//! The tasks of a query and their signatures, as `bitbake_tasks.py` writes them down.
+//! The tasks of a query and their signatures, as `bitbake_tasks.py` writes them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use agent_types::error::{Error, Result};
 
-/// What BitBake is asked for beside `world`.
+/// The targets besides `world`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Query {
     /// All recipes of these layers, and those to which they append, are targets.
@@ -24,7 +24,7 @@ pub struct TaskList {
     pub recipes: Vec<Recipe>,
     pub skipped: Vec<Skipped>,
     pub tasks: Vec<Task>,
-    /// Words of the query, each with its recipe.
+    /// Targets of the query, each with its recipe.
     pub targets: Vec<(String, usize)>,
     /// By recipe.
     pub variables: HashMap<usize, Variables>,
@@ -51,7 +51,7 @@ pub struct Task {
     pub recipe: usize,
     pub name: String,
     pub hash: String,
-    /// Of its variables alone.
+    /// The hash of its variables, without dependencies.
     pub basehash: String,
     /// Numbers of tasks.
     pub depends: Vec<usize>,
@@ -79,10 +79,10 @@ enum Line {
 }
 
 impl TaskList {
-    /// Reads what BitBake wrote down.
+    /// Parses the output.
     ///
     /// # Errors
-    /// When it is not whole: its last line counts the others.
+    /// When it is incomplete: its last line counts the others.
     pub fn parse(bytes: &[u8]) -> Result<TaskList> {
         let bad = |number: usize, what: &str| {
             Error::internal(format!("line {number} of BitBake's task list {what}"))
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_list_is_read() {
+    fn a_complete_list_is_read() {
         let list = TaskList::parse(&text(&WHOLE, 6)).unwrap();
         assert_eq!(list.recipes[0].file, Path::new("/l/recipes/foo_1.0.bb"));
         assert_eq!((list.recipes[1].name.as_str(), list.recipes[1].is_own), ("mc:x:bar", false));
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_is_not_whole_is_refused() {
+    fn an_incomplete_list_is_refused() {
         let mut after = text(&WHOLE, 6);
         after.extend(b"{\"target\":[\"x\",0]}\n");
         let dangling = [WHOLE[0], r#"{"task":[0,"do_fetch","aa","bb",[1],[]]}"#];

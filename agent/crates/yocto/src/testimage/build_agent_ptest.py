@@ -71,7 +71,7 @@ class PtestTest(OERuntimeTestCase):
         return any(self.call("true", 20) is not None for _ in range(3))
 
     def kills(self):
-        """What the kernel said so far about killed processes."""
+        """The kernel's messages about killed processes so far."""
         answer = self.call("dmesg", 30)
         return [line for line in (answer[1] if answer else "").splitlines() if KILLED.search(line)]
 
@@ -182,13 +182,13 @@ class PtestTest(OERuntimeTestCase):
         return section
 
     def stop(self, path, child, section, log):
-        """Stops what hangs: first in the guest, and says what it did."""
+        """Stops a ptest that hangs, first in the guest, and logs the state of the guest."""
         with open(path, "rb") as file:
             pid = re.search(rb"BUILD-AGENT-PID (\d+)", file.read(4096))
         if "panic" not in section:
             dump = self.call(DUMP, 30)
             if dump:
-                log.write(b"\nbuild-agent: it is stopped; what runs, and the end of dmesg:\n" + dump[1].encode())
+                log.write(b"\nbuild-agent: it is stopped; running processes, and the end of dmesg:\n" + dump[1].encode())
             if pid:
                 self.call(KILL % (int(pid.group(1)), int(pid.group(1))), 30)
         child.kill()
@@ -213,4 +213,4 @@ class PtestTest(OERuntimeTestCase):
                     section["results"][pattern.match(line).group(1).strip()] = word
         stopped = "timeout" in section or "panic" in section
         if not ended and not stopped:
-            section["exitcode"] = "%s, before it came to its end" % status if began else "%s, before it began" % status
+            section["exitcode"] = "%s, before it completed" % status if began else "%s, before it began" % status

@@ -11,7 +11,7 @@ pub const OE_SUITE: &str = "ptest";
 /// The suite's code. It works with every release.
 pub const CODE: &str = include_str!("build_agent_ptest.py");
 
-/// What the suite is to run; in a file beside its code.
+/// The plan of the suite, in a file beside its code.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Plan {
     /// The ptests by the names of their directories; `None`: all that the image has.
@@ -28,7 +28,7 @@ pub const PLAN_VARIABLE: &str = "BUILD_AGENT_PTEST_PLAN";
 /// The name of the plan's file.
 pub const PLAN: &str = "build_agent_ptest.plan";
 
-/// The suites that run: the agent's own in the place of OE-Core's for ptests.
+/// The suites that run: the agent's own instead of OE-Core's for ptests.
 pub fn effective(suites: &[String]) -> Vec<String> {
     let own = |suite: &String| if suite == OE_SUITE { SUITE.to_owned() } else { suite.clone() };
     suites.iter().map(own).collect()
@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_agents_suite_takes_the_place_of_oe_cores() {
+    fn the_agents_suite_replaces_oe_cores() {
         let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
         assert_eq!(effective(&words(&["ping", "ptest", "ptests"])), words(&["ping", SUITE, "ptests"]));
         assert_eq!(effective(&[]), Vec::<String>::new());

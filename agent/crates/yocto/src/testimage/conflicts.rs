@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
-/// A recipe whose ptests shall run, as BitBake knows it.
+/// A recipe whose ptests are to run, with data from BitBake.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct TestedRecipe {
     #[serde(rename = "recipe")]
@@ -51,7 +51,7 @@ impl TestedRecipe {
         })
     }
 
-    /// Whether it excludes the other one, by its own words.
+    /// Whether it excludes the other one by its own variables.
     fn excludes(&self, other: &TestedRecipe) -> bool {
         let names: BTreeSet<&str> = other.names().collect();
         let unwanted =

@@ -1,6 +1,6 @@
 //! Finds kernel panics and out-of-memory kills in the log of a serial console or in `dmesg`.
 
-/// How a line of a kernel panic begins.
+/// Parts of the first line of a kernel panic.
 const PANICS: [&str; 6] = [
     "Kernel panic - not syncing",
     "Unable to handle kernel",
@@ -10,7 +10,7 @@ const PANICS: [&str; 6] = [
     "watchdog: BUG: soft lockup",
 ];
 
-/// How it says that it kills a process for lack of memory.
+/// The kernel's messages when it kills a process for lack of memory.
 const OUT_OF_MEMORY: [&str; 2] = ["Out of memory: Kill", "Memory cgroup out of memory: Kill"];
 
 /// The faults, as the kernel reports them.
@@ -40,7 +40,7 @@ pub fn faults(text: &str) -> ConsoleFaults {
     found
 }
 
-/// Without the kernel's time, which differs each time.
+/// The line without the kernel's time stamp, which differs in each run.
 fn message(line: &str) -> String {
     let line = line.trim();
     let after = line.strip_prefix('[').and_then(|rest| rest.split_once("] ")).filter(|(time, _)| {
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sound_console_has_no_faults() {
+    fn a_console_without_errors_has_no_faults() {
         for text in ["", "login: ", "[x] starting\n", "memory: 8M\npanic=1 on the command line\n"] {
             assert_eq!(faults(text), ConsoleFaults::default(), "{text}");
         }

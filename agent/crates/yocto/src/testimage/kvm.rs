@@ -6,7 +6,7 @@ pub const SCRIPT: &str = include_str!("kvm_probe.py");
 const WORKS: &str = "kvm works";
 const FAILS: &str = "kvm fails ";
 
-/// Reads the script's answer.
+/// Parses the script's output.
 ///
 /// # Errors
 /// Why KVM cannot be used.

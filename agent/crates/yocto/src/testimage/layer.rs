@@ -18,7 +18,7 @@ pub const IMAGE: &str = "build-agent-ptests-";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TestLayer(PathBuf);
 
-/// Space for the files that tests make, in KiB, besides what an image has free.
+/// Additional free space of an image for the files that tests create, in KiB.
 const EXTRA_SPACE: u64 = 512 * 1024;
 
 impl TestLayer {
@@ -41,7 +41,7 @@ impl TestLayer {
         &self.0
     }
 
-    /// What the suite is to run.
+    /// The file with the suite's plan.
     pub fn plan(&self) -> PathBuf {
         self.cases().join(PLAN)
     }
@@ -55,7 +55,7 @@ impl TestLayer {
         self.0.join(query::FILE_NAME)
     }
 
-    /// Writes what the suite is to run.
+    /// Writes the suite's plan.
     ///
     /// # Errors
     /// When it cannot be written.

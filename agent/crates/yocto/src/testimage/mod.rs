@@ -1,5 +1,5 @@
-//! What there is to know of OE-Core's tests on a running system (`testimage`, `testexport`, ptests): their
-//! configuration, their results, and what follows from these.
+//! OE-Core's tests on a running system (`testimage`, `testexport`, ptests): their configuration, their results, and the
+//! verdict on them.
 
 pub mod cases;
 pub mod conf;

@@ -1,4 +1,4 @@
-//! Queries BitBake for images and for recipes with ptests: their text alone does not say what they need.
+//! Queries BitBake for images and for recipes with ptests: the text of a recipe does not show what it needs.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,9 +14,9 @@ pub const FILE_NAME: &str = "query.py";
 /// Before each answer; layer code may print, too.
 const ANSWER: &str = "build-agent-answer ";
 
-/// What to ask.
+/// The images and recipes to query.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Question {
+pub struct TestQuery {
     pub images: Vec<String>,
     pub recipes: Vec<String>,
 }
@@ -76,8 +76,7 @@ enum Line {
 }
 
 impl Answers {
-    /// Takes in a line of the script's output. What is no answer is passed over; layer code cannot add answers to
-    /// questions that were not asked: see [`Answers::missing`].
+    /// Reads a line of the script's output. A line that is not an answer is ignored.
     pub fn line(&mut self, line: &str) {
         let Some(json) = line.strip_prefix(ANSWER) else { return };
         match serde_json::from_str(json) {
@@ -92,11 +91,10 @@ impl Answers {
         }
     }
 
-    /// What was asked and not answered.
-    pub fn missing(&self, question: &Question) -> Vec<String> {
-        let images =
-            question.images.iter().filter(|name| !self.images.iter().any(|image| image.name == **name));
-        let recipes = question
+    /// The images and recipes of the query without an answer.
+    pub fn missing(&self, query: &TestQuery) -> Vec<String> {
+        let images = query.images.iter().filter(|name| !self.images.iter().any(|image| image.name == **name));
+        let recipes = query
             .recipes
             .iter()
             .filter(|name| !self.recipes.iter().any(|answer| answer.recipe.name == **name));
@@ -144,8 +142,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_are_told_from_what_layers_print() {
-        let question = Question {
+    fn answers_are_distinguished_from_output_of_layers() {
+        let question = TestQuery {
             images: vec!["img".into(), "other".into()],
             recipes: vec!["zlib".into(), "gone".into(), "silent".into()],
         };

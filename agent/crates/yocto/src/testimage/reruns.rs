@@ -1,4 +1,4 @@
-//! What known failures and reruns make of a judgement.
+//! Applies known failures and reruns to a judgement.
 
 use agent_types::events::{Finding, Level, Unit};
 use agent_types::outcome::Outcome;
@@ -7,8 +7,8 @@ use agent_types::stage::Stage;
 use super::verdict::{ENDED_WITH, Expected, JudgedTest, Judgement, RUN_PTEST, is_of_suite, outcome_of};
 use crate::check_layer::{KNOWN_FAILURE, KnownFailure, names_test};
 
-/// Applies the known failures of the test stage. The findings name entries that are of no use any more, and tests that
-/// were skipped although the manifest asks for them.
+/// Applies the known failures of the test stage. The findings name entries that are no longer needed, and suites that
+/// were skipped although the manifest names them.
 pub fn apply_known(
     judgement: &mut Judgement,
     known: &[KnownFailure],
@@ -44,9 +44,7 @@ pub fn apply_known(
             findings.push(finding(
                 unit,
                 "suite-skipped",
-                format!(
-                    "the manifest asks for the suite `{suite}`, and all of its tests were skipped: {why}"
-                ),
+                format!("the manifest names the suite `{suite}`, and all of its tests were skipped: {why}"),
                 "let the image have what the suite needs, or remove it from [test] suites",
             ));
         }
@@ -73,7 +71,7 @@ fn forgive_status(tests: &mut [JudgedTest]) {
     }
 }
 
-/// Puts the results of a rerun to those of the runs before. A test that passed once and failed once is flaky.
+/// Merges the results of a rerun into those of earlier runs. A test that passed once and failed once is flaky.
 pub fn merge_rerun(earlier: &mut Judgement, rerun: Judgement, expected: &Expected) {
     for test in rerun.tests {
         let same = |known: &&mut JudgedTest| known.class == test.class && known.name == test.name;

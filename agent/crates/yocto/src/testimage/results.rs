@@ -41,13 +41,13 @@ pub struct OeTest {
 pub enum Status {
     Passed,
     Failed,
-    /// The test itself broke.
+    /// The test itself is broken.
     Error,
     Skipped,
     ExpectedFailure,
     /// It was never reached.
     Unknown,
-    /// A word that no release writes.
+    /// A status that no release writes.
     Other(String),
 }
 
@@ -75,9 +75,9 @@ pub struct Section {
     pub exit: Option<String>,
     /// Whether it was stopped because it was silent.
     pub timed_out: bool,
-    /// What the kernel said when it killed a process for lack of memory.
+    /// The kernel's message when it killed a process for lack of memory.
     pub out_of_memory: Option<String>,
-    /// What the kernel said when it panicked.
+    /// The kernel's message when it panicked.
     pub panic: Option<String>,
     /// The names of its tests and their results.
     pub tests: Vec<(String, Status)>,
@@ -151,11 +151,11 @@ fn sections(results: &Map<String, Value>) -> Result<BTreeMap<SectionId, Section>
                 None | Some(Value::Null) => Ok(None),
                 Some(Value::String(text)) => Ok(Some(text.clone())),
                 Some(Value::Number(number)) => Ok(Some(number.to_string())),
-                Some(_) => Err(format!("`{place}`: its `{field}` is no text")),
+                Some(_) => Err(format!("`{place}`: its `{field}` is not text")),
             };
             let timed_out = match fields.get("timeout") {
                 None | Some(Value::Bool(false) | Value::Null) => false,
-                // Whatever else is there does not say that it was in time.
+                // Any other value counts as a timeout.
                 Some(_) => true,
             };
             let seconds = match text("duration")? {
@@ -214,11 +214,11 @@ fn nested(
     Ok(())
 }
 
-/// A test of OE-Core; `None` for what is no test: tests may add what they like.
+/// A test of OE-Core; `None` for other entries, which tests may add.
 fn oe_test(key: &str, value: &Value) -> Result<Option<OeTest>, String> {
     let is_id = key.split('.').filter(|part| !part.is_empty()).count() >= 3;
     let Value::Object(fields) = value else {
-        return if is_id { Err(format!("`{key}` is no table")) } else { Ok(None) };
+        return if is_id { Err(format!("`{key}` is not a table")) } else { Ok(None) };
     };
     if !is_id && !fields.contains_key("status") {
         return Ok(None);
@@ -226,7 +226,7 @@ fn oe_test(key: &str, value: &Value) -> Result<Option<OeTest>, String> {
     let log = match fields.get("log") {
         None | Some(Value::Null) => String::new(),
         Some(Value::String(log)) => log.clone(),
-        Some(_) => return Err(format!("`{key}`: its log is no text")),
+        Some(_) => return Err(format!("`{key}`: its log is not text")),
     };
     let seconds = match fields.get("duration") {
         None | Some(Value::Null) => None,
@@ -251,7 +251,7 @@ fn seconds(text: &str) -> Option<f64> {
 }
 
 fn object<'a>(value: &'a Value, place: &str) -> Result<&'a Map<String, Value>, String> {
-    value.as_object().ok_or_else(|| format!("`{place}` is no table"))
+    value.as_object().ok_or_else(|| format!("`{place}` is not a table"))
 }
 
 #[cfg(test)]

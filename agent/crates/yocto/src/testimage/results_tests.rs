@@ -30,7 +30,7 @@ fn statuses_logs_and_times_are_read() {
         ("a.B.test_s", Status::Skipped),
         ("a.B.test_u", Status::Unknown),
         ("a.B.test_x", Status::ExpectedFailure),
-        // Not the word that OE-Core writes.
+        // Not a status that OE-Core writes.
         ("a.B.test_z", Status::Other("passed".into())),
         ("ping.PingTest.test_ping", Status::Failed),
         ("ssh.SSHTest.test_ssh", Status::Passed),
@@ -71,7 +71,7 @@ fn sections_and_their_tests_are_put_together() {
 }
 
 #[test]
-fn every_word_but_false_is_a_timeout() {
+fn every_value_but_false_is_a_timeout() {
     for (value, wanted) in
         [("true", true), ("false", false), ("null", false), ("\"450\"", true), ("0", true), ("[]", true)]
     {
@@ -87,42 +87,42 @@ fn malformed_files_are_refused_with_the_key() {
     let table: Vec<(String, &str)> = vec![
         (String::new(), "it is not JSON"),
         ("\0".into(), "it is not JSON"),
-        ("null".into(), "`the file` is no table"),
-        ("[]".into(), "`the file` is no table"),
-        ("\"PASSED\"".into(), "`the file` is no table"),
-        (r#"{"x": []}"#.into(), "`x` is no table"),
+        ("null".into(), "`the file` is not a table"),
+        ("[]".into(), "`the file` is not a table"),
+        ("\"PASSED\"".into(), "`the file` is not a table"),
+        (r#"{"x": []}"#.into(), "`x` is not a table"),
         (r#"{"x": {}}"#.into(), "`x` has no `configuration`"),
         (
             r#"{"x": {"configuration": {"TEST_TYPE": "runtime", "IMAGE_BASENAME": "i", "MACHINE": "m"}}}"#
                 .into(),
             "`x` has no `result`",
         ),
-        (r#"{"x": {"configuration": 1, "result": {}}}"#.into(), "`x configuration` is no table"),
+        (r#"{"x": {"configuration": 1, "result": {}}}"#.into(), "`x configuration` is not a table"),
         (r#"{"x": {"configuration": {}, "result": {}}}"#.into(), "has no TEST_TYPE"),
         (r#"{"x": {"configuration": {"TEST_TYPE": 1}, "result": {}}}"#.into(), "has no TEST_TYPE"),
         (good.replace("\"runtime\"", "\"sdk\""), "its TEST_TYPE is `sdk`"),
         (good.replace("\"IMAGE_BASENAME\"", "\"IMAGE\""), "has no IMAGE_BASENAME"),
         (good.replace("\"qemux86-64\"", "null"), "has no MACHINE"),
-        (file("").replace("\"result\": {}", "\"result\": []"), "result` is no table"),
+        (file("").replace("\"result\": {}", "\"result\": []"), "result` is not a table"),
         (format!("{good}{good}"), "it is not JSON"),
-        (file(r#""a.B.test_c": "PASSED""#), "`a.B.test_c` is no table"),
+        (file(r#""a.B.test_c": "PASSED""#), "`a.B.test_c` is not a table"),
         (file(r#""a.B.test_c": {}"#), "`a.B.test_c` has no status"),
         (file(r#""a.B.test_c": {"status": true}"#), "its status is `true`"),
         (file(r#""a.B.test_c": {"status": null}"#), "its status is `null`"),
         (file(r#""a.B.test_c": {"status": "PASSED", "duration": "1"}"#), "its duration is"),
         (file(r#""a.B.test_c": {"status": "PASSED", "duration": -1}"#), "its duration is"),
-        (file(r#""a.B.test_c": {"status": "PASSED", "log": {}}"#), "its log is no text"),
+        (file(r#""a.B.test_c": {"status": "PASSED", "log": {}}"#), "its log is not text"),
         (file(r#""x": {"status": 1}"#), "`x`: its status is `1`"),
-        (file(r#""ptestresult.sections": []"#), "`ptestresult.sections` is no table"),
-        (file(r#""ptestresult.sections": {"x": "y"}"#), "`ptestresult.sections x` is no table"),
-        (file(r#""ptestresult.sections": {"x": {"log": []}}"#), "its `log` is no text"),
-        (file(r#""ptestresult.sections": {"x": {"exitcode": true}}"#), "its `exitcode` is no text"),
+        (file(r#""ptestresult.sections": []"#), "`ptestresult.sections` is not a table"),
+        (file(r#""ptestresult.sections": {"x": "y"}"#), "`ptestresult.sections x` is not a table"),
+        (file(r#""ptestresult.sections": {"x": {"log": []}}"#), "its `log` is not text"),
+        (file(r#""ptestresult.sections": {"x": {"exitcode": true}}"#), "its `exitcode` is not text"),
         (file(r#""ptestresult.sections": {"x": {"duration": "soon"}}"#), "its duration is `soon`"),
         (file(r#""ptestresult.sections": {"x": {"duration": "-3"}}"#), "its duration is `-3`"),
         (file(r#""ptestresult.x": {"status": "PASSED"}"#), "`ptestresult.x` names no test"),
         (file(r#""ptestresult.x.": {"status": "PASSED"}"#), "names no test"),
         (file(r#""ptestresult..x": {"status": "PASSED"}"#), "names no test"),
-        (file(r#""ptestresult.x.y": "PASSED""#), "`ptestresult.x.y` is no table"),
+        (file(r#""ptestresult.x.y": "PASSED""#), "`ptestresult.x.y` is not a table"),
         (file(r#""ptestresult.x.y": {}"#), "`ptestresult.x.y` has no status"),
         (file(r#""ltpresult.x.y": {"status": 3}"#), "its status is `3`"),
     ];

@@ -1,9 +1,9 @@
 //! The verdict on tests of a running system: a pure function of their evidence.
 //!
-//! BitBake's end, the results in `testresults.json`, the results of ptests in it, and what was asked for must agree.
-//! What did nothing is never passed: no test, only skipped tests, a test that was never reached, a ptest without a
-//! result, a package with tests that did not run. Nor is what only looks like a pass: `PTEST_EXPECT_FAILURE` makes
-//! OE-Core's own verdict green whatever the ptests say.
+//! BitBake's exit status, the results in `testresults.json`, the results of ptests in it, and the expected tests must
+//! agree. An empty run is never reported as passed: no test, only skipped tests, a test that was never reached, a ptest
+//! without a result, a package with tests that did not run. With `PTEST_EXPECT_FAILURE`, OE-Core reports a pass although
+//! ptests failed; here it is a failure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ use agent_types::outcome::Outcome;
 
 use super::results::{OeTest, Run, Section, SectionId, Status};
 
-/// OE-Core's tests that run all ptests, and the agent's own. The cases of the ptests say the same one by one.
+/// OE-Core's tests that run all ptests, and the agent's own. Each ptest has cases of its own.
 const SUMMARIES: [&str; 4] = [
     "ptest.PtestRunnerTest.test_ptestrunner",
     "ptest.PtestRunnerTest.test_ptestrunner_expectsuccess",
@@ -20,7 +20,7 @@ const SUMMARIES: [&str; 4] = [
     "build_agent_ptest.PtestTest.test_ptests",
 ];
 
-/// How the reason of a ptest begins that ended with a status other than 0.
+/// Prefix of the reason of a ptest that ended with a status other than 0.
 pub const ENDED_WITH: &str = "it ended with status ";
 
 /// The name of the case that stands for a whole ptest.
@@ -40,15 +40,15 @@ pub struct Expected {
 /// The evidence of a run.
 #[derive(Clone, Debug)]
 pub struct Evidence {
-    /// What the exit status, the output and the events of BitBake (or of `oe-test`) say.
+    /// The verdict on the exit status, the output and the events of BitBake (or of `oe-test`).
     pub tool: Result<Outcome>,
-    /// What `testresults.json` holds; an error says why it cannot be read. Without the file, there is no run in it.
+    /// The runs in `testresults.json`, or why it cannot be read. Without the file, there are none.
     pub runs: Result<Vec<Run>, String>,
     /// Whether nothing else failed than the task that runs the tests.
     pub only_tests_failed: bool,
 }
 
-/// A test and what became of it.
+/// A test and its outcome.
 #[derive(Clone, Debug, PartialEq)]
 pub struct JudgedTest {
     pub class: String,
@@ -75,7 +75,7 @@ impl JudgedTest {
 pub struct Judgement {
     pub outcome: Result<Outcome>,
     pub tests: Vec<JudgedTest>,
-    /// Whether the outcome follows from the tests alone, so that it may change with them.
+    /// Whether the outcome follows only from the tests, so that it may change with them.
     pub by_tests: bool,
 }
 
@@ -88,7 +88,7 @@ pub fn judge(expected: &Expected, evidence: &Evidence) -> Judgement {
             return no_tests(match &evidence.tool {
                 Ok(Outcome::Passed) => Err(contradiction(
                     expected,
-                    &format!("the tests ended well, but their results cannot be read: {why}"),
+                    &format!("the tests passed, but their results cannot be read: {why}"),
                 )),
                 Ok(Outcome::Failed(tool)) => {
                     Ok(Outcome::Failed(format!("{tool}; the results of its tests cannot be read: {why}")))
@@ -101,7 +101,7 @@ pub fn judge(expected: &Expected, evidence: &Evidence) -> Judgement {
     if runs.is_empty() {
         return no_tests(match &evidence.tool {
             Ok(Outcome::Passed) => {
-                Err(contradiction(expected, "the tests ended well, but there are no results of them"))
+                Err(contradiction(expected, "the tests passed, but there are no results of them"))
             }
             Ok(Outcome::Failed(tool)) => {
                 Ok(Outcome::Failed(format!("{tool}; there are no results of its tests")))
@@ -116,7 +116,7 @@ pub fn judge(expected: &Expected, evidence: &Evidence) -> Judgement {
         _ => None,
     };
     if let Some(stopped) = stopped {
-        // What was not reached was not, because of the stop.
+        // Tests were not reached because of the stop.
         for test in tests.iter_mut().filter(|test| matches!(test.outcome, Outcome::NotRun(_))) {
             test.outcome = stopped.clone();
         }
@@ -130,9 +130,7 @@ pub fn judge(expected: &Expected, evidence: &Evidence) -> Judgement {
         },
         Ok(Outcome::Failed(_)) if bad && evidence.only_tests_failed => Ok(outcome_of(&tests, expected)),
         Ok(Outcome::Failed(tool)) if bad => Ok(Outcome::Failed(tool.clone())),
-        Ok(Outcome::Failed(tool)) => {
-            Ok(Outcome::Failed(format!("{tool}, although no test says that it failed")))
-        }
+        Ok(Outcome::Failed(tool)) => Ok(Outcome::Failed(format!("{tool}, although no test failed"))),
         Ok(other) => Ok(other.clone()),
     };
     let by_tests = match &evidence.tool {
@@ -143,7 +141,7 @@ pub fn judge(expected: &Expected, evidence: &Evidence) -> Judgement {
     Judgement { outcome, tests, by_tests }
 }
 
-/// The results of all runs for one image: a guest that broke was started again for the rest.
+/// The results of all runs for one image: a guest that crashed was restarted for the remaining ptests.
 struct Results<'a> {
     tests: BTreeMap<&'a str, &'a OeTest>,
     sections: BTreeMap<&'a SectionId, &'a Section>,
@@ -155,7 +153,7 @@ impl<'a> Results<'a> {
         for run in runs {
             for test in &run.tests {
                 let worst = all.tests.entry(&test.id).or_insert(test);
-                if gravity(&test.status) > gravity(&worst.status) {
+                if severity(&test.status) > severity(&worst.status) {
                     *worst = test;
                 }
             }
@@ -170,12 +168,12 @@ impl<'a> Results<'a> {
         all
     }
 
-    /// Why these results cannot be those of tests that ended well.
+    /// Why these results cannot be those of tests that passed.
     fn contradicts_pass(&self) -> Option<String> {
         let broken = |test: &&&OeTest| matches!(test.status, Status::Failed | Status::Error);
         let test = self.tests.values().find(broken)?;
         let word = if test.status == Status::Failed { "FAILED" } else { "ERROR" };
-        Some(format!("the tests ended well, but {} is {word}", test.id))
+        Some(format!("the tests passed, but {} is {word}", test.id))
     }
 
     fn tests(&self, expected: &Expected) -> Vec<JudgedTest> {
@@ -209,7 +207,7 @@ impl<'a> Results<'a> {
         tests
     }
 
-    /// Packages with tests of which no section tells.
+    /// Packages with tests that have no section.
     fn missing_ptests(&self, expected: &Expected) -> Vec<JudgedTest> {
         let has = |name: &String| self.sections.contains_key(&SectionId::ptest(name));
         let missing = expected.ptests.iter().filter(|(_, sections)| !sections.iter().any(has));
@@ -226,7 +224,7 @@ impl<'a> Results<'a> {
         judged.collect()
     }
 
-    /// Suites of the manifest of which there is no test.
+    /// Suites of the manifest without a test.
     fn missing_suites(&self, expected: &Expected) -> Vec<JudgedTest> {
         let has = |suite: &str| self.tests.keys().any(|id| is_of_suite(id, suite));
         let missing = expected.suites.iter().filter(|suite| *suite != "auto" && !has(suite));
@@ -234,7 +232,7 @@ impl<'a> Results<'a> {
             class: suite.clone(),
             name: "suite".into(),
             outcome: Outcome::NotRun(format!(
-                "the manifest asks for the suite `{suite}`, and no test of it ran"
+                "the manifest names the suite `{suite}`, and no test of it ran"
             )),
             message: String::new(),
             seconds: None,
@@ -248,7 +246,7 @@ pub fn is_of_suite(id: &str, suite: &str) -> bool {
     id.strip_prefix(suite).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
-fn gravity(status: &Status) -> u8 {
+fn severity(status: &Status) -> u8 {
     match status {
         Status::Skipped => 0,
         Status::Passed => 1,
@@ -264,7 +262,7 @@ fn judge_test(test: &OeTest) -> JudgedTest {
     let outcome = match &test.status {
         Status::Passed => Outcome::Passed,
         Status::Failed => Outcome::Failed(why.unwrap_or("it failed").into()),
-        Status::Error => Outcome::Failed(format!("it broke: {}", why.unwrap_or("its log is empty"))),
+        Status::Error => Outcome::Failed(format!("error in the test: {}", why.unwrap_or("its log is empty"))),
         Status::Skipped => Outcome::Skipped(why.unwrap_or("without a reason").into()),
         Status::ExpectedFailure => {
             Outcome::Skipped(format!("expected failure: {}", why.unwrap_or("without a reason")))
@@ -298,7 +296,7 @@ fn section_tests(id: &SectionId, section: &Section) -> Vec<JudgedTest> {
     let tests = section.tests.iter().map(|(name, status)| {
         let outcome = match status {
             Status::Passed => Outcome::Passed,
-            Status::Failed => Outcome::Failed("it failed; the log of its ptest says why".into()),
+            Status::Failed => Outcome::Failed("it failed; see the log of its ptest".into()),
             Status::Skipped => Outcome::Skipped("the ptest skipped it".into()),
             other => Outcome::NotRun(format!("its status is {other:?}, which no ptest has")),
         };
@@ -313,10 +311,10 @@ fn section_tests(id: &SectionId, section: &Section) -> Vec<JudgedTest> {
     std::iter::once(whole).chain(tests).collect()
 }
 
-/// Why a ptest as a whole did not do its part.
+/// Why a ptest as a whole failed.
 fn section_fault(section: &Section) -> Option<Outcome> {
     if let Some(panic) = &section.panic {
-        return Some(Outcome::Failed(format!("the kernel broke while it ran: {panic}")));
+        return Some(Outcome::Failed(format!("the kernel crashed while it ran: {panic}")));
     }
     if let Some(killed) = &section.out_of_memory {
         let killed = killed.lines().next().unwrap_or_default();
@@ -340,7 +338,7 @@ fn section_fault(section: &Section) -> Option<Outcome> {
 /// The outcome of the image, by its tests.
 pub fn outcome_of(tests: &[JudgedTest], expected: &Expected) -> Outcome {
     let failed: Vec<&JudgedTest> = tests.iter().filter(|test| !test.outcome.is_success()).collect();
-    // A test that was skipped because another one failed is no cause.
+    // A test that was skipped because another one failed is not the cause.
     let first = failed.iter().find(|test| matches!(test.outcome, Outcome::Failed(_) | Outcome::TimedOut(_)));
     if let Some(first) = first.or(failed.first()) {
         let others = match failed.len() - 1 {
@@ -365,7 +363,7 @@ pub fn outcome_of(tests: &[JudgedTest], expected: &Expected) -> Outcome {
     Outcome::Passed
 }
 
-/// Of a traceback, the line that says what was wrong.
+/// The last line of a traceback, which names the error.
 fn last_line(log: &str) -> Option<&str> {
     let lines = || log.lines().map(str::trim).filter(|line| !line.is_empty());
     let error = lines().find(|line| line.starts_with("AssertionError: "));

@@ -68,9 +68,9 @@ fn a_run_passes_when_all_sources_agree() {
     assert_eq!(said(&judged(&expected(&[], &[]), passed(), SSH)), "passed");
 }
 
-/// What must never be green: the tool's end, the results, what was asked for, and the words that say why.
+/// Runs that never pass: the tool's verdict, the results, the expected tests, and the message.
 #[test]
-fn nothing_that_did_nothing_or_contradicts_itself_is_green() {
+fn an_empty_or_contradictory_run_is_never_passed() {
     let sections = |fields: &str| format!(r#"{SSH}, "ptestresult.sections": {{"zlib": {{{fields}}}}}"#);
     let one = |status: &str| {
         format!(r#"{}, "ptestresult.zlib.one": {{"status": "{status}"}}"#, sections(r#""log": """#))
@@ -130,7 +130,7 @@ fn nothing_that_did_nothing_or_contradicts_itself_is_green() {
             format!("{SSH}, {BROKEN}"),
             &[],
             &[],
-            "error: the tests of img contradict themselves: the tests ended well, but ping.PingTest.test_ping is FAILED",
+            "error: the tests of img contradict themselves: the tests passed, but ping.PingTest.test_ping is FAILED",
         ),
         (
             "ERROR and exit status 0",
@@ -138,7 +138,7 @@ fn nothing_that_did_nothing_or_contradicts_itself_is_green() {
             format!(r#"{SSH}, "a.B.test_c": {{"status": "ERROR"}}"#),
             &[],
             &[],
-            "error: the tests of img contradict themselves: the tests ended well, but a.B.test_c is ERROR",
+            "error: the tests of img contradict themselves: the tests passed, but a.B.test_c is ERROR",
         ),
         (
             "the tool failed, the tests did not",
@@ -146,7 +146,7 @@ fn nothing_that_did_nothing_or_contradicts_itself_is_green() {
             SSH.into(),
             &[],
             &[],
-            "failed: img:do_testimage failed, although no test says that it failed",
+            "failed: img:do_testimage failed, although no test failed",
         ),
         (
             "a suite without tests",
@@ -154,7 +154,7 @@ fn nothing_that_did_nothing_or_contradicts_itself_is_green() {
             SSH.into(),
             &["ssh", "parselogs"],
             &[],
-            "failed: parselogs.suite: the manifest asks for the suite `parselogs`, and no test of it ran",
+            "failed: parselogs.suite: the manifest names the suite `parselogs`, and no test of it ran",
         ),
         (
             "a suite whose name another one begins with",
@@ -162,7 +162,7 @@ fn nothing_that_did_nothing_or_contradicts_itself_is_green() {
             SSH.into(),
             &["ss"],
             &[],
-            "failed: ss.suite: the manifest asks for the suite `ss`",
+            "failed: ss.suite: the manifest names the suite `ss`",
         ),
         (
             "a ptest failed and the exit status is 0",
@@ -253,7 +253,7 @@ fn nothing_that_did_nothing_or_contradicts_itself_is_green() {
             sections(r#""panic": "Kernel panic - not syncing: x", "timeout": true"#),
             &[],
             &[],
-            "failed: ptest.zlib.run-ptest: the kernel broke while it ran: Kernel panic - not syncing: x",
+            "failed: ptest.zlib.run-ptest: the kernel crashed while it ran: Kernel panic - not syncing: x",
         ),
         (
             "a package without a section",
@@ -347,7 +347,7 @@ fn failures_name_the_first_test_and_count_the_others() {
     let of = |name: &str| judgement.tests.iter().find(|test| test.name == name).unwrap();
     assert_eq!(of("test_ping").outcome, Outcome::Failed("AssertionError: no route".into()));
     assert!(of("test_ping").message.starts_with("Traceback"));
-    assert_eq!(of("test_d").outcome, Outcome::Failed("it broke: ImportError: x".into()));
+    assert_eq!(of("test_d").outcome, Outcome::Failed("error in the test: ImportError: x".into()));
 }
 
 #[test]
@@ -379,5 +379,5 @@ fn a_guest_that_broke_and_was_started_again_has_one_set_of_results() {
     let failed: Vec<_> =
         judgement.tests.iter().filter(|test| !test.outcome.is_success()).map(JudgedTest::id).collect();
     assert_eq!(failed, ["ptest.bad.run-ptest"]);
-    assert!(said(&judgement).starts_with("failed: ptest.bad.run-ptest: the kernel broke"));
+    assert!(said(&judgement).starts_with("failed: ptest.bad.run-ptest: the kernel crashed"));
 }

@@ -27,8 +27,8 @@ const MARKS: [&str; 4] =
     ["nvd-fkie/.git/FETCH_HEAD", "nvd-fkie/.git/HEAD", "cvelist/.git/FETCH_HEAD", "cvelist/.git/HEAD"];
 
 impl CveCheck<'_> {
-    /// Copies the database of [`Method::CveCheck`]; that of [`Method::Vex`] is only read. The inner error says why
-    /// it cannot be used.
+    /// Copies the database of [`Method::CveCheck`]; that of [`Method::Vex`] is only read. The inner error is the reason
+    /// why it cannot be used.
     pub async fn prepare_database(
         &self,
         method: Method,
@@ -36,9 +36,8 @@ impl CveCheck<'_> {
         scratch: &Path,
     ) -> Result<std::result::Result<(), String>> {
         let path = source.to_owned();
-        let looked = blocking(&self.runner.interrupt, "the CVE database was looked at", move || {
-            Ok(look(method, &path))
-        });
+        let looked =
+            blocking(&self.runner.interrupt, "the CVE database was checked", move || Ok(look(method, &path)));
         let age = match looked.await? {
             Ok(age) => age,
             Err(why) => return Ok(Err(why)),
@@ -106,8 +105,8 @@ fn check_copy(copy: &Path) -> std::result::Result<(), String> {
     let mut read_head = || -> std::io::Result<()> { read::open(copy)?.0.read_exact(&mut head) };
     match read_head() {
         Ok(()) if cve::is_database(&head) => Ok(()),
-        Ok(()) => Err("it is no SQLite database".into()),
-        Err(error) => Err(format!("it is no SQLite database ({error})")),
+        Ok(()) => Err("it is not an SQLite database".into()),
+        Err(error) => Err(format!("it is not an SQLite database ({error})")),
     }
 }
 
@@ -122,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_database_of_the_wrong_kind_is_refused() {
+    fn a_database_of_the_wrong_kind_is_rejected() {
         let top = tempfile::tempdir().unwrap();
         let file = top.path().join("x.db");
         fs_err::write(&file, "SQLite format 3\0rest").unwrap();

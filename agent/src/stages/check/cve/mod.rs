@@ -47,7 +47,7 @@ pub async fn run(
     runner.events.emit(EventKind::UnitStarted { unit: unit.clone() }).await;
     let check = CveCheck { settings, configured, comparison, affected, unit: unit.clone(), runner };
     let mut server = ServerEnd::default();
-    let checked = check.to_its_outcome(&mut server).instrument(crate::stages::step(&unit)).await;
+    let checked = check.execute(&mut server).instrument(crate::stages::step(&unit)).await;
     let end = match &checked {
         Ok(Checked { outcome, log, excerpt }) => {
             UnitEnd { unit, outcome: outcome.clone(), log: log.clone(), excerpt: excerpt.clone() }
@@ -83,7 +83,7 @@ struct CveCheck<'a> {
 /// The reports of one side, by recipe.
 type Reports = BTreeMap<String, Report>;
 
-/// What one side of the change gave; otherwise why it gave nothing.
+/// The reports of one side of the change, or why there are none.
 type SideResult = std::result::Result<SideReports, Checked>;
 
 struct SideReports {
@@ -94,7 +94,7 @@ struct SideReports {
 }
 
 impl CveCheck<'_> {
-    async fn to_its_outcome(&self, server: &mut ServerEnd) -> Result<Checked> {
+    async fn execute(&self, server: &mut ServerEnd) -> Result<Checked> {
         let not_run = |why: String| Ok(Outcome::NotRun(why).into());
         let release = self.settings.release.name;
         let method = match Method::of(&self.configured.core) {
@@ -143,7 +143,7 @@ impl CveCheck<'_> {
             Ok(base) => base,
             Err(checked) => return Ok(checked),
         };
-        let outcome = self.tell(&wanted, &now, base.as_ref()).await;
+        let outcome = self.report_result(&wanted, &now, base.as_ref()).await;
         Ok(Checked { outcome, log: now.log, excerpt: Vec::new() })
     }
 
@@ -226,7 +226,7 @@ impl CveCheck<'_> {
         }
     }
 
-    /// The reports of one side, by the means of the release.
+    /// The reports of one side, by the method of the release.
     async fn reports(
         &self,
         side: &Side,
@@ -245,8 +245,13 @@ impl CveCheck<'_> {
         }
     }
 
-    /// The result as events. `base`: without one nothing is new.
-    async fn tell(&self, wanted: &BTreeSet<String>, now: &SideReports, base: Option<&Reports>) -> Outcome {
+    /// Reports the result. `base`: without one, no CVE is new.
+    async fn report_result(
+        &self,
+        wanted: &BTreeSet<String>,
+        now: &SideReports,
+        base: Option<&Reports>,
+    ) -> Outcome {
         let settings = self.settings;
         let files = selection::recipe_files(&settings.checkout, &layer_directories(settings));
         let mut totals = Totals::default();
@@ -303,7 +308,7 @@ impl CveCheck<'_> {
     }
 }
 
-/// What BitBake's output says about an error that it did not explain by a failed task.
+/// The error of a run of BitBake that failed without a failed task.
 fn unexplained(first_error: Option<&str>, end: &str) -> Error {
     let said = first_error.map(|error| error.trim_start_matches("ERROR: ").to_owned());
     Error::internal(format!("BitBake ended with {end} and reported no failed task"))

@@ -68,7 +68,7 @@ impl CveCheck<'_> {
     }
 }
 
-/// Writes the SBOM, the statements and the configuration. The inner error says why it cannot be checked.
+/// Writes the SBOM, the statements and the configuration. The inner error is the reason why it cannot be checked.
 fn write_input(
     input: &Path,
     output: &Path,
