@@ -5,7 +5,6 @@
 //! never asks a stage anything. `events.jsonl` is one [`Event`] a line, written while the job runs,
 //! so that the reports can be rebuilt after the machine was killed.
 
-use std::ops::AddAssign;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant, SystemTime};
@@ -18,15 +17,18 @@ use crate::error::Error;
 use crate::job_id::JobId;
 use crate::outcome::{ExitStatus, Outcome};
 use crate::stage::Stage;
-use crate::tiers::State;
 use crate::tiers::TierKind;
 use crate::traffic::Traffic;
 
+mod cache;
 mod channel;
+mod job;
 mod progress;
 mod task;
 
+pub use cache::{CacheCounts, CacheOutcome, CacheQuery, CacheTier, Recipes, Sstate};
 pub use channel::{Emitter, channel};
+pub use job::{JobIdentity, JobStarted, Planned};
 pub use progress::{Phase, Progress, Running};
 pub use task::{REPORTED_AS_FAILED, Task, TaskFinished};
 
@@ -203,53 +205,6 @@ pub enum EventKind {
     },
 }
 
-/// The head of every event file: what is going to happen to what.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct JobStarted {
-    pub schema: String,
-    /// Version of the agent.
-    pub agent: String,
-    pub job: JobIdentity,
-    pub plan: Vec<Planned>,
-}
-
-/// What the job is about, as far as it enters reports and artifact keys.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct JobIdentity {
-    /// Unique among all jobs of all machines.
-    #[serde(default, skip_serializing_if = "JobId::is_empty")]
-    pub id: JobId,
-    pub name: String,
-    pub release: String,
-    /// The commit of the layer under test; `None` when it is not in git.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub commit: Option<String>,
-    /// Whether the checkout has uncommitted changes.
-    #[serde(default)]
-    pub dirty: bool,
-    /// Distinguishes builds of one commit: CodeBuild's build number, GitHub's run, or a local time stamp.
-    pub build: String,
-    /// CodeBuild's id of the build that runs the job; several jobs of one build have the same.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub codebuild: Option<String>,
-    pub layer: PathBuf,
-    pub manifest: String,
-    /// The command that repeats this job elsewhere.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub reproduce: Vec<String>,
-    /// The page of this build at CodeBuild or GitHub, when it has one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub url: Option<String>,
-}
-
-/// A stage of the plan; `skip` says why it will not run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Planned {
-    pub stage: Stage,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub skip: Option<String>,
-}
-
 /// Names a unit within its stage, e.g. check / `yocto-check-layer meta-aws`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Unit {
@@ -365,64 +320,6 @@ pub struct TaskFailed {
     pub excerpt: Vec<String>,
 }
 
-/// A query of yocto-check-layer to BitBake, and where its answer came from.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct CacheQuery {
-    /// E.g. `signatures of the world, with INHERIT=yocto-check-layer`.
-    #[serde(rename = "question")]
-    pub query: String,
-    pub outcome: CacheOutcome,
-    /// Why there was no cache hit, or no lookup.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub why: Option<String>,
-    /// How long BitBake took for this answer, less the time that the tool waited for it. Time waited for one
-    /// answer while BitBake worked on others is subtracted from those.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub seconds_saved: Option<f64>,
-    /// What BitBake parsed, where it ran and said so.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub recipes: Option<Recipes>,
-    /// How many runs of the tool came before this one for the same verdict.
-    #[serde(default, skip_serializing_if = "is_zero", rename = "repeat")]
-    pub rerun: u64,
-}
-
-fn is_zero(number: &u64) -> bool {
-    *number == 0
-}
-
-/// Files of recipes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Recipes {
-    pub cached: u64,
-    pub parsed: u64,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum CacheOutcome {
-    /// The answer was in the cache.
-    Hit,
-    /// BitBake ran in this job, before yocto-check-layer asked.
-    #[serde(rename = "ahead")]
-    Prefetched,
-    /// BitBake ran.
-    Miss,
-    /// BitBake ran, because no cached answer could be trusted.
-    Off,
-}
-
-/// The numbers of `Sstate summary: …`. Up to gatesgarth, BitBake prints one number, `Found`, for local objects and
-/// those on mirrors; it is kept as `local`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sstate {
-    pub wanted: u64,
-    pub local: u64,
-    pub mirrors: u64,
-    pub missed: u64,
-    pub current: u64,
-}
-
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Artifact {
     /// Relative to the published directory.
@@ -436,44 +333,6 @@ pub struct Artifact {
     /// Where a symbolic link points, as it is written in the tree.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link: Option<String>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CacheTier {
-    pub tier: TierKind,
-    /// A directory, or `s3://bucket/prefix`.
-    pub path: String,
-    pub state: State,
-    /// Why it is less than was hoped for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-}
-
-/// Counts of objects, companions counted with their archive.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CacheCounts {
-    /// New in the share.
-    pub published: u64,
-    /// An equal one was there.
-    pub present: u64,
-    /// A different one of the same name was there, and stays.
-    pub differing: u64,
-    pub failed: u64,
-    /// Not tried, because the share or the time had come to an end.
-    pub left: u64,
-    /// Of what was published.
-    pub bytes: u64,
-}
-
-impl AddAssign for CacheCounts {
-    fn add_assign(&mut self, other: CacheCounts) {
-        self.published += other.published;
-        self.present += other.present;
-        self.differing += other.differing;
-        self.failed += other.failed;
-        self.left += other.left;
-        self.bytes += other.bytes;
-    }
 }
 
 /// Seconds, to the millisecond.
