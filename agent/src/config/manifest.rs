@@ -5,17 +5,22 @@
 //! Every field is optional for serde, also those that the schema requires: an error in one key must not hide
 //! errors in others.
 
+mod schema;
+mod test_section;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use schemars::generate::SchemaSettings;
-use schemars::transform::{RecursiveTransform, Transform};
 use schemars::{JsonSchema, Schema};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use agent_types::release::Release;
 use agent_types::stage::Stage;
+
+pub use schema::schema;
+pub(super) use schema::schema_of;
+pub use test_section::{FlakyTests, PtestWord, SshServerWord, TestRunner, UnvalidatedPtest, UnvalidatedTest};
 
 /// The stages with hooks. The report stage has none: no program may run any more.
 pub const HOOK_STAGES: [Stage; 6] =
@@ -232,90 +237,6 @@ impl JsonSchema for UnvalidatedReverseDependencies {
     }
 }
 
-/// Tests on a running system: a guest in QEMU, or any system that answers ssh.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-#[schemars(rename = "Test")]
-pub struct UnvalidatedTest {
-    /// Images that are tested with testimage, for each machine.
-    #[schemars(extend("uniqueItems" = true, "items" = words(CONF_NAME)))]
-    pub images: Option<Vec<String>>,
-    /// Suites of tests, such as "ping", "ssh", "parselogs", "ptest"; default: those of each image (TEST_SUITES).
-    #[schemars(extend("uniqueItems" = true, "items" = words("^[a-z0-9_]+(\\.[A-Za-z0-9_]+)*$")))]
-    pub suites: Option<Vec<String>>,
-    /// "off", "changed" (the ptests of the recipes that a change affects), or a list of recipes; "off" by default.
-    pub ptest: Option<UnvalidatedPtest>,
-    /// "qemu" or "ssh://root@HOST:PORT"; "qemu" by default.
-    #[schemars(extend("pattern" = "^(qemu|ssh://.+)$"))]
-    pub target: Option<String>,
-    /// What runs the tests of an ssh target; "bitbake" by default.
-    pub runner: Option<TestRunner>,
-    /// The ssh server that images for QEMU get; "dropbear" by default.
-    pub ssh_server: Option<SshServerWord>,
-    /// The tests of one image; default "30m".
-    #[schemars(extend("pattern" = DURATION))]
-    pub timeout: Option<String>,
-    /// A ptest that prints nothing for this long is stopped, and the others go on; default "10m".
-    #[schemars(extend("pattern" = DURATION))]
-    pub silence: Option<String>,
-    /// How often the tests of an image are run again after a failure; 0 by default, 5 at most.
-    #[schemars(extend("minimum" = 0, "maximum" = 5))]
-    pub reruns: Option<i64>,
-    /// What happens if a test failed and passed in a rerun: the image passes or fails; "pass" by default.
-    pub flaky: Option<FlakyTests>,
-}
-
-/// Which ptests run.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(untagged)]
-#[schemars(rename = "Ptest")]
-pub enum UnvalidatedPtest {
-    Word(PtestWord),
-    Recipes(Vec<String>),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum PtestWord {
-    /// None.
-    Off,
-    /// Those of the recipes that a change affects.
-    Changed,
-}
-
-/// What runs the tests of a system that answers ssh.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum TestRunner {
-    /// BitBake's task testimage.
-    #[default]
-    Bitbake,
-    /// BitBake only exports the tests (testexport), and `oe-test runtime` runs them.
-    OeTest,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum SshServerWord {
-    /// Small.
-    Dropbear,
-    /// For images that already have it: the two servers conflict.
-    Openssh,
-    /// The images bring their own.
-    None,
-}
-
-/// What happens to an image if a test failed and passed in a rerun. The test is always reported as flaky.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum FlakyTests {
-    /// The image passes, with a warning for each flaky test.
-    #[default]
-    Pass,
-    /// The image fails.
-    Fail,
-}
-
 /// Shared state and downloads.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -453,93 +374,4 @@ fn one_reference() -> Value {
         "path": { "properties": { "branch": false, "tag": false, "commit": false } },
         "tag": { "properties": { "branch": false, "commit": false } },
     })
-}
-
-/// The JSON Schema of the manifest, for editors and for `build-agent schema`.
-pub fn schema() -> Value {
-    schema_of::<UnvalidatedManifest>()
-}
-
-/// The JSON Schema of one of the files that the agent reads.
-pub(super) fn schema_of<T: JsonSchema>() -> Value {
-    let settings = SchemaSettings::draft2020_12().with_transform(RecursiveTransform(Tidy));
-    settings.into_generator().into_root_schema_for::<T>().to_value()
-}
-
-/// TOML has no null, so an optional key is either valid or absent.
-#[derive(Clone, Debug)]
-struct Tidy;
-
-impl Transform for Tidy {
-    fn transform(&mut self, schema: &mut Schema) {
-        let Some(object) = schema.as_object_mut() else { return };
-        if let Some(Value::Array(types)) = object.get_mut("type") {
-            types.retain(|kind| kind != "null");
-            if let [only] = types.as_slice() {
-                let only = only.clone();
-                object.insert("type".into(), only);
-            }
-        }
-        if let Some(Value::Array(choices)) = object.get_mut("anyOf") {
-            choices.retain(|choice| *choice != json!({ "type": "null" }));
-            if let [Value::Object(only)] = choices.as_slice() {
-                let only = only.clone();
-                object.remove("anyOf");
-                object.extend(only);
-            }
-        }
-        if object.get("default").is_some_and(|default| default.is_null() || default.is_object()) {
-            object.remove("default");
-        }
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn schema_supports_editors() {
-        let schema = schema();
-        assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
-        assert_eq!(schema["title"], "build-agent.toml");
-        assert_eq!(schema["required"], json!(["version", "name", "release", "repos"]));
-        assert_eq!(schema["additionalProperties"], false);
-        let releases = schema["properties"]["release"]["enum"].as_array().unwrap();
-        assert!(releases.contains(&json!("scarthgap")) && releases.contains(&json!("master")));
-        let text = schema.to_string();
-        assert!(!text.contains("null"), "TOML has none: {text}");
-        assert!(!text.contains("Unvalidated"), "a name of the code, not of the manifest: {text}");
-    }
-
-    #[test]
-    fn every_key_has_a_description() {
-        fn check(name: &str, schema: &Value) {
-            for (key, property) in schema["properties"].as_object().into_iter().flatten() {
-                assert!(property["description"].is_string(), "{name} {key} has no description");
-            }
-        }
-        let schema = schema();
-        check("manifest", &schema);
-        for (name, definition) in schema["$defs"].as_object().unwrap() {
-            check(name, definition);
-        }
-    }
-
-    #[test]
-    fn every_key_is_in_the_docs() {
-        let page = include_str!("../../../docs/manifest.md");
-        let schema = schema();
-        let definitions = schema["$defs"].as_object().unwrap().values();
-        for table in definitions.chain([&schema]) {
-            for (key, property) in table["properties"].as_object().into_iter().flatten() {
-                let is_table = property["$ref"].is_string() || property["type"] == "object";
-                let wanted = if is_table { format!("[{key}") } else { format!("| `{key}` |") };
-                // An enum of words is a reference as well, and has a row.
-                let row = format!("| `{key}` |");
-                assert!(page.contains(&wanted) || page.contains(&row), "docs/manifest.md has no {wanted}");
-            }
-        }
-    }
 }

@@ -2,20 +2,22 @@
 //! environment or at the manifest. [`load`](super::load) builds it once, and nothing changes it afterwards: what
 //! is found out later is an argument or has a type of its own.
 
+mod cache;
+mod directories;
+
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use agent_objects::Prices;
-use agent_types::bucket_share::BucketShare;
 use agent_types::events::JobIdentity;
 use agent_types::release::Release;
-use agent_types::share::Share;
 use agent_types::stage::Stage;
-use agent_types::tiers::{Access, Tier, TierKind, TieredShare, Tiers, Trust};
 
 use super::change::ChangeBase;
+
+pub use cache::{Cache, ShareLocation, Shared, SharedCache};
+pub use directories::Paths;
 
 pub use super::manifest::{CheckScope, FlakyTests, TestRunner};
 pub use agent_types::affected::ReverseDependencies;
@@ -239,107 +241,6 @@ impl Test {
     }
 }
 
-/// `[cache]`
-#[derive(Clone, Debug, PartialEq)]
-pub struct Cache {
-    /// `DL_DIR`, absolute, local.
-    pub downloads: PathBuf,
-    /// `SSTATE_DIR`, absolute, local.
-    pub sstate: PathBuf,
-    /// The local store of layer checkouts, of all jobs below the same `--work-dir`; absolute.
-    pub layers: PathBuf,
-    /// Decides who may write the share and report to the hash server, and separates the local directories.
-    pub trust: Trust,
-    /// The commit that the trust is for, where the build service names one.
-    pub commit: Option<String>,
-    /// `None` without a share, and where `access = "off"` leaves it aside.
-    pub share: Option<SharedCache>,
-    /// Downloads unused for this long may be pruned.
-    pub downloads_max_age: Duration,
-    /// Likewise for shared state.
-    pub sstate_max_age: Duration,
-    pub hash_server: HashServer,
-    /// For the reports of a share in S3.
-    pub prices: Prices,
-    /// Where BitBake reads a share in a bucket, on the loopback address.
-    pub endpoint_port: u16,
-}
-
-/// `[cache] share`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ShareLocation {
-    Directory(Share),
-    Bucket(BucketShare),
-}
-
-impl fmt::Display for ShareLocation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ShareLocation::Directory(share) => share.fmt(f),
-            ShareLocation::Bucket(share) => share.fmt(f),
-        }
-    }
-}
-
-/// The share: a directory, or a prefix of a bucket.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SharedCache {
-    Directory(Shared<Share>),
-    Bucket(Shared<BucketShare>),
-}
-
-/// A share, and what this build may do with it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Shared<S> {
-    pub share: S,
-    pub access: Access,
-    /// By the rules alone; what is really there is found out by the configure stage.
-    pub tiers: Tiers<S>,
-}
-
-impl<S: TieredShare> Shared<S> {
-    pub(super) fn new(share: S, access: Access) -> Shared<S> {
-        Shared { share, access, tiers: Tiers::default() }
-    }
-
-    fn judged(&self, trust: &Trust) -> Shared<S> {
-        Shared { tiers: Tiers::new(&self.share, self.access, trust), ..self.clone() }
-    }
-}
-
-impl SharedCache {
-    fn judged(&self, trust: &Trust) -> SharedCache {
-        match self {
-            SharedCache::Directory(shared) => SharedCache::Directory(shared.judged(trust)),
-            SharedCache::Bucket(shared) => SharedCache::Bucket(shared.judged(trust)),
-        }
-    }
-
-    /// The share as the manifest names it.
-    pub fn location(&self) -> String {
-        match self {
-            SharedCache::Directory(shared) => shared.share.to_string(),
-            SharedCache::Bucket(shared) => shared.share.to_string(),
-        }
-    }
-
-    /// The tiers that a build reads, in lookup order, each with its place.
-    pub fn reads(&self) -> Vec<(TierKind, String)> {
-        match self {
-            SharedCache::Directory(shared) => shared.tiers.read.iter().map(Tier::named).collect(),
-            SharedCache::Bucket(shared) => shared.tiers.read.iter().map(Tier::named).collect(),
-        }
-    }
-
-    /// The tier that a build writes.
-    pub fn writes(&self) -> Option<(TierKind, String)> {
-        match self {
-            SharedCache::Directory(shared) => shared.tiers.write.as_ref().map(Tier::named),
-            SharedCache::Bucket(shared) => shared.tiers.write.as_ref().map(Tier::named),
-        }
-    }
-}
-
 impl Settings {
     /// Whether some stage needs to know what the change affects.
     pub fn needs_affected(&self) -> bool {
@@ -349,23 +250,6 @@ impl Settings {
     /// Why no artifacts are published, if there are no rules for any.
     pub fn why_no_artifacts(&self) -> String {
         self.artifacts_closed.clone().unwrap_or_else(|| "[artifacts] has no rules".to_owned())
-    }
-}
-
-impl Cache {
-    /// The same cache for a source of this trust.
-    #[must_use]
-    pub(super) fn judged(&self, trust: Trust, paths: &Paths) -> Cache {
-        let share = self.share.as_ref().map(|shared| shared.judged(&trust));
-        let local = paths.caches(&trust);
-        let (downloads, sstate) = (local.join("downloads"), local.join("sstate"));
-        Cache { downloads, sstate, share, trust, ..self.clone() }
-    }
-
-    /// Where a hash server that BitBake starts itself keeps its database: beside the shared state whose
-    /// hashes it knows.
-    pub fn hash_database(&self) -> PathBuf {
-        self.sstate.with_file_name("hashserv")
     }
 }
 
@@ -397,113 +281,4 @@ pub struct Limits {
     pub grace: Duration,
     /// The largest log of one command, in bytes: of a longer one the middle is cut out.
     pub log: u64,
-}
-
-/// Directories of the job, all absolute.
-///
-/// ```text
-/// --work-dir/layers/    layer checkouts by commit, of all jobs
-/// work/                 --work-dir/<name>-<release>
-///   lock                held by the running job
-///   repos/<name>        links to the checkouts, for builds
-///   build/              the build directory of bitbake-layers and builds; outlives the job
-///   build.json          what it was made by
-///   test/               throw-away build directory of the tests on a running system
-///   test-layer/         the layer that the agent writes for them
-///   dependencies/       throw-away build directory for dependencies that only BitBake can compute
-///   check/<layer>/      throw-away build directory of one yocto-check-layer run
-///   checks/<check>/     temporary directories of the other checks
-///   base-files/         the files of the change's base, for checks that compare
-///   affected/           the base of a change, and throw-away build directories that compare it with the head
-///   shim/               the BitBake shim while yocto-check-layer runs
-///   downloads/ sstate/  local caches
-///   signatures/         answers that BitBake gave to yocto-check-layer; the agent's alone
-///   pr-<N>/ trusted/    the same three of pull request N and of trusted sources: what an untrusted build left
-///                       behind must not be published by a trusted one
-/// out/                  --out: events.jsonl, result.json, junit.xml, logs/
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Paths {
-    /// Holds everything of this job; `--work-dir` joined with `<name>-<release>`.
-    pub work: PathBuf,
-    pub out: PathBuf,
-}
-
-impl Paths {
-    /// Links to the checkouts.
-    pub fn repos(&self) -> PathBuf {
-        self.work.join("repos")
-    }
-
-    pub fn build(&self) -> PathBuf {
-        self.work.join("build")
-    }
-
-    /// The throw-away build directory of the tests on a running system.
-    pub fn test(&self) -> PathBuf {
-        self.work.join("test")
-    }
-
-    /// The layer that the agent writes for these tests.
-    pub fn test_layer(&self) -> PathBuf {
-        self.work.join("test-layer")
-    }
-
-    /// The throw-away build directory in which BitBake computes what layers depend on.
-    pub fn dependencies(&self) -> PathBuf {
-        self.work.join("dependencies")
-    }
-
-    /// The directory of the local downloads and shared state of sources of this trust.
-    pub fn caches(&self, trust: &Trust) -> PathBuf {
-        match trust {
-            Trust::Untrusted { pull_request: None, .. } => self.work.clone(),
-            Trust::Untrusted { pull_request: Some(number), .. } => self.work.join(format!("pr-{number}")),
-            Trust::Trusted { .. } => self.trusted(),
-        }
-    }
-
-    /// The local caches of trusted sources.
-    pub fn trusted(&self) -> PathBuf {
-        self.work.join("trusted")
-    }
-
-    /// `layer` is the layer directory's name.
-    pub fn check(&self, layer: &str) -> PathBuf {
-        self.work.join("check").join(layer)
-    }
-
-    /// The files of the change's base.
-    pub fn base_files(&self) -> PathBuf {
-        self.work.join("base-files")
-    }
-
-    /// The temporary directory of one of the other checks.
-    pub fn check_scratch(&self, check: &str) -> PathBuf {
-        self.work.join("checks").join(check)
-    }
-
-    /// Where build directories lie that BitBake sees in the place of the check's.
-    pub fn ahead(&self, layer: &str) -> PathBuf {
-        self.work.join("ahead").join(layer)
-    }
-
-    /// Where the base of a change lies, and the build directory in which its tasks and those of the head are compared.
-    pub fn affected(&self) -> PathBuf {
-        self.work.join("affected")
-    }
-
-    /// Where BitBake's parse caches of this layer's check are kept until the check ends.
-    pub fn own_parses(&self, layer: &str) -> PathBuf {
-        self.work.join("parses").join(layer)
-    }
-
-    /// Where answers of BitBake that sources of this trust got are kept.
-    pub fn signatures(&self, trust: &Trust) -> PathBuf {
-        self.caches(trust).join("signatures")
-    }
-
-    pub fn logs(&self) -> PathBuf {
-        self.out.join("logs")
-    }
 }
