@@ -261,6 +261,21 @@ pub struct Finding {
     pub hint: Option<String>,
 }
 
+impl Finding {
+    /// A warning that belongs to no file.
+    pub fn warning(unit: &Unit, rule: &str, message: String, hint: &str) -> Finding {
+        Finding {
+            unit: unit.clone(),
+            level: Level::Warning,
+            rule: rule.to_owned(),
+            message,
+            file: None,
+            line: None,
+            hint: Some(hint.to_owned()),
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RepoReady {
     pub name: String,

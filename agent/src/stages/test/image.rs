@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use agent_types::error::{Error, Result};
-use agent_types::events::{Finding, Level, Unit};
+use agent_types::events::{Finding, Unit};
 use agent_types::outcome::Outcome;
 use agent_yocto::testimage::cases::{Plan, SUITE};
 use agent_yocto::testimage::conf::{RESULTS, Target};
@@ -215,20 +215,12 @@ impl ImageTests<'_> {
     /// A finding for each flaky test. With `flaky = "fail"`, the image fails.
     fn flaky(&self, judgement: &mut Judgement) -> Vec<Finding> {
         let flaky = judgement.tests.iter().filter(|test| matches!(test.outcome, Outcome::Flaky(_)));
-        let findings: Vec<Finding> = flaky
-            .map(|test| Finding {
-                unit: self.unit.clone(),
-                level: Level::Warning,
-                rule: "flaky-test".into(),
-                message: format!("{} {}", test.id(), test.outcome.reason().unwrap_or_default()),
-                file: None,
-                line: None,
-                hint: Some(
-                    "find out why it does not always pass; with [test] flaky = \"fail\", it fails the image"
-                        .into(),
-                ),
-            })
-            .collect();
+        let hint = "find out why it does not always pass; with [test] flaky = \"fail\", it fails the image";
+        let finding = |test: &JudgedTest| {
+            let message = format!("{} {}", test.id(), test.outcome.reason().unwrap_or_default());
+            Finding::warning(self.unit, "flaky-test", message, hint)
+        };
+        let findings: Vec<Finding> = flaky.map(finding).collect();
         let policy = self.tests.settings.test.flaky;
         if policy == FlakyTests::Fail && matches!(judgement.outcome, Ok(Outcome::Passed)) {
             let first = judgement.tests.iter().find(|test| matches!(test.outcome, Outcome::Flaky(_)));

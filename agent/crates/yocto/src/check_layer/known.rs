@@ -1,6 +1,6 @@
 //! Failures that are known and forgiven for a while.
 
-use agent_types::events::{Finding, Level, Unit};
+use agent_types::events::{Finding, Unit};
 use agent_types::outcome::Outcome;
 use agent_types::stage::Stage;
 
@@ -25,6 +25,8 @@ pub struct KnownFailure {
 /// Prefix of the reason of a forgiven failure.
 pub const KNOWN_FAILURE: &str = "known failure";
 
+const REMOVE_ENTRY: &str = "remove the entry from the known failures";
+
 impl KnownFailure {
     /// The outcome of a known failure that failed with this reason.
     pub fn forgive(&self, why: &str) -> Outcome {
@@ -34,6 +36,12 @@ impl KnownFailure {
         } else {
             Outcome::Skipped(format!("{KNOWN_FAILURE} until {expires}: {reason}"))
         }
+    }
+
+    /// The finding for an entry whose test passes.
+    pub fn passes(&self, unit: &Unit) -> Finding {
+        let message = format!("`{}` is a known failure, but it passes now", self.test);
+        Finding::warning(unit, "known-failure-passes", message, REMOVE_ENTRY)
     }
 }
 
@@ -55,20 +63,14 @@ pub fn apply_known(
             met = true;
             match &case.outcome {
                 Outcome::Failed(why) => case.outcome = entry.forgive(why),
-                Outcome::Passed => findings.push(of_no_use(
-                    unit,
-                    "known-failure-passes",
-                    format!("`{}` is a known failure, but it passes now", entry.test),
-                )),
+                Outcome::Passed => findings.push(entry.passes(unit)),
                 _ => {}
             }
         }
         if !met {
-            findings.push(of_no_use(
-                unit,
-                "known-failure-unknown",
-                format!("`{}` is a known failure, but yocto-check-layer has no such test", entry.test),
-            ));
+            let message =
+                format!("`{}` is a known failure, but yocto-check-layer has no such test", entry.test);
+            findings.push(Finding::warning(unit, "known-failure-unknown", message, REMOVE_ENTRY));
         }
     }
     if verdict.by_cases {
@@ -90,18 +92,6 @@ fn is_for(entry: &KnownFailure, layer_name: &str) -> bool {
 /// Whether an entry's test is this one: `test_readme`, `CommonCheckLayer.test_readme` or the whole id.
 pub fn names_test(test: &str, id: &str) -> bool {
     id == test || id.strip_suffix(test).is_some_and(|before| before.ends_with('.'))
-}
-
-fn of_no_use(unit: &Unit, rule: &str, message: String) -> Finding {
-    Finding {
-        unit: unit.clone(),
-        level: Level::Warning,
-        rule: rule.to_owned(),
-        message,
-        file: None,
-        line: None,
-        hint: Some("remove the entry from the known failures".to_owned()),
-    }
 }
 
 /// All tests count; those that should have run and did not count as failures.

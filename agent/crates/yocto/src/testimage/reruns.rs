@@ -1,6 +1,6 @@
 //! Applies known failures and reruns to a judgement.
 
-use agent_types::events::{Finding, Level, Unit};
+use agent_types::events::{Finding, Unit};
 use agent_types::outcome::Outcome;
 use agent_types::stage::Stage;
 
@@ -24,12 +24,7 @@ pub fn apply_known(
             match &test.outcome {
                 // A ptest that hangs is stopped.
                 Outcome::Failed(why) | Outcome::TimedOut(why) => test.outcome = entry.forgive(why),
-                Outcome::Passed => findings.push(finding(
-                    unit,
-                    "known-failure-passes",
-                    format!("`{}` is a known failure, but it passes now", entry.test),
-                    "remove the entry from the known failures",
-                )),
+                Outcome::Passed => findings.push(entry.passes(unit)),
                 _ => {}
             }
         }
@@ -41,12 +36,10 @@ pub fn apply_known(
         let skipped = of_suite.iter().filter(|test| matches!(test.outcome, Outcome::Skipped(_)));
         if !of_suite.is_empty() && skipped.count() == of_suite.len() {
             let why = of_suite.first().and_then(|test| test.outcome.reason()).unwrap_or_default();
-            findings.push(finding(
-                unit,
-                "suite-skipped",
-                format!("the manifest names the suite `{suite}`, and all of its tests were skipped: {why}"),
-                "let the image have what the suite needs, or remove it from [test] suites",
-            ));
+            let message =
+                format!("the manifest names the suite `{suite}`, and all of its tests were skipped: {why}");
+            let hint = "let the image have what the suite needs, or remove it from [test] suites";
+            findings.push(Finding::warning(unit, "suite-skipped", message, hint));
         }
     }
     if judgement.by_tests {
@@ -109,18 +102,6 @@ pub fn merge_rerun(earlier: &mut Judgement, rerun: Judgement, expected: &Expecte
 
 fn is_failure(outcome: &Outcome) -> bool {
     matches!(outcome, Outcome::Failed(_) | Outcome::TimedOut(_))
-}
-
-fn finding(unit: &Unit, rule: &str, message: String, hint: &str) -> Finding {
-    Finding {
-        unit: unit.clone(),
-        level: Level::Warning,
-        rule: rule.to_owned(),
-        message,
-        file: None,
-        line: None,
-        hint: Some(hint.to_owned()),
-    }
 }
 
 #[cfg(test)]
