@@ -15,6 +15,7 @@ use agent_yocto::environment::host_environment;
 
 use super::cleanup::{ServerEnd, UnitEnd};
 use super::configure::BuildEnvironment;
+use super::pending::report_without_run;
 
 fn of_moment(settings: &Settings, moment: Moment) -> impl Iterator<Item = &Hook> {
     settings.hooks.iter().filter(move |hook| hook.moment == moment)
@@ -73,10 +74,7 @@ pub async fn skip_all(settings: &Settings, moment: Moment, outcome: &Outcome, ru
 }
 
 async fn skip(hook: &Hook, outcome: Outcome, runner: &Runner) -> Outcome {
-    let unit = unit(hook);
-    runner.events.emit(EventKind::UnitStarted { unit: unit.clone() }).await;
-    let (outcome_of_unit, excerpt) = (outcome.clone(), Vec::new());
-    runner.events.emit(EventKind::UnitFinished { unit, outcome: outcome_of_unit, log: None, excerpt }).await;
+    report_without_run(unit(hook), outcome.clone(), &runner.events).await;
     outcome
 }
 

@@ -4,6 +4,12 @@ use agent_types::error::Error;
 use agent_types::events::{Emitter, EventKind, Unit};
 use agent_types::outcome::Outcome;
 
+/// Reports the outcome of a unit that did not run.
+pub async fn report_without_run(unit: Unit, outcome: Outcome, events: &Emitter) {
+    events.emit(EventKind::UnitStarted { unit: unit.clone() }).await;
+    events.emit(EventKind::UnitFinished { unit, outcome, log: None, excerpt: Vec::new() }).await;
+}
+
 /// The units that a stage still has to run, in their order.
 #[derive(Debug)]
 pub struct Pending<'a> {
@@ -25,9 +31,7 @@ impl<'a> Pending<'a> {
     /// Reports each unit that was not started as not run.
     pub async fn not_run(self, why: &str) {
         for unit in self.units {
-            let outcome = Outcome::NotRun(why.to_owned());
-            self.events.emit(EventKind::UnitStarted { unit: unit.clone() }).await;
-            self.events.emit(EventKind::UnitFinished { unit, outcome, log: None, excerpt: Vec::new() }).await;
+            report_without_run(unit, Outcome::NotRun(why.to_owned()), self.events).await;
         }
     }
 

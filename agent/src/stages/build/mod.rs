@@ -25,7 +25,7 @@ use agent_types::stage::Stage;
 use super::cleanup::{ServerEnd, UnitEnd};
 use super::configure::BuildEnvironment;
 use super::error_outcome;
-use super::pending::Pending;
+use super::pending::{Pending, report_without_run};
 use attempts::Attempted;
 use bitbake::Machine;
 use changed::Wanted;
@@ -146,7 +146,7 @@ async fn changed_build(machine: &Machine<'_>, unit: Unit, affected: &Affected) -
     }
     if selection.build.is_empty() {
         let outcome = Outcome::Skipped(nothing_to_build(affected));
-        finish_at_once(machine, unit, outcome.clone()).await;
+        report_without_run(unit, outcome.clone(), &machine.runner.events).await;
         return Ok(Built { outcome, sstate: None, upstream: None });
     }
     let every: Vec<Wanted> = selection.build.clone();
@@ -157,7 +157,7 @@ async fn changed_build(machine: &Machine<'_>, unit: Unit, affected: &Affected) -
             for wanted in every {
                 finish_recipe(machine, &wanted.target, outcome.clone()).await;
             }
-            finish_at_once(machine, unit, error_outcome(&error)).await;
+            report_without_run(unit, error_outcome(&error), &machine.runner.events).await;
             return Err(error);
         }
     };
@@ -170,7 +170,7 @@ async fn changed_build(machine: &Machine<'_>, unit: Unit, affected: &Affected) -
         let worst = Outcome::worst(&outcomes).filter(|outcome| !outcome.is_success()).cloned();
         let outcome =
             worst.unwrap_or_else(|| Outcome::Skipped("nothing is left to build for this machine".into()));
-        finish_at_once(machine, unit, outcome.clone()).await;
+        report_without_run(unit, outcome.clone(), &machine.runner.events).await;
         return Ok(Built { outcome, sstate: None, upstream: fetched.upstream });
     }
     let Built { outcome, sstate, upstream } = recipes_build(machine, unit, fetched.build).await?;
@@ -266,14 +266,8 @@ async fn finish(
     Attempted::report_servers(servers, machine).await;
 }
 
-/// Reports a unit that did not run.
-async fn finish_at_once(machine: &Machine<'_>, unit: Unit, outcome: Outcome) {
-    machine.emit(EventKind::UnitStarted { unit: unit.clone() }).await;
-    machine.emit(EventKind::UnitFinished { unit, outcome, log: None, excerpt: Vec::new() }).await;
-}
-
 /// Reports the outcome of a recipe.
 async fn finish_recipe(machine: &Machine<'_>, recipe: &str, outcome: Outcome) {
     let unit = Unit::new(Stage::Build, format!("{recipe} ({})", machine.name));
-    finish_at_once(machine, unit, outcome).await;
+    report_without_run(unit, outcome, &machine.runner.events).await;
 }

@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use agent_process::{PROBE_LIMIT, Prober, Runner, cgroup};
 use agent_types::affected::{Affected, Evidence};
 use agent_types::error::{Error, Result};
-use agent_types::events::{EventKind, Unit};
+use agent_types::events::Unit;
 use agent_types::outcome::Outcome;
 use agent_types::stage::Stage;
 use agent_yocto::testimage::conf::{self, SshTarget, Target, TestConf, guest_memory};
@@ -27,7 +27,7 @@ use agent_yocto::testimage::{cases, kvm};
 
 use super::blocking;
 use super::configure::BuildEnvironment;
-use super::pending::Pending;
+use super::pending::{Pending, report_without_run};
 use crate::config::{Ptest, Settings, TestRunner, TestTarget};
 use context::MachineTests;
 
@@ -96,7 +96,7 @@ async fn run_pending(
             let unit = ptests_unit(machine);
             pending.start(&unit);
             let outcome = Outcome::Skipped(nothing_to_test(affected));
-            skip(unit.clone(), outcome.clone(), runner).await;
+            report_without_run(unit.clone(), outcome.clone(), &runner.events).await;
             outcomes.push((unit, outcome));
             continue;
         }
@@ -126,12 +126,6 @@ fn nothing_to_test(affected: Option<&Affected>) -> String {
         }
         _ => "the change affects no recipe of the layers for this machine".into(),
     }
-}
-
-/// Reports a unit that did not run.
-async fn skip(unit: Unit, outcome: Outcome, runner: &Runner) {
-    runner.events.emit(EventKind::UnitStarted { unit: unit.clone() }).await;
-    runner.events.emit(EventKind::UnitFinished { unit, outcome, log: None, excerpt: Vec::new() }).await;
 }
 
 /// The failure, if no machine tested an image or the recipes that the manifest names.
