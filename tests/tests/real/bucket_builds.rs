@@ -10,7 +10,7 @@ use build_agent_tests::{Ran, Running, SeaweedFs, commit, git, is_left_to_the_lon
 use sha2::{Digest, Sha256};
 
 use crate::bucket::{Machine, fixture, machine};
-use crate::fixture::{Fixture, NARROW_BUILD, TIMEOUT};
+use crate::fixture::{Fixture, NARROW_BUILD, TIMEOUT, WITHOUT_PATCH_TOOLS, WITHOUT_TOOLCHAIN};
 
 /// An HTTP server for sources. Stopped when it is dropped.
 struct Upstream {
@@ -43,24 +43,13 @@ impl Drop for Upstream {
 
 /// Sources in an archive and in a git repository.
 const FETCHED: &str = r#"
-SUMMARY = "Sources from a server"
-LICENSE = "MIT"
-LIC_FILES_CHKSUM = "file://${COMMON_LICENSE_DIR}/MIT;md5=0835ade698e0bcf8506ecda2f7b4f302"
 SRC_URI = "http://127.0.0.1:PORT/fetched-1.0.tar.gz;name=archive \
     git://127.0.0.1:PORT/source.git;protocol=http;branch=main;name=repository;destsuffix=source"
 SRC_URI[archive.sha256sum] = "SHA256"
 SRCREV_repository = "COMMIT"
 SRCREV_FORMAT = "repository"
 S = "${WORKDIR}/fetched-1.0"
-INHIBIT_DEFAULT_DEPS = "1"
-PACKAGE_ARCH = "${MACHINE_ARCH}"
-PATCHDEPENDENCY = ""
-PATCHDEPENDENCY:remove = "patch-replacement-native:do_populate_sysroot"
-deltask do_configure
 deltask do_compile
-deltask do_install
-deltask do_populate_sysroot
-inherit deploy nopackages
 do_deploy() {
     cat ${S}/a.txt ${WORKDIR}/source/b.txt > ${DEPLOYDIR}/fetched.txt
 }
@@ -91,7 +80,11 @@ fn add_fetched(fixture: &Fixture) -> Upstream {
         .replace("COMMIT", git(&repository, ["rev-parse", "HEAD"]).trim());
     let directory = fixture.layer().join("recipes-fixture/fetched");
     std::fs::create_dir(&directory).unwrap();
-    std::fs::write(directory.join("fetched_1.0.bb"), recipe).unwrap();
+    std::fs::write(
+        directory.join("fetched_1.0.bb"),
+        format!("{WITHOUT_TOOLCHAIN}{WITHOUT_PATCH_TOOLS}{recipe}"),
+    )
+    .unwrap();
     let manifest = fixture.layer().join("build-agent.toml");
     let text = std::fs::read_to_string(&manifest).unwrap();
     let changed = text.replace("\"deploy-image\"]", "\"deploy-image\", \"fetched\"]");

@@ -7,22 +7,12 @@ use build_agent_tests::{Ran, Running, agent, commit, json};
 use serde_json::Value;
 
 use crate::POKY;
-use crate::fixture::{Fixture, NARROW_BUILD, TIMEOUT, sstate};
+use crate::fixture::{Fixture, NARROW_BUILD, TIMEOUT, WITHOUT_PATCH_TOOLS, WITHOUT_TOOLCHAIN, sstate};
 
 /// A recipe that needs no toolchain and whose tasks have shared state. `compile`: the shell code of its do_compile.
 fn recipe(layer: &Path, name: &str, compile: &str, more: &str) {
     let text = format!(
-        "SUMMARY = \"{name}\"\n\
-         LICENSE = \"MIT\"\n\
-         LIC_FILES_CHKSUM = \"file://${{COMMON_LICENSE_DIR}}/MIT;md5=0835ade698e0bcf8506ecda2f7b4f302\"\n\
-         INHIBIT_DEFAULT_DEPS = \"1\"\n\
-         PACKAGE_ARCH = \"${{MACHINE_ARCH}}\"\n\
-         PATCHDEPENDENCY = \"\"\n\
-         PATCHDEPENDENCY:remove = \"patch-replacement-native:do_populate_sysroot\"\n\
-         deltask do_configure\n\
-         deltask do_install\n\
-         deltask do_populate_sysroot\n\
-         inherit deploy nopackages\n\
+        "{WITHOUT_TOOLCHAIN}{WITHOUT_PATCH_TOOLS}\
          do_compile() {{\n{compile}\n}}\n\
          do_deploy() {{\n    cp ${{B}}/{name} ${{DEPLOYDIR}}/\n}}\n\
          addtask compile after do_unpack\n\

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use build_agent_tests::{cannot_run_parallel, commit, git, is_left_to_the_long_run, skip};
 use serde_json::Value;
 
-use crate::fixture::Fixture;
+use crate::fixture::{Fixture, WITHOUT_PATCH_TOOLS, WITHOUT_TOOLCHAIN};
 use crate::{BITBAKE, OE_CORE, POKY};
 
 /// Only the classes and the configuration of OE-Core.
@@ -20,26 +20,14 @@ BB_NO_NETWORK = "1"
 "#;
 
 /// A recipe for which nothing is compiled, patched or packaged.
-const RECIPE: &str = r#"
-SUMMARY = "A fixture"
-LICENSE = "MIT"
-LIC_FILES_CHKSUM = "file://${COMMON_LICENSE_DIR}/MIT;md5=0835ade698e0bcf8506ecda2f7b4f302"
-INHIBIT_DEFAULT_DEPS = "1"
-PACKAGE_ARCH = "${MACHINE_ARCH}"
-PATCHDEPENDENCY = ""
-PATCHDEPENDENCY:remove = "patch-replacement-native:do_populate_sysroot"
-deltask do_configure
-deltask do_compile
-deltask do_install
-deltask do_populate_sysroot
-inherit deploy nopackages
-do_deploy() {
-    echo "${PN} ${PV}" > ${DEPLOYDIR}/${PN}.txt
+fn recipe(more: &str) -> String {
+    let own = "deltask do_compile\n\
+        do_deploy() {\n    echo \"${PN} ${PV}\" > ${DEPLOYDIR}/${PN}.txt\n}\n\
+        addtask deploy after do_unpack before do_build\n";
+    format!("{WITHOUT_TOOLCHAIN}{WITHOUT_PATCH_TOOLS}{own}{more}")
 }
-addtask deploy after do_unpack before do_build
-"#;
 
-/// File and text of what differs from [`RECIPE`].
+/// The recipes, each with its own lines.
 const RECIPES: [(&str, &str); 10] = [
     ("alpha/alpha_1.0.bb", "SRC_URI = \"file://alpha.txt\"\nBBCLASSEXTEND = \"native\"\n"),
     ("beta/beta_1.0.bb", "do_deploy[depends] += \"alpha:do_deploy\"\n"),
@@ -66,13 +54,13 @@ impl Changed {
         let changed = Changed(Fixture::new(test, "meta-deploy", addresses)?);
         std::fs::remove_dir_all(changed.layer("recipes-fixture")).unwrap();
         for (path, more) in RECIPES {
-            changed.write(&format!("recipes-x/{path}"), &format!("{RECIPE}{more}"));
+            changed.write(&format!("recipes-x/{path}"), &recipe(more));
         }
         changed.write("recipes-x/alpha/files/alpha.txt", "1\n");
         changed.write("recipes-x/alone/files/alone.txt", "1\n");
         changed.write("recipes-x/gamma/gamma.inc", "FROM_INC = \"1\"\ndo_deploy[vardeps] += \"FROM_INC\"\n");
         changed.write("classes/own.bbclass", "OWN = \"1\"\ndo_deploy[vardeps] += \"OWN\"\n");
-        changed.write("dynamic-layers/core/recipes-y/dynamic/dynamic_1.0.bb", RECIPE);
+        changed.write("dynamic-layers/core/recipes-y/dynamic/dynamic_1.0.bb", &recipe(""));
         changed.append(
             "conf/layer.conf",
             "BBFILES_DYNAMIC += \"core:${LAYERDIR}/dynamic-layers/core/recipes-*/*/*.bb\"\n",
@@ -291,7 +279,7 @@ const ALL: [Case; 19] = [
     ),
     (
         "a new recipe",
-        |changed| changed.write("recipes-x/new/new_1.0.bb", RECIPE),
+        |changed| changed.write("recipes-x/new/new_1.0.bb", &recipe("")),
         &[("recipes", "new")],
         "is new",
     ),

@@ -32,6 +32,25 @@ pub const NARROW_BUILD: &str = "BBMASK = \"/meta/recipes- /meta-poky/recipes-\"\
     INHERIT:remove = \"uninative rm_work\"\n\
     BB_NO_NETWORK = \"1\"\n";
 
+/// A part of recipes that need no toolchain and make no packages, in the syntax of every release.
+pub const WITHOUT_TOOLCHAIN: &str = r#"
+SUMMARY = "A fixture"
+LICENSE = "MIT"
+LIC_FILES_CHKSUM = "file://${COMMON_LICENSE_DIR}/MIT;md5=0835ade698e0bcf8506ecda2f7b4f302"
+INHIBIT_DEFAULT_DEPS = "1"
+PACKAGE_ARCH = "${MACHINE_ARCH}"
+deltask do_configure
+deltask do_install
+deltask do_populate_sysroot
+inherit deploy nopackages
+"#;
+
+/// Lets do_patch need no native tool. The syntax is that of honister and later.
+pub const WITHOUT_PATCH_TOOLS: &str = r#"
+PATCHDEPENDENCY = ""
+PATCHDEPENDENCY:remove = "patch-replacement-native:do_populate_sysroot"
+"#;
+
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// A fixture in its own checkout, and directories for its jobs.
