@@ -192,7 +192,7 @@ fn a_pull_request_reads_the_shared_tier_and_writes_its_own() {
     second.start(of_pull_request(&fixture, &server, &second)).wait_for(TIMEOUT).assert_code(&[0]);
     second.assert_all_from_the_mirror();
 
-    // The agent takes the source for trusted, and S3 refuses to write.
+    // The agent trusts the source, and S3 refuses to write.
     let misled = machine(&fixture, "misled", &server);
     let mut command = misled.command(&["--trusted"]);
     server.configure_for_pull_request(&mut command);

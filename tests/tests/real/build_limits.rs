@@ -215,7 +215,7 @@ fn a_job_that_ran_out_of_time_is_resumed_by_the_next_one() {
         std::fs::create_dir(&directory).unwrap();
         Machine { fixture: &fixture, directory }
     };
-    // However slow this machine is, the first recipe is done at some time.
+    // Even on a slow machine, the first recipe is built within one of these limits.
     let mut limit = 60;
     let first = loop {
         let first = machine(&format!("machine-{limit}"));

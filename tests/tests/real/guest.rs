@@ -202,7 +202,7 @@ fn a_system_that_answers_ssh_is_tested_with_and_without_bitbake() {
     );
 }
 
-/// While a ptest hangs, and at random moments of the job: no guest and no BitBake is left, and the reports say so.
+/// While a ptest hangs, and at random moments of the job: no guest and no BitBake is left, and the reports name the stop.
 #[test]
 fn an_interrupt_at_any_moment_leaves_no_guest() {
     let test = "an_interrupt_at_any_moment_leaves_no_guest";

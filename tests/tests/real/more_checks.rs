@@ -12,7 +12,7 @@ use crate::{OE_CORE, POKY};
 
 const META_OE: &str = "https://github.com/openembedded/meta-openembedded";
 
-/// A manifest of meta-good with these checks alone.
+/// A manifest of meta-good with only these checks.
 fn checks(fixture: &Fixture, text: &str) {
     let manifest = std::fs::read_to_string(fixture.layer().join("build-agent.toml")).unwrap();
     let without: Vec<&str> = manifest.split("\n[check]").collect();
@@ -39,8 +39,8 @@ fn narrow(fixture: &Fixture) -> build_agent_tests::Ran {
     fixture.call(&["run", "--trusted", "--set", &format!("config.local_conf={conf}")])
 }
 
-/// What is wrong with a patch, in the words of the script and by the rules of the agent. A status that is malformed and one
-/// that is unknown are one thing.
+/// The faults of a patch: by the messages of the script, and by the rules of the agent. A malformed and an unknown status
+/// count as one fault.
 const WORDS: [(&str, &str, &[&str]); 5] = [
     ("missing status", "Missing Upstream-Status tag", &["upstream-status-missing"]),
     (
@@ -62,7 +62,7 @@ fn clone(address: &str, branch: &str, directory: &Path) {
     assert!(git.status().unwrap().success(), "{git:?}");
 }
 
-/// What the newest patchreview says of the patches.
+/// The verdicts of the newest patchreview on the patches.
 fn by_patchreview(fixture: &Fixture, checkout: &Path) -> Verdicts {
     let core = fixture.directory.path().join("openembedded-core");
     clone(OE_CORE, "master", &core);

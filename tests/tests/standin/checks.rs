@@ -6,7 +6,7 @@ use std::path::Path;
 use build_agent_tests::{Ran, Sandbox, cases, commit};
 use serde_json::Value;
 
-/// A job with these checks alone.
+/// A job with only these checks.
 fn checks(sandbox: &Sandbox, text: &str) {
     let manifest = sandbox.manifest_text();
     let (before, after) = manifest.split_once("[check]").unwrap();

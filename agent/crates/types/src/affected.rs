@@ -34,7 +34,8 @@ pub struct Affected {
 }
 
 impl Affected {
-    /// The recipes to build for this machine: those of the layers under test, and those of other layers that `reverse` selects.
+    /// The recipes to build for this machine: those of the layers under test, and of other layers those that `reverse`
+    /// selects.
     pub fn to_build(&self, machine: &str, reverse: ReverseDependencies) -> Vec<&AffectedRecipe> {
         let elsewhere = match reverse {
             ReverseDependencies::All => &self.elsewhere[..],

@@ -96,7 +96,7 @@ impl Changes {
     }
 }
 
-/// What the agent makes in a checkout.
+/// The agent's output directory in a checkout.
 const OUTPUT: &str = "build-agent-out";
 
 /// Whether a directory holds no files of the layer: a repository of its own (as kas makes them), or a build directory.

@@ -143,8 +143,8 @@ impl Parallelism {
         [(TASKS, self.tasks.to_string()), (JOBS, format!("-j {}", self.jobs))]
     }
 
-    /// The lines of `local.conf`, without the variables that the manifest sets. Some classes of older releases let the hashes of
-    /// their tasks depend on `BB_NUMBER_THREADS`; the flag ends that.
+    /// The lines of `local.conf`, without the variables that the manifest sets. In some classes of older releases, the
+    /// hashes of tasks depend on `BB_NUMBER_THREADS`; the flag prevents that.
     pub fn render(self, release: &Release, manifest: &str) -> String {
         let mut text = format!(
             "{TASKS} ?= \"{}\"\n\
@@ -214,7 +214,7 @@ fn base_name(recipe: &str) -> &str {
     name.strip_suffix("-native").unwrap_or(name)
 }
 
-/// Whether it can stand in the name of a variable. Recipes name themselves.
+/// Whether it can be part of a variable's name. Layer code can choose any PN.
 fn is_plain(recipe: &str) -> bool {
     !recipe.is_empty()
         && recipe.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.+".contains(c))

@@ -117,7 +117,7 @@ mod tests {
         review(path, text.as_bytes(), release).into_iter().map(|one| (one.rule, one.line)).collect()
     }
 
-    /// `tests/tests/real/patches.rs` compares the same with the script itself.
+    /// `tests/tests/real/more_checks.rs` compares the same with the script itself.
     #[test]
     fn the_upstream_status_is_judged_as_by_patchreview() {
         const SOB: &str = "Signed-off-by: A <a@example.org>\n";

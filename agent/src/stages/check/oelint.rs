@@ -1,7 +1,7 @@
 //! `[check] oelint`: oelint-adv on the recipes, appends and classes of the layers under test.
 //!
-//! Its configuration may name rules in Python. So it runs as the build user, and for a change that is judged by the
-//! rules of its base it reads the base's `.oelint.cfg`.
+//! Its configuration may name rules in Python. So it runs as the build user, and if the rules of the base apply to a
+//! change, it reads the base's `.oelint.cfg`.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

@@ -139,7 +139,7 @@ mod tests {
     use agent_types::release::Release;
 
     #[test]
-    fn a_patch_without_upstream_status_fails_and_no_patch_is_no_pass() {
+    fn a_patch_without_upstream_status_fails_and_an_empty_check_does_not_pass() {
         let review = |name: &str, text: &str| {
             let release = Release::find("scarthgap").unwrap();
             (PathBuf::from(name), patch_review::review(name, text.as_bytes(), release))

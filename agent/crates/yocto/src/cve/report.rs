@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
-/// What is known of one recipe.
+/// The CVE report of one recipe.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// `PN`

@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rerun_that_broke_is_no_pass() {
+    fn a_broken_rerun_does_not_pass() {
         let expected = expected(&[], &[]);
         let broken = format!("{SSH}, {BROKEN}");
         for (rerun, wanted) in [

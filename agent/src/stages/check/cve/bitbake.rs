@@ -1,4 +1,4 @@
-//! What BitBake does for the check, in a temporary build directory: it lists the recipes, and writes their reports.
+//! Runs BitBake for the check in a temporary build directory: it lists the recipes, and writes their reports.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -31,7 +31,7 @@ pub struct Side {
     pub name: &'static str,
     /// The layers under test on this side.
     pub layers: Vec<PathBuf>,
-    /// Gets the build directory and what belongs to it.
+    /// Contains the build directory and the reports.
     pub directory: PathBuf,
     pub database: PathBuf,
 }
@@ -139,7 +139,7 @@ impl CveCheck<'_> {
         command.user = self.configured.user.clone();
     }
 
-    /// What a command of BitBake means that did not do its part.
+    /// The verdict on a command of BitBake that failed.
     fn bad_end(&self, tool: &str, error: Option<&str>, finished: &CommandOutcome) -> Result<Checked> {
         let checked = |outcome| Checked {
             outcome,

@@ -128,7 +128,7 @@ impl CveCheck<'_> {
                 CheckScope::Changed => {
                     Outcome::Skipped("the change affects no recipe that BitBake builds".into()).into()
                 }
-                // Nothing checked is never a pass.
+                // A check of no recipe never passes.
                 CheckScope::Off | CheckScope::All => {
                     let why = "no recipe was checked for CVEs: the layers have none that BitBake builds";
                     Outcome::Failed(why.into()).into()

@@ -21,7 +21,7 @@ use super::{Checked, CveCheck, Reports, SideReports, SideResult};
 const LONGEST_REPORT: u64 = 256 << 20;
 
 impl CveCheck<'_> {
-    /// Completes the statements of the recipes by what the databases have on them.
+    /// Adds the CVEs of the databases to the statements of the recipes.
     pub async fn with_database(&self, side: &Side, source: &Path, found: SideReports) -> Result<SideResult> {
         if found.reports.is_empty() {
             return Ok(Ok(found));

@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn only_new_cves_fail_and_nothing_checked_is_no_pass() {
+    fn only_new_cves_fail_and_an_empty_check_does_not_pass() {
         let compared = |new: &[&str], known: &[&str]| Compared {
             new: set(new),
             known: set(known),
