@@ -140,7 +140,7 @@ fn a_ptest_that_breaks_the_guest_does_not_take_the_others_with_it() {
             ("ptest.empty.run-ptest", "failed", "without the result of a single test"),
             ("ptest.good.run-ptest", "passed", ""),
             ("ptest.hog.run-ptest", "failed", "Killed process"),
-            ("ptest.killed.run-ptest", "failed", "before it came to its end"),
+            ("ptest.killed.run-ptest", "failed", "before it completed"),
             ("ptest.panics.run-ptest", "failed", "Kernel panic - not syncing"),
             ("ptest.zlast.run-ptest", "passed", ""),
         ],

@@ -58,7 +58,7 @@ fn each_ptest_has_its_own_end_and_the_others_go_on() {
         ("good", "timeout", Value::Null),
         ("hangs", "timeout", json!(true)),
         ("hog", "oom", json!("[ 1.0] Out of memory: Killed process 7 (x)")),
-        ("killed", "exitcode", json!("-9, before it came to its end")),
+        ("killed", "exitcode", json!("-9, before it completed")),
         ("panics", "panic", json!("Kernel panic - not syncing: x")),
     ] {
         assert_eq!(section(name, field), wanted, "{name} {field}: {sections:#}");
