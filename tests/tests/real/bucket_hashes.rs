@@ -50,7 +50,7 @@ fn assert_hashes_do_not_depend_on_the_share(fixture: &Fixture, release: &str) ->
     let conf = format!(
         "BBMASK = \"/meta/recipes- /meta-poky/recipes-\"\n\
          ASSUME_PROVIDED += \"virtual/fakeroot-native quilt-native patch-replacement-native\"\n\
-         INHERIT{separator}remove = \"uninative\"\n\
+         INHERIT{separator}remove = \"uninative rm_work\"\n\
          BB_ALLOWED_NETWORKS = \"nowhere.invalid\"\n"
     );
     let s3 = FakeS3::new();
