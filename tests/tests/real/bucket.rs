@@ -105,14 +105,12 @@ impl<S: Server> Machine<'_, S> {
         std::fs::read_to_string(self.out().join(build["log"].as_str().unwrap())).unwrap()
     }
 
-    /// The tasks that BitBake ran, e.g. `fetched-1.0-r0 do_fetch`, but not those that remove work directories where disk
-    /// space is short.
+    /// The tasks that BitBake ran, e.g. `fetched-1.0-r0 do_fetch`.
     pub fn tasks(&self) -> BTreeSet<String> {
         let log = self.log();
         let started = log.lines().filter_map(|line| line.strip_suffix(": Started")?.split_once(": task "));
         let recipe = |begin: &str| begin.rsplit(' ').next().unwrap_or_default().to_owned();
-        let kept = started.filter(|(_, task)| *task != "do_rm_work");
-        kept.map(|(begin, task)| format!("{} {task}", recipe(begin))).collect()
+        started.map(|(begin, task)| format!("{} {task}", recipe(begin))).collect()
     }
 
     /// Files of this name in the work directory.
