@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use build_agent_tests::fake_s3::FakeS3;
-use build_agent_tests::{commit, git, is_left_to_the_long_run};
+use build_agent_tests::{commit, git, is_left_to_the_long_run, skip};
 
 use crate::bucket::Machine;
 use crate::fixture::{Fixture, WITHOUT_TOOLCHAIN};
@@ -112,8 +112,14 @@ fn hashes_do_not_depend_on_the_share_in_any_release() {
     // Up to gatesgarth, BitBake does not say which objects come from mirrors.
     let left_out = ["scarthgap", "dunfell", "gatesgarth"];
     let others = RELEASES.iter().map(|(release, ..)| *release).filter(|release| !left_out.contains(release));
-    let ran: Vec<_> =
-        others.filter(|release| assert_hashes_do_not_depend_on_the_share(&fixture, release)).collect();
+    let mut ran = Vec::new();
+    for release in others {
+        if assert_hashes_do_not_depend_on_the_share(&fixture, release) {
+            ran.push(release);
+        } else {
+            skip(&format!("{test}: {release}"), "a repository does not have this release");
+        }
+    }
     println!("hashes are stable in {}", ran.join(", "));
     assert!(ran.len() >= 3, "{ran:?}");
 }

@@ -244,14 +244,14 @@ impl LineHandler for Build {
     }
 
     fn event(&mut self, line: &str) -> Vec<EventKind> {
-        let told = self.follower.take(line);
+        let event = self.follower.take(line);
         if self.stopping {
-            return told.into_iter().filter(is_not_failure).collect();
+            return event.into_iter().filter(is_not_failure).collect();
         }
-        if let Some(EventKind::TaskFinished(finished)) = &told {
+        if let Some(EventKind::TaskFinished(finished)) = &event {
             self.note_failure(finished);
         }
-        told.into_iter().collect()
+        event.into_iter().collect()
     }
 
     fn progress(&mut self) -> Option<EventKind> {

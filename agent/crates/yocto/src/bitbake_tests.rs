@@ -132,19 +132,20 @@ fn only_success_counts_while_bitbake_is_stopped() {
             build.line(&format!("NOTE: recipe {name}-1-r0: task do_build: Started"));
         }
         build.stop();
-        let mut told = Vec::new();
+        let mut events = Vec::new();
         for (name, what, word) in [("a", "succeeded", "Succeeded"), ("b", "failed", "Failed")] {
             if has_events {
-                told.extend(build.event(&task(what, name)));
+                events.extend(build.event(&task(what, name)));
             }
-            told.extend(build.line(&format!("NOTE: recipe {name}-1-r0: task do_build: {word}")));
+            events.extend(build.line(&format!("NOTE: recipe {name}-1-r0: task do_build: {word}")));
         }
         let text = "ERROR: Task (/m/b_1.bb:do_build) failed with exit code '1'\n\
             NOTE: Running noexec task 2 of 3 (/m/c_1.bb:do_build)\n\
             Execution was interrupted, returning a non-zero exit code.";
-        told.extend(text.lines().flat_map(|line| build.line(line)));
-        let [EventKind::TaskFinished(TaskFinished { task, outcome: Outcome::Passed, .. })] = &told[..] else {
-            panic!("{has_events}: {told:?}")
+        events.extend(text.lines().flat_map(|line| build.line(line)));
+        let [EventKind::TaskFinished(TaskFinished { task, outcome: Outcome::Passed, .. })] = &events[..]
+        else {
+            panic!("{has_events}: {events:?}")
         };
         assert_eq!(task.recipe, "a-1-r0");
         assert_eq!((build.failed_tasks(false).1, build.recipes().all_failures().count()), (0, 0));
@@ -159,8 +160,8 @@ fn what_is_kept_of_a_flood_is_bounded() {
     let mut build = Build::new(Unit::new(Stage::Build, "x"));
     let long = "é".repeat(30_000);
     for number in 0..100_000 {
-        let told = build.line(&format!("NOTE: recipe x{number}: task do_y: Started"));
-        assert!(number < RUNNING_KEPT || told.is_empty(), "{told:?}");
+        let events = build.line(&format!("NOTE: recipe x{number}: task do_y: Started"));
+        assert!(number < RUNNING_KEPT || events.is_empty(), "{events:?}");
         build.line(&format!("NOTE: recipe {number}{}: task do_y: Started", &long[..400]));
         build.line("NOTE: recipe same: task do_y: Started");
     }

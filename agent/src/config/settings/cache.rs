@@ -123,8 +123,7 @@ impl Cache {
         Cache { downloads, sstate, share, trust, ..self.clone() }
     }
 
-    /// Where a hash server that BitBake starts itself keeps its database: beside the shared state whose
-    /// hashes it knows.
+    /// The database of a hash server that BitBake starts, in the same directory as the shared state with its hashes.
     pub fn hash_database(&self) -> PathBuf {
         self.sstate.with_file_name("hashserv")
     }

@@ -118,7 +118,7 @@ async fn run_pending(
     Ok(never_tested(settings, &outcomes).filter(|_| worst.is_success()).unwrap_or(worst))
 }
 
-/// Why there is no recipe whose ptests could run. Then BitBake is not queried.
+/// Why there is no recipe whose ptests could run. If there is a reason, BitBake is not queried.
 fn nothing_to_test(affected: Option<&Affected>) -> String {
     match affected {
         Some(affected) if affected.evidence == Evidence::Signatures && affected.tasks == 0 => {

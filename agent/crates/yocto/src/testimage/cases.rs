@@ -22,7 +22,7 @@ pub struct Plan {
     pub logs: String,
 }
 
-/// The variable that names the plan's file, if it is not beside the code.
+/// The variable with the path of the plan's file, if it is not in the directory of the code.
 pub const PLAN_VARIABLE: &str = "BUILD_AGENT_PTEST_PLAN";
 
 /// The name of the plan's file.

@@ -103,7 +103,7 @@ impl CveCheck<'_> {
         };
         let Some(source) = &self.settings.check.cve_database else {
             return not_run(
-                "there is no CVE database: [check] cve_database names one that a scheduled job prepared"
+                "there is no CVE database: set [check] cve_database to one that a scheduled job prepared"
                     .into(),
             );
         };

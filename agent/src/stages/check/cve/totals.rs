@@ -11,7 +11,7 @@ pub fn recipe_outcome(has_report: bool, is_broken: bool, compared: Option<&Compa
     match compared {
         _ if is_broken => Outcome::NotRun("its task failed".into()),
         _ if !has_report => Outcome::Skipped(
-            "there is no report on it: it has no CVE_PRODUCT, or CVE_CHECK_SKIP_RECIPE names it".into(),
+            "it has no report: its CVE_PRODUCT is empty, or it is in CVE_CHECK_SKIP_RECIPE".into(),
         ),
         Some(compared) if !compared.new.is_empty() => {
             Outcome::Failed(format!("new: {}", list(&compared.new)))
