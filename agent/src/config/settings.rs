@@ -247,6 +247,16 @@ impl Settings {
         self.build.changed || self.test.ptest == Ptest::Changed
     }
 
+    /// What is compared with the base besides the recipes: the manifest's targets and, if only what the change affects is
+    /// built and tested, the images of the tests.
+    pub fn compared_targets(&self) -> Vec<String> {
+        let mut targets = self.build.targets.clone();
+        let images = self.test.images.iter().filter(|_| self.build.changed);
+        let more: Vec<String> = images.filter(|image| !targets.contains(image)).cloned().collect();
+        targets.extend(more);
+        targets
+    }
+
     /// Why no artifacts are published, if there are no rules for any.
     pub fn why_no_artifacts(&self) -> String {
         self.artifacts_closed.clone().unwrap_or_else(|| "[artifacts] has no rules".to_owned())

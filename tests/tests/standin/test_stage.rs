@@ -321,6 +321,28 @@ fn the_ptests_of_a_changed_recipe_run() {
 }
 
 /// Those that this machine builds are tested, and the others are reported as skipped.
+/// With `[build] changed`, an image is tested if the change affects it.
+#[test]
+fn an_image_that_the_change_does_not_affect_is_not_tested() {
+    let test = "an_image_that_the_change_does_not_affect_is_not_tested";
+    let Some(sandbox) = tester(test, &format!("{IMAGE}\n[build]\nchanged = true\n")) else { return };
+    behave(&sandbox, json!([{"result": ssh()}]), json!({}));
+    commit(&sandbox.layer(), "Add a manifest");
+    for (file, outcome, reason) in [
+        ("README.md", "skipped", "the change does not affect this image"),
+        ("lib/oeqa/runtime/cases/x.py", "passed", ""),
+        ("recipes-hello/hello/hello_1.0.bb", "passed", ""),
+    ] {
+        let path = sandbox.layer().join(file);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        std::fs::write(&path, format!("{text}\n# changed\n")).unwrap();
+        commit(&sandbox.layer(), "Change a file");
+        sandbox.run().assert_code(&[0]);
+        assert_eq!(unit(&sandbox), (outcome.into(), reason.into()), "{file}");
+    }
+}
+
 #[test]
 fn a_recipe_that_the_machine_does_not_build_does_not_skip_the_others() {
     let test = "a_recipe_that_the_machine_does_not_build_does_not_skip_the_others";

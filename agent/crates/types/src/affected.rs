@@ -28,7 +28,7 @@ pub struct Affected {
     pub no_longer_skipped: Vec<String>,
     /// Recipes that changed and that a machine does not build, with BitBake's reason.
     pub not_buildable: Vec<SkippedRecipe>,
-    /// Targets of the manifest with changed tasks, as the manifest writes them.
+    /// Targets and tested images of the manifest with changed tasks, as the manifest writes them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub targets: Vec<String>,
 }

@@ -62,6 +62,12 @@ pub async fn find(
     found
 }
 
+/// Whether the file belongs to the code of tests (`lib/oeqa/` of a layer).
+fn holds_tests(path: &Path) -> bool {
+    let parts: Vec<_> = path.components().map(|part| part.as_os_str()).collect();
+    parts.windows(2).any(|pair| pair[0] == "lib" && pair[1] == "oeqa")
+}
+
 /// The inputs of the search.
 struct Search<'a> {
     settings: &'a Settings,
@@ -109,7 +115,19 @@ impl Search<'_> {
                 Err(why) => return self.by_files(&top, &base, &why).await,
             }
         }
-        Ok(signatures::merge(answers))
+        let mut affected = signatures::merge(answers);
+        self.add_tested_images(&base, &mut affected);
+        Ok(affected)
+    }
+
+    /// Adds the images whose tests changed: the code of tests is not part of any signature.
+    fn add_tested_images(&self, base: &Base, affected: &mut Affected) {
+        if !self.settings.build.changed || !base.changed.iter().any(|file| holds_tests(&file.path)) {
+            return;
+        }
+        let images = self.settings.test.images.iter().filter(|image| !affected.targets.contains(image));
+        let images: Vec<String> = images.cloned().collect();
+        affected.targets.extend(images);
     }
 
     /// The top of the one work tree that holds all layers under test.
@@ -162,7 +180,7 @@ impl Search<'_> {
         let settings = self.settings;
         let changed = base.changed.clone();
         let (top, commit) = (top.to_owned(), base.commit.clone());
-        let (under_test, targets) = (settings.layers.clone(), settings.build.targets.clone());
+        let (under_test, targets) = (settings.layers.clone(), settings.compared_targets());
         let compare = move || {
             let sides = Sides {
                 base: &before,
@@ -207,7 +225,7 @@ impl Search<'_> {
         answer: impl FnOnce(&Checkout) -> Affected + Send + 'static,
     ) -> Result<Affected> {
         let (top, layers, skip) = (top.to_owned(), self.settings.layers.clone(), self.own());
-        let targets = self.settings.build.targets.clone();
+        let targets = self.settings.compared_targets();
         let named: Vec<_> = self.layers().into_iter().filter(|(path, _)| layers.contains(path)).collect();
         let read = move || {
             let recipes = signatures::recipes_in(files::recipes(&layers, &skip));
@@ -230,5 +248,24 @@ impl Search<'_> {
         let removed =
             tokio::task::spawn_blocking(move || agent_fs::remove::remove_tree(&scratch, &work)).await;
         removed.unwrap_or_else(|error| Err(Error::internal("the agent broke").because(&error)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_code_of_tests_is_recognized() {
+        for (path, wanted) in [
+            ("lib/oeqa/runtime/cases/x.py", true),
+            ("meta-x/lib/oeqa/files/x.c", true),
+            ("recipes-x/lib/oeqa.bb", false),
+            ("lib/x/lib/oeqa/y.py", true),
+            ("oeqa/lib/x.py", false),
+            ("lib/oe/x.py", false),
+        ] {
+            assert_eq!(holds_tests(Path::new(path)), wanted, "{path}");
+        }
     }
 }

@@ -176,7 +176,7 @@ impl MachineComparison<'_> {
         let settings = self.search.settings;
         let query = Query {
             layers: settings.layers.clone(),
-            targets: settings.build.targets.clone(),
+            targets: settings.compared_targets(),
             output: TASK_LIST.to_owned(),
         };
         let text = serde_json::to_vec(&query)

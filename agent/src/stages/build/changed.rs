@@ -127,14 +127,19 @@ pub struct Selection {
     pub skipped: Vec<SkippedRecipe>,
 }
 
-/// Selects what to build for the machine.
-pub fn select(affected: &Affected, reverse: ReverseDependencies, machine: &str) -> Selection {
+/// Selects what to build for the machine. `targets`: those of the manifest.
+pub fn select(
+    affected: &Affected,
+    targets: &[String],
+    reverse: ReverseDependencies,
+    machine: &str,
+) -> Selection {
     let is_skipped = |name: &str| {
         affected.not_buildable.iter().any(|skipped| skipped.name == name && is_for(skipped, machine))
     };
     let recipes = affected.to_build(machine, reverse).into_iter().filter(|recipe| !is_skipped(&recipe.name));
     let mut build: Vec<Wanted> = recipes.map(Wanted::recipe).collect();
-    for target in &affected.targets {
+    for target in affected.targets.iter().filter(|target| targets.contains(target)) {
         if build.iter().all(|wanted| wanted.target != *target) {
             build.push(Wanted::target(target));
         }
@@ -176,14 +181,15 @@ mod tests {
             recipes: vec![recipe("a"), recipe("only-arm"), recipe("packagegroup-x"), recipe("nowhere")],
             elsewhere: vec![recipe("image")],
             not_buildable: vec![skipped("only-arm", Some("x86")), skipped("nowhere", None)],
-            targets: vec!["a".into(), "image".into(), "mc:m:b:do_deploy".into()],
+            targets: vec!["a".into(), "image".into(), "mc:m:b:do_deploy".into(), "only-tested".into()],
             ..Affected::default()
         };
+        let targets = ["a", "image", "mc:m:b:do_deploy", "unchanged"].map(str::to_owned);
         for (machine, names, left_out) in [
             ("x86", &["a", "packagegroup-x", "image", "mc:m:b:do_deploy"][..], 2),
             ("arm", &["a", "only-arm", "packagegroup-x", "image", "mc:m:b:do_deploy"], 1),
         ] {
-            let selection = select(&affected, ReverseDependencies::Layer, machine);
+            let selection = select(&affected, &targets, ReverseDependencies::Layer, machine);
             let found: Vec<&str> = selection.build.iter().map(|wanted| wanted.target.as_str()).collect();
             assert_eq!((found, selection.skipped.len()), (names.to_vec(), left_out), "{machine}");
             let fetched: Vec<String> =
@@ -195,7 +201,7 @@ mod tests {
             assert_eq!((target.recipe.name.as_str(), target.task.as_str()), ("mc:m:b", "do_deploy"));
         }
         assert_eq!(
-            select(&Affected::default(), ReverseDependencies::All, "x"),
+            select(&Affected::default(), &[], ReverseDependencies::All, "x"),
             Selection { build: vec![], skipped: vec![] }
         );
     }

@@ -140,7 +140,8 @@ async fn target_build(machine: &Machine<'_>, unit: Unit) -> Result<Built> {
 /// Builds what the change affects: sources first, then all recipes in one run of BitBake, each of them as a unit of its
 /// own.
 async fn changed_build(machine: &Machine<'_>, unit: Unit, affected: &Affected) -> Result<Built> {
-    let selection = changed::select(affected, machine.settings.build.reverse_dependencies, machine.name);
+    let build = &machine.settings.build;
+    let selection = changed::select(affected, &build.targets, build.reverse_dependencies, machine.name);
     for skipped in selection.skipped {
         finish_recipe(machine, &skipped.name, Outcome::Skipped(skipped.reason)).await;
     }

@@ -16,20 +16,21 @@ use super::{has_ptest_images, image_unit, machine_units, ptest_image, ptests_uni
 const MESSAGE: usize = 16 * 1024;
 
 impl MachineTests<'_> {
-    /// Runs all tests. Returns the units that ran with their outcomes, and whether the stage has to stop. `recipes`: those
+    /// Tests the images. Returns the units that ran with their outcomes, and whether the stage has to stop. `recipes`: those
     /// whose ptests run.
     pub async fn run(
         &self,
+        images: &[String],
         recipes: &[String],
         pending: &mut Pending<'_>,
     ) -> Result<(Vec<(Unit, Outcome)>, bool)> {
-        let test = &self.settings.test;
-        let query = TestQuery { images: test.images.clone(), recipes: recipes.to_vec() };
+        let query = TestQuery { images: images.to_vec(), recipes: recipes.to_vec() };
         let mut outcomes = Vec::new();
         let answers = match self.query(&query).await? {
             Ok(answers) => answers,
             Err(why) => {
-                let Some(unit) = machine_units(self.settings, self.machine).into_iter().next() else {
+                let first = images.first().map(|image| image_unit(image, self.machine));
+                let Some(unit) = first.or_else(|| machine_units(self.settings, self.machine).pop()) else {
                     return Ok((outcomes, true));
                 };
                 pending.start(&unit);
@@ -38,11 +39,11 @@ impl MachineTests<'_> {
                 return Ok((vec![(unit, outcome)], true));
             }
         };
-        for name in &test.images {
+        for name in images {
             let unit = image_unit(name, self.machine);
             pending.start(&unit);
             self.runner.events.emit(EventKind::UnitStarted { unit: unit.clone() }).await;
-            let with = (ptest_image(self.settings) == Some(name)).then_some(&answers.recipes[..]);
+            let with = (ptest_image(self.settings) == Some(name.as_str())).then_some(&answers.recipes[..]);
             let ended = self.image(&unit, name, &answers, with).await;
             let outcome = self.report(&unit, ended).await?;
             let stop = self.stops(&outcome);

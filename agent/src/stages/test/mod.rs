@@ -92,12 +92,21 @@ async fn run_pending(
             return Ok(super::interrupted(why));
         }
         let recipes = recipes(settings, affected, machine)?;
-        if recipes.is_empty() && settings.test.images.is_empty() {
-            let unit = ptests_unit(machine);
+        let images = images(settings, affected, &recipes);
+        let unaffected = settings.test.images.iter().filter(|image| !images.contains(image));
+        let mut skipped: Vec<(Unit, String)> =
+            unaffected.map(|image| (image_unit(image, machine), UNAFFECTED.to_owned())).collect();
+        let nothing = recipes.is_empty() && images.is_empty();
+        if nothing && has_ptest_images(settings) {
+            skipped.push((ptests_unit(machine), nothing_to_test(affected)));
+        }
+        for (unit, why) in skipped {
             pending.start(&unit);
-            let outcome = Outcome::Skipped(nothing_to_test(affected));
+            let outcome = Outcome::Skipped(why);
             report_without_run(unit.clone(), outcome.clone(), &runner.events).await;
             outcomes.push((unit, outcome));
+        }
+        if nothing {
             continue;
         }
         let setup = match &mut setup {
@@ -105,7 +114,7 @@ async fn run_pending(
             none => &*none.insert(Setup::make(settings, configured, runner).await?),
         };
         let tests = MachineTests { settings, configured, runner, setup, machine };
-        let (done, stopped) = tests.run(&recipes, pending).await?;
+        let (done, stopped) = tests.run(&images, &recipes, pending).await?;
         outcomes.extend(done);
         let failed = outcomes.iter().any(|(_, outcome)| !outcome.is_success());
         if stopped || failed && !settings.check.keep_going {
@@ -116,6 +125,19 @@ async fn run_pending(
     let worst = Outcome::worst(all).cloned();
     let worst = worst.ok_or_else(|| Error::internal("the test stage ran and tested nothing"))?;
     Ok(never_tested(settings, &outcomes).filter(|_| worst.is_success()).unwrap_or(worst))
+}
+
+/// Why an image is not tested.
+const UNAFFECTED: &str = "the change does not affect this image";
+
+/// The images to test: if only what the change affects is built, those that it affects. `recipes`: those whose ptests run.
+fn images(settings: &Settings, affected: Option<&Affected>, recipes: &[String]) -> Vec<String> {
+    let affected = affected.filter(|_| settings.build.changed);
+    let runs_ptests = |image: &str| !recipes.is_empty() && ptest_image(settings) == Some(image);
+    let is_affected = |image: &&String| {
+        affected.is_none_or(|affected| affected.targets.contains(image) || runs_ptests(image))
+    };
+    settings.test.images.iter().filter(is_affected).cloned().collect()
 }
 
 /// Why there is no recipe whose ptests could run. If there is a reason, BitBake is not queried.
@@ -137,6 +159,7 @@ fn never_tested(settings: &Settings, outcomes: &[(Unit, Outcome)]) -> Option<Out
         for machine in &settings.config.machines {
             let unit = image_unit(name, machine);
             match outcomes.iter().find(|(known, _)| *known == unit) {
+                Some((_, Outcome::Skipped(reason))) if reason == UNAFFECTED => return None,
                 Some((_, Outcome::Skipped(reason))) => why = why.or(Some(reason.as_str())),
                 Some(_) => return None,
                 None => {}
