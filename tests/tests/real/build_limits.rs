@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use build_agent_tests::{Ran, Running, agent, commit, json};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::POKY;
@@ -24,16 +25,22 @@ fn recipe(layer: &Path, name: &str, compile: &str, more: &str) {
     std::fs::write(directory.join(format!("{name}_1.0.bb")), text).unwrap();
 }
 
-fn build(fixture: &Fixture, release: &str, local_conf: &str, words: &[&str]) -> Value {
+/// The arguments of a job that builds the recipe `parallel`.
+fn words(release: &str, local_conf: &str) -> Vec<String> {
     let narrow = NARROW_BUILD.replace(" rm_work", "");
     let [release, branch] = ["release", "repos.poky.branch"].map(|key| format!("{key}={release}"));
     let local_conf = format!("config.local_conf={narrow}{local_conf}");
-    let mut all = vec!["run", "--only", "build", "--set", "build.targets=[\"parallel\"]"];
-    for set in [&release, &branch, &local_conf] {
-        all.extend(["--set", set]);
+    let mut words = ["run", "--only", "build"].map(str::to_owned).to_vec();
+    for set in ["build.targets=[\"parallel\"]", &release, &branch, &local_conf] {
+        words.extend(["--set".to_owned(), set.to_owned()]);
     }
-    all.extend(words);
-    fixture.call(&all).assert_code(&[0]);
+    words
+}
+
+fn build(fixture: &Fixture, release: &str, local_conf: &str, more: &[&str]) -> Value {
+    let words = words(release, local_conf);
+    let words: Vec<&str> = words.iter().map(String::as_str).chain(more.iter().copied()).collect();
+    fixture.call(&words).assert_code(&[0]);
     sstate(fixture.result())
 }
 
@@ -146,6 +153,116 @@ fn a_recipe_that_lacks_memory_is_built_with_less_at_the_same_time() {
     assert!(matches!(&retries[..], [retry] if retry["cause"] == "memory"), "{retries:?}");
     let again = fixture.out().join("logs/build-qemux86-64-again.log");
     assert!(!std::fs::read_to_string(again).unwrap().contains("task do_unpack: Started"));
+}
+
+/// A control group of the kernel with a limit of memory.
+struct MemoryGroup(PathBuf);
+
+impl MemoryGroup {
+    /// `None`, with a SKIPPED line, where this user cannot make one.
+    fn new(test: &str, limit: u64) -> Option<MemoryGroup> {
+        let name = format!("build-agent-test-{}", std::process::id());
+        let places = [("memory/", "memory.limit_in_bytes"), ("unified/", "memory.max"), ("", "memory.max")];
+        for (below, file) in places {
+            let group = Path::new("/sys/fs/cgroup").join(below).join(&name);
+            if std::fs::create_dir(&group).is_err() {
+                continue;
+            }
+            let group = MemoryGroup(group);
+            let limit_file = group.0.join(file);
+            if limit_file.is_file() && std::fs::write(&limit_file, limit.to_string()).is_ok() {
+                return Some(group);
+            }
+        }
+        build_agent_tests::skip(test, "this user cannot make a control group with a limit of memory");
+        None
+    }
+
+    /// Starts the command as a member.
+    fn start(&self, command: &Command, directory: &Path) -> Running {
+        let mut member = Command::new("sh");
+        member.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]).arg(self.0.join("cgroup.procs"));
+        member.arg(command.get_program()).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => member.env(name, value),
+                None => member.env_remove(name),
+            };
+        }
+        if let Some(directory) = command.get_current_dir() {
+            member.current_dir(directory);
+        }
+        Running::start(member, directory)
+    }
+}
+
+impl Drop for MemoryGroup {
+    fn drop(&mut self) {
+        // The kernel keeps it until its last member has ended.
+        for _ in 0..100 {
+            if std::fs::remove_dir(&self.0).is_ok() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+    }
+}
+
+/// The kernel itself kills a task: its limit of memory is that of the machine.
+#[test]
+fn a_task_that_the_kernel_kills_is_repeated_with_less_at_the_same_time() {
+    let test = "a_task_that_the_kernel_kills_is_repeated_with_less_at_the_same_time";
+    if !std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1) {
+        build_agent_tests::skip(test, "there is one processor");
+        return;
+    }
+    let Some(fixture) = Fixture::new(test, "meta-deploy", &[POKY]) else { return };
+    let Some(group) = MemoryGroup::new(test, 1 << 30) else { return };
+    let compile = "    if [ \"${PARALLEL_MAKE}\" != \"-j 1\" ]; then\n\
+        python3 -c 'x = b\"x\" * (2 << 30)'\n    fi\n    touch ${B}/parallel";
+    recipe(&fixture.layer(), "parallel", compile, "");
+    commit(&fixture.layer(), "Add a recipe");
+    let mut command = agent();
+    command.current_dir(fixture.layer()).args(words("scarthgap", "PARALLEL_MAKE = \"-j 2\"\n"));
+    command.arg("--work-dir").arg(fixture.directory.path().join("work")).arg("--out").arg(fixture.out());
+    let ran = group.start(&command, fixture.directory.path()).wait_for(TIMEOUT);
+    ran.assert_code(&[0]);
+    let retries = fixture.result()["retries"].clone();
+    let retries = retries.as_array().unwrap();
+    assert!(matches!(&retries[..], [retry] if retry["cause"] == "memory"), "{retries:?}");
+    assert!(retries[0]["reason"].as_str().unwrap().contains("parallel-1.0-r0:do_compile"), "{retries:?}");
+}
+
+/// At random moments of a build: BitBake ends, the reports name the stop, and the next job builds the rest.
+#[test]
+fn an_interrupt_at_any_moment_of_a_build_leaves_no_bitbake() {
+    let test = "an_interrupt_at_any_moment_of_a_build_leaves_no_bitbake";
+    let Some(fixture) = Fixture::long(test, "meta-deploy", &[POKY]) else { return };
+    let compile = "    for step in 1 2 3 4 5 6 7 8 9 10; do sleep 1; done\n    touch ${B}/parallel";
+    recipe(&fixture.layer(), "parallel", compile, "");
+    commit(&fixture.layer(), "Add a recipe");
+    let words = words("scarthgap", "");
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let seed = u64::from(std::time::UNIX_EPOCH.elapsed().unwrap().subsec_millis());
+    for number in 0..6 {
+        // The first job also clones and parses.
+        let after = std::time::Duration::from_millis(500 + number * 4000 + seed * 4);
+        let until = std::time::Instant::now() + after;
+        let mut running = fixture.start(&words);
+        running.wait_until("the moment of the signal", || std::time::Instant::now() > until);
+        running.signal(Signal::SIGTERM);
+        let ran = running.wait_for(std::time::Duration::from_secs(120));
+        if ran.code == Some(0) {
+            println!("the build ended within {after:?}, before the signal");
+            break;
+        }
+        ran.assert_code(&[130]);
+        let result = fixture.result();
+        assert_eq!(result["outcome"], "cancelled", "after {after:?}");
+        assert_eq!(result["totals"]["failed-tasks"], 0, "after {after:?}");
+        assert_eq!(build_agent_tests::survivors(fixture.directory.path()), [], "after {after:?}");
+    }
+    fixture.call(&words).assert_code(&[0]);
 }
 
 /// A machine that builds a pull request.
