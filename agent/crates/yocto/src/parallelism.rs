@@ -110,24 +110,22 @@ impl Parallelism {
         }
     }
 
-    /// The same, reduced to what the configuration allows. `of`: the values that BitBake uses.
-    #[must_use]
-    pub fn limited_by<'a>(self, of: impl Fn(&str) -> Option<&'a str>) -> Parallelism {
+    /// Half of it, and of what the configuration allows if that is less. `None`: BitBake did not run more at the same time
+    /// than that. `of`: the values that BitBake uses.
+    pub fn for_retry<'a>(self, of: impl Fn(&str) -> Option<&'a str>) -> Option<Parallelism> {
         let number = |text: &str| text.trim().parse::<usize>().ok().filter(|number| *number > 0);
         let tasks = of(TASKS).and_then(number).unwrap_or(self.tasks);
         let jobs = of(JOBS).and_then(|make| number(make.trim().strip_prefix("-j")?)).unwrap_or(self.jobs);
-        Parallelism {
+        let allowed = Parallelism {
             tasks: self.tasks.min(tasks),
             jobs: self.jobs.min(jobs),
             heavy_jobs: self.heavy_jobs.min(jobs),
             compiling: self.compiling.min(tasks),
             ..self
-        }
-    }
-
-    /// Whether less can run at the same time.
-    pub fn can_be_halved(self) -> bool {
-        self.halved() != self
+        };
+        let less = allowed.halved();
+        // A configuration can use more than the machine has memory for.
+        (less != allowed || less.tasks < tasks || less.jobs < jobs).then_some(less)
     }
 
     /// For people: `2 tasks, 1 of them compiles with -j 4`.
@@ -261,21 +259,25 @@ mod tests {
         assert_eq!((halved.tasks, halved.jobs, halved.heavy_jobs, halved.compiling), (36, 18, 9, 4));
         let least = of(1, 1.0);
         assert_eq!(least.halved(), least);
-        assert!(!least.can_be_halved() && of(2, 8.0).can_be_halved());
     }
 
     #[test]
-    fn a_configuration_that_allows_less_counts() {
-        let ours = of(8, 15.0);
-        for (threads, make, wanted) in [
-            (None, None, (8, 4, 2, 8)),
-            (Some("2"), Some("-j 1"), (2, 1, 1, 2)),
-            (Some("64"), Some("-j 64"), (8, 4, 2, 8)),
-            (Some("0"), Some("-j3 -l 2"), (8, 4, 2, 8)),
-            (Some(" 3 "), Some(" -j3"), (3, 3, 2, 3)),
+    fn a_retry_runs_half_of_what_machine_and_configuration_allow() {
+        let large = of(8, 15.0);
+        let least = of(1, 1.0);
+        for (ours, threads, make, wanted) in [
+            (large, None, None, Some((4, 2, 1, 4))),
+            (large, Some("2"), Some("-j 1"), Some((1, 1, 1, 1))),
+            (large, Some("64"), Some("-j 64"), Some((4, 2, 1, 4))),
+            (large, Some("0"), Some("-j3 -l 2"), Some((4, 2, 1, 4))),
+            (large, Some(" 6 "), Some(" -j3"), Some((3, 1, 1, 3))),
+            (large, Some("1"), Some("-j 1"), None),
+            (least, None, None, None),
+            (least, Some("1"), Some("-j 2"), Some((1, 1, 1, 1))),
+            (least, Some("4"), Some("-j 1"), Some((1, 1, 1, 1))),
         ] {
-            let found = ours.limited_by(|name| if name == TASKS { threads } else { make });
-            let found = (found.tasks, found.jobs, found.heavy_jobs, found.compiling);
+            let found = ours.for_retry(|name| if name == TASKS { threads } else { make });
+            let found = found.map(|less| (less.tasks, less.jobs, less.heavy_jobs, less.compiling));
             assert_eq!(found, wanted, "{threads:?} {make:?}");
         }
     }

@@ -68,9 +68,9 @@ pub async fn build(
         let failed = failed_tasks(&ran, machine);
         log += "-again";
         if let Some(reason) = lacked_memory(&ran, &failed).filter(|_| postread.is_none()) {
-            let less = parallelism.limited_by(|name| ran.build.variable(name));
-            if less.can_be_halved() && machine.runner.interrupt.state().is_none() {
-                parallelism = less.halved();
+            let less = parallelism.for_retry(|name| ran.build.variable(name));
+            if let Some(less) = less.filter(|_| machine.runner.interrupt.state().is_none()) {
+                parallelism = less;
                 match write(machine, parallelism, &ran, &failed) {
                     Ok(file) => postread = Some(file),
                     Err(error) => return Attempted { result: Err(error), servers },
