@@ -108,6 +108,31 @@ fn a_hook_has_limits_and_leaves_nothing_behind() {
 }
 
 /// Without trust nothing of the checkout's own manifest runs as a hook; that of the base does.
+/// The output of a hook is hidden and limited like that of every command.
+#[test]
+fn a_hook_shows_no_secret_and_fills_no_disk() {
+    let Some(sandbox) = Sandbox::new("a_hook_shows_no_secret_and_fills_no_disk") else { return };
+    let flood = "echo first; head -c 8000000 /dev/zero | tr '\\\\0' x | fold -w 100; echo last";
+    add(
+        &sandbox,
+        &format!(
+            "log = '1MiB'\n\
+             [[hooks]]\nname = 'leak'\nbefore = 'check'\nargv = ['sh', '-c', 'echo deploy with swordfish-of-the-agent']\n\
+             [[hooks]]\nname = 'flood'\nbefore = 'check'\nargv = ['sh', '-c', \"{flood}\"]\n"
+        ),
+    );
+    let mut command = sandbox.run_command();
+    command.arg("--trusted").env("DEPLOY_TOKEN", "swordfish-of-the-agent");
+    let ran = sandbox.start(command).wait();
+    ran.assert_code(&[0]);
+    let leak = output(&sandbox, "leak");
+    assert!(leak.contains("deploy with ") && !leak.contains("swordfish"), "{leak}");
+    assert!(!ran.stdout.contains("swordfish"), "{}", ran.stdout);
+    let flood = output(&sandbox, "flood");
+    assert!(flood.starts_with("first\n") && flood.ends_with("last\n"), "{} bytes", flood.len());
+    assert!(flood.len() < 2 << 20, "{} bytes", flood.len());
+}
+
 #[test]
 fn only_hooks_of_the_base_run_for_an_untrusted_source() {
     let test = "only_hooks_of_the_base_run_for_an_untrusted_source";
