@@ -399,7 +399,7 @@ fn variants_of_recipes_are_affected_as_well() {
     changed.write_manifest("scarthgap", multilib);
     commit(&changed.0.layer(), "Multilib");
     git(&changed.0.layer(), ["tag", "--force", "base"]);
-    let affected = changed.affected(|changed| changed.append("classes/own.bbclass", "OWN = \"2\"\n"));
+    let affected = changed.affected(|changed| changed.append("classes/own.bbclass", "OWN = \"3\"\n"));
     let wanted = [("recipes".to_owned(), "delta lib32-delta".to_owned())].into();
     assert_eq!(lists(&affected), wanted, "{affected:#}");
 }
