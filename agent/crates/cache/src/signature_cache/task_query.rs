@@ -219,9 +219,10 @@ impl TaskQueries {
         }
         let inserted = self.stores.insert(&inputs.seen, &side.name, &answer, seconds);
         inserted.map_err(|error| NotCacheable(error.message))?;
-        // A failed target leaves the same parse cache, but nothing is known of the failure.
+        // BitBake wrote the tasks, so it parsed everything. With -k, it ends with 1 if nothing provides a dependency of some
+        // recipe; in a layer whose native variants lack dependencies that is always so.
         if let Some(users) = users
-            && end == ExitReason::Exited(0)
+            && matches!(end, ExitReason::Exited(0 | 1))
             && after == inputs.whole
         {
             self.parse_caches.insert(&inputs.whole, &side.place.bitbake, &side.at, users)?;
