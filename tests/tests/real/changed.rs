@@ -218,6 +218,29 @@ fn what_a_change_affects_is_found_by_signatures() {
     assert_eq!(outcomes, ["hit", "miss"], "{unit:?}");
 }
 
+/// A layer whose native variants lack dependencies is usual: BitBake reports errors in each query, and its parse cache
+/// serves the next job all the same.
+#[test]
+fn a_missing_provider_does_not_cost_the_parse_cache() {
+    let test = "a_missing_provider_does_not_cost_the_parse_cache";
+    let Some(changed) = Changed::new(test, "scarthgap") else { return };
+    changed.write("recipes-x/lacking/lacking_1.0.bb", &recipe("DEPENDS = \"no-such-recipe\"\n"));
+    commit(&changed.0.layer(), "A recipe that nothing can build");
+    for (number, wanted) in [(1, None), (2, Some(1))] {
+        changed.append("recipes-x/foo/foo_2.bb", &format!("SUMMARY = \"{number}\"\n"));
+        commit(&changed.0.layer(), "Change");
+        changed.0.call(&["run", "--trusted", "--base", "HEAD^"]);
+        let result = changed.0.result();
+        let affected = &result["affected"];
+        assert_eq!(affected["evidence"]["by"], "signatures", "{affected:#}");
+        let units = result["units"].as_array().unwrap();
+        let unit = units.iter().find(|unit| unit["name"] == "what the change affects").unwrap();
+        let parsed =
+            unit["memo"].as_array().unwrap().iter().find_map(|query| query["recipes"]["parsed"].as_u64());
+        assert!(wanted.is_none_or(|wanted| parsed == Some(wanted)), "job {number}: {unit:#}");
+    }
+}
+
 /// Every kind of change.
 const ALL: [Case; 19] = [
     PATCH,
