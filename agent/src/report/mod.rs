@@ -5,6 +5,7 @@
 //! summary, so `build-agent report events.jsonl` rebuilds them all after the machine was killed.
 
 mod cache;
+pub mod comparison;
 mod console;
 mod durations;
 mod events_file;

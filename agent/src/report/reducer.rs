@@ -5,8 +5,8 @@ use agent_types::outcome::{ExitStatus, Outcome};
 use agent_types::stage::Stage;
 
 use super::summary::{
-    At, CaseResult, CommandResult, Notice, Published, StageError, StageResult, Summary, UnitResult,
-    whole_milliseconds,
+    At, CaseResult, CommandResult, MachineAt, Notice, Published, StageError, StageResult, Summary,
+    UnitResult, UnitUsage, whole_milliseconds,
 };
 use agent_types::truncate;
 
@@ -50,6 +50,14 @@ impl Summary {
                 self.notices.push(Notice { level: *level, message, hint: hint.clone() });
             }
             EventKind::Affected(affected) => self.affected = Some((**affected).clone()),
+            EventKind::BaseResult(base) => self.base = Some((**base).clone()),
+            EventKind::MachineSample(sample) => self
+                .machine
+                .push(MachineAt { milliseconds: started.milliseconds_until(at), sample: sample.clone() }),
+            EventKind::TaskUsage { unit, tasks } => {
+                let unit = u32::try_from(self.unit_index(unit, at)).unwrap_or(u32::MAX);
+                self.task_usage.push(UnitUsage { unit, tasks: tasks.clone() });
+            }
             EventKind::CredentialAccess(access) => self.credentials = Some(access.clone()),
             EventKind::Repo(repo) => self.repos.push(repo.clone()),
             EventKind::Retry(retry) => self.retry(retry),

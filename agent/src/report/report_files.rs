@@ -19,6 +19,7 @@ impl Reports {
         Reports {
             reports: vec![Box::new(file("junit.xml", junit::write))],
             result: Some(Box::new(file("result.json", result::write))),
+            ..Reports::default()
         }
     }
 }

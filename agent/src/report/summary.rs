@@ -7,12 +7,14 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use agent_types::affected::Affected;
+use agent_types::base_result::BaseResult;
 use agent_types::credentials::CredentialAccess;
 use agent_types::error::Error;
 use agent_types::events::{
     Artifact, CacheCounts, CacheQuery, Event, Finding, JobIdentity, Level, Planned, RepoReady, Retry, Sstate,
     TaskFailed, Unit,
 };
+use agent_types::machine_use::{MachineSample, TaskUsage};
 use agent_types::outcome::{ExitStatus, Outcome};
 use agent_types::stage::Stage;
 use agent_types::tiers::{State, TierKind};
@@ -119,6 +121,15 @@ pub struct Summary {
     /// What the change affects; `None` if nothing asked for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub affected: Option<Affected>,
+    /// What the change is compared with; `None` if there is no earlier result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<BaseResult>,
+    /// In the order of time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub machine: Vec<MachineAt>,
+    /// What the BitBake tasks used, by unit.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub task_usage: Vec<UnitUsage>,
     /// The steps that were retried because an upstream server failed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub retries: Vec<Retry>,
@@ -156,6 +167,9 @@ impl Default for Summary {
             notices: Vec::new(),
             credentials: None,
             affected: None,
+            base: None,
+            machine: Vec::new(),
+            task_usage: Vec::new(),
             retries: Vec::new(),
             repos: Vec::new(),
             commands: Vec::new(),
@@ -165,6 +179,23 @@ impl Default for Summary {
             bytes_cut: 0,
         }
     }
+}
+
+/// The machine at one moment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MachineAt {
+    /// Since the start of the job.
+    pub milliseconds: u64,
+    #[serde(flatten)]
+    pub sample: MachineSample,
+}
+
+/// What the BitBake tasks of a unit used.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UnitUsage {
+    /// Index into the summary's units.
+    pub unit: u32,
+    pub tasks: Vec<TaskUsage>,
 }
 
 /// One tier of the share.

@@ -12,9 +12,11 @@ use std::time::{Duration, Instant, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use crate::affected::Affected;
+use crate::base_result::BaseResult;
 use crate::credentials::CredentialAccess;
 use crate::error::Error;
 use crate::job_id::JobId;
+use crate::machine_use::{MachineSample, TaskUsage};
 use crate::outcome::{ExitStatus, Outcome};
 use crate::stage::Stage;
 use crate::tiers::TierKind;
@@ -120,6 +122,15 @@ pub enum EventKind {
     },
     /// What the change under test affects.
     Affected(Box<Affected>),
+    /// The result that the change is compared with; comes before the report stage.
+    BaseResult(Box<BaseResult>),
+    /// The machine, every ten seconds.
+    MachineSample(MachineSample),
+    /// What the tasks of a unit used; comes in several events if they are many.
+    TaskUsage {
+        unit: Unit,
+        tasks: Vec<TaskUsage>,
+    },
     /// Whether layer code can reach the build's credentials; comes before any layer code runs.
     CredentialAccess(CredentialAccess),
     /// A source that lies ready.

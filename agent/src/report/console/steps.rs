@@ -167,6 +167,9 @@ impl Steps {
             | EventKind::Sstate { .. }
             | EventKind::CacheTier(_)
             | EventKind::CredentialAccess(_)
+            | EventKind::BaseResult(_)
+            | EventKind::MachineSample(_)
+            | EventKind::TaskUsage { .. }
             | EventKind::CacheTraffic { .. }
             | EventKind::CachePublished { .. }
             | EventKind::Artifact(_)
