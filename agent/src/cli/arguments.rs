@@ -395,12 +395,15 @@ pub enum ReportFormat {
     Json,
     /// junit.xml
     Junit,
+    /// report.html
+    Html,
     /// The final summary, on standard output
     Text,
 }
 
 impl ReportFormat {
-    pub const ALL: [ReportFormat; 3] = [ReportFormat::Json, ReportFormat::Junit, ReportFormat::Text];
+    pub const ALL: [ReportFormat; 4] =
+        [ReportFormat::Json, ReportFormat::Junit, ReportFormat::Html, ReportFormat::Text];
 }
 
 #[derive(Debug, Args)]

@@ -68,6 +68,7 @@ pub fn report(
         match format {
             Format::Json => report::write_result(&summary, out)?,
             Format::Junit => report::write_junit(&summary, out)?,
+            Format::Html => report::write_page(&summary, out)?,
             Format::Text => text = Some(report::final_summary(&summary, out, style)),
         }
     }
@@ -123,7 +124,7 @@ mod tests {
             let reported = report(&out.join(source), None, &Format::ALL, Some(&again), Style::PLAIN).unwrap();
             assert!(reported.text.unwrap().starts_with("ERROR  meta-x on scarthgap"));
             assert_eq!(reported.torn, None);
-            for name in ["result.json", "junit.xml"] {
+            for name in ["result.json", "junit.xml", "report.html"] {
                 let read = |out: &Path| fs_err::read_to_string(out.join(name)).unwrap();
                 assert_eq!(read(&again), read(&out), "{name} from {source}");
             }

@@ -63,6 +63,23 @@ impl From<Run> for Row {
     }
 }
 
+/// One run of one task, with its names.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TaskRun<'a> {
+    /// Its place among all rows.
+    pub index: usize,
+    /// Index into the summary's units.
+    pub unit: u32,
+    /// With its version; `mc:NAME:` before that of a multiconfig.
+    pub recipe: &'a str,
+    pub task: &'a str,
+    /// Milliseconds since the job's start; `None` if BitBake did not tell.
+    pub start: Option<u32>,
+    pub end: Option<u32>,
+    /// `None` while it runs.
+    pub outcome: Option<&'a Outcome>,
+}
+
 /// Finds what is in the tables already. Only needed while events come in.
 #[derive(Clone, Debug, Default)]
 struct Index {
@@ -84,6 +101,26 @@ impl PartialEq for Timeline {
 impl Timeline {
     pub fn is_empty(&self) -> bool {
         self.runs.is_empty() && self.omitted == 0
+    }
+
+    /// All rows with their names. A row of a damaged file, whose names are not in the tables, is skipped.
+    pub fn runs(&self) -> impl Iterator<Item = TaskRun<'_>> {
+        self.runs.iter().enumerate().filter_map(|(index, run)| {
+            Some(TaskRun {
+                index,
+                unit: run.unit,
+                recipe: self.recipes.get(run.recipe as usize)?,
+                task: self.tasks.get(run.task as usize)?,
+                start: run.start,
+                end: run.end,
+                outcome: run.outcome.and_then(|outcome| self.outcomes.get(outcome as usize)),
+            })
+        })
+    }
+
+    /// Tasks that finished and have no row.
+    pub fn omitted(&self) -> u64 {
+        self.omitted
     }
 
     /// A task of this unit started so many milliseconds after the job.
