@@ -109,7 +109,7 @@ fn hostile_text_runs_no_script_and_makes_no_request() {
     let (port, visitors) = counting_server();
     let attacks: Vec<String> =
         ATTACKS.iter().map(|attack| attack.replace("HOST", &format!("127.0.0.1:{port}"))).collect();
-    let elements = "document.querySelectorAll('*').length";
+    let elements = "document.querySelectorAll(':not(meta)').length";
     let mut harmless = None;
     // All of them in each text, so that one may help another; and each of them alone.
     let mut texts = vec![String::new(), attacks.join(" ")];

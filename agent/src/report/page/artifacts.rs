@@ -39,7 +39,7 @@ pub fn section(job: &Job) -> Option<Section> {
             }
         }
         @if !rows.is_empty() {
-            div.scroll tabindex="0" role="region" aria-label="Artifacts" {
+            div.scroll tabindex="0" role="group" aria-label="Artifacts" {
                 table {
                     caption.hidden { "Artifacts" }
                     thead {

@@ -91,7 +91,7 @@ fn signatures(summary: &Summary) -> Option<String> {
 
 fn tiers(tiers: &[TierResult]) -> Markup {
     html! {
-        div.scroll tabindex="0" role="region" aria-label="Shared caches" {
+        div.scroll tabindex="0" role="group" aria-label="Shared caches" {
             table {
                 caption.hidden { "Shared caches" }
                 thead {

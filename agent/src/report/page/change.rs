@@ -72,7 +72,7 @@ fn first_sentence(affected: &Affected) -> Markup {
 
 fn table(recipes: &[AffectedRecipe], caption: &str) -> Markup {
     html! {
-        div.scroll tabindex="0" role="region" aria-label=(caption) {
+        div.scroll tabindex="0" role="group" aria-label=(caption) {
             table {
                 caption.hidden { (caption) }
                 thead { tr { th scope="col" { "Recipe" } th scope="col" { "File" } th scope="col" { "Changed tasks" } } }

@@ -54,7 +54,7 @@ fn table(jobs: &[(Job, Verdict)]) -> Markup {
         }
     }
     html! {
-        div.scroll tabindex="0" role="region" aria-label="Verdicts by machine and release" {
+        div.scroll tabindex="0" role="group" aria-label="Verdicts by machine and release" {
             table.matrix {
                 caption.hidden { "Verdicts by machine and release" }
                 thead {

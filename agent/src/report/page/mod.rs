@@ -29,7 +29,7 @@ use super::output_file::replace;
 use super::summary::Summary;
 use job::{Job, Section};
 use tasks::Tasks;
-use text::{heading, line, number};
+use text::{heading, number};
 use verdict::Verdict;
 
 /// The page of one job.
@@ -108,7 +108,7 @@ fn sections(job: &Job) -> Markup {
             }
         }
         @for section in &sections {
-            section id=(job.element(section.name)) aria-label=(section_label(job, section)) {
+            section id=(job.element(section.name)) {
                 (heading(job.level() + 1, &html! { (section.title) }))
                 (section.body)
             }
@@ -121,13 +121,6 @@ fn navigation_label(job: &Job) -> String {
     match job.level() {
         1 => "Sections".to_owned(),
         _ => format!("Sections of {}", job.element("top")),
-    }
-}
-
-fn section_label(job: &Job, section: &Section) -> String {
-    match job.level() {
-        1 => section.title.to_owned(),
-        _ => format!("{}, {} ({})", section.title, line(&job.summary.job.release), job.element("top")),
     }
 }
 

@@ -81,14 +81,18 @@ function openTarget() {
   target.scrollIntoView();
 }
 
+// Where the clipboard is not allowed, the command is selected.
 function copy(button) {
-  const text = button.parentElement.querySelector('pre').textContent;
-  if (!navigator.clipboard) return;
-  button.hidden = false;
-  button.addEventListener('click', async () => {
-    await navigator.clipboard.writeText(text);
-    button.textContent = 'Copied';
+  const command = button.parentElement.querySelector('pre');
+  const say = (text) => {
+    button.textContent = text;
     setTimeout(() => { button.textContent = 'Copy'; }, 2000);
+  };
+  const select = () => { getSelection().selectAllChildren(command); say('Selected'); };
+  button.hidden = false;
+  button.addEventListener('click', () => {
+    if (!navigator.clipboard) return select();
+    navigator.clipboard.writeText(command.textContent).then(() => say('Copied'), select);
   });
 }
 

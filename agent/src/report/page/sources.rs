@@ -53,7 +53,7 @@ fn command(summary: &Summary) -> String {
 fn repos(summary: &Summary) -> Markup {
     html! {
         @if !summary.repos.is_empty() {
-            div.scroll tabindex="0" role="region" aria-label="Repositories" {
+            div.scroll tabindex="0" role="group" aria-label="Repositories" {
                 table {
                     caption.hidden { "Repositories" }
                     thead {

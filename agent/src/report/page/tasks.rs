@@ -112,7 +112,7 @@ pub fn slowest_section(tasks: &Tasks) -> Option<Section> {
     let longest = slowest.first()?.milliseconds().max(1);
     let has_usage = slowest.iter().any(|row| row.usage.is_some());
     let body = html! {
-        div.scroll tabindex="0" role="region" aria-label="The slowest tasks" {
+        div.scroll tabindex="0" role="group" aria-label="The slowest tasks" {
             table {
                 caption.hidden { "The slowest tasks" }
                 thead {

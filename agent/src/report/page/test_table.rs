@@ -42,7 +42,7 @@ pub fn section(job: &Job) -> Option<Section> {
                 }
             }
             p.found role="status" {}
-            div.scroll tabindex="0" role="region" aria-label="Tests" {
+            div.scroll tabindex="0" role="group" aria-label="Tests" {
                 table {
                     caption.hidden { "Tests" }
                     thead {
