@@ -7,6 +7,7 @@
 mod cache;
 pub mod comparison;
 mod console;
+mod critical_path;
 mod durations;
 mod events_file;
 pub mod github_actions;
@@ -31,6 +32,7 @@ pub mod verdict;
 pub mod sample;
 
 pub use console::{Json, Plain, Style, Terminal, ThreadedSink, final_summary, with_output_timeout};
+pub use critical_path::critical_path;
 pub use durations::Durations;
 pub use events_file::{EventsFile, Torn, read as read_events, read_job};
 pub use junit::write as write_junit;
@@ -48,4 +50,5 @@ pub use summary::{
     At, CaseResult, CommandResult, Notice, Published, StageError, StageResult, Summary, TierResult,
     UnitResult,
 };
+pub use timeline::{TaskRun, Timeline};
 pub use totals::{Status, Suite, Test, Totals};
