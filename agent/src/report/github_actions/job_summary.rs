@@ -16,8 +16,8 @@ use agent_types::error::{Error, Result};
 use agent_types::events::Level;
 use agent_types::words::count;
 
-use super::markdown::{block, cell, code};
 use crate::report::console::{Failure, duration, failures, finding_line, level_word, plain_verdict};
+use crate::report::markdown::text::{block, cell, code};
 use crate::report::report_files::FILE_DEADLINE;
 use crate::report::reports::Report;
 use crate::report::summary::Summary;
