@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
+use crate::report::known::recipe_name;
 use crate::report::summary::{Summary, UnitResult};
 use crate::report::totals::{Status, Suite, Test};
-use agent_types::base_result::TestId;
+use agent_types::base_result::{TASK, TestId};
 use agent_types::events::{Level, TaskFailed};
 use agent_types::outcome::Outcome;
 
@@ -17,7 +18,7 @@ const REASON: usize = 5;
 
 /// Something that ran and went wrong. Its texts come from the tools and are not sanitized yet.
 pub struct Failure<'a> {
-    /// The test that failed. Failed tasks of a build have the id of the build.
+    /// The test that failed, as other jobs name it.
     pub id: TestId,
     /// For the verdict line: `common.CommonCheckLayer.test_readme`, `zlib:do_compile`.
     pub name: String,
@@ -47,7 +48,7 @@ pub fn failures<'a>(summary: &'a Summary, suites: &[Suite<'a>]) -> Vec<Failure<'
         if tasks.is_empty() {
             found.push(from_test(summary, test, outcome, id));
         } else {
-            found.extend(tasks.into_iter().map(|task| from_task(task, outcome, id.clone())));
+            found.extend(tasks.into_iter().map(|task| from_task(task, outcome, &suite.name)));
         }
     }
     found
@@ -59,10 +60,11 @@ fn tasks<'a>(summary: &'a Summary, test: &Test<'a>) -> Vec<&'a TaskFailed> {
     summary.failed_tasks.iter().filter(|task| unit.is(&task.unit)).collect()
 }
 
-fn from_task<'a>(task: &TaskFailed, outcome: &'a Outcome, id: TestId) -> Failure<'a> {
+fn from_task<'a>(task: &TaskFailed, outcome: &'a Outcome, suite: &str) -> Failure<'a> {
     let name = format!("{}:{}", task.recipe, task.task);
+    let id_name = format!("{}:{}", recipe_name(&task.recipe), task.task);
     Failure {
-        id,
+        id: TestId { suite: suite.to_owned(), class: TASK.to_owned(), name: id_name },
         title: format!("{} / {} / {name}", task.unit.stage, task.unit.name),
         name,
         outcome,

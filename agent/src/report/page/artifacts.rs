@@ -5,31 +5,32 @@ use std::path::Path;
 
 use maud::{Markup, html};
 
+use agent_types::base_result::KnownArtifact;
 use agent_types::events::Artifact;
 use agent_types::words::bytes;
 
 use super::failures::names;
 use super::job::{Job, Section};
 use super::text::{count, line, more, path, web_link};
-use crate::report::summary::Summary;
+use crate::report::comparison::SizeChange;
 
 /// Rows of the table.
 const ROWS: usize = 200;
 
 pub fn section(job: &Job) -> Option<Section> {
     let summary = job.summary;
-    let before = before(summary);
-    let gone = gone(summary, &before);
+    let changes = job.comparison.as_ref().map(|comparison| &comparison.sizes[..]).unwrap_or_default();
+    let gone: Vec<&SizeChange> = changes.iter().filter(|change| change.after.is_none()).collect();
     if summary.artifacts.is_empty() && summary.published.is_none() && gone.is_empty() {
         return None;
     }
+    let changes: HashMap<&Path, &SizeChange> = changes.iter().map(|change| (&*change.path, change)).collect();
     // The largest change first, then the largest file.
-    let mut rows: Vec<(&Artifact, Option<u64>)> =
-        summary.artifacts.iter().map(|artifact| (artifact, before.get(&*artifact.path).copied())).collect();
-    let changed = |(artifact, before): &(&Artifact, Option<u64>)| {
-        before.map_or(0, |before| before.abs_diff(artifact.bytes))
-    };
-    rows.sort_by_key(|row| std::cmp::Reverse((changed(row), row.0.bytes)));
+    let mut rows: Vec<(&Artifact, Option<&SizeChange>)> =
+        summary.artifacts.iter().map(|artifact| (artifact, changes.get(&*artifact.path).copied())).collect();
+    let changed = |change: &SizeChange| Some(change.before.as_ref()?.bytes.abs_diff(change.after?));
+    rows.sort_by_key(|(artifact, change)| std::cmp::Reverse((change.and_then(changed), artifact.bytes)));
+    let compared = job.comparison.is_some();
     let body = html! {
         @if let Some(published) = &summary.published {
             p {
@@ -45,14 +46,12 @@ pub fn section(job: &Job) -> Option<Section> {
                     thead {
                         tr {
                             th scope="col" { "File" } th.number scope="col" { "Size" }
-                            @if summary.base.is_some() { th.number scope="col" { "Change" } }
+                            @if compared { th.number scope="col" { "Change" } }
                             th scope="col" { "SHA-256" }
                         }
                     }
                     tbody {
-                        @for (artifact, before) in rows.iter().take(ROWS) {
-                            (row(artifact, summary.base.is_some().then_some(*before)))
-                        }
+                        @for (artifact, change) in rows.iter().take(ROWS) { (row(artifact, *change, compared)) }
                     }
                 }
             }
@@ -60,35 +59,14 @@ pub fn section(job: &Job) -> Option<Section> {
         }
         @if !gone.is_empty() {
             p { "No longer published:" }
-            (names(gone.iter().map(|gone| path(gone))))
+            (names(gone.iter().map(|gone| path(&gone.path))))
         }
     };
-    let files = (job.totals.artifacts + job.totals.artifact_links) as usize as u64;
+    let files = job.totals.artifacts + job.totals.artifact_links;
     Some(Section { name: "artifacts", title: "Artifacts", count: Some(files), body })
 }
 
-/// The sizes before the change.
-fn before(summary: &Summary) -> HashMap<&Path, u64> {
-    let known = summary.base.iter().flat_map(|base| &base.artifacts);
-    known.map(|artifact| (&*artifact.path, artifact.bytes)).collect()
-}
-
-/// What was published before the change and is not now. Nothing if this job published nothing.
-fn gone<'a>(summary: &Summary, before: &HashMap<&'a Path, u64>) -> Vec<&'a Path> {
-    if summary.artifacts.is_empty() {
-        return Vec::new();
-    }
-    let mut gone = before.clone();
-    for artifact in &summary.artifacts {
-        gone.remove(&*artifact.path);
-    }
-    let mut gone: Vec<&Path> = gone.into_keys().collect();
-    gone.sort_unstable();
-    gone
-}
-
-/// `before`: `None` without a base, `Some(None)` for a file that the base does not have.
-fn row(artifact: &Artifact, before: Option<Option<u64>>) -> Markup {
+fn row(artifact: &Artifact, change: Option<&SizeChange>, compared: bool) -> Markup {
     html! {
         tr {
             td {
@@ -96,8 +74,8 @@ fn row(artifact: &Artifact, before: Option<Option<u64>>) -> Markup {
                 @if let Some(link) = &artifact.link { " → " code { (line(link)) } }
             }
             td.number { @if artifact.link.is_none() { (bytes(artifact.bytes)) } }
-            @if let Some(before) = before {
-                td.number { @if artifact.link.is_none() { (delta(before, artifact.bytes)) } }
+            @if compared {
+                td.number { @if artifact.link.is_none() { (delta(change)) } }
             }
             td {
                 @if let Some(digest) = &artifact.sha256 { code.digest { (line(digest)) } }
@@ -106,17 +84,11 @@ fn row(artifact: &Artifact, before: Option<Option<u64>>) -> Markup {
     }
 }
 
-fn delta(before: Option<u64>, after: u64) -> Markup {
-    let size = |before: u64| {
-        let part = (after as f64 - before as f64) * 100.0 / before.max(1) as f64;
-        let sign = if after > before { "+" } else { "−" };
-        format!("{sign}{} ({sign}{:.1} %)", bytes(after.abs_diff(before)), part.abs())
-    };
-    html! {
-        @match before {
-            None => "new",
-            Some(before) if before == after => "0",
-            Some(before) => (size(before)),
-        }
-    }
+/// `+1.0 KiB (+12.5 %)`; `0` for a file that did not change.
+fn delta(change: Option<&SizeChange>) -> String {
+    let Some(SizeChange { before, after: Some(after), .. }) = change else { return "0".to_owned() };
+    let Some(KnownArtifact { bytes: before, .. }) = before else { return "new".to_owned() };
+    let part = (*after as f64 - *before as f64) * 100.0 / (*before).max(1) as f64;
+    let sign = if after > before { "+" } else { "−" };
+    format!("{sign}{} ({sign}{:.1} %)", bytes(after.abs_diff(*before)), part.abs())
 }

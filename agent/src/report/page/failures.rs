@@ -20,7 +20,13 @@ const NAMES: usize = 100;
 pub fn section(job: &Job) -> Option<Section> {
     let summary = job.summary;
     let comparison = job.comparison.clone().unwrap_or_default();
-    let lists = [&comparison.fixed, &comparison.vanished, &comparison.flaky];
+    let lists = [
+        &comparison.fixed,
+        &comparison.vanished,
+        &comparison.flaky,
+        &comparison.not_run,
+        &comparison.newly_skipped,
+    ];
     if job.failures.is_empty() && summary.errors.is_empty() && lists.iter().all(|list| list.is_empty()) {
         return None;
     }
@@ -54,6 +60,15 @@ pub fn section(job: &Job) -> Option<Section> {
             }
         }
     };
+    let list = |text: &str, note: &str, tests: &[TestId]| {
+        html! {
+            @if !tests.is_empty() {
+                (title(text, tests.len()))
+                @if !note.is_empty() { p.note { (note) } }
+                (names(tests.iter().map(|test| line(&test.to_string()))))
+            }
+        }
+    };
     let all = if job.comparison.is_some() { "Other failures" } else { "Failures" };
     let body = html! {
         (errors(job))
@@ -61,15 +76,10 @@ pub fn section(job: &Job) -> Option<Section> {
         (group(all, "", None))
         (group("Flaky", "They failed and passed with equal signatures. This change is not the cause.", Some(TestChange::Flaky)))
         (group("Failing before this change", "They failed before this change, too.", Some(TestChange::Before)))
-        @if !comparison.vanished.is_empty() {
-            (title("Vanished", comparison.vanished.len()))
-            p.note { "They ran before this change and have no outcome now. Find out why before you merge." }
-            (names(comparison.vanished.iter().map(|test| line(&test.to_string()))))
-        }
-        @if !comparison.fixed.is_empty() {
-            (title("Fixed by this change", comparison.fixed.len()))
-            (names(comparison.fixed.iter().map(|test| line(&test.to_string()))))
-        }
+        (list("Vanished", "They ran before this change and are not in this result. Find out why before you merge.", &comparison.vanished))
+        (list("Did not run", "They passed before this change and did not run or were stopped.", &comparison.not_run))
+        (list("Skipped now", "They ran before this change.", &comparison.newly_skipped))
+        (list("Fixed by this change", "", &comparison.fixed))
     };
     let count = (job.failures.len() + summary.errors.len()) as u64;
     Some(Section { name: "failures", title: "Failures", count: Some(count), body })

@@ -8,6 +8,7 @@ use maud::{Markup, html};
 use agent_types::credentials::Reachable;
 use agent_types::events::{Finding, Level};
 
+use super::failures::names;
 use super::job::{Job, Section};
 use super::text::{count, heading, line, lines, more, path};
 use crate::report::console::level_word;
@@ -26,7 +27,8 @@ pub fn section(job: &Job) -> Option<Section> {
     let summary = job.summary;
     let fixed = job.comparison.as_ref().map(|comparison| &comparison.fixed_findings[..]).unwrap_or_default();
     let warnings = warnings(job);
-    if summary.findings.is_empty() && fixed.is_empty() && warnings.is_none() {
+    let cves = cves(job);
+    if summary.findings.is_empty() && fixed.is_empty() && warnings.is_none() && cves.is_none() {
         return None;
     }
     let new = job.comparison.as_ref().map(|comparison| &comparison.new_findings[..]).unwrap_or_default();
@@ -54,6 +56,7 @@ pub fn section(job: &Job) -> Option<Section> {
                 @if let Some(rest) = more(fixed.len().saturating_sub(NOTICES)) { li { (rest) } }
             }
         }
+        @if let Some(cves) = cves { (cves) }
         @if let Some(warnings) = warnings {
             (heading(level, &html! { "Warnings of the job" }))
             (warnings)
@@ -138,6 +141,19 @@ fn level_class(level: Level) -> &'static str {
         Level::Warning => "warn",
         Level::Info => "neutral",
     }
+}
+
+fn cves(job: &Job) -> Option<Markup> {
+    let comparison = job.comparison.as_ref()?;
+    let lists = [("New CVEs", &comparison.new_cves), ("CVEs that this change fixes", &comparison.fixed_cves)];
+    let is_empty = lists.iter().all(|(_, list)| list.is_empty());
+    let shown = html! {
+        @for (title, list) in lists.into_iter().filter(|(_, list)| !list.is_empty()) {
+            (heading(job.level() + 2, &html! { (title) " " span.count { (list.len()) } }))
+            (names(list.iter().map(|cve| line(cve))))
+        }
+    };
+    (!is_empty).then_some(shown)
 }
 
 /// What a person should know about the job itself.

@@ -4,12 +4,9 @@ use std::collections::BTreeSet;
 
 use maud::{Markup, html};
 
-use agent_types::stage::Stage;
-
 use super::job::{Job, TestChange};
 use super::text::{count, line};
 use super::verdict::{Tone, Verdict, sign};
-use crate::report::summary::Summary;
 
 /// The worst verdict, and all verdicts as a table.
 pub fn header(jobs: &[(Job, Verdict)]) -> Markup {
@@ -97,23 +94,11 @@ fn cell(job: &Job, verdict: &Verdict) -> Markup {
 /// The machines of the job; with the name of the layer if the page is about several.
 fn row_name(job: &Job, jobs: &[(Job, Verdict)]) -> String {
     let name = &job.summary.job.name;
-    let machines = machines(job.summary);
+    let machines = &job.summary.job.machines;
     let same = jobs.iter().all(|(other, _)| other.summary.job.name == *name);
     match (same, machines.is_empty()) {
         (_, true) => name.clone(),
         (true, false) => machines.join(", "),
         (false, false) => format!("{name}, {}", machines.join(", ")),
     }
-}
-
-/// The machines that a job built for. The names of its builds end with them: `core-image-minimal (qemux86-64)`.
-fn machines(summary: &Summary) -> Vec<String> {
-    let mut machines: Vec<String> = Vec::new();
-    for unit in summary.units_of(Stage::Build) {
-        let name = unit.name.strip_suffix(')').and_then(|name| name.rsplit_once(" (")).map(|(_, name)| name);
-        if let Some(name) = name.filter(|name| machines.iter().all(|known| known != name)) {
-            machines.push(name.to_owned());
-        }
-    }
-    machines
 }

@@ -25,6 +25,7 @@ use maud::{Markup, html};
 
 use agent_types::error::Result;
 
+use super::critical_path::critical_path;
 use super::output_file::replace;
 use super::summary::Summary;
 use job::{Job, Section};
@@ -122,9 +123,4 @@ fn navigation_label(job: &Job) -> String {
         1 => "Sections".to_owned(),
         _ => format!("Sections of {}", job.element("top")),
     }
-}
-
-/// Places in the timeline of the tasks that decide how long the build takes.
-fn critical_path(_summary: &Summary) -> Vec<usize> {
-    Vec::new()
 }

@@ -22,6 +22,8 @@ const SLOWEST: usize = 20;
 #[derive(Clone, Copy)]
 pub struct TaskRow<'a> {
     pub run: TaskRun<'a>,
+    /// Among all runs.
+    place: usize,
     pub start: u32,
     /// If BitBake did not tell its end: the end of the job.
     pub end: u32,
@@ -51,23 +53,26 @@ impl<'a> Tasks<'a> {
     pub fn of(summary: &'a Summary, critical: &[usize]) -> Tasks<'a> {
         let job_end = (summary.seconds.max(0.0) * 1000.0).round() as u32;
         let critical: HashSet<usize> = critical.iter().copied().collect();
-        let mut usage: HashMap<(u32, &str, &str), &TaskUsage> = HashMap::new();
+        let mut usage: HashMap<(usize, &str, &str), &TaskUsage> = HashMap::new();
         for unit in &summary.task_usage {
-            usage.extend(unit.tasks.iter().map(|task| ((unit.unit, &*task.recipe, &*task.task), task)));
+            usage.extend(
+                unit.tasks.iter().map(|task| ((unit.unit as usize, &*task.recipe, &*task.task), task)),
+            );
         }
         let mut omitted = summary.timeline.omitted();
         let mut rows: Vec<TaskRow> = Vec::new();
-        for run in summary.timeline.runs() {
+        for (place, run) in summary.timeline.runs().enumerate() {
             let Some(start) = run.start else {
                 omitted += 1;
                 continue;
             };
             rows.push(TaskRow {
                 run,
+                place,
                 start,
                 end: run.end.unwrap_or(job_end).max(start),
                 usage: usage.get(&(run.unit, run.recipe, run.task)).copied(),
-                critical: critical.contains(&run.index),
+                critical: critical.contains(&place),
             });
         }
         if let Some(rest) = rows.len().checked_sub(KEPT).filter(|rest| *rest > 0) {
@@ -76,7 +81,7 @@ impl<'a> Tasks<'a> {
             rows.truncate(KEPT);
             omitted += rest as u64;
         }
-        rows.sort_by_key(|row| (row.start, row.run.index));
+        rows.sort_by_key(|row| (row.start, row.place));
         Tasks { rows, omitted }
     }
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use maud::{Markup, html};
 use serde::Serialize;
 
-use agent_types::base_result::TestId;
+use agent_types::base_result::{TASK, TestId};
 use agent_types::outcome::Outcome;
 
 use super::document::data_block;
@@ -51,7 +51,7 @@ pub fn section(job: &Job) -> Option<Section> {
                             th.number scope="col" { "Time" }
                         }
                     }
-                    tbody { @for row in rows.iter().take(ROWS) { (table_row(job, row)) } }
+                    tbody { @for row in rows.iter().take(ROWS) { (table_row(row)) } }
                 }
             }
             p.more { @if rows.len() > ROWS { "The first " (ROWS) " of " (number(rows.len() as u64)) " tests." } }
@@ -76,8 +76,12 @@ struct Row<'a> {
 /// What needs a person's eyes comes first.
 fn rows<'a>(job: &'a Job) -> Vec<Row<'a>> {
     let mut failures: HashMap<&TestId, usize> = HashMap::new();
+    let mut builds: HashMap<&str, usize> = HashMap::new();
     for (index, failure) in job.failures.iter().enumerate() {
         failures.entry(&failure.id).or_insert(index);
+        if failure.id.class == TASK {
+            builds.entry(&failure.id.suite).or_insert(index);
+        }
     }
     let mut rows: Vec<Row> = Vec::new();
     for suite in &job.suites {
@@ -87,8 +91,12 @@ fn rows<'a>(job: &'a Job) -> Vec<Row<'a>> {
                 Status::Outcome(outcome) => (outcome.word(), Tone::of(outcome)),
                 Status::Error(_) => ("error", Tone::Bad),
             };
-            let failure = failures.get(&id).map(|index| job.element(&format!("failure-{index}")));
-            let change = job.change_of(&id);
+            // The failed tasks of a build stand for it.
+            let task = failures.get(&id).or_else(|| builds.get(&*suite.name).filter(|_| test.is_unit()));
+            let failure = task.copied();
+            let of_task = || job.change_of(&job.failures.get(failure?)?.id);
+            let change = job.change_of(&id).or_else(of_task);
+            let failure = failure.map(|index| job.element(&format!("failure-{index}")));
             rows.push(Row { suite: &suite.name, test, word, tone, change, failure });
         }
     }
@@ -141,8 +149,7 @@ fn change_word(change: Option<TestChange>) -> &'static str {
 }
 
 /// The script makes rows of the same form.
-fn table_row(job: &Job, row: &Row) -> Markup {
-    let _ = job;
+fn table_row(row: &Row) -> Markup {
     let word = change_word(row.change);
     html! {
         tr {

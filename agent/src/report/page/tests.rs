@@ -3,15 +3,14 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::report::comparison::Comparison;
+use crate::report::comparison::{Comparison, SizeChange};
 use crate::report::sample::{self, at, check_layer, failing_job, image, passing_job, reduce};
 use agent_types::affected::{Affected, AffectedRecipe, Change, Root};
-use agent_types::base_result::{BaseResult, KnownArtifact, KnownFinding, TestId};
+use agent_types::base_result::{BaseResult, KnownArtifact, KnownFinding, TASK, TestId};
 use agent_types::error::Error;
-use agent_types::events::{Event, EventKind, Finding, Level, Task, TaskFinished, Unit};
+use agent_types::events::{Event, EventKind, Finding, Level, Task, TaskFinished};
 use agent_types::machine_use::{MachineSample, ProgramUse, TaskUsage};
 use agent_types::outcome::{ExitStatus, Outcome};
-use agent_types::stage::Stage;
 
 fn failed(why: &str) -> Outcome {
     Outcome::Failed(why.to_owned())
@@ -34,7 +33,7 @@ fn ended(mut events: Vec<Event>, exit: ExitStatus, outcome: Outcome) -> Summary 
 fn task_events(recipe: &str, task: &str, start: u64, end: u64) -> [Event; 2] {
     let task = Task::new(image(), recipe, task);
     [
-        at(start, EventKind::TaskStarted(task.clone())),
+        at(start, EventKind::TaskStarted(task.clone().into())),
         at(end, EventKind::TaskFinished(TaskFinished { task, outcome: Outcome::Passed, log: None })),
     ]
 }
@@ -47,6 +46,7 @@ pub(super) fn rich() -> Summary {
         cpu_percent: percent,
         load: 4.0,
         disk_free: 100 << 30,
+        network_bytes: 0,
         largest: vec![ProgramUse { name: "cc1plus".into(), processes: 9, memory: 8 << 30 }],
     };
     let usage = TaskUsage {
@@ -123,7 +123,7 @@ fn readme() -> TestId {
 }
 
 fn build() -> TestId {
-    test_id("build.core-image-minimal", "", "core-image-minimal")
+    test_id("build.core-image-minimal", TASK, "zlib:do_compile")
 }
 
 fn compared() -> Comparison {
@@ -133,7 +133,24 @@ fn compared() -> Comparison {
         fixed: vec![test_id("check.yocto-check-layer meta-x", "common.CommonCheckLayer", "test_parse")],
         vanished: vec![test_id("test.ptest", "zlib", "minigzip")],
         new_findings: vec![1],
-        fixed_findings: vec![KnownFinding { rule: "old".into(), file: None, message: "it was wrong".into() }],
+        fixed_findings: vec![KnownFinding {
+            suite: String::new(),
+            rule: "old".into(),
+            file: None,
+            message: "it was wrong".into(),
+        }],
+        sizes: vec![
+            SizeChange {
+                before: Some(KnownArtifact { path: "zlib.ipk".into(), bytes: 1024 }),
+                after: Some(2048),
+                path: "zlib.ipk".into(),
+            },
+            SizeChange {
+                before: Some(KnownArtifact { path: "gone.ipk".into(), bytes: 1 }),
+                after: None,
+                path: "gone.ipk".into(),
+            },
+        ],
         ..Comparison::default()
     }
 }
@@ -518,10 +535,7 @@ fn the_table_of_tests_begins_with_what_needs_eyes() {
 fn several_jobs_have_a_table_on_top() {
     let release = |mut summary: Summary, release: &str, machine: &str| {
         summary.job.release = release.into();
-        summary.units.retain(|unit| unit.stage != Stage::Build);
-        let unit = Unit::new(Stage::Build, format!("core-image-minimal ({machine})"));
-        let mut other = reduce(&[at(0, sample::unit_finished(&unit, Outcome::Passed, None))]);
-        summary.units.append(&mut other.units);
+        summary.job.machines = vec![machine.into()];
         summary
     };
     let passed = || ended(passing_job(), ExitStatus::Passed, Outcome::Passed);

@@ -146,7 +146,7 @@ struct Data {
     /// Pairs of a row and the outcome, of tasks that did not pass.
     o: Vec<(u32, u32)>,
     /// Pairs of a unit and the number of rows that follow each other.
-    u: Vec<(u32, u32)>,
+    u: Vec<(usize, u32)>,
     /// Rows on the critical path.
     critical: Vec<u32>,
     /// Name, start and duration.
@@ -210,14 +210,13 @@ impl Data {
         // Most jobs have one build.
         if data.u.iter().any(|(unit, _)| *unit != data.u[0].0) {
             let name = |unit: &UnitResult| line(&format!("{} / {}", unit.stage, unit.name));
-            let mut units: Vec<u32> = data.u.iter().map(|(unit, _)| *unit).collect();
+            let mut units: Vec<usize> = data.u.iter().map(|(unit, _)| *unit).collect();
             units.sort_unstable();
             units.dedup();
-            let names =
-                units.iter().map(|unit| summary.units.get(*unit as usize).map(name).unwrap_or_default());
+            let names = units.iter().map(|unit| summary.units.get(*unit).map(name).unwrap_or_default());
             data.units = names.collect();
             for (unit, _) in &mut data.u {
-                *unit = units.binary_search(unit).unwrap_or_default() as u32;
+                *unit = units.binary_search(unit).unwrap_or_default();
             }
         }
         (data.recipes, data.tasks, data.outcomes) = (recipes.names, names.names, outcomes.names);

@@ -199,13 +199,16 @@ fn this_change(job: &Job) -> Option<Markup> {
         (comparison.still_failing.len(), "failing before", ""),
         (comparison.fixed.len(), "fixed", "good"),
         (comparison.vanished.len(), "vanished", "warn"),
+        (comparison.not_run.len(), "not run", "warn"),
+        (comparison.newly_skipped.len(), "skipped now", "warn"),
+        (comparison.new_cves.len(), "new CVE", "bad"),
         (comparison.flaky.len(), "flaky", "warn"),
     ];
     let words: Vec<Markup> = numbers
         .into_iter()
         .filter(|(tests, ..)| *tests > 0)
         .map(|(tests, word, class)| {
-            let plural = if word == "new failure" && tests > 1 { "s" } else { "" };
+            let plural = if word.starts_with("new ") && tests > 1 { "s" } else { "" };
             html! { strong class=(class) { (number(tests as u64)) " " (word) (plural) } }
         })
         .collect();
@@ -223,6 +226,9 @@ fn this_change(job: &Job) -> Option<Markup> {
             }
         }
         "."
+        @if job.summary.base.as_ref().is_some_and(|base| base.truncated) {
+            " That result is too large to compare all of it; findings are not compared."
+        }
     })
 }
 
