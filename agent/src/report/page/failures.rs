@@ -1,5 +1,7 @@
 //! What failed, with the lines that matter: what is new in this change first.
 
+use std::collections::HashSet;
+
 use maud::{Markup, html};
 
 use agent_types::base_result::TestId;
@@ -41,8 +43,8 @@ pub fn section(job: &Job) -> Option<Section> {
             Some(TestChange::Before) => &comparison.still_failing,
             _ => &[],
         };
-        let is_member = |test: &&TestId| members.iter().any(|(_, failure)| failure.id == **test);
-        let others: Vec<&TestId> = listed.iter().filter(|test| !is_member(test)).collect();
+        let ids: HashSet<&TestId> = members.iter().map(|(_, failure)| &failure.id).collect();
+        let others: Vec<&TestId> = listed.iter().filter(|test| !ids.contains(test)).collect();
         let before = shown;
         shown += members.len();
         html! {

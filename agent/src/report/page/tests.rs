@@ -175,6 +175,9 @@ fn assert_order(page: &str, texts: &[&str]) {
 fn the_verdict_is_first_and_the_parts_follow_in_the_order_of_the_questions() {
     let summary = rich();
     let page = render_job(&Job::new(&summary, None).compared(compared()));
+    if let Ok(p) = std::env::var("DUMP") {
+        std::fs::write(p, &page).unwrap();
+    } // TEMPORARY
     assert_order(
         &page,
         &[
@@ -545,6 +548,9 @@ fn several_jobs_have_a_table_on_top() {
         release(passed(), "walnascar", "qemux86-64"),
     ];
     let page = render_all(&jobs);
+    if let Ok(p) = std::env::var("DUMP") {
+        std::fs::write(p + "-all.html", &page).unwrap();
+    } // TEMPORARY
     assert_order(
         &page,
         &[
