@@ -7,6 +7,7 @@
 mod cache;
 pub mod comparison;
 mod console;
+mod cost;
 mod critical_path;
 mod durations;
 mod events_file;
@@ -20,7 +21,9 @@ mod recorder;
 mod reducer;
 mod report_files;
 mod reports;
+mod reproduce;
 mod result;
+mod rows;
 mod sink;
 mod summary;
 mod timeline;
@@ -31,6 +34,7 @@ pub mod verdict;
 pub mod sample;
 
 pub use console::{Json, Plain, Style, Terminal, ThreadedSink, final_summary, with_output_timeout};
+pub use cost::Cost;
 pub use critical_path::critical_path;
 pub use durations::Durations;
 pub use events_file::{EventsFile, Torn, read as read_events, read_job};
@@ -42,6 +46,7 @@ pub use recheck::{Recheck, recheck_result};
 pub use recorder::{Recorded, Recording, record, show};
 pub use report_files::FILE_DEADLINE;
 pub use reports::{Report, Reports};
+pub use reproduce::{Checkout, ReproducePlan};
 pub use result::{read as read_result, write as write_result};
 pub use sink::Sink;
 pub use summary::{

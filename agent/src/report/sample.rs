@@ -60,6 +60,8 @@ pub fn job_started(left_out: &[Stage]) -> EventKind {
             url: None,
         },
         plan: plan.collect(),
+        prices: None,
+        reproduction: None,
     }))
 }
 

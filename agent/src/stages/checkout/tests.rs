@@ -70,6 +70,8 @@ pub(crate) fn settings(bench: &Bench, release: &str, repos: Vec<Repo>) -> Settin
             kms_key_id: None,
         },
         github: None,
+        cost: Default::default(),
+        reproduction: Default::default(),
         limits: Limits {
             job: Duration::from_secs(600),
             stall: Duration::from_secs(60),

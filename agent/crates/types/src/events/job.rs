@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::job_id::JobId;
+use crate::prices::JobPrices;
+use crate::reproduction::Reproduction;
 use crate::stage::Stage;
 
 /// The head of every event file: what is going to happen to what.
@@ -15,6 +17,12 @@ pub struct JobStarted {
     pub agent: String,
     pub job: JobIdentity,
     pub plan: Vec<Planned>,
+    /// What the machine and its traffic cost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prices: Option<JobPrices>,
+    /// What repeats the job elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reproduction: Option<Reproduction>,
 }
 
 /// What the job is about, as far as it enters reports and artifact keys.
