@@ -3,10 +3,11 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
-use crate::config::AgentEnvironment;
-use crate::job::DirLock;
+use crate::config::{self, AgentEnvironment};
+use crate::job::{DirLock, LastAttempt};
 use crate::report::{self, Recheck, Style, Summary, Torn};
 use agent_types::error::{Error, Result};
+use agent_types::events::{Event, EventKind};
 use agent_types::job_id::JobId;
 use agent_types::outcome::ExitStatus;
 
@@ -17,17 +18,26 @@ use super::print;
 /// Writes the reports again and returns the job's exit status.
 pub fn command(args: &arguments::Report, environment: &AgentEnvironment) -> Result<ExitStatus> {
     let formats = if args.format.is_empty() { &Format::ALL } else { &args.format[..] };
+    let attempts = killed_jobs(environment);
     if !args.source.exists() {
-        return Err(Error::usage(format!("`{}` does not exist", args.source.display())).hint(
-            "name the events.jsonl or result.json of a job; its default directory is build-agent-out",
-        ));
+        let lost = attempts
+            .iter()
+            .find(|attempt| args.source.parent().is_some_and(|out| is_same(out, &attempt.out)));
+        let error = Error::usage(format!("`{}` does not exist", args.source.display()));
+        return Err(match lost {
+            Some(attempt) => error.hint(format!("the flight recorder knows: {}", attempt.message())),
+            None => error.hint(
+                "name the events.jsonl or result.json of a job; its default directory is build-agent-out",
+            ),
+        });
     }
     if let Some(holder) = DirLock::holder(args.source.parent().unwrap_or(Path::new(""))) {
         let message = format!("{holder} still writes `{}`", args.source.display());
         return Err(Error::machine(message).hint("wait until it ends; it then writes these reports itself"));
     }
     let job = args.job.as_deref().map(JobId::from);
-    let reported = report(&args.source, job.as_ref(), formats, args.out.as_deref(), style(environment))?;
+    let (style, out) = (style(environment), args.out.as_deref());
+    let reported = report(&args.source, job.as_ref(), &attempts, formats, out, style)?;
     if let Some(torn) = &reported.torn {
         print::diagnostic(format_args!("warning: {torn}"));
     }
@@ -35,6 +45,17 @@ pub fn command(args: &arguments::Report, environment: &AgentEnvironment) -> Resu
         print::text(text)?;
     }
     Ok(reported.summary.exit)
+}
+
+/// What the flight recorders of this machine know of jobs that were killed.
+fn killed_jobs(environment: &AgentEnvironment) -> Vec<LastAttempt> {
+    let top = config::work_dir(None, environment, Path::new("/"));
+    top.map(|top| LastAttempt::below(&top)).unwrap_or_default()
+}
+
+/// Whether both are the same directory, of which one may be gone.
+fn is_same(one: &Path, other: &Path) -> bool {
+    std::path::absolute(one).is_ok_and(|one| one == other)
 }
 
 /// The result of [`report`].
@@ -56,11 +77,12 @@ pub struct Reported {
 pub fn report(
     path: &Path,
     job: Option<&JobId>,
+    attempts: &[LastAttempt],
     formats: &[Format],
     out: Option<&Path>,
     style: Style,
 ) -> Result<Reported> {
-    let (summary, torn) = summary(path, job)?;
+    let (summary, torn) = summary(path, job, attempts)?;
     let out = out.or(path.parent()).unwrap_or(Path::new("."));
     fs_err::create_dir_all(out)?;
     let mut text = None;
@@ -75,7 +97,15 @@ pub fn report(
     Ok(Reported { summary, text, torn })
 }
 
-fn summary(path: &Path, job: Option<&JobId>) -> Result<(Summary, Option<Torn>)> {
+/// Reads an `events.jsonl` or a `result.json`.
+///
+/// # Errors
+/// As [`report`].
+pub fn read_summary(path: &Path, job: Option<&JobId>) -> Result<(Summary, Option<Torn>)> {
+    summary(path, job, &[])
+}
+
+fn summary(path: &Path, job: Option<&JobId>, attempts: &[LastAttempt]) -> Result<(Summary, Option<Torn>)> {
     if !holds_events(path)? {
         if let Some(job) = job {
             return Err(Error::usage(format!("--job {job}: `{}` is a result of one job", path.display()))
@@ -88,6 +118,14 @@ fn summary(path: &Path, job: Option<&JobId>) -> Result<(Summary, Option<Torn>)> 
         None => report::read_events(path, |event| recheck.take(event))?,
         Some(job) => report::read_job(path, job, |event| recheck.take(event))?,
     };
+    // A killed agent's last samples may not have become events.
+    if let Some((job, last)) = recheck.unfinished()
+        && let Some(attempt) = attempts.iter().find(|attempt| attempt.job == job)
+    {
+        for (time, sample) in attempt.samples_after(last) {
+            recheck.take(&Event::at(time, None, EventKind::MachineSample(sample.clone())));
+        }
+    }
     Ok((recheck.finish(), torn))
 }
 
@@ -121,7 +159,8 @@ mod tests {
         recorded(&out, usize::MAX);
         write_all(&reduce(&failing_job()), &out).unwrap();
         for source in ["events.jsonl", "result.json"] {
-            let reported = report(&out.join(source), None, &Format::ALL, Some(&again), Style::PLAIN).unwrap();
+            let reported =
+                report(&out.join(source), None, &[], &Format::ALL, Some(&again), Style::PLAIN).unwrap();
             assert!(reported.text.unwrap().starts_with("ERROR  meta-x on scarthgap"));
             assert_eq!(reported.torn, None);
             for name in ["result.json", "junit.xml", "report.html"] {
@@ -139,7 +178,7 @@ mod tests {
         let mut text = fs_err::read_to_string(&path).unwrap();
         text.push_str("{\"time\":\"20");
         fs_err::write(&path, text).unwrap();
-        let reported = report(&path, None, &Format::ALL, None, Style::PLAIN).unwrap();
+        let reported = report(&path, None, &[], &Format::ALL, None, Style::PLAIN).unwrap();
         assert!(reported.text.unwrap().starts_with("INTERRUPTED  meta-x on scarthgap"));
         assert_eq!(reported.torn.map(|torn| torn.bytes), Some(11));
         let result = report::read_result(&directory.path().join("result.json")).unwrap();

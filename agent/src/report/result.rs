@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use agent_types::error::{Error, Result};
 
+use super::cost::Cost;
 use super::output_file::replace;
 use super::summary::Summary;
 use super::totals::Totals;
@@ -19,14 +20,22 @@ struct Document<'a> {
     /// The number behind `exit`.
     exit_code: u8,
     totals: Totals,
+    /// Only if something has a price.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cost: Option<Cost>,
     #[serde(flatten)]
     summary: &'a Summary,
 }
 
 /// The whole file.
 pub fn render(summary: &Summary) -> Result<String> {
-    let document =
-        Document { schema: SCHEMA, exit_code: summary.exit.code(), totals: Totals::of(summary), summary };
+    let document = Document {
+        schema: SCHEMA,
+        exit_code: summary.exit.code(),
+        totals: Totals::of(summary),
+        cost: Cost::of_job(summary),
+        summary,
+    };
     let mut text = serde_json::to_string_pretty(&document)
         .map_err(|error| Error::internal("cannot render result.json").because(&error))?;
     text.push('\n');
