@@ -310,6 +310,9 @@ pub struct Prune {
     /// Delete layer checkouts that were unused for this long
     #[arg(long, value_name = "TIME", default_value = "30d", value_parser = humantime::parse_duration)]
     pub layers_max_age: Duration,
+    /// Delete results of jobs that are older
+    #[arg(long, value_name = "TIME", default_value = "180d", value_parser = humantime::parse_duration)]
+    pub results_max_age: Duration,
     /// Delete the caches of a pull request in which nothing changed for this long
     #[arg(long, value_name = "TIME", default_value = "14d", value_parser = humantime::parse_duration)]
     pub pull_requests_max_age: Duration,

@@ -77,7 +77,7 @@ fn a_trusted_job_stores_its_result_and_a_change_is_compared_with_it() {
     sandbox.behaviour("yocto-check-layer fail test_readme");
     let ran = run(&sandbox, &[], &[]);
     ran.assert_code(&[1]);
-    ran.assert_says(&["this change is compared with the result of", "1 commits before it began"]);
+    ran.assert_says(&["this change is compared with the result of", "1 commit before it began"]);
     let result = sandbox.result();
     let parent = git(&sandbox.layer(), ["rev-parse", "HEAD^"]);
     assert_eq!(result["base"]["commit"], first.as_str());
