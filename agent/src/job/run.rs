@@ -246,7 +246,9 @@ impl Job<'_> {
         if !outcome.is_success() {
             let why = format!("{stage} did not pass");
             // Whether a failure is new is known at the end, and one that is not must not hide others.
-            let goes_on = matches!(outcome, Outcome::Failed(_)) && !self.settings.report.fail_on.is_all();
+            let is_compared = matches!(stage, Stage::Check | Stage::Build | Stage::Test);
+            let failed = matches!(outcome, Outcome::Failed(_)) && is_compared;
+            let goes_on = failed && !self.settings.report.fail_on.is_all();
             if !goes_on {
                 self.stopped.get_or_insert_with(|| why.clone());
             }

@@ -15,6 +15,7 @@ use agent_types::artifact::Destination;
 use agent_types::base_result::{BaseResult, ReportAddress, StoredResult};
 use agent_types::error::{Error, Result};
 use agent_types::events::{EventKind, JobIdentity};
+use agent_types::words::count;
 
 use super::base_files::base_of_change;
 
@@ -50,7 +51,7 @@ pub async fn find(settings: &Settings, identity: &JobIdentity, runner: &Runner, 
         Ok(Ok(Some(base))) => {
             let before = match base.distance {
                 0 => "the commit in which it began".to_owned(),
-                distance => format!("{distance} commits before it began"),
+                distance => format!("{} before it began", count(distance, "commit")),
             };
             let short = base.commit.get(..12).unwrap_or(&base.commit);
             runner.events.info(format!("this change is compared with the result of {short}, {before}")).await;

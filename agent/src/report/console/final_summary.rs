@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::report::cache::counts_by_name;
+use crate::report::comparison::Comparison;
 use crate::report::cost::Cost;
 use crate::report::summary::{StageError, StageResult, Summary, TierResult};
 use crate::report::totals::{Suite, Totals, suites};
@@ -36,6 +37,7 @@ pub fn final_summary(summary: &Summary, out: &Path, style: Style) -> String {
         text.paragraph(error_lines(error, style));
     }
     text.paragraph(warnings(summary, style));
+    text.paragraph(comparison(summary, style));
     text.paragraph(facts(summary, out));
     text.0
 }
@@ -207,6 +209,40 @@ fn warnings(summary: &Summary, style: Style) -> Vec<String> {
     lines
 }
 
+/// What is new in this change. A test that is missing is named, also if all others passed.
+fn comparison(summary: &Summary, style: Style) -> Vec<String> {
+    let (Some(compared), Some(base)) = (Comparison::of(summary), &summary.base) else { return Vec::new() };
+    let parts = [
+        (compared.new_failures.len(), "new failure"),
+        (compared.still_failing.len(), "failing before"),
+        (compared.fixed.len(), "fixed"),
+        (compared.vanished.len(), "vanished test"),
+        (compared.flaky.len(), "flaky by proof"),
+        (compared.new_findings.len(), "new finding"),
+    ];
+    let nouns = ["new failure", "vanished test", "new finding"];
+    let parts: Vec<String> = parts
+        .into_iter()
+        .filter(|(number, what)| *number > 0 || *what == "new failure")
+        .map(|(number, what)| match nouns.contains(&what) {
+            true => count(number as u64, what),
+            false => format!("{number} {what}"),
+        })
+        .collect();
+    let mut lines = vec![format!("compared   with {}: {}", short_commit(&base.commit), parts.join(", "))];
+    for (word, ids) in [("new", &compared.new_failures), ("vanished", &compared.vanished)] {
+        let shown = ids.iter().take(NAMES).map(|id| {
+            let word = style.warn(&format!("{word:<8}"));
+            format!("   {word} {}", sanitize_line(&id.to_string()))
+        });
+        lines.extend(shown);
+        if ids.len() > NAMES {
+            lines.push(format!("   and {} more, which result.json names", ids.len() - NAMES));
+        }
+    }
+    lines
+}
+
 fn facts(summary: &Summary, out: &Path) -> Vec<String> {
     let mut lines = findings(summary);
     for unit in &summary.units {
@@ -239,6 +275,9 @@ fn facts(summary: &Summary, out: &Path) -> Vec<String> {
         ["report.html", "result.json", "junit.xml", "events.jsonl"].map(file).join("  ")
     ));
     lines.push(format!("logs       {}", file("logs")));
+    if let Some(address) = summary.report_url().or(summary.report_address()) {
+        lines.push(format!("stored     {}", sanitize(address)));
+    }
     if let Some(url) = &summary.job.url {
         lines.push(format!("build      {}", sanitize(url)));
     }

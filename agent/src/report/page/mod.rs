@@ -34,16 +34,21 @@ use text::{heading, number};
 use verdict::Verdict;
 
 /// The page of one job.
-pub fn render(summary: &Summary) -> String {
+fn render(summary: &Summary) -> String {
     render_job(&Job::new(summary, None))
 }
 
 pub fn write(summary: &Summary, out: &Path) -> Result<()> {
-    replace(&out.join("report.html"), render(summary).as_bytes())
+    write_all(std::slice::from_ref(summary), out)
+}
+
+/// Writes the page of one job or of several.
+pub fn write_all(summaries: &[Summary], out: &Path) -> Result<()> {
+    replace(&out.join("report.html"), render_all(summaries).as_bytes())
 }
 
 /// The page of several jobs of one change: a table of machines and releases, then each job.
-pub fn render_all(summaries: &[Summary]) -> String {
+fn render_all(summaries: &[Summary]) -> String {
     if let [summary] = summaries {
         return render(summary);
     }

@@ -31,6 +31,9 @@ pub fn section(job: &Job) -> Section {
                 dt { "Compared with" }
                 dd { code { (line(&base.commit)) } ", " (web_link(&base.address, &base.address)) }
             }
+            @if let Some(image) = summary.reproduction.as_ref().and_then(|known| known.image.as_ref()) {
+                dt { "Image" } dd { code { (line(image)) } }
+            }
             @if !identity.id.is_empty() { dt { "Job" } dd { code { (line(&identity.id.to_string())) } } }
             dt { "Agent" } dd { "build-agent " (line(&summary.agent)) }
             dt { "Files" }
