@@ -123,13 +123,22 @@ pub fn report(
                 jobs => merged::write(jobs, out)?,
             },
             Format::Junit => report::write_merged_junit(&jobs, out)?,
-            Format::Html => report::write_pages(&jobs, out)?,
+            Format::Html => {
+                let placed: Vec<_> =
+                    jobs.iter().map(|job| (job, directory_of(job, &directories, out))).collect();
+                report::write_pages(&placed, out)?;
+            }
             Format::Sarif => sarif::write(&jobs, out)?,
             Format::Text => texts.push(text(&jobs, out, &directories, style)),
             Format::Markdown => texts.push(markdown::render_all(&jobs, &short(&jobs))),
         }
     }
     Ok(Reported { jobs, texts, torn, warnings })
+}
+
+/// Where the logs of a job lie.
+fn directory_of<'a>(job: &Summary, directories: &'a [(JobId, PathBuf)], out: &'a Path) -> &'a Path {
+    directories.iter().find(|(id, _)| *id == job.job.id).map_or(out, |(_, directory)| directory)
 }
 
 /// The final summary of a job; of several, the matrix first. `directories`: where the logs of each job lie.
@@ -139,10 +148,8 @@ fn text(jobs: &[Summary], out: &Path, directories: &[(JobId, PathBuf)], style: S
     }
     let mut text = merged::text(jobs);
     for summary in jobs {
-        let directory = directories.iter().find(|(id, _)| *id == summary.job.id);
-        let directory = directory.map_or(out, |(_, directory)| directory);
         text.push('\n');
-        text += &report::final_summary(summary, directory, style);
+        text += &report::final_summary(summary, directory_of(summary, directories, out), style);
     }
     text
 }

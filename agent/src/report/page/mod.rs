@@ -19,7 +19,7 @@ mod text;
 mod timeline;
 mod verdict;
 
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 use maud::{Markup, html};
 
@@ -39,21 +39,34 @@ fn render(summary: &Summary) -> String {
 }
 
 pub fn write(summary: &Summary, out: &Path) -> Result<()> {
-    write_all(std::slice::from_ref(summary), out)
+    replace(&out.join("report.html"), render(summary).as_bytes())
 }
 
-/// Writes the page of one job or of several.
-pub fn write_all(summaries: &[Summary], out: &Path) -> Result<()> {
-    replace(&out.join("report.html"), render_all(summaries).as_bytes())
-}
-
-/// The page of several jobs of one change: a table of machines and releases, then each job.
-fn render_all(summaries: &[Summary]) -> String {
-    if let [summary] = summaries {
-        return render(summary);
+/// Writes the page of several jobs of one change: a table of machines and releases, then each job. With each job the
+/// directory of its files.
+pub fn write_all(jobs: &[(&Summary, &Path)], out: &Path) -> Result<()> {
+    match jobs {
+        [(summary, _)] => write(summary, out),
+        jobs => {
+            let jobs: Vec<(&Summary, PathBuf)> =
+                jobs.iter().map(|(summary, directory)| (*summary, way(out, directory))).collect();
+            replace(&out.join("report.html"), render_all(&jobs).as_bytes())
+        }
     }
-    let jobs = summaries.iter().enumerate().map(|(place, summary)| {
-        let job = Job::new(summary, Some(place + 1));
+}
+
+/// The relative path from one directory to another.
+fn way(from: &Path, to: &Path) -> PathBuf {
+    let absolute = |path: &Path| fs_err::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let (from, to) = (absolute(from), absolute(to));
+    let same = from.components().zip(to.components()).take_while(|(one, other)| one == other).count();
+    let up = from.components().skip(same).map(|_| Component::ParentDir);
+    up.chain(to.components().skip(same)).collect()
+}
+
+fn render_all(summaries: &[(&Summary, PathBuf)]) -> String {
+    let jobs = summaries.iter().enumerate().map(|(place, (summary, directory))| {
+        let job = Job::new(summary, Some(place + 1)).in_directory(directory);
         let verdict = Verdict::of(&job);
         (job, verdict)
     });

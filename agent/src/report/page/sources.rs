@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 
 use super::job::{Job, Section};
-use super::text::{file_address, line, path, web_link};
+use super::text::{line, path, web_link};
 use crate::report::console::shell_word;
 use crate::report::summary::Summary;
 
@@ -40,7 +40,7 @@ pub fn section(job: &Job) -> Section {
             dd {
                 @for (place, name) in ["result.json", "junit.xml", "events.jsonl", "agent.log"].iter().enumerate() {
                     @if place > 0 { ", " }
-                    @if let Some(address) = file_address(name.as_ref()) { a href=(address) { (name) } }
+                    @if let Some(address) = job.file_address(name.as_ref()) { a href=(address) { (name) } }
                 }
             }
         }
