@@ -33,7 +33,10 @@ impl Job {
 
     /// The same job on another release.
     pub fn on(mut self, release: &str) -> Job {
+        let id = format!("20260102T030405Z-{release}");
         self.lines[0]["job"]["release"] = release.into();
+        self.lines[0]["job"]["id"] = id.as_str().into();
+        self.lines.iter_mut().for_each(|line| line["job_id"] = id.as_str().into());
         self
     }
 
