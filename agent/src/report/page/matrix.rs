@@ -33,7 +33,7 @@ pub fn header(jobs: &[(Job, Verdict)]) -> Markup {
 }
 
 /// That of the job which decides the exit status of all of them; of several the first that is not simply good.
-fn worst(jobs: &[(Job, Verdict)]) -> Option<&Verdict> {
+fn worst<'a>(jobs: &'a [(Job, Verdict)]) -> Option<&'a Verdict> {
     let exit = worst_of(jobs.iter().map(|(job, _)| job.summary.exit))?;
     let decisive = jobs.iter().filter(|(job, _)| job.summary.exit == exit).map(|(_, verdict)| verdict);
     decisive.min_by_key(|verdict| verdict.tone == Tone::Good)

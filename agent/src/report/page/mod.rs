@@ -31,7 +31,7 @@ use super::summary::Summary;
 use job::{Job, Section};
 use tasks::Tasks;
 use text::{heading, number};
-use verdict::Verdict;
+use verdict::{Tone, Verdict};
 
 /// The page of one job.
 fn render(summary: &Summary) -> String {
@@ -76,7 +76,9 @@ fn render_all(summaries: &[(&Summary, PathBuf)]) -> String {
         a.skip href="#jobs" { "Skip to the jobs" }
         header.top { (matrix::header(&jobs)) }
         main id="jobs" {
-            @for (job, verdict) in &jobs {
+            // What needs a person's eyes comes first.
+            @let (bad, good): (Vec<_>, Vec<_>) = jobs.iter().partition(|(_, verdict)| verdict.tone != Tone::Good);
+            @for (job, verdict) in bad.into_iter().chain(good) {
                 article.job id=(job.element("top")) {
                     (verdict::header(job, verdict))
                     details open[verdict.word != "PASSED"] {

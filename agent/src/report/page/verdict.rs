@@ -160,6 +160,7 @@ fn about(job: &Job) -> Markup {
     html! {
         strong { (line(&identity.name)) }
         " on " strong { (line(&identity.release)) }
+        @if !identity.machines.is_empty() { " for " strong { (line(&identity.machines.join(", "))) } }
         @match &identity.commit {
             Some(commit) => { ", commit " code { (short_commit(commit)) } },
             None => ", not in git",
