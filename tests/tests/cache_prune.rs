@@ -146,6 +146,45 @@ fn lease(share: &Share, name: &str, start_days: u64, layers: &[&str]) {
     share.write(&format!("leases/{name}"), paper.to_string().as_bytes(), start_days);
 }
 
+/// All results of a commit go together, and the newest of them counts.
+#[test]
+fn results_of_jobs_are_pruned_by_commit() {
+    let share = Share::new();
+    let job = "results/v1/meta-x/scarthgap/qemux86-64";
+    for (commit, file, days) in [
+        ("old", "latest.json", 200),
+        ("old", "17/result.json", 200),
+        ("built-again", "latest.json", 3),
+        ("built-again", "17/result.json", 200),
+        ("new", "latest.json", 100),
+    ] {
+        share.write(&format!("{job}/{commit}/{file}"), b"{}", days);
+    }
+    for commit in ["old", "built-again", "new"] {
+        let directory = share.at(&format!("{job}/{commit}"));
+        for path in [directory.join("17"), directory].into_iter().filter(|path| path.is_dir()) {
+            age(&path, 200);
+        }
+    }
+    share.write("results/README", b"x", 300);
+    let stats = share.json(&["stats"]);
+    assert_eq!(stats["results"]["units"], 3, "{stats}");
+    let pruned = share.json(&["prune"]);
+    assert_eq!(
+        share.files(),
+        [
+            "results/README".to_owned(),
+            format!("{job}/built-again/17/result.json"),
+            format!("{job}/built-again/latest.json"),
+            format!("{job}/new/latest.json"),
+        ],
+        "{pruned}"
+    );
+    assert_eq!(pruned["unknown"]["first"], json!(["results/README"]), "{pruned}");
+    share.json(&["prune", "--results-max-age", "50d"]);
+    assert!(!share.has(&format!("{job}/new/latest.json")) && share.has(&format!("{job}/built-again")));
+}
+
 #[test]
 fn prune_removes_old_units_completely_and_nothing_else() {
     let share = Share::new();

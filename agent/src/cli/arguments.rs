@@ -64,6 +64,8 @@ pub enum Command {
     Publish(Publish),
     /// Write the reports again from events.jsonl or result.json
     Report(Report),
+    /// Print what repeats a job on this machine, or run it
+    Reproduce(Reproduce),
     /// Print the JSON Schema of the manifest
     Schema,
     /// Print the part of the share that this build may write: `shared`, `pr/NUMBER` or `none`
@@ -310,6 +312,9 @@ pub struct Prune {
     /// Delete layer checkouts that were unused for this long
     #[arg(long, value_name = "TIME", default_value = "30d", value_parser = humantime::parse_duration)]
     pub layers_max_age: Duration,
+    /// Delete results of jobs that are older
+    #[arg(long, value_name = "TIME", default_value = "180d", value_parser = humantime::parse_duration)]
+    pub results_max_age: Duration,
     /// Delete the caches of a pull request in which nothing changed for this long
     #[arg(long, value_name = "TIME", default_value = "14d", value_parser = humantime::parse_duration)]
     pub pull_requests_max_age: Duration,
@@ -391,31 +396,64 @@ pub struct Publish {
 /// What `report` can write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ReportFormat {
-    /// result.json
+    /// result.json; results.json for several jobs
     Json,
     /// junit.xml
     Junit,
+    /// report.html
+    Html,
+    /// results.sarif: the findings, for code scanning and editors
+    Sarif,
     /// The final summary, on standard output
     Text,
+    /// A short report for a pull request, on standard output
+    Markdown,
 }
 
 impl ReportFormat {
-    pub const ALL: [ReportFormat; 3] = [ReportFormat::Json, ReportFormat::Junit, ReportFormat::Text];
+    /// Those of a job.
+    pub const DEFAULT: [ReportFormat; 4] =
+        [ReportFormat::Json, ReportFormat::Junit, ReportFormat::Html, ReportFormat::Text];
+
+    /// Whether it is a file.
+    pub fn is_file(self) -> bool {
+        !matches!(self, ReportFormat::Text | ReportFormat::Markdown)
+    }
 }
 
 #[derive(Debug, Args)]
 pub struct Report {
-    /// events.jsonl or result.json
-    pub source: PathBuf,
+    /// events.jsonl or result.json; several of one change are merged: the worst verdict counts
+    #[arg(required = true, value_name = "SOURCE")]
+    pub sources: Vec<PathBuf>,
     /// The job, where the source holds the merged events of several
     #[arg(long, value_name = "ID")]
     pub job: Option<String>,
-    /// What to write [default: all]
+    /// What to write [default: json,junit,text]
     #[arg(long, value_enum, value_delimiter = ',')]
     pub format: Vec<ReportFormat>,
     /// Directory for the reports [default: the directory of the source]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Reproduce {
+    /// result.json or events.jsonl of the job, or the directory with them
+    #[arg(value_name = "RESULT")]
+    pub result: PathBuf,
+    /// Run it, instead of printing a script. It runs the code of the layer
+    #[arg(long)]
+    pub run: bool,
+    /// Directory for the sources and the reports; it must not exist [default: ./reproduce-JOB]
+    #[arg(long, value_name = "DIR", requires = "run", value_parser = utf8_path())]
+    pub dir: Option<PathBuf>,
+    /// Use this container image instead of that of the job
+    #[arg(long, value_name = "IMAGE")]
+    pub image: Option<String>,
+    /// Use the agent and the tools of this machine instead of a container
+    #[arg(long, conflicts_with = "image")]
+    pub no_container: bool,
 }
 
 #[derive(Debug, Args)]

@@ -152,6 +152,7 @@ async fn prune(args: arguments::Prune, environment: &AgentEnvironment) -> Result
         sstate_max_age: args.sstate_max_age.or(sstate_max_age).unwrap_or(default.sstate_max_age),
         downloads_max_age: args.downloads_max_age.or(downloads_max_age).unwrap_or(default.downloads_max_age),
         layers_max_age: args.layers_max_age,
+        results_max_age: args.results_max_age,
         pull_requests_max_age: args.pull_requests_max_age,
         max_size: args.max_size,
         pull_requests_max_size: args.pull_requests_max_size,
@@ -366,6 +367,9 @@ fn stats_text(share: &ShareLocation, stats: &Stats) -> String {
     for request in &stats.pull_requests {
         text +=
             &format!("  {:<20} {}, {}\n", request.number, count(request.files, "file"), bytes(request.bytes));
+    }
+    if stats.results.units > 0 {
+        text += &format!("results                {}\n", units(stats.results, "result"));
     }
     if let Some(signatures) = stats.signatures {
         text += &format!("signatures             {}\n", units(signatures, "object"));

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use agent_fs::untrusted;
+use agent_types::base_result::FailOn;
 use agent_types::error::{Error, Result};
 use agent_types::events::JobIdentity;
 use agent_types::job_id::JobId;
@@ -21,12 +22,13 @@ use super::manifest::UnvalidatedManifest;
 use super::paths::{self, ProjectRoot};
 use super::problem::{Diagnostic, KeyPath, Problems};
 use super::repos::{self, Repos, Surroundings};
+use super::reproduction::reproduction;
 use super::request::{OnlyLayers, Request};
 use super::rules::Rules;
 use super::rules_report::{self, RulesReport};
 use super::settings::{
-    Artifacts, Build, BuildConfig, Check, CheckScope, Destination, KnownFailure, Repo, RepoSource, Secret,
-    Settings, Test,
+    Artifacts, Build, BuildConfig, Check, CheckScope, Destination, KnownFailure, Repo, RepoSource, Report,
+    ResultPlace, Secret, Settings, Test,
 };
 use super::tree::{self, Node};
 use super::trust::{self, TrustInputs};
@@ -57,7 +59,7 @@ pub fn load(request: &Request, env: &AgentEnvironment, cwd: &Path, now: SystemTi
     }
     // Without a problem, the manifest was read.
     let read = read.ok_or_else(|| Error::internal("the manifest was not read, and nothing says why"))?;
-    settings(read, request, env, cwd, project_root, now)
+    settings(read, &bytes, request, env, cwd, project_root, now)
 }
 
 /// All inputs for the trust in the source.
@@ -232,6 +234,7 @@ pub fn lock_path(request: &Request, env: &AgentEnvironment, cwd: &Path) -> Resul
 
 fn settings(
     read: Read,
+    manifest: &[u8],
     request: &Request,
     env: &AgentEnvironment,
     cwd: &Path,
@@ -251,13 +254,23 @@ fn settings(
     let trust::Judgement { trust, lost } = trust::judge(&evidence(request, env))?;
     let hooks = if only.is_some() { Vec::new() } else { sections.hooks };
     let hooks_closed = hooks_closed(request, &project_root, &trust).filter(|_| !hooks.is_empty());
+    let lock = lock_file(&project_root);
+    let reproduction = reproduction(request, env, &project_root, &trust, manifest, lock.as_deref());
     let store = paths::work_dir(request.work_dir.as_deref(), env, cwd)?.join("layers");
     let (cache, cache_notices) = shared::cache(&sections.cache, trust, env.source_commit(), store, &paths);
+    let destination = sections.destination.as_ref().filter(|_| only.is_none());
+    let (kms_key_id, may_publish) = (sections.kms_key_id.as_deref(), rules.closed.is_none());
+    let place = ResultPlace::of(&cache, destination, kms_key_id, may_publish, sections.report_url.as_deref());
+    // A change whose base is not known must not choose what counts.
+    let fail_on = if may_publish { sections.fail_on } else { FailOn::All };
+    let report = Report { fail_on, place };
     let job = JobIdentity {
         id: JobId::new(now),
         name: sections.name,
         release: release.name.to_owned(),
+        machines: sections.machines.clone(),
         commit: None,
+        tree: None,
         dirty: false,
         build: build_name(env, now),
         codebuild: codebuild.and_then(|build| build.build_id.clone()),
@@ -285,7 +298,8 @@ fn settings(
             patches: scopes.patches,
             cve: scopes.cve,
             cve_database: sections.cve_database,
-            keep_going: request.keep_going,
+            // A failure that was there before must not hide a new one.
+            keep_going: request.keep_going || !fail_on.is_all(),
             signature_cache: !request.no_signature_cache,
             prefetch: !request.no_prefetch,
             write_signatures: request.write_signatures,
@@ -305,8 +319,11 @@ fn settings(
             rules: if only.is_some() || rules.closed.is_some() { Vec::new() } else { sections.rules },
             kms_key_id: sections.kms_key_id,
         },
+        report,
         github: sections.github,
         limits: sections.limits,
+        cost: sections.cost,
+        reproduction,
         hooks,
         hooks_closed: hooks_closed.as_ref().map(|(why, _)| why.clone()),
         paths,

@@ -1,5 +1,6 @@
 //! Validates the manifest's sections except `[repos]`: rules that types cannot express.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,14 +8,15 @@ use std::time::Duration;
 use agent_artifacts::store::artifact_pattern::{artifact_pattern, excludes_all};
 use agent_cache::bucket::endpoint::{PORT, PORTS};
 use agent_objects::Prices;
+use agent_types::base_result::FailOn;
 use agent_types::tiers::Access;
 
-use super::manifest::{CacheAccess, UnvalidatedManifest, UnvalidatedReverseDependencies};
+use super::manifest::{CacheAccess, FailOnWord, UnvalidatedManifest, UnvalidatedReverseDependencies};
 use super::paths::ProjectRoot;
 use super::problem::{Diagnostic, KeyPath};
 use super::rules::Rules;
 use super::settings::{
-    ArtifactRule, Destination, GitHub, HashServer, Hook, Limits, ReverseDependencies, Test,
+    ArtifactRule, CostSettings, Destination, GitHub, HashServer, Hook, Limits, ReverseDependencies, Test,
 };
 use super::shared::RawCache;
 use super::validator::Validator;
@@ -44,8 +46,11 @@ pub struct Sections {
     pub destination: Option<Destination>,
     pub kms_key_id: Option<String>,
     pub rules: Vec<ArtifactRule>,
+    pub fail_on: FailOn,
+    pub report_url: Option<String>,
     pub github: Option<GitHub>,
     pub limits: Limits,
+    pub cost: CostSettings,
     pub cache: RawCache,
     /// Keys without effect in this version.
     pub notices: Vec<String>,
@@ -126,8 +131,14 @@ pub fn validate(
             },
         ),
         rules: rules(check, raw),
+        fail_on: match raw.report.fail_on.unwrap_or_default() {
+            FailOnWord::All => FailOn::All,
+            FailOnWord::New => FailOn::New,
+        },
+        report_url: check.one(&section("report").key("url"), raw.report.url.as_ref(), address::web_page),
         github: github(check, raw),
         limits: limits(check, raw),
+        cost: cost(check, raw),
         cache: cache(check, raw),
         notices: without_effect(raw),
     }
@@ -318,6 +329,28 @@ fn limits(check: &mut Validator, raw: &UnvalidatedManifest) -> Limits {
         );
     }
     limits
+}
+
+fn cost(check: &mut Validator, raw: &UnvalidatedManifest) -> CostSettings {
+    let path = section("cost");
+    let mut price = |path: KeyPath, usd: Option<f64>| {
+        let usd = usd?;
+        if usd.is_finite() && usd >= 0.0 {
+            return Some(usd);
+        }
+        check.value(&path, Diagnostic::new("a price must not be negative"));
+        None
+    };
+    let mut per_minute = BTreeMap::new();
+    for (name, usd) in raw.cost.per_minute.iter().flatten() {
+        per_minute.extend(price(path.key("per_minute").key(name), Some(*usd)).map(|usd| (name.clone(), usd)));
+    }
+    let efs_read_gb = price(path.key("efs_read_gb"), raw.cost.efs_read_gb);
+    let efs_write_gb = price(path.key("efs_write_gb"), raw.cost.efs_write_gb);
+    let nat_gb = price(path.key("nat_gb"), raw.cost.nat_gb);
+    let compute_type =
+        check.one(&path.key("compute_type"), raw.cost.compute_type.as_ref(), owned(values::name));
+    CostSettings { compute_type, per_minute, efs_read_gb, efs_write_gb, nat_gb }
 }
 
 fn cache(check: &mut Validator, raw: &UnvalidatedManifest) -> RawCache {

@@ -91,6 +91,13 @@ struct Open {
     broken: Option<Error>,
 }
 
+/// One group of the reports.
+type Group = fn(&mut Reports) -> &mut Vec<Box<dyn Report>>;
+
+/// In the order in which they are made.
+const GROUPS: [Group; 3] =
+    [|reports| &mut reports.reports, |reports| &mut reports.uploads, |reports| &mut reports.posts];
+
 struct Recorder {
     summary: Summary,
     job_id: Option<JobId>,
@@ -245,15 +252,21 @@ impl Recorder {
         let started = Event::now(EventKind::StageStarted { stage: Stage::Report });
         // What the reports see: the job as it is, with its end.
         let end = EventKind::JobFinished { exit, outcome };
-        let seen = Event { what: end, ..started.clone() };
-        let seen = Arc::new(self.summary_after(&[seen]));
+        let end = Event { what: end, ..started.clone() };
+        let mut seen = Arc::new(self.summary_after(std::slice::from_ref(&end)));
         // `--skip report` leaves no stage to tell of; the files are made all the same.
         let skipped = self.summary.stage_outcome(Stage::Report).is_some();
         if !skipped {
             self.take(started);
         }
         let mut outcomes = self.flush_sinks();
-        outcomes.extend(self.make_reports(&seen));
+        for group in GROUPS {
+            outcomes.extend(self.make_reports(group, &seen));
+            // The posts link to what was stored.
+            if !self.reports.uploads.is_empty() {
+                seen = Arc::new(self.summary_after(std::slice::from_ref(&end)));
+            }
+        }
         self.make_result(&outcomes, skipped);
         self.lose_late();
     }
@@ -302,8 +315,9 @@ impl Recorder {
         outcomes
     }
 
-    fn make_reports(&mut self, seen: &Arc<Summary>) -> Vec<Outcome> {
-        let reports = std::mem::take(&mut self.reports.reports);
+    /// Makes one group of reports.
+    fn make_reports(&mut self, group: Group, seen: &Arc<Summary>) -> Vec<Outcome> {
+        let reports = std::mem::take(group(&mut self.reports));
         let unit = |report: &dyn Report| Unit::new(Stage::Report, report.name());
         for report in &reports {
             self.tell(EventKind::UnitStarted { unit: unit(&**report) });
@@ -315,7 +329,7 @@ impl Recorder {
                 outcomes.extend(self.report_ended(unit(&**report), made, report.is_required()));
             }
         }));
-        self.reports.reports = reports;
+        *group(&mut self.reports) = reports;
         outcomes
     }
 
@@ -403,7 +417,9 @@ impl Recorder {
         let (handle, reports, interrupt) = (self.handle.clone(), &self.reports, &self.interrupt);
         let mut lost = Vec::new();
         handle.block_on(async {
-            reports::make(&reports.reports, &seen, interrupt, |_, made| lost.extend(made.err())).await;
+            for group in [&reports.reports, &reports.uploads, &reports.posts] {
+                reports::make(group, &seen, interrupt, |_, made| lost.extend(made.err())).await;
+            }
             if let Some(result) = &reports.result {
                 lost.extend(reports::make_one(&**result, &seen, interrupt).await.err());
             }

@@ -124,7 +124,11 @@ impl Job {
         let recording = Recording {
             redactor: Redactor::default(),
             sinks: self.sinks,
-            reports: Reports { reports: vec![Box::new(self.report)], result: Some(Box::new(self.result)) },
+            reports: Reports {
+                reports: vec![Box::new(self.report)],
+                result: Some(Box::new(self.result)),
+                ..Reports::default()
+            },
             interrupt: Interrupt::new(None),
             over: CancellationToken::new(),
         };

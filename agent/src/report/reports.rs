@@ -37,6 +37,10 @@ pub trait Report: Send + Sync {
 pub struct Reports {
     /// Made side by side. They know the verdict, but not what becomes of other reports.
     pub reports: Vec<Box<dyn Report>>,
+    /// Made after these, side by side: they store them where other people read them.
+    pub uploads: Vec<Box<dyn Report>>,
+    /// Made after the uploads, side by side: they link to them.
+    pub posts: Vec<Box<dyn Report>>,
     /// Made last, of everything: what became of the other reports as well.
     pub result: Option<Box<dyn Report>>,
 }

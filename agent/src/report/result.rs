@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use agent_types::error::{Error, Result};
 
+use super::cost::Cost;
 use super::output_file::replace;
 use super::summary::Summary;
 use super::totals::Totals;
@@ -13,20 +14,35 @@ use super::totals::Totals;
 /// Names the layout; raised when a reader of the old layout would go wrong.
 pub const SCHEMA: &str = "build-agent/result/v1";
 
+/// The content of the file.
 #[derive(Serialize)]
-struct Document<'a> {
+pub struct Document<'a> {
     schema: &'static str,
     /// The number behind `exit`.
     exit_code: u8,
     totals: Totals,
+    /// Only if something has a price.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cost: Option<Cost>,
     #[serde(flatten)]
     summary: &'a Summary,
 }
 
+impl Document<'_> {
+    pub fn of(summary: &Summary) -> Document<'_> {
+        Document {
+            schema: SCHEMA,
+            exit_code: summary.exit.code(),
+            totals: Totals::of(summary),
+            cost: Cost::of_job(summary),
+            summary,
+        }
+    }
+}
+
 /// The whole file.
 pub fn render(summary: &Summary) -> Result<String> {
-    let document =
-        Document { schema: SCHEMA, exit_code: summary.exit.code(), totals: Totals::of(summary), summary };
+    let document = Document::of(summary);
     let mut text = serde_json::to_string_pretty(&document)
         .map_err(|error| Error::internal("cannot render result.json").because(&error))?;
     text.push('\n');

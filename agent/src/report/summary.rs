@@ -7,17 +7,22 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use agent_types::affected::Affected;
+use agent_types::base_result::{BaseResult, ChangeScope, FailOn, ReportAddress};
 use agent_types::credentials::CredentialAccess;
 use agent_types::error::Error;
 use agent_types::events::{
     Artifact, CacheCounts, CacheQuery, Event, Finding, JobIdentity, Level, Planned, RepoReady, Retry, Sstate,
     TaskFailed, Unit,
 };
+use agent_types::machine_use::{MachineSample, TaskUsage};
 use agent_types::outcome::{ExitStatus, Outcome};
+use agent_types::prices::JobPrices;
+use agent_types::reproduction::Reproduction;
 use agent_types::stage::Stage;
 use agent_types::tiers::{State, TierKind};
 use agent_types::traffic::Traffic;
 
+use super::rows::one_a_line;
 use super::timeline::Timeline;
 
 /// A point in time; RFC 3339 with milliseconds in files.
@@ -49,6 +54,10 @@ impl At {
     /// The same in milliseconds.
     pub fn milliseconds_until(self, later: At) -> u64 {
         (self.until(later).as_secs_f64() * 1000.0).round() as u64
+    }
+
+    pub fn time(self) -> SystemTime {
+        self.time
     }
 
     /// Milliseconds since 1970.
@@ -84,6 +93,9 @@ pub fn whole_milliseconds(seconds: f64) -> f64 {
     (seconds * 1000.0).round() / 1000.0
 }
 
+/// The step of the report stage that stores the reports for other people.
+pub const STORED_REPORT: &str = "stored report";
+
 /// All that is known about a job, made from its events by [`Summary::apply`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
@@ -102,6 +114,10 @@ pub struct Summary {
     /// From the first event to the last before the report stage: reports that know nothing later agree with this.
     pub seconds: f64,
     pub plan: Vec<Planned>,
+    #[serde(default, skip_serializing_if = "FailOn::is_all")]
+    pub fail_on: FailOn,
+    #[serde(default, skip_serializing_if = "ChangeScope::is_empty")]
+    pub change_scope: ChangeScope,
     /// In the plan's order. The report stage is here only when it has something to tell.
     pub stages: Vec<StageResult>,
     /// In the order in which they were first heard of.
@@ -119,6 +135,24 @@ pub struct Summary {
     /// What the change affects; `None` if nothing asked for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub affected: Option<Affected>,
+    /// What the change is compared with; `None` if there is no earlier result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<BaseResult>,
+    /// Where the reports are stored for other people; `None` if they are not stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<ReportAddress>,
+    /// In the order of time. Of a long job some are left out, those with less memory in use first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", serialize_with = "one_a_line")]
+    pub machine: Vec<MachineAt>,
+    /// What the BitBake tasks used, by unit.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub task_usage: Vec<UnitUsage>,
+    /// What the machine and its traffic cost; `None` if nobody knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prices: Option<JobPrices>,
+    /// What repeats the job elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reproduction: Option<Reproduction>,
     /// The steps that were retried because an upstream server failed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub retries: Vec<Retry>,
@@ -147,6 +181,8 @@ impl Default for Summary {
             last_event: None,
             seconds: 0.0,
             plan: Vec::new(),
+            fail_on: FailOn::All,
+            change_scope: ChangeScope::default(),
             stages: Vec::new(),
             units: Vec::new(),
             findings: Vec::new(),
@@ -156,6 +192,12 @@ impl Default for Summary {
             notices: Vec::new(),
             credentials: None,
             affected: None,
+            base: None,
+            report: None,
+            machine: Vec::new(),
+            task_usage: Vec::new(),
+            prices: None,
+            reproduction: None,
             retries: Vec::new(),
             repos: Vec::new(),
             commands: Vec::new(),
@@ -165,6 +207,24 @@ impl Default for Summary {
             bytes_cut: 0,
         }
     }
+}
+
+/// The machine at one moment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MachineAt {
+    /// Since the start of the job.
+    pub milliseconds: u64,
+    #[serde(flatten)]
+    pub sample: MachineSample,
+}
+
+/// What the BitBake tasks of a unit used.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UnitUsage {
+    /// Index into the summary's units.
+    pub unit: u32,
+    #[serde(serialize_with = "one_a_line")]
+    pub tasks: Vec<TaskUsage>,
 }
 
 /// One tier of the share.
@@ -191,6 +251,26 @@ impl Summary {
     /// The outcome of a stage that has ended.
     pub fn stage_outcome(&self, stage: Stage) -> Option<&Outcome> {
         self.stages.iter().find(|known| known.stage == stage)?.outcome.as_ref()
+    }
+
+    /// The page with the stored report, if people can open it in a browser.
+    pub fn report_url(&self) -> Option<&str> {
+        self.stored_report()?.url.as_deref()
+    }
+
+    /// The directory with the stored reports: a path, or `s3://BUCKET/KEY`.
+    pub fn report_address(&self) -> Option<&str> {
+        Some(self.stored_report()?.address.as_str())
+    }
+
+    /// Where the reports are stored, unless that failed.
+    fn stored_report(&self) -> Option<&ReportAddress> {
+        let failed = |unit: &UnitResult| {
+            unit.stage == Stage::Report
+                && unit.name == STORED_REPORT
+                && unit.outcome.as_ref().is_some_and(|outcome| !outcome.is_success())
+        };
+        self.report.as_ref().filter(|_| !self.units.iter().any(failed))
     }
 
     /// The units that have not finished.

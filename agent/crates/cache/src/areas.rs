@@ -11,7 +11,8 @@ use agent_fs::dir::{DirHandle, Kind};
 use agent_fs::walk::{Entry, Listing, Seen, Trouble, Walk};
 
 /// The directories of a tier. The layer check manages `signatures`.
-const KNOWN: [&str; 8] = ["sstate", "downloads", "layers", "signatures", "usage", "leases", "trash", "pr"];
+const KNOWN: [&str; 9] =
+    ["sstate", "downloads", "layers", "signatures", "results", "usage", "leases", "trash", "pr"];
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Area {
@@ -28,6 +29,8 @@ pub enum AreaKind {
     Layers,
     /// Only in a bucket: in a directory, the layer check manages these.
     Signatures,
+    /// Results of jobs by commit.
+    Results,
 }
 
 /// The areas and tiers of a share.
@@ -68,6 +71,7 @@ impl Layout {
             match entry.name.to_str() {
                 Some("downloads") if directory => self.areas.push(area(AreaKind::Downloads)),
                 Some("layers") if directory => self.areas.push(area(AreaKind::Layers)),
+                Some("results") if directory => self.areas.push(area(AreaKind::Results)),
                 Some("pr") if pull_request.is_some() => self.unknown.push(top.join("pr")),
                 Some(name) if directory && KNOWN.contains(&name) => {}
                 _ => self.unknown.push(top.join(entry.name)),
@@ -117,6 +121,7 @@ impl Area {
             AreaKind::Downloads => tier.join("downloads"),
             AreaKind::Layers => tier.join("layers"),
             AreaKind::Signatures => tier.join("signatures"),
+            AreaKind::Results => tier.join("results"),
         }
     }
 
@@ -140,6 +145,7 @@ impl Area {
             AreaKind::Downloads => walk.run(&root, units::enter_downloads, units::downloads, each),
             AreaKind::Layers => walk.run(&root, units::enter_layers, units::layers, each),
             AreaKind::Signatures => agent_fs::pool::Ended::Complete,
+            AreaKind::Results => walk.run(&root, units::enter_results, units::results, each),
         }
     }
 }
@@ -233,6 +239,7 @@ mod tests {
             "sstate/no release",
             "downloads",
             "layers",
+            "results/v1",
             "usage",
             "trash",
             "pr/7/sstate/x",
@@ -250,7 +257,7 @@ mod tests {
         assert_eq!(layout.pull_requests, [7]);
         layout.read_tier(&share, Some(7), &walk);
         let areas: Vec<String> = layout.areas.iter().map(ToString::to_string).collect();
-        assert_eq!(areas, ["sstate/scarthgap", "downloads", "layers", "pr/7/sstate/x"]);
+        assert_eq!(areas, ["sstate/scarthgap", "downloads", "layers", "results", "pr/7/sstate/x"]);
         let unknown: Vec<_> = layout.unknown.iter().filter_map(|path| path.to_str()).collect();
         assert_eq!(unknown, ["lost+found", "sstate/no release", "pr/007", "pr/8", "pr/7/downloads"]);
         assert!(layout.trouble.is_empty());

@@ -42,6 +42,8 @@ pub struct Stats {
     pub downloads_ages: Vec<Age>,
     /// Checkouts with all their files.
     pub layers: Sum,
+    /// Results of jobs, by commit.
+    pub results: Sum,
     pub pull_requests: Vec<PullRequest>,
     /// Files in the trash.
     pub trash: Sum,
@@ -183,6 +185,7 @@ impl Stats {
                 add_age(&mut self.downloads_ages, unit, bytes, now);
             }
             Class::Layer => self.layers.add(bytes),
+            Class::Result => self.results.add(bytes),
             Class::Signature => self.signatures.get_or_insert_default().add(bytes),
             Class::Temporary | Class::Object { .. } => self.temporary.add(bytes),
         }

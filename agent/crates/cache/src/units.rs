@@ -47,6 +47,8 @@ pub enum Class {
     Layer,
     /// An object of the signature cache in a bucket.
     Signature,
+    /// All results of one commit; in a bucket, one file of them.
+    Result,
     /// An unfinished file.
     Temporary,
 }
@@ -240,6 +242,47 @@ pub fn signatures_in(folder: &Folder<'_>) -> Contents {
     let mut gathering = Gathering::new(folder);
     for entry in folder.entries {
         gathering.add(entry.name.to_str().unwrap_or_default(), "", Class::Signature, entry);
+    }
+    gathering.end()
+}
+
+/// The directory of a commit below the results: `v1/<name>/<release>/<machines>/<commit>`.
+const RESULT_DEPTH: usize = 5;
+
+/// Which directories of the results contain those of commits.
+pub fn enter_results(path: &Path) -> bool {
+    path.starts_with("v1") && path.iter().count() < RESULT_DEPTH
+}
+
+/// The directories of commits. All results of a commit are pruned together.
+pub fn results(listing: Listing) -> Contents {
+    let folder = Folder::of(&listing);
+    let mut gathering = Gathering::new(&folder);
+    for entry in &listing.entries {
+        let path = listing.path.join(&entry.name);
+        if entry.kind == Kind::Directory && enter_results(&path) {
+            continue;
+        }
+        let is_commit = path.starts_with("v1") && path.iter().count() == RESULT_DEPTH;
+        match entry.name.to_str() {
+            Some(name) if entry.kind == Kind::Directory && is_commit => {
+                gathering.add(name, "", Class::Result, entry);
+            }
+            _ => gathering.contents.unknown.push(path),
+        }
+    }
+    gathering.end()
+}
+
+/// The files of results in a bucket.
+pub fn results_in(folder: &Folder<'_>) -> Contents {
+    let mut gathering = Gathering::new(folder);
+    for entry in folder.entries {
+        let name = entry.name.to_str().unwrap_or_default();
+        match folder.path.starts_with("v1") {
+            true => gathering.add(name, "", Class::Result, entry),
+            false => gathering.contents.unknown.push(folder.path.join(name)),
+        }
     }
     gathering.end()
 }

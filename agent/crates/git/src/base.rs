@@ -123,6 +123,65 @@ pub async fn base_files(
     files.into_iter().next().ok_or_else(nothing)
 }
 
+/// The commit in which a change began, and up to `most` commits before it on its branch, the nearest first: the history of
+/// first parents. `commit` is the one in which it began, if that is known. `scratch` is an empty directory.
+///
+/// # Errors
+/// If neither the checkout nor the server has it.
+pub async fn ancestry(
+    runner: &Runner,
+    access: &Access,
+    query: &BaseQuery<'_>,
+    commit: Option<&str>,
+    most: usize,
+    scratch: &Path,
+) -> Result<Vec<String>> {
+    let checkout = Checkout::new(runner, query.checkout)?;
+    let start = match commit {
+        Some(commit) => found(checkout.git.commit_of(query.checkout, commit).await)?,
+        None => checkout.base(query.local).await?.map(|(commits, _)| commits.start),
+    };
+    let local = match &start {
+        Some(start) => first_parents(&checkout.git, query.checkout, start, most).await?,
+        None => Vec::new(),
+    };
+    // In a shallow repository, that may be another commit than the one in which the change began.
+    let is_whole = !local.is_empty() && (local.len() > most || !checkout.is_shallow().await?);
+    let Some((url, branch)) = query.remote.filter(|_| !is_whole) else {
+        return if local.is_empty() { Err(unknown(query)) } else { Ok(local) };
+    };
+    let git = Git::new(runner, access, "base", Some(url), &[])?;
+    let head = checkout.head().await?;
+    let of_server = async {
+        let start = match commit {
+            Some(commit) => {
+                let wanted = format!("+{commit}:{BASE}");
+                git.local(scratch, ["init", "--quiet", "--bare", "history"]).await?;
+                fetch(&git, &scratch.join("history"), url, &most.saturating_add(1).to_string(), &[&wanted])
+                    .await?;
+                commit.to_owned()
+            }
+            None => fetched(&git, &git, url, branch, head.as_deref(), scratch).await?.start,
+        };
+        Ok::<_, Failure>(first_parents(&git, &scratch.join("history"), &start, most).await?)
+    };
+    match of_server.await {
+        Ok(commits) if !commits.is_empty() => Ok(commits),
+        Err(Failure::Error(error)) => Err(error),
+        Ok(_) | Err(Failure::Git { .. }) if !local.is_empty() => Ok(local),
+        Ok(_) => Err(unknown(query)),
+        Err(failure) => Err(into_error(failure, url)),
+    }
+}
+
+/// A commit and up to `most` commits before it.
+async fn first_parents(git: &Git<'_>, repo: &Path, start: &str, most: usize) -> Result<Vec<String>> {
+    let number = format!("--max-count={}", most.saturating_add(1));
+    let listed = found(git.local(repo, ["rev-list", "--first-parent", &number, start]).await)?;
+    let listed = listed.unwrap_or_default();
+    Ok(listed.lines().map(str::trim).filter(|line| is_commit(line)).map(str::to_owned).collect())
+}
+
 fn unknown(query: &BaseQuery) -> Error {
     let names: Vec<_> = query.local.iter().map(|name| format!("`{name}`")).collect();
     Error::usage(format!("git does not find {} in {}", names.join(" or "), query.checkout.display()))
@@ -150,12 +209,17 @@ impl<'a> Checkout<'a> {
         found(self.git.commit_of(self.top, "HEAD").await)
     }
 
+    /// Whether history is missing.
+    async fn is_shallow(&self) -> Result<bool> {
+        let shallow = found(self.git.local(self.top, ["rev-parse", "--is-shallow-repository"]).await)?;
+        Ok(shallow.is_none_or(|text| text.lines().last().map(str::trim) != Some("false")))
+    }
+
     /// The base by the first of these names that is known, and whether history is missing.
     async fn base(&self, names: &[String]) -> Result<Option<(Commits, bool)>> {
         for name in names {
             let Some(tip) = found(self.git.commit_of(self.top, name).await)? else { continue };
-            let shallow = found(self.git.local(self.top, ["rev-parse", "--is-shallow-repository"]).await)?;
-            let is_shallow = shallow.is_none_or(|text| text.lines().last().map(str::trim) != Some("false"));
+            let is_shallow = self.is_shallow().await?;
             let start = merge_base(&self.git, self.top, &tip, "HEAD").await?;
             return Ok(Some((Commits { start: start.unwrap_or_else(|| tip.clone()), tip }, is_shallow)));
         }
@@ -392,6 +456,60 @@ mod tests {
             }
             fs_err::create_dir(&scratch).unwrap();
         }
+    }
+
+    /// The history before the change: from a full clone, from the server, and as far as a shallow clone has it.
+    #[tokio::test]
+    async fn the_commits_before_a_change_are_listed_the_nearest_first() {
+        let history = History::new();
+        let first = git(&history.server, &["rev-parse", &format!("{}^", history.start)]);
+        let both = [history.start.clone(), first.clone()];
+        let (url, nowhere) = (history.url(), Url::parse("file:///nowhere").unwrap());
+        let main = "refs/remotes/origin/main".to_owned();
+        let start = Some(history.start.as_str());
+        // Words of the clone, the server, the known commit, how many, and the result.
+        type Row<'a> = (&'a [&'a str], &'a Url, Option<&'a str>, usize, Option<&'a [String]>);
+        let table: [Row; 8] = [
+            (&["--branch", "change"], &nowhere, None, 50, Some(&both)),
+            (&["--branch", "change"], &nowhere, None, 0, Some(&both[..1])),
+            (&["--depth=1", "--branch", "change"], &url, None, 50, Some(&both)),
+            (&["--depth=1", "--branch", "change"], &nowhere, None, 50, None),
+            (&["--branch", "change"], &nowhere, start, 50, Some(&both)),
+            (&["--depth=1", "--branch", "change"], &url, start, 50, Some(&both)),
+            (&["--depth=1", "--branch", "change"], &nowhere, start, 50, None),
+            // The third commit of the clone is the one in which the change began.
+            (&["--depth=3", "--branch", "change"], &nowhere, start, 50, Some(&both[..1])),
+        ];
+        for (words, server, commit, most, wanted) in table {
+            let checkout = history.clone(words);
+            let scratch = history.bench.path("scratch");
+            let local = [main.clone()];
+            let query = BaseQuery { checkout: &checkout, local: &local, remote: Some((server, "main")) };
+            let bench = &history.bench;
+            let found = ancestry(&bench.runner, &bench.access, &query, commit, most, &scratch).await;
+            assert_eq!(found.as_deref().ok(), wanted, "{words:?} {server} {commit:?} {most}: {found:?}");
+            for directory in [checkout, scratch.clone()] {
+                fs_err::remove_dir_all(directory).unwrap();
+            }
+            fs_err::create_dir(&scratch).unwrap();
+        }
+    }
+
+    /// The commits of a merged branch are none of the branch.
+    #[tokio::test]
+    async fn commits_of_merged_branches_are_not_listed() {
+        let history = History::new();
+        git(&history.server, &["merge", "--quiet", "-s", "ours", "-m", "merge", "change"]);
+        git(&history.server, &["switch", "--quiet", "-c", "next"]);
+        let checkout = history.clone(&["--branch", "next"]);
+        let local = ["refs/remotes/origin/main".to_owned()];
+        let query = BaseQuery { checkout: &checkout, local: &local, remote: None };
+        let bench = &history.bench;
+        let scratch = bench.path("scratch");
+        let found = ancestry(&bench.runner, &bench.access, &query, None, 50, &scratch).await.unwrap();
+        let merge = git(&history.server, &["rev-parse", "main"]);
+        assert_eq!(found[..3], [merge, history.tip.clone(), history.start.clone()]);
+        assert_eq!(found.len(), 4);
     }
 
     /// Whatever history the change has, the rules are those of the branch.

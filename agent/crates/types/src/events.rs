@@ -12,9 +12,11 @@ use std::time::{Duration, Instant, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use crate::affected::Affected;
+use crate::base_result::{BaseResult, ReportAddress};
 use crate::credentials::CredentialAccess;
 use crate::error::Error;
 use crate::job_id::JobId;
+use crate::machine_use::{MachineSample, TaskUsage};
 use crate::outcome::{ExitStatus, Outcome};
 use crate::stage::Stage;
 use crate::tiers::TierKind;
@@ -27,10 +29,10 @@ mod progress;
 mod task;
 
 pub use cache::{CacheCounts, CacheOutcome, CacheQuery, CacheTier, Recipes, Sstate};
-pub use channel::{Emitter, channel};
+pub use channel::{Emitter, WhatRuns, channel};
 pub use job::{JobIdentity, JobStarted, Planned};
 pub use progress::{Phase, Progress, Running};
-pub use task::{REPORTED_AS_FAILED, Task, TaskFinished};
+pub use task::{REPORTED_AS_FAILED, Task, TaskFinished, TaskStarted};
 
 /// Names the layout of `events.jsonl`; raised when a reader of the old layout would go wrong.
 pub const SCHEMA: &str = "build-agent/events/v1";
@@ -91,6 +93,9 @@ pub enum EventKind {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         commit: Option<String>,
         dirty: bool,
+        /// Git's id of all files of the commit.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tree: Option<String>,
     },
     /// A unit of a stage: a repo, a check, a target, an artifact upload.
     UnitStarted {
@@ -120,6 +125,17 @@ pub enum EventKind {
     },
     /// What the change under test affects.
     Affected(Box<Affected>),
+    /// The result that the change is compared with; comes before the report stage.
+    BaseResult(Box<BaseResult>),
+    /// Where the report stage stores the reports for other people; comes before it.
+    ReportAddress(ReportAddress),
+    /// The machine, every ten seconds.
+    MachineSample(MachineSample),
+    /// What the tasks of a unit used; comes in several events if they are many.
+    TaskUsage {
+        unit: Unit,
+        tasks: Vec<TaskUsage>,
+    },
     /// Whether layer code can reach the build's credentials; comes before any layer code runs.
     CredentialAccess(CredentialAccess),
     /// A source that lies ready.
@@ -144,7 +160,7 @@ pub enum EventKind {
     /// How far a long step is.
     Progress(Progress),
     /// A BitBake task started. Only if BitBake said so: a start is never guessed.
-    TaskStarted(Task),
+    TaskStarted(TaskStarted),
     /// A BitBake task finished. Older agents called the event `task`.
     #[serde(alias = "task")]
     TaskFinished(TaskFinished),

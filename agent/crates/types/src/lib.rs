@@ -4,6 +4,7 @@
 
 pub mod affected;
 pub mod artifact;
+pub mod base_result;
 pub mod bucket_share;
 pub mod credentials;
 pub mod diagnostic;
@@ -11,8 +12,11 @@ pub mod error;
 pub mod events;
 pub mod job_id;
 pub mod listing;
+pub mod machine_use;
 pub mod outcome;
+pub mod prices;
 pub mod release;
+pub mod reproduction;
 pub mod s3_address;
 pub mod sanitize;
 pub mod secret;

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 ///   downloads/                 source archives and mirror tarballs, without BitBake's stamps
 ///   layers/<repo>/<commit>/    immutable layer checkouts
 ///   signatures/                signature cache and parse caches of the layer check
+///   results/                   results of jobs by commit
 ///   usage/<release>/           hit rates of the last builds
 ///   leases/                    one file per running build that may use these files
 ///   trash/                     moved here by a prune, deleted after the grace period

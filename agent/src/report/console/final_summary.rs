@@ -3,6 +3,8 @@
 use std::path::Path;
 
 use crate::report::cache::counts_by_name;
+use crate::report::comparison::Comparison;
+use crate::report::cost::Cost;
 use crate::report::summary::{StageError, StageResult, Summary, TierResult};
 use crate::report::totals::{Suite, Totals, suites};
 use agent_objects::prices::usd;
@@ -35,6 +37,7 @@ pub fn final_summary(summary: &Summary, out: &Path, style: Style) -> String {
         text.paragraph(error_lines(error, style));
     }
     text.paragraph(warnings(summary, style));
+    text.paragraph(comparison(summary, style));
     text.paragraph(facts(summary, out));
     text.0
 }
@@ -78,8 +81,14 @@ fn verdict(summary: &Summary, failures: &[Failure], style: Style) -> String {
     format!("{word}  {about}")
 }
 
-/// The verdict in one word, and its subject in one line, sanitized.
+/// The verdict in one word, and its subject in one line with the name of the job, sanitized.
 pub fn plain_verdict(summary: &Summary, failures: &[Failure]) -> (&'static str, String) {
+    let (word, about) = bare_verdict(summary, failures);
+    (word, format!("{}: {about}", job_name(&summary.job)))
+}
+
+/// The same without the name of the job.
+pub fn bare_verdict(summary: &Summary, failures: &[Failure]) -> (&'static str, String) {
     let why = || {
         sanitize_line(summary.outcome.reason().unwrap_or_default().lines().next().unwrap_or_default())
             .into_owned()
@@ -92,7 +101,7 @@ pub fn plain_verdict(summary: &Summary, failures: &[Failure]) -> (&'static str, 
             .find(|error| error.error.class.exit_status() == summary.exit)
             .map_or_else(why, said)
     };
-    let (word, about) = match summary.exit {
+    match summary.exit {
         _ if !summary.complete => ("INTERRUPTED", why()),
         ExitStatus::Passed => ("PASSED", numbers(&Totals::of(summary))),
         ExitStatus::Failed if matches!(summary.outcome, Outcome::NotRun(_)) => ("NOT RUN", why()),
@@ -102,8 +111,7 @@ pub fn plain_verdict(summary: &Summary, failures: &[Failure]) -> (&'static str, 
         ExitStatus::Usage | ExitStatus::Machine | ExitStatus::Upstream | ExitStatus::Internal => {
             ("ERROR", format!("{}: {}", summary.exit.meaning(), decisive()))
         }
-    };
-    (word, format!("{}: {about}", job_name(&summary.job)))
+    }
 }
 
 fn said(error: &StageError) -> String {
@@ -125,6 +133,10 @@ fn numbers(totals: &Totals) -> String {
     }
     if totals.skipped > 0 {
         text += &format!(", {} skipped", totals.skipped);
+    }
+    // A job passes with failures only if the base of its change has them, too.
+    if totals.failed > 0 {
+        text += &format!(", {} failing as before the change", totals.failed);
     }
     text
 }
@@ -197,6 +209,40 @@ fn warnings(summary: &Summary, style: Style) -> Vec<String> {
     lines
 }
 
+/// What is new in this change. A test that is missing is named, also if all others passed.
+fn comparison(summary: &Summary, style: Style) -> Vec<String> {
+    let (Some(compared), Some(base)) = (Comparison::of(summary), &summary.base) else { return Vec::new() };
+    let parts = [
+        (compared.new_failures.len(), "new failure"),
+        (compared.still_failing.len(), "failing before"),
+        (compared.fixed.len(), "fixed"),
+        (compared.vanished.len(), "vanished test"),
+        (compared.flaky.len(), "flaky by proof"),
+        (compared.new_findings.len(), "new finding"),
+    ];
+    let nouns = ["new failure", "vanished test", "new finding"];
+    let parts: Vec<String> = parts
+        .into_iter()
+        .filter(|(number, what)| *number > 0 || *what == "new failure")
+        .map(|(number, what)| match nouns.contains(&what) {
+            true => count(number as u64, what),
+            false => format!("{number} {what}"),
+        })
+        .collect();
+    let mut lines = vec![format!("compared   with {}: {}", short_commit(&base.commit), parts.join(", "))];
+    for (word, ids) in [("new", &compared.new_failures), ("vanished", &compared.vanished)] {
+        let shown = ids.iter().take(NAMES).map(|id| {
+            let word = style.warn(&format!("{word:<8}"));
+            format!("   {word} {}", sanitize_line(&id.to_string()))
+        });
+        lines.extend(shown);
+        if ids.len() > NAMES {
+            lines.push(format!("   and {} more, which result.json names", ids.len() - NAMES));
+        }
+    }
+    lines
+}
+
 fn facts(summary: &Summary, out: &Path) -> Vec<String> {
     let mut lines = findings(summary);
     for unit in &summary.units {
@@ -213,6 +259,7 @@ fn facts(summary: &Summary, out: &Path) -> Vec<String> {
         }
     }
     lines.extend(summary.cache.iter().map(tier_line));
+    lines.extend(Cost::of_job(summary).map(|cost| format!("cost       {}", cost.line())));
     if let Some(published) = &summary.published {
         let objects = count(published.objects, "object");
         let links = match published.links {
@@ -223,8 +270,14 @@ fn facts(summary: &Summary, out: &Path) -> Vec<String> {
         lines.push(format!("published  {objects} ({size}){links}, index {}", sanitize(&published.index)));
     }
     let file = |name: &str| sanitize(&out.join(name).to_string_lossy()).into_owned();
-    lines.push(format!("reports    {}", ["result.json", "junit.xml", "events.jsonl"].map(file).join("  ")));
+    lines.push(format!(
+        "reports    {}",
+        ["report.html", "result.json", "junit.xml", "events.jsonl"].map(file).join("  ")
+    ));
     lines.push(format!("logs       {}", file("logs")));
+    if let Some(address) = summary.report_url().or(summary.report_address()) {
+        lines.push(format!("stored     {}", sanitize(address)));
+    }
     if let Some(url) = &summary.job.url {
         lines.push(format!("build      {}", sanitize(url)));
     }

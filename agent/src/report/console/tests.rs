@@ -54,7 +54,7 @@ warning: the bucket has no lifecycle rule for unfinished uploads
 
 findings   1 warning
 sstate     core-image-minimal: 100 wanted, 20 local, 30 from mirrors, 50 missed; 10 current
-reports    out/result.json  out/junit.xml  out/events.jsonl
+reports    out/report.html  out/result.json  out/junit.xml  out/events.jsonl
 logs       out/logs
 repeat     build-agent run 'it'\\''s here.toml'
 ";
@@ -94,7 +94,7 @@ PASSED  meta-x on scarthgap (3f2a1b4c5d6e): 4 steps passed, 2 skipped
   publish    passed           1s
 
 published  1 object (3.0 GiB) and 2 links, index s3://bucket/builds/index.json
-reports    out/result.json  out/junit.xml  out/events.jsonl
+reports    out/report.html  out/result.json  out/junit.xml  out/events.jsonl
 logs       out/logs
 repeat     build-agent run 'it'\\''s here.toml'
 ";

@@ -2,7 +2,6 @@
 
 mod annotations;
 mod job_summary;
-mod markdown;
 mod workflow_commands;
 
 pub use annotations::{Annotations, early_error};

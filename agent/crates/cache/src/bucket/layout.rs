@@ -44,6 +44,7 @@ impl Layout {
                 "downloads" => layout.areas.push(area(AreaKind::Downloads)),
                 "layers" => layout.areas.push(area(AreaKind::Layers)),
                 "signatures" => layout.areas.push(area(AreaKind::Signatures)),
+                "results" => layout.areas.push(area(AreaKind::Results)),
                 "leases" => {}
                 "sstate" | "usage" | "index" => {
                     for release in layout.level(objects, share, &name).await? {
@@ -114,6 +115,7 @@ pub fn area_of(number: u64, below: &str) -> Option<(Area, &str)> {
         "downloads" => (AreaKind::Downloads, rest),
         "layers" => (AreaKind::Layers, rest),
         "signatures" => (AreaKind::Signatures, rest),
+        "results" => (AreaKind::Results, rest),
         "sstate" => {
             let (release, rest) = rest.split_once('/').filter(|(release, _)| names::is_release(release))?;
             (AreaKind::Sstate(release.to_owned()), rest)
@@ -131,6 +133,7 @@ pub fn contents(kind: &AreaKind, path: &Path, entries: &[Entry]) -> Contents {
         AreaKind::Downloads => units::downloads_in(&folder),
         AreaKind::Layers => units::packed_layers_in(&folder),
         AreaKind::Signatures => units::signatures_in(&folder),
+        AreaKind::Results => units::results_in(&folder),
     }
 }
 

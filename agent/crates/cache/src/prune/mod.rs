@@ -48,6 +48,8 @@ pub struct Options {
     pub sstate_max_age: Duration,
     pub downloads_max_age: Duration,
     pub layers_max_age: Duration,
+    /// Results of jobs that are older.
+    pub results_max_age: Duration,
     /// Tiers of pull requests without a change for this long are removed completely.
     pub pull_requests_max_age: Duration,
     /// Maximum bytes of shared state and downloads of the share itself.
@@ -70,6 +72,7 @@ impl Default for Options {
             sstate_max_age: 30 * DAY,
             downloads_max_age: 60 * DAY,
             layers_max_age: 30 * DAY,
+            results_max_age: 180 * DAY,
             pull_requests_max_age: 14 * DAY,
             max_size: None,
             pull_requests_max_size: None,

@@ -82,10 +82,13 @@ impl Rules<'_> {
             AreaKind::Layers => options.layers_max_age,
             // They serve the same builds as the shared state.
             AreaKind::Signatures => options.sstate_max_age,
+            AreaKind::Results => options.results_max_age,
         };
         let concerns = |lease: &LiveLease| match &area.kind {
             AreaKind::Sstate(release) => lease.concerns(release),
             AreaKind::Downloads | AreaKind::Layers | AreaKind::Signatures => true,
+            // A build reads them within a minute.
+            AreaKind::Results => false,
         };
         let reads = |tier: Option<u64>| tier == area.pull_request || area.pull_request.is_none();
         let of_area = || self.leases.iter().filter(|(tier, lease)| reads(*tier) && concerns(lease));

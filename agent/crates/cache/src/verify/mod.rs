@@ -244,7 +244,8 @@ impl Checking<'_> {
                 |listing| self.later(units::layers(listing)),
                 &mut each,
             ),
-            AreaKind::Signatures => Ended::Complete,
+            // Each reader checks them.
+            AreaKind::Signatures | AreaKind::Results => Ended::Complete,
         };
         let work = |unit: Unit, out: &mut Output<'_, Unit, Finding>| {
             let mut finding = Finding::default();
@@ -395,7 +396,7 @@ pub(crate) fn packed_by(name: &str, class: Class, begin: &[u8]) -> Option<Packed
     let own = match class {
         Class::Object { .. } | Class::Layer | Class::Signature => true,
         Class::Download(kind) => matches!(kind, DownloadKind::GitTarball | DownloadKind::ShallowTarball),
-        Class::Temporary => false,
+        Class::Temporary | Class::Result => false,
     };
     match name {
         _ if name.ends_with(".siginfo") => {

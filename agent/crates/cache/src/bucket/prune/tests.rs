@@ -227,6 +227,20 @@ async fn leases_protect_what_builds_use() {
 }
 
 #[tokio::test]
+async fn results_of_jobs_are_pruned_by_their_age() {
+    let bucket = Bucket::new();
+    let job = "results/v1/meta-x/scarthgap/qemux86-64/c0ffee";
+    bucket.write(&format!("{job}/latest.json"), 5).await;
+    bucket.write(&format!("pr/7/{job}/17/report.html"), 5).await;
+    bucket.write("results/other", 5).await;
+    let now = SystemTime::now();
+    let pruned = bucket.prune(&no_grace(), now + 179 * DAY).await;
+    assert!(bucket.all().await.contains(&format!("{job}/latest.json")), "{pruned:?}");
+    let pruned = bucket.prune(&no_grace(), now + 181 * DAY).await;
+    assert_eq!(bucket.all().await, set(["results/other"]), "{pruned:?}");
+}
+
+#[tokio::test]
 async fn tiers_of_pull_requests_are_kept_apart() {
     let bucket = Bucket::hostile(&[
         "pr/7//x",
