@@ -5,8 +5,10 @@
 
 #![allow(clippy::expect_used)] // a harness fails by panicking
 
+mod browser;
 pub mod fake_s3;
 pub mod github;
+mod npm;
 mod processes;
 mod results;
 mod running;
@@ -15,6 +17,8 @@ mod seaweed;
 mod skipping;
 mod slow;
 
+pub use browser::Browser;
+pub use npm::npm_package;
 pub use processes::{Survivor, survivors};
 pub use results::{cases, json, leaks_of, well_formed_xml};
 pub use running::{Ran, Running};

@@ -16,6 +16,8 @@ pub enum Part {
     Docker,
     /// File systems in user space.
     Fuse,
+    /// Chromium.
+    Browser,
     /// BitBake's host packages, and addresses of BitBake and OE-Core that reply.
     BitBake,
 }
@@ -27,6 +29,7 @@ impl Display for Part {
             Part::Aws => "aws",
             Part::Docker => "docker",
             Part::Fuse => "fuse",
+            Part::Browser => "browser",
             Part::BitBake => "bitbake",
         })
     }

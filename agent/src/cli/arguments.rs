@@ -398,6 +398,8 @@ pub enum ReportFormat {
     Json,
     /// junit.xml
     Junit,
+    /// report.html: one page for people, with a matrix for several jobs
+    Html,
     /// results.sarif: the findings, for code scanning and editors
     Sarif,
     /// The final summary, on standard output
@@ -408,7 +410,8 @@ pub enum ReportFormat {
 
 impl ReportFormat {
     /// Those of a job.
-    pub const DEFAULT: [ReportFormat; 3] = [ReportFormat::Json, ReportFormat::Junit, ReportFormat::Text];
+    pub const DEFAULT: [ReportFormat; 4] =
+        [ReportFormat::Json, ReportFormat::Junit, ReportFormat::Html, ReportFormat::Text];
 
     /// Whether it is a file.
     pub fn is_file(self) -> bool {
@@ -424,7 +427,7 @@ pub struct Report {
     /// The job, where the source holds the merged events of several
     #[arg(long, value_name = "ID")]
     pub job: Option<String>,
-    /// What to write [default: json,junit,text]
+    /// What to write [default: json,junit,html,text]
     #[arg(long, value_enum, value_delimiter = ',')]
     pub format: Vec<ReportFormat>,
     /// Directory for the reports [default: the directory of the source]

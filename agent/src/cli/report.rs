@@ -102,6 +102,7 @@ pub fn report(
                 jobs => merged::write(jobs, out)?,
             },
             Format::Junit => report::write_merged_junit(&jobs, out)?,
+            Format::Html => report::replace(&out.join("report.html"), report::render_page(&jobs).as_bytes())?,
             Format::Sarif => sarif::write(&jobs, out)?,
             Format::Text => texts.push(text(&jobs, out, &directories, style)),
             Format::Markdown => texts.push(markdown::render_all(&jobs, &short(&jobs))),
@@ -183,7 +184,7 @@ mod tests {
             let reported = report(&sources, None, &Format::DEFAULT, Some(&again), Style::PLAIN).unwrap();
             assert!(reported.texts[0].starts_with("ERROR  meta-x on scarthgap"));
             assert_eq!(reported.torn, []);
-            for name in ["result.json", "junit.xml"] {
+            for name in ["result.json", "junit.xml", "report.html"] {
                 let read = |out: &Path| fs_err::read_to_string(out.join(name)).unwrap();
                 assert_eq!(read(&again), read(&out), "{name} from {source}");
             }

@@ -7,6 +7,7 @@
 mod cache;
 pub mod comparison;
 mod console;
+mod critical_path;
 mod durations;
 mod events_file;
 pub mod github_actions;
@@ -17,6 +18,7 @@ pub mod merged;
 mod metrics;
 mod output;
 mod output_file;
+mod page;
 mod recheck;
 mod recorder;
 mod reducer;
@@ -35,12 +37,14 @@ pub mod verdict;
 pub mod sample;
 
 pub use console::{Json, Plain, Style, Terminal, ThreadedSink, final_summary, with_output_timeout};
+pub use critical_path::critical_path;
 pub use durations::Durations;
 pub use events_file::{EventsFile, Torn, read as read_events, read_job};
 pub use junit::{write as write_junit, write_all as write_merged_junit};
 pub use metrics::{Dimensions, Metrics};
 pub use output::{AGENT_LOG, begin, begin_log, prepare_out, write_all};
 pub use output_file::replace;
+pub use page::render_all as render_page;
 pub use recheck::{Recheck, recheck_result};
 pub use recorder::{Recorded, Recording, record, show};
 pub use report_files::FILE_DEADLINE;
@@ -52,4 +56,5 @@ pub use summary::{
     At, CaseResult, CommandResult, Notice, Published, STORED_REPORT, StageError, StageResult, Summary,
     TierResult, UnitResult,
 };
+pub use timeline::{TaskRun, Timeline};
 pub use totals::{Status, Suite, Test, Totals};

@@ -9,7 +9,7 @@ use agent_fs::remove::remove_file;
 use super::events_file::EventsFile;
 use super::output_file::{create, replace};
 use super::summary::Summary;
-use super::{junit, result};
+use super::{junit, page, result};
 
 /// Makes the output directory.
 ///
@@ -64,7 +64,8 @@ pub fn begin_log(out: &Path) -> Result<fs_err::File> {
 pub fn write_all(summary: &Summary, out: &Path) -> Result<()> {
     let json = result::write(summary, out);
     let junit = junit::write(summary, out);
-    json.and(junit)
+    let page = page::write(summary, out);
+    json.and(junit).and(page)
 }
 
 fn real_directory(path: &Path) -> Result<()> {

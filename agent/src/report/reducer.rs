@@ -81,9 +81,9 @@ impl Summary {
             }
             // For the console only.
             EventKind::Progress { .. } | EventKind::Heartbeat { .. } => {}
-            EventKind::TaskStarted(task) => {
-                let unit = self.unit_index(&task.unit, at);
-                self.timeline.started(unit, task, started.milliseconds_until(at));
+            EventKind::TaskStarted(start) => {
+                let unit = self.unit_index(&start.task.unit, at);
+                self.timeline.started(unit, start, started.milliseconds_until(at));
             }
             EventKind::TaskFinished(done) => {
                 let outcome = self.cut_outcome(&done.outcome);

@@ -10,14 +10,17 @@ use agent_types::error::Result;
 
 use super::reports::{Report, Reports};
 use super::summary::Summary;
-use super::{junit, result};
+use super::{junit, page, result};
 
 impl Reports {
     /// The files in the output directory.
     pub fn files(out: &Path) -> Reports {
         let file = |name, write| ReportFile { name, out: out.to_owned(), write };
         Reports {
-            reports: vec![Box::new(file("junit.xml", junit::write))],
+            reports: vec![
+                Box::new(file("junit.xml", junit::write)),
+                Box::new(file("report.html", page::write)),
+            ],
             result: Some(Box::new(file("result.json", result::write))),
             ..Reports::default()
         }

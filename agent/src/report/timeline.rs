@@ -7,7 +7,7 @@ use serde::ser::{Error as _, Serializer};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use agent_types::events::Task;
+use agent_types::events::{Task, TaskStarted};
 use agent_types::outcome::Outcome;
 
 /// Rows that are kept. Layer code can print as many ends of tasks as it likes; a large world has 40,000.
@@ -27,6 +27,10 @@ pub struct Timeline {
     /// In the order of their first events.
     #[serde(serialize_with = "one_a_line")]
     runs: Vec<Run>,
+    /// For each row the row of the task for which it waited: of the tasks that it depends on and that ran, the one that
+    /// ended last. `null`: it waited for none. Empty if BitBake told nothing of it; rows at the end may be missing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", serialize_with = "on_one_line")]
+    after: Vec<Option<u32>>,
     /// Tasks that finished and have no row here.
     #[serde(default, skip_serializing_if = "is_zero")]
     omitted: u64,
@@ -47,6 +51,23 @@ struct Run {
     end: Option<u32>,
     /// `None` while it runs.
     outcome: Option<u32>,
+}
+
+/// One run of one task, with its names.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TaskRun<'a> {
+    /// Index into the summary's units.
+    pub unit: usize,
+    /// With its version; `mc:NAME:` before that of a multiconfig.
+    pub recipe: &'a str,
+    pub task: &'a str,
+    /// Milliseconds since the job's start; `None` if BitBake did not tell.
+    pub start: Option<u32>,
+    pub end: Option<u32>,
+    /// `None` while it runs.
+    pub outcome: Option<&'a Outcome>,
+    /// The place of the run for which this one waited.
+    pub after: Option<usize>,
 }
 
 type Row = (u32, u32, u32, Option<u32>, Option<u32>, Option<u32>);
@@ -71,13 +92,15 @@ struct Index {
     name_bytes: usize,
     /// The rows of tasks that run, by unit, recipe and task.
     running: HashMap<(u32, u32, u32), usize>,
+    /// The rows of the tasks of the last run of BitBake, by unit and BitBake's number.
+    numbers: HashMap<(u32, u32), u32>,
 }
 
 /// The same runs; how they are found does not matter.
 impl PartialEq for Timeline {
     fn eq(&self, other: &Timeline) -> bool {
-        (&self.recipes, &self.tasks, &self.outcomes, &self.runs, self.omitted)
-            == (&other.recipes, &other.tasks, &other.outcomes, &other.runs, other.omitted)
+        (&self.recipes, &self.tasks, &self.outcomes, &self.runs, &self.after, self.omitted)
+            == (&other.recipes, &other.tasks, &other.outcomes, &other.runs, &other.after, other.omitted)
     }
 }
 
@@ -86,10 +109,39 @@ impl Timeline {
         self.runs.is_empty() && self.omitted == 0
     }
 
+    /// Tasks that finished and are not among the runs.
+    pub fn omitted(&self) -> u64 {
+        self.omitted
+    }
+
+    /// All runs, in the order of their first events. Other numbers of a run are places in this list.
+    pub fn runs(&self) -> impl ExactSizeIterator<Item = TaskRun<'_>> {
+        self.runs.iter().enumerate().map(|(place, run)| self.named(place, run))
+    }
+
+    fn named(&self, place: usize, run: &Run) -> TaskRun<'_> {
+        TaskRun {
+            unit: run.unit as usize,
+            recipe: name(&self.recipes, run.recipe),
+            task: name(&self.tasks, run.task),
+            start: run.start,
+            end: run.end,
+            outcome: run.outcome.and_then(|outcome| self.outcomes.get(outcome as usize)),
+            after: self.after.get(place).copied().flatten().map(|after| after as usize),
+        }
+    }
+
     /// A task of this unit started so many milliseconds after the job.
-    pub fn started(&mut self, unit: usize, task: &Task, at: u64) {
-        if let Some(key) = self.key(unit, task) {
-            self.add(key, Some(milliseconds(at)));
+    pub fn started(&mut self, unit: usize, start: &TaskStarted, at: u64) {
+        let Some(key) = self.key(unit, &start.task) else { return };
+        let Some(row) = self.add(key, Some(milliseconds(at))) else { return };
+        let Some(number) = start.number else { return };
+        let (unit, ..) = key;
+        let after = start.after.and_then(|after| self.index.numbers.get(&(unit, after)).copied());
+        self.index.numbers.insert((unit, number), index(row));
+        if after.is_some() {
+            self.after.resize(row, None);
+            self.after.push(after);
         }
     }
 
@@ -216,6 +268,11 @@ fn intern(
     Some(place)
 }
 
+/// The name at this place. A file may have any numbers.
+fn name(names: &[String], place: u32) -> &str {
+    names.get(place as usize).map_or("?", String::as_str)
+}
+
 fn cut(name: &str) -> &str {
     &name[..name.floor_char_boundary(NAME_BYTES)]
 }
@@ -231,6 +288,12 @@ fn milliseconds(at: u64) -> u32 {
 
 fn is_zero(number: &u64) -> bool {
     *number == 0
+}
+
+/// A pretty printer would make a line for each.
+fn on_one_line<S: Serializer>(rows: &[Option<u32>], to: S) -> Result<S::Ok, S::Error> {
+    let text = serde_json::to_string(rows).map_err(S::Error::custom)?;
+    RawValue::from_string(text).map_err(S::Error::custom)?.serialize(to)
 }
 
 /// A line for each run, where a pretty printer would make eight.
@@ -255,35 +318,31 @@ mod tests {
         Task::new(Unit::new(Stage::Build, "x"), recipe, task)
     }
 
+    fn start(recipe: &str, name: &str) -> TaskStarted {
+        task(recipe, name).into()
+    }
+
     /// A run with its names: recipe, task, start, end, and the word of its outcome.
     type Named<'a> = (&'a str, &'a str, Option<u32>, Option<u32>, Option<&'a str>);
 
-    fn named(timeline: &Timeline) -> Vec<Named<'_>> {
-        let one = |run: &Run| {
-            (
-                timeline.recipes[run.recipe as usize].as_str(),
-                timeline.tasks[run.task as usize].as_str(),
-                run.start,
-                run.end,
-                run.outcome.map(|outcome| timeline.outcomes[outcome as usize].word()),
-            )
-        };
-        timeline.runs.iter().map(one).collect()
+    fn named<'a>(timeline: &'a Timeline) -> Vec<Named<'a>> {
+        let outcome = |run: &TaskRun<'a>| run.outcome.map(Outcome::word);
+        timeline.runs().map(|run| (run.recipe, run.task, run.start, run.end, outcome(&run))).collect()
     }
 
     #[test]
     fn starts_and_ends_are_paired_and_none_is_invented() {
         let mut timeline = Timeline::default();
         let musl = Task { mc: Some("musl".into()), ..task("a-1-r0", "do_fetch") };
-        timeline.started(0, &task("a-1-r0", "do_fetch"), 10);
-        timeline.started(0, &musl, 11);
-        timeline.started(0, &task("b-1-r0", "do_fetch"), 12);
+        timeline.started(0, &start("a-1-r0", "do_fetch"), 10);
+        timeline.started(0, &musl.clone().into(), 11);
+        timeline.started(0, &start("b-1-r0", "do_fetch"), 12);
         timeline.finished(0, &task("a-1-r0", "do_fetch"), 20, &Outcome::Passed);
         timeline.finished(0, &task("c-1-r0", "do_fetch"), 21, &Outcome::Failed("exit code 1".into()));
         timeline.finished(0, &musl, 22, &Outcome::Passed);
-        timeline.started(0, &task("a-1-r0", "do_fetch"), 30);
-        timeline.started(0, &task("a-1-r0", "do_fetch"), 31);
-        timeline.started(1, &task("a-1-r0", "do_fetch"), 32);
+        timeline.started(0, &start("a-1-r0", "do_fetch"), 30);
+        timeline.started(0, &start("a-1-r0", "do_fetch"), 31);
+        timeline.started(1, &start("a-1-r0", "do_fetch"), 32);
         let before = named(&timeline).last().copied();
         assert_eq!(before, Some(("a-1-r0", "do_fetch", Some(32), None, None)));
         timeline.settle(Some(0), &Outcome::Cancelled("SIGTERM".into()));
@@ -303,6 +362,40 @@ mod tests {
         assert_eq!(serde_json::from_str::<Timeline>(&text).unwrap(), timeline);
     }
 
+    /// Numbers belong to one run of BitBake in one unit; those that nobody has are ignored.
+    #[test]
+    fn a_run_names_the_run_for_which_it_waited() {
+        let mut timeline = Timeline::default();
+        let numbered = |recipe: &str, number: u32, after: Option<u32>| TaskStarted {
+            number: Some(number),
+            after,
+            ..start(recipe, "do_x")
+        };
+        for (unit, start) in [
+            (0, numbered("a", 1, None)),
+            (0, numbered("b", 2, Some(1))),
+            (0, start("text", "do_x")),
+            (0, numbered("c", 3, Some(9))),
+            (0, numbered("d", 4, Some(2))),
+            (1, numbered("a", 1, Some(4))),
+            // The same unit again.
+            (0, numbered("a", 1, None)),
+            (0, numbered("b", 2, Some(1))),
+            (0, numbered("loop", 5, Some(5))),
+        ] {
+            timeline.started(unit, &start, 1);
+        }
+        let after: Vec<_> = timeline.runs().map(|run| run.after).collect();
+        let wanted = [None, Some(0), None, None, Some(1), None, None, Some(6), None];
+        assert_eq!(after, wanted);
+        let text = serde_json::to_string_pretty(&timeline).unwrap();
+        assert!(text.contains("\"after\": [null,0,null,null,1,null,null,6]"), "{text}");
+        assert_eq!(serde_json::from_str::<Timeline>(&text).unwrap(), timeline);
+        let forged = text.replace("[0,0,0,1,", "[7,77,777,1,");
+        let forged = serde_json::from_str::<Timeline>(&forged).unwrap();
+        assert_eq!(forged.runs().next().map(|run| (run.recipe, run.task)), Some(("?", "?")));
+    }
+
     /// A layer may print that tasks ran until the job's time is over.
     #[test]
     fn a_flood_of_tasks_has_bounds() {
@@ -320,7 +413,7 @@ mod tests {
         let mut timeline = Timeline::default();
         for number in 0..40_000 {
             let name = format!("{number}{}", "é".repeat(200));
-            timeline.started(0, &task(&name, "do_x"), 1);
+            timeline.started(0, &start(&name, "do_x"), 1);
         }
         let bytes: usize = timeline.recipes.iter().map(String::len).sum();
         assert!(bytes <= NAMES_KEPT && timeline.recipes.iter().all(|name| name.len() <= NAME_BYTES));

@@ -64,9 +64,9 @@ fn a_world_of_40000_tasks_fits_into_the_limits() {
     }
     // The reports can be rebuilt from them.
     let read = |name: &str| std::fs::read(sandbox.out().join(name)).unwrap();
-    let before = ["result.json", "junit.xml"].map(read);
+    let before = ["result.json", "junit.xml", "report.html"].map(read);
     sandbox.call([Path::new("report"), &sandbox.out().join("events.jsonl")]).assert_code(&[0]);
-    assert!(before == ["result.json", "junit.xml"].map(read), "they differ");
+    assert!(before == ["result.json", "junit.xml", "report.html"].map(read), "they differ");
 }
 
 /// A task that was running when BitBake was stopped has a start, no end, and the outcome of the stop.
@@ -102,7 +102,7 @@ fn a_job_that_loses_a_report_does_not_pass() {
         let ends = report_steps(&events, "unit-finished");
         let starts: Vec<String> =
             report_steps(&events, "unit-started").into_iter().map(|(name, _)| name).collect();
-        assert_eq!(starts, ["events.jsonl", "the console", "junit.xml", "result.json"]);
+        assert_eq!(starts, ["events.jsonl", "the console", "junit.xml", "report.html", "result.json"]);
         for (name, outcome) in ends {
             assert_eq!(outcome, if name == lost { "not-run" } else { "passed" }, "{name}");
         }

@@ -32,7 +32,7 @@ pub use cache::{CacheCounts, CacheOutcome, CacheQuery, CacheTier, Recipes, Sstat
 pub use channel::{Emitter, channel};
 pub use job::{JobIdentity, JobStarted, Planned};
 pub use progress::{Phase, Progress, Running};
-pub use task::{REPORTED_AS_FAILED, Task, TaskFinished};
+pub use task::{REPORTED_AS_FAILED, Task, TaskFinished, TaskStarted};
 
 /// Names the layout of `events.jsonl`; raised when a reader of the old layout would go wrong.
 pub const SCHEMA: &str = "build-agent/events/v1";
@@ -160,7 +160,7 @@ pub enum EventKind {
     /// How far a long step is.
     Progress(Progress),
     /// A BitBake task started. Only if BitBake said so: a start is never guessed.
-    TaskStarted(Task),
+    TaskStarted(TaskStarted),
     /// A BitBake task finished. Older agents called the event `task`.
     #[serde(alias = "task")]
     TaskFinished(TaskFinished),

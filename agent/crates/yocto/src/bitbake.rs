@@ -14,6 +14,7 @@ use agent_types::outcome::Outcome;
 
 use super::bitbake_events::{Follower, is_setscene};
 use super::bitbake_recipes::RecipeLog;
+use super::buildstats::StatsSource;
 use failures::Failures;
 use patterns::{
     ERRORS, FAILED, FAILED_END, LOGFILE, RUNNING, SETSCENE, SETSCENE_ERROR, SSTATE, STARTED, SUMMARY,
@@ -115,6 +116,11 @@ impl Build {
         self.follower.variable(name)
     }
 
+    /// Where the build statistics of this run are, if BitBake told.
+    pub fn stats_source(&self) -> Option<StatsSource> {
+        self.follower.stats_source()
+    }
+
     /// Events of tasks that were lost.
     pub fn dropped_events(&self) -> u64 {
         self.follower.dropped()
@@ -159,7 +165,7 @@ impl Build {
                 return Vec::new();
             }
             self.running.push((name, Instant::now()));
-            return vec![EventKind::TaskStarted(event)];
+            return vec![EventKind::TaskStarted(event.into())];
         }
         if let Some(known) = known {
             self.running.remove(known);

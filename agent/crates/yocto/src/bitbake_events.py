@@ -23,7 +23,7 @@ EXTRA = (
 # The last tasks of a build and of a fetch: their events are not dropped.
 FOLLOWED = (":do_build", ":do_fetch")
 # Variables of the configuration whose values are reported.
-READ_BACK = ("BB_NUMBER_THREADS", "PARALLEL_MAKE")
+READ_BACK = ("BB_NUMBER_THREADS", "PARALLEL_MAKE", "BUILDSTATS_BASE")
 # Characters of a text that are told; events come from layer code, too.
 LONGEST_TEXT = 1000
 # Bytes that wait while the agent does not read.
@@ -129,6 +129,10 @@ class Queue:
         self._channel = channel
         self._own = own
         self._dumps_signatures = dumps_signatures
+        # Of tasks that are about to start: see bitbake_task_order.py.
+        self._order = {}
+        # The multiconfigs of which the log of a task was told.
+        self._logs = set()
 
     def __getattr__(self, name):
         return getattr(self._queue, name)
@@ -175,6 +179,8 @@ class Queue:
         elif kind in ("bb.event.ParseProgress", "bb.event.CacheLoadProgress"):
             of = number(event.total)
             send({"e": "parse" if "Parse" in name else "cache", "n": number(event.current), "of": of}, False)
+        elif kind == "bb.event.BuildStarted":
+            send({"e": "build", "name": text(event._name)}, True)
         elif kind == "bb.event.ParseCompleted":
             send({"e": "parsed", "cached": number(event.cached), "parsed": number(event.parsed)}, True)
         elif kind in ("bb.event.ProcessStarted", "bb.event.ProcessProgress"):
@@ -199,6 +205,9 @@ class Queue:
             line["tasks"] = [number(stats.completed), number(stats.failed), number(stats.total)]
         if name.endswith("Failed"):
             line["exit"] = number(event.exitcode)
+        order = getattr(event, "build_agent", None)
+        if order is not None:
+            self._order[line["id"]] = order
         self._channel.send(line, name.endswith("Failed") or line["id"].endswith(FOLLOWED))
 
     def _task_event(self, name, event):
@@ -213,7 +222,11 @@ class Queue:
             "task": text(event._task),
             "mc": None if event._mc in (None, "", "default") else text(event._mc),
         }
-        if name in ("TaskFailed", "TaskFailedSilent"):
+        if name == "TaskStarted":
+            line["n"], line["after"] = self._order.pop(line["id"], (None, None))
+        # The log of the first task of a multiconfig says where that builds.
+        if name in ("TaskFailed", "TaskFailedSilent") or line["mc"] not in self._logs:
+            self._logs.add(line["mc"])
             line["log"] = text(event.logfile)
         self._channel.send(line, True)
 

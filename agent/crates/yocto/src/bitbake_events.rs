@@ -10,16 +10,20 @@ use std::time::Instant;
 use serde::Deserialize;
 
 use agent_types::events::{
-    EventKind, Phase, Progress, REPORTED_AS_FAILED, Running, Task, TaskFinished, Unit,
+    EventKind, Phase, Progress, REPORTED_AS_FAILED, Running, Task, TaskFinished, TaskStarted, Unit,
 };
 use agent_types::outcome::Outcome;
 use agent_types::sanitize::clean;
 
 use super::bitbake_recipes::RecipeLog;
+use super::buildstats::StatsSource;
 
 /// How many running tasks are known by name, and how much of each name.
 const RUNNING_KEPT: usize = 256;
 const NAME_BYTES: usize = 200;
+
+/// Multiconfigs whose build statistics are looked for.
+const CONTEXTS_KEPT: usize = 32;
 
 /// A line of the stream.
 #[derive(Debug, Deserialize)]
@@ -44,6 +48,10 @@ enum Line {
         n: u64,
     },
     Signatures,
+    /// BitBake begins to build, under this name.
+    Build {
+        name: String,
+    },
     /// Of the configuration.
     Variables {
         values: BTreeMap<String, String>,
@@ -79,6 +87,9 @@ struct TaskLine {
     task: String,
     mc: Option<String>,
     log: Option<PathBuf>,
+    /// See [`TaskStarted`].
+    n: Option<u32>,
+    after: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -113,6 +124,10 @@ pub struct Follower {
     variables: BTreeMap<String, String>,
     /// Of the last task that failed.
     failed: Option<String>,
+    /// The name of the build.
+    build: Option<String>,
+    /// The log of a task of each multiconfig.
+    logs: BTreeMap<Option<String>, PathBuf>,
     /// The log of single recipes, from the events and the console.
     pub recipes: RecipeLog,
 }
@@ -138,6 +153,8 @@ impl Follower {
             dropped: 0,
             variables: BTreeMap::new(),
             failed: None,
+            build: None,
+            logs: BTreeMap::new(),
             recipes: RecipeLog::default(),
         }
     }
@@ -155,6 +172,12 @@ impl Follower {
     /// Whether there is a stream of events.
     pub fn is_heard(&self) -> bool {
         self.heard
+    }
+
+    /// Where the build statistics of this run are.
+    pub fn stats_source(&self) -> Option<StatsSource> {
+        let base = self.variable("BUILDSTATS_BASE").map(PathBuf::from);
+        Some(StatsSource { build: self.build.clone()?, base, logs: self.logs.clone() })
     }
 
     /// Events of tasks that were lost because the agent did not read them in time.
@@ -181,6 +204,7 @@ impl Follower {
                 _ => {}
             },
             Line::Signatures => self.enter(Phase::WritingSignatures, 0, 0),
+            Line::Build { name } => self.build = Some(name),
             Line::Variables { values } => self.variables = values,
             Line::Queue(queue) => return self.queue(queue),
             Line::Task(task) => return self.task(task),
@@ -224,13 +248,16 @@ impl Follower {
     }
 
     fn task(&mut self, line: TaskLine) -> Option<EventKind> {
-        let TaskLine { what, id, pn, pf, task, mc, log } = line;
+        let TaskLine { what, id, pn, pf, task, mc, log, n, after } = line;
         if let Some(pn) = &pn {
             self.recipes.named(&id, &name(pn));
         }
         let pf = pf.or_else(|| pn.clone()).unwrap_or_else(|| "?".into());
         let unit = self.progress.unit.clone();
         let task = Task { mc: mc.map(|mc| name(&mc)), ..Task::new(unit, name(&pf), name(&task)) };
+        if let Some(log) = log.as_ref().filter(|_| self.logs.len() < CONTEXTS_KEPT) {
+            self.logs.entry(task.mc.clone()).or_insert_with(|| log.clone());
+        }
         let known = self.running.iter().position(|running| running.id == id);
         if what == What::Started {
             if known.is_some() || self.running.len() >= RUNNING_KEPT {
@@ -239,7 +266,7 @@ impl Follower {
             let pn = pn.map_or_else(|| task.recipe.clone(), |pn| name(&pn));
             let label = format!("{pn}:{}", task.task);
             self.running.push(RunningTask { id, task: task.clone(), label, since: Instant::now() });
-            return Some(EventKind::TaskStarted(task));
+            return Some(EventKind::TaskStarted(TaskStarted { task, number: n, after }));
         }
         if let Some(known) = known {
             self.running.remove(known);
@@ -387,9 +414,11 @@ mod tests {
             let (task, log) = (task.clone(), log.map(PathBuf::from));
             Some(EventKind::TaskFinished(TaskFinished { task, outcome, log }))
         };
-        assert_eq!(follower.take(&started("/z.bb", "zlib")), Some(EventKind::TaskStarted(zlib.clone())));
-        let other = started("mc:musl:/z.bb", "zlib").replace("null", r#""musl""#);
-        assert_eq!(follower.take(&other), Some(EventKind::TaskStarted(musl.clone())));
+        let start = EventKind::TaskStarted(zlib.clone().into());
+        assert_eq!(follower.take(&started("/z.bb", "zlib")), Some(start));
+        let other = started("mc:musl:/z.bb", "zlib").replace("null", r#""musl","n":7,"after":3"#);
+        let start = TaskStarted { task: musl.clone(), number: Some(7), after: Some(3) };
+        assert_eq!(follower.take(&other), Some(EventKind::TaskStarted(start)));
         let running = follower.progress().unwrap().running;
         assert_eq!(running, vec![Running { name: "zlib:do_compile".into(), seconds: 0 }; 2]);
         let end = |what: &str| started("/z.bb", "zlib").replace("started", what);
@@ -410,6 +439,36 @@ mod tests {
         let failed = end("failed").replace(r#""mc""#, r#""log":"/w/log.do_compile.1","mc""#);
         let why = Outcome::Failed(REPORTED_AS_FAILED.into());
         assert_eq!(follower.take(&failed), ended(&zlib, why, Some("/w/log.do_compile.1")));
+    }
+
+    #[test]
+    fn the_source_of_statistics_is_known_with_the_name_of_the_build() {
+        let mut follower = follower();
+        let with_log = |mc: &str, log: &str| {
+            let line = started(&format!("{mc}/z.bb"), "zlib");
+            follower_line(&line, mc, log)
+        };
+        follower.take(r#"{"e":"variables","values":{"BUILDSTATS_BASE":"/b/tmp/buildstats/"}}"#);
+        assert_eq!(follower.stats_source(), None, "no build has begun");
+        follower.take(r#"{"e":"build","name":"20260102030405"}"#);
+        follower.take(&with_log("", "/b/tmp/work/z/temp/log.do_compile.1"));
+        follower.take(&with_log("musl", "/b/tmp-musl/work/z/temp/log.do_compile.1"));
+        follower.take(&with_log("musl", "/elsewhere"));
+        let logs = [
+            (None, "/b/tmp/work/z/temp/log.do_compile.1"),
+            (Some("musl"), "/b/tmp-musl/work/z/temp/log.do_compile.1"),
+        ];
+        let wanted = StatsSource {
+            build: "20260102030405".into(),
+            base: Some("/b/tmp/buildstats/".into()),
+            logs: logs.map(|(mc, log)| (mc.map(str::to_owned), log.into())).into(),
+        };
+        assert_eq!(follower.stats_source(), Some(wanted));
+    }
+
+    fn follower_line(line: &str, mc: &str, log: &str) -> String {
+        let mc = if mc.is_empty() { "null".to_owned() } else { format!("{mc:?}") };
+        line.replace("null", &format!(r#"{mc},"log":{log:?}"#))
     }
 
     #[test]

@@ -5,6 +5,7 @@
 #   --discard-signature-files  leave the signature files (sigdata, sigbasedata) empty. BitBake still
 #                              computes and compares all hashes, and creates every file.
 #   --tasks=FILE               write the tasks and their signatures, for the query in the file (bitbake_tasks.py)
+#   --task-order               number the tasks, and tell for which one each waited (bitbake_task_order.py)
 #   --events                   tell what BitBake does on the socket that is standard input (bitbake_events.py)
 #
 # BitBake must not notice: its arguments, module path, environment, output, exit status, task hashes and
@@ -17,7 +18,7 @@ import os
 import sys
 import types
 
-OPTIONS = ("--discard-signature-files", "--events")
+OPTIONS = ("--discard-signature-files", "--task-order", "--events")
 
 TASKS = "--tasks="
 
@@ -128,6 +129,14 @@ def tell_events(after_import):
         pass
 
 
+def tell_task_order(after_import):
+    """Lets the events of BitBake's queue tell the order of tasks. Whatever goes wrong, BitBake does not notice."""
+    try:
+        after_import.call("bb.runqueue", load("bitbake_task_order").watch)
+    except Exception:
+        pass
+
+
 def run(arguments):
     """Runs the script as Python does that is started with these arguments."""
     script = os.path.abspath(arguments[0])
@@ -162,6 +171,8 @@ def main():
     after_import = AfterImport()
     if "--discard-signature-files" in options:
         after_import.call("bb.siggen", discard_signature_files)
+    if "--task-order" in options:
+        tell_task_order(after_import)
     if "--events" in options:
         tell_events(after_import)
     for option in options:

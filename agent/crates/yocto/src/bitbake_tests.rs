@@ -33,7 +33,7 @@ fn a_failed_task_is_reported_once_with_its_log() {
     let task = Task::new(Unit::new(Stage::Build, "x"), "hello-1.0-r0", "do_compile");
     let outcome = Outcome::Failed(REPORTED_AS_FAILED.into());
     let end = TaskFinished { task: task.clone(), outcome, log: None };
-    assert_eq!(events, [EventKind::TaskStarted(task), EventKind::TaskFinished(end)]);
+    assert_eq!(events, [EventKind::TaskStarted(task.into()), EventKind::TaskFinished(end)]);
 }
 
 #[test]

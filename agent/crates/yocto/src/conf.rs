@@ -137,6 +137,8 @@ pub fn local(conf: &LocalConf) -> Result<String> {
     match conf.purpose {
         Purpose::Build => {
             text += &mirrors::render(conf.tiers, conf.endpoint, conf.release)?;
+            // In older releases, only local.conf.sample switches them on. They change no signature.
+            text.push_str("\n# What tasks use, for the reports.\nINHERIT += \"buildstats\"\n");
             if conf.rm_work {
                 text.push_str("\n# Disk space is short.\nINHERIT += \"rm_work\"\n");
             }
@@ -242,6 +244,22 @@ mod tests {
         {
             let text = render_with("scarthgap", purpose, "", short);
             assert_eq!(text.contains("\nINHERIT += \"rm_work\"\n"), has, "{purpose:?} {short}: {text}");
+        }
+    }
+
+    #[test]
+    fn only_builds_write_statistics() {
+        for release in ["dunfell", "scarthgap", "master"] {
+            for (purpose, has) in
+                [(Purpose::Build, true), (Purpose::CheckLayer, false), (Purpose::Signatures, false)]
+            {
+                let text = render(release, purpose, "");
+                assert_eq!(
+                    text.contains("\nINHERIT += \"buildstats\"\n"),
+                    has,
+                    "{release} {purpose:?}: {text}"
+                );
+            }
         }
     }
 

@@ -8,6 +8,7 @@ pub mod bitbake;
 pub mod bitbake_events;
 pub mod bitbake_layers;
 pub mod bitbake_recipes;
+pub mod buildstats;
 pub mod changed_lines;
 pub mod check_layer;
 pub mod conf;

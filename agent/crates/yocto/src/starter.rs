@@ -24,6 +24,11 @@ const TASKS: &str = include_str!("bitbake_tasks.py");
 
 const TASKS_NAME: &str = "bitbake_tasks.py";
 
+/// The module that numbers the tasks. The script loads it from its own directory.
+const TASK_ORDER: &str = include_str!("bitbake_task_order.py");
+
+const TASK_ORDER_NAME: &str = "bitbake_task_order.py";
+
 /// The program that rebases parse caches. It is independent of the script, and is started in the same way.
 const REBASE: &str = include_str!("rebase_parse_cache.py");
 
@@ -52,6 +57,8 @@ pub enum Addition {
     /// BitBake tells what it does on the socket that is its standard input
     /// ([`Command::listen_to_events`](agent_process::Command::listen_to_events)).
     Events,
+    /// The events of tasks that start have numbers, and tell for which task each waited.
+    TaskOrder,
     /// BitBake writes the tasks of a query and their signatures, and nothing else: see
     /// [`signatures`](crate::signatures). The file of the query.
     Tasks(PathBuf),
@@ -62,6 +69,7 @@ impl Addition {
         match self {
             Addition::DiscardSignatureFiles => "--discard-signature-files".into(),
             Addition::Events => "--events".into(),
+            Addition::TaskOrder => "--task-order".into(),
             Addition::Tasks(query) => {
                 let mut option = OsString::from("--tasks=");
                 option.push(query);
@@ -79,9 +87,13 @@ impl Starter {
     /// Writes the script into the directory, readable for everybody and writable for its owner alone. A BitBake
     /// that reads it meanwhile sees the whole script.
     pub fn write(directory: &Path) -> std::io::Result<Starter> {
-        for (name, script) in
-            [(EVENTS_NAME, EVENTS), (TASKS_NAME, TASKS), (REBASE_NAME, REBASE), (NAME, SCRIPT)]
-        {
+        for (name, script) in [
+            (EVENTS_NAME, EVENTS),
+            (TASK_ORDER_NAME, TASK_ORDER),
+            (TASKS_NAME, TASKS),
+            (REBASE_NAME, REBASE),
+            (NAME, SCRIPT),
+        ] {
             let path = directory.join(name);
             let new = path.with_extension("new");
             fs::write(&new, script)?;

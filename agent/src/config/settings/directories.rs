@@ -25,7 +25,7 @@ use agent_types::tiers::Trust;
 ///   signatures/         answers that BitBake gave to yocto-check-layer; the agent's alone
 ///   pr-<N>/ trusted/    the same three of pull request N and of trusted sources: what an untrusted build left
 ///                       behind must not be published by a trusted one
-/// out/                  --out: events.jsonl, result.json, junit.xml, logs/
+/// out/                  --out: events.jsonl, result.json, junit.xml, report.html, logs/
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Paths {

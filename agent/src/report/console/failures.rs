@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
+use crate::report::known::recipe_name;
 use crate::report::summary::{Summary, UnitResult};
 use crate::report::totals::{Status, Suite, Test};
+use agent_types::base_result::{TASK, TestId};
 use agent_types::events::{Level, TaskFailed};
 use agent_types::outcome::Outcome;
 
@@ -16,6 +18,8 @@ const REASON: usize = 5;
 
 /// Something that ran and went wrong. Its texts come from the tools and are not sanitized yet.
 pub struct Failure<'a> {
+    /// The test that failed, as other jobs name it.
+    pub id: TestId,
     /// For the verdict line: `common.CommonCheckLayer.test_readme`, `zlib:do_compile`.
     pub name: String,
     /// With the stage and the unit.
@@ -31,17 +35,20 @@ pub struct Failure<'a> {
 /// of its own: something else is to blame, and the table of stages says so.
 pub fn failures<'a>(summary: &'a Summary, suites: &[Suite<'a>]) -> Vec<Failure<'a>> {
     let mut found = Vec::new();
-    for test in suites.iter().flat_map(|suite| &suite.tests) {
+    let tests = suites.iter().flat_map(|suite| suite.tests.iter().map(move |test| (suite, test)));
+    for (suite, test) in tests {
         let Status::Outcome(outcome) = test.status else { continue };
         let stopped = outcome.was_stopped() && test.unit.is_some() && !test.is_unit();
         if outcome.is_success() || stopped || matches!(outcome, Outcome::NotRun(_)) {
             continue;
         }
+        let id =
+            TestId { suite: suite.name.clone(), class: test.class.to_owned(), name: test.name.to_owned() };
         let tasks = tasks(summary, test);
         if tasks.is_empty() {
-            found.push(from_test(summary, test, outcome));
+            found.push(from_test(summary, test, outcome, id));
         } else {
-            found.extend(tasks.into_iter().map(|task| from_task(task, outcome)));
+            found.extend(tasks.into_iter().map(|task| from_task(task, outcome, &suite.name)));
         }
     }
     found
@@ -53,9 +60,11 @@ fn tasks<'a>(summary: &'a Summary, test: &Test<'a>) -> Vec<&'a TaskFailed> {
     summary.failed_tasks.iter().filter(|task| unit.is(&task.unit)).collect()
 }
 
-fn from_task<'a>(task: &TaskFailed, outcome: &'a Outcome) -> Failure<'a> {
+fn from_task<'a>(task: &TaskFailed, outcome: &'a Outcome, suite: &str) -> Failure<'a> {
     let name = format!("{}:{}", task.recipe, task.task);
+    let id_name = format!("{}:{}", recipe_name(&task.recipe), task.task);
     Failure {
+        id: TestId { suite: suite.to_owned(), class: TASK.to_owned(), name: id_name },
         title: format!("{} / {} / {name}", task.unit.stage, task.unit.name),
         name,
         outcome,
@@ -65,7 +74,7 @@ fn from_task<'a>(task: &TaskFailed, outcome: &'a Outcome) -> Failure<'a> {
     }
 }
 
-fn from_test<'a>(summary: &Summary, test: &Test<'a>, outcome: &'a Outcome) -> Failure<'a> {
+fn from_test<'a>(summary: &Summary, test: &Test<'a>, outcome: &'a Outcome, id: TestId) -> Failure<'a> {
     let reason = outcome.reason().unwrap_or_default();
     let lines: Vec<String> = match test.unit {
         _ if !test.message.is_empty() => test.message.lines().map(str::to_owned).collect(),
@@ -82,6 +91,7 @@ fn from_test<'a>(summary: &Summary, test: &Test<'a>, outcome: &'a Outcome) -> Fa
         None => (test.name.to_owned(), test.name.to_owned()),
     };
     Failure {
+        id,
         name,
         title,
         outcome,

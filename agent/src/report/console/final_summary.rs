@@ -80,8 +80,14 @@ fn verdict(summary: &Summary, failures: &[Failure], style: Style) -> String {
     format!("{word}  {about}")
 }
 
-/// The verdict in one word, and its subject in one line, sanitized.
+/// The verdict in one word, and its subject in one line with the name of the job, sanitized.
 pub fn plain_verdict(summary: &Summary, failures: &[Failure]) -> (&'static str, String) {
+    let (word, about) = bare_verdict(summary, failures);
+    (word, format!("{}: {about}", job_name(&summary.job)))
+}
+
+/// The same without the name of the job.
+pub fn bare_verdict(summary: &Summary, failures: &[Failure]) -> (&'static str, String) {
     let why = || {
         sanitize_line(summary.outcome.reason().unwrap_or_default().lines().next().unwrap_or_default())
             .into_owned()
@@ -94,7 +100,7 @@ pub fn plain_verdict(summary: &Summary, failures: &[Failure]) -> (&'static str, 
             .find(|error| error.error.class.exit_status() == summary.exit)
             .map_or_else(why, said)
     };
-    let (word, about) = match summary.exit {
+    match summary.exit {
         _ if !summary.complete => ("INTERRUPTED", why()),
         ExitStatus::Passed => ("PASSED", numbers(&Totals::of(summary))),
         ExitStatus::Failed if matches!(summary.outcome, Outcome::NotRun(_)) => ("NOT RUN", why()),
@@ -104,8 +110,7 @@ pub fn plain_verdict(summary: &Summary, failures: &[Failure]) -> (&'static str, 
         ExitStatus::Usage | ExitStatus::Machine | ExitStatus::Upstream | ExitStatus::Internal => {
             ("ERROR", format!("{}: {}", summary.exit.meaning(), decisive()))
         }
-    };
-    (word, format!("{}: {about}", job_name(&summary.job)))
+    }
 }
 
 fn said(error: &StageError) -> String {
@@ -263,7 +268,10 @@ fn facts(summary: &Summary, out: &Path) -> Vec<String> {
         lines.push(format!("published  {objects} ({size}){links}, index {}", sanitize(&published.index)));
     }
     let file = |name: &str| sanitize(&out.join(name).to_string_lossy()).into_owned();
-    lines.push(format!("reports    {}", ["result.json", "junit.xml", "events.jsonl"].map(file).join("  ")));
+    lines.push(format!(
+        "reports    {}",
+        ["report.html", "result.json", "junit.xml", "events.jsonl"].map(file).join("  ")
+    ));
     lines.push(format!("logs       {}", file("logs")));
     if let Some(address) = summary.report_url().or(summary.report_address()) {
         lines.push(format!("stored     {}", sanitize(address)));

@@ -18,7 +18,7 @@ mod tty;
 
 pub(super) use failures::{Failure, failures};
 pub use final_summary::final_summary;
-pub(super) use final_summary::{plain_verdict, shell_word};
+pub(super) use final_summary::{bare_verdict, plain_verdict, shell_word};
 pub use format::Style;
 pub(super) use format::{duration, finding_line, level_word, short_commit};
 pub use json::Json;

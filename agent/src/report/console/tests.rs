@@ -54,7 +54,7 @@ warning: the bucket has no lifecycle rule for unfinished uploads
 
 findings   1 warning
 sstate     core-image-minimal: 100 wanted, 20 local, 30 from mirrors, 50 missed; 10 current
-reports    out/result.json  out/junit.xml  out/events.jsonl
+reports    out/report.html  out/result.json  out/junit.xml  out/events.jsonl
 logs       out/logs
 repeat     build-agent run 'it'\\''s here.toml'
 ";
@@ -94,7 +94,7 @@ PASSED  meta-x on scarthgap (3f2a1b4c5d6e): 4 steps passed, 2 skipped
   publish    passed           1s
 
 published  1 object (3.0 GiB) and 2 links, index s3://bucket/builds/index.json
-reports    out/result.json  out/junit.xml  out/events.jsonl
+reports    out/report.html  out/result.json  out/junit.xml  out/events.jsonl
 logs       out/logs
 repeat     build-agent run 'it'\\''s here.toml'
 ";
@@ -250,6 +250,41 @@ recipes-x/x/files/fix.patch:1: warning: the patch has no Upstream-Status [upstre
 [   2m33s] publish    NOT-RUN (2s): AWS was not reachable
 ";
     assert_eq!(live(&failing_job()), wanted);
+}
+
+/// A test that is missing is named, also if all others passed.
+#[test]
+fn the_end_of_a_job_says_what_is_new() {
+    let mut summary = finished(passing_job(), ExitStatus::Passed, Outcome::Passed);
+    let id = |name: &str| agent_types::base_result::TestId {
+        suite: "check.yocto-check-layer meta-x".into(),
+        class: "a.B".into(),
+        name: name.into(),
+    };
+    let test = |name: &str| agent_types::base_result::KnownTest {
+        id: id(name),
+        outcome: agent_types::base_result::OutcomeWord::Passed,
+        signature: None,
+        reason: None,
+    };
+    summary.base = Some(agent_types::base_result::BaseResult {
+        commit: "abcdef0123456789abcdef0123456789abcdef01".into(),
+        tests: vec![test("test_gone\u{1b}[2J")],
+        ..Default::default()
+    });
+    summary.report = Some(agent_types::base_result::ReportAddress { address: "s3://b/x".into(), url: None });
+    let text = end(&summary);
+    let wanted = "
+compared   with abcdef012345: 0 new failures, 1 vanished test
+   vanished check.yocto-check-layer meta-x: a.B.test_gone
+";
+    assert!(text.starts_with("PASSED") && text.contains(wanted), "{text}");
+    assert!(text.contains("\nstored     s3://b/x\n"), "{text}");
+    summary.report = Some(agent_types::base_result::ReportAddress {
+        address: "s3://b/x".into(),
+        url: Some("https://r.example/x/report.html".into()),
+    });
+    assert!(end(&summary).contains("\nstored     https://r.example/x/report.html\n"));
 }
 
 #[test]

@@ -68,7 +68,7 @@ impl Machine<'_> {
         let bitbake = configured.tools.bitbake.join("bin/bitbake");
         let starter = starter(settings, &bitbake);
         let (program, before) = match &starter {
-            Ok(starter) => starter.command(&bitbake, &[Addition::Events]),
+            Ok(starter) => starter.command(&bitbake, &[Addition::Events, Addition::TaskOrder]),
             Err(_) => (bitbake, Vec::new()),
         };
         let mut command = Command::new(program, dir, request.log).args(before);

@@ -29,6 +29,27 @@ impl Task {
     }
 }
 
+/// The start of a task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskStarted {
+    #[serde(flatten)]
+    pub task: Task,
+    /// Counts up from 1 in one run of BitBake; `None` if BitBake did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub number: Option<u32>,
+    /// The number of the task for which this one waited: of all tasks that it depends on and that ran, the one that
+    /// ended last. `None` if it waited for no task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<u32>,
+}
+
+impl From<Task> for TaskStarted {
+    /// Without a number.
+    fn from(task: Task) -> TaskStarted {
+        TaskStarted { task, number: None, after: None }
+    }
+}
+
 /// The end of a task. Its start is the [`TaskStarted`](super::EventKind::TaskStarted) of the same [`Task`] before
 /// it; without one the start is unknown.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -99,9 +120,18 @@ mod tests {
             let again = serde_json::to_string(&read).unwrap();
             assert_eq!(serde_json::from_str::<EventKind>(&again).unwrap(), wanted, "{again}");
         }
-        let start = EventKind::TaskStarted(Task { mc: Some("musl".into()), ..task });
-        let json = serde_json::to_string(&start).unwrap();
-        assert!(json.starts_with(r#"{"event":"task-started","unit":"#) && json.contains(r#""mc":"musl""#));
-        assert_eq!(serde_json::from_str::<EventKind>(&json).unwrap(), start);
+        let start = TaskStarted::from(Task { mc: Some("musl".into()), ..task });
+        let numbered = TaskStarted { number: Some(7), after: Some(3), ..start.clone() };
+        for (start, wanted) in
+            [(start, r#""mc":"musl"}"#), (numbered, r#""mc":"musl","number":7,"after":3}"#)]
+        {
+            let start = EventKind::TaskStarted(start);
+            let json = serde_json::to_string(&start).unwrap();
+            assert!(
+                json.starts_with(r#"{"event":"task-started","unit":"#) && json.ends_with(wanted),
+                "{json}"
+            );
+            assert_eq!(serde_json::from_str::<EventKind>(&json).unwrap(), start);
+        }
     }
 }

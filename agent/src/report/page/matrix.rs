@@ -1,0 +1,104 @@
+//! The top of a page of several jobs: machines × releases.
+
+use std::collections::BTreeSet;
+
+use maud::{Markup, html};
+
+use super::job::{Job, TestChange};
+use super::text::{count, line};
+use super::verdict::{Tone, Verdict, sign};
+
+/// The worst verdict, and all verdicts as a table.
+pub fn header(jobs: &[(Job, Verdict)]) -> Markup {
+    let names: BTreeSet<&str> = jobs.iter().map(|(job, _)| job.summary.job.name.as_str()).collect();
+    let not_passed = jobs.iter().filter(|(_, verdict)| verdict.word != "PASSED").count();
+    let worst = jobs.iter().map(|(_, verdict)| verdict).min_by_key(|verdict| rank(verdict));
+    html! {
+        p.about {
+            @for (place, name) in names.iter().enumerate() { @if place > 0 { ", " } strong { (line(name)) } }
+            " on " (count(jobs.len() as u64, "configuration"))
+        }
+        @if let Some(worst) = worst {
+            h1 {
+                (worst.badge()) " "
+                @match not_passed {
+                    0 => "All of them passed.",
+                    1 => { "1 of " (jobs.len()) " did not pass." },
+                    several => { (several) " of " (jobs.len()) " did not pass." },
+                }
+            }
+        }
+        (table(jobs))
+    }
+}
+
+/// The worst first. Of equally bad jobs the first decides.
+fn rank(verdict: &Verdict) -> usize {
+    let order = ["CANCELLED", "INTERRUPTED", "ERROR", "TIMED OUT", "FAILED", "NOT RUN"];
+    let tone = if verdict.tone == Tone::Good { 1 } else { 0 };
+    order.iter().position(|word| *word == verdict.word).unwrap_or(order.len()) + tone
+}
+
+fn table(jobs: &[(Job, Verdict)]) -> Markup {
+    let release = |job: &Job| job.summary.job.release.clone();
+    let mut releases: Vec<String> = Vec::new();
+    let mut rows: Vec<String> = Vec::new();
+    for (job, _) in jobs {
+        for (table, name) in [(&mut releases, release(job)), (&mut rows, row_name(job, jobs))] {
+            if !table.contains(&name) {
+                table.push(name);
+            }
+        }
+    }
+    html! {
+        div.scroll tabindex="0" role="group" aria-label="Verdicts by machine and release" {
+            table.matrix {
+                caption.hidden { "Verdicts by machine and release" }
+                thead {
+                    tr {
+                        th scope="col" { "Machine" }
+                        @for name in &releases { th scope="col" { (line(name)) } }
+                    }
+                }
+                tbody {
+                    @for row in &rows {
+                        tr {
+                            th scope="row" { (line(row)) }
+                            @for column in &releases {
+                                td {
+                                    @for (job, verdict) in jobs {
+                                        @if release(job) == *column && row_name(job, jobs) == *row {
+                                            (cell(job, verdict))
+                                        }
+                                    }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn cell(job: &Job, verdict: &Verdict) -> Markup {
+    let new = job.failures_with(Some(TestChange::New)).count();
+    html! {
+        a class=(format!("cell {}", verdict.tone.class())) href=(format!("#{}", job.element("top"))) {
+            (sign(verdict.tone)) " " (verdict.word.to_lowercase())
+            @if !job.failures.is_empty() { " (" (job.failures.len()) @if new > 0 { ", " (new) " new" } ")" }
+        }
+    }
+}
+
+/// The machines of the job; with the name of the layer if the page is about several.
+fn row_name(job: &Job, jobs: &[(Job, Verdict)]) -> String {
+    let name = &job.summary.job.name;
+    let machines = &job.summary.job.machines;
+    let same = jobs.iter().all(|(other, _)| other.summary.job.name == *name);
+    match (same, machines.is_empty()) {
+        (_, true) => name.clone(),
+        (true, false) => machines.join(", "),
+        (false, false) => format!("{name}, {}", machines.join(", ")),
+    }
+}
