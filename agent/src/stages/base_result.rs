@@ -31,8 +31,15 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// Maximum bytes of a stored result. [`StoredResult`]s are made smaller.
 const LIMIT: u64 = 64 << 20;
 
-/// Looks the result up and reports it. `identity`: of this job, with its commit.
-pub async fn find(settings: &Settings, identity: &JobIdentity, runner: &Runner, access: &Access) {
+/// Looks the result up and reports it. `identity`: of this job, with its commit. `has_share`: whether the job can use the
+/// share, if it has one.
+pub async fn find(
+    settings: &Settings,
+    identity: &JobIdentity,
+    has_share: bool,
+    runner: &Runner,
+    access: &Access,
+) {
     let Some(place) = &settings.report.place else {
         if !settings.report.fail_on.is_all() {
             let why = "there is no share and no [artifacts] destination, so no result is stored";
@@ -40,6 +47,9 @@ pub async fn find(settings: &Settings, identity: &JobIdentity, runner: &Runner, 
         }
         return;
     };
+    if place.is_share && !has_share {
+        return report_missing(settings, "the share cannot be used", runner).await;
+    }
     // A stop has no time for it.
     if runner.interrupt.state().is_some() || is_empty(place, identity) {
         return report_missing(settings, "no result of this job is stored yet", runner).await;
