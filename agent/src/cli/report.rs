@@ -17,17 +17,20 @@ use super::print;
 /// Writes the reports again and returns the job's exit status.
 pub fn command(args: &arguments::Report, environment: &AgentEnvironment) -> Result<ExitStatus> {
     let formats = if args.format.is_empty() { &Format::ALL } else { &args.format[..] };
-    if !args.source.exists() {
-        return Err(Error::usage(format!("`{}` does not exist", args.source.display())).hint(
+    let Some(source) = &args.source else {
+        return Err(Error::internal("the command line names no events.jsonl"));
+    };
+    if !source.exists() {
+        return Err(Error::usage(format!("`{}` does not exist", source.display())).hint(
             "name the events.jsonl or result.json of a job; its default directory is build-agent-out",
         ));
     }
-    if let Some(holder) = DirLock::holder(args.source.parent().unwrap_or(Path::new(""))) {
-        let message = format!("{holder} still writes `{}`", args.source.display());
+    if let Some(holder) = DirLock::holder(source.parent().unwrap_or(Path::new(""))) {
+        let message = format!("{holder} still writes `{}`", source.display());
         return Err(Error::machine(message).hint("wait until it ends; it then writes these reports itself"));
     }
     let job = args.job.as_deref().map(JobId::from);
-    let reported = report(&args.source, job.as_ref(), formats, args.out.as_deref(), style(environment))?;
+    let reported = report(source, job.as_ref(), formats, args.out.as_deref(), style(environment))?;
     if let Some(torn) = &reported.torn {
         print::diagnostic(format_args!("warning: {torn}"));
     }

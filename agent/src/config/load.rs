@@ -318,7 +318,6 @@ fn settings(
             request.notices.clone(),
             env.notices.clone(),
             notices,
-            sections.notices,
             cache_notices,
             patterns,
             rules.notices,

@@ -9,6 +9,7 @@ pub mod comparison;
 mod console;
 mod durations;
 mod events_file;
+pub mod github;
 pub mod github_actions;
 mod junit;
 mod metrics;
@@ -40,7 +41,7 @@ pub use recheck::{Recheck, recheck_result};
 pub use recorder::{Recorded, Recording, record, show};
 pub use report_files::FILE_DEADLINE;
 pub use reports::{Report, Reports};
-pub use result::{read as read_result, write as write_result};
+pub use result::{parse as parse_result, read as read_result, write as write_result};
 pub use sink::Sink;
 pub use summary::{
     At, CaseResult, CommandResult, Notice, Published, StageError, StageResult, Summary, TierResult,

@@ -89,7 +89,7 @@ fn append(path: &Path, parts: &[String]) -> Result<()> {
 }
 
 /// The summary in parts, the most important first.
-fn parts(summary: &Summary) -> Vec<String> {
+pub fn parts(summary: &Summary) -> Vec<String> {
     let suites = suites(summary);
     let failures = failures(summary, &suites);
     let (word, about) = plain_verdict(summary, &failures);
