@@ -295,14 +295,15 @@ fn github(check: &mut Validator, raw: &UnvalidatedManifest) -> Option<GitHub> {
     let id = check.one(&path.key("app_id"), id.as_ref(), owned(values::app_id));
     let key_secret =
         check.one(&path.key("app_key_secret"), raw.app_key_secret.as_ref(), owned(values::secret_name));
-    for (given, other, key) in [
-        (raw.app_id.is_some(), raw.app_key_secret.is_some(), ["app_id", "app_key_secret"]),
-        (raw.app_key_secret.is_some(), raw.app_id.is_some(), ["app_key_secret", "app_id"]),
-    ] {
-        if given && !other {
-            let mistake = Diagnostic::new(format!("has no effect without `{}`", key[1]));
-            check.value(&path.key(key[0]), mistake.hint("a GitHub App needs both its id and its key"));
-        }
+    let has = [check.has(&path.key("app_id")), check.has(&path.key("app_key_secret"))];
+    let lonely = match has {
+        [true, false] => Some(["app_id", "app_key_secret"]),
+        [false, true] => Some(["app_key_secret", "app_id"]),
+        _ => None,
+    };
+    if let Some([given, missing]) = lonely {
+        let mistake = Diagnostic::new(format!("has no effect without `{missing}`"));
+        check.value(&path.key(given), mistake.hint("a GitHub App needs both its id and its key"));
     }
     let mut report = raw.report.clone().unwrap_or_default();
     let all = report.clone();
