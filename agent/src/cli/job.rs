@@ -15,8 +15,8 @@ use crate::config::{self, AgentEnvironment, Request, Settings, remote};
 use crate::job::{self, DirLock, Plan, Selection};
 use crate::report::github_actions::{self, Annotations, JobSummary, StopCommands, Stream};
 use crate::report::{
-    self, Dimensions, Durations, Json, Metrics, Plain, Recorded, Recording, Reports, Sink, Style, Terminal,
-    ThreadedSink,
+    self, Dimensions, Durations, Json, Metrics, Plain, Recorded, Recording, Reports, Sink, StoredReport,
+    Style, Terminal, ThreadedSink,
 };
 use agent_fs::untrusted;
 use agent_process::{Interrupt, Interrupted, Redactor, Runner};
@@ -269,6 +269,17 @@ fn reports(
     }
     if let Some(path) = environment.github_actions.as_ref().and_then(|run| run.step_summary.clone()) {
         reports.reports.push(Box::new(JobSummary { path }));
+    }
+    if let Some(place) = &settings.report.place
+        && let Some(below) = &place.writes
+    {
+        reports.uploads.push(Box::new(StoredReport {
+            out: settings.paths.out.clone(),
+            root: place.root.clone(),
+            is_share: place.is_share,
+            below: below.clone(),
+            kms_key_id: place.kms_key_id.clone(),
+        }));
     }
     if environment.metrics {
         let build = environment.codebuild.as_ref();

@@ -47,7 +47,7 @@ pub async fn command(args: &Post, environment: &AgentEnvironment) -> Result<Exit
                     "warning: {}: {why}; this is posted instead",
                     sanitize_line(address)
                 ));
-                unreadable_result(&why)
+                unreadable_result(&why, &place)
             }))
         }
         (PostState::Queued | PostState::InProgress, None) => None,
@@ -226,6 +226,7 @@ async fn believable(
     // These texts are only for the machine that made the result.
     summary.job.url = None;
     summary.job.reproduce.clear();
+    summary.report = None;
     Ok(summary)
 }
 

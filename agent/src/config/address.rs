@@ -50,6 +50,24 @@ pub fn git(text: &str) -> Result<Url> {
     Ok(url)
 }
 
+/// The address of a web page that people open, without a slash at its end.
+pub fn web_page(text: &str) -> Result<String> {
+    let hint = "write an https address, such as https://reports.example.org";
+    let url = Url::parse(text)
+        .ok()
+        .filter(|url| ["https", "http"].contains(&url.scheme()) && url.host_str().is_some())
+        .ok_or_else(|| Diagnostic::new("is not the address of a web page").hint(hint))?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(Diagnostic::new("contains a user or a password, which the reports would show").hint(hint));
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(
+            Diagnostic::new("has a part after `?` or `#`, so nothing can be appended to it").hint(hint)
+        );
+    }
+    Ok(url.as_str().trim_end_matches('/').to_owned())
+}
+
 /// Parses `s3://bucket/prefix`, or a directory relative to `base`.
 pub fn destination(text: &str, base: &Path) -> Result<Destination> {
     if text.is_empty() {

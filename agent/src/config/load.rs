@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use agent_fs::untrusted;
+use agent_types::base_result::FailOn;
 use agent_types::error::{Error, Result};
 use agent_types::events::JobIdentity;
 use agent_types::job_id::JobId;
@@ -25,8 +26,8 @@ use super::request::{OnlyLayers, Request};
 use super::rules::Rules;
 use super::rules_report::{self, RulesReport};
 use super::settings::{
-    Artifacts, Build, BuildConfig, Check, CheckScope, Destination, KnownFailure, Repo, RepoSource, Secret,
-    Settings, Test,
+    Artifacts, Build, BuildConfig, Check, CheckScope, Destination, KnownFailure, Repo, RepoSource, Report,
+    ResultPlace, Secret, Settings, Test,
 };
 use super::tree::{self, Node};
 use super::trust::{self, TrustInputs};
@@ -253,11 +254,19 @@ fn settings(
     let hooks_closed = hooks_closed(request, &project_root, &trust).filter(|_| !hooks.is_empty());
     let store = paths::work_dir(request.work_dir.as_deref(), env, cwd)?.join("layers");
     let (cache, cache_notices) = shared::cache(&sections.cache, trust, env.source_commit(), store, &paths);
+    let destination = sections.destination.as_ref().filter(|_| only.is_none());
+    let (kms_key_id, may_publish) = (sections.kms_key_id.as_deref(), rules.closed.is_none());
+    let place = ResultPlace::of(&cache, destination, kms_key_id, may_publish, sections.report_url.as_deref());
+    // A change whose base is not known must not choose what counts.
+    let fail_on = if may_publish { sections.fail_on } else { FailOn::All };
+    let report = Report { fail_on, place };
     let job = JobIdentity {
         id: JobId::new(now),
         name: sections.name,
         release: release.name.to_owned(),
+        machines: sections.machines.clone(),
         commit: None,
+        tree: None,
         dirty: false,
         build: build_name(env, now),
         codebuild: codebuild.and_then(|build| build.build_id.clone()),
@@ -285,7 +294,8 @@ fn settings(
             patches: scopes.patches,
             cve: scopes.cve,
             cve_database: sections.cve_database,
-            keep_going: request.keep_going,
+            // A failure that was there before must not hide a new one.
+            keep_going: request.keep_going || !fail_on.is_all(),
             signature_cache: !request.no_signature_cache,
             prefetch: !request.no_prefetch,
             write_signatures: request.write_signatures,
@@ -305,6 +315,7 @@ fn settings(
             rules: if only.is_some() || rules.closed.is_some() { Vec::new() } else { sections.rules },
             kms_key_id: sections.kms_key_id,
         },
+        report,
         github: sections.github,
         limits: sections.limits,
         hooks,

@@ -76,6 +76,9 @@ pub struct UnvalidatedManifest {
     /// What is published, and where.
     #[serde(default)]
     pub artifacts: UnvalidatedArtifacts,
+    /// Which failures count, and where people read the reports.
+    #[serde(default)]
+    pub report: UnvalidatedReport,
     /// Where results are posted.
     pub github: Option<UnvalidatedGitHub>,
     /// Time limits, such as "4h", "20m", "1h 30m".
@@ -321,6 +324,29 @@ pub struct UnvalidatedRule {
     pub exclude: Option<Vec<String>>,
     /// Whether a rule without a match is a failure; default false.
     pub required: Option<bool>,
+}
+
+/// Which failures count, and where people read the reports.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Report")]
+pub struct UnvalidatedReport {
+    /// "all" (default): every failure fails the job. "new": only those that the base of the change does not have.
+    pub fail_on: Option<FailOnWord>,
+    /// The https address under which people read the results that are stored in the share or the destination.
+    #[schemars(extend("pattern" = "^https?://[^ ]+$"))]
+    pub url: Option<String>,
+}
+
+/// Which failures fail a job.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum FailOnWord {
+    /// Every failure.
+    #[default]
+    All,
+    /// Failures that the base of the change does not have.
+    New,
 }
 
 /// Limits of time and disk.

@@ -4,6 +4,7 @@
 
 mod cache;
 mod directories;
+mod report;
 
 use std::fmt;
 use std::num::NonZeroUsize;
@@ -18,6 +19,7 @@ use super::change::ChangeBase;
 
 pub use cache::{Cache, ShareLocation, Shared, SharedCache};
 pub use directories::Paths;
+pub use report::{Report, ResultPlace};
 
 pub use super::manifest::{CheckScope, CommentWhen, FlakyTests, GitHubReport, TestRunner};
 pub use agent_types::affected::ReverseDependencies;
@@ -53,6 +55,7 @@ pub struct Settings {
     pub has_rules_of_base: bool,
     pub cache: Cache,
     pub artifacts: Artifacts,
+    pub report: Report,
     pub github: Option<GitHub>,
     pub limits: Limits,
     /// In the manifest's order.

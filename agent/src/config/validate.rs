@@ -7,9 +7,12 @@ use std::time::Duration;
 use agent_artifacts::store::artifact_pattern::{artifact_pattern, excludes_all};
 use agent_cache::bucket::endpoint::{PORT, PORTS};
 use agent_objects::Prices;
+use agent_types::base_result::FailOn;
 use agent_types::tiers::Access;
 
-use super::manifest::{CacheAccess, UnvalidatedAppId, UnvalidatedManifest, UnvalidatedReverseDependencies};
+use super::manifest::{
+    CacheAccess, FailOnWord, UnvalidatedAppId, UnvalidatedManifest, UnvalidatedReverseDependencies,
+};
 use super::paths::ProjectRoot;
 use super::problem::{Diagnostic, KeyPath};
 use super::rules::Rules;
@@ -44,6 +47,8 @@ pub struct Sections {
     pub destination: Option<Destination>,
     pub kms_key_id: Option<String>,
     pub rules: Vec<ArtifactRule>,
+    pub fail_on: FailOn,
+    pub report_url: Option<String>,
     pub github: Option<GitHub>,
     pub limits: Limits,
     pub cache: RawCache,
@@ -124,6 +129,11 @@ pub fn validate(
             },
         ),
         rules: rules(check, raw),
+        fail_on: match raw.report.fail_on.unwrap_or_default() {
+            FailOnWord::All => FailOn::All,
+            FailOnWord::New => FailOn::New,
+        },
+        report_url: check.one(&section("report").key("url"), raw.report.url.as_ref(), address::web_page),
         github: github(check, raw),
         limits: limits(check, raw),
         cache: cache(check, raw),

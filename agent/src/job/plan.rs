@@ -85,7 +85,7 @@ pub fn uses_share(settings: &Settings) -> bool {
 
 fn why_skipped(stage: Stage, settings: &Settings, selection: &Selection) -> Option<String> {
     if selection.skip.contains(&stage) {
-        return Some(format!("--skip {stage}"));
+        return Some(Planned::skipped_by_flag(stage));
     }
     // What a stage needs from the ones before it runs although --only does not name it, and a
     // report is always written.
@@ -101,7 +101,7 @@ fn why_skipped(stage: Stage, settings: &Settings, selection: &Selection) -> Opti
         _ => false,
     };
     if !selection.only.is_empty() && !selection.only.contains(&stage) && !needed {
-        return Some("not named by --only".into());
+        return Some(Planned::NOT_NAMED.into());
     }
     match stage {
         Stage::Check if !settings.check.is_wanted() => Some("[check] asks for nothing".into()),

@@ -12,7 +12,9 @@ use crate::config::{Moment, Settings};
 use crate::stages::configure::{BuildEnvironment, Edits};
 use crate::stages::pending::Pending;
 use crate::stages::share::OpenShare;
-use crate::stages::{self, affected, build, check, checkout, configure, hooks, publish, share, test};
+use crate::stages::{
+    self, affected, base_result, build, check, checkout, configure, hooks, publish, share, test,
+};
 use agent_cache::Usage;
 use agent_cache::bucket::endpoint::ReadTier;
 use agent_git::Access;
@@ -61,6 +63,8 @@ pub async fn run(
         agent: env!("CARGO_PKG_VERSION").into(),
         job: settings.job.clone(),
         plan: plan.stages.clone(),
+        fail_on: settings.report.fail_on,
+        change_scope: stages::change_scope(settings),
     };
     events.emit(EventKind::JobStarted(Box::new(started))).await;
     let notice = StopNotice::watch(&runner.interrupt, events, settings.limits.grace);
@@ -78,6 +82,7 @@ pub async fn run(
         outputs: Outputs::default(),
         outcomes: BTreeMap::new(),
         stopped: None,
+        failed: None,
     };
     job.end_stale_processes().await;
     let mut check = job.keep_from_credentials(plan, credentials);
@@ -96,6 +101,7 @@ pub async fn run(
             }
         }
     }
+    job.compare().await;
     end_isolation(rules, settings, runner).await;
     if let Some(lease) = job.outputs.lease.take() {
         share::notes::release(lease, events).await;
@@ -115,6 +121,8 @@ struct Job<'a> {
     outcomes: BTreeMap<Stage, Outcome>,
     /// Why later stages do not run.
     stopped: Option<String>,
+    /// The first stage that did not pass, in a sentence.
+    failed: Option<String>,
 }
 
 impl Job<'_> {
@@ -122,8 +130,8 @@ impl Job<'_> {
     async fn look_at_checkout(&mut self) {
         match checkout::look(self.settings, &self.runner.for_stage(Stage::Checkout)).await {
             Ok(found) => {
-                let commit = found.commit.clone();
-                self.runner.events.emit(EventKind::UnderTest { commit, dirty: found.dirty }).await;
+                let (commit, tree) = (found.commit.clone(), found.tree.clone());
+                self.runner.events.emit(EventKind::UnderTest { commit, dirty: found.dirty, tree }).await;
                 self.outputs.under_test = found;
             }
             Err(error) => {
@@ -215,8 +223,14 @@ impl Job<'_> {
         };
         let outcome = outcome.unwrap_or_else(|error| stages::error_outcome(&error));
         span.record("outcome", outcome.word());
-        if !outcome.is_success() && self.stopped.is_none() {
-            self.stopped = Some(format!("{stage} did not pass"));
+        if !outcome.is_success() {
+            let why = format!("{stage} did not pass");
+            // Whether a failure is new is known at the end, and one that is not must not hide others.
+            let goes_on = matches!(outcome, Outcome::Failed(_)) && !self.settings.report.fail_on.is_all();
+            if !goes_on {
+                self.stopped.get_or_insert_with(|| why.clone());
+            }
+            self.failed.get_or_insert(why);
         }
         self.finish(stage, outcome).await;
     }
@@ -349,16 +363,12 @@ impl Job<'_> {
         let Some(configured) = &self.outputs.configured else {
             return Ok(Outcome::NotRun("there is no build directory to publish from".into()));
         };
-        let identity = JobIdentity {
-            commit: self.outputs.under_test.commit.clone(),
-            dirty: self.outputs.under_test.dirty,
-            ..self.settings.job.clone()
-        };
+        let identity = self.identity();
         // After a cancel or at the end of the time, what is done is still saved within the grace, whether the
         // stop comes before this stage or in the middle of it.
         let (interrupt, grace) = (&self.runner.interrupt, self.settings.limits.grace);
         let saving = interrupt.saving(grace);
-        let (stopped, events) = (self.stopped.as_deref(), &self.runner.events);
+        let (stopped, events) = (self.stopped.as_deref().or(self.failed.as_deref()), &self.runner.events);
         // Side by side: neither shall use up the other's part of the grace.
         let artifacts = async {
             match self.settings.artifacts.rules.is_empty() {
@@ -381,6 +391,25 @@ impl Job<'_> {
         match artifacts {
             Ok(Outcome::Skipped(_)) if published => Ok(Outcome::Passed),
             artifacts => artifacts,
+        }
+    }
+
+    /// What the job is about, with the commit under test.
+    fn identity(&self) -> JobIdentity {
+        let checkout::UnderTest { commit, tree, dirty, .. } = self.outputs.under_test.clone();
+        JobIdentity { commit, tree, dirty, ..self.settings.job.clone() }
+    }
+
+    /// Reports the result that the change is compared with, and where this one is stored.
+    async fn compare(&self) {
+        let (settings, identity) = (self.settings, self.identity());
+        let runner = self.runner.for_stage(Stage::Report);
+        base_result::find(settings, &identity, &runner, self.access).await;
+        // The checkout stage found out whether the share can be written.
+        let is_refused = self.outputs.checkout.is_some() && self.outputs.share.writes().is_none();
+        let is_share = settings.report.place.as_ref().is_some_and(|place| place.is_share);
+        if !(is_share && is_refused) {
+            base_result::report_address(settings, &identity, &runner).await;
         }
     }
 

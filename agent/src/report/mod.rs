@@ -12,6 +12,8 @@ mod events_file;
 pub mod github;
 pub mod github_actions;
 mod junit;
+mod known;
+pub mod markdown;
 mod metrics;
 mod output;
 mod output_file;
@@ -22,6 +24,7 @@ mod report_files;
 mod reports;
 mod result;
 mod sink;
+mod stored_report;
 mod summary;
 mod timeline;
 mod totals;
@@ -43,8 +46,9 @@ pub use report_files::FILE_DEADLINE;
 pub use reports::{Report, Reports};
 pub use result::{parse as parse_result, read as read_result, write as write_result};
 pub use sink::Sink;
+pub use stored_report::StoredReport;
 pub use summary::{
-    At, CaseResult, CommandResult, Notice, Published, StageError, StageResult, Summary, TierResult,
-    UnitResult,
+    At, CaseResult, CommandResult, Notice, Published, STORED_REPORT, StageError, StageResult, Summary,
+    TierResult, UnitResult,
 };
 pub use totals::{Status, Suite, Test, Totals};

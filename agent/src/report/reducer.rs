@@ -21,8 +21,9 @@ impl Summary {
         }
         match &event.what {
             EventKind::JobStarted(job) => self.job_started(job),
-            EventKind::UnderTest { commit, dirty } => {
+            EventKind::UnderTest { commit, dirty, tree } => {
                 self.job.commit.clone_from(commit);
+                self.job.tree.clone_from(tree);
                 self.job.dirty = *dirty;
             }
             EventKind::StageStarted { stage } => self.stage(*stage).started = Some(at),
@@ -51,6 +52,7 @@ impl Summary {
             }
             EventKind::Affected(affected) => self.affected = Some((**affected).clone()),
             EventKind::BaseResult(base) => self.base = Some((**base).clone()),
+            EventKind::ReportAddress(address) => self.report = Some(address.clone()),
             EventKind::MachineSample(sample) => self
                 .machine
                 .push(MachineAt { milliseconds: started.milliseconds_until(at), sample: sample.clone() }),
@@ -149,6 +151,8 @@ impl Summary {
         self.agent = job.agent.clone();
         self.job = job.job.clone();
         self.plan = job.plan.clone();
+        self.fail_on = job.fail_on;
+        self.change_scope = job.change_scope.clone();
         self.stages = job
             .plan
             .iter()

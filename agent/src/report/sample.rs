@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use agent_types::base_result::{ChangeScope, FailOn};
 use agent_types::error::Error;
 use agent_types::events::{
     Artifact, CacheCounts, CacheTier, Case, Event, EventKind, Finding, JobIdentity, JobStarted, Level, Phase,
@@ -50,7 +51,9 @@ pub fn job_started(left_out: &[Stage]) -> EventKind {
             id: job_id(),
             name: "meta-x".into(),
             release: "scarthgap".into(),
+            machines: vec!["qemux86-64".into()],
             commit: Some("3f2a1b4c5d6e7f8091a2b3c4d5e6f708192a3b4c".into()),
+            tree: None,
             dirty: false,
             build: "17".into(),
             codebuild: None,
@@ -60,6 +63,8 @@ pub fn job_started(left_out: &[Stage]) -> EventKind {
             url: None,
         },
         plan: plan.collect(),
+        fail_on: FailOn::All,
+        change_scope: ChangeScope::default(),
     }))
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use agent_types::affected::Affected;
-use agent_types::base_result::BaseResult;
+use agent_types::base_result::{BaseResult, ChangeScope, FailOn, ReportAddress};
 use agent_types::credentials::CredentialAccess;
 use agent_types::error::Error;
 use agent_types::events::{
@@ -86,6 +86,9 @@ pub fn whole_milliseconds(seconds: f64) -> f64 {
     (seconds * 1000.0).round() / 1000.0
 }
 
+/// The step of the report stage that stores the reports for other people.
+pub const STORED_REPORT: &str = "stored report";
+
 /// All that is known about a job, made from its events by [`Summary::apply`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
@@ -104,6 +107,10 @@ pub struct Summary {
     /// From the first event to the last before the report stage: reports that know nothing later agree with this.
     pub seconds: f64,
     pub plan: Vec<Planned>,
+    #[serde(default, skip_serializing_if = "FailOn::is_all")]
+    pub fail_on: FailOn,
+    #[serde(default, skip_serializing_if = "ChangeScope::is_empty")]
+    pub change_scope: ChangeScope,
     /// In the plan's order. The report stage is here only when it has something to tell.
     pub stages: Vec<StageResult>,
     /// In the order in which they were first heard of.
@@ -124,6 +131,9 @@ pub struct Summary {
     /// What the change is compared with; `None` if there is no earlier result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<BaseResult>,
+    /// Where the reports are stored for other people; `None` if they are not stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<ReportAddress>,
     /// In the order of time.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub machine: Vec<MachineAt>,
@@ -158,6 +168,8 @@ impl Default for Summary {
             last_event: None,
             seconds: 0.0,
             plan: Vec::new(),
+            fail_on: FailOn::All,
+            change_scope: ChangeScope::default(),
             stages: Vec::new(),
             units: Vec::new(),
             findings: Vec::new(),
@@ -168,6 +180,7 @@ impl Default for Summary {
             credentials: None,
             affected: None,
             base: None,
+            report: None,
             machine: Vec::new(),
             task_usage: Vec::new(),
             retries: Vec::new(),
@@ -222,6 +235,26 @@ impl Summary {
     /// The outcome of a stage that has ended.
     pub fn stage_outcome(&self, stage: Stage) -> Option<&Outcome> {
         self.stages.iter().find(|known| known.stage == stage)?.outcome.as_ref()
+    }
+
+    /// The page with the stored report, if people can open it in a browser.
+    pub fn report_url(&self) -> Option<&str> {
+        self.stored_report()?.url.as_deref()
+    }
+
+    /// The directory with the stored reports: a path, or `s3://BUCKET/KEY`.
+    pub fn report_address(&self) -> Option<&str> {
+        Some(self.stored_report()?.address.as_str())
+    }
+
+    /// Where the reports are stored, unless that failed.
+    fn stored_report(&self) -> Option<&ReportAddress> {
+        let failed = |unit: &UnitResult| {
+            unit.stage == Stage::Report
+                && unit.name == STORED_REPORT
+                && unit.outcome.as_ref().is_some_and(|outcome| !outcome.is_success())
+        };
+        self.report.as_ref().filter(|_| !self.units.iter().any(failed))
     }
 
     /// The units that have not finished.

@@ -12,14 +12,19 @@
 //!
 //! The guard: what did nothing, or contradicts itself, is never a pass.
 //!
+//! With `[report] fail_on = "new"`, a job whose failures are all in the result of its base passes. Errors, stops and what
+//! did not run count all the same.
+//!
 //! The report stage has no part in the outcome. A job that passes and loses a report ends with the status of that
 //! error, so that nobody waits for a report that is not there.
 
+use agent_types::base_result::FailOn;
 use agent_types::error::Error;
 use agent_types::events::Level;
 use agent_types::outcome::{ExitStatus, Outcome};
 use agent_types::stage::Stage;
 
+use super::comparison::Comparison;
 use super::summary::{StageError, StageResult, Summary};
 
 /// The worst first.
@@ -56,13 +61,23 @@ pub fn outcome(summary: &Summary) -> (Outcome, ExitStatus) {
         (None, None) => Outcome::NotRun("nothing ran".into()),
     };
     let all = errors.iter().map(|error| error.class.exit_status()).chain([ExitStatus::of(&outcome)]);
-    let exit = match worst_of(all) {
+    let mut worst = worst_of(all);
+    let mut outcome = outcome;
+    if worst == Some(ExitStatus::Failed) && matches!(outcome, Outcome::Failed(_)) && is_as_before(summary) {
+        (worst, outcome) = (Some(ExitStatus::Passed), Outcome::Passed);
+    }
+    let exit = match worst {
         Some(ExitStatus::Passed) => {
             worst_exit(lost.into_iter().map(|error| &error.error)).unwrap_or(ExitStatus::Passed)
         }
         exit => exit.unwrap_or(ExitStatus::Internal),
     };
     (outcome, exit)
+}
+
+/// Whether only new failures count, and the job has none.
+fn is_as_before(summary: &Summary) -> bool {
+    summary.fail_on == FailOn::New && Comparison::blames_change(summary).is_none()
 }
 
 /// The exit status of the worst of these errors.

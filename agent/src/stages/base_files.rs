@@ -28,20 +28,26 @@ pub async fn check_out(
     runner: &Runner,
     access: &Access,
 ) -> Result<CommitFiles> {
-    let base = match &settings.change_base {
-        ChangeBase::Base(base) => base.clone(),
-        ChangeBase::Unknown(why) => {
-            return Err(Error::usage(why.clone()).hint("name the target branch with --base"));
-        }
-        ChangeBase::Previous => {
-            let name = if wanted.dirty { "HEAD" } else { "HEAD^" }.to_owned();
-            BaseOfChange { local: vec![name.clone()], name, remote: None, commit: None }
-        }
-    };
+    let base = base_of_change(settings, wanted.dirty)?;
     let remote = base.remote.as_ref().map(|(url, branch)| (url, branch.as_str()));
     let query = BaseQuery { checkout: wanted.top, local: &base.local, remote };
     let access = access.for_source(settings.cache.trust.is_trusted());
     agent_git::base_files(runner, &access, &query, base.commit.as_deref(), wanted.scratch).await
+}
+
+/// What the change is compared with. `dirty`: it has uncommitted changes.
+///
+/// # Errors
+/// When the base is not known.
+pub fn base_of_change(settings: &Settings, dirty: bool) -> Result<BaseOfChange> {
+    match &settings.change_base {
+        ChangeBase::Base(base) => Ok(base.clone()),
+        ChangeBase::Unknown(why) => Err(Error::usage(why.clone()).hint("name the target branch with --base")),
+        ChangeBase::Previous => {
+            let name = if dirty { "HEAD" } else { "HEAD^" }.to_owned();
+            Ok(BaseOfChange { local: vec![name.clone()], name, remote: None, commit: None })
+        }
+    }
 }
 
 /// Whether the error ends the job, so that it cannot continue without the base.

@@ -79,6 +79,14 @@ pub fn units(settings: &Settings) -> Vec<Unit> {
     first.into_iter().flatten().chain(bitbake_layers).chain(parses).chain(by_layer).chain(last).collect()
 }
 
+/// The names of the checks that look only at what the change touches.
+pub fn changed_only(settings: &Settings) -> Vec<String> {
+    let check = &settings.check;
+    let scopes = [(check.patches, patches::unit()), (check.oelint, oelint::unit()), (check.cve, cve::unit())];
+    let changed = scopes.into_iter().filter(|(scope, _)| *scope == CheckScope::Changed);
+    changed.map(|(_, unit)| unit.name).collect()
+}
+
 fn bitbake_layers_unit(words: &[String]) -> Unit {
     Unit::new(Stage::Check, format!("bitbake-layers {}", words.join(" ")))
 }

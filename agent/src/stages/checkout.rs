@@ -73,6 +73,8 @@ pub struct ReadyRepo {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UnderTest {
     pub commit: Option<String>,
+    /// Git's id of all files of the commit.
+    pub tree: Option<String>,
     /// Uncommitted changes or new files, other than the agent's own output.
     pub dirty: bool,
     pub branch: Option<String>,
@@ -314,7 +316,12 @@ pub async fn look(settings: &Settings, runner: &Runner) -> Result<UnderTest> {
         }
         (None, Some(_)) => {}
     }
-    Ok(UnderTest { commit: tree.commit.or(resolved), dirty: tree.dirty, branch: tree.branch })
+    Ok(UnderTest {
+        commit: tree.commit.or(resolved),
+        tree: tree.tree,
+        dirty: tree.dirty,
+        branch: tree.branch,
+    })
 }
 
 /// Directories that the agent itself fills: they do not make a checkout dirty.

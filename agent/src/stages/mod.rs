@@ -3,6 +3,7 @@
 
 pub mod affected;
 mod base_files;
+pub mod base_result;
 pub mod build;
 pub mod check;
 mod check_layer;
@@ -17,10 +18,21 @@ mod retry;
 pub mod share;
 pub mod test;
 
+use crate::config::{Ptest, Settings};
 use agent_process::{CommandOutcome, Interrupt, Interrupted};
+use agent_types::base_result::ChangeScope;
 use agent_types::error::{Class, Error, Result};
 use agent_types::events::Unit;
 use agent_types::outcome::Outcome;
+
+/// The parts of the job that look only at what the change touches.
+pub fn change_scope(settings: &Settings) -> ChangeScope {
+    ChangeScope {
+        checks: check::changed_only(settings),
+        build: settings.build.changed,
+        ptests: settings.test.ptest == Ptest::Changed,
+    }
+}
 
 /// The diagnostics of a step.
 fn step(unit: &Unit) -> tracing::Span {

@@ -123,6 +123,65 @@ pub async fn base_files(
     files.into_iter().next().ok_or_else(nothing)
 }
 
+/// The commit in which a change began, and up to `most` commits before it on its branch, the nearest first: the history of
+/// first parents. `commit` is the one in which it began, if that is known. `scratch` is an empty directory.
+///
+/// # Errors
+/// If neither the checkout nor the server has it.
+pub async fn ancestry(
+    runner: &Runner,
+    access: &Access,
+    query: &BaseQuery<'_>,
+    commit: Option<&str>,
+    most: usize,
+    scratch: &Path,
+) -> Result<Vec<String>> {
+    let checkout = Checkout::new(runner, query.checkout)?;
+    let start = match commit {
+        Some(commit) => found(checkout.git.commit_of(query.checkout, commit).await)?,
+        None => checkout.base(query.local).await?.map(|(commits, _)| commits.start),
+    };
+    let local = match &start {
+        Some(start) => first_parents(&checkout.git, query.checkout, start, most).await?,
+        None => Vec::new(),
+    };
+    // In a shallow repository, that may be another commit than the one in which the change began.
+    let is_whole = !local.is_empty() && (local.len() > most || !checkout.is_shallow().await?);
+    let Some((url, branch)) = query.remote.filter(|_| !is_whole) else {
+        return if local.is_empty() { Err(unknown(query)) } else { Ok(local) };
+    };
+    let git = Git::new(runner, access, "base", Some(url), &[])?;
+    let head = checkout.head().await?;
+    let of_server = async {
+        let start = match commit {
+            Some(commit) => {
+                let wanted = format!("+{commit}:{BASE}");
+                git.local(scratch, ["init", "--quiet", "--bare", "history"]).await?;
+                fetch(&git, &scratch.join("history"), url, &most.saturating_add(1).to_string(), &[&wanted])
+                    .await?;
+                commit.to_owned()
+            }
+            None => fetched(&git, &git, url, branch, head.as_deref(), scratch).await?.start,
+        };
+        Ok::<_, Failure>(first_parents(&git, &scratch.join("history"), &start, most).await?)
+    };
+    match of_server.await {
+        Ok(commits) if !commits.is_empty() => Ok(commits),
+        Err(Failure::Error(error)) => Err(error),
+        Ok(_) | Err(Failure::Git { .. }) if !local.is_empty() => Ok(local),
+        Ok(_) => Err(unknown(query)),
+        Err(failure) => Err(into_error(failure, url)),
+    }
+}
+
+/// A commit and up to `most` commits before it.
+async fn first_parents(git: &Git<'_>, repo: &Path, start: &str, most: usize) -> Result<Vec<String>> {
+    let number = format!("--max-count={}", most.saturating_add(1));
+    let listed = found(git.local(repo, ["rev-list", "--first-parent", &number, start]).await)?;
+    let listed = listed.unwrap_or_default();
+    Ok(listed.lines().map(str::trim).filter(|line| is_commit(line)).map(str::to_owned).collect())
+}
+
 fn unknown(query: &BaseQuery) -> Error {
     let names: Vec<_> = query.local.iter().map(|name| format!("`{name}`")).collect();
     Error::usage(format!("git does not find {} in {}", names.join(" or "), query.checkout.display()))
@@ -150,12 +209,17 @@ impl<'a> Checkout<'a> {
         found(self.git.commit_of(self.top, "HEAD").await)
     }
 
+    /// Whether history is missing.
+    async fn is_shallow(&self) -> Result<bool> {
+        let shallow = found(self.git.local(self.top, ["rev-parse", "--is-shallow-repository"]).await)?;
+        Ok(shallow.is_none_or(|text| text.lines().last().map(str::trim) != Some("false")))
+    }
+
     /// The base by the first of these names that is known, and whether history is missing.
     async fn base(&self, names: &[String]) -> Result<Option<(Commits, bool)>> {
         for name in names {
             let Some(tip) = found(self.git.commit_of(self.top, name).await)? else { continue };
-            let shallow = found(self.git.local(self.top, ["rev-parse", "--is-shallow-repository"]).await)?;
-            let is_shallow = shallow.is_none_or(|text| text.lines().last().map(str::trim) != Some("false"));
+            let is_shallow = self.is_shallow().await?;
             let start = merge_base(&self.git, self.top, &tip, "HEAD").await?;
             return Ok(Some((Commits { start: start.unwrap_or_else(|| tip.clone()), tip }, is_shallow)));
         }

@@ -19,7 +19,7 @@ mod worktree;
 
 pub use access::{Access, safe_directories};
 pub use address::display_url;
-pub use base::{BaseQuery, CommitFiles, base_files, base_of};
+pub use base::{BaseQuery, CommitFiles, ancestry, base_files, base_of};
 pub use clone::{
     CONFIGURATION, Cloned, Seed, checkout_files, clone, find_corruption, listing, verify, verify_on_branch,
 };

@@ -15,6 +15,8 @@ use super::program::Git;
 pub struct WorkTree {
     /// `None`: not a git work tree, no commit yet, or git failed (`trouble`).
     pub commit: Option<String>,
+    /// Git's id of all files of the commit.
+    pub tree: Option<String>,
     /// `None` for a detached HEAD.
     pub branch: Option<String>,
     /// Uncommitted changes or new files in the directory.
@@ -98,7 +100,13 @@ async fn look(git: &Git<'_>, top: &Path, directory: &Path, ignored: &[PathBuf]) 
     if !knows(git, top, directory).await? {
         return Ok(WorkTree::default());
     }
-    let head = commit(git, directory).await?;
+    let (head, tree) = match commit(git, directory).await? {
+        Some(head) => {
+            let tree = git.object_of(directory, &format!("{head}^{{tree}}")).await?;
+            (Some(head), Some(tree))
+        }
+        None => (None, None),
+    };
     let branch = match git.local(directory, ["symbolic-ref", "--quiet", "--short", "HEAD"]).await {
         Ok(answer) => answer.lines().find(|line| !line.starts_with("warning:")).map(str::to_string),
         Err(Failure::Git { .. }) => None,
@@ -122,7 +130,7 @@ async fn look(git: &Git<'_>, top: &Path, directory: &Path, ignored: &[PathBuf]) 
     };
     let dirty = entries(&status).iter().any(counts);
     let lfs_pointers = lfs_pointers(git, directory).await?;
-    Ok(WorkTree { commit: head, branch, dirty, lfs_pointers, trouble: None })
+    Ok(WorkTree { commit: head, tree, branch, dirty, lfs_pointers, trouble: None })
 }
 
 /// The nearest ancestor that contains `.git`.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use crate::affected::Affected;
-use crate::base_result::BaseResult;
+use crate::base_result::{BaseResult, ReportAddress};
 use crate::credentials::CredentialAccess;
 use crate::error::Error;
 use crate::job_id::JobId;
@@ -93,6 +93,9 @@ pub enum EventKind {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         commit: Option<String>,
         dirty: bool,
+        /// Git's id of all files of the commit.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tree: Option<String>,
     },
     /// A unit of a stage: a repo, a check, a target, an artifact upload.
     UnitStarted {
@@ -124,6 +127,8 @@ pub enum EventKind {
     Affected(Box<Affected>),
     /// The result that the change is compared with; comes before the report stage.
     BaseResult(Box<BaseResult>),
+    /// Where the report stage stores the reports for other people; comes before it.
+    ReportAddress(ReportAddress),
     /// The machine, every ten seconds.
     MachineSample(MachineSample),
     /// What the tasks of a unit used; comes in several events if they are many.

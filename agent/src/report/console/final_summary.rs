@@ -126,6 +126,10 @@ fn numbers(totals: &Totals) -> String {
     if totals.skipped > 0 {
         text += &format!(", {} skipped", totals.skipped);
     }
+    // A job passes with failures only if the base of its change has them, too.
+    if totals.failed > 0 {
+        text += &format!(", {} failing as before the change", totals.failed);
+    }
     text
 }
 

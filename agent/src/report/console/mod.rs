@@ -20,7 +20,7 @@ pub(super) use failures::{Failure, failures};
 pub use final_summary::final_summary;
 pub(super) use final_summary::{job_name, plain_verdict, shell_word};
 pub use format::Style;
-pub(super) use format::{duration, finding_line, level_word};
+pub(super) use format::{duration, finding_line, level_word, short_commit};
 pub use json::Json;
 pub use output_timeout::with_output_timeout;
 pub use plain::Plain;

@@ -62,7 +62,7 @@ impl Steps {
                 }
                 vec![self.stamped(event, &text)]
             }
-            EventKind::UnderTest { commit: Some(commit), dirty } => {
+            EventKind::UnderTest { commit: Some(commit), dirty, .. } => {
                 let and = if *dirty { ", with uncommitted changes" } else { "" };
                 let text =
                     format!("{:<9}  under test: commit {}{and}", Stage::Checkout, short_commit(commit));
@@ -168,6 +168,7 @@ impl Steps {
             | EventKind::CacheTier(_)
             | EventKind::CredentialAccess(_)
             | EventKind::BaseResult(_)
+            | EventKind::ReportAddress(_)
             | EventKind::MachineSample(_)
             | EventKind::TaskUsage { .. }
             | EventKind::CacheTraffic { .. }

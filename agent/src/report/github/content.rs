@@ -10,7 +10,7 @@ use agent_types::stage::Stage;
 use super::place::Place;
 use crate::report::comparison::Comparison;
 use crate::report::console::{duration, failures, job_name, plain_verdict};
-use crate::report::github_actions::summary_parts;
+use crate::report::markdown::{self, Options};
 use crate::report::summary::{StageError, Summary};
 use crate::report::totals::suites;
 
@@ -32,15 +32,15 @@ pub fn title(summary: &Summary, comparison: Option<&Comparison>) -> String {
 
 /// `2 new failures, 1 still failing`; empty if nothing failed.
 fn changes(comparison: &Comparison) -> String {
-    let count = |number: usize, one: &str, many: &str| match number {
+    let part = |number: usize, one: &str, many: &str| match number {
         0 => None,
         1 => Some(format!("1 {one}")),
         _ => Some(format!("{number} {many}")),
     };
     let parts = [
-        count(comparison.new_failures.len(), "new failure", "new failures"),
-        count(comparison.still_failing.len(), "still failing", "still failing"),
-        count(comparison.vanished.len(), "test vanished", "tests vanished"),
+        part(comparison.new_failures.len(), "new failure", "new failures"),
+        part(comparison.still_failing.len(), "still failing", "still failing"),
+        part(comparison.vanished.len(), "test vanished", "tests vanished"),
     ];
     parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
@@ -56,7 +56,7 @@ pub fn statuses(summary: &Summary, comparison: Option<&Comparison>, place: &Plac
         state,
         context,
         description: sanitize_line(&description).into_owned(),
-        target_url: place.link.clone(),
+        target_url: link(summary, place),
     };
     let mut all = vec![status(context(&place.name), state(summary), title(summary, comparison))];
     let planned = summary.plan.iter().filter(|planned| planned.skip.is_none());
@@ -118,13 +118,13 @@ pub fn output(summary: &Summary, comparison: Option<&Comparison>, place: &Place,
         1 => "\n1 finding has no annotation.\n".to_owned(),
         _ => format!("\n{left} findings have no annotation.\n"),
     };
-    let text = body(summary, place.link.as_deref(), CHECK - more.len());
+    let text = body(summary, place, CHECK - more.len());
     Output { title: title(summary, comparison), summary: text + &more }
 }
 
 /// The section of the comment.
 pub fn comment(summary: &Summary, place: &Place) -> String {
-    body(summary, place.link.as_deref(), COMMENT)
+    body(summary, place, COMMENT)
 }
 
 /// Whether a pull request without a comment needs one.
@@ -132,28 +132,25 @@ pub fn is_problem(summary: &Summary) -> bool {
     state(summary) != State::Success
 }
 
-/// The report in Markdown. All text of layers and tools is escaped.
-fn body(summary: &Summary, link: Option<&str>, limit: usize) -> String {
-    let link = link.map(|link| format!("[The whole report]({link})\n")).unwrap_or_default();
-    let mut text = String::new();
-    for part in summary_parts(summary) {
-        if text.len() + part.len() + link.len() + 1 > limit {
-            break;
-        }
-        text += &part;
-        text.push('\n');
-    }
-    text + &link
+/// The short report. All text of layers and tools is escaped.
+fn body(summary: &Summary, place: &Place, limit: usize) -> String {
+    markdown::render(summary, &Options { link: link(summary, place), limit })
+}
+
+/// The stored report, else what the place names.
+pub fn link(summary: &Summary, place: &Place) -> Option<String> {
+    summary.report_url().map(str::to_owned).or_else(|| place.link.clone())
 }
 
 /// The summary in place of a result that is missing, damaged or not to be believed.
-pub fn unreadable_result(why: &str) -> Summary {
+pub fn unreadable_result(why: &str, place: &Place) -> Summary {
     let error = Error::internal(format!("there is no result that can be used: {why}"))
         .hint("look at the log of the build; it may have been killed");
     let outcome = Outcome::NotRun(error.message.clone());
     let mut summary = Summary { complete: true, exit: ExitStatus::Internal, outcome, ..Summary::default() };
-    summary.job.name = "result".to_owned();
-    summary.job.release = "GitHub".to_owned();
+    summary.job.name.clone_from(&place.name);
+    summary.job.release = "this commit".to_owned();
+    summary.job.commit = Some(place.commit.clone());
     summary.errors.push(StageError { stage: None, error });
     summary
 }
@@ -218,7 +215,7 @@ mod tests {
                 assert_eq!(is_problem(&summary), !is_green);
             }
         }
-        let missing = unreadable_result("it does not exist");
+        let missing = unreadable_result("it does not exist", &place());
         assert_eq!((state(&missing), conclusion(&missing)), (State::Error, Conclusion::Failure));
         assert!(title(&missing, None).contains("it does not exist"), "{}", title(&missing, None));
     }
@@ -260,7 +257,7 @@ mod tests {
         let output = output(&summary, None, &place(), 3);
         assert!(output.summary.len() <= CHECK && comment(&summary, &place()).len() <= COMMENT);
         assert!(output.summary.contains("3 findings have no annotation."));
-        assert!(output.summary.contains("[The whole report](https://example.org/report)"));
+        assert!(output.summary.contains("[The whole report](<https://example.org/report>)"));
         // Outside of code there is nothing of it.
         let mut outside = String::new();
         let mut fence: Option<String> = None;

@@ -17,7 +17,7 @@ use super::access::Access;
 use super::place::Place;
 use super::post::Poster;
 use crate::report::console::JobProgress;
-use crate::report::github_actions::code;
+use crate::report::markdown::text::code;
 use crate::report::sink::Sink;
 use crate::report::summary::At;
 

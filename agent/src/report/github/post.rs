@@ -142,7 +142,8 @@ impl Poster {
         let diff = self.diff(deadline).await;
         let found = annotations(summary, comparison, &diff);
         let output = content::output(summary, comparison, &self.place, found.left);
-        let link = self.place.link.as_deref();
+        let link = content::link(summary, &self.place);
+        let link = link.as_deref();
         let run = checks::complete(&client, repository, run.id, content::conclusion(summary), link, &output)
             .await?;
         checks::annotate(&client, repository, &run, &output, &found.shown).await?;

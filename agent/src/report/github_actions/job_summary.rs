@@ -16,8 +16,8 @@ use agent_types::error::{Error, Result};
 use agent_types::events::Level;
 use agent_types::words::count;
 
-use super::markdown::{block, cell, code};
 use crate::report::console::{Failure, duration, failures, finding_line, level_word, plain_verdict};
+use crate::report::markdown::text::{block, cell, code};
 use crate::report::report_files::FILE_DEADLINE;
 use crate::report::reports::Report;
 use crate::report::summary::Summary;
@@ -89,7 +89,7 @@ fn append(path: &Path, parts: &[String]) -> Result<()> {
 }
 
 /// The summary in parts, the most important first.
-pub fn parts(summary: &Summary) -> Vec<String> {
+fn parts(summary: &Summary) -> Vec<String> {
     let suites = suites(summary);
     let failures = failures(summary, &suites);
     let (word, about) = plain_verdict(summary, &failures);

@@ -2,12 +2,9 @@
 
 mod annotations;
 mod job_summary;
-mod markdown;
 mod workflow_commands;
 
 pub(super) use annotations::relative;
 pub use annotations::{Annotations, early_error};
-pub(super) use job_summary::parts as summary_parts;
 pub use job_summary::{JobSummary, append_early_error};
-pub(super) use markdown::code;
 pub use workflow_commands::{StopCommands, Stream};

@@ -69,6 +69,7 @@ pub(crate) fn settings(bench: &Bench, release: &str, repos: Vec<Repo>) -> Settin
             rules: Vec::new(),
             kms_key_id: None,
         },
+        report: crate::config::Report::default(),
         github: None,
         limits: Limits {
             job: Duration::from_secs(600),
@@ -275,7 +276,7 @@ async fn without_git_the_commit_is_the_one_that_codebuild_resolved() {
     write(&settings.checkout.join("conf/layer.conf"), "");
     settings.cache.commit = Some("c".repeat(40));
     let found = look(&settings, &bench.runner).await.unwrap();
-    assert_eq!(found, UnderTest { commit: Some("c".repeat(40)), dirty: false, branch: None });
+    assert_eq!(found, UnderTest { commit: Some("c".repeat(40)), ..UnderTest::default() });
     assert!(bench.notices().await.iter().any(|notice| notice.contains("reports name the build service's")));
     // Where git knows better, it does.
     let layer = bench.upstream("layer", &[("a", "")]).await;
@@ -316,7 +317,8 @@ async fn the_checkout_under_test_is_described() {
     let poky = bench.upstream("poky", &POKY).await;
     let settings = settings(&bench, "scarthgap", vec![repo("poky", main_of(&poky), &[])]);
     write(&settings.paths.out.join("events.jsonl"), "");
-    let mut wanted = UnderTest { commit: Some(commit), dirty: false, branch: Some("main".into()) };
+    let tree = Some(layer.git(&["rev-parse", "HEAD^{tree}"]).await);
+    let mut wanted = UnderTest { commit: Some(commit), tree, dirty: false, branch: Some("main".into()) };
     let found = look(&settings, &bench.runner).await.unwrap();
     assert_eq!(found, wanted);
     write(&layer.path.join("conf/layer.conf"), "changed");

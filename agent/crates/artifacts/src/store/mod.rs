@@ -20,6 +20,7 @@ mod source;
 mod stale_temp_files;
 
 pub use names::layout;
+pub(crate) use names::{join, segment};
 pub use publication::Publication;
 
 #[cfg(test)]

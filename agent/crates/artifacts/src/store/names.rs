@@ -21,7 +21,7 @@ pub fn layout(job: &JobIdentity) -> String {
 }
 
 /// Encodes any text as one segment of a key, without `/` and never `.` or `..`.
-fn segment(text: &str) -> String {
+pub fn segment(text: &str) -> String {
     // Non-ASCII letters stay readable; only characters that would break the key are encoded.
     let carried = |c: char| match c.is_ascii() {
         true => utf8_percent_encode(c.encode_utf8(&mut [0; 4]), IN_PARTS).to_string(),

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::base_result::{ChangeScope, FailOn};
 use crate::job_id::JobId;
 use crate::stage::Stage;
 
@@ -15,6 +16,10 @@ pub struct JobStarted {
     pub agent: String,
     pub job: JobIdentity,
     pub plan: Vec<Planned>,
+    #[serde(default, skip_serializing_if = "FailOn::is_all")]
+    pub fail_on: FailOn,
+    #[serde(default, skip_serializing_if = "ChangeScope::is_empty")]
+    pub change_scope: ChangeScope,
 }
 
 /// What the job is about, as far as it enters reports and artifact keys.
@@ -25,9 +30,15 @@ pub struct JobIdentity {
     pub id: JobId,
     pub name: String,
     pub release: String,
+    /// The machines of the configuration.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub machines: Vec<String>,
     /// The commit of the layer under test; `None` when it is not in git.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<String>,
+    /// Git's id of all files of the commit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tree: Option<String>,
     /// Whether the checkout has uncommitted changes.
     #[serde(default)]
     pub dirty: bool,
@@ -52,4 +63,21 @@ pub struct Planned {
     pub stage: Stage,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub skip: Option<String>,
+}
+
+impl Planned {
+    /// The reason of a stage that `--only` leaves out.
+    pub const NOT_NAMED: &str = "not named by --only";
+
+    /// The reason of a stage that `--skip` leaves out.
+    pub fn skipped_by_flag(stage: Stage) -> String {
+        format!("--skip {stage}")
+    }
+
+    /// Whether a flag of the command line leaves the stage out, and not the manifest.
+    pub fn is_left_out_by_flag(&self) -> bool {
+        self.skip
+            .as_ref()
+            .is_some_and(|why| why == Planned::NOT_NAMED || *why == Planned::skipped_by_flag(self.stage))
+    }
 }
