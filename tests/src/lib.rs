@@ -7,6 +7,8 @@
 
 pub mod fake_s3;
 pub mod github;
+mod github_server;
+mod npm;
 mod processes;
 mod results;
 mod running;
@@ -15,6 +17,8 @@ mod seaweed;
 mod skipping;
 mod slow;
 
+pub use github_server::{GitHubServer, app_key};
+pub use npm::npm_package;
 pub use processes::{Survivor, survivors};
 pub use results::{cases, json, leaks_of, well_formed_xml};
 pub use running::{Ran, Running};

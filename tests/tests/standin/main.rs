@@ -13,6 +13,7 @@ mod checks;
 mod diagnostics;
 mod forgery;
 mod github;
+mod github_posts;
 mod hooks;
 mod hostile;
 mod kills;

@@ -106,7 +106,10 @@ impl Poster {
         for status in all {
             statuses::post(&client, &self.place.repository, &self.place.commit, status).await?;
         }
-        Ok(format!("{} posted", agent_types::words::count(all.len() as u64, "status")))
+        Ok(match all {
+            [_] => "1 status posted".to_owned(),
+            _ => format!("{} statuses posted", all.len()),
+        })
     }
 
     /// The check run of this job, with this state if it is new.
