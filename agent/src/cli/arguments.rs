@@ -392,16 +392,26 @@ pub struct Publish {
 /// What `report` can write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ReportFormat {
-    /// result.json
+    /// result.json; results.json for several jobs
     Json,
     /// junit.xml
     Junit,
+    /// results.sarif: the findings, for code scanning and editors
+    Sarif,
     /// The final summary, on standard output
     Text,
+    /// A short report for a pull request, on standard output
+    Markdown,
 }
 
 impl ReportFormat {
-    pub const ALL: [ReportFormat; 3] = [ReportFormat::Json, ReportFormat::Junit, ReportFormat::Text];
+    /// Those of a job.
+    pub const DEFAULT: [ReportFormat; 3] = [ReportFormat::Json, ReportFormat::Junit, ReportFormat::Text];
+
+    /// Whether it is a file.
+    pub fn is_file(self) -> bool {
+        !matches!(self, ReportFormat::Text | ReportFormat::Markdown)
+    }
 }
 
 #[derive(Debug, Args)]
@@ -409,13 +419,13 @@ impl ReportFormat {
 pub struct Report {
     #[command(subcommand)]
     pub command: Option<ReportCommand>,
-    /// events.jsonl or result.json
-    #[arg(required = true)]
-    pub source: Option<PathBuf>,
+    /// events.jsonl or result.json; several of one change are merged: the worst verdict counts
+    #[arg(required = true, value_name = "SOURCE")]
+    pub sources: Vec<PathBuf>,
     /// The job, where the source holds the merged events of several
     #[arg(long, value_name = "ID")]
     pub job: Option<String>,
-    /// What to write [default: all]
+    /// What to write [default: json,junit,text]
     #[arg(long, value_enum, value_delimiter = ',')]
     pub format: Vec<ReportFormat>,
     /// Directory for the reports [default: the directory of the source]
@@ -474,6 +484,9 @@ pub struct Post {
     /// Address of the report for people [default: the page of the run]
     #[arg(long, value_name = "URL")]
     pub link: Option<String>,
+    /// Only validate the RESULT, and write it to result.json in this directory without its addresses; post nothing
+    #[arg(long, value_name = "DIR")]
+    pub save: Option<PathBuf>,
     /// Client id or number of a GitHub App
     #[arg(long, value_name = "ID", requires = "app_key_secret")]
     pub app_id: Option<String>,

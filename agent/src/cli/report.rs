@@ -1,11 +1,12 @@
-//! `build-agent report`: writes the reports of a job again, from its events or its result.
+//! `build-agent report`: writes the reports of a job again, from its events or its result; or those of several jobs of one
+//! change as one.
 
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::config::AgentEnvironment;
 use crate::job::DirLock;
-use crate::report::{self, Recheck, Style, Summary, Torn};
+use crate::report::{self, Recheck, Style, Summary, Torn, markdown, merged, sarif};
 use agent_types::error::{Error, Result};
 use agent_types::job_id::JobId;
 use agent_types::outcome::ExitStatus;
@@ -14,67 +15,122 @@ use super::arguments::{self, ReportFormat as Format};
 use super::job::style;
 use super::print;
 
-/// Writes the reports again and returns the job's exit status.
+/// Writes the reports again and returns the exit status of the job, or of the worst one.
 pub fn command(args: &arguments::Report, environment: &AgentEnvironment) -> Result<ExitStatus> {
-    let formats = if args.format.is_empty() { &Format::ALL } else { &args.format[..] };
-    let Some(source) = &args.source else {
-        return Err(Error::internal("the command line names no events.jsonl"));
-    };
-    if !source.exists() {
-        return Err(Error::usage(format!("`{}` does not exist", source.display())).hint(
-            "name the events.jsonl or result.json of a job; its default directory is build-agent-out",
-        ));
-    }
-    if let Some(holder) = DirLock::holder(source.parent().unwrap_or(Path::new(""))) {
-        let message = format!("{holder} still writes `{}`", source.display());
-        return Err(Error::machine(message).hint("wait until it ends; it then writes these reports itself"));
+    let formats = if args.format.is_empty() { &Format::DEFAULT } else { &args.format[..] };
+    for source in &args.sources {
+        if !source.exists() {
+            return Err(Error::usage(format!("`{}` does not exist", source.display())).hint(
+                "name the events.jsonl or result.json of a job; its default directory is build-agent-out",
+            ));
+        }
+        if let Some(holder) = DirLock::holder(source.parent().unwrap_or(Path::new(""))) {
+            let message = format!("{holder} still writes `{}`", source.display());
+            return Err(
+                Error::machine(message).hint("wait until it ends; it then writes these reports itself")
+            );
+        }
     }
     let job = args.job.as_deref().map(JobId::from);
-    let reported = report(source, job.as_ref(), formats, args.out.as_deref(), style(environment))?;
-    if let Some(torn) = &reported.torn {
+    let reported = report(&args.sources, job.as_ref(), formats, args.out.as_deref(), style(environment))?;
+    for torn in &reported.torn {
         print::diagnostic(format_args!("warning: {torn}"));
     }
-    if let Some(text) = &reported.text {
+    for warning in &reported.warnings {
+        print::diagnostic(format_args!("warning: {warning}"));
+    }
+    for text in &reported.texts {
         print::text(text)?;
     }
-    Ok(reported.summary.exit)
+    Ok(merged::exit(&reported.jobs))
 }
 
 /// The result of [`report`].
 #[derive(Clone, Debug)]
 pub struct Reported {
-    pub summary: Summary,
-    /// The final summary, if it was requested.
-    pub text: Option<String>,
-    /// Set if the last line of the events file was incomplete; the lines before it were used.
-    pub torn: Option<Torn>,
+    pub jobs: Vec<Summary>,
+    /// What was requested on standard output.
+    pub texts: Vec<String>,
+    /// The events files whose last line was incomplete; the lines before it were used.
+    pub torn: Vec<Torn>,
+    pub warnings: Vec<String>,
 }
 
-/// Reads an `events.jsonl` or a `result.json` and writes the reports into `out`, or else into the directory
+/// Reads an `events.jsonl` or a `result.json`, or several, and writes the reports into `out`, or else into the directory
 /// of the file.
 ///
 /// # Errors
-/// If the file is neither, is damaged, has another schema or is not that of one job; if a result contradicts
-/// itself; or if a report cannot be written. The reports show events that contradict themselves.
+/// If a file is neither, is damaged, has another schema or is not that of one job; if a result contradicts
+/// itself; if several belong to different commits; or if a report cannot be written. The reports show events that
+/// contradict themselves.
 pub fn report(
-    path: &Path,
+    sources: &[PathBuf],
     job: Option<&JobId>,
     formats: &[Format],
     out: Option<&Path>,
     style: Style,
 ) -> Result<Reported> {
-    let (summary, torn) = summary(path, job)?;
-    let out = out.or(path.parent()).unwrap_or(Path::new("."));
-    fs_err::create_dir_all(out)?;
-    let mut text = None;
+    if let (Some(job), [_, _, ..]) = (job, sources) {
+        return Err(Error::usage(format!("--job {job}: several files are named"))
+            .hint("name the one file that holds the job, or leave out --job"));
+    }
+    let (mut jobs, mut torn, mut directories) = (Vec::new(), Vec::new(), Vec::new());
+    for source in sources {
+        let (summary, incomplete) = summary(source, job)?;
+        directories.push((summary.job.id.clone(), source.parent().unwrap_or(Path::new(".")).to_owned()));
+        jobs.push(summary);
+        torn.extend(incomplete);
+    }
+    let (jobs, warnings) = merged::attempts(jobs)?;
+    let out = match (out, sources) {
+        (Some(out), _) => out,
+        (None, [source]) => source.parent().unwrap_or(Path::new(".")),
+        (None, _) if formats.iter().any(|format| format.is_file()) => {
+            return Err(Error::usage("the reports of several jobs need a directory of their own")
+                .hint("add --out DIR, or ask only for --format text or markdown"));
+        }
+        (None, _) => Path::new("."),
+    };
+    if formats.iter().any(|format| format.is_file()) {
+        fs_err::create_dir_all(out)?;
+    }
+    let mut texts = Vec::new();
     for format in formats {
         match format {
-            Format::Json => report::write_result(&summary, out)?,
-            Format::Junit => report::write_junit(&summary, out)?,
-            Format::Text => text = Some(report::final_summary(&summary, out, style)),
+            Format::Json => match &jobs[..] {
+                [summary] => report::write_result(summary, out)?,
+                jobs => merged::write(jobs, out)?,
+            },
+            Format::Junit => report::write_merged_junit(&jobs, out)?,
+            Format::Sarif => sarif::write(&jobs, out)?,
+            Format::Text => texts.push(text(&jobs, out, &directories, style)),
+            Format::Markdown => texts.push(markdown::render_all(&jobs, &short(&jobs))),
         }
     }
-    Ok(Reported { summary, text, torn })
+    Ok(Reported { jobs, texts, torn, warnings })
+}
+
+/// The final summary of a job; of several, the matrix first. `directories`: where the logs of each job lie.
+fn text(jobs: &[Summary], out: &Path, directories: &[(JobId, PathBuf)], style: Style) -> String {
+    if let [summary] = jobs {
+        return report::final_summary(summary, out, style);
+    }
+    let mut text = merged::text(jobs);
+    for summary in jobs {
+        let directory = directories.iter().find(|(id, _)| *id == summary.job.id);
+        let directory = directory.map_or(out, |(_, directory)| directory);
+        text.push('\n');
+        text += &report::final_summary(summary, directory, style);
+    }
+    text
+}
+
+fn short(jobs: &[Summary]) -> markdown::Options {
+    let link = match jobs {
+        [summary] => summary.report_url().or(summary.job.url.as_deref()).map(str::to_owned),
+        _ => None,
+    };
+    markdown::Options { link, ..markdown::Options::default() }
 }
 
 fn summary(path: &Path, job: Option<&JobId>) -> Result<(Summary, Option<Torn>)> {
@@ -123,9 +179,10 @@ mod tests {
         recorded(&out, usize::MAX);
         write_all(&reduce(&failing_job()), &out).unwrap();
         for source in ["events.jsonl", "result.json"] {
-            let reported = report(&out.join(source), None, &Format::ALL, Some(&again), Style::PLAIN).unwrap();
-            assert!(reported.text.unwrap().starts_with("ERROR  meta-x on scarthgap"));
-            assert_eq!(reported.torn, None);
+            let sources = [out.join(source)];
+            let reported = report(&sources, None, &Format::DEFAULT, Some(&again), Style::PLAIN).unwrap();
+            assert!(reported.texts[0].starts_with("ERROR  meta-x on scarthgap"));
+            assert_eq!(reported.torn, []);
             for name in ["result.json", "junit.xml"] {
                 let read = |out: &Path| fs_err::read_to_string(out.join(name)).unwrap();
                 assert_eq!(read(&again), read(&out), "{name} from {source}");
@@ -141,10 +198,10 @@ mod tests {
         let mut text = fs_err::read_to_string(&path).unwrap();
         text.push_str("{\"time\":\"20");
         fs_err::write(&path, text).unwrap();
-        let reported = report(&path, None, &Format::ALL, None, Style::PLAIN).unwrap();
-        assert!(reported.text.unwrap().starts_with("INTERRUPTED  meta-x on scarthgap"));
-        assert_eq!(reported.torn.map(|torn| torn.bytes), Some(11));
+        let reported = report(&[path], None, &Format::DEFAULT, None, Style::PLAIN).unwrap();
+        assert!(reported.texts[0].starts_with("INTERRUPTED  meta-x on scarthgap"));
+        assert_eq!(reported.torn.iter().map(|torn| torn.bytes).collect::<Vec<_>>(), [11]);
         let result = report::read_result(&directory.path().join("result.json")).unwrap();
-        assert_eq!(result, reported.summary);
+        assert_eq!([result], reported.jobs[..]);
     }
 }

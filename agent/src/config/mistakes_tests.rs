@@ -407,6 +407,17 @@ fn each_mistake_alone_is_told_with_its_place_key_and_remedy() {
             "12:18: [github] app_key_secret: is a token",
             &["revoke"],
         ),
+        // Reports.
+        ("", "[report]\nfail_on = 'newest'", "10:11: [report] fail_on: `newest`", &["all, new"]),
+        ("", "[report]\nfailon = 'new'", "10:1: [report] failon: unknown key", &["did you mean `fail_on`?"]),
+        (
+            "",
+            "[report]\nurl = 's3://b/x'",
+            "10:7: [report] url: is not the address of a web page",
+            &["https"],
+        ),
+        ("", "[report]\nurl = 'https://u:p@h/x'", "10:7: [report] url: contains a user or a password", &[]),
+        ("", "[report]\nurl = 'https://h/x?y=1'", "10:7: [report] url: has a part after `?`", &[]),
         // Limits.
         ("", "[limits]\njob = '4 parsecs'", "10:7: [limits] job: `4 parsecs` is not a duration", &[]),
         ("", "[limits]\njob = '1m'", "10:7: [limits] job: grace (1m) must be shorter than job (1m)", &[]),

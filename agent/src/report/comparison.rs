@@ -57,6 +57,22 @@ impl Comparison {
         Some(compare(summary, base))
     }
 
+    /// Whether a person who looks at a passed job should see it: something other than a size differs.
+    pub fn is_worth_telling(&self) -> bool {
+        let lists = [
+            &self.new_failures,
+            &self.still_failing,
+            &self.fixed,
+            &self.vanished,
+            &self.newly_skipped,
+            &self.not_run,
+            &self.flaky,
+        ];
+        lists.iter().any(|list| !list.is_empty())
+            || !self.new_findings.is_empty()
+            || !self.new_cves.is_empty()
+    }
+
     /// Why a job that fails because of tests fails also with `[report] fail_on = "new"`; `None` if all its failures were
     /// there before the change. Without proof of that it fails.
     pub fn blames_change(summary: &Summary) -> Option<String> {

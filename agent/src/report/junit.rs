@@ -17,6 +17,7 @@ use agent_types::outcome::Outcome;
 
 use super::cache::{sstate_numbers, tier_words};
 use super::console::finding_line;
+use super::merged::label;
 use super::output_file::replace;
 use super::summary::{Summary, UnitResult};
 use super::totals::{AGENT, Status, Suite, Test, suites};
@@ -26,14 +27,46 @@ use agent_types::sanitize::clean;
 pub fn render(summary: &Summary) -> Result<String> {
     let mut report = Report::new(text(&format!("{} {}", summary.job.name, summary.job.release)));
     report.set_time(duration(summary.seconds));
-    let suites = suites(summary);
-    let explained = suites.iter().flat_map(|suite| &suite.tests).any(says_why);
-    report.add_test_suites(suites.iter().map(|suite| test_suite(suite, summary, explained)));
+    report.add_test_suites(test_suites(summary));
+    to_xml(&report)
+}
+
+/// One file for several jobs: the name of each suite begins with its job.
+fn render_all(jobs: &[Summary]) -> Result<String> {
+    let mut report = Report::new("build-agent");
+    for summary in jobs {
+        let label = label(&summary.job);
+        report.add_test_suites(test_suites(summary).into_iter().map(|mut suite| {
+            suite.name = text(&format!("{label}: {}", suite.name.as_str())).into();
+            suite
+        }));
+    }
+    to_xml(&report)
+}
+
+fn to_xml(report: &Report) -> Result<String> {
     report.to_string().map_err(|error| Error::internal("cannot render junit.xml").because(&error))
 }
 
 pub fn write(summary: &Summary, out: &Path) -> Result<()> {
     replace(&out.join("junit.xml"), render(summary)?.as_bytes())
+}
+
+/// Writes one file for these jobs.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_all(jobs: &[Summary], out: &Path) -> Result<()> {
+    match jobs {
+        [summary] => write(summary, out),
+        jobs => replace(&out.join("junit.xml"), render_all(jobs)?.as_bytes()),
+    }
+}
+
+fn test_suites(summary: &Summary) -> Vec<TestSuite> {
+    let suites = suites(summary);
+    let explained = suites.iter().flat_map(|suite| &suite.tests).any(says_why);
+    suites.iter().map(|suite| test_suite(suite, summary, explained)).collect()
 }
 
 /// Whether this test is not fine, and for a reason of its own.

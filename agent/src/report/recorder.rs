@@ -252,8 +252,8 @@ impl Recorder {
         let started = Event::now(EventKind::StageStarted { stage: Stage::Report });
         // What the reports see: the job as it is, with its end.
         let end = EventKind::JobFinished { exit, outcome };
-        let seen = Event { what: end, ..started.clone() };
-        let seen = Arc::new(self.summary_after(&[seen]));
+        let end = Event { what: end, ..started.clone() };
+        let mut seen = Arc::new(self.summary_after(std::slice::from_ref(&end)));
         // `--skip report` leaves no stage to tell of; the files are made all the same.
         let skipped = self.summary.stage_outcome(Stage::Report).is_some();
         if !skipped {
@@ -262,6 +262,10 @@ impl Recorder {
         let mut outcomes = self.flush_sinks();
         for group in GROUPS {
             outcomes.extend(self.make_reports(group, &seen));
+            // The posts link to what was stored.
+            if !self.reports.uploads.is_empty() {
+                seen = Arc::new(self.summary_after(std::slice::from_ref(&end)));
+            }
         }
         self.make_result(&outcomes, skipped);
         self.lose_late();

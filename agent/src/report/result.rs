@@ -13,8 +13,9 @@ use super::totals::Totals;
 /// Names the layout; raised when a reader of the old layout would go wrong.
 pub const SCHEMA: &str = "build-agent/result/v1";
 
+/// The content of the file.
 #[derive(Serialize)]
-struct Document<'a> {
+pub struct Document<'a> {
     schema: &'static str,
     /// The number behind `exit`.
     exit_code: u8,
@@ -23,10 +24,15 @@ struct Document<'a> {
     summary: &'a Summary,
 }
 
+impl Document<'_> {
+    pub fn of(summary: &Summary) -> Document<'_> {
+        Document { schema: SCHEMA, exit_code: summary.exit.code(), totals: Totals::of(summary), summary }
+    }
+}
+
 /// The whole file.
 pub fn render(summary: &Summary) -> Result<String> {
-    let document =
-        Document { schema: SCHEMA, exit_code: summary.exit.code(), totals: Totals::of(summary), summary };
+    let document = Document::of(summary);
     let mut text = serde_json::to_string_pretty(&document)
         .map_err(|error| Error::internal("cannot render result.json").because(&error))?;
     text.push('\n');

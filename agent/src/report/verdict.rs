@@ -85,7 +85,8 @@ pub fn worst_exit<'a>(errors: impl IntoIterator<Item = &'a Error>) -> Option<Exi
     worst_of(errors.into_iter().map(|error| error.class.exit_status()))
 }
 
-fn worst_of(all: impl Iterator<Item = ExitStatus>) -> Option<ExitStatus> {
+/// The worst of these exit statuses.
+pub fn worst_of(all: impl Iterator<Item = ExitStatus>) -> Option<ExitStatus> {
     all.min_by_key(|exit| ORDER.iter().position(|known| known == exit))
 }
 

@@ -10,6 +10,7 @@ mod builds;
 mod changed;
 mod changed_builds;
 mod checks;
+mod comparison;
 mod diagnostics;
 mod forgery;
 mod github;

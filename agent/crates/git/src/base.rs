@@ -458,6 +458,60 @@ mod tests {
         }
     }
 
+    /// The history before the change: from a full clone, from the server, and as far as a shallow clone has it.
+    #[tokio::test]
+    async fn the_commits_before_a_change_are_listed_the_nearest_first() {
+        let history = History::new();
+        let first = git(&history.server, &["rev-parse", &format!("{}^", history.start)]);
+        let both = [history.start.clone(), first.clone()];
+        let (url, nowhere) = (history.url(), Url::parse("file:///nowhere").unwrap());
+        let main = "refs/remotes/origin/main".to_owned();
+        let start = Some(history.start.as_str());
+        // Words of the clone, the server, the known commit, how many, and the result.
+        type Row<'a> = (&'a [&'a str], &'a Url, Option<&'a str>, usize, Option<&'a [String]>);
+        let table: [Row; 8] = [
+            (&["--branch", "change"], &nowhere, None, 50, Some(&both)),
+            (&["--branch", "change"], &nowhere, None, 0, Some(&both[..1])),
+            (&["--depth=1", "--branch", "change"], &url, None, 50, Some(&both)),
+            (&["--depth=1", "--branch", "change"], &nowhere, None, 50, None),
+            (&["--branch", "change"], &nowhere, start, 50, Some(&both)),
+            (&["--depth=1", "--branch", "change"], &url, start, 50, Some(&both)),
+            (&["--depth=1", "--branch", "change"], &nowhere, start, 50, None),
+            // The third commit of the clone is the one in which the change began.
+            (&["--depth=3", "--branch", "change"], &nowhere, start, 50, Some(&both[..1])),
+        ];
+        for (words, server, commit, most, wanted) in table {
+            let checkout = history.clone(words);
+            let scratch = history.bench.path("scratch");
+            let local = [main.clone()];
+            let query = BaseQuery { checkout: &checkout, local: &local, remote: Some((server, "main")) };
+            let bench = &history.bench;
+            let found = ancestry(&bench.runner, &bench.access, &query, commit, most, &scratch).await;
+            assert_eq!(found.as_deref().ok(), wanted, "{words:?} {server} {commit:?} {most}: {found:?}");
+            for directory in [checkout, scratch.clone()] {
+                fs_err::remove_dir_all(directory).unwrap();
+            }
+            fs_err::create_dir(&scratch).unwrap();
+        }
+    }
+
+    /// The commits of a merged branch are none of the branch.
+    #[tokio::test]
+    async fn commits_of_merged_branches_are_not_listed() {
+        let history = History::new();
+        git(&history.server, &["merge", "--quiet", "-s", "ours", "-m", "merge", "change"]);
+        git(&history.server, &["switch", "--quiet", "-c", "next"]);
+        let checkout = history.clone(&["--branch", "next"]);
+        let local = ["refs/remotes/origin/main".to_owned()];
+        let query = BaseQuery { checkout: &checkout, local: &local, remote: None };
+        let bench = &history.bench;
+        let scratch = bench.path("scratch");
+        let found = ancestry(&bench.runner, &bench.access, &query, None, 50, &scratch).await.unwrap();
+        let merge = git(&history.server, &["rev-parse", "main"]);
+        assert_eq!(found[..3], [merge, history.tip.clone(), history.start.clone()]);
+        assert_eq!(found.len(), 4);
+    }
+
     /// Whatever history the change has, the rules are those of the branch.
     #[tokio::test]
     async fn a_change_without_a_common_history_is_based_on_the_newest() {

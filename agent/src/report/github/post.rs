@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use agent_github::checks::{self, CheckRun, NewCheckRun, Output, RunStatus};
+use agent_github::code_scanning::{self, Analysis};
 use agent_github::comments::{self, Section, Write, Written};
 use agent_github::pulls::Diff;
 use agent_github::{Client, Failure, Permission, pulls, statuses};
@@ -16,6 +17,7 @@ use super::live::LiveCheck;
 use super::place::Place;
 use crate::config::{CommentWhen, GitHubReport};
 use crate::report::comparison::Comparison;
+use crate::report::sarif;
 use crate::report::summary::Summary;
 
 /// The time for all posts together. After it the job ends without them.
@@ -196,12 +198,27 @@ impl Poster {
         })
     }
 
-    async fn sarif(&self, _summary: &Summary, deadline: Instant) -> Result<String, Failure> {
-        let Some(_git_ref) = &self.place.git_ref else {
-            return Err(Failure::Input("the branch of the commit is not known".to_owned()));
+    async fn sarif(&self, summary: &Summary, deadline: Instant) -> Result<String, Failure> {
+        let Some(git_ref) = &self.place.git_ref else {
+            let why = self.place.no_comment.clone();
+            return Err(Failure::Input(why.unwrap_or("the branch of the commit is not known".to_owned())));
         };
-        let _client = self.client(Permission::CodeScanning, deadline).await?;
-        Err(Failure::Input("this version makes no SARIF".to_owned()))
+        if !summary.complete || summary.stage_outcome(agent_types::stage::Stage::Check).is_none() {
+            // GitHub would take the findings of the earlier analysis for fixed.
+            return Ok("the job has no findings to upload, because it checked nothing".to_owned());
+        }
+        let text =
+            sarif::render(std::slice::from_ref(summary)).map_err(|error| Failure::Input(error.message))?;
+        let category = sarif::category(summary);
+        let analysis = Analysis {
+            commit: &self.place.commit,
+            git_ref,
+            tool: sarif::TOOL,
+            category: category.trim_end_matches('/'),
+        };
+        let client = self.client(Permission::CodeScanning, deadline).await?;
+        code_scanning::upload(&client, &self.place.repository, &analysis, &text).await?;
+        Ok(format!("{} uploaded", agent_types::words::count(summary.findings.len() as u64, "finding")))
     }
 }
 

@@ -10,14 +10,16 @@ use std::fmt::Write as _;
 use agent_types::affected::Affected;
 use agent_types::base_result::{BaseResult, KnownTest, TASK, TestId};
 use agent_types::events::Level;
+use agent_types::outcome::ExitStatus;
 use agent_types::words::{bytes, count};
 
 use super::comparison::{Comparison, SizeChange};
 use super::console::{Failure, failures, finding_line, level_word, plain_verdict, short_commit};
 use super::known;
+use super::merged::Matrix;
 use super::summary::Summary;
 use super::totals::suites;
-use text::{block, code, link};
+use text::{block, cell, code, link};
 
 /// Entries of a list before it is cut short.
 const NAMES: usize = 10;
@@ -45,6 +47,11 @@ impl Default for Options {
 
 /// The report: the verdict, what is new, fixed and affected, and what changed in size and CVEs.
 pub fn render(summary: &Summary, options: &Options) -> String {
+    joined(job_parts(summary, options), options.limit)
+}
+
+/// The most important part first.
+fn job_parts(summary: &Summary, options: &Options) -> Vec<String> {
     let compared = Comparison::of(summary);
     let mut parts = vec![head(summary, options)];
     parts.extend(summary.errors.iter().take(IN_FULL).map(|error| {
@@ -63,6 +70,41 @@ pub fn render(summary: &Summary, options: &Options) -> String {
     if let Some(compared) = &compared {
         parts.extend(cves(compared));
         parts.extend(sizes(&compared.sizes));
+    }
+    parts
+}
+
+/// The reports of several jobs of one change as one: a matrix, then each job that is not simply green.
+pub fn render_all(jobs: &[Summary], options: &Options) -> String {
+    if let [only] = jobs {
+        return render(only, options);
+    }
+    let matrix = Matrix::of(jobs);
+    let good = jobs.iter().filter(|job| job.exit == ExitStatus::Passed).count();
+    let mut head = format!("### build-agent: **{good} of {} passed**\n", jobs.len());
+    if let Some(link) = options.link.as_deref().and_then(|address| link("The whole report", address)) {
+        let _ = write!(head, "\n{link}\n");
+    }
+    head += "\n| |";
+    for release in &matrix.releases {
+        let _ = write!(head, " {} |", cell(release));
+    }
+    head += "\n|---|";
+    head += &"---|".repeat(matrix.releases.len());
+    for (machine, cells) in &matrix.rows {
+        let _ = write!(head, "\n| {} |", cell(machine));
+        for found in cells {
+            let _ = write!(head, " {} |", found.map_or("", |(word, _)| word));
+        }
+    }
+    head.push('\n');
+    let mut parts = vec![head];
+    for job in jobs {
+        let is_green =
+            job.exit == ExitStatus::Passed && Comparison::of(job).is_none_or(|it| !it.is_worth_telling());
+        if !is_green {
+            parts.extend(job_parts(job, &Options { link: None, ..options.clone() }));
+        }
     }
     joined(parts, options.limit)
 }
