@@ -249,23 +249,27 @@ fn cut(text: &str, limit: usize) -> String {
     let rest = "\n\n(shortened)";
     let mut left = limit.saturating_sub(rest.len() + 12);
     let mut kept = String::new();
-    let mut fence: Option<&str> = None;
+    // The indentation and the backticks of an open block.
+    let mut fence: Option<(&str, &str)> = None;
     for line in text.lines() {
         let length = line.chars().count() + 1;
         if length > left {
             break;
         }
         left -= length;
-        let ticks = &line[..line.len() - line.trim_start_matches('`').len()];
+        let text = line.trim_start();
+        let (indentation, _) = line.split_at(line.len() - text.len());
+        let (ticks, _) = text.split_at(text.len() - text.trim_start_matches('`').len());
         fence = match fence {
-            None if ticks.len() >= 3 => Some(ticks),
-            Some(open) if line.trim_end() == open => None,
+            None if ticks.len() >= 3 => Some((indentation, ticks)),
+            Some((_, open)) if text.trim_end() == open => None,
             open => open,
         };
         kept.push_str(line);
         kept.push('\n');
     }
-    if let Some(open) = fence {
+    if let Some((indentation, open)) = fence {
+        kept.push_str(indentation);
         kept.push_str(open);
     }
     kept.trim_end().to_owned() + rest
@@ -354,6 +358,9 @@ mod tests {
             "{:?}",
             &found[0].text[found[0].text.len() - 60..]
         );
+        let listed = long.replace("```", "  ```").replace("a line", "  a line");
+        let body = compose(&[section("a", &listed)], "a");
+        assert!(sections(&body)[0].text.ends_with("  a line of a log\n  ```\n\n(shortened)\n"));
         let all: Vec<Section> = (0..9).map(|number| section(&number.to_string(), &long)).collect();
         let body = compose(&all, "3");
         assert!(body.chars().count() <= BODY);

@@ -262,11 +262,12 @@ mod tests {
         let mut outside = String::new();
         let mut fence: Option<String> = None;
         for line in output.summary.lines() {
-            let ticks = line.chars().take_while(|c| *c == '`').count();
+            let text = line.trim();
+            let ticks = text.chars().take_while(|c| *c == '`').count();
             match &fence {
-                Some(open) if line == open => fence = None,
+                Some(open) if text == open => fence = None,
                 Some(_) => {}
-                None if ticks >= 3 && line.ends_with("text") => fence = Some("`".repeat(ticks)),
+                None if ticks >= 3 && text.ends_with("text") => fence = Some("`".repeat(ticks)),
                 None => outside += &without_code(line),
             }
         }
