@@ -16,7 +16,7 @@ TOP = Path(__file__).resolve().parent.parent.parent
 TEMPLATES = Path(os.environ.get("BUILD_AGENT_TEST_TEMPLATES") or TOP / "cloudformation")
 # In the order in which `cloudformation/deploy` and docs/aws.md deploy them. Without the optional ones this is the
 # default.
-OPTIONAL = ["ci_network", "efs", "hash_server"]
+OPTIONAL = ["ci_network", "efs", "hash_server", "public_reports", "post_results"]
 ORDER = [
     "source_credential",
     "ci_network",
@@ -27,6 +27,8 @@ ORDER = [
     "prune_cache",
     "hash_server",
     "check_layer",
+    "public_reports",
+    "post_results",
 ]
 DEFAULT = [name for name in ORDER if name not in OPTIONAL]
 
