@@ -142,7 +142,7 @@ impl CheckRun {
     }
 }
 
-fn runs<'a>(repository: &'a Repository) -> [&'a str; 4] {
+fn runs(repository: &Repository) -> [&str; 4] {
     ["repos", &repository.owner, &repository.name, "check-runs"]
 }
 

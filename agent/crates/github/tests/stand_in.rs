@@ -172,7 +172,7 @@ async fn refusals_say_why_and_no_request_outlives_the_deadline() {
     }
 }
 
-fn run<'a>(job: &'a str) -> NewCheckRun<'a> {
+fn run(job: &str) -> NewCheckRun<'_> {
     NewCheckRun {
         name: "build-agent: meta-x scarthgap",
         commit: COMMIT,
