@@ -161,7 +161,7 @@ class Stack:
             text, values = argument if isinstance(argument, list) else (argument, {})
             values = {key: self.value(value) for key, value in values.items()}
             filled = re.sub(
-                r"\$\{([^!}][^}]*)\}", lambda it: str(values.get(it[1]) or self.reference(it[1])), text
+                r"\$\{([^!}][^}]*)\}", lambda it: str(values[it[1]] if it[1] in values else self.reference(it[1])), text
             )
             return filled.replace("${!", "${")
         argument = self.value(argument)

@@ -63,7 +63,7 @@ pub async fn command(args: &Post, environment: &AgentEnvironment) -> Result<Exit
         return Ok(ExitStatus::Passed);
     }
     if place.job.is_empty() {
-        place.job = summary.as_ref().map_or_else(String::new, |summary| job_of(summary));
+        place.job = summary.as_ref().map_or_else(String::new, job_of);
     }
     let poster = Poster { access, place, live: None };
     let stage = if args.state == PostState::Queued { Stage::Queued } else { Stage::Running };
