@@ -1,6 +1,7 @@
 """Checks docs/aws.md against the templates: its commands, its shell, and the arithmetic of its prices."""
 
 import re
+import shlex
 import shutil
 import subprocess
 import unittest
@@ -53,7 +54,7 @@ class Docs(unittest.TestCase):
             for line in block.replace("\\\n", " ").splitlines():
                 if not line.startswith("aws cloudformation deploy"):
                     continue
-                words = line.split()
+                words = shlex.split(line)
                 name = Path(words[words.index("--template-file") + 1]).stem
                 seen.append(name)
                 given = words[words.index("--parameter-overrides") + 1 :] if "--parameter-overrides" in words else []

@@ -10,6 +10,13 @@ from templates import TEMPLATES, free_port, listens, program, wait_for
 PARAMETERS = {
     "seed_image": {"SourceUrl": "https://github.com/example/build-agent.git"},
     "check_layer": {"Name": "meta-example", "Repository": "example/meta-example"},
+    "post_results": {
+        "Name": "meta-example",
+        "Repository": "example/meta-example",
+        "ResultName": "meta-example scarthgap",
+        "TokenSecret": "build-agent/post",
+        "PublicReports": "true",
+    },
 }
 STACKS = {
     "source_credential": "credential",
@@ -21,6 +28,8 @@ STACKS = {
     "prune_cache": "prune",
     "hash_server": "hash-scarthgap",
     "check_layer": "meta-example",
+    "public_reports": "public",
+    "post_results": "meta-example-post",
 }
 
 

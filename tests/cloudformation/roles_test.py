@@ -33,11 +33,18 @@ DELETED_BY_BUILDS = ("signatures/answers/x.tar.zst", "leases/x")
 GIVEN = {
     "seed_image": {"SourceUrl": "https://github.com/example/build-agent.git"},
     "check_layer": {"Name": "meta-x", "Repository": "example/meta-x"},
+    "post_results": {"Name": "meta-x", "Repository": "example/meta-x", "ResultName": "meta-x scarthgap"},
 }
 # Every option of a template that changes the rights of a role, in all combinations.
 OPTIONS = {
     "seed_image": {"DockerHubSecret": ["", "build-agent/dockerhub"], "ConnectionArn": ["", CONNECTION]},
     "prune_cache": {"Share": ["s3", "efs"]},
+    "post_results": {
+        "AppId": ["", "12345"],
+        "AppKeySecret": ["", "build-agent/app-key"],
+        "TokenSecret": ["", "build-agent/post"],
+        "PublicReports": ["true", "false"],
+    },
     "check_layer": {
         "Mode": ["webhook", "runner"],
         "Share": ["s3", "efs", "none"],
@@ -213,6 +220,30 @@ class Roles(unittest.TestCase):
                 self.assertLessEqual(len(it["Properties"]["Name"]), 64)
             if it["Type"] == "AWS::StepFunctions::StateMachine":
                 self.assertLessEqual(len(it["Properties"]["StateMachineName"]), 80)
+
+    def test_the_project_that_posts_reads_only_results_and_its_credential(self):
+        for stack in stacks("post_results"):
+            role, given = roles(stack)["Role"], stack.parameters
+            results = f"{BUCKET}/pull-requests/meta-x/results"
+            self.assertTrue(allows(role, "s3:GetObject", f"{results}/0a1b/result.json"))
+            for key in ("pull-requests/meta-x/results/0a1b/other", "pull-requests/meta-y/results/0a1b/result.json", "builds/meta-x/x"):
+                self.assertFalse(allows(role, "s3:GetObject", f"{BUCKET}/{key}"), key)
+            for key in ("pull-requests/meta-x/results/0a1b/result.json", "builds/meta-x/x", "x"):
+                self.assertFalse(allows(role, "s3:PutObject", f"{BUCKET}/{key}"), key)
+            self.assertFalse(allows(role, "s3:GetObject", f"{SHARE}/share/x"))
+            public = "<build-agent-PublicBucketArn>"
+            self.assertEqual(allows(role, "s3:PutObject", f"{public}/meta-x/x"), given["PublicReports"] == "true")
+            self.assertFalse(allows(role, "s3:PutObject", f"{public}/meta-y/x"))
+            secret = "build-agent/app-key" if given["AppId"] else "build-agent/post"
+            for name in ("build-agent/app-key", "build-agent/post", "build-agent/github"):
+                arn = f"arn:aws:secretsmanager:{ACCOUNT}:secret:{name}-AbCdEf"
+                self.assertEqual(allows(role, "secretsmanager:GetSecretValue", arn), name == secret, name)
+            machine = roles(stack)["MachineRole"]
+            project = f"arn:aws:codebuild:{ACCOUNT}:project/build-agent-meta-x"
+            self.assertTrue(allows(machine, "codebuild:BatchGetBuilds", f"{project}-pull-requests"))
+            self.assertTrue(allows(machine, "codebuild:StartBuild", f"{project}-post"))
+            for other in ("pull-requests", "builds"):
+                self.assertFalse(allows(machine, "codebuild:StartBuild", f"{project}-{other}"))
 
     # ---- pull requests and runners ----------------------------------------------------------------------------
 

@@ -25,12 +25,14 @@ from templates import (
 LAYER = {"Name": "meta-x", "Repository": "example/meta-x"}
 IMAGE = {"SourceUrl": "https://github.com/example/build-agent.git"}
 # The smallest and the largest installation.
-NEEDED = {"seed_image": IMAGE, "check_layer": LAYER}
+POST = LAYER | {"ResultName": "meta-x scarthgap", "AppId": "12345", "AppKeySecret": "build-agent/app-key"}
+NEEDED = {"seed_image": IMAGE, "check_layer": LAYER, "post_results": POST}
 EVERYTHING = NEEDED | {
     "seed_image": IMAGE | {"DockerHubSecret": "build-agent/dockerhub"},
     "alerts": {"Email": "me@example.com"},
     "prune_cache": {"Share": "efs"},
     "check_layer": LAYER | {"Share": "efs", "HashServer": "hash.internal", "Release": "scarthgap"},
+    "post_results": POST | {"PublicReports": "true"},
 }
 
 
@@ -285,6 +287,43 @@ class Structure(unittest.TestCase):
             name = stack.properties(project.removesuffix("Project") + "Reports")["Name"]
             self.assertEqual(group, f"arn:aws:codebuild:eu-west-1:123456789012:report-group/{name}")
             self.assertEqual(report["file-format"], "JUNITXML")
+
+    def test_a_result_is_handed_over_where_the_trusted_project_reads_it(self):
+        [command] = layer().buildspec("PullRequestProject")["phases"]["build"]["finally"]
+        says = 'printf "%s\\n" "$@"'
+        script = f"build-agent() {{ {says}; }}\ninstall() {{ :; }}\n[() {{ :; }}\n{command}"
+        variables = layer().variables("PullRequestProject") | {"CODEBUILD_BUILD_ID": "p:0a1b-2c"}
+        ran = subprocess.run(["bash", "-c", script], env=variables, capture_output=True, text=True)
+        written = ran.stdout.splitlines()[-1] + "/result.json"
+        reader = Stack("post_results", **POST)
+        self.assertEqual(written, reader.variables("Project")["RESULTS"] + "/0a1b-2c/result.json")
+        self.assertNotIn("Condition", reader.properties("Project"), "it is always there")
+
+    def test_the_project_that_posts(self):
+        given = {"BUILD": "0a1b-2c", "COMMIT": "1" * 40, "PULL_REQUEST": "7", "BUILD_STATUS": "FAILED"}
+        given |= {"AWS_REGION": "eu-west-1", "CODEBUILD_BUILD_NUMBER": "3", "PATH": "/usr/bin:/bin"}
+        token = {"AppId": "", "AppKeySecret": "", "TokenSecret": "build-agent/post#token"}
+        app = ["--app-id", "12345", "--app-key-secret", "build-agent/app-key"]
+        for options, credential in ((POST, app), (POST | token, ["--token-secret", "build-agent/post#token"])):
+            for public in ("false", "true"):
+                stack = Stack("post_results", **options, PublicReports=public)
+                self.assertFalse(stack.broken_rules())
+                says = 'printf "%s " "$@"; echo'
+                script = f"build-agent() {{ {says}; }}\n{stack.buildspec('Project')['phases']['build']['commands'][0]}"
+                variables = stack.variables("Project") | given
+                ran = subprocess.run(["bash", "-c", script], env=variables, capture_output=True, text=True)
+                self.assertEqual(ran.returncode, 0, ran.stderr)
+                last = ran.stdout.splitlines()[-1].split(" ")
+                known = ["--commit", "1" * 40, "--pull-request", "7", "--run", "0a1b-2c", "--build-status", "FAILED"]
+                self.assertEqual(" ".join(last).count(" ".join(known)), 1, last)
+                self.assertIn(" ".join(credential), " ".join(last))
+                result = "/tmp/result/result.json" if public == "true" else "s3://<build-agent-Bucket>/pull-requests/meta-x/results/0a1b-2c/result.json"
+                self.assertEqual(last[:4], ["report", "post", result, "--link"])
+                if public == "true":
+                    self.assertEqual(last[4], "<build-agent-PublicAddress>/meta-x/0a1b-2c/3/report.html")
+                    self.assertIn("--save /tmp/result", ran.stdout)
+        for bad in ({"AppKeySecret": ""}, {"AppId": ""}, token | {"TokenSecret": ""}, {"TokenSecret": "x", "AppId": ""}):
+            self.assertTrue(Stack("post_results", **POST | bad).broken_rules(), bad)
 
     def test_who_mounts_what(self):
         """The words, whether the machine mounts pull requests, and whether it continues without a share."""

@@ -16,7 +16,7 @@ TOP = Path(__file__).resolve().parent.parent.parent
 TEMPLATES = Path(os.environ.get("BUILD_AGENT_TEST_TEMPLATES") or TOP / "cloudformation")
 # In the order in which `cloudformation/deploy` and docs/aws.md deploy them. Without the optional ones this is the
 # default.
-OPTIONAL = ["ci_network", "efs", "hash_server"]
+OPTIONAL = ["ci_network", "efs", "hash_server", "public_reports", "post_results"]
 ORDER = [
     "source_credential",
     "ci_network",
@@ -27,6 +27,8 @@ ORDER = [
     "prune_cache",
     "hash_server",
     "check_layer",
+    "public_reports",
+    "post_results",
 ]
 DEFAULT = [name for name in ORDER if name not in OPTIONAL]
 
@@ -159,7 +161,7 @@ class Stack:
             text, values = argument if isinstance(argument, list) else (argument, {})
             values = {key: self.value(value) for key, value in values.items()}
             filled = re.sub(
-                r"\$\{([^!}][^}]*)\}", lambda it: str(values.get(it[1]) or self.reference(it[1])), text
+                r"\$\{([^!}][^}]*)\}", lambda it: str(values[it[1]] if it[1] in values else self.reference(it[1])), text
             )
             return filled.replace("${!", "${")
         argument = self.value(argument)

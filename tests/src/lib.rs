@@ -8,6 +8,7 @@
 mod browser;
 pub mod fake_s3;
 pub mod github;
+mod github_server;
 mod npm;
 mod processes;
 mod results;
@@ -18,6 +19,7 @@ mod skipping;
 mod slow;
 
 pub use browser::Browser;
+pub use github_server::{GitHubServer, app_key};
 pub use npm::npm_package;
 pub use processes::{Survivor, survivors};
 pub use results::{cases, json, leaks_of, well_formed_xml};

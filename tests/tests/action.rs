@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use build_agent_tests::{BUILD_USER, Sandbox, agent, commit, git, github, repository, skip};
+use build_agent_tests::{BUILD_USER, GitHubServer, Sandbox, agent, commit, git, github, repository, skip};
 use serde_json::{Value, json};
 
 /// A workspace with the layer, and a runner.
@@ -365,4 +365,32 @@ fn layer_code_in_the_image_is_not_the_owner_of_the_workspace() {
     let words = "--entrypoint sh registry.example/build-agent:v1 -c usermod --uid 61000 builder && exec build-agent \"$@\" \
                  build-agent run build-agent.toml";
     assert!(runner.notes().contains(words), "{}", runner.notes());
+}
+
+/// A workflow that `workflow_run` starts: the result is in the workspace, and no layer.
+#[test]
+fn the_action_posts_the_result_of_another_run() {
+    let Some(runner) = Runner::new("the_action_posts_the_result_of_another_run") else { return };
+    runner.run("fork", runner.inputs(json!({}))).assert_verdict("passed", 0);
+    let head = git(&runner.sandbox.layer(), ["rev-parse", "HEAD"]);
+    let server = GitHubServer::start(&json!({ "commits": { &head: [] } }));
+    let event = runner.sandbox.path().join("event.json");
+    let text = std::fs::read_to_string(github::event_path("workflow_run")).unwrap();
+    std::fs::write(&event, text.replace(&"1".repeat(40), &head)).unwrap();
+    let post = |inputs: Value| {
+        let mut all = json!({ "binary": runner.binary(), "command": "post", "token": "ghs_actions" });
+        all.as_object_mut().unwrap().extend(inputs.as_object().unwrap().clone());
+        let mut command = runner.command("push", &all);
+        command.env("GITHUB_EVENT_NAME", "workflow_run").env("GITHUB_EVENT_PATH", &event);
+        command.env("GITHUB_API_URL", server.url()).env("GITHUB_SHA", "2".repeat(40));
+        runner.run_command(command)
+    };
+    let result = "build-agent-out/result.json";
+    let steps = post(json!({ "name": "meta-tested scarthgap", "result": result, "post": "status" }));
+    steps.assert_verdict("passed", 0);
+    let state = server.state();
+    assert_eq!(state["statuses"][0]["sha"], json!(head));
+    assert_eq!(state["statuses"][0]["state"], "success");
+    assert_eq!(post(json!({ "name": "x" })).0["status"], 2);
+    assert_eq!(post(json!({ "result": result })).0["status"], 2);
 }

@@ -29,6 +29,7 @@ use super::arguments::{Check, CommonArgs, JobArgs, ManifestArgs, Output, RulesAr
 use super::base_rules::with_rules;
 use super::current_dir::current_dir;
 use super::diagnostics;
+use super::github::github_posts;
 use super::output_dir::OutputDir;
 use super::print;
 use super::servers::{reader, servers};
@@ -202,7 +203,9 @@ async fn job(
     let redactor = servers.redactor(settings);
     let too_short =
         |origin| format!("the secret from {origin} is too short to redact, so it may appear in the output");
+    let mut github = github_posts(settings, environment, servers.access.github_token.as_ref())?;
     let notices = redactor.skipped().into_iter().map(too_short).chain(servers.notice.clone());
+    let notices = notices.chain(github.notice.take());
     let notices: Vec<String> = notices.collect();
     let interrupt = started.interrupt.limited(settings.limits.job).with_grace(settings.limits.grace);
     let style = style(environment);
@@ -213,10 +216,14 @@ async fn job(
         environment.github_actions.as_ref().map(|_| StopCommands::new(commands_stream(output)));
     let console = ThreadedSink::new(console(output, environment, last_run), interrupt.clone());
     let over = CancellationToken::new();
+    let mut sinks: Vec<Box<dyn Sink>> = vec![Box::new(events_file), Box::new(console)];
+    sinks.extend(github.sink);
+    let mut reports = reports(settings, environment, stop_commands.as_ref(), output);
+    reports.posts.extend(github.reports);
     let recording = Recording {
         redactor: redactor.clone(),
-        sinks: vec![Box::new(events_file), Box::new(console)],
-        reports: reports(settings, environment, stop_commands.as_ref(), output),
+        sinks,
+        reports,
         interrupt: interrupt.clone(),
         over: over.clone(),
     };

@@ -7,6 +7,7 @@ mod cache_publish;
 mod current_dir;
 mod diagnostics;
 mod doctor;
+mod github;
 mod head;
 mod job;
 mod lock;
@@ -15,6 +16,7 @@ mod plan;
 mod print;
 mod publish;
 mod report;
+mod report_post;
 mod reproduce;
 mod servers;
 mod share_tier;
@@ -32,7 +34,7 @@ use agent_process::credentials;
 use agent_types::error::{Error, Result};
 use agent_types::outcome::ExitStatus;
 
-use arguments::{Arguments, Command};
+use arguments::{Arguments, Command, ReportCommand};
 
 /// Runs the program and returns its exit status.
 pub fn main() -> ExitCode {
@@ -156,7 +158,10 @@ async fn dispatch(arguments: Arguments, environment: &AgentEnvironment) -> Resul
         Command::Doctor(doctor) => doctor::command(doctor, environment).await,
         Command::Cache(cache) => cache::command(cache.command, environment).await,
         Command::Publish(publish) => publish::command(publish, environment).await,
-        Command::Report(report) => report::command(&report, environment),
+        Command::Report(report) => match &report.command {
+            Some(ReportCommand::Post(post)) => report_post::command(post, environment).await,
+            None => report::command(&report, environment),
+        },
         Command::Reproduce(reproduce) => reproduce::command(reproduce, environment).await,
         Command::ProbeShare(probe) => {
             let look = agent_cache::probe::look(&probe.root, &probe.part, probe.write);

@@ -8,11 +8,13 @@ use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use agent_github::{DEFAULT_API, is_api_url};
 use agent_process::credentials::CredentialSources;
-use agent_types::error::Result;
+use agent_types::error::{Error, Result};
 use agent_types::secrets;
+use url::Url;
 
-use super::codebuild::CodeBuild;
+use super::codebuild::{CodeBuild, Trigger};
 use super::github_actions::{self, GitHubActions};
 use super::secrets_file::{self, AwsKeys, VARIABLE as SECRETS_FILE};
 use super::settings::Secret;
@@ -33,6 +35,9 @@ const USD_PER_MINUTE: &str = "BUILD_AGENT_USD_PER_MINUTE";
 
 /// The variable that names the container image. docker/run sets it.
 const IMAGE: &str = "BUILD_AGENT_IMAGE";
+
+/// The variable with the address of GitHub's API. GitHub Actions sets it.
+const GITHUB_API: &str = "GITHUB_API_URL";
 
 /// The variable that turns the metrics on and off.
 const METRICS: &str = "BUILD_AGENT_METRICS";
@@ -73,6 +78,8 @@ pub struct AgentEnvironment {
     /// The way to the user's ssh keys, for git.
     pub ssh_auth_sock: Option<PathBuf>,
     pub github_token: Option<Secret>,
+    /// The address of GitHub's API, if it is not that of github.com.
+    pub github_api: Option<Url>,
     /// AWS keys from the file of `BUILD_AGENT_SECRETS_FILE`. The AWS SDK itself reads keys in the environment.
     pub aws_keys: Option<AwsKeys>,
     /// The places of credentials that the variables name.
@@ -163,6 +170,7 @@ impl AgentEnvironment {
             github_token: variables
                 .text("GITHUB_TOKEN")
                 .map(|value| Secret { origin: "variable GITHUB_TOKEN".into(), value }),
+            github_api: github_api(&variables, &mut notices),
             network: variables.network(),
             aws_keys: None,
             credential_sources: CredentialSources { by_service: ci, ..credential_sources(&variables) },
@@ -221,6 +229,40 @@ impl AgentEnvironment {
         }
     }
 
+    /// The address of GitHub's API.
+    pub fn api(&self) -> Result<Url> {
+        match &self.github_api {
+            Some(api) => Ok(api.clone()),
+            None => Url::parse(DEFAULT_API)
+                .map_err(|error| Error::internal("the address of GitHub's API").because(&error)),
+        }
+    }
+
+    /// The repository of the source under test on GitHub, as the service names it: `owner/name`.
+    pub fn source_repository(&self) -> Option<String> {
+        match (&self.github_actions, &self.codebuild) {
+            (Some(run), _) => run.repository.clone(),
+            (None, build) => {
+                let url = build.as_ref()?.source_url.as_ref()?;
+                let path = url.path().trim_matches('/');
+                let path = path.strip_suffix(".git").unwrap_or(path);
+                Some(path.to_owned()).filter(|_| url.host_str() == Some("github.com"))
+            }
+        }
+    }
+
+    /// The branch or tag that was pushed, as a full reference.
+    pub fn pushed_ref(&self) -> Option<String> {
+        match (&self.github_actions, &self.codebuild) {
+            (Some(run), _) => run.git_ref.clone(),
+            (None, build) => match build.as_ref()?.trigger.as_ref()? {
+                Trigger::Branch(branch) => Some(format!("refs/heads/{branch}")),
+                Trigger::Tag(tag) => Some(format!("refs/tags/{tag}")),
+                Trigger::PullRequest(_) => None,
+            },
+        }
+    }
+
     /// Every value that must never be shown.
     pub fn secrets(&self) -> &[Secret] {
         &self.secrets
@@ -272,6 +314,16 @@ fn usd_per_minute(variables: &Variables, notices: &mut Vec<String>) -> Option<f6
         ));
     }
     price
+}
+
+/// The address in the variable, if it is safe for a token.
+fn github_api(variables: &Variables, notices: &mut Vec<String>) -> Option<Url> {
+    let text = variables.text(GITHUB_API)?;
+    let url = Url::parse(&text).ok().filter(is_api_url);
+    if url.is_none() {
+        notices.push(format!("the variable {GITHUB_API} is ignored: it is not an https:// address"));
+    }
+    url
 }
 
 /// The value of the variable, if it is set and valid.

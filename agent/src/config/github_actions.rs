@@ -65,6 +65,23 @@ pub struct EventPayload {
     pub before: Option<String>,
     /// The repository that the event happened in.
     pub repository: Option<String>,
+    /// The run after which this run was started (`workflow_run`).
+    pub workflow_run: Option<WorkflowRun>,
+}
+
+/// A run of another workflow. GitHub itself names its commit; the branch is text of the author of a pull request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkflowRun {
+    pub id: u64,
+    pub attempt: u64,
+    /// The newest commit of the branch, not a merge commit.
+    pub head_commit: String,
+    pub head_branch: Option<String>,
+    /// The owner of the repository with the branch.
+    pub head_owner: Option<String>,
+    /// `pull_request`, `push` …
+    pub event: String,
+    pub url: Option<Url>,
 }
 
 impl GitHubActions {
@@ -192,6 +209,21 @@ impl EventPayload {
             git_ref: event.git_ref.as_deref().and_then(full_ref),
             before: event.before.and_then(|commit| values::commit(&commit).ok()),
             repository: event.repository.and_then(|found| found.full_name),
+            workflow_run: event.workflow_run.and_then(WorkflowRun::of),
+        })
+    }
+}
+
+impl WorkflowRun {
+    fn of(raw: RawWorkflowRun) -> Option<WorkflowRun> {
+        Some(WorkflowRun {
+            id: raw.id?,
+            attempt: raw.run_attempt.unwrap_or(1),
+            head_commit: values::commit(&raw.head_sha?).ok()?,
+            head_branch: raw.head_branch,
+            head_owner: raw.head_repository.and_then(|found| Some(found.owner?.login)),
+            event: raw.event.unwrap_or_default(),
+            url: raw.html_url.and_then(|text| Url::parse(&text).ok()).filter(|url| url.scheme() == "https"),
         })
     }
 }
@@ -207,6 +239,23 @@ struct Event {
     git_ref: Option<String>,
     before: Option<String>,
     repository: Option<Repository>,
+    workflow_run: Option<RawWorkflowRun>,
+}
+
+#[derive(Deserialize)]
+struct RawWorkflowRun {
+    id: Option<u64>,
+    run_attempt: Option<u64>,
+    head_sha: Option<String>,
+    head_branch: Option<String>,
+    head_repository: Option<Repository>,
+    event: Option<String>,
+    html_url: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Owner {
+    login: String,
 }
 
 #[derive(Deserialize)]
@@ -237,6 +286,7 @@ struct Issue {
 #[derive(Deserialize)]
 struct Repository {
     full_name: Option<String>,
+    owner: Option<Owner>,
 }
 
 /// `refs/heads/NAME`, `refs/tags/NAME`, `refs/pull/NUMBER/merge`.
@@ -332,6 +382,20 @@ mod tests {
         assert_eq!(pull(r#"{"ref":"refs/heads/main","unknown":[{}]}"#), None);
         let group = read(r#"{"merge_group":{"base_ref":"refs/heads/release/1","head_ref":"x"}}"#).unwrap();
         assert_eq!((group.pull_request, group.base_branch.as_deref()), (None, Some("release/1")));
+        let run = r#"{"workflow_run":{"id":5,"run_attempt":2,"head_sha":"0123456789abcdef0123456789abcdef01234567",
+            "head_branch":"a b","head_repository":{"owner":{"login":"stranger"}},"event":"pull_request",
+            "html_url":"https://github.com/o/r/actions/runs/5","pull_requests":[]}}"#;
+        let wanted = WorkflowRun {
+            id: 5,
+            attempt: 2,
+            head_commit: "0123456789abcdef0123456789abcdef01234567".into(),
+            head_branch: Some("a b".into()),
+            head_owner: Some("stranger".into()),
+            event: "pull_request".into(),
+            url: Url::parse("https://github.com/o/r/actions/runs/5").ok(),
+        };
+        assert_eq!(read(run).unwrap().workflow_run, Some(wanted));
+        assert_eq!(read(r#"{"workflow_run":{"id":5,"head_sha":"main"}}"#).unwrap().workflow_run, None);
         let hostile = read(r#"{"pull_request":{"number":1,"base":{"ref":"a b"}}}"#).unwrap();
         assert_eq!(hostile.base_branch, None);
         for bad in ["", "[", "7", r#"{"number":-1}"#, r#"{"pull_request":7}"#] {

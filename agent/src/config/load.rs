@@ -335,7 +335,6 @@ fn settings(
             request.notices.clone(),
             env.notices.clone(),
             notices,
-            sections.notices,
             cache_notices,
             patterns,
             rules.notices,

@@ -5,6 +5,7 @@
 //! Every field is optional for serde, also those that the schema requires: an error in one key must not hide
 //! errors in others.
 
+mod github;
 mod schema;
 mod test_section;
 
@@ -18,6 +19,7 @@ use serde_json::{Value, json};
 use agent_types::release::Release;
 use agent_types::stage::Stage;
 
+pub use github::{CommentWhen, GitHubReport, UnvalidatedAppId, UnvalidatedGitHub};
 pub use schema::schema;
 pub(super) use schema::schema_of;
 pub use test_section::{FlakyTests, PtestWord, SshServerWord, TestRunner, UnvalidatedPtest, UnvalidatedTest};
@@ -348,18 +350,6 @@ pub enum FailOnWord {
     All,
     /// Failures that the base of the change does not have.
     New,
-}
-
-/// Where results are posted.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-#[schemars(rename = "GitHub")]
-pub struct UnvalidatedGitHub {
-    /// "owner/name".
-    #[schemars(required, extend("pattern" = "^[^/]+/[^/]+$"))]
-    pub repository: Option<String>,
-    /// Name or ARN of the token in Secrets Manager; locally the variable GITHUB_TOKEN.
-    pub token_secret: Option<String>,
 }
 
 /// Prices in USD, for the estimates in reports. They replace those of the built-in table.

@@ -48,7 +48,7 @@ pub use check_programs::{CheckProgram, OELINT, SBOM_CVE_CHECK};
 pub use codebuild::{CodeBuild, Trigger};
 pub use embedded::{for_layers, known_release};
 pub use environment::{AgentEnvironment, LOG_VARIABLE, whole as whole_environment};
-pub use github_actions::GitHubActions;
+pub use github_actions::{GitHubActions, WorkflowRun};
 pub use load::{commit_to_confirm, is_trusted, load, lock_path, source_trust};
 pub use manifest::{FILE_NAME, schema};
 pub use paths::{is_text, out_dir, work_dir, work_tree};
@@ -59,6 +59,7 @@ pub use rules::{BaseFiles, BaseTree, Rules};
 pub use rules_source::{NO_BASE_HINT, RulesSource, change_dir, rules_source};
 pub use secrets_file::AwsKeys;
 pub use settings::*;
+pub use values::{commit as parse_commit, result_name};
 
 #[cfg(test)]
 mod embedded_tests;

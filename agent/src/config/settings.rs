@@ -23,7 +23,7 @@ pub use cache::{Cache, ShareLocation, Shared, SharedCache};
 pub use directories::Paths;
 pub use report::{Report, ResultPlace};
 
-pub use super::manifest::{CheckScope, FlakyTests, TestRunner};
+pub use super::manifest::{CheckScope, CommentWhen, FlakyTests, GitHubReport, TestRunner};
 pub use agent_types::affected::ReverseDependencies;
 pub use agent_types::artifact::{ArtifactRule, Destination};
 pub use agent_types::secret::Secret;
@@ -286,6 +286,20 @@ pub struct GitHub {
     pub repository: String,
     /// Name or ARN in Secrets Manager.
     pub token_secret: Option<String>,
+    /// What is posted, each once.
+    pub report: Vec<GitHubReport>,
+    pub comment: CommentWhen,
+    /// The name of the results; `None`: the job's name and release.
+    pub name: Option<String>,
+    pub app: Option<GitHubApp>,
+}
+
+/// The identity of a GitHub App.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GitHubApp {
+    pub id: String,
+    /// Name or ARN of the key in Secrets Manager.
+    pub key_secret: String,
 }
 
 /// `[cost]`: prices in USD.

@@ -11,12 +11,15 @@ use agent_objects::Prices;
 use agent_types::base_result::FailOn;
 use agent_types::tiers::Access;
 
-use super::manifest::{CacheAccess, FailOnWord, UnvalidatedManifest, UnvalidatedReverseDependencies};
+use super::manifest::{
+    CacheAccess, FailOnWord, UnvalidatedAppId, UnvalidatedManifest, UnvalidatedReverseDependencies,
+};
 use super::paths::ProjectRoot;
 use super::problem::{Diagnostic, KeyPath};
 use super::rules::Rules;
 use super::settings::{
-    ArtifactRule, CostSettings, Destination, GitHub, HashServer, Hook, Limits, ReverseDependencies, Test,
+    ArtifactRule, CostSettings, Destination, GitHub, GitHubApp, HashServer, Hook, Limits,
+    ReverseDependencies, Test,
 };
 use super::shared::RawCache;
 use super::validator::Validator;
@@ -52,8 +55,6 @@ pub struct Sections {
     pub limits: Limits,
     pub cost: CostSettings,
     pub cache: RawCache,
-    /// Keys without effect in this version.
-    pub notices: Vec<String>,
 }
 
 fn section(name: &str) -> KeyPath {
@@ -140,7 +141,6 @@ pub fn validate(
         limits: limits(check, raw),
         cost: cost(check, raw),
         cache: cache(check, raw),
-        notices: without_effect(raw),
     }
 }
 
@@ -301,7 +301,40 @@ fn github(check: &mut Validator, raw: &UnvalidatedManifest) -> Option<GitHub> {
         check.one(&path.key("repository"), raw.repository.as_ref(), owned(values::github_repository));
     let token_secret =
         check.one(&path.key("token_secret"), raw.token_secret.as_ref(), owned(values::secret_name));
-    Some(GitHub { repository: repository?, token_secret })
+    let name = check.one(&path.key("name"), raw.name.as_ref(), owned(values::result_name));
+    let id = raw.app_id.as_ref().map(|id| match id {
+        UnvalidatedAppId::Number(number) => number.to_string(),
+        UnvalidatedAppId::ClientId(text) => text.clone(),
+    });
+    let id = check.one(&path.key("app_id"), id.as_ref(), owned(values::app_id));
+    let key_secret =
+        check.one(&path.key("app_key_secret"), raw.app_key_secret.as_ref(), owned(values::secret_name));
+    let has = [check.has(&path.key("app_id")), check.has(&path.key("app_key_secret"))];
+    let lonely = match has {
+        [true, false] => Some(["app_id", "app_key_secret"]),
+        [false, true] => Some(["app_key_secret", "app_id"]),
+        _ => None,
+    };
+    if let Some([given, missing]) = lonely {
+        let mistake = Diagnostic::new(format!("has no effect without `{missing}`"));
+        check.value(&path.key(given), mistake.hint("a GitHub App needs both its id and its key"));
+    }
+    let mut report = raw.report.clone().unwrap_or_default();
+    let all = report.clone();
+    let mut place = 0;
+    // GitHub would get the same thing twice.
+    report.retain(|one| {
+        place += 1;
+        !all[..place - 1].contains(one)
+    });
+    Some(GitHub {
+        repository: repository?,
+        token_secret,
+        report,
+        comment: raw.comment.unwrap_or_default(),
+        name,
+        app: id.zip(key_secret).map(|(id, key_secret)| GitHubApp { id, key_secret }),
+    })
 }
 
 fn limits(check: &mut Validator, raw: &UnvalidatedManifest) -> Limits {
@@ -403,14 +436,4 @@ fn endpoint_port(check: &mut Validator, raw: &UnvalidatedManifest) -> u16 {
         check.value(&section("cache").key("endpoint_port"), mistake);
     }
     port.unwrap_or(PORT)
-}
-
-/// Reports keys that have no effect, because their stage does not exist yet.
-fn without_effect(raw: &UnvalidatedManifest) -> Vec<String> {
-    let mut notices = Vec::new();
-    let mut say = |key: &str, instead: &str| notices.push(format!("{key} has no effect yet: {instead}"));
-    if raw.github.is_some() {
-        say("[github] repository", "results are not posted; the token is only used to clone from github.com");
-    }
-    notices
 }

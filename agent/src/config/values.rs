@@ -283,6 +283,29 @@ pub fn github_repository(text: &str) -> Result<()> {
     }
 }
 
+/// Validates the name of a job's results on GitHub. It is a part of contexts, check runs and hidden lines of comments.
+pub fn result_name(text: &str) -> Result<()> {
+    let good = |c: char| c.is_ascii_alphanumeric() || " ._/+()-".contains(c);
+    let starts = text.starts_with(|c: char| c.is_ascii_alphanumeric());
+    let ends = text.ends_with(|c: char| c.is_ascii_alphanumeric() || ".)".contains(c));
+    match starts && ends && text.len() <= 100 && text.chars().all(good) {
+        true => Ok(()),
+        false => Err(Diagnostic::new(format!("`{text}` cannot be the name of results")).hint(
+            "use at most 100 letters, digits, spaces and `._/+()-`, such as `meta-x scarthgap qemuarm64`",
+        )),
+    }
+}
+
+/// Validates the id of a GitHub App.
+pub fn app_id(text: &str) -> Result<()> {
+    let good = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    match !text.is_empty() && text.len() <= 100 && !text.starts_with('-') && text.chars().all(good) {
+        true => Ok(()),
+        false => Err(Diagnostic::new(format!("`{text}` is not the id of a GitHub App"))
+            .hint("write the client id or the number on the App's page, such as Iv23liAbCdEf or 123456")),
+    }
+}
+
 /// Validates the name of a secret. The message never repeats the text, which may be the secret itself.
 pub fn secret_name(text: &str) -> Result<()> {
     let tokens = ["ghp_", "gho_", "ghs_", "ghu_", "github_pat_"];

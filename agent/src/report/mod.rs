@@ -11,6 +11,7 @@ mod cost;
 mod critical_path;
 mod durations;
 mod events_file;
+pub mod github;
 pub mod github_actions;
 mod junit;
 mod known;
@@ -54,7 +55,7 @@ pub use recorder::{Recorded, Recording, record, show};
 pub use report_files::FILE_DEADLINE;
 pub use reports::{Report, Reports};
 pub use reproduce::{Checkout, ReproducePlan};
-pub use result::{read as read_result, write as write_result};
+pub use result::{parse as parse_result, read as read_result, write as write_result};
 pub use sink::Sink;
 pub use stored_report::StoredReport;
 pub use summary::{

@@ -58,27 +58,33 @@ pub fn write(summary: &Summary, out: &Path) -> Result<()> {
 /// # Errors
 /// When it is none, or of another layout.
 pub fn read(path: &Path) -> Result<Summary> {
-    let bytes = fs_err::read(path)?;
-    let place = |error: &serde_json::Error| format!("{}:{}:{}", path.display(), error.line(), error.column());
+    parse(&fs_err::read(path)?, &path.display().to_string())
+}
+
+/// Reads the text of a `result.json` with this name back.
+///
+/// # Errors
+/// When it is none, or of another layout.
+pub fn parse(bytes: &[u8], name: &str) -> Result<Summary> {
+    let place = |error: &serde_json::Error| format!("{name}:{}:{}", error.line(), error.column());
     #[derive(Deserialize)]
     struct Head {
         schema: String,
     }
-    let head: Head = serde_json::from_slice(&bytes).map_err(|error| {
+    let head: Head = serde_json::from_slice(bytes).map_err(|error| {
         Error::usage(format!("{}: this is not a result.json", place(&error)))
             .because(&error)
             .hint("name an events.jsonl or a result.json that build-agent has written")
     })?;
     if head.schema != SCHEMA {
         return Err(Error::usage(format!(
-            "{}: its schema is `{}`, and this build-agent {} reads `{SCHEMA}`",
-            path.display(),
+            "{name}: its schema is `{}`, and this build-agent {} reads `{SCHEMA}`",
             head.schema,
             env!("CARGO_PKG_VERSION"),
         ))
         .hint("use the build-agent that wrote it, or a newer one"));
     }
-    serde_json::from_slice(&bytes).map_err(|error| {
+    serde_json::from_slice(bytes).map_err(|error| {
         Error::usage(format!("{}: damaged, or written by a newer build-agent", place(&error))).because(&error)
     })
 }

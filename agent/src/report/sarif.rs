@@ -21,6 +21,9 @@ use super::known;
 use super::output_file::replace;
 use super::summary::Summary;
 
+/// The name of the tool in the file.
+pub const TOOL: &str = "build-agent";
+
 /// The name of the file.
 pub const NAME: &str = "results.sarif";
 
@@ -82,7 +85,7 @@ fn run(summary: &Summary) -> Value {
         findings.into_iter().map(|finding| result(summary, finding, &mut rules, &mut numbers)).collect();
     let mut run = json!({
         "tool": { "driver": {
-            "name": "build-agent",
+            "name": TOOL,
             "version": version(summary),
             "rules": rules.list,
         } },

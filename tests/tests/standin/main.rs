@@ -15,6 +15,7 @@ mod diagnostics;
 mod flight_recorder;
 mod forgery;
 mod github;
+mod github_posts;
 mod hooks;
 mod hostile;
 mod kills;

@@ -18,11 +18,12 @@ mod tty;
 
 pub(super) use failures::{Failure, failures};
 pub use final_summary::final_summary;
-pub(super) use final_summary::{bare_verdict, plain_verdict, shell_word};
+pub(super) use final_summary::{bare_verdict, job_name, plain_verdict, shell_word};
 pub use format::Style;
 pub(super) use format::{duration, finding_line, level_word, short_commit};
 pub use json::Json;
 pub use output_timeout::with_output_timeout;
 pub use plain::Plain;
+pub(super) use progress::JobProgress;
 pub use threaded_sink::ThreadedSink;
 pub use tty::Terminal;

@@ -178,7 +178,7 @@ fn of_finding(finding: &Finding) -> Annotation {
 }
 
 /// The path as GitHub takes it: relative to the top of the repository.
-fn relative(path: &Path) -> Option<String> {
+pub fn relative(path: &Path) -> Option<String> {
     let inside = path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
     let clean = path.components().filter(|part| *part != Component::CurDir).collect::<std::path::PathBuf>();
     Some(sanitize_line(&clean.to_string_lossy()).into_owned()).filter(|text| inside && !text.is_empty())

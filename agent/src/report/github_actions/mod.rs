@@ -4,6 +4,7 @@ mod annotations;
 mod job_summary;
 mod workflow_commands;
 
+pub(super) use annotations::relative;
 pub use annotations::{Annotations, early_error};
 pub use job_summary::{JobSummary, append_early_error};
 pub use workflow_commands::{StopCommands, Stream};
