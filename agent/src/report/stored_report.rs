@@ -16,6 +16,7 @@ use agent_types::error::{Error, Result};
 use agent_types::outcome::ExitStatus;
 
 use super::comparison::{Present, is_out_of_scope};
+use super::cost::Cost;
 use super::known::{self, fails};
 use super::reports::Report;
 use super::result;
@@ -181,9 +182,11 @@ fn mark_flaky(tests: &mut [KnownTest], earlier: &[KnownTest]) {
     }
 }
 
-/// This job and those before it. The price of a job is added where it is known.
+/// This job and those before it.
 fn recent(summary: &Summary, base: Option<&BaseResult>) -> Vec<RecentJob> {
-    let own = RecentJob { seconds: summary.seconds, usd: None };
+    // Without the machine, the price is only a part of the job's.
+    let cost = Cost::of_job(summary).filter(|cost| cost.machine.is_some());
+    let own = RecentJob { seconds: summary.seconds, usd: cost.map(|cost| cost.usd) };
     let before = base.into_iter().flat_map(|base| &base.recent).copied();
     std::iter::once(own).chain(before).take(RECENT).collect()
 }
