@@ -339,7 +339,7 @@ class Structure(unittest.TestCase):
             for name, template in self.templates.items()
             for project in resources(template, "AWS::CodeBuild::Project")
         }
-        self.assertEqual(projects, set(table) | {("seed_image", "Project")})
+        self.assertEqual(projects, set(table) | {("seed_image", "Project"), ("post_results", "Project")})
         for (name, project), (words, shared, part, goes_on) in table.items():
             variables = efs[name].variables(project)
             source = variables | {"CODEBUILD_SOURCE_VERSION": "pr/7"}

@@ -222,7 +222,7 @@ fn a_trusted_step_posts_the_result_of_a_pull_request() {
     assert!(job.statuses().iter().all(|(_, state)| state == "success"));
 
     // What an author of a layer can write must not become Markdown.
-    let hostile = "yocto-check-layer fail test_world\nyocto-check-layer say @everyone <img/src=x> #1 ![x](https://evil.example)";
+    let hostile = "yocto-check-layer fail test_world @everyone <img/src=x> ![x](https://evil.example)";
     job.sandbox.behaviour(hostile);
     job.sandbox.run().assert_code(&[1]);
     for _ in 0..2 {
