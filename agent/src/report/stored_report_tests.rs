@@ -3,6 +3,7 @@ use crate::report::sample::{at, case, check_layer, passing_job, reduce, unit_fin
 use agent_types::base_result::{ChangeScope, KnownFinding};
 use agent_types::events::{EventKind, Planned, Unit};
 use agent_types::outcome::Outcome;
+use agent_types::prices::{JobPrices, MachinePrice};
 use agent_types::stage::Stage;
 
 const COMMIT: &str = "3f2a1b4c5d6e7f8091a2b3c4d5e6f708192a3b4c";
@@ -49,6 +50,13 @@ async fn reports_are_stored_by_commit_and_found_again() {
     let stored = StoredResult::parse(&index, COMMIT).unwrap();
     assert_eq!((stored.directory.as_str(), stored.tests), (directory.as_str(), known::tests(&summary)));
     assert_eq!(stored.recent, [RecentJob { seconds: summary.seconds, usd: None }]);
+    // The price of its requests alone is not that of the job.
+    let minutes = (summary.seconds / 60.0).ceil().max(1.0);
+    let machine = MachinePrice { compute_type: "desk".into(), usd_per_minute: 0.5, source: "test".into() };
+    let priced =
+        Summary { prices: Some(JobPrices { machine: Some(machine), ..JobPrices::default() }), ..summary };
+    let stored = stored_result(&priced, COMMIT, directory, None);
+    assert_eq!(stored.recent[0].usd, Some(minutes * 0.5));
 }
 
 /// What later jobs are compared with is the verdict on a commit.
