@@ -175,6 +175,123 @@ fn assert_order(page: &str, texts: &[&str]) {
 fn the_verdict_is_first_and_the_parts_follow_in_the_order_of_the_questions() {
     let summary = rich();
     let page = render_job(&Job::new(&summary, None).compared(compared()));
+    assert_order(
+        &page,
+        &[
+            "<h1><span class=\"badge bad\">FAILED</span> This change breaks zlib:do_compile; 1 failed before it, too.</h1>",
+            "What broke",
+            ">zlib:do_compile</a>, ",
+            "This change",
+            "1 new failure</strong>, <strong class=\"\">1 failing before</strong>, <strong class=\"good\">1 fixed",
+            "3 commits before the change began",
+            "What to do",
+            "log lines of zlib:do_compile",
+            "<h2>Failures</h2>",
+            "New in this change <span class=\"count\">1</span>",
+            "<mark>zlib.c:3:1: error: expected &#39;;&#39;</mark>",
+            "href=\"logs/zlib-do_compile.log\"",
+            "Failing before this change",
+            "README is empty",
+            "Vanished",
+            "test.ptest: zlib.minigzip",
+            "Fixed by this change",
+            "<h2>Findings</h2>",
+            "recipes-x/x/x_1.0.bb",
+            "1 error, 1 warning",
+            "1 new</span>",
+            "<h2>What changed</h2>",
+            "zlib:do_fetch</strong> changed because the variable `SRCREV` changed",
+            "old-recipe",
+            "<h2>Tests</h2>",
+            "<h2>Timeline</h2>",
+            "2 tasks in 2m34s",
+            "Peak memory 20.0 GiB of 72.0 GiB",
+            "<h2>Slowest tasks</h2>",
+            "zlib-1.3.1-r0:do_compile",
+            "1m01s",
+            "300.0 MiB",
+            "<h2>Caches and costs</h2>",
+            "20 %</strong> local (20)",
+            "30 %</strong> from the share (30)",
+            "<h2>Artifacts</h2>",
+            "+1.0 KiB (+100.0 %)",
+            "gone.ipk",
+            "<h2>Sources</h2>",
+            "build-agent run &#39;it&#39;\\&#39;&#39;s here.toml&#39;",
+            "https://git.yoctoproject.org/poky",
+            "aaaabbbbccccddddeeeeffff0000111122223333",
+        ]
+        .map(|text| text.replace("&#39;", "'"))
+        .iter()
+        .map(String::as_str)
+        .collect::<Vec<_>>(),
+    );
+}
+
+#[test]
+fn the_verdict_is_one_sentence() {
+    let passed = || ended(passing_job(), ExitStatus::Passed, Outcome::Passed);
+    let broken = || ended(failing_job(), ExitStatus::Failed, failed("check: one failed"));
+    let mut killed = reduce(&passing_job()[..3]);
+    killed.interrupted();
+    let none = || None;
+    let some = |new: &[TestId], before: &[TestId]| {
+        Some(Comparison {
+            new_failures: new.to_vec(),
+            still_failing: before.to_vec(),
+            ..Comparison::default()
+        })
+    };
+    let first = "common.CommonCheckLayer.test_readme";
+    let table: [(Summary, Option<Comparison>, &str, String); 9] = [
+        (passed(), none(), "PASSED", "4 tests passed, 2 skipped.".into()),
+        (broken(), none(), "FAILED", format!("{first} and 1 more failed.")),
+        (broken(), some(&[readme(), build()], &[]), "FAILED", format!("This change breaks {first} and 1 more.")),
+        (
+            broken(),
+            some(&[readme()], &[build()]),
+            "FAILED",
+            format!("This change breaks {first}; 1 failed before it, too."),
+        ),
+        (
+            broken(),
+            some(&[], &[readme(), build()]),
+            "FAILED",
+            format!("{first} and 1 more failed before this change, too; nothing new is broken."),
+        ),
+        (
+            Summary { exit: ExitStatus::Passed, outcome: Outcome::Passed, ..broken() },
+            some(&[], &[readme(), build()]),
+            "PASSED",
+            "4 tests passed, 1 skipped; 2 tests failed before this change, too, and nothing new is broken.".into(),
+        ),
+        (
+            reduce(&failing_job()),
+            none(),
+            "ERROR",
+            "No verdict on the layer: upstream (git, mirror, AWS) not reachable: cannot upload `index.json` to s3://bucket/builds".into(),
+        ),
+        (
+            ended(failing_job(), ExitStatus::OutOfTime, Outcome::TimedOut("build: 4h are over".into())),
+            none(),
+            "TIMED OUT",
+            "The time was over: build: 4h are over".into(),
+        ),
+        (
+            killed,
+            none(),
+            "INTERRUPTED",
+            "The job did not end: the agent was killed; the last event is from 2026-01-02T03:04:06.000Z".into(),
+        ),
+    ];
+    for (summary, comparison, word, sentence) in table {
+        let mut job = Job::new(&summary, None);
+        if let Some(comparison) = comparison {
+            job = job.compared(comparison);
+        }
+        let verdict = Verdict::of(&job);
+        assert_eq!((verdict.word, verdict.sentence), (word, sentence));
+    }
 }
 
 #[test]
@@ -429,6 +546,34 @@ fn several_jobs_have_a_table_on_top() {
     ];
     let places: Vec<(&Summary, PathBuf)> = jobs.iter().map(|job| (job, "../x y".into())).collect();
     let page = render_all(&places);
+    assert_order(
+        &page,
+        &[
+            "3 configurations",
+            "<h1><span class=\"badge bad\">FAILED</span> 1 of 3 did not pass.</h1>",
+            "<th scope=\"col\">scarthgap</th><th scope=\"col\">walnascar</th>",
+            "<th scope=\"row\">qemux86-64</th>",
+            "href=\"#job1-top\"",
+            "passed",
+            "href=\"#job3-top\"",
+            "<th scope=\"row\">qemuarm64</th>",
+            "href=\"#job2-top\"",
+            "failed",
+            "id=\"job2-top\"",
+            "id=\"job2-failures\"",
+            "id=\"job1-top\"",
+            "<h2><span class=\"badge good\">PASSED",
+            "id=\"job3-top\"",
+        ],
+    );
+    let ids: Vec<&str> = page.split(" id=\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+    let different: std::collections::BTreeSet<&str> = ids.iter().copied().collect();
+    assert_eq!(ids.len(), different.len(), "{ids:?}");
+    assert!(page.contains("href=\"../x%20y/logs/zlib-do_compile.log\""), "{page}");
+    let table = [("/a/b", "/a/c/d", "../c/d"), ("/a", "/a/b", "b"), ("/a/b", "/a", ".."), ("/a", "/a", "")];
+    for (from, to, wanted) in table {
+        assert_eq!(way(Path::new(from), Path::new(to)), Path::new(wanted), "{from} {to}");
+    }
 }
 
 /// 10,000 executed and 30,000 covered tasks. The benchmark measures more.
