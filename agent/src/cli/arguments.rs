@@ -400,7 +400,7 @@ pub enum ReportFormat {
     Json,
     /// junit.xml
     Junit,
-    /// report.html
+    /// report.html: one page for people, with a matrix for several jobs
     Html,
     /// results.sarif: the findings, for code scanning and editors
     Sarif,
@@ -429,7 +429,7 @@ pub struct Report {
     /// The job, where the source holds the merged events of several
     #[arg(long, value_name = "ID")]
     pub job: Option<String>,
-    /// What to write [default: json,junit,text]
+    /// What to write [default: json,junit,html,text]
     #[arg(long, value_enum, value_delimiter = ',')]
     pub format: Vec<ReportFormat>,
     /// Directory for the reports [default: the directory of the source]

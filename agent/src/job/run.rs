@@ -426,9 +426,11 @@ impl Job<'_> {
     async fn compare(&self) {
         let (settings, identity) = (self.settings, self.identity());
         let runner = self.runner.for_stage(Stage::Report);
-        base_result::find(settings, &identity, &runner, self.access).await;
-        // The checkout stage found out whether the share can be written.
-        let is_refused = self.outputs.checkout.is_some() && self.outputs.share.writes().is_none();
+        // The checkout stage found out what the share can be used for.
+        let is_known = self.outputs.checkout.is_some();
+        let has_share = !is_known || !self.outputs.share.is_empty();
+        base_result::find(settings, &identity, has_share, &runner, self.access).await;
+        let is_refused = is_known && self.outputs.share.writes().is_none();
         let is_share = settings.report.place.as_ref().is_some_and(|place| place.is_share);
         if !(is_share && is_refused) {
             base_result::report_address(settings, &identity, &runner).await;

@@ -472,3 +472,41 @@ fn secrets_go_and_the_agents_own_words_stay() {
         assert!(!text.contains("hunter22"), "{text}");
     }
 }
+
+/// A post links to the stored report only if it is stored.
+#[tokio::test]
+async fn posts_know_whether_the_report_is_stored() {
+    for (breaks, stored) in [(None, true), (Some(Breaks::DiskFull), false), (Some(Breaks::Hangs), false)] {
+        let kept = |name, breaks| Kept { name, required: false, seen: Arc::default(), breaks };
+        let (file, post) = (kept("junit.xml", None), kept("comment", None));
+        let (by_file, by_post) = (file.seen.clone(), post.seen.clone());
+        let recording = Recording {
+            redactor: Redactor::default(),
+            sinks: Vec::new(),
+            reports: Reports {
+                reports: vec![Box::new(file)],
+                uploads: vec![Box::new(kept(crate::report::STORED_REPORT, breaks))],
+                posts: vec![Box::new(post)],
+                result: None,
+            },
+            interrupt: Interrupt::new(None),
+            over: CancellationToken::new(),
+        };
+        let (sender, receiver) = mpsc::channel(4);
+        let recorder = tokio::spawn(record(receiver, recording));
+        let address = agent_types::base_result::ReportAddress {
+            address: "s3://b/x".into(),
+            url: Some("https://r.example/report.html".into()),
+        };
+        for event in passing_job().into_iter().chain([at(6000, EventKind::ReportAddress(address))]) {
+            sender.send(event).await.unwrap();
+        }
+        drop(sender);
+        assert_eq!(recorder.await.unwrap().exit, ExitStatus::Passed, "a lost report is no verdict");
+        let seen = |seen: Arc<Mutex<Option<Summary>>>| seen.lock().unwrap().clone().unwrap();
+        assert!(seen(by_file).report_url().is_some(), "it is not known yet");
+        let post = seen(by_post);
+        assert_eq!((post.report_url().is_some(), post.report_address().is_some()), (stored, stored));
+        assert!(post.complete && post.exit == ExitStatus::Passed);
+    }
+}

@@ -31,19 +31,30 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// Maximum bytes of a stored result. [`StoredResult`]s are made smaller.
 const LIMIT: u64 = 64 << 20;
 
-/// Looks the result up and reports it. `identity`: of this job, with its commit.
-pub async fn find(settings: &Settings, identity: &JobIdentity, runner: &Runner, access: &Access) {
-    let Some(place) = &settings.report.place else {
+/// Looks the result up and reports it. `identity`: of this job, with its commit. `has_share`: whether the job can use the
+/// share, if it has one.
+pub async fn find(
+    settings: &Settings,
+    identity: &JobIdentity,
+    has_share: bool,
+    runner: &Runner,
+    access: &Access,
+) {
+    let (place, why) = match &settings.report.place {
+        None => (None, "there is no share and no [artifacts] destination, so no result is stored"),
+        Some(place) if place.is_share && !has_share => (None, "the share cannot be used"),
+        // A stop has no time for it.
+        Some(_) if runner.interrupt.state().is_some() => (None, "the job was stopped"),
+        Some(place) if is_empty(place, identity).await => (None, "no result of this job is stored yet"),
+        Some(place) => (Some(place), ""),
+    };
+    let Some(place) = place else {
+        // A job that stores nothing, or the first one, needs no line about it.
         if !settings.report.fail_on.is_all() {
-            let why = "there is no share and no [artifacts] destination, so no result is stored";
             report_missing(settings, why, runner).await;
         }
         return;
     };
-    // A stop has no time for it.
-    if runner.interrupt.state().is_some() || is_empty(place, identity) {
-        return report_missing(settings, "no result of this job is stored yet", runner).await;
-    }
     let interrupt = runner.interrupt.child().limited(TIMEOUT);
     let runner = Runner { interrupt, ..runner.clone() };
     let search = Search { settings, place, identity, runner: &runner, access };
@@ -109,12 +120,13 @@ fn in_url(path: &str) -> String {
     percent_encoding::utf8_percent_encode(path, RESERVED).to_string()
 }
 
-/// Whether nothing was ever stored in a directory: then git is not asked for the history.
-fn is_empty(place: &ResultPlace, identity: &JobIdentity) -> bool {
-    match &place.root {
-        Destination::Directory(root) => !root.join(results::of_job(identity)).is_dir(),
-        Destination::S3 { .. } => false,
-    }
+/// Whether nothing was ever stored in a directory, or it does not answer: then git is not asked for the history.
+async fn is_empty(place: &ResultPlace, identity: &JobIdentity) -> bool {
+    let Destination::Directory(root) = &place.root else { return false };
+    let directory = root.join(results::of_job(identity));
+    // On a file server that hangs, the thread stays.
+    let looked = tokio::task::spawn_blocking(move || directory.is_dir());
+    !matches!(tokio::time::timeout(TIMEOUT, looked).await, Ok(Ok(true)))
 }
 
 /// Reports that there is nothing to compare with. It matters if the verdict depends on it.

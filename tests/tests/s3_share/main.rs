@@ -7,4 +7,5 @@ mod fresh;
 mod jobs;
 mod keep;
 mod kills;
+mod results;
 mod trust;

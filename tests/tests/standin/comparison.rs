@@ -64,7 +64,10 @@ fn a_trusted_job_stores_its_result_and_a_change_is_compared_with_it() {
     assert!(tests(&index, "passed").contains(&"test_readme".into()), "{index:#}");
     let directory = sandbox.artifacts().join(index["directory"].as_str().unwrap());
     let names = files(&directory);
-    assert!(["junit.xml", "result.json"].iter().all(|name| names.contains(&(*name).to_owned())), "{names:?}");
+    assert!(
+        ["junit.xml", "report.html", "result.json"].iter().all(|name| names.contains(&(*name).to_owned())),
+        "{names:?}"
+    );
     let result = sandbox.result();
     let url = result["report"]["url"].as_str().unwrap();
     assert!(url.starts_with("https://r.example/x/results/v1/meta-tested/"), "{url}");
@@ -238,7 +241,7 @@ fn several_results_are_reported_as_one() {
         "--out",
         &out,
         "--format",
-        "json,junit,sarif,text,markdown",
+        "json,junit,html,sarif,text,markdown",
     ]);
     ran.assert_code(&[1]);
     ran.assert_says(&[
@@ -256,6 +259,8 @@ fn several_results_are_reported_as_one() {
         junit.contains("name=\"meta-tested scarthgap qemuarm: check.yocto-check-layer meta-tested\""),
         "{junit}"
     );
+    let page = std::fs::read_to_string(sandbox.path().join("merged/report.html")).unwrap();
+    assert!(page.contains("qemuarm") && page.contains("1 of 2 did not pass"), "{page}");
     let sarif = json(&sandbox.path().join("merged/results.sarif"));
     assert_eq!(sarif["runs"].as_array().unwrap().len(), 2);
     // They would overwrite one of their sources.

@@ -105,11 +105,15 @@ impl ResultStore {
                     prefix: prefix.clone(),
                 }
             }
-            Destination::Directory(path) if is_share && !path.is_dir() => {
-                return Err(Error::machine(format!("the share `{}` is not there", path.display()))
-                    .hint("mount it, or leave out [cache] share"));
+            Destination::Directory(path) => {
+                let looked = path.clone();
+                // On a file server that hangs, this does not return.
+                if is_share && !blocking(move || Ok(looked.is_dir())).await? {
+                    return Err(Error::machine(format!("the share `{}` is not there", path.display()))
+                        .hint("mount it, or leave out [cache] share"));
+                }
+                Place::Directory(path.clone())
             }
-            Destination::Directory(path) => Place::Directory(path.clone()),
         };
         Ok(ResultStore::at(place))
     }

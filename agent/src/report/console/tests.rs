@@ -252,6 +252,41 @@ recipes-x/x/files/fix.patch:1: warning: the patch has no Upstream-Status [upstre
     assert_eq!(live(&failing_job()), wanted);
 }
 
+/// A test that is missing is named, also if all others passed.
+#[test]
+fn the_end_of_a_job_says_what_is_new() {
+    let mut summary = finished(passing_job(), ExitStatus::Passed, Outcome::Passed);
+    let id = |name: &str| agent_types::base_result::TestId {
+        suite: "check.yocto-check-layer meta-x".into(),
+        class: "a.B".into(),
+        name: name.into(),
+    };
+    let test = |name: &str| agent_types::base_result::KnownTest {
+        id: id(name),
+        outcome: agent_types::base_result::OutcomeWord::Passed,
+        signature: None,
+        reason: None,
+    };
+    summary.base = Some(agent_types::base_result::BaseResult {
+        commit: "abcdef0123456789abcdef0123456789abcdef01".into(),
+        tests: vec![test("test_gone\u{1b}[2J")],
+        ..Default::default()
+    });
+    summary.report = Some(agent_types::base_result::ReportAddress { address: "s3://b/x".into(), url: None });
+    let text = end(&summary);
+    let wanted = "
+compared   with abcdef012345: 0 new failures, 1 vanished test
+   vanished check.yocto-check-layer meta-x: a.B.test_gone
+";
+    assert!(text.starts_with("PASSED") && text.contains(wanted), "{text}");
+    assert!(text.contains("\nstored     s3://b/x\n"), "{text}");
+    summary.report = Some(agent_types::base_result::ReportAddress {
+        address: "s3://b/x".into(),
+        url: Some("https://r.example/x/report.html".into()),
+    });
+    assert!(end(&summary).contains("\nstored     https://r.example/x/report.html\n"));
+}
+
 #[test]
 fn colours_are_only_there_when_they_are_wanted() {
     let summary = reduce(&failing_job());

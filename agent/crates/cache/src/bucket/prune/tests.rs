@@ -237,7 +237,7 @@ async fn results_of_jobs_are_pruned_by_their_age() {
     let pruned = bucket.prune(&no_grace(), now + 179 * DAY).await;
     assert!(bucket.all().await.contains(&format!("{job}/latest.json")), "{pruned:?}");
     let pruned = bucket.prune(&no_grace(), now + 181 * DAY).await;
-    assert_eq!(bucket.all().await, set(["results/other"]), "{pruned:?}");
+    assert_eq!(bucket.all().await, ["results/other".to_owned()].into(), "{pruned:?}");
 }
 
 #[tokio::test]
