@@ -44,9 +44,8 @@ impl MachineSampler {
             memory_limit: memory.map_or(0, |memory| memory.limit),
             cpu_percent: self.cpu_percent(Instant::now()),
             load: load(&self.root).unwrap_or(0.0),
-            disk_free: statvfs(&self.work).map_or(0, |found| {
-                (found.blocks_available() as u64).saturating_mul(found.fragment_size() as u64).max(1)
-            }),
+            disk_free: statvfs(&self.work)
+                .map_or(0, |found| found.blocks_available().saturating_mul(found.fragment_size()).max(1)),
             // An interface may be gone.
             network_bytes: network.saturating_sub(first),
             largest: largest(&self.root),

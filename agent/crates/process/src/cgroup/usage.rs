@@ -44,7 +44,7 @@ pub fn cpu_time(root: &Path) -> Option<CpuTime> {
     });
     let lowest = with_quota.min_by(|one, other| one.processors.total_cmp(&other.processors));
     let (host, processors) = host_cpu(root);
-    let top = || groups.iter().filter_map(Group::cpu_seconds).last();
+    let top = || groups.iter().filter_map(Group::cpu_seconds).next_back();
     lowest.or_else(|| top().or(host).map(|seconds| CpuTime { seconds, processors }))
 }
 

@@ -2,7 +2,7 @@
 
 # Like the original, it knows only some events, and treats others as errors.
 _evt_list = [
-    "bb.event.BuildStarted", "bb.event.ParseProgress", "bb.event.ProcessFinished", "bb.build.TaskStarted", "bb.build.TaskSucceeded", "bb.build.TaskFailed",
+    "bb.event.ParseProgress", "bb.event.ProcessFinished", "bb.build.TaskStarted", "bb.build.TaskSucceeded", "bb.build.TaskFailed",
     "bb.runqueue.runQueueTaskStarted", "bb.runqueue.runQueueTaskFailed",
 ]
 KNOWN = tuple(_evt_list)
