@@ -296,6 +296,20 @@ fn run_warns_if_the_host_forbids_isolation() {
     assert!(!call.contains("unconfined"), "{call}");
 }
 
+/// For `build-agent reproduce`.
+#[test]
+fn run_tells_the_agent_its_image_with_its_digest() {
+    let fixture = ScriptFixture::new();
+    let registry = ("IMAGE_REPOSITORY", "registry.example/build-agent");
+    let (_, call) = run(&fixture, &fixture.sources(), &["check"], &[registry]);
+    let digest = format!("--env BUILD_AGENT_IMAGE=registry.example/build-agent@sha256:{:064} ", 7);
+    assert!(call.contains(&digest), "{call}");
+    // An image that is in no registry.
+    let fixture = ScriptFixture::new();
+    let (_, call) = run(&fixture, &fixture.sources(), &["check"], &[("ENGINE_FAILS", "RepoDigests")]);
+    assert!(call.contains("--env BUILD_AGENT_IMAGE=build-agent "), "{call}");
+}
+
 #[test]
 fn run_gets_a_missing_image() {
     let missing = ("ENGINE_FAILS", "image inspect");

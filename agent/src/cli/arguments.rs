@@ -64,6 +64,8 @@ pub enum Command {
     Publish(Publish),
     /// Write the reports again from events.jsonl or result.json
     Report(Report),
+    /// Print what repeats a job on this machine, or run it
+    Reproduce(Reproduce),
     /// Print the JSON Schema of the manifest
     Schema,
     /// Print the part of the share that this build may write: `shared`, `pr/NUMBER` or `none`
@@ -433,6 +435,25 @@ pub struct Report {
     /// Directory for the reports [default: the directory of the source]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Reproduce {
+    /// result.json or events.jsonl of the job, or the directory with them
+    #[arg(value_name = "RESULT")]
+    pub result: PathBuf,
+    /// Run it, instead of printing a script. It runs the code of the layer
+    #[arg(long)]
+    pub run: bool,
+    /// Directory for the sources and the reports; it must not exist [default: ./reproduce-JOB]
+    #[arg(long, value_name = "DIR", requires = "run", value_parser = utf8_path())]
+    pub dir: Option<PathBuf>,
+    /// Use this container image instead of that of the job
+    #[arg(long, value_name = "IMAGE")]
+    pub image: Option<String>,
+    /// Use the agent and the tools of this machine instead of a container
+    #[arg(long, conflicts_with = "image")]
+    pub no_container: bool,
 }
 
 #[derive(Debug, Args)]

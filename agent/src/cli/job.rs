@@ -11,15 +11,15 @@ use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{self, AgentEnvironment, Request, Settings, remote};
-use crate::job::{self, DirLock, Plan, Selection};
+use crate::config::{self, AgentEnvironment, MachineShape, Request, Settings, remote};
+use crate::job::{self, DirLock, FlightRecorder, Opening, Plan, Selection};
 use crate::report::github_actions::{self, Annotations, JobSummary, StopCommands, Stream};
 use crate::report::{
     self, Dimensions, Durations, Json, Metrics, Plain, Recorded, Recording, Reports, Sink, StoredReport,
     Style, Terminal, ThreadedSink,
 };
 use agent_fs::untrusted;
-use agent_process::{Interrupt, Interrupted, Redactor, Runner};
+use agent_process::{Interrupt, Interrupted, Redactor, Runner, cgroup};
 use agent_types::error::{Class, Error, Result};
 use agent_types::events;
 use agent_types::outcome::ExitStatus;
@@ -224,17 +224,22 @@ async fn job(
     let runner = runner(settings, emitter, interrupt.clone(), redactor);
     // The panic itself has told where. The reports of what was done until then are made all the same.
     let sources = &environment.credential_sources;
-    let run = job::run(settings, &notices, &plan, &runner, &servers.access, sources);
+    let opening = Opening { notices, prices: config::job_prices(settings, environment, machine_shape()) };
+    let mut flight_recorder =
+        FlightRecorder::new(&settings.paths.work, settings.job.id.clone(), &settings.paths.out);
+    let run = job::run(settings, opening, &plan, &runner, &servers.access, sources, &mut flight_recorder);
     if AssertUnwindSafe(run).catch_unwind().await.is_err() {
         let error =
             Error::internal("the agent broke").hint("please report it with the text on standard error");
         runner.events.emit(events::EventKind::Error { stage: None, error }).await;
         over.cancel();
+        flight_recorder.stop().await;
     }
     // The last emitter is gone with the runner; then the recorder has seen everything, and makes the reports.
     drop(runner);
     let Recorded { summary, exit, lost } =
         recorder.await.map_err(|error| Error::internal("the recorder of events broke").because(&error))?;
+    flight_recorder.job_ended();
     // Without them the next run has no estimate, and nothing else.
     let _ = Durations::keep(&settings.paths.work, &summary);
     if output != Output::Json {
@@ -247,6 +252,16 @@ async fn job(
         print::diagnostic(format_args!("error: a report of this job is missing: {error}"));
     }
     Ok(exit)
+}
+
+/// The machine, as a list of prices describes it.
+fn machine_shape() -> MachineShape {
+    let root = Path::new("/");
+    MachineShape {
+        is_arm: cfg!(target_arch = "aarch64"),
+        processors: std::thread::available_parallelism().map_or(1, usize::from),
+        memory: cgroup::memory_use(root).map(|memory| memory.limit),
+    }
 }
 
 /// The reports of the job: files, metrics, and on GitHub annotations and the job summary.

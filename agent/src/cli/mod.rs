@@ -15,6 +15,7 @@ mod plan;
 mod print;
 mod publish;
 mod report;
+mod reproduce;
 mod servers;
 mod share_tier;
 mod shell;
@@ -156,6 +157,7 @@ async fn dispatch(arguments: Arguments, environment: &AgentEnvironment) -> Resul
         Command::Cache(cache) => cache::command(cache.command, environment).await,
         Command::Publish(publish) => publish::command(publish, environment).await,
         Command::Report(report) => report::command(&report, environment),
+        Command::Reproduce(reproduce) => reproduce::command(reproduce, environment).await,
         Command::ProbeShare(probe) => {
             let look = agent_cache::probe::look(&probe.root, &probe.part, probe.write);
             print::raw(&format!("{}\n", serde_json::json!(look)))?;

@@ -4,10 +4,11 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
-use crate::config::AgentEnvironment;
-use crate::job::DirLock;
+use crate::config::{self, AgentEnvironment};
+use crate::job::{DirLock, LastAttempt};
 use crate::report::{self, Recheck, Style, Summary, Torn, markdown, merged, sarif};
 use agent_types::error::{Error, Result};
+use agent_types::events::{Event, EventKind};
 use agent_types::job_id::JobId;
 use agent_types::outcome::ExitStatus;
 
@@ -18,11 +19,18 @@ use super::print;
 /// Writes the reports again and returns the exit status of the job, or of the worst one.
 pub fn command(args: &arguments::Report, environment: &AgentEnvironment) -> Result<ExitStatus> {
     let formats = if args.format.is_empty() { &Format::DEFAULT } else { &args.format[..] };
+    let attempts = killed_jobs(environment);
     for source in &args.sources {
         if !source.exists() {
-            return Err(Error::usage(format!("`{}` does not exist", source.display())).hint(
-                "name the events.jsonl or result.json of a job; its default directory is build-agent-out",
-            ));
+            let is_of =
+                |attempt: &&LastAttempt| source.parent().is_some_and(|out| is_same(out, &attempt.out));
+            let error = Error::usage(format!("`{}` does not exist", source.display()));
+            return Err(match attempts.iter().find(is_of) {
+                Some(attempt) => error.hint(format!("the flight recorder knows: {}", attempt.message())),
+                None => error.hint(
+                    "name the events.jsonl or result.json of a job; its default directory is build-agent-out",
+                ),
+            });
         }
         if let Some(holder) = DirLock::holder(source.parent().unwrap_or(Path::new(""))) {
             let message = format!("{holder} still writes `{}`", source.display());
@@ -32,7 +40,8 @@ pub fn command(args: &arguments::Report, environment: &AgentEnvironment) -> Resu
         }
     }
     let job = args.job.as_deref().map(JobId::from);
-    let reported = report(&args.sources, job.as_ref(), formats, args.out.as_deref(), style(environment))?;
+    let (style, out) = (style(environment), args.out.as_deref());
+    let reported = report(&args.sources, job.as_ref(), &attempts, formats, out, style)?;
     for torn in &reported.torn {
         print::diagnostic(format_args!("warning: {torn}"));
     }
@@ -43,6 +52,17 @@ pub fn command(args: &arguments::Report, environment: &AgentEnvironment) -> Resu
         print::text(text)?;
     }
     Ok(merged::exit(&reported.jobs))
+}
+
+/// What the flight recorders of this machine know of jobs that were killed.
+fn killed_jobs(environment: &AgentEnvironment) -> Vec<LastAttempt> {
+    let top = config::work_dir(None, environment, Path::new("/"));
+    top.map(|top| LastAttempt::below(&top)).unwrap_or_default()
+}
+
+/// Whether both are the same directory, of which one may be gone.
+fn is_same(one: &Path, other: &Path) -> bool {
+    std::path::absolute(one).is_ok_and(|one| one == other)
 }
 
 /// The result of [`report`].
@@ -66,6 +86,7 @@ pub struct Reported {
 pub fn report(
     sources: &[PathBuf],
     job: Option<&JobId>,
+    attempts: &[LastAttempt],
     formats: &[Format],
     out: Option<&Path>,
     style: Style,
@@ -76,7 +97,7 @@ pub fn report(
     }
     let (mut jobs, mut torn, mut directories) = (Vec::new(), Vec::new(), Vec::new());
     for source in sources {
-        let (summary, incomplete) = summary(source, job)?;
+        let (summary, incomplete) = summary(source, job, attempts)?;
         directories.push((summary.job.id.clone(), source.parent().unwrap_or(Path::new(".")).to_owned()));
         jobs.push(summary);
         torn.extend(incomplete);
@@ -102,13 +123,22 @@ pub fn report(
                 jobs => merged::write(jobs, out)?,
             },
             Format::Junit => report::write_merged_junit(&jobs, out)?,
-            Format::Html => report::replace(&out.join("report.html"), report::render_page(&jobs).as_bytes())?,
+            Format::Html => {
+                let placed: Vec<_> =
+                    jobs.iter().map(|job| (job, directory_of(job, &directories, out))).collect();
+                report::write_pages(&placed, out)?;
+            }
             Format::Sarif => sarif::write(&jobs, out)?,
             Format::Text => texts.push(text(&jobs, out, &directories, style)),
             Format::Markdown => texts.push(markdown::render_all(&jobs, &short(&jobs))),
         }
     }
     Ok(Reported { jobs, texts, torn, warnings })
+}
+
+/// Where the logs of a job lie.
+fn directory_of<'a>(job: &Summary, directories: &'a [(JobId, PathBuf)], out: &'a Path) -> &'a Path {
+    directories.iter().find(|(id, _)| *id == job.job.id).map_or(out, |(_, directory)| directory)
 }
 
 /// The final summary of a job; of several, the matrix first. `directories`: where the logs of each job lie.
@@ -118,10 +148,8 @@ fn text(jobs: &[Summary], out: &Path, directories: &[(JobId, PathBuf)], style: S
     }
     let mut text = merged::text(jobs);
     for summary in jobs {
-        let directory = directories.iter().find(|(id, _)| *id == summary.job.id);
-        let directory = directory.map_or(out, |(_, directory)| directory);
         text.push('\n');
-        text += &report::final_summary(summary, directory, style);
+        text += &report::final_summary(summary, directory_of(summary, directories, out), style);
     }
     text
 }
@@ -134,7 +162,15 @@ fn short(jobs: &[Summary]) -> markdown::Options {
     markdown::Options { link, ..markdown::Options::default() }
 }
 
-fn summary(path: &Path, job: Option<&JobId>) -> Result<(Summary, Option<Torn>)> {
+/// Reads an `events.jsonl` or a `result.json`.
+///
+/// # Errors
+/// As [`report`].
+pub fn read_summary(path: &Path, job: Option<&JobId>) -> Result<(Summary, Option<Torn>)> {
+    summary(path, job, &[])
+}
+
+fn summary(path: &Path, job: Option<&JobId>, attempts: &[LastAttempt]) -> Result<(Summary, Option<Torn>)> {
     if !holds_events(path)? {
         if let Some(job) = job {
             return Err(Error::usage(format!("--job {job}: `{}` is a result of one job", path.display()))
@@ -147,6 +183,14 @@ fn summary(path: &Path, job: Option<&JobId>) -> Result<(Summary, Option<Torn>)> 
         None => report::read_events(path, |event| recheck.take(event))?,
         Some(job) => report::read_job(path, job, |event| recheck.take(event))?,
     };
+    // A killed agent's last samples may not have become events.
+    if let Some((job, last)) = recheck.unfinished()
+        && let Some(attempt) = attempts.iter().find(|attempt| attempt.job == job)
+    {
+        for (time, sample) in attempt.samples_after(last) {
+            recheck.take(&Event::at(time, None, EventKind::MachineSample(sample.clone())));
+        }
+    }
     Ok((recheck.finish(), torn))
 }
 
@@ -181,7 +225,7 @@ mod tests {
         write_all(&reduce(&failing_job()), &out).unwrap();
         for source in ["events.jsonl", "result.json"] {
             let sources = [out.join(source)];
-            let reported = report(&sources, None, &Format::DEFAULT, Some(&again), Style::PLAIN).unwrap();
+            let reported = report(&sources, None, &[], &Format::DEFAULT, Some(&again), Style::PLAIN).unwrap();
             assert!(reported.texts[0].starts_with("ERROR  meta-x on scarthgap"));
             assert_eq!(reported.torn, []);
             for name in ["result.json", "junit.xml", "report.html"] {
@@ -199,7 +243,7 @@ mod tests {
         let mut text = fs_err::read_to_string(&path).unwrap();
         text.push_str("{\"time\":\"20");
         fs_err::write(&path, text).unwrap();
-        let reported = report(&[path], None, &Format::DEFAULT, None, Style::PLAIN).unwrap();
+        let reported = report(&[path], None, &[], &Format::DEFAULT, None, Style::PLAIN).unwrap();
         assert!(reported.texts[0].starts_with("INTERRUPTED  meta-x on scarthgap"));
         assert_eq!(reported.torn.iter().map(|torn| torn.bytes).collect::<Vec<_>>(), [11]);
         let result = report::read_result(&directory.path().join("result.json")).unwrap();

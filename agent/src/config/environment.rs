@@ -25,6 +25,15 @@ pub const TRUSTED_BRANCHES: &str = "BUILD_AGENT_TRUSTED_BRANCHES";
 /// The variable with the filter of the diagnostics.
 pub const LOG_VARIABLE: &str = "BUILD_AGENT_LOG";
 
+/// The variable that names the machine's compute type, for its price.
+const COMPUTE_TYPE: &str = "BUILD_AGENT_COMPUTE_TYPE";
+
+/// The variable with the price of a minute of this machine.
+const USD_PER_MINUTE: &str = "BUILD_AGENT_USD_PER_MINUTE";
+
+/// The variable that names the container image. docker/run sets it.
+const IMAGE: &str = "BUILD_AGENT_IMAGE";
+
 /// The variable that turns the metrics on and off.
 const METRICS: &str = "BUILD_AGENT_METRICS";
 
@@ -53,6 +62,14 @@ pub struct AgentEnvironment {
     pub ci: bool,
     /// Whether a job prints its metrics for CloudWatch. The default is yes if CodeBuild keeps the log.
     pub metrics: bool,
+    /// `BUILD_AGENT_COMPUTE_TYPE`
+    pub compute_type: Option<String>,
+    /// `BUILD_AGENT_USD_PER_MINUTE`
+    pub usd_per_minute: Option<f64>,
+    /// The region of AWS.
+    pub region: Option<String>,
+    /// The container image: `BUILD_AGENT_IMAGE`, or as CodeBuild names it.
+    pub image: Option<String>,
     /// The way to the user's ssh keys, for git.
     pub ssh_auth_sock: Option<PathBuf>,
     pub github_token: Option<Secret>,
@@ -138,6 +155,10 @@ impl AgentEnvironment {
                 let started = codebuild.as_ref().is_some_and(|build| build.build_id.is_some());
                 started && github_actions.is_none()
             }),
+            compute_type: variables.text(COMPUTE_TYPE),
+            usd_per_minute: usd_per_minute(&variables, &mut notices),
+            region: variables.text("AWS_REGION").or_else(|| variables.text("AWS_DEFAULT_REGION")),
+            image: variables.text(IMAGE).or_else(|| variables.text("CODEBUILD_BUILD_IMAGE")),
             ssh_auth_sock: variables.path("SSH_AUTH_SOCK"),
             github_token: variables
                 .text("GITHUB_TOKEN")
@@ -239,6 +260,18 @@ fn endpoint(text: &str) -> Option<SocketAddr> {
         url::Host::Domain(_) => return None,
     };
     Some(SocketAddr::new(address, url.port_or_known_default()?))
+}
+
+/// The price in the variable, if it is set and valid.
+fn usd_per_minute(variables: &Variables, notices: &mut Vec<String>) -> Option<f64> {
+    let text = variables.text(USD_PER_MINUTE)?;
+    let price = text.parse().ok().filter(|price: &f64| price.is_finite() && *price >= 0.0);
+    if price.is_none() {
+        notices.push(format!(
+            "the variable {USD_PER_MINUTE} is ignored: {text:?} is not a price in USD, such as 0.02"
+        ));
+    }
+    price
 }
 
 /// The value of the variable, if it is set and valid.

@@ -22,6 +22,7 @@ use super::manifest::UnvalidatedManifest;
 use super::paths::{self, ProjectRoot};
 use super::problem::{Diagnostic, KeyPath, Problems};
 use super::repos::{self, Repos, Surroundings};
+use super::reproduction::reproduction;
 use super::request::{OnlyLayers, Request};
 use super::rules::Rules;
 use super::rules_report::{self, RulesReport};
@@ -58,7 +59,7 @@ pub fn load(request: &Request, env: &AgentEnvironment, cwd: &Path, now: SystemTi
     }
     // Without a problem, the manifest was read.
     let read = read.ok_or_else(|| Error::internal("the manifest was not read, and nothing says why"))?;
-    settings(read, request, env, cwd, project_root, now)
+    settings(read, &bytes, request, env, cwd, project_root, now)
 }
 
 /// All inputs for the trust in the source.
@@ -233,6 +234,7 @@ pub fn lock_path(request: &Request, env: &AgentEnvironment, cwd: &Path) -> Resul
 
 fn settings(
     read: Read,
+    manifest: &[u8],
     request: &Request,
     env: &AgentEnvironment,
     cwd: &Path,
@@ -252,6 +254,8 @@ fn settings(
     let trust::Judgement { trust, lost } = trust::judge(&evidence(request, env))?;
     let hooks = if only.is_some() { Vec::new() } else { sections.hooks };
     let hooks_closed = hooks_closed(request, &project_root, &trust).filter(|_| !hooks.is_empty());
+    let lock = lock_file(&project_root);
+    let reproduction = reproduction(request, env, &project_root, &trust, manifest, lock.as_deref());
     let store = paths::work_dir(request.work_dir.as_deref(), env, cwd)?.join("layers");
     let (cache, cache_notices) = shared::cache(&sections.cache, trust, env.source_commit(), store, &paths);
     let destination = sections.destination.as_ref().filter(|_| only.is_none());
@@ -318,6 +322,8 @@ fn settings(
         report,
         github: sections.github,
         limits: sections.limits,
+        cost: sections.cost,
+        reproduction,
         hooks,
         hooks_closed: hooks_closed.as_ref().map(|(why, _)| why.clone()),
         paths,

@@ -47,7 +47,7 @@ impl Locked {
 }
 
 /// The URL without credentials, for display and storage.
-fn without_credentials(url: &Url) -> String {
+pub(super) fn without_credentials(url: &Url) -> String {
     let mut url = url.clone();
     if matches!(url.scheme(), "http" | "https") {
         // Both fail only for URLs without a host.

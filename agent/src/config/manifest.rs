@@ -79,6 +79,9 @@ pub struct UnvalidatedManifest {
     pub report: UnvalidatedReport,
     /// Where results are posted.
     pub github: Option<UnvalidatedGitHub>,
+    /// What the machine and its traffic cost, for the reports.
+    #[serde(default)]
+    pub cost: UnvalidatedCost,
     /// Time limits, such as "4h", "20m", "1h 30m".
     #[serde(default)]
     pub limits: UnvalidatedLimits,
@@ -357,6 +360,28 @@ pub struct UnvalidatedGitHub {
     pub repository: Option<String>,
     /// Name or ARN of the token in Secrets Manager; locally the variable GITHUB_TOKEN.
     pub token_secret: Option<String>,
+}
+
+/// Prices in USD, for the estimates in reports. They replace those of the built-in table.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Cost")]
+pub struct UnvalidatedCost {
+    /// The compute type of the machine, such as "BUILD_GENERAL1_LARGE", or a name of per_minute. The variable
+    /// BUILD_AGENT_COMPUTE_TYPE comes first. Default in CodeBuild: what fits the processors and the memory.
+    #[schemars(extend("pattern" = NAME))]
+    pub compute_type: Option<String>,
+    /// The price of a minute by compute type.
+    pub per_minute: Option<BTreeMap<String, f64>>,
+    /// One GB read from a share on EFS; default in CodeBuild 0.03.
+    #[schemars(range(min = 0))]
+    pub efs_read_gb: Option<f64>,
+    /// One GB written to a share on EFS; default in CodeBuild 0.06.
+    #[schemars(range(min = 0))]
+    pub efs_write_gb: Option<f64>,
+    /// One GB through a NAT gateway; default in CodeBuild with a share on EFS 0.045.
+    #[schemars(range(min = 0))]
+    pub nat_gb: Option<f64>,
 }
 
 /// Limits of time and disk.

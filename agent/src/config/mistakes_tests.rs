@@ -266,6 +266,18 @@ fn each_mistake_alone_is_told_with_its_place_key_and_remedy() {
         ),
         ("", "[cache.prices]\ngb_month = '1'", "10:12: [cache.prices] gb_month: must be a number", &[]),
         ("", "[cache.prices]\ngb_month = inf", "10:12: [cache.prices] gb_month: must be a number", &[]),
+        (
+            "",
+            "[cost]\nper_minute = { X = -1 }",
+            "10:20: [cost.per_minute] X: a price must not be negative",
+            &[],
+        ),
+        ("", "[cost]\nper_minute = { X = 'a' }", "10:20: [cost.per_minute] X: must be a number", &[]),
+        ("", "[cost]\nper_minute = 0.02", "10:14: [cost] per_minute: must be a table", &[]),
+        ("", "[cost]\nefs_read_gb = -0.03", "10:15: [cost] efs_read_gb: a price must not be negative", &[]),
+        ("", "[cost]\nnat_gb = inf", "10:10: [cost] nat_gb: must be a number", &[]),
+        ("", "[cost]\ncompute_type = 'a b'", "10:16: [cost] compute_type: `a b`", &[]),
+        ("", "[cost]\ncomputetype = 'a'", "10:1: [cost] computetype: unknown key", &["`compute_type`"]),
         ("", "[cache]\nprices = 1", "10:10: [cache] prices: must be a table", &[]),
         (
             "",

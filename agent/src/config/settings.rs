@@ -6,6 +6,7 @@ mod cache;
 mod directories;
 mod report;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use agent_types::events::JobIdentity;
 use agent_types::release::Release;
+use agent_types::reproduction::Reproduction;
 use agent_types::stage::Stage;
 
 use super::change::ChangeBase;
@@ -58,6 +60,9 @@ pub struct Settings {
     pub report: Report,
     pub github: Option<GitHub>,
     pub limits: Limits,
+    pub cost: CostSettings,
+    /// What repeats the job elsewhere.
+    pub reproduction: Reproduction,
     /// In the manifest's order.
     pub hooks: Vec<Hook>,
     /// Why none of the hooks may run.
@@ -271,6 +276,17 @@ pub struct GitHub {
     pub repository: String,
     /// Name or ARN in Secrets Manager.
     pub token_secret: Option<String>,
+}
+
+/// `[cost]`: prices in USD.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CostSettings {
+    pub compute_type: Option<String>,
+    /// Of a minute, by compute type.
+    pub per_minute: BTreeMap<String, f64>,
+    pub efs_read_gb: Option<f64>,
+    pub efs_write_gb: Option<f64>,
+    pub nat_gb: Option<f64>,
 }
 
 /// `[limits]`

@@ -1,5 +1,6 @@
 //! Validates the manifest's sections except `[repos]`: rules that types cannot express.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,7 +16,7 @@ use super::paths::ProjectRoot;
 use super::problem::{Diagnostic, KeyPath};
 use super::rules::Rules;
 use super::settings::{
-    ArtifactRule, Destination, GitHub, HashServer, Hook, Limits, ReverseDependencies, Test,
+    ArtifactRule, CostSettings, Destination, GitHub, HashServer, Hook, Limits, ReverseDependencies, Test,
 };
 use super::shared::RawCache;
 use super::validator::Validator;
@@ -49,6 +50,7 @@ pub struct Sections {
     pub report_url: Option<String>,
     pub github: Option<GitHub>,
     pub limits: Limits,
+    pub cost: CostSettings,
     pub cache: RawCache,
     /// Keys without effect in this version.
     pub notices: Vec<String>,
@@ -136,6 +138,7 @@ pub fn validate(
         report_url: check.one(&section("report").key("url"), raw.report.url.as_ref(), address::web_page),
         github: github(check, raw),
         limits: limits(check, raw),
+        cost: cost(check, raw),
         cache: cache(check, raw),
         notices: without_effect(raw),
     }
@@ -326,6 +329,28 @@ fn limits(check: &mut Validator, raw: &UnvalidatedManifest) -> Limits {
         );
     }
     limits
+}
+
+fn cost(check: &mut Validator, raw: &UnvalidatedManifest) -> CostSettings {
+    let path = section("cost");
+    let mut price = |path: KeyPath, usd: Option<f64>| {
+        let usd = usd?;
+        if usd.is_finite() && usd >= 0.0 {
+            return Some(usd);
+        }
+        check.value(&path, Diagnostic::new("a price must not be negative"));
+        None
+    };
+    let mut per_minute = BTreeMap::new();
+    for (name, usd) in raw.cost.per_minute.iter().flatten() {
+        per_minute.extend(price(path.key("per_minute").key(name), Some(*usd)).map(|usd| (name.clone(), usd)));
+    }
+    let efs_read_gb = price(path.key("efs_read_gb"), raw.cost.efs_read_gb);
+    let efs_write_gb = price(path.key("efs_write_gb"), raw.cost.efs_write_gb);
+    let nat_gb = price(path.key("nat_gb"), raw.cost.nat_gb);
+    let compute_type =
+        check.one(&path.key("compute_type"), raw.cost.compute_type.as_ref(), owned(values::name));
+    CostSettings { compute_type, per_minute, efs_read_gb, efs_write_gb, nat_gb }
 }
 
 fn cache(check: &mut Validator, raw: &UnvalidatedManifest) -> RawCache {

@@ -2,6 +2,7 @@
 
 mod credentials;
 mod dir_lock;
+mod flight_recorder;
 mod machine_check;
 mod plan;
 mod run;
@@ -10,7 +11,8 @@ mod stop_notice;
 
 pub use credentials::{end_isolation, isolate_credentials};
 pub use dir_lock::DirLock;
+pub use flight_recorder::{FlightRecorder, LastAttempt};
 pub use plan::{Plan, Selection, Step};
-pub use run::{interrupt, run};
+pub use run::{Opening, interrupt, run};
 pub use stale_processes::end_leftovers;
 pub use stop_notice::StopNotice;

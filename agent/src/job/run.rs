@@ -24,8 +24,10 @@ use agent_types::affected::Affected;
 use agent_types::error::{Error, Result};
 use agent_types::events::{EventKind, JobIdentity, JobStarted, SCHEMA};
 use agent_types::outcome::Outcome;
+use agent_types::prices::JobPrices;
 
 use super::credentials::{CredentialCheck, end_isolation, start_check};
+use super::flight_recorder::FlightRecorder;
 use super::machine_check::check_machine;
 use super::plan::uses_share;
 use super::{Plan, Step, StopNotice, end_leftovers};
@@ -47,15 +49,23 @@ struct Outputs {
     usage: Usage,
 }
 
-/// Runs the job to its end, and emits these notices after those of the settings. Everything that happens is an event
-/// on `runner.events`; the verdict is computed from them.
+/// What is told at the beginning of a job, besides its settings.
+#[derive(Clone, Debug, Default)]
+pub struct Opening {
+    /// They come after those of the settings.
+    pub notices: Vec<String>,
+    pub prices: JobPrices,
+}
+
+/// Runs the job to its end. Everything that happens is an event on `runner.events`; the verdict is computed from them.
 pub async fn run(
     settings: &Settings,
-    notices: &[String],
+    opening: Opening,
     plan: &Plan,
     runner: &Runner,
     access: &Access,
     credentials: &CredentialSources,
+    flight_recorder: &mut FlightRecorder,
 ) {
     let events = &runner.events;
     let started = JobStarted {
@@ -65,14 +75,23 @@ pub async fn run(
         plan: plan.stages.clone(),
         fail_on: settings.report.fail_on,
         change_scope: stages::change_scope(settings),
+        prices: Some(opening.prices).filter(|prices| *prices != JobPrices::default()),
+        reproduction: Some(settings.reproduction.clone()),
     };
     events.emit(EventKind::JobStarted(Box::new(started))).await;
     let notice = StopNotice::watch(&runner.interrupt, events, settings.limits.grace);
-    for notice in settings.notices.iter().chain(notices) {
+    for notice in settings.notices.iter().chain(&opening.notices) {
         events.info(notice).await;
     }
     for (warning, hint) in &settings.warnings {
         events.warn(warning, Some(hint.clone())).await;
+    }
+
+    if let Some(last) = &flight_recorder.last_attempt {
+        events.warn(last.message(), Some(last.hint())).await;
+    }
+    if let Err(error) = flight_recorder.start(events) {
+        events.info(format!("no flight recorder: {error}").replace('\n', " ")).await;
     }
 
     let mut job = Job {
@@ -108,6 +127,7 @@ pub async fn run(
     }
     let served = job.outputs.configured.as_ref().map_or(&[][..], BuildEnvironment::served);
     share::bucket::tell_traffic(&job.outputs.share.bucket, served, &settings.cache.prices, events).await;
+    flight_recorder.stop().await;
     notice.end().await;
 }
 

@@ -17,6 +17,7 @@ use agent_types::outcome::Outcome;
 
 use super::cache::{sstate_numbers, tier_words};
 use super::console::finding_line;
+use super::cost::Cost;
 use super::merged::label;
 use super::output_file::replace;
 use super::summary::{Summary, UnitResult};
@@ -106,6 +107,8 @@ fn test_suite(suite: &Suite, summary: &Summary, explained: bool) -> TestSuite {
     made.add_properties(numbers.map(|(name, number)| Property::new(name, number.to_string())));
     let tiers = summary.cache.iter().flat_map(tier_words);
     made.add_properties(tiers.map(|(name, value)| Property::new(name, value)));
+    let cost = Cost::of_job(summary).map(|cost| Property::new("cost", text(&cost.line())));
+    made.add_properties(cost);
     made.add_test_cases(suite.tests.iter().map(|test| test_case(test, summary, explained)));
     made
 }

@@ -14,6 +14,7 @@ use agent_types::error::Result;
 use agent_types::events::CacheOutcome;
 use agent_types::outcome::{ExitStatus, Outcome};
 
+use super::cost::Cost;
 use super::reports::Report;
 use super::summary::{At, Summary};
 
@@ -176,6 +177,10 @@ fn metrics(summary: &Summary) -> Vec<Metric> {
             all.push(Metric::new("ShareUsd", "None", usd));
         }
     }
+    // Without the price of the machine, the sum would be misleading.
+    if let Some(cost) = Cost::of_job(summary).filter(|cost| cost.machine.is_some()) {
+        all.push(Metric::new("JobUsd", "None", cost.usd));
+    }
     all
 }
 
@@ -185,6 +190,7 @@ mod tests {
     use super::*;
     use crate::report::sample::{at, check_layer, failing_job, passing_job, reduce, with_bucket, with_share};
     use agent_types::events::{CacheQuery, EventKind};
+    use agent_types::prices::{JobPrices, MachinePrice};
 
     fn dimensions() -> Dimensions {
         Dimensions {
@@ -254,6 +260,22 @@ mod tests {
         assert!((usd - 0.000_3).abs() < 1e-12, "{usd}");
         let root = assert_valid(&line(&reduce(&with_share()), &dimensions()));
         assert_eq!(root["ShareUsd"], Value::Null, "a directory");
+    }
+
+    #[test]
+    fn the_price_of_a_job_is_a_metric_if_the_compute_type_is_known() {
+        let mut summary = reduce(&passing_job());
+        assert_eq!(assert_valid(&line(&summary, &dimensions()))["JobUsd"], Value::Null);
+        let machine = MachinePrice {
+            compute_type: "BUILD_GENERAL1_LARGE".into(),
+            usd_per_minute: 0.02,
+            source: "a table".into(),
+        };
+        summary.prices = Some(JobPrices { machine: Some(machine), ..JobPrices::default() });
+        assert_eq!(assert_valid(&line(&summary, &dimensions()))["JobUsd"], json!(0.02));
+        let mut summary = reduce(&with_bucket());
+        summary.prices = Some(JobPrices::default());
+        assert_eq!(assert_valid(&line(&summary, &dimensions()))["JobUsd"], Value::Null, "only requests");
     }
 
     #[test]

@@ -2,9 +2,11 @@
 //! its last line is a claim like any other.
 
 use std::collections::BTreeSet;
+use std::time::SystemTime;
 
 use agent_types::error::{Error, Result};
 use agent_types::events::{Event, EventKind};
+use agent_types::job_id::JobId;
 use agent_types::outcome::{ExitStatus, Outcome};
 use agent_types::stage::Stage;
 
@@ -40,6 +42,12 @@ impl Recheck {
             _ => {}
         }
         self.summary.apply(event);
+    }
+
+    /// The job and its last event, if it has not come to its own end.
+    pub fn unfinished(&self) -> Option<(JobId, SystemTime)> {
+        let last = self.summary.last_event.filter(|_| !self.summary.complete)?;
+        Some((self.summary.job.id.clone(), last.time()))
     }
 
     /// What the events come to; a file that just stops is that of a killed agent.

@@ -1,6 +1,7 @@
 //! Events in, [`Summary`] out. Pure: the same events give the same summary, live or from a file.
 
 use agent_types::events::{CacheQuery, Case, Event, EventKind, JobStarted, Retry, TaskFailed, Unit};
+use agent_types::machine_use::TaskUsage;
 use agent_types::outcome::{ExitStatus, Outcome};
 use agent_types::stage::Stage;
 
@@ -9,6 +10,12 @@ use super::summary::{
     UnitResult, UnitUsage, whole_milliseconds,
 };
 use agent_types::truncate;
+
+/// Samples of the machine: of three to five hours, and then half of them.
+const SAMPLES_KEPT: usize = 2000;
+
+/// Tasks whose use is kept; a large world has 40,000.
+const USAGES_KEPT: usize = 200_000;
 
 impl Summary {
     /// Takes in one event. Events come in the order in which they happened.
@@ -53,12 +60,14 @@ impl Summary {
             EventKind::Affected(affected) => self.affected = Some((**affected).clone()),
             EventKind::BaseResult(base) => self.base = Some((**base).clone()),
             EventKind::ReportAddress(address) => self.report = Some(address.clone()),
-            EventKind::MachineSample(sample) => self
-                .machine
-                .push(MachineAt { milliseconds: started.milliseconds_until(at), sample: sample.clone() }),
+            EventKind::MachineSample(sample) => {
+                let milliseconds = started.milliseconds_until(at);
+                self.machine.push(MachineAt { milliseconds, sample: sample.clone() });
+                self.thin_machine();
+            }
             EventKind::TaskUsage { unit, tasks } => {
                 let unit = u32::try_from(self.unit_index(unit, at)).unwrap_or(u32::MAX);
-                self.task_usage.push(UnitUsage { unit, tasks: tasks.clone() });
+                self.task_usage(unit, tasks);
             }
             EventKind::CredentialAccess(access) => self.credentials = Some(access.clone()),
             EventKind::Repo(repo) => self.repos.push(repo.clone()),
@@ -132,14 +141,39 @@ impl Summary {
         }
     }
 
+    /// Of two samples, the one with more memory in use stays: a peak must not get lost.
+    fn thin_machine(&mut self) {
+        if self.machine.len() < SAMPLES_KEPT {
+            return;
+        }
+        let samples = std::mem::take(&mut self.machine);
+        let more = |pair: &[MachineAt]| pair.iter().max_by_key(|at| at.sample.memory_used).cloned();
+        // The first and the last one stay, for what was used in between.
+        let (Some(first), Some(last)) = (samples.first().cloned(), samples.last().cloned()) else { return };
+        let between = samples.get(1..samples.len() - 1).unwrap_or_default();
+        self.machine.push(first);
+        self.machine.extend(between.chunks(2).filter_map(more));
+        self.machine.push(last);
+    }
+
+    fn task_usage(&mut self, unit: u32, tasks: &[TaskUsage]) {
+        let kept: usize = self.task_usage.iter().map(|unit| unit.tasks.len()).sum();
+        let tasks = tasks.iter().take(USAGES_KEPT.saturating_sub(kept)).cloned();
+        match self.task_usage.iter_mut().find(|known| known.unit == unit) {
+            Some(known) => known.tasks.extend(tasks),
+            None => self.task_usage.push(UnitUsage { unit, tasks: tasks.collect() }),
+        }
+    }
+
     /// Ends the fold of an event file that just stops: whatever ran or waited has not run.
     /// Nothing changes when the job came to its own end.
     pub fn interrupted(&mut self) {
         if self.complete {
             return;
         }
+        let used = self.machine.last().map(|at| format!("; {}", at.sample.describe())).unwrap_or_default();
         let reason = match self.last_event {
-            Some(at) => format!("the agent was killed; the last event is from {at}"),
+            Some(at) => format!("the agent was killed; the last event is from {at}{used}"),
             None => "the agent was killed before its first event".to_owned(),
         };
         self.settle(&reason);
@@ -153,6 +187,8 @@ impl Summary {
         self.plan = job.plan.clone();
         self.fail_on = job.fail_on;
         self.change_scope = job.change_scope.clone();
+        self.prices = job.prices.clone();
+        self.reproduction = job.reproduction.clone();
         self.stages = job
             .plan
             .iter()
@@ -288,6 +324,7 @@ mod tests {
     use super::*;
     use crate::report::sample::{self, at, case, check_layer, failing_job, image, reduce};
     use agent_types::events::Event;
+    use agent_types::machine_use::MachineSample;
 
     #[test]
     fn a_whole_job_folds_into_its_parts() {
@@ -313,6 +350,63 @@ mod tests {
         let command = &summary.commands[0];
         assert_eq!((command.end.as_deref(), command.seconds), (Some("exit status 1"), Some(110.0)));
         assert_eq!(summary.bytes_cut, 0);
+    }
+
+    #[test]
+    fn samples_of_a_long_job_are_thinned_and_keep_their_peaks() {
+        let sample = |number: u64| MachineSample {
+            memory_used: if number == 1234 { 99_999 } else { number % 10 },
+            network_bytes: number,
+            ..MachineSample::default()
+        };
+        let mut summary = Summary::default();
+        for number in 0..12_960 {
+            summary.apply(&at(number * 10_000, EventKind::MachineSample(sample(number))));
+            assert!(summary.machine.len() < SAMPLES_KEPT);
+        }
+        let used = |at: &MachineAt| at.sample.memory_used;
+        assert_eq!(summary.machine.iter().map(used).max(), Some(99_999));
+        assert!(summary.machine.iter().is_sorted_by_key(|at| at.milliseconds));
+        let ends =
+            [summary.machine.first(), summary.machine.last()].map(|at| at.unwrap().sample.network_bytes);
+        assert_eq!(ends, [0, 12_959]);
+        assert!(summary.machine.len() >= SAMPLES_KEPT / 3, "{}", summary.machine.len());
+    }
+
+    #[test]
+    fn what_the_tasks_of_a_unit_used_is_one_list_with_a_limit() {
+        let usage = |recipe: &str| TaskUsage {
+            recipe: recipe.into(),
+            task: "do_x".into(),
+            cpu_seconds: 1.0,
+            peak_memory: 2,
+            bytes_read: 3,
+            bytes_written: 4,
+        };
+        let used =
+            |unit: &Unit, tasks: Vec<TaskUsage>| at(1000, EventKind::TaskUsage { unit: unit.clone(), tasks });
+        let other = Unit::new(Stage::Build, "other");
+        let events = [
+            used(&image(), vec![usage("a")]),
+            used(&other, vec![usage("b")]),
+            used(&image(), vec![usage("c"); USAGES_KEPT]),
+        ];
+        let summary = reduce(&events);
+        let kept: Vec<(u32, usize)> =
+            summary.task_usage.iter().map(|unit| (unit.unit, unit.tasks.len())).collect();
+        assert_eq!(kept, [(0, USAGES_KEPT - 1), (1, 1)]);
+    }
+
+    #[test]
+    fn the_reason_of_a_killed_job_has_the_last_sample() {
+        let mut events = failing_job()[..9].to_vec();
+        let sample = MachineSample { memory_used: 71 << 30, memory_limit: 72 << 30, ..Default::default() };
+        events.push(at(72_000, EventKind::MachineSample(sample)));
+        let mut summary = reduce(&events);
+        summary.interrupted();
+        let wanted = "the agent was killed; the last event is from 2026-01-02T03:05:17.000Z; 71.0 of 72.0 GiB of \
+                      memory used";
+        assert_eq!(summary.outcome.reason(), Some(wanted));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use agent_types::error::{Error, Result};
 
+use super::cost::Cost;
 use super::output_file::replace;
 use super::summary::Summary;
 use super::totals::Totals;
@@ -20,13 +21,22 @@ pub struct Document<'a> {
     /// The number behind `exit`.
     exit_code: u8,
     totals: Totals,
+    /// Only if something has a price.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cost: Option<Cost>,
     #[serde(flatten)]
     summary: &'a Summary,
 }
 
 impl Document<'_> {
     pub fn of(summary: &Summary) -> Document<'_> {
-        Document { schema: SCHEMA, exit_code: summary.exit.code(), totals: Totals::of(summary), summary }
+        Document {
+            schema: SCHEMA,
+            exit_code: summary.exit.code(),
+            totals: Totals::of(summary),
+            cost: Cost::of_job(summary),
+            summary,
+        }
     }
 }
 

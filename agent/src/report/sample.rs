@@ -65,6 +65,8 @@ pub fn job_started(left_out: &[Stage]) -> EventKind {
         plan: plan.collect(),
         fail_on: FailOn::All,
         change_scope: ChangeScope::default(),
+        prices: None,
+        reproduction: None,
     }))
 }
 

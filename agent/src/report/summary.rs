@@ -16,10 +16,13 @@ use agent_types::events::{
 };
 use agent_types::machine_use::{MachineSample, TaskUsage};
 use agent_types::outcome::{ExitStatus, Outcome};
+use agent_types::prices::JobPrices;
+use agent_types::reproduction::Reproduction;
 use agent_types::stage::Stage;
 use agent_types::tiers::{State, TierKind};
 use agent_types::traffic::Traffic;
 
+use super::rows::one_a_line;
 use super::timeline::Timeline;
 
 /// A point in time; RFC 3339 with milliseconds in files.
@@ -51,6 +54,10 @@ impl At {
     /// The same in milliseconds.
     pub fn milliseconds_until(self, later: At) -> u64 {
         (self.until(later).as_secs_f64() * 1000.0).round() as u64
+    }
+
+    pub fn time(self) -> SystemTime {
+        self.time
     }
 
     /// Milliseconds since 1970.
@@ -134,12 +141,18 @@ pub struct Summary {
     /// Where the reports are stored for other people; `None` if they are not stored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report: Option<ReportAddress>,
-    /// In the order of time.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    /// In the order of time. Of a long job some are left out, those with less memory in use first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", serialize_with = "one_a_line")]
     pub machine: Vec<MachineAt>,
     /// What the BitBake tasks used, by unit.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub task_usage: Vec<UnitUsage>,
+    /// What the machine and its traffic cost; `None` if nobody knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prices: Option<JobPrices>,
+    /// What repeats the job elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reproduction: Option<Reproduction>,
     /// The steps that were retried because an upstream server failed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub retries: Vec<Retry>,
@@ -183,6 +196,8 @@ impl Default for Summary {
             report: None,
             machine: Vec::new(),
             task_usage: Vec::new(),
+            prices: None,
+            reproduction: None,
             retries: Vec::new(),
             repos: Vec::new(),
             commands: Vec::new(),
@@ -208,6 +223,7 @@ pub struct MachineAt {
 pub struct UnitUsage {
     /// Index into the summary's units.
     pub unit: u32,
+    #[serde(serialize_with = "one_a_line")]
     pub tasks: Vec<TaskUsage>,
 }
 

@@ -3,12 +3,12 @@
 
 use std::collections::HashMap;
 
-use serde::ser::{Error as _, Serializer};
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 
 use agent_types::events::{Task, TaskStarted};
 use agent_types::outcome::Outcome;
+
+use super::rows::{on_one_line, one_a_line};
 
 /// Rows that are kept. Layer code can print as many ends of tasks as it likes; a large world has 40,000.
 const RUNS_KEPT: usize = 200_000;
@@ -288,23 +288,6 @@ fn milliseconds(at: u64) -> u32 {
 
 fn is_zero(number: &u64) -> bool {
     *number == 0
-}
-
-/// A pretty printer would make a line for each.
-fn on_one_line<S: Serializer>(rows: &[Option<u32>], to: S) -> Result<S::Ok, S::Error> {
-    let text = serde_json::to_string(rows).map_err(S::Error::custom)?;
-    RawValue::from_string(text).map_err(S::Error::custom)?.serialize(to)
-}
-
-/// A line for each run, where a pretty printer would make eight.
-fn one_a_line<S: Serializer>(runs: &[Run], to: S) -> Result<S::Ok, S::Error> {
-    let mut text = String::from("[");
-    for (number, run) in runs.iter().enumerate() {
-        text.push_str(if number == 0 { "\n" } else { ",\n" });
-        text.push_str(&serde_json::to_string(run).map_err(S::Error::custom)?);
-    }
-    text.push_str(if runs.is_empty() { "]" } else { "\n    ]" });
-    RawValue::from_string(text).map_err(S::Error::custom)?.serialize(to)
 }
 
 #[cfg(test)]

@@ -31,17 +31,45 @@ impl Job {
         self.lines.push(event);
     }
 
-    /// Writes the page into the directory.
-    pub fn page(&self, directory: &Path) -> PathBuf {
+    /// The same job on another release.
+    pub fn on(mut self, release: &str) -> Job {
+        let id = format!("20260102T030405Z-{release}");
+        self.lines[0]["job"]["release"] = release.into();
+        self.lines[0]["job"]["id"] = id.as_str().into();
+        self.lines.iter_mut().for_each(|line| line["job_id"] = id.as_str().into());
+        self
+    }
+
+    fn events(&self, directory: &Path) -> PathBuf {
         let events = directory.join("events.jsonl");
         let lines: String = self.lines.iter().map(|event| format!("{event}\n")).collect();
         std::fs::write(&events, lines).unwrap();
-        let mut command = agent();
-        command.arg("report").arg(&events).args(["--format", "html"]);
-        let ran = command.output().unwrap();
-        assert!(matches!(ran.status.code(), Some(0 | 1)), "{ran:?}");
-        directory.join("report.html")
+        events
     }
+
+    /// Writes the page into the directory.
+    pub fn page(&self, directory: &Path) -> PathBuf {
+        report(&[self.events(directory)], directory)
+    }
+}
+
+fn report(events: &[PathBuf], out: &Path) -> PathBuf {
+    let mut command = agent();
+    command.arg("report").args(events).args(["--format", "html", "--out"]).arg(out);
+    let ran = command.output().unwrap();
+    assert!(matches!(ran.status.code(), Some(0 | 1)), "{ran:?}");
+    out.join("report.html")
+}
+
+/// Writes the page of several jobs into the directory `merged`; each job lies in one of its own beside it.
+pub fn page_of_several(jobs: &[Job], directory: &Path) -> PathBuf {
+    let events = jobs.iter().enumerate().map(|(number, job)| {
+        let own = directory.join(format!("job {number}"));
+        std::fs::create_dir(&own).unwrap();
+        job.events(&own)
+    });
+    let events: Vec<PathBuf> = events.collect();
+    report(&events, &directory.join("merged"))
 }
 
 /// A job that has something in every part of the page.

@@ -7,7 +7,7 @@ mod job;
 use build_agent_tests::{Browser, npm_package};
 use serde_json::json;
 
-use crate::job::{failing, passing};
+use crate::job::{failing, page_of_several, passing};
 
 /// The version of axe-core.
 const AXE: &str = "4.14.1";
@@ -18,9 +18,19 @@ fn axe_finds_no_violation() {
     let Some(mut browser) = Browser::start(NAME) else { return };
     let Some(package) = npm_package(NAME, "axe-core", AXE) else { return };
     let axe = std::fs::read_to_string(package.join("axe.min.js")).unwrap();
-    for (name, job) in [("failing", failing("")), ("passing", passing())] {
-        let directory = tempfile::tempdir().unwrap();
-        let page = job.page(directory.path());
+    let directory = tempfile::tempdir().unwrap();
+    let place = |name: &str| {
+        let place = directory.path().join(name);
+        std::fs::create_dir(&place).unwrap();
+        place
+    };
+    let several = [failing(""), failing("").on("walnascar")];
+    let pages = [
+        ("failing", failing("").page(&place("failing"))),
+        ("passing", passing().page(&place("passing"))),
+        ("several", page_of_several(&several, &place("several"))),
+    ];
+    for (name, page) in pages {
         for (width, dark) in [(1280, false), (1280, true), (390, false)] {
             browser.resize(width, 900);
             browser.prefer_dark(dark);
@@ -176,4 +186,26 @@ fn the_timeline_says_what_ran_under_the_mouse() {
     browser.point(curves[0].as_f64().unwrap(), curves[1].as_f64().unwrap());
     let text = browser.evaluate(tip);
     assert!(text.as_str().unwrap().contains("Memory 10.0 GiB of 72.0 GiB"), "{text}");
+}
+
+#[test]
+fn the_page_of_several_jobs_leads_to_each_of_them() {
+    let Some(mut browser) = Browser::start("the_page_of_several_jobs_leads_to_each_of_them") else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let page = page_of_several(&[failing(""), failing("").on("walnascar")], directory.path());
+    browser.open(&page);
+    assert_eq!(browser.evaluate("document.querySelector('h1').innerText"), "FAILED 2 of 2 did not pass.");
+    assert_eq!(browser.evaluate("document.querySelectorAll('.matrix td a').length"), 2);
+    // Each job has its own timeline and its own table.
+    assert_eq!(browser.evaluate("document.querySelectorAll('.chart:not([hidden])').length"), 2);
+    browser.evaluate("document.querySelectorAll('.matrix td a')[1].click()");
+    browser.painted();
+    assert_eq!(browser.evaluate("location.hash"), "#job2-top");
+    let logs = "[...document.querySelectorAll('.log a')].map(found => decodeURIComponent(found.pathname))";
+    let logs = browser.evaluate(logs);
+    let log = |number: u32, name: &str| {
+        directory.path().join(format!("job {number}/logs/{name}.log")).display().to_string()
+    };
+    let wanted = [log(0, "check"), log(0, "zlib"), log(1, "check"), log(1, "zlib")];
+    assert_eq!(logs, json!(wanted));
 }

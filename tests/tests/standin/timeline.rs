@@ -36,6 +36,8 @@ fn a_world_of_40000_tasks_fits_into_the_limits() {
     println!("result.json: {size} bytes; agent: {} KiB", ran.peak_kib);
     assert!(size <= 10_000_000, "{size} bytes");
     assert!(ran.peak_kib <= 64 * 1024, "{} KiB", ran.peak_kib);
+    let page = std::fs::metadata(sandbox.out().join("report.html")).unwrap().len();
+    assert!(page <= 1_500_000, "report.html: {page} bytes");
 
     let result = json(&path);
     assert_eq!(result["totals"]["tasks"], TASKS);

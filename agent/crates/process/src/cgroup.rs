@@ -3,7 +3,11 @@
 //! `nproc` does not know a CPU quota and `/proc/meminfo` shows the host, so that a build takes its
 //! parallelism from a machine that it does not have. What is still free of the memory is told as well.
 
+mod usage;
+
 use std::path::{Path, PathBuf};
+
+pub use usage::{CpuTime, MemoryUse, cpu_time, memory_use};
 
 /// What the control groups allow; `None`: no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -29,7 +29,7 @@ mod progress;
 mod task;
 
 pub use cache::{CacheCounts, CacheOutcome, CacheQuery, CacheTier, Recipes, Sstate};
-pub use channel::{Emitter, channel};
+pub use channel::{Emitter, WhatRuns, channel};
 pub use job::{JobIdentity, JobStarted, Planned};
 pub use progress::{Phase, Progress, Running};
 pub use task::{REPORTED_AS_FAILED, Task, TaskFinished, TaskStarted};

@@ -16,7 +16,7 @@ pub struct MachineSample {
     pub cpu_percent: f64,
     /// Load average of one minute.
     pub load: f64,
-    /// Free bytes of the work directory's file system.
+    /// Free bytes of the work directory's file system, at least 1; 0 if they are not known.
     pub disk_free: u64,
     /// Bytes that the network interfaces of the machine have received and sent since the first sample.
     #[serde(default)]
@@ -41,7 +41,7 @@ impl MachineSample {
 
     /// Whether the disk is nearly full.
     pub fn is_short_of_disk(&self) -> bool {
-        self.disk_free < SHORT_OF_DISK
+        (1..SHORT_OF_DISK).contains(&self.disk_free)
     }
 
     /// `71.8 of 72.0 GiB of memory used, most of it by 9 × cc1plus (54.2 GiB)`, with the free disk space if it is little.
@@ -119,11 +119,7 @@ mod tests {
                 false,
             ),
             (sample(mib(500), mib(512), GIB, Vec::new()), "500.0 MiB of 512.0 MiB of memory used", true),
-            (
-                sample(0, 0, 0, Vec::new()),
-                "0 bytes of 0 bytes of memory used, 0 bytes of disk space free",
-                false,
-            ),
+            (sample(0, 0, 0, Vec::new()), "0 bytes of 0 bytes of memory used", false),
         ] {
             assert_eq!((sample.describe().as_str(), sample.is_short_of_memory()), (wanted, is_short));
         }

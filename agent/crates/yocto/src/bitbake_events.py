@@ -16,6 +16,7 @@ import socket
 
 # The console's own list of events lacks these. Exact names of classes.
 EXTRA = (
+    "bb.event.BuildStarted",
     "bb.runqueue.runQueueTaskCompleted",
     "bb.runqueue.runQueueTaskSkipped",
     "bb.runqueue.sceneQueueTaskCompleted",

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::report::cache::counts_by_name;
 use crate::report::comparison::Comparison;
+use crate::report::cost::Cost;
 use crate::report::summary::{StageError, StageResult, Summary, TierResult};
 use crate::report::totals::{Suite, Totals, suites};
 use agent_objects::prices::usd;
@@ -258,6 +259,7 @@ fn facts(summary: &Summary, out: &Path) -> Vec<String> {
         }
     }
     lines.extend(summary.cache.iter().map(tier_line));
+    lines.extend(Cost::of_job(summary).map(|cost| format!("cost       {}", cost.line())));
     if let Some(published) = &summary.published {
         let objects = count(published.objects, "object");
         let links = match published.links {

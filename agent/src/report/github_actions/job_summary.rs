@@ -17,6 +17,7 @@ use agent_types::events::Level;
 use agent_types::words::count;
 
 use crate::report::console::{Failure, duration, failures, finding_line, level_word, plain_verdict};
+use crate::report::cost::Cost;
 use crate::report::markdown::text::{block, cell, code};
 use crate::report::report_files::FILE_DEADLINE;
 use crate::report::reports::Report;
@@ -103,6 +104,7 @@ fn parts(summary: &Summary) -> Vec<String> {
     parts.extend(findings(summary));
     parts.extend(warnings(summary));
     parts.push(stages(summary));
+    parts.extend(Cost::of_job(summary).map(|cost| format!("Cost: {}\n", cost.line())));
     parts.extend(reproduce(summary));
     parts.retain(|part| part.len() <= PART);
     parts

@@ -9,6 +9,7 @@ use agent_types::words::bytes;
 use super::job::{Job, Section};
 use super::text::{count, line, number, percent};
 use crate::report::console::duration;
+use crate::report::cost::Cost;
 use crate::report::summary::{Summary, TierResult};
 
 /// The sum of all builds.
@@ -28,15 +29,15 @@ pub fn section(job: &Job) -> Option<Section> {
     let summary = job.summary;
     let sstate = sstate(summary);
     let signatures = signatures(summary);
-    if sstate.wanted == 0 && summary.cache.is_empty() && signatures.is_none() {
+    let cost = Cost::of_job(summary);
+    if sstate.wanted == 0 && summary.cache.is_empty() && signatures.is_none() && cost.is_none() {
         return None;
     }
     let body = html! {
         @if sstate.wanted > 0 { (bar(&sstate)) }
         @if let Some(text) = signatures { p { (text) } }
         @if !summary.cache.is_empty() { (tiers(&summary.cache)) }
-        @let price: f64 = summary.cache.iter().map(|tier| tier.traffic.usd).sum();
-        @if price > 0.0 { p { "Requests to the share: " strong { (usd(price)) } "." } }
+        @if let Some(cost) = cost { p { strong { "Cost: " } (cost.line()) } }
     };
     Some(Section { name: "caches", title: "Caches and costs", count: None, body })
 }

@@ -7,7 +7,7 @@ use maud::{Markup, html};
 use agent_types::base_result::TestId;
 
 use super::job::{Job, Section, TestChange};
-use super::text::{file_address, heading, line, more, path};
+use super::text::{heading, line, more, path};
 use super::verdict::{Tone, class_word};
 use crate::report::console::Failure;
 use crate::report::summary::StageError;
@@ -129,7 +129,7 @@ fn details(job: &Job, index: usize, failure: &Failure, open: bool) -> Markup {
             (log_lines(&failure.lines))
             @if let Some(log) = &failure.log {
                 p.log {
-                    @match file_address(log) {
+                    @match job.file_address(log) {
                         Some(address) => { "The whole log: " a href=(address) { (path(log)) } },
                         None => { "The whole log: " (path(log)) },
                     }

@@ -1,11 +1,13 @@
 //! What the parts of the page know about a job.
 
 use std::collections::HashMap;
+use std::path::{Component, Path};
 
 use maud::Markup;
 
 use agent_types::base_result::TestId;
 
+use super::text::{encoded, file_address};
 use crate::report::comparison::Comparison;
 use crate::report::console::{Failure, failures};
 use crate::report::summary::Summary;
@@ -21,6 +23,8 @@ pub struct Job<'a> {
     changes: HashMap<TestId, TestChange>,
     /// Its number on a page of several jobs, from 1.
     place: Option<usize>,
+    /// In front of the addresses of its files: empty, or the way from the page to them, with a `/` at its end.
+    files: String,
 }
 
 /// What the change under test did to a test.
@@ -41,7 +45,22 @@ impl<'a> Job<'a> {
         let failures = failures(summary, &suites);
         let comparison = Comparison::of(summary);
         let changes = comparison.as_ref().map(changes).unwrap_or_default();
-        Job { summary, suites, failures, totals: Totals::of(summary), comparison, changes, place }
+        let (totals, files) = (Totals::of(summary), String::new());
+        Job { summary, suites, failures, totals, comparison, changes, place, files }
+    }
+
+    /// The same job, whose files lie in this directory, seen from the page.
+    pub fn in_directory(self, directory: &Path) -> Job<'a> {
+        let names = directory.components().map(|component| match component {
+            Component::ParentDir => "../".to_owned(),
+            other => format!("{}/", encoded(other.as_os_str())),
+        });
+        Job { files: names.collect(), ..self }
+    }
+
+    /// The address of a file in the output directory of the job. `None` if it would lead out of the directory.
+    pub fn file_address(&self, path: &Path) -> Option<String> {
+        Some(format!("{}{}", self.files, file_address(path)?))
     }
 
     /// The same job with another comparison.

@@ -7,18 +7,18 @@ use maud::{Markup, html};
 use super::job::{Job, TestChange};
 use super::text::{count, line};
 use super::verdict::{Tone, Verdict, sign};
+use crate::report::verdict::worst_of;
 
 /// The worst verdict, and all verdicts as a table.
 pub fn header(jobs: &[(Job, Verdict)]) -> Markup {
     let names: BTreeSet<&str> = jobs.iter().map(|(job, _)| job.summary.job.name.as_str()).collect();
     let not_passed = jobs.iter().filter(|(_, verdict)| verdict.word != "PASSED").count();
-    let worst = jobs.iter().map(|(_, verdict)| verdict).min_by_key(|verdict| rank(verdict));
     html! {
         p.about {
             @for (place, name) in names.iter().enumerate() { @if place > 0 { ", " } strong { (line(name)) } }
             " on " (count(jobs.len() as u64, "configuration"))
         }
-        @if let Some(worst) = worst {
+        @if let Some(worst) = worst(jobs) {
             h1 {
                 (worst.badge()) " "
                 @match not_passed {
@@ -32,11 +32,11 @@ pub fn header(jobs: &[(Job, Verdict)]) -> Markup {
     }
 }
 
-/// The worst first. Of equally bad jobs the first decides.
-fn rank(verdict: &Verdict) -> usize {
-    let order = ["CANCELLED", "INTERRUPTED", "ERROR", "TIMED OUT", "FAILED", "NOT RUN"];
-    let tone = if verdict.tone == Tone::Good { 1 } else { 0 };
-    order.iter().position(|word| *word == verdict.word).unwrap_or(order.len()) + tone
+/// That of the job which decides the exit status of all of them; of several the first that is not simply good.
+fn worst<'a>(jobs: &'a [(Job, Verdict)]) -> Option<&'a Verdict> {
+    let exit = worst_of(jobs.iter().map(|(job, _)| job.summary.exit))?;
+    let decisive = jobs.iter().filter(|(job, _)| job.summary.exit == exit).map(|(_, verdict)| verdict);
+    decisive.min_by_key(|verdict| verdict.tone == Tone::Good)
 }
 
 fn table(jobs: &[(Job, Verdict)]) -> Markup {

@@ -19,7 +19,7 @@ mod text;
 mod timeline;
 mod verdict;
 
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 use maud::{Markup, html};
 
@@ -31,10 +31,10 @@ use super::summary::Summary;
 use job::{Job, Section};
 use tasks::Tasks;
 use text::{heading, number};
-use verdict::Verdict;
+use verdict::{Tone, Verdict};
 
 /// The page of one job.
-pub fn render(summary: &Summary) -> String {
+fn render(summary: &Summary) -> String {
     render_job(&Job::new(summary, None))
 }
 
@@ -42,13 +42,31 @@ pub fn write(summary: &Summary, out: &Path) -> Result<()> {
     replace(&out.join("report.html"), render(summary).as_bytes())
 }
 
-/// The page of several jobs of one change: a table of machines and releases, then each job.
-pub fn render_all(summaries: &[Summary]) -> String {
-    if let [summary] = summaries {
-        return render(summary);
+/// Writes the page of several jobs of one change: a table of machines and releases, then each job. With each job the
+/// directory of its files.
+pub fn write_all(jobs: &[(&Summary, &Path)], out: &Path) -> Result<()> {
+    match jobs {
+        [(summary, _)] => write(summary, out),
+        jobs => {
+            let jobs: Vec<(&Summary, PathBuf)> =
+                jobs.iter().map(|(summary, directory)| (*summary, way(out, directory))).collect();
+            replace(&out.join("report.html"), render_all(&jobs).as_bytes())
+        }
     }
-    let jobs = summaries.iter().enumerate().map(|(place, summary)| {
-        let job = Job::new(summary, Some(place + 1));
+}
+
+/// The relative path from one directory to another.
+fn way(from: &Path, to: &Path) -> PathBuf {
+    let absolute = |path: &Path| fs_err::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let (from, to) = (absolute(from), absolute(to));
+    let same = from.components().zip(to.components()).take_while(|(one, other)| one == other).count();
+    let up = from.components().skip(same).map(|_| Component::ParentDir);
+    up.chain(to.components().skip(same)).collect()
+}
+
+fn render_all(summaries: &[(&Summary, PathBuf)]) -> String {
+    let jobs = summaries.iter().enumerate().map(|(place, (summary, directory))| {
+        let job = Job::new(summary, Some(place + 1)).in_directory(directory);
         let verdict = Verdict::of(&job);
         (job, verdict)
     });
@@ -58,7 +76,9 @@ pub fn render_all(summaries: &[Summary]) -> String {
         a.skip href="#jobs" { "Skip to the jobs" }
         header.top { (matrix::header(&jobs)) }
         main id="jobs" {
-            @for (job, verdict) in &jobs {
+            // What needs a person's eyes comes first.
+            @let (bad, good): (Vec<_>, Vec<_>) = jobs.iter().partition(|(_, verdict)| verdict.tone != Tone::Good);
+            @for (job, verdict) in bad.into_iter().chain(good) {
                 article.job id=(job.element("top")) {
                     (verdict::header(job, verdict))
                     details open[verdict.word != "PASSED"] {

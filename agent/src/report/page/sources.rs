@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 
 use super::job::{Job, Section};
-use super::text::{file_address, line, path, web_link};
+use super::text::{line, path, web_link};
 use crate::report::console::shell_word;
 use crate::report::summary::Summary;
 
@@ -31,13 +31,16 @@ pub fn section(job: &Job) -> Section {
                 dt { "Compared with" }
                 dd { code { (line(&base.commit)) } ", " (web_link(&base.address, &base.address)) }
             }
+            @if let Some(image) = summary.reproduction.as_ref().and_then(|known| known.image.as_ref()) {
+                dt { "Image" } dd { code { (line(image)) } }
+            }
             @if !identity.id.is_empty() { dt { "Job" } dd { code { (line(&identity.id.to_string())) } } }
             dt { "Agent" } dd { "build-agent " (line(&summary.agent)) }
             dt { "Files" }
             dd {
                 @for (place, name) in ["result.json", "junit.xml", "events.jsonl", "agent.log"].iter().enumerate() {
                     @if place > 0 { ", " }
-                    @if let Some(address) = file_address(name.as_ref()) { a href=(address) { (name) } }
+                    @if let Some(address) = job.file_address(name.as_ref()) { a href=(address) { (name) } }
                 }
             }
         }

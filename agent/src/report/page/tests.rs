@@ -175,9 +175,6 @@ fn assert_order(page: &str, texts: &[&str]) {
 fn the_verdict_is_first_and_the_parts_follow_in_the_order_of_the_questions() {
     let summary = rich();
     let page = render_job(&Job::new(&summary, None).compared(compared()));
-    if let Ok(p) = std::env::var("DUMP") {
-        std::fs::write(p, &page).unwrap();
-    } // TEMPORARY
     assert_order(
         &page,
         &[
@@ -407,7 +404,7 @@ fn hostile_text_is_only_text() {
         let job = |place| {
             Job::new(&summary, place).compared(Comparison { new_findings: vec![0], ..Comparison::default() })
         };
-        let several = render_all(&[summary.clone(), summary.clone()]);
+        let several = render_all(&[(&summary, "a".into()), (&summary, "b".into())]);
         [render_job(&job(None)), several]
     };
     let harmless = with_text("harmless").map(|page| skeleton(&page));
@@ -547,10 +544,8 @@ fn several_jobs_have_a_table_on_top() {
         release(rich(), "scarthgap", "qemuarm64"),
         release(passed(), "walnascar", "qemux86-64"),
     ];
-    let page = render_all(&jobs);
-    if let Ok(p) = std::env::var("DUMP") {
-        std::fs::write(p + "-all.html", &page).unwrap();
-    } // TEMPORARY
+    let places: Vec<(&Summary, PathBuf)> = jobs.iter().map(|job| (job, "../x y".into())).collect();
+    let page = render_all(&places);
     assert_order(
         &page,
         &[
@@ -564,15 +559,21 @@ fn several_jobs_have_a_table_on_top() {
             "<th scope=\"row\">qemuarm64</th>",
             "href=\"#job2-top\"",
             "failed",
+            "id=\"job2-top\"",
+            "id=\"job2-failures\"",
             "id=\"job1-top\"",
             "<h2><span class=\"badge good\">PASSED",
-            "id=\"job2-failures\"",
+            "id=\"job3-top\"",
         ],
     );
     let ids: Vec<&str> = page.split(" id=\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
     let different: std::collections::BTreeSet<&str> = ids.iter().copied().collect();
     assert_eq!(ids.len(), different.len(), "{ids:?}");
-    assert_eq!(render_all(&jobs[..1]), render(&jobs[0]));
+    assert!(page.contains("href=\"../x%20y/logs/zlib-do_compile.log\""), "{page}");
+    let table = [("/a/b", "/a/c/d", "../c/d"), ("/a", "/a/b", "b"), ("/a/b", "/a", ".."), ("/a", "/a", "")];
+    for (from, to, wanted) in table {
+        assert_eq!(way(Path::new(from), Path::new(to)), Path::new(wanted), "{from} {to}");
+    }
 }
 
 /// 10,000 executed and 30,000 covered tasks. The benchmark measures more.

@@ -1,6 +1,7 @@
 //! Text, numbers and links for people. All of it may come from layer code: the templates escape it, and this module
 //! removes what misleads a reader and limits the length.
 
+use std::ffi::OsStr;
 use std::path::{Component, Path};
 
 use maud::{Markup, html};
@@ -70,13 +71,18 @@ pub fn file_address(path: &Path) -> Option<String> {
     for component in path.components() {
         match component {
             Component::Normal(name) => {
-                names.push(utf8_percent_encode(&name.to_string_lossy(), ENCODED).to_string());
+                names.push(encoded(name));
             }
             Component::CurDir => {}
             Component::Prefix(_) | Component::RootDir | Component::ParentDir => return None,
         }
     }
     (!names.is_empty()).then(|| names.join("/"))
+}
+
+/// A file name as a part of an address.
+pub fn encoded(name: &OsStr) -> String {
+    utf8_percent_encode(&name.to_string_lossy(), ENCODED).to_string()
 }
 
 /// The address of a web page. `None` for other schemes, and if it contains a user name or a password.

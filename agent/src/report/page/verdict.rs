@@ -2,6 +2,7 @@
 
 use maud::{Markup, html};
 
+use agent_objects::prices::usd;
 use agent_types::error::Class;
 use agent_types::outcome::{ExitStatus, Outcome};
 use agent_types::stage::Stage;
@@ -10,6 +11,7 @@ use agent_types::words::bytes;
 use super::job::{Job, TestChange};
 use super::text::{count, heading, line, number, percent, web_link};
 use crate::report::console::{Failure, bare_verdict, duration, short_commit};
+use crate::report::cost::Cost;
 
 /// How good or bad something is; the class of its element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,6 +160,7 @@ fn about(job: &Job) -> Markup {
     html! {
         strong { (line(&identity.name)) }
         " on " strong { (line(&identity.release)) }
+        @if !identity.machines.is_empty() { " for " strong { (line(&identity.machines.join(", "))) } }
         @match &identity.commit {
             Some(commit) => { ", commit " code { (short_commit(commit)) } },
             None => ", not in git",
@@ -328,6 +331,9 @@ fn numbers(job: &Job) -> Markup {
             "Shared state",
             format!("{} found", percent(sstate.local + sstate.mirrors, sstate.wanted)),
         ));
+    }
+    if let Some(cost) = Cost::of_job(summary) {
+        all.push(("Cost", usd(cost.usd)));
     }
     if totals.artifacts > 0 {
         all.push(("Artifacts", format!("{}, {}", number(totals.artifacts), bytes(totals.artifact_bytes))));

@@ -15,8 +15,12 @@ use agent_yocto::conf_syntax::Variables;
 use agent_yocto::parallelism::Parallelism;
 use agent_yocto::starter::{Addition, Starter, can_tell_events};
 
+use crate::stages::blocking;
 use crate::stages::cleanup::ServerEnd;
 use crate::stages::configure::BuildEnvironment;
+
+/// Tasks whose numbers are in one event.
+const TASKS_OF_AN_EVENT: usize = 500;
 
 /// The common inputs of all runs for one machine.
 #[derive(Clone, Copy)]
@@ -107,10 +111,22 @@ impl Machine<'_> {
         let build = lines.build;
         match ended {
             Ok(finished) => {
+                self.report_task_usage(request.unit, &build).await;
                 self.report_notices(request.unit, &build, no_events).await;
                 (Ok(Ran { build, finished, has_killed }), server)
             }
             Err(error) => (Err(error), server),
+        }
+    }
+
+    /// Reports what the tasks of a run used.
+    async fn report_task_usage(&self, unit: &Unit, build: &Build) {
+        let Some(source) = build.stats_source() else { return };
+        let dir = self.dir.to_owned();
+        let read = move || Ok(source.read(&dir));
+        let tasks = blocking(&self.runner.interrupt, "the statistics of its tasks were read", read).await;
+        for tasks in tasks.unwrap_or_default().chunks(TASKS_OF_AN_EVENT) {
+            self.emit(EventKind::TaskUsage { unit: unit.clone(), tasks: tasks.to_vec() }).await;
         }
     }
 

@@ -71,6 +71,8 @@ pub(crate) fn settings(bench: &Bench, release: &str, repos: Vec<Repo>) -> Settin
         },
         report: crate::config::Report::default(),
         github: None,
+        cost: Default::default(),
+        reproduction: Default::default(),
         limits: Limits {
             job: Duration::from_secs(600),
             stall: Duration::from_secs(60),

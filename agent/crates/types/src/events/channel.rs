@@ -61,6 +61,18 @@ impl Activity {
     }
 }
 
+/// Knows what runs. Does not keep the channel open.
+#[derive(Clone, Debug)]
+pub struct WhatRuns(Arc<Mutex<Activity>>);
+
+impl WhatRuns {
+    /// For people: `yocto-check-layer meta-x (test_world)`.
+    pub fn in_words(&self) -> String {
+        // A panic elsewhere leaves the lists whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).in_words()
+    }
+}
+
 impl Emitter {
     /// Sends the event with the present time. Waits when listeners are behind, so that a flood of
     /// output slows its source down and not the memory up.
@@ -73,6 +85,11 @@ impl Emitter {
     /// What runs now, for people: `yocto-check-layer meta-x (test_world)`.
     pub fn what_runs(&self) -> String {
         self.activity().in_words()
+    }
+
+    /// Tells later what runs then.
+    pub fn watch(&self) -> WhatRuns {
+        WhatRuns(self.activity.clone())
     }
 
     fn activity(&self) -> MutexGuard<'_, Activity> {

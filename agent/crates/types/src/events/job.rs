@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::base_result::{ChangeScope, FailOn};
 use crate::job_id::JobId;
+use crate::prices::JobPrices;
+use crate::reproduction::Reproduction;
 use crate::stage::Stage;
 
 /// The head of every event file: what is going to happen to what.
@@ -20,6 +22,12 @@ pub struct JobStarted {
     pub fail_on: FailOn,
     #[serde(default, skip_serializing_if = "ChangeScope::is_empty")]
     pub change_scope: ChangeScope,
+    /// What the machine and its traffic cost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prices: Option<JobPrices>,
+    /// What repeats the job elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reproduction: Option<Reproduction>,
 }
 
 /// What the job is about, as far as it enters reports and artifact keys.

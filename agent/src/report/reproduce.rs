@@ -1,0 +1,484 @@
+//! How a job is repeated elsewhere: as a plan, which a script can show and a program can carry out.
+//!
+//! The result may come from a stranger's pull request. So nothing of it becomes an option of git or of the container
+//! engine, and of the options of the agent only those that choose what the job does.
+
+use std::fmt::Write;
+use std::path::{Component, Path, PathBuf};
+
+use url::Url;
+
+use agent_types::error::{Error, Result};
+use agent_types::reproduction::Reproduction;
+use agent_types::sanitize::{clean, sanitize};
+
+use super::console::shell_word;
+use super::summary::Summary;
+
+/// What stands in the place of a secret.
+const REDACTED: &str = "[redacted]";
+
+/// The lock's name beside the manifest.
+const LOCK: &str = "build-agent.lock";
+
+/// The name of a manifest that is not in the checkout.
+const MANIFEST: &str = "build-agent.toml";
+
+/// Options of the agent that choose what a job does, and whether a value follows.
+const OPTIONS: [(&str, bool); 8] = [
+    ("--set", true),
+    ("--only", true),
+    ("--skip", true),
+    ("--release", true),
+    ("--keep-going", false),
+    ("--no-signature-cache", false),
+    ("--no-prefetch", false),
+    ("--write-signatures", false),
+];
+
+/// Keys of the manifest that are about the machines of the original job.
+const ELSEWHERE: [&str; 4] = ["artifacts.", "cache.", "github.", "cost."];
+
+/// The directory of the sources in the container.
+const SOURCES: &str = "/src";
+
+/// How a job is repeated.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReproducePlan {
+    /// One line about the job.
+    pub title: String,
+    pub image: Option<String>,
+    pub checkout: Option<Checkout>,
+    /// The name of the checkout's directory: reports name the layer by it.
+    pub name: String,
+    /// Files to write, relative to the checkout.
+    pub files: Vec<(PathBuf, String)>,
+    /// The arguments of the agent.
+    pub arguments: Vec<String>,
+    /// What differs from the original job.
+    pub notes: Vec<String>,
+}
+
+/// The source of the layer under test.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checkout {
+    pub url: String,
+    /// What is fetched besides the branches.
+    pub fetch: Option<String>,
+    pub commit: String,
+}
+
+impl ReproducePlan {
+    /// # Errors
+    /// Usage, if the result does not say what to do, or says what nobody may do.
+    pub fn of(summary: &Summary) -> Result<ReproducePlan> {
+        let none = Reproduction::default();
+        let known = summary.reproduction.as_ref().unwrap_or(&none);
+        let mut notes = Vec::new();
+        let mut arguments = arguments(&summary.job.reproduce, &mut notes)?;
+        let is_run = arguments.first().is_some_and(|command| command == "run");
+        let files = files(known, &mut notes)?;
+        if is_run {
+            let manifest = files.first().map(|(path, _)| path.to_string_lossy().into_owned());
+            let manifest = manifest.ok_or_else(|| {
+                Error::usage("this result does not have the manifest of its job")
+                    .hint("an older agent wrote it; check out the commit, and run the command that it names")
+            })?;
+            arguments.insert(1, manifest);
+        }
+        if known.lock.is_none() {
+            arguments.extend(pins(summary, known));
+        }
+        if let Some(base) = known.base.as_deref().filter(|base| is_commit(base)) {
+            arguments.extend(["--base".to_owned(), base.to_owned()]);
+        }
+        if known.accepts_manifest {
+            arguments.push("--accept-manifest".into());
+        }
+        if is_run {
+            arguments.extend(["--set".to_owned(), "cache.access=off".to_owned()]);
+            if !arguments.iter().any(|word| word == "--only") {
+                arguments.extend(["--skip".to_owned(), "publish".to_owned()]);
+            }
+            notes.push("it neither uses the share nor publishes artifacts".into());
+        }
+        for repo in summary.repos.iter().filter(|repo| repo.url.is_none()) {
+            let (name, path) = (clean(&repo.name), repo.path.display().to_string());
+            notes.push(format!("repo {name} was a local directory, {}: put it there", sanitize(&path)));
+        }
+        if summary.job.dirty {
+            notes.push("the original checkout had uncommitted changes, which are not in the result".into());
+        }
+        Ok(ReproducePlan {
+            title: title(summary),
+            image: image(known)?,
+            checkout: checkout(summary, known, &mut notes)?,
+            name: directory_name(&summary.job.layer),
+            files,
+            arguments,
+            notes,
+        })
+    }
+
+    /// The words after `docker` or `podman`. `top` has the checkout in `source/`.
+    pub fn container(&self, image: &str, top: &str, volume: &str, with_terminal: bool) -> Vec<String> {
+        let inside = format!("{SOURCES}/{}", self.name);
+        let mut words = vec!["run".to_owned(), "--rm".into(), "--interactive".into()];
+        words.extend(with_terminal.then(|| "--tty".to_owned()));
+        words.extend([
+            "--shm-size".into(),
+            "1g".into(),
+            "--security-opt".into(),
+            "seccomp=unconfined".into(),
+        ]);
+        words.extend(["--mount".into(), format!("type=bind,source={top}/source,target={inside}")]);
+        words.extend(["--mount".into(), format!("type=volume,source={volume},target=/work")]);
+        words.extend(["--workdir".into(), inside, image.to_owned()]);
+        words.extend(self.arguments.iter().cloned());
+        words
+    }
+
+    /// A script for a shell, sanitized.
+    pub fn script(&self) -> String {
+        // Writing into a String cannot fail.
+        let mut text = format!("#!/bin/sh\n# {}\n", sanitize(&self.title));
+        let notes = self.notes.iter().map(|note| format!("# {}\n", sanitize(note)));
+        text.extend(notes);
+        text.push_str("set -eu\n");
+        match &self.checkout {
+            Some(Checkout { url, fetch, commit }) => {
+                let _ = writeln!(text, "git clone {} source", shell_word(url));
+                if let Some(fetch) = fetch {
+                    let _ = writeln!(text, "git -C source fetch origin {}", shell_word(fetch));
+                }
+                let _ = writeln!(text, "git -C source checkout --detach {}", shell_word(commit));
+            }
+            None => text.push_str("# The repository is not known: put the checkout into ./source\n"),
+        }
+        for (path, content) in &self.files {
+            let path = Path::new("source").join(path).to_string_lossy().into_owned();
+            if let Some(parent) = Path::new(&path).parent() {
+                let _ = writeln!(text, "mkdir -p {}", shell_word(&parent.to_string_lossy()));
+            }
+            let _ = writeln!(text, "cat >{} {}", shell_word(&path), here_document(content));
+        }
+        let words: Vec<String> = match &self.image {
+            Some(image) => {
+                let words = self.container(image, "TOP", "build-agent-work", true);
+                words.iter().map(|word| shell_word(word).replace("=TOP/", "=\"$PWD\"/")).collect()
+            }
+            None => self.arguments.iter().map(|word| shell_word(word)).collect(),
+        };
+        match self.image {
+            Some(_) => text.push_str("docker "),
+            None => text.push_str(
+                "# The image is not known: this uses the agent of this machine.\ncd source\nbuild-agent ",
+            ),
+        }
+        text.push_str(&words.join(" "));
+        text.push('\n');
+        text
+    }
+}
+
+/// `20260102T030405Z-…: meta-x on scarthgap, commit 3f2a1b4c5d6e, which failed`
+fn title(summary: &Summary) -> String {
+    let job = &summary.job;
+    let commit = job.commit.as_deref().map(|commit| format!(", commit {commit}")).unwrap_or_default();
+    format!(
+        "Repeats the job {}: {} on {}{commit}; it was {}",
+        job.id.as_str(),
+        job.name,
+        job.release,
+        summary.outcome.word()
+    )
+}
+
+/// The arguments without the program, and without what belongs to the machine of the original job.
+fn arguments(words: &[String], notes: &mut Vec<String>) -> Result<Vec<String>> {
+    let mut words = words.iter().map(String::as_str);
+    let command = words.nth(1).filter(|command| ["run", "check"].contains(command));
+    let Some(command) = command else {
+        return Err(Error::usage("this result does not say which command its job was"));
+    };
+    let mut kept = vec![command.to_owned()];
+    while let Some(word) = words.next() {
+        if !word.starts_with('-') {
+            // The layers of a check. That of a run is the manifest, which has its own place.
+            if command == "check" {
+                kept.push(below(Path::new(word))?.to_string_lossy().into_owned());
+            }
+            continue;
+        }
+        let Some((_, has_value)) = OPTIONS.iter().find(|(option, _)| *option == word) else {
+            if word == "--manifest-sha256" {
+                words.next();
+            } else {
+                notes.push(format!("left out: {}", clean(word)));
+            }
+            continue;
+        };
+        let value = if *has_value { words.next() } else { None };
+        if let Some(value) = value {
+            if value.contains(REDACTED) {
+                notes.push(format!("left out, because it has a secret: {word} {}", clean(value)));
+                continue;
+            }
+            if word == "--set" && ELSEWHERE.iter().any(|key| value.trim_start().starts_with(key)) {
+                notes.push(format!(
+                    "left out, because it is about the original machine: {word} {}",
+                    clean(value)
+                ));
+                continue;
+            }
+        }
+        kept.push(word.to_owned());
+        kept.extend(value.map(str::to_owned));
+    }
+    Ok(kept)
+}
+
+/// The manifest and its lock, the manifest first.
+fn files(known: &Reproduction, notes: &mut Vec<String>) -> Result<Vec<(PathBuf, String)>> {
+    let Some(manifest) = &known.manifest else { return Ok(Vec::new()) };
+    if manifest.contains(REDACTED) {
+        notes.push(format!("the manifest had secrets: put them in where it has {REDACTED}"));
+    }
+    let path = known.manifest_path.as_deref().unwrap_or(Path::new(MANIFEST));
+    let path = below(path)?;
+    let lock = known.lock.iter().map(|lock| (path.with_file_name(LOCK), lock.clone()));
+    Ok(std::iter::once((path.clone(), manifest.clone())).chain(lock).collect())
+}
+
+/// Sets each repository to the commit that the job used, where the manifest leaves a choice.
+fn pins(summary: &Summary, known: &Reproduction) -> Vec<String> {
+    let manifest = known.manifest.as_deref().and_then(|text| text.parse::<toml::Table>().ok());
+    // A tag and a commit exclude each other.
+    let is_fixed = |name: &str| -> bool {
+        let repo = || manifest.as_ref()?.get("repos")?.get(name);
+        repo().is_some_and(|repo| repo.get("tag").is_some() || repo.get("commit").is_some())
+    };
+    let repos = summary.repos.iter().filter(|repo| repo.url.is_some() && !is_fixed(&repo.name));
+    let pin = |name: &str, commit: &str| {
+        ["--set".to_owned(), format!("repos.{}.commit={commit}", toml::Value::String(name.into()))]
+    };
+    let pins = repos.filter_map(|repo| {
+        let commit = repo.commit.as_deref().filter(|commit| is_commit(commit))?;
+        Some(pin(&repo.name, commit))
+    });
+    pins.flatten().collect()
+}
+
+fn checkout(summary: &Summary, known: &Reproduction, notes: &mut Vec<String>) -> Result<Option<Checkout>> {
+    let Some(commit) = summary.job.commit.as_deref().filter(|commit| is_commit(commit)) else {
+        notes.push("the commit of the layer is not known".into());
+        return Ok(None);
+    };
+    let Some(url) = &known.source else { return Ok(None) };
+    let is_usual = |url: &Url| ["https", "http", "ssh", "git", "file"].contains(&url.scheme());
+    if !Url::parse(url).is_ok_and(|url| is_usual(&url)) {
+        return Err(Error::usage(format!("`{}` is not the URL of a git repository", clean(url)))
+            .hint("this result was changed, or it is not one of build-agent"));
+    }
+    let fetch = known.pull_request.map(|number| format!("refs/pull/{number}/head"));
+    Ok(Some(Checkout { url: url.clone(), fetch, commit: commit.to_owned() }))
+}
+
+fn image(known: &Reproduction) -> Result<Option<String>> {
+    let Some(image) = &known.image else { return Ok(None) };
+    let is_usual = |c: char| c.is_ascii_alphanumeric() || "._-/:@".contains(c);
+    if image.starts_with(|c: char| c.is_ascii_alphanumeric()) && image.chars().all(is_usual) {
+        return Ok(Some(image.clone()));
+    }
+    Err(Error::usage(format!("`{}` is not the name of a container image", clean(image)))
+        .hint("this result was changed, or it is not one of build-agent"))
+}
+
+fn is_commit(text: &str) -> bool {
+    text.len() == 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// A path below the checkout.
+fn below(path: &Path) -> Result<PathBuf> {
+    let is_plain = |part: Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir);
+    let text = path.to_string_lossy();
+    if path.components().all(is_plain) && !text.starts_with('-') && !text.contains(char::is_control) {
+        return Ok(path.to_owned());
+    }
+    Err(Error::usage(format!("`{}` does not lie in the checkout", clean(&text)))
+        .hint("run the command of the result by hand"))
+}
+
+/// The name of the layer's directory, if a container engine can mount it there.
+fn directory_name(layer: &Path) -> String {
+    let name = layer.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let is_usual = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    let usual = !name.is_empty() && !name.starts_with(['-', '.']) && name.chars().all(is_usual);
+    if usual { name } else { "layer".into() }
+}
+
+/// The text as a shell reads it from the lines that follow, to the byte except for control characters.
+fn here_document(text: &str) -> String {
+    let mut end = "END_OF_FILE".to_owned();
+    while text.lines().any(|line| line == end) {
+        end.push('_');
+    }
+    let lines: String = text.lines().map(|line| format!("{}\n", plain(line))).collect();
+    format!("<<'{end}'\n{lines}{end}")
+}
+
+/// Without what a terminal would interpret.
+fn plain(line: &str) -> String {
+    line.chars().filter(|c| *c == '\t' || !c.is_control()).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::report::sample::{failing_job, reduce};
+
+    const COMMIT: &str = "3f2a1b4c5d6e7f8091a2b3c4d5e6f708192a3b4c";
+    const BASE: &str = "00112233445566778899aabbccddeeff00112233";
+
+    fn summary(words: &[&str]) -> Summary {
+        let mut summary = reduce(&failing_job());
+        summary.job.reproduce = words.iter().map(ToString::to_string).collect();
+        summary.reproduction = Some(Reproduction {
+            image: Some("registry.example/build-agent@sha256:0123".into()),
+            source: Some("https://github.com/owner/meta-x.git".into()),
+            pull_request: Some(7),
+            base: Some(BASE.into()),
+            accepts_manifest: false,
+            manifest_path: Some("ci/x.toml".into()),
+            manifest: Some("version = 1\nname = 'x'\n".into()),
+            lock: None,
+        });
+        summary
+    }
+
+    fn words(text: &str) -> Vec<String> {
+        text.split(' ').map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn a_pull_request_is_repeated_with_its_commits_and_without_the_share() {
+        let plan = ReproducePlan::of(&summary(&[
+            "build-agent",
+            "run",
+            "ci/x.toml",
+            "--manifest-sha256",
+            "00",
+            "--set",
+            "build.targets=[\"a\"]",
+            "--set",
+            "artifacts.destination=s3://b/x",
+            "--set",
+            "cache.share=/efs",
+            "--set",
+            "repos.x.url=https://[redacted]@h/x",
+            "--only",
+            "check",
+            "--trusted",
+        ]))
+        .unwrap();
+        let poky = "repos.\"poky\".commit=aaaabbbbccccddddeeeeffff0000111122223333";
+        let mut wanted = words("run ci/x.toml --set");
+        wanted.push("build.targets=[\"a\"]".into());
+        wanted.extend(words(&format!("--only check --set {poky} --base {BASE} --set cache.access=off")));
+        assert_eq!(plan.arguments, wanted);
+        let checkout = Checkout {
+            url: "https://github.com/owner/meta-x.git".into(),
+            fetch: Some("refs/pull/7/head".into()),
+            commit: COMMIT.into(),
+        };
+        assert_eq!(plan.checkout, Some(checkout));
+        assert_eq!(plan.files, [("ci/x.toml".into(), "version = 1\nname = 'x'\n".to_owned())]);
+        assert_eq!(plan.name, "meta-x");
+        for note in [
+            "original machine: --set artifacts.destination",
+            "secret: --set repos.x.url",
+            "left out: --trusted",
+        ] {
+            assert!(plan.notes.iter().any(|said| said.contains(note)), "{note}: {:?}", plan.notes);
+        }
+    }
+
+    #[test]
+    fn the_lock_and_what_the_manifest_fixes_are_left_as_they_are() {
+        let mut with_lock = summary(&["build-agent", "run", "x.toml"]);
+        with_lock.reproduction.as_mut().unwrap().lock = Some("version = 1\n".into());
+        let plan = ReproducePlan::of(&with_lock).unwrap();
+        assert!(!plan.arguments.iter().any(|word| word.contains("commit=")), "{:?}", plan.arguments);
+        assert_eq!(plan.files[1], ("ci/build-agent.lock".into(), "version = 1\n".to_owned()));
+        assert!(plan.arguments.ends_with(&words("--skip publish")), "{:?}", plan.arguments);
+        let mut with_tag = summary(&["build-agent", "run", "x.toml"]);
+        with_tag.reproduction.as_mut().unwrap().manifest = Some("[repos.poky]\ntag = 'yocto-5.0'\n".into());
+        let plan = ReproducePlan::of(&with_tag).unwrap();
+        assert!(!plan.arguments.iter().any(|word| word.contains("commit=")), "{:?}", plan.arguments);
+    }
+
+    #[test]
+    fn a_check_needs_no_manifest() {
+        let mut check = summary(&["build-agent", "check", "meta-a", ".", "--release", "scarthgap"]);
+        let known = check.reproduction.as_mut().unwrap();
+        (known.manifest, known.manifest_path, known.base) = (None, None, None);
+        let plan = ReproducePlan::of(&check).unwrap();
+        assert!(plan.arguments.starts_with(&words("check meta-a . --release scarthgap --set")), "{plan:?}");
+        assert!(plan.files.is_empty());
+    }
+
+    #[test]
+    fn the_script_is_one_that_a_shell_reads() {
+        let mut hostile = summary(&["build-agent", "run", "x.toml", "--set", "name=it's; rm -rf /"]);
+        let known = hostile.reproduction.as_mut().unwrap();
+        known.manifest = Some("a\nEND_OF_FILE\nrm -rf /\n\u{1b}[2J$(id)\n".into());
+        hostile.job.name = "x\nrm -rf /".into();
+        let script = ReproducePlan::of(&hostile).unwrap().script();
+        for wanted in [
+            "#!/bin/sh\n# Repeats the job 20260102T030405Z-0f5d7e0c91b2a3d4: x rm -rf / on scarthgap, commit 3f2a",
+            "\ngit clone https://github.com/owner/meta-x.git source\ngit -C source fetch origin refs/pull/7/head\n",
+            "\nmkdir -p source/ci\ncat >source/ci/x.toml <<'END_OF_FILE_'\na\nEND_OF_FILE\nrm -rf /\n[2J$(id)\nEND_OF_FILE_\n",
+            "--mount type=bind,source=\"$PWD\"/source,target=/src/meta-x --mount type=volume,",
+            " registry.example/build-agent@sha256:0123 run ci/x.toml --set 'name=it'\\''s; rm -rf /' --set ",
+        ] {
+            assert!(script.contains(wanted), "{wanted}\nin\n{script}");
+        }
+        assert!(!script.contains('\u{1b}'));
+    }
+
+    #[test]
+    fn a_forged_result_becomes_no_option_and_no_path_elsewhere() {
+        type Change = fn(&mut Summary);
+        fn known(summary: &mut Summary) -> &mut Reproduction {
+            summary.reproduction.as_mut().unwrap()
+        }
+        let table: [(Change, &str); 9] = [
+            (|it| known(it).image = Some("--privileged".into()), "is not the name of a container image"),
+            (|it| known(it).image = Some("x -v /:/host".into()), "is not the name of a container image"),
+            (|it| known(it).source = Some("ext::sh -c id".into()), "is not the URL of a git repository"),
+            (|it| known(it).source = Some("--upload-pack=id".into()), "is not the URL of a git repository"),
+            (|it| known(it).manifest_path = Some("../../.bashrc".into()), "does not lie in the checkout"),
+            (|it| known(it).manifest_path = Some("/etc/x.toml".into()), "does not lie in the checkout"),
+            (|it| known(it).manifest = None, "does not have the manifest"),
+            (|it| it.job.reproduce = vec!["sh".into(), "-c".into(), "id".into()], "which command"),
+            (|it| it.job.reproduce = words("build-agent check /etc"), "does not lie in the checkout"),
+        ];
+        for (change, wanted) in table {
+            let mut forged = summary(&["build-agent", "run", "x.toml"]);
+            change(&mut forged);
+            let error = ReproducePlan::of(&forged).unwrap_err();
+            assert!(error.message.contains(wanted), "{error}");
+        }
+        let mut forged =
+            summary(&["build-agent", "run", "x.toml", "--build-user", "root", "--work-dir", "/"]);
+        forged.job.commit = Some("--upload-pack=id".into());
+        forged.job.layer = "/x/-v,target=y".into();
+        let plan = ReproducePlan::of(&forged).unwrap();
+        assert_eq!((plan.checkout.as_ref(), plan.name.as_str()), (None, "layer"));
+        assert!(
+            !plan.arguments.iter().any(|word| word.contains("user") || word.contains("work")),
+            "{plan:?}"
+        );
+    }
+}
