@@ -100,12 +100,15 @@ pub fn attempts(jobs: Vec<Summary>) -> Result<(Vec<Summary>, Vec<String>)> {
     Ok((kept, warnings))
 }
 
+/// The verdict of a job in a word, and its place in the list of jobs; `None` where no job ran.
+type Cell = Option<(&'static str, usize)>;
+
 /// The verdicts as a matrix: a row for each machine, a column for each release.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Matrix {
     pub releases: Vec<String>,
-    /// The machines, and for each release the verdict and the place in the list of jobs.
-    pub rows: Vec<(String, Vec<Option<(&'static str, usize)>>)>,
+    /// The machines, with a cell for each release.
+    pub rows: Vec<(String, Vec<Cell>)>,
 }
 
 impl Matrix {

@@ -62,7 +62,8 @@ async fn reports_are_stored_by_commit_and_found_again() {
 /// What later jobs are compared with is the verdict on a commit.
 #[tokio::test]
 async fn only_a_verdict_on_a_commit_is_compared_with() {
-    let changes: [(fn(&mut Summary), bool); 7] = [
+    type Change = fn(&mut Summary);
+    let changes: [(Change, bool); 7] = [
         (|_| {}, true),
         (|summary| summary.exit = ExitStatus::Failed, true),
         (|summary| summary.exit = ExitStatus::Upstream, false),

@@ -33,17 +33,12 @@ pub fn section(job: &Job) -> Option<Section> {
     }
     let new = job.comparison.as_ref().map(|comparison| &comparison.new_findings[..]).unwrap_or_default();
     let new: HashSet<usize> = new.iter().copied().collect();
-    let files = by_file(&summary.findings, &new);
+    let files = shown(by_file(&summary.findings, &new));
     let open = summary.findings.len() <= OPEN;
-    let mut left = ALL;
     let level = job.level() + 2;
     let body = html! {
-        @for file in files.iter().take(FILES) {
-            @let shown = file.findings.len().min(IN_FILE).min(left);
-            @if shown > 0 { (one_file(file, shown, open)) }
-            @let _ = left -= shown;
-        }
-        @if let Some(rest) = more(summary.findings.len() - shown(&files)) { p { (rest) } }
+        @for (file, shown) in &files { (one_file(file, *shown, open)) }
+        @if let Some(rest) = more(summary.findings.len() - files.iter().map(|(_, shown)| shown).sum::<usize>()) { p { (rest) } }
         @if !fixed.is_empty() {
             (heading(level, &html! { "Fixed by this change " span.count { (fixed.len()) } }))
             ul.names {
@@ -86,10 +81,15 @@ fn by_file<'a>(findings: &'a [Finding], new: &HashSet<usize>) -> Vec<File<'a>> {
     files
 }
 
-/// How many findings the page shows.
-fn shown(files: &[File]) -> usize {
-    let each = files.iter().take(FILES).map(|file| file.findings.len().min(IN_FILE));
-    each.sum::<usize>().min(ALL)
+/// The files of the page, each with how many of its findings are shown.
+fn shown(files: Vec<File>) -> Vec<(File, usize)> {
+    let mut left = ALL;
+    let files = files.into_iter().take(FILES).map(|file| {
+        let shown = file.findings.len().min(IN_FILE).min(left);
+        left -= shown;
+        (file, shown)
+    });
+    files.filter(|(_, shown)| *shown > 0).collect()
 }
 
 fn one_file(file: &File, shown: usize, open: bool) -> Markup {

@@ -559,10 +559,11 @@ fn several_jobs_have_a_table_on_top() {
             "<th scope=\"row\">qemuarm64</th>",
             "href=\"#job2-top\"",
             "failed",
-            // What did not pass comes first.
+            "id=\"job2-top\"",
             "id=\"job2-failures\"",
             "id=\"job1-top\"",
             "<h2><span class=\"badge good\">PASSED",
+            "id=\"job3-top\"",
         ],
     );
     let ids: Vec<&str> = page.split(" id=\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();

@@ -177,8 +177,7 @@ impl Data {
         let (mut recipes, mut names, mut outcomes) = (Table::default(), Table::default(), Table::default());
         let has_usage = tasks.rows.iter().any(|row| row.usage.is_some());
         let mut last = 0;
-        let mut rows = 0_u32;
-        for row in &tasks.rows {
+        for (number, row) in (0_u32..).zip(&tasks.rows) {
             if recipes.bytes + names.bytes > NAME_BYTES {
                 break;
             }
@@ -195,17 +194,16 @@ impl Data {
             }
             match row.run.outcome {
                 Some(Outcome::Passed) => {}
-                Some(outcome) => data.o.push((rows, outcomes.place(outcome.word()))),
-                None => data.o.push((rows, outcomes.place("running"))),
+                Some(outcome) => data.o.push((number, outcomes.place(outcome.word()))),
+                None => data.o.push((number, outcomes.place("running"))),
             }
             match data.u.last_mut() {
                 Some((unit, rows)) if *unit == row.run.unit => *rows += 1,
                 _ => data.u.push((row.run.unit, 1)),
             }
             if row.critical {
-                data.critical.push(rows);
+                data.critical.push(number);
             }
-            rows += 1;
         }
         // Most jobs have one build.
         if data.u.iter().any(|(unit, _)| *unit != data.u[0].0) {
