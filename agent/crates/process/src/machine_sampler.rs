@@ -164,11 +164,7 @@ mod tests {
             load: 1.5,
             disk_free: first.disk_free,
             network_bytes: 0,
-            largest: vec![
-                program("cc1plus", 2, 700),
-                program("python3", 1, 600),
-                program("evil\u{fffd}[2J", 1, 500),
-            ],
+            largest: vec![program("cc1plus", 2, 700), program("python3", 1, 600), program("evil", 1, 500)],
         };
         assert_eq!(first, wanted);
         assert!(first.disk_free > 0);
@@ -185,10 +181,10 @@ mod tests {
             write(root.path(), "proc/stat", &format!("cpu  {ticks} 0 0 50\ncpu0 1\ncpu1 1\n"));
             sampler.cpu_percent(start + Duration::from_secs(seconds))
         };
-        // Two processors.
+        // Two processors. In no time nothing can be measured.
         let found =
             [at(0, 0), at(10, 1000), at(20, 3000), at(30, 3000), at(40, 9000), at(40, 9100), at(50, 9000)];
-        assert_eq!(found, [0.0, 50.0, 100.0, 0.0, 100.0, 100.0, 0.0]);
+        assert_eq!(found, [0.0, 50.0, 100.0, 0.0, 100.0, 0.0, 0.0]);
     }
 
     #[test]

@@ -181,7 +181,8 @@ class Queue:
             of = number(event.total)
             send({"e": "parse" if "Parse" in name else "cache", "n": number(event.current), "of": of}, False)
         elif kind == "bb.event.BuildStarted":
-            send({"e": "build", "name": text(event._name)}, True)
+            # Its name is the unexpanded BUILDNAME.
+            send({"e": "build"}, True)
         elif kind == "bb.event.ParseCompleted":
             send({"e": "parsed", "cached": number(event.cached), "parsed": number(event.parsed)}, True)
         elif kind in ("bb.event.ProcessStarted", "bb.event.ProcessProgress"):

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use serde::Deserialize;
 
@@ -48,10 +48,8 @@ enum Line {
         n: u64,
     },
     Signatures,
-    /// BitBake begins to build, under this name.
-    Build {
-        name: String,
-    },
+    /// BitBake begins to build.
+    Build,
     /// Of the configuration.
     Variables {
         values: BTreeMap<String, String>,
@@ -124,8 +122,8 @@ pub struct Follower {
     variables: BTreeMap<String, String>,
     /// Of the last task that failed.
     failed: Option<String>,
-    /// The name of the build.
-    build: Option<String>,
+    /// When the build began.
+    build: Option<SystemTime>,
     /// The log of a task of each multiconfig.
     logs: BTreeMap<Option<String>, PathBuf>,
     /// The log of single recipes, from the events and the console.
@@ -177,7 +175,7 @@ impl Follower {
     /// Where the build statistics of this run are.
     pub fn stats_source(&self) -> Option<StatsSource> {
         let base = self.variable("BUILDSTATS_BASE").map(PathBuf::from);
-        Some(StatsSource { build: self.build.clone()?, base, logs: self.logs.clone() })
+        Some(StatsSource { began: self.build?, base, logs: self.logs.clone() })
     }
 
     /// Events of tasks that were lost because the agent did not read them in time.
@@ -204,7 +202,7 @@ impl Follower {
                 _ => {}
             },
             Line::Signatures => self.enter(Phase::WritingSignatures, 0, 0),
-            Line::Build { name } => self.build = Some(name),
+            Line::Build => self.build = Some(SystemTime::now()),
             Line::Variables { values } => self.variables = values,
             Line::Queue(queue) => return self.queue(queue),
             Line::Task(task) => return self.task(task),
@@ -442,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn the_source_of_statistics_is_known_with_the_name_of_the_build() {
+    fn the_source_of_statistics_is_known_when_a_build_has_begun() {
         let mut follower = follower();
         let with_log = |mc: &str, log: &str| {
             let line = started(&format!("{mc}/z.bb"), "zlib");
@@ -450,7 +448,7 @@ mod tests {
         };
         follower.take(r#"{"e":"variables","values":{"BUILDSTATS_BASE":"/b/tmp/buildstats/"}}"#);
         assert_eq!(follower.stats_source(), None, "no build has begun");
-        follower.take(r#"{"e":"build","name":"20260102030405"}"#);
+        follower.take(r#"{"e":"build"}"#);
         follower.take(&with_log("", "/b/tmp/work/z/temp/log.do_compile.1"));
         follower.take(&with_log("musl", "/b/tmp-musl/work/z/temp/log.do_compile.1"));
         follower.take(&with_log("musl", "/elsewhere"));
@@ -458,12 +456,12 @@ mod tests {
             (None, "/b/tmp/work/z/temp/log.do_compile.1"),
             (Some("musl"), "/b/tmp-musl/work/z/temp/log.do_compile.1"),
         ];
-        let wanted = StatsSource {
-            build: "20260102030405".into(),
+        let wanted = |began| StatsSource {
+            began,
             base: Some("/b/tmp/buildstats/".into()),
             logs: logs.map(|(mc, log)| (mc.map(str::to_owned), log.into())).into(),
         };
-        assert_eq!(follower.stats_source(), Some(wanted));
+        assert_eq!(follower.stats_source(), Some(wanted(follower.stats_source().unwrap().began)));
     }
 
     fn follower_line(line: &str, mc: &str, log: &str) -> String {

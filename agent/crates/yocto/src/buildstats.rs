@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use agent_fs::dir::DirHandle;
 use agent_types::machine_use::TaskUsage;
@@ -16,6 +16,10 @@ const FILES_READ: usize = 100_000;
 const FILE_BYTES: u64 = 64 << 10;
 /// How long all of it may take.
 const TIME: Duration = Duration::from_secs(20);
+/// Directories of builds that are looked at.
+const BUILDS: usize = 10_000;
+/// The event of the beginning may come some time after the directory was made.
+const CLOCKS: Duration = Duration::from_secs(5);
 /// Bytes of a name.
 const NAME_BYTES: usize = 250;
 /// Clock ticks a second in `/proc`.
@@ -24,8 +28,8 @@ const TICKS: f64 = 100.0;
 /// Where BitBake wrote the statistics of a build, as it told. All of it may come from layer code.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StatsSource {
-    /// BUILDNAME: the name of the build's directory.
-    pub build: String,
+    /// When the build began. No event has the name of its directory, which is its time by default.
+    pub began: SystemTime,
     /// BUILDSTATS_BASE of the default multiconfig.
     pub base: Option<PathBuf>,
     /// The log of a task of each multiconfig: it lies in the multiconfig's TMPDIR.
@@ -38,11 +42,27 @@ impl StatsSource {
         let Ok(top) = DirHandle::open(build_dir) else { return Vec::new() };
         let mut reader = Reader { left: FILES_READ, until: Instant::now() + TIME, found: Vec::new() };
         for (place, mc) in self.places(build_dir, &top) {
-            let directory = top.open_dir(place.join(&self.build));
+            let directory = top.open_dir(&place).and_then(|builds| self.newest(&builds));
             // What cannot be read has no numbers.
             let _ = directory.and_then(|directory| reader.build(&directory, mc.as_deref()));
         }
         reader.found
+    }
+
+    /// The directory of this build: the last one that got a recipe, unless that was before this build.
+    fn newest(&self, builds: &DirHandle) -> io::Result<DirHandle> {
+        let mut newest: Option<(SystemTime, DirHandle)> = None;
+        for entry in builds.entries()?.take(BUILDS) {
+            let name = entry?.name;
+            let Ok(directory) = builds.open_dir(Path::new(&name)) else { continue };
+            let changed = directory.own_metadata()?.modified_at();
+            if newest.as_ref().is_none_or(|(known, _)| *known < changed) {
+                newest = Some((changed, directory));
+            }
+        }
+        let newest = newest
+            .filter(|(changed, _)| changed.checked_add(CLOCKS).is_some_and(|changed| changed >= self.began));
+        newest.map(|(_, directory)| directory).ok_or_else(|| ErrorKind::NotFound.into())
     }
 
     /// Directories with statistics relative to the build directory, each with its multiconfig.
@@ -197,9 +217,17 @@ mod tests {
             fs_err::create_dir_all(path.parent().unwrap()).unwrap();
             fs_err::write(path, FILE).unwrap();
         };
+        let began = SystemTime::now();
+        let made = |build: &str, seconds: u64| {
+            let at = if seconds == 0 { began } else { began - Duration::from_secs(seconds) };
+            fs_err::File::open(build_dir.join(build)).unwrap().set_modified(at).unwrap();
+        };
+        write("tmp/buildstats/20250101/old-1/do_compile");
+        made("tmp/buildstats/20250101", 60);
+        write("tmp-old/buildstats/20250101/old-1/do_compile");
+        made("tmp-old/buildstats/20250101", 60);
         write("tmp/buildstats/20260102/zlib-1/do_compile");
         write("tmp/buildstats/20260102/build_stats");
-        write("tmp/buildstats/20250101/old-1/do_compile");
         write("tmp-musl/buildstats/20260102/zlib-1/do_compile_setscene");
         write("tmp-musl/buildstats/20260102/zlib-1/more/file");
         fs_err::create_dir_all(outside.path().join("secret-1")).unwrap();
@@ -221,28 +249,29 @@ mod tests {
 
         let log = |tmp: &str| build_dir.join(tmp).join("work/x/zlib/1/temp/log.do_compile.7");
         let source = StatsSource {
-            build: "20260102".into(),
+            began,
             base: Some(build_dir.join("tmp/buildstats/")),
             logs: [(None, log("tmp")), (Some("musl".to_owned()), log("tmp-musl"))].into(),
         };
         let wanted = ["mc:musl:zlib-1:do_compile_setscene", "zlib-1:do_compile"];
         assert_eq!(read(&source, &build_dir), wanted);
         // Only the base is known, or only logs.
-        let only = |base: Option<&str>, logs: &[(Option<&str>, &str)], build: &str| StatsSource {
-            build: build.into(),
+        let only = |base: Option<&str>, logs: &[(Option<&str>, &str)]| StatsSource {
+            began,
             base: base.map(|base| build_dir.join(base)),
             logs: logs.iter().map(|(mc, tmp)| (mc.map(str::to_owned), log(tmp))).collect(),
         };
         let table: [(StatsSource, &[&str]); 8] = [
-            (only(Some("tmp/buildstats"), &[], "20260102"), &["zlib-1:do_compile"]),
-            (only(None, &[(None, "tmp")], "20260102"), &["zlib-1:do_compile"]),
+            (only(Some("tmp/buildstats"), &[]), &["zlib-1:do_compile"]),
+            (only(None, &[(None, "tmp")]), &["zlib-1:do_compile"]),
             // They share a TMPDIR.
-            (only(None, &[(None, "tmp"), (Some("a"), "tmp")], "20260102"), &["zlib-1:do_compile"]),
-            (only(Some("tmp/buildstats"), &[], "20270101"), &[]),
-            (only(Some("tmp/buildstats"), &[], "../../../x"), &[]),
-            (only(Some("tmp/buildstats"), &[], "/etc"), &[]),
-            (only(Some("../x"), &[(None, "tmp-linked")], "20260102"), &[]),
-            (only(None, &[], "20260102"), &[]),
+            (only(None, &[(None, "tmp"), (Some("a"), "tmp")]), &["zlib-1:do_compile"]),
+            // Only an earlier build is there.
+            (only(None, &[(None, "tmp-old")]), &[]),
+            (only(Some("tmp-linked"), &[]), &[]),
+            (only(Some("/etc"), &[]), &[]),
+            (only(Some("../x"), &[(None, "tmp-linked")]), &[]),
+            (only(None, &[]), &[]),
         ];
         for (source, wanted) in table {
             assert_eq!(read(&source, &build_dir), wanted, "{source:?}");
