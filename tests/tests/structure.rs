@@ -49,7 +49,8 @@ fn stages_do_not_import_report() {
 fn only_one_crate_depends_on_the_aws_sdk() {
     for directory in crates() {
         let manifest = fs::read_to_string(directory.join("Cargo.toml")).unwrap();
-        let has = manifest.lines().any(|line| line.starts_with("aws-"));
+        // aws-lc-rs is a library for cryptography.
+        let has = manifest.lines().any(|line| line.starts_with("aws-") && !line.starts_with("aws-lc-rs"));
         assert_eq!(has, directory.ends_with("artifacts"), "{}", directory.display());
     }
 }

@@ -14,8 +14,8 @@ use agent_github::{Failure, Permission};
 use agent_types::events::{Event, EventKind};
 
 use super::access::Access;
+use super::claim::claim;
 use super::place::Place;
-use super::post::Poster;
 use crate::report::console::JobProgress;
 use crate::report::markdown::text::code;
 use crate::report::sink::Sink;
@@ -53,8 +53,7 @@ impl LiveCheck {
     pub fn start(access: Access, place: Place) -> (Arc<LiveCheck>, Box<dyn Sink>) {
         let (shown, receiver) = watch::channel(Shown::default());
         let commit = place.commit.clone();
-        let poster = Poster { access, place, live: None };
-        let task = Handle::current().spawn(update(poster, receiver));
+        let task = Handle::current().spawn(update(access, place, receiver));
         let live = Arc::new(LiveCheck { shown: shown.clone(), task: Mutex::new(Some(task)) });
         let sink = Listener { shown, commit, progress: JobProgress::default(), last: None };
         (live, Box::new(sink))
@@ -75,18 +74,15 @@ impl LiveCheck {
 }
 
 /// Creates the run, then updates it whenever something else runs.
-async fn update(poster: Poster, mut shown: watch::Receiver<Shown>) -> Option<u64> {
+async fn update(access: Access, place: Place, mut shown: watch::Receiver<Shown>) -> Option<u64> {
     if shown.wait_for(|shown| shown.began || shown.over).await.ok()?.over {
         return None;
     }
     let mut sent = shown.borrow_and_update().clone();
     let status = |shown: &Shown| if shown.runs { RunStatus::InProgress } else { RunStatus::Queued };
     let claimed = async {
-        let client = poster
-            .access
-            .client(&poster.place.repository, Permission::Checks, Instant::now() + UPDATE)
-            .await?;
-        poster.claim(&client, status(&sent)).await
+        let client = access.client(&place.repository, Permission::Checks, Instant::now() + UPDATE).await?;
+        claim(&client, &place, status(&sent)).await
     };
     let id = match claimed.await {
         Ok(run) => run.id,
@@ -105,15 +101,13 @@ async fn update(poster: Poster, mut shown: watch::Receiver<Shown>) -> Option<u64
         sent = now;
         let output = Output { title: title(&sent.line), summary: format!("Running: {}\n", code(&sent.line)) };
         let progressed = async {
-            let client = poster
-                .access
-                .client(&poster.place.repository, Permission::Checks, Instant::now() + UPDATE)
-                .await?;
-            checks::progress(&client, &poster.place.repository, id, status(&sent), &output).await
+            let client =
+                access.client(&place.repository, Permission::Checks, Instant::now() + UPDATE).await?;
+            checks::progress(&client, &place.repository, id, status(&sent), &output).await
         };
         match progressed.await {
             // A newer job has taken the run over.
-            Ok(run) if !run.is_of(&poster.place.job) => return Some(id),
+            Ok(run) if !run.is_of(&place.job) => return Some(id),
             Ok(_) => {}
             Err::<_, Failure>(failure) => tracing::info!(%failure, "the check run was not updated"),
         }

@@ -5,6 +5,7 @@
 
 mod access;
 mod annotations;
+mod claim;
 mod content;
 mod live;
 mod place;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use agent_github::checks::{self, CheckRun, NewCheckRun, Output, RunStatus};
+use agent_github::checks::{self, RunStatus};
 use agent_github::code_scanning::{self, Analysis};
 use agent_github::comments::{self, Section, Write, Written};
 use agent_github::pulls::Diff;
@@ -12,6 +12,7 @@ use agent_types::error::{Error, Result};
 
 use super::access::Access;
 use super::annotations::annotations;
+use super::claim::claim;
 use super::content;
 use super::live::LiveCheck;
 use super::place::Place;
@@ -79,7 +80,7 @@ impl Poster {
                 let status = if stage == Stage::Queued { RunStatus::Queued } else { RunStatus::InProgress };
                 match client {
                     Ok(client) => {
-                        self.claim(&client, status).await.map(|run| format!("check run {}", run.id))
+                        claim(&client, &self.place, status).await.map(|run| format!("check run {}", run.id))
                     }
                     Err(failure) => Err(failure),
                 }
@@ -114,20 +115,6 @@ impl Poster {
         })
     }
 
-    /// The check run of this job, with this state if it is new.
-    pub(super) async fn claim(&self, client: &Client, status: RunStatus) -> Result<CheckRun, Failure> {
-        let title = if status == RunStatus::Queued { "queued" } else { "in progress" };
-        let new = NewCheckRun {
-            name: &content::context(&self.place.name),
-            commit: &self.place.commit,
-            job: &self.place.job,
-            link: self.place.link.as_deref(),
-            status,
-            output: Output { title: title.to_owned(), summary: "There is no result yet.".to_owned() },
-        };
-        checks::claim(client, &self.place.repository, &new).await
-    }
-
     async fn check(
         &self,
         summary: &Summary,
@@ -142,7 +129,7 @@ impl Poster {
         };
         let run = match live {
             Some(id) => checks::still_of(&client, repository, id, &self.place.job).await?,
-            None => self.claim(&client, RunStatus::InProgress).await?,
+            None => claim(&client, &self.place, RunStatus::InProgress).await?,
         };
         let diff = self.diff(deadline).await;
         let found = annotations(summary, comparison, &diff);
