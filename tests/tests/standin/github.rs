@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use build_agent_tests::{Ran, Sandbox, commit, git, github};
+use build_agent_tests::{Ran, Sandbox, commit, git, github, npm_package};
 
 /// A checkout as `actions/checkout` makes it for one of the recorded events, and the server that it came from.
 struct Run {
@@ -95,6 +95,45 @@ fn findings_become_annotations_at_their_lines_and_the_job_has_a_summary() {
         serde_json::from_str::<serde_json::Value>(line).unwrap_or_else(|error| panic!("{error}: {line}"));
     }
     assert!(github::executed(&ran).iter().any(|command| command.starts_with(&place)), "{}", ran.output());
+}
+
+/// Payloads that GitHub has published, of every kind that starts a job: none is misread, and none makes a source trusted
+/// that no variable of the runner trusts.
+#[test]
+fn published_payloads_of_github_are_read() {
+    let test = "published_payloads_of_github_are_read";
+    let Some(package) = npm_package(test, "@octokit/webhooks-examples", "7.6.1") else { return };
+    let Some(run) = Run::new(test, "pull_request", |_| {}) else { return };
+    let index = std::fs::read_to_string(package.join("api.github.com/index.json")).unwrap();
+    let events: serde_json::Value = serde_json::from_str(&index).unwrap();
+    let payload = run.sandbox.path().join("payload.json");
+    let (mut read, mut planned) = (0, 0);
+    for event in events.as_array().unwrap() {
+        let name = event["name"].as_str().unwrap();
+        if !["push", "pull_request", "workflow_run", "merge_group", "workflow_dispatch", "issue_comment"]
+            .contains(&name)
+        {
+            continue;
+        }
+        for example in event["examples"].as_array().unwrap() {
+            std::fs::write(&payload, example.to_string()).unwrap();
+            let mut command = run.sandbox.command(["plan", "--json"]);
+            let head = git(&run.sandbox.layer(), ["rev-parse", "HEAD"]);
+            command.envs(github::variables("pull_request", &run.sandbox.layer(), &head));
+            command.env("GITHUB_EVENT_NAME", name).env("GITHUB_EVENT_PATH", &payload);
+            command.env("GITHUB_SERVER_URL", format!("file://{}", run.sandbox.path().display()));
+            let ran = run.sandbox.start(command).wait();
+            // The branches of the example's repository cannot be read here.
+            ran.assert_code(&[0, 4]);
+            if ran.code == Some(0) {
+                let plan: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+                assert_eq!(plan["cache"]["trusted"], false, "{name}: {plan:#}");
+                planned += 1;
+            }
+            read += 1;
+        }
+    }
+    assert!(read > 40 && planned > 0, "{planned} of {read}");
 }
 
 /// Layer code prints commands in all forms; GitHub's runner executes only the agent's.
