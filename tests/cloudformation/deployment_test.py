@@ -2,7 +2,7 @@
 
 import json
 
-from moto_account import PARAMETERS, Moto
+from moto_account import PARAMETERS, STACKS, Moto
 from templates import DEFAULT, ORDER
 
 
@@ -15,7 +15,8 @@ class Deployment(Moto):
         cls.account = cls.region("eu-west-1")
         secret = {"Name": "build-agent/github", "SecretString": '{"token": "t"}'}
         cls.account.client("secretsmanager").create_secret(**secret)
-        cls.outputs = {name: cls.account.deploy(name, **PARAMETERS.get(name, {})) for name in ORDER}
+        order = [name for name in ORDER if name in STACKS]
+        cls.outputs = {name: cls.account.deploy(name, **PARAMETERS.get(name, {})) for name in order}
 
     def client(self, service):
         return self.account.client(service)
