@@ -1,13 +1,8 @@
 """Runs the state machine that starts the project that posts results, in moto's interpreter, with responses of CodeBuild."""
 
-import json
-import time
-import unittest
-from unittest import mock
-
+from state_machines import PROJECT, StateMachineTest
 from templates import Stack
 
-PROJECT = "build-agent-meta-x-pull-requests"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -27,40 +22,14 @@ class CodeBuild:
         return {"Build": {"Id": "build-agent-meta-x-post:1"}}
 
 
-class PostResults(unittest.TestCase):
+class PostResults(StateMachineTest):
     @classmethod
-    def setUpClass(cls):
-        try:
-            import boto3
-            from moto import mock_aws
-            from moto.stepfunctions.parser.asl.component.state.exec.state_task.service import (
-                state_task_service_aws_sdk,
-            )
-        except ImportError as error:
-            raise unittest.SkipTest(f"no moto with Step Functions (pip install 'moto[server]'): {error}")
-        cls.integration, cls.aws, cls.boto3 = state_task_service_aws_sdk, staticmethod(mock_aws), boto3
+    def machine(cls):
         given = {"Name": "meta-x", "Repository": "example/meta-x", "ResultName": "meta-x scarthgap", "TokenSecret": "t"}
-        machine = Stack("post_results", **given).properties("Machine")
-        # Without waiting for the retries of calls that fail.
-        cls.definition = machine["DefinitionString"].replace('"MaxAttempts": 4', '"MaxAttempts": 0')
+        return Stack("post_results", **given).properties("Machine")
 
     def run_for(self, codebuild):
-        given = json.dumps({"build": f"arn:aws:codebuild:eu-west-1:123456789012:build/{PROJECT}:0a1b-2c"})
-        integration = mock.patch.object(self.integration, "boto_client_for", lambda **_: codebuild)
-        with integration, self.aws(config={"stepfunctions": {"execute_state_machine": True}}):
-            keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
-            states = self.boto3.client("stepfunctions", region_name="eu-west-1", **keys)
-            role = "arn:aws:iam::123456789012:role/post"
-            machine = states.create_state_machine(name="post", definition=self.definition, roleArn=role)
-            execution = states.start_execution(stateMachineArn=machine["stateMachineArn"], input=given)
-            end = time.monotonic() + 60
-            while True:
-                answer = states.describe_execution(executionArn=execution["executionArn"])
-                if answer["status"] != "RUNNING":
-                    break
-                self.assertLess(time.monotonic(), end, "the state machine does not end")
-                time.sleep(0.02)
-        self.assertEqual(answer["status"], "SUCCEEDED", answer)
+        self.execute(f"arn:aws:codebuild:eu-west-1:123456789012:build/{PROJECT}:0a1b-2c", codebuild)
         return codebuild.started
 
     def test_the_commit_that_codebuild_resolved_is_posted(self):

@@ -1,13 +1,7 @@
 """Runs the state machine that stops superseded builds, in moto's interpreter, with responses of CodeBuild."""
 
-import json
-import time
-import unittest
-from unittest import mock
-
+from state_machines import PROJECT, StateMachineTest
 from templates import Stack
-
-PROJECT = "build-agent-meta-x-pull-requests"
 
 
 def build(number, version, status="IN_PROGRESS"):
@@ -57,42 +51,15 @@ class CodeBuild:
         return sorted(it["BuildNumber"] for it in self.builds.values() if it["BuildStatus"] == "STOPPED")
 
 
-class Superseded(unittest.TestCase):
+class Superseded(StateMachineTest):
     @classmethod
-    def setUpClass(cls):
-        try:
-            import boto3
-            from moto import mock_aws
-            from moto.stepfunctions.parser.asl.component.state.exec.state_task.service import (
-                state_task_service_aws_sdk,
-            )
-        except ImportError as error:
-            raise unittest.SkipTest(f"no moto with Step Functions (pip install 'moto[server]'): {error}")
-        cls.integration, cls.aws, cls.boto3 = state_task_service_aws_sdk, staticmethod(mock_aws), boto3
-        machine = Stack("check_layer", Name="meta-x", Repository="example/meta-x").properties("SupersededMachine")
-        # Without waiting for the retries of calls that fail.
-        cls.definition = machine["DefinitionString"].replace('"MaxAttempts": 4', '"MaxAttempts": 0')
+    def machine(cls):
+        return Stack("check_layer", Name="meta-x", Repository="example/meta-x").properties("SupersededMachine")
 
     def run_for(self, number, codebuild, fails=False):
         """What the rule's event of this build starts."""
         [new] = [it for it in codebuild.builds.values() if it["BuildNumber"] == number]
-        given = json.dumps({"build": new["Arn"]})
-        integration = mock.patch.object(self.integration, "boto_client_for", lambda **_: codebuild)
-        # A new account for each execution: moto cannot start a second one.
-        with integration, self.aws(config={"stepfunctions": {"execute_state_machine": True}}):
-            keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
-            states = self.boto3.client("stepfunctions", region_name="eu-west-1", **keys)
-            role = "arn:aws:iam::123456789012:role/stop"
-            machine = states.create_state_machine(name="stop", definition=self.definition, roleArn=role)
-            execution = states.start_execution(stateMachineArn=machine["stateMachineArn"], input=given)
-            end = time.monotonic() + 60
-            while True:
-                answer = states.describe_execution(executionArn=execution["executionArn"])
-                if answer["status"] != "RUNNING":
-                    break
-                self.assertLess(time.monotonic(), end, "the state machine does not end")
-                time.sleep(0.02)
-        self.assertEqual(answer["status"], "FAILED" if fails else "SUCCEEDED", answer)
+        self.execute(new["Arn"], codebuild, "FAILED" if fails else "SUCCEEDED")
 
     def test_only_older_running_builds_of_the_same_pull_request_are_stopped(self):
         codebuild = CodeBuild(

@@ -21,7 +21,7 @@ pub struct Browser {
     from: Receiver<Value>,
     number: u64,
     session: Option<String>,
-    /// What the browser told since the page was opened.
+    /// The browser's messages since the page was opened.
     events: Vec<Value>,
     _profile: TempDir,
 }
@@ -154,7 +154,7 @@ impl Browser {
         self.call("Emulation.setEmulatedMedia", words);
     }
 
-    /// The addresses that the page has asked for, its own included.
+    /// The addresses that the page requested, including its own.
     pub fn requests(&self) -> Vec<String> {
         let requests = self.events.iter().filter(|event| event["method"] == "Network.requestWillBeSent");
         requests

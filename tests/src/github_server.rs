@@ -75,7 +75,7 @@ impl GitHubServer {
         self.directory.path().join("exchanges.jsonl")
     }
 
-    /// Compares all requests and answers with GitHub's published description. Skips that with a line if there is none.
+    /// Compares all requests and answers with GitHub's published description. Without that description, this is skipped with a line.
     #[track_caller]
     pub fn assert_as_described(&self, test: &str) {
         let Some(package) = npm_package(test, OPENAPI.0, OPENAPI.1) else { return };

@@ -21,7 +21,7 @@ pub struct GitHubPosts {
 /// What this job posts. `token` is the one that git uses.
 ///
 /// # Errors
-/// Internal, if the address of the API is not one.
+/// Internal, if the address of the API is invalid.
 pub fn github_posts(
     settings: &Settings,
     environment: &AgentEnvironment,

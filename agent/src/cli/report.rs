@@ -93,7 +93,7 @@ pub fn report(
 ) -> Result<Reported> {
     if let (Some(job), [_, _, ..]) = (job, sources) {
         return Err(Error::usage(format!("--job {job}: several files are named"))
-            .hint("name the one file that holds the job, or leave out --job"));
+            .hint("name the one file that holds the job, or remove --job"));
     }
     let (mut jobs, mut torn, mut directories) = (Vec::new(), Vec::new(), Vec::new());
     for source in sources {

@@ -38,7 +38,7 @@ pub async fn command(args: &Post, environment: &AgentEnvironment) -> Result<Exit
     kinds.dedup();
     let summary = match (args.state, &args.result) {
         (PostState::Completed, None) => {
-            return Err(Error::usage("there is no RESULT to post").hint("name the result.json of the build"));
+            return Err(Error::usage("RESULT is missing").hint("name the result.json of the build"));
         }
         (PostState::Completed, Some(address)) => {
             let read = believable(address, args, &place, &access, deadline).await;
@@ -53,7 +53,7 @@ pub async fn command(args: &Post, environment: &AgentEnvironment) -> Result<Exit
         (PostState::Queued | PostState::InProgress, None) => None,
         (PostState::Queued | PostState::InProgress, Some(_)) => {
             return Err(
-                Error::usage("a job that is queued or in progress has no result").hint("leave out RESULT")
+                Error::usage("a job that is queued or in progress has no result").hint("remove RESULT")
             );
         }
     };
@@ -115,7 +115,7 @@ fn agreed(option: &str, given: Option<&str>, of_run: Option<&str>) -> Result<Str
     match (given, of_run) {
         (Some(given), Some(known)) if !given.eq_ignore_ascii_case(known) => {
             Err(Error::usage(format!("{option} is {given}, and the event of this run says {known}"))
-                .hint(format!("leave out {option} in a workflow that `workflow_run` starts")))
+                .hint(format!("remove {option} in a workflow that `workflow_run` starts")))
         }
         (Some(value), _) | (None, Some(value)) => Ok(value.to_owned()),
         (None, None) => Err(Error::usage(format!("{option} is missing"))
@@ -172,7 +172,7 @@ async fn place(args: &Post, known: &Known<'_>, access: &Access, deadline: Instan
     Ok(place)
 }
 
-/// The pull request whose newest commit was tested; else why there is none.
+/// The pull request whose newest commit was tested; else the reason why there is no such pull request.
 async fn pull_request(
     args: &Post,
     known: &Known<'_>,
@@ -219,7 +219,7 @@ async fn believable(
     deadline: Instant,
 ) -> Result<Summary, String> {
     let bytes = read(address).await.map_err(|error| {
-        // The error names buckets and directories, which are nobody's business on GitHub.
+        // The error names buckets and directories, which must not be posted.
         print::diagnostic(format_args!("warning: {error}"));
         "the build left no result.json, or one that is too large".to_owned()
     })?;
@@ -255,7 +255,8 @@ async fn verify_commit(
     deadline: Instant,
 ) -> Result<(), String> {
     let Some(tested) = &summary.job.commit else { return Err("it does not name its commit".to_owned()) };
-    let tested = config::parse_commit(tested).map_err(|_| "it names a commit that is not one".to_owned())?;
+    let tested =
+        config::parse_commit(tested).map_err(|_| "the commit that it names is not a commit id".to_owned())?;
     if tested == place.commit {
         return Ok(());
     }

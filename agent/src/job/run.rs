@@ -49,7 +49,7 @@ struct Outputs {
     usage: Usage,
 }
 
-/// What is told at the beginning of a job, besides its settings.
+/// What a job reports at its beginning, in addition to its settings.
 #[derive(Clone, Debug, Default)]
 pub struct Opening {
     /// They come after those of the settings.

@@ -1,4 +1,4 @@
-//! What is new in this change: the job's result beside that of the commit in which the change began.
+//! What is new in this change: the difference between the job's result and that of the commit in which the change began.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -58,7 +58,7 @@ impl Comparison {
     }
 
     /// Whether a person who looks at a passed job should see it: something other than a size differs.
-    pub fn is_worth_telling(&self) -> bool {
+    pub fn is_worth_reporting(&self) -> bool {
         let lists = [
             &self.new_failures,
             &self.still_failing,

@@ -291,7 +291,7 @@ fn sizes_are_compared_without_the_time_of_the_build() {
         &job(&[("img-20260101120000.wic", 10), ("same.ipk", 5), ("gone.ipk", 7)]),
         &job(&[("img-20260202130000.wic", 12), ("same.ipk", 5), ("new.ipk", 3)]),
     );
-    let told: Vec<_> = compared
+    let found: Vec<_> = compared
         .sizes
         .iter()
         .map(|change| {
@@ -303,7 +303,7 @@ fn sizes_are_compared_without_the_time_of_the_build() {
         ("new.ipk", None, Some(3)),
         ("gone.ipk", Some(7), None),
     ];
-    assert_eq!(told, wanted);
+    assert_eq!(found, wanted);
     // A job that publishes nothing has no sizes.
     let nothing = super::tests::compared(&job(&[("a", 1)]), &job(&[]));
     assert_eq!(nothing.sizes, []);

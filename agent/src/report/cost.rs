@@ -37,7 +37,7 @@ pub struct Cost {
     /// Requests to a share in S3.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub s3: Option<f64>,
-    /// At most: whatever the network interfaces moved, except for the share and the artifacts.
+    /// An upper bound: all bytes of the network interfaces, except those of the share and the artifacts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nat: Option<f64>,
     /// Of the latest jobs of the branch.
@@ -106,7 +106,7 @@ fn minutes(seconds: f64) -> u64 {
     (seconds / 60.0).ceil().max(1.0) as u64
 }
 
-/// Bytes of the network that went neither to the share nor to the artifacts; `None` if nobody measured.
+/// Bytes of the network that went neither to the share nor to the artifacts; `None` if there is no measurement.
 fn through_nat(summary: &Summary) -> Option<u64> {
     let all = summary.machine.iter().map(|at| at.sample.network_bytes).max()?;
     let share = summary.cache.iter().map(|tier| tier.traffic);

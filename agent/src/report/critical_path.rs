@@ -5,7 +5,7 @@ use super::timeline::TaskRun;
 
 /// The critical paths of all units, as places in [`Timeline::runs`](super::timeline::Timeline::runs): for each unit the
 /// task that ended last, the one for which it waited, and so on, in the order of time. Empty for a unit whose BitBake
-/// did not tell for what its tasks waited.
+/// did not report for what its tasks waited.
 pub fn critical_path(summary: &Summary) -> Vec<usize> {
     let runs: Vec<TaskRun<'_>> = summary.timeline.runs().collect();
     let mut path = Vec::new();
@@ -61,7 +61,7 @@ mod tests {
     fn the_path_goes_from_the_last_end_back_to_a_task_that_waited_for_none() {
         let table: &[(&[Given<'_>], &[&str])] = &[
             (&[], &[]),
-            // BitBake told nothing of dependencies.
+            // BitBake reported no dependencies.
             (&[("a", 1, None, 0, Some(5)), ("b", 2, None, 5, Some(9))], &[]),
             (&[("a", 1, None, 0, Some(5)), ("b", 2, Some(1), 5, Some(9))], &["a", "b"]),
             // The long task is not on it, because nothing waited for it.

@@ -44,18 +44,9 @@ fn outcome(jobs: &[Summary]) -> Outcome {
     let exit = exit(jobs);
     let worst = jobs.iter().find(|job| job.exit == exit);
     let outcome = worst.map_or(Outcome::NotRun("there is no job".into()), |job| {
-        let said = |why: &str| format!("{}: {why}", label(&job.job));
-        match &job.outcome {
-            Outcome::Passed => Outcome::Passed,
-            Outcome::Flaky(why) => Outcome::Flaky(said(why)),
-            Outcome::Failed(why) => Outcome::Failed(said(why)),
-            Outcome::Skipped(why) => Outcome::Skipped(said(why)),
-            Outcome::NotRun(why) => Outcome::NotRun(said(why)),
-            Outcome::TimedOut(why) => Outcome::TimedOut(said(why)),
-            Outcome::Cancelled(why) => Outcome::Cancelled(said(why)),
-        }
+        job.outcome.map_reason(|why| format!("{}: {why}", label(&job.job)))
     });
-    // A flaky job is a success that is worth telling.
+    // A flaky job is a success that must be visible.
     let flaky = jobs.iter().find(|job| matches!(job.outcome, Outcome::Flaky(_)));
     match (&outcome, flaky) {
         (Outcome::Passed, Some(flaky)) => flaky.outcome.clone(),

@@ -295,17 +295,7 @@ impl Summary {
     }
 
     fn cut_outcome(&mut self, outcome: &Outcome) -> Outcome {
-        let mut outcome = outcome.clone();
-        match &mut outcome {
-            Outcome::Passed => {}
-            Outcome::Flaky(why)
-            | Outcome::Failed(why)
-            | Outcome::Skipped(why)
-            | Outcome::NotRun(why)
-            | Outcome::TimedOut(why)
-            | Outcome::Cancelled(why) => self.bytes_cut += truncate::middle(why, truncate::TEXT),
-        }
-        outcome
+        outcome.map_reason(|why| self.cut_text(why))
     }
 }
 

@@ -18,7 +18,7 @@ use super::summary::Summary;
 /// What stands in the place of a secret.
 const REDACTED: &str = "[redacted]";
 
-/// The lock's name beside the manifest.
+/// The name of the lock in the directory of the manifest.
 const LOCK: &str = "build-agent.lock";
 
 /// The name of a manifest that is not in the checkout.
@@ -70,7 +70,7 @@ pub struct Checkout {
 
 impl ReproducePlan {
     /// # Errors
-    /// Usage, if the result does not say what to do, or says what nobody may do.
+    /// Usage, if the result has no manifest or no commit, or values that could harm this machine.
     pub fn of(summary: &Summary) -> Result<ReproducePlan> {
         let none = Reproduction::default();
         let known = summary.reproduction.as_ref().unwrap_or(&none);
@@ -214,19 +214,19 @@ fn arguments(words: &[String], notes: &mut Vec<String>) -> Result<Vec<String>> {
             if word == "--manifest-sha256" {
                 words.next();
             } else {
-                notes.push(format!("left out: {}", clean(word)));
+                notes.push(format!("removed: {}", clean(word)));
             }
             continue;
         };
         let value = if *has_value { words.next() } else { None };
         if let Some(value) = value {
             if value.contains(REDACTED) {
-                notes.push(format!("left out, because it has a secret: {word} {}", clean(value)));
+                notes.push(format!("removed, because it has a secret: {word} {}", clean(value)));
                 continue;
             }
             if word == "--set" && ELSEWHERE.iter().any(|key| value.trim_start().starts_with(key)) {
                 notes.push(format!(
-                    "left out, because it is about the original machine: {word} {}",
+                    "removed, because it is about the original machine: {word} {}",
                     clean(value)
                 ));
                 continue;
@@ -278,7 +278,7 @@ fn checkout(summary: &Summary, known: &Reproduction, notes: &mut Vec<String>) ->
     let is_usual = |url: &Url| ["https", "http", "ssh", "git", "file"].contains(&url.scheme());
     if !Url::parse(url).is_ok_and(|url| is_usual(&url)) {
         return Err(Error::usage(format!("`{}` is not the URL of a git repository", clean(url)))
-            .hint("this result was changed, or it is not one of build-agent"));
+            .hint("this result was changed, or build-agent did not write it"));
     }
     let fetch = known.pull_request.map(|number| format!("refs/pull/{number}/head"));
     Ok(Some(Checkout { url: url.clone(), fetch, commit: commit.to_owned() }))
@@ -291,7 +291,7 @@ fn image(known: &Reproduction) -> Result<Option<String>> {
         return Ok(Some(image.clone()));
     }
     Err(Error::usage(format!("`{}` is not the name of a container image", clean(image)))
-        .hint("this result was changed, or it is not one of build-agent"))
+        .hint("this result was changed, or build-agent did not write it"))
 }
 
 fn is_commit(text: &str) -> bool {
@@ -398,7 +398,7 @@ mod tests {
         for note in [
             "original machine: --set artifacts.destination",
             "secret: --set repos.x.url",
-            "left out: --trusted",
+            "removed: --trusted",
         ] {
             assert!(plan.notes.iter().any(|said| said.contains(note)), "{note}: {:?}", plan.notes);
         }

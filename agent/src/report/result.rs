@@ -56,7 +56,7 @@ pub fn write(summary: &Summary, out: &Path) -> Result<()> {
 /// Reads a `result.json` back.
 ///
 /// # Errors
-/// When it is none, or of another layout.
+/// If it is not a result, or has another layout.
 pub fn read(path: &Path) -> Result<Summary> {
     parse(&fs_err::read(path)?, &path.display().to_string())
 }
@@ -64,7 +64,7 @@ pub fn read(path: &Path) -> Result<Summary> {
 /// Reads the text of a `result.json` with this name back.
 ///
 /// # Errors
-/// When it is none, or of another layout.
+/// If it is not a result, or has another layout.
 pub fn parse(bytes: &[u8], name: &str) -> Result<Summary> {
     let place = |error: &serde_json::Error| format!("{name}:{}:{}", error.line(), error.column());
     #[derive(Deserialize)]

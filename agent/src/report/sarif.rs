@@ -3,15 +3,16 @@
 //!
 //! GitHub shows only results with a file, and at most 25,000 of a run
 //! (<https://docs.github.com/en/code-security/code-scanning/integrating-with-code-scanning/sarif-support-for-code-scanning>).
-//! So a finding without a file is shown at the manifest, and the least important ones are left out.
+//! So a finding without a file is shown at the manifest, and the least important ones are omitted.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Component, Path, PathBuf};
 
-use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use percent_encoding::{AsciiSet, utf8_percent_encode};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
+use agent_fs::names::NOT_IN_URL_PATHS;
 use agent_types::error::{Error, Result};
 use agent_types::events::{Finding, Level};
 use agent_types::sanitize::clean;
@@ -37,23 +38,7 @@ const MOST: usize = 25_000;
 const MESSAGE: usize = 2048;
 
 /// What an URI reference cannot have in its path.
-const PATH: &AsciiSet = &CONTROLS
-    .add(b' ')
-    .add(b'"')
-    .add(b'#')
-    .add(b'%')
-    .add(b'<')
-    .add(b'>')
-    .add(b'?')
-    .add(b'[')
-    .add(b'\\')
-    .add(b']')
-    .add(b'^')
-    .add(b'`')
-    .add(b'{')
-    .add(b'|')
-    .add(b'}')
-    .add(b':');
+const PATH: &AsciiSet = &NOT_IN_URL_PATHS.add(b'[').add(b']').add(b':');
 
 /// The whole file: a run for each job.
 ///
@@ -93,7 +78,7 @@ fn run(summary: &Summary) -> Value {
         "automationDetails": { "id": category(summary) },
         "columnKind": "unicodeCodePoints",
         "invocations": [{
-            // Whether the tool did its work, whatever it found.
+            // Whether the tool did its work; findings do not matter.
             "executionSuccessful": summary.complete && summary.errors.is_empty(),
             "exitCode": summary.exit.code(),
         }],
@@ -225,7 +210,7 @@ fn uri(path: &Path) -> String {
     parts.collect::<Vec<_>>().join("/")
 }
 
-/// The same for the same finding in all jobs, whatever its line is. Equal findings of a file are numbered.
+/// The same for the same finding in all jobs, also on another line. Equal findings of a file are numbered.
 fn fingerprint(finding: &Finding, numbers: &mut HashMap<String, u64>) -> String {
     let known = known::finding(finding);
     let mut digest = Sha256::new();

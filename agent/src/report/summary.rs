@@ -141,13 +141,13 @@ pub struct Summary {
     /// Where the reports are stored for other people; `None` if they are not stored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report: Option<ReportAddress>,
-    /// In the order of time. Of a long job some are left out, those with less memory in use first.
+    /// In the order of time. Of a long job some are dropped, those with less memory in use first.
     #[serde(default, skip_serializing_if = "Vec::is_empty", serialize_with = "one_a_line")]
     pub machine: Vec<MachineAt>,
     /// What the BitBake tasks used, by unit.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub task_usage: Vec<UnitUsage>,
-    /// What the machine and its traffic cost; `None` if nobody knows.
+    /// What the machine and its traffic cost; `None` if the prices are not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prices: Option<JobPrices>,
     /// What repeats the job elsewhere.

@@ -28,7 +28,7 @@ pub struct Timeline {
     #[serde(serialize_with = "one_a_line")]
     runs: Vec<Run>,
     /// For each row the row of the task for which it waited: of the tasks that it depends on and that ran, the one that
-    /// ended last. `null`: it waited for none. Empty if BitBake told nothing of it; rows at the end may be missing.
+    /// ended last. `null`: it waited for no task. Empty if BitBake did not report it; rows at the end may be missing.
     #[serde(default, skip_serializing_if = "Vec::is_empty", serialize_with = "on_one_line")]
     after: Vec<Option<u32>>,
     /// Tasks that finished and have no row here.
@@ -46,7 +46,7 @@ struct Run {
     unit: u32,
     recipe: u32,
     task: u32,
-    /// Milliseconds since the job's start; `None` if BitBake did not tell.
+    /// Milliseconds since the job's start; `None` if BitBake did not report it.
     start: Option<u32>,
     end: Option<u32>,
     /// `None` while it runs.
@@ -61,7 +61,7 @@ pub struct TaskRun<'a> {
     /// With its version; `mc:NAME:` before that of a multiconfig.
     pub recipe: &'a str,
     pub task: &'a str,
-    /// Milliseconds since the job's start; `None` if BitBake did not tell.
+    /// Milliseconds since the job's start; `None` if BitBake did not report it.
     pub start: Option<u32>,
     pub end: Option<u32>,
     /// `None` while it runs.
@@ -236,16 +236,7 @@ impl Timeline {
 const OUTCOMES_KEPT: usize = 50;
 
 fn without_reason(outcome: &Outcome) -> Outcome {
-    let reason = || "its log says why".to_owned();
-    match outcome {
-        Outcome::Passed => Outcome::Passed,
-        Outcome::Flaky(_) => Outcome::Flaky(reason()),
-        Outcome::Failed(_) => Outcome::Failed(reason()),
-        Outcome::Skipped(_) => Outcome::Skipped(reason()),
-        Outcome::NotRun(_) => Outcome::NotRun(reason()),
-        Outcome::TimedOut(_) => Outcome::TimedOut(reason()),
-        Outcome::Cancelled(_) => Outcome::Cancelled(reason()),
-    }
+    outcome.map_reason(|_| "its log says why".to_owned())
 }
 
 /// The name's place in its table; `None` if the table is full.
@@ -345,7 +336,7 @@ mod tests {
         assert_eq!(serde_json::from_str::<Timeline>(&text).unwrap(), timeline);
     }
 
-    /// Numbers belong to one run of BitBake in one unit; those that nobody has are ignored.
+    /// Numbers belong to one run of BitBake in one unit; unknown ones are ignored.
     #[test]
     fn a_run_names_the_run_for_which_it_waited() {
         let mut timeline = Timeline::default();

@@ -54,7 +54,9 @@ pub fn outcome(summary: &Summary) -> (Outcome, ExitStatus) {
     let worst = Outcome::worst(decided.clone().map(|(_, outcome)| outcome));
     let stage = worst.and_then(|found| decided.clone().find(|(_, outcome)| outcome == &found));
     let outcome = match (stage, errors.first()) {
-        (Some((stage, outcome)), _) if !outcome.is_success() => in_stage(stage, outcome),
+        (Some((stage, outcome)), _) if !outcome.is_success() => {
+            outcome.map_reason(|why| format!("{stage}: {why}"))
+        }
         (_, Some(error)) => Outcome::NotRun(error.message.clone()),
         (Some((_, outcome)), None) => outcome.clone(),
         // The guard calls it an error that nothing ran, so there is always one above.
@@ -88,19 +90,6 @@ pub fn worst_exit<'a>(errors: impl IntoIterator<Item = &'a Error>) -> Option<Exi
 /// The worst of these exit statuses.
 pub fn worst_of(all: impl Iterator<Item = ExitStatus>) -> Option<ExitStatus> {
     all.min_by_key(|exit| ORDER.iter().position(|known| known == exit))
-}
-
-fn in_stage(stage: Stage, outcome: &Outcome) -> Outcome {
-    let said = |why: &String| format!("{stage}: {why}");
-    match outcome {
-        Outcome::Passed => Outcome::Passed,
-        Outcome::Flaky(why) => Outcome::Flaky(said(why)),
-        Outcome::Failed(why) => Outcome::Failed(said(why)),
-        Outcome::Skipped(why) => Outcome::Skipped(said(why)),
-        Outcome::NotRun(why) => Outcome::NotRun(said(why)),
-        Outcome::TimedOut(why) => Outcome::TimedOut(said(why)),
-        Outcome::Cancelled(why) => Outcome::Cancelled(said(why)),
-    }
 }
 
 /// What cannot be true at once, or did nothing and calls it a pass.

@@ -6,9 +6,11 @@
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt};
+use percent_encoding::{AsciiSet, utf8_percent_encode};
 
 use crate::config::{ResultPlace, Settings, work_tree};
 use agent_artifacts::results::{self, ResultStore};
+use agent_fs::names::NOT_IN_URL_PATHS;
 use agent_git::{Access, BaseQuery};
 use agent_process::Runner;
 use agent_types::artifact::Destination;
@@ -102,25 +104,12 @@ fn shown(root: &Destination, path: &str) -> String {
 
 /// The path of a key in an address: what a server would decode is encoded once more.
 fn in_url(path: &str) -> String {
-    const RESERVED: &percent_encoding::AsciiSet = &percent_encoding::CONTROLS
-        .add(b' ')
-        .add(b'"')
-        .add(b'#')
-        .add(b'%')
-        .add(b'<')
-        .add(b'>')
-        .add(b'?')
-        .add(b'\\')
-        .add(b'^')
-        .add(b'`')
-        .add(b'{')
-        .add(b'|')
-        .add(b'}')
-        .add(b'+');
-    percent_encoding::utf8_percent_encode(path, RESERVED).to_string()
+    // Some servers take it for a space.
+    const RESERVED: &AsciiSet = &NOT_IN_URL_PATHS.add(b'+');
+    utf8_percent_encode(path, RESERVED).to_string()
 }
 
-/// Whether nothing was ever stored in a directory, or it does not answer: then git is not asked for the history.
+/// Whether nothing was ever stored in a directory, or it does not answer: then git does not list the history.
 async fn is_empty(place: &ResultPlace, identity: &JobIdentity) -> bool {
     let Destination::Directory(root) = &place.root else { return false };
     let directory = root.join(results::of_job(identity));
@@ -178,7 +167,7 @@ impl Search<'_> {
         }
         match store.was_refused() {
             true => Err(Error::upstream(format!(
-                "S3 has none, or the role may not read them (s3:GetObject and s3:ListBucket on {})",
+                "S3 has no stored result, or the role may not read it (s3:GetObject and s3:ListBucket on {})",
                 store.shown("results")
             ))),
             false => Ok(None),

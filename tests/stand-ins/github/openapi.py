@@ -5,7 +5,7 @@ usage: openapi.py api.github.com.json exchanges.jsonl
 
 A request must have a described method and path, only described query parameters and properties, all that are required, and
 values of the described types and sizes. Each property of an answer of the stand-in must be described with its type; the
-stand-in leaves out properties that the agent does not read.
+stand-in omits properties that the agent does not read.
 """
 
 import json
@@ -49,7 +49,7 @@ def problems(value, schema, strict, place):
         yield f"{place}: {value!r} is no {kind}"
         return
     if "enum" in schema and value not in schema["enum"]:
-        yield f"{place}: {value!r} is none of {schema['enum']}"
+        yield f"{place}: {value!r} is not in {schema['enum']}"
     if isinstance(value, str):
         if len(value) > schema.get("maxLength", len(value)):
             yield f"{place}: {len(value)} characters"

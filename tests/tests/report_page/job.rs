@@ -16,7 +16,7 @@ impl Job {
         Job { text: text.to_owned(), lines: Vec::new() }
     }
 
-    /// The text, with a name in front so that texts can be told apart.
+    /// The text, with a name in front so that all texts are different.
     fn text(&self, name: &str) -> String {
         if self.text.is_empty() { name.to_owned() } else { format!("{name} {}", self.text) }
     }
@@ -61,7 +61,7 @@ fn report(events: &[PathBuf], out: &Path) -> PathBuf {
     out.join("report.html")
 }
 
-/// Writes the page of several jobs into the directory `merged`; each job lies in one of its own beside it.
+/// Writes the page of several jobs into the directory `merged`; each job has a directory next to it.
 pub fn page_of_several(jobs: &[Job], directory: &Path) -> PathBuf {
     let events = jobs.iter().enumerate().map(|(number, job)| {
         let own = directory.join(format!("job {number}"));

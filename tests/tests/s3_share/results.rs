@@ -85,7 +85,7 @@ fn results_are_stored_in_the_tier_that_the_job_writes_and_the_index_is_last() {
     ]);
     text.assert_says(&["**New in this change**", "do_compile"]);
 
-    // A source that nobody vouches for writes nothing.
+    // An untrusted source without a pull request writes nothing.
     let before = job.stored();
     job.run(job.command(&[]), 1);
     assert_eq!(job.stored(), before);
@@ -115,7 +115,7 @@ fn a_bucket_that_fails_or_hangs_changes_no_verdict() {
         let result = job.run(job.command(&["--trusted"]), 0);
         assert_eq!(result["outcome"], "passed", "{fault:?}");
         assert!(result["base"].is_null(), "{fault:?}");
-        // 30 s for the lookup and 60 s for the store, beside the job itself.
+        // 30 s for the lookup and 60 s for the store, in addition to the job itself.
         assert!(begun.elapsed() < Duration::from_secs(150), "{fault:?}: {:?}", begun.elapsed());
         if !matches!(fault, Fault::Truncated) {
             let units = result["units"].as_array().unwrap().iter();

@@ -90,7 +90,7 @@ fn a_trusted_job_stores_its_result_and_a_change_is_compared_with_it() {
     assert_eq!(files(stored(&sandbox, "", &first).ancestors().nth(2).unwrap()), [first.as_str()]);
     assert!(!sandbox.artifacts().join("pr").exists());
 
-    // The reports tell what is new, from the result alone.
+    // The reports show what is new, from the result alone.
     let short =
         sandbox.call(["report", "--format", "markdown", sandbox.out().join("result.json").to_str().unwrap()]);
     short.assert_code(&[1]);
@@ -118,7 +118,7 @@ fn only_new_failures_fail_a_layer_that_starts_red() {
         ran.assert_code(&[code]);
         let result = sandbox.result();
         assert_eq!(result["outcome"], if code == 0 { "passed" } else { "failed" }, "{failing}");
-        // What failed is told all the same.
+        // The failure is reported all the same.
         assert!(result["totals"]["failed"].as_u64().unwrap() > 0, "{failing}");
         let stages = result["stages"].as_array().unwrap();
         let check = stages.iter().find(|stage| stage["stage"] == "check").unwrap();

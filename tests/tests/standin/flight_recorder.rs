@@ -41,10 +41,10 @@ fn the_next_job_says_how_the_last_one_died() {
     ran.assert_code(&[0]);
     ran.assert_says(&[DIED, " UTC with ", " of memory used, most of it by "]);
     let notices = sandbox.result()["notices"].clone();
-    let told: Vec<&Value> = notices.as_array().unwrap().iter().filter(|it| says(it, DIED)).collect();
-    assert_eq!(told.len(), 1, "{notices}");
-    assert!(told[0]["hint"].is_string(), "{notices}");
-    // A job that came to its own end, whatever its verdict, did not die.
+    let reported: Vec<&Value> = notices.as_array().unwrap().iter().filter(|it| says(it, DIED)).collect();
+    assert_eq!(reported.len(), 1, "{notices}");
+    assert!(reported[0]["hint"].is_string(), "{notices}");
+    // A job that ended by itself did not die, also if it failed.
     sandbox.behaviour("yocto-check-layer fail test_world");
     let ran = sandbox.run();
     ran.assert_code(&[1]);

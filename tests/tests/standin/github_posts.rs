@@ -274,7 +274,7 @@ fn a_result_decides_neither_the_place_nor_more_than_its_verdict() {
     type Change<'a> = (&'a str, &'a dyn Fn(&mut Value), &'a [&'a str]);
     let table: [Change; 7] = [
         ("it is for the commit", &|it| it["job"]["commit"] = json!("8".repeat(40)), &[]),
-        ("it names a commit that is not one", &|it| it["job"]["commit"] = json!("main"), &[]),
+        ("the commit that it names is not a commit id", &|it| it["job"]["commit"] = json!("main"), &[]),
         ("does not name its commit", &|it| it["job"]["commit"] = Value::Null, &[]),
         ("its schema is", &|it| it["schema"] = json!("build-agent/result/v9"), &[]),
         ("contradicts itself", &|it| it["stages"][0]["outcome"] = json!("failed"), &[]),

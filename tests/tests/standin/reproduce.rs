@@ -48,7 +48,7 @@ fn the_script_has_all_that_decides_the_job_and_no_secret() {
     for text in [&ran.output(), &result] {
         assert!(!text.contains(CANARY), "{text}");
     }
-    assert!(ran.stdout.contains("left out, because it has a secret"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("removed, because it has a secret"), "{}", ran.stdout);
     // A shell reads it.
     let script = sandbox.path().join("script");
     std::fs::write(&script, &ran.stdout).unwrap();

@@ -110,7 +110,7 @@ impl ResultStore {
                 // On a file server that hangs, this does not return.
                 if is_share && !blocking(move || Ok(looked.is_dir())).await? {
                     return Err(Error::machine(format!("the share `{}` is not there", path.display()))
-                        .hint("mount it, or leave out [cache] share"));
+                        .hint("mount it, or remove [cache] share"));
                 }
                 Place::Directory(path.clone())
             }
@@ -176,7 +176,7 @@ impl ResultStore {
         }
     }
 
-    /// Writes a whole file, whatever was there. A reader sees the old one or the new one.
+    /// Writes a whole file, and replaces an older one. A reader sees the old one or the new one.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -210,7 +210,7 @@ async fn put(store: &Arc<dyn ObjectStore>, key: &Key, content: bytes::Bytes) -> 
     store.put_opts(key, content.into(), options).await.map(|_| ())
 }
 
-/// A browser shows a page only if it is told that it is one.
+/// A browser shows a page only if its content type says so.
 fn content_type(key: &str) -> &'static str {
     match key.rsplit_once('.').map(|(_, kind)| kind) {
         Some("html") => "text/html; charset=utf-8",

@@ -12,6 +12,22 @@ use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 
 const IN_PATHS: &AsciiSet = &CONTROLS.add(b'%');
 
+/// What the path of an address cannot hold as it is: <https://url.spec.whatwg.org/#path-percent-encode-set>, with `%` and `\\`.
+pub const NOT_IN_URL_PATHS: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'#')
+    .add(b'%')
+    .add(b'<')
+    .add(b'>')
+    .add(b'?')
+    .add(b'\\')
+    .add(b'^')
+    .add(b'`')
+    .add(b'{')
+    .add(b'|')
+    .add(b'}');
+
 /// The text for a path or a link, or `None` when it has to be encoded.
 pub fn plain(name: &OsStr) -> Option<&str> {
     // XML, in which S3 lists keys, has neither control characters nor the two non-characters.

@@ -112,7 +112,7 @@ impl Client {
     /// A client for this API. All its requests together end before the deadline.
     ///
     /// # Errors
-    /// If the address is not safe for a token, the token is not one, or TLS cannot be set up.
+    /// If the address is not safe for a token, the token is invalid, or TLS cannot be set up.
     pub fn new(api: &Url, token: &str, deadline: Instant) -> Result<Client> {
         if !is_api_url(api) {
             return Err(Failure::Input(format!("{api} is not an https:// address")));
@@ -121,7 +121,7 @@ impl Client {
             .map_err(|_| Failure::Input("the token has characters that no token has".to_owned()))?;
         authorization.set_sensitive(true);
         let http = reqwest::Client::builder()
-            // A redirect would send the request to a repository that nobody named, and a POST as GET.
+            // A redirect leads to another repository, and turns a POST into a GET.
             .redirect(redirect::Policy::none())
             .user_agent(concat!("build-agent/", env!("CARGO_PKG_VERSION")))
             .build()
@@ -132,7 +132,7 @@ impl Client {
     /// The same with another token.
     ///
     /// # Errors
-    /// If the token is not one.
+    /// If the token is invalid.
     pub fn with_token(&self, token: &str) -> Result<Client> {
         let mut authorization = HeaderValue::from_str(&format!("Bearer {}", token.trim()))
             .map_err(|_| Failure::Input("the token has characters that no token has".to_owned()))?;

@@ -340,7 +340,7 @@ mod tests {
         assert_eq!(found.iter().map(|it| it.name.as_str()).collect::<Vec<_>>(), ["b", "a"]);
         assert_eq!(found[0].text, "true\n");
         assert!(found[1].text.contains("< !-- build-agent:end a -->"));
-        // A comment that somebody edited is read as far as it is one.
+        // A person may have edited the comment; its intact sections are read.
         assert!(sections("<!-- build-agent -->\n<!-- build-agent:begin a -->\nno end").is_empty());
         assert!(sections("nothing").is_empty());
     }

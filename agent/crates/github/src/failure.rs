@@ -23,7 +23,7 @@ pub enum Failure {
     /// Nothing happened at GitHub.
     #[error("GitHub does not answer: {0}")]
     Unavailable(String),
-    /// The request may have had an effect. Only a lookup tells.
+    /// The request may have had an effect. Only a lookup shows it.
     #[error("GitHub did not confirm it: {0}")]
     Unclear(String),
     #[error("the time for GitHub is over; last: {0}")]

@@ -83,7 +83,7 @@ mod tests {
             reset: Some(reset),
             ..Answered::default()
         };
-        let told =
+        let after =
             |status, retry_after| Answered { status, retry_after: Some(retry_after), ..Answered::default() };
         let says = |status, message| Answered { status, message, ..Answered::default() };
         let secondary = "You have exceeded a secondary rate limit. Please wait a few minutes";
@@ -102,9 +102,9 @@ mod tests {
             (plain(422), 0, Next::Refused),
             (plain(429), 0, Next::Wait(seconds(60))),
             (plain(429), 1, Next::Wait(seconds(120))),
-            (told(429, "7"), 3, Next::Wait(seconds(7))),
-            (told(403, "7"), 0, Next::Wait(seconds(7))),
-            (told(403, "soon"), 0, Next::Refused),
+            (after(429, "7"), 3, Next::Wait(seconds(7))),
+            (after(403, "7"), 0, Next::Wait(seconds(7))),
+            (after(403, "soon"), 0, Next::Refused),
             (Answered { retry_after: Some("7"), ..limited(403, "1000100") }, 0, Next::Wait(seconds(7))),
             (limited(403, "1000100"), 0, Next::Wait(seconds(105))),
             (limited(429, "999999"), 0, Next::Wait(seconds(5))),
@@ -114,7 +114,7 @@ mod tests {
             (plain(500), 0, Next::Repeat(seconds(1))),
             (plain(502), 1, Next::Repeat(seconds(2))),
             (plain(503), 2, Next::Repeat(seconds(4))),
-            (told(503, "9"), 0, Next::Repeat(seconds(9))),
+            (after(503, "9"), 0, Next::Repeat(seconds(9))),
             (plain(408), 0, Next::Repeat(seconds(1))),
         ];
         for (answer, attempt, wanted) in table {
@@ -122,7 +122,7 @@ mod tests {
         }
         // No number of attempts and no header overflows.
         assert!(matches!(next(&plain(500), u32::MAX, now), Next::Repeat(_)));
-        assert!(matches!(next(&told(429, "18446744073709551615"), 0, now), Next::Wait(_)));
+        assert!(matches!(next(&after(429, "18446744073709551615"), 0, now), Next::Wait(_)));
         assert_eq!(next(&limited(403, "18446744073709551615"), 0, now), Next::Refused);
     }
 }

@@ -39,7 +39,7 @@ impl GitHub {
                 TOKEN: { "login": "robot", "permissions": ["statuses", "pull_requests", "security_events"] },
                 "ghs_actions": { "login": "github-actions[bot]", "type": "Bot",
                     "permissions": ["statuses", "checks", "pull_requests"] },
-                "ghp_nothing": { "login": "nobody", "permissions": [] },
+                "ghp_nothing": { "login": "no-rights", "permissions": [] },
             },
         });
         config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());

@@ -52,6 +52,20 @@ impl Outcome {
         }
     }
 
+    /// The same with another reason, made from the present one.
+    #[must_use]
+    pub fn map_reason(&self, change: impl FnOnce(&str) -> String) -> Outcome {
+        match self {
+            Outcome::Passed => Outcome::Passed,
+            Outcome::Flaky(why) => Outcome::Flaky(change(why)),
+            Outcome::Failed(why) => Outcome::Failed(change(why)),
+            Outcome::Skipped(why) => Outcome::Skipped(change(why)),
+            Outcome::NotRun(why) => Outcome::NotRun(change(why)),
+            Outcome::TimedOut(why) => Outcome::TimedOut(change(why)),
+            Outcome::Cancelled(why) => Outcome::Cancelled(change(why)),
+        }
+    }
+
     /// Whether later stages may depend on it: passed, if only in a rerun, or skipped on purpose.
     pub fn is_success(&self) -> bool {
         matches!(self, Outcome::Passed | Outcome::Flaky(_) | Outcome::Skipped(_))

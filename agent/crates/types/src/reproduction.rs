@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// What repeats a job, beside its identity and the commits of its repositories. Without secrets.
+/// What repeats a job, in addition to its identity and the commits of its repositories. Without secrets.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Reproduction {
     /// The container image, as the build service names it; with its digest if that is known.

@@ -116,7 +116,7 @@ impl Build {
         self.follower.variable(name)
     }
 
-    /// Where the build statistics of this run are, if BitBake told.
+    /// Where the build statistics of this run are, if BitBake reported it.
     pub fn stats_source(&self) -> Option<StatsSource> {
         self.follower.stats_source()
     }

@@ -132,7 +132,7 @@ class Queue:
         self._dumps_signatures = dumps_signatures
         # Of tasks that are about to start: see bitbake_task_order.py.
         self._order = {}
-        # The multiconfigs of which the log of a task was told.
+        # The multiconfigs for which the log of a task was reported.
         self._logs = set()
 
     def __getattr__(self, name):

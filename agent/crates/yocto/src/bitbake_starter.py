@@ -5,7 +5,7 @@
 #   --discard-signature-files  leave the signature files (sigdata, sigbasedata) empty. BitBake still
 #                              computes and compares all hashes, and creates every file.
 #   --tasks=FILE               write the tasks and their signatures, for the query in the file (bitbake_tasks.py)
-#   --task-order               number the tasks, and tell for which one each waited (bitbake_task_order.py)
+#   --task-order               number the tasks, and report for which one each waited (bitbake_task_order.py)
 #   --events                   tell what BitBake does on the socket that is standard input (bitbake_events.py)
 #
 # BitBake must not notice: its arguments, module path, environment, output, exit status, task hashes and
@@ -130,7 +130,7 @@ def tell_events(after_import):
 
 
 def tell_task_order(after_import):
-    """Lets the events of BitBake's queue tell the order of tasks. Whatever goes wrong, BitBake does not notice."""
+    """Adds the order of tasks to the events of BitBake's queue. An error here does not affect BitBake."""
     try:
         after_import.call("bb.runqueue", load("bitbake_task_order").watch)
     except Exception:

@@ -100,7 +100,7 @@ def call_after(kind, function):
 
 
 def watch(runqueue):
-    """Lets the events of the module tell the order."""
+    """Adds the order of tasks to the events of the module."""
     try:
         call_after(runqueue.runQueueTaskStarted, task_started)
         call_after(runqueue.runQueueTaskCompleted, task_completed)

@@ -25,7 +25,7 @@ const NAME_BYTES: usize = 250;
 /// Clock ticks a second in `/proc`.
 const TICKS: f64 = 100.0;
 
-/// Where BitBake wrote the statistics of a build, as it told. All of it may come from layer code.
+/// Where BitBake wrote the statistics of a build, by its own events. Layer code can forge all of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StatsSource {
     /// When the build began. No event has the name of its directory, which is its time by default.

@@ -57,7 +57,7 @@ pub enum Addition {
     /// BitBake tells what it does on the socket that is its standard input
     /// ([`Command::listen_to_events`](agent_process::Command::listen_to_events)).
     Events,
-    /// The events of tasks that start have numbers, and tell for which task each waited.
+    /// The start events of tasks have numbers, and the number of the task for which each waited.
     TaskOrder,
     /// BitBake writes the tasks of a query and their signatures, and nothing else: see
     /// [`signatures`](crate::signatures). The file of the query.

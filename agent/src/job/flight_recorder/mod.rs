@@ -117,7 +117,7 @@ fn record(
     }
 }
 
-/// Whether somebody still listens.
+/// Whether there is still a listener.
 fn take(
     sampler: &mut MachineSampler,
     ring: &mut Option<Ring>,

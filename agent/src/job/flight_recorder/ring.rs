@@ -160,7 +160,7 @@ pub fn read(work: &Path) -> Option<(Head, Vec<Entry>)> {
     if head.schema != SCHEMA {
         return None;
     }
-    // A line that was being written when the machine stopped is none.
+    // The machine may have stopped in the middle of a line.
     let mut entries: Vec<Entry> = lines.filter_map(|line| serde_json::from_slice(line).ok()).collect();
     entries.sort_by_key(|entry| entry.number);
     Some((head, entries))

@@ -160,6 +160,7 @@ pub fn unreadable_result(why: &str, place: &Place) -> Summary {
 mod tests {
     use super::*;
     use crate::config::CommentWhen;
+    use crate::report::markdown::outside_of_code::outside_of_code;
     use crate::report::sample::{at, failing_job, passing_job, reduce};
     use agent_types::base_result::TestId;
     use agent_types::events::EventKind;
@@ -259,48 +260,9 @@ mod tests {
         assert!(output.summary.contains("3 findings have no annotation."));
         assert!(output.summary.contains("[The whole report](<https://example.org/report>)"));
         // Outside of code there is nothing of it.
-        let mut outside = String::new();
-        let mut fence: Option<String> = None;
-        for line in output.summary.lines() {
-            let text = line.trim();
-            let ticks = text.chars().take_while(|c| *c == '`').count();
-            match &fence {
-                Some(open) if text == open => fence = None,
-                Some(_) => {}
-                None if ticks >= 3 && text.ends_with("text") => fence = Some("`".repeat(ticks)),
-                None => outside += &without_code(line),
-            }
-        }
+        let outside = outside_of_code(&output.summary);
         for bad in ["<img", "@everyone", "javascript", "<!--", "evil.example", "# heading"] {
             assert!(!outside.contains(bad), "{bad} in {outside}");
         }
-    }
-
-    /// A line without its code spans, as CommonMark reads them.
-    fn without_code(line: &str) -> String {
-        let mut rest = line;
-        let mut outside = String::new();
-        while let Some(start) = rest.find('`') {
-            outside += &rest[..start];
-            let ticks = rest[start..].chars().take_while(|c| *c == '`').count();
-            let after = &rest[start + ticks..];
-            let mut from = 0;
-            let end = loop {
-                let Some(found) = after[from..].find('`') else { break None };
-                let run = after[from + found..].chars().take_while(|c| *c == '`').count();
-                if run == ticks {
-                    break Some(from + found + run);
-                }
-                from += found + run;
-            };
-            rest = match end {
-                Some(end) => &after[end..],
-                None => {
-                    outside += &"`".repeat(ticks);
-                    after
-                }
-            };
-        }
-        outside + rest
     }
 }

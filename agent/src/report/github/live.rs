@@ -87,7 +87,7 @@ async fn update(access: Access, place: Place, mut shown: watch::Receiver<Shown>)
     let id = match claimed.await {
         Ok(run) => run.id,
         Err(failure) => {
-            // The report at the end of the job tries again, and tells.
+            // The report at the end of the job retries, and reports a failure.
             tracing::warn!(%failure, "there is no check run while the job runs");
             return None;
         }

@@ -2,6 +2,8 @@
 //!
 //! Text of layers and tools is always code: it contains no links, no HTML, no `@name` and no `#123`.
 
+#[cfg(test)]
+pub mod outside_of_code;
 pub mod text;
 
 use std::collections::HashMap;
@@ -101,7 +103,7 @@ pub fn render_all(jobs: &[Summary], options: &Options) -> String {
     let mut parts = vec![head];
     for job in jobs {
         let is_green =
-            job.exit == ExitStatus::Passed && Comparison::of(job).is_none_or(|it| !it.is_worth_telling());
+            job.exit == ExitStatus::Passed && Comparison::of(job).is_none_or(|it| !it.is_worth_reporting());
         if !is_green {
             parts.extend(job_parts(job, &Options { link: None, ..options.clone() }));
         }

@@ -39,7 +39,7 @@ fn without_comment(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// An address as a link; `None` if it is not one that a browser may follow.
+/// An address as a link; `None` if a browser must not follow it.
 pub fn link(words: &str, address: &str) -> Option<String> {
     let url = url::Url::parse(address).ok().filter(|url| ["https", "http"].contains(&url.scheme()))?;
     let url = url.as_str().replace('(', "%28").replace(')', "%29").replace('<', "%3C").replace('>', "%3E");

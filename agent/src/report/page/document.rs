@@ -82,7 +82,7 @@ mod tests {
         assert_eq!(serde_json::from_str::<Vec<String>>(inner).unwrap(), evil);
     }
 
-    /// The script can only make text, never markup, and it asks nobody for anything.
+    /// The script can only make text, never markup, and it makes no requests.
     #[test]
     fn the_script_writes_no_markup_and_makes_no_request() {
         for word in [

@@ -25,7 +25,7 @@ pub struct TaskRow<'a> {
     /// Among all runs.
     place: usize,
     pub start: u32,
-    /// If BitBake did not tell its end: the end of the job.
+    /// If BitBake did not report its end: the end of the job.
     pub end: u32,
     pub usage: Option<&'a TaskUsage>,
     /// On the chain of tasks that decides how long the build takes.
@@ -45,7 +45,7 @@ impl TaskRow<'_> {
 /// The tasks in the order of their starts.
 pub struct Tasks<'a> {
     pub rows: Vec<TaskRow<'a>>,
-    /// Tasks without a row: nobody knows when they started, or they were too many.
+    /// Tasks without a row: their start is not known, or there were too many.
     pub omitted: u64,
 }
 

@@ -1,4 +1,4 @@
-//! The tests of the job as a table. The page has the first rows; its script finds the others in the data beside it.
+//! The tests of the job as a table. The page has the first rows; its script finds the others in the page's data.
 
 use std::collections::HashMap;
 

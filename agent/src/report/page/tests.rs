@@ -379,7 +379,7 @@ fn replace_texts(value: &mut Value, key: &str, text: &str) {
     }
 }
 
-/// The page has the same elements and attributes, whatever the texts are.
+/// The page has the same elements and attributes for all texts.
 #[test]
 fn hostile_text_is_only_text() {
     let attacks = [

@@ -101,7 +101,7 @@ fn machine_sentence(machine: &[MachineAt]) -> Option<String> {
     Some(text + ".")
 }
 
-/// Kinds of tasks: class of the colour, and the text. The script tells the kind of a task by its name.
+/// Kinds of tasks: class of the colour, and the text. The script derives the kind of a task from its name.
 const KINDS: [(&str, &str); 7] = [
     ("fetch", "fetch, unpack"),
     ("configure", "configure"),

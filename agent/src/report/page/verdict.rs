@@ -42,7 +42,7 @@ impl Tone {
     }
 }
 
-/// A sign for eyes; the word is beside it.
+/// A sign for the eye; the word follows it.
 pub fn sign(tone: Tone) -> Markup {
     let sign = match tone {
         Tone::Good => "✓",

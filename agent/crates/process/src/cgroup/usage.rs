@@ -1,4 +1,4 @@
-//! What the control groups of this process use, version 1 and 2; where there are none, what the host uses.
+//! What the control groups of this process use (version 1 and 2), or the host if there are no groups.
 
 use std::path::{Path, PathBuf};
 

@@ -74,10 +74,10 @@ pub struct Planned {
 }
 
 impl Planned {
-    /// The reason of a stage that `--only` leaves out.
+    /// The reason of a stage that `--only` skips.
     pub const NOT_NAMED: &str = "not named by --only";
 
-    /// The reason of a stage that `--skip` leaves out.
+    /// The reason of a stage that `--skip` skips.
     pub fn skipped_by_flag(stage: Stage) -> String {
         format!("--skip {stage}")
     }
