@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use build_agent_tests::{BUILD_USER, GitHubServer, Sandbox, agent, commit, git, github, repository, skip};
+use build_agent_tests::{GitHubServer, Sandbox, agent, commit, git, github, repository, skip};
 use serde_json::{Value, json};
 
 /// A workspace with the layer, and a runner.
@@ -257,6 +257,11 @@ fn an_image_runs_with_names_of_variables_on_its_command_line() {
     assert!(!call.contains("hunter22"), "{call}");
 }
 
+/// The user of the runner on GitHub's machines: neither root nor the user who runs layer code. As the latter, its processes
+/// would show `GITHUB_TOKEN` to the layer code of the other tests.
+const RUNNER_USER: &str = "nobody";
+const RUNNER_GROUP: &str = "nogroup";
+
 /// On GitHub's machines the runner is not root, and may use sudo.
 #[test]
 fn without_root_the_agent_gets_it_with_the_variables_that_it_needs() {
@@ -266,7 +271,7 @@ fn without_root_the_agent_gets_it_with_the_variables_that_it_needs() {
     }
     let Some(runner) = Runner::new(TEST) else { return };
     let owner = |path: &Path| {
-        let status = Command::new("chown").args(["-R", BUILD_USER]).arg(path).status();
+        let status = Command::new("chown").args(["-R", RUNNER_USER]).arg(path).status();
         assert!(status.unwrap().success());
     };
     let share_mode = |path: &Path| {
@@ -294,7 +299,7 @@ fn without_root_the_agent_gets_it_with_the_variables_that_it_needs() {
     std::fs::copy(repository().join("tests/action"), sources.join("action")).unwrap();
     share_mode(runner.sandbox.path());
     let mut command = Command::new("setpriv");
-    command.args(["--reuid", BUILD_USER, "--regid", BUILD_USER, "--init-groups"]).arg(sources.join("action"));
+    command.args(["--reuid", RUNNER_USER, "--regid", RUNNER_GROUP, "--init-groups"]).arg(sources.join("action"));
     command.arg(&sources).args(plain.get_args().skip(1)).env_clear();
     command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
     let path = std::env::var("PATH").unwrap();
