@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! agent ─┬─ artifacts   artifacts and their destinations; the only crate with the AWS SDK
+//!        ├─ devices     devices under test: requests, leases, providers, what runs on them
 //!        ├─ cache       the share, and the answers that BitBake gave before
 //!        ├─ yocto       BitBake, OE-Core and layers: what they print and what they want
 //!        └─ git         sources from git

@@ -299,7 +299,9 @@ fn without_root_the_agent_gets_it_with_the_variables_that_it_needs() {
     std::fs::copy(repository().join("tests/action"), sources.join("action")).unwrap();
     share_mode(runner.sandbox.path());
     let mut command = Command::new("setpriv");
-    command.args(["--reuid", RUNNER_USER, "--regid", RUNNER_GROUP, "--init-groups"]).arg(sources.join("action"));
+    command
+        .args(["--reuid", RUNNER_USER, "--regid", RUNNER_GROUP, "--init-groups"])
+        .arg(sources.join("action"));
     command.arg(&sources).args(plain.get_args().skip(1)).env_clear();
     command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
     let path = std::env::var("PATH").unwrap();

@@ -1,0 +1,48 @@
+//! One device: power, flashing, console, address.
+
+use std::path::Path;
+
+use futures_util::future::BoxFuture;
+
+use agent_process::Runner;
+use agent_types::error::Result;
+
+use crate::fence::Fence;
+
+/// Where a device answers ssh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SshAddress {
+    pub host: String,
+    pub port: u16,
+    pub key: Option<std::path::PathBuf>,
+}
+
+/// Controls one device. Each method checks the fence before each command that has an effect. An error means that the
+/// device or what controls it does not work; it says nothing about the image.
+pub trait Board: Send + Sync {
+    /// Takes the device from earlier holders, and powers it off.
+    fn acquire<'a>(&'a self, fence: &'a Fence, runner: &'a Runner) -> BoxFuture<'a, Result<()>>;
+
+    /// Writes an image while the device is off.
+    fn flash<'a>(
+        &'a self,
+        image: &'a Path,
+        fence: &'a Fence,
+        runner: &'a Runner,
+    ) -> BoxFuture<'a, Result<()>>;
+
+    /// Powers it on. Its console goes to `console`, a file that grows while it runs.
+    fn power_on<'a>(
+        &'a self,
+        console: &'a Path,
+        fence: &'a Fence,
+        runner: &'a Runner,
+    ) -> BoxFuture<'a, Result<()>>;
+
+    fn power_off<'a>(&'a self, fence: &'a Fence, runner: &'a Runner) -> BoxFuture<'a, Result<()>>;
+
+    fn address(&self) -> SshAddress;
+
+    /// Gives the device back. Does nothing if another holder has it.
+    fn release<'a>(&'a self, fence: &'a Fence, runner: &'a Runner) -> BoxFuture<'a, Result<()>>;
+}

@@ -1,0 +1,20 @@
+//! Devices under test: requests for them, leases, the providers that control them, and what runs on them.
+//!
+//! ```text
+//! request    what a job wants to have tested, and what became of it (a file each, in the store)
+//! lab        which devices a lab has, and how each is controlled (lab.toml)
+//! fence      the number of a lease; commands with an older number are refused
+//! board      one device: flash, power, console, address
+//! provider   runs a request on a leased device
+//! ```
+//!
+//! The store is a bucket or a directory (`agent_artifacts::records`). There is no service: a lab host only makes
+//! outgoing connections.
+
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))] // they panic if the reader is gone
+
+pub mod board;
+pub mod fence;
+pub mod lab;
+pub mod provider;
+pub mod request;
