@@ -6,6 +6,7 @@
 //! fence      the number of a lease; commands with an older number are refused
 //! board      one device: flash, power, console, address
 //! provider   runs a request on a leased device
+//! on_target  what runs on a device that answers ssh
 //! ```
 //!
 //! The store is a bucket or a directory (`agent_artifacts::records`). There is no service: a lab host only makes
@@ -16,5 +17,6 @@
 pub mod board;
 pub mod fence;
 pub mod lab;
+pub mod on_target;
 pub mod provider;
 pub mod request;
