@@ -132,6 +132,8 @@ pub struct DeviceTester {
     pub suite: String,
     /// Where the zip is unpacked; `None`: it is downloaded.
     pub directory: Option<PathBuf>,
+    /// Whether the lab's owner accepted AWS's licence of Device Tester. Nothing is downloaded or started without it.
+    pub accept_license: bool,
     /// A named profile of the AWS configuration with a role of its own.
     pub profile: Option<String>,
     pub region: String,
