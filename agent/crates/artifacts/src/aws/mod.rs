@@ -1,4 +1,4 @@
-//! The only module that uses AWS: credentials, S3 buckets, secrets.
+//! The only module that uses AWS: credentials, S3 buckets, secrets, signed requests.
 //!
 //! `aws-config` finds credentials, region and endpoints as all AWS SDKs do: in the process environment
 //! (`AWS_*`), the shared profile files, SSO's cache and the container endpoint. This is the only exception to
@@ -9,6 +9,7 @@ mod credentials;
 mod keys;
 mod objects;
 mod secrets;
+pub mod signed;
 
 pub use keys::BucketKeys;
 pub use objects::{bucket, is_loopback, read_object, share_bucket, upstream};
@@ -18,6 +19,7 @@ use std::sync::OnceLock;
 
 use aws_config::{BehaviorVersion, SdkConfig};
 use aws_credential_types::Credentials as Keys;
+use aws_types::service_config::ServiceConfigKey;
 
 /// Keys that are not in the process environment.
 static KEYS: OnceLock<Keys> = OnceLock::new();
@@ -35,6 +37,19 @@ async fn sdk() -> SdkConfig {
         Some(keys) => loader.credentials_provider(keys.clone()).load().await,
         None => loader.load().await,
     }
+}
+
+/// The configured endpoint of a service, e.g. of `s3`: `AWS_ENDPOINT_URL_S3`, else `AWS_ENDPOINT_URL`, or the profile's
+/// keys for them: <https://docs.aws.amazon.com/sdkref/latest/guide/feature-ss-endpoints.html>.
+fn endpoint(sdk: &SdkConfig, service_id: &str) -> Option<String> {
+    let key = ServiceConfigKey::builder()
+        .service_id(service_id)
+        .env("AWS_ENDPOINT_URL")
+        .profile("endpoint_url")
+        .build()
+        .ok()?;
+    let own = sdk.service_config().and_then(|service| service.load_config(key));
+    own.or_else(|| sdk.endpoint_url().map(str::to_owned)).filter(|endpoint| !endpoint.is_empty())
 }
 
 /// The hint for an error code in AWS's answer; `action` is the IAM action that the request needs.

@@ -5,8 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use aws_config::SdkConfig;
-use aws_types::service_config::ServiceConfigKey;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use object_store::aws::{AmazonS3, AmazonS3Builder, Checksum};
@@ -76,7 +74,7 @@ async fn open(builder: AmazonS3Builder, name: &str, kms_key_id: Option<&str>) ->
         builder = builder.with_sse_kms_encryption(key);
     }
     let region = sdk.region().map(|region| region.as_ref().to_owned());
-    let builder = match endpoint(&sdk) {
+    let builder = match super::endpoint(&sdk, "s3") {
         Some(endpoint) => {
             let url = Url::parse(&endpoint).map_err(|source| {
                 Error::usage(format!("the S3 endpoint `{endpoint}` is not a URL"))
@@ -201,19 +199,6 @@ pub fn is_loopback(url: &Url) -> bool {
         Some(Host::Ipv6(ip)) => IpAddr::V6(ip).is_loopback(),
         None => false,
     }
-}
-
-/// The configured endpoint: `AWS_ENDPOINT_URL_S3`, else `AWS_ENDPOINT_URL`, or the profile's keys for them:
-/// <https://docs.aws.amazon.com/sdkref/latest/guide/feature-ss-endpoints.html>.
-fn endpoint(sdk: &SdkConfig) -> Option<String> {
-    let key = ServiceConfigKey::builder()
-        .service_id("s3")
-        .env("AWS_ENDPOINT_URL")
-        .profile("endpoint_url")
-        .build()
-        .ok()?;
-    let of_s3 = sdk.service_config().and_then(|service| service.load_config(key));
-    of_s3.or_else(|| sdk.endpoint_url().map(str::to_owned)).filter(|endpoint| !endpoint.is_empty())
 }
 
 /// Retries for ten seconds to a minute (random): long enough for a server that restarts or throttles.
