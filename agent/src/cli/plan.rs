@@ -2,7 +2,10 @@
 
 use serde_json::json;
 
-use crate::config::{AgentEnvironment, Cache, CheckScope, Destination, Repo, RepoSource, Settings, Wanted};
+use crate::config::{
+    AgentEnvironment, Cache, CheckScope, Destination, DeviceRoute, DeviceWait, Ptest, Repo, RepoSource,
+    Settings, Wanted,
+};
 use crate::job;
 use agent_types::error::Result;
 use agent_types::outcome::ExitStatus;
@@ -144,8 +147,30 @@ fn details(settings: &Settings, stage: Stage) -> String {
             Destination::Directory(dir) => format!("to {}", dir.display()),
             Destination::S3 { bucket, prefix } => format!("to s3://{bucket}/{prefix}"),
         },
+        Stage::Test => tests(settings),
         _ => String::new(),
     }
+}
+
+fn tests(settings: &Settings) -> String {
+    let images = settings.test.images.iter().cloned();
+    let ptests = (settings.test.ptest != Ptest::Off).then(|| "ptests".to_owned());
+    let device = settings.device.as_ref().map(|device| {
+        let tests: Vec<String> = device.tests.iter().map(ToString::to_string).collect();
+        let what = format!("{} of {} on {}", tests.join(" "), device.image, device.pool);
+        match &device.route {
+            DeviceRoute::Guest => format!("{what}, a guest of this job"),
+            DeviceRoute::Submit => match device.wait {
+                DeviceWait::No => format!("request {what}, without waiting"),
+                DeviceWait::AtMost(limit) => {
+                    format!("request {what}, and wait up to {}", humantime::format_duration(limit))
+                }
+            },
+            DeviceRoute::Publish => format!("publish the files for {what}"),
+            DeviceRoute::Closed(why) => format!("not {what}: {why}"),
+        }
+    });
+    images.chain(ptests).chain(device).collect::<Vec<_>>().join(", ")
 }
 
 fn as_json(settings: &Settings, plan: &job::Plan) -> serde_json::Value {

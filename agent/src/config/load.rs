@@ -27,8 +27,8 @@ use super::request::{OnlyLayers, Request};
 use super::rules::Rules;
 use super::rules_report::{self, RulesReport};
 use super::settings::{
-    Artifacts, Build, BuildConfig, Check, CheckScope, Destination, KnownFailure, Repo, RepoSource, Report,
-    ResultPlace, Secret, Settings, Test,
+    Artifacts, Build, BuildConfig, Check, CheckScope, Destination, DeviceTests, KnownFailure, Repo,
+    RepoSource, Report, ResultPlace, Secret, Settings, Test,
 };
 use super::tree::{self, Node};
 use super::trust::{self, TrustInputs};
@@ -254,6 +254,14 @@ fn settings(
     let trust::Judgement { trust, lost } = trust::judge(&evidence(request, env))?;
     let hooks = if only.is_some() { Vec::new() } else { sections.hooks };
     let hooks_closed = hooks_closed(request, &project_root, &trust).filter(|_| !hooks.is_empty());
+    let device = sections.device.filter(|_| only.is_none());
+    let device = device.map(|device| device.routed(trust.is_trusted(), rules.closed.as_deref()));
+    let artifact_rules = if only.is_some() || rules.closed.is_some() {
+        Vec::new()
+    } else {
+        let of_device = device.iter().flat_map(DeviceTests::artifact_rules);
+        sections.rules.into_iter().chain(of_device).collect()
+    };
     let lock = lock_file(&project_root);
     let reproduction = reproduction(request, env, &project_root, &trust, manifest, lock.as_deref());
     let store = paths::work_dir(request.work_dir.as_deref(), env, cwd)?.join("layers");
@@ -311,12 +319,13 @@ fn settings(
             fresh: request.fresh.unwrap_or(env.ci),
         },
         test: if only.is_some() { Test::default() } else { sections.test },
+        device,
         change_base: request.change_base.clone(),
         has_rules_of_base: matches!(project_root.rules, Rules::OfBase(_)),
         cache,
         artifacts: Artifacts {
             destination: sections.destination.unwrap_or_else(|| Destination::Directory(paths.out.clone())),
-            rules: if only.is_some() || rules.closed.is_some() { Vec::new() } else { sections.rules },
+            rules: artifact_rules,
             kms_key_id: sections.kms_key_id,
         },
         report,

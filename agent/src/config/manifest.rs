@@ -5,6 +5,7 @@
 //! Every field is optional for serde, also those that the schema requires: an error in one key must not hide
 //! errors in others.
 
+mod device_section;
 mod github;
 mod schema;
 mod test_section;
@@ -19,6 +20,7 @@ use serde_json::{Value, json};
 use agent_types::release::Release;
 use agent_types::stage::Stage;
 
+pub use device_section::{UnvalidatedDevice, YesOrNo};
 pub use github::{CommentWhen, GitHubReport, UnvalidatedAppId, UnvalidatedGitHub};
 pub use schema::schema;
 pub(super) use schema::schema_of;
@@ -70,6 +72,8 @@ pub struct UnvalidatedManifest {
     /// Tests on a running system.
     #[serde(default)]
     pub test: UnvalidatedTest,
+    /// Tests on a device of a lab, or on a guest in QEMU that the job starts from the built image.
+    pub device: Option<UnvalidatedDevice>,
     /// Shared state and downloads.
     #[serde(default)]
     pub cache: UnvalidatedCache,

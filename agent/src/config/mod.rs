@@ -7,6 +7,7 @@ mod change_base;
 mod check_programs;
 mod codebuild;
 pub mod collections;
+mod device_section;
 pub mod embedded;
 mod environment;
 mod flags;

@@ -3,6 +3,7 @@
 //! is found out later is an argument or has a type of its own.
 
 mod cache;
+mod device;
 mod directories;
 mod report;
 
@@ -20,6 +21,7 @@ use agent_types::stage::Stage;
 use super::change::ChangeBase;
 
 pub use cache::{Cache, ShareLocation, Shared, SharedCache};
+pub use device::{DeviceRoute, DeviceTests, DeviceWait, EXPORT_DIR};
 pub use directories::Paths;
 pub use report::{Report, ResultPlace};
 
@@ -51,6 +53,7 @@ pub struct Settings {
     pub check: Check,
     pub build: Build,
     pub test: Test,
+    pub device: Option<DeviceTests>,
     /// What the checkout under test is compared with.
     pub change_base: ChangeBase,
     /// Whether manifest and lock are those of the change's base.

@@ -83,7 +83,7 @@ fn combinations(check: &mut Validator, test: &Test) {
 }
 
 /// A name in TEST_SUITES: a module, with a class and a test if wanted.
-fn suite(text: &str) -> Result<(), Diagnostic> {
+pub fn suite(text: &str) -> Result<(), Diagnostic> {
     let part =
         |part: &str| !part.is_empty() && part.chars().all(|char| char.is_ascii_alphanumeric() || char == '_');
     let module = text.split('.').next().unwrap_or_default();

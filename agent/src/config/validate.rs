@@ -18,12 +18,12 @@ use super::paths::ProjectRoot;
 use super::problem::{Diagnostic, KeyPath};
 use super::rules::Rules;
 use super::settings::{
-    ArtifactRule, CostSettings, Destination, GitHub, GitHubApp, HashServer, Hook, Limits,
+    ArtifactRule, CostSettings, Destination, DeviceTests, GitHub, GitHubApp, HashServer, Hook, Limits,
     ReverseDependencies, Test,
 };
 use super::shared::RawCache;
 use super::validator::Validator;
-use super::{address, hooks, requests, tests_section, values};
+use super::{address, device_section, hooks, requests, tests_section, values};
 
 /// The validated sections. A default replaces an invalid value; it is never used, because problems end the
 /// reading.
@@ -44,6 +44,7 @@ pub struct Sections {
     pub hooks: Vec<Hook>,
     pub targets: Vec<String>,
     pub test: Test,
+    pub device: Option<DeviceTests>,
     pub changed: bool,
     pub reverse_dependencies: ReverseDependencies,
     pub destination: Option<Destination>,
@@ -70,11 +71,11 @@ pub fn validate(
 ) -> Sections {
     let name =
         check.one(&section("name"), raw.name.as_ref(), |text| values::name(text).map(|()| text.to_owned()));
+    let machines = machines(check, "config", raw.config.machines.as_ref())
+        .unwrap_or_else(|| vec!["qemux86-64".to_owned()]);
     Sections {
         name: name.unwrap_or_default(),
         layers: layers(check, raw, project_root),
-        machines: machines(check, "config", raw.config.machines.as_ref())
-            .unwrap_or_else(|| vec!["qemux86-64".to_owned()]),
         distro: check.one(
             &section("config").key("distro"),
             raw.config.distro.as_ref(),
@@ -120,6 +121,8 @@ pub fn validate(
             owned(requests::target),
         ),
         test: tests_section::validate(check, raw),
+        device: device_section::validate(check, raw, &machines),
+        machines,
         changed: raw.build.changed.unwrap_or(false),
         reverse_dependencies: reverse_dependencies(check, raw),
         destination: destination(check, raw, project_root, cwd),

@@ -108,7 +108,9 @@ fn why_skipped(stage: Stage, settings: &Settings, selection: &Selection) -> Opti
         Stage::Build if settings.build.targets.is_empty() && !settings.build.changed => {
             Some("[build] names no targets".into())
         }
-        Stage::Test if !settings.test.is_wanted() => Some("[test] names no images and no ptests".into()),
+        Stage::Test if !settings.test.is_wanted() && settings.device.is_none() => {
+            Some("[test] names no images and no ptests".into())
+        }
         Stage::Publish if settings.artifacts.rules.is_empty() && !uses_share(settings) => {
             Some(settings.why_no_artifacts())
         }

@@ -49,6 +49,7 @@ pub(crate) fn settings(bench: &Bench, release: &str, repos: Vec<Repo>) -> Settin
             fresh: false,
         },
         test: crate::config::Test::default(),
+        device: None,
         change_base: ChangeBase::Previous,
         has_rules_of_base: false,
         cache: Cache {
