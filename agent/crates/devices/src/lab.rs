@@ -27,6 +27,8 @@ pub struct LabLimits {
     pub lease: Duration,
     /// Between two looks for requests.
     pub poll: Duration,
+    /// For writing an image.
+    pub flash: Duration,
     /// From power on to ssh.
     pub boot: Duration,
     /// Output of the console that is kept of one attempt, in bytes.
@@ -40,6 +42,7 @@ impl Default for LabLimits {
         LabLimits {
             lease: Duration::from_secs(60),
             poll: Duration::from_secs(10),
+            flash: Duration::from_secs(30 * 60),
             boot: Duration::from_secs(5 * 60),
             console: 16 << 20,
             attempts: 3,
@@ -78,10 +81,14 @@ pub struct Labgrid {
     /// `host:port` of the coordinator. It has no authentication, so it should listen on loopback only.
     pub coordinator: String,
     pub place: String,
+    /// `labgrid-client`: a path, or a name in the directories of the system's programs.
+    pub client: PathBuf,
     /// A labgrid environment file with drivers and a strategy, if the place needs one.
     pub environment: Option<PathBuf>,
     /// Writes the image: `write-image`, or a command of the lab with the image's path as its last argument.
     pub write: WriteImage,
+    /// Host and port of ssh; `None`: those of the place's `NetworkService`.
+    pub address: Option<(String, u16)>,
     pub ssh_key: Option<PathBuf>,
 }
 
