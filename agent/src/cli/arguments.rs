@@ -71,7 +71,7 @@ pub enum Command {
     /// Print what repeats a job on this machine, or run it
     Reproduce(Reproduce),
     /// Print the JSON Schema of the manifest
-    Schema,
+    Schema(Schema),
     /// Print the part of the share that this build may write: `shared`, `pr/NUMBER` or `none`
     #[command(hide = true)]
     ShareTier(ShareTier),
@@ -248,6 +248,13 @@ pub struct Doctor {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Schema {
+    /// The schema of a lab's file, lab.toml, instead
+    #[arg(long)]
+    pub lab: bool,
 }
 
 #[derive(Debug, Args)]

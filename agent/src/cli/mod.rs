@@ -176,8 +176,9 @@ async fn dispatch(arguments: Arguments, environment: &AgentEnvironment) -> Resul
             Ok(ExitStatus::Passed)
         }
         Command::ShareTier(tier) => share_tier::command(tier, environment),
-        Command::Schema => {
-            print::raw(&format!("{:#}\n", config::schema()))?;
+        Command::Schema(schema) => {
+            let schema = if schema.lab { config::lab_schema() } else { config::schema() };
+            print::raw(&format!("{schema:#}\n"))?;
             Ok(ExitStatus::Passed)
         }
     }

@@ -151,8 +151,9 @@ pub async fn call_json(
             format!("https://{service}.{region}.{domain}/")
         }
         (None, None) => {
-            return Err(Error::usage(format!("the AWS region for {operation} is unknown"))
-                .hint("set AWS_REGION"));
+            return Err(
+                Error::usage(format!("the AWS region for {operation} is unknown")).hint("set AWS_REGION")
+            );
         }
     };
     let body = body.to_string();
@@ -173,7 +174,8 @@ pub async fn call_json(
 /// # Errors
 /// Upstream, if there is no answer; usage, if the URL is invalid, or there are no credentials or no region.
 pub async fn send(request: &SignedRequest<'_>) -> Result<Answer> {
-    let client = reqwest::Client::builder().timeout(REQUEST).redirect(reqwest::redirect::Policy::none()).build();
+    let client =
+        reqwest::Client::builder().timeout(REQUEST).redirect(reqwest::redirect::Policy::none()).build();
     let client = client.map_err(|error| Error::machine("cannot set up HTTPS").because(&error))?;
     let region = match request.region {
         Some(region) => region.to_owned(),
@@ -211,7 +213,9 @@ async fn try_once(client: &reqwest::Client, request: &SignedRequest<'_>, region:
         sending = sending.header(name, value);
     }
     let failed = |error: reqwest::Error| {
-        Error::upstream(format!("no answer from {}", host())).because(&error.without_url()).hint("check the network")
+        Error::upstream(format!("no answer from {}", host()))
+            .because(&error.without_url())
+            .hint("check the network")
     };
     let mut response = sending.send().await.map_err(failed)?;
     let status = response.status().as_u16();
