@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
-use agent_artifacts::results::{self, ResultStore};
+use agent_artifacts::records::RecordStore;
+use agent_artifacts::results;
 use agent_fs::read;
 use agent_process::blocking;
 use agent_types::artifact::Destination;
@@ -71,14 +72,14 @@ impl Report for StoredReport {
             if summary.report.is_none() {
                 return Err(Error::machine("the share cannot be written, as the job found out before"));
             }
-            let store = ResultStore::open(&root, is_share, kms_key_id.as_deref()).await?;
+            let store = results::open(&root, is_share, kms_key_id.as_deref()).await?;
             store_all(&store, &below, &out, &summary).await
         })
     }
 }
 
 /// Writes the reports, and last what later jobs read.
-async fn store_all(store: &ResultStore, below: &str, out: &Path, summary: &Summary) -> Result<()> {
+async fn store_all(store: &RecordStore, below: &str, out: &Path, summary: &Summary) -> Result<()> {
     let directory = results::joined(below, &results::directory(&summary.job));
     for name in FILES {
         let path = out.join(name);

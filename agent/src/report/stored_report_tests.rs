@@ -28,7 +28,7 @@ fn known(suite: &str, name: &str, outcome: OutcomeWord, signature: Option<&str>)
 }
 
 async fn read_back(root: &Path, path: &str) -> Option<Vec<u8>> {
-    let store = ResultStore::open(&Destination::Directory(root.to_owned()), false, None).await.unwrap();
+    let store = results::open(&Destination::Directory(root.to_owned()), false, None).await.unwrap();
     store.read(path, LARGEST).await.unwrap()
 }
 
@@ -38,7 +38,7 @@ async fn reports_are_stored_by_commit_and_found_again() {
     let (root, out) = (place.path().join("store"), place.path().join("out"));
     fs_err::create_dir(&out).unwrap();
     fs_err::write(out.join("junit.xml"), "<x/>").unwrap();
-    let store = ResultStore::open(&Destination::Directory(root.clone()), false, None).await.unwrap();
+    let store = results::open(&Destination::Directory(root.clone()), false, None).await.unwrap();
     let summary = job(&[]);
     store_all(&store, "pr/7", &out, &summary).await.unwrap();
     let directory = format!("pr/7/results/v1/meta-x/scarthgap/qemux86-64/{COMMIT}/17");
@@ -74,8 +74,7 @@ async fn only_a_verdict_on_a_commit_is_compared_with() {
     ];
     for (number, (change, wanted)) in changes.into_iter().enumerate() {
         let place = tempfile::tempdir().unwrap();
-        let store =
-            ResultStore::open(&Destination::Directory(place.path().into()), false, None).await.unwrap();
+        let store = results::open(&Destination::Directory(place.path().into()), false, None).await.unwrap();
         let mut summary = job(&[]);
         change(&mut summary);
         store_all(&store, "", place.path(), &summary).await.unwrap();

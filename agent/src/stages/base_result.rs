@@ -9,7 +9,7 @@ use futures_util::stream::{self, StreamExt};
 use percent_encoding::{AsciiSet, utf8_percent_encode};
 
 use crate::config::{ResultPlace, Settings, work_tree};
-use agent_artifacts::results::{self, ResultStore};
+use agent_artifacts::results;
 use agent_fs::names::NOT_IN_URL_PATHS;
 use agent_git::{Access, BaseQuery};
 use agent_process::Runner;
@@ -141,11 +141,11 @@ impl Search<'_> {
         let commits = self.commits().await?;
         let Some(merge_base) = commits.first().cloned() else { return Ok(None) };
         let place = self.place;
-        let store = ResultStore::open(&place.root, place.is_share, place.kms_key_id.as_deref()).await?;
+        let store = results::open(&place.root, place.is_share, place.kms_key_id.as_deref()).await?;
         let read = commits.iter().map(|commit| {
             let path = results::index(self.identity, commit);
             let store = &store;
-            async move { (commit, store.read(&path, LIMIT).await) }
+            async move { (commit, store.read_if_allowed(&path, LIMIT).await) }
         });
         let mut read = std::pin::pin!(stream::iter(read).buffered(WIDTH));
         let mut distance = 0;

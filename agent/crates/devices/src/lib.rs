@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! request    what a job wants to have tested, and what became of it (a file each, in the store)
+//! queue      the requests of a store: submit, cancel, claim, decide
+//! lease      which lab has a device
 //! lab        which devices a lab has, and how each is controlled (lab.toml)
 //! fence      the number of a lease; commands with an older number are refused
 //! board      one device: flash, power, console, address
@@ -17,6 +19,8 @@
 pub mod board;
 pub mod fence;
 pub mod lab;
+pub mod lease;
 pub mod on_target;
 pub mod provider;
+pub mod queue;
 pub mod request;

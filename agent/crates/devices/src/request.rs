@@ -196,6 +196,26 @@ pub mod layout {
     /// Below it, one directory for each request.
     pub const REQUESTS: &str = "devices/v1/requests";
 
+    /// Below it, an empty file for each request without a verdict. Its time is that of the submission.
+    pub const OPEN: &str = "devices/v1/open";
+
+    /// Below it, the files of requests, by their digests.
+    pub const FILES: &str = "devices/v1/files";
+
+    /// Below it, what each lab says about itself.
+    pub const LABS: &str = "devices/v1/labs";
+
+    /// The status page of all labs.
+    pub const PAGE: &str = "devices/v1/lab.html";
+
+    pub fn open(id: &str) -> String {
+        format!("{OPEN}/{id}")
+    }
+
+    pub fn of_request(id: &str) -> String {
+        format!("{REQUESTS}/{id}")
+    }
+
     pub fn request(id: &str) -> String {
         format!("{REQUESTS}/{id}/request.json")
     }
@@ -220,7 +240,42 @@ pub mod layout {
 
     /// A file of requests, by its digest.
     pub fn file(sha256: &str) -> String {
-        format!("devices/v1/files/{sha256}")
+        format!("{FILES}/{sha256}")
+    }
+
+    /// What a lab says about itself. Only that lab writes it.
+    pub fn lab(name: &str) -> String {
+        format!("{LABS}/{name}.json")
+    }
+
+    /// Below it, the leases of a device.
+    pub fn leases(device: &str) -> String {
+        format!("devices/v1/leases/{device}")
+    }
+
+    /// A lease. Its file is created once.
+    pub fn lease(device: &str, number: u64) -> String {
+        format!("{}/{number}.json", leases(device))
+    }
+
+    /// Replaced by the holder, with a counter.
+    pub fn renewed(device: &str, number: u64) -> String {
+        format!("{}/{number}.renewed.json", leases(device))
+    }
+
+    /// Created by the holder at the end.
+    pub fn released(device: &str, number: u64) -> String {
+        format!("{}/{number}.released.json", leases(device))
+    }
+
+    /// Failures of the device. Only the holder of its lease, and people, write it.
+    pub fn health(device: &str) -> String {
+        format!("devices/v1/devices/{device}/health.json")
+    }
+
+    /// Exists while the device gets no requests.
+    pub fn drain(device: &str) -> String {
+        format!("devices/v1/devices/{device}/drain.json")
     }
 }
 

@@ -19,9 +19,11 @@ mod rules;
 mod source;
 mod stale_temp_files;
 
+pub(crate) use collect::Problem;
 pub use names::layout;
 pub(crate) use names::{join, segment};
 pub use publication::Publication;
+pub(crate) use source::Source;
 
 #[cfg(test)]
 mod hostile_tests;
