@@ -1,6 +1,7 @@
 //! One device: power, flashing, console, address.
 
-use std::path::Path;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
 use futures_util::future::BoxFuture;
 
@@ -14,7 +15,36 @@ use crate::fence::Fence;
 pub struct SshAddress {
     pub host: String,
     pub port: u16,
-    pub key: Option<std::path::PathBuf>,
+    pub key: Option<PathBuf>,
+}
+
+impl SshAddress {
+    /// `ssh` as root, with its options and the host. The command to run follows as one word. A device has another host
+    /// key after each flash, so none is remembered; only the lab's own key is offered.
+    pub fn ssh(&self) -> Vec<OsString> {
+        const OPTIONS: [&str; 10] = [
+            "BatchMode=yes",
+            "StrictHostKeyChecking=no",
+            "UserKnownHostsFile=/dev/null",
+            "GlobalKnownHostsFile=/dev/null",
+            "LogLevel=ERROR",
+            "ConnectTimeout=15",
+            "ServerAliveInterval=15",
+            "ServerAliveCountMax=4",
+            "ForwardAgent=no",
+            "IdentitiesOnly=yes",
+        ];
+        let mut words: Vec<OsString> = ["ssh", "-F", "/dev/null", "-T", "-l", "root", "-p"].map(Into::into).into();
+        words.push(self.port.to_string().into());
+        for option in OPTIONS {
+            words.extend(["-o".into(), option.into()]);
+        }
+        if let Some(key) = &self.key {
+            words.extend(["-i".into(), key.into()]);
+        }
+        words.extend(["--".into(), OsString::from(&self.host)]);
+        words
+    }
 }
 
 /// Controls one device. Each method checks the fence before each command that has an effect. An error means that the

@@ -5,16 +5,15 @@
 //! image of the job's build, which is tested without changes.
 
 mod context;
-mod files;
 mod image;
 mod machine;
 mod ptests;
 mod testable;
 mod tool;
 
-use std::net::{ToSocketAddrs, UdpSocket};
 use std::path::PathBuf;
 
+use agent_devices::oe_test::own_address;
 use agent_process::{PROBE_LIMIT, Prober, Runner, cgroup};
 use agent_types::affected::{Affected, Evidence};
 use agent_types::error::{Error, Result};
@@ -260,7 +259,7 @@ async fn target(settings: &Settings, configured: &BuildEnvironment, runner: &Run
         }
         TestTarget::Ssh { host, port } => {
             let (name, number) = (host.clone(), *port);
-            let look = move || own_address(&name, number);
+            let look = move || own_address(&name, number, "[test] target");
             let server = blocking(&runner.interrupt, "the system under test was found", look).await?;
             Ok(Target::Ssh(SshTarget { host: host.clone(), port: *port, server }))
         }
@@ -284,33 +283,11 @@ async fn probe_kvm(
     }
 }
 
-/// The address of this machine that a system at `host` sees. Nothing is sent.
-fn own_address(host: &str, port: u16) -> Result<String> {
-    let failed = |error: &std::io::Error| {
-        Error::upstream(format!("cannot find the system under test, `{host}`"))
-            .because(error)
-            .hint("check [test] target, and that this machine can reach it")
-    };
-    let addresses = (host, port).to_socket_addrs().map_err(|error| failed(&error))?;
-    let address = addresses.into_iter().find(|address| address.is_ipv4());
-    let address = address.ok_or_else(|| failed(&std::io::Error::other("it has no IPv4 address")))?;
-    let socket = UdpSocket::bind(("0.0.0.0", 0)).map_err(|error| failed(&error))?;
-    socket.connect(address).map_err(|error| failed(&error))?;
-    Ok(socket.local_addr().map_err(|error| failed(&error))?.ip().to_string())
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
     use agent_types::affected::{AffectedRecipe, Change};
-
-    #[test]
-    fn this_machine_knows_its_own_address() {
-        assert_eq!(own_address("127.0.0.1", 22).unwrap(), "127.0.0.1");
-        let error = own_address("no-such-host.invalid", 22).unwrap_err();
-        assert!(error.message.contains("no-such-host.invalid"), "{error}");
-    }
 
     #[test]
     fn recipes_for_the_build_machine_have_no_ptests() {

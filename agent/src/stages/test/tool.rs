@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use tracing::Instrument;
 
+use agent_devices::oe_test::tool::{self, OeTest};
 use agent_process::{ActivityClock, Command, CommandOutcome, ExitReason};
 use agent_types::error::Result;
 use agent_types::events::Unit;
 use agent_types::outcome::Outcome;
 use agent_yocto::task_failure::TEST_TASKS;
 use agent_yocto::testimage::conf::{EXPORT, RESULTS, SshTarget};
-use agent_yocto::testimage::{cases, layer::TestLayer};
+use agent_yocto::testimage::files::BuildFiles;
+use agent_yocto::testimage::layer::TestLayer;
 
 use super::super::build::attempts::{self, Attempted};
 use super::super::build::bitbake::{Machine, Ran, Request, TestLimits};
@@ -19,10 +21,6 @@ use super::super::build::failed_task::{self, FailedTask};
 use super::super::build::verdict;
 use super::super::{excerpt, step};
 use super::context::MachineTests;
-use super::files::BuildFiles;
-
-/// Interval at which the size of the tests' logs is read: they grow while BitBake is silent.
-const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How a program ended.
 #[derive(Debug)]
@@ -79,10 +77,11 @@ impl MachineTests<'_> {
             postread: None,
             limits: Some(limits),
         };
+        let files = self.files(task.logs);
         let (ran, server) = tokio::select! {
             biased;
             ended = machine.bitbake(request).instrument(step(unit)) => ended,
-            never = self.touch_while_logs_grow(task.logs, activity) => never,
+            never = tool::touch_while_growing(&files, task.logs, activity) => never,
         };
         server.report(&self.runner.events).await;
         let ran = ran?;
@@ -123,36 +122,32 @@ impl MachineTests<'_> {
     ) -> Result<ToolEnd> {
         let (configured, runner, dir) = (self.configured, self.runner, self.settings.paths.test());
         let export = dir.join(EXPORT).join(image);
-        let log = format!("oe-test-{image}-{}", self.machine);
-        let address = format!("{}:{}", target.host, target.port);
-        let mut command = Command::new(export.join("oe-test"), &export, log)
-            .args(["runtime", "--json-result-dir"])
-            .arg(dir.join(RESULTS))
-            .arg("--output-log")
-            .arg(dir.join("oe-test.log"))
-            .args(["--target-type", "simpleremote", "--target-ip", &address, "--server-ip", &target.server])
-            .args(["--packages-manifest", "data/manifest", "--test-data-file", "data/testdata.json"]);
+        let mut command = Command::new("oe-test", &export, format!("oe-test-{image}-{}", self.machine));
         command.environment = configured.environment(&dir);
-        command.environment.set(cases::PLAN_VARIABLE, layer.plan());
         command.user = configured.user.clone();
         command.status = Some(format!("oe-test {image}"));
         command.timeout = Some(timeout);
         command.stall = Some(self.stall());
-        let (logs, mut lines) = (self.export_logs(image), ());
-        let watch = self.touch_while_logs_grow(&logs, command.activity.clone());
-        let ended = tokio::select! {
-            biased;
-            ended = runner.run(command, &mut lines).instrument(step(unit)) => ended,
-            never = watch => never,
+        let logs = self.export_logs(image);
+        let oe_test = OeTest {
+            export: &export,
+            modules: Vec::new(),
+            target,
+            results: dir.join(RESULTS),
+            output_log: dir.join("oe-test.log"),
+            plan: layer.plan(),
+            logs: &logs,
+            files: self.files(&logs),
+            command,
         };
-        let finished = ended?;
+        let finished = oe_test.run(runner).instrument(step(unit)).await?;
         let verdict = match (self.own_limit(&finished, false), finished.end) {
             (Some(outcome), _) => outcome,
             (None, ExitReason::Exited(0)) => Outcome::Passed,
             (None, ExitReason::Exited(1)) => Outcome::Failed("oe-test ended with exit status 1".into()),
             (None, _) => super::super::check::ended_badly("oe-test", &finished),
         };
-        let only_tests_failed = finished.end == ExitReason::Exited(1);
+        let only_tests_failed = tool::only_tests_failed(&finished);
         let (log, excerpt) = (runner.relative_log(&finished.log), excerpt(&verdict, &finished));
         Ok(ToolEnd { verdict: Ok(verdict), only_tests_failed, log, excerpt })
     }
@@ -162,10 +157,9 @@ impl MachineTests<'_> {
         self.settings.paths.test().join(agent_yocto::testimage::conf::LOGS).join(image)
     }
 
-    /// The time limit without activity. The suite for ptests needs time to stop a silent one, and to report it.
+    /// The time limit without activity.
     fn stall(&self) -> Duration {
-        let stops = self.settings.test.silence * 2 + Duration::from_secs(120);
-        self.settings.limits.stall.max(stops)
+        tool::stall_limit(self.settings.limits.stall, self.settings.test.silence)
     }
 
     /// The outcome of tests that took longer than the manifest allows.
@@ -176,20 +170,6 @@ impl MachineTests<'_> {
         let limit = humantime::format_duration(self.settings.test.timeout);
         let why = format!("its tests did not end within {limit}, the limit of [test] timeout");
         (timed_out || finished.end == ExitReason::TimedOut).then_some(Outcome::TimedOut(why))
-    }
-
-    /// Never ends. BitBake prints nothing until the last test ends, but the logs of the tests grow.
-    async fn touch_while_logs_grow<T>(&self, logs: &Path, activity: ActivityClock) -> T {
-        let mut last = 0;
-        loop {
-            tokio::time::sleep(POLL_INTERVAL).await;
-            let (files, logs) = (self.files(logs), logs.to_owned());
-            let size = tokio::task::spawn_blocking(move || files.size(&logs)).await.unwrap_or(last);
-            if size != last {
-                activity.touch();
-            }
-            last = size;
-        }
     }
 
     /// The files of the build directory that contains this path: that of the tests, or that of the job's build.

@@ -5,6 +5,7 @@ pub mod cases;
 pub mod conf;
 pub mod conflicts;
 pub mod console;
+pub mod files;
 pub mod kvm;
 pub mod layer;
 pub mod query;

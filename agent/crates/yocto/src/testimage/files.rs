@@ -1,11 +1,13 @@
-//! Reads the results of tests in a build directory. Layer code writes there, so no link is followed out of it.
+//! Reads the results of tests in the directory of a build or of exported tests. Layer code writes there, so no link is
+//! followed out of it.
 
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use agent_fs::dir::Kind;
 use agent_fs::tree::{LinkTarget, Tree};
-use agent_yocto::testimage::results::{self, Run};
+
+use super::results::{self, Run};
 
 /// Bytes of a file with results; a world of ptests has some tens of MiB.
 const RESULTS_LIMIT: u64 = 256 << 20;
@@ -14,7 +16,8 @@ const FACTS_LIMIT: u64 = 4 << 20;
 /// Bytes of a console's log, from its end.
 const CONSOLE_LIMIT: u64 = 4 << 20;
 
-/// The files of a build directory.
+/// The files of such a directory.
+#[derive(Clone, Debug)]
 pub struct BuildFiles {
     root: PathBuf,
 }
