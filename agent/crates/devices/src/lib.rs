@@ -8,7 +8,8 @@
 //! fence      the number of a lease; commands with an older number are refused
 //! board      one device: flash, power, console, address
 //! provider   runs a request on a leased device
-//! on_target  what runs on a device that answers ssh
+//! on_target  what runs on a device that answers ssh: commands, oe_test, idt
+//! lava       runs a request on a device of a LAVA server
 //! ```
 //!
 //! The store is a bucket or a directory (`agent_artifacts::records`). There is no service: a lab host only makes
@@ -17,10 +18,14 @@
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))] // they panic if the reader is gone
 
 pub mod board;
+mod commands;
 pub mod fence;
+mod idt;
 pub mod lab;
 pub mod lease;
+pub mod oe_test;
 pub mod on_target;
 pub mod provider;
 pub mod queue;
 pub mod request;
+mod test_run;
