@@ -6,12 +6,14 @@
 mod bucket;
 mod directory;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use self::bucket::Bucket;
-use self::directory::Directory;
+use self::directory::{Directory, OpenFile};
 use crate::store::join;
 use agent_objects::Created;
 use agent_objects::retry::Retries;
@@ -170,16 +172,17 @@ impl RecordStore {
         }
     }
 
-    /// Stores a large file below `parent`, under its digest. One that is there stays.
+    /// Stores a large file below `parent`, under its digest. One that is there stays. `name` is for messages.
     ///
     /// # Errors
     /// If it cannot be read, changes meanwhile, or cannot be stored.
-    pub async fn upload(&self, parent: &str, from: &Path) -> Result<FileDigest> {
-        let digest = directory::digest(from.to_owned()).await?;
+    pub async fn upload(&self, parent: &str, from: File, name: &Path) -> Result<FileDigest> {
+        let source = OpenFile { file: Arc::new(from), name: name.to_owned() };
+        let digest = source.digest().await?;
         let path = join(parent, &digest.sha256);
         match &self.place {
-            Place::Bucket(bucket) => bucket.upload(&path, from, &digest).await?,
-            Place::Directory(directory) => directory.upload(&path, from, &digest).await?,
+            Place::Bucket(bucket) => bucket.upload(&path, source, &digest).await?,
+            Place::Directory(directory) => directory.upload(&path, source, &digest).await?,
         }
         Ok(digest)
     }

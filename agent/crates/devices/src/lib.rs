@@ -20,8 +20,10 @@
 pub mod board;
 mod commands;
 pub mod fence;
+pub mod health;
 mod idt;
 pub mod lab;
+pub mod lab_state;
 pub mod lease;
 pub mod oe_test;
 pub mod on_target;

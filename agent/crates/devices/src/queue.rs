@@ -13,6 +13,7 @@
 mod parse;
 mod status;
 
+use std::fs::File;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -76,12 +77,22 @@ impl Queue {
         &self.store
     }
 
-    /// Stores a file of requests under its digest.
+    /// Stores a file of requests under its digest. The path must not be a link.
     ///
     /// # Errors
     /// If it cannot be read or stored.
     pub async fn put_file(&self, path: &Path) -> Result<FileDigest> {
-        self.store.upload(layout::FILES, path).await
+        let opened = path.to_owned();
+        let (file, _) = agent_process::blocking(move || agent_fs::read::open(&opened)).await?;
+        self.put_open(file, path).await
+    }
+
+    /// [`Queue::put_file`] for an open file; its name is for messages.
+    ///
+    /// # Errors
+    /// If it cannot be read or stored.
+    pub async fn put_open(&self, file: File, name: &Path) -> Result<FileDigest> {
+        self.store.upload(layout::FILES, file, name).await
     }
 
     /// Copies a file of requests to `to`, which appears when it is complete and right.
@@ -148,21 +159,20 @@ impl Queue {
         self.record(&layout::verdict(id)).await
     }
 
-    /// Stores the verdict on a request, unless there is one. Gives the one that counts.
+    /// Stores the verdict on a request, unless there is one. Gives the one that counts. [`Queue::close`] comes after all
+    /// that follows from it.
     ///
     /// # Errors
     /// If it cannot be stored or read.
     pub async fn decide(&self, id: &str, verdict: &Verdict) -> Result<Verdict> {
         let created = self.store.create(&layout::verdict(id), json(verdict)?).await?;
-        let counts = match created {
-            Created::New | Created::Equal => verdict.clone(),
+        match created {
+            Created::New | Created::Equal => Ok(verdict.clone()),
             Created::Different => self
                 .verdict(id)
                 .await?
-                .ok_or_else(|| Error::upstream(format!("the verdict of {id} was there and is gone")))?,
-        };
-        self.close(id).await?;
-        Ok(counts)
+                .ok_or_else(|| Error::upstream(format!("the verdict of {id} was there and is gone"))),
+        }
     }
 
     /// Takes a request with a verdict out of the list of open ones.

@@ -127,6 +127,7 @@ async fn a_request_waits_runs_and_ends_once() {
     assert_eq!(queue.decide(ID, &verdict("pi")).await.unwrap(), verdict("pi"));
     assert_eq!(queue.decide(ID, &verdict("other")).await.unwrap(), verdict("pi"), "the first counts");
     assert_eq!(queue.status(ID).await.unwrap(), Some(RequestStatus::Ended(verdict("pi"))));
+    queue.close(ID).await.unwrap();
     assert_eq!(queue.open_requests().await.unwrap(), []);
     assert!(!queue.cancel(ID, "me").await.unwrap());
 }

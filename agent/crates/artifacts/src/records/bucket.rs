@@ -8,11 +8,10 @@ use futures_util::StreamExt;
 use object_store::path::Path as Key;
 use object_store::{Attribute, Attributes, GetOptions, GetRange, ObjectStore, PutOptions};
 
-use super::directory::{self, PartFile};
+use super::directory::{OpenFile, PartFile};
 use super::{FileDigest, RETRIES, Record, damaged};
 use crate::aws;
-use crate::store::{Source, join};
-use agent_fs::dir::FileMeta;
+use crate::store::{Problem, join};
 use agent_objects::key::exact;
 use agent_objects::parts::{self, MAX_SINGLE_PUT, MemoryBudget, Mode, PartsError};
 use agent_objects::retry::is_transient;
@@ -106,18 +105,18 @@ impl Bucket {
         }
     }
 
-    pub async fn upload(&self, path: &str, from: &Path, digest: &FileDigest) -> Result<()> {
+    pub async fn upload(&self, path: &str, from: OpenFile, digest: &FileDigest) -> Result<()> {
         let key = self.key(path)?;
         let failed = |error| self.failed("write", path, &error, "s3:PutObject");
         let there = self.objects.head(&key).await;
         if there.is_ok_and(|there| there.is_some_and(|there| there.size == digest.bytes)) {
             return Ok(());
         }
-        let source = source(from).await?;
-        let changed = || Error::machine(format!("`{}` changed while it was uploaded", from.display()));
-        let unreadable = |problem: crate::store::Problem| {
-            Error::machine(format!("cannot read `{}`: {}", from.display(), problem.message))
-        };
+        let name = from.name.display().to_string();
+        let unreadable =
+            |problem: Problem| Error::machine(format!("cannot read `{name}`: {}", problem.message));
+        let changed = || Error::machine(format!("`{name}` changed while it was uploaded"));
+        let source = from.source().await?;
         if digest.bytes <= MAX_SINGLE_PUT {
             let most = usize::try_from(digest.bytes).unwrap_or(usize::MAX).saturating_add(1);
             let (source, content) = source.next(most).await.map_err(unreadable)?;
@@ -127,8 +126,7 @@ impl Bucket {
             return self.objects.replace(&key, content).await.map_err(failed);
         }
         let stop = std::future::pending();
-        let sent = parts::upload(&self.objects, &self.budget, &key, source, Mode::Replace, stop).await;
-        match sent {
+        match parts::upload(&self.objects, &self.budget, &key, source, Mode::Replace, stop).await {
             Ok(meta) if meta.sha256 == digest.sha256 => Ok(()),
             Ok(_) => {
                 self.remove(path).await?;
@@ -204,16 +202,6 @@ impl Bucket {
     fn failed(&self, what: &str, path: &str, error: &object_store::Error, action: &str) -> Error {
         aws::upstream(format!("cannot {what} {}", self.shown(path)), error, action)
     }
-}
-
-async fn source(path: &Path) -> Result<Source> {
-    let path = path.to_owned();
-    directory::blocking(move || {
-        let (file, _) = agent_fs::read::open(&path)?;
-        let meta = FileMeta::of_open(&file)?;
-        Ok(Source::new(&path, file, meta))
-    })
-    .await
 }
 
 async fn put(store: &Arc<dyn ObjectStore>, key: &Key, content: Bytes) -> object_store::Result<()> {

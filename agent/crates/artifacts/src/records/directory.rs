@@ -7,6 +7,7 @@ use fs_err::os::unix::fs::OpenOptionsExt;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
@@ -15,7 +16,8 @@ use nix::sys::stat::{Mode, fchmod};
 use sha2::{Digest, Sha256};
 
 use super::{FileDigest, Record, damaged};
-use agent_fs::dir::{Access, DirHandle, Kind, Links, errno};
+use crate::store::Source;
+use agent_fs::dir::{Access, DirHandle, FileMeta, Kind, Links, errno};
 use agent_objects::Created;
 use agent_types::error::{Error, Result};
 
@@ -92,8 +94,8 @@ impl Directory {
         .await
     }
 
-    pub async fn upload(&self, path: &str, from: &Path, digest: &FileDigest) -> Result<()> {
-        let (from, digest, shown) = (from.to_owned(), digest.clone(), from.display().to_string());
+    pub async fn upload(&self, path: &str, from: OpenFile, digest: &FileDigest) -> Result<()> {
+        let (name, digest) = (from.name.display().to_string(), digest.clone());
         let same = self
             .run("write", path, move |root, path| {
                 let there =
@@ -101,7 +103,7 @@ impl Directory {
                 if absent_is_none(there)? == Some(digest.bytes) {
                     return Ok(true);
                 }
-                let mut source = Hashed::new(agent_fs::read::open(&from)?.0);
+                let mut source = Hashed::new(from.rewound()?);
                 let made = Temporary::of(root, path, &mut source)?;
                 match source.done() == digest {
                     true => made.replace().map(|()| true),
@@ -109,10 +111,7 @@ impl Directory {
                 }
             })
             .await?;
-        match same {
-            true => Ok(()),
-            false => Err(Error::machine(format!("`{shown}` changed while it was uploaded"))),
-        }
+        if same { Ok(()) } else { Err(Error::machine(format!("`{name}` changed while it was uploaded"))) }
     }
 
     pub async fn download(&self, path: &str, digest: &FileDigest, part: &Path) -> Result<()> {
@@ -290,15 +289,42 @@ fn hex(hasher: Sha256) -> String {
     hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Size and digest of a file.
-pub async fn digest(path: PathBuf) -> Result<FileDigest> {
-    blocking(move || {
-        let mut source = Hashed::new(agent_fs::read::open(&path)?.0);
-        let mut buffer = vec![0; PIECE];
-        while source.read(&mut buffer)? > 0 {}
-        Ok(source.done())
-    })
-    .await
+/// A file that is stored. It stays open, so that its name cannot lead to another one meanwhile.
+#[derive(Clone, Debug)]
+pub struct OpenFile {
+    pub file: Arc<File>,
+    /// For messages.
+    pub name: PathBuf,
+}
+
+impl OpenFile {
+    pub async fn digest(&self) -> Result<FileDigest> {
+        let open = self.clone();
+        blocking(move || Ok(hashed(open.rewound()?)?)).await
+    }
+
+    pub async fn source(self) -> Result<Source> {
+        blocking(move || {
+            let meta = FileMeta::of_open(&self.file)?;
+            let file = self.rewound()?;
+            Ok(Source::new(&self.name, file, meta))
+        })
+        .await
+    }
+
+    fn rewound(&self) -> io::Result<File> {
+        let mut file = self.file.try_clone()?;
+        file.seek(SeekFrom::Start(0))?;
+        Ok(file)
+    }
+}
+
+/// Size and digest of what can be read.
+fn hashed(from: impl Read) -> io::Result<FileDigest> {
+    let mut source = Hashed::new(from);
+    let mut buffer = vec![0; PIECE];
+    while source.read(&mut buffer)? > 0 {}
+    Ok(source.done())
 }
 
 fn part_file(path: &Path) -> io::Result<File> {
@@ -334,10 +360,7 @@ impl PartFile {
         let mut file = self.file;
         blocking(move || {
             file.seek(SeekFrom::Start(0))?;
-            let mut source = Hashed::new(file);
-            let mut buffer = vec![0; PIECE];
-            while source.read(&mut buffer)? > 0 {}
-            Ok(source.done().sha256)
+            Ok(hashed(file)?.sha256)
         })
         .await
     }
