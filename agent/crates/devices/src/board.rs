@@ -34,7 +34,8 @@ impl SshAddress {
             "ForwardAgent=no",
             "IdentitiesOnly=yes",
         ];
-        let mut words: Vec<OsString> = ["ssh", "-F", "/dev/null", "-T", "-l", "root", "-p"].map(Into::into).into();
+        let mut words: Vec<OsString> =
+            ["ssh", "-F", "/dev/null", "-T", "-l", "root", "-p"].map(Into::into).into();
         words.push(self.port.to_string().into());
         for option in OPTIONS {
             words.extend(["-o".into(), option.into()]);

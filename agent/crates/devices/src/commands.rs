@@ -42,7 +42,8 @@ pub async fn run(run: TestRun<'_>) -> Result<TestEnd> {
         let log = format!("command-{}", index + 1);
         let mut command = Command::new("ssh", attempt.work, log);
         command.argv = address.ssh();
-        let mut command = command.arg(remote_script(text)).status(format!("{name} on {}", attempt.device.name));
+        let mut command =
+            command.arg(remote_script(text)).status(format!("{name} on {}", attempt.device.name));
         command.environment.set("PATH", HOST_PATH).set("LC_ALL", "C.UTF-8");
         command.timeout = Some(LIMIT);
         command.stall = Some(LIMIT);
@@ -157,7 +158,8 @@ mod tests {
             ("echo a >&2; kill -9 $$", "a", 137),
             ("true # a comment", "", 0),
         ] {
-            let done = std::process::Command::new("sh").args(["-c", &remote_script(command)]).output().unwrap();
+            let done =
+                std::process::Command::new("sh").args(["-c", &remote_script(command)]).output().unwrap();
             let text = String::from_utf8(done.stdout).unwrap();
             let mut line = StatusLine(None);
             for text in text.lines() {

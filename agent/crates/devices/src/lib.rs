@@ -30,4 +30,7 @@ pub mod on_target;
 pub mod provider;
 pub mod queue;
 pub mod request;
+#[cfg(test)]
+mod test_request;
 mod test_run;
+mod test_user;

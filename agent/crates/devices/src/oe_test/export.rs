@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use agent_fs::access::Credentials;
 use agent_process::User;
-use agent_types::error::{Error, Result};
 use agent_yocto::testimage::files::BuildFiles;
 
 /// Limits of an archive, unpacked. The exported tests of an image with its packages have some tens of MiB.
@@ -94,10 +93,12 @@ pub fn inspect(directory: &Path) -> Result<Export, String> {
     let directory = top(directory).ok_or_else(|| format!("the archive has no `{PROGRAM}`"))?;
     let files = BuildFiles::new(&directory);
     let text = |name: &str| {
-        files.text(&directory.join(name)).ok_or_else(|| format!("the exported tests have no readable `{name}`"))
+        files
+            .text(&directory.join(name))
+            .ok_or_else(|| format!("the exported tests have no readable `{name}`"))
     };
-    let facts: serde_json::Value =
-        serde_json::from_str(&text("data/testdata.json")?).map_err(|error| format!("data/testdata.json: {error}"))?;
+    let facts: serde_json::Value = serde_json::from_str(&text("data/testdata.json")?)
+        .map_err(|error| format!("data/testdata.json: {error}"))?;
     let word = |name: &str| {
         let word = facts.get(name).and_then(serde_json::Value::as_str);
         word.map(str::to_owned).ok_or_else(|| format!("data/testdata.json has no {name}"))
@@ -131,32 +132,13 @@ fn modules(cases: &Path) -> Vec<String> {
         let name = entry.file_name().into_string().ok()?;
         let module = name.strip_suffix(".py")?;
         // It is a word of a command line. OE-Core loads no other names.
-        let is_word = module.chars().all(|char| char.is_ascii_lowercase() || char.is_ascii_digit() || char == '_');
+        let is_word =
+            module.chars().all(|char| char.is_ascii_lowercase() || char.is_ascii_digit() || char == '_');
         (is_word && !module.starts_with('_')).then(|| module.to_owned())
     });
     let mut names: Vec<String> = names.collect();
     names.sort();
     names
-}
-
-/// An empty directory that belongs to the user.
-///
-/// # Errors
-/// If it cannot be made, or the user cannot reach it.
-pub fn user_directory(directory: &Path, user: Option<&User>) -> Result<()> {
-    use agent_fs::access::Permission;
-    fs_err::create_dir(directory)?;
-    let Some(user) = user else { return Ok(()) };
-    fs_err::os::unix::fs::chown(directory, Some(user.uid), Some(user.gid))?;
-    match Credentials::of(user.uid, user.gid).barrier(directory, Permission::RUN) {
-        None => Ok(()),
-        Some(barrier) => Err(Error::machine(format!(
-            "the user {} cannot reach {}, where exported tests run",
-            user.name,
-            directory.display()
-        ))
-        .hint(format!("let others enter it: `chmod o+x {}`", barrier.path.display()))),
-    }
 }
 
 #[cfg(test)]
@@ -165,6 +147,7 @@ mod tests {
     use std::io::Write;
 
     use super::*;
+    use crate::test_user::user_directory;
 
     fn header(kind: tar::EntryType, size: u64) -> tar::Header {
         let mut header = tar::Header::new_gnu();
@@ -253,7 +236,11 @@ mod tests {
             b"no archive at all, but longer than the magic".to_vec(),
             vec![0x1f, 0x8b, 0, 0, 1, 2, 3],
         ] {
-            assert!(unpack_bytes(&bytes).is_err(), "{}", String::from_utf8_lossy(&bytes[..20.min(bytes.len())]));
+            assert!(
+                unpack_bytes(&bytes).is_err(),
+                "{}",
+                String::from_utf8_lossy(&bytes[..20.min(bytes.len())])
+            );
         }
         // A file behind a link that leads out.
         let mut through = named(b"out", tar::EntryType::Symlink, "/tmp");

@@ -29,7 +29,12 @@ impl KeyAgent {
     ///
     /// # Errors
     /// If it does not start, or the key cannot be used without a passphrase.
-    pub async fn start(key: &Path, directory: &Path, user: Option<&User>, runner: &Runner) -> Result<KeyAgent> {
+    pub async fn start(
+        key: &Path,
+        directory: &Path,
+        user: Option<&User>,
+        runner: &Runner,
+    ) -> Result<KeyAgent> {
         let socket = directory.join("ssh-agent");
         let interrupt = runner.interrupt.child();
         let mut command = Command::new("ssh-agent", directory, "ssh-agent").args(["-D", "-a"]).arg(&socket);

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use agent_process::{Command, ExitReason, User, agent_user, build_user};
+use agent_process::{Command, CommandOutcome, ExitReason, User, agent_user, blocking};
 use agent_types::error::{Error, Result};
 use agent_types::outcome::Outcome;
 use agent_yocto::environment::host_environment;
@@ -27,6 +27,7 @@ use agent_yocto::testimage::verdict::{Evidence, Expected, judge};
 
 use crate::request::{DeviceTest, FileRole};
 use crate::test_run::{TestEnd, TestRun, ended_badly};
+use crate::test_user::{test_user, user_directory};
 use export::Export;
 use key::KeyAgent;
 use tool::OeTest;
@@ -40,9 +41,9 @@ const SILENCE: Duration = Duration::from_secs(10 * 60);
 /// The lab host could not do its part.
 pub async fn run(run: TestRun<'_>, test: &DeviceTest) -> Result<TestEnd> {
     let attempt = run.attempt;
-    let user = test_user(&run)?;
+    let user = test_user(&attempt)?;
     let place = attempt.work.join(format!("oe-test-{test}"));
-    export::user_directory(&place, user.as_ref())?;
+    user_directory(&place, user.as_ref())?;
     let export = match unpacked(&run, &place, user.as_ref()).await? {
         Ok(export) => export,
         Err(why) => return Ok(TestEnd::failed(why)),
@@ -85,7 +86,8 @@ pub async fn run(run: TestRun<'_>, test: &DeviceTest) -> Result<TestEnd> {
         ExitReason::Exited(0) => Outcome::Passed,
         _ => ended_badly(&attempt, "oe-test", &finished),
     };
-    let runs = read_results(&place).await?;
+    let files = BuildFiles::new(&place);
+    let runs = blocking(move || files.runs(Path::new(RESULTS))).await;
     let evidence = Evidence { tool: Ok(tool), runs, only_tests_failed: tool::only_tests_failed(&finished) };
     let mut judgement = judge(&expected, &evidence);
     // There are no known failures here, but suites that were skipped are found.
@@ -103,10 +105,9 @@ async fn run_tool(
     modules: Vec<String>,
     plan: PathBuf,
     command: Command,
-) -> Result<agent_process::CommandOutcome> {
+) -> Result<CommandOutcome> {
     let (host, port) = (run.address.host.clone(), run.address.port);
-    let look = tokio::task::spawn_blocking(move || own_address(&host, port, "the device's address in lab.toml"));
-    let server = look.await.map_err(|error| Error::internal("a thread panicked").because(&error))??;
+    let server = blocking(move || own_address(&host, port, "the device's address in lab.toml")).await?;
     let target = SshTarget { host: run.address.host.clone(), port: run.address.port, server };
     let logs = place.join(LOGS);
     run.attempt.fence.check()?;
@@ -124,22 +125,6 @@ async fn run_tool(
     oe_test.run(run.attempt.runner).await
 }
 
-async fn read_results(
-    place: &Path,
-) -> Result<std::result::Result<Vec<agent_yocto::testimage::results::Run>, String>> {
-    let files = BuildFiles::new(place);
-    let read = tokio::task::spawn_blocking(move || files.runs(Path::new(RESULTS))).await;
-    read.map_err(|error| Error::internal("the thread that reads the results panicked").because(&error))
-}
-
-/// The user who runs the tests; `None`: the lab's own, who is not root.
-fn test_user(run: &TestRun<'_>) -> Result<Option<User>> {
-    let lab = run.attempt.lab;
-    build_user(lab.build_user.as_deref(), run.attempt.work).map_err(|error| {
-        error.hint("name a user for exported tests with `build_user` in lab.toml; if the lab is not root, leave it out")
-    })
-}
-
 /// Unpacks the request's exported tests; the inner error is about the request.
 async fn unpacked(
     run: &TestRun<'_>,
@@ -154,12 +139,12 @@ async fn unpacked(
         more => return Ok(Err(format!("the request has {} archives of exported tests", more.len()))),
     };
     let (archive, into, user) = (run.attempt.files.join(&name), place.join("export"), user.cloned());
-    let work = move || -> Result<std::result::Result<Export, String>> {
-        export::user_directory(&into, user.as_ref())?;
+    let work = move || {
+        user_directory(&into, user.as_ref())?;
         let unpacked = export::unpack(&archive, &into, user.as_ref());
         Ok(unpacked.and_then(|()| export::inspect(&into)).map_err(|why| format!("{name}: {why}")))
     };
-    agent_process::blocking(work).await
+    blocking(work).await
 }
 
 /// What runs, and what must be in the results.
