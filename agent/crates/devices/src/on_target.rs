@@ -1,7 +1,7 @@
 //! Runs the tests of a request on a device that answers ssh: one unit for each test.
 
 use agent_types::error::{Class, Error, Result};
-use agent_types::events::{EventKind, Unit};
+use agent_types::events::{EventKind, Finding, Unit};
 use agent_types::outcome::Outcome;
 use agent_types::stage::Stage;
 
@@ -18,6 +18,9 @@ pub trait Console: Send + Sync {
 
     /// The line that says that the kernel crashed since `begin_unit` (panic, oops, BUG).
     fn crash(&self) -> Option<String>;
+
+    /// Kernel warnings since `begin_unit`: a few, each once.
+    fn warnings(&self) -> Vec<String>;
 
     /// The last lines, for the excerpt of a unit that failed.
     fn last_lines(&self) -> Vec<String>;
@@ -59,7 +62,7 @@ pub async fn run(
                     error.get_or_insert(failed);
                     end
                 });
-                let (end, crash) = with_console(end, console);
+                let (end, crash) = with_console(end, &unit, console);
                 stop = stop.or(crash.map(|line| format!("the kernel crashed: {line}")));
                 end
             }
@@ -95,9 +98,13 @@ fn outcome_of_error(attempt: &Attempt<'_>, error: &Error) -> Outcome {
     }
 }
 
-/// Adds what the console says: a crash of the kernel fails a unit, and its last lines belong to a failure.
-fn with_console(mut end: TestEnd, console: Option<&dyn Console>) -> (TestEnd, Option<String>) {
+/// Adds what the console says: a crash of the kernel fails a unit, its warnings are findings, and its last lines belong to
+/// a failure.
+fn with_console(mut end: TestEnd, unit: &Unit, console: Option<&dyn Console>) -> (TestEnd, Option<String>) {
     let Some(console) = console else { return (end, None) };
+    let warning =
+        |line| Finding::warning(unit, "kernel-warning", line, "read the log of the console around it");
+    end.findings.extend(console.warnings().into_iter().map(warning));
     let crash = console.crash();
     if let Some(line) = &crash
         && !matches!(end.outcome, Outcome::Cancelled(_))
