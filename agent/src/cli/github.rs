@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::config::{AgentEnvironment, GitHub, GitHubReport, Settings};
-use crate::report::github::{Access, AppKey, Credentials, LiveCheck, Place, Poster, posts};
+use crate::config::{AgentEnvironment, DeviceRoute, DeviceTests, DeviceWait, GitHub, GitHubReport, Settings};
+use crate::report::github::{Access, AppKey, Credentials, LiveCheck, Place, Poster, device_posts, posts};
 use crate::report::{Report, Sink};
 use agent_github::Repository;
 use agent_types::error::Result;
@@ -48,7 +48,13 @@ pub fn github_posts(
     // Only a pull request has a comment, and a pull request is not trusted.
     let kinds: Vec<GitHubReport> =
         github.report.iter().copied().filter(|kind| *kind != GitHubReport::Comment).collect();
-    Ok(GitHubPosts { reports: posts(&kinds, &poster), sink, notice: None })
+    let mut reports = posts(&kinds, &poster);
+    let requests =
+        |device: &DeviceTests| device.route == DeviceRoute::Submit && device.wait == DeviceWait::No;
+    if settings.device.as_ref().is_some_and(requests) {
+        reports.extend(device_posts(&kinds, &poster));
+    }
+    Ok(GitHubPosts { reports, sink, notice: None })
 }
 
 /// Where the results of this job belong; else why they are not posted.

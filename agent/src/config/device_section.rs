@@ -104,6 +104,12 @@ fn combinations(check: &mut Validator, raw: &UnvalidatedManifest, device: &Devic
         let mistake = Diagnostic::new(format!("[build] does not build `{}`", device.image));
         check.value(&key("image"), mistake.hint("add it to [build] targets"));
     }
+    let has_store = check.has(&KeyPath::root().key("artifacts").key("destination"));
+    if !device.pool.is_empty() && !device.is_guest() && !has_store {
+        let mistake = Diagnostic::new(format!("a lab with `{}` needs a store for the request", device.pool));
+        let hint = "write [artifacts] destination: the lab reads requests there; or write `pool = \"qemu\"`";
+        check.value(&key("pool"), mistake.hint(hint));
+    }
     if device.is_guest() {
         for name in ["features", "priority", "wait", "queue_limit", "untrusted"] {
             if check.has(&key(name)) {
@@ -195,7 +201,7 @@ mod tests {
     use crate::config::settings::DeviceRoute;
     use crate::config::tests::{Checkout, good_and, problems};
 
-    const BUILD: &str = "[build]\ntargets=['core-image-minimal']\n";
+    const BUILD: &str = "[build]\ntargets=['core-image-minimal']\n[artifacts]\ndestination='/store'\n";
 
     fn device(lines: &str) -> DeviceTests {
         let text = good_and(&format!("{BUILD}[device]\nimage='core-image-minimal'\n{lines}"));

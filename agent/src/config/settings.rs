@@ -21,7 +21,7 @@ use agent_types::stage::Stage;
 use super::change::ChangeBase;
 
 pub use cache::{Cache, ShareLocation, Shared, SharedCache};
-pub use device::{DeviceRoute, DeviceTests, DeviceWait, EXPORT_DIR};
+pub use device::{DeviceRoute, DeviceTests, DeviceWait};
 pub use directories::Paths;
 pub use report::{Report, ResultPlace};
 

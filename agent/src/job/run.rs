@@ -13,7 +13,7 @@ use crate::stages::configure::{BuildEnvironment, Edits};
 use crate::stages::pending::Pending;
 use crate::stages::share::OpenShare;
 use crate::stages::{
-    self, affected, base_result, build, check, checkout, configure, hooks, publish, share, test,
+    self, affected, base_result, build, check, checkout, configure, device, hooks, publish, share, test,
 };
 use agent_cache::Usage;
 use agent_cache::bucket::endpoint::ReadTier;
@@ -374,11 +374,40 @@ impl Job<'_> {
             Stage::Report => {
                 Err(Error::internal("the report stage is the listener's: it comes after all others"))
             }
-            Stage::Test => {
-                let configured = needs(&outputs.configured, Stage::Configure, stage)?;
-                test::run(settings, configured, outputs.affected.get(), runner).await
-            }
+            Stage::Test => self.test(runner).await,
         }
+    }
+
+    /// The tests of `[test]`, and then those on a device.
+    async fn test(&self, runner: &Runner) -> Result<Outcome> {
+        let settings = self.settings;
+        let configured = needs(&self.outputs.configured, Stage::Configure, Stage::Test)?;
+        let affected = self.outputs.affected.get();
+        let tests = match settings.test.is_wanted() {
+            true => Some(test::run(settings, configured, affected, runner).await),
+            false => None,
+        };
+        if settings.device.is_none() {
+            return tests.unwrap_or_else(|| Err(Error::internal("the test stage has nothing to test")));
+        }
+        let stop = match &tests {
+            Some(Ok(outcome)) if outcome.is_success() => None,
+            Some(Ok(outcome)) if settings.check.keep_going && !outcome.was_stopped() => None,
+            Some(Ok(outcome)) => Some(outcome.reason().unwrap_or_default().to_owned()),
+            Some(Err(error)) => Some(error.message.clone()),
+            None => None,
+        };
+        if let (Some(why), Some(tests)) = (stop, &tests) {
+            let units = device::units(settings);
+            Pending::new(units, &runner.events).not_run(&format!("not started: {why}")).await;
+            return tests.clone();
+        }
+        let identity = self.identity();
+        let device =
+            device::run(device::DeviceJob { settings, configured, job: &identity, affected, runner });
+        let both = [tests.transpose()?, Some(device.await?)];
+        let worst = Outcome::worst(both.iter().flatten()).cloned();
+        worst.ok_or_else(|| Error::internal("the test stage ran and tested nothing"))
     }
 
     async fn publish(&self) -> Result<Outcome> {
@@ -459,7 +488,7 @@ impl Job<'_> {
         let units = match stage {
             Stage::Check => check::units(self.settings),
             Stage::Build => build::units(self.settings),
-            Stage::Test => test::units(self.settings),
+            Stage::Test => [test::units(self.settings), device::units(self.settings)].concat(),
             _ => return,
         };
         Pending::new(units, &self.runner.events).not_run(why).await;

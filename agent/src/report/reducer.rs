@@ -59,6 +59,7 @@ impl Summary {
             }
             EventKind::Affected(affected) => self.affected = Some((**affected).clone()),
             EventKind::BaseResult(base) => self.base = Some((**base).clone()),
+            EventKind::DeviceRequested(requested) => self.device = Some(requested.clone()),
             EventKind::ReportAddress(address) => self.report = Some(address.clone()),
             EventKind::MachineSample(sample) => {
                 let milliseconds = started.milliseconds_until(at);

@@ -11,8 +11,8 @@ use agent_types::base_result::{BaseResult, ChangeScope, FailOn, ReportAddress};
 use agent_types::credentials::CredentialAccess;
 use agent_types::error::Error;
 use agent_types::events::{
-    Artifact, CacheCounts, CacheQuery, Event, Finding, JobIdentity, Level, Planned, RepoReady, Retry, Sstate,
-    TaskFailed, Unit,
+    Artifact, CacheCounts, CacheQuery, DeviceRequested, Event, Finding, JobIdentity, Level, Planned,
+    RepoReady, Retry, Sstate, TaskFailed, Unit,
 };
 use agent_types::machine_use::{MachineSample, TaskUsage};
 use agent_types::outcome::{ExitStatus, Outcome};
@@ -141,6 +141,9 @@ pub struct Summary {
     /// Where the reports are stored for other people; `None` if they are not stored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report: Option<ReportAddress>,
+    /// The request to a lab to test the image on a device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<DeviceRequested>,
     /// In the order of time. Of a long job some are dropped, those with less memory in use first.
     #[serde(default, skip_serializing_if = "Vec::is_empty", serialize_with = "one_a_line")]
     pub machine: Vec<MachineAt>,
@@ -194,6 +197,7 @@ impl Default for Summary {
             affected: None,
             base: None,
             report: None,
+            device: None,
             machine: Vec::new(),
             task_usage: Vec::new(),
             prices: None,

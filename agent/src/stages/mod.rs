@@ -10,6 +10,7 @@ mod check_layer;
 pub mod checkout;
 pub mod cleanup;
 pub mod configure;
+pub mod device;
 pub mod hooks;
 mod layers;
 pub mod pending;

@@ -11,6 +11,7 @@ mod changed;
 mod changed_builds;
 mod checks;
 mod comparison;
+mod device;
 mod diagnostics;
 mod flight_recorder;
 mod forgery;

@@ -129,6 +129,8 @@ pub enum EventKind {
     BaseResult(Box<BaseResult>),
     /// Where the report stage stores the reports for other people; comes before it.
     ReportAddress(ReportAddress),
+    /// A lab is to test the image of the job.
+    DeviceRequested(DeviceRequested),
     /// The machine, every ten seconds.
     MachineSample(MachineSample),
     /// What the tasks of a unit used; comes in several events if they are many.
@@ -349,6 +351,18 @@ pub struct TaskFailed {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<PathBuf>,
     pub excerpt: Vec<String>,
+}
+
+/// A request to a lab to test the image of the job on a device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceRequested {
+    pub id: String,
+    pub pool: String,
+    pub image: String,
+    /// The directory of the request: a path, or `s3://BUCKET/KEY`.
+    pub address: String,
+    /// Whether the job waits for the result. If not, the result is posted when there is one.
+    pub waits: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -89,13 +89,8 @@ impl DeviceTests {
 
     /// The archive of the exported tests, in the build directory.
     pub fn export(&self) -> String {
-        format!("{EXPORT_DIR}/{EXPORT_PREFIX}{}-{}.tar", self.image, self.machine)
+        format!("testexport-{}-{}.tar", self.image, self.machine)
     }
 }
-
-/// The directory of the exported tests, in the build directory.
-pub const EXPORT_DIR: &str = "device";
-
-const EXPORT_PREFIX: &str = "testexport-";
 
 const UNTRUSTED: &str = "the source is not trusted, and [device] untrusted is \"no\"";

@@ -260,6 +260,9 @@ fn facts(summary: &Summary, out: &Path) -> Vec<String> {
     }
     lines.extend(summary.cache.iter().map(tier_line));
     lines.extend(Cost::of_job(summary).map(|cost| format!("cost       {}", cost.line())));
+    if let Some(device) = &summary.device {
+        lines.push(format!("device     request {} in {}", sanitize(&device.id), sanitize(&device.address)));
+    }
     if let Some(published) = &summary.published {
         let objects = count(published.objects, "object");
         let links = match published.links {

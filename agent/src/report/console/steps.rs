@@ -146,6 +146,15 @@ impl Steps {
                 );
                 vec![self.stamped(event, &text)]
             }
+            EventKind::DeviceRequested(requested) => {
+                let text = format!(
+                    "test       requested {} on {} from the labs, as {}",
+                    sanitize_line(&requested.image),
+                    sanitize_line(&requested.pool),
+                    sanitize_line(&requested.id)
+                );
+                vec![self.stamped(event, &text)]
+            }
             EventKind::Error { stage, error } => {
                 let word = self.style.bad("ERROR");
                 let stage = stage.map_or("job", Stage::name);

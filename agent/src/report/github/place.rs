@@ -23,3 +23,15 @@ pub struct Place {
     pub link: Option<String>,
     pub comment: CommentWhen,
 }
+
+impl Place {
+    /// The place of the result of a device run. `request`: its id.
+    pub fn of_device(&self, pool: &str, request: &str) -> Place {
+        Place { name: device_name(&self.name, pool), job: request.to_owned(), ..self.clone() }
+    }
+}
+
+/// The name of the results of a pool's devices. It differs from that of the job, so that neither replaces the other.
+pub fn device_name(name: &str, pool: &str) -> String {
+    format!("{name} / {pool}")
+}

@@ -5,6 +5,7 @@
 //! image of the job's build, which is tested without changes.
 
 mod context;
+mod export;
 mod image;
 mod machine;
 mod ptests;
@@ -12,6 +13,7 @@ mod testable;
 mod tool;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use agent_devices::oe_test::own_address;
 use agent_process::{PROBE_LIMIT, Prober, Runner, cgroup};
@@ -29,6 +31,8 @@ use super::configure::BuildEnvironment;
 use super::pending::{Pending, report_without_run};
 use crate::config::{Ptest, Settings, TestRunner, TestTarget};
 use context::MachineTests;
+
+pub use export::{Exported, export};
 
 /// The tests of the manifest: one unit for each image and machine, and one for the ptests of each machine.
 pub fn units(settings: &Settings) -> Vec<Unit> {
@@ -209,15 +213,41 @@ struct Setup {
     guest_memory: u64,
 }
 
+/// What a build directory of tests is for.
+struct SetupInput<'a> {
+    target: Target,
+    images: &'a [String],
+    suites: &'a [String],
+    /// The image that runs the agent's suite for ptests besides its own.
+    ptest_image: Option<&'a str>,
+    /// For the tests of one image.
+    timeout: Duration,
+    exports: bool,
+}
+
 impl Setup {
     async fn make(settings: &Settings, configured: &BuildEnvironment, runner: &Runner) -> Result<Setup> {
-        let target = target(settings, configured, runner).await?;
+        let what = SetupInput {
+            target: target(settings, configured, runner).await?,
+            images: &settings.test.images,
+            suites: &settings.test.suites,
+            ptest_image: ptest_image(settings),
+            timeout: settings.test.timeout,
+            exports: settings.test.runner == TestRunner::OeTest,
+        };
+        Setup::of(what, settings, configured, runner).await
+    }
+
+    async fn of(
+        what: SetupInput<'_>,
+        settings: &Settings,
+        configured: &BuildEnvironment,
+        runner: &Runner,
+    ) -> Result<Setup> {
+        let SetupInput { target, images, suites, ptest_image, timeout, exports } = what;
         let guest_memory = guest_memory(cgroup::free_memory(std::path::Path::new("/")));
-        let mut suites = cases::effective(&settings.test.suites);
-        if ptest_image(settings).is_some()
-            && !suites.is_empty()
-            && !suites.iter().any(|suite| suite == cases::SUITE)
-        {
+        let mut suites = cases::effective(suites);
+        if ptest_image.is_some() && !suites.is_empty() && !suites.iter().any(|suite| suite == cases::SUITE) {
             suites.push(cases::SUITE.to_owned());
         }
         let (path, work, release) =
@@ -230,13 +260,13 @@ impl Setup {
         let lines = conf::lines(&TestConf {
             release: settings.release,
             target: &target,
-            images: &settings.test.images,
+            images,
             suites: &suites,
-            ptest_image: ptest_image(settings),
+            ptest_image,
             ssh_server: settings.test.ssh_server,
-            timeout: settings.test.timeout,
+            timeout,
             guest_memory,
-            exports: settings.test.runner == TestRunner::OeTest,
+            exports,
             built_in: &configured.build.join("tmp"),
         })?;
         let layers: Vec<_> = configured.layers.iter().cloned().chain([layer.path().to_owned()]).collect();
