@@ -147,7 +147,7 @@ fn device(check: &mut LabValidator, path: &KeyPath, name: &str, raw: &Unvalidate
     if let Err(mistake) = values::name(name) {
         check.check.key(path, mistake);
     }
-    let pool = check.name(&path.key("pool"), raw.pool.as_ref());
+    let pool = check.check.one(&path.key("pool"), raw.pool.as_ref(), pool);
     let features = check.check.list(&path.key("features"), raw.features.as_ref(), |text| {
         values::name(text).map(|()| text.to_owned())
     });
@@ -185,11 +185,24 @@ fn writes(check: &mut Validator, path: &KeyPath, raw: &UnvalidatedDevice, contro
                 check.value(&path.key(key), mistake.hint("add `write` to the table [devices.NAME.ssh]"));
             }
         }
+        Control::Qemu(_) if raw.known_good.is_some() => {
+            let mistake = Diagnostic::new("has no effect: a guest is made anew for each image");
+            check.value(&path.key("known_good"), mistake.hint("remove it"));
+        }
         Control::Labgrid(_) if raw.image.is_none() && raw.known_good.is_some() => {
             check.key(&path.key("image"), Diagnostic::new("is missing: nothing is written").hint(example));
         }
         Control::Labgrid(_) | Control::Qemu(_) => {}
     }
+}
+
+/// A pool of devices. Jobs that name the pool `qemu` start the guest themselves.
+fn pool(text: &str) -> Result<String, Diagnostic> {
+    if text == "qemu" {
+        let mistake = Diagnostic::new("`qemu` is never asked for: a job that names this pool starts the guest itself");
+        return Err(mistake.hint("give the pool another name, such as the machine's"));
+    }
+    values::name(text).map(|()| text.to_owned())
 }
 
 /// A glob for a file's name.

@@ -8,6 +8,7 @@ use futures_util::future::BoxFuture;
 use agent_process::Runner;
 use agent_types::error::Result;
 
+use crate::console::Console;
 use crate::fence::Fence;
 
 /// Where a device answers ssh.
@@ -62,17 +63,31 @@ pub trait Board: Send + Sync {
         runner: &'a Runner,
     ) -> BoxFuture<'a, Result<()>>;
 
-    /// Powers it on. Its console goes to `console`, a file that grows while it runs.
+    /// Powers it on. From then on what it prints goes to `console`.
     fn power_on<'a>(
         &'a self,
-        console: &'a Path,
+        console: &'a Console,
         fence: &'a Fence,
         runner: &'a Runner,
     ) -> BoxFuture<'a, Result<()>>;
 
     fn power_off<'a>(&'a self, fence: &'a Fence, runner: &'a Runner) -> BoxFuture<'a, Result<()>>;
 
-    fn address(&self) -> SshAddress;
+    /// Where it answers once it is on.
+    ///
+    /// # Errors
+    /// When that is not known.
+    fn address(&self) -> Result<SshAddress>;
+
+    /// The boot that must not be taken for the new one: a device that restarts itself answers for a while before.
+    fn old_boot(&self) -> Option<String> {
+        None
+    }
+
+    /// Ends when the device turned itself off, and says how. Most devices never do.
+    fn off(&self) -> BoxFuture<'_, String> {
+        Box::pin(std::future::pending())
+    }
 
     /// Gives the device back. Does nothing if another holder has it.
     fn release<'a>(&'a self, fence: &'a Fence, runner: &'a Runner) -> BoxFuture<'a, Result<()>>;

@@ -18,19 +18,32 @@
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))] // they panic if the reader is gone
 
 pub mod board;
+mod board_boot;
+mod board_program;
+pub mod board_run;
 mod commands;
+pub mod console;
+mod console_lines;
+mod console_tcp;
 pub mod fence;
+mod flash;
 pub mod health;
 mod idt;
 pub mod lab;
 pub mod lab_state;
+mod labgrid;
+mod labgrid_output;
 pub mod lease;
 pub mod oe_test;
 pub mod on_target;
 pub mod provider;
+mod qemu;
+mod qemu_conf;
+mod qemu_files;
+mod qemu_kvm;
 pub mod queue;
 pub mod request;
-#[cfg(test)]
+mod ssh;
 mod test_request;
 mod test_run;
 mod test_user;

@@ -47,11 +47,16 @@ pub trait Provider: Send + Sync {
     /// The lab host could not do its part.
     fn run<'a>(&'a self, attempt: Attempt<'a>) -> BoxFuture<'a, Result<AttemptEnd>>;
 
-    /// Whether the device works, without a request.
+    /// Whether the device works, without a request. `work`: an empty directory.
+    ///
+    /// # Errors
+    /// It does not; the message says why.
     fn check_health<'a>(
         &'a self,
+        lab: &'a Lab,
         device: &'a Device,
         fence: &'a Fence,
+        work: &'a Path,
         runner: &'a Runner,
     ) -> BoxFuture<'a, Result<()>>;
 }

@@ -56,7 +56,7 @@ pub use exit_reason::ExitReason;
 pub use interactive::interactive;
 pub use interrupt::{Interrupt, Interrupted};
 pub use lines::LineHandler;
-pub use log::LOG_LIMIT;
+pub use log::{LOG_LIMIT, Log};
 pub use machine_sampler::MachineSampler;
 pub use mount_namespace::{Mount, MountNamespace, NAME as SANDBOX, main as sandbox};
 pub use orphans::{Orphans, end_orphan_group, end_orphans};

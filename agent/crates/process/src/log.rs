@@ -20,7 +20,7 @@ pub const LOG_LIMIT: u64 = 2 << 30;
 /// two files beside it by turns, of which the older one is emptied when the newer one is full; in the
 /// end they are appended.
 #[derive(Debug)]
-pub(super) struct Log {
+pub struct Log {
     pub path: PathBuf,
     file: Option<fs::File>,
     limit: u64,

@@ -31,7 +31,7 @@ fn reads_every_key() {
          environment = 'env.yaml'\nwrite = ['bin/write', '3']\nhost = 'rpi'\nport = 2222\nssh_key = 'key'\n\
          [devices.rpi4-2]\npool = 'raspberrypi4'\n[devices.rpi4-2.labgrid]\nplace = 'rpi-2'\n\
          [devices.board]\npool = 'p'\nimage = '*.wic'\n[devices.board.ssh]\nhost = '10.0.0.7'\nwrite = ['w']\nrestart = ['r']\n\
-         [devices.guest]\npool = 'qemu'\nqemu.memory = 512\n\
+         [devices.guest]\npool = 'guests'\nqemu.memory = 512\n\
          [devices.server]\npool = 'q'\n[devices.server.lava]\nurl = 'https://l/'\ntoken_file = 'token'\njob = 'job.yaml'\nfiles = 'https://f/devices'\n\
          [testers.GGV2Q]\ndirectory = '/opt/idt'\naccept_license = true\nprofile = 'idt'\nregion = 'eu-central-1'\ngroups = ['mqtt']\n\
          features = {{ arch = 'aarch64' }}\nuserdata = 'user.json'\nstall = '5m'\n"
@@ -150,6 +150,8 @@ fn reports_each_mistake_with_its_position() {
         (&device(&format!("features = ['a b']\n{ssh}")), "features: `a b` is not a valid name"),
         (&device(&format!("features = ['a', 'a']\n{ssh}")), "features: `a` is listed twice"),
         (&device("known_good = 'key'\nlabgrid.place = 'p'"), "image: is missing: nothing is written"),
+        (&device("known_good = 'key'\nqemu = {}"), "known_good: has no effect: a guest is made anew"),
+        (&format!("{HEAD}[devices.d]\npool = 'qemu'\nqemu = {{}}"), "pool: `qemu` is never asked for"),
         (&device("labgrid.place = '-x'"), "place: `-x` is not the name of a place"),
         (&device("labgrid = { place = 'p', coordinator = 'h' }"), "coordinator: `h` is not the address"),
         (&device("labgrid = { place = 'p', port = 22 }"), "port: has no effect without `host`"),

@@ -1,0 +1,415 @@
+//! Runs a request on a device that the agent itself controls: acquire, flash, boot, test, power off, release.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use agent_process::{Runner, build_user};
+use agent_types::error::{Error, Result};
+use agent_types::events::{Case, EventKind, Finding, Unit};
+use agent_types::outcome::Outcome;
+use agent_types::stage::Stage;
+use futures_util::future::BoxFuture;
+
+use crate::board::{Board, SshAddress};
+use crate::board_boot::{self, BootEnd};
+use crate::console::Console;
+use crate::fence::Fence;
+use crate::flash::{self, BadImage};
+use crate::lab::{Control, Device, Lab};
+use crate::labgrid::LabgridBoard;
+use crate::on_target::{self, Console as _};
+use crate::provider::{Attempt, AttemptEnd, Provider};
+use crate::qemu::QemuBoard;
+use crate::qemu_files;
+use crate::request::RequestTrust;
+use crate::ssh::SshBoard;
+use crate::test_run::stop_reason;
+
+/// For powering off and releasing a device, after the attempt had to stop.
+const GIVE_BACK: Duration = Duration::from_secs(5 * 60);
+
+/// Devices of labgrid, those that answer ssh, and guests of QEMU.
+pub struct BoardProvider;
+
+impl Provider for BoardProvider {
+    fn run<'a>(&'a self, attempt: Attempt<'a>) -> BoxFuture<'a, Result<AttemptEnd>> {
+        Box::pin(run(attempt))
+    }
+
+    fn check_health<'a>(
+        &'a self,
+        lab: &'a Lab,
+        device: &'a Device,
+        fence: &'a Fence,
+        work: &'a Path,
+        runner: &'a Runner,
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(check_health(lab, device, fence, work, runner))
+    }
+}
+
+impl on_target::Console for Console {
+    fn begin_unit(&self) {
+        self.begin();
+    }
+
+    fn crash(&self) -> Option<String> {
+        self.crash_line()
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.kernel_warnings()
+    }
+
+    fn last_lines(&self) -> Vec<String> {
+        self.last()
+    }
+}
+
+/// The unit for all before the tests.
+fn boot_unit(attempt: &Attempt<'_>) -> Unit {
+    Unit::new(Stage::Test, format!("boot {} on {}", attempt.request.image, attempt.device.name))
+}
+
+async fn run(attempt: Attempt<'_>) -> Result<AttemptEnd> {
+    let runner = attempt.runner;
+    let console = Console::create(&runner.logs, "console", attempt.lab.limits.console, &runner.redactor)?;
+    let run = BoardRun { attempt, console, unit: boot_unit(&attempt) };
+    runner.events.emit(EventKind::UnitStarted { unit: run.unit.clone() }).await;
+    let ended = run.whole().await;
+    run.console.finish();
+    ended
+}
+
+/// An attempt, with what the device says.
+struct BoardRun<'a> {
+    attempt: Attempt<'a>,
+    console: Console,
+    unit: Unit,
+}
+
+/// What is written to the device, and what controls it.
+struct Prepared {
+    board: Box<dyn Board>,
+    /// `None`: nothing is written.
+    image: Option<PathBuf>,
+}
+
+/// How the steps before the tests ended.
+enum Ready {
+    Yes(SshAddress),
+    /// The image is at fault, or the attempt has to stop.
+    No(Outcome),
+    DeviceFault(String),
+}
+
+impl BoardRun<'_> {
+    async fn whole(&self) -> Result<AttemptEnd> {
+        let prepared = match self.prepare().await {
+            Ok(Ok(prepared)) => prepared,
+            Ok(Err(BadImage(why))) => return Ok(self.not_ready(Outcome::Failed(why)).await),
+            Err(error) => {
+                let outcome = stop_reason(&self.attempt).unwrap_or(Outcome::NotRun(error.message.clone()));
+                self.not_ready(outcome).await;
+                return Err(error);
+            }
+        };
+        let ended = match self.make_ready(&prepared).await {
+            Ready::Yes(address) => self.test(&address).await,
+            Ready::No(outcome) => Ok(self.not_ready(outcome).await),
+            Ready::DeviceFault(why) => {
+                self.not_ready(Outcome::NotRun(format!("the device does not work: {why}"))).await;
+                Ok(AttemptEnd::DeviceFault(why))
+            }
+        };
+        self.give_back(prepared.board.as_ref()).await;
+        ended
+    }
+
+    /// Chooses and unpacks the image, before the device is touched.
+    async fn prepare(&self) -> Result<Result<Prepared, BadImage>> {
+        let Attempt { lab, device, request, files, work, .. } = self.attempt;
+        if let Control::Qemu(settings) = &device.control {
+            let guest = match qemu_files::choose(request, device.image.as_deref(), files) {
+                Ok(guest) => guest,
+                Err(bad) => return Ok(Err(bad)),
+            };
+            let image = match qemu_files::packed_disk(&guest.files) {
+                Some(packed) => match self.unpack(packed).await? {
+                    Ok(image) => Some(image),
+                    Err(bad) => return Ok(Err(bad)),
+                },
+                None => None,
+            };
+            let user = build_user(lab.build_user.as_deref(), work)?;
+            let isolated = request.trust == RequestTrust::Untrusted;
+            let board = Box::new(QemuBoard::new(guest, settings.memory, isolated, user, work));
+            return Ok(Ok(Prepared { board, image }));
+        }
+        let image = match &device.image {
+            Some(pattern) => match flash::select(&request.files, pattern) {
+                Ok(file) => match self.unpack(&files.join(&file.name)).await? {
+                    Ok(image) => Some(image),
+                    Err(bad) => return Ok(Err(bad)),
+                },
+                Err(bad) => return Ok(Err(bad)),
+            },
+            None => {
+                self.warn_about_the_image().await;
+                None
+            }
+        };
+        let board = board(lab, device, work)?;
+        Ok(Ok(Prepared { board, image }))
+    }
+
+    /// Unpacks a file of the request. A block map of the unpacked image then lies beside it.
+    async fn unpack(&self, file: &Path) -> Result<Result<PathBuf, BadImage>> {
+        let Attempt { lab, files, work, runner, .. } = self.attempt;
+        let image = match flash::unpack(file, work, lab.limits.flash, runner).await? {
+            Ok(image) => image,
+            Err(bad) => return Ok(Err(bad)),
+        };
+        if let Some(name) = image.file_name().filter(|_| image.starts_with(work)) {
+            let map = format!("{}.bmap", name.to_string_lossy());
+            let (from, to) = (files.join(&map), work.join(&map));
+            if from.is_file() && !to.exists() {
+                fs_err::copy(from, to)?;
+            }
+        }
+        Ok(Ok(image))
+    }
+
+    async fn warn_about_the_image(&self) {
+        let message = format!(
+            "the lab writes no image to {}: what runs on it is tested, whatever was built",
+            self.attempt.device.name
+        );
+        let hint = "let lab.toml say how the image is written: `image` of the device";
+        let finding = Finding::warning(&self.unit, "image-not-written", message, hint);
+        self.attempt.runner.events.emit(EventKind::Finding(finding)).await;
+    }
+
+    /// Acquires, flashes and boots. Reports the end of the boot if it is up.
+    async fn make_ready(&self, prepared: &Prepared) -> Ready {
+        let Attempt { lab, device, fence, runner, work, .. } = self.attempt;
+        let board = prepared.board.as_ref();
+        let booted = match self.acquire_and_boot(prepared).await {
+            Ok(booted) => booted,
+            Err(error) => return self.fault(&error),
+        };
+        let why = match booted {
+            BootEnd::Up(address) => {
+                self.up().await;
+                return Ready::Yes(address);
+            }
+            BootEnd::Stopped => return Ready::No(self.stopped()),
+            BootEnd::Down(why) => why,
+        };
+        let Some(known_good) = &device.known_good else { return Ready::No(Outcome::Failed(why)) };
+        runner.events.warn(format!("{why}; the known good image is booted"), None).await;
+        let unpacked = flash::unpack(known_good, work, lab.limits.flash, runner).await;
+        let image = match unpacked {
+            Ok(Ok(image)) => image,
+            Ok(Err(BadImage(why))) => return Ready::DeviceFault(format!("the known good image: {why}")),
+            Err(error) => return self.fault(&error),
+        };
+        // A console of its own: what it says must not be taken for the tested image.
+        let console =
+            Console::create(&runner.logs, "console-known-good", lab.limits.console, &runner.redactor);
+        let console = match console {
+            Ok(console) => console,
+            Err(error) => return self.fault(&error),
+        };
+        let booted = boot(board, Some(&image), &console, lab, work, fence, runner).await;
+        console.finish();
+        match booted {
+            Ok(BootEnd::Up(_)) => {
+                Ready::No(Outcome::Failed(format!("{why}; the known good image boots on the same device")))
+            }
+            Ok(BootEnd::Down(good)) => Ready::DeviceFault(format!(
+                "{}: neither the tested image boots ({why}) nor the known good one ({good})",
+                device.name
+            )),
+            Ok(BootEnd::Stopped) => Ready::No(self.stopped()),
+            Err(error) => self.fault(&error),
+        }
+    }
+
+    async fn acquire_and_boot(&self, prepared: &Prepared) -> Result<BootEnd> {
+        let Attempt { lab, fence, runner, work, .. } = self.attempt;
+        let board = prepared.board.as_ref();
+        board.acquire(fence, runner).await?;
+        if let Some(image) = &prepared.image {
+            let started = Instant::now();
+            board.flash(image, fence, runner).await?;
+            self.case("flash", started.elapsed()).await;
+        }
+        self.console.note("power on");
+        let started = Instant::now();
+        board.power_on(&self.console, fence, runner).await?;
+        let booted = board_boot::wait(board, &self.console, lab.limits.boot, work, fence, runner).await?;
+        if matches!(booted, BootEnd::Up(_)) {
+            self.case("boot", started.elapsed()).await;
+        }
+        Ok(booted)
+    }
+
+    async fn case(&self, name: &str, took: Duration) {
+        let case = Case {
+            unit: self.unit.clone(),
+            class: "device".into(),
+            name: name.into(),
+            outcome: Outcome::Passed,
+            message: String::new(),
+            seconds: Some(took.as_secs_f64()),
+        };
+        self.attempt.runner.events.emit(EventKind::Case(case)).await;
+    }
+
+    /// The device does not work, unless the attempt has to stop.
+    fn fault(&self, error: &Error) -> Ready {
+        match stop_reason(&self.attempt) {
+            Some(stopped) => Ready::No(stopped),
+            None => Ready::DeviceFault(format!("{}: {}", self.attempt.device.name, error.message)),
+        }
+    }
+
+    fn stopped(&self) -> Outcome {
+        stop_reason(&self.attempt).unwrap_or_else(|| Outcome::Cancelled("the attempt was stopped".into()))
+    }
+
+    /// Reports the end of the boot.
+    async fn up(&self) {
+        self.report_warnings().await;
+        self.end_unit(&self.unit, Outcome::Passed, Vec::new()).await;
+    }
+
+    async fn report_warnings(&self) {
+        for line in self.console.warnings() {
+            let finding = Finding::warning(&self.unit, "kernel-warning", line, "see the console's log");
+            self.attempt.runner.events.emit(EventKind::Finding(finding)).await;
+        }
+    }
+
+    async fn end_unit(&self, unit: &Unit, outcome: Outcome, excerpt: Vec<String>) {
+        let runner = self.attempt.runner;
+        let log = (*unit == self.unit).then(|| runner.relative_log(self.console.log()));
+        runner.events.emit(EventKind::UnitFinished { unit: unit.clone(), outcome, log, excerpt }).await;
+    }
+
+    /// Reports that there is nothing to test: the boot, and each test as not run.
+    async fn not_ready(&self, outcome: Outcome) -> AttemptEnd {
+        let Attempt { request, device, runner, .. } = self.attempt;
+        self.report_warnings().await;
+        let excerpt = if outcome.was_stopped() { Vec::new() } else { self.console.last_lines() };
+        self.end_unit(&self.unit, outcome.clone(), excerpt).await;
+        for test in &request.tests {
+            let unit = on_target::unit(test, request, &device.name);
+            runner.events.emit(EventKind::UnitStarted { unit: unit.clone() }).await;
+            let why =
+                format!("the device was not ready: {}", outcome.reason().unwrap_or("it was not tested"));
+            self.end_unit(&unit, Outcome::NotRun(why), Vec::new()).await;
+        }
+        AttemptEnd::Tested(outcome)
+    }
+
+    async fn test(&self, address: &SshAddress) -> Result<AttemptEnd> {
+        let outcome = on_target::run(self.attempt, address, Some(&self.console)).await?;
+        Ok(AttemptEnd::Tested(outcome))
+    }
+
+    /// Powers off and releases, as long as the lease is held.
+    async fn give_back(&self, board: &dyn Board) {
+        let Attempt { fence, runner, .. } = self.attempt;
+        self.console.note("power off");
+        give_back(board, fence, runner).await;
+    }
+}
+
+/// Flashes and boots a device that is acquired.
+async fn boot(
+    board: &dyn Board,
+    image: Option<&Path>,
+    console: &Console,
+    lab: &Lab,
+    work: &Path,
+    fence: &Fence,
+    runner: &Runner,
+) -> Result<BootEnd> {
+    board.power_off(fence, runner).await?;
+    if let Some(image) = image {
+        board.flash(image, fence, runner).await?;
+    }
+    console.note("power on");
+    board.power_on(console, fence, runner).await?;
+    board_boot::wait(board, console, lab.limits.boot, work, fence, runner).await
+}
+
+/// Powers off and releases, also if the attempt has to stop; does nothing without the lease.
+async fn give_back(board: &dyn Board, fence: &Fence, runner: &Runner) {
+    let mut last = runner.clone();
+    last.interrupt = runner.interrupt.saving(GIVE_BACK);
+    let work = async {
+        let off = board.power_off(fence, &last).await;
+        let released = board.release(fence, &last).await;
+        for error in [off, released].into_iter().filter_map(Result::err) {
+            let message = format!("{} was not given back: {}", fence.name().device, error.message);
+            runner.events.warn(message, error.hint).await;
+        }
+    };
+    tokio::select! {
+        () = work => {}
+        () = fence.lost() => {
+            // What is left of it must not touch the device any more.
+            let _ = board.power_off(fence, &last).await;
+        }
+    }
+}
+
+/// What controls a device that is not a guest.
+fn board(lab: &Lab, device: &Device, work: &Path) -> Result<Box<dyn Board>> {
+    let flash = lab.limits.flash;
+    match &device.control {
+        Control::Labgrid(settings) => Ok(Box::new(LabgridBoard::new(settings, &device.name, work, flash))),
+        Control::Ssh(settings) => Ok(Box::new(SshBoard::new(settings, work, flash))),
+        Control::Qemu(_) | Control::Lava(_) => {
+            Err(Error::internal(format!("{} is not a board", device.name)))
+        }
+    }
+}
+
+/// Acquires the device, powers it off, and boots the known good image if there is one.
+async fn check_health(lab: &Lab, device: &Device, fence: &Fence, work: &Path, runner: &Runner) -> Result<()> {
+    if matches!(device.control, Control::Qemu(_)) {
+        // A guest is made anew for each request.
+        return fence.check();
+    }
+    let board = board(lab, device, work)?;
+    let console = Console::create(&runner.logs, "console-health", lab.limits.console, &runner.redactor)?;
+    let checked = async {
+        board.acquire(fence, runner).await?;
+        let image = match &device.known_good {
+            Some(known_good) => match flash::unpack(known_good, work, lab.limits.flash, runner).await? {
+                Ok(image) => Some(image),
+                Err(BadImage(why)) => return Err(Error::machine(format!("the known good image: {why}"))),
+            },
+            None => None,
+        };
+        if image.is_none() && matches!(device.control, Control::Labgrid(_)) {
+            // What is on it may be an image that does not boot.
+            return Ok(());
+        }
+        match boot(board.as_ref(), image.as_deref(), &console, lab, work, fence, runner).await? {
+            BootEnd::Up(_) => Ok(()),
+            BootEnd::Down(why) => Err(Error::machine(format!("{}: {why}", device.name))),
+            BootEnd::Stopped => {
+                Err(Error::new(agent_types::error::Class::Cancelled, "the health check was stopped"))
+            }
+        }
+    };
+    let checked = checked.await;
+    give_back(board.as_ref(), fence, runner).await;
+    console.finish();
+    checked
+}
