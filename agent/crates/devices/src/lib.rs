@@ -7,7 +7,8 @@
 //! lab        which devices a lab has, and how each is controlled (lab.toml)
 //! fence      the number of a lease; commands with an older number are refused
 //! board      one device: flash, power, console, address
-//! provider   runs a request on a leased device
+//! provider   runs a request on a leased device; providers: which one does
+//! board_run  the provider of devices that the agent controls itself: labgrid, ssh, qemu
 //! on_target  what runs on a device that answers ssh: commands, oe_test, idt
 //! lava       runs a request on a device of a LAVA server
 //! ```
@@ -37,6 +38,7 @@ pub mod lease;
 pub mod oe_test;
 pub mod on_target;
 pub mod provider;
+pub mod providers;
 mod qemu;
 mod qemu_conf;
 mod qemu_files;
@@ -44,6 +46,7 @@ mod qemu_kvm;
 pub mod queue;
 pub mod request;
 mod ssh;
+#[cfg(test)]
 mod test_request;
 mod test_run;
 mod test_user;
