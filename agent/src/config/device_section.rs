@@ -111,7 +111,7 @@ fn combinations(check: &mut Validator, raw: &UnvalidatedManifest, device: &Devic
         check.value(&key("pool"), mistake.hint(hint));
     }
     if device.is_guest() {
-        for name in ["features", "priority", "wait", "queue_limit", "untrusted"] {
+        for name in ["features", "priority", "required", "wait", "queue_limit", "untrusted"] {
             if check.has(&key(name)) {
                 let mistake = Diagnostic::new("has no effect with `pool = \"qemu\"`");
                 check.value(&key(name), mistake.hint("the job itself starts the guest, so no lab is asked"));

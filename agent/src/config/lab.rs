@@ -199,7 +199,8 @@ fn writes(check: &mut Validator, path: &KeyPath, raw: &UnvalidatedDevice, contro
 /// A pool of devices. Jobs that name the pool `qemu` start the guest themselves.
 fn pool(text: &str) -> Result<String, Diagnostic> {
     if text == "qemu" {
-        let mistake = Diagnostic::new("`qemu` is never asked for: a job that names this pool starts the guest itself");
+        let mistake =
+            Diagnostic::new("`qemu` is never asked for: a job that names this pool starts the guest itself");
         return Err(mistake.hint("give the pool another name, such as the machine's"));
     }
     values::name(text).map(|()| text.to_owned())

@@ -10,6 +10,7 @@
 //! provider   runs a request on a leased device; providers: which one does
 //! board_run  the provider of devices that the agent controls itself: labgrid, ssh, qemu
 //! on_target  what runs on a device that answers ssh: commands, oe_test, idt
+//! resume     hands verdicts to Step Functions
 //! lava       runs a request on a device of a LAVA server
 //! ```
 //!
@@ -45,6 +46,7 @@ mod qemu_files;
 mod qemu_kvm;
 pub mod queue;
 pub mod request;
+pub mod resume;
 mod ssh;
 #[cfg(test)]
 mod test_request;

@@ -54,6 +54,11 @@ impl Paths {
         self.work.join("test-layer")
     }
 
+    /// The files of a guest that the job starts.
+    pub fn guest(&self) -> PathBuf {
+        self.work.join("guest")
+    }
+
     /// The throw-away build directory in which BitBake computes what layers depend on.
     pub fn dependencies(&self) -> PathBuf {
         self.work.join("dependencies")

@@ -2,6 +2,7 @@
 //! QEMU. See docs/devices.md.
 
 mod files;
+mod guest;
 mod lab;
 mod lab_result;
 mod request;
@@ -107,7 +108,7 @@ impl DeviceJob<'_> {
                  (build-agent lab request)"
                     .into(),
             ),
-            DeviceRoute::Guest => return Err(Error::internal("guests are not there yet")),
+            DeviceRoute::Guest => guest::run(settings, self.configured, device, job, files, runner).await?,
             DeviceRoute::Closed(why) => Outcome::Skipped(why.clone()),
         };
         Ok(ended(outcome))
