@@ -31,6 +31,7 @@ pub mod fence;
 mod flash;
 pub mod health;
 mod idt;
+mod junit;
 pub mod lab;
 pub mod lab_state;
 mod labgrid;

@@ -14,7 +14,8 @@ use agent_process::{Runner, User, blocking, lesser_owner};
 use agent_types::error::{Class, Error, Result};
 use nix::fcntl::{Flock, FlockArg};
 
-use super::reports::{MOST_BYTES, QualificationReport, SuiteReport, parse_qualification, parse_suite};
+use super::reports::{QualificationReport, parse_qualification};
+use crate::junit::{MOST_BYTES, SuiteReport, parse_suite};
 
 /// The program for this kind of machine; AWS has none for others.
 pub const PROGRAM: &str = "bin/devicetester_linux_x86-64";

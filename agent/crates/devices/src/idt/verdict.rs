@@ -9,9 +9,10 @@ use agent_types::events::{Finding, Unit};
 use agent_types::outcome::Outcome;
 use agent_yocto::testimage::verdict::JudgedTest;
 
-use super::reports::{Case, Counts, Feature, QualificationReport, SuiteReport};
+use super::reports::{Feature, QualificationReport};
 use super::signing;
 use super::summary::Summary;
+use crate::junit::{Case, SuiteReport};
 
 /// What was to be tested.
 #[derive(Clone, Debug)]
@@ -124,12 +125,7 @@ fn contradiction(
     qualification: &QualificationReport,
     suite: &SuiteReport,
 ) -> Option<String> {
-    let all = || suite.groups.iter().flat_map(|group| &group.cases);
-    let whole = ("the report", suite.totals, all().cloned().collect::<Vec<_>>());
-    let parts = suite.groups.iter().map(|group| ("a group of the report", group.counts, group.cases.clone()));
-    if let Some(what) =
-        std::iter::once(whole).chain(parts).find_map(|(what, counts, cases)| miscount(what, counts, &cases))
-    {
+    if let Some(what) = suite.miscount() {
         return Some(what);
     }
     if let Some(again) = &qualification.suite
@@ -138,8 +134,8 @@ fn contradiction(
         return Some("its two reports have different tests or outcomes".into());
     }
     let console = &evidence.console;
-    let bad = all().filter(|case| case.is_bad()).count() as u64;
-    let passed = all().filter(|case| case.passed()).count() as u64;
+    let bad = suite.cases().filter(|case| case.is_bad()).count() as u64;
+    let passed = suite.cases().filter(|case| case.passed()).count() as u64;
     let differs = |what: &str, said: Option<u64>, counted: u64| {
         said.filter(|said| *said != counted)
             .map(|said| format!("its console says that {said} tests {what}, its report {counted}"))
@@ -155,20 +151,6 @@ fn contradiction(
             .then(|| format!("its console says `{word}` of the group {name}, its report the opposite"))
     };
     console.groups.iter().find_map(group_differs)
-}
-
-/// Where the numbers of a report are not those of its cases. A case with a failure and an error may count as both.
-fn miscount(what: &str, counts: Counts, cases: &[Case]) -> Option<String> {
-    let count = |is: fn(&Case) -> bool| cases.iter().filter(|case| is(case)).count() as u64;
-    let number = |name: &str, said: Option<u64>, least: u64, most: u64| {
-        said.filter(|said| *said < least || *said > most)
-            .map(|said| format!("{what} says {name}=\"{said}\", and its test cases have {most}"))
-    };
-    let both = count(|case| case.failure.is_some() && case.error.is_some());
-    let (failures, errors) = (count(|case| case.failure.is_some()), count(|case| case.error.is_some()));
-    number("tests", counts.tests, cases.len() as u64, cases.len() as u64)
-        .or_else(|| number("failures", counts.failures, failures - both, failures))
-        .or_else(|| number("errors", counts.errors, errors - both, errors))
 }
 
 /// The tests and their outcomes, in any order.
@@ -202,11 +184,10 @@ fn outcome(
         let others = if more.is_empty() { String::new() } else { format!(" (and {} more)", more.len()) };
         return Outcome::Failed(format!("{}: {why}{others}", first.id()));
     }
-    let mut cases = suite.groups.iter().flat_map(|group| &group.cases);
-    if cases.clone().count() == 0 {
+    if suite.cases().next().is_none() {
         return Outcome::Failed("not a single test ran".into());
     }
-    if !cases.any(Case::passed) {
+    if !suite.cases().any(Case::passed) {
         return Outcome::Failed("every test was skipped: nothing was proved".into());
     }
     if signing::is_qualification(asked.suite)

@@ -1,8 +1,9 @@
 use agent_types::error::Class;
 use agent_types::stage::Stage;
 
-use super::super::reports::{parse_qualification, parse_suite};
+use super::super::reports::parse_qualification;
 use super::*;
+use crate::junit::parse_suite;
 
 /// A suite's report: groups with their cases, each `name:word` with p(assed), f(ailed), e(rror), b(oth), s(kipped).
 fn suite_xml(groups: &[(&str, &[&str])]) -> String {

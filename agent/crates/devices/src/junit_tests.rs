@@ -31,32 +31,6 @@ fn the_report_of_a_suite_is_read_leniently() {
 }
 
 #[test]
-fn the_qualification_report_has_features_of_the_product() {
-    let text = format!(
-        r#"<?xml version="1.0"?><apnreport>
-        <awsiotdevicetesterversion>4.9.4</awsiotdevicetesterversion><testsuiteversion>GGV2Q_2.5.4</testsuiteversion>
-        <signature>abc=</signature><keyname>k</keyname>
-        <session><testsession>x</testsession><starttime/><endtime/></session>
-        <awsproduct><name>Greengrass</name><version>2</version>
-          <features><feature name="core" value="supported" type="required"/>
-          <feature name="ml" value="not-supported" type="optional"></feature>
-          <feature name="odd" value="supported"/></features></awsproduct>
-        <device><sku>s</sku><name>d</name><features><feature name="arch" value="x"/></features>
-        <executionMethod>ssh</executionMethod></device>
-        <devenvironment><os name="linux"/></devenvironment>
-        <report>{SUITE}</report></apnreport>"#
-    );
-    let report = parse_qualification(&text).unwrap();
-    assert_eq!((report.tester_version.as_str(), report.suite_version.as_str()), ("4.9.4", "GGV2Q_2.5.4"));
-    assert_eq!(report.signature, "abc=");
-    let features: Vec<(&str, bool)> =
-        report.features.iter().map(|feature| (&*feature.name, feature.required)).collect();
-    assert_eq!(features, [("core", true), ("ml", false), ("odd", true)]);
-    assert_eq!(report.suite, Some(parse_suite(SUITE).unwrap()));
-    assert!(parse_suite(&text).unwrap_err().contains("apnreport"));
-}
-
-#[test]
 fn what_is_no_report_says_why() {
     let (cut, _) = SUITE.split_once("<failure").unwrap();
     let deep = "<a>".repeat(100);
@@ -85,5 +59,4 @@ fn what_is_no_report_says_why() {
         let error = parse_suite(text).unwrap_err();
         assert!(error.contains(why), "{text}: {error}");
     }
-    assert!(parse_qualification("<testsuites/>").unwrap_err().contains("apnreport"));
 }
