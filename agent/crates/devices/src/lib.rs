@@ -36,6 +36,7 @@ pub mod lab;
 pub mod lab_state;
 mod labgrid;
 mod labgrid_output;
+mod lava;
 pub mod lease;
 pub mod oe_test;
 pub mod on_target;
