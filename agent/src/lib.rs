@@ -35,6 +35,7 @@ pub mod cli;
 pub mod config;
 pub mod doctor;
 pub mod job;
+pub mod lab;
 pub mod report;
 pub mod shim;
 pub mod stages;

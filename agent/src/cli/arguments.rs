@@ -1,5 +1,6 @@
 //! Definition of the command line: commands, arguments and options.
 
+mod lab;
 mod report;
 
 use std::ffi::OsString;
@@ -13,6 +14,7 @@ use crate::job::Selection;
 use agent_types::outcome::ExitStatus;
 use agent_types::stage::Stage;
 
+pub use lab::{Lab, LabCommand, StoreArgs};
 pub use report::{Post, PostState, Report, ReportCommand, ReportFormat};
 
 /// The build machine for Yocto layers: from a job manifest to a verdict that can be trusted.
@@ -35,7 +37,11 @@ impl Command {
 
     /// Whether code of layers runs below it.
     pub fn runs_layer_code(&self) -> bool {
-        matches!(self, Command::Run(_) | Command::Check(_) | Command::Shell(_) | Command::Doctor(_))
+        match self {
+            Command::Run(_) | Command::Check(_) | Command::Shell(_) | Command::Doctor(_) => true,
+            Command::Lab(lab) => matches!(lab.command, LabCommand::Serve(_)),
+            _ => false,
+        }
     }
 
     /// How it shows its progress, if it is a job.
@@ -70,6 +76,8 @@ pub enum Command {
     Report(Report),
     /// Print what repeats a job on this machine, or run it
     Reproduce(Reproduce),
+    /// Test images on devices: run a lab, show its devices and its queue
+    Lab(Lab),
     /// Print the JSON Schema of the manifest
     Schema(Schema),
     /// Print the part of the share that this build may write: `shared`, `pr/NUMBER` or `none`

@@ -10,6 +10,7 @@ mod doctor;
 mod github;
 mod head;
 mod job;
+mod lab;
 mod lock;
 mod output_dir;
 mod plan;
@@ -162,6 +163,7 @@ async fn dispatch(arguments: Arguments, environment: &AgentEnvironment) -> Resul
             Some(ReportCommand::Post(post)) => report_post::command(post, environment).await,
             None => report::command(&report, environment),
         },
+        Command::Lab(lab) => lab::command(lab.command).await,
         Command::Reproduce(reproduce) => reproduce::command(reproduce, environment).await,
         Command::ProbeShare(probe) => {
             let look = agent_cache::probe::look(&probe.root, &probe.part, probe.write);

@@ -82,6 +82,21 @@ async fn publish(
 }
 
 fn parse(text: &str, root: &Path) -> Result<Destination> {
+    let destination = destination(text)?;
+    if let Destination::Directory(path) = &destination
+        && real(path).starts_with(root)
+    {
+        return Err(Error::usage(format!("the destination `{text}` is inside the published directory"))
+            .hint("choose a directory outside; otherwise the next publication would include this one"));
+    }
+    Ok(destination)
+}
+
+/// The destination that a command line names.
+///
+/// # Errors
+/// Usage, if it is neither an `s3://` URL nor a path.
+pub fn destination(text: &str) -> Result<Destination> {
     if text.starts_with("s3://") {
         let S3Address { bucket, key } = S3Address::parse(text)?;
         return Ok(Destination::S3 { bucket, prefix: key });
@@ -92,10 +107,6 @@ fn parse(text: &str, root: &Path) -> Result<Destination> {
     }
     let path = std::path::absolute(text)
         .map_err(|error| Error::usage(format!("`{text}` is not a valid destination")).because(&error))?;
-    if real(&path).starts_with(root) {
-        return Err(Error::usage(format!("the destination `{text}` is inside the published directory"))
-            .hint("choose a directory outside; otherwise the next publication would include this one"));
-    }
     Ok(Destination::Directory(path))
 }
 

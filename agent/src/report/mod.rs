@@ -20,7 +20,7 @@ pub mod merged;
 mod metrics;
 mod output;
 mod output_file;
-mod page;
+pub mod page;
 mod recheck;
 mod recorder;
 mod reducer;

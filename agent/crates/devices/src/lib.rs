@@ -4,6 +4,9 @@
 //! request    what a job wants to have tested, and what became of it (a file each, in the store)
 //! queue      the requests of a store: submit, cancel, claim, decide
 //! lease      which lab has a device
+//! schedule   which device runs which request
+//! health     devices that fail, and devices that people took out
+//! lab_state  the local files of a lab host
 //! lab        which devices a lab has, and how each is controlled (lab.toml)
 //! fence      the number of a lease; commands with an older number are refused
 //! board      one device: flash, power, console, address
@@ -49,6 +52,7 @@ mod qemu_kvm;
 pub mod queue;
 pub mod request;
 pub mod resume;
+pub mod schedule;
 mod ssh;
 #[cfg(test)]
 mod test_request;

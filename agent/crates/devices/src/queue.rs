@@ -15,6 +15,7 @@ mod status;
 
 use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
@@ -27,7 +28,7 @@ use agent_types::events::time;
 
 use crate::request::{AttemptRecord, DeviceRequest, Verdict, layout};
 
-pub use parse::{is_id, parse_request};
+pub use parse::{is_device, is_id, parse_request};
 pub use status::{RequestState, RequestStatus};
 
 /// Maximum bytes of a request, and of the other small files.
@@ -57,12 +58,12 @@ pub struct OpenRequest {
 /// The queue of a store.
 #[derive(Debug)]
 pub struct Queue {
-    store: RecordStore,
+    store: Arc<RecordStore>,
 }
 
 impl Queue {
     pub fn new(store: RecordStore) -> Queue {
-        Queue { store }
+        Queue { store: Arc::new(store) }
     }
 
     /// Opens the store of a lab or of a job's artifacts.
@@ -73,7 +74,7 @@ impl Queue {
         Ok(Queue::new(RecordStore::open(root, false, kms_key_id, "request.json").await?))
     }
 
-    pub fn store(&self) -> &RecordStore {
+    pub fn store(&self) -> &Arc<RecordStore> {
         &self.store
     }
 
@@ -218,11 +219,11 @@ impl Queue {
         Ok(open)
     }
 
-    /// A small file; `None`, if there is none.
+    /// A small file; `None`, if there is none. One that is not valid is an error of the class usage.
     async fn record<T: for<'de> Deserialize<'de>>(&self, path: &str) -> Result<Option<T>> {
         let Some(content) = self.store.read(path, LARGEST_RECORD).await? else { return Ok(None) };
         let invalid = |error| {
-            Error::upstream(format!("{} is not valid", self.store.shown(path)))
+            Error::usage(format!("{} is not valid", self.store.shown(path)))
                 .because(&error)
                 .hint("remove it, if no lab uses it")
         };

@@ -279,6 +279,40 @@ pub mod layout {
     }
 }
 
+/// A valid request, for tests.
+#[cfg(test)]
+pub mod sample {
+    use super::*;
+
+    pub fn request() -> DeviceRequest {
+        DeviceRequest {
+            schema: SCHEMA.into(),
+            id: "20260102T030405Z-0f5d7e0c91b2a3d4".into(),
+            created: SystemTime::UNIX_EPOCH,
+            job: JobIdentity::default(),
+            trust: RequestTrust::Trusted,
+            pool: "raspberrypi4".into(),
+            machine: "raspberrypi4-64".into(),
+            image: "core-image-minimal".into(),
+            features: Vec::new(),
+            tests: vec![DeviceTest::Runtime],
+            suites: Vec::new(),
+            commands: Vec::new(),
+            files: vec![RequestFile {
+                role: FileRole::Image,
+                name: "image.wic.gz".into(),
+                bytes: 3,
+                sha256: "0".repeat(64),
+            }],
+            priority: 0,
+            queue_limit: 60,
+            run_limit: 60,
+            required: true,
+            task_token: None,
+        }
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {

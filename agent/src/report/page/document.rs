@@ -12,14 +12,23 @@ use super::text::line;
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = concat!(include_str!("page.js"), include_str!("timeline.js"));
 
-/// A whole page.
+/// A whole page with the script of reports.
 pub fn document(title: &str, body: &Markup) -> String {
+    frame(title, body, Some(SCRIPT))
+}
+
+/// A whole page without a script.
+pub fn plain_document(title: &str, body: &Markup) -> String {
+    frame(title, body, None)
+}
+
+fn frame(title: &str, body: &Markup, script: Option<&str>) -> String {
     let page = html! {
         (DOCTYPE)
         html lang="en" {
             head {
                 meta charset="utf-8";
-                meta http-equiv="Content-Security-Policy" content=(policy());
+                meta http-equiv="Content-Security-Policy" content=(policy(script));
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
                 meta name="referrer" content="no-referrer";
@@ -28,7 +37,7 @@ pub fn document(title: &str, body: &Markup) -> String {
             }
             body {
                 (body)
-                script { (PreEscaped(SCRIPT)) }
+                @if let Some(script) = script { script { (PreEscaped(script)) } }
             }
         }
     };
@@ -36,11 +45,11 @@ pub fn document(title: &str, body: &Markup) -> String {
 }
 
 /// Allows exactly this style and this script.
-fn policy() -> String {
-    let hash = |text: &str| STANDARD.encode(Sha256::digest(text));
+fn policy(script: Option<&str>) -> String {
+    let hash = |text: &str| format!("'sha256-{}'", STANDARD.encode(Sha256::digest(text)));
     format!(
-        "default-src 'none'; script-src 'sha256-{}'; style-src 'sha256-{}'; base-uri 'none'; form-action 'none'",
-        hash(SCRIPT),
+        "default-src 'none'; script-src {}; style-src {}; base-uri 'none'; form-action 'none'",
+        script.map_or("'none'".into(), hash),
         hash(STYLE)
     )
 }

@@ -28,6 +28,9 @@ use agent_types::error::Result;
 use super::critical_path::critical_path;
 use super::output_file::replace;
 use super::summary::Summary;
+pub use document::plain_document;
+pub use text::{count, encoded, line};
+
 use job::{Job, Section};
 use tasks::Tasks;
 use text::{heading, number};

@@ -21,6 +21,12 @@ pub fn is_id(text: &str) -> bool {
     (8..=80).contains(&text.len()) && text.chars().all(known) && !text.starts_with('-')
 }
 
+/// Whether a device may have this name. It is a part of paths.
+pub fn is_device(text: &str) -> bool {
+    let known = |char: char| char.is_ascii_alphanumeric() || "._-".contains(char);
+    (1..=100).contains(&text.len()) && text.chars().all(known) && !text.starts_with(['.', '-'])
+}
+
 /// Parses the request of this id.
 ///
 /// # Errors
