@@ -27,6 +27,9 @@ const LOG_LIMIT: u64 = 1 << 20;
 /// For a guest to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// A guest with KVM that prints nothing for this long does not run.
+const SILENT: Duration = Duration::from_secs(20);
+
 /// A guest that runs forever is silent sometimes; the attempt's limits end it.
 const TOUCH: Duration = Duration::from_secs(5);
 
@@ -91,24 +94,51 @@ impl QemuBoard {
         Ok(directory)
     }
 
+    /// Starts the guest, with KVM where it runs guests.
     async fn start(&self, console: &Console, runner: &Runner) -> Result<()> {
         let scratch = self.scratch()?;
         let conf = &self.guest.conf;
-        let kvm = qemu_kvm::works(&conf.program, &scratch, self.user.as_ref(), runner).await;
-        if !kvm {
-            let hint = "the guest is slow; give the user that runs QEMU access to /dev/kvm";
-            runner.events.emit(info(format!("{} runs without KVM", conf.program), hint)).await;
+        if qemu_kvm::works(conf, &scratch, self.user.as_ref(), runner).await {
+            self.start_with(true, &scratch, console, runner).await?;
+            if self.speaks(console, runner).await {
+                return Ok(());
+            }
+            self.stop().await;
         }
+        let hint = "the guest is slow; give the user that runs QEMU access to a /dev/kvm that works";
+        runner.events.emit(info(format!("{} runs without KVM", conf.program), hint)).await;
+        self.start_with(false, &scratch, console, runner).await
+    }
+
+    /// Whether the guest prints something soon. Where KVM is broken, it never does.
+    async fn speaks(&self, console: &Console, runner: &Runner) -> bool {
+        let before = console.bytes();
+        let speaks = async {
+            while console.bytes() == before {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        tokio::select! {
+            () = speaks => true,
+            // Then it has to stop in any case.
+            _ = runner.interrupt.interrupted() => true,
+            _ = self.off() => console.bytes() != before,
+            () = tokio::time::sleep(SILENT) => false,
+        }
+    }
+
+    async fn start_with(&self, kvm: bool, scratch: &Path, console: &Console, runner: &Runner) -> Result<()> {
+        let conf = &self.guest.conf;
         let port = free_port().await?;
         let mut files = self.guest.files.clone();
         if let Some(disk) = self.state().disk.clone() {
             files.disk = files.disk.is_some().then_some(disk);
         }
         let options = GuestOptions { port, kvm, isolated: self.isolated };
-        let mut command = Command::new(&conf.program, &scratch, "qemu")
+        let mut command = Command::new(&conf.program, scratch, "qemu")
             .args(qemu_conf::arguments(conf, &files, options, self.memory))
             .status(format!("{} runs the guest", conf.program));
-        command.environment.set("PATH", HOST_PATH).set("LC_ALL", "C.UTF-8").set("TMPDIR", &scratch);
+        command.environment.set("PATH", HOST_PATH).set("LC_ALL", "C.UTF-8").set("TMPDIR", scratch);
         command.user = self.user.clone();
         command.stall = Some(Duration::MAX);
         command.grace = Some(GRACE);

@@ -1,11 +1,13 @@
 //! Whether KVM runs a guest here. That `/dev/kvm` exists does not say so: inside other virtual machines and containers
-//! it may refuse, or run nothing.
+//! it may refuse some processors, or run nothing. The look is short: a guest of a few bytes. A larger one can still hang.
 
 use std::path::Path;
 use std::time::Duration;
 
 use agent_process::{Command, ExitReason, Runner, User};
 use agent_yocto::environment::HOST_PATH;
+
+use crate::qemu_conf::MachineConf;
 
 /// Where the kernel offers KVM.
 const DEVICE: &str = "/dev/kvm";
@@ -22,8 +24,9 @@ const CODE: [u8; 5] = [0xb0, 0x10, 0xe6, 0xf4, 0xf4];
 /// QEMU's exit status then: twice the number, plus one.
 const STATUS: i32 = 0x21;
 
-/// Whether KVM runs a guest of this QEMU for this user.
-pub async fn works(program: &str, directory: &Path, user: Option<&User>, runner: &Runner) -> bool {
+/// Whether KVM runs a guest of this machine for this user.
+pub async fn works(conf: &MachineConf, directory: &Path, user: Option<&User>, runner: &Runner) -> bool {
+    let program = conf.program.as_str();
     let architecture = program.strip_prefix("qemu-system-").unwrap_or(program);
     if !Path::new(DEVICE).exists() || architecture != std::env::consts::ARCH {
         return false;
@@ -39,7 +42,9 @@ pub async fn works(program: &str, directory: &Path, user: Option<&User>, runner:
         return false;
     }
     let mut command = Command::new(program, directory, "kvm-probe")
-        .args(["-accel", "kvm", "-machine", "pc", "-nodefaults", "-display", "none", "-no-reboot"])
+        .args(["-accel", "kvm", "-machine", conf.machine.as_deref().unwrap_or("pc")])
+        .args(["-cpu", conf.cpu.as_deref().unwrap_or("qemu64")])
+        .args(["-nodefaults", "-display", "none", "-no-reboot"])
         .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04", "-bios"])
         .arg(&firmware)
         .status("a look whether KVM runs guests");
