@@ -55,6 +55,9 @@ pub mod resume;
 pub mod schedule;
 mod ssh;
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod test_attempt;
+#[cfg(test)]
 mod test_request;
 mod test_run;
 mod test_user;

@@ -280,3 +280,8 @@ async fn judged(
     let log = Some(run.attempt.runner.relative_log(&finished.log));
     Ok(TestEnd { outcome, tests: judgement.tests, findings: judgement.findings, log, excerpt })
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+#[path = "run_tests.rs"]
+mod tests;
