@@ -134,7 +134,7 @@ impl Client {
                 Err(Trouble::Refused(status, error)) if status == StatusCode::BAD_REQUEST => {
                     return Err(error.hint("fix the job template of the lab (lab.toml, `job`)"));
                 }
-                Err(Trouble::Refused(status, error)) if status.is_client_error() => return Err(error),
+                Err(Trouble::Refused(status, error)) if is_final(status) => return Err(error),
                 Err(Trouble::NotSent(error)) => error,
                 Err(Trouble::Unknown(error) | Trouble::Refused(_, error)) => {
                     // The job may be there although the answer is not.
@@ -237,11 +237,7 @@ impl Client {
         loop {
             let error = match self.once(Method::GET, path, None).await {
                 Ok(answer) => return Ok(answer),
-                Err(Trouble::Refused(status, error))
-                    if status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS =>
-                {
-                    return Err(error);
-                }
+                Err(Trouble::Refused(status, error)) if is_final(status) => return Err(error),
                 Err(trouble) => Error::from(trouble),
             };
             self.wait(began, &mut pause, error, interrupt).await?;
@@ -303,6 +299,11 @@ impl Client {
         };
         Err(Trouble::Refused(status, error))
     }
+}
+
+/// Whether a second try has the same answer.
+fn is_final(status: StatusCode) -> bool {
+    status.is_redirection() || status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS
 }
 
 fn parsed<T: DeserializeOwned>(answer: &str) -> Result<T> {

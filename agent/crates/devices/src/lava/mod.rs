@@ -272,3 +272,8 @@ impl RunningJob {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+#[path = "run_tests.rs"]
+mod tests;
