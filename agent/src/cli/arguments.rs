@@ -1,6 +1,7 @@
 //! Definition of the command line: commands, arguments and options.
 
 mod lab;
+mod lab_request;
 mod report;
 
 use std::ffi::OsString;
@@ -15,6 +16,7 @@ use agent_types::outcome::ExitStatus;
 use agent_types::stage::Stage;
 
 pub use lab::{Lab, LabCommand, StoreArgs};
+pub use lab_request::LabRequest;
 pub use report::{Post, PostState, Report, ReportCommand, ReportFormat};
 
 /// The build machine for Yocto layers: from a job manifest to a verdict that can be trusted.

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use serde_json::json;
 
-use crate::config;
+use crate::config::{self, AgentEnvironment};
 use crate::lab::{self, LabStatus, QueueEntry};
 use agent_devices::health;
 use agent_devices::providers::provider_for;
@@ -18,15 +18,17 @@ use agent_types::outcome::ExitStatus;
 
 use super::arguments::{LabCommand, StoreArgs};
 use super::job::listen_for_signals;
+use super::lab_request;
 use super::print;
 use super::publish::destination;
 
 /// The lab's file, if the command line names none.
 const FILE: &str = "lab.toml";
 
-pub async fn command(command: LabCommand) -> Result<ExitStatus> {
+pub async fn command(command: LabCommand, environment: &AgentEnvironment) -> Result<ExitStatus> {
     match command {
         LabCommand::Serve(serve) => return run(&serve.file).await,
+        LabCommand::Request(request) => return lab_request::command(&request, environment).await,
         LabCommand::Status(show) => {
             let queue = open(&show.store).await?;
             let (labs, entries) = (lab::labs(&queue).await?, lab::queue_entries(&queue).await?);

@@ -11,14 +11,17 @@ mod github;
 mod head;
 mod job;
 mod lab;
+mod lab_request;
 mod lock;
 mod output_dir;
 mod plan;
 mod print;
 mod publish;
 mod report;
+mod report_device;
 mod report_post;
 mod reproduce;
+mod result_file;
 mod servers;
 mod share_tier;
 mod shell;
@@ -163,7 +166,7 @@ async fn dispatch(arguments: Arguments, environment: &AgentEnvironment) -> Resul
             Some(ReportCommand::Post(post)) => report_post::command(post, environment).await,
             None => report::command(&report, environment),
         },
-        Command::Lab(lab) => lab::command(lab.command).await,
+        Command::Lab(lab) => lab::command(lab.command, environment).await,
         Command::Reproduce(reproduce) => reproduce::command(reproduce, environment).await,
         Command::ProbeShare(probe) => {
             let look = agent_cache::probe::look(&probe.root, &probe.part, probe.write);

@@ -12,7 +12,6 @@ use crate::config::{self, AgentEnvironment, WorkflowRun};
 use crate::report::github::{Access, AppKey, Credentials, Place, Poster, Stage, unreadable_result};
 use crate::report::{self, Summary};
 use agent_artifacts::aws;
-use agent_fs::untrusted;
 use agent_github::{Permission, Repository, pulls};
 use agent_types::error::{Error, Result};
 use agent_types::outcome::ExitStatus;
@@ -21,9 +20,8 @@ use agent_types::secret::Secret;
 
 use super::arguments::{Post, PostState};
 use super::print;
-
-/// Maximum bytes of a result: more than a build of the whole world with all its tests.
-const LIMIT: u64 = 64 << 20;
+use super::report_device::DeviceRun;
+use super::result_file::read_result;
 
 /// The time for all posts. This step does nothing else, so that it can wait for rate limits.
 const TIME: Duration = Duration::from_secs(5 * 60);
@@ -36,26 +34,17 @@ pub async fn command(args: &Post, environment: &AgentEnvironment) -> Result<Exit
     let mut place = place(args, &known, &access, deadline).await?;
     let mut kinds = args.post.clone();
     kinds.dedup();
-    let summary = match (args.state, &args.result) {
-        (PostState::Completed, None) => {
-            return Err(Error::usage("RESULT is missing").hint("name the result.json of the build"));
-        }
-        (PostState::Completed, Some(address)) => {
-            let read = believable(address, args, &place, &access, deadline).await;
-            Some(read.unwrap_or_else(|why| {
-                print::diagnostic(format_args!(
-                    "warning: {}: {why}; this is posted instead",
-                    sanitize_line(address)
-                ));
-                unreadable_result(&why, &place)
-            }))
-        }
-        (PostState::Queued | PostState::InProgress, None) => None,
-        (PostState::Queued | PostState::InProgress, Some(_)) => {
-            return Err(
-                Error::usage("a job that is queued or in progress has no result").hint("remove RESULT")
-            );
-        }
+    let device = match args.device_request.as_ref().zip(args.store.as_ref()) {
+        Some((id, store)) => Some(DeviceRun::read(store, id, &known.commit).await?),
+        None => None,
+    };
+    if let Some(device) = &device {
+        place = place.of_device(&device.request.pool, &device.request.id);
+    }
+    let summary = match (&device, args.state) {
+        (Some(device), PostState::Completed) => Some(device.result(&place).await?),
+        (Some(_), _) => None,
+        (None, _) => of_result(args, &place, &access, deadline).await?,
     };
     if let (Some(directory), Some(summary)) = (&args.save, &summary) {
         fs_err::create_dir_all(directory)?;
@@ -82,6 +71,34 @@ pub async fn command(args: &Post, environment: &AgentEnvironment) -> Result<Exit
         }
     }
     Ok(exit)
+}
+
+/// The result of a build, or what is posted in its place; `None` for a job that has not ended.
+async fn of_result(
+    args: &Post,
+    place: &Place,
+    access: &Access,
+    deadline: Instant,
+) -> Result<Option<Summary>> {
+    match (args.state, &args.result) {
+        (PostState::Completed, None) => {
+            Err(Error::usage("RESULT is missing").hint("name the result.json of the build"))
+        }
+        (PostState::Completed, Some(address)) => {
+            let read = believable(address, args, place, access, deadline).await;
+            Ok(Some(read.unwrap_or_else(|why| {
+                print::diagnostic(format_args!(
+                    "warning: {}: {why}; this is posted instead",
+                    sanitize_line(address)
+                ));
+                unreadable_result(&why, place)
+            })))
+        }
+        (PostState::Queued | PostState::InProgress, None) => Ok(None),
+        (PostState::Queued | PostState::InProgress, Some(_)) => {
+            Err(Error::usage("a job that is queued or in progress has no result").hint("remove RESULT"))
+        }
+    }
 }
 
 /// What the trusted side knows.
@@ -218,7 +235,7 @@ async fn believable(
     access: &Access,
     deadline: Instant,
 ) -> Result<Summary, String> {
-    let bytes = read(address).await.map_err(|error| {
+    let bytes = read_result(address).await.map_err(|error| {
         // The error names buckets and directories, which must not be posted.
         print::diagnostic(format_args!("warning: {error}"));
         "the build left no result.json, or one that is too large".to_owned()
@@ -237,14 +254,6 @@ async fn believable(
     summary.job.reproduce.clear();
     summary.report = None;
     Ok(summary)
-}
-
-async fn read(address: &str) -> Result<Vec<u8>> {
-    if address.starts_with("s3://") {
-        let limit = usize::try_from(LIMIT).unwrap_or(usize::MAX);
-        return Ok(aws::read_object(address, limit).await?.to_vec());
-    }
-    Ok(untrusted::read(std::path::Path::new(address), LIMIT)?)
 }
 
 /// A job tests the newest commit of a branch, or the merge commit that GitHub made of it.

@@ -39,6 +39,12 @@ const IMAGE: &str = "BUILD_AGENT_IMAGE";
 /// The variable with the address of GitHub's API. GitHub Actions sets it.
 const GITHUB_API: &str = "GITHUB_API_URL";
 
+/// The variable with a task token of Step Functions.
+const TASK_TOKEN: &str = "BUILD_AGENT_TASK_TOKEN";
+
+/// The variable that says who requests tests on devices.
+const DEVICE_REQUESTS: &str = "BUILD_AGENT_DEVICE_REQUESTS";
+
 /// The variable that turns the metrics on and off.
 const METRICS: &str = "BUILD_AGENT_METRICS";
 
@@ -78,6 +84,10 @@ pub struct AgentEnvironment {
     /// The way to the user's ssh keys, for git.
     pub ssh_auth_sock: Option<PathBuf>,
     pub github_token: Option<Secret>,
+    /// `BUILD_AGENT_TASK_TOKEN`: the execution of Step Functions that waits for a device.
+    pub task_token: Option<Secret>,
+    /// Whether another step requests tests on devices: `BUILD_AGENT_DEVICE_REQUESTS=publish`.
+    pub publishes_device_files: bool,
     /// The address of GitHub's API, if it is not that of github.com.
     pub github_api: Option<Url>,
     /// AWS keys from the file of `BUILD_AGENT_SECRETS_FILE`. The AWS SDK itself reads keys in the environment.
@@ -170,6 +180,10 @@ impl AgentEnvironment {
             github_token: variables
                 .text("GITHUB_TOKEN")
                 .map(|value| Secret { origin: "variable GITHUB_TOKEN".into(), value }),
+            task_token: variables
+                .text(TASK_TOKEN)
+                .map(|value| Secret { origin: format!("variable {TASK_TOKEN}"), value }),
+            publishes_device_files: publishes_device_files(&variables, &mut notices),
             github_api: github_api(&variables, &mut notices),
             network: variables.network(),
             aws_keys: None,
@@ -324,6 +338,20 @@ fn github_api(variables: &Variables, notices: &mut Vec<String>) -> Option<Url> {
         notices.push(format!("the variable {GITHUB_API} is ignored: it is not an https:// address"));
     }
     url
+}
+
+/// Whether the variable says that another step requests the tests.
+fn publishes_device_files(variables: &Variables, notices: &mut Vec<String>) -> bool {
+    match variables.text(DEVICE_REQUESTS).as_deref() {
+        None | Some("submit") => false,
+        Some("publish") => true,
+        Some(other) => {
+            notices.push(format!(
+                "the variable {DEVICE_REQUESTS} is ignored: {other:?} is neither `submit` nor `publish`"
+            ));
+            false
+        }
+    }
 }
 
 /// The value of the variable, if it is set and valid.

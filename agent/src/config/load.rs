@@ -255,7 +255,8 @@ fn settings(
     let hooks = if only.is_some() { Vec::new() } else { sections.hooks };
     let hooks_closed = hooks_closed(request, &project_root, &trust).filter(|_| !hooks.is_empty());
     let device = sections.device.filter(|_| only.is_none());
-    let device = device.map(|device| device.routed(trust.is_trusted(), rules.closed.as_deref()));
+    let device = device
+        .map(|device| device.routed(trust.is_trusted(), env.publishes_device_files, rules.closed.as_deref()));
     let artifact_rules = if only.is_some() || rules.closed.is_some() {
         Vec::new()
     } else {

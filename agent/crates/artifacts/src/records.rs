@@ -192,11 +192,18 @@ impl RecordStore {
     /// # Errors
     /// If it cannot be read or written, or has another content.
     pub async fn download(&self, parent: &str, digest: &FileDigest, to: &Path) -> Result<()> {
-        let path = join(parent, &digest.sha256);
+        self.download_file(&join(parent, &digest.sha256), digest, to).await
+    }
+
+    /// Copies a large file to `to`, which appears when size and digest are right.
+    ///
+    /// # Errors
+    /// If it cannot be read or written, or has another content.
+    pub async fn download_file(&self, path: &str, digest: &FileDigest, to: &Path) -> Result<()> {
         let part = PathBuf::from(format!("{}.part", to.display()));
         let done = match &self.place {
-            Place::Bucket(bucket) => bucket.download(&path, digest, &part).await,
-            Place::Directory(directory) => directory.download(&path, digest, &part).await,
+            Place::Bucket(bucket) => bucket.download(path, digest, &part).await,
+            Place::Directory(directory) => directory.download(path, digest, &part).await,
         };
         let (from, to) = (part.clone(), to.to_owned());
         directory::blocking(move || match done {

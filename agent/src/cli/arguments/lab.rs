@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::lab_request::LabRequest;
+
 #[derive(Debug, Args)]
 pub struct Lab {
     #[command(subcommand)]
@@ -20,6 +22,8 @@ pub enum LabCommand {
     Devices(LabShow),
     /// Show the requests without a verdict
     Requests(LabShow),
+    /// Request tests of an image that another build published, from a trusted step
+    Request(LabRequest),
     /// Cancel requests
     Cancel(LabCancel),
     /// Give a device no more requests; what runs on it goes on

@@ -104,6 +104,12 @@ pub struct Post {
     /// Address of the report for people [default: the page of the run]
     #[arg(long, value_name = "URL")]
     pub link: Option<String>,
+    /// Id of a device request: its result is posted, with the name of the results and the pool of the device
+    #[arg(long, value_name = "ID", requires = "store", conflicts_with_all = ["result", "run", "build_status"])]
+    pub device_request: Option<String>,
+    /// Where the device request is: a directory or s3://BUCKET/PREFIX
+    #[arg(long, value_name = "DIR|S3", requires = "device_request")]
+    pub store: Option<String>,
     /// Only validate the RESULT, and write it to result.json in this directory without its addresses; post nothing
     #[arg(long, value_name = "DIR")]
     pub save: Option<PathBuf>,

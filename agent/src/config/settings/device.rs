@@ -39,7 +39,7 @@ pub enum DeviceRoute {
     Guest,
     /// The job submits a request to the store of the artifacts.
     Submit,
-    /// The job of an untrusted source publishes the files. A trusted step submits the request: `build-agent lab request`.
+    /// The job publishes the files, as those of untrusted sources do. A trusted step submits the request: `build-agent lab request`.
     Publish,
     /// No device tests this source: why.
     Closed(String),
@@ -58,14 +58,19 @@ impl DeviceTests {
         self.pool == QEMU_POOL
     }
 
-    /// The same with the route for a source. `closed`: why the manifest's rules are not those that apply.
-    pub(in crate::config) fn routed(self, is_trusted: bool, closed: Option<&str>) -> DeviceTests {
+    /// The same with the route for a source. `publishes`: another step makes the requests of all builds. `closed`: why the manifest's rules are not those that apply.
+    pub(in crate::config) fn routed(
+        self,
+        is_trusted: bool,
+        publishes: bool,
+        closed: Option<&str>,
+    ) -> DeviceTests {
         let route = match closed {
             _ if self.is_guest() => DeviceRoute::Guest,
             Some(why) => DeviceRoute::Closed(why.to_owned()),
-            None if is_trusted => DeviceRoute::Submit,
-            None if self.untrusted => DeviceRoute::Publish,
-            None => DeviceRoute::Closed(UNTRUSTED.to_owned()),
+            None if !is_trusted && !self.untrusted => DeviceRoute::Closed(UNTRUSTED.to_owned()),
+            None if is_trusted && !publishes => DeviceRoute::Submit,
+            None => DeviceRoute::Publish,
         };
         DeviceTests { route, ..self }
     }

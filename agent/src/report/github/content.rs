@@ -1,5 +1,6 @@
 //! From a summary to what is posted.
 
+use agent_devices::request::Verdict;
 use agent_github::checks::{Conclusion, Output};
 use agent_github::statuses::{State, Status};
 use agent_types::error::Error;
@@ -148,6 +149,28 @@ pub fn unreadable_result(why: &str, place: &Place) -> Summary {
         .hint("look at the log of the build; it may have been killed");
     let outcome = Outcome::NotRun(error.message.clone());
     let mut summary = Summary { complete: true, exit: ExitStatus::Internal, outcome, ..Summary::default() };
+    summary.job.name.clone_from(&place.name);
+    summary.job.release = "this commit".to_owned();
+    summary.job.commit = Some(place.commit.clone());
+    summary.errors.push(StageError { stage: None, error });
+    summary
+}
+
+/// The summary of a request that no device tested.
+pub fn device_without_result(verdict: &Verdict, place: &Place) -> Summary {
+    let why = verdict.outcome.reason().unwrap_or("it gave no reason");
+    let error = Error::upstream(format!("no device tested the image: {why}"))
+        .hint("look at the labs: build-agent lab devices");
+    let mut summary = Summary {
+        complete: true,
+        exit: verdict.exit,
+        outcome: verdict.outcome.clone(),
+        ..Summary::default()
+    };
+    if verdict.exit == ExitStatus::Passed {
+        // Nothing was tested.
+        (summary.exit, summary.outcome) = (ExitStatus::Internal, Outcome::NotRun(error.message.clone()));
+    }
     summary.job.name.clone_from(&place.name);
     summary.job.release = "this commit".to_owned();
     summary.job.commit = Some(place.commit.clone());

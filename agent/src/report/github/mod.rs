@@ -13,7 +13,7 @@ mod post;
 mod reports;
 
 pub use access::{Access, AppKey, Credentials};
-pub use content::unreadable_result;
+pub use content::{device_without_result, unreadable_result};
 pub use live::LiveCheck;
 pub use place::{Place, device_name};
 pub use post::{DEADLINE, Poster, Stage};

@@ -107,7 +107,8 @@ fn select(tree: &Tree, deploy: &Path, globs: &GlobSet) -> Result<Selection> {
     Ok(found)
 }
 
-fn globs(patterns: &[String]) -> Result<GlobSet> {
+/// The globs of `[device] files`.
+pub fn globs(patterns: &[String]) -> Result<GlobSet> {
     let bad = |error: globset::Error| Error::usage("[device] files has an invalid glob").because(&error);
     let mut all = GlobSetBuilder::new();
     for pattern in patterns {

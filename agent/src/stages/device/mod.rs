@@ -5,6 +5,7 @@ mod files;
 mod guest;
 mod lab;
 mod lab_result;
+mod published;
 mod request;
 mod wait;
 
@@ -23,6 +24,7 @@ use crate::config::{DeviceRoute, DeviceTests, Settings};
 use files::DeviceFile;
 use lab_result::not_required;
 
+pub use published::{PublishedFile, published};
 pub use request::request;
 
 /// The unit of the manifest's `[device]`. The steps of the lab are units of their own.
@@ -104,8 +106,7 @@ impl DeviceJob<'_> {
         let outcome = match &device.route {
             DeviceRoute::Submit => lab::run(settings, device, job, files, unit, runner).await?,
             DeviceRoute::Publish => Outcome::Skipped(
-                "the source is not trusted: its files are published, and a trusted step requests the tests \
-                 (build-agent lab request)"
+                "the job publishes the files, and a trusted step requests the tests (build-agent lab request)"
                     .into(),
             ),
             DeviceRoute::Guest => guest::run(settings, self.configured, device, job, files, runner).await?,
