@@ -16,9 +16,10 @@ use agent_devices::lease::{LeaseObserver, LeaseState};
 use agent_devices::provider::Provider;
 use agent_devices::queue::Queue;
 use agent_devices::request::{Verdict, layout};
+use agent_devices::resume::resume;
 use agent_devices::schedule::obstacle;
 use agent_process::Interrupt;
-use agent_types::error::{Error, Result};
+use agent_types::error::{Class, Error, Result};
 use agent_types::outcome::Outcome;
 
 use super::attempt::{Candidate, Cause, DeviceUse, Place};
@@ -34,6 +35,9 @@ const HISTORY: usize = 100;
 /// The pause of a device after its lab could not use it; doubles up to the second one.
 const PAUSE: Duration = Duration::from_secs(30);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15 * 60);
+
+/// How long the lab tries to resume an execution.
+const RESUME: Duration = Duration::from_secs(24 * 3600);
 
 /// Prints a line for the person who runs the lab.
 pub type Say = Arc<dyn Fn(&str) + Send + Sync>;
@@ -80,6 +84,7 @@ pub async fn serve(lab: Lab, provider_of: ProviderOf, interrupt: Interrupt, say:
         history: earlier_history(&queue, &lab.name).await,
         problem: None,
         page: String::new(),
+        unresumed: HashMap::new(),
         lab,
         queue,
         say,
@@ -109,6 +114,8 @@ struct Server {
     problem: Option<String>,
     /// The page as it was written last.
     page: String,
+    /// Requests with a verdict whose execution could not be resumed, and since when.
+    unresumed: HashMap<String, Duration>,
     say: Say,
 }
 
@@ -376,9 +383,37 @@ impl Server {
         }
     }
 
-    /// All that follows from a verdict; last the request leaves the list of open ones.
-    async fn close(&self, id: &str) -> Result<()> {
+    /// Does all that follows from a verdict; last the request leaves the list of open ones.
+    async fn close(&mut self, id: &str) -> Result<()> {
+        match self.resume(id).await {
+            Ok(()) => drop(self.unresumed.remove(id)),
+            Err(error) => {
+                let now = uptime();
+                let since = *self.unresumed.entry(id.to_owned()).or_insert_with(|| {
+                    (self.say)(&format!("error: {id}: cannot resume the execution that waits: {error}"));
+                    now
+                });
+                // The next look tries again.
+                if now.saturating_sub(since) < RESUME {
+                    return Ok(());
+                }
+            }
+        }
         self.queue.close(id).await
+    }
+
+    /// Resumes the execution of Step Functions that waits for the verdict, if one does.
+    async fn resume(&self, id: &str) -> Result<()> {
+        let request = match self.queue.request(id).await {
+            Ok(Some(request)) => request,
+            Err(error) if error.class != Class::Usage => return Err(error),
+            _ => return Ok(()),
+        };
+        let Some(token) = &request.task_token else { return Ok(()) };
+        match self.queue.verdict(id).await? {
+            Some(verdict) => resume(token, &request, &verdict).await.map(|_| ()),
+            None => Ok(()),
+        }
     }
 
     /// Writes what the lab says about itself, and reads the store's time from it.
