@@ -18,7 +18,7 @@ use file::{UnvalidatedDevice, UnvalidatedLab, UnvalidatedLabLimits};
 pub use file::schema as lab_schema;
 
 /// Attempts of a request at most.
-const MOST_ATTEMPTS: u32 = 10;
+const MOST_ATTEMPTS: u32 = 100;
 
 /// Loads the settings of a lab. Relative paths in the file are relative to its directory.
 ///

@@ -208,9 +208,17 @@ impl Server {
         while let Some(used) = self.uses.join_next().await {
             self.used(used).await;
         }
-        if let Err(error) = self.write_status(true).await {
+        if let Err(error) = self.write_end().await {
             (self.say)(&format!("error: {error}"));
         }
+    }
+
+    /// Says that the lab was stopped.
+    async fn write_end(&mut self) -> Result<()> {
+        let clock = self.write_status(true).await?;
+        let attempts = self.lab.limits.attempts;
+        let look = self.view.look(&self.queue, clock.now(), &HashMap::new(), attempts).await?;
+        self.write_page(&look.entries).await
     }
 
     /// One look at the store, and what follows from it.

@@ -1,0 +1,1 @@
+//! Stores that answer late, wrongly or not at all, and stores with hostile content.
