@@ -16,6 +16,12 @@ PARAMETERS = {
         "ResultName": "meta-example scarthgap",
         "TokenSecret": "build-agent/post",
     },
+    "device_tests": {
+        "Name": "meta-example",
+        "Repository": "example/meta-example",
+        "ResultName": "meta-example scarthgap",
+        "TokenSecret": "build-agent/post",
+    },
 }
 STACKS = {
     "source_credential": "credential",
@@ -28,9 +34,11 @@ STACKS = {
     "hash_server": "hash-scarthgap",
     "check_layer": "meta-example",
     "post_results": "meta-example-post",
+    "lab": "lab",
+    "device_tests": "meta-example-device",
 }
 # Which of them `cloudformation/deploy` makes. That of public pages is in no list: moto's CloudFormation has no CloudFront.
-BY_COMMAND = {name: stack for name, stack in STACKS.items() if name != "post_results"}
+BY_COMMAND = {name: stack for name, stack in STACKS.items() if name not in ("post_results", "lab", "device_tests")}
 
 
 class Account:

@@ -30,6 +30,17 @@ def added(action, resource):
 
 # The template, a text before the place, the text at the place, and what replaces it.
 MUTATIONS = {
+    "labs make requests": ("lab", "Sid: WriteLeasesAndResults", "requests/*/attempts/*'", "requests/*'"),
+    "labs change images": ("lab", "Sid: WriteLeasesAndResults", "devices/v1/labs/*'", "devices/v1/*'"),
+    "labs delete verdicts": ("lab", "Sid: RemoveWhatIsOver", "devices/v1/open/*'", "devices/v1/*'"),
+    "labs resume any execution": ("lab", "Sid: ResumeExecutions", "${Prefix}*-device'", "*'"),
+    "verdicts can be replaced": ("lab", "Sid: RecordsAreFinal", "requests/*/verdict.json'", "requests/*/x.json'"),
+    "the project of devices writes verdicts": (
+        "device_tests", "Sid: WriteRequests", "requests/*/request.json'", "requests/*'"
+    ),
+    "the project of devices reads other layers": (
+        "device_tests", "Sid: ReadArtifactsAndResults", "pull-requests/${Name}/*'", "pull-requests/*'"
+    ),
     "pull requests write the whole share": (
         "check_layer", "Sid: WriteThePullRequestsPart", "/share/pr/*'", "/share/*'"
     ),

@@ -34,6 +34,7 @@ GIVEN = {
     "seed_image": {"SourceUrl": "https://github.com/example/build-agent.git"},
     "check_layer": {"Name": "meta-x", "Repository": "example/meta-x"},
     "post_results": {"Name": "meta-x", "Repository": "example/meta-x", "ResultName": "meta-x scarthgap"},
+    "device_tests": {"Name": "meta-x", "Repository": "example/meta-x", "ResultName": "meta-x scarthgap"},
 }
 # Every option of a template that changes the rights of a role, in all combinations.
 OPTIONS = {
@@ -44,6 +45,11 @@ OPTIONS = {
         "AppKeySecret": ["", "build-agent/app-key"],
         "TokenSecret": ["", "build-agent/post"],
         "PublicReports": ["true", "false"],
+    },
+    "device_tests": {
+        "AppId": ["", "12345"],
+        "AppKeySecret": ["", "build-agent/app-key"],
+        "TokenSecret": ["", "build-agent/post"],
     },
     "check_layer": {
         "Mode": ["webhook", "runner"],
@@ -244,6 +250,68 @@ class Roles(unittest.TestCase):
             self.assertTrue(allows(machine, "codebuild:StartBuild", f"{project}-post"))
             for other in ("pull-requests", "builds"):
                 self.assertFalse(allows(machine, "codebuild:StartBuild", f"{project}-{other}"))
+
+    def test_a_lab_reads_requests_and_writes_leases_and_results(self):
+        stack = Stack("lab")
+        lab = {"Policies": [{"PolicyDocument": stack.properties("LabPolicy")["PolicyDocument"]}]}
+        store, request = "<Bucket.Arn>/devices/v1", "<Bucket.Arn>/devices/v1/requests/2026-x"
+        for key in ("files/0a1b", "requests/2026-x/request.json", "leases/pi/7.json", "open/2026-x"):
+            self.assertTrue(allows(lab, "s3:GetObject", f"{store}/{key}"), key)
+        written = ["leases/pi/7.json", "leases/pi/7.renewed.json", "labs/desk.json", "lab.html", "devices/pi/health.json"]
+        written = [f"{store}/{key}" for key in written]
+        written += [f"{request}/{key}" for key in ("attempts/1.json", "reports/1/result.json", "verdict.json")]
+        for key in written:
+            self.assertTrue(allows(lab, "s3:PutObject", key), key)
+        # It makes no requests, and changes no image that is to be tested.
+        for key in (f"{request}/request.json", f"{store}/files/0a1b", f"{store}/open/2026-x", "<Bucket.Arn>/x"):
+            self.assertFalse(allows(lab, "s3:PutObject", key), key)
+        for key in (f"{request}/request.json", f"{request}/verdict.json", f"{request}/reports/1/result.json", f"{store}/files/x"):
+            self.assertFalse(allows(lab, "s3:DeleteObject", key), key)
+        for bucket in (BUCKET, SHARE):
+            for key in ("builds/meta-x/x", "pull-requests/meta-x/x", "share/x", "devices/v1/x"):
+                for action in ("s3:GetObject", "s3:PutObject", "s3:DeleteObject"):
+                    self.assertFalse(allows(lab, action, f"{bucket}/{key}"), (action, key))
+        self.assertTrue(allows(lab, "s3:ListBucket", "<Bucket.Arn>", s3__prefix="devices/v1/leases/pi/"))
+        self.assertFalse(allows(lab, "s3:ListBucket", "<Bucket.Arn>", s3__prefix=""))
+        machine = f"arn:aws:states:{ACCOUNT}:stateMachine:build-agent-meta-x"
+        self.assertTrue(allows(lab, "states:SendTaskSuccess", f"{machine}-device"))
+        for other in (f"{machine}-post", f"{machine}-stop", f"arn:aws:states:{ACCOUNT}:stateMachine:other-device"):
+            self.assertFalse(allows(lab, "states:SendTaskSuccess", other), other)
+        for action in ("states:StartExecution", "states:SendTaskHeartbeat", "secretsmanager:GetSecretValue"):
+            self.assertFalse(allows(lab, action, f"{machine}-device"), action)
+        [final] = [it for it in statements(stack.properties("BucketPolicy")) if it["Sid"] == "RecordsAreFinal"]
+        self.assertEqual((final["Effect"], final["Principal"], final["Action"]), ("Deny", "*", "s3:PutObject"))
+        for name in ("request.json", "attempts/1.json", "verdict.json"):
+            self.assertTrue(any(fnmatchcase(f"{request}/{name}", pattern) for pattern in final["Resource"]), name)
+        for name in ("leases/pi/7.renewed.json", "labs/desk.json", "lab.html", "requests/2026-x/reports/1/result.json"):
+            self.assertFalse(any(fnmatchcase(f"{store}/{name}", pattern) for pattern in final["Resource"]), name)
+
+    def test_the_project_that_requests_tests_writes_only_requests(self):
+        lab = "<build-agent-LabBucketArn>/devices/v1"
+        for stack in stacks("device_tests"):
+            role, given = roles(stack)["Role"], stack.parameters
+            for key in ("pull-requests/meta-x/results/0a1b/result.json", "builds/meta-x/1/x"):
+                self.assertTrue(allows(role, "s3:GetObject", f"{BUCKET}/{key}"), key)
+            for key in ("pull-requests/meta-y/x", "builds/meta-y/x", "x"):
+                self.assertFalse(allows(role, "s3:GetObject", f"{BUCKET}/{key}"), key)
+            for key in ("pull-requests/meta-x/x", "builds/meta-x/x"):
+                self.assertFalse(allows(role, "s3:PutObject", f"{BUCKET}/{key}"), key)
+            for key in ("files/0a1b", "requests/2026-x/request.json", "open/2026-x"):
+                self.assertTrue(allows(role, "s3:PutObject", f"{lab}/{key}"), key)
+            for key in ("requests/2026-x/verdict.json", "requests/2026-x/reports/1/result.json", "leases/pi/1.json", "labs/x.json"):
+                self.assertFalse(allows(role, "s3:PutObject", f"{lab}/{key}"), key)
+                self.assertTrue(allows(role, "s3:GetObject", f"{lab}/{key}"), key)
+            self.assertFalse(allows(role, "s3:DeleteObject", f"{lab}/open/2026-x"))
+            secret = "build-agent/app-key" if given["AppId"] else "build-agent/post"
+            for name in ("build-agent/app-key", "build-agent/post", "build-agent/github"):
+                arn = f"arn:aws:secretsmanager:{ACCOUNT}:secret:{name}-AbCdEf"
+                self.assertEqual(allows(role, "secretsmanager:GetSecretValue", arn), name == secret, name)
+            machine = roles(stack)["MachineRole"]
+            project = f"arn:aws:codebuild:{ACCOUNT}:project/build-agent-meta-x"
+            for built in ("pull-requests", "builds"):
+                self.assertTrue(allows(machine, "codebuild:BatchGetBuilds", f"{project}-{built}"))
+                self.assertFalse(allows(machine, "codebuild:StartBuild", f"{project}-{built}"))
+            self.assertTrue(allows(machine, "codebuild:StartBuild", f"{project}-device"))
 
     # ---- pull requests and runners ----------------------------------------------------------------------------
 

@@ -33,6 +33,8 @@ class StateMachineTest(unittest.TestCase):
         with integration, self.aws(config={"stepfunctions": {"execute_state_machine": True}}):
             keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
             states = self.boto3.client("stepfunctions", region_name="eu-west-1", **keys)
+            # For stand-ins that answer later.
+            codebuild.states = states
             role = "arn:aws:iam::123456789012:role/machine"
             machine = states.create_state_machine(name="machine", definition=self.definition, roleArn=role)
             given = json.dumps({"build": build})

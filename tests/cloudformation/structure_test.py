@@ -26,7 +26,7 @@ LAYER = {"Name": "meta-x", "Repository": "example/meta-x"}
 IMAGE = {"SourceUrl": "https://github.com/example/build-agent.git"}
 # The smallest and the largest installation.
 POST = LAYER | {"ResultName": "meta-x scarthgap", "AppId": "12345", "AppKeySecret": "build-agent/app-key"}
-NEEDED = {"seed_image": IMAGE, "check_layer": LAYER, "post_results": POST}
+NEEDED = {"seed_image": IMAGE, "check_layer": LAYER, "post_results": POST, "device_tests": POST}
 EVERYTHING = NEEDED | {
     "seed_image": IMAGE | {"DockerHubSecret": "build-agent/dockerhub"},
     "alerts": {"Email": "me@example.com"},
@@ -325,6 +325,48 @@ class Structure(unittest.TestCase):
         for bad in ({"AppKeySecret": ""}, {"AppId": ""}, token | {"TokenSecret": ""}, {"TokenSecret": "x", "AppId": ""}):
             self.assertTrue(Stack("post_results", **POST | bad).broken_rules(), bad)
 
+    def test_the_project_that_requests_tests_on_devices(self):
+        """What it calls for the variables that the state machine sets, and what the agent answers."""
+        given = {"BUILD": "0a1b-2c", "COMMIT": "1" * 40, "PATH": "/usr/bin:/bin"}
+        stack = Stack("device_tests", **POST)
+        self.assertFalse(stack.broken_rules())
+        for bad in ({"AppKeySecret": ""}, {"AppId": ""}, {"TokenSecret": "x", "AppId": ""}):
+            self.assertTrue(Stack("device_tests", **POST | bad).broken_rules(), bad)
+        command = stack.buildspec("Project")["phases"]["build"]["commands"][0]
+
+        def calls_of(answer, **more):
+            log = 'printf "%s " "$@" >&2; echo >&2;'
+            script = f"build-agent() {{ {log} if [ $1 = lab ]; then {answer}; fi; }}\n{command}"
+            variables = stack.variables("Project") | given | more
+            ran = subprocess.run(["bash", "-c", script], env=variables, capture_output=True, text=True)
+            return ran.returncode, [line.split(" ")[:-1] for line in ran.stderr.splitlines()]
+
+        where = "s3://<build-agent-Bucket>"
+        for kind, pull, trusted in (("pull-requests", "7", []), ("builds", "", ["--trusted"])):
+            more = {"ACTION": "request", "KIND": kind, "PULL_REQUEST": pull}
+            status, [request, post] = calls_of("echo requested 2026-x on pi", **more)
+            self.assertEqual(status, 0)
+            wanted = ["lab", "request", f"{where}/{kind}/meta-x/results/0a1b-2c/result.json"]
+            wanted += ["--manifest", "build-agent.toml", "--commit", "1" * 40, "--artifacts", f"{where}/{kind}/meta-x"]
+            wanted += ["--set", "artifacts.destination=s3://<build-agent-LabBucket>", *trusted]
+            self.assertEqual(request, wanted)
+            self.assertEqual(post[:6], ["report", "post", "--device-request", "2026-x", "--state", "queued"])
+            self.assertEqual("--pull-request" in post, pull != "")
+            status, calls = calls_of("echo nothing is requested: no", **more)
+            self.assertEqual((status, len(calls)), (0, 1), "there is nothing to post")
+            self.assertEqual(calls_of("return 4", **more)[0], 4)
+        status, [post] = calls_of("exit 9", ACTION="post", DEVICE_REQUEST="2026-x", PULL_REQUEST="7")
+        self.assertEqual(post[:6], ["report", "post", "--device-request", "2026-x", "--store", "s3://<build-agent-LabBucket>"])
+        self.assertIn(" ".join(["--commit", "1" * 40]), " ".join(post))
+
+    def test_both_projects_hand_over_what_the_device_project_reads(self):
+        for project, kind in (("PullRequestProject", "pull-requests"), ("BuildProject", "builds")):
+            [command] = layer().buildspec(project)["phases"]["build"]["finally"]
+            self.assertIn('"$DESTINATION/results/${CODEBUILD_BUILD_ID##*:}"', command)
+            destination = layer().variables(project)["DESTINATION"]
+            self.assertEqual(destination, f"s3://<build-agent-Bucket>/{kind}/meta-x")
+        self.assertEqual(layer().variables("BuildProject")["BUILD_AGENT_DEVICE_REQUESTS"], "publish")
+
     def test_who_mounts_what(self):
         """The words, whether the machine mounts pull requests, and whether it continues without a share."""
         efs = {"check_layer": layer(Share="efs"), "prune_cache": Stack("prune_cache", Share="efs")}
@@ -339,7 +381,7 @@ class Structure(unittest.TestCase):
             for name, template in self.templates.items()
             for project in resources(template, "AWS::CodeBuild::Project")
         }
-        self.assertEqual(projects, set(table) | {("seed_image", "Project"), ("post_results", "Project")})
+        self.assertEqual(projects, set(table) | {(name, "Project") for name in ("seed_image", "post_results", "device_tests")})
         for (name, project), (words, shared, part, goes_on) in table.items():
             variables = efs[name].variables(project)
             source = variables | {"CODEBUILD_SOURCE_VERSION": "pr/7"}

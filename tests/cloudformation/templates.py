@@ -16,7 +16,7 @@ TOP = Path(__file__).resolve().parent.parent.parent
 TEMPLATES = Path(os.environ.get("BUILD_AGENT_TEST_TEMPLATES") or TOP / "cloudformation")
 # In the order in which `cloudformation/deploy` and docs/aws.md deploy them. Without the optional ones this is the
 # default.
-OPTIONAL = ["ci_network", "efs", "hash_server", "public_reports", "post_results"]
+OPTIONAL = ["ci_network", "efs", "hash_server", "public_reports", "post_results", "lab", "device_tests"]
 ORDER = [
     "source_credential",
     "ci_network",
@@ -29,6 +29,8 @@ ORDER = [
     "check_layer",
     "public_reports",
     "post_results",
+    "lab",
+    "device_tests",
 ]
 DEFAULT = [name for name in ORDER if name not in OPTIONAL]
 
